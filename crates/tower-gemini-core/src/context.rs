@@ -1,0 +1,196 @@
+//! What one call carries through all its attempts: a deadline, the risk its caller allowed, and the trail.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use crate::trail::Trail;
+use crate::verdict::{Charge, ResendPermit, Verdict};
+
+/// How many times a call may be sent again although the attempt before *may* have been paid for.
+///
+/// Default 0: nothing that may have been paid for is ever sent again. One allowance is shared by all layers and clones that
+/// work on the same call, so retry and fallback together never pass it.
+///
+/// ```
+/// use tower_gemini_core::{context::Allowance, verdict::Verdict};
+///
+/// let allowance = Allowance::of(1);
+/// let cut_off = Verdict::interrupted();
+/// assert!(allowance.buy(&cut_off).is_some());
+/// assert!(allowance.buy(&cut_off).is_none());
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Allowance(Arc<AtomicU32>);
+
+impl Allowance {
+    /// Leave for `resends` sends after an attempt that may have been charged.
+    #[must_use]
+    pub fn of(resends: u32) -> Self {
+        Self(Arc::new(AtomicU32::new(resends)))
+    }
+
+    /// How many are left.
+    #[must_use]
+    pub fn left(&self) -> u32 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// A permit for what this verdict left: free where surely nothing was paid, one unit of the allowance where it may have
+    /// been, and `None` where it was, or the allowance is spent.
+    #[must_use]
+    pub fn buy(&self, verdict: &Verdict) -> Option<ResendPermit> {
+        match verdict.charge() {
+            Charge::None | Charge::Waived => verdict.resend_permit(),
+            Charge::Charged => None,
+            Charge::Maybe => self
+                .0
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1))
+                .ok()
+                .map(|_| ResendPermit::bought()),
+        }
+    }
+}
+
+/// What one call carries through all its attempts. O(1) to clone; the clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct CallContext {
+    deadline: Option<Instant>,
+    allowance: Option<Allowance>,
+    trail: Trail,
+}
+
+impl CallContext {
+    /// A context without a deadline, without allowance, with an empty trail.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The moment at which the caller stops waiting for the whole call, in the runtime's time.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Sets a deadline, or brings an earlier one forward: a deadline never moves back.
+    pub fn limit_deadline(&mut self, deadline: Instant) {
+        self.deadline = Some(self.deadline.map_or(deadline, |at| at.min(deadline)));
+    }
+
+    /// The caller's allowance, where one was set for this call.
+    #[must_use]
+    pub fn allowance(&self) -> Option<&Allowance> {
+        self.allowance.as_ref()
+    }
+
+    /// Sets the allowance of this call. The caller's own (set first) wins over a layer's default.
+    pub fn set_allowance_if_unset(&mut self, allowance: Allowance) {
+        self.allowance.get_or_insert(allowance);
+    }
+
+    /// What has been decided so far.
+    #[must_use]
+    pub fn trail(&self) -> &Trail {
+        &self.trail
+    }
+
+    /// Writes into the given trail from here on. A caller who keeps a clone can read it even after dropping the call.
+    #[must_use]
+    pub fn with_trail(mut self, trail: Trail) -> Self {
+        self.trail = trail;
+        self
+    }
+}
+
+/// What the caller wants of one call, put into the request's extensions.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_gemini_core::{context::CallOptions, trail::Trail};
+///
+/// let trail = Trail::new();
+/// let options = CallOptions::new()
+///     .deadline(Duration::from_secs(120))
+///     .maybe_charged_resends(1)
+///     .trail(trail.clone());
+/// let mut request = http::Request::new(());
+/// request.extensions_mut().insert(options);
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct CallOptions {
+    pub(crate) deadline: Option<std::time::Duration>,
+    pub(crate) maybe_charged_resends: Option<u32>,
+    pub(crate) trail: Option<Trail>,
+}
+
+impl CallOptions {
+    /// No wishes: the layers' own settings hold.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The time the whole call may take, all attempts and waits included.
+    #[must_use]
+    pub fn deadline(mut self, within: std::time::Duration) -> Self {
+        self.deadline = Some(within);
+        self
+    }
+
+    /// How many times the call may be sent again after an attempt that may have been paid for. Default 0.
+    #[must_use]
+    pub fn maybe_charged_resends(mut self, resends: u32) -> Self {
+        self.maybe_charged_resends = Some(resends);
+        self
+    }
+
+    /// Writes the trail of this call here too, readable even when the call is dropped or fails.
+    #[must_use]
+    pub fn trail(mut self, trail: Trail) -> Self {
+        self.trail = Some(trail);
+        self
+    }
+
+    /// The context that these wishes make for a call that starts at `now`.
+    #[must_use]
+    pub fn into_context(self, now: Instant) -> CallContext {
+        CallContext {
+            deadline: self.deadline.and_then(|within| now.checked_add(within)),
+            allowance: self.maybe_charged_resends.map(Allowance::of),
+            trail: self.trail.unwrap_or_default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn an_allowance_never_buys_what_was_charged() {
+        let allowance = Allowance::of(5);
+        assert!(allowance.buy(&Verdict::delivering()).is_none());
+        assert_eq!(allowance.left(), 5);
+    }
+
+    #[test]
+    fn what_is_surely_free_costs_no_allowance() {
+        let allowance = Allowance::of(1);
+        for _ in 0..3 {
+            assert!(allowance.buy(&Verdict::not_sent()).is_some_and(|p| !p.is_bought_risk()));
+        }
+        assert_eq!(allowance.left(), 1);
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "any instant will do: only the order is tested")]
+    fn a_deadline_never_moves_back() {
+        let now = Instant::now();
+        let mut context = CallContext::new();
+        context.limit_deadline(now + Duration::from_secs(5));
+        context.limit_deadline(now + Duration::from_secs(9));
+        assert_eq!(context.deadline(), Some(now + Duration::from_secs(5)));
+    }
+}

@@ -1,0 +1,1 @@
+//! One error for all layers.

@@ -1,0 +1,30 @@
+//! What an answer of Gemini's image API means, and what it cost.
+//!
+//! Pure types and functions: no tower, no tokio, no socket, no clock and no randomness. The layers of `tower-gemini`
+//! carry out what this crate decides.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`call`] | [`Call`](call::Call): what a request asks for |
+//! | [`classify`] | [`classify`](classify::classify): what an answer means |
+//! | [`verdict`] | [`Verdict`](verdict::Verdict), [`Charge`](verdict::Charge), [`ResendPermit`](verdict::ResendPermit) |
+//! | [`scan`] | the incremental scanner of answers with images in them |
+//! | [`body`] | [`ReplayBody`](body::ReplayBody) going down, [`JudgedBody`](body::JudgedBody) coming up |
+//! | [`context`] | what one call carries through all its attempts: deadline, allowance, trail |
+//! | [`trail`] | [`Trail`](trail::Trail): what was decided, in order, and why |
+//! | [`catalog`] | models as data: sizes, prices, dates |
+//! | [`ledger`] | money and quota as intervals |
+//! | [`redact`] | keeping keys out of everything that is printed |
+//! | [`error`] | [`Error`](error::Error): one cause, one verdict, no secrets |
+
+pub mod body;
+pub mod call;
+pub mod catalog;
+pub mod classify;
+pub mod context;
+pub mod error;
+pub mod ledger;
+pub mod redact;
+pub mod scan;
+pub mod trail;
+pub mod verdict;

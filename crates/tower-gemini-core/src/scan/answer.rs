@@ -1,0 +1,118 @@
+//! What the scanner found in an answer.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+/// What one complete 2xx answer says, images apart. Everything is optional: missing fields are normal.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Answer {
+    /// Whether anything that looks like an answer was in it (a `candidates`, `choices`, `data`, `predictions`, `outputs` or
+    /// `steps` member, even an empty one).
+    pub has_candidates: bool,
+    /// The last `finishReason` (or `finish_reason`, or Interactions `status`/error code) of the first candidate, as spelled; a numeric enum is given as its digits.
+    pub finish_reason: Option<String>,
+    /// `finishMessage` of the first candidate.
+    pub finish_message: Option<String>,
+    /// `promptFeedback.blockReason`, as spelled; a numeric enum as its digits.
+    pub block_reason: Option<String>,
+    /// `promptFeedback.blockReasonMessage`.
+    pub block_reason_message: Option<String>,
+    /// Imagen's `raiFilteredReason`.
+    pub rai_filtered_reason: Option<String>,
+    /// The last `usageMetadata` (or OpenAI-style `usage`).
+    pub usage: Option<Usage>,
+    /// The answer's own text, thoughts apart, cut to a bound (8 KiB).
+    pub text: String,
+    /// `modelVersion` (or `model`).
+    pub model_version: Option<String>,
+    /// `responseId` (or `id`).
+    pub response_id: Option<String>,
+    /// Image parts of any kind.
+    pub images: u32,
+    /// Image parts marked as thoughts.
+    pub thought_images: u32,
+    /// Image URLs that are not data URIs (`image_url`, `data[].url`, `fileData.fileUri` of an image): there is an image, elsewhere.
+    pub image_urls: Vec<String>,
+    /// The chosen image: the last that is not a thought, else the last of any kind. Its bytes are there only when the scanner
+    /// was told to decode.
+    pub image: Option<Image>,
+    /// The raw JSON of an error object met in the answer (`{"error":…}` whole, in an event, or as a bare tail of a stream), cut
+    /// to a bound (64 KiB).
+    pub error: Option<Bytes>,
+    /// Whether the stream said that it had ended: a finish reason, a block reason, `[DONE]`, or a whole JSON value.
+    pub said_end: bool,
+    /// Where the image parts stand in the answer's bytes, for cutting drafts out.
+    pub parts: Vec<PartSpan>,
+}
+
+/// The image chosen from an answer.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Image {
+    /// The decoded bytes; empty when the scanner only judged, or wrote them to a sink.
+    pub bytes: Bytes,
+    /// How many bytes were decoded, wherever they went.
+    pub len: u64,
+    /// `mimeType` as stated; empty where none was.
+    pub mime: String,
+    /// Whether every image of the answer was marked as a thought, so that this one is.
+    pub is_thought: bool,
+    /// Width in pixels, read from the image's own header bytes.
+    pub width: Option<u32>,
+    /// Height in pixels, read from the image's own header bytes.
+    pub height: Option<u32>,
+    /// `thoughtSignature` of the image's part, as spelled (base64), where the scanner was told to keep it.
+    pub signature: Option<Bytes>,
+}
+
+/// Where one image part stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PartSpan {
+    /// The bytes of the part's JSON value (or SSE event data element) within the answer, counted from its first byte.
+    pub span: Range<u64>,
+    /// Marked `thought: true`.
+    pub is_thought: bool,
+    /// Whether this is the chosen image.
+    pub is_final: bool,
+}
+
+/// Token counts. Missing fields are 0; nothing is computed by subtraction.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Usage {
+    /// `promptTokenCount` (or `prompt_tokens`, `input_tokens`).
+    pub prompt: u64,
+    /// `candidatesTokenCount` (or `completion_tokens`, `output_tokens`).
+    pub candidates: u64,
+    /// `thoughtsTokenCount`.
+    pub thoughts: u64,
+    /// `totalTokenCount` (or `total_tokens`).
+    pub total: u64,
+    /// `candidatesTokensDetails`.
+    pub candidates_details: Vec<TokenCount>,
+}
+
+impl Usage {
+    /// Output tokens that the details call `IMAGE`.
+    #[must_use]
+    pub fn image_tokens(&self) -> u64 {
+        self.candidates_details
+            .iter()
+            .filter(|count| count.modality.eq_ignore_ascii_case("IMAGE"))
+            .map(|count| count.tokens)
+            .sum()
+    }
+}
+
+/// Tokens of one modality.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TokenCount {
+    /// `TEXT`, `IMAGE` …, as spelled.
+    pub modality: String,
+    /// How many.
+    pub tokens: u64,
+}

@@ -1,0 +1,5 @@
+//! The incremental scanner of answers with images in them.
+
+mod answer;
+
+pub use answer::{Answer, Image, PartSpan, TokenCount, Usage};

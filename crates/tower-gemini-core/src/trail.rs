@@ -1,0 +1,325 @@
+//! What was decided on the way, in order, and why.
+//!
+//! A [`Trail`] is shared by every layer that works on a call. The caller may hold a clone of it (see
+//! [`CallOptions::trail`](crate::context::CallOptions::trail)) and read it even when the call failed or was dropped: an attempt
+//! that was cut off stays in it as *maybe charged*.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use crate::call::{ImageSize, ModelId};
+use crate::ledger::Cost;
+use crate::verdict::{Charge, Outcome, QuotaCharge, Verdict};
+
+/// What was decided for one call, in order, by all layers. O(1) to clone; clones share it.
+#[derive(Clone, Default)]
+pub struct Trail(Arc<Mutex<Vec<Step>>>);
+
+/// One entry of a [`Trail`].
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "step", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Step {
+    /// A request went out.
+    Attempt(Attempt),
+    /// A layer waited before the next attempt.
+    Waited {
+        /// How long, in the runtime's time.
+        #[serde(rename = "delay_ms", serialize_with = "as_millis")]
+        delay: Duration,
+        /// Why that long.
+        why: WaitReason,
+    },
+    /// A layer decided that nothing more is sent, and the last answer stands.
+    Stopped {
+        /// Why.
+        why: StopReason,
+    },
+}
+
+/// Why a wait was as long as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum WaitReason {
+    /// The layer's own backoff.
+    Backoff,
+    /// The server asked for it.
+    ServerHint,
+}
+
+/// Why nothing more was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum StopReason {
+    /// Another attempt would not do better.
+    NotRetryable,
+    /// It was paid for, or is on its way.
+    Charged,
+    /// It may have been paid for, and the caller's allowance is spent (or was never given).
+    MaybeCharged,
+    /// The policy's attempts are used up.
+    AttemptsUsedUp,
+    /// The time the policy allows is used up.
+    ElapsedUsedUp,
+    /// The wait, or the attempt after it, would not end before the deadline.
+    DeadlineTooNear,
+    /// The hinted wait is longer than the policy waits.
+    WaitTooLong,
+    /// The retry budget that all calls share is empty.
+    BudgetSpent,
+    /// The request's body was too large to keep for a second send.
+    NotReplayable,
+}
+
+impl StopReason {
+    /// One sentence for people.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotRetryable => "another attempt would end the same",
+            Self::Charged => "it was paid for",
+            Self::MaybeCharged => "it may have been paid for",
+            Self::AttemptsUsedUp => "attempts used up",
+            Self::ElapsedUsedUp => "retry time used up",
+            Self::DeadlineTooNear => "deadline too near",
+            Self::WaitTooLong => "the wait asked for is too long",
+            Self::BudgetSpent => "retry budget empty",
+            Self::NotReplayable => "body too large to replay",
+        }
+    }
+}
+
+/// One send and what came of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Attempt {
+    /// The model it went to, where the request names one.
+    #[serde(serialize_with = "as_text", skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelId>,
+    /// The size asked for, where the request names one.
+    #[serde(serialize_with = "as_text", skip_serializing_if = "Option::is_none")]
+    pub size: Option<ImageSize>,
+    /// The status that came back, where one did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// What it ended in; `None` while it runs.
+    #[serde(serialize_with = "as_text", skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    /// The most telling machine word (finish reason, quota id …).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What is known of the money. An attempt that was dropped while it ran counts as `maybe`.
+    #[serde(serialize_with = "as_display")]
+    pub charge: Charge,
+    /// What is known of the request quota.
+    #[serde(serialize_with = "quota_word")]
+    pub quota: QuotaCharge,
+    /// Money, in micro-dollars, from at least to at most.
+    pub cost: Cost,
+    /// From send to the end of the answer, in the runtime's time.
+    #[serde(rename = "took_ms", serialize_with = "as_millis")]
+    pub took: Duration,
+}
+
+/// A place in a trail, to write an attempt's end to.
+#[derive(Debug, Clone)]
+pub struct AttemptId {
+    trail: Trail,
+    at: usize,
+}
+
+impl Trail {
+    /// An empty trail.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn steps_mut(&self) -> MutexGuard<'_, Vec<Step>> {
+        // A panic in another holder leaves a complete list: every write is one push or one assignment.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes down that a request goes out. Until its end is written it counts as maybe charged.
+    pub fn begin_attempt(&self, model: Option<ModelId>, size: Option<ImageSize>) -> AttemptId {
+        let mut steps = self.steps_mut();
+        let at = steps.len();
+        steps.push(Step::Attempt(Attempt {
+            model,
+            size,
+            status: None,
+            outcome: None,
+            reason: None,
+            charge: Charge::Maybe,
+            quota: QuotaCharge::Maybe,
+            cost: Cost::UNKNOWN,
+            took: Duration::ZERO,
+        }));
+        AttemptId { trail: self.clone(), at }
+    }
+
+    /// Writes down a decision.
+    pub fn push(&self, step: Step) {
+        self.steps_mut().push(step);
+    }
+
+    /// All steps so far, in order.
+    #[must_use]
+    pub fn steps(&self) -> Vec<Step> {
+        self.steps_mut().clone()
+    }
+
+    /// The attempts so far, in order.
+    #[must_use]
+    pub fn attempts(&self) -> Vec<Attempt> {
+        self.steps_mut()
+            .iter()
+            .filter_map(|step| match step {
+                Step::Attempt(attempt) => Some(attempt.clone()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// How long the layers waited, all in all.
+    #[must_use]
+    pub fn waited(&self) -> Duration {
+        self.steps_mut()
+            .iter()
+            .map(|step| match step {
+                Step::Waited { delay, .. } => *delay,
+                _ => Duration::ZERO,
+            })
+            .sum()
+    }
+
+    /// What the call cost so far, from at least to at most, all attempts together.
+    #[must_use]
+    pub fn cost(&self) -> Cost {
+        self.steps_mut()
+            .iter()
+            .map(|step| match step {
+                Step::Attempt(attempt) => attempt.cost,
+                _ => Cost::ZERO,
+            })
+            .sum()
+    }
+}
+
+impl AttemptId {
+    /// Writes down how the attempt ended. May be called again when the body's end says more than its head did.
+    pub fn end(&self, status: Option<u16>, verdict: &Verdict, cost: Cost, took: Duration) {
+        if let Some(Step::Attempt(attempt)) = self.trail.steps_mut().get_mut(self.at) {
+            attempt.status = status.or(attempt.status);
+            attempt.outcome = Some(verdict.outcome());
+            attempt.reason = verdict.reason().map(str::to_owned);
+            attempt.charge = verdict.charge();
+            attempt.quota = verdict.quota();
+            attempt.cost = cost;
+            attempt.took = took;
+        }
+    }
+}
+
+impl fmt::Debug for Trail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.steps_mut().iter()).finish()
+    }
+}
+
+impl fmt::Display for Trail {
+    /// One line a step.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut number = 0;
+        for (i, step) in self.steps_mut().iter().enumerate() {
+            if i > 0 {
+                f.write_str("\n")?;
+            }
+            match step {
+                Step::Attempt(a) => {
+                    number += 1;
+                    write!(f, "attempt {number}")?;
+                    if let Some(model) = &a.model {
+                        write!(f, " {model}")?;
+                    }
+                    if let Some(size) = a.size {
+                        write!(f, " {size}")?;
+                    }
+                    match a.outcome {
+                        Some(outcome) => write!(f, ": {outcome}")?,
+                        None => f.write_str(": cut off")?,
+                    }
+                    if let Some(status) = a.status {
+                        write!(f, " ({status}")?;
+                        if let Some(reason) = &a.reason {
+                            write!(f, ", {reason}")?;
+                        }
+                        f.write_str(")")?;
+                    }
+                    write!(f, ", charge {}, {} after {:.1} s", a.charge, a.cost, a.took.as_secs_f64())?;
+                }
+                Step::Waited { delay, why } => {
+                    let why = match why {
+                        WaitReason::Backoff => "backoff",
+                        WaitReason::ServerHint => "the server asked for it",
+                    };
+                    write!(f, "waited {:.1} s ({why})", delay.as_secs_f64())?;
+                }
+                Step::Stopped { why } => write!(f, "stopped: {}", why.as_str())?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Trail {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.steps_mut().iter())
+    }
+}
+
+fn as_millis<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn as_text<S: Serializer, T: fmt::Display>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => serializer.collect_str(value),
+        None => serializer.serialize_none(),
+    }
+}
+
+fn as_display<S: Serializer, T: fmt::Display>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+fn quota_word<S: Serializer>(value: &QuotaCharge, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(value.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_that_never_ended_counts_as_maybe_charged() {
+        let trail = Trail::new();
+        let _ = trail.begin_attempt(Some(ModelId::new("gemini-3.1-flash-image")), None);
+        let attempts = trail.attempts();
+        assert_eq!(attempts[0].charge, Charge::Maybe);
+        assert_eq!(attempts[0].outcome, None);
+        assert!(trail.to_string().contains("cut off"));
+    }
+
+    #[test]
+    fn clones_share_one_trail() {
+        let trail = Trail::new();
+        trail.clone().push(Step::Stopped { why: StopReason::Charged });
+        assert_eq!(trail.steps().len(), 1);
+    }
+}
