@@ -1,5 +1,7 @@
 //! The incremental scanner of answers with images in them.
 
 mod answer;
+mod stub;
 
+pub use stub::{ScanError, Scanner};
 pub use answer::{Answer, Image, PartSpan, TokenCount, Usage};
