@@ -143,6 +143,12 @@ impl Error {
         self
     }
 
+    /// The same error where more is known of the attempt than its maker knew.
+    pub(crate) fn with_verdict(mut self, verdict: Verdict) -> Self {
+        self.0.verdict = verdict;
+        self
+    }
+
     /// What the failed attempt means.
     #[must_use]
     pub fn verdict(&self) -> &Verdict {

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use http::Response;
@@ -20,7 +20,8 @@ use crate::verdict::Verdict;
 /// A layer attaches one with [`JudgedBody::guard`]: a permit, a reservation, a timer, the ledger's last entry. It is dropped with
 /// the body.
 pub trait BodyGuard: Send + Sync {
-    /// Asked before each read. `Ready` ends the body with that error. The default never does.
+    /// Asked whenever upstream has nothing to give. `Ready` ends the body with that error, whose verdict the body corrects by what
+    /// it has seen. The default never does.
     fn poll_stop(&mut self, _cx: &mut Context<'_>) -> Poll<Error> {
         Poll::Pending
     }
@@ -114,6 +115,12 @@ impl<B> JudgedBody<B> {
         &self.state.verdict
     }
 
+    /// Whether upstream may still send something: `false` for an answer that ended within its peek.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.rest.is_some()
+    }
+
     /// What the answer is to.
     #[must_use]
     pub fn call(&self) -> &Arc<Call> {
@@ -196,12 +203,12 @@ impl State {
     }
 
     /// The verdict of an answer that broke off after its head was released. A whole answer is sent when the model has run to its
-    /// end, so it was paid for; how Google bills a stream that broke off is not known.
+    /// end, so it was paid for; how Google bills a stream that broke off is not known; an error stays what it was.
     fn cut_off(&self, call: &Call) -> Verdict {
-        if call.framing == Framing::Whole && self.verdict.outcome().is_success() {
-            Verdict::interrupted_delivery()
-        } else {
-            Verdict::interrupted()
+        match (self.verdict.outcome().is_success(), call.framing) {
+            (true, Framing::Whole) => Verdict::interrupted_delivery(),
+            (true, _) => Verdict::interrupted(),
+            (false, _) => self.verdict.clone(),
         }
     }
 
@@ -246,11 +253,6 @@ where
         if self.state.ended {
             return Poll::Ready(None);
         }
-        for i in 0..self.state.guards.len() {
-            if let Some(Poll::Ready(error)) = self.state.guards.get_mut(i).map(|guard| guard.poll_stop(cx)) {
-                return self.fail(error);
-            }
-        }
         if let Some(chunk) = self.held.next() {
             return Poll::Ready(Some(Ok(Frame::data(chunk))));
         }
@@ -260,7 +262,17 @@ where
         let Some(rest) = &mut self.rest else {
             return self.finished(answer);
         };
-        match ready!(Pin::new(rest).poll_frame(cx)) {
+        let Poll::Ready(frame) = Pin::new(rest).poll_frame(cx) else {
+            // What is there comes before anybody's impatience.
+            for guard in &mut self.state.guards {
+                if let Poll::Ready(error) = guard.poll_stop(cx) {
+                    let verdict = self.state.cut_off(&self.call);
+                    return self.fail(error.with_verdict(verdict));
+                }
+            }
+            return Poll::Pending;
+        };
+        match frame {
             Some(Ok(frame)) => Poll::Ready(Some(Ok(match frame.into_data() {
                 Ok(mut data) => {
                     let data = data.copy_to_bytes(data.remaining());

@@ -52,6 +52,14 @@ pub struct Decided {
     pub(crate) watch: Option<Scanner>,
 }
 
+impl Decided {
+    /// What the answer means, as far as it is known.
+    #[must_use]
+    pub fn verdict(&self) -> &Verdict {
+        &self.verdict
+    }
+}
+
 impl Peek {
     /// A peek at the answer to `call` whose head has just come.
     #[must_use]

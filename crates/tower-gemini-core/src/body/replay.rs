@@ -245,7 +245,13 @@ impl KeptRequest {
         parts.headers = request.headers().clone();
         parts.extensions = request.extensions().clone();
         let body = request.body();
-        Ok(Self { parts, chunks: chunks.clone(), trailers: trailers.clone(), call: body.call.clone(), context: body.context.clone() })
+        Ok(Self {
+            parts,
+            chunks: chunks.clone(),
+            trailers: trailers.clone(),
+            call: body.call.clone(),
+            context: body.context.clone(),
+        })
     }
 
     /// The request once more, byte for byte, for a permit.

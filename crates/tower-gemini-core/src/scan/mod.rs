@@ -3,5 +3,5 @@
 mod answer;
 mod stub;
 
-pub use stub::{ScanError, Scanner};
 pub use answer::{Answer, Image, PartSpan, TokenCount, Usage};
+pub use stub::{ScanError, Scanner};

@@ -8,24 +8,42 @@ pub struct Scanner;
 pub struct ScanError;
 impl ScanError {
     /// stub
-    pub fn is_truncated(&self) -> bool { false }
+    pub fn is_truncated(&self) -> bool {
+        false
+    }
 }
 impl std::fmt::Display for ScanError {
-    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { Ok(()) }
+    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        Ok(())
+    }
 }
 impl Scanner {
     /// stub
-    pub fn judging(_: Framing) -> Self { Self }
+    pub fn judging(_: Framing) -> Self {
+        Self
+    }
     /// stub
-    pub fn decoding(_: Framing) -> Self { Self }
+    pub fn decoding(_: Framing) -> Self {
+        Self
+    }
     /// stub
-    pub fn keep_signature(self, _: bool) -> Self { self }
+    pub fn keep_signature(self, _: bool) -> Self {
+        self
+    }
     /// stub
-    pub fn max_image_bytes(self, _: u64) -> Self { self }
+    pub fn max_image_bytes(self, _: u64) -> Self {
+        self
+    }
     /// stub
-    pub fn feed(&mut self, _: &[u8]) -> Result<(), ScanError> { Ok(()) }
+    pub fn feed(&mut self, _: &[u8]) -> Result<(), ScanError> {
+        Ok(())
+    }
     /// stub
-    pub fn has_content(&self) -> bool { false }
+    pub fn has_content(&self) -> bool {
+        false
+    }
     /// stub
-    pub fn finish(self) -> Result<Answer, ScanError> { Ok(Answer::default()) }
+    pub fn finish(self) -> Result<Answer, ScanError> {
+        Ok(Answer::default())
+    }
 }
