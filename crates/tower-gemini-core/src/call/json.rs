@@ -43,7 +43,11 @@ impl<'a> Text<'a> {
     }
 
     pub(super) fn is(&self, word: &str) -> bool {
-        if self.escaped { self.name().is_some_and(|name| name.eq_ignore_ascii_case(word)) } else { self.raw().eq_ignore_ascii_case(word.as_bytes()) }
+        if self.escaped {
+            self.name().is_some_and(|name| name.eq_ignore_ascii_case(word))
+        } else {
+            self.raw().eq_ignore_ascii_case(word.as_bytes())
+        }
     }
 
     pub(super) fn starts_with(&self, word: &str) -> bool {

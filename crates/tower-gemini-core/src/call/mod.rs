@@ -406,7 +406,9 @@ fn makes_images(name: &str) -> bool {
         return model.images;
     }
     // `imagen` holds `image`.
-    contains_ignoring_case(name, b"image") || contains_ignoring_case(name, b"nano-banana") || contains_ignoring_case(name, b"nanobanana")
+    contains_ignoring_case(name, b"image")
+        || contains_ignoring_case(name, b"nano-banana")
+        || contains_ignoring_case(name, b"nanobanana")
 }
 
 fn is_imagen(name: &str) -> bool {

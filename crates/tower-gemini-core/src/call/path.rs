@@ -49,9 +49,11 @@ impl<'a> Route<'a> {
         if name.is_empty() {
             return None;
         }
-        let in_publisher = collection == "models" && segments_from_right(before).nth(1).is_some_and(|(word, _)| word == "publishers");
+        let in_publisher =
+            collection == "models" && segments_from_right(before).nth(1).is_some_and(|(word, _)| word == "publishers");
         let in_project = segments_from_right(before).any(|(word, _)| word == "projects") && !matches!(collection, "dynamic");
-        let dialect = if in_publisher || collection == "endpoints" || in_project { Dialect::VertexAi } else { Dialect::GeminiApi };
+        let dialect =
+            if in_publisher || collection == "endpoints" || in_project { Dialect::VertexAi } else { Dialect::GeminiApi };
         // The collection stays in front of what is not a model of Google's own: `tunedModels/x` and `endpoints/123` are other
         // things than a model `x` or `123`.
         let model = if collection == "models" { name } else { resource.get(start..)? };
@@ -91,9 +93,9 @@ fn wants_sse(query: &str) -> bool {
 fn version(before: &str) -> Option<&str> {
     let mut segments = segments_from_right(before).peekable();
     while let Some((word, _)) = segments.next() {
-        let is_value = segments
-            .peek()
-            .is_some_and(|(name, _)| matches!(*name, "projects" | "locations" | "publishers" | "endpoints" | "reasoningEngines"));
+        let is_value = segments.peek().is_some_and(|(name, _)| {
+            matches!(*name, "projects" | "locations" | "publishers" | "endpoints" | "reasoningEngines")
+        });
         if !is_value && is_version(word) {
             return Some(word);
         }
@@ -276,8 +278,10 @@ mod tests {
             ("/v1beta1/projects/p/locations/l/interactions", Interactions, Generate, Whole, "", "v1beta1"),
         ];
         for (path, dialect, verb, framing, model, version) in table {
-            let some = |text: &str| (!text.is_empty()).then(|| text.replace('M', m).replace(&format!("tuned{m}odels"), "tunedModels"));
-            let path = path.replace("/M:", &format!("/{m}:")).replace("/M%", &format!("/{m}%")).replace("%2FM%", &format!("%2F{m}%"));
+            let some =
+                |text: &str| (!text.is_empty()).then(|| text.replace('M', m).replace(&format!("tuned{m}odels"), "tunedModels"));
+            let path =
+                path.replace("/M:", &format!("/{m}:")).replace("/M%", &format!("/{m}%")).replace("%2FM%", &format!("%2F{m}%"));
             assert_eq!(route(&path), (dialect, verb, framing, some(model), some(version)), "{path}");
         }
     }
@@ -285,9 +289,25 @@ mod tests {
     #[test]
     fn other_paths_are_unrecognised() {
         for path in [
-            "", "/", "*", ":", "/:", "/v1beta/models", "/v1beta/models/x", "/v1beta/models/:generateContent", "/x:generateContent",
-            "/v1beta/interactions/abc", "/v1beta/interactions/abc:cancel", "/v1/completions", "/v1/responses", "/upload/v1beta/files",
-            "/v1beta/batches/x:cancel", "/completions", "/%", "/%3A%3A", "/models/a/b/c/d/e:generateContent",
+            "",
+            "/",
+            "*",
+            ":",
+            "/:",
+            "/v1beta/models",
+            "/v1beta/models/x",
+            "/v1beta/models/:generateContent",
+            "/x:generateContent",
+            "/v1beta/interactions/abc",
+            "/v1beta/interactions/abc:cancel",
+            "/v1/completions",
+            "/v1/responses",
+            "/upload/v1beta/files",
+            "/v1beta/batches/x:cancel",
+            "/completions",
+            "/%",
+            "/%3A%3A",
+            "/models/a/b/c/d/e:generateContent",
         ] {
             assert_eq!(route(path).0, Dialect::Unrecognised, "{path}");
         }

@@ -123,7 +123,10 @@ fn charge(call: &Call, answer: &Answer, verdict: &Verdict, finish: Option<&str>)
         // Model Armor screens before the model is asked, and the recorded usage of its blocks counts nothing.
         Outcome::PromptBlocked => {
             let is_unasked = answer.usage.as_ref().is_some_and(|usage| usage.prompt == 0 && usage.total == 0 && made == 0);
-            let by_armor = answer.block_reason.as_deref().is_some_and(|spelled| finish::block_word(call.dialect, spelled) == "MODEL_ARMOR");
+            let by_armor = answer
+                .block_reason
+                .as_deref()
+                .is_some_and(|spelled| finish::block_word(call.dialect, spelled) == "MODEL_ARMOR");
             if by_armor && is_unasked { Charge::None } else { Charge::Maybe }
         }
         // Tokens were made, and text and thinking are billed whether or not an image follows. Without usage nothing is known.

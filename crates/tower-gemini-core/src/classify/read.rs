@@ -133,7 +133,8 @@ fn embedded(text: &str, depth: u8) -> Option<Facts<'static>> {
                 if facts.message.is_none() && facts.code.is_none() && facts.status.is_none() {
                     // A torn-out list of details: the text in front of it says the rest.
                     facts.code = text.get(..start).and_then(stated_status);
-                    facts.message = text.get(..start).map(str::trim).filter(|t| !t.is_empty()).map(|t| Cow::Owned(t.to_owned()));
+                    facts.message =
+                        text.get(..start).map(str::trim).filter(|t| !t.is_empty()).map(|t| Cow::Owned(t.to_owned()));
                 }
                 facts.has_answer |= answer.is_some();
                 return Some(facts);
@@ -222,12 +223,18 @@ fn read_page(page: &str) -> Facts<'_> {
         } else {
             ""
         };
-        let tag = if skip_to.is_empty() { tag } else { find_ignoring_case(tag, skip_to).and_then(|at| tag.get(at..)).unwrap_or("") };
+        let tag =
+            if skip_to.is_empty() { tag } else { find_ignoring_case(tag, skip_to).and_then(|at| tag.get(at..)).unwrap_or("") };
         let Some((_, after)) = tag.split_once('>') else { break };
         read += rest.len() - after.len();
         rest = after;
     }
-    Facts { code: stated_status(&text), message: (!text.is_empty()).then_some(Cow::Owned(text)), is_page: true, ..Facts::default() }
+    Facts {
+        code: stated_status(&text),
+        message: (!text.is_empty()).then_some(Cow::Owned(text)),
+        is_page: true,
+        ..Facts::default()
+    }
 }
 
 fn find_ignoring_case(text: &str, word: &str) -> Option<usize> {

@@ -33,7 +33,9 @@ pub(super) fn hint(facts: &Facts<'_>, text: &Lower, headers: &HeaderMap) -> Opti
     message
         .filter(|_| !facts.is_page)
         .or_else(|| from(facts.reset_delay, WaitSource::QuotaResetDelay))
-        .or_else(|| from(first_span(text, &["reset after ", "resets after ", "reset in ", "resets in "]), WaitSource::ResetText))
+        .or_else(|| {
+            from(first_span(text, &["reset after ", "resets after ", "reset in ", "resets in "]), WaitSource::ResetText)
+        })
         .or_else(|| from(header(headers), WaitSource::RetryAfter))
         .or(message)
 }
@@ -60,7 +62,8 @@ pub(super) fn span(text: &[u8]) -> Option<Duration> {
             b"d" | b"day" | b"days" => 86_400_000_000_000,
             _ => break,
         };
-        let nanos = u128::from(whole).checked_mul(unit_nanos)?.checked_add((u128::from(nanos) * unit_nanos).div_ceil(1_000_000_000))?;
+        let nanos =
+            u128::from(whole).checked_mul(unit_nanos)?.checked_add((u128::from(nanos) * unit_nanos).div_ceil(1_000_000_000))?;
         let part = Duration::new(u64::try_from(nanos / 1_000_000_000).ok()?, u32::try_from(nanos % 1_000_000_000).ok()?);
         total = Some(total.unwrap_or_default().checked_add(part)?);
         rest = tail.trim_ascii_start();
