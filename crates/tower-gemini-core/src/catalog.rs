@@ -357,7 +357,8 @@ impl Catalog {
     }
 
     fn insert(&mut self, model: Model) {
-        let position = self.models.iter().position(|known| known.id.eq_ignore_ascii_case(&model.id)).unwrap_or(self.models.len());
+        let position =
+            self.models.iter().position(|known| known.id.eq_ignore_ascii_case(&model.id)).unwrap_or(self.models.len());
         // Names that the replaced entry had and the new one has not would otherwise live on.
         self.index.retain(|_, at| *at != position);
         for name in std::iter::once(&model.id).chain(&model.aliases) {
@@ -685,7 +686,8 @@ mod tests {
 
     #[test]
     fn a_misspelt_field_is_named_with_its_line_and_the_nearest_name() {
-        let error = Catalog::from_toml("[[model]]\nid = \"x\"\nfamily = \"flash\"\nimages = true\nsuccesor = \"y\"\n").unwrap_err();
+        let error =
+            Catalog::from_toml("[[model]]\nid = \"x\"\nfamily = \"flash\"\nimages = true\nsuccesor = \"y\"\n").unwrap_err();
         assert_eq!(error.line(), Some(5));
         let text = error.to_string();
         assert!(text.starts_with("line 5 of the model catalogue: unknown field `succesor`"), "{text}");
@@ -696,9 +698,11 @@ mod tests {
 
     #[test]
     fn a_lower_case_size_and_a_day_that_never_was_are_errors() {
-        let size = Catalog::from_toml("[[model]]\nid = \"x\"\nfamily = \"pro\"\nimages = true\nsizes = [\"2k\"]\n").unwrap_err();
+        let size =
+            Catalog::from_toml("[[model]]\nid = \"x\"\nfamily = \"pro\"\nimages = true\nsizes = [\"2k\"]\n").unwrap_err();
         assert!(size.to_string().contains("`2k` is not a size"), "{size}");
-        let date = Catalog::from_toml("[[model]]\nid = \"x\"\nfamily = \"pro\"\nimages = true\nretired = \"2026-02-30\"\n").unwrap_err();
+        let date = Catalog::from_toml("[[model]]\nid = \"x\"\nfamily = \"pro\"\nimages = true\nretired = \"2026-02-30\"\n")
+            .unwrap_err();
         assert!(date.to_string().contains("`2026-02-30` is not a date"), "{date}");
         assert_eq!(date.line(), Some(5));
     }
@@ -714,7 +718,10 @@ mod tests {
         let mut catalog = Catalog::builtin().clone();
         let before = catalog.models().count();
         catalog.extend(
-            Catalog::from_toml("[[model]]\nid = \"gemini-3-pro-image\"\naliases = [\"mine\"]\nfamily = \"pro\"\nimages = true\n").unwrap(),
+            Catalog::from_toml(
+                "[[model]]\nid = \"gemini-3-pro-image\"\naliases = [\"mine\"]\nfamily = \"pro\"\nimages = true\n",
+            )
+            .unwrap(),
         );
         assert_eq!(catalog.models().count(), before);
         assert_eq!(catalog.lookup("mine").unwrap().id, "gemini-3-pro-image");

@@ -190,10 +190,12 @@ fn secrets(text: &str) -> Vec<Range<usize>> {
     let mut spans = Vec::new();
     for (finder, prefix, least) in &FINDERS.self_named {
         for at in finder.find_iter(bytes) {
-            let starts_word = at.checked_sub(1).and_then(|before| bytes.get(before)).is_none_or(|before| !before.is_ascii_alphanumeric());
+            let starts_word =
+                at.checked_sub(1).and_then(|before| bytes.get(before)).is_none_or(|before| !before.is_ascii_alphanumeric());
             // A key that follows other letters at once is still a key when it is long enough: escapes end in letters (`\nAIza…`, `%3DAIza…`).
             let end = end_of_token(bytes, at);
-            if end - at >= prefix + least && (starts_word || bytes.get(at..at + 4) == Some(b"AIza") || after_escape(bytes, at)) {
+            if end - at >= prefix + least && (starts_word || bytes.get(at..at + 4) == Some(b"AIza") || after_escape(bytes, at))
+            {
                 spans.push(at..end);
             }
         }
@@ -305,7 +307,9 @@ fn secret_of(label: &str, bytes: &[u8], start: usize) -> Option<Range<usize>> {
 /// it was readable.
 fn starts_a_path_or_label(bytes: &[u8], at: usize) -> bool {
     let rest = bytes.get(at..).unwrap_or_default();
-    ["projects/", "project_number:", "api_key:"].iter().any(|label| rest.get(..label.len()).is_some_and(|start| start.eq_ignore_ascii_case(label.as_bytes())))
+    ["projects/", "project_number:", "api_key:"]
+        .iter()
+        .any(|label| rest.get(..label.len()).is_some_and(|start| start.eq_ignore_ascii_case(label.as_bytes())))
 }
 
 /// The end of a token of base64, base64url, JWT or key characters, percent-encoding included.
@@ -316,7 +320,26 @@ fn end_of_token(bytes: &[u8], start: usize) -> usize {
 /// The end of a value of unknown form: of the word, query parameter or JSON string it is.
 fn end_of_value(bytes: &[u8], start: usize) -> usize {
     skip_while(bytes, start, |b| {
-        !b.is_ascii_whitespace() && !matches!(b, b'"' | b'\'' | b'`' | b'&' | b',' | b';' | b')' | b'(' | b']' | b'[' | b'}' | b'{' | b'<' | b'>' | b'\\' | b'#' | b'|')
+        !b.is_ascii_whitespace()
+            && !matches!(
+                b,
+                b'"' | b'\''
+                    | b'`'
+                    | b'&'
+                    | b','
+                    | b';'
+                    | b')'
+                    | b'('
+                    | b']'
+                    | b'['
+                    | b'}'
+                    | b'{'
+                    | b'<'
+                    | b'>'
+                    | b'\\'
+                    | b'#'
+                    | b'|'
+            )
     })
 }
 
@@ -351,7 +374,10 @@ mod tests {
             (format!("bare {KEY}."), "bare ***"),
             (format!("\\n{KEY}"), "\\n***"),
             ("AQ.Ab8RN6Jabcdefghijklmnop1234 x".into(), "*** x"),
-            (format!("https://h/v1beta/models/m:generateContent?key={KEY}&alt=sse"), "https://h/v1beta/models/m:generateContent?key=***&alt=sse"),
+            (
+                format!("https://h/v1beta/models/m:generateContent?key={KEY}&alt=sse"),
+                "https://h/v1beta/models/m:generateContent?key=***&alt=sse",
+            ),
             ("https://h/?alt=sse&KEY=short".into(), "https://h/?alt=sse&KEY=***"),
             ("https://h/?next=%3Fkey%3Dshort%26x=1".into(), "https://h/?next=%3Fkey%3D***"),
             ("/x?api_key=short&access_token=tiny#f".into(), "/x?api_key=***&access_token=***#f"),

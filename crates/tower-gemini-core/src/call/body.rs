@@ -66,7 +66,10 @@ impl<'a> Body<'a> {
             b"instances" => c.each(|c| self.instance(c)),
             b"parameters" => self.parameters(c),
             b"continuationToken" | b"previousInteractionId" => self.continuation |= c.text().is_some_and(|text| text.len() > 0),
-            b"serviceTier" => self.tier = c.text().and_then(|text| text.name()).map_or(ServiceTier::Standard, |name| ServiceTier::named(&name)),
+            b"serviceTier" => {
+                self.tier =
+                    c.text().and_then(|text| text.name()).map_or(ServiceTier::Standard, |name| ServiceTier::named(&name))
+            }
             b"extraBody" | b"google" if deeper > 0 => self.request(c, deeper - 1),
             _ => c.skip(),
         });
@@ -263,7 +266,10 @@ impl<'a> Body<'a> {
             "prompt" => self.text_bytes += value.len() as u64,
             "image" | "image[]" | "images" | "images[]" => self.input_images += 1,
             _ => {
-                let Some(value) = (value.len() <= 1024).then(|| std::str::from_utf8(value).ok()).flatten().map(str::trim) else { return };
+                let Some(value) = (value.len() <= 1024).then(|| std::str::from_utf8(value).ok()).flatten().map(str::trim)
+                else {
+                    return;
+                };
                 match name {
                     "model" if !value.is_empty() => self.model = Some(Cow::Borrowed(value)),
                     "size" | "image_size" | "imageSize" | "resolution" => self.note_size(value),
@@ -279,7 +285,8 @@ impl<'a> Body<'a> {
 
 /// `name="…"` of a part's `Content-Disposition`, and not the `filename`.
 fn form_name(head: &str) -> Option<&str> {
-    let disposition = head.lines().find(|line| line.get(..19).is_some_and(|start| start.eq_ignore_ascii_case("content-disposition")))?;
+    let disposition =
+        head.lines().find(|line| line.get(..19).is_some_and(|start| start.eq_ignore_ascii_case("content-disposition")))?;
     disposition.split(';').find_map(|field| {
         let value = field.trim().strip_prefix("name=")?;
         Some(value.trim_matches('"'))
@@ -420,7 +427,9 @@ mod tests {
 
     #[test]
     fn ratios_in_every_spelling() {
-        for (text, ratio) in [("16:9", "16:9"), ("16x9", "16:9"), ("ASPECT_RATIO_SIXTEEN_BY_NINE", "16:9"), ("7:3", "7:3"), (" 1:1 ", "1:1")] {
+        for (text, ratio) in
+            [("16:9", "16:9"), ("16x9", "16:9"), ("ASPECT_RATIO_SIXTEEN_BY_NINE", "16:9"), ("7:3", "7:3"), (" 1:1 ", "1:1")]
+        {
             assert_eq!(parse_aspect(text).as_deref(), Some(ratio), "{text}");
         }
         for text in ["", "auto", "ASPECT_RATIO_UNSPECIFIED", "a very long thing that is no ratio"] {

@@ -43,7 +43,11 @@ impl<'a> Text<'a> {
     }
 
     pub(super) fn is(&self, word: &str) -> bool {
-        if self.escaped { self.name().is_some_and(|name| name.eq_ignore_ascii_case(word)) } else { self.raw().eq_ignore_ascii_case(word.as_bytes()) }
+        if self.escaped {
+            self.name().is_some_and(|name| name.eq_ignore_ascii_case(word))
+        } else {
+            self.raw().eq_ignore_ascii_case(word.as_bytes())
+        }
     }
 
     pub(super) fn starts_with(&self, word: &str) -> bool {
@@ -109,8 +113,7 @@ impl<'a> Cursor<'a> {
         let mut end = start + 1;
         let mut escaped = false;
         loop {
-            let rest = self.bytes.get(end..).unwrap_or_default();
-            let Some(found) = memchr::memchr2(b'"', b'\\', rest) else {
+            let Some(found) = self.bytes.get(end..).and_then(quote_or_backslash) else {
                 self.give_up();
                 return None;
             };
@@ -245,6 +248,27 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// Where the next quote or backslash stands. Nearly all strings are names and words, for which setting up a vector search costs more
+/// than looking at a few words of eight bytes; a string that goes on is base64 and worth it.
+fn quote_or_backslash(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    // Marks the high bit of the lowest byte that equals the needle; bytes above it may be marked falsely, which nobody looks at.
+    let marks = |word: u64, needle: u8| {
+        let zeroed = word ^ (ONES * u64::from(needle));
+        zeroed.wrapping_sub(ONES) & !zeroed & (ONES << 7)
+    };
+    for at in [0, 8, 16] {
+        let Some(word) = bytes.get(at..at + 8).and_then(|chunk| chunk.try_into().ok()).map(u64::from_le_bytes) else {
+            return bytes.iter().position(|byte| matches!(byte, b'"' | b'\\'));
+        };
+        let found = marks(word, b'"') | marks(word, b'\\');
+        if found != 0 {
+            return Some(at + found.trailing_zeros() as usize / 8);
+        }
+    }
+    memchr::memchr2(b'"', b'\\', bytes)
+}
+
 /// The longest name asked for anywhere is `previousInteractionId`.
 const LONGEST_KEY: usize = 32;
 
@@ -255,7 +279,7 @@ fn in_camel_case<'k>(key: Text<'k>, camel: &'k mut [u8; LONGEST_KEY]) -> &'k [u8
     if raw.len() > 6 * LONGEST_KEY {
         return b"";
     }
-    if !key.escaped && memchr::memchr(b'_', raw).is_none() {
+    if !key.escaped && !raw.contains(&b'_') {
         return raw;
     }
     let decoded = key.name().unwrap_or_default();

@@ -49,9 +49,11 @@ impl<'a> Route<'a> {
         if name.is_empty() {
             return None;
         }
-        let in_publisher = collection == "models" && segments_from_right(before).nth(1).is_some_and(|(word, _)| word == "publishers");
+        let in_publisher =
+            collection == "models" && segments_from_right(before).nth(1).is_some_and(|(word, _)| word == "publishers");
         let in_project = segments_from_right(before).any(|(word, _)| word == "projects") && !matches!(collection, "dynamic");
-        let dialect = if in_publisher || collection == "endpoints" || in_project { Dialect::VertexAi } else { Dialect::GeminiApi };
+        let dialect =
+            if in_publisher || collection == "endpoints" || in_project { Dialect::VertexAi } else { Dialect::GeminiApi };
         // The collection stays in front of what is not a model of Google's own: `tunedModels/x` and `endpoints/123` are other
         // things than a model `x` or `123`.
         let model = if collection == "models" { name } else { resource.get(start..)? };
@@ -91,9 +93,9 @@ fn wants_sse(query: &str) -> bool {
 fn version(before: &str) -> Option<&str> {
     let mut segments = segments_from_right(before).peekable();
     while let Some((word, _)) = segments.next() {
-        let is_value = segments
-            .peek()
-            .is_some_and(|(name, _)| matches!(*name, "projects" | "locations" | "publishers" | "endpoints" | "reasoningEngines"));
+        let is_value = segments.peek().is_some_and(|(name, _)| {
+            matches!(*name, "projects" | "locations" | "publishers" | "endpoints" | "reasoningEngines")
+        });
         if !is_value && is_version(word) {
             return Some(word);
         }
@@ -115,7 +117,7 @@ fn segments_from_right(path: &str) -> impl Iterator<Item = (&str, usize)> {
     let mut rest = Some(path);
     std::iter::from_fn(move || {
         let path = rest?;
-        Some(match path.rfind('/') {
+        Some(match path.bytes().rposition(|byte| byte == b'/') {
             Some(slash) => {
                 rest = path.get(..slash);
                 (path.get(slash + 1..).unwrap_or(""), slash + 1)
@@ -131,18 +133,19 @@ fn segments_from_right(path: &str) -> impl Iterator<Item = (&str, usize)> {
 /// The path without doubled and trailing slashes, percent-encoding undone. Borrowed where it is in order, as almost all are:
 /// clients double the slash when the base URL ends in one (curl, rig-core), and some encode the colon.
 pub(super) fn normalised(path: &str) -> Cow<'_, str> {
-    let trimmed = path.trim_end_matches('/');
-    let decoded = percent_decoded(trimmed);
-    if !decoded.contains("//") && !decoded.ends_with('/') {
-        return decoded;
+    let bytes = path.as_bytes();
+    let doubled = bytes.iter().zip(bytes.iter().skip(1)).any(|(a, b)| (*a == b'/' && *b == b'/') || *b == b'%');
+    if !doubled && bytes.last() != Some(&b'/') && bytes.first() != Some(&b'%') {
+        return Cow::Borrowed(path);
     }
+    let decoded = percent_decoded(path);
     let mut tidy = String::with_capacity(decoded.len());
     for c in decoded.chars() {
         if c != '/' || !tidy.ends_with('/') {
             tidy.push(c);
         }
     }
-    while tidy.ends_with('/') {
+    if tidy.ends_with('/') {
         tidy.pop();
     }
     Cow::Owned(tidy)
@@ -175,6 +178,9 @@ pub(super) fn percent_decoded(text: &str) -> Cow<'_, str> {
 /// A model's name without the collection in front: `models/x`, `publishers/google/models/x`, a whole resource name, and
 /// `google/x` as the OpenAI-style endpoints of Vertex AI and OpenRouter spell it.
 pub(crate) fn strip_model_prefix(name: &str) -> &str {
+    if !name.as_bytes().contains(&b'/') {
+        return name;
+    }
     let name = match name.rsplit_once("models/") {
         // `tunedModels/` has an upper-case M and is not cut.
         Some((front, id)) if front.is_empty() || front.ends_with('/') => id,
@@ -276,8 +282,10 @@ mod tests {
             ("/v1beta1/projects/p/locations/l/interactions", Interactions, Generate, Whole, "", "v1beta1"),
         ];
         for (path, dialect, verb, framing, model, version) in table {
-            let some = |text: &str| (!text.is_empty()).then(|| text.replace('M', m).replace(&format!("tuned{m}odels"), "tunedModels"));
-            let path = path.replace("/M:", &format!("/{m}:")).replace("/M%", &format!("/{m}%")).replace("%2FM%", &format!("%2F{m}%"));
+            let some =
+                |text: &str| (!text.is_empty()).then(|| text.replace('M', m).replace(&format!("tuned{m}odels"), "tunedModels"));
+            let path =
+                path.replace("/M:", &format!("/{m}:")).replace("/M%", &format!("/{m}%")).replace("%2FM%", &format!("%2F{m}%"));
             assert_eq!(route(&path), (dialect, verb, framing, some(model), some(version)), "{path}");
         }
     }
@@ -285,9 +293,25 @@ mod tests {
     #[test]
     fn other_paths_are_unrecognised() {
         for path in [
-            "", "/", "*", ":", "/:", "/v1beta/models", "/v1beta/models/x", "/v1beta/models/:generateContent", "/x:generateContent",
-            "/v1beta/interactions/abc", "/v1beta/interactions/abc:cancel", "/v1/completions", "/v1/responses", "/upload/v1beta/files",
-            "/v1beta/batches/x:cancel", "/completions", "/%", "/%3A%3A", "/models/a/b/c/d/e:generateContent",
+            "",
+            "/",
+            "*",
+            ":",
+            "/:",
+            "/v1beta/models",
+            "/v1beta/models/x",
+            "/v1beta/models/:generateContent",
+            "/x:generateContent",
+            "/v1beta/interactions/abc",
+            "/v1beta/interactions/abc:cancel",
+            "/v1/completions",
+            "/v1/responses",
+            "/upload/v1beta/files",
+            "/v1beta/batches/x:cancel",
+            "/completions",
+            "/%",
+            "/%3A%3A",
+            "/models/a/b/c/d/e:generateContent",
         ] {
             assert_eq!(route(path).0, Dialect::Unrecognised, "{path}");
         }

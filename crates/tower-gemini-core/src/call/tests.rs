@@ -91,7 +91,11 @@ fn what_asks_for_an_image_and_what_does_not() {
         ("/v1/chat/completions", json!({"model": "google/gemini-3.1-flash-image"}), true),
         ("/v1beta/interactions", json!({"model": "gemini-3.5-flash", "input": "hi"}), false),
         ("/v1beta/interactions", json!({"model": "gemini-3.5-flash", "response_modalities": ["image"]}), true),
-        ("/v1beta/interactions", json!({"model": "gemini-3.5-flash", "response_format": {"type": "image", "image_size": "2K"}}), true),
+        (
+            "/v1beta/interactions",
+            json!({"model": "gemini-3.5-flash", "response_format": {"type": "image", "image_size": "2K"}}),
+            true,
+        ),
     ];
     for (path, body, wanted) in cases {
         let call = post_json(path, &body);
@@ -130,9 +134,15 @@ fn openai_dialects_name_model_size_and_count_in_the_body() {
     assert!(call.multi_turn && call.has_input_images);
     assert_eq!(call.input_tokens_estimate, 3 + 2 * 258);
 
-    let openrouter = post_json("/api/v1/chat/completions", &json!({"model": "google/gemini-3-pro-image", "image_config": {"image_size": "2K", "aspect_ratio": "3:2"}}));
+    let openrouter = post_json(
+        "/api/v1/chat/completions",
+        &json!({"model": "google/gemini-3-pro-image", "image_config": {"image_size": "2K", "aspect_ratio": "3:2"}}),
+    );
     assert_eq!((openrouter.size, openrouter.aspect.as_deref()), (Some(ImageSize::K2), Some("3:2")));
-    let extra = post_json("/v1beta/openai/chat/completions", &json!({"model": "m", "extra_body": {"google": {"image_config": {"image_size": "4K"}}}}));
+    let extra = post_json(
+        "/v1beta/openai/chat/completions",
+        &json!({"model": "m", "extra_body": {"google": {"image_config": {"image_size": "4K"}}}}),
+    );
     assert_eq!(extra.size, Some(ImageSize::K4));
 }
 
@@ -156,8 +166,14 @@ fn a_form_is_read_without_its_pictures() {
 #[test]
 fn imagen_counts_samples_and_makes_four_unless_told() {
     let path = "/v1beta/models/imagen-4.0-generate-001:predict";
-    let call = post_json(path, &json!({"instances": [{"prompt": "a cat"}], "parameters": {"sampleCount": 2, "sampleImageSize": "2k", "aspectRatio": "16:9"}}));
-    assert_eq!((call.verb, call.images, call.size, call.aspect.as_deref()), (Verb::Predict, 2, Some(ImageSize::K2), Some("16:9")));
+    let call = post_json(
+        path,
+        &json!({"instances": [{"prompt": "a cat"}], "parameters": {"sampleCount": 2, "sampleImageSize": "2k", "aspectRatio": "16:9"}}),
+    );
+    assert_eq!(
+        (call.verb, call.images, call.size, call.aspect.as_deref()),
+        (Verb::Predict, 2, Some(ImageSize::K2), Some("16:9"))
+    );
     assert_eq!(post_json(path, &json!({"instances": [{"prompt": "a cat"}]})).images, 4);
 }
 
@@ -165,7 +181,10 @@ fn imagen_counts_samples_and_makes_four_unless_told() {
 fn sizes_and_ratios_in_a_models_name_stand_in_for_missing_fields() {
     let call = post("/v1beta/models/gemini-3-pro-image-2k-9x16:generateContent", "{}");
     assert_eq!((call.size, call.aspect.as_deref()), (Some(ImageSize::K2), Some("9:16")));
-    let call = post("/v1beta/models/gemini-3-pro-image-2k:generateContent", r#"{"generationConfig":{"imageConfig":{"imageSize":"4K"}}}"#);
+    let call = post(
+        "/v1beta/models/gemini-3-pro-image-2k:generateContent",
+        r#"{"generationConfig":{"imageConfig":{"imageSize":"4K"}}}"#,
+    );
     assert_eq!(call.size, Some(ImageSize::K4));
 }
 
@@ -176,7 +195,8 @@ fn turns_images_files_and_continuations_are_seen() {
     let call = post_json(PRO, &json!({"contents": [user, model]}));
     assert!(call.multi_turn && call.has_input_images && !call.has_other_files);
     assert_eq!(call.input_tokens_estimate, 1 + 2 * 258);
-    let pdf = post_json(PRO, &json!({"contents": {"parts": [{"fileData": {"fileUri": "gs://x", "mimeType": "application/pdf"}}]}}));
+    let pdf =
+        post_json(PRO, &json!({"contents": {"parts": [{"fileData": {"fileUri": "gs://x", "mimeType": "application/pdf"}}]}}));
     assert!(!pdf.has_input_images && pdf.has_other_files);
     for body in [
         json!({"continuationToken": "x"}),
@@ -186,8 +206,13 @@ fn turns_images_files_and_continuations_are_seen() {
     ] {
         assert!(post_json("/v1beta/interactions", &body).is_continuation, "{body}");
     }
-    assert!(!post_json("/v1beta/interactions", &json!({"previous_interaction_id": null, "continuation_token": ""})).is_continuation);
-    let steps = post_json("/v1/interactions", &json!({"model": "m", "input": [{"type": "image", "uri": "x"}, {"role": "model", "content": [{"type": "text", "text": "abcd"}]}]}));
+    assert!(
+        !post_json("/v1beta/interactions", &json!({"previous_interaction_id": null, "continuation_token": ""})).is_continuation
+    );
+    let steps = post_json(
+        "/v1/interactions",
+        &json!({"model": "m", "input": [{"type": "image", "uri": "x"}, {"role": "model", "content": [{"type": "text", "text": "abcd"}]}]}),
+    );
     assert!(steps.multi_turn && steps.has_input_images);
     assert_eq!(steps.input_tokens_estimate, 1 + 258);
 }
@@ -226,7 +251,9 @@ fn a_broken_body_keeps_what_came_before_the_break_and_what_the_path_says() {
     let whole = r#"{"generationConfig":{"imageConfig":{"imageSize":"2K"}},"contents":[{"parts":[{"text":"x"#;
     let call = post(PRO, whole);
     assert_eq!((call.size, call.model.is_some(), call.wants_image), (Some(ImageSize::K2), true, true));
-    for body in ["", "{", "[", "\"", "nonsense", "{\"a\"}", "{]", "[}", "{\"model\":", "{,}", "[,]", "\u{feff}{}", "{\"a\":\"\\"] {
+    for body in
+        ["", "{", "[", "\"", "nonsense", "{\"a\"}", "{]", "[}", "{\"model\":", "{,}", "[,]", "\u{feff}{}", "{\"a\":\"\\"]
+    {
         assert!(post(PRO, body).wants_image, "{body}");
     }
 }
