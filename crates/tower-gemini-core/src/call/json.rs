@@ -69,6 +69,7 @@ impl<'a> Cursor<'a> {
         Self { bytes: bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes), at: 0 }
     }
 
+    #[inline]
     fn peek(&mut self) -> Option<u8> {
         while let Some(byte) = self.bytes.get(self.at) {
             if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
@@ -79,6 +80,7 @@ impl<'a> Cursor<'a> {
         None
     }
 
+    #[inline]
     fn take(&mut self, byte: u8) -> bool {
         let there = self.peek() == Some(byte);
         self.at += usize::from(there);
@@ -90,6 +92,7 @@ impl<'a> Cursor<'a> {
         self.at = self.bytes.len();
     }
 
+    #[inline]
     pub(super) fn kind(&mut self) -> Kind {
         match self.peek() {
             Some(b'{') => Kind::Object,
@@ -108,13 +111,13 @@ impl<'a> Cursor<'a> {
         self.string()
     }
 
+    #[inline]
     fn string(&mut self) -> Option<Text<'a>> {
         let start = self.at;
         let mut end = start + 1;
         let mut escaped = false;
         loop {
-            let rest = self.bytes.get(end..).unwrap_or_default();
-            let Some(found) = memchr::memchr2(b'"', b'\\', rest) else {
+            let Some(found) = self.bytes.get(end..).and_then(quote_or_backslash) else {
                 self.give_up();
                 return None;
             };
@@ -212,6 +215,7 @@ impl<'a> Cursor<'a> {
             return self.skip();
         }
         self.at += 1;
+        let mut camel = [0; LONGEST_KEY];
         while !self.take(b'}') {
             if self.peek() != Some(b'"') {
                 return self.give_up();
@@ -220,7 +224,6 @@ impl<'a> Cursor<'a> {
             if !self.take(b':') {
                 return self.give_up();
             }
-            let mut camel = [0; LONGEST_KEY];
             member(self, in_camel_case(key, &mut camel));
             if !self.take(b',') && self.peek() != Some(b'}') {
                 return self.give_up();
@@ -249,18 +252,44 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// Where the next quote or backslash stands. Nearly all strings are names and words, for which setting up a vector search costs more
+/// than looking at a few words of eight bytes; a string that goes on is base64 and worth it.
+#[inline]
+fn quote_or_backslash(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    // Marks the high bit of the lowest byte that equals the needle; bytes above it may be marked falsely, which nobody looks at.
+    let marks = |word: u64, needle: u8| {
+        let zeroed = word ^ (ONES * u64::from(needle));
+        zeroed.wrapping_sub(ONES) & !zeroed & (ONES << 7)
+    };
+    for at in [0, 8, 16] {
+        let Some(word) = bytes.get(at..at + 8).and_then(|chunk| chunk.try_into().ok()).map(u64::from_le_bytes) else {
+            return bytes.iter().position(|byte| matches!(byte, b'"' | b'\\'));
+        };
+        let found = marks(word, b'"') | marks(word, b'\\');
+        if found != 0 {
+            return Some(at + found.trailing_zeros() as usize / 8);
+        }
+    }
+    memchr::memchr2(b'"', b'\\', bytes)
+}
+
 /// The longest name asked for anywhere is `previousInteractionId`.
 const LONGEST_KEY: usize = 32;
 
 /// A name in camel case. Protobuf's JSON takes both spellings, and clients mix them within one object (google-genai 3.4 re-sends
 /// `inlineData` with `mime_type`, measured 2026-11). Names longer than any asked for give nothing.
+#[inline]
 fn in_camel_case<'k>(key: Text<'k>, camel: &'k mut [u8; LONGEST_KEY]) -> &'k [u8] {
     let raw = key.raw();
-    if raw.len() > 6 * LONGEST_KEY {
+    if key.escaped || raw.contains(&b'_') { respelled(key, camel) } else { raw }
+}
+
+#[cold]
+fn respelled<'k>(key: Text<'k>, camel: &'k mut [u8; LONGEST_KEY]) -> &'k [u8] {
+    // Six bytes are the longest way to write one, as an escape.
+    if key.len() > 6 * LONGEST_KEY {
         return b"";
-    }
-    if !key.escaped && memchr::memchr(b'_', raw).is_none() {
-        return raw;
     }
     let decoded = key.name().unwrap_or_default();
     let mut len = 0;

@@ -29,7 +29,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, HeaderName, Method, Uri};
 
 use self::body::Body;
 use self::path::Route;
@@ -146,10 +146,11 @@ impl ModelId {
     /// An id, any text: ids are data and never an enum (most of those in articles are retired).
     #[must_use]
     pub fn new(id: &str) -> Self {
-        Self(match Catalog::builtin().interned(id) {
-            Some((known, _)) => Repr::Known(known),
-            None => Repr::Other(Arc::from(id)),
-        })
+        Self::known_or(Catalog::builtin().interned(id).map(|(known, _)| known), id)
+    }
+
+    fn known_or(known: Option<&'static str>, id: &str) -> Self {
+        Self(known.map_or_else(|| Repr::Other(Arc::from(id)), Repr::Known))
     }
 
     /// The id as text.
@@ -291,13 +292,17 @@ impl Call {
         }
         let mut seen = read_body(headers, body);
         let name = route.model.or(seen.model.as_deref()).map(strip_model_prefix).filter(|name| !name.is_empty());
-        let model = name.map(ModelId::new);
+        let known = name.and_then(|name| Catalog::builtin().interned(name));
+        let model = name.map(|name| ModelId::known_or(known.map(|(id, _)| id), name));
         let (mut verb, mut framing) = (route.verb, route.framing);
         let model_in_body = matches!(route.dialect, Dialect::OpenAiChat | Dialect::OpenAiImages | Dialect::Interactions);
         if model_in_body && seen.stream {
             (verb, framing) = (Verb::StreamGenerate, Framing::Sse);
         }
-        let makes_images = name.is_some_and(makes_images);
+        let makes_images = match known {
+            Some((_, model)) => model.images,
+            None => name.is_some_and(names_an_image_model),
+        };
         let wants_image = match verb {
             Verb::Generate | Verb::StreamGenerate => {
                 seen.modalities.unwrap_or(makes_images || seen.image_format || route.dialect == Dialect::OpenAiImages)
@@ -384,7 +389,8 @@ fn read_body<'a>(headers: &HeaderMap, body: Option<&'a [u8]>) -> Body<'a> {
 
 /// What Vertex AI calls the service tier of pay-as-you-go requests (Vertex AI documentation, priority and flex `PayGo`, 2026-07).
 fn tier_of_headers(headers: &HeaderMap) -> Option<ServiceTier> {
-    let named = headers.get("x-vertex-ai-llm-shared-request-type")?.to_str().ok()?;
+    const NAME: HeaderName = HeaderName::from_static("x-vertex-ai-llm-shared-request-type");
+    let named = headers.get(NAME)?.to_str().ok()?;
     Some(ServiceTier::named(named.trim()))
 }
 
@@ -399,16 +405,11 @@ fn version(word: &str) -> Cow<'static, str> {
     }
 }
 
-/// Whether a model is one that makes images: the catalogue knows, and a name with one of the family words in it is taken at its
-/// word. New models appear faster than catalogues.
-fn makes_images(name: &str) -> bool {
-    if let Some((_, model)) = Catalog::builtin().interned(name) {
-        return model.images;
-    }
+/// Whether a model that the catalogue does not know makes images: a name with one of the family words in it is taken at its word,
+/// as new models appear faster than catalogues.
+fn names_an_image_model(name: &str) -> bool {
     // `imagen` holds `image`.
-    contains_ignoring_case(name, b"image")
-        || contains_ignoring_case(name, b"nano-banana")
-        || contains_ignoring_case(name, b"nanobanana")
+    ["image", "nano-banana", "nanobanana"].iter().any(|word| contains_ignoring_case(name, word.as_bytes()))
 }
 
 fn is_imagen(name: &str) -> bool {

@@ -117,7 +117,7 @@ fn segments_from_right(path: &str) -> impl Iterator<Item = (&str, usize)> {
     let mut rest = Some(path);
     std::iter::from_fn(move || {
         let path = rest?;
-        Some(match path.rfind('/') {
+        Some(match path.bytes().rposition(|byte| byte == b'/') {
             Some(slash) => {
                 rest = path.get(..slash);
                 (path.get(slash + 1..).unwrap_or(""), slash + 1)
@@ -133,18 +133,21 @@ fn segments_from_right(path: &str) -> impl Iterator<Item = (&str, usize)> {
 /// The path without doubled and trailing slashes, percent-encoding undone. Borrowed where it is in order, as almost all are:
 /// clients double the slash when the base URL ends in one (curl, rig-core), and some encode the colon.
 pub(super) fn normalised(path: &str) -> Cow<'_, str> {
-    let trimmed = path.trim_end_matches('/');
-    let decoded = percent_decoded(trimmed);
-    if !decoded.contains("//") && !decoded.ends_with('/') {
-        return decoded;
+    let bytes = path.as_bytes();
+    // Without a branch on each byte, so that it is done sixteen at a time.
+    let pairs = bytes.iter().zip(bytes.get(1..).unwrap_or_default());
+    let disorder = pairs.fold(false, |found, (a, b)| found | ((*a == b'/') & (*b == b'/')) | (*b == b'%'));
+    if !disorder && bytes.last() != Some(&b'/') && bytes.first() != Some(&b'%') {
+        return Cow::Borrowed(path);
     }
+    let decoded = percent_decoded(path);
     let mut tidy = String::with_capacity(decoded.len());
     for c in decoded.chars() {
         if c != '/' || !tidy.ends_with('/') {
             tidy.push(c);
         }
     }
-    while tidy.ends_with('/') {
+    if tidy.ends_with('/') {
         tidy.pop();
     }
     Cow::Owned(tidy)
@@ -177,6 +180,9 @@ pub(super) fn percent_decoded(text: &str) -> Cow<'_, str> {
 /// A model's name without the collection in front: `models/x`, `publishers/google/models/x`, a whole resource name, and
 /// `google/x` as the OpenAI-style endpoints of Vertex AI and OpenRouter spell it.
 pub(crate) fn strip_model_prefix(name: &str) -> &str {
+    if !name.as_bytes().contains(&b'/') {
+        return name;
+    }
     let name = match name.rsplit_once("models/") {
         // `tunedModels/` has an upper-case M and is not cut.
         Some((front, id)) if front.is_empty() || front.ends_with('/') => id,
