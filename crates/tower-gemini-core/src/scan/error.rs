@@ -90,7 +90,7 @@ impl fmt::Display for ScanError {
             ErrorKind::Trailing => "bytes behind the end of the JSON value",
             ErrorKind::Base64 => "the image's base64 is corrupt",
             ErrorKind::TooLarge => "the image is larger than allowed",
-            ErrorKind::Duplicate => "a repeated member takes back an image that an earlier event replaced",
+            ErrorKind::Duplicate => "a repeated member contradicts the first, on whose word an image was given up,",
             ErrorKind::Overwritten => "a draft behind the final image was marked as one only after it had been written over it",
         };
         write!(f, "{what} at byte {} of the answer", self.at)

@@ -42,8 +42,9 @@
 //!
 //! # What is an error
 //!
-//! JSON grammar and UTF-8 are checked as serde_json checks them. Two deliberate differences: numbers beyond `f64` pass, and
-//! so does a byte order mark. Corrupt base64 of an image in the first candidate is an error too. An answer that is an error
+//! JSON grammar and UTF-8 are checked as serde_json checks them. Three deliberate differences: numbers beyond `f64` pass, and
+//! so does a byte order mark; a repeated member wins over the first as usual, but where the first has cost an image its place
+//! in the buffer (`"thought": true` before the data, `"thought": false` behind them), the scan fails instead of choosing wrong. Corrupt base64 of an image in the first candidate is an error too. An answer that is an error
 //! object is none: see [`Answer::error`].
 //!
 //! # Memory

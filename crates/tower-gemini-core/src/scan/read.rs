@@ -41,6 +41,7 @@ struct Mark {
     urls: usize,
     parts: usize,
     had_image: bool,
+    corrupt: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +103,8 @@ struct Document {
     /// Images API and Imagen: a complete list, which needs no reason to have ended.
     has_list: bool,
     completed: bool,
+    /// Where an image with corrupt base64 stands. Told when the document ends, since a repeated member can take it back.
+    corrupt: Option<u64>,
 }
 
 /// An error on its way through, copied as it is spelled.
@@ -230,6 +233,7 @@ impl Reader {
             urls: self.answer.image_urls.len(),
             parts: self.answer.parts.len(),
             had_image: self.store.kept.is_some(),
+            corrupt: self.document.corrupt,
         }
     }
 
@@ -246,6 +250,7 @@ impl Reader {
         self.answer.thought_images = mark.thought_images;
         self.answer.image_urls.truncate(mark.urls);
         self.answer.parts.truncate(mark.parts);
+        self.document.corrupt = mark.corrupt;
         self.ended_span = None;
         Ok(())
     }
@@ -447,11 +452,13 @@ impl Reader {
         let is_thought = known.unwrap_or(false);
 
         if let (Progress::Done(corrupt), true) = (element.image, is_picture(&element)) {
-            if corrupt {
-                return Err(ScanError::new(ErrorKind::Base64, element.at));
-            }
             self.answer.images += 1;
             self.answer.thought_images += u32::from(is_thought);
+            if corrupt {
+                self.document.corrupt.get_or_insert(element.at);
+                self.store.discard();
+                return Ok(());
+            }
             let part = self.list_span(&element, end, is_thought);
             let mime = element.mime.take().unwrap_or_default();
             let meta = Meta { mime, signature: element.signature.take(), part };
@@ -748,6 +755,9 @@ impl Sink for Reader {
             self.end_error(end);
         }
         if frame.node == Node::Root && matches!(self.top().0, Node::Skip | Node::RootArray) {
+            if let Some(at) = self.document.corrupt {
+                return Err(ScanError::new(ErrorKind::Base64, at));
+            }
             self.end_document(true);
         }
         Ok(())

@@ -64,6 +64,10 @@ struct Candidate {
     sniffer: Sniffer,
     /// Its bytes went over those of the kept image.
     overwrote: bool,
+    /// Its bytes are not kept, since it is marked as a draft behind a final image.
+    dropped: bool,
+    /// It was held back until there was too much of it.
+    released: bool,
     at: u64,
 }
 
@@ -116,21 +120,19 @@ impl Store {
     /// known to be a draft or known not to be.
     pub(super) fn begin(&mut self, at: u64, is_image: bool, is_thought: Option<bool>) -> Result<(), ScanError> {
         let before = self.candidate.take();
-        // An earlier candidate of the same element or step: this one stands in its place.
-        let (target, overwrote) = match (before, &self.kept) {
-            (Some(before), _) => (before.target, before.overwrote),
-            (None, _) if self.mode == Mode::Judge => (Target::Nowhere, false),
-            (None, None) => (if self.mode == Mode::Decode { Target::Main } else { Target::Out }, false),
-            (None, Some(kept)) if !kept.is_thought && is_thought == Some(true) => (Target::Nowhere, false),
-            (None, Some(kept)) => {
-                let wins = is_image && (kept.is_thought || is_thought == Some(false));
-                match (self.mode, wins) {
-                    (Mode::Drain, true) => (Target::Out, true),
-                    (Mode::Drain, false) => (Target::Held, false),
-                    (_, true) => (Target::Main, true),
-                    (_, false) => (Target::Spare, false),
-                }
-            }
+        let (target, overwrote, dropped) = match (before, &self.kept) {
+            // An earlier candidate of the same element or step: this one stands in its place.
+            (Some(before), _) => (before.target, before.overwrote, before.dropped),
+            (None, None) => (Target::Main, false, false),
+            (None, Some(kept)) if !kept.is_thought && is_thought == Some(true) => (Target::Nowhere, false, true),
+            (None, Some(kept)) if is_image && (kept.is_thought || is_thought == Some(false)) => (Target::Main, true, false),
+            (None, Some(_)) => (Target::Spare, false, false),
+        };
+        let target = match (self.mode, target) {
+            (Mode::Judge, _) => Target::Nowhere,
+            (Mode::Drain, Target::Main) => Target::Out,
+            (Mode::Drain, Target::Spare) => Target::Held,
+            _ => target,
         };
         match target {
             Target::Main => {
@@ -148,6 +150,8 @@ impl Store {
             len: 0,
             sniffer: Sniffer::default(),
             overwrote,
+            dropped,
+            released: false,
             at,
         }));
         Ok(())
@@ -211,6 +215,7 @@ impl Store {
         if candidate.target == Target::Held && self.outlet.held.len() > MAX_HELD {
             candidate.target = Target::Out;
             candidate.overwrote = true;
+            candidate.released = true;
             self.outlet.release();
         }
         Ok(Some(value))
@@ -220,11 +225,16 @@ impl Store {
     pub(super) fn cancel(&mut self, at: u64) -> Result<(), ScanError> {
         self.outlet.held.clear();
         match self.candidate.take() {
-            Some(candidate) if candidate.overwrote => {
-                let kind = if self.mode == Mode::Drain { ErrorKind::Overwritten } else { ErrorKind::Duplicate };
-                Err(ScanError::new(kind, at))
-            }
+            Some(candidate) if candidate.overwrote => Err(candidate.lost(at)),
             _ => Ok(()),
+        }
+    }
+
+    /// The candidate is an image that cannot be read.
+    pub(super) fn discard(&mut self) {
+        self.outlet.held.clear();
+        if self.candidate.take().is_some_and(|candidate| candidate.overwrote) {
+            self.kept = None;
         }
     }
 
@@ -233,8 +243,11 @@ impl Store {
         let Some(candidate) = self.candidate.take() else { return Ok(()) };
         if is_thought && self.kept.as_ref().is_some_and(|kept| !kept.is_thought) {
             self.outlet.held.clear();
-            let lost = ScanError::new(ErrorKind::Overwritten, at);
-            return if candidate.overwrote { Err(lost) } else { Ok(()) };
+            return if candidate.overwrote { Err(candidate.lost(at)) } else { Ok(()) };
+        }
+        // Marked as a draft before its bytes and as none behind them: the bytes are gone.
+        if candidate.dropped && !is_thought {
+            return Err(candidate.lost(at));
         }
         match candidate.target {
             Target::Spare => std::mem::swap(&mut self.main, &mut self.spare),
@@ -269,6 +282,13 @@ impl Store {
         let bytes = std::mem::take(&mut self.outlet.bytes);
         self.outlet.dirty |= !bytes.is_empty();
         (std::mem::take(&mut self.outlet.restart), bytes)
+    }
+}
+
+impl Candidate {
+    /// An image was given up for another that did not deserve it.
+    fn lost(&self, at: u64) -> ScanError {
+        ScanError::new(if self.released { ErrorKind::Overwritten } else { ErrorKind::Duplicate }, at)
     }
 }
 
