@@ -104,7 +104,12 @@ impl Options {
 }
 
 /// The plain form.
-fn one(input: &mut impl BufRead, output: &mut impl Write, errors: &mut impl Write, status: Option<StatusCode>) -> io::Result<u8> {
+fn one(
+    input: &mut impl BufRead,
+    output: &mut impl Write,
+    errors: &mut impl Write,
+    status: Option<StatusCode>,
+) -> io::Result<u8> {
     let mut bytes = Vec::new();
     input.take(MAX_INPUT as u64).read_to_end(&mut bytes)?;
     if bytes.trim_ascii().is_empty() && status.is_none() {
@@ -216,7 +221,13 @@ fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Line> {
             Err(error) => return Err(error),
         };
         if chunk.is_empty() {
-            return Ok(if !has_read { Line::End } else if is_long { Line::TooLong } else { Line::Whole });
+            return Ok(if !has_read {
+                Line::End
+            } else if is_long {
+                Line::TooLong
+            } else {
+                Line::Whole
+            });
         }
         has_read = true;
         let end = chunk.iter().position(|b| *b == b'\n');
@@ -253,8 +264,10 @@ impl Unreadable {
 }
 
 fn explain_line(line: &[u8]) -> Result<Value, Unreadable> {
-    let text = std::str::from_utf8(line).map_err(|error| Unreadable::new("not_utf8", format!("the line is not UTF-8: {error}")))?;
-    let value: Value = serde_json::from_str(text).map_err(|error| Unreadable::new("not_json", format!("the line is not JSON: {error}")))?;
+    let text =
+        std::str::from_utf8(line).map_err(|error| Unreadable::new("not_utf8", format!("the line is not UTF-8: {error}")))?;
+    let value: Value =
+        serde_json::from_str(text).map_err(|error| Unreadable::new("not_json", format!("the line is not JSON: {error}")))?;
     let Value::Object(object) = value else {
         return Err(Unreadable::new("not_an_object", "the line is not a JSON object"));
     };
@@ -386,34 +399,65 @@ fn advice(verdict: &Verdict) -> (&'static str, &'static str) {
         Outcome::Image => ("there is an image", "use it; it is paid for"),
         Outcome::Answered => ("it is a complete answer", "use it"),
         Outcome::NoImage => match verdict.charge() {
-            Charge::Charged => ("no image came, and tokens were paid for", "change the prompt rather than repeat it; each try costs again"),
-            Charge::Waived => ("no image came, and the server says it charges nothing", "try once or twice more, then reword the prompt"),
-            _ => ("no image came, and it is not known what that cost", "reword the prompt, or try again if the cost does not matter"),
+            Charge::Charged => {
+                ("no image came, and tokens were paid for", "change the prompt rather than repeat it; each try costs again")
+            }
+            Charge::Waived => {
+                ("no image came, and the server says it charges nothing", "try once or twice more, then reword the prompt")
+            }
+            _ => (
+                "no image came, and it is not known what that cost",
+                "reword the prompt, or try again if the cost does not matter",
+            ),
         },
-        Outcome::OutOfTokens => ("the output tokens ran out before an image was made", "raise maxOutputTokens or lower the thinking level"),
-        Outcome::ContentBlocked => ("the result was refused after it was made", "change the prompt; the same one is refused and paid for again"),
+        Outcome::OutOfTokens => {
+            ("the output tokens ran out before an image was made", "raise maxOutputTokens or lower the thinking level")
+        }
+        Outcome::ContentBlocked => {
+            ("the result was refused after it was made", "change the prompt; the same one is refused and paid for again")
+        }
         Outcome::PromptBlocked => ("the prompt was refused", "change the prompt; no model takes it as it is"),
-        Outcome::StreamError if verdict.is_retryable() => ("the answer broke off", "treat it as failed; a new try may be charged once more"),
-        Outcome::StreamError => ("the answer broke off, and a new try would cost again or fail again", "treat it as failed and look at the cause"),
+        Outcome::StreamError if verdict.is_retryable() => {
+            ("the answer broke off", "treat it as failed; a new try may be charged once more")
+        }
+        Outcome::StreamError => {
+            ("the answer broke off, and a new try would cost again or fail again", "treat it as failed and look at the cause")
+        }
         Outcome::RateLimitedMinute => ("a limit of this minute is used up", "wait, or use another model"),
-        Outcome::RateLimitedDay => ("a limit of this day is used up", "use another model, or wait for midnight Pacific; short hints are wrong here"),
+        Outcome::RateLimitedDay => {
+            ("a limit of this day is used up", "use another model, or wait for midnight Pacific; short hints are wrong here")
+        }
         Outcome::RateLimited => ("some limit is used up, and the answer does not say which", "wait, or use another model"),
-        Outcome::SpendRateLimited => ("the account spends faster than its tier allows", "send nothing for ten minutes; other models are closed too"),
-        Outcome::QuotaZeroOrBilling => ("there is no quota, or nobody pays", "set up billing, add credit or raise the cap; waiting changes nothing"),
-        Outcome::Overloaded => ("the model has no capacity right now", "wait with growing pauses, or use another model at once"),
+        Outcome::SpendRateLimited => {
+            ("the account spends faster than its tier allows", "send nothing for ten minutes; other models are closed too")
+        }
+        Outcome::QuotaZeroOrBilling => {
+            ("there is no quota, or nobody pays", "set up billing, add credit or raise the cap; waiting changes nothing")
+        }
+        Outcome::Overloaded => {
+            ("the model has no capacity right now", "wait with growing pauses, or use another model at once")
+        }
         Outcome::Deadline => ("the server gave up at its deadline", "try again, at a smaller size or with a longer deadline"),
         Outcome::Internal => ("the service failed", "try again a few times, then use another model"),
         Outcome::BadGateway => ("a gateway in front of the service failed", "try again shortly"),
         Outcome::BadRequest => ("the request is wrong", "correct it; it fails the same way each time"),
         Outcome::PayloadTooLarge => ("the request is too large", "send smaller or fewer images, or upload them as files"),
-        Outcome::MissingThoughtSignature => ("the conversation lacks a thought signature", "send back every signature as it was received, on its own part"),
+        Outcome::MissingThoughtSignature => {
+            ("the conversation lacks a thought signature", "send back every signature as it was received, on its own part")
+        }
         Outcome::Region => ("the caller's place is not served", "call from a place that is, or through Vertex AI"),
         Outcome::Auth => ("the key or token is wrong", "replace it"),
         Outcome::Permission => ("the key may not do this", "grant the permission, enable the API, or use another project"),
-        Outcome::NotFound if verdict.another_model_helps() => ("there is no such model here", "correct the model's id, or use another model"),
-        Outcome::NotFound => ("there is nothing at this address", "correct the address or the name; another model does not help"),
+        Outcome::NotFound if verdict.another_model_helps() => {
+            ("there is no such model here", "correct the model's id, or use another model")
+        }
+        Outcome::NotFound => {
+            ("there is nothing at this address", "correct the address or the name; another model does not help")
+        }
         Outcome::NotSent => ("it was never sent", "send it again"),
-        Outcome::Interrupted => ("the connection broke, and it is not known what was paid", "send it again only if paying twice is acceptable"),
+        Outcome::Interrupted => {
+            ("the connection broke, and it is not known what was paid", "send it again only if paying twice is acceptable")
+        }
         _ => ("it is nothing that is known", "look at the body"),
     }
 }
@@ -438,12 +482,15 @@ fn in_words(verdict: &Verdict) -> String {
     say("what", kind(verdict.outcome()));
     say("means", means);
     say("do", todo);
-    say("charged", match verdict.charge() {
-        Charge::None => "no",
-        Charge::Waived => "no, the answer says so",
-        Charge::Charged => "yes",
-        Charge::Maybe => "not known",
-    });
+    say(
+        "charged",
+        match verdict.charge() {
+            Charge::None => "no",
+            Charge::Waived => "no, the answer says so",
+            Charge::Charged => "yes",
+            Charge::Maybe => "not known",
+        },
+    );
     say("same model", if verdict.is_retryable() { "may do better later" } else { "will not do better, or has been paid for" });
     say("other model", if verdict.another_model_helps() { "may answer" } else { "will not help" });
     if let Some(wait) = verdict.wait() {

@@ -88,7 +88,8 @@ fn without_image(call: &Call, answer: &Answer, finish: Option<&str>, meaning: Op
         return Verdict::of(Outcome::Answered);
     }
     if answer.has_candidates {
-        if !answer.said_end && !(answer.text.is_empty() && call.wants_image) {
+        let is_empty = answer.text.is_empty() && call.wants_image;
+        if !(answer.said_end || is_empty) {
             return Verdict::of(Outcome::StreamError).with_reason("no finish reason");
         }
         return Verdict::of(if call.wants_image { Outcome::NoImage } else { Outcome::Answered });
@@ -123,7 +124,10 @@ fn charge(call: &Call, answer: &Answer, verdict: &Verdict, finish: Option<&str>)
         // Model Armor screens before the model is asked, and the recorded usage of its blocks counts nothing.
         Outcome::PromptBlocked => {
             let is_unasked = answer.usage.as_ref().is_some_and(|usage| usage.prompt == 0 && usage.total == 0 && made == 0);
-            let by_armor = answer.block_reason.as_deref().is_some_and(|spelled| finish::block_word(call.dialect, spelled) == "MODEL_ARMOR");
+            let by_armor = answer
+                .block_reason
+                .as_deref()
+                .is_some_and(|spelled| finish::block_word(call.dialect, spelled) == "MODEL_ARMOR");
             if by_armor && is_unasked { Charge::None } else { Charge::Maybe }
         }
         // Tokens were made, and text and thinking are billed whether or not an image follows. Without usage nothing is known.

@@ -118,7 +118,8 @@ impl Reader {
             return;
         }
         if let Some(error) = chunk.get("error").filter(|error| !error.is_null() && *error != &Value::Bool(false)) {
-            let is_empty = matches!(error, Value::String(text) if text.is_empty()) || matches!(error, Value::Object(map) if map.is_empty());
+            let is_empty = matches!(error, Value::String(text) if text.is_empty())
+                || matches!(error, Value::Object(map) if map.is_empty());
             if !is_empty {
                 self.error(chunk);
             }
@@ -164,7 +165,10 @@ impl Reader {
         if let Some(code) = codes.and_then(|errors| errors.iter().find_map(|error| word_in(error, &["code"]))) {
             self.answer.has_candidates = true;
             self.answer.finish_reason = Some(code);
-            set(&mut self.answer.finish_message, codes.and_then(|errors| errors.iter().find_map(|error| text_in(error, &["message"]))));
+            set(
+                &mut self.answer.finish_message,
+                codes.and_then(|errors| errors.iter().find_map(|error| text_in(error, &["message"]))),
+            );
         } else if let Some(status) = text_in(chunk, &["status"])
             && self.answer.has_candidates
             && self.answer.finish_reason.is_none()
@@ -188,7 +192,9 @@ impl Reader {
 
     fn candidate(&mut self, candidate: &Value) {
         let answer = &mut self.answer;
-        let native = word_in(candidate, &["native_finish_reason"]);
+        // Gateways that translate the reason keep Google's own beside it (OpenRouter; LiteLLM within its own member).
+        let own = candidate.get("provider_specific_fields").and_then(|fields| word_in(fields, &["native_finish_reason"]));
+        let native = own.or_else(|| word_in(candidate, &["native_finish_reason"]));
         if let Some(reason) = native.or_else(|| word_in(candidate, &["finishReason", "finish_reason"])) {
             answer.finish_reason = Some(reason);
         }
@@ -367,7 +373,13 @@ fn read_usage(usage: &Value) -> Usage {
     let details = member(usage, &["candidatesTokensDetails", "candidates_tokens_details"]).and_then(Value::as_array);
     let mut read = Usage {
         prompt: count(&["promptTokenCount", "prompt_token_count", "prompt_tokens", "input_tokens", "total_input_tokens"]),
-        candidates: count(&["candidatesTokenCount", "candidates_token_count", "completion_tokens", "output_tokens", "total_output_tokens"]),
+        candidates: count(&[
+            "candidatesTokenCount",
+            "candidates_token_count",
+            "completion_tokens",
+            "output_tokens",
+            "total_output_tokens",
+        ]),
         thoughts: count(&["thoughtsTokenCount", "thoughts_token_count", "total_thought_tokens"]),
         total: count(&["totalTokenCount", "total_token_count", "total_tokens"]),
         candidates_details: Vec::new(),
@@ -379,7 +391,9 @@ fn read_usage(usage: &Value) -> Usage {
         });
     }
     // OpenAI-style: `completion_tokens_details.image_tokens`.
-    let image = member(usage, &["completion_tokens_details", "output_tokens_details"]).and_then(|details| details.get("image_tokens")).and_then(Value::as_u64);
+    let image = member(usage, &["completion_tokens_details", "output_tokens_details"])
+        .and_then(|details| details.get("image_tokens"))
+        .and_then(Value::as_u64);
     if let Some(tokens) = image {
         read.candidates_details.push(TokenCount { modality: "IMAGE".to_owned(), tokens });
     }

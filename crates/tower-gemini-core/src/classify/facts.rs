@@ -99,7 +99,13 @@ impl QuotaFacts<'_> {
     }
 
     fn into_owned(self) -> QuotaFacts<'static> {
-        QuotaFacts { id: owned(self.id), metric: owned(self.metric), value: self.value, dimensions: self.dimensions, window: self.window }
+        QuotaFacts {
+            id: owned(self.id),
+            metric: owned(self.metric),
+            value: self.value,
+            dimensions: self.dimensions,
+            window: self.window,
+        }
     }
 }
 
@@ -434,7 +440,8 @@ impl<'de> Visitor<'de> for Walk<'_, 'de> {
                 (Place::Violations, "quotaDimensions" | "quota_dimensions") => {
                     let Dimensions(dimensions) = map.next_value()?;
                     if facts.model.is_none() {
-                        facts.model = dimensions.iter().find(|(name, _)| name == "model").map(|(_, model)| Cow::Owned(model.clone()));
+                        facts.model =
+                            dimensions.iter().find(|(name, _)| name == "model").map(|(_, model)| Cow::Owned(model.clone()));
                     }
                     quota.dimensions = dimensions;
                 }
@@ -506,7 +513,11 @@ impl<'de> Visitor<'de> for Walk<'_, 'de> {
                         facts.set_code(code, deeper.saturating_add(1));
                     }
                 }
-                (_, "upstreamResponse" | "upstream_response" | "response" | "body" | "raw" | "data" | "result" | "original_response") => {
+                (
+                    _,
+                    "upstreamResponse" | "upstream_response" | "response" | "body" | "raw" | "data" | "result"
+                    | "original_response",
+                ) => {
                     map.next_value_seed(Walk { facts, place: Place::Raw, depth: deeper })?;
                 }
                 (_, "type") => {

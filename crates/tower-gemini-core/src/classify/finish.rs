@@ -93,10 +93,31 @@ pub(super) fn meaning(word: &str) -> Finish {
         // `completed`, `tool_calls` and the like are normal ends of other dialects.
         "STOP" | "COMPLETED" | "END_TURN" | "TOOL_CALLS" | "FUNCTION_CALL" | "REQUIRES_ACTION" | "EOS" => Finish::Stop,
         "MAX_TOKENS" | "LENGTH" | "INCOMPLETE" | "MAX_OUTPUT_TOKENS" => Finish::OutOfTokens,
-        "SAFETY" | "RECITATION" | "LANGUAGE" | "BLOCKLIST" | "PROHIBITED_CONTENT" | "SPII" | "MODEL_ARMOR" | "IMAGE_SAFETY"
-        | "IMAGE_PROHIBITED_CONTENT" | "IMAGE_RECITATION" | "CONTENT_FILTER" | "CONTENT_BLOCKED" | "JAILBREAK" => Finish::Blocked,
-        "OTHER" | "IMAGE_OTHER" | "NO_IMAGE" | "FINISH_REASON_UNSPECIFIED" | "MALFORMED_FUNCTION_CALL" | "MALFORMED_TOOL_CALL"
-        | "MALFORMED_RESPONSE" | "UNEXPECTED_TOOL_CALL" | "TOO_MANY_TOOL_CALLS" | "ERROR" | "FAILED" | "CANCELLED" => Finish::Empty,
+        "SAFETY"
+        | "RECITATION"
+        | "LANGUAGE"
+        | "BLOCKLIST"
+        | "PROHIBITED_CONTENT"
+        | "SPII"
+        | "MODEL_ARMOR"
+        | "IMAGE_SAFETY"
+        | "IMAGE_PROHIBITED_CONTENT"
+        | "IMAGE_RECITATION"
+        | "CONTENT_FILTER"
+        | "CONTENT_BLOCKED"
+        | "JAILBREAK" => Finish::Blocked,
+        "OTHER"
+        | "IMAGE_OTHER"
+        | "NO_IMAGE"
+        | "FINISH_REASON_UNSPECIFIED"
+        | "MALFORMED_FUNCTION_CALL"
+        | "MALFORMED_TOOL_CALL"
+        | "MALFORMED_RESPONSE"
+        | "UNEXPECTED_TOOL_CALL"
+        | "TOO_MANY_TOOL_CALLS"
+        | "ERROR"
+        | "FAILED"
+        | "CANCELLED" => Finish::Empty,
         "MISSING_THOUGHT_SIGNATURE" => Finish::MissingSignature,
         // Names to come: a refusal is recognised by its stem, since taking one for a passing fault would pay for it again.
         _ if ["SAFETY", "PROHIBITED", "RECITATION", "BLOCK", "VIOLAT", "POLICY", "SPII", "SENSITIVE", "FILTER"]

@@ -24,7 +24,7 @@ use super::text::{Lower, says_limit_zero, speaks_of_thought_signature, stated_st
 use super::wait;
 use crate::call::Call;
 use crate::redact::redact;
-use crate::verdict::{Charge, Detail, Outcome, Scope, Verdict, WaitHint, WaitSource};
+use crate::verdict::{Charge, Detail, Outcome, QuotaCharge, Scope, Verdict, WaitHint, WaitSource};
 
 /// The rolling window of the spend-based limit: "rolling 10 minutes" (Google's rate-limit page, 2026).
 const SPEND_WINDOW: Duration = Duration::from_secs(600);
@@ -93,7 +93,12 @@ struct Case<'c> {
 impl Case<'_> {
     fn decide(&self) -> Verdict {
         // The everyday overload: nothing but the two signs that the general rules would find could change it.
-        if self.code == 503 && self.facts.is_google && self.facts.reason.is_none() && !self.text.has("limit") && !self.text.has("deadline") {
+        if self.code == 503
+            && self.facts.is_google
+            && self.facts.reason.is_none()
+            && !self.text.has("limit")
+            && !self.text.has("deadline")
+        {
             return Verdict::of(Outcome::Overloaded);
         }
         self.refused()
@@ -127,7 +132,8 @@ impl Case<'_> {
 
     /// A refusal of a prompt or an image, told as an error.
     fn refused(&self) -> Option<Verdict> {
-        if self.text.has_any(&["responsible ai practices", "prompt could not be submitted", "prompt contains sensitive words"]) {
+        if self.text.has_any(&["responsible ai practices", "prompt could not be submitted", "prompt contains sensitive words"])
+        {
             // Imagen blocks prompts with a 400, before any work.
             let charge = if self.code == 400 && self.facts.is_google { Charge::None } else { Charge::Maybe };
             return Some(Verdict::of(Outcome::PromptBlocked).with_charge(charge));
@@ -147,12 +153,19 @@ impl Case<'_> {
             return Some(if finish == Finish::Blocked { verdict.with_transient(false) } else { verdict });
         }
         let is_refusal = |word: &str| {
-            ["content_policy", "moderation_blocked", "content_filter", "sensitive_words", "prompt_blocked"].iter().any(|name| word.contains(name))
+            ["content_policy", "moderation_blocked", "content_filter", "sensitive_words", "prompt_blocked"]
+                .iter()
+                .any(|name| word.contains(name))
         };
-        if is_refusal(word) || is_refusal(self.kind()) || self.text.has_any(&["contentpolicyviolation", "content_policy_violation", "blockreason", "promptfeedback"]) {
+        if is_refusal(word)
+            || is_refusal(self.kind())
+            || self.text.has_any(&["contentpolicyviolation", "content_policy_violation", "blockreason", "promptfeedback"])
+        {
             return Some(Verdict::of(Outcome::PromptBlocked).with_charge(Charge::Maybe));
         }
-        if word.contains("image_generation_failed") && self.text.has_any(&["safety", "prohibited", "policy", "blocked", "violat"]) {
+        if word.contains("image_generation_failed")
+            && self.text.has_any(&["safety", "prohibited", "policy", "blocked", "violat"])
+        {
             return Some(Verdict::of(Outcome::ContentBlocked).with_charge(Charge::Maybe));
         }
         None
@@ -246,7 +259,11 @@ impl Case<'_> {
     /// once, none with a value. A single exhausted window is not that.
     fn every_window_is_violated(&self) -> bool {
         let facts = self.facts;
-        facts.violations >= 2 && facts.valued == 0 && facts.free_tier == facts.violations && facts.day && facts.minute
+        facts.violations >= 2
+            && facts.valued == 0
+            && facts.free_tier == facts.violations
+            && facts.day
+            && facts.minute
             && !self.text.has("limit: ")
     }
 
@@ -286,7 +303,9 @@ impl Case<'_> {
         let googles = self.text.has_any(&["deadline expired", "deadline exceeded", "deadline_exceeded"]);
         let is_timeout = matches!(self.code, 408 | 504 | 524);
         if !googles && !is_timeout {
-            let gateway = !self.facts.is_google && self.code >= 500 && self.text.has_any(&["litellm.timeout", "request timed out", "upstream request timeout", "apitimeouterror"]);
+            let gateway = !self.facts.is_google
+                && self.code >= 500
+                && self.text.has_any(&["litellm.timeout", "request timed out", "upstream request timeout", "apitimeouterror"]);
             return gateway.then(|| Verdict::of(Outcome::Deadline).with_charge(Charge::Maybe));
         }
         let verdict = Verdict::of(Outcome::Deadline);
@@ -297,12 +316,31 @@ impl Case<'_> {
 
     fn by_reason(&self) -> Option<Verdict> {
         let outcome = match self.reason() {
-            "API_KEY_INVALID" | "API_KEY_EXPIRED" | "ACCESS_TOKEN_EXPIRED" | "ACCESS_TOKEN_TYPE_UNSUPPORTED" | "CREDENTIALS_MISSING"
-            | "OVERLOADED_CREDENTIALS" | "JWT_TOKEN_INVALID" | "SESSION_COOKIE_INVALID" => Outcome::Auth,
-            "SERVICE_DISABLED" | "API_KEY_SERVICE_BLOCKED" | "API_KEY_HTTP_REFERRER_BLOCKED" | "API_KEY_IP_ADDRESS_BLOCKED"
-            | "API_KEY_ANDROID_APP_BLOCKED" | "API_KEY_IOS_APP_BLOCKED" | "USER_PROJECT_DENIED" | "CONSUMER_SUSPENDED" | "CONSUMER_INVALID"
-            | "SECURITY_POLICY_VIOLATED" | "ACCESS_TOKEN_SCOPE_INSUFFICIENT" | "ACCOUNT_STATE_INVALID" | "SERVICE_NOT_VISIBLE"
-            | "GCP_SUSPENDED" | "IAM_PERMISSION_DENIED" | "VALIDATION_REQUIRED" | "ORG_RESTRICTION_VIOLATION" => Outcome::Permission,
+            "API_KEY_INVALID"
+            | "API_KEY_EXPIRED"
+            | "ACCESS_TOKEN_EXPIRED"
+            | "ACCESS_TOKEN_TYPE_UNSUPPORTED"
+            | "CREDENTIALS_MISSING"
+            | "OVERLOADED_CREDENTIALS"
+            | "JWT_TOKEN_INVALID"
+            | "SESSION_COOKIE_INVALID" => Outcome::Auth,
+            "SERVICE_DISABLED"
+            | "API_KEY_SERVICE_BLOCKED"
+            | "API_KEY_HTTP_REFERRER_BLOCKED"
+            | "API_KEY_IP_ADDRESS_BLOCKED"
+            | "API_KEY_ANDROID_APP_BLOCKED"
+            | "API_KEY_IOS_APP_BLOCKED"
+            | "USER_PROJECT_DENIED"
+            | "CONSUMER_SUSPENDED"
+            | "CONSUMER_INVALID"
+            | "SECURITY_POLICY_VIOLATED"
+            | "ACCESS_TOKEN_SCOPE_INSUFFICIENT"
+            | "ACCOUNT_STATE_INVALID"
+            | "SERVICE_NOT_VISIBLE"
+            | "GCP_SUSPENDED"
+            | "IAM_PERMISSION_DENIED"
+            | "VALIDATION_REQUIRED"
+            | "ORG_RESTRICTION_VIOLATION" => Outcome::Permission,
             _ => return None,
         };
         Some(Verdict::of(outcome))
@@ -339,7 +377,14 @@ impl Case<'_> {
         {
             return Some(Verdict::of(Outcome::Auth));
         }
-        if self.code == 413 || text.has_any(&["payload size exceeds", "request entity too large", "payload too large", "request body too large"]) {
+        if self.code == 413
+            || text.has_any(&[
+                "payload size exceeds",
+                "request entity too large",
+                "payload too large",
+                "request body too large",
+            ])
+        {
             return Some(Verdict::of(Outcome::PayloadTooLarge));
         }
         if text.has("not allowed to use publisher model") {
@@ -347,13 +392,24 @@ impl Case<'_> {
             return Some(Verdict::of(Outcome::Permission).with_scope(Scope::Model).with_elsewhere(true));
         }
         if matches!(self.code, 0 | 400 | 403 | 500..)
-            && text.has_any(&["caller does not have permission", "project has been denied access", "has been suspended", "permission denied on", "permission_denied"])
+            && text.has_any(&[
+                "caller does not have permission",
+                "project has been denied access",
+                "has been suspended",
+                "permission denied on",
+                "permission_denied",
+            ])
         {
             return Some(Verdict::of(Outcome::Permission));
         }
         if matches!(self.code, 0 | 400 | 404 | 500..)
-            && (text.has_any(&["is not found for api version", "no longer available to new users", "unknown provider for model", "model_not_found", "listmodels"])
-                || (text.has("publisher model") && text.has("not found")))
+            && (text.has_any(&[
+                "is not found for api version",
+                "no longer available to new users",
+                "unknown provider for model",
+                "model_not_found",
+                "listmodels",
+            ]) || (text.has("publisher model") && text.has("not found")))
         {
             return Some(Verdict::of(Outcome::NotFound).with_elsewhere(true));
         }
@@ -383,14 +439,12 @@ impl Case<'_> {
             Outcome::RateLimitedDay
         } else if facts.minute {
             Outcome::RateLimitedMinute
-        } else if facts.violations == 0
-            && text.has_any(&["per day", "perday", "per_day", "per-day", "daily limit", "daily quota", "quota for the day", "requests/day"])
-        {
-            Outcome::RateLimitedDay
-        } else if long {
-            Outcome::RateLimitedDay
-        } else if reason == "QUOTA_EXHAUSTED" && !short {
+        } else if (facts.violations == 0
+            && text.has_any(&["per day", "perday", "per_day", "per-day", "daily limit", "daily quota", "quota for the day", "requests/day"]))
+            || long
             // gemini-cli gives the model up at this word; only a short hint beside it says that it passes.
+            || (reason == "QUOTA_EXHAUSTED" && !short)
+        {
             Outcome::RateLimitedDay
         } else if matches!(reason, "RATE_LIMIT_EXCEEDED" | "REQUEST_LIMIT_EXCEEDED")
             || (reason == "QUOTA_EXHAUSTED" && short)
@@ -448,19 +502,33 @@ impl Case<'_> {
     fn describe(&self, verdict: Verdict, http: Option<u16>) -> Verdict {
         let facts = self.facts;
         let outcome = verdict.outcome();
-        let mut detail = Detail::default();
-        detail.reason = verdict
-            .reason()
-            .map(str::to_owned)
-            .or_else(|| facts.quota.id.as_deref().or(facts.reason.as_deref()).or(facts.word.as_deref()).map(|reason| clip(redact(reason))));
+        let stated = || facts.quota.id.as_deref().or(facts.reason.as_deref()).or(facts.word.as_deref());
+        let reason = verdict.reason().map(str::to_owned).or_else(|| stated().map(|reason| clip(redact(reason))));
+        let mut detail = Detail { reason, ..Detail::default() };
+        // A gateway's own refusal may never have reached the service, whose quota it then did not touch.
+        let verdict = if !facts.is_google && verdict.quota() == QuotaCharge::Counted {
+            verdict.with_quota(QuotaCharge::Maybe)
+        } else {
+            verdict
+        };
         let message = facts.message.as_deref().unwrap_or_default();
         // A placeholder of a message is no message ("$grpcMessage", with the truth in DebugInfo alone).
-        let message = if message.is_empty() || message.starts_with('$') { facts.debug.as_deref().unwrap_or(message) } else { message };
+        let message =
+            if message.is_empty() || message.starts_with('$') { facts.debug.as_deref().unwrap_or(message) } else { message };
         if !message.is_empty() {
             detail.message = Some(clip(redact(message)));
         }
-        detail.inner_status = (self.code != 0 && http != Some(self.code)).then_some(self.code).filter(|_| http.is_some() || facts.code.is_some());
-        if matches!(outcome, Outcome::NotFound | Outcome::RateLimitedMinute | Outcome::RateLimitedDay | Outcome::RateLimited | Outcome::Permission | Outcome::BadRequest) {
+        detail.inner_status =
+            (self.code != 0 && http != Some(self.code)).then_some(self.code).filter(|_| http.is_some() || facts.code.is_some());
+        if matches!(
+            outcome,
+            Outcome::NotFound
+                | Outcome::RateLimitedMinute
+                | Outcome::RateLimitedDay
+                | Outcome::RateLimited
+                | Outcome::Permission
+                | Outcome::BadRequest
+        ) {
             detail.successor = successor(message).map(str::to_owned);
         }
         if facts.quota.is_stated() || facts.quota.value.is_some() {

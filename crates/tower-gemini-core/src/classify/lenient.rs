@@ -201,7 +201,10 @@ impl<'a> Reader<'a> {
     /// `error:` and `:error` of Elixir, `error` of JavaScript.
     fn bare_key(&mut self) {
         self.eat(":");
-        let end = self.rest().find(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '-' | '@' | '$' | '.'))).unwrap_or(self.rest().len());
+        let end = self
+            .rest()
+            .find(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '-' | '@' | '$' | '.')))
+            .unwrap_or(self.rest().len());
         let key = self.rest().get(..end).unwrap_or_default();
         self.at += end;
         self.quote(key);

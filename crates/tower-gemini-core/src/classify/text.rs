@@ -60,17 +60,15 @@ pub(super) fn says_limit_zero(text: &Lower) -> bool {
     text.after("limit:").any(|rest| {
         let rest = rest.trim_ascii_start();
         let Some(rest) = rest.strip_prefix(b"0") else { return false };
-        match rest {
-            [b'0'..=b'9', ..] | [b'.', b'0'..=b'9', ..] => false,
-            _ => true,
-        }
+        !matches!(rest, [b'0'..=b'9', ..] | [b'.', b'0'..=b'9', ..])
     })
 }
 
 /// Whether a thought signature is spoken of: `thought_signature`, `Thought signature`, `thoughtSignature`, with a hyphen too.
 pub(super) fn speaks_of_thought_signature(text: &Lower) -> bool {
     text.after("thought").any(|rest| {
-        let rest = rest.strip_prefix(b"_").or_else(|| rest.strip_prefix(b" ")).or_else(|| rest.strip_prefix(b"-")).unwrap_or(rest);
+        let rest =
+            rest.strip_prefix(b"_").or_else(|| rest.strip_prefix(b" ")).or_else(|| rest.strip_prefix(b"-")).unwrap_or(rest);
         rest.starts_with(b"signature")
     })
 }
@@ -114,7 +112,11 @@ pub(super) fn successor(text: &str) -> Option<&str> {
             let rest = rest.trim_start_matches(['`', '\'', '"', ' ']);
             let rest = rest.strip_prefix("the ").unwrap_or(rest).trim_start_matches(['`', '\'', '"']);
             // After "migrate to" a display name precedes the id, which stands in brackets close by.
-            let rest = if far { rest.find("models/").filter(|&at| at < 80).and_then(|at| rest.get(at..)).unwrap_or(rest) } else { rest };
+            let rest = if far {
+                rest.find("models/").filter(|&at| at < 80).and_then(|at| rest.get(at..)).unwrap_or(rest)
+            } else {
+                rest
+            };
             let id = rest.strip_prefix("publishers/google/").unwrap_or(rest);
             let (id, is_named) = match id.strip_prefix("models/") {
                 Some(id) => (id, true),
@@ -167,9 +169,21 @@ fn is_led_to_status(before: &[u8]) -> bool {
     }
     let before = before.strip_suffix(b":").or_else(|| before.strip_suffix(b"=")).unwrap_or(before).trim_ascii_end();
     let before = before.strip_suffix(b"\"").or_else(|| before.strip_suffix(b"'")).unwrap_or(before);
-    const LEADS: &[&[u8]] =
-        &[b"status", b"code", b"error", b"http", b"statuscode", b"resourceexhausted", b"serviceunavailable", b"failedprecondition",
-          b"invalidargument", b"deadlineexceeded", b"internalservererror", b"http/1.1", b"http/2"];
+    const LEADS: &[&[u8]] = &[
+        b"status",
+        b"code",
+        b"error",
+        b"http",
+        b"statuscode",
+        b"resourceexhausted",
+        b"serviceunavailable",
+        b"failedprecondition",
+        b"invalidargument",
+        b"deadlineexceeded",
+        b"internalservererror",
+        b"http/1.1",
+        b"http/2",
+    ];
     LEADS.iter().any(|lead| before.len() >= lead.len() && before[before.len() - lead.len()..].eq_ignore_ascii_case(lead))
 }
 
@@ -194,11 +208,15 @@ fn is_status_phrase(code: u16, after: &[u8]) -> bool {
         400 => "failed_precondition",
         413 => "request entity too large",
         504 => "gateway time-out",
-        400..=599 => "post ",
         _ => "\0",
     };
     let starts = |word: &str| after.len() >= word.len() && after[..word.len()].eq_ignore_ascii_case(word.as_bytes());
-    phrase.is_some_and(starts) || starts(google) || starts(also) || starts("post http") || starts("client error") || starts("server error")
+    phrase.is_some_and(starts)
+        || starts(google)
+        || starts(also)
+        || starts("post http")
+        || starts("client error")
+        || starts("server error")
 }
 
 /// A status by name: Google's canonical words, and the exception classes that LiteLLM and Google's SDKs put in front.
@@ -329,7 +347,10 @@ mod tests {
     fn successors_are_read_from_advice_only() {
         let text = "This model models/old-1 is no longer available to new users. Please update your code to use models/new-2.0-image. We";
         assert_eq!(successor(text), Some("new-2.0-image"));
-        assert_eq!(successor("Please migrate to Gemini 9 Pro (models/gemini-9-pro-preview-03-25) for higher"), Some("gemini-9-pro-preview-03-25"));
+        assert_eq!(
+            successor("Please migrate to Gemini 9 Pro (models/gemini-9-pro-preview-03-25) for higher"),
+            Some("gemini-9-pro-preview-03-25")
+        );
         assert_eq!(successor("models/x is not found for API version v1beta"), None);
         assert_eq!(successor("Please use `gemini-3-pro-image` instead"), Some("gemini-3-pro-image"));
     }

@@ -28,17 +28,27 @@ pub(super) fn hint(facts: &Facts<'_>, text: &Lower, headers: &HeaderMap) -> Opti
     }
     let from = |span: Option<Duration>, source| span.map(|span| WaitHint::new(span, source));
     let text_source = if facts.is_page { WaitSource::Page } else { WaitSource::Message };
+    // A RetryInfo in text that could not be parsed is still one.
+    if let Some(delay) = first_span(text, &["retrydelay\": \"", "retrydelay\":\"", "retrydelay': '"]) {
+        return Some(WaitHint::new(delay, WaitSource::RetryInfo));
+    }
     // A page's text comes last, a message's second.
     let message = from(said(), text_source);
     message
         .filter(|_| !facts.is_page)
         .or_else(|| from(facts.reset_delay, WaitSource::QuotaResetDelay))
-        .or_else(|| from(first_span(text, &["reset after ", "resets after ", "reset in ", "resets in "]), WaitSource::ResetText))
+        .or_else(|| {
+            from(first_span(text, &["reset after ", "resets after ", "reset in ", "resets in "]), WaitSource::ResetText)
+        })
         .or_else(|| from(header(headers), WaitSource::RetryAfter))
         .or(message)
 }
 
 fn first_span(text: &Lower, leads: &[&'static str]) -> Option<Duration> {
+    // Most messages without a hint hold no digit at all: one look saves a search for each lead.
+    if !text.bytes().iter().any(u8::is_ascii_digit) {
+        return None;
+    }
     leads.iter().find_map(|lead| text.after(lead).find_map(span))
 }
 
@@ -60,7 +70,8 @@ pub(super) fn span(text: &[u8]) -> Option<Duration> {
             b"d" | b"day" | b"days" => 86_400_000_000_000,
             _ => break,
         };
-        let nanos = u128::from(whole).checked_mul(unit_nanos)?.checked_add((u128::from(nanos) * unit_nanos).div_ceil(1_000_000_000))?;
+        let nanos =
+            u128::from(whole).checked_mul(unit_nanos)?.checked_add((u128::from(nanos) * unit_nanos).div_ceil(1_000_000_000))?;
         let part = Duration::new(u64::try_from(nanos / 1_000_000_000).ok()?, u32::try_from(nanos % 1_000_000_000).ok()?);
         total = Some(total.unwrap_or_default().checked_add(part)?);
         rest = tail.trim_ascii_start();
