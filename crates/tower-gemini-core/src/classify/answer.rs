@@ -88,7 +88,8 @@ fn without_image(call: &Call, answer: &Answer, finish: Option<&str>, meaning: Op
         return Verdict::of(Outcome::Answered);
     }
     if answer.has_candidates {
-        if !answer.said_end && !(answer.text.is_empty() && call.wants_image) {
+        let is_empty = answer.text.is_empty() && call.wants_image;
+        if !(answer.said_end || is_empty) {
             return Verdict::of(Outcome::StreamError).with_reason("no finish reason");
         }
         return Verdict::of(if call.wants_image { Outcome::NoImage } else { Outcome::Answered });

@@ -192,7 +192,9 @@ impl Reader {
 
     fn candidate(&mut self, candidate: &Value) {
         let answer = &mut self.answer;
-        let native = word_in(candidate, &["native_finish_reason"]);
+        // Gateways that translate the reason keep Google's own beside it (OpenRouter; LiteLLM within its own member).
+        let own = candidate.get("provider_specific_fields").and_then(|fields| word_in(fields, &["native_finish_reason"]));
+        let native = own.or_else(|| word_in(candidate, &["native_finish_reason"]));
         if let Some(reason) = native.or_else(|| word_in(candidate, &["finishReason", "finish_reason"])) {
             answer.finish_reason = Some(reason);
         }

@@ -24,7 +24,7 @@ use super::text::{Lower, says_limit_zero, speaks_of_thought_signature, stated_st
 use super::wait;
 use crate::call::Call;
 use crate::redact::redact;
-use crate::verdict::{Charge, Detail, Outcome, Scope, Verdict, WaitHint, WaitSource};
+use crate::verdict::{Charge, Detail, Outcome, QuotaCharge, Scope, Verdict, WaitHint, WaitSource};
 
 /// The rolling window of the spend-based limit: "rolling 10 minutes" (Google's rate-limit page, 2026).
 const SPEND_WINDOW: Duration = Duration::from_secs(600);
@@ -439,6 +439,7 @@ impl Case<'_> {
             Outcome::RateLimitedDay
         } else if facts.minute {
             Outcome::RateLimitedMinute
+<<<<<<< HEAD
         } else if facts.violations == 0
             && text.has_any(&[
                 "per day",
@@ -455,7 +456,14 @@ impl Case<'_> {
         } else if long {
             Outcome::RateLimitedDay
         } else if reason == "QUOTA_EXHAUSTED" && !short {
+=======
+        } else if (facts.violations == 0
+            && text.has_any(&["per day", "perday", "per_day", "per-day", "daily limit", "daily quota", "quota for the day", "requests/day"]))
+            || long
+>>>>>>> w-classify
             // gemini-cli gives the model up at this word; only a short hint beside it says that it passes.
+            || (reason == "QUOTA_EXHAUSTED" && !short)
+        {
             Outcome::RateLimitedDay
         } else if matches!(reason, "RATE_LIMIT_EXCEEDED" | "REQUEST_LIMIT_EXCEEDED")
             || (reason == "QUOTA_EXHAUSTED" && short)
@@ -513,10 +521,22 @@ impl Case<'_> {
     fn describe(&self, verdict: Verdict, http: Option<u16>) -> Verdict {
         let facts = self.facts;
         let outcome = verdict.outcome();
+<<<<<<< HEAD
         let mut detail = Detail::default();
         detail.reason = verdict.reason().map(str::to_owned).or_else(|| {
             facts.quota.id.as_deref().or(facts.reason.as_deref()).or(facts.word.as_deref()).map(|reason| clip(redact(reason)))
         });
+=======
+        let stated = || facts.quota.id.as_deref().or(facts.reason.as_deref()).or(facts.word.as_deref());
+        let reason = verdict.reason().map(str::to_owned).or_else(|| stated().map(|reason| clip(redact(reason))));
+        let mut detail = Detail { reason, ..Detail::default() };
+        // A gateway's own refusal may never have reached the service, whose quota it then did not touch.
+        let verdict = if !facts.is_google && verdict.quota() == QuotaCharge::Counted {
+            verdict.with_quota(QuotaCharge::Maybe)
+        } else {
+            verdict
+        };
+>>>>>>> w-classify
         let message = facts.message.as_deref().unwrap_or_default();
         // A placeholder of a message is no message ("$grpcMessage", with the truth in DebugInfo alone).
         let message =

@@ -35,12 +35,11 @@ fn read_text(text: &str, depth: u8) -> Facts<'_> {
                 unfold(&mut facts, depth);
                 // An answer's chunk may be followed by the error that ended the stream.
                 let rest = text.get(end..).unwrap_or_default();
-                if !facts.states_error() && !rest.trim_ascii().is_empty() {
-                    if let Some(later) = embedded(rest, depth)
-                        && later.states_error()
-                    {
-                        facts.absorb(later);
-                    }
+                if !facts.states_error()
+                    && let Some(later) = embedded(rest, depth)
+                    && later.states_error()
+                {
+                    facts.absorb(later);
                 }
                 if facts.is_telling() {
                     return facts;
@@ -115,21 +114,39 @@ fn embedded(text: &str, depth: u8) -> Option<Facts<'static>> {
         return None;
     }
     let mut answer: Option<Facts<'static>> = None;
+    let mut astray: Option<Facts<'static>> = None;
     let mut at = 0;
     for _ in 0..MAX_STARTS {
         let Some(start) = next_start(text, at) else { break };
         let Some(json) = text.get(start..) else { break };
         let mut end = 1;
+        let mut is_broken = false;
         let found = match Facts::read(json) {
             Ok((mut facts, taken)) => {
                 end = taken.max(1);
                 unfold(&mut facts, depth + 1);
                 Some(facts.into_owned())
             }
-            Err(_) => read_broken(json, depth),
+            Err(_) => {
+                is_broken = true;
+                read_broken(json, depth)
+            }
         };
         if let Some(mut facts) = found {
             if facts.states_error() {
+                // A repair can go astray (inner quotes that lost their backslashes): an inner start may be read better.
+                if is_broken && has_lost_details(&facts, json) {
+                    match &mut astray {
+                        Some(outer) => outer.absorb(facts),
+                        None => astray = Some(facts),
+                    }
+                    at = start + 1;
+                    continue;
+                }
+                if let Some(mut outer) = astray.take() {
+                    outer.absorb(facts);
+                    return Some(outer);
+                }
                 if facts.message.is_none() && facts.code.is_none() && facts.status.is_none() {
                     // A torn-out list of details: the text in front of it says the rest.
                     facts.code = text.get(..start).and_then(stated_status);
@@ -145,7 +162,15 @@ fn embedded(text: &str, depth: u8) -> Option<Facts<'static>> {
         }
         at = start + end;
     }
-    answer
+    astray.or(answer)
+}
+
+/// Whether the text has details that the repair did not find.
+fn has_lost_details(facts: &Facts<'_>, json: &str) -> bool {
+    let has = |word: &str| memchr::memmem::find(json.as_bytes(), word.as_bytes()).is_some();
+    (facts.code.is_none() && facts.status.is_none() && facts.reason.is_none() && facts.violations == 0)
+        || (facts.violations == 0 && (has("quotaId") || has("quotaMetric")))
+        || (facts.retry_delay.is_none() && facts.violations == 0 && has("retryDelay"))
 }
 
 /// Where JSON may start: at `{`, or at the `[` right before one.
@@ -175,7 +200,8 @@ fn read_broken(json: &str, depth: u8) -> Option<Facts<'static>> {
 fn unescape(json: &str) -> Option<String> {
     let inside = json.trim_start_matches(['{', '[']);
     let inside = inside.trim_start_matches("\\n").trim_ascii_start();
-    if !inside.starts_with("\\\"") {
+    let is_spelled_out = json.get(1..).is_some_and(|rest| rest.starts_with("\\n"));
+    if !inside.starts_with("\\\"") && !is_spelled_out {
         return None;
     }
     let mut out = String::with_capacity(json.len());

@@ -60,10 +60,7 @@ pub(super) fn says_limit_zero(text: &Lower) -> bool {
     text.after("limit:").any(|rest| {
         let rest = rest.trim_ascii_start();
         let Some(rest) = rest.strip_prefix(b"0") else { return false };
-        match rest {
-            [b'0'..=b'9', ..] | [b'.', b'0'..=b'9', ..] => false,
-            _ => true,
-        }
+        !matches!(rest, [b'0'..=b'9', ..] | [b'.', b'0'..=b'9', ..])
     })
 }
 
@@ -211,7 +208,6 @@ fn is_status_phrase(code: u16, after: &[u8]) -> bool {
         400 => "failed_precondition",
         413 => "request entity too large",
         504 => "gateway time-out",
-        400..=599 => "post ",
         _ => "\0",
     };
     let starts = |word: &str| after.len() >= word.len() && after[..word.len()].eq_ignore_ascii_case(word.as_bytes());

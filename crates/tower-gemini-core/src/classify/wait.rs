@@ -28,6 +28,10 @@ pub(super) fn hint(facts: &Facts<'_>, text: &Lower, headers: &HeaderMap) -> Opti
     }
     let from = |span: Option<Duration>, source| span.map(|span| WaitHint::new(span, source));
     let text_source = if facts.is_page { WaitSource::Page } else { WaitSource::Message };
+    // A RetryInfo in text that could not be parsed is still one.
+    if let Some(delay) = first_span(text, &["retrydelay\": \"", "retrydelay\":\"", "retrydelay': '"]) {
+        return Some(WaitHint::new(delay, WaitSource::RetryInfo));
+    }
     // A page's text comes last, a message's second.
     let message = from(said(), text_source);
     message
@@ -41,6 +45,10 @@ pub(super) fn hint(facts: &Facts<'_>, text: &Lower, headers: &HeaderMap) -> Opti
 }
 
 fn first_span(text: &Lower, leads: &[&'static str]) -> Option<Duration> {
+    // Most messages without a hint hold no digit at all: one look saves a search for each lead.
+    if !text.bytes().iter().any(u8::is_ascii_digit) {
+        return None;
+    }
     leads.iter().find_map(|lead| text.after(lead).find_map(span))
 }
 
