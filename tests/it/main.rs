@@ -2,11 +2,11 @@
 //!
 //! `PROPTEST_CASES` raises the number of cases of every property; none runs fewer than 1,000.
 
-// mod cancel;
-// mod compile_fail;
-// mod extract;
+mod cancel;
+mod compile_fail;
+mod extract;
 mod harness;
 mod invariants;
-// mod ready;
-// mod secrets;
-// mod timeouts;
+mod ready;
+mod secrets;
+mod timeouts;
