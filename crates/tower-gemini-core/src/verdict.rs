@@ -448,6 +448,26 @@ impl Verdict {
         Self::of(Outcome::Image)
     }
 
+    /// The head says success to a call that asks for no image, and more follows than was peeked.
+    #[must_use]
+    pub fn answering() -> Self {
+        Self::of(Outcome::Answered)
+    }
+
+    /// A whole answer broke off after its head had promised success: the model had run to its end, so it was paid for.
+    #[must_use]
+    pub fn interrupted_delivery() -> Self {
+        Self::of(Outcome::Interrupted).with_charge(Charge::Charged).with_quota(QuotaCharge::Counted)
+    }
+
+    /// A stream broke off with an error after content had been released. What Google bills for it is not known.
+    #[must_use]
+    pub fn broken_stream(inner: &Self) -> Self {
+        let mut verdict = Self::of(Outcome::StreamError);
+        verdict.detail.clone_from(&inner.detail);
+        verdict
+    }
+
     /// What the attempt ended in.
     #[must_use]
     pub fn outcome(&self) -> Outcome {

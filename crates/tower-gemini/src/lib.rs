@@ -1,1 +1,30 @@
-//! layers
+//! Tower layers that make calls to Gemini's image models dependable, and never pay twice.
+//!
+//! | layer | what it does |
+//! | --- | --- |
+//! | [`CollectRequest`] | holds the request's body, so that it can be sent again, and reads the [`Call`](core::call::Call) |
+//! | [`FinalImageExtract`] | gives the final image, or the same JSON without the drafts |
+//! | [`JitteredRetry`] | sends again what was surely not paid for, when that may help |
+//! | [`AttemptTimeout`] | ends an attempt in time, and lets the server give up first |
+//! | [`ClassifyGeminiError`] | reads what an answer means from its body, not from its status |
+//!
+//! That is the order of the stack too, from your code down to the client. [`GeminiStack`] is that order, ready made.
+
+pub use tower_gemini_core as core;
+
+pub mod attempt_timeout;
+pub mod classify_gemini_error;
+pub mod collect_request;
+pub mod final_image_extract;
+pub mod jittered_retry;
+mod judged;
+mod ready;
+pub mod stack;
+
+pub use attempt_timeout::{AttemptTimeout, AttemptTimeoutLayer};
+pub use classify_gemini_error::{ClassifyGeminiError, ClassifyGeminiErrorLayer};
+pub use collect_request::{CollectRequest, CollectRequestLayer};
+pub use final_image_extract::{FinalImage, FinalImageExtract, FinalImageExtractLayer};
+pub use jittered_retry::{JitteredRetry, JitteredRetryLayer};
+pub use judged::{JudgedResponse, JudgedService, ReplayRequest};
+pub use stack::GeminiStack;

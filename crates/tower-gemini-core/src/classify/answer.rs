@@ -33,7 +33,8 @@ pub(super) fn judge_answer(call: &Call, answer: &Answer) -> Verdict {
             let word = finish.unwrap_or_default();
             return describe(finish::verdict(call, Finish::Blocked, &word).with_charge(Charge::Charged), answer, call);
         }
-        if answer.said_end {
+        // Sketches and no word of an end: it stopped on the way to the image, however cleanly its JSON is closed.
+        if answer.said_end && !(only_drafts && finish.is_none()) {
             return Verdict::of(Outcome::Image);
         }
         return Verdict::of(Outcome::StreamError).with_charge(Charge::Charged).with_reason("no finish reason");

@@ -1,0 +1,373 @@
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use http::Response;
+use http_body::{Body, Frame, SizeHint};
+
+use super::peek::Decided;
+use crate::call::{Call, Framing};
+use crate::classify::{classify, classify_answer};
+use crate::context::CallContext;
+use crate::error::{BoxError, Error};
+use crate::scan::{Answer, ScanError, Scanner, Usage};
+use crate::verdict::Verdict;
+
+/// What must live to the end of a body, and may end it.
+///
+/// A layer attaches one with [`JudgedBody::guard`]: a permit, a reservation, a timer, the ledger's last entry. It is dropped with
+/// the body.
+pub trait BodyGuard: Send + Sync {
+    /// Asked whenever upstream has nothing to give. `Ready` ends the body with that error, whose verdict the body corrects by what
+    /// it has seen. The default never does.
+    fn poll_stop(&mut self, _cx: &mut Context<'_>) -> Poll<Error> {
+        Poll::Pending
+    }
+
+    /// A chunk of this many bytes came from upstream.
+    fn on_chunk(&mut self, _bytes: usize) {}
+
+    /// The body ended. Called once: when it was read to its end, when it failed, or when it was dropped before either.
+    fn on_end(&mut self, _end: &BodyEnd<'_>) {}
+}
+
+/// How a body ended, and what its answer means now that all of it (or all that will be) is known.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct BodyEnd<'a> {
+    /// How it ended.
+    pub how: Ended,
+    /// The final verdict.
+    pub verdict: &'a Verdict,
+    /// What the answer says it used.
+    pub usage: Option<&'a Usage>,
+}
+
+/// How a body ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Read to its end.
+    Complete,
+    /// With an error.
+    Failed,
+    /// Dropped before its end.
+    Dropped,
+}
+
+/// An answer's body with its verdict beside it.
+///
+/// It yields the upstream's bytes unchanged. Where the answer turns out to be broken (an error in mid-stream, an end without a
+/// finish reason, JSON that stops short) it ends with a typed [`Error`], never cleanly. Only `ClassifyGeminiError` makes one.
+pub struct JudgedBody<B> {
+    held: std::vec::IntoIter<Bytes>,
+    /// `None` once it ended.
+    rest: Option<B>,
+    /// An error met while an error body was peeked: it comes after what was held.
+    failed: Option<Error>,
+    call: Arc<Call>,
+    context: CallContext,
+    state: State,
+}
+
+/// Apart from the body, so that dropping it tells the guards without a `Drop` on the body itself.
+struct State {
+    verdict: Verdict,
+    usage: Option<Usage>,
+    watch: Option<Watch>,
+    guards: Vec<Box<dyn BodyGuard>>,
+    ended: bool,
+}
+
+/// What reads along: facts only, or, for whoever takes the image out, the image too.
+struct Watch {
+    scanner: Scanner,
+    broken: Option<ScanError>,
+}
+
+impl<B> JudgedBody<B>
+where
+    B: Body<Error: Into<BoxError>> + Unpin,
+{
+    /// A body whose beginning was peeked. `rest` is `None` where it ended within the peek.
+    #[must_use]
+    pub fn new(decided: Decided, rest: Option<B>, call: Arc<Call>, context: CallContext) -> Self {
+        let Decided { verdict, held, usage, watch } = decided;
+        let watch = if rest.is_some() { watch.map(|scanner| Watch { scanner, broken: None }) } else { None };
+        let state = State { verdict, usage, watch, guards: Vec::new(), ended: false };
+        Self { held: held.into_iter(), rest, failed: None, call, context, state }
+    }
+
+    /// A body whose upstream failed while it was peeked: what came, and then the error.
+    #[must_use]
+    pub fn failed(decided: Decided, error: Error, call: Arc<Call>, context: CallContext) -> Self {
+        let mut body = Self::new(decided, None, call, context);
+        body.failed = Some(error);
+        body
+    }
+}
+
+impl<B> JudgedBody<B> {
+    /// What the answer means, as far as is known: of a long answer the beginning, until its end has been read.
+    #[must_use]
+    pub fn verdict(&self) -> &Verdict {
+        &self.state.verdict
+    }
+
+    /// Whether upstream may still send something: `false` for an answer that ended within its peek.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.rest.is_some()
+    }
+
+    /// What the answer is to.
+    #[must_use]
+    pub fn call(&self) -> &Arc<Call> {
+        &self.call
+    }
+
+    /// What the call carries.
+    #[must_use]
+    pub fn context(&self) -> &CallContext {
+        &self.context
+    }
+
+    /// Lets `guard` live as long as the body.
+    pub fn guard(&mut self, guard: Box<dyn BodyGuard>) {
+        self.state.guards.push(guard);
+    }
+
+    /// What the answer says it used, once that is known.
+    #[must_use]
+    pub fn usage(&self) -> Option<&Usage> {
+        self.state.usage.as_ref()
+    }
+
+    /// Reads the answer with `scanner` from its first byte on, in place of the one that only judges. Take the result with
+    /// [`finish_scan`](Self::finish_scan) when the body has ended.
+    ///
+    /// To be called before the first read: what has been read already is not seen by the new scanner.
+    pub fn scan_with(&mut self, mut scanner: Scanner) {
+        let mut broken = None;
+        for chunk in self.held.as_slice() {
+            if let Err(error) = scanner.feed(chunk) {
+                broken = Some(error);
+                break;
+            }
+        }
+        self.state.watch = Some(Watch { scanner, broken });
+    }
+
+    /// The scanner set with [`scan_with`](Self::scan_with), while the body is being read.
+    pub fn scanner_mut(&mut self) -> Option<&mut Scanner> {
+        self.state.watch.as_mut().map(|watch| &mut watch.scanner)
+    }
+}
+
+impl State {
+    /// Everything has come. Judges what passed; an answer that is not whole gives the error that must end the body.
+    fn finish(&mut self, call: &Call) -> Result<Option<Answer>, Error> {
+        let Some(Watch { scanner, broken }) = self.watch.take() else {
+            return Ok(None);
+        };
+        let scanned = match broken {
+            Some(error) => Err(error),
+            None => scanner.finish().map_err(|failure| failure.error),
+        };
+        match scanned {
+            Ok(answer) => {
+                self.usage.clone_from(&answer.usage);
+                if let Some(error) = &answer.error {
+                    // After content was released a stream's charge is unknown, whatever the error itself would have cost.
+                    let inner = classify(call, http::StatusCode::OK, &http::HeaderMap::new(), error);
+                    self.verdict = Verdict::broken_stream(&inner);
+                    return Err(Error::mid_stream(self.verdict.clone()));
+                }
+                if !answer.said_end && call.framing != Framing::Whole {
+                    self.verdict = Verdict::interrupted();
+                    return Err(Error::truncated(self.verdict.clone()));
+                }
+                self.verdict = classify_answer(call, &answer);
+                Ok(Some(answer))
+            }
+            Err(error) if error.is_truncated() => {
+                self.verdict = self.cut_off(call);
+                Err(Error::truncated(self.verdict.clone()))
+            }
+            Err(error) => {
+                self.verdict = self.cut_off(call);
+                Err(Error::corrupt(error.to_string(), self.verdict.clone()))
+            }
+        }
+    }
+
+    /// The verdict of an answer that broke off after its head was released. A whole answer is sent when the model has run to its
+    /// end, so it was paid for; how Google bills a stream that broke off is not known; an error stays what it was.
+    fn cut_off(&self, call: &Call) -> Verdict {
+        match (self.verdict.outcome().is_success(), call.framing) {
+            (true, Framing::Whole) => Verdict::interrupted_delivery(),
+            (true, _) => Verdict::interrupted(),
+            (false, _) => self.verdict.clone(),
+        }
+    }
+
+    fn end(&mut self, how: Ended) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let end = BodyEnd { how, verdict: &self.verdict, usage: self.usage.as_ref() };
+        for guard in &mut self.guards {
+            guard.on_end(&end);
+        }
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.end(Ended::Dropped);
+    }
+}
+
+impl<B> JudgedBody<B>
+where
+    B: Body<Error: Into<BoxError>> + Unpin,
+{
+    fn fail(&mut self, error: Error) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        self.rest = None;
+        self.held = Vec::new().into_iter();
+        self.state.watch = None;
+        self.state.verdict = error.verdict().clone();
+        self.state.end(Ended::Failed);
+        Poll::Ready(Some(Err(error)))
+    }
+
+    /// Reads the next chunk. `Ok(None)` at the end, where `answer` receives what the scanner found.
+    ///
+    /// The body's own `poll_frame` is this without the answer.
+    pub fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        answer: &mut Option<Answer>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if self.state.ended {
+            return Poll::Ready(None);
+        }
+        if let Some(chunk) = self.held.next() {
+            return Poll::Ready(Some(Ok(Frame::data(chunk))));
+        }
+        if let Some(error) = self.failed.take() {
+            return self.fail(error);
+        }
+        let Some(rest) = &mut self.rest else {
+            return self.finished(answer);
+        };
+        let Poll::Ready(frame) = Pin::new(rest).poll_frame(cx) else {
+            // What is there comes before anybody's impatience.
+            for guard in &mut self.state.guards {
+                if let Poll::Ready(error) = guard.poll_stop(cx) {
+                    let verdict = self.state.cut_off(&self.call);
+                    return self.fail(error.with_verdict(verdict));
+                }
+            }
+            return Poll::Pending;
+        };
+        match frame {
+            Some(Ok(frame)) => Poll::Ready(Some(Ok(match frame.into_data() {
+                Ok(mut data) => {
+                    let data = data.copy_to_bytes(data.remaining());
+                    for guard in &mut self.state.guards {
+                        guard.on_chunk(data.len());
+                    }
+                    if let Some(watch) = &mut self.state.watch {
+                        if watch.broken.is_none() {
+                            watch.broken = watch.scanner.feed(&data).err();
+                        }
+                    }
+                    Frame::data(data)
+                }
+                Err(frame) => match frame.into_trailers() {
+                    Ok(trailers) => Frame::trailers(trailers),
+                    // Data and trailers are all the frames there are.
+                    Err(_) => return self.finished(answer),
+                },
+            }))),
+            Some(Err(error)) => {
+                let verdict = self.state.cut_off(&self.call);
+                self.fail(Error::transport(error.into(), verdict))
+            }
+            None => {
+                self.rest = None;
+                self.finished(answer)
+            }
+        }
+    }
+
+    fn finished(&mut self, answer: &mut Option<Answer>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match self.state.finish(&self.call) {
+            Ok(found) => {
+                *answer = found;
+                self.state.end(Ended::Complete);
+                Poll::Ready(None)
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+}
+
+impl<B> Body for JudgedBody<B>
+where
+    B: Body<Error: Into<BoxError>> + Unpin,
+{
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        self.get_mut().poll_answer(cx, &mut None)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        // Guards and the scanner want to see the end, so a body says that it has ended only after it has.
+        self.state.ended
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let held: u64 = self.held.as_slice().iter().map(|chunk| chunk.len() as u64).sum();
+        if self.failed.is_some() {
+            return SizeHint::default();
+        }
+        let Some(rest) = &self.rest else {
+            return SizeHint::with_exact(held);
+        };
+        let rest = rest.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(held.saturating_add(rest.lower()));
+        if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(held)) {
+            hint.set_upper(upper);
+        }
+        hint
+    }
+}
+
+impl<B> fmt::Debug for JudgedBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let held: usize = self.held.as_slice().iter().map(Bytes::len).sum();
+        f.debug_struct("JudgedBody")
+            .field("verdict", &self.state.verdict)
+            .field("held_bytes", &held)
+            .field("open", &self.rest.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The verdict of what a judged service gave: of its answer or of its error.
+impl Verdict {
+    /// The one question that retry and fallback ask of answers and errors alike.
+    #[must_use]
+    pub fn of_result<B>(result: &Result<Response<JudgedBody<B>>, Error>) -> &Self {
+        match result {
+            Ok(response) => response.body().verdict(),
+            Err(error) => error.verdict(),
+        }
+    }
+}

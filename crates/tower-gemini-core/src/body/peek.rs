@@ -1,0 +1,148 @@
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::response::Parts;
+use http::{HeaderMap, StatusCode};
+
+use crate::call::{Call, Dialect};
+use crate::classify::{classify, classify_answer};
+use crate::scan::{Scanner, Usage};
+use crate::verdict::Verdict;
+
+/// How much of an answer is read before its head is released.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeekLimits {
+    /// Of a 2xx. Refusals, empty answers and errors in a 200 are all far smaller; what is longer is on its way to be an image.
+    /// Default 64 KiB.
+    pub answer_bytes: usize,
+    /// Of anything else. Error bodies are small; reading them to the end lets the client use the connection again.
+    /// Default 256 KiB, four times the largest error page known to us.
+    pub error_bytes: usize,
+}
+
+impl Default for PeekLimits {
+    fn default() -> Self {
+        Self { answer_bytes: 64 * 1024, error_bytes: 256 * 1024 }
+    }
+}
+
+/// Reads the beginning of an answer until its verdict is known.
+///
+/// The layer pushes chunks for as long as [`wants_more`](Self::wants_more) and then calls [`decide`](Self::decide). Nothing here
+/// waits or reads a clock.
+#[derive(Debug)]
+pub struct Peek {
+    call: Arc<Call>,
+    status: StatusCode,
+    held: Vec<Bytes>,
+    held_bytes: usize,
+    bound: usize,
+    /// Only for streams: tells when the first event with content has come.
+    stream: Option<Scanner>,
+    opaque: bool,
+}
+
+/// What is known of an answer when its head is released.
+#[derive(Debug)]
+pub struct Decided {
+    pub(crate) verdict: Verdict,
+    pub(crate) held: Vec<Bytes>,
+    pub(crate) usage: Option<Usage>,
+    /// Judges what is still to come; `None` where nothing is, or nothing can be read from it.
+    pub(crate) watch: Option<Scanner>,
+}
+
+impl Decided {
+    /// What the answer means, as far as it is known.
+    #[must_use]
+    pub fn verdict(&self) -> &Verdict {
+        &self.verdict
+    }
+}
+
+impl Peek {
+    /// A peek at the answer to `call` whose head has just come.
+    #[must_use]
+    pub fn new(call: Arc<Call>, head: &Parts, limits: PeekLimits) -> Self {
+        let success = head.status.is_success();
+        // A compressed body cannot be judged by its bytes, and an unknown path's answer is none of ours: the status must do.
+        let encoded = head.headers.get(http::header::CONTENT_ENCODING).is_some_and(|value| value != "identity");
+        let opaque = encoded || (success && call.dialect == Dialect::Unrecognised);
+        let bound = match (success, opaque) {
+            (true, true) => 0,
+            (true, false) => limits.answer_bytes,
+            (false, _) => limits.error_bytes,
+        };
+        let stream = (success && !opaque && call.is_streaming()).then(|| Scanner::judging(call.framing));
+        Self { call, status: head.status, held: Vec::new(), held_bytes: 0, bound, stream, opaque }
+    }
+
+    /// Whether the verdict still depends on bytes to come.
+    #[must_use]
+    pub fn wants_more(&self) -> bool {
+        self.held_bytes < self.bound && !self.stream.as_ref().is_some_and(Scanner::has_content)
+    }
+
+    /// Takes the next chunk of the body.
+    pub fn push(&mut self, chunk: Bytes) {
+        self.held_bytes = self.held_bytes.saturating_add(chunk.len());
+        if let Some(scanner) = &mut self.stream {
+            // A fault in it will be met again, and reported, when the body is read to its end.
+            let _ = scanner.feed(&chunk);
+        }
+        self.held.push(chunk);
+    }
+
+    /// The verdict. `ended` says that the body ended within what was pushed.
+    #[must_use]
+    pub fn decide(self, headers: &HeaderMap, ended: bool) -> Decided {
+        let Self { call, status, held, stream, opaque, .. } = self;
+        if opaque {
+            // Without a body `classify` falls back to the status.
+            let verdict = classify(&call, status, headers, b"");
+            return Decided { verdict, held, usage: None, watch: None };
+        }
+        if !status.is_success() {
+            let verdict = classify(&call, status, headers, &joined(&held));
+            return Decided { verdict, held, usage: None, watch: None };
+        }
+        if !ended {
+            let watch = stream.or_else(|| {
+                let mut scanner = Scanner::judging(call.framing);
+                for chunk in &held {
+                    let _ = scanner.feed(chunk);
+                }
+                Some(scanner)
+            });
+            // An image on its way, paid for; or a call that asks for none, whose answer is as final.
+            let verdict = if call.wants_image { Verdict::delivering() } else { Verdict::answering() };
+            return Decided { verdict, held, usage: None, watch };
+        }
+        let mut scanner = Scanner::judging(call.framing);
+        let scanned = held
+            .iter()
+            .try_for_each(|chunk| scanner.feed(chunk))
+            .and_then(|()| scanner.finish().map_err(|failure| failure.error));
+        match scanned {
+            Ok(answer) if answer.error.is_none() => {
+                Decided { verdict: classify_answer(&call, &answer), held, usage: answer.usage, watch: None }
+            }
+            // Errors inside a 200, broken answers, texts that are no JSON: the classifier reads them whole.
+            _ => Decided { verdict: classify(&call, status, headers, &joined(&held)), held, usage: None, watch: None },
+        }
+    }
+}
+
+fn joined(chunks: &[Bytes]) -> Bytes {
+    match chunks {
+        [] => Bytes::new(),
+        [one] => one.clone(),
+        many => {
+            let mut all = BytesMut::with_capacity(many.iter().map(Bytes::len).sum());
+            for chunk in many {
+                all.extend_from_slice(chunk);
+            }
+            all.freeze()
+        }
+    }
+}

@@ -1,0 +1,331 @@
+use std::any::Any;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, Request};
+use http_body::{Body, Frame, SizeHint};
+
+use crate::call::Call;
+use crate::context::CallContext;
+use crate::error::{BoxError, Error};
+use crate::verdict::ResendPermit;
+
+/// A request's body, kept so that it can be sent again, with the [`Call`] it belongs to and that call's [`CallContext`].
+///
+/// It cannot be cloned. A second body comes only from a [`KeptRequest`], and that asks for a
+/// [`ResendPermit`]. Bytes are shared, never copied.
+///
+/// A body that was too large to keep is [streamed once](Self::once) and is not replayable.
+pub struct ReplayBody {
+    data: Data,
+    call: Arc<Call>,
+    context: CallContext,
+}
+
+enum Data {
+    Whole { chunks: Chunks, next: usize, trailers: Option<HeaderMap> },
+    Once { held: Chunks, next: usize, rest: Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>> },
+}
+
+/// Chunks in order. One chunk, the usual case, needs no allocation.
+#[derive(Clone)]
+enum Chunks {
+    One(Bytes),
+    Many(Arc<[Bytes]>),
+}
+
+impl Chunks {
+    fn from_vec(mut chunks: Vec<Bytes>) -> Self {
+        match chunks.len() {
+            0 => Self::One(Bytes::new()),
+            1 => Self::One(chunks.swap_remove(0)),
+            _ => Self::Many(chunks.into()),
+        }
+    }
+
+    fn as_slice(&self) -> &[Bytes] {
+        match self {
+            Self::One(chunk) => std::slice::from_ref(chunk),
+            Self::Many(chunks) => chunks,
+        }
+    }
+
+    fn next(&self, next: &mut usize) -> Option<Bytes> {
+        while let Some(chunk) = self.as_slice().get(*next) {
+            *next += 1;
+            if !chunk.is_empty() {
+                return Some(chunk.clone());
+            }
+        }
+        None
+    }
+
+    fn len_from(&self, next: usize) -> u64 {
+        self.as_slice().iter().skip(next).map(|chunk| chunk.len() as u64).sum()
+    }
+}
+
+impl ReplayBody {
+    /// A body that is held whole, in chunks as they came.
+    #[must_use]
+    pub fn whole(chunks: Vec<Bytes>, trailers: Option<HeaderMap>, call: Arc<Call>, context: CallContext) -> Self {
+        Self { data: Data::Whole { chunks: Chunks::from_vec(chunks), next: 0, trailers }, call, context }
+    }
+
+    /// A body that was too large to hold: what was read of it so far, and the rest, which can be sent once.
+    #[must_use]
+    pub fn once(
+        held: Vec<Bytes>,
+        rest: Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>,
+        call: Arc<Call>,
+        context: CallContext,
+    ) -> Self {
+        Self { data: Data::Once { held: Chunks::from_vec(held), next: 0, rest }, call, context }
+    }
+
+    /// What the request asks for.
+    #[must_use]
+    pub fn call(&self) -> &Arc<Call> {
+        &self.call
+    }
+
+    /// What the call carries through all its attempts.
+    #[must_use]
+    pub fn context(&self) -> &CallContext {
+        &self.context
+    }
+
+    /// What the call carries, to set a deadline or an allowance.
+    pub fn context_mut(&mut self) -> &mut CallContext {
+        &mut self.context
+    }
+
+    /// Whether the bytes are all held, so that they could be sent again.
+    #[must_use]
+    pub fn is_replayable(&self) -> bool {
+        matches!(self.data, Data::Whole { .. })
+    }
+
+    /// The bytes in order, where they are all held.
+    #[must_use]
+    pub fn chunks(&self) -> Option<&[Bytes]> {
+        match &self.data {
+            Data::Whole { chunks, .. } => Some(chunks.as_slice()),
+            Data::Once { .. } => None,
+        }
+    }
+
+    /// The call of any request: from its [`ReplayBody`], else from an `Arc<Call>` in its extensions, else from its head alone.
+    #[must_use]
+    pub fn call_of<B: 'static>(request: &Request<B>) -> Arc<Call> {
+        if let Some(body) = (request.body() as &dyn Any).downcast_ref::<Self>() {
+            return body.call.clone();
+        }
+        if let Some(call) = request.extensions().get::<Arc<Call>>() {
+            return call.clone();
+        }
+        Arc::new(Call::parse(request.method(), request.uri(), request.headers(), None))
+    }
+
+    /// The context of any request: from its [`ReplayBody`], else an empty one.
+    #[must_use]
+    pub fn context_of<B: 'static>(request: &Request<B>) -> CallContext {
+        match (request.body() as &dyn Any).downcast_ref::<Self>() {
+            Some(body) => body.context.clone(),
+            None => CallContext::new(),
+        }
+    }
+}
+
+impl Body for ReplayBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match &mut self.data {
+            Data::Whole { chunks, next, trailers } => Poll::Ready(match chunks.next(next) {
+                Some(chunk) => Some(Ok(Frame::data(chunk))),
+                None => trailers.take().map(|trailers| Ok(Frame::trailers(trailers))),
+            }),
+            Data::Once { held, next, rest } => {
+                if let Some(chunk) = held.next(next) {
+                    return Poll::Ready(Some(Ok(Frame::data(chunk))));
+                }
+                Poll::Ready(ready!(rest.as_mut().poll_frame(cx)).map(|frame| frame.map_err(Error::request_body)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.data {
+            Data::Whole { chunks, next, trailers } => trailers.is_none() && chunks.len_from(*next) == 0,
+            Data::Once { held, next, rest } => held.len_from(*next) == 0 && rest.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.data {
+            Data::Whole { chunks, next, .. } => SizeHint::with_exact(chunks.len_from(*next)),
+            Data::Once { held, next, rest } => {
+                let (held, rest) = (held.len_from(*next), rest.size_hint());
+                let mut hint = SizeHint::new();
+                hint.set_lower(held.saturating_add(rest.lower()));
+                if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(held)) {
+                    hint.set_upper(upper);
+                }
+                hint
+            }
+        }
+    }
+}
+
+impl fmt::Debug for ReplayBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, bytes) = match &self.data {
+            Data::Whole { chunks, .. } => ("whole", chunks.len_from(0)),
+            Data::Once { held, .. } => ("once", held.len_from(0)),
+        };
+        f.debug_struct("ReplayBody").field("kind", &kind).field("held_bytes", &bytes).field("call", &self.call).finish()
+    }
+}
+
+/// A request put by, so that it can be sent again.
+///
+/// ```
+/// use std::sync::Arc;
+/// use tower_gemini_core::{body::{KeptRequest, ReplayBody}, call::Call, context::CallContext, verdict::Verdict};
+///
+/// let body = ReplayBody::whole(vec!["{}".into()], None, Arc::new(Call::unrecognised()), CallContext::new());
+/// let request = http::Request::post("/v1beta/models/m:generateContent").body(body).unwrap();
+/// let kept = KeptRequest::of(&request).unwrap();
+/// // … the request is sent, and the connection is refused:
+/// let permit = Verdict::not_sent().resend_permit().unwrap();
+/// let again = kept.again(permit);
+/// assert_eq!(again.uri(), "/v1beta/models/m:generateContent");
+/// ```
+#[derive(Clone)]
+pub struct KeptRequest {
+    parts: Parts,
+    chunks: Chunks,
+    trailers: Option<HeaderMap>,
+    call: Arc<Call>,
+    context: CallContext,
+}
+
+/// The request's body was too large to keep, so it can be sent once only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotReplayable;
+
+impl fmt::Display for NotReplayable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the request's body was too large to keep for a second send")
+    }
+}
+
+impl std::error::Error for NotReplayable {}
+
+impl KeptRequest {
+    /// Puts a request by before it is sent. The bytes are shared, the head is copied.
+    ///
+    /// # Errors
+    ///
+    /// [`NotReplayable`] where the body is not held whole.
+    pub fn of(request: &Request<ReplayBody>) -> Result<Self, NotReplayable> {
+        let Data::Whole { chunks, trailers, .. } = &request.body().data else {
+            return Err(NotReplayable);
+        };
+        let (mut parts, ()) = Request::new(()).into_parts();
+        parts.method = request.method().clone();
+        parts.uri = request.uri().clone();
+        parts.version = request.version();
+        parts.headers = request.headers().clone();
+        parts.extensions = request.extensions().clone();
+        let body = request.body();
+        Ok(Self {
+            parts,
+            chunks: chunks.clone(),
+            trailers: trailers.clone(),
+            call: body.call.clone(),
+            context: body.context.clone(),
+        })
+    }
+
+    /// The request once more, byte for byte, for a permit.
+    #[must_use]
+    pub fn again(&self, permit: ResendPermit) -> Request<ReplayBody> {
+        // The permit is used up here: taking it by value is what makes a second send impossible without another.
+        let ResendPermit { .. } = permit;
+        let data = Data::Whole { chunks: self.chunks.clone(), next: 0, trailers: self.trailers.clone() };
+        Request::from_parts(self.parts.clone(), ReplayBody { data, call: self.call.clone(), context: self.context.clone() })
+    }
+}
+
+impl fmt::Debug for KeptRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Headers and URI hold keys: they are left out.
+        f.debug_struct("KeptRequest").field("call", &self.call).field("bytes", &self.chunks.len_from(0)).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verdict::Verdict;
+    use std::task::Waker;
+
+    fn drain(body: ReplayBody) -> Vec<u8> {
+        let mut body = std::pin::pin!(body);
+        let mut all = Vec::new();
+        let mut cx = Context::from_waker(Waker::noop());
+        while let Poll::Ready(Some(frame)) = body.as_mut().poll_frame(&mut cx) {
+            if let Ok(data) = frame.unwrap().into_data() {
+                all.extend_from_slice(&data);
+            }
+        }
+        all
+    }
+
+    fn request(chunks: Vec<Bytes>) -> Request<ReplayBody> {
+        Request::new(ReplayBody::whole(chunks, None, Arc::new(Call::unrecognised()), CallContext::new()))
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(1000))]
+        #[test]
+        fn a_replay_equals_the_first_send(chunks in proptest::collection::vec(proptest::collection::vec(0u8.., 0..50), 0..6)) {
+            let chunks: Vec<Bytes> = chunks.into_iter().map(Bytes::from).collect();
+            let request = request(chunks);
+            let kept = KeptRequest::of(&request).unwrap();
+            let hint = request.body().size_hint().exact().unwrap();
+            let first = drain(request.into_body());
+            assert_eq!(hint, first.len() as u64);
+            for _ in 0..2 {
+                let again = kept.again(Verdict::not_sent().resend_permit().unwrap());
+                assert_eq!(drain(again.into_body()), first);
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_sent_once_cannot_be_kept() {
+        struct Rest(u8);
+        impl Body for Rest {
+            type Data = Bytes;
+            type Error = BoxError;
+            fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+                self.0 = self.0.saturating_sub(1);
+                Poll::Ready((self.0 > 0).then(|| Ok(Frame::data(Bytes::from_static(b"rest")))))
+            }
+        }
+        let body =
+            ReplayBody::once(vec!["held ".into()], Box::pin(Rest(3)), Arc::new(Call::unrecognised()), CallContext::new());
+        assert!(!body.is_replayable());
+        let request = Request::new(body);
+        assert_eq!(KeptRequest::of(&request).unwrap_err(), NotReplayable);
+        assert_eq!(drain(request.into_body()), b"held restrest");
+    }
+}

@@ -1,0 +1,82 @@
+//! How long an attempt may take: pure.
+
+use std::time::Duration;
+
+use tower_gemini_core::call::{Call, ImageSize};
+
+/// The limits of the [module](super).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) by_size: [Duration; 4],
+    pub(super) other: Duration,
+    pub(super) margin: Duration,
+    pub(super) idle: Option<Duration>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let (usual, large) = (Duration::from_secs(300), Duration::from_secs(600));
+        Self {
+            by_size: [usual, usual, usual, large],
+            other: usual,
+            margin: Duration::from_secs(5),
+            idle: Some(Duration::from_secs(120)),
+        }
+    }
+}
+
+pub(super) fn index(size: ImageSize) -> usize {
+    ImageSize::ALL.iter().position(|&known| known == size).unwrap_or(1)
+}
+
+impl Limits {
+    /// The limit of one attempt of this call.
+    pub(super) fn attempt(&self, call: &Call) -> Duration {
+        match call.size {
+            Some(size) => self.by_size.get(index(size)).copied().unwrap_or(self.other),
+            // The size an image model draws when it is not told is 1K.
+            None if call.wants_image => self.by_size[index(ImageSize::K1)],
+            None => self.other,
+        }
+    }
+
+    /// The whole seconds to tell the server, so that it gives up before `limit`; at least 1. `stated` is the caller's own wish.
+    pub(super) fn server_seconds(&self, limit: Duration, stated: Option<u64>) -> u64 {
+        let ours = limit.saturating_sub(self.margin).as_secs().max(1);
+        stated.map_or(ours, |stated| stated.min(ours))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_server_gives_up_before_we_do() {
+        let limits = Limits::default();
+        for seconds in 2..1000 {
+            let limit = Duration::from_secs(seconds);
+            assert!(limits.server_seconds(limit, None) < seconds);
+        }
+        assert_eq!(limits.server_seconds(Duration::from_secs(300), None), 295);
+    }
+
+    #[test]
+    fn a_shorter_wish_of_the_caller_is_kept() {
+        let limits = Limits::default();
+        assert_eq!(limits.server_seconds(Duration::from_secs(300), Some(60)), 60);
+        assert_eq!(limits.server_seconds(Duration::from_secs(300), Some(900)), 295);
+    }
+
+    #[test]
+    fn only_4k_gets_ten_minutes() {
+        let limits = Limits::default();
+        let mut call = Call::unrecognised();
+        call.wants_image = true;
+        for (size, seconds) in [(None, 300), (Some(ImageSize::K1), 300), (Some(ImageSize::K2), 300), (Some(ImageSize::K4), 600)]
+        {
+            call.size = size;
+            assert_eq!(limits.attempt(&call), Duration::from_secs(seconds));
+        }
+    }
+}

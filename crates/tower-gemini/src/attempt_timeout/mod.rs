@@ -1,0 +1,52 @@
+//! Ends an attempt in time, and lets the server give up first.
+//!
+//! ```
+//! use std::time::Duration;
+//! use tower_gemini::{AttemptTimeoutLayer, core::call::ImageSize};
+//!
+//! let layer = AttemptTimeoutLayer::new()
+//!     .limit_for(ImageSize::K4, Duration::from_secs(480))
+//!     .idle_limit(Duration::from_secs(60));
+//! # let _ = layer;
+//! ```
+//!
+//! # Why
+//!
+//! A timeout of ours leaves an attempt that may have been paid for. So each attempt also carries `X-Server-Timeout`, a margin
+//! below our own limit: the server gives up first and answers 504, which is not charged. Our own limit is the last resort, and
+//! its verdict says so: *maybe charged*.
+//!
+//! It covers the head and the body. After the head has come, a gap of the idle limit between two chunks ends the attempt too.
+//! The call's deadline, where there is one, shortens the limit.
+//!
+//! # Order in the stack
+//!
+//! Inside [`JitteredRetry`](crate::JitteredRetry), so that each attempt has its own; outside
+//! [`ClassifyGeminiError`](crate::ClassifyGeminiError).
+//!
+//! # Defaults
+//!
+//! | setting | value | source |
+//! | --- | --- | --- |
+//! | limit of 512, 1K and 2K, and of calls without an image | 300 s | article 001 (Feb 2026): 2.5 to 10 times the usual generation |
+//! | limit of 4K | 600 s | article 001; Google's gRPC configuration for generateContent says 600 s too |
+//! | margin of `X-Server-Timeout` | 5 s | ours: a few round trips and the 504 on its way |
+//! | idle limit | 120 s | article 001: the shortest read timeout it trusts; 2.8 MB in 300 s has been reported for a whole answer |
+//!
+//! A caller's own `X-Server-Timeout` is kept where it is shorter.
+//!
+//! # Errors
+//!
+//! An [`Error`](tower_gemini_core::error::Error) with [`is_timeout`](tower_gemini_core::error::Error::is_timeout), maybe charged: from
+//! the future, or from the body.
+//!
+//! # Cancel safety
+//!
+//! Dropping the future or the body drops the timer; nothing runs on.
+
+mod layer;
+mod limits;
+mod service;
+
+pub use layer::AttemptTimeoutLayer;
+pub use service::{AttemptTimeout, ResponseFuture};

@@ -1,0 +1,178 @@
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::header::{HeaderName, HeaderValue};
+use http::{Request, Response};
+use pin_project::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tower_gemini_core::body::{BodyGuard, JudgedBody, ReplayBody};
+use tower_gemini_core::context::CallContext;
+use tower_gemini_core::error::{Error, TimeLimit};
+use tower_gemini_core::verdict::Verdict;
+use tower_service::Service;
+
+use super::limits::Limits;
+use crate::judged::JudgedResponse;
+
+static X_SERVER_TIMEOUT: HeaderName = HeaderName::from_static("x-server-timeout");
+
+/// Ends attempts in time. See the [module](super).
+#[derive(Debug, Clone)]
+pub struct AttemptTimeout<S> {
+    inner: S,
+    limits: Limits,
+}
+
+impl<S> AttemptTimeout<S> {
+    pub(super) fn new(inner: S, limits: Limits) -> Self {
+        Self { inner, limits }
+    }
+}
+
+impl<S, ReqBody> Service<Request<ReqBody>> for AttemptTimeout<S>
+where
+    S: Service<Request<ReqBody>, Response: JudgedResponse, Error = Error>,
+    ReqBody: 'static,
+{
+    type Response = Response<JudgedBody<<S::Response as JudgedResponse>::Upstream>>;
+    type Error = Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        let context = ReplayBody::context_of(&request);
+        let mut limit = self.limits.attempt(&ReplayBody::call_of(&request));
+        let mut what = TimeLimit::Attempt;
+        let now = Instant::now();
+        if let Some(deadline) = context.deadline() {
+            let left = Instant::from_std(deadline).saturating_duration_since(now);
+            if left < limit {
+                (limit, what) = (left, TimeLimit::Deadline);
+            }
+        }
+        let stated = request.headers().get(&X_SERVER_TIMEOUT).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        let seconds = self.limits.server_seconds(limit, stated);
+        request.headers_mut().insert(X_SERVER_TIMEOUT.clone(), HeaderValue::from(seconds));
+        let timer = sleep_until(now + limit);
+        ResponseFuture {
+            inner: self.inner.call(request),
+            timer: Some(Box::pin(timer)),
+            limit,
+            what,
+            idle: self.limits.idle,
+            context,
+        }
+    }
+}
+
+/// The future of [`AttemptTimeout`].
+#[pin_project]
+pub struct ResponseFuture<F> {
+    #[pin]
+    inner: F,
+    /// Boxed because it moves on into the body.
+    timer: Option<Pin<Box<Sleep>>>,
+    limit: Duration,
+    what: TimeLimit,
+    idle: Option<Duration>,
+    context: CallContext,
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").field("limit", &self.limit).field("what", &self.what).finish_non_exhaustive()
+    }
+}
+
+impl<F, R> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<R, Error>>,
+    R: JudgedResponse,
+{
+    type Output = Result<Response<JudgedBody<R::Upstream>>, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        // The answer first: one that is there at the last moment is worth more than our impatience.
+        if let Poll::Ready(result) = this.inner.poll(cx) {
+            let mut response = result?.into_response();
+            if let Some(timer) = this.timer.take() {
+                if response.body().is_open() {
+                    let guard = TimeGuard { timer, limit: *this.limit, what: *this.what, idle: this.idle.map(Idle::new) };
+                    response.body_mut().guard(Box::new(guard));
+                }
+            }
+            return Poll::Ready(Ok(response));
+        }
+        match this.timer.as_mut().map(|timer| timer.as_mut().poll(cx)) {
+            Some(Poll::Ready(())) => {
+                let error = Error::timeout(*this.what, *this.limit, Verdict::interrupted());
+                tracing::debug!(
+                    limit_ms = this.limit.as_millis(),
+                    outcome = "interrupted",
+                    charge = "maybe",
+                    "attempt timed out"
+                );
+                Poll::Ready(Err(error.with_trail(this.context.trail().clone())))
+            }
+            _ => Poll::Pending,
+        }
+    }
+}
+
+/// Ends a body that takes too long, as a whole or between two chunks.
+struct TimeGuard {
+    timer: Pin<Box<Sleep>>,
+    limit: Duration,
+    what: TimeLimit,
+    idle: Option<Idle>,
+}
+
+struct Idle {
+    limit: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Since when upstream has had nothing to give. A reader who is slow himself is not timed.
+    waiting_since: Option<Instant>,
+}
+
+impl Idle {
+    fn new(limit: Duration) -> Self {
+        Self { limit, timer: None, waiting_since: None }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        let until = since + self.limit;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        if timer.deadline() != until {
+            timer.as_mut().reset(until);
+        }
+        timer.as_mut().poll(cx)
+    }
+}
+
+impl BodyGuard for TimeGuard {
+    fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        if self.timer.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Error::timeout(self.what, self.limit, Verdict::interrupted()));
+        }
+        if let Some(idle) = &mut self.idle {
+            if idle.poll(cx).is_ready() {
+                return Poll::Ready(Error::timeout(TimeLimit::Idle, idle.limit, Verdict::interrupted()));
+            }
+        }
+        Poll::Pending
+    }
+
+    fn on_chunk(&mut self, _bytes: usize) {
+        if let Some(idle) = &mut self.idle {
+            idle.waiting_since = None;
+        }
+    }
+}

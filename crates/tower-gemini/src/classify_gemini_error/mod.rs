@@ -1,0 +1,61 @@
+//! Reads what an answer means from its body, and puts the verdict beside it.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::Full;
+//! use tower::{Layer, ServiceExt, service_fn};
+//! use tower_gemini::{ClassifyGeminiErrorLayer, core::verdict::{Charge, Outcome}};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! let upstream = service_fn(|_: Request<String>| async {
+//!     let body = br#"{"error":{"code":503,"message":"The model is overloaded. Please try again later.","status":"UNAVAILABLE"}}"#;
+//!     Ok::<_, std::io::Error>(Response::builder().status(503).body(Full::new(Bytes::from_static(body))).unwrap())
+//! });
+//! let request = Request::post("/v1beta/models/gemini-3.1-flash-image:generateContent").body(String::new()).unwrap();
+//! let response = ClassifyGeminiErrorLayer::new().layer(upstream).oneshot(request).await.unwrap();
+//! assert_eq!(response.body().verdict().outcome(), Outcome::Overloaded);
+//! assert_eq!(response.body().verdict().charge(), Charge::None);
+//! # }
+//! ```
+//!
+//! # Why
+//!
+//! A 429 may be a minute's limit, a day's, no quota at all, an account's spending, or Google's own capacity; a 200 may be a
+//! refusal, an empty answer or an error. The status alone decides wrongly in each of these.
+//!
+//! # When the verdict is known
+//!
+//! Of an error the whole body is read, up to a bound, and given back unchanged; so the connection can be used again even when
+//! the answer is dropped. Of a 2xx the first 64 KiB are read: an answer that ends within them is judged before its head is
+//! released, a longer one is an image on its way. Of a stream, reading stops at the first event with content.
+//! After that the answer is judged as it passes, and ends with an error where it is not whole.
+//!
+//! # Order in the stack
+//!
+//! Innermost, right above the client. Works over any request body and any response body that is `Unpin`.
+//!
+//! # Defaults
+//!
+//! | setting | value | source |
+//! | --- | --- | --- |
+//! | bytes of a 2xx read before its head is released | 64 KiB | refusals and empty answers recorded so far stay below 3 KiB |
+//! | bytes of an error read | 256 KiB | linkerd drains to 64 KiB; error pages with embedded assets are larger |
+//! | `Accept-Encoding` | replaced by `identity` | a body that cannot be read cannot be judged, and images do not compress |
+//!
+//! # Errors
+//!
+//! An [`Error`](tower_gemini_core::error::Error) where the client fails: not charged when the [evidence](evidence) says that it
+//! was never sent, otherwise *maybe charged*.
+//!
+//! # Cancel safety
+//!
+//! Dropping the future or the body drops the client's. The trail then says that the attempt was cut off and may have been
+//! charged.
+
+pub mod evidence;
+mod layer;
+mod service;
+
+pub use layer::ClassifyGeminiErrorLayer;
+pub use service::{ClassifyGeminiError, ResponseFuture};

@@ -1,0 +1,71 @@
+//! Gives the final image of an answer, and nothing else; or the same JSON without the drafts.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::Full;
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//! use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer, FinalImageExtractLayer};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! let upstream = service_fn(|_| async {
+//!     // A draft, marked as a thought, and the final image (one byte each, for brevity).
+//!     let body = br#"{"candidates":[{"content":{"parts":[
+//!         {"inlineData":{"mimeType":"image/png","data":"AA=="},"thought":true},
+//!         {"inlineData":{"mimeType":"image/png","data":"AQ=="}}]},"finishReason":"STOP"}]}"#;
+//!     Ok::<_, std::io::Error>(Response::new(Full::new(Bytes::from_static(body))))
+//! });
+//! let stack = ServiceBuilder::new()
+//!     .layer(CollectRequestLayer::new())
+//!     .layer(FinalImageExtractLayer::new())
+//!     .layer(ClassifyGeminiErrorLayer::new())
+//!     .service(upstream);
+//! let request = Request::post("/v1beta/models/gemini-3-pro-image:generateContent").body(Full::new(Bytes::new())).unwrap();
+//! let image = stack.oneshot(request).await.unwrap().into_body();
+//! assert_eq!(&image.bytes[..], [1]);
+//! assert_eq!(image.drafts, 1);
+//! # }
+//! ```
+//!
+//! # Which image is the final one
+//!
+//! The last that is not marked as a thought; where all are, the last of any kind, and [`FinalImage::is_thought`] says so. Never
+//! the first, and never by the presence of a signature: drafts have been seen with signatures and without marks.
+//!
+//! # What it reads
+//!
+//! Answers of Gemini and Vertex, whole, in a JSON array and as server-sent events; Imagen's predictions; OpenAI-style chat
+//! (`images[]`, data URIs) and images (`b64_json`). The image is decoded while it arrives, into one buffer.
+//!
+//! # Order in the stack
+//!
+//! Outermost of the judged layers: it uses the verdict up. Needs [`CollectRequest`](crate::CollectRequest) outside it for the request
+//! to be known, and [`ClassifyGeminiError`](crate::ClassifyGeminiError) inside.
+//!
+//! # Defaults
+//!
+//! | setting | value | source |
+//! | --- | --- | --- |
+//! | largest image | 64 MiB | three times the 20 MB of a large 4K PNG |
+//! | thought signature | kept | editing the image in a further turn needs it |
+//!
+//! # Errors
+//!
+//! A refusal, an empty answer, an answer with an error status and a body that is not whole are typed [`Error`](tower_gemini_core::error::Error)s that name the reason
+//! and the charge. The `json` form passes answers with an error status on as they are.
+//!
+//! # Cancel safety
+//!
+//! Dropping the future drops the answer; what was paid for stays paid for, and the trail says so.
+
+mod image;
+mod json;
+mod layer;
+mod save;
+mod service;
+
+pub use image::FinalImage;
+pub use json::{FinalImageJson, FinalImageJsonLayer, StrippedBody};
+pub use layer::FinalImageExtractLayer;
+pub use save::save_image;
+pub use service::{FinalImageExtract, extract};

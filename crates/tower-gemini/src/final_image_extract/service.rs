@@ -1,0 +1,144 @@
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::BytesMut;
+use http::Response;
+use http::response::Parts;
+use http_body::Body;
+use tower_gemini_core::body::JudgedBody;
+use tower_gemini_core::error::{BoxError, Error};
+use tower_gemini_core::scan::{Answer, Scanner};
+use tower_gemini_core::verdict::Outcome;
+use tower_service::Service;
+
+use super::{FinalImage, FinalImageExtractLayer};
+use crate::judged::{JudgedService, ReplayRequest, judged};
+
+/// Gives the final image of each answer. See the [module](super).
+#[derive(Debug, Clone)]
+pub struct FinalImageExtract<S> {
+    inner: S,
+    settings: FinalImageExtractLayer,
+}
+
+impl<S> FinalImageExtract<S> {
+    pub(super) fn new(inner: S, settings: FinalImageExtractLayer) -> Self {
+        Self { inner, settings }
+    }
+}
+
+impl<S, R> Service<R> for FinalImageExtract<S>
+where
+    R: ReplayRequest,
+    S: JudgedService<Future: Send + 'static, Upstream: Send>,
+{
+    type Response = Response<FinalImage>;
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: R) -> Self::Future {
+        let future = self.inner.call(request.into_request());
+        let settings = self.settings;
+        Box::pin(async move { extract(judged(future).await?, settings).await })
+    }
+}
+
+/// Takes the final image out of a judged answer, for pipelines that do so by hand.
+///
+/// The answer's trail goes into the response's extensions.
+///
+/// # Errors
+///
+/// As [`FinalImageExtract`].
+///
+/// # Cancel safety
+///
+/// Dropping the future drops the answer.
+pub async fn extract<B>(
+    response: Response<JudgedBody<B>>,
+    settings: FinalImageExtractLayer,
+) -> Result<Response<FinalImage>, Error>
+where
+    B: Body<Error: Into<BoxError>> + Unpin,
+{
+    let (mut parts, mut body) = response.into_parts();
+    let trail = body.context().trail().clone();
+    let mut scanner = Scanner::decoding(body.call().framing)
+        .max_image_bytes(settings.max_image_bytes)
+        .keep_signature(settings.keep_signature);
+    if let Some(len) = body.size_hint().exact() {
+        scanner = scanner.expect_len(len);
+    }
+    match read(&parts, &mut body, scanner).await {
+        Ok(answer) => match FinalImage::from_answer(answer) {
+            Some(image) => {
+                parts.extensions.insert(trail);
+                Ok(Response::from_parts(parts, image))
+            }
+            None => Err(Error::no_image(body.verdict().clone()).with_trail(trail)),
+        },
+        Err(error) => Err(error.with_trail(trail)),
+    }
+}
+
+/// Reads an answer to its end with `scanner`, and says what there is instead of an image.
+async fn read<B>(parts: &Parts, body: &mut JudgedBody<B>, scanner: Scanner) -> Result<Answer, Error>
+where
+    B: Body<Error: Into<BoxError>> + Unpin,
+{
+    if let Some(error) = upstream_error(parts, body).await {
+        return Err(error);
+    }
+    refused(body)?;
+    body.scan_with(scanner);
+    let mut answer = None;
+    while let Some(frame) = poll_fn(|cx| body.poll_answer(cx, &mut answer)).await {
+        frame?;
+    }
+    // Of a stream the verdict is known only now.
+    refused(body)?;
+    answer.ok_or_else(|| Error::no_image(body.verdict().clone()))
+}
+
+/// Answers that are judged and hold no image are errors; there is nothing in them to read.
+pub(super) fn refused<B>(body: &JudgedBody<B>) -> Result<(), Error> {
+    let verdict = body.verdict();
+    match verdict.outcome() {
+        // A call of an unknown kind may still have an image in its answer.
+        Outcome::Image | Outcome::Answered => Ok(()),
+        Outcome::Interrupted => Err(Error::truncated(verdict.clone())),
+        Outcome::StreamError => Err(Error::mid_stream(verdict.clone())),
+        _ => Err(Error::no_image(verdict.clone())),
+    }
+}
+
+/// The error of an answer with an error status, with its body for [`Error::upstream_body`]. Of a body that fails or is too long the
+/// rest is left out: the verdict is known already.
+pub(super) async fn upstream_error<B>(parts: &Parts, body: &mut JudgedBody<B>) -> Option<Error>
+where
+    B: Body<Error: Into<BoxError>> + Unpin,
+{
+    /// The bound that `ClassifyGeminiError` reads to by default.
+    const MAX_BYTES: usize = 256 * 1024;
+    if parts.status.is_success() {
+        return None;
+    }
+    let verdict = body.verdict().clone();
+    let mut all = BytesMut::new();
+    while all.len() < MAX_BYTES {
+        match poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    all.extend_from_slice(&data);
+                }
+            }
+            Some(Err(_)) | None => break,
+        }
+    }
+    Some(Error::upstream(parts.status, all.freeze(), verdict))
+}

@@ -1,0 +1,41 @@
+use std::sync::{Arc, Mutex};
+
+use tower_layer::Layer;
+
+use super::{JitteredRetry, RetryPolicy};
+
+/// Makes [`JitteredRetry`] services that share one retry budget and one source of randomness.
+#[derive(Debug, Clone)]
+pub struct JitteredRetryLayer {
+    policy: Arc<RetryPolicy>,
+    random: Arc<Mutex<fastrand::Rng>>,
+}
+
+impl JitteredRetryLayer {
+    /// Retries by `policy`.
+    #[must_use]
+    pub fn new(policy: RetryPolicy) -> Self {
+        Self { policy: Arc::new(policy), random: Arc::new(Mutex::new(fastrand::Rng::new())) }
+    }
+
+    /// Retries by [`RetryPolicy::recommended`].
+    #[must_use]
+    pub fn recommended() -> Self {
+        Self::new(RetryPolicy::recommended())
+    }
+
+    /// Draws jitter from this seed, so that a run can be repeated.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.random = Arc::new(Mutex::new(fastrand::Rng::with_seed(seed)));
+        self
+    }
+}
+
+impl<S> Layer<S> for JitteredRetryLayer {
+    type Service = JitteredRetry<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        JitteredRetry::new(inner, self.policy.clone(), self.random.clone())
+    }
+}

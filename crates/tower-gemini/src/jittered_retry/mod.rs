@@ -1,0 +1,76 @@
+//! Sends again what was surely not paid for, when that may help, after a wait that neither hurries the server nor keeps step
+//! with everybody else.
+//!
+//! ```
+//! use std::time::Duration;
+//! use tower_gemini::JitteredRetryLayer;
+//! use tower_gemini::core::verdict::Outcome;
+//! use tower_gemini::jittered_retry::{Backoff, Jitter, OutcomePolicy, RetryPolicy};
+//!
+//! let policy = RetryPolicy::recommended()
+//!     .deadline(Duration::from_secs(600))
+//!     .on(Outcome::Overloaded, OutcomePolicy::new(4, Backoff::exponential(Duration::from_secs(10), 2.0, Duration::from_secs(120))
+//!         .jitter(Jitter::Equal)));
+//! let layer = JitteredRetryLayer::new(policy);
+//! # let _ = layer;
+//! ```
+//!
+//! # What is sent again
+//!
+//! Only what a [`ResendPermit`](tower_gemini_core::verdict::ResendPermit) exists for. After a charged answer there is none. After
+//! one that *may* have been charged (a timeout, a reset) there is one only out of the caller's
+//! [`Allowance`](tower_gemini_core::context::Allowance), 0 by default. Empty answers that the API waives have a small budget of their
+//! own. No policy can change that: the types do not let it.
+//!
+//! # How long it waits
+//!
+//! A server's hint is a floor: jitter goes upward from it, never below, rounded up to the millisecond. A hint longer than the
+//! policy waits ends the call at once with the server's answer. No wait outlives the deadline, and an attempt that could not
+//! end before it is not started.
+//!
+//! # What comes back
+//!
+//! When attempts run out, the last upstream answer with its body, not an error of ours.
+//!
+//! # Order in the stack
+//!
+//! Inside fallbacks, outside [`AttemptTimeout`](crate::AttemptTimeout). Needs [`CollectRequest`](crate::CollectRequest) outside and
+//! [`ClassifyGeminiError`](crate::ClassifyGeminiError) inside.
+//!
+//! # Defaults ([`RetryPolicy::recommended`])
+//!
+//! | setting | value | source |
+//! | --- | --- | --- |
+//! | attempts in all | 5 | what the official SDKs use when retry is on |
+//! | deadline of a call | 15 min | ours: one 4K attempt at its limit, and a wait; a longer one is a queue's business |
+//! | longest wait | 120 s | article 004 (503) |
+//! | minute's limit, no hint | 5 s, doubled to 60 s | article 001 (429) |
+//! | overload | 10 s, doubled to 120 s | article 004 (503): articles that start at 1 s outlive 1 in 70 outages |
+//! | 500, 502, 499, not sent | 1 s, doubled to 32 s | article 003 (502 and 503) |
+//! | jitter | equal (half fixed, half random) | ours: full jitter halves the mean wait, which an overload does not want |
+//! | upward jitter on a hint | up to 20 %, at least 250 ms | gemini-cli (0 to 20 %) |
+//! | empty answers that are waived | 1 resend | ours |
+//! | retry budget | 100 tokens, 10 a resend, 1 back for each success | ours, after the SDKs of AWS (500, 5, 1) |
+//!
+//! [`presets`] holds the numbers of every article and of the official clients.
+//!
+//! # Errors
+//!
+//! The inner service's own. Nothing is added.
+//!
+//! # Cancel safety
+//!
+//! Dropping the future drops the attempt or the wait; no task runs on, and the trail keeps what was sent.
+
+mod backoff;
+mod budget;
+mod layer;
+mod policy;
+pub mod presets;
+mod service;
+
+pub use backoff::{Backoff, Jitter};
+pub use budget::RetryBudget;
+pub use layer::JitteredRetryLayer;
+pub use policy::{Decision, OutcomePolicy, RetryPolicy, RetryState, Situation};
+pub use service::JitteredRetry;

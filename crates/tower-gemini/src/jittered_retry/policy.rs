@@ -1,0 +1,578 @@
+//! Whether to send again, and after how long: pure.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use tower_gemini_core::call::{Call, ImageSize};
+use tower_gemini_core::context::Allowance;
+use tower_gemini_core::trail::{StopReason, WaitReason};
+use tower_gemini_core::verdict::{Charge, Outcome, ResendPermit, Verdict};
+
+use super::{Backoff, RetryBudget};
+
+/// How one outcome is retried.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OutcomePolicy {
+    attempts: u32,
+    backoff: Backoff,
+}
+
+impl OutcomePolicy {
+    /// Up to `attempts` sends in all while this is the outcome (1 never retries it), waiting by `backoff` between them.
+    #[must_use]
+    pub fn new(attempts: u32, backoff: Backoff) -> Self {
+        Self { attempts, backoff }
+    }
+
+    /// Never retries.
+    #[must_use]
+    pub fn never() -> Self {
+        Self::new(1, Backoff::constant(Duration::ZERO))
+    }
+}
+
+/// What is retried, how often, and for how long.
+///
+/// A policy is advice on top of what may be sent at all: without a [`ResendPermit`] none of it applies.
+#[derive(Clone)]
+pub struct RetryPolicy {
+    /// By outcome, in the order of [`Outcome::ALL`]; `None` takes `usual`.
+    outcomes: Vec<Option<OutcomePolicy>>,
+    usual: OutcomePolicy,
+    attempts: u32,
+    deadline: Option<Duration>,
+    elapsed: Option<Duration>,
+    longest_wait: Duration,
+    hint_spread: f64,
+    least_hint_spread: Duration,
+    ignore_hints: bool,
+    empty_answers: u32,
+    maybe_charged: u32,
+    shortest_attempt: [Duration; 4],
+    budget: Option<RetryBudget>,
+}
+
+/// Where a call stands when its last attempt has been judged.
+#[derive(Debug, Clone, Copy)]
+pub struct Situation<'a> {
+    /// What is asked for.
+    pub call: &'a Call,
+    /// What the last attempt ended in.
+    pub verdict: &'a Verdict,
+    /// The caller's allowance for what may have been charged.
+    pub allowance: &'a Allowance,
+    /// The runtime's time.
+    pub now: Instant,
+    /// When the first attempt started.
+    pub started: Instant,
+    /// The call's deadline.
+    pub deadline: Option<Instant>,
+    /// Whether the request's body was kept, so that it can be sent again.
+    pub replayable: bool,
+    /// A random number in `0.0..1.0`.
+    pub unit: f64,
+}
+
+/// What to do.
+#[derive(Debug)]
+#[must_use]
+pub enum Decision {
+    /// Give back what the last attempt gave. `None` where it was a success, of which there is nothing to say.
+    Stop(Option<StopReason>),
+    /// Wait, then send again with the permit.
+    Resend {
+        /// How long.
+        wait: Duration,
+        /// Why that long.
+        why: WaitReason,
+        /// Leave to send.
+        permit: ResendPermit,
+    },
+}
+
+/// What a policy remembers of one call.
+#[derive(Debug, Clone, Default)]
+pub struct RetryState {
+    attempts: u32,
+    by_outcome: Vec<(Outcome, u32)>,
+    empty_answers: u32,
+    last_wait: Option<Duration>,
+}
+
+impl RetryPolicy {
+    /// The defaults listed in the [module](super).
+    #[must_use]
+    pub fn recommended() -> Self {
+        let s = Duration::from_secs;
+        let quick = OutcomePolicy::new(5, Backoff::exponential(s(1), 2.0, s(32)));
+        let slow = OutcomePolicy::new(5, Backoff::exponential(s(10), 2.0, s(120)));
+        let quota = OutcomePolicy::new(5, Backoff::exponential(s(5), 2.0, s(60)));
+        Self::uniform(5, Backoff::exponential(s(1), 2.0, s(32)))
+            .on(Outcome::RateLimitedMinute, quota)
+            .on(Outcome::RateLimited, quota)
+            .on(Outcome::SpendRateLimited, quota)
+            .on(Outcome::Overloaded, slow)
+            .on(Outcome::Deadline, slow)
+            .on(Outcome::Internal, quick)
+            .longest_wait(s(120))
+            .deadline(s(15 * 60))
+            .budget(RetryBudget::new(100, 10, 1))
+    }
+
+    /// One schedule for every outcome that may be retried at all.
+    #[must_use]
+    pub fn uniform(attempts: u32, backoff: Backoff) -> Self {
+        Self {
+            outcomes: vec![None; Outcome::ALL.len()],
+            usual: OutcomePolicy::new(attempts, backoff),
+            attempts,
+            deadline: None,
+            elapsed: None,
+            longest_wait: backoff.cap(),
+            hint_spread: 0.2,
+            least_hint_spread: Duration::from_millis(250),
+            ignore_hints: false,
+            empty_answers: 1,
+            maybe_charged: 0,
+            // The shortest usual generation by size (article 001: 1K from 30 s, 2K from 50 s, 4K from 100 s) would refuse attempts
+            // that often succeed; a tenth of it only refuses the hopeless.
+            shortest_attempt: [3, 3, 5, 10].map(Duration::from_secs),
+            budget: None,
+        }
+    }
+
+    /// Never retries.
+    #[must_use]
+    pub fn never() -> Self {
+        Self::uniform(1, Backoff::constant(Duration::ZERO))
+    }
+
+    /// How this outcome is retried.
+    #[must_use]
+    pub fn on(mut self, outcome: Outcome, policy: OutcomePolicy) -> Self {
+        if let Some(slot) = index(outcome).and_then(|i| self.outcomes.get_mut(i)) {
+            *slot = Some(policy);
+        }
+        self
+    }
+
+    /// Retries only these outcomes, all by the usual schedule.
+    #[must_use]
+    pub fn only(mut self, outcomes: &[Outcome]) -> Self {
+        for &outcome in Outcome::ALL {
+            if !outcomes.contains(&outcome) {
+                self = self.on(outcome, OutcomePolicy::never());
+            }
+        }
+        self
+    }
+
+    /// Sends in all, whatever the outcomes.
+    #[must_use]
+    pub fn attempts(mut self, attempts: u32) -> Self {
+        self.attempts = attempts.max(1);
+        self
+    }
+
+    /// The time a call may take, all attempts and waits included, where the caller does not set one.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// The time after the first attempt's start in which a resend may start.
+    #[must_use]
+    pub fn elapsed(mut self, elapsed: Duration) -> Self {
+        self.elapsed = Some(elapsed);
+        self
+    }
+
+    /// The longest wait. A longer hint ends the call with the server's answer.
+    #[must_use]
+    pub fn longest_wait(mut self, wait: Duration) -> Self {
+        self.longest_wait = wait;
+        self
+    }
+
+    /// Takes no notice of the server's hints, as most clients do. For comparison.
+    #[must_use]
+    pub fn ignore_hints(mut self) -> Self {
+        self.ignore_hints = true;
+        self
+    }
+
+    /// Resends after empty answers that the API waives.
+    #[must_use]
+    pub fn empty_answers(mut self, resends: u32) -> Self {
+        self.empty_answers = resends;
+        self
+    }
+
+    /// The allowance of calls that bring none: resends after attempts that may have been charged. Default 0.
+    #[must_use]
+    pub fn maybe_charged_resends(mut self, resends: u32) -> Self {
+        self.maybe_charged = resends;
+        self
+    }
+
+    /// The time left below which an attempt of this size is not started.
+    #[must_use]
+    pub fn shortest_attempt(mut self, size: ImageSize, time: Duration) -> Self {
+        if let Some(slot) = self.shortest_attempt.get_mut(size as usize) {
+            *slot = time;
+        }
+        self
+    }
+
+    /// A budget that all calls share.
+    #[must_use]
+    pub fn budget(mut self, budget: RetryBudget) -> Self {
+        self.budget = Some(budget);
+        self
+    }
+
+    /// No budget: each call stands alone.
+    #[must_use]
+    pub fn no_budget(mut self) -> Self {
+        self.budget = None;
+        self
+    }
+
+    pub(super) fn call_deadline(&self) -> Option<Duration> {
+        self.deadline
+    }
+
+    pub(super) fn default_allowance(&self) -> u32 {
+        self.maybe_charged
+    }
+
+    /// The longest wait this policy can give.
+    #[must_use]
+    pub fn cap(&self) -> Duration {
+        self.longest_wait
+    }
+
+    /// The waits between sends while this is the outcome, without jitter and hints. Empty where it is not retried.
+    #[must_use]
+    pub fn schedule_of(&self, outcome: Outcome) -> Vec<Duration> {
+        let policy = self.for_outcome(outcome);
+        let resends = self.attempts.min(policy.attempts).saturating_sub(1);
+        (0..resends).map(|n| policy.backoff.schedule(n).min(self.longest_wait)).collect()
+    }
+
+    fn for_outcome(&self, outcome: Outcome) -> &OutcomePolicy {
+        index(outcome).and_then(|i| self.outcomes.get(i)).and_then(Option::as_ref).unwrap_or(&self.usual)
+    }
+
+    fn least_time(&self, call: &Call) -> Duration {
+        match call.size {
+            Some(size) => self.shortest_attempt.get(size as usize).copied().unwrap_or_default(),
+            None if call.wants_image => self.shortest_attempt[ImageSize::K1 as usize],
+            None => Duration::ZERO,
+        }
+    }
+
+    /// Decides what follows on an attempt.
+    ///
+    /// Tokens and allowance are taken only when everything else allows a resend.
+    pub fn next(&self, state: &mut RetryState, now: &Situation<'_>) -> Decision {
+        let verdict = now.verdict;
+        let outcome = verdict.outcome();
+        state.attempts = state.attempts.saturating_add(1);
+        let same = state.count(outcome);
+        if outcome.is_success() {
+            if let Some(budget) = &self.budget {
+                budget.deposit();
+            }
+            return Decision::Stop(None);
+        }
+        if verdict.charge() == Charge::Charged {
+            return Decision::Stop(Some(StopReason::Charged));
+        }
+        let policy = self.for_outcome(outcome);
+        if !verdict.is_retryable() || policy.attempts <= 1 {
+            return Decision::Stop(Some(StopReason::NotRetryable));
+        }
+        if !now.replayable {
+            return Decision::Stop(Some(StopReason::NotReplayable));
+        }
+        if verdict.charge() == Charge::Maybe && now.allowance.left() == 0 {
+            return Decision::Stop(Some(StopReason::MaybeCharged));
+        }
+        if state.attempts >= self.attempts || same >= policy.attempts {
+            return Decision::Stop(Some(StopReason::AttemptsUsedUp));
+        }
+        if verdict.charge() == Charge::Waived && state.empty_answers >= self.empty_answers {
+            return Decision::Stop(Some(StopReason::AttemptsUsedUp));
+        }
+        let Some((wait, why)) = self.wait(state, policy, same.saturating_sub(1), verdict, now.unit) else {
+            return Decision::Stop(Some(StopReason::WaitTooLong));
+        };
+        let resend_at = now.now.checked_add(wait);
+        if let Some(elapsed) = self.elapsed {
+            if resend_at.is_none_or(|at| at.saturating_duration_since(now.started) > elapsed) {
+                return Decision::Stop(Some(StopReason::ElapsedUsedUp));
+            }
+        }
+        if let Some(deadline) = now.deadline {
+            let ends = resend_at.and_then(|at| at.checked_add(self.least_time(now.call)));
+            if ends.is_none_or(|ends| ends >= deadline) {
+                return Decision::Stop(Some(StopReason::DeadlineTooNear));
+            }
+        }
+        if self.budget.as_ref().is_some_and(|budget| !budget.withdraw()) {
+            return Decision::Stop(Some(StopReason::BudgetSpent));
+        }
+        let Some(permit) = now.allowance.buy(verdict) else {
+            // Another layer that works on this call took the last of it since we looked.
+            if let Some(budget) = &self.budget {
+                budget.give_back();
+            }
+            return Decision::Stop(Some(StopReason::MaybeCharged));
+        };
+        if verdict.charge() == Charge::Waived {
+            state.empty_answers = state.empty_answers.saturating_add(1);
+        }
+        state.last_wait = Some(wait);
+        Decision::Resend { wait, why, permit }
+    }
+
+    /// The wait, or `None` where the server asks for a longer one than the policy waits.
+    fn wait(
+        &self,
+        state: &RetryState,
+        policy: &OutcomePolicy,
+        n: u32,
+        verdict: &Verdict,
+        unit: f64,
+    ) -> Option<(Duration, WaitReason)> {
+        let own = policy.backoff.wait(n, state.last_wait, unit).min(self.longest_wait);
+        let Some(hint) = verdict.wait().filter(|_| !self.ignore_hints) else {
+            return Some((own, WaitReason::Backoff));
+        };
+        let floor = hint.not_before();
+        if floor > self.longest_wait {
+            return None;
+        }
+        // Upward only: below the hint nobody is let in. Near the longest wait there is less room for it.
+        let room = self.longest_wait.saturating_sub(floor);
+        let spread = floor.mul_f64(self.hint_spread).max(self.least_hint_spread).min(room);
+        let hinted = floor + spread.mul_f64(unit.clamp(0.0, 1.0));
+        if own > hinted {
+            Some((own, WaitReason::Backoff))
+        } else {
+            Some((round_up(hinted).min(self.longest_wait), WaitReason::ServerHint))
+        }
+    }
+}
+
+impl fmt::Debug for RetryPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let own = Outcome::ALL.iter().zip(&self.outcomes).filter_map(|(outcome, policy)| Some((outcome, policy.as_ref()?)));
+        f.debug_struct("RetryPolicy")
+            .field("attempts", &self.attempts)
+            .field("usual", &self.usual)
+            .field("own", &own.collect::<Vec<_>>())
+            .field("longest_wait", &self.longest_wait)
+            .field("deadline", &self.deadline)
+            .field("elapsed", &self.elapsed)
+            .field("ignore_hints", &self.ignore_hints)
+            .field("empty_answers", &self.empty_answers)
+            .field("maybe_charged_resends", &self.maybe_charged)
+            .field("budget", &self.budget)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RetryState {
+    /// Nothing sent yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Attempts judged so far.
+    #[must_use]
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    fn count(&mut self, outcome: Outcome) -> u32 {
+        if let Some((_, count)) = self.by_outcome.iter_mut().find(|(known, _)| *known == outcome) {
+            *count = count.saturating_add(1);
+            return *count;
+        }
+        // A success is counted without being written down: the usual call allocates nothing here.
+        if !outcome.is_success() {
+            self.by_outcome.push((outcome, 1));
+        }
+        1
+    }
+}
+
+/// Timers have a resolution of a millisecond and round up; a trail says what was waited.
+fn round_up(wait: Duration) -> Duration {
+    let part = wait.subsec_nanos() % 1_000_000;
+    if part == 0 { wait } else { wait.saturating_add(Duration::from_nanos(u64::from(1_000_000 - part))) }
+}
+
+fn index(outcome: Outcome) -> Option<usize> {
+    Outcome::ALL.iter().position(|&known| known == outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Jitter, presets};
+    use super::*;
+    use http::{HeaderMap, StatusCode};
+    use proptest::prelude::*;
+    use tower_gemini_core::classify::classify;
+
+    fn call() -> Call {
+        let mut call = Call::unrecognised();
+        call.wants_image = true;
+        call.model = Some(tower_gemini_core::call::ModelId::new("gemini-3.1-flash-image"));
+        call.dialect = tower_gemini_core::call::Dialect::GeminiApi;
+        call
+    }
+
+    fn judged(status: u16, body: &str) -> Verdict {
+        classify(&call(), StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body.as_bytes())
+    }
+
+    fn hinted(seconds: f64) -> Verdict {
+        judged(
+            429,
+            &format!(
+                r#"{{"error":{{"code":429,"status":"RESOURCE_EXHAUSTED","message":"Quota exceeded.","details":[
+                {{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{{"quotaId":"GenerateRequestsPerMinutePerProjectPerModel","quotaValue":"10"}}]}},
+                {{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"{seconds}s"}}]}}}}"#
+            ),
+        )
+    }
+
+    fn verdicts() -> impl Strategy<Value = Verdict> {
+        prop_oneof![
+            Just(Verdict::not_sent()),
+            Just(Verdict::interrupted()),
+            Just(Verdict::interrupted_delivery()),
+            Just(Verdict::delivering()),
+            (0.1f64..400.0).prop_map(hinted),
+            prop::sample::select(vec![
+                (503, r#"{"error":{"code":503,"message":"The model is overloaded. Please try again later.","status":"UNAVAILABLE"}}"#),
+                (500, r#"{"error":{"code":500,"message":"Internal error","status":"INTERNAL"}}"#),
+                (504, r#"{"error":{"code":504,"message":"Deadline expired before operation could complete.","status":"DEADLINE_EXCEEDED"}}"#),
+                (400, r#"{"error":{"code":400,"message":"API key not valid.","status":"INVALID_ARGUMENT"}}"#),
+                (429, r#"{"error":{"code":429,"message":"Quota exceeded, limit: 0","status":"RESOURCE_EXHAUSTED"}}"#),
+                (200, r#"{"candidates":[{"finishReason":"IMAGE_SAFETY"}],"usageMetadata":{"promptTokenCount":9,"totalTokenCount":9}}"#),
+                (200, r#"{"candidates":[{"finishReason":"IMAGE_OTHER","finishMessage":"You will not be charged for this request."}]}"#),
+                (200, r#"{"promptFeedback":{"blockReason":"SAFETY"}}"#),
+            ])
+            .prop_map(|(status, body)| judged(status, body)),
+        ]
+    }
+
+    fn policies() -> impl Strategy<Value = RetryPolicy> {
+        prop_oneof![
+            // Made anew for each case: clones share one retry budget.
+            Just(()).prop_map(|()| RetryPolicy::recommended()),
+            prop::sample::select(presets::all()).prop_map(|(_, policy)| policy),
+            (1u32..8, 1u64..20_000, 1.0f64..4.0, 1u64..300_000, 0u32..3).prop_map(|(attempts, initial, factor, cap, empty)| {
+                let ms = Duration::from_millis;
+                RetryPolicy::uniform(attempts, Backoff::exponential(ms(initial), factor, ms(cap)).jitter(Jitter::Full))
+                    .empty_answers(empty)
+            }),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        #[allow(clippy::disallowed_methods, reason = "any instant will do: only differences are looked at")]
+        fn no_policy_breaks_the_rules(
+            policy in policies(),
+            schedule in proptest::collection::vec((verdicts(), 0u64..200_000, 0.0f64..1.0), 1..20),
+            allowed in 0u32..3,
+            deadline in proptest::option::of(1u64..2_000_000),
+            replayable in proptest::bool::weighted(0.9),
+        ) {
+            let (call, allowance) = (call(), Allowance::of(allowed));
+            let started = Instant::now();
+            let deadline = deadline.map(|ms| started + Duration::from_millis(ms));
+            let mut now = started;
+            let mut state = RetryState::new();
+            let mut bought = 0;
+            for (verdict, took, unit) in schedule {
+                now += Duration::from_millis(took);
+                let tokens = policy.budget.as_ref().map(RetryBudget::tokens);
+                let situation = Situation { call: &call, verdict: &verdict, allowance: &allowance, now, started, deadline, replayable, unit };
+                match policy.next(&mut state, &situation) {
+                    Decision::Stop(why) => {
+                        prop_assert_eq!(why.is_none(), verdict.outcome().is_success());
+                        if why.is_some() {
+                            prop_assert_eq!(policy.budget.as_ref().map(RetryBudget::tokens), tokens, "a stop costs no tokens");
+                        }
+                        break;
+                    }
+                    Decision::Resend { wait, permit, .. } => {
+                        prop_assert!(replayable);
+                        prop_assert!(verdict.charge() != Charge::Charged);
+                        prop_assert!(verdict.is_retryable());
+                        prop_assert_eq!(permit.is_bought_risk(), verdict.charge() == Charge::Maybe);
+                        bought += u32::from(permit.is_bought_risk());
+                        prop_assert!(wait <= policy.cap(), "{:?} > {:?}", wait, policy.cap());
+                        if let (Some(hint), false) = (verdict.wait(), policy.ignore_hints) {
+                            prop_assert!(wait >= hint.not_before());
+                        }
+                        if let Some(deadline) = deadline {
+                            prop_assert!(now + wait < deadline);
+                        }
+                        now += wait;
+                        prop_assert!(state.attempts() < policy.attempts);
+                    }
+                }
+            }
+            prop_assert!(bought <= allowed);
+            prop_assert_eq!(allowance.left(), allowed - bought);
+        }
+
+        #[test]
+        #[allow(clippy::disallowed_methods, reason = "any instant will do: only differences are looked at")]
+        fn jitter_on_a_hint_goes_upward_and_is_alive(seconds in 0.1f64..100.0, low in 0.0f64..0.5, high in 0.5f64..1.0) {
+            let (call, verdict, allowance) = (call(), hinted(seconds), Allowance::default());
+            let now = Instant::now();
+            let wait = |unit| {
+                let situation = Situation { call: &call, verdict: &verdict, allowance: &allowance, now, started: now, deadline: None, replayable: true, unit };
+                match RetryPolicy::recommended().next(&mut RetryState::new(), &situation) {
+                    Decision::Resend { wait, .. } => wait,
+                    Decision::Stop(why) => panic!("{why:?}"),
+                }
+            };
+            let floor = verdict.wait().unwrap().not_before();
+            prop_assert!(wait(low) >= floor);
+            prop_assert!(wait(high) >= wait(low));
+            prop_assert!(wait(0.999) > wait(0.0));
+        }
+    }
+
+    #[test]
+    fn a_hint_longer_than_the_policy_waits_stops_the_call() {
+        let (call, verdict, allowance) = (call(), hinted(130.0), Allowance::default());
+        #[allow(clippy::disallowed_methods, reason = "any instant will do")]
+        let now = Instant::now();
+        let situation = Situation {
+            call: &call,
+            verdict: &verdict,
+            allowance: &allowance,
+            now,
+            started: now,
+            deadline: None,
+            replayable: true,
+            unit: 0.5,
+        };
+        let decision = RetryPolicy::recommended().next(&mut RetryState::new(), &situation);
+        assert!(matches!(decision, Decision::Stop(Some(StopReason::WaitTooLong))), "{decision:?}");
+    }
+}

@@ -1,0 +1,136 @@
+//! The recommended order, ready made.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::Full;
+//! use tower::{ServiceExt, service_fn};
+//! use tower_gemini::GeminiStack;
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! // Any client will do; this one is overloaded.
+//! let client = service_fn(|_| async {
+//!     let body = br#"{"error":{"code":400,"message":"API key not valid.","status":"INVALID_ARGUMENT"}}"#;
+//!     Ok::<_, std::io::Error>(Response::builder().status(400).body(Full::new(Bytes::from_static(body))).unwrap())
+//! });
+//! let gemini = GeminiStack::new().images(client);
+//! let request = Request::post("/v1beta/models/gemini-3-pro-image:generateContent").body(Full::new(Bytes::new())).unwrap();
+//! let error = gemini.oneshot(request).await.unwrap_err();
+//! assert_eq!(error.status().map(|status| status.as_u16()), Some(400));
+//! assert_eq!(error.trail().unwrap().attempts().len(), 1);
+//! # }
+//! ```
+
+use tower_layer::Layer;
+
+use crate::attempt_timeout::{AttemptTimeout, AttemptTimeoutLayer};
+use crate::classify_gemini_error::{ClassifyGeminiError, ClassifyGeminiErrorLayer};
+use crate::collect_request::{CollectRequest, CollectRequestLayer};
+use crate::final_image_extract::{FinalImageExtract, FinalImageExtractLayer, FinalImageJson};
+use crate::jittered_retry::{JitteredRetry, JitteredRetryLayer, RetryPolicy};
+
+/// The judged middle of the recommended stack.
+pub type Judged<S> = JitteredRetry<AttemptTimeout<ClassifyGeminiError<S>>>;
+/// The recommended stack that answers with [`FinalImage`](crate::FinalImage)s.
+pub type Images<S> = CollectRequest<FinalImageExtract<Judged<S>>>;
+/// The recommended stack that answers with the API's JSON, without drafts.
+pub type Json<S> = CollectRequest<FinalImageJson<Judged<S>>>;
+/// The recommended stack that answers with the API's own answer, judged.
+pub type Raw<S> = CollectRequest<Judged<S>>;
+
+/// The recommended order of layers, over any client.
+///
+/// `CollectRequest > FinalImageExtract > JitteredRetry > AttemptTimeout > ClassifyGeminiError > client`, each with its documented
+/// defaults unless set here. State that calls share (the retry budget) is shared by every service made from one `GeminiStack` and
+/// by all their clones.
+#[derive(Debug, Clone)]
+pub struct GeminiStack {
+    collect: CollectRequestLayer,
+    extract: FinalImageExtractLayer,
+    retry: JitteredRetryLayer,
+    timeout: AttemptTimeoutLayer,
+    classify: ClassifyGeminiErrorLayer,
+}
+
+impl GeminiStack {
+    /// Every layer with its defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            collect: CollectRequestLayer::new(),
+            extract: FinalImageExtractLayer::new(),
+            retry: JitteredRetryLayer::recommended(),
+            timeout: AttemptTimeoutLayer::new(),
+            classify: ClassifyGeminiErrorLayer::new(),
+        }
+    }
+
+    /// How requests are held.
+    #[must_use]
+    pub fn collect(mut self, layer: CollectRequestLayer) -> Self {
+        self.collect = layer;
+        self
+    }
+
+    /// How images are taken out.
+    #[must_use]
+    pub fn extract(mut self, layer: FinalImageExtractLayer) -> Self {
+        self.extract = layer;
+        self
+    }
+
+    /// How calls are retried.
+    #[must_use]
+    pub fn retry(mut self, layer: JitteredRetryLayer) -> Self {
+        self.retry = layer;
+        self
+    }
+
+    /// How calls are retried, by this policy.
+    #[must_use]
+    pub fn retry_policy(self, policy: RetryPolicy) -> Self {
+        self.retry(JitteredRetryLayer::new(policy))
+    }
+
+    /// How long attempts may take.
+    #[must_use]
+    pub fn timeout(mut self, layer: AttemptTimeoutLayer) -> Self {
+        self.timeout = layer;
+        self
+    }
+
+    /// How answers are judged.
+    #[must_use]
+    pub fn classify(mut self, layer: ClassifyGeminiErrorLayer) -> Self {
+        self.classify = layer;
+        self
+    }
+
+    /// A service that answers with the final image.
+    #[must_use]
+    pub fn images<S>(&self, client: S) -> Images<S> {
+        self.collect.layer(self.extract.layer(self.judged(client)))
+    }
+
+    /// A service that answers with the API's JSON without the drafts. Answers with an error status pass unchanged.
+    #[must_use]
+    pub fn json<S>(&self, client: S) -> Json<S> {
+        self.collect.layer(FinalImageExtractLayer::json().layer(self.judged(client)))
+    }
+
+    /// A service that answers with the API's own answer, byte for byte, and a verdict beside it.
+    #[must_use]
+    pub fn raw<S>(&self, client: S) -> Raw<S> {
+        self.collect.layer(self.judged(client))
+    }
+
+    fn judged<S>(&self, client: S) -> Judged<S> {
+        self.retry.layer(self.timeout.layer(self.classify.layer(client)))
+    }
+}
+
+impl Default for GeminiStack {
+    fn default() -> Self {
+        Self::new()
+    }
+}
