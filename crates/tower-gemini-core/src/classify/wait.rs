@@ -26,6 +26,10 @@ pub(super) fn hint(facts: &Facts<'_>, text: &Lower, headers: &HeaderMap) -> Opti
         }
         return Some(WaitHint::new(delay, WaitSource::RetryInfo));
     }
+    // Most messages without a hint hold no digit at all: one look saves a search for each lead.
+    if facts.reset_delay.is_none() && !has_digit(text.bytes()) {
+        return header(headers).map(|wait| WaitHint::new(wait, WaitSource::RetryAfter));
+    }
     let from = |span: Option<Duration>, source| span.map(|span| WaitHint::new(span, source));
     let text_source = if facts.is_page { WaitSource::Page } else { WaitSource::Message };
     // A RetryInfo in text that could not be parsed is still one.
@@ -44,11 +48,12 @@ pub(super) fn hint(facts: &Facts<'_>, text: &Lower, headers: &HeaderMap) -> Opti
         .or(message)
 }
 
+/// Looks at every byte, without a way out: eight or more at a time that way.
+fn has_digit(text: &[u8]) -> bool {
+    text.iter().fold(false, |found, byte| found | byte.is_ascii_digit())
+}
+
 fn first_span(text: &Lower, leads: &[&'static str]) -> Option<Duration> {
-    // Most messages without a hint hold no digit at all: one look saves a search for each lead.
-    if !text.bytes().iter().any(u8::is_ascii_digit) {
-        return None;
-    }
     leads.iter().find_map(|lead| text.after(lead).find_map(span))
 }
 
@@ -113,6 +118,9 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
 /// `retry-after-ms`, then `Retry-After` in seconds or as a date. A date needs a clock, which this crate does not read: the
 /// answer's own `Date` header is one.
 fn header(headers: &HeaderMap) -> Option<Duration> {
+    if headers.is_empty() {
+        return None;
+    }
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     if let Some(ms) = text("retry-after-ms")
         && let Some((whole, billionths, [])) = decimal(ms.as_bytes())
