@@ -24,8 +24,9 @@ fn scan(mut scanner: Scanner, body: &[u8], size: usize) -> Result<Answer, ScanFa
 }
 
 fn decode(data: &str) -> Option<Vec<u8>> {
-    let config =
-        GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true).with_decode_padding_mode(DecodePaddingMode::RequireNone);
+    let config = GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::RequireNone);
     let data: String = data
         .chars()
         .filter(|c| !matches!(c, ' ' | '\n' | '\r' | '\t'))
@@ -63,8 +64,20 @@ fn plainly(value: &Value) -> Option<Option<(Vec<u8>, bool)>> {
 /// Whether only shapes are in it that `plainly` reads as well.
 fn is_plain(body: &[u8]) -> bool {
     let other: [&[u8]; 14] = [
-        b"predictions", b"choices", b"data\"", b"outputs", b"steps", b"step", b"delta", b"interaction", b"response", b"b64_json",
-        b"content\":{\"t", b"_", b"\\u", b"\xEF\xBB\xBF",
+        b"predictions",
+        b"choices",
+        b"data\"",
+        b"outputs",
+        b"steps",
+        b"step",
+        b"delta",
+        b"interaction",
+        b"response",
+        b"b64_json",
+        b"content\":{\"t",
+        b"_",
+        b"\\u",
+        b"\xEF\xBB\xBF",
     ];
     // `data` is Gemini's too, but only behind `inlineData`.
     let has = |needle: &[u8]| body.windows(needle.len()).any(|window| window == needle);

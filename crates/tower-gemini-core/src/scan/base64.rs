@@ -21,9 +21,8 @@ fn config() -> GeneralPurposeConfig {
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 static ENGINES: LazyLock<[Fast; 2]> = LazyLock::new(|| [Fast::standard(config()), Fast::url_safe(config())]);
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-static ENGINES: LazyLock<[Fast; 2]> = LazyLock::new(|| {
-    [Fast::new(&base64::alphabet::STANDARD, config()), Fast::new(&base64::alphabet::URL_SAFE, config())]
-});
+static ENGINES: LazyLock<[Fast; 2]> =
+    LazyLock::new(|| [Fast::new(&base64::alphabet::STANDARD, config()), Fast::new(&base64::alphabet::URL_SAFE, config())]);
 
 /// Symbols decoded at a time: the output room is cleared just before it is written, and at this size it is still in the
 /// first-level cache.

@@ -55,7 +55,10 @@ impl ScanError {
     /// Whether the bytes are not what the format allows: bad JSON, bad UTF-8, nesting beyond 127, or bytes behind the end.
     #[must_use]
     pub fn is_malformed(&self) -> bool {
-        matches!(self.kind, ErrorKind::Syntax | ErrorKind::TooDeep | ErrorKind::Utf8 | ErrorKind::Trailing | ErrorKind::Duplicate)
+        matches!(
+            self.kind,
+            ErrorKind::Syntax | ErrorKind::TooDeep | ErrorKind::Utf8 | ErrorKind::Trailing | ErrorKind::Duplicate
+        )
     }
 
     /// Whether an image's base64 is corrupt.

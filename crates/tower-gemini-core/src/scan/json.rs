@@ -87,7 +87,11 @@ impl Num {
 enum Escape {
     None,
     Slash,
-    Hex { digits: u8, value: u16, high: Option<u16> },
+    Hex {
+        digits: u8,
+        value: u16,
+        high: Option<u16>,
+    },
     /// A high surrogate stands alone until `\u` and the low one have come.
     LowSlash(u16),
     LowU(u16),

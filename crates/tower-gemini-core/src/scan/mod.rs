@@ -356,9 +356,14 @@ impl Scanner {
     }
 
     fn lex(&mut self, bytes: &[u8]) -> Result<usize, ScanError> {
-        let taken = self.lexer.feed(bytes, self.at, &mut self.reader)?;
-        self.reader.copy_raw(&bytes[..taken], self.at);
-        Ok(taken)
+        let taken = self.lexer.feed(bytes, self.at, &mut self.reader);
+        // What was complete before a fault counts, whether or not it came in the same piece.
+        let good = match &taken {
+            Ok(taken) => *taken,
+            Err(error) => usize::try_from(error.offset().saturating_sub(self.at)).map_or(0, |good| good.min(bytes.len())),
+        };
+        self.reader.copy_raw(&bytes[..good], self.at);
+        taken
     }
 
     fn line(&mut self, bytes: &[u8]) -> Result<usize, ScanError> {

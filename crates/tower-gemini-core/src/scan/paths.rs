@@ -146,7 +146,11 @@ pub(super) fn field(node: Node, key: &[u8]) -> Field {
         ) => F::CountPrompt,
         (
             Node::Usage,
-            b"candidatesTokenCount" | b"candidates_token_count" | b"completion_tokens" | b"output_tokens" | b"total_output_tokens",
+            b"candidatesTokenCount"
+            | b"candidates_token_count"
+            | b"completion_tokens"
+            | b"output_tokens"
+            | b"total_output_tokens",
         ) => F::CountCandidates,
         (Node::Usage, b"thoughtsTokenCount" | b"thoughts_token_count" | b"total_thought_tokens")
         | (Node::UsageOutput, b"reasoning_tokens") => F::CountThoughts,
@@ -164,7 +168,9 @@ pub(super) fn field(node: Node, key: &[u8]) -> Field {
         (Node::Choice, b"delta") => F::Delta,
         (Node::Message, b"content") => F::Content,
         (Node::Message, b"images") => F::Images,
-        (Node::ImageEntry | Node::MessagePart, b"image_url") | (Node::ImageEntry | Node::ImageUrl | Node::DataItem, b"url") => F::Uri,
+        (Node::ImageEntry | Node::MessagePart, b"image_url") | (Node::ImageEntry | Node::ImageUrl | Node::DataItem, b"url") => {
+            F::Uri
+        }
 
         (Node::Item, b"content") => F::Content,
         (Node::Item, b"summary") => F::Summary,

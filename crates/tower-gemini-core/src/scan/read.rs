@@ -323,7 +323,14 @@ impl Reader {
             (Node::Usage | Node::UsageItem | Node::UsageOutput, _) => self.count(0),
             (
                 Node::Root,
-                F::Candidates | F::Choices | F::Predictions | F::Data | F::Items | F::Delta | F::Content | F::Response
+                F::Candidates
+                | F::Choices
+                | F::Predictions
+                | F::Data
+                | F::Items
+                | F::Delta
+                | F::Content
+                | F::Response
                 | F::Interaction,
             )
             | (Node::Candidate | Node::Item | Node::Message, F::Content)

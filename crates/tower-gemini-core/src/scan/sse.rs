@@ -25,7 +25,11 @@ pub(super) enum Run {
 enum State {
     LineStart,
     /// Bytes of the field's name so far, and whether they are the beginning of `data`.
-    Name { len: usize, data: bool, known: u8 },
+    Name {
+        len: usize,
+        data: bool,
+        known: u8,
+    },
     /// Behind `data:`, where one blank is dropped.
     Space,
     Data,
