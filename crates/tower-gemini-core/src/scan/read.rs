@@ -839,7 +839,26 @@ impl Sink for Reader {
         Ok(())
     }
 
+    fn string_base64(&mut self, input: &[u8]) -> Result<usize, ScanError> {
+        if let Text::Data { at, began: false } = self.text {
+            // Anything but a symbol goes the long way.
+            if !input[0].is_ascii_alphanumeric() {
+                return Ok(0);
+            }
+            self.text = Text::Data { at, began: true };
+            self.begin_image(at)?;
+        }
+        if matches!(self.text, Text::Data { .. }) { self.store.run(input) } else { Ok(0) }
+    }
+
+    fn checks_string(&self) -> bool {
+        matches!(self.text, Text::Data { .. })
+    }
+
     fn string_piece(&mut self, piece: &[u8]) -> Result<bool, ScanError> {
+        if piece.is_empty() {
+            return Ok(true);
+        }
         match &mut self.text {
             Text::Skip => {}
             Text::Capture { bytes, max } => {
