@@ -7,12 +7,14 @@ use tower::{Service, ServiceBuilder, service_fn};
 use tower_gemini::core::body::ReplayBody;
 use tower_gemini::{ClassifyGeminiErrorLayer, FinalImageExtractLayer, JitteredRetryLayer};
 
-fn main() {
+fn wrong(request: Request<ReplayBody>) {
     let client = service_fn(|_: Request<ReplayBody>| async { Ok::<_, std::io::Error>(Response::new(Full::<Bytes>::default())) });
     let mut service = ServiceBuilder::new()
         .layer(JitteredRetryLayer::recommended())
         .layer(FinalImageExtractLayer::new())
         .layer(ClassifyGeminiErrorLayer::new())
         .service(client);
-    let _ = Service::<Request<ReplayBody>>::call(&mut service, unreachable!());
+    let _ = Service::<Request<ReplayBody>>::call(&mut service, request);
 }
+
+fn main() {}

@@ -8,8 +8,10 @@ use tower_gemini::core::body::ReplayBody;
 use tower_gemini::core::error::Error;
 use tower_gemini::JitteredRetryLayer;
 
-fn main() {
+fn wrong(request: Request<ReplayBody>) {
     let client = service_fn(|_: Request<ReplayBody>| async { Ok::<_, Error>(Response::new(Full::<Bytes>::default())) });
     let mut service = JitteredRetryLayer::recommended().layer(client);
-    let _ = Service::<Request<ReplayBody>>::call(&mut service, unreachable!());
+    let _ = Service::<Request<ReplayBody>>::call(&mut service, request);
 }
+
+fn main() {}

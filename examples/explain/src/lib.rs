@@ -455,9 +455,6 @@ fn advice(verdict: &Verdict) -> (&'static str, &'static str) {
             ("there is nothing at this address", "correct the address or the name; another model does not help")
         }
         Outcome::NotSent => ("it was never sent", "send it again"),
-        Outcome::Interrupted => {
-            ("the connection broke, and it is not known what was paid", "send it again only if paying twice is acceptable")
-        }
         _ => ("it is nothing that is known", "look at the body"),
     }
 }

@@ -264,17 +264,15 @@ impl<'a> Facts<'a> {
         if word.is_empty() {
             return;
         }
-        if word.starts_with(|c: char| c.is_ascii_digit())
-            && let Ok(number) = word.parse::<u64>()
-        {
+        let is_number = word.starts_with(|c: char| c.is_ascii_digit());
+        if let Some(number) = is_number.then(|| word.parse::<u64>().ok()).flatten() {
             if let Some(code) = status_number(number) {
                 self.set_code(code, depth);
             }
             return;
         }
-        if let Some(status) = http_of_word(&word)
-            && (self.status.is_none() || depth >= self.status_depth)
-        {
+        let counts = self.status.is_none() || depth >= self.status_depth;
+        if let Some(status) = http_of_word(&word).filter(|_| counts) {
             self.status = Some(status);
             self.status_depth = depth;
             self.is_google |= is_status;
@@ -514,9 +512,7 @@ impl<'de> Visitor<'de> for Walk<'_, 'de> {
                 (_, "status") => match map.next_value()? {
                     Scalar::Text(word) => facts.set_word(word, deeper, true),
                     Scalar::Number(number) => {
-                        if let Some(code) = status_number(number)
-                            && facts.code.is_none()
-                        {
+                        if let Some(code) = status_number(number).filter(|_| facts.code.is_none()) {
                             facts.set_code(code, depth);
                         }
                     }
@@ -524,9 +520,11 @@ impl<'de> Visitor<'de> for Walk<'_, 'de> {
                 },
                 (_, "upstreamStatus" | "upstream_status" | "upstream_status_code") => {
                     // Beats the code beside it, and loses to the upstream's own body.
-                    if let Scalar::Number(number) = map.next_value()?
-                        && let Some(code) = status_number(number)
-                    {
+                    let code = match map.next_value()? {
+                        Scalar::Number(number) => status_number(number),
+                        _ => None,
+                    };
+                    if let Some(code) = code {
                         facts.set_code(code, deeper.saturating_add(1));
                     }
                 }
@@ -760,9 +758,7 @@ impl<'de> serde::Deserialize<'de> for Dimensions {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Dimensions, A::Error> {
                 let mut dimensions = Vec::new();
                 while let Some(Text(key)) = map.next_key()? {
-                    if let Some(value) = text_of(&mut map)?
-                        && dimensions.len() < MAX_DIMENSIONS
-                    {
+                    if let Some(value) = text_of(&mut map)?.filter(|_| dimensions.len() < MAX_DIMENSIONS) {
                         dimensions.push((key.into_owned(), value.into_owned()));
                     }
                 }

@@ -71,11 +71,8 @@ fn code(http: Option<u16>, facts: &Facts<'_>) -> u16 {
             code = http;
         }
         // "Upstream error 503 Service Unavailable" inside a gateway's own 500 or 502.
-        if code.is_none_or(|code| is_vague(code) || code == 502)
-            && !facts.is_page
-            && let Some(stated) = facts.message.as_deref().and_then(stated_status)
-        {
-            code = Some(stated);
+        if code.is_none_or(|code| is_vague(code) || code == 502) && !facts.is_page {
+            code = facts.message.as_deref().and_then(stated_status).or(code);
         }
     }
     code.or(http).unwrap_or(0)

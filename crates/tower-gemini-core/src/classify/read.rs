@@ -57,16 +57,15 @@ fn read_text<'a>(text: &'a str, room: Room<'_>) -> Facts<'a> {
     let text = text.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
     match text.as_bytes().first() {
         Some(b'{' | b'[') => {
-            if let Ok((mut facts, end)) = Facts::read(text)
-                && (facts.is_telling() || (room.is_left() && (facts.message.is_some() || facts.raw.is_some())))
-            {
+            let found = Facts::read(text).ok().filter(|(facts, _)| {
+                facts.is_telling() || (room.is_left() && (facts.message.is_some() || facts.raw.is_some()))
+            });
+            if let Some((mut facts, end)) = found {
                 unfold(&mut facts, room);
                 // An answer's chunk may be followed by the error that ended the stream.
                 let rest = text.get(end..).unwrap_or_default();
-                if !facts.states_error()
-                    && let Some(later) = embedded(rest, room)
-                    && later.states_error()
-                {
+                let later = if facts.states_error() { None } else { embedded(rest, room) };
+                if let Some(later) = later.filter(Facts::states_error) {
                     facts.absorb(later);
                 }
                 if facts.is_telling() {
@@ -108,8 +107,7 @@ fn unfold(facts: &mut Facts<'_>, room: Room<'_>) {
     if !room.is_left() {
         return;
     }
-    if let Some(raw) = facts.raw.take()
-        && let Some(first) = raw.trim_ascii_start().bytes().next()
+    if let Some((raw, first)) = facts.raw.take().and_then(|raw| raw.trim_ascii_start().bytes().next().map(|first| (raw, first)))
     {
         let is_structured = matches!(first, b'{' | b'[' | b'<' | b'"');
         let inner = read_text(&raw, room.deeper());
@@ -126,9 +124,10 @@ fn unfold(facts: &mut Facts<'_>, room: Room<'_>) {
     if message.trim_ascii_start().starts_with('<') {
         let page = read_page(message).into_owned();
         facts.absorb(Facts { code: facts.code.or(page.code), ..page });
-    } else if memchr::memchr2(b'{', b'[', message.as_bytes()).is_some()
-        && let Some(inner) = embedded(message, room.deeper())
-    {
+        return;
+    }
+    let has_json = memchr::memchr2(b'{', b'[', message.as_bytes()).is_some();
+    if let Some(inner) = has_json.then(|| embedded(message, room.deeper())).flatten() {
         // What a wrapper wrote around the JSON may hold the only name of the fault, where the JSON holds details alone.
         let kept = (inner.message.is_none()).then(|| facts.message.take()).flatten();
         facts.absorb(inner);

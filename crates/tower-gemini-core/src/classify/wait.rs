@@ -17,11 +17,8 @@ pub(super) fn hint(facts: &Facts<'_>, text: &Lower, headers: &HeaderMap) -> Opti
     let said = || first_span(text, &["retry in ", "retry after ", "try again in ", "try again after "]);
     if let Some(delay) = facts.retry_delay {
         // Google floors RetryInfo to whole seconds while its message keeps the fraction: the exact one is not early.
-        if delay.subsec_nanos() == 0
-            && let Some(exact) = said()
-            && exact > delay
-            && exact - delay < Duration::from_secs(1)
-        {
+        let exact = if delay.subsec_nanos() == 0 { said() } else { None };
+        if let Some(exact) = exact.filter(|&exact| exact > delay && exact - delay < Duration::from_secs(1)) {
             return Some(WaitHint::new(exact, WaitSource::Message));
         }
         return Some(WaitHint::new(delay, WaitSource::RetryInfo));
@@ -93,9 +90,7 @@ fn decimal(text: &[u8]) -> Option<(u64, u32, &[u8])> {
     let (whole, mut rest) = text.split_at(digits);
     let whole = whole.iter().try_fold(0u64, |n, digit| n.checked_mul(10)?.checked_add(u64::from(digit - b'0')))?;
     let mut billionths = 0u32;
-    if let [b'.', tail @ ..] = rest
-        && tail.first().is_some_and(u8::is_ascii_digit)
-    {
+    if let Some(tail) = rest.strip_prefix(b".").filter(|tail| tail.first().is_some_and(u8::is_ascii_digit)) {
         let digits = tail.iter().take_while(|b| b.is_ascii_digit()).count();
         let (fraction, tail) = tail.split_at(digits);
         for place in 0..9 {
@@ -122,9 +117,7 @@ fn header(headers: &HeaderMap) -> Option<Duration> {
         return None;
     }
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
-    if let Some(ms) = text("retry-after-ms")
-        && let Some((whole, billionths, [])) = decimal(ms.as_bytes())
-    {
+    if let Some((whole, billionths, [])) = text("retry-after-ms").and_then(|ms| decimal(ms.as_bytes())) {
         let up = u64::from(billionths > 0);
         return Some(Duration::from_millis(whole.saturating_add(up)));
     }
