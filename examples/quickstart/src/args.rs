@@ -19,7 +19,8 @@ USAGE
 
 OPTIONS
     --out DIR        where the images go                               (default: out/quickstart)
-    --seed N         the simulator's pictures and latencies, and jitter (default: 7)
+    --seed N         of pictures, latencies and jitter                 (default: 7)
+                     (who gets which of the last two depends on the order of arrival)
     --port N         the simulator's port                              (default: any free one)
     --quick          small pictures, no latencies, waits of milliseconds
 

@@ -89,9 +89,9 @@ impl Pace {
                 .on(Outcome::Deadline, overload)
                 .on(Outcome::RateLimitedMinute, limit),
             tick: ms(20),
-            in_words: "Retries: the recommended policy with shorter backoff: from 0.5 s after an overload instead of 10 s,
-\
-                       from 0.25 s after a rate limit instead of 5 s. Hints of the server are kept. Images take 1 to 4 s instead of 10 to 170.",
+            in_words: "Retries: the recommended policy with shorter backoff: from 0.5 s after an overload instead of 10 s,\n\
+                       from 0.25 s after a rate limit instead of 5 s. Hints of the server are kept. Images take 1 to 4 s instead\n\
+                       of 10 to 170.",
         }
     }
 
