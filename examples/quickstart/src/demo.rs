@@ -99,6 +99,8 @@ impl Pace {
         let ms = Duration::from_millis;
         let soon = OutcomePolicy::new(5, Backoff::exponential(ms(5), 2.0, ms(50)));
         let policy = Outcome::ALL.iter().fold(RetryPolicy::recommended(), |policy, outcome| policy.on(*outcome, soon));
+        // The late door opens when a busy machine gets round to it; five attempts within some 50 ms could all come too early.
+        let policy = policy.on(Outcome::NotSent, OutcomePolicy::new(5, Backoff::exponential(ms(50), 3.0, ms(2_000))));
         Self {
             latency: Latency::none(),
             images: ImageOptions::tiny(),

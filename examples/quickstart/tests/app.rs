@@ -143,8 +143,10 @@ fn the_bad_weather_is_survived_and_the_books_hold() {
     assert!(train[0].iter().any(|cell| cell.starts_with("$0.0000 to $")), "{train:?}");
     assert!(ran.output.contains("night-train: the connection broke after the request was sent"), "{}", ran.output);
 
+    // How often it is refused depends on how soon the door opens; that it is let in at last does not.
     let crane = rows(&ran.output, "harbour-crane");
-    assert_eq!((crane[0][2].as_str(), crane[0][3].as_str(), crane.len()), ("not_sent", "none", 2), "{}", ran.output);
+    assert_eq!((crane[0][2].as_str(), crane[0][3].as_str()), ("not_sent", "none"), "{}", ran.output);
+    assert!(crane.len() >= 2 && crane[crane.len() - 1][1] == "success (200)", "{}", ran.output);
     let fox = rows(&ran.output, "fox-in-a-library");
     assert_eq!((fox[0][2].as_str(), fox[0][3].as_str()), ("no_image (200)", "waived"));
     let senator = rows(&ran.output, "senator-in-a-tub");
