@@ -20,6 +20,7 @@ pub mod jittered_retry;
 mod judged;
 mod ready;
 pub mod stack;
+mod timer;
 
 pub use attempt_timeout::{AttemptTimeout, AttemptTimeoutLayer};
 pub use classify_gemini_error::{ClassifyGeminiError, ClassifyGeminiErrorLayer};

@@ -282,9 +282,7 @@ impl RetryPolicy {
         state.attempts = state.attempts.saturating_add(1);
         let same = state.count(outcome);
         if outcome.is_success() {
-            if let Some(budget) = &self.budget {
-                budget.deposit();
-            }
+            self.succeeded();
             return Decision::Stop(None);
         }
         if verdict.charge() == Charge::Charged {
@@ -336,6 +334,13 @@ impl RetryPolicy {
         }
         state.last_wait = Some(wait);
         Decision::Resend { wait, why, permit }
+    }
+
+    /// Puts back into the budget what a success earns.
+    pub(super) fn succeeded(&self) {
+        if let Some(budget) = &self.budget {
+            budget.deposit();
+        }
     }
 
     /// The wait, or `None` where the server asks for a longer one than the policy waits.
