@@ -340,11 +340,14 @@ impl Admission {
     pub fn fits(&mut self, now: Moment, amounts: Amounts, day_reserve: u64) -> bool {
         self.advance(now);
         let minutes_fit = (0..3).all(|d| match self.limits.0[d] {
-            Some(limit) => self.sums[d].saturating_add(amounts.0[d]) <= limit,
+            // A dimension that a call asks nothing of cannot refuse it, however full it is.
+            Some(limit) => amounts.0[d] == 0 || self.sums[d].saturating_add(amounts.0[d]) <= limit,
             None => true,
         });
         let day_fits = match self.limits.0[3] {
-            Some(limit) => self.day_taken().saturating_add(amounts.0[3]).saturating_add(day_reserve) <= limit,
+            Some(limit) => {
+                amounts.0[3] == 0 || self.day_taken().saturating_add(amounts.0[3]).saturating_add(day_reserve) <= limit
+            }
             None => true,
         };
         let rests = self.rest.is_some_and(|(until, _)| now.steady_ms < until) || self.closed_day == Some(self.day.number());

@@ -51,8 +51,11 @@ impl Alerts {
             let amount = taken.get(dimension);
             if self.told[d] > 0 {
                 // Once per crossing: armed again when the window in which it was told has passed and the level has fallen.
-                let passed = if d == 3 { self.told_on_day != day } else { now.steady_ms >= self.told_at_ms[d] + WINDOW_MS };
-                if passed {
+                if d == 3 {
+                    if self.told_on_day != day {
+                        self.told[d] = 0;
+                    }
+                } else if now.steady_ms >= self.told_at_ms[d] + WINDOW_MS {
                     while self.told[d] > 0 && !crossed(amount, limit, self.thresholds[self.told[d] - 1]) {
                         self.told[d] -= 1;
                     }
