@@ -1,10 +1,739 @@
-//! Models as data.
-/// stub
-#[derive(Debug)]
-pub struct Catalog;
+//! Models as data: ids, sizes, prices and dates, in a TOML that callers can extend.
+//!
+//! Ids are never an enum: every id in the articles of early 2026 is retired by the end of that year, and a chain that ends in a
+//! retired model ends in a 404. [`Catalog::builtin`] holds what is publicly known of Gemini's image models; each price and date
+//! names its source and its day. Text models are not in it: nothing here depends on them.
+//!
+//! ```
+//! use tower_gemini_core::catalog::{Catalog, Date};
+//!
+//! let catalog = Catalog::builtin();
+//! let model = catalog.lookup("models/gemini-3-pro-image-4k").unwrap();
+//! assert_eq!(model.id, "gemini-3-pro-image");
+//!
+//! let preview = catalog.lookup("gemini-3-pro-image-preview").unwrap();
+//! let today = Date::new(2026, 11, 22).unwrap();
+//! assert!(preview.is_retired_on(today));
+//! assert_eq!(catalog.successor_on(preview, today).unwrap().id, "gemini-3-pro-image");
+//! ```
+//!
+//! A relay's own models and prices go on top:
+//!
+//! ```
+//! use tower_gemini_core::catalog::{Catalog, Platform};
+//!
+//! let mut catalog = Catalog::builtin().clone();
+//! catalog.extend(Catalog::from_toml(r#"
+//!     [[model]]
+//!     id = "house-banana"
+//!     family = "flash"
+//!     images = true
+//!     sizes = ["1K"]
+//!     [[model.price]]
+//!     platform = "relay"
+//!     source = "the relay's price list"
+//!     as_of = "2026-11-01"
+//!     per_image_microusd = { "1K" = 35_000 }
+//! "#)?);
+//! let price = catalog.lookup("house-banana").unwrap().price(&Platform::other("relay")).unwrap();
+//! assert_eq!(price.source, "the relay's price list");
+//! # Ok::<(), tower_gemini_core::catalog::CatalogError>(())
+//! ```
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::LazyLock;
+
+use serde::de::{self, Deserializer};
+use serde::{Deserialize, Serialize};
+
+use crate::call::{ImageSize, split_model_suffix, strip_model_prefix};
+
+/// The ratios that every Gemini image model takes (Gemini API documentation, image generation, 2026-07).
+pub const COMMON_RATIOS: [&str; 10] = ["1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9"];
+
+/// A day of the calendar, without a clock and without a time zone.
+///
+/// ```
+/// use tower_gemini_core::catalog::Date;
+///
+/// let shutdown: Date = "2026-06-25".parse().unwrap();
+/// assert!(shutdown < Date::new(2026, 11, 22).unwrap());
+/// assert!("2026-13-01".parse::<Date>().is_err());
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Date {
+    year: u16,
+    month: u8,
+    day: u8,
+}
+
+impl Date {
+    /// A day; `None` where there is no such day.
+    #[must_use]
+    pub fn new(year: u16, month: u8, day: u8) -> Option<Self> {
+        let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+        let days = match month {
+            1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
+            4 | 6 | 9 | 11 => 30,
+            2 => 28 + u8::from(leap),
+            _ => return None,
+        };
+        (1..=days).contains(&day).then_some(Self { year, month, day })
+    }
+
+    /// The year.
+    #[must_use]
+    pub fn year(self) -> u16 {
+        self.year
+    }
+
+    /// The month, 1 to 12.
+    #[must_use]
+    pub fn month(self) -> u8 {
+        self.month
+    }
+
+    /// The day of the month, from 1.
+    #[must_use]
+    pub fn day(self) -> u8 {
+        self.day
+    }
+}
+
+impl FromStr for Date {
+    type Err = CatalogError;
+
+    fn from_str(text: &str) -> Result<Self, CatalogError> {
+        let mut parts = text.splitn(3, '-');
+        let mut number = || parts.next().filter(|part| part.bytes().all(|b| b.is_ascii_digit()))?.parse::<u16>().ok();
+        let (year, month, day) = (number(), number(), number());
+        (|| Self::new(year?, u8::try_from(month?).ok()?, u8::try_from(day?).ok()?))()
+            .ok_or_else(|| CatalogError::new(format!("`{text}` is not a date; write it as 2026-06-25")))
+    }
+}
+
+impl fmt::Display for Date {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04}-{:02}-{:02}", self.year, self.month, self.day)
+    }
+}
+
+impl<'de> Deserialize<'de> for Date {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl Serialize for Date {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Which line of models an id belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Family {
+    /// The quick line: Nano Banana, Nano Banana 2 and 2.1.
+    Flash,
+    /// The line for text rendering and composition: Nano Banana Pro.
+    Pro,
+    /// The cheapest line, 1K only.
+    Lite,
+    /// Imagen: `predict`, no editing, shut down in 2026.
+    Imagen,
+}
+
+/// Whether a model thinks before it draws. Thoughts are billed whether shown or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Thinking {
+    /// It does not.
+    #[default]
+    None,
+    /// It does, and it cannot be turned off.
+    Always,
+    /// The request chooses with `thinkingLevel`.
+    Levels,
+}
+
+/// Whose price list.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Platform {
+    /// The Gemini Developer API (`gemini-api`).
+    GeminiApi,
+    /// Vertex AI, also called the Gemini Enterprise Agent Platform (`vertex-ai`).
+    VertexAi,
+    /// A relay, by the name given to it in the catalogue.
+    Other(String),
+}
+
+impl Platform {
+    /// A relay by its name in the catalogue.
+    #[must_use]
+    pub fn other(name: impl Into<String>) -> Self {
+        Self::Other(name.into())
+    }
+
+    /// The name used in the catalogue.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::GeminiApi => "gemini-api",
+            Self::VertexAi => "vertex-ai",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Platform {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Ok(match name.as_str() {
+            "gemini-api" => Self::GeminiApi,
+            "vertex-ai" => Self::VertexAi,
+            _ => Self::Other(name),
+        })
+    }
+}
+
+/// A key of the per-size tables, spelled exactly as the API spells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct SizeKey(ImageSize);
+
+impl<'de> Deserialize<'de> for SizeKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        ImageSize::ALL
+            .into_iter()
+            .find(|size| size.as_str() == text)
+            .map(Self)
+            .ok_or_else(|| de::Error::custom(format_args!("`{text}` is not a size; the sizes are 512, 1K, 2K and 4K")))
+    }
+}
+
+/// One platform's list price of one model, in micro-dollars (millionths of a US dollar).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Price {
+    /// Whose price.
+    pub platform: Platform,
+    /// One image, by size, as listed (so: rounded).
+    pub per_image_microusd: BTreeMap<ImageSize, u64>,
+    /// A million input tokens.
+    pub input_microusd_per_mtok: Option<u64>,
+    /// A million output tokens of text and thoughts.
+    pub text_output_microusd_per_mtok: Option<u64>,
+    /// A million output tokens of images.
+    pub image_output_microusd_per_mtok: Option<u64>,
+    /// Where the price was read.
+    pub source: String,
+    /// When it was read.
+    pub as_of: Date,
+}
+
+/// One model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Model {
+    /// Its id, without a prefix.
+    pub id: String,
+    /// Other names for it: those of proxies, and those that the service itself uses in errors.
+    pub aliases: Vec<String>,
+    /// Its line.
+    pub family: Family,
+    /// Whether it makes images.
+    pub images: bool,
+    /// The sizes it makes, smallest first.
+    pub sizes: Vec<ImageSize>,
+    /// Whether `imageSize` may be sent. Some models have one size and answer 400 to the field.
+    pub accepts_image_size: bool,
+    /// The ratios it takes, spelled `16:9`.
+    pub ratios: Vec<String>,
+    /// Whether it thinks.
+    pub thinking: Thinking,
+    /// Output tokens that one image counts, by size.
+    pub tokens_per_image: BTreeMap<ImageSize, u64>,
+    /// How many tokens a request may hold.
+    pub input_token_limit: Option<u64>,
+    /// How many tokens an answer may hold.
+    pub output_token_limit: Option<u64>,
+    /// How long one image usually takes, in seconds, from and to, by size.
+    pub typical_seconds: BTreeMap<ImageSize, (u32, u32)>,
+    /// How long a spell of 503s usually lasts, in minutes, from and to.
+    pub recovery_minutes: Option<(u32, u32)>,
+    /// When it came out.
+    pub released: Option<Date>,
+    /// The first day on which it no longer answers.
+    pub retired: Option<Date>,
+    /// What its maker names as its successor.
+    pub successor: Option<String>,
+    /// Where the facts above were read.
+    pub source: String,
+    /// When they were read.
+    pub as_of: Option<Date>,
+    /// Its list prices.
+    pub prices: Vec<Price>,
+}
+
+impl Model {
+    /// Whether it no longer answers on that day.
+    #[must_use]
+    pub fn is_retired_on(&self, day: Date) -> bool {
+        self.retired.is_some_and(|retired| retired <= day)
+    }
+
+    /// Whether it makes images of that size.
+    #[must_use]
+    pub fn makes(&self, size: ImageSize) -> bool {
+        self.images && self.sizes.contains(&size)
+    }
+
+    /// Whether it takes that ratio, spelled `16:9`.
+    #[must_use]
+    pub fn takes_ratio(&self, ratio: &str) -> bool {
+        self.ratios.iter().any(|known| known == ratio)
+    }
+
+    /// The price on that platform.
+    #[must_use]
+    pub fn price(&self, platform: &Platform) -> Option<&Price> {
+        self.prices.iter().find(|price| price.platform == *platform)
+    }
+}
+
+/// Models by id, alias and the spellings proxies use. See the [module](self).
+#[derive(Debug, Clone, Default)]
+pub struct Catalog {
+    models: Vec<Model>,
+    // Keys are lower case: aliases are written in any case, ids never differ by case alone.
+    index: HashMap<String, usize>,
+}
+
+static BUILTIN: LazyLock<Result<Catalog, CatalogError>> =
+    LazyLock::new(|| Catalog::from_toml(include_str!("../catalog/models.toml")));
+static EMPTY: LazyLock<Catalog> = LazyLock::new(Catalog::default);
+
 impl Catalog {
-    /// stub
+    /// What is publicly known of Gemini's image models.
+    #[must_use]
     pub fn builtin() -> &'static Self {
-        &Catalog
+        // The file is part of the crate and a test parses it: the empty catalogue stands for a case that cannot be released, and
+        // costs nobody a panic.
+        BUILTIN.as_ref().unwrap_or_else(|_| &EMPTY)
+    }
+
+    /// Reads a catalogue.
+    ///
+    /// # Errors
+    /// Text that is no TOML, an unknown field, size or date, and an id or alias that is there twice. The error names the line,
+    /// and the nearest known name.
+    pub fn from_toml(text: &str) -> Result<Self, CatalogError> {
+        let file: RawFile = toml::from_str(text).map_err(|error| CatalogError::of_toml(text, &error))?;
+        let mut catalog = Self::default();
+        for raw in file.model {
+            let model = Model::from(raw);
+            for name in std::iter::once(&model.id).chain(&model.aliases) {
+                if let Some(&other) = catalog.index.get(&name.to_ascii_lowercase()) {
+                    let other = catalog.models.get(other).map_or("", |model| model.id.as_str());
+                    return Err(CatalogError::new(format!("`{name}` of model `{}` already names model `{other}`", model.id)));
+                }
+            }
+            catalog.insert(model);
+        }
+        Ok(catalog)
+    }
+
+    /// Takes over every model of `other`: one with the same id is replaced, and a name that both use means the newcomer's.
+    pub fn extend(&mut self, other: Self) {
+        for model in other.models {
+            self.insert(model);
+        }
+    }
+
+    fn insert(&mut self, model: Model) {
+        let position =
+            self.models.iter().position(|known| known.id.eq_ignore_ascii_case(&model.id)).unwrap_or(self.models.len());
+        // Names that the replaced entry had and the new one has not would otherwise live on.
+        self.index.retain(|_, at| *at != position);
+        for name in std::iter::once(&model.id).chain(&model.aliases) {
+            self.index.insert(name.to_ascii_lowercase(), position);
+        }
+        match self.models.get_mut(position) {
+            Some(known) => *known = model,
+            None => self.models.push(model),
+        }
+    }
+
+    /// Every model, in the order of the file.
+    pub fn models(&self) -> impl Iterator<Item = &Model> {
+        self.models.iter()
+    }
+
+    /// The model that a name means: an id, an alias, either with `models/`, `publishers/google/models/` or `google/` in front,
+    /// or with a size and a ratio behind as proxies write them (`-4k`, `-2k-9x16`).
+    #[must_use]
+    pub fn lookup(&self, name: &str) -> Option<&Model> {
+        self.by_name(name).or_else(|| {
+            let bare = strip_model_prefix(name);
+            self.by_name(bare).or_else(|| {
+                let (base, size, aspect) = split_model_suffix(bare);
+                if size.is_some() || aspect.is_some() { self.by_name(base) } else { None }
+            })
+        })
+    }
+
+    fn by_name(&self, name: &str) -> Option<&Model> {
+        // Ids are lower case as a rule: the copy is only for those that are not.
+        let at = match self.index.get(name) {
+            Some(at) => Some(at),
+            None if name.bytes().any(|b| b.is_ascii_uppercase()) => self.index.get(&name.to_ascii_lowercase()),
+            None => None,
+        };
+        at.and_then(|at| self.models.get(*at))
+    }
+
+    /// The name as the catalogue itself keeps it, which lives as long as the catalogue does.
+    pub(crate) fn interned(&self, name: &str) -> Option<(&str, &Model)> {
+        let (key, at) = self.index.get_key_value(name)?;
+        Some((key, self.models.get(*at)?))
+    }
+
+    /// The first model in the chain of successors that still answers on that day; the model itself where it does.
+    #[must_use]
+    pub fn successor_on<'a>(&'a self, model: &'a Model, day: Date) -> Option<&'a Model> {
+        let mut model = model;
+        // A user's catalogue may name a circle; no chain is longer than the catalogue.
+        for _ in 0..=self.models.len() {
+            if !model.is_retired_on(day) {
+                return Some(model);
+            }
+            model = self.lookup(model.successor.as_deref()?)?;
+        }
+        None
+    }
+
+    /// Models that no longer answer on that day and whose chain of successors ends in nothing: a fallback to one is a 404.
+    #[must_use]
+    pub fn dead_ends_on(&self, day: Date) -> Vec<&Model> {
+        self.models.iter().filter(|model| self.successor_on(model, day).is_none()).collect()
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFile {
+    #[serde(default)]
+    model: Vec<RawModel>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawModel {
+    id: String,
+    #[serde(default)]
+    aliases: Vec<String>,
+    family: Family,
+    images: bool,
+    #[serde(default)]
+    sizes: Vec<SizeKey>,
+    #[serde(default = "yes")]
+    accepts_image_size: bool,
+    // All of them, where the common ones do not hold.
+    ratios: Option<Vec<String>>,
+    #[serde(default)]
+    extra_ratios: Vec<String>,
+    #[serde(default)]
+    thinking: Thinking,
+    #[serde(default)]
+    tokens_per_image: BTreeMap<SizeKey, u64>,
+    input_token_limit: Option<u64>,
+    output_token_limit: Option<u64>,
+    #[serde(default)]
+    typical_seconds: BTreeMap<SizeKey, (u32, u32)>,
+    recovery_minutes: Option<(u32, u32)>,
+    released: Option<Date>,
+    retired: Option<Date>,
+    successor: Option<String>,
+    #[serde(default)]
+    source: String,
+    as_of: Option<Date>,
+    #[serde(default)]
+    price: Vec<RawPrice>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPrice {
+    platform: Platform,
+    #[serde(default)]
+    per_image_microusd: BTreeMap<SizeKey, u64>,
+    input_microusd_per_mtok: Option<u64>,
+    text_output_microusd_per_mtok: Option<u64>,
+    image_output_microusd_per_mtok: Option<u64>,
+    source: String,
+    as_of: Date,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn by_size<T>(table: BTreeMap<SizeKey, T>) -> BTreeMap<ImageSize, T> {
+    table.into_iter().map(|(SizeKey(size), value)| (size, value)).collect()
+}
+
+impl From<RawModel> for Model {
+    fn from(raw: RawModel) -> Self {
+        let mut sizes: Vec<_> = raw.sizes.into_iter().map(|SizeKey(size)| size).collect();
+        sizes.sort_unstable();
+        sizes.dedup();
+        let mut ratios = raw.ratios.unwrap_or_else(|| COMMON_RATIOS.map(str::to_owned).to_vec());
+        ratios.extend(raw.extra_ratios);
+        let prices = raw.price.into_iter().map(|price| Price {
+            platform: price.platform,
+            per_image_microusd: by_size(price.per_image_microusd),
+            input_microusd_per_mtok: price.input_microusd_per_mtok,
+            text_output_microusd_per_mtok: price.text_output_microusd_per_mtok,
+            image_output_microusd_per_mtok: price.image_output_microusd_per_mtok,
+            source: price.source,
+            as_of: price.as_of,
+        });
+        Self {
+            id: raw.id,
+            aliases: raw.aliases,
+            family: raw.family,
+            images: raw.images,
+            sizes,
+            accepts_image_size: raw.accepts_image_size,
+            ratios,
+            thinking: raw.thinking,
+            tokens_per_image: by_size(raw.tokens_per_image),
+            input_token_limit: raw.input_token_limit,
+            output_token_limit: raw.output_token_limit,
+            typical_seconds: by_size(raw.typical_seconds),
+            recovery_minutes: raw.recovery_minutes,
+            released: raw.released,
+            retired: raw.retired,
+            successor: raw.successor,
+            source: raw.source,
+            as_of: raw.as_of,
+            prices: prices.collect(),
+        }
+    }
+}
+
+/// Why a catalogue could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CatalogError {
+    line: Option<usize>,
+    message: String,
+}
+
+impl CatalogError {
+    fn new(message: String) -> Self {
+        Self { line: None, message }
+    }
+
+    fn of_toml(text: &str, error: &toml::de::Error) -> Self {
+        let line = error.span().map(|span| 1 + text.bytes().take(span.start).filter(|&b| b == b'\n').count());
+        let mut message = error.message().to_owned();
+        if let Some(nearest) = nearest_name(&message) {
+            message.push_str(&format!("; did you mean `{nearest}`?"));
+        }
+        Self { line, message }
+    }
+
+    /// The line of the text, counted from 1, where there is one to name.
+    #[must_use]
+    pub fn line(&self) -> Option<usize> {
+        self.line
+    }
+}
+
+impl fmt::Display for CatalogError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "line {line} of the model catalogue: {}", self.message),
+            None => write!(f, "model catalogue: {}", self.message),
+        }
+    }
+}
+
+impl std::error::Error for CatalogError {}
+
+/// The expected name closest to the one that was found, both taken from serde's own sentence ("unknown field `x`, expected one
+/// of `a`, `b`"): so a field that is added to the structs is known here without a second list.
+fn nearest_name(message: &str) -> Option<&str> {
+    let (found, expected) = message.split_once("expected")?;
+    let found = found.split('`').nth(1)?;
+    expected
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(|name| (edit_distance(found, name), name))
+        // Further apart than half of the word, a suggestion is a guess.
+        .filter(|(distance, name)| *distance * 2 <= found.len().max(name.len()))
+        .min()
+        .map(|(_, name)| name)
+}
+
+fn edit_distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (cell, y) in row.iter_mut().skip(1).zip(b.bytes()) {
+            let up = *cell;
+            left = (diagonal + usize::from(x != y)).min(left + 1).min(up + 1);
+            diagonal = up;
+            *cell = left;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WRITTEN: Date = Date { year: 2026, month: 11, day: 22 };
+
+    #[test]
+    fn the_builtin_catalogue_parses() {
+        let catalog = BUILTIN.as_ref().unwrap();
+        assert!(catalog.models().count() >= 11);
+    }
+
+    #[test]
+    fn every_successor_exists() {
+        let catalog = Catalog::builtin();
+        for model in catalog.models() {
+            if let Some(successor) = &model.successor {
+                let found = catalog.lookup(successor).unwrap_or_else(|| panic!("{} names {successor}", model.id));
+                assert_eq!(&found.id, successor, "{} must name an id, not an alias", model.id);
+            }
+        }
+    }
+
+    #[test]
+    fn no_chain_of_successors_ends_in_a_retired_model() {
+        let dead: Vec<_> = Catalog::builtin().dead_ends_on(WRITTEN).iter().map(|model| &model.id).collect();
+        assert!(dead.is_empty(), "past their date without a living successor: {dead:?}");
+    }
+
+    #[test]
+    fn every_image_model_has_a_dated_price_for_each_of_its_sizes() {
+        for model in Catalog::builtin().models() {
+            assert!(!model.source.is_empty() && model.as_of.is_some(), "{} has no source", model.id);
+            assert!(!model.prices.is_empty(), "{} has no price", model.id);
+            for price in &model.prices {
+                assert!(!price.source.is_empty(), "{}", model.id);
+                for size in &model.sizes {
+                    assert!(price.per_image_microusd.contains_key(size), "{} has no price of {size}", model.id);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_listed_image_price_is_its_tokens_price_within_a_hundredth() {
+        for model in Catalog::builtin().models() {
+            for price in &model.prices {
+                let Some(rate) = price.image_output_microusd_per_mtok else { continue };
+                for (size, tokens) in &model.tokens_per_image {
+                    let exact = tokens * rate / 1_000_000;
+                    let listed = price.per_image_microusd[size];
+                    assert!(listed.abs_diff(exact) * 100 <= exact, "{} {size}: {listed} and {exact}", model.id);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_spelling_finds_its_model() {
+        let catalog = Catalog::builtin();
+        for (name, id) in [
+            ("gemini-3-pro-image", "gemini-3-pro-image"),
+            ("models/gemini-3-pro-image", "gemini-3-pro-image"),
+            ("publishers/google/models/gemini-3-pro-image", "gemini-3-pro-image"),
+            ("projects/p/locations/global/publishers/google/models/gemini-3-pro-image", "gemini-3-pro-image"),
+            ("google/gemini-3.1-flash-image", "gemini-3.1-flash-image"),
+            ("gemini-3-pro-image-4k", "gemini-3-pro-image"),
+            ("gemini-3-pro-image-2k-9x16", "gemini-3-pro-image"),
+            ("google/gemini-3.1-flash-image-16x9", "gemini-3.1-flash-image"),
+            ("gemini-3-pro-image-preview-4K", "gemini-3-pro-image-preview"),
+            ("nano-banana-pro", "gemini-3-pro-image"),
+            ("Nano-Banana-Pro", "gemini-3-pro-image"),
+            ("nano-banana-2", "gemini-3.1-flash-image"),
+            ("gemini-2.5-flash-preview-image", "gemini-2.5-flash-image"),
+            ("imagen-4-fast", "imagen-4.0-fast-generate-001"),
+        ] {
+            assert_eq!(catalog.lookup(name).map(|model| model.id.as_str()), Some(id), "{name}");
+        }
+        for name in ["", "models/", "gemini-3-pro-imag", "-4k", "gpt-image-2"] {
+            assert!(catalog.lookup(name).is_none(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_field_is_named_with_its_line_and_the_nearest_name() {
+        let error =
+            Catalog::from_toml("[[model]]\nid = \"x\"\nfamily = \"flash\"\nimages = true\nsuccesor = \"y\"\n").unwrap_err();
+        assert_eq!(error.line(), Some(5));
+        let text = error.to_string();
+        assert!(text.starts_with("line 5 of the model catalogue: unknown field `succesor`"), "{text}");
+        assert!(text.ends_with("did you mean `successor`?"), "{text}");
+        let error = Catalog::from_toml("[[model]]\nid = \"x\"\nfamily = \"flesh\"\nimages = true\n").unwrap_err().to_string();
+        assert!(error.contains("did you mean `flash`?"), "{error}");
+    }
+
+    #[test]
+    fn a_lower_case_size_and_a_day_that_never_was_are_errors() {
+        let size =
+            Catalog::from_toml("[[model]]\nid = \"x\"\nfamily = \"pro\"\nimages = true\nsizes = [\"2k\"]\n").unwrap_err();
+        assert!(size.to_string().contains("`2k` is not a size"), "{size}");
+        let date = Catalog::from_toml("[[model]]\nid = \"x\"\nfamily = \"pro\"\nimages = true\nretired = \"2026-02-30\"\n")
+            .unwrap_err();
+        assert!(date.to_string().contains("`2026-02-30` is not a date"), "{date}");
+        assert_eq!(date.line(), Some(5));
+    }
+
+    #[test]
+    fn a_name_used_twice_is_an_error() {
+        let twice = "[[model]]\nid = \"x\"\nfamily = \"pro\"\nimages = true\n[[model]]\nid = \"y\"\naliases = [\"X\"]\nfamily = \"pro\"\nimages = true\n";
+        assert!(Catalog::from_toml(twice).unwrap_err().to_string().contains("already names model `x`"));
+    }
+
+    #[test]
+    fn a_replaced_model_loses_its_old_names() {
+        let mut catalog = Catalog::builtin().clone();
+        let before = catalog.models().count();
+        catalog.extend(
+            Catalog::from_toml(
+                "[[model]]\nid = \"gemini-3-pro-image\"\naliases = [\"mine\"]\nfamily = \"pro\"\nimages = true\n",
+            )
+            .unwrap(),
+        );
+        assert_eq!(catalog.models().count(), before);
+        assert_eq!(catalog.lookup("mine").unwrap().id, "gemini-3-pro-image");
+        assert!(catalog.lookup("nano-banana-pro").is_none());
+    }
+
+    #[test]
+    fn a_circle_of_successors_ends() {
+        let circle = "[[model]]\nid = \"a\"\nfamily = \"pro\"\nimages = true\nretired = \"2026-01-01\"\nsuccessor = \"b\"\n\
+                      [[model]]\nid = \"b\"\nfamily = \"pro\"\nimages = true\nretired = \"2026-01-01\"\nsuccessor = \"a\"\n";
+        let catalog = Catalog::from_toml(circle).unwrap();
+        assert!(catalog.successor_on(catalog.lookup("a").unwrap(), WRITTEN).is_none());
+        assert_eq!(catalog.dead_ends_on(WRITTEN).len(), 2);
     }
 }

@@ -1,10 +1,35 @@
 //! Money as intervals: what an attempt cost, from at least to at most.
+//!
+//! Nobody but the bill knows what an attempt cost; what can be known is an interval that holds the truth. [`cost_of`] gives it
+//! from list prices (the [catalogue](crate::catalog)), from what was asked ([`Call`]), from what became of it ([`Verdict`]) and,
+//! where the answer counted, from its [`Usage`]. Batch discounts, committed use and grounding with search are not in it.
+//!
+//! ```
+//! use http::{HeaderMap, Method, Uri};
+//! use tower_gemini_core::{call::Call, catalog::Catalog, ledger::cost_of, verdict::Verdict};
+//!
+//! let uri = Uri::from_static("/v1beta/models/gemini-3-pro-image:generateContent");
+//! let call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(br#"{"contents":[{"parts":[{"text":"a cat"}]}]}"#));
+//!
+//! // Never sent: nothing. Cut off: anything from nothing to the image with its drafts and thoughts.
+//! assert_eq!(cost_of(Catalog::builtin(), &call, &Verdict::not_sent(), None).at_most_microusd, Some(0));
+//! let cut_off = cost_of(Catalog::builtin(), &call, &Verdict::interrupted(), None);
+//! assert!(cut_off.contains(0) && cut_off.contains(134_400));
+//! // Delivered: at least the image.
+//! let delivered = cost_of(Catalog::builtin(), &call, &Verdict::delivering(), None);
+//! assert!(delivered.at_least_microusd >= 134_000 && delivered.contains(134_400));
+//! ```
 
 use std::fmt;
 use std::iter::Sum;
 use std::ops::Add;
 
 use serde::Serialize;
+
+use crate::call::{Call, Dialect, ImageSize, ServiceTier, Verb};
+use crate::catalog::{Catalog, Family, Model, Platform, Price, Thinking};
+use crate::scan::Usage;
+use crate::verdict::{Charge, Outcome, Verdict};
 
 /// Money in micro-dollars (millionths of a US dollar), from at least to at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -71,12 +96,381 @@ impl fmt::Display for Cost {
     }
 }
 
-/// stub
-pub fn cost_of(
-    _: &crate::catalog::Catalog,
-    _: &crate::call::Call,
-    _: &crate::verdict::Verdict,
-    _: Option<&crate::scan::Usage>,
-) -> Cost {
-    Cost::UNKNOWN
+/// What an attempt cost by the list price of the platform its dialect belongs to (Vertex AI for its own, else the Gemini API).
+///
+/// | charge | at least | at most |
+/// | --- | --- | --- |
+/// | `None`, `Waived` | 0 | 0 |
+/// | `Charged`, an image | one final image for each that was asked for and counted | every counted token; without a count: images, drafts, thoughts and input |
+/// | `Charged`, no image | 0 | the tokens it counted; without a count: thoughts, text and input |
+/// | `Maybe` | 0 | the tokens of a complete answer that counted; else as for an image without a count |
+///
+/// The lower end holds only final images: whether input is billed on a refusal, and at which rate cached input is, is nowhere
+/// stated. The upper end allows for drafts, of which documentation says that they are free and operators measured that unmarked
+/// ones are counted.
+///
+/// A model that the catalogue does not know, or has no price of, bounds nothing from above; so does a batch, which is billed
+/// elsewhere.
+#[must_use]
+pub fn cost_of(catalog: &Catalog, call: &Call, verdict: &Verdict, usage: Option<&Usage>) -> Cost {
+    let platform = if call.dialect == Dialect::VertexAi { Platform::VertexAi } else { Platform::GeminiApi };
+    cost_on(&platform, catalog, call, verdict, usage)
+}
+
+/// [`cost_of`], by the price list of the given platform: of a relay's, say.
+#[must_use]
+pub fn cost_on(platform: &Platform, catalog: &Catalog, call: &Call, verdict: &Verdict, usage: Option<&Usage>) -> Cost {
+    if verdict.charge().is_surely_free() || call.verb == Verb::Count {
+        // Counting tokens costs nothing (Gemini API documentation, pricing, 2026-10).
+        return Cost::ZERO;
+    }
+    let model = call.model.as_ref().and_then(|id| catalog.lookup(id.as_str()));
+    let Some((model, price)) = model.and_then(|model| Some((model, model.price(platform)?))) else { return Cost::UNKNOWN };
+    if call.verb == Verb::Batch {
+        return Cost::UNKNOWN;
+    }
+    let bill = Bill { model, price, call };
+    let charged = verdict.charge() == Charge::Charged;
+    let cost = match (verdict.outcome(), usage.filter(|usage| usage.total > 0 || usage.candidates > 0 || usage.prompt > 0)) {
+        (Outcome::Image, Some(usage)) if charged => bill.counted_image(usage),
+        (Outcome::Image, None) if charged => bill.uncounted_image(),
+        // A count met before the break is of what was made by then.
+        (Outcome::Interrupted | Outcome::StreamError | Outcome::Other, Some(usage)) => {
+            let (counted, uncounted) = (bill.counted_tokens(usage), bill.uncounted_image());
+            Cost::at_most(counted.at_most_microusd.zip(uncounted.at_most_microusd).map(|(a, b)| a.max(b)))
+        }
+        (_, Some(usage)) => bill.counted_tokens(usage),
+        // A refusal made no image that could be billed; thoughts and input may be. Anything else may have made one.
+        (Outcome::ContentBlocked | Outcome::PromptBlocked | Outcome::OutOfTokens, None) => Cost::at_most(bill.words_at_most()),
+        (_, None) => Cost { at_least_microusd: 0, ..bill.uncounted_image() },
+    };
+    bill.in_tier(cost)
+}
+
+/// How many drafts a thinking model may have made beside each final image: documentation says up to two, operators counted up to
+/// ten unmarked ones (apiyi documentation, 2026; the highest number reported anywhere).
+const DRAFTS_AT_MOST: u64 = 10;
+/// Thoughts and text beside an image when nothing was counted. The largest seen in public recordings is 529 (2026-11); this is
+/// fifteen times as much, and a model's own limit of output tokens lowers it.
+const WORDS_AT_MOST: u64 = 8_192;
+/// How far the estimate of input tokens can be below the truth: a token is at least one byte of text where the estimate takes four,
+/// and an input image counts 1,120 tokens (Vertex AI documentation, Gemini 3.1 Flash Image, 2026-10) where it takes 258.
+const INPUT_FACTOR: u64 = 5;
+/// Tokens that a request has beside its contents.
+const INPUT_BASE: u64 = 256;
+
+struct Bill<'a> {
+    model: &'a Model,
+    price: &'a Price,
+    call: &'a Call,
+}
+
+impl Bill<'_> {
+    /// What one image may cost: the listed price is rounded and the tokens' price is exact, so both ends are needed.
+    fn image(&self) -> Option<(u64, u64)> {
+        let sizes: &[ImageSize] = match &self.call.size {
+            Some(size) if self.model.makes(*size) => std::slice::from_ref(size),
+            // Left to the model, or a size it does not make and a proxy replaced: any of its sizes.
+            _ => &self.model.sizes,
+        };
+        let prices = || {
+            sizes.iter().flat_map(|size| {
+                let listed = self.price.per_image_microusd.get(size).copied();
+                let tokens = self.model.tokens_per_image.get(size);
+                let exact =
+                    tokens.zip(self.price.image_output_microusd_per_mtok).map(|(&tokens, rate)| tokens_price(tokens, rate));
+                [listed, exact.map(|(low, _)| low), exact.map(|(_, high)| high)].into_iter().flatten()
+            })
+        };
+        prices().min().zip(prices().max())
+    }
+
+    fn counted_image(&self, usage: &Usage) -> Cost {
+        let Some((one_low, one_high)) = self.image() else { return Cost::UNKNOWN };
+        let image_tokens = usage.image_tokens();
+        let (image_low, image_high) = match self.price.image_output_microusd_per_mtok {
+            Some(rate) if image_tokens > 0 => {
+                let (low, high) = tokens_price(image_tokens, rate);
+                // Counted drafts may be free: then one image is what is paid, and never more than was counted.
+                (low.min(one_low), high)
+            }
+            // Gateways leave the details out.
+            _ => (one_low, self.images_at_most(one_high)),
+        };
+        Cost { at_least_microusd: image_low, at_most_microusd: sum([Some(image_high), self.words(usage)]) }
+    }
+
+    fn uncounted_image(&self) -> Cost {
+        let Some((low, high)) = self.image() else { return Cost::UNKNOWN };
+        Cost { at_least_microusd: low, at_most_microusd: sum([Some(self.images_at_most(high)), self.words_at_most()]) }
+    }
+
+    /// An answer that counted, and is not surely an image: image tokens count where there are any.
+    fn counted_tokens(&self, usage: &Usage) -> Cost {
+        let images = match (usage.image_tokens(), self.price.image_output_microusd_per_mtok) {
+            (0, _) => Some(0),
+            (tokens, Some(rate)) => Some(tokens_price(tokens, rate).1),
+            (_, None) => None,
+        };
+        Cost { at_least_microusd: 0, at_most_microusd: sum([images, self.words(usage)]) }
+    }
+
+    /// At most what all but the images of a counted answer cost. `candidates` may hold text that the details leave out, and on
+    /// refusals it repeats the thoughts, so it is taken whole.
+    fn words(&self, usage: &Usage) -> Option<u64> {
+        let text = usage.candidates.saturating_sub(usage.image_tokens()).saturating_add(usage.thoughts);
+        // Tool use and whatever else only the total knows of is billed as input.
+        let input = usage.prompt.max(usage.total.saturating_sub(usage.candidates).saturating_sub(usage.thoughts));
+        self.priced(input, text)
+    }
+
+    fn words_at_most(&self) -> Option<u64> {
+        let mut input = self.call.input_tokens_estimate.saturating_mul(INPUT_FACTOR).saturating_add(INPUT_BASE);
+        // Nothing is known of how long a film or a document is; the model's limit is.
+        if self.call.has_other_files {
+            input = u64::MAX;
+        }
+        if let Some(limit) = self.model.input_token_limit {
+            input = input.min(limit);
+        }
+        let text = self.model.output_token_limit.map_or(WORDS_AT_MOST, |limit| limit.min(WORDS_AT_MOST));
+        self.priced(input, text.saturating_mul(u64::from(self.call.images.max(1))))
+    }
+
+    fn priced(&self, input: u64, text: u64) -> Option<u64> {
+        // Imagen, and relays with a price by the image, have no tokens to pay for.
+        let by_the_image = self.model.family == Family::Imagen || self.price.image_output_microusd_per_mtok.is_none();
+        let part = |tokens: u64, rate: Option<u64>| match rate {
+            Some(rate) => Some(tokens_price(tokens, rate).1),
+            None if tokens == 0 || by_the_image => Some(0),
+            None => None,
+        };
+        sum([part(input, self.price.input_microusd_per_mtok), part(text, self.price.text_output_microusd_per_mtok)])
+    }
+
+    fn images_at_most(&self, one: u64) -> u64 {
+        let drafts = if self.model.thinking == Thinking::None { 0 } else { DRAFTS_AT_MOST };
+        // A model that cannot make several makes one all the same.
+        one.saturating_mul(u64::from(self.call.images.max(1))).saturating_mul(1 + drafts)
+    }
+
+    /// Flex costs half, and what was asked as flex is never served dearer than standard; priority costs up to twice as much and may
+    /// be served as standard (Gemini API documentation, optimization and priority inference, 2026-08).
+    fn in_tier(&self, cost: Cost) -> Cost {
+        match self.call.tier {
+            ServiceTier::Standard => cost,
+            ServiceTier::Flex => Cost { at_least_microusd: cost.at_least_microusd / 2, ..cost },
+            ServiceTier::Priority => {
+                Cost { at_most_microusd: cost.at_most_microusd.map(|most| most.saturating_mul(2)), ..cost }
+            }
+        }
+    }
+}
+
+/// The price of some tokens, rounded down and up.
+fn tokens_price(tokens: u64, microusd_per_mtok: u64) -> (u64, u64) {
+    let product = u128::from(tokens) * u128::from(microusd_per_mtok);
+    let whole = |value: u128| u64::try_from(value).unwrap_or(u64::MAX);
+    (whole(product / 1_000_000), whole(product.div_ceil(1_000_000)))
+}
+
+fn sum<const N: usize>(parts: [Option<u64>; N]) -> Option<u64> {
+    parts.into_iter().try_fold(0_u64, |sum, part| Some(sum.saturating_add(part?)))
+}
+
+impl Cost {
+    fn at_most(microusd: Option<u64>) -> Self {
+        Self { at_least_microusd: 0, at_most_microusd: microusd }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Method};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::scan::TokenCount;
+
+    fn call(model: &str, body: &str) -> Call {
+        let uri = format!("/v1beta/models/{model}:generateContent").parse().unwrap();
+        Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(body.as_bytes()))
+    }
+
+    fn cost(call: &Call, verdict: &Verdict, usage: Option<&Usage>) -> Cost {
+        cost_of(Catalog::builtin(), call, verdict, usage)
+    }
+
+    fn usage(prompt: u64, image: u64, text: u64, thoughts: u64) -> Usage {
+        Usage {
+            prompt,
+            candidates: image + text,
+            thoughts,
+            total: prompt + image + text + thoughts,
+            candidates_details: vec![TokenCount { modality: "IMAGE".into(), tokens: image }],
+        }
+    }
+
+    const IN_4K: &str = r#"{"generationConfig":{"imageConfig":{"imageSize":"4K"}}}"#;
+
+    #[test]
+    fn what_is_surely_free_costs_nothing_whatever_was_counted() {
+        let call = call("gemini-3-pro-image", "{}");
+        let counted = usage(1000, 2000, 30, 400);
+        for verdict in
+            [Verdict::of(Outcome::Overloaded), Verdict::of(Outcome::NoImage).with_charge(Charge::Waived), Verdict::not_sent()]
+        {
+            assert_eq!(cost(&call, &verdict, Some(&counted)), Cost::ZERO);
+        }
+    }
+
+    #[test]
+    fn a_counted_image_costs_its_tokens_and_at_most_all_others() {
+        let call = call("gemini-3-pro-image", IN_4K);
+        // 2,000 image tokens at $120 a million; 100 of input at $2, 50 of text and 300 of thoughts at $12.
+        let cost = cost(&call, &Verdict::delivering(), Some(&usage(100, 2000, 50, 300)));
+        assert_eq!(cost, Cost { at_least_microusd: 240_000, at_most_microusd: Some(240_000 + 200 + 600 + 3600) });
+    }
+
+    #[test]
+    fn counted_drafts_widen_the_interval_from_one_image_to_all_of_them() {
+        let call = call("gemini-3-pro-image", r#"{"generationConfig":{"imageConfig":{"imageSize":"1K"}}}"#);
+        let cost = cost(&call, &Verdict::delivering(), Some(&usage(0, 3 * 1120, 0, 0)));
+        assert_eq!(cost, Cost { at_least_microusd: 134_000, at_most_microusd: Some(3 * 134_400) });
+    }
+
+    #[test]
+    fn an_uncounted_image_of_unknown_size_may_be_any_of_the_models_sizes() {
+        let cost = cost(&call("gemini-3.1-flash-image", "{}"), &Verdict::delivering(), None);
+        assert!(cost.contains(44_820) && cost.contains(151_200), "{cost}");
+        assert!(!cost.contains(44_000));
+        let nano = super::cost_of(Catalog::builtin(), &call("gemini-2.5-flash-image", "{}"), &Verdict::delivering(), None);
+        assert_eq!(nano.at_least_microusd, 38_700);
+        assert!(nano.contains(39_000));
+    }
+
+    #[test]
+    fn a_refusal_costs_its_tokens_at_most() {
+        let call = call("gemini-3-pro-image", "{}");
+        // Seen in BerriAI/litellm#20357: 1,119 of input, 240 of thoughts, and `candidates` repeats the thoughts on some refusals.
+        let counted = Usage { prompt: 1119, candidates: 240, thoughts: 240, total: 1359, ..Usage::default() };
+        let refused = cost(&call, &Verdict::of(Outcome::ContentBlocked), Some(&counted));
+        assert_eq!(refused, Cost::up_to(1119 * 2 + 480 * 12));
+        assert!(refused.contains(1119 * 2 + 240 * 12));
+        let uncounted = cost(&call, &Verdict::of(Outcome::PromptBlocked), None);
+        assert!(uncounted.at_most_microusd.is_some_and(|most| most < 134_000), "no image was made: {uncounted}");
+    }
+
+    #[test]
+    fn what_may_have_been_paid_is_bounded_by_the_image_with_its_drafts() {
+        let cost = cost(&call("gemini-3-pro-image", IN_4K), &Verdict::interrupted(), None);
+        assert_eq!(cost.at_least_microusd, 0);
+        assert!(cost.contains(240_000) && cost.contains(3 * 240_000), "{cost}");
+    }
+
+    #[test]
+    fn a_count_met_before_a_break_is_not_the_last_word() {
+        let cost = cost(&call("gemini-3-pro-image", IN_4K), &Verdict::interrupted(), Some(&usage(10, 0, 5, 0)));
+        assert!(cost.contains(0) && cost.contains(240_000), "{cost}");
+    }
+
+    #[test]
+    fn an_unknown_model_is_bounded_by_nothing() {
+        assert_eq!(cost(&call("gemini-99-image", "{}"), &Verdict::interrupted(), None), Cost::UNKNOWN);
+        assert_eq!(cost(&call("gemini-99-image", "{}"), &Verdict::delivering(), None).at_most_microusd, None);
+        assert_eq!(cost(&call("gemini-99-image", "{}"), &Verdict::not_sent(), None), Cost::ZERO);
+    }
+
+    #[test]
+    fn tiers_move_the_end_they_may_move() {
+        let standard = cost(&call("gemini-3-pro-image", "{}"), &Verdict::delivering(), Some(&usage(0, 1120, 0, 0)));
+        let flex =
+            cost(&call("gemini-3-pro-image", r#"{"serviceTier":"flex"}"#), &Verdict::delivering(), Some(&usage(0, 1120, 0, 0)));
+        let priority = cost(
+            &call("gemini-3-pro-image", r#"{"serviceTier":"priority"}"#),
+            &Verdict::delivering(),
+            Some(&usage(0, 1120, 0, 0)),
+        );
+        assert_eq!(flex, Cost { at_least_microusd: 67_000, ..standard });
+        assert_eq!(priority, Cost { at_most_microusd: Some(268_800), ..standard });
+    }
+
+    #[test]
+    fn a_relays_own_price_counts_on_its_platform() {
+        let mut catalog = Catalog::builtin().clone();
+        catalog.extend(
+            Catalog::from_toml(
+                "[[model]]\nid = \"gemini-3-pro-image\"\nfamily = \"pro\"\nimages = true\nsizes = [\"1K\"]\n[[model.price]]\nplatform = \"relay\"\n\
+                 source = \"its list\"\nas_of = \"2026-11-01\"\nper_image_microusd = { \"1K\" = 50_000 }\n",
+            )
+            .unwrap(),
+        );
+        let call = call("gemini-3-pro-image", "{}");
+        assert_eq!(cost_on(&Platform::other("relay"), &catalog, &call, &Verdict::delivering(), None), Cost::exactly(50_000));
+        assert_eq!(cost_of(&catalog, &call, &Verdict::delivering(), None), Cost::UNKNOWN);
+    }
+
+    #[test]
+    fn sums_saturate_and_stay_unbounded() {
+        let huge = Cost::exactly(u64::MAX) + Cost::exactly(1);
+        assert_eq!(huge, Cost::exactly(u64::MAX));
+        assert_eq!(
+            [Cost::exactly(1), Cost::UNKNOWN].into_iter().sum::<Cost>(),
+            Cost { at_least_microusd: 1, at_most_microusd: None }
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn lower_is_never_above_upper(
+            model in prop::sample::select(Catalog::builtin().models().map(|model| model.id.clone()).chain(["what-image".to_owned()]).collect::<Vec<_>>()),
+            body in prop::sample::select(vec!["{}", IN_4K, r#"{"serviceTier":"flex"}"#, r#"{"serviceTier":"priority","generationConfig":{"candidateCount":4294967295}}"#]),
+            outcome in prop::sample::select(Outcome::ALL.to_vec()),
+            charge in prop::sample::select(vec![Charge::None, Charge::Waived, Charge::Maybe, Charge::Charged]),
+            counts in prop::option::of(prop::array::uniform5(prop_oneof![0_u64..5000, any::<u64>()])),
+        ) {
+            let usage = counts.map(|[prompt, candidates, thoughts, total, image]| Usage {
+                prompt, candidates, thoughts, total,
+                candidates_details: vec![TokenCount { modality: "IMAGE".into(), tokens: image }],
+            });
+            let cost = cost(&call(&model, body), &Verdict::of(outcome).with_charge(charge), usage.as_ref());
+            prop_assert!(cost.at_most_microusd.is_none_or(|most| cost.at_least_microusd <= most), "{cost:?}");
+            if charge.is_surely_free() {
+                prop_assert_eq!(cost, Cost::ZERO);
+            }
+            if charge == Charge::Maybe {
+                prop_assert!(cost.contains(0));
+            }
+        }
+
+        /// Whichever reading of the rules is right (drafts free or paid, refusals' input free or paid), the bill lies inside.
+        #[test]
+        fn the_interval_holds_the_bill(
+            model in prop::sample::select(vec!["gemini-3-pro-image", "gemini-3.1-flash-image", "gemini-nano-banana-2.1"]),
+            size in prop::sample::select(vec![ImageSize::K1, ImageSize::K2, ImageSize::K4]),
+            drafts in 0_u64..=10,
+            (drafts_paid, words_paid, is_counted) in any::<(bool, bool, bool)>(),
+            (text, thoughts) in (0_u64..400, 0_u64..2000),
+            prompt in "\\PC{1,60}",
+        ) {
+            let body = serde_json::json!({"contents": [{"parts": [{"text": prompt}]}], "generationConfig": {"imageConfig": {"imageSize": size.as_str()}}});
+            let call = call(model, &body.to_string());
+            let entry = Catalog::builtin().lookup(model).unwrap();
+            let price = entry.price(&Platform::GeminiApi).unwrap();
+            let tokens = entry.tokens_per_image[&size];
+            let input = prompt.len() as u64;
+            let mut bill = tokens * price.image_output_microusd_per_mtok.unwrap();
+            if drafts_paid {
+                bill *= 1 + drafts;
+            }
+            if words_paid {
+                bill += input * price.input_microusd_per_mtok.unwrap() + (text + thoughts) * price.text_output_microusd_per_mtok.unwrap();
+            }
+            let counted = usage(input, tokens * (1 + drafts), text, thoughts);
+            let cost = cost(&call, &Verdict::delivering(), is_counted.then_some(&counted));
+            prop_assert!(cost.contains(bill / 1_000_000), "{} in {cost}", bill / 1_000_000);
+            let maybe = super::cost_of(Catalog::builtin(), &call, &Verdict::interrupted(), None);
+            prop_assert!(maybe.contains(bill / 1_000_000) && maybe.contains(0));
+        }
+    }
 }

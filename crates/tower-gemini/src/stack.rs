@@ -26,7 +26,7 @@ use tower_layer::Layer;
 use crate::attempt_timeout::{AttemptTimeout, AttemptTimeoutLayer};
 use crate::classify_gemini_error::{ClassifyGeminiError, ClassifyGeminiErrorLayer};
 use crate::collect_request::{CollectRequest, CollectRequestLayer};
-use crate::final_image_extract::{FinalImageExtract, FinalImageExtractLayer};
+use crate::final_image_extract::{FinalImageExtract, FinalImageExtractLayer, FinalImageJson};
 use crate::jittered_retry::{JitteredRetry, JitteredRetryLayer, RetryPolicy};
 use crate::quota_guard::{QuotaGuard, QuotaGuardLayer};
 
@@ -34,6 +34,8 @@ use crate::quota_guard::{QuotaGuard, QuotaGuardLayer};
 pub type Judged<S> = JitteredRetry<QuotaGuard<AttemptTimeout<ClassifyGeminiError<S>>>>;
 /// The recommended stack that answers with [`FinalImage`](crate::FinalImage)s.
 pub type Images<S> = CollectRequest<FinalImageExtract<Judged<S>>>;
+/// The recommended stack that answers with the API's JSON, without drafts.
+pub type Json<S> = CollectRequest<FinalImageJson<Judged<S>>>;
 /// The recommended stack that answers with the API's own answer, judged.
 pub type Raw<S> = CollectRequest<Judged<S>>;
 
@@ -118,6 +120,12 @@ impl GeminiStack {
     #[must_use]
     pub fn images<S>(&self, client: S) -> Images<S> {
         self.collect.layer(self.extract.layer(self.judged(client)))
+    }
+
+    /// A service that answers with the API's JSON without the drafts. Answers with an error status pass unchanged.
+    #[must_use]
+    pub fn json<S>(&self, client: S) -> Json<S> {
+        self.collect.layer(FinalImageExtractLayer::json().layer(self.judged(client)))
     }
 
     /// A service that answers with the API's own answer, byte for byte, and a verdict beside it.

@@ -179,7 +179,7 @@ impl State {
         };
         let scanned = match broken {
             Some(error) => Err(error),
-            None => scanner.finish(),
+            None => scanner.finish().map_err(|failure| failure.error),
         };
         match scanned {
             Ok(answer) => {

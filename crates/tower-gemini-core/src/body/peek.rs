@@ -119,7 +119,10 @@ impl Peek {
             return Decided { verdict, held, usage: None, watch };
         }
         let mut scanner = Scanner::judging(call.framing);
-        let scanned = held.iter().try_for_each(|chunk| scanner.feed(chunk)).and_then(|()| scanner.finish());
+        let scanned = held
+            .iter()
+            .try_for_each(|chunk| scanner.feed(chunk))
+            .and_then(|()| scanner.finish().map_err(|failure| failure.error));
         match scanned {
             Ok(answer) if answer.error.is_none() => {
                 Decided { verdict: classify_answer(&call, &answer), held, usage: answer.usage, watch: None }

@@ -77,6 +77,12 @@ pub struct PartSpan {
     pub is_thought: bool,
     /// Whether this is the chosen image.
     pub is_final: bool,
+    /// Whether it is an element of an array. If not, it is an event of its own.
+    pub in_array: bool,
+    /// Where the comma before it stands, if it is an array's element and not the first.
+    pub comma_before: Option<u64>,
+    /// Where the comma behind it stands, if it is an array's element and not the last.
+    pub comma_after: Option<u64>,
 }
 
 /// Token counts. Missing fields are 0; nothing is computed by subtraction.

@@ -65,7 +65,11 @@ pub fn was_not_sent(error: &(dyn StdError + 'static)) -> bool {
         }) {
             return true;
         }
-        next = error.source();
+        // An I/O error made from another error hides it from `source`, which skips to that one's own cause.
+        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner as &(dyn StdError + 'static)),
+            None => error.source(),
+        };
     }
     false
 }

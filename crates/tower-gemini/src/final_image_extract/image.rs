@@ -7,8 +7,10 @@ use tower_gemini_core::scan::{Answer, Usage};
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct FinalImage {
-    /// The image file, decoded. Empty only where the answer gave a [`url`](Self::url) instead.
+    /// The image file, decoded. Empty only where it was written elsewhere, or the answer gave a [`url`](Self::url) instead.
     pub bytes: Bytes,
+    /// How many bytes the image file has, wherever they are.
+    pub len: u64,
     /// Its media type as the answer states it, or, where it states none, as the bytes show.
     pub mime: String,
     /// Width in pixels, read from the image's own header.
@@ -51,6 +53,7 @@ impl FinalImage {
         Some(Self {
             drafts: answer.images.saturating_sub(u32::from(image.len > 0)),
             bytes: image.bytes,
+            len: image.len,
             mime: image.mime,
             width: image.width,
             height: image.height,
@@ -70,7 +73,7 @@ impl fmt::Debug for FinalImage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Megabytes of pixels, and of signature, help nobody in a log.
         f.debug_struct("FinalImage")
-            .field("bytes", &self.bytes.len())
+            .field("len", &self.len)
             .field("mime", &self.mime)
             .field("width", &self.width)
             .field("height", &self.height)

@@ -1,6 +1,6 @@
 use tower_layer::Layer;
 
-use super::FinalImageExtract;
+use super::{FinalImageExtract, FinalImageJsonLayer};
 
 /// Makes [`FinalImageExtract`] services.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +28,12 @@ impl FinalImageExtractLayer {
     pub fn keep_signature(mut self, keep: bool) -> Self {
         self.keep_signature = keep;
         self
+    }
+
+    /// The same JSON without the drafts, in place of the image: for callers that read the API's answer themselves.
+    #[must_use]
+    pub fn json() -> FinalImageJsonLayer {
+        FinalImageJsonLayer::new()
     }
 }
 

@@ -59,13 +59,13 @@
 //! Dropping the future drops the answer; what was paid for stays paid for, and the trail says so.
 
 mod image;
-// mod json;
+mod json;
 mod layer;
-// mod save;
+mod save;
 mod service;
 
 pub use image::FinalImage;
-// pub use json::{FinalImageJson, FinalImageJsonLayer, StrippedBody};
+pub use json::{FinalImageJson, FinalImageJsonLayer, StrippedBody};
 pub use layer::FinalImageExtractLayer;
-// pub use save::{SavedImage, save_image};
+pub use save::save_image;
 pub use service::{FinalImageExtract, extract};

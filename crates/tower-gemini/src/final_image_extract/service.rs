@@ -2,12 +2,13 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::Response;
+use http::response::Parts;
 use http_body::Body;
 use tower_gemini_core::body::JudgedBody;
 use tower_gemini_core::error::{BoxError, Error};
-use tower_gemini_core::scan::Scanner;
+use tower_gemini_core::scan::{Answer, Scanner};
 use tower_gemini_core::verdict::Outcome;
 use tower_service::Service;
 
@@ -67,9 +68,12 @@ where
 {
     let (mut parts, mut body) = response.into_parts();
     let trail = body.context().trail().clone();
-    let scanner = Scanner::decoding(body.call().framing)
+    let mut scanner = Scanner::decoding(body.call().framing)
         .max_image_bytes(settings.max_image_bytes)
         .keep_signature(settings.keep_signature);
+    if let Some(len) = body.size_hint().exact() {
+        scanner = scanner.expect_len(len);
+    }
     match read(&parts, &mut body, scanner).await {
         Ok(answer) => match FinalImage::from_answer(answer) {
             Some(image) => {
@@ -83,17 +87,12 @@ where
 }
 
 /// Reads an answer to its end with `scanner`, and says what there is instead of an image.
-pub(super) async fn read<B>(
-    parts: &http::response::Parts,
-    body: &mut JudgedBody<B>,
-    scanner: Scanner,
-) -> Result<tower_gemini_core::scan::Answer, Error>
+async fn read<B>(parts: &Parts, body: &mut JudgedBody<B>, scanner: Scanner) -> Result<Answer, Error>
 where
     B: Body<Error: Into<BoxError>> + Unpin,
 {
-    if !parts.status.is_success() {
-        let rest = collect_error(body).await;
-        return Err(Error::upstream(parts.status, rest, body.verdict().clone()));
+    if let Some(error) = upstream_error(parts, body).await {
+        return Err(error);
     }
     refused(body)?;
     body.scan_with(scanner);
@@ -103,30 +102,33 @@ where
     }
     // Of a stream the verdict is known only now.
     refused(body)?;
-    match answer {
-        Some(answer) => Ok(answer),
-        None => Err(Error::corrupt("the answer is compressed or of an unknown kind", body.verdict().clone())),
-    }
+    answer.ok_or_else(|| Error::no_image(body.verdict().clone()))
 }
 
 /// Answers that are judged and hold no image are errors; there is nothing in them to read.
-fn refused<B>(body: &JudgedBody<B>) -> Result<(), Error> {
-    match body.verdict().outcome() {
+pub(super) fn refused<B>(body: &JudgedBody<B>) -> Result<(), Error> {
+    let verdict = body.verdict();
+    match verdict.outcome() {
         // A call of an unknown kind may still have an image in its answer.
         Outcome::Image | Outcome::Answered => Ok(()),
-        Outcome::Interrupted => Err(Error::truncated(body.verdict().clone())),
-        Outcome::StreamError => Err(Error::mid_stream(body.verdict().clone())),
-        _ => Err(Error::no_image(body.verdict().clone())),
+        Outcome::Interrupted => Err(Error::truncated(verdict.clone())),
+        Outcome::StreamError => Err(Error::mid_stream(verdict.clone())),
+        _ => Err(Error::no_image(verdict.clone())),
     }
 }
 
-/// The error body, for [`Error::upstream_body`]. What fails or is too long is left out: the verdict is known already.
-async fn collect_error<B>(body: &mut JudgedBody<B>) -> Bytes
+/// The error of an answer with an error status, with its body for [`Error::upstream_body`]. Of a body that fails or is too long the
+/// rest is left out: the verdict is known already.
+pub(super) async fn upstream_error<B>(parts: &Parts, body: &mut JudgedBody<B>) -> Option<Error>
 where
     B: Body<Error: Into<BoxError>> + Unpin,
 {
     /// The bound that `ClassifyGeminiError` reads to by default.
     const MAX_BYTES: usize = 256 * 1024;
+    if parts.status.is_success() {
+        return None;
+    }
+    let verdict = body.verdict().clone();
     let mut all = BytesMut::new();
     while all.len() < MAX_BYTES {
         match poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
@@ -138,5 +140,5 @@ where
             Some(Err(_)) | None => break,
         }
     }
-    all.freeze()
+    Some(Error::upstream(parts.status, all.freeze(), verdict))
 }

@@ -1,5 +1,6 @@
 //! Whether to send again, and after how long: pure.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use tower_gemini_core::call::{Call, ImageSize};
@@ -33,7 +34,7 @@ impl OutcomePolicy {
 /// What is retried, how often, and for how long.
 ///
 /// A policy is advice on top of what may be sent at all: without a [`ResendPermit`] none of it applies.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct RetryPolicy {
     /// By outcome, in the order of [`Outcome::ALL`]; `None` takes `usual`.
     outcomes: Vec<Option<OutcomePolicy>>,
@@ -252,6 +253,14 @@ impl RetryPolicy {
         self.longest_wait
     }
 
+    /// The waits between sends while this is the outcome, without jitter and hints. Empty where it is not retried.
+    #[must_use]
+    pub fn schedule_of(&self, outcome: Outcome) -> Vec<Duration> {
+        let policy = self.for_outcome(outcome);
+        let resends = self.attempts.min(policy.attempts).saturating_sub(1);
+        (0..resends).map(|n| policy.backoff.schedule(n).min(self.longest_wait)).collect()
+    }
+
     fn for_outcome(&self, outcome: Outcome) -> &OutcomePolicy {
         index(outcome).and_then(|i| self.outcomes.get(i)).and_then(Option::as_ref).unwrap_or(&self.usual)
     }
@@ -358,6 +367,24 @@ impl RetryPolicy {
     }
 }
 
+impl fmt::Debug for RetryPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let own = Outcome::ALL.iter().zip(&self.outcomes).filter_map(|(outcome, policy)| Some((outcome, policy.as_ref()?)));
+        f.debug_struct("RetryPolicy")
+            .field("attempts", &self.attempts)
+            .field("usual", &self.usual)
+            .field("own", &own.collect::<Vec<_>>())
+            .field("longest_wait", &self.longest_wait)
+            .field("deadline", &self.deadline)
+            .field("elapsed", &self.elapsed)
+            .field("ignore_hints", &self.ignore_hints)
+            .field("empty_answers", &self.empty_answers)
+            .field("maybe_charged_resends", &self.maybe_charged)
+            .field("budget", &self.budget)
+            .finish_non_exhaustive()
+    }
+}
+
 impl RetryState {
     /// Nothing sent yet.
     #[must_use]
@@ -392,4 +419,160 @@ fn round_up(wait: Duration) -> Duration {
 
 fn index(outcome: Outcome) -> Option<usize> {
     Outcome::ALL.iter().position(|&known| known == outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Jitter, presets};
+    use super::*;
+    use http::{HeaderMap, StatusCode};
+    use proptest::prelude::*;
+    use tower_gemini_core::classify::classify;
+
+    fn call() -> Call {
+        let mut call = Call::unrecognised();
+        call.wants_image = true;
+        call.model = Some(tower_gemini_core::call::ModelId::new("gemini-3.1-flash-image"));
+        call.dialect = tower_gemini_core::call::Dialect::GeminiApi;
+        call
+    }
+
+    fn judged(status: u16, body: &str) -> Verdict {
+        classify(&call(), StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body.as_bytes())
+    }
+
+    fn hinted(seconds: f64) -> Verdict {
+        judged(
+            429,
+            &format!(
+                r#"{{"error":{{"code":429,"status":"RESOURCE_EXHAUSTED","message":"Quota exceeded.","details":[
+                {{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{{"quotaId":"GenerateRequestsPerMinutePerProjectPerModel","quotaValue":"10"}}]}},
+                {{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"{seconds}s"}}]}}}}"#
+            ),
+        )
+    }
+
+    fn verdicts() -> impl Strategy<Value = Verdict> {
+        prop_oneof![
+            Just(Verdict::not_sent()),
+            Just(Verdict::interrupted()),
+            Just(Verdict::interrupted_delivery()),
+            Just(Verdict::delivering()),
+            (0.1f64..400.0).prop_map(hinted),
+            prop::sample::select(vec![
+                (503, r#"{"error":{"code":503,"message":"The model is overloaded. Please try again later.","status":"UNAVAILABLE"}}"#),
+                (500, r#"{"error":{"code":500,"message":"Internal error","status":"INTERNAL"}}"#),
+                (504, r#"{"error":{"code":504,"message":"Deadline expired before operation could complete.","status":"DEADLINE_EXCEEDED"}}"#),
+                (400, r#"{"error":{"code":400,"message":"API key not valid.","status":"INVALID_ARGUMENT"}}"#),
+                (429, r#"{"error":{"code":429,"message":"Quota exceeded, limit: 0","status":"RESOURCE_EXHAUSTED"}}"#),
+                (200, r#"{"candidates":[{"finishReason":"IMAGE_SAFETY"}],"usageMetadata":{"promptTokenCount":9,"totalTokenCount":9}}"#),
+                (200, r#"{"candidates":[{"finishReason":"IMAGE_OTHER","finishMessage":"You will not be charged for this request."}]}"#),
+                (200, r#"{"promptFeedback":{"blockReason":"SAFETY"}}"#),
+            ])
+            .prop_map(|(status, body)| judged(status, body)),
+        ]
+    }
+
+    fn policies() -> impl Strategy<Value = RetryPolicy> {
+        prop_oneof![
+            // Made anew for each case: clones share one retry budget.
+            Just(()).prop_map(|()| RetryPolicy::recommended()),
+            prop::sample::select(presets::all()).prop_map(|(_, policy)| policy),
+            (1u32..8, 1u64..20_000, 1.0f64..4.0, 1u64..300_000, 0u32..3).prop_map(|(attempts, initial, factor, cap, empty)| {
+                let ms = Duration::from_millis;
+                RetryPolicy::uniform(attempts, Backoff::exponential(ms(initial), factor, ms(cap)).jitter(Jitter::Full))
+                    .empty_answers(empty)
+            }),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        #[allow(clippy::disallowed_methods, reason = "any instant will do: only differences are looked at")]
+        fn no_policy_breaks_the_rules(
+            policy in policies(),
+            schedule in proptest::collection::vec((verdicts(), 0u64..200_000, 0.0f64..1.0), 1..20),
+            allowed in 0u32..3,
+            deadline in proptest::option::of(1u64..2_000_000),
+            replayable in proptest::bool::weighted(0.9),
+        ) {
+            let (call, allowance) = (call(), Allowance::of(allowed));
+            let started = Instant::now();
+            let deadline = deadline.map(|ms| started + Duration::from_millis(ms));
+            let mut now = started;
+            let mut state = RetryState::new();
+            let mut bought = 0;
+            for (verdict, took, unit) in schedule {
+                now += Duration::from_millis(took);
+                let tokens = policy.budget.as_ref().map(RetryBudget::tokens);
+                let situation = Situation { call: &call, verdict: &verdict, allowance: &allowance, now, started, deadline, replayable, unit };
+                match policy.next(&mut state, &situation) {
+                    Decision::Stop(why) => {
+                        prop_assert_eq!(why.is_none(), verdict.outcome().is_success());
+                        if why.is_some() {
+                            prop_assert_eq!(policy.budget.as_ref().map(RetryBudget::tokens), tokens, "a stop costs no tokens");
+                        }
+                        break;
+                    }
+                    Decision::Resend { wait, permit, .. } => {
+                        prop_assert!(replayable);
+                        prop_assert!(verdict.charge() != Charge::Charged);
+                        prop_assert!(verdict.is_retryable());
+                        prop_assert_eq!(permit.is_bought_risk(), verdict.charge() == Charge::Maybe);
+                        bought += u32::from(permit.is_bought_risk());
+                        prop_assert!(wait <= policy.cap(), "{:?} > {:?}", wait, policy.cap());
+                        if let (Some(hint), false) = (verdict.wait(), policy.ignore_hints) {
+                            prop_assert!(wait >= hint.not_before());
+                        }
+                        if let Some(deadline) = deadline {
+                            prop_assert!(now + wait < deadline);
+                        }
+                        now += wait;
+                        prop_assert!(state.attempts() < policy.attempts);
+                    }
+                }
+            }
+            prop_assert!(bought <= allowed);
+            prop_assert_eq!(allowance.left(), allowed - bought);
+        }
+
+        #[test]
+        #[allow(clippy::disallowed_methods, reason = "any instant will do: only differences are looked at")]
+        fn jitter_on_a_hint_goes_upward_and_is_alive(seconds in 0.1f64..100.0, low in 0.0f64..0.5, high in 0.5f64..1.0) {
+            let (call, verdict, allowance) = (call(), hinted(seconds), Allowance::default());
+            let now = Instant::now();
+            let wait = |unit| {
+                let situation = Situation { call: &call, verdict: &verdict, allowance: &allowance, now, started: now, deadline: None, replayable: true, unit };
+                match RetryPolicy::recommended().next(&mut RetryState::new(), &situation) {
+                    Decision::Resend { wait, .. } => wait,
+                    Decision::Stop(why) => panic!("{why:?}"),
+                }
+            };
+            let floor = verdict.wait().unwrap().not_before();
+            prop_assert!(wait(low) >= floor);
+            prop_assert!(wait(high) >= wait(low));
+            prop_assert!(wait(0.999) > wait(0.0));
+        }
+    }
+
+    #[test]
+    fn a_hint_longer_than_the_policy_waits_stops_the_call() {
+        let (call, verdict, allowance) = (call(), hinted(130.0), Allowance::default());
+        #[allow(clippy::disallowed_methods, reason = "any instant will do")]
+        let now = Instant::now();
+        let situation = Situation {
+            call: &call,
+            verdict: &verdict,
+            allowance: &allowance,
+            now,
+            started: now,
+            deadline: None,
+            replayable: true,
+            unit: 0.5,
+        };
+        let decision = RetryPolicy::recommended().next(&mut RetryState::new(), &situation);
+        assert!(matches!(decision, Decision::Stop(Some(StopReason::WaitTooLong))), "{decision:?}");
+    }
 }

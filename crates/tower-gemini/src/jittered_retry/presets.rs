@@ -154,3 +154,53 @@ pub fn langchain() -> RetryPolicy {
 pub fn vercel_ai() -> RetryPolicy {
     RetryPolicy::uniform(3, Backoff::exponential(2 * S, 2.0, 4 * S).jitter(Jitter::None)).ignore_hints()
 }
+
+/// Every preset with the name of its function, for tables, tests and comparisons.
+#[must_use]
+pub fn all() -> Vec<(&'static str, RetryPolicy)> {
+    vec![
+        ("article_000_ladder", article_000_ladder()),
+        ("article_000_queue", article_000_queue()),
+        ("article_001_client", article_001_client()),
+        ("article_001_prose", article_001_prose()),
+        ("article_001_overload", article_001_overload()),
+        ("article_002_loop", article_002_loop()),
+        ("article_002_chain", article_002_chain(3)),
+        ("article_003", article_003()),
+        ("article_004_tenacity", article_004_tenacity()),
+        ("article_004_node", article_004_node()),
+        ("article_004_by_error", article_004_by_error()),
+        ("google_genai", google_genai()),
+        ("grpc_service_config", grpc_service_config()),
+        ("gemini_cli", gemini_cli()),
+        ("openai_python", openai_python()),
+        ("langchain", langchain()),
+        ("vercel_ai", vercel_ai()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schedule(policy: &RetryPolicy, outcome: Outcome) -> Vec<u64> {
+        policy.schedule_of(outcome).iter().map(Duration::as_secs).collect()
+    }
+
+    // Requirements D of the articles: each row's own numbers.
+    #[test]
+    fn presets_carry_the_numbers_of_their_articles() {
+        assert_eq!(schedule(&article_000_ladder(), Overloaded), [30, 60]);
+        assert_eq!(schedule(&article_000_queue(), Overloaded), [60, 120, 240, 480, 960]);
+        assert_eq!(schedule(&article_001_client(), RateLimited), [5, 10]);
+        assert_eq!(schedule(&article_001_client(), Overloaded), [0; 0]);
+        assert_eq!(schedule(&article_001_prose(), RateLimited), [5, 10, 20, 40]);
+        assert_eq!(schedule(&article_002_loop(), Overloaded), [1, 2, 4, 8, 16]);
+        assert_eq!(schedule(&article_002_loop(), RateLimited), [0; 0]);
+        assert_eq!(schedule(&article_003(), Overloaded), [1, 2, 4, 8, 16]);
+        assert_eq!(schedule(&article_004_tenacity(), Overloaded), [2, 4, 8, 16]);
+        assert_eq!(schedule(&article_004_by_error(), Overloaded), [10, 20, 40, 80]);
+        assert_eq!(schedule(&google_genai(), Overloaded), [1, 2, 4, 8]);
+        assert_eq!(schedule(&gemini_cli(), Overloaded), [5, 10, 20, 30, 30, 30, 30, 30, 30]);
+    }
+}

@@ -1,0 +1,439 @@
+//! What a request's body says, in any dialect.
+//!
+//! One reader for all of them: the members that matter have different names in each, proxies mix the dialects, and a member that
+//! a dialect does not know is the server's to reject.
+
+use std::borrow::Cow;
+
+use super::json::{Cursor, Kind};
+use super::{ImageSize, ServiceTier};
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Body<'a> {
+    pub(super) model: Option<Cow<'a, str>>,
+    pub(super) size: Option<ImageSize>,
+    aspect_of_format: Option<Cow<'static, str>>,
+    aspect_of_config: Option<Cow<'static, str>>,
+    aspect_of_size: Option<Cow<'static, str>>,
+    /// Whether the modalities asked for include an image; `None` where none are named.
+    pub(super) modalities: Option<bool>,
+    /// Whether an image format is asked for, which says the same where no modalities are named.
+    pub(super) image_format: bool,
+    pub(super) candidate_count: Option<u32>,
+    pub(super) sample_count: Option<u32>,
+    pub(super) n: Option<u32>,
+    pub(super) stream: bool,
+    pub(super) multi_turn: bool,
+    pub(super) continuation: bool,
+    pub(super) tier: ServiceTier,
+    pub(super) input_images: u64,
+    pub(super) other_files: bool,
+    pub(super) text_bytes: u64,
+}
+
+impl<'a> Body<'a> {
+    /// The ratio asked for: of the field that replaces the other first, of pixel sizes last.
+    pub(super) fn aspect(&mut self) -> Option<Cow<'static, str>> {
+        self.aspect_of_format.take().or_else(|| self.aspect_of_config.take()).or_else(|| self.aspect_of_size.take())
+    }
+
+    pub(super) fn of_json(bytes: &'a [u8]) -> Self {
+        let mut body = Self::default();
+        body.request(&mut Cursor::new(bytes), 2);
+        body
+    }
+
+    /// The whole request, and `extra_body` objects inside it (`"extra_body": {"google": {…}}`).
+    fn request(&mut self, c: &mut Cursor<'a>, deeper: u8) {
+        c.object(|c, key| match key {
+            b"contents" | b"messages" | b"input" => c.each(|c| self.turn(c, 4)),
+            b"systemInstruction" => self.turn(c, 4),
+            b"generationConfig" => self.generation_config(c),
+            b"model" => self.model = c.text().and_then(|text| text.name()).filter(|name| !name.is_empty()),
+            b"modalities" | b"responseModalities" => self.modalities(c),
+            b"imageConfig" => self.image_config(c, false),
+            b"responseFormat" => self.response_format(c),
+            b"size" | b"imageSize" | b"imageResolution" | b"resolution" => self.size(c),
+            b"aspectRatio" => self.aspect_of_config = aspect(c),
+            b"n" => self.n = c.count(),
+            b"stream" => self.stream = c.is_true(),
+            b"prompt" => self.prompt(c),
+            b"image" | b"images" => c.each(|c| {
+                self.input_images += 1;
+                c.skip();
+            }),
+            b"instances" => c.each(|c| self.instance(c)),
+            b"parameters" => self.parameters(c),
+            b"continuationToken" | b"previousInteractionId" => self.continuation |= c.text().is_some_and(|text| text.len() > 0),
+            b"serviceTier" => {
+                self.tier =
+                    c.text().and_then(|text| text.name()).map_or(ServiceTier::Standard, |name| ServiceTier::named(&name))
+            }
+            b"extraBody" | b"google" if deeper > 0 => self.request(c, deeper - 1),
+            _ => c.skip(),
+        });
+    }
+
+    fn generation_config(&mut self, c: &mut Cursor<'a>) {
+        c.object(|c, key| match key {
+            b"responseModalities" => self.modalities(c),
+            b"imageConfig" => self.image_config(c, false),
+            b"responseFormat" => self.response_format(c),
+            b"candidateCount" => self.candidate_count = c.count(),
+            _ => c.skip(),
+        });
+    }
+
+    fn modalities(&mut self, c: &mut Cursor<'a>) {
+        c.each(|c| {
+            let image = match c.kind() {
+                Kind::Text => c.text().map(|text| text.is("IMAGE")),
+                // `Modality.IMAGE` is 2 in both protos. `null` is no number and leaves the choice to the server.
+                Kind::Other => c.count().map(|modality| modality == 2),
+                Kind::Object | Kind::Array => return c.skip(),
+            };
+            if let Some(image) = image {
+                self.modalities = Some(image || self.modalities == Some(true));
+            }
+        });
+    }
+
+    /// `responseFormat` is an object in the Gemini API's documentation and a list in that of Vertex AI; in the Interactions API
+    /// its entries carry a `type` instead of being named. In the OpenAI dialects it is something else, and mostly a string.
+    fn response_format(&mut self, c: &mut Cursor<'a>) {
+        c.each(|c| {
+            c.object(|c, key| match key {
+                b"image" => {
+                    self.image_format |= c.kind() == Kind::Object;
+                    self.image_config(c, true);
+                }
+                b"type" => self.image_format |= c.text().is_some_and(|text| text.is("image")),
+                b"imageSize" => self.size(c),
+                b"aspectRatio" => self.aspect_of_format = aspect(c),
+                _ => c.skip(),
+            });
+        });
+    }
+
+    fn image_config(&mut self, c: &mut Cursor<'a>, in_format: bool) {
+        c.object(|c, key| match key {
+            b"imageSize" | b"size" => self.size(c),
+            b"aspectRatio" if in_format => self.aspect_of_format = aspect(c),
+            b"aspectRatio" => self.aspect_of_config = aspect(c),
+            _ => c.skip(),
+        });
+    }
+
+    fn size(&mut self, c: &mut Cursor<'a>) {
+        if let Kind::Other = c.kind() {
+            self.note_size(match c.count() {
+                Some(512) => "512",
+                Some(1024) => "1024",
+                Some(2048) => "2048",
+                Some(4096) => "4096",
+                _ => "",
+            });
+        } else if let Some(name) = c.text().and_then(|text| text.name()) {
+            self.note_size(&name);
+        }
+    }
+
+    /// Where the size is said twice (both spellings at once are seen), the larger one counts: it sets time limits and the upper
+    /// end of what the call may cost.
+    fn note_size(&mut self, name: &str) {
+        if let Some((size, ratio)) = parse_size(name) {
+            self.size = self.size.max(Some(size));
+            self.aspect_of_size = ratio.map(Cow::Borrowed).or(self.aspect_of_size.take());
+        }
+    }
+
+    fn prompt(&mut self, c: &mut Cursor<'a>) {
+        self.text_bytes += c.text().map_or(0, |text| text.len() as u64);
+    }
+
+    /// A turn, or a part of one: Gemini's `{role, parts}`, OpenAI's `{role, content}`, the Interactions API's bare parts, and a
+    /// bare string.
+    fn turn(&mut self, c: &mut Cursor<'a>, deeper: u8) {
+        if c.kind() == Kind::Text {
+            return self.prompt(c);
+        }
+        if deeper == 0 {
+            return c.skip();
+        }
+        let (mut is_image, mut is_file, mut has_data) = (false, false, false);
+        c.object(|c, key| match key {
+            b"role" => self.multi_turn |= c.text().is_some_and(|role| role.is("model") || role.is("assistant")),
+            b"parts" | b"content" => c.each(|c| self.turn(c, deeper - 1)),
+            b"text" => self.prompt(c),
+            b"inlineData" | b"fileData" => self.blob(c),
+            b"imageUrl" => {
+                self.input_images += u64::from(matches!(c.kind(), Kind::Text | Kind::Object));
+                c.skip();
+            }
+            b"type" => {
+                let kind = c.text();
+                let is = |word| kind.is_some_and(|kind| kind.is(word));
+                is_image = is("image");
+                is_file = is("audio") || is("video") || is("document") || is("file") || is("input_audio");
+                self.multi_turn |= is("model_output") || is("thought");
+            }
+            b"data" | b"uri" | b"source" => {
+                has_data = c.kind() != Kind::Other;
+                c.skip();
+            }
+            // What LiteLLM and OpenRouter hang onto a message of the assistant.
+            b"images" => c.each(|c| self.turn(c, deeper - 1)),
+            _ => c.skip(),
+        });
+        self.input_images += u64::from(is_image && has_data);
+        self.other_files |= is_file;
+    }
+
+    /// `inlineData` and `fileData`. What says no type is taken for an image, as almost all are.
+    fn blob(&mut self, c: &mut Cursor<'a>) {
+        if c.kind() != Kind::Object {
+            return c.skip();
+        }
+        let mut is_image = true;
+        c.object(|c, key| match key {
+            b"mimeType" => is_image = c.text().is_none_or(|mime| mime.starts_with("image/")),
+            _ => c.skip(),
+        });
+        if is_image {
+            self.input_images += 1;
+        } else {
+            self.other_files = true;
+        }
+    }
+
+    fn instance(&mut self, c: &mut Cursor<'a>) {
+        c.object(|c, key| match key {
+            b"prompt" => self.prompt(c),
+            b"image" => {
+                self.input_images += u64::from(c.kind() == Kind::Object);
+                c.skip();
+            }
+            b"referenceImages" => c.each(|c| {
+                self.input_images += u64::from(c.kind() == Kind::Object);
+                c.skip();
+            }),
+            _ => c.skip(),
+        });
+    }
+
+    fn parameters(&mut self, c: &mut Cursor<'a>) {
+        c.object(|c, key| match key {
+            b"sampleCount" => self.sample_count = c.count(),
+            b"candidateCount" => self.candidate_count = c.count(),
+            b"aspectRatio" => self.aspect_of_config = aspect(c),
+            b"sampleImageSize" | b"imageSize" => self.size(c),
+            _ => c.skip(),
+        });
+    }
+
+    /// The form of `images/edits`. Only the heads of its parts and short values are looked at; a picture is passed over at the
+    /// speed of a substring search.
+    pub(super) fn of_form(bytes: &'a [u8], boundary: &str) -> Self {
+        // No client of this endpoint sends more than a mask, 16 pictures and a dozen fields.
+        const MOST_PARTS: usize = 64;
+        const LONGEST_HEAD: usize = 2048;
+        let mut body = Self::default();
+        if boundary.is_empty() {
+            return body;
+        }
+        let delimiter = format!("--{boundary}");
+        let finder = memchr::memmem::Finder::new(delimiter.as_bytes());
+        let mut rest = bytes;
+        for _ in 0..MOST_PARTS {
+            let Some(part) = finder.find(rest).and_then(|at| rest.get(at + delimiter.len()..)) else { break };
+            let end = finder.find(part).unwrap_or(part.len());
+            rest = part.get(end..).unwrap_or_default();
+            let part = part.get(..end).unwrap_or_default();
+            let window = part.get(..LONGEST_HEAD.min(part.len())).unwrap_or_default();
+            let Some(gap) = memchr::memmem::find(window, b"\r\n\r\n") else { continue };
+            let (Some(head), Some(value)) = (part.get(..gap), part.get(gap + 4..)) else { continue };
+            let value = value.strip_suffix(b"\r\n").unwrap_or(value);
+            if let Some(name) = std::str::from_utf8(head).ok().and_then(form_name) {
+                body.form_field(name, value);
+            }
+        }
+        body
+    }
+
+    fn form_field(&mut self, name: &str, value: &'a [u8]) {
+        match name {
+            "prompt" => self.text_bytes += value.len() as u64,
+            "image" | "image[]" | "images" | "images[]" => self.input_images += 1,
+            _ => {
+                let Some(value) = (value.len() <= 1024).then(|| std::str::from_utf8(value).ok()).flatten().map(str::trim)
+                else {
+                    return;
+                };
+                match name {
+                    "model" if !value.is_empty() => self.model = Some(Cow::Borrowed(value)),
+                    "size" | "image_size" | "imageSize" | "resolution" => self.note_size(value),
+                    "aspect_ratio" | "aspectRatio" => self.aspect_of_config = parse_aspect(value),
+                    "n" => self.n = value.parse().ok(),
+                    "stream" => self.stream = value.eq_ignore_ascii_case("true"),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// `name="…"` of a part's `Content-Disposition`, and not the `filename`.
+fn form_name(head: &str) -> Option<&str> {
+    let disposition =
+        head.lines().find(|line| line.get(..19).is_some_and(|start| start.eq_ignore_ascii_case("content-disposition")))?;
+    disposition.split(';').find_map(|field| {
+        let value = field.trim().strip_prefix("name=")?;
+        Some(value.trim_matches('"'))
+    })
+}
+
+/// `boundary` of a `multipart/form-data` content type.
+pub(super) fn form_boundary(content_type: &str) -> Option<&str> {
+    let (kind, parameters) = content_type.split_once(';')?;
+    if !kind.trim().eq_ignore_ascii_case("multipart/form-data") {
+        return None;
+    }
+    parameters.split(';').find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("boundary").then(|| value.trim().trim_matches('"'))
+    })
+}
+
+fn aspect(c: &mut Cursor<'_>) -> Option<Cow<'static, str>> {
+    c.text().and_then(|text| text.name()).and_then(|name| parse_aspect(&name))
+}
+
+/// Ratios with a name in any of the APIs (Gemini API and Agent Platform documentation, 2026-07): as spelled, as proxies write
+/// them into a model's name, as words of the enum, and as numbers.
+const RATIOS: [(&str, &str, &str, f64); 15] = [
+    ("1:1", "1x1", "ONE_BY_ONE", 1.0),
+    ("2:3", "2x3", "TWO_BY_THREE", 2.0 / 3.0),
+    ("3:2", "3x2", "THREE_BY_TWO", 3.0 / 2.0),
+    ("3:4", "3x4", "THREE_BY_FOUR", 3.0 / 4.0),
+    ("4:3", "4x3", "FOUR_BY_THREE", 4.0 / 3.0),
+    ("4:5", "4x5", "FOUR_BY_FIVE", 4.0 / 5.0),
+    ("5:4", "5x4", "FIVE_BY_FOUR", 5.0 / 4.0),
+    ("9:16", "9x16", "NINE_BY_SIXTEEN", 9.0 / 16.0),
+    ("16:9", "16x9", "SIXTEEN_BY_NINE", 16.0 / 9.0),
+    ("21:9", "21x9", "TWENTY_ONE_BY_NINE", 21.0 / 9.0),
+    ("9:21", "9x21", "NINE_BY_TWENTY_ONE", 9.0 / 21.0),
+    ("1:4", "1x4", "ONE_BY_FOUR", 1.0 / 4.0),
+    ("4:1", "4x1", "FOUR_BY_ONE", 4.0),
+    ("1:8", "1x8", "ONE_BY_EIGHT", 1.0 / 8.0),
+    ("8:1", "8x1", "EIGHT_BY_ONE", 8.0),
+];
+
+/// The ratio that a part of a model's name means.
+pub(super) fn ratio_of_suffix(part: &str) -> Option<&'static str> {
+    RATIOS.iter().find(|ratio| ratio.1 == part).map(|ratio| ratio.0)
+}
+
+fn parse_aspect(text: &str) -> Option<Cow<'static, str>> {
+    let text = text.trim();
+    if let Some((spelled, ..)) = RATIOS.iter().find(|ratio| ratio.0 == text || ratio.1 == text) {
+        return Some(Cow::Borrowed(spelled));
+    }
+    if let Some(words) = text.strip_prefix("ASPECT_RATIO_") {
+        return RATIOS.iter().find(|ratio| ratio.2 == words).map(|ratio| Cow::Borrowed(ratio.0));
+    }
+    // Kept as spelled: what the server makes of it is its business. Nothing longer than this is a ratio.
+    let is_ratio = (1..=16).contains(&text.len()) && !text.eq_ignore_ascii_case("auto");
+    is_ratio.then(|| Cow::Owned(text.to_owned()))
+}
+
+/// A size as any of the APIs spells it, and the ratio where it is given in pixels.
+///
+/// Lower-case `2k` is answered with 400 by `imageSize`, but is right for `sampleImageSize` and for proxies; it is a 2K either way.
+fn parse_size(text: &str) -> Option<(ImageSize, Option<&'static str>)> {
+    let text = text.trim();
+    let word = text.strip_prefix("IMAGE_SIZE_").unwrap_or(text);
+    let is = |spellings: &[&str]| spellings.iter().any(|spelling| word.eq_ignore_ascii_case(spelling));
+    if is(&["1K", "1024", "ONE_K"]) {
+        Some((ImageSize::K1, None))
+    } else if is(&["2K", "2048", "TWO_K"]) {
+        Some((ImageSize::K2, None))
+    } else if is(&["4K", "4096", "FOUR_K"]) {
+        Some((ImageSize::K4, None))
+    } else if is(&["512", "512px", "0.5K", "FIVE_TWELVE"]) {
+        Some((ImageSize::Px512, None))
+    } else {
+        let (width, height) = word.split_once(['x', 'X', '*', '×'])?;
+        let pixels = |side: &str| side.trim().parse::<u16>().ok().filter(|&side| side >= 64).map(f64::from);
+        let (width, height) = (pixels(width)?, pixels(height)?);
+        Some((size_of_area(width * height), Some(nearest_ratio(width / height))))
+    }
+}
+
+/// The class of an area in pixels. The limits lie half-way between the classes (0.26, 1.05, 4.19 and 16.8 million, by factor),
+/// lowered to round numbers so that Full HD (2.07 million) counts as 2K and UHD (8.29 million) as 4K: the names people know them by.
+fn size_of_area(pixels: f64) -> ImageSize {
+    match pixels {
+        area if area < 0.5e6 => ImageSize::Px512,
+        area if area < 2.0e6 => ImageSize::K1,
+        area if area < 8.0e6 => ImageSize::K2,
+        _ => ImageSize::K4,
+    }
+}
+
+/// The models' own pixel sizes miss their ratio by up to 2 % (16:9 at 4K is 5504×3072), so the nearest one is meant.
+fn nearest_ratio(ratio: f64) -> &'static str {
+    let distance = |known: f64| (known / ratio).ln().abs();
+    RATIOS.iter().min_by(|a, b| distance(a.3).total_cmp(&distance(b.3))).map_or("1:1", |nearest| nearest.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_in_every_spelling() {
+        use ImageSize::{K1, K2, K4, Px512};
+        for (text, size, ratio) in [
+            ("512", Px512, None),
+            ("512px", Px512, None),
+            ("1K", K1, None),
+            ("1k", K1, None),
+            ("2k", K2, None),
+            ("4K", K4, None),
+            ("IMAGE_SIZE_FIVE_TWELVE", Px512, None),
+            ("IMAGE_SIZE_ONE_K", K1, None),
+            ("IMAGE_SIZE_TWO_K", K2, None),
+            ("IMAGE_SIZE_FOUR_K", K4, None),
+            ("2048", K2, None),
+            ("4096x4096", K4, Some("1:1")),
+            ("2048x2048", K2, Some("1:1")),
+            ("1024x1024", K1, Some("1:1")),
+            ("512x512", Px512, Some("1:1")),
+            ("1024x1792", K1, Some("9:16")),
+            ("1536x1024", K1, Some("3:2")),
+            ("1376x768", K1, Some("16:9")),
+            ("5504x3072", K4, Some("16:9")),
+            ("3840x2160", K4, Some("16:9")),
+            ("1584x672", K1, Some("21:9")),
+            ("384x3072", K1, Some("1:8")),
+        ] {
+            assert_eq!(parse_size(text), Some((size, ratio)), "{text}");
+        }
+        for text in ["", "auto", "8K", "x", "1x", "1x1", "99999x99999", "IMAGE_SIZE_UNSPECIFIED", "hd"] {
+            assert_eq!(parse_size(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn ratios_in_every_spelling() {
+        for (text, ratio) in
+            [("16:9", "16:9"), ("16x9", "16:9"), ("ASPECT_RATIO_SIXTEEN_BY_NINE", "16:9"), ("7:3", "7:3"), (" 1:1 ", "1:1")]
+        {
+            assert_eq!(parse_aspect(text).as_deref(), Some(ratio), "{text}");
+        }
+        for text in ["", "auto", "ASPECT_RATIO_UNSPECIFIED", "a very long thing that is no ratio"] {
+            assert_eq!(parse_aspect(text), None, "{text}");
+        }
+    }
+}

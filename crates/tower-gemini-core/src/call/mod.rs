@@ -1,0 +1,424 @@
+//! What a request asks for, read from its path, headers and body.
+//!
+//! [`Call::parse`] never fails: a path it does not know gives an [`Dialect::Unrecognised`] call, which passes through untouched
+//! and is still judged by its answer.
+//!
+//! ```
+//! use http::{HeaderMap, Method, Uri};
+//! use tower_gemini_core::call::{Call, Dialect, ImageSize};
+//!
+//! let uri = Uri::from_static("/gateway/v1beta/models/gemini-3-pro-image:generateContent");
+//! let body = br#"{"contents": [{"parts": [{"text": "a red apple"}]}],
+//!                 "generationConfig": {"imageConfig": {"imageSize": "4K", "aspect_ratio": "16:9"}}}"#;
+//! let call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(body));
+//! assert_eq!(call.dialect, Dialect::GeminiApi);
+//! assert_eq!(call.model.unwrap().as_str(), "gemini-3-pro-image");
+//! assert_eq!(call.size, Some(ImageSize::K4));
+//! assert_eq!(call.aspect.as_deref(), Some("16:9"));
+//! assert!(call.wants_image);
+//! ```
+
+mod body;
+mod json;
+mod path;
+
+use std::borrow::{Borrow, Cow};
+use std::cmp::Ordering;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, Method, Uri};
+
+use self::body::Body;
+use self::path::Route;
+pub(crate) use self::path::{split_model_suffix, strip_model_prefix};
+use crate::catalog::Catalog;
+
+/// Which API the request speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Dialect {
+    /// `…/v1beta/models/{model}:generateContent` of the Gemini Developer API.
+    GeminiApi,
+    /// `…/projects/{p}/locations/{l}/publishers/google/models/{model}:generateContent`, and express mode without a project.
+    VertexAi,
+    /// `…/chat/completions`, the model in the body.
+    OpenAiChat,
+    /// `…/images/generations` and `…/images/edits`, the model in the body.
+    OpenAiImages,
+    /// `…/interactions`, the model in the body.
+    Interactions,
+    /// Anything else.
+    Unrecognised,
+}
+
+/// What is asked of the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Verb {
+    /// One answer, whole. Every dialect's plain form.
+    Generate,
+    /// `streamGenerateContent`, or `"stream": true` in the other dialects.
+    StreamGenerate,
+    /// `predict` and its relatives: Imagen's form.
+    Predict,
+    /// `predictLongRunning`, `batchGenerateContent`: answers with an operation, not with an image.
+    Batch,
+    /// `countTokens` and other verbs that make nothing.
+    Count,
+    /// Anything else.
+    Other,
+}
+
+/// How a streamed answer is framed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Framing {
+    /// One JSON value.
+    Whole,
+    /// Server-sent events (`alt=sse`, OpenAI-style and Interactions streams).
+    Sse,
+    /// One JSON array whose elements are the chunks (`streamGenerateContent` without `alt=sse`).
+    JsonArray,
+}
+
+/// A size that Gemini's image models know, smallest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum ImageSize {
+    /// `"512"` (written without a K): 512 px class.
+    Px512,
+    /// `"1K"`: 1024 px class.
+    K1,
+    /// `"2K"`: 2048 px class.
+    K2,
+    /// `"4K"`: 4096 px class.
+    K4,
+}
+
+impl ImageSize {
+    /// Every size, smallest first.
+    pub const ALL: [Self; 4] = [Self::Px512, Self::K1, Self::K2, Self::K4];
+
+    /// The spelling of `imageConfig.imageSize`: upper-case K, and 512 without one.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Px512 => "512",
+            Self::K1 => "1K",
+            Self::K2 => "2K",
+            Self::K4 => "4K",
+        }
+    }
+
+    /// The nominal edge length in pixels of a square image.
+    #[must_use]
+    pub fn edge_px(self) -> u32 {
+        match self {
+            Self::Px512 => 512,
+            Self::K1 => 1024,
+            Self::K2 => 2048,
+            Self::K4 => 4096,
+        }
+    }
+}
+
+impl fmt::Display for ImageSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A model's id as the request spells it, without `models/` or `publishers/google/models/` in front. O(1) to clone.
+///
+/// Ids that the builtin catalogue knows are borrowed from it: parsing a call to a known model allocates nothing for it.
+#[derive(Clone)]
+pub struct ModelId(Repr);
+
+#[derive(Clone)]
+enum Repr {
+    Known(&'static str),
+    Other(Arc<str>),
+}
+
+impl ModelId {
+    /// An id, any text: ids are data and never an enum (most of those in articles are retired).
+    #[must_use]
+    pub fn new(id: &str) -> Self {
+        Self::known_or(Catalog::builtin().interned(id).map(|(known, _)| known), id)
+    }
+
+    fn known_or(known: Option<&'static str>, id: &str) -> Self {
+        Self(known.map_or_else(|| Repr::Other(Arc::from(id)), Repr::Known))
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match &self.0 {
+            Repr::Known(id) => id,
+            Repr::Other(id) => id,
+        }
+    }
+}
+
+// By the text, whichever way it is held.
+impl PartialEq for ModelId {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for ModelId {}
+
+impl Hash for ModelId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
+
+impl PartialOrd for ModelId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ModelId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_str().cmp(other.as_str())
+    }
+}
+
+impl Borrow<str> for ModelId {
+    fn borrow(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl fmt::Debug for ModelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+impl fmt::Display for ModelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Which service tier a request asks for. It changes the price: flex costs half, priority up to twice as much (Gemini API
+/// documentation, optimization and priority inference, 2026-08).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum ServiceTier {
+    /// The tier of the list prices.
+    #[default]
+    Standard,
+    /// Half the price, first to be turned away.
+    Flex,
+    /// Up to twice the price; may be served as standard.
+    Priority,
+}
+
+impl ServiceTier {
+    fn named(name: &str) -> Self {
+        if name.eq_ignore_ascii_case("flex") {
+            Self::Flex
+        } else if name.eq_ignore_ascii_case("priority") {
+            Self::Priority
+        } else {
+            Self::Standard
+        }
+    }
+}
+
+/// What a request asks for. Made once by the outermost layer and shared; made anew when a layer rewrites the request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Call {
+    /// Which API it speaks.
+    pub dialect: Dialect,
+    /// What it asks of the model.
+    pub verb: Verb,
+    /// How the answer will be framed.
+    pub framing: Framing,
+    /// The model asked for; `None` where neither path nor body names one.
+    pub model: Option<ModelId>,
+    /// The API version in the path (`v1`, `v1beta`, `v1alpha`, `v1beta1`), opaque.
+    pub version: Option<Cow<'static, str>>,
+    /// The size asked for; `None` leaves it to the model (1K class).
+    pub size: Option<ImageSize>,
+    /// The aspect ratio asked for, as spelled (`16:9`).
+    pub aspect: Option<Cow<'static, str>>,
+    /// Whether an image is asked for. `true` for an image model or `responseModalities` with `IMAGE`; `false` where the request
+    /// clearly wants none (counting, text modalities only).
+    pub wants_image: bool,
+    /// How many images are asked for (`sampleCount`, `n`, `candidateCount`); 1 unless said otherwise (Imagen's own default is 4:
+    /// Vertex AI documentation, Imagen API, `sampleCount`), 0 when none is wanted.
+    pub images: u32,
+    /// Whether earlier turns of the model are sent along.
+    pub multi_turn: bool,
+    /// Whether reference images come with the request.
+    pub has_input_images: bool,
+    /// A continuation of an earlier answer (`continuationToken`, `previous_interaction_id`): never shared, held or retried blindly.
+    pub is_continuation: bool,
+    /// Whether files other than images (audio, video, documents) come with the request: the estimate below knows nothing of them.
+    pub has_other_files: bool,
+    /// The service tier asked for, in the body or in Vertex AI's header.
+    pub tier: ServiceTier,
+    /// Input tokens, estimated from the text (4 bytes a token) and the images (258 tokens each): Gemini API documentation, "Understand
+    /// and count tokens", 2026-07 (about 4 characters a token; 258 for an image of up to 384 pixels, and for each tile of a larger
+    /// one). An estimate for admission and display, never for a bill: only `usageMetadata` counts tokens.
+    pub input_tokens_estimate: u64,
+}
+
+impl Call {
+    /// Reads a call from a request's method, URI, headers and, where it is at hand, whole body.
+    ///
+    /// Never fails and never panics: what cannot be read is left at its default, and an unknown path is
+    /// [`Dialect::Unrecognised`].
+    #[must_use]
+    pub fn parse(method: &Method, uri: &Uri, headers: &HeaderMap, body: Option<&[u8]>) -> Self {
+        // Listing models, polling operations: nothing that makes an image is a GET.
+        if *method != Method::POST {
+            return Self::unrecognised();
+        }
+        let path = path::normalised(uri.path());
+        let route = Route::of(&path, uri.query());
+        if route.dialect == Dialect::Unrecognised {
+            return Self::unrecognised();
+        }
+        let mut seen = read_body(headers, body);
+        let name = route.model.or(seen.model.as_deref()).map(strip_model_prefix).filter(|name| !name.is_empty());
+        let known = name.and_then(|name| Catalog::builtin().interned(name));
+        let model = name.map(|name| ModelId::known_or(known.map(|(id, _)| id), name));
+        let (mut verb, mut framing) = (route.verb, route.framing);
+        let model_in_body = matches!(route.dialect, Dialect::OpenAiChat | Dialect::OpenAiImages | Dialect::Interactions);
+        if model_in_body && seen.stream {
+            (verb, framing) = (Verb::StreamGenerate, Framing::Sse);
+        }
+        let makes_images = match known {
+            Some((_, model)) => model.images,
+            None => name.is_some_and(names_an_image_model),
+        };
+        let wants_image = match verb {
+            Verb::Generate | Verb::StreamGenerate => {
+                seen.modalities.unwrap_or(makes_images || seen.image_format || route.dialect == Dialect::OpenAiImages)
+            }
+            Verb::Predict => makes_images,
+            // The answer is an operation.
+            Verb::Batch | Verb::Count | Verb::Other => false,
+        };
+        let images = match (wants_image, verb) {
+            (false, _) => 0,
+            (true, Verb::Predict) => seen.sample_count.unwrap_or(if name.is_some_and(is_imagen) { 4 } else { 1 }).max(1),
+            (true, _) => if model_in_body { seen.n.or(seen.candidate_count) } else { seen.candidate_count }.unwrap_or(1).max(1),
+        };
+        let (_, size_in_name, ratio_in_name) = name.filter(|_| wants_image).map_or(("", None, None), split_model_suffix);
+        let aspect = seen.aspect().or(ratio_in_name.map(Cow::Borrowed));
+        let tier = tier_of_headers(headers).unwrap_or(seen.tier);
+        Self {
+            dialect: route.dialect,
+            verb,
+            framing,
+            version: route.version.map(version),
+            size: seen.size.or(size_in_name),
+            aspect,
+            wants_image,
+            images,
+            multi_turn: seen.multi_turn,
+            has_input_images: seen.input_images > 0,
+            is_continuation: seen.continuation,
+            has_other_files: seen.other_files,
+            tier,
+            input_tokens_estimate: seen
+                .text_bytes
+                .div_ceil(BYTES_PER_TOKEN)
+                .saturating_add(seen.input_images.saturating_mul(TOKENS_PER_IMAGE)),
+            model,
+        }
+    }
+
+    /// A call of which nothing is known: it passes through and is judged by its answer alone.
+    #[must_use]
+    pub fn unrecognised() -> Self {
+        Self {
+            dialect: Dialect::Unrecognised,
+            verb: Verb::Other,
+            framing: Framing::Whole,
+            model: None,
+            version: None,
+            size: None,
+            aspect: None,
+            wants_image: false,
+            images: 0,
+            multi_turn: false,
+            has_input_images: false,
+            is_continuation: false,
+            has_other_files: false,
+            tier: ServiceTier::Standard,
+            input_tokens_estimate: 0,
+        }
+    }
+
+    /// Whether the answer comes in pieces.
+    #[must_use]
+    pub fn is_streaming(&self) -> bool {
+        self.framing != Framing::Whole
+    }
+}
+
+/// Gemini API documentation, "Understand and count tokens", 2026-07: a token is about 4 characters.
+const BYTES_PER_TOKEN: u64 = 4;
+/// The same page: an image of up to 384 pixels a side, or one tile of a larger one.
+const TOKENS_PER_IMAGE: u64 = 258;
+
+fn read_body<'a>(headers: &HeaderMap, body: Option<&'a [u8]>) -> Body<'a> {
+    let Some(bytes) = body else { return Body::default() };
+    let header = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
+    if header(CONTENT_ENCODING).is_some_and(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
+        return Body::default();
+    }
+    match header(CONTENT_TYPE).and_then(body::form_boundary) {
+        Some(boundary) => Body::of_form(bytes, boundary),
+        None => Body::of_json(bytes),
+    }
+}
+
+/// What Vertex AI calls the service tier of pay-as-you-go requests (Vertex AI documentation, priority and flex `PayGo`, 2026-07).
+fn tier_of_headers(headers: &HeaderMap) -> Option<ServiceTier> {
+    const NAME: HeaderName = HeaderName::from_static("x-vertex-ai-llm-shared-request-type");
+    let named = headers.get(NAME)?.to_str().ok()?;
+    Some(ServiceTier::named(named.trim()))
+}
+
+/// Versions seen in the wild are borrowed, others copied.
+fn version(word: &str) -> Cow<'static, str> {
+    match word {
+        "v1" => Cow::Borrowed("v1"),
+        "v1beta" => Cow::Borrowed("v1beta"),
+        "v1beta1" => Cow::Borrowed("v1beta1"),
+        "v1alpha" => Cow::Borrowed("v1alpha"),
+        other => Cow::Owned(other.to_owned()),
+    }
+}
+
+/// Whether a model that the catalogue does not know makes images: a name with one of the family words in it is taken at its word,
+/// as new models appear faster than catalogues.
+fn names_an_image_model(name: &str) -> bool {
+    // `imagen` holds `image`.
+    ["image", "nano-banana", "nanobanana"].iter().any(|word| contains_ignoring_case(name, word.as_bytes()))
+}
+
+fn is_imagen(name: &str) -> bool {
+    contains_ignoring_case(name, b"imagen")
+}
+
+fn contains_ignoring_case(name: &str, word: &[u8]) -> bool {
+    name.as_bytes().windows(word.len()).any(|window| window.eq_ignore_ascii_case(word))
+}
+
+#[cfg(test)]
+mod tests;

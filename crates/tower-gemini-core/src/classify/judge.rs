@@ -1,0 +1,547 @@
+//! From what an error states to what it means.
+//!
+//! The rules are asked in this order, and the first that fits decides. What is final comes before what passes, because the
+//! bodies of final refusals look friendly: "limit: 0" comes with a `RetryInfo` of 40 s, a daily limit with one of 2 s.
+//!
+//! 1. **Refusals** that a proxy turned into an error (`channel:image_generation_failed`, a finish reason in the text): a retry
+//!    would pay again, whatever status the proxy chose.
+//! 2. **Region**, because "the free tier is not available in your country, please enable billing" speaks of billing too.
+//! 3. **Spend rate**, which passes after ten minutes, before
+//! 4. **zero quota and billing**, which does not pass.
+//! 5. **Overload by name** (`MODEL_CAPACITY_*`, "No capacity"), which comes as 429 and 503 and is nobody's quota.
+//! 6. **Deadlines**, which come as 503, 504 and, wrapped, as 500.
+//! 7. **Keys, permissions, sizes, signatures**: by `ErrorInfo.reason` first, then by the words of the message.
+//! 8. **Limits** (429): day before minute, since a violated day makes the minute's hint worthless.
+//! 9. The **status** alone.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+
+use super::facts::{Facts, counts_tokens};
+use super::finish::{self, Finish};
+use super::text::{Lower, says_limit_zero, speaks_of_thought_signature, stated_status, successor};
+use super::wait;
+use crate::call::Call;
+use crate::redact::redact;
+use crate::verdict::{Charge, Detail, Outcome, QuotaCharge, Scope, Verdict, WaitHint, WaitSource};
+
+/// The rolling window of the spend-based limit: "rolling 10 minutes" (Google's rate-limit page, 2026).
+const SPEND_WINDOW: Duration = Duration::from_secs(600);
+
+/// How much of a server's message a verdict keeps: the recorded ones, links apart, say all within it.
+const MAX_MESSAGE: usize = 512;
+
+/// Judges an error. `http` is the status of the answer itself, where it is known and is no success.
+pub(super) fn judge(call: &Call, http: Option<u16>, headers: &HeaderMap, facts: &Facts<'_>) -> Verdict {
+    let joined;
+    let message = facts.message.as_deref().unwrap_or_default();
+    let words = match &facts.debug {
+        Some(debug) => {
+            joined = format!("{message}\n{debug}");
+            &joined
+        }
+        None => message,
+    };
+    let text = Lower::new(words);
+    let case = Case { call, facts, code: code(http, facts), text: &text, words, hint: wait::hint(facts, &text, headers) };
+    let verdict = case.decide();
+    let wait = match verdict.outcome() {
+        Outcome::SpendRateLimited => Some(case.hint.unwrap_or(WaitHint::new(SPEND_WINDOW, WaitSource::Family))),
+        // "2 s" beside a violated day is wrong; hours are the truth.
+        Outcome::RateLimitedDay => case.hint.filter(|hint| hint.stated() > wait::LONG),
+        _ if verdict.is_retryable() => case.hint,
+        _ => None,
+    };
+    case.describe(verdict.with_wait(wait), http)
+}
+
+/// The status that counts. The body decides, except where it only says "wrong" (400) or "broken" (500) in a gateway's words
+/// and the answer's own status says more.
+fn code(http: Option<u16>, facts: &Facts<'_>) -> u16 {
+    let is_vague = |code: u16| matches!(code, 400 | 500);
+    let mut code = match (facts.code, facts.status) {
+        (Some(number), Some(status)) if is_vague(number) && !is_vague(status) && !facts.is_google => Some(status),
+        (Some(number), _) => Some(number),
+        (None, status) => status,
+    };
+    let http = http.filter(|&http| http >= 400);
+    if !facts.is_google {
+        if code.is_none_or(is_vague) && http.is_some_and(|http| !is_vague(http)) {
+            code = http;
+        }
+        // "Upstream error 503 Service Unavailable" inside a gateway's own 500 or 502.
+        if code.is_none_or(|code| is_vague(code) || code == 502)
+            && !facts.is_page
+            && let Some(stated) = facts.message.as_deref().and_then(stated_status)
+        {
+            code = Some(stated);
+        }
+    }
+    code.or(http).unwrap_or(0)
+}
+
+struct Case<'c> {
+    call: &'c Call,
+    facts: &'c Facts<'c>,
+    code: u16,
+    text: &'c Lower,
+    words: &'c str,
+    hint: Option<WaitHint>,
+}
+
+impl Case<'_> {
+    fn decide(&self) -> Verdict {
+        // The everyday overload: nothing but the two signs that the general rules would find could change it.
+        if self.code == 503
+            && self.facts.is_google
+            && self.facts.reason.is_none()
+            && !self.text.has("limit")
+            && !self.text.has("deadline")
+        {
+            return Verdict::of(Outcome::Overloaded);
+        }
+        self.refused()
+            .or_else(|| self.region())
+            .or_else(|| self.spend())
+            .or_else(|| self.no_quota())
+            .or_else(|| self.no_capacity())
+            .or_else(|| self.deadline())
+            .or_else(|| self.by_reason())
+            .or_else(|| self.by_words())
+            .or_else(|| self.limited())
+            .unwrap_or_else(|| self.by_status())
+    }
+
+    fn reason(&self) -> &str {
+        self.facts.reason.as_deref().unwrap_or_default()
+    }
+
+    fn word(&self) -> &str {
+        self.facts.word.as_deref().unwrap_or_default()
+    }
+
+    fn kind(&self) -> &str {
+        self.facts.kind.as_deref().unwrap_or_default()
+    }
+
+    /// Google's own error of a quite certain kind: texts that only proxies write need not be looked for.
+    fn is_googles_own(&self) -> bool {
+        self.facts.is_google && self.facts.word.is_none()
+    }
+
+    /// A refusal of a prompt or an image, told as an error.
+    fn refused(&self) -> Option<Verdict> {
+        if self.text.has_any(&["responsible ai practices", "prompt could not be submitted", "prompt contains sensitive words"])
+        {
+            // Imagen blocks prompts with a 400, before any work.
+            let charge = if self.code == 400 && self.facts.is_google { Charge::None } else { Charge::Maybe };
+            return Some(Verdict::of(Outcome::PromptBlocked).with_charge(charge));
+        }
+        if self.is_googles_own() {
+            return None;
+        }
+        // A word of the Interactions API (`image_safety`), or a finish reason that a proxy put into its message.
+        let word = self.word();
+        let finish = match finish::of_word(word) {
+            Some(finish) => Some((finish, word)),
+            None => finish::named_in(self.words),
+        };
+        if let Some((finish, name)) = finish {
+            // What a proxy made of a 200 was worked on: nobody but Google could waive it, and that sentence is not here.
+            let verdict = finish::verdict(self.call, finish, name).with_charge(Charge::Maybe);
+            return Some(if finish == Finish::Blocked { verdict.with_transient(false) } else { verdict });
+        }
+        let is_refusal = |word: &str| {
+            ["content_policy", "moderation_blocked", "content_filter", "sensitive_words", "prompt_blocked"]
+                .iter()
+                .any(|name| word.contains(name))
+        };
+        if is_refusal(word)
+            || is_refusal(self.kind())
+            || self.text.has_any(&["contentpolicyviolation", "content_policy_violation", "blockreason", "promptfeedback"])
+        {
+            return Some(Verdict::of(Outcome::PromptBlocked).with_charge(Charge::Maybe));
+        }
+        if word.contains("image_generation_failed")
+            && self.text.has_any(&["safety", "prohibited", "policy", "blocked", "violat"])
+        {
+            return Some(Verdict::of(Outcome::ContentBlocked).with_charge(Charge::Maybe));
+        }
+        None
+    }
+
+    fn region(&self) -> Option<Verdict> {
+        let named = matches!(self.reason(), "LOCATION_TAX_POLICY_VIOLATED" | "LOCATION_POLICY_VIOLATED")
+            || self.word().contains("unsupported_country")
+            || self.text.has_any(&[
+                "location is not supported",
+                "not available in your country",
+                "not available in your region",
+                "country, region, or territory not supported",
+                "not supported in your country",
+                "not supported in your region",
+            ]);
+        named.then(|| Verdict::of(Outcome::Region))
+    }
+
+    fn spend(&self) -> Option<Verdict> {
+        let said = self.text.has_any(&["spend-based rate limit", "spend based rate limit", "spending rate has exceeded"]);
+        said.then(|| Verdict::of(Outcome::SpendRateLimited))
+    }
+
+    /// No quota at all, or nobody pays.
+    fn no_quota(&self) -> Option<Verdict> {
+        let facts = self.facts;
+        // A quota that is zero may be this model's alone; a balance that is used up is everybody's.
+        let is_zero = facts.zero
+            || self.every_window_is_violated()
+            || (self.may_be_quota() && says_limit_zero(self.text))
+            || (self.may_be_quota() && self.text.has_any(&["quota_limit_value\": \"0\"", "quota_limit_value': '0'"]));
+        if is_zero {
+            let verdict = Verdict::of(Outcome::QuotaZeroOrBilling);
+            let Some(model) = self.zero_model() else { return Some(verdict.with_elsewhere(false)) };
+            // No image model has a free tier, so another image model of the same project has none either.
+            let is_image = model.contains("image") || model.contains("imagen");
+            let is_free = facts.free_tier > 0 || self.text.has("free_tier") || self.text.has("freetier");
+            let helps = !(is_image && is_free);
+            return Some(verdict.with_scope(if helps { Scope::Model } else { Scope::Account }).with_elsewhere(helps));
+        }
+        let reason = self.reason();
+        let word = self.word();
+        let is_unpaid = self.code == 402
+            || reason == "BILLING_DISABLED"
+            || (reason.starts_with("INSUFFICIENT") && (reason.contains("CREDIT") || reason.contains("BALANCE")))
+            || (word.contains("insufficient") && ["quota", "balance", "credit", "fund"].iter().any(|what| word.contains(what)))
+            || (self.kind().contains("insufficient") && self.kind().contains("quota"))
+            || word == "payment_required"
+            || word == "billing_hard_limit_reached"
+            || self.text.has_any(&[
+                "prepayment credits",
+                "prepaid credits",
+                "prepay credits",
+                "credits are depleted",
+                "credits have been depleted",
+                "credit balance is too low",
+                "spending cap",
+                "spend cap",
+                "insufficient credit",
+                "insufficient balance",
+                "insufficient fund",
+                "insufficient_quota",
+                "insufficient quota",
+                "insufficient_user_quota",
+                "insufficient g1 credits",
+                "accessible to billed users",
+                "requires billing",
+                "billing to be enabled",
+                "billing is disabled",
+                "billing is not enabled",
+                "billing has not been enabled",
+                "billing disabled",
+                "billing account is disabled",
+                "billing account for the owning project is disabled",
+                "payment required",
+                "requires more credits",
+                "out of credits",
+            ])
+            // "please enable billing" is also what daily limits of the free tier advise: there the limit decides.
+            || (self.code != 429 && self.text.has("enable billing"));
+        is_unpaid.then(|| Verdict::of(Outcome::QuotaZeroOrBilling))
+    }
+
+    /// The statuses under which "limit: 0" speaks of a quota (gemini-cli asks 429, 499 and 503); under 400 it may be a field's.
+    fn may_be_quota(&self) -> bool {
+        matches!(self.code, 0 | 402 | 403 | 429 | 499 | 503) || (!self.facts.is_google && self.text.has("quota"))
+    }
+
+    /// Until 2025-09 zero quotas were not spelled: the only sign was that minute, day and tokens of the free tier were all violated at
+    /// once, none with a value. A single exhausted window is not that.
+    fn every_window_is_violated(&self) -> bool {
+        let facts = self.facts;
+        facts.violations >= 2
+            && facts.valued == 0
+            && facts.free_tier == facts.violations
+            && facts.day
+            && facts.minute
+            && !self.text.has("limit: ")
+    }
+
+    /// The model that the zero quota is about, where it says so.
+    fn zero_model(&self) -> Option<&str> {
+        if let Some(model) = self.facts.model.as_deref() {
+            return Some(model);
+        }
+        let at = self.words.find("model: ")? + "model: ".len();
+        let rest = self.words.get(at..)?;
+        let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'))).unwrap_or(rest.len());
+        rest.get(..end).filter(|model| !model.is_empty())
+    }
+
+    /// The service has no room, under whatever status.
+    fn no_capacity(&self) -> Option<Verdict> {
+        let said = self.reason().starts_with("MODEL_CAPACITY")
+            || self.facts.shared_pool
+            || self.text.has_any(&[
+                "no capacity available",
+                "model is overloaded",
+                "model is currently overloaded",
+                "experiencing high demand",
+                "server is overloaded",
+                "rate-limited upstream",
+                "at capacity",
+            ])
+            || self.word() == "overloaded_error"
+            || self.kind() == "overloaded_error"
+            // Google's pooled capacity: nobody's own quota is named, and the page it points to says so.
+            || (self.facts.violations == 0
+                && ((self.text.has("resource exhausted") && self.text.has("try again later")) || self.text.has("error-code-429")));
+        said.then(|| Verdict::of(Outcome::Overloaded))
+    }
+
+    fn deadline(&self) -> Option<Verdict> {
+        let googles = self.text.has_any(&["deadline expired", "deadline exceeded", "deadline_exceeded"]);
+        let is_timeout = matches!(self.code, 408 | 504 | 524);
+        if !googles && !is_timeout {
+            let gateway = !self.facts.is_google
+                && self.code >= 500
+                && self.text.has_any(&["litellm.timeout", "request timed out", "upstream request timeout", "apitimeouterror"]);
+            return gateway.then(|| Verdict::of(Outcome::Deadline).with_charge(Charge::Maybe));
+        }
+        let verdict = Verdict::of(Outcome::Deadline);
+        // When Google gives up it says so itself, and 5xx of its own are not charged. A gateway that gives up knows nothing: what
+        // it waited for may be finished, and paid for, after it hung up.
+        Some(if googles || self.facts.is_google { verdict } else { verdict.with_charge(Charge::Maybe) })
+    }
+
+    fn by_reason(&self) -> Option<Verdict> {
+        let outcome = match self.reason() {
+            "API_KEY_INVALID"
+            | "API_KEY_EXPIRED"
+            | "ACCESS_TOKEN_EXPIRED"
+            | "ACCESS_TOKEN_TYPE_UNSUPPORTED"
+            | "CREDENTIALS_MISSING"
+            | "OVERLOADED_CREDENTIALS"
+            | "JWT_TOKEN_INVALID"
+            | "SESSION_COOKIE_INVALID" => Outcome::Auth,
+            "SERVICE_DISABLED"
+            | "API_KEY_SERVICE_BLOCKED"
+            | "API_KEY_HTTP_REFERRER_BLOCKED"
+            | "API_KEY_IP_ADDRESS_BLOCKED"
+            | "API_KEY_ANDROID_APP_BLOCKED"
+            | "API_KEY_IOS_APP_BLOCKED"
+            | "USER_PROJECT_DENIED"
+            | "CONSUMER_SUSPENDED"
+            | "CONSUMER_INVALID"
+            | "SECURITY_POLICY_VIOLATED"
+            | "ACCESS_TOKEN_SCOPE_INSUFFICIENT"
+            | "ACCOUNT_STATE_INVALID"
+            | "SERVICE_NOT_VISIBLE"
+            | "GCP_SUSPENDED"
+            | "IAM_PERMISSION_DENIED"
+            | "VALIDATION_REQUIRED"
+            | "ORG_RESTRICTION_VIOLATION" => Outcome::Permission,
+            _ => return None,
+        };
+        Some(Verdict::of(outcome))
+    }
+
+    /// What the message says, for the statuses that have many meanings and for wrappers that have none.
+    fn by_words(&self) -> Option<Verdict> {
+        let text = self.text;
+        let is_open = !self.facts.is_google || matches!(self.code, 0 | 400 | 401 | 403 | 404);
+        if !is_open {
+            return None;
+        }
+        if self.code < 500 && speaks_of_thought_signature(text) {
+            return Some(Verdict::of(Outcome::MissingThoughtSignature));
+        }
+        if self.code != 404
+            && text.has_any(&[
+                "api key not valid",
+                "invalid api key",
+                "incorrect api key",
+                "api key not found",
+                "api key expired",
+                "api_key_invalid",
+                "invalid_api_key",
+                "reported as leaked",
+                "multiple authentication credentials",
+                "invalid authentication credentials",
+                "unregistered callers",
+                "missing a valid api key",
+                "missing api key",
+                "api keys are not supported by this api",
+                "invalid token",
+            ])
+        {
+            return Some(Verdict::of(Outcome::Auth));
+        }
+        if self.code == 413
+            || text.has_any(&[
+                "payload size exceeds",
+                "request entity too large",
+                "payload too large",
+                "request body too large",
+            ])
+        {
+            return Some(Verdict::of(Outcome::PayloadTooLarge));
+        }
+        if text.has("not allowed to use publisher model") {
+            // The project lacks this model, not the service.
+            return Some(Verdict::of(Outcome::Permission).with_scope(Scope::Model).with_elsewhere(true));
+        }
+        if matches!(self.code, 0 | 400 | 403 | 500..)
+            && text.has_any(&[
+                "caller does not have permission",
+                "project has been denied access",
+                "has been suspended",
+                "permission denied on",
+                "permission_denied",
+            ])
+        {
+            return Some(Verdict::of(Outcome::Permission));
+        }
+        if matches!(self.code, 0 | 400 | 404 | 500..)
+            && (text.has_any(&[
+                "is not found for api version",
+                "no longer available to new users",
+                "unknown provider for model",
+                "model_not_found",
+                "listmodels",
+            ]) || (text.has("publisher model") && text.has("not found")))
+        {
+            return Some(Verdict::of(Outcome::NotFound).with_elsewhere(true));
+        }
+        None
+    }
+
+    fn limited(&self) -> Option<Verdict> {
+        let facts = self.facts;
+        let legacy = facts.legacy_reason.as_deref().unwrap_or_default();
+        let reason = self.reason();
+        let is_limit = self.code == 429
+            || facts.violations > 0
+            || matches!(reason, "RATE_LIMIT_EXCEEDED" | "REQUEST_LIMIT_EXCEEDED" | "QUOTA_EXHAUSTED" | "QUOTA_EXCEEDED" | "RESOURCE_QUOTA_EXCEEDED")
+            || (self.code == 403
+                && matches!(legacy, "rateLimitExceeded" | "userRateLimitExceeded" | "quotaExceeded" | "dailyLimitExceeded"))
+            // A gateway's 500 or a bare text around a quota refusal.
+            || ((self.code == 0 || self.code >= 500) && !facts.is_google
+                && self.text.has_any(&["resource_exhausted", "resource has been exhausted", "exceeded your current quota", "too many requests", "rate limit exceeded"]));
+        if !is_limit {
+            return None;
+        }
+        let word = self.word();
+        let long = self.hint.is_some_and(|hint| hint.stated() > wait::LONG && hint.source() != WaitSource::RetryAfter);
+        let short = self.hint.is_some_and(|hint| hint.stated() <= wait::LONG);
+        let text = self.text;
+        let outcome = if facts.day || word == "quota_exceeded" || legacy == "dailyLimitExceeded" {
+            Outcome::RateLimitedDay
+        } else if facts.minute {
+            Outcome::RateLimitedMinute
+        } else if (facts.violations == 0
+            && text.has_any(&["per day", "perday", "per_day", "per-day", "daily limit", "daily quota", "quota for the day", "requests/day"]))
+            || long
+            // gemini-cli gives the model up at this word; only a short hint beside it says that it passes.
+            || (reason == "QUOTA_EXHAUSTED" && !short)
+        {
+            Outcome::RateLimitedDay
+        } else if matches!(reason, "RATE_LIMIT_EXCEEDED" | "REQUEST_LIMIT_EXCEEDED")
+            || (reason == "QUOTA_EXHAUSTED" && short)
+            || word == "rate_limit_exceeded"
+            || text.has_any(&["per minute", "perminute", "per_minute", "per-minute", "per-min", "requests/min"])
+            || (facts.violations == 0 && counts_tokens(self.words))
+        {
+            Outcome::RateLimitedMinute
+        } else {
+            Outcome::RateLimited
+        };
+        Some(Verdict::of(outcome))
+    }
+
+    fn by_status(&self) -> Verdict {
+        let google = self.facts.is_google;
+        match self.code {
+            401 => Verdict::of(Outcome::Auth),
+            403 | 407 | 451 => Verdict::of(Outcome::Permission),
+            404 | 410 => self.not_found(),
+            409 if self.facts.status == Some(409) && self.text.has("already exists") => Verdict::of(Outcome::BadRequest),
+            // ABORTED: a clash of two writers, which the next attempt may not meet.
+            409 | 425 => Verdict::of(Outcome::Other).with_charge(Charge::None).with_elsewhere(false),
+            413 => Verdict::of(Outcome::PayloadTooLarge),
+            499 | 500 => Verdict::of(Outcome::Internal),
+            // The model or the server cannot do this at all; another model may.
+            501 => Verdict::of(Outcome::BadRequest).with_scope(Scope::Model).with_elsewhere(true),
+            502 => Verdict::of(Outcome::BadGateway),
+            503 | 529 => Verdict::of(Outcome::Overloaded),
+            // A front that lost the origin: whether the origin had begun is unknown (521 to 523 never reached it, but the page of a
+            // stranger is no certainty).
+            520..=527 => Verdict::of(Outcome::BadGateway).with_charge(Charge::Maybe),
+            400..=498 => Verdict::of(Outcome::BadRequest),
+            505..=599 => Verdict::of(Outcome::Internal),
+            _ if google => Verdict::of(Outcome::Internal).with_charge(Charge::Maybe),
+            _ => Verdict::of(Outcome::Other),
+        }
+    }
+
+    fn not_found(&self) -> Verdict {
+        let verdict = Verdict::of(Outcome::NotFound);
+        let facts = self.facts;
+        // The model is fine where a cache, a file or an earlier interaction is gone; a page instead of JSON means that the host or the
+        // path is wrong, and a gateway's "Not Found" without a model likewise.
+        let about_model = if self.text.has_any(&["cache content", "cached content", "cachedcontent"]) || facts.is_page {
+            false
+        } else if facts.is_google || self.text.has("requested entity") {
+            !self.text.has_any(&["files/", "operations/", "corpora/", "interaction"])
+        } else {
+            self.text.has("model") || self.word().contains("model")
+        };
+        verdict.with_elsewhere(about_model).with_scope(if about_model { Scope::Model } else { Scope::Request })
+    }
+
+    fn describe(&self, verdict: Verdict, http: Option<u16>) -> Verdict {
+        let facts = self.facts;
+        let outcome = verdict.outcome();
+        let stated = || facts.quota.id.as_deref().or(facts.reason.as_deref()).or(facts.word.as_deref());
+        let reason = verdict.reason().map(str::to_owned).or_else(|| stated().map(|reason| clip(redact(reason))));
+        let mut detail = Detail { reason, ..Detail::default() };
+        // A gateway's own refusal may never have reached the service, whose quota it then did not touch.
+        let verdict = if !facts.is_google && verdict.quota() == QuotaCharge::Counted {
+            verdict.with_quota(QuotaCharge::Maybe)
+        } else {
+            verdict
+        };
+        let message = facts.message.as_deref().unwrap_or_default();
+        // A placeholder of a message is no message ("$grpcMessage", with the truth in DebugInfo alone).
+        let message =
+            if message.is_empty() || message.starts_with('$') { facts.debug.as_deref().unwrap_or(message) } else { message };
+        if !message.is_empty() {
+            detail.message = Some(clip(redact(message)));
+        }
+        detail.inner_status =
+            (self.code != 0 && http != Some(self.code)).then_some(self.code).filter(|_| http.is_some() || facts.code.is_some());
+        if matches!(
+            outcome,
+            Outcome::NotFound
+                | Outcome::RateLimitedMinute
+                | Outcome::RateLimitedDay
+                | Outcome::RateLimited
+                | Outcome::Permission
+                | Outcome::BadRequest
+        ) {
+            detail.successor = successor(message).map(str::to_owned);
+        }
+        if facts.quota.is_stated() || facts.quota.value.is_some() {
+            detail.quota = Some(facts.quota.to_detail());
+        }
+        if detail == Detail::default() { verdict } else { verdict.with_detail(detail) }
+    }
+}
+
+/// A text cut to what a verdict keeps, after redaction: a key must not survive because the cut went through it.
+pub(super) fn clip(text: std::borrow::Cow<'_, str>) -> String {
+    match text.char_indices().nth(MAX_MESSAGE) {
+        Some((end, _)) => text.get(..end).unwrap_or_default().to_owned(),
+        None => text.into_owned(),
+    }
+}

@@ -1,0 +1,268 @@
+//! Finding the error in whatever came back: JSON, arrays, streams, text with JSON in it, strings with JSON in them, pages.
+
+use std::borrow::Cow;
+
+use super::facts::Facts;
+use super::lenient;
+use super::text::stated_status;
+
+/// JSON in a string in JSON … was recorded three deep (gemini-cli's fixtures); twice that is plenty.
+const MAX_NESTING: u8 = 8;
+
+/// How many places of a text are tried as the start of JSON. Prefixes hold a bracket or two (`[nuxt] [500] …`), and each try
+/// reads on to the end of the text.
+const MAX_STARTS: usize = 12;
+
+/// Beyond this nothing is read: the largest collected error body has 11 KB, and a 200 with an image is not read here.
+const MAX_BODY: usize = 1024 * 1024;
+
+/// Reads what an error body states. Never fails: the least it gives is the text as a message.
+pub(super) fn read(body: &[u8]) -> Facts<'_> {
+    let body = body.get(..MAX_BODY).unwrap_or(body);
+    match simdutf8::basic::from_utf8(body) {
+        Ok(text) => read_text(text, 0),
+        Err(_) => read_text(&String::from_utf8_lossy(body), 0).into_owned(),
+    }
+}
+
+fn read_text(text: &str, depth: u8) -> Facts<'_> {
+    let text = text.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
+    match text.as_bytes().first() {
+        Some(b'{' | b'[') => {
+            if let Ok((mut facts, end)) = Facts::read(text)
+                && (facts.is_telling() || (depth < MAX_NESTING && (facts.message.is_some() || facts.raw.is_some())))
+            {
+                unfold(&mut facts, depth);
+                // An answer's chunk may be followed by the error that ended the stream.
+                let rest = text.get(end..).unwrap_or_default();
+                if !facts.states_error()
+                    && let Some(later) = embedded(rest, depth)
+                    && later.states_error()
+                {
+                    facts.absorb(later);
+                }
+                if facts.is_telling() {
+                    return facts;
+                }
+            }
+        }
+        // A JSON string that holds the answer.
+        Some(b'"') if depth < MAX_NESTING => {
+            if let Ok(inner) = serde_json::from_str::<String>(text) {
+                return read_text(&inner, depth + 1).into_owned();
+            }
+        }
+        Some(b'<') => return read_page(text),
+        _ => {}
+    }
+    read_prose(text, depth)
+}
+
+/// Text with JSON somewhere in it, or none.
+fn read_prose(text: &str, depth: u8) -> Facts<'_> {
+    let mut facts = embedded(text, depth).map(shorten).unwrap_or_default();
+    if facts.code.is_none() && facts.status.is_none() {
+        facts.code = stated_status(text);
+    }
+    if facts.message.is_none() && !text.is_empty() {
+        facts.message = Some(Cow::Borrowed(text));
+    }
+    facts
+}
+
+/// Widens the lifetime of what is owned anyway.
+fn shorten<'a>(facts: Facts<'static>) -> Facts<'a> {
+    facts
+}
+
+/// Looks into the strings that may hold another answer.
+fn unfold(facts: &mut Facts<'_>, depth: u8) {
+    if depth >= MAX_NESTING {
+        return;
+    }
+    if let Some(raw) = facts.raw.take()
+        && let Some(first) = raw.trim_ascii_start().bytes().next()
+    {
+        let is_structured = matches!(first, b'{' | b'[' | b'<' | b'"');
+        let inner = read_text(&raw, depth + 1);
+        if is_structured && (inner.is_telling() || inner.is_page) {
+            facts.absorb(inner.into_owned());
+        } else if let Some(inner) = embedded(&raw, depth + 1) {
+            facts.absorb(inner);
+        } else if facts.states_error() && !is_structured {
+            // "google/x is temporarily rate-limited upstream": a provider's plain words beat "Provider returned error".
+            facts.message = Some(raw);
+        }
+    }
+    let Some(message) = &facts.message else { return };
+    if message.trim_ascii_start().starts_with('<') {
+        let page = read_page(message).into_owned();
+        facts.absorb(Facts { code: facts.code.or(page.code), ..page });
+    } else if memchr::memchr2(b'{', b'[', message.as_bytes()).is_some()
+        && let Some(inner) = embedded(message, depth + 1)
+    {
+        // What a wrapper wrote around the JSON may hold the only name of the fault, where the JSON holds details alone.
+        let kept = (inner.message.is_none()).then(|| facts.message.take()).flatten();
+        facts.absorb(inner);
+        facts.message = kept.or(facts.message.take());
+    }
+}
+
+/// The first JSON in a text that states an error, else the first that is an answer.
+fn embedded(text: &str, depth: u8) -> Option<Facts<'static>> {
+    if depth >= MAX_NESTING {
+        return None;
+    }
+    let mut answer: Option<Facts<'static>> = None;
+    let mut astray: Option<Facts<'static>> = None;
+    let mut at = 0;
+    for _ in 0..MAX_STARTS {
+        let Some(start) = next_start(text, at) else { break };
+        let Some(json) = text.get(start..) else { break };
+        let mut end = 1;
+        let mut is_broken = false;
+        let found = match Facts::read(json) {
+            Ok((mut facts, taken)) => {
+                end = taken.max(1);
+                unfold(&mut facts, depth + 1);
+                Some(facts.into_owned())
+            }
+            Err(_) => {
+                is_broken = true;
+                read_broken(json, depth)
+            }
+        };
+        if let Some(mut facts) = found {
+            if facts.states_error() {
+                // A repair can go astray (inner quotes that lost their backslashes): an inner start may be read better.
+                if is_broken && has_lost_details(&facts, json) {
+                    match &mut astray {
+                        Some(outer) => outer.absorb(facts),
+                        None => astray = Some(facts),
+                    }
+                    at = start + 1;
+                    continue;
+                }
+                if let Some(mut outer) = astray.take() {
+                    outer.absorb(facts);
+                    return Some(outer);
+                }
+                if facts.message.is_none() && facts.code.is_none() && facts.status.is_none() {
+                    // A torn-out list of details: the text in front of it says the rest.
+                    facts.code = text.get(..start).and_then(stated_status);
+                    facts.message =
+                        text.get(..start).map(str::trim).filter(|t| !t.is_empty()).map(|t| Cow::Owned(t.to_owned()));
+                }
+                facts.has_answer |= answer.is_some();
+                return Some(facts);
+            }
+            if facts.has_answer && answer.is_none() {
+                answer = Some(facts);
+            }
+        }
+        at = start + end;
+    }
+    astray.or(answer)
+}
+
+/// Whether the text has details that the repair did not find.
+fn has_lost_details(facts: &Facts<'_>, json: &str) -> bool {
+    let has = |word: &str| memchr::memmem::find(json.as_bytes(), word.as_bytes()).is_some();
+    (facts.code.is_none() && facts.status.is_none() && facts.reason.is_none() && facts.violations == 0)
+        || (facts.violations == 0 && (has("quotaId") || has("quotaMetric")))
+        || (facts.retry_delay.is_none() && facts.violations == 0 && has("retryDelay"))
+}
+
+/// Where JSON may start: at `{`, or at the `[` right before one.
+fn next_start(text: &str, from: usize) -> Option<usize> {
+    let bytes = text.as_bytes();
+    let brace = from + memchr::memchr(b'{', bytes.get(from..)?)?;
+    let before = bytes.get(from..brace)?;
+    let lead = before.strip_suffix(b"%").unwrap_or(before).trim_ascii_end();
+    Some(if lead.last() == Some(&b'[') { from + lead.len() - 1 } else { brace })
+}
+
+/// JSON that strict parsing refuses: of another language, broken, cut off, or with its quotes escaped.
+fn read_broken(json: &str, depth: u8) -> Option<Facts<'static>> {
+    if let Some(unescaped) = unescape(json) {
+        let facts = read_text(&unescaped, depth + 1).into_owned();
+        if facts.is_telling() {
+            return Some(facts);
+        }
+    }
+    let (repaired, _) = lenient::repair(json);
+    let (mut facts, _) = Facts::read(&repaired).ok()?;
+    unfold(&mut facts, depth + 1);
+    Some(facts.into_owned())
+}
+
+/// `{\"error\": {\"code\" …` or `{\n  \"error\"` with the backslashes spelled out: JSON that was printed as part of a string.
+fn unescape(json: &str) -> Option<String> {
+    let inside = json.trim_start_matches(['{', '[']);
+    let inside = inside.trim_start_matches("\\n").trim_ascii_start();
+    let is_spelled_out = json.get(1..).is_some_and(|rest| rest.starts_with("\\n"));
+    if !inside.starts_with("\\\"") && !is_spelled_out {
+        return None;
+    }
+    let mut out = String::with_capacity(json.len());
+    let mut chars = json.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => match chars.next() {
+                Some('n') => out.push('\n'),
+                Some('t') => out.push('\t'),
+                Some('r') => out.push('\r'),
+                Some(c) => out.push(c),
+                None => {}
+            },
+            c => out.push(c),
+        }
+    }
+    Some(out)
+}
+
+/// How much of a page is read, and how much text is kept of it: Google's pages have 1.6 KB, gateways' up to some 10.
+const MAX_PAGE: usize = 64 * 1024;
+const MAX_PAGE_TEXT: usize = 1000;
+
+/// A web page: its text, without markup, styles and scripts.
+fn read_page(page: &str) -> Facts<'_> {
+    let mut text = String::new();
+    let mut rest = page;
+    let mut read = 0;
+    while text.len() < MAX_PAGE_TEXT && read < MAX_PAGE {
+        let (words, tag) = rest.split_once('<').unwrap_or((rest, ""));
+        for word in words.split_whitespace() {
+            if !text.is_empty() {
+                text.push(' ');
+            }
+            text.push_str(word);
+            if text.len() >= MAX_PAGE_TEXT {
+                break;
+            }
+        }
+        let is_hidden = |name: &str| tag.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
+        let skip_to = if is_hidden("style") {
+            "</style"
+        } else if is_hidden("script") {
+            "</script"
+        } else {
+            ""
+        };
+        let tag =
+            if skip_to.is_empty() { tag } else { find_ignoring_case(tag, skip_to).and_then(|at| tag.get(at..)).unwrap_or("") };
+        let Some((_, after)) = tag.split_once('>') else { break };
+        read += rest.len() - after.len();
+        rest = after;
+    }
+    Facts {
+        code: stated_status(&text),
+        message: (!text.is_empty()).then_some(Cow::Owned(text)),
+        is_page: true,
+        ..Facts::default()
+    }
+}
+
+fn find_ignoring_case(text: &str, word: &str) -> Option<usize> {
+    text.as_bytes().windows(word.len()).position(|window| window.eq_ignore_ascii_case(word.as_bytes()))
+}

@@ -1,0 +1,671 @@
+//! Every family of answers, in shapes made after the recorded ones.
+
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+use proptest::prelude::*;
+
+use super::{classify, classify_without_status};
+use crate::call::{Call, Dialect};
+use crate::verdict::{Charge, Outcome, Verdict, WaitSource};
+
+fn image_call() -> Call {
+    let mut call = Call::unrecognised();
+    call.wants_image = true;
+    call
+}
+
+fn judged(status: u16, body: &str) -> Verdict {
+    judged_with(status, &[], body)
+}
+
+fn judged_with(status: u16, headers: &[(&'static str, &str)], body: &str) -> Verdict {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        map.insert(*name, value.parse().unwrap());
+    }
+    if status == 0 {
+        classify_without_status(&image_call(), &map, body.as_bytes())
+    } else {
+        classify(&image_call(), StatusCode::from_u16(status).unwrap(), &map, body.as_bytes())
+    }
+}
+
+fn google(code: u16, status: &str, message: &str) -> String {
+    format!(r#"{{"error":{{"code":{code},"message":{message:?},"status":"{status}"}}}}"#)
+}
+
+fn google_with(code: u16, status: &str, message: &str, details: &str) -> String {
+    format!(r#"{{"error":{{"code":{code},"message":{message:?},"status":"{status}","details":[{details}]}}}}"#)
+}
+
+fn violation(metric: &str, id: &str, value: &str) -> String {
+    let mut members = vec![format!(r#""quotaMetric":"generativelanguage.googleapis.com/{metric}""#)];
+    if !id.is_empty() {
+        members.push(format!(r#""quotaId":"{id}""#));
+    }
+    members.push(r#""quotaDimensions":{"location":"global","model":"gemini-9-flash"}"#.to_owned());
+    if !value.is_empty() {
+        members.push(format!(r#""quotaValue":"{value}""#));
+    }
+    format!("{{{}}}", members.join(","))
+}
+
+fn quota_failure(violations: &[String]) -> String {
+    format!(r#"{{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{}]}}"#, violations.join(","))
+}
+
+fn retry_info(delay: &str) -> String {
+    format!(r#"{{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"{delay}"}}"#)
+}
+
+fn error_info(reason: &str, metadata: &str) -> String {
+    format!(
+        r#"{{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"{reason}","domain":"googleapis.com","metadata":{{{metadata}}}}}"#
+    )
+}
+
+const QUOTA: &str = "You exceeded your current quota, please check your plan and billing details.";
+
+fn limited(metric: &str, id: &str, value: &str, delay: &str) -> String {
+    google_with(
+        429,
+        "RESOURCE_EXHAUSTED",
+        QUOTA,
+        &format!("{},{}", quota_failure(&[violation(metric, id, value)]), retry_info(delay)),
+    )
+}
+
+#[test]
+fn quota_windows_are_read_from_ids_and_metrics() {
+    use Outcome::{RateLimited as Some_, RateLimitedDay as Day, RateLimitedMinute as Minute};
+    for (metric, id, want) in [
+        ("generate_content_free_tier_requests", "GenerateRequestsPerMinutePerProjectPerModel-FreeTier", Minute),
+        ("generate_content_requests", "GenerateRequestsPerMinutePerProjectPerModel", Minute),
+        ("generate_content_free_tier_requests", "GenerateRequestsPerDayPerProjectPerModel-FreeTier", Day),
+        ("generate_requests_per_model_per_day", "GenerateRequestsPerDayPerProjectPerModel", Day),
+        ("generate_content_free_tier_input_token_count", "GenerateContentInputTokensPerModelPerMinute-FreeTier", Minute),
+        ("generate_content_free_tier_input_token_count", "GenerateContentInputTokensPerModelPerDay-FreeTier", Day),
+        ("generate_content_paid_tier_input_token_count", "GenerateContentPaidTierInputTokensPerModelPerMinute", Minute),
+        (
+            "generate_content_paid_tier_2_input_token_count",
+            "GenerateContentPaidTierInputTokensPerModelPerMinute-PaidTier2",
+            Minute,
+        ),
+        ("generate_content_paid_tier_2_input_token_count", "", Minute),
+        ("generate_content_paid_tier_3_input_token_count", "", Minute),
+        ("generate_content_requests", "GenerateContentRequestsPerMinutePerProjectPerRegion", Minute),
+        ("predict_requests_per_model_per_day_paid_tier_1", "PredictRequestsPerDayPerProjectPerModel", Day),
+        ("predict_requests_per_model_per_day_paid_tier_3", "", Day),
+        ("generated_images_paid_tier_1_per_model", "", Day),
+        ("generated_images_free_tier", "GenerateImagesPerMinutePerProjectPerModel-FreeTier", Minute),
+        ("generate_content_paid_tier_2_requests", "", Some_),
+        ("generate_requests_per_model", "", Some_),
+        ("predict_requests_free_tier_per_model", "", Some_),
+        ("generate_requests_per_model_per_day", "", Day),
+        ("generate_content_requests_per_minute_per_project_per_user", "", Minute),
+    ] {
+        let verdict = judged(429, &limited(metric, id, "10", "21s"));
+        assert_eq!(verdict.outcome(), want, "{metric} {id}");
+        assert_eq!(verdict.is_retryable(), want != Day, "{metric} {id}");
+        assert!(verdict.another_model_helps());
+        assert_eq!(verdict.charge(), Charge::None);
+        assert_eq!(verdict.wait().is_some(), want != Day, "a day has no short wait: {metric} {id}");
+        let quota = verdict.detail().unwrap().quota.as_ref().unwrap();
+        assert_eq!(quota.value, Some(10));
+        assert_eq!(quota.dimensions.len(), 2);
+    }
+}
+
+#[test]
+fn a_violated_day_beats_the_minute_beside_it() {
+    let both = quota_failure(&[
+        violation("generate_content_free_tier_requests", "GenerateRequestsPerMinutePerProjectPerModel-FreeTier", "10"),
+        violation("generate_content_free_tier_requests", "GenerateRequestsPerDayPerProjectPerModel-FreeTier", "250"),
+    ]);
+    let verdict = judged(429, &google_with(429, "RESOURCE_EXHAUSTED", QUOTA, &format!("{},{both}", retry_info("2.5s"))));
+    assert_eq!(verdict.outcome(), Outcome::RateLimitedDay);
+    assert_eq!(verdict.wait(), None);
+    assert_eq!(verdict.reason(), Some("GenerateRequestsPerDayPerProjectPerModel-FreeTier"));
+}
+
+#[test]
+fn zero_quotas_are_final_however_they_are_spelled() {
+    let free = |model: &str| {
+        format!(
+            "{QUOTA}\n* Quota exceeded for metric: x/generate_content_free_tier_requests, limit: 0, model: {model}\nPlease retry in 40.1s."
+        )
+    };
+    let minute = "GenerateRequestsPerMinutePerProjectPerModel-FreeTier";
+    let day = "GenerateRequestsPerDayPerProjectPerModel-FreeTier";
+    let requests = "generate_content_free_tier_requests";
+    for (name, body, elsewhere) in [
+        ("text", google(429, "RESOURCE_EXHAUSTED", &free("gemini-9-flash")), true),
+        ("image model", google(429, "RESOURCE_EXHAUSTED", &free("gemini-9-flash-image")), false),
+        ("with a hint", google_with(429, "RESOURCE_EXHAUSTED", &free("gemini-9-flash"), &retry_info("40s")), true),
+        ("value 0", limited(requests, minute, "0", "4s"), true),
+        (
+            "quota_limit_value",
+            google_with(
+                429,
+                "RESOURCE_EXHAUSTED",
+                "Quota exceeded",
+                &error_info(
+                    "RATE_LIMIT_EXCEEDED",
+                    r#""quota_limit":"RequestsPerMinutePerProjectPerRegion","quota_limit_value":"0""#,
+                ),
+            ),
+            false,
+        ),
+        (
+            "all windows, no values",
+            google_with(
+                429,
+                "RESOURCE_EXHAUSTED",
+                QUOTA,
+                &quota_failure(&[violation(requests, minute, ""), violation(requests, day, "")]),
+            ),
+            true,
+        ),
+        (
+            "on a line of its own",
+            google(429, "RESOURCE_EXHAUSTED", "Quota exceeded for metric: y\nlimit: 0\nPlease retry in 5s"),
+            false,
+        ),
+        ("under 503", google(503, "UNAVAILABLE", "quota exceeded, limit: 0"), false),
+    ] {
+        let verdict = judged(429, &body);
+        assert_eq!(verdict.outcome(), Outcome::QuotaZeroOrBilling, "{name}");
+        assert!(!verdict.is_retryable(), "{name}");
+        assert_eq!(verdict.wait(), None, "{name}");
+        assert_eq!(verdict.another_model_helps(), elsewhere, "{name}");
+    }
+    // One exhausted day without a value is a day, and not nothing.
+    assert_eq!(judged(429, &limited(requests, day, "", "30s")).outcome(), Outcome::RateLimitedDay);
+}
+
+/// Status, body, outcome, whether retryable, whether another model helps.
+type Row = (u16, String, Outcome, bool, bool);
+
+fn check(rows: &[Row]) {
+    for (status, body, outcome, retryable, elsewhere) in rows {
+        let verdict = judged(*status, body);
+        assert_eq!(verdict.outcome(), *outcome, "{body}");
+        assert_eq!(verdict.is_retryable(), *retryable, "{body}");
+        assert_eq!(verdict.another_model_helps(), *elsewhere, "{body}");
+        if *status >= 400
+            && !matches!(
+                outcome,
+                Outcome::ContentBlocked | Outcome::NoImage | Outcome::Deadline | Outcome::BadGateway | Outcome::PromptBlocked
+            )
+        {
+            assert_eq!(verdict.charge(), Charge::None, "{body}");
+        }
+        if !retryable && *outcome != Outcome::RateLimitedDay {
+            assert_eq!(verdict.wait(), None, "{body}");
+        }
+    }
+}
+
+#[test]
+fn families_of_429() {
+    use Outcome as O;
+    let exhausted = "RESOURCE_EXHAUSTED";
+    let g = |message: &str| google(429, exhausted, message);
+    check(&[
+        (429, g("Resource has been exhausted (e.g. check quota)."), O::RateLimited, true, true),
+        (429, g("Resource exhausted. Please try again later. Please refer to https://cloud.google.com/vertex-ai/generative-ai/docs/error-code-429 for more details."), O::Overloaded, true, true),
+        (429, g("Resource exhausted, please try again later."), O::Overloaded, true, true),
+        (429, g("You exceeded your spend-based rate limit. Your spending rate has exceeded what the tier allows."), O::SpendRateLimited, true, false),
+        (429, g("Your project has exceeded its monthly spending cap. Raise it in AI Studio."), O::QuotaZeroOrBilling, false, false),
+        (429, g("Your prepayment credits are depleted. Please go to AI Studio."), O::QuotaZeroOrBilling, false, false),
+        (402, g("Your prepayment credits are depleted."), O::QuotaZeroOrBilling, false, false),
+        (402, r#"{"error":{"code":"payment_required","message":"Add credits."}}"#.into(), O::QuotaZeroOrBilling, false, false),
+        (402, String::new(), O::QuotaZeroOrBilling, false, false),
+        (429, google_with(429, exhausted, "No capacity available for model m on the server", &error_info("MODEL_CAPACITY_EXHAUSTED", "")), O::Overloaded, true, true),
+        (429, google_with(429, exhausted, "busy", &error_info("MODEL_CAPACITY_EXCEEDED", "")), O::Overloaded, true, true),
+        (429, google_with(429, exhausted, "Your quota will reset after 19h14m47s.", &error_info("QUOTA_EXHAUSTED", "")), O::RateLimitedDay, false, true),
+        (429, google_with(429, exhausted, "You have exhausted your capacity.", &error_info("QUOTA_EXHAUSTED", "")), O::RateLimitedDay, false, true),
+        (429, google_with(429, exhausted, "Your quota will reset after 26s.", &error_info("QUOTA_EXHAUSTED", "")), O::RateLimitedMinute, true, true),
+        (429, google_with(429, exhausted, "Your quota will reset after 0s.", &error_info("RATE_LIMIT_EXCEEDED", "")), O::RateLimitedMinute, true, true),
+        (429, google_with(429, exhausted, "limit reached", &error_info("REQUEST_LIMIT_EXCEEDED", "")), O::RateLimitedMinute, true, true),
+        (429, google_with(429, exhausted, "x", &error_info("INSUFFICIENT_G1_CREDITS_BALANCE", "")), O::QuotaZeroOrBilling, false, false),
+        (429, g("Individual quota reached. Contact your administrator to enable overages. Resets in 164h27m24s."), O::RateLimitedDay, false, true),
+        (429, google_with(429, exhausted, "Quota exceeded for quota metric 'P' and limit 'P per day per user per tier'", &error_info("RATE_LIMIT_EXCEEDED", r#""quota_limit":"ProRequestsPerDay""#)), O::RateLimitedDay, false, true),
+        (429, g("Quota exceeded for aiplatform.googleapis.com/generate_content_requests_per_minute_per_project_per_base_model with base model: m. Please submit a quota increase request."), O::RateLimitedMinute, true, true),
+        (429, g("Quota exceeded for quota metric 'Requests' and limit 'Requests per minute' of service 's'"), O::RateLimitedMinute, true, true),
+        (429, g(&format!("{QUOTA}\n* Quota exceeded for metric: g/generate_content_paid_tier_2_input_token_count, limit: 3000000\nPlease retry in 11.7s.")), O::RateLimitedMinute, true, true),
+        (429, g(&format!("{QUOTA}\n* Quota exceeded for metric: g/generate_content_free_tier_requests, limit: 20\nPlease retry in 21.2s.")), O::RateLimited, true, true),
+        (429, r#"{"error":{"code":"rate_limit_exceeded","message":"Too many requests a minute."}}"#.into(), O::RateLimitedMinute, true, true),
+        (429, r#"{"error":{"code":"quota_exceeded","message":"Daily quota is used up."}}"#.into(), O::RateLimitedDay, false, true),
+        (429, "Too many requests, please try again later.".into(), O::RateLimited, true, true),
+        (429, String::new(), O::RateLimited, true, true),
+        (429, r#"{"error":{"message":"Rate limit exceeded: free-models-per-day. Add credits to unlock more","code":429}}"#.into(), O::RateLimitedDay, false, true),
+        (429, r#"{"error":{"message":"Rate limit exceeded: free-models-per-min.","code":429}}"#.into(), O::RateLimitedMinute, true, true),
+        (429, r#"{"error":{"message":"Provider returned error","code":429,"metadata":{"raw":"vendor/m is temporarily rate-limited upstream. Please retry shortly","limit_source":"upstream_provider_shared_pool"}}}"#.into(), O::Overloaded, true, true),
+        (429, r#"{"error":{"message":"You exceeded your current quota","type":"insufficient_quota","param":null,"code":"insufficient_quota"}}"#.into(), O::QuotaZeroOrBilling, false, false),
+        (403, r#"{"error":{"message":"user quota is not enough","type":"new_api_error","code":"insufficient_user_quota"}}"#.into(), O::QuotaZeroOrBilling, false, false),
+        (403, r#"{"error":{"code":403,"message":"Rate Limit Exceeded","errors":[{"domain":"usageLimits","reason":"userRateLimitExceeded"}]}}"#.into(), O::RateLimited, true, true),
+    ]);
+}
+
+#[test]
+fn families_of_other_statuses() {
+    use Outcome as O;
+    let invalid = |message: &str| google(400, "INVALID_ARGUMENT", message);
+    let failed = |message: &str| google(400, "FAILED_PRECONDITION", message);
+    let denied = |message: &str| google(403, "PERMISSION_DENIED", message);
+    let missing = |message: &str| google(404, "NOT_FOUND", message);
+    check(&[
+        // 400
+        (400, google_with(400, "INVALID_ARGUMENT", "API key not valid. Please pass a valid API key.", &error_info("API_KEY_INVALID", "")), O::Auth, false, false),
+        (400, invalid("API key expired. Please renew the API key."), O::Auth, false, false),
+        (400, invalid("API Key not found. Please pass a valid API key."), O::Auth, false, false),
+        (400, format!("[{}]", invalid("Multiple authentication credentials received. Please pass only one.")), O::Auth, false, false),
+        (400, invalid("Request contains an invalid argument."), O::BadRequest, false, false),
+        (400, invalid("Invalid JSON payload received. Unknown name \"imageSize\" at 'generation_config': Cannot find field."), O::BadRequest, false, false),
+        (400, invalid("The input token count (1300000) exceeds the maximum number of tokens allowed (1048576)."), O::BadRequest, false, false),
+        (400, invalid("Unable to process input image. Please retry or report in https://x"), O::BadRequest, false, false),
+        (400, invalid("Cannot fetch content from the provided URL. Status: URL_ROBOTED-ROBOTED_DENIED"), O::BadRequest, false, false),
+        (400, invalid("Aspect ratio is not enabled for this model"), O::BadRequest, false, false),
+        (400, invalid("Request payload size exceeds the limit: 20971520 bytes."), O::PayloadTooLarge, false, false),
+        (400, invalid("Imagen API is only accessible to billed users at this time."), O::QuotaZeroOrBilling, false, false),
+        (400, invalid("Image generation failed with the following error: The prompt could not be submitted. It violates Google's Responsible AI practices."), O::PromptBlocked, false, false),
+        (400, invalid("Image part is missing a thought_signature in content position 2, part position 1."), O::MissingThoughtSignature, false, false),
+        (400, invalid("Invalid thought signature."), O::MissingThoughtSignature, false, false),
+        (400, invalid("Function call is missing a thought_signature in functionCall parts. position 143"), O::MissingThoughtSignature, false, false),
+        (400, invalid("Unable to submit request because Thought signature is not valid.. Learn more"), O::MissingThoughtSignature, false, false),
+        (400, invalid("Unable to submit request because function call `X` in the 6. content block is missing a `thought_signature`."), O::MissingThoughtSignature, false, false),
+        (400, failed("User location is not supported for the API use."), O::Region, false, false),
+        (400, failed("Gemini API free tier is not available in your country. Please enable billing on your project in Google AI Studio."), O::Region, false, false),
+        (400, failed("Billing is disabled for this project."), O::QuotaZeroOrBilling, false, false),
+        (400, failed("Project `p` is not allowed to use Publisher Model `projects/p/m`"), O::Permission, false, true),
+        (400, r#"{"error":{"code":"parameter_unknown","message":"Unknown parameter."}}"#.into(), O::BadRequest, false, false),
+        (416, r#"{"error":{"code":"out_of_range","message":"x"}}"#.into(), O::BadRequest, false, false),
+        // 401, 403
+        (401, google(401, "UNAUTHENTICATED", "Request had invalid authentication credentials. Expected OAuth 2 access token."), O::Auth, false, false),
+        (401, r#"{"error":{"code":"authentication","message":"x"}}"#.into(), O::Auth, false, false),
+        (401, String::new(), O::Auth, false, false),
+        (403, google_with(403, "PERMISSION_DENIED", "API has not been used in project 1 before or it is disabled, then retry.", &error_info("SERVICE_DISABLED", "")), O::Permission, false, false),
+        (403, google_with(403, "PERMISSION_DENIED", "This API method requires billing to be enabled.", &error_info("BILLING_DISABLED", "")), O::QuotaZeroOrBilling, false, false),
+        (403, google_with(403, "PERMISSION_DENIED", "Permission 'p' denied on resource", &error_info("IAM_PERMISSION_DENIED", "")), O::Permission, false, false),
+        (403, denied("Your API key was reported as leaked. Please use another API key."), O::Auth, false, false),
+        (403, denied("Method doesn't allow unregistered callers. Please use API Key or other form of API consumer identity."), O::Auth, false, false),
+        (403, google_with(403, "PERMISSION_DENIED", "Consumer 'api_key:x' has been suspended.", &error_info("CONSUMER_SUSPENDED", "")), O::Permission, false, false),
+        (403, denied("The caller does not have permission"), O::Permission, false, false),
+        (403, denied("Your project has been denied access. Please contact support."), O::Permission, false, false),
+        (403, google_with(403, "PERMISSION_DENIED", "Validation required to continue.", &error_info("VALIDATION_REQUIRED", "")), O::Permission, false, false),
+        (403, google_with(403, "PERMISSION_DENIED", "x", &error_info("LOCATION_POLICY_VIOLATED", "")), O::Region, false, false),
+        (403, r#"{"error":{"code":"permission_denied","message":"x"}}"#.into(), O::Permission, false, false),
+        // 404
+        (404, missing("models/x is not found for API version v1beta, or is not supported for generateContent. Call ListModels to see"), O::NotFound, false, true),
+        (404, missing("models/x is not found for API version v1beta, or is not supported. Call ModelService.ListModels to see"), O::NotFound, false, true),
+        (404, missing("This model models/x is no longer available to new users. Please update your code to use models/y."), O::NotFound, false, true),
+        (404, missing("Publisher Model `projects/p/locations/l/publishers/google/models/x` was not found or your project does not have access to it."), O::NotFound, false, true),
+        (404, missing("Requested entity was not found."), O::NotFound, false, true),
+        (404, missing("Not found: cache content metadata 123."), O::NotFound, false, false),
+        (404, "<!DOCTYPE html><title>Error 404 (Not Found)!!1</title><style>p{}</style><p>The requested URL /models/m:generateContent was not found".into(), O::NotFound, false, false),
+        (404, "404 page not found".into(), O::NotFound, false, false),
+        (404, r#"{"detail":"Not Found"}"#.into(), O::NotFound, false, false),
+        (404, r#"{"error":{"code":"model_not_found","message":"x"}}"#.into(), O::NotFound, false, true),
+        (502, r#"{"error":{"message":"unknown provider for model m","type":"server_error","code":"internal_server_error"}}"#.into(), O::NotFound, false, true),
+        // Sizes
+        (413, "<html><head><title>413 Request Entity Too Large</title></head></html>".into(), O::PayloadTooLarge, false, false),
+        (413, r#"{"error":{"code":"invalid_request","message":"too big"}}"#.into(), O::PayloadTooLarge, false, false),
+        (413, r#"{"message":"body limit is 1048576"}"#.into(), O::PayloadTooLarge, false, false),
+        // Faults of the service
+        (499, google(499, "CANCELLED", "The operation was cancelled."), O::Internal, true, true),
+        (499, r#"{"error":{"code":"cancelled","message":"x"}}"#.into(), O::Internal, true, true),
+        (500, google(500, "INTERNAL", "An internal error has occurred. Please retry or report in https://x"), O::Internal, true, true),
+        (500, format!("[{}]", google(500, "INTERNAL", "An internal error has occurred.")), O::Internal, true, true),
+        (500, "got status: INTERNAL. {\"error\":{\"code\":500,\"message\":\"x\",\"status\":\"INTERNAL\"}}".into(), O::Internal, true, true),
+        (500, r#"{"error":{"code":"api_error","message":"x"}}"#.into(), O::Internal, true, true),
+        (500, "Internal Server Error".into(), O::Internal, true, true),
+        (501, google(501, "UNIMPLEMENTED", "Operation is not implemented, or supported, or enabled."), O::BadRequest, false, true),
+        (502, "<html><title>502 Bad Gateway</title><center>nginx</center></html>".into(), O::BadGateway, true, true),
+        (503, google(503, "UNAVAILABLE", "The model is overloaded. Please try again later."), O::Overloaded, true, true),
+        (503, google(503, "UNAVAILABLE", "This model is currently experiencing high demand. Spikes in demand are usually temporary."), O::Overloaded, true, true),
+        (503, google(503, "UNAVAILABLE", "The service is currently unavailable."), O::Overloaded, true, true),
+        (503, r#"{"error":{"code":"service_unavailable","message":"x"}}"#.into(), O::Overloaded, true, true),
+        (503, String::new(), O::Overloaded, true, true),
+        (503, google(503, "UNAVAILABLE", "Deadline expired before operation could complete."), O::Deadline, true, true),
+        (504, google(504, "DEADLINE_EXCEEDED", "Deadline expired before operation could complete."), O::Deadline, true, true),
+        (504, r#"{"error":{"code":"deadline_exceeded","message":"x"}}"#.into(), O::Deadline, true, true),
+        (504, "<html><title>504 Gateway Time-out</title></html>".into(), O::Deadline, true, true),
+        (408, String::new(), O::Deadline, true, true),
+    ]);
+}
+
+#[test]
+fn wrappers_do_not_hide_the_cause() {
+    use Outcome as O;
+    let overloaded = google(503, "UNAVAILABLE", "The model is overloaded. Please try again later.");
+    let quoted = |text: &str| serde_json::to_string(text).unwrap();
+    let gone = google(404, "NOT_FOUND", "Requested entity was not found.");
+    check(&[
+        (500, format!(r#"{{"error":{{"message":{},"type":null,"param":null,"code":"500"}}}}"#, quoted(&format!("litellm.InternalServerError: geminiException - {overloaded}. Received Model Group=m"))), O::Overloaded, true, true),
+        (500, format!("Max retries exhausted. Last error: Upstream error 503 Service Unavailable: {overloaded}"), O::Overloaded, true, true),
+        (500, "Upstream error 503 Service Unavailable".into(), O::Overloaded, true, true),
+        (400, format!(r#"{{"error":{{"code":400,"status":"INTERNAL","message":{}}}}}"#, quoted(&google(400, "INVALID_ARGUMENT", "bad ratio"))), O::BadRequest, false, false),
+        (200 + 300, format!(r#"{{"error":{{"message":{overloaded}}}}}"#), O::Overloaded, true, true),
+        (500, format!(r#"{{"error":{{"message":"x","type":"api_error","upstreamStatus":404,"upstreamResponse":{gone}}}}}"#), O::NotFound, false, true),
+        (500, format!(r#"{{"error":{{"message":"x","upstreamStatus":404,"upstreamResponse":{}}}}}"#, quoted(&gone)), O::NotFound, false, true),
+        (502, format!(r#"{{"error":{{"message":"Provider returned error","code":502,"metadata":{{"raw":{},"provider_name":"Google"}}}}}}"#, quoted(&format!("[{overloaded}]"))), O::Overloaded, true, true),
+        (404, r#"{"error":{"message":"Provider returned error","code":404,"metadata":{"raw":"","previous_errors":[{"code":429,"message":"Resource exhausted"}]}}}"#.into(), O::RateLimited, true, true),
+        (500, r#"{"error":{"code":"http_error","message":"Internal server error during generate"}}"#.into(), O::Internal, true, true),
+        (500, "[app] [500] Error fetching from https://h/v1/models/m: [400 Bad Request] API key not valid. Please pass a valid API key. [{\"@type\":\"t/google.rpc.ErrorInfo\",\"reason\":\"API_KEY_INVALID\"}]".into(), O::Auth, false, false),
+        (400, "400 POST https://h/v1beta/models/m:generateContent?%24alt=json: User location is not supported for the API use.".into(), O::Region, false, false),
+        (500, "{'error': {'code': 429, 'message': 'Resource has been exhausted (e.g. check quota).', 'status': 'RESOURCE_EXHAUSTED'}}".into(), O::RateLimited, true, true),
+        (400, "%{\"error\" => %{\"code\" => 400, \"details\" => [%{\"@type\" => \"x\", \"fieldViolations\" => [%{\"description\" => \"Unknown name\"".into(), O::BadRequest, false, false),
+        (400, r#"{"error":{"code":400,"message":"$grpcMessage","status":"FAILED_PRECONDITION","details":[{"@type":"t/google.rpc.DebugInfo","detail":"[ORIGINAL ERROR] generic::failed_precondition: User location is not supported for the API use."}]}}"#.into(), O::Region, false, false),
+        (400, r#"{"error":{"message":"content refused: IMAGE_SAFETY","type":"channel_error","code":"channel:image_generation_failed"}}"#.into(), O::ContentBlocked, false, false),
+        (400, r#"PAI 400: {"candidates":[{"content":{"role":"model"},"finishReason":"IMAGE_PROHIBITED_CONTENT","finishMessage":"Unable to show the gener"#.into(), O::ContentBlocked, false, false),
+        (500, r#"{"error":{"message":"no image in response, finishReason NO_IMAGE","code":"bad_response"}}"#.into(), O::NoImage, true, true),
+        (400, r#"{"error":{"code":"image_safety","message":"blocked"}}"#.into(), O::ContentBlocked, false, false),
+        (429, "got status: 429 Too Many Requests. {\"error\":{\"message\":\"{\\n  \"error\": {\\n    \"code\": 429,\\n    \"message\": \"quota\",\\n \"status\": \"RESOURCE_EXHAUSTED\",\\n \"details\": [\\n {\\n \"@type\": \"t/google.rpc.QuotaFailure\",\\n \"violations\": [\\n {\\n \"quotaId\": \"GenerateRequestsPerMinutePerProject\"}]}, {\"retryDelay\": \"26s\"}]}}\\n\",\"code\":429}}".into(), O::RateLimitedMinute, true, true),
+        (500, r#"upstream said: {\"error\": {\"code\": 503, \"message\": \"The model is overloaded.\", \"status\": \"UNAVAILABLE\"}}"#.into(), O::Overloaded, true, true),
+        (0, format!("data: {overloaded}\n\n"), O::Overloaded, true, true),
+        (0, overloaded.clone(), O::Overloaded, true, true),
+        (400, r#"{"error":{"code":8,"message":"Resource has been exhausted (e.g. check quota)."}}"#.into(), O::RateLimited, true, true),
+    ]);
+}
+
+#[test]
+fn hints_are_taken_in_the_order_of_trust() {
+    let exhausted = |message: &str, details: &str| google_with(429, "RESOURCE_EXHAUSTED", message, details);
+    let ms = Duration::from_millis;
+    for (body, headers, want, source) in [
+        (exhausted("Please retry in 58.931s.", &retry_info("58s")), &[][..], ms(58_931), WaitSource::Message),
+        (exhausted("Please retry in 12.5s.", &retry_info("58s")), &[], ms(58_000), WaitSource::RetryInfo),
+        (exhausted("x", &retry_info("34.5s")), &[("retry-after", "7")], ms(34_500), WaitSource::RetryInfo),
+        (
+            exhausted("Please retry in 900.5ms", &error_info("X", r#""quotaResetDelay":"3s""#)),
+            &[],
+            Duration::from_micros(900_500),
+            WaitSource::Message,
+        ),
+        (
+            exhausted("reset after 9s", &error_info("X", r#""quotaResetDelay":"539.477544ms""#)),
+            &[],
+            Duration::from_nanos(539_477_544),
+            WaitSource::QuotaResetDelay,
+        ),
+        (exhausted("Your quota will reset after 1m3s", ""), &[("retry-after", "7")], ms(63_000), WaitSource::ResetText),
+        (exhausted("x", ""), &[("retry-after", "7")], ms(7_000), WaitSource::RetryAfter),
+        (exhausted("x", ""), &[("retry-after-ms", "1200"), ("retry-after", "2")], ms(1_200), WaitSource::RetryAfter),
+        (
+            exhausted("x", r#"{"@type":"t/google.rpc.RetryInfo","retryDelay":{"seconds":5,"nanos":500000000}}"#),
+            &[],
+            ms(5_500),
+            WaitSource::RetryInfo,
+        ),
+    ] {
+        let verdict = judged_with(429, headers, &body);
+        let wait = verdict.wait().unwrap_or_else(|| panic!("{body}"));
+        assert_eq!((wait.stated(), wait.source()), (want, source), "{body}");
+        assert!(wait.not_before() >= want);
+    }
+    let page = "<!DOCTYPE html><title>Error 502 (Server Error)!!1</title><p>Please try again in 30 seconds.";
+    let wait = judged(502, page).wait().unwrap();
+    assert_eq!((wait.stated(), wait.source()), (ms(30_000), WaitSource::Page));
+    for nonsense in ["-5s", "", "x", "99999999999999999999s", "18446744073709551615d"] {
+        assert_eq!(judged(429, &exhausted("x", &retry_info(nonsense))).wait(), None, "{nonsense}");
+    }
+    let spend = judged(429, &google(429, "RESOURCE_EXHAUSTED", "You exceeded your spend-based rate limit."));
+    assert_eq!(spend.wait().map(|wait| wait.stated()), Some(Duration::from_secs(600)));
+    let hours = judged(429, &exhausted("Your quota will reset after 19h14m47s.", ""));
+    assert_eq!(hours.wait().map(|wait| wait.stated()), Some(Duration::from_secs(69_287)));
+}
+
+#[test]
+fn answers_of_200() {
+    use Charge::{Charged, Maybe, Waived};
+    use Outcome as O;
+    let finish = |reason: &str, usage: &str| {
+        format!(r#"{{"candidates":[{{"content":{{"role":"model"}},"finishReason":{reason}}}]{usage}}}"#)
+    };
+    let thoughts = r#","usageMetadata":{"promptTokenCount":1119,"thoughtsTokenCount":240,"totalTokenCount":1359}"#;
+    let image_tokens = r#","usageMetadata":{"promptTokenCount":3,"candidatesTokenCount":1290,"candidatesTokensDetails":[{"modality":"IMAGE","tokenCount":1290}]}"#;
+    let image = r#"{"candidates":[{"content":{"parts":[{"text":"here"},{},{"inlineData":{"mimeType":"image/png","data":"iVBORw0KGgo="}}]},"finishReason":"STOP"}]}"#;
+    let mut rows = vec![
+        (image.to_owned(), O::Image, Charged),
+        (r#"{"candidates":[{"content":{"parts":[{"inline_data":{"mime_type":"image/jpeg","data":"/9j/4AAQ...<900 chars elided>"}}]},"finishReason":1}]}"#.into(), O::Image, Charged),
+        (format!("data: {image}\n\ndata: [DONE]\n\n"), O::Image, Charged),
+        (format!("[{image}\n,\n{image}]"), O::Image, Charged),
+        (r#"{"choices":[{"message":{"content":"","images":[{"image_url":{"url":"data:image/png;base64,iVBO"}}]},"finish_reason":"stop"}]}"#.into(), O::Image, Charged),
+        (r#"{"choices":[{"message":{"content":"![i](https://h/x.png)"},"finish_reason":"stop"}]}"#.into(), O::Image, Charged),
+        (r#"{"created":1,"data":[{"b64_json":"iVBO"}]}"#.into(), O::Image, Charged),
+        (r#"{"created":1,"data":[{"url":"https://h/x.png"}]}"#.into(), O::Image, Charged),
+        (r#"{"predictions":[{"bytesBase64Encoded":"iVBO","mimeType":"image/png"},{"raiFilteredReason":"You will not be charged for blocked images."}]}"#.into(), O::Image, Charged),
+        (r#"{"candidates":[{"content":{"parts":[{"thought":true,"inlineData":{"mimeType":"image/png","data":"iVBO"}}]},"finishReason":"IMAGE_SAFETY"}]}"#.into(), O::ContentBlocked, Charged),
+        // Without an image
+        (finish(r#""NO_IMAGE""#, ""), O::NoImage, Maybe),
+        (finish(r#""NO_IMAGE""#, thoughts), O::NoImage, Charged),
+        (finish(r#""IMAGE_OTHER""#, ""), O::NoImage, Maybe),
+        (finish(r#""STOP""#, ""), O::NoImage, Maybe),
+        (finish(r#""STOP""#, image_tokens), O::NoImage, Charged),
+        (finish(r#""OTHER""#, ""), O::NoImage, Maybe),
+        (finish(r#""MALFORMED_RESPONSE""#, ""), O::NoImage, Maybe),
+        (finish(r#""UNEXPECTED_TOOL_CALL""#, ""), O::NoImage, Maybe),
+        (finish(r#""MAX_TOKENS""#, thoughts), O::OutOfTokens, Charged),
+        (finish(r#""MISSING_THOUGHT_SIGNATURE""#, ""), O::MissingThoughtSignature, Maybe),
+        (finish(r#""IMAGE_SAFETY""#, ""), O::ContentBlocked, Maybe),
+        (finish(r#""IMAGE_PROHIBITED_CONTENT""#, thoughts), O::ContentBlocked, Charged),
+        (finish("11", ""), O::ContentBlocked, Maybe),
+        (finish("16", ""), O::NoImage, Maybe),
+        (finish(r#""IMAGE_SOMETHING_NEW""#, ""), O::Other, Maybe),
+        (finish(r#""IMAGE_CELEBRITY_SAFETY""#, ""), O::ContentBlocked, Maybe),
+        (finish(r#""LANGUAGE""#, ""), O::ContentBlocked, Maybe),
+        (r#"{"candidates":[{"finishReason":"IMAGE_OTHER","finishMessage":"Unable to show it. YOU WILL NOT BE CHARGED for this request."}]}"#.into(), O::NoImage, Waived),
+        (r#"{"candidates":[{"finishReason":"IMAGE_SAFETY","finishMessage":"You won't be charged for blocked images."}]}"#.into(), O::ContentBlocked, Waived),
+        (r#"{"candidates":[{"content":{"parts":[{"text":"You will not be charged."}]},"finishReason":"STOP"}]}"#.into(), O::NoImage, Maybe),
+        (r#"{"predictions":[{"raiFilteredReason":"All were filtered. You will not be charged for blocked images."}]}"#.into(), O::ContentBlocked, Waived),
+        (r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":0}}"#.into(), O::NoImage, Maybe),
+        (r#"{"choices":[{"message":{"content":""},"finish_reason":"content_filter","native_finish_reason":"NO_IMAGE"}]}"#.into(), O::NoImage, Maybe),
+        (r#"{"created":1,"data":[]}"#.into(), O::NoImage, Maybe),
+        (r#"{"candidates":[{"content":{}}]}"#.into(), O::NoImage, Maybe),
+        (r#"{"candidates":[{"content":{"parts":null},"finishReason":"STOP"}]}"#.into(), O::NoImage, Maybe),
+        (r#"{"promptFeedback":{"blockReason":"PROHIBITED_CONTENT"},"usageMetadata":{"promptTokenCount":13,"totalTokenCount":13}}"#.into(), O::PromptBlocked, Maybe),
+        (r#"{"promptFeedback":{"blockReason":4}}"#.into(), O::PromptBlocked, Maybe),
+        (r#"{"candidates":[],"promptFeedback":{"blockReasonMessage":"No."}}"#.into(), O::PromptBlocked, Maybe),
+        (r#"{"promptFeedback":{"blockReason":"MODEL_ARMOR"},"usageMetadata":{"trafficType":"ON_DEMAND"}}"#.into(), O::PromptBlocked, Charge::None),
+        (r#"{"status":"failed","errors":[{"code":"image_safety","message":"x"}],"outputs":[]}"#.into(), O::ContentBlocked, Maybe),
+        (r#"{"status":"failed","errors":[{"code":"no_image","message":"x"}]}"#.into(), O::NoImage, Maybe),
+        // Errors in a 200
+        (google(503, "UNAVAILABLE", "overloaded"), O::StreamError, Maybe),
+        (format!("data: {{\"candidates\":[{{\"content\":{{\"parts\":[{{\"text\":\"a\"}}]}},\"finishReason\":\"STOP\"}}]}}\n\n{}", google(503, "UNAVAILABLE", "x")), O::StreamError, Maybe),
+        (format!("data: {image}\n\n{}", google(503, "UNAVAILABLE", "x")), O::StreamError, Charged),
+        (format!("data: {}\n\n", google(500, "INTERNAL", "x")), O::StreamError, Maybe),
+        ("{\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"a\"}]}}]}\n{\"error\": bad_json}".into(), O::StreamError, Maybe),
+        (r#"{"event_type":"error","error":{"code":"api_error","message":"x"}}"#.into(), O::StreamError, Maybe),
+        ("data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"cut\"}]}}]}\n\n".into(), O::StreamError, Maybe),
+        (r#"{"candidates":[{"content":{"parts":[{"text":"cut of"#.into(), O::StreamError, Maybe),
+        (r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"iVBORw0K"#.into(), O::StreamError, Charged),
+        (String::new(), O::StreamError, Maybe),
+        (r#"{"this":"is foreign"}"#.into(), O::Other, Maybe),
+    ];
+    rows.push((format!("event: message\r\ndata: {image}\r\n\r\n"), O::Image, Charged));
+    for (body, outcome, charge) in rows {
+        let verdict = judged(200, &body);
+        assert_eq!((verdict.outcome(), verdict.charge()), (outcome, charge), "{body}");
+        if matches!(outcome, O::ContentBlocked | O::PromptBlocked | O::OutOfTokens | O::Image) {
+            assert!(!verdict.is_retryable() && !verdict.another_model_helps(), "{body}");
+        }
+    }
+}
+
+#[test]
+fn the_cause_of_a_broken_stream_decides_whether_it_passes() {
+    assert!(judged(200, &google(503, "UNAVAILABLE", "x")).is_retryable());
+    assert!(judged(200, &google(499, "CANCELLED", "x")).is_retryable());
+    let gone = judged(200, r#"{"event_type":"error","error":{"code":"not_found","message":"Result not found."}}"#);
+    assert!(!gone.is_retryable() && !gone.another_model_helps());
+    let zero = judged(200, &google(429, "RESOURCE_EXHAUSTED", "quota, limit: 0"));
+    assert!(!zero.is_retryable());
+}
+
+#[test]
+fn finish_numbers_belong_to_their_api() {
+    let body = br#"{"candidates":[{"finishReason":9}]}"#;
+    let mut call = image_call();
+    call.dialect = Dialect::GeminiApi;
+    let of = |call: &Call| classify(call, StatusCode::OK, &HeaderMap::new(), body).outcome();
+    assert_eq!(of(&call), Outcome::ContentBlocked, "SPII");
+    call.dialect = Dialect::VertexAi;
+    assert_eq!(of(&call), Outcome::NoImage, "MALFORMED_FUNCTION_CALL");
+}
+
+#[test]
+fn calls_that_want_no_image_are_answered_by_text() {
+    let text = br#"{"candidates":[{"content":{"parts":[{"text":"hello"}]},"finishReason":"STOP"}]}"#;
+    let of = |body: &[u8]| classify(&Call::unrecognised(), StatusCode::OK, &HeaderMap::new(), body).outcome();
+    assert_eq!(of(text), Outcome::Answered);
+    assert_eq!(of(br#"{"totalTokens":7}"#), Outcome::Answered);
+    assert_eq!(of(b""), Outcome::Answered);
+    assert_eq!(of(b"ok"), Outcome::Answered);
+}
+
+#[test]
+fn verdicts_tell_what_was_stated() {
+    let retired = judged(
+        404,
+        &google(
+            404,
+            "NOT_FOUND",
+            "This model models/old is no longer available to new users. Please update your code to use models/new-image.",
+        ),
+    );
+    assert_eq!(retired.detail().unwrap().successor.as_deref(), Some("new-image"));
+    let wrapped = judged(500, &google(503, "UNAVAILABLE", "The model is overloaded."));
+    assert_eq!(wrapped.detail().unwrap().inner_status, Some(503));
+    let long = judged(400, &google(400, "INVALID_ARGUMENT", &"é".repeat(2000)));
+    assert_eq!(long.message().unwrap().chars().count(), 512);
+    let debug =
+        judged(400, r#"{"error":{"code":400,"message":"$grpcMessage","status":"X","details":[{"detail":"the truth"}]}}"#);
+    assert_eq!(debug.message(), Some("the truth"));
+}
+
+#[test]
+fn gateways_that_lost_patience_know_nothing_of_the_charge() {
+    for (status, body) in [
+        (504, "<html><title>504 Gateway Time-out</title></html>"),
+        (408, ""),
+        (524, "error code: 524"),
+        (504, "upstream request timeout"),
+    ] {
+        let verdict = judged(status, body);
+        assert_eq!((verdict.outcome(), verdict.charge()), (Outcome::Deadline, Charge::Maybe), "{status}");
+    }
+    let googles = judged(504, &google(504, "DEADLINE_EXCEEDED", "Deadline expired before operation could complete."));
+    assert_eq!(googles.charge(), Charge::None);
+}
+
+fn fixtures() -> Vec<(u16, String)> {
+    vec![
+        (429, limited("generate_content_free_tier_requests", "GenerateRequestsPerDayPerProjectPerModel-FreeTier", "50", "2s")),
+        (429, limited("generate_content_requests", "GenerateRequestsPerMinutePerProjectPerModel", "5", "31s")),
+        (429, google(429, "RESOURCE_EXHAUSTED", "Resource has been exhausted (e.g. check quota).")),
+        (503, google(503, "UNAVAILABLE", "The model is overloaded. Please try again later.")),
+        (400, google(400, "INVALID_ARGUMENT", "Request contains an invalid argument.")),
+        (404, google(404, "NOT_FOUND", "models/x is not found for API version v1beta")),
+        (403, google(403, "PERMISSION_DENIED", "The caller does not have permission")),
+        (400, google(400, "FAILED_PRECONDITION", "User location is not supported for the API use.")),
+        (429, google(429, "RESOURCE_EXHAUSTED", "Quota exceeded for metric: x, limit: 0\nPlease retry in 5s.")),
+        (200, r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"iVBO"}}]},"finishReason":"STOP"}]}"#.to_owned()),
+    ]
+}
+
+/// Wraps a body once more, as gateways do.
+fn wrap(body: &str, how: u8) -> String {
+    let quoted = serde_json::to_string(body).unwrap();
+    let is_json = serde_json::from_str::<serde_json::Value>(body).is_ok();
+    match if is_json { how % 6 } else { how % 2 } {
+        0 => format!(r#"{{"error":{{"message":{quoted},"code":500,"status":"Internal Server Error"}}}}"#),
+        1 => format!("litellm.APIError: geminiException - {body}"),
+        2 => format!(r#"{{"error":{{"message":{body}}}}}"#),
+        3 => format!("[{body}]"),
+        4 => format!(r#"{{"error":{{"message":"Provider returned error","code":502,"metadata":{{"raw":{quoted}}}}}}}"#),
+        _ => format!("Last error: {body}\n. Received Model Group=m"),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1500))]
+
+    #[test]
+    fn any_bytes_are_judged(status in 100u16..1000, body in proptest::collection::vec(any::<u8>(), 0..400)) {
+        let status = StatusCode::from_u16(status).unwrap();
+        let verdict = classify(&image_call(), status, &HeaderMap::new(), &body);
+        let _ = classify_without_status(&image_call(), &HeaderMap::new(), &body);
+        prop_assert!(!status.is_success() || verdict.resend_permit().is_none());
+    }
+
+    #[test]
+    fn mutated_answers_are_judged(which in 0usize..10, cut in 0usize..600, at in 0usize..600, with in "[\\[\\]{}\"',:\\\\x0-9]{0,4}", status in 100u16..600) {
+        let (_, mut body) = fixtures().swap_remove(which);
+        body.truncate(cut.min(body.len()));
+        body.insert_str(at.min(body.len()), &with);
+        let _ = classify(&image_call(), StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body.as_bytes());
+        let _ = classify_without_status(&image_call(), &HeaderMap::new(), body.as_bytes());
+    }
+
+    #[test]
+    fn a_day_is_never_a_minute(prefix in "[A-Za-z]{0,20}", suffix in "(-FreeTier|-PaidTier2|PerModel)?", delay in "[0-9]{1,5}(\\.[0-9]{1,9})?s", status in prop_oneof![Just(429u16), Just(500), Just(503)]) {
+        let body = limited("generate_content_requests", &format!("{prefix}PerDay{suffix}"), "7", &delay);
+        let verdict = judged(status, &body);
+        prop_assert_eq!(verdict.outcome(), Outcome::RateLimitedDay);
+        prop_assert!(!verdict.is_retryable());
+    }
+
+    #[test]
+    fn limit_zero_is_never_retryable(before in "[a-zA-Z /_.,*]{0,60}", blanks in "[ ]{0,3}", delay in "[0-9]{1,4}(\\.[0-9]{1,9})?s", how in 0u8..6, layers in 0usize..4) {
+        let mut body = google_with(429, "RESOURCE_EXHAUSTED", &format!("{before} limit:{blanks}0, x"), &retry_info(&delay));
+        for _ in 0..layers {
+            body = wrap(&body, how);
+        }
+        let verdict = judged(429, &body);
+        prop_assert!(!verdict.is_retryable(), "{:?}", verdict);
+    }
+
+    #[test]
+    fn no_wait_is_shorter_than_stated(seconds in 0u64..100_000, nanos in 0u32..1_000_000_000, whole in any::<bool>()) {
+        let stated = Duration::new(seconds, if whole { 0 } else { nanos });
+        let delay = if whole { format!("{seconds}s") } else { format!("{seconds}.{nanos:09}s") };
+        let body = google_with(429, "RESOURCE_EXHAUSTED", "Please slow down", &retry_info(&delay));
+        if let Some(wait) = judged(429, &body).wait() {
+            prop_assert!(wait.stated() >= stated);
+            prop_assert!(wait.not_before() >= stated);
+        }
+    }
+
+    #[test]
+    fn a_success_that_made_an_image_is_never_resent(
+        reason in "(STOP|NO_IMAGE|IMAGE_OTHER|IMAGE_SAFETY|OTHER|NEW_ONE|)",
+        message in "(You will not be charged for this request\\.|)",
+        tokens in 1u64..5000,
+        has_part in any::<bool>(),
+        tail in "(|x|\\n\\{\"error\":\\{\"code\":503\\}\\}|\\n\\{\"error\":\\{\"code\":429,\"status\":\"RESOURCE_EXHAUSTED\")",
+        status in prop_oneof![Just(200u16), Just(201), Just(206)],
+    ) {
+        let part = if has_part { r#"{"inlineData":{"mimeType":"image/png","data":"iVBO"}}"# } else { "" };
+        let body = format!(
+            r#"{{"candidates":[{{"content":{{"parts":[{part}]}},"finishReason":"{reason}","finishMessage":"{message}"}}],"usageMetadata":{{"candidatesTokenCount":{tokens},"candidatesTokensDetails":[{{"modality":"IMAGE","tokenCount":{tokens}}}]}}}}{tail}"#
+        );
+        let verdict = judged(status, &body);
+        prop_assert!(verdict.resend_permit().is_none(), "{:?}", verdict);
+    }
+
+    #[test]
+    fn wrapping_keeps_the_meaning(which in 0usize..9, hows in proptest::collection::vec(0u8..6, 1..4)) {
+        let (status, body) = fixtures().swap_remove(which);
+        let bare = judged(status, &body);
+        let mut wrapped = body;
+        for how in &hows {
+            wrapped = wrap(&wrapped, *how);
+        }
+        let verdict = judged(500, &wrapped);
+        prop_assert_eq!(verdict.outcome(), bare.outcome(), "{}", wrapped);
+        prop_assert_eq!(verdict.wait(), bare.wait());
+        prop_assert_eq!(judged(0, &wrapped).outcome(), bare.outcome(), "{}", wrapped);
+    }
+}

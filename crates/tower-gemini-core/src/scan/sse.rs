@@ -1,0 +1,148 @@
+//! Lines of server-sent events, cut into the JSON they carry.
+//!
+//! A line of data may be 50 MB and is passed on as it comes. What is not a field of the format is ignored, as the standard
+//! says, with one exception: a line that begins a JSON object or array. Google ends a failing stream with such a bare,
+//! pretty-printed error, and strict readers lose it.
+
+/// What a run of bytes is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Run {
+    /// Nothing that matters.
+    Nothing,
+    /// Part of a `data` field.
+    Data,
+    /// The end of a line of data: a line feed to whoever joins the lines.
+    DataEnd,
+    /// A JSON value that begins here without being in a field. It lasts until it is complete.
+    Bare,
+    /// A blank line: the event is complete.
+    Dispatch,
+    /// A line that is neither a field nor blank.
+    Foreign,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    LineStart,
+    /// Bytes of the field's name so far, and whether they are the beginning of `data`.
+    Name {
+        len: usize,
+        data: bool,
+        known: u8,
+    },
+    /// Behind `data:`, where one blank is dropped.
+    Space,
+    Data,
+    Ignored,
+}
+
+/// Field names of the format, `data` apart.
+const KNOWN: [&[u8]; 3] = [b"event", b"id", b"retry"];
+
+/// The reader's state between two pieces.
+#[derive(Debug)]
+pub(super) struct Lines {
+    state: State,
+    /// A carriage return has ended a line: a line feed behind it is part of that end.
+    after_cr: bool,
+    /// Whether a field of the format, or a comment, has been met.
+    has_fields: bool,
+}
+
+impl Lines {
+    pub(super) fn new() -> Self {
+        Self { state: State::LineStart, after_cr: false, has_fields: false }
+    }
+
+    /// Whether this has been a stream of events so far, and not just values.
+    pub(super) fn has_fields(&self) -> bool {
+        self.has_fields
+    }
+
+    /// Whether a line is cut off in the middle.
+    pub(super) fn is_in_data(&self) -> bool {
+        matches!(self.state, State::Data | State::Space)
+    }
+
+    /// The next run in `bytes`, which are not empty, and its length. A bare value's bytes are not taken: its owner says how
+    /// many there are.
+    pub(super) fn next(&mut self, bytes: &[u8]) -> (Run, usize) {
+        let b = bytes[0];
+        if std::mem::take(&mut self.after_cr) && b == b'\n' {
+            return (Run::Nothing, 1);
+        }
+        let ends = matches!(b, b'\n' | b'\r');
+        match self.state {
+            State::Data => {
+                let end = memchr::memchr2(b'\n', b'\r', bytes).unwrap_or(bytes.len());
+                if end > 0 {
+                    return (Run::Data, end);
+                }
+                self.end_line(b);
+                (Run::DataEnd, 1)
+            }
+            State::Space => {
+                self.state = State::Data;
+                (Run::Nothing, usize::from(b == b' '))
+            }
+            State::Ignored => {
+                let end = memchr::memchr2(b'\n', b'\r', bytes).unwrap_or(bytes.len());
+                if end > 0 {
+                    return (Run::Nothing, end);
+                }
+                self.end_line(b);
+                (Run::Nothing, 1)
+            }
+            State::LineStart => match b {
+                _ if ends => {
+                    self.end_line(b);
+                    (Run::Dispatch, 1)
+                }
+                b'{' | b'[' => (Run::Bare, 0),
+                // Servers that keep a connection alive send blanks; a blank line of them ends nothing.
+                b' ' | b'\t' => (Run::Nothing, 1),
+                b':' => {
+                    self.has_fields = true;
+                    self.state = State::Ignored;
+                    (Run::Nothing, 1)
+                }
+                _ => {
+                    self.state = State::Name { len: 0, data: true, known: 0b111 };
+                    (Run::Nothing, 0)
+                }
+            },
+            State::Name { len, data, known } => {
+                if b == b':' || ends {
+                    let is_data = data && len == 4;
+                    let is_known = is_data || (0..3).any(|i| known >> i & 1 == 1 && KNOWN[i].len() == len);
+                    self.has_fields |= is_known && b == b':';
+                    self.state = if is_data { State::Space } else { State::Ignored };
+                    if ends {
+                        self.end_line(b);
+                    }
+                    return (if is_known { Run::Nothing } else { Run::Foreign }, 1);
+                }
+                let fits = |name: &[u8]| name.get(len) == Some(&b);
+                let known = (0..3).filter(|&i| known >> i & 1 == 1 && fits(KNOWN[i])).fold(0, |bits, i| bits | 1 << i);
+                let data = data && fits(b"data");
+                if !data && known == 0 {
+                    self.state = State::Ignored;
+                    return (Run::Foreign, 1);
+                }
+                self.state = State::Name { len: len + 1, data, known };
+                (Run::Nothing, 1)
+            }
+        }
+    }
+
+    /// A bare value has ended: the rest of its line is like the rest of any.
+    pub(super) fn after_bare(&mut self) {
+        self.state = State::LineStart;
+        self.after_cr = false;
+    }
+
+    fn end_line(&mut self, b: u8) {
+        self.state = State::LineStart;
+        self.after_cr = b == b'\r';
+    }
+}

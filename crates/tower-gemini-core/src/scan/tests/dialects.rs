@@ -1,0 +1,132 @@
+//! The shapes that are not Gemini's.
+
+use super::*;
+
+#[test]
+fn imagen_predictions() {
+    let answer = whole(format!(
+        r#"{{"predictions":[{{"mimeType":"image/png","bytesBase64Encoded":"{DRAFT}"}},{{"bytesBase64Encoded":"{FINAL}","mimeType":"image/png"}}]}}"#
+    ));
+    assert_eq!((image(&answer), answer.images, answer.has_candidates), (&b"final"[..], 2, true));
+    let filtered = whole(r#"{"predictions":[{"raiFilteredReason":"You will not be charged for blocked images."}]}"#);
+    assert_eq!(filtered.rai_filtered_reason.as_deref(), Some("You will not be charged for blocked images."));
+    assert_eq!(filtered.images, 0);
+}
+
+#[test]
+fn images_beside_a_chat_message() {
+    let entry =
+        |data: &str| format!(r#"{{"type":"image_url","index":0,"image_url":{{"url":"data:image/jpeg;base64,{data}"}}}}"#);
+    for place in ["message", "delta"] {
+        let answer = whole(format!(
+            r#"{{"id":"x","model":"m","choices":[{{"{place}":{{"role":"assistant","content":"Here.","images":[{},{}]}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":3,"completion_tokens":"4","total_tokens":7.0,"completion_tokens_details":{{"reasoning_tokens":2,"image_tokens":1290}}}}}}"#,
+            entry(DRAFT),
+            entry(FINAL)
+        ));
+        assert_eq!((image(&answer), answer.images, &*answer.text), (&b"final"[..], 2, "Here."));
+        assert_eq!(answer.image.as_ref().unwrap().mime, "image/jpeg");
+        assert_eq!(answer.finish_reason.as_deref(), Some("stop"));
+        let usage = answer.usage.unwrap();
+        assert_eq!((usage.prompt, usage.candidates, usage.total, usage.thoughts, usage.image_tokens()), (3, 4, 7, 2, 1290));
+    }
+    let hosted = whole(r#"{"choices":[{"message":{"images":[{"image_url":{"url":"https://x.test/a.png"}}],"content":null}}]}"#);
+    assert_eq!((hosted.image_urls, hosted.images), (vec!["https://x.test/a.png".to_owned()], 0));
+}
+
+#[test]
+fn images_within_a_chat_message() {
+    let parts = whole(format!(
+        r#"{{"choices":[{{"message":{{"content":[{{"type":"text","text":"A"}},{{"type":"image_url","image_url":{{"url":"data:image/png;base64,{FINAL}"}}}}]}}}}]}}"#
+    ));
+    assert_eq!((image(&parts), parts.text.as_str()), (&b"final"[..], "A"));
+    let table: &[(&str, &[u8], &str, &[&str])] = &[
+        ("Look: ![cat](data:image/png;base64,ZmluYWw=) so!", b"final", "Look: cat so!", &[]),
+        ("![](data:image/png;base64,ZmluYWw= \\\"title\\\")", b"final", "", &[]),
+        ("![a](data:image/png;base64,ZHJhZnQ=)![b](data:image/png;base64,ZmluYWw=)", b"final", "ab", &[]),
+        ("data:image/png;base64,ZmluYWw=", b"final", "", &[]),
+        ("![cat](https://x.test/cat.png)", b"no image", "cat", &["https://x.test/cat.png"]),
+        ("![cat](https://x.test/cat.png \\\"a cat\\\") ö", b"no image", "cat ö", &["https://x.test/cat.png"]),
+        ("Write ![](data:image/png;base64,...) in Markdown!", b"no image", "Write  in Markdown!", &[]),
+        ("data: none", b"no image", "data: none", &[]),
+        ("dat", b"no image", "dat", &[]),
+        ("Hi![1] there! [x](y)!", b"no image", "Hi1 there! [x](y)!", &[]),
+    ];
+    for (content, bytes, text, urls) in table {
+        let answer = whole(format!(r#"{{"choices":[{{"message":{{"content":"{content}"}}}}]}}"#));
+        assert_eq!((image(&answer), &*answer.text), (*bytes, *text), "{content}");
+        assert_eq!(answer.image_urls, *urls, "{content}");
+    }
+}
+
+#[test]
+fn the_images_api() {
+    let answer = whole(format!(
+        r#"{{"created":1,"data":[{{"b64_json":"{DRAFT}","revised_prompt":"x"}},{{"b64_json":"{FINAL}"}}],"usage":{{"input_tokens":1,"output_tokens":2,"total_tokens":3}}}}"#
+    ));
+    assert_eq!((image(&answer), answer.images, answer.usage.as_ref().unwrap().candidates), (&b"final"[..], 2, 2));
+    let hosted = whole(r#"{"data":[{"url":"https://x.test/a.png"}]}"#);
+    assert_eq!((hosted.image_urls.len(), hosted.has_candidates), (1, true));
+    let empty = whole(r#"{"data":[]}"#);
+    assert!(empty.has_candidates && empty.images == 0);
+    let embedded = whole(format!(r#"{{"data":[{{"url":"data:image/webp;base64,{FINAL}","b64_json":null}}]}}"#));
+    assert_eq!((image(&embedded), &*embedded.image.as_ref().unwrap().mime), (&b"final"[..], "image/webp"));
+}
+
+#[test]
+fn image_events_with_drafts() {
+    for completed in [
+        format!(r#"{{"type":"image_generation.completed","b64_json":"{FINAL}"}}"#),
+        format!(r#"{{"b64_json":"{FINAL}","type":"image_generation.completed"}}"#),
+    ] {
+        for partial in [
+            format!(r#"{{"type":"image_generation.partial_image","partial_image_index":0,"b64_json":"{DRAFT}"}}"#),
+            format!(r#"{{"b64_json":"{DRAFT}","type":"image_generation.partial_image"}}"#),
+        ] {
+            let answer = sse(format!("data: {partial}\n\ndata: {completed}\n\ndata: {partial}\n\n"));
+            assert_eq!((image(&answer), answer.thought_images, answer.said_end), (&b"final"[..], 2, true));
+        }
+    }
+}
+
+#[test]
+fn interactions() {
+    let draft = format!(r#"{{"type":"image","data":"{DRAFT}","mime_type":"image/png"}}"#);
+    let last = format!(r#"{{"data":"{FINAL}","type":"image","mime_type":"image/png"}}"#);
+    for body in [
+        format!(
+            r#"{{"outputs":[{{"type":"thought","summary":[{draft}]}},{{"type":"text","text":"A"}},{last}],"status":"completed"}}"#
+        ),
+        format!(
+            r#"{{"steps":[{{"summary":[{draft},{draft}],"type":"thought"}},{{"type":"model_output","content":[{{"type":"text","text":"A"}},{last}]}}],"status":"completed"}}"#
+        ),
+        format!(
+            r#"{{"steps":[{{"content":[{{"text":"A","type":"text"}},{last}],"type":"model_output"}},{{"content":[{draft}],"type":"thought"}}],"status":"completed"}}"#
+        ),
+    ] {
+        let answer = whole(&body);
+        assert_eq!((image(&answer), &*answer.text), (&b"final"[..], "A"), "{body}");
+        assert_eq!(answer.finish_reason.as_deref(), Some("completed"));
+        assert_eq!(answer.images - answer.thought_images, 1);
+    }
+    let failed = whole(r#"{"object":"interaction","status":"failed","errors":[{"code":"image_safety","message":"no"}]}"#);
+    assert_eq!(failed.finish_reason.as_deref(), Some("image_safety"));
+
+    let stream = sse(format!(
+        "event: interaction.created\ndata: {{\"interaction\":{{\"id\":\"v1\",\"status\":\"in_progress\",\"object\":\"interaction\"}},\"event_type\":\"interaction.created\"}}\n\n\
+         event: step.delta\ndata: {{\"index\":0,\"delta\":{{\"type\":\"thought_summary\",\"content\":{draft}}},\"event_type\":\"step.delta\"}}\n\n\
+         event: step.delta\ndata: {{\"index\":1,\"delta\":{last},\"event_type\":\"step.delta\"}}\n\n\
+         event: interaction.completed\ndata: {{\"interaction\":{{\"id\":\"v1\",\"status\":\"completed\",\"usage\":{{\"total_input_tokens\":5,\"total_tokens\":9}}}},\"event_type\":\"interaction.completed\"}}\n\n"
+    ));
+    assert_eq!((image(&stream), stream.images, stream.thought_images), (&b"final"[..], 2, 1));
+    assert_eq!((stream.finish_reason.as_deref(), stream.said_end), (Some("completed"), true));
+    assert_eq!(stream.usage.unwrap().total, 9);
+
+    let error = sse("event: error\ndata: {\"event_type\":\"error\",\"error\":{\"code\":\"rate_limit_exceeded\"}}\n\n");
+    assert_eq!(error.error.unwrap(), r#"{"error":{"code":"rate_limit_exceeded"}}"#);
+}
+
+#[test]
+fn a_wrapped_answer_is_an_answer() {
+    let answer = whole(format!(r#"{{"response":{},"traceId":"x"}}"#, parts(&part(FINAL, ""))));
+    assert_eq!((image(&answer), answer.finish_reason.as_deref()), (&b"final"[..], Some("STOP")));
+}

@@ -1,0 +1,198 @@
+//! Images within strings: data URIs, and Markdown that shows one.
+//!
+//! Both are read as they pass, so that a picture of megabytes in a chat message is decoded and not collected.
+
+/// A URL longer than this is nobody's link to an image (browsers stop at 2 KiB or 8 KiB).
+const MAX_URL: usize = 8 * 1024;
+/// Alternative text longer than this means that the bracket was just a bracket.
+const MAX_ALT: usize = 1024;
+
+/// What a string holds, in order.
+#[derive(Debug, PartialEq)]
+pub(super) enum Found<'a> {
+    /// Plain text.
+    Text(&'a [u8]),
+    /// The head of a data URI of this type: base64 follows.
+    Begin(String),
+    /// Base64.
+    Base64(&'a [u8]),
+    /// The base64 is complete.
+    End,
+    /// The address of an image elsewhere.
+    Url(String),
+}
+
+/// Reads one string.
+#[derive(Debug)]
+pub(super) struct UriReader {
+    state: State,
+    head: Vec<u8>,
+    /// Whether the string is Markdown; else all of it is one address.
+    markdown: bool,
+    /// Whether what turns out not to be an address is text.
+    is_text: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The string's first bytes, which may be `data:`.
+    Start,
+    Text,
+    Bang,
+    Alt(usize),
+    Bracket,
+    Address,
+    /// Base64; `true` within Markdown's parentheses.
+    Data(bool),
+    /// A Markdown title, or an address too long.
+    Rest,
+    Ignore,
+}
+
+impl UriReader {
+    /// A string that is one address.
+    pub(super) fn address() -> Self {
+        Self { state: State::Address, head: Vec::new(), markdown: false, is_text: false }
+    }
+
+    /// A string of Markdown, or with nothing but a data URI in it.
+    pub(super) fn markdown() -> Self {
+        Self { state: State::Start, head: Vec::new(), markdown: true, is_text: true }
+    }
+
+    /// Reads the next bytes of the string, and says with what it met.
+    pub(super) fn push<E>(&mut self, mut bytes: &[u8], found: &mut impl FnMut(Found<'_>) -> Result<(), E>) -> Result<(), E> {
+        while !bytes.is_empty() {
+            let mut taken = 1;
+            let b = bytes[0];
+            match self.state {
+                State::Start => {
+                    if b"data:".get(self.head.len()) == Some(&b) {
+                        self.head.push(b);
+                        if self.head.len() == 5 {
+                            self.markdown = false;
+                            self.state = State::Address;
+                        }
+                    } else {
+                        let head = std::mem::take(&mut self.head);
+                        found(Found::Text(&head))?;
+                        self.state = State::Text;
+                        taken = 0;
+                    }
+                }
+                State::Text => {
+                    let end = memchr::memchr(b'!', bytes);
+                    taken = end.map_or(bytes.len(), |i| i + 1);
+                    found(Found::Text(&bytes[..end.unwrap_or(bytes.len())]))?;
+                    if end.is_some() {
+                        self.state = State::Bang;
+                    }
+                }
+                State::Bang => {
+                    if b == b'[' {
+                        self.state = State::Alt(0);
+                    } else {
+                        found(Found::Text(b"!"))?;
+                        self.state = State::Text;
+                        taken = 0;
+                    }
+                }
+                State::Alt(n) => match b {
+                    b']' => self.state = State::Bracket,
+                    _ if n == MAX_ALT => {
+                        self.state = State::Text;
+                        taken = 0;
+                    }
+                    _ => {
+                        found(Found::Text(&bytes[..1]))?;
+                        self.state = State::Alt(n + 1);
+                    }
+                },
+                State::Bracket => {
+                    if b == b'(' {
+                        self.head.clear();
+                        self.state = State::Address;
+                    } else {
+                        self.state = State::Text;
+                        taken = 0;
+                    }
+                }
+                State::Address => {
+                    if self.markdown && matches!(b, b')' | b' ' | b'\n' | b'"') {
+                        self.hosted(found)?;
+                        self.state = if b == b')' { State::Text } else { State::Rest };
+                    } else if self.head.len() == MAX_URL {
+                        self.state = if self.markdown { State::Rest } else { State::Ignore };
+                        if self.is_text && !self.markdown {
+                            found(Found::Text(&std::mem::take(&mut self.head)))?;
+                            self.markdown = true;
+                            self.state = State::Text;
+                        }
+                        taken = usize::from(self.state != State::Text);
+                    } else {
+                        self.head.push(b);
+                        if b == b',' {
+                            if let Some(mime) = data_uri(&self.head) {
+                                self.state = State::Data(self.markdown);
+                                found(Found::Begin(mime))?;
+                                self.head.clear();
+                            }
+                        }
+                    }
+                }
+                State::Data(false) => {
+                    found(Found::Base64(bytes))?;
+                    taken = bytes.len();
+                }
+                State::Data(true) => {
+                    // The end can only be one of these: neither alphabet has them.
+                    let end = memchr::memchr3(b')', b'"', b' ', bytes);
+                    taken = end.map_or(bytes.len(), |i| i + 1);
+                    found(Found::Base64(&bytes[..end.unwrap_or(bytes.len())]))?;
+                    if let Some(end) = end {
+                        found(Found::End)?;
+                        self.state = if bytes[end] == b')' { State::Text } else { State::Rest };
+                    }
+                }
+                State::Rest => {
+                    if b == b')' {
+                        self.state = State::Text;
+                    }
+                }
+                State::Ignore => taken = bytes.len(),
+            }
+            bytes = &bytes[taken..];
+        }
+        Ok(())
+    }
+
+    /// The string ends.
+    pub(super) fn finish<E>(&mut self, found: &mut impl FnMut(Found<'_>) -> Result<(), E>) -> Result<(), E> {
+        match self.state {
+            State::Start => found(Found::Text(&std::mem::take(&mut self.head))),
+            State::Bang => found(Found::Text(b"!")),
+            State::Address if self.is_text && !self.markdown => found(Found::Text(&std::mem::take(&mut self.head))),
+            State::Address if !self.markdown => self.hosted(found),
+            // A Markdown image that is never closed is still one: some relays cut the parenthesis off.
+            State::Data(_) => found(Found::End),
+            _ => Ok(()),
+        }
+    }
+
+    fn hosted<E>(&mut self, found: &mut impl FnMut(Found<'_>) -> Result<(), E>) -> Result<(), E> {
+        let head = std::mem::take(&mut self.head);
+        if head.is_empty() || head.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"data:")) {
+            return Ok(());
+        }
+        found(Found::Url(String::from_utf8_lossy(&head).into_owned()))
+    }
+}
+
+/// The type in `data:image/png;base64,`, where the head is of that kind.
+fn data_uri(head: &[u8]) -> Option<String> {
+    let head = std::str::from_utf8(head).ok()?;
+    let (scheme, rest) = head.split_at_checked(5)?;
+    let parameters = rest.strip_suffix(";base64,").or_else(|| rest.strip_suffix(";BASE64,"))?;
+    let mime = parameters.split(';').next().unwrap_or_default();
+    (scheme.eq_ignore_ascii_case("data:") && super::is_image(mime)).then(|| mime.to_owned())
+}

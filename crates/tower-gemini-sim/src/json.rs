@@ -1,0 +1,227 @@
+//! JSON as Google prints it: fields in a fixed order, two spaces of indentation, and megabytes of base64 that are shared, not
+//! copied.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+/// A value to be printed. Fields keep their order, unlike in `serde_json`, because tests cut answers at a byte.
+#[derive(Debug, Clone)]
+pub(crate) enum J {
+    Null,
+    Bool(bool),
+    Num(u64),
+    Str(Cow<'static, str>),
+    /// A string that needs no escapes: base64 of an image or of a signature, shared with the cache.
+    Blob(Bytes),
+    /// A `data:` URL around shared base64.
+    DataUrl(&'static str, Bytes),
+    Arr(Vec<J>),
+    Obj(Vec<(&'static str, J)>),
+}
+
+impl J {
+    pub(crate) fn str(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::Str(text.into())
+    }
+
+    /// Two spaces, one field a line: what `generateContent` answers.
+    pub(crate) fn pretty(&self) -> Vec<Bytes> {
+        let mut out = Printer::new(true);
+        out.value(self, 0);
+        out.newline(0);
+        out.finish()
+    }
+
+    /// `": "` after names and nothing after commas: what an event of `alt=sse` holds.
+    pub(crate) fn compact(&self) -> Vec<Bytes> {
+        let mut out = Printer::new(false);
+        out.value(self, 0);
+        out.finish()
+    }
+
+    pub(crate) fn pretty_string(&self) -> String {
+        join(&self.pretty())
+    }
+
+    pub(crate) fn compact_string(&self) -> String {
+        join(&self.compact())
+    }
+}
+
+fn join(segments: &[Bytes]) -> String {
+    segments.iter().map(|segment| String::from_utf8_lossy(segment)).collect()
+}
+
+struct Printer {
+    pretty: bool,
+    text: Vec<u8>,
+    segments: Vec<Bytes>,
+}
+
+impl Printer {
+    fn new(pretty: bool) -> Self {
+        Self { pretty, text: Vec::with_capacity(4096), segments: Vec::new() }
+    }
+
+    fn finish(mut self) -> Vec<Bytes> {
+        self.seal();
+        self.segments
+    }
+
+    fn seal(&mut self) {
+        if !self.text.is_empty() {
+            self.segments.push(std::mem::take(&mut self.text).into());
+        }
+    }
+
+    fn newline(&mut self, depth: usize) {
+        if self.pretty {
+            self.text.push(b'\n');
+            self.text.resize(self.text.len() + 2 * depth, b' ');
+        }
+    }
+
+    fn shared(&mut self, blob: &Bytes) {
+        // Small blobs are cheaper to copy than to carry as a segment of their own.
+        if blob.len() < 4096 {
+            self.text.extend_from_slice(blob);
+        } else {
+            self.seal();
+            self.segments.push(blob.clone());
+        }
+    }
+
+    fn value(&mut self, value: &J, depth: usize) {
+        match value {
+            J::Null => self.text.extend_from_slice(b"null"),
+            J::Bool(true) => self.text.extend_from_slice(b"true"),
+            J::Bool(false) => self.text.extend_from_slice(b"false"),
+            J::Num(number) => self.text.extend_from_slice(number.to_string().as_bytes()),
+            J::Str(text) => self.string(text),
+            J::Blob(blob) => {
+                self.text.push(b'"');
+                self.shared(blob);
+                self.text.push(b'"');
+            }
+            J::DataUrl(mime, blob) => {
+                self.text.extend_from_slice(b"\"data:");
+                self.text.extend_from_slice(mime.as_bytes());
+                self.text.extend_from_slice(b";base64,");
+                self.shared(blob);
+                self.text.push(b'"');
+            }
+            J::Arr(items) => {
+                self.text.push(b'[');
+                for (index, item) in items.iter().enumerate() {
+                    if index > 0 {
+                        self.text.push(b',');
+                    }
+                    self.newline(depth + 1);
+                    self.value(item, depth + 1);
+                }
+                if !items.is_empty() {
+                    self.newline(depth);
+                }
+                self.text.push(b']');
+            }
+            J::Obj(fields) => {
+                self.text.push(b'{');
+                for (index, (name, item)) in fields.iter().enumerate() {
+                    if index > 0 {
+                        self.text.push(b',');
+                    }
+                    self.newline(depth + 1);
+                    self.string(name);
+                    self.text.extend_from_slice(b": ");
+                    self.value(item, depth + 1);
+                }
+                if !fields.is_empty() {
+                    self.newline(depth);
+                }
+                self.text.push(b'}');
+            }
+        }
+    }
+
+    fn string(&mut self, text: &str) {
+        self.text.push(b'"');
+        if !text.bytes().any(|byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
+            self.text.extend_from_slice(text.as_bytes());
+            self.text.push(b'"');
+            return;
+        }
+        for byte in text.bytes() {
+            match byte {
+                b'"' => self.text.extend_from_slice(b"\\\""),
+                b'\\' => self.text.extend_from_slice(b"\\\\"),
+                b'\n' => self.text.extend_from_slice(b"\\n"),
+                b'\r' => self.text.extend_from_slice(b"\\r"),
+                b'\t' => self.text.extend_from_slice(b"\\t"),
+                0..0x20 => self.text.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
+                _ => self.text.push(byte),
+            }
+        }
+        self.text.push(b'"');
+    }
+}
+
+/// An object literal: names are `&'static str`, values are anything that becomes a [`J`].
+macro_rules! obj {
+    ($($name:literal : $value:expr),* $(,)?) => {
+        $crate::json::J::Obj(vec![$(($name, $crate::json::J::from($value))),*])
+    };
+}
+pub(crate) use obj;
+
+impl From<&'static str> for J {
+    fn from(text: &'static str) -> Self {
+        Self::str(text)
+    }
+}
+
+impl From<String> for J {
+    fn from(text: String) -> Self {
+        Self::str(text)
+    }
+}
+
+impl From<u64> for J {
+    fn from(number: u64) -> Self {
+        Self::Num(number)
+    }
+}
+
+impl From<bool> for J {
+    fn from(value: bool) -> Self {
+        Self::Bool(value)
+    }
+}
+
+impl From<Vec<J>> for J {
+    fn from(items: Vec<J>) -> Self {
+        Self::Arr(items)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn printed_json_reads_back_as_the_same_value() {
+        let value = obj! { "a": "q\"uo\\te\n\u{1}ü", "b": vec![J::Num(1), J::Null, J::Bool(true)], "c": obj! {}, "d": Vec::new(),
+        "e": J::Blob(Bytes::from(vec![b'A'; 5000])), "f": J::DataUrl("image/png", Bytes::from_static(b"AAAA")) };
+        let expected = serde_json::json!({ "a": "q\"uo\\te\n\u{1}ü", "b": [1, null, true], "c": {}, "d": [],
+            "e": "A".repeat(5000), "f": "data:image/png;base64,AAAA" });
+        for text in [value.pretty_string(), value.compact_string()] {
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn names_and_values_are_spaced_as_google_spaces_them() {
+        assert_eq!(obj! { "a": 1u64, "b": 2u64 }.compact_string(), r#"{"a": 1,"b": 2}"#);
+        assert_eq!(obj! { "a": vec![J::Num(1)] }.pretty_string(), "{\n  \"a\": [\n    1\n  ]\n}\n");
+    }
+}

@@ -1,0 +1,286 @@
+//! What really happened: which requests arrived, which images were made, and who paid.
+//!
+//! A client sees answers; only the server knows what it charged. The ledger is that knowledge, so that a test can hold a client's
+//! own bookkeeping against it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::fault::Fault;
+use crate::model::Size;
+
+/// How much of the answer's body the other side took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub enum Delivered {
+    /// The last byte of the whole answer.
+    Full,
+    /// Some of it, or all that a truncated answer held.
+    Partial,
+    /// Nothing.
+    NotDelivered,
+}
+
+/// One request, as the server saw it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Record {
+    /// Counted from 0 in order of arrival, refused connections included.
+    pub number: usize,
+    /// The value of the `x-sim-call` header: tests tag all attempts of one call with it.
+    pub call: Option<Arc<str>>,
+    /// The project that the key belongs to; never the key.
+    pub project: Arc<str>,
+    /// The model asked for, without prefixes.
+    pub model: Arc<str>,
+    /// The size asked for, once the request was understood.
+    pub size: Option<Size>,
+    /// The fault that was scripted or drawn.
+    pub fault: Fault,
+    /// What decided the answer: `image`, a fault's name, or a check of the server such as `quota`, `invalid_key`, `rejected`.
+    pub outcome: &'static str,
+    /// Whether the request was read; a refused connection was not.
+    pub received: bool,
+    /// Since the simulator's clock began.
+    pub received_at: Duration,
+    /// When the answer had been taken, given up, or was never going to come.
+    pub ended_at: Option<Duration>,
+    /// The status of the answer, if there was one.
+    pub status: Option<u16>,
+    /// The model ran to the end.
+    pub generated: bool,
+    /// The project pays for this request.
+    pub charged: bool,
+    /// What it pays, in millionths of a dollar.
+    pub cost_microusd: u64,
+    /// Tokens of the input.
+    pub input_tokens: u64,
+    /// Tokens of thinking and text.
+    pub text_tokens: u64,
+    /// Tokens of images.
+    pub image_tokens: u64,
+    /// The request counts against the project's limits.
+    pub request_counted: bool,
+    /// How much of the answer was taken.
+    pub delivered: Delivered,
+    /// The caller went away before the answer.
+    pub aborted: bool,
+    /// [`hash64`](crate::hash64) of the request's body, once it was read.
+    pub body_hash: Option<u64>,
+    /// [`hash64`](crate::hash64) of the final image's file in the answer.
+    pub image_hash: Option<u64>,
+    /// Length of that file.
+    pub image_len: Option<usize>,
+    /// Order among all arrivals and charges, to tell what came after what.
+    #[serde(skip)]
+    pub(crate) arrived: u64,
+    #[serde(skip)]
+    pub(crate) charged_as: Option<u64>,
+}
+
+/// Sums over a ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[non_exhaustive]
+pub struct Totals {
+    /// Different `x-sim-call` tags.
+    pub calls: usize,
+    /// Requests sent, refused connections included.
+    pub requests: usize,
+    /// Requests read.
+    pub received: usize,
+    /// Requests whose model ran to the end.
+    pub generated: usize,
+    /// Requests that cost money.
+    pub charged: usize,
+    /// Requests that cost money and whose answer did not arrive whole.
+    pub charged_but_undelivered: usize,
+    /// Images that arrived whole.
+    pub images_delivered: usize,
+    /// All the money, in millionths of a dollar.
+    pub cost_microusd: u64,
+    /// Requests that count against limits.
+    pub quota_requests: usize,
+    /// Input tokens of those.
+    pub quota_tokens: u64,
+}
+
+/// The ledger at one moment.
+///
+/// Serialises as `{"totals": …, "requests": […]}`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LedgerSnapshot {
+    totals: Totals,
+    requests: Vec<Record>,
+}
+
+impl LedgerSnapshot {
+    /// Every request in order of arrival.
+    pub fn requests(&self) -> &[Record] {
+        &self.requests
+    }
+
+    /// Sums over all requests.
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// The attempts of one call, in order of arrival.
+    pub fn of_call<'a>(&'a self, tag: &'a str) -> impl Iterator<Item = &'a Record> {
+        self.requests.iter().filter(move |record| record.call.as_deref() == Some(tag))
+    }
+
+    /// How often the call was sent, refused connections included.
+    pub fn sends(&self, tag: &str) -> usize {
+        self.of_call(tag).count()
+    }
+
+    /// How often the call was paid for.
+    pub fn charges(&self, tag: &str) -> usize {
+        self.of_call(tag).filter(|record| record.charged).count()
+    }
+
+    /// What the call cost, in millionths of a dollar.
+    pub fn cost_microusd(&self, tag: &str) -> u64 {
+        self.of_call(tag).map(|record| record.cost_microusd).sum()
+    }
+
+    /// How many attempts of the call arrived after one of them had been charged: each may be paid twice. A well-behaved client makes this
+    /// zero. A charge of an answer that nobody had seen yet counts too, because resending was a bet then.
+    pub fn sends_after_charge(&self, tag: &str) -> usize {
+        let Some(first_charge) = self.of_call(tag).filter_map(|record| record.charged_as).min() else { return 0 };
+        self.of_call(tag).filter(|record| record.received && record.arrived > first_charge).count()
+    }
+
+    /// The same for every tag that is not zero.
+    pub fn resent_after_charge(&self) -> BTreeMap<Arc<str>, usize> {
+        let tags: std::collections::BTreeSet<_> = self.requests.iter().filter_map(|record| record.call.clone()).collect();
+        tags.into_iter().map(|tag| (tag.clone(), self.sends_after_charge(&tag))).filter(|(_, sends)| *sends > 0).collect()
+    }
+}
+
+/// The ledger being written.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    records: Vec<Record>,
+    order: u64,
+}
+
+/// What a request costs, if it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Bill {
+    pub(crate) cost_microusd: u64,
+    pub(crate) input_tokens: u64,
+    pub(crate) text_tokens: u64,
+    pub(crate) image_tokens: u64,
+}
+
+impl Ledger {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens a record. `draw` is given the number and says which fault it meets, under the lock, so that scripts and numbers agree.
+    pub(crate) fn open(&self, at: Duration, draw: impl FnOnce(usize) -> Fault) -> (usize, Fault) {
+        let mut inner = self.lock();
+        let number = inner.records.len();
+        let fault = draw(number);
+        inner.order += 1;
+        let arrived = inner.order;
+        inner.records.push(Record {
+            number,
+            call: None,
+            project: "".into(),
+            model: "".into(),
+            size: None,
+            outcome: fault.name(),
+            fault: fault.clone(),
+            received: false,
+            received_at: at,
+            ended_at: None,
+            status: None,
+            generated: false,
+            charged: false,
+            cost_microusd: 0,
+            input_tokens: 0,
+            text_tokens: 0,
+            image_tokens: 0,
+            request_counted: false,
+            delivered: Delivered::NotDelivered,
+            aborted: false,
+            body_hash: None,
+            image_hash: None,
+            image_len: None,
+            arrived,
+            charged_as: None,
+        });
+        (number, fault)
+    }
+
+    pub(crate) fn edit(&self, number: usize, change: impl FnOnce(&mut Record)) {
+        if let Some(record) = self.lock().records.get_mut(number) {
+            change(record);
+        }
+    }
+
+    /// The model ran to the end, or something else is paid for.
+    pub(crate) fn settle(&self, number: usize, generated: bool, bill: Option<Bill>) {
+        let mut inner = self.lock();
+        inner.order += 1;
+        let order = inner.order;
+        let Some(record) = inner.records.get_mut(number) else { return };
+        record.generated |= generated;
+        if let Some(bill) = bill {
+            record.charged = true;
+            record.charged_as = Some(order);
+            record.cost_microusd = bill.cost_microusd;
+            record.input_tokens = bill.input_tokens;
+            record.text_tokens = bill.text_tokens;
+            record.image_tokens = bill.image_tokens;
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> LedgerSnapshot {
+        let requests = self.lock().records.clone();
+        let totals = totals(&requests);
+        LedgerSnapshot { totals, requests }
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        totals(&self.lock().records)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.lock().records.len()
+    }
+
+    pub(crate) fn forget(&self) {
+        *self.lock() = Inner::default();
+    }
+}
+
+fn totals(records: &[Record]) -> Totals {
+    let mut totals = Totals { requests: records.len(), ..Totals::default() };
+    let mut calls = std::collections::HashSet::new();
+    for record in records {
+        if let Some(call) = &record.call {
+            calls.insert(call);
+        }
+        totals.received += usize::from(record.received);
+        totals.generated += usize::from(record.generated);
+        totals.charged += usize::from(record.charged);
+        totals.charged_but_undelivered += usize::from(record.charged && record.delivered != Delivered::Full);
+        totals.images_delivered += usize::from(record.image_hash.is_some() && record.delivered == Delivered::Full);
+        totals.cost_microusd += record.cost_microusd;
+        totals.quota_requests += usize::from(record.request_counted);
+        totals.quota_tokens += if record.request_counted { record.input_tokens } else { 0 };
+    }
+    totals.calls = calls.len();
+    totals
+}

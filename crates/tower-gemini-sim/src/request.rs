@@ -1,0 +1,683 @@
+//! What a request asks for, and whether Google would take it. The simulator judges by itself: a mistake shared with the layers that it
+//! tests would be invisible.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use http::{HeaderMap, Method, Uri};
+use serde_json::Value;
+
+use crate::errors::Refused;
+use crate::model::{ALL_RATIOS, Model, RATIOS, Size};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Api {
+    Developer,
+    Vertex,
+    OpenAiChat,
+    OpenAiImages,
+    Interactions,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Framing {
+    Whole,
+    Sse,
+    Array,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Generate,
+    Count,
+    Predict,
+    Other,
+}
+
+/// What the path says.
+#[derive(Debug, Clone)]
+pub(crate) struct Route {
+    pub(crate) api: Api,
+    pub(crate) verb: Verb,
+    pub(crate) framing: Framing,
+    /// Without prefixes; empty when the body names it.
+    pub(crate) model: String,
+    /// `v1beta` and the like.
+    pub(crate) version: String,
+    /// The verb as written, for the text of a 404.
+    pub(crate) method: String,
+}
+
+impl Route {
+    /// Reads the path from the right, because gateways put anything before it. `None` is a path that the front end does not know.
+    pub(crate) fn parse(method: &Method, uri: &Uri) -> Option<Self> {
+        if method != Method::POST {
+            return None;
+        }
+        let path = percent_decoded(uri.path());
+        let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+        let version = segments
+            .iter()
+            .find(|segment| matches!(**segment, "v1" | "v1beta" | "v1alpha" | "v1beta1"))
+            .map_or_else(|| "v1beta".to_owned(), |version| (*version).to_owned());
+        let last = *segments.last()?;
+        let before = segments.len().checked_sub(2).map_or("", |index| segments[index]);
+        let by_body = |api, method: &str| {
+            let (model, method) = (String::new(), method.to_owned());
+            Some(Self { api, verb: Verb::Generate, framing: Framing::Whole, model, version: version.clone(), method })
+        };
+        match (before, last) {
+            ("chat", "completions") => return by_body(Api::OpenAiChat, "chatCompletions"),
+            ("images", "generations") => return by_body(Api::OpenAiImages, "imageGenerations"),
+            (_, "interactions") => return by_body(Api::Interactions, "createInteraction"),
+            _ => {}
+        }
+        let (model, method) = last.split_once(':')?;
+        if !matches!(before, "models" | "tunedModels" | "endpoints" | "dynamic") || model.is_empty() {
+            return None;
+        }
+        let api = if segments.iter().any(|segment| matches!(*segment, "publishers" | "projects")) {
+            Api::Vertex
+        } else {
+            Api::Developer
+        };
+        let sse = query(uri, "alt").is_some_and(|alt| alt == "sse");
+        let (verb, framing) = match method {
+            "generateContent" => (Verb::Generate, Framing::Whole),
+            "streamGenerateContent" if sse => (Verb::Generate, Framing::Sse),
+            "streamGenerateContent" => (Verb::Generate, Framing::Array),
+            "countTokens" => (Verb::Count, Framing::Whole),
+            "predict" => (Verb::Predict, Framing::Whole),
+            _ => (Verb::Other, Framing::Whole),
+        };
+        Some(Self { api, verb, framing, model: model.to_owned(), version, method: method.to_owned() })
+    }
+}
+
+fn percent_decoded(path: &str) -> Cow<'_, str> {
+    if !path.contains('%') {
+        return path.into();
+    }
+    let mut out = Vec::with_capacity(path.len());
+    let bytes = path.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        let decoded = (bytes[at] == b'%')
+            .then(|| path.get(at + 1..at + 3))
+            .flatten()
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        out.push(decoded.unwrap_or(bytes[at]));
+        at += if decoded.is_some() { 3 } else { 1 };
+    }
+    String::from_utf8_lossy(&out).into_owned().into()
+}
+
+fn query<'a>(uri: &'a Uri, name: &str) -> Option<&'a str> {
+    uri.query()?.split('&').find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| value))
+}
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Credentials {
+    Nobody,
+    Key(String),
+    Bearer(String),
+    Both,
+}
+
+impl Credentials {
+    pub(crate) fn of(uri: &Uri, headers: &HeaderMap) -> Self {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let key = text("x-goog-api-key").or_else(|| query(uri, "key")).filter(|key| !key.is_empty());
+        let bearer = text("authorization")
+            .and_then(|value| value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer ")))
+            .filter(|token| !token.is_empty());
+        match (key, bearer) {
+            (None, None) => Self::Nobody,
+            (Some(key), None) => Self::Key(key.to_owned()),
+            (None, Some(token)) => Self::Bearer(token.to_owned()),
+            (Some(_), Some(_)) => Self::Both,
+        }
+    }
+
+    pub(crate) fn secret(&self) -> &str {
+        match self {
+            Self::Key(secret) | Self::Bearer(secret) => secret,
+            Self::Nobody | Self::Both => "",
+        }
+    }
+}
+
+/// `X-Server-Timeout`, in seconds: SDKs send it when the caller configured a timeout.
+pub(crate) fn server_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let seconds: f64 = headers.get("x-server-timeout")?.to_str().ok()?.trim().parse().ok()?;
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+/// What the body says, after everything that could be wrong with it was checked.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) prompt: String,
+    pub(crate) input_images: u64,
+    pub(crate) size: Size,
+    pub(crate) ratio: &'static str,
+    pub(crate) count: u64,
+}
+
+impl Asked {
+    /// About four characters a token (ai.google.dev "Token counting", 2026-09).
+    pub(crate) fn prompt_text_tokens(&self) -> u64 {
+        (self.prompt.chars().count() as u64).div_ceil(4).max(1)
+    }
+}
+
+/// A field under its camelCase name or its proto name: proto3 JSON takes both everywhere.
+fn field<'a>(value: &'a Value, camel: &str) -> Option<&'a Value> {
+    let object = value.as_object()?;
+    object.iter().find(|(name, _)| is_named(name, camel)).map(|(_, value)| value).filter(|value| !value.is_null())
+}
+
+/// Whether `name` is `camel`, or the same words with underscores. Without allocating: it is asked for every field of every request.
+fn is_named(name: &str, camel: &str) -> bool {
+    if name == camel {
+        return true;
+    }
+    let mut letters = name.bytes();
+    camel.bytes().all(|wanted| {
+        if wanted.is_ascii_uppercase() {
+            letters.next() == Some(b'_') && letters.next() == Some(wanted.to_ascii_lowercase())
+        } else {
+            letters.next() == Some(wanted)
+        }
+    }) && letters.next().is_none()
+}
+
+/// The model a body names, without prefixes.
+pub(crate) fn model_in_body(body: &Value) -> Option<String> {
+    let name = body.get("model")?.as_str()?;
+    Some(name.rsplit('/').next().unwrap_or(name).to_owned())
+}
+
+pub(crate) fn streams_in_body(body: &Value) -> bool {
+    body.get("stream").and_then(Value::as_bool).unwrap_or(false)
+}
+
+pub(crate) fn json(bytes: &[u8]) -> Result<Value, Refused> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        Refused::invalid(format!(
+            "Invalid JSON payload received. Unexpected token.\n{}\n^",
+            String::from_utf8_lossy(&bytes[..bytes.len().min(40)])
+        ))
+        .because(format!("line {} column {}", error.line(), error.column()))
+    })
+}
+
+/// Checks a body as the server does and reads what it asks for.
+pub(crate) fn check(api: Api, verb: Verb, model: &Model, body: &Value) -> Result<Asked, Refused> {
+    match (api, verb) {
+        (Api::OpenAiChat, _) => check_chat(model, body),
+        (Api::OpenAiImages, _) => check_images(model, body),
+        (Api::Interactions, _) => check_interaction(model, body),
+        (_, Verb::Predict) => check_predict(model, body),
+        _ => check_generate(api, model, body),
+    }
+}
+
+const TOP_LEVEL: [&str; 11] = [
+    "contents",
+    "systemInstruction",
+    "tools",
+    "toolConfig",
+    "safetySettings",
+    "generationConfig",
+    "cachedContent",
+    "model",
+    "labels",
+    "serviceTier",
+    "generateContentRequest",
+];
+const GENERATION_CONFIG: [&str; 22] = [
+    "stopSequences",
+    "responseMimeType",
+    "responseSchema",
+    "responseJsonSchema",
+    "responseModalities",
+    "candidateCount",
+    "maxOutputTokens",
+    "temperature",
+    "topP",
+    "topK",
+    "seed",
+    "presencePenalty",
+    "frequencyPenalty",
+    "responseLogprobs",
+    "logprobs",
+    "enableEnhancedCivicAnswers",
+    "speechConfig",
+    "thinkingConfig",
+    "imageConfig",
+    "responseFormat",
+    "mediaResolution",
+    "audioTimestamp",
+];
+const IMAGE_CONFIG: [&str; 2] = ["aspectRatio", "imageSize"];
+/// Members that only Vertex takes (python-genai 2.19 raises before sending them to the Developer API).
+const IMAGE_CONFIG_VERTEX: [&str; 5] =
+    ["personGeneration", "prominentPeople", "outputMimeType", "compressionQuality", "imageOutputOptions"];
+
+fn unknown_fields(value: &Value, at: &str, known: &[&str], also: &[&str]) -> Result<(), Refused> {
+    let Some(object) = value.as_object() else { return Ok(()) };
+    for name in object.keys() {
+        let known = known.iter().chain(also).any(|camel| is_named(name, camel));
+        if !known {
+            return Err(Refused::unknown_field(name, at));
+        }
+    }
+    Ok(())
+}
+
+fn check_generate(api: Api, model: &Model, body: &Value) -> Result<Asked, Refused> {
+    unknown_fields(body, "", &TOP_LEVEL, &[])?;
+    let config = field(body, "generationConfig").unwrap_or(&Value::Null);
+    unknown_fields(config, "generation_config", &GENERATION_CONFIG, &[])?;
+    let image_config = field(config, "imageConfig").unwrap_or(&Value::Null);
+    let vertex_only: &[&str] = if api == Api::Vertex { &IMAGE_CONFIG_VERTEX } else { &[] };
+    unknown_fields(image_config, "generation_config.image_config", &IMAGE_CONFIG, vertex_only)?;
+
+    let contents = match field(body, "contents") {
+        Some(Value::Array(contents)) if !contents.is_empty() => contents.as_slice(),
+        Some(object @ Value::Object(_)) => std::slice::from_ref(object),
+        _ => return Err(Refused::invalid("* GenerateContentRequest.contents: contents is not specified\n")),
+    };
+    if field(config, "candidateCount").and_then(Value::as_u64).is_some_and(|count| count > 1) && model.makes_images() {
+        return Err(Refused::invalid("Multiple candidates is not enabled for this model"));
+    }
+    let mut prompt = String::new();
+    let mut input_images = 0;
+    for (turn, content) in contents.iter().enumerate() {
+        let of_model = content.get("role").and_then(Value::as_str) == Some("model");
+        let parts = match content.get("parts") {
+            Some(Value::Array(parts)) if !parts.is_empty() => parts.as_slice(),
+            Some(object @ Value::Object(_)) => std::slice::from_ref(object),
+            _ if of_model => &[],
+            _ => {
+                return Err(Refused::invalid(format!(
+                    "* GenerateContentRequest.contents[{turn}].parts: contents.parts must not be empty.\n"
+                )));
+            }
+        };
+        for (index, part) in parts.iter().enumerate() {
+            if let Some(text) = part.get("text").and_then(Value::as_str) {
+                if text.is_empty() && !of_model {
+                    return Err(Refused::invalid(format!(
+                        "* GenerateContentRequest.contents[{turn}].parts[{index}].data: required oneof field 'data' must have one \
+                         initialized field\n"
+                    )));
+                }
+                if !of_model {
+                    prompt.push_str(text);
+                }
+            }
+            if field(part, "inlineData").is_some() || field(part, "fileData").is_some() {
+                input_images += 1;
+                if of_model && model.thinks() {
+                    check_signature(api, field(part, "thoughtSignature"), turn, index)?;
+                }
+            }
+        }
+    }
+    if prompt.is_empty() && input_images == 0 {
+        return Err(Refused::invalid(
+            "* GenerateContentRequest.contents[0].parts[0].data: required oneof field 'data' must have one initialized field\n",
+        ));
+    }
+    if input_images > MAX_REFERENCE_IMAGES && model.makes_images() {
+        return Err(Refused::invalid(format!("Too many input images: at most {MAX_REFERENCE_IMAGES} are supported.")));
+    }
+
+    let mut wanted = Wanted::default();
+    wanted.read(image_config);
+    if let Some(format) = field(config, "responseFormat") {
+        if model.family == crate::model::Family::Flash25 {
+            return Err(Refused::unknown_field("responseFormat", "generation_config"));
+        }
+        let entries = format.as_array().map_or(std::slice::from_ref(format), Vec::as_slice);
+        if let Some(image) = entries.iter().find_map(|entry| entry.get("image")) {
+            wanted.read(image);
+        }
+    }
+    let (size, ratio) = wanted.settle(model)?;
+    Ok(Asked { prompt, input_images, size, ratio, count: 1 })
+}
+
+/// ai.google.dev "Image generation", 2026-07.
+const MAX_REFERENCE_IMAGES: u64 = 14;
+
+/// Signatures made by the simulator begin with one of these, because they are bound to the backend that made them.
+pub(crate) fn signature_prefix(api: Api) -> [u8; 6] {
+    if api == Api::Vertex { *b"simVtx" } else { *b"simDev" }
+}
+
+/// The two sentinels that the documentation offers for histories made elsewhere.
+const SENTINELS: [&str; 2] = ["skip_thought_signature_validator", "context_engineering_is_the_way_to_go"];
+
+fn check_signature(api: Api, signature: Option<&Value>, turn: usize, part: usize) -> Result<(), Refused> {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+
+    let Some(signature) = signature.and_then(Value::as_str).filter(|text| !text.is_empty()) else {
+        return Err(Refused::invalid(format!(
+            "Image part is missing a thought_signature in content position {}, part position {}.",
+            turn + 1,
+            part + 1
+        )));
+    };
+    if SENTINELS.contains(&signature) {
+        return Ok(());
+    }
+    let decoded = STANDARD.decode(signature).or_else(|_| URL_SAFE.decode(signature));
+    let of_this_backend = decoded.is_ok_and(|bytes| {
+        SENTINELS.iter().any(|sentinel| bytes == sentinel.as_bytes())
+            || !bytes.starts_with(b"sim")
+            || bytes.starts_with(&signature_prefix(api))
+    });
+    if of_this_backend {
+        return Ok(());
+    }
+    Err(Refused::invalid(if api == Api::Vertex {
+        "Unable to submit request because Thought signature is not valid.. Learn more: \
+         https://cloud.google.com/vertex-ai/generative-ai/docs/model-reference/gemini"
+    } else {
+        "Invalid thought signature."
+    }))
+}
+
+/// Size and ratio as the request spells them.
+#[derive(Debug, Default)]
+struct Wanted {
+    size: Option<String>,
+    ratio: Option<String>,
+}
+
+impl Wanted {
+    fn read(&mut self, image: &Value) {
+        let text = |name| field(image, name).and_then(Value::as_str).map(str::to_owned);
+        self.size = text("imageSize").or(self.size.take());
+        self.ratio = text("aspectRatio").or(self.ratio.take());
+    }
+
+    fn settle(self, model: &Model) -> Result<(Size, &'static str), Refused> {
+        if !model.makes_images() && self.ratio.is_some() {
+            return Err(Refused::invalid("Aspect ratio is not enabled for this model"));
+        }
+        let size = match &self.size {
+            None => Size::K1,
+            Some(_) if !model.takes_size() => return Err(Refused::invalid("Image size is not enabled for this model")),
+            Some(text) => size_by_any_name(text)
+                .filter(|size| model.sizes.contains(size))
+                .ok_or_else(|| Refused::one_of("image_size", model.sizes.iter().map(|size| size.as_str())))?,
+        };
+        let known: &[&'static str] = if model.extreme_ratios { &ALL_RATIOS } else { &RATIOS };
+        let ratio = match &self.ratio {
+            None => "1:1",
+            Some(text) => known
+                .iter()
+                .find(|ratio| **ratio == text.as_str() || ratio_enum(ratio) == *text)
+                .ok_or_else(|| Refused::one_of("aspect_ratio", known.iter().copied()))?,
+        };
+        Ok((size, ratio))
+    }
+}
+
+/// `2K`, or the enum of the Agent Platform reference.
+fn size_by_any_name(text: &str) -> Option<Size> {
+    match text {
+        "IMAGE_SIZE_FIVE_TWELVE" => Some(Size::Px512),
+        "IMAGE_SIZE_ONE_K" => Some(Size::K1),
+        "IMAGE_SIZE_TWO_K" => Some(Size::K2),
+        "IMAGE_SIZE_FOUR_K" => Some(Size::K4),
+        _ => Size::parse(text),
+    }
+}
+
+/// `16:9` as `ASPECT_RATIO_SIXTEEN_BY_NINE`.
+fn ratio_enum(ratio: &str) -> String {
+    let word = |number: &str| match number {
+        "1" => "ONE",
+        "2" => "TWO",
+        "3" => "THREE",
+        "4" => "FOUR",
+        "5" => "FIVE",
+        "8" => "EIGHT",
+        "9" => "NINE",
+        "16" => "SIXTEEN",
+        _ => "TWENTY_ONE",
+    };
+    let (width, height) = ratio.split_once(':').unwrap_or((ratio, ""));
+    format!("ASPECT_RATIO_{}_BY_{}", word(width), word(height))
+}
+
+fn check_predict(model: &Model, body: &Value) -> Result<Asked, Refused> {
+    let prompt = body
+        .pointer("/instances/0/prompt")
+        .and_then(Value::as_str)
+        .filter(|prompt| !prompt.is_empty())
+        .ok_or_else(|| Refused::invalid("Image generation failed with the following error: The prompt is empty."))?;
+    let parameters = body.get("parameters").unwrap_or(&Value::Null);
+    // The cookbook writes "1k", the SDKs "1K": both worked.
+    let size = parameters.get("sampleImageSize").and_then(Value::as_str).map(str::to_ascii_uppercase);
+    let ratio = parameters.get("aspectRatio").and_then(Value::as_str).map(str::to_owned);
+    let (size, ratio) = Wanted { size, ratio }.settle(model)?;
+    let count = parameters.get("sampleCount").and_then(Value::as_u64).unwrap_or(1);
+    if !(1..=4).contains(&count) {
+        return Err(Refused::invalid("sampleCount must be between 1 and 4, inclusive."));
+    }
+    Ok(Asked { prompt: prompt.to_owned(), input_images: 0, size, ratio, count })
+}
+
+/// Sizes of OpenAI's form: `4K` as it is, or the class of the longer side of `4096x4096`.
+fn size_of_openai(body: &Value) -> Option<String> {
+    let text = body.get("size").or_else(|| body.get("image_size"))?.as_str()?;
+    let Some((width, height)) = text.split_once('x') else { return (text != "auto").then(|| text.to_owned()) };
+    let longer = width.parse::<u32>().ok()?.max(height.parse().ok()?);
+    let size = match longer {
+        0..=700 => Size::Px512,
+        701..=1600 => Size::K1,
+        1601..=3200 => Size::K2,
+        _ => Size::K4,
+    };
+    Some(size.as_str().to_owned())
+}
+
+fn check_chat(model: &Model, body: &Value) -> Result<Asked, Refused> {
+    let mut prompt = String::new();
+    let mut input_images = 0;
+    for message in body.get("messages").and_then(Value::as_array).map_or(&[][..], Vec::as_slice) {
+        match message.get("content") {
+            Some(Value::String(text)) => prompt.push_str(text),
+            Some(Value::Array(parts)) => {
+                for part in parts {
+                    prompt.push_str(part.get("text").and_then(Value::as_str).unwrap_or(""));
+                    input_images += u64::from(part.get("image_url").is_some());
+                }
+            }
+            _ => {}
+        }
+    }
+    if prompt.is_empty() && input_images == 0 {
+        return Err(Refused::invalid("* GenerateContentRequest.contents: contents is not specified\n"));
+    }
+    let mut wanted = Wanted { size: size_of_openai(body).filter(|_| model.takes_size()), ratio: None };
+    for place in ["/image_config", "/extra_body/google/image_config", "/extra_body/image_config"] {
+        wanted.read(body.pointer(place).unwrap_or(&Value::Null));
+    }
+    let (size, ratio) = wanted.settle(model)?;
+    Ok(Asked { prompt, input_images, size, ratio, count: 1 })
+}
+
+fn check_images(model: &Model, body: &Value) -> Result<Asked, Refused> {
+    let prompt = body
+        .get("prompt")
+        .and_then(Value::as_str)
+        .filter(|prompt| !prompt.is_empty())
+        .ok_or_else(|| Refused::invalid("Invalid value at 'prompt': prompt is required."))?;
+    let wanted = Wanted {
+        size: size_of_openai(body).filter(|_| model.takes_size()),
+        ratio: body.get("aspect_ratio").and_then(Value::as_str).map(str::to_owned),
+    };
+    let (size, ratio) = wanted.settle(model)?;
+    let count = body.get("n").and_then(Value::as_u64).unwrap_or(1).clamp(1, 4);
+    Ok(Asked { prompt: prompt.to_owned(), input_images: 0, size, ratio, count })
+}
+
+fn check_interaction(model: &Model, body: &Value) -> Result<Asked, Refused> {
+    let mut prompt = String::new();
+    let mut input_images = 0;
+    match body.get("input") {
+        Some(Value::String(text)) => prompt.push_str(text),
+        Some(Value::Array(parts)) => {
+            for part in parts {
+                prompt.push_str(part.get("text").and_then(Value::as_str).unwrap_or(""));
+                input_images += u64::from(part.get("type").and_then(Value::as_str) == Some("image"));
+            }
+        }
+        _ => {}
+    }
+    if prompt.is_empty() && input_images == 0 {
+        return Err(Refused::invalid("The value at 'input' is required."));
+    }
+    let mut wanted = Wanted::default();
+    for place in ["/generation_config/image_config", "/response_format", "/response_format/image", "/response_format/0"] {
+        wanted.read(body.pointer(place).unwrap_or(&Value::Null));
+    }
+    let (size, ratio) = wanted.settle(model)?;
+    Ok(Asked { prompt, input_images, size, ratio, count: 1 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::known;
+
+    fn route(uri: &str) -> Option<Route> {
+        Route::parse(&Method::POST, &uri.parse().unwrap())
+    }
+
+    #[test]
+    fn paths_are_read_from_the_right() {
+        for (uri, api, framing) in [
+            ("https://g.example/v1beta/models/m:generateContent", Api::Developer, Framing::Whole),
+            ("/any/prefix/v1/models/m:streamGenerateContent?alt=sse&key=k", Api::Developer, Framing::Sse),
+            ("/v1alpha/models/m:streamGenerateContent", Api::Developer, Framing::Array),
+            ("/v1beta/models/m%3AgenerateContent", Api::Developer, Framing::Whole),
+            ("/v1beta1/projects/p/locations/l/publishers/google/models/m:generateContent", Api::Vertex, Framing::Whole),
+            ("/v1beta1/publishers/google/models/m:streamGenerateContent?alt=sse", Api::Vertex, Framing::Sse),
+        ] {
+            let route = route(uri).unwrap();
+            assert_eq!((route.api, route.framing, route.model.as_str()), (api, framing, "m"), "{uri}");
+        }
+        assert_eq!(route("/v1beta/openai/chat/completions").unwrap().api, Api::OpenAiChat);
+        assert_eq!(route("/v1/images/generations").unwrap().api, Api::OpenAiImages);
+        assert_eq!(route("/v1beta/interactions").unwrap().api, Api::Interactions);
+        assert!(route("/v1beta/models").is_none());
+        assert!(Route::parse(&Method::GET, &"/v1beta/models/m:generateContent".parse().unwrap()).is_none());
+    }
+
+    fn asked(model: &str, body: &Value) -> Result<Asked, Refused> {
+        check(Api::Developer, Verb::Generate, known(model).unwrap(), body)
+    }
+
+    fn with_image_config(config: Value) -> Value {
+        serde_json::json!({ "contents": [{ "parts": [{ "text": "a cat" }] }], "generationConfig": { "imageConfig": config } })
+    }
+
+    #[test]
+    fn both_spellings_of_a_field_mean_the_same() {
+        let snake = serde_json::json!({ "contents": [{ "parts": [{ "text": "a cat" }] }],
+            "generation_config": { "image_config": { "image_size": "2K", "aspect_ratio": "16:9" } } });
+        let camel = with_image_config(serde_json::json!({ "imageSize": "2K", "aspectRatio": "16:9" }));
+        for body in [snake, camel] {
+            let asked = asked("gemini-3-pro-image", &body).unwrap();
+            assert_eq!((asked.size, asked.ratio), (Size::K2, "16:9"));
+        }
+    }
+
+    #[test]
+    fn response_format_is_taken_as_object_and_as_list_of_enums() {
+        for format in [
+            serde_json::json!({ "image": { "imageSize": "4K", "aspectRatio": "21:9" } }),
+            serde_json::json!([{ "image": { "imageSize": "IMAGE_SIZE_FOUR_K", "aspectRatio": "ASPECT_RATIO_TWENTY_ONE_BY_NINE" } }]),
+        ] {
+            let body = serde_json::json!({ "contents": [{ "parts": [{ "text": "a cat" }] }],
+                "generationConfig": { "responseFormat": format } });
+            let asked = asked("gemini-3-pro-image", &body).unwrap();
+            assert_eq!((asked.size, asked.ratio), (Size::K4, "21:9"));
+        }
+    }
+
+    #[test]
+    fn a_wrong_image_option_is_refused_with_its_text() {
+        for (model, config, text) in [
+            ("gemini-3-pro-image", serde_json::json!({ "imageSize": "2k" }), "image_size must be one of '1K', '2K', or '4K'."),
+            ("gemini-3-pro-image", serde_json::json!({ "imageSize": "512" }), "image_size must be one of"),
+            ("gemini-2.5-flash-image", serde_json::json!({ "imageSize": "1K" }), "not enabled for this model"),
+            ("gemini-3-pro-image", serde_json::json!({ "aspectRatio": "1:8" }), "aspect_ratio must be one of '1:1', '2:3'"),
+            ("gemini-3.1-flash-image", serde_json::json!({ "aspectRatio": "7:3" }), "'1:8', '2:3'"),
+            ("gemini-3-pro-image", serde_json::json!({ "outputMimeType": "image/png" }), "Unknown name \"outputMimeType\""),
+            ("gemini-3-pro-image", serde_json::json!({ "image_resolution": "2K" }), "Unknown name \"image_resolution\""),
+        ] {
+            let refused = asked(model, &with_image_config(config)).unwrap_err();
+            assert!(refused.message.contains(text), "{}", refused.message);
+        }
+        let misplaced =
+            serde_json::json!({ "contents": [{ "parts": [{ "text": "a" }] }], "generationConfig": { "aspectRatio": "1:1" } });
+        assert!(
+            asked("gemini-3-pro-image", &misplaced).unwrap_err().message.contains("at 'generation_config': Cannot find field.")
+        );
+    }
+
+    #[test]
+    fn a_history_without_signatures_is_refused_where_the_first_one_lacks() {
+        let history = |signature: Option<&str>| {
+            let mut part = serde_json::json!({ "inlineData": { "mimeType": "image/png", "data": "AAAA" } });
+            if let Some(signature) = signature {
+                part["thoughtSignature"] = signature.into();
+            }
+            serde_json::json!({ "contents": [{ "role": "user", "parts": [{ "text": "a cat" }] }, { "role": "model", "parts": [part] },
+                { "role": "user", "parts": [{ "text": "with a hat" }] }] })
+        };
+        let missing = asked("gemini-3-pro-image", &history(None)).unwrap_err();
+        assert_eq!(missing.message, "Image part is missing a thought_signature in content position 2, part position 1.");
+        assert!(asked("gemini-2.5-flash-image", &history(None)).is_ok());
+        assert!(asked("gemini-3-pro-image", &history(Some("skip_thought_signature_validator"))).is_ok());
+        // base64 of "simDev…" and "simVtx…"
+        assert!(asked("gemini-3-pro-image", &history(Some("c2ltRGV2AAAA"))).is_ok());
+        assert!(
+            asked("gemini-3-pro-image", &history(Some("c2ltVnR4AAAA")))
+                .unwrap_err()
+                .message
+                .contains("Invalid thought signature")
+        );
+    }
+
+    #[test]
+    fn a_request_without_a_prompt_is_refused() {
+        for body in [
+            serde_json::json!({}),
+            serde_json::json!({ "contents": [] }),
+            serde_json::json!({ "contents": [{ "parts": [] }] }),
+            serde_json::json!({ "contents": [{ "parts": [{ "text": "" }] }] }),
+        ] {
+            assert!(asked("gemini-3-pro-image", &body).is_err(), "{body}");
+        }
+    }
+
+    #[test]
+    fn two_credentials_are_one_too_many() {
+        let mut headers = HeaderMap::new();
+        let uri: Uri = "/v1beta/models/m:generateContent?key=k1".parse().unwrap();
+        assert_eq!(Credentials::of(&uri, &headers), Credentials::Key("k1".into()));
+        headers.insert("authorization", "Bearer t".parse().unwrap());
+        assert_eq!(Credentials::of(&uri, &headers), Credentials::Both);
+    }
+}

@@ -1,0 +1,146 @@
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::Response;
+use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
+use http_body::{Body, Frame, SizeHint};
+use tower_gemini_core::body::JudgedBody;
+use tower_gemini_core::error::{BoxError, Error};
+use tower_gemini_core::scan::{Scanner, strip_drafts};
+use tower_gemini_core::verdict::Outcome;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::judged::{JudgedService, ReplayRequest, judged};
+
+/// Makes [`FinalImageJson`] services.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FinalImageJsonLayer(());
+
+impl FinalImageJsonLayer {
+    /// Leaves drafts out.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(())
+    }
+}
+
+impl<S> Layer<S> for FinalImageJsonLayer {
+    type Service = FinalImageJson<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        FinalImageJson { inner }
+    }
+}
+
+/// Gives the API's own JSON without the drafts: every image part but the final one is cut out, and nothing else is touched.
+/// Signatures, text and part order stay as the server spelled them.
+///
+/// Which image is final is known only at the end, so an answer with images is held whole, a stream too. Answers with an error
+/// status, refusals and answers without an image pass unchanged. An answer that is not whole is an error, with its charge.
+#[derive(Debug, Clone)]
+pub struct FinalImageJson<S> {
+    inner: S,
+}
+
+impl<S, R> Service<R> for FinalImageJson<S>
+where
+    R: ReplayRequest,
+    S: JudgedService<Future: Send + 'static, Upstream: Send>,
+{
+    type Response = Response<StrippedBody<S::Upstream>>;
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: R) -> Self::Future {
+        let future = self.inner.call(request.into_request());
+        Box::pin(async move { strip(judged(future).await?).await })
+    }
+}
+
+async fn strip<B>(response: Response<JudgedBody<B>>) -> Result<Response<StrippedBody<B>>, Error>
+where
+    B: Body<Error: Into<BoxError>> + Unpin,
+{
+    let (mut parts, mut body) = response.into_parts();
+    let trail = body.context().trail().clone();
+    parts.extensions.insert(trail.clone());
+    if !parts.status.is_success() || body.verdict().outcome() != Outcome::Image {
+        return Ok(Response::from_parts(parts, StrippedBody(Inner::Passing(body))));
+    }
+    body.scan_with(Scanner::judging(body.call().framing));
+    let (mut chunks, mut trailers, mut answer) = (Vec::new(), None, None);
+    while let Some(frame) = poll_fn(|cx| body.poll_answer(cx, &mut answer)).await {
+        match frame.map_err(|error| error.with_trail(trail.clone()))?.into_data() {
+            Ok(chunk) => chunks.push(chunk),
+            Err(frame) => trailers = frame.into_trailers().ok(),
+        }
+    }
+    let chunks = match &answer {
+        Some(answer) => strip_drafts(chunks, answer),
+        None => chunks,
+    };
+    // A stale length would cut the answer short, or make the client wait for bytes that never come.
+    if parts.headers.contains_key(CONTENT_LENGTH) && !parts.headers.contains_key(TRANSFER_ENCODING) {
+        let length: usize = chunks.iter().map(Bytes::len).sum();
+        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Ok(Response::from_parts(parts, StrippedBody(Inner::Held { chunks: chunks.into(), trailers })))
+}
+
+/// The body of [`FinalImageJson`]'s answers.
+pub struct StrippedBody<B>(Inner<B>);
+
+enum Inner<B> {
+    Held { chunks: VecDeque<Bytes>, trailers: Option<http::HeaderMap> },
+    Passing(JudgedBody<B>),
+}
+
+impl<B> Body for StrippedBody<B>
+where
+    B: Body<Error: Into<BoxError>> + Unpin,
+{
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match &mut self.get_mut().0 {
+            Inner::Held { chunks, trailers } => Poll::Ready(match chunks.pop_front() {
+                Some(chunk) => Some(Ok(Frame::data(chunk))),
+                None => trailers.take().map(|trailers| Ok(Frame::trailers(trailers))),
+            }),
+            Inner::Passing(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Inner::Held { chunks, trailers } => chunks.is_empty() && trailers.is_none(),
+            Inner::Passing(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Inner::Held { chunks, .. } => SizeHint::with_exact(chunks.iter().map(|chunk| chunk.len() as u64).sum()),
+            Inner::Passing(body) => body.size_hint(),
+        }
+    }
+}
+
+impl<B> fmt::Debug for StrippedBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Inner::Held { chunks, .. } => f.debug_struct("StrippedBody").field("chunks", &chunks.len()).finish(),
+            Inner::Passing(body) => f.debug_tuple("StrippedBody").field(body).finish(),
+        }
+    }
+}

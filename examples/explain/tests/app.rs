@@ -1,0 +1,149 @@
+//! The program as its users meet it.
+
+use std::io::{self, Write};
+
+use serde_json::{Value, json};
+
+fn run(args: &[&str], input: &[u8]) -> (u8, String, String) {
+    let args: Vec<_> = args.iter().map(|arg| (*arg).to_owned()).collect();
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let code = explain::app(&args, input, &mut out, &mut err);
+    (code, String::from_utf8(out).expect("UTF-8"), String::from_utf8(err).expect("UTF-8"))
+}
+
+fn lines(input: &[u8]) -> Vec<Value> {
+    let (code, out, err) = run(&["--jsonl"], input);
+    assert_eq!((code, err.as_str()), (0, ""));
+    out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+const OVERLOADED: &str = r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#;
+
+#[test]
+fn a_pasted_answer_is_told_in_plain_words() {
+    let whole =
+        format!("HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 7\r\n\r\n{OVERLOADED}");
+    let (code, out, _) = run(&[], whole.as_bytes());
+    assert_eq!(code, 0);
+    assert!(
+        out.contains("overloaded") && out.contains("7 s, says a Retry-After header") && out.contains("charged       no\n"),
+        "{out}"
+    );
+
+    let (_, bare, _) = run(&["--status", "503"], b"<html>busy</html>");
+    assert!(bare.starts_with("what          overloaded\n"), "{bare}");
+    let (_, body_only, _) = run(&["--status=429"], br#"{"error":{"code":429,"message":"Quota exceeded, limit: 0"}}"#);
+    assert!(body_only.contains("quota_zero_or_billing") && !body_only.contains("wait  "), "{body_only}");
+}
+
+#[test]
+fn arguments_that_make_no_sense_are_refused() {
+    assert_eq!(run(&["--help"], b"").0, 0);
+    assert!(run(&["--help"], b"").1.contains("--jsonl"));
+    for args in [&["--what"][..], &["--status"], &["--status", "abc"], &["--jsonl", "--status", "429"], &[]] {
+        let (code, out, err) = run(args, b"");
+        assert_eq!((code, out.as_str()), (2, ""), "{args:?}");
+        assert!(err.starts_with("explain: "), "{args:?}");
+    }
+}
+
+#[test]
+fn one_object_a_line_gives_one_object_a_line() {
+    let input = [
+        json!({"id": "a", "http_status": 503, "headers": {}, "body": OVERLOADED}),
+        json!({"id": 2, "http_status": null, "body": OVERLOADED}),
+        json!({"http_status": 429, "headers": {"retry-after": "7"}, "body": r#"{"error":{"code":429,"message":"Please retry in 56.185908122s."}}"#}),
+        json!({"http_status": 200, "body": r#"{"candidates":[{"finishReason":"IMAGE_SAFETY"}]}"#}),
+        json!({"http_status": "200", "body": {"promptFeedback": {"blockReason": "SAFETY"}}}),
+    ];
+    let input: Vec<String> = input.iter().map(Value::to_string).collect();
+    let found = lines(input.join("\n").as_bytes());
+    assert_eq!(found.len(), 5);
+    assert_eq!(found[0]["id"], "a");
+    assert_eq!(found[1]["id"], 2);
+    for line in &found[..2] {
+        assert_eq!(
+            (&line["kind"], &line["retryable_same_model"], &line["billed"]),
+            (&json!("overloaded"), &json!(true), &json!("no"))
+        );
+    }
+    assert_eq!(found[2]["wait_hint_s"], json!(56.185908122));
+    assert_eq!(found[3]["kind"], "content_blocked_billed");
+    assert_eq!(found[4]["kind"], "prompt_blocked");
+    let keys: Vec<_> = found[2].as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys, ["billed", "fallback_model_helps", "kind", "retryable_same_model", "wait_hint_s", "why"]);
+}
+
+#[test]
+fn a_bad_line_is_told_and_the_rest_goes_on() {
+    let mut input = b"not json\n\n[1]\n{\"http_status\": 99999, \"body\": \"\"}\n{\"headers\": 5}\n\xff\xfe\n".to_vec();
+    input.extend_from_slice(br#"{"http_status": 503, "body": ""}"#);
+    let found = lines(&input);
+    let codes: Vec<_> =
+        found.iter().map(|line| (line["error"]["code"].as_str().unwrap_or("-"), line["line"].as_u64())).collect();
+    assert_eq!(
+        codes,
+        [
+            ("not_json", Some(1)),
+            ("not_an_object", Some(3)),
+            ("bad_status", Some(4)),
+            ("bad_headers", Some(5)),
+            ("not_utf8", Some(6)),
+            ("-", None),
+        ]
+    );
+    assert_eq!(found[5]["kind"], "overloaded");
+}
+
+/// Endless blanks: a line that is too long must be dropped, not collected.
+struct LongLine {
+    left: usize,
+    tail: &'static [u8],
+}
+
+impl io::Read for LongLine {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = buffer.len().min(self.left);
+        if count > 0 {
+            buffer[..count].fill(b'x');
+            self.left -= count;
+            return Ok(count);
+        }
+        let count = buffer.len().min(self.tail.len());
+        let (now, later) = self.tail.split_at(count);
+        buffer[..count].copy_from_slice(now);
+        self.tail = later;
+        Ok(count)
+    }
+}
+
+#[test]
+fn a_huge_line_is_dropped_with_an_error() {
+    let input = LongLine { left: 65 * 1024 * 1024, tail: b"\n{\"http_status\": 404, \"body\": \"\"}\n" };
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    assert_eq!(explain::app(&["--jsonl".to_owned()], io::BufReader::new(input), &mut out, &mut err), 0);
+    let out = String::from_utf8(out).unwrap();
+    let found: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(found[0]["error"]["code"], "line_too_long");
+    assert_eq!(found[1]["kind"], "not_found");
+}
+
+struct ClosedPipe;
+
+impl Write for ClosedPipe {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+#[test]
+fn a_closed_pipe_ends_the_program_quietly() {
+    let mut err = Vec::new();
+    let line = b"{\"http_status\": 503, \"body\": \"\"}\n";
+    assert_eq!(explain::app(&["--jsonl".to_owned()], &line[..], ClosedPipe, &mut err), 0);
+    assert!(err.is_empty());
+}
