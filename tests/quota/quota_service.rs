@@ -46,10 +46,13 @@ fn guard<S>(layer: &QuotaGuardLayer, inner: S) -> QuotaGuard<S> {
 async fn full_demand(limits: Limits, minutes: u64, latency_ms: u64, tokens: (u64, u64), seed: u64) -> (u64, u64) {
     let google = Google::new(limits, latency_ms, seed);
     let layer = layer(limits).learn_nothing().saturation(Saturation::Wait { at_most: Duration::from_secs(100_000) });
-    let service = guard(&layer, service_fn({
-        let google = google.clone();
-        move |request| google.clone().answer(request)
-    }));
+    let service = guard(
+        &layer,
+        service_fn({
+            let google = google.clone();
+            move |request| google.clone().answer(request)
+        }),
+    );
     let end = Instant::now() + Duration::from_secs(minutes * 60);
     // Enough of them that the answers' slowness never leaves allowance unused.
     let workers = limits.get(Dimension::RequestsPerMinute).unwrap_or(60) * 3;
@@ -96,7 +99,8 @@ async fn two_days_of_full_demand_keep_both_days_and_use_them() {
 #[tokio::test(start_paused = true)]
 async fn without_limits_nothing_is_counted() {
     let layer = QuotaGuardLayer::unlimited();
-    let service = guard(&layer, service_fn(|request| async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }));
+    let service =
+        guard(&layer, service_fn(|request| async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }));
     service.oneshot(request(1, 1, CallContext::new())).await.unwrap();
     assert!(layer.ledgers().is_empty());
 }
@@ -104,7 +108,8 @@ async fn without_limits_nothing_is_counted() {
 #[tokio::test(start_paused = true)]
 async fn a_reservation_lives_to_the_end_of_the_body() {
     let layer = layer(Limits::unlimited().rpm(5).rpd(9));
-    let service = guard(&layer, service_fn(|request| async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }));
+    let service =
+        guard(&layer, service_fn(|request| async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }));
     let response = service.oneshot(request(7, 1, CallContext::new())).await.unwrap();
     let entry = |layer: &QuotaGuardLayer| layer.ledger(&key()).unwrap().entries[0];
     assert_eq!((entry(&layer).reserved, entry(&layer).used), (1, 0));
@@ -121,10 +126,13 @@ async fn only_what_was_surely_not_counted_is_given_back() {
     for (verdict, used) in [(Verdict::not_sent(), 0), (Verdict::interrupted(), 1)] {
         assert_eq!(verdict.quota() == QuotaCharge::None, used == 0);
         let layer = layer(Limits::unlimited().rpm(5));
-        let service = guard(&layer, service_fn(move |_: Request<ReplayBody>| {
-            let verdict = verdict.clone();
-            async move { Err::<Answer, _>(Error::transport("down".into(), verdict)) }
-        }));
+        let service = guard(
+            &layer,
+            service_fn(move |_: Request<ReplayBody>| {
+                let verdict = verdict.clone();
+                async move { Err::<Answer, _>(Error::transport("down".into(), verdict)) }
+            }),
+        );
         service.oneshot(request(7, 1, CallContext::new())).await.unwrap_err();
         let entry = layer.ledger(&key()).unwrap().entries[0];
         assert_eq!((entry.used, entry.reserved), (used, 0));
@@ -151,13 +159,16 @@ async fn a_dropped_call_settles_by_how_far_it_got() {
 async fn a_call_is_refused_at_once_with_the_true_wait() {
     let layer = layer(Limits::unlimited().rpm(1)).saturation(Saturation::Refuse);
     let sent = Arc::new(AtomicU32::new(0));
-    let service = guard(&layer, service_fn({
-        let sent = sent.clone();
-        move |request| {
-            sent.fetch_add(1, Ordering::Relaxed);
-            async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }
-        }
-    }));
+    let service = guard(
+        &layer,
+        service_fn({
+            let sent = sent.clone();
+            move |request| {
+                sent.fetch_add(1, Ordering::Relaxed);
+                async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }
+            }
+        }),
+    );
     drop(service.clone().oneshot(request(7, 1, CallContext::new())).await.unwrap());
     let trail = Trail::new();
     let context = CallOptions::new().trail(trail.clone()).into_context(Instant::now().into_std());
@@ -177,7 +188,8 @@ async fn a_call_waits_for_its_turn_and_is_told_how_long() {
         let told = told.clone();
         move |wait| told.lock().unwrap().push(wait.expected)
     });
-    let service = guard(&layer, service_fn(|request| async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }));
+    let service =
+        guard(&layer, service_fn(|request| async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }));
     drop(service.clone().oneshot(request(7, 1, CallContext::new())).await.unwrap());
     let trail = Trail::new();
     let context = CallOptions::new().trail(trail.clone()).into_context(Instant::now().into_std());
@@ -192,7 +204,8 @@ async fn a_call_waits_for_its_turn_and_is_told_how_long() {
 #[tokio::test(start_paused = true)]
 async fn a_call_whose_turn_would_come_after_its_deadline_is_refused_at_once() {
     let layer = layer(Limits::unlimited().rpm(1));
-    let service = guard(&layer, service_fn(|request| async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }));
+    let service =
+        guard(&layer, service_fn(|request| async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }));
     drop(service.clone().oneshot(request(7, 1, CallContext::new())).await.unwrap());
     let began = Instant::now();
     let context = CallOptions::new().deadline(Duration::from_secs(30)).into_context(began.into_std());
@@ -204,7 +217,8 @@ async fn a_call_whose_turn_would_come_after_its_deadline_is_refused_at_once() {
 #[tokio::test(start_paused = true)]
 async fn shadow_mode_lets_through_and_counts() {
     let layer = layer(Limits::unlimited().rpm(2)).saturation(Saturation::Shadow);
-    let service = guard(&layer, service_fn(|request| async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }));
+    let service =
+        guard(&layer, service_fn(|request| async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }));
     for _ in 0..5 {
         assert_eq!(service.clone().oneshot(request(7, 1, CallContext::new())).await.unwrap().status(), 200);
     }
@@ -215,13 +229,16 @@ async fn shadow_mode_lets_through_and_counts() {
 async fn a_heavy_call_is_not_overtaken_by_light_ones() {
     let layer = layer(Limits::unlimited().tpm(100)).saturation(Saturation::Wait { at_most: Duration::from_secs(10_000) });
     let order = Arc::new(Mutex::new(Vec::new()));
-    let service = guard(&layer, service_fn({
-        let order = order.clone();
-        move |request: Request<ReplayBody>| {
-            order.lock().unwrap().push(request.body().call().input_tokens_estimate);
-            async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }
-        }
-    }));
+    let service = guard(
+        &layer,
+        service_fn({
+            let order = order.clone();
+            move |request: Request<ReplayBody>| {
+                order.lock().unwrap().push(request.body().call().input_tokens_estimate);
+                async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }
+            }
+        }),
+    );
     let mut calls = FuturesUnordered::new();
     for tokens in [90, 100, 1, 2, 95, 3] {
         let mut call = Box::pin(service.clone().oneshot(request(tokens, 1, CallContext::new())));
@@ -270,10 +287,13 @@ async fn an_exhausted_day_closes_the_model_to_midnight_pacific_whatever_the_hint
     let layer = layer(Limits::unlimited().rpm(100));
     let hint = WaitHint::new(Duration::from_secs(2), WaitSource::RetryInfo);
     let verdict = Verdict::refused_locally(Outcome::RateLimitedDay, Some(hint), true, Detail::default());
-    let service = guard(&layer, service_fn(move |request| {
-        let verdict = verdict.clone();
-        async move { Ok::<_, Error>(answer(&request, 429, verdict)) }
-    }));
+    let service = guard(
+        &layer,
+        service_fn(move |request| {
+            let verdict = verdict.clone();
+            async move { Ok::<_, Error>(answer(&request, 429, verdict)) }
+        }),
+    );
     drop(service.clone().oneshot(request(1, 1, CallContext::new())).await.unwrap());
     let refused = service.oneshot(request(1, 1, CallContext::new())).await.unwrap();
     let wait = refused.body().verdict().wait().unwrap().stated();
@@ -286,10 +306,13 @@ async fn an_exhausted_day_closes_the_model_to_midnight_pacific_whatever_the_hint
 async fn a_429_far_below_the_limit_rests_the_model_and_keeps_the_limit() {
     let layer = layer(Limits::unlimited().rpm(100)).saturation(Saturation::Refuse);
     let verdict = Verdict::refused_locally(Outcome::RateLimited, None, true, Detail::default());
-    let service = guard(&layer, service_fn(move |request| {
-        let verdict = verdict.clone();
-        async move { Ok::<_, Error>(answer(&request, 429, verdict)) }
-    }));
+    let service = guard(
+        &layer,
+        service_fn(move |request| {
+            let verdict = verdict.clone();
+            async move { Ok::<_, Error>(answer(&request, 429, verdict)) }
+        }),
+    );
     drop(service.clone().oneshot(request(1, 1, CallContext::new())).await.unwrap());
     let refused = service.oneshot(request(1, 1, CallContext::new())).await.unwrap();
     assert_eq!(refused.body().verdict().outcome(), Outcome::Overloaded);
@@ -299,7 +322,8 @@ async fn a_429_far_below_the_limit_rests_the_model_and_keeps_the_limit() {
 #[tokio::test(start_paused = true)]
 async fn retries_stop_while_first_attempts_still_pass() {
     let layer = layer(Limits::unlimited().rpd(10)).keep_for_first_attempts(30).saturation(Saturation::Refuse);
-    let service = guard(&layer, service_fn(|request| async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }));
+    let service =
+        guard(&layer, service_fn(|request| async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }));
     let retry = || {
         let context = CallContext::new();
         let _ = context.trail().begin_attempt(None, None);
@@ -324,7 +348,8 @@ async fn alerts_come_once_a_crossing_by_callback_and_channel() {
         }
     });
     let mut channel = layer.alerts();
-    let service = guard(&layer, service_fn(|request| async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }));
+    let service =
+        guard(&layer, service_fn(|request| async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }));
     for _ in 0..10 {
         drop(service.clone().oneshot(request(1, 1, CallContext::new())).await.unwrap());
     }
@@ -339,7 +364,8 @@ async fn keys_of_one_project_share_its_quota_and_are_not_kept() {
     let layer = layer(Limits::unlimited().rpm(2))
         .saturation(Saturation::Refuse)
         .project_by_credential([9; 16], [("AIza-one", project.clone()), ("AIza-two", project)]);
-    let service = guard(&layer, service_fn(|request| async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }));
+    let service =
+        guard(&layer, service_fn(|request| async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }));
     let mut statuses = Vec::new();
     for name in ["AIza-one", "AIza-two", "AIza-one", "AIza-three"] {
         let mut request = request(1, 1, CallContext::new());
@@ -403,7 +429,7 @@ proptest! {
             let layer = layer(Limits::unlimited().tpm(100)).saturation(Saturation::Wait { at_most: Duration::from_secs(100_000) });
             let handle = layer.handle(&key()).unwrap();
             let served = Mutex::new(Vec::new());
-            let mut line: FuturesUnordered<_> = weights
+            let line = weights
                 .iter()
                 .enumerate()
                 .map(|(i, &tokens)| {
@@ -413,12 +439,11 @@ proptest! {
                         reservation.sent();
                         served.lock().unwrap().push(i);
                     }
-                })
-                .collect();
-            // Futures are polled for the first time in the order of their places only if each is polled in turn.
-            while line.next().await.is_some() {}
+                });
+            // Polled in the order of their places, so that they get in line in that order.
+            futures::future::join_all(line).await;
             let served = served.lock().unwrap().clone();
-            assert_eq!(served.len(), weights.len());
+            assert_eq!(served, (0..weights.len()).collect::<Vec<_>>());
         });
     }
 }

@@ -390,8 +390,9 @@ impl Admission {
         self.denied(now, amounts, day_reserve).at_ms
     }
 
-    /// What says no, as of the last look at the clock.
-    pub(crate) fn denied(&self, now: Moment, amounts: Amounts, day_reserve: u64) -> Denied {
+    /// Why [`take`](Self::take) would say no, and until when, as of the last look at the clock. Nothing changes.
+    #[must_use]
+    pub fn denied(&self, now: Moment, amounts: Amounts, day_reserve: u64) -> Denied {
         let mut at_ms = Some(now.steady_ms);
         let mut later = |at: Option<u64>| {
             at_ms = match (at_ms, at) {

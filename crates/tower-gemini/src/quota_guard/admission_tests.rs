@@ -12,12 +12,26 @@ fn at(steady_ms: u64) -> Moment {
 
 #[derive(Debug, Clone)]
 enum Do {
-    Take { tokens: u64, images: u64, reserve: u64 },
-    Settle { which: usize, tokens: Option<u64> },
-    GiveBack { which: usize },
-    Later { ms: u64 },
+    Take {
+        tokens: u64,
+        images: u64,
+        reserve: u64,
+    },
+    Settle {
+        which: usize,
+        tokens: Option<u64>,
+    },
+    GiveBack {
+        which: usize,
+    },
+    Later {
+        ms: u64,
+    },
     /// Sets the wall clock, and lets the steady one try to go back too.
-    SetWall { by_ms: i64, back_ms: u64 },
+    SetWall {
+        by_ms: i64,
+        back_ms: u64,
+    },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Do>> {

@@ -26,6 +26,9 @@ pub(crate) trait Beside {
     /// Whether the shared store covers this too.
     fn draw(&mut self, now: Moment, amounts: Amounts) -> Draw<Self::Tag>;
 
+    /// While the shared store does not answer, and our own counts are held down for that: when to ask it again.
+    fn review_at(&self) -> Option<u64>;
+
     /// Called after something was taken. `true` if there is something to tell, once the lock is free.
     fn after_take(&mut self, admission: &mut Admission, now: Moment) -> bool;
 
@@ -104,8 +107,14 @@ const REPLAN_UP_TO: usize = 1_024;
 
 impl<B: Beside> Inner<B> {
     fn take(&mut self, now: Moment, ask: Ask) -> Try<B::Tag> {
+        let review_at = self.beside.review_at();
+        if review_at.is_some_and(|at| at <= now.steady_ms) {
+            return Try::Line;
+        }
         if !self.admission.fits(now, ask.amounts, ask.day_reserve) {
-            return Try::Denied(self.admission.denied(now, ask.amounts, ask.day_reserve));
+            let mut denied = self.admission.denied(now, ask.amounts, ask.day_reserve);
+            denied.at_ms = sooner(denied.at_ms, review_at);
+            return Try::Denied(denied);
         }
         match self.beside.draw(now, ask.amounts) {
             Draw::Covered(tag) => {
@@ -133,7 +142,8 @@ impl<B: Beside> Inner<B> {
         }
         let plan = self.plan.as_mut()?;
         let from = if plan.at.steady_ms > now.steady_ms { plan.at } else { now };
-        plan.admission.earliest(from, ask.amounts, ask.day_reserve)
+        let planned = plan.admission.earliest(from, ask.amounts, ask.day_reserve);
+        sooner(planned, self.beside.review_at().map(|at| at.max(now.steady_ms)))
     }
 
     fn forget_plan(&mut self) {
@@ -317,6 +327,14 @@ impl<B: Beside> Gate<B> {
     /// How many wait.
     pub(crate) fn waiting(&self) -> usize {
         self.lock().line.len()
+    }
+}
+
+/// What our own counts say is not the last word while they wait for the store's.
+fn sooner(counted: Option<u64>, review_at: Option<u64>) -> Option<u64> {
+    match (counted, review_at) {
+        (Some(counted), Some(review)) => Some(counted.min(review)),
+        (counted, review) => counted.or(review),
     }
 }
 

@@ -15,9 +15,7 @@ use super::admission::Denied;
 use super::alerts::QuotaAlert;
 use super::gate::Try;
 use super::limits::{Limits, ProjectId, QuotaKey};
-use super::state::{
-    Cell, GuardCounts, QuotaLedger, QuotaWait, Reservation, Rules, Saturation, Settings, State, StoreFailure,
-};
+use super::state::{Cell, GuardCounts, QuotaLedger, QuotaWait, Reservation, Rules, Saturation, Settings, State, StoreFailure};
 use super::store::QuotaStore;
 use crate::clock::SystemClock;
 
@@ -47,9 +45,9 @@ impl ProjectSource {
 fn credential<B>(request: &Request<B>) -> Option<&str> {
     let headers = request.headers();
     let header = headers.get("x-goog-api-key").or_else(|| headers.get(AUTHORIZATION)).and_then(|value| value.to_str().ok());
-    header.map(|text| text.strip_prefix("Bearer ").unwrap_or(text)).or_else(|| {
-        request.uri().query()?.split('&').find_map(|pair| pair.strip_prefix("key="))
-    })
+    header
+        .map(|text| text.strip_prefix("Bearer ").unwrap_or(text))
+        .or_else(|| request.uri().query()?.split('&').find_map(|pair| pair.strip_prefix("key=")))
 }
 
 /// Makes [`QuotaGuard`] services that share one count, whatever they are made over and however often they are cloned.
@@ -209,11 +207,11 @@ impl QuotaGuardLayer {
         self.set(|settings| settings.store_failure = policy)
     }
 
-    /// How long what the store granted at once may be used for; at most 2 s. Longer leases ask more rarely and leave that much of
-    /// each window unused.
+    /// How long what the store granted at once may be used for, from 50 ms to 2 s. Longer leases ask more rarely and leave that much of
+    /// each window unused. A store that takes four fifths of it to answer counts as failing.
     #[must_use]
     pub fn lease(self, lease: Duration) -> Self {
-        self.set(|settings| settings.lease = lease.min(Duration::from_secs(2)))
+        self.set(|settings| settings.lease = lease.clamp(Duration::from_millis(50), Duration::from_secs(2)))
     }
 
     /// Does not change limits by what refusals say, and rests nothing.

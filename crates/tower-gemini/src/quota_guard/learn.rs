@@ -84,7 +84,8 @@ fn dimension_of(quota: &QuotaDetail) -> Option<Dimension> {
     let text = [quota.id.as_deref(), quota.metric.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(" ");
     let text = text.to_ascii_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    let (day, tokens, images) = (has(&["perday", "per_day", "daily"]), has(&["token"]), has(&["imagesper", "generated_images"]));
+    let (day, tokens, images) =
+        (has(&["perday", "per_day", "daily"]), has(&["token"]), has(&["imagesper", "generated_images"]));
     match (day, tokens, images) {
         (true, false, false) => Some(Dimension::RequestsPerDay),
         // Tokens or images of a day are none of our dimensions; the day is closed all the same.

@@ -104,15 +104,11 @@ mod sync {
     pub(super) use std::sync::{Mutex, MutexGuard, PoisonError};
 }
 
-pub use admission::{
-    Admission, Denied, Moment, Receipt, RestReason, SLOT_MS, Standing, Totals, Violation, WINDOW_MS,
-};
+pub use admission::{Admission, Denied, Moment, Receipt, RestReason, SLOT_MS, Standing, Totals, Violation, WINDOW_MS};
 pub use alerts::QuotaAlert;
 pub use layer::{QuotaGuardLayer, QuotaHandle};
 pub use limits::{Amounts, Dimension, Limits, ProjectId, QuotaKey};
 pub use pacific::PacificDay;
 pub use refusal::DOMAIN as REFUSAL_DOMAIN;
 pub use service::{QuotaGuard, ResponseFuture};
-pub use state::{
-    GuardCounts, LedgerEntry, QuotaLedger, QuotaWait, Reservation, Saturation, StoreFailure,
-};
+pub use state::{GuardCounts, LedgerEntry, QuotaLedger, QuotaWait, Reservation, Saturation, StoreFailure};

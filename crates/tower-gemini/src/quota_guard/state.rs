@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tower_gemini_core::clock::Clock;
 use tower_gemini_core::verdict::Verdict;
 
-use super::admission::{Admission, Denied, Moment, SLOT_MS, Standing};
+use super::admission::{Admission, Denied, Moment, RestReason, SLOT_MS, Standing};
 use super::alerts::{Alerts, QuotaAlert};
 use super::gate::{Ask, Beside, Draw, Gate, Taken, Try, Turn};
 use super::learn::{Learned, Lesson, lessons};
@@ -131,9 +131,11 @@ impl Rules {
                 && model.as_ref().is_none_or(|model| *model == key.model.as_str())
         };
         // `max_by_key` keeps the last of equals: a later rule replaces an earlier one.
-        let rule = self.rules.iter().filter(fits).max_by_key(|(project, model, _)| {
-            u8::from(project.is_some()) * 2 + u8::from(model.is_some())
-        });
+        let rule = self
+            .rules
+            .iter()
+            .filter(fits)
+            .max_by_key(|(project, model, _)| u8::from(project.is_some()) * 2 + u8::from(model.is_some()));
         rule.map_or(self.default, |(.., limits)| *limits)
     }
 
@@ -174,6 +176,10 @@ impl Beside for Side {
             None => Draw::Covered(None),
             Some(pool) => pool.draw(now, amounts),
         }
+    }
+
+    fn review_at(&self) -> Option<u64> {
+        self.pool.as_ref().and_then(Pool::review_at)
     }
 
     fn after_take(&mut self, admission: &mut Admission, now: Moment) -> bool {
@@ -304,9 +310,11 @@ impl State {
         };
         let cell = cells.entry(key.clone()).or_insert_with(|| {
             let margin_ms = u64::try_from(self.settings.margin.as_millis()).unwrap_or(0);
-            let pool = self.settings.store.as_ref().map(|_| {
-                Pool::new(self.settings.lease, self.settings.store_failure == StoreFailure::OpenOnLastLease)
-            });
+            let pool = self
+                .settings
+                .store
+                .as_ref()
+                .map(|_| Pool::new(self.settings.lease, self.settings.store_failure == StoreFailure::OpenOnLastLease));
             let side = Side { pool, alerts: Alerts::new(self.settings.thresholds.clone()), learned: Learned::new(limits) };
             let gate = Gate::new(Admission::new(limits, margin_ms), side);
             Arc::new(Cell { key, gate, flight: Mutex::new(None) })
@@ -505,7 +513,8 @@ impl State {
         });
         let need = ask.map(|ask| ask.amounts).unwrap_or_default();
         let unreported = exchange.as_ref().map(|exchange| exchange.unreported).unwrap_or_default();
-        let limit = self.settings.store_timeout;
+        // An answer that comes after the lease it grants is over would grant nothing, again and again.
+        let limit = self.settings.store_timeout.min(self.settings.lease / 5 * 4);
         let exchanging: Exchanging = match exchange {
             Some(exchange) => store.exchange(exchange),
             None => Box::pin(std::future::ready(Ok(Reply::default()))),
@@ -559,9 +568,8 @@ impl State {
     /// Gives back what a process that went quiet had left of its lease. One short task a cell, which ends by itself.
     fn flush_later(self: &Arc<Self>, cell: &Arc<Cell>) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let begun = cell.gate.look(|_, side| {
-            side.pool.as_mut().is_some_and(|pool| !std::mem::replace(&mut pool.flushing, true))
-        });
+        let begun =
+            cell.gate.look(|_, side| side.pool.as_mut().is_some_and(|pool| !std::mem::replace(&mut pool.flushing, true)));
         if !begun {
             return;
         }
@@ -662,7 +670,7 @@ impl Place {
                     let latest = self.latest_ms.map_or(far, |latest| self.state.instant_of(latest));
                     let exchange = self.state.exchange(&self.cell, Some(self.ask));
                     if tokio::time::timeout_at(latest, exchange).await.is_err() {
-                        return Err(self.cell.gate.refusal(self.state.now(), self.ask));
+                        return Err(self.store_refusal());
                     }
                 }
             }
@@ -687,7 +695,8 @@ impl Place {
                     }
                     denied.at_ms
                 }
-                Turn::InLine | Turn::Fetch if too_late => {
+                Turn::Fetch if too_late => return Poll::Ready(Next::TooLate(self.store_refusal())),
+                Turn::InLine if too_late => {
                     return Poll::Ready(Next::TooLate(self.cell.gate.refusal(now, self.ask)));
                 }
                 Turn::InLine | Turn::Fetch => self.latest_ms,
@@ -701,6 +710,15 @@ impl Place {
                 Poll::Ready(()) => timer.as_mut().reset(self.state.instant_of(u64::MAX)),
             }
         }
+    }
+}
+
+impl Place {
+    /// The deadline came while only the store's answer was missing.
+    fn store_refusal(&self) -> Denied {
+        let mut denied = self.cell.gate.refusal(self.state.now(), self.ask);
+        denied.rest = Some(RestReason::Store);
+        denied
     }
 }
 

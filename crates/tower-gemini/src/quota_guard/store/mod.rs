@@ -70,8 +70,28 @@ pub struct Exchange {
     pub unreported: Amounts,
     /// Google said that the present day is used up.
     pub close_day: bool,
-    /// The day as the process last heard it: a store that lost its memory gets it back so.
+    /// The day as the process last heard it: for a store that lost its memory, and only then, since others may have given back.
     pub day_floor: Option<(i32, u64)>,
+}
+
+impl Exchange {
+    /// Asks for one call's worth, and for up to `most` if there is that much. For a store's own tests.
+    #[must_use]
+    pub fn new(key: QuotaKey, limits: Limits, need: Amounts, most: u32) -> Self {
+        Self {
+            key,
+            limits,
+            margin: Duration::from_millis(500),
+            lease: Duration::from_secs(1),
+            need,
+            most,
+            day_reserve: 0,
+            returns: Vec::new(),
+            unreported: Amounts::default(),
+            close_day: false,
+            day_floor: None,
+        }
+    }
 }
 
 /// What a process answers for an earlier grant.
@@ -154,9 +174,6 @@ pub(crate) fn exchange_with(admission: &mut Admission, now: Moment, exchange: &E
         let receipt = Receipt::from_parts(slot, day, both_days, back.back);
         admission.give_back(receipt);
         admission.add_tokens(receipt, back.more_tokens);
-    }
-    if let Some((day, taken)) = exchange.day_floor {
-        admission.day_is_at_least(day, taken);
     }
     if !exchange.unreported.is_zero() {
         let receipt = admission.force(now, exchange.unreported, now.steady_ms);
@@ -272,6 +289,11 @@ impl Pool {
             Some(until) if now.steady_ms < until => Draw::Later(until),
             _ => Draw::Fetch,
         }
+    }
+
+    /// Going on without the store: when to ask it again.
+    pub(crate) fn review_at(&self) -> Option<u64> {
+        self.emergency.then(|| self.down_until.unwrap_or(0))
     }
 
     fn push_return(&mut self, charged: Charged, back: Amounts, more_tokens: u64) {

@@ -65,9 +65,9 @@ impl RedbStore {
     /// Where it cannot be opened, is no such file, or another process has it open.
     pub fn open_with_clock(path: impl AsRef<Path>, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         let database = Database::create(path.as_ref()).map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => StoreError::new(
-                "the file is open in another process or store; processes that share a quota need a redis store",
-            ),
+            DatabaseError::DatabaseAlreadyOpen => {
+                StoreError::new("the file is open in another process or store; processes that share a quota need a redis store")
+            }
             other => StoreError::new(other.to_string()),
         })?;
         let opened_ms = u64::try_from(wall_ms(&*clock)).unwrap_or(0);
@@ -200,7 +200,8 @@ mod tests {
 
     #[test]
     fn what_is_decoded_is_what_was_encoded() {
-        let image = Image { slots: vec![(7, [1, 2, 3]), (9, [0, 5, 0])], days: vec![(20_000, 4), (-3, 9)], closed_day: Some(20_000) };
+        let image =
+            Image { slots: vec![(7, [1, 2, 3]), (9, [0, 5, 0])], days: vec![(20_000, 4), (-3, 9)], closed_day: Some(20_000) };
         assert_eq!(decode(&encode(500, &image)), Some((500, image)));
         assert_eq!(decode(b"short"), None);
     }

@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +64,10 @@ struct Link {
     connection: Option<MultiplexedConnection>,
     number: u64,
     hold_until: Option<Instant>,
+    /// Which run of the server we are connected to.
+    run: Option<String>,
+    /// It is another than it was, so it may have lost the day: which keys were told to it since.
+    told: Option<HashSet<QuotaKey>>,
     /// The server's clock minus ours, as last heard.
     skew_ms: i64,
 }
@@ -162,13 +167,22 @@ impl Drop for Probation<'_> {
 }
 
 impl Inner {
-    async fn exchange(&self, exchange: Exchange) -> Result<Reply, StoreError> {
+    async fn exchange(&self, mut exchange: Exchange) -> Result<Reply, StoreError> {
         let (mut connection, number, hold, mut skew_ms) = self.connection().await?;
         if let (Some(left), true) = (hold, exchange.most > 0) {
             let day = PacificDay::holding(wall_ms(&*self.clock).saturating_add(skew_ms)).number();
-            tracing::warn!(left_ms = left.as_millis(), "the quota's redis has just started: it may have forgotten the last minute");
+            tracing::warn!(
+                left_ms = left.as_millis(),
+                "the quota's redis has just started: it may have forgotten the last minute"
+            );
             let heard = exchange.day_floor.filter(|(heard, _)| *heard == day).map_or(0, |(_, taken)| taken);
             return Ok(Reply { retry_after: Some(left), taken: Amounts([0, 0, 0, heard]), day, ..Reply::default() });
+        }
+        {
+            let mut link = self.link.lock().await;
+            if !link.told.as_mut().is_some_and(|told| told.insert(exchange.key.clone())) {
+                exchange.day_floor = None;
+            }
         }
         let mut probation = Probation { inner: self, number, passed: false };
         // Twice at most: the second time by the server's own clock.
@@ -213,13 +227,20 @@ impl Inner {
             let failed = |error: redis::RedisError| StoreError::new(error.to_string());
             let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await.map_err(failed)?;
             link.hold_until = None;
-            if !self.restart_hold.is_zero() {
-                let info: Result<String, _> = redis::cmd("INFO").arg("server").query_async(&mut connection).await;
-                match info.ok().as_deref().and_then(uptime) {
-                    Some(up) if up < self.restart_hold => link.hold_until = Some(Instant::now() + (self.restart_hold - up)),
-                    Some(_) => {}
-                    None => tracing::warn!("the quota's redis does not tell how long it runs: a restart would go unnoticed"),
-                }
+            let info: Result<String, _> = redis::cmd("INFO").arg("server").query_async(&mut connection).await;
+            let info = info.ok();
+            let run = info.as_deref().and_then(|info| field(info, "run_id:")).map(str::to_owned);
+            // The first server is no loss; another one, or one that does not say, may be.
+            if link.number > 0 && (run.is_none() || run != link.run) {
+                link.told = Some(HashSet::new());
+            }
+            link.run = run;
+            // It is floored, so the server is at least that old.
+            let up = info.as_deref().and_then(|info| field(info, "uptime_in_seconds:")?.parse().ok()).map(Duration::from_secs);
+            match up {
+                Some(up) if up < self.restart_hold => link.hold_until = Some(Instant::now() + (self.restart_hold - up)),
+                Some(_) => {}
+                None => tracing::warn!("the quota's redis does not tell how long it runs: a restart would go unnoticed"),
             }
             link.number += 1;
             link.connection = Some(connection);
@@ -277,8 +298,6 @@ impl Inner {
     }
 }
 
-fn uptime(info: &str) -> Option<Duration> {
-    let seconds = info.lines().find_map(|line| line.strip_prefix("uptime_in_seconds:"))?;
-    // It is floored, so the server is at least that old.
-    seconds.trim().parse().ok().map(Duration::from_secs)
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }
