@@ -5,4 +5,5 @@ mod quota_redb;
 mod quota_redis;
 mod quota_service;
 mod quota_shuttle;
+mod quota_simulator;
 mod quota_stores;

@@ -149,11 +149,9 @@ fn start(program: &Path, options: &Options, number: usize, with: [&str; 2], news
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 let words: Vec<_> = line.split_whitespace().collect();
-                if let ["taken", taken, "exchanges", exchanges] = words.as_slice() {
-                    if let (Ok(taken), Ok(exchanges)) = (taken.parse(), exchanges.parse()) {
-                        let _ = news.send((number, Some((taken, exchanges))));
-                    }
-                }
+                let ["taken", taken, "exchanges", exchanges] = words.as_slice() else { continue };
+                let (Ok(taken), Ok(exchanges)) = (taken.parse(), exchanges.parse()) else { continue };
+                let _ = news.send((number, Some((taken, exchanges))));
             }
             let _ = news.send((number, None));
         });

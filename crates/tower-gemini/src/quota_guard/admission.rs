@@ -472,28 +472,20 @@ impl Admission {
 
     /// The call was surely not counted: all of it may be used by another.
     pub fn give_back(&mut self, receipt: Receipt) {
-        let mut gone = [0; 3];
+        let mut gone = Amounts::default();
         if let Some(entry) = self.slot_mut(receipt.slot) {
             for d in 0..3 {
-                gone[d] = receipt.amounts.0[d].min(entry.taken[d]);
-                entry.taken[d] -= gone[d];
+                gone.0[d] = receipt.amounts.0[d].min(entry.taken[d]);
+                entry.taken[d] -= gone.0[d];
                 entry.open[d] = entry.open[d].saturating_sub(receipt.amounts.0[d]);
             }
             for d in 0..3 {
                 self.open[d] = self.open[d].saturating_sub(receipt.amounts.0[d]);
+                self.sums[d] = self.sums[d].saturating_sub(gone.0[d]);
             }
-        }
-        for d in 0..3 {
-            self.sums[d] -= gone[d];
         }
         self.close_day(receipt, true);
         self.close_totals(receipt, true);
-    }
-
-    /// Gives back a part of an entry that stays open otherwise, or that was settled already: what a lease had left over.
-    pub fn shrink(&mut self, receipt: Receipt, back: Amounts) {
-        let back = Amounts(std::array::from_fn(|d| back.0[d].min(receipt.amounts.0[d])));
-        self.give_back(Receipt { amounts: back, ..receipt });
     }
 
     /// Adds tokens that a settled call turned out to have used beyond its estimate.

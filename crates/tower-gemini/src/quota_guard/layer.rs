@@ -341,6 +341,12 @@ impl QuotaHandle {
         self.state.ledger(&self.cell)
     }
 
+    /// How long from now until what was denied would fit; `None` if never.
+    #[must_use]
+    pub fn wait(&self, denied: &Denied) -> Option<Duration> {
+        self.state.wait_of(denied)
+    }
+
     /// Everything that ever happened.
     #[must_use]
     pub fn totals(&self) -> super::Totals {

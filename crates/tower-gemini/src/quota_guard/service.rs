@@ -90,21 +90,15 @@ where
                 asker.send(self.inner.call(request), reservation)
             }
             Try::Denied(denied) if self.saturation == Saturation::Refuse => asker.refuse(denied),
-            other => {
-                let latest = match self.saturation {
-                    Saturation::Wait { at_most } => {
-                        let latest = Instant::now() + at_most;
-                        let deadline = asker.context.deadline().map(Instant::from_std);
-                        Some(deadline.map_or(latest, |deadline| latest.min(deadline)))
-                    }
-                    // Others are being served, or the store must be asked: that is no wait for allowance.
-                    _ if matches!(other, Try::Line) => Some(Instant::now()),
-                    _ => None,
+            _ => {
+                // Refusing at once, the store must still be asked: that is no wait for allowance, and has its own limit.
+                let longest = match self.saturation {
+                    Saturation::Wait { at_most } => at_most,
+                    _ => self.state.settings.store_timeout,
                 };
-                let latest = match (self.saturation, other) {
-                    (Saturation::Refuse, Try::Line) => Some(Instant::now() + self.state.settings.store_timeout),
-                    _ => latest,
-                };
+                let latest = Instant::now() + longest;
+                let deadline = asker.context.deadline().map(Instant::from_std);
+                let latest = Some(deadline.map_or(latest, |deadline| latest.min(deadline)));
                 match self.state.join(&cell, ask, latest) {
                     Err(denied) => asker.refuse(denied),
                     Ok((place, expected)) => {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use redb::{Database, DatabaseError, ReadableTable, TableDefinition};
 use tokio::time::Instant;
 use tower_gemini_core::clock::Clock;
+use tower_gemini_core::error::BoxError;
 
 use super::{Exchange, Exchanging, QuotaStore, Reply, StoreError, exchange_with, wall_ms};
 use crate::clock::SystemClock;
@@ -79,7 +80,7 @@ impl RedbStore {
 
 /// Reads every count. Where the clock is before the file (it was set back), slots are moved to end now: they look younger than they
 /// are, and no window is granted twice.
-fn load(database: &Database, opened_ms: u64, wall_ms: i64) -> Result<HashMap<QuotaKey, Admission>, redb::Error> {
+fn load(database: &Database, opened_ms: u64, wall_ms: i64) -> Result<HashMap<QuotaKey, Admission>, BoxError> {
     let mut counts = HashMap::new();
     let write = database.begin_write()?;
     {
@@ -125,7 +126,7 @@ impl Inner {
         Ok(reply)
     }
 
-    fn write(&self, key: &QuotaKey, value: &[u8]) -> Result<(), redb::Error> {
+    fn write(&self, key: &QuotaKey, value: &[u8]) -> Result<(), BoxError> {
         let write = self.database.begin_write()?;
         write.open_table(COUNTS)?.insert((key.project.as_str(), key.model.as_str()), value)?;
         // Durable at once: a grant that a crash forgets would be granted twice.
