@@ -190,11 +190,14 @@ where
     Report { answer, ledger: sim.ledger(), upstream: wire.answers(), trail, elapsed }
 }
 
+/// The bytes of one answer so far.
+type Copy = Arc<Mutex<Vec<u8>>>;
+
 /// The simulator as innermost service, with a copy kept of every byte that leaves it.
 #[derive(Clone)]
 pub(crate) struct Wire {
     inner: SimService,
-    answers: Arc<Mutex<Vec<Arc<Mutex<Vec<u8>>>>>>,
+    answers: Arc<Mutex<Vec<Copy>>>,
 }
 
 impl Wire {
@@ -224,7 +227,7 @@ where
         let answer = self.inner.call(request);
         let answers = self.answers.clone();
         Box::pin(async move {
-            let copy = Arc::<Mutex<Vec<u8>>>::default();
+            let copy = Copy::default();
             let answer = answer.await?;
             answers.lock().unwrap().push(copy.clone());
             Ok(answer.map(|body| Copied { body: Box::pin(body), copy }))
@@ -234,7 +237,7 @@ where
 
 pub(crate) struct Copied {
     body: Pin<Box<tower_gemini_sim::SimBody>>,
-    copy: Arc<Mutex<Vec<u8>>>,
+    copy: Copy,
 }
 
 impl Body for Copied {
@@ -243,10 +246,10 @@ impl Body for Copied {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, SimError>>> {
         let frame = self.body.as_mut().poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &frame {
-            if let Some(data) = frame.data_ref() {
-                self.copy.lock().unwrap().extend_from_slice(data);
-            }
+        if let Poll::Ready(Some(Ok(frame))) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            self.copy.lock().unwrap().extend_from_slice(data);
         }
         frame
     }

@@ -23,6 +23,7 @@ mod judged;
 pub mod quota_guard;
 mod ready;
 pub mod stack;
+mod timer;
 
 pub use attempt_timeout::{AttemptTimeout, AttemptTimeoutLayer};
 pub use classify_gemini_error::{ClassifyGeminiError, ClassifyGeminiErrorLayer};
@@ -32,3 +33,8 @@ pub use jittered_retry::{JitteredRetry, JitteredRetryLayer};
 pub use judged::{JudgedResponse, JudgedService, ReplayRequest};
 pub use quota_guard::{QuotaGuard, QuotaGuardLayer};
 pub use stack::GeminiStack;
+
+/// The README's examples run as doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
