@@ -10,6 +10,7 @@
 //! | [`verdict`] | [`Verdict`](verdict::Verdict), [`Charge`](verdict::Charge), [`ResendPermit`](verdict::ResendPermit) |
 //! | [`scan`] | the incremental scanner of answers with images in them |
 //! | [`body`] | [`ReplayBody`](body::ReplayBody) going down, [`JudgedBody`](body::JudgedBody) coming up |
+//! | [`target`] | [`Target`](target::Target): what a call may be sent to instead, and the request rewritten for it |
 //! | [`context`] | what one call carries through all its attempts: deadline, allowance, trail |
 //! | [`trail`] | [`Trail`](trail::Trail): what was decided, in order, and why |
 //! | [`catalog`] | models as data: sizes, prices, dates |
@@ -26,5 +27,6 @@ pub mod error;
 pub mod ledger;
 pub mod redact;
 pub mod scan;
+pub mod target;
 pub mod trail;
 pub mod verdict;

@@ -33,6 +33,7 @@ use http::{HeaderMap, HeaderName, Method, Uri};
 
 use self::body::Body;
 use self::path::Route;
+pub(crate) use self::body::{parse_aspect as plain_ratio, parse_size as plain_size, ratio_as, ratio_distance, size_as};
 pub(crate) use self::path::{split_model_suffix, strip_model_prefix};
 use crate::catalog::Catalog;
 
