@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | [`CollectRequest`] | holds the request's body, so that it can be sent again, and reads the [`Call`](core::call::Call) |
 //! | [`FinalImageExtract`] | gives the final image, or the same JSON without the drafts |
+//! | [`ModelFallback`] | gets the image from another model, in another place, and says what that gave up |
+//! | [`ResolutionFallback`] | gets a smaller image when the large one does not come |
 //! | [`JitteredRetry`] | sends again what was surely not paid for, when that may help |
 //! | [`AttemptTimeout`] | ends an attempt in time, and lets the server give up first |
 //! | [`ClassifyGeminiError`] | reads what an answer means from its body, not from its status |
@@ -18,7 +20,10 @@ pub mod collect_request;
 pub mod final_image_extract;
 pub mod jittered_retry;
 mod judged;
+pub mod model_fallback;
+mod optional;
 mod ready;
+pub mod resolution_fallback;
 pub mod stack;
 
 pub use attempt_timeout::{AttemptTimeout, AttemptTimeoutLayer};
@@ -27,4 +32,7 @@ pub use collect_request::{CollectRequest, CollectRequestLayer};
 pub use final_image_extract::{FinalImage, FinalImageExtract, FinalImageExtractLayer};
 pub use jittered_retry::{JitteredRetry, JitteredRetryLayer};
 pub use judged::{JudgedResponse, JudgedService, ReplayRequest};
+pub use model_fallback::{ModelFallback, ModelFallbackLayer};
+pub use optional::OptionalFuture;
+pub use resolution_fallback::{ResolutionFallback, ResolutionFallbackLayer};
 pub use stack::GeminiStack;
