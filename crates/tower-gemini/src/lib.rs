@@ -36,3 +36,8 @@ pub use model_fallback::{ModelFallback, ModelFallbackLayer};
 pub use optional::OptionalFuture;
 pub use resolution_fallback::{ResolutionFallback, ResolutionFallbackLayer};
 pub use stack::GeminiStack;
+
+/// The README's examples run as doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
