@@ -146,6 +146,8 @@ pub enum SkipReason {
     Unfit(Unfit),
     /// No such model, and no successor is known.
     Gone,
+    /// The same was asked of it before, for this call.
+    AlreadyTried,
 }
 
 impl fmt::Display for SkipReason {
@@ -155,6 +157,7 @@ impl fmt::Display for SkipReason {
             Self::Probed => f.write_str("another call is trying it"),
             Self::Account => f.write_str("its account was refused"),
             Self::Unfit(unfit) => write!(f, "{unfit}"),
+            Self::AlreadyTried => f.write_str("it was asked for the same before"),
             Self::Gone => f.write_str("there is no such model any more"),
         }
     }

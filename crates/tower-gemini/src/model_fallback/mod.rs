@@ -116,3 +116,4 @@ pub use layer::ModelFallbackLayer;
 pub use policy::{FallbackPolicy, Move};
 pub use service::ModelFallback;
 pub(crate) use service::served;
+pub(crate) use walk::Visited;

@@ -17,7 +17,7 @@ use super::health::Health;
 use super::layer::Settings;
 use super::policy::Decision;
 use super::refusal::refuse;
-use super::walk::{Walk, payer};
+use super::walk::{Visited, Walk, payer};
 use crate::jittered_retry::RetryOverride;
 use crate::judged::{JudgedService, ReplayRequest, judged};
 use crate::optional::OptionalFuture;
@@ -86,7 +86,8 @@ where
         // Too large to hold, or nothing that another model could answer.
         _ => return send(&mut inner, request).await,
     };
-    let mut walk = Walk::new(&settings, &health, &kept, payer(request.headers(), request.uri()));
+    let before = request.extensions().get::<Visited>().cloned().unwrap_or_default();
+    let mut walk = Walk::new(&settings, &health, &kept, payer(request.headers(), request.uri()), before);
     let mut unsent = Some(request);
     let mut last: Option<(Answer<S>, String)> = None;
     let mut empty_answers = 0;

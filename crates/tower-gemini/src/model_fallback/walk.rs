@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Uri};
@@ -24,11 +25,30 @@ pub(super) struct Walk<'a> {
     payer: String,
     queue: VecDeque<Candidate>,
     visited: Vec<String>,
+    /// What the walks before this one sent, where a ladder of sizes outside makes several for one call.
+    before: Visited,
     closed: Vec<String>,
     /// Targets that rest, for when nothing else is left.
     resting: Vec<Candidate>,
     /// The shortest rest seen: what a refusal of ours asks to wait.
     pub(super) shortest_rest: Option<Duration>,
+}
+
+/// What has been sent for one call, in its request's extensions: put there by the ladder of sizes outside.
+///
+/// A model of one size would be asked for the same image again at each step of it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Visited(Arc<Mutex<Vec<String>>>);
+
+impl Visited {
+    fn contains(&self, sent: &String) -> bool {
+        // A panic in another holder leaves a complete list.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(sent)
+    }
+
+    fn push(&self, sent: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(sent);
+    }
 }
 
 struct Candidate {
@@ -46,7 +66,13 @@ pub(super) struct Next {
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(settings: &'a Settings, health: &'a Health, kept: &'a KeptRequest, payer: String) -> Self {
+    pub(super) fn new(
+        settings: &'a Settings,
+        health: &'a Health,
+        kept: &'a KeptRequest,
+        payer: String,
+        before: Visited,
+    ) -> Self {
         let asked = kept.call().model.as_ref().map_or("", |model| model.as_str());
         let queue = settings.chain.from(asked, settings.catalog()).into_iter().map(Candidate::new).collect();
         let trail = kept.context().trail().clone();
@@ -58,6 +84,7 @@ impl<'a> Walk<'a> {
             payer,
             queue,
             visited: Vec::new(),
+            before,
             closed: Vec::new(),
             resting: Vec::new(),
             shortest_rest: None,
@@ -74,7 +101,11 @@ impl<'a> Walk<'a> {
                     continue;
                 }
             };
-            match self.health.admit(&self.keys(&candidate.link.target), now, false) {
+            if self.before.contains(&self.sent(&candidate.link.target, &rewrite)) {
+                self.skip(&candidate.link.target, SkipReason::AlreadyTried);
+                continue;
+            }
+            match self.health.admit(&self.keys(&candidate.link.target, &rewrite), now, false) {
                 Ok(ticket) => return Some(self.leave(candidate.link, rewrite, ticket, now)),
                 Err(why) => {
                     if let SkipReason::Resting { left } = why {
@@ -94,13 +125,16 @@ impl<'a> Walk<'a> {
             return None;
         }
         let mut resting = std::mem::take(&mut self.resting);
-        resting.sort_by_key(|candidate| match self.health.left(&self.keys(&candidate.link.target), now, false) {
-            Err(SkipReason::Resting { left }) => left,
-            _ => Duration::MAX,
+        resting.sort_by_key(|candidate| {
+            let Some(Ok(rewrite)) = &candidate.rewrite else { return Duration::MAX };
+            match self.health.left(&self.keys(&candidate.link.target, rewrite), now, false) {
+                Err(SkipReason::Resting { left }) => left,
+                _ => Duration::MAX,
+            }
         });
         for candidate in resting {
             let Candidate { link, rewrite: Some(Ok(rewrite)) } = candidate else { continue };
-            if let Ok(ticket) = self.health.admit(&self.keys(&link.target), now, true) {
+            if let Ok(ticket) = self.health.admit(&self.keys(&link.target, &rewrite), now, true) {
                 return Some(self.leave(link, rewrite, ticket, now));
             }
         }
@@ -130,6 +164,7 @@ impl<'a> Walk<'a> {
     }
 
     fn leave(&mut self, link: Link, rewrite: Rewrite, ticket: Ticket, now: Instant) -> Next {
+        self.before.push(self.sent(&link.target, &rewrite));
         self.visited.push(identity(&link.target, self.settings.catalog()));
         let is_last = !self.has_more(now);
         Next { link, rewrite, ticket, is_last }
@@ -190,11 +225,13 @@ impl<'a> Walk<'a> {
             let Some(mut candidate) = self.queue.get_mut(index).map(std::mem::take) else { break };
             let rewrite = self.rewrite_of(&mut candidate);
             let target = &candidate.link.target;
-            let usable = rewrite.is_ok()
-                && !self.visited.contains(&identity(target, self.settings.catalog()))
+            let usable = !self.visited.contains(&identity(target, self.settings.catalog()))
                 && !self.closed.iter().any(|closed| closed == target.account())
                 && !matches!(self.known_successor(target), Some(None))
-                && self.health.left(&self.keys(target), now, false).is_ok();
+                && rewrite.as_ref().is_ok_and(|rewrite| {
+                    !self.before.contains(&self.sent(target, rewrite))
+                        && self.health.left(&self.keys(target, rewrite), now, false).is_ok()
+                });
             candidate.rewrite = Some(rewrite);
             if let Some(slot) = self.queue.get_mut(index) {
                 *slot = candidate;
@@ -206,14 +243,17 @@ impl<'a> Walk<'a> {
         false
     }
 
-    fn keys(&self, target: &Target) -> Keys {
+    /// What would go out: the same target asked for the same size is asked for the same image.
+    fn sent(&self, target: &Target, rewrite: &Rewrite) -> String {
+        let size = rewrite.call().size.map_or("", |size| size.as_str());
+        format!("{} {size}", identity(target, self.settings.catalog()))
+    }
+
+    /// By the size that is asked for in the end: that is what the capacity is needed for.
+    fn keys(&self, target: &Target, rewrite: &Rewrite) -> Keys {
         let catalog = self.settings.catalog();
         let model = catalog.lookup(target.model().as_str()).map_or(target.model().as_str(), |model| &model.id);
-        let asked = self.kept.call().size;
-        let size = match (asked, target.max_size()) {
-            (Some(size), Some(cap)) => Some(size.min(cap)),
-            (size, _) => size,
-        };
+        let size = rewrite.call().size;
         let place = target.upstream().map_or("", |upstream| upstream.host());
         let payer = if target.account().is_empty() { &self.payer } else { target.account() };
         Keys::new(model, size, place, payer)

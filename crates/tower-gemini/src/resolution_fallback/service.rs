@@ -15,7 +15,7 @@ use tower_service::Service;
 use super::layer::Settings;
 use crate::jittered_retry::RetryOverride;
 use crate::judged::{JudgedService, ReplayRequest, judged};
-use crate::model_fallback::served;
+use crate::model_fallback::{Visited, served};
 use crate::optional::OptionalFuture;
 use crate::ready::take_ready;
 
@@ -68,6 +68,8 @@ where
 {
     let ladder = &settings.ladder;
     let context = request.body().context().clone();
+    // Kept with the request, so that all its sizes share it.
+    request.extensions_mut().insert(Visited::default());
     let kept = match KeptRequest::of(&request) {
         Ok(kept) if kept.call().wants_image && !context.must_keep().keeps_size() => kept,
         // Too large to hold, no image, or the caller keeps the size.
