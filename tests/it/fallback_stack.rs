@@ -243,9 +243,12 @@ fn a_multi_turn_edit_falls_back_with_its_history_to_another_model_and_another_ba
             let upstream = Upstream::vertex(Uri::from_static("https://aiplatform.example"), "p", "global");
             Target::new(PRO).on(upstream.bearer("token").unwrap())
         };
-        for (chain, model) in [(Chain::of([PRO, FLASH]), FLASH), (Chain::of([PRO, FLASH_25]), FLASH_25), (Chain::of([PRO]).then(vertex()), PRO)] {
+        for (chain, model) in
+            [(Chain::of([PRO, FLASH]), FLASH), (Chain::of([PRO, FLASH_25]), FLASH_25), (Chain::of([PRO]).then(vertex()), PRO)]
+        {
             sim.push_script([Fault::HighDemand]);
-            let answer = ask(stack(chain).raw(sim.service()), request_of(PRO, "edit", &history), CallOptions::new()).await.unwrap();
+            let answer =
+                ask(stack(chain).raw(sim.service()), request_of(PRO, "edit", &history), CallOptions::new()).await.unwrap();
             assert_eq!((answer.status, answer.model()), (200, model), "{}", answer.trail);
             let served = answer.served.unwrap();
             assert!(served.given_up.iter().any(|given| given.what == GivenUp::Signatures), "{:?}", served.given_up);
@@ -256,7 +259,11 @@ fn a_multi_turn_edit_falls_back_with_its_history_to_another_model_and_another_ba
         for part in unsigned["contents"][1]["parts"].as_array_mut().unwrap() {
             part.as_object_mut().unwrap().remove("thoughtSignature");
         }
-        let answer = ask(stack(Chain::of([FLASH_25, FLASH])).raw(sim.service()), request_of(FLASH_25, "old", &unsigned), CallOptions::new());
+        let answer = ask(
+            stack(Chain::of([FLASH_25, FLASH])).raw(sim.service()),
+            request_of(FLASH_25, "old", &unsigned),
+            CallOptions::new(),
+        );
         assert_eq!(answer.await.unwrap().status, 200);
     });
 }
@@ -265,10 +272,11 @@ fn a_multi_turn_edit_falls_back_with_its_history_to_another_model_and_another_ba
 /// deadline of 600 s. Uniform times whose share below 600 s is that.
 fn outage() -> Latency {
     let s = Duration::from_secs;
-    Latency::fixed(s(30))
-        .with(None, Some(Size::K1), s(30)..=s(630))
-        .with(None, Some(Size::K2), s(45)..=s(838))
-        .with(None, Some(Size::K4), s(500)..=s(1080))
+    Latency::fixed(s(30)).with(None, Some(Size::K1), s(30)..=s(630)).with(None, Some(Size::K2), s(45)..=s(838)).with(
+        None,
+        Some(Size::K4),
+        s(500)..=s(1080),
+    )
 }
 
 #[test]
@@ -276,14 +284,16 @@ fn the_outage_of_2026_01_21_is_survived_by_smaller_images() {
     in_paused_time(async {
         let mut delivered = Vec::new();
         for ladder in [None, Some(Ladder::recommended())] {
-            let sim = Sim::builder().seed(21).latency(outage()).server_deadline(Duration::from_secs(600)).tiny_images(true).build();
+            let sim =
+                Sim::builder().seed(21).latency(outage()).server_deadline(Duration::from_secs(600)).tiny_images(true).build();
             let limits = AttemptTimeoutLayer::new().limit(Duration::from_secs(700));
             let mut stack = GeminiStack::new().retry_policy(RetryPolicy::never()).timeout(limits);
             if let Some(ladder) = ladder {
                 stack = stack.resolution(ResolutionFallbackLayer::by(ladder));
             }
             let service = stack.raw(sim.service());
-            let calls = (0..300).map(|call| ask(service.clone(), request(PRO, &call.to_string(), &sized("4K")), CallOptions::new()));
+            let calls =
+                (0..300).map(|call| ask(service.clone(), request(PRO, &call.to_string(), &sized("4K")), CallOptions::new()));
             let answers = futures::future::join_all(calls).await;
             let mut by_size = [0; 3];
             for answer in answers.into_iter().map(Result::unwrap).filter(|answer| answer.status == 200) {
@@ -348,12 +358,17 @@ fn the_inner_fallback_gives_way_first() {
 fn what_must_be_kept_leaves_the_caller_with_the_upstreams_own_answer() {
     in_paused_time(async {
         let sim = sim(std::iter::repeat_n(Fault::HighDemand, 9));
-        let stack = stack(Chain::of([PRO, FLASH_25])).resolution(ResolutionFallbackLayer::new()).retry_policy(RetryPolicy::never());
+        let stack =
+            stack(Chain::of([PRO, FLASH_25])).resolution(ResolutionFallbackLayer::new()).retry_policy(RetryPolicy::never());
         let options = CallOptions::new().must_keep(MustKeep::nothing().size());
         let answer = ask(stack.raw(sim.service()), request(PRO, "a", &sized("4K")), options).await.unwrap();
         assert_eq!(answer.status, 503);
         assert_eq!(models_sent(&sim), [PRO]);
-        assert!(answer.trail.to_string().contains("skipped gemini-2.5-flash-image: the caller keeps the size"), "{}", answer.trail);
+        assert!(
+            answer.trail.to_string().contains("skipped gemini-2.5-flash-image: the caller keeps the size"),
+            "{}",
+            answer.trail
+        );
     });
 }
 
@@ -454,7 +469,11 @@ fn when_every_target_rests_the_first_to_be_due_is_tried_early() {
 
 fn thinking_of(model: &Model) -> Vec<Option<Value>> {
     match model.thinking {
-        Thinking::Levels => vec![None, Some(json!({ "thinkingLevel": "high" })), Some(json!({ "thinking_level": "minimal", "includeThoughts": true }))],
+        Thinking::Levels => vec![
+            None,
+            Some(json!({ "thinkingLevel": "high" })),
+            Some(json!({ "thinking_level": "minimal", "includeThoughts": true })),
+        ],
         Thinking::Always => vec![None, Some(json!({ "includeThoughts": true }))],
         _ => vec![None],
     }
@@ -485,7 +504,11 @@ fn options_in(spelling: usize, size: Option<&str>, ratio: Option<&str>) -> Value
             json!([{ "image": image }])
         }
     };
-    if format { json!({ name("responseFormat", "response_format"): value }) } else { json!({ name("imageConfig", "image_config"): value }) }
+    if format {
+        json!({ name("responseFormat", "response_format"): value })
+    } else {
+        json!({ name("imageConfig", "image_config"): value })
+    }
 }
 
 /// Every model, every parameter that the catalogue says it takes, in every spelling that it takes, falling back to every other
@@ -501,14 +524,18 @@ fn every_combination_of_the_catalogue_is_accepted_after_a_fallback() {
             for to in [PRO, FLASH, FLASH_25, LITE].map(model).into_iter().filter(|to| to.id != from.id) {
                 let layer = ModelFallbackLayer::new(Chain::of([from.id.as_str(), to.id.as_str()]))
                     .cool_downs(CoolDowns::recommended().after_failures(u32::MAX));
-                let service = CollectRequestLayer::new().layer(layer.layer(ClassifyGeminiErrorLayer::new().layer(sim.service())));
+                let service =
+                    CollectRequestLayer::new().layer(layer.layer(ClassifyGeminiErrorLayer::new().layer(sim.service())));
                 let mut sizes = vec![None];
                 if from.accepts_image_size {
                     sizes.extend(from.sizes.iter().map(|size| Some(size.as_str())));
                 }
-                let ratios: Vec<_> = std::iter::once(None).chain(from.ratios.iter().map(|ratio| Some(ratio.as_str()))).collect();
+                let ratios: Vec<_> =
+                    std::iter::once(None).chain(from.ratios.iter().map(|ratio| Some(ratio.as_str()))).collect();
                 for (size, ratio, thinking) in sizes.iter().flat_map(|size| {
-                    ratios.iter().flat_map(move |ratio| thinking_of(from).into_iter().map(move |thinking| (*size, *ratio, thinking)))
+                    ratios
+                        .iter()
+                        .flat_map(move |ratio| thinking_of(from).into_iter().map(move |thinking| (*size, *ratio, thinking)))
                 }) {
                     for spelling in 0..if from.accepts_response_format { 6 } else { 2 } {
                         let mut config = options_in(spelling, size, ratio);
@@ -519,7 +546,12 @@ fn every_combination_of_the_catalogue_is_accepted_after_a_fallback() {
                         let answer = ask(service.clone(), request(&from.id, "c", &config), CallOptions::new()).await.unwrap();
                         combinations += 1;
                         if answer.status != 200 {
-                            invalid.push(format!("{} to {}: {config}: {}", from.id, to.id, String::from_utf8_lossy(&answer.body)));
+                            invalid.push(format!(
+                                "{} to {}: {config}: {}",
+                                from.id,
+                                to.id,
+                                String::from_utf8_lossy(&answer.body)
+                            ));
                             continue;
                         }
                         let made = sim.ledger().requests()[1].size.map(Size::as_str);

@@ -1,7 +1,7 @@
 //! What one call carries through all its attempts: a deadline, the risk its caller allowed, and the trail.
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use crate::target::MustKeep;

@@ -188,7 +188,7 @@ async fn watch(options: Options, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "  # as asked   + smaller   o another model   . no image\n")?;
     let started = Instant::now();
     let calls = 3600 / options.every;
-    let mut tallies = [Tally::default(), Tally::default()];
+    let (mut plain_tally, mut falling_tally) = (Tally::default(), Tally::default());
     for hour in 0..options.hours {
         let answers = (0..calls).map(|slot| {
             let number = hour * calls + slot;
@@ -199,14 +199,14 @@ async fn watch(options: Options, out: &mut dyn Write) -> io::Result<()> {
             }
         });
         let (retried, fallen): (Vec<_>, Vec<_>) = join_all(answers).await.into_iter().unzip();
-        for (client, ended, tally) in [(&plain, retried, &mut tallies[0]), (&falling, fallen, &mut tallies[1])] {
+        for (client, ended, tally) in [(&plain, retried, &mut plain_tally), (&falling, fallen, &mut falling_tally)] {
             ended.iter().for_each(|ended| tally.add(ended));
             let label = if client.name == "retry" { format!("{hour:>3} h") } else { String::new() };
             writeln!(out, "{label:>5}  {:<8} {} {:>3} of {calls}", client.name, bar(&ended), images(&ended))?;
         }
         out.flush()?;
     }
-    summary(out, options, [(&plain, &tallies[0]), (&falling, &tallies[1])])?;
+    summary(out, options, [(&plain, &plain_tally), (&falling, &falling_tally)])?;
     let unwell: Vec<_> = health.snapshot().into_iter().map(|target| target.what).collect();
     if !unwell.is_empty() {
         writeln!(out, "\nresting at the end: {}", unwell.join(", "))?;

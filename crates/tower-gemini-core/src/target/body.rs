@@ -44,7 +44,8 @@ const VERTEX_ONLY: [&str; 5] =
 pub(super) fn edit(body: &[u8], change: &Change<'_>) -> Result<(Edits, Vec<Degradation>), Unfit> {
     let text = Text(body);
     let root = text.root().filter(|root| text.is(root, b'{')).ok_or(Unfit::Unreadable)?;
-    let mut editor = Editor { text, change, edits: Edits::default(), given_up: Vec::new(), sized: false, signatures: 0, added: 0 };
+    let mut editor =
+        Editor { text, change, edits: Edits::default(), given_up: Vec::new(), sized: false, signatures: 0, added: 0 };
     editor.request(&root, 2)?;
     editor.insert_size(&root)?;
     if editor.signatures + editor.added > 0 {

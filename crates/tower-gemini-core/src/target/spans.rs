@@ -79,7 +79,8 @@ impl<'a> Text<'a> {
                 b',' | b':' => return None,
                 _ => {
                     let scalar = self.0.get(at..)?;
-                    let length = scalar.iter().position(|b| !matches!(b, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'+' | b'-' | b'.'));
+                    let length =
+                        scalar.iter().position(|b| !matches!(b, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'+' | b'-' | b'.'));
                     let length = length.unwrap_or(scalar.len());
                     if length == 0 {
                         return None;

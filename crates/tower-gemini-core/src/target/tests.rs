@@ -75,7 +75,8 @@ fn options_body(size: Option<ImageSize>, ratio: Option<&str>, thinking: Option<V
     let name = |camel: &str, snake: &str| if spelling.snake { snake.to_owned() } else { camel.to_owned() };
     let mut image = serde_json::Map::new();
     if let Some(size) = size {
-        let spelled = if spelling.form == 2 { crate::call::size_as(size, "IMAGE_SIZE_ONE_K", size) } else { size.as_str().to_owned() };
+        let spelled =
+            if spelling.form == 2 { crate::call::size_as(size, "IMAGE_SIZE_ONE_K", size) } else { size.as_str().to_owned() };
         image.insert(name("imageSize", "image_size"), spelled.into());
     }
     if let Some(ratio) = ratio {
@@ -101,7 +102,12 @@ fn differences(a: &Value, b: &Value, at: &str, out: &mut Vec<String>) {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => {
             for key in a.keys().chain(b.keys().filter(|key| !a.contains_key(*key))) {
-                differences(a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null), &format!("{at}/{key}"), out);
+                differences(
+                    a.get(key).unwrap_or(&Value::Null),
+                    b.get(key).unwrap_or(&Value::Null),
+                    &format!("{at}/{key}"),
+                    out,
+                );
             }
         }
         (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
@@ -225,9 +231,12 @@ fn large_parts_are_shared_and_not_copied() {
     let whole = Bytes::from(text);
     let held = whole.as_ptr_range();
     let request = request(&path_of(PRO), vec![whole.clone()]);
-    let rewrite = KeptRequest::of(&request).unwrap().rewritten(&Target::new(FLASH31).size_cap(ImageSize::K2), &Rules::new(Catalog::builtin()));
+    let rewrite = KeptRequest::of(&request)
+        .unwrap()
+        .rewritten(&Target::new(FLASH31).size_cap(ImageSize::K2), &Rules::new(Catalog::builtin()));
     let request = rewrite.unwrap().instead_of(request);
-    let new: usize = request.body().chunks().unwrap().iter().filter(|chunk| !held.contains(&chunk.as_ptr())).map(Bytes::len).sum();
+    let new: usize =
+        request.body().chunks().unwrap().iter().filter(|chunk| !held.contains(&chunk.as_ptr())).map(Bytes::len).sum();
     assert!(new < 16, "{new} bytes are new");
     assert!(body_of(&request).ends_with(br#""imageSize":"2K"}}}"#));
 }
@@ -251,7 +260,11 @@ fn the_model_is_put_into_every_form_of_path() {
     ] {
         let body = r#"{"contents":[{"parts":[{"text":"x"}]}],"generationConfig":{"responseModalities":["IMAGE"]}}"#;
         let (request, _) = rewritten(path, body, &Target::new(FLASH31)).unwrap();
-        assert_eq!(request.uri().to_string(), expected.replace('M', FLASH31).replace(&format!("publishers/google/{FLASH31}odels"), "publishers/google/models"), "{path}");
+        assert_eq!(
+            request.uri().to_string(),
+            expected.replace('M', FLASH31).replace(&format!("publishers/google/{FLASH31}odels"), "publishers/google/models"),
+            "{path}"
+        );
         assert_eq!(body_of(&request), body.as_bytes());
         assert_call_is_true(&request);
     }
@@ -337,11 +350,18 @@ fn another_place_gets_its_own_address_and_credentials_and_never_the_callers() {
     let body = r#"{"contents":[{"parts":[{"text":"x"}]}],"generationConfig":{"responseFormat":{"image":{"imageSize":"2K"}}}}"#;
     let uri = "https://generativelanguage.googleapis.com/v1beta/models/gemini-3-pro-image:streamGenerateContent?key=AIzaSecret&alt=sse";
     let mut request = request(uri, vec![Bytes::from_static(body.as_bytes())]);
-    for (name, value) in [("x-goog-api-key", "AIzaOther"), ("host", "generativelanguage.googleapis.com"), ("content-length", "1"), ("transfer-encoding", "chunked"), ("x-mine", "stays")] {
+    for (name, value) in [
+        ("x-goog-api-key", "AIzaOther"),
+        ("host", "generativelanguage.googleapis.com"),
+        ("content-length", "1"),
+        ("transfer-encoding", "chunked"),
+        ("x-mine", "stays"),
+    ] {
         request.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     let kept = KeptRequest::of(&request).unwrap();
-    let upstream = Upstream::vertex(Uri::from_static("https://proxy.example/base/"), "p", "global").bearer("ya29.secret").unwrap();
+    let upstream =
+        Upstream::vertex(Uri::from_static("https://proxy.example/base/"), "p", "global").bearer("ya29.secret").unwrap();
     let target = Target::new(PRO).on(upstream);
     assert!(!format!("{target:?}").contains("ya29"));
     let rewrite = kept.rewritten(&target, &Rules::new(Catalog::builtin())).unwrap();
@@ -362,7 +382,8 @@ fn another_place_gets_its_own_address_and_credentials_and_never_the_callers() {
     }
     assert_eq!(request.body().call().dialect, Dialect::VertexAi);
     assert_call_is_true(&request);
-    let express = Target::new(PRO).on(Upstream::express(Uri::from_static("https://aiplatform.googleapis.com")).api_key("k").unwrap());
+    let express =
+        Target::new(PRO).on(Upstream::express(Uri::from_static("https://aiplatform.googleapis.com")).api_key("k").unwrap());
     let request = kept.rewritten(&express, &Rules::new(Catalog::builtin())).unwrap();
     assert_eq!(request.uri.path(), "/v1beta1/publishers/google/models/gemini-3-pro-image:streamGenerateContent");
 }
@@ -372,9 +393,15 @@ fn what_cannot_be_rewritten_is_said() {
     let unfit = |path: &str, body: &str, target: Target| rewritten(path, body, &target).unwrap_err();
     let plain = r#"{"contents":[{"parts":[{"text":"x"}]}]}"#;
     assert_eq!(unfit(&path_of(PRO), plain, Target::new("imagen-4.0-fast-generate-001")), Unfit::OtherApi);
-    assert_eq!(unfit("/v1beta/models/imagen-4.0-generate-001:predict", r#"{"instances":[{"prompt":"x"}]}"#, Target::new(PRO)), Unfit::OtherApi);
+    assert_eq!(
+        unfit("/v1beta/models/imagen-4.0-generate-001:predict", r#"{"instances":[{"prompt":"x"}]}"#, Target::new(PRO)),
+        Unfit::OtherApi
+    );
     assert_eq!(unfit(&path_of(PRO), "no json", Target::new(FLASH31)), Unfit::Unreadable);
-    assert_eq!(unfit(&path_of(PRO), r#"{"cachedContent":"cachedContents/1","contents":[]}"#, Target::new(FLASH31)), Unfit::CachedContent);
+    assert_eq!(
+        unfit(&path_of(PRO), r#"{"cachedContent":"cachedContents/1","contents":[]}"#, Target::new(FLASH31)),
+        Unfit::CachedContent
+    );
     let files = r#"{"contents":[{"parts":[{"fileData":{"fileUri":"https://x/files/1"}}]}]}"#;
     let elsewhere = Target::new(PRO).on(Upstream::gemini_api(Uri::from_static("https://other.example")));
     assert_eq!(unfit(&path_of(PRO), files, elsewhere), Unfit::UploadedFiles);
@@ -382,7 +409,11 @@ fn what_cannot_be_rewritten_is_said() {
     let chat = Target::new(PRO).on(Upstream::gemini_api(Uri::from_static("https://other.example")));
     assert_eq!(unfit("/v1/chat/completions", r#"{"model":"gemini-3-pro-image","messages":[]}"#, chat), Unfit::OtherApi);
     assert_eq!(
-        unfit("/v1beta/interactions", r#"{"model":"gemini-3-pro-image","input":"x","previous_interaction_id":"i"}"#, Target::new(FLASH31)),
+        unfit(
+            "/v1beta/interactions",
+            r#"{"model":"gemini-3-pro-image","input":"x","previous_interaction_id":"i"}"#,
+            Target::new(FLASH31)
+        ),
         Unfit::Continuation
     );
 }

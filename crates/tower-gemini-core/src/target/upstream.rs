@@ -44,7 +44,10 @@ enum Api {
     /// The caller's own path, under another base.
     Same,
     GeminiApi,
-    Vertex { project: Cow<'static, str>, location: Cow<'static, str> },
+    Vertex {
+        project: Cow<'static, str>,
+        location: Cow<'static, str>,
+    },
     Express,
 }
 
@@ -169,9 +172,9 @@ impl Upstream {
             (None, _) => default,
         };
         match &self.api {
-            Api::Vertex { project, location } => format!(
-                "{prefix}/{version}/projects/{project}/locations/{location}/publishers/google/models/{model}:{verb}"
-            ),
+            Api::Vertex { project, location } => {
+                format!("{prefix}/{version}/projects/{project}/locations/{location}/publishers/google/models/{model}:{verb}")
+            }
             Api::Express => format!("{prefix}/{version}/publishers/google/models/{model}:{verb}"),
             Api::Same | Api::GeminiApi => format!("{prefix}/{version}/models/{model}:{verb}"),
         }
@@ -216,7 +219,11 @@ impl fmt::Debug for Upstream {
             Credentials::Carried => "the caller's".to_owned(),
             Credentials::Own(name, _) => format!("{name}: (hidden)"),
         };
-        f.debug_struct("Upstream").field("host", &self.host()).field("api", &self.api).field("credentials", &credentials).finish()
+        f.debug_struct("Upstream")
+            .field("host", &self.host())
+            .field("api", &self.api)
+            .field("credentials", &credentials)
+            .finish()
     }
 }
 

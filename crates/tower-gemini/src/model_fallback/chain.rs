@@ -85,7 +85,9 @@ impl Chain {
                 let before = if self.wraps { before } else { &[] };
                 after.iter().chain(before).cloned().collect()
             }
-            None => std::iter::once(Link { target: Target::new(model), retry: None }).chain(self.links.iter().cloned()).collect(),
+            None => {
+                std::iter::once(Link { target: Target::new(model), retry: None }).chain(self.links.iter().cloned()).collect()
+            }
         }
     }
 }

@@ -450,9 +450,14 @@ mod tests {
     fn verdict(kind: u8) -> Verdict {
         let (status, body) = match kind {
             0 => return Verdict::delivering(),
-            1 => (503, r#"{"error":{"code":503,"message":"The model is overloaded. Please try again later.","status":"UNAVAILABLE"}}"#),
+            1 => (
+                503,
+                r#"{"error":{"code":503,"message":"The model is overloaded. Please try again later.","status":"UNAVAILABLE"}}"#,
+            ),
             2 => (500, r#"{"error":{"code":500,"message":"Internal error","status":"INTERNAL"}}"#),
-            3 => (400, r#"{"error":{"code":400,"message":"Request contains an invalid argument.","status":"INVALID_ARGUMENT"}}"#),
+            3 => {
+                (400, r#"{"error":{"code":400,"message":"Request contains an invalid argument.","status":"INVALID_ARGUMENT"}}"#)
+            }
             4 => return Verdict::not_sent(),
             _ => return Verdict::interrupted(),
         };

@@ -52,9 +52,9 @@ pub fn article_002_peak() -> Chain {
 /// link; without one, Imagen is passed over, because it is asked in another way.
 #[must_use]
 pub fn article_004() -> Chain {
-    [PRO, FLASH_25, IMAGEN_FAST]
-        .into_iter()
-        .fold(Chain::new(), |chain, model| chain.then_retried(Target::new(model).attempts(2), article_004_tenacity().attempts(2)))
+    [PRO, FLASH_25, IMAGEN_FAST].into_iter().fold(Chain::new(), |chain, model| {
+        chain.then_retried(Target::new(model).attempts(2), article_004_tenacity().attempts(2))
+    })
 }
 
 /// Every preset with the name of its function.

@@ -213,9 +213,7 @@ impl<'a> Walk<'a> {
 
     fn rewrite_of(&self, candidate: &mut Candidate) -> Result<Rewrite, Unfit> {
         let catalog: &Catalog = self.settings.catalog();
-        let rules = Rules::new(catalog)
-            .must_keep(self.kept.context().must_keep())
-            .signatures(self.settings.policy.signatures);
+        let rules = Rules::new(catalog).must_keep(self.kept.context().must_keep()).signatures(self.settings.policy.signatures);
         candidate.rewrite.take().unwrap_or_else(|| self.kept.rewritten(&candidate.link.target, &rules))
     }
 

@@ -112,7 +112,11 @@ where
             to = below.as_str(),
             "asking for a smaller image"
         );
-        context.trail().push(Step::MovedOn { from: name(kept.call(), size), to: name(kept.call(), Some(below)), why: verdict.outcome() });
+        context.trail().push(Step::MovedOn {
+            from: name(kept.call(), size),
+            to: name(kept.call(), Some(below)),
+            why: verdict.outcome(),
+        });
         given_up = rewrite.given_up().to_vec();
         context.trail().push(Step::Degraded { given_up: given_up.clone() });
         // The answer is dropped before the next send: it holds a connection, and nobody will read it.
