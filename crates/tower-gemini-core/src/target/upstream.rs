@@ -33,17 +33,17 @@ static X_VERTEX_TIER: HeaderName = HeaderName::from_static("x-vertex-ai-llm-shar
 #[derive(Clone)]
 pub struct Upstream {
     base: Uri,
-    api: Api,
+    api: Form,
     version: Option<Cow<'static, str>>,
     credentials: Credentials,
     account: Option<Cow<'static, str>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Api {
+enum Form {
     /// The caller's own path, under another base.
     Same,
-    GeminiApi,
+    Gemini,
     Vertex {
         project: Cow<'static, str>,
         location: Cow<'static, str>,
@@ -59,32 +59,32 @@ enum Credentials {
 }
 
 impl Upstream {
-    fn new(base: Uri, api: Api) -> Self {
+    fn new(base: Uri, api: Form) -> Self {
         Self { base, api, version: None, credentials: Credentials::None, account: None }
     }
 
     /// The Gemini Developer API, or a proxy that speaks it, under `base` (without the version).
     #[must_use]
     pub fn gemini_api(base: Uri) -> Self {
-        Self::new(base, Api::GeminiApi)
+        Self::new(base, Form::Gemini)
     }
 
     /// Vertex AI, for a project and a location. Gemini 3 models live in `global`, whose host is `aiplatform.googleapis.com`.
     #[must_use]
     pub fn vertex(base: Uri, project: impl Into<Cow<'static, str>>, location: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(base, Api::Vertex { project: project.into(), location: location.into() })
+        Self::new(base, Form::Vertex { project: project.into(), location: location.into() })
     }
 
     /// Vertex AI in express mode: an API key, neither project nor location.
     #[must_use]
     pub fn express(base: Uri) -> Self {
-        Self::new(base, Api::Express)
+        Self::new(base, Form::Express)
     }
 
     /// A place that speaks whatever the caller speaks, OpenAI-style dialects too: the caller's own path under another base.
     #[must_use]
     pub fn same_api(base: Uri) -> Self {
-        Self::new(base, Api::Same)
+        Self::new(base, Form::Same)
     }
 
     /// The API version in the path. Default: the caller's where the dialect is the caller's, else `v1beta` (Gemini API) or `v1beta1`
@@ -152,9 +152,9 @@ impl Upstream {
     pub(super) fn dialect(&self, call: &Call) -> Option<Dialect> {
         let gemini_shaped = matches!(call.dialect, Dialect::GeminiApi | Dialect::VertexAi);
         match self.api {
-            Api::Same => Some(call.dialect),
-            Api::GeminiApi => gemini_shaped.then_some(Dialect::GeminiApi),
-            Api::Vertex { .. } | Api::Express => gemini_shaped.then_some(Dialect::VertexAi),
+            Form::Same => Some(call.dialect),
+            Form::Gemini => gemini_shaped.then_some(Dialect::GeminiApi),
+            Form::Vertex { .. } | Form::Express => gemini_shaped.then_some(Dialect::VertexAi),
         }
     }
 
@@ -162,9 +162,9 @@ impl Upstream {
     pub(super) fn path(&self, call: &Call, model: &str, verb: &str, same_path: &str) -> String {
         let prefix = self.base.path().trim_end_matches('/');
         let (own, default) = match self.api {
-            Api::Same => return format!("{prefix}/{}", same_path.trim_start_matches('/')),
-            Api::GeminiApi => (Dialect::GeminiApi, "v1beta"),
-            Api::Vertex { .. } | Api::Express => (Dialect::VertexAi, "v1beta1"),
+            Form::Same => return format!("{prefix}/{}", same_path.trim_start_matches('/')),
+            Form::Gemini => (Dialect::GeminiApi, "v1beta"),
+            Form::Vertex { .. } | Form::Express => (Dialect::VertexAi, "v1beta1"),
         };
         let version = match (&self.version, &call.version) {
             (Some(version), _) => version,
@@ -172,11 +172,11 @@ impl Upstream {
             (None, _) => default,
         };
         match &self.api {
-            Api::Vertex { project, location } => {
+            Form::Vertex { project, location } => {
                 format!("{prefix}/{version}/projects/{project}/locations/{location}/publishers/google/models/{model}:{verb}")
             }
-            Api::Express => format!("{prefix}/{version}/publishers/google/models/{model}:{verb}"),
-            Api::Same | Api::GeminiApi => format!("{prefix}/{version}/models/{model}:{verb}"),
+            Form::Express => format!("{prefix}/{version}/publishers/google/models/{model}:{verb}"),
+            Form::Same | Form::Gemini => format!("{prefix}/{version}/models/{model}:{verb}"),
         }
     }
 

@@ -199,28 +199,13 @@ const MOST_CONDITIONS: usize = 4096;
 impl Conditions {
     /// Whether a target may be used now. Gives the parts that this call probes, or why not.
     fn admit(&mut self, keys: &Keys, now: Instant, early: bool) -> Result<Vec<String>, SkipReason> {
-        let mut left = Duration::ZERO;
+        self.left(keys, now, early)?;
         let mut due = Vec::new();
         for key in &keys.0 {
-            match self.0.get(key) {
-                Some(Condition::Probed { .. }) => return Err(SkipReason::Probed),
-                Some(Condition::Resting { until, cause, .. }) => {
-                    let rest = until.saturating_duration_since(now);
-                    if !rest.is_zero() && !(early && can_be_tried_early(*cause)) {
-                        left = left.max(rest);
-                    }
-                    due.push(key.clone());
-                }
-                Some(Condition::Failing { .. }) | None => {}
-            }
-        }
-        if !left.is_zero() {
-            return Err(SkipReason::Resting { left });
-        }
-        for key in &due {
             if let Some(condition) = self.0.get_mut(key) {
                 if let Condition::Resting { rests, cause, .. } = *condition {
                     *condition = Condition::Probed { rests, cause };
+                    due.push(key.clone());
                 }
             }
         }
