@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | [`CollectRequest`] | holds the request's body, so that it can be sent again, and reads the [`Call`](core::call::Call) |
 //! | [`FinalImageExtract`] | gives the final image, or the same JSON without the drafts |
+//! | [`ModelFallback`] | gets the image from another model, in another place, and says what that gave up |
+//! | [`ResolutionFallback`] | gets a smaller image when the large one does not come |
 //! | [`JitteredRetry`] | sends again what was surely not paid for, when that may help |
 //! | [`QuotaGuard`] | sends only what the quota allows |
 //! | [`AttemptTimeout`] | ends an attempt in time, and lets the server give up first |
@@ -20,8 +22,11 @@ pub mod collect_request;
 pub mod final_image_extract;
 pub mod jittered_retry;
 mod judged;
+pub mod model_fallback;
+mod optional;
 pub mod quota_guard;
 mod ready;
+pub mod resolution_fallback;
 pub mod stack;
 mod timer;
 
@@ -31,7 +36,10 @@ pub use collect_request::{CollectRequest, CollectRequestLayer};
 pub use final_image_extract::{FinalImage, FinalImageExtract, FinalImageExtractLayer};
 pub use jittered_retry::{JitteredRetry, JitteredRetryLayer};
 pub use judged::{JudgedResponse, JudgedService, ReplayRequest};
+pub use model_fallback::{ModelFallback, ModelFallbackLayer};
+pub use optional::OptionalFuture;
 pub use quota_guard::{QuotaGuard, QuotaGuardLayer};
+pub use resolution_fallback::{ResolutionFallback, ResolutionFallbackLayer};
 pub use stack::GeminiStack;
 
 /// The README's examples run as doc tests.

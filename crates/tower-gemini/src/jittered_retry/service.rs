@@ -14,7 +14,7 @@ use tower_gemini_core::trail::Step;
 use tower_gemini_core::verdict::Verdict;
 use tower_service::Service;
 
-use super::{Decision, RetryPolicy, RetryState, Situation};
+use super::{Decision, RetryOverride, RetryPolicy, RetryState, Situation};
 use crate::judged::{JudgedService, ReplayRequest, judged};
 use crate::ready::take_ready;
 use crate::timer::Timer;
@@ -48,8 +48,12 @@ where
 
     fn call(&mut self, request: R) -> Self::Future {
         let inner = take_ready(&mut self.inner);
-        let (policy, random) = (self.policy.clone(), self.random.clone());
-        Box::pin(retry(inner, policy, random, request.into_request()))
+        let request = request.into_request();
+        let policy = match request.extensions().get::<RetryOverride>() {
+            Some(other) => other.over(&self.policy),
+            None => self.policy.clone(),
+        };
+        Box::pin(retry(inner, policy, self.random.clone(), request))
     }
 }
 
