@@ -436,6 +436,32 @@ impl Verdict {
         Self::of(Outcome::NotSent)
     }
 
+    /// An admission of our own said no before anything was sent: no money, no quota, and `wait` until it would say yes.
+    ///
+    /// `outcome` says which limit it was and `elsewhere` whether another model may answer, so that retry and fallback treat it as
+    /// Google's own refusal. Without a `wait` no waiting helps. It needs no evidence: what was not sent cannot have been charged.
+    #[must_use]
+    pub fn refused_locally(outcome: Outcome, wait: Option<WaitHint>, elsewhere: bool, detail: Detail) -> Self {
+        let transient = wait.is_some() && outcome.is_transient();
+        Self::of(outcome)
+            .with_charge(Charge::None)
+            .with_quota(QuotaCharge::None)
+            .with_elsewhere(elsewhere)
+            .with_transient(transient)
+            .with_wait(wait)
+            .with_detail(detail)
+    }
+
+    /// A layer of ours withheld it: no money, no quota, and no waiting helps unless `wait` says how long.
+    ///
+    /// Unlike [`refused_locally`](Self::refused_locally) it says whether another model may pass where this one did not.
+    #[must_use]
+    pub fn withheld(outcome: Outcome, wait: Option<WaitHint>, another_model_helps: bool, detail: Detail) -> Self {
+        Self::refused_locally(outcome, wait, detail)
+            .with_scope(if another_model_helps { Scope::Model } else { Scope::Account })
+            .with_elsewhere(another_model_helps)
+    }
+
     /// It was sent (or may have been), and no complete answer came back: it may have been paid for.
     #[must_use]
     pub fn interrupted() -> Self {

@@ -19,6 +19,7 @@
 //! ```
 
 mod body;
+mod history;
 mod json;
 mod path;
 
@@ -32,6 +33,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, Method, Uri};
 
 use self::body::Body;
+pub use self::history::{Conversation, ModelPart, PartKind};
 use self::path::Route;
 pub(crate) use self::path::{split_model_suffix, strip_model_prefix};
 use crate::catalog::Catalog;
