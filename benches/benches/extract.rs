@@ -60,7 +60,10 @@ fn body(case: Case) -> Vec<u8> {
             "          {{\n            \"inlineData\": {{\n              \"mimeType\": \"image/jpeg\",\n              \"data\": \"{data}\"\n            }}{rest}\n          }}"
         )
     };
-    let mut parts = vec!["          {\n            \"text\": \"Thinking about the composition.\",\n            \"thought\": true\n          }".to_owned()];
+    let mut parts = vec![
+        "          {\n            \"text\": \"Thinking about the composition.\",\n            \"thought\": true\n          }"
+            .to_owned(),
+    ];
     for draft in 0..case.drafts {
         // 54 MB of JSON in all with a 4K image (20 MB) and two drafts.
         let len = if case.image > 10_000_000 { 9_000_000 } else { case.image * 2 / 3 };

@@ -371,8 +371,7 @@ impl Studio<'_> {
     pub(crate) fn print(&self, content: &Content) -> (&'static str, Vec<Bytes>) {
         let api = self.route.api;
         let content_type = if self.route.framing == Framing::Sse { SSE } else { JSON };
-        if content.error_instead && content.tail == Tail::Good || content.error_instead && self.route.framing == Framing::Whole
-        {
+        if content.error_instead {
             return (content_type, mid_stream().body(api, self.route.framing));
         }
         let body = match (api, self.route.verb, self.route.framing) {

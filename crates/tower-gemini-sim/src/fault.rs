@@ -163,7 +163,7 @@ pub enum Fault {
     },
     /// No answer ever, whatever `X-Server-Timeout` says: the connection is dead and nobody noticed.
     NoAnswer {
-        /// Whether the image is made, and charged, behind it.
+        /// Whether the image is made, and charged, behind it (if the server's deadline leaves the time).
         charged: bool,
     },
     /// The image is made and charged, and the body stops arriving, for ever.

@@ -61,7 +61,7 @@ struct Printer {
 
 impl Printer {
     fn new(pretty: bool) -> Self {
-        Self { pretty, text: Vec::with_capacity(512), segments: Vec::new() }
+        Self { pretty, text: Vec::with_capacity(4096), segments: Vec::new() }
     }
 
     fn finish(mut self) -> Vec<Bytes> {
@@ -146,6 +146,11 @@ impl Printer {
 
     fn string(&mut self, text: &str) {
         self.text.push(b'"');
+        if !text.bytes().any(|byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
+            self.text.extend_from_slice(text.as_bytes());
+            self.text.push(b'"');
+            return;
+        }
         for byte in text.bytes() {
             match byte {
                 b'"' => self.text.extend_from_slice(b"\\\""),

@@ -70,11 +70,13 @@ struct Usage {
     today: u64,
 }
 
+type ProjectAndModel = (Arc<str>, Arc<str>);
+
 #[derive(Debug, Default)]
 pub(crate) struct Limits {
     general: Quota,
     by_model: Vec<(String, Quota)>,
-    usage: Mutex<HashMap<(Arc<str>, Arc<str>), Usage>>,
+    usage: Mutex<HashMap<ProjectAndModel, Usage>>,
 }
 
 impl Limits {

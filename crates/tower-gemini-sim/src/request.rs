@@ -173,18 +173,23 @@ impl Asked {
 
 /// A field under its camelCase name or its proto name: proto3 JSON takes both everywhere.
 fn field<'a>(value: &'a Value, camel: &str) -> Option<&'a Value> {
-    value.get(camel).or_else(|| value.get(snake(camel))).filter(|value| !value.is_null())
+    let object = value.as_object()?;
+    object.iter().find(|(name, _)| is_named(name, camel)).map(|(_, value)| value).filter(|value| !value.is_null())
 }
 
-fn snake(camel: &str) -> String {
-    let mut out = String::with_capacity(camel.len() + 4);
-    for letter in camel.chars() {
-        if letter.is_ascii_uppercase() {
-            out.push('_');
-        }
-        out.push(letter.to_ascii_lowercase());
+/// Whether `name` is `camel`, or the same words with underscores. Without allocating: it is asked for every field of every request.
+fn is_named(name: &str, camel: &str) -> bool {
+    if name == camel {
+        return true;
     }
-    out
+    let mut letters = name.bytes();
+    camel.bytes().all(|wanted| {
+        if wanted.is_ascii_uppercase() {
+            letters.next() == Some(b'_') && letters.next() == Some(wanted.to_ascii_lowercase())
+        } else {
+            letters.next() == Some(wanted)
+        }
+    }) && letters.next().is_none()
 }
 
 /// The model a body names, without prefixes.
@@ -263,7 +268,7 @@ const IMAGE_CONFIG_VERTEX: [&str; 5] =
 fn unknown_fields(value: &Value, at: &str, known: &[&str], also: &[&str]) -> Result<(), Refused> {
     let Some(object) = value.as_object() else { return Ok(()) };
     for name in object.keys() {
-        let known = known.iter().chain(also).any(|camel| name == camel || *name == snake(camel));
+        let known = known.iter().chain(also).any(|camel| is_named(name, camel));
         if !known {
             return Err(Refused::unknown_field(name, at));
         }

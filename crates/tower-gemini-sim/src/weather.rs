@@ -114,12 +114,15 @@ struct Stretch {
     until: Duration,
 }
 
+/// Which outages, of which model, at which size if sizes fail on their own.
+type Place = (usize, Arc<str>, Option<Size>);
+
 /// Weather with its memory.
 #[derive(Debug)]
 pub(crate) struct Sky {
     seed: u64,
     weather: Weather,
-    stretches: Mutex<HashMap<(usize, Arc<str>, Option<Size>), Stretch>>,
+    stretches: Mutex<HashMap<Place, Stretch>>,
 }
 
 impl Sky {

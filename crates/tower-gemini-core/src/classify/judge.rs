@@ -439,28 +439,9 @@ impl Case<'_> {
             Outcome::RateLimitedDay
         } else if facts.minute {
             Outcome::RateLimitedMinute
-<<<<<<< HEAD
-        } else if facts.violations == 0
-            && text.has_any(&[
-                "per day",
-                "perday",
-                "per_day",
-                "per-day",
-                "daily limit",
-                "daily quota",
-                "quota for the day",
-                "requests/day",
-            ])
-        {
-            Outcome::RateLimitedDay
-        } else if long {
-            Outcome::RateLimitedDay
-        } else if reason == "QUOTA_EXHAUSTED" && !short {
-=======
         } else if (facts.violations == 0
             && text.has_any(&["per day", "perday", "per_day", "per-day", "daily limit", "daily quota", "quota for the day", "requests/day"]))
             || long
->>>>>>> w-classify
             // gemini-cli gives the model up at this word; only a short hint beside it says that it passes.
             || (reason == "QUOTA_EXHAUSTED" && !short)
         {
@@ -521,12 +502,6 @@ impl Case<'_> {
     fn describe(&self, verdict: Verdict, http: Option<u16>) -> Verdict {
         let facts = self.facts;
         let outcome = verdict.outcome();
-<<<<<<< HEAD
-        let mut detail = Detail::default();
-        detail.reason = verdict.reason().map(str::to_owned).or_else(|| {
-            facts.quota.id.as_deref().or(facts.reason.as_deref()).or(facts.word.as_deref()).map(|reason| clip(redact(reason)))
-        });
-=======
         let stated = || facts.quota.id.as_deref().or(facts.reason.as_deref()).or(facts.word.as_deref());
         let reason = verdict.reason().map(str::to_owned).or_else(|| stated().map(|reason| clip(redact(reason))));
         let mut detail = Detail { reason, ..Detail::default() };
@@ -536,7 +511,6 @@ impl Case<'_> {
         } else {
             verdict
         };
->>>>>>> w-classify
         let message = facts.message.as_deref().unwrap_or_default();
         // A placeholder of a message is no message ("$grpcMessage", with the truth in DebugInfo alone).
         let message =

@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-
-=======
 //! Every family of answers, in shapes made after the recorded ones.
 
 use std::time::Duration;
@@ -672,4 +669,3 @@ proptest! {
         prop_assert_eq!(judged(0, &wrapped).outcome(), bare.outcome(), "{}", wrapped);
     }
 }
->>>>>>> w-classify

@@ -15,7 +15,8 @@ fn imagen_predictions() {
 
 #[test]
 fn images_beside_a_chat_message() {
-    let entry = |data: &str| format!(r#"{{"type":"image_url","index":0,"image_url":{{"url":"data:image/jpeg;base64,{data}"}}}}"#);
+    let entry =
+        |data: &str| format!(r#"{{"type":"image_url","index":0,"image_url":{{"url":"data:image/jpeg;base64,{data}"}}}}"#);
     for place in ["message", "delta"] {
         let answer = whole(format!(
             r#"{{"id":"x","model":"m","choices":[{{"{place}":{{"role":"assistant","content":"Here.","images":[{},{}]}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":3,"completion_tokens":"4","total_tokens":7.0,"completion_tokens_details":{{"reasoning_tokens":2,"image_tokens":1290}}}}}}"#,
@@ -92,9 +93,15 @@ fn interactions() {
     let draft = format!(r#"{{"type":"image","data":"{DRAFT}","mime_type":"image/png"}}"#);
     let last = format!(r#"{{"data":"{FINAL}","type":"image","mime_type":"image/png"}}"#);
     for body in [
-        format!(r#"{{"outputs":[{{"type":"thought","summary":[{draft}]}},{{"type":"text","text":"A"}},{last}],"status":"completed"}}"#),
-        format!(r#"{{"steps":[{{"summary":[{draft},{draft}],"type":"thought"}},{{"type":"model_output","content":[{{"type":"text","text":"A"}},{last}]}}],"status":"completed"}}"#),
-        format!(r#"{{"steps":[{{"content":[{{"text":"A","type":"text"}},{last}],"type":"model_output"}},{{"content":[{draft}],"type":"thought"}}],"status":"completed"}}"#),
+        format!(
+            r#"{{"outputs":[{{"type":"thought","summary":[{draft}]}},{{"type":"text","text":"A"}},{last}],"status":"completed"}}"#
+        ),
+        format!(
+            r#"{{"steps":[{{"summary":[{draft},{draft}],"type":"thought"}},{{"type":"model_output","content":[{{"type":"text","text":"A"}},{last}]}}],"status":"completed"}}"#
+        ),
+        format!(
+            r#"{{"steps":[{{"content":[{{"text":"A","type":"text"}},{last}],"type":"model_output"}},{{"content":[{draft}],"type":"thought"}}],"status":"completed"}}"#
+        ),
     ] {
         let answer = whole(&body);
         assert_eq!((image(&answer), &*answer.text), (&b"final"[..], "A"), "{body}");

@@ -166,7 +166,8 @@ fn a_part() -> impl Strategy<Value = String> {
 }
 
 fn answer() -> impl Strategy<Value = String> {
-    let list = || (proptest::collection::vec(a_part(), 0..5), blank()).prop_map(|(parts, b)| format!("[{b}{}{b}]", parts.join(",")));
+    let list =
+        || (proptest::collection::vec(a_part(), 0..5), blank()).prop_map(|(parts, b)| format!("[{b}{}{b}]", parts.join(",")));
     let content = || {
         prop_oneof![
             8 => object(vec![(word("parts"), list().boxed()), (word("role"), word("model").boxed())]),

@@ -2,10 +2,10 @@
 
 use super::*;
 
-mod differential;
 mod dialects;
-mod strip;
+mod differential;
 mod streams;
+mod strip;
 mod traps;
 
 /// What a scan came to, in a form that can be compared.

@@ -11,7 +11,8 @@ fn every_line_end_and_spelling_of_a_field_is_read() {
     let (first, last) = (event(DRAFT, ""), event(FINAL, r#","finishReason":"STOP""#));
     for end in ["\n", "\r\n", "\r"] {
         for field in ["data: ", "data:"] {
-            let body = format!(": hello{end}{end}event: x{end}id: 1{end}{field}{first}{end}{end}retry: 5{end}{field}{last}{end}{end}");
+            let body =
+                format!(": hello{end}{end}event: x{end}id: 1{end}{field}{first}{end}{end}retry: 5{end}{field}{last}{end}{end}");
             let answer = sse(&body);
             assert_eq!((image(&answer), answer.images, answer.said_end), (&b"final"[..], 2, true));
         }
@@ -57,7 +58,9 @@ fn the_end_of_a_stream_is_known_only_when_said() {
 fn the_body_decides_its_framing() {
     let chunk = event(FINAL, r#","finishReason":"STOP""#);
     for framing in [Framing::Whole, Framing::Sse, Framing::JsonArray] {
-        for body in [chunk.clone(), format!("[{chunk}]"), format!("\n\n data: {chunk}\n\n"), format!("event: a\r\ndata: {chunk}")] {
+        for body in
+            [chunk.clone(), format!("[{chunk}]"), format!("\n\n data: {chunk}\n\n"), format!("event: a\r\ndata: {chunk}")]
+        {
             let answer = scan(framing, &body).unwrap();
             assert_eq!((image(&answer), answer.said_end), (&b"final"[..], true), "{framing:?}: {body}");
         }

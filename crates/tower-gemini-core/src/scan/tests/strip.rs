@@ -20,7 +20,8 @@ fn stripped(framing: Framing, body: &str) -> String {
 /// Every list of up to five drafts, finals and texts.
 #[test]
 fn commas_are_right_wherever_drafts_stand() {
-    let kinds = [part(DRAFT, r#", "thought": true"#), r#"{"text": "t"}"#.to_owned(), part(FINAL, r#", "thoughtSignature": "c2ln""#)];
+    let kinds =
+        [part(DRAFT, r#", "thought": true"#), r#"{"text": "t"}"#.to_owned(), part(FINAL, r#", "thoughtSignature": "c2ln""#)];
     for len in 0..=5_u32 {
         for mut code in 0..3_usize.pow(len) {
             let list: Vec<&str> = (0..len)
@@ -59,7 +60,9 @@ fn what_is_kept_is_kept_as_spelled() {
 fn events_and_chunks_keep_their_frame() {
     let draft = parts(&part(DRAFT, r#","thought":true"#));
     let last = parts(&part(FINAL, ""));
-    for body in [format!("data: {draft}\r\n\r\ndata: {last}\r\n\r\n"), format!("[{draft},\n{last}]"), format!("{draft}\n{last}\n")] {
+    for body in
+        [format!("data: {draft}\r\n\r\ndata: {last}\r\n\r\n"), format!("[{draft},\n{last}]"), format!("{draft}\n{last}\n")]
+    {
         assert_eq!(stripped(Framing::Sse, &body), body.replacen(&part(DRAFT, r#","thought":true"#), "", 1));
     }
     let pretty = last.replace(",", ",\ndata: ");

@@ -51,10 +51,7 @@ fn the_final_image_is_found_in_every_order() {
         ),
         (
             "audio behind a lone thought, the type last",
-            format!(
-                r#"{},{{"inlineData":{{"data":"{DRAFT}","mimeType":"audio/wav"}}}}"#,
-                part(FINAL, r#","thought":true"#)
-            ),
+            format!(r#"{},{{"inlineData":{{"data":"{DRAFT}","mimeType":"audio/wav"}}}}"#, part(FINAL, r#","thought":true"#)),
             true,
         ),
         (
@@ -64,7 +61,10 @@ fn the_final_image_is_found_in_every_order() {
         ),
         (
             "a JSON text that speaks of an image",
-            format!(r#"{},{{"text":"{{\"inlineData\":{{\"mimeType\":\"image/png\",\"data\":\"ZHJhZnQ=\"}}}}"}}"#, part(FINAL, "")),
+            format!(
+                r#"{},{{"text":"{{\"inlineData\":{{\"mimeType\":\"image/png\",\"data\":\"ZHJhZnQ=\"}}}}"}}"#,
+                part(FINAL, "")
+            ),
             false,
         ),
         (
@@ -135,9 +135,7 @@ fn only_the_first_candidate_counts() {
 fn a_signature_of_megabytes_is_passed_over_or_kept() {
     let signature = "A".repeat(1 << 20);
     for body in [
-        parts(&format!(
-            r#"{{"thoughtSignature":"{signature}","inlineData":{{"mimeType":"image/png","data":"{FINAL}"}}}}"#
-        )),
+        parts(&format!(r#"{{"thoughtSignature":"{signature}","inlineData":{{"mimeType":"image/png","data":"{FINAL}"}}}}"#)),
         parts(&part(FINAL, &format!(r#","thought_signature":"{signature}""#))),
     ] {
         for (scanner, kept) in [
@@ -174,9 +172,8 @@ fn refusals_have_a_reason_and_no_image() {
     assert_eq!((usage.prompt, usage.candidates, usage.thoughts, usage.total), (12, 0, 239, 251));
     assert!(refused.has_candidates && refused.said_end && refused.image.is_none());
 
-    let blocked = whole(
-        r#"{"promptFeedback":{"blockReason":"PROHIBITED_CONTENT","blockReasonMessage":"no","safetyRatings":[]}}"#,
-    );
+    let blocked =
+        whole(r#"{"promptFeedback":{"blockReason":"PROHIBITED_CONTENT","blockReasonMessage":"no","safetyRatings":[]}}"#);
     assert_eq!(blocked.block_reason.as_deref(), Some("PROHIBITED_CONTENT"));
     assert_eq!(blocked.block_reason_message.as_deref(), Some("no"));
     assert!(!blocked.has_candidates);
@@ -203,7 +200,10 @@ fn shapes_without_content_are_answers() {
 fn an_error_body_is_captured_as_spelled() {
     let body = r#"{"error": {"code": 503, "message": "The model is \"overloaded\".", "status": "UNAVAILABLE"}}"#;
     let answer = whole(body);
-    assert_eq!(answer.error.unwrap(), r#"{"error":{"code": 503, "message": "The model is \"overloaded\".", "status": "UNAVAILABLE"}}"#);
+    assert_eq!(
+        answer.error.unwrap(),
+        r#"{"error":{"code": 503, "message": "The model is \"overloaded\".", "status": "UNAVAILABLE"}}"#
+    );
     let wrapped = whole(format!("[{body}]"));
     assert!(wrapped.error.is_some() && wrapped.said_end);
     assert_eq!(whole(r#"{"error":"boom","candidates":[]}"#).error.unwrap(), r#"{"error":"boom"}"#);
@@ -254,8 +254,16 @@ fn broken_answers_are_errors() {
         ("trailing garbage", format!("{good}x").into(), ScanError::is_malformed),
         ("a second value", format!("{good}{good}").into(), ScanError::is_malformed),
         ("a trailing comma", good.replace("\"STOP\"", "\"STOP\",").into(), ScanError::is_malformed),
-        ("bad UTF-8 in a text", parts(r#"{"text":"@"}"#).bytes().map(|b| if b == b'@' { 0xFF } else { b }).collect(), ScanError::is_malformed),
-        ("a character cut in half", parts(r#"{"text":"@"}"#).bytes().map(|b| if b == b'@' { 0xC3 } else { b }).collect(), ScanError::is_malformed),
+        (
+            "bad UTF-8 in a text",
+            parts(r#"{"text":"@"}"#).bytes().map(|b| if b == b'@' { 0xFF } else { b }).collect(),
+            ScanError::is_malformed,
+        ),
+        (
+            "a character cut in half",
+            parts(r#"{"text":"@"}"#).bytes().map(|b| if b == b'@' { 0xC3 } else { b }).collect(),
+            ScanError::is_malformed,
+        ),
         ("a line break in a text", parts("{\"text\":\"a\nb\"}").into(), ScanError::is_malformed),
         ("a line break in base64", parts(&part("Zmlu\nYWw=", "")).into(), ScanError::is_malformed),
         ("a lone surrogate", parts(r#"{"text":"\ud83d"}"#).into(), ScanError::is_malformed),
@@ -328,7 +336,8 @@ fn large_images_are_the_same_however_they_are_cut() {
     };
     let draft: Vec<u8> = (0..150_001).map(|_| next() as u8).collect();
     let last: Vec<u8> = (0..200_002).map(|_| next() as u8).collect();
-    let lines = STANDARD.encode(&last).as_bytes().chunks(76).map(|l| String::from_utf8_lossy(l).into_owned()).collect::<Vec<_>>();
+    let lines =
+        STANDARD.encode(&last).as_bytes().chunks(76).map(|l| String::from_utf8_lossy(l).into_owned()).collect::<Vec<_>>();
     for data in [STANDARD.encode(&last), URL_SAFE_NO_PAD.encode(&last), lines.join(r"\n"), lines.join(" ")] {
         for order in [false, true] {
             let (draft, last_part) = (part(&STANDARD.encode(&draft), r#","thought":true"#), part(&data, ""));
