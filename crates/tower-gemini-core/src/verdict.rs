@@ -452,16 +452,6 @@ impl Verdict {
             .with_detail(detail)
     }
 
-    /// A layer of ours withheld it: no money, no quota, and no waiting helps unless `wait` says how long.
-    ///
-    /// Unlike [`refused_locally`](Self::refused_locally) it says whether another model may pass where this one did not.
-    #[must_use]
-    pub fn withheld(outcome: Outcome, wait: Option<WaitHint>, another_model_helps: bool, detail: Detail) -> Self {
-        Self::refused_locally(outcome, wait, detail)
-            .with_scope(if another_model_helps { Scope::Model } else { Scope::Account })
-            .with_elsewhere(another_model_helps)
-    }
-
     /// It was sent (or may have been), and no complete answer came back: it may have been paid for.
     #[must_use]
     pub fn interrupted() -> Self {
