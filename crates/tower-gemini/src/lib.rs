@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`CollectRequest`] | holds the request's body, so that it can be sent again, and reads the [`Call`](core::call::Call) |
 //! | [`FinalImageExtract`] | gives the final image, or the same JSON without the drafts |
+//! | [`PeakHourRouter`] | lets another model lead in peak hours, and calls that can wait do so |
 //! | [`JitteredRetry`] | sends again what was surely not paid for, when that may help |
 //! | [`AttemptTimeout`] | ends an attempt in time, and lets the server give up first |
 //! | [`ClassifyGeminiError`] | reads what an answer means from its body, not from its status |
@@ -14,10 +15,12 @@ pub use tower_gemini_core as core;
 
 pub mod attempt_timeout;
 pub mod classify_gemini_error;
+pub mod clock;
 pub mod collect_request;
 pub mod final_image_extract;
 pub mod jittered_retry;
 mod judged;
+pub mod peak_hour_router;
 mod ready;
 pub mod stack;
 
@@ -27,4 +30,5 @@ pub use collect_request::{CollectRequest, CollectRequestLayer};
 pub use final_image_extract::{FinalImage, FinalImageExtract, FinalImageExtractLayer};
 pub use jittered_retry::{JitteredRetry, JitteredRetryLayer};
 pub use judged::{JudgedResponse, JudgedService, ReplayRequest};
+pub use peak_hour_router::{PeakHourRouter, PeakHourRouterLayer};
 pub use stack::GeminiStack;
