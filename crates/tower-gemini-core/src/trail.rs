@@ -36,6 +36,13 @@ pub enum Step {
         /// Why.
         why: PreferReason,
     },
+    /// Thought signatures that the request lacked were written into it.
+    Signed {
+        /// Such as had been seen.
+        restored: u32,
+        /// Documented placeholders, where none had.
+        placeholders: u32,
+    },
     /// A layer waited before the next attempt.
     Waited {
         /// How long, in the runtime's time.
@@ -330,6 +337,9 @@ impl fmt::Display for Trail {
                     write!(f, ", charge {}, {} after {:.1} s", a.charge, a.cost, a.took.as_secs_f64())?;
                 }
                 Step::Preferred { asked, model, why } => write!(f, "prefers {model} to {asked} ({})", why.as_str())?,
+                Step::Signed { restored, placeholders } => {
+                    write!(f, "signatures restored: {restored}, placeholders: {placeholders}")?;
+                }
                 Step::Waited { delay, why } => {
                     let why = match why {
                         WaitReason::QuietHours => "for a quiet hour",

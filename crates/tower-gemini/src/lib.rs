@@ -4,8 +4,10 @@
 //! | --- | --- |
 //! | [`CollectRequest`] | holds the request's body, so that it can be sent again, and reads the [`Call`](core::call::Call) |
 //! | [`FinalImageExtract`] | gives the final image, or the same JSON without the drafts |
+//! | [`ThoughtSignatures`] | gives the API back the signatures that it asks for in further turns |
 //! | [`PeakHourRouter`] | lets another model lead in peak hours, and calls that can wait do so |
 //! | [`JitteredRetry`] | sends again what was surely not paid for, when that may help |
+//! | [`Spending`] | sends nothing that might pass what you are ready to spend |
 //! | [`AttemptTimeout`] | ends an attempt in time, and lets the server give up first |
 //! | [`ClassifyGeminiError`] | reads what an answer means from its body, not from its status |
 //!
@@ -22,7 +24,10 @@ pub mod jittered_retry;
 mod judged;
 pub mod peak_hour_router;
 mod ready;
+mod refusal;
+pub mod spending;
 pub mod stack;
+pub mod thought_signatures;
 
 pub use attempt_timeout::{AttemptTimeout, AttemptTimeoutLayer};
 pub use classify_gemini_error::{ClassifyGeminiError, ClassifyGeminiErrorLayer};
@@ -31,4 +36,6 @@ pub use final_image_extract::{FinalImage, FinalImageExtract, FinalImageExtractLa
 pub use jittered_retry::{JitteredRetry, JitteredRetryLayer};
 pub use judged::{JudgedResponse, JudgedService, ReplayRequest};
 pub use peak_hour_router::{PeakHourRouter, PeakHourRouterLayer};
+pub use spending::{Spending, SpendingLayer};
 pub use stack::GeminiStack;
+pub use thought_signatures::{ThoughtSignatures, ThoughtSignaturesLayer};

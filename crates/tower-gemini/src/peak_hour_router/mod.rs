@@ -85,6 +85,7 @@ mod zone;
 
 pub use layer::PeakHourRouterLayer;
 pub use learned::{Evidence, HOURS, Hour, LearnedHours, Learning, Shadow};
+pub(crate) use schedule::timestamp;
 pub use schedule::{ConfigError, Day, Schedule, Window};
 pub use service::{PeakHourRouter, ResponseFuture};
 pub use zone::Zone;
