@@ -149,8 +149,8 @@ pub fn cost_on(platform: &Platform, catalog: &Catalog, call: &Call, verdict: &Ve
             Cost::at_most(counted.at_most_microusd.zip(uncounted.at_most_microusd).map(|(a, b)| a.max(b)))
         }
         (_, Some(usage)) => bill.counted_tokens(usage),
-        // A refusal made no image that could be billed; thoughts and input may be.
-        (_, None) if charged && verdict.outcome() != Outcome::Answered => Cost::at_most(bill.words_at_most()),
+        // A refusal made no image that could be billed; thoughts and input may be. Anything else may have made one.
+        (Outcome::ContentBlocked | Outcome::PromptBlocked | Outcome::OutOfTokens, None) => Cost::at_most(bill.words_at_most()),
         (_, None) => Cost { at_least_microusd: 0, ..bill.uncounted_image() },
     };
     bill.in_tier(cost)

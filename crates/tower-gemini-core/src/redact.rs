@@ -204,9 +204,8 @@ fn secrets(text: &str) -> Vec<Range<usize>> {
     let lower = text.to_ascii_lowercase();
     let lower = lower.as_bytes();
     for at in memchr::memchr3_iter(b'=', b':', b'%', bytes) {
-        if let Some(value) = value_after_separator(bytes, at)
-            && let Some(label) = label_before(lower, at)
-        {
+        let found = value_after_separator(bytes, at).and_then(|value| Some((value, label_before(lower, at)?)));
+        if let Some((value, label)) = found {
             spans.extend(secret_of(label, bytes, value));
         }
     }

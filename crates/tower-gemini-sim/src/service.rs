@@ -511,7 +511,8 @@ impl Inner {
         };
         self.ledger.edit(number, |record| {
             record.received = true;
-            record.body_hash = bytes.as_ref().map(|bytes| hash64(bytes));
+            // Of a body that was not read there is no hash.
+            record.body_hash = bytes.as_ref().filter(|_| fault != Fault::PayloadTooLargeHtml).map(|bytes| hash64(bytes));
         });
 
         let mut caller = caller;

@@ -417,10 +417,10 @@ fn advice(verdict: &Verdict) -> (&'static str, &'static str) {
             ("the result was refused after it was made", "change the prompt; the same one is refused and paid for again")
         }
         Outcome::PromptBlocked => ("the prompt was refused", "change the prompt; no model takes it as it is"),
-        Outcome::StreamError if verdict.is_retryable() => {
+        Outcome::StreamError | Outcome::Interrupted if verdict.is_retryable() => {
             ("the answer broke off", "treat it as failed; a new try may be charged once more")
         }
-        Outcome::StreamError => {
+        Outcome::StreamError | Outcome::Interrupted => {
             ("the answer broke off, and a new try would cost again or fail again", "treat it as failed and look at the cause")
         }
         Outcome::RateLimitedMinute => ("a limit of this minute is used up", "wait, or use another model"),
@@ -455,9 +455,6 @@ fn advice(verdict: &Verdict) -> (&'static str, &'static str) {
             ("there is nothing at this address", "correct the address or the name; another model does not help")
         }
         Outcome::NotSent => ("it was never sent", "send it again"),
-        Outcome::Interrupted => {
-            ("the connection broke, and it is not known what was paid", "send it again only if paying twice is acceptable")
-        }
         _ => ("it is nothing that is known", "look at the body"),
     }
 }

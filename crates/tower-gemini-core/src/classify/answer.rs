@@ -18,7 +18,7 @@ use super::text::says_not_charged;
 use crate::call::{Call, Dialect, Verb};
 use crate::redact::redact;
 use crate::scan::Answer;
-use crate::verdict::{Charge, Detail, Outcome, Verdict};
+use crate::verdict::{Charge, Detail, Outcome, QuotaCharge, Verdict};
 
 pub(super) fn judge_answer(call: &Call, answer: &Answer) -> Verdict {
     if let Some(error) = &answer.error {
@@ -33,14 +33,20 @@ pub(super) fn judge_answer(call: &Call, answer: &Answer) -> Verdict {
             let word = finish.unwrap_or_default();
             return describe(finish::verdict(call, Finish::Blocked, &word).with_charge(Charge::Charged), answer, call);
         }
-        if answer.said_end {
+        // Sketches and no word of an end: it stopped on the way to the image, however cleanly its JSON is closed.
+        if answer.said_end && !(only_drafts && finish.is_none()) {
             return Verdict::of(Outcome::Image);
         }
-        return Verdict::of(Outcome::StreamError).with_charge(Charge::Charged).with_reason("no finish reason");
+        return cut_off().with_charge(Charge::Charged);
     }
     let verdict = without_image(call, answer, finish.as_deref(), meaning);
     let charge = charge(call, answer, &verdict, finish.as_deref());
     describe(verdict.with_charge(charge), answer, call)
+}
+
+/// The answer ended before it said that it had. The server answered, so the request counts.
+fn cut_off() -> Verdict {
+    Verdict::of(Outcome::Interrupted).with_quota(QuotaCharge::Counted).with_reason("no finish reason")
 }
 
 /// The answer holds an error. What was paid for before it is unknown, unless an image had arrived.
@@ -90,12 +96,12 @@ fn without_image(call: &Call, answer: &Answer, finish: Option<&str>, meaning: Op
     if answer.has_candidates {
         let is_empty = answer.text.is_empty() && call.wants_image;
         if !(answer.said_end || is_empty) {
-            return Verdict::of(Outcome::StreamError).with_reason("no finish reason");
+            return cut_off();
         }
         return Verdict::of(if call.wants_image { Outcome::NoImage } else { Outcome::Answered });
     }
     if !answer.said_end && (call.wants_image || call.dialect != Dialect::Unrecognised) {
-        return Verdict::of(Outcome::StreamError).with_reason("no finish reason");
+        return cut_off();
     }
     // Foreign JSON, or a page where an answer should be.
     Verdict::of(if call.wants_image { Outcome::Other } else { Outcome::Answered })

@@ -67,9 +67,7 @@ impl Reader {
                     continue;
                 }
                 // The array of a stream that was cut or ended by something else: its elements one by one.
-                if let Some(inside) = rest.strip_prefix('[')
-                    && inside.trim_start().starts_with('{')
-                {
+                if let Some(inside) = rest.strip_prefix('[').filter(|inside| inside.trim_start().starts_with('{')) {
                     rest = inside;
                     continue;
                 }
@@ -169,12 +167,8 @@ impl Reader {
                 &mut self.answer.finish_message,
                 codes.and_then(|errors| errors.iter().find_map(|error| text_in(error, &["message"]))),
             );
-        } else if let Some(status) = text_in(chunk, &["status"])
-            && self.answer.has_candidates
-            && self.answer.finish_reason.is_none()
-            && status != "in_progress"
-        {
-            self.answer.finish_reason = Some(status);
+        } else if self.answer.has_candidates && self.answer.finish_reason.is_none() {
+            self.answer.finish_reason = text_in(chunk, &["status"]).filter(|status| status != "in_progress");
         }
         // Cloud Code and gateways wrap the whole answer.
         for name in ["response", "data", "result", "interaction"] {
@@ -217,9 +211,7 @@ impl Reader {
 
     fn part(&mut self, part: &Value) {
         let is_thought = part.get("thought").and_then(Value::as_bool).unwrap_or(false);
-        if let Some(text) = part.get("text").and_then(Value::as_str)
-            && !is_thought
-        {
+        if let Some(text) = part.get("text").and_then(Value::as_str).filter(|_| !is_thought) {
             self.say(text);
         }
         if let Some(data) = member(part, &["inlineData", "inline_data"]) {
@@ -231,9 +223,8 @@ impl Reader {
         }
         if let Some(file) = member(part, &["fileData", "file_data"]) {
             let mime = text_in(file, &["mimeType", "mime_type"]).unwrap_or_default();
-            if let Some(uri) = text_in(file, &["fileUri", "file_uri"])
-                && (mime.is_empty() || mime.starts_with("image/"))
-            {
+            let is_image = mime.is_empty() || mime.starts_with("image/");
+            if let Some(uri) = text_in(file, &["fileUri", "file_uri"]).filter(|_| is_image) {
                 self.answer.image_urls.push(uri);
             }
         }
@@ -260,9 +251,7 @@ impl Reader {
                     if has_data {
                         self.image(false);
                     }
-                } else if let Some((_, after)) = text.split_once("![")
-                    && let Some((_, url)) = after.split_once("](http")
-                {
+                } else if let Some((_, url)) = text.split_once("![").and_then(|(_, after)| after.split_once("](http")) {
                     let url = url.split_once(')').map_or(url, |(url, _)| url);
                     self.answer.image_urls.push(format!("http{url}"));
                 }

@@ -115,26 +115,40 @@ fn owned(text: Option<Cow<'_, str>>) -> Option<Cow<'static, str>> {
 
 /// The window of a quota by its id or metric, as substrings: ids come with suffixes (`-FreeTier`, `-PaidTier2`) without end.
 fn window_of(name: &str) -> Window {
-    // `generated_images_paid_tier_1_per_model` counts images of a *day* (its unit is `/d`), though its name has no "day".
-    const DAY: &[&str] = &["PerDay", "per_day", "Daily", "daily", "perDay", "generated_images_", "/d/", "free-models-per-day"];
-    const MINUTE: &[&str] = &["PerMinute", "per_minute", "perMinute", "PerMin", "per-min"];
-    if DAY.iter().any(|word| name.contains(word)) {
-        Window::Day
-    } else if MINUTE.iter().any(|word| name.contains(word)) {
-        Window::Minute
-    } else {
-        Window::Unknown
+    let name = name.as_bytes();
+    let starts = |text: &[u8], word: &[u8]| text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
+    let mut window = Window::Unknown;
+    // `PerDay`, `per_day`, `per-day`, `PerMinute`, `per_minute`, `per-min`: a "per" and a unit.
+    for at in memchr::memchr2_iter(b'P', b'p', name) {
+        let Some(rest) = name.get(at..).filter(|rest| starts(rest, b"per")).and_then(|rest| rest.get(3..)) else { continue };
+        let unit = rest.strip_prefix(b"_").or_else(|| rest.strip_prefix(b"-")).unwrap_or(rest);
+        if starts(unit, b"day") {
+            return Window::Day;
+        }
+        if starts(unit, b"min") {
+            window = Window::Minute;
+        }
     }
+    // `generated_images_paid_tier_1_per_model` counts images of a *day* (its unit is `/d`), though its name has no "day".
+    let has = |word: &[u8]| memchr::memmem::find(name, word).is_some();
+    if window == Window::Unknown && (has(b"aily") || has(b"generated_images_")) { Window::Day } else { window }
 }
 
 /// Whether a metric counts input tokens: those windows are minutes unless an id says otherwise.
-pub(super) fn counts_tokens(metric: &str) -> bool {
+fn counts_tokens(metric: &str) -> bool {
     metric.contains("input_token") || metric.contains("InputToken") || metric.contains("token_count")
 }
 
 impl<'a> Facts<'a> {
     /// Reads the JSON at the start of the text, and says how many bytes it took.
     pub(super) fn read(json: &'a str) -> Result<(Self, usize), serde_json::Error> {
+        let mut facts = Self::default();
+        let mut whole = serde_json::Deserializer::from_str(json);
+        Walk { facts: &mut facts, place: Place::Root, depth: 0 }.deserialize(&mut whole)?;
+        if whole.end().is_ok() {
+            return Ok((facts, json.len()));
+        }
+        // More text follows. Only a stream says where the value ended, and it costs a second reading.
         let mut facts = Self::default();
         let end = facts.walk(json)?;
         Ok((facts, end))
@@ -250,15 +264,15 @@ impl<'a> Facts<'a> {
         if word.is_empty() {
             return;
         }
-        if let Ok(number) = word.parse::<u64>() {
+        let is_number = word.starts_with(|c: char| c.is_ascii_digit());
+        if let Some(number) = is_number.then(|| word.parse::<u64>().ok()).flatten() {
             if let Some(code) = status_number(number) {
                 self.set_code(code, depth);
             }
             return;
         }
-        if let Some(status) = http_of_word(&word)
-            && (self.status.is_none() || depth >= self.status_depth)
-        {
+        let counts = self.status.is_none() || depth >= self.status_depth;
+        if let Some(status) = http_of_word(&word).filter(|_| counts) {
             self.status = Some(status);
             self.status_depth = depth;
             self.is_google |= is_status;
@@ -416,7 +430,8 @@ impl<'de> Visitor<'de> for Walk<'_, 'de> {
         }
         while let Some(Text(key)) = map.next_key()? {
             // Keys with a blank or NBSP in front were recorded (" @type").
-            let key = key.trim();
+            let is_plain = matches!(key.as_bytes(), [b'!'..=b'~'] | [b'!'..=b'~', .., b'!'..=b'~']);
+            let key = if is_plain { &*key } else { key.trim() };
             match (place, key) {
                 (Place::Details, "reason") => facts.reason = text_of(&mut map)?.or(facts.reason.take()),
                 (Place::Details, "detail") => keep(&mut facts.debug, text_of(&mut map)?),
@@ -497,9 +512,7 @@ impl<'de> Visitor<'de> for Walk<'_, 'de> {
                 (_, "status") => match map.next_value()? {
                     Scalar::Text(word) => facts.set_word(word, deeper, true),
                     Scalar::Number(number) => {
-                        if let Some(code) = status_number(number)
-                            && facts.code.is_none()
-                        {
+                        if let Some(code) = status_number(number).filter(|_| facts.code.is_none()) {
                             facts.set_code(code, depth);
                         }
                     }
@@ -507,9 +520,11 @@ impl<'de> Visitor<'de> for Walk<'_, 'de> {
                 },
                 (_, "upstreamStatus" | "upstream_status" | "upstream_status_code") => {
                     // Beats the code beside it, and loses to the upstream's own body.
-                    if let Scalar::Number(number) = map.next_value()?
-                        && let Some(code) = status_number(number)
-                    {
+                    let code = match map.next_value()? {
+                        Scalar::Number(number) => status_number(number),
+                        _ => None,
+                    };
+                    if let Some(code) = code {
                         facts.set_code(code, deeper.saturating_add(1));
                     }
                 }
@@ -743,9 +758,7 @@ impl<'de> serde::Deserialize<'de> for Dimensions {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Dimensions, A::Error> {
                 let mut dimensions = Vec::new();
                 while let Some(Text(key)) = map.next_key()? {
-                    if let Some(value) = text_of(&mut map)?
-                        && dimensions.len() < MAX_DIMENSIONS
-                    {
+                    if let Some(value) = text_of(&mut map)?.filter(|_| dimensions.len() < MAX_DIMENSIONS) {
                         dimensions.push((key.into_owned(), value.into_owned()));
                     }
                 }

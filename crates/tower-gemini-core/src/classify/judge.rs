@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
-use super::facts::{Facts, counts_tokens};
+use super::facts::Facts;
 use super::finish::{self, Finish};
 use super::text::{Lower, says_limit_zero, speaks_of_thought_signature, stated_status, successor};
 use super::wait;
@@ -71,11 +71,8 @@ fn code(http: Option<u16>, facts: &Facts<'_>) -> u16 {
             code = http;
         }
         // "Upstream error 503 Service Unavailable" inside a gateway's own 500 or 502.
-        if code.is_none_or(|code| is_vague(code) || code == 502)
-            && !facts.is_page
-            && let Some(stated) = facts.message.as_deref().and_then(stated_status)
-        {
-            code = Some(stated);
+        if code.is_none_or(|code| is_vague(code) || code == 502) && !facts.is_page {
+            code = facts.message.as_deref().and_then(stated_status).or(code);
         }
     }
     code.or(http).unwrap_or(0)
@@ -92,13 +89,7 @@ struct Case<'c> {
 
 impl Case<'_> {
     fn decide(&self) -> Verdict {
-        // The everyday overload: nothing but the two signs that the general rules would find could change it.
-        if self.code == 503
-            && self.facts.is_google
-            && self.facts.reason.is_none()
-            && !self.text.has("limit")
-            && !self.text.has("deadline")
-        {
+        if self.is_everyday_overload() {
             return Verdict::of(Outcome::Overloaded);
         }
         self.refused()
@@ -111,6 +102,17 @@ impl Case<'_> {
             .or_else(|| self.by_words())
             .or_else(|| self.limited())
             .unwrap_or_else(|| self.by_status())
+    }
+
+    /// Google's 503 without details, the most frequent error of all. Only two things in its message would change the verdict: a
+    /// "limit: 0" (there is no colon without it) and a deadline; the other rules need not be asked.
+    fn is_everyday_overload(&self) -> bool {
+        self.code == 503
+            && self.is_googles_own()
+            && self.facts.reason.is_none()
+            && self.facts.violations == 0
+            && memchr::memchr(b':', self.text.bytes()).is_none()
+            && memchr::memmem::find(self.text.bytes(), b"eadline").is_none()
     }
 
     fn reason(&self) -> &str {
@@ -450,7 +452,7 @@ impl Case<'_> {
             || (reason == "QUOTA_EXHAUSTED" && short)
             || word == "rate_limit_exceeded"
             || text.has_any(&["per minute", "perminute", "per_minute", "per-minute", "per-min", "requests/min"])
-            || (facts.violations == 0 && counts_tokens(self.words))
+            || (facts.violations == 0 && text.has_any(&["input_token", "inputtoken", "token_count"]))
         {
             Outcome::RateLimitedMinute
         } else {
@@ -528,7 +530,8 @@ impl Case<'_> {
                 | Outcome::RateLimited
                 | Outcome::Permission
                 | Outcome::BadRequest
-        ) {
+        ) && self.text.has_any(&["use ", "migrate to ", "switch to "])
+        {
             detail.successor = successor(message).map(str::to_owned);
         }
         if facts.quota.is_stated() || facts.quota.value.is_some() {
@@ -540,6 +543,9 @@ impl Case<'_> {
 
 /// A text cut to what a verdict keeps, after redaction: a key must not survive because the cut went through it.
 pub(super) fn clip(text: std::borrow::Cow<'_, str>) -> String {
+    if text.len() <= MAX_MESSAGE {
+        return text.into_owned();
+    }
     match text.char_indices().nth(MAX_MESSAGE) {
         Some((end, _)) => text.get(..end).unwrap_or_default().to_owned(),
         None => text.into_owned(),

@@ -7,7 +7,7 @@
 const MAX_DEPTH: u8 = 48;
 
 /// More than any collected error body, nested ones included (11 KB).
-const MAX_INPUT: usize = 256 * 1024;
+const MAX_INPUT: usize = 64 * 1024;
 
 /// Repairs the value at the start of the text. Says how many bytes of the input it took.
 pub(super) fn repair(text: &str) -> (String, usize) {
@@ -16,7 +16,7 @@ pub(super) fn repair(text: &str) -> (String, usize) {
         end -= 1;
     }
     let text = text.get(..end).unwrap_or_default();
-    let mut reader = Reader { text, at: 0, out: String::with_capacity(text.len() + 16) };
+    let mut reader = Reader { text, at: 0, out: String::with_capacity(text.len().min(1024) + 16) };
     reader.value(0);
     (reader.out, reader.at)
 }

@@ -99,7 +99,7 @@ fn relayed(call: &Call, body: &[u8]) -> Verdict {
     let verdict = classify_answer(call, &answer_reader::read(body));
     match verdict.outcome() {
         // The proxy cut its report, not the model its answer: how it ended is not known.
-        Outcome::StreamError if verdict.charge() != Charge::Charged => verdict.with_charge(Charge::Maybe),
+        Outcome::Interrupted if verdict.charge() != Charge::Charged => verdict.with_charge(Charge::Maybe),
         _ if verdict.charge() == Charge::None => verdict.with_charge(Charge::Maybe),
         _ => verdict,
     }

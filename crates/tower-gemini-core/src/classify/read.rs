@@ -1,6 +1,7 @@
 //! Finding the error in whatever came back: JSON, arrays, streams, text with JSON in it, strings with JSON in them, pages.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 
 use super::facts::Facts;
 use super::lenient;
@@ -14,31 +15,57 @@ const MAX_NESTING: u8 = 8;
 const MAX_STARTS: usize = 12;
 
 /// Beyond this nothing is read: the largest collected error body has 11 KB, and a 200 with an image is not read here.
-const MAX_BODY: usize = 1024 * 1024;
+const MAX_BODY: usize = 128 * 1024;
+
+/// How many bytes may be read in all, counting each try to its end. Every nesting may hold many starts and every start be tried
+/// twice, so that a hostile body of 1 KB could cost 12^8 tries; real ones take a few times their length.
+const MAX_WORK: usize = 1024 * 1024;
+
+/// How much deeper and longer a search may go.
+#[derive(Clone, Copy)]
+struct Room<'w> {
+    depth: u8,
+    work: &'w Cell<usize>,
+}
+
+impl Room<'_> {
+    fn deeper(self) -> Self {
+        Self { depth: self.depth.saturating_add(1), ..self }
+    }
+
+    fn is_left(self) -> bool {
+        self.depth < MAX_NESTING && self.work.get() > 0
+    }
+
+    fn spend(self, bytes: usize) {
+        self.work.set(self.work.get().saturating_sub(bytes));
+    }
+}
 
 /// Reads what an error body states. Never fails: the least it gives is the text as a message.
 pub(super) fn read(body: &[u8]) -> Facts<'_> {
     let body = body.get(..MAX_BODY).unwrap_or(body);
+    let work = Cell::new(MAX_WORK);
+    let room = Room { depth: 0, work: &work };
     match simdutf8::basic::from_utf8(body) {
-        Ok(text) => read_text(text, 0),
-        Err(_) => read_text(&String::from_utf8_lossy(body), 0).into_owned(),
+        Ok(text) => read_text(text, room),
+        Err(_) => read_text(&String::from_utf8_lossy(body), room).into_owned(),
     }
 }
 
-fn read_text(text: &str, depth: u8) -> Facts<'_> {
+fn read_text<'a>(text: &'a str, room: Room<'_>) -> Facts<'a> {
     let text = text.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
     match text.as_bytes().first() {
         Some(b'{' | b'[') => {
-            if let Ok((mut facts, end)) = Facts::read(text)
-                && (facts.is_telling() || (depth < MAX_NESTING && (facts.message.is_some() || facts.raw.is_some())))
-            {
-                unfold(&mut facts, depth);
+            let found = Facts::read(text).ok().filter(|(facts, _)| {
+                facts.is_telling() || (room.is_left() && (facts.message.is_some() || facts.raw.is_some()))
+            });
+            if let Some((mut facts, end)) = found {
+                unfold(&mut facts, room);
                 // An answer's chunk may be followed by the error that ended the stream.
                 let rest = text.get(end..).unwrap_or_default();
-                if !facts.states_error()
-                    && let Some(later) = embedded(rest, depth)
-                    && later.states_error()
-                {
+                let later = if facts.states_error() { None } else { embedded(rest, room) };
+                if let Some(later) = later.filter(Facts::states_error) {
                     facts.absorb(later);
                 }
                 if facts.is_telling() {
@@ -47,20 +74,20 @@ fn read_text(text: &str, depth: u8) -> Facts<'_> {
             }
         }
         // A JSON string that holds the answer.
-        Some(b'"') if depth < MAX_NESTING => {
+        Some(b'"') if room.is_left() => {
             if let Ok(inner) = serde_json::from_str::<String>(text) {
-                return read_text(&inner, depth + 1).into_owned();
+                return read_text(&inner, room.deeper()).into_owned();
             }
         }
         Some(b'<') => return read_page(text),
         _ => {}
     }
-    read_prose(text, depth)
+    read_prose(text, room)
 }
 
 /// Text with JSON somewhere in it, or none.
-fn read_prose(text: &str, depth: u8) -> Facts<'_> {
-    let mut facts = embedded(text, depth).map(shorten).unwrap_or_default();
+fn read_prose<'a>(text: &'a str, room: Room<'_>) -> Facts<'a> {
+    let mut facts = embedded(text, room).map(shorten).unwrap_or_default();
     if facts.code.is_none() && facts.status.is_none() {
         facts.code = stated_status(text);
     }
@@ -76,18 +103,17 @@ fn shorten<'a>(facts: Facts<'static>) -> Facts<'a> {
 }
 
 /// Looks into the strings that may hold another answer.
-fn unfold(facts: &mut Facts<'_>, depth: u8) {
-    if depth >= MAX_NESTING {
+fn unfold(facts: &mut Facts<'_>, room: Room<'_>) {
+    if !room.is_left() {
         return;
     }
-    if let Some(raw) = facts.raw.take()
-        && let Some(first) = raw.trim_ascii_start().bytes().next()
+    if let Some((raw, first)) = facts.raw.take().and_then(|raw| raw.trim_ascii_start().bytes().next().map(|first| (raw, first)))
     {
         let is_structured = matches!(first, b'{' | b'[' | b'<' | b'"');
-        let inner = read_text(&raw, depth + 1);
+        let inner = read_text(&raw, room.deeper());
         if is_structured && (inner.is_telling() || inner.is_page) {
             facts.absorb(inner.into_owned());
-        } else if let Some(inner) = embedded(&raw, depth + 1) {
+        } else if let Some(inner) = embedded(&raw, room.deeper()) {
             facts.absorb(inner);
         } else if facts.states_error() && !is_structured {
             // "google/x is temporarily rate-limited upstream": a provider's plain words beat "Provider returned error".
@@ -98,9 +124,10 @@ fn unfold(facts: &mut Facts<'_>, depth: u8) {
     if message.trim_ascii_start().starts_with('<') {
         let page = read_page(message).into_owned();
         facts.absorb(Facts { code: facts.code.or(page.code), ..page });
-    } else if memchr::memchr2(b'{', b'[', message.as_bytes()).is_some()
-        && let Some(inner) = embedded(message, depth + 1)
-    {
+        return;
+    }
+    let has_json = memchr::memchr2(b'{', b'[', message.as_bytes()).is_some();
+    if let Some(inner) = has_json.then(|| embedded(message, room.deeper())).flatten() {
         // What a wrapper wrote around the JSON may hold the only name of the fault, where the JSON holds details alone.
         let kept = (inner.message.is_none()).then(|| facts.message.take()).flatten();
         facts.absorb(inner);
@@ -109,8 +136,8 @@ fn unfold(facts: &mut Facts<'_>, depth: u8) {
 }
 
 /// The first JSON in a text that states an error, else the first that is an answer.
-fn embedded(text: &str, depth: u8) -> Option<Facts<'static>> {
-    if depth >= MAX_NESTING {
+fn embedded(text: &str, room: Room<'_>) -> Option<Facts<'static>> {
+    if !room.is_left() {
         return None;
     }
     let mut answer: Option<Facts<'static>> = None;
@@ -119,17 +146,21 @@ fn embedded(text: &str, depth: u8) -> Option<Facts<'static>> {
     for _ in 0..MAX_STARTS {
         let Some(start) = next_start(text, at) else { break };
         let Some(json) = text.get(start..) else { break };
+        if !room.is_left() {
+            break;
+        }
+        room.spend(json.len());
         let mut end = 1;
         let mut is_broken = false;
         let found = match Facts::read(json) {
             Ok((mut facts, taken)) => {
                 end = taken.max(1);
-                unfold(&mut facts, depth + 1);
+                unfold(&mut facts, room.deeper());
                 Some(facts.into_owned())
             }
             Err(_) => {
                 is_broken = true;
-                read_broken(json, depth)
+                read_broken(json, room)
             }
         };
         if let Some(mut facts) = found {
@@ -183,16 +214,16 @@ fn next_start(text: &str, from: usize) -> Option<usize> {
 }
 
 /// JSON that strict parsing refuses: of another language, broken, cut off, or with its quotes escaped.
-fn read_broken(json: &str, depth: u8) -> Option<Facts<'static>> {
+fn read_broken(json: &str, room: Room<'_>) -> Option<Facts<'static>> {
     if let Some(unescaped) = unescape(json) {
-        let facts = read_text(&unescaped, depth + 1).into_owned();
+        let facts = read_text(&unescaped, room.deeper()).into_owned();
         if facts.is_telling() {
             return Some(facts);
         }
     }
     let (repaired, _) = lenient::repair(json);
     let (mut facts, _) = Facts::read(&repaired).ok()?;
-    unfold(&mut facts, depth + 1);
+    unfold(&mut facts, room.deeper());
     Some(facts.into_owned())
 }
 

@@ -478,10 +478,10 @@ fn answers_of_200() {
         (format!("data: {}\n\n", google(500, "INTERNAL", "x")), O::StreamError, Maybe),
         ("{\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"a\"}]}}]}\n{\"error\": bad_json}".into(), O::StreamError, Maybe),
         (r#"{"event_type":"error","error":{"code":"api_error","message":"x"}}"#.into(), O::StreamError, Maybe),
-        ("data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"cut\"}]}}]}\n\n".into(), O::StreamError, Maybe),
-        (r#"{"candidates":[{"content":{"parts":[{"text":"cut of"#.into(), O::StreamError, Maybe),
-        (r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"iVBORw0K"#.into(), O::StreamError, Charged),
-        (String::new(), O::StreamError, Maybe),
+        ("data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"cut\"}]}}]}\n\n".into(), O::Interrupted, Maybe),
+        (r#"{"candidates":[{"content":{"parts":[{"text":"cut of"#.into(), O::Interrupted, Maybe),
+        (r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"iVBORw0K"#.into(), O::Interrupted, Charged),
+        (String::new(), O::Interrupted, Maybe),
         (r#"{"this":"is foreign"}"#.into(), O::Other, Maybe),
     ];
     rows.push((format!("event: message\r\ndata: {image}\r\n\r\n"), O::Image, Charged));

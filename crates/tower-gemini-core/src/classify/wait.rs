@@ -17,14 +17,15 @@ pub(super) fn hint(facts: &Facts<'_>, text: &Lower, headers: &HeaderMap) -> Opti
     let said = || first_span(text, &["retry in ", "retry after ", "try again in ", "try again after "]);
     if let Some(delay) = facts.retry_delay {
         // Google floors RetryInfo to whole seconds while its message keeps the fraction: the exact one is not early.
-        if delay.subsec_nanos() == 0
-            && let Some(exact) = said()
-            && exact > delay
-            && exact - delay < Duration::from_secs(1)
-        {
+        let exact = if delay.subsec_nanos() == 0 { said() } else { None };
+        if let Some(exact) = exact.filter(|&exact| exact > delay && exact - delay < Duration::from_secs(1)) {
             return Some(WaitHint::new(exact, WaitSource::Message));
         }
         return Some(WaitHint::new(delay, WaitSource::RetryInfo));
+    }
+    // Most messages without a hint hold no digit at all: one look saves a search for each lead.
+    if facts.reset_delay.is_none() && !has_digit(text.bytes()) {
+        return header(headers).map(|wait| WaitHint::new(wait, WaitSource::RetryAfter));
     }
     let from = |span: Option<Duration>, source| span.map(|span| WaitHint::new(span, source));
     let text_source = if facts.is_page { WaitSource::Page } else { WaitSource::Message };
@@ -44,11 +45,12 @@ pub(super) fn hint(facts: &Facts<'_>, text: &Lower, headers: &HeaderMap) -> Opti
         .or(message)
 }
 
+/// Looks at every byte, without a way out: eight or more at a time that way.
+fn has_digit(text: &[u8]) -> bool {
+    text.iter().fold(false, |found, byte| found | byte.is_ascii_digit())
+}
+
 fn first_span(text: &Lower, leads: &[&'static str]) -> Option<Duration> {
-    // Most messages without a hint hold no digit at all: one look saves a search for each lead.
-    if !text.bytes().iter().any(u8::is_ascii_digit) {
-        return None;
-    }
     leads.iter().find_map(|lead| text.after(lead).find_map(span))
 }
 
@@ -88,9 +90,7 @@ fn decimal(text: &[u8]) -> Option<(u64, u32, &[u8])> {
     let (whole, mut rest) = text.split_at(digits);
     let whole = whole.iter().try_fold(0u64, |n, digit| n.checked_mul(10)?.checked_add(u64::from(digit - b'0')))?;
     let mut billionths = 0u32;
-    if let [b'.', tail @ ..] = rest
-        && tail.first().is_some_and(u8::is_ascii_digit)
-    {
+    if let Some(tail) = rest.strip_prefix(b".").filter(|tail| tail.first().is_some_and(u8::is_ascii_digit)) {
         let digits = tail.iter().take_while(|b| b.is_ascii_digit()).count();
         let (fraction, tail) = tail.split_at(digits);
         for place in 0..9 {
@@ -113,10 +113,11 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
 /// `retry-after-ms`, then `Retry-After` in seconds or as a date. A date needs a clock, which this crate does not read: the
 /// answer's own `Date` header is one.
 fn header(headers: &HeaderMap) -> Option<Duration> {
+    if headers.is_empty() {
+        return None;
+    }
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
-    if let Some(ms) = text("retry-after-ms")
-        && let Some((whole, billionths, [])) = decimal(ms.as_bytes())
-    {
+    if let Some((whole, billionths, [])) = text("retry-after-ms").and_then(|ms| decimal(ms.as_bytes())) {
         let up = u64::from(billionths > 0);
         return Some(Duration::from_millis(whole.saturating_add(up)));
     }

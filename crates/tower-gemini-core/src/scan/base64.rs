@@ -72,6 +72,31 @@ impl Decoder {
         Ok(plain && !self.corrupt)
     }
 
+    /// Decodes as many symbols as `input` begins with, and says how many. It stops at anything else, and may stop before.
+    pub(super) fn run<O: Output>(&mut self, input: &[u8], out: &mut O) -> Result<usize, O::Error> {
+        if self.corrupt || self.pads > 0 {
+            return Ok(0);
+        }
+        let mut taken = 0;
+        while self.carry_len > 0 {
+            match input.get(taken) {
+                Some(&b) if b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'-' | b'_') => self.symbol(b, out)?,
+                _ => return Ok(taken),
+            }
+            taken += 1;
+        }
+        while input.len() - taken >= 4 {
+            let block = &input[taken..];
+            let block = &block[..block.len().min(BLOCK) & !3];
+            let good = self.bulk(block, out)?;
+            taken += good;
+            if good < block.len() {
+                break;
+            }
+        }
+        Ok(taken)
+    }
+
     /// Decodes one byte that was spelled as an escape.
     pub(super) fn push_char<O: Output>(&mut self, c: char, out: &mut O) -> Result<(), O::Error> {
         match u8::try_from(c) {

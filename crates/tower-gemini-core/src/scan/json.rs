@@ -31,6 +31,11 @@ pub(super) trait Sink {
     /// `None` for a key longer than any that means something.
     fn key(&mut self, key: Option<&[u8]>, end: u64) -> Result<(), ScanError>;
     fn string_begin(&mut self, at: u64) -> Result<(), ScanError>;
+    /// Takes as many bytes of base64 as `input` begins with, in whole or in part, where base64 is wanted; else none. Looking
+    /// for the string's end first would mean reading an image twice.
+    fn string_base64(&mut self, input: &[u8]) -> Result<usize, ScanError>;
+    /// Whether the sink checks the string at hand itself, as far as it can.
+    fn checks_string(&self) -> bool;
     /// A run without escapes. `Ok(true)` when the sink itself found it to be printable ASCII, which saves checking it twice.
     fn string_piece(&mut self, piece: &[u8]) -> Result<bool, ScanError>;
     fn string_escape(&mut self, c: char) -> Result<(), ScanError>;
@@ -291,17 +296,28 @@ impl Lexer {
             self.escaped(input[0], at, is_key, sink)?;
             return Ok(1);
         }
+        if !is_key && self.cut_len == 0 {
+            let taken = sink.string_base64(input)?;
+            if taken > 0 {
+                return Ok(taken);
+            }
+        }
         let stop = memchr::memchr2(b'"', b'\\', input);
         let piece = &input[..stop.unwrap_or(input.len())];
         if !piece.is_empty() {
-            let checked = if is_key {
+            if is_key {
                 self.push_key(piece);
-                false
-            } else {
-                sink.string_piece(piece)?
-            };
-            if !checked || self.cut_len > 0 {
                 self.check(piece, at)?;
+            } else if sink.checks_string() && self.cut_len == 0 {
+                if !sink.string_piece(piece)? {
+                    self.check(piece, at)?;
+                }
+            } else {
+                let checked = self.check(piece, at);
+                // What stands before a fault is handed on, as it would be had it come in a piece of its own.
+                let good = checked.as_ref().err().map_or(piece.len() as u64, |error| error.offset().saturating_sub(at));
+                sink.string_piece(&piece[..good as usize])?;
+                checked?;
             }
         }
         let Some(stop) = stop else { return Ok(input.len()) };

@@ -49,7 +49,9 @@
 //!
 //! # Memory
 //!
-//! One image, plus a thirty-second of it, for any number of drafts before it. Where an image follows one that may be final and
+//! One image, plus a thirty-second of it, for any number of drafts before it. The buffer grows by that much at a time, which
+//! is free where large blocks are reallocated by moving pages (the system allocator of Linux) and costs copies where they are
+//! not: there, tell the length with [`Scanner::expect_len`]. Where an image follows one that may be final and
 //! is not known beforehand to replace it (`thought` stands behind the data), both are held until it is known. A judging
 //! scanner holds 16 KiB, a draining one half a megabyte and what one chunk decodes to.
 
@@ -232,7 +234,8 @@ impl Scanner {
     /// How long the answer is going to be (`Content-Length`), so that the image's buffer need not grow.
     ///
     /// The buffer is then reserved in one piece as large as the rest of the answer could need, 64 MiB at most; its pages are
-    /// touched only as bytes arrive. It is only a hint: any other length is right too.
+    /// touched only as bytes arrive, but an allocator that counts will count them: with drafts before the image, up to three
+    /// times the image. Worth it where reallocating copies. It is only a hint: any other length is right too.
     #[must_use]
     pub fn expect_len(mut self, len: u64) -> Self {
         self.reader.store.expected = Some(len);
@@ -367,9 +370,14 @@ impl Scanner {
     }
 
     fn lex(&mut self, bytes: &[u8]) -> Result<usize, ScanError> {
-        let taken = self.lexer.feed(bytes, self.at, &mut self.reader)?;
-        self.reader.copy_raw(&bytes[..taken], self.at);
-        Ok(taken)
+        let taken = self.lexer.feed(bytes, self.at, &mut self.reader);
+        // What was complete before a fault counts, whether or not it came in the same piece.
+        let good = match &taken {
+            Ok(taken) => *taken,
+            Err(error) => usize::try_from(error.offset().saturating_sub(self.at)).map_or(0, |good| good.min(bytes.len())),
+        };
+        self.reader.copy_raw(&bytes[..good], self.at);
+        taken
     }
 
     fn line(&mut self, bytes: &[u8]) -> Result<usize, ScanError> {

@@ -66,6 +66,8 @@ struct Element {
     image: Progress,
     /// Whether it has opened a candidate in the store.
     began: bool,
+    /// Whether its data were passed over, since its type was not an image's.
+    passed: bool,
     urls: Vec<String>,
     file_mime: Option<String>,
     file_uri: Option<String>,
@@ -356,10 +358,12 @@ impl Reader {
                     match member {
                         F::Inline => {
                             element.image = Progress::None;
+                            element.passed = false;
                             element.mime = None;
                         }
                         F::Data | F::Base64 | F::Uri if node != Node::File => {
                             element.image = Progress::None;
+                            element.passed = false;
                             element.urls.clear();
                         }
                         F::Uri => element.file_uri = None,
@@ -438,6 +442,7 @@ impl Reader {
             mime: None,
             image: Progress::None,
             began: false,
+            passed: false,
             urls: Vec::new(),
             file_mime: None,
             file_uri: None,
@@ -462,6 +467,9 @@ impl Reader {
         let waits = element.node == Node::Item && known.is_none() && outer.is_some();
         let is_thought = known.unwrap_or(false);
 
+        if element.passed && is_picture(&element) {
+            return Err(ScanError::new(ErrorKind::Duplicate, end));
+        }
         if let (Progress::Done(corrupt), true) = (element.image, is_picture(&element)) {
             self.answer.images += 1;
             self.answer.thought_images += u32::from(is_thought);
@@ -822,6 +830,9 @@ impl Sink for Reader {
                 if let (false, Some(collector)) = (foreign, &mut self.collector) {
                     collector.begin_data();
                 }
+                if let Some(element) = self.elements.last_mut() {
+                    element.passed = foreign;
+                }
                 if foreign { Text::Skip } else { Text::Data { at, began: false } }
             }
             (Node::Item, F::Data) | (Node::Prediction | Node::DataItem | Node::ImageEntry | Node::Root, F::Base64) => {
@@ -842,7 +853,26 @@ impl Sink for Reader {
         Ok(())
     }
 
+    fn string_base64(&mut self, input: &[u8]) -> Result<usize, ScanError> {
+        if let Text::Data { at, began: false } = self.text {
+            // Anything but a symbol goes the long way.
+            if !input[0].is_ascii_alphanumeric() {
+                return Ok(0);
+            }
+            self.text = Text::Data { at, began: true };
+            self.begin_image(at)?;
+        }
+        if matches!(self.text, Text::Data { .. }) { self.store.run(input) } else { Ok(0) }
+    }
+
+    fn checks_string(&self) -> bool {
+        matches!(self.text, Text::Data { .. })
+    }
+
     fn string_piece(&mut self, piece: &[u8]) -> Result<bool, ScanError> {
+        if piece.is_empty() {
+            return Ok(true);
+        }
         match &mut self.text {
             Text::Skip => {}
             Text::Capture { bytes, max } => {

@@ -171,6 +171,11 @@ impl Store {
         self.decode(|base64, out| base64.push(piece, out)).map(|plain| plain.unwrap_or(false))
     }
 
+    /// As much of the candidate's base64 as `input` begins with, and how much that is.
+    pub(super) fn run(&mut self, input: &[u8]) -> Result<usize, ScanError> {
+        self.decode(|base64, out| base64.run(input, out)).map(|taken| taken.unwrap_or(0))
+    }
+
     pub(super) fn escape(&mut self, c: char) -> Result<(), ScanError> {
         self.decode(|base64, out| base64.push_char(c, out)).map(|_| ())
     }

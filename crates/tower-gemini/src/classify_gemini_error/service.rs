@@ -89,6 +89,10 @@ pub struct ResponseFuture<F, B> {
 }
 
 #[pin_project(project = StepProjection)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "it lives in a future that is moved once; a box would be one more allocation for each attempt"
+)]
 enum Step<F, B> {
     Sent {
         #[pin]

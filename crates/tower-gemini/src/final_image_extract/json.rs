@@ -74,7 +74,7 @@ where
     let trail = body.context().trail().clone();
     parts.extensions.insert(trail.clone());
     if !parts.status.is_success() || body.verdict().outcome() != Outcome::Image {
-        return Ok(Response::from_parts(parts, StrippedBody(Inner::Passing(body))));
+        return Ok(Response::from_parts(parts, StrippedBody(Inner::Passing(Box::new(body)))));
     }
     body.scan_with(Scanner::judging(body.call().framing));
     let (mut chunks, mut trailers, mut answer) = (Vec::new(), None, None);
@@ -101,7 +101,7 @@ pub struct StrippedBody<B>(Inner<B>);
 
 enum Inner<B> {
     Held { chunks: VecDeque<Bytes>, trailers: Option<http::HeaderMap> },
-    Passing(JudgedBody<B>),
+    Passing(Box<JudgedBody<B>>),
 }
 
 impl<B> Body for StrippedBody<B>

@@ -130,3 +130,13 @@ fn a_wrapped_answer_is_an_answer() {
     let answer = whole(format!(r#"{{"response":{},"traceId":"x"}}"#, parts(&part(FINAL, ""))));
     assert_eq!((image(&answer), answer.finish_reason.as_deref()), (&b"final"[..], Some("STOP")));
 }
+
+/// Found by fuzzing: an image in a text was kept or lost depending on the chunk that a fault behind it came in.
+#[test]
+fn an_image_before_a_fault_in_the_same_text_is_found_however_the_bytes_are_cut() {
+    let head = r#"{"choices":[{"message":{"content":"![x](data:image/png;base64,ZmluYWw=) "#;
+    for fault in ["\n", "\\x", "\u{1}\"}"] {
+        let failure = scan(Framing::Whole, format!("{head}{fault}")).unwrap_err();
+        assert_eq!(image(&failure.found), b"final", "{fault:?}");
+    }
+}

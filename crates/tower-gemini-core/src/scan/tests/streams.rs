@@ -166,3 +166,10 @@ fn a_fault_is_repeated() {
     assert_eq!(scanner.feed(b"}").unwrap_err(), first);
     assert_eq!((scanner.finish().unwrap_err().error, first.offset()), (first.clone(), 1));
 }
+
+/// Found by fuzzing: an error that was complete before a fault in the same chunk was lost.
+#[test]
+fn an_error_before_a_fault_is_found_however_the_bytes_are_cut() {
+    let failure = scan(Framing::Sse, r#"{"error":"x","errorm:{"a":1}}"#).unwrap_err();
+    assert_eq!(failure.found.error.unwrap(), r#"{"error":"x"}"#);
+}

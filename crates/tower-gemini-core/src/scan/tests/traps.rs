@@ -240,7 +240,8 @@ fn addresses_of_images_are_listed() {
 #[test]
 fn broken_answers_are_errors() {
     let good = parts(&part(FINAL, ""));
-    let table: &[(&str, Vec<u8>, fn(&ScanError) -> bool)] = &[
+    type Row = (&'static str, Vec<u8>, fn(&ScanError) -> bool);
+    let table: &[Row] = &[
         ("empty", Vec::new(), ScanError::is_truncated),
         ("blank", b" \n".to_vec(), ScanError::is_truncated),
         ("cut inside the data", good[..good.find("luYW").unwrap()].into(), ScanError::is_truncated),
