@@ -306,7 +306,7 @@ fn hours_that_no_article_names_are_learned_and_a_shadow_changes_nothing() {
         assert!(compared.differ > 0 && compared.expected_failures_learned < compared.expected_failures_scheduled);
         // Ten failures in a hundred more than Pro's are needed to move; each hour of the week learns for itself.
         assert!(learned.1 * 2 < plain.1, "{learned:?} of {plain:?}");
-        assert!(last.1 * 5 < last_plain.1, "by the fifth week most are spared: {last:?} of {last_plain:?}");
+        assert!(last.1 * 3 < last_plain.1, "by the fifth week two in three are spared: {last:?} of {last_plain:?}");
         assert!(router.learned().unwrap().failure_is_free(FLASH, 0));
     });
 }
@@ -317,7 +317,7 @@ fn what_attempts_inside_a_retry_came_to_is_learned_too() {
         let scenario = Scenario::new([Fault::Overloaded, Fault::Overloaded]);
         let sim = scenario.sim();
         let router = PeakHourRouterLayer::new(Schedule::never()).in_peak(PRO, FLASH).learn(Learning::on()).clock(clock());
-        let gemini = CollectRequestLayer::new().layer(router.layer(scenario.stack().raw(sim.service())));
+        let gemini = router.layer(scenario.stack().raw(sim.service()));
         gemini.oneshot(scenario.request(TAG)).await.unwrap();
         assert_eq!(sim.ledger().sends(TAG), 3);
         let learned = router.learned().unwrap();

@@ -227,7 +227,7 @@ fn a_signature_of_one_backend_is_never_given_to_the_other() {
 fn of_an_answer_that_broke_off_nothing_is_remembered() {
     in_paused_time(async {
         let sim = sim(3, Shape::DOCUMENTED, None);
-        sim.push_script([Fault::TruncatedBody { at: 3_000 }]);
+        sim.push_script([Fault::TruncatedBody { at: 700 }]);
         let layer = ThoughtSignaturesLayer::new();
         let gemini = CollectRequestLayer::new().layer(layer.layer(ClassifyGeminiErrorLayer::new().layer(sim.service())));
         if let Ok(answer) = gemini.oneshot(post(DEVELOPER, "generateContent", &first_turn())).await {
