@@ -28,6 +28,7 @@ mod refusal;
 pub mod spending;
 pub mod stack;
 pub mod thought_signatures;
+mod timer;
 
 pub use attempt_timeout::{AttemptTimeout, AttemptTimeoutLayer};
 pub use classify_gemini_error::{ClassifyGeminiError, ClassifyGeminiErrorLayer};
@@ -39,3 +40,8 @@ pub use peak_hour_router::{PeakHourRouter, PeakHourRouterLayer};
 pub use spending::{Spending, SpendingLayer};
 pub use stack::GeminiStack;
 pub use thought_signatures::{ThoughtSignatures, ThoughtSignaturesLayer};
+
+/// The README's examples run as doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
