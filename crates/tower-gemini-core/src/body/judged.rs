@@ -107,7 +107,9 @@ where
     /// An answer made here and not upstream, such as an admission's refusal: its bytes, and what it means.
     #[must_use]
     pub fn local(bytes: Bytes, verdict: Verdict, call: Arc<Call>, context: CallContext) -> Self {
-        Self::new(Decided { verdict, held: vec![bytes], usage: None, watch: None }, None, call, context)
+        let mut held = Held::default();
+        held.push(bytes);
+        Self::new(Decided { verdict, held, usage: None, watch: None }, None, call, context)
     }
 
     /// A body whose upstream failed while it was peeked: what came, and then the error.

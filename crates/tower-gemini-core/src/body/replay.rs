@@ -137,7 +137,7 @@ impl ReplayBody {
     pub fn with_chunks(self, chunks: Vec<Bytes>) -> Result<Self, Box<Self>> {
         match self.data {
             Data::Whole { trailers, .. } => {
-                let data = Data::Whole { chunks: Chunks::from_vec(chunks), next: 0, trailers };
+                let data = Data::Whole { chunks: Chunks::of(chunks), next: 0, trailers };
                 Ok(Self { data, call: self.call, context: self.context })
             }
             Data::Once { .. } => Err(Box::new(self)),

@@ -49,7 +49,8 @@ impl Day {
 /// begin. `24:00` is an end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
-    days: Vec<Day>,
+    /// One bit a day, Monday's the lowest.
+    days: u8,
     start: String,
     end: String,
 }
@@ -64,10 +65,13 @@ impl Window {
     /// On these days from `start` to `end`.
     #[must_use]
     pub fn on(days: &[Day], start: impl Into<String>, end: impl Into<String>) -> Self {
-        let mut days = days.to_vec();
-        days.sort_unstable();
-        days.dedup();
+        let days = days.iter().fold(0, |days, &day| days | 1 << day as u8);
         Self { days, start: start.into(), end: end.into() }
+    }
+
+    fn days(&self) -> impl Iterator<Item = Day> + use<> {
+        let days = self.days;
+        Day::WEEK.into_iter().filter(move |&day| days >> day as u8 & 1 == 1)
     }
 
     /// Start and length in minutes.
@@ -75,7 +79,7 @@ impl Window {
         let wrong = |text: &str| ConfigError::NoTime { window: self.clone(), text: text.to_owned() };
         let start = minutes(&self.start).filter(|&start| start < DAY).ok_or_else(|| wrong(&self.start))?;
         let end = minutes(&self.end).ok_or_else(|| wrong(&self.end))?;
-        if start == end || self.days.is_empty() {
+        if start == end || self.days == 0 {
             return Err(ConfigError::Empty { window: self.clone() });
         }
         Ok((start, if end > start { end - start } else { end + DAY - start }))
@@ -92,10 +96,10 @@ fn minutes(text: &str) -> Option<u16> {
 
 impl fmt::Display for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.days.len() == 7 {
+        if self.days == 0b111_1111 {
             f.write_str("daily")?;
         } else {
-            for (n, day) in self.days.iter().enumerate() {
+            for (n, day) in self.days().enumerate() {
                 write!(f, "{}{}", if n > 0 { "," } else { "" }, day.short())?;
             }
         }
@@ -207,7 +211,7 @@ impl Schedule {
         let mut spans = Vec::new();
         for (window, of) in windows.iter().enumerate() {
             let (start, length) = of.minutes()?;
-            for &day in &of.days {
+            for day in of.days() {
                 let start = day as u16 * DAY + start;
                 let end = start + length;
                 spans.push(Span { start, end: end.min(WEEK), window });

@@ -17,10 +17,12 @@ pub struct SpendingLayer {
     shared: Shared,
 }
 
+type MakePlan = Arc<dyn Fn(&Call) -> Plan + Send + Sync>;
+
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) per_call: Caps,
-    pub(super) plan: Option<Arc<dyn Fn(&Call) -> Plan + Send + Sync>>,
+    pub(super) plan: Option<MakePlan>,
     pub(super) catalog: Option<Arc<Catalog>>,
     pub(super) clock: Arc<dyn Clock>,
     /// Made anew with every change of the layer; shared by every service made of it.

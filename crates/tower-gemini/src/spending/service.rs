@@ -63,7 +63,7 @@ where
         let call = request.body().call().clone();
         match self.shared.admit(&mut request) {
             Ok(pending) => {
-                ResponseFuture { state: State::Sent { inner: self.inner.call(request), pending: Some(pending) } }
+                ResponseFuture { state: State::Sent { inner: self.inner.call(request), pending: Some(Box::new(pending)) } }
             }
             Err(reached) => {
                 let context = request.body().context().clone();
@@ -249,7 +249,8 @@ enum State<F, B> {
     Sent {
         #[pin]
         inner: F,
-        pending: Option<Pending>,
+        /// Boxed as it moves on into the body.
+        pending: Option<Box<Pending>>,
     },
     Refused {
         // Boxed: it is rare, and large.
@@ -283,7 +284,7 @@ where
                     Ok(response) => {
                         let mut response = response.into_response();
                         if let Some(pending) = pending {
-                            response.body_mut().guard(Box::new(pending));
+                            response.body_mut().guard(pending);
                         }
                         Ok(response)
                     }
