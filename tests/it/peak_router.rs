@@ -19,9 +19,7 @@ use tower_gemini::core::error::Error;
 use tower_gemini::core::trail::{PreferReason, Step, Trail, WaitReason};
 use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::peak_hour_router::{Learning, Schedule, presets};
-use tower_gemini::{
-    ClassifyGeminiErrorLayer, CollectRequestLayer, JitteredRetryLayer, PeakHourRouter, PeakHourRouterLayer,
-};
+use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer, JitteredRetryLayer, PeakHourRouter, PeakHourRouterLayer};
 use tower_gemini_sim::Fault;
 
 use crate::harness::{Scenario, TAG, cases, in_paused_time};
@@ -90,12 +88,15 @@ fn client(statuses: &[u16]) -> (Client, Seen) {
     (Client { ready: false, seen: seen.clone(), statuses: Arc::new(Mutex::new(statuses.to_vec())) }, seen)
 }
 
-fn stack<S: Clone>(
+fn stack<S>(
     router: &PeakHourRouterLayer,
     client: S,
 ) -> impl Service<Request<Full<Bytes>>, Response: Send, Error = Error> + Clone + use<S>
 where
-    S: Service<Request<ReplayBody>, Response = Response<Full<Bytes>>, Error = Infallible, Future: Send> + Send + 'static,
+    S: Service<Request<ReplayBody>, Response = Response<Full<Bytes>>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + 'static,
 {
     let retry = JitteredRetryLayer::new(RetryPolicy::recommended());
     CollectRequestLayer::new().layer(router.layer(retry.layer(ClassifyGeminiErrorLayer::new().layer(client))))
@@ -112,8 +113,7 @@ fn in_peak_hours_every_attempt_of_a_call_carries_the_preference() {
         let trail = Trail::new();
         stack(&router(), client).oneshot(ask(FLASH, CallOptions::new().trail(trail.clone()))).await.unwrap();
         assert_eq!(*seen.lock().unwrap(), [Some(PRO.to_owned()), Some(PRO.to_owned())]);
-        let preferred =
-            Step::Preferred { asked: ModelId::new(FLASH), model: ModelId::new(PRO), why: PreferReason::PeakHours };
+        let preferred = Step::Preferred { asked: ModelId::new(FLASH), model: ModelId::new(PRO), why: PreferReason::PeakHours };
         assert_eq!(trail.steps()[0], preferred);
         assert!(trail.to_string().starts_with("prefers gemini-3-pro-image to gemini-3.1-flash-image (peak hours)"));
     });
@@ -152,7 +152,9 @@ fn a_call_that_can_wait_is_sent_when_the_peak_ends() {
 #[test]
 fn a_call_waits_only_as_long_as_its_patience_and_its_deadline_allow() {
     in_paused_time(async {
-        for (patience, deadline, waits) in [(89, None, false), (90, None, true), (600, Some(104), false), (600, Some(105), true)] {
+        for (patience, deadline, waits) in
+            [(89, None, false), (90, None, true), (600, Some(104), false), (600, Some(105), true)]
+        {
             let (client, seen) = client(&[]);
             let options = deadline.map_or(CallOptions::new(), |deadline| CallOptions::new().deadline(minutes(deadline)));
             let mut request = ask(FLASH, options);

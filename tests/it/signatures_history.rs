@@ -190,7 +190,10 @@ fn what_is_refused_here_is_refused_there_in_the_same_words() {
         let here = gemini(ThoughtSignaturesLayer::new()).oneshot(post(DEVELOPER, "generateContent", &body)).await.unwrap();
         assert_eq!(sim.requests(), 0, "nothing was sent");
         let verdict = here.body().verdict().clone();
-        assert_eq!((here.status().as_u16(), verdict.outcome(), verdict.charge()), (400, Outcome::MissingThoughtSignature, Charge::None));
+        assert_eq!(
+            (here.status().as_u16(), verdict.outcome(), verdict.charge()),
+            (400, Outcome::MissingThoughtSignature, Charge::None)
+        );
         assert!(!verdict.is_retryable() && !verdict.another_model_helps());
 
         let there = gemini(ThoughtSignaturesLayer::new().missing(Missing::Send));

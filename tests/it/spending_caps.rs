@@ -15,9 +15,7 @@ use tower_gemini::core::trail::{Step, StopReason, Trail};
 use tower_gemini::core::verdict::Charge;
 use tower_gemini::jittered_retry::{Backoff, RetryPolicy};
 use tower_gemini::spending::{Caps, Plan, worst_case};
-use tower_gemini::{
-    AttemptTimeoutLayer, ClassifyGeminiErrorLayer, CollectRequestLayer, JitteredRetryLayer, SpendingLayer,
-};
+use tower_gemini::{AttemptTimeoutLayer, ClassifyGeminiErrorLayer, CollectRequestLayer, JitteredRetryLayer, SpendingLayer};
 use tower_gemini_sim::{Fault, Sim};
 
 use crate::harness::{Scenario, TAG, cases, faults, in_paused_time};
@@ -26,8 +24,11 @@ fn stack(
     scenario: &Scenario,
     sim: &Sim,
     spending: &SpendingLayer,
-) -> impl Service<Request<Full<Bytes>>, Response = Response<impl http_body::Body<Data = Bytes, Error = Error> + Unpin + use<>>, Error = Error>
-+ Clone
+) -> impl Service<
+    Request<Full<Bytes>>,
+    Response = Response<impl http_body::Body<Data = Bytes, Error = Error> + Unpin + use<>>,
+    Error = Error,
+> + Clone
 + use<> {
     let classified = ClassifyGeminiErrorLayer::new().layer(sim.service());
     let timed = AttemptTimeoutLayer::new().limit(scenario.attempt_limit).layer(classified);

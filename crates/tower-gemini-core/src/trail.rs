@@ -277,8 +277,7 @@ impl Trail {
     /// How many attempts delivered an image, or are delivering one.
     #[must_use]
     pub fn images_delivered(&self) -> u64 {
-        let delivered =
-            |step: &&Step| matches!(step, Step::Attempt(attempt) if attempt.outcome == Some(Outcome::Image));
+        let delivered = |step: &&Step| matches!(step, Step::Attempt(attempt) if attempt.outcome == Some(Outcome::Image));
         self.steps_mut().iter().filter(delivered).count() as u64
     }
 

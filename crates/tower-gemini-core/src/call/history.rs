@@ -272,7 +272,8 @@ mod tests {
         assert_eq!(found.parts().len(), 1);
         assert!(found.parts()[0].lacks_signature());
         assert_eq!(found.parts()[0].key, keyer().image_base64(b"AAAA"));
-        let signed = Conversation::sign(&Bytes::from_static(body), &[(&found.parts()[0], Bytes::from_static(b"QUJD"))]).concat();
+        let signed =
+            Conversation::sign(&Bytes::from_static(body), &[(&found.parts()[0], Bytes::from_static(b"QUJD"))]).concat();
         let value: Value = serde_json::from_slice(&signed).unwrap();
         assert_eq!(value["contents"][0]["parts"][0]["thought_signature"], "QUJD");
     }
@@ -292,11 +293,25 @@ mod tests {
 
     #[test]
     fn a_byte_order_mark_moves_no_position() {
-        let body = Bytes::from("\u{feff}{\"contents\":[{\"role\":\"model\",\"parts\":[{\"inlineData\":{\"data\":\"AAAA\"}}]}]}");
+        let body =
+            Bytes::from("\u{feff}{\"contents\":[{\"role\":\"model\",\"parts\":[{\"inlineData\":{\"data\":\"AAAA\"}}]}]}");
         let found = Conversation::read(&body, &keyer());
         let signed = Conversation::sign(&body, &[(&found.parts()[0], Bytes::from_static(b"QUJD"))]).concat();
         let value: Value = serde_json::from_slice(&signed[3..]).unwrap();
         assert_eq!(value["contents"][0]["parts"][0]["thoughtSignature"], "QUJD");
+    }
+
+    #[test]
+    fn signing_copies_nothing_of_the_body() {
+        let body = Bytes::from(json!({"contents": [{"role": "model", "parts": [{"inlineData": {"data": "AAAA"}}, {"inlineData": {"data": "BBBB"}}]}]}).to_string());
+        let found = Conversation::read(&body, &keyer());
+        let signature = Bytes::from(vec![b'A'; 1000]);
+        let signatures: Vec<_> = found.parts().iter().map(|part| (part, signature.clone())).collect();
+        let chunks = Conversation::sign(&body, &signatures);
+        let (within, of_signature) = (body.as_ptr_range(), signature.as_ptr());
+        let kept: usize = chunks.iter().filter(|chunk| within.contains(&chunk.as_ptr())).map(Bytes::len).sum();
+        assert_eq!(kept, body.len(), "every byte is sent from where it lay");
+        assert_eq!(chunks.iter().filter(|chunk| chunk.as_ptr() == of_signature).count(), 2);
     }
 
     fn any_part() -> impl Strategy<Value = Value> {

@@ -74,8 +74,8 @@ use bytes::Bytes;
 
 pub use answer::{Answer, Image, PartSpan, TokenCount, Usage};
 pub use error::{ScanError, ScanFailure};
-pub use signatures::{PartKey, PartKeyer, PartSignature};
 pub(crate) use signatures::MAX_TEXT as MAX_KEYED_TEXT;
+pub use signatures::{PartKey, PartKeyer, PartSignature};
 pub use strip::strip_drafts;
 
 use crate::call::Framing;

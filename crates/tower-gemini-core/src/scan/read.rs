@@ -862,7 +862,14 @@ impl Sink for Reader {
             self.text = Text::Data { at, began: true };
             self.begin_image(at)?;
         }
-        if matches!(self.text, Text::Data { .. }) { self.store.run(input) } else { Ok(0) }
+        if !matches!(self.text, Text::Data { .. }) {
+            return Ok(0);
+        }
+        let taken = self.store.run(input)?;
+        if let Some(collector) = &mut self.collector {
+            collector.data(input.get(..taken).unwrap_or_default());
+        }
+        Ok(taken)
     }
 
     fn checks_string(&self) -> bool {

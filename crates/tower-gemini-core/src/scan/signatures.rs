@@ -188,3 +188,110 @@ impl Collector {
         self.found
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::Framing;
+    use crate::scan::Scanner;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    fn keyer() -> PartKeyer {
+        PartKeyer::new([11, 12])
+    }
+
+    #[derive(Debug, Clone)]
+    struct Part {
+        text: Option<String>,
+        image: Vec<u8>,
+        signature: Option<Vec<u8>>,
+        thought: bool,
+    }
+
+    fn parts() -> impl Strategy<Value = Vec<Part>> {
+        let bytes = |max| proptest::collection::vec(any::<u8>(), 1..max);
+        let part = (proptest::option::of("\\PC{1,20}"), bytes(60), proptest::option::of(bytes(90)), any::<bool>())
+            .prop_map(|(text, image, signature, thought)| Part { text, image, signature, thought });
+        proptest::collection::vec(part, 0..6)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn every_signature_is_found_under_its_parts_key_however_the_answer_is_cut(
+            parts in parts(), stream in any::<bool>(), signature_first in any::<bool>(), chunk in 1_usize..40,
+        ) {
+            let printed: Vec<Value> = parts
+                .iter()
+                .map(|part| {
+                    let mut value = serde_json::Map::new();
+                    let signature = part.signature.as_ref().map(|bytes| json!(STANDARD.encode(bytes)));
+                    if let (true, Some(signature)) = (signature_first, &signature) {
+                        value.insert("thoughtSignature".into(), signature.clone());
+                    }
+                    match &part.text {
+                        Some(text) => value.insert("text".into(), json!(text)),
+                        None => value.insert("inlineData".into(), json!({"mimeType": "image/png", "data": STANDARD.encode(&part.image)})),
+                    };
+                    if part.thought {
+                        value.insert("thought".into(), json!(true));
+                    }
+                    if let (false, Some(signature)) = (signature_first, signature) {
+                        value.insert("thought_signature".into(), signature);
+                    }
+                    Value::Object(value)
+                })
+                .collect();
+            let answer = |parts: &[Value]| json!({"candidates": [{"content": {"parts": parts}, "finishReason": "STOP"}]}).to_string();
+            let (body, framing) = if stream {
+                (printed.iter().map(|part| format!("data: {}\r\n\r\n", answer(std::slice::from_ref(part)))).collect(), Framing::Sse)
+            } else {
+                (answer(&printed), Framing::Whole)
+            };
+            let mut scanner = Scanner::judging(framing).keep_signatures(keyer());
+            for chunk in body.as_bytes().chunks(chunk) {
+                scanner.feed(chunk).unwrap();
+            }
+            let found = match scanner.finish() {
+                Ok(answer) => answer.signatures,
+                // A stream without an event is none.
+                Err(failure) => failure.found.signatures,
+            };
+            let expected: Vec<_> = parts
+                .iter()
+                .filter_map(|part| {
+                    let signature = STANDARD.encode(part.signature.as_ref()?).into();
+                    // As a client sends it back, in the other alphabet.
+                    let key = match &part.text {
+                        Some(text) => keyer().text(text),
+                        None => keyer().image_base64(URL_SAFE_NO_PAD.encode(&part.image).as_bytes()).unwrap(),
+                    };
+                    Some(PartSignature { part: key, signature })
+                })
+                .collect();
+            prop_assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn another_secret_gives_other_keys_and_a_text_is_no_image() {
+        let other = PartKeyer::new([11, 13]);
+        assert_ne!(keyer().text("cat"), other.text("cat"));
+        assert_ne!(keyer().text("cat"), keyer().image_base64(STANDARD.encode("cat").as_bytes()).unwrap());
+        assert_eq!(format!("{:?}", keyer()), "PartKeyer");
+        let long = "ü".repeat(9_000);
+        assert_eq!(keyer().text(&long), keyer().text(&long[..8_192]));
+    }
+
+    #[test]
+    fn without_being_asked_no_signature_is_kept() {
+        let body = br#"{"candidates":[{"content":{"parts":[{"text":"a","thoughtSignature":"QUJD"}]},"finishReason":"STOP"}]}"#;
+        let mut scanner = Scanner::judging(Framing::Whole);
+        scanner.feed(body).unwrap();
+        assert!(scanner.finish().unwrap().signatures.is_empty());
+    }
+}

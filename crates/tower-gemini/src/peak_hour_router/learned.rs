@@ -210,7 +210,8 @@ impl LearnedHours {
             if known.iter().any(|known| known.model == model) {
                 continue;
             }
-            let prior = learning.priors.iter().find(|(name, _)| name == model).map_or(learning.usual_prior, |(_, rates)| *rates);
+            let prior =
+                learning.priors.iter().find(|(name, _)| name == model).map_or(learning.usual_prior, |(_, rates)| *rates);
             known.push(Known {
                 model: model.to_owned(),
                 prior,

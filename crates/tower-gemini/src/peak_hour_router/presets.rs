@@ -49,8 +49,8 @@ fn made(zone: Option<Zone>, windows: &[(&str, &str)]) -> Schedule {
 /// The share of 503s by hour of the UTC day that 002 states for Nano Banana 2 (Mar 2026): "below 8 %" from 00, 15 % from 06, 45 %
 /// from 10, 25 % from 14, 10 % from 18.
 pub const RATES_OF_ARTICLE_002: [f64; 24] = [
-    0.08, 0.08, 0.08, 0.08, 0.08, 0.08, 0.15, 0.15, 0.15, 0.15, 0.45, 0.45, 0.45, 0.45, 0.25, 0.25, 0.25, 0.25, 0.10, 0.10, 0.10,
-    0.10, 0.10, 0.10,
+    0.08, 0.08, 0.08, 0.08, 0.08, 0.08, 0.15, 0.15, 0.15, 0.15, 0.45, 0.45, 0.45, 0.45, 0.25, 0.25, 0.25, 0.25, 0.10, 0.10,
+    0.10, 0.10, 0.10, 0.10,
 ];
 
 /// What 002 leaves for Nano Banana Pro at every hour: it says that moving to it in peak hours lowers 45 % by three to four times,

@@ -491,16 +491,31 @@ mod tests {
     #[test]
     fn europe_changes_its_clocks_on_other_days() {
         let schedule = Schedule::new(Zone::named("Europe/Berlin").unwrap(), [Window::daily("10:00", "14:00")]).unwrap();
-        assert!(schedule.is_peak(utc("2026-03-28T12:59:59Z")) && !schedule.is_peak(utc("2026-03-28T13:00:00Z")), "winter: UTC+1");
-        assert!(schedule.is_peak(utc("2026-03-29T08:00:00Z")) && !schedule.is_peak(utc("2026-03-29T12:00:00Z")), "summer: UTC+2");
-        assert!(!schedule.is_peak(utc("2026-10-25T08:59:59Z")) && schedule.is_peak(utc("2026-10-25T09:00:00Z")), "winter again");
+        assert!(
+            schedule.is_peak(utc("2026-03-28T12:59:59Z")) && !schedule.is_peak(utc("2026-03-28T13:00:00Z")),
+            "winter: UTC+1"
+        );
+        assert!(
+            schedule.is_peak(utc("2026-03-29T08:00:00Z")) && !schedule.is_peak(utc("2026-03-29T12:00:00Z")),
+            "summer: UTC+2"
+        );
+        assert!(
+            !schedule.is_peak(utc("2026-10-25T08:59:59Z")) && schedule.is_peak(utc("2026-10-25T09:00:00Z")),
+            "winter again"
+        );
     }
 
     #[test]
     fn a_window_is_half_open() {
         let schedule = Schedule::new(Zone::utc(), [Window::daily("10:00", "14:00"), Window::daily("14:00", "15:00")]).unwrap();
-        assert_eq!(schedule.window_at(utc("2026-01-05T13:59:59.999Z")).map(ToString::to_string).as_deref(), Some("daily 10:00-14:00"));
-        assert_eq!(schedule.window_at(utc("2026-01-05T14:00:00Z")).map(ToString::to_string).as_deref(), Some("daily 14:00-15:00"));
+        assert_eq!(
+            schedule.window_at(utc("2026-01-05T13:59:59.999Z")).map(ToString::to_string).as_deref(),
+            Some("daily 10:00-14:00")
+        );
+        assert_eq!(
+            schedule.window_at(utc("2026-01-05T14:00:00Z")).map(ToString::to_string).as_deref(),
+            Some("daily 14:00-15:00")
+        );
         assert_eq!(schedule.quiet_from(utc("2026-01-05T10:00:00Z")), Some(utc("2026-01-05T15:00:00Z")));
     }
 
@@ -522,7 +537,9 @@ mod tests {
             refused(Window::on(&[Day::Monday, Day::Friday], "9.30", "10:00")),
             "`9.30` in the window `Mon,Fri 9.30-10:00` is no time of the day; write it as 09:30"
         );
-        for (start, end) in [("24:00", "01:00"), ("10:00", "24:01"), ("10:60", "12:00"), ("-1:00", "12:00"), ("99999:00", "1:00")] {
+        for (start, end) in
+            [("24:00", "01:00"), ("10:00", "24:01"), ("10:60", "12:00"), ("-1:00", "12:00"), ("99999:00", "1:00")]
+        {
             assert!(Schedule::new(Zone::utc(), [Window::daily(start, end)]).is_err(), "{start} {end}");
         }
         assert!(refused(Window::on(&[], "10:00", "12:00")).contains("holds no minute"));

@@ -131,7 +131,12 @@ impl Settings {
                 if learned.is_shadow() {
                     learned.compare(scheduled.unwrap_or(name), choice.map_or(name, |(lead, _)| lead), hour);
                     if choice.map(|(lead, _)| lead) != scheduled {
-                        tracing::debug!(model = name, learned = choice.map(|(lead, _)| lead), scheduled, "learning would differ");
+                        tracing::debug!(
+                            model = name,
+                            learned = choice.map(|(lead, _)| lead),
+                            scheduled,
+                            "learning would differ"
+                        );
                     }
                     scheduled.map(|lead| (lead, PreferReason::PeakHours))
                 } else {

@@ -139,9 +139,7 @@ impl Zone {
         let date = self.rules.to_datetime(at).date();
         match unit {
             jiff::Unit::Hour => self.start_of(unit, at)?.checked_add(jiff::SignedDuration::from_secs(3600)).ok(),
-            jiff::Unit::Month => {
-                Some(date.last_of_month().tomorrow().ok()?.to_zoned(self.rules.clone()).ok()?.timestamp())
-            }
+            jiff::Unit::Month => Some(date.last_of_month().tomorrow().ok()?.to_zoned(self.rules.clone()).ok()?.timestamp()),
             _ => Some(date.tomorrow().ok()?.to_zoned(self.rules.clone()).ok()?.timestamp()),
         }
     }
@@ -186,11 +184,26 @@ mod tests {
         assert_eq!(Zone::fixed(-3, 30).unwrap().minute_of_week(at("2026-01-05T03:30:00Z")), (0, 0));
     }
 
+    /// Run with `--features tz-bundled`.
+    #[cfg(feature = "tz-bundled")]
+    #[test]
+    fn with_the_database_every_name_is_known_and_the_table_agrees_with_it() {
+        assert_eq!(Zone::named("Pacific/Chatham").unwrap().minute_of_week(at("2026-01-05T00:00:00Z")).0, 13 * 60 + 45);
+        for (name, rule) in RULES {
+            let (named, ruled) = (Zone::named(name).unwrap(), Zone::posix(rule).unwrap());
+            for hour in 0..365 * 24 {
+                let at = Timestamp::from_second(1_767_225_600 + hour * 3600).unwrap();
+                assert_eq!(named.minute_of_week(at), ruled.minute_of_week(at), "{name} at {at}");
+            }
+        }
+    }
+
     #[test]
     fn days_have_23_or_25_hours_where_clocks_change() {
         let zone = Zone::pacific();
         for (noon, hours) in [("2026-03-08T20:00:00Z", 23), ("2026-11-01T20:00:00Z", 25), ("2026-07-01T20:00:00Z", 24)] {
-            let (start, end) = (zone.start_of(jiff::Unit::Day, at(noon)).unwrap(), zone.end_of(jiff::Unit::Day, at(noon)).unwrap());
+            let (start, end) =
+                (zone.start_of(jiff::Unit::Day, at(noon)).unwrap(), zone.end_of(jiff::Unit::Day, at(noon)).unwrap());
             assert_eq!(end.as_second() - start.as_second(), hours * 3600, "{noon}");
         }
         // Both 01:30 of the morning on which the clock goes back are an hour of their own.

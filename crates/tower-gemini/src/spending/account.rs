@@ -292,7 +292,13 @@ mod tests {
     }
 
     fn dollars(usd: u64) -> Amounts {
-        Amounts { certain_microusd: usd * 1_000_000, at_most_microusd: usd * 1_000_000, attempts: 1, quota_units: 1, wall_ms: 1 }
+        Amounts {
+            certain_microusd: usd * 1_000_000,
+            at_most_microusd: usd * 1_000_000,
+            attempts: 1,
+            quota_units: 1,
+            wall_ms: 1,
+        }
     }
 
     /// 2026-01-06T00:30:00Z.

@@ -21,8 +21,7 @@ pub enum Dimension {
 
 impl Dimension {
     /// Every dimension.
-    pub const ALL: [Self; 5] =
-        [Self::MoneyCertain, Self::MoneyAtMost, Self::Attempts, Self::QuotaUnits, Self::WallTime];
+    pub const ALL: [Self; 5] = [Self::MoneyCertain, Self::MoneyAtMost, Self::Attempts, Self::QuotaUnits, Self::WallTime];
 
     /// The word used in refusals and logs.
     #[must_use]

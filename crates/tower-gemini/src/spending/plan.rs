@@ -75,7 +75,11 @@ impl Plan {
 pub fn worst_case(catalog: &Catalog, plan: &Plan) -> Amounts {
     let attempts = |sends: &u32| u64::from(*sends);
     let sends = plan.targets.iter().map(|(_, sends)| sends).chain([&plan.attempts]).map(attempts).fold(0, u64::saturating_add);
-    let targets = plan.targets.iter().chain([(plan.call.clone(), plan.attempts)].iter()).filter(|(_, sends)| *sends > 0)
+    let targets = plan
+        .targets
+        .iter()
+        .chain([(plan.call.clone(), plan.attempts)].iter())
+        .filter(|(_, sends)| *sends > 0)
         .map(|(call, _)| attempt_at_most(catalog, call))
         .collect::<Vec<_>>();
     let dearest = targets.into_iter().max().unwrap_or(0);
@@ -107,7 +111,9 @@ mod tests {
 
     fn call(model: &str, size: &str) -> Call {
         let uri = format!("/v1beta/models/{model}:generateContent").parse().unwrap();
-        let body = format!(r#"{{"contents":[{{"parts":[{{"text":"a cat"}}]}}],"generationConfig":{{"imageConfig":{{"imageSize":"{size}"}}}}}}"#);
+        let body = format!(
+            r#"{{"contents":[{{"parts":[{{"text":"a cat"}}]}}],"generationConfig":{{"imageConfig":{{"imageSize":"{size}"}}}}}}"#
+        );
         Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(body.as_bytes()))
     }
 

@@ -96,8 +96,13 @@ impl Shared {
         if let Some(deadline) = context.deadline() {
             wall = wall.min(Instant::from_std(deadline).saturating_duration_since(now));
         }
-        let mut asked =
-            Amounts { certain_microusd: at_most, at_most_microusd: at_most, attempts: 1, quota_units: 1, wall_ms: millis(wall) };
+        let mut asked = Amounts {
+            certain_microusd: at_most,
+            at_most_microusd: at_most,
+            attempts: 1,
+            quota_units: 1,
+            wall_ms: millis(wall),
+        };
 
         let used = used(&attempts, at_most);
         if let Some(cap) = self.per_call.of(Dimension::WallTime) {
@@ -134,14 +139,9 @@ fn millis(time: Duration) -> u64 {
 fn within_call(caps: Caps, used: Amounts, asked: Amounts) -> Result<(), CapReached> {
     match caps.passed_by(used.plus(asked)) {
         None => Ok(()),
-        Some((dimension, cap)) => Err(CapReached {
-            period: None,
-            dimension,
-            cap,
-            taken: used.of(dimension),
-            asked: asked.of(dimension),
-            wait: None,
-        }),
+        Some((dimension, cap)) => {
+            Err(CapReached { period: None, dimension, cap, taken: used.of(dimension), asked: asked.of(dimension), wait: None })
+        }
     }
 }
 

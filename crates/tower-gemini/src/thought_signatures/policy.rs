@@ -135,7 +135,8 @@ mod tests {
 
     #[test]
     fn vertex_is_lenient_with_pro_and_unknown_models_are_left_to_the_api() {
-        let vertex = |model: &str| call(&format!("/v1/projects/p/locations/global/publishers/google/models/{model}:generateContent"));
+        let vertex =
+            |model: &str| call(&format!("/v1/projects/p/locations/global/publishers/google/models/{model}:generateContent"));
         assert!(!is_enforced(&vertex("gemini-3-pro-image"), false));
         assert!(is_enforced(&vertex("gemini-3-pro-image"), true));
         assert!(is_enforced(&vertex("gemini-3.1-flash-image"), false));
@@ -149,7 +150,9 @@ mod tests {
         let conversation = Conversation::read(BODY, &keyer);
         let image = keyer.image_base64(b"AAAA").unwrap();
         let seen = |part| (part == image).then(|| Bytes::from_static(b"c2ln"));
-        let Plan::Sign { signatures, restored, placeholders } = plan(&conversation, Missing::Placeholder, true, seen) else { panic!() };
+        let Plan::Sign { signatures, restored, placeholders } = plan(&conversation, Missing::Placeholder, true, seen) else {
+            panic!()
+        };
         assert_eq!((restored, placeholders, signatures.len()), (1, 2, 3));
         let Plan::Sign { signatures, .. } = plan(&conversation, Missing::Send, true, seen) else { panic!() };
         assert_eq!(signatures.len(), 1);

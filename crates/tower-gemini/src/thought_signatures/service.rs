@@ -65,14 +65,18 @@ where
 enum Checked {
     /// Boxed, as requests are large.
     Send(Box<Request<ReplayBody>>),
-    Refuse { message: String, first: (usize, usize), call: Arc<Call>, context: CallContext },
+    Refuse {
+        message: String,
+        first: (usize, usize),
+        call: Arc<Call>,
+        context: CallContext,
+    },
 }
 
 fn check(settings: &ThoughtSignaturesLayer, request: Request<ReplayBody>) -> Checked {
     let call = request.body().call().clone();
     let is_encoded = request.headers().get(CONTENT_ENCODING).is_some_and(|value| value != "identity");
-    let (Some(backend), Some(chunks), true, false) =
-        (backend_of(&call), request.body().chunks(), call.multi_turn, is_encoded)
+    let (Some(backend), Some(chunks), true, false) = (backend_of(&call), request.body().chunks(), call.multi_turn, is_encoded)
     else {
         return Checked::Send(Box::new(request));
     };

@@ -42,7 +42,8 @@ impl Store {
     /// Keeps a signature, as spelled. What is not base64 could not be written into a request as it is, and is none.
     pub(super) fn put(&mut self, backend: Backend, part: PartKey, signature: Bytes) {
         let is_base64 = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'-' | b'_' | b'=');
-        if self.max_entries == 0 || signature.is_empty() || signature.len() > self.max_bytes || !signature.iter().all(is_base64) {
+        if self.max_entries == 0 || signature.is_empty() || signature.len() > self.max_bytes || !signature.iter().all(is_base64)
+        {
             return;
         }
         self.remove((backend, part));
