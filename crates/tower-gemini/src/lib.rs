@@ -8,6 +8,7 @@
 //! | [`PeakHourRouter`] | lets another model lead in peak hours, and calls that can wait do so |
 //! | [`JitteredRetry`] | sends again what was surely not paid for, when that may help |
 //! | [`Spending`] | sends nothing that might pass what you are ready to spend |
+//! | [`QuotaGuard`] | sends only what the quota allows |
 //! | [`AttemptTimeout`] | ends an attempt in time, and lets the server give up first |
 //! | [`ClassifyGeminiError`] | reads what an answer means from its body, not from its status |
 //!
@@ -23,6 +24,7 @@ pub mod final_image_extract;
 pub mod jittered_retry;
 mod judged;
 pub mod peak_hour_router;
+pub mod quota_guard;
 mod ready;
 mod refusal;
 pub mod spending;
@@ -38,6 +40,7 @@ pub use jittered_retry::{JitteredRetry, JitteredRetryLayer};
 pub use judged::{JudgedResponse, JudgedService, ReplayRequest};
 pub use peak_hour_router::{PeakHourRouter, PeakHourRouterLayer};
 pub use spending::{Spending, SpendingLayer};
+pub use quota_guard::{QuotaGuard, QuotaGuardLayer};
 pub use stack::GeminiStack;
 pub use thought_signatures::{ThoughtSignatures, ThoughtSignaturesLayer};
 

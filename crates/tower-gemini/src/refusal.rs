@@ -12,8 +12,7 @@ use tower_gemini_core::context::CallContext;
 use tower_gemini_core::error::BoxError;
 use tower_gemini_core::verdict::Verdict;
 
-/// The `domain` of our `ErrorInfo`, by which a refusal of ours is told from one of Google's.
-const DOMAIN: &str = "tower-gemini";
+use crate::quota_guard::REFUSAL_DOMAIN;
 
 /// What a refusal of our own says.
 pub(crate) struct Refusal<'a> {
@@ -38,7 +37,7 @@ impl Refusal<'_> {
         let mut details = vec![json!({
             "@type": "type.googleapis.com/google.rpc.ErrorInfo",
             "reason": self.reason,
-            "domain": DOMAIN,
+            "domain": REFUSAL_DOMAIN,
             "metadata": self.metadata,
         })];
         details.extend(self.details);
