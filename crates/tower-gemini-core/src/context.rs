@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use crate::call::ModelId;
 use crate::target::MustKeep;
 use crate::trail::Trail;
 use crate::verdict::{Charge, ResendPermit, Verdict};
@@ -116,6 +117,47 @@ impl CallContext {
     }
 }
 
+/// Which model should be tried first, put into the request's extensions by whoever knows better than the caller which one answers
+/// at this hour. A fallback that reads it starts its chain there; without one it changes nothing.
+///
+/// ```
+/// use tower_gemini_core::{call::ModelId, context::PreferModel};
+///
+/// let mut request = http::Request::new(());
+/// request.extensions_mut().insert(PreferModel(ModelId::new("gemini-3-pro-image")));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreferModel(pub ModelId);
+
+/// The caller is in no hurry: the call may wait this long for an hour in which it is likelier to succeed. Put into the request's
+/// extensions; read by `PeakHourRouter`.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_gemini_core::context::Deferrable;
+///
+/// let mut request = http::Request::new(());
+/// request.extensions_mut().insert(Deferrable::for_up_to(Duration::from_secs(6 * 3600)));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deferrable {
+    patience: std::time::Duration,
+}
+
+impl Deferrable {
+    /// May wait this long, from when it is called.
+    #[must_use]
+    pub fn for_up_to(patience: std::time::Duration) -> Self {
+        Self { patience }
+    }
+
+    /// How long it may wait.
+    #[must_use]
+    pub fn patience(self) -> std::time::Duration {
+        self.patience
+    }
+}
+
 /// What the caller wants of one call, put into the request's extensions.
 ///
 /// ```
@@ -171,6 +213,17 @@ impl CallOptions {
     pub fn must_keep(mut self, must_keep: MustKeep) -> Self {
         self.must_keep = must_keep;
         self
+    }
+
+    /// The time the whole call may take, where it was set.
+    #[must_use]
+    pub fn deadline_within(&self) -> Option<std::time::Duration> {
+        self.deadline
+    }
+
+    /// The trail that was set, or one that is set now: for layers outside the one that starts the call.
+    pub fn trail_mut(&mut self) -> &mut Trail {
+        self.trail.get_or_insert_default()
     }
 
     /// The context that these wishes make for a call that starts at `now`.

@@ -58,6 +58,15 @@ impl Cost {
         Self { at_least_microusd: 0, at_most_microusd: Some(microusd) }
     }
 
+    /// What one of `images` images cost: the lower end rounded down, the upper up. `None` where there are none.
+    #[must_use]
+    pub fn per_image(self, images: u64) -> Option<Self> {
+        Some(Self {
+            at_least_microusd: self.at_least_microusd.checked_div(images)?,
+            at_most_microusd: self.at_most_microusd.map(|most| most.div_ceil(images)),
+        })
+    }
+
     /// Whether `microusd` lies in the interval.
     #[must_use]
     pub fn contains(&self, microusd: u64) -> bool {

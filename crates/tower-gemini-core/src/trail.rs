@@ -56,6 +56,24 @@ impl Steps {
 pub enum Step {
     /// A request went out.
     Attempt(Attempt),
+    /// A layer asked for another model to lead than the one the call names.
+    Preferred {
+        /// The model that the call names.
+        #[serde(serialize_with = "in_words")]
+        asked: ModelId,
+        /// The model that should be tried first.
+        #[serde(serialize_with = "in_words")]
+        model: ModelId,
+        /// Why.
+        why: PreferReason,
+    },
+    /// Thought signatures that the request lacked were written into it.
+    Signed {
+        /// Such as had been seen.
+        restored: u32,
+        /// Documented placeholders, where none had.
+        placeholders: u32,
+    },
     /// A layer waited before the next attempt.
     Waited {
         /// How long, in the runtime's time.
@@ -100,11 +118,38 @@ pub enum Step {
     },
 }
 
+/// Why another model was asked to lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum PreferReason {
+    /// The schedule has a peak at this hour.
+    PeakHours,
+    /// By what was learned of this hour, the other model fails less.
+    LearnedHours,
+    /// To learn how the other model does at this hour.
+    Exploring,
+}
+
+impl PreferReason {
+    /// One phrase for people.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PeakHours => "peak hours",
+            Self::LearnedHours => "learned hours",
+            Self::Exploring => "to learn this hour",
+        }
+    }
+}
+
 /// Why a wait was as long as it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum WaitReason {
+    /// The call was deferred to a quiet hour.
+    QuietHours,
     /// The layer's own backoff.
     Backoff,
     /// The server asked for it.
@@ -118,6 +163,8 @@ pub enum WaitReason {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum StopReason {
+    /// It might have passed a cap of our own on what is spent: nothing was sent.
+    SpendingCap,
     /// Another attempt would not do better.
     NotRetryable,
     /// It was paid for, or is on its way.
@@ -147,6 +194,7 @@ impl StopReason {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::SpendingCap => "it might have passed a spending cap",
             Self::NotRetryable => "another attempt would end the same",
             Self::Charged => "it was paid for",
             Self::MaybeCharged => "it may have been paid for",
@@ -306,6 +354,30 @@ impl Trail {
             .sum()
     }
 
+    /// How many attempts delivered an image, or are delivering one.
+    #[must_use]
+    pub fn images_delivered(&self) -> u64 {
+        let delivered = |step: &&Step| matches!(step, Step::Attempt(attempt) if attempt.outcome == Some(Outcome::Image));
+        self.steps_mut().iter().filter(delivered).count() as u64
+    }
+
+    /// What each delivered image cost, from at least to at most: all attempts of the call, failed ones too, over the images they
+    /// delivered. `None` where there is none.
+    ///
+    /// ```
+    /// use tower_gemini_core::{ledger::Cost, trail::Trail, verdict::Verdict};
+    ///
+    /// let trail = Trail::new();
+    /// assert_eq!(trail.cost_per_image(), None);
+    /// trail.begin_attempt(None, None).end(None, &Verdict::interrupted(), Cost::up_to(134_000), Default::default());
+    /// trail.begin_attempt(None, None).end(Some(200), &Verdict::delivering(), Cost::exactly(134_000), Default::default());
+    /// assert_eq!(trail.cost_per_image().unwrap().to_string(), "$0.1340 to $0.2680");
+    /// ```
+    #[must_use]
+    pub fn cost_per_image(&self) -> Option<Cost> {
+        self.cost().per_image(self.images_delivered())
+    }
+
     /// What the call cost so far, from at least to at most, all attempts together.
     #[must_use]
     pub fn cost(&self) -> Cost {
@@ -371,8 +443,13 @@ impl fmt::Display for Trail {
                     }
                     write!(f, ", charge {}, {} after {:.1} s", a.charge, a.cost, a.took.as_secs_f64())?;
                 }
+                Step::Preferred { asked, model, why } => write!(f, "prefers {model} to {asked} ({})", why.as_str())?,
+                Step::Signed { restored, placeholders } => {
+                    write!(f, "signatures restored: {restored}, placeholders: {placeholders}")?;
+                }
                 Step::Waited { delay, why } => {
                     let why = match why {
+                        WaitReason::QuietHours => "for a quiet hour",
                         WaitReason::Backoff => "backoff",
                         WaitReason::ServerHint => "the server asked for it",
                         WaitReason::OwnQuota => "to stay within the quota",
@@ -410,6 +487,10 @@ fn as_text<S: Serializer, T: fmt::Display>(value: &Option<T>, serializer: S) -> 
         Some(value) => serializer.collect_str(value),
         None => serializer.serialize_none(),
     }
+}
+
+fn in_words<S: Serializer, T: fmt::Display>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
 }
 
 fn as_display<S: Serializer, T: fmt::Display>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {

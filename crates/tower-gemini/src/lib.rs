@@ -6,7 +6,10 @@
 //! | [`FinalImageExtract`] | gives the final image, or the same JSON without the drafts |
 //! | [`ModelFallback`] | gets the image from another model, in another place, and says what that gave up |
 //! | [`ResolutionFallback`] | gets a smaller image when the large one does not come |
+//! | [`ThoughtSignatures`] | gives the API back the signatures that it asks for in further turns |
+//! | [`PeakHourRouter`] | lets another model lead in peak hours, and calls that can wait do so |
 //! | [`JitteredRetry`] | sends again what was surely not paid for, when that may help |
+//! | [`Spending`] | sends nothing that might pass what you are ready to spend |
 //! | [`QuotaGuard`] | sends only what the quota allows |
 //! | [`AttemptTimeout`] | ends an attempt in time, and lets the server give up first |
 //! | [`ClassifyGeminiError`] | reads what an answer means from its body, not from its status |
@@ -24,10 +27,14 @@ pub mod jittered_retry;
 mod judged;
 pub mod model_fallback;
 mod optional;
+pub mod peak_hour_router;
 pub mod quota_guard;
 mod ready;
+mod refusal;
 pub mod resolution_fallback;
+pub mod spending;
 pub mod stack;
+pub mod thought_signatures;
 mod timer;
 
 pub use attempt_timeout::{AttemptTimeout, AttemptTimeoutLayer};
@@ -38,9 +45,12 @@ pub use jittered_retry::{JitteredRetry, JitteredRetryLayer};
 pub use judged::{JudgedResponse, JudgedService, ReplayRequest};
 pub use model_fallback::{ModelFallback, ModelFallbackLayer};
 pub use optional::OptionalFuture;
+pub use peak_hour_router::{PeakHourRouter, PeakHourRouterLayer};
 pub use quota_guard::{QuotaGuard, QuotaGuardLayer};
 pub use resolution_fallback::{ResolutionFallback, ResolutionFallbackLayer};
+pub use spending::{Spending, SpendingLayer};
 pub use stack::GeminiStack;
+pub use thought_signatures::{ThoughtSignatures, ThoughtSignaturesLayer};
 
 /// The README's examples run as doc tests.
 #[cfg(doctest)]

@@ -30,6 +30,10 @@ pub trait BodyGuard: Send + Sync {
     /// A chunk of this many bytes came from upstream.
     fn on_chunk(&mut self, _bytes: usize) {}
 
+    /// These bytes are on their way to the reader: all of the answer from its first byte on, peeked or not, in order. For those
+    /// who read along.
+    fn on_data(&mut self, _data: &Bytes) {}
+
     /// The body ended. Called once: when it was read to its end, when it failed, or when it was dropped before either.
     fn on_end(&mut self, _end: &BodyEnd<'_>) {}
 }
@@ -263,6 +267,9 @@ where
             return Poll::Ready(None);
         }
         if let Some(chunk) = self.held.next() {
+            for guard in &mut self.state.guards {
+                guard.on_data(&chunk);
+            }
             return Poll::Ready(Some(Ok(Frame::data(chunk))));
         }
         if let Some(error) = self.failed.take() {
@@ -287,6 +294,7 @@ where
                     let data = data.copy_to_bytes(data.remaining());
                     for guard in &mut self.state.guards {
                         guard.on_chunk(data.len());
+                        guard.on_data(&data);
                     }
                     if let Some(watch) = &mut self.state.watch {
                         if watch.broken.is_none() {

@@ -126,6 +126,25 @@ impl ReplayBody {
         }
     }
 
+    /// The same body with other bytes in place of its own: a layer that rewrites a request keeps what does not change as slices of
+    /// the chunks that were there. A body that is not held whole is given back as it is.
+    ///
+    /// Whoever changes the length must remove `content-length` and `transfer-encoding` from the head: a stale length is silently
+    /// truncated, or hangs, in hyper and reqwest alike.
+    ///
+    /// # Errors
+    ///
+    /// The body itself where it is not held whole.
+    pub fn with_chunks(self, chunks: Vec<Bytes>) -> Result<Self, Box<Self>> {
+        match self.data {
+            Data::Whole { trailers, .. } => {
+                let data = Data::Whole { chunks: Chunks::of(chunks), next: 0, trailers };
+                Ok(Self { data, call: self.call, context: self.context })
+            }
+            Data::Once { .. } => Err(Box::new(self)),
+        }
+    }
+
     /// The [`ReplayBody`] of any request, where it has one.
     #[must_use]
     pub fn of<B: 'static>(request: &Request<B>) -> Option<&Self> {

@@ -50,6 +50,24 @@ impl<'a> Text<'a> {
         }
     }
 
+    /// What the string says, however long it is. `None` where it is not UTF-8 or an escape is broken.
+    pub(super) fn decoded(&self) -> Option<Cow<'a, str>> {
+        if self.escaped {
+            serde_json::from_slice::<String>(self.quoted).ok().map(Cow::Owned)
+        } else {
+            std::str::from_utf8(self.raw()).ok().map(Cow::Borrowed)
+        }
+    }
+
+    /// The bytes of a string that ought to be ASCII, escapes undone. Without escapes, as in all base64 seen, nothing is copied.
+    pub(super) fn unescaped(&self) -> Option<Cow<'a, [u8]>> {
+        if self.escaped {
+            serde_json::from_slice::<String>(self.quoted).ok().map(|text| Cow::Owned(text.into_bytes()))
+        } else {
+            Some(Cow::Borrowed(self.raw()))
+        }
+    }
+
     pub(super) fn starts_with(&self, word: &str) -> bool {
         self.name().and_then(|name| name.get(..word.len()).map(|start| start.eq_ignore_ascii_case(word))).unwrap_or(false)
     }
@@ -70,6 +88,22 @@ impl<'a> Cursor<'a> {
     }
 
     #[inline]
+    /// How many bytes it reads in all.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Where the next value begins.
+    pub(super) fn position(&mut self) -> usize {
+        self.peek();
+        self.at
+    }
+
+    /// Where the value just taken ended.
+    pub(super) fn position_after(&self) -> usize {
+        self.at
+    }
+
     fn peek(&mut self) -> Option<u8> {
         while let Some(byte) = self.bytes.get(self.at) {
             if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {

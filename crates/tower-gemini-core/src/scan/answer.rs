@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use super::signatures::PartSignature;
+
 /// What one complete 2xx answer says, images apart. Everything is optional: missing fields are normal.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
@@ -45,6 +47,8 @@ pub struct Answer {
     pub said_end: bool,
     /// Where the image parts stand in the answer's bytes, for cutting drafts out.
     pub parts: Vec<PartSpan>,
+    /// The parts that came with a thought signature, where the scanner was told to keep them.
+    pub signatures: Vec<PartSignature>,
 }
 
 /// The image chosen from an answer.

@@ -62,6 +62,7 @@ mod error;
 mod json;
 mod paths;
 mod read;
+mod signatures;
 mod sse;
 mod store;
 mod strip;
@@ -73,6 +74,8 @@ use bytes::Bytes;
 
 pub use answer::{Answer, Image, PartSpan, TokenCount, Usage};
 pub use error::{ScanError, ScanFailure};
+pub(crate) use signatures::MAX_TEXT as MAX_KEYED_TEXT;
+pub use signatures::{PartKey, PartKeyer, PartSignature};
 pub use strip::strip_drafts;
 
 use crate::call::Framing;
@@ -210,6 +213,14 @@ impl Scanner {
     #[must_use]
     pub fn keep_signature(mut self, keep: bool) -> Self {
         self.reader.keep_signature = keep;
+        self
+    }
+
+    /// Keeps the signature of every part that has one in [`Answer::signatures`], with a key that finds the part again. Up to 64 MiB:
+    /// off by default.
+    #[must_use]
+    pub fn keep_signatures(mut self, keyer: PartKeyer) -> Self {
+        self.reader.collector = Some(Box::new(signatures::Collector::new(keyer)));
         self
     }
 

@@ -8,6 +8,7 @@ use super::answer::{Answer, Image, PartSpan, TokenCount, Usage};
 use super::error::{ErrorKind, ScanError};
 use super::json::{Scalar, Sink};
 use super::paths::{Field, Node, child, field};
+use super::signatures::Collector;
 use super::store::{Meta, Mode, Store};
 use super::uri::{Found, UriReader};
 
@@ -123,6 +124,7 @@ struct Raw {
 pub(super) struct Reader {
     pub(super) store: Store,
     pub(super) keep_signature: bool,
+    pub(super) collector: Option<Box<Collector>>,
     pub(super) answer: Answer,
     /// Documents that have ended.
     pub(super) events: u64,
@@ -145,6 +147,7 @@ impl Reader {
         Self {
             store: Store::new(mode),
             keep_signature: false,
+            collector: None,
             answer: Answer::default(),
             events: 0,
             has_content: false,
@@ -191,6 +194,7 @@ impl Reader {
         }
         self.end_document(false);
         let mut answer = self.answer;
+        answer.signatures = self.collector.take().map(|collector| collector.finish()).unwrap_or_default();
         let intact = self.store.is_intact();
         if let Some(kept) = self.store.kept.take() {
             if let Some(part) = kept.meta.part.and_then(|part| answer.parts.get_mut(part)) {
@@ -218,7 +222,8 @@ impl Reader {
             if element.image == Progress::Done(false) && is_picture(&element) {
                 self.answer.images += 1;
                 self.answer.thought_images += u32::from(is_thought);
-                let meta = Meta { mime: element.mime.unwrap_or_default(), signature: element.signature, part: None };
+                let signature = element.signature.filter(|_| self.keep_signature);
+                let meta = Meta { mime: element.mime.unwrap_or_default(), signature, part: None };
                 // There is nobody left to tell of a second fault.
                 let _ = self.store.commit(meta, is_thought, at);
             } else if let Some(meta) = element.pending {
@@ -447,10 +452,16 @@ impl Reader {
             mark: self.mark(),
         };
         self.elements.push(element);
+        if let (Node::Part, Some(collector)) = (node, &mut self.collector) {
+            collector.begin_part();
+        }
     }
 
     fn end_element(&mut self, end: u64) -> Result<(), ScanError> {
         let Some(mut element) = self.elements.pop() else { return Ok(()) };
+        if let (Node::Part, Some(collector)) = (element.node, &mut self.collector) {
+            collector.end_part(&element.text, element.signature.as_ref());
+        }
         let known = self.is_thought(&element);
         let outer = self.elements.iter().position(|outer| outer.node == Node::Item);
         let waits = element.node == Node::Item && known.is_none() && outer.is_some();
@@ -469,7 +480,7 @@ impl Reader {
             }
             let part = self.list_span(&element, end, is_thought);
             let mime = element.mime.take().unwrap_or_default();
-            let meta = Meta { mime, signature: element.signature.take(), part };
+            let meta = Meta { mime, signature: element.signature.take().filter(|_| self.keep_signature), part };
             match outer.and_then(|outer| self.elements.get_mut(outer)).filter(|_| waits) {
                 Some(outer) => {
                     outer.pending = Some(meta);
@@ -816,6 +827,9 @@ impl Sink for Reader {
                     .last()
                     .and_then(|element| element.mime.as_deref())
                     .is_some_and(|mime| !mime.is_empty() && !super::is_image(mime));
+                if let (false, Some(collector)) = (foreign, &mut self.collector) {
+                    collector.begin_data();
+                }
                 if let Some(element) = self.elements.last_mut() {
                     element.passed = foreign;
                 }
@@ -828,7 +842,7 @@ impl Sink for Reader {
             (Node::File, F::Uri) => capture(MAX_TEXT),
             (_, F::Uri) => Text::Uri { reader: UriReader::address(), at },
             (_, F::Text | F::FinishMessage | F::BlockMessage | F::Rai) => capture(MAX_TEXT),
-            (_, F::Signature) if self.keep_signature => capture(MAX_SIGNATURE),
+            (_, F::Signature) if self.keep_signature || self.collector.is_some() => capture(MAX_SIGNATURE),
             (_, F::Signature) => Text::Skip,
             (Node::Root, F::Error) => {
                 self.begin_error(at);
@@ -848,7 +862,14 @@ impl Sink for Reader {
             self.text = Text::Data { at, began: true };
             self.begin_image(at)?;
         }
-        if matches!(self.text, Text::Data { .. }) { self.store.run(input) } else { Ok(0) }
+        if !matches!(self.text, Text::Data { .. }) {
+            return Ok(0);
+        }
+        let taken = self.store.run(input)?;
+        if let Some(collector) = &mut self.collector {
+            collector.data(input.get(..taken).unwrap_or_default());
+        }
+        Ok(taken)
     }
 
     fn checks_string(&self) -> bool {
@@ -870,6 +891,9 @@ impl Sink for Reader {
                 if first {
                     self.begin_image(at)?;
                 }
+                if let Some(collector) = &mut self.collector {
+                    collector.data(piece);
+                }
                 return self.store.piece(piece);
             }
             Text::Uri { .. } => {
@@ -887,6 +911,10 @@ impl Sink for Reader {
             let (at, first) = (*at, !std::mem::replace(began, true));
             if first {
                 self.begin_image(at)?;
+            }
+            if let Some(collector) = &mut self.collector {
+                // Base64 is ASCII; whatever else is spelled here makes it corrupt in both decoders.
+                collector.data(c.encode_utf8(&mut [0; 4]).as_bytes());
             }
             return self.store.escape(c);
         }
@@ -917,6 +945,9 @@ impl Sink for Reader {
             Text::Data { began, .. } => {
                 if began {
                     self.end_image()?;
+                }
+                if let Some(collector) = &mut self.collector {
+                    collector.end_data();
                 }
             }
             Text::Uri { mut reader, at } => reader.finish(&mut |found| self.found(found, at))?,

@@ -1,0 +1,59 @@
+//! Saying no as Google says it, so that every client behind a gateway understands.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body::Body;
+use serde_json::{Value, json};
+use tower_gemini_core::body::JudgedBody;
+use tower_gemini_core::call::Call;
+use tower_gemini_core::context::CallContext;
+use tower_gemini_core::error::BoxError;
+use tower_gemini_core::verdict::Verdict;
+
+use crate::quota_guard::REFUSAL_DOMAIN;
+
+/// What a refusal of our own says.
+pub(crate) struct Refusal<'a> {
+    pub(crate) status: StatusCode,
+    /// `RESOURCE_EXHAUSTED`, `INVALID_ARGUMENT` …
+    pub(crate) word: &'static str,
+    pub(crate) message: String,
+    /// `ErrorInfo.reason`.
+    pub(crate) reason: &'a str,
+    /// `ErrorInfo.metadata`.
+    pub(crate) metadata: Value,
+    /// Other details, such as a `RetryInfo`.
+    pub(crate) details: Vec<Value>,
+}
+
+impl Refusal<'_> {
+    /// The answer that says it.
+    pub(crate) fn into_response<B>(self, verdict: Verdict, call: Arc<Call>, context: CallContext) -> Response<JudgedBody<B>>
+    where
+        B: Body<Error: Into<BoxError>> + Unpin,
+    {
+        let mut details = vec![json!({
+            "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+            "reason": self.reason,
+            "domain": REFUSAL_DOMAIN,
+            "metadata": self.metadata,
+        })];
+        details.extend(self.details);
+        let body = json!({ "error": {
+            "code": self.status.as_u16(),
+            "message": self.message,
+            "status": self.word,
+            "details": details,
+        }});
+        let bytes = Bytes::from(body.to_string());
+        let length = bytes.len();
+        let mut response = Response::new(JudgedBody::local(bytes, verdict, call, context));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=UTF-8"));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        response
+    }
+}

@@ -1,0 +1,334 @@
+//! Peak hours over whole stacks, in simulated days.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, Uri};
+use http_body_util::{BodyExt, Full};
+use proptest::prelude::*;
+use tower::{Layer, Service, ServiceExt};
+use tower_gemini::clock::{Clock, RuntimeClock};
+use tower_gemini::core::body::ReplayBody;
+use tower_gemini::core::call::{Call, ModelId};
+use tower_gemini::core::context::{CallOptions, Deferrable, PreferModel};
+use tower_gemini::core::error::Error;
+use tower_gemini::core::trail::{PreferReason, Step, Trail, WaitReason};
+use tower_gemini::jittered_retry::RetryPolicy;
+use tower_gemini::peak_hour_router::{Learning, Schedule, presets};
+use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer, JitteredRetryLayer, PeakHourRouter, PeakHourRouterLayer};
+use tower_gemini_sim::Fault;
+
+use crate::harness::{Scenario, TAG, cases, in_paused_time};
+
+const FLASH: &str = "gemini-3.1-flash-image";
+const PRO: &str = "gemini-3-pro-image";
+
+/// 2026-01-06T12:30:00Z, a Tuesday, within article 002's peak.
+const HALF_PAST_NOON: u64 = 1_767_702_600;
+
+fn clock() -> RuntimeClock {
+    RuntimeClock::starting_at(SystemTime::UNIX_EPOCH + Duration::from_secs(HALF_PAST_NOON))
+}
+
+fn minutes(minutes: u64) -> Duration {
+    Duration::from_secs(60 * minutes)
+}
+
+fn ask(model: &str, options: CallOptions) -> Request<Full<Bytes>> {
+    let mut request = Scenario::new([]).request(TAG);
+    *request.uri_mut() = format!("/v1beta/models/{model}:generateContent").parse().unwrap();
+    request.extensions_mut().insert(options);
+    request
+}
+
+/// What the innermost client saw of the preference, attempt by attempt.
+type Seen = Arc<Mutex<Vec<Option<String>>>>;
+
+/// A client that must be made ready, and each clone anew.
+struct Client {
+    ready: bool,
+    seen: Seen,
+    statuses: Arc<Mutex<Vec<u16>>>,
+}
+
+impl Clone for Client {
+    fn clone(&self) -> Self {
+        Self { ready: false, seen: self.seen.clone(), statuses: self.statuses.clone() }
+    }
+}
+
+const IMAGE: &str =
+    r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"AQID"}}]},"finishReason":"STOP"}]}"#;
+const OVERLOADED: &str = r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#;
+
+impl<B> Service<Request<B>> for Client {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.ready = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        assert!(std::mem::take(&mut self.ready), "called without having been made ready");
+        self.seen.lock().unwrap().push(request.extensions().get::<PreferModel>().map(|model| model.0.to_string()));
+        let status = self.statuses.lock().unwrap().pop().unwrap_or(200);
+        ready(Ok(Response::builder().status(status).body(Full::from(if status == 200 { IMAGE } else { OVERLOADED })).unwrap()))
+    }
+}
+
+fn client(statuses: &[u16]) -> (Client, Seen) {
+    let seen = Seen::default();
+    (Client { ready: false, seen: seen.clone(), statuses: Arc::new(Mutex::new(statuses.to_vec())) }, seen)
+}
+
+fn stack<S>(
+    router: &PeakHourRouterLayer,
+    client: S,
+) -> impl Service<Request<Full<Bytes>>, Response: Send, Error = Error> + Clone + use<S>
+where
+    S: Service<Request<ReplayBody>, Response = Response<Full<Bytes>>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + 'static,
+{
+    let retry = JitteredRetryLayer::new(RetryPolicy::recommended());
+    CollectRequestLayer::new().layer(router.layer(retry.layer(ClassifyGeminiErrorLayer::new().layer(client))))
+}
+
+fn router() -> PeakHourRouterLayer {
+    PeakHourRouterLayer::new(presets::article_002()).in_peak("nano-banana-2", PRO).clock(clock())
+}
+
+#[test]
+fn in_peak_hours_every_attempt_of_a_call_carries_the_preference() {
+    in_paused_time(async {
+        let (client, seen) = client(&[200, 503]);
+        let trail = Trail::new();
+        stack(&router(), client).oneshot(ask(FLASH, CallOptions::new().trail(trail.clone()))).await.unwrap();
+        assert_eq!(*seen.lock().unwrap(), [Some(PRO.to_owned()), Some(PRO.to_owned())]);
+        let preferred = Step::Preferred { asked: ModelId::new(FLASH), model: ModelId::new(PRO), why: PreferReason::PeakHours };
+        assert_eq!(trail.steps()[0], preferred);
+        assert!(trail.to_string().starts_with("prefers gemini-3-pro-image to gemini-3.1-flash-image (peak hours)"));
+    });
+}
+
+#[test]
+fn other_models_other_hours_and_callers_who_prefer_one_are_left_alone() {
+    in_paused_time(async {
+        let (client, seen) = client(&[]);
+        let gemini = stack(&router(), client);
+        gemini.clone().oneshot(ask(PRO, CallOptions::new())).await.unwrap();
+        let mut mine = ask(FLASH, CallOptions::new());
+        mine.extensions_mut().insert(PreferModel(ModelId::new("mine")));
+        gemini.clone().oneshot(mine).await.unwrap();
+        tokio::time::advance(minutes(90)).await;
+        gemini.oneshot(ask(FLASH, CallOptions::new())).await.unwrap();
+        assert_eq!(*seen.lock().unwrap(), [None, Some("mine".to_owned()), None]);
+    });
+}
+
+#[test]
+fn a_call_that_can_wait_is_sent_when_the_peak_ends() {
+    in_paused_time(async {
+        let (client, seen) = client(&[]);
+        let trail = Trail::new();
+        let mut request = ask(FLASH, CallOptions::new().trail(trail.clone()));
+        request.extensions_mut().insert(Deferrable::for_up_to(minutes(600)));
+        let began = tokio::time::Instant::now();
+        stack(&router(), client).oneshot(request).await.unwrap();
+        assert_eq!(began.elapsed(), minutes(90), "14:00 is quiet");
+        assert_eq!(*seen.lock().unwrap(), [None], "and by then the model asked for leads");
+        assert_eq!(trail.steps()[0], Step::Waited { delay: minutes(90), why: WaitReason::QuietHours });
+    });
+}
+
+#[test]
+fn a_call_waits_only_as_long_as_its_patience_and_its_deadline_allow() {
+    in_paused_time(async {
+        for (patience, deadline, waits) in
+            [(89, None, false), (90, None, true), (600, Some(104), false), (600, Some(105), true)]
+        {
+            let (client, seen) = client(&[]);
+            let options = deadline.map_or(CallOptions::new(), |deadline| CallOptions::new().deadline(minutes(deadline)));
+            let mut request = ask(FLASH, options);
+            request.extensions_mut().insert(Deferrable::for_up_to(minutes(patience)));
+            let began = tokio::time::Instant::now();
+            stack(&router(), client).oneshot(request).await.unwrap();
+            assert_eq!(began.elapsed(), if waits { minutes(90) } else { Duration::ZERO }, "{patience} {deadline:?}");
+            assert_eq!(seen.lock().unwrap().len(), 1);
+        }
+    });
+}
+
+#[test]
+fn outside_of_collect_request_a_wait_comes_off_the_deadline() {
+    in_paused_time(async {
+        let left = Arc::new(Mutex::new(None));
+        let (saw, client) = (left.clone(), client(&[]).0);
+        let gemini = router().layer(tower::service_fn(move |request: Request<Full<Bytes>>| {
+            *saw.lock().unwrap() = request.extensions().get::<CallOptions>().and_then(CallOptions::deadline_within);
+            client.clone().oneshot(request)
+        }));
+        let mut request = ask(FLASH, CallOptions::new().deadline(minutes(120)));
+        request.extensions_mut().insert(Deferrable::for_up_to(minutes(600)));
+        gemini.oneshot(request).await.unwrap();
+        assert_eq!(*left.lock().unwrap(), Some(minutes(30)));
+    });
+}
+
+#[test]
+fn a_deferred_call_that_is_dropped_was_never_sent() {
+    in_paused_time(async {
+        let (client, seen) = client(&[]);
+        let mut request = ask(FLASH, CallOptions::new());
+        request.extensions_mut().insert(Deferrable::for_up_to(minutes(600)));
+        let call = stack(&router(), client).oneshot(request);
+        assert!(tokio::time::timeout(minutes(60), call).await.is_err());
+        tokio::time::advance(minutes(600)).await;
+        assert!(seen.lock().unwrap().is_empty());
+    });
+}
+
+proptest! {
+    #![proptest_config(cases(1000))]
+
+    /// Whatever the hour and the patience: a deferrable call is sent in a quiet moment, or at once.
+    #[test]
+    fn a_deferrable_call_is_sent_at_once_or_in_the_first_quiet_moment(
+        start in 0_u64..7 * 86_400, patience in 0_u64..48 * 3600, article in 0_usize..4,
+    ) {
+        let schedule = [presets::article_001(), presets::article_002(), presets::article_003(), presets::article_004()][article].clone();
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(HALF_PAST_NOON + start);
+        let waited = in_paused_time(async {
+            let router = PeakHourRouterLayer::new(schedule.clone()).clock(RuntimeClock::starting_at(at));
+            let mut request = ask(FLASH, CallOptions::new());
+            request.extensions_mut().insert(Deferrable::for_up_to(Duration::from_secs(patience)));
+            let began = tokio::time::Instant::now();
+            stack(&router, client(&[]).0).oneshot(request).await.unwrap();
+            began.elapsed()
+        });
+        let quiet = schedule.quiet_from(at).unwrap().duration_since(at).unwrap();
+        prop_assert_eq!(waited, if quiet <= Duration::from_secs(patience) { quiet } else { Duration::ZERO });
+    }
+}
+
+/// Sends a call to the model that should lead it: the least that a fallback does.
+#[derive(Clone)]
+struct Leads<S>(S);
+
+impl<S: Service<Request<ReplayBody>>> Service<Request<ReplayBody>> for Leads<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<ReplayBody>) -> Self::Future {
+        if let Some(PreferModel(model)) = request.extensions().get().cloned() {
+            let uri: Uri = format!("/v1beta/models/{model}:generateContent").parse().unwrap();
+            let call = Arc::new(Call::parse(&Method::POST, &uri, request.headers(), None));
+            let chunks = request.body().chunks().unwrap().to_vec();
+            let context = request.body().context().clone();
+            *request.uri_mut() = uri;
+            request = request.map(|_| ReplayBody::whole(chunks, None, call, context));
+        }
+        self.0.call(request)
+    }
+}
+
+/// A service whose Flash fails from 03:00 to 05:00 UTC, which no article says, and otherwise never.
+#[derive(Clone)]
+struct Night {
+    clock: RuntimeClock,
+    failures: Arc<Mutex<(u64, u64)>>,
+}
+
+impl Service<Request<ReplayBody>> for Night {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<ReplayBody>) -> Self::Future {
+        let unix = self.clock.now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let fails = (3..5).contains(&(unix % 86_400 / 3600)) && request.uri().path().contains("flash");
+        let mut failures = self.failures.lock().unwrap();
+        failures.0 += 1;
+        failures.1 += u64::from(fails);
+        let (status, body) = if fails { (503, OVERLOADED) } else { (200, IMAGE) };
+        ready(Ok(Response::builder().status(status).body(Full::from(body)).unwrap()))
+    }
+}
+
+/// Calls and failures of five weeks, a call every quarter of an hour; and the last week of them alone.
+async fn five_weeks(router: PeakHourRouterLayer) -> ((u64, u64), (u64, u64), PeakHourRouterLayer) {
+    let clock = clock();
+    let router = router.clock(clock);
+    let night = Night { clock, failures: Arc::default() };
+    let failures = night.failures.clone();
+    let gemini: PeakHourRouter<_> = router.layer(Leads(ClassifyGeminiErrorLayer::new().layer(night)));
+    let gemini = CollectRequestLayer::new().layer(gemini);
+    let mut before = (0, 0);
+    for n in 0..5 * 7 * 96 {
+        if n == 4 * 7 * 96 {
+            before = *failures.lock().unwrap();
+        }
+        let answer = gemini.clone().oneshot(ask(FLASH, CallOptions::new())).await.unwrap();
+        answer.into_body().collect().await.unwrap();
+        tokio::time::advance(minutes(15)).await;
+    }
+    let all = *failures.lock().unwrap();
+    (all, (all.0 - before.0, all.1 - before.1), router)
+}
+
+#[test]
+fn hours_that_no_article_names_are_learned_and_a_shadow_changes_nothing() {
+    in_paused_time(async {
+        let routed = || PeakHourRouterLayer::new(Schedule::never()).in_peak(FLASH, PRO);
+        let (plain, last_plain, _) = five_weeks(routed()).await;
+        let (shadowed, _, shadow) = five_weeks(routed().learn(Learning::shadow())).await;
+        let (learned, last, router) = five_weeks(routed().learn(Learning::on())).await;
+        println!("plain {plain:?}, learned {learned:?}, last week {last_plain:?} and {last:?}");
+        assert_eq!(plain, shadowed, "a shadow routes as the schedule does");
+        let compared = shadow.learned().unwrap().shadow();
+        println!("{compared:?}");
+        assert_eq!(compared.calls, plain.0);
+        assert!(compared.differ > 0 && compared.expected_failures_learned < compared.expected_failures_scheduled);
+        // Ten failures in a hundred more than Pro's are needed to move; each hour of the week learns for itself.
+        assert!(learned.1 * 2 < plain.1, "{learned:?} of {plain:?}");
+        assert!(last.1 * 3 < last_plain.1, "by the fifth week two in three are spared: {last:?} of {last_plain:?}");
+        assert!(router.learned().unwrap().failure_is_free(FLASH, 0));
+    });
+}
+
+#[test]
+fn what_attempts_inside_a_retry_came_to_is_learned_too() {
+    in_paused_time(async {
+        let scenario = Scenario::new([Fault::Overloaded, Fault::Overloaded]);
+        let sim = scenario.sim();
+        let router = PeakHourRouterLayer::new(Schedule::never()).in_peak(PRO, FLASH).learn(Learning::on()).clock(clock());
+        let gemini = router.layer(scenario.stack().raw(sim.service()));
+        gemini.oneshot(scenario.request(TAG)).await.unwrap();
+        assert_eq!(sim.ledger().sends(TAG), 3);
+        let learned = router.learned().unwrap();
+        let hour = tower_gemini::peak_hour_router::Hour {
+            of_week: presets::article_002().hour_of_week(clock().now()),
+            of_utc_day: 12,
+            unix: clock().now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() as i64,
+        };
+        assert!((learned.weight(PRO, hour) - 3.0).abs() < 0.01, "{}", learned.weight(PRO, hour));
+        assert!(learned.rate(PRO, hour) > 0.125);
+    });
+}
