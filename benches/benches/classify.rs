@@ -233,7 +233,8 @@ fn serde_value(_: &Call, _: &HeaderMap, body: Body) -> u64 {
     if status.is_success() {
         return value["candidates"][0]["finishReason"].as_str().map_or(0, |word| word.len() as u64);
     }
-    value["error"]["code"].as_u64().unwrap_or(0) + value["error"]["details"].as_array().map_or(0, |details| details.len() as u64)
+    value["error"]["code"].as_u64().unwrap_or(0)
+        + value["error"]["details"].as_array().map_or(0, |details| details.len() as u64)
 }
 
 const WAYS: [(&str, Read); 3] = [("ours", ours), ("serde, typed", serde_typed), ("serde_json::Value", serde_value)];

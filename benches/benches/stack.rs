@@ -191,7 +191,9 @@ fn tower_five(answer: Answer) -> Run {
     Box::new(move |request| send(&mut stack, request))
 }
 
-fn api_for_boxes(answer: Answer) -> impl Service<ApiRequest, Response = ApiResponse, Error = String, Future: Send> + Clone + Send + Sync + 'static {
+fn api_for_boxes(
+    answer: Answer,
+) -> impl Service<ApiRequest, Response = ApiResponse, Error = String, Future: Send> + Clone + Send + Sync + 'static {
     ServiceExt::<ApiRequest>::map_err(Api(answer.body()), |never: Infallible| match never {})
 }
 
@@ -269,7 +271,10 @@ fn table(answer: Answer) {
     }
     let of = |name: &str| medians.iter().find(|(known, _)| *known == name).map_or(Duration::ZERO, |(_, time)| *time);
     let over = |time: Duration| time.as_nanos() as f64 - of("bare service").as_nanos() as f64;
-    println!("\n{answer:?}: ns a request over the bare service ({} ns), and times tower's five, tower-resilience's six", of("bare service").as_nanos());
+    println!(
+        "\n{answer:?}: ns a request over the bare service ({} ns), and times tower's five, tower-resilience's six",
+        of("bare service").as_nanos()
+    );
     for (name, time) in &medians[1..] {
         let over_bare = over(*time);
         println!(

@@ -266,6 +266,18 @@ impl KeptRequest {
         })
     }
 
+    /// What the request asks for.
+    #[must_use]
+    pub fn call(&self) -> &Arc<Call> {
+        &self.call
+    }
+
+    /// What the call carries.
+    #[must_use]
+    pub fn context(&self) -> &CallContext {
+        &self.context
+    }
+
     /// The request once more, byte for byte, for a permit.
     #[must_use]
     pub fn again(&self, permit: ResendPermit) -> Request<ReplayBody> {

@@ -104,7 +104,9 @@ enum Step<F, B> {
 
 impl<F, B> fmt::Debug for ResponseFuture<F, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture").field("call", &self.attempt.as_ref().map(|attempt| &attempt.call)).finish_non_exhaustive()
+        f.debug_struct("ResponseFuture")
+            .field("call", &self.attempt.as_ref().map(|attempt| &attempt.call))
+            .finish_non_exhaustive()
     }
 }
 
