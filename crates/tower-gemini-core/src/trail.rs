@@ -280,7 +280,7 @@ impl fmt::Display for Trail {
                     }
                     match a.outcome {
                         Some(outcome) => write!(f, ": {outcome}")?,
-                        None => f.write_str(": cut off")?,
+                        None => f.write_str(": under way")?,
                     }
                     if let Some(status) = a.status {
                         write!(f, " ({status}")?;
@@ -335,13 +335,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_attempt_that_never_ended_counts_as_maybe_charged() {
+    fn an_attempt_under_way_counts_as_maybe_charged() {
         let trail = Trail::new();
         let _ = trail.begin_attempt(Some(ModelId::new("gemini-3.1-flash-image")), None);
         let attempts = trail.attempts();
         assert_eq!(attempts[0].charge, Charge::Maybe);
         assert_eq!(attempts[0].outcome, None);
-        assert!(trail.to_string().contains("cut off"));
+        assert!(trail.to_string().contains("under way"));
     }
 
     #[test]

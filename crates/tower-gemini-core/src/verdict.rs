@@ -574,7 +574,7 @@ impl fmt::Display for Verdict {
 ///
 /// There are two ways to one: [`Verdict::resend_permit`], for what was surely not paid, and
 /// [`Allowance::buy`](crate::context::Allowance::buy), for what may have been, out of what the caller allowed. There is none for
-/// what was paid. It is consumed by [`ReplayBody::replay`](crate::body::ReplayBody::replay), the only way to a second body.
+/// what was paid. It is consumed by [`KeptRequest::again`](crate::body::KeptRequest::again), the only way to a second body.
 #[derive(Debug)]
 #[must_use = "a permit that is not used sends nothing"]
 pub struct ResendPermit {

@@ -29,3 +29,8 @@ pub use final_image_extract::{FinalImage, FinalImageExtract, FinalImageExtractLa
 pub use jittered_retry::{JitteredRetry, JitteredRetryLayer};
 pub use judged::{JudgedResponse, JudgedService, ReplayRequest};
 pub use stack::GeminiStack;
+
+/// The README's examples run as doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

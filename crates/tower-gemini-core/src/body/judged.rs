@@ -145,8 +145,8 @@ impl<B> JudgedBody<B> {
         self.state.usage.as_ref()
     }
 
-    /// Reads the answer with `scanner` from its first byte on, in place of the one that only judges. Take the result with
-    /// [`finish_scan`](Self::finish_scan) when the body has ended.
+    /// Reads the answer with `scanner` from its first byte on, in place of the one that only judges. The result comes with the end of
+    /// [`poll_answer`](Self::poll_answer).
     ///
     /// To be called before the first read: what has been read already is not seen by the new scanner.
     pub fn scan_with(&mut self, mut scanner: Scanner) {

@@ -7,7 +7,7 @@ use http::{HeaderMap, StatusCode};
 use super::held::Held;
 use crate::call::{Call, Dialect};
 use crate::classify::{classify, classify_answer};
-use crate::scan::{Scanner, Usage};
+use crate::scan::{Answer, Scanner, Usage};
 use crate::verdict::Verdict;
 
 /// How much of an answer is read before its head is released.
@@ -121,16 +121,24 @@ impl Peek {
             return Decided { verdict, held, usage: None, watch };
         }
         let mut scanner = Scanner::judging(call.framing);
-        let scanned = held
-            .iter()
-            .try_for_each(|chunk| scanner.feed(chunk))
-            .and_then(|()| scanner.finish().map_err(|failure| failure.error));
-        match scanned {
+        // A fault met while feeding is met again by `finish`, which also says what had been found before it.
+        let _ = held.iter().try_for_each(|chunk| scanner.feed(chunk));
+        match scanner.finish() {
             Ok(answer) if answer.error.is_none() => {
                 Decided { verdict: classify_answer(&call, &answer), held, usage: answer.usage, watch: None }
+            }
+            // Its JSON stops short, and nothing in it says why: whatever it was going to be, it broke off.
+            Err(failure) if failure.error.is_truncated() && says_nothing(&failure.found) => {
+                let verdict = if failure.found.images > 0 { Verdict::interrupted_delivery() } else { Verdict::interrupted() };
+                Decided { verdict, held, usage: failure.found.usage, watch: None }
             }
             // Errors inside a 200, broken answers, texts that are no JSON: the classifier reads them whole.
             _ => Decided { verdict: classify(&call, status, headers, &held.joined()), held, usage: None, watch: None },
         }
     }
+}
+
+/// Whether a broken answer holds nothing that decides what it means.
+fn says_nothing(found: &Answer) -> bool {
+    found.error.is_none() && found.finish_reason.is_none() && found.block_reason.is_none()
 }

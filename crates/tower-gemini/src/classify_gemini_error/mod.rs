@@ -45,7 +45,7 @@
 //!
 //! # Errors
 //!
-//! An [`Error`](tower_gemini_core::error::Error) where the client fails: not charged when the [evidence](evidence) says that it
+//! An [`Error`](tower_gemini_core::error::Error) where the client fails: not charged when the [evidence] says that it
 //! was never sent, otherwise *maybe charged*.
 //!
 //! # Cancel safety
