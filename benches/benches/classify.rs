@@ -7,6 +7,8 @@
 //! The peers only read: what a limit's name says, whether it is this minute's or this day's, how long to wait and what was paid is
 //! not in their time.
 
+#![allow(clippy::print_stdout, reason = "the tables are what is run for")]
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::hint::black_box;

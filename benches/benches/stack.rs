@@ -7,6 +7,8 @@
 //! All stacks get the same request and are read to the end of the body. Only ours looks at the body on its way, so the cost of
 //! looking is a line of its own: `judging alone` is the scanner and the classifier over the same bytes.
 
+#![allow(clippy::print_stdout, reason = "the tables are what is run for")]
+
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::hint::black_box;
@@ -235,7 +237,9 @@ fn judging_alone(answer: Answer) -> Run {
     })
 }
 
-const STACKS: [(&str, fn(Answer) -> Run); 7] = [
+type Named = (&'static str, fn(Answer) -> Run);
+
+const STACKS: [Named; 7] = [
     ("bare service", bare),
     ("ours, raw", ours_raw),
     ("ours, images", ours_images),

@@ -73,4 +73,4 @@ pub use backoff::{Backoff, Jitter};
 pub use budget::RetryBudget;
 pub use layer::JitteredRetryLayer;
 pub use policy::{Decision, OutcomePolicy, RetryPolicy, RetryState, Situation};
-pub use service::JitteredRetry;
+pub use service::{JitteredRetry, ResponseFuture};

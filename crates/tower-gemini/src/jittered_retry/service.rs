@@ -89,6 +89,7 @@ pub struct ResponseFuture<S, F, B> {
 }
 
 #[pin_project(project = StepProjection)]
+#[allow(clippy::large_enum_variant, reason = "the larger one is the usual one: a box is what it is there to save")]
 enum Step<S, F, B> {
     /// The deadline had passed before anything was sent.
     TooLate(Option<Error>),
