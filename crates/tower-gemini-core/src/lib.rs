@@ -10,6 +10,7 @@
 //! | [`verdict`] | [`Verdict`](verdict::Verdict), [`Charge`](verdict::Charge), [`ResendPermit`](verdict::ResendPermit) |
 //! | [`scan`] | the incremental scanner of answers with images in them |
 //! | [`body`] | [`ReplayBody`](body::ReplayBody) going down, [`JudgedBody`](body::JudgedBody) coming up |
+//! | [`clock`] | [`Clock`](clock::Clock): wall time, handed in |
 //! | [`context`] | what one call carries through all its attempts: deadline, allowance, trail |
 //! | [`trail`] | [`Trail`](trail::Trail): what was decided, in order, and why |
 //! | [`catalog`] | models as data: sizes, prices, dates |
@@ -21,6 +22,7 @@ pub mod body;
 pub mod call;
 pub mod catalog;
 pub mod classify;
+pub mod clock;
 pub mod context;
 pub mod error;
 pub mod ledger;

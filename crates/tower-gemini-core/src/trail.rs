@@ -79,6 +79,8 @@ pub enum WaitReason {
     Backoff,
     /// The server asked for it.
     ServerHint,
+    /// Our own admission keeps within a quota; the delay is what was expected when the wait began.
+    OwnQuota,
 }
 
 /// Why nothing more was sent.
@@ -104,6 +106,8 @@ pub enum StopReason {
     BudgetSpent,
     /// The request's body was too large to keep for a second send.
     NotReplayable,
+    /// Our own admission found the quota used up: nothing was sent.
+    QuotaUsedUp,
 }
 
 impl StopReason {
@@ -120,6 +124,7 @@ impl StopReason {
             Self::WaitTooLong => "the wait asked for is too long",
             Self::BudgetSpent => "retry budget empty",
             Self::NotReplayable => "body too large to replay",
+            Self::QuotaUsedUp => "our own count says the quota is used up",
         }
     }
 }
@@ -214,6 +219,12 @@ impl Trail {
             .collect()
     }
 
+    /// How many attempts there were so far, without copying them.
+    #[must_use]
+    pub fn attempt_count(&self) -> usize {
+        self.steps_mut().iter().filter(|step| matches!(step, Step::Attempt(_))).count()
+    }
+
     /// How long the layers waited, all in all.
     #[must_use]
     pub fn waited(&self) -> Duration {
@@ -295,6 +306,7 @@ impl fmt::Display for Trail {
                     let why = match why {
                         WaitReason::Backoff => "backoff",
                         WaitReason::ServerHint => "the server asked for it",
+                        WaitReason::OwnQuota => "to stay within the quota",
                     };
                     write!(f, "waited {:.1} s ({why})", delay.as_secs_f64())?;
                 }

@@ -436,6 +436,22 @@ impl Verdict {
         Self::of(Outcome::NotSent)
     }
 
+    /// An admission of our own said no before anything was sent: no money, no quota, and `wait` until it would say yes.
+    ///
+    /// `outcome` says which limit it was and `elsewhere` whether another model may answer, so that retry and fallback treat it as
+    /// Google's own refusal. Without a `wait` no waiting helps. It needs no evidence: what was not sent cannot have been charged.
+    #[must_use]
+    pub fn refused_locally(outcome: Outcome, wait: Option<WaitHint>, elsewhere: bool, detail: Detail) -> Self {
+        let transient = wait.is_some() && outcome.is_transient();
+        Self::of(outcome)
+            .with_charge(Charge::None)
+            .with_quota(QuotaCharge::None)
+            .with_elsewhere(elsewhere)
+            .with_transient(transient)
+            .with_wait(wait)
+            .with_detail(detail)
+    }
+
     /// It was sent (or may have been), and no complete answer came back: it may have been paid for.
     #[must_use]
     pub fn interrupted() -> Self {

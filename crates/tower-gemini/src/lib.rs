@@ -5,6 +5,7 @@
 //! | [`CollectRequest`] | holds the request's body, so that it can be sent again, and reads the [`Call`](core::call::Call) |
 //! | [`FinalImageExtract`] | gives the final image, or the same JSON without the drafts |
 //! | [`JitteredRetry`] | sends again what was surely not paid for, when that may help |
+//! | [`QuotaGuard`] | sends only what the quota allows |
 //! | [`AttemptTimeout`] | ends an attempt in time, and lets the server give up first |
 //! | [`ClassifyGeminiError`] | reads what an answer means from its body, not from its status |
 //!
@@ -14,10 +15,12 @@ pub use tower_gemini_core as core;
 
 pub mod attempt_timeout;
 pub mod classify_gemini_error;
+pub mod clock;
 pub mod collect_request;
 pub mod final_image_extract;
 pub mod jittered_retry;
 mod judged;
+pub mod quota_guard;
 mod ready;
 pub mod stack;
 mod timer;
@@ -28,6 +31,7 @@ pub use collect_request::{CollectRequest, CollectRequestLayer};
 pub use final_image_extract::{FinalImage, FinalImageExtract, FinalImageExtractLayer};
 pub use jittered_retry::{JitteredRetry, JitteredRetryLayer};
 pub use judged::{JudgedResponse, JudgedService, ReplayRequest};
+pub use quota_guard::{QuotaGuard, QuotaGuardLayer};
 pub use stack::GeminiStack;
 
 /// The README's examples run as doc tests.

@@ -28,9 +28,10 @@ use crate::classify_gemini_error::{ClassifyGeminiError, ClassifyGeminiErrorLayer
 use crate::collect_request::{CollectRequest, CollectRequestLayer};
 use crate::final_image_extract::{FinalImageExtract, FinalImageExtractLayer, FinalImageJson};
 use crate::jittered_retry::{JitteredRetry, JitteredRetryLayer, RetryPolicy};
+use crate::quota_guard::{QuotaGuard, QuotaGuardLayer};
 
 /// The judged middle of the recommended stack.
-pub type Judged<S> = JitteredRetry<AttemptTimeout<ClassifyGeminiError<S>>>;
+pub type Judged<S> = JitteredRetry<QuotaGuard<AttemptTimeout<ClassifyGeminiError<S>>>>;
 /// The recommended stack that answers with [`FinalImage`](crate::FinalImage)s.
 pub type Images<S> = CollectRequest<FinalImageExtract<Judged<S>>>;
 /// The recommended stack that answers with the API's JSON, without drafts.
@@ -40,14 +41,15 @@ pub type Raw<S> = CollectRequest<Judged<S>>;
 
 /// The recommended order of layers, over any client.
 ///
-/// `CollectRequest > FinalImageExtract > JitteredRetry > AttemptTimeout > ClassifyGeminiError > client`, each with its documented
-/// defaults unless set here. State that calls share (the retry budget) is shared by every service made from one `GeminiStack` and
-/// by all their clones.
+/// `CollectRequest > FinalImageExtract > JitteredRetry > QuotaGuard > AttemptTimeout > ClassifyGeminiError > client`, each with its
+/// documented defaults unless set here. State that calls share (the retry budget, the quota's count) is shared by every service made
+/// from one `GeminiStack` and by all their clones.
 #[derive(Debug, Clone)]
 pub struct GeminiStack {
     collect: CollectRequestLayer,
     extract: FinalImageExtractLayer,
     retry: JitteredRetryLayer,
+    quota: QuotaGuardLayer,
     timeout: AttemptTimeoutLayer,
     classify: ClassifyGeminiErrorLayer,
 }
@@ -60,6 +62,7 @@ impl GeminiStack {
             collect: CollectRequestLayer::new(),
             extract: FinalImageExtractLayer::new(),
             retry: JitteredRetryLayer::recommended(),
+            quota: QuotaGuardLayer::unlimited(),
             timeout: AttemptTimeoutLayer::new(),
             classify: ClassifyGeminiErrorLayer::new(),
         }
@@ -90,6 +93,13 @@ impl GeminiStack {
     #[must_use]
     pub fn retry_policy(self, policy: RetryPolicy) -> Self {
         self.retry(JitteredRetryLayer::new(policy))
+    }
+
+    /// How much may be sent. Without this nothing is counted and nothing waits.
+    #[must_use]
+    pub fn quota(mut self, layer: QuotaGuardLayer) -> Self {
+        self.quota = layer;
+        self
     }
 
     /// How long attempts may take.
@@ -125,7 +135,7 @@ impl GeminiStack {
     }
 
     fn judged<S>(&self, client: S) -> Judged<S> {
-        self.retry.layer(self.timeout.layer(self.classify.layer(client)))
+        self.retry.layer(self.quota.layer(self.timeout.layer(self.classify.layer(client))))
     }
 }
 

@@ -100,6 +100,14 @@ where
         Self { held, rest, failed: None, call, context, state }
     }
 
+    /// An answer made here and not upstream, such as an admission's refusal: its bytes, and what it means.
+    #[must_use]
+    pub fn local(bytes: Bytes, verdict: Verdict, call: Arc<Call>, context: CallContext) -> Self {
+        let mut held = Held::default();
+        held.push(bytes);
+        Self::new(Decided { verdict, held, usage: None, watch: None }, None, call, context)
+    }
+
     /// A body whose upstream failed while it was peeked: what came, and then the error.
     #[must_use]
     pub fn failed(decided: Decided, error: Error, call: Arc<Call>, context: CallContext) -> Self {

@@ -1,0 +1,9 @@
+//! The quota guard as a whole: against a Google that counts exactly, over every store, under every interleaving.
+
+mod google;
+mod quota_redb;
+mod quota_redis;
+mod quota_service;
+mod quota_shuttle;
+mod quota_simulator;
+mod quota_stores;
