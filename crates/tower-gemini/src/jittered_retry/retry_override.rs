@@ -35,13 +35,14 @@ impl RetryOverride {
         self
     }
 
-    pub(super) fn over(&self, own: &Arc<RetryPolicy>) -> Arc<RetryPolicy> {
+    /// The policy that holds, given the layer's own.
+    pub(super) fn over(&self, own: &RetryPolicy) -> RetryPolicy {
         let policy = match &self.policy {
-            Some(policy) => Arc::new(RetryPolicy::clone(policy).budget_of(own)),
+            Some(policy) => RetryPolicy::clone(policy).budget_of(own),
             None => own.clone(),
         };
         match self.attempts {
-            Some(attempts) => Arc::new(RetryPolicy::clone(&policy).attempts(attempts)),
+            Some(attempts) => policy.attempts(attempts),
             None => policy,
         }
     }
