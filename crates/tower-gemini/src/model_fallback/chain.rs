@@ -75,20 +75,27 @@ impl Chain {
         self.links.iter().map(|link| &link.target)
     }
 
-    /// The order for a call that asks for `model`.
-    pub(super) fn from(&self, model: &str, catalog: &Catalog) -> VecDeque<Link> {
+    /// The order for a call that asks for `model`, where another may lead ([`PreferModel`](tower_gemini_core::context::PreferModel)).
+    pub(super) fn from(&self, model: &str, lead: Option<&str>, catalog: &Catalog) -> VecDeque<Link> {
         let id = |name: &str| catalog.lookup(name).map_or_else(|| name.to_owned(), |model| model.id.clone());
-        let asked = id(model);
-        match self.links.iter().position(|link| id(link.target.model().as_str()) == asked) {
+        let place = |name: &str| self.links.iter().position(|link| id(link.target.model().as_str()) == id(name));
+        let own = |name: &str| Link { target: Target::new(name), retry: None };
+        let mut order: VecDeque<Link> = match place(model) {
             Some(at) => {
                 let (before, after) = self.links.split_at(at);
                 let before = if self.wraps { before } else { &[] };
                 after.iter().chain(before).cloned().collect()
             }
-            None => {
-                std::iter::once(Link { target: Target::new(model), retry: None }).chain(self.links.iter().cloned()).collect()
-            }
+            None => std::iter::once(own(model)).chain(self.links.iter().cloned()).collect(),
+        };
+        if let Some(lead) = lead {
+            // The chain's own link, with its cap and its retries, where it has one; wherever it stands, a target in front of the model
+            // asked for too.
+            let first = place(lead).and_then(|at| self.links.get(at)).cloned().unwrap_or_else(|| own(lead));
+            order.retain(|link| id(link.target.model().as_str()) != id(lead));
+            order.push_front(first);
         }
+        order
     }
 }
 
@@ -105,7 +112,11 @@ mod tests {
     use super::*;
 
     fn order(chain: &Chain, model: &str) -> Vec<String> {
-        chain.from(model, Catalog::builtin()).iter().map(|link| link.target.model().to_string()).collect()
+        led(chain, model, None)
+    }
+
+    fn led(chain: &Chain, model: &str, lead: Option<&str>) -> Vec<String> {
+        chain.from(model, lead, Catalog::builtin()).iter().map(|link| link.target.model().to_string()).collect()
     }
 
     #[test]
@@ -115,6 +126,15 @@ mod tests {
         assert_eq!(order(&chain, "b"), ["b", "c"]);
         assert_eq!(order(&chain, "x"), ["x", "a", "b", "c"]);
         assert_eq!(order(&chain.wrapping(), "b"), ["b", "c", "a"]);
+    }
+
+    #[test]
+    fn a_preferred_model_leads_and_the_model_asked_for_follows() {
+        let chain = Chain::of(["a", "b", "c"]);
+        assert_eq!(led(&chain, "b", Some("a")), ["a", "b", "c"]);
+        assert_eq!(led(&chain, "a", Some("c")), ["c", "a", "b"]);
+        assert_eq!(led(&chain, "a", Some("a")), ["a", "b", "c"]);
+        assert_eq!(led(&chain, "a", Some("x")), ["x", "a", "b", "c"]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use http::{Request, Response};
 use tokio::time::Instant;
 use tower_gemini_core::body::{JudgedBody, KeptRequest, ReplayBody};
 use tower_gemini_core::call::{Call, Dialect, Verb};
+use tower_gemini_core::context::PreferModel;
 use tower_gemini_core::error::Error;
 use tower_gemini_core::target::{Degradation, Served};
 use tower_gemini_core::trail::{Step, StopReason};
@@ -87,7 +88,8 @@ where
         _ => return send(&mut inner, request).await,
     };
     let before = request.extensions().get::<Visited>().cloned().unwrap_or_default();
-    let mut walk = Walk::new(&settings, &health, &kept, payer(request.headers(), request.uri()), before);
+    let lead = request.extensions().get::<PreferModel>().cloned();
+    let mut walk = Walk::new(&settings, &health, &kept, lead.as_ref(), payer(request.headers(), request.uri()), before);
     let mut unsent = Some(request);
     let mut last: Option<(Answer<S>, String)> = None;
     let mut empty_answers = 0;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, Uri};
 use tower_gemini_core::body::KeptRequest;
 use tower_gemini_core::catalog::Catalog;
+use tower_gemini_core::context::PreferModel;
 use tower_gemini_core::target::{Rewrite, Rules, Target, Unfit};
 use tower_gemini_core::trail::{SkipReason, Step, Trail};
 
@@ -70,11 +71,12 @@ impl<'a> Walk<'a> {
         settings: &'a Settings,
         health: &'a Health,
         kept: &'a KeptRequest,
+        lead: Option<&PreferModel>,
         payer: String,
         before: Visited,
     ) -> Self {
         let asked = kept.call().model.as_ref().map_or("", |model| model.as_str());
-        let queue = settings.chain.from(asked, settings.catalog()).into_iter().map(Candidate::new).collect();
+        let queue = settings.chain.from(asked, lead.map(|lead| lead.0.as_str()), settings.catalog()).into_iter().map(Candidate::new).collect();
         let trail = kept.context().trail().clone();
         Self {
             settings,
