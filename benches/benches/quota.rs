@@ -41,14 +41,14 @@ const THREADS: &[usize] = &[1, 2, 4];
 mod peers {
     use super::*;
 
-    #[divan::bench(threads = THREADS)]
+    #[divan::bench(threads = THREADS, sample_size = 1_000)]
     fn governor_one(bencher: Bencher<'_, '_>) {
         let limiter = governor();
         bencher.bench(|| black_box(limiter.check().is_ok()));
     }
 
     /// Four side by side, as four dimensions would need; not atomic together, and nothing can be given back.
-    #[divan::bench(threads = THREADS)]
+    #[divan::bench(threads = THREADS, sample_size = 1_000)]
     fn governor_four(bencher: Bencher<'_, '_>) {
         let limiters = [governor(), governor(), governor(), governor()];
         bencher.bench(|| black_box(limiters.iter().all(|limiter| limiter.check().is_ok())));
@@ -59,7 +59,7 @@ mod ours {
     use super::*;
 
     /// The decision alone, without lock or clock.
-    #[divan::bench]
+    #[divan::bench(sample_size = 200)]
     fn admission_take_and_settle(bencher: Bencher<'_, '_>) {
         let mut admission = Admission::new(limits(), 500);
         let now = Moment { steady_ms: 1_000, wall_ms: 1_773_000_000_000 };
@@ -71,14 +71,14 @@ mod ours {
     }
 
     /// Four limits, all or nothing, clock and lock and alerts included: what the goal is about.
-    #[divan::bench(threads = THREADS)]
+    #[divan::bench(threads = THREADS, sample_size = 1_000)]
     fn four_limits_take(bencher: Bencher<'_, '_>) {
         let handle = handle();
         // Dropped outside the measurement; the next benchmark counts that too.
         bencher.bench(|| black_box(handle.try_reserve(100, 1).ok()));
     }
 
-    #[divan::bench(threads = THREADS)]
+    #[divan::bench(threads = THREADS, sample_size = 1_000)]
     fn four_limits_take_and_give_back(bencher: Bencher<'_, '_>) {
         let handle = handle();
         bencher.bench(|| {
@@ -134,7 +134,7 @@ mod over_redis {
         }
     }
 
-    #[divan::bench]
+    #[divan::bench(sample_size = 200)]
     fn ping(bencher: Bencher<'_, '_>) {
         let Some(server) = Server::start() else { return };
         let runtime = runtime();
@@ -148,7 +148,7 @@ mod over_redis {
     }
 
     /// One exchange a call, as if there were no leases.
-    #[divan::bench]
+    #[divan::bench(sample_size = 200)]
     fn one_exchange_over_four_limits(bencher: Bencher<'_, '_>) {
         let Some(server) = Server::start() else { return };
         let runtime = runtime();
@@ -163,7 +163,7 @@ mod over_redis {
     }
 
     /// A busy process: one exchange a second, the rest from its lease.
-    #[divan::bench]
+    #[divan::bench(sample_size = 200)]
     fn on_leases(bencher: Bencher<'_, '_>) {
         let Some(server) = Server::start() else { return };
         let runtime = runtime();
