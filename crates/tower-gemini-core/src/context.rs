@@ -22,19 +22,22 @@ use crate::verdict::{Charge, ResendPermit, Verdict};
 /// assert!(allowance.buy(&cut_off).is_none());
 /// ```
 #[derive(Debug, Clone, Default)]
-pub struct Allowance(Arc<AtomicU32>);
+pub struct Allowance(
+    /// `None` is nothing allowed: there is nothing to share, and the usual call allocates nothing for it.
+    Option<Arc<AtomicU32>>,
+);
 
 impl Allowance {
     /// Leave for `resends` sends after an attempt that may have been charged.
     #[must_use]
     pub fn of(resends: u32) -> Self {
-        Self(Arc::new(AtomicU32::new(resends)))
+        Self((resends > 0).then(|| Arc::new(AtomicU32::new(resends))))
     }
 
     /// How many are left.
     #[must_use]
     pub fn left(&self) -> u32 {
-        self.0.load(Ordering::Acquire)
+        self.0.as_ref().map_or(0, |left| left.load(Ordering::Acquire))
     }
 
     /// A permit for what this verdict left: free where surely nothing was paid, one unit of the allowance where it may have
@@ -46,6 +49,7 @@ impl Allowance {
             Charge::Charged => None,
             Charge::Maybe => self
                 .0
+                .as_ref()?
                 .fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1))
                 .ok()
                 .map(|_| ResendPermit::bought()),

@@ -287,7 +287,8 @@ impl fmt::Display for Error {
             write!(f, ", {}", redact(reason))?;
         }
         if let Some(message) = inner.verdict.message() {
-            write!(f, ": {}", redact(message))?;
+            // The sentence goes on after it.
+            write!(f, ": {}", redact(message.trim_end_matches('.')))?;
         }
         if let Some(cause) = &inner.cause {
             write!(f, ": {cause}")?;
@@ -363,6 +364,15 @@ mod tests {
         assert_eq!(error.to_string(), "no whole answer within the attempt's limit of 300.0 s; it may have been charged");
         let error = Error::transport("connection refused".into(), Verdict::not_sent());
         assert_eq!(error.to_string(), "the request could not be sent: connection refused; nothing was charged");
+    }
+
+    #[test]
+    fn the_servers_full_stop_does_not_end_our_sentence() {
+        let body = br#"{"error":{"code":400,"message":"API key not valid. Please pass a valid API key.","status":"INVALID_ARGUMENT"}}"#;
+        let call = crate::call::Call::unrecognised();
+        let verdict = crate::classify::classify(&call, StatusCode::BAD_REQUEST, &http::HeaderMap::new(), body);
+        let error = Error::upstream(StatusCode::BAD_REQUEST, Bytes::from_static(body), verdict);
+        assert!(error.to_string().ends_with("Please pass a valid API key; nothing was charged"), "{error}");
     }
 
     #[test]

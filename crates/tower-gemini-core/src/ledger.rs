@@ -86,12 +86,14 @@ impl Sum for Cost {
 
 impl fmt::Display for Cost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        #[allow(clippy::cast_precision_loss, reason = "for people: six digits are enough")]
-        let usd = |micro: u64| micro as f64 / 1e6;
-        match self.at_most_microusd {
-            Some(most) if most == self.at_least_microusd => write!(f, "${:.4}", usd(most)),
-            Some(most) => write!(f, "${:.4} to ${:.4}", usd(self.at_least_microusd), usd(most)),
-            None => write!(f, "at least ${:.4}", usd(self.at_least_microusd)),
+        #[allow(clippy::cast_precision_loss, reason = "for people: four digits are shown")]
+        let usd = |micro: u64| format!("${:.4}", micro as f64 / 1e6);
+        let least = usd(self.at_least_microusd);
+        match self.at_most_microusd.map(usd) {
+            // Ends that differ only behind the digits shown are one figure to a reader.
+            Some(most) if most == least => f.write_str(&most),
+            Some(most) => write!(f, "{least} to {most}"),
+            None => write!(f, "at least {least}"),
         }
     }
 }

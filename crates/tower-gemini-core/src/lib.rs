@@ -11,6 +11,7 @@
 //! | [`scan`] | the incremental scanner of answers with images in them |
 //! | [`body`] | [`ReplayBody`](body::ReplayBody) going down, [`JudgedBody`](body::JudgedBody) coming up |
 //! | [`target`] | [`Target`](target::Target): what a call may be sent to instead, and the request rewritten for it |
+//! | [`clock`] | [`Clock`](clock::Clock): wall time, handed in |
 //! | [`context`] | what one call carries through all its attempts: deadline, allowance, trail |
 //! | [`trail`] | [`Trail`](trail::Trail): what was decided, in order, and why |
 //! | [`catalog`] | models as data: sizes, prices, dates |
@@ -22,6 +23,7 @@ pub mod body;
 pub mod call;
 pub mod catalog;
 pub mod classify;
+pub mod clock;
 pub mod context;
 pub mod error;
 pub mod ledger;

@@ -17,7 +17,37 @@ use crate::verdict::{Charge, Outcome, QuotaCharge, Verdict};
 
 /// What was decided for one call, in order, by all layers. O(1) to clone; clones share it.
 #[derive(Clone, Default)]
-pub struct Trail(Arc<Mutex<Vec<Step>>>);
+pub struct Trail(Arc<Mutex<Steps>>);
+
+/// Steps in order. The usual call has one, its only attempt, which needs no allocation beside the trail's own.
+#[derive(Default)]
+struct Steps {
+    first: Option<Step>,
+    more: Vec<Step>,
+}
+
+impl Steps {
+    /// Gives the step's place.
+    fn push(&mut self, step: Step) -> usize {
+        if self.first.is_none() {
+            self.first = Some(step);
+            return 0;
+        }
+        self.more.push(step);
+        self.more.len()
+    }
+
+    fn get_mut(&mut self, at: usize) -> Option<&mut Step> {
+        match at.checked_sub(1) {
+            None => self.first.as_mut(),
+            Some(at) => self.more.get_mut(at),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Step> {
+        self.first.iter().chain(&self.more)
+    }
+}
 
 /// One entry of a [`Trail`].
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -79,6 +109,8 @@ pub enum WaitReason {
     Backoff,
     /// The server asked for it.
     ServerHint,
+    /// Our own admission keeps within a quota; the delay is what was expected when the wait began.
+    OwnQuota,
 }
 
 /// Why nothing more was sent.
@@ -106,6 +138,8 @@ pub enum StopReason {
     NotReplayable,
     /// No target is left to fall back to.
     NoTargetLeft,
+    /// Our own admission found the quota used up: nothing was sent.
+    QuotaUsedUp,
 }
 
 impl StopReason {
@@ -123,6 +157,7 @@ impl StopReason {
             Self::BudgetSpent => "retry budget empty",
             Self::NotReplayable => "body too large to replay",
             Self::NoTargetLeft => "no target is left",
+            Self::QuotaUsedUp => "our own count says the quota is used up",
         }
     }
 }
@@ -209,16 +244,14 @@ impl Trail {
         Self::default()
     }
 
-    fn steps_mut(&self) -> MutexGuard<'_, Vec<Step>> {
+    fn steps_mut(&self) -> MutexGuard<'_, Steps> {
         // A panic in another holder leaves a complete list: every write is one push or one assignment.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes down that a request goes out. Until its end is written it counts as maybe charged.
     pub fn begin_attempt(&self, model: Option<ModelId>, size: Option<ImageSize>) -> AttemptId {
-        let mut steps = self.steps_mut();
-        let at = steps.len();
-        steps.push(Step::Attempt(Attempt {
+        let at = self.steps_mut().push(Step::Attempt(Attempt {
             model,
             size,
             status: None,
@@ -240,7 +273,7 @@ impl Trail {
     /// All steps so far, in order.
     #[must_use]
     pub fn steps(&self) -> Vec<Step> {
-        self.steps_mut().clone()
+        self.steps_mut().iter().cloned().collect()
     }
 
     /// The attempts so far, in order.
@@ -253,6 +286,12 @@ impl Trail {
                 _ => None,
             })
             .collect()
+    }
+
+    /// How many attempts there were so far, without copying them.
+    #[must_use]
+    pub fn attempt_count(&self) -> usize {
+        self.steps_mut().iter().filter(|step| matches!(step, Step::Attempt(_))).count()
     }
 
     /// How long the layers waited, all in all.
@@ -321,7 +360,7 @@ impl fmt::Display for Trail {
                     }
                     match a.outcome {
                         Some(outcome) => write!(f, ": {outcome}")?,
-                        None => f.write_str(": cut off")?,
+                        None => f.write_str(": under way")?,
                     }
                     if let Some(status) = a.status {
                         write!(f, " ({status}")?;
@@ -336,6 +375,7 @@ impl fmt::Display for Trail {
                     let why = match why {
                         WaitReason::Backoff => "backoff",
                         WaitReason::ServerHint => "the server asked for it",
+                        WaitReason::OwnQuota => "to stay within the quota",
                     };
                     write!(f, "waited {:.1} s ({why})", delay.as_secs_f64())?;
                 }
@@ -385,13 +425,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_attempt_that_never_ended_counts_as_maybe_charged() {
+    fn an_attempt_under_way_counts_as_maybe_charged() {
         let trail = Trail::new();
         let _ = trail.begin_attempt(Some(ModelId::new("gemini-3.1-flash-image")), None);
         let attempts = trail.attempts();
         assert_eq!(attempts[0].charge, Charge::Maybe);
         assert_eq!(attempts[0].outcome, None);
-        assert!(trail.to_string().contains("cut off"));
+        assert!(trail.to_string().contains("under way"));
     }
 
     #[test]

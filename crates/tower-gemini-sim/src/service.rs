@@ -39,6 +39,7 @@ pub struct Sim {
 pub(crate) struct Inner {
     settings: Builder,
     script: Mutex<VecDeque<Fault>>,
+    scripts_by_call: Mutex<HashMap<String, VecDeque<Fault>>>,
     sky: Sky,
     limits: Limits,
     gallery: Gallery,
@@ -52,7 +53,7 @@ pub(crate) struct Inner {
 /// | setting | default |
 /// | --- | --- |
 /// | seed | 0 |
-/// | script, weather | nothing goes wrong |
+/// | scripts, weather | nothing goes wrong |
 /// | latency | tens of seconds, see [`Latency`] |
 /// | quota | none |
 /// | images | full size, see [`ImageOptions`] |
@@ -67,6 +68,7 @@ pub(crate) struct Inner {
 pub struct Builder {
     seed: u64,
     script: Vec<Fault>,
+    scripts_by_call: HashMap<String, Vec<Fault>>,
     weather: Weather,
     latency: Latency,
     quota: Quota,
@@ -93,6 +95,7 @@ impl Default for Builder {
         Self {
             seed: 0,
             script: Vec::new(),
+            scripts_by_call: HashMap::new(),
             weather: Weather::calm(),
             latency: Latency::default(),
             quota: Quota::UNLIMITED,
@@ -128,6 +131,20 @@ impl Builder {
     #[must_use]
     pub fn script(mut self, faults: impl IntoIterator<Item = Fault>) -> Self {
         self.script = faults.into_iter().collect();
+        self
+    }
+
+    /// What happens to the first requests of the call with this `x-sim-call` tag, one fault each, in order of arrival: calls that run
+    /// side by side keep their own stories. After that the common script decides, then the weather.
+    ///
+    /// ```
+    /// use tower_gemini_sim::{Fault, Sim};
+    /// let sim = Sim::builder().script_of("cat", [Fault::HighDemand]).script_of("dog", [Fault::NoImage]).build();
+    /// # let _ = sim;
+    /// ```
+    #[must_use]
+    pub fn script_of(mut self, call: impl Into<String>, faults: impl IntoIterator<Item = Fault>) -> Self {
+        self.scripts_by_call.insert(call.into(), faults.into_iter().collect());
         self
     }
 
@@ -271,6 +288,9 @@ impl Builder {
     pub fn build(self) -> Sim {
         let inner = Inner {
             script: Mutex::new(self.script.iter().cloned().collect()),
+            scripts_by_call: Mutex::new(
+                self.scripts_by_call.iter().map(|(call, faults)| (call.clone(), faults.iter().cloned().collect())).collect(),
+            ),
             sky: Sky::new(self.seed, self.weather.clone()),
             limits: Limits::new(self.quota, self.quota_by_model.clone()),
             gallery: Gallery::default(),
@@ -473,7 +493,14 @@ impl Inner {
         }
     }
 
-    fn next_fault(&self, number: usize) -> Fault {
+    fn next_fault(&self, number: usize, call: Option<&str>) -> Fault {
+        let own = call.and_then(|call| {
+            let mut scripts = self.scripts_by_call.lock().unwrap_or_else(PoisonError::into_inner);
+            scripts.get_mut(call).and_then(VecDeque::pop_front)
+        });
+        if let Some(fault) = own {
+            return fault;
+        }
         let scripted = self.script.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         scripted.unwrap_or_else(|| self.sky.fault(number, self.time_of_day()))
     }
@@ -482,11 +509,11 @@ impl Inner {
     where
         B: Body<Data = Bytes> + Send + 'static,
     {
-        let (number, fault) = self.ledger.open(self.now(), |number| self.next_fault(number));
-        let mut watch = Watch { inner: self.clone(), number, if_dropped: None, over: false };
         let (parts, body) = request.into_parts();
-        let caller = self.caller(&parts.uri, &parts.headers, Route::parse(&parts.method, &parts.uri));
         let tag: Option<Arc<str>> = parts.headers.get("x-sim-call").and_then(|tag| tag.to_str().ok()).map(Arc::from);
+        let (number, fault) = self.ledger.open(self.now(), |number| self.next_fault(number, tag.as_deref()));
+        let mut watch = Watch { inner: self.clone(), number, if_dropped: None, over: false };
+        let caller = self.caller(&parts.uri, &parts.headers, Route::parse(&parts.method, &parts.uri));
         self.ledger.edit(number, |record| {
             record.call = tag;
             record.project = caller.project.clone();

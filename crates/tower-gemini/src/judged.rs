@@ -1,7 +1,12 @@
 //! The bounds that the layers share, and the sentences a wrong stack is answered with.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
 use http::{Request, Response};
 use http_body::Body;
+use pin_project::pin_project;
 use tower_gemini_core::body::{JudgedBody, ReplayBody};
 use tower_gemini_core::error::{BoxError, Error};
 use tower_service::Service;
@@ -69,10 +74,31 @@ where
 }
 
 /// The answer of a judged service as what it is: an `async` loop cannot see it behind the alias.
-pub(crate) async fn judged<F, R>(answer: F) -> Result<Response<JudgedBody<R::Upstream>>, Error>
+///
+/// A named future and not an `async fn`, which would hold the answer's future twice: as its argument and where it is awaited.
+pub(crate) fn judged<F, R>(answer: F) -> JudgedFuture<F>
 where
     F: Future<Output = Result<R, Error>>,
     R: JudgedResponse,
 {
-    answer.await.map(JudgedResponse::into_response)
+    JudgedFuture { answer }
+}
+
+/// The future of [`judged`].
+#[pin_project]
+pub(crate) struct JudgedFuture<F> {
+    #[pin]
+    answer: F,
+}
+
+impl<F, R> Future for JudgedFuture<F>
+where
+    F: Future<Output = Result<R, Error>>,
+    R: JudgedResponse,
+{
+    type Output = Result<Response<JudgedBody<R::Upstream>>, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(ready!(self.project().answer.poll(cx)).map(JudgedResponse::into_response))
+    }
 }

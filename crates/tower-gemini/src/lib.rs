@@ -7,6 +7,7 @@
 //! | [`ModelFallback`] | gets the image from another model, in another place, and says what that gave up |
 //! | [`ResolutionFallback`] | gets a smaller image when the large one does not come |
 //! | [`JitteredRetry`] | sends again what was surely not paid for, when that may help |
+//! | [`QuotaGuard`] | sends only what the quota allows |
 //! | [`AttemptTimeout`] | ends an attempt in time, and lets the server give up first |
 //! | [`ClassifyGeminiError`] | reads what an answer means from its body, not from its status |
 //!
@@ -16,15 +17,18 @@ pub use tower_gemini_core as core;
 
 pub mod attempt_timeout;
 pub mod classify_gemini_error;
+pub mod clock;
 pub mod collect_request;
 pub mod final_image_extract;
 pub mod jittered_retry;
 mod judged;
 pub mod model_fallback;
 mod optional;
+pub mod quota_guard;
 mod ready;
 pub mod resolution_fallback;
 pub mod stack;
+mod timer;
 
 pub use attempt_timeout::{AttemptTimeout, AttemptTimeoutLayer};
 pub use classify_gemini_error::{ClassifyGeminiError, ClassifyGeminiErrorLayer};
@@ -34,6 +38,7 @@ pub use jittered_retry::{JitteredRetry, JitteredRetryLayer};
 pub use judged::{JudgedResponse, JudgedService, ReplayRequest};
 pub use model_fallback::{ModelFallback, ModelFallbackLayer};
 pub use optional::OptionalFuture;
+pub use quota_guard::{QuotaGuard, QuotaGuardLayer};
 pub use resolution_fallback::{ResolutionFallback, ResolutionFallbackLayer};
 pub use stack::GeminiStack;
 

@@ -29,10 +29,11 @@ use crate::collect_request::{CollectRequest, CollectRequestLayer};
 use crate::final_image_extract::{FinalImageExtract, FinalImageExtractLayer, FinalImageJson};
 use crate::jittered_retry::{JitteredRetry, JitteredRetryLayer, RetryPolicy};
 use crate::model_fallback::{Chain, ModelFallback, ModelFallbackLayer};
+use crate::quota_guard::{QuotaGuard, QuotaGuardLayer};
 use crate::resolution_fallback::{ResolutionFallback, ResolutionFallbackLayer};
 
 /// The judged middle of the recommended stack.
-pub type Judged<S> = ModelFallback<ResolutionFallback<JitteredRetry<AttemptTimeout<ClassifyGeminiError<S>>>>>;
+pub type Judged<S> = ModelFallback<ResolutionFallback<JitteredRetry<QuotaGuard<AttemptTimeout<ClassifyGeminiError<S>>>>>>;
 /// The recommended stack that answers with [`FinalImage`](crate::FinalImage)s.
 pub type Images<S> = CollectRequest<FinalImageExtract<Judged<S>>>;
 /// The recommended stack that answers with the API's JSON, without drafts.
@@ -42,10 +43,10 @@ pub type Raw<S> = CollectRequest<Judged<S>>;
 
 /// The recommended order of layers, over any client.
 ///
-/// `CollectRequest > FinalImageExtract > ModelFallback > ResolutionFallback > JitteredRetry > AttemptTimeout > ClassifyGeminiError >
-/// client`, each with its documented defaults unless set here. The two fallbacks are off, and cost nothing, until they are set. State
-/// that calls share (the retry budget, the health of targets) is shared by every service made from one `GeminiStack` and by all their
-/// clones.
+/// `CollectRequest > FinalImageExtract > ModelFallback > ResolutionFallback > JitteredRetry > QuotaGuard > AttemptTimeout >
+/// ClassifyGeminiError > client`, each with its documented defaults unless set here. The two fallbacks are off, and cost nothing,
+/// until they are set. State that calls share (the retry budget, the health of targets, the quota's count) is shared by every service
+/// made from one `GeminiStack` and by all their clones.
 #[derive(Debug, Clone)]
 pub struct GeminiStack {
     collect: CollectRequestLayer,
@@ -53,6 +54,7 @@ pub struct GeminiStack {
     fallback: ModelFallbackLayer,
     resolution: ResolutionFallbackLayer,
     retry: JitteredRetryLayer,
+    quota: QuotaGuardLayer,
     timeout: AttemptTimeoutLayer,
     classify: ClassifyGeminiErrorLayer,
 }
@@ -67,6 +69,7 @@ impl GeminiStack {
             fallback: ModelFallbackLayer::off(),
             resolution: ResolutionFallbackLayer::off(),
             retry: JitteredRetryLayer::recommended(),
+            quota: QuotaGuardLayer::unlimited(),
             timeout: AttemptTimeoutLayer::new(),
             classify: ClassifyGeminiErrorLayer::new(),
         }
@@ -119,6 +122,13 @@ impl GeminiStack {
         self.retry(JitteredRetryLayer::new(policy))
     }
 
+    /// How much may be sent. Without this nothing is counted and nothing waits.
+    #[must_use]
+    pub fn quota(mut self, layer: QuotaGuardLayer) -> Self {
+        self.quota = layer;
+        self
+    }
+
     /// How long attempts may take.
     #[must_use]
     pub fn timeout(mut self, layer: AttemptTimeoutLayer) -> Self {
@@ -152,7 +162,8 @@ impl GeminiStack {
     }
 
     fn judged<S>(&self, client: S) -> Judged<S> {
-        self.fallback.layer(self.resolution.layer(self.retry.layer(self.timeout.layer(self.classify.layer(client)))))
+        let sent = self.quota.layer(self.timeout.layer(self.classify.layer(client)));
+        self.fallback.layer(self.resolution.layer(self.retry.layer(sent)))
     }
 }
 

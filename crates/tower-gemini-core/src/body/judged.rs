@@ -7,6 +7,7 @@ use bytes::{Buf, Bytes};
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
 
+use super::held::Held;
 use super::peek::Decided;
 use crate::call::{Call, Framing};
 use crate::classify::{classify, classify_answer};
@@ -61,7 +62,7 @@ pub enum Ended {
 /// It yields the upstream's bytes unchanged. Where the answer turns out to be broken (an error in mid-stream, an end without a
 /// finish reason, JSON that stops short) it ends with a typed [`Error`], never cleanly. Only `ClassifyGeminiError` makes one.
 pub struct JudgedBody<B> {
-    held: std::vec::IntoIter<Bytes>,
+    held: Held,
     /// `None` once it ended.
     rest: Option<B>,
     /// An error met while an error body was peeked: it comes after what was held.
@@ -82,7 +83,7 @@ struct State {
 
 /// What reads along: facts only, or, for whoever takes the image out, the image too.
 struct Watch {
-    scanner: Scanner,
+    scanner: Box<Scanner>,
     broken: Option<ScanError>,
 }
 
@@ -96,13 +97,15 @@ where
         let Decided { verdict, held, usage, watch } = decided;
         let watch = if rest.is_some() { watch.map(|scanner| Watch { scanner, broken: None }) } else { None };
         let state = State { verdict, usage, watch, guards: Vec::new(), ended: false };
-        Self { held: held.into_iter(), rest, failed: None, call, context, state }
+        Self { held, rest, failed: None, call, context, state }
     }
 
     /// An answer made here and not upstream, such as an admission's refusal: its bytes, and what it means.
     #[must_use]
     pub fn local(bytes: Bytes, verdict: Verdict, call: Arc<Call>, context: CallContext) -> Self {
-        Self::new(Decided { verdict, held: vec![bytes], usage: None, watch: None }, None, call, context)
+        let mut held = Held::default();
+        held.push(bytes);
+        Self::new(Decided { verdict, held, usage: None, watch: None }, None, call, context)
     }
 
     /// A body whose upstream failed while it was peeked: what came, and then the error.
@@ -156,18 +159,18 @@ impl<B> JudgedBody<B> {
     /// To be called before the first read: what has been read already is not seen by the new scanner.
     pub fn scan_with(&mut self, mut scanner: Scanner) {
         let mut broken = None;
-        for chunk in self.held.as_slice() {
+        for chunk in self.held.iter() {
             if let Err(error) = scanner.feed(chunk) {
                 broken = Some(error);
                 break;
             }
         }
-        self.state.watch = Some(Watch { scanner, broken });
+        self.state.watch = Some(Watch { scanner: Box::new(scanner), broken });
     }
 
     /// The scanner set with [`scan_with`](Self::scan_with), while the body is being read.
     pub fn scanner_mut(&mut self) -> Option<&mut Scanner> {
-        self.state.watch.as_mut().map(|watch| &mut watch.scanner)
+        self.state.watch.as_mut().map(|watch| &mut *watch.scanner)
     }
 }
 
@@ -241,7 +244,7 @@ where
 {
     fn fail(&mut self, error: Error) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         self.rest = None;
-        self.held = Vec::new().into_iter();
+        self.held = Held::default();
         self.state.watch = None;
         self.state.verdict = error.verdict().clone();
         self.state.end(Ended::Failed);
@@ -338,7 +341,7 @@ where
     }
 
     fn size_hint(&self) -> SizeHint {
-        let held: u64 = self.held.as_slice().iter().map(|chunk| chunk.len() as u64).sum();
+        let held = self.held.len() as u64;
         if self.failed.is_some() {
             return SizeHint::default();
         }
@@ -357,10 +360,9 @@ where
 
 impl<B> fmt::Debug for JudgedBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let held: usize = self.held.as_slice().iter().map(Bytes::len).sum();
         f.debug_struct("JudgedBody")
             .field("verdict", &self.state.verdict)
-            .field("held_bytes", &held)
+            .field("held_bytes", &self.held.len())
             .field("open", &self.rest.is_some())
             .finish_non_exhaustive()
     }

@@ -4,6 +4,7 @@
 //! [`ResendPermit`](crate::verdict::ResendPermit). Up comes a [`JudgedBody`]: the answer's own bytes, unchanged, with a
 //! [`Verdict`](crate::verdict::Verdict) beside them.
 
+mod held;
 mod judged;
 mod peek;
 mod replay;

@@ -1,12 +1,13 @@
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::response::Parts;
 use http::{HeaderMap, StatusCode};
 
+use super::held::Held;
 use crate::call::{Call, Dialect};
 use crate::classify::{classify, classify_answer};
-use crate::scan::{Scanner, Usage};
+use crate::scan::{Answer, Scanner, Usage};
 use crate::verdict::Verdict;
 
 /// How much of an answer is read before its head is released.
@@ -34,11 +35,12 @@ impl Default for PeekLimits {
 pub struct Peek {
     call: Arc<Call>,
     status: StatusCode,
-    held: Vec<Bytes>,
+    held: Held,
     held_bytes: usize,
     bound: usize,
-    /// Only for streams: tells when the first event with content has come.
-    stream: Option<Scanner>,
+    /// Only for streams: tells when the first event with content has come. Boxed, here and below: a scanner is large, and what
+    /// travels up through the layers is moved at each of them.
+    stream: Option<Box<Scanner>>,
     opaque: bool,
 }
 
@@ -46,10 +48,10 @@ pub struct Peek {
 #[derive(Debug)]
 pub struct Decided {
     pub(crate) verdict: Verdict,
-    pub(crate) held: Vec<Bytes>,
+    pub(crate) held: Held,
     pub(crate) usage: Option<Usage>,
     /// Judges what is still to come; `None` where nothing is, or nothing can be read from it.
-    pub(crate) watch: Option<Scanner>,
+    pub(crate) watch: Option<Box<Scanner>>,
 }
 
 impl Decided {
@@ -73,14 +75,14 @@ impl Peek {
             (true, false) => limits.answer_bytes,
             (false, _) => limits.error_bytes,
         };
-        let stream = (success && !opaque && call.is_streaming()).then(|| Scanner::judging(call.framing));
-        Self { call, status: head.status, held: Vec::new(), held_bytes: 0, bound, stream, opaque }
+        let stream = (success && !opaque && call.is_streaming()).then(|| Box::new(Scanner::judging(call.framing)));
+        Self { call, status: head.status, held: Held::default(), held_bytes: 0, bound, stream, opaque }
     }
 
     /// Whether the verdict still depends on bytes to come.
     #[must_use]
     pub fn wants_more(&self) -> bool {
-        self.held_bytes < self.bound && !self.stream.as_ref().is_some_and(Scanner::has_content)
+        self.held_bytes < self.bound && !self.stream.as_ref().is_some_and(|scanner| scanner.has_content())
     }
 
     /// Takes the next chunk of the body.
@@ -103,13 +105,13 @@ impl Peek {
             return Decided { verdict, held, usage: None, watch: None };
         }
         if !status.is_success() {
-            let verdict = classify(&call, status, headers, &joined(&held));
+            let verdict = classify(&call, status, headers, &held.joined());
             return Decided { verdict, held, usage: None, watch: None };
         }
         if !ended {
             let watch = stream.or_else(|| {
-                let mut scanner = Scanner::judging(call.framing);
-                for chunk in &held {
+                let mut scanner = Box::new(Scanner::judging(call.framing));
+                for chunk in held.iter() {
                     let _ = scanner.feed(chunk);
                 }
                 Some(scanner)
@@ -119,30 +121,24 @@ impl Peek {
             return Decided { verdict, held, usage: None, watch };
         }
         let mut scanner = Scanner::judging(call.framing);
-        let scanned = held
-            .iter()
-            .try_for_each(|chunk| scanner.feed(chunk))
-            .and_then(|()| scanner.finish().map_err(|failure| failure.error));
-        match scanned {
+        // A fault met while feeding is met again by `finish`, which also says what had been found before it.
+        let _ = held.iter().try_for_each(|chunk| scanner.feed(chunk));
+        match scanner.finish() {
             Ok(answer) if answer.error.is_none() => {
                 Decided { verdict: classify_answer(&call, &answer), held, usage: answer.usage, watch: None }
             }
+            // Its JSON stops short, and nothing in it says why: whatever it was going to be, it broke off.
+            Err(failure) if failure.error.is_truncated() && says_nothing(&failure.found) => {
+                let verdict = if failure.found.images > 0 { Verdict::interrupted_delivery() } else { Verdict::interrupted() };
+                Decided { verdict, held, usage: failure.found.usage, watch: None }
+            }
             // Errors inside a 200, broken answers, texts that are no JSON: the classifier reads them whole.
-            _ => Decided { verdict: classify(&call, status, headers, &joined(&held)), held, usage: None, watch: None },
+            _ => Decided { verdict: classify(&call, status, headers, &held.joined()), held, usage: None, watch: None },
         }
     }
 }
 
-fn joined(chunks: &[Bytes]) -> Bytes {
-    match chunks {
-        [] => Bytes::new(),
-        [one] => one.clone(),
-        many => {
-            let mut all = BytesMut::with_capacity(many.iter().map(Bytes::len).sum());
-            for chunk in many {
-                all.extend_from_slice(chunk);
-            }
-            all.freeze()
-        }
-    }
+/// Whether a broken answer holds nothing that decides what it means.
+fn says_nothing(found: &Answer) -> bool {
+    found.error.is_none() && found.finish_reason.is_none() && found.block_reason.is_none()
 }

@@ -40,11 +40,12 @@ enum Chunks {
 }
 
 impl Chunks {
-    fn from_vec(mut chunks: Vec<Bytes>) -> Self {
-        match chunks.len() {
-            0 => Self::One(Bytes::new()),
-            1 => Self::One(chunks.swap_remove(0)),
-            _ => Self::Many(chunks.into()),
+    fn of(chunks: impl IntoIterator<Item = Bytes>) -> Self {
+        let mut chunks = chunks.into_iter();
+        let first = chunks.next().unwrap_or_default();
+        match chunks.next() {
+            None => Self::One(first),
+            Some(second) => Self::Many([first, second].into_iter().chain(chunks).collect()),
         }
     }
 
@@ -73,19 +74,24 @@ impl Chunks {
 impl ReplayBody {
     /// A body that is held whole, in chunks as they came.
     #[must_use]
-    pub fn whole(chunks: Vec<Bytes>, trailers: Option<HeaderMap>, call: Arc<Call>, context: CallContext) -> Self {
-        Self { data: Data::Whole { chunks: Chunks::from_vec(chunks), next: 0, trailers }, call, context }
+    pub fn whole(
+        chunks: impl IntoIterator<Item = Bytes>,
+        trailers: Option<HeaderMap>,
+        call: Arc<Call>,
+        context: CallContext,
+    ) -> Self {
+        Self { data: Data::Whole { chunks: Chunks::of(chunks), next: 0, trailers }, call, context }
     }
 
     /// A body that was too large to hold: what was read of it so far, and the rest, which can be sent once.
     #[must_use]
     pub fn once(
-        held: Vec<Bytes>,
+        held: impl IntoIterator<Item = Bytes>,
         rest: Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>,
         call: Arc<Call>,
         context: CallContext,
     ) -> Self {
-        Self { data: Data::Once { held: Chunks::from_vec(held), next: 0, rest }, call, context }
+        Self { data: Data::Once { held: Chunks::of(held), next: 0, rest }, call, context }
     }
 
     /// What the request asks for.
@@ -120,10 +126,16 @@ impl ReplayBody {
         }
     }
 
+    /// The [`ReplayBody`] of any request, where it has one.
+    #[must_use]
+    pub fn of<B: 'static>(request: &Request<B>) -> Option<&Self> {
+        (request.body() as &dyn Any).downcast_ref()
+    }
+
     /// The call of any request: from its [`ReplayBody`], else from an `Arc<Call>` in its extensions, else from its head alone.
     #[must_use]
     pub fn call_of<B: 'static>(request: &Request<B>) -> Arc<Call> {
-        if let Some(body) = (request.body() as &dyn Any).downcast_ref::<Self>() {
+        if let Some(body) = Self::of(request) {
             return body.call.clone();
         }
         if let Some(call) = request.extensions().get::<Arc<Call>>() {
@@ -135,7 +147,7 @@ impl ReplayBody {
     /// The context of any request: from its [`ReplayBody`], else an empty one.
     #[must_use]
     pub fn context_of<B: 'static>(request: &Request<B>) -> CallContext {
-        match (request.body() as &dyn Any).downcast_ref::<Self>() {
+        match Self::of(request) {
             Some(body) => body.context.clone(),
             None => CallContext::new(),
         }
@@ -310,7 +322,7 @@ impl MapRewritten for Request<ReplayBody> {
         let (mut parts, mut body) = self.into_parts();
         rewrite.head(&mut parts);
         if let (Some(new), Data::Whole { chunks, .. }) = (rewrite.chunks, &mut body.data) {
-            *chunks = Chunks::from_vec(new);
+            *chunks = Chunks::of(new);
         }
         body.call = rewrite.call;
         Self::from_parts(parts, body)

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::HeaderValue;
 use tower_gemini_core::call::{Call, ImageSize};
 
 /// The limits of the [module](super).
@@ -29,15 +30,26 @@ pub(super) fn index(size: ImageSize) -> usize {
     ImageSize::ALL.iter().position(|&known| known == size).unwrap_or(1)
 }
 
+/// Which limit holds for a call: that of a size, or, behind those, the one of everything else.
+pub(super) fn slot(call: &Call) -> usize {
+    match call.size {
+        Some(size) => index(size),
+        // The size an image model draws when it is not told is 1K.
+        None if call.wants_image => index(ImageSize::K1),
+        None => ImageSize::ALL.len(),
+    }
+}
+
 impl Limits {
     /// The limit of one attempt of this call.
     pub(super) fn attempt(&self, call: &Call) -> Duration {
-        match call.size {
-            Some(size) => self.by_size.get(index(size)).copied().unwrap_or(self.other),
-            // The size an image model draws when it is not told is 1K.
-            None if call.wants_image => self.by_size[index(ImageSize::K1)],
-            None => self.other,
-        }
+        self.by_size.get(slot(call)).copied().unwrap_or(self.other)
+    }
+
+    /// What to tell the server of each limit as it stands, by [`slot`].
+    pub(super) fn told(&self) -> [HeaderValue; 5] {
+        let [a, b, c, d] = self.by_size;
+        [a, b, c, d, self.other].map(|limit| HeaderValue::from(self.server_seconds(limit, None)))
     }
 
     /// The whole seconds to tell the server, so that it gives up before `limit`; at least 1. `stated` is the caller's own wish.

@@ -1,21 +1,23 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue};
 use http::{Request, Response};
 use pin_project::pin_project;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 use tower_gemini_core::body::{BodyGuard, JudgedBody, ReplayBody};
 use tower_gemini_core::context::CallContext;
 use tower_gemini_core::error::{Error, TimeLimit};
 use tower_gemini_core::verdict::Verdict;
 use tower_service::Service;
 
-use super::limits::Limits;
+use super::limits::{Limits, slot};
 use crate::judged::JudgedResponse;
+use crate::timer::Timer;
 
 static X_SERVER_TIMEOUT: HeaderName = HeaderName::from_static("x-server-timeout");
 
@@ -24,11 +26,13 @@ static X_SERVER_TIMEOUT: HeaderName = HeaderName::from_static("x-server-timeout"
 pub struct AttemptTimeout<S> {
     inner: S,
     limits: Limits,
+    /// What nearly every attempt tells the server, written once.
+    told: Arc<[HeaderValue; 5]>,
 }
 
 impl<S> AttemptTimeout<S> {
     pub(super) fn new(inner: S, limits: Limits) -> Self {
-        Self { inner, limits }
+        Self { inner, limits, told: Arc::new(limits.told()) }
     }
 }
 
@@ -47,7 +51,9 @@ where
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let context = ReplayBody::context_of(&request);
-        let mut limit = self.limits.attempt(&ReplayBody::call_of(&request));
+        let call = ReplayBody::call_of(&request);
+        let usual = self.limits.attempt(&call);
+        let mut limit = usual;
         let mut what = TimeLimit::Attempt;
         let now = Instant::now();
         if let Some(deadline) = context.deadline() {
@@ -57,12 +63,14 @@ where
             }
         }
         let stated = request.headers().get(&X_SERVER_TIMEOUT).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-        let seconds = self.limits.server_seconds(limit, stated);
-        request.headers_mut().insert(X_SERVER_TIMEOUT.clone(), HeaderValue::from(seconds));
-        let timer = sleep_until(now + limit);
+        let told = match self.told.get(slot(&call)) {
+            Some(told) if stated.is_none() && limit == usual => told.clone(),
+            _ => HeaderValue::from(self.limits.server_seconds(limit, stated)),
+        };
+        request.headers_mut().insert(X_SERVER_TIMEOUT.clone(), told);
         ResponseFuture {
             inner: self.inner.call(request),
-            timer: Some(Box::pin(timer)),
+            timer: Some(Timer::after(now, limit)),
             limit,
             what,
             idle: self.limits.idle,
@@ -76,8 +84,8 @@ where
 pub struct ResponseFuture<F> {
     #[pin]
     inner: F,
-    /// Boxed because it moves on into the body.
-    timer: Option<Pin<Box<Sleep>>>,
+    /// Moves on into the body.
+    timer: Option<Timer>,
     limit: Duration,
     what: TimeLimit,
     idle: Option<Duration>,
@@ -110,7 +118,7 @@ where
             }
             return Poll::Ready(Ok(response));
         }
-        match this.timer.as_mut().map(|timer| timer.as_mut().poll(cx)) {
+        match this.timer.as_mut().map(|timer| timer.poll(cx)) {
             Some(Poll::Ready(())) => {
                 let error = Error::timeout(*this.what, *this.limit, Verdict::interrupted());
                 tracing::debug!(
@@ -128,7 +136,7 @@ where
 
 /// Ends a body that takes too long, as a whole or between two chunks.
 struct TimeGuard {
-    timer: Pin<Box<Sleep>>,
+    timer: Timer,
     limit: Duration,
     what: TimeLimit,
     idle: Option<Idle>,
@@ -136,7 +144,7 @@ struct TimeGuard {
 
 struct Idle {
     limit: Duration,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Option<Timer>,
     /// Since when upstream has had nothing to give. A reader who is slow himself is not timed.
     waiting_since: Option<Instant>,
 }
@@ -148,18 +156,15 @@ impl Idle {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
-        let until = since + self.limit;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
-        if timer.deadline() != until {
-            timer.as_mut().reset(until);
-        }
-        timer.as_mut().poll(cx)
+        let timer = self.timer.get_or_insert_with(|| Timer::after(since, self.limit));
+        timer.restart(since, self.limit);
+        timer.poll(cx)
     }
 }
 
 impl BodyGuard for TimeGuard {
     fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
-        if self.timer.as_mut().poll(cx).is_ready() {
+        if self.timer.poll(cx).is_ready() {
             return Poll::Ready(Error::timeout(self.what, self.limit, Verdict::interrupted()));
         }
         if let Some(idle) = &mut self.idle {

@@ -60,14 +60,13 @@ where
             id: context.trail().begin_attempt(call.model.clone(), call.size),
             started: Instant::now(),
             status: None,
-            call: call.clone(),
+            call,
+            context,
             catalog: self.settings.catalog.clone(),
             ended: false,
         };
         ResponseFuture {
             step: Step::Sent { future: self.inner.call(request) },
-            call,
-            context,
             attempt: Some(attempt),
             limits: self.settings.limits,
             evidence: self.settings.evidence,
@@ -80,8 +79,6 @@ where
 pub struct ResponseFuture<F, B> {
     #[pin]
     step: Step<F, B>,
-    call: Arc<Call>,
-    context: CallContext,
     /// Taken when the verdict is known. Dropped before that, the trail keeps the attempt as cut off and maybe charged.
     attempt: Option<AttemptLog>,
     limits: PeekLimits,
@@ -107,7 +104,9 @@ enum Step<F, B> {
 
 impl<F, B> fmt::Debug for ResponseFuture<F, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture").field("call", &self.call).finish_non_exhaustive()
+        f.debug_struct("ResponseFuture")
+            .field("call", &self.attempt.as_ref().map(|attempt| &attempt.call))
+            .finish_non_exhaustive()
     }
 }
 
@@ -126,20 +125,21 @@ where
                 StepProjection::Sent { future } => match ready!(future.poll(cx)) {
                     Ok(response) => {
                         let (head, body) = response.into_parts();
-                        if let Some(attempt) = this.attempt {
+                        let peek = this.attempt.as_mut().map(|attempt| {
                             attempt.status = Some(head.status);
-                        }
-                        let peek = Peek::new(this.call.clone(), &head, *this.limits);
-                        this.step.set(Step::Peeking { head: Some(head), peek: Some(peek), body: Some(body) });
+                            Peek::new(attempt.call.clone(), &head, *this.limits)
+                        });
+                        this.step.set(Step::Peeking { head: Some(head), peek, body: Some(body) });
                     }
                     Err(error) => {
                         let error = error.into();
                         let verdict = if (this.evidence)(&*error) { Verdict::not_sent() } else { Verdict::interrupted() };
-                        let error = Error::transport(error, verdict);
+                        let mut error = Error::transport(error, verdict);
                         if let Some(mut attempt) = this.attempt.take() {
                             attempt.end(error.verdict(), None);
+                            error = error.with_trail(attempt.context.trail().clone());
                         }
-                        return Poll::Ready(Err(error.with_trail(this.context.trail().clone())));
+                        return Poll::Ready(Err(error));
                     }
                 },
                 StepProjection::Peeking { head, peek, body } => {
@@ -172,22 +172,19 @@ where
                         // Polled after it was ready: a fault of the caller that must not bring the process down.
                         return Poll::Pending;
                     };
-                    return Poll::Ready(judge(head, peek, body, failed, ended, this.call, this.context, attempt));
+                    return Poll::Ready(judge(head, peek, body, failed, ended, attempt));
                 }
             }
         }
     }
 }
 
-#[allow(clippy::too_many_arguments, reason = "the parts of one finished peek, each used once")]
 fn judge<B>(
     head: http::response::Parts,
     peek: Peek,
     body: B,
     failed: Option<BoxError>,
     ended: bool,
-    call: &Arc<Call>,
-    context: &CallContext,
     mut attempt: AttemptLog,
 ) -> Result<Response<JudgedBody<B>>, Error>
 where
@@ -202,23 +199,23 @@ where
         Some(error) if success => {
             let error = Error::transport(error, Verdict::interrupted());
             attempt.end(error.verdict(), None);
-            return Err(error.with_trail(context.trail().clone()));
+            return Err(error.with_trail(attempt.context.trail().clone()));
         }
         // The status of an error says enough; its body ends as the upstream's did.
         Some(error) => {
             let decided = peek.decide(&head.headers, true);
             let verdict = decided.verdict().clone();
-            JudgedBody::failed(decided, Error::transport(error, verdict), call.clone(), context.clone())
+            JudgedBody::failed(decided, Error::transport(error, verdict), attempt.call.clone(), attempt.context.clone())
         }
         None => {
             let decided = peek.decide(&head.headers, ended);
-            JudgedBody::new(decided, (!ended).then_some(body), call.clone(), context.clone())
+            JudgedBody::new(decided, (!ended).then_some(body), attempt.call.clone(), attempt.context.clone())
         }
     };
     let mut body = body;
     let verdict = body.verdict();
     tracing::debug!(
-        model = call.model.as_ref().map(tower_gemini_core::call::ModelId::as_str),
+        model = attempt.call.model.as_ref().map(tower_gemini_core::call::ModelId::as_str),
         status = head.status.as_u16(),
         outcome = verdict.outcome().as_str(),
         charge = verdict.charge().as_str(),
@@ -227,7 +224,10 @@ where
     );
     // Written now as it is known now; the body's end says more where there is more to come.
     attempt.end(verdict, body.usage());
-    body.guard(Box::new(attempt));
+    // Of an answer that is all here the end has nothing to add.
+    if body.is_open() {
+        body.guard(Box::new(attempt));
+    }
     Ok(Response::from_parts(head, body))
 }
 
@@ -240,6 +240,7 @@ struct AttemptLog {
     started: Instant,
     status: Option<StatusCode>,
     call: Arc<Call>,
+    context: CallContext,
     catalog: Option<Arc<Catalog>>,
 }
 

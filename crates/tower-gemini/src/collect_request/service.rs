@@ -1,11 +1,14 @@
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
+use http::request::Parts;
 use http::{HeaderMap, Request};
 use http_body::{Body, Frame, SizeHint};
+use pin_project::pin_project;
 use tokio::time::Instant;
 use tower_gemini_core::body::ReplayBody;
 use tower_gemini_core::call::Call;
@@ -36,62 +39,189 @@ where
 {
     type Response = S::Response;
     type Error = Error;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, Error>> + Send>>;
+    type Future = ResponseFuture<S, B, S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let mut inner = take_ready(&mut self.inner);
-        let max_held_bytes = self.max_held_bytes;
-        Box::pin(async move {
-            let request = collect(request, max_held_bytes).await?;
-            inner.call(request).await
-        })
+        let collect = Collect::new(request, self.max_held_bytes);
+        ResponseFuture { step: Step::Collecting { collect, inner: take_ready(&mut self.inner) } }
     }
 }
 
-/// Reads a body into memory up to the bound. The call's clock starts here: reading a slow upload counts against its deadline.
-async fn collect<B>(mut request: Request<B>, max_held_bytes: usize) -> Result<Request<ReplayBody>, Error>
+/// The future of [`CollectRequest`].
+#[pin_project]
+pub struct ResponseFuture<S, B, F> {
+    #[pin]
+    step: Step<S, B, F>,
+}
+
+#[pin_project(project = StepProjection)]
+enum Step<S, B, F> {
+    Collecting {
+        #[pin]
+        collect: Collect<B>,
+        inner: S,
+    },
+    Sent {
+        #[pin]
+        future: F,
+    },
+}
+
+impl<S, B, F> fmt::Debug for ResponseFuture<S, B, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+impl<S, B> Future for ResponseFuture<S, B, S::Future>
+where
+    S: Service<Request<ReplayBody>, Error = Error>,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    type Output = Result<S::Response, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut step = self.project().step;
+        loop {
+            match step.as_mut().project() {
+                StepProjection::Collecting { collect, inner } => {
+                    let request = ready!(collect.poll(cx))?;
+                    let future = inner.call(request);
+                    step.set(Step::Sent { future });
+                }
+                StepProjection::Sent { future } => return future.poll(cx),
+            }
+        }
+    }
+}
+
+/// Reads a body into memory up to the bound.
+#[pin_project]
+struct Collect<B> {
+    #[pin]
+    body: Reading<B>,
+    /// Taken when the body is held.
+    head: Option<(Parts, CallContext)>,
+    held: Held,
+    trailers: Option<HeaderMap>,
+    max_held_bytes: usize,
+}
+
+/// A body that says that it fits is read where it stands. Any other is boxed, so that its rest can be sent on if it does not.
+#[pin_project(project = ReadingProjection)]
+enum Reading<B> {
+    InPlace(#[pin] B),
+    Boxed(Option<Pin<Box<B>>>),
+}
+
+/// Chunks in order. One chunk, the usual case, needs no allocation.
+#[derive(Default)]
+struct Held {
+    first: Option<Bytes>,
+    more: Vec<Bytes>,
+    bytes: usize,
+}
+
+impl<B> Collect<B>
 where
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
-    let context = match request.extensions_mut().remove::<CallOptions>() {
-        Some(options) => options.into_context(Instant::now().into_std()),
-        None => CallContext::new(),
-    };
-    let (parts, body) = request.into_parts();
-    let whole = |held: Vec<Bytes>, trailers: Option<HeaderMap>, context: CallContext| {
-        let body = match held.as_slice() {
-            [] => Bytes::new(),
-            [one] => one.clone(),
-            // A body in many chunks is read for its call from one piece; the chunks are still what is sent.
-            many => many.concat().into(),
+    fn new(mut request: Request<B>, max_held_bytes: usize) -> Self {
+        // The call's clock starts here: reading a slow upload counts against its deadline.
+        let context = match request.extensions_mut().remove::<CallOptions>() {
+            Some(options) => options.into_context(Instant::now().into_std()),
+            None => CallContext::new(),
         };
-        let call = Arc::new(Call::parse(&parts.method, &parts.uri, &parts.headers, Some(&body)));
-        ReplayBody::whole(held, trailers, call, context)
-    };
-    let mut body = Box::pin(body);
-    let (mut held, mut held_bytes, mut trailers) = (Vec::new(), 0usize, None);
-    while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
-        let frame = frame.map_err(|error| Error::request_body(error.into()))?;
-        match frame.into_data() {
-            Ok(mut data) => {
-                let data = data.copy_to_bytes(data.remaining());
-                held_bytes = held_bytes.saturating_add(data.len());
-                held.push(data);
+        let (parts, body) = request.into_parts();
+        let fits = body.size_hint().upper().is_some_and(|most| usize::try_from(most).is_ok_and(|most| most <= max_held_bytes));
+        let body = if fits { Reading::InPlace(body) } else { Reading::Boxed(Some(Box::pin(body))) };
+        Self { body, head: Some((parts, context)), held: Held::default(), trailers: None, max_held_bytes }
+    }
+}
+
+impl<B> Future for Collect<B>
+where
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    type Output = Result<Request<ReplayBody>, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        while let Some(frame) = ready!(this.body.as_mut().poll_frame(cx)) {
+            match frame.map_err(|error| Error::request_body(error.into()))?.into_data() {
+                Ok(mut data) => this.held.push(data.copy_to_bytes(data.remaining())),
+                Err(frame) => *this.trailers = frame.into_trailers().ok(),
             }
-            Err(frame) => trailers = frame.into_trailers().ok(),
+            if this.held.bytes > *this.max_held_bytes {
+                let Some(body) = this.body.as_mut().take_rest() else {
+                    return Poll::Ready(Err(Error::request_body("the request's body is longer than it said".into())));
+                };
+                let Some((parts, context)) = this.head.take() else { return Poll::Pending };
+                let call = Arc::new(Call::parse(&parts.method, &parts.uri, &parts.headers, None));
+                let held = std::mem::take(this.held);
+                let body = ReplayBody::once(held, Box::pin(Rest { body }), call, context);
+                return Poll::Ready(Ok(Request::from_parts(parts, body)));
+            }
         }
-        if held_bytes > max_held_bytes {
-            let call = Arc::new(Call::parse(&parts.method, &parts.uri, &parts.headers, None));
-            let rest = Box::pin(Rest { body });
-            return Ok(Request::from_parts(parts, ReplayBody::once(held, rest, call, context)));
+        // Polled after it was ready: a fault of the caller that must not bring the process down.
+        let Some((parts, context)) = this.head.take() else { return Poll::Pending };
+        let held = std::mem::take(this.held);
+        let call = Arc::new(Call::parse(&parts.method, &parts.uri, &parts.headers, Some(&held.joined())));
+        let body = ReplayBody::whole(held, this.trailers.take(), call, context);
+        Poll::Ready(Ok(Request::from_parts(parts, body)))
+    }
+}
+
+impl<B: Body> Reading<B> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        match self.project() {
+            ReadingProjection::InPlace(body) => body.poll_frame(cx),
+            ReadingProjection::Boxed(Some(body)) => body.as_mut().poll_frame(cx),
+            ReadingProjection::Boxed(None) => Poll::Ready(None),
         }
     }
-    let body = whole(held, trailers, context);
-    Ok(Request::from_parts(parts, body))
+
+    fn take_rest(self: Pin<&mut Self>) -> Option<Pin<Box<B>>> {
+        match self.project() {
+            ReadingProjection::InPlace(_) => None,
+            ReadingProjection::Boxed(body) => body.take(),
+        }
+    }
+}
+
+impl Held {
+    fn push(&mut self, chunk: Bytes) {
+        self.bytes = self.bytes.saturating_add(chunk.len());
+        match self.first {
+            None => self.first = Some(chunk),
+            Some(_) => self.more.push(chunk),
+        }
+    }
+
+    /// A body in many chunks is read for its call from one piece; the chunks are still what is sent.
+    fn joined(&self) -> Bytes {
+        match &self.first {
+            Some(one) if self.more.is_empty() => one.clone(),
+            _ => {
+                let mut all = BytesMut::with_capacity(self.bytes);
+                self.first.iter().chain(&self.more).for_each(|chunk| all.extend_from_slice(chunk));
+                all.freeze()
+            }
+        }
+    }
+}
+
+impl IntoIterator for Held {
+    type Item = Bytes;
+    type IntoIter = std::iter::Chain<std::option::IntoIter<Bytes>, std::vec::IntoIter<Bytes>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.first.into_iter().chain(self.more)
+    }
 }
 
 /// What was not read of a body that is too large to hold.

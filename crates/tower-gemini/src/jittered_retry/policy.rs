@@ -288,9 +288,7 @@ impl RetryPolicy {
         state.attempts = state.attempts.saturating_add(1);
         let same = state.count(outcome);
         if outcome.is_success() {
-            if let Some(budget) = &self.budget {
-                budget.deposit();
-            }
+            self.succeeded();
             return Decision::Stop(None);
         }
         if verdict.charge() == Charge::Charged {
@@ -344,6 +342,13 @@ impl RetryPolicy {
         Decision::Resend { wait, why, permit }
     }
 
+    /// Puts back into the budget what a success earns.
+    pub(super) fn succeeded(&self) {
+        if let Some(budget) = &self.budget {
+            budget.deposit();
+        }
+    }
+
     /// The wait, or `None` where the server asks for a longer one than the policy waits.
     fn wait(
         &self,
@@ -353,9 +358,9 @@ impl RetryPolicy {
         verdict: &Verdict,
         unit: f64,
     ) -> Option<(Duration, WaitReason)> {
-        let own = policy.backoff.wait(n, state.last_wait, unit).min(self.longest_wait);
+        let own = |n| policy.backoff.wait(n, state.last_wait, unit).min(self.longest_wait);
         let Some(hint) = verdict.wait().filter(|_| !self.ignore_hints) else {
-            return Some((own, WaitReason::Backoff));
+            return Some((own(n), WaitReason::Backoff));
         };
         let floor = hint.not_before();
         if floor > self.longest_wait {
@@ -365,10 +370,10 @@ impl RetryPolicy {
         let room = self.longest_wait.saturating_sub(floor);
         let spread = floor.mul_f64(self.hint_spread).max(self.least_hint_spread).min(room);
         let hinted = floor + spread.mul_f64(unit.clamp(0.0, 1.0));
-        if own > hinted {
-            Some((own, WaitReason::Backoff))
-        } else {
-            Some((round_up(hinted).min(self.longest_wait), WaitReason::ServerHint))
+        // What RetryInfo's own definition asks of clients: the hint the first time, and a growing backoff when it was not enough.
+        match n.checked_sub(1).map(own).filter(|&own| own > hinted) {
+            Some(own) => Some((own, WaitReason::Backoff)),
+            None => Some((round_up(hinted).min(self.longest_wait), WaitReason::ServerHint)),
         }
     }
 }

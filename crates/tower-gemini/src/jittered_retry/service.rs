@@ -5,9 +5,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use pin_project::pin_project;
+use tokio::time::{Instant, sleep_until};
 use tower_gemini_core::body::{JudgedBody, KeptRequest, ReplayBody};
-use tower_gemini_core::context::{Allowance, CallContext};
+use tower_gemini_core::context::Allowance;
 use tower_gemini_core::error::{Error, TimeLimit};
 use tower_gemini_core::trail::Step;
 use tower_gemini_core::verdict::Verdict;
@@ -16,6 +17,7 @@ use tower_service::Service;
 use super::{Decision, RetryOverride, RetryPolicy, RetryState, Situation};
 use crate::judged::{JudgedService, ReplayRequest, judged};
 use crate::ready::take_ready;
+use crate::timer::Timer;
 
 /// Retries what was surely not paid for. See the [module](super).
 #[derive(Debug, Clone)]
@@ -80,7 +82,17 @@ where
         return Err(error.with_trail(context.trail().clone()));
     }
     loop {
-        let result = within(&context, started, judged(inner.call(request))).await;
+        let attempt = judged(inner.call(request));
+        let result = Within { attempt, timer: context.deadline().map(|at| Timer::at(Instant::from_std(at))) }.await;
+        let result = result.unwrap_or_else(|_| {
+            let limit = context.deadline().map_or(Duration::ZERO, |at| Instant::from_std(at) - started);
+            Err(Error::timeout(TimeLimit::Deadline, limit, Verdict::interrupted()).with_trail(context.trail().clone()))
+        });
+        if Verdict::of_result(&result).outcome().is_success() {
+            // Nothing to decide: no clock and no dice are asked.
+            policy.succeeded();
+            return result;
+        }
         let now = Situation {
             call: &call,
             verdict: Verdict::of_result(&result),
@@ -122,20 +134,28 @@ where
     }
 }
 
-/// Ends an attempt at the call's deadline, for stacks without an `AttemptTimeout`. An answer that is there at that moment wins.
-async fn within<T>(
-    context: &CallContext,
-    started: Instant,
-    attempt: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
-    let Some(deadline) = context.deadline().map(Instant::from_std) else {
-        return attempt.await;
-    };
-    match timeout_at(deadline, attempt).await {
-        Ok(result) => result,
-        Err(_) => {
-            let error = Error::timeout(TimeLimit::Deadline, deadline - started, Verdict::interrupted());
-            Err(error.with_trail(context.trail().clone()))
+/// An attempt that is given up at the call's deadline, for stacks without an `AttemptTimeout`. An answer that is there at that
+/// moment wins.
+#[pin_project]
+struct Within<F> {
+    #[pin]
+    attempt: F,
+    timer: Option<Timer>,
+}
+
+struct TooLate;
+
+impl<F: Future> Future for Within<F> {
+    type Output = Result<F::Output, TooLate>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(answer) = this.attempt.poll(cx) {
+            return Poll::Ready(Ok(answer));
+        }
+        match this.timer.as_mut().map(|timer| timer.poll(cx)) {
+            Some(Poll::Ready(())) => Poll::Ready(Err(TooLate)),
+            _ => Poll::Pending,
         }
     }
 }

@@ -1,0 +1,195 @@
+//! Saying no as Google says it, so that every client behind a gateway understands: pure.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Response, StatusCode, header};
+use http_body::Body;
+use serde_json::json;
+use tower_gemini_core::body::JudgedBody;
+use tower_gemini_core::call::Call;
+use tower_gemini_core::context::CallContext;
+use tower_gemini_core::error::BoxError;
+use tower_gemini_core::verdict::{Detail, Outcome, QuotaDetail, Verdict, WaitHint, WaitSource};
+
+use super::admission::{Denied, RestReason};
+use super::limits::{Dimension, QuotaKey};
+
+/// The `domain` of our `ErrorInfo`, by which a refusal of ours is told from one of Google's.
+pub const DOMAIN: &str = "tower-gemini";
+
+/// What a refusal means to retry and fallback.
+pub(crate) fn outcome_of(denied: &Denied) -> (Outcome, bool) {
+    let violates = |dimension| denied.violations.iter().any(|violation| violation.dimension == dimension);
+    match denied.rest {
+        Some(RestReason::Account) => (Outcome::SpendRateLimited, false),
+        Some(RestReason::DayExhausted | RestReason::KeptForFirstAttempts) => (Outcome::RateLimitedDay, true),
+        // Google's lack of capacity, remembered: what a 503 would have been.
+        Some(RestReason::Capacity) => (Outcome::Overloaded, true),
+        _ if denied.violations.iter().any(|violation| violation.limit == 0) => (Outcome::QuotaZeroOrBilling, true),
+        _ if violates(Dimension::RequestsPerDay) => (Outcome::RateLimitedDay, true),
+        Some(RestReason::Store) => (Outcome::RateLimited, true),
+        _ => (Outcome::RateLimitedMinute, true),
+    }
+}
+
+/// The answer of an admission that says no. `wait` is the time until it would say yes.
+pub(crate) fn refuse<B>(
+    denied: &Denied,
+    wait: Option<Duration>,
+    key: &QuotaKey,
+    call: Arc<Call>,
+    context: CallContext,
+) -> Response<JudgedBody<B>>
+where
+    B: Body<Error: Into<BoxError>> + Unpin,
+{
+    let (outcome, elsewhere) = outcome_of(denied);
+    let model = key.model.as_str();
+    let message = message(denied, wait, model);
+    let reason = denied.rest.map_or("RATE_LIMIT_EXCEEDED", |rest| match rest {
+        RestReason::DayExhausted => "QUOTA_EXHAUSTED",
+        RestReason::MinuteExhausted => "RATE_LIMIT_EXCEEDED",
+        RestReason::Capacity => "MODEL_CAPACITY_EXHAUSTED",
+        RestReason::Account => "SPEND_RATE_LIMIT_EXCEEDED",
+        RestReason::KeptForFirstAttempts => "KEPT_FOR_FIRST_ATTEMPTS",
+        RestReason::Store => "QUOTA_STORE_UNAVAILABLE",
+    });
+    let violations: Vec<_> = denied
+        .violations
+        .iter()
+        .map(|violation| {
+            json!({
+                "quotaMetric": format!("{DOMAIN}/{}", violation.dimension),
+                "quotaId": violation.dimension.quota_id(),
+                "quotaDimensions": { "model": model },
+                "quotaValue": violation.limit.to_string(),
+            })
+        })
+        .collect();
+    let mut details = vec![json!({
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+        "reason": reason,
+        "domain": DOMAIN,
+        // The project is left out: its name may tell who the caller's caller is.
+        "metadata": { "model": model },
+    })];
+    if !violations.is_empty() {
+        details.push(json!({ "@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": violations }));
+    }
+    if let Some(wait) = wait {
+        details.push(json!({
+            "@type": "type.googleapis.com/google.rpc.RetryInfo",
+            "retryDelay": format!("{}.{:03}s", wait.as_secs(), wait.subsec_millis()),
+        }));
+    }
+    let body = json!({ "error": {
+        "code": 429,
+        "message": message,
+        "status": "RESOURCE_EXHAUSTED",
+        "details": details,
+    }});
+    let mut detail = Detail::default();
+    detail.reason = Some(denied.violations.first().map_or(reason, |violation| violation.dimension.quota_id()).to_owned());
+    detail.message = Some(message);
+    detail.quota = denied.violations.first().map(|violation| {
+        let mut quota = QuotaDetail::default();
+        quota.id = Some(violation.dimension.quota_id().to_owned());
+        quota.metric = Some(format!("{DOMAIN}/{}", violation.dimension));
+        quota.value = Some(violation.limit);
+        quota.dimensions = vec![("model".to_owned(), model.to_owned())];
+        quota
+    });
+    let hint = wait.map(|wait| WaitHint::new(wait, WaitSource::QuotaResetDelay));
+    let verdict = Verdict::refused_locally(outcome, hint, elsewhere, detail);
+    let bytes = Bytes::from(body.to_string());
+    let length = bytes.len();
+    let mut response = Response::new(JudgedBody::local(bytes, verdict, call, context));
+    *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json; charset=UTF-8"));
+    headers.insert(header::CONTENT_LENGTH, header::HeaderValue::from(length));
+    response
+}
+
+fn message(denied: &Denied, wait: Option<Duration>, model: &str) -> String {
+    let mut text = String::from("Not sent, to stay within the quota: ");
+    let counts: Vec<_> = denied
+        .violations
+        .iter()
+        .map(|violation| format!("{} of {} {} are taken", violation.used, violation.limit, violation.dimension))
+        .collect();
+    if !counts.is_empty() {
+        text.push_str(&counts.join(", "));
+    }
+    if let Some(rest) = denied.rest {
+        if !counts.is_empty() {
+            text.push_str("; ");
+        }
+        text.push_str(match rest {
+            RestReason::DayExhausted => "the API said that the day's requests are used up",
+            RestReason::MinuteExhausted => "the API said that this minute's limit is reached",
+            RestReason::Capacity => "the API said that it has no capacity now",
+            RestReason::Account => "the API said that the account may not spend more now",
+            RestReason::KeptForFirstAttempts => "what is left of the day is kept for first attempts",
+            RestReason::Store => "the shared count says no, or does not answer",
+        });
+    }
+    if counts.is_empty() && denied.rest.is_none() {
+        text.push_str("others are before this call");
+    }
+    text.push_str(&format!(" (model {model})."));
+    if let Some(wait) = wait {
+        text.push_str(&format!(" Please retry in {}.{:03}s.", wait.as_secs(), wait.subsec_millis()));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::admission::{Admission, Moment};
+    use super::super::limits::{Amounts, Limits};
+    use super::*;
+    use http_body_util::{BodyExt, Full};
+    use tower_gemini_core::verdict::{Charge, QuotaCharge};
+
+    fn denied(limits: Limits) -> Denied {
+        let now = Moment { steady_ms: 0, wall_ms: 1_773_000_000_000 };
+        let mut admission = Admission::new(limits, 0);
+        let one = Amounts::of_call(10, 1);
+        while admission.take(now, one, 0).is_ok() {}
+        admission.take(now, one, 0).unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn a_refusal_reads_like_googles_and_costs_nothing() {
+        let denied = denied(Limits::unlimited().rpm(3).ipm(5));
+        let key = QuotaKey::new("p", "gemini-3-pro-image");
+        let call = Arc::new(Call::unrecognised());
+        let response = refuse::<Full<Bytes>>(&denied, Some(Duration::from_millis(60_250)), &key, call, CallContext::new());
+        assert_eq!(response.status(), 429);
+        let verdict = response.body().verdict().clone();
+        assert_eq!(
+            (verdict.outcome(), verdict.charge(), verdict.quota()),
+            (Outcome::RateLimitedMinute, Charge::None, QuotaCharge::None)
+        );
+        assert!(verdict.is_retryable() && verdict.another_model_helps() && verdict.resend_permit().is_some());
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let details = &json["error"]["details"];
+        assert_eq!(json["error"]["status"], "RESOURCE_EXHAUSTED");
+        assert_eq!(details[0]["domain"], "tower-gemini");
+        assert_eq!(details[1]["violations"][0]["quotaId"], "GenerateRequestsPerMinutePerProjectPerModel");
+        assert_eq!(details[1]["violations"][0]["quotaValue"], "3");
+        assert_eq!(details[2]["retryDelay"], "60.250s");
+    }
+
+    #[test]
+    fn a_day_is_not_retried_and_a_zero_quota_never_waits() {
+        let (outcome, elsewhere) = outcome_of(&denied(Limits::unlimited().rpd(1)));
+        assert_eq!((outcome, elsewhere), (Outcome::RateLimitedDay, true));
+        let zero = denied(Limits::unlimited().rpm(0));
+        assert_eq!((outcome_of(&zero).0, zero.at_ms), (Outcome::QuotaZeroOrBilling, None));
+    }
+}

@@ -1,0 +1,137 @@
+//! The lock and the line under every interleaving that shuttle finds: the same source, with shuttle's `Mutex`.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Wake, Waker};
+
+use shuttle::sync::Arc;
+use shuttle::thread;
+
+use tower_gemini::quota_guard::{Admission, Amounts, Limits, Moment};
+
+// `gate.rs` speaks of `super::…`: here is all it names.
+mod admission {
+    pub(crate) use tower_gemini::quota_guard::{Admission, Denied, Moment, Receipt, RestReason};
+}
+mod limits {
+    pub(crate) use tower_gemini::quota_guard::Amounts;
+}
+mod sync {
+    pub(crate) use shuttle::sync::{Mutex, MutexGuard};
+    pub(crate) use std::sync::PoisonError;
+}
+#[allow(dead_code, reason = "the whole file is compiled; the test needs the line, not the telling")]
+#[path = "../../crates/tower-gemini/src/quota_guard/gate.rs"]
+mod gate;
+
+use gate::{Ask, Beside, Draw, Gate, Try, Turn};
+
+struct Alone;
+
+impl Beside for Alone {
+    type Tag = ();
+    fn draw(&mut self, _: Moment, _: Amounts) -> Draw<()> {
+        Draw::Covered(())
+    }
+    fn review_at(&self) -> Option<u64> {
+        None
+    }
+    fn after_take(&mut self, _: &mut Admission, _: Moment) -> bool {
+        false
+    }
+    fn put_back(&mut self, _: Moment, (): (), _: Amounts) {}
+    fn settled(&mut self, (): (), _: Amounts, _: Option<u64>) {}
+}
+
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+const NOW: Moment = Moment { steady_ms: 1_000_000, wall_ms: 1_773_000_000_000 };
+const ASK: Ask = Ask { amounts: Amounts([1, 10, 1, 1]), day_reserve: 0 };
+const LIMIT: u64 = 2;
+
+/// Takes at once or in line; some leave the line, some give back, some settle. Whoever waits and was not woken is not served by
+/// polling again: a lost wake would leave it waiting for ever.
+fn one_call(gate: &Gate<Alone>, held: &AtomicU64, most: &AtomicU64, behaviour: usize) {
+    let taken = match gate.try_take(NOW, ASK) {
+        Try::Taken(taken) => Some(taken),
+        Try::Denied(_) | Try::Line => match gate.join(NOW, ASK, None) {
+            Err(_) => None,
+            Ok((ticket, _)) => {
+                let woken = std::sync::Arc::new(Woken(AtomicBool::new(true)));
+                let waker = Waker::from(woken.clone());
+                let mut patience = 20;
+                loop {
+                    let is_woken = woken.0.swap(false, Ordering::SeqCst);
+                    if is_woken && let Turn::Taken(taken) = gate.turn(NOW, ticket, &waker) {
+                        break Some(taken);
+                    }
+                    patience -= 1;
+                    if behaviour == 0 || patience == 0 {
+                        gate.leave(ticket);
+                        break None;
+                    }
+                    thread::yield_now();
+                }
+            }
+        },
+    };
+    let Some(taken) = taken else { return };
+    let now = held.fetch_add(1, Ordering::SeqCst) + 1;
+    most.fetch_max(now, Ordering::SeqCst);
+    thread::yield_now();
+    held.fetch_sub(1, Ordering::SeqCst);
+    gate.give_back(NOW, &taken);
+}
+
+#[test]
+fn no_interleaving_admits_more_than_the_limit_or_leaves_anything_behind() {
+    let run = || {
+        let gate = Arc::new(Gate::new(Admission::new(Limits::unlimited().rpm(LIMIT).tpm(10 * LIMIT), 0), Alone));
+        let (held, most) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let calls: Vec<_> = (0..5)
+            .map(|i| {
+                let (gate, held, most) = (gate.clone(), held.clone(), most.clone());
+                thread::spawn(move || one_call(&gate, &held, &most, i % 3))
+            })
+            .collect();
+        for call in calls {
+            call.join().unwrap();
+        }
+        assert!(most.load(Ordering::SeqCst) <= LIMIT);
+        assert_eq!(gate.waiting(), 0);
+        let totals = gate.look(|admission, _| admission.totals());
+        assert_eq!(totals.outstanding, Amounts::default());
+        assert_eq!(totals.taken, totals.given_back);
+        assert_eq!(gate.look(|admission, _| admission.taken(NOW)), Amounts::default());
+    };
+    shuttle::check_random(run, 3_000);
+    shuttle::check_pct(run, 2_000, 3);
+}
+
+/// When allowance comes back the first in line is woken, whoever gives it back and whoever leaves meanwhile.
+#[test]
+fn no_wake_is_lost() {
+    let run = || {
+        let gate = Arc::new(Gate::new(Admission::new(Limits::unlimited().rpm(1), 0), Alone));
+        let Try::Taken(first) = gate.try_take(NOW, ASK) else { panic!("the first fits") };
+        let (leaver, _) = gate.join(NOW, ASK, None).unwrap();
+        let (waiter, _) = gate.join(NOW, ASK, None).unwrap();
+        let woken = std::sync::Arc::new(Woken(AtomicBool::new(false)));
+        let waker = Waker::from(woken.clone());
+        assert!(matches!(gate.turn(NOW, leaver, Waker::noop()), Turn::Later(_)));
+        assert!(matches!(gate.turn(NOW, waiter, &waker), Turn::InLine));
+        let (one, two) = (gate.clone(), gate.clone());
+        let gives = thread::spawn(move || one.give_back(NOW, &first));
+        let leaves = thread::spawn(move || two.leave(leaver));
+        gives.join().unwrap();
+        leaves.join().unwrap();
+        assert!(woken.0.load(Ordering::SeqCst));
+        assert!(matches!(gate.turn(NOW, waiter, &waker), Turn::Taken(_)));
+    };
+    shuttle::check_random(run, 3_000);
+}
