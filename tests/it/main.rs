@@ -7,6 +7,8 @@
 mod cancel;
 mod compile_fail;
 mod extract;
+mod fallback_invariants;
+mod fallback_stack;
 mod harness;
 mod invariants;
 mod peak_router;

@@ -123,7 +123,7 @@ fn child_that_takes() {
         while let Ok(mut reservation) = handle.reserve(1, 1, Some(end)).await {
             reservation.sent();
             taken += 1;
-            if taken % 10 == 0 {
+            if taken.is_multiple_of(10) {
                 println!("taken {taken}");
             }
             reservation.settle(None);

@@ -66,10 +66,9 @@ fn one_call(gate: &Gate<Alone>, held: &AtomicU64, most: &AtomicU64, behaviour: u
                 let waker = Waker::from(woken.clone());
                 let mut patience = 20;
                 loop {
-                    if woken.0.swap(false, Ordering::SeqCst) {
-                        if let Turn::Taken(taken) = gate.turn(NOW, ticket, &waker) {
-                            break Some(taken);
-                        }
+                    let is_woken = woken.0.swap(false, Ordering::SeqCst);
+                    if is_woken && let Turn::Taken(taken) = gate.turn(NOW, ticket, &waker) {
+                        break Some(taken);
                     }
                     patience -= 1;
                     if behaviour == 0 || patience == 0 {

@@ -48,7 +48,7 @@ use std::sync::LazyLock;
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize};
 
-use crate::call::{ImageSize, split_model_suffix, strip_model_prefix};
+use crate::call::{ImageSize, ratio_distance, split_model_suffix, strip_model_prefix};
 
 /// The ratios that every Gemini image model takes (Gemini API documentation, image generation, 2026-07).
 pub const COMMON_RATIOS: [&str; 10] = ["1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9"];
@@ -253,6 +253,12 @@ pub struct Model {
     pub sizes: Vec<ImageSize>,
     /// Whether `imageSize` may be sent. Some models have one size and answer 400 to the field.
     pub accepts_image_size: bool,
+    /// Whether `responseFormat.image` may be sent. Some models know `imageConfig` only and answer 400 to the newer spelling.
+    pub accepts_response_format: bool,
+    /// Whether it takes images to edit.
+    pub edits: bool,
+    /// Who makes it.
+    pub vendor: String,
     /// The ratios it takes, spelled `16:9`.
     pub ratios: Vec<String>,
     /// Whether it thinks.
@@ -298,6 +304,25 @@ impl Model {
     #[must_use]
     pub fn takes_ratio(&self, ratio: &str) -> bool {
         self.ratios.iter().any(|known| known == ratio)
+    }
+
+    /// The ratio it takes that is nearest to `ratio`, by factor; `None` where `ratio` has no name in the API.
+    #[must_use]
+    pub fn nearest_ratio(&self, ratio: &str) -> Option<&str> {
+        if let Some(same) = self.ratios.iter().find(|known| *known == ratio) {
+            return Some(same);
+        }
+        self.ratios
+            .iter()
+            .filter_map(|known| Some((ratio_distance(known, ratio)?, known)))
+            .min_by(|a, b| a.0.total_cmp(&b.0))
+            .map(|(_, known)| known.as_str())
+    }
+
+    /// The size it makes when `size` is asked for at most: the largest up to it, or its smallest.
+    #[must_use]
+    pub fn nearest_size(&self, size: ImageSize) -> Option<ImageSize> {
+        self.sizes.iter().rev().find(|known| **known <= size).or_else(|| self.sizes.first()).copied()
     }
 
     /// The price on that platform.
@@ -444,6 +469,12 @@ struct RawModel {
     sizes: Vec<SizeKey>,
     #[serde(default = "yes")]
     accepts_image_size: bool,
+    #[serde(default = "yes")]
+    accepts_response_format: bool,
+    // Imagen edits nothing, all others do, unless the entry says so.
+    edits: Option<bool>,
+    #[serde(default = "google")]
+    vendor: String,
     // All of them, where the common ones do not hold.
     ratios: Option<Vec<String>>,
     #[serde(default)]
@@ -484,6 +515,10 @@ fn yes() -> bool {
     true
 }
 
+fn google() -> String {
+    "google".to_owned()
+}
+
 fn by_size<T>(table: BTreeMap<SizeKey, T>) -> BTreeMap<ImageSize, T> {
     table.into_iter().map(|(SizeKey(size), value)| (size, value)).collect()
 }
@@ -511,6 +546,9 @@ impl From<RawModel> for Model {
             images: raw.images,
             sizes,
             accepts_image_size: raw.accepts_image_size,
+            accepts_response_format: raw.accepts_response_format,
+            edits: raw.edits.unwrap_or(raw.family != Family::Imagen),
+            vendor: raw.vendor,
             ratios,
             thinking: raw.thinking,
             tokens_per_image: by_size(raw.tokens_per_image),

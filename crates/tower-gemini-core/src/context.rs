@@ -1,10 +1,11 @@
 //! What one call carries through all its attempts: a deadline, the risk its caller allowed, and the trail.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use crate::call::ModelId;
+use crate::target::MustKeep;
 use crate::trail::Trail;
 use crate::verdict::{Charge, ResendPermit, Verdict};
 
@@ -61,8 +62,10 @@ impl Allowance {
 #[derive(Debug, Clone, Default)]
 pub struct CallContext {
     deadline: Option<Instant>,
-    allowance: Option<Allowance>,
+    /// Shared by the clones: a fallback's next target must not be given a new one by the retry inside it.
+    allowance: Arc<OnceLock<Allowance>>,
     trail: Trail,
+    must_keep: MustKeep,
 }
 
 impl CallContext {
@@ -86,12 +89,18 @@ impl CallContext {
     /// The caller's allowance, where one was set for this call.
     #[must_use]
     pub fn allowance(&self) -> Option<&Allowance> {
-        self.allowance.as_ref()
+        self.allowance.get()
     }
 
-    /// Sets the allowance of this call. The caller's own (set first) wins over a layer's default.
+    /// Sets the allowance of this call, for all clones of this context. The caller's own (set first) wins over a layer's default.
     pub fn set_allowance_if_unset(&mut self, allowance: Allowance) {
-        self.allowance.get_or_insert(allowance);
+        self.allowance.get_or_init(|| allowance);
+    }
+
+    /// What the caller insists on, whatever a fallback would give up.
+    #[must_use]
+    pub fn must_keep(&self) -> MustKeep {
+        self.must_keep
     }
 
     /// What has been decided so far.
@@ -168,6 +177,7 @@ pub struct CallOptions {
     pub(crate) deadline: Option<std::time::Duration>,
     pub(crate) maybe_charged_resends: Option<u32>,
     pub(crate) trail: Option<Trail>,
+    pub(crate) must_keep: MustKeep,
 }
 
 impl CallOptions {
@@ -198,6 +208,13 @@ impl CallOptions {
         self
     }
 
+    /// What no fallback may give up. Default: everything may be given up for an image.
+    #[must_use]
+    pub fn must_keep(mut self, must_keep: MustKeep) -> Self {
+        self.must_keep = must_keep;
+        self
+    }
+
     /// The time the whole call may take, where it was set.
     #[must_use]
     pub fn deadline_within(&self) -> Option<std::time::Duration> {
@@ -214,8 +231,9 @@ impl CallOptions {
     pub fn into_context(self, now: Instant) -> CallContext {
         CallContext {
             deadline: self.deadline.and_then(|within| now.checked_add(within)),
-            allowance: self.maybe_charged_resends.map(Allowance::of),
+            allowance: Arc::new(self.maybe_charged_resends.map(Allowance::of).map_or_else(OnceLock::new, OnceLock::from)),
             trail: self.trail.unwrap_or_default(),
+            must_keep: self.must_keep,
         }
     }
 }
@@ -239,6 +257,17 @@ mod tests {
             assert!(allowance.buy(&Verdict::not_sent()).is_some_and(|p| !p.is_bought_risk()));
         }
         assert_eq!(allowance.left(), 1);
+    }
+
+    // Without sharing, each target of a fallback got an allowance of its own from the retry inside it.
+    #[test]
+    fn clones_of_a_context_share_one_allowance_even_if_it_is_set_later() {
+        let mut context = CallContext::new();
+        let mut later = context.clone();
+        context.set_allowance_if_unset(Allowance::of(1));
+        later.set_allowance_if_unset(Allowance::of(7));
+        assert!(context.allowance().unwrap().buy(&Verdict::interrupted()).is_some());
+        assert_eq!(later.allowance().unwrap().left(), 0);
     }
 
     #[test]

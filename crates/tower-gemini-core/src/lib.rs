@@ -11,6 +11,7 @@
 //! | [`scan`] | the incremental scanner of answers with images in them |
 //! | [`body`] | [`ReplayBody`](body::ReplayBody) going down, [`JudgedBody`](body::JudgedBody) coming up |
 //! | [`clock`] | [`Clock`](clock::Clock): wall time, handed in |
+//! | [`target`] | [`Target`](target::Target): what a call may be sent to instead, and the request rewritten for it |
 //! | [`context`] | what one call carries through all its attempts: deadline, allowance, trail |
 //! | [`trail`] | [`Trail`](trail::Trail): what was decided, in order, and why |
 //! | [`catalog`] | models as data: sizes, prices, dates |
@@ -28,5 +29,6 @@ pub mod error;
 pub mod ledger;
 pub mod redact;
 pub mod scan;
+pub mod target;
 pub mod trail;
 pub mod verdict;

@@ -12,6 +12,7 @@ use serde::{Serialize, Serializer};
 
 use crate::call::{ImageSize, ModelId};
 use crate::ledger::Cost;
+use crate::target::{Degradation, Unfit};
 use crate::verdict::{Charge, Outcome, QuotaCharge, Verdict};
 
 /// What was decided for one call, in order, by all layers. O(1) to clone; clones share it.
@@ -80,6 +81,35 @@ pub enum Step {
         delay: Duration,
         /// Why that long.
         why: WaitReason,
+    },
+    /// A fallback left a target for the next one.
+    MovedOn {
+        /// Where the last attempt went.
+        from: String,
+        /// Where the next one goes.
+        to: String,
+        /// What the last attempt ended in.
+        #[serde(serialize_with = "as_display")]
+        why: Outcome,
+    },
+    /// A fallback passed a target over.
+    Skipped {
+        /// Which.
+        target: String,
+        /// Why.
+        why: SkipReason,
+    },
+    /// The next attempt asks for less, or for something else, than the caller did.
+    Degraded {
+        /// Everything in which it differs from the caller's request.
+        given_up: Vec<Degradation>,
+    },
+    /// A model no longer answers, and its successor takes its place.
+    Succeeded {
+        /// The model asked for.
+        model: String,
+        /// The one that takes its place.
+        successor: String,
     },
     /// A layer decided that nothing more is sent, and the last answer stands.
     Stopped {
@@ -155,6 +185,8 @@ pub enum StopReason {
     NotReplayable,
     /// Our own admission found the quota used up: nothing was sent.
     QuotaUsedUp,
+    /// No target is left to fall back to.
+    NoTargetLeft,
 }
 
 impl StopReason {
@@ -173,6 +205,43 @@ impl StopReason {
             Self::BudgetSpent => "retry budget empty",
             Self::NotReplayable => "body too large to replay",
             Self::QuotaUsedUp => "our own count says the quota is used up",
+            Self::NoTargetLeft => "no target is left",
+        }
+    }
+}
+
+/// Why a target was passed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum SkipReason {
+    /// It rests after failures.
+    Resting {
+        /// For how much longer.
+        #[serde(rename = "left_ms", serialize_with = "as_millis")]
+        left: Duration,
+    },
+    /// Another call is trying whether it is back.
+    Probed,
+    /// Its account was refused.
+    Account,
+    /// The call cannot be rewritten for it.
+    Unfit(Unfit),
+    /// No such model, and no successor is known.
+    Gone,
+    /// The same was asked of it before, for this call.
+    AlreadyTried,
+}
+
+impl fmt::Display for SkipReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resting { left } => write!(f, "it rests for {:.0} s more", left.as_secs_f64().ceil()),
+            Self::Probed => f.write_str("another call is trying it"),
+            Self::Account => f.write_str("its account was refused"),
+            Self::Unfit(unfit) => write!(f, "{unfit}"),
+            Self::AlreadyTried => f.write_str("it was asked for the same before"),
+            Self::Gone => f.write_str("there is no such model any more"),
         }
     }
 }
@@ -387,6 +456,15 @@ impl fmt::Display for Trail {
                     };
                     write!(f, "waited {:.1} s ({why})", delay.as_secs_f64())?;
                 }
+                Step::MovedOn { from, to, why } => write!(f, "moved on from {from} to {to} ({why})")?,
+                Step::Skipped { target, why } => write!(f, "skipped {target}: {why}")?,
+                Step::Degraded { given_up } => {
+                    f.write_str("gave up ")?;
+                    for (i, given_up) in given_up.iter().enumerate() {
+                        write!(f, "{}{given_up}", if i > 0 { ", " } else { "" })?;
+                    }
+                }
+                Step::Succeeded { model, successor } => write!(f, "{model} is retired: {successor} takes its place")?,
                 Step::Stopped { why } => write!(f, "stopped: {}", why.as_str())?,
             }
         }

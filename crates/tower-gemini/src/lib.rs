@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | [`CollectRequest`] | holds the request's body, so that it can be sent again, and reads the [`Call`](core::call::Call) |
 //! | [`FinalImageExtract`] | gives the final image, or the same JSON without the drafts |
+//! | [`ModelFallback`] | gets the image from another model, in another place, and says what that gave up |
+//! | [`ResolutionFallback`] | gets a smaller image when the large one does not come |
 //! | [`ThoughtSignatures`] | gives the API back the signatures that it asks for in further turns |
 //! | [`PeakHourRouter`] | lets another model lead in peak hours, and calls that can wait do so |
 //! | [`JitteredRetry`] | sends again what was surely not paid for, when that may help |
@@ -23,10 +25,13 @@ pub mod collect_request;
 pub mod final_image_extract;
 pub mod jittered_retry;
 mod judged;
+pub mod model_fallback;
+mod optional;
 pub mod peak_hour_router;
 pub mod quota_guard;
 mod ready;
 mod refusal;
+pub mod resolution_fallback;
 pub mod spending;
 pub mod stack;
 pub mod thought_signatures;
@@ -38,9 +43,12 @@ pub use collect_request::{CollectRequest, CollectRequestLayer};
 pub use final_image_extract::{FinalImage, FinalImageExtract, FinalImageExtractLayer};
 pub use jittered_retry::{JitteredRetry, JitteredRetryLayer};
 pub use judged::{JudgedResponse, JudgedService, ReplayRequest};
+pub use model_fallback::{ModelFallback, ModelFallbackLayer};
+pub use optional::OptionalFuture;
 pub use peak_hour_router::{PeakHourRouter, PeakHourRouterLayer};
-pub use spending::{Spending, SpendingLayer};
 pub use quota_guard::{QuotaGuard, QuotaGuardLayer};
+pub use resolution_fallback::{ResolutionFallback, ResolutionFallbackLayer};
+pub use spending::{Spending, SpendingLayer};
 pub use stack::GeminiStack;
 pub use thought_signatures::{ThoughtSignatures, ThoughtSignaturesLayer};
 

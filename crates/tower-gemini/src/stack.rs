@@ -28,10 +28,12 @@ use crate::classify_gemini_error::{ClassifyGeminiError, ClassifyGeminiErrorLayer
 use crate::collect_request::{CollectRequest, CollectRequestLayer};
 use crate::final_image_extract::{FinalImageExtract, FinalImageExtractLayer, FinalImageJson};
 use crate::jittered_retry::{JitteredRetry, JitteredRetryLayer, RetryPolicy};
+use crate::model_fallback::{Chain, ModelFallback, ModelFallbackLayer};
 use crate::quota_guard::{QuotaGuard, QuotaGuardLayer};
+use crate::resolution_fallback::{ResolutionFallback, ResolutionFallbackLayer};
 
 /// The judged middle of the recommended stack.
-pub type Judged<S> = JitteredRetry<QuotaGuard<AttemptTimeout<ClassifyGeminiError<S>>>>;
+pub type Judged<S> = ModelFallback<ResolutionFallback<JitteredRetry<QuotaGuard<AttemptTimeout<ClassifyGeminiError<S>>>>>>;
 /// The recommended stack that answers with [`FinalImage`](crate::FinalImage)s.
 pub type Images<S> = CollectRequest<FinalImageExtract<Judged<S>>>;
 /// The recommended stack that answers with the API's JSON, without drafts.
@@ -41,13 +43,16 @@ pub type Raw<S> = CollectRequest<Judged<S>>;
 
 /// The recommended order of layers, over any client.
 ///
-/// `CollectRequest > FinalImageExtract > JitteredRetry > QuotaGuard > AttemptTimeout > ClassifyGeminiError > client`, each with its
-/// documented defaults unless set here. State that calls share (the retry budget, the quota's count) is shared by every service made
-/// from one `GeminiStack` and by all their clones.
+/// `CollectRequest > FinalImageExtract > ModelFallback > ResolutionFallback > JitteredRetry > QuotaGuard > AttemptTimeout >
+/// ClassifyGeminiError > client`, each with its documented defaults unless set here. The two fallbacks and the quota are off, and cost
+/// next to nothing, until they are set. State that calls share (the retry budget, the quota's count, the health of targets) is shared by
+/// every service made from one `GeminiStack` and by all their clones.
 #[derive(Debug, Clone)]
 pub struct GeminiStack {
     collect: CollectRequestLayer,
     extract: FinalImageExtractLayer,
+    fallback: ModelFallbackLayer,
+    resolution: ResolutionFallbackLayer,
     retry: JitteredRetryLayer,
     quota: QuotaGuardLayer,
     timeout: AttemptTimeoutLayer,
@@ -61,6 +66,8 @@ impl GeminiStack {
         Self {
             collect: CollectRequestLayer::new(),
             extract: FinalImageExtractLayer::new(),
+            fallback: ModelFallbackLayer::off(),
+            resolution: ResolutionFallbackLayer::off(),
             retry: JitteredRetryLayer::recommended(),
             quota: QuotaGuardLayer::unlimited(),
             timeout: AttemptTimeoutLayer::new(),
@@ -79,6 +86,26 @@ impl GeminiStack {
     #[must_use]
     pub fn extract(mut self, layer: FinalImageExtractLayer) -> Self {
         self.extract = layer;
+        self
+    }
+
+    /// Which other models are asked. Off by default: an image of another model is the caller's to want.
+    #[must_use]
+    pub fn fallback(mut self, layer: ModelFallbackLayer) -> Self {
+        self.fallback = layer;
+        self
+    }
+
+    /// Falls back along this chain.
+    #[must_use]
+    pub fn fallback_to(self, chain: Chain) -> Self {
+        self.fallback(ModelFallbackLayer::new(chain))
+    }
+
+    /// Which smaller sizes are asked for. Off by default: a smaller image is the caller's to want.
+    #[must_use]
+    pub fn resolution(mut self, layer: ResolutionFallbackLayer) -> Self {
+        self.resolution = layer;
         self
     }
 
@@ -135,7 +162,8 @@ impl GeminiStack {
     }
 
     fn judged<S>(&self, client: S) -> Judged<S> {
-        self.retry.layer(self.quota.layer(self.timeout.layer(self.classify.layer(client))))
+        let attempt = self.quota.layer(self.timeout.layer(self.classify.layer(client)));
+        self.fallback.layer(self.resolution.layer(self.retry.layer(attempt)))
     }
 }
 

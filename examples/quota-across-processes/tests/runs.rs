@@ -1,5 +1,7 @@
 //! The example as its users run it.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests fail as tests do")]
+
 use std::path::Path;
 
 use quota_across_processes::app;

@@ -1,7 +1,7 @@
 use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use crate::call::Call;
 use crate::context::CallContext;
 use crate::error::{BoxError, Error};
+use crate::target::{Original, Rewrite, Rules, Target, Unfit, rewrite};
 use crate::verdict::ResendPermit;
 
 /// A request's body, kept so that it can be sent again, with the [`Call`] it belongs to and that call's [`CallContext`].
@@ -245,6 +246,8 @@ pub struct KeptRequest {
     trailers: Option<HeaderMap>,
     call: Arc<Call>,
     context: CallContext,
+    /// The chunks in one piece, made once when a rewrite has to read them.
+    joined: OnceLock<Bytes>,
 }
 
 /// The request's body was too large to keep, so it can be sent once only.
@@ -282,7 +285,41 @@ impl KeptRequest {
             trailers: trailers.clone(),
             call: body.call.clone(),
             context: body.context.clone(),
+            joined: OnceLock::new(),
         })
+    }
+
+    /// What the request asks for.
+    #[must_use]
+    pub fn call(&self) -> &Arc<Call> {
+        &self.call
+    }
+
+    /// What the call carries.
+    #[must_use]
+    pub fn context(&self) -> &CallContext {
+        &self.context
+    }
+
+    /// The request as it would be sent to a target, or why it cannot be. Nothing is sent: see [`Rewrite`].
+    ///
+    /// A body in one chunk is shared and never copied; one in many is joined once, for all rewrites.
+    ///
+    /// # Errors
+    ///
+    /// [`Unfit`] says what the target lacks, or what the caller [must keep](crate::target::MustKeep).
+    pub fn rewritten(&self, target: &Target, rules: &Rules<'_>) -> Result<Rewrite, Unfit> {
+        let original = Original { parts: &self.parts, call: &self.call };
+        rewrite(&original, target, rules, || match &self.chunks {
+            Chunks::One(chunk) => chunk.clone(),
+            Chunks::Many(chunks) => self.joined.get_or_init(|| chunks.concat().into()).clone(),
+        })
+    }
+
+    /// The request once more, rewritten, for a permit.
+    #[must_use]
+    pub fn again_as(&self, permit: ResendPermit, rewrite: Rewrite) -> Request<ReplayBody> {
+        self.again(permit).map_rewritten(rewrite)
     }
 
     /// The request once more, byte for byte, for a permit.
@@ -292,6 +329,30 @@ impl KeptRequest {
         let ResendPermit { .. } = permit;
         let data = Data::Whole { chunks: self.chunks.clone(), next: 0, trailers: self.trailers.clone() };
         Request::from_parts(self.parts.clone(), ReplayBody { data, call: self.call.clone(), context: self.context.clone() })
+    }
+}
+
+trait MapRewritten {
+    fn map_rewritten(self, rewrite: Rewrite) -> Self;
+}
+
+impl MapRewritten for Request<ReplayBody> {
+    fn map_rewritten(self, rewrite: Rewrite) -> Self {
+        let (mut parts, mut body) = self.into_parts();
+        rewrite.head(&mut parts);
+        if let (Some(new), Data::Whole { chunks, .. }) = (rewrite.chunks, &mut body.data) {
+            *chunks = Chunks::of(new);
+        }
+        body.call = rewrite.call;
+        Self::from_parts(parts, body)
+    }
+}
+
+impl Rewrite {
+    /// The rewritten request in place of the one it was made from, which is not sent: so it takes no permit.
+    #[must_use]
+    pub fn instead_of(self, request: Request<ReplayBody>) -> Request<ReplayBody> {
+        request.map_rewritten(self)
     }
 }
 

@@ -334,7 +334,7 @@ pub(super) fn ratio_of_suffix(part: &str) -> Option<&'static str> {
     RATIOS.iter().find(|ratio| ratio.1 == part).map(|ratio| ratio.0)
 }
 
-fn parse_aspect(text: &str) -> Option<Cow<'static, str>> {
+pub(crate) fn parse_aspect(text: &str) -> Option<Cow<'static, str>> {
     let text = text.trim();
     if let Some((spelled, ..)) = RATIOS.iter().find(|ratio| ratio.0 == text || ratio.1 == text) {
         return Some(Cow::Borrowed(spelled));
@@ -350,7 +350,7 @@ fn parse_aspect(text: &str) -> Option<Cow<'static, str>> {
 /// A size as any of the APIs spells it, and the ratio where it is given in pixels.
 ///
 /// Lower-case `2k` is answered with 400 by `imageSize`, but is right for `sampleImageSize` and for proxies; it is a 2K either way.
-fn parse_size(text: &str) -> Option<(ImageSize, Option<&'static str>)> {
+pub(crate) fn parse_size(text: &str) -> Option<(ImageSize, Option<&'static str>)> {
     let text = text.trim();
     let word = text.strip_prefix("IMAGE_SIZE_").unwrap_or(text);
     let is = |spellings: &[&str]| spellings.iter().any(|spelling| word.eq_ignore_ascii_case(spelling));
@@ -368,6 +368,55 @@ fn parse_size(text: &str) -> Option<(ImageSize, Option<&'static str>)> {
         let (width, height) = (pixels(width)?, pixels(height)?);
         Some((size_of_area(width * height), Some(nearest_ratio(width / height))))
     }
+}
+
+/// A ratio in the spelling of another one that stood there before.
+pub(crate) fn ratio_as(ratio: &str, like: &str) -> String {
+    let known = RATIOS.iter().find(|known| known.0 == ratio);
+    match known {
+        Some(known) if like.trim().starts_with("ASPECT_RATIO_") => format!("ASPECT_RATIO_{}", known.2),
+        Some(known) if !like.contains(':') => known.1.to_owned(),
+        _ => ratio.to_owned(),
+    }
+}
+
+/// How far a ratio is from another, by factor; `None` where one of them has no name in any of the APIs.
+pub(crate) fn ratio_distance(a: &str, b: &str) -> Option<f64> {
+    let value = |name: &str| RATIOS.iter().find(|known| known.0 == name).map(|known| known.3);
+    Some((value(a)? / value(b)?).ln().abs())
+}
+
+/// A size in the spelling of another one (`like`, which means `from`) that stood there before.
+pub(crate) fn size_as(size: ImageSize, like: &str, from: ImageSize) -> String {
+    let like = like.trim();
+    let word = || match size {
+        ImageSize::Px512 => "FIVE_TWELVE",
+        ImageSize::K1 => "ONE_K",
+        ImageSize::K2 => "TWO_K",
+        ImageSize::K4 => "FOUR_K",
+    };
+    if like.starts_with("IMAGE_SIZE_") {
+        return format!("IMAGE_SIZE_{}", word());
+    }
+    if like.ends_with("_K") || like == "FIVE_TWELVE" {
+        return word().to_owned();
+    }
+    if let Some((width, height)) = like.split_once(['x', 'X', '*', '×']) {
+        let scaled = |side: &str| side.trim().parse::<u32>().ok().map(|side| side * size.edge_px() / from.edge_px());
+        if let (Some(width), Some(height)) = (scaled(width), scaled(height)) {
+            return format!("{width}x{height}");
+        }
+    }
+    if let Some(pixels) = like.strip_suffix("px") {
+        if pixels.bytes().all(|b| b.is_ascii_digit()) {
+            return format!("{}px", size.edge_px());
+        }
+    }
+    // "512" is how both spell it: the K counts, because Google's own fields have it.
+    if like != "512" && like.bytes().all(|b| b.is_ascii_digit()) {
+        return size.edge_px().to_string();
+    }
+    if like.ends_with('k') { size.as_str().to_ascii_lowercase() } else { size.as_str().to_owned() }
 }
 
 /// The class of an area in pixels. The limits lie half-way between the classes (0.26, 1.05, 4.19 and 16.8 million, by factor),

@@ -41,9 +41,9 @@ pub(super) fn slot(call: &Call) -> usize {
 }
 
 impl Limits {
-    /// The limit of one attempt of this call.
-    pub(super) fn attempt(&self, call: &Call) -> Duration {
-        self.by_size.get(slot(call)).copied().unwrap_or(self.other)
+    /// The limit of one attempt of a call of this [`slot`].
+    pub(super) fn attempt(&self, slot: usize) -> Duration {
+        self.by_size.get(slot).copied().unwrap_or(self.other)
     }
 
     /// What to tell the server of each limit as it stands, by [`slot`].
@@ -88,7 +88,7 @@ mod tests {
         for (size, seconds) in [(None, 300), (Some(ImageSize::K1), 300), (Some(ImageSize::K2), 300), (Some(ImageSize::K4), 600)]
         {
             call.size = size;
-            assert_eq!(limits.attempt(&call), Duration::from_secs(seconds));
+            assert_eq!(limits.attempt(slot(&call)), Duration::from_secs(seconds));
         }
     }
 }

@@ -51,8 +51,11 @@ where
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let context = ReplayBody::context_of(&request);
-        let call = ReplayBody::call_of(&request);
-        let usual = self.limits.attempt(&call);
+        let slot = match ReplayBody::of(&request) {
+            Some(body) => slot(body.call()),
+            None => slot(&ReplayBody::call_of(&request)),
+        };
+        let usual = self.limits.attempt(slot);
         let mut limit = usual;
         let mut what = TimeLimit::Attempt;
         let now = Instant::now();
@@ -63,7 +66,7 @@ where
             }
         }
         let stated = request.headers().get(&X_SERVER_TIMEOUT).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-        let told = match self.told.get(slot(&call)) {
+        let told = match self.told.get(slot) {
             Some(told) if stated.is_none() && limit == usual => told.clone(),
             _ => HeaderValue::from(self.limits.server_seconds(limit, stated)),
         };

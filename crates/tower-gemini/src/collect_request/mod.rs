@@ -35,7 +35,7 @@
 //! # Errors
 //!
 //! An [`Error`](tower_gemini_core::error::Error) with [`is_transport`](tower_gemini_core::error::Error::is_transport) `false` and nothing
-//! charged, where reading the caller's own body fails.
+//! charged, where reading the caller's own body fails, or where it is larger than what is held although its size hint said otherwise.
 //!
 //! # Cancel safety
 //!
@@ -45,4 +45,4 @@ mod layer;
 mod service;
 
 pub use layer::CollectRequestLayer;
-pub use service::CollectRequest;
+pub use service::{CollectRequest, ResponseFuture};

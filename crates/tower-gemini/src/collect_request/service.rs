@@ -59,6 +59,7 @@ pub struct ResponseFuture<S, B, F> {
 }
 
 #[pin_project(project = StepProjection)]
+#[allow(clippy::large_enum_variant, reason = "the larger one is the usual one: a box is what it is there to save")]
 enum Step<S, B, F> {
     Collecting {
         #[pin]
@@ -176,8 +177,10 @@ where
     }
 }
 
+type FramePoll<B> = Poll<Option<Result<Frame<<B as Body>::Data>, <B as Body>::Error>>>;
+
 impl<B: Body> Reading<B> {
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> FramePoll<B> {
         match self.project() {
             ReadingProjection::InPlace(body) => body.poll_frame(cx),
             ReadingProjection::Boxed(Some(body)) => body.as_mut().poll_frame(cx),
@@ -247,5 +250,61 @@ impl<B: Body<Error: Into<BoxError>>> Body for Rest<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+    use tower::{ServiceExt, service_fn};
+
+    /// A body that says of its size what it is told to say.
+    struct Says {
+        upper: Option<u64>,
+        chunks: VecDeque<Bytes>,
+    }
+
+    impl Body for Says {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            Poll::Ready(self.chunks.pop_front().map(|chunk| Ok(Frame::data(chunk))))
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            let mut hint = SizeHint::new();
+            if let Some(upper) = self.upper {
+                hint.set_upper(upper);
+            }
+            hint
+        }
+    }
+
+    /// Sends three chunks of four bytes through a layer that holds `max`; gives what came out, and whether it was held.
+    async fn sent(upper: Option<u64>, max: usize) -> Result<(Bytes, bool), Error> {
+        let inner = service_fn(|request: Request<ReplayBody>| async move {
+            let held = request.body().is_replayable();
+            let body = http_body_util::BodyExt::collect(request.into_body()).await?;
+            Ok::<_, Error>((body.to_bytes(), held))
+        });
+        let chunks = ["one,", "two,", "tri."].map(Bytes::from).into();
+        CollectRequest::new(inner, max).oneshot(Request::new(Says { upper, chunks })).await
+    }
+
+    #[tokio::test]
+    async fn a_body_comes_through_whole_whether_it_is_held_or_not_and_whatever_it_says() {
+        for (upper, max, held) in
+            [(Some(12), 12, true), (None, 12, true), (None, 11, false), (Some(99), 5, false), (Some(99), 12, true)]
+        {
+            assert_eq!(sent(upper, max).await.unwrap(), ("one,two,tri.".into(), held), "{upper:?} {max}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_longer_than_it_said_is_an_error_and_is_not_sent() {
+        let error = sent(Some(5), 6).await.unwrap_err();
+        assert!(error.charge().is_surely_free() && !error.is_transport(), "{error}");
     }
 }

@@ -2,20 +2,20 @@ use std::sync::{Arc, Mutex};
 
 use tower_layer::Layer;
 
+use super::service::Shared;
 use super::{JitteredRetry, RetryPolicy};
 
 /// Makes [`JitteredRetry`] services that share one retry budget and one source of randomness.
 #[derive(Debug, Clone)]
 pub struct JitteredRetryLayer {
-    policy: Arc<RetryPolicy>,
-    random: Arc<Mutex<fastrand::Rng>>,
+    shared: Arc<Shared>,
 }
 
 impl JitteredRetryLayer {
     /// Retries by `policy`.
     #[must_use]
     pub fn new(policy: RetryPolicy) -> Self {
-        Self { policy: Arc::new(policy), random: Arc::new(Mutex::new(fastrand::Rng::new())) }
+        Self { shared: Arc::new(Shared { policy, random: Mutex::new(fastrand::Rng::new()) }) }
     }
 
     /// Retries by [`RetryPolicy::recommended`].
@@ -26,9 +26,9 @@ impl JitteredRetryLayer {
 
     /// Draws jitter from this seed, so that a run can be repeated.
     #[must_use]
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.random = Arc::new(Mutex::new(fastrand::Rng::with_seed(seed)));
-        self
+    pub fn seed(self, seed: u64) -> Self {
+        let random = Mutex::new(fastrand::Rng::with_seed(seed));
+        Self { shared: Arc::new(Shared { policy: self.shared.policy.clone(), random }) }
     }
 }
 
@@ -36,6 +36,6 @@ impl<S> Layer<S> for JitteredRetryLayer {
     type Service = JitteredRetry<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        JitteredRetry::new(inner, self.policy.clone(), self.random.clone())
+        JitteredRetry::new(inner, self.shared.clone())
     }
 }

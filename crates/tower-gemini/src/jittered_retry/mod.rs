@@ -67,10 +67,12 @@ mod budget;
 mod layer;
 mod policy;
 pub mod presets;
+mod retry_override;
 mod service;
 
 pub use backoff::{Backoff, Jitter};
 pub use budget::RetryBudget;
 pub use layer::JitteredRetryLayer;
 pub use policy::{Decision, OutcomePolicy, RetryPolicy, RetryState, Situation};
-pub use service::JitteredRetry;
+pub use retry_override::RetryOverride;
+pub use service::{JitteredRetry, ResponseFuture};

@@ -273,6 +273,12 @@ impl RetryPolicy {
         }
     }
 
+    /// With the budget that another policy has, where this one has none.
+    pub(super) fn budget_of(mut self, other: &Self) -> Self {
+        self.budget = self.budget.or_else(|| other.budget.clone());
+        self
+    }
+
     /// Decides what follows on an attempt.
     ///
     /// Tokens and allowance are taken only when everything else allows a resend.

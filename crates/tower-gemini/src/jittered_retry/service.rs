@@ -1,35 +1,42 @@
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::Response;
 use pin_project::pin_project;
 use tokio::time::{Instant, sleep_until};
-use tower_gemini_core::body::{JudgedBody, KeptRequest, ReplayBody};
-use tower_gemini_core::context::Allowance;
+use tower_gemini_core::body::{JudgedBody, KeptRequest, NotReplayable};
+use tower_gemini_core::call::Call;
+use tower_gemini_core::context::{Allowance, CallContext};
 use tower_gemini_core::error::{Error, TimeLimit};
-use tower_gemini_core::trail::Step;
+use tower_gemini_core::trail;
 use tower_gemini_core::verdict::Verdict;
 use tower_service::Service;
 
-use super::{Decision, RetryPolicy, RetryState, Situation};
-use crate::judged::{JudgedService, ReplayRequest, judged};
-use crate::ready::take_ready;
+use super::{Decision, RetryOverride, RetryPolicy, RetryState, Situation};
+use crate::judged::{JudgedFuture, JudgedResponse, JudgedService, ReplayRequest, judged};
 use crate::timer::Timer;
 
 /// Retries what was surely not paid for. See the [module](super).
 #[derive(Debug, Clone)]
 pub struct JitteredRetry<S> {
     inner: S,
-    policy: Arc<RetryPolicy>,
-    random: Arc<Mutex<fastrand::Rng>>,
+    shared: Arc<Shared>,
+}
+
+/// What all services of one layer share, beside the policy's own budget.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) policy: RetryPolicy,
+    pub(super) random: Mutex<fastrand::Rng>,
 }
 
 impl<S> JitteredRetry<S> {
-    pub(super) fn new(inner: S, policy: Arc<RetryPolicy>, random: Arc<Mutex<fastrand::Rng>>) -> Self {
-        Self { inner, policy, random }
+    pub(super) fn new(inner: S, shared: Arc<Shared>) -> Self {
+        Self { inner, shared }
     }
 }
 
@@ -40,81 +47,147 @@ where
 {
     type Response = Response<JudgedBody<S::Upstream>>;
     type Error = Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Error>> + Send>>;
+    type Future = ResponseFuture<S, S::Future, S::Upstream>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: R) -> Self::Future {
-        let inner = take_ready(&mut self.inner);
-        let (policy, random) = (self.policy.clone(), self.random.clone());
-        Box::pin(retry(inner, policy, random, request.into_request()))
+        let mut request = request.into_request();
+        let started = Instant::now();
+        let other = request.extensions().get::<RetryOverride>().map(|other| Arc::new(other.over(&self.shared.policy)));
+        let policy = other.as_deref().unwrap_or(&self.shared.policy);
+        let context = request.body_mut().context_mut();
+        if let (Some(within), None) = (policy.call_deadline(), context.deadline()) {
+            context.limit_deadline((started + within).into_std());
+        }
+        context.set_allowance_if_unset(Allowance::of(policy.default_allowance()));
+        if context.deadline().is_some_and(|deadline| Instant::from_std(deadline) <= started) {
+            let error = Error::timeout(TimeLimit::Deadline, Duration::ZERO, Verdict::not_sent());
+            return ResponseFuture { step: Step::TooLate(Some(error.with_trail(context.trail().clone()))) };
+        }
+        let call = Sent {
+            kept: KeptRequest::of(&request).map_err(|NotReplayable| {
+                let body = request.body();
+                (body.call().clone(), body.context().clone())
+            }),
+            started,
+            shared: self.shared.clone(),
+            other,
+            // Not ready yet: it is asked before it is sent anything.
+            inner: self.inner.clone(),
+        };
+        let attempt = call.within_deadline(self.inner.call(request));
+        ResponseFuture { step: Step::First { attempt, call: Some(call) } }
     }
 }
 
-async fn retry<S>(
-    mut inner: S,
-    policy: Arc<RetryPolicy>,
-    random: Arc<Mutex<fastrand::Rng>>,
-    mut request: Request<ReplayBody>,
-) -> Result<Response<JudgedBody<S::Upstream>>, Error>
+/// The future of [`JitteredRetry`].
+#[pin_project]
+pub struct ResponseFuture<S, F, B> {
+    #[pin]
+    step: Step<S, F, B>,
+}
+
+#[pin_project(project = StepProjection)]
+#[allow(clippy::large_enum_variant, reason = "the larger one is the usual one: a box is what it is there to save")]
+enum Step<S, F, B> {
+    /// The deadline had passed before anything was sent.
+    TooLate(Option<Error>),
+    /// Most calls end here, and allocate nothing for what might have followed.
+    First {
+        #[pin]
+        attempt: Within<JudgedFuture<F>>,
+        call: Option<Sent<S>>,
+    },
+    Retrying(BoxFuture<B>),
+}
+
+type Answer<B> = Result<Response<JudgedBody<B>>, Error>;
+type BoxFuture<B> = Pin<Box<dyn Future<Output = Answer<B>> + Send>>;
+
+impl<S, F, B> fmt::Debug for ResponseFuture<S, F, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+impl<S> Future for ResponseFuture<S, S::Future, S::Upstream>
+where
+    S: JudgedService<Future: Send, Upstream: Send> + Send + 'static,
+{
+    type Output = Answer<S::Upstream>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut step = self.project().step;
+        loop {
+            match step.as_mut().project() {
+                StepProjection::TooLate(error) => return error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error))),
+                StepProjection::First { attempt, call } => {
+                    let answer = ready!(attempt.poll(cx));
+                    // Polled after it was ready: a fault of the caller that must not bring the process down.
+                    let Some(call) = call.take() else { return Poll::Pending };
+                    let answer = call.answer(answer);
+                    if Verdict::of_result(&answer).outcome().is_success() {
+                        // Nothing to decide: neither clock nor dice are asked.
+                        call.policy().succeeded();
+                        return Poll::Ready(answer);
+                    }
+                    step.set(Step::Retrying(Box::pin(retry(call, answer))));
+                }
+                StepProjection::Retrying(future) => return future.as_mut().poll(cx),
+            }
+        }
+    }
+}
+
+/// A call that has been sent once.
+struct Sent<S> {
+    /// The request, or what it was for where it is not replayable.
+    kept: Result<KeptRequest, (Arc<Call>, CallContext)>,
+    started: Instant,
+    shared: Arc<Shared>,
+    /// In place of the layer's policy, where a layer outside brought one.
+    other: Option<Arc<RetryPolicy>>,
+    inner: S,
+}
+
+/// Sends again for as long as the policy says so.
+async fn retry<S>(mut sent: Sent<S>, mut result: Answer<S::Upstream>) -> Answer<S::Upstream>
 where
     S: JudgedService,
 {
-    let started = Instant::now();
-    let context = request.body_mut().context_mut();
-    if let (Some(within), None) = (policy.call_deadline(), context.deadline()) {
-        context.limit_deadline((started + within).into_std());
-    }
-    context.set_allowance_if_unset(Allowance::of(policy.default_allowance()));
-    let context = context.clone();
-    let call = request.body().call().clone();
-    let allowance = context.allowance().cloned().unwrap_or_default();
-    let kept = KeptRequest::of(&request);
     let mut state = RetryState::new();
-    if context.deadline().is_some_and(|deadline| Instant::from_std(deadline) <= started) {
-        let error = Error::timeout(TimeLimit::Deadline, Duration::ZERO, Verdict::not_sent());
-        return Err(error.with_trail(context.trail().clone()));
-    }
+    let context = sent.context().clone();
+    let allowance = context.allowance().cloned().unwrap_or_default();
     loop {
-        let attempt = judged(inner.call(request));
-        let result = Within { attempt, timer: context.deadline().map(|at| Timer::at(Instant::from_std(at))) }.await;
-        let result = result.unwrap_or_else(|_| {
-            let limit = context.deadline().map_or(Duration::ZERO, |at| Instant::from_std(at) - started);
-            Err(Error::timeout(TimeLimit::Deadline, limit, Verdict::interrupted()).with_trail(context.trail().clone()))
-        });
-        if Verdict::of_result(&result).outcome().is_success() {
-            // Nothing to decide: no clock and no dice are asked.
-            policy.succeeded();
-            return result;
-        }
         let now = Situation {
-            call: &call,
+            call: sent.call(),
             verdict: Verdict::of_result(&result),
             allowance: &allowance,
             now: Instant::now().into_std(),
-            started: started.into_std(),
+            started: sent.started.into_std(),
             deadline: context.deadline(),
-            replayable: kept.is_ok(),
-            unit: unit(&random),
+            replayable: sent.kept.is_ok(),
+            unit: unit(&sent.shared.random),
         };
-        let (wait, why, permit) = match policy.next(&mut state, &now) {
+        let (wait, why, permit) = match sent.policy().next(&mut state, &now) {
             Decision::Stop(why) => {
                 if let Some(why) = why {
                     tracing::debug!(outcome = %now.verdict.outcome(), charge = %now.verdict.charge(), why = why.as_str(), "not sent again");
-                    context.trail().push(Step::Stopped { why });
+                    context.trail().push(trail::Step::Stopped { why });
                 }
                 return result;
             }
             Decision::Resend { wait, why, permit } => (wait, why, permit),
         };
-        let Ok(kept) = &kept else {
+        let Ok(kept) = &sent.kept else {
             // The policy stops a call that was not kept before it gives leave to send it again.
             return result;
         };
         tracing::debug!(
-            model = call.model.as_ref().map(tower_gemini_core::call::ModelId::as_str),
+            model = sent.call().model.as_ref().map(tower_gemini_core::call::ModelId::as_str),
             attempt = state.attempts() + 1,
             outcome = %now.verdict.outcome(),
             charge = %now.verdict.charge(),
@@ -123,10 +196,50 @@ where
         );
         // The answer is dropped before the wait: it holds a connection, and what it holds for its caller nobody will read.
         drop(result);
-        context.trail().push(Step::Waited { delay: wait, why });
+        context.trail().push(trail::Step::Waited { delay: wait, why });
         sleep_until(Instant::now() + wait).await;
-        std::future::poll_fn(|cx| inner.poll_ready(cx)).await?;
-        request = kept.again(permit);
+        std::future::poll_fn(|cx| sent.inner.poll_ready(cx)).await?;
+        let request = kept.again(permit);
+        let attempt = sent.inner.call(request);
+        let answer = sent.within_deadline(attempt).await;
+        result = sent.answer(answer);
+    }
+}
+
+impl<S> Sent<S> {
+    fn policy(&self) -> &RetryPolicy {
+        self.other.as_deref().unwrap_or(&self.shared.policy)
+    }
+
+    fn call(&self) -> &Call {
+        match &self.kept {
+            Ok(kept) => kept.call(),
+            Err((call, _)) => call,
+        }
+    }
+
+    fn context(&self) -> &CallContext {
+        match &self.kept {
+            Ok(kept) => kept.context(),
+            Err((_, context)) => context,
+        }
+    }
+
+    fn within_deadline<F, R>(&self, attempt: F) -> Within<JudgedFuture<F>>
+    where
+        F: Future<Output = Result<R, Error>>,
+        R: JudgedResponse,
+    {
+        let timer = self.context().deadline().map(|deadline| Timer::at(Instant::from_std(deadline)));
+        Within { attempt: judged(attempt), timer }
+    }
+
+    fn answer<B>(&self, answer: Result<Answer<B>, TooLate>) -> Answer<B> {
+        answer.unwrap_or_else(|TooLate| {
+            let deadline = self.context().deadline().map_or(self.started, Instant::from_std);
+            let error = Error::timeout(TimeLimit::Deadline, deadline - self.started, Verdict::interrupted());
+            Err(error.with_trail(self.context().trail().clone()))
+        })
     }
 }
 

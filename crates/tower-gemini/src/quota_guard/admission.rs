@@ -578,6 +578,7 @@ impl Admission {
 
     /// What must outlive the process: each minute's slot that is not empty, oldest first, and each day.
     #[must_use]
+    #[cfg(any(test, feature = "redb"))]
     pub(crate) fn image(&self) -> Image {
         let slots = (self.oldest..=self.top)
             .filter_map(|slot| {
@@ -590,6 +591,7 @@ impl Admission {
     }
 
     /// Takes up where an [`image`](Self::image) left off. `shift` slots are added to each of its slots.
+    #[cfg(any(test, feature = "redb"))]
     pub(crate) fn restore(&mut self, image: &Image, shift: u64) {
         for (slot, taken) in &image.slots {
             let slot = slot.saturating_add(shift);
@@ -610,6 +612,7 @@ impl Admission {
     }
 
     /// Begins at this moment instead of at zero, before anything was taken.
+    #[cfg(any(test, feature = "redb"))]
     pub(crate) fn begin_at(&mut self, now: Moment) {
         self.now_slot = now.steady_ms / SLOT_MS;
         self.oldest = self.now_slot.saturating_sub(self.stay);
@@ -619,6 +622,7 @@ impl Admission {
 }
 
 /// The part of an [`Admission`] that outlives a process.
+#[cfg(any(test, feature = "redb"))]
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Image {
     pub(crate) slots: Vec<(u64, [u64; 3])>,

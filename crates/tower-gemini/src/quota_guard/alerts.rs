@@ -1,7 +1,7 @@
 //! Telling once that an allowance runs low: pure.
 
 use super::admission::{Admission, Moment, WINDOW_MS};
-use super::limits::{Dimension, QuotaKey};
+use super::limits::{Dimension, Limits, QuotaKey};
 
 /// A threshold was crossed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,9 @@ pub(crate) struct Alerts {
     told: [usize; 4],
     told_at_ms: [u64; 4],
     told_on_day: i32,
+    /// The lowest amounts at which there may be something to tell, and the limits they belong to: the usual call stops here.
+    quiet_below: [u64; 4],
+    seen: Option<Limits>,
     pending: Vec<(Dimension, u8, u64, u64)>,
 }
 
@@ -35,7 +38,15 @@ impl Alerts {
     pub(crate) fn new(mut thresholds: Vec<u8>) -> Self {
         thresholds.sort_unstable();
         thresholds.dedup();
-        Self { thresholds, told: [0; 4], told_at_ms: [0; 4], told_on_day: i32::MIN, pending: Vec::new() }
+        Self {
+            thresholds,
+            told: [0; 4],
+            told_at_ms: [0; 4],
+            told_on_day: i32::MIN,
+            quiet_below: [0; 4],
+            seen: None,
+            pending: Vec::new(),
+        }
     }
 
     /// Looks at the counts after something was taken. `true` if there is something to tell.
@@ -44,6 +55,14 @@ impl Alerts {
             return false;
         }
         let taken = admission.taken(now);
+        if self.seen != Some(*admission.limits()) {
+            self.seen = Some(*admission.limits());
+            let first = u64::from(self.thresholds.first().copied().unwrap_or(u8::MAX));
+            self.quiet_below = admission.limits().0.map(|limit| limit.map_or(u64::MAX, |limit| limit / 100 * first));
+        }
+        if self.told == [0; 4] && (0..4).all(|d| taken.0[d] < self.quiet_below[d]) {
+            return false;
+        }
         let day = admission.day().number();
         for dimension in Dimension::ALL {
             let d = dimension.index();
@@ -95,7 +114,7 @@ fn crossed(amount: u64, limit: u64, percent: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::limits::{Amounts, Limits};
+    use super::super::limits::Amounts;
     use super::*;
 
     fn at(steady_ms: u64) -> Moment {

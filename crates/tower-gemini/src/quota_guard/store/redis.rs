@@ -15,7 +15,7 @@ use crate::quota_guard::admission::{SLOT_MS, WINDOW_MS};
 use crate::quota_guard::limits::{Amounts, QuotaKey};
 use crate::quota_guard::pacific::PacificDay;
 
-/// A count in Redis or Valkey, shared by every process that reaches it.
+/// A count in Redis (6.2 or later) or Valkey, shared by every process that reaches it.
 ///
 /// Each exchange is one script, run atomically over all keys of a (project, model), on the server's clock. Keys carry a hash tag, so
 /// that they share a slot of a cluster; they expire by themselves. The names hold the project as it is named in the configuration, or

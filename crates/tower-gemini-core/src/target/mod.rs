@@ -1,0 +1,170 @@
+//! Another model, another size, another place: what a call may be sent to instead, and the request rewritten for it.
+//!
+//! A [`Target`] is a model, perhaps with a cap on the size and an [`Upstream`] of its own. A request that is put by
+//! ([`KeptRequest`](crate::body::KeptRequest)) can be [rewritten](crate::body::KeptRequest::rewritten) for it: the model in the path
+//! or in the body, the options that the new model spells otherwise or lacks. Only the bytes that change are made anew; twenty
+//! megabytes of reference images are shared. Everything given up is said as a [`Degradation`], and where none says so not a byte
+//! differs.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use http::{HeaderMap, Method, Request};
+//! use tower_gemini_core::body::{KeptRequest, ReplayBody};
+//! use tower_gemini_core::call::Call;
+//! use tower_gemini_core::catalog::Catalog;
+//! use tower_gemini_core::context::CallContext;
+//! use tower_gemini_core::target::{Rules, Target};
+//!
+//! let uri = "/v1beta/models/gemini-3-pro-image:generateContent".parse().unwrap();
+//! let json = r#"{"contents":[{"parts":[{"text":"a cat"}]}],"generationConfig":{"imageConfig":{"imageSize":"4K"}}}"#;
+//! let call = Arc::new(Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(json.as_bytes())));
+//! let body = ReplayBody::whole(vec![json.into()], None, call, CallContext::new());
+//! let request = Request::post(uri).body(body).unwrap();
+//!
+//! let kept = KeptRequest::of(&request).unwrap();
+//! let flash = Target::new("gemini-2.5-flash-image");
+//! let rewrite = kept.rewritten(&flash, &Rules::new(Catalog::builtin())).unwrap();
+//! let given_up: Vec<_> = rewrite.given_up().iter().map(ToString::to_string).collect();
+//! assert_eq!(given_up, ["model gemini-3-pro-image → gemini-2.5-flash-image", "size 4K dropped"]);
+//! let request = rewrite.instead_of(request);
+//! assert_eq!(request.uri(), "/v1beta/models/gemini-2.5-flash-image:generateContent");
+//! assert_eq!(request.body().chunks().unwrap().concat(), br#"{"contents":[{"parts":[{"text":"a cat"}]}],"generationConfig":{"imageConfig":{}}}"#);
+//! ```
+
+mod body;
+mod rewrite;
+mod spans;
+#[cfg(test)]
+mod tests;
+mod upstream;
+mod words;
+
+use std::fmt;
+use std::sync::Arc;
+
+pub(crate) use self::rewrite::{Original, rewrite};
+pub use self::rewrite::{Rewrite, Rules};
+pub use self::upstream::Upstream;
+pub use self::words::{Degradation, GivenUp, MustKeep, Signatures, Unfit};
+use crate::call::{ImageSize, ModelId};
+
+/// What a call may be sent to: a model, perhaps up to a size, perhaps in another place. O(1) to clone.
+///
+/// ```
+/// use tower_gemini_core::{call::ImageSize, target::Target};
+///
+/// let target = Target::new("gemini-3-pro-image").size_cap(ImageSize::K2).attempts(2);
+/// assert_eq!(target.to_string(), "gemini-3-pro-image up to 2K");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    model: ModelId,
+    size_cap: Option<ImageSize>,
+    attempts: Option<u32>,
+    upstream: Option<Arc<Upstream>>,
+}
+
+impl Target {
+    /// A model, where the caller sends its calls.
+    #[must_use]
+    pub fn new(model: &str) -> Self {
+        Self { model: ModelId::new(model), size_cap: None, attempts: None, upstream: None }
+    }
+
+    /// The largest size asked for there; a call for a larger one is sent with this.
+    #[must_use]
+    pub fn size_cap(mut self, size: ImageSize) -> Self {
+        self.size_cap = Some(size);
+        self
+    }
+
+    /// How many times it is tried in all before the next one is.
+    #[must_use]
+    pub fn attempts(mut self, attempts: u32) -> Self {
+        self.attempts = Some(attempts.max(1));
+        self
+    }
+
+    /// In another place.
+    #[must_use]
+    pub fn on(mut self, upstream: Upstream) -> Self {
+        self.upstream = Some(Arc::new(upstream));
+        self
+    }
+
+    /// The same target with another model.
+    #[must_use]
+    pub fn with_model(&self, model: &str) -> Self {
+        Self { model: ModelId::new(model), ..self.clone() }
+    }
+
+    /// Its model.
+    #[must_use]
+    pub fn model(&self) -> &ModelId {
+        &self.model
+    }
+
+    /// The largest size asked for there, where there is a cap.
+    #[must_use]
+    pub fn max_size(&self) -> Option<ImageSize> {
+        self.size_cap
+    }
+
+    /// How many times it is tried, where that is set.
+    #[must_use]
+    pub fn max_attempts(&self) -> Option<u32> {
+        self.attempts
+    }
+
+    /// Its own place, where it has one.
+    #[must_use]
+    pub fn upstream(&self) -> Option<&Upstream> {
+        self.upstream.as_deref()
+    }
+
+    /// Who pays there: empty for whoever the caller's credentials belong to.
+    #[must_use]
+    pub fn account(&self) -> &str {
+        self.upstream.as_ref().map_or("", |upstream| upstream.account_name())
+    }
+}
+
+impl fmt::Display for Target {
+    /// `gemini-3-pro-image up to 2K on aiplatform.googleapis.com`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.model)?;
+        if let Some(size) = self.size_cap {
+            write!(f, " up to {size}")?;
+        }
+        match &self.upstream {
+            Some(upstream) => write!(f, " on {}", upstream.host()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Which target an answer came from, in the response's extensions: the answer to "which model was used?".
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Served {
+    /// The model that answered.
+    pub model: Option<ModelId>,
+    /// The size it was asked for; `None` leaves it to the model (1K).
+    pub size: Option<ImageSize>,
+    /// What was given up on the way to it, by all layers.
+    pub given_up: Vec<Degradation>,
+}
+
+impl Served {
+    /// An answer of `model` at `size`.
+    #[must_use]
+    pub fn new(model: Option<ModelId>, size: Option<ImageSize>, given_up: Vec<Degradation>) -> Self {
+        Self { model, size, given_up }
+    }
+
+    /// Whether the image may be another than was asked for.
+    #[must_use]
+    pub fn is_degraded(&self) -> bool {
+        self.given_up.iter().any(Degradation::is_loss)
+    }
+}

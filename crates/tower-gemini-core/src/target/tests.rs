@@ -1,0 +1,438 @@
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Uri};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::body::{KeptRequest, ReplayBody};
+use crate::call::{Call, Dialect, ImageSize};
+use crate::catalog::{Catalog, Thinking};
+use crate::context::CallContext;
+use crate::verdict::Verdict;
+
+const PRO: &str = "gemini-3-pro-image";
+const FLASH25: &str = "gemini-2.5-flash-image";
+const FLASH31: &str = "gemini-3.1-flash-image";
+
+fn request(path: &str, chunks: Vec<Bytes>) -> Request<ReplayBody> {
+    let uri: Uri = path.parse().unwrap();
+    let call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(&chunks.concat()));
+    Request::post(uri).body(ReplayBody::whole(chunks, None, Arc::new(call), CallContext::new())).unwrap()
+}
+
+fn path_of(model: &str) -> String {
+    format!("/v1beta/models/{model}:generateContent")
+}
+
+fn rewritten(path: &str, body: &str, target: &Target) -> Result<(Request<ReplayBody>, Vec<Degradation>), Unfit> {
+    let request = request(path, vec![Bytes::copy_from_slice(body.as_bytes())]);
+    let kept = KeptRequest::of(&request).unwrap();
+    let rewrite = kept.rewritten(target, &Rules::new(Catalog::builtin()))?;
+    let given_up = rewrite.given_up().to_vec();
+    Ok((kept.again_as(Verdict::not_sent().resend_permit().unwrap(), rewrite), given_up))
+}
+
+fn body_of(request: &Request<ReplayBody>) -> Bytes {
+    request.body().chunks().unwrap().concat().into()
+}
+
+fn words(given_up: &[Degradation]) -> Vec<String> {
+    given_up.iter().map(ToString::to_string).collect()
+}
+
+/// The derived call must be what a reader of the rewritten request would read.
+fn assert_call_is_true(request: &Request<ReplayBody>) {
+    let read = Call::parse(request.method(), request.uri(), request.headers(), Some(&body_of(request)));
+    let call = request.body().call();
+    assert_eq!(
+        (&call.model, call.size, &call.aspect, call.dialect, call.verb, &call.version, call.wants_image, call.multi_turn),
+        (&read.model, read.size, &read.aspect, read.dialect, read.verb, &read.version, read.wants_image, read.multi_turn),
+        "{} {}",
+        request.uri(),
+        String::from_utf8_lossy(&body_of(request))
+    );
+}
+
+fn models() -> impl Strategy<Value = String> {
+    let ids: Vec<_> = Catalog::builtin()
+        .models()
+        .filter(|model| model.family != crate::catalog::Family::Imagen)
+        .map(|model| model.id.clone())
+        .collect();
+    prop::sample::select(ids)
+}
+
+#[derive(Debug, Clone)]
+struct Spelling {
+    snake: bool,
+    /// 0: imageConfig, 1: responseFormat as an object, 2: as a list of enums, 3: none.
+    form: u8,
+}
+
+fn options_body(size: Option<ImageSize>, ratio: Option<&str>, thinking: Option<Value>, spelling: &Spelling) -> Value {
+    let name = |camel: &str, snake: &str| if spelling.snake { snake.to_owned() } else { camel.to_owned() };
+    let mut image = serde_json::Map::new();
+    if let Some(size) = size {
+        let spelled =
+            if spelling.form == 2 { crate::call::size_as(size, "IMAGE_SIZE_ONE_K", size) } else { size.as_str().to_owned() };
+        image.insert(name("imageSize", "image_size"), spelled.into());
+    }
+    if let Some(ratio) = ratio {
+        let like = if spelling.form == 2 { "ASPECT_RATIO_ONE_BY_ONE" } else { "1:1" };
+        image.insert(name("aspectRatio", "aspect_ratio"), crate::call::ratio_as(ratio, like).into());
+    }
+    let mut config = json!({ "temperature": 1.0 });
+    match spelling.form {
+        0 => config[name("imageConfig", "image_config")] = image.into(),
+        1 => config[name("responseFormat", "response_format")] = json!({ "image": image }),
+        2 => config[name("responseFormat", "response_format")] = json!([{ "image": image }]),
+        _ => {}
+    }
+    if let Some(thinking) = thinking {
+        config[name("thinkingConfig", "thinking_config")] = thinking;
+    }
+    json!({ "contents": [{ "role": "user", "parts": [{ "text": "a \"cat\" \\ with } and ," }] }],
+        name("generationConfig", "generation_config"): config })
+}
+
+/// Every path at which two values differ.
+fn differences(a: &Value, b: &Value, at: &str, out: &mut Vec<String>) {
+    match (a, b) {
+        (Value::Object(a), Value::Object(b)) => {
+            for key in a.keys().chain(b.keys().filter(|key| !a.contains_key(*key))) {
+                differences(
+                    a.get(key).unwrap_or(&Value::Null),
+                    b.get(key).unwrap_or(&Value::Null),
+                    &format!("{at}/{key}"),
+                    out,
+                );
+            }
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            for (i, (a, b)) in a.iter().zip(b).enumerate() {
+                differences(a, b, &format!("{at}/{i}"), out);
+            }
+        }
+        _ if a == b => {}
+        _ => out.push(at.to_owned()),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn a_rewrite_differs_only_where_it_says(
+        from in models(), to in models(), size in prop::option::of(prop::sample::select(ImageSize::ALL.to_vec())),
+        ratio in prop::option::of(prop::sample::select(vec!["1:1", "16:9", "21:9", "1:8", "8:1", "1:4", "4:5"])),
+        thinking in prop::option::of(prop::sample::select(vec![json!({"thinkingLevel":"high"}), json!({"thinking_budget":0}), json!({"includeThoughts":true})])),
+        snake in any::<bool>(), form in 0u8..4, cap in prop::option::of(prop::sample::select(ImageSize::ALL.to_vec())),
+        split in 0usize..200,
+    ) {
+        let spelling = Spelling { snake, form };
+        let before = options_body(size, ratio, thinking, &spelling);
+        let text = Bytes::from(serde_json::to_vec_pretty(&before).unwrap());
+        let split = split.min(text.len());
+        let request = request(&path_of(&from), vec![text.slice(..split), text.slice(split..)]);
+        let kept = KeptRequest::of(&request).unwrap();
+        let mut target = Target::new(&to);
+        if let Some(cap) = cap {
+            target = target.size_cap(cap);
+        }
+        let Ok(rewrite) = kept.rewritten(&target, &Rules::new(Catalog::builtin())) else {
+            // Only a size that would have to be put in beside other changes.
+            prop_assert!(cap == Some(ImageSize::Px512));
+            return Ok(());
+        };
+        let given_up = rewrite.given_up().to_vec();
+        let unchanged = rewrite.is_unchanged();
+        let request = rewrite.instead_of(request);
+        assert_call_is_true(&request);
+        let after_text = body_of(&request);
+        let after: Value = serde_json::from_slice(&after_text).unwrap();
+        let mut differing = Vec::new();
+        differences(&before, &after, "", &mut differing);
+        if unchanged {
+            prop_assert_eq!(&after_text, &text);
+        }
+        for path in differing {
+            let lower = path.to_ascii_lowercase().replace('_', "");
+            let explained = given_up.iter().any(|given| match given.what {
+                GivenUp::Size => lower.contains("imagesize") || lower.contains("imageconfig"),
+                GivenUp::Aspect => lower.contains("aspectratio") || lower.contains("responseformat"),
+                GivenUp::Thinking => lower.contains("thinking"),
+                GivenUp::Spelling => lower.contains("responseformat") || lower.contains("imageconfig"),
+                _ => false,
+            });
+            prop_assert!(explained, "{path} changed and {given_up:?} does not say so");
+        }
+        // What is sent is what the catalogue says the model takes.
+        let model = Catalog::builtin().lookup(&to).unwrap();
+        if from != to {
+            let call = request.body().call();
+            prop_assert!(call.size.is_none_or(|size| model.accepts_image_size && model.makes(size)));
+            prop_assert!(call.aspect.as_deref().is_none_or(|ratio| model.takes_ratio(ratio)));
+            let text = String::from_utf8_lossy(&after_text).to_ascii_lowercase();
+            prop_assert!(model.thinking != Thinking::None || !text.contains("thinking"));
+            prop_assert!(model.accepts_response_format || !(text.contains("responseformat") || text.contains("response_format")));
+        }
+        let capped = cap.zip(request.body().call().size).is_none_or(|(cap, size)| size <= cap || size == model.sizes[0]);
+        prop_assert!(capped);
+    }
+
+    #[test]
+    fn a_rewrite_for_the_same_target_is_byte_equal(
+        model in models(), size in prop::option::of(prop::sample::select(ImageSize::ALL.to_vec())), snake in any::<bool>(), form in 0u8..4,
+    ) {
+        let text = options_body(size, Some("1:8"), None, &Spelling { snake, form }).to_string();
+        let (request, given_up) = rewritten(&path_of(&model), &text, &Target::new(&model)).unwrap();
+        prop_assert!(given_up.is_empty());
+        prop_assert_eq!(body_of(&request), text.as_bytes());
+        prop_assert_eq!(request.uri().path(), path_of(&model));
+    }
+
+    #[test]
+    fn what_must_be_kept_is_kept_or_the_target_is_unfit(
+        from in models(), to in models(), size in prop::option::of(prop::sample::select(ImageSize::ALL.to_vec())),
+        ratio in prop::option::of(prop::sample::select(vec!["1:1", "16:9", "1:8", "4:1"])), form in 0u8..3,
+        cap in prop::option::of(prop::sample::select(ImageSize::ALL.to_vec())),
+    ) {
+        let text = options_body(size, ratio, None, &Spelling { snake: false, form }).to_string();
+        let request = request(&path_of(&from), vec![text.into()]);
+        let kept = KeptRequest::of(&request).unwrap();
+        let mut target = Target::new(&to);
+        if let Some(cap) = cap {
+            target = target.size_cap(cap);
+        }
+        let rules = Rules::new(Catalog::builtin()).must_keep(MustKeep::nothing().size().aspect().vendor());
+        if let Ok(rewrite) = kept.rewritten(&target, &rules) {
+            let asked = request.body().call();
+            let makes = rewrite.call().size.unwrap_or(ImageSize::K1);
+            prop_assert_eq!(makes, asked.size.unwrap_or(ImageSize::K1));
+            prop_assert_eq!(&rewrite.call().aspect, &asked.aspect);
+        }
+    }
+
+    #[test]
+    fn no_body_makes_a_rewrite_panic(bytes in prop::collection::vec(prop::sample::select(b"{}[]\",:a1\\ ".to_vec()), 0..80), to in models()) {
+        let request = request(&path_of(PRO), vec![bytes.into()]);
+        let _ = KeptRequest::of(&request).unwrap().rewritten(&Target::new(&to).size_cap(ImageSize::Px512), &Rules::new(Catalog::builtin()));
+    }
+}
+
+#[test]
+fn large_parts_are_shared_and_not_copied() {
+    let image = "A".repeat(20 << 20);
+    let text = format!(
+        r#"{{"contents":[{{"role":"user","parts":[{{"inlineData":{{"mimeType":"image/png","data":"{image}"}}}},{{"text":"x"}}]}}],"generationConfig":{{"imageConfig":{{"imageSize":"4K"}}}}}}"#
+    );
+    let whole = Bytes::from(text);
+    let held = whole.as_ptr_range();
+    let request = request(&path_of(PRO), vec![whole.clone()]);
+    let rewrite = KeptRequest::of(&request)
+        .unwrap()
+        .rewritten(&Target::new(FLASH31).size_cap(ImageSize::K2), &Rules::new(Catalog::builtin()));
+    let request = rewrite.unwrap().instead_of(request);
+    let new: usize =
+        request.body().chunks().unwrap().iter().filter(|chunk| !held.contains(&chunk.as_ptr())).map(Bytes::len).sum();
+    assert!(new < 16, "{new} bytes are new");
+    assert!(body_of(&request).ends_with(br#""imageSize":"2K"}}}"#));
+}
+
+#[test]
+fn the_model_is_put_into_every_form_of_path() {
+    for (path, expected) in [
+        ("/v1beta/models/gemini-3-pro-image:generateContent?key=k&alt=sse", "/v1beta/models/M:generateContent?key=k&alt=sse"),
+        ("/gw//v1beta/models/gemini-3-pro-image:streamGenerateContent", "/gw//v1beta/models/M:streamGenerateContent"),
+        ("/v1beta/models%2Fgemini-3-pro-image%3AgenerateContent", "/v1beta/models%2FM%3AgenerateContent"),
+        ("/v1beta/models/google/gemini-3-pro-image:generateContent", "/v1beta/models/google/M:generateContent"),
+        ("/v1beta/tunedModels/mine:generateContent", "/v1beta/models/M:generateContent"),
+        (
+            "/v1/projects/p/locations/global/publishers/google/models/gemini-3-pro-image:generateContent",
+            "/v1/projects/p/locations/global/publishers/google/models/M:generateContent",
+        ),
+        (
+            "/v1/projects/p/locations/us/endpoints/123:generateContent",
+            "/v1/projects/p/locations/us/publishers/google/models/M:generateContent",
+        ),
+    ] {
+        let body = r#"{"contents":[{"parts":[{"text":"x"}]}],"generationConfig":{"responseModalities":["IMAGE"]}}"#;
+        let (request, _) = rewritten(path, body, &Target::new(FLASH31)).unwrap();
+        assert_eq!(
+            request.uri().to_string(),
+            expected.replace('M', FLASH31).replace(&format!("publishers/google/{FLASH31}odels"), "publishers/google/models"),
+            "{path}"
+        );
+        assert_eq!(body_of(&request), body.as_bytes());
+        assert_call_is_true(&request);
+    }
+}
+
+#[test]
+fn the_model_is_put_into_bodies_that_name_it() {
+    for (path, body, expected) in [
+        (
+            "/v1beta/openai/chat/completions",
+            r#"{"model":"models/gemini-3-pro-image","messages":[{"role":"user","content":"x"}],"extra_body":{"google":{"image_config":{"image_size":"4K","aspect_ratio":"16:9"}}}}"#,
+            r#"{"model":"models/gemini-2.5-flash-image","messages":[{"role":"user","content":"x"}],"extra_body":{"google":{"image_config":{"aspect_ratio":"16:9"}}}}"#,
+        ),
+        (
+            "/v1/images/generations",
+            r#"{"model": "gemini-3-pro-image", "prompt": "x", "size": "4096x4096"}"#,
+            r#"{"model": "gemini-2.5-flash-image", "prompt": "x", "size": "1024x1024"}"#,
+        ),
+        (
+            "/v1/chat/completions",
+            r#"{"model":"google/gemini-3-pro-image-4k-16x9","messages":[{"role":"user","content":"x"}]}"#,
+            r#"{"model":"google/gemini-2.5-flash-image-16x9","messages":[{"role":"user","content":"x"}]}"#,
+        ),
+        (
+            "/v1beta/interactions",
+            r#"{"model":"gemini-3-pro-image","input":"x","response_format":{"type":"image","image_size":"2K"}}"#,
+            r#"{"model":"gemini-2.5-flash-image","input":"x","response_format":{"type":"image"}}"#,
+        ),
+    ] {
+        let (request, _) = rewritten(path, body, &Target::new(FLASH25)).unwrap();
+        assert_eq!(String::from_utf8_lossy(&body_of(&request)), expected);
+        assert_eq!(request.uri().path(), path);
+        assert_eq!(request.body().call().model.as_ref().map(|m| m.as_str().starts_with(FLASH25)), Some(true));
+    }
+}
+
+#[test]
+fn everything_given_up_is_said() {
+    let body = r#"{"contents":[{"parts":[{"text":"x"}]}],"generation_config":{"response_format":[{"image":{"image_size":"IMAGE_SIZE_FOUR_K","aspect_ratio":"ASPECT_RATIO_ONE_BY_EIGHT","mime_type":"image/png"}}],"thinking_config":{"thinking_level":"high"}}}"#;
+    let (request, given_up) = rewritten(&path_of(FLASH31), body, &Target::new(FLASH25)).unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&body_of(&request)),
+        r#"{"contents":[{"parts":[{"text":"x"}]}],"generation_config":{"image_config":{"aspect_ratio":"9:16"}}}"#
+    );
+    assert_eq!(
+        words(&given_up),
+        [
+            "model gemini-3.1-flash-image → gemini-2.5-flash-image",
+            "size 4K dropped",
+            "aspect 1:8 → 9:16",
+            "image option mimeType dropped",
+            "spelling responseFormat → imageConfig",
+            "thinking {\"thinking_level\":\"high\"} dropped",
+        ]
+    );
+}
+
+#[test]
+fn signatures_do_not_cross_models() {
+    let history = r#"{"contents":[{"role":"user","parts":[{"text":"a cat"}]},{"role":"model","parts":[{"text":"here","thoughtSignature":"c2ln"},{"inlineData":{"mimeType":"image/png","data":"AA=="},"thought_signature":"c2ln"},{"inlineData":{"mimeType":"image/png","data":"AA=="}}]},{"role":"user","parts":[{"text":"now red"}]}]}"#;
+    let placeholder = format!("\"{}\"", Signatures::PLACEHOLDER);
+    let (request, given_up) = rewritten(&path_of(PRO), history, &Target::new(FLASH31)).unwrap();
+    let text = String::from_utf8(body_of(&request).to_vec()).unwrap();
+    assert_eq!(text.matches(&placeholder).count(), 3, "{text}");
+    assert!(!text.contains("c2ln"));
+    assert_eq!(words(&given_up)[1], "signatures 2 (1 missing) → skip_thought_signature_validator");
+    let (request, _) = rewritten(&path_of(PRO), history, &Target::new(FLASH25)).unwrap();
+    let text = String::from_utf8(body_of(&request).to_vec()).unwrap();
+    assert!(!text.to_ascii_lowercase().contains("signature"), "{text}");
+    serde_json::from_str::<Value>(&text).unwrap();
+    let request = self::request(&path_of(PRO), vec![Bytes::from_static(history.as_bytes())]);
+    let kept = KeptRequest::of(&request).unwrap();
+    let rules = Rules::new(Catalog::builtin()).signatures(Signatures::Refuse);
+    assert_eq!(kept.rewritten(&Target::new(FLASH31), &rules).unwrap_err(), Unfit::Signatures);
+    // The same model elsewhere, in another dialect: another backend.
+    let vertex = Target::new(PRO).on(Upstream::vertex(Uri::from_static("https://aiplatform.googleapis.com"), "p", "global"));
+    assert_eq!(kept.rewritten(&vertex, &rules).unwrap_err(), Unfit::Signatures);
+    assert!(kept.rewritten(&Target::new(PRO).size_cap(ImageSize::K1), &rules).is_ok());
+}
+
+#[test]
+fn another_place_gets_its_own_address_and_credentials_and_never_the_callers() {
+    let body = r#"{"contents":[{"parts":[{"text":"x"}]}],"generationConfig":{"responseFormat":{"image":{"imageSize":"2K"}}}}"#;
+    let uri = "https://generativelanguage.googleapis.com/v1beta/models/gemini-3-pro-image:streamGenerateContent?key=AIzaSecret&alt=sse";
+    let mut request = request(uri, vec![Bytes::from_static(body.as_bytes())]);
+    for (name, value) in [
+        ("x-goog-api-key", "AIzaOther"),
+        ("host", "generativelanguage.googleapis.com"),
+        ("content-length", "1"),
+        ("transfer-encoding", "chunked"),
+        ("x-mine", "stays"),
+    ] {
+        request.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    let kept = KeptRequest::of(&request).unwrap();
+    let upstream =
+        Upstream::vertex(Uri::from_static("https://proxy.example/base/"), "p", "global").bearer("ya29.secret").unwrap();
+    let target = Target::new(PRO).on(upstream);
+    assert!(!format!("{target:?}").contains("ya29"));
+    let rewrite = kept.rewritten(&target, &Rules::new(Catalog::builtin())).unwrap();
+    assert_eq!(
+        words(rewrite.given_up()),
+        ["upstream generativelanguage.googleapis.com → proxy.example", "spelling responseFormat → imageConfig"]
+    );
+    let request = rewrite.instead_of(request);
+    assert_eq!(
+        request.uri().to_string(),
+        "https://proxy.example/base/v1beta1/projects/p/locations/global/publishers/google/models/gemini-3-pro-image:streamGenerateContent?alt=sse"
+    );
+    let headers = request.headers();
+    assert_eq!(headers["authorization"], "Bearer ya29.secret");
+    assert_eq!(headers["x-mine"], "stays");
+    for gone in ["x-goog-api-key", "host", "content-length", "transfer-encoding"] {
+        assert!(!headers.contains_key(gone), "{gone}");
+    }
+    assert_eq!(request.body().call().dialect, Dialect::VertexAi);
+    assert_call_is_true(&request);
+    let express =
+        Target::new(PRO).on(Upstream::express(Uri::from_static("https://aiplatform.googleapis.com")).api_key("k").unwrap());
+    let request = kept.rewritten(&express, &Rules::new(Catalog::builtin())).unwrap();
+    assert_eq!(request.uri.path(), "/v1beta1/publishers/google/models/gemini-3-pro-image:streamGenerateContent");
+}
+
+#[test]
+fn what_cannot_be_rewritten_is_said() {
+    let unfit = |path: &str, body: &str, target: Target| rewritten(path, body, &target).unwrap_err();
+    let plain = r#"{"contents":[{"parts":[{"text":"x"}]}]}"#;
+    assert_eq!(unfit(&path_of(PRO), plain, Target::new("imagen-4.0-fast-generate-001")), Unfit::OtherApi);
+    assert_eq!(
+        unfit("/v1beta/models/imagen-4.0-generate-001:predict", r#"{"instances":[{"prompt":"x"}]}"#, Target::new(PRO)),
+        Unfit::OtherApi
+    );
+    assert_eq!(unfit(&path_of(PRO), "no json", Target::new(FLASH31)), Unfit::Unreadable);
+    assert_eq!(
+        unfit(&path_of(PRO), r#"{"cachedContent":"cachedContents/1","contents":[]}"#, Target::new(FLASH31)),
+        Unfit::CachedContent
+    );
+    let files = r#"{"contents":[{"parts":[{"fileData":{"fileUri":"https://x/files/1"}}]}]}"#;
+    let elsewhere = Target::new(PRO).on(Upstream::gemini_api(Uri::from_static("https://other.example")));
+    assert_eq!(unfit(&path_of(PRO), files, elsewhere), Unfit::UploadedFiles);
+    assert!(rewritten(&path_of(PRO), files, &Target::new(FLASH31)).is_ok());
+    let chat = Target::new(PRO).on(Upstream::gemini_api(Uri::from_static("https://other.example")));
+    assert_eq!(unfit("/v1/chat/completions", r#"{"model":"gemini-3-pro-image","messages":[]}"#, chat), Unfit::OtherApi);
+    assert_eq!(
+        unfit(
+            "/v1beta/interactions",
+            r#"{"model":"gemini-3-pro-image","input":"x","previous_interaction_id":"i"}"#,
+            Target::new(FLASH31)
+        ),
+        Unfit::Continuation
+    );
+}
+
+#[test]
+fn a_size_is_put_in_where_none_stood() {
+    for (body, expected) in [
+        (r#"{"contents":[]}"#, r#"{"generationConfig":{"imageConfig":{"imageSize":"512"}},"contents":[]}"#),
+        (
+            r#"{"contents":[],"generationConfig":{"temperature":1}}"#,
+            r#"{"contents":[],"generationConfig":{"imageConfig":{"imageSize":"512"},"temperature":1}}"#,
+        ),
+        (
+            r#"{"contents":[],"generationConfig":{"imageConfig":{"aspectRatio":"1:8"}}}"#,
+            r#"{"contents":[],"generationConfig":{"imageConfig":{"imageSize":"512","aspectRatio":"1:8"}}}"#,
+        ),
+    ] {
+        let (request, given_up) = rewritten(&path_of(FLASH31), body, &Target::new(FLASH31).size_cap(ImageSize::Px512)).unwrap();
+        assert_eq!(String::from_utf8_lossy(&body_of(&request)), expected);
+        assert_eq!(words(&given_up), ["size default → 512"]);
+    }
+}

@@ -1,0 +1,152 @@
+//! What holds for every chain and every schedule of faults.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use proptest::prelude::*;
+use serde_json::json;
+use tower::{Layer, ServiceExt};
+use tower_gemini::core::context::CallOptions;
+use tower_gemini::core::target::{MustKeep, Target};
+use tower_gemini::core::trail::Trail;
+use tower_gemini::jittered_retry::RetryPolicy;
+use tower_gemini::model_fallback::Chain;
+use tower_gemini::{
+    AttemptTimeoutLayer, ClassifyGeminiErrorLayer, CollectRequestLayer, JitteredRetryLayer, ModelFallbackLayer,
+    ResolutionFallbackLayer,
+};
+use tower_gemini_sim::{Latency, Sim, Size};
+
+use crate::fallback_stack::request;
+use crate::harness::{cases, faults, in_paused_time, is_ambiguous};
+
+const MODELS: [&str; 4] =
+    ["gemini-3-pro-image", "gemini-3.1-flash-image", "gemini-2.5-flash-image", "gemini-3.1-flash-lite-image"];
+
+#[derive(Debug, Clone)]
+struct Case {
+    chain: Vec<(usize, u32)>,
+    wraps: bool,
+    asked: usize,
+    size: &'static str,
+    /// 0 no ladder, 1 inside, 2 outside.
+    ladder: u8,
+    allowance: u32,
+    deadline: Option<u64>,
+    keeps_size: bool,
+    calls: usize,
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    (
+        prop::collection::vec((0usize..4, 1u32..4), 0..6),
+        any::<bool>(),
+        0usize..2,
+        prop::sample::select(vec!["1K", "2K", "4K"]),
+        0u8..3,
+        prop_oneof![4 => Just(0u32), 1 => 1u32..3],
+        prop::option::weighted(0.3, 1u64..2000),
+        any::<bool>(),
+        1usize..4,
+    )
+        .prop_map(|(chain, wraps, asked, size, ladder, allowance, deadline, keeps_size, calls)| Case {
+            chain,
+            wraps,
+            asked,
+            size,
+            ladder,
+            allowance,
+            deadline,
+            keeps_size,
+            calls,
+        })
+}
+
+proptest! {
+    #![proptest_config(cases(1500))]
+
+    #[test]
+    fn chains_end_visit_nothing_twice_and_never_pay_twice(
+        case in case(), script in prop::collection::vec(faults(), 0..30), seed in any::<u64>(),
+    ) {
+        in_paused_time(async {
+            let sim = Sim::builder()
+                .seed(seed)
+                .script(script)
+                .latency(Latency::fixed(Duration::from_secs(20)))
+                .tiny_images(true)
+                .build();
+            let mut chain = Chain::new();
+            for (model, attempts) in &case.chain {
+                chain = chain.then(Target::new(MODELS[*model]).attempts(*attempts));
+            }
+            if case.wraps {
+                chain = chain.wrapping();
+            }
+            let fallback = ModelFallbackLayer::new(chain);
+            let (inside, outside) = match case.ladder {
+                1 => (ResolutionFallbackLayer::new(), ResolutionFallbackLayer::off()),
+                2 => (ResolutionFallbackLayer::off(), ResolutionFallbackLayer::new()),
+                _ => (ResolutionFallbackLayer::off(), ResolutionFallbackLayer::off()),
+            };
+            let retry = JitteredRetryLayer::new(RetryPolicy::recommended()).seed(seed);
+            let judged = AttemptTimeoutLayer::new().layer(ClassifyGeminiErrorLayer::new().layer(sim.service()));
+            let service = CollectRequestLayer::new().layer(outside.layer(fallback.layer(inside.layer(retry.layer(judged)))));
+            for call in 0..case.calls {
+                let tag = call.to_string();
+                let trail = Trail::new();
+                let mut options = CallOptions::new().maybe_charged_resends(case.allowance).trail(trail.clone());
+                if let Some(deadline) = case.deadline {
+                    options = options.deadline(Duration::from_secs(deadline));
+                }
+                if case.keeps_size {
+                    options = options.must_keep(MustKeep::nothing().size());
+                }
+                let mut request: Request<Full<Bytes>> =
+                    request(MODELS[case.asked], &tag, &json!({ "imageConfig": { "imageSize": case.size } }));
+                request.extensions_mut().insert(options);
+                let started = tokio::time::Instant::now();
+                let ended = tokio::time::timeout(Duration::from_secs(86_400), async {
+                    if let Ok(answer) = service.clone().oneshot(request).await {
+                        let _ = answer.into_body().collect().await;
+                    }
+                })
+                .await;
+                prop_assert!(ended.is_ok(), "it did not end");
+                if let Some(deadline) = case.deadline {
+                    prop_assert!(started.elapsed() <= Duration::from_secs(deadline) + Duration::from_millis(5));
+                }
+                let ledger = sim.ledger();
+                let records: Vec<_> = ledger.of_call(&tag).cloned().collect();
+                // By the trail, which knows the size of requests that were refused before they were read.
+                let mut visits: Vec<_> = trail.attempts().iter().map(|a| (a.model.clone(), a.size)).collect();
+                prop_assert_eq!(visits.len(), records.len(), "the trail has every send");
+                let sends = visits.len();
+                visits.dedup();
+                let mut once = visits.clone();
+                once.sort();
+                once.dedup();
+                prop_assert_eq!(once.len(), visits.len(), "visited twice: {}", trail);
+                // Five attempts at most of the asked model and of each that has no number of its own, by the retry's policy.
+                prop_assert!(sends <= visits.len() * 5, "{}", trail);
+                if case.keeps_size {
+                    let asked = Size::parse(case.size);
+                    prop_assert!(records.iter().all(|record| record.size.is_none_or(|size| Some(size) == asked)), "{}", trail);
+                }
+                let after_charge = records.windows(2).filter(|pair| pair[0].charged).count();
+                let after_maybe = records.windows(2).filter(|pair| is_ambiguous(&pair[0])).count();
+                prop_assert!(after_charge <= case.allowance as usize, "{}", trail);
+                prop_assert!(after_maybe <= case.allowance as usize, "{}", trail);
+                prop_assert!(case.allowance > 0 || ledger.sends_after_charge(&tag) == 0, "paid twice: {}", trail);
+                // No rewrite is refused for what we put into it: every 400 was scripted.
+                for record in &records {
+                    prop_assert!(record.status != Some(400) || record.outcome == record.fault.name(), "{:?}\n{}", record, trail);
+                }
+                prop_assert!(trail.cost().contains(ledger.cost_microusd(&tag)), "{}", trail);
+            }
+            Ok(())
+        })?;
+    }
+}
