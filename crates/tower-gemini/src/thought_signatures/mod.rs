@@ -16,11 +16,11 @@
 //!     let signed = String::from_utf8_lossy(&body).contains(r#""thoughtSignature":"c2lnbmVk""#);
 //!     let body = r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"AAAA"},
 //!         "thoughtSignature":"c2lnbmVk"}]},"finishReason":"STOP"}]}"#;
-//!     Ok::<_, Infallible>(Response::builder().header("signed", signed.to_string()).body(Full::from(body)).unwrap())
+//!     Ok::<_, Infallible>(Response::builder().header("signed", signed.to_string()).body(Full::<Bytes>::from(body)).unwrap())
 //! });
 //! let gemini = CollectRequestLayer::new()
 //!     .layer(ThoughtSignaturesLayer::new().layer(ClassifyGeminiErrorLayer::new().layer(client)));
-//! let post = |body: &'static str| Request::post("/v1beta/models/gemini-3-pro-image:generateContent").body(Full::from(body));
+//! let post = |body: &'static str| Request::post("/v1beta/models/gemini-3-pro-image:generateContent").body(Full::<Bytes>::from(body));
 //!
 //! gemini.clone().oneshot(post(r#"{"contents":[{"parts":[{"text":"a cat"}]}]}"#)?).await?.into_body().collect().await?;
 //!
