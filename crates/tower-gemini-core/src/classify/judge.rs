@@ -331,10 +331,9 @@ impl Case<'_> {
             return gateway.then(|| Verdict::of(Outcome::Deadline).with_charge(Charge::Maybe));
         }
         let verdict = Verdict::of(Outcome::Deadline);
-        // A 503 of Google's own found no room before its deadline, and is not charged. A 504 is also what a deadline of the caller's
-        // ends in (`X-Server-Timeout`), and a gateway that gives up knows nothing: what was waited for may be finished, and paid
-        // for, after that.
-        let is_free = self.code != 504 && (self.facts.is_google || self.text.has("deadline expired"));
+        // When Google gives up it says so itself, and 5xx of its own are not charged. A gateway that gives up knows nothing ("context
+        // deadline exceeded" is its own): what it waited for may be finished, and paid for, after it hung up.
+        let is_free = self.facts.is_google || self.text.has("deadline expired");
         Some(if is_free { verdict } else { verdict.with_charge(Charge::Maybe) })
     }
 

@@ -196,7 +196,12 @@ fn check(rows: &[Row]) {
         if *status >= 400
             && !matches!(
                 outcome,
-                Outcome::ContentBlocked | Outcome::NoImage | Outcome::Deadline | Outcome::BadGateway | Outcome::PromptBlocked
+                Outcome::ContentBlocked
+                    | Outcome::NoImage
+                    | Outcome::OutOfTokens
+                    | Outcome::Deadline
+                    | Outcome::BadGateway
+                    | Outcome::PromptBlocked
             )
         {
             assert_eq!(verdict.charge(), Charge::None, "{body}");
@@ -662,8 +667,7 @@ fn gateways_that_lost_patience_know_nothing_of_the_charge() {
         assert_eq!((verdict.outcome(), verdict.charge()), (Outcome::Deadline, Charge::Maybe), "{status}");
     }
     let expired = "Deadline expired before operation could complete.";
-    // The deadline may have been the caller's own.
-    assert_eq!(judged(504, &google(504, "DEADLINE_EXCEEDED", expired)).charge(), Charge::Maybe);
+    assert_eq!(judged(504, &google(504, "DEADLINE_EXCEEDED", expired)).charge(), Charge::None);
     assert_eq!(judged(503, &google(503, "UNAVAILABLE", expired)).charge(), Charge::None);
     let gateway =
         judged(500, r#"{"error":{"message":"do request failed: context deadline exceeded","code":"do_request_failed"}}"#);
