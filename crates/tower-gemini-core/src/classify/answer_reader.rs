@@ -144,6 +144,13 @@ impl Reader {
                 }
             }
         }
+        // Events of Interactions: one output, or the next piece of it.
+        for name in ["delta", "step"] {
+            if let Some(output) = chunk.get(name).filter(|output| output.is_object()) {
+                self.answer.has_candidates = true;
+                self.output(output);
+            }
+        }
         if chunk.get("finishReason").is_some() && chunk.get("candidates").is_none() {
             self.answer.has_candidates = true;
             self.candidate(chunk);

@@ -373,6 +373,11 @@ impl<'a> Walk<'_, 'a> {
             }
             Place::Message | Place::Legacy => self.facts.set_message(text, self.depth),
             Place::Raw | Place::Root if !text.is_empty() && self.facts.raw.is_none() => self.facts.raw = Some(text),
+            // `{"error": "Failed", "details": "[403 Forbidden] …"}`: web apps put the cause into `details`, as text or as JSON in it.
+            Place::Details if self.facts.raw.is_none() && memchr::memchr2(b'{', b'[', text.as_bytes()).is_some() => {
+                self.facts.raw = Some(text);
+            }
+            Place::Details if !text.is_empty() => keep(&mut self.facts.debug, Some(text)),
             _ => {}
         }
     }

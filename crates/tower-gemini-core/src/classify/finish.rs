@@ -167,7 +167,23 @@ pub(super) fn named_in(text: &str) -> Option<(Finish, &'static str)> {
         "MODEL_ARMOR",
         "MISSING_THOUGHT_SIGNATURE",
     ];
-    NAMES.iter().find(|name| text.contains(*name)).map(|&name| (meaning(name), name))
+    NAMES.iter().copied().find(|name| text.contains(*name)).or_else(|| told_in(text)).map(|name| (meaning(name), name))
+}
+
+/// A final reason that is too common a word to stand alone, after the words that lead to it: "finishReason: MAX_TOKENS",
+/// "finish reason is SAFETY", `finish_reason=<FinishReason.SPII`.
+fn told_in(text: &str) -> Option<&'static str> {
+    const FINAL: &[&str] = &["MAX_TOKENS", "SAFETY", "RECITATION", "BLOCKLIST", "SPII", "LANGUAGE", "CONTENT_FILTER", "LENGTH"];
+    text.match_indices("inish").find_map(|(at, lead)| {
+        let rest = text.get(at + lead.len()..)?.trim_start_matches(['_', '-', ' ']);
+        let rest = rest.strip_prefix("reason").or_else(|| rest.strip_prefix("Reason"))?;
+        let is_mark = |c: char| !(c.is_alphanumeric() || c == '_');
+        let rest = rest.trim_start_matches(is_mark);
+        let rest = rest.strip_prefix("is ").or_else(|| rest.strip_prefix("FinishReason.")).unwrap_or(rest);
+        let end = rest.find(is_mark).unwrap_or(rest.len());
+        let told = rest.get(..end)?;
+        FINAL.iter().copied().find(|name| name.eq_ignore_ascii_case(told))
+    })
 }
 
 /// The verdict of an answer that ended so without an image. The charge is the outcome's usual one: the caller of this knows the

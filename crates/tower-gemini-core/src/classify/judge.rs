@@ -20,7 +20,7 @@ use http::HeaderMap;
 
 use super::facts::Facts;
 use super::finish::{self, Finish};
-use super::text::{Lower, says_limit_zero, speaks_of_thought_signature, stated_status, successor};
+use super::text::{Lower, says_limit_zero, says_quota_zero, speaks_of_thought_signature, stated_status, successor};
 use super::wait;
 use crate::call::Call;
 use crate::redact::redact;
@@ -72,7 +72,8 @@ fn code(http: Option<u16>, facts: &Facts<'_>) -> u16 {
         }
         // "Upstream error 503 Service Unavailable" inside a gateway's own 500 or 502.
         if code.is_none_or(|code| is_vague(code) || code == 502) && !facts.is_page {
-            code = facts.message.as_deref().and_then(stated_status).or(code);
+            let stated = |text: &Option<std::borrow::Cow<'_, str>>| text.as_deref().and_then(stated_status);
+            code = stated(&facts.message).or_else(|| stated(&facts.debug)).or(code);
         }
     }
     code.or(http).unwrap_or(0)
@@ -143,6 +144,10 @@ impl Case<'_> {
         if self.is_googles_own() {
             return None;
         }
+        // A gateway that says what was blocked knows better than the reason it quotes, which may be either's.
+        if self.word().contains("prompt_blocked") || (self.text.has("blockreason") && !self.text.has("finish")) {
+            return Some(Verdict::of(Outcome::PromptBlocked).with_charge(Charge::Maybe));
+        }
         // A word of the Interactions API (`image_safety`), or a finish reason that a proxy put into its message.
         let word = self.word();
         let finish = match finish::of_word(word) {
@@ -155,13 +160,18 @@ impl Case<'_> {
             return Some(if finish == Finish::Blocked { verdict.with_transient(false) } else { verdict });
         }
         let is_refusal = |word: &str| {
-            ["content_policy", "moderation_blocked", "content_filter", "sensitive_words", "prompt_blocked"]
-                .iter()
-                .any(|name| word.contains(name))
+            ["content_policy", "moderation_blocked", "content_filter", "sensitive_words"].iter().any(|name| word.contains(name))
         };
         if is_refusal(word)
             || is_refusal(self.kind())
-            || self.text.has_any(&["contentpolicyviolation", "content_policy_violation", "blockreason", "promptfeedback"])
+            || self.text.has_any(&[
+                "contentpolicyviolation",
+                "content_policy_violation",
+                "blockreason",
+                "promptfeedback",
+                "input was flagged",
+                "requires moderation",
+            ])
         {
             return Some(Verdict::of(Outcome::PromptBlocked).with_charge(Charge::Maybe));
         }
@@ -199,7 +209,7 @@ impl Case<'_> {
         let is_zero = facts.zero
             || self.every_window_is_violated()
             || (self.may_be_quota() && says_limit_zero(self.text))
-            || (self.may_be_quota() && self.text.has_any(&["quota_limit_value\": \"0\"", "quota_limit_value': '0'"]));
+            || (self.may_be_quota() && says_quota_zero(self.text));
         if is_zero {
             let verdict = Verdict::of(Outcome::QuotaZeroOrBilling);
             let Some(model) = self.zero_model() else { return Some(verdict.with_elsewhere(false)) };
@@ -246,6 +256,11 @@ impl Case<'_> {
                 "payment required",
                 "requires more credits",
                 "out of credits",
+                // one-api and its descendants answer in Chinese: quota or balance short, used up, in arrears.
+                "额度不足",
+                "额度已用尽",
+                "余额不足",
+                "欠费",
             ])
             // "please enable billing" is also what daily limits of the free tier advise: there the limit decides.
             || (self.code != 429 && self.text.has("enable billing"));
@@ -274,10 +289,15 @@ impl Case<'_> {
         if let Some(model) = self.facts.model.as_deref() {
             return Some(model);
         }
-        let at = self.words.find("model: ")? + "model: ".len();
-        let rest = self.words.get(at..)?;
-        let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'))).unwrap_or(rest.len());
-        rest.get(..end).filter(|model| !model.is_empty())
+        // `model: m` in the message, `model:m` and `key: "model" value: "m"` where the dimensions were printed.
+        self.words.match_indices("model").find_map(|(at, name)| {
+            let is_mark = |c: char| matches!(c, '"' | '\'' | '\\' | ':' | '=' | '>') || c.is_whitespace();
+            let rest = self.words.get(at + name.len()..).filter(|rest| rest.starts_with([':', '"', '\'']))?;
+            let rest = rest.trim_start_matches(is_mark);
+            let rest = rest.strip_prefix("value:").unwrap_or(rest).trim_start_matches(is_mark);
+            let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'))).unwrap_or(rest.len());
+            rest.get(..end).filter(|model| model.contains('-'))
+        })
     }
 
     /// The service has no room, under whatever status.
@@ -311,9 +331,10 @@ impl Case<'_> {
             return gateway.then(|| Verdict::of(Outcome::Deadline).with_charge(Charge::Maybe));
         }
         let verdict = Verdict::of(Outcome::Deadline);
-        // When Google gives up it says so itself, and 5xx of its own are not charged. A gateway that gives up knows nothing: what
-        // it waited for may be finished, and paid for, after it hung up.
-        Some(if googles || self.facts.is_google { verdict } else { verdict.with_charge(Charge::Maybe) })
+        // When Google gives up it says so itself, and 5xx of its own are not charged. A gateway that gives up knows nothing ("context
+        // deadline exceeded" is its own): what it waited for may be finished, and paid for, after it hung up.
+        let is_free = self.facts.is_google || self.text.has("deadline expired");
+        Some(if is_free { verdict } else { verdict.with_charge(Charge::Maybe) })
     }
 
     fn by_reason(&self) -> Option<Verdict> {
@@ -496,7 +517,8 @@ impl Case<'_> {
         } else if facts.is_google || self.text.has("requested entity") {
             !self.text.has_any(&["files/", "operations/", "corpora/", "interaction"])
         } else {
-            self.text.has("model") || self.word().contains("model")
+            // OpenRouter: "No endpoints found for vendor/m", "… that support image output".
+            self.text.has_any(&["model", "no endpoints found"]) || self.word().contains("model")
         };
         verdict.with_elsewhere(about_model).with_scope(if about_model { Scope::Model } else { Scope::Request })
     }

@@ -79,7 +79,7 @@ fn read_text<'a>(text: &'a str, room: Room<'_>) -> Facts<'a> {
                 return read_text(&inner, room.deeper()).into_owned();
             }
         }
-        Some(b'<') => return read_page(text),
+        Some(b'<') if is_page(text) => return read_page(text),
         _ => {}
     }
     read_prose(text, room)
@@ -255,6 +255,14 @@ fn unescape(json: &str) -> Option<String> {
 /// How much of a page is read, and how much text is kept of it: Google's pages have 1.6 KB, gateways' up to some 10.
 const MAX_PAGE: usize = 64 * 1024;
 const MAX_PAGE_TEXT: usize = 1000;
+
+/// Whether a text that begins with `<` is markup, and not an object that was printed (`<_InactiveRpcError of RPC …`,
+/// `<Response [503]>`).
+fn is_page(text: &str) -> bool {
+    let is_tag = text.as_bytes().get(1).is_some_and(|&b| b.is_ascii_alphabetic() || matches!(b, b'!' | b'?' | b'/'));
+    let printed = || text.split_once('>').is_some_and(|(_, after)| after.trim().is_empty());
+    is_tag && !printed()
+}
 
 /// A web page: its text, without markup, styles and scripts.
 fn read_page(page: &str) -> Facts<'_> {

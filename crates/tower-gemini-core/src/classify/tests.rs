@@ -196,7 +196,12 @@ fn check(rows: &[Row]) {
         if *status >= 400
             && !matches!(
                 outcome,
-                Outcome::ContentBlocked | Outcome::NoImage | Outcome::Deadline | Outcome::BadGateway | Outcome::PromptBlocked
+                Outcome::ContentBlocked
+                    | Outcome::NoImage
+                    | Outcome::OutOfTokens
+                    | Outcome::Deadline
+                    | Outcome::BadGateway
+                    | Outcome::PromptBlocked
             )
         {
             assert_eq!(verdict.charge(), Charge::None, "{body}");
@@ -516,6 +521,111 @@ fn finish_numbers_belong_to_their_api() {
 }
 
 #[test]
+fn details_that_were_printed_are_read() {
+    use Outcome as O;
+    let go = |value: &str| {
+        format!(
+            "Error 429, Message: Quota exceeded., Status: RESOURCE_EXHAUSTED, Details: [map[@type:x/google.rpc.QuotaFailure \
+             violations:[map[quotaDimensions:map[model:m] quotaId:GenerateRequestsPerMinutePerProjectPerModel quotaMetric:h/m \
+             quotaValue:{value}]]] map[@type:x/google.rpc.RetryInfo retryDelay:34s]]"
+        )
+    };
+    let protobuf = |value: &str| {
+        format!(
+            "google.api_core.exceptions.ResourceExhausted: 429 You exceeded your current quota. [violations {{\n  quota_id: \
+             \"GenerateRequestsPerMinutePerProjectPerModel\"\n  quota_value: {value}\n}}\n, retry_delay {{\n  seconds: 41\n  \
+             nanos: 500000000\n}}\n]"
+        )
+    };
+    for (body, outcome, wait) in [
+        (go("10"), O::RateLimitedMinute, Some(Duration::from_secs(34))),
+        (go("0"), O::QuotaZeroOrBilling, None),
+        (go("10").replace("PerMinute", "PerDay"), O::RateLimitedDay, None),
+        (protobuf("15"), O::RateLimitedMinute, Some(Duration::from_millis(41_500))),
+        (protobuf("0"), O::QuotaZeroOrBilling, None),
+        ("<_Rendezvous of RPC that ended with:\n\tstatus = StatusCode.RESOURCE_EXHAUSTED\n>".into(), O::RateLimited, None),
+        ("<_InactiveRpcError of RPC with:\n\tstatus = StatusCode.UNAVAILABLE\n\tdetails = \"x\"\n\tdebug = {grpc_status:14}\n>".into(), O::Overloaded, None),
+        ("<Response [503 Service Unavailable]>".into(), O::Overloaded, None),
+    ] {
+        let verdict = judged(0, &body);
+        assert_eq!((verdict.outcome(), verdict.wait().map(|wait| wait.stated())), (outcome, wait), "{body}");
+    }
+}
+
+#[test]
+fn the_model_of_a_zero_quota_is_found_in_printed_details() {
+    for (body, elsewhere) in [
+        ("429 Too Many Requests: map[quotaDimensions:map[model:gemini-9-image] quotaId:PaidTierPerMinute quotaValue:0]", true),
+        ("429 x [violations { quota_dimensions { key: \"model\" value: \"gemini-9-flash\" } quota_value: 0 }]", true),
+        ("429 Quota exceeded for metric: h/free_tier_requests, limit: 0, model: gemini-9-image", false),
+        ("429 Quota exceeded, limit: 0. This model: unknown", false),
+    ] {
+        let verdict = judged(0, body);
+        assert_eq!(verdict.outcome(), Outcome::QuotaZeroOrBilling, "{body}");
+        assert_eq!((verdict.is_retryable(), verdict.another_model_helps()), (false, elsewhere), "{body}");
+    }
+}
+
+#[test]
+fn causes_are_found_in_textual_details() {
+    use Outcome as O;
+    let quota = serde_json::to_string(&google(429, "RESOURCE_EXHAUSTED", "Quota exceeded, limit: 0")).unwrap();
+    check(&[
+        (500, r#"{"error":"Failed","details":"[403 Forbidden] Your API key was reported as leaked. Please use another API key."}"#.into(), O::Auth, false, false),
+        (500, r#"{"error":"Failed","details":"Your API key was reported as leaked."}"#.into(), O::Auth, false, false),
+        (500, format!(r#"{{"error":"Failed","details":{quota}}}"#), O::QuotaZeroOrBilling, false, false),
+        (500, format!(r#"{{"error":"Failed","details":[{quota}]}}"#), O::QuotaZeroOrBilling, false, false),
+        (500, r#"{"error":"Failed","details":"503 Service Unavailable"}"#.into(), O::Overloaded, true, true),
+    ]);
+}
+
+#[test]
+fn gateways_refuse_in_their_own_words() {
+    use Outcome as O;
+    check(&[
+        (403, r#"{"error":{"message":"该令牌额度已用尽","type":"new_api_error"}}"#.into(), O::QuotaZeroOrBilling, false, false),
+        (403, r#"{"error":{"message":"账户余额不足","type":"new_api_error"}}"#.into(), O::QuotaZeroOrBilling, false, false),
+        (
+            403,
+            r#"{"error":{"message":"m requires moderation. Your input was flagged","code":403}}"#.into(),
+            O::PromptBlocked,
+            false,
+            false,
+        ),
+        (
+            400,
+            r#"{"error":{"message":"blocked: PROHIBITED_CONTENT","code":"prompt_blocked"}}"#.into(),
+            O::PromptBlocked,
+            false,
+            false,
+        ),
+        (500, r#"{"error":"Blocked: promptFeedback.blockReason=PROHIBITED_CONTENT"}"#.into(), O::PromptBlocked, false, false),
+        (502, r#"{"detail":"Gemini returned no image (finishReason: MAX_TOKENS)"}"#.into(), O::OutOfTokens, false, false),
+        (500, r#"{"error":"No image, finish reason is SAFETY"}"#.into(), O::ContentBlocked, false, false),
+        (0, "finish_reason=<FinishReason.SPII: 'SPII'> content=None".into(), O::ContentBlocked, false, false),
+        (500, r#"{"error":"did not finish; the reason: a safety belt"}"#.into(), O::Internal, true, true),
+        (
+            404,
+            r#"{"error":{"message":"No endpoints found that support image output.","code":404}}"#.into(),
+            O::NotFound,
+            false,
+            true,
+        ),
+    ]);
+}
+
+#[test]
+fn events_of_interactions_bring_the_image() {
+    let event = r#"data: {"event_type":"content.delta","delta":{"type":"image","mime_type":"image/png","data":"iVBO"}}"#;
+    let end = r#"data: {"event_type":"interaction.complete","interaction":{"id":"v1","status":"completed"}}"#;
+    let verdict = judged(200, &format!("{event}\n\n{end}\n\n"));
+    assert_eq!((verdict.outcome(), verdict.charge()), (Outcome::Image, Charge::Charged));
+    // Without its end it is cut off, and paid for all the same.
+    let verdict = judged(200, &format!("{event}\n\n"));
+    assert!(!verdict.is_retryable() && verdict.charge() == Charge::Charged);
+}
+
+#[test]
 fn calls_that_want_no_image_are_answered_by_text() {
     let text = br#"{"candidates":[{"content":{"parts":[{"text":"hello"}]},"finishReason":"STOP"}]}"#;
     let of = |body: &[u8]| classify(&Call::unrecognised(), StatusCode::OK, &HeaderMap::new(), body).outcome();
@@ -556,8 +666,12 @@ fn gateways_that_lost_patience_know_nothing_of_the_charge() {
         let verdict = judged(status, body);
         assert_eq!((verdict.outcome(), verdict.charge()), (Outcome::Deadline, Charge::Maybe), "{status}");
     }
-    let googles = judged(504, &google(504, "DEADLINE_EXCEEDED", "Deadline expired before operation could complete."));
-    assert_eq!(googles.charge(), Charge::None);
+    let expired = "Deadline expired before operation could complete.";
+    assert_eq!(judged(504, &google(504, "DEADLINE_EXCEEDED", expired)).charge(), Charge::None);
+    assert_eq!(judged(503, &google(503, "UNAVAILABLE", expired)).charge(), Charge::None);
+    let gateway =
+        judged(500, r#"{"error":{"message":"do request failed: context deadline exceeded","code":"do_request_failed"}}"#);
+    assert_eq!((gateway.outcome(), gateway.charge()), (Outcome::Deadline, Charge::Maybe));
 }
 
 fn fixtures() -> Vec<(u16, String)> {

@@ -100,11 +100,28 @@ impl Lower {
 /// The same as gemini-cli's `/limit:\s*0(?!\d|\.\d)/i` (googleQuotaErrors.ts), which is the one tell that all zero-quota
 /// messages since 2025-10 share.
 pub(super) fn says_limit_zero(text: &Lower) -> bool {
-    text.after("limit:").any(|rest| {
-        let rest = rest.trim_ascii_start();
-        let Some(rest) = rest.strip_prefix(b"0") else { return false };
-        !matches!(rest, [b'0'..=b'9', ..] | [b'.', b'0'..=b'9', ..])
-    })
+    text.after("limit:").any(|rest| starts_with_zero(rest.trim_ascii_start()))
+}
+
+/// Whether details that were printed, and not kept as JSON, hold a quota of zero: `quotaValue:0` (Go's maps),
+/// `quota_value: 0` (protobuf's text), `'quota_limit_value': '0'`.
+pub(super) fn says_quota_zero(text: &Lower) -> bool {
+    ["quotavalue", "quota_value", "quota_limit_value"]
+        .iter()
+        .any(|name| text.after(name).any(|rest| starts_with_zero(after_marks(rest))))
+}
+
+/// What follows a name that was printed: its value, without the marks that languages put between the two.
+pub(super) fn after_marks(rest: &[u8]) -> &[u8] {
+    let marks =
+        rest.iter().take_while(|b| matches!(b, b'"' | b'\'' | b'\\' | b':' | b'=' | b'>' | b'{') || b.is_ascii_whitespace());
+    rest.get(marks.count()..).unwrap_or_default()
+}
+
+/// Whether a number begins here that is a whole zero.
+fn starts_with_zero(text: &[u8]) -> bool {
+    let Some(rest) = text.strip_prefix(b"0") else { return false };
+    !matches!(rest, [b'0'..=b'9', ..] | [b'.', b'0'..=b'9', ..])
 }
 
 /// Whether a thought signature is spoken of: `thought_signature`, `Thought signature`, `thoughtSignature`, with a hyphen too.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::HeaderMap;
 
 use super::facts::Facts;
-use super::text::Lower;
+use super::text::{Lower, after_marks};
 use crate::verdict::{WaitHint, WaitSource};
 
 /// A wait longer than this is no matter of a minute: the window behind it is a day's or hours' (gemini-cli's
@@ -15,7 +15,8 @@ pub(super) const LONG: Duration = Duration::from_secs(300);
 /// The best hint there is. Order of trust: `RetryInfo`, the message, `quotaResetDelay`, the reset text, headers, a page's text.
 pub(super) fn hint(facts: &Facts<'_>, text: &Lower, headers: &HeaderMap) -> Option<WaitHint> {
     let said = || first_span(text, &["retry in ", "retry after ", "try again in ", "try again after "]);
-    if let Some(delay) = facts.retry_delay {
+    // A RetryInfo in text that could not be parsed is still one.
+    if let Some(delay) = facts.retry_delay.or_else(|| printed_delay(text)) {
         // Google floors RetryInfo to whole seconds while its message keeps the fraction: the exact one is not early.
         let exact = if delay.subsec_nanos() == 0 { said() } else { None };
         if let Some(exact) = exact.filter(|&exact| exact > delay && exact - delay < Duration::from_secs(1)) {
@@ -29,10 +30,6 @@ pub(super) fn hint(facts: &Facts<'_>, text: &Lower, headers: &HeaderMap) -> Opti
     }
     let from = |span: Option<Duration>, source| span.map(|span| WaitHint::new(span, source));
     let text_source = if facts.is_page { WaitSource::Page } else { WaitSource::Message };
-    // A RetryInfo in text that could not be parsed is still one.
-    if let Some(delay) = first_span(text, &["retrydelay\": \"", "retrydelay\":\"", "retrydelay': '"]) {
-        return Some(WaitHint::new(delay, WaitSource::RetryInfo));
-    }
     // A page's text comes last, a message's second.
     let message = from(said(), text_source);
     message
@@ -43,6 +40,21 @@ pub(super) fn hint(facts: &Facts<'_>, text: &Lower, headers: &HeaderMap) -> Opti
         })
         .or_else(|| from(header(headers), WaitSource::RetryAfter))
         .or(message)
+}
+
+/// A delay among details that were printed: `'retryDelay': '41s'`, `retryDelay:41s` (Go's maps),
+/// `retry_delay { seconds: 41 nanos: 500000000 }` (protobuf's text).
+fn printed_delay(text: &Lower) -> Option<Duration> {
+    ["retrydelay", "retry_delay"].iter().find_map(|name| {
+        text.after(name).find_map(|rest| {
+            let rest = after_marks(rest);
+            let Some(rest) = rest.strip_prefix(b"seconds") else { return span(rest) };
+            let (seconds, _, rest) = decimal(after_marks(rest))?;
+            let nanos = after_marks(rest).strip_prefix(b"nanos").and_then(|rest| decimal(after_marks(rest)));
+            let nanos = nanos.and_then(|(nanos, ..)| u32::try_from(nanos).ok()).filter(|&nanos| nanos < 1_000_000_000);
+            Some(Duration::new(seconds, nanos.unwrap_or(0)))
+        })
+    })
 }
 
 /// Looks at every byte, without a way out: eight or more at a time that way.
