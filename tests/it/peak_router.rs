@@ -332,3 +332,25 @@ fn what_attempts_inside_a_retry_came_to_is_learned_too() {
         assert!(learned.rate(PRO, hour) > 0.125);
     });
 }
+
+// Article 002's rule as it stands there: in peak hours Pro leads, and Nano Banana 2, which was asked for, is what is fallen back to.
+#[test]
+fn in_peak_hours_the_chain_begins_with_the_preferred_model_and_goes_on_with_the_one_asked_for() {
+    use tower_gemini::model_fallback::{Chain, FallbackPolicy};
+    use tower_gemini::{GeminiStack, ModelFallbackLayer};
+    use tower_gemini_sim::Sim;
+
+    in_paused_time(async {
+        let sim = Sim::quick([Fault::HighDemand]);
+        let chain = Chain::of([FLASH, PRO]);
+        let fallback = ModelFallbackLayer::new(chain).policy(FallbackPolicy::recommended());
+        let trail = Trail::new();
+        let stack = GeminiStack::new().fallback(fallback).raw(sim.service());
+        // Outermost, as any layer over any request may be.
+        let answer = router().layer(stack).oneshot(ask(FLASH, CallOptions::new().trail(trail.clone()))).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let asked: Vec<_> = sim.ledger().requests().iter().map(|record| record.model.to_string()).collect();
+        assert_eq!(asked, [PRO, FLASH], "{trail}");
+        assert_eq!(sim.ledger().charges(TAG), 1);
+    });
+}

@@ -15,7 +15,7 @@ use tower_service::Service;
 #[diagnostic::on_unimplemented(
     message = "this layer needs judged answers, and the service inside it gives `{Self}`",
     label = "`ClassifyGeminiError` is missing inside this layer, or `FinalImageExtract` is inside it and has used up the verdict",
-    note = "the order is CollectRequest > FinalImageExtract > JitteredRetry > AttemptTimeout > ClassifyGeminiError > client; `GeminiStack` is that order ready made"
+    note = "the order is CollectRequest > FinalImageExtract > ModelFallback > ResolutionFallback > JitteredRetry > QuotaGuard > AttemptTimeout > ClassifyGeminiError > client; `GeminiStack` is that order ready made"
 )]
 pub trait JudgedResponse {
     /// The upstream's body.
