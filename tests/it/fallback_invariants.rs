@@ -10,7 +10,7 @@ use serde_json::json;
 use tower::{Layer, ServiceExt};
 use tower_gemini::core::context::CallOptions;
 use tower_gemini::core::target::{MustKeep, Target};
-use tower_gemini::core::trail::Trail;
+use tower_gemini::core::trail::{Step, Trail};
 use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::model_fallback::Chain;
 use tower_gemini::{
@@ -132,7 +132,14 @@ proptest! {
                 for (model, size) in &visits {
                     let name = model.as_ref().map_or("", |model| model.as_str());
                     let of_chain = case.chain.iter().filter(|(index, _)| MODELS[*index] == name).map(|(_, attempts)| *attempts);
-                    let cap = of_chain.max().unwrap_or(5) as usize;
+                    // A successor takes over the place of the model it replaces, its attempts too.
+                    let inherited = trail.steps().into_iter().filter_map(|step| match step {
+                        Step::Succeeded { model, successor } if successor == name => Some(
+                            case.chain.iter().filter(|(index, _)| MODELS[*index] == model).map(|(_, attempts)| *attempts).max().unwrap_or(5),
+                        ),
+                        _ => None,
+                    });
+                    let cap = of_chain.chain(inherited).max().unwrap_or(5) as usize;
                     let sent = trail.attempts().iter().filter(|a| a.model == *model && a.size == *size).count();
                     prop_assert!(sent <= cap, "{} sends to {}, which has {}: {}", sent, name, cap, trail);
                 }

@@ -76,7 +76,12 @@ impl<'a> Walk<'a> {
         before: Visited,
     ) -> Self {
         let asked = kept.call().model.as_ref().map_or("", |model| model.as_str());
-        let queue = settings.chain.from(asked, lead.map(|lead| lead.0.as_str()), settings.catalog()).into_iter().map(Candidate::new).collect();
+        let queue = settings
+            .chain
+            .from(asked, lead.map(|lead| lead.0.as_str()), settings.catalog())
+            .into_iter()
+            .map(Candidate::new)
+            .collect();
         let trail = kept.context().trail().clone();
         Self {
             settings,
