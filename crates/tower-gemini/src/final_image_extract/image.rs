@@ -50,11 +50,12 @@ impl FinalImage {
             }
         };
         let url = url.filter(|_| image.len == 0);
+        let image_head = image.bytes.slice(..image.bytes.len().min(12));
         Some(Self {
             drafts: answer.images.saturating_sub(u32::from(image.len > 0)),
             bytes: image.bytes,
             len: image.len,
-            mime: image.mime,
+            mime: if image.mime.is_empty() { sniff(&image_head).to_owned() } else { image.mime },
             width: image.width,
             height: image.height,
             is_thought: image.is_thought,
@@ -66,6 +67,17 @@ impl FinalImage {
             response_id: answer.response_id,
             url,
         })
+    }
+}
+
+/// The media type that a file's first bytes show; empty where they show none that an image model makes.
+fn sniff(head: &[u8]) -> &'static str {
+    match head {
+        [0x89, b'P', b'N', b'G', ..] => "image/png",
+        [0xFF, 0xD8, 0xFF, ..] => "image/jpeg",
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P'] => "image/webp",
+        [b'G', b'I', b'F', b'8', ..] => "image/gif",
+        _ => "",
     }
 }
 
@@ -83,5 +95,30 @@ impl fmt::Debug for FinalImage {
             .field("signature_bytes", &self.signature.as_ref().map(Bytes::len))
             .field("model_version", &self.model_version)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_without_a_stated_type_has_the_type_of_its_bytes() {
+        let typed = |bytes: &'static [u8], mime: &str| {
+            let mut image = tower_gemini_core::scan::Image::default();
+            image.bytes = Bytes::from_static(bytes);
+            image.len = bytes.len() as u64;
+            image.mime = mime.to_owned();
+            let mut answer = Answer::default();
+            answer.images = 1;
+            answer.image = Some(image);
+            FinalImage::from_answer(answer).map(|image| image.mime)
+        };
+        assert_eq!(typed(b"\x89PNG\r\n\x1a\n", "").as_deref(), Some("image/png"));
+        assert_eq!(typed(b"\xFF\xD8\xFF\xE0", "").as_deref(), Some("image/jpeg"));
+        assert_eq!(typed(b"RIFF....WEBPVP8 ", "").as_deref(), Some("image/webp"));
+        assert_eq!(typed(b"\x01", "").as_deref(), Some(""));
+        // What the answer states is passed on as it is.
+        assert_eq!(typed(b"\x89PNG", "image/x-odd").as_deref(), Some("image/x-odd"));
     }
 }
