@@ -15,7 +15,8 @@ use tower_gemini::core::body::ReplayBody;
 use tower_gemini::core::error::Error;
 use tower_gemini::jittered_retry::{Backoff, RetryPolicy};
 use tower_gemini::{
-    AttemptTimeoutLayer, ClassifyGeminiErrorLayer, CollectRequestLayer, FinalImageExtractLayer, GeminiStack, JitteredRetryLayer,
+    AttemptTimeoutLayer, ClassifyGeminiErrorLayer, CollectRequestLayer, FinalImageExtractLayer, GeminiStack,
+    JitteredRetryLayer, SpendingLayer, ThoughtSignaturesLayer,
 };
 
 use crate::harness::{Scenario, in_paused_time};
@@ -79,6 +80,7 @@ fn no_layer_calls_an_unready_service() {
     in_paused_time(async {
         let collect = CollectRequestLayer::new();
         let classify = ClassifyGeminiErrorLayer::new();
+        let judging = classify.clone();
         let retry = JitteredRetryLayer::new(RetryPolicy::uniform(4, Backoff::constant(Duration::from_secs(1))));
         twice(ServiceBuilder::new().layer(collect).layer(classify.clone()).service(Probe::new(&[200]))).await;
         twice(
@@ -111,6 +113,19 @@ fn no_layer_calls_an_unready_service() {
                 .layer(collect)
                 .layer(FinalImageExtractLayer::json())
                 .layer(classify)
+                .service(Probe::new(&[200])),
+        )
+        .await;
+        // These two stand in no ready-made stack.
+        twice(
+            ServiceBuilder::new().layer(collect).layer(SpendingLayer::new()).layer(judging.clone()).service(Probe::new(&[200])),
+        )
+        .await;
+        twice(
+            ServiceBuilder::new()
+                .layer(collect)
+                .layer(ThoughtSignaturesLayer::new())
+                .layer(judging)
                 .service(Probe::new(&[200])),
         )
         .await;

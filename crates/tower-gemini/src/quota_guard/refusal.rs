@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Response, StatusCode, header};
+use http::{Response, StatusCode};
 use http_body::Body;
 use serde_json::json;
 use tower_gemini_core::body::JudgedBody;
@@ -15,6 +14,7 @@ use tower_gemini_core::verdict::{Detail, Outcome, QuotaDetail, Verdict, WaitHint
 
 use super::admission::{Denied, RestReason};
 use super::limits::{Dimension, QuotaKey};
+use crate::refusal::Refusal;
 
 /// The `domain` of our `ErrorInfo`, by which a refusal of ours is told from one of Google's.
 pub const DOMAIN: &str = "tower-gemini";
@@ -68,13 +68,7 @@ where
             })
         })
         .collect();
-    let mut details = vec![json!({
-        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-        "reason": reason,
-        "domain": DOMAIN,
-        // The project is left out: its name may tell who the caller's caller is.
-        "metadata": { "model": model },
-    })];
+    let mut details = Vec::new();
     if !violations.is_empty() {
         details.push(json!({ "@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": violations }));
     }
@@ -84,15 +78,9 @@ where
             "retryDelay": format!("{}.{:03}s", wait.as_secs(), wait.subsec_millis()),
         }));
     }
-    let body = json!({ "error": {
-        "code": 429,
-        "message": message,
-        "status": "RESOURCE_EXHAUSTED",
-        "details": details,
-    }});
     let mut detail = Detail::default();
     detail.reason = Some(denied.violations.first().map_or(reason, |violation| violation.dimension.quota_id()).to_owned());
-    detail.message = Some(message);
+    detail.message = Some(message.clone());
     detail.quota = denied.violations.first().map(|violation| {
         let mut quota = QuotaDetail::default();
         quota.id = Some(violation.dimension.quota_id().to_owned());
@@ -103,14 +91,16 @@ where
     });
     let hint = wait.map(|wait| WaitHint::new(wait, WaitSource::QuotaResetDelay));
     let verdict = Verdict::refused_locally(outcome, hint, elsewhere, detail);
-    let bytes = Bytes::from(body.to_string());
-    let length = bytes.len();
-    let mut response = Response::new(JudgedBody::local(bytes, verdict, call, context));
-    *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json; charset=UTF-8"));
-    headers.insert(header::CONTENT_LENGTH, header::HeaderValue::from(length));
-    response
+    let refusal = Refusal {
+        status: StatusCode::TOO_MANY_REQUESTS,
+        word: "RESOURCE_EXHAUSTED",
+        message,
+        reason,
+        // The project is left out: its name may tell who the caller's caller is.
+        metadata: json!({ "model": model }),
+        details,
+    };
+    refusal.into_response(verdict, call, context)
 }
 
 fn message(denied: &Denied, wait: Option<Duration>, model: &str) -> String {
@@ -167,7 +157,8 @@ mod tests {
         let denied = denied(Limits::unlimited().rpm(3).ipm(5));
         let key = QuotaKey::new("p", "gemini-3-pro-image");
         let call = Arc::new(Call::unrecognised());
-        let response = refuse::<Full<Bytes>>(&denied, Some(Duration::from_millis(60_250)), &key, call, CallContext::new());
+        let response =
+            refuse::<Full<bytes::Bytes>>(&denied, Some(Duration::from_millis(60_250)), &key, call, CallContext::new());
         assert_eq!(response.status(), 429);
         let verdict = response.body().verdict().clone();
         assert_eq!(
