@@ -5,6 +5,7 @@
 //! that was cut off stays in it as *maybe charged*.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,13 +18,32 @@ use crate::verdict::{Charge, Outcome, QuotaCharge, Verdict};
 
 /// What was decided for one call, in order, by all layers. O(1) to clone; clones share it.
 #[derive(Clone, Default)]
-pub struct Trail(Arc<Mutex<Steps>>);
+pub struct Trail(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    steps: Mutex<Steps>,
+    /// The last byte of the request under way was handed to the client: from then on it may have been sent.
+    handed_over: AtomicBool,
+}
 
 /// Steps in order. The usual call has one, its only attempt, which needs no allocation beside the trail's own.
 #[derive(Default)]
 struct Steps {
     first: Option<Step>,
     more: Vec<Step>,
+    observers: Vec<Arc<dyn TrailObserver>>,
+}
+
+/// Reads along as a trail grows: for logs and metrics, in one place for all layers.
+///
+/// Called by whichever task takes the step, outside the trail's lock. It must not block.
+pub trait TrailObserver: Send + Sync {
+    /// A request goes out. What it ends in comes with [`on_step`](Self::on_step).
+    fn on_send(&self, _attempt: &Attempt) {}
+
+    /// A step is known in full: a decision when it is taken, an attempt once, when it has ended (its body too).
+    fn on_step(&self, step: &Step);
 }
 
 impl Steps {
@@ -116,6 +136,57 @@ pub enum Step {
         /// Why.
         why: StopReason,
     },
+    /// The caller went away after a request was sent: what may have been paid for is finished without it.
+    CallerLeft,
+    /// An answer whose caller went away is kept for that caller's next identical request.
+    Kept {
+        /// Its size.
+        bytes: u64,
+    },
+    /// An answer whose caller went away was not kept.
+    NotKept {
+        /// Why.
+        why: NotKeptReason,
+    },
+    /// Nothing was sent: this is the answer to the same caller's earlier, identical request.
+    Redeemed {
+        /// How long ago it was complete; zero where it was waited for.
+        #[serde(rename = "age_ms", serialize_with = "as_millis")]
+        age: Duration,
+        /// What it cost then. This call costs nothing.
+        cost: Cost,
+    },
+}
+
+/// Why an answer whose caller went away was not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum NotKeptReason {
+    /// Nothing was paid for it: asking again costs nothing.
+    Free,
+    /// It did not come whole.
+    Broken,
+    /// It is larger than all that may be kept.
+    TooLarge,
+    /// As many attempts as allowed are being finished without their callers already.
+    TooMany,
+    /// It took longer than an attempt without a caller may take.
+    TooLate,
+}
+
+impl NotKeptReason {
+    /// One phrase for people.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Free => "nothing was paid for it",
+            Self::Broken => "it did not come whole",
+            Self::TooLarge => "it is too large to keep",
+            Self::TooMany => "too many calls are being finished without their callers",
+            Self::TooLate => "it took too long",
+        }
+    }
 }
 
 /// Why another model was asked to lead.
@@ -294,12 +365,44 @@ impl Trail {
 
     fn steps_mut(&self) -> MutexGuard<'_, Steps> {
         // A panic in another holder leaves a complete list: every write is one push or one assignment.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.steps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets `observer` read along from here on.
+    pub fn observe(&self, observer: Arc<dyn TrailObserver>) {
+        self.steps_mut().observers.push(observer);
+    }
+
+    /// Whoever asks to read along, asked outside the lock: an observer may read the trail.
+    fn observers(&self) -> Vec<Arc<dyn TrailObserver>> {
+        // Cloning an empty list allocates nothing.
+        self.steps_mut().observers.clone()
+    }
+
+    /// The last byte of the request under way was handed to the client.
+    pub(crate) fn handed_over(&self) {
+        self.0.handed_over.store(true, Ordering::Release);
+    }
+
+    /// Whether an attempt is under way whose request was handed to the client whole, so that it may have been sent and paid for.
+    ///
+    /// As long as the client has not asked for the last byte of the body, the server cannot have the request: a connection that is
+    /// never made, or breaks during an upload, costs nothing, whatever the client's error says. Speaks for attempts whose body is a
+    /// [`ReplayBody`](crate::body::ReplayBody); an empty body counts as handed over from the start.
+    #[must_use]
+    pub fn request_is_out(&self) -> bool {
+        self.0.handed_over.load(Ordering::Acquire)
+    }
+
+    /// The verdict of an attempt that is given up now, without an answer: never sent, or interrupted and maybe charged.
+    #[must_use]
+    pub fn cut_off(&self) -> Verdict {
+        if self.request_is_out() { Verdict::interrupted() } else { Verdict::not_sent() }
     }
 
     /// Writes down that a request goes out. Until its end is written it counts as maybe charged.
     pub fn begin_attempt(&self, model: Option<ModelId>, size: Option<ImageSize>) -> AttemptId {
-        let at = self.steps_mut().push(Step::Attempt(Attempt {
+        let attempt = Attempt {
             model,
             size,
             status: None,
@@ -309,12 +412,20 @@ impl Trail {
             quota: QuotaCharge::Maybe,
             cost: Cost::UNKNOWN,
             took: Duration::ZERO,
-        }));
+        };
+        for observer in self.observers() {
+            observer.on_send(&attempt);
+        }
+        self.0.handed_over.store(false, Ordering::Release);
+        let at = self.steps_mut().push(Step::Attempt(attempt));
         AttemptId { trail: self.clone(), at }
     }
 
     /// Writes down a decision.
     pub fn push(&self, step: Step) {
+        for observer in self.observers() {
+            observer.on_step(&step);
+        }
         self.steps_mut().push(step);
     }
 
@@ -404,6 +515,25 @@ impl AttemptId {
             attempt.took = took;
         }
     }
+
+    /// The request counts as sent from now on, whatever becomes of its body: for clients whose bodies do not tell.
+    pub fn count_as_sent(&self) {
+        self.trail.handed_over();
+    }
+
+    /// Nothing more will be known of the attempt: tells those who read along what has been written down of it.
+    pub fn close(&self) {
+        let observers = self.trail.observers();
+        if observers.is_empty() {
+            return;
+        }
+        let step = self.trail.steps_mut().get_mut(self.at).map(|step| step.clone());
+        if let Some(step) = step {
+            for observer in observers {
+                observer.on_step(&step);
+            }
+        }
+    }
 }
 
 impl fmt::Debug for Trail {
@@ -466,6 +596,18 @@ impl fmt::Display for Trail {
                 }
                 Step::Succeeded { model, successor } => write!(f, "{model} is retired: {successor} takes its place")?,
                 Step::Stopped { why } => write!(f, "stopped: {}", why.as_str())?,
+                Step::CallerLeft => f.write_str("the caller went away: finished without it")?,
+                Step::Kept { bytes } => {
+                    write!(f, "the answer is kept for the caller's next identical request ({bytes} bytes)")?
+                }
+                Step::NotKept { why } => write!(f, "the answer was not kept: {}", why.as_str())?,
+                Step::Redeemed { age, cost } => {
+                    write!(
+                        f,
+                        "given the answer of an earlier, identical request, {:.1} s old, paid for then ({cost})",
+                        age.as_secs_f64()
+                    )?;
+                }
             }
         }
         Ok(())
@@ -513,6 +655,43 @@ mod tests {
         assert_eq!(attempts[0].charge, Charge::Maybe);
         assert_eq!(attempts[0].outcome, None);
         assert!(trail.to_string().contains("under way"));
+    }
+
+    #[test]
+    fn observers_hear_of_each_decision_and_of_each_attempt_once_it_is_over() {
+        #[derive(Default)]
+        struct Heard(Mutex<Vec<String>>);
+        impl TrailObserver for Heard {
+            fn on_send(&self, attempt: &Attempt) {
+                self.0.lock().unwrap().push(format!("sent {:?}", attempt.outcome));
+            }
+            fn on_step(&self, step: &Step) {
+                self.0.lock().unwrap().push(match step {
+                    Step::Attempt(attempt) => format!("ended {:?}", attempt.outcome),
+                    step => format!("{step:?}"),
+                });
+            }
+        }
+        let (trail, heard) = (Trail::new(), Arc::new(Heard::default()));
+        trail.observe(heard.clone());
+        let attempt = trail.begin_attempt(None, None);
+        attempt.end(None, &Verdict::delivering(), Cost::ZERO, Duration::ZERO);
+        attempt.end(None, &Verdict::interrupted_delivery(), Cost::ZERO, Duration::ZERO);
+        attempt.close();
+        trail.push(Step::CallerLeft);
+        assert_eq!(*heard.0.lock().unwrap(), ["sent None", "ended Some(Interrupted)", "CallerLeft"]);
+    }
+
+    #[test]
+    fn an_attempt_is_free_until_its_request_is_handed_over() {
+        let trail = Trail::new();
+        assert_eq!(trail.cut_off().charge(), Charge::None);
+        let attempt = trail.begin_attempt(None, None);
+        assert_eq!(trail.cut_off().outcome(), Outcome::NotSent);
+        attempt.count_as_sent();
+        assert_eq!(trail.cut_off().charge(), Charge::Maybe);
+        let _ = trail.begin_attempt(None, None);
+        assert_eq!(trail.cut_off().charge(), Charge::None, "the next request is another one");
     }
 
     #[test]

@@ -13,6 +13,8 @@ use crate::call::Call;
 use crate::context::CallContext;
 use crate::error::{BoxError, Error};
 use crate::target::{Original, Rewrite, Rules, Target, Unfit, rewrite};
+#[cfg(doc)]
+use crate::trail::Trail;
 use crate::verdict::ResendPermit;
 
 /// A request's body, kept so that it can be sent again, with the [`Call`] it belongs to and that call's [`CallContext`].
@@ -28,8 +30,8 @@ pub struct ReplayBody {
 }
 
 enum Data {
-    Whole { chunks: Chunks, next: usize, trailers: Option<HeaderMap> },
-    Once { held: Chunks, next: usize, rest: Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>> },
+    Whole { chunks: Chunks, next: Place, trailers: Option<HeaderMap> },
+    Once { held: Chunks, next: Place, rest: Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>> },
 }
 
 /// Chunks in order. One chunk, the usual case, needs no allocation.
@@ -56,20 +58,40 @@ impl Chunks {
         }
     }
 
-    fn next(&self, next: &mut usize) -> Option<Bytes> {
-        while let Some(chunk) = self.as_slice().get(*next) {
-            *next += 1;
-            if !chunk.is_empty() {
-                return Some(chunk.clone());
+    /// The next piece, and whether it is the last.
+    fn next(&self, at: &mut Place) -> Option<(Bytes, bool)> {
+        while let Some(chunk) = self.as_slice().get(at.chunk) {
+            let left = chunk.len() - at.offset;
+            let take = if left > SLICE + SLICE / 2 { SLICE } else { left };
+            let piece = chunk.slice(at.offset..at.offset + take);
+            if take == left {
+                *at = Place { chunk: at.chunk + 1, offset: 0 };
+            } else {
+                at.offset += take;
+            }
+            if !piece.is_empty() {
+                return Some((piece, self.len_from(*at) == 0));
             }
         }
         None
     }
 
-    fn len_from(&self, next: usize) -> u64 {
-        self.as_slice().iter().skip(next).map(|chunk| chunk.len() as u64).sum()
+    fn len_from(&self, at: Place) -> u64 {
+        let all: u64 = self.as_slice().iter().skip(at.chunk).map(|chunk| chunk.len() as u64).sum();
+        all - at.offset as u64
     }
 }
+
+/// How far a body has been read.
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    chunk: usize,
+    offset: usize,
+}
+
+/// A long chunk is handed out in slices of this size: how much of a body a client has asked for is what tells whether the server can
+/// have all of it, and a client asks for the next slice only when most of the last has left (hyper holds up to about 400 KiB back).
+const SLICE: usize = 64 * 1024;
 
 impl ReplayBody {
     /// A body that is held whole, in chunks as they came.
@@ -80,7 +102,7 @@ impl ReplayBody {
         call: Arc<Call>,
         context: CallContext,
     ) -> Self {
-        Self { data: Data::Whole { chunks: Chunks::of(chunks), next: 0, trailers }, call, context }
+        Self { data: Data::Whole { chunks: Chunks::of(chunks), next: Place::default(), trailers }, call, context }
     }
 
     /// A body that was too large to hold: what was read of it so far, and the rest, which can be sent once.
@@ -91,7 +113,7 @@ impl ReplayBody {
         call: Arc<Call>,
         context: CallContext,
     ) -> Self {
-        Self { data: Data::Once { held: Chunks::of(held), next: 0, rest }, call, context }
+        Self { data: Data::Once { held: Chunks::of(held), next: Place::default(), rest }, call, context }
     }
 
     /// What the request asks for.
@@ -118,12 +140,23 @@ impl ReplayBody {
     }
 
     /// The bytes in order, where they are all held.
+    ///
+    /// Whoever has them may send them, so the request counts as [out](Trail::request_is_out) from here on.
     #[must_use]
     pub fn chunks(&self) -> Option<&[Bytes]> {
         match &self.data {
-            Data::Whole { chunks, .. } => Some(chunks.as_slice()),
+            Data::Whole { chunks, .. } => {
+                self.context.trail().handed_over();
+                Some(chunks.as_slice())
+            }
             Data::Once { .. } => None,
         }
+    }
+
+    /// Whether reading this body tells how far the request got: an empty one is never read.
+    #[must_use]
+    pub fn tells_whether_it_is_out(&self) -> bool {
+        !self.is_end_stream()
     }
 
     /// The same body with other bytes in place of its own: a layer that rewrites a request keeps what does not change as slices of
@@ -138,7 +171,7 @@ impl ReplayBody {
     pub fn with_chunks(self, chunks: Vec<Bytes>) -> Result<Self, Box<Self>> {
         match self.data {
             Data::Whole { trailers, .. } => {
-                let data = Data::Whole { chunks: Chunks::of(chunks), next: 0, trailers };
+                let data = Data::Whole { chunks: Chunks::of(chunks), next: Place::default(), trailers };
                 Ok(Self { data, call: self.call, context: self.context })
             }
             Data::Once { .. } => Err(Box::new(self)),
@@ -178,15 +211,26 @@ impl Body for ReplayBody {
     type Error = Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        match &mut self.data {
+        let this = &mut *self;
+        match &mut this.data {
             Data::Whole { chunks, next, trailers } => Poll::Ready(match chunks.next(next) {
-                Some(chunk) => Some(Ok(Frame::data(chunk))),
-                None => trailers.take().map(|trailers| Ok(Frame::trailers(trailers))),
+                Some((piece, last)) => {
+                    if last {
+                        this.context.trail().handed_over();
+                    }
+                    Some(Ok(Frame::data(piece)))
+                }
+                None => {
+                    this.context.trail().handed_over();
+                    trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))
+                }
             }),
             Data::Once { held, next, rest } => {
-                if let Some(chunk) = held.next(next) {
-                    return Poll::Ready(Some(Ok(Frame::data(chunk))));
+                if let Some((piece, _)) = held.next(next) {
+                    return Poll::Ready(Some(Ok(Frame::data(piece))));
                 }
+                // Where it ends is the sender's knowledge: any of what follows may be the last of it.
+                this.context.trail().handed_over();
                 Poll::Ready(ready!(rest.as_mut().poll_frame(cx)).map(|frame| frame.map_err(Error::request_body)))
             }
         }
@@ -218,8 +262,8 @@ impl Body for ReplayBody {
 impl fmt::Debug for ReplayBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (kind, bytes) = match &self.data {
-            Data::Whole { chunks, .. } => ("whole", chunks.len_from(0)),
-            Data::Once { held, .. } => ("once", held.len_from(0)),
+            Data::Whole { chunks, .. } => ("whole", chunks.len_from(Place::default())),
+            Data::Once { held, .. } => ("once", held.len_from(Place::default())),
         };
         f.debug_struct("ReplayBody").field("kind", &kind).field("held_bytes", &bytes).field("call", &self.call).finish()
     }
@@ -327,7 +371,7 @@ impl KeptRequest {
     pub fn again(&self, permit: ResendPermit) -> Request<ReplayBody> {
         // The permit is used up here: taking it by value is what makes a second send impossible without another.
         let ResendPermit { .. } = permit;
-        let data = Data::Whole { chunks: self.chunks.clone(), next: 0, trailers: self.trailers.clone() };
+        let data = Data::Whole { chunks: self.chunks.clone(), next: Place::default(), trailers: self.trailers.clone() };
         Request::from_parts(self.parts.clone(), ReplayBody { data, call: self.call.clone(), context: self.context.clone() })
     }
 }
@@ -359,7 +403,10 @@ impl Rewrite {
 impl fmt::Debug for KeptRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Headers and URI hold keys: they are left out.
-        f.debug_struct("KeptRequest").field("call", &self.call).field("bytes", &self.chunks.len_from(0)).finish_non_exhaustive()
+        f.debug_struct("KeptRequest")
+            .field("call", &self.call)
+            .field("bytes", &self.chunks.len_from(Place::default()))
+            .finish_non_exhaustive()
     }
 }
 
@@ -400,6 +447,37 @@ mod tests {
                 assert_eq!(drain(again.into_body()), first);
             }
         }
+    }
+
+    #[test]
+    fn a_request_is_out_with_its_last_byte_and_not_before() {
+        let long = Bytes::from(vec![7; 3 * SLICE]);
+        let body = ReplayBody::whole(
+            [long.clone(), Bytes::new(), "end".into()],
+            None,
+            Arc::new(Call::unrecognised()),
+            CallContext::new(),
+        );
+        let trail = body.context().trail().clone();
+        let _ = trail.begin_attempt(None, None);
+        let mut body = std::pin::pin!(body);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut read = 0;
+        while read < long.len() + 3 {
+            assert!(!trail.request_is_out(), "{read} bytes read");
+            let Poll::Ready(Some(Ok(frame))) = body.as_mut().poll_frame(&mut cx) else { panic!("the body stops short") };
+            read += frame.into_data().unwrap().len();
+        }
+        assert!(trail.request_is_out());
+    }
+
+    #[test]
+    fn who_takes_the_bytes_may_have_sent_them() {
+        let request = request(vec!["{}".into()]);
+        let trail = request.body().context().trail().clone();
+        let _ = trail.begin_attempt(None, None);
+        assert_eq!(request.body().chunks().unwrap().concat(), b"{}");
+        assert!(trail.request_is_out());
     }
 
     #[test]

@@ -123,13 +123,14 @@ where
         }
         match this.timer.as_mut().map(|timer| timer.poll(cx)) {
             Some(Poll::Ready(())) => {
-                let error = Error::timeout(*this.what, *this.limit, Verdict::interrupted());
+                let verdict = this.context.trail().cut_off();
                 tracing::debug!(
                     limit_ms = this.limit.as_millis(),
-                    outcome = "interrupted",
-                    charge = "maybe",
+                    outcome = verdict.outcome().as_str(),
+                    charge = verdict.charge().as_str(),
                     "attempt timed out"
                 );
+                let error = Error::timeout(*this.what, *this.limit, verdict);
                 Poll::Ready(Err(error.with_trail(this.context.trail().clone())))
             }
             _ => Poll::Pending,

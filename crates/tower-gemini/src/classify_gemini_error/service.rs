@@ -56,14 +56,19 @@ where
         let call = ReplayBody::call_of(&request);
         let context = ReplayBody::context_of(&request);
         request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let id = context.trail().begin_attempt(call.model.clone(), call.size);
+        if !ReplayBody::of(&request).is_some_and(ReplayBody::tells_whether_it_is_out) {
+            id.count_as_sent();
+        }
         let attempt = AttemptLog {
-            id: context.trail().begin_attempt(call.model.clone(), call.size),
+            id,
             started: Instant::now(),
             status: None,
             call,
             context,
             catalog: self.settings.catalog.clone(),
             ended: false,
+            closed: false,
         };
         ResponseFuture {
             step: Step::Sent { future: self.inner.call(request) },
@@ -133,7 +138,12 @@ where
                     }
                     Err(error) => {
                         let error = error.into();
-                        let verdict = if (this.evidence)(&*error) { Verdict::not_sent() } else { Verdict::interrupted() };
+                        let verdict = match this.attempt {
+                            _ if (this.evidence)(&*error) => Verdict::not_sent(),
+                            // A server that was never given the whole request cannot have worked on it.
+                            Some(attempt) => attempt.context.trail().cut_off(),
+                            None => Verdict::interrupted(),
+                        };
                         let mut error = Error::transport(error, verdict);
                         if let Some(mut attempt) = this.attempt.take() {
                             attempt.end(error.verdict(), None);
@@ -236,6 +246,8 @@ where
 #[derive(Debug)]
 struct AttemptLog {
     ended: bool,
+    /// Those who read along have been told.
+    closed: bool,
     id: AttemptId,
     started: Instant,
     status: Option<StatusCode>,
@@ -253,11 +265,21 @@ impl AttemptLog {
     }
 }
 
+impl AttemptLog {
+    fn close(&mut self) {
+        if !std::mem::replace(&mut self.closed, true) {
+            self.id.close();
+        }
+    }
+}
+
 impl Drop for AttemptLog {
     fn drop(&mut self) {
         if !self.ended {
-            self.end(&Verdict::interrupted(), None);
+            let verdict = self.context.trail().cut_off();
+            self.end(&verdict, None);
         }
+        self.close();
     }
 }
 
@@ -267,5 +289,6 @@ impl BodyGuard for AttemptLog {
         if end.how != Ended::Dropped || end.verdict.outcome() != Outcome::Image {
             self.end(end.verdict, end.usage);
         }
+        self.close();
     }
 }

@@ -237,7 +237,7 @@ impl<S> Sent<S> {
     fn answer<B>(&self, answer: Result<Answer<B>, TooLate>) -> Answer<B> {
         answer.unwrap_or_else(|TooLate| {
             let deadline = self.context().deadline().map_or(self.started, Instant::from_std);
-            let error = Error::timeout(TimeLimit::Deadline, deadline - self.started, Verdict::interrupted());
+            let error = Error::timeout(TimeLimit::Deadline, deadline - self.started, self.context().trail().cut_off());
             Err(error.with_trail(self.context().trail().clone()))
         })
     }

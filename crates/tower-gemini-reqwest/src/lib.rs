@@ -1,0 +1,1 @@
+//! tower-gemini for reqwest and reqwest-middleware.

@@ -1,0 +1,7 @@
+//! Run with
+//!
+//! ```not_rust
+//! cargo run -p gateway -- --simulate
+//! ```
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! OpenAI-style requests as Gemini requests, and the answers back.
