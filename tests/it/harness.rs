@@ -326,7 +326,8 @@ pub(crate) fn is_terminal(record: &Record) -> bool {
 
 /// Whether the caller cannot tell from what it saw that nothing was charged.
 pub(crate) fn is_ambiguous(record: &Record) -> bool {
-    record.aborted
+    // A request whose body the server never read cannot have been worked on, and the caller knows how much of it was taken.
+    (record.aborted && record.body_hash.is_some())
         || record.outcome == record.fault.name()
             && matches!(
                 record.fault,

@@ -394,10 +394,10 @@ impl Trail {
         self.0.handed_over.load(Ordering::Acquire)
     }
 
-    /// The verdict of an attempt that is given up now, without an answer: never sent, or interrupted and maybe charged.
+    /// The verdict of an attempt that is given up now, without an answer: never sent whole, or interrupted and maybe charged.
     #[must_use]
     pub fn cut_off(&self) -> Verdict {
-        if self.request_is_out() { Verdict::interrupted() } else { Verdict::not_sent() }
+        if self.request_is_out() { Verdict::interrupted() } else { Verdict::never_whole() }
     }
 
     /// Writes down that a request goes out. Until its end is written it counts as maybe charged.

@@ -436,6 +436,13 @@ impl Verdict {
         Self::of(Outcome::NotSent)
     }
 
+    /// The server was never given the whole request, so it cannot have worked on it: no money. Its head may have arrived, and with it
+    /// a request of the quota.
+    #[must_use]
+    pub fn never_whole() -> Self {
+        Self::of(Outcome::NotSent).with_quota(QuotaCharge::Maybe)
+    }
+
     /// An admission of our own said no before anything was sent: no money, no quota, and `wait` until it would say yes.
     ///
     /// `outcome` says which limit it was and `elsewhere` whether another model may answer, so that retry and fallback treat it as
