@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test that cannot go on says where")]
 
+mod axum_doors;
 mod cancel;
 mod compile_fail;
 mod extract;

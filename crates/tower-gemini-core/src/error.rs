@@ -179,6 +179,12 @@ impl Error {
         matches!(self.0.kind, Kind::Transport)
     }
 
+    /// Whether the caller's own request body failed while it was read.
+    #[must_use]
+    pub fn is_request_body(&self) -> bool {
+        matches!(self.0.kind, Kind::RequestBody)
+    }
+
     /// Whether one of the caller's time limits ran out.
     #[must_use]
     pub fn is_timeout(&self) -> bool {

@@ -2,6 +2,7 @@
 //!
 //! | layer | what it does |
 //! | --- | --- |
+//! | [`AnswerErrors`] | answers where a stack fails, in Google's form, and says when not to ask again |
 //! | [`CollectRequest`] | holds the request's body, so that it can be sent again, and reads the [`Call`](core::call::Call) |
 //! | [`FinalImageExtract`] | gives the final image, or the same JSON without the drafts |
 //! | [`ModelFallback`] | gets the image from another model, in another place, and says what that gave up |
@@ -18,6 +19,7 @@
 
 pub use tower_gemini_core as core;
 
+pub mod answer_errors;
 pub mod attempt_timeout;
 pub mod classify_gemini_error;
 pub mod clock;
@@ -37,6 +39,7 @@ pub mod stack;
 pub mod thought_signatures;
 mod timer;
 
+pub use answer_errors::{AnswerErrors, AnswerErrorsLayer};
 pub use attempt_timeout::{AttemptTimeout, AttemptTimeoutLayer};
 pub use classify_gemini_error::{ClassifyGeminiError, ClassifyGeminiErrorLayer};
 pub use collect_request::{CollectRequest, CollectRequestLayer};

@@ -11,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use tower_gemini_core::body::JudgedBody;
 use tower_gemini_core::error::{BoxError, Error};
 use tower_gemini_core::scan::{Scanner, strip_drafts};
-use tower_gemini_core::verdict::Outcome;
+use tower_gemini_core::verdict::{Outcome, Verdict};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -93,15 +93,27 @@ where
         let length: usize = chunks.iter().map(Bytes::len).sum();
         parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
-    Ok(Response::from_parts(parts, StrippedBody(Inner::Held { chunks: chunks.into(), trailers })))
+    let verdict = Box::new(body.verdict().clone());
+    Ok(Response::from_parts(parts, StrippedBody(Inner::Held { chunks: chunks.into(), trailers, verdict })))
 }
 
 /// The body of [`FinalImageJson`]'s answers.
 pub struct StrippedBody<B>(Inner<B>);
 
 enum Inner<B> {
-    Held { chunks: VecDeque<Bytes>, trailers: Option<http::HeaderMap> },
+    Held { chunks: VecDeque<Bytes>, trailers: Option<http::HeaderMap>, verdict: Box<Verdict> },
     Passing(Box<JudgedBody<B>>),
+}
+
+impl<B> StrippedBody<B> {
+    /// What the answer means, as far as is known.
+    #[must_use]
+    pub fn verdict(&self) -> &Verdict {
+        match &self.0 {
+            Inner::Held { verdict, .. } => verdict,
+            Inner::Passing(body) => body.verdict(),
+        }
+    }
 }
 
 impl<B> Body for StrippedBody<B>
@@ -113,7 +125,7 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match &mut self.get_mut().0 {
-            Inner::Held { chunks, trailers } => Poll::Ready(match chunks.pop_front() {
+            Inner::Held { chunks, trailers, .. } => Poll::Ready(match chunks.pop_front() {
                 Some(chunk) => Some(Ok(Frame::data(chunk))),
                 None => trailers.take().map(|trailers| Ok(Frame::trailers(trailers))),
             }),
@@ -123,7 +135,7 @@ where
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Inner::Held { chunks, trailers } => chunks.is_empty() && trailers.is_none(),
+            Inner::Held { chunks, trailers, .. } => chunks.is_empty() && trailers.is_none(),
             Inner::Passing(body) => body.is_end_stream(),
         }
     }

@@ -1,0 +1,51 @@
+use std::sync::Arc;
+
+use http::StatusCode;
+use tower_layer::Layer;
+
+use super::AnswerErrors;
+use crate::clock::{Clock, SystemClock};
+
+/// Makes [`AnswerErrors`] services.
+#[derive(Debug, Clone)]
+pub struct AnswerErrorsLayer {
+    pub(super) charged: StatusCode,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl AnswerErrorsLayer {
+    /// The defaults of the [module](super).
+    #[must_use]
+    pub fn new() -> Self {
+        Self { charged: StatusCode::FAILED_DEPENDENCY, clock: Arc::new(SystemClock) }
+    }
+
+    /// Which status says that money is or may be gone, and no answer came of it. Clients with retries of their own pay again after a
+    /// 408, 409, 429 or 5xx.
+    #[must_use]
+    pub fn status_when_charged(mut self, status: StatusCode) -> Self {
+        self.charged = status;
+        self
+    }
+
+    /// The wall clock that midnight Pacific is told from.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+}
+
+impl Default for AnswerErrorsLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<S> Layer<S> for AnswerErrorsLayer {
+    type Service = AnswerErrors<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        AnswerErrors::new(inner, self.clone())
+    }
+}

@@ -1,0 +1,167 @@
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Body, Frame, SizeHint};
+use pin_project::pin_project;
+use tower_gemini_core::error::Error;
+use tower_service::Service;
+
+use super::AnswerErrorsLayer;
+use super::answer::{HasVerdict, advise, answer_to};
+use crate::ready::take_ready;
+
+/// Answers where the inner service fails. See the [module](super).
+#[derive(Debug, Clone)]
+pub struct AnswerErrors<S> {
+    inner: S,
+    settings: AnswerErrorsLayer,
+}
+
+impl<S> AnswerErrors<S> {
+    pub(super) fn new(inner: S, settings: AnswerErrorsLayer) -> Self {
+        Self { inner, settings }
+    }
+}
+
+impl<S, R, B> Service<R> for AnswerErrors<S>
+where
+    S: Service<R, Response = Response<B>, Error = Error> + Clone,
+    B: HasVerdict,
+{
+    type Response = Response<AnsweredBody<B>>;
+    type Error = Infallible;
+    type Future = ResponseFuture<S, R>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // A service that never fails cannot say that it failed to become ready: the future asks, and answers with the error.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: R) -> Self::Future {
+        let inner = take_ready(&mut self.inner);
+        ResponseFuture { step: Step::Readying { inner, request: Some(request) }, settings: self.settings.clone() }
+    }
+}
+
+/// The future of [`AnswerErrors`].
+#[pin_project]
+pub struct ResponseFuture<S: Service<R>, R> {
+    #[pin]
+    step: Step<S, R, S::Future>,
+    settings: AnswerErrorsLayer,
+}
+
+#[pin_project(project = StepProjection)]
+enum Step<S, R, F> {
+    Readying { inner: S, request: Option<R> },
+    Sent(#[pin] F),
+}
+
+impl<S: Service<R>, R> fmt::Debug for ResponseFuture<S, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+impl<S, R, B> Future for ResponseFuture<S, R>
+where
+    S: Service<R, Response = Response<B>, Error = Error>,
+    B: HasVerdict,
+{
+    type Output = Result<Response<AnsweredBody<B>>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            let result = match this.step.as_mut().project() {
+                StepProjection::Readying { inner, request } => match ready!(inner.poll_ready(cx)) {
+                    Ok(()) => {
+                        // Polled after it was ready: a fault of the caller that must not bring the process down.
+                        let Some(request) = request.take() else { return Poll::Pending };
+                        let future = inner.call(request);
+                        this.step.set(Step::Sent(future));
+                        continue;
+                    }
+                    Err(error) => Err(error),
+                },
+                StepProjection::Sent(future) => ready!(future.poll(cx)),
+            };
+            let now = this.settings.clock.now();
+            return Poll::Ready(Ok(match result {
+                Ok(response) => {
+                    let (mut parts, body) = response.into_parts();
+                    advise(parts.status, &mut parts.headers, body.verdict(), now);
+                    Response::from_parts(parts, AnsweredBody(Inner::Upstream(body)))
+                }
+                Err(error) => {
+                    let (mut parts, bytes) = answer_to(&error, this.settings.charged).into_parts();
+                    advise(parts.status, &mut parts.headers, Some(error.verdict()), now);
+                    if let Some(trail) = error.trail() {
+                        parts.extensions.insert(trail.clone());
+                    }
+                    let body = AnsweredBody(Inner::Ours { bytes: Some(bytes), verdict: Box::new(error.verdict().clone()) });
+                    Response::from_parts(parts, body)
+                }
+            }));
+        }
+    }
+}
+
+/// The upstream's body, or the text of an error.
+#[pin_project]
+pub struct AnsweredBody<B>(#[pin] Inner<B>);
+
+#[pin_project(project = InnerProjection)]
+enum Inner<B> {
+    Upstream(#[pin] B),
+    Ours { bytes: Option<Bytes>, verdict: Box<tower_gemini_core::verdict::Verdict> },
+}
+
+impl<B: HasVerdict> HasVerdict for AnsweredBody<B> {
+    fn verdict(&self) -> Option<&tower_gemini_core::verdict::Verdict> {
+        match &self.0 {
+            Inner::Upstream(body) => body.verdict(),
+            Inner::Ours { verdict, .. } => Some(verdict),
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for AnsweredBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.project().0.project() {
+            InnerProjection::Upstream(body) => body.poll_frame(cx),
+            InnerProjection::Ours { bytes, .. } => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Inner::Upstream(body) => body.is_end_stream(),
+            Inner::Ours { bytes, .. } => bytes.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Inner::Upstream(body) => body.size_hint(),
+            Inner::Ours { bytes, .. } => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+        }
+    }
+}
+
+impl<B: fmt::Debug> fmt::Debug for AnsweredBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Inner::Upstream(body) => f.debug_tuple("AnsweredBody").field(body).finish(),
+            Inner::Ours { verdict, .. } => f.debug_tuple("AnsweredBody").field(verdict).finish(),
+        }
+    }
+}
