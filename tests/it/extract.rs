@@ -116,3 +116,31 @@ fn a_large_answer_streams_through_untouched() {
         assert_eq!(sim.ledger().of_call(TAG).next().unwrap().delivered, tower_gemini_sim::Delivered::Full);
     });
 }
+
+// It was paid for: a bound on memory must not lose it.
+#[test]
+fn an_answer_longer_than_what_is_held_passes_with_its_drafts() {
+    use tower::Layer;
+    use tower_gemini::final_image_extract::FinalImageJsonLayer;
+    use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer};
+
+    in_paused_time(async {
+        let drafts = Shape { drafts: 2, ..Shape::default() };
+        let scenario = Scenario::new([Fault::Shaped(drafts)]);
+        let ask = async |max_held_bytes: Option<usize>| {
+            let sim = scenario.sim();
+            // Parts of a big answer pass without being peeked whole.
+            let client = ClassifyGeminiErrorLayer::new().layer(sim.service());
+            let strip =
+                max_held_bytes.map_or_else(FinalImageJsonLayer::new, |most| FinalImageJsonLayer::new().max_held_bytes(most));
+            let service = CollectRequestLayer::new().layer(strip.layer(client));
+            let body = service.oneshot(scenario.request(TAG)).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+            String::from_utf8(body.to_vec()).unwrap()
+        };
+        let (stripped, whole) = (ask(None).await, ask(Some(1000)).await);
+        assert_eq!(stripped.matches("\"data\"").count(), 1);
+        assert_eq!(whole.matches("\"data\"").count(), 3);
+        let value: serde_json::Value = serde_json::from_str(&whole).unwrap();
+        assert!(value["candidates"][0]["finishReason"].is_string(), "to its end");
+    });
+}
