@@ -102,8 +102,8 @@ pub fn seconds_to_wait(verdict: &Verdict, now: SystemTime) -> Option<u64> {
     Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
 }
 
-/// Adds what clients with retries of their own read.
-pub(super) fn advise(status: StatusCode, headers: &mut HeaderMap, verdict: Option<&Verdict>, now: SystemTime) {
+/// Adds what clients with retries of their own read, `x-should-retry` and `Retry-After`: by the table of the [module](super).
+pub fn retry_advice(status: StatusCode, headers: &mut HeaderMap, verdict: Option<&Verdict>, now: SystemTime) {
     let clients_retry = status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 429);
     let money_is_gone = verdict.is_some_and(|verdict| !verdict.charge().is_surely_free());
     if clients_retry || (money_is_gone && !status.is_success()) {

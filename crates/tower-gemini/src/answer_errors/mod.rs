@@ -62,6 +62,6 @@ mod answer;
 mod layer;
 mod service;
 
-pub use answer::{HasVerdict, answer_to, seconds_to_wait};
+pub use answer::{HasVerdict, answer_to, retry_advice, seconds_to_wait};
 pub use layer::AnswerErrorsLayer;
 pub use service::{AnswerErrors, AnsweredBody, ResponseFuture};

@@ -1,0 +1,106 @@
+//! What the gateway says itself, in the form that a path's clients read.
+
+use std::error::Error as StdError;
+use std::time::SystemTime;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::{Response, StatusCode};
+use serde_json::json;
+use tower_gemini::answer_errors::{answer_to, retry_advice};
+use tower_gemini::core::error::Error;
+use tower_gemini::core::redact::redact;
+
+use crate::openai;
+
+/// In which form a path's clients read errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// `{"error":{"code":…,"message":…,"status":…}}`
+    Gemini,
+    /// `{"error":{"message":…,"type":…,"code":…}}`
+    OpenAi,
+}
+
+/// The form of the clients that use this path.
+pub(crate) fn form_of(path: &str) -> Form {
+    let openai = openai::route(path).is_some() || path.split('/').any(|segment| segment == "openai");
+    if openai { Form::OpenAi } else { Form::Gemini }
+}
+
+/// Why a request went no further than this gateway: nothing was sent, nothing is charged.
+#[derive(Debug, Clone)]
+pub(crate) struct Refused {
+    pub(crate) status: StatusCode,
+    /// Google's word for it.
+    pub(crate) word: &'static str,
+    pub(crate) message: String,
+}
+
+impl Refused {
+    pub(crate) fn new(status: StatusCode, word: &'static str, message: impl Into<String>) -> Self {
+        Self { status, word, message: message.into() }
+    }
+
+    pub(crate) fn path(path: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", format!("{} cannot be a path of the upstream", redact(path)))
+    }
+}
+
+/// The answer that says it.
+pub(crate) fn refused(form: Form, refused: &Refused) -> Response<Body> {
+    let google = json!({ "error": {
+        "code": refused.status.as_u16(),
+        "message": refused.message,
+        "status": refused.word,
+        "details": [{
+            "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+            "reason": refused.word,
+            "domain": "tower-gemini",
+            "metadata": { "charge": "none" },
+        }],
+    }});
+    match form {
+        Form::Gemini => json_answer(refused.status, Bytes::from(google.to_string())),
+        Form::OpenAi => {
+            let (status, body) = openai::error_from_google(refused.status, google.to_string().as_bytes());
+            json_answer(status, body)
+        }
+    }
+}
+
+/// A JSON answer.
+pub(crate) fn json_answer(status: StatusCode, body: Bytes) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=UTF-8"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// What a stack that failed is answered with.
+pub(crate) fn of_error(error: &Error, charged: StatusCode, now: SystemTime) -> Response<Body> {
+    let mut response = answer_to(error, charged).map(Body::from);
+    let status = response.status();
+    retry_advice(status, response.headers_mut(), Some(error.verdict()), now);
+    response
+}
+
+/// One sentence of an error that broke a body, without secrets.
+pub(crate) fn sentence(error: &axum::Error) -> String {
+    let mut next: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(ours) = error.downcast_ref::<Error>() {
+            return ours.to_string();
+        }
+        next = error.source();
+    }
+    redact(&error.to_string()).into_owned()
+}
+
+/// An answer that broke off, as OpenAI's clients read it.
+pub(crate) fn openai_cut(error: &axum::Error, charged: StatusCode) -> (StatusCode, Bytes) {
+    let google = json!({ "error": { "code": charged.as_u16(), "message": sentence(error), "status": "ABORTED" } });
+    openai::error_from_google(charged, google.to_string().as_bytes())
+}

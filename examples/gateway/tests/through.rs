@@ -1,0 +1,467 @@
+//! Requests through the gateway on loopback, with the simulator behind it, whose ledger judges.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs, reason = "a test that cannot go on says where")]
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use gateway::Running;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::{Value, json};
+use tower_gemini_sim::{Fault, Latency, Refusal, ServeHandle, Shape, Sim, hash64, serve};
+
+const KEY: &str = "AIzaSyA-sentinel-key-0123456789abcdefghij";
+
+struct World {
+    sim: Sim,
+    upstream: Option<ServeHandle>,
+    gateway: Running,
+    client: Client<HttpConnector, Full<Bytes>>,
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The images in a Gemini answer, drafts too.
+    fn images(&self) -> Vec<Bytes> {
+        fn find(value: &Value, found: &mut Vec<Bytes>) {
+            match value {
+                Value::Object(members) => {
+                    if let Some(data) = members.get("data").and_then(Value::as_str).filter(|_| members.contains_key("mimeType")) {
+                        found.push(decode(data));
+                    }
+                    members.values().for_each(|value| find(value, found));
+                }
+                Value::Array(values) => values.iter().for_each(|value| find(value, found)),
+                _ => {}
+            }
+        }
+        let mut found = Vec::new();
+        find(&self.json(), &mut found);
+        found
+    }
+}
+
+fn decode(data: &str) -> Bytes {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.decode(data).unwrap().into()
+}
+
+impl World {
+    async fn new(sim: Sim, extra: &str) -> Self {
+        let upstream = serve(sim.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let config = format!("[server]\nlisten = \"127.0.0.1:0\"\n[upstream]\nbase_url = \"{0}\"\nvertex_base_url = \"{0}\"\n{extra}", upstream.url());
+        let gateway = gateway::start(&config).await.unwrap_or_else(|error| panic!("{error}\n{config}"));
+        Self { sim, upstream: Some(upstream), gateway, client: Client::builder(TokioExecutor::new()).build_http() }
+    }
+
+    async fn quick(faults: impl IntoIterator<Item = Fault>) -> Self {
+        Self::new(Sim::quick(faults), "").await
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.gateway.url())
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
+        let (parts, body) = self.client.request(request).await.unwrap().into_parts();
+        Answer { status: parts.status, headers: parts.headers, body: body.collect().await.unwrap().to_bytes() }
+    }
+
+    fn request(&self, path: &str, body: &Value) -> Request<Full<Bytes>> {
+        Request::post(self.url(path))
+            .header("x-goog-api-key", KEY)
+            .header("content-type", "application/json")
+            .header("x-sim-call", "call")
+            .body(Full::from(body.to_string()))
+            .unwrap()
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.send(self.request(path, body)).await
+    }
+
+    fn ledger(&self) -> (usize, usize) {
+        let ledger = self.sim.ledger();
+        (ledger.sends("call"), ledger.charges("call"))
+    }
+}
+
+const PRO: &str = "/v1beta/models/gemini-3-pro-image:generateContent";
+
+fn apple() -> Value {
+    json!({ "contents": [{ "role": "user", "parts": [{ "text": "a red apple" }] }], "generationConfig": { "responseModalities": ["TEXT", "IMAGE"] } })
+}
+
+fn drafts() -> Fault {
+    Fault::Shaped(Shape { drafts: 2, ..Shape::default() })
+}
+
+#[tokio::test]
+async fn a_drop_in_base_url_gives_the_final_image_and_no_drafts() {
+    let world = World::quick([Fault::HighDemand, drafts()]).await;
+    let answer = world.post(PRO, &apple()).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.images(), [world.sim.image_for(1).unwrap()]);
+    assert!(answer.text().contains("thoughtSignature"), "signatures are kept");
+    assert_eq!(answer.headers["content-length"], answer.body.len().to_string());
+    assert!(!answer.headers.contains_key("alt-svc"), "it would lead the caller past the gateway");
+    assert_eq!(world.ledger(), (2, 1));
+}
+
+#[tokio::test]
+async fn drafts_come_along_where_they_are_wanted() {
+    let world = World::new(Sim::quick([drafts()]), "[answers]\nstrip_drafts = false\n").await;
+    let answer = world.post(PRO, &apple()).await;
+    assert_eq!(answer.images().len(), 3);
+    assert_eq!(answer.images()[2], world.sim.image_for(0).unwrap());
+}
+
+#[tokio::test]
+async fn every_door_of_googles_leads_to_the_upstream() {
+    for path in [
+        "/v1/models/gemini-3-pro-image:generateContent",
+        "//v1beta//models/gemini-3-pro-image:generateContent",
+        "/v1beta1/publishers/google/models/gemini-3-pro-image:generateContent",
+        "/v1/projects/p/locations/global/publishers/google/models/gemini-3-pro-image:generateContent",
+    ] {
+        let world = World::quick([drafts()]).await;
+        let answer = world.post(path, &apple()).await;
+        assert_eq!((answer.status.as_u16(), answer.images().len()), (200, 1), "{path}: {}", answer.text());
+    }
+    let world = World::quick([]).await;
+    let answer = world.post("/v1beta/models/gemini-3-pro-image:countTokens", &apple()).await;
+    assert!(answer.json()["totalTokens"].as_u64().unwrap() > 0);
+    let answer = world.post("/v1beta/interactions", &json!({ "model": "gemini-3-pro-image", "input": "a red apple" })).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    // What nobody knows is the upstream's to answer.
+    let answer = world.send(Request::get(world.url("/v1beta/files/nobody")).header("x-goog-api-key", KEY).body(Full::default()).unwrap()).await;
+    assert_eq!(answer.status, 404);
+}
+
+#[tokio::test]
+async fn imagen_style_predictions_pass_through() {
+    let world = World::new(Sim::builder().latency(Latency::none()).tiny_images(true).revive("imagen-4.0-generate-001").build(), "").await;
+    let body = json!({ "instances": [{ "prompt": "a red apple" }], "parameters": { "sampleCount": 1 } });
+    let answer = world.post("/v1beta/models/imagen-4.0-generate-001:predict", &body).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(answer.json()["predictions"][0]["bytesBase64Encoded"].is_string());
+}
+
+#[tokio::test]
+async fn mixed_spellings_pass_as_they_are() {
+    let world = World::quick([]).await;
+    let body = json!({
+        "contents": [{ "parts": [{ "text": "an edit" }, { "inlineData": { "mime_type": "image/png", "data": "iVBORw0KGgo-_w" } }] }],
+        "generation_config": { "response_modalities": ["TEXT", "IMAGE"], "imageConfig": { "image_size": "2K" } },
+        "safetySettings": null
+    });
+    let answer = world.post(PRO, &body).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(world.sim.ledger().requests()[0].body_hash, Some(hash64(body.to_string().as_bytes())), "byte for byte");
+}
+
+#[tokio::test]
+async fn a_key_is_taken_from_wherever_clients_put_it() {
+    for (path, header) in [
+        (format!("{PRO}?key={KEY}"), None),
+        (PRO.to_owned(), Some(("authorization", format!("Bearer {KEY}")))),
+        (PRO.to_owned(), Some(("x-goog-api-key", KEY.to_owned()))),
+    ] {
+        let world = World::quick([]).await;
+        let mut request = Request::post(world.url(&path)).header("x-sim-call", "call");
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
+        }
+        let answer = world.send(request.body(Full::from(apple().to_string())).unwrap()).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        assert_eq!(&*world.sim.ledger().requests()[0].project, world.sim.project_of(KEY));
+    }
+}
+
+#[tokio::test]
+async fn the_gateways_own_key_is_for_callers_with_a_token() {
+    let dir = tempdir();
+    std::fs::write(dir.join("key"), KEY).unwrap();
+    std::fs::write(dir.join("tokens"), "# who: token\nalice:token-of-alice-0123456789\n").unwrap();
+    let extra = format!("[auth]\nmode = \"own\"\napi_key_file = {:?}\ntokens_file = {:?}\n", dir.join("key"), dir.join("tokens"));
+    let world = World::new(Sim::quick([]), &extra).await;
+    let ask = |token: &str| {
+        Request::post(world.url(PRO)).header("authorization", format!("Bearer {token}")).header("x-sim-call", "call").body(Full::from(apple().to_string())).unwrap()
+    };
+    let answer = world.send(ask("token-of-alice-0123456789")).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(&*world.sim.ledger().requests()[0].project, world.sim.project_of(KEY));
+    let answer = world.send(ask("token-of-mallory-987654321")).await;
+    assert_eq!((answer.status.as_u16(), answer.json()["error"]["status"].as_str()), (401, Some("UNAUTHENTICATED")));
+    let answer = world.send(Request::post(world.url("/v1/chat/completions")).body(Full::from("{}")).unwrap()).await;
+    assert_eq!(answer.status, 401);
+    assert!(answer.json()["error"]["type"].is_string(), "OpenAI's form on OpenAI's paths: {}", answer.text());
+    assert_eq!(world.ledger(), (1, 1));
+}
+
+#[tokio::test]
+async fn a_stream_stays_a_stream_and_loses_its_drafts() {
+    let sim = Sim::builder().latency(Latency::none()).tiny_images(true).script([drafts()]).chunks(512, Duration::from_millis(20)).build();
+    let world = World::new(sim, "").await;
+    let path = "/v1beta/models/gemini-3-pro-image:streamGenerateContent?alt=sse";
+    let mut body = world.client.request(world.request(path, &apple())).await.unwrap().into_body();
+    let mut text = Vec::new();
+    let mut first = None;
+    while let Some(frame) = body.frame().await {
+        text.extend_from_slice(&frame.unwrap().into_data().unwrap());
+        first.get_or_insert_with(|| world.sim.ledger().requests()[0].ended_at.is_some());
+    }
+    assert_eq!(first, Some(false), "the first byte came before the upstream was done");
+    let text = String::from_utf8(text).unwrap();
+    let images: Vec<Bytes> = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line.strip_prefix("data:")?.trim()).ok())
+        .flat_map(|event| Answer { status: StatusCode::OK, headers: HeaderMap::new(), body: event.to_string().into() }.images())
+        .collect();
+    assert_eq!(images, [world.sim.image_for(0).unwrap()]);
+}
+
+#[tokio::test]
+async fn an_array_stream_is_an_array_still() {
+    let world = World::quick([drafts()]).await;
+    let answer = world.post("/v1beta/models/gemini-3-pro-image:streamGenerateContent", &apple()).await;
+    assert!(answer.json().is_array());
+    assert_eq!(answer.images(), [world.sim.image_for(0).unwrap()]);
+}
+
+#[tokio::test]
+async fn a_refusal_is_shown_as_it_is_and_charged_once() {
+    let world = World::quick([Fault::Refused(Refusal::ImageSafety)]).await;
+    let answer = world.post(PRO, &apple()).await;
+    assert_eq!((answer.status.as_u16(), answer.json()["candidates"][0]["finishReason"].as_str()), (200, Some("IMAGE_SAFETY")));
+    assert_eq!(world.ledger(), (1, 1));
+}
+
+#[tokio::test]
+async fn when_its_own_retries_are_spent_the_last_answer_says_when_to_come_back_and_not_to_retry() {
+    let world = World::new(Sim::quick(vec![Fault::RateLimitMinute { retry_after: Duration::from_millis(34_200), limit: tower_gemini_sim::Limit::Requests }; 3]), "[retry]\nattempts = 1\n").await;
+    let answer = world.post(PRO, &apple()).await;
+    assert_eq!(answer.status, 429);
+    assert_eq!(answer.headers["x-should-retry"], "false");
+    let wait: u64 = answer.headers["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((35..=36).contains(&wait), "{wait}");
+    assert!(answer.json()["error"]["details"].is_array(), "and Google's own words");
+}
+
+#[tokio::test]
+async fn a_cut_upstream_never_reaches_a_client_that_would_send_again() {
+    for fault in [Fault::CutBody { at: 3000 }, Fault::ResetAfterGeneration, Fault::CutHead { at: 20 }, Fault::TruncatedBody { at: 2000 }] {
+        let world = World::quick([fault.clone()]).await;
+        let answer = world.post(PRO, &apple()).await;
+        assert_eq!(answer.status, 424, "{fault:?}: {}", answer.text());
+        assert_eq!(answer.headers["x-should-retry"], "false");
+        assert_eq!(answer.json()["error"]["status"], "ABORTED");
+        assert_eq!(world.ledger(), (1, 1), "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_gives_up_on_silence_hears_blanks() {
+    let sim = Sim::builder().latency(Latency::fixed(Duration::from_millis(2500))).tiny_images(true).build();
+    let world = World::new(sim, "[answers]\nheartbeat = \"500ms\"\n").await;
+    let answer = world.post(PRO, &apple()).await;
+    assert!(answer.body.starts_with(b"   "), "{:?}", &answer.body[..8]);
+    assert_eq!(answer.images(), [world.sim.image_for(0).unwrap()]);
+}
+
+#[tokio::test]
+async fn headers_tell_what_happened_where_they_are_asked_for() {
+    let world = World::new(Sim::quick([Fault::HighDemand]), "[answers]\nreport_headers = true\n").await;
+    let answer = world.post(PRO, &apple()).await;
+    assert_eq!(answer.headers["x-gemini-attempts"], "2");
+    assert_eq!(answer.headers["x-gemini-model"], "gemini-3-pro-image");
+    assert_eq!(answer.headers["x-gemini-charge"], "charged");
+    let quiet = World::quick([]).await.post(PRO, &apple()).await;
+    assert!(!quiet.headers.keys().any(|name| name.as_str().starts_with("x-gemini-")));
+}
+
+/// Sends a request and hangs up after `patience`.
+async fn hang_up(world: &World, patience: Duration) {
+    let request = world.request(PRO, &apple());
+    // A client of its own: dropping it closes the connection.
+    let client: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http();
+    assert!(tokio::time::timeout(patience, client.request(request)).await.is_err(), "it was to be too late");
+}
+
+#[tokio::test]
+async fn what_was_paid_for_is_kept_for_the_one_who_hung_up_and_given_once() {
+    let sim = Sim::builder().latency(Latency::fixed(Duration::from_millis(1500))).tiny_images(true).build();
+    let world = World::new(sim, "[answers]\nreport_headers = true\n").await;
+    hang_up(&world, Duration::from_millis(400)).await;
+    let answer = world.post(PRO, &apple()).await;
+    assert_eq!(answer.images(), [world.sim.image_for(0).unwrap()]);
+    assert_eq!(answer.headers["x-gemini-redeemed"], "1");
+    assert_eq!(world.ledger(), (1, 1));
+    let another = world.post(PRO, &apple()).await;
+    assert_eq!(another.images(), [world.sim.image_for(1).unwrap()], "given once");
+    assert_eq!(world.ledger(), (2, 2));
+}
+
+#[tokio::test]
+async fn a_continuation_is_sent_once_and_never_kept() {
+    let world = World::quick([Fault::HighDemand]).await;
+    let mut body = apple();
+    body["continuationToken"] = json!("next");
+    let answer = world.post(PRO, &body).await;
+    assert_eq!(answer.status, 503, "not retried: {}", answer.text());
+    assert_eq!(world.ledger(), (1, 0));
+}
+
+#[tokio::test]
+async fn openai_chat_is_the_same_stack_in_other_words() {
+    let world = World::quick([Fault::HighDemand, drafts()]).await;
+    let body = json!({ "model": "nano-banana-pro", "messages": [{ "role": "user", "content": "a red apple" }] });
+    let answer = world.post("/v1beta/openai/chat/completions", &body).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let images = &answer.json()["choices"][0]["message"]["images"];
+    assert_eq!(images.as_array().unwrap().len(), 1);
+    let url = images[0]["image_url"]["url"].as_str().unwrap();
+    assert_eq!(decode(url.split_once(";base64,").unwrap().1), world.sim.image_for(1).unwrap());
+    assert_eq!(world.ledger(), (2, 1));
+}
+
+#[tokio::test]
+async fn openai_images_are_the_same_stack_in_other_words() {
+    let world = World::quick([drafts()]).await;
+    let answer = world.post("/v1/images/generations", &json!({ "model": "gemini-3-pro-image", "prompt": "a red apple", "size": "1024x1024" })).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(decode(answer.json()["data"][0]["b64_json"].as_str().unwrap()), world.sim.image_for(0).unwrap());
+    let refused = World::quick([Fault::CutBody { at: 3000 }]).await;
+    let answer = refused.post("/v1/images/generations", &json!({ "model": "gemini-3-pro-image", "prompt": "x" })).await;
+    assert_eq!((answer.status.as_u16(), answer.json()["error"]["message"].is_string()), (424, true), "{}", answer.text());
+    assert_eq!(refused.ledger(), (1, 1));
+}
+
+#[tokio::test]
+async fn an_openai_stream_ends_with_done_and_holds_the_final_image() {
+    let world = World::quick([drafts()]).await;
+    let body = json!({ "model": "gemini-3-pro-image", "stream": true, "messages": [{ "role": "user", "content": "a red apple" }] });
+    let answer = world.post("/v1/chat/completions", &body).await;
+    assert_eq!(answer.headers["content-type"], "text/event-stream; charset=utf-8");
+    assert!(answer.text().trim_end().ends_with("data: [DONE]"), "{}", answer.text());
+    let images: Vec<String> = answer
+        .text()
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line.strip_prefix("data:")?.trim()).ok())
+        .filter_map(|chunk| Some(chunk["choices"][0]["delta"]["images"][0]["image_url"]["url"].as_str()?.to_owned()))
+        .collect();
+    assert_eq!(images.len(), 1);
+    assert_eq!(decode(images[0].split_once(";base64,").unwrap().1), world.sim.image_for(0).unwrap());
+}
+
+#[tokio::test]
+async fn bad_input_is_a_clear_answer_and_nothing_is_sent() {
+    let world = World::quick([]).await;
+    let raw = |path: &str, body: &[u8]| {
+        Request::builder().method(Method::POST).uri(world.url(path)).header("x-goog-api-key", KEY).header("x-sim-call", "call").body(Full::from(Bytes::copy_from_slice(body))).unwrap()
+    };
+    for body in [&b"{\"messages\": "[..], b"\xff\xfe{}", b"", b"[1]"] {
+        let answer = world.send(raw("/v1/chat/completions", body)).await;
+        assert_eq!(answer.status, 400, "{}", answer.text());
+        assert!(answer.json()["error"]["message"].as_str().unwrap().len() > 10);
+    }
+    assert_eq!(world.ledger(), (0, 0));
+    // On Google's own paths it is Google's to say.
+    let answer = world.send(raw(PRO, b"{\"contents\": ")).await;
+    assert_eq!(answer.status, 400);
+    assert_eq!(world.ledger(), (1, 0));
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_not_there_is_said_in_words() {
+    let mut world = World::new(Sim::quick([]), "[retry]\nattempts = 1\n").await;
+    world.upstream.take().unwrap().shutdown().await;
+    let answer = world.post(PRO, &apple()).await;
+    assert_eq!(answer.status, 503);
+    assert!(answer.text().contains("nothing was charged"), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn health_metrics_and_status_answer_and_hold_no_key() {
+    let world = World::quick([Fault::HighDemand, Fault::None, Fault::Refused(Refusal::ImageSafety)]).await;
+    world.post(&format!("{PRO}?key={KEY}"), &apple()).await;
+    world.post(PRO, &apple()).await;
+    let get = |path: &str| Request::get(world.url(path)).body(Full::default()).unwrap();
+    assert_eq!(world.send(get("/healthz")).await.status, 200);
+    let metrics = world.send(get("/metrics")).await.text();
+    assert!(metrics.contains("gemini_"), "{metrics}");
+    let page = world.send(get("/status")).await;
+    assert!(page.text().contains("<html") && page.headers["content-type"].to_str().unwrap().starts_with("text/html"));
+    let status = world.send(get("/status.json")).await;
+    assert!(status.json().is_object());
+    for text in [metrics, page.text(), status.text()] {
+        assert!(!text.contains("sentinel"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_shutdown_finishes_what_was_paid_for() {
+    let sim = Sim::builder().latency(Latency::fixed(Duration::from_millis(1200))).tiny_images(true).build();
+    let world = World::new(sim, "").await;
+    let (sim, url) = (world.sim.clone(), world.gateway.url());
+    let asked = tokio::spawn({
+        let (client, request) = (world.client.clone(), world.request(PRO, &apple()));
+        async move {
+            let (parts, body) = client.request(request).await.unwrap().into_parts();
+            (parts.status, body.collect().await.unwrap().to_bytes())
+        }
+    });
+    while sim.requests() == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let World { gateway, .. } = world;
+    gateway.shutdown().await;
+    let (status, body) = asked.await.unwrap();
+    assert_eq!(status, 200);
+    assert!(!body.is_empty());
+    assert_eq!(sim.ledger().charges("call"), 1);
+    let late = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>().request(Request::get(format!("{url}/healthz")).body(Full::default()).unwrap()).await;
+    assert!(late.is_err(), "nobody listens any more");
+}
+
+#[tokio::test]
+async fn what_is_kept_outlives_the_process() {
+    let dir = tempdir();
+    let sim = Sim::builder().latency(Latency::fixed(Duration::from_millis(800))).tiny_images(true).build();
+    let extra = format!("[keep]\ndir = {:?}\n", dir.join("kept"));
+    let world = World::new(sim.clone(), &extra).await;
+    hang_up(&world, Duration::from_millis(300)).await;
+    let World { gateway, .. } = world;
+    // Waits for the attempt that has no caller, and writes its answer.
+    gateway.shutdown().await;
+    assert_eq!(sim.ledger().charges("call"), 1);
+    let world = World::new(sim.clone(), &extra).await;
+    let answer = world.post(PRO, &apple()).await;
+    assert_eq!(answer.images(), [sim.image_for(0).unwrap()]);
+    assert_eq!(sim.ledger().charges("call"), 1);
+}
+
+fn tempdir() -> std::path::PathBuf {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let dir = std::env::temp_dir().join(format!("gateway-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed)));
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
