@@ -344,6 +344,9 @@ pub struct Attempt {
     pub quota: QuotaCharge,
     /// Money, in micro-dollars, from at least to at most.
     pub cost: Cost,
+    /// How many images its answer held, drafts included: all but the last are drafts. `None` where its end was not read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub images: Option<u32>,
     /// From send to the end of the answer, in the runtime's time.
     #[serde(rename = "took_ms", serialize_with = "as_millis")]
     pub took: Duration,
@@ -411,6 +414,7 @@ impl Trail {
             charge: Charge::Maybe,
             quota: QuotaCharge::Maybe,
             cost: Cost::UNKNOWN,
+            images: None,
             took: Duration::ZERO,
         };
         for observer in self.observers() {
@@ -513,6 +517,13 @@ impl AttemptId {
             attempt.quota = verdict.quota();
             attempt.cost = cost;
             attempt.took = took;
+        }
+    }
+
+    /// Writes down how many images the answer held, drafts included.
+    pub fn count_images(&self, images: u32) {
+        if let Some(Step::Attempt(attempt)) = self.trail.steps_mut().get_mut(self.at) {
+            attempt.images = Some(images);
         }
     }
 

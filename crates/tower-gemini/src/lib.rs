@@ -28,6 +28,7 @@ pub mod final_image_extract;
 pub mod jittered_retry;
 mod judged;
 pub mod model_fallback;
+pub mod observe;
 mod optional;
 pub mod peak_hour_router;
 pub mod quota_guard;

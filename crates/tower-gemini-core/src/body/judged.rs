@@ -48,6 +48,8 @@ pub struct BodyEnd<'a> {
     pub verdict: &'a Verdict,
     /// What the answer says it used.
     pub usage: Option<&'a Usage>,
+    /// How many images it held, drafts included; `None` where it was not read to a good end.
+    pub images: Option<u32>,
 }
 
 /// How a body ended.
@@ -80,6 +82,7 @@ pub struct JudgedBody<B> {
 struct State {
     verdict: Verdict,
     usage: Option<Usage>,
+    images: Option<u32>,
     watch: Option<Watch>,
     guards: Vec<Box<dyn BodyGuard>>,
     ended: bool,
@@ -98,9 +101,9 @@ where
     /// A body whose beginning was peeked. `rest` is `None` where it ended within the peek.
     #[must_use]
     pub fn new(decided: Decided, rest: Option<B>, call: Arc<Call>, context: CallContext) -> Self {
-        let Decided { verdict, held, usage, watch } = decided;
+        let Decided { verdict, held, usage, images, watch } = decided;
         let watch = if rest.is_some() { watch.map(|scanner| Watch { scanner, broken: None }) } else { None };
-        let state = State { verdict, usage, watch, guards: Vec::new(), ended: false };
+        let state = State { verdict, usage, images, watch, guards: Vec::new(), ended: false };
         Self { held, rest, failed: None, call, context, state }
     }
 
@@ -109,7 +112,7 @@ where
     pub fn local(bytes: Bytes, verdict: Verdict, call: Arc<Call>, context: CallContext) -> Self {
         let mut held = Held::default();
         held.push(bytes);
-        Self::new(Decided { verdict, held, usage: None, watch: None }, None, call, context)
+        Self::new(Decided { verdict, held, usage: None, images: None, watch: None }, None, call, context)
     }
 
     /// A body whose upstream failed while it was peeked: what came, and then the error.
@@ -157,6 +160,12 @@ impl<B> JudgedBody<B> {
         self.state.usage.as_ref()
     }
 
+    /// How many images the answer held, drafts included, once that is known.
+    #[must_use]
+    pub fn images(&self) -> Option<u32> {
+        self.state.images
+    }
+
     /// Reads the answer with `scanner` from its first byte on, in place of the one that only judges. The result comes with the end of
     /// [`poll_answer`](Self::poll_answer).
     ///
@@ -202,6 +211,7 @@ impl State {
                     return Err(Error::truncated(self.verdict.clone()));
                 }
                 self.verdict = classify_answer(call, &answer);
+                self.images = Some(answer.images);
                 Ok(Some(answer))
             }
             Err(error) if error.is_truncated() => {
@@ -229,7 +239,7 @@ impl State {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        let end = BodyEnd { how, verdict: &self.verdict, usage: self.usage.as_ref() };
+        let end = BodyEnd { how, verdict: &self.verdict, usage: self.usage.as_ref(), images: self.images };
         for guard in &mut self.guards {
             guard.on_end(&end);
         }

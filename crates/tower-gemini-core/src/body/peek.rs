@@ -50,6 +50,7 @@ pub struct Decided {
     pub(crate) verdict: Verdict,
     pub(crate) held: Held,
     pub(crate) usage: Option<Usage>,
+    pub(crate) images: Option<u32>,
     /// Judges what is still to come; `None` where nothing is, or nothing can be read from it.
     pub(crate) watch: Option<Box<Scanner>>,
 }
@@ -102,11 +103,11 @@ impl Peek {
         if opaque {
             // Without a body `classify` falls back to the status.
             let verdict = classify(&call, status, headers, b"");
-            return Decided { verdict, held, usage: None, watch: None };
+            return Decided { verdict, held, usage: None, images: None, watch: None };
         }
         if !status.is_success() {
             let verdict = classify(&call, status, headers, &held.joined());
-            return Decided { verdict, held, usage: None, watch: None };
+            return Decided { verdict, held, usage: None, images: None, watch: None };
         }
         if !ended {
             let watch = stream.or_else(|| {
@@ -118,22 +119,23 @@ impl Peek {
             });
             // An image on its way, paid for; or a call that asks for none, whose answer is as final.
             let verdict = if call.wants_image { Verdict::delivering() } else { Verdict::answering() };
-            return Decided { verdict, held, usage: None, watch };
+            return Decided { verdict, held, usage: None, images: None, watch };
         }
         let mut scanner = Scanner::judging(call.framing);
         // A fault met while feeding is met again by `finish`, which also says what had been found before it.
         let _ = held.iter().try_for_each(|chunk| scanner.feed(chunk));
         match scanner.finish() {
             Ok(answer) if answer.error.is_none() => {
-                Decided { verdict: classify_answer(&call, &answer), held, usage: answer.usage, watch: None }
+                let images = Some(answer.images);
+                Decided { verdict: classify_answer(&call, &answer), held, usage: answer.usage, images, watch: None }
             }
             // Its JSON stops short, and nothing in it says why: whatever it was going to be, it broke off.
             Err(failure) if failure.error.is_truncated() && says_nothing(&failure.found) => {
                 let verdict = if failure.found.images > 0 { Verdict::interrupted_delivery() } else { Verdict::interrupted() };
-                Decided { verdict, held, usage: failure.found.usage, watch: None }
+                Decided { verdict, held, usage: failure.found.usage, images: None, watch: None }
             }
             // Errors inside a 200, broken answers, texts that are no JSON: the classifier reads them whole.
-            _ => Decided { verdict: classify(&call, status, headers, &held.joined()), held, usage: None, watch: None },
+            _ => Decided { verdict: classify(&call, status, headers, &held.joined()), held, usage: None, images: None, watch: None },
         }
     }
 }

@@ -234,6 +234,7 @@ where
     );
     // Written now as it is known now; the body's end says more where there is more to come.
     attempt.end(verdict, body.usage());
+    attempt.count(body.images());
     // Of an answer that is all here the end has nothing to add.
     if body.is_open() {
         body.guard(Box::new(attempt));
@@ -266,6 +267,13 @@ impl AttemptLog {
 }
 
 impl AttemptLog {
+    fn count(&self, images: Option<u32>) {
+        // An answer to a call that asks for no image has nothing to count.
+        if let Some(images) = images.filter(|&images| images > 0) {
+            self.id.count_images(images);
+        }
+    }
+
     fn close(&mut self) {
         if !std::mem::replace(&mut self.closed, true) {
             self.id.close();
@@ -289,6 +297,7 @@ impl BodyGuard for AttemptLog {
         if end.how != Ended::Dropped || end.verdict.outcome() != Outcome::Image {
             self.end(end.verdict, end.usage);
         }
+        self.count(end.images);
         self.close();
     }
 }

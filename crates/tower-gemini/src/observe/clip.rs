@@ -1,0 +1,112 @@
+//! Steps as they may be printed and kept: without secrets, and of bounded length. Pure.
+//!
+//! Most of what is in a trail is words of ours; names of models come from callers, and reasons from servers.
+
+use std::borrow::Cow;
+
+use tower_gemini_core::call::ModelId;
+use tower_gemini_core::redact::redact;
+use tower_gemini_core::target::Degradation;
+use tower_gemini_core::trail::{Attempt, Step};
+
+/// The longest name of a model in the catalogue has 37 characters; a target adds a size and a host.
+const LONGEST: usize = 120;
+
+/// A text without secrets, control characters and excess.
+pub(super) fn clip(text: &str) -> Cow<'_, str> {
+    let clean = redact(text);
+    let is_plain = clean.len() <= LONGEST && !clean.chars().any(char::is_control);
+    if is_plain {
+        return clean;
+    }
+    let mut short: String = clean.chars().take(LONGEST).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if clean.chars().nth(LONGEST).is_some() {
+        short.push('…');
+    }
+    short.into()
+}
+
+fn clip_in_place(text: &mut String) {
+    if let Cow::Owned(clean) = clip(text) {
+        *text = clean;
+    }
+}
+
+fn clip_model(model: &mut ModelId) {
+    if let Cow::Owned(clean) = clip(model.as_str()) {
+        *model = ModelId::new(&clean);
+    }
+}
+
+/// An attempt with its texts clipped.
+pub(super) fn attempt(of: &Attempt) -> Attempt {
+    let mut clean = of.clone();
+    clean.model.iter_mut().for_each(clip_model);
+    clean.reason.iter_mut().for_each(clip_in_place);
+    clean
+}
+
+/// A step with its texts clipped.
+pub(super) fn step(of: &Step) -> Step {
+    let mut clean = of.clone();
+    match &mut clean {
+        Step::Attempt(it) => *it = attempt(it),
+        Step::Preferred { asked, model, .. } => {
+            clip_model(asked);
+            clip_model(model);
+        }
+        Step::MovedOn { from, to, .. } => {
+            clip_in_place(from);
+            clip_in_place(to);
+        }
+        Step::Skipped { target, .. } => clip_in_place(target),
+        Step::Degraded { given_up } => given_up.iter_mut().for_each(clip_degradation),
+        Step::Succeeded { model, successor } => {
+            clip_in_place(model);
+            clip_in_place(successor);
+        }
+        _ => {}
+    }
+    clean
+}
+
+fn clip_degradation(given_up: &mut Degradation) {
+    for text in std::iter::once(&mut given_up.from).chain(&mut given_up.to) {
+        if let Cow::Owned(clean) = clip(text) {
+            *text = clean.into();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use tower_gemini_core::ledger::Cost;
+    use tower_gemini_core::trail::{SkipReason, Trail};
+    use tower_gemini_core::verdict::Verdict;
+
+    use super::*;
+
+    #[test]
+    fn a_key_in_the_place_of_a_model_is_hidden() {
+        let trail = Trail::new();
+        let key = "AIzaSyA-sentinel-key-0123456789abcdefghij";
+        trail.begin_attempt(Some(ModelId::new(key)), None).end(None, &Verdict::not_sent(), Cost::ZERO, Duration::ZERO);
+        trail.push(Step::Skipped { target: format!("{key} up to 2K"), why: SkipReason::Gone });
+        trail.push(Step::MovedOn { from: key.to_owned(), to: "\u{1b}[31mred".to_owned(), why: Verdict::not_sent().outcome() });
+        let clean: Vec<_> = trail.steps().iter().map(step).collect();
+        let shown = format!("{clean:?} {}", serde_json::to_string(&clean).unwrap());
+        assert!(!shown.contains("sentinel") && !shown.contains('\u{1b}'), "{shown}");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_clipped_is_short_and_has_no_control_characters(text in any::<String>()) {
+            let clean = clip(&text);
+            prop_assert!(clean.chars().count() <= LONGEST + 1);
+            prop_assert!(!clean.chars().any(char::is_control));
+        }
+    }
+}
