@@ -12,6 +12,7 @@ use tower_gemini::answer_errors::{answer_to, retry_advice};
 use tower_gemini::core::error::Error;
 use tower_gemini::core::redact::redact;
 
+use crate::limits::BodyFault;
 use crate::openai;
 
 /// In which form a path's clients read errors.
@@ -41,6 +42,22 @@ pub(crate) struct Refused {
 impl Refused {
     pub(crate) fn new(status: StatusCode, word: &'static str, message: impl Into<String>) -> Self {
         Self { status, word, message: message.into() }
+    }
+
+    /// A body that is not read on.
+    pub(crate) fn fault(fault: BodyFault) -> Self {
+        match fault {
+            BodyFault::TooLarge { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "INVALID_ARGUMENT", fault.to_string()),
+            BodyFault::TooSlow { .. } => Self::new(StatusCode::REQUEST_TIMEOUT, "DEADLINE_EXCEEDED", fault.to_string()),
+        }
+    }
+
+    /// A body that could not be read.
+    pub(crate) fn body(error: &axum::Error) -> Self {
+        match cause::<BodyFault>(error) {
+            Some(fault) => Self::fault(*fault),
+            None => Self::new(StatusCode::BAD_REQUEST, "INVALID_ARGUMENT", format!("the request's body broke off: {}", redact(&error.to_string()))),
+        }
     }
 
     pub(crate) fn path(path: &str) -> Self {
@@ -89,14 +106,12 @@ pub(crate) fn of_error(error: &Error, charged: StatusCode, now: SystemTime) -> R
 
 /// One sentence of an error that broke a body, without secrets.
 pub(crate) fn sentence(error: &axum::Error) -> String {
-    let mut next: Option<&(dyn StdError + 'static)> = Some(error);
-    while let Some(error) = next {
-        if let Some(ours) = error.downcast_ref::<Error>() {
-            return ours.to_string();
-        }
-        next = error.source();
-    }
-    redact(&error.to_string()).into_owned()
+    cause::<Error>(error).map_or_else(|| redact(&error.to_string()).into_owned(), ToString::to_string)
+}
+
+/// The first error of this kind in a chain of causes.
+fn cause<E: StdError + 'static>(error: &(dyn StdError + 'static)) -> Option<&E> {
+    std::iter::successors(Some(error), |error| error.source()).find_map(|error| error.downcast_ref())
 }
 
 /// An answer that broke off, as OpenAI's clients read it.

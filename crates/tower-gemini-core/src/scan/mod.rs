@@ -65,6 +65,7 @@ mod read;
 mod signatures;
 mod sse;
 mod store;
+mod stream_strip;
 mod strip;
 #[cfg(test)]
 mod tests;
@@ -76,6 +77,7 @@ pub use answer::{Answer, Image, PartSpan, TokenCount, Usage};
 pub use error::{ScanError, ScanFailure};
 pub(crate) use signatures::MAX_TEXT as MAX_KEYED_TEXT;
 pub use signatures::{PartKey, PartKeyer, PartSignature};
+pub use stream_strip::StreamStripper;
 pub use strip::strip_drafts;
 
 use crate::call::Framing;

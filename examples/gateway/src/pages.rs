@@ -1,0 +1,66 @@
+//! What the gateway says of itself: `/healthz`, `/metrics`, `/status`.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::{HeaderName, Response, StatusCode};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::time::Instant;
+
+use crate::answers::{self, Form, Refused};
+use crate::gateway::Gateway;
+use crate::status::{self, StatusView};
+
+/// One recorder for the process: the metrics facade has one, and gateways of one process (tests) share it.
+pub(crate) fn recorder() -> &'static PrometheusHandle {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    HANDLE.get_or_init(|| {
+        let recorder = PrometheusBuilder::new()
+            // Up to Google's own limit of ten minutes.
+            .set_buckets(&[0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0])
+            .unwrap_or_else(|_| PrometheusBuilder::new())
+            .build_recorder();
+        let handle = recorder.handle();
+        // Where somebody has set another recorder before, that one gets the figures, and this page stays empty.
+        let _ = metrics::set_global_recorder(recorder);
+        handle
+    })
+}
+
+/// The page at this path, where there is one.
+pub(crate) fn page(gateway: &Gateway, path: &str, started: Instant) -> Option<Response<Body>> {
+    let open = gateway.config().server.status_page;
+    match path {
+        "/healthz" => Some(text("text/plain; charset=utf-8", "ok\n")),
+        "/metrics" | "/status" | "/status.json" if !open => {
+            Some(answers::refused(Form::Gemini, &Refused::new(StatusCode::NOT_FOUND, "NOT_FOUND", "server.status_page is off")))
+        }
+        "/metrics" => {
+            refresh(gateway);
+            recorder().run_upkeep();
+            Some(text("text/plain; version=0.0.4; charset=utf-8", recorder().render()))
+        }
+        "/status" => {
+            let mut response = text("text/html; charset=utf-8", status::page(&view(gateway, started.elapsed())));
+            if let Ok(policy) = HeaderValue::from_str(&status::csp()) {
+                response.headers_mut().insert(HeaderName::from_static("content-security-policy"), policy);
+            }
+            Some(response)
+        }
+        "/status.json" => {
+            let body = serde_json::to_vec(&view(gateway, started.elapsed())).unwrap_or_default();
+            Some(answers::json_answer(StatusCode::OK, Bytes::from(body)))
+        }
+        _ => None,
+    }
+}
+
+fn text(kind: &'static str, body: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(body.into());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

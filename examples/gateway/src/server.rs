@@ -1,0 +1,68 @@
+//! The socket: connections in bounds, and an end that loses nothing that was paid for.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tower::ServiceExt;
+
+use crate::config;
+
+/// Room for a request's head: Google's own front end takes 16 KiB a header; SDKs send one or two.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+
+/// Serves until `stop` is done, then lets what is under way end, for `grace` at most. Gives `false` where something was still under way
+/// then.
+pub(crate) async fn serve(listener: TcpListener, app: Router, limits: &config::Server, stop: impl Future<Output = ()>, grace: Duration) -> io::Result<bool> {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(limits.header_read_timeout.0).max_buf_size(MAX_HEAD_BYTES).keep_alive(true);
+    let connections = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
+    let graceful = GracefulShutdown::new();
+    tokio::pin!(stop);
+    loop {
+        // Connections beyond the bound wait where the kernel keeps them, and cost nothing here.
+        let place = tokio::select! {
+            () = &mut stop => break,
+            place = connections.clone().acquire_owned() => place,
+        };
+        let accepted = tokio::select! {
+            () = &mut stop => break,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file descriptors, mostly: a moment later some are free.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        // Small answers wait for nothing. A socket that cannot do it works without.
+        let _ = stream.set_nodelay(true);
+        let app = app.clone();
+        let service = service_fn(move |request: Request<Incoming>| app.clone().oneshot(request.map(Body::new)));
+        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(async move {
+            // A connection that broke, or a head that came too slowly, concerns nobody else.
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection ended early");
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    tracing::info!(grace_s = grace.as_secs(), "stopping: what is under way is finished");
+    Ok(tokio::time::timeout(grace, graceful.shutdown()).await.is_ok())
+}
