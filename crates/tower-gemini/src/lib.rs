@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`AnswerErrors`] | answers where a stack fails, in Google's form, and says when not to ask again |
 //! | [`CollectRequest`] | holds the request's body, so that it can be sent again, and reads the [`Call`](core::call::Call) |
+//! | [`KeepPaid`] | finishes what its callers left after it may have been paid for, and gives it to them when they ask again |
 //! | [`FinalImageExtract`] | gives the final image, or the same JSON without the drafts |
 //! | [`ModelFallback`] | gets the image from another model, in another place, and says what that gave up |
 //! | [`ResolutionFallback`] | gets a smaller image when the large one does not come |
@@ -27,6 +28,7 @@ pub mod collect_request;
 pub mod final_image_extract;
 pub mod jittered_retry;
 mod judged;
+pub mod keep_paid;
 pub mod model_fallback;
 pub mod observe;
 mod optional;
@@ -47,6 +49,7 @@ pub use collect_request::{CollectRequest, CollectRequestLayer};
 pub use final_image_extract::{FinalImage, FinalImageExtract, FinalImageExtractLayer};
 pub use jittered_retry::{JitteredRetry, JitteredRetryLayer};
 pub use judged::{JudgedResponse, JudgedService, ReplayRequest};
+pub use keep_paid::{KeepPaid, KeepPaidLayer};
 pub use model_fallback::{ModelFallback, ModelFallbackLayer};
 pub use optional::OptionalFuture;
 pub use peak_hour_router::{PeakHourRouter, PeakHourRouterLayer};

@@ -161,7 +161,10 @@ impl GeminiStack {
         self.collect.layer(self.judged(client))
     }
 
-    fn judged<S>(&self, client: S) -> Judged<S> {
+    /// The middle of the stack, from the fallbacks down to the client: for stacks that put layers of their own between it and
+    /// [`CollectRequest`].
+    #[must_use]
+    pub fn judged<S>(&self, client: S) -> Judged<S> {
         let attempt = self.quota.layer(self.timeout.layer(self.classify.layer(client)));
         self.fallback.layer(self.resolution.layer(self.retry.layer(attempt)))
     }

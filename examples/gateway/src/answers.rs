@@ -110,8 +110,15 @@ pub(crate) fn sentence(error: &axum::Error) -> String {
 }
 
 /// The first error of this kind in a chain of causes.
-fn cause<E: StdError + 'static>(error: &(dyn StdError + 'static)) -> Option<&E> {
-    std::iter::successors(Some(error), |error| error.source()).find_map(|error| error.downcast_ref())
+fn cause<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
+    let mut next: Option<&'a (dyn StdError + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
 }
 
 /// An answer that broke off, as OpenAI's clients read it.

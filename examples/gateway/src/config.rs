@@ -447,8 +447,8 @@ fn zone(name: &str) -> Result<Zone, String> {
             None => (-1, name.strip_prefix('-')?),
         };
         let (hours, minutes) = rest.split_once(':').unwrap_or((rest, "0"));
-        let (hours, minutes): (i8, i8) = (hours.parse().ok()?, minutes.parse().ok()?);
-        Zone::fixed(sign * hours, sign * minutes).ok()
+        let hours: i8 = hours.parse().ok()?;
+        Zone::fixed(sign * hours, minutes.parse().ok()?).ok()
     };
     match name.to_ascii_lowercase().as_str() {
         "utc" => Some(Zone::utc()),
@@ -572,7 +572,7 @@ mod tests {
             let error = toml::from_str::<Config>(&format!("[{section}]\n__ = 1\n")).unwrap_err().to_string();
             let keys: Vec<&str> = error.split('`').skip(1).step_by(2).filter(|key| *key != "__" && *key != "model").collect();
             assert!(!keys.is_empty(), "{error}");
-            let start = EXAMPLE.find(&format!("[{section}]")).unwrap_or_else(|| panic!("[{section}] is missing"));
+            let start = EXAMPLE.find(&format!("\n[{section}]")).unwrap_or_else(|| panic!("[{section}] is missing"));
             let text = EXAMPLE[start + 1..].split("\n[").next().unwrap();
             for key in keys {
                 let documented = text.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")));

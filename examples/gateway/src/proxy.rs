@@ -14,7 +14,7 @@ use http::{Request, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt;
 use tower::ServiceExt;
-use tower_gemini::answer_errors::{answer_to, retry_advice};
+use tower_gemini::answer_errors::retry_advice;
 use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::core::call::{Call, Dialect, Framing, Verb};
 use tower_gemini::core::context::CallOptions;
@@ -43,25 +43,25 @@ pub(crate) async fn handle(gateway: Arc<Gateway>, request: Request<Body>) -> Res
     // The key leaves the URI before anything can print it.
     let caller = match gateway.auth().admit(&mut parts) {
         Ok(caller) => caller,
-        Err(error) => return answers::refused(form, &error.into()),
+        Err(error) => return answers::refused(form, &error),
     };
     wire::clean_request(&mut parts.headers);
     tracing::Span::current().record("caller", caller.name());
     match openai::route(&path) {
-        Some(Kind::Models) if parts.method == http::Method::GET => answers::json(StatusCode::OK, openai::models(now_unix())),
+        Some(Kind::Models) if parts.method == http::Method::GET => answers::json_answer(StatusCode::OK, openai::models(now_unix())),
         Some(kind) if parts.method == http::Method::POST => {
             let body = match collect(body).await {
                 Ok(body) => body,
                 Err(error) => return answers::refused(form, &error),
             };
-            let translated = match openai::request(kind, &parts.headers, &body) {
+            let translated = match openai::request(kind, &parts.headers, &body).await {
                 Ok(translated) => translated,
                 Err(error) => {
                     let (status, body) = error.into_parts();
-                    return answers::json(status, body);
+                    return answers::json_answer(status, body);
                 }
             };
-            let headers = headers_for_gemini(&parts.headers, &translated.content_type);
+            let headers = headers_for_gemini(&parts.headers);
             parts.headers = headers;
             caller.sign(&mut parts.headers);
             let Some(uri) = wire::upstream_uri(gateway.upstream(), &translated.path_and_query) else {
@@ -165,7 +165,7 @@ async fn collect(body: Body) -> Result<Bytes, answers::Refused> {
 }
 
 /// What a translated request says in its head: nothing of OpenAI's own.
-fn headers_for_gemini(headers: &HeaderMap, content_type: &'static str) -> HeaderMap {
+fn headers_for_gemini(headers: &HeaderMap) -> HeaderMap {
     let mut kept = HeaderMap::new();
     // `x-sim-call` ties attempts together in a simulator's ledger, and means nothing to Google.
     let names = [USER_AGENT, wire::SERVER_TIMEOUT, wire::READ_TIMEOUT, wire::RETRY_COUNT, wire::IDEMPOTENCY_KEY, HeaderName::from_static("x-sim-call")];
@@ -174,7 +174,7 @@ fn headers_for_gemini(headers: &HeaderMap, content_type: &'static str) -> Header
             kept.insert(name, value.clone());
         }
     }
-    kept.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    kept.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     kept.insert(ACCEPT, HeaderValue::from_static("*/*"));
     kept
 }

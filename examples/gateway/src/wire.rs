@@ -19,6 +19,11 @@ pub(crate) const READ_TIMEOUT: HeaderName = HeaderName::from_static("x-stainless
 /// How long the caller waits, in whole seconds, as Google's SDKs state it.
 pub(crate) const SERVER_TIMEOUT: HeaderName = HeaderName::from_static("x-server-timeout");
 
+/// How often openai's clients have asked before.
+pub(crate) const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
+/// By which a caller says that two requests are one.
+pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
 /// The path with doubled slashes made one: clients double them when the base URL ends in one. Borrowed where there are none.
 pub(crate) fn tidy_path(path: &str) -> Cow<'_, str> {
     if !path.contains("//") {

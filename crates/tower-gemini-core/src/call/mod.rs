@@ -36,7 +36,7 @@ use self::body::Body;
 pub(crate) use self::body::{parse_aspect as plain_ratio, parse_size as plain_size, ratio_as, ratio_distance, size_as};
 pub use self::history::{Conversation, ModelPart, PartKind};
 use self::path::Route;
-pub(crate) use self::path::{split_model_suffix, strip_model_prefix};
+pub use self::path::{split_model_suffix, strip_model_prefix};
 use crate::catalog::Catalog;
 
 /// Which API the request speaks.

@@ -179,7 +179,8 @@ pub(super) fn percent_decoded(text: &str) -> Cow<'_, str> {
 
 /// A model's name without the collection in front: `models/x`, `publishers/google/models/x`, a whole resource name, and
 /// `google/x` as the OpenAI-style endpoints of Vertex AI and OpenRouter spell it.
-pub(crate) fn strip_model_prefix(name: &str) -> &str {
+#[must_use]
+pub fn strip_model_prefix(name: &str) -> &str {
     if !name.as_bytes().contains(&b'/') {
         return name;
     }
@@ -194,7 +195,8 @@ pub(crate) fn strip_model_prefix(name: &str) -> &str {
 /// Size and ratio that proxies write behind a model's name (`-4k`, `-2k-9x16`, `-16x9`), and the name before them.
 ///
 /// A name of which nothing would be left, or a part that is not exactly of this form, stays whole.
-pub(crate) fn split_model_suffix(name: &str) -> (&str, Option<ImageSize>, Option<&'static str>) {
+#[must_use]
+pub fn split_model_suffix(name: &str) -> (&str, Option<ImageSize>, Option<&'static str>) {
     let (mut base, mut size, mut ratio) = (name, None, None);
     while let Some((front, part)) = base.rsplit_once('-') {
         if front.is_empty() {

@@ -18,14 +18,33 @@ use super::outcome::{CallOutcome, FailureKind, place};
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Entry {
     /// A call that asked a model to make something has ended.
-    Call { outcome: CallOutcome, took: Duration, images: u32, degraded: bool },
+    Call {
+        outcome: CallOutcome,
+        took: Duration,
+        images: u32,
+        degraded: bool,
+    },
     /// A call of another kind has ended: token counts, lists of models.
     OtherCall,
     /// An attempt has ended.
-    Attempt { model: ModelPlace, outcome: Outcome, quota: QuotaCharge, charge: Charge, cost: Cost, took: Duration, sent: Sent },
+    Attempt {
+        model: ModelPlace,
+        outcome: Outcome,
+        quota: QuotaCharge,
+        charge: Charge,
+        cost: Cost,
+        took: Duration,
+        sent: Sent,
+    },
     /// An attempt of a call of another kind has ended: it counts as money and quota only.
-    OtherAttempt { quota: QuotaCharge, cost: Cost },
-    Waited { why: WaitReason, delay: Duration },
+    OtherAttempt {
+        quota: QuotaCharge,
+        cost: Cost,
+    },
+    Waited {
+        why: WaitReason,
+        delay: Duration,
+    },
     MovedOn,
     Skipped,
     CallerLeft,

@@ -1,0 +1,169 @@
+//! Kept answers as files: what outlives the process.
+//!
+//! A line of JSON about the answer, then the answer's own bytes.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use tower_gemini_core::ledger::Cost;
+
+use super::identity::Identity;
+use super::store::Answer;
+
+/// Behind the identity's digits.
+const ENDING: &str = "answer";
+
+#[derive(Serialize, Deserialize)]
+struct Head {
+    version: u32,
+    identity: String,
+    status: u16,
+    headers: Vec<(String, String)>,
+    /// Milliseconds since 1970.
+    at: u64,
+    at_least_microusd: u64,
+    at_most_microusd: Option<u64>,
+    bytes: usize,
+}
+
+/// The one form so far.
+const VERSION: u32 = 1;
+
+/// Runs what would block the runtime.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+pub(super) fn save(dir: &Path, all: &[(Identity, Arc<Answer>)], now: SystemTime) -> io::Result<usize> {
+    fs::create_dir_all(dir)?;
+    let mut saved = 0;
+    for (number, (identity, answer)) in all.iter().enumerate() {
+        if answer.file.is_none() {
+            save_one(dir, *identity, answer, now, number)?;
+        }
+        saved += 1;
+    }
+    Ok(saved)
+}
+
+fn save_one(dir: &Path, identity: Identity, answer: &Answer, now: SystemTime, number: usize) -> io::Result<()> {
+    let at = now.checked_sub(answer.at.elapsed()).unwrap_or(now);
+    let head = Head {
+        version: VERSION,
+        identity: identity.to_hex(),
+        status: answer.status.as_u16(),
+        headers: answer
+            .headers
+            .iter()
+            .filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned())))
+            .collect(),
+        at: millis(at),
+        at_least_microusd: answer.cost.at_least_microusd,
+        at_most_microusd: answer.cost.at_most_microusd,
+        bytes: answer.bytes,
+    };
+    // The process and the moment are in the name: an earlier process's file of the same request is another answer.
+    let name = format!("{}-{}-{}-{number}", identity.to_hex(), millis(now), std::process::id());
+    let unfinished = dir.join(format!("{name}.unfinished"));
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = BufWriter::new(options.open(&unfinished)?);
+    serde_json::to_writer(&mut file, &head)?;
+    file.write_all(b"\n")?;
+    for chunk in &answer.chunks {
+        file.write_all(chunk)?;
+    }
+    file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    fs::rename(unfinished, dir.join(format!("{name}.{ENDING}")))
+}
+
+/// All whole answers that are not too old, the oldest first.
+pub(super) fn load(dir: &Path, retention: Duration, now: SystemTime, steady: Instant) -> io::Result<Vec<(Identity, Answer)>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_none_or(|ending| ending != ENDING) {
+            continue;
+        }
+        match load_one(&path) {
+            Ok((identity, head, body)) => {
+                let age = now.duration_since(SystemTime::UNIX_EPOCH + Duration::from_millis(head.at)).unwrap_or_default();
+                if age >= retention {
+                    forget(&path);
+                    continue;
+                }
+                found.push((head.at, identity, answer(head, body, path, steady.checked_sub(age).unwrap_or(steady))));
+            }
+            Err(error) => {
+                tracing::warn!(file = %path.display(), %error, "a kept answer is damaged and cannot be given");
+                // Looked at once is enough; a person may still want to see it.
+                let _ = fs::rename(&path, path.with_extension("damaged"));
+            }
+        }
+    }
+    found.sort_by_key(|(at, ..)| *at);
+    Ok(found.into_iter().map(|(_, identity, answer)| (identity, answer)).collect())
+}
+
+fn load_one(path: &Path) -> io::Result<(Identity, Head, Vec<u8>)> {
+    let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+    let mut file = BufReader::new(File::open(path)?);
+    let mut line = Vec::new();
+    // A head is far below this; a file without a line is read no further.
+    (&mut file).take(1024 * 1024).read_until(b'\n', &mut line)?;
+    let head: Head = serde_json::from_slice(&line)?;
+    if head.version != VERSION {
+        return Err(wrong("it was written by another version"));
+    }
+    let identity = Identity::from_hex(&head.identity).ok_or_else(|| wrong("it does not say whose it is"))?;
+    let mut body = Vec::new();
+    file.read_to_end(&mut body)?;
+    if body.len() != head.bytes {
+        return Err(wrong("it is not whole"));
+    }
+    Ok((identity, head, body))
+}
+
+fn answer(head: Head, body: Vec<u8>, file: PathBuf, at: Instant) -> Answer {
+    let mut headers = HeaderMap::new();
+    for (name, value) in head.headers {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            headers.append(name, value);
+        }
+    }
+    Answer {
+        status: StatusCode::from_u16(head.status).unwrap_or(StatusCode::OK),
+        headers,
+        bytes: body.len(),
+        chunks: vec![Bytes::from(body)],
+        at,
+        cost: Cost { at_least_microusd: head.at_least_microusd, at_most_microusd: head.at_most_microusd },
+        file: Some(file),
+    }
+}
+
+/// An answer that was given, or that nobody may have any more.
+pub(super) fn forget(path: &Path) {
+    if let Err(error) = fs::remove_file(path) {
+        if error.kind() != io::ErrorKind::NotFound {
+            tracing::warn!(file = %path.display(), %error, "the file of a kept answer that was given could not be removed");
+        }
+    }
+}
+
+fn millis(at: SystemTime) -> u64 {
+    u64::try_from(at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+}

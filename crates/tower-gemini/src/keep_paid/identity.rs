@@ -1,0 +1,178 @@
+//! Whether two requests are the same one, from the same caller: pure.
+
+use std::fmt;
+
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
+use http::{HeaderName, Request, Uri};
+use sha2::{Digest, Sha256};
+use tower_gemini_core::body::ReplayBody;
+
+const API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
+
+/// A fingerprint of a request and its caller. The caller's credential goes into it and cannot be read out of it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Identity(pub(super) [u8; 32]);
+
+impl Identity {
+    /// Of a request whose body is held whole.
+    pub(super) fn of(request: &Request<ReplayBody>) -> Option<Self> {
+        let chunks = request.body().chunks()?;
+        let mut hash = Fields::new(b"request");
+        hash.caller(request.headers(), request.uri());
+        hash.field(request.method().as_str().as_bytes());
+        hash.field(request.uri().path().as_bytes());
+        for pair in request.uri().query().into_iter().flat_map(|query| query.split('&')).filter(|pair| !is_key(pair)) {
+            hash.field(pair.as_bytes());
+        }
+        hash.field(request.headers().get(CONTENT_TYPE).map_or(b"", |value| value.as_bytes()));
+        // As one field, however it was cut.
+        let length: usize = chunks.iter().map(|chunk| chunk.len()).sum();
+        hash.length(length);
+        for chunk in chunks {
+            hash.0.update(chunk);
+        }
+        Some(hash.done())
+    }
+
+    /// Of a name that a caller gave to a request.
+    pub(super) fn of_key(headers: &HeaderMap, uri: &Uri, key: &[u8]) -> Self {
+        let mut hash = Fields::new(b"key");
+        hash.caller(headers, uri);
+        hash.field(key);
+        hash.done()
+    }
+
+    pub(super) fn to_hex(self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    pub(super) fn from_hex(text: &str) -> Option<Self> {
+        let mut bytes = [0; 32];
+        if text.len() != 64 || !text.is_ascii() {
+            return None;
+        }
+        for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
+            *byte = u8::from_str_radix(text.get(at..at + 2)?, 16).ok()?;
+        }
+        Some(Self(bytes))
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Enough to tell two apart in a log.
+        f.write_str(self.to_hex().get(..8).unwrap_or_default())
+    }
+}
+
+/// Fields one after another, each with its length, so that none can pass for a part of its neighbour.
+struct Fields(Sha256);
+
+impl Fields {
+    fn new(kind: &[u8]) -> Self {
+        let mut fields = Self(Sha256::new());
+        fields.field(kind);
+        fields
+    }
+
+    fn length(&mut self, length: usize) {
+        self.0.update((length as u64).to_le_bytes());
+    }
+
+    fn field(&mut self, bytes: &[u8]) {
+        self.length(bytes.len());
+        self.0.update(bytes);
+    }
+
+    /// Wherever clients put their credential: the same key in another place is another caller, which costs a hit and gives nothing away.
+    fn caller(&mut self, headers: &HeaderMap, uri: &Uri) {
+        for name in [API_KEY, AUTHORIZATION] {
+            for value in headers.get_all(&name) {
+                self.field(value.as_bytes());
+            }
+            self.field(b"");
+        }
+        let query = uri.query().unwrap_or_default();
+        self.field(query.split('&').find(|pair| is_key(pair)).unwrap_or_default().as_bytes());
+    }
+
+    fn done(self) -> Identity {
+        Identity(self.0.finalize().into())
+    }
+}
+
+fn is_key(pair: &str) -> bool {
+    pair.starts_with("key=")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use std::sync::Arc;
+    use tower_gemini_core::call::Call;
+    use tower_gemini_core::context::CallContext;
+
+    fn request(method: &str, uri: &str, headers: &[(&str, &str)], body: Vec<Bytes>) -> Request<ReplayBody> {
+        let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(ReplayBody::whole(body, None, Arc::new(Call::unrecognised()), CallContext::new())).unwrap()
+    }
+
+    fn cut(body: &[u8], at: usize) -> Vec<Bytes> {
+        let at = at % (body.len() + 1);
+        vec![Bytes::copy_from_slice(&body[..at]), Bytes::copy_from_slice(&body[at..])]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn how_a_body_is_cut_does_not_matter_and_every_byte_does(body in proptest::collection::vec(any::<u8>(), 1..200), at in any::<usize>(), change in any::<usize>(), other in any::<usize>()) {
+            let of = |body: &[u8], at| Identity::of(&request("POST", "/v1/x", &[], cut(body, at))).unwrap();
+            prop_assert_eq!(of(&body, at), of(&body, other));
+            let mut changed = body.clone();
+            let len = changed.len();
+            changed[change % len] ^= 1;
+            prop_assert_ne!(of(&body, at), of(&changed, at));
+            prop_assert_ne!(of(&body, at), of(&body[..len - 1], at));
+        }
+    }
+
+    #[test]
+    fn everything_that_makes_another_request_or_another_caller_counts() {
+        let of = |method: &str, uri: &str, headers: &[(&str, &str)]| {
+            Identity::of(&request(method, uri, headers, vec!["{}".into()])).unwrap()
+        };
+        let base = of("POST", "/v1/x?alt=sse", &[("x-goog-api-key", "a")]);
+        for other in [
+            of("PUT", "/v1/x?alt=sse", &[("x-goog-api-key", "a")]),
+            of("POST", "/v1/y?alt=sse", &[("x-goog-api-key", "a")]),
+            of("POST", "/v1/x", &[("x-goog-api-key", "a")]),
+            of("POST", "/v1/x?alt=sse", &[("x-goog-api-key", "b")]),
+            of("POST", "/v1/x?alt=sse", &[("authorization", "a")]),
+            of("POST", "/v1/x?alt=sse&key=a", &[]),
+            of("POST", "/v1/x?alt=sse", &[]),
+            of("POST", "/v1/x?alt=sse", &[("x-goog-api-key", "a"), ("content-type", "text/plain")]),
+        ] {
+            assert_ne!(base, other);
+        }
+        // What changes from one resend to the next does not.
+        assert_eq!(
+            base,
+            of("POST", "/v1/x?alt=sse", &[("x-goog-api-key", "a"), ("x-stainless-retry-count", "1"), ("user-agent", "b")])
+        );
+        assert_eq!(of("POST", "/v1/x?key=k&alt=sse", &[]), of("POST", "/v1/x?alt=sse&key=k", &[]));
+    }
+
+    #[test]
+    fn an_identity_survives_being_written_down_and_tells_nothing() {
+        let identity = Identity::of_key(&HeaderMap::new(), &Uri::from_static("/x?key=sentinel"), b"k");
+        assert_eq!(Identity::from_hex(&identity.to_hex()), Some(identity));
+        assert_eq!(Identity::from_hex("zz"), None);
+        assert!(!format!("{identity:?} {}", identity.to_hex()).contains("sentinel"));
+    }
+}

@@ -1,0 +1,265 @@
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderName, Request, Response, StatusCode};
+use serde_json::json;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep_until};
+use tower_gemini_core::body::ReplayBody;
+use tower_gemini_core::call::Verb;
+use tower_gemini_core::context::CallContext;
+use tower_gemini_core::error::{Error, TimeLimit};
+use tower_gemini_core::trail::Step;
+use tower_gemini_core::verdict::Verdict;
+use tower_service::Service;
+
+use super::body::{Keepable, KeptBody};
+use super::detached::{Attended, Task, run_named};
+use super::identity::Identity;
+use super::shared::{Found, NamedResult, Shared};
+use super::store::Answer;
+use crate::quota_guard::REFUSAL_DOMAIN;
+use crate::ready::take_ready;
+
+/// By which a caller says that two requests are one (the IETF's draft of the HTTP `Idempotency-Key` header).
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// By which openai's clients number their sends; 0 is the first.
+const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
+
+/// Finishes what its callers left, and keeps it for them. See the [module](super).
+#[derive(Debug, Clone)]
+pub struct KeepPaid<S> {
+    inner: S,
+    shared: Arc<Shared>,
+}
+
+impl<S> KeepPaid<S> {
+    pub(super) fn new(inner: S, shared: Arc<Shared>) -> Self {
+        Self { inner, shared }
+    }
+}
+
+/// An answer on its way.
+type Answering<B> = Pin<Box<dyn Future<Output = Result<Response<KeptBody<B>>, Error>> + Send>>;
+
+impl<S, B> Service<Request<ReplayBody>> for KeepPaid<S>
+where
+    S: Service<Request<ReplayBody>, Response = Response<B>, Error = Error, Future: Send + 'static> + Clone + Send + 'static,
+    B: Keepable,
+{
+    type Response = Response<KeptBody<B>>;
+    type Error = Error;
+    type Future = Answering<B>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<ReplayBody>) -> Self::Future {
+        let inner = take_ready(&mut self.inner);
+        // Nobody upstream knows it.
+        let key = request.headers_mut().remove(IDEMPOTENCY_KEY);
+        let call = request.body().call();
+        let makes = matches!(call.verb, Verb::Generate | Verb::StreamGenerate | Verb::Predict) && !call.is_continuation;
+        let Some(identity) = makes.then(|| Identity::of(&request)).flatten() else {
+            let mut inner = inner;
+            let answer = inner.call(request);
+            return Box::pin(async move { Ok(answer.await?.map(KeptBody::passing)) });
+        };
+        let sends = request.headers().get(RETRY_COUNT).and_then(|count| count.to_str().ok()?.trim().parse::<u32>().ok());
+        let asked = Asked {
+            shared: self.shared.clone(),
+            identity,
+            context: request.body().context().clone(),
+            marks_resends: sends.is_some(),
+            is_resend: sends.is_some_and(|sends| sends > 0),
+        };
+        match key {
+            Some(key) if tokio::runtime::Handle::try_current().is_ok() => {
+                let name = Identity::of_key(request.headers(), request.uri(), key.as_bytes());
+                Box::pin(asked.by_name(name, inner, request))
+            }
+            _ => Box::pin(asked.alone(inner, request)),
+        }
+    }
+}
+
+/// A request and who it is from.
+struct Asked {
+    shared: Arc<Shared>,
+    identity: Identity,
+    context: CallContext,
+    /// The client numbers its sends.
+    marks_resends: bool,
+    is_resend: bool,
+}
+
+impl Asked {
+    /// Gives what was kept for this request, or sends it.
+    async fn alone<S, B>(self, mut inner: S, request: Request<ReplayBody>) -> Result<Response<KeptBody<B>>, Error>
+    where
+        S: Service<Request<ReplayBody>, Response = Response<B>, Error = Error, Future: Send + 'static>,
+        B: Keepable,
+    {
+        let settings = &self.shared.settings;
+        let grace = Instant::now() + if self.is_resend { settings.resend_grace } else { settings.grace };
+        loop {
+            let (changes, until) = match self.shared.find(self.identity, self.is_resend) {
+                Found::Answer(answer) => return Ok(self.redeemed(answer)),
+                Found::Orphan(changes) => (changes, None),
+                Found::Live(changes) if Instant::now() < grace => (changes, Some(grace)),
+                // A request beside another, and not after it.
+                Found::Live(_) | Found::Nothing => break,
+            };
+            self.wait(&changes, until).await?;
+        }
+        self.shared.enter(self.identity);
+        let task = Task {
+            shared: self.shared.clone(),
+            identity: self.identity,
+            trail: self.context.trail().clone(),
+            marks_resends: self.marks_resends,
+        };
+        let answer = Attended::new(inner.call(request), task).await?;
+        Ok(answer)
+    }
+
+    /// Waits for something to happen to calls that are alike, until the grace is over or the call's deadline is there.
+    async fn wait(&self, changes: &Notify, grace: Option<Instant>) -> Result<(), Error> {
+        let mut changed = std::pin::pin!(changes.notified());
+        // Whoever looks first and listens then misses what happens in between.
+        changed.as_mut().enable();
+        match self.shared.is_waiting_worthwhile(self.identity, grace.is_some()) {
+            false => return Ok(()),
+            true => {}
+        }
+        let deadline = self.context.deadline().map(Instant::from_std);
+        let until = match (grace, deadline) {
+            (Some(grace), Some(deadline)) => Some(grace.min(deadline)),
+            (grace, deadline) => grace.or(deadline),
+        };
+        let time = async {
+            match until {
+                Some(until) => sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = changed => Ok(()),
+            () = time => match deadline {
+                Some(deadline) if deadline <= Instant::now() => Err(self.too_late()),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    fn too_late(&self) -> Error {
+        // This call sent nothing; what it waited for goes on.
+        Error::timeout(TimeLimit::Deadline, std::time::Duration::ZERO, Verdict::not_sent())
+            .with_trail(self.context.trail().clone())
+    }
+
+    fn redeemed<B: Keepable>(&self, answer: Arc<Answer>) -> Response<KeptBody<B>> {
+        self.context.trail().push(Step::Redeemed { age: answer.at.elapsed(), cost: answer.cost });
+        let again = self.marks_resends;
+        self.response(&answer, KeptBody::redeemed(self.shared.clone(), self.identity, answer.clone(), again))
+    }
+
+    fn response<B: Keepable>(&self, answer: &Answer, body: KeptBody<B>) -> Response<KeptBody<B>> {
+        let mut response = Response::new(body);
+        *response.status_mut() = answer.status;
+        *response.headers_mut() = answer.headers.clone();
+        response.extensions_mut().insert(self.context.trail().clone());
+        response
+    }
+
+    /// Gives what the call of this name came to, or sends it: then all who give it this name get its answer.
+    async fn by_name<S, B>(
+        self,
+        name: Identity,
+        mut inner: S,
+        request: Request<ReplayBody>,
+    ) -> Result<Response<KeptBody<B>>, Error>
+    where
+        S: Service<Request<ReplayBody>, Response = Response<B>, Error = Error, Future: Send + 'static>,
+        B: Keepable,
+    {
+        loop {
+            let mut named = match self.shared.named(name, self.identity) {
+                Err(named) if named.request != self.identity => return Ok(self.name_is_taken()),
+                Err(named) => named,
+                Ok(result) => {
+                    let (tell, told) = oneshot::channel();
+                    // In a task from the start: others may come to depend on it, whatever its first caller does.
+                    tokio::spawn(run_named(
+                        self.shared.clone(),
+                        self.context.trail().clone(),
+                        inner.call(request),
+                        result,
+                        tell,
+                    ));
+                    return match told.await {
+                        Ok(Ok(answer)) => Ok(self.response(&answer, KeptBody::whole(&answer))),
+                        Ok(Err(error)) => Err(error),
+                        // The task ended with the runtime.
+                        Err(_) => Err(Error::truncated(Verdict::interrupted())),
+                    };
+                }
+            };
+            let done = async {
+                let done = named.result.wait_for(|result| !matches!(result, NamedResult::UnderWay)).await;
+                done.map_or(NamedResult::Lost, |result| result.clone())
+            };
+            let deadline = self.context.deadline().map(Instant::from_std);
+            let time = async {
+                match deadline {
+                    Some(deadline) => sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let result = tokio::select! {
+                biased;
+                result = done => result,
+                () = time => return Err(self.too_late()),
+            };
+            match result {
+                NamedResult::Answer(answer) => {
+                    self.context.trail().push(Step::Redeemed { age: answer.at.elapsed(), cost: answer.cost });
+                    return Ok(self.response(&answer, KeptBody::whole(&answer)));
+                }
+                NamedResult::Lost => {
+                    let why = "an earlier request with this idempotency key was or may have been paid for, and its answer was lost; \
+                               another key asks again";
+                    return Err(Error::transport(why.into(), Verdict::interrupted()).with_trail(self.context.trail().clone()));
+                }
+                NamedResult::Free | NamedResult::UnderWay => {}
+            }
+        }
+    }
+
+    /// 422, as the IETF's draft says.
+    fn name_is_taken<B: Keepable>(&self) -> Response<KeptBody<B>> {
+        let body = json!({ "error": {
+            "code": 422,
+            "message": "Not sent: this Idempotency-Key was used for another request. A new request needs a new key.",
+            "status": "INVALID_ARGUMENT",
+            "details": [{
+                "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+                "reason": "IDEMPOTENCY_KEY_REUSED",
+                "domain": REFUSAL_DOMAIN,
+            }],
+        }});
+        let body = Bytes::from(body.to_string());
+        let length = body.len();
+        let mut response = Response::new(KeptBody::ours(body));
+        *response.status_mut() = StatusCode::UNPROCESSABLE_ENTITY;
+        let headers = response.headers_mut();
+        headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json; charset=UTF-8"));
+        headers.insert(http::header::CONTENT_LENGTH, http::HeaderValue::from(length));
+        response
+    }
+}

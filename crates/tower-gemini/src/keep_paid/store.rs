@@ -1,0 +1,275 @@
+//! Answers that wait for their callers, within bounds: pure. Times are handed in.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use tokio::time::Instant;
+use tower_gemini_core::ledger::Cost;
+
+use super::identity::Identity;
+
+/// A whole answer.
+#[derive(Debug, Clone)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) chunks: Vec<Bytes>,
+    pub(super) bytes: usize,
+    /// When its last byte came.
+    pub(super) at: Instant,
+    /// What it cost, all attempts of its call together.
+    pub(super) cost: Cost,
+    /// Where it is written down, if it is.
+    pub(super) file: Option<PathBuf>,
+}
+
+/// Whom an answer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum For {
+    /// The same caller's next identical request, once.
+    Next,
+    /// It seemed delivered: only a request that says that it is a resend.
+    Resend,
+}
+
+#[derive(Debug)]
+struct Entry {
+    number: u64,
+    whom: For,
+    answer: Arc<Answer>,
+}
+
+/// What is kept.
+#[derive(Debug)]
+pub(super) struct Store {
+    most_bytes: usize,
+    retention: Duration,
+    resend_window: Duration,
+    entries: HashMap<Identity, VecDeque<Entry>>,
+    /// In the order in which they came.
+    order: VecDeque<(u64, Identity)>,
+    next: u64,
+    bytes: usize,
+    count: usize,
+}
+
+/// Answers that went to nobody.
+pub(super) type Lost = Vec<Arc<Answer>>;
+
+impl Store {
+    pub(super) fn new(most_bytes: usize, retention: Duration, resend_window: Duration) -> Self {
+        Self {
+            most_bytes,
+            retention,
+            resend_window,
+            entries: HashMap::new(),
+            order: VecDeque::new(),
+            next: 0,
+            bytes: 0,
+            count: 0,
+        }
+    }
+
+    /// How many answers wait for their callers; such as seemed delivered are not among them.
+    pub(super) fn waiting(&self) -> usize {
+        self.entries.values().flatten().filter(|entry| entry.whom == For::Next).count()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Puts an answer by. What has to go for it comes back: such as seemed delivered first, then the oldest.
+    ///
+    /// An answer that is larger than the bound is not put by, and comes back itself.
+    pub(super) fn put(&mut self, identity: Identity, whom: For, answer: Arc<Answer>, now: Instant) -> Lost {
+        let mut lost = self.expire(now);
+        if answer.bytes > self.most_bytes {
+            lost.push(answer);
+            return lost;
+        }
+        while self.bytes + answer.bytes > self.most_bytes {
+            // What seemed delivered never drives out what nobody got.
+            let victim = self.oldest(For::Resend).or_else(|| (whom == For::Next).then(|| self.oldest(For::Next)).flatten());
+            let Some((number, victim)) = victim else {
+                return lost;
+            };
+            if let Some(entry) = self.remove(victim, |entry| entry.number == number) {
+                if entry.whom == For::Next {
+                    lost.push(entry.answer);
+                }
+            }
+        }
+        self.bytes += answer.bytes;
+        self.count += 1;
+        self.order.push_back((self.next, identity));
+        self.entries.entry(identity).or_default().push_back(Entry { number: self.next, whom, answer });
+        self.next += 1;
+        lost
+    }
+
+    /// Takes the oldest answer for this request. `resend` says that the request is marked as one.
+    pub(super) fn take(&mut self, identity: Identity, resend: bool, now: Instant) -> (Option<Arc<Answer>>, Lost) {
+        let lost = self.expire(now);
+        let next = self.remove(identity, |entry| entry.whom == For::Next);
+        let found = match next {
+            None if resend => self.remove(identity, |entry| entry.whom == For::Resend),
+            next => next,
+        };
+        (found.map(|entry| entry.answer), lost)
+    }
+
+    /// Whether an answer waits for this request.
+    pub(super) fn holds(&self, identity: Identity) -> bool {
+        self.entries.get(&identity).is_some_and(|entries| entries.iter().any(|entry| entry.whom == For::Next))
+    }
+
+    /// All answers that wait for their callers, oldest first.
+    pub(super) fn all(&self) -> Vec<(Identity, Arc<Answer>)> {
+        let mut all: Vec<_> = self
+            .entries
+            .iter()
+            .flat_map(|(identity, entries)| entries.iter().map(move |entry| (*identity, entry)))
+            .filter(|(_, entry)| entry.whom == For::Next)
+            .collect();
+        all.sort_by_key(|(_, entry)| entry.number);
+        all.into_iter().map(|(identity, entry)| (identity, entry.answer.clone())).collect()
+    }
+
+    /// Lets go of what is too old.
+    pub(super) fn expire(&mut self, now: Instant) -> Lost {
+        let mut lost = Vec::new();
+        let old: Vec<(u64, Identity)> = self
+            .entries
+            .iter()
+            .flat_map(|(identity, entries)| entries.iter().map(move |entry| (*identity, entry)))
+            .filter(|(_, entry)| now.saturating_duration_since(entry.answer.at) >= self.patience(entry.whom))
+            .map(|(identity, entry)| (entry.number, identity))
+            .collect();
+        for (number, identity) in old {
+            if let Some(entry) = self.remove(identity, |entry| entry.number == number) {
+                if entry.whom == For::Next {
+                    lost.push(entry.answer);
+                }
+            }
+        }
+        lost
+    }
+
+    fn patience(&self, whom: For) -> Duration {
+        match whom {
+            For::Next => self.retention,
+            For::Resend => self.resend_window,
+        }
+    }
+
+    fn oldest(&self, whom: For) -> Option<(u64, Identity)> {
+        self.order.iter().copied().find(|(number, identity)| {
+            self.entries
+                .get(identity)
+                .is_some_and(|entries| entries.iter().any(|entry| entry.number == *number && entry.whom == whom))
+        })
+    }
+
+    fn remove(&mut self, identity: Identity, which: impl Fn(&Entry) -> bool) -> Option<Entry> {
+        let entries = self.entries.get_mut(&identity)?;
+        let at = entries.iter().position(which)?;
+        let entry = entries.remove(at)?;
+        if entries.is_empty() {
+            self.entries.remove(&identity);
+        }
+        self.order.retain(|(number, _)| *number != entry.number);
+        self.bytes -= entry.answer.bytes;
+        self.count -= 1;
+        Some(entry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn answer(bytes: usize, at: Instant) -> Arc<Answer> {
+        Arc::new(Answer {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            chunks: vec![Bytes::from(vec![0; bytes])],
+            bytes,
+            at,
+            cost: Cost::ZERO,
+            file: None,
+        })
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Put { who: u8, resend: bool, bytes: usize },
+        Take { who: u8, resend: bool },
+        Wait(u64),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            (0..3u8, any::<bool>(), 0..60usize).prop_map(|(who, resend, bytes)| Step::Put { who, resend, bytes }),
+            (0..3u8, any::<bool>()).prop_map(|(who, resend)| Step::Take { who, resend }),
+            (0..400u64).prop_map(Step::Wait),
+        ];
+        proptest::collection::vec(step, 0..60)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn the_bound_holds_nothing_is_given_twice_and_nothing_vanishes_untold(steps in steps()) {
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
+                let mut store = Store::new(100, Duration::from_secs(600), Duration::from_secs(30));
+                let (mut put, mut came_back, mut delivered_ones) = (0_usize, 0_usize, 0_usize);
+                for step in steps {
+                    let now = Instant::now();
+                    match step {
+                        Step::Put { who, resend, bytes } => {
+                            let whom = if resend { For::Resend } else { For::Next };
+                            if resend { delivered_ones += 1 } else { put += 1 }
+                            came_back += store.put(Identity([who; 32]), whom, answer(bytes, now), now).len();
+                        }
+                        Step::Take { who, resend } => {
+                            let (found, lost) = store.take(Identity([who; 32]), resend, now);
+                            came_back += lost.len();
+                            if let Some(found) = found {
+                                assert!(now - found.at < Duration::from_secs(600), "too old");
+                                came_back += usize::from(Arc::strong_count(&found) == 1);
+                            }
+                        }
+                        Step::Wait(seconds) => tokio::time::advance(Duration::from_secs(seconds)).await,
+                    }
+                    assert!(store.bytes() <= 100, "{} bytes", store.bytes());
+                    assert_eq!(store.bytes(), store.entries.values().flatten().map(|entry| entry.answer.bytes).sum::<usize>());
+                    assert_eq!(store.count, store.order.len());
+                    // Every answer for a next request is still here, was given, or was told to be lost; of the others some may be too.
+                    assert!(store.waiting() + came_back >= put && store.waiting() + came_back <= put + delivered_ones);
+                }
+            });
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_seemed_delivered_goes_only_to_a_marked_resend_and_drives_nothing_out() {
+        let now = Instant::now();
+        let (me, mut store) = (Identity([1; 32]), Store::new(100, Duration::from_secs(600), Duration::from_secs(30)));
+        assert!(store.put(me, For::Next, answer(80, now), now).is_empty());
+        assert!(store.put(me, For::Resend, answer(30, now), now).is_empty());
+        assert_eq!(store.waiting(), 1);
+        assert!(store.take(me, false, now).0.is_some());
+        store.put(me, For::Resend, answer(30, now), now);
+        assert!(store.take(me, false, now).0.is_none());
+        assert!(store.take(me, true, now).0.is_some());
+        store.put(me, For::Resend, answer(30, now), now);
+        assert!(store.take(me, true, now + Duration::from_secs(31)).0.is_none());
+    }
+}
