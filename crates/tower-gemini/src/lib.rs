@@ -2,6 +2,7 @@
 //!
 //! | layer | what it does |
 //! | --- | --- |
+//! | [`Observe`] | tells what becomes of every call: events, metrics, figures by the hour, and what they mean |
 //! | [`CollectRequest`] | holds the request's body, so that it can be sent again, and reads the [`Call`](core::call::Call) |
 //! | [`FinalImageExtract`] | gives the final image, or the same JSON without the drafts |
 //! | [`ModelFallback`] | gets the image from another model, in another place, and says what that gave up |
@@ -45,6 +46,7 @@ pub use final_image_extract::{FinalImage, FinalImageExtract, FinalImageExtractLa
 pub use jittered_retry::{JitteredRetry, JitteredRetryLayer};
 pub use judged::{JudgedResponse, JudgedService, ReplayRequest};
 pub use model_fallback::{ModelFallback, ModelFallbackLayer};
+pub use observe::{Observe, ObserveLayer};
 pub use optional::OptionalFuture;
 pub use peak_hour_router::{PeakHourRouter, PeakHourRouterLayer};
 pub use quota_guard::{QuotaGuard, QuotaGuardLayer};

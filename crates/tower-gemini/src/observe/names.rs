@@ -31,7 +31,8 @@ impl ModelNames {
     /// Where a model is counted. Aliases are counted as what they stand for.
     pub(super) fn place(&self, model: Option<&ModelId>) -> ModelPlace {
         let Some(model) = model else { return ModelPlace(0) };
-        let known = self.catalog.lookup(model.as_str()).and_then(|model| self.names.iter().position(|name| **name == *model.id));
+        let known =
+            self.catalog.lookup(model.as_str()).and_then(|model| self.names.iter().position(|name| **name == *model.id));
         ModelPlace(known.and_then(|at| u16::try_from(at).ok()).unwrap_or(1))
     }
 

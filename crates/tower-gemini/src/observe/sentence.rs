@@ -70,7 +70,8 @@ pub(super) fn sentence(call: &Finished<'_>) -> String {
 fn success(call: &Finished<'_>, all: &[&Attempt], outcome: Outcome) -> String {
     let Some((last, before)) = all.split_last() else { return format!("answered after {}", seconds(call.took)) };
     let drafts = last.images.map_or(0, |images| images.saturating_sub(1));
-    let images = format!("{} images ({drafts} {}), using the final one", drafts + 1, if drafts == 1 { "draft" } else { "drafts" });
+    let images =
+        format!("{} images ({drafts} {}), using the final one", drafts + 1, if drafts == 1 { "draft" } else { "drafts" });
     let (place, after) = (place(last), seconds(call.took));
     let mut text = match before.first() {
         None => {
@@ -128,7 +129,7 @@ fn failure(call: &Finished<'_>, all: &[&Attempt], outcome: CallOutcome) -> Strin
             text.push_str("not sent");
         }
         let _ = write!(text, ": {now}");
-        if let Some(why) = given_up(call.steps) {
+        if let Some(why) = given_up(call.steps).filter(|_| outcome != CallOutcome::NoTarget) {
             let _ = write!(text, " (given up: {})", why.as_str());
         }
     }
@@ -211,8 +212,7 @@ fn list(attempts: &[&Attempt], models: bool) -> String {
             _ => runs.push((one, 1)),
         }
     }
-    let runs: Vec<_> =
-        runs.into_iter().map(|(one, count)| if count > 1 { format!("{count} x {one}") } else { one }).collect();
+    let runs: Vec<_> = runs.into_iter().map(|(one, count)| if count > 1 { format!("{count} x {one}") } else { one }).collect();
     runs.join(", ")
 }
 
@@ -241,7 +241,9 @@ fn label(attempt: &Attempt) -> String {
         Outcome::StreamError => "broken stream".to_owned(),
         Outcome::Image | Outcome::Answered => "success".to_owned(),
         other => match attempt.status {
-            Some(status) => format!("{status} ({other}{})", attempt.reason.as_deref().map_or(String::new(), |r| format!(", {r}"))),
+            Some(status) => {
+                format!("{status} ({other}{})", attempt.reason.as_deref().map_or(String::new(), |r| format!(", {r}")))
+            }
             None => other.to_string(),
         },
     }
@@ -402,7 +404,9 @@ mod tests {
                  (given up: attempts used up); nothing was charged",
             ),
             (
-                cut_off(Story::new()).then(stopped(StopReason::MaybeCharged)).ends(How::Failed(Some(Outcome::Interrupted)), None),
+                cut_off(Story::new())
+                    .then(stopped(StopReason::MaybeCharged))
+                    .ends(How::Failed(Some(Outcome::Interrupted)), None),
                 "cut off: it broke off after it was sent (given up: it may have been paid for); it may have been charged: $0.0000 to $0.7200",
             ),
             (
@@ -421,7 +425,10 @@ mod tests {
                 Story::new().then(stopped(StopReason::NoTargetLeft)).ends(How::Complete, Some(503)),
                 "not sent: every target rests after failures, or is out of the question; nothing was charged",
             ),
-            (Story::new().ends(How::Complete, Some(400)), "not sent: it was refused here; the answer says why; nothing was charged"),
+            (
+                Story::new().ends(How::Complete, Some(400)),
+                "not sent: it was refused here; the answer says why; nothing was charged",
+            ),
             (
                 Story::new().ends(How::Failed(Some(Outcome::NotSent)), None),
                 "not sent: nothing reached the service; see to the connection; nothing was charged",
