@@ -3,6 +3,7 @@
 //! | layer | what it does |
 //! | --- | --- |
 //! | [`AnswerErrors`] | answers where a stack fails, in Google's form, and says when not to ask again |
+//! | [`Observe`] | tells what becomes of every call: events, metrics, figures by the hour, and what they mean |
 //! | [`CollectRequest`] | holds the request's body, so that it can be sent again, and reads the [`Call`](core::call::Call) |
 //! | [`KeepPaid`] | finishes what its callers left after it may have been paid for, and gives it to them when they ask again |
 //! | [`FinalImageExtract`] | gives the final image, or the same JSON without the drafts |
@@ -51,6 +52,7 @@ pub use jittered_retry::{JitteredRetry, JitteredRetryLayer};
 pub use judged::{JudgedResponse, JudgedService, ReplayRequest};
 pub use keep_paid::{KeepPaid, KeepPaidLayer};
 pub use model_fallback::{ModelFallback, ModelFallbackLayer};
+pub use observe::{Observe, ObserveLayer};
 pub use optional::OptionalFuture;
 pub use peak_hour_router::{PeakHourRouter, PeakHourRouterLayer};
 pub use quota_guard::{QuotaGuard, QuotaGuardLayer};

@@ -135,7 +135,13 @@ impl Peek {
                 Decided { verdict, held, usage: failure.found.usage, images: None, watch: None }
             }
             // Errors inside a 200, broken answers, texts that are no JSON: the classifier reads them whole.
-            _ => Decided { verdict: classify(&call, status, headers, &held.joined()), held, usage: None, images: None, watch: None },
+            _ => Decided {
+                verdict: classify(&call, status, headers, &held.joined()),
+                held,
+                usage: None,
+                images: None,
+                watch: None,
+            },
         }
     }
 }

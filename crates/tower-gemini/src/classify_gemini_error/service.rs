@@ -224,14 +224,6 @@ where
     };
     let mut body = body;
     let verdict = body.verdict();
-    tracing::debug!(
-        model = attempt.call.model.as_ref().map(tower_gemini_core::call::ModelId::as_str),
-        status = head.status.as_u16(),
-        outcome = verdict.outcome().as_str(),
-        charge = verdict.charge().as_str(),
-        reason = verdict.reason(),
-        "answer judged"
-    );
     // Written now as it is known now; the body's end says more where there is more to come.
     attempt.end(verdict, body.usage());
     attempt.count(body.images());

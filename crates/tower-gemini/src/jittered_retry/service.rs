@@ -175,7 +175,6 @@ where
         let (wait, why, permit) = match sent.policy().next(&mut state, &now) {
             Decision::Stop(why) => {
                 if let Some(why) = why {
-                    tracing::debug!(outcome = %now.verdict.outcome(), charge = %now.verdict.charge(), why = why.as_str(), "not sent again");
                     context.trail().push(trail::Step::Stopped { why });
                 }
                 return result;
@@ -186,14 +185,6 @@ where
             // The policy stops a call that was not kept before it gives leave to send it again.
             return result;
         };
-        tracing::debug!(
-            model = sent.call().model.as_ref().map(tower_gemini_core::call::ModelId::as_str),
-            attempt = state.attempts() + 1,
-            outcome = %now.verdict.outcome(),
-            charge = %now.verdict.charge(),
-            delay_ms = wait.as_millis(),
-            "waiting to send again"
-        );
         // The answer is dropped before the wait: it holds a connection, and what it holds for its caller nobody will read.
         drop(result);
         context.trail().push(trail::Step::Waited { delay: wait, why });

@@ -113,7 +113,6 @@ where
                     context.trail().push(Step::Stopped { why: StopReason::MaybeCharged });
                     return answer;
                 };
-                tracing::info!(from, to = %link.target, outcome = %verdict.outcome(), "moving on to another target");
                 context.trail().push(Step::MovedOn { from, to: link.target.to_string(), why: verdict.outcome() });
                 // The answer is dropped before the next send: it holds a connection, and nobody will read it.
                 drop(answer);

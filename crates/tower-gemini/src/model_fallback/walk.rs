@@ -265,7 +265,6 @@ impl<'a> Walk<'a> {
     }
 
     fn skip(&self, target: &Target, why: SkipReason) {
-        tracing::debug!(target = %target, why = %why, "target passed over");
         self.trail.push(Step::Skipped { target: target.to_string(), why });
     }
 }

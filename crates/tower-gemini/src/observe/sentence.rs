@@ -129,7 +129,7 @@ fn failure(call: &Finished<'_>, all: &[&Attempt], outcome: CallOutcome) -> Strin
             text.push_str("not sent");
         }
         let _ = write!(text, ": {now}");
-        if let Some(why) = given_up(call.steps) {
+        if let Some(why) = given_up(call.steps).filter(|_| outcome != CallOutcome::NoTarget) {
             let _ = write!(text, " (given up: {})", why.as_str());
         }
     }

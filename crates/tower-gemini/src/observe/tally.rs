@@ -23,6 +23,8 @@ pub(super) enum Entry {
         took: Duration,
         images: u32,
         degraded: bool,
+        /// What its failed attempts ended in, where the call failed: what its caller saw of them.
+        blamed: Vec<Outcome>,
     },
     /// A call of another kind has ended: token counts, lists of models.
     OtherCall,
@@ -45,7 +47,6 @@ pub(super) enum Entry {
         why: WaitReason,
         delay: Duration,
     },
-    MovedOn,
     Skipped,
     CallerLeft,
     Kept,
@@ -87,6 +88,8 @@ pub(super) struct Counts {
     pub(super) drafts: u64,
     pub(super) call_took: Latencies,
     pub(super) attempts: [u64; Outcome::ALL.len()],
+    /// The failed attempts of failed calls.
+    pub(super) blamed: [u64; Outcome::ALL.len()],
     pub(super) attempt_took: Latencies,
     pub(super) models: BTreeMap<ModelPlace, ModelCounts>,
     pub(super) sent_again: u64,
@@ -100,7 +103,6 @@ pub(super) struct Counts {
     pub(super) quota_at_least: u64,
     pub(super) quota_at_most: u64,
     pub(super) waits: [(u64, u64); WAITS.len()],
-    pub(super) moved_on: u64,
     pub(super) skipped: u64,
     pub(super) callers_left: u64,
     pub(super) kept: u64,
@@ -126,6 +128,7 @@ impl Default for Counts {
             drafts: 0,
             call_took: Latencies::default(),
             attempts: [0; Outcome::ALL.len()],
+            blamed: [0; Outcome::ALL.len()],
             attempt_took: Latencies::default(),
             models: BTreeMap::new(),
             sent_again: 0,
@@ -138,7 +141,6 @@ impl Default for Counts {
             quota_at_least: 0,
             quota_at_most: 0,
             waits: [(0, 0); WAITS.len()],
-            moved_on: 0,
             skipped: 0,
             callers_left: 0,
             kept: 0,
@@ -155,7 +157,7 @@ fn add(to: &mut u64, more: u64) {
 impl Counts {
     pub(super) fn add(&mut self, entry: &Entry) {
         match entry {
-            Entry::Call { outcome, took, images, degraded } => {
+            Entry::Call { outcome, took, images, degraded, blamed } => {
                 if let Some(count) = self.calls.get_mut(outcome.index()) {
                     add(count, 1);
                 }
@@ -165,6 +167,11 @@ impl Counts {
                     add(&mut self.drafts, u64::from(images.saturating_sub(1)));
                 }
                 self.call_took.add(*took);
+                for outcome in blamed {
+                    if let Some(count) = self.blamed.get_mut(place(*outcome)) {
+                        add(count, 1);
+                    }
+                }
             }
             Entry::OtherCall => add(&mut self.other_calls, 1),
             Entry::Attempt { model, outcome, quota, charge, cost, took, sent } => {
@@ -200,7 +207,6 @@ impl Counts {
                     }
                 }
             }
-            Entry::MovedOn => add(&mut self.moved_on, 1),
             Entry::Skipped => add(&mut self.skipped, 1),
             Entry::CallerLeft => add(&mut self.callers_left, 1),
             Entry::Kept => add(&mut self.kept, 1),
@@ -226,6 +232,9 @@ impl Counts {
             add(count, *more);
         }
         for (count, more) in self.attempts.iter_mut().zip(&other.attempts) {
+            add(count, *more);
+        }
+        for (count, more) in self.blamed.iter_mut().zip(&other.blamed) {
             add(count, *more);
         }
         for (wait, more) in self.waits.iter_mut().zip(&other.waits) {
@@ -254,7 +263,6 @@ impl Counts {
             (&mut self.maybe_charged, other.maybe_charged),
             (&mut self.quota_at_least, other.quota_at_least),
             (&mut self.quota_at_most, other.quota_at_most),
-            (&mut self.moved_on, other.moved_on),
             (&mut self.skipped, other.skipped),
             (&mut self.callers_left, other.callers_left),
             (&mut self.kept, other.kept),
@@ -395,13 +403,13 @@ mod tests {
         let model = prop::sample::select(vec!["gemini-3-pro-image", "gemini-2.5-flash-image", "anything"])
             .prop_map(|model| models().place(Some(&ModelId::new(model))));
         prop_oneof![
-            4 => (prop::sample::select(outcomes), ms(700_000), 0_u32..4, any::<bool>())
-                .prop_map(|(outcome, took, images, degraded)| Entry::Call { outcome, took, images, degraded }),
+            4 => (prop::sample::select(outcomes), ms(700_000), 0_u32..4, any::<bool>(), prop::collection::vec(prop::sample::select(Outcome::ALL.to_vec()), 0..3))
+                .prop_map(|(outcome, took, images, degraded, blamed)| Entry::Call { outcome, took, images, degraded, blamed }),
             4 => (model, prop::sample::select(Outcome::ALL.to_vec()), quota.clone(), charge, cost.clone(), ms(700_000), sent)
                 .prop_map(|(model, outcome, quota, charge, cost, took, sent)| Entry::Attempt { model, outcome, quota, charge, cost, took, sent }),
             1 => (quota, cost).prop_map(|(quota, cost)| Entry::OtherAttempt { quota, cost }),
             1 => (prop::sample::select(WAITS.to_vec()), ms(90_000)).prop_map(|(why, delay)| Entry::Waited { why, delay }),
-            1 => prop::sample::select(vec![Entry::OtherCall, Entry::MovedOn, Entry::Skipped, Entry::CallerLeft, Entry::Kept, Entry::NotKept]),
+            1 => prop::sample::select(vec![Entry::OtherCall, Entry::Skipped, Entry::CallerLeft, Entry::Kept, Entry::NotKept]),
         ]
     }
 

@@ -146,7 +146,6 @@ impl Settings {
             _ => scheduled.map(|lead| (lead, PreferReason::PeakHours)),
         };
         if let Some((lead, why)) = choice.filter(|(lead, _)| *lead != name) {
-            tracing::debug!(model = name, lead, why = why.as_str(), "another model leads");
             let lead = ModelId::new(lead);
             trail_of(request).push(Step::Preferred { asked: asked.clone(), model: lead.clone(), why });
             request.extensions_mut().insert(PreferModel(lead));
@@ -270,6 +269,5 @@ fn waited_for<B: 'static>(request: &mut Request<B>, waited: Duration) {
             *options = options.clone().deadline(deadline.saturating_sub(waited));
         }
     }
-    tracing::debug!(delay_ms = waited.as_millis(), "deferred to a quiet hour");
     trail_of(request).push(Step::Waited { delay: waited, why: WaitReason::QuietHours });
 }

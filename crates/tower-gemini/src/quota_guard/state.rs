@@ -400,7 +400,6 @@ impl State {
         let expected = Duration::from_millis(at_ms.saturating_sub(now.steady_ms));
         if !expected.is_zero() || ahead > 0 {
             self.counters.waited.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(model = %cell.key.model, delay_ms = expected.as_millis(), ahead, "waiting for quota");
             if let Some(on_wait) = &self.settings.on_wait {
                 on_wait(&QuotaWait { key: cell.key.clone(), expected, ahead });
             }

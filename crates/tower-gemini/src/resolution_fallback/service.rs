@@ -105,13 +105,6 @@ where
                 return served(answer, given_up);
             }
         };
-        tracing::info!(
-            model = kept.call().model.as_ref().map(ModelId::as_str),
-            outcome = %verdict.outcome(),
-            from = size.unwrap_or(ImageSize::K1).as_str(),
-            to = below.as_str(),
-            "asking for a smaller image"
-        );
         context.trail().push(Step::MovedOn {
             from: name(kept.call(), size),
             to: name(kept.call(), Some(below)),

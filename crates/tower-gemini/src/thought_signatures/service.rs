@@ -94,7 +94,6 @@ fn check(settings: &ThoughtSignaturesLayer, request: Request<ReplayBody>) -> Che
             Checked::Refuse { message: message(&missing), first, call, context: request.body().context().clone() }
         }
         Plan::Sign { signatures, restored, placeholders } => {
-            tracing::debug!(restored, placeholders, "signatures written into the request");
             request.body().context().trail().push(Step::Signed { restored, placeholders });
             Checked::Send(Box::new(signed(request, &body, &signatures)))
         }
