@@ -56,7 +56,11 @@ impl Refused {
     pub(crate) fn body(error: &axum::Error) -> Self {
         match cause::<BodyFault>(error) {
             Some(fault) => Self::fault(*fault),
-            None => Self::new(StatusCode::BAD_REQUEST, "INVALID_ARGUMENT", format!("the request's body broke off: {}", redact(&error.to_string()))),
+            None => Self::new(
+                StatusCode::BAD_REQUEST,
+                "INVALID_ARGUMENT",
+                format!("the request's body broke off: {}", redact(&error.to_string())),
+            ),
         }
     }
 

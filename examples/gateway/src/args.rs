@@ -65,7 +65,8 @@ pub(crate) fn parse(args: &[String]) -> Result<Command, String> {
             "--config" | "-c" => run.config = Some(PathBuf::from(value()?)),
             "--listen" => {
                 let text = value()?;
-                run.listen = Some(text.parse().map_err(|_| format!("--listen {text}: no address; write it as 127.0.0.1:8787"))?);
+                run.listen =
+                    Some(text.parse().map_err(|_| format!("--listen {text}: no address; write it as 127.0.0.1:8787"))?);
             }
             "--simulate" => {
                 run.simulate = Some(match inline {

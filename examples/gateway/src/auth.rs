@@ -32,9 +32,7 @@ impl fmt::Debug for Auth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pass => f.write_str("Pass"),
-            Self::Own { tokens, .. } => {
-                f.debug_list().entries(tokens.iter().map(|token| &token.name)).finish()
-            }
+            Self::Own { tokens, .. } => f.debug_list().entries(tokens.iter().map(|token| &token.name)).finish(),
         }
     }
 }
@@ -72,7 +70,8 @@ impl Auth {
             (None, None) => Err(format!("[auth] does not say where {what} is")),
         };
         let key = read("Google's key", &config.api_key_env, &config.api_key_file)?;
-        let mut key = HeaderValue::from_str(key.trim()).map_err(|_| "Google's key holds characters that no key has".to_owned())?;
+        let mut key =
+            HeaderValue::from_str(key.trim()).map_err(|_| "Google's key holds characters that no key has".to_owned())?;
         if key.is_empty() {
             return Err("Google's key is empty".to_owned());
         }
@@ -147,7 +146,8 @@ const MIN_TOKEN: usize = 16;
 impl Credential {
     /// API keys come as Bearer tokens from OpenAI's clients; OAuth tokens (`ya29.…`, or a JWT) stay what they are.
     fn of_bearer(value: HeaderValue) -> Self {
-        let key = value.to_str().ok().and_then(strip_bearer).filter(|token| token.starts_with("AIza") || token.starts_with("AQ."));
+        let key =
+            value.to_str().ok().and_then(strip_bearer).filter(|token| token.starts_with("AIza") || token.starts_with("AQ."));
         match key.and_then(|key| HeaderValue::from_str(key).ok()) {
             Some(key) => Self::Key(key),
             None => Self::Bearer(value),
@@ -255,7 +255,10 @@ mod tests {
             tokens_env: Some("TOKENS".to_owned()),
             ..config::Auth::default()
         };
-        Auth::build(&config, |name| Some(if name == "KEY" { KEY.to_owned() } else { "ann:token-of-ann-012345, ben:token-of-ben-012345".to_owned() })).unwrap()
+        Auth::build(&config, |name| {
+            Some(if name == "KEY" { KEY.to_owned() } else { "ann:token-of-ann-012345, ben:token-of-ben-012345".to_owned() })
+        })
+        .unwrap()
     }
 
     #[test]

@@ -343,7 +343,11 @@ impl Config {
     fn check(&self) -> Result<(), String> {
         self.check_listen()?;
         let server = &self.server;
-        for (name, value) in [("server.max_in_flight", server.max_in_flight), ("server.max_connections", server.max_connections), ("server.max_body", server.max_body.0)] {
+        for (name, value) in [
+            ("server.max_in_flight", server.max_in_flight),
+            ("server.max_connections", server.max_connections),
+            ("server.max_body", server.max_body.0),
+        ] {
             if value == 0 {
                 return Err(format!("{name} = 0 lets nothing through"));
             }
@@ -500,7 +504,9 @@ impl ModelQuota {
 fn limits(rpm: u64, tpm: u64, ipm: u64, rpd: u64) -> Limits {
     let mut limits = Limits::unlimited();
     // Nobody runs a gateway that lets nothing through: 0 is how the file says "no limit".
-    for (value, set) in [(rpm, Limits::rpm as fn(Limits, u64) -> Limits), (tpm, Limits::tpm), (ipm, Limits::ipm), (rpd, Limits::rpd)] {
+    for (value, set) in
+        [(rpm, Limits::rpm as fn(Limits, u64) -> Limits), (tpm, Limits::tpm), (ipm, Limits::ipm), (rpd, Limits::rpd)]
+    {
         if value > 0 {
             limits = set(limits, value);
         }
@@ -518,9 +524,8 @@ impl Log {
     /// The filter of log lines.
     pub(crate) fn filter(&self) -> Result<tracing_subscriber::EnvFilter, String> {
         let quiet = format!("{},hyper=warn,hyper_util=warn,rustls=warn", self.level);
-        tracing_subscriber::EnvFilter::try_new(quiet).map_err(|_| {
-            format!("log.level = \"{}\" is no level; write error, warn, info, debug or trace", self.level)
-        })
+        tracing_subscriber::EnvFilter::try_new(quiet)
+            .map_err(|_| format!("log.level = \"{}\" is no level; write error, warn, info, debug or trace", self.level))
     }
 }
 
@@ -568,7 +573,21 @@ mod tests {
 
     #[test]
     fn every_key_is_documented() {
-        for section in ["server", "upstream", "auth", "answers", "keep", "retry", "fallback", "quota", "spending", "peak", "signatures", "timeouts", "log"] {
+        for section in [
+            "server",
+            "upstream",
+            "auth",
+            "answers",
+            "keep",
+            "retry",
+            "fallback",
+            "quota",
+            "spending",
+            "peak",
+            "signatures",
+            "timeouts",
+            "log",
+        ] {
             let error = toml::from_str::<Config>(&format!("[{section}]\n__ = 1\n")).unwrap_err().to_string();
             let keys: Vec<&str> = error.split('`').skip(1).step_by(2).filter(|key| *key != "__" && *key != "model").collect();
             assert!(!keys.is_empty(), "{error}");
@@ -584,7 +603,8 @@ mod tests {
     #[test]
     fn what_is_commented_out_can_be_commented_in() {
         for section in EXAMPLE.split("\n\n").skip(1) {
-            let live: String = section.lines().map(|line| line.strip_prefix("# ").unwrap_or(line)).collect::<Vec<_>>().join("\n");
+            let live: String =
+                section.lines().map(|line| line.strip_prefix("# ").unwrap_or(line)).collect::<Vec<_>>().join("\n");
             if live.starts_with("[auth]") {
                 continue; // Two ways each for the key and the tokens: only one of each may be set.
             }
@@ -594,7 +614,10 @@ mod tests {
 
     #[test]
     fn a_misspelt_key_is_answered_with_the_nearest_name_and_its_line() {
-        assert_eq!(refusal("[retry]\natempts = 3\n"), "gateway.toml, line 2: the key `atempts` is not known; did you mean `attempts`?");
+        assert_eq!(
+            refusal("[retry]\natempts = 3\n"),
+            "gateway.toml, line 2: the key `atempts` is not known; did you mean `attempts`?"
+        );
         assert_eq!(refusal("\n[sever]\n"), "gateway.toml, line 2: the key `sever` is not known; did you mean `server`?");
         assert!(refusal("[server]\nxyzzy = 1\n").ends_with("`gateway --print-config` lists everything that is"));
     }

@@ -52,7 +52,8 @@ impl Gateway {
     pub(crate) fn build(config: &Config, before: Option<&Self>) -> Result<Self, String> {
         let auth = Auth::build(&config.auth, |name| std::env::var(name).ok())?;
         let layers = layers(config, before)?;
-        let client = client(config.upstream.connect_timeout.0).map_err(|error| format!("the client for the upstream cannot be made: {error}"))?;
+        let client = client(config.upstream.connect_timeout.0)
+            .map_err(|error| format!("the client for the upstream cannot be made: {error}"))?;
         let answers = &config.answers;
         let services = layers.services(client, answers.strip_drafts, answers.hold.0);
         let mut must_keep = MustKeep::nothing();
@@ -141,7 +142,11 @@ fn layers(config: &Config, before: Option<&Gateway>) -> Result<Layers, String> {
         peak: match before.filter(|before| before.config.peak == config.peak) {
             Some(before) => before.layers.peak.clone(),
             None => config.schedule()?.map(|schedule| {
-                config.peak.lead.iter().fold(PeakHourRouterLayer::new(schedule), |peak, (asked, lead)| peak.in_peak(asked, lead))
+                config
+                    .peak
+                    .lead
+                    .iter()
+                    .fold(PeakHourRouterLayer::new(schedule), |peak, (asked, lead)| peak.in_peak(asked, lead))
             }),
         },
         fallback: match same_chain {

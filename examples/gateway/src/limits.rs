@@ -26,8 +26,12 @@ pub(crate) enum BodyFault {
 impl fmt::Display for BodyFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooLarge { most } => write!(f, "the request's body is longer than the {most} bytes that this gateway takes (server.max_body)"),
-            Self::TooSlow { limit } => write!(f, "nothing of the request's body came for {:.0} s (server.body_idle_timeout)", limit.as_secs_f64()),
+            Self::TooLarge { most } => {
+                write!(f, "the request's body is longer than the {most} bytes that this gateway takes (server.max_body)")
+            }
+            Self::TooSlow { limit } => {
+                write!(f, "nothing of the request's body came for {:.0} s (server.body_idle_timeout)", limit.as_secs_f64())
+            }
         }
     }
 }

@@ -9,6 +9,8 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{HeaderName, Response, StatusCode};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::time::Instant;
+use tower_gemini::core::catalog::Catalog;
+use tower_gemini::observe;
 
 use crate::answers::{self, Form, Refused};
 use crate::gateway::Gateway;
@@ -26,6 +28,11 @@ pub(crate) fn recorder() -> &'static PrometheusHandle {
         let handle = recorder.handle();
         // Where somebody has set another recorder before, that one gets the figures, and this page stays empty.
         let _ = metrics::set_global_recorder(recorder);
+        observe::describe_metrics();
+        metrics::describe_gauge!("gateway_requests_in_flight", "Requests whose answer's last byte is not out yet");
+        metrics::describe_gauge!("gateway_calls_without_caller", "Calls that are finished although their callers left");
+        metrics::describe_gauge!("gateway_kept_answers", "Answers that wait for their callers");
+        metrics::describe_gauge!("gateway_kept_bytes", metrics::Unit::Bytes, "What they take");
         handle
     })
 }
@@ -63,4 +70,24 @@ fn text(kind: &'static str, body: impl Into<Body>) -> Response<Body> {
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+fn view(gateway: &Gateway, _up: Duration) -> StatusView {
+    StatusView { report: gateway.layers().observe.observatory().report() }
+}
+
+/// Gauges are read when somebody looks.
+fn refresh(gateway: &Gateway) {
+    let layers = gateway.layers();
+    observe::record_quota(Catalog::builtin(), &layers.quota.ledgers());
+    observe::record_health(&layers.fallback.health().snapshot());
+    #[allow(clippy::cast_precision_loss, reason = "counts for people")]
+    let set = |name: &'static str, value: usize| metrics::gauge!(name).set(value as f64);
+    set("gateway_requests_in_flight", gateway.places().taken());
+    if let Some(keep) = &layers.keep {
+        let counts = keep.counts();
+        set("gateway_calls_without_caller", counts.detached);
+        set("gateway_kept_answers", counts.kept);
+        set("gateway_kept_bytes", counts.kept_bytes);
+    }
 }

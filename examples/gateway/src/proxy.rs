@@ -18,7 +18,6 @@ use tower_gemini::answer_errors::retry_advice;
 use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::core::call::{Call, Dialect, Framing, Verb};
 use tower_gemini::core::context::CallOptions;
-use tower_gemini::core::error::Error;
 use tower_gemini::core::scan::StreamStripper;
 use tower_gemini::core::trail::Trail;
 use tower_gemini::core::verdict::Verdict;
@@ -48,7 +47,9 @@ pub(crate) async fn handle(gateway: Arc<Gateway>, request: Request<Body>) -> Res
     wire::clean_request(&mut parts.headers);
     tracing::Span::current().record("caller", caller.name());
     match openai::route(&path) {
-        Some(Kind::Models) if parts.method == http::Method::GET => answers::json_answer(StatusCode::OK, openai::models(now_unix())),
+        Some(Kind::Models) if parts.method == http::Method::GET => {
+            answers::json_answer(StatusCode::OK, openai::models(now_unix()))
+        }
         Some(kind) if parts.method == http::Method::POST => {
             let body = match collect(body).await {
                 Ok(body) => body,
@@ -168,7 +169,14 @@ async fn collect(body: Body) -> Result<Bytes, answers::Refused> {
 fn headers_for_gemini(headers: &HeaderMap) -> HeaderMap {
     let mut kept = HeaderMap::new();
     // `x-sim-call` ties attempts together in a simulator's ledger, and means nothing to Google.
-    let names = [USER_AGENT, wire::SERVER_TIMEOUT, wire::READ_TIMEOUT, wire::RETRY_COUNT, wire::IDEMPOTENCY_KEY, HeaderName::from_static("x-sim-call")];
+    let names = [
+        USER_AGENT,
+        wire::SERVER_TIMEOUT,
+        wire::READ_TIMEOUT,
+        wire::RETRY_COUNT,
+        wire::IDEMPOTENCY_KEY,
+        HeaderName::from_static("x-sim-call"),
+    ];
     for name in names {
         if let Some(value) = headers.get(&name) {
             kept.insert(name, value.clone());

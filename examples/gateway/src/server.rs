@@ -24,9 +24,18 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 
 /// Serves until `stop` is done, then lets what is under way end, for `grace` at most. Gives `false` where something was still under way
 /// then.
-pub(crate) async fn serve(listener: TcpListener, app: Router, limits: &config::Server, stop: impl Future<Output = ()>, grace: Duration) -> io::Result<bool> {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    app: Router,
+    limits: &config::Server,
+    stop: impl Future<Output = ()>,
+    grace: Duration,
+) -> io::Result<bool> {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(limits.header_read_timeout.0).max_buf_size(MAX_HEAD_BYTES).keep_alive(true);
+    http.timer(TokioTimer::new())
+        .header_read_timeout(limits.header_read_timeout.0)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .keep_alive(true);
     let connections = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
     let graceful = GracefulShutdown::new();
     tokio::pin!(stop);

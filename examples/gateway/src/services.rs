@@ -20,8 +20,8 @@ use tower_gemini::core::body::{JudgedBody, ReplayBody};
 use tower_gemini::core::error::{BoxError, Error};
 use tower_gemini::final_image_extract::FinalImageJsonLayer;
 use tower_gemini::{
-    AttemptTimeoutLayer, ClassifyGeminiErrorLayer, CollectRequestLayer, JitteredRetryLayer, KeepPaidLayer, ModelFallbackLayer, ObserveLayer,
-    PeakHourRouterLayer, QuotaGuardLayer, ResolutionFallbackLayer, SpendingLayer, ThoughtSignaturesLayer,
+    AttemptTimeoutLayer, ClassifyGeminiErrorLayer, CollectRequestLayer, JitteredRetryLayer, KeepPaidLayer, ModelFallbackLayer,
+    ObserveLayer, PeakHourRouterLayer, QuotaGuardLayer, ResolutionFallbackLayer, SpendingLayer, ThoughtSignaturesLayer,
 };
 
 use crate::hold::hold;
@@ -63,7 +63,11 @@ impl Layers {
     /// The stacks over `client`. `strip_drafts` cuts drafts out of whole answers; `most_held` bytes of one are held.
     pub(crate) fn services<C>(&self, client: C, strip_drafts: bool, most_held: usize) -> Services
     where
-        C: Service<Request<ReplayBody>, Response = Response<Incoming>, Error: Into<BoxError>, Future: Send> + Clone + Send + Sync + 'static,
+        C: Service<Request<ReplayBody>, Response = Response<Incoming>, Error: Into<BoxError>, Future: Send>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
     {
         let attempt = self.quota.layer(self.timeout.layer(self.classify.layer(client)));
         let attempt: Judged = match &self.spending {
@@ -112,6 +116,8 @@ impl Layers {
             Response::from_parts(parts, body)
         });
         let watched = self.observe.layer(self.collect.layer(judged));
-        Answers::new(MapResponse::new(watched, |answer: Response<_>| answer.map(|body| axum::body::Body::new(BodyExt::map_err(body, BoxError::from)))))
+        Answers::new(MapResponse::new(watched, |answer: Response<_>| {
+            answer.map(|body| axum::body::Body::new(BodyExt::map_err(body, BoxError::from)))
+        }))
     }
 }

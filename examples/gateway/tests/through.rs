@@ -1,6 +1,12 @@
 //! Requests through the gateway on loopback, with the simulator behind it, whose ledger judges.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs, reason = "a test that cannot go on says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    missing_docs,
+    reason = "a test that cannot go on says where"
+)]
 
 use std::time::Duration;
 
@@ -43,7 +49,8 @@ impl Answer {
         fn find(value: &Value, found: &mut Vec<Bytes>) {
             match value {
                 Value::Object(members) => {
-                    if let Some(data) = members.get("data").and_then(Value::as_str).filter(|_| members.contains_key("mimeType")) {
+                    if let Some(data) = members.get("data").and_then(Value::as_str).filter(|_| members.contains_key("mimeType"))
+                    {
                         found.push(decode(data));
                     }
                     members.values().for_each(|value| find(value, found));
@@ -66,7 +73,10 @@ fn decode(data: &str) -> Bytes {
 impl World {
     async fn new(sim: Sim, extra: &str) -> Self {
         let upstream = serve(sim.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let config = format!("[server]\nlisten = \"127.0.0.1:0\"\n[upstream]\nbase_url = \"{0}\"\nvertex_base_url = \"{0}\"\n{extra}", upstream.url());
+        let config = format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\n[upstream]\nbase_url = \"{0}\"\nvertex_base_url = \"{0}\"\n{extra}",
+            upstream.url()
+        );
         let gateway = gateway::start(&config).await.unwrap_or_else(|error| panic!("{error}\n{config}"));
         Self { sim, upstream: Some(upstream), gateway, client: Client::builder(TokioExecutor::new()).build_http() }
     }
@@ -151,13 +161,17 @@ async fn every_door_of_googles_leads_to_the_upstream() {
     let answer = world.post("/v1beta/interactions", &json!({ "model": "gemini-3-pro-image", "input": "a red apple" })).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     // What nobody knows is the upstream's to answer.
-    let answer = world.send(Request::get(world.url("/v1beta/files/nobody")).header("x-goog-api-key", KEY).body(Full::default()).unwrap()).await;
+    let answer = world
+        .send(Request::get(world.url("/v1beta/files/nobody")).header("x-goog-api-key", KEY).body(Full::default()).unwrap())
+        .await;
     assert_eq!(answer.status, 404);
 }
 
 #[tokio::test]
 async fn imagen_style_predictions_pass_through() {
-    let world = World::new(Sim::builder().latency(Latency::none()).tiny_images(true).revive("imagen-4.0-generate-001").build(), "").await;
+    let world =
+        World::new(Sim::builder().latency(Latency::none()).tiny_images(true).revive("imagen-4.0-generate-001").build(), "")
+            .await;
     let body = json!({ "instances": [{ "prompt": "a red apple" }], "parameters": { "sampleCount": 1 } });
     let answer = world.post("/v1beta/models/imagen-4.0-generate-001:predict", &body).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -200,10 +214,15 @@ async fn the_gateways_own_key_is_for_callers_with_a_token() {
     let dir = tempdir();
     std::fs::write(dir.join("key"), KEY).unwrap();
     std::fs::write(dir.join("tokens"), "# who: token\nalice:token-of-alice-0123456789\n").unwrap();
-    let extra = format!("[auth]\nmode = \"own\"\napi_key_file = {:?}\ntokens_file = {:?}\n", dir.join("key"), dir.join("tokens"));
+    let extra =
+        format!("[auth]\nmode = \"own\"\napi_key_file = {:?}\ntokens_file = {:?}\n", dir.join("key"), dir.join("tokens"));
     let world = World::new(Sim::quick([]), &extra).await;
     let ask = |token: &str| {
-        Request::post(world.url(PRO)).header("authorization", format!("Bearer {token}")).header("x-sim-call", "call").body(Full::from(apple().to_string())).unwrap()
+        Request::post(world.url(PRO))
+            .header("authorization", format!("Bearer {token}"))
+            .header("x-sim-call", "call")
+            .body(Full::from(apple().to_string()))
+            .unwrap()
     };
     let answer = world.send(ask("token-of-alice-0123456789")).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -218,7 +237,12 @@ async fn the_gateways_own_key_is_for_callers_with_a_token() {
 
 #[tokio::test]
 async fn a_stream_stays_a_stream_and_loses_its_drafts() {
-    let sim = Sim::builder().latency(Latency::none()).tiny_images(true).script([drafts()]).chunks(512, Duration::from_millis(20)).build();
+    let sim = Sim::builder()
+        .latency(Latency::none())
+        .tiny_images(true)
+        .script([drafts()])
+        .chunks(512, Duration::from_millis(20))
+        .build();
     let world = World::new(sim, "").await;
     let path = "/v1beta/models/gemini-3-pro-image:streamGenerateContent?alt=sse";
     let mut body = world.client.request(world.request(path, &apple())).await.unwrap().into_body();
@@ -256,7 +280,17 @@ async fn a_refusal_is_shown_as_it_is_and_charged_once() {
 
 #[tokio::test]
 async fn when_its_own_retries_are_spent_the_last_answer_says_when_to_come_back_and_not_to_retry() {
-    let world = World::new(Sim::quick(vec![Fault::RateLimitMinute { retry_after: Duration::from_millis(34_200), limit: tower_gemini_sim::Limit::Requests }; 3]), "[retry]\nattempts = 1\n").await;
+    let world = World::new(
+        Sim::quick(vec![
+            Fault::RateLimitMinute {
+                retry_after: Duration::from_millis(34_200),
+                limit: tower_gemini_sim::Limit::Requests
+            };
+            3
+        ]),
+        "[retry]\nattempts = 1\n",
+    )
+    .await;
     let answer = world.post(PRO, &apple()).await;
     assert_eq!(answer.status, 429);
     assert_eq!(answer.headers["x-should-retry"], "false");
@@ -267,7 +301,9 @@ async fn when_its_own_retries_are_spent_the_last_answer_says_when_to_come_back_a
 
 #[tokio::test]
 async fn a_cut_upstream_never_reaches_a_client_that_would_send_again() {
-    for fault in [Fault::CutBody { at: 3000 }, Fault::ResetAfterGeneration, Fault::CutHead { at: 20 }, Fault::TruncatedBody { at: 2000 }] {
+    for fault in
+        [Fault::CutBody { at: 3000 }, Fault::ResetAfterGeneration, Fault::CutHead { at: 20 }, Fault::TruncatedBody { at: 2000 }]
+    {
         let world = World::quick([fault.clone()]).await;
         let answer = world.post(PRO, &apple()).await;
         assert_eq!(answer.status, 424, "{fault:?}: {}", answer.text());
@@ -301,7 +337,8 @@ async fn headers_tell_what_happened_where_they_are_asked_for() {
 async fn hang_up(world: &World, patience: Duration) {
     let request = world.request(PRO, &apple());
     // A client of its own: dropping it closes the connection.
-    let client: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http();
+    let client: Client<HttpConnector, Full<Bytes>> =
+        Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http();
     assert!(tokio::time::timeout(patience, client.request(request)).await.is_err(), "it was to be too late");
 }
 
@@ -345,7 +382,9 @@ async fn openai_chat_is_the_same_stack_in_other_words() {
 #[tokio::test]
 async fn openai_images_are_the_same_stack_in_other_words() {
     let world = World::quick([drafts()]).await;
-    let answer = world.post("/v1/images/generations", &json!({ "model": "gemini-3-pro-image", "prompt": "a red apple", "size": "1024x1024" })).await;
+    let answer = world
+        .post("/v1/images/generations", &json!({ "model": "gemini-3-pro-image", "prompt": "a red apple", "size": "1024x1024" }))
+        .await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(decode(answer.json()["data"][0]["b64_json"].as_str().unwrap()), world.sim.image_for(0).unwrap());
     let refused = World::quick([Fault::CutBody { at: 3000 }]).await;
@@ -357,7 +396,8 @@ async fn openai_images_are_the_same_stack_in_other_words() {
 #[tokio::test]
 async fn an_openai_stream_ends_with_done_and_holds_the_final_image() {
     let world = World::quick([drafts()]).await;
-    let body = json!({ "model": "gemini-3-pro-image", "stream": true, "messages": [{ "role": "user", "content": "a red apple" }] });
+    let body =
+        json!({ "model": "gemini-3-pro-image", "stream": true, "messages": [{ "role": "user", "content": "a red apple" }] });
     let answer = world.post("/v1/chat/completions", &body).await;
     assert_eq!(answer.headers["content-type"], "text/event-stream; charset=utf-8");
     assert!(answer.text().trim_end().ends_with("data: [DONE]"), "{}", answer.text());
@@ -375,7 +415,13 @@ async fn an_openai_stream_ends_with_done_and_holds_the_final_image() {
 async fn bad_input_is_a_clear_answer_and_nothing_is_sent() {
     let world = World::quick([]).await;
     let raw = |path: &str, body: &[u8]| {
-        Request::builder().method(Method::POST).uri(world.url(path)).header("x-goog-api-key", KEY).header("x-sim-call", "call").body(Full::from(Bytes::copy_from_slice(body))).unwrap()
+        Request::builder()
+            .method(Method::POST)
+            .uri(world.url(path))
+            .header("x-goog-api-key", KEY)
+            .header("x-sim-call", "call")
+            .body(Full::from(Bytes::copy_from_slice(body)))
+            .unwrap()
     };
     for body in [&b"{\"messages\": "[..], b"\xff\xfe{}", b"", b"[1]"] {
         let answer = world.send(raw("/v1/chat/completions", body)).await;
@@ -437,7 +483,10 @@ async fn a_shutdown_finishes_what_was_paid_for() {
     assert_eq!(status, 200);
     assert!(!body.is_empty());
     assert_eq!(sim.ledger().charges("call"), 1);
-    let late = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>().request(Request::get(format!("{url}/healthz")).body(Full::default()).unwrap()).await;
+    let late = Client::builder(TokioExecutor::new())
+        .build_http::<Full<Bytes>>()
+        .request(Request::get(format!("{url}/healthz")).body(Full::default()).unwrap())
+        .await;
     assert!(late.is_err(), "nobody listens any more");
 }
 
@@ -461,7 +510,8 @@ async fn what_is_kept_outlives_the_process() {
 fn tempdir() -> std::path::PathBuf {
     use std::sync::atomic::{AtomicU32, Ordering};
     static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let dir = std::env::temp_dir().join(format!("gateway-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed)));
+    let dir =
+        std::env::temp_dir().join(format!("gateway-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed)));
     std::fs::create_dir_all(&dir).unwrap();
     dir
 }

@@ -65,7 +65,12 @@ pub fn error_from_google(status: StatusCode, body: &[u8]) -> (StatusCode, Bytes)
         403 => ("permission_error", None),
         404 => ("not_found_error", Some("model_not_found")),
         // What no wait of seconds cures is OpenAI's `insufficient_quota`.
-        429 if says("PerDay") || says("limit: 0") || says("billing") || says("credits are depleted") || says("spending cap") => {
+        429 if says("PerDay")
+            || says("limit: 0")
+            || says("billing")
+            || says("credits are depleted")
+            || says("spending cap") =>
+        {
             ("insufficient_quota", Some("insufficient_quota"))
         }
         429 => ("rate_limit_error", Some("rate_limit_exceeded")),

@@ -34,7 +34,10 @@ impl Reply {
         }
         let Ok(answer) = serde_json::from_slice::<Value>(body) else {
             // It was paid for, so it is no error that a client sends again for.
-            return error_from_google(StatusCode::FAILED_DEPENDENCY, b"{\"error\":{\"message\":\"The upstream's answer is not JSON.\",\"status\":\"ABORTED\"}}");
+            return error_from_google(
+                StatusCode::FAILED_DEPENDENCY,
+                b"{\"error\":{\"message\":\"The upstream's answer is not JSON.\",\"status\":\"ABORTED\"}}",
+            );
         };
         if answer.get("error").or_else(|| answer.get(0)?.get("error")).is_some() {
             let code = answer.get(0).unwrap_or(&answer)["error"]["code"].as_u64().and_then(|code| u16::try_from(code).ok());
@@ -151,8 +154,18 @@ impl Seen {
         match self.finish.as_deref() {
             Some("MAX_TOKENS") => "length",
             Some(
-                "SAFETY" | "RECITATION" | "BLOCKLIST" | "PROHIBITED_CONTENT" | "SPII" | "LANGUAGE" | "MODEL_ARMOR" | "JAILBREAK" | "IMAGE_SAFETY"
-                | "IMAGE_PROHIBITED_CONTENT" | "IMAGE_RECITATION" | "IMAGE_OTHER",
+                "SAFETY"
+                | "RECITATION"
+                | "BLOCKLIST"
+                | "PROHIBITED_CONTENT"
+                | "SPII"
+                | "LANGUAGE"
+                | "MODEL_ARMOR"
+                | "JAILBREAK"
+                | "IMAGE_SAFETY"
+                | "IMAGE_PROHIBITED_CONTENT"
+                | "IMAGE_RECITATION"
+                | "IMAGE_OTHER",
             ) => "content_filter",
             // A blocked prompt whose reason is `OTHER` has no candidate, and so no image either.
             Some("OTHER") if self.final_image().is_none() => "content_filter",
@@ -214,7 +227,10 @@ impl Seen {
         let Some(drawn) = self.final_image() else {
             // It was paid for, all or part: a 400 is what no client sends again after.
             let blocked = self.finish_reason() == "content_filter";
-            let why = self.refusal().or_else(|| (!self.text.is_empty()).then(|| self.text.clone())).unwrap_or_else(|| "the model gave no reason".to_owned());
+            let why = self
+                .refusal()
+                .or_else(|| (!self.text.is_empty()).then(|| self.text.clone()))
+                .unwrap_or_else(|| "the model gave no reason".to_owned());
             let message = if blocked { format!("The image was refused: {why}") } else { format!("No image was made: {why}") };
             let error = json!({ "error": {
                 "message": message,

@@ -17,10 +17,7 @@ use super::{Kind, OpenAiError, Reply, Translated};
 type Outcome<T> = Result<T, OpenAiError>;
 
 pub(super) async fn translate(kind: Kind, headers: &HeaderMap, body: &Bytes) -> Outcome<Translated> {
-    let form = headers
-        .get(CONTENT_TYPE)
-        .and_then(|kind| kind.to_str().ok())
-        .and_then(|kind| multer::parse_boundary(kind).ok());
+    let form = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).and_then(|kind| multer::parse_boundary(kind).ok());
     let asked = match form {
         Some(boundary) => form_of(body, boundary).await?,
         None => object_of(body)?,
@@ -78,7 +75,8 @@ fn sniffed(bytes: &[u8]) -> &'static str {
 fn chat(asked: &Map<String, Value>) -> Outcome<Translated> {
     let target = Target::of(asked)?;
     let messages = asked.get("messages").and_then(Value::as_array).filter(|messages| !messages.is_empty());
-    let messages = messages.ok_or_else(|| OpenAiError::of("messages", "`messages` is missing or empty: there is nothing to draw"))?;
+    let messages =
+        messages.ok_or_else(|| OpenAiError::of("messages", "`messages` is missing or empty: there is nothing to draw"))?;
     if asked.get("tools").and_then(Value::as_array).is_some_and(|tools| !tools.is_empty()) {
         return Err(OpenAiError::of("tools", "image models call no tools; leave `tools` out"));
     }
@@ -89,7 +87,12 @@ fn chat(asked: &Map<String, Value>) -> Outcome<Translated> {
             Some("system" | "developer") => system.extend(parts),
             Some("assistant") => contents.push(json!({ "role": "model", "parts": parts })),
             Some("user") => contents.push(json!({ "role": "user", "parts": parts })),
-            other => return Err(OpenAiError::of("messages", format!("a message's role is {}; it is system, user or assistant", shown(other)))),
+            other => {
+                return Err(OpenAiError::of(
+                    "messages",
+                    format!("a message's role is {}; it is system, user or assistant", shown(other)),
+                ));
+            }
         }
     }
     let stream = asked.get("stream").and_then(Value::as_bool).unwrap_or(false);
@@ -150,12 +153,16 @@ impl Target {
             return Err(OpenAiError::of("model", "`model` holds characters that no model's name has"));
         }
         if number(asked.get("n"))?.is_some_and(|n| n != 1.0) {
-            return Err(OpenAiError::of("n", "Gemini's image models make one image a call; send as many calls as you want images, and leave `n` out"));
+            return Err(OpenAiError::of(
+                "n",
+                "Gemini's image models make one image a call; send as many calls as you want images, and leave `n` out",
+            ));
         }
         let known = Catalog::builtin().lookup(name);
         let bare = strip_model_prefix(name);
         let (base, size, ratio) = split_model_suffix(bare);
-        let id = known.map_or_else(|| if size.is_some() || ratio.is_some() { base } else { bare }.to_owned(), |model| model.id.clone());
+        let id = known
+            .map_or_else(|| if size.is_some() || ratio.is_some() { base } else { bare }.to_owned(), |model| model.id.clone());
         Ok(Self { asked: name.to_owned(), id, known, size, ratio })
     }
 
@@ -189,7 +196,8 @@ impl Target {
             Some(stops @ Value::Array(_)) => drop(config.insert("stopSequences".to_owned(), stops.clone())),
             _ => {}
         }
-        let makes_images = self.known.map_or_else(|| self.id.contains("image") || self.id.contains("banana"), |model| model.images);
+        let makes_images =
+            self.known.map_or_else(|| self.id.contains("image") || self.id.contains("banana"), |model| model.images);
         if makes_images || only_image {
             let modalities = match asked.get("modalities").and_then(Value::as_array) {
                 Some(modalities) => modalities.iter().filter_map(Value::as_str).map(str::to_uppercase).collect(),
@@ -220,11 +228,17 @@ impl Target {
             let (asked_size, asked_ratio) = dimensions(text, self.known)?;
             size = Some(asked_size);
             ratio = asked_ratio.or(ratio);
-        } else if size.is_none() && matches!(top("quality"), Some("high" | "hd")) && self.known.is_some_and(|model| model.makes(ImageSize::K2)) {
+        } else if size.is_none()
+            && matches!(top("quality"), Some("high" | "hd"))
+            && self.known.is_some_and(|model| model.makes(ImageSize::K2))
+        {
             size = Some(ImageSize::K2);
         }
         if let Some(text) = text(["image_size", "imageSize"]).or_else(|| top("image_size").map(str::to_owned)) {
-            size = Some(size_named(&text).ok_or_else(|| OpenAiError::of("image_size", format!("`{text}` is no size; it is 512, 1K, 2K or 4K")))?);
+            size = Some(
+                size_named(&text)
+                    .ok_or_else(|| OpenAiError::of("image_size", format!("`{text}` is no size; it is 512, 1K, 2K or 4K")))?,
+            );
         }
         ratio = text(["aspect_ratio", "aspectRatio"]).or_else(|| top("aspect_ratio").map(str::to_owned)).or(ratio);
         let mut config = Map::new();
@@ -248,7 +262,9 @@ fn dimensions(text: &str, model: Option<&Model>) -> Outcome<(ImageSize, Option<S
     if let Some(size) = size_named(text) {
         return Ok((size, None));
     }
-    let edges = text.split_once(['x', 'X', '×']).and_then(|(w, h)| Some((w.trim().parse::<u32>().ok()?, h.trim().parse::<u32>().ok()?)));
+    let edges = text
+        .split_once(['x', 'X', '×'])
+        .and_then(|(w, h)| Some((w.trim().parse::<u32>().ok()?, h.trim().parse::<u32>().ok()?)));
     let (width, height) = edges
         .filter(|&(w, h)| w > 0 && h > 0 && w <= 16_384 && h <= 16_384)
         .ok_or_else(|| OpenAiError::of("size", format!("`{text}` is no size; it is 1024x1024, 2K, or \"auto\"")))?;
@@ -287,7 +303,12 @@ fn parts_of(message: &Value) -> Outcome<Vec<Value>> {
                     }
                     Some("image_url" | "input_image") => parts.push(image_part(part)?),
                     Some("refusal") => {}
-                    other => return Err(OpenAiError::of("messages", format!("a part of type {} is none that image models read; text and image_url are", shown(other)))),
+                    other => {
+                        return Err(OpenAiError::of(
+                            "messages",
+                            format!("a part of type {} is none that image models read; text and image_url are", shown(other)),
+                        ));
+                    }
                 }
             }
         }

@@ -28,7 +28,16 @@ const LONGEST_BARE: usize = 64 * 1024;
 
 impl StreamTranslator {
     pub(super) fn new(model: String, created: u64, include_usage: bool) -> Self {
-        Self { model, created, include_usage, line: Vec::new(), bare: String::new(), seen: Seen::default(), begun: false, failed: false }
+        Self {
+            model,
+            created,
+            include_usage,
+            line: Vec::new(),
+            bare: String::new(),
+            seen: Seen::default(),
+            begun: false,
+            failed: false,
+        }
     }
 
     /// Takes a chunk of Gemini's stream.
@@ -102,8 +111,10 @@ impl StreamTranslator {
             return;
         }
         if let Some(error) = value.get(0).unwrap_or(value).get("error") {
-            let status = error.get("code").and_then(Value::as_u64).and_then(|code| StatusCode::from_u16(u16::try_from(code).ok()?).ok());
-            let message = error.get("message").and_then(Value::as_str).unwrap_or("the stream broke off with an error").to_owned();
+            let status =
+                error.get("code").and_then(Value::as_u64).and_then(|code| StatusCode::from_u16(u16::try_from(code).ok()?).ok());
+            let message =
+                error.get("message").and_then(Value::as_str).unwrap_or("the stream broke off with an error").to_owned();
             out.extend(self.fail(status.unwrap_or(StatusCode::BAD_GATEWAY), &message));
             return;
         }
