@@ -8,7 +8,13 @@
 //! Starts an upstream that answers at once (or after a delay) with a fixed answer of an image, both proxies as processes of their own,
 //! drives them with wrk by turns, and prints latency, CPU time a request and memory. Ratios count; the rest is this machine's.
 
-#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic, missing_docs, reason = "a program for people, which stops where it cannot go on")]
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a program for people, which stops where it cannot go on"
+)]
 #![allow(clippy::disallowed_methods, reason = "it measures real time")]
 
 use std::io::Write;
@@ -157,7 +163,13 @@ fn wrk(server: &Running, model: &str, connections: u32, seconds: u32, dir: &std:
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().find_map(|line| line.strip_prefix("FIGURES ")).unwrap_or_else(|| panic!("wrk said: {text}"));
     let figures: Vec<f64> = line.split(' ').map(|figure| figure.parse().unwrap()).collect();
-    Figures { requests: figures[0], p50_us: figures[1], p99_us: figures[2], cpu_us: ticks as f64 * 10_000.0 / figures[0].max(1.0), failed: figures[3] as u64 }
+    Figures {
+        requests: figures[0],
+        p50_us: figures[1],
+        p99_us: figures[2],
+        cpu_us: ticks as f64 * 10_000.0 / figures[0].max(1.0),
+        failed: figures[3] as u64,
+    }
 }
 
 fn drive() {
@@ -198,7 +210,11 @@ fn drive() {
                 if round > 0 {
                     println!(
                         "| {name} | {proxy} | {:.0} | {:.0} µs | {:.0} µs | {:.0} µs | {} |",
-                        figures.requests / 4.0, figures.p50_us, figures.p99_us, figures.cpu_us, figures.failed
+                        figures.requests / 4.0,
+                        figures.p50_us,
+                        figures.p99_us,
+                        figures.cpu_us,
+                        figures.failed
                     );
                 }
             }
@@ -234,7 +250,9 @@ fn drive() {
         }
         println!(
             "| {proxy} | {answered} of {IN_FLIGHT} answered | {:.1} MiB | {:.1} MiB | {:.1} KiB |",
-            before as f64 / 1024.0, during as f64 / 1024.0, during.saturating_sub(before) as f64 / IN_FLIGHT as f64
+            before as f64 / 1024.0,
+            during as f64 / 1024.0,
+            during.saturating_sub(before) as f64 / IN_FLIGHT as f64
         );
     }
     let _ = std::fs::remove_dir_all(dir);

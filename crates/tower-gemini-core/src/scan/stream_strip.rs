@@ -149,7 +149,9 @@ impl StreamStripper {
             Cutter::Lines(_) => (b"data: ", b"\r\n\r\n"),
             _ => (b"", b"\n,\r\n"),
         };
-        [before, b"{\"candidates\":[{\"content\":{\"parts\":[", part, b"],\"role\":\"model\"},\"index\":0}]}", after].concat().into()
+        [before, b"{\"candidates\":[{\"content\":{\"parts\":[", part, b"],\"role\":\"model\"},\"index\":0}]}", after]
+            .concat()
+            .into()
     }
 }
 
@@ -305,7 +307,10 @@ mod tests {
             Framing::Sse => text.lines().filter_map(|line| serde_json::from_str(line.strip_prefix("data:")?).ok()).collect(),
             _ => serde_json::from_str(text).unwrap(),
         };
-        events.iter().flat_map(|event| event["candidates"][0]["content"]["parts"].as_array().cloned().unwrap_or_default()).collect()
+        events
+            .iter()
+            .flat_map(|event| event["candidates"][0]["content"]["parts"].as_array().cloned().unwrap_or_default())
+            .collect()
     }
 
     fn is_draft(part: &serde_json::Value) -> bool {
