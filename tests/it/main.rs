@@ -12,6 +12,7 @@ mod fallback_invariants;
 mod fallback_stack;
 mod harness;
 mod invariants;
+mod keep_paid;
 mod peak_router;
 mod ready;
 mod secrets;

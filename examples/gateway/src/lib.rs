@@ -28,7 +28,7 @@ mod services;
 pub mod status;
 mod wire;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -351,12 +351,16 @@ fn simulated(skies: Skies) -> Sim {
     let sim = Sim::builder().latency(Latency::fixed(Duration::from_secs(2)));
     match skies {
         Skies::Calm => sim.build(),
-        Skies::Stormy => sim.weather(Weather::claimed_hours()).build(),
+        Skies::Stormy => sim.weather(Weather::claimed_mix(0.5)).build(),
     }
 }
 
 fn start_log(config: &Config) -> Result<(), String> {
-    let log = tracing_subscriber::fmt().with_env_filter(config.log.filter()?).with_writer(std::io::stderr).with_target(false);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(config.log.filter()?)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
     // Inside a program that has set one, that one stays.
     let _ = match config.log.format {
         LogFormat::Text => log.try_init(),

@@ -1,0 +1,482 @@
+//! What callers hung up on after it may have been paid for is finished, kept, and given to their next identical request, once.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response};
+use http_body::Body;
+use http_body_util::{BodyExt, Full};
+use proptest::prelude::*;
+use tower::{Layer, Service, ServiceExt};
+use tower_gemini::core::context::CallOptions;
+use tower_gemini::core::error::Error;
+use tower_gemini::core::trail::{Step, Trail};
+use tower_gemini::keep_paid::KeptBody;
+use tower_gemini::stack::Judged;
+use tower_gemini::{CollectRequest, CollectRequestLayer, KeepPaid, KeepPaidLayer};
+use tower_gemini_sim::{Fault, Latency, Sim, SimBody, SimService};
+
+use crate::harness::{Ask, Scenario, TAG, cases, faults, in_paused_time};
+
+type Kept = CollectRequest<KeepPaid<Judged<SimService>>>;
+
+fn stack(scenario: &Scenario, sim: &Sim, keep: &KeepPaidLayer) -> Kept {
+    CollectRequestLayer::new().layer(keep.layer(scenario.stack().judged(sim.service())))
+}
+
+fn request(scenario: &Scenario, trail: &Trail) -> Request<Full<Bytes>> {
+    let mut request = scenario.request(TAG);
+    request.extensions_mut().insert(CallOptions::new().trail(trail.clone()));
+    request
+}
+
+/// The answer to its end, or the error that it ended with.
+async fn whole<S, B>(service: S, request: Request<Full<Bytes>>) -> Result<(u16, Bytes), Error>
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = Error>,
+    B: Body<Data = Bytes, Error = Error>,
+{
+    let (parts, body) = service.oneshot(request).await?.into_parts();
+    Ok((parts.status.as_u16(), body.collect().await?.to_bytes()))
+}
+
+/// How far a caller is patient.
+#[derive(Debug, Clone, Copy)]
+enum Patience {
+    /// It hangs up after so long, head or no head.
+    Time(u64),
+    /// It takes the head and so many chunks.
+    Chunks(usize),
+}
+
+/// Sends a call and hangs up. `true` where the whole answer came before.
+async fn hang_up(service: Kept, request: Request<Full<Bytes>>, patience: Patience) -> bool {
+    match patience {
+        Patience::Time(milliseconds) => {
+            matches!(tokio::time::timeout(Duration::from_millis(milliseconds), whole(service, request)).await, Ok(Ok(_)))
+        }
+        Patience::Chunks(chunks) => {
+            if let Ok(answer) = service.oneshot(request).await {
+                let mut body: KeptBody<_> = answer.into_body();
+                for _ in 0..chunks {
+                    if !matches!(body.frame().await, Some(Ok(_))) {
+                        break;
+                    }
+                }
+            }
+            false
+        }
+    }
+}
+
+fn patience() -> impl Strategy<Value = Patience> {
+    prop_oneof![(0u64..60_000).prop_map(Patience::Time), (0usize..4).prop_map(Patience::Chunks)]
+}
+
+/// A caller hangs up, and asks again for the same, as every SDK does: twice. Judged by the server's ledger.
+///
+/// Gives how often the server charged, the final answer, and whether the first one had come whole.
+async fn and_again(
+    scenario: &Scenario,
+    patience: Patience,
+    pause: u64,
+    keep: &KeepPaidLayer,
+) -> (usize, Result<(u16, Bytes), Error>, Sim, bool) {
+    let sim = Sim::builder()
+        .seed(scenario.seed)
+        .script(scenario.faults.clone())
+        .latency(Latency::fixed(scenario.latency))
+        .tiny_images(true)
+        .chunks(700, Duration::from_millis(300))
+        .build();
+    let service = stack(scenario, &sim, keep);
+    let came = hang_up(service.clone(), request(scenario, &Trail::new()), patience).await;
+    tokio::time::sleep(Duration::from_millis(pause)).await;
+    let answer = whole(service, request(scenario, &Trail::new())).await;
+    (sim.ledger().charges(TAG), answer, sim, came)
+}
+
+proptest! {
+    #![proptest_config(cases(1000))]
+
+    // Good weather: whenever the caller hangs up, both sends together are paid for once, and the second one is answered.
+    #[test]
+    fn a_caller_who_hangs_up_and_asks_again_pays_once(
+        ask in prop::sample::select(vec![Ask::Whole, Ask::Sse, Ask::Array]),
+        patience in patience(),
+        pause in 0u64..120_000,
+    ) {
+        let scenario = Scenario { ask, ..Scenario::new([]) };
+        in_paused_time(async {
+            let keep = KeepPaidLayer::new();
+            let (charges, answer, sim, came) = and_again(&scenario, patience, pause, &keep).await;
+            let (status, body) = answer.unwrap();
+            assert_eq!(status, 200);
+            // A caller who was patient to the end asked for two images.
+            assert_eq!(charges, 1 + usize::from(came));
+            let image = sim.image_for(charges - 1).unwrap();
+            let text = String::from_utf8(body.to_vec()).unwrap();
+            assert!(text.contains(&base64::Engine::encode(&base64::engine::general_purpose::STANDARD, image)), "the image that was paid for");
+            assert_eq!((keep.counts().kept, keep.counts().detached), (0, 0), "given once");
+        });
+    }
+
+    // Any weather: what a resend costs beyond the first send was free before, or lost by the server's own fault.
+    #[test]
+    fn no_weather_makes_a_resend_pay_for_what_arrived(weather in proptest::collection::vec(faults(), 0..4), patience in patience(), pause in 0u64..120_000) {
+        let scenario = Scenario { latency: Duration::from_secs(3), ..Scenario::new(weather) };
+        in_paused_time(async {
+            let keep = KeepPaidLayer::new();
+            let (charges, _, sim, _) = and_again(&scenario, patience, pause, &keep).await;
+            assert!(keep.drain(Duration::from_secs(86_400)).await, "every detached call ends");
+            let ledger = sim.ledger();
+            // Of the charged answers all but the last were broken off by the server, or given to somebody in full.
+            let whole = ledger.of_call(TAG).filter(|record| record.charged && record.delivered == tower_gemini_sim::Delivered::Full).count();
+            assert!(charges <= 2 && whole <= 2, "{charges} charges, {whole} whole");
+            assert!(keep.counts().kept <= 1);
+        });
+    }
+
+    // However often its future was polled before it was dropped, a call that did not go out leaves nothing behind, and one that did leaves one task.
+    #[test]
+    fn a_dropped_call_is_finished_or_gone(polls in 0usize..12) {
+        in_paused_time(async {
+            let scenario = Scenario::new([]);
+            let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+            let mut call = Box::pin(stack(&scenario, &sim, &keep).oneshot(request(&scenario, &Trail::new())));
+            let mut cx = Context::from_waker(Waker::noop());
+            for _ in 0..polls {
+                if call.as_mut().poll(&mut cx).is_ready() {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+            drop(call);
+            let sent = sim.requests();
+            assert_eq!(keep.counts().detached, sent, "{polls} polls");
+            assert!(keep.drain(Duration::from_secs(1000)).await);
+            assert_eq!((keep.counts().kept, sim.ledger().charges(TAG)), (sent, sent));
+        });
+    }
+}
+
+/// What everybody does: nothing.
+#[test]
+fn without_the_layer_the_same_check_shows_two_charges() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let sim = scenario.sim();
+        let service = scenario.stack().raw(sim.service());
+        let first =
+            tokio::time::timeout(Duration::from_secs(5), whole(service.clone(), request(&scenario, &Trail::new()))).await;
+        assert!(first.is_err());
+        whole(service, request(&scenario, &Trail::new())).await.unwrap();
+        assert_eq!(sim.ledger().charges(TAG), 2);
+    });
+}
+
+#[test]
+fn both_trails_say_what_happened() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        let (first, second) = (Trail::new(), Trail::new());
+        hang_up(service.clone(), request(&scenario, &first), Patience::Time(5_000)).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        whole(service, request(&scenario, &second)).await.unwrap();
+        assert!(matches!(first.steps()[..], [Step::Attempt(_), Step::CallerLeft, Step::Kept { .. }]), "{first}");
+        let [Step::Redeemed { age, cost }] = second.steps()[..] else { panic!("{second}") };
+        assert!(age >= Duration::from_secs(40) && cost == first.cost() && cost.at_least_microusd > 0, "{second}");
+        assert_eq!(second.cost().at_most_microusd, Some(0), "the second call cost nothing");
+    });
+}
+
+#[test]
+fn two_callers_who_are_both_there_get_an_answer_each() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        let (a, b) = tokio::join!(
+            whole(service.clone(), request(&scenario, &Trail::new())),
+            whole(service.clone(), request(&scenario, &Trail::new())),
+        );
+        assert_ne!(a.unwrap().1, b.unwrap().1);
+        assert_eq!(sim.ledger().charges(TAG), 2);
+    });
+}
+
+#[test]
+fn another_caller_never_gets_it_and_neither_does_another_request() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000)).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let mut other = request(&scenario, &Trail::new());
+        other.headers_mut().insert("x-goog-api-key", HeaderValue::from_static("another"));
+        whole(service.clone(), other).await.unwrap();
+        let larger = Scenario { size: "2K", ..Scenario::new([]) };
+        whole(service.clone(), request(&larger, &Trail::new())).await.unwrap();
+        assert_eq!((sim.ledger().charges(TAG), keep.counts().kept), (3, 1));
+    });
+}
+
+#[test]
+fn a_resend_that_comes_before_the_hang_up_is_noticed_waits_for_it() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        let first = tokio::spawn(whole(service.clone(), request(&scenario, &Trail::new())));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let resend = tokio::spawn(whole(service, request(&scenario, &Trail::new())));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        first.abort();
+        resend.await.unwrap().unwrap();
+        assert_eq!(sim.ledger().charges(TAG), 1);
+    });
+}
+
+#[test]
+fn a_marked_resend_gets_what_seemed_delivered_and_an_unmarked_one_does_not() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        let send = |count: &'static str| {
+            let mut request = request(&scenario, &Trail::new());
+            request.headers_mut().insert("x-stainless-retry-count", HeaderValue::from_static(count));
+            whole(service.clone(), request)
+        };
+        let first = send("0").await.unwrap();
+        let resent = send("1").await.unwrap();
+        assert_eq!((&first, sim.ledger().charges(TAG)), (&resent, 1));
+        send("0").await.unwrap();
+        assert_eq!(sim.ledger().charges(TAG), 2, "a new call is a new call");
+    });
+}
+
+#[test]
+fn what_ends_free_is_not_kept_and_starts_nothing_more() {
+    in_paused_time(async {
+        let scenario = Scenario::new([Fault::HighDemand, Fault::HighDemand]);
+        let sim = Sim::builder()
+            .script(scenario.faults.clone())
+            .latency(Latency::fixed(Duration::from_secs(20)).errors(Duration::from_secs(10)..=Duration::from_secs(10)))
+            .tiny_images(true)
+            .build();
+        let keep = KeepPaidLayer::new();
+        let service = stack(&scenario, &sim, &keep);
+        let trail = Trail::new();
+        hang_up(service.clone(), request(&scenario, &trail), Patience::Time(5_000)).await;
+        assert!(keep.drain(Duration::from_secs(100)).await);
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(
+            (sim.requests(), keep.counts().free, keep.counts().kept),
+            (1, 1, 0),
+            "nobody wants another attempt: {trail}"
+        );
+    });
+}
+
+#[test]
+fn a_continuation_is_never_kept_or_shared() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        let continuation = || {
+            let mut request = request(&scenario, &Trail::new());
+            *request.body_mut() = Full::from(r#"{"contents":[{"parts":[{"text":"on"}]}],"continuationToken":"next"}"#);
+            request
+        };
+        hang_up(service.clone(), continuation(), Patience::Time(5_000)).await;
+        assert_eq!(keep.counts().detached, 0);
+        drop(whole(service, continuation()).await);
+        assert_eq!(sim.requests(), 2);
+    });
+}
+
+#[test]
+fn bounds_hold_however_many_callers_leave() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let sim = scenario.sim();
+        let keep = KeepPaidLayer::new().max_detached(5).max_kept_bytes(20_000).retention(Duration::from_secs(300));
+        let service = stack(&scenario, &sim, &keep);
+        for n in 0..40 {
+            let mut request = request(&scenario, &Trail::new());
+            request.headers_mut().insert("x-goog-api-key", HeaderValue::from(n));
+            let call = tokio::spawn(whole(service.clone(), request));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            call.abort();
+            let _ = call.await;
+            assert!(keep.counts().detached <= 5);
+        }
+        assert!(keep.drain(Duration::from_secs(100)).await);
+        let counts = keep.counts();
+        assert!(counts.kept_bytes <= 20_000 && counts.kept >= 1, "{counts:?}");
+        assert_eq!(counts.too_many, 35, "{counts:?}");
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        let counts = keep.counts();
+        assert_eq!((counts.kept, counts.kept_bytes), (0, 0), "{counts:?}");
+        assert_eq!(counts.never_asked_for, 5, "what was let go is told");
+    });
+}
+
+#[test]
+fn an_answer_that_is_too_large_or_too_late_is_told_and_not_kept() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        for (keep, why) in [
+            (KeepPaidLayer::new().max_kept_bytes(100), "too large"),
+            (KeepPaidLayer::new().max_detached_time(Duration::from_secs(1)), "too long"),
+        ] {
+            let sim = scenario.sim();
+            let trail = Trail::new();
+            hang_up(stack(&scenario, &sim, &keep), request(&scenario, &trail), Patience::Time(5_000)).await;
+            assert!(keep.drain(Duration::from_secs(1000)).await);
+            assert!(trail.to_string().contains(why), "{trail}");
+            assert_eq!((keep.counts().kept, keep.counts().too_large + keep.counts().too_late), (0, 1));
+        }
+    });
+}
+
+#[test]
+fn whoever_gets_it_and_hangs_up_leaves_it_for_the_next() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000)).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        for _ in 0..3 {
+            hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Chunks(0)).await;
+        }
+        whole(service, request(&scenario, &Trail::new())).await.unwrap();
+        assert_eq!((sim.ledger().charges(TAG), keep.counts().redeemed), (1, 1));
+    });
+}
+
+#[test]
+fn requests_of_one_idempotency_key_are_one_call() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        let send = |key: &'static str| {
+            let mut request = request(&scenario, &Trail::new());
+            request.headers_mut().insert("idempotency-key", HeaderValue::from_static(key));
+            whole(service.clone(), request)
+        };
+        let (a, b, c) = tokio::join!(send("one"), send("one"), send("two"));
+        let (a, b, c) = (a.unwrap(), b.unwrap(), c.unwrap());
+        assert!(a == b && a != c);
+        assert_eq!(send("one").await.unwrap(), a, "and later ones");
+        assert_eq!(sim.ledger().charges(TAG), 2);
+        // Even when all who asked have gone.
+        assert!(tokio::time::timeout(Duration::from_secs(1), send("three")).await.is_err());
+        assert!(keep.drain(Duration::from_secs(100)).await);
+        send("three").await.unwrap();
+        assert_eq!(sim.ledger().charges(TAG), 3);
+        let larger = Scenario { size: "2K", ..Scenario::new([]) };
+        let mut other = request(&larger, &Trail::new());
+        other.headers_mut().insert("idempotency-key", HeaderValue::from_static("one"));
+        let (status, body) = whole(service.clone(), other).await.unwrap();
+        assert_eq!(status, 422);
+        assert!(String::from_utf8_lossy(&body).contains("A new request needs a new key"));
+        tokio::time::sleep(Duration::from_secs(700)).await;
+        send("one").await.unwrap();
+        assert_eq!(sim.ledger().charges(TAG), 4, "not for ever");
+    });
+}
+
+#[test]
+fn an_idempotency_key_whose_call_was_paid_for_and_lost_pays_no_second_time() {
+    in_paused_time(async {
+        let scenario = Scenario::new([Fault::ResetAfterGeneration]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        for _ in 0..3 {
+            let mut request = request(&scenario, &Trail::new());
+            request.headers_mut().insert("idempotency-key", HeaderValue::from_static("one"));
+            let error = whole(service.clone(), request).await.unwrap_err();
+            assert!(!error.charge().is_surely_free(), "{error}");
+        }
+        assert_eq!((sim.requests(), sim.ledger().charges(TAG)), (1, 1));
+    });
+}
+
+/// Runs in real time: files are written by threads that a paused clock does not wait for.
+fn in_real_time<F: Future>(case: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(case)
+}
+
+#[test]
+fn what_is_kept_is_written_down_and_taken_in_again_without_a_secret() {
+    let dir = std::env::temp_dir().join(format!("keep-paid-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    in_real_time(async {
+        let scenario = Scenario { latency: Duration::from_millis(30), ..Scenario::new([]) };
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let first = stack(&scenario, &sim, &keep);
+        hang_up(first, request(&scenario, &Trail::new()), Patience::Time(10)).await;
+        assert!(keep.drain(Duration::from_secs(10)).await);
+        assert_eq!(keep.save_to(&dir).await.unwrap(), 1);
+        std::fs::write(dir.join("torn.answer"), b"{\"version\":1").unwrap();
+        for entry in std::fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            assert!(!String::from_utf8_lossy(&std::fs::read(&path).unwrap()).contains("sentinel"), "{}", path.display());
+            #[cfg(unix)]
+            if !path.ends_with("torn.answer") {
+                let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+                assert_eq!(mode & 0o077, 0, "its owner's alone");
+            }
+        }
+        // A process that is killed right after it has loaded loses nothing.
+        for _ in 0..2 {
+            assert_eq!(KeepPaidLayer::new().load_from(&dir).await.unwrap(), 1);
+        }
+        let next = KeepPaidLayer::new();
+        assert_eq!(next.load_from(&dir).await.unwrap(), 1);
+        let (status, body) = whole(stack(&scenario, &sim, &next), request(&scenario, &Trail::new())).await.unwrap();
+        assert!(status == 200 && !body.is_empty());
+        assert_eq!(sim.ledger().charges(TAG), 1);
+        // The file goes with its answer; the damaged one is put aside for a person.
+        for _ in 0..200 {
+            let left: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            if left == ["torn.damaged"] {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
+        assert_eq!(KeepPaidLayer::new().load_from(dir.join("nowhere")).await.unwrap(), 0);
+    });
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn nothing_that_is_printed_holds_the_key() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000)).await;
+        assert!(keep.drain(Duration::from_secs(100)).await);
+        let printed = format!("{keep:?} {service:?} {:?}", Arc::new(keep.counts()));
+        assert!(!printed.contains("sentinel"), "{printed}");
+    });
+}
+
+/// The body of the stack is one that a server can send.
+#[allow(dead_code, reason = "it is the types that are tested")]
+fn a_kept_body_is_a_servers_body(body: KeptBody<tower_gemini::core::body::JudgedBody<SimBody>>) -> axum::body::Body {
+    axum::body::Body::new(body)
+}
