@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -9,6 +10,7 @@ use reqwest::ResponseBuilderExt;
 use tower_gemini::classify_gemini_error::evidence::NotSent;
 use tower_gemini::core::body::ReplayBody;
 use tower_gemini::core::error::BoxError;
+use tower_gemini::core::redact::redact;
 use tower_service::Service;
 
 use crate::sync_body::SyncBody;
@@ -17,7 +19,7 @@ use crate::sync_body::SyncBody;
 ///
 /// The request's body is handed out piece by piece as the client asks for it, so that the stack knows of a request that broke off
 /// whether the server can have all of it. Errors lose their URL, which may hold a key; those that came before anything was sent
-/// are marked as [`NotSent`]. The answer keeps its URL: `reqwest::Response::from(answer)` has it.
+/// are marked as [`NotSent`]. The answer keeps its URL, but for the value of a `?key=`: `reqwest::Response::from(answer)` has it.
 ///
 /// Make the client with [`client_builder`](crate::client_builder): one that follows redirects, or sends again by itself, does so behind
 /// the stack's back.
@@ -125,13 +127,26 @@ pub(crate) fn to_reqwest(request: Request<ReplayBody>) -> Result<reqwest::Reques
 
 /// An answer of reqwest as one for the stack.
 pub(crate) fn from_reqwest(answer: reqwest::Response) -> Response<reqwest::Body> {
-    let url = answer.url().clone();
+    let url = without_key_in_query(answer.url().clone());
     let mut answer = Response::<reqwest::Body>::from(answer);
     // The conversion loses the URL, and its place in the extensions can only be filled through a builder.
     if let Ok(holder) = Response::builder().url(url).body(()) {
         answer.extensions_mut().extend(holder.into_parts().0.extensions);
     }
     answer
+}
+
+/// The URL without the value of a key in its query. reqwest puts an answer's URL into the errors of reading its body and of
+/// `error_for_status`, which are logged more often than any other.
+fn without_key_in_query(mut url: reqwest::Url) -> reqwest::Url {
+    let clean = url.query().map(|query| format!("?{query}")).and_then(|query| match redact(&query) {
+        Cow::Owned(clean) => Some(clean),
+        Cow::Borrowed(_) => None,
+    });
+    if let Some(clean) = clean {
+        url.set_query(clean.strip_prefix('?'));
+    }
+    url
 }
 
 /// Whether an error came before anything was sent: no connection could be made, or no request. In doubt it did not.

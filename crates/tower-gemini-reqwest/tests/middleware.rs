@@ -195,6 +195,11 @@ async fn the_error_of_somebody_elses_layer_is_told_with_its_cause() {
     assert!(error.chain().any(|cause| cause.is::<tower::timeout::error::Elapsed>()), "{error:?}");
 }
 
+/// An answer that breaks off after its beginning was judged and handed on.
+async fn cut_in_the_image() -> Upstream {
+    Upstream::with(Sim::builder().latency(Latency::none()).script([Fault::CutBody { at: 400_000 }]).build()).await
+}
+
 #[tokio::test]
 async fn the_key_is_in_nothing_that_an_error_prints() {
     let mut printed = Vec::new();
@@ -207,15 +212,17 @@ async fn the_key_is_in_nothing_that_an_error_prints() {
         let upstream = Upstream::scripted(vec![fault; 3]).await;
         match upstream.post(&client).send().await {
             Err(error) => printed.push(everything_printed(&error)),
-            // The caller's own question puts the URL in: see that the test would notice a key.
-            Ok(answer) => assert!(everything_printed(&answer.error_for_status().unwrap_err()).contains(KEY)),
+            // reqwest puts the answer's URL in.
+            Ok(answer) => printed.push(everything_printed(&answer.error_for_status().unwrap_err())),
         }
     }
-    let upstream = Upstream::scripted([Fault::CutBody { at: 900 }]).await;
+    let upstream = cut_in_the_image().await;
     printed.push(everything_printed(&upstream.post(&client).send().await.unwrap().bytes().await.unwrap_err()));
     let upstream = Upstream::slow().await;
     printed.push(everything_printed(&upstream.post(&client).timeout(Duration::from_millis(50)).send().await.unwrap_err()));
-    assert_eq!(printed.len(), 7);
+    assert_eq!(printed.len(), 8);
+    // The addresses are there, so a key would be.
+    assert!(printed.iter().any(|printed| printed.contains("key=***")));
     for printed in printed {
         assert!(!printed.contains(KEY), "{printed}");
     }
@@ -223,7 +230,7 @@ async fn the_key_is_in_nothing_that_an_error_prints() {
 
 #[tokio::test]
 async fn a_body_that_breaks_off_says_so_and_what_it_cost() {
-    let upstream = Upstream::scripted([Fault::CutBody { at: 900 }]).await;
+    let upstream = cut_in_the_image().await;
     let answer = upstream.post(&client(GeminiMiddleware::with(quick_stack()))).send().await.unwrap();
     let error = answer.bytes().await.unwrap_err();
     let mut cause: &(dyn StdError + 'static) = &error;
@@ -253,10 +260,22 @@ async fn url_timeout_and_version_are_those_of_the_request_in_every_attempt() {
     let client = client_over(GeminiMiddleware::with(quick_stack()), probe.clone());
     let limit = Duration::from_secs(77);
     let answer = upstream.post(&client).timeout(limit).version(http::Version::HTTP_10).send().await.unwrap();
-    assert_eq!(answer.url().as_str(), upstream.url());
+    assert_eq!(answer.url().as_str(), upstream.told_url());
     let heads = probe.0.heads.lock().unwrap();
     let expected = common::Head { url: upstream.url(), version: http::Version::HTTP_10, timeout: Some(limit) };
     assert_eq!(*heads, vec![expected; 3]);
+}
+
+// With the key in a header, as it should be, the URL is the very same; names of projects stay in it.
+#[tokio::test]
+async fn a_url_without_a_key_stays_as_it_is() {
+    let upstream = Upstream::scripted([]).await;
+    let url = format!(
+        "{}/v1/projects/my-shop/locations/global/publishers/google/models/gemini-3-pro-image:generateContent?x=%20y",
+        upstream.server.url()
+    );
+    let request = client(GeminiMiddleware::with(quick_stack())).post(&url).header("authorization", "Bearer t").body(CAT);
+    assert_eq!(request.send().await.unwrap().url().as_str(), url);
 }
 
 #[tokio::test]

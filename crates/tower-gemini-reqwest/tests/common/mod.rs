@@ -48,6 +48,11 @@ impl Upstream {
         url_at(&self.server.url())
     }
 
+    /// The URL as it is told: with all but the key.
+    pub(crate) fn told_url(&self) -> String {
+        self.url().replace(KEY, "***")
+    }
+
     pub(crate) fn post(&self, client: &ClientWithMiddleware) -> RequestBuilder {
         client.post(self.url()).header("x-sim-call", "cat").body(CAT)
     }
