@@ -58,7 +58,12 @@ impl fmt::Debug for GeminiMiddleware {
 
 #[async_trait::async_trait]
 impl Middleware for GeminiMiddleware {
-    async fn handle(&self, request: reqwest::Request, extensions: &mut Extensions, next: Next<'_>) -> Result<reqwest::Response> {
+    async fn handle(
+        &self,
+        request: reqwest::Request,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> Result<reqwest::Response> {
         match &self.form {
             Form::Raw(stack) => stack.handle(request, extensions, next).await,
             Form::Json(stack) => stack.handle(request, extensions, next).await,

@@ -53,7 +53,9 @@ impl Service<Request<ReplayBody>> for ChannelLeaf {
     fn call(&mut self, mut request: Request<ReplayBody>) -> LeafFuture {
         // Taken out: a request that lives on somewhere must not keep the call's line open.
         let Some(Line(line)) = request.extensions_mut().remove() else {
-            return LeafFuture(Err(Some("this stack only works inside a StackMiddleware, or a layer dropped the request's extensions")));
+            return LeafFuture(Err(Some(
+                "this stack only works inside a StackMiddleware, or a layer dropped the request's extensions",
+            )));
         };
         let (reply, answer) = oneshot::channel();
         LeafFuture(match line.send(Attempt { request, reply }) {

@@ -74,7 +74,12 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    async fn handle(&self, request: reqwest::Request, extensions: &mut Extensions, next: Next<'_>) -> Result<reqwest::Response> {
+    async fn handle(
+        &self,
+        request: reqwest::Request,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> Result<reqwest::Response> {
         let stack = self.stack.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (line, attempts) = mpsc::unbounded_channel();
         let mut request = Request::<reqwest::Body>::try_from(request).map_err(|error| without_key(Error::Reqwest(error)))?;

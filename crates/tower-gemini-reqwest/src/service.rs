@@ -25,7 +25,6 @@ use crate::sync_body::SyncBody;
 /// the stack's back.
 ///
 /// ```
-/// use http_body_util::BodyExt;
 /// use tower::ServiceExt;
 /// use tower_gemini::GeminiStack;
 /// use tower_gemini_reqwest::{ReqwestService, client_builder};
@@ -37,7 +36,7 @@ use crate::sync_body::SyncBody;
 /// let gemini = GeminiStack::new().images(ReqwestService::new(client_builder().build()?));
 /// let request = http::Request::post(format!("{url}/v1beta/models/gemini-3-pro-image:generateContent"))
 ///     .header("x-goog-api-key", "a-key")
-///     .body(http_body_util::Full::from(r#"{"contents":[{"parts":[{"text":"a cat"}]}]}"#))?;
+///     .body(reqwest::Body::from(r#"{"contents":[{"parts":[{"text":"a cat"}]}]}"#))?;
 /// let image = gemini.oneshot(request).await?.into_body();
 /// assert!(!image.bytes.is_empty());
 /// # Ok(()) }

@@ -43,8 +43,7 @@ async fn the_json_form_has_no_drafts_and_the_same_image() {
     let shape = Shape { drafts: 2, ..Shape::default() };
     let upstream = Upstream::scripted([Fault::Shaped(shape), Fault::Shaped(shape)]).await;
     let mut lengths = Vec::new();
-    for (middleware, drafts) in
-        [(GeminiMiddleware::with(quick_stack()), 2), (GeminiMiddleware::with(quick_stack()).json(), 0)]
+    for (middleware, drafts) in [(GeminiMiddleware::with(quick_stack()), 2), (GeminiMiddleware::with(quick_stack()).json(), 0)]
     {
         let answer = upstream.post(&client(middleware)).send().await.unwrap().bytes().await.unwrap();
         let number = lengths.len();
@@ -61,10 +60,8 @@ async fn the_json_form_has_no_drafts_and_the_same_image() {
 // A stack that is built anew for each call counts anew for each call: a limit of one let fifty through.
 #[tokio::test]
 async fn a_limit_of_one_holds_over_all_calls() {
-    let upstream = Upstream::with(
-        Sim::builder().latency(Latency::fixed(Duration::from_millis(2))).tiny_images(true).build(),
-    )
-    .await;
+    let upstream =
+        Upstream::with(Sim::builder().latency(Latency::fixed(Duration::from_millis(2))).tiny_images(true).build()).await;
     let stack = ServiceBuilder::new()
         .layer(CollectRequestLayer::new())
         .layer(ConcurrencyLimitLayer::new(1))
@@ -102,7 +99,8 @@ async fn dropping_the_call_cancels_the_attempt_and_the_trail_says_what_that_may_
 #[tokio::test]
 async fn an_attempt_that_a_layer_gives_up_is_cancelled_below_and_comes_back_as_an_error_of_ours() {
     let upstream = Upstream::slow().await;
-    let stack = quick_stack().timeout(AttemptTimeoutLayer::new().limit(Duration::from_millis(300)).server_margin(Duration::ZERO));
+    let stack =
+        quick_stack().timeout(AttemptTimeoutLayer::new().limit(Duration::from_millis(300)).server_margin(Duration::ZERO));
     let client = client(GeminiMiddleware::with(stack));
     let error = upstream.post(&client).send().await.unwrap_err();
     let Error::Middleware(error) = error else { panic!("{error:?}") };
@@ -191,7 +189,9 @@ async fn the_error_of_somebody_elses_layer_is_told_with_its_cause() {
         .layer(CollectRequestLayer::new())
         .layer(ClassifyGeminiErrorLayer::new())
         .service(ChannelLeaf::new());
-    let Error::Middleware(error) = upstream.post(&client(StackMiddleware::new(stack))).send().await.unwrap_err() else { panic!() };
+    let Error::Middleware(error) = upstream.post(&client(StackMiddleware::new(stack))).send().await.unwrap_err() else {
+        panic!()
+    };
     assert!(error.chain().any(|cause| cause.is::<tower::timeout::error::Elapsed>()), "{error:?}");
 }
 
@@ -344,7 +344,12 @@ impl Drop for Tells {
 
 #[async_trait::async_trait]
 impl Middleware for FirstHangs {
-    async fn handle(&self, request: reqwest::Request, extensions: &mut Extensions, next: Next<'_>) -> Result<reqwest::Response> {
+    async fn handle(
+        &self,
+        request: reqwest::Request,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> Result<reqwest::Response> {
         if !self.came.swap(true, Ordering::SeqCst) {
             let _tells = Tells(self.dropped.clone());
             extensions.insert(First);

@@ -86,7 +86,8 @@ async fn a_request_that_broke_off_before_all_of_it_was_handed_out_was_not_paid_f
         }
     });
     let body = vec![b' '; 64 * 1024 * 1024];
-    let error = quick_stack().images(service()).oneshot(Request::post(url).body(reqwest::Body::from(body)).unwrap()).await.unwrap_err();
+    let error =
+        quick_stack().images(service()).oneshot(Request::post(url).body(reqwest::Body::from(body)).unwrap()).await.unwrap_err();
     assert_eq!((error.verdict().outcome(), error.charge()), (Outcome::NotSent, Charge::None), "{error}");
     // So it was tried again, as often as the policy says.
     assert_eq!(error.trail().unwrap().attempts().len(), 3);
@@ -127,7 +128,8 @@ async fn a_clients_redirect_is_an_answer_and_is_not_followed() {
     let server = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         let _ = stream.read(&mut [0; 4096]).await.unwrap();
-        let answer = "HTTP/1.1 307 Temporary Redirect\r\nlocation: /elsewhere\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        let answer =
+            "HTTP/1.1 307 Temporary Redirect\r\nlocation: /elsewhere\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
         stream.write_all(answer.as_bytes()).await.unwrap();
         tokio::time::timeout(Duration::from_millis(50), listener.accept()).await.is_err()
     });

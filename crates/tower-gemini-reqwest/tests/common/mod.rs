@@ -128,7 +128,12 @@ impl Probe {
 
 #[async_trait::async_trait]
 impl Middleware for Probe {
-    async fn handle(&self, request: reqwest::Request, extensions: &mut Extensions, next: Next<'_>) -> Result<reqwest::Response> {
+    async fn handle(
+        &self,
+        request: reqwest::Request,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> Result<reqwest::Response> {
         let number = self.0.attempts.fetch_add(1, Ordering::SeqCst);
         match number {
             0 => drop(extensions.insert(First)),
