@@ -88,7 +88,6 @@ where
         let trail = request.extensions_mut().get_or_insert_default::<CallOptions>().trail_mut().clone();
         request.extensions_mut().insert(Line(line));
         let outcome = drive(call(stack, request), attempts, extensions, &next).await;
-        // Here it is for those who get an error too.
         let answer = match outcome {
             Ok(mut answer) => {
                 if let Some(Left(left)) = answer.extensions_mut().remove() {
@@ -99,6 +98,7 @@ where
             }
             Err(error) => Err(out_of_stack(error)),
         };
+        // An error has no extensions, so the trail of a call that failed is here.
         extensions.insert(trail);
         answer
     }
