@@ -1,1 +1,80 @@
-//! tower-gemini for reqwest and reqwest-middleware.
+//! `tower-gemini` for reqwest and reqwest-middleware: the recommended stack in one line, any tower stack as one middleware, and reqwest
+//! as a stack's client.
+//!
+//! ```
+//! use reqwest_middleware::ClientBuilder;
+//! use tower_gemini::core::trail::Trail;
+//! use tower_gemini_reqwest::{GeminiMiddleware, client_builder};
+//! # use tower_gemini_sim::{Fault, Sim, serve};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let server = serve(Sim::quick([Fault::Internal, Fault::None]), ([127, 0, 0, 1], 0).into()).await?;
+//! # let url = server.url();
+//! // `url` is that of a server whose first answer is a 500.
+//! let client = ClientBuilder::new(client_builder().build()?).with(GeminiMiddleware::new().json()).build();
+//! let answer = client
+//!     .post(format!("{url}/v1beta/models/gemini-3-pro-image:generateContent"))
+//!     .header("x-goog-api-key", "a-key")
+//!     .body(r#"{"contents":[{"parts":[{"text":"a cat"}]}]}"#)
+//!     .send()
+//!     .await?;
+//! assert_eq!(answer.status(), 200);
+//! let trail = answer.extensions().get::<Trail>().unwrap();
+//! assert_eq!(trail.attempts().len(), 2);
+//! # Ok(()) }
+//! ```
+//!
+//! # Which one
+//!
+//! | you have | use |
+//! | --- | --- |
+//! | a program or an SDK on `reqwest-middleware` | [`GeminiMiddleware`] |
+//! | the same, and a stack of your own | [`StackMiddleware`] over a [`ChannelLeaf`] |
+//! | a tower stack, and reqwest to send with | [`ReqwestService`] |
+//!
+//! # What a call carries
+//!
+//! Whatever is in the middleware's extensions reaches the stack: [`CallOptions`](tower_gemini::core::context::CallOptions) set with
+//! `RequestBuilder::with_extension` are the call's wishes. The [`Trail`](tower_gemini::core::trail::Trail) comes back in the answer's
+//! extensions and in the middleware's, there with an error too. Of what the middleware below left in its extensions, that of the attempt
+//! whose answer came back stays. Each attempt has the request's own timeout and version.
+//!
+//! # Order in the chain
+//!
+//! What is below the stack runs once for each attempt, what is above once for each call. Below is the place of authentication and of
+//! tracing; a middleware that retries belongs nowhere in the chain, and finds the stack's bodies impossible to clone.
+//!
+//! # Errors
+//!
+//! | what happened | what comes |
+//! | --- | --- |
+//! | attempts ran out on an error status | the last answer, with its body |
+//! | the client or a middleware below failed | its own `reqwest_middleware::Error`: `is_connect`, `is_timeout` and `downcast` work as ever |
+//! | a layer of ours failed the call | `Error::Middleware` that downcasts to [`Error`](tower_gemini::core::error::Error) |
+//! | somebody else's layer failed the call | `Error::Middleware` that downcasts to [`LayerError`], whose source it is |
+//! | the answer's body broke off | reqwest's error of reading it, with ours among its causes |
+//!
+//! A key in `?key=` is hidden in every URL that an error or an answer carries. The answer's URL is otherwise the request's.
+//!
+//! # Cancel safety
+//!
+//! Dropping the call drops its attempts, down to their connections. An attempt that a layer gives up is dropped at once too.
+//!
+//! # Features
+//!
+//! `rustls` (default): https with reqwest's own choice of rustls. Without it, choose a TLS feature of reqwest's yourself.
+
+mod client;
+mod error;
+mod gemini;
+mod leaf;
+mod middleware;
+mod service;
+mod sync_body;
+
+pub use client::client_builder;
+pub use error::LayerError;
+pub use gemini::GeminiMiddleware;
+pub use leaf::{ChannelLeaf, LeafFuture};
+pub use middleware::StackMiddleware;
+pub use service::{ReqwestService, ResponseFuture};

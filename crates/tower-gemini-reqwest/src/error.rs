@@ -1,0 +1,106 @@
+use std::error::Error as StdError;
+use std::fmt;
+
+use reqwest_middleware::Error;
+use tower_gemini::classify_gemini_error::evidence::NotSent;
+use tower_gemini::core::error::{BoxError, Error as GeminiError};
+use tower_gemini::core::redact::redact;
+
+use crate::service::was_not_sent;
+
+/// An error from below the stack on its way through it, so that it can come out as it went in.
+#[derive(Debug)]
+pub(crate) struct Below {
+    error: Error,
+    /// Before the error in its chain of causes, where nothing was sent.
+    proof: Option<NotSent>,
+}
+
+impl Below {
+    pub(crate) fn new(error: Error) -> Self {
+        let proof = match &error {
+            Error::Reqwest(error) if was_not_sent(error) => Some(NotSent::new("nothing was sent")),
+            // Other people's middleware: only what its causes prove by themselves counts.
+            _ => None,
+        };
+        Self { error: without_key(error), proof }
+    }
+}
+
+impl fmt::Display for Below {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.error, f)
+    }
+}
+
+impl StdError for Below {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match &self.proof {
+            Some(proof) => Some(proof),
+            None => self.error.source(),
+        }
+    }
+}
+
+/// The error of a layer that is neither ours nor reqwest's, such as `tower`'s timeout. Its [`source`](StdError::source) is that
+/// error itself.
+#[derive(Debug)]
+pub struct LayerError(BoxError);
+
+impl fmt::Display for LayerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a layer above the client gave up")
+    }
+}
+
+impl StdError for LayerError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&*self.0)
+    }
+}
+
+/// What the caller of the middleware gets for a stack's error: what came from below as it was, ours as it is.
+pub(crate) fn out_of_stack(error: BoxError) -> Error {
+    let error = match error.downcast::<Below>() {
+        Ok(below) => return below.error,
+        Err(error) => error,
+    };
+    let error = match error.downcast::<GeminiError>() {
+        Ok(ours) => return of_ours(*ours),
+        Err(error) => error,
+    };
+    match error.downcast::<Error>() {
+        Ok(error) => without_key(*error),
+        Err(error) => match error.downcast::<reqwest::Error>() {
+            Ok(error) => without_key(Error::Reqwest(*error)),
+            Err(error) => Error::middleware(LayerError(error)),
+        },
+    }
+}
+
+/// An error of ours that a client's error caused is that error to the caller; what it cost is in the trail.
+fn of_ours(ours: GeminiError) -> Error {
+    if !ours.cause().is_some_and(|cause| cause.is::<Below>()) {
+        return Error::middleware(ours);
+    }
+    match ours.into_cause().map(|cause| cause.downcast::<Below>()) {
+        Some(Ok(below)) => below.error,
+        // Neither can be: the cause was looked at above.
+        Some(Err(cause)) => Error::middleware(LayerError(cause)),
+        None => Error::middleware(LayerError("the error's cause is gone".into())),
+    }
+}
+
+/// An error of reqwest prints its URL: a key in it is taken out, and the rest stays.
+pub(crate) fn without_key(mut error: Error) -> Error {
+    let Some(url) = error.url_mut() else { return error };
+    let clean = redact(url.as_str());
+    if clean == url.as_str() {
+        return error;
+    }
+    match reqwest::Url::parse(&clean) {
+        Ok(clean) => *url = clean,
+        Err(_) => return error.without_url(),
+    }
+    error
+}

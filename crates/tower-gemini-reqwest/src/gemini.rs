@@ -1,0 +1,72 @@
+use std::fmt;
+
+use http::Extensions;
+use reqwest_middleware::{Middleware, Next, Result};
+use tower_gemini::GeminiStack;
+use tower_gemini::stack::{Json, Raw};
+
+use crate::leaf::ChannelLeaf;
+use crate::middleware::StackMiddleware;
+
+/// The recommended stack as one middleware. See the [crate](crate) for an example.
+///
+/// Answers are the API's own, byte for byte, or its [JSON without the drafts](Self::json). When attempts run out, the last answer comes
+/// back with its status and its body.
+pub struct GeminiMiddleware {
+    stack: GeminiStack,
+    form: Form,
+}
+
+enum Form {
+    Raw(StackMiddleware<Raw<ChannelLeaf>>),
+    Json(StackMiddleware<Json<ChannelLeaf>>),
+}
+
+impl GeminiMiddleware {
+    /// The recommended stack with its defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with(GeminiStack::new())
+    }
+
+    /// This stack.
+    #[must_use]
+    pub fn with(stack: GeminiStack) -> Self {
+        let form = Form::Raw(StackMiddleware::new(stack.raw(ChannelLeaf::new())));
+        Self { stack, form }
+    }
+
+    /// Answers without the drafts: every image but the final one is cut out of the JSON, and nothing else is touched.
+    #[must_use]
+    pub fn json(self) -> Self {
+        let form = Form::Json(StackMiddleware::new(self.stack.json(ChannelLeaf::new())));
+        Self { stack: self.stack, form }
+    }
+}
+
+impl Default for GeminiMiddleware {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for GeminiMiddleware {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GeminiMiddleware").field("stack", &self.stack).finish_non_exhaustive()
+    }
+}
+
+#[async_trait::async_trait]
+impl Middleware for GeminiMiddleware {
+    async fn handle(
+        &self,
+        request: reqwest::Request,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> Result<reqwest::Response> {
+        match &self.form {
+            Form::Raw(stack) => stack.handle(request, extensions, next).await,
+            Form::Json(stack) => stack.handle(request, extensions, next).await,
+        }
+    }
+}

@@ -1,0 +1,160 @@
+use std::borrow::Cow;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use pin_project::pin_project;
+use reqwest::ResponseBuilderExt;
+use tower_gemini::classify_gemini_error::evidence::NotSent;
+use tower_gemini::core::body::ReplayBody;
+use tower_gemini::core::error::BoxError;
+use tower_gemini::core::redact::redact;
+use tower_service::Service;
+
+use crate::sync_body::SyncBody;
+
+/// A [`reqwest::Client`] as the innermost service of a stack.
+///
+/// The request's body is handed out piece by piece as the client asks for it, so that the stack knows of a request that broke off
+/// whether the server can have all of it. Errors lose their URL, which may hold a key; those that came before anything was sent
+/// are marked as [`NotSent`]. The answer keeps its URL, but for the value of a `?key=`: `reqwest::Response::from(answer)` has it.
+///
+/// Make the client with [`client_builder`](crate::client_builder): one that follows redirects, or sends again by itself, does so behind
+/// the stack's back.
+///
+/// ```
+/// use tower::ServiceExt;
+/// use tower_gemini::GeminiStack;
+/// use tower_gemini_reqwest::{ReqwestService, client_builder};
+/// # use tower_gemini_sim::{Fault, Sim, serve};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = serve(Sim::quick([Fault::None]), ([127, 0, 0, 1], 0).into()).await?;
+/// # let url = server.url();
+/// let gemini = GeminiStack::new().images(ReqwestService::new(client_builder().build()?));
+/// let request = http::Request::post(format!("{url}/v1beta/models/gemini-3-pro-image:generateContent"))
+///     .header("x-goog-api-key", "a-key")
+///     .body(reqwest::Body::from(r#"{"contents":[{"parts":[{"text":"a cat"}]}]}"#))?;
+/// let image = gemini.oneshot(request).await?.into_body();
+/// assert!(!image.bytes.is_empty());
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct ReqwestService {
+    client: reqwest::Client,
+}
+
+impl ReqwestService {
+    /// Sends through this client.
+    #[must_use]
+    pub fn new(client: reqwest::Client) -> Self {
+        Self { client }
+    }
+}
+
+impl From<reqwest::Client> for ReqwestService {
+    fn from(client: reqwest::Client) -> Self {
+        Self::new(client)
+    }
+}
+
+impl Service<Request<ReplayBody>> for ReqwestService {
+    type Response = Response<reqwest::Body>;
+    type Error = BoxError;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        // A client of reqwest is always ready: it holds no place for anybody.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<ReplayBody>) -> ResponseFuture {
+        let step = match to_reqwest(request) {
+            Ok(request) => Step::Sent { future: Service::call(&mut self.client, request) },
+            Err(error) => Step::Failed { error: Some(error) },
+        };
+        ResponseFuture { step }
+    }
+}
+
+/// The future of [`ReqwestService`].
+#[pin_project]
+pub struct ResponseFuture {
+    #[pin]
+    step: Step,
+}
+
+#[pin_project(project = StepProjection)]
+enum Step {
+    Sent {
+        #[pin]
+        future: <reqwest::Client as Service<reqwest::Request>>::Future,
+    },
+    Failed {
+        error: Option<reqwest::Error>,
+    },
+}
+
+impl fmt::Debug for ResponseFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The pending request of reqwest prints its URL, which may hold a key.
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+impl Future for ResponseFuture {
+    type Output = Result<Response<reqwest::Body>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().step.project() {
+            StepProjection::Sent { future } => future.poll(cx).map(|answer| answer.map(from_reqwest).map_err(told)),
+            StepProjection::Failed { error } => match error.take() {
+                Some(error) => Poll::Ready(Err(told(error))),
+                // Polled after it was ready: a fault of the caller that must not bring the process down.
+                None => Poll::Pending,
+            },
+        }
+    }
+}
+
+/// A request of the stack as one of reqwest. The timeout and the version that reqwest was asked for are in its extensions and its head.
+pub(crate) fn to_reqwest(request: Request<ReplayBody>) -> Result<reqwest::Request, reqwest::Error> {
+    request.map(SyncBody::wrap).try_into()
+}
+
+/// An answer of reqwest as one for the stack.
+pub(crate) fn from_reqwest(answer: reqwest::Response) -> Response<reqwest::Body> {
+    let url = without_key_in_query(answer.url().clone());
+    let mut answer = Response::<reqwest::Body>::from(answer);
+    // The conversion loses the URL, and its place in the extensions can only be filled through a builder.
+    if let Ok(holder) = Response::builder().url(url).body(()) {
+        answer.extensions_mut().extend(holder.into_parts().0.extensions);
+    }
+    answer
+}
+
+/// The URL without the value of a key in its query. reqwest puts an answer's URL into the errors of reading its body and of
+/// `error_for_status`, which are logged more often than any other.
+fn without_key_in_query(mut url: reqwest::Url) -> reqwest::Url {
+    let clean = url.query().map(|query| format!("?{query}")).and_then(|query| match redact(&query) {
+        Cow::Owned(clean) => Some(clean),
+        Cow::Borrowed(_) => None,
+    });
+    if let Some(clean) = clean {
+        url.set_query(clean.strip_prefix('?'));
+    }
+    url
+}
+
+/// Whether an error came before anything was sent: no connection could be made, or no request. In doubt it did not.
+pub(crate) fn was_not_sent(error: &reqwest::Error) -> bool {
+    error.is_connect() || error.is_builder()
+}
+
+fn told(error: reqwest::Error) -> BoxError {
+    let not_sent = was_not_sent(&error);
+    let error = error.without_url();
+    if not_sent { NotSent::new(error).into() } else { error.into() }
+}
