@@ -62,7 +62,7 @@
 //!
 //! # Features
 //!
-//! `rustls` (default): https with reqwest's own choice of rustls. Without it, choose a TLS feature of reqwest's yourself.
+//! `rustls` (off by default): https with reqwest's own choice of rustls, for programs whose own `reqwest` dependency has no TLS feature.
 
 mod client;
 mod error;
