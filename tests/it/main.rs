@@ -11,6 +11,7 @@ mod fallback_invariants;
 mod fallback_stack;
 mod harness;
 mod invariants;
+mod observe;
 mod peak_router;
 mod ready;
 mod secrets;
