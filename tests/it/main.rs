@@ -13,6 +13,7 @@ mod fallback_stack;
 mod harness;
 mod invariants;
 mod keep_paid;
+mod observe;
 mod peak_router;
 mod ready;
 mod secrets;

@@ -10,6 +10,7 @@ use http::{HeaderMap, Uri};
 use tower_gemini_core::body::KeptRequest;
 use tower_gemini_core::catalog::Catalog;
 use tower_gemini_core::context::PreferModel;
+use tower_gemini_core::redact::redact;
 use tower_gemini_core::target::{Rewrite, Rules, Target, Unfit};
 use tower_gemini_core::trail::{SkipReason, Step, Trail};
 
@@ -165,7 +166,7 @@ impl<'a> Walk<'a> {
     /// Says that a model is retired: in this call's trail, and once in the log.
     fn announce(&self, model: &str, successor: &str) {
         if self.health.announce(model) {
-            tracing::warn!(model, successor, "the model is retired, and its successor takes its place");
+            tracing::warn!(model = %redact(model), successor = %redact(successor), "the model is retired, and its successor takes its place");
         }
         self.trail.push(Step::Succeeded { model: model.to_owned(), successor: successor.to_owned() });
     }

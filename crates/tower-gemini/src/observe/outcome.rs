@@ -207,11 +207,14 @@ pub(super) enum How {
 
 /// What a call came to, from its trail, its end and the status that its caller saw.
 pub(super) fn outcome_of(steps: &[Step], how: How, status: Option<u16>) -> CallOutcome {
+    let came_to = came_to(steps, how, status);
+    // Who drops a call before its head has come, or the body of a success before it has ended, does not want it any more. Of a failure
+    // the head is all there is to read.
+    if how == How::Left && (status.is_none() || came_to.is_success()) { CallOutcome::CallerLeft } else { came_to }
+}
+
+fn came_to(steps: &[Step], how: How, status: Option<u16>) -> CallOutcome {
     let succeeded = status.is_none_or(|status| (200..300).contains(&status));
-    // Who drops an error's body has read its status, and with it all there was.
-    if how == How::Left && succeeded {
-        return CallOutcome::CallerLeft;
-    }
     let said = match how {
         How::Failed(said) => said.filter(|outcome| !outcome.is_success()),
         _ => None,
@@ -303,8 +306,10 @@ mod tests {
             (steps(std::slice::from_ref(&image)), How::Failed(None), Some(200), ended(Outcome::Interrupted)),
             (steps(std::slice::from_ref(&image)), How::Left, Some(200), CallOutcome::CallerLeft),
             (Vec::new(), How::Left, None, CallOutcome::CallerLeft),
-            // The head of an error is all of it.
+            // The head of an error is all of it, and a refusal is known by then.
             (steps(std::slice::from_ref(&cut_off)), How::Left, Some(503), ended(Outcome::Interrupted)),
+            (steps(std::slice::from_ref(&cut_off)), How::Left, Some(200), ended(Outcome::Interrupted)),
+            (steps(std::slice::from_ref(&cut_off)), How::Left, None, CallOutcome::CallerLeft),
             (steps(&[stopped(StopReason::QuotaUsedUp)]), How::Complete, Some(429), CallOutcome::OwnQuota),
             (steps(&[stopped(StopReason::SpendingCap)]), How::Complete, Some(402), CallOutcome::SpendingCap),
             (steps(&[stopped(StopReason::NoTargetLeft)]), How::Complete, Some(503), CallOutcome::NoTarget),

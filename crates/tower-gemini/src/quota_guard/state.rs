@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower_gemini_core::clock::Clock;
+use tower_gemini_core::redact::redact;
 use tower_gemini_core::verdict::Verdict;
 
 use super::admission::{Admission, Denied, Moment, RestReason, SLOT_MS, Standing};
@@ -357,7 +358,7 @@ impl State {
             refused => {
                 if matches!(refused, Try::Denied(_)) {
                     self.counters.shadow_refused.fetch_add(1, Ordering::Relaxed);
-                    tracing::info!(model = %cell.key.model, "shadow mode: this call would have been refused");
+                    tracing::info!(model = %redact(cell.key.model.as_str()), "shadow mode: this call would have been refused");
                 }
                 let taken = cell.gate.force(self.now(), ask);
                 self.tell(cell, taken.tell);
@@ -369,7 +370,7 @@ impl State {
     pub(crate) fn count_refusal(&self, cell: &Cell, denied: &Denied) {
         self.counters.refused.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(
-            model = %cell.key.model,
+            model = %redact(cell.key.model.as_str()),
             dimension = denied.violations.first().map(|violation| violation.dimension.as_str()),
             rest = denied.rest.map(|rest| rest.as_str()),
             delay_ms = denied.at_ms.map(|at| at.saturating_sub(self.now().steady_ms)),
@@ -413,7 +414,7 @@ impl State {
         }
         for alert in cell.gate.look(|_, side| side.alerts.drain(&cell.key)) {
             tracing::warn!(
-                model = %alert.key.model,
+                model = %redact(alert.key.model.as_str()),
                 dimension = alert.dimension.as_str(),
                 threshold_percent = alert.threshold_percent,
                 taken = alert.taken,
@@ -435,7 +436,7 @@ impl State {
         let now = self.now();
         let lessons = cell.gate.look(|admission, _| lessons(verdict, status, admission.taken(now), admission.limits()));
         for lesson in lessons {
-            tracing::info!(model = %cell.key.model, outcome = verdict.outcome().as_str(), ?lesson, "learned from a refusal");
+            tracing::info!(model = %redact(cell.key.model.as_str()), outcome = verdict.outcome().as_str(), ?lesson, "learned from a refusal");
             match lesson {
                 Lesson::Rest { ms, reason, whole_project: true } => {
                     for other in self.all_cells().iter().filter(|other| other.key.project == cell.key.project) {
@@ -540,7 +541,7 @@ impl State {
                     recovered
                 });
                 if recovered {
-                    tracing::warn!(model = %cell.key.model, "the quota store answers again");
+                    tracing::warn!(model = %redact(cell.key.model.as_str()), "the quota store answers again");
                 }
                 if reply.granted > 0 {
                     self.flush_later(cell);
@@ -549,7 +550,7 @@ impl State {
             Err(error) => {
                 self.counters.store_failures.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(
-                    model = %cell.key.model,
+                    model = %redact(cell.key.model.as_str()),
                     error = %error,
                     policy = ?self.settings.store_failure,
                     "the quota store does not answer"

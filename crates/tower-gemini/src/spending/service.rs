@@ -14,6 +14,7 @@ use tower_gemini_core::call::Call;
 use tower_gemini_core::context::CallContext;
 use tower_gemini_core::error::Error;
 use tower_gemini_core::ledger::cost_of;
+use tower_gemini_core::redact::redact;
 use tower_gemini_core::scan::Usage;
 use tower_gemini_core::trail::{Attempt, Step, StopReason};
 use tower_gemini_core::verdict::{Detail, Outcome, QuotaCharge, Verdict, WaitHint, WaitSource};
@@ -68,7 +69,7 @@ where
             Err(reached) => {
                 let context = request.body().context().clone();
                 tracing::debug!(
-                    model = call.model.as_ref().map(tower_gemini_core::call::ModelId::as_str),
+                    model = call.model.as_ref().map(|model| tracing::field::display(redact(model.as_str()).into_owned())),
                     dimension = reached.dimension.as_str(),
                     period = reached.period.as_deref(),
                     "not sent: a spending cap might be passed"
