@@ -13,6 +13,7 @@ use crate::call::Call;
 use crate::context::CallContext;
 use crate::error::{BoxError, Error};
 use crate::target::{Original, Rewrite, Rules, Target, Unfit, rewrite};
+use crate::trail::AttemptId;
 #[cfg(doc)]
 use crate::trail::Trail;
 use crate::verdict::ResendPermit;
@@ -27,6 +28,8 @@ pub struct ReplayBody {
     data: Data,
     call: Arc<Call>,
     context: CallContext,
+    /// The attempt that sends it, once there is one.
+    attempt: Option<AttemptId>,
 }
 
 enum Data {
@@ -102,7 +105,7 @@ impl ReplayBody {
         call: Arc<Call>,
         context: CallContext,
     ) -> Self {
-        Self { data: Data::Whole { chunks: Chunks::of(chunks), next: Place::default(), trailers }, call, context }
+        Self { data: Data::Whole { chunks: Chunks::of(chunks), next: Place::default(), trailers }, call, context, attempt: None }
     }
 
     /// A body that was too large to hold: what was read of it so far, and the rest, which can be sent once.
@@ -113,7 +116,7 @@ impl ReplayBody {
         call: Arc<Call>,
         context: CallContext,
     ) -> Self {
-        Self { data: Data::Once { held: Chunks::of(held), next: Place::default(), rest }, call, context }
+        Self { data: Data::Once { held: Chunks::of(held), next: Place::default(), rest }, call, context, attempt: None }
     }
 
     /// What the request asks for.
@@ -146,7 +149,10 @@ impl ReplayBody {
     pub fn chunks(&self) -> Option<&[Bytes]> {
         match &self.data {
             Data::Whole { chunks, .. } => {
-                self.context.trail().handed_over();
+                match &self.attempt {
+                    Some(attempt) => attempt.count_as_sent(),
+                    None => self.context.trail().handed_over(),
+                }
                 Some(chunks.as_slice())
             }
             Data::Once { .. } => None,
@@ -157,6 +163,13 @@ impl ReplayBody {
     #[must_use]
     pub fn tells_whether_it_is_out(&self) -> bool {
         !self.is_end_stream()
+    }
+
+    /// Says which attempt sends this body: from then on reading it tells that attempt how far the request got, and it ends with an error
+    /// once the attempt was [given up](AttemptId::cut_off) before its last byte was read. A client may go on with a request that nobody
+    /// waits for; it must not complete one that was called free.
+    pub fn sent_by(&mut self, attempt: AttemptId) {
+        self.attempt = Some(attempt);
     }
 
     /// The same body with other bytes in place of its own: a layer that rewrites a request keeps what does not change as slices of
@@ -172,7 +185,7 @@ impl ReplayBody {
         match self.data {
             Data::Whole { trailers, .. } => {
                 let data = Data::Whole { chunks: Chunks::of(chunks), next: Place::default(), trailers };
-                Ok(Self { data, call: self.call, context: self.context })
+                Ok(Self { data, call: self.call, context: self.context, attempt: None })
             }
             Data::Once { .. } => Err(Box::new(self)),
         }
@@ -182,6 +195,11 @@ impl ReplayBody {
     #[must_use]
     pub fn of<B: 'static>(request: &Request<B>) -> Option<&Self> {
         (request.body() as &dyn Any).downcast_ref()
+    }
+
+    /// The same, to change it.
+    pub fn of_mut<B: 'static>(request: &mut Request<B>) -> Option<&mut Self> {
+        (request.body_mut() as &mut dyn Any).downcast_mut()
     }
 
     /// The call of any request: from its [`ReplayBody`], else from an `Arc<Call>` in its extensions, else from its head alone.
@@ -212,25 +230,33 @@ impl Body for ReplayBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = &mut *self;
+        let given_up = || Poll::Ready(Some(Err(Error::request_body("the attempt was given up".into()))));
+        if this.attempt.as_ref().is_some_and(AttemptId::is_given_up) {
+            return given_up();
+        }
+        let hand_over = || match &this.attempt {
+            Some(attempt) => attempt.hand_over(),
+            None => {
+                this.context.trail().handed_over();
+                true
+            }
+        };
         match &mut this.data {
-            Data::Whole { chunks, next, trailers } => Poll::Ready(match chunks.next(next) {
-                Some((piece, last)) => {
-                    if last {
-                        this.context.trail().handed_over();
-                    }
-                    Some(Ok(Frame::data(piece)))
-                }
-                None => {
-                    this.context.trail().handed_over();
-                    trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))
-                }
-            }),
+            Data::Whole { chunks, next, trailers } => match chunks.next(next) {
+                // Given up in this very moment: the last piece stays here.
+                Some((_, true)) if !hand_over() => given_up(),
+                Some((piece, _)) => Poll::Ready(Some(Ok(Frame::data(piece)))),
+                None if !hand_over() => given_up(),
+                None => Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))),
+            },
             Data::Once { held, next, rest } => {
                 if let Some((piece, _)) = held.next(next) {
                     return Poll::Ready(Some(Ok(Frame::data(piece))));
                 }
                 // Where it ends is the sender's knowledge: any of what follows may be the last of it.
-                this.context.trail().handed_over();
+                if !hand_over() {
+                    return given_up();
+                }
                 Poll::Ready(ready!(rest.as_mut().poll_frame(cx)).map(|frame| frame.map_err(Error::request_body)))
             }
         }
@@ -372,7 +398,7 @@ impl KeptRequest {
         // The permit is used up here: taking it by value is what makes a second send impossible without another.
         let ResendPermit { .. } = permit;
         let data = Data::Whole { chunks: self.chunks.clone(), next: Place::default(), trailers: self.trailers.clone() };
-        Request::from_parts(self.parts.clone(), ReplayBody { data, call: self.call.clone(), context: self.context.clone() })
+        Request::from_parts(self.parts.clone(), ReplayBody { data, call: self.call.clone(), context: self.context.clone(), attempt: None })
     }
 }
 
@@ -469,6 +495,36 @@ mod tests {
             read += frame.into_data().unwrap().len();
         }
         assert!(trail.request_is_out());
+    }
+
+    // A client may go on with a request that nobody waits for any more (hyper does, while it waits for an HTTP/2 stream): the server
+    // would get the whole of a request that was called free, and of the one sent in its place.
+    #[test]
+    fn a_request_that_was_given_up_never_goes_out_whole() {
+        for (chunks, reads) in [(vec![Bytes::from_static(b"{}")], 0), (vec![Bytes::from(vec![7; 3 * SLICE])], 2)] {
+            let mut body = request(chunks.clone()).into_body();
+            let attempt = body.context().trail().begin_attempt(None, None);
+            body.sent_by(attempt.clone());
+            let mut body = std::pin::pin!(body);
+            let mut cx = Context::from_waker(Waker::noop());
+            for _ in 0..reads {
+                assert!(matches!(body.as_mut().poll_frame(&mut cx), Poll::Ready(Some(Ok(_)))));
+            }
+            assert_eq!(attempt.cut_off().charge(), crate::verdict::Charge::None);
+            for _ in 0..3 {
+                let Poll::Ready(Some(Err(error))) = body.as_mut().poll_frame(&mut cx) else { panic!("it goes on") };
+                assert!(error.charge().is_surely_free());
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_that_is_out_is_not_called_free_afterwards() {
+        let mut body = request(vec!["{}".into()]).into_body();
+        let attempt = body.context().trail().begin_attempt(None, None);
+        body.sent_by(attempt.clone());
+        assert_eq!(drain(body), b"{}");
+        assert_eq!(attempt.cut_off().charge(), crate::verdict::Charge::Maybe);
     }
 
     #[test]

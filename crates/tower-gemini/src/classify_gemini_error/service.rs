@@ -57,8 +57,9 @@ where
         let context = ReplayBody::context_of(&request);
         request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let id = context.trail().begin_attempt(call.model.clone(), call.size);
-        if !ReplayBody::of(&request).is_some_and(ReplayBody::tells_whether_it_is_out) {
-            id.count_as_sent();
+        match ReplayBody::of_mut(&mut request).filter(|body| body.tells_whether_it_is_out()) {
+            Some(body) => body.sent_by(id.clone()),
+            None => id.count_as_sent(),
         }
         let attempt = AttemptLog {
             id,
@@ -141,7 +142,7 @@ where
                         let verdict = match this.attempt {
                             _ if (this.evidence)(&*error) => Verdict::not_sent(),
                             // A server that was never given the whole request cannot have worked on it.
-                            Some(attempt) => attempt.context.trail().cut_off(),
+                            Some(attempt) => attempt.id.cut_off(),
                             None => Verdict::interrupted(),
                         };
                         let mut error = Error::transport(error, verdict);
@@ -276,7 +277,7 @@ impl AttemptLog {
 impl Drop for AttemptLog {
     fn drop(&mut self) {
         if !self.ended {
-            let verdict = self.context.trail().cut_off();
+            let verdict = self.id.cut_off();
             self.end(&verdict, None);
         }
         self.close();
