@@ -126,8 +126,13 @@ async fn no_user_is_left_with_a_draft() {
             .build()
     });
     each_client(&case, |client, run| {
+        if run.target == Target::Direct && client.turns > 1 {
+            // The SDK sends the model's whole turn back, drafts included, and the simulator wants a signature on each of its images.
+            assert_eq!((bill(run), run.saw.status), ((2, 1, false), Some(400)));
+            return;
+        }
         assert_eq!((run.requests(), run.charges()), (client.turns, client.turns));
-        // Directly, these two leave their users with the first draft, and with three files in one.
+        // Directly, these leave their users with the first draft, or with three files in one.
         let deceived = run.target == Target::Direct && client.takes_drafts;
         assert_eq!(run.chose_the_final_image(), !deceived);
     })
@@ -158,4 +163,3 @@ async fn a_slow_answer_is_waited_for() {
     })
     .await;
 }
-

