@@ -96,9 +96,10 @@ impl Auth {
     /// Takes the credential out of a request, key in the query and all, and says who asks.
     pub(crate) fn admit(&self, parts: &mut Parts) -> Result<Caller, Refused> {
         let in_query = take_query_key(&mut parts.uri);
+        let shown = parts.headers.get_all(API_KEY).iter().count() + parts.headers.get_all(AUTHORIZATION).iter().count();
         let key = parts.headers.remove(API_KEY);
         let bearer = parts.headers.remove(AUTHORIZATION);
-        if parts.headers.contains_key(API_KEY) || (key.is_some() && bearer.is_some()) {
+        if shown > 1 {
             return Err(Refused::new(
                 StatusCode::BAD_REQUEST,
                 "INVALID_ARGUMENT",
@@ -168,6 +169,25 @@ fn strip_bearer(value: &str) -> Option<&str> {
 }
 
 impl Caller {
+    /// Puts the credential where Gemini's own API reads it, of a client of OpenAI's, whose tokens are keys unless they look like OAuth's.
+    pub(crate) fn sign_openai(&self, headers: &mut HeaderMap) {
+        let key = match &self.credential {
+            Some(Credential::Bearer(bearer)) => bearer
+                .to_str()
+                .ok()
+                .and_then(strip_bearer)
+                .filter(|token| !token.starts_with("ya29.") && token.matches('.').count() != 2),
+            _ => None,
+        };
+        match key.and_then(|key| HeaderValue::from_str(key).ok()) {
+            Some(mut key) => {
+                key.set_sensitive(true);
+                headers.insert(API_KEY, key);
+            }
+            None => self.sign(headers),
+        }
+    }
+
     /// A name for logs: never a credential.
     pub(crate) fn name(&self) -> &str {
         &self.name
@@ -196,10 +216,12 @@ impl Caller {
     }
 }
 
-/// Cuts `key=…` out of a query. The rest stays byte for byte.
+/// Cuts `key=…` out of a query, and OAuth tokens, which Google takes there too. The rest stays byte for byte.
 fn take_query_key(uri: &mut Uri) -> Option<String> {
     let query = uri.query()?;
-    let is_key = |pair: &&str| pair.split_once('=').is_some_and(|(name, _)| name == "key");
+    let is_key = |pair: &&str| {
+        pair.split_once('=').is_some_and(|(name, _)| matches!(&*percent_decoded(name), "key" | "access_token" | "oauth_token"))
+    };
     let value = query.split('&').find(is_key)?.split_once('=').map(|(_, value)| percent_decoded(value).into_owned())?;
     let rest: Vec<&str> = query.split('&').filter(|pair| !is_key(pair)).collect();
     let path = uri.path();
@@ -267,6 +289,7 @@ mod tests {
             (format!("/v1/x?key={KEY}"), "/v1/x"),
             (format!("/v1/x?alt=sse&key={KEY}&b=%2F"), "/v1/x?alt=sse&b=%2F"),
             (format!("/v1/x?key={KEY}&alt=sse"), "/v1/x?alt=sse"),
+            (format!("/v1/x?k%65y={KEY}&alt=sse"), "/v1/x?alt=sse"),
         ] {
             let mut parts = parts(&uri, &[]);
             let caller = Auth::Pass.admit(&mut parts).unwrap();
@@ -296,7 +319,7 @@ mod tests {
         let mut both = parts("/v1/x", &[("authorization", "Bearer a"), ("x-goog-api-key", "b")]);
         assert_eq!(Auth::Pass.admit(&mut both).unwrap_err().status, 400);
         let mut twice = parts("/v1/x", &[("x-goog-api-key", "a"), ("x-goog-api-key", "b")]);
-        assert!(Auth::Pass.admit(&mut twice).is_ok_and(|caller| caller.credential.is_some()));
+        assert_eq!(Auth::Pass.admit(&mut twice).unwrap_err().status, 400);
     }
 
     #[test]

@@ -327,13 +327,12 @@ impl Config {
         Ok(config)
     }
 
-    /// Whether it may listen where it is told to.
-    pub(crate) fn check_listen(&self) -> Result<(), String> {
-        let server = &self.server;
-        if !server.listen.ip().is_loopback() && self.auth.mode == AuthMode::Pass && !server.allow_open {
+    /// Whether it may listen there: on the address in the file, or the one that it has.
+    pub(crate) fn check_listen(&self, listen: SocketAddr) -> Result<(), String> {
+        if !listen.ip().is_loopback() && self.auth.mode == AuthMode::Pass && !self.server.allow_open {
             return Err(format!(
                 "server.listen = \"{}\" lets everybody on the network use this gateway; set [auth] mode = \"own\" with tokens, or say server.allow_open = true",
-                server.listen
+                listen
             ));
         }
         Ok(())
@@ -341,7 +340,7 @@ impl Config {
 
     /// What cannot work, in words.
     fn check(&self) -> Result<(), String> {
-        self.check_listen()?;
+        self.check_listen(self.server.listen)?;
         let server = &self.server;
         for (name, value) in [
             ("server.max_in_flight", server.max_in_flight),

@@ -1,5 +1,6 @@
 //! What a configuration makes: the layers with their state, the stacks over them, and who may use them.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -219,21 +220,26 @@ fn client(connect_timeout: Duration) -> Result<Client<HttpsConnector<HttpConnect
 
 /// A gateway that is replaced while it answers.
 #[derive(Debug, Clone)]
-pub(crate) struct Current(tokio::sync::watch::Sender<Arc<Gateway>>);
+pub(crate) struct Current {
+    gateway: tokio::sync::watch::Sender<Arc<Gateway>>,
+    /// Where it listens: that does not change, whatever the file says.
+    addr: SocketAddr,
+}
 
 impl Current {
-    pub(crate) fn new(gateway: Gateway) -> Self {
-        Self(tokio::sync::watch::Sender::new(Arc::new(gateway)))
+    pub(crate) fn new(gateway: Gateway, addr: SocketAddr) -> Self {
+        Self { gateway: tokio::sync::watch::Sender::new(Arc::new(gateway)), addr }
     }
 
     pub(crate) fn get(&self) -> Arc<Gateway> {
-        self.0.borrow().clone()
+        self.gateway.borrow().clone()
     }
 
     /// Replaces it by what `config` makes. Requests under way end with the one they began with.
     pub(crate) fn reload(&self, config: &Config) -> Result<(), String> {
+        config.check_listen(self.addr)?;
         let next = Gateway::build(config, Some(&self.get()))?;
-        self.0.send_replace(Arc::new(next));
+        self.gateway.send_replace(Arc::new(next));
         Ok(())
     }
 }

@@ -135,7 +135,7 @@ impl Ready {
                 Err(error) => return Err(format!("keep.dir {} cannot be read: {error}", dir.display())),
             }
         }
-        Ok(Self { listener, addr, current: Current::new(gateway) })
+        Ok(Self { listener, addr, current: Current::new(gateway, addr) })
     }
 
     /// Answers until it is told to stop, and ends in order. The exit code.
@@ -331,7 +331,7 @@ async fn prepare(run: &Run) -> Result<(Ready, Option<Watched>, Option<ServeHandl
     let watched = run.config.clone().filter(|_| run.simulate.is_none()).map(Watched::new);
     if let Some(listen) = run.listen {
         config.server.listen = listen;
-        config.check_listen()?;
+        config.check_listen(listen)?;
     }
     start_log(&config)?;
     let sim = match run.simulate {

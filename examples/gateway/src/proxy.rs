@@ -21,6 +21,7 @@ use tower_gemini::core::context::CallOptions;
 use tower_gemini::core::scan::StreamStripper;
 use tower_gemini::core::trail::Trail;
 use tower_gemini::core::verdict::Verdict;
+use tower_gemini::keep_paid::CallerName;
 
 use crate::gateway::Gateway;
 use crate::hold::or_heartbeat;
@@ -45,7 +46,8 @@ pub(crate) async fn handle(gateway: Arc<Gateway>, request: Request<Body>) -> Res
         Err(error) => return answers::refused(form, &error),
     };
     wire::clean_request(&mut parts.headers);
-    tracing::Span::current().record("caller", caller.name());
+    // Behind a key of the gateway's own all callers have the same one: an answer that is kept for one must not go to another.
+    parts.extensions.insert(CallerName::new(caller.name()));
     match openai::route(&path) {
         Some(Kind::Models) if parts.method == http::Method::GET => {
             answers::json_answer(StatusCode::OK, openai::models(now_unix()))
@@ -64,7 +66,7 @@ pub(crate) async fn handle(gateway: Arc<Gateway>, request: Request<Body>) -> Res
             };
             let headers = headers_for_gemini(&parts.headers);
             parts.headers = headers;
-            caller.sign(&mut parts.headers);
+            caller.sign_openai(&mut parts.headers);
             let Some(uri) = wire::upstream_uri(gateway.upstream(), &translated.path_and_query) else {
                 return answers::refused(form, &answers::Refused::path(&path));
             };

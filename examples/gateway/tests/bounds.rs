@@ -1,6 +1,12 @@
 //! Clients that misbehave, and the process told to end: a clear answer each time, nothing paid lost, no key anywhere.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs, reason = "a test that cannot go on says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    missing_docs,
+    reason = "a test that cannot go on says where"
+)]
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
@@ -33,13 +39,16 @@ impl World {
 }
 
 fn head(length: usize, more: &str) -> String {
-    format!("POST {PRO} HTTP/1.1\r\nhost: gw\r\nx-goog-api-key: {KEY}\r\nx-sim-call: call\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n{more}\r\n")
+    format!(
+        "POST {PRO} HTTP/1.1\r\nhost: gw\r\nx-goog-api-key: {KEY}\r\nx-sim-call: call\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n{more}\r\n"
+    )
 }
 
 /// Everything that comes until the connection is closed.
 async fn to_the_end(stream: &mut TcpStream) -> String {
     let mut all = Vec::new();
-    let _ = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut all)).await.expect("the connection is closed");
+    let _ =
+        tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut all)).await.expect("the connection is closed");
     String::from_utf8_lossy(&all).into_owned()
 }
 
@@ -71,7 +80,9 @@ async fn a_body_over_the_limit_is_answered_413_whether_it_says_so_or_not() {
     let said = to_the_end(&mut told).await;
     assert!(said.starts_with("HTTP/1.1 413") && said.contains("max_body"), "{said}");
     let mut chunked = world.connect().await;
-    let head = format!("POST {PRO} HTTP/1.1\r\nhost: gw\r\nx-goog-api-key: {KEY}\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n");
+    let head = format!(
+        "POST {PRO} HTTP/1.1\r\nhost: gw\r\nx-goog-api-key: {KEY}\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
+    );
     chunked.write_all(head.as_bytes()).await.unwrap();
     // The gateway may close before all of it is written.
     let _ = chunked.write_all(format!("{:x}\r\n{}\r\n0\r\n\r\n", 3000, "x".repeat(3000)).as_bytes()).await;
@@ -83,7 +94,12 @@ async fn a_body_over_the_limit_is_answered_413_whether_it_says_so_or_not() {
 #[tokio::test]
 async fn what_is_no_http_is_answered_400_and_the_gateway_lives_on() {
     let world = world(Sim::quick([]), "", "").await;
-    for nonsense in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], b"GET / HTTP/9.9\r\n\r\n", b"GET /\xff\xfe HTTP/1.1\r\n\r\n", b"\0\0\0\0\r\n\r\n"] {
+    for nonsense in [
+        &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /\xff\xfe HTTP/1.1\r\n\r\n",
+        b"\0\0\0\0\r\n\r\n",
+    ] {
         let mut stream = world.connect().await;
         stream.write_all(nonsense).await.unwrap();
         let _ = stream.shutdown().await;
@@ -140,7 +156,9 @@ async fn another_configuration_takes_effect_at_once_and_a_wrong_one_never() {
     let sim = Sim::quick([Fault::HighDemand, Fault::HighDemand, Fault::HighDemand]);
     let world = world(sim, "", "[retry]\nattempts = 1\n").await;
     let url = world.gateway.url();
-    let config = |rest: &str| format!("[server]\nlisten = \"127.0.0.1:0\"\n[upstream]\nbase_url = \"{}\"\n{rest}", world._upstream.url());
+    let config = |rest: &str| {
+        format!("[server]\nlisten = \"127.0.0.1:0\"\n[upstream]\nbase_url = \"{}\"\n{rest}", world._upstream.url())
+    };
     let ask = async || {
         let mut stream = TcpStream::connect(url.trim_start_matches("http://")).await.unwrap();
         stream.write_all(head(APPLE.len(), "connection: close\r\n").as_bytes()).await.unwrap();
@@ -176,7 +194,9 @@ impl Process {
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let url = lines
-            .find_map(|line| line.ok()?.strip_prefix("What is going on: ").and_then(|url| url.strip_suffix("/status")).map(str::to_owned))
+            .find_map(|line| {
+                line.ok()?.strip_prefix("What is going on: ").and_then(|url| url.strip_suffix("/status")).map(str::to_owned)
+            })
             .expect("it says where it listens");
         Self { child, url }
     }
@@ -231,7 +251,14 @@ async fn told_to_end_under_load_it_answers_all_it_took_keeps_what_was_left_and_l
     );
     let process = Process::start(&dir, &config);
     let url = process.url.clone();
-    let mut waiting: Vec<_> = (0..40).map(|n| tokio::spawn({ let url = url.clone(); async move { ask(&url, n, KEY).await } })).collect();
+    let mut waiting: Vec<_> = (0..40)
+        .map(|n| {
+            tokio::spawn({
+                let url = url.clone();
+                async move { ask(&url, n, KEY).await }
+            })
+        })
+        .collect();
     while sim.requests() < 40 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -266,8 +293,12 @@ async fn told_twice_it_ends_at_once_and_says_that_something_may_be_lost() {
     let sim = Sim::builder().latency(Latency::fixed(Duration::from_secs(60))).tiny_images(true).build();
     let upstream = serve(sim.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
     let dir = tempdir("twice");
-    let process = Process::start(&dir, &format!("[server]\nlisten = \"127.0.0.1:0\"\n[upstream]\nbase_url = \"{}\"\n", upstream.url()));
-    let asked = tokio::spawn({ let url = process.url.clone(); async move { ask(&url, 0, KEY).await } });
+    let process =
+        Process::start(&dir, &format!("[server]\nlisten = \"127.0.0.1:0\"\n[upstream]\nbase_url = \"{}\"\n", upstream.url()));
+    let asked = tokio::spawn({
+        let url = process.url.clone();
+        async move { ask(&url, 0, KEY).await }
+    });
     while sim.requests() < 1 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -105,7 +105,12 @@ impl ReplayBody {
         call: Arc<Call>,
         context: CallContext,
     ) -> Self {
-        Self { data: Data::Whole { chunks: Chunks::of(chunks), next: Place::default(), trailers }, call, context, attempt: None }
+        Self {
+            data: Data::Whole { chunks: Chunks::of(chunks), next: Place::default(), trailers },
+            call,
+            context,
+            attempt: None,
+        }
     }
 
     /// A body that was too large to hold: what was read of it so far, and the rest, which can be sent once.
@@ -398,7 +403,10 @@ impl KeptRequest {
         // The permit is used up here: taking it by value is what makes a second send impossible without another.
         let ResendPermit { .. } = permit;
         let data = Data::Whole { chunks: self.chunks.clone(), next: Place::default(), trailers: self.trailers.clone() };
-        Request::from_parts(self.parts.clone(), ReplayBody { data, call: self.call.clone(), context: self.context.clone(), attempt: None })
+        Request::from_parts(
+            self.parts.clone(),
+            ReplayBody { data, call: self.call.clone(), context: self.context.clone(), attempt: None },
+        )
     }
 }
 

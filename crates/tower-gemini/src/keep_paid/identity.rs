@@ -1,11 +1,32 @@
 //! Whether two requests are the same one, from the same caller: pure.
 
 use std::fmt;
+use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
-use http::{HeaderName, Request, Uri};
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderName, Request};
 use sha2::{Digest, Sha256};
 use tower_gemini_core::body::ReplayBody;
+
+/// Who asks, in a request's extensions, where the credential does not tell: behind a server that asks with a key of its own, all callers
+/// have the same one.
+///
+/// ```
+/// use tower_gemini::keep_paid::CallerName;
+///
+/// let mut request = http::Request::new(());
+/// request.extensions_mut().insert(CallerName::new("alice"));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallerName(Arc<str>);
+
+impl CallerName {
+    /// A name that no other caller has.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self(Arc::from(name))
+    }
+}
 
 const API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
 
@@ -18,7 +39,7 @@ impl Identity {
     pub(super) fn of(request: &Request<ReplayBody>) -> Option<Self> {
         let chunks = request.body().chunks()?;
         let mut hash = Fields::new(b"request");
-        hash.caller(request.headers(), request.uri());
+        hash.caller(request);
         hash.field(request.method().as_str().as_bytes());
         hash.field(request.uri().path().as_bytes());
         for pair in request.uri().query().into_iter().flat_map(|query| query.split('&')).filter(|pair| !is_key(pair)) {
@@ -35,9 +56,9 @@ impl Identity {
     }
 
     /// Of a name that a caller gave to a request.
-    pub(super) fn of_key(headers: &HeaderMap, uri: &Uri, key: &[u8]) -> Self {
+    pub(super) fn of_key<B>(request: &Request<B>, key: &[u8]) -> Self {
         let mut hash = Fields::new(b"key");
-        hash.caller(headers, uri);
+        hash.caller(request);
         hash.field(key);
         hash.done()
     }
@@ -85,7 +106,9 @@ impl Fields {
     }
 
     /// Wherever clients put their credential: the same key in another place is another caller, which costs a hit and gives nothing away.
-    fn caller(&mut self, headers: &HeaderMap, uri: &Uri) {
+    fn caller<B>(&mut self, request: &Request<B>) {
+        let (headers, uri) = (request.headers(), request.uri());
+        self.field(request.extensions().get::<CallerName>().map_or(b"", |name| name.0.as_bytes()));
         for name in [API_KEY, AUTHORIZATION] {
             for value in headers.get_all(&name) {
                 self.field(value.as_bytes());
@@ -168,9 +191,26 @@ mod tests {
         assert_eq!(of("POST", "/v1/x?key=k&alt=sse", &[]), of("POST", "/v1/x?alt=sse&key=k", &[]));
     }
 
+    // Behind a gateway with a key of its own every caller sends the same one: the answer of one was given to another.
+    #[test]
+    fn callers_with_one_credential_are_told_apart_by_their_names() {
+        let named = |name: Option<&str>| {
+            let mut request = request("POST", "/v1/x", &[("x-goog-api-key", "the gateway's")], vec!["{}".into()]);
+            if let Some(name) = name {
+                request.extensions_mut().insert(CallerName::new(name));
+            }
+            (Identity::of(&request).unwrap(), Identity::of_key(&request, b"key"))
+        };
+        let all = [named(None), named(Some("ann")), named(Some("ben"))];
+        for (n, one) in all.iter().enumerate() {
+            assert_eq!(all.iter().filter(|other| other.0 == one.0 || other.1 == one.1).count(), 1, "{n}");
+        }
+        assert_eq!(named(Some("ann")), all[1]);
+    }
+
     #[test]
     fn an_identity_survives_being_written_down_and_tells_nothing() {
-        let identity = Identity::of_key(&HeaderMap::new(), &Uri::from_static("/x?key=sentinel"), b"k");
+        let identity = Identity::of_key(&Request::get("/x?key=sentinel").body(()).unwrap(), b"k");
         assert_eq!(Identity::from_hex(&identity.to_hex()), Some(identity));
         assert_eq!(Identity::from_hex("zz"), None);
         assert!(!format!("{identity:?} {}", identity.to_hex()).contains("sentinel"));

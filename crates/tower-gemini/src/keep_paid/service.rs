@@ -79,7 +79,7 @@ where
         };
         match key {
             Some(key) if tokio::runtime::Handle::try_current().is_ok() => {
-                let name = Identity::of_key(request.headers(), request.uri(), key.as_bytes());
+                let name = Identity::of_key(&request, key.as_bytes());
                 Box::pin(asked.by_name(name, inner, request))
             }
             _ => Box::pin(asked.alone(inner, request)),

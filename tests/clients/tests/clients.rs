@@ -1,0 +1,165 @@
+//! Real clients, unchanged and with their built-in retries, against a server on loopback; the simulator's ledger judges.
+//!
+//! One test is one thing that happens upstream, and every client goes through it by itself: its own simulator, its own server, its own
+//! process. What it saw is the line of JSON that its program printed; what it cost is in the ledger. `tests/clients/run` installs the
+//! clients and runs everything; without them these tests say that they were skipped, or fail when `CLIENTS_REQUIRED` is set.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // a test that cannot go on says so, and prints its table
+
+mod bed;
+
+use std::time::Duration;
+
+use bed::{Case, Run, Target, each_client};
+use tower_gemini_sim::{Fault, ImageOptions, Latency, Limit, Outages, Refusal, Shape, Sim, Weather};
+
+const LEADER: &str = "gemini-3-pro-image";
+
+/// What a case comes to for one client: requests upstream, charges, and whether its user has an image.
+type Bill = (usize, usize, bool);
+
+fn bill(run: &Run) -> Bill {
+    (run.requests(), run.charges(), run.saw.ok && run.saw.chosen_sha256.is_some())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_good_weather_every_client_pays_once_a_turn_and_gets_the_image() {
+    let case = Case::new("good weather", || Sim::quick([]));
+    each_client(&case, |client, run| {
+        assert_eq!(bill(run), (client.turns, client.turns, true));
+        assert!(run.chose_the_final_image());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_opens_in_a_second_costs_the_user_a_second() {
+    let minute = Fault::RateLimitMinute { retry_after: Duration::from_secs(1), limit: Limit::Requests };
+    let case = Case::new("429, then well", move || Sim::quick([minute.clone()]));
+    each_client(&case, |client, run| match run.target {
+        Target::Gateway => {
+            assert_eq!(bill(run), (client.turns + 1, client.turns, true));
+            assert!(run.chose_the_final_image());
+        }
+        // No client reads RetryInfo; only openai asks again, on its own schedule.
+        Target::Direct if client.retries => assert_eq!(bill(run), (2, 1, true)),
+        Target::Direct => {
+            assert_eq!(bill(run), (1, 0, false));
+            assert_eq!(run.saw.status, Some(429));
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_a_model_is_down_another_makes_the_image() {
+    let outage = Outages {
+        model: Some(LEADER.to_owned()),
+        by_size: false,
+        mean_good: Duration::ZERO,
+        mean_bad: Duration::from_secs(1_000_000),
+        share: 1.0,
+        fault: Fault::HighDemand,
+    };
+    let sky = Weather::calm().outages(outage);
+    let sim = move || Sim::builder().latency(Latency::none()).tiny_images(true).weather(sky.clone()).build();
+    let case = Case::new("503 to the end", sim).gateway(
+        r#"
+        [fallback]
+        models = ["gemini-3-pro-image", "gemini-3.1-flash-image"]
+        [retry]
+        attempts = 2
+        "#,
+    );
+    each_client(&case, |client, run| match run.target {
+        Target::Gateway => {
+            assert_eq!((run.charges(), run.saw.ok), (client.turns, true));
+            assert!(run.chose_the_final_image());
+        }
+        Target::Direct => {
+            assert_eq!(bill(run), (if client.retries { 3 } else { 1 }, 0, false));
+            assert_eq!(run.saw.status, Some(503));
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_image_is_paid_for_once_and_not_asked_for_again() {
+    let case = Case::new("IMAGE_SAFETY", || Sim::quick([Fault::Refused(Refusal::ImageSafety)]));
+    each_client(&case, |_, run| {
+        assert_eq!(bill(run), (1, 1, false));
+        assert!(run.saw.chosen_sha256.is_none());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_is_not_paid_for_twice() {
+    let case = Case::new("reset after generation", || Sim::quick([Fault::ResetAfterGeneration]));
+    each_client(&case, |client, run| match run.target {
+        Target::Gateway => assert_eq!(bill(run), (1, 1, false)),
+        // Why there is a gateway: these two pay again without a word.
+        Target::Direct if client.retries || client.retries_resets => assert_eq!(bill(run), (2, 2, true)),
+        Target::Direct => assert_eq!(bill(run), (1, 1, false)),
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_cut_in_its_middle_is_not_paid_for_twice() {
+    let case = Case::new("cut in mid-body", || Sim::quick([Fault::CutBody { at: 300 }]));
+    each_client(&case, |client, run| match run.target {
+        Target::Gateway => assert_eq!(bill(run), (1, 1, false)),
+        Target::Direct if client.retries => assert_eq!(bill(run), (2, 2, true)),
+        Target::Direct => assert_eq!(bill(run), (1, 1, false)),
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_user_is_left_with_a_draft() {
+    let case = Case::new("two drafts", || {
+        Sim::builder()
+            .latency(Latency::none())
+            .images(ImageOptions { shape: Shape::with_drafts(2), ..ImageOptions::tiny() })
+            .build()
+    });
+    each_client(&case, |client, run| {
+        if run.target == Target::Direct && client.turns > 1 {
+            // The SDK sends the model's whole turn back, drafts included, and the simulator wants a signature on each of its images.
+            assert_eq!((bill(run), run.saw.status), ((2, 1, false), Some(400)));
+            return;
+        }
+        assert_eq!((run.requests(), run.charges()), (client.turns, client.turns));
+        // Directly, these leave their users with the first draft, or with three files in one.
+        let deceived = run.target == Target::Direct && client.takes_drafts;
+        assert_eq!(run.chose_the_final_image(), !deceived);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_image_arrives_byte_for_byte() {
+    // One simulator for all: drawing a 4K picture takes longer than any client.
+    let sim = Sim::builder().latency(Latency::none()).images(ImageOptions { variants: 1, ..ImageOptions::default() }).build();
+    let case = Case::new("4K image", move || sim.clone()).size("4K").within(Duration::from_secs(120));
+    each_client(&case, |client, run| {
+        assert_eq!(bill(run), (client.turns, client.turns, true));
+        assert!(run.chose_the_final_image());
+        let image = run.saw.images.last().unwrap();
+        assert!(image.bytes > 10_000_000, "{} bytes", image.bytes);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_answer_is_waited_for() {
+    let case = Case::new("3 s", || Sim::quick([Fault::Late { latency: Duration::from_secs(3) }]));
+    each_client(&case, |client, run| {
+        assert_eq!(bill(run), (client.turns, client.turns, true));
+        assert!(run.chose_the_final_image());
+        assert!(run.took >= Duration::from_secs(3));
+    })
+    .await;
+}
