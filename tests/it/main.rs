@@ -7,6 +7,7 @@
 mod axum_doors;
 mod cancel;
 mod compile_fail;
+mod cuts;
 mod extract;
 mod fallback_invariants;
 mod fallback_stack;

@@ -14,7 +14,7 @@ use tower_gemini::observe;
 
 use crate::answers::{self, Form, Refused};
 use crate::gateway::Gateway;
-use crate::status::{self, StatusView};
+use crate::status::{self, KeptView, QuotaView, SpendingView, StatusView, TargetView};
 
 /// One recorder for the process: the metrics facade has one, and gateways of one process (tests) share it.
 pub(crate) fn recorder() -> &'static PrometheusHandle {
@@ -52,13 +52,12 @@ pub(crate) fn page(gateway: &Gateway, path: &str, started: Instant) -> Option<Re
         }
         "/status" => {
             let mut response = text("text/html; charset=utf-8", status::page(&view(gateway, started.elapsed())));
-            if let Ok(policy) = HeaderValue::from_str(&status::csp()) {
-                response.headers_mut().insert(HeaderName::from_static("content-security-policy"), policy);
-            }
+            let policy = HeaderValue::from_static(status::csp());
+            response.headers_mut().insert(HeaderName::from_static("content-security-policy"), policy);
             Some(response)
         }
         "/status.json" => {
-            let body = serde_json::to_vec(&view(gateway, started.elapsed())).unwrap_or_default();
+            let body = status::json(&view(gateway, started.elapsed()));
             Some(answers::json_answer(StatusCode::OK, Bytes::from(body)))
         }
         _ => None,
@@ -72,8 +71,28 @@ fn text(kind: &'static str, body: impl Into<Body>) -> Response<Body> {
     response
 }
 
-fn view(gateway: &Gateway, _up: Duration) -> StatusView {
-    StatusView { report: gateway.layers().observe.observatory().report() }
+fn view(gateway: &Gateway, up: Duration) -> StatusView {
+    let layers = gateway.layers();
+    let mut view = StatusView::new(layers.observe.observatory().report());
+    view.uptime_seconds = up.as_secs();
+    view.upstream = gateway.upstream().host().unwrap_or_default().to_owned();
+    view.quotas = layers.quota.ledgers().iter().map(QuotaView::from).collect();
+    let now = Instant::now().into_std();
+    view.targets = layers.fallback.health().snapshot().iter().map(|health| TargetView::new(health, now)).collect();
+    view.spending =
+        layers.spending.iter().flat_map(|spending| spending.spent()).map(|spent| SpendingView::from(&spent)).collect();
+    view.kept = layers.keep.as_ref().map(|keep| {
+        let counts = keep.counts();
+        KeptView {
+            detached: counts.detached as u64,
+            kept: counts.kept as u64,
+            kept_bytes: counts.kept_bytes as u64,
+            redeemed: counts.redeemed,
+            free: counts.free,
+            lost: counts.broken + counts.too_large + counts.too_many + counts.too_late + counts.never_asked_for,
+        }
+    });
+    view
 }
 
 /// Gauges are read when somebody looks.
