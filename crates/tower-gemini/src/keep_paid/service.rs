@@ -132,9 +132,8 @@ impl Asked {
         let mut changed = std::pin::pin!(changes.notified());
         // Whoever looks first and listens then misses what happens in between.
         changed.as_mut().enable();
-        match self.shared.is_waiting_worthwhile(self.identity, grace.is_some()) {
-            false => return Ok(()),
-            true => {}
+        if !self.shared.is_waiting_worthwhile(self.identity, grace.is_some()) {
+            return Ok(());
         }
         let deadline = self.context.deadline().map(Instant::from_std);
         let until = match (grace, deadline) {
