@@ -268,9 +268,9 @@ fn standing(figures: &Figures<'_>, targets: &HealthTargets, health: Health) -> S
         Some(false) => format!("target off peak: less than {off_peak}"),
         None => format!("targets: less than {off_peak} off peak, {peak} at peak"),
     };
-    let missed = match health {
-        Health::Failing => ", missed",
-        Health::Strained => ", missed off peak",
+    let missed = match (health, figures.is_peak) {
+        (Health::Failing, _) | (Health::Strained, Some(_)) => ", missed",
+        (Health::Strained, None) => ", missed off peak",
         _ => "",
     };
     let mut text =
@@ -403,7 +403,12 @@ type Words = (&'static str, String, Vec<String>, Vec<&'static str>);
 fn words(cause: Cause, figures: &Figures<'_>, blame: &Blame) -> Words {
     let window = figures.window;
     let say = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
-    let of_failures = |kind: FailureKind, what: &str| format!("{} of the failed attempts were {what}.", blame.share(kind));
+    let of_failures = |kind: FailureKind, what: &str| match blame.failed {
+        // A share of one or two is no share.
+        1 => format!("The one failed attempt was of this kind: {what}."),
+        2 => format!("The two failed attempts were {what}."),
+        _ => format!("{} of the failed attempts were {what}.", blame.share(kind)),
+    };
     match cause {
         Cause::NotEnoughData => ("not enough data", String::new(), Vec::new(), Vec::new()),
         Cause::Nothing => ("healthy", String::new(), Vec::new(), Vec::new()),
@@ -977,7 +982,7 @@ mod tests {
         assert!(at_peak.summary.contains("(10 %; target at peak: less than 20 %)"), "{}", at_peak.summary);
         let off_peak = calls.diagnosed_at(Some(false), &targets);
         assert_eq!(off_peak.health, Health::Strained);
-        assert!(off_peak.summary.contains("target off peak: less than 5 %, missed"), "{}", off_peak.summary);
+        assert!(off_peak.summary.contains("target off peak: less than 5 %, missed)."), "{}", off_peak.summary);
         let targets = HealthTargets::recommended();
         for (rate, peak, health) in [
             (0.0, None, Health::Good),

@@ -115,11 +115,11 @@ impl Seen {
             self.finish = text(member(candidate, ["finishReason", "finish_reason"])).or(self.finish.take());
             self.message = text(member(candidate, ["finishMessage", "finish_message"])).or(self.message.take());
         }
-        if let Some(feedback) = member(answer, ["promptFeedback", "prompt_feedback"]) {
-            if let Some(reason) = text(member(&feedback, ["blockReason", "block_reason"])) {
-                self.message = text(member(&feedback, ["blockReasonMessage", "block_reason_message"])).or(self.message.take());
-                self.finish = Some(reason);
-            }
+        if let Some(feedback) = member(answer, ["promptFeedback", "prompt_feedback"])
+            && let Some(reason) = text(member(&feedback, ["blockReason", "block_reason"]))
+        {
+            self.message = text(member(&feedback, ["blockReasonMessage", "block_reason_message"])).or(self.message.take());
+            self.finish = Some(reason);
         }
         self.usage = member(answer, ["usageMetadata", "usage_metadata"]).or(self.usage.take());
         self.id = text(member(answer, ["responseId", "response_id"])).or(self.id.take());

@@ -59,10 +59,10 @@ impl StreamTranslator {
         let mut out = Vec::new();
         let line = std::mem::take(&mut self.line);
         self.whole_line(&joined(line), &mut out);
-        if !self.bare.trim().is_empty() {
-            if let Ok(error) = serde_json::from_str::<Value>(&self.bare) {
-                self.event(&error, &mut out);
-            }
+        if !self.bare.trim().is_empty()
+            && let Ok(error) = serde_json::from_str::<Value>(&self.bare)
+        {
+            self.event(&error, &mut out);
         }
         if self.failed {
             return out;

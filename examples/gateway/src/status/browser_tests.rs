@@ -40,6 +40,8 @@ async fn serve(view: StatusView, later: StatusView) -> (u16, Arc<AtomicUsize>) {
             tokio::spawn(async move {
                 let service = service_fn(move |request: Request<Incoming>| {
                     let (status, kind, body) = match request.uri().path() {
+                        // The same, with a script that measures it, which the policy would not let run.
+                        "/measured" => (200, "text/html; charset=utf-8", measured(&html)),
                         "/status" => (200, "text/html; charset=utf-8", html.clone()),
                         "/status.json" => {
                             count.fetch_add(1, Ordering::Relaxed);
@@ -51,7 +53,7 @@ async fn serve(view: StatusView, later: StatusView) -> (u16, Arc<AtomicUsize>) {
                         .status(status)
                         .header("content-type", kind)
                         .header("cache-control", "no-store")
-                        .header("content-security-policy", csp())
+                        .header("content-security-policy", if request.uri().path() == "/measured" { "" } else { csp() })
                         .body(Full::new(body))
                         .unwrap();
                     std::future::ready(Ok::<_, std::convert::Infallible>(response))
@@ -61,6 +63,11 @@ async fn serve(view: StatusView, later: StatusView) -> (u16, Arc<AtomicUsize>) {
         }
     });
     (port, asked)
+}
+
+fn measured(html: &Bytes) -> Bytes {
+    let script = "<script>document.body.dataset.overflow = document.documentElement.scrollWidth - innerWidth</script></body>";
+    Bytes::from(String::from_utf8_lossy(html).replace("</body>", script))
 }
 
 /// Runs the browser once, and gives what it printed.
@@ -95,6 +102,7 @@ fn the_page_is_drawn_by_a_browser_and_its_script_updates_it() {
     );
     let shots = target.join("status-page");
     std::fs::create_dir_all(&shots).unwrap();
+    std::fs::write(shots.join("page.html"), page(&view)).unwrap();
     let profile = std::env::temp_dir().join(format!("status-page-{}", std::process::id()));
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -126,6 +134,16 @@ fn the_page_is_drawn_by_a_browser_and_its_script_updates_it() {
                 let png = std::fs::read(&shot).unwrap();
                 assert!(png.starts_with(b"\x89PNG") && png.len() > 20_000, "{} is a picture", shot.display());
             }
+        }
+        for width in [360, 390, 760, 1280] {
+            let arguments =
+                ["--dump-dom".into(), format!("--window-size={width},900"), format!("http://127.0.0.1:{port}/measured")];
+            let dom = browse(&browser, &profile, &arguments).await;
+            assert!(
+                dom.contains("data-overflow=\"0\""),
+                "nothing stands out at {width} px: {:?}",
+                dom.split("data-overflow=").nth(1).map(|at| &at[..6])
+            );
         }
         (dom, asked.load(Ordering::Relaxed))
     });

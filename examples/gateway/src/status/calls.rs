@@ -33,7 +33,7 @@ fn one(call: &FinishedCall, now: u64) -> String {
         "<details id=\"call-{id}\"><summary><span class=\"mark {class}\" aria-hidden=\"true\">{mark}</span>\
          <span class=\"what\"><b>{}</b><span class=\"says\">{}</span></span>\
          <span class=\"when\">{ago} ago</span></summary>",
-        esc(call.outcome.as_str()),
+        esc(&call.outcome.as_str().replace('_', " ")),
         esc(&call.sentence)
     );
     let _ = write!(

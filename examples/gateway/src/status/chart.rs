@@ -78,15 +78,6 @@ pub(super) fn chart(report: &Report) -> String {
             base + 3.0,
         );
     }
-    // Above the bars, so that they are read whatever stands behind them.
-    for (share, name) in [(report.targets.off_peak, "off peak"), (report.targets.peak, "at peak")] {
-        let _ = write!(
-            svg,
-            "<text class=\"target-name\" x=\"100%\" y=\"{:.1}\">&lt; {} {name}</text>",
-            y(share) - 3.0,
-            percent(share)
-        );
-    }
     for (i, bar) in (0_u32..).zip(&bars) {
         if (bar.start_unix / 3600) % 6 == 0 {
             let x = f64::from(i) * step + step / 2.0;
@@ -99,8 +90,21 @@ pub(super) fn chart(report: &Report) -> String {
         }
     }
     svg.push_str("</svg>");
-    svg.push_str(&table(&bars));
-    svg
+    let mut names = format!("<svg class=\"names\" width=\"78\" height=\"{}\" aria-hidden=\"true\">", base + VOLUME + 24.0);
+    for (share, name) in [(report.targets.off_peak, "off-peak"), (report.targets.peak, "peak")] {
+        let _ = write!(names, "<text x=\"6\" y=\"{:.1}\">{} {name}</text>", y(share) + 4.0, percent(share));
+    }
+    let _ = write!(names, "<text x=\"6\" y=\"{:.1}\">calls</text></svg>", base + 16.0);
+    let targets = &report.targets;
+    let key = |class: &str, what: &str| format!("<span class=\"key\"><span class=\"swatch {class}\"></span>{what}</span> ");
+    let legend = [
+        key("good", "within its target"),
+        key("strained", &format!("{} or more off peak", percent(targets.off_peak))),
+        key("failing", &format!("▲ {} or more", percent(targets.peak))),
+        key("none", "no calls"),
+    ];
+    let legend = format!("<p class=\"legend quiet\">{}</p>", legend.concat());
+    format!("<div class=\"plot\">{svg}{names}</div>{legend}{}", table(&bars))
 }
 
 /// `14:00 UTC: 2 of 40 calls failed (5 %)`.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use tower_gemini::observe::{Diagnosis, Health, Report, Window};
 
-use super::html::{bar, bytes, cost, esc, number, percent, seconds, span, usd};
+use super::html::{bar, bytes, cost, esc, number, percent, seconds, sentence, short_cost, span, usd};
 use super::view::{KeptView, QuotaView, SpendingView, StatusView, TargetView};
 
 /// From here on a quota is worth a look (article 004 warns at 70 %).
@@ -31,25 +31,24 @@ pub(super) fn head(view: &StatusView) -> String {
 }
 
 pub(super) fn diagnoses(report: &Report) -> String {
-    let mut html = one_diagnosis("Last hour", &report.hour, true);
-    html.push_str(&one_diagnosis("Last 24 hours", &report.day, false));
+    let mut html = one_diagnosis("Last hour", "advice-hour", &report.hour);
+    html.push_str(&one_diagnosis("Last 24 hours", "advice-day", &report.day));
     html
 }
 
-fn one_diagnosis(title: &str, diagnosis: &Diagnosis, open: bool) -> String {
+fn one_diagnosis(title: &str, advice: &str, diagnosis: &Diagnosis) -> String {
     let health = diagnosis.health;
     let mut html = format!(
         "<article class=\"card diagnosis {}\"><h2>{title} {}</h2><p class=\"short\">{}</p><p>{}</p>",
         health.as_str(),
         badge(health),
         esc(&capital(diagnosis.short())),
-        esc(&diagnosis.summary),
+        sentence(&diagnosis.summary),
     );
     if !diagnosis.advice.is_empty() {
-        let id = if open { "advice-hour" } else { "advice-day" };
-        let _ = write!(html, "<details id=\"{id}\"{}><summary>What to do</summary><ul>", if open { " open" } else { "" });
+        let _ = write!(html, "<details id=\"{advice}\" open><summary>What to do</summary><ul>");
         for advice in &diagnosis.advice {
-            let _ = write!(html, "<li>{}</li>", esc(advice));
+            let _ = write!(html, "<li>{}</li>", sentence(advice));
         }
         html.push_str("</ul>");
         if !diagnosis.useless.is_empty() {
@@ -70,7 +69,7 @@ pub(super) fn tiles(report: &Report) -> String {
     let (hour, day) = (&report.last_hour, &report.last_day);
     let success = |window: &Window| window.failure_rate.map_or_else(|| "–".to_owned(), |rate| percent(1.0 - rate));
     let time = |s: Option<f64>| s.map_or_else(|| "–".to_owned(), seconds);
-    let each = |window: &Window| window.cost_per_image.map_or_else(|| "–".to_owned(), cost);
+    let each = |window: &Window| window.cost_per_image.map_or_else(|| "–".to_owned(), short_cost);
     let mut html = String::new();
     let mut tile = |name: &str, value: &str, below: &str| {
         let _ = write!(html, "<div class=\"tile\"><dt>{name}</dt><dd>{value}</dd><dd class=\"below\">{below}</dd></div>");
@@ -78,13 +77,13 @@ pub(super) fn tiles(report: &Report) -> String {
     tile("Success, last hour", &success(hour), &format!("{} calls", number(hour.calls)));
     tile("Success, last day", &success(day), &format!("{} calls", number(day.calls)));
     tile(
-        "Half within",
+        "Half take at most",
         &time(hour.call_seconds.p50.or(day.call_seconds.p50)),
-        &format!("95 % within {}", time(hour.call_seconds.p95.or(day.call_seconds.p95))),
+        &format!("95\u{a0}% at most {}", time(hour.call_seconds.p95.or(day.call_seconds.p95))),
     );
     tile("Images, last day", &number(day.images), &format!("{} drafts left out", number(day.drafts)));
     tile("Each image, last day", &each(day), "failed attempts included");
-    tile("Spent, last day", &cost(day.cost), &format!("{} since the start", cost(report.total.cost)));
+    tile("Spent, last day", &short_cost(day.cost), &format!("{} since the start", short_cost(report.total.cost)));
     html
 }
 
@@ -205,13 +204,16 @@ pub(super) fn quotas(quotas: &[QuotaView]) -> String {
             let _ = write!(
                 html,
                 "<tr><th scope=\"row\"><abbr title=\"{name}\">{}</abbr></th><td>{}</td><td class=\"n\">{warning}{}</td>\
-                 <td class=\"n quiet\">{}{reserved} of {}; back in {}</td></tr>",
+                 <td class=\"n quiet\">{}{reserved} of {}{}</td></tr>",
                 entry.dimension.to_uppercase(),
                 bar(class, share(entry.used), share(entry.reserved), Some(MARK), &label),
                 percent(taken),
                 number(entry.used),
                 number(entry.limit),
-                span(entry.resets_in_seconds)
+                match entry.resets_in_seconds {
+                    0 => String::new(),
+                    left => format!(", back in {}", span(left)),
+                }
             );
         }
         html.push_str("</tbody></table>");
@@ -297,15 +299,13 @@ pub(super) fn money(spending: &[SpendingView], report: &Report) -> String {
         "<table class=\"bars\"><thead><tr><th scope=\"col\">Window</th><th scope=\"col\" class=\"n\">Cost</th>\
          <th scope=\"col\" class=\"n\">Images</th><th scope=\"col\" class=\"n\">Each</th></tr></thead><tbody>",
     );
-    for (name, window) in
-        [("Last hour", &report.last_hour), ("Last 24 hours", &report.last_day), ("Since the start", &report.total)]
-    {
+    for (name, window) in [("Hour", &report.last_hour), ("24 hours", &report.last_day), ("In all", &report.total)] {
         let _ = write!(
             html,
             "<tr><th scope=\"row\">{name}</th><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
-            cost(window.cost),
+            short_cost(window.cost),
             number(window.images),
-            window.cost_per_image.map_or_else(|| "–".to_owned(), cost)
+            window.cost_per_image.map_or_else(|| "–".to_owned(), short_cost)
         );
     }
     html.push_str("</tbody></table>");

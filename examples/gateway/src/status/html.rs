@@ -29,7 +29,7 @@ pub(super) fn number(n: u64) -> String {
     let digits = n.to_string();
     let mut shown = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             shown.push('\u{202f}');
         }
         shown.push(digit);
@@ -37,11 +37,11 @@ pub(super) fn number(n: u64) -> String {
     shown
 }
 
-/// `98.1 %`.
+/// `98.1 %`, which does not break.
 pub(super) fn percent(share: f64) -> String {
     let percent = share * 100.0;
     let is_whole = percent >= 99.95 || (percent - percent.round()).abs() < 0.05;
-    if is_whole { format!("{percent:.0} %") } else { format!("{percent:.1} %") }
+    if is_whole { format!("{percent:.0}\u{a0}%") } else { format!("{percent:.1}\u{a0}%") }
 }
 
 /// `$12.34`, with four digits behind the point where it is less than a dollar.
@@ -63,6 +63,21 @@ pub(super) fn cost(cost: Cost) -> String {
         Some(most) => format!("{least} to {most}"),
         None => format!("at least {least}"),
     }
+}
+
+/// `$12.34–15.80`, for where room is scarce.
+pub(super) fn short_cost(cost: Cost) -> String {
+    let least = usd(cost.at_least_microusd);
+    match cost.at_most_microusd.map(usd) {
+        Some(most) if most == least => most,
+        Some(most) => format!("{least}–{}", most.trim_start_matches('$')),
+        None => format!("≥\u{a0}{least}"),
+    }
+}
+
+/// A sentence of ours, escaped, whose figures do not break from their signs.
+pub(super) fn sentence(text: &str) -> String {
+    esc(text).replace(" %", "\u{a0}%")
 }
 
 /// `850 ms`, `4.1 s`, `41 s`, `5 min`.
@@ -133,7 +148,10 @@ mod tests {
     fn figures_are_short() {
         assert_eq!(number(1_234_567), "1\u{202f}234\u{202f}567");
         assert_eq!(number(999), "999");
-        assert_eq!((percent(0.981).as_str(), percent(1.0).as_str(), percent(0.0).as_str()), ("98.1 %", "100 %", "0 %"));
+        assert_eq!(
+            (percent(0.981).as_str(), percent(1.0).as_str(), percent(0.0).as_str()),
+            ("98.1\u{a0}%", "100\u{a0}%", "0\u{a0}%")
+        );
         assert_eq!(cost(Cost::exactly(134_000)), "$0.1340");
         assert_eq!(cost(Cost { at_least_microusd: 12_340_000, at_most_microusd: Some(15_800_000) }), "$12.34 to $15.80");
         assert_eq!(cost(Cost::UNKNOWN), "at least $0");

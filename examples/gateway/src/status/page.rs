@@ -57,7 +57,7 @@ pub fn page(view: &StatusView) -> String {
             "chart",
             "card wide",
             "Success by hour",
-            "share of calls that failed, by hour in UTC; grey below: how many calls",
+            "the bars show which share of the calls failed: the lower, the better",
             &chart,
         ),
         ("quotas", "card", "Quotas", "", &quotas),
@@ -73,10 +73,10 @@ pub fn page(view: &StatusView) -> String {
             "<section class=\"{class}\" aria-labelledby=\"{id}-title\"><h2 id=\"{id}-title\">{title}{note}</h2><div id=\"{id}\">{body}</div></section>"
         );
     }
-    let _ = write!(
+    let _ = writeln!(
         html,
         "</main><footer><a href=\"status.json\">status.json</a> · times in UTC · money from at least to at most</footer>\
-         <script>{SCRIPT}</script></body></html>\n"
+         <script>{SCRIPT}</script></body></html>"
     );
     html
 }

@@ -21,8 +21,8 @@ use tower_gemini_sim::{Fault, Latency, Refusal, Shape, Sim};
 
 use super::{KeptView, QuotaView, SpendingView, StatusView, TargetView};
 
-/// 2026-11-24T09:46:40Z.
-const START: u64 = 1_795_513_600;
+/// 2026-11-24T08:20:00Z, twenty minutes into the quota's day; the last call is before it ends.
+const START: u64 = 1_795_508_400;
 /// One about every 220 seconds: a bit more than a day of them.
 const CALLS: u64 = 420;
 
@@ -51,7 +51,7 @@ fn weather(hour: u64, call: u64) -> Vec<Fault> {
         _ => 23,
     };
     match call {
-        n if n % 29 == 0 => vec![Fault::Refused(Refusal::ImageSafety)],
+        n if n % 29 == 0 || n % 31 == 0 => vec![Fault::Refused(Refusal::ImageSafety)],
         n if n % 17 == 0 => vec![minute, Fault::None],
         // An hour in which everything fails.
         n if hour == 12 && n % 2 == 0 => vec![Fault::Internal; 12],

@@ -35,7 +35,7 @@ fn hostile(text: &str) -> StatusView {
         });
         for _ in 0..6 {
             let request = Request::post("/v1beta/models/m:generateContent").body(Full::new(Bytes::new())).unwrap();
-            let response = layer.layer(inner.clone()).oneshot(request).await.unwrap();
+            let response = layer.layer(inner).oneshot(request).await.unwrap();
             response.into_body().collect().await.unwrap();
         }
         layer.observatory().report()
