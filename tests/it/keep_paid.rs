@@ -66,6 +66,8 @@ async fn hang_up(service: Kept, request: Request<Full<Bytes>>, patience: Patienc
                         break;
                     }
                 }
+                // As much as was announced is all of it, whether or not the end was asked for.
+                return body.size_hint().exact() == Some(0);
             }
             false
         }
@@ -175,6 +177,31 @@ fn without_the_layer_the_same_check_shows_two_charges() {
         assert!(first.is_err());
         whole(service, request(&scenario, &Trail::new())).await.unwrap();
         assert_eq!(sim.ledger().charges(TAG), 2);
+    });
+}
+
+// Servers do not ask for the end of a body whose length was announced: such an answer was kept although it had arrived, and the caller's
+// next call got an old image.
+#[test]
+fn an_answer_that_came_to_its_announced_length_was_delivered() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let sim = Sim::builder().latency(Latency::none()).announce_length(true).tiny_images(false).build();
+        let keep = KeepPaidLayer::new();
+        let service = stack(&scenario, &sim, &keep);
+        let answer = service.clone().oneshot(request(&scenario, &Trail::new())).await.unwrap();
+        let mut body = answer.into_body();
+        assert!(
+            body.size_hint().exact().is_some_and(|length| length > 100_000),
+            "it is announced, and longer than what is peeked"
+        );
+        while body.size_hint().exact() != Some(0) {
+            body.frame().await.unwrap().unwrap();
+        }
+        drop(body);
+        assert_eq!((keep.counts().detached, keep.counts().kept), (0, 0));
+        whole(service, request(&scenario, &Trail::new())).await.unwrap();
+        assert_eq!(sim.ledger().charges(TAG), 2, "a new call is a new call");
     });
 }
 

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
+use http_body::Body as _;
 use pin_project::pin_project;
 use reqwest::ResponseBuilderExt;
 use tower_gemini::classify_gemini_error::evidence::NotSent;
@@ -120,7 +121,13 @@ impl Future for ResponseFuture {
 }
 
 /// A request of the stack as one of reqwest. The timeout and the version that reqwest was asked for are in its extensions and its head.
-pub(crate) fn to_reqwest(request: Request<ReplayBody>) -> Result<reqwest::Request, reqwest::Error> {
+pub(crate) fn to_reqwest(mut request: Request<ReplayBody>) -> Result<reqwest::Request, reqwest::Error> {
+    if request.body().size_hint().exact().is_some() {
+        // The length is known, and hyper states it. What a caller or another layer stated before the body was changed would cut the
+        // request short, or let the server wait for bytes that never come.
+        request.headers_mut().remove(http::header::CONTENT_LENGTH);
+        request.headers_mut().remove(http::header::TRANSFER_ENCODING);
+    }
     request.map(SyncBody::wrap).try_into()
 }
 

@@ -47,6 +47,21 @@ async fn an_overload_is_outlived_and_the_image_comes_as_it_was_drawn_and_paid_fo
     assert_eq!((upstream.sends(), upstream.charges()), (2, 1));
 }
 
+// A shorter length cut the request, a longer one let the server wait for ever.
+#[tokio::test]
+async fn a_stale_length_neither_cuts_the_request_nor_lets_the_server_wait() {
+    for stale in ["3", "99999"] {
+        let upstream = Upstream::scripted([]).await;
+        let body = ReplayBody::whole([Bytes::from(CAT)], None, Arc::new(Call::unrecognised()), CallContext::new());
+        let request =
+            Request::post(upstream.url()).header("x-sim-call", "cat").header("content-length", stale).body(body).unwrap();
+        let answer =
+            tokio::time::timeout(Duration::from_secs(20), service().oneshot(request)).await.expect("it is answered").unwrap();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(upstream.sim.ledger().requests()[0].body_hash, Some(hash64(CAT.as_bytes())));
+    }
+}
+
 #[tokio::test]
 async fn only_what_surely_never_left_counts_as_not_sent() {
     for url in [free_address(), "gopher://gemini.example".into()] {

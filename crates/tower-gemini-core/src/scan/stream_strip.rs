@@ -1,16 +1,18 @@
 //! Cuts marked drafts out of a stream on its way, without holding the stream.
 
 use std::mem;
+use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Answer, Scanner, strip_drafts};
+use super::{Answer, PartSpan, Scanner, strip_drafts};
 use crate::call::Framing;
 
 /// Cuts drafts that are marked as thoughts out of a streamed answer while it passes.
 ///
-/// Each event passes as soon as it is complete, byte for byte but for its drafts; an event whose only part was a draft stays, with an
-/// empty list of parts. The last draft is held until an unmarked image comes and makes it one. Where none does, it *is* the image (a lone
+/// Each event passes as soon as it is complete, byte for byte but for its drafts; an event that held nothing but drafts stays, with an
+/// empty text in their place: the chats of Google's SDKs (google-genai 3.4, `@google/genai` 3.1) forget a whole turn in which one event
+/// has no part. The last draft is held until an unmarked image comes and makes it one. Where none does, it *is* the image (a lone
 /// image is marked in the wild), and goes out in an event of its own before the one that says that the answer has ended. Unmarked drafts
 /// cannot be told from the final image before the stream is over, and pass.
 ///
@@ -33,7 +35,7 @@ use crate::call::Framing;
 /// }
 /// out.extend(stripper.finish());
 /// let text = String::from_utf8(out.concat())?;
-/// assert!(text.starts_with("data: {\"candidates\":[{\"content\":{\"parts\":[]}}]}\n\n"));
+/// assert!(text.starts_with("data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"\"}]}}]}\n\n"));
 /// assert!(!text.contains("ZHJhZnQ=") && text.contains("ZmluYWw="));
 /// # Ok::<(), std::string::FromUtf8Error>(())
 /// ```
@@ -138,6 +140,12 @@ impl StreamStripper {
             out.push(bytes);
             return;
         }
+        if let Some(list) = whole_list(&answer.parts) {
+            out.push(bytes.slice(..json + list.start as usize));
+            out.push(Bytes::from_static(b"{\"text\":\"\"}"));
+            out.push(bytes.slice(json + list.end as usize..));
+            return;
+        }
         keep_unmarked(&mut answer);
         out.push(bytes.slice(..json));
         out.extend(strip_drafts([bytes.slice(json..)], &answer));
@@ -153,6 +161,14 @@ impl StreamStripper {
             .concat()
             .into()
     }
+}
+
+/// From the first to the last part of an event that holds nothing but drafts.
+fn whole_list(parts: &[PartSpan]) -> Option<Range<u64>> {
+    let (first, last) = (parts.first()?, parts.last()?);
+    let joined = parts.windows(2).all(|pair| pair[0].comma_after.is_some() && pair[0].comma_after == pair[1].comma_before);
+    let drafts = parts.iter().all(|part| part.is_thought && part.in_array);
+    (drafts && joined && first.comma_before.is_none() && last.comma_after.is_none()).then_some(first.span.start..last.span.end)
 }
 
 /// What is marked goes, everything else stays.
@@ -301,6 +317,13 @@ mod tests {
         String::from_utf8(out.concat()).unwrap()
     }
 
+    fn events(framing: Framing, text: &str) -> Vec<serde_json::Value> {
+        match framing {
+            Framing::Sse => text.lines().filter_map(|line| serde_json::from_str(line.strip_prefix("data:")?).ok()).collect(),
+            _ => serde_json::from_str(text).unwrap(),
+        }
+    }
+
     /// What every reader of the stream reads: its parts in order.
     fn parts(framing: Framing, text: &str) -> Vec<serde_json::Value> {
         let events: Vec<serde_json::Value> = match framing {
@@ -311,6 +334,13 @@ mod tests {
             .iter()
             .flat_map(|event| event["candidates"][0]["content"]["parts"].as_array().cloned().unwrap_or_default())
             .collect()
+    }
+
+    /// Whether an event has a list of parts without a part.
+    fn empties(framing: Framing, text: &str) -> bool {
+        events(framing, text)
+            .iter()
+            .any(|event| event["candidates"][0]["content"]["parts"].as_array().is_some_and(Vec::is_empty))
     }
 
     fn is_draft(part: &serde_json::Value) -> bool {
@@ -338,6 +368,9 @@ mod tests {
             let stripped = through(framing, &text, &cuts);
             prop_assert_eq!(&stripped, &through(framing, &text, &[]));
             let (before, after) = (parts(framing, &text), parts(framing, &stripped));
+            prop_assert!(!empties(framing, &stripped) || empties(framing, &text), "SDKs forget a turn with an event without parts");
+            // What stands in for drafts says nothing.
+            let after: Vec<_> = after.into_iter().filter(|part| part["text"] != "").collect();
             let kept: Vec<_> = before.iter().filter(|part| !is_draft(part)).cloned().collect();
             prop_assert_eq!(&after.iter().filter(|part| !is_draft(part)).cloned().collect::<Vec<_>>(), &kept);
             let drafts: Vec<_> = after.iter().filter(|part| is_draft(part)).collect();
@@ -366,6 +399,16 @@ mod tests {
         let text = format!("data: {}\r\n\r\n", event("td", false));
         let out = stripper.push(Bytes::from(text)).concat();
         assert!(String::from_utf8(out).unwrap().ends_with("}\r\n\r\n"));
+    }
+
+    // google-genai's streamed chats dropped the turn: a later edit lost the image.
+    #[test]
+    fn an_event_that_loses_all_its_parts_is_still_one_that_chats_remember() {
+        for drafts in ["d", "ddd", "d."] {
+            let text = stream(Framing::Sse, &[event("i", false), event(drafts, false), event("t.", false)]);
+            let stripped = through(Framing::Sse, &text, &[]);
+            assert!(!stripped.contains("[]") && stripped.contains("[{\"text\":\"\"}]"), "{stripped}");
+        }
     }
 
     #[test]
