@@ -320,7 +320,9 @@ fn check_generate(api: Api, model: &Model, body: &Value) -> Result<Asked, Refuse
             }
             if field(part, "inlineData").is_some() || field(part, "fileData").is_some() {
                 input_images += 1;
-                if of_model && model.thinks() {
+                // A draft has no signature, and Google's SDKs send the whole turn back, drafts and all.
+                let draft = part.get("thought").and_then(Value::as_bool) == Some(true);
+                if of_model && model.thinks() && !draft {
                     check_signature(api, field(part, "thoughtSignature"), turn, index)?;
                 }
             }
@@ -658,6 +660,23 @@ mod tests {
                 .message
                 .contains("Invalid thought signature")
         );
+    }
+
+    #[test]
+    fn drafts_sent_back_need_no_signature_and_the_image_after_them_does() {
+        let history = |signature: Option<&str>| {
+            let mut image = serde_json::json!({ "inlineData": { "mimeType": "image/png", "data": "AAAA" } });
+            let mut draft = image.clone();
+            draft["thought"] = true.into();
+            if let Some(signature) = signature {
+                image["thoughtSignature"] = signature.into();
+            }
+            serde_json::json!({ "contents": [{ "role": "user", "parts": [{ "text": "a cat" }] },
+                { "role": "model", "parts": [draft.clone(), draft, image] }, { "role": "user", "parts": [{ "text": "with a hat" }] }] })
+        };
+        assert!(asked("gemini-3-pro-image", &history(Some("c2ltRGV2AAAA"))).is_ok());
+        let missing = asked("gemini-3-pro-image", &history(None)).unwrap_err();
+        assert_eq!(missing.message, "Image part is missing a thought_signature in content position 2, part position 3.");
     }
 
     #[test]

@@ -40,6 +40,8 @@ impl fmt::Debug for Auth {
 /// Who asks.
 pub(crate) struct Caller {
     name: String,
+    /// The key came where only Google's clients put it.
+    is_googles: bool,
     credential: Option<Credential>,
 }
 
@@ -106,6 +108,7 @@ impl Auth {
                 "Multiple authentication credentials received. Please pass only one.",
             ));
         }
+        let is_googles = key.is_some() || in_query.is_some();
         let mut credential = match (key, bearer, in_query) {
             (Some(key), _, _) => Some(Credential::Key(key)),
             (None, Some(bearer), _) => Some(Credential::of_bearer(bearer)),
@@ -116,7 +119,7 @@ impl Auth {
             value.set_sensitive(true);
         }
         match self {
-            Self::Pass => Ok(Caller { name: "caller".to_owned(), credential }),
+            Self::Pass => Ok(Caller { name: "caller".to_owned(), is_googles, credential }),
             Self::Own { key, tokens } => {
                 let shown = credential.as_ref().map(Credential::secret).unwrap_or_default();
                 let digest: [u8; 32] = Sha256::digest(shown).into();
@@ -129,7 +132,9 @@ impl Auth {
                     }
                 }
                 match fits {
-                    Some(name) if !shown.is_empty() => Ok(Caller { name, credential: Some(Credential::Key(key.clone())) }),
+                    Some(name) if !shown.is_empty() => {
+                        Ok(Caller { name, is_googles, credential: Some(Credential::Key(key.clone())) })
+                    }
                     _ => Err(Refused::new(
                         StatusCode::UNAUTHORIZED,
                         "UNAUTHENTICATED",
@@ -169,6 +174,11 @@ fn strip_bearer(value: &str) -> Option<&str> {
 }
 
 impl Caller {
+    /// Whether a client of Google's asks: `/v1/models` is a path of both APIs.
+    pub(crate) fn is_googles(&self) -> bool {
+        self.is_googles
+    }
+
     /// Puts the credential where Gemini's own API reads it, of a client of OpenAI's, whose tokens are keys unless they look like OAuth's.
     pub(crate) fn sign_openai(&self, headers: &mut HeaderMap) {
         let key = match &self.credential {

@@ -49,10 +49,10 @@ pub(crate) async fn handle(gateway: Arc<Gateway>, request: Request<Body>) -> Res
     // Behind a key of the gateway's own all callers have the same one: an answer that is kept for one must not go to another.
     parts.extensions.insert(CallerName::new(caller.name()));
     match openai::route(&path) {
-        Some(Kind::Models) if parts.method == http::Method::GET => {
+        Some(Kind::Models) if parts.method == http::Method::GET && !caller.is_googles() => {
             answers::json_answer(StatusCode::OK, openai::models(now_unix()))
         }
-        Some(kind) if parts.method == http::Method::POST => {
+        Some(kind) if kind != Kind::Models && parts.method == http::Method::POST => {
             let body = match collect(body).await {
                 Ok(body) => body,
                 Err(error) => return answers::refused(form, &error),

@@ -168,6 +168,21 @@ async fn every_door_of_googles_leads_to_the_upstream() {
 }
 
 #[tokio::test]
+async fn the_list_of_models_is_that_of_the_api_whose_client_asks() {
+    let world = World::quick([]).await;
+    let ask = |name: &'static str, value: String| {
+        Request::get(world.url("/v1/models")).header(name, value).body(Full::default()).unwrap()
+    };
+    let openai = world.send(ask("authorization", format!("Bearer {KEY}"))).await;
+    assert_eq!((openai.status.as_u16(), &openai.json()["object"]), (200, &json!("list")), "{}", openai.text());
+    assert!(openai.json()["data"].as_array().unwrap().iter().any(|model| model["id"] == "gemini-3-pro-image"));
+    assert!(world.sim.ledger().requests().is_empty());
+    // Google's own is the upstream's to give; the simulator has none.
+    let google = world.send(ask("x-goog-api-key", KEY.to_owned())).await;
+    assert_eq!(google.status, 404, "{}", google.text());
+}
+
+#[tokio::test]
 async fn imagen_style_predictions_pass_through() {
     let world =
         World::new(Sim::builder().latency(Latency::none()).tiny_images(true).revive("imagen-4.0-generate-001").build(), "")

@@ -45,8 +45,11 @@ class Snippet:
             elif image := part.as_image():
                 image.save(self.file)
 
+    def has_saved(self):
+        return os.path.exists(self.file)
+
     def done(self):
-        if os.path.exists(self.file):
+        if self.has_saved():
             with open(self.file, "rb") as file:
                 self.report.chosen(file.read())
         self.folder.cleanup()

@@ -334,7 +334,10 @@ pub(super) fn ratio_of_suffix(part: &str) -> Option<&'static str> {
     RATIOS.iter().find(|ratio| ratio.1 == part).map(|ratio| ratio.0)
 }
 
-pub(crate) fn parse_aspect(text: &str) -> Option<Cow<'static, str>> {
+/// A ratio as any of the APIs spells it (`16:9`, `16x9`, `ASPECT_RATIO_SIXTEEN_BY_NINE`), spelled `16:9`; one without a name is kept as
+/// it is, since what the server makes of it is its business. `None` for what leaves the choice to the model (`auto`).
+#[must_use]
+pub fn parse_aspect(text: &str) -> Option<Cow<'static, str>> {
     let text = text.trim();
     if let Some((spelled, ..)) = RATIOS.iter().find(|ratio| ratio.0 == text || ratio.1 == text) {
         return Some(Cow::Borrowed(spelled));
@@ -350,7 +353,8 @@ pub(crate) fn parse_aspect(text: &str) -> Option<Cow<'static, str>> {
 /// A size as any of the APIs spells it, and the ratio where it is given in pixels.
 ///
 /// Lower-case `2k` is answered with 400 by `imageSize`, but is right for `sampleImageSize` and for proxies; it is a 2K either way.
-pub(crate) fn parse_size(text: &str) -> Option<(ImageSize, Option<&'static str>)> {
+#[must_use]
+pub fn parse_size(text: &str) -> Option<(ImageSize, Option<&'static str>)> {
     let text = text.trim();
     let word = text.strip_prefix("IMAGE_SIZE_").unwrap_or(text);
     let is = |spellings: &[&str]| spellings.iter().any(|spelling| word.eq_ignore_ascii_case(spelling));

@@ -33,7 +33,8 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, Method, Uri};
 
 use self::body::Body;
-pub(crate) use self::body::{parse_aspect as plain_ratio, parse_size as plain_size, ratio_as, ratio_distance, size_as};
+pub use self::body::{parse_aspect, parse_size};
+pub(crate) use self::body::{ratio_as, ratio_distance, size_as};
 pub use self::history::{Conversation, ModelPart, PartKind};
 use self::path::Route;
 pub use self::path::{split_model_suffix, strip_model_prefix};

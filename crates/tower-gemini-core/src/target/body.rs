@@ -198,7 +198,7 @@ impl<'a> Editor<'a> {
                         }
                         "aspectRatio" => {
                             let asked = self.text.text(&option.value).unwrap_or_default();
-                            let plain = crate::call::plain_ratio(&asked).unwrap_or_else(|| asked.clone().into_owned().into());
+                            let plain = crate::call::parse_aspect(&asked).unwrap_or_else(|| asked.clone().into_owned().into());
                             let ratio = self.new_aspect(&plain).map_or(plain, |to| Cow::Owned(to.to_owned()));
                             options.aspect = Some(ratio.into_owned());
                         }
@@ -255,7 +255,7 @@ impl<'a> Editor<'a> {
             "size" | "imageSize" | "imageResolution" | "resolution" | "sampleImageSize" => {
                 let raw = self.text.raw(value);
                 let asked = self.text.text(value).unwrap_or(Cow::Borrowed(raw));
-                let Some((size, ratio)) = crate::call::plain_size(&asked) else { return };
+                let Some((size, ratio)) = crate::call::parse_size(&asked) else { return };
                 self.sized = true;
                 match self.change.size {
                     SizeChange::Keep => {}
@@ -276,7 +276,7 @@ impl<'a> Editor<'a> {
             }
             "aspectRatio" => {
                 let Some(asked) = self.text.text(value) else { return };
-                let Some(plain) = crate::call::plain_ratio(&asked) else { return };
+                let Some(plain) = crate::call::parse_aspect(&asked) else { return };
                 if let Some(to) = self.new_aspect(&plain) {
                     let spelled = crate::call::ratio_as(to, &asked);
                     self.edits.replace(value.clone(), quoted(&spelled));

@@ -1,265 +1,184 @@
 //! What is answered, in OpenAI's words.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::StatusCode;
-use serde_json::{Map, Value, json};
+use tower_gemini::core::verdict::Outcome;
 
+use super::answer::{Drawn, Facts, Part, parts_of};
+use super::error::{OpenAiError, error_from_google, shown};
+use super::json::{Json, Members, object};
 use super::stream::StreamTranslator;
-use super::{OpenAiError, error_from_google};
 
-/// How an answer is told.
+/// How the answer to a translated request is told.
 #[derive(Debug, Clone)]
 pub struct Reply(Shape);
 
 #[derive(Debug, Clone)]
 enum Shape {
     Chat { model: String, include_usage: bool },
-    Images { by_url: bool },
+    Images { as_url: bool },
 }
+
+/// Members of an answer beside the image.
+const ROOM: usize = 4096;
 
 impl Reply {
     pub(super) fn chat(model: String, include_usage: bool) -> Self {
         Self(Shape::Chat { model, include_usage })
     }
 
-    pub(super) fn images(by_url: bool) -> Self {
-        Self(Shape::Images { by_url })
+    pub(super) fn images(as_url: bool) -> Self {
+        Self(Shape::Images { as_url })
     }
 
-    /// A whole answer of Gemini's. `created` is in seconds since 1970.
+    /// A whole answer of Gemini's. `created` is the time in seconds since 1970.
+    ///
+    /// A refusal is an answer to a chat (`content_filter`), and a 400 to the images API, as OpenAI has it: nobody sends again for a
+    /// 400, and it was paid for. An answer that cannot be read was paid for too, so it is a 424.
     #[must_use]
     pub fn whole(&self, status: StatusCode, body: &[u8], created: u64) -> (StatusCode, Bytes) {
         if !status.is_success() {
             return error_from_google(status, body);
         }
-        let Ok(answer) = serde_json::from_slice::<Value>(body) else {
-            // It was paid for, so it is no error that a client sends again for.
-            return error_from_google(
-                StatusCode::FAILED_DEPENDENCY,
-                b"{\"error\":{\"message\":\"The upstream's answer is not JSON.\",\"status\":\"ABORTED\"}}",
-            );
+        let parsed = serde_json::from_slice::<Json<'_>>(body);
+        let answers = match &parsed {
+            Ok(answer @ Json::Object(_)) => std::slice::from_ref(answer),
+            // A stream's chunks, where a server answers so.
+            Ok(Json::List(answers)) if !answers.is_empty() => answers.as_slice(),
+            _ => return unreadable("the upstream's answer is not JSON of an answer"),
         };
-        if answer.get("error").or_else(|| answer.get(0)?.get("error")).is_some() {
-            let code = answer.get(0).unwrap_or(&answer)["error"]["code"].as_u64().and_then(|code| u16::try_from(code).ok());
-            let status = code.and_then(|code| StatusCode::from_u16(code).ok()).filter(|status| !status.is_success());
-            return error_from_google(status.unwrap_or(StatusCode::BAD_GATEWAY), body);
+        if let Some(error) = answers.iter().find_map(|answer| answer.get("error")) {
+            return error_from_google(status_of(error), &object([("error", error.borrowed())]).to_bytes(ROOM));
         }
-        let seen = Seen::of(&answer);
+        let (mut facts, mut text, mut signature) = (Facts::default(), Vec::new(), None);
+        let mut image: Option<Drawn<'_>> = None;
+        for answer in answers {
+            facts.add(answer);
+            for part in parts_of(answer) {
+                match part {
+                    Part::Text { text: words, signature: signed } => {
+                        text.push(words);
+                        signature = signature.or(signed);
+                    }
+                    Part::Image(drawn) if drawn.replaces(image.as_ref()) => image = Some(drawn),
+                    Part::Image(_) => {}
+                }
+            }
+        }
+        let text = text.concat();
+        let room = body.len() + ROOM;
         match &self.0 {
-            Shape::Chat { model, .. } => (StatusCode::OK, Bytes::from(seen.completion(model, created).to_string())),
-            Shape::Images { by_url } => seen.images(*by_url, created),
+            Shape::Chat { model, .. } => {
+                let answer = completion(&facts, &text, signature, image.as_ref(), model, created);
+                (StatusCode::OK, Bytes::from(answer.to_bytes(room)))
+            }
+            Shape::Images { as_url } => match image {
+                Some(image) => (StatusCode::OK, Bytes::from(listed(&facts, &image, *as_url, created).to_bytes(room))),
+                None => no_image(&facts, &text).into_parts(),
+            },
         }
     }
 
-    /// A streamed answer of Gemini's.
+    /// A streamed answer of Gemini's, event by event.
     #[must_use]
     pub fn streaming(&self, created: u64) -> StreamTranslator {
         match &self.0 {
             Shape::Chat { model, include_usage } => StreamTranslator::new(model.clone(), created, *include_usage),
-            // Images are asked for in one piece.
+            // Never asked for as a stream.
             Shape::Images { .. } => StreamTranslator::new(String::new(), created, false),
         }
     }
 }
 
-/// What matters of an answer, or of all events of a stream so far.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Seen {
-    pub(super) text: String,
-    /// The last image that is no draft.
-    image: Option<Drawn>,
-    /// The last that is marked as one: alone, it is the image.
-    draft: Option<Drawn>,
-    pub(super) finish: Option<String>,
-    message: Option<String>,
-    usage: Option<Value>,
-    pub(super) id: Option<String>,
-    model: Option<String>,
+/// The status of an error within a 200.
+pub(super) fn status_of(error: &Json<'_>) -> StatusCode {
+    let code = error.get("code").and_then(Json::number).filter(|code| (400.0..600.0).contains(code));
+    code.and_then(|code| StatusCode::from_u16(code as u16).ok()).unwrap_or(StatusCode::BAD_GATEWAY)
 }
 
-#[derive(Debug, Clone)]
-struct Drawn {
-    mime: String,
-    data: String,
-    signature: Option<String>,
+/// An answer that was paid for and cannot be told: nothing that a client sends again for.
+pub(super) fn unreadable(what: &str) -> (StatusCode, Bytes) {
+    let error = object([("error", object([("message", what.into()), ("status", "ABORTED".into())]))]);
+    error_from_google(StatusCode::FAILED_DEPENDENCY, &error.to_bytes(ROOM))
 }
 
-impl Seen {
-    pub(super) fn of(answer: &Value) -> Self {
-        let mut seen = Self::default();
-        seen.add(answer);
-        seen
+fn completion<'a>(
+    facts: &'a Facts,
+    text: &'a str,
+    signature: Option<&'a str>,
+    image: Option<&'a Drawn<'_>>,
+    model: &'a str,
+    created: u64,
+) -> Json<'a> {
+    let refusal = if image.is_some() { None } else { facts.refusal() };
+    let mut message: Members<'a> = vec![
+        (Cow::Borrowed("role"), "assistant".into()),
+        (Cow::Borrowed("content"), Some(text).filter(|text| !text.is_empty()).into()),
+        (Cow::Borrowed("refusal"), refusal.into()),
+    ];
+    if let Some(image) = image {
+        message.push((Cow::Borrowed("images"), Json::List(vec![image.entry()])));
     }
-
-    /// Adds an event. Gives the text in it.
-    pub(super) fn add(&mut self, answer: &Value) -> String {
-        let mut new = String::new();
-        let member = |value: &Value, names: [&str; 2]| names.iter().find_map(|name| value.get(name)).cloned();
-        let text = |value: Option<Value>| value.and_then(|value| value.as_str().map(str::to_owned));
-        let candidate = answer.get("candidates").and_then(|candidates| candidates.get(0));
-        let parts = candidate.and_then(|candidate| candidate.get("content")?.get("parts")?.as_array());
-        for part in parts.into_iter().flatten() {
-            let thought = part.get("thought") == Some(&Value::Bool(true));
-            if let Some(text) = part.get("text").and_then(Value::as_str).filter(|_| !thought) {
-                new.push_str(text);
-            }
-            let Some(inline) = member(part, ["inlineData", "inline_data"]) else { continue };
-            let mime = text(member(&inline, ["mimeType", "mime_type"])).unwrap_or_else(|| "image/png".to_owned());
-            let Some(data) = text(inline.get("data").cloned()).filter(|_| mime.starts_with("image/")) else { continue };
-            let signature = text(member(part, ["thoughtSignature", "thought_signature"]));
-            let drawn = Drawn { mime, data, signature };
-            if thought { self.draft = Some(drawn) } else { self.image = Some(drawn) }
-        }
-        self.text.push_str(&new);
-        if let Some(candidate) = candidate {
-            self.finish = text(member(candidate, ["finishReason", "finish_reason"])).or(self.finish.take());
-            self.message = text(member(candidate, ["finishMessage", "finish_message"])).or(self.message.take());
-        }
-        if let Some(feedback) = member(answer, ["promptFeedback", "prompt_feedback"])
-            && let Some(reason) = text(member(&feedback, ["blockReason", "block_reason"]))
-        {
-            self.message = text(member(&feedback, ["blockReasonMessage", "block_reason_message"])).or(self.message.take());
-            self.finish = Some(reason);
-        }
-        self.usage = member(answer, ["usageMetadata", "usage_metadata"]).or(self.usage.take());
-        self.id = text(member(answer, ["responseId", "response_id"])).or(self.id.take());
-        self.model = text(member(answer, ["modelVersion", "model_version"])).or(self.model.take());
-        new
+    if let Some(signature) = signature {
+        message.push((Cow::Borrowed("extra_content"), signed(signature)));
     }
-
-    fn final_image(&self) -> Option<&Drawn> {
-        self.image.as_ref().or(self.draft.as_ref())
+    let choice = object([
+        ("index", 0.into()),
+        ("message", Json::Object(message)),
+        ("logprobs", Json::Null),
+        ("finish_reason", facts.finish_reason().into()),
+        ("native_finish_reason", facts.native_reason().into()),
+    ]);
+    let mut answer: Members<'a> = vec![
+        (Cow::Borrowed("id"), facts.id(created).into()),
+        (Cow::Borrowed("object"), "chat.completion".into()),
+        (Cow::Borrowed("created"), created.into()),
+        (Cow::Borrowed("model"), facts.model(model).into()),
+        (Cow::Borrowed("choices"), Json::List(vec![choice])),
+    ];
+    if let Some(usage) = facts.chat_usage() {
+        answer.push((Cow::Borrowed("usage"), usage));
     }
-
-    pub(super) fn model<'a>(&'a self, asked: &'a str) -> &'a str {
-        self.model.as_deref().unwrap_or(asked)
-    }
-
-    pub(super) fn chat_id(&self) -> String {
-        format!("chatcmpl-{}", self.id.as_deref().unwrap_or("unknown"))
-    }
-
-    /// `message.images` or `delta.images`: the final image, or nothing.
-    pub(super) fn images_member(&self) -> Option<Value> {
-        let drawn = self.final_image()?;
-        let mut image = json!({ "type": "image_url", "index": 0, "image_url": { "url": drawn.uri() } });
-        if let Some(signature) = &drawn.signature {
-            image["thought_signature"] = signature.clone().into();
-        }
-        Some(json!([image]))
-    }
-
-    /// OpenAI's word for how it ended.
-    pub(super) fn finish_reason(&self) -> &'static str {
-        match self.finish.as_deref() {
-            Some("MAX_TOKENS") => "length",
-            Some(
-                "SAFETY"
-                | "RECITATION"
-                | "BLOCKLIST"
-                | "PROHIBITED_CONTENT"
-                | "SPII"
-                | "LANGUAGE"
-                | "MODEL_ARMOR"
-                | "JAILBREAK"
-                | "IMAGE_SAFETY"
-                | "IMAGE_PROHIBITED_CONTENT"
-                | "IMAGE_RECITATION"
-                | "IMAGE_OTHER",
-            ) => "content_filter",
-            // A blocked prompt whose reason is `OTHER` has no candidate, and so no image either.
-            Some("OTHER") if self.final_image().is_none() => "content_filter",
-            _ => "stop",
-        }
-    }
-
-    /// Why there is no image, in words. `None` where there is one.
-    pub(super) fn refusal(&self) -> Option<String> {
-        if self.final_image().is_some() {
-            return None;
-        }
-        match (self.finish.as_deref(), &self.message) {
-            (Some(reason), Some(message)) => Some(format!("{reason}: {message}")),
-            (Some("STOP") | None, None) => None,
-            (Some(reason), None) => Some(reason.to_owned()),
-            (None, Some(message)) => Some(message.clone()),
-        }
-    }
-
-    pub(super) fn usage(&self) -> Value {
-        let count = |camel: &str| self.usage.as_ref().and_then(|usage| usage.get(camel)).and_then(Value::as_u64).unwrap_or(0);
-        let (prompt, thoughts) = (count("promptTokenCount"), count("thoughtsTokenCount"));
-        let completion = count("candidatesTokenCount").saturating_add(thoughts);
-        let total = count("totalTokenCount").max(prompt.saturating_add(completion));
-        json!({
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "total_tokens": total,
-            "completion_tokens_details": { "reasoning_tokens": thoughts },
-        })
-    }
-
-    fn completion(&self, asked: &str, created: u64) -> Value {
-        let mut message = Map::new();
-        message.insert("role".to_owned(), "assistant".into());
-        message.insert("content".to_owned(), if self.text.is_empty() { Value::Null } else { self.text.clone().into() });
-        message.insert("refusal".to_owned(), self.refusal().into());
-        if let Some(images) = self.images_member() {
-            message.insert("images".to_owned(), images);
-        }
-        json!({
-            "id": self.chat_id(),
-            "object": "chat.completion",
-            "created": created,
-            "model": self.model(asked),
-            "choices": [{
-                "index": 0,
-                "message": message,
-                "logprobs": null,
-                "finish_reason": self.finish_reason(),
-                "native_finish_reason": self.finish,
-            }],
-            "usage": self.usage(),
-        })
-    }
-
-    fn images(&self, by_url: bool, created: u64) -> (StatusCode, Bytes) {
-        let Some(drawn) = self.final_image() else {
-            // It was paid for, all or part: a 400 is what no client sends again after.
-            let blocked = self.finish_reason() == "content_filter";
-            let why = self
-                .refusal()
-                .or_else(|| (!self.text.is_empty()).then(|| self.text.clone()))
-                .unwrap_or_else(|| "the model gave no reason".to_owned());
-            let message = if blocked { format!("The image was refused: {why}") } else { format!("No image was made: {why}") };
-            let error = json!({ "error": {
-                "message": message,
-                "type": "image_generation_user_error",
-                "param": null,
-                "code": if blocked { "moderation_blocked" } else { "no_image" },
-            }});
-            return (StatusCode::BAD_REQUEST, Bytes::from(error.to_string()));
-        };
-        let usage = self.usage();
-        let image = if by_url { json!({ "url": drawn.uri() }) } else { json!({ "b64_json": drawn.data }) };
-        let answer = json!({
-            "created": created,
-            "data": [image],
-            "output_format": drawn.mime.strip_prefix("image/").unwrap_or("png"),
-            "usage": { "input_tokens": usage["prompt_tokens"], "output_tokens": usage["completion_tokens"], "total_tokens": usage["total_tokens"] },
-        });
-        (StatusCode::OK, Bytes::from(answer.to_string()))
-    }
+    Json::Object(answer)
 }
 
-impl Drawn {
-    fn uri(&self) -> String {
-        format!("data:{};base64,{}", self.mime, self.data)
-    }
+/// Where Google's own OpenAI-style path puts a signature.
+pub(super) fn signed(signature: &str) -> Json<'_> {
+    object([("google", object([("thought_signature", signature.into())]))])
 }
 
-impl From<OpenAiError> for (StatusCode, Bytes) {
-    fn from(error: OpenAiError) -> Self {
-        error.into_parts()
+fn listed<'a>(facts: &Facts, image: &'a Drawn<'_>, as_url: bool, created: u64) -> Json<'a> {
+    let is_address = image.address.is_some();
+    let entry =
+        if as_url || is_address { object([("url", image.uri())]) } else { object([("b64_json", (*image.data).into())]) };
+    let mut answer: Members<'a> =
+        vec![(Cow::Borrowed("created"), created.into()), (Cow::Borrowed("data"), Json::List(vec![entry]))];
+    // What it is, not what was asked for: the model chooses.
+    if let Some(format @ ("png" | "jpeg" | "webp" | "gif")) = image.mime.strip_prefix("image/") {
+        answer.push((Cow::Borrowed("output_format"), format.to_owned().into()));
     }
+    if let Some(usage) = facts.images_usage() {
+        answer.push((Cow::Borrowed("usage"), usage));
+    }
+    Json::Object(answer)
+}
+
+fn no_image(facts: &Facts, text: &str) -> OpenAiError {
+    let (what, code) = match facts.outcome() {
+        Outcome::PromptBlocked => ("the prompt was refused", "content_policy_violation"),
+        Outcome::ContentBlocked => ("the image was refused", "moderation_blocked"),
+        Outcome::OutOfTokens => ("the output tokens ran out before an image was made", "out_of_tokens"),
+        Outcome::MissingThoughtSignature => ("the conversation lacks a thought signature", "missing_thought_signature"),
+        _ => ("the model made no image", "no_image"),
+    };
+    let why = facts.refusal().or_else(|| (!text.trim().is_empty()).then(|| shown(text)));
+    let reason = facts.native_reason().unwrap_or("no reason given");
+    let message = match why {
+        Some(why) if why.contains(reason) => format!("{what}: {why}"),
+        Some(why) => format!("{what} ({reason}): {why}"),
+        None => format!("{what} ({reason})"),
+    };
+    OpenAiError::no_image(format!("{message}. Sending it again unchanged would be paid for again."), code)
 }

@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use tokio::process::Command;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
+use tower_gemini::GeminiStack;
 use tower_gemini_sim::{LedgerSnapshot, ServeHandle, Sim, serve};
 
 const KEY: &str = "AIzaSyForTheSimulatorOnly-0000000000000";
@@ -34,6 +35,8 @@ pub(crate) struct Client {
     pub(crate) retries_resets: bool,
     /// Its documented snippet takes drafts for images.
     pub(crate) takes_drafts: bool,
+    /// It has the stack in its own chain of middleware, and needs no gateway.
+    has_the_stack: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -53,17 +56,21 @@ struct Job {
     key: &'static str,
     call: &'static str,
     size: Option<&'static str>,
+    /// For clients that have one in themselves.
+    #[cfg_attr(not(feature = "rust-clients"), allow(dead_code))]
+    stack: GeminiStack,
 }
 
 impl Client {
     const fn new(name: &'static str, program: Program) -> Self {
-        Self { name, program, turns: 1, retries: false, retries_resets: false, takes_drafts: false }
+        Self { name, program, turns: 1, retries: false, retries_resets: false, takes_drafts: false, has_the_stack: false }
     }
 
     pub(crate) const ALL: &[Self] = &[
         Self::new("google-genai", Program::Python("genai_unary.py")),
         Self::new("google-genai stream", Program::Python("genai_stream.py")),
         Self { turns: 2, ..Self::new("google-genai chat", Program::Python("genai_chat.py")) },
+        Self { turns: 2, ..Self::new("google-genai chat stream", Program::Python("genai_chat_stream.py")) },
         Self { retries_resets: true, ..Self::new("google-genai aiohttp", Program::Python("genai_async.py")) },
         Self { retries: true, ..Self::new("openai chat", Program::Python("openai_chat.py")) },
         Self { retries: true, ..Self::new("openai images", Program::Python("openai_images.py")) },
@@ -73,6 +80,11 @@ impl Client {
         Self { takes_drafts: true, ..Self::new("curl, as documented", Program::Shell("curl.sh")) },
         #[cfg(feature = "rust-clients")]
         Self::new("rig-core", Program::Rust(|job| Box::pin(rust_clients::rig(job)))),
+        #[cfg(feature = "rust-clients")]
+        Self {
+            has_the_stack: true,
+            ..Self::new("rig-core with the stack", Program::Rust(|job| Box::pin(rust_clients::rig_with_the_stack(job))))
+        },
         #[cfg(feature = "rust-clients")]
         Self { takes_drafts: true, ..Self::new("genai (Rust)", Program::Rust(|job| Box::pin(rust_clients::genai(job)))) },
     ];
@@ -134,7 +146,7 @@ pub(crate) fn installed() -> bool {
 
 /// What the clients talk to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Target {
+enum Target {
     /// The simulator itself: what the clients do by themselves, and the reason for the gateway.
     Direct,
     /// The gateway, with the simulator as its upstream.
@@ -188,18 +200,24 @@ pub(crate) struct Case {
     name: &'static str,
     sim: Box<dyn Fn() -> Sim + Send + Sync>,
     toml: &'static str,
+    stack: GeminiStack,
     size: Option<&'static str>,
     within: Duration,
 }
 
 impl Case {
     pub(crate) fn new(name: &'static str, sim: impl Fn() -> Sim + Send + Sync + 'static) -> Self {
-        Self { name, sim: Box::new(sim), toml: "", size: None, within: Duration::from_secs(60) }
+        Self { name, sim: Box::new(sim), toml: "", stack: GeminiStack::new(), size: None, within: Duration::from_secs(60) }
     }
 
     /// What the gateway's file says beside its upstream.
     pub(crate) fn gateway(self, toml: &'static str) -> Self {
         Self { toml, ..self }
+    }
+
+    /// The stack of clients that have one in themselves.
+    pub(crate) fn stack(self, stack: GeminiStack) -> Self {
+        Self { stack, ..self }
     }
 
     /// The size that clients ask for.
@@ -234,7 +252,8 @@ pub(crate) struct Image {
 /// One client, through one case.
 #[derive(Debug)]
 pub(crate) struct Run {
-    pub(crate) target: Target,
+    /// Whether our layers were between the client's own logic and the server: in the gateway, or in the client's process.
+    pub(crate) guarded: bool,
     pub(crate) saw: Outcome,
     pub(crate) took: Duration,
     ledger: LedgerSnapshot,
@@ -289,7 +308,7 @@ async fn run(case: &Case, client: &Client, target: Target) -> Run {
     // A simulator that is shared begins a new page; its clients take turns within a case.
     sim.clear_ledger();
     let server = target.start(sim.clone(), case.toml).await;
-    let job = Job { url: server.url(), key: KEY, call: client.name, size: case.size };
+    let job = Job { url: server.url(), key: KEY, call: client.name, size: case.size, stack: case.stack.clone() };
     let began = Instant::now();
     let saw = tokio::time::timeout(case.within, client.call(job))
         .await
@@ -299,7 +318,8 @@ async fn run(case: &Case, client: &Client, target: Target) -> Run {
     let ledger = sim.ledger();
     let final_sha256 =
         ledger.requests().iter().rev().find_map(|record| sim.image_for(record.number)).map(|image| sha256(&image));
-    Run { target, saw, took, ledger, final_sha256 }
+    let guarded = target == Target::Gateway || client.has_the_stack;
+    Run { guarded, saw, took, ledger, final_sha256 }
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -320,18 +340,21 @@ pub(crate) async fn each_client(case: &Case, expected: impl Fn(&Client, &Run)) {
     for &target in Target::ALL {
         let _ = writeln!(
             table,
-            "\n{:<22} {:>8} {:>7} {:>6}  what the user got ({target:?})",
+            "\n{:<24} {:>8} {:>7} {:>6}  what the user got ({target:?})",
             case.name, "requests", "charges", "s"
         );
         for client in Client::ALL {
             if only.as_ref().is_some_and(|only| !client.name.contains(only.as_str())) {
                 continue;
             }
+            if target == Target::Gateway && client.has_the_stack {
+                continue;
+            }
             let run = run(case, client, target).await;
             let verdict = catch_unwind(AssertUnwindSafe(|| expected(client, &run)));
             let _ = writeln!(
                 table,
-                "{:<22} {:>8} {:>7} {:>6.1}  {}{}",
+                "{:<24} {:>8} {:>7} {:>6.1}  {}{}",
                 client.name,
                 run.requests(),
                 run.charges(),

@@ -6,9 +6,12 @@ use genai::adapter::AdapterKind;
 use genai::chat::{BinarySource, ChatMessage, ChatOptions, ChatRequest};
 use genai::resolver::{AuthData, Endpoint};
 use genai::{ModelIden, ServiceTarget};
+use reqwest_middleware::ClientBuilder;
 use rig_core::image_generation::ImageGenerationRequestBuilder;
-use rig_core::providers::gemini::GeminiConfig;
+use rig_core::providers::gemini::{Gemini, GeminiConfig};
+use rig_reqwest::ReqwestMiddlewareClient;
 use serde_json::json;
+use tower_gemini_reqwest::{GeminiMiddleware, client_builder};
 
 use super::{Image, Job, Outcome, sha256};
 
@@ -26,6 +29,18 @@ fn failed(kind: &str, error: &dyn std::fmt::Display) -> Outcome {
 /// rig: the image wire, on its own reqwest client.
 pub(super) async fn rig(job: Job) -> Outcome {
     let client = GeminiConfig::new(job.key).with_base_url(job.url.clone()).client();
+    rig_image(client, job).await
+}
+
+/// The same on a chain of reqwest-middleware with the stack in it: nothing stands between this process and the server.
+pub(super) async fn rig_with_the_stack(job: Job) -> Outcome {
+    let http = client_builder().build().expect("a client without TLS of its own");
+    let chain = ClientBuilder::new(http).with(GeminiMiddleware::with(job.stack.clone()).json()).build();
+    let client = GeminiConfig::new(job.key).with_base_url(job.url.clone()).connect(ReqwestMiddlewareClient::from(chain));
+    rig_image(client, job).await
+}
+
+async fn rig_image(client: Gemini, job: Job) -> Outcome {
     let request =
         ImageGenerationRequestBuilder::new(PROMPT).width(1024).height(1024).additional_params(image_config(&job)).build();
     match client.image_generation(MODEL).call(request).await {
