@@ -490,6 +490,38 @@ fn what_is_kept_is_written_down_and_taken_in_again_without_a_secret() {
 }
 
 #[test]
+fn what_became_of_an_idempotency_key_outlives_the_process() {
+    let dir = std::env::temp_dir().join(format!("keep-named-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    in_real_time(async {
+        let scenario = Scenario::new([Fault::None, Fault::ResetAfterGeneration]);
+        let scenario = Scenario { latency: Duration::from_millis(1), ..scenario };
+        let sim = scenario.sim();
+        let send = |keep: &KeepPaidLayer, key: &'static str| {
+            let mut request = request(&scenario, &Trail::new());
+            request.headers_mut().insert("idempotency-key", HeaderValue::from_static(key));
+            whole(stack(&scenario, &sim, keep), request)
+        };
+        let first = KeepPaidLayer::new();
+        let answer = send(&first, "drawn").await.unwrap();
+        assert!(!send(&first, "lost").await.unwrap_err().charge().is_surely_free());
+        assert_eq!(first.save_to(&dir).await.unwrap(), 2);
+        for _ in 0..2 {
+            let next = KeepPaidLayer::new();
+            assert_eq!(next.load_from(&dir).await.unwrap(), 2);
+            assert_eq!(send(&next, "drawn").await.unwrap(), answer);
+            assert!(!send(&next, "lost").await.unwrap_err().charge().is_surely_free());
+        }
+        assert_eq!((sim.requests(), sim.ledger().charges(TAG)), (2, 2));
+        // Not for ever: the files go when they are too old.
+        let late = KeepPaidLayer::new().retention(Duration::ZERO);
+        assert_eq!(late.load_from(&dir).await.unwrap(), 0);
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
+    });
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
 fn nothing_that_is_printed_holds_the_key() {
     in_paused_time(async {
         let scenario = Scenario::new([]);

@@ -1,7 +1,7 @@
 //! What the gateway says itself, in the form that a path's clients read.
 
 use std::error::Error as StdError;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -69,9 +69,22 @@ impl Refused {
     }
 }
 
-/// The answer that says it.
-pub(crate) fn refused(form: Form, refused: &Refused) -> Response<Body> {
-    let google = json!({ "error": {
+/// What is written to a connection on which no head came in time: a whole answer, head and all. In Google's form, as no path was told.
+pub(crate) fn head_too_slow(limit: Duration) -> Bytes {
+    let message = format!(
+        "The request's head did not come within {} s (server.header_read_timeout). Nothing was sent.",
+        limit.as_secs_f64()
+    );
+    let refused = Refused::new(StatusCode::REQUEST_TIMEOUT, "DEADLINE_EXCEEDED", message);
+    let body = google_json(&refused).to_string();
+    Bytes::from(format!(
+        "HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json; charset=UTF-8\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    ))
+}
+
+fn google_json(refused: &Refused) -> serde_json::Value {
+    json!({ "error": {
         "code": refused.status.as_u16(),
         "message": refused.message,
         "status": refused.word,
@@ -81,7 +94,12 @@ pub(crate) fn refused(form: Form, refused: &Refused) -> Response<Body> {
             "domain": "tower-gemini",
             "metadata": { "charge": "none" },
         }],
-    }});
+    }})
+}
+
+/// The answer that says it.
+pub(crate) fn refused(form: Form, refused: &Refused) -> Response<Body> {
+    let google = google_json(refused);
     match form {
         Form::Gemini => json_answer(refused.status, Bytes::from(google.to_string())),
         Form::OpenAi => {

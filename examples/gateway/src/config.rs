@@ -58,7 +58,9 @@ section! {
         max_in_flight: usize = 256,
         max_connections: usize = 4096,
         header_read_timeout: Span = Span::secs(10),
+        idle_timeout: Span = Span::secs(120),
         body_idle_timeout: Span = Span::secs(30),
+        answer_stall_timeout: Span = Span::secs(60),
         shutdown_grace: Span = Span::secs(660),
         status_page: bool = true,
         allow_open: bool = false,
@@ -353,7 +355,9 @@ impl Config {
         }
         for (name, span) in [
             ("server.header_read_timeout", server.header_read_timeout),
+            ("server.idle_timeout", server.idle_timeout),
             ("server.body_idle_timeout", server.body_idle_timeout),
+            ("server.answer_stall_timeout", server.answer_stall_timeout),
             ("upstream.connect_timeout", self.upstream.connect_timeout),
             ("timeouts.up_to_2k", self.timeouts.up_to_2k),
             ("timeouts.at_4k", self.timeouts.at_4k),

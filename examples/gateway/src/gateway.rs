@@ -1,6 +1,6 @@
 //! What a configuration makes: the layers with their state, the stacks over them, and who may use them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,6 +57,11 @@ impl Gateway {
             .map_err(|error| format!("the client for the upstream cannot be made: {error}"))?;
         let answers = &config.answers;
         let services = layers.services(client, answers.strip_drafts, answers.hold.0);
+        for base in [&config.upstream.base_url.0, &config.upstream.vertex_base_url.0] {
+            if in_the_clear(base) {
+                tracing::warn!(upstream = %base, "keys and pictures go to another machine unencrypted: its address begins with http://");
+            }
+        }
         let mut must_keep = MustKeep::nothing();
         if config.fallback.keep_size {
             must_keep = must_keep.size();
@@ -115,6 +120,13 @@ impl Gateway {
     pub(crate) fn vertex(&self) -> &Uri {
         &self.config.upstream.vertex_base_url.0
     }
+}
+
+/// Whether what is sent there leaves this machine without TLS.
+fn in_the_clear(base: &Uri) -> bool {
+    let host = base.host().unwrap_or_default().trim_matches(['[', ']']);
+    let is_here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    base.scheme_str() == Some("http") && !is_here
 }
 
 /// The layer that `before` has, where its settings were the same; else a new one.
@@ -241,5 +253,24 @@ impl Current {
         let next = Gateway::build(config, Some(&self.get()))?;
         self.gateway.send_replace(Arc::new(next));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_http_to_another_machine_is_in_the_clear() {
+        for (base, clear) in [
+            ("https://generativelanguage.googleapis.com", false),
+            ("http://127.0.0.1:1", false),
+            ("http://localhost:1", false),
+            ("http://[::1]:1/x", false),
+            ("http://egress.internal:3128", true),
+            ("http://192.0.2.1", true),
+        ] {
+            assert_eq!(in_the_clear(&Uri::from_static(base)), clear, "{base}");
+        }
     }
 }

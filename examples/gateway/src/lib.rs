@@ -18,6 +18,7 @@ pub mod config;
 mod gateway;
 mod hold;
 mod limits;
+mod log;
 pub mod openai;
 mod pages;
 mod proxy;
@@ -25,10 +26,11 @@ mod reload;
 mod report;
 mod server;
 mod services;
+mod socket;
 pub mod status;
 mod wire;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -41,7 +43,7 @@ use tokio::time::Instant;
 use tower_gemini_sim::{Latency, ServeHandle, Sim, Weather};
 
 use crate::args::{Command, HELP, Run, Skies};
-use crate::config::{Config, LogFormat};
+use crate::config::Config;
 use crate::gateway::{Current, Gateway};
 use crate::limits::Bounded;
 use crate::reload::Watched;
@@ -170,7 +172,7 @@ impl Ready {
             match (signal, stop.take()) {
                 (Signal::Reload, still) => {
                     stop = still;
-                    again(&current, watched.as_ref());
+                    again(&current, watched.as_mut());
                 }
                 (Signal::Stop, Some(told)) => {
                     stopping = Some(Instant::now());
@@ -193,7 +195,7 @@ impl Ready {
 }
 
 /// Reads the configuration again. One that cannot work changes nothing.
-fn again(current: &Current, watched: Option<&Watched>) {
+fn again(current: &Current, watched: Option<&mut Watched>) {
     let Some(watched) = watched else {
         tracing::warn!("there is no configuration file to read again; --config names one");
         return;
@@ -201,6 +203,7 @@ fn again(current: &Current, watched: Option<&Watched>) {
     let before = current.get();
     match watched.read().and_then(|config| current.reload(&config).map(|()| config)) {
         Ok(config) => {
+            watched.follow(&config);
             tracing::info!("the configuration was read again; requests under way end with the one before");
             for section in reload::needs_restart(before.config(), &config) {
                 tracing::warn!(section, "changed, and takes effect with the next start");
@@ -219,8 +222,8 @@ async fn put_by(gateway: &Gateway, within: Duration) -> bool {
     }
     let kept = keep.counts().kept;
     match &gateway.config().keep.dir {
-        _ if kept == 0 => all,
         Some(dir) => match keep.save_to(dir.clone()).await {
+            Ok(0) => all,
             Ok(saved) => {
                 tracing::info!(answers = saved, dir = %dir.display(), "kept answers are written down for the next start");
                 all
@@ -230,6 +233,7 @@ async fn put_by(gateway: &Gateway, within: Duration) -> bool {
                 false
             }
         },
+        None if kept == 0 => all,
         None => {
             tracing::warn!(answers = kept, "kept answers that nobody came back for are lost; keep.dir names a place for them");
             all
@@ -328,12 +332,12 @@ fn refuse(errors: &mut (dyn Write + Send), error: &str) -> u8 {
 async fn prepare(run: &Run) -> Result<(Ready, Option<Watched>, Option<ServeHandle>), String> {
     let mut config = run.config.as_deref().map_or_else(|| Ok(Config::default()), reload::read)?;
     // A simulated upstream is not in the file, so a changed file must not take its place.
-    let watched = run.config.clone().filter(|_| run.simulate.is_none()).map(Watched::new);
+    let watched = run.config.clone().filter(|_| run.simulate.is_none()).map(|path| Watched::new(path, &config));
     if let Some(listen) = run.listen {
         config.server.listen = listen;
         config.check_listen(listen)?;
     }
-    start_log(&config)?;
+    log::begin(&config)?;
     let sim = match run.simulate {
         Some(skies) => {
             let handle = tower_gemini_sim::serve(simulated(skies), SocketAddr::from(([127, 0, 0, 1], 0)))
@@ -353,20 +357,6 @@ fn simulated(skies: Skies) -> Sim {
         Skies::Calm => sim.build(),
         Skies::Stormy => sim.weather(Weather::claimed_mix(0.5)).build(),
     }
-}
-
-fn start_log(config: &Config) -> Result<(), String> {
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(config.log.filter()?)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
-    // Inside a program that has set one, that one stays.
-    let _ = match config.log.format {
-        LogFormat::Text => log.try_init(),
-        LogFormat::Json => log.json().try_init(),
-    };
-    Ok(())
 }
 
 /// What to do with it, ready to copy.

@@ -1,4 +1,4 @@
-//! The configuration file, read again when it changes.
+//! The configuration file, and the keys and tokens that it names, read again when they change.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -8,33 +8,49 @@ use crate::config::Config;
 /// How often the file is looked at.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// A file that is looked at now and then.
+/// A configuration file and the files of keys and tokens that it names, looked at now and then.
 #[derive(Debug)]
 pub(crate) struct Watched {
     path: PathBuf,
-    seen: Option<(SystemTime, u64)>,
+    seen: Vec<(PathBuf, Option<Stamp>)>,
 }
 
+type Stamp = (SystemTime, u64);
+
 impl Watched {
-    pub(crate) fn new(path: PathBuf) -> Self {
-        let seen = stamp(&path);
-        Self { path, seen }
+    pub(crate) fn new(path: PathBuf, config: &Config) -> Self {
+        let mut watched = Self { path, seen: Vec::new() };
+        watched.follow(config);
+        watched
     }
 
-    /// Waits until the file is another one than it was.
+    /// Looks at the files that this configuration names from now on.
+    pub(crate) fn follow(&mut self, config: &Config) {
+        let named = [&config.auth.api_key_file, &config.auth.tokens_file];
+        let files = std::iter::once(&self.path).chain(named.into_iter().flatten());
+        self.seen = files.map(|file| (file.clone(), stamp(file))).collect();
+    }
+
+    /// Waits until one of the files is another one than it was.
     pub(crate) async fn changed(&mut self) {
         loop {
             tokio::time::sleep(EVERY).await;
-            let now = stamp(&self.path);
-            // A file that is away for a moment is being replaced.
-            if now.is_some() && now != self.seen {
-                self.seen = now;
+            let mut changed = false;
+            for (file, seen) in &mut self.seen {
+                let now = stamp(file);
+                // A file that is away for a moment is being replaced.
+                if now.is_some() && now != *seen {
+                    *seen = now;
+                    changed = true;
+                }
+            }
+            if changed {
                 return;
             }
         }
     }
 
-    /// Reads it.
+    /// Reads the configuration.
     pub(crate) fn read(&self) -> Result<Config, String> {
         read(&self.path)
     }
@@ -46,7 +62,7 @@ pub(crate) fn read(path: &Path) -> Result<Config, String> {
     Config::parse(&text, &path.display().to_string()).map_err(|error| error.to_string())
 }
 
-fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
+fn stamp(path: &Path) -> Option<Stamp> {
     let meta = std::fs::metadata(path).ok()?;
     Some((meta.modified().ok()?, meta.len()))
 }

@@ -11,13 +11,14 @@ use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
-use crate::config;
+use crate::socket::{Line, OnLine, Patience, Socket};
+use crate::{answers, config};
 
 /// Room for a request's head: Google's own front end takes 16 KiB a header; SDKs send one or two.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -32,10 +33,11 @@ pub(crate) async fn serve(
     grace: Duration,
 ) -> io::Result<bool> {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(limits.header_read_timeout.0)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .keep_alive(true);
+    // The socket's own patience tells heads from idle connections, and answers.
+    http.header_read_timeout(None).max_buf_size(MAX_HEAD_BYTES).keep_alive(true);
+    let patience =
+        Patience { head: limits.header_read_timeout.0, idle: limits.idle_timeout.0, stalled: limits.answer_stall_timeout.0 };
+    let too_slow = answers::head_too_slow(patience.head);
     let connections = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
     let graceful = GracefulShutdown::new();
     tokio::pin!(stop);
@@ -61,8 +63,15 @@ pub(crate) async fn serve(
         // Small answers wait for nothing. A socket that cannot do it works without.
         let _ = stream.set_nodelay(true);
         let app = app.clone();
-        let service = service_fn(move |request: Request<Incoming>| app.clone().oneshot(request.map(Body::new)));
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+        let line = Arc::new(Line::default());
+        let socket = Socket::new(stream, line.clone(), patience, too_slow.clone());
+        let service = service_fn(move |request: Request<Incoming>| {
+            // From here on, and not from when the future is first polled: the socket asks whether anything is under way.
+            let busy = line.enter();
+            let answer = app.clone().oneshot(request.map(|body| Body::new(OnLine::request(body, &line))));
+            async move { answer.await.map(|answer| answer.map(|body| OnLine::answer(body, busy))) }
+        });
+        let connection = graceful.watch(http.serve_connection(TokioIo::new(socket), service));
         tokio::spawn(async move {
             // A connection that broke, or a head that came too slowly, concerns nobody else.
             if let Err(error) = connection.await {

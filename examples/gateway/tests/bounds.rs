@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tower_gemini_sim::{Fault, Latency, Sim, serve};
+use tower_gemini_sim::{Fault, ImageOptions, Latency, Sim, serve};
 
 const KEY: &str = "AIzaSyA-sentinel-key-0123456789abcdefghij";
 const PRO: &str = "/v1beta/models/gemini-3-pro-image:generateContent";
@@ -53,12 +53,98 @@ async fn to_the_end(stream: &mut TcpStream) -> String {
 }
 
 #[tokio::test]
-async fn a_head_that_never_ends_is_cut_off() {
+async fn a_head_that_never_ends_is_answered_408() {
     let world = world(Sim::quick([]), "header_read_timeout = \"300ms\"", "").await;
     let mut slow = world.connect().await;
     slow.write_all(b"POST / HTTP/1.1\r\nhost: g").await.unwrap();
     let said = to_the_end(&mut slow).await;
-    assert!(said.is_empty() || said.starts_with("HTTP/1.1 408"), "{said}");
+    assert!(said.starts_with("HTTP/1.1 408") && said.contains("server.header_read_timeout"), "{said}");
+    // A byte now and then does not buy more time.
+    let (mut read, mut write) = world.connect().await.into_split();
+    let drip = tokio::spawn(async move {
+        for byte in b"POST / HTTP/1.1\r\nhost: gateway.example\r\n".iter().cycle() {
+            if write.write_all(&[*byte]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let mut said = [0; 12];
+    tokio::time::timeout(Duration::from_secs(5), read.read_exact(&mut said)).await.expect("an answer").unwrap();
+    assert_eq!(&said, b"HTTP/1.1 408");
+    drip.abort();
+}
+
+/// The head and the body of one answer, on a connection that stays.
+async fn one_answer(stream: &mut TcpStream) -> String {
+    let mut all = Vec::new();
+    loop {
+        let text = String::from_utf8_lossy(&all);
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
+            if body.len() >= length.parse::<usize>().unwrap() {
+                return text.into_owned();
+            }
+        }
+        assert!(stream.read_buf(&mut all).await.unwrap() > 0, "closed after {}", String::from_utf8_lossy(&all));
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_outlives_the_time_for_a_head_and_is_closed_in_the_end() {
+    let world = world(Sim::quick([]), "header_read_timeout = \"200ms\"\nidle_timeout = \"1500ms\"", "").await;
+    let mut stream = world.connect().await;
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        stream.write_all(head(APPLE.len(), "").as_bytes()).await.unwrap();
+        stream.write_all(APPLE.as_bytes()).await.unwrap();
+        assert!(one_answer(&mut stream).await.starts_with("HTTP/1.1 200"));
+    }
+    let since = std::time::Instant::now();
+    assert_eq!(to_the_end(&mut stream).await, "");
+    assert!(since.elapsed() > Duration::from_millis(1400), "{:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn a_client_that_sends_all_of_too_much_before_it_reads_is_told_so() {
+    let world = world(Sim::quick([]), "max_body = \"1KiB\"\nmax_in_flight = 4", "").await;
+    for chunked in [false, true] {
+        let mut stream = world.connect().await;
+        let large = "x".repeat(8 * 1024 * 1024);
+        let (head, body) = if chunked {
+            let head =
+                format!("POST {PRO} HTTP/1.1\r\nhost: gw\r\nx-goog-api-key: {KEY}\r\ntransfer-encoding: chunked\r\n\r\n");
+            (head, format!("{:x}\r\n{large}\r\n0\r\n\r\n", large.len()))
+        } else {
+            (head(large.len(), ""), large)
+        };
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(body.as_bytes()).await.expect("the gateway reads on");
+        let said = to_the_end(&mut stream).await;
+        assert!(said.starts_with("HTTP/1.1 413") && said.contains("server.max_body"), "{said}");
+    }
+    assert_eq!(world.sim.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_its_answer_is_left_and_gets_it_when_it_asks_again() {
+    let images = ImageOptions { variants: 1, ..ImageOptions::default() };
+    let sim = Sim::builder().latency(Latency::none()).images(images).build();
+    let world = world(sim, "answer_stall_timeout = \"400ms\"", "").await;
+    let large = APPLE.replacen('{', r#"{"generationConfig":{"imageConfig":{"imageSize":"4K"}},"#, 1);
+    let ask = async || {
+        let mut stream = world.connect().await;
+        stream.write_all(head(large.len(), "connection: close\r\n").as_bytes()).await.unwrap();
+        stream.write_all(large.as_bytes()).await.unwrap();
+        stream
+    };
+    let mut deaf = ask().await;
+    while !deaf.ready(tokio::io::Interest::READABLE).await.unwrap().is_readable() {}
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(to_the_end(&mut deaf).await.len() < 20_000_000, "what the sockets hold, and no more");
+    let said = to_the_end(&mut ask().await).await;
+    assert!(said.starts_with("HTTP/1.1 200") && said.len() > 20_000_000, "{}", &said[..said.len().min(500)]);
+    assert_eq!((world.sim.requests(), world.sim.ledger().charges("call")), (1, 1));
 }
 
 #[tokio::test]
@@ -339,6 +425,41 @@ async fn a_changed_file_is_read_again_and_a_broken_one_is_named_and_left() {
     let (code, log) = tokio::task::spawn_blocking(move || process.end()).await.unwrap();
     assert_eq!(code, 0);
     assert!(log.contains("did you mean `attempts`?") && log.contains("read again"), "{log}");
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_withdrawn_opens_nothing_and_a_new_one_does_without_a_restart() {
+    let sim = Sim::quick([]);
+    let upstream = serve(sim.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let dir = tempdir("tokens");
+    let (key, tokens) = (dir.join("key"), dir.join("tokens"));
+    std::fs::write(&key, KEY).unwrap();
+    let token = |n: usize| format!("token-of-alice-{n:010}");
+    std::fs::write(&tokens, format!("alice:{}\n", token(1))).unwrap();
+    let config = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\n[upstream]\nbase_url = \"{}\"\n[auth]\nmode = \"own\"\napi_key_file = {key:?}\ntokens_file = {tokens:?}\n",
+        upstream.url()
+    );
+    let process = Process::start(&dir, &config);
+    assert!(ask(&process.url, 0, &token(1)).await.starts_with("HTTP/1.1 200"));
+    assert!(ask(&process.url, 0, &token(2)).await.starts_with("HTTP/1.1 401"));
+    std::fs::write(&tokens, format!("# alice had another one before\nalice:{}\n", token(2))).unwrap();
+    let mut taken = false;
+    for n in 1..60 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        taken = ask(&process.url, n, &token(2)).await.starts_with("HTTP/1.1 200");
+        if taken {
+            break;
+        }
+    }
+    assert!(taken);
+    assert!(ask(&process.url, 0, &token(1)).await.starts_with("HTTP/1.1 401"));
+    process.signal("TERM");
+    let (code, log) = tokio::task::spawn_blocking(move || process.end()).await.unwrap();
+    assert_eq!(code, 0);
+    assert!(!log.contains("token-of-alice") && !log.contains("sentinel"), "{log}");
     std::fs::remove_dir_all(dir).unwrap();
 }
 

@@ -164,6 +164,18 @@ impl ReplayBody {
         }
     }
 
+    /// The bytes in order, to be read here and not sent, where they are all held: for whoever compares requests.
+    ///
+    /// Unlike [`chunks`](Self::chunks) it does not make the request count as [out](Trail::request_is_out), so that a call that is given
+    /// up before its first attempt stays what it is: never sent.
+    #[must_use]
+    pub fn slices(&self) -> Option<impl Iterator<Item = &[u8]> + Clone> {
+        match &self.data {
+            Data::Whole { chunks, .. } => Some(chunks.as_slice().iter().map(|chunk| &chunk[..])),
+            Data::Once { .. } => None,
+        }
+    }
+
     /// Whether reading this body tells how far the request got: an empty one is never read.
     #[must_use]
     pub fn tells_whether_it_is_out(&self) -> bool {
@@ -542,6 +554,15 @@ mod tests {
         let _ = trail.begin_attempt(None, None);
         assert_eq!(request.body().chunks().unwrap().concat(), b"{}");
         assert!(trail.request_is_out());
+    }
+
+    #[test]
+    fn who_only_looks_at_the_bytes_sends_nothing() {
+        let request = request(vec!["{".into(), "}".into()]);
+        let trail = request.body().context().trail().clone();
+        assert_eq!(request.body().slices().unwrap().collect::<Vec<_>>().concat(), b"{}");
+        assert!(!trail.request_is_out());
+        assert_eq!(trail.cut_off().outcome(), crate::verdict::Outcome::NotSent);
     }
 
     #[test]

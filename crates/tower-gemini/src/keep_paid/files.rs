@@ -17,6 +17,17 @@ use tower_gemini_core::ledger::Cost;
 use super::identity::Identity;
 use super::store::Answer;
 
+/// An answer, and for whom it is written down.
+#[derive(Debug)]
+pub(super) struct Written {
+    pub(super) identity: Identity,
+    /// The identity is that of a name which a caller gave to this request.
+    pub(super) named: Option<Identity>,
+    /// The answer was paid for and lost: whoever asks by the name is told so, and pays no second time.
+    pub(super) lost: bool,
+    pub(super) answer: Arc<Answer>,
+}
+
 /// Behind the identity's digits.
 const ENDING: &str = "answer";
 
@@ -24,6 +35,10 @@ const ENDING: &str = "answer";
 struct Head {
     version: u32,
     identity: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    named: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    lost: bool,
     status: u16,
     headers: Vec<(String, String)>,
     /// Milliseconds since 1970.
@@ -41,23 +56,29 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Resul
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
-pub(super) fn save(dir: &Path, all: &[(Identity, Arc<Answer>)], now: SystemTime) -> io::Result<usize> {
+pub(super) fn save(dir: &Path, all: &[Written], now: SystemTime) -> io::Result<usize> {
+    if all.is_empty() {
+        return Ok(0);
+    }
     fs::create_dir_all(dir)?;
     let mut saved = 0;
-    for (number, (identity, answer)) in all.iter().enumerate() {
-        if answer.file.is_none() {
-            save_one(dir, *identity, answer, now, number)?;
+    for (number, written) in all.iter().enumerate() {
+        if written.answer.file.is_none() {
+            save_one(dir, written, now, number)?;
         }
         saved += 1;
     }
     Ok(saved)
 }
 
-fn save_one(dir: &Path, identity: Identity, answer: &Answer, now: SystemTime, number: usize) -> io::Result<()> {
+fn save_one(dir: &Path, written: &Written, now: SystemTime, number: usize) -> io::Result<()> {
+    let Written { identity, named, lost, answer } = written;
     let at = now.checked_sub(answer.at.elapsed()).unwrap_or(now);
     let head = Head {
         version: VERSION,
         identity: identity.to_hex(),
+        named: named.map(Identity::to_hex),
+        lost: *lost,
         status: answer.status.as_u16(),
         headers: answer
             .headers
@@ -87,7 +108,7 @@ fn save_one(dir: &Path, identity: Identity, answer: &Answer, now: SystemTime, nu
 }
 
 /// All whole answers that are not too old, the oldest first.
-pub(super) fn load(dir: &Path, retention: Duration, now: SystemTime, steady: Instant) -> io::Result<Vec<(Identity, Answer)>> {
+pub(super) fn load(dir: &Path, retention: Duration, now: SystemTime, steady: Instant) -> io::Result<Vec<Written>> {
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
@@ -99,13 +120,15 @@ pub(super) fn load(dir: &Path, retention: Duration, now: SystemTime, steady: Ins
             continue;
         }
         match load_one(&path) {
-            Ok((identity, head, body)) => {
+            Ok((identity, named, head, body)) => {
                 let age = now.duration_since(SystemTime::UNIX_EPOCH + Duration::from_millis(head.at)).unwrap_or_default();
                 if age >= retention {
                     forget(&path);
                     continue;
                 }
-                found.push((head.at, identity, answer(head, body, path, steady.checked_sub(age).unwrap_or(steady))));
+                let (at, lost) = (head.at, head.lost);
+                let answer = Arc::new(answer(head, body, path, steady.checked_sub(age).unwrap_or(steady)));
+                found.push((at, Written { identity, named, lost, answer }));
             }
             Err(error) => {
                 tracing::warn!(file = %path.display(), %error, "a kept answer is damaged and cannot be given");
@@ -115,10 +138,10 @@ pub(super) fn load(dir: &Path, retention: Duration, now: SystemTime, steady: Ins
         }
     }
     found.sort_by_key(|(at, ..)| *at);
-    Ok(found.into_iter().map(|(_, identity, answer)| (identity, answer)).collect())
+    Ok(found.into_iter().map(|(_, written)| written).collect())
 }
 
-fn load_one(path: &Path) -> io::Result<(Identity, Head, Vec<u8>)> {
+fn load_one(path: &Path) -> io::Result<(Identity, Option<Identity>, Head, Vec<u8>)> {
     let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     let mut file = BufReader::new(File::open(path)?);
     let mut line = Vec::new();
@@ -128,13 +151,14 @@ fn load_one(path: &Path) -> io::Result<(Identity, Head, Vec<u8>)> {
     if head.version != VERSION {
         return Err(wrong("it was written by another version"));
     }
-    let identity = Identity::from_hex(&head.identity).ok_or_else(|| wrong("it does not say whose it is"))?;
+    let of = |hex: &str| Identity::from_hex(hex).ok_or_else(|| wrong("it does not say whose it is"));
+    let (identity, named) = (of(&head.identity)?, head.named.as_deref().map(of).transpose()?);
     let mut body = Vec::new();
     file.read_to_end(&mut body)?;
     if body.len() != head.bytes {
         return Err(wrong("it is not whole"));
     }
-    Ok((identity, head, body))
+    Ok((identity, named, head, body))
 }
 
 fn answer(head: Head, body: Vec<u8>, file: PathBuf, at: Instant) -> Answer {

@@ -37,7 +37,7 @@ pub(super) struct Identity(pub(super) [u8; 32]);
 impl Identity {
     /// Of a request whose body is held whole.
     pub(super) fn of(request: &Request<ReplayBody>) -> Option<Self> {
-        let chunks = request.body().chunks()?;
+        let slices = request.body().slices()?;
         let mut hash = Fields::new(b"request");
         hash.caller(request);
         hash.field(request.method().as_str().as_bytes());
@@ -47,10 +47,10 @@ impl Identity {
         }
         hash.field(request.headers().get(CONTENT_TYPE).map_or(b"", |value| value.as_bytes()));
         // As one field, however it was cut.
-        let length: usize = chunks.iter().map(|chunk| chunk.len()).sum();
+        let length: usize = slices.clone().map(<[u8]>::len).sum();
         hash.length(length);
-        for chunk in chunks {
-            hash.0.update(chunk);
+        for slice in slices {
+            hash.0.update(slice);
         }
         Some(hash.done())
     }

@@ -119,8 +119,8 @@ impl KeepPaidLayer {
         self.shared.drain(within).await
     }
 
-    /// Writes down every answer that nobody has come for, each in a file of its own, and gives their number. What is written down already
-    /// stays as it is.
+    /// Writes down every answer that nobody has come for, and what became of each call with an `Idempotency-Key`, each in a file of its own;
+    /// gives their number. What is written down already stays as it is.
     ///
     /// A file is written under another name and renamed when it is whole, is readable by its owner alone, and holds no credential.
     ///

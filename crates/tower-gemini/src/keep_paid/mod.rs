@@ -86,7 +86,8 @@
 //! # The end of a process
 //!
 //! [`KeepPaidLayer::drain`] waits for what is being finished, [`KeepPaidLayer::save_to`] writes down what is kept, and
-//! [`KeepPaidLayer::load_from`] takes it in again. Answers of an `Idempotency-Key` are not written down.
+//! [`KeepPaidLayer::load_from`] takes it in again. What became of a call with
+//! an `Idempotency-Key` is written down too, whether its answer was given or not.
 
 mod body;
 mod detached;

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 use tower_gemini_core::trail::NotKeptReason;
 
+use super::files::Written;
 use super::identity::Identity;
 use super::layer::Settings;
 use super::store::{Answer, For, Lost, Store};
@@ -223,13 +224,8 @@ impl Shared {
     pub(super) fn named(&self, name: Identity, request: Identity) -> Result<watch::Sender<NamedResult>, Named> {
         let now = Instant::now();
         let mut state = self.state();
-        let retention = self.settings.retention;
-        state.named.retain(|_, named| {
-            // One that is under way has a sender; what is done is kept for as long as an answer is.
-            matches!(*named.result.borrow(), NamedResult::UnderWay) || now.saturating_duration_since(named.began) < retention
-        });
-        state.trim_named(self.settings.max_bytes);
-        match state.named.entry(name) {
+        let gone = state.trim_named(self.settings.max_bytes, self.settings.retention, now);
+        let found = match state.named.entry(name) {
             Entry::Occupied(entry) if !matches!(*entry.get().result.borrow(), NamedResult::Free) => Err(entry.get().clone()),
             entry => {
                 let (sender, result) = watch::channel(NamedResult::UnderWay);
@@ -240,7 +236,10 @@ impl Shared {
                 }
                 Ok(sender)
             }
-        }
+        };
+        drop(state);
+        gone.iter().for_each(|answer| remove_file(answer));
+        found
     }
 
     /// Counts a task that must be waited for at the end.
@@ -258,44 +257,81 @@ impl Shared {
         matches!(drained, Ok(Ok(_)))
     }
 
-    pub(super) fn waiting(&self) -> Vec<(Identity, Arc<Answer>)> {
+    /// What is to outlive the process: answers that wait for their callers, and what became of the calls that have a name.
+    pub(super) fn waiting(&self) -> Vec<Written> {
+        let now = Instant::now();
         let mut state = self.state();
-        let lost = state.store.expire(Instant::now());
-        let all = state.store.all();
+        let lost = state.store.expire(now);
+        let gone = state.trim_named(self.settings.max_bytes, self.settings.retention, now);
+        let waiting = state.store.all().into_iter();
+        let mut all: Vec<_> =
+            waiting.map(|(identity, answer)| Written { identity, named: None, lost: false, answer }).collect();
+        for (name, named) in &state.named {
+            let (lost, answer) = match &*named.result.borrow() {
+                NamedResult::Answer(answer) => (false, answer.clone()),
+                NamedResult::Lost => (true, Arc::new(Answer::none(named.began))),
+                NamedResult::UnderWay | NamedResult::Free => continue,
+            };
+            all.push(Written { identity: *name, named: Some(named.request), lost, answer });
+        }
         drop(state);
         self.let_go(&lost);
+        gone.iter().for_each(|answer| remove_file(answer));
         all
     }
 
     /// How many of these are kept now.
-    pub(super) fn take_in(&self, found: Vec<(Identity, Answer)>) -> usize {
-        let mut lost = Vec::new();
+    pub(super) fn take_in(&self, found: Vec<Written>) -> usize {
+        let mut let_go = Vec::new();
+        let mut names = 0;
         let mut state = self.state();
         let now = Instant::now();
-        for (identity, answer) in found {
-            lost.extend(state.store.put(identity, For::Next, Arc::new(answer), now));
+        for Written { identity, named, lost, answer } in found {
+            let Some(request) = named else {
+                let_go.extend(state.store.put(identity, For::Next, answer, now));
+                continue;
+            };
+            let began = answer.at;
+            let result = if lost { NamedResult::Lost } else { NamedResult::Answer(answer) };
+            // Nobody sends anything into it any more; what it holds stays to be read.
+            let (_, result) = watch::channel(result);
+            state.named.entry(identity).or_insert(Named { request, result, began });
+            names += 1;
         }
-        let kept = state.store.waiting();
+        let kept = state.store.waiting() + names;
         drop(state);
-        self.let_go(&lost);
+        self.let_go(&let_go);
         kept
     }
 }
 
 impl State {
-    /// Lets the oldest answers of names go until they are within the bound that holds for kept answers too.
-    fn trim_named(&mut self, most: usize) {
-        let size = |named: &Named| match &*named.result.borrow() {
-            NamedResult::Answer(answer) => answer.bytes,
-            _ => 0,
+    /// Forgets the calls of names that are too old, and then the oldest answers until the rest is within the bound that holds for kept
+    /// answers too. Gives what is forgotten.
+    fn trim_named(&mut self, most: usize, retention: Duration, now: Instant) -> Vec<Arc<Answer>> {
+        let answer = |named: &Named| match &*named.result.borrow() {
+            NamedResult::Answer(answer) => Some(answer.clone()),
+            _ => None,
         };
-        let mut bytes: usize = self.named.values().map(size).sum();
+        let mut gone = Vec::new();
+        self.named.retain(|_, named| {
+            // One that is under way has a sender; what is done is kept for as long as an answer is.
+            let under_way = matches!(*named.result.borrow(), NamedResult::UnderWay);
+            let stays = under_way || now.saturating_duration_since(named.began) < retention;
+            if !stays {
+                gone.extend(answer(named));
+            }
+            stays
+        });
+        let mut bytes: usize = self.named.values().filter_map(answer).map(|answer| answer.bytes).sum();
         while bytes > most {
-            let oldest = self.named.iter().filter(|(_, named)| size(named) > 0).min_by_key(|(_, named)| named.began);
-            let Some((name, gone)) = oldest.map(|(name, named)| (*name, size(named))) else { return };
+            let held = self.named.iter().filter_map(|(name, named)| Some((named.began, *name, answer(named)?)));
+            let Some((_, name, oldest)) = held.min_by_key(|(began, ..)| *began) else { break };
             self.named.remove(&name);
-            bytes -= gone;
+            bytes -= oldest.bytes;
+            gone.push(oldest);
         }
+        gone
     }
 }
 

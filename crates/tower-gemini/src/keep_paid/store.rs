@@ -27,6 +27,14 @@ pub(super) struct Answer {
     pub(super) file: Option<PathBuf>,
 }
 
+impl Answer {
+    /// In the place of an answer that there is none of.
+    pub(super) fn none(at: Instant) -> Self {
+        let (status, headers) = (StatusCode::OK, HeaderMap::new());
+        Self { status, headers, chunks: Vec::new(), bytes: 0, at, cost: Cost::ZERO, file: None }
+    }
+}
+
 /// Whom an answer is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum For {

@@ -76,8 +76,11 @@ enum Checked {
 fn check(settings: &ThoughtSignaturesLayer, request: Request<ReplayBody>) -> Checked {
     let call = request.body().call().clone();
     let is_encoded = request.headers().get(CONTENT_ENCODING).is_some_and(|value| value != "identity");
-    let (Some(backend), Some(chunks), true, false) = (backend_of(&call), request.body().chunks(), call.multi_turn, is_encoded)
-    else {
+    let (Some(backend), true, false) = (backend_of(&call), call.multi_turn, is_encoded) else {
+        return Checked::Send(Box::new(request));
+    };
+    // Taken only where they are needed: who has them may send them.
+    let Some(chunks) = request.body().chunks() else {
         return Checked::Send(Box::new(request));
     };
     let body = match chunks {
