@@ -59,10 +59,10 @@ pub(crate) struct Busy(Arc<Line>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        if self.0.busy.fetch_sub(1, Ordering::AcqRel) == 1 {
-            if let Some(reader) = self.0.reader.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                reader.wake();
-            }
+        if self.0.busy.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Some(reader) = self.0.reader.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
+            reader.wake();
         }
     }
 }
