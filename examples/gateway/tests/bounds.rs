@@ -100,7 +100,7 @@ async fn an_idle_connection_outlives_the_time_for_a_head_and_is_closed_in_the_en
         stream.write_all(APPLE.as_bytes()).await.unwrap();
         assert!(one_answer(&mut stream).await.starts_with("HTTP/1.1 200"));
     }
-    let since = std::time::Instant::now();
+    let since = tokio::time::Instant::now();
     assert_eq!(to_the_end(&mut stream).await, "");
     assert!(since.elapsed() > Duration::from_millis(1400), "{:?}", since.elapsed());
 }
