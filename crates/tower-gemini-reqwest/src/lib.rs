@@ -62,7 +62,9 @@
 //!
 //! # Features
 //!
-//! `rustls` (off by default): https with reqwest's own choice of rustls, for programs whose own `reqwest` dependency has no TLS feature.
+//! * `rustls` (off by default): https with reqwest's own choice of rustls, for programs whose own `reqwest` dependency has no TLS feature.
+//! * `http2` (off by default): HTTP/2 for clients that ask for it, and a server's refusals of single streams as proof that nothing was
+//!   done. [`client_builder`] stays with HTTP/1.1.
 
 mod client;
 mod error;
