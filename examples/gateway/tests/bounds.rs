@@ -201,9 +201,9 @@ async fn what_is_no_http_is_answered_400_and_the_gateway_lives_on() {
 
 #[tokio::test]
 async fn thousands_of_idle_connections_leave_room_for_work() {
-    let world = world(Sim::quick([]), "max_connections = 3000", "").await;
+    let world = world(Sim::quick([]), "max_connections = 4096", "").await;
     let mut idle = Vec::new();
-    for _ in 0..1500 {
+    for _ in 0..3000 {
         // Where the machine allows no more files, fewer must do.
         match TcpStream::connect(world.gateway.url().trim_start_matches("http://")).await {
             Ok(stream) => idle.push(stream),

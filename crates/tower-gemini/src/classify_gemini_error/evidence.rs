@@ -190,7 +190,7 @@ mod tests {
         assert!(was_not_sent(&NotSent::new(MayBeSent::new("the adapter outside knows more"))));
     }
 
-    // The server's own word is tested over the wire, in `tests/it/cuts.rs`: it cannot be made up here.
+    // The server's own word is tested over the wire, in `tests/it/cuts/http2.rs`: it cannot be made up here.
     #[cfg(feature = "http2")]
     #[test]
     fn what_our_side_says_of_a_stream_is_no_proof() {
