@@ -245,7 +245,9 @@ async fn put_by(gateway: &Gateway, within: Duration) -> bool {
 async fn answer(current: Current, started: Instant, request: Request<Body>) -> http::Response<Body> {
     let gateway = current.get();
     let path = wire::tidy_path(request.uri().path()).into_owned();
-    if let Some(page) = (request.method() == http::Method::GET).then(|| pages::page(&gateway, &path, started)).flatten() {
+    // HEAD too, as health checks ask: the server leaves the body out.
+    let looks = matches!(*request.method(), http::Method::GET | http::Method::HEAD);
+    if let Some(page) = looks.then(|| pages::page(&gateway, &path, started)).flatten() {
         return page;
     }
     let form = answers::form_of(&path);

@@ -472,6 +472,12 @@ async fn health_metrics_and_status_answer_and_hold_no_key() {
     assert!(page.text().contains("<html") && page.headers["content-type"].to_str().unwrap().starts_with("text/html"));
     let status = world.send(get("/status.json")).await;
     assert!(status.json().is_object());
+    // As health checks ask.
+    for path in ["/healthz", "/metrics", "/status"] {
+        let head = Request::head(world.url(path)).body(Full::default()).unwrap();
+        let answer = world.send(head).await;
+        assert_eq!((answer.status.as_u16(), answer.body.len()), (200, 0), "{path}");
+    }
     for text in [metrics, page.text(), status.text()] {
         assert!(!text.contains("sentinel"), "{text}");
     }
