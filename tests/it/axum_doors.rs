@@ -14,6 +14,7 @@ use tower_gemini::answer_errors::answer_to;
 use tower_gemini::core::body::ReplayBody;
 use tower_gemini::core::error::{Error, TimeLimit};
 use tower_gemini::core::verdict::{Outcome, Verdict};
+use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::{AnswerErrorsLayer, GeminiStack};
 use tower_gemini_sim::{Fault, Sim};
 
@@ -102,6 +103,30 @@ proptest! {
     fn no_status_invites_a_client_to_pay_again(weather in proptest::collection::vec(faults(), 0..4)) {
         answered(weather);
     }
+}
+
+// Most clients go by the status alone, and a front end that gave up waiting says nothing of the money.
+#[test]
+fn an_upstream_status_that_may_have_cost_something_is_not_passed_on_where_clients_would_send_again() {
+    in_paused_time(async {
+        for (status, body, told, upstream) in [
+            (504, "upstream request timeout", 424, Some("504")),
+            (520, "error code: 520", 424, Some("520")),
+            (503, r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#, 503, None),
+            (403, r#"{"error":{"code":403,"message":"no","status":"PERMISSION_DENIED"}}"#, 403, None),
+        ] {
+            let client = tower::service_fn(move |request: Request<ReplayBody>| async move {
+                let _ = request.into_body().collect().await;
+                let answer = Response::builder().status(status).body(Full::new(Bytes::from(body))).unwrap();
+                Ok::<_, io::Error>(answer)
+            });
+            let service = AnswerErrorsLayer::new().layer(GeminiStack::new().retry_policy(RetryPolicy::never()).raw(client));
+            let answer = service.oneshot(Scenario::new([]).request(TAG)).await.unwrap();
+            let said = answer.headers().get("x-upstream-status").map(|value| value.to_str().unwrap().to_owned());
+            assert_eq!((answer.status().as_u16(), said.as_deref()), (told, upstream), "{status}");
+            assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), body);
+        }
+    });
 }
 
 #[test]

@@ -14,9 +14,11 @@ use tower::{Layer, Service, ServiceExt};
 use tower_gemini::core::context::CallOptions;
 use tower_gemini::core::error::Error;
 use tower_gemini::core::trail::{Step, Trail};
+use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::keep_paid::KeptBody;
+use tower_gemini::model_fallback::Chain;
 use tower_gemini::stack::Judged;
-use tower_gemini::{CollectRequest, CollectRequestLayer, KeepPaid, KeepPaidLayer};
+use tower_gemini::{CollectRequest, CollectRequestLayer, GeminiStack, KeepPaid, KeepPaidLayer, ObserveLayer};
 use tower_gemini_sim::{Fault, Latency, Sim, SimBody, SimService};
 
 use crate::harness::{Ask, Scenario, TAG, cases, faults, in_paused_time};
@@ -216,7 +218,7 @@ fn both_trails_say_what_happened() {
         tokio::time::sleep(Duration::from_secs(60)).await;
         whole(service, request(&scenario, &second)).await.unwrap();
         assert!(matches!(first.steps()[..], [Step::Attempt(_), Step::CallerLeft, Step::Kept { .. }]), "{first}");
-        let [Step::Redeemed { age, cost }] = second.steps()[..] else { panic!("{second}") };
+        let [Step::Redeemed { age, cost, .. }] = second.steps()[..] else { panic!("{second}") };
         assert!(age >= Duration::from_secs(40) && cost == first.cost() && cost.at_least_microusd > 0, "{second}");
         assert_eq!(second.cost().at_most_microusd, Some(0), "the second call cost nothing");
     });
@@ -519,6 +521,274 @@ fn what_became_of_an_idempotency_key_outlives_the_process() {
         assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
     });
     std::fs::remove_dir_all(&dir).unwrap();
+}
+
+fn with(scenario: &Scenario, name: &'static str, value: &'static str) -> Request<Full<Bytes>> {
+    let mut request = request(scenario, &Trail::new());
+    request.headers_mut().insert(name, HeaderValue::from_static(value));
+    request
+}
+
+const RETRY_COUNT: &str = "x-stainless-retry-count";
+const KEY: &str = "idempotency-key";
+
+/// Whoever is being given a kept answer is there, as far as its next request can know.
+#[test]
+fn a_resend_that_comes_before_the_hang_up_of_a_redeemed_answer_is_noticed_waits_for_it() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(1_000)).await;
+        assert!(keep.drain(Duration::from_secs(100)).await);
+        for _ in 0..3 {
+            let redeemed = service.clone().oneshot(request(&scenario, &Trail::new())).await.unwrap();
+            let next = tokio::spawn(whole(service.clone(), request(&scenario, &Trail::new())));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            drop(redeemed);
+            // It is left in turn.
+            next.abort();
+            let _ = next.await;
+        }
+        whole(service, request(&scenario, &Trail::new())).await.unwrap();
+        assert_eq!((sim.ledger().charges(TAG), keep.counts().kept), (1, 0));
+    });
+}
+
+#[test]
+fn an_answer_from_a_file_that_is_cut_on_its_way_is_there_for_the_next_request() {
+    let dir = std::env::temp_dir().join(format!("keep-cut-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    in_real_time(async {
+        let scenario = Scenario { latency: Duration::from_millis(30), ..Scenario::new([]) };
+        let sim = Sim::builder().latency(Latency::fixed(scenario.latency)).build();
+        let keep = KeepPaidLayer::new();
+        hang_up(stack(&scenario, &sim, &keep), request(&scenario, &Trail::new()), Patience::Time(10)).await;
+        assert!(keep.drain(Duration::from_secs(10)).await);
+        keep.save_to(&dir).await.unwrap();
+        let next = KeepPaidLayer::new();
+        next.load_from(&dir).await.unwrap();
+        let service = stack(&scenario, &sim, &next);
+        hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Chunks(2)).await;
+        assert_eq!(next.counts().kept, 1);
+        let (_, body) = whole(service, request(&scenario, &Trail::new())).await.unwrap();
+        assert!(body.len() > 500_000, "{}", body.len());
+        assert_eq!(sim.ledger().charges(TAG), 1);
+    });
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+/// From its end on, however long it took.
+#[test]
+fn a_key_is_remembered_from_the_end_of_its_call_on() {
+    in_paused_time(async {
+        let scenario = Scenario { latency: Duration::from_secs(250), ..Scenario::new([]) };
+        let sim = scenario.sim();
+        let service = stack(&scenario, &sim, &KeepPaidLayer::new().retention(Duration::from_secs(260)));
+        let first = whole(service.clone(), with(&scenario, KEY, "one")).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(200)).await;
+        assert_eq!(whole(service.clone(), with(&scenario, KEY, "one")).await.unwrap(), first);
+        assert_eq!(sim.ledger().charges(TAG), 1);
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        whole(service, with(&scenario, KEY, "one")).await.unwrap();
+        assert_eq!(sim.ledger().charges(TAG), 2, "not for ever");
+    });
+}
+
+#[test]
+fn an_answer_of_a_key_that_had_to_make_room_is_lost_and_not_paid_for_again() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let sim = scenario.sim();
+        let service = stack(&scenario, &sim, &KeepPaidLayer::new());
+        let (_, body) = whole(service.clone(), with(&scenario, KEY, "sized")).await.unwrap();
+        let keep = KeepPaidLayer::new().max_kept_bytes(body.len() + body.len() / 2);
+        let service = stack(&scenario, &sim, &keep);
+        let first = whole(service.clone(), with(&scenario, KEY, "one")).await.unwrap();
+        assert_eq!(whole(service.clone(), with(&scenario, KEY, "one")).await.unwrap(), first);
+        whole(service.clone(), with(&scenario, KEY, "two")).await.unwrap();
+        whole(service.clone(), with(&scenario, KEY, "two")).await.unwrap();
+        let lost = whole(service, with(&scenario, KEY, "one")).await.unwrap_err();
+        assert!(!lost.charge().is_surely_free() && lost.to_string().contains("another key asks again"), "{lost}");
+        assert_eq!(sim.ledger().charges(TAG), 3);
+    });
+}
+
+#[test]
+fn a_key_whose_call_was_under_way_at_the_end_pays_no_second_time() {
+    let dir = std::env::temp_dir().join(format!("keep-under-way-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    in_real_time(async {
+        let scenario = Scenario { latency: Duration::from_secs(30), ..Scenario::new([]) };
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let call = whole(stack(&scenario, &sim, &keep), with(&scenario, KEY, "one"));
+        assert!(tokio::time::timeout(Duration::from_millis(50), call).await.is_err());
+        assert!(!keep.drain(Duration::from_millis(50)).await);
+        assert_eq!(keep.save_to(&dir).await.unwrap(), 1);
+        let next = KeepPaidLayer::new();
+        assert_eq!(next.load_from(&dir).await.unwrap(), 1);
+        let lost = whole(stack(&scenario, &sim, &next), with(&scenario, KEY, "one")).await.unwrap_err();
+        assert!(!lost.charge().is_surely_free(), "{lost}");
+        assert_eq!(sim.requests(), 1);
+    });
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+/// Two deliberate calls that are alike: the resend of the second is not given the answer of the first.
+#[test]
+fn a_resend_waits_for_its_own_call_and_takes_no_other_ones_answer() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        let (_, first) = whole(service.clone(), with(&scenario, RETRY_COUNT, "0")).await.unwrap();
+        hang_up(service.clone(), with(&scenario, RETRY_COUNT, "0"), Patience::Time(1_000)).await;
+        let (_, second) = whole(service, with(&scenario, RETRY_COUNT, "1")).await.unwrap();
+        assert_ne!(first, second);
+        assert_eq!((sim.ledger().charges(TAG), keep.counts().kept), (2, 0));
+    });
+}
+
+#[test]
+fn an_answer_that_is_given_late_is_there_for_a_resend_right_after() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        hang_up(service.clone(), with(&scenario, RETRY_COUNT, "0"), Patience::Time(1_000)).await;
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        let first = whole(service.clone(), with(&scenario, RETRY_COUNT, "1")).await.unwrap();
+        assert_eq!(whole(service, with(&scenario, RETRY_COUNT, "2")).await.unwrap(), first);
+        assert_eq!(sim.ledger().charges(TAG), 1);
+    });
+}
+
+#[test]
+fn calls_with_a_key_take_no_place_of_those_whose_callers_left() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new().max_detached(1));
+        let service = stack(&scenario, &sim, &keep);
+        let named = tokio::spawn(whole(service.clone(), with(&scenario, KEY, "one")));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(1_000)).await;
+        named.await.unwrap().unwrap();
+        assert!(keep.drain(Duration::from_secs(100)).await);
+        assert_eq!((keep.counts().too_many, keep.counts().kept), (0, 1));
+    });
+}
+
+/// A call waits for its next attempt: nobody is there to want it, and nothing was paid.
+#[test]
+fn a_call_with_a_key_whose_callers_all_left_before_it_went_out_is_not_sent() {
+    in_paused_time(async {
+        let scenario = Scenario::new([Fault::HighDemand, Fault::None]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        let mut callers = Vec::new();
+        for _ in 0..3 {
+            callers.push(tokio::spawn(whole(service.clone(), with(&scenario, KEY, "one"))));
+            tokio::task::yield_now().await;
+        }
+        while sim.ledger().totals().requests == 0 || sim.ledger().totals().charged > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // The first attempt has ended free by now, and the wait for the next has begun.
+        tokio::time::sleep(scenario.latency + Duration::from_millis(50)).await;
+        for caller in callers {
+            caller.abort();
+            let _ = caller.await;
+        }
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(sim.requests(), 1);
+        assert!(keep.drain(Duration::ZERO).await);
+        whole(service, with(&scenario, KEY, "one")).await.unwrap();
+        assert_eq!((sim.requests(), sim.ledger().charges(TAG)), (2, 1));
+    });
+}
+
+/// An attempt that ended free and the next one in one breath: the second is out, and may be paid for.
+#[test]
+fn a_call_without_its_caller_that_fell_back_is_finished() {
+    in_paused_time(async {
+        let client = tower::service_fn(|request: Request<tower_gemini::core::body::ReplayBody>| async move {
+            let falls_back = request.uri().path().contains("flash");
+            let _ = request.into_body().collect().await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let (status, body) = if falls_back {
+                (
+                    200,
+                    r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"AQID"}}]},"finishReason":"STOP"}]}"#,
+                )
+            } else {
+                (503, r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#)
+            };
+            Ok::<_, std::io::Error>(Response::builder().status(status).body(Full::new(Bytes::from(body))).unwrap())
+        });
+        let keep = KeepPaidLayer::new();
+        let stack = GeminiStack::new()
+            .retry_policy(RetryPolicy::never())
+            .fallback_to(Chain::of(["gemini-3-pro-image", "gemini-3.1-flash-image"]));
+        let service = CollectRequestLayer::new().layer(keep.layer(stack.judged(client)));
+        let (scenario, trail) = (Scenario::new([]), Trail::new());
+        let call = whole(service.clone(), request(&scenario, &trail));
+        assert!(tokio::time::timeout(Duration::from_secs(2), call).await.is_err());
+        assert!(keep.drain(Duration::from_secs(100)).await);
+        assert_eq!((trail.attempts().len(), keep.counts().kept, keep.counts().free), (2, 1, 0), "{trail}");
+    });
+}
+
+/// All answers on their way share one bound: what is over it is not held, and the callers who stay get all of theirs.
+#[test]
+fn answers_on_their_way_are_held_within_the_bound_all_together() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let sim = Sim::builder()
+            .latency(Latency::fixed(scenario.latency))
+            .tiny_images(true)
+            .chunks(200, Duration::from_secs(1))
+            .build();
+        let (_, body) = whole(stack(&scenario, &sim, &KeepPaidLayer::new()), request(&scenario, &Trail::new())).await.unwrap();
+        let keep = KeepPaidLayer::new().max_kept_bytes(3 * body.len());
+        let service = stack(&scenario, &sim, &keep);
+        let calls = (0..8).map(|_| {
+            let call = service.clone().oneshot(request(&scenario, &Trail::new()));
+            async move { call.await.unwrap().into_body() }
+        });
+        let mut bodies = futures::future::join_all(calls).await;
+        // All of them have come most of the way.
+        for body in &mut bodies {
+            for _ in 0..8 {
+                body.frame().await.unwrap().unwrap();
+            }
+        }
+        let stays = bodies.pop().unwrap();
+        drop(bodies);
+        assert!(!stays.collect().await.unwrap().to_bytes().is_empty());
+        assert!(keep.drain(Duration::from_secs(1000)).await);
+        let counts = keep.counts();
+        assert!(counts.kept >= 1 && counts.too_large >= 1 && counts.kept + counts.too_large as usize == 7, "{counts:?}");
+        // And the room is there again.
+        hang_up(service, request(&scenario, &Trail::new()), Patience::Chunks(1)).await;
+        assert!(keep.drain(Duration::from_secs(1000)).await);
+        assert_eq!(keep.counts().too_large, counts.too_large);
+    });
+}
+
+#[test]
+fn a_refusal_that_is_given_again_is_a_refusal_in_every_figure() {
+    in_paused_time(async {
+        let scenario = Scenario::new([Fault::Refused(tower_gemini_sim::Refusal::ImageSafety)]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let observe = ObserveLayer::new();
+        let service = observe.layer(stack(&scenario, &sim, &keep));
+        let call = whole(service.clone(), request(&scenario, &Trail::new()));
+        assert!(tokio::time::timeout(Duration::from_secs(1), call).await.is_err());
+        assert!(keep.drain(Duration::from_secs(100)).await);
+        whole(service, request(&scenario, &Trail::new())).await.unwrap();
+        let hour = observe.observatory().report().last_hour;
+        assert_eq!((sim.requests(), hour.images, hour.successes), (1, 0, 0));
+    });
 }
 
 #[test]

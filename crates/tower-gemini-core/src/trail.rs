@@ -210,6 +210,9 @@ pub enum Step {
         age: Duration,
         /// What it cost then. This call costs nothing.
         cost: Cost,
+        /// What it means: a refusal is given again like an image.
+        #[serde(serialize_with = "in_words")]
+        outcome: Outcome,
     },
 }
 
@@ -701,7 +704,7 @@ impl fmt::Display for Trail {
                     write!(f, "the answer is kept for the caller's next identical request ({bytes} bytes)")?
                 }
                 Step::NotKept { why } => write!(f, "the answer was not kept: {}", why.as_str())?,
-                Step::Redeemed { age, cost } => {
+                Step::Redeemed { age, cost, .. } => {
                     write!(
                         f,
                         "given the answer of an earlier, identical request, {:.1} s old, paid for then ({cost})",

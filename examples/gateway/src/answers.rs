@@ -8,12 +8,15 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use serde_json::json;
-use tower_gemini::answer_errors::{answer_to, retry_advice};
+use tower_gemini::answer_errors::{advise, answer_to};
 use tower_gemini::core::error::Error;
 use tower_gemini::core::redact::redact;
 
 use crate::limits::BodyFault;
 use crate::openai;
+
+/// Where money is or may be gone and nothing came of it: the status after which no measured client sends again.
+pub(crate) const CHARGED: StatusCode = StatusCode::FAILED_DEPENDENCY;
 
 /// In which form a path's clients read errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +51,9 @@ impl Refused {
     pub(crate) fn fault(fault: BodyFault) -> Self {
         match fault {
             BodyFault::TooLarge { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "INVALID_ARGUMENT", fault.to_string()),
-            BodyFault::TooSlow { .. } => Self::new(StatusCode::REQUEST_TIMEOUT, "DEADLINE_EXCEEDED", fault.to_string()),
+            BodyFault::TooSlow { .. } | BodyFault::Trickles => {
+                Self::new(StatusCode::REQUEST_TIMEOUT, "DEADLINE_EXCEEDED", fault.to_string())
+            }
         }
     }
 
@@ -119,16 +124,10 @@ pub(crate) fn json_answer(status: StatusCode, body: Bytes) -> Response<Body> {
 }
 
 /// What a stack that failed is answered with.
-pub(crate) fn of_error(error: &Error, charged: StatusCode, now: SystemTime) -> Response<Body> {
-    let mut response = answer_to(error, charged).map(Body::from);
-    let status = response.status();
-    retry_advice(status, response.headers_mut(), Some(error.verdict()), now);
-    response
-}
-
-/// One sentence of an error that broke a body, without secrets.
-pub(crate) fn sentence(error: &axum::Error) -> String {
-    cause::<Error>(error).map_or_else(|| redact(&error.to_string()).into_owned(), ToString::to_string)
+pub(crate) fn of_error(error: &Error, now: SystemTime) -> Response<Bytes> {
+    let (mut parts, body) = answer_to(error, CHARGED).into_parts();
+    advise(&mut parts.status, &mut parts.headers, Some(error.verdict()), CHARGED, now);
+    Response::from_parts(parts, body)
 }
 
 /// The first error of this kind in a chain of causes.
@@ -141,10 +140,4 @@ fn cause<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Opti
         next = error.source();
     }
     None
-}
-
-/// An answer that broke off, as OpenAI's clients read it.
-pub(crate) fn openai_cut(error: &axum::Error, charged: StatusCode) -> (StatusCode, Bytes) {
-    let google = json!({ "error": { "code": charged.as_u16(), "message": sentence(error), "status": "ABORTED" } });
-    openai::error_from_google(charged, google.to_string().as_bytes())
 }

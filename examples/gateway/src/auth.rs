@@ -3,11 +3,15 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use axum::body::Body;
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{StatusCode, Uri};
+use http::{Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Limited};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
+use tower_gemini::core::redact::redact;
 
 use crate::answers::Refused;
 use crate::config::{self, AuthMode};
@@ -95,6 +99,26 @@ impl Auth {
         Ok(Self::Own { key, tokens })
     }
 
+    /// Google's sentences about a key hold the key. The gateway's own is none of its callers' business.
+    pub(crate) async fn hide_key(&self, answer: Response<Body>) -> Response<Body> {
+        let Self::Own { key, .. } = self else { return answer };
+        let status = answer.status();
+        if status.is_success() || status.is_informational() {
+            return answer;
+        }
+        let (mut parts, body) = answer.into_parts();
+        let body = match Limited::new(body, LONGEST_ERROR).collect().await {
+            Ok(body) => without(&body.to_bytes(), key.as_bytes()),
+            Err(error) => {
+                tracing::debug!(%error, "an error answer broke off, or is too long to be looked through");
+                Bytes::new()
+            }
+        };
+        parts.headers.remove(CONTENT_LENGTH);
+        parts.headers.remove(TRANSFER_ENCODING);
+        Response::from_parts(parts, Body::from(body))
+    }
+
     /// Takes the credential out of a request, key in the query and all, and says who asks.
     pub(crate) fn admit(&self, parts: &mut Parts) -> Result<Caller, Refused> {
         let in_query = take_query_key(&mut parts.uri);
@@ -143,6 +167,25 @@ impl Auth {
                 }
             }
         }
+    }
+}
+
+/// Of error answers the largest that was collected has 11 KB; pages of front ends are longer.
+const LONGEST_ERROR: usize = 1024 * 1024;
+
+/// A text without this secret, and without anything else that looks like one.
+fn without(text: &[u8], secret: &[u8]) -> Bytes {
+    let mut clean = Vec::with_capacity(text.len());
+    let mut from = 0;
+    for at in memchr::memmem::find_iter(text, secret) {
+        clean.extend_from_slice(&text[from..at]);
+        clean.extend_from_slice(b"***");
+        from = at + secret.len();
+    }
+    clean.extend_from_slice(&text[from..]);
+    match std::str::from_utf8(&clean).map(redact) {
+        Ok(Cow::Owned(clean)) => clean.into(),
+        _ => clean.into(),
     }
 }
 

@@ -129,29 +129,18 @@ fn in_the_clear(base: &Uri) -> bool {
     base.scheme_str() == Some("http") && !is_here
 }
 
-/// The layer that `before` has, where its settings were the same; else a new one.
-macro_rules! kept_or {
-    ($before:expr, $config:expr, $section:ident, $layer:ident, $new:expr) => {
-        match $before {
-            Some(before) if before.config.$section == $config.$section => before.layers.$layer.clone(),
-            _ => $new,
-        }
-    };
-}
-
+/// The layers of a configuration. Of `before` those stay whose settings are the same; and always those whose state is worth more than
+/// another setting of them: what is kept for callers, what was spent, and what was used of the quota (`reload::needs_restart`).
 fn layers(config: &Config, before: Option<&Gateway>) -> Result<Layers, String> {
     let same_chain = before.filter(|before| before.config.fallback == config.fallback);
     Ok(Layers {
         observe: before.map_or_else(ObserveLayer::new, |before| before.layers.observe.clone()),
         collect: CollectRequestLayer::new().max_held_bytes(config.server.max_body.0),
-        keep: kept_or!(before, config, keep, keep, keep(config)),
-        signatures: kept_or!(
-            before,
-            config,
-            signatures,
-            signatures,
-            config.signatures.restore.then(|| ThoughtSignaturesLayer::new().missing(Missing::Send))
-        ),
+        keep: before.map_or_else(|| keep(config), |before| before.layers.keep.clone()),
+        signatures: match before.filter(|before| before.config.signatures == config.signatures) {
+            Some(before) => before.layers.signatures.clone(),
+            None => config.signatures.restore.then(|| ThoughtSignaturesLayer::new().missing(Missing::Send)),
+        },
         peak: match before.filter(|before| before.config.peak == config.peak) {
             Some(before) => before.layers.peak.clone(),
             None => config.schedule()?.map(|schedule| {
@@ -172,8 +161,8 @@ fn layers(config: &Config, before: Option<&Gateway>) -> Result<Layers, String> {
             Some(before) => before.layers.retry.clone(),
             None => JitteredRetryLayer::new(config.policy()?),
         },
-        spending: kept_or!(before, config, spending, spending, spending(config)),
-        quota: kept_or!(before, config, quota, quota, quota(config)),
+        spending: before.map_or_else(|| spending(config), |before| before.layers.spending.clone()),
+        quota: before.map_or_else(|| quota(config), |before| before.layers.quota.clone()),
         timeout: AttemptTimeoutLayer::new()
             .limit(config.timeouts.up_to_2k.0)
             .limit_for(ImageSize::K4, config.timeouts.at_4k.0)

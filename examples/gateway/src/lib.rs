@@ -28,6 +28,7 @@ mod server;
 mod services;
 mod socket;
 pub mod status;
+mod tell;
 mod wire;
 
 use std::io::Write;
@@ -201,9 +202,12 @@ fn again(current: &Current, watched: Option<&mut Watched>) {
         return;
     };
     let before = current.get();
-    match watched.read().and_then(|config| current.reload(&config).map(|()| config)) {
+    let read = watched.read();
+    if let Ok(config) = &read {
+        watched.follow(config);
+    }
+    match read.and_then(|config| current.reload(&config).map(|()| config)) {
         Ok(config) => {
-            watched.follow(&config);
             tracing::info!("the configuration was read again; requests under way end with the one before");
             for section in reload::needs_restart(before.config(), &config) {
                 tracing::warn!(section, "changed, and takes effect with the next start");
@@ -334,7 +338,7 @@ fn refuse(errors: &mut (dyn Write + Send), error: &str) -> u8 {
 async fn prepare(run: &Run) -> Result<(Ready, Option<Watched>, Option<ServeHandle>), String> {
     let mut config = run.config.as_deref().map_or_else(|| Ok(Config::default()), reload::read)?;
     // A simulated upstream is not in the file, so a changed file must not take its place.
-    let watched = run.config.clone().filter(|_| run.simulate.is_none()).map(|path| Watched::new(path, &config));
+    let watched = run.config.clone().filter(|_| run.simulate.is_none()).map(|path| Watched::new(path, run.listen, &config));
     if let Some(listen) = run.listen {
         config.server.listen = listen;
         config.check_listen(listen)?;

@@ -21,7 +21,13 @@ pub(crate) enum BodyFault {
     TooLarge { most: usize },
     /// No byte for this long.
     TooSlow { limit: Duration },
+    /// Less than [`LEAST_RATE`] on average.
+    Trickles,
 }
+
+/// Bytes a second that a body must come at on average, once the time that it may be silent for has passed: whoever sends a byte now and then
+/// would hold a place in flight for ever.
+const LEAST_RATE: u64 = 1024;
 
 impl fmt::Display for BodyFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -32,6 +38,7 @@ impl fmt::Display for BodyFault {
             Self::TooSlow { limit } => {
                 write!(f, "nothing of the request's body came for {:.0} s (server.body_idle_timeout)", limit.as_secs_f64())
             }
+            Self::Trickles => write!(f, "the request's body came at less than {LEAST_RATE} bytes a second"),
         }
     }
 }
@@ -44,12 +51,14 @@ pub(crate) struct Bounded {
     left: usize,
     most: usize,
     limit: Duration,
+    began: Instant,
     silence: Pin<Box<Sleep>>,
 }
 
 impl Bounded {
     pub(crate) fn new(body: Body, most: usize, limit: Duration) -> Self {
-        Self { body, left: most, most, limit, silence: Box::pin(sleep_until(Instant::now() + limit)) }
+        let began = Instant::now();
+        Self { body, left: most, most, limit, began, silence: Box::pin(sleep_until(began + limit)) }
     }
 }
 
@@ -67,7 +76,13 @@ impl HttpBody for Bounded {
                         None => return Poll::Ready(Some(Err(axum::Error::new(BodyFault::TooLarge { most: this.most })))),
                     }
                 }
-                this.silence.as_mut().reset(Instant::now() + this.limit);
+                let now = Instant::now();
+                let so_far = (this.most - this.left) as u64;
+                let took = now - this.began;
+                if took > this.limit && so_far < took.as_secs().saturating_mul(LEAST_RATE) {
+                    return Poll::Ready(Some(Err(axum::Error::new(BodyFault::Trickles))));
+                }
+                this.silence.as_mut().reset(now + this.limit);
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Pending if this.silence.as_mut().poll(cx).is_ready() => {
@@ -155,8 +170,10 @@ mod tests {
                 (n < 5).then(|| (Ok::<_, axum::Error>(Frame::data(Bytes::from_static(b"x"))), n + 1))
             })))
         };
-        let slow = Bounded::new(chunks(9), 100, Duration::from_secs(10)).collect().await.unwrap().to_bytes();
+        let slow = Bounded::new(chunks(2), 100, Duration::from_secs(10)).collect().await.unwrap().to_bytes();
         assert_eq!(slow, "xxxxx");
+        let error = Bounded::new(chunks(9), 100, Duration::from_secs(10)).collect().await.unwrap_err();
+        assert!(error.to_string().contains("less than 1024 bytes a second"), "{error}");
         let error = Bounded::new(chunks(11), 100, Duration::from_secs(10)).collect().await.unwrap_err();
         assert!(error.to_string().contains("came for 10 s"), "{error}");
         let error = Bounded::new(chunks(0), 4, Duration::from_secs(10)).collect().await.unwrap_err();

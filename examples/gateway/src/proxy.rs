@@ -1,9 +1,6 @@
 //! One request on its way through: from the caller's socket to the stack, and the answer back.
 
-use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 use axum::body::Body;
@@ -11,26 +8,23 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
-use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt;
 use tower::ServiceExt;
-use tower_gemini::answer_errors::retry_advice;
+use tower_gemini::answer_errors::advise;
 use tower_gemini::clock::{Clock, SystemClock};
-use tower_gemini::core::call::{Call, Dialect, Framing, Verb};
+use tower_gemini::core::call::{Call, Dialect, Verb};
 use tower_gemini::core::context::CallOptions;
-use tower_gemini::core::scan::StreamStripper;
 use tower_gemini::core::trail::Trail;
 use tower_gemini::core::verdict::Verdict;
 use tower_gemini::keep_paid::CallerName;
 
+use crate::answers::CHARGED;
 use crate::gateway::Gateway;
 use crate::hold::or_heartbeat;
-use crate::openai::{self, Kind, Reply, StreamTranslator};
+use crate::openai::{self, Kind, Reply};
 use crate::services::Answers;
+use crate::tell::Manner;
 use crate::{answers, report, wire};
-
-/// Where money is or may be gone and nothing came of it: the status after which no measured client sends again.
-const CHARGED: StatusCode = StatusCode::FAILED_DEPENDENCY;
 
 /// Answers one request of a caller. Never fails: whatever happens is an answer in the form that the path's clients read.
 pub(crate) async fn handle(gateway: Arc<Gateway>, request: Request<Body>) -> Response<Body> {
@@ -48,7 +42,9 @@ pub(crate) async fn handle(gateway: Arc<Gateway>, request: Request<Body>) -> Res
     wire::clean_request(&mut parts.headers);
     // Behind a key of the gateway's own all callers have the same one: an answer that is kept for one must not go to another.
     parts.extensions.insert(CallerName::new(caller.name()));
-    match openai::route(&path) {
+    // Vertex has an OpenAI-style door of its own, and another bill: what knocks there goes there.
+    let kind = openai::route(&path).filter(|_| !wire::is_vertex(&path));
+    match kind {
         Some(Kind::Models) if parts.method == http::Method::GET && !caller.is_googles() => {
             answers::json_answer(StatusCode::OK, openai::models(now_unix()))
         }
@@ -71,6 +67,8 @@ pub(crate) async fn handle(gateway: Arc<Gateway>, request: Request<Body>) -> Res
                 return answers::refused(form, &answers::Refused::path(&path));
             };
             parts.uri = uri;
+            // Another shape is another answer: what is kept for this caller must not go to a request of the same bytes in Google's words.
+            parts.extensions.insert(CallerName::new(&format!("{} {:?}", caller.name(), translated.reply)));
             generate(gateway, parts, translated.body, Some(translated.reply)).await
         }
         _ => {
@@ -85,7 +83,7 @@ pub(crate) async fn handle(gateway: Arc<Gateway>, request: Request<Body>) -> Res
             if head.dialect == Dialect::Unrecognised || !makes_something(&head) {
                 // Files, lists, operations, counts: passed through as they are, and never held whole.
                 let services = gateway.services();
-                return ask(&gateway, services.plain.clone(), Request::from_parts(parts, body)).await;
+                return ask(&gateway, services.plain.clone(), Request::from_parts(parts, body), None, false).await;
             }
             match collect(body).await {
                 Ok(body) => generate(gateway, parts, body, None).await,
@@ -113,18 +111,15 @@ async fn generate(gateway: Arc<Gateway>, mut parts: Parts, body: Bytes, reply: O
     };
     let heartbeat = settings.heartbeat.filter(|_| !call.is_streaming() && !call.is_continuation);
     let strips = settings.strip_drafts && call.is_streaming() && call.wants_image && !call.is_continuation;
-    let framing = call.framing;
+    match &reply {
+        Some(reply) => drop(parts.extensions.insert(Manner::OpenAi(reply.clone()))),
+        None if strips => drop(parts.extensions.insert(Manner::WithoutDrafts)),
+        None => {}
+    }
+    // A caller's timeout between two bytes is one of the whole call where nothing comes before its end.
+    let silent = !call.is_streaming() && heartbeat.is_none();
     let request = Request::from_parts(parts, Body::from(body));
-    let answer = async move {
-        let answer = ask(&gateway, stack, request).await;
-        match reply {
-            None if strips && answer.status().is_success() => {
-                map_body(answer, |body| Body::new(Passing::new(body, Stripping(StreamStripper::new(framing)))))
-            }
-            None => answer,
-            Some(reply) => told_as_openai(answer, &reply, framing).await,
-        }
-    };
+    let answer = async move { ask(&gateway, stack, request, reply.as_ref(), silent).await };
     match heartbeat {
         Some(after) => or_heartbeat(answer, after).await,
         None => answer.await,
@@ -132,23 +127,44 @@ async fn generate(gateway: Arc<Gateway>, mut parts: Parts, body: Bytes, reply: O
 }
 
 /// Sends a request through a stack. What is paid for and what is to be waited for stands in the answer's head.
-async fn ask(gateway: &Gateway, stack: Answers, mut request: Request<Body>) -> Response<Body> {
+async fn ask(
+    gateway: &Gateway,
+    stack: Answers,
+    mut request: Request<Body>,
+    reply: Option<&Reply>,
+    silent: bool,
+) -> Response<Body> {
     let trail = Trail::new();
     let mut options = CallOptions::new().trail(trail.clone()).must_keep(gateway.must_keep());
-    if let Some(within) = shorter(wire::stated_deadline(request.headers()), gateway.answers().deadline) {
+    if let Some(within) = shorter(wire::stated_deadline(request.headers(), silent), gateway.answers().deadline) {
         options = options.deadline(within);
     }
     request.extensions_mut().insert(options);
     let now = SystemClock.now();
     let mut answer = match stack.oneshot(request).await {
-        Ok(mut answer) => {
-            wire::clean_answer(answer.headers_mut());
-            let verdict = answer.extensions().get::<Verdict>().cloned();
-            retry_advice(answer.status(), answer.headers_mut(), verdict.as_ref(), now);
-            answer
+        Ok(answer) => {
+            let (mut parts, body) = answer.into_parts();
+            wire::clean_answer(&mut parts.headers);
+            let verdict = parts.extensions.get::<Verdict>().cloned();
+            advise(&mut parts.status, &mut parts.headers, verdict.as_ref(), CHARGED, now);
+            Response::from_parts(parts, body)
         }
-        Err(error) => answers::of_error(&error, CHARGED, now),
+        Err(error) => {
+            let answer = answers::of_error(&error, now);
+            match reply {
+                None => answer.map(Body::from),
+                Some(reply) => {
+                    let (mut parts, body) = answer.into_parts();
+                    let (status, body) = reply.whole(parts.status, &body, now_unix());
+                    parts.status = status;
+                    wire::forget_length(&mut parts.headers);
+                    parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                    Response::from_parts(parts, Body::from(body))
+                }
+            }
+        }
     };
+    answer = gateway.auth().hide_key(answer).await;
     if gateway.answers().report_headers {
         report::add(answer.headers_mut(), &trail);
     }
@@ -189,131 +205,7 @@ fn headers_for_gemini(headers: &HeaderMap) -> HeaderMap {
     kept
 }
 
-async fn told_as_openai(answer: Response<Body>, reply: &Reply, framing: Framing) -> Response<Body> {
-    let (mut parts, body) = answer.into_parts();
-    wire::forget_length(&mut parts.headers);
-    if parts.status.is_success() && framing == Framing::Sse {
-        parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
-        let translating = Translating(reply.streaming(now_unix()));
-        return Response::from_parts(parts, Body::new(Passing::new(body, translating)));
-    }
-    // A body that breaks now was longer than what is held: its head has not gone out, so this can still be said as an error.
-    let body = match body.collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) => {
-            let (status, body) = answers::openai_cut(&error, CHARGED);
-            parts.status = status;
-            parts.headers.insert("x-should-retry", HeaderValue::from_static("false"));
-            parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            return Response::from_parts(parts, Body::from(body));
-        }
-    };
-    let (status, body) = reply.whole(parts.status, &body, now_unix());
-    parts.status = status;
-    parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Response::from_parts(parts, Body::from(body))
-}
-
-fn map_body(answer: Response<Body>, with: impl FnOnce(Body) -> Body) -> Response<Body> {
-    let (mut parts, body) = answer.into_parts();
-    wire::forget_length(&mut parts.headers);
-    Response::from_parts(parts, with(body))
-}
-
-fn now_unix() -> u64 {
+/// Seconds since 1970.
+pub(crate) fn now_unix() -> u64 {
     SystemClock.now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-/// What is done to a stream on its way.
-trait Change: Send + Unpin + 'static {
-    /// A chunk came from upstream.
-    fn push(&mut self, chunk: Bytes) -> Vec<Bytes>;
-    /// Upstream ended well.
-    fn finish(&mut self) -> Vec<Bytes>;
-    /// Upstream broke off. `Some` says it in the stream's own words; `None` cuts the connection.
-    fn fail(&mut self, error: &axum::Error) -> Option<Vec<Bytes>>;
-}
-
-struct Stripping(StreamStripper);
-
-impl Change for Stripping {
-    fn push(&mut self, chunk: Bytes) -> Vec<Bytes> {
-        self.0.push(chunk)
-    }
-
-    fn finish(&mut self) -> Vec<Bytes> {
-        self.0.finish()
-    }
-
-    fn fail(&mut self, _: &axum::Error) -> Option<Vec<Bytes>> {
-        None
-    }
-}
-
-struct Translating(StreamTranslator);
-
-impl Change for Translating {
-    fn push(&mut self, chunk: Bytes) -> Vec<Bytes> {
-        self.0.push(&chunk)
-    }
-
-    fn finish(&mut self) -> Vec<Bytes> {
-        self.0.finish()
-    }
-
-    fn fail(&mut self, error: &axum::Error) -> Option<Vec<Bytes>> {
-        // openai's clients raise what an event with an error says; a cut would be a connection error, after which they send again.
-        Some(self.0.fail(CHARGED, &answers::sentence(error)))
-    }
-}
-
-/// A stream that is changed on its way.
-struct Passing<C> {
-    body: Body,
-    change: C,
-    ready: VecDeque<Bytes>,
-    ended: bool,
-}
-
-impl<C> Passing<C> {
-    fn new(body: Body, change: C) -> Self {
-        Self { body, change, ready: VecDeque::new(), ended: false }
-    }
-}
-
-impl<C: Change> HttpBody for Passing<C> {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let this = &mut *self;
-        loop {
-            while let Some(chunk) = this.ready.pop_front() {
-                if !chunk.is_empty() {
-                    return Poll::Ready(Some(Ok(Frame::data(chunk))));
-                }
-            }
-            if this.ended {
-                return Poll::Ready(None);
-            }
-            match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
-                Some(Ok(frame)) => {
-                    if let Ok(chunk) = frame.into_data() {
-                        this.ready.extend(this.change.push(chunk));
-                    }
-                }
-                Some(Err(error)) => {
-                    this.ended = true;
-                    match this.change.fail(&error) {
-                        Some(chunks) => this.ready.extend(chunks),
-                        None => return Poll::Ready(Some(Err(error))),
-                    }
-                }
-                None => {
-                    this.ended = true;
-                    this.ready.extend(this.change.finish());
-                }
-            }
-        }
-    }
 }

@@ -1,5 +1,6 @@
 //! The socket: connections in bounds, and an end that loses nothing that was paid for.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -7,7 +8,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use http::Request;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -69,7 +71,14 @@ pub(crate) async fn serve(
             // From here on, and not from when the future is first polled: the socket asks whether anything is under way.
             let busy = line.enter();
             let answer = app.clone().oneshot(request.map(|body| Body::new(OnLine::request(body, &line))));
-            async move { answer.await.map(|answer| answer.map(|body| OnLine::answer(body, busy))) }
+            let line = line.clone();
+            async move {
+                let mut answer = answer.await?;
+                if line.is_unread() {
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(answer.map(|body| OnLine::answer(body, busy)))
+            }
         });
         let connection = graceful.watch(http.serve_connection(TokioIo::new(socket), service));
         tokio::spawn(async move {

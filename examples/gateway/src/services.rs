@@ -1,9 +1,9 @@
 //! The stacks behind the gateway: the house's layers in its recommended order, over one client.
 //!
 //! ```text
-//! whole   CollectRequest ▶ KeepPaid ▶ hold ▶ FinalImageJson ▶ choosing ▶ attempt ▶ client     answers in one piece
-//! stream  CollectRequest ▶ KeepPaid ▶                         choosing ▶ attempt ▶ client     answers in pieces
-//! plain   CollectRequest ▶                                               attempt ▶ client     continuations, and what makes nothing
+//! whole   CollectRequest ▶ KeepPaid ▶ Tell ▶ hold ▶ FinalImageJson ▶ choosing ▶ attempt ▶ client     answers in one piece
+//! stream  CollectRequest ▶ KeepPaid ▶ Tell ▶                         choosing ▶ attempt ▶ client     answers in pieces
+//! plain   CollectRequest ▶                                                      attempt ▶ client     continuations, and what makes nothing
 //! choosing = ThoughtSignatures ▶ PeakHourRouter ▶ ModelFallback ▶ ResolutionFallback ▶ JitteredRetry
 //! attempt  = Spending ▶ QuotaGuard ▶ AttemptTimeout ▶ ClassifyGeminiError
 //! ```
@@ -25,6 +25,7 @@ use tower_gemini::{
 };
 
 use crate::hold::hold;
+use crate::tell::Tell;
 
 /// A stack whose answers are judged.
 type Judged = BoxCloneSyncService<Request<ReplayBody>, Response<JudgedBody<Incoming>>, Error>;
@@ -98,8 +99,8 @@ impl Layers {
         B: Body<Data = Bytes, Error = Error> + HasVerdict + Send + Unpin + 'static,
     {
         match &self.keep {
-            Some(keep) => self.watched(keep.layer(stack)),
-            None => self.watched(stack),
+            Some(keep) => self.watched(keep.layer(Tell(stack))),
+            None => self.watched(Tell(stack)),
         }
     }
 

@@ -43,13 +43,21 @@ pub(crate) struct Line {
     reader: Mutex<Option<Waker>>,
     /// A request's body was left unread.
     unread: AtomicBool,
+    /// A head has come whole, and nothing was read since: a request may be answered before the next read.
+    taken: AtomicBool,
 }
 
 impl Line {
     /// A request has begun; it ends with the guard.
     pub(crate) fn enter(self: &Arc<Self>) -> Busy {
         self.busy.fetch_add(1, Ordering::AcqRel);
+        self.taken.store(true, Ordering::Release);
         Busy(self.clone())
+    }
+
+    /// Whether a request's body was left unread: what comes next on this connection may be the rest of it.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.unread.load(Ordering::Acquire)
     }
 }
 
@@ -246,7 +254,7 @@ impl AsyncRead for Socket {
             *self.line.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
             return Pin::new(&mut self.stream).poll_read(cx, buf);
         }
-        if self.phase == Phase::Busy || self.timer.is_none() {
+        if self.line.taken.swap(false, Ordering::AcqRel) || self.phase == Phase::Busy || self.timer.is_none() {
             self.phase = Phase::Idle;
             let idle = self.patience.idle;
             self.arm(idle);
@@ -297,7 +305,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let lingers = matches!(self.phase, Phase::Lingering | Phase::Head) || self.line.unread.load(Ordering::Acquire);
+        let lingers = matches!(self.phase, Phase::Lingering | Phase::Head) || self.line.is_unread();
         if self.phase != Phase::Lingering {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
         }

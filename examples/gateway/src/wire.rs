@@ -109,9 +109,12 @@ pub(crate) fn forget_length(headers: &mut HeaderMap) {
 
 /// How long the caller says that it waits, less a twentieth (two seconds at most) in which the answer has to reach it. An answer after
 /// that is paid for and lost.
-pub(crate) fn stated_deadline(headers: &HeaderMap) -> Option<Duration> {
-    [SERVER_TIMEOUT, READ_TIMEOUT]
+///
+/// The timeout of openai's clients is one between two bytes: it counts where nothing is sent before the end (`silent`).
+pub(crate) fn stated_deadline(headers: &HeaderMap, silent: bool) -> Option<Duration> {
+    [Some(SERVER_TIMEOUT), silent.then_some(READ_TIMEOUT)]
         .into_iter()
+        .flatten()
         .filter_map(|name| seconds(headers.get(name)?))
         .min()
         .map(|stated| stated - (stated / 20).min(Duration::from_secs(2)))
@@ -184,14 +187,15 @@ mod tests {
     #[test]
     fn the_shorter_of_what_is_stated_holds_less_the_way_back() {
         let mut headers = HeaderMap::new();
-        assert_eq!(stated_deadline(&headers), None);
+        assert_eq!(stated_deadline(&headers, true), None);
         headers.insert(READ_TIMEOUT, HeaderValue::from_static("600"));
-        assert_eq!(stated_deadline(&headers), Some(Duration::from_secs(598)));
+        assert_eq!(stated_deadline(&headers, true), Some(Duration::from_secs(598)));
+        assert_eq!(stated_deadline(&headers, false), None, "one between two bytes, of which some come");
         headers.insert(SERVER_TIMEOUT, HeaderValue::from_static("10"));
-        assert_eq!(stated_deadline(&headers), Some(Duration::from_millis(9500)));
+        assert_eq!(stated_deadline(&headers, true), Some(Duration::from_millis(9500)));
         for nonsense in ["-3", "soon", "NaN", "0", "inf"] {
             headers.insert(SERVER_TIMEOUT, HeaderValue::from_static(nonsense));
-            assert_eq!(stated_deadline(&headers), Some(Duration::from_secs(598)), "{nonsense}");
+            assert_eq!(stated_deadline(&headers, true), Some(Duration::from_secs(598)), "{nonsense}");
         }
     }
 }

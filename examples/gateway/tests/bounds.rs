@@ -105,6 +105,24 @@ async fn an_idle_connection_outlives_the_time_for_a_head_and_is_closed_in_the_en
     assert!(since.elapsed() > Duration::from_millis(1400), "{:?}", since.elapsed());
 }
 
+// What comes after a request that was not read to its end may be the rest of it, and is no head of another.
+#[tokio::test]
+async fn a_refused_request_ends_its_connection_in_order_and_an_answered_one_leaves_no_timer_behind() {
+    let world = world(Sim::quick([]), "header_read_timeout = \"300ms\"", "").await;
+    for bytes in [2, 12 * 1024, 100 * 1024] {
+        let mut stream = world.connect().await;
+        let body = "x".repeat(bytes);
+        stream.write_all(format!("{}{body}", head(bytes, "authorization: Bearer and-another\r\n")).as_bytes()).await.unwrap();
+        let said = to_the_end(&mut stream).await;
+        assert!(said.starts_with("HTTP/1.1 400") && !said.contains("HTTP/1.1 408"), "{said}");
+    }
+    let mut stream = world.connect().await;
+    stream.write_all(format!("{}{APPLE}", head(APPLE.len(), "")).as_bytes()).await.unwrap();
+    assert!(one_answer(&mut stream).await.starts_with("HTTP/1.1 200"));
+    let quiet = tokio::time::timeout(Duration::from_millis(900), stream.read(&mut [0; 100])).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+}
+
 #[tokio::test]
 async fn a_client_that_sends_all_of_too_much_before_it_reads_is_told_so() {
     let world = world(Sim::quick([]), "max_body = \"1KiB\"\nmax_in_flight = 4", "").await;

@@ -375,6 +375,22 @@ fn what_would_be_paid_for_in_vain_is_refused_in_words() {
     }
 }
 
+/// Objects are merged name by name: as many as a small body can hold would keep a processor busy for minutes.
+#[test]
+fn objects_of_thousands_of_members_are_refused() {
+    let many: serde_json::Map<String, Value> = (0..60_000).map(|n| (format!("m{n}"), n.into())).collect();
+    for more in [
+        json!({ "google": many }),
+        json!({ "extra_body": { "google": { "generation_config": { "image_config": many } } } }),
+        Value::Object(many.clone()),
+    ] {
+        assert!(refusal(Kind::Chat, &chat(more)).1.contains("more than 1024 members"));
+    }
+    let images = vec![shown(URI); 65];
+    let message = json!({ "role": "assistant", "images": images });
+    assert!(refusal(Kind::Chat, &chat(json!({ "messages": [user(json!("x")), message] }))).1.contains("more than 64 images"));
+}
+
 fn inline(mime: &str, data: &str) -> Value {
     json!({ "inlineData": { "mimeType": mime, "data": data } })
 }

@@ -8,16 +8,18 @@
     reason = "a test that cannot go on says where"
 )]
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use gateway::Running;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower_gemini_sim::{Fault, Latency, Refusal, ServeHandle, Shape, Sim, hash64, serve};
 
 const KEY: &str = "AIzaSyA-sentinel-key-0123456789abcdefghij";
@@ -526,6 +528,190 @@ async fn what_is_kept_outlives_the_process() {
     let answer = world.post(PRO, &apple()).await;
     assert_eq!(answer.images(), [sim.image_for(0).unwrap()]);
     assert_eq!(sim.ledger().charges("call"), 1);
+}
+
+/// An upstream that gives these answers, one after the other and the last again and again, and remembers what it was asked.
+async fn scripted(answers: Vec<(u16, &'static str, String)>) -> (String, Arc<Mutex<Vec<(String, String)>>>) {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let handler = {
+        let asked = asked.clone();
+        move |request: Request<axum::body::Body>| {
+            let (asked, answers) = (asked.clone(), answers.clone());
+            async move {
+                let (parts, body) = request.into_parts();
+                let body = body.collect().await.unwrap().to_bytes();
+                let mut asked = asked.lock().unwrap();
+                asked.push((parts.uri.to_string(), String::from_utf8_lossy(&body).into_owned()));
+                let (status, kind, body) = answers[(asked.len() - 1).min(answers.len() - 1)].clone();
+                Response::builder().status(status).header("content-type", kind).body(axum::body::Body::from(body)).unwrap()
+            }
+        }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(handler)).await });
+    (url, asked)
+}
+
+async fn world_before(url: &str, extra: &str) -> World {
+    let config =
+        format!("[server]\nlisten = \"127.0.0.1:0\"\n[upstream]\nbase_url = \"{url}\"\nvertex_base_url = \"{url}\"\n{extra}");
+    let gateway = gateway::start(&config).await.unwrap_or_else(|error| panic!("{error}\n{config}"));
+    World { sim: Sim::quick([]), upstream: None, gateway, client: Client::builder(TokioExecutor::new()).build_http() }
+}
+
+const JSON: &str = "application/json";
+
+fn chat(more: &str) -> Value {
+    let mut chat = json!({ "model": "gemini-3-pro-image", "messages": [{ "role": "user", "content": "a red apple" }] });
+    chat.as_object_mut().unwrap().extend(serde_json::from_str::<serde_json::Map<String, Value>>(more).unwrap());
+    chat
+}
+
+// Clients go by the status, and a front end that gave up waiting says nothing of the money.
+#[tokio::test]
+async fn a_status_that_clients_send_again_for_is_not_passed_on_where_money_may_be_gone() {
+    let busy = r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#;
+    for (path, body, answer) in [
+        (PRO, apple(), (504, "text/plain", "upstream request timeout")),
+        ("/v1/chat/completions", chat("{}"), (504, "text/plain", "upstream request timeout")),
+        // Within a 200 nobody knows what it cost.
+        ("/v1/chat/completions", chat("{}"), (200, JSON, busy)),
+        ("/v1/images/generations", json!({ "model": "gemini-3-pro-image", "prompt": "a red apple" }), (200, JSON, busy)),
+    ] {
+        let (url, asked) = scripted(vec![(answer.0, answer.1, answer.2.to_owned())]).await;
+        let world = world_before(&url, "").await;
+        let told = world.post(path, &body).await;
+        assert_eq!(
+            (told.status.as_u16(), &told.headers["x-should-retry"]),
+            (424, &"false".parse().unwrap()),
+            "{path} {answer:?}"
+        );
+        assert_eq!(asked.lock().unwrap().len(), 1);
+        if path != PRO {
+            assert!(told.json()["error"]["message"].is_string(), "{}", told.text());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_call_for_words_never_falls_back_to_an_image() {
+    let busy = r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#;
+    let (url, asked) = scripted(vec![(503, JSON, busy.to_owned())]).await;
+    let world = world_before(&url, "[fallback]\nmodels = [\"gemini-3-pro-image\"]\n[retry]\nattempts = 1\n").await;
+    let answer = world.post("/v1beta/models/gemini-2.5-flash:generateContent", &apple_in_words()).await;
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    let asked = asked.lock().unwrap();
+    assert!(asked.len() == 1 && asked[0].0.contains("gemini-2.5-flash:"), "{asked:?}");
+}
+
+fn apple_in_words() -> Value {
+    json!({ "contents": [{ "role": "user", "parts": [{ "text": "describe a red apple" }] }] })
+}
+
+#[tokio::test]
+async fn the_gateways_own_key_is_not_told_to_its_callers_by_googles_errors() {
+    let dir = tempdir();
+    std::fs::write(dir.join("key"), KEY).unwrap();
+    std::fs::write(dir.join("tokens"), "alice:token-of-alice-0123456789\n").unwrap();
+    let extra =
+        format!("[auth]\nmode = \"own\"\napi_key_file = {:?}\ntokens_file = {:?}\n", dir.join("key"), dir.join("tokens"));
+    let denied = format!(
+        r#"{{"error":{{"code":403,"message":"Permission denied: Consumer 'api_key:{KEY}' has been suspended.","status":"PERMISSION_DENIED"}}}}"#
+    );
+    let (url, _) = scripted(vec![(403, JSON, denied)]).await;
+    let world = world_before(&url, &extra).await;
+    for (path, body) in [(PRO, apple()), ("/v1/chat/completions", chat("{}")), ("/v1beta/files", json!({}))] {
+        let mut request = world.request(path, &body);
+        request.headers_mut().insert("x-goog-api-key", "token-of-alice-0123456789".parse().unwrap());
+        let answer = world.send(request).await;
+        let text = answer.text();
+        assert_eq!(answer.status, 403, "{text}");
+        assert!(text.contains("suspended") && text.contains("***") && !text.contains("sentinel"), "{path}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_timeout_between_two_bytes_does_not_end_a_stream_that_goes_on() {
+    let sim = Sim::builder().latency(Latency::none()).tiny_images(true).chunks(600, Duration::from_millis(400)).build();
+    let world = World::new(sim, "").await;
+    let mut request = world.request("/v1/chat/completions", &chat(r#"{"stream":true}"#));
+    request.headers_mut().insert("x-stainless-read-timeout", "1".parse().unwrap());
+    let began = tokio::time::Instant::now();
+    let answer = world.send(request).await;
+    assert!(began.elapsed() > Duration::from_secs(1), "{:?}", began.elapsed());
+    let text = answer.text();
+    assert!(text.contains("data:image/") && text.ends_with("data: [DONE]\n\n"), "{text}");
+}
+
+#[tokio::test]
+async fn vertex_has_an_openai_door_of_its_own() {
+    let (url, asked) = scripted(vec![(200, JSON, "{}".to_owned())]).await;
+    let world = world_before(&url, "").await;
+    let path = "/v1/projects/p/locations/global/endpoints/openapi/chat/completions";
+    let body = chat(r#"{"model":"google/gemini-3-pro-image"}"#);
+    let request = Request::post(world.url(path)).header("authorization", "Bearer ya29.x").body(Full::from(body.to_string()));
+    assert_eq!(world.send(request.unwrap()).await.status, 200);
+    assert_eq!(*asked.lock().unwrap(), [(path.to_owned(), body.to_string())]);
+}
+
+/// Takes so many bytes of an answer and hangs up.
+async fn some_of(world: &World, request: &str, bytes: usize) {
+    let mut stream = tokio::net::TcpStream::connect(world.gateway.url().trim_start_matches("http://")).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut taken = vec![0; bytes];
+    stream.read_exact(&mut taken).await.unwrap();
+}
+
+// What counts as delivered are the bytes that the caller gets, in whatever words.
+#[tokio::test]
+async fn an_answer_that_was_cut_on_its_way_to_the_caller_is_there_for_its_next_request() {
+    let data = "QUJD".repeat(6 << 20);
+    let answer = format!(
+        r#"{{"candidates":[{{"content":{{"parts":[{{"inlineData":{{"mimeType":"image/png","data":"{data}"}}}}]}},"finishReason":"STOP"}}]}}"#
+    );
+    let (url, asked) = scripted(vec![(200, JSON, answer)]).await;
+    for (path, body) in [
+        (PRO, apple()),
+        ("/v1/chat/completions", chat("{}")),
+        ("/v1/images/generations", json!({ "model": "gemini-3-pro-image", "prompt": "a red apple" })),
+    ] {
+        asked.lock().unwrap().clear();
+        let world = world_before(&url, "").await;
+        let body = body.to_string();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nhost: gw\r\nauthorization: Bearer {KEY}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        // And again: what was kept and cut on its way is kept on.
+        for _ in 0..3 {
+            some_of(&world, &request, 1 << 20).await;
+        }
+        let mut again = Request::post(world.url(path)).header("authorization", format!("Bearer {KEY}"));
+        again.headers_mut().unwrap().insert("content-type", JSON.parse().unwrap());
+        let told = world.send(again.body(Full::from(body)).unwrap()).await;
+        assert!(told.status == 200 && told.body.len() > data.len(), "{} {}", told.status, told.body.len());
+        assert_eq!(asked.lock().unwrap().len(), 1, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_reload_neither_forgets_what_is_kept_nor_what_was_spent() {
+    let sim = Sim::builder().latency(Latency::fixed(Duration::from_millis(600))).tiny_images(true).build();
+    let world = World::new(sim, "[spending]\nper_day = 3.0\n").await;
+    hang_up(&world, Duration::from_millis(300)).await;
+    let config = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\n[upstream]\nbase_url = \"{0}\"\n[keep]\nretention = \"20m\"\n[spending]\nper_day = 3.0\nper_hour = 100.0\n",
+        world.upstream.as_ref().unwrap().url()
+    );
+    world.gateway.reload(&config).unwrap();
+    assert_eq!(world.post(PRO, &apple()).await.status, 200);
+    assert_eq!(world.ledger(), (1, 1), "what it hung up on");
+    let mut other = apple();
+    other["contents"][0]["parts"][0]["text"] = "a green apple".into();
+    let refused = world.post(PRO, &other).await;
+    assert_eq!(refused.status, 429, "{}", refused.text());
+    assert_eq!(world.ledger(), (1, 1));
 }
 
 fn tempdir() -> std::path::PathBuf {

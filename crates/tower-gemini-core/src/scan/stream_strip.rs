@@ -102,13 +102,26 @@ impl StreamStripper {
     /// The stream has ended: gives what was held.
     #[must_use]
     pub fn finish(&mut self) -> Vec<Bytes> {
-        let mut out = match &mut self.cutter {
-            Cutter::Lines(held) | Cutter::Elements { element: held, .. } => mem::take(held),
-            Cutter::Whole => Vec::new(),
-        };
-        // Without a word that it has ended, the array's bracket is behind us: only events can be added.
-        if matches!(self.cutter, Cutter::Lines(_)) && !self.has_image {
-            out.extend(self.draft.take());
+        let mut out = Vec::new();
+        match &mut self.cutter {
+            Cutter::Whole => {}
+            // Without a word that it has ended, the array's bracket is behind us: only events can be added.
+            Cutter::Elements { element, .. } => out = mem::take(element),
+            Cutter::Lines(held) => {
+                // Some servers in between leave out what ends the last line.
+                let line = joined(mem::take(held));
+                let is_open = !line.is_empty();
+                match json_of(&line) {
+                    Some(json) => self.event(line, json, &mut out),
+                    None => out.push(line),
+                }
+                if let Some(draft) = self.draft.take().filter(|_| !self.has_image) {
+                    if is_open {
+                        out.push(Bytes::from_static(b"\r\n\r\n"));
+                    }
+                    out.push(draft);
+                }
+            }
         }
         out
     }
@@ -181,7 +194,8 @@ fn keep_unmarked(answer: &mut Answer) {
 /// Cuts a stream of events into lines. Those of data come when they are whole; all others pass as they come.
 fn cut_lines(held: &mut Vec<Bytes>, mut chunk: Bytes, pieces: &mut Vec<Piece>) {
     while !chunk.is_empty() {
-        match memchr::memchr(b'\n', &chunk) {
+        // A carriage return ends a line too, alone or in front of a line feed, which then is a line without anything in it.
+        match memchr::memchr2(b'\n', b'\r', &chunk) {
             Some(end) => {
                 held.push(chunk.split_to(end + 1));
                 let line = joined(mem::take(held));
@@ -408,6 +422,30 @@ mod tests {
             let text = stream(Framing::Sse, &[event("i", false), event(drafts, false), event("t.", false)]);
             let stripped = through(Framing::Sse, &text, &[]);
             assert!(!stripped.contains("[]") && stripped.contains("[{\"text\":\"\"}]"), "{stripped}");
+        }
+    }
+
+    #[test]
+    fn a_last_line_without_its_end_is_an_event_like_any_other() {
+        let (draft, image) = (event("d", false), event("i.", false));
+        let text = format!("data: {draft}\r\n\r\ndata: {image}");
+        for cuts in [&[][..], &[5, 40, 200]] {
+            let stripped = through(Framing::Sse, &text, cuts);
+            assert!(stripped.ends_with(&image) && !parts(Framing::Sse, &stripped).iter().any(is_draft), "{stripped}");
+        }
+        // And a draft that turns out to be the only image is an event of its own.
+        let stripped = through(Framing::Sse, &format!("data: {}\n\ndata: {}", event("d", false), event("t", false)), &[]);
+        let parts = parts(Framing::Sse, &stripped);
+        assert!(parts.last().is_some_and(is_draft) && parts.iter().filter(|part| is_image(part)).count() == 1, "{stripped}");
+    }
+
+    #[test]
+    fn lines_may_end_in_carriage_returns_alone() {
+        let mut stripper = StreamStripper::new(Framing::Sse);
+        for parts in ["t", "d", "ti."] {
+            let text = format!("data: {}\r\r", event(parts, false));
+            let out = String::from_utf8(stripper.push(Bytes::from(text)).concat()).unwrap();
+            assert!(out.ends_with("}\r\r") && !out.contains("\"thought\":true"), "{out}");
         }
     }
 

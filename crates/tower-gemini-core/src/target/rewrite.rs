@@ -251,6 +251,10 @@ fn fits(call: &Call, known: Option<&Model>, wanted: Option<&Model>, same: bool, 
     if (call.verb == Verb::Predict) != predicts(wanted) {
         return Err(Unfit::OtherApi);
     }
+    let draws = |model: Option<&Model>| model.is_some_and(|model| model.images);
+    if !call.wants_image && draws(wanted) && !draws(known) {
+        return Err(Unfit::MakesImages);
+    }
     if call.has_input_images && wanted.is_some_and(|model| !model.edits) {
         return Err(Unfit::CannotEdit);
     }

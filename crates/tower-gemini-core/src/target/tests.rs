@@ -397,6 +397,10 @@ fn what_cannot_be_rewritten_is_said() {
         unfit("/v1beta/models/imagen-4.0-generate-001:predict", r#"{"instances":[{"prompt":"x"}]}"#, Target::new(PRO)),
         Unfit::OtherApi
     );
+    // A call for words must not come back as a picture, at many times the price.
+    assert_eq!(unfit(&path_of("gemini-2.5-flash"), plain, Target::new(PRO)), Unfit::MakesImages);
+    let words_only = r#"{"contents":[],"generationConfig":{"responseModalities":["TEXT"]}}"#;
+    assert!(rewritten(&path_of(PRO), words_only, &Target::new(FLASH31)).is_ok(), "from one such model to another it is one");
     assert_eq!(unfit(&path_of(PRO), "no json", Target::new(FLASH31)), Unfit::Unreadable);
     assert_eq!(
         unfit(&path_of(PRO), r#"{"cachedContent":"cachedContents/1","contents":[]}"#, Target::new(FLASH31)),

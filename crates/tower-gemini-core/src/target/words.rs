@@ -166,6 +166,8 @@ pub enum Unfit {
     KeepsVendor,
     /// It cannot edit images, and the request is an edit.
     CannotEdit,
+    /// It makes images, and the call wants none: an answer nobody asked for would be paid for many times over.
+    MakesImages,
     /// It is asked in another way (`predict` and `generateContent`, or an OpenAI-style request to Google's own form).
     OtherApi,
     /// The history holds thought signatures that it would refuse.
@@ -191,6 +193,7 @@ impl Unfit {
             Self::KeepsAspect => "the caller keeps the aspect ratio",
             Self::KeepsVendor => "the caller keeps the vendor",
             Self::CannotEdit => "it cannot edit images",
+            Self::MakesImages => "it makes images, and the call wants none",
             Self::OtherApi => "it speaks another API",
             Self::Signatures => "it would refuse the thought signatures",
             Self::Continuation => "the call continues an answer of its own model",

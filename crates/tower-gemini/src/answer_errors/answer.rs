@@ -13,7 +13,8 @@ use crate::final_image_extract::StrippedBody;
 use crate::quota_guard::{PacificDay, REFUSAL_DOMAIN};
 
 /// Read by openai's clients and by the Interactions clients of google-genai 1.x and `@google/genai` 1.x.
-pub(super) const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+const X_UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-upstream-status");
 
 /// A body whose answer was judged.
 pub trait HasVerdict {
@@ -102,14 +103,31 @@ pub fn seconds_to_wait(verdict: &Verdict, now: SystemTime) -> Option<u64> {
     Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
 }
 
-/// Adds what clients with retries of their own read, `x-should-retry` and `Retry-After`: by the table of the [module](super).
-pub fn retry_advice(status: StatusCode, headers: &mut HeaderMap, verdict: Option<&Verdict>, now: SystemTime) {
-    let clients_retry = status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 429);
+/// Tells clients with retries of their own what they may do, by the table of the [module](super): the status becomes `charged` where they
+/// would send again after it and money is or may be gone (the upstream's own is then in `x-upstream-status`), and `x-should-retry` and
+/// `Retry-After` are set.
+pub fn advise(
+    status: &mut StatusCode,
+    headers: &mut HeaderMap,
+    verdict: Option<&Verdict>,
+    charged: StatusCode,
+    now: SystemTime,
+) {
+    let said = *status;
     let money_is_gone = verdict.is_some_and(|verdict| !verdict.charge().is_surely_free());
-    if clients_retry || (money_is_gone && !status.is_success()) {
+    // Most clients go by the status alone.
+    if money_is_gone && clients_retry(said) {
+        *status = charged;
+        headers.insert(X_UPSTREAM_STATUS, HeaderValue::from(said.as_u16()));
+    }
+    if clients_retry(*status) || (money_is_gone && !status.is_success()) {
         headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
     }
-    if let Some(seconds) = verdict.filter(|_| clients_retry).and_then(|verdict| seconds_to_wait(verdict, now)) {
+    if let Some(seconds) = verdict.filter(|_| clients_retry(*status)).and_then(|verdict| seconds_to_wait(verdict, now)) {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
+}
+
+fn clients_retry(status: StatusCode) -> bool {
+    status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 429)
 }

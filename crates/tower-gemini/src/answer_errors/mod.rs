@@ -29,7 +29,8 @@
 //!
 //! | what happened | status | `x-should-retry` | `Retry-After` |
 //! | --- | --- | --- | --- |
-//! | an error answer of the API | its own | `false` for 408, 409, 429 and 5xx: our own retries are spent | the hint, rounded up; for a day's limit the time to midnight Pacific |
+//! | an error answer of the API, surely not charged | its own | `false` for 408, 409, 429 and 5xx: our own retries are spent | the hint, rounded up; for a day's limit the time to midnight Pacific |
+//! | an error answer, charged or maybe (a front end's 504, say) | its own where no client sends again after it; else 424, and its own in `x-upstream-status` | `false` | |
 //! | not sent | 503 `UNAVAILABLE` | `false` | |
 //! | our own time limit, surely not charged | 504 `DEADLINE_EXCEEDED` | `false` | |
 //! | the caller's body could not be read | 400 `INVALID_ARGUMENT` | | |
@@ -62,6 +63,6 @@ mod answer;
 mod layer;
 mod service;
 
-pub use answer::{HasVerdict, answer_to, retry_advice, seconds_to_wait};
+pub use answer::{HasVerdict, advise, answer_to, seconds_to_wait};
 pub use layer::AnswerErrorsLayer;
 pub use service::{AnswerErrors, AnsweredBody, ResponseFuture};

@@ -12,7 +12,7 @@ use tower_gemini_core::error::Error;
 use tower_service::Service;
 
 use super::AnswerErrorsLayer;
-use super::answer::{HasVerdict, answer_to, retry_advice};
+use super::answer::{HasVerdict, advise, answer_to};
 use crate::ready::take_ready;
 
 /// Answers where the inner service fails. See the [module](super).
@@ -95,12 +95,12 @@ where
             return Poll::Ready(Ok(match result {
                 Ok(response) => {
                     let (mut parts, body) = response.into_parts();
-                    retry_advice(parts.status, &mut parts.headers, body.verdict(), now);
+                    advise(&mut parts.status, &mut parts.headers, body.verdict(), this.settings.charged, now);
                     Response::from_parts(parts, AnsweredBody(Inner::Upstream(body)))
                 }
                 Err(error) => {
                     let (mut parts, bytes) = answer_to(&error, this.settings.charged).into_parts();
-                    retry_advice(parts.status, &mut parts.headers, Some(error.verdict()), now);
+                    advise(&mut parts.status, &mut parts.headers, Some(error.verdict()), this.settings.charged, now);
                     if let Some(trail) = error.trail() {
                         parts.extensions.insert(trail.clone());
                     }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
 use tower_gemini_core::error::Error;
 use tower_gemini_core::verdict::Verdict;
 
@@ -33,11 +34,33 @@ enum Inner<B: Keepable> {
     Whole { chunks: VecDeque<Bytes>, redeemed: Option<Redeemed> },
 }
 
+/// Long pieces are handed on in slices of this size. A server takes a piece whole into its own buffer, however long it is, and then asks for
+/// the next: what it has not asked for is what the caller surely has not got.
+const SLICE: usize = 64 * 1024;
+
 /// An answer on its way, and what has gone by of it.
 pub(super) struct OnItsWay<B> {
     pub(super) body: B,
+    /// What is left of a long piece.
+    rest: Bytes,
     pub(super) seen: Collected,
     pub(super) task: Task,
+}
+
+impl<B: Keepable> OnItsWay<B> {
+    fn is_all_out(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (rest, body) = (self.rest.len() as u64, self.body.size_hint());
+        let mut hint = SizeHint::new();
+        hint.set_lower(body.lower().saturating_add(rest));
+        if let Some(upper) = body.upper().and_then(|upper| upper.checked_add(rest)) {
+            hint.set_upper(upper);
+        }
+        hint
+    }
 }
 
 /// A kept answer that is being given.
@@ -55,17 +78,16 @@ impl<B: Keepable> KeptBody<B> {
     }
 
     pub(super) fn attended(body: B, status: StatusCode, headers: HeaderMap, task: Task) -> Self {
-        let seen = Collected::new(status, headers, task.shared.settings.max_bytes);
-        Self(Inner::Attended(Some(Box::new(OnItsWay { body, seen, task }))))
+        let seen = Collected::bounded(status, headers, task.shared.clone());
+        Self(Inner::Attended(Some(Box::new(OnItsWay { body, rest: Bytes::new(), seen, task }))))
     }
 
     pub(super) fn redeemed(shared: Arc<Shared>, identity: Identity, answer: Arc<Answer>, again: bool) -> Self {
-        let chunks = answer.chunks.iter().filter(|chunk| !chunk.is_empty()).cloned().collect();
-        Self(Inner::Whole { chunks, redeemed: Some(Redeemed { shared, identity, answer, again }) })
+        Self(Inner::Whole { chunks: slices(&answer), redeemed: Some(Redeemed { shared, identity, answer, again }) })
     }
 
     pub(super) fn whole(answer: &Answer) -> Self {
-        Self(Inner::Whole { chunks: answer.chunks.iter().filter(|chunk| !chunk.is_empty()).cloned().collect(), redeemed: None })
+        Self(Inner::Whole { chunks: slices(answer), redeemed: None })
     }
 
     pub(super) fn ours(body: Bytes) -> Self {
@@ -73,12 +95,31 @@ impl<B: Keepable> KeptBody<B> {
     }
 }
 
+/// An answer in slices.
+fn slices(answer: &Answer) -> VecDeque<Bytes> {
+    let mut slices = VecDeque::new();
+    for mut rest in answer.chunks.iter().cloned() {
+        while !rest.is_empty() {
+            slices.push_back(slice(&mut rest));
+        }
+    }
+    slices
+}
+
+/// The next slice of a piece, which keeps the rest.
+fn slice(rest: &mut Bytes) -> Bytes {
+    if rest.len() > SLICE + SLICE / 2 { rest.split_to(SLICE) } else { std::mem::take(rest) }
+}
+
 impl Redeemed {
     fn given(self) {
         self.shared.redeemed(&self.answer);
         if self.again {
-            self.shared.delivered(self.identity, Answer { file: None, ..(*self.answer).clone() });
+            // Delivered now, whenever it was made.
+            let answer = Answer { file: None, at: Instant::now(), ..(*self.answer).clone() };
+            self.shared.delivered(self.identity, answer);
         }
+        self.shared.leave(self.identity);
     }
 }
 
@@ -101,32 +142,38 @@ impl<B: Keepable> Body for KeptBody<B> {
             Inner::Passing(body) => Pin::new(body).poll_frame(cx),
             Inner::Attended(place) => {
                 let Some(on_its_way) = place else { return Poll::Ready(None) };
-                let frame = Pin::new(&mut on_its_way.body).poll_frame(cx);
-                match &frame {
-                    Poll::Pending => {}
-                    Poll::Ready(Some(Ok(frame))) => {
-                        if let Some(data) = frame.data_ref() {
-                            on_its_way.seen.push(data);
+                if on_its_way.rest.is_empty() {
+                    match Pin::new(&mut on_its_way.body).poll_frame(cx) {
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                            Ok(data) => {
+                                on_its_way.seen.push(&data);
+                                on_its_way.rest = data;
+                            }
+                            Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                        },
+                        Poll::Ready(Some(Err(error))) => {
+                            if let Some(on_its_way) = place.take() {
+                                on_its_way.task.leave();
+                            }
+                            return Poll::Ready(Some(Err(error)));
                         }
-                        // Servers do not ask on after this.
-                        if on_its_way.body.is_end_stream() {
+                        Poll::Ready(None) => {
                             if let Some(on_its_way) = place.take() {
                                 on_its_way.delivered();
                             }
-                        }
-                    }
-                    Poll::Ready(Some(Err(_))) => {
-                        if let Some(on_its_way) = place.take() {
-                            on_its_way.task.leave();
-                        }
-                    }
-                    Poll::Ready(None) => {
-                        if let Some(on_its_way) = place.take() {
-                            on_its_way.delivered();
+                            return Poll::Ready(None);
                         }
                     }
                 }
-                frame
+                let data = slice(&mut on_its_way.rest);
+                // Servers do not ask on after this.
+                if on_its_way.is_all_out() {
+                    if let Some(on_its_way) = place.take() {
+                        on_its_way.delivered();
+                    }
+                }
+                Poll::Ready(Some(Ok(Frame::data(data))))
             }
             Inner::Whole { chunks, redeemed } => {
                 let chunk = chunks.pop_front();
@@ -143,7 +190,7 @@ impl<B: Keepable> Body for KeptBody<B> {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Inner::Passing(body) => body.is_end_stream(),
-            Inner::Attended(on_its_way) => on_its_way.as_ref().is_none_or(|on_its_way| on_its_way.body.is_end_stream()),
+            Inner::Attended(on_its_way) => on_its_way.as_ref().is_none_or(|on_its_way| on_its_way.is_all_out()),
             Inner::Whole { chunks, .. } => chunks.is_empty(),
         }
     }
@@ -152,7 +199,7 @@ impl<B: Keepable> Body for KeptBody<B> {
         match &self.0 {
             Inner::Passing(body) => body.size_hint(),
             Inner::Attended(on_its_way) => {
-                on_its_way.as_ref().map_or_else(|| SizeHint::with_exact(0), |on_its_way| on_its_way.body.size_hint())
+                on_its_way.as_ref().map_or_else(|| SizeHint::with_exact(0), |on_its_way| on_its_way.size_hint())
             }
             Inner::Whole { chunks, .. } => SizeHint::with_exact(chunks.iter().map(|chunk| chunk.len() as u64).sum()),
         }
@@ -166,7 +213,7 @@ impl<B: Keepable> Drop for Inner<B> {
             Inner::Attended(place) => {
                 if let Some(on_its_way) = place.take() {
                     // A server lets go of a body once it has as much as was announced, and does not ask for its end.
-                    if on_its_way.body.is_end_stream() || on_its_way.body.size_hint().exact() == Some(0) {
+                    if on_its_way.is_all_out() || on_its_way.size_hint().exact() == Some(0) {
                         on_its_way.delivered();
                     } else {
                         on_its_way.left();

@@ -9,15 +9,15 @@ use bytes::Bytes;
 use http::header::{CONNECTION, TRANSFER_ENCODING};
 use http::{HeaderMap, Response, StatusCode};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, oneshot, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tower_gemini_core::error::Error;
 use tower_gemini_core::trail::{NotKeptReason, Step, Trail, TrailObserver};
-use tower_gemini_core::verdict::Charge;
+use tower_gemini_core::verdict::{Charge, Outcome, Verdict};
 
 use super::body::{Keepable, KeptBody, OnItsWay};
 use super::identity::Identity;
-use super::shared::{NamedResult, Shared};
+use super::shared::{NamedResult, Report, Shared};
 use super::store::Answer;
 
 /// What is known of a call apart from its answer.
@@ -56,7 +56,7 @@ impl Task {
 }
 
 /// Whether the last attempt was or may have been paid for. One that never left costs nothing, and neither does waiting between attempts.
-fn may_be_paid(trail: &Trail) -> bool {
+pub(super) fn may_be_paid(trail: &Trail) -> bool {
     trail.attempts().last().is_some_and(|last| match last.outcome {
         None => trail.request_is_out(),
         Some(_) => !last.charge.is_surely_free(),
@@ -115,9 +115,9 @@ impl<B: Keepable> Drop for Attended<B> {
 impl<B: Keepable> OnItsWay<B> {
     /// All of it went to the caller, as far as can be seen from here.
     pub(super) fn delivered(self) {
-        let Self { body, seen, task } = self;
-        let paid = body.verdict().is_none_or(|verdict| !verdict.charge().is_surely_free());
-        if let (true, Some(answer)) = (task.marks_resends && paid, seen.answer(&task.trail)) {
+        let Self { body, seen, task, .. } = self;
+        let paid = body.verdict().is_none_or(|verdict| !verdict.charge().is_surely_free() && !is_broken(verdict));
+        if let (true, Some(answer)) = (task.marks_resends && paid, seen.answer(&task.trail, outcome_of(&body))) {
             task.shared.delivered(task.identity, answer);
         }
         task.leave();
@@ -125,7 +125,7 @@ impl<B: Keepable> OnItsWay<B> {
 
     /// The caller went away before the end.
     pub(super) fn left(self) {
-        let Self { body, seen, task } = self;
+        let Self { body, seen, task, .. } = self;
         if body.verdict().is_some_and(|verdict| verdict.charge().is_surely_free()) {
             task.leave();
             return;
@@ -199,15 +199,20 @@ impl TrailObserver for WhenFree {
 async fn finish_call<B: Keepable>(mut answer: Answering<B>, orphan: Orphan) {
     let until = orphan.until();
     let free = WhenFree::of(&orphan.task.trail);
-    let answer = tokio::select! {
-        biased;
-        answer = timeout_at(until, &mut answer) => answer,
-        () = free.notified() => return orphan.lose(NotKeptReason::Free),
+    let answer = loop {
+        tokio::select! {
+            biased;
+            answer = timeout_at(until, &mut answer) => break answer,
+            // Unless the next one has gone out since.
+            () = free.notified() => if !may_be_paid(&orphan.task.trail) {
+                return orphan.lose(NotKeptReason::Free);
+            },
+        }
     };
     match answer {
         Ok(Ok(answer)) => {
             let (parts, body) = answer.into_parts();
-            let seen = Collected::new(parts.status, parts.headers, orphan.task.shared.settings.max_bytes);
+            let seen = Collected::bounded(parts.status, parts.headers, orphan.task.shared.clone());
             finish_body(body, seen, orphan, until).await;
         }
         Ok(Err(error)) if error.charge().is_surely_free() => orphan.lose(NotKeptReason::Free),
@@ -222,15 +227,27 @@ async fn finish_body<B: Keepable>(mut body: B, mut seen: Collected, orphan: Orph
         Ok(Err(_)) => return orphan.lose(NotKeptReason::Broken),
         Err(_) => return orphan.lose(NotKeptReason::TooLate),
     }
-    if body.verdict().is_some_and(|verdict| verdict.charge().is_surely_free()) {
-        return orphan.lose(NotKeptReason::Free);
+    match body.verdict() {
+        Some(verdict) if verdict.charge().is_surely_free() => return orphan.lose(NotKeptReason::Free),
+        Some(verdict) if is_broken(verdict) => return orphan.lose(NotKeptReason::Broken),
+        _ => {}
     }
+    let outcome = outcome_of(&body);
     // Dropped first: what reads along writes the attempt's end, and its cost, into the trail.
     drop(body);
-    match seen.answer(&orphan.task.trail) {
+    match seen.answer(&orphan.task.trail, outcome) {
         Some(answer) => orphan.keep(answer),
         None => orphan.lose(NotKeptReason::TooLarge),
     }
+}
+
+/// Whether an answer that ended in order says that it broke off, as a stream does in its own words.
+fn is_broken(verdict: &Verdict) -> bool {
+    matches!(verdict.outcome(), Outcome::Interrupted | Outcome::StreamError)
+}
+
+fn outcome_of<B: Keepable>(body: &B) -> Outcome {
+    body.verdict().map_or(Outcome::Other, Verdict::outcome)
 }
 
 async fn read<B: Keepable>(body: &mut B, seen: &mut Collected) -> Result<(), Error> {
@@ -242,97 +259,133 @@ async fn read<B: Keepable>(body: &mut B, seen: &mut Collected) -> Result<(), Err
     Ok(())
 }
 
-/// An answer as it comes together. Of one that is too large nothing is held.
+/// An answer as it comes together. Of one that is too large, or comes beside too many others, nothing is held.
 pub(super) struct Collected {
     status: StatusCode,
     headers: HeaderMap,
     chunks: Option<Vec<Bytes>>,
     bytes: usize,
-    most: usize,
+    /// Whose room it takes.
+    room: Option<Arc<Shared>>,
 }
 
 impl Collected {
-    pub(super) fn new(status: StatusCode, mut headers: HeaderMap, most: usize) -> Self {
+    /// Within the bound that holds for all that is on its way.
+    pub(super) fn bounded(status: StatusCode, headers: HeaderMap, room: Arc<Shared>) -> Self {
+        Self::new(status, headers, Some(room))
+    }
+
+    fn new(status: StatusCode, mut headers: HeaderMap, room: Option<Arc<Shared>>) -> Self {
         // What was said of the first connection is not true of the next.
         headers.remove(CONNECTION);
         headers.remove(TRANSFER_ENCODING);
-        Self { status, headers, chunks: Some(Vec::new()), bytes: 0, most }
+        Self { status, headers, chunks: Some(Vec::new()), bytes: 0, room }
     }
 
     pub(super) fn push(&mut self, chunk: &Bytes) {
-        self.bytes = self.bytes.saturating_add(chunk.len());
-        if self.bytes > self.most {
-            self.chunks = None;
-        }
-        if let Some(chunks) = &mut self.chunks {
+        let Some(chunks) = &mut self.chunks else { return };
+        if self.room.as_ref().is_none_or(|room| room.reserve(chunk.len())) {
             chunks.push(chunk.clone());
+            self.bytes += chunk.len();
+        } else {
+            self.let_go();
         }
+    }
+
+    fn let_go(&mut self) -> Option<(Vec<Bytes>, usize)> {
+        let chunks = self.chunks.take()?;
+        let bytes = std::mem::take(&mut self.bytes);
+        if let Some(room) = &self.room {
+            room.release(bytes);
+        }
+        Some((chunks, bytes))
     }
 
     /// The whole answer, where it is not too large.
-    fn answer(self, trail: &Trail) -> Option<Answer> {
-        let Self { status, headers, chunks, bytes, .. } = self;
-        Some(Answer { status, headers, chunks: chunks?, bytes, at: Instant::now(), cost: trail.cost(), file: None })
+    fn answer(mut self, trail: &Trail, outcome: Outcome) -> Option<Answer> {
+        let (chunks, bytes) = self.let_go()?;
+        let (status, headers) = (self.status, std::mem::take(&mut self.headers));
+        Some(Answer { status, headers, chunks, bytes, at: Instant::now(), cost: trail.cost(), outcome, file: None })
     }
 }
 
-/// Runs the call of a name to its end, and tells everybody.
+impl Drop for Collected {
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}
+
+/// Runs the call of a name to its end, and tells everybody. Where nobody waits for it any more, it goes on as any call without a caller
+/// does: while it may have been paid for, and no longer than that is waited for.
 pub(super) async fn run_named<B: Keepable>(
     shared: Arc<Shared>,
     trail: Trail,
     answer: impl Future<Output = Result<Response<B>, Error>> + Send,
-    result: watch::Sender<NamedResult>,
-    tell: oneshot::Sender<Result<Arc<Answer>, Error>>,
+    report: Report,
+    mut tell: oneshot::Sender<Result<Arc<Answer>, Error>>,
 ) {
     shared.task_begins();
     let _end = TaskEnd(shared.clone());
     let free = WhenFree::of(&trail);
-    let mut answer = std::pin::pin!(answer);
-    let answer = loop {
+    let mut whole = std::pin::pin!(whole(answer, &trail));
+    let mut alone_until = None;
+    let whole = loop {
+        let alone = tell.is_closed() && report.is_unheard();
+        if alone && !may_be_paid(&trail) {
+            report.tell(NamedResult::Free);
+            return;
+        }
+        alone_until = if alone { alone_until.or_else(|| Some(Instant::now() + shared.settings.max_time)) } else { None };
+        let too_late = async {
+            match alone_until {
+                Some(until) => sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
-            answer = &mut answer => break answer,
-            () = free.notified() => {
-                // The one receiver is the registry's own: nobody waits any more, and nobody wants another attempt.
-                if tell.is_closed() && result.receiver_count() <= 1 {
-                    result.send_replace(NamedResult::Free);
-                    return;
-                }
+            whole = &mut whole => break whole,
+            // Looked at again from the top.
+            () = free.notified() => {}
+            () = report.left.notified() => {}
+            () = tell.closed(), if !tell.is_closed() => {}
+            () = too_late => {
+                report.tell(NamedResult::Lost(Instant::now()));
+                return;
             }
         }
-    };
-    let whole = match answer {
-        Ok(answer) => {
-            let (parts, mut body) = answer.into_parts();
-            let mut seen = Collected::new(parts.status, parts.headers, usize::MAX);
-            match read(&mut body, &mut seen).await {
-                Ok(()) => {
-                    let charge = body.verdict().map_or(Charge::Maybe, |verdict| verdict.charge());
-                    drop(body);
-                    Ok((seen.answer(&trail), charge))
-                }
-                Err(error) => Err(error),
-            }
-        }
-        Err(error) => Err(error),
     };
     let told = match whole {
-        Ok((Some(answer), charge)) => {
+        Ok((answer, charge)) => {
             let answer = Arc::new(answer);
             let paid = !charge.is_surely_free();
-            result.send_replace(if paid { NamedResult::Answer(answer.clone()) } else { NamedResult::Free });
+            report.tell(if paid { NamedResult::Answer(answer.clone()) } else { NamedResult::Free });
             Ok(answer)
         }
-        // Nothing is too large for no bound.
-        Ok((None, _)) => Err(Error::truncated(trail.cut_off())),
         Err(error) => {
             let free = error.charge().is_surely_free();
-            result.send_replace(if free { NamedResult::Free } else { NamedResult::Lost });
+            report.tell(if free { NamedResult::Free } else { NamedResult::Lost(Instant::now()) });
             Err(error)
         }
     };
     // A caller that has gone can ask again by the same name.
     let _ = tell.send(told);
+}
+
+/// An answer to its end, and what it cost.
+async fn whole<B: Keepable>(
+    answer: impl Future<Output = Result<Response<B>, Error>>,
+    trail: &Trail,
+) -> Result<(Answer, Charge), Error> {
+    let (parts, mut body) = answer.await?.into_parts();
+    // It goes to whoever asked, however large it is.
+    let mut seen = Collected::new(parts.status, parts.headers, None);
+    read(&mut body, &mut seen).await?;
+    let (charge, outcome) = (body.verdict().map_or(Charge::Maybe, Verdict::charge), outcome_of(&body));
+    drop(body);
+    // Nothing is too large for no bound.
+    let answer = seen.answer(trail, outcome).ok_or_else(|| Error::truncated(trail.cut_off()))?;
+    Ok((answer, charge))
 }
 
 struct TaskEnd(Arc<Shared>);

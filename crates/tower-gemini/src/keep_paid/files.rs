@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tower_gemini_core::ledger::Cost;
+use tower_gemini_core::verdict::Outcome;
 
 use super::identity::Identity;
 use super::store::Answer;
@@ -45,6 +46,7 @@ struct Head {
     at: u64,
     at_least_microusd: u64,
     at_most_microusd: Option<u64>,
+    outcome: String,
     bytes: usize,
 }
 
@@ -88,6 +90,7 @@ fn save_one(dir: &Path, written: &Written, now: SystemTime, number: usize) -> io
         at: millis(at),
         at_least_microusd: answer.cost.at_least_microusd,
         at_most_microusd: answer.cost.at_most_microusd,
+        outcome: answer.outcome.as_str().to_owned(),
         bytes: answer.bytes,
     };
     // The process and the moment are in the name: an earlier process's file of the same request is another answer.
@@ -175,6 +178,7 @@ fn answer(head: Head, body: Vec<u8>, file: PathBuf, at: Instant) -> Answer {
         chunks: vec![Bytes::from(body)],
         at,
         cost: Cost { at_least_microusd: head.at_least_microusd, at_most_microusd: head.at_most_microusd },
+        outcome: Outcome::ALL.iter().copied().find(|outcome| outcome.as_str() == head.outcome).unwrap_or(Outcome::Other),
         file: Some(file),
     }
 }

@@ -19,7 +19,7 @@ use tower_service::Service;
 use super::body::{Keepable, KeptBody};
 use super::detached::{Attended, Task, run_named};
 use super::identity::Identity;
-use super::shared::{Found, NamedResult, Shared};
+use super::shared::{Found, Named, NamedResult, Shared};
 use super::store::Answer;
 use crate::quota_guard::REFUSAL_DOMAIN;
 use crate::ready::take_ready;
@@ -87,6 +87,15 @@ where
     }
 }
 
+/// Somebody who waits for a call of a name, and says so when it does no more.
+struct Waiter(Named);
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.0.left.notify_one();
+    }
+}
+
 /// A request and who it is from.
 struct Asked {
     shared: Arc<Shared>,
@@ -107,12 +116,12 @@ impl Asked {
         let settings = &self.shared.settings;
         let grace = Instant::now() + if self.is_resend { settings.resend_grace } else { settings.grace };
         loop {
-            let (changes, until) = match self.shared.find(self.identity, self.is_resend) {
+            let (changes, until) = match self.shared.find(self.identity, Instant::now() < grace, self.is_resend) {
                 Found::Answer(answer) => return Ok(self.redeemed(answer)),
                 Found::Orphan(changes) => (changes, None),
-                Found::Live(changes) if Instant::now() < grace => (changes, Some(grace)),
-                // A request beside another, and not after it.
-                Found::Live(_) | Found::Nothing => break,
+                Found::Live(changes) => (changes, Some(grace)),
+                // Or a request beside another, and not after it.
+                Found::Nothing => break,
             };
             self.wait(&changes, until).await?;
         }
@@ -163,7 +172,7 @@ impl Asked {
     }
 
     fn redeemed<B: Keepable>(&self, answer: Arc<Answer>) -> Response<KeptBody<B>> {
-        self.context.trail().push(Step::Redeemed { age: answer.at.elapsed(), cost: answer.cost });
+        self.context.trail().push(Step::Redeemed { age: answer.at.elapsed(), cost: answer.cost, outcome: answer.outcome });
         let again = self.marks_resends;
         self.response(&answer, KeptBody::redeemed(self.shared.clone(), self.identity, answer.clone(), again))
     }
@@ -188,17 +197,17 @@ impl Asked {
         B: Keepable,
     {
         loop {
-            let mut named = match self.shared.named(name, self.identity) {
+            let named = match self.shared.named(name, self.identity, self.context.trail()) {
                 Err(named) if named.request != self.identity => return Ok(self.name_is_taken()),
                 Err(named) => named,
-                Ok(result) => {
+                Ok(report) => {
                     let (tell, told) = oneshot::channel();
                     // In a task from the start: others may come to depend on it, whatever its first caller does.
                     tokio::spawn(run_named(
                         self.shared.clone(),
                         self.context.trail().clone(),
                         inner.call(request),
-                        result,
+                        report,
                         tell,
                     ));
                     return match told.await {
@@ -209,9 +218,10 @@ impl Asked {
                     };
                 }
             };
+            let mut waiter = Waiter(named);
             let done = async {
-                let done = named.result.wait_for(|result| !matches!(result, NamedResult::UnderWay)).await;
-                done.map_or(NamedResult::Lost, |result| result.clone())
+                let done = waiter.0.result.wait_for(|result| !matches!(result, NamedResult::UnderWay)).await;
+                done.map_or_else(|_| NamedResult::Lost(Instant::now()), |result| result.clone())
             };
             let deadline = self.context.deadline().map(Instant::from_std);
             let time = async {
@@ -227,10 +237,14 @@ impl Asked {
             };
             match result {
                 NamedResult::Answer(answer) => {
-                    self.context.trail().push(Step::Redeemed { age: answer.at.elapsed(), cost: answer.cost });
+                    self.context.trail().push(Step::Redeemed {
+                        age: answer.at.elapsed(),
+                        cost: answer.cost,
+                        outcome: answer.outcome,
+                    });
                     return Ok(self.response(&answer, KeptBody::whole(&answer)));
                 }
-                NamedResult::Lost => {
+                NamedResult::Lost(_) => {
                     let why = "an earlier request with this idempotency key was or may have been paid for, and its answer was lost; \
                                another key asks again";
                     return Err(Error::transport(why.into(), Verdict::interrupted()).with_trail(self.context.trail().clone()));

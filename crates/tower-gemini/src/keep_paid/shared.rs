@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
-use tower_gemini_core::trail::NotKeptReason;
+use tower_gemini_core::trail::{NotKeptReason, Trail};
 
+use super::detached::may_be_paid;
 use super::files::Written;
 use super::identity::Identity;
 use super::layer::Settings;
@@ -25,6 +26,8 @@ pub(super) struct Shared {
     redeemed: AtomicU64,
     not_kept: [AtomicU64; 5],
     lost: AtomicU64,
+    /// Bytes of answers on their way to somebody, held in case that they are left.
+    on_the_way: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -34,6 +37,8 @@ struct State {
     live: HashMap<Identity, Group>,
     /// Calls that are being finished without their callers.
     orphans: HashMap<Identity, Group>,
+    /// How many these are.
+    orphan_calls: usize,
     /// Calls that their callers gave a name.
     named: HashMap<Identity, Named>,
 }
@@ -50,7 +55,10 @@ struct Group {
 pub(super) struct Named {
     pub(super) request: Identity,
     pub(super) result: watch::Receiver<NamedResult>,
-    began: Instant,
+    /// Told by each who stops waiting for it.
+    pub(super) left: Arc<Notify>,
+    /// Of the call while it is under way.
+    trail: Option<Trail>,
 }
 
 /// What became of it.
@@ -59,10 +67,41 @@ pub(super) enum NamedResult {
     UnderWay,
     /// Everybody who asks gets it.
     Answer(Arc<Answer>),
-    /// It was or may have been paid for, and there is no answer.
-    Lost,
+    /// It was or may have been paid for, and there is no answer. Since then.
+    Lost(Instant),
     /// It cost nothing: who still wants it may send it.
     Free,
+}
+
+/// Where the task of a named call tells what became of it. Dropped without a word (the task panicked, or its runtime ended), it says
+/// that the call is lost.
+#[derive(Debug)]
+pub(super) struct Report {
+    result: watch::Sender<NamedResult>,
+    pub(super) left: Arc<Notify>,
+}
+
+impl Report {
+    pub(super) fn tell(&self, result: NamedResult) {
+        self.result.send_replace(result);
+    }
+
+    /// Whether nobody waits for it: the one receiver left is the registry's own.
+    pub(super) fn is_unheard(&self) -> bool {
+        self.result.receiver_count() <= 1
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        self.result.send_if_modified(|result| {
+            let untold = matches!(result, NamedResult::UnderWay);
+            if untold {
+                *result = NamedResult::Lost(Instant::now());
+            }
+            untold
+        });
+    }
 }
 
 /// What there is for a request.
@@ -80,11 +119,18 @@ impl Shared {
         let store = Store::new(settings.max_bytes, settings.retention, settings.resend_window);
         Self {
             settings,
-            state: Mutex::new(State { store, live: HashMap::new(), orphans: HashMap::new(), named: HashMap::new() }),
+            state: Mutex::new(State {
+                store,
+                live: HashMap::new(),
+                orphans: HashMap::new(),
+                orphan_calls: 0,
+                named: HashMap::new(),
+            }),
             detached: watch::Sender::new(0),
             redeemed: AtomicU64::new(0),
             not_kept: Default::default(),
             lost: AtomicU64::new(0),
+            on_the_way: AtomicUsize::new(0),
         }
     }
 
@@ -118,18 +164,28 @@ impl Shared {
         }
     }
 
-    /// What there is for this request; an answer is taken.
-    pub(super) fn find(&self, identity: Identity, resend: bool) -> Found {
+    /// What there is for this request. An answer is taken, and counts as a call whose caller is there until it has been
+    /// [given or put back](Self::leave).
+    ///
+    /// `waits` says that a call beside it is waited for; `is_resend` that the request is marked as one. What seemed delivered comes last:
+    /// the resend may be that of another call, whose own answer is still on its way.
+    pub(super) fn find(&self, identity: Identity, waits: bool, is_resend: bool) -> Found {
         let mut state = self.state();
-        let (answer, lost) = state.store.take(identity, resend, Instant::now());
-        let found = match answer {
-            Some(answer) => Found::Answer(answer),
-            None => match (state.orphans.get(&identity), state.live.get(&identity)) {
-                (Some(group), _) => Found::Orphan(group.ends.clone()),
-                (None, Some(group)) => Found::Live(group.ends.clone()),
-                (None, None) => Found::Nothing,
-            },
-        };
+        let (mut answer, lost) = state.store.take(identity, Instant::now());
+        let mut found = Found::Nothing;
+        if answer.is_none() {
+            if let Some(group) = state.orphans.get(&identity) {
+                found = Found::Orphan(group.ends.clone());
+            } else if let Some(group) = state.live.get(&identity).filter(|_| waits) {
+                found = Found::Live(group.ends.clone());
+            } else if is_resend {
+                answer = state.store.take_delivered(identity);
+            }
+        }
+        if let Some(answer) = answer {
+            state.live.entry(identity).or_default().calls += 1;
+            found = Found::Answer(answer);
+        }
         drop(state);
         self.let_go(&lost);
         found
@@ -157,14 +213,12 @@ impl Shared {
     /// A caller went away: what it was about to get is finished. `false` where too many are.
     pub(super) fn detach(&self, identity: Identity) -> bool {
         let mut state = self.state();
-        let free = self.detached.send_if_modified(|detached| {
-            let free = *detached < self.settings.max_detached;
-            *detached += usize::from(free);
-            free
-        });
+        let free = state.orphan_calls < self.settings.max_detached;
         if free {
             // Before the call leaves the living, so that who waits for that finds it here.
+            state.orphan_calls += 1;
             state.orphans.entry(identity).or_default().calls += 1;
+            self.task_begins();
         }
         end(&mut state.live, identity);
         free
@@ -177,23 +231,40 @@ impl Shared {
             Some(answer) => state.store.put(identity, For::Next, answer, Instant::now()),
             None => Vec::new(),
         };
+        state.orphan_calls = state.orphan_calls.saturating_sub(1);
         end(&mut state.orphans, identity);
         drop(state);
-        self.detached.send_modify(|detached| *detached = detached.saturating_sub(1));
+        self.task_ends();
         self.let_go(&lost);
     }
 
     /// An answer that was taken, and whose taker went away too.
     pub(super) fn put_back(&self, identity: Identity, answer: Arc<Answer>) {
-        let lost = self.state().store.put(identity, For::Next, answer, Instant::now());
+        let mut state = self.state();
+        let lost = state.store.put(identity, For::Next, answer, Instant::now());
+        end(&mut state.live, identity);
+        drop(state);
         self.let_go(&lost);
     }
 
     /// An answer that seems to have reached its caller.
     pub(super) fn delivered(&self, identity: Identity, answer: Answer) {
-        let lost = self.state().store.put(identity, For::Resend, Arc::new(answer), Instant::now());
-        // Nobody was to get it.
-        drop(lost.into_iter().filter(|answer| answer.file.is_some()).collect::<Vec<_>>());
+        let answer = Arc::new(answer);
+        let mut lost = self.state().store.put(identity, For::Resend, answer.clone(), Instant::now());
+        // Where there is no place for it, nobody has lost anything.
+        lost.retain(|lost| !Arc::ptr_eq(lost, &answer));
+        self.let_go(&lost);
+    }
+
+    /// Takes room for so many bytes of an answer on its way. `false` where there is none: no more is held of it.
+    pub(super) fn reserve(&self, bytes: usize) -> bool {
+        let most = self.settings.max_bytes;
+        let more = |held: usize| held.checked_add(bytes).filter(|held| *held <= most);
+        self.on_the_way.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    pub(super) fn release(&self, bytes: usize) {
+        self.on_the_way.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// A kept answer reached somebody.
@@ -220,23 +291,26 @@ impl Shared {
         }
     }
 
-    /// The call of this name: the one that is under way or done, or a new one, to be reported by the sender.
-    pub(super) fn named(&self, name: Identity, request: Identity) -> Result<watch::Sender<NamedResult>, Named> {
+    /// The call of this name: the one that is under way or done, or a new one, to be reported on.
+    pub(super) fn named(&self, name: Identity, request: Identity, trail: &Trail) -> Result<Report, Named> {
         let now = Instant::now();
         let mut state = self.state();
-        let gone = state.trim_named(self.settings.max_bytes, self.settings.retention, now);
+        state.forget_old_names(self.settings.retention, now);
+        // Looked up before others make room: its own answer is not let go for it.
         let found = match state.named.entry(name) {
             Entry::Occupied(entry) if !matches!(*entry.get().result.borrow(), NamedResult::Free) => Err(entry.get().clone()),
             entry => {
-                let (sender, result) = watch::channel(NamedResult::UnderWay);
-                let named = Named { request, result, began: now };
+                let (result, receiver) = watch::channel(NamedResult::UnderWay);
+                let left = Arc::new(Notify::new());
+                let named = Named { request, result: receiver, left: left.clone(), trail: Some(trail.clone()) };
                 match entry {
                     Entry::Occupied(mut entry) => drop(entry.insert(named)),
                     Entry::Vacant(entry) => drop(entry.insert(named)),
                 }
-                Ok(sender)
+                Ok(Report { result, left })
             }
         };
+        let gone = state.trim_names(self.settings.max_bytes);
         drop(state);
         gone.iter().for_each(|answer| remove_file(answer));
         found
@@ -262,14 +336,17 @@ impl Shared {
         let now = Instant::now();
         let mut state = self.state();
         let lost = state.store.expire(now);
-        let gone = state.trim_named(self.settings.max_bytes, self.settings.retention, now);
+        state.forget_old_names(self.settings.retention, now);
+        let gone = state.trim_names(self.settings.max_bytes);
         let waiting = state.store.all().into_iter();
         let mut all: Vec<_> =
             waiting.map(|(identity, answer)| Written { identity, named: None, lost: false, answer }).collect();
         for (name, named) in &state.named {
             let (lost, answer) = match &*named.result.borrow() {
                 NamedResult::Answer(answer) => (false, answer.clone()),
-                NamedResult::Lost => (true, Arc::new(Answer::none(named.began))),
+                NamedResult::Lost(since) => (true, Arc::new(Answer::none(*since))),
+                // The process ends before it does.
+                NamedResult::UnderWay if named.trail.as_ref().is_some_and(may_be_paid) => (true, Arc::new(Answer::none(now))),
                 NamedResult::UnderWay | NamedResult::Free => continue,
             };
             all.push(Written { identity: *name, named: Some(named.request), lost, answer });
@@ -291,11 +368,8 @@ impl Shared {
                 let_go.extend(state.store.put(identity, For::Next, answer, now));
                 continue;
             };
-            let began = answer.at;
-            let result = if lost { NamedResult::Lost } else { NamedResult::Answer(answer) };
-            // Nobody sends anything into it any more; what it holds stays to be read.
-            let (_, result) = watch::channel(result);
-            state.named.entry(identity).or_insert(Named { request, result, began });
+            let result = if lost { NamedResult::Lost(answer.at) } else { NamedResult::Answer(answer) };
+            state.named.entry(identity).or_insert(Named::done(request, result));
             names += 1;
         }
         let kept = state.store.waiting() + names;
@@ -305,29 +379,41 @@ impl Shared {
     }
 }
 
-impl State {
-    /// Forgets the calls of names that are too old, and then the oldest answers until the rest is within the bound that holds for kept
-    /// answers too. Gives what is forgotten.
-    fn trim_named(&mut self, most: usize, retention: Duration, now: Instant) -> Vec<Arc<Answer>> {
-        let answer = |named: &Named| match &*named.result.borrow() {
+impl Named {
+    /// One that is over. Nobody tells anything of it any more; what is known stays to be read.
+    fn done(request: Identity, result: NamedResult) -> Self {
+        let (_, result) = watch::channel(result);
+        Self { request, result, left: Arc::default(), trail: None }
+    }
+
+    fn answer(&self) -> Option<Arc<Answer>> {
+        match &*self.result.borrow() {
             NamedResult::Answer(answer) => Some(answer.clone()),
             _ => None,
-        };
-        let mut gone = Vec::new();
-        self.named.retain(|_, named| {
-            // One that is under way has a sender; what is done is kept for as long as an answer is.
-            let under_way = matches!(*named.result.borrow(), NamedResult::UnderWay);
-            let stays = under_way || now.saturating_duration_since(named.began) < retention;
-            if !stays {
-                gone.extend(answer(named));
-            }
-            stays
+        }
+    }
+}
+
+impl State {
+    /// What is done is kept for as long as an answer is, from its end on.
+    fn forget_old_names(&mut self, retention: Duration, now: Instant) {
+        self.named.retain(|_, named| match &*named.result.borrow() {
+            NamedResult::UnderWay => true,
+            NamedResult::Answer(answer) => now.saturating_duration_since(answer.at) < retention,
+            NamedResult::Lost(since) => now.saturating_duration_since(*since) < retention,
+            NamedResult::Free => false,
         });
-        let mut bytes: usize = self.named.values().filter_map(answer).map(|answer| answer.bytes).sum();
+    }
+
+    /// Lets the oldest answers go until the rest is within the bound that holds for kept answers too, and gives them. What was paid for
+    /// stays known to be: whoever asks by such a name is told that its answer is lost.
+    fn trim_names(&mut self, most: usize) -> Vec<Arc<Answer>> {
+        let mut gone = Vec::new();
+        let mut bytes: usize = self.named.values().filter_map(Named::answer).map(|answer| answer.bytes).sum();
         while bytes > most {
-            let held = self.named.iter().filter_map(|(name, named)| Some((named.began, *name, answer(named)?)));
-            let Some((_, name, oldest)) = held.min_by_key(|(began, ..)| *began) else { break };
-            self.named.remove(&name);
+            let held = self.named.values_mut().filter_map(|named| Some((named.answer()?, named)));
+            let Some((oldest, named)) = held.min_by_key(|(answer, _)| answer.at) else { break };
+            *named = Named::done(named.request, NamedResult::Lost(oldest.at));
             bytes -= oldest.bytes;
             gone.push(oldest);
         }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 use tower_gemini_core::ledger::Cost;
+use tower_gemini_core::verdict::Outcome;
 
 use super::identity::Identity;
 
@@ -23,6 +24,8 @@ pub(super) struct Answer {
     pub(super) at: Instant,
     /// What it cost, all attempts of its call together.
     pub(super) cost: Cost,
+    /// What it means.
+    pub(super) outcome: Outcome,
     /// Where it is written down, if it is.
     pub(super) file: Option<PathBuf>,
 }
@@ -31,7 +34,7 @@ impl Answer {
     /// In the place of an answer that there is none of.
     pub(super) fn none(at: Instant) -> Self {
         let (status, headers) = (StatusCode::OK, HeaderMap::new());
-        Self { status, headers, chunks: Vec::new(), bytes: 0, at, cost: Cost::ZERO, file: None }
+        Self { status, headers, chunks: Vec::new(), bytes: 0, at, cost: Cost::ZERO, outcome: Outcome::Interrupted, file: None }
     }
 }
 
@@ -120,15 +123,15 @@ impl Store {
         lost
     }
 
-    /// Takes the oldest answer for this request. `resend` says that the request is marked as one.
-    pub(super) fn take(&mut self, identity: Identity, resend: bool, now: Instant) -> (Option<Arc<Answer>>, Lost) {
+    /// Takes the oldest answer that waits for this request.
+    pub(super) fn take(&mut self, identity: Identity, now: Instant) -> (Option<Arc<Answer>>, Lost) {
         let lost = self.expire(now);
-        let next = self.remove(identity, |entry| entry.whom == For::Next);
-        let found = match next {
-            None if resend => self.remove(identity, |entry| entry.whom == For::Resend),
-            next => next,
-        };
-        (found.map(|entry| entry.answer), lost)
+        (self.remove(identity, |entry| entry.whom == For::Next).map(|entry| entry.answer), lost)
+    }
+
+    /// Takes the oldest one that seemed delivered: for a request that says that it is a resend.
+    pub(super) fn take_delivered(&mut self, identity: Identity) -> Option<Arc<Answer>> {
+        self.remove(identity, |entry| entry.whom == For::Resend).map(|entry| entry.answer)
     }
 
     /// Whether an answer waits for this request.
@@ -210,6 +213,7 @@ mod tests {
             bytes,
             at,
             cost: Cost::ZERO,
+            outcome: Outcome::Image,
             file: None,
         })
     }
@@ -247,7 +251,8 @@ mod tests {
                             came_back += store.put(Identity([who; 32]), whom, answer(bytes, now), now).len();
                         }
                         Step::Take { who, resend } => {
-                            let (found, lost) = store.take(Identity([who; 32]), resend, now);
+                            let (next, lost) = store.take(Identity([who; 32]), now);
+                            let found = next.or_else(|| if resend { store.take_delivered(Identity([who; 32])) } else { None });
                             came_back += lost.len();
                             if let Some(found) = found {
                                 assert!(now - found.at < Duration::from_secs(600), "too old");
@@ -273,11 +278,12 @@ mod tests {
         assert!(store.put(me, For::Next, answer(80, now), now).is_empty());
         assert!(store.put(me, For::Resend, answer(30, now), now).is_empty());
         assert_eq!(store.waiting(), 1);
-        assert!(store.take(me, false, now).0.is_some());
+        assert!(store.take(me, now).0.is_some());
         store.put(me, For::Resend, answer(30, now), now);
-        assert!(store.take(me, false, now).0.is_none());
-        assert!(store.take(me, true, now).0.is_some());
+        assert!(store.take(me, now).0.is_none());
+        assert!(store.take_delivered(me).is_some());
         store.put(me, For::Resend, answer(30, now), now);
-        assert!(store.take(me, true, now + Duration::from_secs(31)).0.is_none());
+        assert!(store.take(me, now + Duration::from_secs(31)).0.is_none());
+        assert!(store.take_delivered(me).is_none());
     }
 }

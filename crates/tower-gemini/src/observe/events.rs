@@ -153,7 +153,7 @@ pub(super) fn of_step(call: &str, around: &Around, step: &Step) {
             let why = word(why);
             emit(Level::INFO, call, "not_kept", &Fields { why: Some(&why), ..base }, "the answer is not kept");
         }
-        Step::Redeemed { age, cost } => {
+        Step::Redeemed { age, cost, .. } => {
             let fields = Fields { cost: Some(*cost), took: Some(*age), ..base };
             emit(Level::INFO, call, "redeemed", &fields, "given the answer to an earlier, identical request");
         }

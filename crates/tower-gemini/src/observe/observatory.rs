@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 use tower_gemini_core::catalog::Catalog;
+use tower_gemini_core::ledger::Cost;
 use tower_gemini_core::trail::{Attempt, Step, Trail, TrailObserver};
 use tower_gemini_core::verdict::Outcome;
 
@@ -356,7 +357,9 @@ impl CallWatch {
         );
         drop(seen);
         observatory.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-        measure::call_ended(*is_generating, outcome, took, images, cost);
+        // An image that is given again cost what it cost then, and the call that paid for it delivered none.
+        let paid_before: Cost = steps.iter().filter_map(paid_before).sum();
+        measure::call_ended(*is_generating, outcome, took, images, cost + paid_before);
         events::of_call(&CallEnd { call: id, around: &around, outcome, charge, cost, took, is_systemic, sentence: &text });
     }
 }
@@ -364,6 +367,13 @@ impl CallWatch {
 impl Drop for CallWatch {
     fn drop(&mut self) {
         self.over(self.when_dropped);
+    }
+}
+
+fn paid_before(step: &Step) -> Option<Cost> {
+    match step {
+        Step::Redeemed { cost, .. } => Some(*cost),
+        _ => None,
     }
 }
 

@@ -227,7 +227,8 @@ fn came_to(steps: &[Step], how: How, status: Option<u16>) -> CallOutcome {
             Some(outcome) => CallOutcome::Ended(outcome),
             None => CallOutcome::Ended(said.unwrap_or(Outcome::Interrupted)),
         }),
-        Step::Redeemed { .. } if !failed => Some(CallOutcome::Redeemed),
+        Step::Redeemed { outcome: Outcome::Image, .. } if !failed => Some(CallOutcome::Redeemed),
+        Step::Redeemed { outcome, .. } if !failed => Some(CallOutcome::Ended(*outcome)),
         Step::Stopped { why: StopReason::QuotaUsedUp } => Some(CallOutcome::OwnQuota),
         Step::Stopped { why: StopReason::SpendingCap } => Some(CallOutcome::SpendingCap),
         _ => None,
@@ -321,7 +322,7 @@ mod tests {
             (Vec::new(), How::Failed(Some(Outcome::NotSent)), None, ended(Outcome::NotSent)),
             (Vec::new(), How::Failed(None), None, ended(Outcome::NotSent)),
             (
-                vec![Step::Redeemed { age: Duration::ZERO, cost: Cost::exactly(1) }],
+                vec![Step::Redeemed { age: Duration::ZERO, cost: Cost::exactly(1), outcome: Outcome::Image }],
                 How::Complete,
                 Some(200),
                 CallOutcome::Redeemed,

@@ -455,7 +455,11 @@ mod tests {
             ),
             (
                 Story::new()
-                    .then(Step::Redeemed { age: Duration::from_secs(12), cost: Cost::exactly(134_000) })
+                    .then(Step::Redeemed {
+                        age: Duration::from_secs(12),
+                        cost: Cost::exactly(134_000),
+                        outcome: Outcome::Image,
+                    })
                     .ends(How::Complete, ok),
                 "given the answer to the caller's earlier, identical request, 12 s old; nothing was paid again",
             ),

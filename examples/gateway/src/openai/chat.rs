@@ -105,11 +105,14 @@ fn model_parts<'a>(message: &'a Json<'_>, place: &Place) -> Result<Vec<Json<'a>>
         }
     })?;
     let mut images = Vec::new();
-    for (i, image) in message.get("images").and_then(Json::list).unwrap_or_default().iter().enumerate() {
+    let drawn = message.get("images").and_then(Json::list).unwrap_or_default();
+    if drawn.len() > MOST_IMAGES {
+        return Err(place.wrong(&format!("holds more than {MOST_IMAGES} images")));
+    }
+    for (i, image) in drawn.iter().enumerate() {
         let part = image_part(image, &place.under("images", i))?;
         // Some relays give the image twice, in `images` and as Markdown: it is sent, and paid for, once.
-        let data = |part: &Json<'_>| part.at(&["inlineData", "data"]).and_then(Json::text).map(str::to_owned);
-        match parts.iter().position(|known| known.get("inlineData").is_some() && data(known) == data(&part)) {
+        match parts.iter().position(|known| inline_data(known).is_some_and(|data| Some(data) == inline_data(&part))) {
             Some(known) => parts[known] = part,
             None => images.push(part),
         }
@@ -133,6 +136,13 @@ fn model_parts<'a>(message: &'a Json<'_>, place: &Place) -> Result<Vec<Json<'a>>
     }
     parts.append(&mut images);
     Ok(parts)
+}
+
+/// More than a model draws in a turn, and few enough to compare each with all that is there.
+const MOST_IMAGES: usize = 64;
+
+fn inline_data<'p>(part: &'p Json<'_>) -> Option<&'p str> {
+    part.at(&["inlineData", "data"])?.text()
 }
 
 fn sign<'a>(part: &mut Json<'a>, signature: &'a str) {

@@ -42,6 +42,7 @@ impl<'a> Asked<'a> {
                 return Err(OpenAiError::unsupported(name, message));
             }
         }
+        few_members("the request", asked)?;
         one_answer(asked)?;
         let mut this = Self::default();
         this.sampling(asked, target)?;
@@ -200,6 +201,18 @@ impl<'a> Asked<'a> {
         }
         Ok(())
     }
+}
+
+/// Objects are merged by looking each name up among the others: many thousands of them would take minutes.
+const MOST_MEMBERS: usize = 1024;
+
+fn few_members(name: &str, value: &Json<'_>) -> Result<(), OpenAiError> {
+    let Some(members) = value.members() else { return Ok(()) };
+    if members.len() > MOST_MEMBERS {
+        let name: String = name.chars().take(40).collect();
+        return Err(OpenAiError::of(name.clone(), format!("`{name}` has more than {MOST_MEMBERS} members")));
+    }
+    members.iter().try_for_each(|(name, value)| few_members(name, value))
 }
 
 /// `n`: the image models of Gemini give one answer to a request.

@@ -12,6 +12,7 @@ use tower_gemini::clock::RuntimeClock;
 use tower_gemini::core::context::CallOptions;
 use tower_gemini::core::ledger::Cost;
 use tower_gemini::core::trail::Step;
+use tower_gemini::core::verdict::Outcome;
 use tower_gemini::model_fallback::Chain;
 use tower_gemini::observe::{HealthTargets, ObserveLayer};
 use tower_gemini::peak_hour_router::{Schedule, Window, Zone};
@@ -118,7 +119,7 @@ async fn redeemed(observe: &ObserveLayer) {
     let inner = service_fn(|request: Request<Full<Bytes>>| async move {
         if let Some(options) = request.extensions().get::<CallOptions>() {
             let trail = options.clone().trail_mut().clone();
-            trail.push(Step::Redeemed { age: Duration::from_secs(14), cost: Cost::exactly(134_400) });
+            trail.push(Step::Redeemed { age: Duration::from_secs(14), cost: Cost::exactly(134_400), outcome: Outcome::Image });
         }
         Ok::<_, Infallible>(http::Response::new(Full::new(Bytes::from_static(b"{}"))))
     });
