@@ -54,11 +54,14 @@
 //! | somebody else's layer failed the call | `Error::Middleware` that downcasts to [`LayerError`], whose source it is |
 //! | the answer's body broke off | reqwest's error of reading it, with ours among its causes |
 //!
-//! A key in `?key=` is hidden in every URL that an error or an answer carries. The answer's URL is otherwise the request's.
+//! A key in `?key=` is hidden in every URL that an error of reqwest's or ours, or an answer, carries; what other people's middleware wraps is
+//! theirs to hide. The answer's URL is otherwise the request's.
 //!
 //! # Cancel safety
 //!
-//! Dropping the call drops its attempts, down to their connections. An attempt that a layer gives up is dropped at once too.
+//! Dropping the call drops its attempts, down to their connections. An attempt that a layer gives up is dropped at once too. So nothing can
+//! be finished without its caller inside a middleware, whose chain is only lent to the call: put [`KeepPaid`](tower_gemini::KeepPaid) into
+//! a stack over [`ReqwestService`].
 //!
 //! # Features
 //!

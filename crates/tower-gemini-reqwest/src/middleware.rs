@@ -15,7 +15,7 @@ use tower_service::Service;
 
 use crate::error::{Below, out_of_stack, without_key};
 use crate::leaf::{Attempt, Left, Line};
-use crate::service::{from_reqwest, to_reqwest};
+use crate::service::{from_reqwest, to_reqwest, with_url};
 use crate::sync_body::SyncBody;
 
 /// A tower stack as one middleware of `reqwest-middleware`. The stack is built once, over a [`ChannelLeaf`](crate::ChannelLeaf), and
@@ -82,6 +82,7 @@ where
     ) -> Result<reqwest::Response> {
         let stack = self.stack.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (line, attempts) = mpsc::unbounded_channel();
+        let url = request.url().clone();
         let mut request = Request::<reqwest::Body>::try_from(request).map_err(|error| without_key(Error::Reqwest(error)))?;
         // The caller's wishes are in the middleware's extensions: each layer finds its own in the request's.
         request.extensions_mut().extend(extensions.clone());
@@ -89,7 +90,8 @@ where
         request.extensions_mut().insert(Line(line));
         let outcome = drive(call(stack, request), attempts, extensions, &next).await;
         let answer = match outcome {
-            Ok(mut answer) => {
+            Ok(answer) => {
+                let mut answer = with_url(answer, url);
                 if let Some(Left(left)) = answer.extensions_mut().remove() {
                     *extensions = left;
                 }

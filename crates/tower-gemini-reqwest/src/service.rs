@@ -133,11 +133,18 @@ pub(crate) fn to_reqwest(mut request: Request<ReplayBody>) -> Result<reqwest::Re
 
 /// An answer of reqwest as one for the stack.
 pub(crate) fn from_reqwest(answer: reqwest::Response) -> Response<reqwest::Body> {
-    let url = without_key_in_query(answer.url().clone());
-    let mut answer = Response::<reqwest::Body>::from(answer);
-    // The conversion loses the URL, and its place in the extensions can only be filled through a builder.
-    if let Ok(holder) = Response::builder().url(url).body(()) {
-        answer.extensions_mut().extend(holder.into_parts().0.extensions);
+    let url = answer.url().clone();
+    // The conversion loses the URL.
+    with_url(Response::<reqwest::Body>::from(answer), url)
+}
+
+/// An answer that has this URL, unless it has one: what a stack answers itself has none, and reqwest would make one up.
+pub(crate) fn with_url<B>(mut answer: Response<B>, url: reqwest::Url) -> Response<B> {
+    // Its place in the extensions can only be filled through a builder.
+    if let Ok(holder) = Response::builder().url(without_key_in_query(url)).body(()) {
+        let mut extensions = holder.into_parts().0.extensions;
+        extensions.extend(std::mem::take(answer.extensions_mut()));
+        *answer.extensions_mut() = extensions;
     }
     answer
 }

@@ -278,6 +278,20 @@ async fn a_url_without_a_key_stays_as_it_is() {
     assert_eq!(request.send().await.unwrap().url().as_str(), url);
 }
 
+// What the stack answers itself, without asking anybody, has the request's URL too.
+#[tokio::test]
+async fn an_answer_of_the_stacks_own_has_the_url_of_its_request() {
+    let refuses = tower::service_fn(|_: http::Request<reqwest::Body>| async {
+        let answer = http::Response::builder().status(429).body(reqwest::Body::from("not sent"));
+        Ok::<_, std::io::Error>(answer.unwrap())
+    });
+    let url = "http://127.0.0.1:1/v1beta/models/gemini-3-pro-image:generateContent";
+    let answer = client(StackMiddleware::new(refuses)).post(format!("{url}?key=AIzaSyA-sentinel-key-0123456789abcdefghij"));
+    let answer = answer.body(CAT).send().await.unwrap();
+    assert!(answer.url().as_str().starts_with(url) && !answer.url().as_str().contains("sentinel"), "{}", answer.url());
+    assert_eq!(answer.status(), 429);
+}
+
 #[tokio::test]
 async fn the_requests_own_timeout_ends_an_attempt_with_reqwests_own_error() {
     let upstream = Upstream::slow().await;
