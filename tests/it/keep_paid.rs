@@ -775,6 +775,27 @@ fn answers_on_their_way_are_held_within_the_bound_all_together() {
     });
 }
 
+/// A front end's 504 may have cost something and is nothing to give to anybody: kept, it would be told as it came, without its verdict.
+#[test]
+fn an_error_that_may_have_cost_something_is_not_kept() {
+    in_paused_time(async {
+        let client = tower::service_fn(|request: Request<tower_gemini::core::body::ReplayBody>| async move {
+            let _ = request.into_body().collect().await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let answer = Response::builder().status(504).body(Full::new(Bytes::from("upstream request timeout")));
+            Ok::<_, std::io::Error>(answer.unwrap())
+        });
+        let keep = KeepPaidLayer::new();
+        let service = CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)));
+        let scenario = Scenario::new([]);
+        let call = whole(service.clone(), with(&scenario, RETRY_COUNT, "0"));
+        assert!(tokio::time::timeout(Duration::from_secs(2), call).await.is_err());
+        assert!(keep.drain(Duration::from_secs(100)).await);
+        let (status, _) = whole(service, with(&scenario, RETRY_COUNT, "1")).await.unwrap();
+        assert_eq!((status, keep.counts().kept, keep.counts().broken, keep.counts().redeemed), (504, 0, 1, 0));
+    });
+}
+
 #[test]
 fn a_refusal_that_is_given_again_is_a_refusal_in_every_figure() {
     in_paused_time(async {

@@ -21,13 +21,15 @@ pub(crate) enum BodyFault {
     TooLarge { most: usize },
     /// No byte for this long.
     TooSlow { limit: Duration },
-    /// Less than [`LEAST_RATE`] on average.
+    /// Less than [`LEAST_RATE`] on average, or longer than [`LONGEST`] in all.
     Trickles,
 }
 
 /// Bytes a second that a body must come at on average, once the time that it may be silent for has passed: whoever sends a byte now and then
 /// would hold a place in flight for ever.
 const LEAST_RATE: u64 = 1024;
+/// As long as Google takes for a whole call at most (600 s).
+const LONGEST: Duration = Duration::from_secs(600);
 
 impl fmt::Display for BodyFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -38,7 +40,11 @@ impl fmt::Display for BodyFault {
             Self::TooSlow { limit } => {
                 write!(f, "nothing of the request's body came for {:.0} s (server.body_idle_timeout)", limit.as_secs_f64())
             }
-            Self::Trickles => write!(f, "the request's body came at less than {LEAST_RATE} bytes a second"),
+            Self::Trickles => write!(
+                f,
+                "the request's body came at less than {LEAST_RATE} bytes a second, or was not whole after {} s",
+                LONGEST.as_secs()
+            ),
         }
     }
 }
@@ -79,7 +85,7 @@ impl HttpBody for Bounded {
                 let now = Instant::now();
                 let so_far = (this.most - this.left) as u64;
                 let took = now - this.began;
-                if took > this.limit && so_far < took.as_secs().saturating_mul(LEAST_RATE) {
+                if took > LONGEST || (took > this.limit && so_far < took.as_secs().saturating_mul(LEAST_RATE)) {
                     return Poll::Ready(Some(Err(axum::Error::new(BodyFault::Trickles))));
                 }
                 this.silence.as_mut().reset(now + this.limit);

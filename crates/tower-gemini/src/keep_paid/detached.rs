@@ -116,7 +116,8 @@ impl<B: Keepable> OnItsWay<B> {
     /// All of it went to the caller, as far as can be seen from here.
     pub(super) fn delivered(self) {
         let Self { body, seen, task, .. } = self;
-        let paid = body.verdict().is_none_or(|verdict| !verdict.charge().is_surely_free() && !is_broken(verdict));
+        let paid = seen.status.is_success()
+            && body.verdict().is_none_or(|verdict| !verdict.charge().is_surely_free() && !is_broken(verdict));
         if let (true, Some(answer)) = (task.marks_resends && paid, seen.answer(&task.trail, outcome_of(&body))) {
             task.shared.delivered(task.identity, answer);
         }
@@ -230,6 +231,8 @@ async fn finish_body<B: Keepable>(mut body: B, mut seen: Collected, orphan: Orph
     match body.verdict() {
         Some(verdict) if verdict.charge().is_surely_free() => return orphan.lose(NotKeptReason::Free),
         Some(verdict) if is_broken(verdict) => return orphan.lose(NotKeptReason::Broken),
+        // An error that may have cost something (a front end's 504) is nothing that anybody paid for.
+        _ if !seen.status.is_success() => return orphan.lose(NotKeptReason::Broken),
         _ => {}
     }
     let outcome = outcome_of(&body);

@@ -66,7 +66,7 @@
 //! | setting | value | source |
 //! | --- | --- | --- |
 //! | calls finished without a caller, at once | 64 | a fourth of the gateway's requests in flight |
-//! | bytes kept | 256 MiB | five 4K images with two drafts (54 MB of JSON each), a hundred of 1K |
+//! | bytes kept, and as many of answers on their way | 256 MiB | five 4K images with two drafts (54 MB of JSON each), a hundred of 1K |
 //! | time for a call without a caller | 660 s | Google's own deadline of 600 s (gRPC service config), and the way back |
 //! | an answer waits for its caller | 10 minutes | the longest series of resends that was measured ends within 5 |
 //! | grace for an identical call to be left | 100 ms | a closed socket is noticed within a few on loopback; 2 s for a request marked as a resend |
@@ -86,8 +86,8 @@
 //! # The end of a process
 //!
 //! [`KeepPaidLayer::drain`] waits for what is being finished, [`KeepPaidLayer::save_to`] writes down what is kept, and
-//! [`KeepPaidLayer::load_from`] takes it in again. What became of a call with
-//! an `Idempotency-Key` is written down too, whether its answer was given or not.
+//! [`KeepPaidLayer::load_from`] takes it in again. What became of a call with an `Idempotency-Key` is written down too, whether its answer was
+//! given or not.
 
 mod body;
 mod detached;

@@ -42,7 +42,7 @@ impl<'a> Asked<'a> {
                 return Err(OpenAiError::unsupported(name, message));
             }
         }
-        few_members("the request", asked)?;
+        few_members(None, asked)?;
         one_answer(asked)?;
         let mut this = Self::default();
         this.sampling(asked, target)?;
@@ -206,13 +206,18 @@ impl<'a> Asked<'a> {
 /// Objects are merged by looking each name up among the others: many thousands of them would take minutes.
 const MOST_MEMBERS: usize = 1024;
 
-fn few_members(name: &str, value: &Json<'_>) -> Result<(), OpenAiError> {
+fn few_members(name: Option<&str>, value: &Json<'_>) -> Result<(), OpenAiError> {
     let Some(members) = value.members() else { return Ok(()) };
     if members.len() > MOST_MEMBERS {
-        let name: String = name.chars().take(40).collect();
-        return Err(OpenAiError::of(name.clone(), format!("`{name}` has more than {MOST_MEMBERS} members")));
+        return Err(match name {
+            None => OpenAiError::new(format!("the request has more than {MOST_MEMBERS} members")),
+            Some(name) => {
+                let name: String = name.chars().take(40).collect();
+                OpenAiError::of(name.clone(), format!("`{name}` has more than {MOST_MEMBERS} members"))
+            }
+        });
     }
-    members.iter().try_for_each(|(name, value)| few_members(name, value))
+    members.iter().try_for_each(|(name, value)| few_members(Some(name), value))
 }
 
 /// `n`: the image models of Gemini give one answer to a request.
