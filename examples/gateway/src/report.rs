@@ -10,6 +10,9 @@
 //! | `x-gemini-waited-ms` | how long the call waited, all in all |
 //! | `x-gemini-redeemed` | `1` where this is the kept answer of an earlier, identical request: nothing was sent |
 //!
+//! Two more are there whether these are asked for or not, as clients go by them: `x-should-retry`, and `x-upstream-status` where the status is
+//! a 424 in place of one after which clients would send again what may have been paid for.
+//!
 //! Of a stream they say what was known when its head went out. All of them together stay below 1 KiB.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
