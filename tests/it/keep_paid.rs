@@ -11,9 +11,11 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use tower::{Layer, Service, ServiceExt};
+use tower_gemini::answer_errors::HasVerdict;
 use tower_gemini::core::context::CallOptions;
 use tower_gemini::core::error::Error;
 use tower_gemini::core::trail::{Step, Trail};
+use tower_gemini::core::verdict::Charge;
 use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::keep_paid::KeptBody;
 use tower_gemini::model_fallback::Chain;
@@ -442,6 +444,21 @@ fn an_idempotency_key_whose_call_was_paid_for_and_lost_pays_no_second_time() {
     });
 }
 
+/// Everybody had left, and the time for finishing it alone had begun: whoever asks again by the name is there again, and is waited for.
+#[test]
+fn who_comes_back_to_a_key_is_not_told_that_it_took_too_long_alone() {
+    in_paused_time(async {
+        let scenario = Scenario { latency: Duration::from_secs(20), ..Scenario::new([]) };
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new().max_detached_time(Duration::from_secs(10)));
+        let service = stack(&scenario, &sim, &keep);
+        let left = whole(service.clone(), with(&scenario, KEY, "one"));
+        assert!(tokio::time::timeout(Duration::from_secs(2), left).await.is_err());
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let (status, _) = whole(service, with(&scenario, KEY, "one")).await.unwrap();
+        assert_eq!((status, sim.ledger().charges(TAG)), (200, 1));
+    });
+}
+
 /// Runs in real time: files are written by threads that a paused clock does not wait for.
 fn in_real_time<F: Future>(case: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(case)
@@ -519,6 +536,87 @@ fn what_became_of_an_idempotency_key_outlives_the_process() {
         let late = KeepPaidLayer::new().retention(Duration::ZERO);
         assert_eq!(late.load_from(&dir).await.unwrap(), 0);
         assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
+    });
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+/// Waits until so many files are left, for 5 s at most: they are removed by threads.
+async fn files_left(dir: &std::path::Path, count: usize) -> usize {
+    let left = || std::fs::read_dir(dir).unwrap().count();
+    for _ in 0..500 {
+        if left() == count {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    left()
+}
+
+#[test]
+fn the_file_of_a_key_goes_when_its_time_is_over() {
+    let dir = std::env::temp_dir().join(format!("keep-named-old-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    in_real_time(async {
+        let scenario = Scenario { latency: Duration::from_millis(1), ..Scenario::new([]) };
+        let (sim, first) = (scenario.sim(), KeepPaidLayer::new());
+        whole(stack(&scenario, &sim, &first), with(&scenario, KEY, "one")).await.unwrap();
+        assert_eq!(first.save_to(&dir).await.unwrap(), 1);
+        let next = KeepPaidLayer::new().retention(Duration::from_secs(1));
+        assert_eq!(next.load_from(&dir).await.unwrap(), 1);
+        assert_eq!(files_left(&dir, 1).await, 1);
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        // Looked through when the next one comes.
+        whole(stack(&scenario, &sim, &next), with(&scenario, KEY, "two")).await.unwrap();
+        assert_eq!(files_left(&dir, 0).await, 0);
+    });
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+/// What has no outcome in its file was written before there was one.
+#[test]
+fn an_answer_that_an_earlier_version_wrote_down_is_taken_in() {
+    let dir = std::env::temp_dir().join(format!("keep-earlier-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    in_real_time(async {
+        let scenario = Scenario { latency: Duration::from_millis(1), ..Scenario::new([]) };
+        let (sim, first) = (scenario.sim(), KeepPaidLayer::new());
+        let answer = whole(stack(&scenario, &sim, &first), with(&scenario, KEY, "one")).await.unwrap();
+        first.save_to(&dir).await.unwrap();
+        let path = std::fs::read_dir(&dir).unwrap().next().unwrap().unwrap().path();
+        let written = std::fs::read(&path).unwrap();
+        let line = written.iter().position(|&byte| byte == b'\n').unwrap();
+        let mut head: serde_json::Value = serde_json::from_slice(&written[..line]).unwrap();
+        assert_eq!(head.as_object_mut().unwrap().remove("outcome").unwrap(), "success");
+        std::fs::write(&path, [head.to_string().as_bytes(), &written[line..]].concat()).unwrap();
+        let next = KeepPaidLayer::new();
+        assert_eq!(next.load_from(&dir).await.unwrap(), 1);
+        assert_eq!(whole(stack(&scenario, &sim, &next), with(&scenario, KEY, "one")).await.unwrap(), answer);
+        assert_eq!(sim.ledger().charges(TAG), 1);
+    });
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+/// Nothing came of it that a later process could give: its next request is told so, and pays no second time.
+#[test]
+fn an_error_of_a_key_that_may_have_cost_something_is_written_down_as_lost() {
+    let dir = std::env::temp_dir().join(format!("keep-error-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    in_real_time(async {
+        let client = tower::service_fn(|_: Request<tower_gemini::core::body::ReplayBody>| async {
+            let answer = Response::builder().status(504).body(Full::new(Bytes::from("upstream request timeout")));
+            Ok::<_, std::io::Error>(answer.unwrap())
+        });
+        let scenario = Scenario::new([]);
+        let service = |keep: &KeepPaidLayer| CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)));
+        let first = KeepPaidLayer::new();
+        let answer = service(&first).oneshot(with(&scenario, KEY, "one")).await.unwrap();
+        let charge = answer.body().verdict().map(tower_gemini::core::verdict::Verdict::charge);
+        assert_eq!((answer.status().as_u16(), charge), (504, Some(Charge::Maybe)), "its verdict comes along");
+        assert_eq!(first.save_to(&dir).await.unwrap(), 1);
+        let next = KeepPaidLayer::new();
+        assert_eq!(next.load_from(&dir).await.unwrap(), 1);
+        let lost = whole(service(&next), with(&scenario, KEY, "one")).await.unwrap_err();
+        assert_eq!(lost.charge(), Charge::Maybe, "{lost}");
     });
     std::fs::remove_dir_all(&dir).unwrap();
 }

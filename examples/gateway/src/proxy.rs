@@ -16,7 +16,7 @@ use tower_gemini::core::call::{Call, Dialect, Verb};
 use tower_gemini::core::context::CallOptions;
 use tower_gemini::core::trail::Trail;
 use tower_gemini::core::verdict::Verdict;
-use tower_gemini::keep_paid::CallerName;
+use tower_gemini::keep_paid::{AnswerShape, CallerName, KeyReused};
 
 use crate::answers::CHARGED;
 use crate::gateway::Gateway;
@@ -67,8 +67,8 @@ pub(crate) async fn handle(gateway: Arc<Gateway>, request: Request<Body>) -> Res
                 return answers::refused(form, &answers::Refused::path(&path));
             };
             parts.uri = uri;
-            // Another shape is another answer: what is kept for this caller must not go to a request of the same bytes in Google's words.
-            parts.extensions.insert(CallerName::new(&format!("{} {:?}", caller.name(), translated.reply)));
+            // What is kept for this request must not go to one of the same bytes in Google's words.
+            parts.extensions.insert(AnswerShape::new(&format!("{:?}", translated.reply)));
             generate(gateway, parts, translated.body, Some(translated.reply)).await
         }
         _ => {
@@ -147,20 +147,20 @@ async fn ask(
             wire::clean_answer(&mut parts.headers);
             let verdict = parts.extensions.get::<Verdict>().cloned();
             advise(&mut parts.status, &mut parts.headers, verdict.as_ref(), CHARGED, now);
-            Response::from_parts(parts, body)
+            match reply {
+                // Answered above what translates.
+                Some(reply) if parts.extensions.get::<KeyReused>().is_some() => {
+                    let body = collect(body).await.unwrap_or_default();
+                    in_openais_words(Response::from_parts(parts, body), reply)
+                }
+                _ => Response::from_parts(parts, body),
+            }
         }
         Err(error) => {
             let answer = answers::of_error(&error, now);
             match reply {
                 None => answer.map(Body::from),
-                Some(reply) => {
-                    let (mut parts, body) = answer.into_parts();
-                    let (status, body) = reply.whole(parts.status, &body, now_unix());
-                    parts.status = status;
-                    wire::forget_length(&mut parts.headers);
-                    parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                    Response::from_parts(parts, Body::from(body))
-                }
+                Some(reply) => in_openais_words(answer, reply),
             }
         }
     };
@@ -169,6 +169,16 @@ async fn ask(
         report::add(answer.headers_mut(), &trail);
     }
     answer
+}
+
+/// An answer in Google's words that nothing below has translated.
+fn in_openais_words(answer: Response<Bytes>, reply: &Reply) -> Response<Body> {
+    let (mut parts, body) = answer.into_parts();
+    let (status, body) = reply.whole(parts.status, &body, now_unix());
+    parts.status = status;
+    wire::forget_length(&mut parts.headers);
+    parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Response::from_parts(parts, Body::from(body))
 }
 
 fn shorter(a: Option<std::time::Duration>, b: Option<std::time::Duration>) -> Option<std::time::Duration> {

@@ -352,7 +352,10 @@ async fn headers_tell_what_happened_where_they_are_asked_for() {
 
 /// Sends a request and hangs up after `patience`.
 async fn hang_up(world: &World, patience: Duration) {
-    let request = world.request(PRO, &apple());
+    hang_up_on(world.request(PRO, &apple()), patience).await;
+}
+
+async fn hang_up_on(request: Request<Full<Bytes>>, patience: Duration) {
     // A client of its own: dropping it closes the connection.
     let client: Client<HttpConnector, Full<Bytes>> =
         Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http();
@@ -371,6 +374,57 @@ async fn what_was_paid_for_is_kept_for_the_one_who_hung_up_and_given_once() {
     let another = world.post(PRO, &apple()).await;
     assert_eq!(another.images(), [world.sim.image_for(1).unwrap()], "given once");
     assert_eq!(world.ledger(), (2, 2));
+}
+
+// OpenAI's images API has no answer without an image: a refusal is an error there, and was paid for all the same.
+#[tokio::test]
+async fn a_refusal_that_was_paid_for_is_kept_whatever_status_tells_it() {
+    for fault in [Fault::Refused(Refusal::ImageSafety), Fault::StopWithoutImage, Fault::MaxTokens] {
+        for (path, body, status) in [
+            ("/v1/images/generations", json!({ "model": "gemini-3-pro-image", "prompt": "a red apple" }), 400),
+            ("/v1/chat/completions", chat("{}"), 200),
+        ] {
+            let latency = Latency::fixed(Duration::from_millis(900));
+            let sim = Sim::builder().script([fault.clone()]).latency(latency).tiny_images(true).build();
+            let world = World::new(sim, "").await;
+            hang_up_on(world.request(path, &body), Duration::from_millis(300)).await;
+            let answer = world.post(path, &body).await;
+            assert_eq!((answer.status.as_u16(), world.ledger()), (status, (1, 1)), "{fault:?} {path}: {}", answer.text());
+        }
+    }
+}
+
+// The shape that an answer is told in is part of the request, and no other caller.
+#[tokio::test]
+async fn an_idempotency_key_that_is_used_for_another_request_is_refused_in_openais_words_too() {
+    let world = World::quick([]).await;
+    let send = |path: &'static str, body: Value| {
+        let mut request = world.request(path, &body);
+        request.headers_mut().insert("idempotency-key", "one".parse().unwrap());
+        world.send(request)
+    };
+    let images = |more: &str| {
+        let mut body = json!({ "model": "gemini-3-pro-image", "prompt": "a red apple" });
+        body.as_object_mut().unwrap().extend(serde_json::from_str::<serde_json::Map<String, Value>>(more).unwrap());
+        body
+    };
+    let first = send("/v1/images/generations", images("{}")).await;
+    assert_eq!(first.status, 200, "{}", first.text());
+    assert_eq!(send("/v1/images/generations", images("{}")).await.body, first.body);
+    for (path, body) in [
+        ("/v1/images/generations", images(r#"{"response_format":"url"}"#)),
+        ("/v1/images/generations", images(r#"{"model":"gemini-2.5-flash-image"}"#)),
+        ("/v1/chat/completions", chat("{}")),
+        (PRO, apple()),
+    ] {
+        let answer = send(path, body).await;
+        assert_eq!(answer.status, 422, "{path}: {}", answer.text());
+        let error = &answer.json()["error"];
+        assert!(error["message"].as_str().unwrap().contains("A new request needs a new key"), "{error}");
+        // Each in the words of its path.
+        assert_eq!((error["type"].is_string(), error["status"].is_string()), (path != PRO, path == PRO), "{error}");
+    }
+    assert_eq!(world.ledger(), (1, 1));
 }
 
 #[tokio::test]
@@ -581,15 +635,19 @@ async fn a_status_that_clients_send_again_for_is_not_passed_on_where_money_may_b
     ] {
         let (url, asked) = scripted(vec![(answer.0, answer.1, answer.2.to_owned())]).await;
         let world = world_before(&url, "").await;
-        let told = world.post(path, &body).await;
-        assert_eq!(
-            (told.status.as_u16(), &told.headers["x-should-retry"]),
-            (424, &"false".parse().unwrap()),
-            "{path} {answer:?}"
-        );
-        assert_eq!(asked.lock().unwrap().len(), 1);
-        if path != PRO {
-            assert!(told.json()["error"]["message"].is_string(), "{}", told.text());
+        let (mut named, plain) = (world.request(path, &body), world.request(path, &body));
+        named.headers_mut().insert("idempotency-key", "one".parse().unwrap());
+        for (sent, request) in [(1, named.clone()), (1, named), (2, plain)] {
+            let told = world.send(request).await;
+            assert_eq!(
+                (told.status.as_u16(), &told.headers["x-should-retry"]),
+                (424, &"false".parse().unwrap()),
+                "{path} {answer:?}"
+            );
+            assert_eq!(asked.lock().unwrap().len(), sent);
+            if path != PRO {
+                assert!(told.json()["error"]["message"].is_string(), "{}", told.text());
+            }
         }
     }
 }

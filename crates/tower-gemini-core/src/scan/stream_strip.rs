@@ -110,15 +110,13 @@ impl StreamStripper {
             Cutter::Lines(held) => {
                 // Some servers in between leave out what ends the last line.
                 let line = joined(mem::take(held));
-                let is_open = !line.is_empty();
                 match json_of(&line) {
                     Some(json) => self.event(line, json, &mut out),
                     None => out.push(line),
                 }
                 if let Some(draft) = self.draft.take().filter(|_| !self.has_image) {
-                    if is_open {
-                        out.push(Bytes::from_static(b"\r\n\r\n"));
-                    }
+                    // Whatever the last event ended with, it is over: an empty line more means nothing.
+                    out.push(Bytes::from_static(b"\r\n\r\n"));
                     out.push(draft);
                 }
             }
@@ -437,6 +435,18 @@ mod tests {
         let stripped = through(Framing::Sse, &format!("data: {}\n\ndata: {}", event("d", false), event("t", false)), &[]);
         let parts = parts(Framing::Sse, &stripped);
         assert!(parts.last().is_some_and(is_draft) && parts.iter().filter(|part| is_image(part)).count() == 1, "{stripped}");
+    }
+
+    // Two lines of data with no empty line between them are one event, and no JSON.
+    #[test]
+    fn a_draft_that_was_held_is_an_event_of_its_own_however_the_last_one_ended() {
+        for end in ["", "\n", "\n\n", "\r", "\r\r", "\r\n", "\r\n\r\n"] {
+            let text = format!("data: {}\n\ndata: {}{end}", event("d", false), event("t", false));
+            let stripped = through(Framing::Sse, &text, &[]).replace("\r\n", "\n").replace('\r', "\n");
+            let events: Vec<_> = stripped.split("\n\n").filter(|event| !event.trim().is_empty()).collect();
+            assert_eq!(events.len(), 3, "{end:?}: {stripped:?}");
+            assert!(events.iter().all(|event| event.trim().lines().count() == 1), "{end:?}: {stripped:?}");
+        }
     }
 
     #[test]

@@ -31,7 +31,7 @@ enum Inner<B: Keepable> {
     /// On its way to its caller. `None` once it has ended.
     Attended(Option<Box<OnItsWay<B>>>),
     /// An answer that is here whole.
-    Whole { chunks: VecDeque<Bytes>, redeemed: Option<Redeemed> },
+    Whole { chunks: VecDeque<Bytes>, verdict: Option<Arc<Verdict>>, redeemed: Option<Redeemed> },
 }
 
 /// Long pieces are handed on in slices of this size. A server takes a piece whole into its own buffer, however long it is, and then asks for
@@ -83,15 +83,16 @@ impl<B: Keepable> KeptBody<B> {
     }
 
     pub(super) fn redeemed(shared: Arc<Shared>, identity: Identity, answer: Arc<Answer>, again: bool) -> Self {
-        Self(Inner::Whole { chunks: slices(&answer), redeemed: Some(Redeemed { shared, identity, answer, again }) })
+        let (chunks, verdict) = (slices(&answer), answer.verdict.clone());
+        Self(Inner::Whole { chunks, verdict, redeemed: Some(Redeemed { shared, identity, answer, again }) })
     }
 
     pub(super) fn whole(answer: &Answer) -> Self {
-        Self(Inner::Whole { chunks: slices(answer), redeemed: None })
+        Self(Inner::Whole { chunks: slices(answer), verdict: answer.verdict.clone(), redeemed: None })
     }
 
     pub(super) fn ours(body: Bytes) -> Self {
-        Self(Inner::Whole { chunks: VecDeque::from([body]), redeemed: None })
+        Self(Inner::Whole { chunks: VecDeque::from([body]), verdict: None, redeemed: None })
     }
 }
 
@@ -128,7 +129,7 @@ impl<B: Keepable> HasVerdict for KeptBody<B> {
         match &self.0 {
             Inner::Passing(body) => body.verdict(),
             Inner::Attended(on_its_way) => on_its_way.as_ref()?.body.verdict(),
-            Inner::Whole { .. } => None,
+            Inner::Whole { verdict, .. } => verdict.as_deref(),
         }
     }
 }
@@ -175,7 +176,7 @@ impl<B: Keepable> Body for KeptBody<B> {
                 }
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
-            Inner::Whole { chunks, redeemed } => {
+            Inner::Whole { chunks, redeemed, .. } => {
                 let chunk = chunks.pop_front();
                 if chunks.is_empty() {
                     if let Some(redeemed) = redeemed.take() {

@@ -18,7 +18,7 @@ use tower_gemini_core::verdict::{Charge, Outcome, Verdict};
 use super::body::{Keepable, KeptBody, OnItsWay};
 use super::identity::Identity;
 use super::shared::{NamedResult, Report, Shared};
-use super::store::Answer;
+use super::store::{Answer, is_of_use};
 
 /// What is known of a call apart from its answer.
 pub(super) struct Task {
@@ -116,10 +116,12 @@ impl<B: Keepable> OnItsWay<B> {
     /// All of it went to the caller, as far as can be seen from here.
     pub(super) fn delivered(self) {
         let Self { body, seen, task, .. } = self;
-        let paid = seen.status.is_success()
-            && body.verdict().is_none_or(|verdict| !verdict.charge().is_surely_free() && !is_broken(verdict));
-        if let (true, Some(answer)) = (task.marks_resends && paid, seen.answer(&task.trail, outcome_of(&body))) {
-            task.shared.delivered(task.identity, answer);
+        let verdict = body.verdict().cloned();
+        let paid = verdict.as_ref().is_none_or(|verdict| !verdict.charge().is_surely_free());
+        if task.marks_resends && paid {
+            if let Some(answer) = seen.answer(&task.trail, verdict).filter(Answer::is_of_use) {
+                task.shared.delivered(task.identity, answer);
+            }
         }
         task.leave();
     }
@@ -228,29 +230,23 @@ async fn finish_body<B: Keepable>(mut body: B, mut seen: Collected, orphan: Orph
         Ok(Err(_)) => return orphan.lose(NotKeptReason::Broken),
         Err(_) => return orphan.lose(NotKeptReason::TooLate),
     }
-    match body.verdict() {
-        Some(verdict) if verdict.charge().is_surely_free() => return orphan.lose(NotKeptReason::Free),
-        Some(verdict) if is_broken(verdict) => return orphan.lose(NotKeptReason::Broken),
-        // An error that may have cost something (a front end's 504) is nothing that anybody paid for.
-        _ if !seen.status.is_success() => return orphan.lose(NotKeptReason::Broken),
-        _ => {}
+    let verdict = body.verdict().cloned();
+    if verdict.as_ref().is_some_and(|verdict| verdict.charge().is_surely_free()) {
+        return orphan.lose(NotKeptReason::Free);
     }
-    let outcome = outcome_of(&body);
+    if !is_of_use(seen.status, outcome_of(verdict.as_ref())) {
+        return orphan.lose(NotKeptReason::Broken);
+    }
     // Dropped first: what reads along writes the attempt's end, and its cost, into the trail.
     drop(body);
-    match seen.answer(&orphan.task.trail, outcome) {
+    match seen.answer(&orphan.task.trail, verdict) {
         Some(answer) => orphan.keep(answer),
         None => orphan.lose(NotKeptReason::TooLarge),
     }
 }
 
-/// Whether an answer that ended in order says that it broke off, as a stream does in its own words.
-fn is_broken(verdict: &Verdict) -> bool {
-    matches!(verdict.outcome(), Outcome::Interrupted | Outcome::StreamError)
-}
-
-fn outcome_of<B: Keepable>(body: &B) -> Outcome {
-    body.verdict().map_or(Outcome::Other, Verdict::outcome)
+fn outcome_of(verdict: Option<&Verdict>) -> Outcome {
+    verdict.map_or(Outcome::Other, Verdict::outcome)
 }
 
 async fn read<B: Keepable>(body: &mut B, seen: &mut Collected) -> Result<(), Error> {
@@ -305,10 +301,19 @@ impl Collected {
     }
 
     /// The whole answer, where it is not too large.
-    fn answer(mut self, trail: &Trail, outcome: Outcome) -> Option<Answer> {
+    fn answer(mut self, trail: &Trail, verdict: Option<Verdict>) -> Option<Answer> {
         let (chunks, bytes) = self.let_go()?;
-        let (status, headers) = (self.status, std::mem::take(&mut self.headers));
-        Some(Answer { status, headers, chunks, bytes, at: Instant::now(), cost: trail.cost(), outcome, file: None })
+        Some(Answer {
+            status: self.status,
+            headers: std::mem::take(&mut self.headers),
+            chunks,
+            bytes,
+            at: Instant::now(),
+            cost: trail.cost(),
+            outcome: outcome_of(verdict.as_ref()),
+            verdict: verdict.map(Arc::new),
+            file: None,
+        })
     }
 }
 
@@ -352,16 +357,17 @@ pub(super) async fn run_named<B: Keepable>(
             () = free.notified() => {}
             () = report.left.notified() => {}
             () = tell.closed(), if !tell.is_closed() => {}
-            () = too_late => {
+            // Somebody may have come back to it since.
+            () = too_late => if tell.is_closed() && report.is_unheard() {
                 report.tell(NamedResult::Lost(Instant::now()));
                 return;
-            }
+            },
         }
     };
     let told = match whole {
-        Ok((answer, charge)) => {
+        Ok(answer) => {
             let answer = Arc::new(answer);
-            let paid = !charge.is_surely_free();
+            let paid = answer.verdict.as_ref().is_none_or(|verdict| !verdict.charge().is_surely_free());
             report.tell(if paid { NamedResult::Answer(answer.clone()) } else { NamedResult::Free });
             Ok(answer)
         }
@@ -375,20 +381,16 @@ pub(super) async fn run_named<B: Keepable>(
     let _ = tell.send(told);
 }
 
-/// An answer to its end, and what it cost.
-async fn whole<B: Keepable>(
-    answer: impl Future<Output = Result<Response<B>, Error>>,
-    trail: &Trail,
-) -> Result<(Answer, Charge), Error> {
+/// An answer to its end.
+async fn whole<B: Keepable>(answer: impl Future<Output = Result<Response<B>, Error>>, trail: &Trail) -> Result<Answer, Error> {
     let (parts, mut body) = answer.await?.into_parts();
     // It goes to whoever asked, however large it is.
     let mut seen = Collected::new(parts.status, parts.headers, None);
     read(&mut body, &mut seen).await?;
-    let (charge, outcome) = (body.verdict().map_or(Charge::Maybe, Verdict::charge), outcome_of(&body));
+    let verdict = body.verdict().cloned();
     drop(body);
     // Nothing is too large for no bound.
-    let answer = seen.answer(trail, outcome).ok_or_else(|| Error::truncated(trail.cut_off()))?;
-    Ok((answer, charge))
+    seen.answer(trail, verdict).ok_or_else(|| Error::truncated(trail.cut_off()))
 }
 
 struct TaskEnd(Arc<Shared>);

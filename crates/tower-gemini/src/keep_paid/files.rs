@@ -46,6 +46,8 @@ struct Head {
     at: u64,
     at_least_microusd: u64,
     at_most_microusd: Option<u64>,
+    /// Not in the files of earlier versions.
+    #[serde(default)]
     outcome: String,
     bytes: usize,
 }
@@ -178,6 +180,7 @@ fn answer(head: Head, body: Vec<u8>, file: PathBuf, at: Instant) -> Answer {
         chunks: vec![Bytes::from(body)],
         at,
         cost: Cost { at_least_microusd: head.at_least_microusd, at_most_microusd: head.at_most_microusd },
+        verdict: None,
         outcome: Outcome::ALL.iter().copied().find(|outcome| outcome.as_str() == head.outcome).unwrap_or(Outcome::Other),
         file: Some(file),
     }

@@ -28,6 +28,26 @@ impl CallerName {
     }
 }
 
+/// How the answer to a request is to be told, in the request's extensions, where neither its path nor its bytes say so: requests that are
+/// alike but for this are two requests, of the same caller.
+///
+/// ```
+/// use tower_gemini::keep_paid::AnswerShape;
+///
+/// let mut request = http::Request::new(());
+/// request.extensions_mut().insert(AnswerShape::new("openai chat"));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnswerShape(Arc<str>);
+
+impl AnswerShape {
+    /// A name that no other shape has.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self(Arc::from(name))
+    }
+}
+
 const API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
 
 /// A fingerprint of a request and its caller. The caller's credential goes into it and cannot be read out of it.
@@ -45,6 +65,7 @@ impl Identity {
         for pair in request.uri().query().into_iter().flat_map(|query| query.split('&')).filter(|pair| !is_key(pair)) {
             hash.field(pair.as_bytes());
         }
+        hash.field(request.extensions().get::<AnswerShape>().map_or(b"", |shape| shape.0.as_bytes()));
         hash.field(request.headers().get(CONTENT_TYPE).map_or(b"", |value| value.as_bytes()));
         // As one field, however it was cut.
         let length: usize = slices.clone().map(<[u8]>::len).sum();
@@ -206,6 +227,23 @@ mod tests {
             assert_eq!(all.iter().filter(|other| other.0 == one.0 || other.1 == one.1).count(), 1, "{n}");
         }
         assert_eq!(named(Some("ann")), all[1]);
+    }
+
+    // Hashed into the caller, it made another caller: a key that was used again for another shape was sent again, and paid for.
+    #[test]
+    fn another_shape_is_another_request_of_the_same_caller() {
+        let shaped = |shape: Option<&str>| {
+            let mut request = request("POST", "/v1/x", &[], vec!["{}".into()]);
+            request.extensions_mut().insert(CallerName::new("ann"));
+            if let Some(shape) = shape {
+                request.extensions_mut().insert(AnswerShape::new(shape));
+            }
+            (Identity::of(&request).unwrap(), Identity::of_key(&request, b"key"))
+        };
+        let (none, chat, images) = (shaped(None), shaped(Some("chat")), shaped(Some("images")));
+        assert!(none.0 != chat.0 && chat.0 != images.0);
+        assert!(none.1 == chat.1 && chat.1 == images.1);
+        assert_eq!(shaped(Some("chat")), chat);
     }
 
     #[test]

@@ -42,10 +42,12 @@
 //!
 //! # What is kept, and for whom
 //!
-//! * Only what was or may have been paid for. A call that waits for quota, or between two attempts that cost nothing, ends with its caller;
-//!   one that is being finished ends as soon as an attempt has cost nothing.
+//! * Only what was or may have been paid for and came to something: an answer, or a refusal that cost money, whatever status tells it. An error
+//!   of which nobody knows what it cost (a front end's 504) is not kept. A call that waits for quota, or between two attempts that cost
+//!   nothing, ends with its caller; one that is being finished ends as soon as an attempt has cost nothing.
 //! * For the same request of the same caller: method, path, query, content type, body and credential, as a SHA-256 of all of them. No
-//!   credential is kept. Where callers share one credential, [`CallerName`] tells them apart.
+//!   credential is kept. Where callers share one credential, [`CallerName`] tells them apart; where one request can be answered in two ways,
+//!   [`AnswerShape`] says which.
 //! * Once. If whoever gets it goes away before its end, it is kept on.
 //! * Never for a request *beside* another: two identical requests of which both callers are there are two calls. That a client has hung up may
 //!   be noticed a moment after its next request has come, so a request waits up to the grace for an identical one to be left.
@@ -99,9 +101,9 @@ mod shared;
 mod store;
 
 pub use body::{Keepable, KeptBody};
-pub use identity::CallerName;
+pub use identity::{AnswerShape, CallerName};
 pub use layer::KeepPaidLayer;
-pub use service::KeepPaid;
+pub use service::{KeepPaid, KeyReused};
 
 /// What is kept now, and what became of the rest since the layer was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

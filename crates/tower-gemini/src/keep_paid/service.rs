@@ -29,6 +29,11 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// By which openai's clients number their sends; 0 is the first.
 const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
 
+/// In the extensions of the answer to a request whose `Idempotency-Key` was used for another one: nothing was sent. Its status is 422, and
+/// its body an error in Google's form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyReused;
+
 /// Finishes what its callers left, and keeps it for them. See the [module](super).
 #[derive(Debug, Clone)]
 pub struct KeepPaid<S> {
@@ -88,11 +93,24 @@ where
 }
 
 /// Somebody who waits for a call of a name, and says so when it does no more.
-struct Waiter(Named);
+struct Waiter {
+    named: Named,
+    // Dropped after what is waited with: whoever is told then counts one less.
+    _leaves: Leaves,
+}
 
-impl Drop for Waiter {
+impl Waiter {
+    fn new(named: Named) -> Self {
+        let leaves = Leaves(named.left.clone());
+        Self { named, _leaves: leaves }
+    }
+}
+
+struct Leaves(Arc<Notify>);
+
+impl Drop for Leaves {
     fn drop(&mut self) {
-        self.0.left.notify_one();
+        self.0.notify_one();
     }
 }
 
@@ -197,9 +215,9 @@ impl Asked {
         B: Keepable,
     {
         loop {
-            let named = match self.shared.named(name, self.identity, self.context.trail()) {
-                Err(named) if named.request != self.identity => return Ok(self.name_is_taken()),
-                Err(named) => named,
+            let mut waiter = match self.shared.named(name, self.identity, self.context.trail()).map_err(Waiter::new) {
+                Err(waiter) if waiter.named.request != self.identity => return Ok(self.name_is_taken()),
+                Err(waiter) => waiter,
                 Ok(report) => {
                     let (tell, told) = oneshot::channel();
                     // In a task from the start: others may come to depend on it, whatever its first caller does.
@@ -218,9 +236,8 @@ impl Asked {
                     };
                 }
             };
-            let mut waiter = Waiter(named);
             let done = async {
-                let done = waiter.0.result.wait_for(|result| !matches!(result, NamedResult::UnderWay)).await;
+                let done = waiter.named.result.wait_for(|result| !matches!(result, NamedResult::UnderWay)).await;
                 done.map_or_else(|_| NamedResult::Lost(Instant::now()), |result| result.clone())
             };
             let deadline = self.context.deadline().map(Instant::from_std);
@@ -269,10 +286,53 @@ impl Asked {
         let body = Bytes::from(body.to_string());
         let length = body.len();
         let mut response = Response::new(KeptBody::ours(body));
+        response.extensions_mut().insert(KeyReused);
+        response.extensions_mut().insert(self.context.trail().clone());
         *response.status_mut() = StatusCode::UNPROCESSABLE_ENTITY;
         let headers = response.headers_mut();
         headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json; charset=UTF-8"));
         headers.insert(http::header::CONTENT_LENGTH, http::HeaderValue::from(length));
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::Wake;
+
+    use tower::Layer;
+    use tower_gemini_core::trail::Trail;
+
+    use super::*;
+    use crate::keep_paid::KeepPaidLayer;
+    use crate::keep_paid::shared::Report;
+
+    struct IsUnheard {
+        report: Report,
+        when_woken: AtomicBool,
+    }
+
+    impl Wake for IsUnheard {
+        fn wake(self: Arc<Self>) {
+            self.when_woken.store(self.report.is_unheard(), Ordering::Relaxed);
+        }
+    }
+
+    // Told while the one who leaves still counted, the call looked once more, saw it there, and was never told again.
+    #[test]
+    fn who_leaves_a_call_is_gone_when_the_call_is_told() {
+        let shared = KeepPaidLayer::new().layer(()).shared;
+        let (name, request) = (Identity([1; 32]), Identity([2; 32]));
+        let report = shared.named(name, request, &Trail::new()).unwrap();
+        let left = report.left.clone();
+        let told = Arc::new(IsUnheard { report, when_woken: AtomicBool::new(false) });
+        let mut listening = std::pin::pin!(left.notified());
+        let waker = told.clone().into();
+        assert!(listening.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        let waiter = Waiter::new(shared.named(name, request, &Trail::new()).unwrap_err());
+        assert!(!told.report.is_unheard());
+        drop(waiter);
+        assert!(told.when_woken.load(Ordering::Relaxed));
     }
 }

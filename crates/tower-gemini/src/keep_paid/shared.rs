@@ -295,7 +295,7 @@ impl Shared {
     pub(super) fn named(&self, name: Identity, request: Identity, trail: &Trail) -> Result<Report, Named> {
         let now = Instant::now();
         let mut state = self.state();
-        state.forget_old_names(self.settings.retention, now);
+        let mut gone = state.forget_old_names(self.settings.retention, now);
         // Looked up before others make room: its own answer is not let go for it.
         let found = match state.named.entry(name) {
             Entry::Occupied(entry) if !matches!(*entry.get().result.borrow(), NamedResult::Free) => Err(entry.get().clone()),
@@ -310,7 +310,7 @@ impl Shared {
                 Ok(Report { result, left })
             }
         };
-        let gone = state.trim_names(self.settings.max_bytes);
+        gone.extend(state.trim_names(self.settings.max_bytes));
         drop(state);
         gone.iter().for_each(|answer| remove_file(answer));
         found
@@ -336,14 +336,16 @@ impl Shared {
         let now = Instant::now();
         let mut state = self.state();
         let lost = state.store.expire(now);
-        state.forget_old_names(self.settings.retention, now);
-        let gone = state.trim_names(self.settings.max_bytes);
+        let mut gone = state.forget_old_names(self.settings.retention, now);
+        gone.extend(state.trim_names(self.settings.max_bytes));
         let waiting = state.store.all().into_iter();
         let mut all: Vec<_> =
             waiting.map(|(identity, answer)| Written { identity, named: None, lost: false, answer }).collect();
         for (name, named) in &state.named {
             let (lost, answer) = match &*named.result.borrow() {
-                NamedResult::Answer(answer) => (false, answer.clone()),
+                NamedResult::Answer(answer) if answer.is_of_use() => (false, answer.clone()),
+                // Without its verdict an error of this process says nothing of the money.
+                NamedResult::Answer(answer) => (true, Arc::new(Answer::none(answer.at))),
                 NamedResult::Lost(since) => (true, Arc::new(Answer::none(*since))),
                 // The process ends before it does.
                 NamedResult::UnderWay if named.trail.as_ref().is_some_and(may_be_paid) => (true, Arc::new(Answer::none(now))),
@@ -395,14 +397,22 @@ impl Named {
 }
 
 impl State {
-    /// What is done is kept for as long as an answer is, from its end on.
-    fn forget_old_names(&mut self, retention: Duration, now: Instant) {
+    /// What is done is kept for as long as an answer is, from its end on. Gives what is too old.
+    fn forget_old_names(&mut self, retention: Duration, now: Instant) -> Vec<Arc<Answer>> {
+        let mut gone = Vec::new();
         self.named.retain(|_, named| match &*named.result.borrow() {
             NamedResult::UnderWay => true,
-            NamedResult::Answer(answer) => now.saturating_duration_since(answer.at) < retention,
+            NamedResult::Answer(answer) => {
+                let stays = now.saturating_duration_since(answer.at) < retention;
+                if !stays {
+                    gone.push(answer.clone());
+                }
+                stays
+            }
             NamedResult::Lost(since) => now.saturating_duration_since(*since) < retention,
             NamedResult::Free => false,
         });
+        gone
     }
 
     /// Lets the oldest answers go until the rest is within the bound that holds for kept answers too, and gives them. What was paid for

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 use tower_gemini_core::ledger::Cost;
-use tower_gemini_core::verdict::Outcome;
+use tower_gemini_core::verdict::{Outcome, Verdict};
 
 use super::identity::Identity;
 
@@ -26,6 +26,8 @@ pub(super) struct Answer {
     pub(super) cost: Cost,
     /// What it means.
     pub(super) outcome: Outcome,
+    /// How it was judged, where it was in this process.
+    pub(super) verdict: Option<Arc<Verdict>>,
     /// Where it is written down, if it is.
     pub(super) file: Option<PathBuf>,
 }
@@ -33,9 +35,43 @@ pub(super) struct Answer {
 impl Answer {
     /// In the place of an answer that there is none of.
     pub(super) fn none(at: Instant) -> Self {
-        let (status, headers) = (StatusCode::OK, HeaderMap::new());
-        Self { status, headers, chunks: Vec::new(), bytes: 0, at, cost: Cost::ZERO, outcome: Outcome::Interrupted, file: None }
+        Self {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            chunks: Vec::new(),
+            bytes: 0,
+            at,
+            cost: Cost::ZERO,
+            outcome: Outcome::Interrupted,
+            verdict: None,
+            file: None,
+        }
     }
+
+    /// Whether somebody can have it later in the place of one of their own.
+    pub(super) fn is_of_use(&self) -> bool {
+        is_of_use(self.status, self.outcome)
+    }
+}
+
+/// Whether an answer is what was paid for, in whatever status it is told: a refusal that cost something is a 200 of Google's and an error of
+/// other APIs. An error that may have cost something (a front end's 504) is nothing that anybody paid for, and a status after which clients
+/// send again would make them ask for it without end.
+pub(super) fn is_of_use(status: StatusCode, outcome: Outcome) -> bool {
+    if status.is_success() {
+        return !matches!(outcome, Outcome::Interrupted | Outcome::StreamError);
+    }
+    let is_final = status.is_client_error() && !matches!(status.as_u16(), 408 | 409 | 425 | 429);
+    let says_what_came = matches!(
+        outcome,
+        Outcome::Image
+            | Outcome::Answered
+            | Outcome::NoImage
+            | Outcome::OutOfTokens
+            | Outcome::ContentBlocked
+            | Outcome::PromptBlocked
+    );
+    is_final && says_what_came
 }
 
 /// Whom an answer is for.
@@ -206,16 +242,23 @@ mod tests {
     use proptest::prelude::*;
 
     fn answer(bytes: usize, at: Instant) -> Arc<Answer> {
-        Arc::new(Answer {
-            status: StatusCode::OK,
-            headers: HeaderMap::new(),
-            chunks: vec![Bytes::from(vec![0; bytes])],
-            bytes,
-            at,
-            cost: Cost::ZERO,
-            outcome: Outcome::Image,
-            file: None,
-        })
+        Arc::new(Answer { chunks: vec![Bytes::from(vec![0; bytes])], bytes, outcome: Outcome::Image, ..Answer::none(at) })
+    }
+
+    #[test]
+    fn what_is_of_use_is_what_was_paid_for_and_nothing_that_clients_send_again_for() {
+        for &outcome in Outcome::ALL {
+            for status in (200..600).filter_map(|code| StatusCode::from_u16(code).ok()) {
+                let sent_again = status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 425 | 429);
+                let use_of_it = is_of_use(status, outcome);
+                assert!(!(use_of_it && (sent_again || outcome == Outcome::Interrupted)), "{status} {outcome:?}");
+                let refused = matches!(outcome, Outcome::ContentBlocked | Outcome::PromptBlocked | Outcome::NoImage);
+                if refused && (status == 200 || status == 400) {
+                    assert!(use_of_it, "{status} {outcome:?}");
+                }
+            }
+        }
+        assert!(!is_of_use(StatusCode::FAILED_DEPENDENCY, Outcome::Other));
     }
 
     #[derive(Debug, Clone)]
