@@ -15,6 +15,7 @@ use tower_gemini::core::redact::redact;
 
 use crate::answers::Refused;
 use crate::config::{self, AuthMode};
+use crate::hide::starred;
 
 const API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
 
@@ -104,7 +105,7 @@ impl Auth {
         let Self::Own { key, .. } = self else { return answer };
         let status = answer.status();
         if status.is_success() || status.is_informational() {
-            return answer;
+            return starred(answer, key);
         }
         let (mut parts, body) = answer.into_parts();
         let body = match Limited::new(body, LONGEST_ERROR).collect().await {

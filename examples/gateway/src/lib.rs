@@ -4,10 +4,10 @@
 //! | --- | --- |
 //! | `config`, `args`, `reload` | what is asked for |
 //! | `gateway`, `services` | what that makes: layers, stacks, who may use them |
-//! | `server`, `limits`, `auth` | the door: connections, bounds, credentials |
-//! | `proxy`, `wire`, `hold`, `answers`, `report` | one request on its way |
+//! | `server`, `socket`, `limits`, `auth` | the door: connections, bounds, credentials |
+//! | `proxy`, `wire`, `tell`, `hold`, `hide`, `answers`, `report` | one request on its way |
 //! | `openai` | the same requests in OpenAI's words |
-//! | `pages`, `status` | what it says of itself |
+//! | `pages`, `status`, `log` | what it says of itself |
 //!
 //! [`start`] runs one inside another program; [`app`] is the whole program over any arguments and outputs, so that a test runs it.
 
@@ -16,6 +16,7 @@ mod args;
 mod auth;
 pub mod config;
 mod gateway;
+mod hide;
 mod hold;
 mod limits;
 mod log;

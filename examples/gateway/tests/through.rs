@@ -689,6 +689,36 @@ async fn the_gateways_own_key_is_not_told_to_its_callers_by_googles_errors() {
     }
 }
 
+// Once the head is out, Google's errors are events of a stream, or members of an array.
+#[tokio::test]
+async fn the_gateways_own_key_is_not_told_within_a_stream_either() {
+    let dir = tempdir();
+    std::fs::write(dir.join("key"), KEY).unwrap();
+    std::fs::write(dir.join("tokens"), "alice:token-of-alice-0123456789\n").unwrap();
+    let extra =
+        format!("[auth]\nmode = \"own\"\napi_key_file = {:?}\ntokens_file = {:?}\n", dir.join("key"), dir.join("tokens"));
+    let begun = r#"{"candidates":[{"content":{"parts":[{"text":"Here"}],"role":"model"}}]}"#;
+    let denied = format!(
+        r#"{{"error":{{"code":403,"message":"Permission denied: Consumer 'api_key:{KEY}' has been suspended.","status":"PERMISSION_DENIED"}}}}"#
+    );
+    for (path, body, kind, told) in [
+        ("/v1beta/models/gemini-3-pro-image:streamGenerateContent?alt=sse", apple(), "text/event-stream", 0),
+        ("/v1beta/models/gemini-3-pro-image:streamGenerateContent", apple(), JSON, 1),
+        ("/v1/chat/completions", chat(r#"{"stream":true}"#), "text/event-stream", 0),
+    ] {
+        let answer = match told {
+            0 => format!("data: {begun}\r\n\r\ndata: {denied}\r\n\r\n"),
+            _ => format!("[{begun}\n,\r\n{denied}\n]"),
+        };
+        let (url, _) = scripted(vec![(200, kind, answer)]).await;
+        let world = world_before(&url, &extra).await;
+        let mut request = world.request(path, &body);
+        request.headers_mut().insert("x-goog-api-key", "token-of-alice-0123456789".parse().unwrap());
+        let text = world.send(request).await.text();
+        assert!(text.contains("suspended") && text.contains("***") && !text.contains("sentinel"), "{path}: {text}");
+    }
+}
+
 #[tokio::test]
 async fn a_timeout_between_two_bytes_does_not_end_a_stream_that_goes_on() {
     let sim = Sim::builder().latency(Latency::none()).tiny_images(true).chunks(600, Duration::from_millis(400)).build();
