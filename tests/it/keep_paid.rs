@@ -14,7 +14,7 @@ use tower::{Layer, Service, ServiceExt};
 use tower_gemini::answer_errors::HasVerdict;
 use tower_gemini::core::context::CallOptions;
 use tower_gemini::core::error::Error;
-use tower_gemini::core::trail::{Step, Trail};
+use tower_gemini::core::trail::{Step, StopReason, Trail};
 use tower_gemini::core::verdict::Charge;
 use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::keep_paid::KeptBody;
@@ -56,24 +56,33 @@ enum Patience {
     Chunks(usize),
 }
 
-/// Sends a call and hangs up. `true` where the whole answer came before.
-async fn hang_up(service: Kept, request: Request<Full<Bytes>>, patience: Patience) -> bool {
+/// What a caller has when it goes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// All of an answer, or an error that says what it cost.
+    WithWord,
+    WithNothing,
+}
+
+/// Sends a call and hangs up.
+async fn hang_up(service: Kept, request: Request<Full<Bytes>>, patience: Patience) -> Left {
     match patience {
         Patience::Time(milliseconds) => {
-            matches!(tokio::time::timeout(Duration::from_millis(milliseconds), whole(service, request)).await, Ok(Ok(_)))
+            match tokio::time::timeout(Duration::from_millis(milliseconds), whole(service, request)).await {
+                Ok(_) => Left::WithWord,
+                Err(_) => Left::WithNothing,
+            }
         }
         Patience::Chunks(chunks) => {
-            if let Ok(answer) = service.oneshot(request).await {
-                let mut body: KeptBody<_> = answer.into_body();
-                for _ in 0..chunks {
-                    if !matches!(body.frame().await, Some(Ok(_))) {
-                        break;
-                    }
+            let Ok(answer) = service.oneshot(request).await else { return Left::WithWord };
+            let mut body: KeptBody<_> = answer.into_body();
+            for _ in 0..chunks {
+                if !matches!(body.frame().await, Some(Ok(_))) {
+                    return Left::WithWord;
                 }
-                // As much as was announced is all of it, whether or not the end was asked for.
-                return body.size_hint().exact() == Some(0);
             }
-            false
+            // As much as was announced is all of it, whether or not the end was asked for.
+            if body.size_hint().exact() == Some(0) { Left::WithWord } else { Left::WithNothing }
         }
     }
 }
@@ -90,7 +99,7 @@ async fn and_again(
     patience: Patience,
     pause: u64,
     keep: &KeepPaidLayer,
-) -> (usize, Result<(u16, Bytes), Error>, Sim, bool) {
+) -> (usize, Result<(u16, Bytes), Error>, Sim, Left) {
     let sim = Sim::builder()
         .seed(scenario.seed)
         .script(scenario.faults.clone())
@@ -99,10 +108,10 @@ async fn and_again(
         .chunks(700, Duration::from_millis(300))
         .build();
     let service = stack(scenario, &sim, keep);
-    let came = hang_up(service.clone(), request(scenario, &Trail::new()), patience).await;
+    let left = hang_up(service.clone(), request(scenario, &Trail::new()), patience).await;
     tokio::time::sleep(Duration::from_millis(pause)).await;
     let answer = whole(service, request(scenario, &Trail::new())).await;
-    (sim.ledger().charges(TAG), answer, sim, came)
+    (sim.ledger().charges(TAG), answer, sim, left)
 }
 
 proptest! {
@@ -118,11 +127,11 @@ proptest! {
         let scenario = Scenario { ask, ..Scenario::new([]) };
         in_paused_time(async {
             let keep = KeepPaidLayer::new();
-            let (charges, answer, sim, came) = and_again(&scenario, patience, pause, &keep).await;
+            let (charges, answer, sim, left) = and_again(&scenario, patience, pause, &keep).await;
             let (status, body) = answer.unwrap();
             assert_eq!(status, 200);
             // A caller who was patient to the end asked for two images.
-            assert_eq!(charges, 1 + usize::from(came));
+            assert_eq!(charges, 1 + usize::from(left == Left::WithWord));
             let image = sim.image_for(charges - 1).unwrap();
             let text = String::from_utf8(body.to_vec()).unwrap();
             assert!(text.contains(&base64::Engine::encode(&base64::engine::general_purpose::STANDARD, image)), "the image that was paid for");
@@ -130,18 +139,20 @@ proptest! {
         });
     }
 
-    // Any weather: what a resend costs beyond the first send was free before, or lost by the server's own fault.
+    // Any weather: who was told nothing and asks again gets what was paid for, or is told that it is lost. Both sends are paid for once.
     #[test]
-    fn no_weather_makes_a_resend_pay_for_what_arrived(weather in proptest::collection::vec(faults(), 0..4), patience in patience(), pause in 0u64..120_000) {
+    fn no_weather_makes_a_resend_pay_again(weather in proptest::collection::vec(faults(), 0..4), patience in patience(), pause in 0u64..120_000) {
         let scenario = Scenario { latency: Duration::from_secs(3), ..Scenario::new(weather) };
         in_paused_time(async {
             let keep = KeepPaidLayer::new();
-            let (charges, _, sim, _) = and_again(&scenario, patience, pause, &keep).await;
+            let (charges, answer, _, left) = and_again(&scenario, patience, pause, &keep).await;
             assert!(keep.drain(Duration::from_secs(86_400)).await, "every detached call ends");
-            let ledger = sim.ledger();
-            // Of the charged answers all but the last were broken off by the server, or given to somebody in full.
-            let whole = ledger.of_call(TAG).filter(|record| record.charged && record.delivered == tower_gemini_sim::Delivered::Full).count();
-            assert!(charges <= 2 && whole <= 2, "{charges} charges, {whole} whole");
+            // Who was told may ask for another.
+            assert!(charges <= 1 + usize::from(left == Left::WithWord), "{charges} charges, {left:?}, {answer:?}");
+            if left == Left::WithNothing && charges == 1 {
+                let told = answer.as_ref().map_or_else(|error| error.charge() == Charge::Maybe, |(status, _)| *status == 200);
+                assert!(told, "{answer:?}");
+            }
             assert!(keep.counts().kept <= 1);
         });
     }
@@ -873,7 +884,7 @@ fn answers_on_their_way_are_held_within_the_bound_all_together() {
     });
 }
 
-/// A front end's 504 may have cost something and is nothing to give to anybody: kept, it would be told as it came, without its verdict.
+/// A front end's 504 may have cost something and is nothing to give to anybody. Its caller was not told: the next request is, once.
 #[test]
 fn an_error_that_may_have_cost_something_is_not_kept() {
     in_paused_time(async {
@@ -889,9 +900,99 @@ fn an_error_that_may_have_cost_something_is_not_kept() {
         let call = whole(service.clone(), with(&scenario, RETRY_COUNT, "0"));
         assert!(tokio::time::timeout(Duration::from_secs(2), call).await.is_err());
         assert!(keep.drain(Duration::from_secs(100)).await);
-        let (status, _) = whole(service, with(&scenario, RETRY_COUNT, "1")).await.unwrap();
-        assert_eq!((status, keep.counts().kept, keep.counts().broken, keep.counts().redeemed), (504, 0, 1, 0));
+        let lost = whole(service.clone(), with(&scenario, RETRY_COUNT, "1")).await.unwrap_err();
+        assert_eq!((lost.charge(), keep.counts().kept, keep.counts().broken), (Charge::Maybe, 0, 1));
+        assert!(lost.to_string().contains("asking once more sends it"), "{lost}");
+        let (status, _) = whole(service, with(&scenario, RETRY_COUNT, "0")).await.unwrap();
+        assert_eq!((status, keep.counts().redeemed), (504, 0));
     });
+}
+
+#[test]
+fn who_bought_the_risk_is_sent_again_after_a_loss() {
+    in_paused_time(async {
+        let scenario = Scenario::new([Fault::ResetAfterGeneration, Fault::ResetAfterGeneration]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000)).await;
+        assert!(keep.drain(Duration::from_secs(100)).await);
+        let mut bought = request(&scenario, &Trail::new());
+        bought.extensions_mut().insert(CallOptions::new().maybe_charged_resends(1));
+        // The one that was bought is spent on the earlier send: this one's own loss is told.
+        assert_eq!(whole(service.clone(), bought).await.unwrap_err().charge(), Charge::Maybe);
+        assert_eq!(sim.ledger().charges(TAG), 2);
+        assert_eq!(whole(service, request(&scenario, &Trail::new())).await.unwrap().0, 200);
+        assert_eq!(sim.ledger().charges(TAG), 3, "it was told: asking again is another call");
+    });
+}
+
+/// Whatever cannot be kept is told to whoever asks for it, and once.
+#[test]
+fn what_was_lost_of_a_call_without_its_caller_is_told_once() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        for keep in [
+            KeepPaidLayer::new().max_kept_bytes(100),
+            KeepPaidLayer::new().max_detached_time(Duration::from_secs(1)),
+            KeepPaidLayer::new().max_detached(0),
+        ] {
+            let sim = scenario.sim();
+            let service = stack(&scenario, &sim, &keep);
+            hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000)).await;
+            assert!(keep.drain(Duration::from_secs(1000)).await);
+            let trail = Trail::new();
+            let lost = whole(service.clone(), request(&scenario, &trail)).await.unwrap_err();
+            assert_eq!((lost.charge(), sim.requests()), (Charge::Maybe, 1), "{lost}");
+            assert!(matches!(trail.steps()[..], [Step::Stopped { why: StopReason::LostBefore }]), "{trail}");
+            assert_eq!(whole(service, request(&scenario, &Trail::new())).await.unwrap().0, 200);
+        }
+    });
+}
+
+/// One that had to make room for others was paid for all the same.
+#[test]
+fn an_answer_that_had_to_make_room_is_told_as_lost() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let sim = scenario.sim();
+        let (_, body) = whole(stack(&scenario, &sim, &KeepPaidLayer::new()), request(&scenario, &Trail::new())).await.unwrap();
+        let keep = KeepPaidLayer::new().max_kept_bytes(body.len() + body.len() / 2);
+        let service = stack(&scenario, &sim, &keep);
+        for key in ["first", "second"] {
+            hang_up(service.clone(), with(&scenario, "x-goog-api-key", key), Patience::Time(5_000)).await;
+            assert!(keep.drain(Duration::from_secs(100)).await);
+        }
+        let lost = whole(service.clone(), with(&scenario, "x-goog-api-key", "first")).await.unwrap_err();
+        assert_eq!(lost.charge(), Charge::Maybe);
+        assert_eq!(whole(service, with(&scenario, "x-goog-api-key", "second")).await.unwrap().0, 200);
+        assert_eq!(sim.ledger().charges(TAG), 3, "the one to measure, and two");
+    });
+}
+
+#[test]
+fn a_loss_outlives_the_process_until_it_is_told() {
+    let dir = std::env::temp_dir().join(format!("keep-lost-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    in_real_time(async {
+        let scenario = Scenario { latency: Duration::from_millis(300), ..Scenario::new([]) };
+        let sim = scenario.sim();
+        // One is lost, and one is not finished yet.
+        let keep = KeepPaidLayer::new().max_detached(1);
+        let of = |caller| with(&scenario, "x-goog-api-key", caller);
+        for caller in ["ann", "ben"] {
+            hang_up(stack(&scenario, &sim, &keep), of(caller), Patience::Time(20)).await;
+        }
+        assert_eq!(keep.save_to(&dir).await.unwrap(), 2);
+        let next = KeepPaidLayer::new();
+        assert_eq!((next.load_from(&dir).await.unwrap(), next.counts().kept), (2, 0));
+        let service = stack(&scenario, &sim, &next);
+        for caller in ["ann", "ben"] {
+            assert_eq!(whole(service.clone(), of(caller)).await.unwrap_err().charge(), Charge::Maybe);
+        }
+        assert_eq!((sim.requests(), files_left(&dir, 0).await), (2, 0));
+        assert_eq!(whole(service, of("ann")).await.unwrap().0, 200);
+    });
+    std::fs::remove_dir_all(&dir).unwrap();
 }
 
 #[test]

@@ -316,6 +316,8 @@ pub enum StopReason {
     QuotaUsedUp,
     /// No target is left to fall back to.
     NoTargetLeft,
+    /// An earlier, identical request was or may have been paid for after its caller had gone, and its answer was lost: nothing was sent.
+    LostBefore,
 }
 
 impl StopReason {
@@ -335,6 +337,7 @@ impl StopReason {
             Self::NotReplayable => "body too large to replay",
             Self::QuotaUsedUp => "our own count says the quota is used up",
             Self::NoTargetLeft => "no target is left",
+            Self::LostBefore => "an earlier, identical request may have been paid for, and its answer was lost",
         }
     }
 }

@@ -109,6 +109,10 @@ impl Gateway {
         self.must_keep
     }
 
+    pub(crate) fn maybe_charged_resends(&self) -> u32 {
+        self.config.retry.maybe_charged_resends
+    }
+
     pub(crate) fn answers(&self) -> AnswerSettings {
         self.answers
     }

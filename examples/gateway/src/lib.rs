@@ -230,7 +230,7 @@ async fn put_by(gateway: &Gateway, within: Duration) -> bool {
         Some(dir) => match keep.save_to(dir.clone()).await {
             Ok(0) => all,
             Ok(saved) => {
-                tracing::info!(answers = saved, dir = %dir.display(), "kept answers are written down for the next start");
+                tracing::info!(answers = saved, dir = %dir.display(), "kept answers, and what was lost of others, are written down for the next start");
                 all
             }
             Err(error) => {

@@ -139,6 +139,10 @@ async fn ask(
     if let Some(within) = shorter(wire::stated_deadline(request.headers(), silent), gateway.answers().deadline) {
         options = options.deadline(within);
     }
+    // Bought for every call: also for one whose earlier send, by a caller that went away, may have been paid for and is lost.
+    if gateway.maybe_charged_resends() > 0 {
+        options = options.maybe_charged_resends(gateway.maybe_charged_resends());
+    }
     request.extensions_mut().insert(options);
     let now = SystemClock.now();
     let mut answer = match stack.oneshot(request).await {

@@ -394,6 +394,26 @@ async fn a_refusal_that_was_paid_for_is_kept_whatever_status_tells_it() {
     }
 }
 
+// Nobody pays again unawares: whoever hung up was not told that it may have paid for nothing.
+#[tokio::test]
+async fn what_was_lost_after_its_caller_had_gone_is_told_to_its_next_request() {
+    for (path, body) in [(PRO, apple()), ("/v1/chat/completions", chat("{}"))] {
+        for (extra, told, ledger) in [("", 424, (1, 1)), ("[retry]\nmaybe_charged_resends = 1\nattempts = 1\n", 200, (2, 2))] {
+            let latency = Latency::fixed(Duration::from_millis(700));
+            let sim = Sim::builder().script([Fault::CutBody { at: 700 }]).latency(latency).tiny_images(true).build();
+            let world = World::new(sim, extra).await;
+            hang_up_on(world.request(path, &body), Duration::from_millis(300)).await;
+            let answer = world.post(path, &body).await;
+            assert_eq!((answer.status.as_u16(), world.ledger()), (told, ledger), "{path}: {}", answer.text());
+            if told == 424 {
+                assert!(answer.text().contains("asking once more sends it"), "{}", answer.text());
+                assert_eq!(answer.headers["x-should-retry"], "false");
+                assert_eq!(world.post(path, &body).await.status, 200);
+            }
+        }
+    }
+}
+
 // The shape that an answer is told in is part of the request, and no other caller.
 #[tokio::test]
 async fn an_idempotency_key_that_is_used_for_another_request_is_refused_in_openais_words_too() {

@@ -17,7 +17,7 @@ use tower_gemini_core::verdict::{Charge, Outcome, Verdict};
 
 use super::body::{Keepable, KeptBody, OnItsWay};
 use super::identity::Identity;
-use super::shared::{NamedResult, Report, Shared};
+use super::shared::{Came, NamedResult, Report, Shared};
 use super::store::{Answer, is_of_use};
 
 /// What is known of a call apart from its answer.
@@ -37,7 +37,7 @@ impl Task {
     /// The caller has gone. Gives the runtime where what it left is to be finished.
     fn detach(&self) -> Option<Handle> {
         let Ok(runtime) = Handle::try_current() else {
-            self.leave();
+            self.shared.abandon(self.identity);
             return None;
         };
         if !self.shared.detach(self.identity) {
@@ -141,7 +141,7 @@ impl<B: Keepable> OnItsWay<B> {
     }
 }
 
-/// A call without its caller. Dropped before it has come to anything (the runtime ends, a layer panics), it is as if it never was.
+/// A call without its caller. Dropped before it has come to anything (the runtime ends, a layer panics), it is lost.
 struct Orphan {
     task: Task,
     over: bool,
@@ -161,21 +161,22 @@ impl Orphan {
         let task = &self.task;
         tracing::info!(call = ?task.identity, bytes = answer.bytes, "kept for the caller's next identical request");
         task.trail.push(Step::Kept { bytes: answer.bytes as u64 });
-        task.shared.reattach(task.identity, Some(Arc::new(answer)));
+        task.shared.reattach(task.identity, Came::Answer(Arc::new(answer)));
     }
 
-    fn lose(mut self, why: NotKeptReason) {
+    fn end(mut self, why: NotKeptReason) {
         self.over = true;
         tracing::info!(call = ?self.task.identity, why = why.as_str(), "not kept");
         self.task.not_kept(why);
-        self.task.shared.reattach(self.task.identity, None);
+        let came = if why == NotKeptReason::Free { Came::Free } else { Came::Lost };
+        self.task.shared.reattach(self.task.identity, came);
     }
 }
 
 impl Drop for Orphan {
     fn drop(&mut self) {
         if !self.over {
-            self.task.shared.reattach(self.task.identity, None);
+            self.task.shared.reattach(self.task.identity, Came::Lost);
         }
     }
 }
@@ -208,7 +209,7 @@ async fn finish_call<B: Keepable>(mut answer: Answering<B>, orphan: Orphan) {
             answer = timeout_at(until, &mut answer) => break answer,
             // Unless the next one has gone out since.
             () = free.notified() => if !may_be_paid(&orphan.task.trail) {
-                return orphan.lose(NotKeptReason::Free);
+                return orphan.end(NotKeptReason::Free);
             },
         }
     };
@@ -218,30 +219,30 @@ async fn finish_call<B: Keepable>(mut answer: Answering<B>, orphan: Orphan) {
             let seen = Collected::bounded(parts.status, parts.headers, orphan.task.shared.clone());
             finish_body(body, seen, orphan, until).await;
         }
-        Ok(Err(error)) if error.charge().is_surely_free() => orphan.lose(NotKeptReason::Free),
-        Ok(Err(_)) => orphan.lose(NotKeptReason::Broken),
-        Err(_) => orphan.lose(NotKeptReason::TooLate),
+        Ok(Err(error)) if error.charge().is_surely_free() => orphan.end(NotKeptReason::Free),
+        Ok(Err(_)) => orphan.end(NotKeptReason::Broken),
+        Err(_) => orphan.end(NotKeptReason::TooLate),
     }
 }
 
 async fn finish_body<B: Keepable>(mut body: B, mut seen: Collected, orphan: Orphan, until: Instant) {
     match timeout_at(until, read(&mut body, &mut seen)).await {
         Ok(Ok(())) => {}
-        Ok(Err(_)) => return orphan.lose(NotKeptReason::Broken),
-        Err(_) => return orphan.lose(NotKeptReason::TooLate),
+        Ok(Err(_)) => return orphan.end(NotKeptReason::Broken),
+        Err(_) => return orphan.end(NotKeptReason::TooLate),
     }
     let verdict = body.verdict().cloned();
     if verdict.as_ref().is_some_and(|verdict| verdict.charge().is_surely_free()) {
-        return orphan.lose(NotKeptReason::Free);
+        return orphan.end(NotKeptReason::Free);
     }
     if !is_of_use(seen.status, outcome_of(verdict.as_ref())) {
-        return orphan.lose(NotKeptReason::Broken);
+        return orphan.end(NotKeptReason::Broken);
     }
     // Dropped first: what reads along writes the attempt's end, and its cost, into the trail.
     drop(body);
     match seen.answer(&orphan.task.trail, verdict) {
         Some(answer) => orphan.keep(answer),
-        None => orphan.lose(NotKeptReason::TooLarge),
+        None => orphan.end(NotKeptReason::TooLarge),
     }
 }
 

@@ -93,7 +93,7 @@ fn save_one(dir: &Path, written: &Written, now: SystemTime, number: usize) -> io
         at_least_microusd: answer.cost.at_least_microusd,
         at_most_microusd: answer.cost.at_most_microusd,
         outcome: answer.outcome.as_str().to_owned(),
-        bytes: answer.bytes,
+        bytes: answer.chunks.iter().map(Bytes::len).sum(),
     };
     // The process and the moment are in the name: an earlier process's file of the same request is another answer.
     let name = format!("{}-{}-{}-{number}", identity.to_hex(), millis(now), std::process::id());
@@ -172,6 +172,9 @@ fn answer(head: Head, body: Vec<u8>, file: PathBuf, at: Instant) -> Answer {
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
             headers.append(name, value);
         }
+    }
+    if head.lost {
+        return Answer { file: Some(file), ..Answer::lost(at) };
     }
     Answer {
         status: StatusCode::from_u16(head.status).unwrap_or(StatusCode::OK),

@@ -54,7 +54,7 @@ impl KeepPaidLayer {
         Self::of(settings)
     }
 
-    /// How many attempts are finished without their callers at once. What comes beyond is dropped, as without this layer.
+    /// How many attempts are finished without their callers at once. What comes beyond is dropped, and told as lost.
     #[must_use]
     pub fn max_detached(self, calls: usize) -> Self {
         self.with(|settings| settings.max_detached = calls)
@@ -119,8 +119,8 @@ impl KeepPaidLayer {
         self.shared.drain(within).await
     }
 
-    /// Writes down every answer that nobody has come for, and what became of each call with an `Idempotency-Key`, each in a file of its own;
-    /// gives their number. What is written down already stays as it is.
+    /// Writes down every answer that nobody has come for, every loss that nobody was told of, and what became of each call with an
+    /// `Idempotency-Key`, each in a file of its own; gives their number. What is not finished yet is written down as lost. What is written down already stays as it is.
     ///
     /// A file is written under another name and renamed when it is whole, is readable by its owner alone, and holds no credential.
     ///

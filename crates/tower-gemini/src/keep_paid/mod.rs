@@ -42,13 +42,15 @@
 //!
 //! # What is kept, and for whom
 //!
-//! * Only what was or may have been paid for and came to something: an answer, or a refusal that cost money, whatever status tells it. An error
-//!   of which nobody knows what it cost (a front end's 504) is not kept. A call that waits for quota, or between two attempts that cost
+//! * Only what was or may have been paid for and came to something: an answer, or a refusal that cost money, whatever status tells it. A call that waits for quota, or between two attempts that cost
 //!   nothing, ends with its caller; one that is being finished ends as soon as an attempt has cost nothing.
 //! * For the same request of the same caller: method, path, query, content type, body and credential, as a SHA-256 of all of them. No
 //!   credential is kept. Where callers share one credential, [`CallerName`] tells them apart; where one request can be answered in two ways,
 //!   [`AnswerShape`] says which.
 //! * Once. If whoever gets it goes away before its end, it is kept on.
+//! * Of what was or may have been paid for and is lost (it broke off, ended in an error that says nothing of money, was too large, too late or
+//!   one too many, or had to make room), the next identical request is told, once, with an error that is *maybe charged*; nothing is sent for
+//!   it. Who would rather pay again says so with [`maybe_charged_resends`](tower_gemini_core::context::CallOptions::maybe_charged_resends).
 //! * Never for a request *beside* another: two identical requests of which both callers are there are two calls. That a client has hung up may
 //!   be noticed a moment after its next request has come, so a request waits up to the grace for an identical one to be left.
 //! * Never for a continuation, never for calls that make nothing, never for bodies too large to hold.
@@ -57,6 +59,7 @@
 //!
 //! The trail says so: [`CallerLeft`](tower_gemini_core::trail::Step::CallerLeft) and [`Kept`](tower_gemini_core::trail::Step::Kept) in the first
 //! call's, [`Redeemed`](tower_gemini_core::trail::Step::Redeemed) in the second's, which has no attempt and costs nothing.
+//! One that is told of a loss ends with [`LostBefore`](tower_gemini_core::trail::StopReason::LostBefore).
 //!
 //! # Order in the stack
 //!
@@ -77,19 +80,18 @@
 //! # Errors
 //!
 //! Those of the inner service. A request that waits for a call without a caller past its own deadline ends with a timeout that cost nothing; one
-//! whose `Idempotency-Key` belongs to a call that was paid for and lost ends with an error that is *maybe charged*, so that nobody pays again
-//! unawares.
+//! that asks for what was paid for and lost ends with an error that is *maybe charged*, so that nobody pays again unawares.
 //!
 //! # Cancel safety
 //!
 //! Dropping the future, or the body before its end, is what this layer is for. Needs a tokio runtime then; without one the call ends with its
-//! caller.
+//! caller, and is lost.
 //!
 //! # The end of a process
 //!
 //! [`KeepPaidLayer::drain`] waits for what is being finished, [`KeepPaidLayer::save_to`] writes down what is kept, and
-//! [`KeepPaidLayer::load_from`] takes it in again. What became of a call with an `Idempotency-Key` is written down too, whether its answer was
-//! given or not.
+//! [`KeepPaidLayer::load_from`] takes it in again. What is lost, or not finished yet, is written down as that; and what became of a call with
+//! an `Idempotency-Key`, whether its answer was given or not.
 
 mod body;
 mod detached;

@@ -12,7 +12,7 @@ use tower_gemini_core::body::ReplayBody;
 use tower_gemini_core::call::Verb;
 use tower_gemini_core::context::CallContext;
 use tower_gemini_core::error::{Error, TimeLimit};
-use tower_gemini_core::trail::Step;
+use tower_gemini_core::trail::{Step, StopReason};
 use tower_gemini_core::verdict::Verdict;
 use tower_service::Service;
 
@@ -28,6 +28,11 @@ use crate::ready::take_ready;
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// By which openai's clients number their sends; 0 is the first.
 const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
+
+const LOST_BEFORE: &str = "not sent: an earlier request that was the same was or may have been paid for after its caller had gone, and its \
+                           answer was lost; asking once more sends it";
+const LOST_BY_NAME: &str = "an earlier request with this idempotency key was or may have been paid for, and its answer was lost; another \
+                            key asks again";
 
 /// In the extensions of the answer to a request whose `Idempotency-Key` was used for another one: nothing was sent. Its status is 422, and
 /// its body an error in Google's form.
@@ -138,6 +143,8 @@ impl Asked {
                 Found::Answer(answer) => return Ok(self.redeemed(answer)),
                 Found::Orphan(changes) => (changes, None),
                 Found::Live(changes) => (changes, Some(grace)),
+                Found::Lost if self.buys() => break,
+                Found::Lost => return Err(self.lost(LOST_BEFORE)),
                 // Or a request beside another, and not after it.
                 Found::Nothing => break,
             };
@@ -152,6 +159,17 @@ impl Asked {
         };
         let answer = Attended::new(inner.call(request), task).await?;
         Ok(answer)
+    }
+
+    /// Whether the caller allows a send after one that may have been paid for, and pays with this one for it.
+    fn buys(&self) -> bool {
+        self.context.allowance().is_some_and(|allowance| allowance.buy(&Verdict::interrupted()).is_some())
+    }
+
+    /// Nothing was sent for this request; what was sent before it may have been paid for.
+    fn lost(&self, why: &'static str) -> Error {
+        self.context.trail().push(Step::Stopped { why: StopReason::LostBefore });
+        Error::transport(why.into(), Verdict::interrupted()).with_trail(self.context.trail().clone())
     }
 
     /// Waits for something to happen to calls that are alike, until the grace is over or the call's deadline is there.
@@ -262,9 +280,7 @@ impl Asked {
                     return Ok(self.response(&answer, KeptBody::whole(&answer)));
                 }
                 NamedResult::Lost(_) => {
-                    let why = "an earlier request with this idempotency key was or may have been paid for, and its answer was lost; \
-                               another key asks again";
-                    return Err(Error::transport(why.into(), Verdict::interrupted()).with_trail(self.context.trail().clone()));
+                    return Err(self.lost(LOST_BY_NAME));
                 }
                 NamedResult::Free | NamedResult::UnderWay => {}
             }

@@ -33,6 +33,8 @@ pub(super) struct Shared {
 #[derive(Debug)]
 struct State {
     store: Store,
+    /// Calls whose callers went away, that were or may have been paid for, and of which there is no answer. Each is told once.
+    losses: Store,
     /// Calls whose callers are there.
     live: HashMap<Identity, Group>,
     /// Calls that are being finished without their callers.
@@ -111,16 +113,32 @@ pub(super) enum Found {
     Orphan(Arc<Notify>),
     /// Being answered to its caller, who may have gone.
     Live(Arc<Notify>),
+    /// It was or may have been paid for, and there is no answer.
+    Lost,
     Nothing,
 }
+
+/// What became of a call that was finished without its caller.
+#[derive(Debug)]
+pub(super) enum Came {
+    Answer(Arc<Answer>),
+    /// Nothing that cost anything.
+    Free,
+    Lost,
+}
+
+/// As many losses are remembered as are told within minutes by any plausible fleet; a few hundred bytes each.
+const MOST_LOSSES: usize = 1024;
 
 impl Shared {
     pub(super) fn new(settings: Settings) -> Self {
         let store = Store::new(settings.max_bytes, settings.retention, settings.resend_window);
+        let losses = Store::new(MOST_LOSSES, settings.retention, settings.resend_window);
         Self {
             settings,
             state: Mutex::new(State {
                 store,
+                losses,
                 live: HashMap::new(),
                 orphans: HashMap::new(),
                 orphan_calls: 0,
@@ -142,7 +160,7 @@ impl Shared {
     pub(super) fn counts(&self) -> KeepCounts {
         let (kept, kept_bytes) = {
             let mut state = self.state();
-            let lost = state.store.expire(Instant::now());
+            let lost = state.expire(Instant::now());
             let counts = (state.store.waiting(), state.store.bytes());
             drop(state);
             self.let_go(&lost);
@@ -168,18 +186,25 @@ impl Shared {
     /// [given or put back](Self::leave).
     ///
     /// `waits` says that a call beside it is waited for; `is_resend` that the request is marked as one. What seemed delivered comes last:
-    /// the resend may be that of another call, whose own answer is still on its way.
+    /// the resend may be that of another call, whose own answer is still on its way, or lost.
     pub(super) fn find(&self, identity: Identity, waits: bool, is_resend: bool) -> Found {
+        let now = Instant::now();
         let mut state = self.state();
-        let (mut answer, lost) = state.store.take(identity, Instant::now());
+        let (mut answer, lost) = state.store.take(identity, now);
+        let (mut told, mut gone) = (None, Lost::new());
         let mut found = Found::Nothing;
         if answer.is_none() {
             if let Some(group) = state.orphans.get(&identity) {
                 found = Found::Orphan(group.ends.clone());
             } else if let Some(group) = state.live.get(&identity).filter(|_| waits) {
                 found = Found::Live(group.ends.clone());
-            } else if is_resend {
-                answer = state.store.take_delivered(identity);
+            } else {
+                (told, gone) = state.losses.take(identity, now);
+                if told.is_some() {
+                    found = Found::Lost;
+                } else if is_resend {
+                    answer = state.store.take_delivered(identity);
+                }
             }
         }
         if let Some(answer) = answer {
@@ -187,6 +212,8 @@ impl Shared {
             found = Found::Answer(answer);
         }
         drop(state);
+        told.iter().for_each(|loss| remove_file(loss));
+        forget_files(&gone);
         self.let_go(&lost);
         found
     }
@@ -210,38 +237,56 @@ impl Shared {
         end(&mut self.state().live, identity);
     }
 
-    /// A caller went away: what it was about to get is finished. `false` where too many are.
+    /// A caller went away, and what it was about to get cannot be finished.
+    pub(super) fn abandon(&self, identity: Identity) {
+        let mut state = self.state();
+        let gone = state.lose(identity, Instant::now());
+        end(&mut state.live, identity);
+        drop(state);
+        forget_files(&gone);
+    }
+
+    /// A caller went away: what it was about to get is finished. `false` where too many are, and it is lost.
     pub(super) fn detach(&self, identity: Identity) -> bool {
         let mut state = self.state();
+        let mut gone = Lost::new();
         let free = state.orphan_calls < self.settings.max_detached;
         if free {
             // Before the call leaves the living, so that who waits for that finds it here.
             state.orphan_calls += 1;
             state.orphans.entry(identity).or_default().calls += 1;
             self.task_begins();
+        } else {
+            gone = state.lose(identity, Instant::now());
         }
         end(&mut state.live, identity);
+        drop(state);
+        forget_files(&gone);
         free
     }
 
     /// What was finished without its caller is here, or is not to be had.
-    pub(super) fn reattach(&self, identity: Identity, answer: Option<Arc<Answer>>) {
+    pub(super) fn reattach(&self, identity: Identity, came: Came) {
+        let now = Instant::now();
         let mut state = self.state();
-        let lost = match answer {
-            Some(answer) => state.store.put(identity, For::Next, answer, Instant::now()),
-            None => Vec::new(),
-        };
+        let (mut lost, mut gone) = (Lost::new(), Lost::new());
+        match came {
+            Came::Answer(answer) => lost = state.keep(identity, answer, now),
+            Came::Free => {}
+            Came::Lost => gone = state.lose(identity, now),
+        }
         state.orphan_calls = state.orphan_calls.saturating_sub(1);
         end(&mut state.orphans, identity);
         drop(state);
         self.task_ends();
+        forget_files(&gone);
         self.let_go(&lost);
     }
 
     /// An answer that was taken, and whose taker went away too.
     pub(super) fn put_back(&self, identity: Identity, answer: Arc<Answer>) {
         let mut state = self.state();
-        let lost = state.store.put(identity, For::Next, answer, Instant::now());
+        let lost = state.keep(identity, answer, Instant::now());
         end(&mut state.live, identity);
         drop(state);
         self.let_go(&lost);
@@ -252,7 +297,7 @@ impl Shared {
         let answer = Arc::new(answer);
         let mut lost = self.state().store.put(identity, For::Resend, answer.clone(), Instant::now());
         // Where there is no place for it, nobody has lost anything.
-        lost.retain(|lost| !Arc::ptr_eq(lost, &answer));
+        lost.retain(|(_, lost)| !Arc::ptr_eq(lost, &answer));
         self.let_go(&lost);
     }
 
@@ -281,7 +326,7 @@ impl Shared {
 
     fn let_go(&self, lost: &Lost) {
         self.lost.fetch_add(lost.len() as u64, Ordering::Relaxed);
-        for answer in lost {
+        for (_, answer) in lost {
             tracing::warn!(
                 bytes = answer.bytes,
                 cost_at_least_microusd = answer.cost.at_least_microusd,
@@ -331,24 +376,29 @@ impl Shared {
         matches!(drained, Ok(Ok(_)))
     }
 
-    /// What is to outlive the process: answers that wait for their callers, and what became of the calls that have a name.
+    /// What is to outlive the process: answers that wait for their callers, losses that are still to be told, and what became of the calls
+    /// that have a name. What is not finished yet is lost with the process.
     pub(super) fn waiting(&self) -> Vec<Written> {
         let now = Instant::now();
         let mut state = self.state();
-        let lost = state.store.expire(now);
+        let lost = state.expire(now);
         let mut gone = state.forget_old_names(self.settings.retention, now);
         gone.extend(state.trim_names(self.settings.max_bytes));
         let waiting = state.store.all().into_iter();
         let mut all: Vec<_> =
             waiting.map(|(identity, answer)| Written { identity, named: None, lost: false, answer }).collect();
+        let under_way = state.orphans.iter().flat_map(|(identity, group)| std::iter::repeat_n(*identity, group.calls));
+        let under_way = under_way.map(|identity| (identity, Arc::new(Answer::lost(now))));
+        let losses = state.losses.all().into_iter().chain(under_way);
+        all.extend(losses.map(|(identity, answer)| Written { identity, named: None, lost: true, answer }));
         for (name, named) in &state.named {
             let (lost, answer) = match &*named.result.borrow() {
                 NamedResult::Answer(answer) if answer.is_of_use() => (false, answer.clone()),
                 // Without its verdict an error of this process says nothing of the money.
-                NamedResult::Answer(answer) => (true, Arc::new(Answer::none(answer.at))),
-                NamedResult::Lost(since) => (true, Arc::new(Answer::none(*since))),
+                NamedResult::Answer(answer) => (true, Arc::new(Answer::lost(answer.at))),
+                NamedResult::Lost(since) => (true, Arc::new(Answer::lost(*since))),
                 // The process ends before it does.
-                NamedResult::UnderWay if named.trail.as_ref().is_some_and(may_be_paid) => (true, Arc::new(Answer::none(now))),
+                NamedResult::UnderWay if named.trail.as_ref().is_some_and(may_be_paid) => (true, Arc::new(Answer::lost(now))),
                 NamedResult::UnderWay | NamedResult::Free => continue,
             };
             all.push(Written { identity: *name, named: Some(named.request), lost, answer });
@@ -361,21 +411,27 @@ impl Shared {
 
     /// How many of these are kept now.
     pub(super) fn take_in(&self, found: Vec<Written>) -> usize {
-        let mut let_go = Vec::new();
-        let mut names = 0;
+        let (mut let_go, mut gone) = (Lost::new(), Lost::new());
+        let (mut names, mut losses) = (0, 0);
         let mut state = self.state();
         let now = Instant::now();
         for Written { identity, named, lost, answer } in found {
             let Some(request) = named else {
-                let_go.extend(state.store.put(identity, For::Next, answer, now));
+                if lost {
+                    gone.extend(state.losses.put(identity, For::Next, answer, now));
+                    losses += 1;
+                } else {
+                    let_go.extend(state.keep(identity, answer, now));
+                }
                 continue;
             };
             let result = if lost { NamedResult::Lost(answer.at) } else { NamedResult::Answer(answer) };
             state.named.entry(identity).or_insert(Named::done(request, result));
             names += 1;
         }
-        let kept = state.store.waiting() + names;
+        let kept = state.store.waiting() + names + losses;
         drop(state);
+        forget_files(&gone);
         self.let_go(&let_go);
         kept
     }
@@ -397,6 +453,27 @@ impl Named {
 }
 
 impl State {
+    /// Puts an answer by for its caller. What has to go for it comes back, and is told as lost to whoever asks for it.
+    fn keep(&mut self, identity: Identity, answer: Arc<Answer>, now: Instant) -> Lost {
+        let mut lost = self.expire(now);
+        for (identity, answer) in self.store.put(identity, For::Next, answer, now) {
+            self.losses.put(identity, For::Next, Arc::new(Answer::lost(answer.at)), now);
+            lost.push((identity, answer));
+        }
+        lost
+    }
+
+    /// What nobody asked for in time. Whoever asks now asks anew.
+    fn expire(&mut self, now: Instant) -> Lost {
+        forget_files(&self.losses.expire(now));
+        self.store.expire(now)
+    }
+
+    /// Remembers that there is no answer of a call. Gives those that have to go for it.
+    fn lose(&mut self, identity: Identity, now: Instant) -> Lost {
+        self.losses.put(identity, For::Next, Arc::new(Answer::lost(now)), now)
+    }
+
     /// What is done is kept for as long as an answer is, from its end on. Gives what is too old.
     fn forget_old_names(&mut self, retention: Duration, now: Instant) -> Vec<Arc<Answer>> {
         let mut gone = Vec::new();
@@ -441,6 +518,10 @@ fn end(groups: &mut HashMap<Identity, Group>, identity: Identity) {
             group.remove();
         }
     }
+}
+
+fn forget_files(gone: &Lost) {
+    gone.iter().for_each(|(_, answer)| remove_file(answer));
 }
 
 fn remove_file(answer: &Answer) {

@@ -33,13 +33,14 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// In the place of an answer that there is none of.
-    pub(super) fn none(at: Instant) -> Self {
+    /// In the place of an answer that was or may have been paid for and that there is none of. It weighs one, so that a bound on bytes
+    /// bounds the number of such.
+    pub(super) fn lost(at: Instant) -> Self {
         Self {
             status: StatusCode::OK,
             headers: HeaderMap::new(),
             chunks: Vec::new(),
-            bytes: 0,
+            bytes: 1,
             at,
             cost: Cost::ZERO,
             outcome: Outcome::Interrupted,
@@ -104,8 +105,8 @@ pub(super) struct Store {
     count: usize,
 }
 
-/// Answers that went to nobody.
-pub(super) type Lost = Vec<Arc<Answer>>;
+/// Answers that went to nobody, and whose they are.
+pub(super) type Lost = Vec<(Identity, Arc<Answer>)>;
 
 impl Store {
     pub(super) fn new(most_bytes: usize, retention: Duration, resend_window: Duration) -> Self {
@@ -136,7 +137,7 @@ impl Store {
     pub(super) fn put(&mut self, identity: Identity, whom: For, answer: Arc<Answer>, now: Instant) -> Lost {
         let mut lost = self.expire(now);
         if answer.bytes > self.most_bytes {
-            lost.push(answer);
+            lost.push((identity, answer));
             return lost;
         }
         while self.bytes + answer.bytes > self.most_bytes {
@@ -147,7 +148,7 @@ impl Store {
             };
             if let Some(entry) = self.remove(victim, |entry| entry.number == number) {
                 if entry.whom == For::Next {
-                    lost.push(entry.answer);
+                    lost.push((victim, entry.answer));
                 }
             }
         }
@@ -200,7 +201,7 @@ impl Store {
         for (number, identity) in old {
             if let Some(entry) = self.remove(identity, |entry| entry.number == number) {
                 if entry.whom == For::Next {
-                    lost.push(entry.answer);
+                    lost.push((identity, entry.answer));
                 }
             }
         }
@@ -242,7 +243,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn answer(bytes: usize, at: Instant) -> Arc<Answer> {
-        Arc::new(Answer { chunks: vec![Bytes::from(vec![0; bytes])], bytes, outcome: Outcome::Image, ..Answer::none(at) })
+        Arc::new(Answer { chunks: vec![Bytes::from(vec![0; bytes])], bytes, outcome: Outcome::Image, ..Answer::lost(at) })
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub enum CallOutcome {
     SpendingCap,
     /// Not sent: every target of the fallback rests or is out of the question.
     NoTarget,
+    /// Not sent: an earlier, identical request may have been paid for, and its answer was lost.
+    LostBefore,
     /// Not sent, for another reason of ours that the trail does not tell; the answer does.
     RefusedHere,
     /// The caller went away before the answer was whole: neither a success nor a failure.
@@ -28,7 +30,7 @@ pub enum CallOutcome {
 
 impl CallOutcome {
     /// How many there are.
-    pub(super) const COUNT: usize = Outcome::ALL.len() + 6;
+    pub(super) const COUNT: usize = Outcome::ALL.len() + 7;
 
     /// Every one, in the order of [`index`](Self::index).
     pub(super) fn all() -> impl Iterator<Item = Self> {
@@ -37,6 +39,7 @@ impl CallOutcome {
             Self::OwnQuota,
             Self::SpendingCap,
             Self::NoTarget,
+            Self::LostBefore,
             Self::RefusedHere,
             Self::CallerLeft,
         ])
@@ -51,13 +54,14 @@ impl CallOutcome {
             Self::OwnQuota => of(1),
             Self::SpendingCap => of(2),
             Self::NoTarget => of(3),
-            Self::RefusedHere => of(4),
-            Self::CallerLeft => of(5),
+            Self::LostBefore => of(4),
+            Self::RefusedHere => of(5),
+            Self::CallerLeft => of(6),
         }
     }
 
     /// The word used in logs, metrics and reports: that of the [`Outcome`], or `redeemed`, `own_quota`, `spending_cap`, `no_target`,
-    /// `refused_here`, `caller_left`.
+    /// `lost_before`, `refused_here`, `caller_left`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -66,6 +70,7 @@ impl CallOutcome {
             Self::OwnQuota => "own_quota",
             Self::SpendingCap => "spending_cap",
             Self::NoTarget => "no_target",
+            Self::LostBefore => "lost_before",
             Self::RefusedHere => "refused_here",
             Self::CallerLeft => "caller_left",
         }
@@ -231,6 +236,7 @@ fn came_to(steps: &[Step], how: How, status: Option<u16>) -> CallOutcome {
         Step::Redeemed { outcome, .. } if !failed => Some(CallOutcome::Ended(*outcome)),
         Step::Stopped { why: StopReason::QuotaUsedUp } => Some(CallOutcome::OwnQuota),
         Step::Stopped { why: StopReason::SpendingCap } => Some(CallOutcome::SpendingCap),
+        Step::Stopped { why: StopReason::LostBefore } => Some(CallOutcome::LostBefore),
         _ => None,
     });
     let none_left = || steps.iter().any(|step| matches!(step, Step::Stopped { why: StopReason::NoTargetLeft }));
@@ -313,6 +319,7 @@ mod tests {
             (steps(std::slice::from_ref(&cut_off)), How::Left, None, CallOutcome::CallerLeft),
             (steps(&[stopped(StopReason::QuotaUsedUp)]), How::Complete, Some(429), CallOutcome::OwnQuota),
             (steps(&[stopped(StopReason::SpendingCap)]), How::Complete, Some(402), CallOutcome::SpendingCap),
+            (steps(&[stopped(StopReason::LostBefore)]), How::Failed(Some(Outcome::Interrupted)), None, CallOutcome::LostBefore),
             (steps(&[stopped(StopReason::NoTargetLeft)]), How::Complete, Some(503), CallOutcome::NoTarget),
             // The quota of one target was used up, and another answered.
             (steps(&[stopped(StopReason::QuotaUsedUp), image.clone()]), How::Complete, Some(200), ended(Outcome::Image)),

@@ -117,6 +117,9 @@ fn failure(call: &Finished<'_>, all: &[&Attempt], outcome: CallOutcome) -> Strin
             CallOutcome::OwnQuota => ("not sent", "our own count says that the quota is used up".to_owned()),
             CallOutcome::SpendingCap => ("not sent", "it might have passed a spending cap".to_owned()),
             CallOutcome::NoTarget => ("not sent", "every target rests after failures, or is out of the question".to_owned()),
+            CallOutcome::LostBefore => {
+                ("not sent", "an earlier, identical request may have been paid for, and its answer was lost".to_owned())
+            }
             CallOutcome::RefusedHere => ("not sent", "it was refused here; the answer says why".to_owned()),
             CallOutcome::Ended(outcome) => ("", what_now(outcome)),
             CallOutcome::Redeemed | CallOutcome::CallerLeft => ("", String::new()),
@@ -424,6 +427,10 @@ mod tests {
             (
                 Story::new().then(stopped(StopReason::NoTargetLeft)).ends(How::Complete, Some(503)),
                 "not sent: every target rests after failures, or is out of the question; nothing was charged",
+            ),
+            (
+                Story::new().then(stopped(StopReason::LostBefore)).ends(How::Failed(Some(Outcome::Interrupted)), None),
+                "not sent: an earlier, identical request may have been paid for, and its answer was lost; nothing was charged",
             ),
             (
                 Story::new().ends(How::Complete, Some(400)),
