@@ -583,26 +583,22 @@ fn the_file_of_a_key_goes_when_its_time_is_over() {
     std::fs::remove_dir_all(&dir).unwrap();
 }
 
-/// What has no outcome in its file was written before there was one.
+/// Its caller would not be known by it, and damaged it is not.
 #[test]
-fn an_answer_that_an_earlier_version_wrote_down_is_taken_in() {
-    let dir = std::env::temp_dir().join(format!("keep-earlier-{}", std::process::id()));
+fn what_another_version_wrote_down_stays_where_it_is() {
+    let dir = std::env::temp_dir().join(format!("keep-version-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&dir);
     in_real_time(async {
         let scenario = Scenario { latency: Duration::from_millis(1), ..Scenario::new([]) };
         let (sim, first) = (scenario.sim(), KeepPaidLayer::new());
-        let answer = whole(stack(&scenario, &sim, &first), with(&scenario, KEY, "one")).await.unwrap();
+        whole(stack(&scenario, &sim, &first), with(&scenario, KEY, "one")).await.unwrap();
         first.save_to(&dir).await.unwrap();
         let path = std::fs::read_dir(&dir).unwrap().next().unwrap().unwrap().path();
-        let written = std::fs::read(&path).unwrap();
-        let line = written.iter().position(|&byte| byte == b'\n').unwrap();
-        let mut head: serde_json::Value = serde_json::from_slice(&written[..line]).unwrap();
-        assert_eq!(head.as_object_mut().unwrap().remove("outcome").unwrap(), "success");
-        std::fs::write(&path, [head.to_string().as_bytes(), &written[line..]].concat()).unwrap();
-        let next = KeepPaidLayer::new();
-        assert_eq!(next.load_from(&dir).await.unwrap(), 1);
-        assert_eq!(whole(stack(&scenario, &sim, &next), with(&scenario, KEY, "one")).await.unwrap(), answer);
-        assert_eq!(sim.ledger().charges(TAG), 1);
+        let text = String::from_utf8(std::fs::read(&path).unwrap()).unwrap();
+        assert!(text.starts_with("{\"version\":2,"), "{text}");
+        std::fs::write(&path, text.replacen(":2,", ":1,", 1)).unwrap();
+        assert_eq!(KeepPaidLayer::new().load_from(&dir).await.unwrap(), 0);
+        assert!(path.exists());
     });
     std::fs::remove_dir_all(&dir).unwrap();
 }
@@ -1008,6 +1004,260 @@ fn a_refusal_that_is_given_again_is_a_refusal_in_every_figure() {
         whole(service, request(&scenario, &Trail::new())).await.unwrap();
         let hour = observe.observatory().report().last_hour;
         assert_eq!((sim.requests(), hour.images, hour.successes), (1, 0, 0));
+    });
+}
+
+#[test]
+fn what_is_written_down_twice_is_one_answer() {
+    let dir = std::env::temp_dir().join(format!("keep-twice-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    in_real_time(async {
+        let scenario = Scenario { latency: Duration::from_millis(30), ..Scenario::new([]) };
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        hang_up(stack(&scenario, &sim, &keep), request(&scenario, &Trail::new()), Patience::Time(10)).await;
+        assert!(keep.drain(Duration::from_secs(10)).await);
+        keep.save_to(&dir).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        keep.save_to(&dir).await.unwrap();
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1, "what is written down already stays as it is");
+    });
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn what_was_given_after_it_was_written_down_is_not_given_again() {
+    let dir = std::env::temp_dir().join(format!("keep-given-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    in_real_time(async {
+        let scenario = Scenario { latency: Duration::from_millis(30), ..Scenario::new([]) };
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        hang_up(stack(&scenario, &sim, &keep), request(&scenario, &Trail::new()), Patience::Time(10)).await;
+        assert!(keep.drain(Duration::from_secs(10)).await);
+        keep.save_to(&dir).await.unwrap();
+        whole(stack(&scenario, &sim, &keep), request(&scenario, &Trail::new())).await.unwrap();
+        assert_eq!(keep.counts().redeemed, 1);
+        assert_eq!(files_left(&dir, 0).await, 0, "a file goes when its answer has been given");
+    });
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn a_key_written_down_under_way_and_then_with_its_answer_has_its_answer() {
+    let dir = std::env::temp_dir().join(format!("keep-under-way-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    in_real_time(async {
+        let scenario = Scenario { latency: Duration::from_millis(200), ..Scenario::new([]) };
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let call = tokio::spawn(whole(stack(&scenario, &sim, &keep), with(&scenario, KEY, "one")));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(keep.save_to(&dir).await.unwrap(), 1);
+        let answer = call.await.unwrap().unwrap();
+        assert_eq!(keep.save_to(&dir).await.unwrap(), 1);
+        let next = KeepPaidLayer::new();
+        next.load_from(&dir).await.unwrap();
+        assert_eq!(whole(stack(&scenario, &sim, &next), with(&scenario, KEY, "one")).await.unwrap(), answer);
+    });
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn what_was_taken_in_is_written_down_elsewhere_too() {
+    let dir = std::env::temp_dir().join(format!("keep-else-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    in_real_time(async {
+        let scenario = Scenario { latency: Duration::from_millis(1), ..Scenario::new([]) };
+        let (sim, first) = (scenario.sim(), KeepPaidLayer::new());
+        let answer = whole(stack(&scenario, &sim, &first), with(&scenario, KEY, "one")).await.unwrap();
+        first.save_to(dir.join("a")).await.unwrap();
+        let second = KeepPaidLayer::new();
+        second.load_from(dir.join("a")).await.unwrap();
+        assert_eq!(second.save_to(dir.join("b")).await.unwrap(), 1);
+        let third = KeepPaidLayer::new();
+        assert_eq!(third.load_from(dir.join("b")).await.unwrap(), 1);
+        assert_eq!(whole(stack(&scenario, &sim, &third), with(&scenario, KEY, "one")).await.unwrap(), answer);
+    });
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn the_file_of_a_lost_key_is_not_doubled_by_each_process() {
+    let dir = std::env::temp_dir().join(format!("keep-lost-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    in_real_time(async {
+        let scenario = Scenario { latency: Duration::from_millis(1), ..Scenario::new([Fault::ResetAfterGeneration]) };
+        let (sim, mut keep) = (scenario.sim(), KeepPaidLayer::new());
+        let _ = whole(stack(&scenario, &sim, &keep), with(&scenario, KEY, "one")).await;
+        for _ in 0..3 {
+            keep.save_to(&dir).await.unwrap();
+            keep = KeepPaidLayer::new();
+            keep.load_from(&dir).await.unwrap();
+        }
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
+    });
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn a_key_that_made_room_is_still_known_after_a_kill() {
+    let dir = std::env::temp_dir().join(format!("keep-room-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    in_real_time(async {
+        let scenario = Scenario { latency: Duration::from_millis(1), ..Scenario::new([]) };
+        let (sim, first) = (scenario.sim(), KeepPaidLayer::new());
+        let (_, body) = whole(stack(&scenario, &sim, &first), with(&scenario, KEY, "one")).await.unwrap();
+        first.save_to(&dir).await.unwrap();
+        let keep = KeepPaidLayer::new().max_kept_bytes(body.len() + body.len() / 2);
+        keep.load_from(&dir).await.unwrap();
+        whole(stack(&scenario, &sim, &keep), with(&scenario, KEY, "two")).await.unwrap();
+        whole(stack(&scenario, &sim, &keep), with(&scenario, KEY, "two")).await.unwrap();
+        assert!(whole(stack(&scenario, &sim, &keep), with(&scenario, KEY, "one")).await.is_err(), "told lost");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        // Killed: nothing is saved.
+        let charges = sim.ledger().charges(TAG);
+        let next = KeepPaidLayer::new();
+        next.load_from(&dir).await.unwrap();
+        let _ = whole(stack(&scenario, &sim, &next), with(&scenario, KEY, "one")).await;
+        assert_eq!(sim.ledger().charges(TAG), charges, "paid again");
+    });
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn no_bound_in_time_is_no_panic() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        for keep in [KeepPaidLayer::new().max_detached_time(Duration::MAX), KeepPaidLayer::new().grace(Duration::MAX)] {
+            let sim = scenario.sim();
+            let service = stack(&scenario, &sim, &keep);
+            hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000)).await;
+            assert!(keep.drain(Duration::from_secs(100)).await);
+            let (status, _) = whole(service, request(&scenario, &Trail::new())).await.unwrap();
+            assert_eq!((status, sim.ledger().charges(TAG)), (200, 1));
+        }
+    });
+}
+
+#[test]
+fn a_body_may_be_dropped_with_no_bound_in_time() {
+    in_paused_time(async {
+        let scenario = Scenario { ask: Ask::Sse, ..Scenario::new([]) };
+        let sim = Sim::builder()
+            .latency(Latency::fixed(Duration::from_secs(3)))
+            .tiny_images(true)
+            .chunks(700, Duration::from_millis(300))
+            .build();
+        let keep = KeepPaidLayer::new().max_detached_time(Duration::MAX);
+        let left = hang_up(stack(&scenario, &sim, &keep), request(&scenario, &Trail::new()), Patience::Chunks(1)).await;
+        assert_eq!(left, Left::WithNothing);
+        assert!(keep.drain(Duration::from_secs(100)).await);
+        assert_eq!(keep.counts().kept, 1);
+    });
+}
+
+#[test]
+fn an_error_within_a_200_is_not_kept() {
+    in_paused_time(async {
+        let client = tower::service_fn(move |r: Request<tower_gemini::core::body::ReplayBody>| async move {
+            let _ = r.into_body().collect().await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let busy = r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#;
+            Ok::<_, std::io::Error>(
+                Response::builder()
+                    .status(200)
+                    .header("content-type", "application/json")
+                    .body(Full::new(Bytes::from(busy)))
+                    .unwrap(),
+            )
+        });
+        let scenario = Scenario::new([]);
+        let keep = KeepPaidLayer::new();
+        let service = CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)));
+        let _ = tokio::time::timeout(Duration::from_secs(2), service.clone().oneshot(request(&scenario, &Trail::new()))).await;
+        assert_eq!(keep.counts().detached, 1);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let told = whole(service, request(&scenario, &Trail::new())).await.unwrap_err();
+        assert_eq!(
+            (told.charge(), keep.counts().redeemed),
+            (Charge::Maybe, 0),
+            "an error of which nobody knows what it cost is not kept"
+        );
+    });
+}
+
+/// What cannot be held cannot be told from another: with a key it is not sent at all.
+#[test]
+fn a_request_too_large_to_hold_is_not_sent_with_a_key() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let stack = scenario.stack().judged(sim.service());
+        let service = CollectRequestLayer::new().max_held_bytes(10).layer(keep.layer(stack));
+        let (status, body) = whole(service.clone(), with(&scenario, KEY, "one")).await.unwrap();
+        let text = String::from_utf8_lossy(&body);
+        assert!(status == 413 && text.contains("Send it without the key, or smaller"), "{status} {text}");
+        assert_eq!(sim.requests(), 0);
+        assert_eq!(whole(service, request(&scenario, &Trail::new())).await.unwrap().0, 200);
+    });
+}
+
+/// On four threads, with hang-ups at any moment: each key pays once, each caller without one for what it got and one more, and nobody waits
+/// for ever.
+#[test]
+fn hang_ups_on_four_threads_pay_once() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_time().build().unwrap();
+    runtime.block_on(async {
+        let scenario = Scenario::new([]);
+        let latency = Latency::fixed(Duration::from_millis(6));
+        let sim = Sim::builder().latency(latency).tiny_images(true).chunks(700, Duration::from_millis(1)).build();
+        let keep = KeepPaidLayer::new();
+        let service = stack(&scenario, &sim, &keep);
+        let ask = |tag: &str, name: &'static str| {
+            let mut request = scenario.request(tag);
+            request.headers_mut().insert(name, HeaderValue::from_str(tag).unwrap());
+            request
+        };
+        let hangs = Duration::from_secs(30);
+        for round in 0..12 {
+            let mut tasks = tokio::task::JoinSet::new();
+            for n in 0..16 {
+                let tag = format!("named-{round}-{n}");
+                for _ in 0..3 {
+                    let (service, requests) = (service.clone(), [(); 5].map(|()| ask(&tag, KEY)));
+                    tasks.spawn(async move {
+                        let [requests @ .., last] = requests;
+                        for request in requests {
+                            let patience = Duration::from_micros(fastrand::u64(0..20_000));
+                            let _ = tokio::time::timeout(patience, whole(service.clone(), request)).await;
+                        }
+                        tokio::time::timeout(hangs, whole(service, last)).await.expect("it hangs").unwrap();
+                    });
+                }
+                // One client, one request after the other.
+                let tag = format!("alone-{round}-{n}");
+                let (service, sim, requests) = (service.clone(), sim.clone(), [(); 7].map(|()| ask(&tag, "x-goog-api-key")));
+                tasks.spawn(async move {
+                    let ([requests @ .., last], mut came) = (requests, 0);
+                    for request in requests {
+                        let patience = Duration::from_micros(fastrand::u64(0..15_000));
+                        came += usize::from(
+                            tokio::time::timeout(patience, whole(service.clone(), request))
+                                .await
+                                .is_ok_and(|answer| answer.is_ok()),
+                        );
+                    }
+                    tokio::time::timeout(hangs, whole(service, last)).await.expect("it hangs").unwrap();
+                    let charges = sim.ledger().charges(&tag);
+                    assert!(charges <= came + 1, "{tag}: {charges} charges, {came} came");
+                });
+            }
+            while let Some(task) = tasks.join_next().await {
+                task.unwrap();
+            }
+            for n in 0..16 {
+                let tag = format!("named-{round}-{n}");
+                assert_eq!(sim.ledger().charges(&tag), 1, "{tag}");
+            }
+        }
     });
 }
 

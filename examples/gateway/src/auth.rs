@@ -44,7 +44,8 @@ impl fmt::Debug for Auth {
 
 /// Who asks.
 pub(crate) struct Caller {
-    name: String,
+    /// Of the token, where there are tokens.
+    name: Option<String>,
     /// The key came where only Google's clients put it.
     is_googles: bool,
     credential: Option<Credential>,
@@ -122,7 +123,7 @@ impl Auth {
 
     /// Takes the credential out of a request, key in the query and all, and says who asks.
     pub(crate) fn admit(&self, parts: &mut Parts) -> Result<Caller, Refused> {
-        let in_query = take_query_key(&mut parts.uri);
+        let in_query = take_query_credential(&mut parts.uri);
         let shown = parts.headers.get_all(API_KEY).iter().count() + parts.headers.get_all(AUTHORIZATION).iter().count();
         let key = parts.headers.remove(API_KEY);
         let bearer = parts.headers.remove(AUTHORIZATION);
@@ -137,14 +138,14 @@ impl Auth {
         let mut credential = match (key, bearer, in_query) {
             (Some(key), _, _) => Some(Credential::Key(key)),
             (None, Some(bearer), _) => Some(Credential::of_bearer(bearer)),
-            (None, None, Some(key)) => HeaderValue::from_str(&key).ok().map(Credential::Key),
+            (None, None, Some(credential)) => credential,
             (None, None, None) => None,
         };
         if let Some(Credential::Key(value) | Credential::Bearer(value)) = &mut credential {
             value.set_sensitive(true);
         }
         match self {
-            Self::Pass => Ok(Caller { name: "caller".to_owned(), is_googles, credential }),
+            Self::Pass => Ok(Caller { name: None, is_googles, credential }),
             Self::Own { key, tokens } => {
                 let shown = credential.as_ref().map(Credential::secret).unwrap_or_default();
                 let digest: [u8; 32] = Sha256::digest(shown).into();
@@ -158,7 +159,7 @@ impl Auth {
                 }
                 match fits {
                     Some(name) if !shown.is_empty() => {
-                        Ok(Caller { name, is_googles, credential: Some(Credential::Key(key.clone())) })
+                        Ok(Caller { name: Some(name), is_googles, credential: Some(Credential::Key(key.clone())) })
                     }
                     _ => Err(Refused::new(
                         StatusCode::UNAUTHORIZED,
@@ -242,9 +243,9 @@ impl Caller {
         }
     }
 
-    /// A name for logs: never a credential.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
+    /// The name of the caller's token, where callers have tokens: never a credential.
+    pub(crate) fn token_name(&self) -> Option<&str> {
+        self.name.as_deref()
     }
 
     /// Puts the credential where Gemini's own API reads it.
@@ -270,21 +271,30 @@ impl Caller {
     }
 }
 
-/// Cuts `key=…` out of a query, and OAuth tokens, which Google takes there too. The rest stays byte for byte.
-fn take_query_key(uri: &mut Uri) -> Option<String> {
+/// Cuts `key=…` out of a query, and OAuth tokens, which Google takes there too. The rest stays byte for byte. Of a credential that no header
+/// can hold nothing is left.
+fn take_query_credential(uri: &mut Uri) -> Option<Option<Credential>> {
     let query = uri.query()?;
-    let is_key = |pair: &&str| {
-        pair.split_once('=').is_some_and(|(name, _)| matches!(&*percent_decoded(name), "key" | "access_token" | "oauth_token"))
+    let of = |pair: &str| {
+        let (name, value) = pair.split_once('=')?;
+        let value = percent_decoded(value);
+        match &*percent_decoded(name) {
+            "key" => Some(HeaderValue::from_str(&value).ok().map(Credential::Key)),
+            "access_token" | "oauth_token" => {
+                Some(HeaderValue::from_str(&format!("Bearer {value}")).ok().map(Credential::Bearer))
+            }
+            _ => None,
+        }
     };
-    let value = query.split('&').find(is_key)?.split_once('=').map(|(_, value)| percent_decoded(value).into_owned())?;
-    let rest: Vec<&str> = query.split('&').filter(|pair| !is_key(pair)).collect();
+    let credential = query.split('&').find_map(of)?;
+    let rest: Vec<&str> = query.split('&').filter(|pair| of(pair).is_none()).collect();
     let path = uri.path();
     let text = if rest.is_empty() { path.to_owned() } else { format!("{path}?{}", rest.join("&")) };
     let mut parts = uri.clone().into_parts();
     parts.path_and_query = text.parse().ok();
     // A query without its key is as good as it was with it, so this never fails; if it did, the key must not stay in it.
     *uri = Uri::from_parts(parts).unwrap_or_default();
-    Some(value)
+    Some(credential)
 }
 
 fn percent_decoded(text: &str) -> Cow<'_, str> {
@@ -381,7 +391,7 @@ mod tests {
         let auth = own();
         let mut known = parts("/v1/x", &[("authorization", "Bearer token-of-ben-012345")]);
         let caller = auth.admit(&mut known).unwrap();
-        assert_eq!(caller.name(), "ben");
+        assert_eq!(caller.token_name(), Some("ben"));
         caller.sign(&mut known.headers);
         assert_eq!(known.headers[API_KEY], KEY);
         for wrong in ["token-of-ben-01234", "token-of-ben-0123456", KEY, "", "Bearer"] {

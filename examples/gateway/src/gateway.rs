@@ -139,7 +139,8 @@ fn layers(config: &Config, before: Option<&Gateway>) -> Result<Layers, String> {
     let same_chain = before.filter(|before| before.config.fallback == config.fallback);
     Ok(Layers {
         observe: before.map_or_else(ObserveLayer::new, |before| before.layers.observe.clone()),
-        collect: CollectRequestLayer::new().max_held_bytes(config.server.max_body.0),
+        // A form's images are a third longer in the JSON that it becomes: what is taken is protected.
+        collect: CollectRequestLayer::new().max_held_bytes((config.server.max_body.0 / 3 + 1).saturating_mul(4) + 1024 * 1024),
         keep: before.map_or_else(|| keep(config), |before| before.layers.keep.clone()),
         signatures: match before.filter(|before| before.config.signatures == config.signatures) {
             Some(before) => before.layers.signatures.clone(),

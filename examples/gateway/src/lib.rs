@@ -40,7 +40,7 @@ use axum::body::Body;
 use http::{Request, StatusCode};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tower_gemini_sim::{Latency, ServeHandle, Sim, Weather};
 
@@ -152,6 +152,9 @@ impl Ready {
             let current = current.clone();
             move |request| answer(current.clone(), started, request)
         });
+        // Ends with what it is spawned by.
+        let mut upkeep = JoinSet::new();
+        upkeep.spawn(pages::upkeep(|| pages::recorder().run_upkeep()));
         let (stop, stopped) = oneshot::channel::<()>();
         let told = async {
             // Whether it is sent or dropped, it says the same.

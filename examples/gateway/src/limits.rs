@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::Response;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep};
 
 /// Why a request's body was not read on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,14 +57,17 @@ pub(crate) struct Bounded {
     left: usize,
     most: usize,
     limit: Duration,
-    began: Instant,
+    /// How long it was waited for in all. While nobody asks for more of it, it is the reader who takes the time.
+    waited: Duration,
+    /// Since when it is waited for.
+    since: Option<Instant>,
     silence: Pin<Box<Sleep>>,
 }
 
 impl Bounded {
     pub(crate) fn new(body: Body, most: usize, limit: Duration) -> Self {
-        let began = Instant::now();
-        Self { body, left: most, most, limit, began, silence: Box::pin(sleep_until(began + limit)) }
+        let silence = Box::pin(sleep(limit));
+        Self { body, left: most, most, limit, waited: Duration::ZERO, since: None, silence }
     }
 }
 
@@ -82,17 +85,23 @@ impl HttpBody for Bounded {
                         None => return Poll::Ready(Some(Err(axum::Error::new(BodyFault::TooLarge { most: this.most })))),
                     }
                 }
-                let now = Instant::now();
-                let so_far = (this.most - this.left) as u64;
-                let took = now - this.began;
-                if took > LONGEST || (took > this.limit && so_far < took.as_secs().saturating_mul(LEAST_RATE)) {
+                this.waited += this.since.take().map_or(Duration::ZERO, |since| since.elapsed());
+                let (so_far, waited) = ((this.most - this.left) as u64, this.waited);
+                if waited > LONGEST || (waited > this.limit && so_far < waited.as_secs().saturating_mul(LEAST_RATE)) {
                     return Poll::Ready(Some(Err(axum::Error::new(BodyFault::Trickles))));
                 }
-                this.silence.as_mut().reset(now + this.limit);
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Pending if this.silence.as_mut().poll(cx).is_ready() => {
-                Poll::Ready(Some(Err(axum::Error::new(BodyFault::TooSlow { limit: this.limit }))))
+            Poll::Pending => {
+                if this.since.is_none() {
+                    let now = Instant::now();
+                    this.since = Some(now);
+                    this.silence.as_mut().reset(now + this.limit);
+                }
+                match this.silence.as_mut().poll(cx) {
+                    Poll::Ready(()) => Poll::Ready(Some(Err(axum::Error::new(BodyFault::TooSlow { limit: this.limit })))),
+                    Poll::Pending => Poll::Pending,
+                }
             }
             other => other,
         }
@@ -184,6 +193,23 @@ mod tests {
         assert!(error.to_string().contains("came for 10 s"), "{error}");
         let error = Bounded::new(chunks(0), 4, Duration::from_secs(10)).collect().await.unwrap_err();
         assert!(error.to_string().contains("longer than the 4 bytes"), "{error}");
+    }
+
+    // What an upstream does not take in time is not the caller's silence, nor its trickle.
+    #[tokio::test(start_paused = true)]
+    async fn who_reads_slowly_waits_for_nobody() {
+        let chunks = Body::new(StreamBody::new(futures::stream::unfold(0, move |n| async move {
+            // As hyper does: asked on, it first has to read the socket.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            (n < 30).then(|| (Ok::<_, axum::Error>(Frame::data(Bytes::from_static(b"0123456789"))), n + 1))
+        })));
+        let mut body = Bounded::new(chunks, 1_000_000, Duration::from_secs(30));
+        let mut came = 0;
+        while let Some(frame) = body.frame().await {
+            came += frame.unwrap().into_data().unwrap().len();
+            tokio::time::sleep(Duration::from_secs(40)).await;
+        }
+        assert_eq!(came, 300);
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 //! ```text
 //! whole   CollectRequest ▶ KeepPaid ▶ Tell ▶ hold ▶ FinalImageJson ▶ choosing ▶ attempt ▶ client     answers in one piece
 //! stream  CollectRequest ▶ KeepPaid ▶ Tell ▶                         choosing ▶ attempt ▶ client     answers in pieces
-//! plain   CollectRequest ▶                                                      attempt ▶ client     continuations, and what makes nothing
+//! plain   CollectRequest ▶            Tell ▶                                    attempt ▶ client     continuations, and what makes nothing
 //! choosing = ThoughtSignatures ▶ PeakHourRouter ▶ ModelFallback ▶ ResolutionFallback ▶ JitteredRetry
 //! attempt  = Spending ▶ QuotaGuard ▶ AttemptTimeout ▶ ClassifyGeminiError
 //! ```
@@ -90,7 +90,7 @@ impl Layers {
         } else {
             self.kept(AndThen::new(chosen.clone(), move |answer| hold(answer, most_held)))
         };
-        Services { whole, stream: self.kept(chosen), plain: self.watched(attempt) }
+        Services { whole, stream: self.kept(chosen), plain: self.watched(Tell(attempt)) }
     }
 
     fn kept<S, B>(&self, stack: S) -> Answers

@@ -820,6 +820,88 @@ async fn a_reload_neither_forgets_what_is_kept_nor_what_was_spent() {
     assert!(spent.is_some_and(|spent| spent > 100_000), "{}", status["view"]["spending"]);
 }
 
+#[tokio::test]
+async fn a_rotated_key_of_the_gateways_makes_no_other_callers() {
+    let dir = tempdir();
+    std::fs::write(dir.join("key"), KEY).unwrap();
+    std::fs::write(dir.join("tokens"), "alice:token-of-alice-0123456789\n").unwrap();
+    let extra =
+        format!("[auth]\nmode = \"own\"\napi_key_file = {:?}\ntokens_file = {:?}\n", dir.join("key"), dir.join("tokens"));
+    let world = World::new(Sim::quick([]), &extra).await;
+    let ask = || {
+        Request::post(world.url(PRO))
+            .header("authorization", "Bearer token-of-alice-0123456789")
+            .header("idempotency-key", "one")
+            .header("x-sim-call", "call")
+            .body(Full::from(apple().to_string()))
+            .unwrap()
+    };
+    let first = world.send(ask()).await;
+    assert_eq!(first.status, 200, "{}", first.text());
+    std::fs::write(dir.join("key"), "AIzaSyA-sentinel-rotated-3456789abcdefg").unwrap();
+    let config = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\n[upstream]\nbase_url = \"{0}\"\nvertex_base_url = \"{0}\"\n{extra}",
+        world.upstream.as_ref().unwrap().url()
+    );
+    world.gateway.reload(&config).unwrap();
+    let again = world.send(ask()).await;
+    assert_eq!(world.ledger(), (1, 1), "{}", again.status);
+    assert_eq!(first.body, again.body);
+}
+
+#[tokio::test]
+async fn an_openai_continuation_is_told_in_openais_words() {
+    let world = World::quick([]).await;
+    let answer = world.post("/v1/chat/completions", &chat(r#"{"google":{"continuation_token":"next"}}"#)).await;
+    assert!(answer.json()["choices"].is_array() || answer.json()["error"]["type"].is_string(), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn an_oauth_token_in_the_query_is_a_bearer() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let s = seen.clone();
+    let app = axum::Router::new().fallback(move |request: Request<axum::body::Body>| {
+        let s = s.clone();
+        async move {
+            s.lock().unwrap().push(format!("{} {:?}", request.uri(), request.headers()));
+            "{}"
+        }
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    let world = world_before(&url, "").await;
+    world.send(Request::get(world.url("/v1beta/files?access_token=ya29.sentinel")).body(Full::default()).unwrap()).await;
+    assert!(seen.lock().unwrap()[0].contains("\"authorization\""), "{:?}", seen.lock().unwrap());
+}
+
+// base64 makes a form's images a third longer: what was within the gateway's bound was beyond it once it was translated.
+#[tokio::test]
+async fn a_form_that_is_taken_is_protected() {
+    let world = World::new(Sim::quick([]), "").await;
+    let config = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\nmax_body = \"64KiB\"\n[upstream]\nbase_url = \"{0}\"\nvertex_base_url = \"{0}\"\n",
+        world.upstream.as_ref().unwrap().url()
+    );
+    let gateway = gateway::start(&config).await.unwrap();
+    let mut image = b"\x89PNG\r\n\x1a\n".to_vec();
+    image.extend((0..60_000u32).map(|n| (n * 31 % 251) as u8));
+    let mut form = b"--XX\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\ngemini-3-pro-image\r\n--XX\r\ncontent-disposition: form-data; name=\"prompt\"\r\n\r\nbluer\r\n--XX\r\ncontent-disposition: form-data; name=\"image\"; filename=\"a.png\"\r\ncontent-type: image/png\r\n\r\n".to_vec();
+    form.extend(&image);
+    form.extend(b"\r\n--XX--\r\n");
+    for _ in 0..2 {
+        let request = Request::post(format!("{}/v1/images/edits", gateway.url()))
+            .header("authorization", format!("Bearer {KEY}"))
+            .header("content-type", "multipart/form-data; boundary=XX")
+            .header("x-sim-call", "call")
+            .header("idempotency-key", "one")
+            .body(Full::from(form.clone()))
+            .unwrap();
+        let answer = world.send(request).await;
+        assert_eq!((answer.status.as_u16(), world.ledger()), (200, (1, 1)), "{}", answer.text());
+    }
+}
+
 fn tempdir() -> std::path::PathBuf {
     use std::sync::atomic::{AtomicU32, Ordering};
     static NUMBER: AtomicU32 = AtomicU32::new(0);

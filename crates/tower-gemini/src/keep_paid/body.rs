@@ -117,7 +117,7 @@ impl Redeemed {
         self.shared.redeemed(&self.answer);
         if self.again {
             // Delivered now, whenever it was made.
-            let answer = Answer { file: None, at: Instant::now(), ..(*self.answer).clone() };
+            let answer = Answer { record: Arc::default(), at: Instant::now(), ..(*self.answer).clone() };
             self.shared.delivered(self.identity, answer);
         }
         self.shared.leave(self.identity);

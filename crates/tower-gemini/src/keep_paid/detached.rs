@@ -16,8 +16,9 @@ use tower_gemini_core::trail::{NotKeptReason, Step, Trail, TrailObserver};
 use tower_gemini_core::verdict::{Charge, Outcome, Verdict};
 
 use super::body::{Keepable, KeptBody, OnItsWay};
+use super::files::Record;
 use super::identity::Identity;
-use super::shared::{Came, NamedResult, Report, Shared};
+use super::shared::{Came, Report, Shared, after};
 use super::store::{Answer, is_of_use};
 
 /// What is known of a call apart from its answer.
@@ -35,18 +36,18 @@ impl Task {
     }
 
     /// The caller has gone. Gives the runtime where what it left is to be finished.
-    fn detach(&self) -> Option<Handle> {
+    fn detach(self) -> Option<(Handle, Orphan)> {
         let Ok(runtime) = Handle::try_current() else {
             self.shared.abandon(self.identity);
             return None;
         };
-        if !self.shared.detach(self.identity) {
+        let Some(record) = self.shared.detach(self.identity) else {
             self.not_kept(NotKeptReason::TooMany);
             return None;
-        }
+        };
         tracing::info!(call = ?self.identity, "the caller went away: what it may have paid for is finished");
         self.trail.push(Step::CallerLeft);
-        Some(runtime)
+        Some((runtime, Orphan { task: self, record, over: false }))
     }
 
     fn not_kept(&self, why: NotKeptReason) {
@@ -106,8 +107,8 @@ impl<B: Keepable> Drop for Attended<B> {
             task.leave();
             return;
         }
-        if let Some(runtime) = task.detach() {
-            runtime.spawn(finish_call(answer, Orphan::new(task)));
+        if let Some((runtime, orphan)) = task.detach() {
+            runtime.spawn(finish_call(answer, orphan));
         }
     }
 }
@@ -133,8 +134,7 @@ impl<B: Keepable> OnItsWay<B> {
             task.leave();
             return;
         }
-        if let Some(runtime) = task.detach() {
-            let orphan = Orphan::new(task);
+        if let Some((runtime, orphan)) = task.detach() {
             let until = orphan.until();
             runtime.spawn(finish_body(body, seen, orphan, until));
         }
@@ -144,24 +144,23 @@ impl<B: Keepable> OnItsWay<B> {
 /// A call without its caller. Dropped before it has come to anything (the runtime ends, a layer panics), it is lost.
 struct Orphan {
     task: Task,
+    /// Of what comes of it.
+    record: Arc<Record>,
     over: bool,
 }
 
 impl Orphan {
-    fn new(task: Task) -> Self {
-        Self { task, over: false }
-    }
-
     fn until(&self) -> Instant {
-        Instant::now() + self.task.shared.settings.max_time
+        after(Instant::now(), self.task.shared.settings.max_time)
     }
 
-    fn keep(mut self, answer: Answer) {
+    fn keep(mut self, mut answer: Answer) {
         self.over = true;
+        answer.record = self.record.clone();
         let task = &self.task;
         tracing::info!(call = ?task.identity, bytes = answer.bytes, "kept for the caller's next identical request");
         task.trail.push(Step::Kept { bytes: answer.bytes as u64 });
-        task.shared.reattach(task.identity, Came::Answer(Arc::new(answer)));
+        task.shared.reattach(task.identity, &self.record, Came::Answer(Arc::new(answer)));
     }
 
     fn end(mut self, why: NotKeptReason) {
@@ -169,14 +168,14 @@ impl Orphan {
         tracing::info!(call = ?self.task.identity, why = why.as_str(), "not kept");
         self.task.not_kept(why);
         let came = if why == NotKeptReason::Free { Came::Free } else { Came::Lost };
-        self.task.shared.reattach(self.task.identity, came);
+        self.task.shared.reattach(self.task.identity, &self.record, came);
     }
 }
 
 impl Drop for Orphan {
     fn drop(&mut self) {
         if !self.over {
-            self.task.shared.reattach(self.task.identity, Came::Lost);
+            self.task.shared.reattach(self.task.identity, &self.record, Came::Lost);
         }
     }
 }
@@ -313,7 +312,7 @@ impl Collected {
             cost: trail.cost(),
             outcome: outcome_of(verdict.as_ref()),
             verdict: verdict.map(Arc::new),
-            file: None,
+            record: Arc::default(),
         })
     }
 }
@@ -341,10 +340,11 @@ pub(super) async fn run_named<B: Keepable>(
     let whole = loop {
         let alone = tell.is_closed() && report.is_unheard();
         if alone && !may_be_paid(&trail) {
-            report.tell(NamedResult::Free);
+            report.free();
             return;
         }
-        alone_until = if alone { alone_until.or_else(|| Some(Instant::now() + shared.settings.max_time)) } else { None };
+        let soon = || after(Instant::now(), shared.settings.max_time);
+        alone_until = if alone { alone_until.or_else(|| Some(soon())) } else { None };
         let too_late = async {
             match alone_until {
                 Some(until) => sleep_until(until).await,
@@ -360,21 +360,27 @@ pub(super) async fn run_named<B: Keepable>(
             () = tell.closed(), if !tell.is_closed() => {}
             // Somebody may have come back to it since.
             () = too_late => if tell.is_closed() && report.is_unheard() {
-                report.tell(NamedResult::Lost(Instant::now()));
+                report.lost();
                 return;
             },
         }
     };
     let told = match whole {
         Ok(answer) => {
-            let answer = Arc::new(answer);
             let paid = answer.verdict.as_ref().is_none_or(|verdict| !verdict.charge().is_surely_free());
-            report.tell(if paid { NamedResult::Answer(answer.clone()) } else { NamedResult::Free });
-            Ok(answer)
+            Ok(if paid {
+                report.answer(answer)
+            } else {
+                report.free();
+                Arc::new(answer)
+            })
         }
         Err(error) => {
-            let free = error.charge().is_surely_free();
-            report.tell(if free { NamedResult::Free } else { NamedResult::Lost(Instant::now()) });
+            if error.charge().is_surely_free() {
+                report.free();
+            } else {
+                report.lost();
+            }
             Err(error)
         }
     };

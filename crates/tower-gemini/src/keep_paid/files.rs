@@ -5,7 +5,8 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -29,6 +30,95 @@ pub(super) struct Written {
     pub(super) answer: Arc<Answer>,
 }
 
+/// Where an answer is written down, if it is. What stands in its place before it is there has the same, so that one file becomes the other.
+#[derive(Debug, Default)]
+pub(super) struct Record(Mutex<Place>);
+
+#[derive(Debug, Default)]
+enum Place {
+    #[default]
+    Nowhere,
+    /// `whole` where the file holds the answer, and not only that there is none.
+    At { path: PathBuf, whole: bool },
+    /// It was given, or nobody may have it any more.
+    Gone,
+}
+
+/// What is to be done with an answer that is to be written down.
+enum Plan {
+    /// It is.
+    Done,
+    /// It was given meanwhile.
+    Nothing,
+    /// Here, or under a name of its own.
+    Write(Option<PathBuf>),
+    /// From elsewhere.
+    Copy(PathBuf),
+}
+
+impl Record {
+    fn at(path: PathBuf, whole: bool) -> Self {
+        Self(Mutex::new(Place::At { path, whole }))
+    }
+
+    fn place(&self) -> MutexGuard<'_, Place> {
+        // Each write is one assignment.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether both are the same file.
+    pub(super) fn is_at_the_place_of(&self, other: &Self) -> bool {
+        if std::ptr::eq(self, other) {
+            return true;
+        }
+        let path = match &*self.place() {
+            Place::At { path, .. } => path.clone(),
+            _ => return false,
+        };
+        matches!(&*other.place(), Place::At { path: other, .. } if *other == path)
+    }
+
+    /// It was given, or nobody may have it any more. Gives the file that has to go.
+    pub(super) fn forget(&self) -> Option<PathBuf> {
+        match std::mem::replace(&mut *self.place(), Place::Gone) {
+            Place::At { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+
+    fn plan(&self, dir: &Path, lost: bool) -> Plan {
+        match &*self.place() {
+            Place::Gone => Plan::Nothing,
+            Place::Nowhere => Plan::Write(None),
+            Place::At { path, whole } if path.parent() == Some(dir) => {
+                if *whole || lost {
+                    Plan::Done
+                } else {
+                    Plan::Write(Some(path.clone()))
+                }
+            }
+            // It had to go from memory, and is still there.
+            Place::At { path, whole: true } if lost => Plan::Copy(path.clone()),
+            Place::At { .. } => Plan::Write(None),
+        }
+    }
+
+    /// It is written down now. `false` where it was given meanwhile.
+    fn settle(&self, path: PathBuf, whole: bool) -> bool {
+        let mut place = self.place();
+        match &*place {
+            Place::Gone => {
+                forget(&path);
+                return false;
+            }
+            Place::At { path: before, .. } if *before != path => forget(before),
+            _ => {}
+        }
+        *place = Place::At { path, whole };
+        true
+    }
+}
+
 /// Behind the identity's digits.
 const ENDING: &str = "answer";
 
@@ -46,36 +136,70 @@ struct Head {
     at: u64,
     at_least_microusd: u64,
     at_most_microusd: Option<u64>,
-    /// Not in the files of earlier versions.
-    #[serde(default)]
     outcome: String,
     bytes: usize,
 }
 
-/// The one form so far.
-const VERSION: u32 = 1;
+#[derive(Deserialize)]
+struct Stamp {
+    version: u32,
+}
+
+/// Raised with every change of the form, and of what an identity is made of.
+const VERSION: u32 = 2;
 
 /// Runs what would block the runtime.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
+/// Writes down what is not yet. One that cannot be written keeps none of the others from it; the first error comes at the end.
 pub(super) fn save(dir: &Path, all: &[Written], now: SystemTime) -> io::Result<usize> {
     if all.is_empty() {
         return Ok(0);
     }
     fs::create_dir_all(dir)?;
-    let mut saved = 0;
-    for (number, written) in all.iter().enumerate() {
-        if written.answer.file.is_none() {
-            save_one(dir, written, now, number)?;
+    let (mut saved, mut failed) = (0, None);
+    for written in all {
+        match save_one(dir, written, now) {
+            Ok(is_there) => saved += usize::from(is_there),
+            Err(error) => failed = failed.or(Some(error)),
         }
-        saved += 1;
     }
-    Ok(saved)
+    failed.map_or(Ok(saved), Err)
 }
 
-fn save_one(dir: &Path, written: &Written, now: SystemTime, number: usize) -> io::Result<()> {
+/// `false` where it was given meanwhile.
+fn save_one(dir: &Path, written: &Written, now: SystemTime) -> io::Result<bool> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let Written { identity, lost, answer, .. } = written;
+    let plan = answer.record.plan(dir, *lost);
+    let path = match &plan {
+        Plan::Done => return Ok(true),
+        Plan::Nothing => return Ok(false),
+        Plan::Write(Some(path)) => path.clone(),
+        Plan::Write(None) | Plan::Copy(_) => {
+            // The process and the moment are in the name: an earlier process's file of the same request is another answer.
+            let (at, number) = (millis(now), NUMBER.fetch_add(1, Ordering::Relaxed));
+            dir.join(format!("{}-{at}-{}-{number}.{ENDING}", identity.to_hex(), std::process::id()))
+        }
+    };
+    let unfinished = path.with_extension("unfinished");
+    let done = match &plan {
+        Plan::Copy(from) => fs::copy(from, &unfinished).map(|_| true),
+        _ => write(&unfinished, written, now).map(|()| !lost),
+    };
+    let done = done.and_then(|whole| fs::rename(&unfinished, &path).map(|()| whole));
+    match done {
+        Ok(whole) => Ok(answer.record.settle(path, whole)),
+        Err(error) => {
+            let _ = fs::remove_file(unfinished);
+            Err(error)
+        }
+    }
+}
+
+fn write(path: &Path, written: &Written, now: SystemTime) -> io::Result<()> {
     let Written { identity, named, lost, answer } = written;
     let at = now.checked_sub(answer.at.elapsed()).unwrap_or(now);
     let head = Head {
@@ -95,21 +219,17 @@ fn save_one(dir: &Path, written: &Written, now: SystemTime, number: usize) -> io
         outcome: answer.outcome.as_str().to_owned(),
         bytes: answer.chunks.iter().map(Bytes::len).sum(),
     };
-    // The process and the moment are in the name: an earlier process's file of the same request is another answer.
-    let name = format!("{}-{}-{}-{number}", identity.to_hex(), millis(now), std::process::id());
-    let unfinished = dir.join(format!("{name}.unfinished"));
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = BufWriter::new(options.open(&unfinished)?);
+    let mut file = BufWriter::new(options.open(path)?);
     serde_json::to_writer(&mut file, &head)?;
     file.write_all(b"\n")?;
     for chunk in &answer.chunks {
         file.write_all(chunk)?;
     }
-    file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-    fs::rename(unfinished, dir.join(format!("{name}.{ENDING}")))
+    file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
 }
 
 /// All whole answers that are not too old, the oldest first.
@@ -135,11 +255,13 @@ pub(super) fn load(dir: &Path, retention: Duration, now: SystemTime, steady: Ins
                 let answer = Arc::new(answer(head, body, path, steady.checked_sub(age).unwrap_or(steady)));
                 found.push((at, Written { identity, named, lost, answer }));
             }
-            Err(error) => {
+            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
                 tracing::warn!(file = %path.display(), %error, "a kept answer is damaged and cannot be given");
                 // Looked at once is enough; a person may still want to see it.
                 let _ = fs::rename(&path, path.with_extension("damaged"));
             }
+            // Another time it may be read, or by another version.
+            Err(error) => tracing::warn!(file = %path.display(), %error, "a kept answer cannot be read, and stays where it is"),
         }
     }
     found.sort_by_key(|(at, ..)| *at);
@@ -152,10 +274,11 @@ fn load_one(path: &Path) -> io::Result<(Identity, Option<Identity>, Head, Vec<u8
     let mut line = Vec::new();
     // A head is far below this; a file without a line is read no further.
     (&mut file).take(1024 * 1024).read_until(b'\n', &mut line)?;
-    let head: Head = serde_json::from_slice(&line)?;
-    if head.version != VERSION {
-        return Err(wrong("it was written by another version"));
+    // First, as another version's head may be another one.
+    if serde_json::from_slice::<Stamp>(&line)?.version != VERSION {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "it was written by another version"));
     }
+    let head: Head = serde_json::from_slice(&line)?;
     let of = |hex: &str| Identity::from_hex(hex).ok_or_else(|| wrong("it does not say whose it is"));
     let (identity, named) = (of(&head.identity)?, head.named.as_deref().map(of).transpose()?);
     let mut body = Vec::new();
@@ -173,8 +296,9 @@ fn answer(head: Head, body: Vec<u8>, file: PathBuf, at: Instant) -> Answer {
             headers.append(name, value);
         }
     }
+    let record = Arc::new(Record::at(file, !head.lost));
     if head.lost {
-        return Answer { file: Some(file), ..Answer::lost(at) };
+        return Answer { record, ..Answer::lost(at) };
     }
     Answer {
         status: StatusCode::from_u16(head.status).unwrap_or(StatusCode::OK),
@@ -185,7 +309,7 @@ fn answer(head: Head, body: Vec<u8>, file: PathBuf, at: Instant) -> Answer {
         cost: Cost { at_least_microusd: head.at_least_microusd, at_most_microusd: head.at_most_microusd },
         verdict: None,
         outcome: Outcome::ALL.iter().copied().find(|outcome| outcome.as_str() == head.outcome).unwrap_or(Outcome::Other),
-        file: Some(file),
+        record,
     }
 }
 

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use tower_gemini_core::body::ReplayBody;
 
 /// Who asks, in a request's extensions, where the credential does not tell: behind a server that asks with a key of its own, all callers
-/// have the same one.
+/// have the same one. It stands for the credential, which may change then.
 ///
 /// ```
 /// use tower_gemini::keep_paid::CallerName;
@@ -126,10 +126,16 @@ impl Fields {
         self.0.update(bytes);
     }
 
-    /// Wherever clients put their credential: the same key in another place is another caller, which costs a hit and gives nothing away.
+    /// By name, or wherever clients put their credential: the same key in another place is another caller, which costs a hit and gives
+    /// nothing away.
     fn caller<B>(&mut self, request: &Request<B>) {
+        if let Some(name) = request.extensions().get::<CallerName>() {
+            self.field(b"named");
+            self.field(name.0.as_bytes());
+            return;
+        }
         let (headers, uri) = (request.headers(), request.uri());
-        self.field(request.extensions().get::<CallerName>().map_or(b"", |name| name.0.as_bytes()));
+        self.field(b"by credential");
         for name in [API_KEY, AUTHORIZATION] {
             for value in headers.get_all(&name) {
                 self.field(value.as_bytes());
@@ -227,6 +233,13 @@ mod tests {
             assert_eq!(all.iter().filter(|other| other.0 == one.0 || other.1 == one.1).count(), 1, "{n}");
         }
         assert_eq!(named(Some("ann")), all[1]);
+        // And each stays the same when the server's own key changes.
+        let rotated = |name: &str| {
+            let mut request = request("POST", "/v1/x", &[("x-goog-api-key", "another")], vec!["{}".into()]);
+            request.extensions_mut().insert(CallerName::new(name));
+            Identity::of(&request).unwrap()
+        };
+        assert_eq!(rotated("ann"), all[1].0);
     }
 
     // Hashed into the caller, it made another caller: a key that was used again for another shape was sent again, and paid for.

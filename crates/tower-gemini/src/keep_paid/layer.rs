@@ -1,6 +1,6 @@
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tower_layer::Layer;
@@ -132,8 +132,12 @@ impl KeepPaidLayer {
     ///
     /// Dropping the future lets the writing go on.
     pub async fn save_to(&self, dir: impl Into<PathBuf>) -> io::Result<usize> {
-        let (dir, all, clock) = (dir.into(), self.shared.waiting(), self.shared.settings.clock.clone());
-        files::blocking(move || files::save(&dir, &all, clock.now())).await
+        let (dir, shared) = (dir.into(), self.shared.clone());
+        files::blocking(move || {
+            let _alone = shared.saving.lock().unwrap_or_else(PoisonError::into_inner);
+            files::save(&dir, &shared.waiting(), shared.settings.clock.now())
+        })
+        .await
     }
 
     /// Takes in what [`save_to`](Self::save_to) wrote down, and gives the number of answers. A file goes when its answer has been given or

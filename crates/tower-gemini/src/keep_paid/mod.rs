@@ -55,7 +55,8 @@
 //!   be noticed a moment after its next request has come, so a request waits up to the grace for an identical one to be left.
 //! * Never for a continuation, never for calls that make nothing, never for bodies too large to hold.
 //! * With an `Idempotency-Key` of the caller's: requests side by side get the one answer too, later ones as long as it is kept, however often. A
-//!   streamed answer comes in one piece then. The same key for another request is answered 422, and nothing is sent.
+//!   streamed answer comes in one piece then. The same key for another request is answered 422, and for a body that is too large to be held 413; nothing is sent
+//!   then ([`KeyRefused`]). To a continuation a key means nothing.
 //!
 //! The trail says so: [`CallerLeft`](tower_gemini_core::trail::Step::CallerLeft) and [`Kept`](tower_gemini_core::trail::Step::Kept) in the first
 //! call's, [`Redeemed`](tower_gemini_core::trail::Step::Redeemed) in the second's, which has no attempt and costs nothing.
@@ -105,7 +106,7 @@ mod store;
 pub use body::{Keepable, KeptBody};
 pub use identity::{AnswerShape, CallerName};
 pub use layer::KeepPaidLayer;
-pub use service::{KeepPaid, KeyReused};
+pub use service::{KeepPaid, KeyRefused};
 
 /// What is kept now, and what became of the rest since the layer was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -19,7 +19,7 @@ use tower_service::Service;
 use super::body::{Keepable, KeptBody};
 use super::detached::{Attended, Task, run_named};
 use super::identity::Identity;
-use super::shared::{Found, Named, NamedResult, Shared};
+use super::shared::{Found, Named, NamedResult, Shared, after};
 use super::store::Answer;
 use crate::quota_guard::REFUSAL_DOMAIN;
 use crate::ready::take_ready;
@@ -34,10 +34,11 @@ const LOST_BEFORE: &str = "not sent: an earlier request that was the same was or
 const LOST_BY_NAME: &str = "an earlier request with this idempotency key was or may have been paid for, and its answer was lost; another \
                             key asks again";
 
-/// In the extensions of the answer to a request whose `Idempotency-Key` was used for another one: nothing was sent. Its status is 422, and
-/// its body an error in Google's form.
+/// In the extensions of the answer to a request that was not sent because of its `Idempotency-Key`: the key was used for another request
+/// (status 422), or the request is too large to be held, and so to be told from another (413). The body is an error in Google's form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KeyReused;
+#[non_exhaustive]
+pub struct KeyRefused;
 
 /// Finishes what its callers left, and keeps it for them. See the [module](super).
 #[derive(Debug, Clone)]
@@ -75,6 +76,10 @@ where
         let call = request.body().call();
         let makes = matches!(call.verb, Verb::Generate | Verb::StreamGenerate | Verb::Predict) && !call.is_continuation;
         let Some(identity) = makes.then(|| Identity::of(&request)).flatten() else {
+            if makes && key.is_some() {
+                let answer = refused_by_key(request.body().context(), StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE_FOR_A_KEY);
+                return Box::pin(async move { Ok(answer) });
+            }
             let mut inner = inner;
             let answer = inner.call(request);
             return Box::pin(async move { Ok(answer.await?.map(KeptBody::passing)) });
@@ -137,7 +142,7 @@ impl Asked {
         B: Keepable,
     {
         let settings = &self.shared.settings;
-        let grace = Instant::now() + if self.is_resend { settings.resend_grace } else { settings.grace };
+        let grace = after(Instant::now(), if self.is_resend { settings.resend_grace } else { settings.grace });
         loop {
             let (changes, until) = match self.shared.find(self.identity, Instant::now() < grace, self.is_resend) {
                 Found::Answer(answer) => return Ok(self.redeemed(answer)),
@@ -173,11 +178,11 @@ impl Asked {
     }
 
     /// Waits for something to happen to calls that are alike, until the grace is over or the call's deadline is there.
-    async fn wait(&self, changes: &Notify, grace: Option<Instant>) -> Result<(), Error> {
+    async fn wait(&self, changes: &Arc<Notify>, grace: Option<Instant>) -> Result<(), Error> {
         let mut changed = std::pin::pin!(changes.notified());
         // Whoever looks first and listens then misses what happens in between.
         changed.as_mut().enable();
-        if !self.shared.is_waiting_worthwhile(self.identity, grace.is_some()) {
+        if !self.shared.is_waiting_worthwhile(self.identity, changes) {
             return Ok(());
         }
         let deadline = self.context.deadline().map(Instant::from_std);
@@ -234,7 +239,10 @@ impl Asked {
     {
         loop {
             let mut waiter = match self.shared.named(name, self.identity, self.context.trail()).map_err(Waiter::new) {
-                Err(waiter) if waiter.named.request != self.identity => return Ok(self.name_is_taken()),
+                Err(waiter) if waiter.named.request != self.identity => {
+                    // As the IETF's draft says.
+                    return Ok(refused_by_key(&self.context, StatusCode::UNPROCESSABLE_ENTITY, KEY_REUSED));
+                }
                 Err(waiter) => waiter,
                 Ok(report) => {
                     let (tell, told) = oneshot::channel();
@@ -256,7 +264,7 @@ impl Asked {
             };
             let done = async {
                 let done = waiter.named.result.wait_for(|result| !matches!(result, NamedResult::UnderWay)).await;
-                done.map_or_else(|_| NamedResult::Lost(Instant::now()), |result| result.clone())
+                done.map_or_else(|_| NamedResult::Lost(Arc::new(Answer::lost(Instant::now()))), |result| result.clone())
             };
             let deadline = self.context.deadline().map(Instant::from_std);
             let time = async {
@@ -286,30 +294,38 @@ impl Asked {
             }
         }
     }
+}
 
-    /// 422, as the IETF's draft says.
-    fn name_is_taken<B: Keepable>(&self) -> Response<KeptBody<B>> {
-        let body = json!({ "error": {
-            "code": 422,
-            "message": "Not sent: this Idempotency-Key was used for another request. A new request needs a new key.",
-            "status": "INVALID_ARGUMENT",
-            "details": [{
-                "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-                "reason": "IDEMPOTENCY_KEY_REUSED",
-                "domain": REFUSAL_DOMAIN,
-            }],
-        }});
-        let body = Bytes::from(body.to_string());
-        let length = body.len();
-        let mut response = Response::new(KeptBody::ours(body));
-        response.extensions_mut().insert(KeyReused);
-        response.extensions_mut().insert(self.context.trail().clone());
-        *response.status_mut() = StatusCode::UNPROCESSABLE_ENTITY;
-        let headers = response.headers_mut();
-        headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json; charset=UTF-8"));
-        headers.insert(http::header::CONTENT_LENGTH, http::HeaderValue::from(length));
-        response
-    }
+/// A reason, and the sentence that says it.
+const KEY_REUSED: (&str, &str) =
+    ("IDEMPOTENCY_KEY_REUSED", "Not sent: this Idempotency-Key was used for another request. A new request needs a new key.");
+const TOO_LARGE_FOR_A_KEY: (&str, &str) = (
+    "IDEMPOTENCY_KEY_NOT_HONOURED",
+    "Not sent: a request of this size is not held, so that its Idempotency-Key could not keep it from being paid for twice. Send it without \
+     the key, or smaller.",
+);
+
+fn refused_by_key<B: Keepable>(
+    context: &CallContext,
+    status: StatusCode,
+    (reason, message): (&str, &str),
+) -> Response<KeptBody<B>> {
+    let body = json!({ "error": {
+        "code": status.as_u16(),
+        "message": message,
+        "status": "INVALID_ARGUMENT",
+        "details": [{ "@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "domain": REFUSAL_DOMAIN }],
+    }});
+    let body = Bytes::from(body.to_string());
+    let length = body.len();
+    let mut response = Response::new(KeptBody::ours(body));
+    *response.status_mut() = status;
+    response.extensions_mut().insert(KeyRefused);
+    response.extensions_mut().insert(context.trail().clone());
+    let headers = response.headers_mut();
+    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json; charset=UTF-8"));
+    headers.insert(http::header::CONTENT_LENGTH, http::HeaderValue::from(length));
+    response
 }
 
 #[cfg(test)]

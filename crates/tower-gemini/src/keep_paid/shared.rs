@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 use tower_gemini_core::trail::{NotKeptReason, Trail};
 
 use super::detached::may_be_paid;
-use super::files::Written;
+use super::files::{Record, Written};
 use super::identity::Identity;
 use super::layer::Settings;
 use super::store::{Answer, For, Lost, Store};
@@ -28,6 +28,8 @@ pub(super) struct Shared {
     lost: AtomicU64,
     /// Bytes of answers on their way to somebody, held in case that they are left.
     on_the_way: AtomicUsize,
+    /// Held by whoever writes down what is kept: one at a time.
+    pub(super) saving: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -38,7 +40,7 @@ struct State {
     /// Calls whose callers are there.
     live: HashMap<Identity, Group>,
     /// Calls that are being finished without their callers.
-    orphans: HashMap<Identity, Group>,
+    orphans: HashMap<Identity, Orphans>,
     /// How many these are.
     orphan_calls: usize,
     /// Calls that their callers gave a name.
@@ -52,6 +54,13 @@ struct Group {
     ends: Arc<Notify>,
 }
 
+/// The same of calls without their callers, each with where it is written down.
+#[derive(Debug, Default)]
+struct Orphans {
+    records: Vec<Arc<Record>>,
+    ends: Arc<Notify>,
+}
+
 /// A call that its caller gave a name.
 #[derive(Debug, Clone)]
 pub(super) struct Named {
@@ -59,8 +68,15 @@ pub(super) struct Named {
     pub(super) result: watch::Receiver<NamedResult>,
     /// Told by each who stops waiting for it.
     pub(super) left: Arc<Notify>,
-    /// Of the call while it is under way.
-    trail: Option<Trail>,
+    under_way: Option<UnderWay>,
+}
+
+/// What is known of a call before it has come to anything.
+#[derive(Debug, Clone)]
+struct UnderWay {
+    trail: Trail,
+    /// Of what comes of it.
+    record: Arc<Record>,
 }
 
 /// What became of it.
@@ -69,8 +85,8 @@ pub(super) enum NamedResult {
     UnderWay,
     /// Everybody who asks gets it.
     Answer(Arc<Answer>),
-    /// It was or may have been paid for, and there is no answer. Since then.
-    Lost(Instant),
+    /// It was or may have been paid for, and there is no answer. What stands in its place says since when.
+    Lost(Arc<Answer>),
     /// It cost nothing: who still wants it may send it.
     Free,
 }
@@ -81,11 +97,28 @@ pub(super) enum NamedResult {
 pub(super) struct Report {
     result: watch::Sender<NamedResult>,
     pub(super) left: Arc<Notify>,
+    record: Arc<Record>,
 }
 
 impl Report {
-    pub(super) fn tell(&self, result: NamedResult) {
-        self.result.send_replace(result);
+    /// Everybody who asks gets it, and it is given back for who asked first.
+    pub(super) fn answer(&self, answer: Answer) -> Arc<Answer> {
+        let answer = Arc::new(Answer { record: self.record.clone(), ..answer });
+        self.result.send_replace(NamedResult::Answer(answer.clone()));
+        answer
+    }
+
+    pub(super) fn free(&self) {
+        remove_file(&self.record);
+        self.result.send_replace(NamedResult::Free);
+    }
+
+    pub(super) fn lost(&self) {
+        self.result.send_replace(NamedResult::Lost(self.loss()));
+    }
+
+    fn loss(&self) -> Arc<Answer> {
+        Arc::new(Answer { record: self.record.clone(), ..Answer::lost(Instant::now()) })
     }
 
     /// Whether nobody waits for it: the one receiver left is the registry's own.
@@ -99,7 +132,7 @@ impl Drop for Report {
         self.result.send_if_modified(|result| {
             let untold = matches!(result, NamedResult::UnderWay);
             if untold {
-                *result = NamedResult::Lost(Instant::now());
+                *result = NamedResult::Lost(self.loss());
             }
             untold
         });
@@ -149,6 +182,7 @@ impl Shared {
             not_kept: Default::default(),
             lost: AtomicU64::new(0),
             on_the_way: AtomicUsize::new(0),
+            saving: Mutex::new(()),
         }
     }
 
@@ -163,6 +197,7 @@ impl Shared {
             let lost = state.expire(Instant::now());
             let counts = (state.store.waiting(), state.store.bytes());
             drop(state);
+            forget_files(&lost);
             self.let_go(&lost);
             counts
         };
@@ -212,20 +247,24 @@ impl Shared {
             found = Found::Answer(answer);
         }
         drop(state);
-        told.iter().for_each(|loss| remove_file(loss));
+        told.iter().for_each(|loss| remove_file(&loss.record));
         forget_files(&gone);
+        forget_files(&lost);
         self.let_go(&lost);
         found
     }
 
-    /// Whether things still stand as they did when this request was told to wait: for one that is live, or for one without its caller.
-    pub(super) fn is_waiting_worthwhile(&self, identity: Identity, for_live: bool) -> bool {
+    /// Whether things still stand as they did when this request was told to wait for these changes.
+    pub(super) fn is_waiting_worthwhile(&self, identity: Identity, changes: &Arc<Notify>) -> bool {
         let state = self.state();
-        let orphan = state.orphans.contains_key(&identity);
         if state.store.holds(identity) {
             return false;
         }
-        if for_live { !orphan && state.live.contains_key(&identity) } else { orphan }
+        // Those of other calls that are alike, which came when these had ended, are others, and nobody tells of these any more.
+        match state.orphans.get(&identity) {
+            Some(orphans) => Arc::ptr_eq(&orphans.ends, changes),
+            None => state.live.get(&identity).is_some_and(|group| Arc::ptr_eq(&group.ends, changes)),
+        }
     }
 
     pub(super) fn enter(&self, identity: Identity) {
@@ -240,43 +279,50 @@ impl Shared {
     /// A caller went away, and what it was about to get cannot be finished.
     pub(super) fn abandon(&self, identity: Identity) {
         let mut state = self.state();
-        let gone = state.lose(identity, Instant::now());
+        let gone = state.lose(identity, Answer::lost(Instant::now()));
         end(&mut state.live, identity);
         drop(state);
         forget_files(&gone);
     }
 
-    /// A caller went away: what it was about to get is finished. `false` where too many are, and it is lost.
-    pub(super) fn detach(&self, identity: Identity) -> bool {
+    /// A caller went away: what it was about to get is finished, and is written down there. `None` where too many are, and it is lost.
+    pub(super) fn detach(&self, identity: Identity) -> Option<Arc<Record>> {
         let mut state = self.state();
         let mut gone = Lost::new();
-        let free = state.orphan_calls < self.settings.max_detached;
-        if free {
-            // Before the call leaves the living, so that who waits for that finds it here.
-            state.orphan_calls += 1;
-            state.orphans.entry(identity).or_default().calls += 1;
-            self.task_begins();
-        } else {
-            gone = state.lose(identity, Instant::now());
+        let record = (state.orphan_calls < self.settings.max_detached).then(Arc::<Record>::default);
+        // Before the call leaves the living, so that who waits for that finds it here.
+        match &record {
+            Some(record) => {
+                state.orphan_calls += 1;
+                state.orphans.entry(identity).or_default().records.push(record.clone());
+                self.task_begins();
+            }
+            None => gone = state.lose(identity, Answer::lost(Instant::now())),
         }
         end(&mut state.live, identity);
         drop(state);
         forget_files(&gone);
-        free
+        record
     }
 
     /// What was finished without its caller is here, or is not to be had.
-    pub(super) fn reattach(&self, identity: Identity, came: Came) {
+    pub(super) fn reattach(&self, identity: Identity, record: &Arc<Record>, came: Came) {
         let now = Instant::now();
         let mut state = self.state();
         let (mut lost, mut gone) = (Lost::new(), Lost::new());
         match came {
             Came::Answer(answer) => lost = state.keep(identity, answer, now),
-            Came::Free => {}
-            Came::Lost => gone = state.lose(identity, now),
+            Came::Free => remove_file(record),
+            Came::Lost => gone = state.lose(identity, Answer { record: record.clone(), ..Answer::lost(now) }),
         }
         state.orphan_calls = state.orphan_calls.saturating_sub(1);
-        end(&mut state.orphans, identity);
+        if let Entry::Occupied(mut orphans) = state.orphans.entry(identity) {
+            orphans.get_mut().records.retain(|other| !Arc::ptr_eq(other, record));
+            orphans.get().ends.notify_waiters();
+            if orphans.get().records.is_empty() {
+                orphans.remove();
+            }
+        }
         drop(state);
         self.task_ends();
         forget_files(&gone);
@@ -287,6 +333,10 @@ impl Shared {
     pub(super) fn put_back(&self, identity: Identity, answer: Arc<Answer>) {
         let mut state = self.state();
         let lost = state.keep(identity, answer, Instant::now());
+        if let Some(orphans) = state.orphans.get(&identity) {
+            // Who waits for another call that is alike can have this one.
+            orphans.ends.notify_waiters();
+        }
         end(&mut state.live, identity);
         drop(state);
         self.let_go(&lost);
@@ -298,6 +348,7 @@ impl Shared {
         let mut lost = self.state().store.put(identity, For::Resend, answer.clone(), Instant::now());
         // Where there is no place for it, nobody has lost anything.
         lost.retain(|(_, lost)| !Arc::ptr_eq(lost, &answer));
+        forget_files(&lost);
         self.let_go(&lost);
     }
 
@@ -315,7 +366,7 @@ impl Shared {
     /// A kept answer reached somebody.
     pub(super) fn redeemed(&self, answer: &Answer) {
         self.redeemed.fetch_add(1, Ordering::Relaxed);
-        remove_file(answer);
+        remove_file(&answer.record);
     }
 
     pub(super) fn not_kept(&self, reason: NotKeptReason) {
@@ -332,7 +383,6 @@ impl Shared {
                 cost_at_least_microusd = answer.cost.at_least_microusd,
                 "a kept answer was let go: nobody asked for it in time, or newer ones needed its place"
             );
-            remove_file(answer);
         }
     }
 
@@ -340,24 +390,26 @@ impl Shared {
     pub(super) fn named(&self, name: Identity, request: Identity, trail: &Trail) -> Result<Report, Named> {
         let now = Instant::now();
         let mut state = self.state();
-        let mut gone = state.forget_old_names(self.settings.retention, now);
+        let gone = state.forget_old_names(self.settings.retention, now);
         // Looked up before others make room: its own answer is not let go for it.
         let found = match state.named.entry(name) {
             Entry::Occupied(entry) if !matches!(*entry.get().result.borrow(), NamedResult::Free) => Err(entry.get().clone()),
             entry => {
                 let (result, receiver) = watch::channel(NamedResult::UnderWay);
                 let left = Arc::new(Notify::new());
-                let named = Named { request, result: receiver, left: left.clone(), trail: Some(trail.clone()) };
+                let record = Arc::<Record>::default();
+                let under_way = Some(UnderWay { trail: trail.clone(), record: record.clone() });
+                let named = Named { request, result: receiver, left: left.clone(), under_way };
                 match entry {
                     Entry::Occupied(mut entry) => drop(entry.insert(named)),
                     Entry::Vacant(entry) => drop(entry.insert(named)),
                 }
-                Ok(Report { result, left })
+                Ok(Report { result, left, record })
             }
         };
-        gone.extend(state.trim_names(self.settings.max_bytes));
+        state.trim_names(self.settings.max_bytes);
         drop(state);
-        gone.iter().for_each(|answer| remove_file(answer));
+        gone.iter().for_each(|answer| remove_file(&answer.record));
         found
     }
 
@@ -382,30 +434,36 @@ impl Shared {
         let now = Instant::now();
         let mut state = self.state();
         let lost = state.expire(now);
-        let mut gone = state.forget_old_names(self.settings.retention, now);
-        gone.extend(state.trim_names(self.settings.max_bytes));
+        let gone = state.forget_old_names(self.settings.retention, now);
+        state.trim_names(self.settings.max_bytes);
         let waiting = state.store.all().into_iter();
         let mut all: Vec<_> =
             waiting.map(|(identity, answer)| Written { identity, named: None, lost: false, answer }).collect();
-        let under_way = state.orphans.iter().flat_map(|(identity, group)| std::iter::repeat_n(*identity, group.calls));
-        let under_way = under_way.map(|identity| (identity, Arc::new(Answer::lost(now))));
+        let not_yet = |record: &Arc<Record>| Arc::new(Answer { record: record.clone(), ..Answer::lost(now) });
+        let orphans = state.orphans.iter();
+        let under_way =
+            orphans.flat_map(|(identity, orphans)| orphans.records.iter().map(|record| (*identity, not_yet(record))));
         let losses = state.losses.all().into_iter().chain(under_way);
         all.extend(losses.map(|(identity, answer)| Written { identity, named: None, lost: true, answer }));
         for (name, named) in &state.named {
             let (lost, answer) = match &*named.result.borrow() {
                 NamedResult::Answer(answer) if answer.is_of_use() => (false, answer.clone()),
                 // Without its verdict an error of this process says nothing of the money.
-                NamedResult::Answer(answer) => (true, Arc::new(Answer::lost(answer.at))),
-                NamedResult::Lost(since) => (true, Arc::new(Answer::lost(*since))),
-                // The process ends before it does.
-                NamedResult::UnderWay if named.trail.as_ref().is_some_and(may_be_paid) => (true, Arc::new(Answer::lost(now))),
-                NamedResult::UnderWay | NamedResult::Free => continue,
+                NamedResult::Answer(answer) => (true, answer.loss()),
+                NamedResult::Lost(loss) => (true, loss.clone()),
+                NamedResult::UnderWay => match &named.under_way {
+                    // The process ends before it does.
+                    Some(under_way) if may_be_paid(&under_way.trail) => (true, not_yet(&under_way.record)),
+                    _ => continue,
+                },
+                NamedResult::Free => continue,
             };
             all.push(Written { identity: *name, named: Some(named.request), lost, answer });
         }
         drop(state);
+        forget_files(&lost);
         self.let_go(&lost);
-        gone.iter().for_each(|answer| remove_file(answer));
+        gone.iter().for_each(|answer| remove_file(&answer.record));
         all
     }
 
@@ -415,7 +473,9 @@ impl Shared {
         let (mut names, mut losses) = (0, 0);
         let mut state = self.state();
         let now = Instant::now();
-        for Written { identity, named, lost, answer } in found {
+        let known = state.records();
+        let is_new = |written: &Written| !known.iter().any(|record| record.is_at_the_place_of(&written.answer.record));
+        for Written { identity, named, lost, answer } in found.into_iter().filter(is_new) {
             let Some(request) = named else {
                 if lost {
                     gone.extend(state.losses.put(identity, For::Next, answer, now));
@@ -425,8 +485,14 @@ impl Shared {
                 }
                 continue;
             };
-            let result = if lost { NamedResult::Lost(answer.at) } else { NamedResult::Answer(answer) };
-            state.named.entry(identity).or_insert(Named::done(request, result));
+            match state.named.entry(identity) {
+                // What is known here is newer.
+                Entry::Occupied(known) if lost || !matches!(*known.get().result.borrow(), NamedResult::Lost(_)) => continue,
+                entry => {
+                    let result = if lost { NamedResult::Lost(answer) } else { NamedResult::Answer(answer) };
+                    entry.insert_entry(Named::done(request, result));
+                }
+            }
             names += 1;
         }
         let kept = state.store.waiting() + names + losses;
@@ -441,7 +507,7 @@ impl Named {
     /// One that is over. Nobody tells anything of it any more; what is known stays to be read.
     fn done(request: Identity, result: NamedResult) -> Self {
         let (_, result) = watch::channel(result);
-        Self { request, result, left: Arc::default(), trail: None }
+        Self { request, result, left: Arc::default(), under_way: None }
     }
 
     fn answer(&self) -> Option<Arc<Answer>> {
@@ -453,11 +519,13 @@ impl Named {
 }
 
 impl State {
-    /// Puts an answer by for its caller. What has to go for it comes back, and is told as lost to whoever asks for it.
+    /// Puts an answer by for its caller. What is too old or has to go for it comes back. The latter is told as lost to whoever asks for it
+    /// here; where it is written down it stays, for the next process.
     fn keep(&mut self, identity: Identity, answer: Arc<Answer>, now: Instant) -> Lost {
         let mut lost = self.expire(now);
+        forget_files(&lost);
         for (identity, answer) in self.store.put(identity, For::Next, answer, now) {
-            self.losses.put(identity, For::Next, Arc::new(Answer::lost(answer.at)), now);
+            forget_files(&self.losses.put(identity, For::Next, answer.loss(), now));
             lost.push((identity, answer));
         }
         lost
@@ -470,8 +538,19 @@ impl State {
     }
 
     /// Remembers that there is no answer of a call. Gives those that have to go for it.
-    fn lose(&mut self, identity: Identity, now: Instant) -> Lost {
-        self.losses.put(identity, For::Next, Arc::new(Answer::lost(now)), now)
+    fn lose(&mut self, identity: Identity, loss: Answer) -> Lost {
+        let now = loss.at;
+        self.losses.put(identity, For::Next, Arc::new(loss), now)
+    }
+
+    /// Where everything is written down that is here.
+    fn records(&self) -> Vec<Arc<Record>> {
+        let kept = self.store.all().into_iter().chain(self.losses.all()).map(|(_, answer)| answer.record.clone());
+        let named = self.named.values().filter_map(|named| match &*named.result.borrow() {
+            NamedResult::Answer(answer) | NamedResult::Lost(answer) => Some(answer.record.clone()),
+            NamedResult::UnderWay | NamedResult::Free => None,
+        });
+        kept.chain(named).collect()
     }
 
     /// What is done is kept for as long as an answer is, from its end on. Gives what is too old.
@@ -479,32 +558,28 @@ impl State {
         let mut gone = Vec::new();
         self.named.retain(|_, named| match &*named.result.borrow() {
             NamedResult::UnderWay => true,
-            NamedResult::Answer(answer) => {
+            NamedResult::Answer(answer) | NamedResult::Lost(answer) => {
                 let stays = now.saturating_duration_since(answer.at) < retention;
                 if !stays {
                     gone.push(answer.clone());
                 }
                 stays
             }
-            NamedResult::Lost(since) => now.saturating_duration_since(*since) < retention,
             NamedResult::Free => false,
         });
         gone
     }
 
-    /// Lets the oldest answers go until the rest is within the bound that holds for kept answers too, and gives them. What was paid for
-    /// stays known to be: whoever asks by such a name is told that its answer is lost.
-    fn trim_names(&mut self, most: usize) -> Vec<Arc<Answer>> {
-        let mut gone = Vec::new();
+    /// Lets the oldest answers go until the rest is within the bound that holds for kept answers too. What was paid for stays known to be:
+    /// whoever asks by such a name here is told that its answer is lost; where it is written down it stays, for the next process.
+    fn trim_names(&mut self, most: usize) {
         let mut bytes: usize = self.named.values().filter_map(Named::answer).map(|answer| answer.bytes).sum();
         while bytes > most {
             let held = self.named.values_mut().filter_map(|named| Some((named.answer()?, named)));
             let Some((oldest, named)) = held.min_by_key(|(answer, _)| answer.at) else { break };
-            *named = Named::done(named.request, NamedResult::Lost(oldest.at));
+            *named = Named::done(named.request, NamedResult::Lost(oldest.loss()));
             bytes -= oldest.bytes;
-            gone.push(oldest);
         }
-        gone
     }
 }
 
@@ -520,12 +595,18 @@ fn end(groups: &mut HashMap<Identity, Group>, identity: Identity) {
     }
 }
 
-fn forget_files(gone: &Lost) {
-    gone.iter().for_each(|(_, answer)| remove_file(answer));
+/// A moment that is so much later. One that no clock comes to is as good as one in a lifetime.
+pub(super) fn after(moment: Instant, time: Duration) -> Instant {
+    const LIFETIME: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+    moment.checked_add(time.min(LIFETIME)).unwrap_or(moment)
 }
 
-fn remove_file(answer: &Answer) {
-    let Some(file) = answer.file.clone() else { return };
+fn forget_files(gone: &Lost) {
+    gone.iter().for_each(|(_, answer)| remove_file(&answer.record));
+}
+
+fn remove_file(record: &Record) {
+    let Some(file) = record.forget() else { return };
     match tokio::runtime::Handle::try_current() {
         Ok(runtime) => drop(runtime.spawn_blocking(move || files::forget(&file))),
         Err(_) => files::forget(&file),

@@ -1,7 +1,6 @@
 //! Answers that wait for their callers, within bounds: pure. Times are handed in.
 
 use std::collections::{HashMap, VecDeque};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use tokio::time::Instant;
 use tower_gemini_core::ledger::Cost;
 use tower_gemini_core::verdict::{Outcome, Verdict};
 
+use super::files::Record;
 use super::identity::Identity;
 
 /// A whole answer.
@@ -28,8 +28,8 @@ pub(super) struct Answer {
     pub(super) outcome: Outcome,
     /// How it was judged, where it was in this process.
     pub(super) verdict: Option<Arc<Verdict>>,
-    /// Where it is written down, if it is.
-    pub(super) file: Option<PathBuf>,
+    /// Where it is written down, if it is: shared by what stands in its place while it is not there.
+    pub(super) record: Arc<Record>,
 }
 
 impl Answer {
@@ -45,8 +45,13 @@ impl Answer {
             cost: Cost::ZERO,
             outcome: Outcome::Interrupted,
             verdict: None,
-            file: None,
+            record: Arc::default(),
         }
+    }
+
+    /// What stands in its place when it had to go. Where it is written down it stays.
+    pub(super) fn loss(&self) -> Arc<Self> {
+        Arc::new(Self { record: self.record.clone(), ..Self::lost(self.at) })
     }
 
     /// Whether somebody can have it later in the place of one of their own.
