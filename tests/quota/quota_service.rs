@@ -376,6 +376,36 @@ async fn keys_of_one_project_share_its_quota_and_are_not_kept() {
     assert!(!format!("{layer:?} {:?}", layer.ledgers()).contains("AIza"));
 }
 
+// OAuth's tokens change by the hour: each is a project of its own, and nobody asks with it again.
+#[tokio::test(start_paused = true)]
+async fn however_many_keys_come_the_counts_are_bounded_and_those_at_rest_make_room() {
+    let layer = layer(Limits::unlimited().rpm(1).rpd(5)).saturation(Saturation::Refuse).project_by_credential([9; 16], []);
+    let service =
+        guard(&layer, service_fn(|request| async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }));
+    let send = |name: String| {
+        let mut request = request(1, 1, CallContext::new());
+        request.headers_mut().insert("x-goog-api-key", name.parse().unwrap());
+        let answer = service.clone().oneshot(request);
+        async move {
+            let answer = answer.await.unwrap();
+            let status = answer.status().as_u16();
+            let _ = answer.into_body().collect().await;
+            status
+        }
+    };
+    for n in 0..5_000 {
+        send(format!("today-{n}")).await;
+    }
+    let most = layer.ledgers().len();
+    assert!(most <= 4_097, "{most}");
+    advance(Duration::from_secs(25 * 3600)).await;
+    for n in 0..100 {
+        assert_eq!(send(format!("tomorrow-{n}")).await, 200, "{n}");
+    }
+    assert_eq!(send("tomorrow-7".to_owned()).await, 429, "and each has a count of its own");
+    assert!(layer.ledgers().len() <= 4_097);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 

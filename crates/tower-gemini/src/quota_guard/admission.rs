@@ -570,6 +570,16 @@ impl Admission {
         Amounts([self.sums[0], self.sums[1], self.sums[2], self.day_taken()])
     }
 
+    /// Whether nothing counts any more, now or until this day ends: one that is made anew would say the same.
+    #[must_use]
+    pub fn is_at_rest(&mut self, now: Moment) -> bool {
+        let nothing = Amounts([0; 4]);
+        self.taken(now) == nothing
+            && self.totals.outstanding == nothing
+            && self.rest.is_none_or(|(until, _)| until <= now.steady_ms)
+            && self.closed_day != Some(self.day.number())
+    }
+
     /// The present day.
     #[must_use]
     pub fn day(&self) -> PacificDay {

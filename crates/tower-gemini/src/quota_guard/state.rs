@@ -211,6 +211,17 @@ pub(crate) struct Cell {
     flight: Mutex<Option<Flight>>,
 }
 
+impl Cell {
+    /// Whether nobody uses it, and one that is made anew would say the same.
+    fn is_at_rest(self: &Arc<Self>, now: Moment) -> bool {
+        // The lock on all cells is held: nobody gets hold of it meanwhile.
+        Arc::strong_count(self) == 1
+            && self.gate.waiting() == 0
+            && self.flight.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+            && self.gate.look(|admission, side| admission.is_at_rest(now) && !side.pool.as_ref().is_some_and(Pool::wants_flush))
+    }
+}
+
 struct Flight {
     future: Pin<Box<dyn Future<Output = Result<Reply, StoreError>> + Send>>,
     sent: Moment,
@@ -219,8 +230,11 @@ struct Flight {
     asked: bool,
 }
 
-/// Cells kept. A gateway passes on whatever model a caller names: those beyond share one cell a project.
+/// Cells kept. A gateway passes on whatever model and key a caller names. Where there is no room for another, those at rest go; where none
+/// is, all that come share one more.
 const CELLS_KEPT: usize = 4_096;
+/// How often is looked for those at rest at most, in milliseconds.
+const SWEEP_EVERY_MS: u64 = 60_000;
 
 pub(crate) struct State {
     pub(crate) settings: Settings,
@@ -229,6 +243,8 @@ pub(crate) struct State {
     wall_offset: AtomicI64,
     wall_slot: AtomicU64,
     cells: RwLock<HashMap<QuotaKey, Arc<Cell>>>,
+    /// When it was last looked for cells at rest, in steady milliseconds.
+    swept_ms: AtomicU64,
     alerts: watch::Sender<Option<QuotaAlert>>,
     counters: Counters,
     passes_all: bool,
@@ -246,6 +262,7 @@ impl State {
             wall_offset: AtomicI64::new(0),
             wall_slot: AtomicU64::new(0),
             cells: RwLock::default(),
+            swept_ms: AtomicU64::new(0),
             alerts: watch::Sender::new(None),
             counters: Counters::default(),
             passes_all,
@@ -303,12 +320,14 @@ impl State {
         if limits.is_unlimited() {
             return None;
         }
+        let now = self.now();
         let mut cells = self.cells.write().unwrap_or_else(PoisonError::into_inner);
-        let key = if cells.len() < CELLS_KEPT || cells.contains_key(key) {
-            key.clone()
-        } else {
-            QuotaKey { project: key.project.clone(), model: tower_gemini_core::call::ModelId::new("*") }
-        };
+        let is_due = || now.steady_ms >= self.swept_ms.load(Ordering::Relaxed).saturating_add(SWEEP_EVERY_MS);
+        if cells.len() >= CELLS_KEPT && !cells.contains_key(key) && is_due() {
+            self.swept_ms.store(now.steady_ms, Ordering::Relaxed);
+            cells.retain(|_, cell| !cell.is_at_rest(now));
+        }
+        let key = if cells.len() < CELLS_KEPT || cells.contains_key(key) { key.clone() } else { QuotaKey::new("*", "*") };
         let cell = cells.entry(key.clone()).or_insert_with(|| {
             let margin_ms = u64::try_from(self.settings.margin.as_millis()).unwrap_or(0);
             let pool = self
