@@ -1,0 +1,309 @@
+//! What outlives the process.
+
+use std::path::Path;
+
+use super::*;
+
+/// Runs in a directory of its own, and in real time: files are written by threads that a paused clock does not wait for.
+fn in_dir(name: &str, case: impl AsyncFnOnce(&Path)) {
+    let dir = std::env::temp_dir().join(format!("keep-{name}-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir(&dir).unwrap();
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(case(&dir));
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn what_is_kept_is_written_down_and_taken_in_again_without_a_secret() {
+    in_dir("paid", async |dir| {
+        let scenario = Scenario { latency: Duration::from_millis(30), ..Scenario::new([]) };
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let first = stack(&scenario, &sim, &keep);
+        hang_up(first, request(&scenario, &Trail::new()), Patience::Time(10)).await;
+        assert!(keep.drain(Duration::from_secs(10)).await);
+        assert_eq!(keep.save_to(dir).await.unwrap(), 1);
+        std::fs::write(dir.join("torn.answer"), b"{\"version\":1").unwrap();
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            assert!(!String::from_utf8_lossy(&std::fs::read(&path).unwrap()).contains("sentinel"), "{}", path.display());
+            #[cfg(unix)]
+            if !path.ends_with("torn.answer") {
+                let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+                assert_eq!(mode & 0o077, 0, "its owner's alone");
+            }
+        }
+        // A process that is killed right after it has loaded loses nothing.
+        for _ in 0..2 {
+            assert_eq!(KeepPaidLayer::new().load_from(dir).await.unwrap(), 1);
+        }
+        let next = KeepPaidLayer::new();
+        assert_eq!(next.load_from(dir).await.unwrap(), 1);
+        let (status, body) = whole(stack(&scenario, &sim, &next), request(&scenario, &Trail::new())).await.unwrap();
+        assert!(status == 200 && !body.is_empty());
+        assert_eq!(sim.ledger().charges(TAG), 1);
+        // The file goes with its answer; the damaged one is put aside for a person.
+        for _ in 0..200 {
+            let left: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            if left == ["torn.damaged"] {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(std::fs::read_dir(dir).unwrap().count(), 1);
+        assert_eq!(KeepPaidLayer::new().load_from(dir.join("nowhere")).await.unwrap(), 0);
+    });
+}
+
+#[test]
+fn what_became_of_an_idempotency_key_outlives_the_process() {
+    in_dir("named", async |dir| {
+        let scenario = Scenario::new([Fault::None, Fault::ResetAfterGeneration]);
+        let scenario = Scenario { latency: Duration::from_millis(1), ..scenario };
+        let sim = scenario.sim();
+        let send = |keep: &KeepPaidLayer, key: &'static str| {
+            let mut request = request(&scenario, &Trail::new());
+            request.headers_mut().insert("idempotency-key", HeaderValue::from_static(key));
+            whole(stack(&scenario, &sim, keep), request)
+        };
+        let first = KeepPaidLayer::new();
+        let answer = send(&first, "drawn").await.unwrap();
+        assert!(!send(&first, "lost").await.unwrap_err().charge().is_surely_free());
+        assert_eq!(first.save_to(dir).await.unwrap(), 2);
+        for _ in 0..2 {
+            let next = KeepPaidLayer::new();
+            assert_eq!(next.load_from(dir).await.unwrap(), 2);
+            assert_eq!(send(&next, "drawn").await.unwrap(), answer);
+            assert!(!send(&next, "lost").await.unwrap_err().charge().is_surely_free());
+        }
+        assert_eq!((sim.requests(), sim.ledger().charges(TAG)), (2, 2));
+        // Not for ever: the files go when they are too old.
+        let late = KeepPaidLayer::new().retention(Duration::ZERO);
+        assert_eq!(late.load_from(dir).await.unwrap(), 0);
+        assert_eq!(std::fs::read_dir(dir).unwrap().count(), 0);
+    });
+}
+
+/// Waits until so many files are left, for 5 s at most: they are removed by threads.
+async fn files_left(dir: &std::path::Path, count: usize) -> usize {
+    let left = || std::fs::read_dir(dir).unwrap().count();
+    for _ in 0..500 {
+        if left() == count {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    left()
+}
+
+#[test]
+fn the_file_of_a_key_goes_when_its_time_is_over() {
+    in_dir("named-old", async |dir| {
+        let scenario = Scenario { latency: Duration::from_millis(1), ..Scenario::new([]) };
+        let (sim, first) = (scenario.sim(), KeepPaidLayer::new());
+        whole(stack(&scenario, &sim, &first), with(&scenario, KEY, "one")).await.unwrap();
+        assert_eq!(first.save_to(dir).await.unwrap(), 1);
+        let next = KeepPaidLayer::new().retention(Duration::from_secs(1));
+        assert_eq!(next.load_from(dir).await.unwrap(), 1);
+        assert_eq!(files_left(dir, 1).await, 1);
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        // Looked through when the next one comes.
+        whole(stack(&scenario, &sim, &next), with(&scenario, KEY, "two")).await.unwrap();
+        assert_eq!(files_left(dir, 0).await, 0);
+    });
+}
+
+/// Its caller would not be known by it, and damaged it is not.
+#[test]
+fn what_another_version_wrote_down_stays_where_it_is() {
+    in_dir("version", async |dir| {
+        let scenario = Scenario { latency: Duration::from_millis(1), ..Scenario::new([]) };
+        let (sim, first) = (scenario.sim(), KeepPaidLayer::new());
+        whole(stack(&scenario, &sim, &first), with(&scenario, KEY, "one")).await.unwrap();
+        first.save_to(dir).await.unwrap();
+        let path = std::fs::read_dir(dir).unwrap().next().unwrap().unwrap().path();
+        let text = String::from_utf8(std::fs::read(&path).unwrap()).unwrap();
+        assert!(text.starts_with("{\"version\":2,"), "{text}");
+        std::fs::write(&path, text.replacen(":2,", ":1,", 1)).unwrap();
+        assert_eq!(KeepPaidLayer::new().load_from(dir).await.unwrap(), 0);
+        assert!(path.exists());
+    });
+}
+
+/// Nothing came of it that a later process could give: its next request is told so, and pays no second time.
+#[test]
+fn an_error_of_a_key_that_may_have_cost_something_is_written_down_as_lost() {
+    in_dir("error", async |dir| {
+        let client = tower::service_fn(|_: Request<tower_gemini::core::body::ReplayBody>| async {
+            let answer = Response::builder().status(504).body(Full::new(Bytes::from("upstream request timeout")));
+            Ok::<_, std::io::Error>(answer.unwrap())
+        });
+        let scenario = Scenario::new([]);
+        let service = |keep: &KeepPaidLayer| CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)));
+        let first = KeepPaidLayer::new();
+        let answer = service(&first).oneshot(with(&scenario, KEY, "one")).await.unwrap();
+        let charge = answer.body().verdict().map(tower_gemini::core::verdict::Verdict::charge);
+        assert_eq!((answer.status().as_u16(), charge), (504, Some(Charge::Maybe)), "its verdict comes along");
+        assert_eq!(first.save_to(dir).await.unwrap(), 1);
+        let next = KeepPaidLayer::new();
+        assert_eq!(next.load_from(dir).await.unwrap(), 1);
+        let lost = whole(service(&next), with(&scenario, KEY, "one")).await.unwrap_err();
+        assert_eq!(lost.charge(), Charge::Maybe, "{lost}");
+    });
+}
+
+#[test]
+fn an_answer_from_a_file_that_is_cut_on_its_way_is_there_for_the_next_request() {
+    in_dir("cut", async |dir| {
+        let scenario = Scenario { latency: Duration::from_millis(30), ..Scenario::new([]) };
+        let sim = Sim::builder().latency(Latency::fixed(scenario.latency)).build();
+        let keep = KeepPaidLayer::new();
+        hang_up(stack(&scenario, &sim, &keep), request(&scenario, &Trail::new()), Patience::Time(10)).await;
+        assert!(keep.drain(Duration::from_secs(10)).await);
+        keep.save_to(dir).await.unwrap();
+        let next = KeepPaidLayer::new();
+        next.load_from(dir).await.unwrap();
+        let service = stack(&scenario, &sim, &next);
+        hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Chunks(2)).await;
+        assert_eq!(next.counts().kept, 1);
+        let (_, body) = whole(service, request(&scenario, &Trail::new())).await.unwrap();
+        assert!(body.len() > 500_000, "{}", body.len());
+        assert_eq!(sim.ledger().charges(TAG), 1);
+    });
+}
+
+#[test]
+fn a_key_whose_call_was_under_way_at_the_end_pays_no_second_time() {
+    in_dir("under-way", async |dir| {
+        let scenario = Scenario { latency: Duration::from_secs(30), ..Scenario::new([]) };
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let call = whole(stack(&scenario, &sim, &keep), with(&scenario, KEY, "one"));
+        assert!(tokio::time::timeout(Duration::from_millis(50), call).await.is_err());
+        assert!(!keep.drain(Duration::from_millis(50)).await);
+        assert_eq!(keep.save_to(dir).await.unwrap(), 1);
+        let next = KeepPaidLayer::new();
+        assert_eq!(next.load_from(dir).await.unwrap(), 1);
+        let lost = whole(stack(&scenario, &sim, &next), with(&scenario, KEY, "one")).await.unwrap_err();
+        assert!(!lost.charge().is_surely_free(), "{lost}");
+        assert_eq!(sim.requests(), 1);
+    });
+}
+
+#[test]
+fn a_loss_outlives_the_process_until_it_is_told() {
+    in_dir("lost", async |dir| {
+        let scenario = Scenario { latency: Duration::from_millis(300), ..Scenario::new([]) };
+        let sim = scenario.sim();
+        // One is lost, and one is not finished yet.
+        let keep = KeepPaidLayer::new().max_detached(1);
+        let of = |caller| with(&scenario, "x-goog-api-key", caller);
+        for caller in ["ann", "ben"] {
+            hang_up(stack(&scenario, &sim, &keep), of(caller), Patience::Time(20)).await;
+        }
+        assert_eq!(keep.save_to(dir).await.unwrap(), 2);
+        let next = KeepPaidLayer::new();
+        assert_eq!((next.load_from(dir).await.unwrap(), next.counts().kept), (2, 0));
+        let service = stack(&scenario, &sim, &next);
+        for caller in ["ann", "ben"] {
+            assert_eq!(whole(service.clone(), of(caller)).await.unwrap_err().charge(), Charge::Maybe);
+        }
+        assert_eq!((sim.requests(), files_left(dir, 0).await), (2, 0));
+        assert_eq!(whole(service, of("ann")).await.unwrap().0, 200);
+    });
+}
+
+#[test]
+fn what_is_written_down_twice_is_one_answer() {
+    in_dir("twice", async |dir| {
+        let scenario = Scenario { latency: Duration::from_millis(30), ..Scenario::new([]) };
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        hang_up(stack(&scenario, &sim, &keep), request(&scenario, &Trail::new()), Patience::Time(10)).await;
+        assert!(keep.drain(Duration::from_secs(10)).await);
+        keep.save_to(dir).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        keep.save_to(dir).await.unwrap();
+        assert_eq!(std::fs::read_dir(dir).unwrap().count(), 1, "what is written down already stays as it is");
+    });
+}
+
+#[test]
+fn what_was_given_after_it_was_written_down_is_not_given_again() {
+    in_dir("given", async |dir| {
+        let scenario = Scenario { latency: Duration::from_millis(30), ..Scenario::new([]) };
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        hang_up(stack(&scenario, &sim, &keep), request(&scenario, &Trail::new()), Patience::Time(10)).await;
+        assert!(keep.drain(Duration::from_secs(10)).await);
+        keep.save_to(dir).await.unwrap();
+        whole(stack(&scenario, &sim, &keep), request(&scenario, &Trail::new())).await.unwrap();
+        assert_eq!(keep.counts().redeemed, 1);
+        assert_eq!(files_left(dir, 0).await, 0, "a file goes when its answer has been given");
+    });
+}
+
+#[test]
+fn a_key_written_down_under_way_and_then_with_its_answer_has_its_answer() {
+    in_dir("under-way", async |dir| {
+        let scenario = Scenario { latency: Duration::from_millis(200), ..Scenario::new([]) };
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let call = tokio::spawn(whole(stack(&scenario, &sim, &keep), with(&scenario, KEY, "one")));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(keep.save_to(dir).await.unwrap(), 1);
+        let answer = call.await.unwrap().unwrap();
+        assert_eq!(keep.save_to(dir).await.unwrap(), 1);
+        let next = KeepPaidLayer::new();
+        next.load_from(dir).await.unwrap();
+        assert_eq!(whole(stack(&scenario, &sim, &next), with(&scenario, KEY, "one")).await.unwrap(), answer);
+    });
+}
+
+#[test]
+fn what_was_taken_in_is_written_down_elsewhere_too() {
+    in_dir("else", async |dir| {
+        let scenario = Scenario { latency: Duration::from_millis(1), ..Scenario::new([]) };
+        let (sim, first) = (scenario.sim(), KeepPaidLayer::new());
+        let answer = whole(stack(&scenario, &sim, &first), with(&scenario, KEY, "one")).await.unwrap();
+        first.save_to(dir.join("a")).await.unwrap();
+        let second = KeepPaidLayer::new();
+        second.load_from(dir.join("a")).await.unwrap();
+        assert_eq!(second.save_to(dir.join("b")).await.unwrap(), 1);
+        let third = KeepPaidLayer::new();
+        assert_eq!(third.load_from(dir.join("b")).await.unwrap(), 1);
+        assert_eq!(whole(stack(&scenario, &sim, &third), with(&scenario, KEY, "one")).await.unwrap(), answer);
+    });
+}
+
+#[test]
+fn the_file_of_a_lost_key_is_not_doubled_by_each_process() {
+    in_dir("lost", async |dir| {
+        let scenario = Scenario { latency: Duration::from_millis(1), ..Scenario::new([Fault::ResetAfterGeneration]) };
+        let (sim, mut keep) = (scenario.sim(), KeepPaidLayer::new());
+        let _ = whole(stack(&scenario, &sim, &keep), with(&scenario, KEY, "one")).await;
+        for _ in 0..3 {
+            keep.save_to(dir).await.unwrap();
+            keep = KeepPaidLayer::new();
+            keep.load_from(dir).await.unwrap();
+        }
+        assert_eq!(std::fs::read_dir(dir).unwrap().count(), 1);
+    });
+}
+
+#[test]
+fn a_key_that_made_room_is_still_known_after_a_kill() {
+    in_dir("room", async |dir| {
+        let scenario = Scenario { latency: Duration::from_millis(1), ..Scenario::new([]) };
+        let (sim, first) = (scenario.sim(), KeepPaidLayer::new());
+        let (_, body) = whole(stack(&scenario, &sim, &first), with(&scenario, KEY, "one")).await.unwrap();
+        first.save_to(dir).await.unwrap();
+        let keep = KeepPaidLayer::new().max_kept_bytes(body.len() + body.len() / 2);
+        keep.load_from(dir).await.unwrap();
+        whole(stack(&scenario, &sim, &keep), with(&scenario, KEY, "two")).await.unwrap();
+        whole(stack(&scenario, &sim, &keep), with(&scenario, KEY, "two")).await.unwrap();
+        assert!(whole(stack(&scenario, &sim, &keep), with(&scenario, KEY, "one")).await.is_err(), "told lost");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        // Killed: nothing is saved.
+        let charges = sim.ledger().charges(TAG);
+        let next = KeepPaidLayer::new();
+        next.load_from(dir).await.unwrap();
+        let _ = whole(stack(&scenario, &sim, &next), with(&scenario, KEY, "one")).await;
+        assert_eq!(sim.ledger().charges(TAG), charges, "paid again");
+    });
+}

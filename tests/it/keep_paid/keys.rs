@@ -1,0 +1,163 @@
+//! Requests with an `Idempotency-Key`.
+
+use super::*;
+
+#[test]
+fn requests_of_one_idempotency_key_are_one_call() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        let send = |key: &'static str| {
+            let mut request = request(&scenario, &Trail::new());
+            request.headers_mut().insert("idempotency-key", HeaderValue::from_static(key));
+            whole(service.clone(), request)
+        };
+        let (a, b, c) = tokio::join!(send("one"), send("one"), send("two"));
+        let (a, b, c) = (a.unwrap(), b.unwrap(), c.unwrap());
+        assert!(a == b && a != c);
+        assert_eq!(send("one").await.unwrap(), a, "and later ones");
+        assert_eq!(sim.ledger().charges(TAG), 2);
+        // Even when all who asked have gone.
+        assert!(tokio::time::timeout(Duration::from_secs(1), send("three")).await.is_err());
+        assert!(keep.drain(Duration::from_secs(100)).await);
+        send("three").await.unwrap();
+        assert_eq!(sim.ledger().charges(TAG), 3);
+        let larger = Scenario { size: "2K", ..Scenario::new([]) };
+        let mut other = request(&larger, &Trail::new());
+        other.headers_mut().insert("idempotency-key", HeaderValue::from_static("one"));
+        let (status, body) = whole(service.clone(), other).await.unwrap();
+        assert_eq!(status, 422);
+        assert!(String::from_utf8_lossy(&body).contains("A new request needs a new key"));
+        tokio::time::sleep(Duration::from_secs(700)).await;
+        send("one").await.unwrap();
+        assert_eq!(sim.ledger().charges(TAG), 4, "not for ever");
+    });
+}
+
+#[test]
+fn an_idempotency_key_whose_call_was_paid_for_and_lost_pays_no_second_time() {
+    in_paused_time(async {
+        let scenario = Scenario::new([Fault::ResetAfterGeneration]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        for _ in 0..3 {
+            let mut request = request(&scenario, &Trail::new());
+            request.headers_mut().insert("idempotency-key", HeaderValue::from_static("one"));
+            let error = whole(service.clone(), request).await.unwrap_err();
+            assert!(!error.charge().is_surely_free(), "{error}");
+        }
+        assert_eq!((sim.requests(), sim.ledger().charges(TAG)), (1, 1));
+    });
+}
+
+/// Everybody had left, and the time for finishing it alone had begun: whoever asks again by the name is there again, and is waited for.
+#[test]
+fn who_comes_back_to_a_key_is_not_told_that_it_took_too_long_alone() {
+    in_paused_time(async {
+        let scenario = Scenario { latency: Duration::from_secs(20), ..Scenario::new([]) };
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new().max_detached_time(Duration::from_secs(10)));
+        let service = stack(&scenario, &sim, &keep);
+        let left = whole(service.clone(), with(&scenario, KEY, "one"));
+        assert!(tokio::time::timeout(Duration::from_secs(2), left).await.is_err());
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let (status, _) = whole(service, with(&scenario, KEY, "one")).await.unwrap();
+        assert_eq!((status, sim.ledger().charges(TAG)), (200, 1));
+    });
+}
+
+/// From its end on, however long it took.
+#[test]
+fn a_key_is_remembered_from_the_end_of_its_call_on() {
+    in_paused_time(async {
+        let scenario = Scenario { latency: Duration::from_secs(250), ..Scenario::new([]) };
+        let sim = scenario.sim();
+        let service = stack(&scenario, &sim, &KeepPaidLayer::new().retention(Duration::from_secs(260)));
+        let first = whole(service.clone(), with(&scenario, KEY, "one")).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(200)).await;
+        assert_eq!(whole(service.clone(), with(&scenario, KEY, "one")).await.unwrap(), first);
+        assert_eq!(sim.ledger().charges(TAG), 1);
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        whole(service, with(&scenario, KEY, "one")).await.unwrap();
+        assert_eq!(sim.ledger().charges(TAG), 2, "not for ever");
+    });
+}
+
+#[test]
+fn an_answer_of_a_key_that_had_to_make_room_is_lost_and_not_paid_for_again() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let sim = scenario.sim();
+        let service = stack(&scenario, &sim, &KeepPaidLayer::new());
+        let (_, body) = whole(service.clone(), with(&scenario, KEY, "sized")).await.unwrap();
+        let keep = KeepPaidLayer::new().max_kept_bytes(body.len() + body.len() / 2);
+        let service = stack(&scenario, &sim, &keep);
+        let first = whole(service.clone(), with(&scenario, KEY, "one")).await.unwrap();
+        assert_eq!(whole(service.clone(), with(&scenario, KEY, "one")).await.unwrap(), first);
+        whole(service.clone(), with(&scenario, KEY, "two")).await.unwrap();
+        whole(service.clone(), with(&scenario, KEY, "two")).await.unwrap();
+        let lost = whole(service, with(&scenario, KEY, "one")).await.unwrap_err();
+        assert!(!lost.charge().is_surely_free() && lost.to_string().contains("another key asks again"), "{lost}");
+        assert_eq!(sim.ledger().charges(TAG), 3);
+    });
+}
+
+#[test]
+fn calls_with_a_key_take_no_place_of_those_whose_callers_left() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new().max_detached(1));
+        let service = stack(&scenario, &sim, &keep);
+        let named = tokio::spawn(whole(service.clone(), with(&scenario, KEY, "one")));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(1_000)).await;
+        named.await.unwrap().unwrap();
+        assert!(keep.drain(Duration::from_secs(100)).await);
+        assert_eq!((keep.counts().too_many, keep.counts().kept), (0, 1));
+    });
+}
+
+/// A call waits for its next attempt: nobody is there to want it, and nothing was paid.
+#[test]
+fn a_call_with_a_key_whose_callers_all_left_before_it_went_out_is_not_sent() {
+    in_paused_time(async {
+        let scenario = Scenario::new([Fault::HighDemand, Fault::None]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        let mut callers = Vec::new();
+        for _ in 0..3 {
+            callers.push(tokio::spawn(whole(service.clone(), with(&scenario, KEY, "one"))));
+            tokio::task::yield_now().await;
+        }
+        while sim.ledger().totals().requests == 0 || sim.ledger().totals().charged > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // The first attempt has ended free by now, and the wait for the next has begun.
+        tokio::time::sleep(scenario.latency + Duration::from_millis(50)).await;
+        for caller in callers {
+            caller.abort();
+            let _ = caller.await;
+        }
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(sim.requests(), 1);
+        assert!(keep.drain(Duration::ZERO).await);
+        whole(service, with(&scenario, KEY, "one")).await.unwrap();
+        assert_eq!((sim.requests(), sim.ledger().charges(TAG)), (2, 1));
+    });
+}
+
+/// What cannot be held cannot be told from another: with a key it is not sent at all.
+#[test]
+fn a_request_too_large_to_hold_is_not_sent_with_a_key() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let stack = scenario.stack().judged(sim.service());
+        let service = CollectRequestLayer::new().max_held_bytes(10).layer(keep.layer(stack));
+        let (status, body) = whole(service.clone(), with(&scenario, KEY, "one")).await.unwrap();
+        let text = String::from_utf8_lossy(&body);
+        assert!(status == 413 && text.contains("Send it without the key, or smaller"), "{status} {text}");
+        assert_eq!(sim.requests(), 0);
+        assert_eq!(whole(service, request(&scenario, &Trail::new())).await.unwrap().0, 200);
+    });
+}

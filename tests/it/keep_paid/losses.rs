@@ -1,0 +1,136 @@
+//! What was or may have been paid for after its caller had gone, and is lost.
+
+use super::*;
+
+#[test]
+fn an_answer_that_is_too_large_or_too_late_is_told_and_not_kept() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        for (keep, why) in [
+            (KeepPaidLayer::new().max_kept_bytes(100), "too large"),
+            (KeepPaidLayer::new().max_detached_time(Duration::from_secs(1)), "too long"),
+        ] {
+            let sim = scenario.sim();
+            let trail = Trail::new();
+            hang_up(stack(&scenario, &sim, &keep), request(&scenario, &trail), Patience::Time(5_000)).await;
+            assert!(keep.drain(Duration::from_secs(1000)).await);
+            assert!(trail.to_string().contains(why), "{trail}");
+            assert_eq!((keep.counts().kept, keep.counts().too_large + keep.counts().too_late), (0, 1));
+        }
+    });
+}
+
+/// A front end's 504 may have cost something and is nothing to give to anybody. Its caller was not told: the next request is, once.
+#[test]
+fn an_error_that_may_have_cost_something_is_not_kept() {
+    in_paused_time(async {
+        let client = tower::service_fn(|request: Request<tower_gemini::core::body::ReplayBody>| async move {
+            let _ = request.into_body().collect().await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let answer = Response::builder().status(504).body(Full::new(Bytes::from("upstream request timeout")));
+            Ok::<_, std::io::Error>(answer.unwrap())
+        });
+        let keep = KeepPaidLayer::new();
+        let service = CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)));
+        let scenario = Scenario::new([]);
+        let call = whole(service.clone(), with(&scenario, RETRY_COUNT, "0"));
+        assert!(tokio::time::timeout(Duration::from_secs(2), call).await.is_err());
+        assert!(keep.drain(Duration::from_secs(100)).await);
+        let lost = whole(service.clone(), with(&scenario, RETRY_COUNT, "1")).await.unwrap_err();
+        assert_eq!((lost.charge(), keep.counts().kept, keep.counts().broken), (Charge::Maybe, 0, 1));
+        assert!(lost.to_string().contains("asking once more sends it"), "{lost}");
+        let (status, _) = whole(service, with(&scenario, RETRY_COUNT, "0")).await.unwrap();
+        assert_eq!((status, keep.counts().redeemed), (504, 0));
+    });
+}
+
+#[test]
+fn who_bought_the_risk_is_sent_again_after_a_loss() {
+    in_paused_time(async {
+        let scenario = Scenario::new([Fault::ResetAfterGeneration, Fault::ResetAfterGeneration]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000)).await;
+        assert!(keep.drain(Duration::from_secs(100)).await);
+        let mut bought = request(&scenario, &Trail::new());
+        bought.extensions_mut().insert(CallOptions::new().maybe_charged_resends(1));
+        // The one that was bought is spent on the earlier send: this one's own loss is told.
+        assert_eq!(whole(service.clone(), bought).await.unwrap_err().charge(), Charge::Maybe);
+        assert_eq!(sim.ledger().charges(TAG), 2);
+        assert_eq!(whole(service, request(&scenario, &Trail::new())).await.unwrap().0, 200);
+        assert_eq!(sim.ledger().charges(TAG), 3, "it was told: asking again is another call");
+    });
+}
+
+/// Whatever cannot be kept is told to whoever asks for it, and once.
+#[test]
+fn what_was_lost_of_a_call_without_its_caller_is_told_once() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        for keep in [
+            KeepPaidLayer::new().max_kept_bytes(100),
+            KeepPaidLayer::new().max_detached_time(Duration::from_secs(1)),
+            KeepPaidLayer::new().max_detached(0),
+        ] {
+            let sim = scenario.sim();
+            let service = stack(&scenario, &sim, &keep);
+            hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000)).await;
+            assert!(keep.drain(Duration::from_secs(1000)).await);
+            let trail = Trail::new();
+            let lost = whole(service.clone(), request(&scenario, &trail)).await.unwrap_err();
+            assert_eq!((lost.charge(), sim.requests()), (Charge::Maybe, 1), "{lost}");
+            assert!(matches!(trail.steps()[..], [Step::Stopped { why: StopReason::LostBefore }]), "{trail}");
+            assert_eq!(whole(service, request(&scenario, &Trail::new())).await.unwrap().0, 200);
+        }
+    });
+}
+
+/// One that had to make room for others was paid for all the same.
+#[test]
+fn an_answer_that_had_to_make_room_is_told_as_lost() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let sim = scenario.sim();
+        let (_, body) = whole(stack(&scenario, &sim, &KeepPaidLayer::new()), request(&scenario, &Trail::new())).await.unwrap();
+        let keep = KeepPaidLayer::new().max_kept_bytes(body.len() + body.len() / 2);
+        let service = stack(&scenario, &sim, &keep);
+        for key in ["first", "second"] {
+            hang_up(service.clone(), with(&scenario, "x-goog-api-key", key), Patience::Time(5_000)).await;
+            assert!(keep.drain(Duration::from_secs(100)).await);
+        }
+        let lost = whole(service.clone(), with(&scenario, "x-goog-api-key", "first")).await.unwrap_err();
+        assert_eq!(lost.charge(), Charge::Maybe);
+        assert_eq!(whole(service, with(&scenario, "x-goog-api-key", "second")).await.unwrap().0, 200);
+        assert_eq!(sim.ledger().charges(TAG), 3, "the one to measure, and two");
+    });
+}
+
+#[test]
+fn an_error_within_a_200_is_not_kept() {
+    in_paused_time(async {
+        let client = tower::service_fn(move |r: Request<tower_gemini::core::body::ReplayBody>| async move {
+            let _ = r.into_body().collect().await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let busy = r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#;
+            Ok::<_, std::io::Error>(
+                Response::builder()
+                    .status(200)
+                    .header("content-type", "application/json")
+                    .body(Full::new(Bytes::from(busy)))
+                    .unwrap(),
+            )
+        });
+        let scenario = Scenario::new([]);
+        let keep = KeepPaidLayer::new();
+        let service = CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)));
+        let _ = tokio::time::timeout(Duration::from_secs(2), service.clone().oneshot(request(&scenario, &Trail::new()))).await;
+        assert_eq!(keep.counts().detached, 1);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let told = whole(service, request(&scenario, &Trail::new())).await.unwrap_err();
+        assert_eq!(
+            (told.charge(), keep.counts().redeemed),
+            (Charge::Maybe, 0),
+            "an error of which nobody knows what it cost is not kept"
+        );
+    });
+}

@@ -1,0 +1,564 @@
+//! What callers hung up on after it may have been paid for is finished, kept, and given to their next identical request, once.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response};
+use http_body::Body;
+use http_body_util::{BodyExt, Full};
+use proptest::prelude::*;
+use tower::{Layer, Service, ServiceExt};
+use tower_gemini::answer_errors::HasVerdict;
+use tower_gemini::core::context::CallOptions;
+use tower_gemini::core::error::Error;
+use tower_gemini::core::trail::{Step, StopReason, Trail};
+use tower_gemini::core::verdict::Charge;
+use tower_gemini::jittered_retry::RetryPolicy;
+use tower_gemini::keep_paid::KeptBody;
+use tower_gemini::model_fallback::Chain;
+use tower_gemini::stack::Judged;
+use tower_gemini::{CollectRequest, CollectRequestLayer, GeminiStack, KeepPaid, KeepPaidLayer, ObserveLayer};
+use tower_gemini_sim::{Fault, Latency, Sim, SimBody, SimService};
+
+use crate::harness::{Ask, Scenario, TAG, cases, faults, in_paused_time};
+
+mod files;
+mod keys;
+mod losses;
+mod resends;
+
+type Kept = CollectRequest<KeepPaid<Judged<SimService>>>;
+
+fn stack(scenario: &Scenario, sim: &Sim, keep: &KeepPaidLayer) -> Kept {
+    CollectRequestLayer::new().layer(keep.layer(scenario.stack().judged(sim.service())))
+}
+
+fn request(scenario: &Scenario, trail: &Trail) -> Request<Full<Bytes>> {
+    let mut request = scenario.request(TAG);
+    request.extensions_mut().insert(CallOptions::new().trail(trail.clone()));
+    request
+}
+
+fn with(scenario: &Scenario, name: &'static str, value: &'static str) -> Request<Full<Bytes>> {
+    let mut request = request(scenario, &Trail::new());
+    request.headers_mut().insert(name, HeaderValue::from_static(value));
+    request
+}
+
+const RETRY_COUNT: &str = "x-stainless-retry-count";
+const KEY: &str = "idempotency-key";
+
+/// The answer to its end, or the error that it ended with.
+async fn whole<S, B>(service: S, request: Request<Full<Bytes>>) -> Result<(u16, Bytes), Error>
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = Error>,
+    B: Body<Data = Bytes, Error = Error>,
+{
+    let (parts, body) = service.oneshot(request).await?.into_parts();
+    Ok((parts.status.as_u16(), body.collect().await?.to_bytes()))
+}
+
+/// How far a caller is patient.
+#[derive(Debug, Clone, Copy)]
+enum Patience {
+    /// It hangs up after so long, head or no head.
+    Time(u64),
+    /// It takes the head and so many chunks.
+    Chunks(usize),
+}
+
+/// What a caller has when it goes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// All of an answer, or an error that says what it cost.
+    WithWord,
+    WithNothing,
+}
+
+/// Sends a call and hangs up.
+async fn hang_up(service: Kept, request: Request<Full<Bytes>>, patience: Patience) -> Left {
+    match patience {
+        Patience::Time(milliseconds) => {
+            match tokio::time::timeout(Duration::from_millis(milliseconds), whole(service, request)).await {
+                Ok(_) => Left::WithWord,
+                Err(_) => Left::WithNothing,
+            }
+        }
+        Patience::Chunks(chunks) => {
+            let Ok(answer) = service.oneshot(request).await else { return Left::WithWord };
+            let mut body: KeptBody<_> = answer.into_body();
+            for _ in 0..chunks {
+                if !matches!(body.frame().await, Some(Ok(_))) {
+                    return Left::WithWord;
+                }
+            }
+            // As much as was announced is all of it, whether or not the end was asked for.
+            if body.size_hint().exact() == Some(0) { Left::WithWord } else { Left::WithNothing }
+        }
+    }
+}
+
+fn patience() -> impl Strategy<Value = Patience> {
+    prop_oneof![(0u64..60_000).prop_map(Patience::Time), (0usize..4).prop_map(Patience::Chunks)]
+}
+
+/// A caller hangs up, and asks again for the same, as every SDK does: twice. Judged by the server's ledger.
+///
+/// Gives how often the server charged, the final answer, and whether the first one had come whole.
+async fn and_again(
+    scenario: &Scenario,
+    patience: Patience,
+    pause: u64,
+    keep: &KeepPaidLayer,
+) -> (usize, Result<(u16, Bytes), Error>, Sim, Left) {
+    let sim = Sim::builder()
+        .seed(scenario.seed)
+        .script(scenario.faults.clone())
+        .latency(Latency::fixed(scenario.latency))
+        .tiny_images(true)
+        .chunks(700, Duration::from_millis(300))
+        .build();
+    let service = stack(scenario, &sim, keep);
+    let left = hang_up(service.clone(), request(scenario, &Trail::new()), patience).await;
+    tokio::time::sleep(Duration::from_millis(pause)).await;
+    let answer = whole(service, request(scenario, &Trail::new())).await;
+    (sim.ledger().charges(TAG), answer, sim, left)
+}
+
+proptest! {
+    #![proptest_config(cases(1000))]
+
+    // Good weather: whenever the caller hangs up, both sends together are paid for once, and the second one is answered.
+    #[test]
+    fn a_caller_who_hangs_up_and_asks_again_pays_once(
+        ask in prop::sample::select(vec![Ask::Whole, Ask::Sse, Ask::Array]),
+        patience in patience(),
+        pause in 0u64..120_000,
+    ) {
+        let scenario = Scenario { ask, ..Scenario::new([]) };
+        in_paused_time(async {
+            let keep = KeepPaidLayer::new();
+            let (charges, answer, sim, left) = and_again(&scenario, patience, pause, &keep).await;
+            let (status, body) = answer.unwrap();
+            assert_eq!(status, 200);
+            // A caller who was patient to the end asked for two images.
+            assert_eq!(charges, 1 + usize::from(left == Left::WithWord));
+            let image = sim.image_for(charges - 1).unwrap();
+            let text = String::from_utf8(body.to_vec()).unwrap();
+            assert!(text.contains(&base64::Engine::encode(&base64::engine::general_purpose::STANDARD, image)), "the image that was paid for");
+            assert_eq!((keep.counts().kept, keep.counts().detached), (0, 0), "given once");
+        });
+    }
+
+    // Any weather: who was told nothing and asks again gets what was paid for, or is told that it is lost. Both sends are paid for once.
+    #[test]
+    fn no_weather_makes_a_resend_pay_again(weather in proptest::collection::vec(faults(), 0..4), patience in patience(), pause in 0u64..120_000) {
+        let scenario = Scenario { latency: Duration::from_secs(3), ..Scenario::new(weather) };
+        in_paused_time(async {
+            let keep = KeepPaidLayer::new();
+            let (charges, answer, _, left) = and_again(&scenario, patience, pause, &keep).await;
+            assert!(keep.drain(Duration::from_secs(86_400)).await, "every detached call ends");
+            // Who was told may ask for another.
+            assert!(charges <= 1 + usize::from(left == Left::WithWord), "{charges} charges, {left:?}, {answer:?}");
+            if left == Left::WithNothing && charges == 1 {
+                let told = answer.as_ref().map_or_else(|error| error.charge() == Charge::Maybe, |(status, _)| *status == 200);
+                assert!(told, "{answer:?}");
+            }
+            assert!(keep.counts().kept <= 1);
+        });
+    }
+
+    // However often its future was polled before it was dropped, a call that did not go out leaves nothing behind, and one that did leaves one task.
+    #[test]
+    fn a_dropped_call_is_finished_or_gone(polls in 0usize..12) {
+        in_paused_time(async {
+            let scenario = Scenario::new([]);
+            let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+            let mut call = Box::pin(stack(&scenario, &sim, &keep).oneshot(request(&scenario, &Trail::new())));
+            let mut cx = Context::from_waker(Waker::noop());
+            for _ in 0..polls {
+                if call.as_mut().poll(&mut cx).is_ready() {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+            drop(call);
+            let sent = sim.requests();
+            assert_eq!(keep.counts().detached, sent, "{polls} polls");
+            assert!(keep.drain(Duration::from_secs(1000)).await);
+            assert_eq!((keep.counts().kept, sim.ledger().charges(TAG)), (sent, sent));
+        });
+    }
+}
+
+/// What everybody does: nothing.
+#[test]
+fn without_the_layer_the_same_check_shows_two_charges() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let sim = scenario.sim();
+        let service = scenario.stack().raw(sim.service());
+        let first =
+            tokio::time::timeout(Duration::from_secs(5), whole(service.clone(), request(&scenario, &Trail::new()))).await;
+        assert!(first.is_err());
+        whole(service, request(&scenario, &Trail::new())).await.unwrap();
+        assert_eq!(sim.ledger().charges(TAG), 2);
+    });
+}
+
+// Servers do not ask for the end of a body whose length was announced: such an answer was kept although it had arrived, and the caller's
+// next call got an old image.
+#[test]
+fn an_answer_that_came_to_its_announced_length_was_delivered() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let sim = Sim::builder().latency(Latency::none()).announce_length(true).tiny_images(false).build();
+        let keep = KeepPaidLayer::new();
+        let service = stack(&scenario, &sim, &keep);
+        let answer = service.clone().oneshot(request(&scenario, &Trail::new())).await.unwrap();
+        let mut body = answer.into_body();
+        assert!(
+            body.size_hint().exact().is_some_and(|length| length > 100_000),
+            "it is announced, and longer than what is peeked"
+        );
+        while body.size_hint().exact() != Some(0) {
+            body.frame().await.unwrap().unwrap();
+        }
+        drop(body);
+        assert_eq!((keep.counts().detached, keep.counts().kept), (0, 0));
+        whole(service, request(&scenario, &Trail::new())).await.unwrap();
+        assert_eq!(sim.ledger().charges(TAG), 2, "a new call is a new call");
+    });
+}
+
+#[test]
+fn both_trails_say_what_happened() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        let (first, second) = (Trail::new(), Trail::new());
+        hang_up(service.clone(), request(&scenario, &first), Patience::Time(5_000)).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        whole(service, request(&scenario, &second)).await.unwrap();
+        assert!(matches!(first.steps()[..], [Step::Attempt(_), Step::CallerLeft, Step::Kept { .. }]), "{first}");
+        let [Step::Redeemed { age, cost, .. }] = second.steps()[..] else { panic!("{second}") };
+        assert!(age >= Duration::from_secs(40) && cost == first.cost() && cost.at_least_microusd > 0, "{second}");
+        assert_eq!(second.cost().at_most_microusd, Some(0), "the second call cost nothing");
+    });
+}
+
+#[test]
+fn two_callers_who_are_both_there_get_an_answer_each() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        let (a, b) = tokio::join!(
+            whole(service.clone(), request(&scenario, &Trail::new())),
+            whole(service.clone(), request(&scenario, &Trail::new())),
+        );
+        assert_ne!(a.unwrap().1, b.unwrap().1);
+        assert_eq!(sim.ledger().charges(TAG), 2);
+    });
+}
+
+#[test]
+fn another_caller_never_gets_it_and_neither_does_another_request() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000)).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let mut other = request(&scenario, &Trail::new());
+        other.headers_mut().insert("x-goog-api-key", HeaderValue::from_static("another"));
+        whole(service.clone(), other).await.unwrap();
+        let larger = Scenario { size: "2K", ..Scenario::new([]) };
+        whole(service.clone(), request(&larger, &Trail::new())).await.unwrap();
+        assert_eq!((sim.ledger().charges(TAG), keep.counts().kept), (3, 1));
+    });
+}
+
+#[test]
+fn what_ends_free_is_not_kept_and_starts_nothing_more() {
+    in_paused_time(async {
+        let scenario = Scenario::new([Fault::HighDemand, Fault::HighDemand]);
+        let sim = Sim::builder()
+            .script(scenario.faults.clone())
+            .latency(Latency::fixed(Duration::from_secs(20)).errors(Duration::from_secs(10)..=Duration::from_secs(10)))
+            .tiny_images(true)
+            .build();
+        let keep = KeepPaidLayer::new();
+        let service = stack(&scenario, &sim, &keep);
+        let trail = Trail::new();
+        hang_up(service.clone(), request(&scenario, &trail), Patience::Time(5_000)).await;
+        assert!(keep.drain(Duration::from_secs(100)).await);
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(
+            (sim.requests(), keep.counts().free, keep.counts().kept),
+            (1, 1, 0),
+            "nobody wants another attempt: {trail}"
+        );
+    });
+}
+
+#[test]
+fn a_continuation_is_never_kept_or_shared() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        let continuation = || {
+            let mut request = request(&scenario, &Trail::new());
+            *request.body_mut() = Full::from(r#"{"contents":[{"parts":[{"text":"on"}]}],"continuationToken":"next"}"#);
+            request
+        };
+        hang_up(service.clone(), continuation(), Patience::Time(5_000)).await;
+        assert_eq!(keep.counts().detached, 0);
+        drop(whole(service, continuation()).await);
+        assert_eq!(sim.requests(), 2);
+    });
+}
+
+#[test]
+fn bounds_hold_however_many_callers_leave() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let sim = scenario.sim();
+        let keep = KeepPaidLayer::new().max_detached(5).max_kept_bytes(20_000).retention(Duration::from_secs(300));
+        let service = stack(&scenario, &sim, &keep);
+        for n in 0..40 {
+            let mut request = request(&scenario, &Trail::new());
+            request.headers_mut().insert("x-goog-api-key", HeaderValue::from(n));
+            let call = tokio::spawn(whole(service.clone(), request));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            call.abort();
+            let _ = call.await;
+            assert!(keep.counts().detached <= 5);
+        }
+        assert!(keep.drain(Duration::from_secs(100)).await);
+        let counts = keep.counts();
+        assert!(counts.kept_bytes <= 20_000 && counts.kept >= 1, "{counts:?}");
+        assert_eq!(counts.too_many, 35, "{counts:?}");
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        let counts = keep.counts();
+        assert_eq!((counts.kept, counts.kept_bytes), (0, 0), "{counts:?}");
+        assert_eq!(counts.never_asked_for, 5, "what was let go is told");
+    });
+}
+
+#[test]
+fn whoever_gets_it_and_hangs_up_leaves_it_for_the_next() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000)).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        for _ in 0..3 {
+            hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Chunks(0)).await;
+        }
+        whole(service, request(&scenario, &Trail::new())).await.unwrap();
+        assert_eq!((sim.ledger().charges(TAG), keep.counts().redeemed), (1, 1));
+    });
+}
+
+/// An attempt that ended free and the next one in one breath: the second is out, and may be paid for.
+#[test]
+fn a_call_without_its_caller_that_fell_back_is_finished() {
+    in_paused_time(async {
+        let client = tower::service_fn(|request: Request<tower_gemini::core::body::ReplayBody>| async move {
+            let falls_back = request.uri().path().contains("flash");
+            let _ = request.into_body().collect().await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let (status, body) = if falls_back {
+                (
+                    200,
+                    r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"AQID"}}]},"finishReason":"STOP"}]}"#,
+                )
+            } else {
+                (503, r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#)
+            };
+            Ok::<_, std::io::Error>(Response::builder().status(status).body(Full::new(Bytes::from(body))).unwrap())
+        });
+        let keep = KeepPaidLayer::new();
+        let stack = GeminiStack::new()
+            .retry_policy(RetryPolicy::never())
+            .fallback_to(Chain::of(["gemini-3-pro-image", "gemini-3.1-flash-image"]));
+        let service = CollectRequestLayer::new().layer(keep.layer(stack.judged(client)));
+        let (scenario, trail) = (Scenario::new([]), Trail::new());
+        let call = whole(service.clone(), request(&scenario, &trail));
+        assert!(tokio::time::timeout(Duration::from_secs(2), call).await.is_err());
+        assert!(keep.drain(Duration::from_secs(100)).await);
+        assert_eq!((trail.attempts().len(), keep.counts().kept, keep.counts().free), (2, 1, 0), "{trail}");
+    });
+}
+
+/// All answers on their way share one bound: what is over it is not held, and the callers who stay get all of theirs.
+#[test]
+fn answers_on_their_way_are_held_within_the_bound_all_together() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let sim = Sim::builder()
+            .latency(Latency::fixed(scenario.latency))
+            .tiny_images(true)
+            .chunks(200, Duration::from_secs(1))
+            .build();
+        let (_, body) = whole(stack(&scenario, &sim, &KeepPaidLayer::new()), request(&scenario, &Trail::new())).await.unwrap();
+        let keep = KeepPaidLayer::new().max_kept_bytes(3 * body.len());
+        let service = stack(&scenario, &sim, &keep);
+        let calls = (0..8).map(|_| {
+            let call = service.clone().oneshot(request(&scenario, &Trail::new()));
+            async move { call.await.unwrap().into_body() }
+        });
+        let mut bodies = futures::future::join_all(calls).await;
+        // All of them have come most of the way.
+        for body in &mut bodies {
+            for _ in 0..8 {
+                body.frame().await.unwrap().unwrap();
+            }
+        }
+        let stays = bodies.pop().unwrap();
+        drop(bodies);
+        assert!(!stays.collect().await.unwrap().to_bytes().is_empty());
+        assert!(keep.drain(Duration::from_secs(1000)).await);
+        let counts = keep.counts();
+        assert!(counts.kept >= 1 && counts.too_large >= 1 && counts.kept + counts.too_large as usize == 7, "{counts:?}");
+        // And the room is there again.
+        hang_up(service, request(&scenario, &Trail::new()), Patience::Chunks(1)).await;
+        assert!(keep.drain(Duration::from_secs(1000)).await);
+        assert_eq!(keep.counts().too_large, counts.too_large);
+    });
+}
+
+#[test]
+fn a_refusal_that_is_given_again_is_a_refusal_in_every_figure() {
+    in_paused_time(async {
+        let scenario = Scenario::new([Fault::Refused(tower_gemini_sim::Refusal::ImageSafety)]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let observe = ObserveLayer::new();
+        let service = observe.layer(stack(&scenario, &sim, &keep));
+        let call = whole(service.clone(), request(&scenario, &Trail::new()));
+        assert!(tokio::time::timeout(Duration::from_secs(1), call).await.is_err());
+        assert!(keep.drain(Duration::from_secs(100)).await);
+        whole(service, request(&scenario, &Trail::new())).await.unwrap();
+        let hour = observe.observatory().report().last_hour;
+        assert_eq!((sim.requests(), hour.images, hour.successes), (1, 0, 0));
+    });
+}
+
+#[test]
+fn no_bound_in_time_is_no_panic() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        for keep in [KeepPaidLayer::new().max_detached_time(Duration::MAX), KeepPaidLayer::new().grace(Duration::MAX)] {
+            let sim = scenario.sim();
+            let service = stack(&scenario, &sim, &keep);
+            hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000)).await;
+            assert!(keep.drain(Duration::from_secs(100)).await);
+            let (status, _) = whole(service, request(&scenario, &Trail::new())).await.unwrap();
+            assert_eq!((status, sim.ledger().charges(TAG)), (200, 1));
+        }
+    });
+}
+
+#[test]
+fn a_body_may_be_dropped_with_no_bound_in_time() {
+    in_paused_time(async {
+        let scenario = Scenario { ask: Ask::Sse, ..Scenario::new([]) };
+        let sim = Sim::builder()
+            .latency(Latency::fixed(Duration::from_secs(3)))
+            .tiny_images(true)
+            .chunks(700, Duration::from_millis(300))
+            .build();
+        let keep = KeepPaidLayer::new().max_detached_time(Duration::MAX);
+        let left = hang_up(stack(&scenario, &sim, &keep), request(&scenario, &Trail::new()), Patience::Chunks(1)).await;
+        assert_eq!(left, Left::WithNothing);
+        assert!(keep.drain(Duration::from_secs(100)).await);
+        assert_eq!(keep.counts().kept, 1);
+    });
+}
+
+/// On four threads, with hang-ups at any moment: each key pays once, each caller without one for what it got and one more, and nobody waits
+/// for ever.
+#[test]
+fn hang_ups_on_four_threads_pay_once() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_time().build().unwrap();
+    runtime.block_on(async {
+        let scenario = Scenario::new([]);
+        let latency = Latency::fixed(Duration::from_millis(6));
+        let sim = Sim::builder().latency(latency).tiny_images(true).chunks(700, Duration::from_millis(1)).build();
+        let keep = KeepPaidLayer::new();
+        let service = stack(&scenario, &sim, &keep);
+        let ask = |tag: &str, name: &'static str| {
+            let mut request = scenario.request(tag);
+            request.headers_mut().insert(name, HeaderValue::from_str(tag).unwrap());
+            request
+        };
+        let hangs = Duration::from_secs(30);
+        for round in 0..12 {
+            let mut tasks = tokio::task::JoinSet::new();
+            for n in 0..16 {
+                let tag = format!("named-{round}-{n}");
+                for _ in 0..3 {
+                    let (service, requests) = (service.clone(), [(); 5].map(|()| ask(&tag, KEY)));
+                    tasks.spawn(async move {
+                        let [requests @ .., last] = requests;
+                        for request in requests {
+                            let patience = Duration::from_micros(fastrand::u64(0..20_000));
+                            let _ = tokio::time::timeout(patience, whole(service.clone(), request)).await;
+                        }
+                        tokio::time::timeout(hangs, whole(service, last)).await.expect("it hangs").unwrap();
+                    });
+                }
+                // One client, one request after the other.
+                let tag = format!("alone-{round}-{n}");
+                let (service, sim, requests) = (service.clone(), sim.clone(), [(); 7].map(|()| ask(&tag, "x-goog-api-key")));
+                tasks.spawn(async move {
+                    let ([requests @ .., last], mut came) = (requests, 0);
+                    for request in requests {
+                        let patience = Duration::from_micros(fastrand::u64(0..15_000));
+                        came += usize::from(
+                            tokio::time::timeout(patience, whole(service.clone(), request))
+                                .await
+                                .is_ok_and(|answer| answer.is_ok()),
+                        );
+                    }
+                    tokio::time::timeout(hangs, whole(service, last)).await.expect("it hangs").unwrap();
+                    let charges = sim.ledger().charges(&tag);
+                    assert!(charges <= came + 1, "{tag}: {charges} charges, {came} came");
+                });
+            }
+            while let Some(task) = tasks.join_next().await {
+                task.unwrap();
+            }
+            for n in 0..16 {
+                let tag = format!("named-{round}-{n}");
+                assert_eq!(sim.ledger().charges(&tag), 1, "{tag}");
+            }
+        }
+    });
+}
+
+#[test]
+fn nothing_that_is_printed_holds_the_key() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000)).await;
+        assert!(keep.drain(Duration::from_secs(100)).await);
+        let printed = format!("{keep:?} {service:?} {:?}", Arc::new(keep.counts()));
+        assert!(!printed.contains("sentinel"), "{printed}");
+    });
+}
+
+/// The body of the stack is one that a server can send.
+#[allow(dead_code, reason = "it is the types that are tested")]
+fn a_kept_body_is_a_servers_body(body: KeptBody<tower_gemini::core::body::JudgedBody<SimBody>>) -> axum::body::Body {
+    axum::body::Body::new(body)
+}

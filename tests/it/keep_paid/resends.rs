@@ -1,0 +1,90 @@
+//! Resends: such as are marked, and such as come before the hang-up is noticed.
+
+use super::*;
+
+#[test]
+fn a_resend_that_comes_before_the_hang_up_is_noticed_waits_for_it() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        let first = tokio::spawn(whole(service.clone(), request(&scenario, &Trail::new())));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let resend = tokio::spawn(whole(service, request(&scenario, &Trail::new())));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        first.abort();
+        resend.await.unwrap().unwrap();
+        assert_eq!(sim.ledger().charges(TAG), 1);
+    });
+}
+
+#[test]
+fn a_marked_resend_gets_what_seemed_delivered_and_an_unmarked_one_does_not() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        let send = |count: &'static str| {
+            let mut request = request(&scenario, &Trail::new());
+            request.headers_mut().insert("x-stainless-retry-count", HeaderValue::from_static(count));
+            whole(service.clone(), request)
+        };
+        let first = send("0").await.unwrap();
+        let resent = send("1").await.unwrap();
+        assert_eq!((&first, sim.ledger().charges(TAG)), (&resent, 1));
+        send("0").await.unwrap();
+        assert_eq!(sim.ledger().charges(TAG), 2, "a new call is a new call");
+    });
+}
+
+/// Whoever is being given a kept answer is there, as far as its next request can know.
+#[test]
+fn a_resend_that_comes_before_the_hang_up_of_a_redeemed_answer_is_noticed_waits_for_it() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(1_000)).await;
+        assert!(keep.drain(Duration::from_secs(100)).await);
+        for _ in 0..3 {
+            let redeemed = service.clone().oneshot(request(&scenario, &Trail::new())).await.unwrap();
+            let next = tokio::spawn(whole(service.clone(), request(&scenario, &Trail::new())));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            drop(redeemed);
+            // It is left in turn.
+            next.abort();
+            let _ = next.await;
+        }
+        whole(service, request(&scenario, &Trail::new())).await.unwrap();
+        assert_eq!((sim.ledger().charges(TAG), keep.counts().kept), (1, 0));
+    });
+}
+
+/// Two deliberate calls that are alike: the resend of the second is not given the answer of the first.
+#[test]
+fn a_resend_waits_for_its_own_call_and_takes_no_other_ones_answer() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        let (_, first) = whole(service.clone(), with(&scenario, RETRY_COUNT, "0")).await.unwrap();
+        hang_up(service.clone(), with(&scenario, RETRY_COUNT, "0"), Patience::Time(1_000)).await;
+        let (_, second) = whole(service, with(&scenario, RETRY_COUNT, "1")).await.unwrap();
+        assert_ne!(first, second);
+        assert_eq!((sim.ledger().charges(TAG), keep.counts().kept), (2, 0));
+    });
+}
+
+#[test]
+fn an_answer_that_is_given_late_is_there_for_a_resend_right_after() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        hang_up(service.clone(), with(&scenario, RETRY_COUNT, "0"), Patience::Time(1_000)).await;
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        let first = whole(service.clone(), with(&scenario, RETRY_COUNT, "1")).await.unwrap();
+        assert_eq!(whole(service, with(&scenario, RETRY_COUNT, "2")).await.unwrap(), first);
+        assert_eq!(sim.ledger().charges(TAG), 1);
+    });
+}
