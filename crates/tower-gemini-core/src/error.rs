@@ -51,6 +51,8 @@ enum Kind {
     TooLarge { max_bytes: u64 },
     /// The caller's writer failed while the image was written to it.
     Sink,
+    /// Not sent: an earlier request was or may have been paid for, and its answer was lost.
+    LostBefore { why: &'static str },
 }
 
 /// Which of the caller's limits ran out.
@@ -136,6 +138,13 @@ impl Error {
         Self::new(Kind::Sink, verdict, Some(cause))
     }
 
+    /// Not sent, as an earlier request was or may have been paid for and its answer was lost: that is what its charge speaks of. `why` is
+    /// the sentence about it.
+    #[must_use]
+    pub fn lost_before(why: &'static str) -> Self {
+        Self::new(Kind::LostBefore { why }, Verdict::interrupted(), None)
+    }
+
     /// Adds the call's trail.
     #[must_use]
     pub fn with_trail(mut self, trail: Trail) -> Self {
@@ -183,6 +192,12 @@ impl Error {
     #[must_use]
     pub fn is_request_body(&self) -> bool {
         matches!(self.0.kind, Kind::RequestBody)
+    }
+
+    /// Whether nothing was sent because an earlier request may have been paid for, and its answer was lost.
+    #[must_use]
+    pub fn is_lost_before(&self) -> bool {
+        matches!(self.0.kind, Kind::LostBefore { .. })
     }
 
     /// Whether one of the caller's time limits ran out.
@@ -288,6 +303,7 @@ impl fmt::Display for Error {
             Kind::Upstream { status, .. } => write!(f, "the API answered {status} ({})", inner.verdict.outcome())?,
             Kind::TooLarge { max_bytes } => write!(f, "the image is larger than the {max_bytes} bytes allowed")?,
             Kind::Sink => f.write_str("the image could not be written")?,
+            Kind::LostBefore { why } => f.write_str(why)?,
         }
         if let Some(reason) = inner.verdict.reason() {
             write!(f, ", {}", redact(reason))?;
@@ -368,6 +384,9 @@ mod tests {
     fn every_error_says_what_it_cost() {
         let error = Error::timeout(TimeLimit::Attempt, Duration::from_secs(300), Verdict::interrupted());
         assert_eq!(error.to_string(), "no whole answer within the attempt's limit of 300.0 s; it may have been charged");
+        let error = Error::lost_before("not sent: the answer to an earlier request was lost");
+        assert!(error.is_lost_before() && !error.is_transport());
+        assert_eq!(error.to_string(), "not sent: the answer to an earlier request was lost; it may have been charged");
         let error = Error::transport("connection refused".into(), Verdict::not_sent());
         assert_eq!(error.to_string(), "the request could not be sent: connection refused; nothing was charged");
     }

@@ -15,7 +15,7 @@ use tower_gemini::core::redact::redact;
 
 use crate::answers::Refused;
 use crate::config::{self, AuthMode};
-use crate::hide::starred;
+use crate::hide::{star_headers, starred};
 
 const API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
 
@@ -109,6 +109,7 @@ impl Auth {
             return starred(answer, key);
         }
         let (mut parts, body) = answer.into_parts();
+        star_headers(&mut parts.headers, key.as_bytes());
         let body = match Limited::new(body, LONGEST_ERROR).collect().await {
             Ok(body) => without(&body.to_bytes(), key.as_bytes()),
             Err(error) => {

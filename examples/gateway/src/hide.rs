@@ -19,7 +19,7 @@ pub(crate) fn starred(answer: Response<Body>, secret: &HeaderValue) -> Response<
     Response::from_parts(parts, Body::new(Starred::new(body, secret.as_bytes())))
 }
 
-fn star_headers(headers: &mut HeaderMap, secret: &[u8]) {
+pub(crate) fn star_headers(headers: &mut HeaderMap, secret: &[u8]) {
     for value in headers.values_mut().filter(|value| memmem::find(value.as_bytes(), secret).is_some()) {
         let mut clean = value.as_bytes().to_vec();
         star(&mut clean, &Finder::new(secret));

@@ -133,7 +133,7 @@ impl Ready {
         if let (Some(keep), Some(dir)) = (&gateway.layers().keep, &config.keep.dir) {
             match keep.load_from(dir.clone()).await {
                 Ok(loaded) if loaded > 0 => {
-                    tracing::info!(answers = loaded, "answers that the process before had kept are here")
+                    tracing::info!(entries = loaded, "what the process before had kept, and what it had lost, is here")
                 }
                 Ok(_) => {}
                 Err(error) => return Err(format!("keep.dir {} cannot be read: {error}", dir.display())),
@@ -184,7 +184,7 @@ impl Ready {
                     drop(told);
                     if signals.is_closed() {
                         // Nobody is there to say it a second time.
-                        break matches!(serving.await, Ok(true));
+                        break matches!((&mut serving).await, Ok(true));
                     }
                 }
                 (Signal::Stop, None) => {
@@ -193,6 +193,8 @@ impl Ready {
                 }
             }
         };
+        // Those that still hold a connection are gone before what they leave is written down.
+        drop(serving);
         let left = server.shutdown_grace.0.saturating_sub(stopping.map_or(Duration::ZERO, |since| since.elapsed()));
         let saved = put_by(&current.get(), if whole { left } else { Duration::ZERO }).await;
         if whole && saved { DONE } else { LOST }
@@ -228,12 +230,12 @@ async fn put_by(gateway: &Gateway, within: Duration) -> bool {
     if !all {
         tracing::warn!("some calls without a caller were not finished: what they cost is lost");
     }
-    let kept = keep.counts().kept;
+    let counts = keep.counts();
     match &gateway.config().keep.dir {
         Some(dir) => match keep.save_to(dir.clone()).await {
             Ok(0) => all,
             Ok(saved) => {
-                tracing::info!(answers = saved, dir = %dir.display(), "kept answers, and what was lost of others, are written down for the next start");
+                tracing::info!(entries = saved, dir = %dir.display(), "kept answers, and what was lost of others, are written down for the next start");
                 all
             }
             Err(error) => {
@@ -241,10 +243,15 @@ async fn put_by(gateway: &Gateway, within: Duration) -> bool {
                 false
             }
         },
-        None if kept == 0 => all,
+        None if counts.kept == 0 && counts.losses == 0 => all,
         None => {
-            tracing::warn!(answers = kept, "kept answers that nobody came back for are lost; keep.dir names a place for them");
-            all
+            tracing::warn!(
+                answers = counts.kept,
+                losses = counts.losses,
+                "kept answers that nobody came back for, and the word of those that were lost, go with this process; keep.dir names a \
+                 place for them"
+            );
+            false
         }
     }
 }

@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tower::ServiceExt;
 
 use crate::socket::{Line, OnLine, Patience, Socket};
@@ -42,6 +43,8 @@ pub(crate) async fn serve(
     let too_slow = answers::head_too_slow(patience.head);
     let connections = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
     let graceful = GracefulShutdown::new();
+    // Ended with this future: what their callers had to leave is known to be left then, and can be written down.
+    let mut tasks = JoinSet::new();
     tokio::pin!(stop);
     loop {
         // Connections beyond the bound wait where the kernel keeps them, and cost nothing here.
@@ -52,6 +55,8 @@ pub(crate) async fn serve(
         let accepted = tokio::select! {
             () = &mut stop => break,
             accepted = listener.accept() => accepted,
+            // One that has ended is let go.
+            Some(_) = tasks.join_next() => continue,
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,
@@ -81,7 +86,7 @@ pub(crate) async fn serve(
             }
         });
         let connection = graceful.watch(http.serve_connection(TokioIo::new(socket), service));
-        tokio::spawn(async move {
+        tasks.spawn(async move {
             // A connection that broke, or a head that came too slowly, concerns nobody else.
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended early");
@@ -91,5 +96,7 @@ pub(crate) async fn serve(
     }
     drop(listener);
     tracing::info!(grace_s = grace.as_secs(), "stopping: what is under way is finished");
-    Ok(tokio::time::timeout(grace, graceful.shutdown()).await.is_ok())
+    let whole = tokio::time::timeout(grace, graceful.shutdown()).await.is_ok();
+    tasks.shutdown().await;
+    Ok(whole)
 }

@@ -902,6 +902,79 @@ async fn a_form_that_is_taken_is_protected() {
     }
 }
 
+async fn heads(status: u16, name: &'static str, value: String, body: &'static str) -> String {
+    let app = axum::Router::new().fallback(move |_: Request<axum::body::Body>| {
+        let value = value.clone();
+        async move {
+            Response::builder()
+                .status(status)
+                .header(name, value)
+                .body(axum::body::Body::from_stream(futures_once(body)))
+                .unwrap()
+        }
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    url
+}
+
+fn futures_once(body: &'static str) -> impl futures::Stream<Item = Result<Bytes, std::io::Error>> {
+    futures::stream::once(async move { Ok(Bytes::from_static(body.as_bytes())) })
+}
+
+#[tokio::test]
+async fn the_gateways_own_key_is_not_told_in_a_head() {
+    let dir = tempdir();
+    std::fs::write(dir.join("key"), KEY).unwrap();
+    std::fs::write(dir.join("tokens"), "alice:token-of-alice-0123456789\n").unwrap();
+    let extra =
+        format!("[auth]\nmode = \"own\"\napi_key_file = {:?}\ntokens_file = {:?}\n", dir.join("key"), dir.join("tokens"));
+    for (status, name) in [(200, "location"), (302, "location"), (308, "location"), (401, "www-authenticate")] {
+        let url = heads(status, name, format!("https://x/?key={KEY}&a=b"), "{}").await;
+        let world = world_before(&url, &extra).await;
+        let request = Request::get(world.url("/v1beta/files/a:download")).header("x-goog-api-key", "token-of-alice-0123456789");
+        let answer = world.send(request.body(Full::default()).unwrap()).await;
+        assert!(!format!("{:?}", answer.headers).contains("sentinel"), "{status}");
+    }
+}
+
+#[test]
+fn what_callers_were_still_waiting_for_at_the_end_is_not_paid_for_again() {
+    let dir = tempdir();
+    let rt = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (outside, first, second) = (rt(), rt(), rt());
+    let sim = Sim::builder().latency(Latency::fixed(Duration::from_millis(1500))).tiny_images(true).build();
+    let upstream = outside.block_on(serve(sim.clone(), "127.0.0.1:0".parse().unwrap())).unwrap();
+    let config = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\nshutdown_grace = \"200ms\"\n[upstream]\nbase_url = \"{0}\"\nvertex_base_url = \"{0}\"\n[keep]\ndir = {1:?}\n",
+        upstream.url(),
+        dir.join("kept")
+    );
+    let ask = |url: String| async move {
+        let request = Request::post(format!("{url}{PRO}"))
+            .header("x-goog-api-key", KEY)
+            .header("content-type", "application/json")
+            .header("x-sim-call", "call")
+            .body(Full::from(apple().to_string()))
+            .unwrap();
+        let answer = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>().request(request).await?;
+        Ok::<_, hyper_util::client::legacy::Error>(answer.status())
+    };
+    let gateway = first.block_on(gateway::start(&config)).unwrap();
+    let call = outside.spawn(ask(gateway.url()));
+    while sim.requests() == 0 {
+        outside.block_on(tokio::time::sleep(Duration::from_millis(10)));
+    }
+    first.block_on(gateway.shutdown());
+    first.shutdown_timeout(Duration::from_millis(200));
+    assert!(outside.block_on(call).unwrap().is_err(), "the connection was cut");
+    let gateway = second.block_on(gateway::start(&config)).unwrap();
+    assert_eq!(outside.block_on(ask(gateway.url())).unwrap(), 424);
+    outside.block_on(tokio::time::sleep(Duration::from_millis(1000)));
+    assert_eq!(sim.ledger().charges("call"), 1);
+}
+
 fn tempdir() -> std::path::PathBuf {
     use std::sync::atomic::{AtomicU32, Ordering};
     static NUMBER: AtomicU32 = AtomicU32::new(0);

@@ -161,3 +161,51 @@ fn a_request_too_large_to_hold_is_not_sent_with_a_key() {
         assert_eq!(whole(service, request(&scenario, &Trail::new())).await.unwrap().0, 200);
     });
 }
+
+#[test]
+fn what_an_earlier_attempt_of_a_key_may_have_cost_is_told_too() {
+    in_paused_time(async {
+        let scenario = Scenario::new([
+            Fault::ResetAfterGeneration,
+            Fault::HighDemand,
+            Fault::HighDemand,
+            Fault::HighDemand,
+            Fault::HighDemand,
+        ]);
+        let sim = Sim::builder()
+            .script(scenario.faults.clone())
+            .latency(Latency::fixed(Duration::from_secs(20)).errors(Duration::from_secs(10)..=Duration::from_secs(10)))
+            .tiny_images(true)
+            .build();
+        let keep = KeepPaidLayer::new();
+        let service = stack(&scenario, &sim, &keep);
+        let trail = Trail::new();
+        let mut bought = with(&scenario, KEY, "one");
+        bought.extensions_mut().insert(CallOptions::new().trail(trail.clone()).maybe_charged_resends(1));
+        let mut call = Box::pin(whole(service.clone(), bought));
+        while sim.requests() < 2 {
+            assert!(tokio::time::timeout(Duration::from_millis(100), &mut call).await.is_err());
+        }
+        drop(call);
+        assert!(keep.drain(Duration::from_secs(100)).await);
+        let told = whole(service, with(&scenario, KEY, "one")).await.unwrap_err();
+        assert!(told.is_lost_before(), "{told}");
+        assert_eq!(sim.ledger().charges(TAG), 1);
+    });
+}
+
+#[test]
+fn an_answer_of_a_key_larger_than_the_bound_is_never_paid_for_again() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new().max_kept_bytes(100));
+        let service = stack(&scenario, &sim, &keep);
+        let call = whole(service.clone(), with(&scenario, KEY, "one"));
+        assert!(tokio::time::timeout(Duration::from_secs(2), call).await.is_err());
+        assert!(keep.drain(Duration::from_secs(100)).await);
+        for _ in 0..3 {
+            let _ = whole(service.clone(), with(&scenario, KEY, "one")).await;
+        }
+        assert_eq!(sim.ledger().charges(TAG), 1);
+    });
+}

@@ -134,3 +134,32 @@ fn an_error_within_a_200_is_not_kept() {
         );
     });
 }
+
+/// The caller bought a second attempt, which was free: the first is lost all the same.
+#[test]
+fn what_an_earlier_attempt_may_have_cost_is_told_too() {
+    in_paused_time(async {
+        let scenario = Scenario::new([Fault::ResetAfterGeneration, Fault::HighDemand]);
+        let sim = Sim::builder()
+            .script(scenario.faults.clone())
+            .latency(Latency::fixed(Duration::from_secs(20)).errors(Duration::from_secs(10)..=Duration::from_secs(10)))
+            .tiny_images(true)
+            .build();
+        let keep = KeepPaidLayer::new();
+        let service = stack(&scenario, &sim, &keep);
+        let trail = Trail::new();
+        let mut bought = scenario.request(TAG);
+        bought.extensions_mut().insert(CallOptions::new().trail(trail.clone()).maybe_charged_resends(1));
+        // It leaves while the second is out.
+        let mut call = Box::pin(whole(service.clone(), bought));
+        while sim.requests() < 2 {
+            assert!(tokio::time::timeout(Duration::from_millis(100), &mut call).await.is_err());
+        }
+        drop(call);
+        assert!(keep.drain(Duration::from_secs(100)).await);
+        // Bought nothing this time.
+        let told = whole(service, request(&scenario, &Trail::new())).await.unwrap_err();
+        assert!(told.is_lost_before(), "{told}");
+        assert_eq!(sim.ledger().charges(TAG), 1);
+    });
+}

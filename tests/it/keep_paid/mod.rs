@@ -483,6 +483,24 @@ fn a_body_may_be_dropped_with_no_bound_in_time() {
     });
 }
 
+#[test]
+fn an_answer_that_was_put_back_waits_anew() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000)).await;
+        assert!(keep.drain(Duration::from_secs(100)).await);
+        tokio::time::sleep(Duration::from_secs(590)).await;
+        let redeemed = service.clone().oneshot(request(&scenario, &Trail::new())).await.unwrap();
+        assert_eq!(sim.requests(), 1);
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        drop(redeemed);
+        assert_eq!(whole(service, request(&scenario, &Trail::new())).await.unwrap().0, 200);
+        assert_eq!(sim.ledger().charges(TAG), 1);
+    });
+}
+
 /// On four threads, with hang-ups at any moment: each key pays once, each caller without one for what it got and one more, and nobody waits
 /// for ever.
 #[test]

@@ -88,3 +88,20 @@ fn an_answer_that_is_given_late_is_there_for_a_resend_right_after() {
         assert_eq!(sim.ledger().charges(TAG), 1);
     });
 }
+
+/// The error went to somebody who had gone, unnoticed.
+#[test]
+fn a_resend_that_comes_before_its_call_breaks_is_told_of_the_loss() {
+    in_paused_time(async {
+        let scenario = Scenario { latency: Duration::from_secs(20), ..Scenario::new([Fault::ResetAfterGeneration]) };
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        // Its client has gone, and nobody has noticed yet.
+        let first = tokio::spawn(whole(service.clone(), with(&scenario, RETRY_COUNT, "0")));
+        tokio::time::sleep(Duration::from_millis(19_500)).await;
+        assert!(!first.is_finished());
+        let told = whole(service, with(&scenario, RETRY_COUNT, "1")).await.unwrap_err();
+        assert!(told.is_lost_before() && first.await.unwrap().is_err(), "{told}");
+        assert_eq!(sim.ledger().charges(TAG), 1);
+    });
+}

@@ -114,13 +114,12 @@ fn slice(rest: &mut Bytes) -> Bytes {
 
 impl Redeemed {
     fn given(self) {
-        self.shared.redeemed(&self.answer);
         if self.again {
             // Delivered now, whenever it was made.
             let answer = Answer { record: Arc::default(), at: Instant::now(), ..(*self.answer).clone() };
             self.shared.delivered(self.identity, answer);
         }
-        self.shared.leave(self.identity);
+        self.shared.redeemed(self.identity, &self.answer);
     }
 }
 
@@ -155,7 +154,7 @@ impl<B: Keepable> Body for KeptBody<B> {
                         },
                         Poll::Ready(Some(Err(error))) => {
                             if let Some(on_its_way) = place.take() {
-                                on_its_way.task.leave();
+                                on_its_way.task.failed(&error);
                             }
                             return Poll::Ready(Some(Err(error)));
                         }
@@ -223,7 +222,7 @@ impl<B: Keepable> Drop for Inner<B> {
             }
             Inner::Whole { redeemed, .. } => {
                 if let Some(Redeemed { shared, identity, answer, .. }) = redeemed.take() {
-                    shared.put_back(identity, answer);
+                    shared.put_back(identity, &answer);
                 }
             }
         }

@@ -16,52 +16,63 @@ use tower_gemini_core::trail::{NotKeptReason, Step, Trail, TrailObserver};
 use tower_gemini_core::verdict::{Charge, Outcome, Verdict};
 
 use super::body::{Keepable, KeptBody, OnItsWay};
-use super::files::Record;
+use super::course::Course;
 use super::identity::Identity;
-use super::shared::{Came, Report, Shared, after};
+use super::named::Report;
+use super::shared::{Came, Shared, after};
 use super::store::{Answer, is_of_use};
 
 /// What is known of a call apart from its answer.
 pub(super) struct Task {
     pub(super) shared: Arc<Shared>,
     pub(super) identity: Identity,
-    pub(super) trail: Trail,
+    pub(super) course: Course,
     pub(super) marks_resends: bool,
 }
 
 impl Task {
-    /// The caller is gone and nothing is left to finish.
-    pub(super) fn leave(&self) {
-        self.shared.leave(self.identity);
+    /// The caller has what there is.
+    fn leave(&self) {
+        self.shared.leave(self.identity, &self.course.record);
+    }
+
+    /// The caller is told of this error. One that went away unnoticed never hears it, and its resend is told then.
+    pub(super) fn failed(&self, error: &Error) {
+        let may_have_cost = !error.charge().is_surely_free() || self.course.was_out_before();
+        if self.marks_resends && may_have_cost {
+            self.shared.told_of_loss(self.identity);
+        }
+        self.leave();
+    }
+
+    /// The caller has gone, and what is under way costs nothing.
+    fn leave_free(&self) {
+        if self.course.was_out_before() {
+            self.shared.abandon(self.identity, &self.course.record);
+        } else {
+            self.leave();
+        }
     }
 
     /// The caller has gone. Gives the runtime where what it left is to be finished.
     fn detach(self) -> Option<(Handle, Orphan)> {
         let Ok(runtime) = Handle::try_current() else {
-            self.shared.abandon(self.identity);
+            self.shared.abandon(self.identity, &self.course.record);
             return None;
         };
-        let Some(record) = self.shared.detach(self.identity) else {
+        if !self.shared.detach(self.identity, &self.course.record) {
             self.not_kept(NotKeptReason::TooMany);
             return None;
-        };
+        }
         tracing::info!(call = ?self.identity, "the caller went away: what it may have paid for is finished");
-        self.trail.push(Step::CallerLeft);
-        Some((runtime, Orphan { task: self, record, over: false }))
+        self.course.trail.push(Step::CallerLeft);
+        Some((runtime, Orphan { task: self, over: false }))
     }
 
     fn not_kept(&self, why: NotKeptReason) {
-        self.trail.push(Step::NotKept { why });
+        self.course.trail.push(Step::NotKept { why });
         self.shared.not_kept(why);
     }
-}
-
-/// Whether the last attempt was or may have been paid for. One that never left costs nothing, and neither does waiting between attempts.
-pub(super) fn may_be_paid(trail: &Trail) -> bool {
-    trail.attempts().last().is_some_and(|last| match last.outcome {
-        None => trail.request_is_out(),
-        Some(_) => !last.charge.is_surely_free(),
-    })
 }
 
 type Answering<B> = Pin<Box<dyn Future<Output = Result<Response<B>, Error>> + Send>>;
@@ -88,12 +99,12 @@ impl<B: Keepable> Future for Attended<B> {
         Poll::Ready(match answer {
             Ok(answer) => {
                 let (mut parts, body) = answer.into_parts();
-                parts.extensions.insert(task.trail.clone());
+                parts.extensions.insert(task.course.trail.clone());
                 let body = KeptBody::attended(body, parts.status, parts.headers.clone(), task);
                 Ok(Response::from_parts(parts, body))
             }
             Err(error) => {
-                task.leave();
+                task.failed(&error);
                 Err(error)
             }
         })
@@ -103,8 +114,8 @@ impl<B: Keepable> Future for Attended<B> {
 impl<B: Keepable> Drop for Attended<B> {
     fn drop(&mut self) {
         let Some((answer, task)) = self.call.take() else { return };
-        if !may_be_paid(&task.trail) {
-            task.leave();
+        if !task.course.is_out() {
+            task.leave_free();
             return;
         }
         if let Some((runtime, orphan)) = task.detach() {
@@ -120,7 +131,9 @@ impl<B: Keepable> OnItsWay<B> {
         let verdict = body.verdict().cloned();
         let paid = verdict.as_ref().is_none_or(|verdict| !verdict.charge().is_surely_free());
         if task.marks_resends && paid {
-            if let Some(answer) = seen.answer(&task.trail, verdict).filter(Answer::is_of_use) {
+            if !is_of_use(seen.status, outcome_of(verdict.as_ref())) {
+                task.shared.told_of_loss(task.identity);
+            } else if let Some(answer) = seen.answer(&task.course.trail, verdict) {
                 task.shared.delivered(task.identity, answer);
             }
         }
@@ -131,7 +144,7 @@ impl<B: Keepable> OnItsWay<B> {
     pub(super) fn left(self) {
         let Self { body, seen, task, .. } = self;
         if body.verdict().is_some_and(|verdict| verdict.charge().is_surely_free()) {
-            task.leave();
+            task.leave_free();
             return;
         }
         if let Some((runtime, orphan)) = task.detach() {
@@ -144,8 +157,6 @@ impl<B: Keepable> OnItsWay<B> {
 /// A call without its caller. Dropped before it has come to anything (the runtime ends, a layer panics), it is lost.
 struct Orphan {
     task: Task,
-    /// Of what comes of it.
-    record: Arc<Record>,
     over: bool,
 }
 
@@ -156,26 +167,28 @@ impl Orphan {
 
     fn keep(mut self, mut answer: Answer) {
         self.over = true;
-        answer.record = self.record.clone();
+        answer.record = self.task.course.record.clone();
         let task = &self.task;
         tracing::info!(call = ?task.identity, bytes = answer.bytes, "kept for the caller's next identical request");
-        task.trail.push(Step::Kept { bytes: answer.bytes as u64 });
-        task.shared.reattach(task.identity, &self.record, Came::Answer(Arc::new(answer)));
+        task.course.trail.push(Step::Kept { bytes: answer.bytes as u64 });
+        task.shared.reattach(task.identity, &task.course.record, Came::Answer(Arc::new(answer)));
     }
 
     fn end(mut self, why: NotKeptReason) {
         self.over = true;
         tracing::info!(call = ?self.task.identity, why = why.as_str(), "not kept");
-        self.task.not_kept(why);
-        let came = if why == NotKeptReason::Free { Came::Free } else { Came::Lost };
-        self.task.shared.reattach(self.task.identity, &self.record, came);
+        let task = &self.task;
+        task.not_kept(why);
+        // What is free now may have been sent after something that was not.
+        let is_free = why == NotKeptReason::Free && !task.course.was_out_before();
+        task.shared.reattach(task.identity, &task.course.record, if is_free { Came::Free } else { Came::Lost });
     }
 }
 
 impl Drop for Orphan {
     fn drop(&mut self) {
         if !self.over {
-            self.task.shared.reattach(self.task.identity, &self.record, Came::Lost);
+            self.task.shared.reattach(self.task.identity, &self.task.course.record, Came::Lost);
         }
     }
 }
@@ -201,13 +214,13 @@ impl TrailObserver for WhenFree {
 
 async fn finish_call<B: Keepable>(mut answer: Answering<B>, orphan: Orphan) {
     let until = orphan.until();
-    let free = WhenFree::of(&orphan.task.trail);
+    let free = WhenFree::of(&orphan.task.course.trail);
     let answer = loop {
         tokio::select! {
             biased;
             answer = timeout_at(until, &mut answer) => break answer,
             // Unless the next one has gone out since.
-            () = free.notified() => if !may_be_paid(&orphan.task.trail) {
+            () = free.notified() => if !orphan.task.course.is_out() {
                 return orphan.end(NotKeptReason::Free);
             },
         }
@@ -239,7 +252,7 @@ async fn finish_body<B: Keepable>(mut body: B, mut seen: Collected, orphan: Orph
     }
     // Dropped first: what reads along writes the attempt's end, and its cost, into the trail.
     drop(body);
-    match seen.answer(&orphan.task.trail, verdict) {
+    match seen.answer(&orphan.task.course.trail, verdict) {
         Some(answer) => orphan.keep(answer),
         None => orphan.end(NotKeptReason::TooLarge),
     }
@@ -327,20 +340,20 @@ impl Drop for Collected {
 /// does: while it may have been paid for, and no longer than that is waited for.
 pub(super) async fn run_named<B: Keepable>(
     shared: Arc<Shared>,
-    trail: Trail,
     answer: impl Future<Output = Result<Response<B>, Error>> + Send,
     report: Report,
     mut tell: oneshot::Sender<Result<Arc<Answer>, Error>>,
 ) {
     shared.task_begins();
     let _end = TaskEnd(shared.clone());
-    let free = WhenFree::of(&trail);
-    let mut whole = std::pin::pin!(whole(answer, &trail));
+    let trail = &report.course.trail;
+    let free = WhenFree::of(trail);
+    let mut whole = std::pin::pin!(whole(answer, trail));
     let mut alone_until = None;
     let whole = loop {
         let alone = tell.is_closed() && report.is_unheard();
-        if alone && !may_be_paid(&trail) {
-            report.free();
+        if alone && !report.course.is_out() {
+            report.none(true);
             return;
         }
         let soon = || after(Instant::now(), shared.settings.max_time);
@@ -360,7 +373,7 @@ pub(super) async fn run_named<B: Keepable>(
             () = tell.closed(), if !tell.is_closed() => {}
             // Somebody may have come back to it since.
             () = too_late => if tell.is_closed() && report.is_unheard() {
-                report.lost();
+                report.none(false);
                 return;
             },
         }
@@ -371,16 +384,12 @@ pub(super) async fn run_named<B: Keepable>(
             Ok(if paid {
                 report.answer(answer)
             } else {
-                report.free();
+                report.none(true);
                 Arc::new(answer)
             })
         }
         Err(error) => {
-            if error.charge().is_surely_free() {
-                report.free();
-            } else {
-                report.lost();
-            }
+            report.none(error.charge().is_surely_free());
             Err(error)
         }
     };

@@ -86,6 +86,31 @@ impl Record {
         }
     }
 
+    /// The file that only says that there is no answer has to go. One that holds an answer stays.
+    fn forget_word(&self) -> Option<PathBuf> {
+        let mut place = self.place();
+        match &*place {
+            Place::At { whole: false, .. } => match std::mem::replace(&mut *place, Place::Gone) {
+                Place::At { path, .. } => Some(path),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// The file that holds an answer.
+    fn whole(&self) -> Option<PathBuf> {
+        match &*self.place() {
+            Place::At { path, whole: true } => Some(path.clone()),
+            _ => None,
+        }
+    }
+
+    /// Whether a file holds the answer.
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole().is_some()
+    }
+
     fn plan(&self, dir: &Path, lost: bool) -> Plan {
         match &*self.place() {
             Place::Gone => Plan::Nothing,
@@ -313,8 +338,36 @@ fn answer(head: Head, body: Vec<u8>, file: PathBuf, at: Instant) -> Answer {
     }
 }
 
-/// An answer that was given, or that nobody may have any more.
-pub(super) fn forget(path: &Path) {
+/// Reads the answer in whose place a loss stands.
+pub(super) async fn read(loss: &Answer) -> io::Result<Answer> {
+    let path = loss.record.whole().ok_or(io::ErrorKind::NotFound)?;
+    let (record, at) = (loss.record.clone(), loss.at);
+    blocking(move || {
+        let (_, _, head, body) = load_one(&path)?;
+        Ok(Answer { record, ..answer(head, body, path, at) })
+    })
+    .await
+}
+
+/// It was given, or nobody may have it any more: where it is written down it goes.
+pub(super) fn remove_file(record: &Record) {
+    remove(record.forget());
+}
+
+/// Its loss was told, or cannot be remembered. What holds an answer stays, for the next process.
+pub(super) fn remove_word(record: &Record) {
+    remove(record.forget_word());
+}
+
+fn remove(file: Option<PathBuf>) {
+    let Some(file) = file else { return };
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(move || forget(&file))),
+        Err(_) => forget(&file),
+    }
+}
+
+fn forget(path: &Path) {
     if let Err(error) = fs::remove_file(path) {
         if error.kind() != io::ErrorKind::NotFound {
             tracing::warn!(file = %path.display(), %error, "the file of a kept answer that was given could not be removed");

@@ -62,7 +62,7 @@ impl Identity {
         hash.caller(request);
         hash.field(request.method().as_str().as_bytes());
         hash.field(request.uri().path().as_bytes());
-        for pair in request.uri().query().into_iter().flat_map(|query| query.split('&')).filter(|pair| !is_key(pair)) {
+        for pair in request.uri().query().into_iter().flat_map(|query| query.split('&')).filter(|pair| !is_credential(pair)) {
             hash.field(pair.as_bytes());
         }
         hash.field(request.extensions().get::<AnswerShape>().map_or(b"", |shape| shape.0.as_bytes()));
@@ -142,8 +142,9 @@ impl Fields {
             }
             self.field(b"");
         }
-        let query = uri.query().unwrap_or_default();
-        self.field(query.split('&').find(|pair| is_key(pair)).unwrap_or_default().as_bytes());
+        for pair in uri.query().into_iter().flat_map(|query| query.split('&')).filter(|pair| is_credential(pair)) {
+            self.field(pair.as_bytes());
+        }
     }
 
     fn done(self) -> Identity {
@@ -151,8 +152,8 @@ impl Fields {
     }
 }
 
-fn is_key(pair: &str) -> bool {
-    pair.starts_with("key=")
+fn is_credential(pair: &str) -> bool {
+    ["key=", "access_token=", "oauth_token="].iter().any(|name| pair.starts_with(name))
 }
 
 #[cfg(test)]

@@ -140,8 +140,9 @@ impl KeepPaidLayer {
         .await
     }
 
-    /// Takes in what [`save_to`](Self::save_to) wrote down, and gives the number of answers. A file goes when its answer has been given or
-    /// has become too old, so that a process that is killed in between loses nothing. A damaged file is renamed to `*.damaged`.
+    /// Takes in what [`save_to`](Self::save_to) wrote down, and gives the number of what it took: answers, losses and calls with a key. A file
+    /// goes when its answer has been given, its loss told, or when it has become too old, so that a process that is killed in between loses
+    /// nothing. A damaged file is renamed to `*.damaged`; one that cannot be read, or is of another version, stays.
     ///
     /// # Errors
     ///

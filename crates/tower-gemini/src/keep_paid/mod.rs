@@ -49,7 +49,7 @@
 //!   [`AnswerShape`] says which.
 //! * Once. If whoever gets it goes away before its end, it is kept on.
 //! * Of what was or may have been paid for and is lost (it broke off, ended in an error that says nothing of money, was too large, too late or
-//!   one too many, or had to make room), the next identical request is told, once, with an error that is *maybe charged*; nothing is sent for
+//!   one too many, or had to make room and is not written down), the next identical request is told, once, with an error that is *maybe charged*; nothing is sent for
 //!   it. Who would rather pay again says so with [`maybe_charged_resends`](tower_gemini_core::context::CallOptions::maybe_charged_resends).
 //! * Never for a request *beside* another: two identical requests of which both callers are there are two calls. That a client has hung up may
 //!   be noticed a moment after its next request has come, so a request waits up to the grace for an identical one to be left.
@@ -95,10 +95,12 @@
 //! an `Idempotency-Key`, whether its answer was given or not.
 
 mod body;
+mod course;
 mod detached;
 mod files;
 mod identity;
 mod layer;
+mod named;
 mod service;
 mod shared;
 mod store;
@@ -116,6 +118,8 @@ pub struct KeepCounts {
     pub detached: usize,
     /// Answers that wait for their callers.
     pub kept: usize,
+    /// Losses that nobody was told of yet.
+    pub losses: usize,
     /// Bytes that are held, those for marked resends among them.
     pub kept_bytes: usize,
     /// Answers given to a later request.

@@ -17,9 +17,12 @@ use tower_gemini_core::verdict::Verdict;
 use tower_service::Service;
 
 use super::body::{Keepable, KeptBody};
+use super::course::Course;
 use super::detached::{Attended, Task, run_named};
+use super::files;
 use super::identity::Identity;
-use super::shared::{Found, Named, NamedResult, Shared, after};
+use super::named::{Named, NamedResult};
+use super::shared::{Found, Shared, after};
 use super::store::Answer;
 use crate::quota_guard::REFUSAL_DOMAIN;
 use crate::ready::take_ready;
@@ -148,6 +151,11 @@ impl Asked {
                 Found::Answer(answer) => return Ok(self.redeemed(answer)),
                 Found::Orphan(changes) => (changes, None),
                 Found::Live(changes) => (changes, Some(grace)),
+                Found::OnDisk(loss) => match self.read_back(loss).await {
+                    Some(answer) => return Ok(self.redeemed(answer)),
+                    None if self.buys() => break,
+                    None => return Err(self.lost(LOST_BEFORE)),
+                },
                 Found::Lost if self.buys() => break,
                 Found::Lost => return Err(self.lost(LOST_BEFORE)),
                 // Or a request beside another, and not after it.
@@ -155,13 +163,9 @@ impl Asked {
             };
             self.wait(&changes, until).await?;
         }
-        self.shared.enter(self.identity);
-        let task = Task {
-            shared: self.shared.clone(),
-            identity: self.identity,
-            trail: self.context.trail().clone(),
-            marks_resends: self.marks_resends,
-        };
+        let course = Course::begin(self.context.trail());
+        self.shared.enter(self.identity, &course);
+        let task = Task { shared: self.shared.clone(), identity: self.identity, course, marks_resends: self.marks_resends };
         let answer = Attended::new(inner.call(request), task).await?;
         Ok(answer)
     }
@@ -174,7 +178,33 @@ impl Asked {
     /// Nothing was sent for this request; what was sent before it may have been paid for.
     fn lost(&self, why: &'static str) -> Error {
         self.context.trail().push(Step::Stopped { why: StopReason::LostBefore });
-        Error::transport(why.into(), Verdict::interrupted()).with_trail(self.context.trail().clone())
+        if self.marks_resends {
+            self.shared.told_of_loss(self.identity);
+        }
+        Error::lost_before(why).with_trail(self.context.trail().clone())
+    }
+
+    /// Reads an answer that had to go from memory. A caller that goes away meanwhile leaves it where it is.
+    async fn read_back(&self, loss: Arc<Answer>) -> Option<Arc<Answer>> {
+        struct Taken<'a>(&'a Shared, Identity, Option<Arc<Answer>>);
+        impl Drop for Taken<'_> {
+            fn drop(&mut self) {
+                if let Some(loss) = self.2.take() {
+                    self.0.leave_on_disk(self.1, &loss, false);
+                }
+            }
+        }
+        let mut taken = Taken(&self.shared, self.identity, Some(loss.clone()));
+        let read = files::read(&loss).await;
+        taken.2 = None;
+        match read {
+            Ok(answer) => Some(Arc::new(answer)),
+            Err(error) => {
+                tracing::warn!(%error, "a kept answer that had to go from memory cannot be read from where it is written down");
+                self.shared.leave_on_disk(self.identity, &loss, true);
+                None
+            }
+        }
     }
 
     /// Waits for something to happen to calls that are alike, until the grace is over or the call's deadline is there.
@@ -212,8 +242,12 @@ impl Asked {
             .with_trail(self.context.trail().clone())
     }
 
-    fn redeemed<B: Keepable>(&self, answer: Arc<Answer>) -> Response<KeptBody<B>> {
+    fn told_again(&self, answer: &Answer) {
         self.context.trail().push(Step::Redeemed { age: answer.at.elapsed(), cost: answer.cost, outcome: answer.outcome });
+    }
+
+    fn redeemed<B: Keepable>(&self, answer: Arc<Answer>) -> Response<KeptBody<B>> {
+        self.told_again(&answer);
         let again = self.marks_resends;
         self.response(&answer, KeptBody::redeemed(self.shared.clone(), self.identity, answer.clone(), again))
     }
@@ -238,30 +272,25 @@ impl Asked {
         B: Keepable,
     {
         loop {
-            let mut waiter = match self.shared.named(name, self.identity, self.context.trail()).map_err(Waiter::new) {
-                Err(waiter) if waiter.named.request != self.identity => {
-                    // As the IETF's draft says.
-                    return Ok(refused_by_key(&self.context, StatusCode::UNPROCESSABLE_ENTITY, KEY_REUSED));
-                }
-                Err(waiter) => waiter,
-                Ok(report) => {
-                    let (tell, told) = oneshot::channel();
-                    // In a task from the start: others may come to depend on it, whatever its first caller does.
-                    tokio::spawn(run_named(
-                        self.shared.clone(),
-                        self.context.trail().clone(),
-                        inner.call(request),
-                        report,
-                        tell,
-                    ));
-                    return match told.await {
-                        Ok(Ok(answer)) => Ok(self.response(&answer, KeptBody::whole(&answer))),
-                        Ok(Err(error)) => Err(error),
-                        // The task ended with the runtime.
-                        Err(_) => Err(Error::truncated(Verdict::interrupted())),
-                    };
-                }
-            };
+            let mut waiter =
+                match self.shared.named(name, self.identity, Course::begin(self.context.trail())).map_err(Waiter::new) {
+                    Err(waiter) if waiter.named.request != self.identity => {
+                        // As the IETF's draft says.
+                        return Ok(refused_by_key(&self.context, StatusCode::UNPROCESSABLE_ENTITY, KEY_REUSED));
+                    }
+                    Err(waiter) => waiter,
+                    Ok(report) => {
+                        let (tell, told) = oneshot::channel();
+                        // In a task from the start: others may come to depend on it, whatever its first caller does.
+                        tokio::spawn(run_named(self.shared.clone(), inner.call(request), report, tell));
+                        return match told.await {
+                            Ok(Ok(answer)) => Ok(self.response(&answer, KeptBody::whole(&answer))),
+                            Ok(Err(error)) => Err(error),
+                            // The task ended with the runtime.
+                            Err(_) => Err(Error::truncated(Verdict::interrupted())),
+                        };
+                    }
+                };
             let done = async {
                 let done = waiter.named.result.wait_for(|result| !matches!(result, NamedResult::UnderWay)).await;
                 done.map_or_else(|_| NamedResult::Lost(Arc::new(Answer::lost(Instant::now()))), |result| result.clone())
@@ -278,20 +307,16 @@ impl Asked {
                 result = done => result,
                 () = time => return Err(self.too_late()),
             };
-            match result {
-                NamedResult::Answer(answer) => {
-                    self.context.trail().push(Step::Redeemed {
-                        age: answer.at.elapsed(),
-                        cost: answer.cost,
-                        outcome: answer.outcome,
-                    });
-                    return Ok(self.response(&answer, KeptBody::whole(&answer)));
-                }
-                NamedResult::Lost(_) => {
-                    return Err(self.lost(LOST_BY_NAME));
-                }
-                NamedResult::Free | NamedResult::UnderWay => {}
-            }
+            let answer = match result {
+                NamedResult::Answer(answer) => (*answer).clone(),
+                NamedResult::Lost(loss) => match files::read(&loss).await {
+                    Ok(answer) => answer,
+                    Err(_) => return Err(self.lost(LOST_BY_NAME)),
+                },
+                NamedResult::Free | NamedResult::UnderWay => continue,
+            };
+            self.told_again(&answer);
+            return Ok(self.response(&answer, KeptBody::whole(&answer)));
         }
     }
 }
@@ -338,7 +363,7 @@ mod tests {
 
     use super::*;
     use crate::keep_paid::KeepPaidLayer;
-    use crate::keep_paid::shared::Report;
+    use crate::keep_paid::named::Report;
 
     struct IsUnheard {
         report: Report,
@@ -356,13 +381,14 @@ mod tests {
     fn who_leaves_a_call_is_gone_when_the_call_is_told() {
         let shared = KeepPaidLayer::new().layer(()).shared;
         let (name, request) = (Identity([1; 32]), Identity([2; 32]));
-        let report = shared.named(name, request, &Trail::new()).unwrap();
+        let named = || shared.named(name, request, Course::begin(&Trail::new()));
+        let report = named().unwrap();
         let left = report.left.clone();
         let told = Arc::new(IsUnheard { report, when_woken: AtomicBool::new(false) });
         let mut listening = std::pin::pin!(left.notified());
         let waker = told.clone().into();
         assert!(listening.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-        let waiter = Waiter::new(shared.named(name, request, &Trail::new()).unwrap_err());
+        let waiter = Waiter::new(named().unwrap_err());
         assert!(!told.report.is_unheard());
         drop(waiter);
         assert!(told.when_woken.load(Ordering::Relaxed));

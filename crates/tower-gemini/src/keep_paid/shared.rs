@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
-use tower_gemini_core::trail::{NotKeptReason, Trail};
+use tower_gemini_core::trail::NotKeptReason;
 
-use super::detached::may_be_paid;
-use super::files::{Record, Written};
+use super::KeepCounts;
+use super::course::Course;
+use super::files::{Record, Written, remove_file, remove_word};
 use super::identity::Identity;
 use super::layer::Settings;
+use super::named::{Named, Names, Report};
 use super::store::{Answer, For, Lost, Store};
-use super::{KeepCounts, files};
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -38,110 +39,51 @@ struct State {
     /// Calls whose callers went away, that were or may have been paid for, and of which there is no answer. Each is told once.
     losses: Store,
     /// Calls whose callers are there.
-    live: HashMap<Identity, Group>,
-    /// Calls that are being finished without their callers.
-    orphans: HashMap<Identity, Orphans>,
+    live: HashMap<Identity, Group<Present>>,
+    /// Calls that are being finished without their callers, each with where it is written down.
+    orphans: HashMap<Identity, Group<Arc<Record>>>,
     /// How many these are.
     orphan_calls: usize,
     /// Calls that their callers gave a name.
-    named: HashMap<Identity, Named>,
+    named: Names,
 }
 
 /// Calls that are alike. Whoever waits for one of them to end hears of each end.
-#[derive(Debug, Default)]
-struct Group {
-    calls: usize,
-    ends: Arc<Notify>,
-}
-
-/// The same of calls without their callers, each with where it is written down.
-#[derive(Debug, Default)]
-struct Orphans {
-    records: Vec<Arc<Record>>,
-    ends: Arc<Notify>,
-}
-
-/// A call that its caller gave a name.
-#[derive(Debug, Clone)]
-pub(super) struct Named {
-    pub(super) request: Identity,
-    pub(super) result: watch::Receiver<NamedResult>,
-    /// Told by each who stops waiting for it.
-    pub(super) left: Arc<Notify>,
-    under_way: Option<UnderWay>,
-}
-
-/// What is known of a call before it has come to anything.
-#[derive(Debug, Clone)]
-struct UnderWay {
-    trail: Trail,
-    /// Of what comes of it.
-    record: Arc<Record>,
-}
-
-/// What became of it.
-#[derive(Debug, Clone)]
-pub(super) enum NamedResult {
-    UnderWay,
-    /// Everybody who asks gets it.
-    Answer(Arc<Answer>),
-    /// It was or may have been paid for, and there is no answer. What stands in its place says since when.
-    Lost(Arc<Answer>),
-    /// It cost nothing: who still wants it may send it.
-    Free,
-}
-
-/// Where the task of a named call tells what became of it. Dropped without a word (the task panicked, or its runtime ended), it says
-/// that the call is lost.
 #[derive(Debug)]
-pub(super) struct Report {
-    result: watch::Sender<NamedResult>,
-    pub(super) left: Arc<Notify>,
-    record: Arc<Record>,
+struct Group<T> {
+    calls: Vec<T>,
+    ends: Arc<Notify>,
 }
 
-impl Report {
-    /// Everybody who asks gets it, and it is given back for who asked first.
-    pub(super) fn answer(&self, answer: Answer) -> Arc<Answer> {
-        let answer = Arc::new(Answer { record: self.record.clone(), ..answer });
-        self.result.send_replace(NamedResult::Answer(answer.clone()));
-        answer
-    }
-
-    pub(super) fn free(&self) {
-        remove_file(&self.record);
-        self.result.send_replace(NamedResult::Free);
-    }
-
-    pub(super) fn lost(&self) {
-        self.result.send_replace(NamedResult::Lost(self.loss()));
-    }
-
-    fn loss(&self) -> Arc<Answer> {
-        Arc::new(Answer { record: self.record.clone(), ..Answer::lost(Instant::now()) })
-    }
-
-    /// Whether nobody waits for it: the one receiver left is the registry's own.
-    pub(super) fn is_unheard(&self) -> bool {
-        self.result.receiver_count() <= 1
+impl<T> Default for Group<T> {
+    fn default() -> Self {
+        Self { calls: Vec::new(), ends: Arc::default() }
     }
 }
 
-impl Drop for Report {
-    fn drop(&mut self) {
-        self.result.send_if_modified(|result| {
-            let untold = matches!(result, NamedResult::UnderWay);
-            if untold {
-                *result = NamedResult::Lost(self.loss());
-            }
-            untold
-        });
+/// What a caller who is there waits for.
+#[derive(Debug)]
+enum Present {
+    /// What was sent for it.
+    Sent(Course),
+    /// What was kept, or what stands in its place until it is read from where it is written down.
+    Given(Arc<Answer>),
+}
+
+impl Present {
+    fn record(&self) -> &Arc<Record> {
+        match self {
+            Self::Sent(course) => &course.record,
+            Self::Given(answer) => &answer.record,
+        }
     }
 }
 
 /// What there is for a request.
 pub(super) enum Found {
     Answer(Arc<Answer>),
+    /// Not here any more, and written down.
+    OnDisk(Arc<Answer>),
     /// Being finished without its caller: something happens when this says so.
     Orphan(Arc<Notify>),
     /// Being answered to its caller, who may have gone.
@@ -168,15 +110,15 @@ impl Shared {
         let store = Store::new(settings.max_bytes, settings.retention, settings.resend_window);
         let losses = Store::new(MOST_LOSSES, settings.retention, settings.resend_window);
         Self {
-            settings,
             state: Mutex::new(State {
                 store,
                 losses,
                 live: HashMap::new(),
                 orphans: HashMap::new(),
                 orphan_calls: 0,
-                named: HashMap::new(),
+                named: Names::default(),
             }),
+            settings,
             detached: watch::Sender::new(0),
             redeemed: AtomicU64::new(0),
             not_kept: Default::default(),
@@ -192,21 +134,18 @@ impl Shared {
     }
 
     pub(super) fn counts(&self) -> KeepCounts {
-        let (kept, kept_bytes) = {
-            let mut state = self.state();
-            let lost = state.expire(Instant::now());
-            let counts = (state.store.waiting(), state.store.bytes());
-            drop(state);
-            forget_files(&lost);
-            self.let_go(&lost);
-            counts
-        };
+        let mut state = self.state();
+        let lost = state.expire(Instant::now());
+        let (kept, kept_bytes, losses) = (state.store.waiting(), state.store.bytes(), state.losses.waiting());
+        drop(state);
+        self.let_go(&lost);
         let not_kept =
             |reason: NotKeptReason| self.not_kept.get(place(reason)).map_or(0, |count| count.load(Ordering::Relaxed));
         KeepCounts {
             detached: *self.detached.borrow(),
             kept,
             kept_bytes,
+            losses,
             redeemed: self.redeemed.load(Ordering::Relaxed),
             free: not_kept(NotKeptReason::Free),
             broken: not_kept(NotKeptReason::Broken),
@@ -218,38 +157,16 @@ impl Shared {
     }
 
     /// What there is for this request. An answer is taken, and counts as a call whose caller is there until it has been
-    /// [given or put back](Self::leave).
+    /// [given](Self::leave) or [put back](Self::put_back).
     ///
     /// `waits` says that a call beside it is waited for; `is_resend` that the request is marked as one. What seemed delivered comes last:
     /// the resend may be that of another call, whose own answer is still on its way, or lost.
     pub(super) fn find(&self, identity: Identity, waits: bool, is_resend: bool) -> Found {
         let now = Instant::now();
         let mut state = self.state();
-        let (mut answer, lost) = state.store.take(identity, now);
-        let (mut told, mut gone) = (None, Lost::new());
-        let mut found = Found::Nothing;
-        if answer.is_none() {
-            if let Some(group) = state.orphans.get(&identity) {
-                found = Found::Orphan(group.ends.clone());
-            } else if let Some(group) = state.live.get(&identity).filter(|_| waits) {
-                found = Found::Live(group.ends.clone());
-            } else {
-                (told, gone) = state.losses.take(identity, now);
-                if told.is_some() {
-                    found = Found::Lost;
-                } else if is_resend {
-                    answer = state.store.take_delivered(identity);
-                }
-            }
-        }
-        if let Some(answer) = answer {
-            state.live.entry(identity).or_default().calls += 1;
-            found = Found::Answer(answer);
-        }
+        let lost = state.expire(now);
+        let found = state.find(identity, now, waits, is_resend);
         drop(state);
-        told.iter().for_each(|loss| remove_file(&loss.record));
-        forget_files(&gone);
-        forget_files(&lost);
         self.let_go(&lost);
         found
     }
@@ -267,88 +184,98 @@ impl Shared {
         }
     }
 
-    pub(super) fn enter(&self, identity: Identity) {
-        self.state().live.entry(identity).or_default().calls += 1;
+    pub(super) fn enter(&self, identity: Identity, course: &Course) {
+        self.state().live.entry(identity).or_default().calls.push(Present::Sent(course.clone()));
     }
 
-    /// A caller got its answer, or went away and left nothing.
-    pub(super) fn leave(&self, identity: Identity) {
-        end(&mut self.state().live, identity);
+    /// A caller got its answer, or went away and left nothing: nothing of it is kept anywhere.
+    pub(super) fn leave(&self, identity: Identity, record: &Arc<Record>) {
+        remove_file(record);
+        self.state().end_live(identity, record);
     }
 
     /// A caller went away, and what it was about to get cannot be finished.
-    pub(super) fn abandon(&self, identity: Identity) {
+    pub(super) fn abandon(&self, identity: Identity, record: &Arc<Record>) {
         let mut state = self.state();
-        let gone = state.lose(identity, Answer::lost(Instant::now()));
-        end(&mut state.live, identity);
-        drop(state);
-        forget_files(&gone);
+        state.lose(identity, For::Next, Answer::lost_at(Instant::now(), record));
+        state.end_live(identity, record);
     }
 
-    /// A caller went away: what it was about to get is finished, and is written down there. `None` where too many are, and it is lost.
-    pub(super) fn detach(&self, identity: Identity) -> Option<Arc<Record>> {
+    /// A caller was told that there is no answer to what was or may have been paid for. Where it never heard, its resend, marked as one, is.
+    pub(super) fn told_of_loss(&self, identity: Identity) {
+        self.state().lose(identity, For::Resend, Answer::lost(Instant::now()));
+    }
+
+    /// A caller went away: what it was about to get is finished. `false` where too many are, and it is lost.
+    pub(super) fn detach(&self, identity: Identity, record: &Arc<Record>) -> bool {
         let mut state = self.state();
-        let mut gone = Lost::new();
-        let record = (state.orphan_calls < self.settings.max_detached).then(Arc::<Record>::default);
+        let is_free = state.orphan_calls < self.settings.max_detached;
         // Before the call leaves the living, so that who waits for that finds it here.
-        match &record {
-            Some(record) => {
-                state.orphan_calls += 1;
-                state.orphans.entry(identity).or_default().records.push(record.clone());
-                self.task_begins();
-            }
-            None => gone = state.lose(identity, Answer::lost(Instant::now())),
+        if is_free {
+            state.orphan_calls += 1;
+            state.orphans.entry(identity).or_default().calls.push(record.clone());
+            self.task_begins();
+        } else {
+            state.lose(identity, For::Next, Answer::lost_at(Instant::now(), record));
         }
-        end(&mut state.live, identity);
-        drop(state);
-        forget_files(&gone);
-        record
+        state.end_live(identity, record);
+        is_free
     }
 
     /// What was finished without its caller is here, or is not to be had.
     pub(super) fn reattach(&self, identity: Identity, record: &Arc<Record>, came: Came) {
         let now = Instant::now();
         let mut state = self.state();
-        let (mut lost, mut gone) = (Lost::new(), Lost::new());
+        let mut lost = Lost::new();
         match came {
             Came::Answer(answer) => lost = state.keep(identity, answer, now),
             Came::Free => remove_file(record),
-            Came::Lost => gone = state.lose(identity, Answer { record: record.clone(), ..Answer::lost(now) }),
+            Came::Lost => state.lose(identity, For::Next, Answer::lost_at(now, record)),
         }
         state.orphan_calls = state.orphan_calls.saturating_sub(1);
-        if let Entry::Occupied(mut orphans) = state.orphans.entry(identity) {
-            orphans.get_mut().records.retain(|other| !Arc::ptr_eq(other, record));
-            orphans.get().ends.notify_waiters();
-            if orphans.get().records.is_empty() {
-                orphans.remove();
-            }
-        }
+        end(&mut state.orphans, identity, |other| Arc::ptr_eq(other, record));
         drop(state);
         self.task_ends();
-        forget_files(&gone);
         self.let_go(&lost);
     }
 
-    /// An answer that was taken, and whose taker went away too.
-    pub(super) fn put_back(&self, identity: Identity, answer: Arc<Answer>) {
+    /// An answer that was taken, and whose taker went away too. It waits anew, from now on.
+    pub(super) fn put_back(&self, identity: Identity, answer: &Answer) {
+        let now = Instant::now();
         let mut state = self.state();
-        let lost = state.keep(identity, answer, Instant::now());
+        let lost = if answer.record.is_whole() && !state.store.has_room(answer.bytes) {
+            // Where it is written down it needs no place of another's.
+            state.lose(identity, For::Next, Answer::lost_at(now, &answer.record));
+            Lost::new()
+        } else {
+            state.keep(identity, Arc::new(Answer { at: now, ..answer.clone() }), now)
+        };
         if let Some(orphans) = state.orphans.get(&identity) {
             // Who waits for another call that is alike can have this one.
             orphans.ends.notify_waiters();
         }
-        end(&mut state.live, identity);
+        state.end_live(identity, &answer.record);
         drop(state);
         self.let_go(&lost);
     }
 
+    /// What is written down was taken, and its taker went away before it was read; or it cannot be read, and that was told.
+    pub(super) fn leave_on_disk(&self, identity: Identity, loss: &Arc<Answer>, was_told: bool) {
+        let mut state = self.state();
+        if !was_told {
+            state.lose(identity, For::Next, (**loss).clone());
+        }
+        state.end_live(identity, &loss.record);
+    }
+
     /// An answer that seems to have reached its caller.
     pub(super) fn delivered(&self, identity: Identity, answer: Answer) {
-        let answer = Arc::new(answer);
-        let mut lost = self.state().store.put(identity, For::Resend, answer.clone(), Instant::now());
+        let now = Instant::now();
+        let mut state = self.state();
+        let lost = state.expire(now);
         // Where there is no place for it, nobody has lost anything.
-        lost.retain(|(_, lost)| !Arc::ptr_eq(lost, &answer));
-        forget_files(&lost);
+        drop(state.store.put(identity, For::Resend, Arc::new(answer), now));
+        drop(state);
         self.let_go(&lost);
     }
 
@@ -364,9 +291,9 @@ impl Shared {
     }
 
     /// A kept answer reached somebody.
-    pub(super) fn redeemed(&self, answer: &Answer) {
+    pub(super) fn redeemed(&self, identity: Identity, answer: &Answer) {
         self.redeemed.fetch_add(1, Ordering::Relaxed);
-        remove_file(&answer.record);
+        self.leave(identity, &answer.record);
     }
 
     pub(super) fn not_kept(&self, reason: NotKeptReason) {
@@ -387,29 +314,12 @@ impl Shared {
     }
 
     /// The call of this name: the one that is under way or done, or a new one, to be reported on.
-    pub(super) fn named(&self, name: Identity, request: Identity, trail: &Trail) -> Result<Report, Named> {
-        let now = Instant::now();
+    pub(super) fn named(&self, name: Identity, request: Identity, course: Course) -> Result<Report, Named> {
         let mut state = self.state();
-        let gone = state.forget_old_names(self.settings.retention, now);
+        state.named.forget_old(self.settings.retention, Instant::now());
         // Looked up before others make room: its own answer is not let go for it.
-        let found = match state.named.entry(name) {
-            Entry::Occupied(entry) if !matches!(*entry.get().result.borrow(), NamedResult::Free) => Err(entry.get().clone()),
-            entry => {
-                let (result, receiver) = watch::channel(NamedResult::UnderWay);
-                let left = Arc::new(Notify::new());
-                let record = Arc::<Record>::default();
-                let under_way = Some(UnderWay { trail: trail.clone(), record: record.clone() });
-                let named = Named { request, result: receiver, left: left.clone(), under_way };
-                match entry {
-                    Entry::Occupied(mut entry) => drop(entry.insert(named)),
-                    Entry::Vacant(entry) => drop(entry.insert(named)),
-                }
-                Ok(Report { result, left, record })
-            }
-        };
-        state.trim_names(self.settings.max_bytes);
-        drop(state);
-        gone.iter().for_each(|answer| remove_file(&answer.record));
+        let found = state.named.claim(name, request, course);
+        state.named.trim(self.settings.max_bytes);
         found
     }
 
@@ -428,104 +338,94 @@ impl Shared {
         matches!(drained, Ok(Ok(_)))
     }
 
-    /// What is to outlive the process: answers that wait for their callers, losses that are still to be told, and what became of the calls
-    /// that have a name. What is not finished yet is lost with the process.
+    /// What is to outlive the process: answers that wait for their callers or are on their way to them, losses that are still to be told,
+    /// and what became of the calls that have a name. What is not finished yet is lost with the process.
     pub(super) fn waiting(&self) -> Vec<Written> {
         let now = Instant::now();
         let mut state = self.state();
         let lost = state.expire(now);
-        let gone = state.forget_old_names(self.settings.retention, now);
-        state.trim_names(self.settings.max_bytes);
-        let waiting = state.store.all().into_iter();
-        let mut all: Vec<_> =
-            waiting.map(|(identity, answer)| Written { identity, named: None, lost: false, answer }).collect();
-        let not_yet = |record: &Arc<Record>| Arc::new(Answer { record: record.clone(), ..Answer::lost(now) });
-        let orphans = state.orphans.iter();
-        let under_way =
-            orphans.flat_map(|(identity, orphans)| orphans.records.iter().map(|record| (*identity, not_yet(record))));
-        let losses = state.losses.all().into_iter().chain(under_way);
-        all.extend(losses.map(|(identity, answer)| Written { identity, named: None, lost: true, answer }));
-        for (name, named) in &state.named {
-            let (lost, answer) = match &*named.result.borrow() {
-                NamedResult::Answer(answer) if answer.is_of_use() => (false, answer.clone()),
-                // Without its verdict an error of this process says nothing of the money.
-                NamedResult::Answer(answer) => (true, answer.loss()),
-                NamedResult::Lost(loss) => (true, loss.clone()),
-                NamedResult::UnderWay => match &named.under_way {
-                    // The process ends before it does.
-                    Some(under_way) if may_be_paid(&under_way.trail) => (true, not_yet(&under_way.record)),
-                    _ => continue,
-                },
-                NamedResult::Free => continue,
-            };
-            all.push(Written { identity: *name, named: Some(named.request), lost, answer });
-        }
+        state.named.forget_old(self.settings.retention, now);
+        state.named.trim(self.settings.max_bytes);
+        let mut all = state.unnamed(now);
+        all.extend(state.named.written(now));
         drop(state);
-        forget_files(&lost);
         self.let_go(&lost);
-        gone.iter().for_each(|answer| remove_file(&answer.record));
         all
     }
 
     /// How many of these are kept now.
     pub(super) fn take_in(&self, found: Vec<Written>) -> usize {
-        let (mut let_go, mut gone) = (Lost::new(), Lost::new());
-        let (mut names, mut losses) = (0, 0);
-        let mut state = self.state();
         let now = Instant::now();
+        let mut let_go = Lost::new();
+        let mut taken = 0;
+        let mut state = self.state();
         let known = state.records();
-        let is_new = |written: &Written| !known.iter().any(|record| record.is_at_the_place_of(&written.answer.record));
-        for Written { identity, named, lost, answer } in found.into_iter().filter(is_new) {
-            let Some(request) = named else {
-                if lost {
-                    gone.extend(state.losses.put(identity, For::Next, answer, now));
-                    losses += 1;
-                } else {
-                    let_go.extend(state.keep(identity, answer, now));
-                }
+        for Written { identity, named, lost, answer } in found {
+            if known.iter().any(|record| record.is_at_the_place_of(&answer.record)) {
                 continue;
-            };
-            match state.named.entry(identity) {
-                // What is known here is newer.
-                Entry::Occupied(known) if lost || !matches!(*known.get().result.borrow(), NamedResult::Lost(_)) => continue,
-                entry => {
-                    let result = if lost { NamedResult::Lost(answer) } else { NamedResult::Answer(answer) };
-                    entry.insert_entry(Named::done(request, result));
-                }
             }
-            names += 1;
+            taken += match named {
+                Some(request) => usize::from(state.named.take_in(identity, request, lost, answer)),
+                None if lost => {
+                    state.lose(identity, For::Next, (*answer).clone());
+                    1
+                }
+                None => {
+                    let_go.extend(state.keep(identity, answer, now));
+                    1
+                }
+            };
         }
-        let kept = state.store.waiting() + names + losses;
         drop(state);
-        forget_files(&gone);
         self.let_go(&let_go);
-        kept
-    }
-}
-
-impl Named {
-    /// One that is over. Nobody tells anything of it any more; what is known stays to be read.
-    fn done(request: Identity, result: NamedResult) -> Self {
-        let (_, result) = watch::channel(result);
-        Self { request, result, left: Arc::default(), under_way: None }
-    }
-
-    fn answer(&self) -> Option<Arc<Answer>> {
-        match &*self.result.borrow() {
-            NamedResult::Answer(answer) => Some(answer.clone()),
-            _ => None,
-        }
+        taken
     }
 }
 
 impl State {
-    /// Puts an answer by for its caller. What is too old or has to go for it comes back. The latter is told as lost to whoever asks for it
-    /// here; where it is written down it stays, for the next process.
+    fn find(&mut self, identity: Identity, now: Instant, waits: bool, is_resend: bool) -> Found {
+        if let (Some(answer), _) = self.store.take(identity, now) {
+            return self.give(identity, answer);
+        }
+        if let Some(group) = self.orphans.get(&identity) {
+            return Found::Orphan(group.ends.clone());
+        }
+        if let Some(group) = self.live.get(&identity).filter(|_| waits) {
+            return Found::Live(group.ends.clone());
+        }
+        if let (Some(loss), _) = self.losses.take(identity, now) {
+            if loss.record.is_whole() && tokio::runtime::Handle::try_current().is_ok() {
+                self.live.entry(identity).or_default().calls.push(Present::Given(loss.clone()));
+                return Found::OnDisk(loss);
+            }
+            remove_word(&loss.record);
+            return Found::Lost;
+        }
+        if !is_resend {
+            return Found::Nothing;
+        }
+        match self.store.take_delivered(identity) {
+            Some(answer) => self.give(identity, answer),
+            None if self.losses.take_delivered(identity).is_some() => Found::Lost,
+            None => Found::Nothing,
+        }
+    }
+
+    fn give(&mut self, identity: Identity, answer: Arc<Answer>) -> Found {
+        self.live.entry(identity).or_default().calls.push(Present::Given(answer.clone()));
+        Found::Answer(answer)
+    }
+
+    fn end_live(&mut self, identity: Identity, record: &Arc<Record>) {
+        end(&mut self.live, identity, |present| Arc::ptr_eq(present.record(), record));
+    }
+
+    /// Puts an answer by for its caller. What has to go for it comes back, and is told as lost to whoever asks for it, or read from where
+    /// it is written down.
     fn keep(&mut self, identity: Identity, answer: Arc<Answer>, now: Instant) -> Lost {
         let mut lost = self.expire(now);
-        forget_files(&lost);
         for (identity, answer) in self.store.put(identity, For::Next, answer, now) {
-            forget_files(&self.losses.put(identity, For::Next, answer.loss(), now));
+            self.lose(identity, For::Next, (*answer.loss()).clone());
             lost.push((identity, answer));
         }
         lost
@@ -533,65 +433,60 @@ impl State {
 
     /// What nobody asked for in time. Whoever asks now asks anew.
     fn expire(&mut self, now: Instant) -> Lost {
-        forget_files(&self.losses.expire(now));
-        self.store.expire(now)
+        for (_, loss) in self.losses.expire(now) {
+            remove_file(&loss.record);
+        }
+        let lost = self.store.expire(now);
+        lost.iter().for_each(|(_, answer)| remove_file(&answer.record));
+        lost
     }
 
-    /// Remembers that there is no answer of a call. Gives those that have to go for it.
-    fn lose(&mut self, identity: Identity, loss: Answer) -> Lost {
-        let now = loss.at;
-        self.losses.put(identity, For::Next, Arc::new(loss), now)
+    /// Remembers that there is no answer of a call.
+    fn lose(&mut self, identity: Identity, whom: For, loss: Answer) {
+        let now = Instant::now();
+        for (_, old) in self.losses.put(identity, whom, Arc::new(loss), now) {
+            tracing::warn!("more answers are lost than can be remembered: whoever asks for the oldest asks anew");
+            remove_word(&old.record);
+        }
+    }
+
+    /// What is to outlive the process, but for the calls that have a name.
+    fn unnamed(&self, now: Instant) -> Vec<Written> {
+        let written = |identity, lost, answer| Written { identity, named: None, lost, answer };
+        let not_yet = |record: &Arc<Record>| Arc::new(Answer::lost_at(now, record));
+        let mut all: Vec<_> = self.store.all().into_iter().map(|(identity, answer)| written(identity, false, answer)).collect();
+        all.extend(self.losses.all().into_iter().map(|(identity, loss)| written(identity, true, loss)));
+        for (identity, group) in &self.orphans {
+            all.extend(group.calls.iter().map(|record| written(*identity, true, not_yet(record))));
+        }
+        for (identity, group) in &self.live {
+            all.extend(group.calls.iter().filter_map(|present| match present {
+                Present::Given(answer) => Some(written(*identity, answer.is_lost(), answer.clone())),
+                Present::Sent(course) => course.may_have_cost().then(|| written(*identity, true, not_yet(&course.record))),
+            }));
+        }
+        all
     }
 
     /// Where everything is written down that is here.
     fn records(&self) -> Vec<Arc<Record>> {
         let kept = self.store.all().into_iter().chain(self.losses.all()).map(|(_, answer)| answer.record.clone());
-        let named = self.named.values().filter_map(|named| match &*named.result.borrow() {
-            NamedResult::Answer(answer) | NamedResult::Lost(answer) => Some(answer.record.clone()),
-            NamedResult::UnderWay | NamedResult::Free => None,
-        });
-        kept.chain(named).collect()
-    }
-
-    /// What is done is kept for as long as an answer is, from its end on. Gives what is too old.
-    fn forget_old_names(&mut self, retention: Duration, now: Instant) -> Vec<Arc<Answer>> {
-        let mut gone = Vec::new();
-        self.named.retain(|_, named| match &*named.result.borrow() {
-            NamedResult::UnderWay => true,
-            NamedResult::Answer(answer) | NamedResult::Lost(answer) => {
-                let stays = now.saturating_duration_since(answer.at) < retention;
-                if !stays {
-                    gone.push(answer.clone());
-                }
-                stays
-            }
-            NamedResult::Free => false,
-        });
-        gone
-    }
-
-    /// Lets the oldest answers go until the rest is within the bound that holds for kept answers too. What was paid for stays known to be:
-    /// whoever asks by such a name here is told that its answer is lost; where it is written down it stays, for the next process.
-    fn trim_names(&mut self, most: usize) {
-        let mut bytes: usize = self.named.values().filter_map(Named::answer).map(|answer| answer.bytes).sum();
-        while bytes > most {
-            let held = self.named.values_mut().filter_map(|named| Some((named.answer()?, named)));
-            let Some((oldest, named)) = held.min_by_key(|(answer, _)| answer.at) else { break };
-            *named = Named::done(named.request, NamedResult::Lost(oldest.loss()));
-            bytes -= oldest.bytes;
-        }
+        let live = self.live.values().flat_map(|group| group.calls.iter().map(|present| present.record().clone()));
+        let orphans = self.orphans.values().flat_map(|group| group.calls.iter().cloned());
+        kept.chain(live).chain(orphans).chain(self.named.records()).collect()
     }
 }
 
 /// One of the calls that are alike has ended.
-fn end(groups: &mut HashMap<Identity, Group>, identity: Identity) {
-    if let Entry::Occupied(mut group) = groups.entry(identity) {
-        let calls = group.get().calls.saturating_sub(1);
-        group.get_mut().calls = calls;
-        group.get().ends.notify_waiters();
-        if calls == 0 {
-            group.remove();
-        }
+fn end<T>(groups: &mut HashMap<Identity, Group<T>>, identity: Identity, which: impl Fn(&T) -> bool) {
+    let Entry::Occupied(mut group) = groups.entry(identity) else { return };
+    let calls = &mut group.get_mut().calls;
+    if let Some(at) = calls.iter().position(which) {
+        calls.swap_remove(at);
+    }
+    group.get().ends.notify_waiters();
+    if group.get().calls.is_empty() {
+        group.remove();
     }
 }
 
@@ -599,18 +494,6 @@ fn end(groups: &mut HashMap<Identity, Group>, identity: Identity) {
 pub(super) fn after(moment: Instant, time: Duration) -> Instant {
     const LIFETIME: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
     moment.checked_add(time.min(LIFETIME)).unwrap_or(moment)
-}
-
-fn forget_files(gone: &Lost) {
-    gone.iter().for_each(|(_, answer)| remove_file(&answer.record));
-}
-
-fn remove_file(record: &Record) {
-    let Some(file) = record.forget() else { return };
-    match tokio::runtime::Handle::try_current() {
-        Ok(runtime) => drop(runtime.spawn_blocking(move || files::forget(&file))),
-        Err(_) => files::forget(&file),
-    }
 }
 
 fn place(reason: NotKeptReason) -> usize {

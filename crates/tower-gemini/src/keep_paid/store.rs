@@ -49,9 +49,19 @@ impl Answer {
         }
     }
 
+    /// The same, of one that may be written down, or come to be.
+    pub(super) fn lost_at(at: Instant, record: &Arc<Record>) -> Self {
+        Self { record: record.clone(), ..Self::lost(at) }
+    }
+
+    /// Whether it only stands in an answer's place: none has no bytes and weighs one.
+    pub(super) fn is_lost(&self) -> bool {
+        self.chunks.is_empty() && self.bytes == 1
+    }
+
     /// What stands in its place when it had to go. Where it is written down it stays.
     pub(super) fn loss(&self) -> Arc<Self> {
-        Arc::new(Self { record: self.record.clone(), ..Self::lost(self.at) })
+        Arc::new(Self::lost_at(self.at, &self.record))
     }
 
     /// Whether somebody can have it later in the place of one of their own.
@@ -134,6 +144,11 @@ impl Store {
 
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Whether so much more has a place without another's.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        self.bytes.checked_add(bytes).is_some_and(|bytes| bytes <= self.most_bytes)
     }
 
     /// Puts an answer by. What has to go for it comes back: such as seemed delivered first, then the oldest.
