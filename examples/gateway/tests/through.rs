@@ -964,14 +964,14 @@ fn what_callers_were_still_waiting_for_at_the_end_is_not_paid_for_again() {
     let gateway = first.block_on(gateway::start(&config)).unwrap();
     let call = outside.spawn(ask(gateway.url()));
     while sim.requests() == 0 {
-        outside.block_on(tokio::time::sleep(Duration::from_millis(10)));
+        outside.block_on(async { tokio::time::sleep(Duration::from_millis(10)).await });
     }
     first.block_on(gateway.shutdown());
     first.shutdown_timeout(Duration::from_millis(200));
     assert!(outside.block_on(call).unwrap().is_err(), "the connection was cut");
     let gateway = second.block_on(gateway::start(&config)).unwrap();
     assert_eq!(outside.block_on(ask(gateway.url())).unwrap(), 424);
-    outside.block_on(tokio::time::sleep(Duration::from_millis(1000)));
+    outside.block_on(async { tokio::time::sleep(Duration::from_millis(1000)).await });
     assert_eq!(sim.ledger().charges("call"), 1);
 }
 
