@@ -160,7 +160,11 @@ impl Ready {
             // Whether it is sent or dropped, it says the same.
             let _ = stopped.await;
         };
-        let mut serving = Box::pin(server::serve(listener, app, &server, told, server.shutdown_grace.0));
+        let (now, at_once) = oneshot::channel::<()>();
+        let at_once = async {
+            let _ = at_once.await;
+        };
+        let mut serving = Box::pin(server::serve(listener, app, &server, told, at_once, server.shutdown_grace.0));
         let (mut stop, mut stopping) = (Some(stop), None);
         let whole = loop {
             let changed = async {
@@ -184,17 +188,16 @@ impl Ready {
                     drop(told);
                     if signals.is_closed() {
                         // Nobody is there to say it a second time.
-                        break matches!((&mut serving).await, Ok(true));
+                        break matches!(serving.await, Ok(true));
                     }
                 }
                 (Signal::Stop, None) => {
                     tracing::warn!("told to stop for the second time: what is under way is left");
-                    break false;
+                    drop(now);
+                    break matches!(serving.await, Ok(true));
                 }
             }
         };
-        // Those that still hold a connection are gone before what they leave is written down.
-        drop(serving);
         let left = server.shutdown_grace.0.saturating_sub(stopping.map_or(Duration::ZERO, |since| since.elapsed()));
         let saved = put_by(&current.get(), if whole { left } else { Duration::ZERO }).await;
         if whole && saved { DONE } else { LOST }

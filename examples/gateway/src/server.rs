@@ -26,13 +26,14 @@ use crate::{answers, config};
 /// Room for a request's head: Google's own front end takes 16 KiB a header; SDKs send one or two.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
-/// Serves until `stop` is done, then lets what is under way end, for `grace` at most. Gives `false` where something was still under way
+/// Serves until `stop` is done, then lets what is under way end, for `grace` at most and until `at_once` is done. Gives `false` where something was still under way
 /// then.
 pub(crate) async fn serve(
     listener: TcpListener,
     app: Router,
     limits: &config::Server,
     stop: impl Future<Output = ()>,
+    at_once: impl Future<Output = ()>,
     grace: Duration,
 ) -> io::Result<bool> {
     let mut http = http1::Builder::new();
@@ -96,7 +97,11 @@ pub(crate) async fn serve(
     }
     drop(listener);
     tracing::info!(grace_s = grace.as_secs(), "stopping: what is under way is finished");
-    let whole = tokio::time::timeout(grace, graceful.shutdown()).await.is_ok();
+    let whole = tokio::select! {
+        () = graceful.shutdown() => true,
+        () = tokio::time::sleep(grace) => false,
+        () = at_once => false,
+    };
     tasks.shutdown().await;
     Ok(whole)
 }

@@ -975,11 +975,28 @@ fn what_callers_were_still_waiting_for_at_the_end_is_not_paid_for_again() {
     assert_eq!(sim.ledger().charges("call"), 1);
 }
 
-fn tempdir() -> std::path::PathBuf {
+/// A directory that goes with its test.
+struct TempDir(std::path::PathBuf);
+
+impl std::ops::Deref for TempDir {
+    type Target = std::path::Path;
+
+    fn deref(&self) -> &std::path::Path {
+        &self.0
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn tempdir() -> TempDir {
     use std::sync::atomic::{AtomicU32, Ordering};
     static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let dir =
-        std::env::temp_dir().join(format!("gateway-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed)));
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let dir = std::env::temp_dir().join(format!("gateway-test-{}-{number}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
-    dir
+    TempDir(dir)
 }

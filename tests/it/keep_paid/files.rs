@@ -401,3 +401,33 @@ fn answers_that_are_written_down_stay_however_many_had_to_go_from_memory() {
         assert_eq!(saved, left);
     });
 }
+
+#[derive(Debug)]
+struct At(std::time::SystemTime);
+
+impl tower_gemini::clock::Clock for At {
+    fn now(&self) -> std::time::SystemTime {
+        self.0
+    }
+}
+
+#[test]
+fn the_file_of_an_answer_that_waits_anew_is_dated_anew() {
+    in_dir("anew", async |dir| {
+        let scenario = Scenario { latency: Duration::from_millis(30), ..Scenario::new([]) };
+        let sim = scenario.sim();
+        let start = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let at = |minutes: u64| KeepPaidLayer::new().clock(At(start + Duration::from_secs(60 * minutes)));
+        let first = at(0);
+        hang_up(stack(&scenario, &sim, &first), request(&scenario, &Trail::new()), Patience::Time(10)).await;
+        assert!(first.drain(Duration::from_secs(10)).await);
+        first.save_to(dir).await.unwrap();
+        let second = at(9);
+        assert_eq!(second.load_from(dir).await.unwrap(), 1);
+        // It takes the answer, and goes away.
+        drop(stack(&scenario, &sim, &second).oneshot(request(&scenario, &Trail::new())).await.unwrap());
+        assert_eq!(second.save_to(dir).await.unwrap(), 1);
+        assert_eq!(at(15).load_from(dir).await.unwrap(), 1);
+        assert_eq!(std::fs::read_dir(dir).unwrap().count(), 1);
+    });
+}

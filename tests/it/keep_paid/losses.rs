@@ -163,3 +163,65 @@ fn what_an_earlier_attempt_may_have_cost_is_told_too() {
         assert_eq!(sim.ledger().charges(TAG), 1);
     });
 }
+
+/// A client that sends what it has when it is dropped, as one does whose connection is on another thread.
+struct SendsLate(Option<tower_gemini::core::body::ReplayBody>);
+
+impl Future for SendsLate {
+    type Output = Result<Response<Full<Bytes>>, std::io::Error>;
+
+    fn poll(self: std::pin::Pin<&mut Self>, _: &mut Context<'_>) -> std::task::Poll<Self::Output> {
+        std::task::Poll::Pending
+    }
+}
+
+impl Drop for SendsLate {
+    fn drop(&mut self) {
+        let Some(mut body) = self.0.take() else { return };
+        let mut cx = Context::from_waker(Waker::noop());
+        while let std::task::Poll::Ready(Some(Ok(_))) = std::pin::Pin::new(&mut body).poll_frame(&mut cx) {}
+    }
+}
+
+#[test]
+fn what_goes_out_while_it_is_given_up_is_told_as_lost() {
+    in_paused_time(async {
+        for key in [None, Some("one")] {
+            let client = tower::service_fn(|request: Request<tower_gemini::core::body::ReplayBody>| {
+                SendsLate(Some(request.into_body()))
+            });
+            let keep = KeepPaidLayer::new();
+            let service = CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)));
+            let ask = || {
+                let mut request = request(&Scenario::new([]), &Trail::new());
+                if let Some(key) = key {
+                    request.headers_mut().insert(KEY, HeaderValue::from_static(key));
+                }
+                request
+            };
+            let call = whole(service.clone(), ask());
+            assert!(tokio::time::timeout(Duration::from_secs(5), call).await.is_err());
+            assert!(keep.drain(Duration::from_secs(1)).await);
+            let told = tokio::time::timeout(Duration::from_secs(5), whole(service, ask())).await.unwrap().unwrap_err();
+            assert!(told.is_lost_before(), "{key:?}: {told}");
+        }
+    });
+}
+
+#[test]
+fn calls_with_a_key_that_all_left_are_finished_within_the_bound_too() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new().max_detached(1));
+        let service = stack(&scenario, &sim, &keep);
+        for key in ["one", "two"] {
+            let call = whole(service.clone(), with(&scenario, KEY, key));
+            assert!(tokio::time::timeout(Duration::from_secs(1), call).await.is_err());
+        }
+        assert!(keep.drain(Duration::from_secs(100)).await);
+        assert_eq!(keep.counts().too_many, 1);
+        assert_eq!(whole(service.clone(), with(&scenario, KEY, "one")).await.unwrap().0, 200);
+        assert!(whole(service, with(&scenario, KEY, "two")).await.unwrap_err().is_lost_before());
+        assert_eq!(sim.requests(), 2);
+    });
+}

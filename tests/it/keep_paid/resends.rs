@@ -105,3 +105,57 @@ fn a_resend_that_comes_before_its_call_breaks_is_told_of_the_loss() {
         assert_eq!(sim.ledger().charges(TAG), 1);
     });
 }
+
+/// There was no room for a copy of it, and it never arrived.
+#[test]
+fn a_marked_resend_of_an_answer_that_is_too_large_to_hold_is_told_of_the_loss() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new().max_kept_bytes(100));
+        let service = stack(&scenario, &sim, &keep);
+        whole(service.clone(), with(&scenario, RETRY_COUNT, "0")).await.unwrap();
+        let told = whole(service.clone(), with(&scenario, RETRY_COUNT, "1")).await.unwrap_err();
+        assert!(told.is_lost_before() && sim.requests() == 1, "{told}");
+        whole(service, with(&scenario, RETRY_COUNT, "0")).await.unwrap();
+        assert_eq!(sim.ledger().charges(TAG), 2, "a new call is a new call");
+    });
+}
+
+/// It heard of the first one's loss, and asked anew.
+#[test]
+fn a_resend_of_a_call_that_was_free_is_not_told_of_an_earlier_ones_loss() {
+    in_paused_time(async {
+        let busy = [const { Fault::HighDemand }; 8];
+        let scenario = Scenario::new([Fault::ResetAfterGeneration].into_iter().chain(busy));
+        let scenario = Scenario { latency: Duration::from_millis(10), ..scenario };
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let service = stack(&scenario, &sim, &keep);
+        assert_eq!(whole(service.clone(), with(&scenario, RETRY_COUNT, "0")).await.unwrap_err().charge(), Charge::Maybe);
+        // Within the window of a resend.
+        let mut again = with(&scenario, RETRY_COUNT, "0");
+        again.extensions_mut().insert(CallOptions::new().deadline(Duration::from_secs(1)));
+        assert_eq!(whole(service.clone(), again).await.unwrap().0, 503);
+        let sent = sim.requests();
+        let resend = whole(service, with(&scenario, RETRY_COUNT, "1")).await;
+        assert!(sim.requests() > sent, "{resend:?}");
+    });
+}
+
+#[test]
+fn a_call_that_panicked_is_waited_for_by_nobody() {
+    in_paused_time(async {
+        let panics = std::sync::atomic::AtomicBool::new(true);
+        let client = Arc::new(move || assert!(!panics.swap(false, std::sync::atomic::Ordering::Relaxed), "it panics once"));
+        let client = tower::service_fn(move |_: Request<tower_gemini::core::body::ReplayBody>| {
+            client();
+            async { Ok::<_, std::io::Error>(Response::new(Full::new(Bytes::from("{}")))) }
+        });
+        let keep = KeepPaidLayer::new().grace(Duration::from_secs(100));
+        let service = CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)));
+        let first = tokio::spawn(whole(service.clone(), request(&Scenario::new([]), &Trail::new())));
+        assert!(first.await.unwrap_err().is_panic());
+        let began = tokio::time::Instant::now();
+        let _ = whole(service, request(&Scenario::new([]), &Trail::new())).await;
+        assert!(began.elapsed() < Duration::from_secs(50), "{:?}", began.elapsed());
+    });
+}

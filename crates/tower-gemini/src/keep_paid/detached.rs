@@ -115,7 +115,13 @@ impl<B: Keepable> Drop for Attended<B> {
     fn drop(&mut self) {
         let Some((answer, task)) = self.call.take() else { return };
         if !task.course.is_out() {
-            task.leave_free();
+            // First, and looked at again then: it can go out until it is dropped.
+            drop(answer);
+            if task.course.is_out() {
+                task.shared.abandon(task.identity, &task.course.record);
+            } else {
+                task.leave_free();
+            }
             return;
         }
         if let Some((runtime, orphan)) = task.detach() {
@@ -133,8 +139,12 @@ impl<B: Keepable> OnItsWay<B> {
         if task.marks_resends && paid {
             if !is_of_use(seen.status, outcome_of(verdict.as_ref())) {
                 task.shared.told_of_loss(task.identity);
-            } else if let Some(answer) = seen.answer(&task.course.trail, verdict) {
-                task.shared.delivered(task.identity, answer);
+            } else {
+                match seen.answer(&task.course.trail, verdict) {
+                    Some(answer) => task.shared.delivered(task.identity, answer),
+                    // There was no room for a copy.
+                    None => task.shared.told_of_loss(task.identity),
+                }
             }
         }
         task.leave();
@@ -221,7 +231,10 @@ async fn finish_call<B: Keepable>(mut answer: Answering<B>, orphan: Orphan) {
             answer = timeout_at(until, &mut answer) => break answer,
             // Unless the next one has gone out since.
             () = free.notified() => if !orphan.task.course.is_out() {
-                return orphan.end(NotKeptReason::Free);
+                // First, and looked at again then: it can go out until it is dropped.
+                drop(answer);
+                let is_out = orphan.task.course.is_out();
+                return orphan.end(if is_out { NotKeptReason::Broken } else { NotKeptReason::Free });
             },
         }
     };
@@ -348,12 +361,22 @@ pub(super) async fn run_named<B: Keepable>(
     let _end = TaskEnd(shared.clone());
     let trail = &report.course.trail;
     let free = WhenFree::of(trail);
-    let mut whole = std::pin::pin!(whole(answer, trail));
-    let mut alone_until = None;
+    let mut whole = Box::pin(whole(answer, trail));
+    let (mut alone_until, mut place) = (None, None);
     let whole = loop {
         let alone = tell.is_closed() && report.is_unheard();
         if alone && !report.course.is_out() {
-            report.none(true);
+            // First, and looked at again then: it can go out until it is dropped.
+            drop(whole);
+            report.none(!report.course.is_out());
+            return;
+        }
+        // Without a caller it is one of those that are finished within bounds.
+        place = if alone { place.or_else(|| Place::take(&shared)) } else { None };
+        if alone && place.is_none() {
+            shared.not_kept(NotKeptReason::TooMany);
+            drop(whole);
+            report.none(false);
             return;
         }
         let soon = || after(Instant::now(), shared.settings.max_time);
@@ -382,7 +405,9 @@ pub(super) async fn run_named<B: Keepable>(
         Ok(answer) => {
             let paid = answer.verdict.as_ref().is_none_or(|verdict| !verdict.charge().is_surely_free());
             Ok(if paid {
-                report.answer(answer)
+                let answer = report.answer(answer);
+                shared.trim_names();
+                answer
             } else {
                 report.none(true);
                 Arc::new(answer)
@@ -395,6 +420,21 @@ pub(super) async fn run_named<B: Keepable>(
     };
     // A caller that has gone can ask again by the same name.
     let _ = tell.send(told);
+}
+
+/// A place among the calls that are finished without their callers.
+struct Place(Arc<Shared>);
+
+impl Place {
+    fn take(shared: &Arc<Shared>) -> Option<Self> {
+        shared.take_place().then(|| Self(shared.clone()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.leave_place();
+    }
 }
 
 /// An answer to its end.

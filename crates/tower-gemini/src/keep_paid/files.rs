@@ -38,8 +38,8 @@ pub(super) struct Record(Mutex<Place>);
 enum Place {
     #[default]
     Nowhere,
-    /// `whole` where the file holds the answer, and not only that there is none.
-    At { path: PathBuf, whole: bool },
+    /// `whole` where the file holds the answer, and not only that there is none; `outdated` where the answer waits anew since.
+    At { path: PathBuf, whole: bool, outdated: bool },
     /// It was given, or nobody may have it any more.
     Gone,
 }
@@ -58,7 +58,7 @@ enum Plan {
 
 impl Record {
     fn at(path: PathBuf, whole: bool) -> Self {
-        Self(Mutex::new(Place::At { path, whole }))
+        Self(Mutex::new(Place::At { path, whole, outdated: false }))
     }
 
     fn place(&self) -> MutexGuard<'_, Place> {
@@ -101,7 +101,7 @@ impl Record {
     /// The file that holds an answer.
     fn whole(&self) -> Option<PathBuf> {
         match &*self.place() {
-            Place::At { path, whole: true } => Some(path.clone()),
+            Place::At { path, whole: true, .. } => Some(path.clone()),
             _ => None,
         }
     }
@@ -111,19 +111,26 @@ impl Record {
         self.whole().is_some()
     }
 
+    /// The answer waits anew, and not since when its file says.
+    pub(super) fn outdate(&self) {
+        if let Place::At { outdated, .. } = &mut *self.place() {
+            *outdated = true;
+        }
+    }
+
     fn plan(&self, dir: &Path, lost: bool) -> Plan {
         match &*self.place() {
             Place::Gone => Plan::Nothing,
             Place::Nowhere => Plan::Write(None),
-            Place::At { path, whole } if path.parent() == Some(dir) => {
-                if *whole || lost {
+            Place::At { path, whole, outdated } if path.parent() == Some(dir) => {
+                if lost || (*whole && !outdated) {
                     Plan::Done
                 } else {
                     Plan::Write(Some(path.clone()))
                 }
             }
             // It had to go from memory, and is still there.
-            Place::At { path, whole: true } if lost => Plan::Copy(path.clone()),
+            Place::At { path, whole: true, .. } if lost => Plan::Copy(path.clone()),
             Place::At { .. } => Plan::Write(None),
         }
     }
@@ -139,7 +146,7 @@ impl Record {
             Place::At { path: before, .. } if *before != path => forget(before),
             _ => {}
         }
-        *place = Place::At { path, whole };
+        *place = Place::At { path, whole, outdated: false };
         true
     }
 }
@@ -211,7 +218,9 @@ fn save_one(dir: &Path, written: &Written, now: SystemTime) -> io::Result<bool> 
     };
     let unfinished = path.with_extension("unfinished");
     let done = match &plan {
-        Plan::Copy(from) => fs::copy(from, &unfinished).map(|_| true),
+        Plan::Copy(from) => {
+            fs::copy(from, &unfinished).and_then(|_| File::open(&unfinished)).and_then(|copy| copy.sync_all()).map(|()| true)
+        }
         _ => write(&unfinished, written, now).map(|()| !lost),
     };
     let done = done.and_then(|whole| fs::rename(&unfinished, &path).map(|()| whole));

@@ -22,7 +22,7 @@ use super::detached::{Attended, Task, run_named};
 use super::files;
 use super::identity::Identity;
 use super::named::{Named, NamedResult};
-use super::shared::{Found, Shared, after};
+use super::shared::{Found, MarksResends, Shared, after};
 use super::store::Answer;
 use crate::quota_guard::REFUSAL_DOMAIN;
 use crate::ready::take_ready;
@@ -147,26 +147,35 @@ impl Asked {
         let settings = &self.shared.settings;
         let grace = after(Instant::now(), if self.is_resend { settings.resend_grace } else { settings.grace });
         loop {
-            let (changes, until) = match self.shared.find(self.identity, Instant::now() < grace, self.is_resend) {
-                Found::Answer(answer) => return Ok(self.redeemed(answer)),
-                Found::Orphan(changes) => (changes, None),
-                Found::Live(changes) => (changes, Some(grace)),
-                Found::OnDisk(loss) => match self.read_back(loss).await {
-                    Some(answer) => return Ok(self.redeemed(answer)),
-                    None if self.buys() => break,
-                    None => return Err(self.lost(LOST_BEFORE)),
-                },
-                Found::Lost if self.buys() => break,
-                Found::Lost => return Err(self.lost(LOST_BEFORE)),
-                // Or a request beside another, and not after it.
-                Found::Nothing => break,
-            };
+            let (changes, until) =
+                match self.shared.find(self.identity, Instant::now() < grace, self.is_resend, self.marks_resends) {
+                    Found::Answer(answer) => return Ok(self.redeemed(answer)),
+                    Found::Orphan(changes) => (changes, None),
+                    Found::Live(changes) => (changes, Some(grace)),
+                    Found::OnDisk(loss) => match self.read_back(loss).await {
+                        Some(answer) => return Ok(self.redeemed(answer)),
+                        None if self.buys() => {
+                            self.shared.untell(self.identity);
+                            break;
+                        }
+                        None => return Err(self.lost(LOST_BEFORE)),
+                    },
+                    Found::Lost if self.buys() => {
+                        self.shared.untell(self.identity);
+                        break;
+                    }
+                    Found::Lost => return Err(self.lost(LOST_BEFORE)),
+                    // Or a request beside another, and not after it.
+                    Found::Nothing => break,
+                };
             self.wait(&changes, until).await?;
         }
         let course = Course::begin(self.context.trail());
-        self.shared.enter(self.identity, &course);
+        // Before it counts as one whose caller is there: should it panic, nobody would take it out again.
+        let answer = inner.call(request);
+        self.shared.enter(self.identity, &course, self.marks_resends && !self.is_resend);
         let task = Task { shared: self.shared.clone(), identity: self.identity, course, marks_resends: self.marks_resends };
-        let answer = Attended::new(inner.call(request), task).await?;
+        let answer = Attended::new(answer, task).await?;
         Ok(answer)
     }
 
@@ -178,9 +187,6 @@ impl Asked {
     /// Nothing was sent for this request; what was sent before it may have been paid for.
     fn lost(&self, why: &'static str) -> Error {
         self.context.trail().push(Step::Stopped { why: StopReason::LostBefore });
-        if self.marks_resends {
-            self.shared.told_of_loss(self.identity);
-        }
         Error::lost_before(why).with_trail(self.context.trail().clone())
     }
 
@@ -190,7 +196,7 @@ impl Asked {
         impl Drop for Taken<'_> {
             fn drop(&mut self) {
                 if let Some(loss) = self.2.take() {
-                    self.0.leave_on_disk(self.1, &loss, false);
+                    self.0.leave_on_disk(self.1, &loss, None);
                 }
             }
         }
@@ -201,7 +207,7 @@ impl Asked {
             Ok(answer) => Some(Arc::new(answer)),
             Err(error) => {
                 tracing::warn!(%error, "a kept answer that had to go from memory cannot be read from where it is written down");
-                self.shared.leave_on_disk(self.identity, &loss, true);
+                self.shared.leave_on_disk(self.identity, &loss, Some(MarksResends(self.marks_resends)));
                 None
             }
         }

@@ -93,6 +93,10 @@ pub(super) enum Found {
     Nothing,
 }
 
+/// Whether the client that was told numbers its sends.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct MarksResends(pub(super) bool);
+
 /// What became of a call that was finished without its caller.
 #[derive(Debug)]
 pub(super) enum Came {
@@ -161,11 +165,17 @@ impl Shared {
     ///
     /// `waits` says that a call beside it is waited for; `is_resend` that the request is marked as one. What seemed delivered comes last:
     /// the resend may be that of another call, whose own answer is still on its way, or lost.
-    pub(super) fn find(&self, identity: Identity, waits: bool, is_resend: bool) -> Found {
+    ///
+    /// A loss that is told to a client which marks its resends is told to its next resend too, in case that it did not hear.
+    pub(super) fn find(&self, identity: Identity, waits: bool, is_resend: bool, marks_resends: bool) -> Found {
         let now = Instant::now();
         let mut state = self.state();
         let lost = state.expire(now);
         let found = state.find(identity, now, waits, is_resend);
+        // Before anybody else looks.
+        if marks_resends && matches!(found, Found::Lost) {
+            state.lose(identity, For::Resend, Answer::lost(now));
+        }
         drop(state);
         self.let_go(&lost);
         found
@@ -184,8 +194,18 @@ impl Shared {
         }
     }
 
-    pub(super) fn enter(&self, identity: Identity, course: &Course) {
-        self.state().live.entry(identity).or_default().calls.push(Present::Sent(course.clone()));
+    /// A call goes out. `is_new` where its client says that it is no resend: what was told of earlier ones was heard.
+    pub(super) fn enter(&self, identity: Identity, course: &Course, is_new: bool) {
+        let mut state = self.state();
+        if is_new {
+            state.forget_told(identity);
+        }
+        state.live.entry(identity).or_default().calls.push(Present::Sent(course.clone()));
+    }
+
+    /// What was told of a loss does not hold: its caller bought another send.
+    pub(super) fn untell(&self, identity: Identity) {
+        self.state().forget_told(identity);
     }
 
     /// A caller got its answer, or went away and left nothing: nothing of it is kept anywhere.
@@ -204,6 +224,23 @@ impl Shared {
     /// A caller was told that there is no answer to what was or may have been paid for. Where it never heard, its resend, marked as one, is.
     pub(super) fn told_of_loss(&self, identity: Identity) {
         self.state().lose(identity, For::Resend, Answer::lost(Instant::now()));
+    }
+
+    /// A place among the calls that are finished without their callers, where one is free.
+    pub(super) fn take_place(&self) -> bool {
+        let mut state = self.state();
+        let is_free = state.orphan_calls < self.settings.max_detached;
+        state.orphan_calls += usize::from(is_free);
+        is_free
+    }
+
+    pub(super) fn leave_place(&self) {
+        let mut state = self.state();
+        state.orphan_calls = state.orphan_calls.saturating_sub(1);
+    }
+
+    pub(super) fn trim_names(&self) {
+        self.state().named.trim(self.settings.max_bytes);
     }
 
     /// A caller went away: what it was about to get is finished. `false` where too many are, and it is lost.
@@ -248,6 +285,7 @@ impl Shared {
             state.lose(identity, For::Next, Answer::lost_at(now, &answer.record));
             Lost::new()
         } else {
+            answer.record.outdate();
             state.keep(identity, Arc::new(Answer { at: now, ..answer.clone() }), now)
         };
         if let Some(orphans) = state.orphans.get(&identity) {
@@ -260,10 +298,12 @@ impl Shared {
     }
 
     /// What is written down was taken, and its taker went away before it was read; or it cannot be read, and that was told.
-    pub(super) fn leave_on_disk(&self, identity: Identity, loss: &Arc<Answer>, was_told: bool) {
+    pub(super) fn leave_on_disk(&self, identity: Identity, loss: &Arc<Answer>, told: Option<MarksResends>) {
         let mut state = self.state();
-        if !was_told {
-            state.lose(identity, For::Next, (**loss).clone());
+        match told {
+            None => state.lose(identity, For::Next, (**loss).clone()),
+            Some(MarksResends(true)) => state.lose(identity, For::Resend, Answer::lost(Instant::now())),
+            Some(MarksResends(false)) => {}
         }
         state.end_live(identity, &loss.record);
     }
@@ -273,8 +313,10 @@ impl Shared {
         let now = Instant::now();
         let mut state = self.state();
         let lost = state.expire(now);
-        // Where there is no place for it, nobody has lost anything.
-        drop(state.store.put(identity, For::Resend, Arc::new(answer), now));
+        if !state.store.put(identity, For::Resend, Arc::new(answer), now).is_empty() {
+            // There is no place for it. Should it not have arrived, that is what its resend is told.
+            state.lose(identity, For::Resend, Answer::lost(now));
+        }
         drop(state);
         self.let_go(&lost);
     }
@@ -444,10 +486,17 @@ impl State {
     /// Remembers that there is no answer of a call.
     fn lose(&mut self, identity: Identity, whom: For, loss: Answer) {
         let now = Instant::now();
+        for (_, old) in self.losses.expire(now) {
+            remove_file(&old.record);
+        }
         for (_, old) in self.losses.put(identity, whom, Arc::new(loss), now) {
             tracing::warn!("more answers are lost than can be remembered: whoever asks for the oldest asks anew");
             remove_word(&old.record);
         }
+    }
+
+    fn forget_told(&mut self, identity: Identity) {
+        while self.losses.take_delivered(identity).is_some() {}
     }
 
     /// What is to outlive the process, but for the calls that have a name.

@@ -153,7 +153,8 @@ impl Store {
 
     /// Puts an answer by. What has to go for it comes back: such as seemed delivered first, then the oldest.
     ///
-    /// An answer that is larger than the bound is not put by, and comes back itself.
+    /// An answer that is larger than the bound, or seemed delivered and has no place without one that nobody got, is not put by, and comes
+    /// back itself.
     pub(super) fn put(&mut self, identity: Identity, whom: For, answer: Arc<Answer>, now: Instant) -> Lost {
         let mut lost = self.expire(now);
         if answer.bytes > self.most_bytes {
@@ -164,6 +165,7 @@ impl Store {
             // What seemed delivered never drives out what nobody got.
             let victim = self.oldest(For::Resend).or_else(|| (whom == For::Next).then(|| self.oldest(For::Next)).flatten());
             let Some((number, victim)) = victim else {
+                lost.push((identity, answer));
                 return lost;
             };
             if let Some(entry) = self.remove(victim, |entry| entry.number == number) {
@@ -340,7 +342,7 @@ mod tests {
         let now = Instant::now();
         let (me, mut store) = (Identity([1; 32]), Store::new(100, Duration::from_secs(600), Duration::from_secs(30)));
         assert!(store.put(me, For::Next, answer(80, now), now).is_empty());
-        assert!(store.put(me, For::Resend, answer(30, now), now).is_empty());
+        assert_eq!(store.put(me, For::Resend, answer(30, now), now).len(), 1, "it comes back itself");
         assert_eq!(store.waiting(), 1);
         assert!(store.take(me, now).0.is_some());
         store.put(me, For::Resend, answer(30, now), now);
