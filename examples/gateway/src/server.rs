@@ -26,8 +26,8 @@ use crate::{answers, config};
 /// Room for a request's head: Google's own front end takes 16 KiB a header; SDKs send one or two.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
-/// Serves until `stop` is done, then lets what is under way end, for `grace` at most and until `at_once` is done. Gives `false` where something was still under way
-/// then.
+/// Serves until `stop` is done, then lets what is under way end, for `grace` at most and until `at_once` is done. Gives `false` where
+/// something was still under way then.
 pub(crate) async fn serve(
     listener: TcpListener,
     app: Router,

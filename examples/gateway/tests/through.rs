@@ -228,11 +228,7 @@ async fn a_key_is_taken_from_wherever_clients_put_it() {
 
 #[tokio::test]
 async fn the_gateways_own_key_is_for_callers_with_a_token() {
-    let dir = tempdir();
-    std::fs::write(dir.join("key"), KEY).unwrap();
-    std::fs::write(dir.join("tokens"), "# who: token\nalice:token-of-alice-0123456789\n").unwrap();
-    let extra =
-        format!("[auth]\nmode = \"own\"\napi_key_file = {:?}\ntokens_file = {:?}\n", dir.join("key"), dir.join("tokens"));
+    let (_dir, extra) = own_key();
     let world = World::new(Sim::quick([]), &extra).await;
     let ask = |token: &str| {
         Request::post(world.url(PRO))
@@ -689,11 +685,7 @@ fn apple_in_words() -> Value {
 
 #[tokio::test]
 async fn the_gateways_own_key_is_not_told_to_its_callers_by_googles_errors() {
-    let dir = tempdir();
-    std::fs::write(dir.join("key"), KEY).unwrap();
-    std::fs::write(dir.join("tokens"), "alice:token-of-alice-0123456789\n").unwrap();
-    let extra =
-        format!("[auth]\nmode = \"own\"\napi_key_file = {:?}\ntokens_file = {:?}\n", dir.join("key"), dir.join("tokens"));
+    let (_dir, extra) = own_key();
     let denied = format!(
         r#"{{"error":{{"code":403,"message":"Permission denied: Consumer 'api_key:{KEY}' has been suspended.","status":"PERMISSION_DENIED"}}}}"#
     );
@@ -712,11 +704,7 @@ async fn the_gateways_own_key_is_not_told_to_its_callers_by_googles_errors() {
 // Once the head is out, Google's errors are events of a stream, or members of an array.
 #[tokio::test]
 async fn the_gateways_own_key_is_not_told_within_a_stream_either() {
-    let dir = tempdir();
-    std::fs::write(dir.join("key"), KEY).unwrap();
-    std::fs::write(dir.join("tokens"), "alice:token-of-alice-0123456789\n").unwrap();
-    let extra =
-        format!("[auth]\nmode = \"own\"\napi_key_file = {:?}\ntokens_file = {:?}\n", dir.join("key"), dir.join("tokens"));
+    let (_dir, extra) = own_key();
     let begun = r#"{"candidates":[{"content":{"parts":[{"text":"Here"}],"role":"model"}}]}"#;
     let denied = format!(
         r#"{{"error":{{"code":403,"message":"Permission denied: Consumer 'api_key:{KEY}' has been suspended.","status":"PERMISSION_DENIED"}}}}"#
@@ -822,11 +810,7 @@ async fn a_reload_neither_forgets_what_is_kept_nor_what_was_spent() {
 
 #[tokio::test]
 async fn a_rotated_key_of_the_gateways_makes_no_other_callers() {
-    let dir = tempdir();
-    std::fs::write(dir.join("key"), KEY).unwrap();
-    std::fs::write(dir.join("tokens"), "alice:token-of-alice-0123456789\n").unwrap();
-    let extra =
-        format!("[auth]\nmode = \"own\"\napi_key_file = {:?}\ntokens_file = {:?}\n", dir.join("key"), dir.join("tokens"));
+    let (dir, extra) = own_key();
     let world = World::new(Sim::quick([]), &extra).await;
     let ask = || {
         Request::post(world.url(PRO))
@@ -925,11 +909,7 @@ fn futures_once(body: &'static str) -> impl futures::Stream<Item = Result<Bytes,
 
 #[tokio::test]
 async fn the_gateways_own_key_is_not_told_in_a_head() {
-    let dir = tempdir();
-    std::fs::write(dir.join("key"), KEY).unwrap();
-    std::fs::write(dir.join("tokens"), "alice:token-of-alice-0123456789\n").unwrap();
-    let extra =
-        format!("[auth]\nmode = \"own\"\napi_key_file = {:?}\ntokens_file = {:?}\n", dir.join("key"), dir.join("tokens"));
+    let (_dir, extra) = own_key();
     for (status, name) in [(200, "location"), (302, "location"), (308, "location"), (401, "www-authenticate")] {
         let url = heads(status, name, format!("https://x/?key={KEY}&a=b"), "{}").await;
         let world = world_before(&url, &extra).await;
@@ -990,6 +970,16 @@ impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// A configuration with a key of the gateway's own, and the directory that it is in.
+fn own_key() -> (TempDir, String) {
+    let dir = tempdir();
+    std::fs::write(dir.join("key"), KEY).unwrap();
+    std::fs::write(dir.join("tokens"), "# who: token\nalice:token-of-alice-0123456789\n").unwrap();
+    let (key, tokens) = (dir.join("key"), dir.join("tokens"));
+    let extra = format!("[auth]\nmode = \"own\"\napi_key_file = {key:?}\ntokens_file = {tokens:?}\n");
+    (dir, extra)
 }
 
 fn tempdir() -> TempDir {

@@ -128,6 +128,7 @@ pub fn advise(
     }
 }
 
-fn clients_retry(status: StatusCode) -> bool {
+/// Whether clients that were measured send again after this status.
+pub(crate) fn clients_retry(status: StatusCode) -> bool {
     status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 429)
 }

@@ -63,6 +63,7 @@ mod answer;
 mod layer;
 mod service;
 
+pub(crate) use answer::clients_retry;
 pub use answer::{HasVerdict, advise, answer_to, seconds_to_wait};
 pub use layer::AnswerErrorsLayer;
 pub use service::{AnswerErrors, AnsweredBody, ResponseFuture};

@@ -22,7 +22,8 @@ impl Course {
     }
 
     fn attempts(&self) -> Vec<Attempt> {
-        self.trail.attempts().split_off(self.earlier.min(self.trail.attempts().len()))
+        let mut all = self.trail.attempts();
+        all.split_off(self.earlier.min(all.len()))
     }
 
     /// Whether the last attempt was or may have been paid for. One that never left costs nothing, and neither does waiting between attempts.

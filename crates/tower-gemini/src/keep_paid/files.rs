@@ -25,8 +25,7 @@ pub(super) struct Written {
     pub(super) identity: Identity,
     /// The identity is that of a name which a caller gave to this request.
     pub(super) named: Option<Identity>,
-    /// The answer was paid for and lost: whoever asks by the name is told so, and pays no second time.
-    pub(super) lost: bool,
+    /// Or what [stands in its place](Answer::is_lost): whoever asks is told so, and pays no second time.
     pub(super) answer: Arc<Answer>,
 }
 
@@ -204,8 +203,8 @@ pub(super) fn save(dir: &Path, all: &[Written], now: SystemTime) -> io::Result<u
 /// `false` where it was given meanwhile.
 fn save_one(dir: &Path, written: &Written, now: SystemTime) -> io::Result<bool> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let Written { identity, lost, answer, .. } = written;
-    let plan = answer.record.plan(dir, *lost);
+    let Written { identity, answer, .. } = written;
+    let plan = answer.record.plan(dir, answer.is_lost());
     let path = match &plan {
         Plan::Done => return Ok(true),
         Plan::Nothing => return Ok(false),
@@ -221,7 +220,7 @@ fn save_one(dir: &Path, written: &Written, now: SystemTime) -> io::Result<bool> 
         Plan::Copy(from) => {
             fs::copy(from, &unfinished).and_then(|_| File::open(&unfinished)).and_then(|copy| copy.sync_all()).map(|()| true)
         }
-        _ => write(&unfinished, written, now).map(|()| !lost),
+        _ => write(&unfinished, written, now).map(|()| !answer.is_lost()),
     };
     let done = done.and_then(|whole| fs::rename(&unfinished, &path).map(|()| whole));
     match done {
@@ -234,13 +233,13 @@ fn save_one(dir: &Path, written: &Written, now: SystemTime) -> io::Result<bool> 
 }
 
 fn write(path: &Path, written: &Written, now: SystemTime) -> io::Result<()> {
-    let Written { identity, named, lost, answer } = written;
+    let Written { identity, named, answer } = written;
     let at = now.checked_sub(answer.at.elapsed()).unwrap_or(now);
     let head = Head {
         version: VERSION,
         identity: identity.to_hex(),
         named: named.map(Identity::to_hex),
-        lost: *lost,
+        lost: answer.is_lost(),
         status: answer.status.as_u16(),
         headers: answer
             .headers
@@ -285,9 +284,9 @@ pub(super) fn load(dir: &Path, retention: Duration, now: SystemTime, steady: Ins
                     forget(&path);
                     continue;
                 }
-                let (at, lost) = (head.at, head.lost);
+                let at = head.at;
                 let answer = Arc::new(answer(head, body, path, steady.checked_sub(age).unwrap_or(steady)));
-                found.push((at, Written { identity, named, lost, answer }));
+                found.push((at, Written { identity, named, answer }));
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
                 tracing::warn!(file = %path.display(), %error, "a kept answer is damaged and cannot be given");

@@ -42,21 +42,23 @@
 //!
 //! # What is kept, and for whom
 //!
-//! * Only what was or may have been paid for and came to something: an answer, or a refusal that cost money, whatever status tells it. A call that waits for quota, or between two attempts that cost
-//!   nothing, ends with its caller; one that is being finished ends as soon as an attempt has cost nothing.
+//! * Only what was or may have been paid for and came to something: an answer, or a refusal that cost money, whatever status tells it. A call
+//!   that waits for quota, or between two attempts that cost nothing, ends with its caller; one that is being finished ends as soon as an
+//!   attempt has cost nothing.
 //! * For the same request of the same caller: method, path, query, content type, body and credential, as a SHA-256 of all of them. No
 //!   credential is kept. Where callers share one credential, [`CallerName`] tells them apart; where one request can be answered in two ways,
 //!   [`AnswerShape`] says which.
 //! * Once. If whoever gets it goes away before its end, it is kept on.
 //! * Of what was or may have been paid for and is lost (it broke off, ended in an error that says nothing of money, was too large, too late or
-//!   one too many, or had to make room and is not written down), the next identical request is told, once, with an error that is *maybe charged*; nothing is sent for
-//!   it. Who would rather pay again says so with [`maybe_charged_resends`](tower_gemini_core::context::CallOptions::maybe_charged_resends).
+//!   one too many, or had to make room and is not written down), the next identical request is told, once, with an error that is *maybe
+//!   charged*; nothing is sent for it. A client that marks its resends may not have heard: its next one is told again, within 30 s. Who would
+//!   rather pay again says so with [`maybe_charged_resends`](tower_gemini_core::context::CallOptions::maybe_charged_resends).
 //! * Never for a request *beside* another: two identical requests of which both callers are there are two calls. That a client has hung up may
 //!   be noticed a moment after its next request has come, so a request waits up to the grace for an identical one to be left.
 //! * Never for a continuation, never for calls that make nothing, never for bodies too large to hold.
 //! * With an `Idempotency-Key` of the caller's: requests side by side get the one answer too, later ones as long as it is kept, however often. A
-//!   streamed answer comes in one piece then. The same key for another request is answered 422, and for a body that is too large to be held 413; nothing is sent
-//!   then ([`KeyRefused`]). To a continuation a key means nothing.
+//!   streamed answer comes in one piece then. The same key for another request is answered 422, and for a body that is too large to be held
+//!   413; nothing is sent then ([`KeyRefused`]). To a continuation a key means nothing.
 //!
 //! The trail says so: [`CallerLeft`](tower_gemini_core::trail::Step::CallerLeft) and [`Kept`](tower_gemini_core::trail::Step::Kept) in the first
 //! call's, [`Redeemed`](tower_gemini_core::trail::Step::Redeemed) in the second's, which has no attempt and costs nothing.

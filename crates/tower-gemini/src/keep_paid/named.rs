@@ -147,19 +147,19 @@ impl Names {
     /// What is to outlive the process.
     pub(super) fn written(&self, now: Instant) -> impl Iterator<Item = Written> {
         self.0.iter().filter_map(move |(name, named)| {
-            let (lost, answer) = match &*named.result.borrow() {
-                NamedResult::Answer(answer) if answer.is_of_use() => (false, answer.clone()),
+            let answer = match &*named.result.borrow() {
+                NamedResult::Answer(answer) if answer.is_of_use() => answer.clone(),
                 // Without its verdict an error of this process says nothing of the money.
-                NamedResult::Answer(answer) => (true, answer.loss()),
-                NamedResult::Lost(loss) => (true, loss.clone()),
+                NamedResult::Answer(answer) => answer.loss(),
+                NamedResult::Lost(loss) => loss.clone(),
                 NamedResult::UnderWay => match &named.under_way {
                     // The process ends before it does.
-                    Some(course) if course.may_have_cost() => (true, Arc::new(Answer::lost_at(now, &course.record))),
+                    Some(course) if course.may_have_cost() => Arc::new(Answer::lost_at(now, &course.record)),
                     _ => return None,
                 },
                 NamedResult::Free => return None,
             };
-            Some(Written { identity: *name, named: Some(named.request), lost, answer })
+            Some(Written { identity: *name, named: Some(named.request), answer })
         })
     }
 
@@ -173,7 +173,8 @@ impl Names {
     }
 
     /// What an earlier process knew of a name. `false` where more is known here.
-    pub(super) fn take_in(&mut self, name: Identity, request: Identity, lost: bool, answer: Arc<Answer>) -> bool {
+    pub(super) fn take_in(&mut self, name: Identity, request: Identity, answer: Arc<Answer>) -> bool {
+        let lost = answer.is_lost();
         match self.0.entry(name) {
             Entry::Occupied(known) if lost || !matches!(*known.get().result.borrow(), NamedResult::Lost(_)) => false,
             entry => {

@@ -22,7 +22,7 @@ use super::detached::{Attended, Task, run_named};
 use super::files;
 use super::identity::Identity;
 use super::named::{Named, NamedResult};
-use super::shared::{Found, MarksResends, Shared, after};
+use super::shared::{Found, Shared, after};
 use super::store::Answer;
 use crate::quota_guard::REFUSAL_DOMAIN;
 use crate::ready::take_ready;
@@ -196,7 +196,7 @@ impl Asked {
         impl Drop for Taken<'_> {
             fn drop(&mut self) {
                 if let Some(loss) = self.2.take() {
-                    self.0.leave_on_disk(self.1, &loss, None);
+                    self.0.leave_on_disk(self.1, &loss, false);
                 }
             }
         }
@@ -207,7 +207,11 @@ impl Asked {
             Ok(answer) => Some(Arc::new(answer)),
             Err(error) => {
                 tracing::warn!(%error, "a kept answer that had to go from memory cannot be read from where it is written down");
-                self.shared.leave_on_disk(self.identity, &loss, Some(MarksResends(self.marks_resends)));
+                // Before anybody else looks.
+                if self.marks_resends {
+                    self.shared.told_of_loss(self.identity);
+                }
+                self.shared.leave_on_disk(self.identity, &loss, true);
                 None
             }
         }

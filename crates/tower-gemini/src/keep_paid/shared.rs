@@ -93,10 +93,6 @@ pub(super) enum Found {
     Nothing,
 }
 
-/// Whether the client that was told numbers its sends.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct MarksResends(pub(super) bool);
-
 /// What became of a call that was finished without its caller.
 #[derive(Debug)]
 pub(super) enum Came {
@@ -228,10 +224,7 @@ impl Shared {
 
     /// A place among the calls that are finished without their callers, where one is free.
     pub(super) fn take_place(&self) -> bool {
-        let mut state = self.state();
-        let is_free = state.orphan_calls < self.settings.max_detached;
-        state.orphan_calls += usize::from(is_free);
-        is_free
+        self.state().take_place(self.settings.max_detached)
     }
 
     pub(super) fn leave_place(&self) {
@@ -246,10 +239,9 @@ impl Shared {
     /// A caller went away: what it was about to get is finished. `false` where too many are, and it is lost.
     pub(super) fn detach(&self, identity: Identity, record: &Arc<Record>) -> bool {
         let mut state = self.state();
-        let is_free = state.orphan_calls < self.settings.max_detached;
+        let is_free = state.take_place(self.settings.max_detached);
         // Before the call leaves the living, so that who waits for that finds it here.
         if is_free {
-            state.orphan_calls += 1;
             state.orphans.entry(identity).or_default().calls.push(record.clone());
             self.task_begins();
         } else {
@@ -297,13 +289,11 @@ impl Shared {
         self.let_go(&lost);
     }
 
-    /// What is written down was taken, and its taker went away before it was read; or it cannot be read, and that was told.
-    pub(super) fn leave_on_disk(&self, identity: Identity, loss: &Arc<Answer>, told: Option<MarksResends>) {
+    /// What is written down was taken, and its taker went away before it was read; or it cannot be read, and that is told.
+    pub(super) fn leave_on_disk(&self, identity: Identity, loss: &Answer, is_told: bool) {
         let mut state = self.state();
-        match told {
-            None => state.lose(identity, For::Next, (**loss).clone()),
-            Some(MarksResends(true)) => state.lose(identity, For::Resend, Answer::lost(Instant::now())),
-            Some(MarksResends(false)) => {}
+        if !is_told {
+            state.lose(identity, For::Next, loss.clone());
         }
         state.end_live(identity, &loss.record);
     }
@@ -402,13 +392,13 @@ impl Shared {
         let mut taken = 0;
         let mut state = self.state();
         let known = state.records();
-        for Written { identity, named, lost, answer } in found {
+        for Written { identity, named, answer } in found {
             if known.iter().any(|record| record.is_at_the_place_of(&answer.record)) {
                 continue;
             }
             taken += match named {
-                Some(request) => usize::from(state.named.take_in(identity, request, lost, answer)),
-                None if lost => {
+                Some(request) => usize::from(state.named.take_in(identity, request, answer)),
+                None if answer.is_lost() => {
                     state.lose(identity, For::Next, (*answer).clone());
                     1
                 }
@@ -425,6 +415,12 @@ impl Shared {
 }
 
 impl State {
+    fn take_place(&mut self, most: usize) -> bool {
+        let is_free = self.orphan_calls < most;
+        self.orphan_calls += usize::from(is_free);
+        is_free
+    }
+
     fn find(&mut self, identity: Identity, now: Instant, waits: bool, is_resend: bool) -> Found {
         if let (Some(answer), _) = self.store.take(identity, now) {
             return self.give(identity, answer);
@@ -501,17 +497,17 @@ impl State {
 
     /// What is to outlive the process, but for the calls that have a name.
     fn unnamed(&self, now: Instant) -> Vec<Written> {
-        let written = |identity, lost, answer| Written { identity, named: None, lost, answer };
+        let written = |identity, answer| Written { identity, named: None, answer };
         let not_yet = |record: &Arc<Record>| Arc::new(Answer::lost_at(now, record));
-        let mut all: Vec<_> = self.store.all().into_iter().map(|(identity, answer)| written(identity, false, answer)).collect();
-        all.extend(self.losses.all().into_iter().map(|(identity, loss)| written(identity, true, loss)));
+        let kept = self.store.all().into_iter().chain(self.losses.all());
+        let mut all: Vec<_> = kept.map(|(identity, answer)| written(identity, answer)).collect();
         for (identity, group) in &self.orphans {
-            all.extend(group.calls.iter().map(|record| written(*identity, true, not_yet(record))));
+            all.extend(group.calls.iter().map(|record| written(*identity, not_yet(record))));
         }
         for (identity, group) in &self.live {
             all.extend(group.calls.iter().filter_map(|present| match present {
-                Present::Given(answer) => Some(written(*identity, answer.is_lost(), answer.clone())),
-                Present::Sent(course) => course.may_have_cost().then(|| written(*identity, true, not_yet(&course.record))),
+                Present::Given(answer) => Some(written(*identity, answer.clone())),
+                Present::Sent(course) => course.may_have_cost().then(|| written(*identity, not_yet(&course.record))),
             }));
         }
         all

@@ -12,6 +12,7 @@ use tower_gemini_core::verdict::{Outcome, Verdict};
 
 use super::files::Record;
 use super::identity::Identity;
+use crate::answer_errors::clients_retry;
 
 /// A whole answer.
 #[derive(Debug, Clone)]
@@ -77,7 +78,8 @@ pub(super) fn is_of_use(status: StatusCode, outcome: Outcome) -> bool {
     if status.is_success() {
         return !matches!(outcome, Outcome::Interrupted | Outcome::StreamError);
     }
-    let is_final = status.is_client_error() && !matches!(status.as_u16(), 408 | 409 | 425 | 429);
+    // 425 too: "send it again later" is what it says.
+    let is_final = status.is_client_error() && !clients_retry(status) && status != StatusCode::TOO_EARLY;
     let says_what_came = matches!(
         outcome,
         Outcome::Image
