@@ -1,11 +1,12 @@
-//! What a short answer means: the classifier beside reading the same body into types with serde, and into a
-//! `serde_json::Value`.
+//! What a short answer means: the classifier beside reading the same body into types with serde,
+//! and into a `serde_json::Value`.
 //!
-//! Run with `cargo bench -p tower-gemini-benches --bench classify`. Only ratios within one run mean anything. A table is printed
-//! before divan's: CPU time, the median of interleaved rounds. divan's own tables count the allocations.
+//! Run with `cargo bench -p tower-gemini-benches --bench classify`. Only ratios within one run mean
+//! anything. A table is printed before divan's: CPU time, the median of interleaved rounds. divan's
+//! own tables count the allocations.
 //!
-//! The peers only read: what a limit's name says, whether it is this minute's or this day's, how long to wait and what was paid is
-//! not in their time.
+//! The peers only read: what a limit's name says, whether it is this minute's or this day's, how
+//! long to wait and what was paid is not in their time.
 
 #![allow(clippy::print_stdout, reason = "the tables are what is run for")]
 
@@ -185,7 +186,12 @@ mod typed {
 
 fn call() -> Call {
     let uri = Uri::from_static("/v1beta/models/gemini-3-pro-image:generateContent");
-    Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(br#"{"contents":[{"parts":[{"text":"a red apple"}]}]}"#))
+    Call::parse(
+        &Method::POST,
+        &uri,
+        &HeaderMap::new(),
+        Some(br#"{"contents":[{"parts":[{"text":"a red apple"}]}]}"#),
+    )
 }
 
 /// A way to read a body. The number keeps the optimiser honest.
@@ -203,10 +209,18 @@ fn serde_typed(_: &Call, _: &HeaderMap, body: Body) -> u64 {
         let answer: typed::Answer<'_> = serde_json::from_slice(bytes).expect("a good body");
         let usage = answer.usage_metadata.as_ref();
         let counted = usage.map_or(0, |usage| {
-            usage.prompt_token_count + usage.candidates_token_count + usage.total_token_count + usage.thoughts_token_count
+            usage.prompt_token_count
+                + usage.candidates_token_count
+                + usage.total_token_count
+                + usage.thoughts_token_count
         });
-        let words = answer.candidates.iter().flat_map(|one| [&one.finish_reason, &one.finish_message]);
-        let words: usize = words.chain([&answer.model_version, &answer.response_id]).flatten().map(|word| word.len()).sum();
+        let words =
+            answer.candidates.iter().flat_map(|one| [&one.finish_reason, &one.finish_message]);
+        let words: usize = words
+            .chain([&answer.model_version, &answer.response_id])
+            .flatten()
+            .map(|word| word.len())
+            .sum();
         return counted + words as u64;
     }
     let failure: typed::Failure<'_> = serde_json::from_slice(bytes).expect("a good body");
@@ -220,13 +234,17 @@ fn serde_typed(_: &Call, _: &HeaderMap, body: Body) -> u64 {
                 .iter()
                 .map(|one| {
                     let words = [&one.quota_id, &one.quota_metric, &one.quota_value];
-                    words.into_iter().flatten().map(|word| word.len()).sum::<usize>() + one.quota_dimensions.len()
+                    words.into_iter().flatten().map(|word| word.len()).sum::<usize>()
+                        + one.quota_dimensions.len()
                 })
                 .sum();
-            detail.kind.len() + detail.retry_delay.as_ref().map_or(0, |delay| delay.len()) + violations
+            detail.kind.len()
+                + detail.retry_delay.as_ref().map_or(0, |delay| delay.len())
+                + violations
         })
         .sum();
-    u64::from(failure.error.code) + (failure.error.message.len() + failure.error.status.len() + of_details) as u64
+    u64::from(failure.error.code)
+        + (failure.error.message.len() + failure.error.status.len() + of_details) as u64
 }
 
 fn serde_value(_: &Call, _: &HeaderMap, body: Body) -> u64 {
@@ -239,7 +257,8 @@ fn serde_value(_: &Call, _: &HeaderMap, body: Body) -> u64 {
         + value["error"]["details"].as_array().map_or(0, |details| details.len() as u64)
 }
 
-const WAYS: [(&str, Read); 3] = [("ours", ours), ("serde, typed", serde_typed), ("serde_json::Value", serde_value)];
+const WAYS: [(&str, Read); 3] =
+    [("ours", ours), ("serde, typed", serde_typed), ("serde_json::Value", serde_value)];
 
 /// Whole rounds, interleaved; the median of each.
 fn table() {

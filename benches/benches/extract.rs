@@ -1,8 +1,10 @@
-//! The final image out of a `generateContent` response: the scanner beside the ways that collect the body first.
+//! The final image out of a `generateContent` response: the scanner beside the ways that collect
+//! the body first.
 //!
-//! Run with `cargo bench -p tower-gemini-benches --bench extract`. Only ratios within one run mean anything. A table of
-//! CPU times beside the peers, each the fastest of interleaved rounds, comes before divan's, whose `max alloc` is the peak memory: a
-//! 4K image has 20 MB here, a 1K one 1.5 MB.
+//! Run with `cargo bench -p tower-gemini-benches --bench extract`. Only ratios within one run mean
+//! anything. A table of CPU times beside the peers, each the fastest of interleaved rounds, comes
+//! before divan's, whose `max alloc` is the peak memory: a 4K image has 20 MB here, a 1K one 1.5
+//! MB.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -50,7 +52,9 @@ fn body(case: Case) -> Vec<u8> {
     let noise = |len: usize, seed: u64| {
         let mut state = seed;
         let bytes: Vec<u8> = std::iter::repeat_with(|| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (state >> 56) as u8
         })
         .take(len)
@@ -166,7 +170,11 @@ fn with_sonic(body: &[u8]) -> usize {
     let whole = collect(body);
     let answer: typed::Answer<'_> = sonic_rs::from_slice(&whole).expect("a good body");
     let parts = &answer.candidates[0].content.parts;
-    let last = parts.iter().rev().find(|part| part.inline_data.is_some() && !part.thought).expect("an image");
+    let last = parts
+        .iter()
+        .rev()
+        .find(|part| part.inline_data.is_some() && !part.thought)
+        .expect("an image");
     let data = &last.inline_data.as_ref().expect("data").data;
     base64_turbo::STANDARD.decode(data.as_bytes()).expect("good base64").len()
 }
@@ -174,7 +182,9 @@ fn with_sonic(body: &[u8]) -> usize {
 fn with_jiter(body: &[u8]) -> usize {
     fn get<'v, 'j>(value: &'v JsonValue<'j>, key: &str) -> Option<&'v JsonValue<'j>> {
         match value {
-            JsonValue::Object(members) => members.iter().find(|(name, _)| name == key).map(|(_, value)| value),
+            JsonValue::Object(members) => {
+                members.iter().find(|(name, _)| name == key).map(|(_, value)| value)
+            }
             _ => None,
         }
     }
@@ -189,7 +199,11 @@ fn with_jiter(body: &[u8]) -> usize {
     let candidate = &items(get(&value, "candidates"))[0];
     let parts = items(get(candidate, "content").and_then(|content| get(content, "parts")));
     let data = parts.iter().rev().find_map(|part| match get(get(part, "inlineData")?, "data") {
-        Some(JsonValue::Str(data)) if !matches!(get(part, "thought"), Some(JsonValue::Bool(true))) => Some(data),
+        Some(JsonValue::Str(data))
+            if !matches!(get(part, "thought"), Some(JsonValue::Bool(true))) =>
+        {
+            Some(data)
+        }
         _ => None,
     });
     base64_turbo::STANDARD.decode(data.expect("an image").as_bytes()).expect("good base64").len()
@@ -249,9 +263,15 @@ fn report() {
                 times[i].push(time);
             }
         }
-        let fastest_ms: Vec<f64> = times.iter().map(|times| fastest(times).as_secs_f64() * 1e3).collect();
+        let fastest_ms: Vec<f64> =
+            times.iter().map(|times| fastest(times).as_secs_f64() * 1e3).collect();
         for (i, (name, _)) in WAYS.iter().enumerate() {
-            println!("{:5} | {name:18} | {:10.3} | {:9.2}", case.name, fastest_ms[i], fastest_ms[i] / fastest_ms[0]);
+            println!(
+                "{:5} | {name:18} | {:10.3} | {:9.2}",
+                case.name,
+                fastest_ms[i],
+                fastest_ms[i] / fastest_ms[0]
+            );
         }
         println!("{:5} | last chunk to image: {:?}", case.name, last_chunk(&body));
     }

@@ -1,6 +1,7 @@
 //! The quota guard beside governor, and its redis script beside a PING.
 //!
-//! `cargo bench -p tower-gemini-benches --bench quota`. Only ratios inside one run hold anywhere else.
+//! `cargo bench -p tower-gemini-benches --bench quota`. Only ratios inside one run hold anywhere
+//! else.
 
 use std::num::NonZeroU32;
 use std::process::{Child, Command, Stdio};
@@ -10,7 +11,9 @@ use std::time::Duration;
 use divan::{Bencher, black_box};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tower_gemini::quota_guard::store::{Exchange, QuotaStore, RedisStore};
-use tower_gemini::quota_guard::{Admission, Amounts, Limits, Moment, QuotaGuardLayer, QuotaHandle, QuotaKey};
+use tower_gemini::quota_guard::{
+    Admission, Amounts, Limits, Moment, QuotaGuardLayer, QuotaHandle, QuotaKey,
+};
 
 fn main() {
     divan::main();
@@ -47,7 +50,8 @@ mod peers {
         bencher.bench(|| black_box(limiter.check().is_ok()));
     }
 
-    /// Four side by side, as four dimensions would need; not atomic together, and nothing can be given back.
+    /// Four side by side, as four dimensions would need; not atomic together, and nothing can be
+    /// given back.
     #[divan::bench(threads = THREADS, sample_size = 1_000)]
     fn governor_four(bencher: Bencher<'_, '_>) {
         let limiters = [governor(), governor(), governor(), governor()];
@@ -100,12 +104,23 @@ impl Server {
         let port = std::net::TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port();
         let url = format!("redis://127.0.0.1:{port}/");
         let child = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args([
+                "--port",
+                &port.to_string(),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+            ])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
         let Ok(child) = child else {
-            eprintln!("redis-server is not installed (apt-get install redis-server): its benchmarks do nothing");
+            eprintln!(
+                "redis-server is not installed (apt-get install redis-server): its benchmarks do nothing"
+            );
             return None;
         };
         let server = Self { child, url };
@@ -139,10 +154,12 @@ mod over_redis {
         let Some(server) = Server::start() else { return };
         let runtime = runtime();
         let client = redis::Client::open(server.url.as_str()).ok();
-        let connection = runtime.block_on(async { client?.get_multiplexed_async_connection().await.ok() });
+        let connection =
+            runtime.block_on(async { client?.get_multiplexed_async_connection().await.ok() });
         let Some(mut connection) = connection else { return };
         bencher.bench_local(|| {
-            let pong: Result<String, _> = runtime.block_on(redis::cmd("PING").query_async(&mut connection));
+            let pong: Result<String, _> =
+                runtime.block_on(redis::cmd("PING").query_async(&mut connection));
             black_box(pong.is_ok())
         });
     }
@@ -155,7 +172,8 @@ mod over_redis {
         let Ok(store) = RedisStore::open(&server.url) else { return };
         let store = store.restart_hold(Duration::ZERO);
         let plenty = Limits::unlimited().rpm(1 << 50).tpm(1 << 50).ipm(1 << 50).rpd(1 << 50);
-        let exchange = Exchange::new(QuotaKey::new("default", "m"), plenty, Amounts::of_call(100, 1), 1);
+        let exchange =
+            Exchange::new(QuotaKey::new("default", "m"), plenty, Amounts::of_call(100, 1), 1);
         bencher.bench_local(|| {
             let reply = runtime.block_on(store.exchange(exchange.clone()));
             black_box(reply.is_ok_and(|reply| reply.granted == 1))

@@ -1,11 +1,13 @@
-//! What the layers cost on the way of a success: the whole stack over a service that answers at once, beside what people put
-//! around a client today.
+//! What the layers cost on the way of a success: the whole stack over a service that answers at
+//! once, beside what people put around a client today.
 //!
-//! Run with `cargo bench -p tower-gemini-benches --bench stack`. Only ratios within one run mean anything. A table is printed
-//! before divan's: CPU time over the bare service, the median of interleaved rounds. divan's own tables count the allocations.
+//! Run with `cargo bench -p tower-gemini-benches --bench stack`. Only ratios within one run mean
+//! anything. A table is printed before divan's: CPU time over the bare service, the median of
+//! interleaved rounds. divan's own tables count the allocations.
 //!
-//! All stacks get the same request and are read to the end of the body. Only ours looks at the body on its way, so the cost of
-//! looking is a line of its own: `judging alone` is the scanner and the classifier over the same bytes.
+//! All stacks get the same request and are read to the end of the body. Only ours looks at the body
+//! on its way, so the cost of looking is a line of its own: `judging alone` is the scanner and the
+//! classifier over the same bytes.
 
 #![allow(clippy::print_stdout, reason = "the tables are what is run for")]
 
@@ -61,7 +63,9 @@ impl Answer {
             Self::Count => Bytes::from_static(br#"{"totalTokens":12}"#),
             Self::Pixel => image("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptV").into(),
             Self::Image => {
-                let noise: Vec<u8> = (0..1_500_000_u64).map(|i| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect();
+                let noise: Vec<u8> = (0..1_500_000_u64)
+                    .map(|i| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8)
+                    .collect();
                 image(&STANDARD.encode(noise)).into()
             }
         }
@@ -69,15 +73,21 @@ impl Answer {
 
     fn path(self) -> &'static str {
         match self {
-            Self::Count => "https://generativelanguage.googleapis.com/v1beta/models/gemini-3-pro-image:countTokens",
-            _ => "https://generativelanguage.googleapis.com/v1beta/models/gemini-3-pro-image:generateContent",
+            Self::Count => {
+                "https://generativelanguage.googleapis.com/v1beta/models/gemini-3-pro-image:countTokens"
+            }
+            _ => {
+                "https://generativelanguage.googleapis.com/v1beta/models/gemini-3-pro-image:generateContent"
+            }
         }
     }
 
-    /// What every SDK sends: two headers of fixed values, and the key, whose text is the caller's own.
+    /// What every SDK sends: two headers of fixed values, and the key, whose text is the caller's
+    /// own.
     fn request(self) -> ApiRequest {
         const BODY: &[u8] = br#"{"contents":[{"role":"user","parts":[{"text":"A red apple on a wooden table, soft morning light"}]}],"generationConfig":{"responseModalities":["TEXT","IMAGE"],"imageConfig":{"aspectRatio":"16:9","imageSize":"1K"}}}"#;
-        let key = http::HeaderValue::from_str("a-key-of-thirty-nine-letters-or-so-long").expect("a header");
+        let key = http::HeaderValue::from_str("a-key-of-thirty-nine-letters-or-so-long")
+            .expect("a header");
         Request::post(self.path())
             .header(http::header::CONTENT_TYPE, "application/json")
             .header(http::header::USER_AGENT, "bench")
@@ -171,8 +181,14 @@ struct On503(u8);
 impl<E> tower::retry::Policy<ApiRequest, ApiResponse, E> for On503 {
     type Future = Ready<()>;
 
-    fn retry(&mut self, _: &mut ApiRequest, result: &mut Result<ApiResponse, E>) -> Option<Ready<()>> {
-        let failed = result.as_ref().is_ok_and(|response| response.status() == StatusCode::SERVICE_UNAVAILABLE);
+    fn retry(
+        &mut self,
+        _: &mut ApiRequest,
+        result: &mut Result<ApiResponse, E>,
+    ) -> Option<Ready<()>> {
+        let failed = result
+            .as_ref()
+            .is_ok_and(|response| response.status() == StatusCode::SERVICE_UNAVAILABLE);
         self.0 = self.0.checked_sub(u8::from(failed))?;
         failed.then(|| ready(()))
     }
@@ -195,7 +211,11 @@ fn tower_five(answer: Answer) -> Run {
 
 fn api_for_boxes(
     answer: Answer,
-) -> impl Service<ApiRequest, Response = ApiResponse, Error = String, Future: Send> + Clone + Send + Sync + 'static {
+) -> impl Service<ApiRequest, Response = ApiResponse, Error = String, Future: Send>
++ Clone
++ Send
++ Sync
++ 'static {
     ServiceExt::<ApiRequest>::map_err(Api(answer.body()), |never: Infallible| match never {})
 }
 
@@ -249,7 +269,8 @@ const STACKS: [Named; 7] = [
     ("tower-resilience, six", resilience_six),
 ];
 
-/// Times of whole rounds, interleaved, so that a busy machine disturbs all alike; the median of each.
+/// Times of whole rounds, interleaved, so that a busy machine disturbs all alike; the median of
+/// each.
 fn table(answer: Answer) {
     let (rounds, calls) = if answer == Answer::Image { (11, 30) } else { (41, 1000) };
     let mut stacks: Vec<(&str, Run, Vec<Duration>)> = STACKS
@@ -260,7 +281,8 @@ fn table(answer: Answer) {
         .collect();
     for _ in 0..rounds {
         for (_, run, times) in &mut stacks {
-            // Requests are made within the time, for the bare service too: made before it, a thousand of them would be cold.
+            // Requests are made within the time, for the bare service too: made before it, a
+            // thousand of them would be cold.
             let started = ThreadTime::now();
             for _ in 0..calls {
                 black_box(run(answer.request()));
@@ -273,7 +295,9 @@ fn table(answer: Answer) {
         times.sort_unstable();
         medians.push((name, times[times.len() / 2]));
     }
-    let of = |name: &str| medians.iter().find(|(known, _)| *known == name).map_or(Duration::ZERO, |(_, time)| *time);
+    let of = |name: &str| {
+        medians.iter().find(|(known, _)| *known == name).map_or(Duration::ZERO, |(_, time)| *time)
+    };
     let over = |time: Duration| time.as_nanos() as f64 - of("bare service").as_nanos() as f64;
     println!(
         "\n{answer:?}: ns a request over the bare service ({} ns), and times tower's five, tower-resilience's six",
@@ -290,10 +314,13 @@ fn table(answer: Answer) {
 }
 
 fn bench(bencher: Bencher<'_, '_>, answer: Answer, make: fn(Answer) -> Run) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let _entered = runtime.enter();
     let run = std::cell::RefCell::new(make(answer));
-    bencher.with_inputs(|| answer.request()).bench_local_values(|request| (run.borrow_mut())(request));
+    bencher
+        .with_inputs(|| answer.request())
+        .bench_local_values(|request| (run.borrow_mut())(request));
 }
 
 macro_rules! benches {
@@ -317,7 +344,8 @@ mod stacks {
 }
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     {
         let _entered = runtime.enter();
         // `cargo test --benches` only asks whether it runs.

@@ -1,12 +1,14 @@
-//! Load on loopback: the gateway beside a bare proxy (axum in front, hyper's client behind, nothing between), in one run.
+//! Load on loopback: the gateway beside a bare proxy (axum in front, hyper's client behind, nothing
+//! between), in one run.
 //!
 //! ```not_rust
-//! cargo build --release -p gateway -p tower-gemini-benches --example load
+//! cargo build --release -p tower-gemini-gateway -p tower-gemini-benches --example load
 //! target/release/examples/load            # needs `wrk`, a public load tool, on the PATH
 //! ```
 //!
-//! Starts an upstream that answers at once (or after a delay) with a fixed answer of an image, both proxies as processes of their own,
-//! drives them with wrk by turns, and prints latency, CPU time a request and memory. Ratios count; the rest is this machine's.
+//! Starts an upstream that answers at once (or after a delay) with a fixed answer of an image, both
+//! proxies as processes of their own, drives them with wrk by turns, and prints latency, CPU time a
+//! request and memory. Ratios count; the rest is this machine's.
 
 #![allow(
     clippy::print_stdout,
@@ -39,16 +41,24 @@ fn main() {
     let text = |n: usize| args.get(n).map(String::as_str);
     match text(1) {
         Some("upstream") => on_runtime(upstream(text(2).unwrap().parse().unwrap())),
-        Some("bare") => on_runtime(bare(text(2).unwrap().parse().unwrap(), text(3).unwrap().to_owned())),
+        Some("bare") => {
+            on_runtime(bare(text(2).unwrap().parse().unwrap(), text(3).unwrap().to_owned()))
+        }
         _ => drive(),
     }
 }
 
 fn on_runtime(work: impl Future<Output = ()>) {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(work);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(work);
 }
 
-/// `/v1beta/models/M:generateContent`: a small answer for the model `small`, an image for every other; a header says how late.
+/// `/v1beta/models/M:generateContent`: a small answer for the model `small`, an image for every
+/// other; a header says how late.
 async fn upstream(addr: SocketAddr) {
     let answer = |bytes: usize| {
         let data = base64::engine::general_purpose::STANDARD.encode(vec![0x5a; bytes]);
@@ -59,8 +69,13 @@ async fn upstream(addr: SocketAddr) {
     };
     let (small, image) = (answer(600), answer(IMAGE_BYTES));
     let handler = move |request: Request<Body>| {
-        let body = if request.uri().path().contains("small") { small.clone() } else { image.clone() };
-        let delay = request.headers().get("x-delay-ms").and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0);
+        let body =
+            if request.uri().path().contains("small") { small.clone() } else { image.clone() };
+        let delay = request
+            .headers()
+            .get("x-delay-ms")
+            .and_then(|value| value.to_str().ok()?.parse().ok())
+            .unwrap_or(0);
         async move {
             let _ = axum::body::to_bytes(request.into_body(), usize::MAX).await;
             if delay > 0 {
@@ -87,7 +102,9 @@ async fn bare(addr: SocketAddr, base: String) {
     }
     let client = Client::builder(TokioExecutor::new()).build(HttpConnector::new());
     let listener = tokio::net::TcpListener::bind(addr).await.unwrap();
-    axum::serve(listener, axum::Router::new().fallback(pass).with_state((client, base))).await.unwrap();
+    axum::serve(listener, axum::Router::new().fallback(pass).with_state((client, base)))
+        .await
+        .unwrap();
 }
 
 /// A process that is ended with this value.
@@ -98,10 +115,18 @@ struct Running {
 
 impl Running {
     fn start(mut command: Command, addr: SocketAddr) -> Self {
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let began = Instant::now();
         while TcpStream::connect(addr).is_err() {
-            assert!(began.elapsed() < Duration::from_secs(20), "nothing listens on {addr}: {command:?}");
+            assert!(
+                began.elapsed() < Duration::from_secs(20),
+                "nothing listens on {addr}: {command:?}"
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
         Self { child, addr }
@@ -141,7 +166,13 @@ struct Figures {
     failed: u64,
 }
 
-fn wrk(server: &Running, model: &str, connections: u32, seconds: u32, dir: &std::path::Path) -> Figures {
+fn wrk(
+    server: &Running,
+    model: &str,
+    connections: u32,
+    seconds: u32,
+    dir: &std::path::Path,
+) -> Figures {
     let script = dir.join("post.lua");
     let mut file = std::fs::File::create(&script).unwrap();
     write!(
@@ -154,14 +185,24 @@ fn wrk(server: &Running, model: &str, connections: u32, seconds: u32, dir: &std:
     .unwrap();
     let before = server.ticks();
     let output = Command::new("wrk")
-        .args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}s"), "--timeout", "20s", "-s"])
+        .args([
+            "-t1",
+            &format!("-c{connections}"),
+            &format!("-d{seconds}s"),
+            "--timeout",
+            "20s",
+            "-s",
+        ])
         .arg(&script)
         .arg(format!("http://{}/v1beta/models/{model}:generateContent", server.addr))
         .output()
         .expect("wrk is a public load tool; install it with your system's packages");
     let ticks = server.ticks() - before;
     let text = String::from_utf8_lossy(&output.stdout);
-    let line = text.lines().find_map(|line| line.strip_prefix("FIGURES ")).unwrap_or_else(|| panic!("wrk said: {text}"));
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("FIGURES "))
+        .unwrap_or_else(|| panic!("wrk said: {text}"));
     let figures: Vec<f64> = line.split(' ').map(|figure| figure.parse().unwrap()).collect();
     Figures {
         requests: figures[0],
@@ -174,7 +215,8 @@ fn wrk(server: &Running, model: &str, connections: u32, seconds: u32, dir: &std:
 
 fn drive() {
     let me = std::env::current_exe().unwrap();
-    let gateway = me.parent().and_then(|examples| examples.parent()).unwrap().join("gateway");
+    let gateway =
+        me.parent().and_then(|examples| examples.parent()).unwrap().join("gemini-gateway");
     let dir = std::env::temp_dir().join(format!("gateway-load-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
 
@@ -196,7 +238,9 @@ fn drive() {
     command.arg("--config").arg(&config);
     let ours = Running::start(command, addr);
 
-    println!("| load | proxy | requests/s | p50 | p99 | CPU a request | failed |\n| --- | --- | --- | --- | --- | --- | --- |");
+    println!(
+        "| load | proxy | requests/s | p50 | p99 | CPU a request | failed |\n| --- | --- | --- | --- | --- | --- | --- |"
+    );
     for (name, model, connections) in [
         ("small answer, 1 connection", "gemini-small-image", 1),
         ("small answer, 32 connections", "gemini-small-image", 32),
@@ -221,8 +265,12 @@ fn drive() {
         }
     }
 
-    println!("\nRequests held in flight while the model works (10 s), and what each costs in memory:\n");
-    println!("| proxy | in flight | memory before | memory during | a request |\n| --- | --- | --- | --- | --- |");
+    println!(
+        "\nRequests held in flight while the model works (10 s), and what each costs in memory:\n"
+    );
+    println!(
+        "| proxy | in flight | memory before | memory during | a request |\n| --- | --- | --- | --- | --- |"
+    );
     for (proxy, server) in [("bare", &bare), ("gateway", &ours)] {
         const IN_FLIGHT: u64 = 2_000;
         let before = server.resident_kib();

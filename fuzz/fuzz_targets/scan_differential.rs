@@ -1,8 +1,9 @@
-//! Feeds arbitrary answers to the scanner: nothing may panic, every split must come to the same, whole JSON must be read
-//! exactly when serde_json reads it, and stripped answers must still be JSON with the same image.
+//! Feeds arbitrary answers to the scanner: nothing may panic, every split must come to the same,
+//! whole JSON must be read exactly when serde_json reads it, and stripped answers must still be
+//! JSON with the same image.
 //!
-//! Run with `cargo +nightly fuzz run scan_differential`. The first byte chooses the framing and the splits; the rest is the
-//! body.
+//! Run with `cargo +nightly fuzz run scan_differential`. The first byte chooses the framing and the
+//! splits; the rest is the body.
 #![no_main]
 
 use base64::Engine as _;

@@ -27,8 +27,14 @@ fn router(sim: &Sim) -> axum::Router {
         let sim = sim.clone();
         async move {
             let (parts, body) = request.into_parts();
-            let Ok(body) = body.collect().await else { return Response::builder().status(400).body(Body::empty()).unwrap() };
-            match sim.service().oneshot(Request::from_parts(parts, Full::new(body.to_bytes()))).await {
+            let Ok(body) = body.collect().await else {
+                return Response::builder().status(400).body(Body::empty()).unwrap();
+            };
+            match sim
+                .service()
+                .oneshot(Request::from_parts(parts, Full::new(body.to_bytes())))
+                .await
+            {
                 Ok(answer) => answer.map(Body::new),
                 // A handler cannot fail; its own upstream may.
                 Err(_) => Response::builder().status(502).body(Body::empty()).unwrap(),
@@ -53,7 +59,12 @@ fn a_router_behind_the_stack_is_asked_again_for_what_was_free_and_answers_byte_f
         let image = sim.image_for(1).unwrap();
         let body = answer.into_body().collect().await.unwrap().to_bytes();
         let text = String::from_utf8(body.to_vec()).unwrap();
-        assert!(text.contains(&base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &image)));
+        assert!(
+            text.contains(&base64::Engine::encode(
+                &base64::engine::general_purpose::STANDARD,
+                &image
+            ))
+        );
         assert_eq!((sim.ledger().sends(TAG), sim.ledger().charges(TAG)), (2, 1));
     });
 }
@@ -61,17 +72,22 @@ fn a_router_behind_the_stack_is_asked_again_for_what_was_free_and_answers_byte_f
 #[test]
 fn clients_with_retries_of_their_own_are_told_when_to_stop_and_how_long_to_wait() {
     in_paused_time(async {
-        let scenario = Scenario::new([Fault::RateLimitDay { retry_after: std::time::Duration::from_secs(2) }]);
+        let scenario =
+            Scenario::new([Fault::RateLimitDay { retry_after: std::time::Duration::from_secs(2) }]);
         let sim = scenario.sim();
         let answer = router(&sim).oneshot(scenario.request(TAG)).await.unwrap();
         assert_eq!(answer.status(), 429);
         assert_eq!(answer.headers()["x-should-retry"], "false");
         let wait: u64 = answer.headers()["retry-after"].to_str().unwrap().parse().unwrap();
-        assert!((1..=25 * 3600).contains(&wait) && wait != 2, "the hint of a day's limit is wrong: {wait}");
+        assert!(
+            (1..=25 * 3600).contains(&wait) && wait != 2,
+            "the hint of a day's limit is wrong: {wait}"
+        );
     });
 }
 
-/// Whatever becomes of a call, it is answered, in JSON, and what may have been paid for is never a status that clients send again.
+/// Whatever becomes of a call, it is answered, in JSON, and what may have been paid for is never a
+/// status that clients send again.
 fn answered(faults: Vec<Fault>) {
     in_paused_time(async {
         let scenario = Scenario::new(faults);
@@ -79,7 +95,8 @@ fn answered(faults: Vec<Fault>) {
         let service = AnswerErrorsLayer::new().layer(scenario.stack().raw(sim.service()));
         let answer = service.oneshot(scenario.request(TAG)).await.unwrap();
         let (status, headers) = (answer.status(), answer.headers().clone());
-        let clients_send_again = status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 429);
+        let clients_send_again =
+            status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 429);
         let charges = sim.ledger().charges(TAG);
         assert!(charges == 0 || !clients_send_again, "{status} after {charges} charges");
         if clients_send_again {
@@ -87,10 +104,20 @@ fn answered(faults: Vec<Fault>) {
         }
         if let Ok(body) = answer.into_body().collect().await {
             let body = body.to_bytes();
-            assert!(!String::from_utf8_lossy(&body).contains("\"domain\":\"tower-gemini\"") || status != 200);
-            if headers.get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"application/json")) && status != 200
+            assert!(
+                !String::from_utf8_lossy(&body).contains("\"domain\":\"tower-gemini\"")
+                    || status != 200
+            );
+            if headers
+                .get("content-type")
+                .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"))
+                && status != 200
             {
-                assert!(serde_json::from_slice::<serde_json::Value>(&body).is_ok(), "{}", String::from_utf8_lossy(&body));
+                assert!(
+                    serde_json::from_slice::<serde_json::Value>(&body).is_ok(),
+                    "{}",
+                    String::from_utf8_lossy(&body)
+                );
             }
         }
     });
@@ -105,24 +132,41 @@ proptest! {
     }
 }
 
-// Most clients go by the status alone, and a front end that gave up waiting says nothing of the money.
+// Most clients go by the status alone, and a front end that gave up waiting says nothing of the
+// money.
 #[test]
-fn an_upstream_status_that_may_have_cost_something_is_not_passed_on_where_clients_would_send_again() {
+fn an_upstream_status_that_may_have_cost_something_is_not_passed_on_where_clients_would_send_again()
+{
     in_paused_time(async {
         for (status, body, told, upstream) in [
             (504, "upstream request timeout", 424, Some("504")),
             (520, "error code: 520", 424, Some("520")),
-            (503, r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#, 503, None),
-            (403, r#"{"error":{"code":403,"message":"no","status":"PERMISSION_DENIED"}}"#, 403, None),
+            (
+                503,
+                r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#,
+                503,
+                None,
+            ),
+            (
+                403,
+                r#"{"error":{"code":403,"message":"no","status":"PERMISSION_DENIED"}}"#,
+                403,
+                None,
+            ),
         ] {
             let client = tower::service_fn(move |request: Request<ReplayBody>| async move {
                 let _ = request.into_body().collect().await;
-                let answer = Response::builder().status(status).body(Full::new(Bytes::from(body))).unwrap();
+                let answer =
+                    Response::builder().status(status).body(Full::new(Bytes::from(body))).unwrap();
                 Ok::<_, io::Error>(answer)
             });
-            let service = AnswerErrorsLayer::new().layer(GeminiStack::new().retry_policy(RetryPolicy::never()).raw(client));
+            let service = AnswerErrorsLayer::new()
+                .layer(GeminiStack::new().retry_policy(RetryPolicy::never()).raw(client));
             let answer = service.oneshot(Scenario::new([]).request(TAG)).await.unwrap();
-            let said = answer.headers().get("x-upstream-status").map(|value| value.to_str().unwrap().to_owned());
+            let said = answer
+                .headers()
+                .get("x-upstream-status")
+                .map(|value| value.to_str().unwrap().to_owned());
             assert_eq!((answer.status().as_u16(), said.as_deref()), (told, upstream), "{status}");
             assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), body);
         }
@@ -134,11 +178,24 @@ fn each_kind_of_error_has_its_status() {
     let say = |error: Error| answer_to(&error, StatusCode::FAILED_DEPENDENCY).status().as_u16();
     assert_eq!(say(Error::transport("refused".into(), Verdict::not_sent())), 503);
     assert_eq!(say(Error::transport("reset".into(), Verdict::interrupted())), 424);
-    assert_eq!(say(Error::timeout(TimeLimit::Attempt, std::time::Duration::from_secs(300), Verdict::interrupted())), 424);
-    assert_eq!(say(Error::timeout(TimeLimit::Deadline, std::time::Duration::ZERO, Verdict::not_sent())), 504);
+    assert_eq!(
+        say(Error::timeout(
+            TimeLimit::Attempt,
+            std::time::Duration::from_secs(300),
+            Verdict::interrupted()
+        )),
+        424
+    );
+    assert_eq!(
+        say(Error::timeout(TimeLimit::Deadline, std::time::Duration::ZERO, Verdict::not_sent())),
+        504
+    );
     assert_eq!(say(Error::request_body("broken".into())), 400);
     assert_eq!(say(Error::truncated(Verdict::interrupted_delivery())), 424);
-    assert_eq!(say(Error::upstream(StatusCode::FORBIDDEN, Bytes::from("{}"), Verdict::not_sent())), 403);
+    assert_eq!(
+        say(Error::upstream(StatusCode::FORBIDDEN, Bytes::from("{}"), Verdict::not_sent())),
+        403
+    );
 }
 
 #[test]
@@ -163,7 +220,10 @@ fn a_client_that_is_never_ready_is_an_answer_too() {
             type Response = Response<Full<Bytes>>;
             type Error = io::Error;
             type Future = std::future::Pending<Result<Self::Response, io::Error>>;
-            fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), io::Error>> {
+            fn poll_ready(
+                &mut self,
+                _: &mut std::task::Context<'_>,
+            ) -> std::task::Poll<Result<(), io::Error>> {
                 std::task::Poll::Ready(Err(io::Error::other("the pool is closed")))
             }
             fn call(&mut self, _: Request<ReplayBody>) -> Self::Future {

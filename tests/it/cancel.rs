@@ -1,4 +1,5 @@
-//! Cancellation at every await: nothing stays taken, nothing runs on, and the trail says what may have been paid for.
+//! Cancellation at every await: nothing stays taken, nothing runs on, and the trail says what may
+//! have been paid for.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -52,7 +53,10 @@ impl Body for HeldBody {
     type Data = Bytes;
     type Error = SimError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, SimError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, SimError>>> {
         self.body.as_mut().poll_frame(cx)
     }
 }
@@ -97,7 +101,8 @@ proptest! {
             let mut request = scenario.request(TAG);
             request.extensions_mut().insert(CallOptions::new().trail(trail.clone()));
             let finished = {
-                // Each poll is followed by the time that the call waits for, so that every await is reached by some number of polls.
+                // Each poll is followed by the time that the call waits for, so that every await is
+                // reached by some number of polls.
                 let mut call = pin!(async {
                     let mut response = service.oneshot(request).await.ok()?;
                     for _ in 0..read_frames {

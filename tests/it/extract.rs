@@ -17,7 +17,8 @@ fn shapes() -> impl Strategy<Value = Shape> {
         drafts_small: on[1],
         final_marked: on[2],
         thought_after_data: on[3],
-        // After the final image only a marked draft can be told from it, and only where the final one is not marked too.
+        // After the final image only a marked draft can be told from it, and only where the final
+        // one is not marked too.
         draft_after_final: on[4] && !on[2],
         text: on[5],
         text_last: on[6],
@@ -76,7 +77,12 @@ fn a_refusal_names_its_reason_and_its_charge() {
     let scenario = Scenario::new([Fault::Refused(Refusal::ImageSafety)]);
     in_paused_time(async {
         let sim = scenario.sim();
-        let error = scenario.stack().images(sim.service()).oneshot(scenario.request(TAG)).await.unwrap_err();
+        let error = scenario
+            .stack()
+            .images(sim.service())
+            .oneshot(scenario.request(TAG))
+            .await
+            .unwrap_err();
         assert!(error.is_refusal());
         assert_eq!((error.reason(), error.charge()), (Some("IMAGE_SAFETY"), Charge::Charged));
         assert!(error.to_string().starts_with("the image was refused, IMAGE_SAFETY"), "{error}");
@@ -93,9 +99,15 @@ fn an_answer_cut_short_is_an_error_and_never_an_image() {
             in_paused_time(async {
                 let sim = scenario.sim();
                 match scenario.stack().images(sim.service()).oneshot(scenario.request(TAG)).await {
-                    Ok(image) => assert_eq!(hash64(&image.into_body().bytes), truth(&sim).0, "{fault:?}"),
+                    Ok(image) => {
+                        assert_eq!(hash64(&image.into_body().bytes), truth(&sim).0, "{fault:?}")
+                    }
                     Err(error) => {
-                        assert_eq!(error.verdict().outcome(), Outcome::Interrupted, "{fault:?}: {error}");
+                        assert_eq!(
+                            error.verdict().outcome(),
+                            Outcome::Interrupted,
+                            "{fault:?}: {error}"
+                        );
                         assert_ne!(error.charge(), Charge::None, "{fault:?}");
                     }
                 }
@@ -109,11 +121,15 @@ fn a_large_answer_streams_through_untouched() {
     let scenario = Scenario { size: "2K", ..Scenario::new([Fault::Shaped(Shape::with_drafts(2))]) };
     in_paused_time(async {
         let sim = Sim::builder().script(scenario.faults.clone()).build();
-        let response = scenario.stack().raw(sim.service()).oneshot(scenario.request(TAG)).await.unwrap();
+        let response =
+            scenario.stack().raw(sim.service()).oneshot(scenario.request(TAG)).await.unwrap();
         assert_eq!(response.body().verdict().outcome(), Outcome::Image);
         let body: Bytes = response.into_body().collect().await.unwrap().to_bytes();
         assert!(body.len() > 1_000_000, "{}", body.len());
-        assert_eq!(sim.ledger().of_call(TAG).next().unwrap().delivered, tower_gemini_sim::Delivered::Full);
+        assert_eq!(
+            sim.ledger().of_call(TAG).next().unwrap().delivered,
+            tower_gemini_sim::Delivered::Full
+        );
     });
 }
 
@@ -131,10 +147,19 @@ fn an_answer_longer_than_what_is_held_passes_with_its_drafts() {
             let sim = scenario.sim();
             // Parts of a big answer pass without being peeked whole.
             let client = ClassifyGeminiErrorLayer::new().layer(sim.service());
-            let strip =
-                max_held_bytes.map_or_else(FinalImageJsonLayer::new, |most| FinalImageJsonLayer::new().max_held_bytes(most));
+            let strip = max_held_bytes.map_or_else(FinalImageJsonLayer::new, |most| {
+                FinalImageJsonLayer::new().max_held_bytes(most)
+            });
             let service = CollectRequestLayer::new().layer(strip.layer(client));
-            let body = service.oneshot(scenario.request(TAG)).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+            let body = service
+                .oneshot(scenario.request(TAG))
+                .await
+                .unwrap()
+                .into_body()
+                .collect()
+                .await
+                .unwrap()
+                .to_bytes();
             String::from_utf8(body.to_vec()).unwrap()
         };
         let (stripped, whole) = (ask(None).await, ask(Some(1000)).await);

@@ -15,16 +15,20 @@ use tower_gemini::core::trail::{Step, Trail};
 use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::model_fallback::Chain;
 use tower_gemini::{
-    AttemptTimeoutLayer, ClassifyGeminiErrorLayer, CollectRequestLayer, JitteredRetryLayer, ModelFallbackLayer,
-    ResolutionFallbackLayer,
+    AttemptTimeoutLayer, ClassifyGeminiErrorLayer, CollectRequestLayer, JitteredRetryLayer,
+    ModelFallbackLayer, ResolutionFallbackLayer,
 };
 use tower_gemini_sim::{Fault, Latency, Sim, Size};
 
 use crate::fallback_stack::request;
 use crate::harness::{cases, faults, in_paused_time, is_ambiguous};
 
-const MODELS: [&str; 4] =
-    ["gemini-3-pro-image", "gemini-3.1-flash-image", "gemini-2.5-flash-image", "gemini-3.1-flash-lite-image"];
+const MODELS: [&str; 4] = [
+    "gemini-3-pro-image",
+    "gemini-3.1-flash-image",
+    "gemini-2.5-flash-image",
+    "gemini-3.1-flash-lite-image",
+];
 
 #[derive(Debug, Clone)]
 struct Case {
@@ -52,24 +56,30 @@ fn case() -> impl Strategy<Value = Case> {
         any::<bool>(),
         1usize..4,
     )
-        .prop_map(|(chain, wraps, asked, size, ladder, allowance, deadline, keeps_size, calls)| Case {
-            chain,
-            wraps,
-            asked,
-            size,
-            ladder,
-            allowance,
-            deadline,
-            keeps_size,
-            calls,
-        })
+        .prop_map(
+            |(chain, wraps, asked, size, ladder, allowance, deadline, keeps_size, calls)| Case {
+                chain,
+                wraps,
+                asked,
+                size,
+                ladder,
+                allowance,
+                deadline,
+                keeps_size,
+                calls,
+            },
+        )
 }
 
 /// One chain in one weather: judged by the server's ledger.
 fn holds(case: &Case, script: Vec<Fault>, seed: u64) -> Result<(), TestCaseError> {
     in_paused_time(async {
-        let sim =
-            Sim::builder().seed(seed).script(script).latency(Latency::fixed(Duration::from_secs(20))).tiny_images(true).build();
+        let sim = Sim::builder()
+            .seed(seed)
+            .script(script)
+            .latency(Latency::fixed(Duration::from_secs(20)))
+            .tiny_images(true)
+            .build();
         let mut chain = Chain::new();
         for (model, attempts) in &case.chain {
             chain = chain.then(Target::new(MODELS[*model]).attempts(*attempts));
@@ -84,20 +94,26 @@ fn holds(case: &Case, script: Vec<Fault>, seed: u64) -> Result<(), TestCaseError
             _ => (ResolutionFallbackLayer::off(), ResolutionFallbackLayer::off()),
         };
         let retry = JitteredRetryLayer::new(RetryPolicy::recommended()).seed(seed);
-        let judged = AttemptTimeoutLayer::new().layer(ClassifyGeminiErrorLayer::new().layer(sim.service()));
-        let service = CollectRequestLayer::new().layer(outside.layer(fallback.layer(inside.layer(retry.layer(judged)))));
+        let judged =
+            AttemptTimeoutLayer::new().layer(ClassifyGeminiErrorLayer::new().layer(sim.service()));
+        let service = CollectRequestLayer::new()
+            .layer(outside.layer(fallback.layer(inside.layer(retry.layer(judged)))));
         for call in 0..case.calls {
             let tag = call.to_string();
             let trail = Trail::new();
-            let mut options = CallOptions::new().maybe_charged_resends(case.allowance).trail(trail.clone());
+            let mut options =
+                CallOptions::new().maybe_charged_resends(case.allowance).trail(trail.clone());
             if let Some(deadline) = case.deadline {
                 options = options.deadline(Duration::from_secs(deadline));
             }
             if case.keeps_size {
                 options = options.must_keep(MustKeep::nothing().size());
             }
-            let mut request: Request<Full<Bytes>> =
-                request(MODELS[case.asked], &tag, &json!({ "imageConfig": { "imageSize": case.size } }));
+            let mut request: Request<Full<Bytes>> = request(
+                MODELS[case.asked],
+                &tag,
+                &json!({ "imageConfig": { "imageSize": case.size } }),
+            );
             request.extensions_mut().insert(options);
             let started = tokio::time::Instant::now();
             let ended = tokio::time::timeout(Duration::from_secs(86_400), async {
@@ -108,22 +124,31 @@ fn holds(case: &Case, script: Vec<Fault>, seed: u64) -> Result<(), TestCaseError
             .await;
             prop_assert!(ended.is_ok(), "it did not end");
             if let Some(deadline) = case.deadline {
-                prop_assert!(started.elapsed() <= Duration::from_secs(deadline) + Duration::from_millis(5));
+                prop_assert!(
+                    started.elapsed() <= Duration::from_secs(deadline) + Duration::from_millis(5)
+                );
             }
             let ledger = sim.ledger();
             let records: Vec<_> = ledger.of_call(&tag).cloned().collect();
-            // By the trail, which knows the size of requests that were refused before they were read.
-            let mut visits: Vec<_> = trail.attempts().iter().map(|a| (a.model.clone(), a.size)).collect();
+            // By the trail, which knows the size of requests that were refused before they were
+            // read.
+            let mut visits: Vec<_> =
+                trail.attempts().iter().map(|a| (a.model.clone(), a.size)).collect();
             prop_assert_eq!(visits.len(), records.len(), "the trail has every send");
             visits.dedup();
             let mut once = visits.clone();
             once.sort();
             once.dedup();
             prop_assert_eq!(once.len(), visits.len(), "visited twice: {}", trail);
-            // No more sends to a target than it has attempts; the retry's own five where it has no number of its own.
+            // No more sends to a target than it has attempts; the retry's own five where it has no
+            // number of its own.
             for (model, size) in &visits {
                 let name = model.as_ref().map_or("", |model| model.as_str());
-                let of_chain = case.chain.iter().filter(|(index, _)| MODELS[*index] == name).map(|(_, attempts)| *attempts);
+                let of_chain = case
+                    .chain
+                    .iter()
+                    .filter(|(index, _)| MODELS[*index] == name)
+                    .map(|(_, attempts)| *attempts);
                 // A successor takes over the place of the model it replaces, its attempts too.
                 let inherited = trail.steps().into_iter().filter_map(|step| match step {
                     Step::Succeeded { model, successor } if successor == name => Some(
@@ -136,24 +161,51 @@ fn holds(case: &Case, script: Vec<Fault>, seed: u64) -> Result<(), TestCaseError
                     ),
                     _ => None,
                 });
-                // A model that is asked for and stands in no chain is a link of its own, whoever's successor it is besides.
-                let is_own = name == MODELS[case.asked] && case.chain.iter().all(|(index, _)| *index != case.asked);
-                let cap = of_chain.chain(inherited).chain(is_own.then_some(5)).max().unwrap_or(5) as usize;
-                let sent = trail.attempts().iter().filter(|a| a.model == *model && a.size == *size).count();
-                prop_assert!(sent <= cap, "{} sends to {}, which has {}: {}", sent, name, cap, trail);
+                // A model that is asked for and stands in no chain is a link of its own, whoever's
+                // successor it is besides.
+                let is_own = name == MODELS[case.asked]
+                    && case.chain.iter().all(|(index, _)| *index != case.asked);
+                let cap = of_chain.chain(inherited).chain(is_own.then_some(5)).max().unwrap_or(5)
+                    as usize;
+                let sent = trail
+                    .attempts()
+                    .iter()
+                    .filter(|a| a.model == *model && a.size == *size)
+                    .count();
+                prop_assert!(
+                    sent <= cap,
+                    "{} sends to {}, which has {}: {}",
+                    sent,
+                    name,
+                    cap,
+                    trail
+                );
             }
             if case.keeps_size {
                 let asked = Size::parse(case.size);
-                prop_assert!(records.iter().all(|record| record.size.is_none_or(|size| Some(size) == asked)), "{}", trail);
+                prop_assert!(
+                    records.iter().all(|record| record.size.is_none_or(|size| Some(size) == asked)),
+                    "{}",
+                    trail
+                );
             }
             let after_charge = records.windows(2).filter(|pair| pair[0].charged).count();
             let after_maybe = records.windows(2).filter(|pair| is_ambiguous(&pair[0])).count();
             prop_assert!(after_charge <= case.allowance as usize, "{}", trail);
             prop_assert!(after_maybe <= case.allowance as usize, "{}", trail);
-            prop_assert!(case.allowance > 0 || ledger.sends_after_charge(&tag) == 0, "paid twice: {}", trail);
+            prop_assert!(
+                case.allowance > 0 || ledger.sends_after_charge(&tag) == 0,
+                "paid twice: {}",
+                trail
+            );
             // No rewrite is refused for what we put into it: every 400 was scripted.
             for record in &records {
-                prop_assert!(record.status != Some(400) || record.outcome == record.fault.name(), "{:?}\n{}", record, trail);
+                prop_assert!(
+                    record.status != Some(400) || record.outcome == record.fault.name(),
+                    "{:?}\n{}",
+                    record,
+                    trail
+                );
             }
             prop_assert!(trail.cost().contains(ledger.cost_microusd(&tag)), "{}", trail);
         }
@@ -172,8 +224,8 @@ proptest! {
     }
 }
 
-// The model that is asked for rests, and so does the successor of the chain's only one, which is the same model: tried early, it is the
-// caller's own, with as many attempts as that has.
+// The model that is asked for rests, and so does the successor of the chain's only one, which is
+// the same model: tried early, it is the caller's own, with as many attempts as that has.
 #[test]
 fn a_model_that_is_asked_for_and_succeeds_another_keeps_its_own_attempts() {
     let case = Case {
@@ -187,6 +239,10 @@ fn a_model_that_is_asked_for_and_succeeds_another_keeps_its_own_attempts() {
         keeps_size: false,
         calls: 3,
     };
-    let script = vec![Fault::CutBody { at: 0 }, Fault::NotFound(tower_gemini_sim::NotFound::Model), Fault::Overloaded];
+    let script = vec![
+        Fault::CutBody { at: 0 },
+        Fault::NotFound(tower_gemini_sim::NotFound::Model),
+        Fault::Overloaded,
+    ];
     holds(&case, script, 0).unwrap();
 }

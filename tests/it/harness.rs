@@ -1,4 +1,5 @@
-//! One call through a stack over the simulator, in paused time, and everything that can be known of it afterwards.
+//! One call through a stack over the simulator, in paused time, and everything that can be known of
+//! it afterwards.
 
 use std::fmt;
 use std::future::Future;
@@ -19,17 +20,25 @@ use tower_gemini::core::error::Error;
 use tower_gemini::core::trail::Trail;
 use tower_gemini::jittered_retry::{JitteredRetryLayer, RetryPolicy};
 use tower_gemini::{AttemptTimeoutLayer, GeminiStack};
-use tower_gemini_sim::{Fault, Latency, LedgerSnapshot, Record, Refusal, Sim, SimError, SimService};
+use tower_gemini_sim::{
+    Fault, Latency, LedgerSnapshot, Record, Refusal, Sim, SimError, SimService,
+};
 
 /// Property tests run this many cases unless the environment asks for more.
 pub(crate) fn cases(least: u32) -> ProptestConfig {
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(0);
+    let cases =
+        std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(0);
     ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(least.max(cases)) }
 }
 
 /// Runs one case in a runtime of its own whose clock stands still until everything waits.
 pub(crate) fn in_paused_time<F: Future>(case: F) -> F::Output {
-    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(case)
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap()
+        .block_on(case)
 }
 
 /// How a call is asked.
@@ -122,7 +131,9 @@ pub(crate) struct Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.answer {
-            Ok((status, bytes, broken)) => writeln!(f, "answer: {status}, {} bytes, {broken:?}", bytes.len())?,
+            Ok((status, bytes, broken)) => {
+                writeln!(f, "answer: {status}, {} bytes, {broken:?}", bytes.len())?
+            }
             Err(error) => writeln!(f, "error: {error}")?,
         }
         writeln!(f, "after {:?}, trail:\n{}", self.elapsed, self.trail)?;
@@ -130,7 +141,15 @@ impl fmt::Display for Report {
             writeln!(
                 f,
                 "truth: {} {:?} -> {} {:?}, {:?} to {:?}, charged {} ({} micro-dollars), aborted {}",
-                r.number, r.fault, r.outcome, r.status, r.received_at, r.ended_at, r.charged, r.cost_microusd, r.aborted
+                r.number,
+                r.fault,
+                r.outcome,
+                r.status,
+                r.received_at,
+                r.ended_at,
+                r.charged,
+                r.cost_microusd,
+                r.aborted
             )?;
         }
         Ok(())
@@ -160,7 +179,8 @@ where
     B: Body<Data = Bytes, Error = Error> + Unpin,
 {
     let trail = Trail::new();
-    let mut options = CallOptions::new().maybe_charged_resends(scenario.allowance).trail(trail.clone());
+    let mut options =
+        CallOptions::new().maybe_charged_resends(scenario.allowance).trail(trail.clone());
     if let Some(deadline) = scenario.deadline {
         options = options.deadline(deadline);
     }
@@ -175,7 +195,9 @@ where
                 let (mut bytes, mut broken) = (Vec::new(), None);
                 while let Some(frame) = body.frame().await {
                     match frame {
-                        Ok(frame) => bytes.extend_from_slice(&frame.into_data().unwrap_or_default()),
+                        Ok(frame) => {
+                            bytes.extend_from_slice(&frame.into_data().unwrap_or_default())
+                        }
                         Err(error) => broken = Some(error),
                     }
                 }
@@ -212,7 +234,8 @@ impl Wire {
 
 impl<B> Service<Request<B>> for Wire
 where
-    SimService: Service<Request<B>, Error = SimError, Response = Response<tower_gemini_sim::SimBody>>,
+    SimService:
+        Service<Request<B>, Error = SimError, Response = Response<tower_gemini_sim::SimBody>>,
     <SimService as Service<Request<B>>>::Future: Send + 'static,
 {
     type Response = Response<Copied>;
@@ -244,7 +267,10 @@ impl Body for Copied {
     type Data = Bytes;
     type Error = SimError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, SimError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, SimError>>> {
         let frame = self.body.as_mut().poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &frame
             && let Some(data) = frame.data_ref()
@@ -286,10 +312,11 @@ pub(crate) enum Violation {
     LedgerWrong,
 }
 
-/// Whether the same request to the same model can do no better, by what the fault is, not by how it was judged.
+/// Whether the same request to the same model can do no better, by what the fault is, not by how it
+/// was judged.
 pub(crate) fn is_terminal(record: &Record) -> bool {
-    // A scripted fault that never came about, because the server's own deadline passed first, decides nothing.
-    // Nor does one that the caller never saw.
+    // A scripted fault that never came about, because the server's own deadline passed first,
+    // decides nothing. Nor does one that the caller never saw.
     record.outcome == record.fault.name()
         && record.status.is_some()
         && matches!(
@@ -326,7 +353,8 @@ pub(crate) fn is_terminal(record: &Record) -> bool {
 
 /// Whether the caller cannot tell from what it saw that nothing was charged.
 pub(crate) fn is_ambiguous(record: &Record) -> bool {
-    // A request whose body the server never read cannot have been worked on, and the caller knows how much of it was taken.
+    // A request whose body the server never read cannot have been worked on, and the caller knows
+    // how much of it was taken.
     (record.aborted && record.body_hash.is_some())
         || record.outcome == record.fault.name()
             && matches!(
@@ -360,7 +388,8 @@ pub(crate) fn violations(scenario: &Scenario, report: &Report) -> Vec<Violation>
     };
     let records = report.records();
     let allowed = scenario.allowance as usize;
-    let (mut after_charge, mut after_maybe, mut after_terminal, mut early, mut long) = (0, 0, 0, false, false);
+    let (mut after_charge, mut after_maybe, mut after_terminal, mut early, mut long) =
+        (0, 0, 0, false, false);
     let cap = scenario.policy.cap() + Duration::from_millis(2);
     for pair in records.windows(2) {
         let [before, after] = pair else { continue };

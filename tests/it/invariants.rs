@@ -1,4 +1,5 @@
-//! The invariants of DESIGN.md, for random schedules of every fault, delay, cut point, deadline and policy.
+//! The invariants of DESIGN.md, for random schedules of every fault, delay, cut point, deadline and
+//! policy.
 
 use std::time::Duration;
 
@@ -13,7 +14,9 @@ use tower_gemini::core::verdict::Verdict;
 use tower_gemini::jittered_retry::{Backoff, Jitter, RetryPolicy, presets};
 use tower_gemini_sim::{Fault, Refusal};
 
-use crate::harness::{Ask, Report, Scenario, Violation, Wire, cases, faults, in_paused_time, run, run_on, violations};
+use crate::harness::{
+    Ask, Report, Scenario, Violation, Wire, cases, faults, in_paused_time, run, run_on, violations,
+};
 
 fn policies() -> impl Strategy<Value = (RetryPolicy, bool)> {
     let ms = |range: std::ops::Range<u64>| range.prop_map(Duration::from_millis);
@@ -50,18 +53,22 @@ fn scenarios() -> impl Strategy<Value = Scenario> {
         policies(),
         1_000u64..900_000,
     )
-        .prop_map(|(faults, ask, size, latency, seed, deadline, allowance, (policy, hints), limit)| Scenario {
-            ask,
-            size,
-            latency: Duration::from_millis(latency),
-            seed,
-            deadline: deadline.map(Duration::from_millis),
-            allowance,
-            policy,
-            hints,
-            attempt_limit: Duration::from_millis(limit),
-            ..Scenario::new(faults)
-        })
+        .prop_map(
+            |(faults, ask, size, latency, seed, deadline, allowance, (policy, hints), limit)| {
+                Scenario {
+                    ask,
+                    size,
+                    latency: Duration::from_millis(latency),
+                    seed,
+                    deadline: deadline.map(Duration::from_millis),
+                    allowance,
+                    policy,
+                    hints,
+                    attempt_limit: Duration::from_millis(limit),
+                    ..Scenario::new(faults)
+                }
+            },
+        )
 }
 
 proptest! {
@@ -106,15 +113,23 @@ impl NaiveRetry {
             let request = Request::from_parts(parts.clone(), body.clone());
             let attempt = async {
                 let mut wire = self.wire.clone();
-                let response = ServiceExt::<Request<Full<Bytes>>>::ready(&mut wire).await?.call(request).await?;
+                let response = ServiceExt::<Request<Full<Bytes>>>::ready(&mut wire)
+                    .await?
+                    .call(request)
+                    .await?;
                 let (parts, body) = response.into_parts();
                 Ok::<_, tower_gemini_sim::SimError>((parts, body.collect().await?.to_bytes()))
             };
             match tokio::time::timeout(self.limit, attempt).await {
                 Ok(Ok((parts, bytes))) => {
                     let has_image = bytes.windows(10).any(|window| window == b"inlineData");
-                    let retry = matches!(self.what, Fault2::RetriesRefusals) && parts.status == 200 && !has_image;
-                    last = Ok(Response::from_parts(parts, Full::new(bytes).map_err(never as fn(_) -> _)));
+                    let retry = matches!(self.what, Fault2::RetriesRefusals)
+                        && parts.status == 200
+                        && !has_image;
+                    last = Ok(Response::from_parts(
+                        parts,
+                        Full::new(bytes).map_err(never as fn(_) -> _),
+                    ));
                     if !retry {
                         break;
                     }
@@ -135,7 +150,8 @@ impl NaiveRetry {
     }
 }
 
-type Whole = http_body_util::combinators::MapErr<Full<Bytes>, fn(std::convert::Infallible) -> Error>;
+type Whole =
+    http_body_util::combinators::MapErr<Full<Bytes>, fn(std::convert::Infallible) -> Error>;
 
 fn never(never: std::convert::Infallible) -> Error {
     match never {}
@@ -151,14 +167,31 @@ fn caught(what: Fault2) -> Vec<Violation> {
             let sim = scenario.sim();
             let wire = Wire::new(sim.service());
             let naive = NaiveRetry { wire: wire.clone(), what, limit: scenario.attempt_limit };
-            run_on(&scenario, &sim, &wire, tower::service_fn(move |request| naive.clone().call(request))).await
+            run_on(
+                &scenario,
+                &sim,
+                &wire,
+                tower::service_fn(move |request| naive.clone().call(request)),
+            )
+            .await
         });
         // A naive client keeps no trail: only what it did is judged.
-        let violations: Vec<_> = violations(&scenario, &report).into_iter().filter(|v| *v != Violation::LedgerWrong).collect();
-        if violations.is_empty() { Ok(()) } else { Err(TestCaseError::fail(format!("{violations:?}"))) }
+        let violations: Vec<_> = violations(&scenario, &report)
+            .into_iter()
+            .filter(|v| *v != Violation::LedgerWrong)
+            .collect();
+        if violations.is_empty() {
+            Ok(())
+        } else {
+            Err(TestCaseError::fail(format!("{violations:?}")))
+        }
     });
     if let Err(TestError::Fail(reason, _)) = result {
-        for violation in [Violation::ResentAfterCharge, Violation::ResentAfterMaybe, Violation::RetriedNonRetryable] {
+        for violation in [
+            Violation::ResentAfterCharge,
+            Violation::ResentAfterMaybe,
+            Violation::RetriedNonRetryable,
+        ] {
             if reason.message().contains(&format!("{violation:?}")) {
                 found.push(violation);
             }
@@ -170,20 +203,31 @@ fn caught(what: Fault2) -> Vec<Violation> {
 #[test]
 fn a_policy_that_retries_refusals_is_caught() {
     let found = caught(Fault2::RetriesRefusals);
-    assert!(found.contains(&Violation::RetriedNonRetryable) || found.contains(&Violation::ResentAfterCharge), "{found:?}");
+    assert!(
+        found.contains(&Violation::RetriedNonRetryable)
+            || found.contains(&Violation::ResentAfterCharge),
+        "{found:?}"
+    );
 }
 
 #[test]
 fn a_policy_that_retries_after_timeouts_is_caught() {
     let found = caught(Fault2::RetriesTimeouts);
-    assert!(found.contains(&Violation::ResentAfterCharge) || found.contains(&Violation::ResentAfterMaybe), "{found:?}");
+    assert!(
+        found.contains(&Violation::ResentAfterCharge)
+            || found.contains(&Violation::ResentAfterMaybe),
+        "{found:?}"
+    );
 }
 
 #[test]
 fn waiting_cures_an_overload_and_a_minutes_limit() {
     let scenario = Scenario::new([
         Fault::HighDemand,
-        Fault::RateLimitMinute { retry_after: Duration::from_millis(34_074), limit: tower_gemini_sim::Limit::Requests },
+        Fault::RateLimitMinute {
+            retry_after: Duration::from_millis(34_074),
+            limit: tower_gemini_sim::Limit::Requests,
+        },
     ]);
     let report = in_paused_time(run(&scenario));
     assert_eq!(violations(&scenario, &report), []);

@@ -1,8 +1,14 @@
-//! Whole stacks against the simulator, judged by the simulator's ledger and not by our own verdicts.
+//! Whole stacks against the simulator, judged by the simulator's ledger and not by our own
+//! verdicts.
 //!
 //! `PROPTEST_CASES` raises the number of cases of every property; none runs fewer than 1,000.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test that cannot go on says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test that cannot go on says where"
+)]
 
 mod axum_doors;
 mod cancel;

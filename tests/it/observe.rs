@@ -1,4 +1,5 @@
-//! What is seen of calls: events, metrics, figures. Held against the trail, and against the simulator's ledger.
+//! What is seen of calls: events, metrics, figures. Held against the trail, and against the
+//! simulator's ledger.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -14,7 +15,8 @@ use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use metrics::{
-    Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
+    Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder,
+    SharedString, Unit,
 };
 use proptest::prelude::*;
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -26,7 +28,9 @@ use tower_gemini::core::ledger::Cost;
 use tower_gemini::core::trail::{AttemptId, Step, Trail};
 use tower_gemini::core::verdict::{Charge, Outcome, Verdict};
 use tower_gemini::model_fallback::Chain;
-use tower_gemini::observe::{CallId, CallOutcome, Health, HealthTargets, ObserveLayer, record_quota};
+use tower_gemini::observe::{
+    CallId, CallOutcome, Health, HealthTargets, ObserveLayer, record_quota,
+};
 use tower_gemini::peak_hour_router::{Schedule, Window, Zone};
 use tower_gemini::quota_guard::{Limits, QuotaGuardLayer};
 use tower_gemini::{GeminiStack, ModelFallbackLayer};
@@ -54,7 +58,10 @@ impl Events {
     }
 
     fn of(&self, step: &str) -> Vec<Event> {
-        self.all().into_iter().filter(|event| event.get("step").is_some_and(|one| one == step)).collect()
+        self.all()
+            .into_iter()
+            .filter(|event| event.get("step").is_some_and(|one| one == step))
+            .collect()
     }
 }
 
@@ -134,7 +141,8 @@ impl HistogramFn for Value {
 
 impl Metrics {
     fn value(&self, key: &Key) -> Arc<Value> {
-        let labels: Vec<_> = key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
+        let labels: Vec<_> =
+            key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
         let name = format!("{} {}", key.name(), labels.join(" "));
         self.0.lock().unwrap().entry(name).or_default().clone()
     }
@@ -154,7 +162,8 @@ impl Metrics {
             .iter()
             .filter(|(key, _)| {
                 let mut words = key.split(' ');
-                words.next() == Some(name) && labels.iter().all(|label| key.split(' ').any(|word| word == *label))
+                words.next() == Some(name)
+                    && labels.iter().all(|label| key.split(' ').any(|word| word == *label))
             })
             .map(|(_, value)| value.clone())
             .collect();
@@ -184,7 +193,9 @@ impl Recorder for Metrics {
 /// Everything that is told while a case runs in paused time.
 fn told<F: Future>(case: impl FnOnce() -> F) -> (F::Output, Events, Metrics) {
     let (events, metrics) = (Events::default(), Metrics::default());
-    let output = events.during(|| metrics::with_local_recorder(&metrics, || in_paused_time(async { case().await })));
+    let output = events.during(|| {
+        metrics::with_local_recorder(&metrics, || in_paused_time(async { case().await }))
+    });
     (output, events, metrics)
 }
 
@@ -194,13 +205,18 @@ fn told<F: Future>(case: impl FnOnce() -> F) -> (F::Output, Events, Metrics) {
 fn full_stack(scenario: &Scenario) -> GeminiStack {
     scenario
         .stack()
-        .fallback(ModelFallbackLayer::new(Chain::of(["gemini-3-pro-image", "gemini-3.1-flash-image"])))
+        .fallback(ModelFallbackLayer::new(Chain::of([
+            "gemini-3-pro-image",
+            "gemini-3.1-flash-image",
+        ])))
         .resolution(ResolutionFallbackLayer::new())
         .quota(QuotaGuardLayer::new(Limits::unlimited().rpm(3).rpd(40)))
 }
 
 /// Reads a call to its end, whatever that is.
-async fn read<B: Body<Error: std::fmt::Debug>, E>(answer: Result<Response<B>, E>) -> Option<http::StatusCode> {
+async fn read<B: Body<Error: std::fmt::Debug>, E>(
+    answer: Result<Response<B>, E>,
+) -> Option<http::StatusCode> {
     let response = answer.ok()?;
     let status = response.status();
     response.into_body().collect().await.ok().map(|_| status)
@@ -210,7 +226,8 @@ async fn read<B: Body<Error: std::fmt::Debug>, E>(answer: Result<Response<B>, E>
 fn request(scenario: &Scenario, tag: &str) -> (Request<Full<Bytes>>, Trail) {
     let trail = Trail::new();
     let mut request = scenario.request(tag);
-    let mut options = CallOptions::new().maybe_charged_resends(scenario.allowance).trail(trail.clone());
+    let mut options =
+        CallOptions::new().maybe_charged_resends(scenario.allowance).trail(trail.clone());
     if let Some(deadline) = scenario.deadline {
         options = options.deadline(deadline);
     }
@@ -263,7 +280,8 @@ proptest! {
             (trail, status)
         });
         let told: Vec<_> = events.all().into_iter().filter(|event| event["target"] == "tower_gemini::observe").collect();
-        // One for each step, in order but for attempts, which are told when they have ended; and one for the call, at last.
+        // One for each step, in order but for attempts, which are told when they have ended; and
+        // one for the call, at last.
         let sorted = |mut names: Vec<String>| { names.sort(); names };
         let mut expected: Vec<_> = trail.steps().iter().map(step_name).collect();
         expected.push("call".to_owned());
@@ -337,7 +355,8 @@ proptest! {
         let most = ours.iter().filter(|record| record.delivered != Delivered::NotDelivered && record.image_hash.is_some()).count() as u64;
         prop_assert!(whole <= delivered && delivered <= most, "{whole} <= {delivered} <= {most}");
         prop_assert_eq!((total.images, total.successes), (delivered, delivered));
-        // No charge is missed. Tokens that an answer counts are taken for charged, and what they cost for nothing at least.
+        // No charge is missed. Tokens that an answer counts are taken for charged, and what they
+        // cost for nothing at least.
         let charged = ours.iter().filter(|record| record.charged).count() as u64;
         let certain = metrics.sum("gemini_attempts_total", &["charge=charged"]);
         let possible = metrics.sum("gemini_attempts_total", &["charge=maybe"]);
@@ -359,7 +378,8 @@ proptest! {
         prop_assert!((waited - metrics.total("gemini_wait_seconds", &[])).abs() < 0.1);
     }
 
-    /// Whenever a caller goes away, its call is counted once, and what it may have paid for is in the figures.
+    /// Whenever a caller goes away, its call is counted once, and what it may have paid for is in
+    /// the figures.
     #[test]
     fn a_dropped_call_is_counted_once_as_such(
         weather in proptest::collection::vec(faults(), 1..4), after_ms in 0_u64..120_000, drops_body in any::<bool>(),
@@ -399,7 +419,8 @@ proptest! {
         }
     }
 
-    /// Among the faults are bodies that quote the caller's key. Callers put keys even where models belong.
+    /// Among the faults are bodies that quote the caller's key. Callers put keys even where models
+    /// belong.
     #[test]
     fn a_sentinel_key_is_in_nothing_that_is_told(weather in proptest::collection::vec(faults(), 1..4), in_path in any::<bool>()) {
         let scenario = Scenario::new(weather);
@@ -417,7 +438,8 @@ proptest! {
         prop_assert!(!printed.contains("sentinel"), "{}", printed);
     }
 
-    /// A caller can name any model, and a server say anything: neither series nor memory grow with it.
+    /// A caller can name any model, and a server say anything: neither series nor memory grow with
+    /// it.
     #[test]
     fn memory_and_series_are_bounded_whatever_callers_name(
         names in proptest::collection::vec("[a-zA-Z0-9._-]{1,40}", 4..9), repeat in 1_usize..200,
@@ -455,9 +477,11 @@ fn the_four_scenarios_of_article_001_are_told_as_one_sentence_each() {
         let (_, events, _) = told(async || {
             let mut stack = scenario.stack();
             if fallback {
-                stack = stack.fallback_to(Chain::of(["gemini-3-pro-image", "gemini-3.1-flash-image"]));
+                stack =
+                    stack.fallback_to(Chain::of(["gemini-3-pro-image", "gemini-3.1-flash-image"]));
             }
-            let service = ObserveLayer::new().whole_answers().layer(stack.images(scenario.sim().service()));
+            let service =
+                ObserveLayer::new().whole_answers().layer(stack.images(scenario.sim().service()));
             let _ = service.oneshot(request(&scenario, TAG).0).await;
         });
         let calls = events.of("call");
@@ -472,15 +496,24 @@ fn the_four_scenarios_of_article_001_are_told_as_one_sentence_each() {
         told_of(vec![Fault::Shaped(Shape::with_drafts(2))], false),
         "3 images (2 drafts), using the final one: gemini-3-pro-image 1K, 20 s; charged $0.134",
     );
-    let minute = Fault::RateLimitMinute { retry_after: Duration::from_secs(9), limit: tower_gemini_sim::Limit::Requests };
-    info(told_of(vec![minute, Fault::None], false), "429 (limit of the minute), then success after ");
+    let minute = Fault::RateLimitMinute {
+        retry_after: Duration::from_secs(9),
+        limit: tower_gemini_sim::Limit::Requests,
+    };
+    info(
+        told_of(vec![minute, Fault::None], false),
+        "429 (limit of the minute), then success after ",
+    );
     info(
         told_of(vec![Fault::Overloaded, Fault::None], true),
         "503 (overloaded) on gemini-3-pro-image, then gemini-3.1-flash-image 1K answered after ",
     );
     let (level, message) = told_of(vec![Fault::Internal; 20], true);
     assert_eq!(level, "WARN");
-    assert!(message.contains("the fallback failed too") && message.contains("systemic outage"), "{message}");
+    assert!(
+        message.contains("the fallback failed too") && message.contains("systemic outage"),
+        "{message}"
+    );
     assert!(message.ends_with("nothing was charged"), "{message}");
 }
 
@@ -517,20 +550,27 @@ fn calls_that_make_nothing_are_in_no_rate() {
     let (report, events, metrics) = told(async || {
         let layer = ObserveLayer::new();
         let inner = service_fn(|_: Request<Full<Bytes>>| async {
-            Ok::<_, Infallible>(Response::builder().status(500).body(Full::new(Bytes::new())).unwrap())
+            Ok::<_, Infallible>(
+                Response::builder().status(500).body(Full::new(Bytes::new())).unwrap(),
+            )
         });
-        for path in ["/v1beta/models/gemini-3-pro-image:countTokens", "/v1beta/models", "/healthz"] {
+        for path in ["/v1beta/models/gemini-3-pro-image:countTokens", "/v1beta/models", "/healthz"]
+        {
             let request = Request::post(path).body(Full::new(Bytes::new())).unwrap();
             read(layer.layer(inner).oneshot(request).await).await;
         }
         layer.observatory().report()
     });
-    assert_eq!((report.total.calls, report.total.other_calls, report.total.failure_rate), (0, 3, None));
+    assert_eq!(
+        (report.total.calls, report.total.other_calls, report.total.failure_rate),
+        (0, 3, None)
+    );
     assert_eq!(events.of("call").len(), 3);
     assert_eq!(metrics.sum("gemini_calls_total", &["kind=other"]), 3);
 }
 
-/// A body that counts how often it is asked, ends when it is asked once more than it has chunks, and says its exact length.
+/// A body that counts how often it is asked, ends when it is asked once more than it has chunks,
+/// and says its exact length.
 struct Announced {
     chunks: u32,
     asked: Arc<AtomicU64>,
@@ -540,7 +580,10 @@ impl Body for Announced {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         Poll::Ready(self.chunks.checked_sub(1).map(|left| {
             self.chunks = left;
@@ -555,20 +598,28 @@ impl Body for Announced {
 
 #[test]
 fn who_reads_as_much_as_was_announced_has_the_answer() {
-    // Servers that send a length drop the body after its last byte, and never see it end: its usage would stay unread.
-    for (read, outcome) in
-        [(3, CallOutcome::Ended(Outcome::Answered)), (2, CallOutcome::CallerLeft), (0, CallOutcome::CallerLeft)]
-    {
+    // Servers that send a length drop the body after its last byte, and never see it end: its usage
+    // would stay unread.
+    for (read, outcome) in [
+        (3, CallOutcome::Ended(Outcome::Answered)),
+        (2, CallOutcome::CallerLeft),
+        (0, CallOutcome::CallerLeft),
+    ] {
         let (report, _, _) = told(async || {
             let layer = ObserveLayer::new();
             let asked = Arc::new(AtomicU64::new(0));
             let inner = {
                 let asked = asked.clone();
                 service_fn(move |_: Request<()>| {
-                    ready(Ok::<_, Infallible>(Response::new(Announced { chunks: 3, asked: asked.clone() })))
+                    ready(Ok::<_, Infallible>(Response::new(Announced {
+                        chunks: 3,
+                        asked: asked.clone(),
+                    })))
                 })
             };
-            let request = Request::post("/v1beta/models/gemini-3-pro-image:generateContent").body(()).unwrap();
+            let request = Request::post("/v1beta/models/gemini-3-pro-image:generateContent")
+                .body(())
+                .unwrap();
             let mut body = layer.layer(inner).oneshot(request).await.unwrap().into_body();
             for _ in 0..read {
                 body.frame().await.unwrap().unwrap();
@@ -602,7 +653,12 @@ fn what_becomes_of_an_attempt_without_its_caller_is_told_when_it_is_known() {
             let left = Left(trail.clone());
             tokio::spawn(async move {
                 tokio::time::sleep(Duration::from_secs(30)).await;
-                id.end(Some(200), &Verdict::delivering(), Cost::exactly(134_000), Duration::from_secs(30));
+                id.end(
+                    Some(200),
+                    &Verdict::delivering(),
+                    Cost::exactly(134_000),
+                    Duration::from_secs(30),
+                );
                 id.close();
                 trail.push(Step::Kept { bytes: 1_000_000 });
             });
@@ -610,21 +666,36 @@ fn what_becomes_of_an_attempt_without_its_caller_is_told_when_it_is_known() {
             drop(left);
             Ok::<_, Infallible>(Response::new(Full::new(Bytes::new())))
         });
-        let request = Request::post("/v1beta/models/gemini-3-pro-image:generateContent").body(()).unwrap();
-        let _ = tokio::time::timeout(Duration::from_secs(12), layer.layer(inner).oneshot(request)).await;
+        let request =
+            Request::post("/v1beta/models/gemini-3-pro-image:generateContent").body(()).unwrap();
+        let _ = tokio::time::timeout(Duration::from_secs(12), layer.layer(inner).oneshot(request))
+            .await;
         let before = layer.observatory().report();
         tokio::time::sleep(Duration::from_secs(60)).await;
         (before, layer.observatory().report())
     });
     let call = &before.recent[0];
     assert!(call.is_under_way());
-    assert_eq!((call.outcome, call.cost, before.total.attempts), (CallOutcome::CallerLeft, Cost::UNKNOWN, 0));
-    assert_eq!(call.sentence, "the caller left after 12 s; what may have been paid for is finished without it");
+    assert_eq!(
+        (call.outcome, call.cost, before.total.attempts),
+        (CallOutcome::CallerLeft, Cost::UNKNOWN, 0)
+    );
+    assert_eq!(
+        call.sentence,
+        "the caller left after 12 s; what may have been paid for is finished without it"
+    );
     let call = &after.recent[0];
     assert!(!call.is_under_way());
-    assert_eq!((call.cost, after.total.cost, after.total.attempts), (Cost::exactly(134_000), Cost::exactly(134_000), 1));
-    assert_eq!((after.total.calls, after.total.kept, after.total.finished_without_caller), (1, 1, 1));
-    let names: Vec<_> = events.all().iter().filter_map(|event| event.get("step").cloned()).collect();
+    assert_eq!(
+        (call.cost, after.total.cost, after.total.attempts),
+        (Cost::exactly(134_000), Cost::exactly(134_000), 1)
+    );
+    assert_eq!(
+        (after.total.calls, after.total.kept, after.total.finished_without_caller),
+        (1, 1, 1)
+    );
+    let names: Vec<_> =
+        events.all().iter().filter_map(|event| event.get("step").cloned()).collect();
     assert_eq!(names, ["caller_left", "call", "attempt", "kept"]);
     assert_eq!(metrics.sum("gemini_kept_answers_total", &[]), 1);
 
@@ -641,14 +712,20 @@ fn what_becomes_of_an_attempt_without_its_caller_is_told_when_it_is_known() {
 fn a_day_of_calls_is_told_by_the_hour_against_its_targets() {
     let (report, _, _) = told(async || {
         // 2026-09-21T14:13:20Z; the peak is from 16:00 to 18:00.
-        let clock = RuntimeClock::starting_at(SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000));
+        let clock =
+            RuntimeClock::starting_at(SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000));
         let peak = Schedule::new(Zone::utc(), [Window::daily("16:00", "18:00")]).unwrap();
-        let layer = ObserveLayer::new().clock(clock).targets(HealthTargets::recommended().peak_hours(peak));
-        let sim = Sim::builder().tiny_images(true).latency(tower_gemini_sim::Latency::fixed(Duration::from_secs(20))).build();
-        let stack = GeminiStack::new().retry_policy(tower_gemini::jittered_retry::RetryPolicy::uniform(
-            1,
-            tower_gemini::jittered_retry::Backoff::constant(Duration::from_secs(1)),
-        ));
+        let layer =
+            ObserveLayer::new().clock(clock).targets(HealthTargets::recommended().peak_hours(peak));
+        let sim = Sim::builder()
+            .tiny_images(true)
+            .latency(tower_gemini_sim::Latency::fixed(Duration::from_secs(20)))
+            .build();
+        let stack =
+            GeminiStack::new().retry_policy(tower_gemini::jittered_retry::RetryPolicy::uniform(
+                1,
+                tower_gemini::jittered_retry::Backoff::constant(Duration::from_secs(1)),
+            ));
         let service = layer.layer(stack.raw(sim.service()));
         for call in 0..300_u32 {
             // Every tenth call fails.
@@ -661,7 +738,10 @@ fn a_day_of_calls_is_told_by_the_hour_against_its_targets() {
     assert_eq!((report.total.calls, report.total.failures), (300, 30));
     assert_eq!(report.recent.len(), 50, "the last calls, and no more");
     assert_eq!(report.hours.len(), 48, "fifty hours have passed");
-    assert_eq!(report.last_day.calls, report.hours.iter().rev().take(24).map(|hour| hour.window.calls).sum::<u64>());
+    assert_eq!(
+        report.last_day.calls,
+        report.hours.iter().rev().take(24).map(|hour| hour.window.calls).sum::<u64>()
+    );
     assert_eq!(report.days.iter().map(|day| day.calls).sum::<u64>(), 300);
     for hour in &report.hours {
         let of_day = hour.window.start_unix / 3600 % 24;
@@ -693,11 +773,17 @@ fn quotas_are_gauges_by_model_and_dimension() {
         }
         record_quota(tower_gemini::core::catalog::Catalog::builtin(), &quota.ledgers());
     });
-    let used = |dimension: &str| metrics.total("gemini_quota_used_ratio", &["model=gemini-3-pro-image", dimension]);
-    assert_eq!((used("dimension=rpm"), used("dimension=rpd"), used("dimension=tpm")), (0.75, 0.3, 0.0));
+    let used = |dimension: &str| {
+        metrics.total("gemini_quota_used_ratio", &["model=gemini-3-pro-image", dimension])
+    };
+    assert_eq!(
+        (used("dimension=rpm"), used("dimension=rpd"), used("dimension=tpm")),
+        (0.75, 0.3, 0.0)
+    );
 }
 
-/// Panics when it is called without having been asked whether it is ready, and each clone starts unready.
+/// Panics when it is called without having been asked whether it is ready, and each clone starts
+/// unready.
 #[derive(Default)]
 struct Probe {
     ready: bool,
@@ -740,7 +826,10 @@ fn observing_calls_no_unready_service() {
 
 #[test]
 fn a_charge_of_a_call_is_the_worst_of_its_attempts() {
-    let scenario = Scenario { allowance: 1, ..Scenario::new([Fault::ResetAfterGeneration, Fault::Overloaded, Fault::None]) };
+    let scenario = Scenario {
+        allowance: 1,
+        ..Scenario::new([Fault::ResetAfterGeneration, Fault::Overloaded, Fault::None])
+    };
     let (_, events, _) = told(async || {
         let service = ObserveLayer::new().layer(scenario.stack().raw(scenario.sim().service()));
         read(service.oneshot(request(&scenario, TAG).0).await).await

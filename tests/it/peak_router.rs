@@ -19,7 +19,10 @@ use tower_gemini::core::error::Error;
 use tower_gemini::core::trail::{PreferReason, Step, Trail, WaitReason};
 use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::peak_hour_router::{Learning, Schedule, presets};
-use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer, JitteredRetryLayer, PeakHourRouter, PeakHourRouterLayer};
+use tower_gemini::{
+    ClassifyGeminiErrorLayer, CollectRequestLayer, JitteredRetryLayer, PeakHourRouter,
+    PeakHourRouterLayer,
+};
 use tower_gemini_sim::Fault;
 
 use crate::harness::{Scenario, TAG, cases, in_paused_time};
@@ -61,9 +64,9 @@ impl Clone for Client {
     }
 }
 
-const IMAGE: &str =
-    r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"AQID"}}]},"finishReason":"STOP"}]}"#;
-const OVERLOADED: &str = r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#;
+const IMAGE: &str = r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"AQID"}}]},"finishReason":"STOP"}]}"#;
+const OVERLOADED: &str =
+    r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#;
 
 impl<B> Service<Request<B>> for Client {
     type Response = Response<Full<Bytes>>;
@@ -77,15 +80,28 @@ impl<B> Service<Request<B>> for Client {
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         assert!(std::mem::take(&mut self.ready), "called without having been made ready");
-        self.seen.lock().unwrap().push(request.extensions().get::<PreferModel>().map(|model| model.0.to_string()));
+        self.seen
+            .lock()
+            .unwrap()
+            .push(request.extensions().get::<PreferModel>().map(|model| model.0.to_string()));
         let status = self.statuses.lock().unwrap().pop().unwrap_or(200);
-        ready(Ok(Response::builder().status(status).body(Full::from(if status == 200 { IMAGE } else { OVERLOADED })).unwrap()))
+        ready(Ok(Response::builder()
+            .status(status)
+            .body(Full::from(if status == 200 { IMAGE } else { OVERLOADED }))
+            .unwrap()))
     }
 }
 
 fn client(statuses: &[u16]) -> (Client, Seen) {
     let seen = Seen::default();
-    (Client { ready: false, seen: seen.clone(), statuses: Arc::new(Mutex::new(statuses.to_vec())) }, seen)
+    (
+        Client {
+            ready: false,
+            seen: seen.clone(),
+            statuses: Arc::new(Mutex::new(statuses.to_vec())),
+        },
+        seen,
+    )
 }
 
 fn stack<S>(
@@ -93,13 +109,18 @@ fn stack<S>(
     client: S,
 ) -> impl Service<Request<Full<Bytes>>, Response: Send, Error = Error> + Clone + use<S>
 where
-    S: Service<Request<ReplayBody>, Response = Response<Full<Bytes>>, Error = Infallible, Future: Send>
-        + Clone
+    S: Service<
+            Request<ReplayBody>,
+            Response = Response<Full<Bytes>>,
+            Error = Infallible,
+            Future: Send,
+        > + Clone
         + Send
         + 'static,
 {
     let retry = JitteredRetryLayer::new(RetryPolicy::recommended());
-    CollectRequestLayer::new().layer(router.layer(retry.layer(ClassifyGeminiErrorLayer::new().layer(client))))
+    CollectRequestLayer::new()
+        .layer(router.layer(retry.layer(ClassifyGeminiErrorLayer::new().layer(client))))
 }
 
 fn router() -> PeakHourRouterLayer {
@@ -111,11 +132,22 @@ fn in_peak_hours_every_attempt_of_a_call_carries_the_preference() {
     in_paused_time(async {
         let (client, seen) = client(&[200, 503]);
         let trail = Trail::new();
-        stack(&router(), client).oneshot(ask(FLASH, CallOptions::new().trail(trail.clone()))).await.unwrap();
+        stack(&router(), client)
+            .oneshot(ask(FLASH, CallOptions::new().trail(trail.clone())))
+            .await
+            .unwrap();
         assert_eq!(*seen.lock().unwrap(), [Some(PRO.to_owned()), Some(PRO.to_owned())]);
-        let preferred = Step::Preferred { asked: ModelId::new(FLASH), model: ModelId::new(PRO), why: PreferReason::PeakHours };
+        let preferred = Step::Preferred {
+            asked: ModelId::new(FLASH),
+            model: ModelId::new(PRO),
+            why: PreferReason::PeakHours,
+        };
         assert_eq!(trail.steps()[0], preferred);
-        assert!(trail.to_string().starts_with("prefers gemini-3-pro-image to gemini-3.1-flash-image (peak hours)"));
+        assert!(
+            trail
+                .to_string()
+                .starts_with("prefers gemini-3-pro-image to gemini-3.1-flash-image (peak hours)")
+        );
     });
 }
 
@@ -145,7 +177,10 @@ fn a_call_that_can_wait_is_sent_when_the_peak_ends() {
         stack(&router(), client).oneshot(request).await.unwrap();
         assert_eq!(began.elapsed(), minutes(90), "14:00 is quiet");
         assert_eq!(*seen.lock().unwrap(), [None], "and by then the model asked for leads");
-        assert_eq!(trail.steps()[0], Step::Waited { delay: minutes(90), why: WaitReason::QuietHours });
+        assert_eq!(
+            trail.steps()[0],
+            Step::Waited { delay: minutes(90), why: WaitReason::QuietHours }
+        );
     });
 }
 
@@ -156,12 +191,18 @@ fn a_call_waits_only_as_long_as_its_patience_and_its_deadline_allow() {
             [(89, None, false), (90, None, true), (600, Some(104), false), (600, Some(105), true)]
         {
             let (client, seen) = client(&[]);
-            let options = deadline.map_or(CallOptions::new(), |deadline| CallOptions::new().deadline(minutes(deadline)));
+            let options = deadline.map_or(CallOptions::new(), |deadline| {
+                CallOptions::new().deadline(minutes(deadline))
+            });
             let mut request = ask(FLASH, options);
             request.extensions_mut().insert(Deferrable::for_up_to(minutes(patience)));
             let began = tokio::time::Instant::now();
             stack(&router(), client).oneshot(request).await.unwrap();
-            assert_eq!(began.elapsed(), if waits { minutes(90) } else { Duration::ZERO }, "{patience} {deadline:?}");
+            assert_eq!(
+                began.elapsed(),
+                if waits { minutes(90) } else { Duration::ZERO },
+                "{patience} {deadline:?}"
+            );
             assert_eq!(seen.lock().unwrap().len(), 1);
         }
     });
@@ -173,7 +214,8 @@ fn outside_of_collect_request_a_wait_comes_off_the_deadline() {
         let left = Arc::new(Mutex::new(None));
         let (saw, client) = (left.clone(), client(&[]).0);
         let gemini = router().layer(tower::service_fn(move |request: Request<Full<Bytes>>| {
-            *saw.lock().unwrap() = request.extensions().get::<CallOptions>().and_then(CallOptions::deadline_within);
+            *saw.lock().unwrap() =
+                request.extensions().get::<CallOptions>().and_then(CallOptions::deadline_within);
             client.clone().oneshot(request)
         }));
         let mut request = ask(FLASH, CallOptions::new().deadline(minutes(120)));
@@ -263,7 +305,8 @@ impl Service<Request<ReplayBody>> for Night {
 
     fn call(&mut self, request: Request<ReplayBody>) -> Self::Future {
         let unix = self.clock.now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-        let fails = (3..5).contains(&(unix % 86_400 / 3600)) && request.uri().path().contains("flash");
+        let fails =
+            (3..5).contains(&(unix % 86_400 / 3600)) && request.uri().path().contains("flash");
         let mut failures = self.failures.lock().unwrap();
         failures.0 += 1;
         failures.1 += u64::from(fails);
@@ -272,13 +315,15 @@ impl Service<Request<ReplayBody>> for Night {
     }
 }
 
-/// Calls and failures of five weeks, a call every quarter of an hour; and the last week of them alone.
+/// Calls and failures of five weeks, a call every quarter of an hour; and the last week of them
+/// alone.
 async fn five_weeks(router: PeakHourRouterLayer) -> ((u64, u64), (u64, u64), PeakHourRouterLayer) {
     let clock = clock();
     let router = router.clock(clock);
     let night = Night { clock, failures: Arc::default() };
     let failures = night.failures.clone();
-    let gemini: PeakHourRouter<_> = router.layer(Leads(ClassifyGeminiErrorLayer::new().layer(night)));
+    let gemini: PeakHourRouter<_> =
+        router.layer(Leads(ClassifyGeminiErrorLayer::new().layer(night)));
     let gemini = CollectRequestLayer::new().layer(gemini);
     let mut before = (0, 0);
     for n in 0..5 * 7 * 96 {
@@ -305,10 +350,17 @@ fn hours_that_no_article_names_are_learned_and_a_shadow_changes_nothing() {
         let compared = shadow.learned().unwrap().shadow();
         println!("{compared:?}");
         assert_eq!(compared.calls, plain.0);
-        assert!(compared.differ > 0 && compared.expected_failures_learned < compared.expected_failures_scheduled);
-        // Ten failures in a hundred more than Pro's are needed to move; each hour of the week learns for itself.
+        assert!(
+            compared.differ > 0
+                && compared.expected_failures_learned < compared.expected_failures_scheduled
+        );
+        // Ten failures in a hundred more than Pro's are needed to move; each hour of the week
+        // learns for itself.
         assert!(learned.1 * 2 < plain.1, "{learned:?} of {plain:?}");
-        assert!(last.1 * 3 < last_plain.1, "by the fifth week two in three are spared: {last:?} of {last_plain:?}");
+        assert!(
+            last.1 * 3 < last_plain.1,
+            "by the fifth week two in three are spared: {last:?} of {last_plain:?}"
+        );
         assert!(router.learned().unwrap().failure_is_free(FLASH, 0));
     });
 }
@@ -318,7 +370,10 @@ fn what_attempts_inside_a_retry_came_to_is_learned_too() {
     in_paused_time(async {
         let scenario = Scenario::new([Fault::Overloaded, Fault::Overloaded]);
         let sim = scenario.sim();
-        let router = PeakHourRouterLayer::new(Schedule::never()).in_peak(PRO, FLASH).learn(Learning::on()).clock(clock());
+        let router = PeakHourRouterLayer::new(Schedule::never())
+            .in_peak(PRO, FLASH)
+            .learn(Learning::on())
+            .clock(clock());
         let gemini = router.layer(scenario.stack().raw(sim.service()));
         gemini.oneshot(scenario.request(TAG)).await.unwrap();
         assert_eq!(sim.ledger().sends(TAG), 3);
@@ -333,7 +388,8 @@ fn what_attempts_inside_a_retry_came_to_is_learned_too() {
     });
 }
 
-// Article 002's rule as it stands there: in peak hours Pro leads, and Nano Banana 2, which was asked for, is what is fallen back to.
+// Article 002's rule as it stands there: in peak hours Pro leads, and Nano Banana 2, which was
+// asked for, is what is fallen back to.
 #[test]
 fn in_peak_hours_the_chain_begins_with_the_preferred_model_and_goes_on_with_the_one_asked_for() {
     use tower_gemini::model_fallback::{Chain, FallbackPolicy};
@@ -347,9 +403,14 @@ fn in_peak_hours_the_chain_begins_with_the_preferred_model_and_goes_on_with_the_
         let trail = Trail::new();
         let stack = GeminiStack::new().fallback(fallback).raw(sim.service());
         // Outermost, as any layer over any request may be.
-        let answer = router().layer(stack).oneshot(ask(FLASH, CallOptions::new().trail(trail.clone()))).await.unwrap();
+        let answer = router()
+            .layer(stack)
+            .oneshot(ask(FLASH, CallOptions::new().trail(trail.clone())))
+            .await
+            .unwrap();
         assert_eq!(answer.status(), 200);
-        let asked: Vec<_> = sim.ledger().requests().iter().map(|record| record.model.to_string()).collect();
+        let asked: Vec<_> =
+            sim.ledger().requests().iter().map(|record| record.model.to_string()).collect();
         assert_eq!(asked, [PRO, FLASH], "{trail}");
         assert_eq!(sim.ledger().charges(TAG), 1);
     });

@@ -15,14 +15,14 @@ use tower_gemini::core::body::ReplayBody;
 use tower_gemini::core::error::Error;
 use tower_gemini::jittered_retry::{Backoff, RetryPolicy};
 use tower_gemini::{
-    AttemptTimeoutLayer, ClassifyGeminiErrorLayer, CollectRequestLayer, FinalImageExtractLayer, GeminiStack,
-    JitteredRetryLayer, SpendingLayer, ThoughtSignaturesLayer,
+    AttemptTimeoutLayer, ClassifyGeminiErrorLayer, CollectRequestLayer, FinalImageExtractLayer,
+    GeminiStack, JitteredRetryLayer, SpendingLayer, ThoughtSignaturesLayer,
 };
 
 use crate::harness::{Scenario, in_paused_time};
 
-/// Panics when it is called without having been asked whether it is ready, and each clone starts unready. Answers the same
-/// statuses in order.
+/// Panics when it is called without having been asked whether it is ready, and each clone starts
+/// unready. Answers the same statuses in order.
 struct Probe {
     ready: bool,
     calls: Arc<AtomicUsize>,
@@ -41,9 +41,9 @@ impl Clone for Probe {
     }
 }
 
-const IMAGE: &str =
-    r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"AQID"}}]},"finishReason":"STOP"}]}"#;
-const OVERLOADED: &str = r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#;
+const IMAGE: &str = r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"AQID"}}]},"finishReason":"STOP"}]}"#;
+const OVERLOADED: &str =
+    r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#;
 
 impl<B> Service<Request<B>> for Probe {
     type Response = Response<Full<Bytes>>;
@@ -70,8 +70,28 @@ where
 {
     for _ in 0..2 {
         let mut clone = service.clone();
-        assert_eq!(service.ready().await.unwrap().call(Scenario::new([]).request("a")).await.unwrap().status(), 200);
-        assert_eq!(clone.ready().await.unwrap().call(Scenario::new([]).request("b")).await.unwrap().status(), 200);
+        assert_eq!(
+            service
+                .ready()
+                .await
+                .unwrap()
+                .call(Scenario::new([]).request("a"))
+                .await
+                .unwrap()
+                .status(),
+            200
+        );
+        assert_eq!(
+            clone
+                .ready()
+                .await
+                .unwrap()
+                .call(Scenario::new([]).request("b"))
+                .await
+                .unwrap()
+                .status(),
+            200
+        );
     }
 }
 
@@ -81,8 +101,17 @@ fn no_layer_calls_an_unready_service() {
         let collect = CollectRequestLayer::new();
         let classify = ClassifyGeminiErrorLayer::new();
         let judging = classify.clone();
-        let retry = JitteredRetryLayer::new(RetryPolicy::uniform(4, Backoff::constant(Duration::from_secs(1))));
-        twice(ServiceBuilder::new().layer(collect).layer(classify.clone()).service(Probe::new(&[200]))).await;
+        let retry = JitteredRetryLayer::new(RetryPolicy::uniform(
+            4,
+            Backoff::constant(Duration::from_secs(1)),
+        ));
+        twice(
+            ServiceBuilder::new()
+                .layer(collect)
+                .layer(classify.clone())
+                .service(Probe::new(&[200])),
+        )
+        .await;
         twice(
             ServiceBuilder::new()
                 .layer(collect)
@@ -118,7 +147,11 @@ fn no_layer_calls_an_unready_service() {
         .await;
         // These two stand in no ready-made stack.
         twice(
-            ServiceBuilder::new().layer(collect).layer(SpendingLayer::new()).layer(judging.clone()).service(Probe::new(&[200])),
+            ServiceBuilder::new()
+                .layer(collect)
+                .layer(SpendingLayer::new())
+                .layer(judging.clone())
+                .service(Probe::new(&[200])),
         )
         .await;
         twice(
@@ -139,7 +172,8 @@ fn no_layer_calls_an_unready_service() {
 #[test]
 #[should_panic(expected = "called without having been made ready")]
 fn the_probe_finds_a_layer_that_calls_a_clone() {
-    /// The fault as other crates shipped it: the clone is called, and what was made ready stays behind.
+    /// The fault as other crates shipped it: the clone is called, and what was made ready stays
+    /// behind.
     #[derive(Clone)]
     struct CallsClone<S>(S);
 
@@ -169,12 +203,15 @@ fn the_probe_finds_a_layer_that_calls_a_clone() {
 #[test]
 fn an_inner_service_that_fails_to_be_ready_is_not_charged() {
     in_paused_time(async {
-        let broken =
-            service_fn(|_: Request<ReplayBody>| async { Ok::<Response<Full<Bytes>>, std::io::Error>(Response::default()) })
-                .map_err(|error: std::io::Error| error);
+        let broken = service_fn(|_: Request<ReplayBody>| async {
+            Ok::<Response<Full<Bytes>>, std::io::Error>(Response::default())
+        })
+        .map_err(|error: std::io::Error| error);
         #[derive(Clone)]
         struct NeverReady<S>(S);
-        impl<S: Service<Request<ReplayBody>, Error = std::io::Error>> Service<Request<ReplayBody>> for NeverReady<S> {
+        impl<S: Service<Request<ReplayBody>, Error = std::io::Error>> Service<Request<ReplayBody>>
+            for NeverReady<S>
+        {
             type Response = S::Response;
             type Error = std::io::Error;
             type Future = S::Future;
@@ -185,7 +222,14 @@ fn an_inner_service_that_fails_to_be_ready_is_not_charged() {
                 self.0.call(request)
             }
         }
-        let error = GeminiStack::new().raw(NeverReady(broken)).oneshot(Scenario::new([]).request("a")).await.unwrap_err();
-        assert_eq!(error.to_string(), "the request could not be sent: the pool is closed; nothing was charged");
+        let error = GeminiStack::new()
+            .raw(NeverReady(broken))
+            .oneshot(Scenario::new([]).request("a"))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the request could not be sent: the pool is closed; nothing was charged"
+        );
     });
 }

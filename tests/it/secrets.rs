@@ -10,7 +10,8 @@ use crate::harness::{Scenario, TAG, cases, faults, in_paused_time};
 proptest! {
     #![proptest_config(cases(1000))]
 
-    // Among the faults are bodies that hold the caller's key: "Invalid API key: …", "Consumer 'api_key:…' has been suspended".
+    // Among the faults are bodies that hold the caller's key: "Invalid API key: …", "Consumer
+    // 'api_key:…' has been suspended".
     #[test]
     fn a_sentinel_key_is_in_nothing_that_we_print(weather in proptest::collection::vec(faults(), 1..4)) {
         let scenario = Scenario::new(weather);

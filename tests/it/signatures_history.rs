@@ -12,13 +12,16 @@ use tower_gemini::core::context::CallOptions;
 use tower_gemini::core::trail::{Step, Trail};
 use tower_gemini::core::verdict::{Charge, Outcome};
 use tower_gemini::thought_signatures::{Missing, PLACEHOLDER};
-use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer, FinalImageExtractLayer, ThoughtSignaturesLayer};
+use tower_gemini::{
+    ClassifyGeminiErrorLayer, CollectRequestLayer, FinalImageExtractLayer, ThoughtSignaturesLayer,
+};
 use tower_gemini_sim::{Fault, ImageOptions, Latency, Shape, Sim};
 
 use crate::harness::{cases, in_paused_time};
 
 const DEVELOPER: &str = "/v1beta/models/gemini-3-pro-image";
-const VERTEX: &str = "/v1/projects/p/locations/global/publishers/google/models/gemini-3.1-flash-image";
+const VERTEX: &str =
+    "/v1/projects/p/locations/global/publishers/google/models/gemini-3.1-flash-image";
 
 fn post(path: &str, verb: &str, body: &Value) -> Request<Full<Bytes>> {
     Request::post(format!("https://gemini.example{path}:{verb}"))
@@ -46,7 +49,13 @@ fn parts_of(answer: &[u8]) -> Vec<Value> {
     let mut parts = Vec::new();
     for chunk in &chunks {
         let found = chunk["candidates"][0]["content"]["parts"].as_array();
-        parts.extend(found.into_iter().flatten().filter(|part| part.as_object().is_some_and(|part| !part.is_empty())).cloned());
+        parts.extend(
+            found
+                .into_iter()
+                .flatten()
+                .filter(|part| part.as_object().is_some_and(|part| !part.is_empty()))
+                .cloned(),
+        );
     }
     parts
 }
@@ -59,7 +68,8 @@ fn second_turn(parts: &[Value]) -> Value {
     ] })
 }
 
-/// The model's turn as a client keeps it that has no place for signatures, images perhaps in the other alphabet.
+/// The model's turn as a client keeps it that has no place for signatures, images perhaps in the
+/// other alphabet.
 fn forgetful(parts: &[Value], url_safe: bool) -> Vec<Value> {
     parts
         .iter()
@@ -69,8 +79,14 @@ fn forgetful(parts: &[Value], url_safe: bool) -> Vec<Value> {
             fields.remove("thoughtSignature");
             fields.remove("thought_signature");
             for name in ["inlineData", "inline_data"] {
-                if let Some(data) = fields.get_mut(name).and_then(|inline| inline.get_mut("data")).filter(|_| url_safe) {
-                    *data = URL_SAFE_NO_PAD.encode(STANDARD.decode(data.as_str().unwrap()).unwrap()).into();
+                if let Some(data) = fields
+                    .get_mut(name)
+                    .and_then(|inline| inline.get_mut("data"))
+                    .filter(|_| url_safe)
+                {
+                    *data = URL_SAFE_NO_PAD
+                        .encode(STANDARD.decode(data.as_str().unwrap()).unwrap())
+                        .into();
                 }
             }
             part
@@ -83,7 +99,12 @@ fn image_signatures(parts: &[Value]) -> Vec<Value> {
     parts
         .iter()
         .filter(is_image)
-        .map(|part| part.get("thoughtSignature").or(part.get("thought_signature")).cloned().unwrap_or_default())
+        .map(|part| {
+            part.get("thoughtSignature")
+                .or(part.get("thought_signature"))
+                .cloned()
+                .unwrap_or_default()
+        })
         .collect()
 }
 
@@ -99,14 +120,21 @@ impl Service<Request<tower_gemini::core::body::ReplayBody>> for Sent {
     type Error = tower_gemini_sim::SimError;
     type Future = tower_gemini_sim::SimFuture;
 
-    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
+    fn poll_ready(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), Self::Error>> {
         std::task::Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<tower_gemini::core::body::ReplayBody>) -> Self::Future {
         let body = Bytes::from(request.body().chunks().unwrap().concat());
         if let Some(length) = request.headers().get("content-length") {
-            assert_eq!(length.to_str().unwrap(), body.len().to_string(), "a stale length truncates");
+            assert_eq!(
+                length.to_str().unwrap(),
+                body.len().to_string(),
+                "a stale length truncates"
+            );
         }
         self.bodies.lock().unwrap().push(body);
         self.inner.call(request)
@@ -166,12 +194,21 @@ fn the_image_taken_out_is_known_again_too() {
         let sim = sim(4, Shape::DOCUMENTED, None);
         let layer = ThoughtSignaturesLayer::new();
         let judged = layer.layer(ClassifyGeminiErrorLayer::new().layer(sim.service()));
-        let images = CollectRequestLayer::new().layer(FinalImageExtractLayer::new().layer(judged.clone()));
-        let image = images.clone().oneshot(post(DEVELOPER, "generateContent", &first_turn())).await.unwrap().into_body();
+        let images =
+            CollectRequestLayer::new().layer(FinalImageExtractLayer::new().layer(judged.clone()));
+        let image = images
+            .clone()
+            .oneshot(post(DEVELOPER, "generateContent", &first_turn()))
+            .await
+            .unwrap()
+            .into_body();
         assert!(layer.remembered().0 > 0);
         // The caller has kept the picture's file and nothing else.
         let part = json!({ "inlineData": { "mimeType": image.mime, "data": STANDARD.encode(&image.bytes) } });
-        let edited = images.oneshot(post(DEVELOPER, "generateContent", &second_turn(&[part]))).await.unwrap();
+        let edited = images
+            .oneshot(post(DEVELOPER, "generateContent", &second_turn(&[part])))
+            .await
+            .unwrap();
         assert_eq!(edited.status(), 200);
     });
 }
@@ -185,9 +222,13 @@ fn what_is_refused_here_is_refused_there_in_the_same_words() {
         ]);
         let sim = sim(1, Shape::DOCUMENTED, None);
         let gemini = |layer: ThoughtSignaturesLayer| {
-            CollectRequestLayer::new().layer(layer.layer(ClassifyGeminiErrorLayer::new().layer(sim.service())))
+            CollectRequestLayer::new()
+                .layer(layer.layer(ClassifyGeminiErrorLayer::new().layer(sim.service())))
         };
-        let here = gemini(ThoughtSignaturesLayer::new()).oneshot(post(DEVELOPER, "generateContent", &body)).await.unwrap();
+        let here = gemini(ThoughtSignaturesLayer::new())
+            .oneshot(post(DEVELOPER, "generateContent", &body))
+            .await
+            .unwrap();
         assert_eq!(sim.requests(), 0, "nothing was sent");
         let verdict = here.body().verdict().clone();
         assert_eq!(
@@ -215,10 +256,16 @@ fn a_signature_of_one_backend_is_never_given_to_the_other() {
         let sim = sim(2, Shape::DOCUMENTED, None);
         let sent = sent(&sim);
         let layer = ThoughtSignaturesLayer::new().missing(Missing::Send);
-        let gemini = CollectRequestLayer::new().layer(layer.layer(ClassifyGeminiErrorLayer::new().layer(sent.clone())));
-        let answer = gemini.clone().oneshot(post(DEVELOPER, "generateContent", &first_turn())).await.unwrap();
+        let gemini = CollectRequestLayer::new()
+            .layer(layer.layer(ClassifyGeminiErrorLayer::new().layer(sent.clone())));
+        let answer = gemini
+            .clone()
+            .oneshot(post(DEVELOPER, "generateContent", &first_turn()))
+            .await
+            .unwrap();
         let answer = answer.into_body().collect().await.unwrap().to_bytes();
-        let finals: Vec<_> = parts_of(&answer).into_iter().filter(|part| part["thought"] != true).collect();
+        let finals: Vec<_> =
+            parts_of(&answer).into_iter().filter(|part| part["thought"] != true).collect();
         let turn = second_turn(&forgetful(&finals, false));
         gemini.oneshot(post(VERTEX, "generateContent", &turn)).await.unwrap();
         let last = sent.bodies.lock().unwrap().last().unwrap().clone();
@@ -232,8 +279,10 @@ fn of_an_answer_that_broke_off_nothing_is_remembered() {
         let sim = sim(3, Shape::DOCUMENTED, None);
         sim.push_script([Fault::TruncatedBody { at: 700 }]);
         let layer = ThoughtSignaturesLayer::new();
-        let gemini = CollectRequestLayer::new().layer(layer.layer(ClassifyGeminiErrorLayer::new().layer(sim.service())));
-        if let Ok(answer) = gemini.oneshot(post(DEVELOPER, "generateContent", &first_turn())).await {
+        let gemini = CollectRequestLayer::new()
+            .layer(layer.layer(ClassifyGeminiErrorLayer::new().layer(sim.service())));
+        if let Ok(answer) = gemini.oneshot(post(DEVELOPER, "generateContent", &first_turn())).await
+        {
             let _ = answer.into_body().collect().await;
         }
         assert_eq!(layer.remembered(), (0, 0));

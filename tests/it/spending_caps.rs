@@ -15,7 +15,10 @@ use tower_gemini::core::trail::{Step, StopReason, Trail};
 use tower_gemini::core::verdict::Charge;
 use tower_gemini::jittered_retry::{Backoff, RetryPolicy};
 use tower_gemini::spending::{Caps, Plan, worst_case};
-use tower_gemini::{AttemptTimeoutLayer, ClassifyGeminiErrorLayer, CollectRequestLayer, JitteredRetryLayer, SpendingLayer};
+use tower_gemini::{
+    AttemptTimeoutLayer, ClassifyGeminiErrorLayer, CollectRequestLayer, JitteredRetryLayer,
+    SpendingLayer,
+};
 use tower_gemini_sim::{Fault, Sim};
 
 use crate::harness::{Scenario, TAG, cases, faults, in_paused_time};
@@ -38,7 +41,9 @@ fn stack(
 
 fn ask(scenario: &Scenario, tag: &str, trail: &Trail) -> Request<Full<Bytes>> {
     let mut request = scenario.request(tag);
-    request.extensions_mut().insert(CallOptions::new().maybe_charged_resends(scenario.allowance).trail(trail.clone()));
+    request
+        .extensions_mut()
+        .insert(CallOptions::new().maybe_charged_resends(scenario.allowance).trail(trail.clone()));
     request
 }
 
@@ -67,7 +72,10 @@ fn scenarios() -> impl Strategy<Value = Scenario> {
             latency: Duration::from_millis(latency),
             seed,
             allowance,
-            policy: RetryPolicy::uniform(5, Backoff::exponential(Duration::from_secs(1), 2.0, Duration::from_secs(60))),
+            policy: RetryPolicy::uniform(
+                5,
+                Backoff::exponential(Duration::from_secs(1), 2.0, Duration::from_secs(60)),
+            ),
             attempt_limit: Duration::from_millis(limit),
             ..Scenario::new(faults)
         })
@@ -76,8 +84,8 @@ fn scenarios() -> impl Strategy<Value = Scenario> {
 proptest! {
     #![proptest_config(cases(1000))]
 
-    /// Calls side by side, some of them dropped at any moment: what the server charged is within the account, the account within its
-    /// caps, and nothing stays set aside.
+    /// Calls side by side, some of them dropped at any moment: what the server charged is within
+    /// the account, the account within its caps, and nothing stays set aside.
     #[test]
     fn the_bill_never_passes_the_cap_and_the_account_holds_the_bill(
         scenario in scenarios(),
@@ -152,7 +160,8 @@ fn a_refusal_says_which_cap_and_nothing_was_sent() {
         let sim = scenario.sim();
         let spending = SpendingLayer::new().per_call(Caps::none().at_most_usd(0.01));
         let trail = Trail::new();
-        let response = stack(&scenario, &sim, &spending).oneshot(ask(&scenario, TAG, &trail)).await.unwrap();
+        let response =
+            stack(&scenario, &sim, &spending).oneshot(ask(&scenario, TAG, &trail)).await.unwrap();
         assert_eq!(response.status(), 402);
         let body = response.into_body().collect().await.unwrap().to_bytes();
         let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
@@ -161,7 +170,12 @@ fn a_refusal_says_which_cap_and_nothing_was_sent() {
         assert_eq!(json["error"]["details"][0]["metadata"]["dimension"], "money_at_most");
         assert_eq!(json["error"]["details"][0]["metadata"]["period"], "call");
         let message = json["error"]["message"].as_str().unwrap();
-        assert!(message.starts_with("Not sent: the cap of $0.0100 at most a call might be passed: $0.0000 taken"), "{message}");
+        assert!(
+            message.starts_with(
+                "Not sent: the cap of $0.0100 at most a call might be passed: $0.0000 taken"
+            ),
+            "{message}"
+        );
         assert_eq!(sim.requests(), 0);
         assert!(trail.steps().contains(&Step::Stopped { why: StopReason::SpendingCap }));
     });
@@ -174,16 +188,23 @@ fn a_calls_own_caps_end_it_where_its_retries_would_pass_them() {
         let sim = scenario.sim();
         let spending = SpendingLayer::new().per_call(Caps::none().attempts(2));
         let trail = Trail::new();
-        let response = stack(&scenario, &sim, &spending).oneshot(ask(&scenario, TAG, &trail)).await.unwrap();
+        let response =
+            stack(&scenario, &sim, &spending).oneshot(ask(&scenario, TAG, &trail)).await.unwrap();
         assert_eq!(response.status(), 402);
         assert_eq!(sim.ledger().sends(TAG), 2);
         let day = &spending.spent()[0];
-        assert_eq!((day.settled.attempts, day.settled.quota_units, day.settled.at_most_microusd), (2, 2, 0));
+        assert_eq!(
+            (day.settled.attempts, day.settled.quota_units, day.settled.at_most_microusd),
+            (2, 2, 0)
+        );
 
         // With the plan at hand it is refused before its first byte.
         let sim = scenario.sim();
         let spending = spending.plan(|call| Plan::of(call).attempts(5));
-        let response = stack(&scenario, &sim, &spending).oneshot(ask(&scenario, TAG, &Trail::new())).await.unwrap();
+        let response = stack(&scenario, &sim, &spending)
+            .oneshot(ask(&scenario, TAG, &Trail::new()))
+            .await
+            .unwrap();
         assert_eq!((response.status().as_u16(), sim.requests()), (402, 0));
     });
 }
@@ -193,10 +214,12 @@ fn a_cap_of_time_is_a_deadline_for_the_attempt() {
     in_paused_time(async {
         let scenario = Scenario { latency: Duration::from_secs(200), ..Scenario::new([]) };
         let sim = scenario.sim();
-        let spending = SpendingLayer::new().per_call(Caps::none().wall_time(Duration::from_secs(30)));
+        let spending =
+            SpendingLayer::new().per_call(Caps::none().wall_time(Duration::from_secs(30)));
         let trail = Trail::new();
         let _ = stack(&scenario, &sim, &spending).oneshot(ask(&scenario, TAG, &trail)).await;
-        // The server was told to give up first, so that its 504 was free; waits between attempts are not counted.
+        // The server was told to give up first, so that its 504 was free; waits between attempts
+        // are not counted.
         let under_way: Duration = trail.attempts().iter().map(|attempt| attempt.took).sum();
         assert!(under_way <= Duration::from_secs(30), "{trail}");
         assert_eq!(sim.ledger().requests()[0].status, Some(504));
@@ -228,7 +251,8 @@ fn a_delivered_image_carries_its_price() {
         let sim = scenario.sim();
         let spending = SpendingLayer::new();
         let trail = Trail::new();
-        let response = stack(&scenario, &sim, &spending).oneshot(ask(&scenario, TAG, &trail)).await.unwrap();
+        let response =
+            stack(&scenario, &sim, &spending).oneshot(ask(&scenario, TAG, &trail)).await.unwrap();
         response.into_body().collect().await.unwrap();
         let day = &spending.spent()[0];
         assert_eq!(day.images, 1);

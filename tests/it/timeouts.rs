@@ -68,7 +68,10 @@ fn a_deadline_that_has_passed_sends_nothing() {
 
 #[test]
 fn a_stream_that_trickles_is_not_held_and_not_cut() {
-    let scenario = Scenario { ask: Ask::Sse, ..once([Fault::Trickle { chunk: 200, every: Duration::from_secs(2) }]) };
+    let scenario = Scenario {
+        ask: Ask::Sse,
+        ..once([Fault::Trickle { chunk: 200, every: Duration::from_secs(2) }])
+    };
     let report = in_paused_time(run(&scenario));
     let (status, _, broken) = report.answer.as_ref().unwrap();
     assert_eq!((*status, broken.is_none()), (200, true), "{report}");

@@ -1,4 +1,5 @@
-//! A Google that enforces its quotas exactly as stated: any 60 seconds, any Pacific day, counted when a request arrives.
+//! A Google that enforces its quotas exactly as stated: any 60 seconds, any Pacific day, counted
+//! when a request arrives.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -34,7 +35,8 @@ pub(crate) fn call(tokens: u64, images: u32) -> Arc<Call> {
 }
 
 pub(crate) fn request(tokens: u64, images: u32, context: CallContext) -> Request<ReplayBody> {
-    let body = ReplayBody::whole(vec![Bytes::from_static(b"{}")], None, call(tokens, images), context);
+    let body =
+        ReplayBody::whole(vec![Bytes::from_static(b"{}")], None, call(tokens, images), context);
     Request::post(format!("/v1beta/models/{MODEL}:generateContent")).body(body).unwrap()
 }
 
@@ -75,7 +77,10 @@ impl Google {
     }
 
     /// The request travels, arrives, is counted, and is answered some seconds later.
-    pub(crate) async fn answer(self, request: Request<ReplayBody>) -> Result<Response<JudgedBody<Full<Bytes>>>, Error> {
+    pub(crate) async fn answer(
+        self,
+        request: Request<ReplayBody>,
+    ) -> Result<Response<JudgedBody<Full<Bytes>>>, Error> {
         let (travel, work) = {
             let mut inner = self.0.lock().unwrap();
             let latency = inner.latency_ms;
@@ -91,12 +96,17 @@ impl Google {
                 tokio::time::sleep(Duration::from_millis(work)).await;
                 (200, Verdict::delivering())
             }
-            Some(Dimension::RequestsPerDay) => {
-                (429, Verdict::refused_locally(Outcome::RateLimitedDay, None, true, Detail::default()))
-            }
-            Some(_) => (429, Verdict::refused_locally(Outcome::RateLimitedMinute, None, true, Detail::default())),
+            Some(Dimension::RequestsPerDay) => (
+                429,
+                Verdict::refused_locally(Outcome::RateLimitedDay, None, true, Detail::default()),
+            ),
+            Some(_) => (
+                429,
+                Verdict::refused_locally(Outcome::RateLimitedMinute, None, true, Detail::default()),
+            ),
         };
-        let mut response = Response::new(JudgedBody::local(Bytes::from_static(b"{}"), verdict, call, context));
+        let mut response =
+            Response::new(JudgedBody::local(Bytes::from_static(b"{}"), verdict, call, context));
         *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
         Ok(response)
     }
@@ -113,7 +123,8 @@ impl Inner {
             self.day = (day, 0);
         }
         let violated = Dimension::ALL.into_iter().enumerate().find(|&(d, dimension)| {
-            let used: u64 = if d == 3 { self.day.1 } else { self.arrivals.iter().map(|(_, a)| a[d]).sum() };
+            let used: u64 =
+                if d == 3 { self.day.1 } else { self.arrivals.iter().map(|(_, a)| a[d]).sum() };
             self.limits.get(dimension).is_some_and(|limit| used + amounts[d] > limit)
         });
         // Refused requests count as well, for all that Google says.

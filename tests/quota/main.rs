@@ -1,6 +1,12 @@
-//! The quota guard as a whole: against a Google that counts exactly, over every store, under every interleaving.
+//! The quota guard as a whole: against a Google that counts exactly, over every store, under every
+//! interleaving.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests fail as tests do")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests fail as tests do"
+)]
 
 mod google;
 mod quota_redb;

@@ -20,8 +20,9 @@ fn file(name: &str) -> PathBuf {
 
 fn handle(store: RedbStore) -> (QuotaGuardLayer, QuotaHandle) {
     // A generous limit on the store's time: the disk of a busy machine may take its time.
-    let layer =
-        QuotaGuardLayer::new(Limits::unlimited().rpd(LIMIT)).store(Arc::new(store)).store_timeout(Duration::from_secs(20));
+    let layer = QuotaGuardLayer::new(Limits::unlimited().rpd(LIMIT))
+        .store(Arc::new(store))
+        .store_timeout(Duration::from_secs(20));
     let handle = layer.handle(&QuotaKey::new("default", MODEL)).unwrap();
     (layer, handle)
 }
@@ -34,7 +35,8 @@ fn child_that_takes() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async {
         let (_layer, handle) = handle(RedbStore::open(path).unwrap());
-        while let Ok(mut reservation) = handle.reserve(1, 1, Some(tokio::time::Instant::now() + Duration::from_secs(20))).await
+        while let Ok(mut reservation) =
+            handle.reserve(1, 1, Some(tokio::time::Instant::now() + Duration::from_secs(20))).await
         {
             reservation.sent();
             println!("taken");

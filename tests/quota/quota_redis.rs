@@ -1,4 +1,5 @@
-//! A real redis server, started here on a free port: shared by processes that are killed, killed itself, and stopped.
+//! A real redis server, started here on a free port: shared by processes that are killed, killed
+//! itself, and stopped.
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -27,7 +28,8 @@ impl Server {
     /// `None`, said aloud, where the program is missing.
     fn start() -> Option<Self> {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let dir = std::env::temp_dir().join(format!("tower-gemini-redis-{}-{port}", std::process::id()));
+        let dir =
+            std::env::temp_dir().join(format!("tower-gemini-redis-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let Some(child) = spawn(port, &dir) else {
             println!("SKIPPED: redis-server is not installed (apt-get install redis-server)");
@@ -45,9 +47,9 @@ impl Server {
     fn await_ready(&self) {
         let client = redis::Client::open(self.url()).unwrap();
         for _ in 0..2_000 {
-            let ready = client
-                .get_connection_with_timeout(Duration::from_millis(200))
-                .is_ok_and(|mut connection| redis::cmd("PING").query::<String>(&mut connection).is_ok());
+            let ready = client.get_connection_with_timeout(Duration::from_millis(200)).is_ok_and(
+                |mut connection| redis::cmd("PING").query::<String>(&mut connection).is_ok(),
+            );
             if ready {
                 return;
             }
@@ -57,7 +59,8 @@ impl Server {
     }
 
     fn signal(&self, signal: &str) {
-        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
+        let status =
+            Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
         assert!(status.success());
     }
 
@@ -69,7 +72,16 @@ impl Server {
 
 fn spawn(port: u16, dir: &PathBuf) -> Option<Child> {
     Command::new("redis-server")
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+        .args([
+            "--port",
+            &port.to_string(),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ])
         .arg("--dir")
         .arg(dir)
         .stdout(Stdio::null())
@@ -186,7 +198,9 @@ fn a_client_killed_in_mid_flight_costs_at_most_its_lease() {
     victim.kill().unwrap();
     let printed = lines
         .map_while(Result::ok)
-        .filter_map(|line| line.split_whitespace().skip_while(|word| *word != "taken").nth(1)?.parse::<u64>().ok())
+        .filter_map(|line| {
+            line.split_whitespace().skip_while(|word| *word != "taken").nth(1)?.parse::<u64>().ok()
+        })
         .last()
         .unwrap_or(10);
     victim.wait().unwrap();
@@ -245,8 +259,10 @@ fn a_server_that_is_stopped_hangs_nobody() {
     let Some(server) = Server::start() else { return };
     block_on(async {
         let closed = layer(&server.url(), Limits::unlimited().rpm(1_000));
-        let open = layer(&server.url(), Limits::unlimited().rpm(1_000)).on_store_failure(StoreFailure::OpenOnLastLease);
-        let (closed_handle, open_handle) = (closed.handle(&key()).unwrap(), open.handle(&key()).unwrap());
+        let open = layer(&server.url(), Limits::unlimited().rpm(1_000))
+            .on_store_failure(StoreFailure::OpenOnLastLease);
+        let (closed_handle, open_handle) =
+            (closed.handle(&key()).unwrap(), open.handle(&key()).unwrap());
         for _ in 0..20 {
             closed_handle.reserve(1, 1, soon()).await.unwrap().settle(None);
             open_handle.reserve(1, 1, soon()).await.unwrap().settle(None);
@@ -255,7 +271,8 @@ fn a_server_that_is_stopped_hangs_nobody() {
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         let began = Instant::now();
         assert!(closed_handle.reserve(1, 1, soon()).await.is_err());
-        // In the same minute an open one has no more than it had, so it refuses too: never over, and never a hang.
+        // In the same minute an open one has no more than it had, so it refuses too: never over,
+        // and never a hang.
         assert!(open_handle.reserve(1, 1, soon()).await.is_err());
         assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
         assert!(closed.counts().store_failures > 0 && open.counts().store_failures > 0);
@@ -274,7 +291,9 @@ fn the_script_counts_what_the_guard_counts() {
         let layer = layer(&server.url(), Limits::unlimited().rpm(50).tpm(1_000).ipm(20).rpd(200));
         let handle = layer.handle(&key()).unwrap();
         let mut kept = Vec::new();
-        while let Ok(mut reservation) = handle.reserve(100, 1, Some(Instant::now() + Duration::from_millis(300))).await {
+        while let Ok(mut reservation) =
+            handle.reserve(100, 1, Some(Instant::now() + Duration::from_millis(300))).await
+        {
             reservation.sent();
             kept.push(reservation);
         }

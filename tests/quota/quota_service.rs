@@ -16,8 +16,12 @@ use tower_gemini::core::body::{JudgedBody, ReplayBody};
 use tower_gemini::core::context::{CallContext, CallOptions};
 use tower_gemini::core::error::Error;
 use tower_gemini::core::trail::{Step, Trail, WaitReason};
-use tower_gemini::core::verdict::{Charge, Detail, Outcome, QuotaCharge, Verdict, WaitHint, WaitSource};
-use tower_gemini::quota_guard::{Dimension, Limits, ProjectId, QuotaGuard, QuotaGuardLayer, QuotaKey, Saturation};
+use tower_gemini::core::verdict::{
+    Charge, Detail, Outcome, QuotaCharge, Verdict, WaitHint, WaitSource,
+};
+use tower_gemini::quota_guard::{
+    Dimension, Limits, ProjectId, QuotaGuard, QuotaGuardLayer, QuotaKey, Saturation,
+};
 
 use crate::google::{Google, MODEL, call, request, start};
 
@@ -33,7 +37,8 @@ fn key() -> QuotaKey {
 
 fn answer(request: &Request<ReplayBody>, status: u16, verdict: Verdict) -> Answer {
     let (call, context) = (request.body().call().clone(), request.body().context().clone());
-    let mut response = Response::new(JudgedBody::local(Bytes::from_static(b"{}"), verdict, call, context));
+    let mut response =
+        Response::new(JudgedBody::local(Bytes::from_static(b"{}"), verdict, call, context));
     *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
     response
 }
@@ -43,9 +48,17 @@ fn guard<S>(layer: &QuotaGuardLayer, inner: S) -> QuotaGuard<S> {
 }
 
 /// The demand of twenty workers that never rest, for so long. Gives what Google served and refused.
-async fn full_demand(limits: Limits, minutes: u64, latency_ms: u64, tokens: (u64, u64), seed: u64) -> (u64, u64) {
+async fn full_demand(
+    limits: Limits,
+    minutes: u64,
+    latency_ms: u64,
+    tokens: (u64, u64),
+    seed: u64,
+) -> (u64, u64) {
     let google = Google::new(limits, latency_ms, seed);
-    let layer = layer(limits).learn_nothing().saturation(Saturation::Wait { at_most: Duration::from_secs(100_000) });
+    let layer = layer(limits)
+        .learn_nothing()
+        .saturation(Saturation::Wait { at_most: Duration::from_secs(100_000) });
     let service = guard(
         &layer,
         service_fn({
@@ -75,21 +88,24 @@ async fn full_demand(limits: Limits, minutes: u64, latency_ms: u64, tokens: (u64
 
 #[tokio::test(start_paused = true)]
 async fn at_full_demand_google_refuses_nothing_and_the_allowance_is_used() {
-    let (served, refused) = full_demand(Limits::unlimited().rpm(60).ipm(80).tpm(100_000), 30, 450, (10, 300), 1).await;
+    let (served, refused) =
+        full_demand(Limits::unlimited().rpm(60).ipm(80).tpm(100_000), 30, 450, (10, 300), 1).await;
     assert_eq!(refused, 0);
     assert!(served * 100 >= 60 * 30 * 95, "{served} of {}", 60 * 30);
 }
 
 #[tokio::test(start_paused = true)]
 async fn tokens_are_kept_as_tightly_as_requests() {
-    let (served, refused) = full_demand(Limits::unlimited().rpm(200).tpm(20_000), 20, 450, (200, 200), 2).await;
+    let (served, refused) =
+        full_demand(Limits::unlimited().rpm(200).tpm(20_000), 20, 450, (200, 200), 2).await;
     assert_eq!(refused, 0);
     assert!(served * 200 * 100 >= 20_000 * 20 * 95, "{served}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn two_days_of_full_demand_keep_both_days_and_use_them() {
-    // From noon Pacific to noon, two midnights: the rest of today, tomorrow, and the half of the day after.
+    // From noon Pacific to noon, two midnights: the rest of today, tomorrow, and the half of the
+    // day after.
     let limits = Limits::unlimited().rpm(30).rpd(2_000);
     let (served, refused) = full_demand(limits, 48 * 60, 450, (10, 10), 3).await;
     assert_eq!(refused, 0);
@@ -99,8 +115,12 @@ async fn two_days_of_full_demand_keep_both_days_and_use_them() {
 #[tokio::test(start_paused = true)]
 async fn without_limits_nothing_is_counted() {
     let layer = QuotaGuardLayer::unlimited();
-    let service =
-        guard(&layer, service_fn(|request| async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }));
+    let service = guard(
+        &layer,
+        service_fn(|request| async move {
+            Ok::<_, Error>(answer(&request, 200, Verdict::delivering()))
+        }),
+    );
     service.oneshot(request(1, 1, CallContext::new())).await.unwrap();
     assert!(layer.ledgers().is_empty());
 }
@@ -108,8 +128,12 @@ async fn without_limits_nothing_is_counted() {
 #[tokio::test(start_paused = true)]
 async fn a_reservation_lives_to_the_end_of_the_body() {
     let layer = layer(Limits::unlimited().rpm(5).rpd(9));
-    let service =
-        guard(&layer, service_fn(|request| async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }));
+    let service = guard(
+        &layer,
+        service_fn(|request| async move {
+            Ok::<_, Error>(answer(&request, 200, Verdict::delivering()))
+        }),
+    );
     let response = service.oneshot(request(7, 1, CallContext::new())).await.unwrap();
     let entry = |layer: &QuotaGuardLayer| layer.ledger(&key()).unwrap().entries[0];
     assert_eq!((entry(&layer).reserved, entry(&layer).used), (1, 0));
@@ -142,7 +166,10 @@ async fn only_what_was_surely_not_counted_is_given_back() {
 #[tokio::test(start_paused = true)]
 async fn a_dropped_call_settles_by_how_far_it_got() {
     let layer = layer(Limits::unlimited().rpm(5));
-    let mut service = guard(&layer, service_fn(|_: Request<ReplayBody>| std::future::pending::<Result<Answer, Error>>()));
+    let mut service = guard(
+        &layer,
+        service_fn(|_: Request<ReplayBody>| std::future::pending::<Result<Answer, Error>>()),
+    );
     let entry = |layer: &QuotaGuardLayer| layer.ledger(&key()).unwrap().entries[0];
     // Never polled: never sent.
     drop(service.call(request(7, 1, CallContext::new())));
@@ -188,8 +215,12 @@ async fn a_call_waits_for_its_turn_and_is_told_how_long() {
         let told = told.clone();
         move |wait| told.lock().unwrap().push(wait.expected)
     });
-    let service =
-        guard(&layer, service_fn(|request| async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }));
+    let service = guard(
+        &layer,
+        service_fn(|request| async move {
+            Ok::<_, Error>(answer(&request, 200, Verdict::delivering()))
+        }),
+    );
     drop(service.clone().oneshot(request(7, 1, CallContext::new())).await.unwrap());
     let trail = Trail::new();
     let context = CallOptions::new().trail(trail.clone()).into_context(Instant::now().into_std());
@@ -204,11 +235,16 @@ async fn a_call_waits_for_its_turn_and_is_told_how_long() {
 #[tokio::test(start_paused = true)]
 async fn a_call_whose_turn_would_come_after_its_deadline_is_refused_at_once() {
     let layer = layer(Limits::unlimited().rpm(1));
-    let service =
-        guard(&layer, service_fn(|request| async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }));
+    let service = guard(
+        &layer,
+        service_fn(|request| async move {
+            Ok::<_, Error>(answer(&request, 200, Verdict::delivering()))
+        }),
+    );
     drop(service.clone().oneshot(request(7, 1, CallContext::new())).await.unwrap());
     let began = Instant::now();
-    let context = CallOptions::new().deadline(Duration::from_secs(30)).into_context(began.into_std());
+    let context =
+        CallOptions::new().deadline(Duration::from_secs(30)).into_context(began.into_std());
     let refused = service.oneshot(request(7, 1, context)).await.unwrap();
     assert_eq!((refused.status().as_u16(), began.elapsed()), (429, Duration::ZERO));
     assert_eq!(layer.ledger(&key()).unwrap().waiting, 0);
@@ -217,17 +253,25 @@ async fn a_call_whose_turn_would_come_after_its_deadline_is_refused_at_once() {
 #[tokio::test(start_paused = true)]
 async fn shadow_mode_lets_through_and_counts() {
     let layer = layer(Limits::unlimited().rpm(2)).saturation(Saturation::Shadow);
-    let service =
-        guard(&layer, service_fn(|request| async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }));
+    let service = guard(
+        &layer,
+        service_fn(|request| async move {
+            Ok::<_, Error>(answer(&request, 200, Verdict::delivering()))
+        }),
+    );
     for _ in 0..5 {
-        assert_eq!(service.clone().oneshot(request(7, 1, CallContext::new())).await.unwrap().status(), 200);
+        assert_eq!(
+            service.clone().oneshot(request(7, 1, CallContext::new())).await.unwrap().status(),
+            200
+        );
     }
     assert_eq!(layer.counts().shadow_refused, 3);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_heavy_call_is_not_overtaken_by_light_ones() {
-    let layer = layer(Limits::unlimited().tpm(100)).saturation(Saturation::Wait { at_most: Duration::from_secs(10_000) });
+    let layer = layer(Limits::unlimited().tpm(100))
+        .saturation(Saturation::Wait { at_most: Duration::from_secs(10_000) });
     let order = Arc::new(Mutex::new(Vec::new()));
     let service = guard(
         &layer,
@@ -286,7 +330,8 @@ async fn the_instance_that_was_made_ready_is_the_one_that_is_called() {
 async fn an_exhausted_day_closes_the_model_to_midnight_pacific_whatever_the_hint_says() {
     let layer = layer(Limits::unlimited().rpm(100));
     let hint = WaitHint::new(Duration::from_secs(2), WaitSource::RetryInfo);
-    let verdict = Verdict::refused_locally(Outcome::RateLimitedDay, Some(hint), true, Detail::default());
+    let verdict =
+        Verdict::refused_locally(Outcome::RateLimitedDay, Some(hint), true, Detail::default());
     let service = guard(
         &layer,
         service_fn(move |request| {
@@ -298,7 +343,10 @@ async fn an_exhausted_day_closes_the_model_to_midnight_pacific_whatever_the_hint
     let refused = service.oneshot(request(1, 1, CallContext::new())).await.unwrap();
     let wait = refused.body().verdict().wait().unwrap().stated();
     // 2026-03-08 12:59 Pacific daylight time (20:00 UTC) to midnight.
-    assert!(wait > Duration::from_secs(10 * 3600) && wait < Duration::from_secs(12 * 3600), "{wait:?}");
+    assert!(
+        wait > Duration::from_secs(10 * 3600) && wait < Duration::from_secs(12 * 3600),
+        "{wait:?}"
+    );
     assert_eq!(refused.body().verdict().outcome(), Outcome::RateLimitedDay);
 }
 
@@ -321,9 +369,15 @@ async fn a_429_far_below_the_limit_rests_the_model_and_keeps_the_limit() {
 
 #[tokio::test(start_paused = true)]
 async fn retries_stop_while_first_attempts_still_pass() {
-    let layer = layer(Limits::unlimited().rpd(10)).keep_for_first_attempts(30).saturation(Saturation::Refuse);
-    let service =
-        guard(&layer, service_fn(|request| async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }));
+    let layer = layer(Limits::unlimited().rpd(10))
+        .keep_for_first_attempts(30)
+        .saturation(Saturation::Refuse);
+    let service = guard(
+        &layer,
+        service_fn(|request| async move {
+            Ok::<_, Error>(answer(&request, 200, Verdict::delivering()))
+        }),
+    );
     let retry = || {
         let context = CallContext::new();
         let _ = context.trail().begin_attempt(None, None);
@@ -348,8 +402,12 @@ async fn alerts_come_once_a_crossing_by_callback_and_channel() {
         }
     });
     let mut channel = layer.alerts();
-    let service =
-        guard(&layer, service_fn(|request| async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }));
+    let service = guard(
+        &layer,
+        service_fn(|request| async move {
+            Ok::<_, Error>(answer(&request, 200, Verdict::delivering()))
+        }),
+    );
     for _ in 0..10 {
         drop(service.clone().oneshot(request(1, 1, CallContext::new())).await.unwrap());
     }
@@ -364,8 +422,12 @@ async fn keys_of_one_project_share_its_quota_and_are_not_kept() {
     let layer = layer(Limits::unlimited().rpm(2))
         .saturation(Saturation::Refuse)
         .project_by_credential([9; 16], [("AIza-one", project.clone()), ("AIza-two", project)]);
-    let service =
-        guard(&layer, service_fn(|request| async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }));
+    let service = guard(
+        &layer,
+        service_fn(|request| async move {
+            Ok::<_, Error>(answer(&request, 200, Verdict::delivering()))
+        }),
+    );
     let mut statuses = Vec::new();
     for name in ["AIza-one", "AIza-two", "AIza-one", "AIza-three"] {
         let mut request = request(1, 1, CallContext::new());
@@ -379,9 +441,15 @@ async fn keys_of_one_project_share_its_quota_and_are_not_kept() {
 // OAuth's tokens change by the hour: each is a project of its own, and nobody asks with it again.
 #[tokio::test(start_paused = true)]
 async fn however_many_keys_come_the_counts_are_bounded_and_those_at_rest_make_room() {
-    let layer = layer(Limits::unlimited().rpm(1).rpd(5)).saturation(Saturation::Refuse).project_by_credential([9; 16], []);
-    let service =
-        guard(&layer, service_fn(|request| async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }));
+    let layer = layer(Limits::unlimited().rpm(1).rpd(5))
+        .saturation(Saturation::Refuse)
+        .project_by_credential([9; 16], []);
+    let service = guard(
+        &layer,
+        service_fn(|request| async move {
+            Ok::<_, Error>(answer(&request, 200, Verdict::delivering()))
+        }),
+    );
     let send = |name: String| {
         let mut request = request(1, 1, CallContext::new());
         request.headers_mut().insert("x-goog-api-key", name.parse().unwrap());

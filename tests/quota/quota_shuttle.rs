@@ -1,4 +1,5 @@
-//! The lock and the line under every interleaving that shuttle finds: the same source, with shuttle's `Mutex`.
+//! The lock and the line under every interleaving that shuttle finds: the same source, with
+//! shuttle's `Mutex`.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Wake, Waker};
@@ -54,8 +55,8 @@ const NOW: Moment = Moment { steady_ms: 1_000_000, wall_ms: 1_773_000_000_000 };
 const ASK: Ask = Ask { amounts: Amounts([1, 10, 1, 1]), day_reserve: 0 };
 const LIMIT: u64 = 2;
 
-/// Takes at once or in line; some leave the line, some give back, some settle. Whoever waits and was not woken is not served by
-/// polling again: a lost wake would leave it waiting for ever.
+/// Takes at once or in line; some leave the line, some give back, some settle. Whoever waits and
+/// was not woken is not served by polling again: a lost wake would leave it waiting for ever.
 fn one_call(gate: &Gate<Alone>, held: &AtomicU64, most: &AtomicU64, behaviour: usize) {
     let taken = match gate.try_take(NOW, ASK) {
         Try::Taken(taken) => Some(taken),
@@ -91,7 +92,10 @@ fn one_call(gate: &Gate<Alone>, held: &AtomicU64, most: &AtomicU64, behaviour: u
 #[test]
 fn no_interleaving_admits_more_than_the_limit_or_leaves_anything_behind() {
     let run = || {
-        let gate = Arc::new(Gate::new(Admission::new(Limits::unlimited().rpm(LIMIT).tpm(10 * LIMIT), 0), Alone));
+        let gate = Arc::new(Gate::new(
+            Admission::new(Limits::unlimited().rpm(LIMIT).tpm(10 * LIMIT), 0),
+            Alone,
+        ));
         let (held, most) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let calls: Vec<_> = (0..5)
             .map(|i| {
@@ -113,7 +117,8 @@ fn no_interleaving_admits_more_than_the_limit_or_leaves_anything_behind() {
     shuttle::check_pct(run, 2_000, 3);
 }
 
-/// When allowance comes back the first in line is woken, whoever gives it back and whoever leaves meanwhile.
+/// When allowance comes back the first in line is woken, whoever gives it back and whoever leaves
+/// meanwhile.
 #[test]
 fn no_wake_is_lost() {
     let run = || {

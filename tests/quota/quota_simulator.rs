@@ -34,7 +34,13 @@ async fn a_guarded_stack_at_full_demand_sees_no_429_and_uses_the_allowance() {
     const RPD: u64 = 1_000;
     let sim = Sim::builder()
         .seed(7)
-        .quota(Quota { rpm: Some(RPM), ipm: Some(RPM), rpd: Some(RPD), counts_rejected: true, ..Quota::UNLIMITED })
+        .quota(Quota {
+            rpm: Some(RPM),
+            ipm: Some(RPM),
+            rpd: Some(RPD),
+            counts_rejected: true,
+            ..Quota::UNLIMITED
+        })
         .latency(Latency::fixed(Duration::from_secs(20)))
         .starts_at_utc(Duration::from_secs(20 * 3600))
         .tiny_images(true)
@@ -44,7 +50,8 @@ async fn a_guarded_stack_at_full_demand_sees_no_429_and_uses_the_allowance() {
         .keep_for_first_attempts(0)
         .saturation(Saturation::Wait { at_most: Duration::from_secs(86_400) });
     let stack = GeminiStack::new().quota(quota.clone());
-    let policy = tower_gemini::jittered_retry::RetryPolicy::recommended().deadline(Duration::from_secs(100_000));
+    let policy = tower_gemini::jittered_retry::RetryPolicy::recommended()
+        .deadline(Duration::from_secs(100_000));
     let service = stack.retry_policy(policy).raw(sim.service());
     // From 20:00 UTC over midnight Pacific (08:00 UTC): two days' allowances within 13 hours.
     let end = Instant::now() + Duration::from_secs(13 * 3600);

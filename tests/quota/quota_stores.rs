@@ -8,7 +8,9 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, advance, sleep, timeout};
 use tower_gemini::clock::RuntimeClock;
 use tower_gemini::quota_guard::store::{Exchange, Exchanging, MemoryStore, QuotaStore, StoreError};
-use tower_gemini::quota_guard::{Dimension, Limits, QuotaGuardLayer, QuotaKey, RestReason, StoreFailure};
+use tower_gemini::quota_guard::{
+    Dimension, Limits, QuotaGuardLayer, QuotaKey, RestReason, StoreFailure,
+};
 
 use crate::google::{MODEL, start};
 
@@ -21,7 +23,12 @@ fn process(store: Arc<dyn QuotaStore>, limits: Limits) -> QuotaGuardLayer {
 }
 
 /// Several layers over one store, at full demand: what each took, and when.
-async fn share(store: Arc<dyn QuotaStore>, limits: Limits, processes: usize, seconds: u64) -> (Vec<(Duration, usize)>, u64) {
+async fn share(
+    store: Arc<dyn QuotaStore>,
+    limits: Limits,
+    processes: usize,
+    seconds: u64,
+) -> (Vec<(Duration, usize)>, u64) {
     let began = Instant::now();
     let layers: Vec<_> = (0..processes).map(|_| process(store.clone(), limits)).collect();
     let mut workers: FuturesUnordered<_> = layers
@@ -76,7 +83,11 @@ async fn layers_that_share_a_store_keep_one_limit_and_use_it() {
     let (taken, exchanges) = share(store, Limits::unlimited().rpm(3_000), 3, 600).await;
     assert!(most_in_a_window(&taken) <= 3_000, "{}", most_in_a_window(&taken));
     assert!(taken.len() * 100 >= 3_000 * 10 * 95, "{} of {}", taken.len(), 30_000);
-    assert!(exchanges * 10 <= taken.len() as u64, "{exchanges} exchanges for {} requests", taken.len());
+    assert!(
+        exchanges * 10 <= taken.len() as u64,
+        "{exchanges} exchanges for {} requests",
+        taken.len()
+    );
     // None of them was starved.
     for process in 0..3 {
         assert!(taken.iter().filter(|(_, i)| *i == process).count() > taken.len() / 10);
@@ -117,7 +128,12 @@ struct Moody {
 impl Moody {
     fn new() -> Arc<Self> {
         let inner = MemoryStore::with_clock(Arc::new(RuntimeClock::starting_at(start())));
-        Arc::new(Self { inner, hangs: AtomicBool::new(false), fails: AtomicBool::new(false), asked: AtomicU32::new(0) })
+        Arc::new(Self {
+            inner,
+            hangs: AtomicBool::new(false),
+            fails: AtomicBool::new(false),
+            asked: AtomicU32::new(0),
+        })
     }
 }
 
@@ -158,18 +174,22 @@ async fn a_store_that_hangs_never_hangs_a_call() {
 #[tokio::test(start_paused = true)]
 async fn open_on_the_last_lease_keeps_the_pace_that_was_granted() {
     let store = Moody::new();
-    let layer = process(store.clone(), Limits::unlimited().rpm(100).rpd(500)).on_store_failure(StoreFailure::OpenOnLastLease);
+    let layer = process(store.clone(), Limits::unlimited().rpm(100).rpd(500))
+        .on_store_failure(StoreFailure::OpenOnLastLease);
     let handle = layer.handle(&key()).unwrap();
     for _ in 0..30 {
         handle.reserve(1, 1, None).await.unwrap().settle(None);
     }
     store.fails.store(true, Ordering::Relaxed);
     advance(Duration::from_secs(30)).await;
-    // In the same minute nothing more than it had; in the next as much again, and reported when the store is back.
+    // In the same minute nothing more than it had; in the next as much again, and reported when the
+    // store is back.
     assert!(handle.reserve(1, 1, Some(Instant::now() + Duration::from_secs(5))).await.is_err());
     sleep(Duration::from_secs(40)).await;
     let mut taken = 0;
-    while let Ok(reservation) = handle.reserve(1, 1, Some(Instant::now() + Duration::from_secs(5))).await {
+    while let Ok(reservation) =
+        handle.reserve(1, 1, Some(Instant::now() + Duration::from_secs(5))).await
+    {
         reservation.settle(None);
         taken += 1;
     }
@@ -187,7 +207,8 @@ async fn open_on_the_last_lease_keeps_the_pace_that_was_granted() {
 async fn a_process_that_never_had_a_lease_stays_closed() {
     let store = Moody::new();
     store.fails.store(true, Ordering::Relaxed);
-    let layer = process(store, Limits::unlimited().rpm(100)).on_store_failure(StoreFailure::OpenOnLastLease);
+    let layer = process(store, Limits::unlimited().rpm(100))
+        .on_store_failure(StoreFailure::OpenOnLastLease);
     let handle = layer.handle(&key()).unwrap();
     assert!(handle.reserve(1, 1, Some(Instant::now() + Duration::from_secs(2))).await.is_err());
 }
@@ -203,7 +224,11 @@ async fn a_grant_is_not_lost_when_its_asker_goes_away() {
         assert!(asked.is_err());
     }
     handle.reserve(1, 1, None).await.unwrap().settle(None);
-    assert_eq!(store.asked.load(Ordering::Relaxed), 1, "the exchange that was left behind was finished");
+    assert_eq!(
+        store.asked.load(Ordering::Relaxed),
+        1,
+        "the exchange that was left behind was finished"
+    );
     assert_eq!(handle.ledger().waiting, 0);
     assert_eq!(store.inner.taken(&key()).get(Dimension::RequestsPerMinute), 1);
 }

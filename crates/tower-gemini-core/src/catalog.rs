@@ -1,8 +1,9 @@
 //! Models as data: ids, sizes, prices and dates, in a TOML that callers can extend.
 //!
-//! Ids are never an enum: every id in the articles of early 2026 is retired by the end of that year, and a chain that ends in a
-//! retired model ends in a 404. [`Catalog::builtin`] holds what is publicly known of Gemini's image models; each price and date
-//! names its source and its day. Text models are not in it: nothing here depends on them.
+//! Ids are never an enum: every id in the articles of early 2026 is retired by the end of that
+//! year, and a chain that ends in a retired model ends in a 404. [`Catalog::builtin`] holds what is
+//! publicly known of Gemini's image models; each price and date names its source and its day. Text
+//! models are not in it: nothing here depends on them.
 //!
 //! ```
 //! use tower_gemini_core::catalog::{Catalog, Date};
@@ -50,8 +51,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::call::{ImageSize, ratio_distance, split_model_suffix, strip_model_prefix};
 
-/// The ratios that every Gemini image model takes (Gemini API documentation, image generation, 2026-07).
-pub const COMMON_RATIOS: [&str; 10] = ["1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9"];
+/// The ratios that every Gemini image model takes (Gemini API documentation, image generation,
+/// 2026-07).
+pub const COMMON_RATIOS: [&str; 10] =
+    ["1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9"];
 
 /// A day of the calendar, without a clock and without a time zone.
 ///
@@ -107,10 +110,17 @@ impl FromStr for Date {
 
     fn from_str(text: &str) -> Result<Self, CatalogError> {
         let mut parts = text.splitn(3, '-');
-        let mut number = || parts.next().filter(|part| part.bytes().all(|b| b.is_ascii_digit()))?.parse::<u16>().ok();
+        let mut number = || {
+            parts
+                .next()
+                .filter(|part| part.bytes().all(|b| b.is_ascii_digit()))?
+                .parse::<u16>()
+                .ok()
+        };
         let (year, month, day) = (number(), number(), number());
-        (|| Self::new(year?, u8::try_from(month?).ok()?, u8::try_from(day?).ok()?))()
-            .ok_or_else(|| CatalogError::new(format!("`{text}` is not a date; write it as 2026-06-25")))
+        (|| Self::new(year?, u8::try_from(month?).ok()?, u8::try_from(day?).ok()?))().ok_or_else(
+            || CatalogError::new(format!("`{text}` is not a date; write it as 2026-06-25")),
+        )
     }
 }
 
@@ -209,11 +219,11 @@ struct SizeKey(ImageSize);
 impl<'de> Deserialize<'de> for SizeKey {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        ImageSize::ALL
-            .into_iter()
-            .find(|size| size.as_str() == text)
-            .map(Self)
-            .ok_or_else(|| de::Error::custom(format_args!("`{text}` is not a size; the sizes are 512, 1K, 2K and 4K")))
+        ImageSize::ALL.into_iter().find(|size| size.as_str() == text).map(Self).ok_or_else(|| {
+            de::Error::custom(format_args!(
+                "`{text}` is not a size; the sizes are 512, 1K, 2K and 4K"
+            ))
+        })
     }
 }
 
@@ -253,7 +263,8 @@ pub struct Model {
     pub sizes: Vec<ImageSize>,
     /// Whether `imageSize` may be sent. Some models have one size and answer 400 to the field.
     pub accepts_image_size: bool,
-    /// Whether `responseFormat.image` may be sent. Some models know `imageConfig` only and answer 400 to the newer spelling.
+    /// Whether `responseFormat.image` may be sent. Some models know `imageConfig` only and answer
+    /// 400 to the newer spelling.
     pub accepts_response_format: bool,
     /// Whether it takes images to edit.
     pub edits: bool,
@@ -306,7 +317,8 @@ impl Model {
         self.ratios.iter().any(|known| known == ratio)
     }
 
-    /// The ratio it takes that is nearest to `ratio`, by factor; `None` where `ratio` has no name in the API.
+    /// The ratio it takes that is nearest to `ratio`, by factor; `None` where `ratio` has no name
+    /// in the API.
     #[must_use]
     pub fn nearest_ratio(&self, ratio: &str) -> Option<&str> {
         if let Some(same) = self.ratios.iter().find(|known| *known == ratio) {
@@ -322,7 +334,12 @@ impl Model {
     /// The size it makes when `size` is asked for at most: the largest up to it, or its smallest.
     #[must_use]
     pub fn nearest_size(&self, size: ImageSize) -> Option<ImageSize> {
-        self.sizes.iter().rev().find(|known| **known <= size).or_else(|| self.sizes.first()).copied()
+        self.sizes
+            .iter()
+            .rev()
+            .find(|known| **known <= size)
+            .or_else(|| self.sizes.first())
+            .copied()
     }
 
     /// The price on that platform.
@@ -348,25 +365,29 @@ impl Catalog {
     /// What is publicly known of Gemini's image models.
     #[must_use]
     pub fn builtin() -> &'static Self {
-        // The file is part of the crate and a test parses it: the empty catalogue stands for a case that cannot be released, and
-        // costs nobody a panic.
+        // The file is part of the crate and a test parses it: the empty catalogue stands for a case
+        // that cannot be released, and costs nobody a panic.
         BUILTIN.as_ref().unwrap_or_else(|_| &EMPTY)
     }
 
     /// Reads a catalogue.
     ///
     /// # Errors
-    /// Text that is no TOML, an unknown field, size or date, and an id or alias that is there twice. The error names the line,
-    /// and the nearest known name.
+    /// Text that is no TOML, an unknown field, size or date, and an id or alias that is there
+    /// twice. The error names the line, and the nearest known name.
     pub fn from_toml(text: &str) -> Result<Self, CatalogError> {
-        let file: RawFile = toml::from_str(text).map_err(|error| CatalogError::of_toml(text, &error))?;
+        let file: RawFile =
+            toml::from_str(text).map_err(|error| CatalogError::of_toml(text, &error))?;
         let mut catalog = Self::default();
         for raw in file.model {
             let model = Model::from(raw);
             for name in std::iter::once(&model.id).chain(&model.aliases) {
                 if let Some(&other) = catalog.index.get(&name.to_ascii_lowercase()) {
                     let other = catalog.models.get(other).map_or("", |model| model.id.as_str());
-                    return Err(CatalogError::new(format!("`{name}` of model `{}` already names model `{other}`", model.id)));
+                    return Err(CatalogError::new(format!(
+                        "`{name}` of model `{}` already names model `{other}`",
+                        model.id
+                    )));
                 }
             }
             catalog.insert(model);
@@ -374,7 +395,8 @@ impl Catalog {
         Ok(catalog)
     }
 
-    /// Takes over every model of `other`: one with the same id is replaced, and a name that both use means the newcomer's.
+    /// Takes over every model of `other`: one with the same id is replaced, and a name that both
+    /// use means the newcomer's.
     pub fn extend(&mut self, other: Self) {
         for model in other.models {
             self.insert(model);
@@ -382,8 +404,11 @@ impl Catalog {
     }
 
     fn insert(&mut self, model: Model) {
-        let position =
-            self.models.iter().position(|known| known.id.eq_ignore_ascii_case(&model.id)).unwrap_or(self.models.len());
+        let position = self
+            .models
+            .iter()
+            .position(|known| known.id.eq_ignore_ascii_case(&model.id))
+            .unwrap_or(self.models.len());
         // Names that the replaced entry had and the new one has not would otherwise live on.
         self.index.retain(|_, at| *at != position);
         for name in std::iter::once(&model.id).chain(&model.aliases) {
@@ -400,8 +425,9 @@ impl Catalog {
         self.models.iter()
     }
 
-    /// The model that a name means: an id, an alias, either with `models/`, `publishers/google/models/` or `google/` in front,
-    /// or with a size and a ratio behind as proxies write them (`-4k`, `-2k-9x16`).
+    /// The model that a name means: an id, an alias, either with `models/`,
+    /// `publishers/google/models/` or `google/` in front, or with a size and a ratio behind as
+    /// proxies write them (`-4k`, `-2k-9x16`).
     #[must_use]
     pub fn lookup(&self, name: &str) -> Option<&Model> {
         self.by_name(name).or_else(|| {
@@ -417,7 +443,9 @@ impl Catalog {
         // Ids are lower case as a rule: the copy is only for those that are not.
         let at = match self.index.get(name) {
             Some(at) => Some(at),
-            None if name.bytes().any(|b| b.is_ascii_uppercase()) => self.index.get(&name.to_ascii_lowercase()),
+            None if name.bytes().any(|b| b.is_ascii_uppercase()) => {
+                self.index.get(&name.to_ascii_lowercase())
+            }
             None => None,
         };
         at.and_then(|at| self.models.get(*at))
@@ -429,7 +457,8 @@ impl Catalog {
         Some((key, self.models.get(*at)?))
     }
 
-    /// The first model in the chain of successors that still answers on that day; the model itself where it does.
+    /// The first model in the chain of successors that still answers on that day; the model itself
+    /// where it does.
     #[must_use]
     pub fn successor_on<'a>(&'a self, model: &'a Model, day: Date) -> Option<&'a Model> {
         let mut model = model;
@@ -443,7 +472,8 @@ impl Catalog {
         None
     }
 
-    /// Models that no longer answer on that day and whose chain of successors ends in nothing: a fallback to one is a 404.
+    /// Models that no longer answer on that day and whose chain of successors ends in nothing: a
+    /// fallback to one is a 404.
     #[must_use]
     pub fn dead_ends_on(&self, day: Date) -> Vec<&Model> {
         self.models.iter().filter(|model| self.successor_on(model, day).is_none()).collect()
@@ -579,7 +609,9 @@ impl CatalogError {
     }
 
     fn of_toml(text: &str, error: &toml::de::Error) -> Self {
-        let line = error.span().map(|span| 1 + text.bytes().take(span.start).filter(|&b| b == b'\n').count());
+        let line = error
+            .span()
+            .map(|span| 1 + text.bytes().take(span.start).filter(|&b| b == b'\n').count());
         let mut message = error.message().to_owned();
         if let Some(nearest) = nearest_name(&message) {
             message.push_str(&format!("; did you mean `{nearest}`?"));
@@ -605,8 +637,9 @@ impl fmt::Display for CatalogError {
 
 impl std::error::Error for CatalogError {}
 
-/// The expected name closest to the one that was found, both taken from serde's own sentence ("unknown field `x`, expected one
-/// of `a`, `b`"): so a field that is added to the structs is known here without a second list.
+/// The expected name closest to the one that was found, both taken from serde's own sentence
+/// ("unknown field `x`, expected one of `a`, `b`"): so a field that is added to the structs is
+/// known here without a second list.
 fn nearest_name(message: &str) -> Option<&str> {
     let (found, expected) = message.split_once("expected")?;
     let found = found.split('`').nth(1)?;
@@ -656,7 +689,9 @@ mod tests {
         let catalog = Catalog::builtin();
         for model in catalog.models() {
             if let Some(successor) = &model.successor {
-                let found = catalog.lookup(successor).unwrap_or_else(|| panic!("{} names {successor}", model.id));
+                let found = catalog
+                    .lookup(successor)
+                    .unwrap_or_else(|| panic!("{} names {successor}", model.id));
                 assert_eq!(&found.id, successor, "{} must name an id, not an alias", model.id);
             }
         }
@@ -664,19 +699,28 @@ mod tests {
 
     #[test]
     fn no_chain_of_successors_ends_in_a_retired_model() {
-        let dead: Vec<_> = Catalog::builtin().dead_ends_on(WRITTEN).iter().map(|model| &model.id).collect();
+        let dead: Vec<_> =
+            Catalog::builtin().dead_ends_on(WRITTEN).iter().map(|model| &model.id).collect();
         assert!(dead.is_empty(), "past their date without a living successor: {dead:?}");
     }
 
     #[test]
     fn every_image_model_has_a_dated_price_for_each_of_its_sizes() {
         for model in Catalog::builtin().models() {
-            assert!(!model.source.is_empty() && model.as_of.is_some(), "{} has no source", model.id);
+            assert!(
+                !model.source.is_empty() && model.as_of.is_some(),
+                "{} has no source",
+                model.id
+            );
             assert!(!model.prices.is_empty(), "{} has no price", model.id);
             for price in &model.prices {
                 assert!(!price.source.is_empty(), "{}", model.id);
                 for size in &model.sizes {
-                    assert!(price.per_image_microusd.contains_key(size), "{} has no price of {size}", model.id);
+                    assert!(
+                        price.per_image_microusd.contains_key(size),
+                        "{} has no price of {size}",
+                        model.id
+                    );
                 }
             }
         }
@@ -690,7 +734,11 @@ mod tests {
                 for (size, tokens) in &model.tokens_per_image {
                     let exact = tokens * rate / 1_000_000;
                     let listed = price.per_image_microusd[size];
-                    assert!(listed.abs_diff(exact) * 100 <= exact, "{} {size}: {listed} and {exact}", model.id);
+                    assert!(
+                        listed.abs_diff(exact) * 100 <= exact,
+                        "{} {size}: {listed} and {exact}",
+                        model.id
+                    );
                 }
             }
         }
@@ -703,7 +751,10 @@ mod tests {
             ("gemini-3-pro-image", "gemini-3-pro-image"),
             ("models/gemini-3-pro-image", "gemini-3-pro-image"),
             ("publishers/google/models/gemini-3-pro-image", "gemini-3-pro-image"),
-            ("projects/p/locations/global/publishers/google/models/gemini-3-pro-image", "gemini-3-pro-image"),
+            (
+                "projects/p/locations/global/publishers/google/models/gemini-3-pro-image",
+                "gemini-3-pro-image",
+            ),
             ("google/gemini-3.1-flash-image", "gemini-3.1-flash-image"),
             ("gemini-3-pro-image-4k", "gemini-3-pro-image"),
             ("gemini-3-pro-image-2k-9x16", "gemini-3-pro-image"),
@@ -724,23 +775,35 @@ mod tests {
 
     #[test]
     fn a_misspelt_field_is_named_with_its_line_and_the_nearest_name() {
-        let error =
-            Catalog::from_toml("[[model]]\nid = \"x\"\nfamily = \"flash\"\nimages = true\nsuccesor = \"y\"\n").unwrap_err();
+        let error = Catalog::from_toml(
+            "[[model]]\nid = \"x\"\nfamily = \"flash\"\nimages = true\nsuccesor = \"y\"\n",
+        )
+        .unwrap_err();
         assert_eq!(error.line(), Some(5));
         let text = error.to_string();
-        assert!(text.starts_with("line 5 of the model catalogue: unknown field `succesor`"), "{text}");
+        assert!(
+            text.starts_with("line 5 of the model catalogue: unknown field `succesor`"),
+            "{text}"
+        );
         assert!(text.ends_with("did you mean `successor`?"), "{text}");
-        let error = Catalog::from_toml("[[model]]\nid = \"x\"\nfamily = \"flesh\"\nimages = true\n").unwrap_err().to_string();
+        let error =
+            Catalog::from_toml("[[model]]\nid = \"x\"\nfamily = \"flesh\"\nimages = true\n")
+                .unwrap_err()
+                .to_string();
         assert!(error.contains("did you mean `flash`?"), "{error}");
     }
 
     #[test]
     fn a_lower_case_size_and_a_day_that_never_was_are_errors() {
-        let size =
-            Catalog::from_toml("[[model]]\nid = \"x\"\nfamily = \"pro\"\nimages = true\nsizes = [\"2k\"]\n").unwrap_err();
+        let size = Catalog::from_toml(
+            "[[model]]\nid = \"x\"\nfamily = \"pro\"\nimages = true\nsizes = [\"2k\"]\n",
+        )
+        .unwrap_err();
         assert!(size.to_string().contains("`2k` is not a size"), "{size}");
-        let date = Catalog::from_toml("[[model]]\nid = \"x\"\nfamily = \"pro\"\nimages = true\nretired = \"2026-02-30\"\n")
-            .unwrap_err();
+        let date = Catalog::from_toml(
+            "[[model]]\nid = \"x\"\nfamily = \"pro\"\nimages = true\nretired = \"2026-02-30\"\n",
+        )
+        .unwrap_err();
         assert!(date.to_string().contains("`2026-02-30` is not a date"), "{date}");
         assert_eq!(date.line(), Some(5));
     }
@@ -748,7 +811,9 @@ mod tests {
     #[test]
     fn a_name_used_twice_is_an_error() {
         let twice = "[[model]]\nid = \"x\"\nfamily = \"pro\"\nimages = true\n[[model]]\nid = \"y\"\naliases = [\"X\"]\nfamily = \"pro\"\nimages = true\n";
-        assert!(Catalog::from_toml(twice).unwrap_err().to_string().contains("already names model `x`"));
+        assert!(
+            Catalog::from_toml(twice).unwrap_err().to_string().contains("already names model `x`")
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Wall time, handed in: nothing here reads a clock.
 //!
-//! Only what a calendar decides needs it (the quota's day). How long something takes is the runtime's time, in the layers.
+//! Only what a calendar decides needs it (the quota's day). How long something takes is the
+//! runtime's time, in the layers.
 
 use std::fmt;
 use std::time::SystemTime;

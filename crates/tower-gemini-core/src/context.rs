@@ -1,4 +1,5 @@
-//! What one call carries through all its attempts: a deadline, the risk its caller allowed, and the trail.
+//! What one call carries through all its attempts: a deadline, the risk its caller allowed, and the
+//! trail.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -11,8 +12,8 @@ use crate::verdict::{Charge, ResendPermit, Verdict};
 
 /// How many times a call may be sent again although the attempt before *may* have been paid for.
 ///
-/// Default 0: nothing that may have been paid for is ever sent again. One allowance is shared by all layers and clones that
-/// work on the same call, so retry and fallback together never pass it.
+/// Default 0: nothing that may have been paid for is ever sent again. One allowance is shared by
+/// all layers and clones that work on the same call, so retry and fallback together never pass it.
 ///
 /// ```
 /// use tower_gemini_core::{context::Allowance, verdict::Verdict};
@@ -24,7 +25,8 @@ use crate::verdict::{Charge, ResendPermit, Verdict};
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct Allowance(
-    /// `None` is nothing allowed: there is nothing to share, and the usual call allocates nothing for it.
+    /// `None` is nothing allowed: there is nothing to share, and the usual call allocates nothing
+    /// for it.
     Option<Arc<AtomicU32>>,
 );
 
@@ -41,8 +43,8 @@ impl Allowance {
         self.0.as_ref().map_or(0, |left| left.load(Ordering::Acquire))
     }
 
-    /// A permit for what this verdict left: free where surely nothing was paid, one unit of the allowance where it may have
-    /// been, and `None` where it was, or the allowance is spent.
+    /// A permit for what this verdict left: free where surely nothing was paid, one unit of the
+    /// allowance where it may have been, and `None` where it was, or the allowance is spent.
     #[must_use]
     pub fn buy(&self, verdict: &Verdict) -> Option<ResendPermit> {
         match verdict.charge() {
@@ -62,7 +64,8 @@ impl Allowance {
 #[derive(Debug, Clone, Default)]
 pub struct CallContext {
     deadline: Option<Instant>,
-    /// Shared by the clones: a fallback's next target must not be given a new one by the retry inside it.
+    /// Shared by the clones: a fallback's next target must not be given a new one by the retry
+    /// inside it.
     allowance: Arc<OnceLock<Allowance>>,
     trail: Trail,
     must_keep: MustKeep,
@@ -92,7 +95,8 @@ impl CallContext {
         self.allowance.get()
     }
 
-    /// Sets the allowance of this call, for all clones of this context. The caller's own (set first) wins over a layer's default.
+    /// Sets the allowance of this call, for all clones of this context. The caller's own (set
+    /// first) wins over a layer's default.
     pub fn set_allowance_if_unset(&mut self, allowance: Allowance) {
         self.allowance.get_or_init(|| allowance);
     }
@@ -109,7 +113,8 @@ impl CallContext {
         &self.trail
     }
 
-    /// Writes into the given trail from here on. A caller who keeps a clone can read it even after dropping the call.
+    /// Writes into the given trail from here on. A caller who keeps a clone can read it even after
+    /// dropping the call.
     #[must_use]
     pub fn with_trail(mut self, trail: Trail) -> Self {
         self.trail = trail;
@@ -117,8 +122,9 @@ impl CallContext {
     }
 }
 
-/// Which model should be tried first, put into the request's extensions by whoever knows better than the caller which one answers
-/// at this hour. A fallback that reads it starts its chain there; without one it changes nothing.
+/// Which model should be tried first, put into the request's extensions by whoever knows better
+/// than the caller which one answers at this hour. A fallback that reads it starts its chain there;
+/// without one it changes nothing.
 ///
 /// ```
 /// use tower_gemini_core::{call::ModelId, context::PreferModel};
@@ -129,8 +135,8 @@ impl CallContext {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PreferModel(pub ModelId);
 
-/// The caller is in no hurry: the call may wait this long for an hour in which it is likelier to succeed. Put into the request's
-/// extensions; read by `PeakHourRouter`.
+/// The caller is in no hurry: the call may wait this long for an hour in which it is likelier to
+/// succeed. Put into the request's extensions; read by `PeakHourRouter`.
 ///
 /// ```
 /// use std::time::Duration;
@@ -194,7 +200,8 @@ impl CallOptions {
         self
     }
 
-    /// How many times the call may be sent again after an attempt that may have been paid for. Default 0.
+    /// How many times the call may be sent again after an attempt that may have been paid for.
+    /// Default 0.
     #[must_use]
     pub fn maybe_charged_resends(mut self, resends: u32) -> Self {
         self.maybe_charged_resends = Some(resends);
@@ -221,7 +228,8 @@ impl CallOptions {
         self.deadline
     }
 
-    /// The trail that was set, or one that is set now: for layers outside the one that starts the call.
+    /// The trail that was set, or one that is set now: for layers outside the one that starts the
+    /// call.
     pub fn trail_mut(&mut self) -> &mut Trail {
         self.trail.get_or_insert_default()
     }
@@ -231,7 +239,11 @@ impl CallOptions {
     pub fn into_context(self, now: Instant) -> CallContext {
         CallContext {
             deadline: self.deadline.and_then(|within| now.checked_add(within)),
-            allowance: Arc::new(self.maybe_charged_resends.map(Allowance::of).map_or_else(OnceLock::new, OnceLock::from)),
+            allowance: Arc::new(
+                self.maybe_charged_resends
+                    .map(Allowance::of)
+                    .map_or_else(OnceLock::new, OnceLock::from),
+            ),
             trail: self.trail.unwrap_or_default(),
             must_keep: self.must_keep,
         }
@@ -259,7 +271,8 @@ mod tests {
         assert_eq!(allowance.left(), 1);
     }
 
-    // Without sharing, each target of a fallback got an allowance of its own from the retry inside it.
+    // Without sharing, each target of a fallback got an allowance of its own from the retry inside
+    // it.
     #[test]
     fn clones_of_a_context_share_one_allowance_even_if_it_is_set_later() {
         let mut context = CallContext::new();

@@ -16,9 +16,10 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// Why a call gave no answer, or an answer without the image that was asked for.
 ///
-/// Seven layers leave one cause: an `Error` that meets another of our layers is passed on and never wrapped. It always holds a
-/// [`Verdict`], so retry and fallback ask one question of answers and errors alike, and [`charge`](Self::charge) tells what the
-/// failure cost. Its `Display`, its `Debug` and those of its [`source`](StdError::source) hide keys and tokens;
+/// Seven layers leave one cause: an `Error` that meets another of our layers is passed on and never
+/// wrapped. It always holds a [`Verdict`], so retry and fallback ask one question of answers and
+/// errors alike, and [`charge`](Self::charge) tells what the failure cost. Its `Display`, its
+/// `Debug` and those of its [`source`](StdError::source) hide keys and tokens;
 /// [`into_cause`](Self::into_cause) gives the raw cause to who wants it.
 pub struct Error(Box<Inner>);
 
@@ -72,7 +73,8 @@ impl Error {
         Self(Box::new(Inner { kind, verdict, trail: None, cause: cause.map(Cause) }))
     }
 
-    /// The client failed. `verdict` says whether it was sent. An `Error` of ours inside `cause` is returned as it is.
+    /// The client failed. `verdict` says whether it was sent. An `Error` of ours inside `cause` is
+    /// returned as it is.
     #[must_use]
     pub fn transport(cause: BoxError, verdict: Verdict) -> Self {
         match cause.downcast::<Self>() {
@@ -120,7 +122,8 @@ impl Error {
         Self::new(Kind::NoImage, verdict, None)
     }
 
-    /// A complete answer with an error status, where the caller asked for an image and not for a response.
+    /// A complete answer with an error status, where the caller asked for an image and not for a
+    /// response.
     #[must_use]
     pub fn upstream(status: StatusCode, body: Bytes, verdict: Verdict) -> Self {
         Self::new(Kind::Upstream { status, body }, verdict, None)
@@ -138,8 +141,8 @@ impl Error {
         Self::new(Kind::Sink, verdict, Some(cause))
     }
 
-    /// Not sent, as an earlier request was or may have been paid for and its answer was lost: that is what its charge speaks of. `why` is
-    /// the sentence about it.
+    /// Not sent, as an earlier request was or may have been paid for and its answer was lost: that
+    /// is what its charge speaks of. `why` is the sentence about it.
     #[must_use]
     pub fn lost_before(why: &'static str) -> Self {
         Self::new(Kind::LostBefore { why }, Verdict::interrupted(), None)
@@ -194,7 +197,8 @@ impl Error {
         matches!(self.0.kind, Kind::RequestBody)
     }
 
-    /// Whether nothing was sent because an earlier request may have been paid for, and its answer was lost.
+    /// Whether nothing was sent because an earlier request may have been paid for, and its answer
+    /// was lost.
     #[must_use]
     pub fn is_lost_before(&self) -> bool {
         matches!(self.0.kind, Kind::LostBefore { .. })
@@ -280,14 +284,18 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = &*self.0;
         match &inner.kind {
-            Kind::Transport if inner.verdict.outcome() == Outcome::NotSent => f.write_str("the request could not be sent")?,
+            Kind::Transport if inner.verdict.outcome() == Outcome::NotSent => {
+                f.write_str("the request could not be sent")?
+            }
             Kind::Transport => f.write_str("the connection broke after the request was sent")?,
             Kind::RequestBody => f.write_str("the request body could not be read")?,
             Kind::Timeout { limit, what } => {
                 let what = match what {
                     TimeLimit::Attempt => "no whole answer within the attempt's limit of",
                     TimeLimit::Idle => "nothing more of the answer came for",
-                    TimeLimit::Deadline => "no whole answer before the call's deadline, which left this attempt",
+                    TimeLimit::Deadline => {
+                        "no whole answer before the call's deadline, which left this attempt"
+                    }
                 };
                 write!(f, "{what} {:.1} s", limit.as_secs_f64())?;
             }
@@ -297,11 +305,17 @@ impl fmt::Display for Error {
             Kind::NoImage => f.write_str(match inner.verdict.outcome() {
                 Outcome::PromptBlocked => "the prompt was blocked",
                 Outcome::ContentBlocked => "the image was refused",
-                Outcome::OutOfTokens => "the model ran out of output tokens before it drew an image",
+                Outcome::OutOfTokens => {
+                    "the model ran out of output tokens before it drew an image"
+                }
                 _ => "the answer holds no image",
             })?,
-            Kind::Upstream { status, .. } => write!(f, "the API answered {status} ({})", inner.verdict.outcome())?,
-            Kind::TooLarge { max_bytes } => write!(f, "the image is larger than the {max_bytes} bytes allowed")?,
+            Kind::Upstream { status, .. } => {
+                write!(f, "the API answered {status} ({})", inner.verdict.outcome())?
+            }
+            Kind::TooLarge { max_bytes } => {
+                write!(f, "the image is larger than the {max_bytes} bytes allowed")?
+            }
             Kind::Sink => f.write_str("the image could not be written")?,
             Kind::LostBefore { why } => f.write_str(why)?,
         }
@@ -330,7 +344,9 @@ impl fmt::Debug for Error {
         let mut s = f.debug_struct("Error");
         match &inner.kind {
             // The body may hold keys and is shown through the verdict's redacted message.
-            Kind::Upstream { status, body } => s.field("status", status).field("body_bytes", &body.len()),
+            Kind::Upstream { status, body } => {
+                s.field("status", status).field("body_bytes", &body.len())
+            }
             Kind::Corrupt { what } => s.field("corrupt", &redact(what)),
             kind => s.field("kind", kind),
         };
@@ -348,12 +364,14 @@ impl StdError for Error {
     }
 }
 
-/// Somebody else's error, printed without secrets: a client's error text may hold the URL with its `?key=`.
+/// Somebody else's error, printed without secrets: a client's error text may hold the URL with its
+/// `?key=`.
 struct Cause(BoxError);
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The whole chain on one line: our `source` ends here, so nothing below it can print itself unredacted.
+        // The whole chain on one line: our `source` ends here, so nothing below it can print itself
+        // unredacted.
         let mut text = self.0.to_string();
         let mut next = self.0.source();
         while let Some(error) = next {
@@ -382,22 +400,40 @@ mod tests {
 
     #[test]
     fn every_error_says_what_it_cost() {
-        let error = Error::timeout(TimeLimit::Attempt, Duration::from_secs(300), Verdict::interrupted());
-        assert_eq!(error.to_string(), "no whole answer within the attempt's limit of 300.0 s; it may have been charged");
+        let error =
+            Error::timeout(TimeLimit::Attempt, Duration::from_secs(300), Verdict::interrupted());
+        assert_eq!(
+            error.to_string(),
+            "no whole answer within the attempt's limit of 300.0 s; it may have been charged"
+        );
         let error = Error::lost_before("not sent: the answer to an earlier request was lost");
         assert!(error.is_lost_before() && !error.is_transport());
-        assert_eq!(error.to_string(), "not sent: the answer to an earlier request was lost; it may have been charged");
+        assert_eq!(
+            error.to_string(),
+            "not sent: the answer to an earlier request was lost; it may have been charged"
+        );
         let error = Error::transport("connection refused".into(), Verdict::not_sent());
-        assert_eq!(error.to_string(), "the request could not be sent: connection refused; nothing was charged");
+        assert_eq!(
+            error.to_string(),
+            "the request could not be sent: connection refused; nothing was charged"
+        );
     }
 
     #[test]
     fn the_servers_full_stop_does_not_end_our_sentence() {
         let body = br#"{"error":{"code":400,"message":"API key not valid. Please pass a valid API key.","status":"INVALID_ARGUMENT"}}"#;
         let call = crate::call::Call::unrecognised();
-        let verdict = crate::classify::classify(&call, StatusCode::BAD_REQUEST, &http::HeaderMap::new(), body);
+        let verdict = crate::classify::classify(
+            &call,
+            StatusCode::BAD_REQUEST,
+            &http::HeaderMap::new(),
+            body,
+        );
         let error = Error::upstream(StatusCode::BAD_REQUEST, Bytes::from_static(body), verdict);
-        assert!(error.to_string().ends_with("Please pass a valid API key; nothing was charged"), "{error}");
+        assert!(
+            error.to_string().ends_with("Please pass a valid API key; nothing was charged"),
+            "{error}"
+        );
     }
 
     #[test]

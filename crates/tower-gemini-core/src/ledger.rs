@@ -1,8 +1,9 @@
 //! Money as intervals: what an attempt cost, from at least to at most.
 //!
-//! Nobody but the bill knows what an attempt cost; what can be known is an interval that holds the truth. [`cost_of`] gives it
-//! from list prices (the [catalogue](crate::catalog)), from what was asked ([`Call`]), from what became of it ([`Verdict`]) and,
-//! where the answer counted, from its [`Usage`]. Batch discounts, committed use and grounding with search are not in it.
+//! Nobody but the bill knows what an attempt cost; what can be known is an interval that holds the
+//! truth. [`cost_of`] gives it from list prices (the [catalogue](crate::catalog)), from what was
+//! asked ([`Call`]), from what became of it ([`Verdict`]) and, where the answer counted, from its
+//! [`Usage`]. Batch discounts, committed use and grounding with search are not in it.
 //!
 //! ```
 //! use http::{HeaderMap, Method, Uri};
@@ -58,7 +59,8 @@ impl Cost {
         Self { at_least_microusd: 0, at_most_microusd: Some(microusd) }
     }
 
-    /// What one of `images` images cost: the lower end rounded down, the upper up. `None` where there are none.
+    /// What one of `images` images cost: the lower end rounded down, the upper up. `None` where
+    /// there are none.
     #[must_use]
     pub fn per_image(self, images: u64) -> Option<Self> {
         Some(Self {
@@ -70,7 +72,8 @@ impl Cost {
     /// Whether `microusd` lies in the interval.
     #[must_use]
     pub fn contains(&self, microusd: u64) -> bool {
-        self.at_least_microusd <= microusd && self.at_most_microusd.is_none_or(|most| microusd <= most)
+        self.at_least_microusd <= microusd
+            && self.at_most_microusd.is_none_or(|most| microusd <= most)
     }
 }
 
@@ -107,7 +110,8 @@ impl fmt::Display for Cost {
     }
 }
 
-/// What an attempt cost by the list price of the platform its dialect belongs to (Vertex AI for its own, else the Gemini API).
+/// What an attempt cost by the list price of the platform its dialect belongs to (Vertex AI for its
+/// own, else the Gemini API).
 ///
 /// | charge | at least | at most |
 /// | --- | --- | --- |
@@ -116,56 +120,76 @@ impl fmt::Display for Cost {
 /// | `Charged`, no image | 0 | the tokens it counted; without a count: thoughts, text and input |
 /// | `Maybe` | 0 | the tokens of a complete answer that counted; else as for an image without a count |
 ///
-/// The lower end holds only final images: whether input is billed on a refusal, and at which rate cached input is, is nowhere
-/// stated. The upper end allows for drafts, of which documentation says that they are free and operators measured that unmarked
-/// ones are counted.
+/// The lower end holds only final images: whether input is billed on a refusal, and at which rate
+/// cached input is, is nowhere stated. The upper end allows for drafts, of which documentation says
+/// that they are free and operators measured that unmarked ones are counted.
 ///
-/// A model that the catalogue does not know, or has no price of, bounds nothing from above; so does a batch, which is billed
-/// elsewhere.
+/// A model that the catalogue does not know, or has no price of, bounds nothing from above; so does
+/// a batch, which is billed elsewhere.
 #[must_use]
 pub fn cost_of(catalog: &Catalog, call: &Call, verdict: &Verdict, usage: Option<&Usage>) -> Cost {
-    let platform = if call.dialect == Dialect::VertexAi { Platform::VertexAi } else { Platform::GeminiApi };
+    let platform =
+        if call.dialect == Dialect::VertexAi { Platform::VertexAi } else { Platform::GeminiApi };
     cost_on(&platform, catalog, call, verdict, usage)
 }
 
 /// [`cost_of`], by the price list of the given platform: of a relay's, say.
 #[must_use]
-pub fn cost_on(platform: &Platform, catalog: &Catalog, call: &Call, verdict: &Verdict, usage: Option<&Usage>) -> Cost {
+pub fn cost_on(
+    platform: &Platform,
+    catalog: &Catalog,
+    call: &Call,
+    verdict: &Verdict,
+    usage: Option<&Usage>,
+) -> Cost {
     if verdict.charge().is_surely_free() || call.verb == Verb::Count {
         // Counting tokens costs nothing (Gemini API documentation, pricing, 2026-10).
         return Cost::ZERO;
     }
     let model = call.model.as_ref().and_then(|id| catalog.lookup(id.as_str()));
-    let Some((model, price)) = model.and_then(|model| Some((model, model.price(platform)?))) else { return Cost::UNKNOWN };
+    let Some((model, price)) = model.and_then(|model| Some((model, model.price(platform)?))) else {
+        return Cost::UNKNOWN;
+    };
     if call.verb == Verb::Batch {
         return Cost::UNKNOWN;
     }
     let bill = Bill { model, price, call };
     let charged = verdict.charge() == Charge::Charged;
-    let cost = match (verdict.outcome(), usage.filter(|usage| usage.total > 0 || usage.candidates > 0 || usage.prompt > 0)) {
+    let cost = match (
+        verdict.outcome(),
+        usage.filter(|usage| usage.total > 0 || usage.candidates > 0 || usage.prompt > 0),
+    ) {
         (Outcome::Image, Some(usage)) if charged => bill.counted_image(usage),
         (Outcome::Image, None) if charged => bill.uncounted_image(),
         // A count met before the break is of what was made by then.
         (Outcome::Interrupted | Outcome::StreamError | Outcome::Other, Some(usage)) => {
             let (counted, uncounted) = (bill.counted_tokens(usage), bill.uncounted_image());
-            Cost::at_most(counted.at_most_microusd.zip(uncounted.at_most_microusd).map(|(a, b)| a.max(b)))
+            Cost::at_most(
+                counted.at_most_microusd.zip(uncounted.at_most_microusd).map(|(a, b)| a.max(b)),
+            )
         }
         (_, Some(usage)) => bill.counted_tokens(usage),
-        // A refusal made no image that could be billed; thoughts and input may be. Anything else may have made one.
-        (Outcome::ContentBlocked | Outcome::PromptBlocked | Outcome::OutOfTokens, None) => Cost::at_most(bill.words_at_most()),
+        // A refusal made no image that could be billed; thoughts and input may be. Anything else
+        // may have made one.
+        (Outcome::ContentBlocked | Outcome::PromptBlocked | Outcome::OutOfTokens, None) => {
+            Cost::at_most(bill.words_at_most())
+        }
         (_, None) => Cost { at_least_microusd: 0, ..bill.uncounted_image() },
     };
     bill.in_tier(cost)
 }
 
-/// How many drafts a thinking model may have made beside each final image: documentation says up to two, operators counted up to
-/// ten unmarked ones (apiyi documentation, 2026; the highest number reported anywhere).
+/// How many drafts a thinking model may have made beside each final image: documentation says up to
+/// two, operators counted up to ten unmarked ones (apiyi documentation, 2026; the highest number
+/// reported anywhere).
 const DRAFTS_AT_MOST: u64 = 10;
-/// Thoughts and text beside an image when nothing was counted. The largest seen in public recordings is 529 (2026-11); this is
-/// fifteen times as much, and a model's own limit of output tokens lowers it.
+/// Thoughts and text beside an image when nothing was counted. The largest seen in public
+/// recordings is 529 (2026-11); this is fifteen times as much, and a model's own limit of output
+/// tokens lowers it.
 const WORDS_AT_MOST: u64 = 8_192;
-/// How far the estimate of input tokens can be below the truth: a token is at least one byte of text where the estimate takes four,
-/// and an input image counts 1,120 tokens (Vertex AI documentation, Gemini 3.1 Flash Image, 2026-10) where it takes 258.
+/// How far the estimate of input tokens can be below the truth: a token is at least one byte of
+/// text where the estimate takes four, and an input image counts 1,120 tokens (Vertex AI
+/// documentation, Gemini 3.1 Flash Image, 2026-10) where it takes 258.
 const INPUT_FACTOR: u64 = 5;
 /// Tokens that a request has beside its contents.
 const INPUT_BASE: u64 = 256;
@@ -177,7 +201,8 @@ struct Bill<'a> {
 }
 
 impl Bill<'_> {
-    /// What one image may cost: the listed price is rounded and the tokens' price is exact, so both ends are needed.
+    /// What one image may cost: the listed price is rounded and the tokens' price is exact, so both
+    /// ends are needed.
     fn image(&self) -> Option<(u64, u64)> {
         let sizes: &[ImageSize] = match &self.call.size {
             Some(size) if self.model.makes(*size) => std::slice::from_ref(size),
@@ -188,9 +213,12 @@ impl Bill<'_> {
             sizes.iter().flat_map(|size| {
                 let listed = self.price.per_image_microusd.get(size).copied();
                 let tokens = self.model.tokens_per_image.get(size);
-                let exact =
-                    tokens.zip(self.price.image_output_microusd_per_mtok).map(|(&tokens, rate)| tokens_price(tokens, rate));
-                [listed, exact.map(|(low, _)| low), exact.map(|(_, high)| high)].into_iter().flatten()
+                let exact = tokens
+                    .zip(self.price.image_output_microusd_per_mtok)
+                    .map(|(&tokens, rate)| tokens_price(tokens, rate));
+                [listed, exact.map(|(low, _)| low), exact.map(|(_, high)| high)]
+                    .into_iter()
+                    .flatten()
             })
         };
         prices().min().zip(prices().max())
@@ -202,18 +230,25 @@ impl Bill<'_> {
         let (image_low, image_high) = match self.price.image_output_microusd_per_mtok {
             Some(rate) if image_tokens > 0 => {
                 let (low, high) = tokens_price(image_tokens, rate);
-                // Counted drafts may be free: then one image is what is paid, and never more than was counted.
+                // Counted drafts may be free: then one image is what is paid, and never more than
+                // was counted.
                 (low.min(one_low), high)
             }
             // Gateways leave the details out.
             _ => (one_low, self.images_at_most(one_high)),
         };
-        Cost { at_least_microusd: image_low, at_most_microusd: sum([Some(image_high), self.words(usage)]) }
+        Cost {
+            at_least_microusd: image_low,
+            at_most_microusd: sum([Some(image_high), self.words(usage)]),
+        }
     }
 
     fn uncounted_image(&self) -> Cost {
         let Some((low, high)) = self.image() else { return Cost::UNKNOWN };
-        Cost { at_least_microusd: low, at_most_microusd: sum([Some(self.images_at_most(high)), self.words_at_most()]) }
+        Cost {
+            at_least_microusd: low,
+            at_most_microusd: sum([Some(self.images_at_most(high)), self.words_at_most()]),
+        }
     }
 
     /// An answer that counted, and is not surely an image: image tokens count where there are any.
@@ -226,17 +261,21 @@ impl Bill<'_> {
         Cost { at_least_microusd: 0, at_most_microusd: sum([images, self.words(usage)]) }
     }
 
-    /// At most what all but the images of a counted answer cost. `candidates` may hold text that the details leave out, and on
-    /// refusals it repeats the thoughts, so it is taken whole.
+    /// At most what all but the images of a counted answer cost. `candidates` may hold text that
+    /// the details leave out, and on refusals it repeats the thoughts, so it is taken whole.
     fn words(&self, usage: &Usage) -> Option<u64> {
-        let text = usage.candidates.saturating_sub(usage.image_tokens()).saturating_add(usage.thoughts);
+        let text =
+            usage.candidates.saturating_sub(usage.image_tokens()).saturating_add(usage.thoughts);
         // Tool use and whatever else only the total knows of is billed as input.
-        let input = usage.prompt.max(usage.total.saturating_sub(usage.candidates).saturating_sub(usage.thoughts));
+        let input = usage
+            .prompt
+            .max(usage.total.saturating_sub(usage.candidates).saturating_sub(usage.thoughts));
         self.priced(input, text)
     }
 
     fn words_at_most(&self) -> Option<u64> {
-        let mut input = self.call.input_tokens_estimate.saturating_mul(INPUT_FACTOR).saturating_add(INPUT_BASE);
+        let mut input =
+            self.call.input_tokens_estimate.saturating_mul(INPUT_FACTOR).saturating_add(INPUT_BASE);
         // Nothing is known of how long a film or a document is; the model's limit is.
         if self.call.has_other_files {
             input = u64::MAX;
@@ -244,19 +283,24 @@ impl Bill<'_> {
         if let Some(limit) = self.model.input_token_limit {
             input = input.min(limit);
         }
-        let text = self.model.output_token_limit.map_or(WORDS_AT_MOST, |limit| limit.min(WORDS_AT_MOST));
+        let text =
+            self.model.output_token_limit.map_or(WORDS_AT_MOST, |limit| limit.min(WORDS_AT_MOST));
         self.priced(input, text.saturating_mul(u64::from(self.call.images.max(1))))
     }
 
     fn priced(&self, input: u64, text: u64) -> Option<u64> {
         // Imagen, and relays with a price by the image, have no tokens to pay for.
-        let by_the_image = self.model.family == Family::Imagen || self.price.image_output_microusd_per_mtok.is_none();
+        let by_the_image = self.model.family == Family::Imagen
+            || self.price.image_output_microusd_per_mtok.is_none();
         let part = |tokens: u64, rate: Option<u64>| match rate {
             Some(rate) => Some(tokens_price(tokens, rate).1),
             None if tokens == 0 || by_the_image => Some(0),
             None => None,
         };
-        sum([part(input, self.price.input_microusd_per_mtok), part(text, self.price.text_output_microusd_per_mtok)])
+        sum([
+            part(input, self.price.input_microusd_per_mtok),
+            part(text, self.price.text_output_microusd_per_mtok),
+        ])
     }
 
     fn images_at_most(&self, one: u64) -> u64 {
@@ -265,15 +309,17 @@ impl Bill<'_> {
         one.saturating_mul(u64::from(self.call.images.max(1))).saturating_mul(1 + drafts)
     }
 
-    /// Flex costs half, and what was asked as flex is never served dearer than standard; priority costs up to twice as much and may
-    /// be served as standard (Gemini API documentation, optimization and priority inference, 2026-08).
+    /// Flex costs half, and what was asked as flex is never served dearer than standard; priority
+    /// costs up to twice as much and may be served as standard (Gemini API documentation,
+    /// optimization and priority inference, 2026-08).
     fn in_tier(&self, cost: Cost) -> Cost {
         match self.call.tier {
             ServiceTier::Standard => cost,
             ServiceTier::Flex => Cost { at_least_microusd: cost.at_least_microusd / 2, ..cost },
-            ServiceTier::Priority => {
-                Cost { at_most_microusd: cost.at_most_microusd.map(|most| most.saturating_mul(2)), ..cost }
-            }
+            ServiceTier::Priority => Cost {
+                at_most_microusd: cost.at_most_microusd.map(|most| most.saturating_mul(2)),
+                ..cost
+            },
         }
     }
 }
@@ -328,9 +374,11 @@ mod tests {
     fn what_is_surely_free_costs_nothing_whatever_was_counted() {
         let call = call("gemini-3-pro-image", "{}");
         let counted = usage(1000, 2000, 30, 400);
-        for verdict in
-            [Verdict::of(Outcome::Overloaded), Verdict::of(Outcome::NoImage).with_charge(Charge::Waived), Verdict::not_sent()]
-        {
+        for verdict in [
+            Verdict::of(Outcome::Overloaded),
+            Verdict::of(Outcome::NoImage).with_charge(Charge::Waived),
+            Verdict::not_sent(),
+        ] {
             assert_eq!(cost(&call, &verdict, Some(&counted)), Cost::ZERO);
         }
     }
@@ -338,14 +386,21 @@ mod tests {
     #[test]
     fn a_counted_image_costs_its_tokens_and_at_most_all_others() {
         let call = call("gemini-3-pro-image", IN_4K);
-        // 2,000 image tokens at $120 a million; 100 of input at $2, 50 of text and 300 of thoughts at $12.
+        // 2,000 image tokens at $120 a million; 100 of input at $2, 50 of text and 300 of thoughts
+        // at $12.
         let cost = cost(&call, &Verdict::delivering(), Some(&usage(100, 2000, 50, 300)));
-        assert_eq!(cost, Cost { at_least_microusd: 240_000, at_most_microusd: Some(240_000 + 200 + 600 + 3600) });
+        assert_eq!(
+            cost,
+            Cost { at_least_microusd: 240_000, at_most_microusd: Some(240_000 + 200 + 600 + 3600) }
+        );
     }
 
     #[test]
     fn counted_drafts_widen_the_interval_from_one_image_to_all_of_them() {
-        let call = call("gemini-3-pro-image", r#"{"generationConfig":{"imageConfig":{"imageSize":"1K"}}}"#);
+        let call = call(
+            "gemini-3-pro-image",
+            r#"{"generationConfig":{"imageConfig":{"imageSize":"1K"}}}"#,
+        );
         let cost = cost(&call, &Verdict::delivering(), Some(&usage(0, 3 * 1120, 0, 0)));
         assert_eq!(cost, Cost { at_least_microusd: 134_000, at_most_microusd: Some(3 * 134_400) });
     }
@@ -355,7 +410,12 @@ mod tests {
         let cost = cost(&call("gemini-3.1-flash-image", "{}"), &Verdict::delivering(), None);
         assert!(cost.contains(44_820) && cost.contains(151_200), "{cost}");
         assert!(!cost.contains(44_000));
-        let nano = super::cost_of(Catalog::builtin(), &call("gemini-2.5-flash-image", "{}"), &Verdict::delivering(), None);
+        let nano = super::cost_of(
+            Catalog::builtin(),
+            &call("gemini-2.5-flash-image", "{}"),
+            &Verdict::delivering(),
+            None,
+        );
         assert_eq!(nano.at_least_microusd, 38_700);
         assert!(nano.contains(39_000));
     }
@@ -363,13 +423,18 @@ mod tests {
     #[test]
     fn a_refusal_costs_its_tokens_at_most() {
         let call = call("gemini-3-pro-image", "{}");
-        // Seen in BerriAI/litellm#20357: 1,119 of input, 240 of thoughts, and `candidates` repeats the thoughts on some refusals.
-        let counted = Usage { prompt: 1119, candidates: 240, thoughts: 240, total: 1359, ..Usage::default() };
+        // Seen in BerriAI/litellm#20357: 1,119 of input, 240 of thoughts, and `candidates` repeats
+        // the thoughts on some refusals.
+        let counted =
+            Usage { prompt: 1119, candidates: 240, thoughts: 240, total: 1359, ..Usage::default() };
         let refused = cost(&call, &Verdict::of(Outcome::ContentBlocked), Some(&counted));
         assert_eq!(refused, Cost::up_to(1119 * 2 + 480 * 12));
         assert!(refused.contains(1119 * 2 + 240 * 12));
         let uncounted = cost(&call, &Verdict::of(Outcome::PromptBlocked), None);
-        assert!(uncounted.at_most_microusd.is_some_and(|most| most < 134_000), "no image was made: {uncounted}");
+        assert!(
+            uncounted.at_most_microusd.is_some_and(|most| most < 134_000),
+            "no image was made: {uncounted}"
+        );
     }
 
     #[test]
@@ -381,22 +446,39 @@ mod tests {
 
     #[test]
     fn a_count_met_before_a_break_is_not_the_last_word() {
-        let cost = cost(&call("gemini-3-pro-image", IN_4K), &Verdict::interrupted(), Some(&usage(10, 0, 5, 0)));
+        let cost = cost(
+            &call("gemini-3-pro-image", IN_4K),
+            &Verdict::interrupted(),
+            Some(&usage(10, 0, 5, 0)),
+        );
         assert!(cost.contains(0) && cost.contains(240_000), "{cost}");
     }
 
     #[test]
     fn an_unknown_model_is_bounded_by_nothing() {
-        assert_eq!(cost(&call("gemini-99-image", "{}"), &Verdict::interrupted(), None), Cost::UNKNOWN);
-        assert_eq!(cost(&call("gemini-99-image", "{}"), &Verdict::delivering(), None).at_most_microusd, None);
+        assert_eq!(
+            cost(&call("gemini-99-image", "{}"), &Verdict::interrupted(), None),
+            Cost::UNKNOWN
+        );
+        assert_eq!(
+            cost(&call("gemini-99-image", "{}"), &Verdict::delivering(), None).at_most_microusd,
+            None
+        );
         assert_eq!(cost(&call("gemini-99-image", "{}"), &Verdict::not_sent(), None), Cost::ZERO);
     }
 
     #[test]
     fn tiers_move_the_end_they_may_move() {
-        let standard = cost(&call("gemini-3-pro-image", "{}"), &Verdict::delivering(), Some(&usage(0, 1120, 0, 0)));
-        let flex =
-            cost(&call("gemini-3-pro-image", r#"{"serviceTier":"flex"}"#), &Verdict::delivering(), Some(&usage(0, 1120, 0, 0)));
+        let standard = cost(
+            &call("gemini-3-pro-image", "{}"),
+            &Verdict::delivering(),
+            Some(&usage(0, 1120, 0, 0)),
+        );
+        let flex = cost(
+            &call("gemini-3-pro-image", r#"{"serviceTier":"flex"}"#),
+            &Verdict::delivering(),
+            Some(&usage(0, 1120, 0, 0)),
+        );
         let priority = cost(
             &call("gemini-3-pro-image", r#"{"serviceTier":"priority"}"#),
             &Verdict::delivering(),
@@ -417,7 +499,10 @@ mod tests {
             .unwrap(),
         );
         let call = call("gemini-3-pro-image", "{}");
-        assert_eq!(cost_on(&Platform::other("relay"), &catalog, &call, &Verdict::delivering(), None), Cost::exactly(50_000));
+        assert_eq!(
+            cost_on(&Platform::other("relay"), &catalog, &call, &Verdict::delivering(), None),
+            Cost::exactly(50_000)
+        );
         assert_eq!(cost_of(&catalog, &call, &Verdict::delivering(), None), Cost::UNKNOWN);
     }
 
@@ -454,7 +539,8 @@ mod tests {
             }
         }
 
-        /// Whichever reading of the rules is right (drafts free or paid, refusals' input free or paid), the bill lies inside.
+        /// Whichever reading of the rules is right (drafts free or paid, refusals' input free or
+        /// paid), the bill lies inside.
         #[test]
         fn the_interval_holds_the_bill(
             model in prop::sample::select(vec!["gemini-3-pro-image", "gemini-3.1-flash-image", "gemini-nano-banana-2.1"]),

@@ -1,7 +1,7 @@
 //! What an answer of Gemini's image API means, and what it cost.
 //!
-//! Pure types and functions: no tower, no tokio, no socket, no clock and no randomness. The layers of `tower-gemini`
-//! carry out what this crate decides.
+//! Pure types and functions: no tower, no tokio, no socket, no clock and no randomness. The layers
+//! of `tower-gemini` carry out what this crate decides.
 //!
 //! | module | what it holds |
 //! | --- | --- |

@@ -1,8 +1,10 @@
 //! Keeping keys out of everything that is printed.
 //!
-//! Secrets turn up in places nobody thinks of: in the query of a URL that an exception quotes, in Google's own error bodies
-//! ("Invalid API key: …", "Consumer 'api_key:AIza…' has been suspended."), and in JSON that is a string inside JSON. Whatever this
-//! crate and its layers print goes through [`redact`]. Names of projects and their numbers are hidden too: they tell whose bill it is.
+//! Secrets turn up in places nobody thinks of: in the query of a URL that an exception quotes, in
+//! Google's own error bodies ("Invalid API key: …", "Consumer 'api_key:AIza…' has been
+//! suspended."), and in JSON that is a string inside JSON. Whatever this crate and its layers print
+//! goes through [`redact`]. Names of projects and their numbers are hidden too: they tell whose
+//! bill it is.
 //!
 //! ```
 //! use tower_gemini_core::redact::redact;
@@ -31,7 +33,9 @@ pub fn redact(text: &str) -> Cow<'_, str> {
         return Cow::Borrowed(text);
     }
     let mut spans = secrets(text);
-    spans.retain(|span| text.get(span.clone()).is_some_and(|secret| !secret.is_empty() && secret != HIDDEN));
+    spans.retain(|span| {
+        text.get(span.clone()).is_some_and(|secret| !secret.is_empty() && secret != HIDDEN)
+    });
     if spans.is_empty() {
         return Cow::Borrowed(text);
     }
@@ -60,7 +64,8 @@ pub fn redact_uri(uri: &Uri) -> String {
     redact(&uri.to_string()).into_owned()
 }
 
-/// Headers for printing: the values of those that carry credentials are hidden whole, and secrets in all others.
+/// Headers for printing: the values of those that carry credentials are hidden whole, and secrets
+/// in all others.
 ///
 /// ```
 /// let mut headers = http::HeaderMap::new();
@@ -104,7 +109,12 @@ impl RedactedHeaders<'_> {
 impl fmt::Display for RedactedHeaders<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (position, (name, value)) in self.0.iter().enumerate() {
-            write!(f, "{}{name}: {}", if position == 0 { "" } else { ", " }, Self::shown(name, value))?;
+            write!(
+                f,
+                "{}{name}: {}",
+                if position == 0 { "" } else { ", " },
+                Self::shown(name, value)
+            )?;
         }
         Ok(())
     }
@@ -112,7 +122,9 @@ impl fmt::Display for RedactedHeaders<'_> {
 
 impl fmt::Debug for RedactedHeaders<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.0.iter().map(|(name, value)| (name.as_str(), Self::shown(name, value)))).finish()
+        f.debug_map()
+            .entries(self.0.iter().map(|(name, value)| (name.as_str(), Self::shown(name, value))))
+            .finish()
     }
 }
 
@@ -121,7 +133,8 @@ impl fmt::Debug for RedactedHeaders<'_> {
 enum Label {
     /// `api_key=…`, `"x-goog-api-key": "…"`, `api_key:…`: a separator, then the secret.
     Key,
-    /// `Bearer …`: blanks, then the secret. Ordinary sentences hold the word too, so what follows must look like a token.
+    /// `Bearer …`: blanks, then the secret. Ordinary sentences hold the word too, so what follows
+    /// must look like a token.
     Scheme,
     /// `projects/…`: the secret follows at once.
     Path,
@@ -155,21 +168,33 @@ const LABELS: [(&str, Label); 22] = [
     ("api key:", Label::Sentence),
 ];
 
-/// Prefixes that name their own kind, and how many characters at least follow. Google's keys have 35 after `AIza`; fewer than 20
-/// hides those that were cut short in a log as well.
-const SELF_NAMED: [(&str, usize); 8] =
-    [("AIza", 20), ("AQ.", 16), ("ya29.", 8), ("sk-", 16), ("sk_", 16), ("eyJ", 16), ("GOCSPX-", 8), ("1//0", 20)];
+/// Prefixes that name their own kind, and how many characters at least follow. Google's keys have
+/// 35 after `AIza`; fewer than 20 hides those that were cut short in a log as well.
+const SELF_NAMED: [(&str, usize); 8] = [
+    ("AIza", 20),
+    ("AQ.", 16),
+    ("ya29.", 8),
+    ("sk-", 16),
+    ("sk_", 16),
+    ("eyJ", 16),
+    ("GOCSPX-", 8),
+    ("1//0", 20),
+];
 
 struct Finders {
     self_named: Vec<(memmem::Finder<'static>, usize, usize)>,
 }
 
 static FINDERS: LazyLock<Finders> = LazyLock::new(|| Finders {
-    self_named: SELF_NAMED.iter().map(|&(prefix, least)| (memmem::Finder::new(prefix), prefix.len(), least)).collect(),
+    self_named: SELF_NAMED
+        .iter()
+        .map(|&(prefix, least)| (memmem::Finder::new(prefix), prefix.len(), least))
+        .collect(),
 });
 
-/// Whether the text is worth a closer look. Every label but one holds `k` or a separator right behind it, and every separator is one
-/// of three bytes or their percent-encoding; a plain sentence has none of them.
+/// Whether the text is worth a closer look. Every label but one holds `k` or a separator right
+/// behind it, and every separator is one of three bytes or their percent-encoding; a plain sentence
+/// has none of them.
 fn may_hold_a_secret(text: &str) -> bool {
     let bytes = text.as_bytes();
     memchr::memchr3(b'=', b':', b'/', bytes).is_some()
@@ -180,9 +205,13 @@ fn may_hold_a_secret(text: &str) -> bool {
 }
 
 fn contains_word(bytes: &[u8], word: &[u8]) -> bool {
-    let (lower, upper) = (word.first().copied().unwrap_or(0), word.first().copied().unwrap_or(0).to_ascii_uppercase());
-    memchr::memchr2_iter(lower, upper, bytes)
-        .any(|at| bytes.get(at..at + word.len()).is_some_and(|found| found.eq_ignore_ascii_case(word)))
+    let (lower, upper) = (
+        word.first().copied().unwrap_or(0),
+        word.first().copied().unwrap_or(0).to_ascii_uppercase(),
+    );
+    memchr::memchr2_iter(lower, upper, bytes).any(|at| {
+        bytes.get(at..at + word.len()).is_some_and(|found| found.eq_ignore_ascii_case(word))
+    })
 }
 
 fn secrets(text: &str) -> Vec<Range<usize>> {
@@ -190,21 +219,29 @@ fn secrets(text: &str) -> Vec<Range<usize>> {
     let mut spans = Vec::new();
     for (finder, prefix, least) in &FINDERS.self_named {
         for at in finder.find_iter(bytes) {
-            let starts_word =
-                at.checked_sub(1).and_then(|before| bytes.get(before)).is_none_or(|before| !before.is_ascii_alphanumeric());
-            // A key that follows other letters at once is still a key when it is long enough: escapes end in letters (`\nAIza…`, `%3DAIza…`).
+            let starts_word = at
+                .checked_sub(1)
+                .and_then(|before| bytes.get(before))
+                .is_none_or(|before| !before.is_ascii_alphanumeric());
+            // A key that follows other letters at once is still a key when it is long enough:
+            // escapes end in letters (`\nAIza…`, `%3DAIza…`).
             let end = end_of_token(bytes, at);
-            if end - at >= prefix + least && (starts_word || bytes.get(at..at + 4) == Some(b"AIza") || after_escape(bytes, at))
+            if end - at >= prefix + least
+                && (starts_word
+                    || bytes.get(at..at + 4) == Some(b"AIza")
+                    || after_escape(bytes, at))
             {
                 spans.push(at..end);
             }
         }
     }
-    // Every label ends in a place that one of these bytes follows, so only those places are looked at.
+    // Every label ends in a place that one of these bytes follows, so only those places are looked
+    // at.
     let lower = text.to_ascii_lowercase();
     let lower = lower.as_bytes();
     for at in memchr::memchr3_iter(b'=', b':', b'%', bytes) {
-        let found = value_after_separator(bytes, at).and_then(|value| Some((value, label_before(lower, at)?)));
+        let found = value_after_separator(bytes, at)
+            .and_then(|value| Some((value, label_before(lower, at)?)));
         if let Some((value, label)) = found {
             spans.extend(secret_of(label, bytes, value));
         }
@@ -214,25 +251,41 @@ fn secrets(text: &str) -> Vec<Range<usize>> {
             Label::Key => {}
             Label::Scheme => {
                 for at in memmem::find_iter(lower, label) {
-                    let start = skip_while(bytes, at + label.len(), |b| matches!(b, b' ' | b'+' | b'\t'));
-                    let start = if start == at + label.len() { skip_encoded(bytes, start, b"%20") } else { start };
+                    let start =
+                        skip_while(bytes, at + label.len(), |b| matches!(b, b' ' | b'+' | b'\t'));
+                    let start = if start == at + label.len() {
+                        skip_encoded(bytes, start, b"%20")
+                    } else {
+                        start
+                    };
                     let end = end_of_token(bytes, start);
                     // "bearer of bad news" is no token.
-                    if start > at + label.len() && end - start >= 8 && looks_random(bytes.get(start..end).unwrap_or_default()) {
+                    if start > at + label.len()
+                        && end - start >= 8
+                        && looks_random(bytes.get(start..end).unwrap_or_default())
+                    {
                         spans.push(start..end);
                     }
                 }
             }
             Label::Path => {
-                for at in memmem::find_iter(lower, label).chain(memmem::find_iter(lower, "projects%2f")) {
-                    let start = at + "projects".len() + if bytes.get(at + "projects".len()) == Some(&b'%') { 3 } else { 1 };
-                    let end = skip_while(bytes, start, |b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':'));
+                for at in
+                    memmem::find_iter(lower, label).chain(memmem::find_iter(lower, "projects%2f"))
+                {
+                    let start = at
+                        + "projects".len()
+                        + if bytes.get(at + "projects".len()) == Some(&b'%') { 3 } else { 1 };
+                    let end = skip_while(bytes, start, |b| {
+                        b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':')
+                    });
                     spans.push(start..end);
                 }
             }
             Label::Sentence => {
                 for at in memmem::find_iter(lower, label) {
-                    let start = skip_while(bytes, at + label.len(), |b| matches!(b, b' ' | b'\'' | b'"' | b'\\' | b'`'));
+                    let start = skip_while(bytes, at + label.len(), |b| {
+                        matches!(b, b' ' | b'\'' | b'"' | b'\\' | b'`')
+                    });
                     spans.push(start..end_of_value(bytes, start));
                 }
             }
@@ -241,8 +294,8 @@ fn secrets(text: &str) -> Vec<Range<usize>> {
     spans
 }
 
-/// Where the value starts behind the `=` or `:` at `at`, plain or percent-encoded, quotes and the backslashes before them passed
-/// over: `key=x`, `key%3Dx`, `"key": "x"`, `\"key\": \"x\"`.
+/// Where the value starts behind the `=` or `:` at `at`, plain or percent-encoded, quotes and the
+/// backslashes before them passed over: `key=x`, `key%3Dx`, `"key": "x"`, `\"key\": \"x\"`.
 fn value_after_separator(bytes: &[u8], at: usize) -> Option<usize> {
     let behind = match bytes.get(at) {
         Some(b'%') => match bytes.get(at + 1..at + 3) {
@@ -251,12 +304,13 @@ fn value_after_separator(bytes: &[u8], at: usize) -> Option<usize> {
         },
         _ => at + 1,
     };
-    let value = skip_while(bytes, behind, |b| matches!(b, b' ' | b'\t' | b'"' | b'\'' | b'\\' | b'['));
+    let value =
+        skip_while(bytes, behind, |b| matches!(b, b' ' | b'\t' | b'"' | b'\'' | b'\\' | b'['));
     Some(value)
 }
 
-/// The label that ends before `at`, quotes and blanks passed over. It must be a whole word, as `monkey=` is no key, but may have other
-/// words in front: `x-goog-api-key`, `user_token`.
+/// The label that ends before `at`, quotes and blanks passed over. It must be a whole word, as
+/// `monkey=` is no key, but may have other words in front: `x-goog-api-key`, `user_token`.
 fn label_before(lower: &[u8], at: usize) -> Option<&'static str> {
     let mut end = at;
     while end > 0 && matches!(lower.get(end - 1), Some(b' ' | b'"' | b'\'' | b'\\' | b'`')) {
@@ -265,15 +319,19 @@ fn label_before(lower: &[u8], at: usize) -> Option<&'static str> {
     let head = lower.get(..end)?;
     LABELS.iter().filter(|(_, kind)| *kind == Label::Key).map(|(label, _)| *label).find(|label| {
         head.strip_suffix(label.as_bytes()).is_some_and(|front| {
-            front.last().is_none_or(|before| !before.is_ascii_alphanumeric()) || after_escape(lower, front.len())
+            front.last().is_none_or(|before| !before.is_ascii_alphanumeric())
+                || after_escape(lower, front.len())
         })
     })
 }
 
-/// Whether the letters just before `at` belong to an escape (`\n`, `%26`, `\u0026`) and not to a word.
+/// Whether the letters just before `at` belong to an escape (`\n`, `%26`, `\u0026`) and not to a
+/// word.
 fn after_escape(bytes: &[u8], at: usize) -> bool {
     let back = |by: usize| at.checked_sub(by).and_then(|at| bytes.get(at)).copied();
-    back(2) == Some(b'\\') || back(3) == Some(b'%') || (back(6) == Some(b'\\') && back(5) == Some(b'u'))
+    back(2) == Some(b'\\')
+        || back(3) == Some(b'%')
+        || (back(6) == Some(b'\\') && back(5) == Some(b'u'))
 }
 
 fn secret_of(label: &str, bytes: &[u8], start: usize) -> Option<Range<usize>> {
@@ -282,7 +340,10 @@ fn secret_of(label: &str, bytes: &[u8], start: usize) -> Option<Range<usize>> {
         // A scheme word stays readable; the credentials behind it go, blanks and all.
         "authorization" => {
             for scheme in ["bearer ", "basic "] {
-                if bytes.get(start..start + scheme.len()).is_some_and(|word| word.eq_ignore_ascii_case(scheme.as_bytes())) {
+                if bytes
+                    .get(start..start + scheme.len())
+                    .is_some_and(|word| word.eq_ignore_ascii_case(scheme.as_bytes()))
+                {
                     start += scheme.len();
                 }
             }
@@ -302,18 +363,20 @@ fn secret_of(label: &str, bytes: &[u8], start: usize) -> Option<Range<usize>> {
     (end > start).then_some(start..end)
 }
 
-/// `consumer: projects/123` and `consumer 'project_number:123'` are hidden by the labels inside them, which keeps what kind of thing
-/// it was readable.
+/// `consumer: projects/123` and `consumer 'project_number:123'` are hidden by the labels inside
+/// them, which keeps what kind of thing it was readable.
 fn starts_a_path_or_label(bytes: &[u8], at: usize) -> bool {
     let rest = bytes.get(at..).unwrap_or_default();
-    ["projects/", "project_number:", "api_key:"]
-        .iter()
-        .any(|label| rest.get(..label.len()).is_some_and(|start| start.eq_ignore_ascii_case(label.as_bytes())))
+    ["projects/", "project_number:", "api_key:"].iter().any(|label| {
+        rest.get(..label.len()).is_some_and(|start| start.eq_ignore_ascii_case(label.as_bytes()))
+    })
 }
 
 /// The end of a token of base64, base64url, JWT or key characters, percent-encoding included.
 fn end_of_token(bytes: &[u8], start: usize) -> usize {
-    skip_while(bytes, start, |b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'+' | b'/' | b'=' | b'~'))
+    skip_while(bytes, start, |b| {
+        b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'+' | b'/' | b'=' | b'~')
+    })
 }
 
 /// The end of a value of unknown form: of the word, query parameter or JSON string it is.
@@ -354,9 +417,12 @@ fn skip_encoded(bytes: &[u8], mut at: usize, code: &[u8]) -> usize {
     at
 }
 
-/// Digits, mixed case or punctuation tell a token from a word of a sentence; hidden ones do not count again.
+/// Digits, mixed case or punctuation tell a token from a word of a sentence; hidden ones do not
+/// count again.
 fn looks_random(token: &[u8]) -> bool {
-    token.iter().any(u8::is_ascii_digit) || token.iter().skip(1).any(u8::is_ascii_uppercase) || token.len() >= 20
+    token.iter().any(u8::is_ascii_digit)
+        || token.iter().skip(1).any(u8::is_ascii_uppercase)
+        || token.len() >= 20
 }
 
 #[cfg(test)]
@@ -384,14 +450,23 @@ mod tests {
             ("authorization: Basic dXNlcjpwYXNz".into(), "authorization: Basic ***"),
             ("got Bearer abc123def456 here".into(), "got Bearer *** here"),
             ("x-goog-api-key: secret".into(), "x-goog-api-key: ***"),
-            (r#"{"x-goog-api-key": "secret", "a": 1}"#.into(), r#"{"x-goog-api-key": "***", "a": 1}"#),
+            (
+                r#"{"x-goog-api-key": "secret", "a": 1}"#.into(),
+                r#"{"x-goog-api-key": "***", "a": 1}"#,
+            ),
             (r#"{"m":"{\"apiKey\": \"secret\"}"}"#.into(), r#"{"m":"{\"apiKey\": \"***\"}"}"#),
             (format!("token {jwt} end"), "token *** end"),
             ("Invalid API key: whatever-it-is".into(), "Invalid API key: ***"),
-            (format!("Consumer 'api_key:{KEY}' has been suspended."), "Consumer 'api_key:***' has been suspended."),
+            (
+                format!("Consumer 'api_key:{KEY}' has been suspended."),
+                "Consumer 'api_key:***' has been suspended.",
+            ),
             ("sk-proj-abcdefghijklmnop1234".into(), "***"),
             ("sk_live_abcdefghijklmnop1234".into(), "***"),
-            ("for consumer 'project_number:123456789'.".into(), "for consumer 'project_number:***'."),
+            (
+                "for consumer 'project_number:123456789'.".into(),
+                "for consumer 'project_number:***'.",
+            ),
             (r#""consumer": "projects/123456789""#.into(), r#""consumer": "projects/***""#),
             ("projects/wise-coyote-123/locations/global".into(), "projects/***/locations/global"),
             ("https://console/x?project=123456".into(), "https://console/x?project=***"),
@@ -419,22 +494,41 @@ mod tests {
             "https://ai.google.dev/gemini-api/docs/rate-limits",
             "",
         ] {
-            assert!(matches!(redact(text), Cow::Borrowed(same) if same == text), "{text} became {}", redact(text));
+            assert!(
+                matches!(redact(text), Cow::Borrowed(same) if same == text),
+                "{text} became {}",
+                redact(text)
+            );
         }
     }
 
     #[test]
     fn headers_with_credentials_are_hidden_whole() {
         let mut headers = HeaderMap::new();
-        for name in ["authorization", "x-goog-api-key", "cookie", "set-cookie", "proxy-authorization", "api-key", "x-api-key"] {
+        for name in [
+            "authorization",
+            "x-goog-api-key",
+            "cookie",
+            "set-cookie",
+            "proxy-authorization",
+            "api-key",
+            "x-api-key",
+        ] {
             headers.insert(HeaderName::from_static(name), "any thing at all".parse().unwrap());
         }
         headers.insert("referer", "https://h/?key=short".parse().unwrap());
         let mut marked: http::HeaderValue = "wholly-mine".parse().unwrap();
         marked.set_sensitive(true);
         headers.insert("x-mine", marked);
-        for shown in [redact_headers(&headers).to_string(), format!("{:?}", redact_headers(&headers))] {
-            assert!(!shown.contains("any thing") && !shown.contains("short") && !shown.contains("wholly-mine"), "{shown}");
+        for shown in
+            [redact_headers(&headers).to_string(), format!("{:?}", redact_headers(&headers))]
+        {
+            assert!(
+                !shown.contains("any thing")
+                    && !shown.contains("short")
+                    && !shown.contains("wholly-mine"),
+                "{shown}"
+            );
             assert!(shown.contains("referer"));
         }
     }

@@ -1,8 +1,8 @@
 //! What was decided on the way, in order, and why.
 //!
-//! A [`Trail`] is shared by every layer that works on a call. The caller may hold a clone of it (see
-//! [`CallOptions::trail`](crate::context::CallOptions::trail)) and read it even when the call failed or was dropped: an attempt
-//! that was cut off stays in it as *maybe charged*.
+//! A [`Trail`] is shared by every layer that works on a call. The caller may hold a clone of it
+//! (see [`CallOptions::trail`](crate::context::CallOptions::trail)) and read it even when the call
+//! failed or was dropped: an attempt that was cut off stays in it as *maybe charged*.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,7 +24,8 @@ struct Shared {
     steps: Mutex<Steps>,
 }
 
-/// Steps in order. The usual call has one, its only attempt, which needs no allocation beside the trail's own.
+/// Steps in order. The usual call has one, its only attempt, which needs no allocation beside the
+/// trail's own.
 #[derive(Default)]
 struct Steps {
     first: Option<Step>,
@@ -40,12 +41,14 @@ struct Gates {
     more: Vec<(usize, Gate)>,
     /// A body that belongs to no attempt was handed over since the last attempt began.
     unbound_is_out: bool,
-    /// An attempt began before the one before it had ended: what is asked of "the request under way" has no one answer.
+    /// An attempt began before the one before it had ended: what is asked of "the request under
+    /// way" has no one answer.
     entangled: bool,
 }
 
-/// Whether the last byte of an attempt's request may leave. Decided once, under the trail's lock: what was called free because it was
-/// not handed over is not handed over later either, by a client that goes on with a request that nobody waits for.
+/// Whether the last byte of an attempt's request may leave. Decided once, under the trail's lock:
+/// what was called free because it was not handed over is not handed over later either, by a client
+/// that goes on with a request that nobody waits for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Gate {
     /// The client has not been given it, and the attempt goes on.
@@ -70,7 +73,12 @@ impl Gates {
     }
 
     fn of(&mut self, at: usize) -> Option<&mut Gate> {
-        self.more.iter_mut().rev().chain(&mut self.first).find(|(attempt, _)| *attempt == at).map(|(_, gate)| gate)
+        self.more
+            .iter_mut()
+            .rev()
+            .chain(&mut self.first)
+            .find(|(attempt, _)| *attempt == at)
+            .map(|(_, gate)| gate)
     }
 
     /// Whether an attempt's request is out; one that is not stays in from now on.
@@ -97,7 +105,8 @@ pub trait TrailObserver: Send + Sync {
     /// A request goes out. What it ends in comes with [`on_step`](Self::on_step).
     fn on_send(&self, _attempt: &Attempt) {}
 
-    /// A step is known in full: a decision when it is taken, an attempt once, when it has ended (its body too).
+    /// A step is known in full: a decision when it is taken, an attempt once, when it has ended
+    /// (its body too).
     fn on_step(&self, step: &Step);
 }
 
@@ -191,7 +200,8 @@ pub enum Step {
         /// Why.
         why: StopReason,
     },
-    /// The caller went away after a request was sent: what may have been paid for is finished without it.
+    /// The caller went away after a request was sent: what may have been paid for is finished
+    /// without it.
     CallerLeft,
     /// An answer whose caller went away is kept for that caller's next identical request.
     Kept {
@@ -316,7 +326,8 @@ pub enum StopReason {
     QuotaUsedUp,
     /// No target is left to fall back to.
     NoTargetLeft,
-    /// An earlier, identical request was or may have been paid for after its caller had gone, and its answer was lost: nothing was sent.
+    /// An earlier, identical request was or may have been paid for after its caller had gone, and
+    /// its answer was lost: nothing was sent.
     LostBefore,
 }
 
@@ -337,7 +348,9 @@ impl StopReason {
             Self::NotReplayable => "body too large to replay",
             Self::QuotaUsedUp => "our own count says the quota is used up",
             Self::NoTargetLeft => "no target is left",
-            Self::LostBefore => "an earlier, identical request may have been paid for, and its answer was lost",
+            Self::LostBefore => {
+                "an earlier, identical request may have been paid for, and its answer was lost"
+            }
         }
     }
 }
@@ -368,7 +381,9 @@ pub enum SkipReason {
 impl fmt::Display for SkipReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Resting { left } => write!(f, "it rests for {:.0} s more", left.as_secs_f64().ceil()),
+            Self::Resting { left } => {
+                write!(f, "it rests for {:.0} s more", left.as_secs_f64().ceil())
+            }
             Self::Probed => f.write_str("another call is trying it"),
             Self::Account => f.write_str("its account was refused"),
             Self::Unfit(unfit) => write!(f, "{unfit}"),
@@ -405,7 +420,8 @@ pub struct Attempt {
     pub quota: QuotaCharge,
     /// Money, in micro-dollars, from at least to at most.
     pub cost: Cost,
-    /// How many images its answer held, drafts included: all but the last are drafts. `None` where its end was not read.
+    /// How many images its answer held, drafts included: all but the last are drafts. `None` where
+    /// its end was not read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub images: Option<u32>,
     /// From send to the end of the answer, in the runtime's time.
@@ -428,7 +444,8 @@ impl Trail {
     }
 
     fn steps_mut(&self) -> MutexGuard<'_, Steps> {
-        // A panic in another holder leaves a complete list: every write is one push or one assignment.
+        // A panic in another holder leaves a complete list: every write is one push or one
+        // assignment.
         self.0.steps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -448,24 +465,29 @@ impl Trail {
         self.steps_mut().gates.unbound_is_out = true;
     }
 
-    /// Whether an attempt is under way whose request was handed to the client whole, so that it may have been sent and paid for.
+    /// Whether an attempt is under way whose request was handed to the client whole, so that it may
+    /// have been sent and paid for.
     ///
-    /// As long as the client has not asked for the last byte of the body, the server cannot have the request: a connection that is
-    /// never made, or breaks during an upload, costs nothing, whatever the client's error says. Speaks for attempts whose body is a
-    /// [`ReplayBody`](crate::body::ReplayBody); an empty body counts as handed over from the start. Where attempts of one trail overlap
-    /// (one trail given to two calls, say), it says yes.
+    /// As long as the client has not asked for the last byte of the body, the server cannot have
+    /// the request: a connection that is never made, or breaks during an upload, costs nothing,
+    /// whatever the client's error says. Speaks for attempts whose body is a
+    /// [`ReplayBody`](crate::body::ReplayBody); an empty body counts as handed over from the start.
+    /// Where attempts of one trail overlap (one trail given to two calls, say), it says yes.
     #[must_use]
     pub fn request_is_out(&self) -> bool {
         self.steps_mut().gates.is_out()
     }
 
-    /// The verdict of an attempt that is given up now, without an answer: never sent whole, or interrupted and maybe charged.
+    /// The verdict of an attempt that is given up now, without an answer: never sent whole, or
+    /// interrupted and maybe charged.
     ///
-    /// A request that is not out stays in: its body ends with an error if a client asks for the rest of it later.
+    /// A request that is not out stays in: its body ends with an error if a client asks for the
+    /// rest of it later.
     #[must_use]
     pub fn cut_off(&self) -> Verdict {
         let mut steps = self.steps_mut();
-        let out = steps.gates.is_out() || steps.gates.latest().is_some_and(|(at, _)| steps.gates.shut(at));
+        let out = steps.gates.is_out()
+            || steps.gates.latest().is_some_and(|(at, _)| steps.gates.shut(at));
         if out { Verdict::interrupted() } else { Verdict::never_whole() }
     }
 
@@ -548,8 +570,8 @@ impl Trail {
         self.steps_mut().iter().filter(delivered).count() as u64
     }
 
-    /// What each delivered image cost, from at least to at most: all attempts of the call, failed ones too, over the images they
-    /// delivered. `None` where there is none.
+    /// What each delivered image cost, from at least to at most: all attempts of the call, failed
+    /// ones too, over the images they delivered. `None` where there is none.
     ///
     /// ```
     /// use tower_gemini_core::{ledger::Cost, trail::Trail, verdict::Verdict};
@@ -579,7 +601,8 @@ impl Trail {
 }
 
 impl AttemptId {
-    /// Writes down how the attempt ended. May be called again when the body's end says more than its head did.
+    /// Writes down how the attempt ended. May be called again when the body's end says more than
+    /// its head did.
     pub fn end(&self, status: Option<u16>, verdict: &Verdict, cost: Cost, took: Duration) {
         if let Some(Step::Attempt(attempt)) = self.trail.steps_mut().get_mut(self.at) {
             attempt.status = status.or(attempt.status);
@@ -599,18 +622,25 @@ impl AttemptId {
         }
     }
 
-    /// The request counts as sent from now on, whatever becomes of its body: for clients whose bodies do not tell.
+    /// The request counts as sent from now on, whatever becomes of its body: for clients whose
+    /// bodies do not tell.
     pub fn count_as_sent(&self) {
         self.hand_over();
     }
 
-    /// The verdict of this attempt, given up now, without an answer. As [`Trail::cut_off`], and exact where attempts overlap.
+    /// The verdict of this attempt, given up now, without an answer. As [`Trail::cut_off`], and
+    /// exact where attempts overlap.
     #[must_use]
     pub fn cut_off(&self) -> Verdict {
-        if self.trail.steps_mut().gates.shut(self.at) { Verdict::interrupted() } else { Verdict::never_whole() }
+        if self.trail.steps_mut().gates.shut(self.at) {
+            Verdict::interrupted()
+        } else {
+            Verdict::never_whole()
+        }
     }
 
-    /// The last byte of the request is handed to the client, unless the attempt has been given up: then it must stay here.
+    /// The last byte of the request is handed to the client, unless the attempt has been given up:
+    /// then it must stay here.
     pub(crate) fn hand_over(&self) -> bool {
         match self.trail.steps_mut().gates.of(self.at) {
             Some(Gate::Shut) => false,
@@ -627,7 +657,8 @@ impl AttemptId {
         self.trail.steps_mut().gates.of(self.at) == Some(&mut Gate::Shut)
     }
 
-    /// Nothing more will be known of the attempt: tells those who read along what has been written down of it.
+    /// Nothing more will be known of the attempt: tells those who read along what has been written
+    /// down of it.
     pub fn close(&self) {
         let observers = self.trail.observers();
         if observers.is_empty() {
@@ -677,9 +708,17 @@ impl fmt::Display for Trail {
                         }
                         f.write_str(")")?;
                     }
-                    write!(f, ", charge {}, {} after {:.1} s", a.charge, a.cost, a.took.as_secs_f64())?;
+                    write!(
+                        f,
+                        ", charge {}, {} after {:.1} s",
+                        a.charge,
+                        a.cost,
+                        a.took.as_secs_f64()
+                    )?;
                 }
-                Step::Preferred { asked, model, why } => write!(f, "prefers {model} to {asked} ({})", why.as_str())?,
+                Step::Preferred { asked, model, why } => {
+                    write!(f, "prefers {model} to {asked} ({})", why.as_str())?
+                }
                 Step::Signed { restored, placeholders } => {
                     write!(f, "signatures restored: {restored}, placeholders: {placeholders}")?;
                 }
@@ -692,7 +731,9 @@ impl fmt::Display for Trail {
                     };
                     write!(f, "waited {:.1} s ({why})", delay.as_secs_f64())?;
                 }
-                Step::MovedOn { from, to, why } => write!(f, "moved on from {from} to {to} ({why})")?,
+                Step::MovedOn { from, to, why } => {
+                    write!(f, "moved on from {from} to {to} ({why})")?
+                }
                 Step::Skipped { target, why } => write!(f, "skipped {target}: {why}")?,
                 Step::Degraded { given_up } => {
                     f.write_str("gave up ")?;
@@ -700,12 +741,15 @@ impl fmt::Display for Trail {
                         write!(f, "{}{given_up}", if i > 0 { ", " } else { "" })?;
                     }
                 }
-                Step::Succeeded { model, successor } => write!(f, "{model} is retired: {successor} takes its place")?,
+                Step::Succeeded { model, successor } => {
+                    write!(f, "{model} is retired: {successor} takes its place")?
+                }
                 Step::Stopped { why } => write!(f, "stopped: {}", why.as_str())?,
                 Step::CallerLeft => f.write_str("the caller went away: finished without it")?,
-                Step::Kept { bytes } => {
-                    write!(f, "the answer is kept for the caller's next identical request ({bytes} bytes)")?
-                }
+                Step::Kept { bytes } => write!(
+                    f,
+                    "the answer is kept for the caller's next identical request ({bytes} bytes)"
+                )?,
                 Step::NotKept { why } => write!(f, "the answer was not kept: {}", why.as_str())?,
                 Step::Redeemed { age, cost, .. } => {
                     write!(
@@ -730,7 +774,10 @@ fn as_millis<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S:
     serializer.serialize_u64(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
 }
 
-fn as_text<S: Serializer, T: fmt::Display>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+fn as_text<S: Serializer, T: fmt::Display>(
+    value: &Option<T>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     match value {
         Some(value) => serializer.collect_str(value),
         None => serializer.serialize_none(),
@@ -785,7 +832,10 @@ mod tests {
         attempt.end(None, &Verdict::interrupted_delivery(), Cost::ZERO, Duration::ZERO);
         attempt.close();
         trail.push(Step::CallerLeft);
-        assert_eq!(*heard.0.lock().unwrap(), ["sent None", "ended Some(Interrupted)", "CallerLeft"]);
+        assert_eq!(
+            *heard.0.lock().unwrap(),
+            ["sent None", "ended Some(Interrupted)", "CallerLeft"]
+        );
     }
 
     #[test]
@@ -807,7 +857,8 @@ mod tests {
         assert_eq!(trail.cut_off().charge(), Charge::None, "the next request is another one");
     }
 
-    // One trail given to two calls at once: the second's beginning made the first's request look as though it had not gone out.
+    // One trail given to two calls at once: the second's beginning made the first's request look as
+    // though it had not gone out.
     #[test]
     fn attempts_that_overlap_never_speak_for_each_other() {
         let trail = Trail::new();

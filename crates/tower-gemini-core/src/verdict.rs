@@ -1,8 +1,9 @@
-//! What an attempt's answer means: its outcome, what it cost, how far it reaches, and how long to wait.
+//! What an attempt's answer means: its outcome, what it cost, how far it reaches, and how long to
+//! wait.
 //!
-//! A [`Verdict`] is made by [`classify`](crate::classify::classify) from what the server said, or by one of the named
-//! constructors here when the server said nothing. It cannot be made up: so a [`ResendPermit`], which only an uncharged
-//! verdict grants, is evidence and not an opinion.
+//! A [`Verdict`] is made by [`classify`](crate::classify::classify) from what the server said, or
+//! by one of the named constructors here when the server said nothing. It cannot be made up: so a
+//! [`ResendPermit`], which only an uncharged verdict grants, is evidence and not an opinion.
 //!
 //! ```
 //! use tower_gemini_core::verdict::{Charge, Verdict};
@@ -57,12 +58,14 @@ impl fmt::Display for Charge {
     }
 }
 
-/// What an attempt took from the request quota. Quota and money differ: a 503 costs no money and one request.
+/// What an attempt took from the request quota. Quota and money differ: a 503 costs no money and
+/// one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum QuotaCharge {
     /// Not counted: it never reached the server.
     None,
-    /// Unknown: sent without an answer, or a 429 (Google does not say whether refused requests count).
+    /// Unknown: sent without an answer, or a 429 (Google does not say whether refused requests
+    /// count).
     Maybe,
     /// Counted: every answered request is, a 503 and a 400 too.
     Counted,
@@ -104,7 +107,8 @@ pub enum Outcome {
     Image,
     /// A complete 2xx to a call that does not ask for an image (token counts, text, unknown paths).
     Answered,
-    /// A 200 without the image that was asked for and without a refusal (`NO_IMAGE`, `IMAGE_OTHER`, a bare `STOP`).
+    /// A 200 without the image that was asked for and without a refusal (`NO_IMAGE`, `IMAGE_OTHER`,
+    /// a bare `STOP`).
     NoImage,
     /// The model ran out of output tokens before it drew anything.
     OutOfTokens,
@@ -120,11 +124,14 @@ pub enum Outcome {
     RateLimitedDay,
     /// A 429 that does not say which limit it means.
     RateLimited,
-    /// The account spends faster than its tier allows (a rolling ten minutes): no model of it will answer.
+    /// The account spends faster than its tier allows (a rolling ten minutes): no model of it will
+    /// answer.
     SpendRateLimited,
-    /// No quota at all, or no means to pay: limit 0, prepaid credit or spending cap used up. Waiting cures nothing.
+    /// No quota at all, or no means to pay: limit 0, prepaid credit or spending cap used up.
+    /// Waiting cures nothing.
     QuotaZeroOrBilling,
-    /// The model has no capacity now, whether it says so with a 503 or with a 429 without quota details.
+    /// The model has no capacity now, whether it says so with a 503 or with a 429 without quota
+    /// details.
     Overloaded,
     /// The server gave up at a deadline (504, or a 503 that says "Deadline expired").
     Deadline,
@@ -245,20 +252,29 @@ impl Outcome {
         )
     }
 
-    /// Charge, quota charge and scope unless the body says otherwise (the table in DESIGN.md, "Charge of an outcome").
+    /// Charge, quota charge and scope unless the body says otherwise (the table in DESIGN.md,
+    /// "Charge of an outcome").
     const fn defaults(self) -> (Charge, QuotaCharge, Scope) {
         use Charge as C;
         use QuotaCharge as Q;
         match self {
             Self::Image | Self::Answered => (C::Charged, Q::Counted, Scope::Request),
             Self::NoImage | Self::StreamError => (C::Maybe, Q::Counted, Scope::Model),
-            Self::OutOfTokens | Self::ContentBlocked | Self::PromptBlocked => (C::Charged, Q::Counted, Scope::Request),
+            Self::OutOfTokens | Self::ContentBlocked | Self::PromptBlocked => {
+                (C::Charged, Q::Counted, Scope::Request)
+            }
             Self::RateLimitedMinute | Self::RateLimitedDay => (C::None, Q::Maybe, Scope::Model),
             Self::RateLimited => (C::None, Q::Maybe, Scope::Model),
-            Self::SpendRateLimited | Self::QuotaZeroOrBilling => (C::None, Q::Maybe, Scope::Account),
-            Self::Overloaded | Self::Deadline | Self::Internal => (C::None, Q::Counted, Scope::Model),
+            Self::SpendRateLimited | Self::QuotaZeroOrBilling => {
+                (C::None, Q::Maybe, Scope::Account)
+            }
+            Self::Overloaded | Self::Deadline | Self::Internal => {
+                (C::None, Q::Counted, Scope::Model)
+            }
             Self::BadGateway => (C::None, Q::Counted, Scope::Service),
-            Self::BadRequest | Self::PayloadTooLarge | Self::MissingThoughtSignature => (C::None, Q::Counted, Scope::Request),
+            Self::BadRequest | Self::PayloadTooLarge | Self::MissingThoughtSignature => {
+                (C::None, Q::Counted, Scope::Request)
+            }
             Self::Region | Self::Auth | Self::Permission => (C::None, Q::Counted, Scope::Account),
             Self::NotFound => (C::None, Q::Counted, Scope::Model),
             Self::NotSent => (C::None, Q::None, Scope::Transport),
@@ -322,9 +338,9 @@ impl WaitHint {
 
     /// The shortest wait that cannot be early, in whole milliseconds, rounded up.
     ///
-    /// A whole number of seconds in `RetryInfo` was floored by Google while its message kept the fraction ("58s" beside
-    /// "58.93s"), so up to a second is missing from it: one second is added. Everything else is rounded up to the next
-    /// millisecond, the resolution of the timers.
+    /// A whole number of seconds in `RetryInfo` was floored by Google while its message kept the
+    /// fraction ("58s" beside "58.93s"), so up to a second is missing from it: one second is added.
+    /// Everything else is rounded up to the next millisecond, the resolution of the timers.
     #[must_use]
     pub fn not_before(&self) -> Duration {
         let mut wait = self.hint;
@@ -332,7 +348,11 @@ impl WaitHint {
             wait = wait.saturating_add(Duration::from_secs(1));
         }
         let part = wait.subsec_nanos() % 1_000_000;
-        if part == 0 { wait } else { wait.saturating_add(Duration::from_nanos(u64::from(1_000_000 - part))) }
+        if part == 0 {
+            wait
+        } else {
+            wait.saturating_add(Duration::from_nanos(u64::from(1_000_000 - part)))
+        }
     }
 }
 
@@ -355,9 +375,11 @@ pub struct Verdict {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Detail {
-    /// The most telling machine word: a finish reason, block reason, quota id or `ErrorInfo.reason`.
+    /// The most telling machine word: a finish reason, block reason, quota id or
+    /// `ErrorInfo.reason`.
     pub reason: Option<String>,
-    /// The server's own words (error message, `finishMessage`, `blockReasonMessage`), cut to a bound.
+    /// The server's own words (error message, `finishMessage`, `blockReasonMessage`), cut to a
+    /// bound.
     pub message: Option<String>,
     /// The status that the body states, where the HTTP status says something else.
     pub inner_status: Option<u16>,
@@ -373,7 +395,8 @@ pub struct Detail {
 pub struct QuotaDetail {
     /// `quotaId`, for example `GenerateRequestsPerMinutePerProjectPerModel`.
     pub id: Option<String>,
-    /// `quotaMetric`, for example `generativelanguage.googleapis.com/generate_content_free_tier_requests`.
+    /// `quotaMetric`, for example
+    /// `generativelanguage.googleapis.com/generate_content_free_tier_requests`.
     pub metric: Option<String>,
     /// `quotaValue`: the limit itself.
     pub value: Option<u64>,
@@ -382,10 +405,20 @@ pub struct QuotaDetail {
 }
 
 impl Verdict {
-    /// A verdict with the outcome's usual charge, quota charge and scope. Crate-private: evidence cannot be made up.
+    /// A verdict with the outcome's usual charge, quota charge and scope. Crate-private: evidence
+    /// cannot be made up.
     pub(crate) fn of(outcome: Outcome) -> Self {
         let (charge, quota, scope) = outcome.defaults();
-        Self { outcome, charge, quota, scope, wait: None, elsewhere: None, transient: None, detail: None }
+        Self {
+            outcome,
+            charge,
+            quota,
+            scope,
+            wait: None,
+            elsewhere: None,
+            transient: None,
+            detail: None,
+        }
     }
 
     pub(crate) fn with_charge(mut self, charge: Charge) -> Self {
@@ -430,25 +463,33 @@ impl Verdict {
         self
     }
 
-    /// It surely never reached the server: connect, DNS, TLS, a refused stream, or an admission of our own.
+    /// It surely never reached the server: connect, DNS, TLS, a refused stream, or an admission of
+    /// our own.
     #[must_use]
     pub fn not_sent() -> Self {
         Self::of(Outcome::NotSent)
     }
 
-    /// The server was never given the whole request, so it cannot have worked on it: no money. Its head may have arrived, and with it
-    /// a request of the quota.
+    /// The server was never given the whole request, so it cannot have worked on it: no money. Its
+    /// head may have arrived, and with it a request of the quota.
     #[must_use]
     pub fn never_whole() -> Self {
         Self::of(Outcome::NotSent).with_quota(QuotaCharge::Maybe)
     }
 
-    /// An admission of our own said no before anything was sent: no money, no quota, and `wait` until it would say yes.
+    /// An admission of our own said no before anything was sent: no money, no quota, and `wait`
+    /// until it would say yes.
     ///
-    /// `outcome` says which limit it was and `elsewhere` whether another model may answer, so that retry and fallback treat it as
-    /// Google's own refusal. Without a `wait` no waiting helps. It needs no evidence: what was not sent cannot have been charged.
+    /// `outcome` says which limit it was and `elsewhere` whether another model may answer, so that
+    /// retry and fallback treat it as Google's own refusal. Without a `wait` no waiting helps. It
+    /// needs no evidence: what was not sent cannot have been charged.
     #[must_use]
-    pub fn refused_locally(outcome: Outcome, wait: Option<WaitHint>, elsewhere: bool, detail: Detail) -> Self {
+    pub fn refused_locally(
+        outcome: Outcome,
+        wait: Option<WaitHint>,
+        elsewhere: bool,
+        detail: Detail,
+    ) -> Self {
         let transient = wait.is_some() && outcome.is_transient();
         Self::of(outcome)
             .with_charge(Charge::None)
@@ -465,7 +506,8 @@ impl Verdict {
         Self::of(Outcome::Interrupted)
     }
 
-    /// The head says success and more follows than was peeked: an image is on its way and counts as paid for.
+    /// The head says success and more follows than was peeked: an image is on its way and counts as
+    /// paid for.
     #[must_use]
     pub fn delivering() -> Self {
         Self::of(Outcome::Image)
@@ -477,13 +519,15 @@ impl Verdict {
         Self::of(Outcome::Answered)
     }
 
-    /// A whole answer broke off after its head had promised success: the model had run to its end, so it was paid for.
+    /// A whole answer broke off after its head had promised success: the model had run to its end,
+    /// so it was paid for.
     #[must_use]
     pub fn interrupted_delivery() -> Self {
         Self::of(Outcome::Interrupted).with_charge(Charge::Charged).with_quota(QuotaCharge::Counted)
     }
 
-    /// A stream broke off with an error after content had been released. What Google bills for it is not known.
+    /// A stream broke off with an error after content had been released. What Google bills for it
+    /// is not known.
     #[must_use]
     pub fn broken_stream(inner: &Self) -> Self {
         let mut verdict = Self::of(Outcome::StreamError);
@@ -539,12 +583,14 @@ impl Verdict {
         self.detail.as_ref()?.message.as_deref()
     }
 
-    /// Whether the same request to the same target may do better later and is not known to have been paid for.
+    /// Whether the same request to the same target may do better later and is not known to have
+    /// been paid for.
     ///
     /// This is advice. Whether it may be *sent* is decided by a [`ResendPermit`].
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        self.charge != Charge::Charged && self.transient.unwrap_or_else(|| self.outcome.is_transient())
+        self.charge != Charge::Charged
+            && self.transient.unwrap_or_else(|| self.outcome.is_transient())
     }
 
     /// Whether another model behind the same account may answer this request.
@@ -555,7 +601,11 @@ impl Verdict {
         }
         match self.outcome {
             Outcome::RateLimitedDay | Outcome::NotFound => true,
-            outcome => outcome.is_transient() && self.scope != Scope::Account && self.charge != Charge::Charged,
+            outcome => {
+                outcome.is_transient()
+                    && self.scope != Scope::Account
+                    && self.charge != Charge::Charged
+            }
         }
     }
 
@@ -569,7 +619,10 @@ impl Verdict {
 impl fmt::Debug for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut s = f.debug_struct("Verdict");
-        s.field("outcome", &self.outcome).field("charge", &self.charge).field("quota", &self.quota).field("scope", &self.scope);
+        s.field("outcome", &self.outcome)
+            .field("charge", &self.charge)
+            .field("quota", &self.quota)
+            .field("scope", &self.scope);
         if let Some(wait) = &self.wait {
             s.field("wait", wait);
         }
@@ -596,8 +649,9 @@ impl fmt::Display for Verdict {
 /// Leave to send a call once more.
 ///
 /// There are two ways to one: [`Verdict::resend_permit`], for what was surely not paid, and
-/// [`Allowance::buy`](crate::context::Allowance::buy), for what may have been, out of what the caller allowed. There is none for
-/// what was paid. It is consumed by [`KeptRequest::again`](crate::body::KeptRequest::again), the only way to a second body.
+/// [`Allowance::buy`](crate::context::Allowance::buy), for what may have been, out of what the
+/// caller allowed. There is none for what was paid. It is consumed by
+/// [`KeptRequest::again`](crate::body::KeptRequest::again), the only way to a second body.
 #[derive(Debug)]
 #[must_use = "a permit that is not used sends nothing"]
 pub struct ResendPermit {
@@ -615,7 +669,8 @@ impl ResendPermit {
         Self { risk: Risk::Bought }
     }
 
-    /// Whether the caller's allowance paid for this permit, because the attempt before it may have been charged.
+    /// Whether the caller's allowance paid for this permit, because the attempt before it may have
+    /// been charged.
     #[must_use]
     pub fn is_bought_risk(&self) -> bool {
         self.risk == Risk::Bought
@@ -631,7 +686,11 @@ mod tests {
         for &outcome in Outcome::ALL {
             for charge in [Charge::None, Charge::Waived, Charge::Maybe, Charge::Charged] {
                 let verdict = Verdict::of(outcome).with_charge(charge);
-                assert_eq!(verdict.resend_permit().is_some(), charge.is_surely_free(), "{verdict:?}");
+                assert_eq!(
+                    verdict.resend_permit().is_some(),
+                    charge.is_surely_free(),
+                    "{verdict:?}"
+                );
             }
         }
     }

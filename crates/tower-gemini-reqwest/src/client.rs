@@ -1,7 +1,7 @@
 use std::time::Duration;
 
-/// How long connecting may take. Three lost SYNs (sent again after 1, 3 and 7 s, RFC 6298) fit in, and a connection that does not come
-/// costs nothing to give up.
+/// How long connecting may take. Three lost SYNs (sent again after 1, 3 and 7 s, RFC 6298) fit in,
+/// and a connection that does not come costs nothing to give up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A builder of clients that leave every decision to the stack.

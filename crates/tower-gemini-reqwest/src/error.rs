@@ -42,8 +42,8 @@ impl StdError for Below {
     }
 }
 
-/// The error of a layer that is neither ours nor reqwest's, such as `tower`'s timeout. Its [`source`](StdError::source) is that
-/// error itself.
+/// The error of a layer that is neither ours nor reqwest's, such as `tower`'s timeout. Its
+/// [`source`](StdError::source) is that error itself.
 #[derive(Debug)]
 pub struct LayerError(BoxError);
 
@@ -59,7 +59,8 @@ impl StdError for LayerError {
     }
 }
 
-/// What the caller of the middleware gets for a stack's error: what came from below as it was, ours as it is.
+/// What the caller of the middleware gets for a stack's error: what came from below as it was, ours
+/// as it is.
 pub(crate) fn out_of_stack(error: BoxError) -> Error {
     let error = match error.downcast::<Below>() {
         Ok(below) => return below.error,
@@ -78,7 +79,8 @@ pub(crate) fn out_of_stack(error: BoxError) -> Error {
     }
 }
 
-/// An error of ours that a client's error caused is that error to the caller; what it cost is in the trail.
+/// An error of ours that a client's error caused is that error to the caller; what it cost is in
+/// the trail.
 fn of_ours(ours: GeminiError) -> Error {
     if !ours.cause().is_some_and(|cause| cause.is::<Below>()) {
         return Error::middleware(ours);

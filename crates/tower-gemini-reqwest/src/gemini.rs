@@ -10,8 +10,8 @@ use crate::middleware::StackMiddleware;
 
 /// The recommended stack as one middleware. See the [crate](crate) for an example.
 ///
-/// Answers are the API's own, byte for byte, or its [JSON without the drafts](Self::json). When attempts run out, the last answer comes
-/// back with its status and its body.
+/// Answers are the API's own, byte for byte, or its [JSON without the drafts](Self::json). When
+/// attempts run out, the last answer comes back with its status and its body.
 pub struct GeminiMiddleware {
     stack: GeminiStack,
     form: Form,
@@ -36,7 +36,8 @@ impl GeminiMiddleware {
         Self { stack, form }
     }
 
-    /// Answers without the drafts: every image but the final one is cut out of the JSON, and nothing else is touched.
+    /// Answers without the drafts: every image but the final one is cut out of the JSON, and
+    /// nothing else is touched.
     #[must_use]
     pub fn json(self) -> Self {
         let form = Form::Json(StackMiddleware::new(self.stack.json(ChannelLeaf::new())));

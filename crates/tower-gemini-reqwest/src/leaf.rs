@@ -10,10 +10,12 @@ use tower_gemini::core::body::ReplayBody;
 use tower_gemini::core::error::BoxError;
 use tower_service::Service;
 
-/// The innermost service of a stack in a [`StackMiddleware`](crate::StackMiddleware): it stands for the middleware below and the client.
+/// The innermost service of a stack in a [`StackMiddleware`](crate::StackMiddleware): it stands for
+/// the middleware below and the client.
 ///
-/// A stack lives as long as its program, and a chain of middleware is only lent to each call. So this service sends nothing itself:
-/// it hands each attempt to the call that it belongs to, which is waiting for it. Outside a `StackMiddleware` every call fails, unsent.
+/// A stack lives as long as its program, and a chain of middleware is only lent to each call. So
+/// this service sends nothing itself: it hands each attempt to the call that it belongs to, which
+/// is waiting for it. Outside a `StackMiddleware` every call fails, unsent.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ChannelLeaf {
     _private: (),
@@ -33,11 +35,13 @@ pub(crate) struct Attempt {
     pub(crate) reply: oneshot::Sender<Result<Response<reqwest::Body>, BoxError>>,
 }
 
-/// The way from a stack back to the call, in the extensions of the call's requests. It is copied with them for each attempt.
+/// The way from a stack back to the call, in the extensions of the call's requests. It is copied
+/// with them for each attempt.
 #[derive(Clone)]
 pub(crate) struct Line(pub(crate) mpsc::UnboundedSender<Attempt>);
 
-/// What the middleware below left in an attempt's extensions, in the extensions of that attempt's answer.
+/// What the middleware below left in an attempt's extensions, in the extensions of that attempt's
+/// answer.
 #[derive(Clone)]
 pub(crate) struct Left(pub(crate) Extensions);
 
@@ -66,7 +70,9 @@ impl Service<Request<ReplayBody>> for ChannelLeaf {
 }
 
 /// The future of [`ChannelLeaf`]. Dropping it cancels the attempt.
-pub struct LeafFuture(Result<oneshot::Receiver<Result<Response<reqwest::Body>, BoxError>>, Option<&'static str>>);
+pub struct LeafFuture(
+    Result<oneshot::Receiver<Result<Response<reqwest::Body>, BoxError>>, Option<&'static str>>,
+);
 
 impl fmt::Debug for LeafFuture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -86,7 +92,8 @@ impl Future for LeafFuture {
             }),
             Err(why) => match why.take() {
                 Some(why) => Poll::Ready(Err(NotSent::new(why).into())),
-                // Polled after it was ready: a fault of the caller that must not bring the process down.
+                // Polled after it was ready: a fault of the caller that must not bring the process
+                // down.
                 None => Poll::Pending,
             },
         }

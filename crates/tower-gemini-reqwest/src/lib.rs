@@ -1,5 +1,5 @@
-//! `tower-gemini` for reqwest and reqwest-middleware: the recommended stack in one line, any tower stack as one middleware, and reqwest
-//! as a stack's client.
+//! `tower-gemini` for reqwest and reqwest-middleware: the recommended stack in one line, any tower
+//! stack as one middleware, and reqwest as a stack's client.
 //!
 //! ```
 //! use reqwest_middleware::ClientBuilder;
@@ -34,15 +34,19 @@
 //!
 //! # What a call carries
 //!
-//! Whatever is in the middleware's extensions reaches the stack: [`CallOptions`](tower_gemini::core::context::CallOptions) set with
-//! `RequestBuilder::with_extension` are the call's wishes. The [`Trail`](tower_gemini::core::trail::Trail) comes back in the answer's
-//! extensions and in the middleware's, there with an error too. Of what the middleware below left in its extensions, that of the attempt
-//! whose answer came back stays. Each attempt has the request's own timeout and version.
+//! Whatever is in the middleware's extensions reaches the stack:
+//! [`CallOptions`](tower_gemini::core::context::CallOptions) set with
+//! `RequestBuilder::with_extension` are the call's wishes. The
+//! [`Trail`](tower_gemini::core::trail::Trail) comes back in the answer's extensions and in the
+//! middleware's, there with an error too. Of what the middleware below left in its extensions, that
+//! of the attempt whose answer came back stays. Each attempt has the request's own timeout and
+//! version.
 //!
 //! # Order in the chain
 //!
-//! What is below the stack runs once for each attempt, what is above once for each call. Below is the place of authentication and of
-//! tracing; a middleware that retries belongs nowhere in the chain, and finds the stack's bodies impossible to clone.
+//! What is below the stack runs once for each attempt, what is above once for each call. Below is
+//! the place of authentication and of tracing; a middleware that retries belongs nowhere in the
+//! chain, and finds the stack's bodies impossible to clone.
 //!
 //! # Errors
 //!
@@ -54,20 +58,23 @@
 //! | somebody else's layer failed the call | `Error::Middleware` that downcasts to [`LayerError`], whose source it is |
 //! | the answer's body broke off | reqwest's error of reading it, with ours among its causes |
 //!
-//! A key in `?key=` is hidden in every URL that an error of reqwest's or ours, or an answer, carries; what other people's middleware wraps is
-//! theirs to hide. The answer's URL is otherwise the request's.
+//! A key in `?key=` is hidden in every URL that an error of reqwest's or ours, or an answer,
+//! carries; what other people's middleware wraps is theirs to hide. The answer's URL is otherwise
+//! the request's.
 //!
 //! # Cancel safety
 //!
-//! Dropping the call drops its attempts, down to their connections. An attempt that a layer gives up is dropped at once too. So nothing can
-//! be finished without its caller inside a middleware, whose chain is only lent to the call: put [`KeepPaid`](tower_gemini::KeepPaid) into
-//! a stack over [`ReqwestService`].
+//! Dropping the call drops its attempts, down to their connections. An attempt that a layer gives
+//! up is dropped at once too. So nothing can be finished without its caller inside a middleware,
+//! whose chain is only lent to the call: put [`KeepPaid`](tower_gemini::KeepPaid) into a stack over
+//! [`ReqwestService`].
 //!
 //! # Features
 //!
-//! * `rustls` (off by default): https with reqwest's own choice of rustls, for programs whose own `reqwest` dependency has no TLS feature.
-//! * `http2` (off by default): HTTP/2 for clients that ask for it, and a server's refusals of single streams as proof that nothing was
-//!   done. [`client_builder`] stays with HTTP/1.1.
+//! * `rustls` (off by default): https with reqwest's own choice of rustls, for programs whose own
+//!   `reqwest` dependency has no TLS feature.
+//! * `http2` (off by default): HTTP/2 for clients that ask for it, and a server's refusals of
+//!   single streams as proof that nothing was done. [`client_builder`] stays with HTTP/1.1.
 
 mod client;
 mod error;

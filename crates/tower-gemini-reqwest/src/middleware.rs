@@ -18,8 +18,9 @@ use crate::leaf::{Attempt, Left, Line};
 use crate::service::{from_reqwest, to_reqwest, with_url};
 use crate::sync_body::SyncBody;
 
-/// A tower stack as one middleware of `reqwest-middleware`. The stack is built once, over a [`ChannelLeaf`](crate::ChannelLeaf), and
-/// all calls go through it: what it counts, it counts over all of them.
+/// A tower stack as one middleware of `reqwest-middleware`. The stack is built once, over a
+/// [`ChannelLeaf`](crate::ChannelLeaf), and all calls go through it: what it counts, it counts over
+/// all of them.
 ///
 /// ```
 /// use reqwest_middleware::ClientBuilder;
@@ -83,10 +84,13 @@ where
         let stack = self.stack.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (line, attempts) = mpsc::unbounded_channel();
         let url = request.url().clone();
-        let mut request = Request::<reqwest::Body>::try_from(request).map_err(|error| without_key(Error::Reqwest(error)))?;
-        // The caller's wishes are in the middleware's extensions: each layer finds its own in the request's.
+        let mut request = Request::<reqwest::Body>::try_from(request)
+            .map_err(|error| without_key(Error::Reqwest(error)))?;
+        // The caller's wishes are in the middleware's extensions: each layer finds its own in the
+        // request's.
         request.extensions_mut().extend(extensions.clone());
-        let trail = request.extensions_mut().get_or_insert_default::<CallOptions>().trail_mut().clone();
+        let trail =
+            request.extensions_mut().get_or_insert_default::<CallOptions>().trail_mut().clone();
         request.extensions_mut().insert(Line(line));
         let outcome = drive(call(stack, request), attempts, extensions, &next).await;
         let answer = match outcome {
@@ -106,7 +110,10 @@ where
     }
 }
 
-async fn call<S, B>(mut stack: S, request: Request<reqwest::Body>) -> std::result::Result<Response<B>, BoxError>
+async fn call<S, B>(
+    mut stack: S,
+    request: Request<reqwest::Body>,
+) -> std::result::Result<Response<B>, BoxError>
 where
     S: Service<Request<reqwest::Body>, Response = Response<B>>,
     S::Error: Into<BoxError>,
@@ -115,8 +122,8 @@ where
     stack.call(request).await.map_err(Into::into)
 }
 
-/// Runs the stack and, beside it, each attempt that it makes, until the stack has its answer. Attempts that are still running then
-/// have lost, and are dropped.
+/// Runs the stack and, beside it, each attempt that it makes, until the stack has its answer.
+/// Attempts that are still running then have lost, and are dropped.
 async fn drive<T>(
     answer: impl Future<Output = T>,
     mut attempts: mpsc::UnboundedReceiver<Attempt>,

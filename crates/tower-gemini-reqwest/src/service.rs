@@ -18,12 +18,13 @@ use crate::sync_body::SyncBody;
 
 /// A [`reqwest::Client`] as the innermost service of a stack.
 ///
-/// The request's body is handed out piece by piece as the client asks for it, so that the stack knows of a request that broke off
-/// whether the server can have all of it. Errors lose their URL, which may hold a key; those that came before anything was sent
-/// are marked as [`NotSent`]. The answer keeps its URL, but for the value of a `?key=`: `reqwest::Response::from(answer)` has it.
+/// The request's body is handed out piece by piece as the client asks for it, so that the stack
+/// knows of a request that broke off whether the server can have all of it. Errors lose their URL,
+/// which may hold a key; those that came before anything was sent are marked as [`NotSent`]. The
+/// answer keeps its URL, but for the value of a `?key=`: `reqwest::Response::from(answer)` has it.
 ///
-/// Make the client with [`client_builder`](crate::client_builder): one that follows redirects, or sends again by itself, does so behind
-/// the stack's back.
+/// Make the client with [`client_builder`](crate::client_builder): one that follows redirects, or
+/// sends again by itself, does so behind the stack's back.
 ///
 /// ```
 /// use tower::ServiceExt;
@@ -110,21 +111,28 @@ impl Future for ResponseFuture {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().step.project() {
-            StepProjection::Sent { future } => future.poll(cx).map(|answer| answer.map(from_reqwest).map_err(told)),
+            StepProjection::Sent { future } => {
+                future.poll(cx).map(|answer| answer.map(from_reqwest).map_err(told))
+            }
             StepProjection::Failed { error } => match error.take() {
                 Some(error) => Poll::Ready(Err(told(error))),
-                // Polled after it was ready: a fault of the caller that must not bring the process down.
+                // Polled after it was ready: a fault of the caller that must not bring the process
+                // down.
                 None => Poll::Pending,
             },
         }
     }
 }
 
-/// A request of the stack as one of reqwest. The timeout and the version that reqwest was asked for are in its extensions and its head.
-pub(crate) fn to_reqwest(mut request: Request<ReplayBody>) -> Result<reqwest::Request, reqwest::Error> {
+/// A request of the stack as one of reqwest. The timeout and the version that reqwest was asked for
+/// are in its extensions and its head.
+pub(crate) fn to_reqwest(
+    mut request: Request<ReplayBody>,
+) -> Result<reqwest::Request, reqwest::Error> {
     if request.body().size_hint().exact().is_some() {
-        // The length is known, and hyper states it. What a caller or another layer stated before the body was changed would cut the
-        // request short, or let the server wait for bytes that never come.
+        // The length is known, and hyper states it. What a caller or another layer stated before
+        // the body was changed would cut the request short, or let the server wait for bytes that
+        // never come.
         request.headers_mut().remove(http::header::CONTENT_LENGTH);
         request.headers_mut().remove(http::header::TRANSFER_ENCODING);
     }
@@ -138,7 +146,8 @@ pub(crate) fn from_reqwest(answer: reqwest::Response) -> Response<reqwest::Body>
     with_url(Response::<reqwest::Body>::from(answer), url)
 }
 
-/// An answer that has this URL, unless it has one: what a stack answers itself has none, and reqwest would make one up.
+/// An answer that has this URL, unless it has one: what a stack answers itself has none, and
+/// reqwest would make one up.
 pub(crate) fn with_url<B>(mut answer: Response<B>, url: reqwest::Url) -> Response<B> {
     // Its place in the extensions can only be filled through a builder.
     if let Ok(holder) = Response::builder().url(without_key_in_query(url)).body(()) {
@@ -149,20 +158,22 @@ pub(crate) fn with_url<B>(mut answer: Response<B>, url: reqwest::Url) -> Respons
     answer
 }
 
-/// The URL without the value of a key in its query. reqwest puts an answer's URL into the errors of reading its body and of
-/// `error_for_status`, which are logged more often than any other.
+/// The URL without the value of a key in its query. reqwest puts an answer's URL into the errors of
+/// reading its body and of `error_for_status`, which are logged more often than any other.
 fn without_key_in_query(mut url: reqwest::Url) -> reqwest::Url {
-    let clean = url.query().map(|query| format!("?{query}")).and_then(|query| match redact(&query) {
-        Cow::Owned(clean) => Some(clean),
-        Cow::Borrowed(_) => None,
-    });
+    let clean =
+        url.query().map(|query| format!("?{query}")).and_then(|query| match redact(&query) {
+            Cow::Owned(clean) => Some(clean),
+            Cow::Borrowed(_) => None,
+        });
     if let Some(clean) = clean {
         url.set_query(clean.strip_prefix('?'));
     }
     url
 }
 
-/// Whether an error came before anything was sent: no connection could be made, or no request. In doubt it did not.
+/// Whether an error came before anything was sent: no connection could be made, or no request. In
+/// doubt it did not.
 pub(crate) fn was_not_sent(error: &reqwest::Error) -> bool {
     error.is_connect() || error.is_builder()
 }

@@ -11,7 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use common::{CAT, First, KEY, Later, Probe, Upstream, client, client_over, everything_printed, image_in, quick_stack, url_at};
+use common::{
+    CAT, First, KEY, Later, Probe, Upstream, client, client_over, everything_printed, image_in,
+    quick_stack, url_at,
+};
 use futures::future::{join_all, select};
 use http::{Extensions, Request, StatusCode};
 use reqwest_middleware::{Error, Middleware, Next, Result};
@@ -43,25 +46,34 @@ async fn the_json_form_has_no_drafts_and_the_same_image() {
     let shape = Shape { drafts: 2, ..Shape::default() };
     let upstream = Upstream::scripted([Fault::Shaped(shape), Fault::Shaped(shape)]).await;
     let mut lengths = Vec::new();
-    for (middleware, drafts) in [(GeminiMiddleware::with(quick_stack()), 2), (GeminiMiddleware::with(quick_stack()).json(), 0)]
-    {
-        let answer = upstream.post(&client(middleware)).send().await.unwrap().bytes().await.unwrap();
+    for (middleware, drafts) in [
+        (GeminiMiddleware::with(quick_stack()), 2),
+        (GeminiMiddleware::with(quick_stack()).json(), 0),
+    ] {
+        let answer =
+            upstream.post(&client(middleware)).send().await.unwrap().bytes().await.unwrap();
         let number = lengths.len();
         assert_eq!(image_in(&answer), upstream.sim.image_for(number).unwrap());
         let json: serde_json::Value = serde_json::from_slice(&answer).unwrap();
         let parts = json["candidates"][0]["content"]["parts"].as_array().unwrap();
-        let thoughts = parts.iter().filter(|part| part["thought"] == true && part["inlineData"].is_object()).count();
+        let thoughts = parts
+            .iter()
+            .filter(|part| part["thought"] == true && part["inlineData"].is_object())
+            .count();
         assert_eq!(thoughts, drafts);
         lengths.push(answer.len());
     }
     assert!(lengths[1] < lengths[0]);
 }
 
-// A stack that is built anew for each call counts anew for each call: a limit of one let fifty through.
+// A stack that is built anew for each call counts anew for each call: a limit of one let fifty
+// through.
 #[tokio::test]
 async fn a_limit_of_one_holds_over_all_calls() {
-    let upstream =
-        Upstream::with(Sim::builder().latency(Latency::fixed(Duration::from_millis(2))).tiny_images(true).build()).await;
+    let upstream = Upstream::with(
+        Sim::builder().latency(Latency::fixed(Duration::from_millis(2))).tiny_images(true).build(),
+    )
+    .await;
     let stack = ServiceBuilder::new()
         .layer(CollectRequestLayer::new())
         .layer(ConcurrencyLimitLayer::new(1))
@@ -69,7 +81,8 @@ async fn a_limit_of_one_holds_over_all_calls() {
         .service(ChannelLeaf::new());
     let probe = Probe::default();
     let client = client_over(StackMiddleware::new(stack), probe.clone());
-    let calls = (0..50).map(|_| async { upstream.post(&client).send().await.unwrap().bytes().await.unwrap() });
+    let calls = (0..50)
+        .map(|_| async { upstream.post(&client).send().await.unwrap().bytes().await.unwrap() });
     assert_eq!(join_all(calls).await.len(), 50);
     assert_eq!((probe.attempts(), probe.0.most_at_once.load(Ordering::SeqCst)), (50, 1));
 }
@@ -89,7 +102,8 @@ async fn dropping_the_call_cancels_the_attempt_and_the_trail_says_what_that_may_
     let upstream = Upstream::slow().await;
     let client = client(GeminiMiddleware::with(quick_stack()));
     let trail = Trail::new();
-    let call = upstream.post(&client).with_extension(CallOptions::new().trail(trail.clone())).send();
+    let call =
+        upstream.post(&client).with_extension(CallOptions::new().trail(trail.clone())).send();
     drop(select(Box::pin(call), Box::pin(upstream.received(1))).await);
     upstream.aborted().await;
     assert_eq!(upstream.sends(), 1);
@@ -99,8 +113,9 @@ async fn dropping_the_call_cancels_the_attempt_and_the_trail_says_what_that_may_
 #[tokio::test]
 async fn an_attempt_that_a_layer_gives_up_is_cancelled_below_and_comes_back_as_an_error_of_ours() {
     let upstream = Upstream::slow().await;
-    let stack =
-        quick_stack().timeout(AttemptTimeoutLayer::new().limit(Duration::from_millis(300)).server_margin(Duration::ZERO));
+    let stack = quick_stack().timeout(
+        AttemptTimeoutLayer::new().limit(Duration::from_millis(300)).server_margin(Duration::ZERO),
+    );
     let client = client(GeminiMiddleware::with(stack));
     let error = upstream.post(&client).send().await.unwrap_err();
     let Error::Middleware(error) = error else { panic!("{error:?}") };
@@ -112,7 +127,8 @@ async fn an_attempt_that_a_layer_gives_up_is_cancelled_below_and_comes_back_as_a
 #[tokio::test]
 async fn when_attempts_run_out_the_last_answer_comes_back_with_its_body() {
     for json in [false, true] {
-        let upstream = Upstream::scripted([Fault::Overloaded, Fault::Overloaded, Fault::HighDemand]).await;
+        let upstream =
+            Upstream::scripted([Fault::Overloaded, Fault::Overloaded, Fault::HighDemand]).await;
         let middleware = GeminiMiddleware::with(quick_stack());
         let client = client(if json { middleware.json() } else { middleware });
         let answer = upstream.post(&client).send().await.unwrap();
@@ -136,7 +152,10 @@ async fn a_refused_connection_is_tried_again_and_comes_back_as_reqwests_own_erro
     // Its address is still there, without the key.
     assert_eq!(error.url().unwrap().query(), Some("key=***"));
     let trail = extensions.get::<Trail>().unwrap();
-    assert!(trail.attempts().iter().all(|attempt| attempt.outcome == Some(Outcome::NotSent)), "{trail}");
+    assert!(
+        trail.attempts().iter().all(|attempt| attempt.outcome == Some(Outcome::NotSent)),
+        "{trail}"
+    );
 }
 
 #[tokio::test]
@@ -169,7 +188,12 @@ struct Failing;
 
 #[async_trait::async_trait]
 impl Middleware for Failing {
-    async fn handle(&self, _: reqwest::Request, _: &mut Extensions, _: Next<'_>) -> Result<reqwest::Response> {
+    async fn handle(
+        &self,
+        _: reqwest::Request,
+        _: &mut Extensions,
+        _: Next<'_>,
+    ) -> Result<reqwest::Response> {
         Err(Error::middleware(NoToken))
     }
 }
@@ -177,7 +201,11 @@ impl Middleware for Failing {
 #[tokio::test]
 async fn the_error_of_a_middleware_below_comes_back_as_it_was() {
     let client = client_over(GeminiMiddleware::with(quick_stack()), Failing);
-    let Error::Middleware(error) = client.post(url_at("http://gemini.example")).send().await.unwrap_err() else { panic!() };
+    let Error::Middleware(error) =
+        client.post(url_at("http://gemini.example")).send().await.unwrap_err()
+    else {
+        panic!()
+    };
     assert!(error.is::<NoToken>(), "{error:?}");
 }
 
@@ -189,7 +217,9 @@ async fn the_error_of_somebody_elses_layer_is_told_with_its_cause() {
         .layer(CollectRequestLayer::new())
         .layer(ClassifyGeminiErrorLayer::new())
         .service(ChannelLeaf::new());
-    let Error::Middleware(error) = upstream.post(&client(StackMiddleware::new(stack))).send().await.unwrap_err() else {
+    let Error::Middleware(error) =
+        upstream.post(&client(StackMiddleware::new(stack))).send().await.unwrap_err()
+    else {
         panic!()
     };
     assert!(error.chain().any(|cause| cause.is::<tower::timeout::error::Elapsed>()), "{error:?}");
@@ -197,7 +227,10 @@ async fn the_error_of_somebody_elses_layer_is_told_with_its_cause() {
 
 /// An answer that breaks off after its beginning was judged and handed on.
 async fn cut_in_the_image() -> Upstream {
-    Upstream::with(Sim::builder().latency(Latency::none()).script([Fault::CutBody { at: 400_000 }]).build()).await
+    Upstream::with(
+        Sim::builder().latency(Latency::none()).script([Fault::CutBody { at: 400_000 }]).build(),
+    )
+    .await
 }
 
 #[tokio::test]
@@ -205,8 +238,12 @@ async fn the_key_is_in_nothing_that_an_error_prints() {
     let mut printed = Vec::new();
     let client = client(GeminiMiddleware::with(quick_stack()));
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    for base in [format!("http://{free}"), "no-scheme-of-http://host".into(), "http://127.0.0.1:1".into()] {
-        printed.push(everything_printed(&client.post(url_at(&base)).body(CAT).send().await.unwrap_err()));
+    for base in
+        [format!("http://{free}"), "no-scheme-of-http://host".into(), "http://127.0.0.1:1".into()]
+    {
+        printed.push(everything_printed(
+            &client.post(url_at(&base)).body(CAT).send().await.unwrap_err(),
+        ));
     }
     for fault in [Fault::ResetAfterReceipt, Fault::CutHead { at: 10 }, Fault::Overloaded] {
         let upstream = Upstream::scripted(vec![fault; 3]).await;
@@ -217,9 +254,13 @@ async fn the_key_is_in_nothing_that_an_error_prints() {
         }
     }
     let upstream = cut_in_the_image().await;
-    printed.push(everything_printed(&upstream.post(&client).send().await.unwrap().bytes().await.unwrap_err()));
+    printed.push(everything_printed(
+        &upstream.post(&client).send().await.unwrap().bytes().await.unwrap_err(),
+    ));
     let upstream = Upstream::slow().await;
-    printed.push(everything_printed(&upstream.post(&client).timeout(Duration::from_millis(50)).send().await.unwrap_err()));
+    printed.push(everything_printed(
+        &upstream.post(&client).timeout(Duration::from_millis(50)).send().await.unwrap_err(),
+    ));
     assert_eq!(printed.len(), 8);
     // The addresses are there, so a key would be.
     assert!(printed.iter().any(|printed| printed.contains("key=***")));
@@ -231,7 +272,8 @@ async fn the_key_is_in_nothing_that_an_error_prints() {
 #[tokio::test]
 async fn a_body_that_breaks_off_says_so_and_what_it_cost() {
     let upstream = cut_in_the_image().await;
-    let answer = upstream.post(&client(GeminiMiddleware::with(quick_stack()))).send().await.unwrap();
+    let answer =
+        upstream.post(&client(GeminiMiddleware::with(quick_stack()))).send().await.unwrap();
     let error = answer.bytes().await.unwrap_err();
     let mut cause: &(dyn StdError + 'static) = &error;
     while !cause.is::<GeminiError>() {
@@ -244,12 +286,16 @@ async fn a_body_that_breaks_off_says_so_and_what_it_cost() {
 #[tokio::test]
 async fn twenty_megabytes_go_through_unchanged_twice() {
     let upstream = Upstream::scripted([Fault::HighDemand, Fault::None]).await;
-    let body = format!(r#"{{"contents":[{{"parts":[{{"text":"{}"}}]}}]}}"#, "a cat, ".repeat(20 * 1024 * 1024 / 7));
+    let body = format!(
+        r#"{{"contents":[{{"parts":[{{"text":"{}"}}]}}]}}"#,
+        "a cat, ".repeat(20 * 1024 * 1024 / 7)
+    );
     let hash = hash64(body.as_bytes());
     let client = client(GeminiMiddleware::with(quick_stack()));
     let answer = client.post(upstream.url()).body(body).send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
-    let hashes: Vec<_> = upstream.sim.ledger().requests().iter().map(|record| record.body_hash).collect();
+    let hashes: Vec<_> =
+        upstream.sim.ledger().requests().iter().map(|record| record.body_hash).collect();
     assert_eq!(hashes, [Some(hash), Some(hash)]);
 }
 
@@ -259,14 +305,17 @@ async fn url_timeout_and_version_are_those_of_the_request_in_every_attempt() {
     let probe = Probe::default();
     let client = client_over(GeminiMiddleware::with(quick_stack()), probe.clone());
     let limit = Duration::from_secs(77);
-    let answer = upstream.post(&client).timeout(limit).version(http::Version::HTTP_10).send().await.unwrap();
+    let answer =
+        upstream.post(&client).timeout(limit).version(http::Version::HTTP_10).send().await.unwrap();
     assert_eq!(answer.url().as_str(), upstream.told_url());
     let heads = probe.0.heads.lock().unwrap();
-    let expected = common::Head { url: upstream.url(), version: http::Version::HTTP_10, timeout: Some(limit) };
+    let expected =
+        common::Head { url: upstream.url(), version: http::Version::HTTP_10, timeout: Some(limit) };
     assert_eq!(*heads, vec![expected; 3]);
 }
 
-// With the key in a header, as it should be, the URL is the very same; names of projects stay in it.
+// With the key in a header, as it should be, the URL is the very same; names of projects stay in
+// it.
 #[tokio::test]
 async fn a_url_without_a_key_stays_as_it_is() {
     let upstream = Upstream::scripted([]).await;
@@ -274,7 +323,10 @@ async fn a_url_without_a_key_stays_as_it_is() {
         "{}/v1/projects/my-shop/locations/global/publishers/google/models/gemini-3-pro-image:generateContent?x=%20y",
         upstream.server.url()
     );
-    let request = client(GeminiMiddleware::with(quick_stack())).post(&url).header("authorization", "Bearer t").body(CAT);
+    let request = client(GeminiMiddleware::with(quick_stack()))
+        .post(&url)
+        .header("authorization", "Bearer t")
+        .body(CAT);
     assert_eq!(request.send().await.unwrap().url().as_str(), url);
 }
 
@@ -286,9 +338,14 @@ async fn an_answer_of_the_stacks_own_has_the_url_of_its_request() {
         Ok::<_, std::io::Error>(answer.unwrap())
     });
     let url = "http://127.0.0.1:1/v1beta/models/gemini-3-pro-image:generateContent";
-    let answer = client(StackMiddleware::new(refuses)).post(format!("{url}?key=AIzaSyA-sentinel-key-0123456789abcdefghij"));
+    let answer = client(StackMiddleware::new(refuses))
+        .post(format!("{url}?key=AIzaSyA-sentinel-key-0123456789abcdefghij"));
     let answer = answer.body(CAT).send().await.unwrap();
-    assert!(answer.url().as_str().starts_with(url) && !answer.url().as_str().contains("sentinel"), "{}", answer.url());
+    assert!(
+        answer.url().as_str().starts_with(url) && !answer.url().as_str().contains("sentinel"),
+        "{}",
+        answer.url()
+    );
     assert_eq!(answer.status(), 429);
 }
 
@@ -296,7 +353,8 @@ async fn an_answer_of_the_stacks_own_has_the_url_of_its_request() {
 async fn the_requests_own_timeout_ends_an_attempt_with_reqwests_own_error() {
     let upstream = Upstream::slow().await;
     let client = client(GeminiMiddleware::with(quick_stack()));
-    let error = upstream.post(&client).timeout(Duration::from_millis(200)).send().await.unwrap_err();
+    let error =
+        upstream.post(&client).timeout(Duration::from_millis(200)).send().await.unwrap_err();
     assert!(error.is_timeout() && !error.is_middleware(), "{error:?}");
     assert_eq!(upstream.sends(), 1);
     upstream.aborted().await;
@@ -310,7 +368,9 @@ async fn the_trail_and_what_the_winning_attempt_left_reach_the_caller_and_nothin
     extensions.insert(CallOptions::new().trail(mine.clone()));
     let request = upstream.post(&client).build().unwrap();
     let answer = client.execute_with_extensions(request, &mut extensions).await.unwrap();
-    for trail in [answer.extensions().get::<Trail>().unwrap(), extensions.get::<Trail>().unwrap(), &mine] {
+    for trail in
+        [answer.extensions().get::<Trail>().unwrap(), extensions.get::<Trail>().unwrap(), &mine]
+    {
         let statuses: Vec<_> = trail.attempts().iter().map(|attempt| attempt.status).collect();
         assert_eq!(statuses, [Some(503), Some(200)]);
     }
@@ -324,18 +384,23 @@ struct Twice<S>(S);
 
 impl<S> Service<Request<ReplayBody>> for Twice<S>
 where
-    S: Service<Request<ReplayBody>, Error = GeminiError, Future: Send, Response: Send> + Clone + Send + 'static,
+    S: Service<Request<ReplayBody>, Error = GeminiError, Future: Send, Response: Send>
+        + Clone
+        + Send
+        + 'static,
 {
     type Response = S::Response;
     type Error = GeminiError;
-    type Future = Pin<Box<dyn Future<Output = std::result::Result<S::Response, GeminiError>> + Send>>;
+    type Future =
+        Pin<Box<dyn Future<Output = std::result::Result<S::Response, GeminiError>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<std::result::Result<(), GeminiError>> {
         self.0.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<ReplayBody>) -> Self::Future {
-        let again = KeptRequest::of(&request).unwrap().again(Verdict::not_sent().resend_permit().unwrap());
+        let again =
+            KeptRequest::of(&request).unwrap().again(Verdict::not_sent().resend_permit().unwrap());
         let (one, two) = (self.0.clone().oneshot(request), self.0.clone().oneshot(again));
         Box::pin(async move { select(Box::pin(one), Box::pin(two)).await.factor_first().0 })
     }
@@ -395,7 +460,8 @@ async fn two_attempts_run_at_once_and_the_one_that_loses_is_dropped() {
 #[tokio::test]
 async fn a_leaf_outside_its_middleware_sends_nothing_and_says_so() {
     let stack = quick_stack().raw(ChannelLeaf::new());
-    let request = Request::post(url_at("http://gemini.example")).body(reqwest::Body::from(CAT)).unwrap();
+    let request =
+        Request::post(url_at("http://gemini.example")).body(reqwest::Body::from(CAT)).unwrap();
     let error = stack.oneshot(request).await.unwrap_err();
     assert_eq!(error.charge(), Charge::None);
     assert!(error.to_string().contains("only works inside a StackMiddleware"), "{error}");

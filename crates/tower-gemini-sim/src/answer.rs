@@ -16,22 +16,31 @@ use crate::request::{Api, Asked, Framing, Route, Verb, signature_prefix};
 /// Which pictures are made and how answers carry them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageOptions {
-    /// Pictures of 8 to 64 pixels and signatures of some bytes, so that an answer is a few kilobytes.
+    /// Pictures of 8 to 64 pixels and signatures of some bytes, so that an answer is a few
+    /// kilobytes.
     pub tiny: bool,
     /// Different pictures for each size and ratio. Prompts share them.
     pub variants: u64,
     /// The arrangement of a good answer, unless a fault asks for another.
     pub shape: Shape,
-    /// Bytes of a thought signature before base64. By default 0.8 to 2.2 MB, of which base64 makes the 1.10, 1.50 and 2.91 MB of three
-    /// recorded answers of gemini-3-pro-image (pydantic-ai's test recordings, 2026); 48 when tiny.
+    /// Bytes of a thought signature before base64. By default 0.8 to 2.2 MB, of which base64 makes
+    /// the 1.10, 1.50 and 2.91 MB of three recorded answers of gemini-3-pro-image (pydantic-ai's
+    /// test recordings, 2026); 48 when tiny.
     pub signature_bytes: Option<usize>,
-    /// Whether drafts cost tokens. Google's documentation says no; a reseller measured 1120 tokens a draft.
+    /// Whether drafts cost tokens. Google's documentation says no; a reseller measured 1120 tokens
+    /// a draft.
     pub drafts_charged: bool,
 }
 
 impl Default for ImageOptions {
     fn default() -> Self {
-        Self { tiny: false, variants: 4, shape: Shape::DOCUMENTED, signature_bytes: None, drafts_charged: false }
+        Self {
+            tiny: false,
+            variants: 4,
+            shape: Shape::DOCUMENTED,
+            signature_bytes: None,
+            drafts_charged: false,
+        }
     }
 }
 
@@ -68,7 +77,8 @@ impl Usage {
     }
 
     fn details(text: u64, image: u64) -> J {
-        let entry = |modality: &'static str, count: u64| obj! { "modality": modality, "tokenCount": count };
+        let entry =
+            |modality: &'static str, count: u64| obj! { "modality": modality, "tokenCount": count };
         let mut details = Vec::new();
         if text > 0 {
             details.push(entry("TEXT", text));
@@ -240,7 +250,10 @@ impl Studio<'_> {
         if !self.model.makes_images() {
             usage.text = 12;
             let mut content = self.empty(Some("STOP"), usage);
-            content.parts.push(Part::Text { text: "A cat sits on a sunny wall and looks at you.".to_owned(), signature: None });
+            content.parts.push(Part::Text {
+                text: "A cat sits on a sunny wall and looks at you.".to_owned(),
+                signature: None,
+            });
             return content;
         }
         let drafts = if self.model.thinks() { u64::from(shape.drafts) } else { 0 };
@@ -306,11 +319,15 @@ impl Studio<'_> {
                 };
                 // Imagen's refusal says that it is free.
                 let charged = self.route.verb != Verb::Predict;
-                Content { finish_message: message, charged, ..self.empty(Some(refusal.as_str()), thought) }
+                Content {
+                    finish_message: message,
+                    charged,
+                    ..self.empty(Some(refusal.as_str()), thought)
+                }
             }
             Fault::PromptBlocked(block) => {
-                let message =
-                    (self.route.api == Api::Vertex).then_some("The prompt violated Prompt Injection and Jailbreak filters.");
+                let message = (self.route.api == Api::Vertex)
+                    .then_some("The prompt violated Prompt Injection and Jailbreak filters.");
                 Content {
                     block: Some((block.as_str(), message)),
                     generated: false,
@@ -320,7 +337,10 @@ impl Studio<'_> {
             }
             Fault::NoImage => {
                 let mut content = self.empty(Some("NO_IMAGE"), Usage { text: 9, ..thought });
-                content.parts.push(Part::Text { text: "I could not make an image of that.".to_owned(), signature: None });
+                content.parts.push(Part::Text {
+                    text: "I could not make an image of that.".to_owned(),
+                    signature: None,
+                });
                 content
             }
             Fault::ImageOther { waived: true } => Content {
@@ -339,7 +359,8 @@ impl Studio<'_> {
             },
             Fault::MaxTokens => self.empty(Some("MAX_TOKENS"), thought),
             Fault::StopWithoutImage => {
-                let mut content = self.empty(Some("STOP"), Usage { text: 20, image: 1290, ..thought });
+                let mut content =
+                    self.empty(Some("STOP"), Usage { text: 20, image: 1290, ..thought });
                 content.parts.push(Part::Text {
                     text: "I imagine a cat on a sunny wall, looking straight at you.".to_owned(),
                     signature: None,
@@ -347,7 +368,12 @@ impl Studio<'_> {
                 content
             }
             Fault::UnknownFinishReason => self.empty(Some("IMAGE_TOO_BEAUTIFUL"), thought),
-            Fault::ErrorInOk => Content { error_instead: true, generated: false, charged: false, ..self.empty(None, input) },
+            Fault::ErrorInOk => Content {
+                error_instead: true,
+                generated: false,
+                charged: false,
+                ..self.empty(None, input)
+            },
             Fault::StreamErrorTail { charged } => {
                 Content { generated: *charged, charged: *charged, ..self.broken(Tail::RawError) }
             }
@@ -376,8 +402,12 @@ impl Studio<'_> {
         }
         let body = match (api, self.route.verb, self.route.framing) {
             (_, Verb::Predict, _) => self.predictions(content).pretty(),
-            (Api::Developer | Api::Vertex, _, Framing::Whole) => self.gemini_whole(content).pretty(),
-            (Api::Developer | Api::Vertex, _, Framing::Sse) => self.sse(content, self.gemini_events(content), None),
+            (Api::Developer | Api::Vertex, _, Framing::Whole) => {
+                self.gemini_whole(content).pretty()
+            }
+            (Api::Developer | Api::Vertex, _, Framing::Sse) => {
+                self.sse(content, self.gemini_events(content), None)
+            }
             (Api::Developer | Api::Vertex, _, Framing::Array) => self.array(content),
             (Api::OpenAiChat, _, Framing::Whole) => self.chat_whole(content).compact(),
             (Api::OpenAiChat, _, _) => self.sse(content, self.chat_events(content), Some("[DONE]")),
@@ -389,7 +419,8 @@ impl Studio<'_> {
     }
 
     fn response_id(&self) -> String {
-        const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        const LETTERS: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         let mut state = mix(self.seed ^ self.number as u64);
         (0..22)
             .map(|_| {
@@ -402,21 +433,34 @@ impl Studio<'_> {
     /// The parts that leave the server: an answer that breaks never holds its final image.
     fn sent<'c>(&self, content: &'c Content) -> impl Iterator<Item = &'c Part> {
         let good = content.tail == Tail::Good;
-        content.parts.iter().filter(move |part| good || !matches!(part, Part::Image { is_final: true, .. }))
+        content
+            .parts
+            .iter()
+            .filter(move |part| good || !matches!(part, Part::Image { is_final: true, .. }))
     }
 
     fn gemini_part(&self, part: &Part, shape: Shape) -> J {
-        let (inline, mime) = if shape.snake_case { ("inline_data", "mime_type") } else { ("inlineData", "mimeType") };
-        let signature_name = if shape.snake_case { "thought_signature" } else { "thoughtSignature" };
+        let (inline, mime) = if shape.snake_case {
+            ("inline_data", "mime_type")
+        } else {
+            ("inlineData", "mimeType")
+        };
+        let signature_name =
+            if shape.snake_case { "thought_signature" } else { "thoughtSignature" };
         let mut fields = Vec::new();
         match part {
             Part::Empty => {}
             Part::Text { text, signature } => {
                 fields.push(("text", J::from(text.clone())));
-                fields.extend(signature.clone().map(|signature| (signature_name, J::Blob(signature))));
+                fields.extend(
+                    signature.clone().map(|signature| (signature_name, J::Blob(signature))),
+                );
             }
             Part::Image { picture, thought, signature, .. } => {
-                let mut data = vec![(mime, J::from(picture.mime())), ("data", J::Blob(picture.base64.clone()))];
+                let mut data = vec![
+                    (mime, J::from(picture.mime())),
+                    ("data", J::Blob(picture.base64.clone())),
+                ];
                 if shape.data_first {
                     data.reverse();
                 }
@@ -424,7 +468,9 @@ impl Studio<'_> {
                     fields.push(("thought", true.into()));
                 }
                 fields.push((inline, J::Obj(data)));
-                fields.extend(signature.clone().map(|signature| (signature_name, J::Blob(signature))));
+                fields.extend(
+                    signature.clone().map(|signature| (signature_name, J::Blob(signature))),
+                );
                 if *thought && shape.thought_after_data {
                     fields.push(("thought", true.into()));
                 }
@@ -462,7 +508,8 @@ impl Studio<'_> {
         }
         fields.push(("index", 0u64.into()));
         if last {
-            fields.extend(content.finish_message.map(|message| ("finishMessage", J::from(message))));
+            fields
+                .extend(content.finish_message.map(|message| ("finishMessage", J::from(message))));
         }
         J::Obj(fields)
     }
@@ -470,7 +517,8 @@ impl Studio<'_> {
     fn gemini_whole(&self, content: &Content) -> J {
         let mut fields = Vec::new();
         if content.block.is_none() {
-            let parts = self.sent(content).map(|part| self.gemini_part(part, content.shape)).collect();
+            let parts =
+                self.sent(content).map(|part| self.gemini_part(part, content.shape)).collect();
             let candidate = self.candidate(content, parts, content.tail == Tail::Good);
             fields.push(("candidates", vec![candidate].into()));
         }
@@ -499,7 +547,8 @@ impl Studio<'_> {
             })
             .collect();
         if content.tail == Tail::Good {
-            let closing = if content.parts.is_empty() { Vec::new() } else { vec![obj! { "text": "" }] };
+            let closing =
+                if content.parts.is_empty() { Vec::new() } else { vec![obj! { "text": "" }] };
             events.push(event(Some(self.candidate(content, closing, true)), content.usage));
         }
         events
@@ -516,7 +565,8 @@ impl Studio<'_> {
             push(&mut body, event);
         }
         match content.tail {
-            // Pretty-printed and without "data:", as the front end writes it when a stream is already under way.
+            // Pretty-printed and without "data:", as the front end writes it when a stream is
+            // already under way.
             Tail::RawError => body.extend(mid_stream().event(self.route.api).pretty()),
             Tail::ErrorEvent => push(&mut body, &mid_stream().event(self.route.api)),
             Tail::Good => {
@@ -598,7 +648,8 @@ impl Studio<'_> {
         if !images.is_empty() {
             message.push(("images", images.into()));
         }
-        let finish = if content.tail == Tail::Good { Self::openai_finish(content) } else { J::Null };
+        let finish =
+            if content.tail == Tail::Good { Self::openai_finish(content) } else { J::Null };
         obj! { "choices": vec![obj! { "finish_reason": finish, "index": 0u64, "message": J::Obj(message) }], "created": CREATED,
         "id": self.response_id(), "model": self.model.id, "object": "chat.completion", "usage": content.usage.openai() }
     }
@@ -632,7 +683,8 @@ impl Studio<'_> {
         obj! { "created": CREATED, "data": data, "usage": content.usage.openai() }
     }
 
-    /// The Interactions API's name of a block: the finish reason in lower case, without "image" for those that have none.
+    /// The Interactions API's name of a block: the finish reason in lower case, without "image" for
+    /// those that have none.
     fn interaction_error(content: &Content) -> Option<String> {
         let reason = content.block.map(|(reason, _)| reason).or(content.finish)?;
         (reason != "STOP").then(|| reason.to_ascii_lowercase())
@@ -688,9 +740,11 @@ impl Studio<'_> {
     }
 }
 
-/// OpenAI-style answers carry a time; the simulator has no calendar, so it is always 2026-10-01 00:00 UTC.
+/// OpenAI-style answers carry a time; the simulator has no calendar, so it is always 2026-10-01
+/// 00:00 UTC.
 const CREATED: u64 = 1_790_812_800;
 
 pub(crate) const JSON: &str = "application/json; charset=UTF-8";
-/// What `alt=sse` answers, errors included: a plain JSON error comes under this type too (js-genai's recordings, 2025-08).
+/// What `alt=sse` answers, errors included: a plain JSON error comes under this type too
+/// (js-genai's recordings, 2025-08).
 pub(crate) const SSE: &str = "text/event-stream";

@@ -30,7 +30,8 @@ pub enum SimErrorKind {
     RequestBody,
 }
 
-/// A failure of the transport, as a client sees one: its source is an [`io::Error`] of the kind that a socket would give.
+/// A failure of the transport, as a client sees one: its source is an [`io::Error`] of the kind
+/// that a socket would give.
 #[derive(Debug)]
 pub struct SimError {
     kind: SimErrorKind,
@@ -116,12 +117,20 @@ pub struct SimBody {
 
 impl fmt::Debug for SimBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SimBody").field("left", &self.left).field("journey", &self.journey).finish_non_exhaustive()
+        f.debug_struct("SimBody")
+            .field("left", &self.left)
+            .field("journey", &self.journey)
+            .finish_non_exhaustive()
     }
 }
 
 impl SimBody {
-    pub(crate) fn new(segments: Vec<Bytes>, journey: Journey, sim: Arc<Inner>, number: usize) -> Self {
+    pub(crate) fn new(
+        segments: Vec<Bytes>,
+        journey: Journey,
+        sim: Arc<Inner>,
+        number: usize,
+    ) -> Self {
         let whole: usize = segments.iter().map(Bytes::len).sum();
         let left = journey.cut.map_or(whole, |cut| cut.min(whole));
         let complete = left == whole && journey.end == End::Clean;
@@ -187,7 +196,10 @@ impl Body for SimBody {
     type Data = Bytes;
     type Error = SimError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, SimError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, SimError>>> {
         let this = &mut *self;
         if this.finished {
             return Poll::Ready(None);
@@ -234,7 +246,11 @@ impl Body for SimBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.journey.announced { SizeHint::with_exact((self.left + self.withheld) as u64) } else { SizeHint::default() }
+        if self.journey.announced {
+            SizeHint::with_exact((self.left + self.withheld) as u64)
+        } else {
+            SizeHint::default()
+        }
     }
 }
 

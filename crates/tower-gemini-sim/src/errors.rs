@@ -1,7 +1,7 @@
 //! Google's refusals, word for word, in every shape in which they arrive.
 //!
-//! Texts and details are those of recorded answers and official documentation up to October 2026; where the server's own words were never
-//! published, the comment says so.
+//! Texts and details are those of recorded answers and official documentation up to October 2026;
+//! where the server's own words were never published, the comment says so.
 
 use std::time::Duration;
 
@@ -32,7 +32,10 @@ fn detail(kind: &str, mut fields: Vec<(&'static str, J)>) -> J {
 }
 
 fn error_info(reason: &'static str, domain: &'static str, metadata: J) -> J {
-    detail("ErrorInfo", vec![("reason", reason.into()), ("domain", domain.into()), ("metadata", metadata)])
+    detail(
+        "ErrorInfo",
+        vec![("reason", reason.into()), ("domain", domain.into()), ("metadata", metadata)],
+    )
 }
 
 fn help(description: &'static str, url: impl Into<String>) -> J {
@@ -46,12 +49,21 @@ fn debug_info(text: String) -> J {
 
 /// `RetryInfo` as Gemini fills it: whole seconds, rounded down, unless there would be none left.
 fn retry_info(delay: Duration) -> J {
-    let text = if delay.as_secs() > 0 { format!("{}s", delay.as_secs()) } else { format!("0.{:09}s", delay.subsec_nanos()) };
+    let text = if delay.as_secs() > 0 {
+        format!("{}s", delay.as_secs())
+    } else {
+        format!("0.{:09}s", delay.subsec_nanos())
+    };
     detail("RetryInfo", vec![("retryDelay", text.into())])
 }
 
 impl Refused {
-    fn new(http: u16, status: &'static str, code: &'static str, message: impl Into<String>) -> Self {
+    fn new(
+        http: u16,
+        status: &'static str,
+        code: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
         Self { http, status, message: message.into(), details: Vec::new(), code, legacy: false }
     }
 
@@ -90,16 +102,19 @@ impl Refused {
 
     pub(crate) fn unknown_field(name: &str, at: &str) -> Self {
         let place = if at.is_empty() { String::new() } else { format!(" at '{at}'") };
-        let message = format!("Invalid JSON payload received. Unknown name \"{name}\"{place}: Cannot find field.");
+        let message = format!(
+            "Invalid JSON payload received. Unknown name \"{name}\"{place}: Cannot find field."
+        );
         let mut violation = vec![("description", J::from(message.clone()))];
         if !at.is_empty() {
             violation.insert(0, ("field", at.to_owned().into()));
         }
-        Self::invalid(message).with(detail("BadRequest", vec![("fieldViolations", vec![J::Obj(violation)].into())]))
+        Self::invalid(message)
+            .with(detail("BadRequest", vec![("fieldViolations", vec![J::Obj(violation)].into())]))
     }
 
-    /// The server's list for `aspect_ratio` (quoted in an issue of 2026-08-22). The text for `image_size` was never published and is
-    /// formed after it.
+    /// The server's list for `aspect_ratio` (quoted in an issue of 2026-08-22). The text for
+    /// `image_size` was never published and is formed after it.
     pub(crate) fn one_of(name: &str, known: impl Iterator<Item = &'static str>) -> Self {
         let quoted: Vec<String> = known.map(|value| format!("'{value}'")).collect();
         let list = match quoted.as_slice() {
@@ -143,13 +158,21 @@ impl Refused {
     pub(crate) fn invalid_key(key: &str) -> Self {
         let message = "API key not valid. Please pass a valid API key.";
         Self::invalid(message)
-            .with(error_info("API_KEY_INVALID", "googleapis.com", obj! { "service": "generativelanguage.googleapis.com" }))
-            .with(detail("LocalizedMessage", vec![("locale", "en-US".into()), ("message", message.into())]))
+            .with(error_info(
+                "API_KEY_INVALID",
+                "googleapis.com",
+                obj! { "service": "generativelanguage.googleapis.com" },
+            ))
+            .with(detail(
+                "LocalizedMessage",
+                vec![("locale", "en-US".into()), ("message", message.into())],
+            ))
             .with(debug_info(format!("Invalid API key: {key}")))
     }
 
     pub(crate) fn two_credentials() -> Self {
-        let mut refused = Self::invalid("Multiple authentication credentials received. Please pass only one.");
+        let mut refused =
+            Self::invalid("Multiple authentication credentials received. Please pass only one.");
         refused.legacy = true;
         refused
     }
@@ -166,7 +189,12 @@ impl Refused {
     }
 
     pub(crate) fn deadline_504() -> Self {
-        Self::new(504, "DEADLINE_EXCEEDED", "deadline_exceeded", "Deadline expired before operation could complete.")
+        Self::new(
+            504,
+            "DEADLINE_EXCEEDED",
+            "deadline_exceeded",
+            "Deadline expired before operation could complete.",
+        )
     }
 
     pub(crate) fn payload_too_large(limit: usize) -> Self {
@@ -174,13 +202,23 @@ impl Refused {
     }
 
     pub(crate) fn unimplemented() -> Self {
-        Self::new(501, "UNIMPLEMENTED", "unimplemented", "Operation is not implemented, or supported, or enabled.")
+        Self::new(
+            501,
+            "UNIMPLEMENTED",
+            "unimplemented",
+            "Operation is not implemented, or supported, or enabled.",
+        )
     }
 
     /// The 429 of a limit that is really enforced, or of a script that says so.
     pub(crate) fn quota(model: &str, violations: &[Violation], retry_after: Duration) -> Self {
-        // The error names the model by an older id than the one asked for (js-genai issue 1322, gemini-cli issue 14657).
-        let model = if model == "gemini-2.5-flash-image" { "gemini-2.5-flash-preview-image" } else { model };
+        // The error names the model by an older id than the one asked for (js-genai issue 1322,
+        // gemini-cli issue 14657).
+        let model = if model == "gemini-2.5-flash-image" {
+            "gemini-2.5-flash-preview-image"
+        } else {
+            model
+        };
         let mut message = String::from(
             "You exceeded your current quota, please check your plan and billing details. For more information on this error, head to: \
              https://ai.google.dev/gemini-api/docs/rate-limits. To monitor your current usage, head to: https://ai.dev/rate-limit. ",
@@ -189,7 +227,10 @@ impl Refused {
         for violation in violations {
             let (metric, id) = violation.names();
             let metric = format!("generativelanguage.googleapis.com/{metric}");
-            message.push_str(&format!("\n* Quota exceeded for metric: {metric}, limit: {}, model: {model}", violation.value));
+            message.push_str(&format!(
+                "\n* Quota exceeded for metric: {metric}, limit: {}, model: {model}",
+                violation.value
+            ));
             let mut fields = vec![
                 ("quotaMetric", J::from(metric)),
                 ("quotaId", J::from(id)),
@@ -203,7 +244,10 @@ impl Refused {
         }
         message.push_str(&format!("\nPlease retry in {}.", seconds(retry_after)));
         let mut refused = Self::exhausted(message)
-            .with(help("Learn more about Gemini API quotas", "https://ai.google.dev/gemini-api/docs/rate-limits"))
+            .with(help(
+                "Learn more about Gemini API quotas",
+                "https://ai.google.dev/gemini-api/docs/rate-limits",
+            ))
             .with(detail("QuotaFailure", vec![("violations", listed.into())]))
             .with(retry_info(retry_after));
         if violations.iter().any(|violation| violation.limit == Limit::RequestsPerDay) {
@@ -213,10 +257,12 @@ impl Refused {
     }
 
     fn to_json(&self) -> J {
-        let mut error = vec![("code", J::Num(self.http.into())), ("message", J::from(self.message.clone()))];
+        let mut error =
+            vec![("code", J::Num(self.http.into())), ("message", J::from(self.message.clone()))];
         if self.legacy {
             let reason = if self.http == 429 { "rateLimitExceeded" } else { "backendError" };
-            let legacy = obj! { "message": self.message.clone(), "domain": "global", "reason": reason };
+            let legacy =
+                obj! { "message": self.message.clone(), "domain": "global", "reason": reason };
             error.push(("errors", vec![legacy].into()));
         }
         error.push(("status", self.status.into()));
@@ -229,8 +275,13 @@ impl Refused {
     /// As the body of an answer in one dialect.
     pub(crate) fn body(&self, api: Api, framing: Framing) -> Vec<Bytes> {
         match (api, framing) {
-            (Api::Interactions, _) => obj! { "error": obj! { "code": self.code, "message": self.message.clone() } }.pretty(),
-            (Api::OpenAiChat | Api::OpenAiImages, _) | (_, Framing::Array) => J::Arr(vec![self.to_json()]).pretty(),
+            (Api::Interactions, _) => {
+                obj! { "error": obj! { "code": self.code, "message": self.message.clone() } }
+                    .pretty()
+            }
+            (Api::OpenAiChat | Api::OpenAiImages, _) | (_, Framing::Array) => {
+                J::Arr(vec![self.to_json()]).pretty()
+            }
             _ if self.legacy => J::Arr(vec![self.to_json()]).pretty(),
             _ => self.to_json().pretty(),
         }
@@ -267,23 +318,31 @@ impl Violation {
     /// Metric and id.
     fn names(self) -> (&'static str, &'static str) {
         match (self.limit, self.free_tier) {
-            (Limit::Requests, false) => ("generate_requests_per_model", "GenerateRequestsPerMinutePerProjectPerModel"),
-            (Limit::Requests, true) => {
-                ("generate_content_free_tier_requests", "GenerateRequestsPerMinutePerProjectPerModel-FreeTier")
+            (Limit::Requests, false) => {
+                ("generate_requests_per_model", "GenerateRequestsPerMinutePerProjectPerModel")
             }
-            (Limit::InputTokens, false) => {
-                ("generate_content_paid_tier_input_token_count", "GenerateContentPaidTierInputTokensPerModelPerMinute")
-            }
-            (Limit::InputTokens, true) => {
-                ("generate_content_free_tier_input_token_count", "GenerateContentInputTokensPerModelPerMinute-FreeTier")
-            }
+            (Limit::Requests, true) => (
+                "generate_content_free_tier_requests",
+                "GenerateRequestsPerMinutePerProjectPerModel-FreeTier",
+            ),
+            (Limit::InputTokens, false) => (
+                "generate_content_paid_tier_input_token_count",
+                "GenerateContentPaidTierInputTokensPerModelPerMinute",
+            ),
+            (Limit::InputTokens, true) => (
+                "generate_content_free_tier_input_token_count",
+                "GenerateContentInputTokensPerModelPerMinute-FreeTier",
+            ),
             (Limit::RequestsPerDay, false) => {
                 ("generate_requests_per_model_per_day", "GenerateRequestsPerDayPerProjectPerModel")
             }
-            (Limit::RequestsPerDay, true) => {
-                ("generate_content_free_tier_requests", "GenerateRequestsPerDayPerProjectPerModel-FreeTier")
+            (Limit::RequestsPerDay, true) => (
+                "generate_content_free_tier_requests",
+                "GenerateRequestsPerDayPerProjectPerModel-FreeTier",
+            ),
+            (Limit::Images, _) => {
+                ("generated_images_per_model", "GenerateImagesPerMinutePerProjectPerModel-FreeTier")
             }
-            (Limit::Images, _) => ("generated_images_per_model", "GenerateImagesPerMinutePerProjectPerModel-FreeTier"),
         }
     }
 }
@@ -322,7 +381,8 @@ impl Failure {
     }
 
     pub(crate) fn html_404(path: &str) -> Self {
-        let sentence = format!("The requested URL <code>{path}</code> was not found on this server.");
+        let sentence =
+            format!("The requested URL <code>{path}</code> was not found on this server.");
         Self::html(404, "Not Found", &sentence)
     }
 
@@ -340,7 +400,8 @@ impl Failure {
         Self::Raw { http, content_type: JSON, body: body.compact_string() }
     }
 
-    /// The error that a fault stands for; `None` when the fault is something else than an error status.
+    /// The error that a fault stands for; `None` when the fault is something else than an error
+    /// status.
     pub(crate) fn of(fault: &Fault, about: About<'_>) -> Option<Self> {
         let model = about.model;
         let violation = |limit, value, free_tier| Violation { limit, value, free_tier };
@@ -474,10 +535,10 @@ impl Failure {
     }
 }
 
-const HIGH_DEMAND: &str =
-    "This model is currently experiencing high demand. Spikes in demand are usually temporary. Please try again later.";
+const HIGH_DEMAND: &str = "This model is currently experiencing high demand. Spikes in demand are usually temporary. Please try again later.";
 
-/// The error inside a 200, and in the middle of streams: the flex tier sheds load this way (2026-08).
+/// The error inside a 200, and in the middle of streams: the flex tier sheds load this way
+/// (2026-08).
 pub(crate) fn mid_stream() -> Refused {
     Refused::unavailable(HIGH_DEMAND)
 }
@@ -567,11 +628,15 @@ fn forbidden(kind: Forbidden, about: About<'_>) -> Refused {
 
 fn not_found(kind: NotFound, about: About<'_>) -> Refused {
     match kind {
-        NotFound::Model | NotFound::Html => Refused::unknown_model(about.model, about.version, about.method),
+        NotFound::Model | NotFound::Html => {
+            Refused::unknown_model(about.model, about.version, about.method)
+        }
         NotFound::Retired => Refused::retired_model(about.model, about.successor),
         NotFound::PublisherModel => Refused::publisher_model(about.model),
         NotFound::Entity => Refused::missing("Requested entity was not found."),
-        NotFound::CachedContent => Refused::missing("Not found: cache content metadata 8754364356910645200."),
+        NotFound::CachedContent => {
+            Refused::missing("Not found: cache content metadata 8754364356910645200.")
+        }
     }
 }
 
@@ -582,11 +647,15 @@ mod tests {
     #[test]
     fn a_hint_is_rounded_down_in_the_details_and_exact_in_the_text() {
         let violation = Violation { limit: Limit::Requests, value: 10, free_tier: false };
-        let refused = Refused::quota("gemini-3-pro-image", &[violation], Duration::from_millis(58_931));
+        let refused =
+            Refused::quota("gemini-3-pro-image", &[violation], Duration::from_millis(58_931));
         let text = refused.to_json().pretty_string();
         assert!(text.contains("\"retryDelay\": \"58s\""), "{text}");
         assert!(text.contains("Please retry in 58.931000000s."), "{text}");
-        assert!(text.contains("\"quotaId\": \"GenerateRequestsPerMinutePerProjectPerModel\""), "{text}");
+        assert!(
+            text.contains("\"quotaId\": \"GenerateRequestsPerMinutePerProjectPerModel\""),
+            "{text}"
+        );
     }
 
     #[test]

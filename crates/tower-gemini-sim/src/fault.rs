@@ -6,8 +6,9 @@ use serde::Serialize;
 
 /// One thing that happens to one request.
 ///
-/// Every variant is an answer (or a silence) that was recorded from the real API, from its official documentation, or from users'
-/// reports; the constructors hold no text, so that a script prints on one line. [`Fault::all`] lists one or more of each.
+/// Every variant is an answer (or a silence) that was recorded from the real API, from its official
+/// documentation, or from users' reports; the constructors hold no text, so that a script prints on
+/// one line. [`Fault::all`] lists one or more of each.
 ///
 /// ```
 /// use tower_gemini_sim::Fault;
@@ -36,7 +37,8 @@ pub enum Fault {
         /// Which limit.
         limit: Limit,
     },
-    /// The day's limit, with a `RetryInfo` of seconds all the same. Waiting that long does not help.
+    /// The day's limit, with a `RetryInfo` of seconds all the same. Waiting that long does not
+    /// help.
     RateLimitDay {
         /// What the misleading `RetryInfo` says.
         retry_after: Duration,
@@ -123,7 +125,8 @@ pub enum Fault {
     ErrorInOk,
 
     // -- the stream goes wrong (answers in one piece get the nearest equivalent, see each)
-    /// After good events a bare JSON error without `data:`. In one piece: as [`ErrorInOk`](Self::ErrorInOk).
+    /// After good events a bare JSON error without `data:`. In one piece: as
+    /// [`ErrorInOk`](Self::ErrorInOk).
     StreamErrorTail {
         /// Whether the model had run to the end.
         charged: bool,
@@ -163,7 +166,8 @@ pub enum Fault {
     },
     /// No answer ever, whatever `X-Server-Timeout` says: the connection is dead and nobody noticed.
     NoAnswer {
-        /// Whether the image is made, and charged, behind it (if the server's deadline leaves the time).
+        /// Whether the image is made, and charged, behind it (if the server's deadline leaves the
+        /// time).
         charged: bool,
     },
     /// The image is made and charged, and the body stops arriving, for ever.
@@ -198,7 +202,8 @@ pub enum Fault {
 pub enum Limit {
     /// Requests a minute.
     Requests,
-    /// Images a minute. No live body with such an id was ever published; the id is from a third party's test.
+    /// Images a minute. No live body with such an id was ever published; the id is from a third
+    /// party's test.
     Images,
     /// Input tokens a minute.
     InputTokens,
@@ -390,7 +395,8 @@ impl Block {
 
 /// How the parts of a good answer are arranged.
 ///
-/// The default is what the documentation describes: drafts first, marked `thought: true`, then a text, then the final image.
+/// The default is what the documentation describes: drafts first, marked `thought: true`, then a
+/// text, then the final image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub struct Shape {
     /// Draft images before the final one. Models without thinking make none, whatever is asked.
@@ -403,7 +409,8 @@ pub struct Shape {
     pub final_marked: bool,
     /// `thought` is printed after `inlineData` instead of before.
     pub thought_after_data: bool,
-    /// One marked draft more *after* the final image. Never seen, yet a reader that takes the last image of any kind deserves to fail.
+    /// One marked draft more *after* the final image. Never seen, yet a reader that takes the last
+    /// image of any kind deserves to fail.
     pub draft_after_final: bool,
     /// A text part accompanies the image.
     pub text: bool,
@@ -455,12 +462,21 @@ impl Fault {
         let mut all = vec![
             Self::None,
             Self::Shaped(Shape::with_drafts(2)),
-            Self::Shaped(Shape { drafts_marked: false, drafts_small: true, ..Shape::with_drafts(1) }),
+            Self::Shaped(Shape {
+                drafts_marked: false,
+                drafts_small: true,
+                ..Shape::with_drafts(1)
+            }),
             Self::Shaped(Shape { final_marked: true, ..Shape::DOCUMENTED }),
             Self::Shaped(Shape { thought_after_data: true, ..Shape::with_drafts(2) }),
             Self::Shaped(Shape { draft_after_final: true, ..Shape::with_drafts(1) }),
             Self::Shaped(Shape { text_last: true, empty_part: true, ..Shape::DOCUMENTED }),
-            Self::Shaped(Shape { snake_case: true, data_first: true, no_usage: true, ..Shape::DOCUMENTED }),
+            Self::Shaped(Shape {
+                snake_case: true,
+                data_first: true,
+                no_usage: true,
+                ..Shape::DOCUMENTED
+            }),
             Self::Shaped(Shape { text: false, ..Shape::DOCUMENTED }),
             Self::Late { latency: Duration::from_secs(400) },
         ];
@@ -468,7 +484,10 @@ impl Fault {
             all.push(Self::RateLimitMinute { retry_after: some_seconds, limit });
         }
         all.extend([
-            Self::RateLimitMinute { retry_after: Duration::from_millis(539), limit: Limit::Requests },
+            Self::RateLimitMinute {
+                retry_after: Duration::from_millis(539),
+                limit: Limit::Requests,
+            },
             Self::RateLimitDay { retry_after: Duration::from_millis(2_500) },
             Self::ZeroQuota { retry_after: Duration::from_millis(58_211) },
             Self::ZeroQuotaErrorInfo,
@@ -573,15 +592,16 @@ impl Fault {
         all
     }
 
-    /// The fault at `index` of [`all`](Self::all), beginning again after the last: a property test draws a number.
+    /// The fault at `index` of [`all`](Self::all), beginning again after the last: a property test
+    /// draws a number.
     pub fn nth(index: usize) -> Self {
         let all = Self::all();
         let index = index % all.len();
         all.into_iter().nth(index).unwrap_or(Self::None)
     }
 
-    /// Whether the connection, not an answer, says that something is wrong: the caller sees an error instead of a response, a broken
-    /// body or nothing at all.
+    /// Whether the connection, not an answer, says that something is wrong: the caller sees an
+    /// error instead of a response, a broken body or nothing at all.
     pub fn is_transport(&self) -> bool {
         matches!(
             self,

@@ -4,8 +4,8 @@ const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Hashes bytes into the number the ledger reports for bodies and images.
 ///
-/// Eight bytes a step, so that a 20 MB image costs milliseconds in a debug build. Not for untrusted input: collisions are
-/// easy to make on purpose.
+/// Eight bytes a step, so that a 20 MB image costs milliseconds in a debug build. Not for untrusted
+/// input: collisions are easy to make on purpose.
 ///
 /// ```
 /// use tower_gemini_sim::hash64;

@@ -1,8 +1,10 @@
 //! Pictures that decoders accept, drawn once for each kind and shared from then on.
 //!
-//! A picture is a gradient, a disc and some noise. The noise gives files of realistic weight: about 1.3 MB at 1K, 5 MB at 2K and 20 MB
-//! at 4K. A large JPEG is drawn and encoded as eight strips only; the strips are independent of each other (a restart marker between
-//! every two rows of blocks), so the file repeats their encoded bytes all the way down. 4K takes milliseconds instead of seconds.
+//! A picture is a gradient, a disc and some noise. The noise gives files of realistic weight: about
+//! 1.3 MB at 1K, 5 MB at 2K and 20 MB at 4K. A large JPEG is drawn and encoded as eight strips
+//! only; the strips are independent of each other (a restart marker between every two rows of
+//! blocks), so the file repeats their encoded bytes all the way down. 4K takes milliseconds instead
+//! of seconds.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -54,8 +56,11 @@ impl Gallery {
             return picture.clone();
         }
         let (width, height) = dimensions(key.family, key.size, key.ratio, key.tiny);
-        let file =
-            if key.jpeg { jpeg(width, height, key.variant, key.tiny) } else { png(width, height, key.variant, key.tiny) };
+        let file = if key.jpeg {
+            jpeg(width, height, key.variant, key.tiny)
+        } else {
+            png(width, height, key.variant, key.tiny)
+        };
         let picture = Arc::new(Picture {
             base64: STANDARD.encode(&file).into(),
             hash: hash64(&file),
@@ -68,7 +73,10 @@ impl Gallery {
 
     /// A thought signature: base64 of `bytes` meaningless bytes, which begin with `prefix`.
     pub(crate) fn signature(&self, prefix: [u8; 6], bytes: usize, variant: u64) -> Bytes {
-        let seed = mix(variant ^ u64::from_le_bytes([prefix[0], prefix[1], prefix[2], prefix[3], prefix[4], prefix[5], 0, 0]));
+        let seed = mix(variant
+            ^ u64::from_le_bytes([
+                prefix[0], prefix[1], prefix[2], prefix[3], prefix[4], prefix[5], 0, 0,
+            ]));
         let mut signatures = self.signatures.lock().unwrap_or_else(PoisonError::into_inner);
         signatures
             .entry((bytes, seed))
@@ -88,7 +96,8 @@ impl Gallery {
 /// RGB rows of the picture. `noise` is the span of the random part of each channel.
 fn draw(width: u32, height: u32, variant: u64, noise: u32) -> Vec<u8> {
     let colours = mix(variant);
-    let tint = [colours & 0x7f, (colours >> 8) & 0x7f, (colours >> 16) & 0x7f].map(|value| u32::try_from(value).unwrap_or(0));
+    let tint = [colours & 0x7f, (colours >> 8) & 0x7f, (colours >> 16) & 0x7f]
+        .map(|value| u32::try_from(value).unwrap_or(0));
     let (centre_x, centre_y) = (width / 2, height / 2);
     let radius = width.min(height) / 3;
     let mut state = colours | 1;
@@ -104,8 +113,11 @@ fn draw(width: u32, height: u32, variant: u64, noise: u32) -> Vec<u8> {
             let (dx, dy) = (x.abs_diff(centre_x), y.abs_diff(centre_y));
             let inside = if dx * dx + dy * dy < radius * radius { 60 } else { 0 };
             let grain = u32::try_from(state >> 40 & 0xff_ffff).unwrap_or(0);
-            let pick = |shift: u32| if noise == 0 { 0 } else { (grain >> shift & 0xff) * noise / 256 };
-            for (channel, light) in [across + inside, down + inside, across / 2 + down / 2].into_iter().enumerate() {
+            let pick =
+                |shift: u32| if noise == 0 { 0 } else { (grain >> shift & 0xff) * noise / 256 };
+            for (channel, light) in
+                [across + inside, down + inside, across / 2 + down / 2].into_iter().enumerate()
+            {
                 let value = tint[channel] / 2 + light * 5 / 8 + pick(8 * channel as u32);
                 pixels.push(u8::try_from(value.min(255)).unwrap_or(255));
             }
@@ -120,16 +132,17 @@ fn png(width: u32, height: u32, variant: u64, tiny: bool) -> Vec<u8> {
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
     encoder.set_compression(png::Compression::Fast);
-    let drawn = encoder
-        .write_header()
-        .and_then(|mut writer| writer.write_image_data(&draw(width, height, variant, if tiny { 0 } else { PNG_NOISE })));
+    let drawn = encoder.write_header().and_then(|mut writer| {
+        writer.write_image_data(&draw(width, height, variant, if tiny { 0 } else { PNG_NOISE }))
+    });
     debug_assert!(drawn.is_ok(), "{drawn:?}");
     file
 }
 
 /// Chosen so that a 1K PNG weighs 1.3 to 1.9 MB, as recorded answers of gemini-2.5-flash-image do.
 const PNG_NOISE: u32 = 8;
-/// Chosen so that a 1K JPEG weighs 0.9 to 1.5 MB and a 4K one about 20 MB, as recorded answers of gemini-3-pro-image do.
+/// Chosen so that a 1K JPEG weighs 0.9 to 1.5 MB and a 4K one about 20 MB, as recorded answers of
+/// gemini-3-pro-image do.
 const JPEG_NOISE: u32 = 80;
 const JPEG_QUALITY: u8 = 92;
 /// Rows of pixels in one row of blocks when the colours are not subsampled.
@@ -145,7 +158,8 @@ fn jpeg(width: u32, height: u32, variant: u64, tiny: bool) -> Vec<u8> {
     let mut encoder = jpeg_encoder::Encoder::new(&mut file, JPEG_QUALITY);
     encoder.set_sampling_factor(jpeg_encoder::SamplingFactor::F_1_1);
     encoder.set_restart_interval(u16::try_from(width.div_ceil(STRIP)).unwrap_or(u16::MAX));
-    let (w, h) = (u16::try_from(width).unwrap_or(u16::MAX), u16::try_from(drawn_height).unwrap_or(u16::MAX));
+    let (w, h) =
+        (u16::try_from(width).unwrap_or(u16::MAX), u16::try_from(drawn_height).unwrap_or(u16::MAX));
     let drawn = encoder.encode(&pixels, w, h, jpeg_encoder::ColorType::Rgb);
     debug_assert!(drawn.is_ok(), "{drawn:?}");
     stretch(&file, height).unwrap_or(file)
@@ -195,7 +209,9 @@ fn split_at_restarts(data: &[u8]) -> Vec<&[u8]> {
     let mut strips = Vec::new();
     let mut start = 0;
     let mut at = 0;
-    while let Some(offset) = data.get(at..).and_then(|rest| rest.iter().position(|byte| *byte == 0xff)) {
+    while let Some(offset) =
+        data.get(at..).and_then(|rest| rest.iter().position(|byte| *byte == 0xff))
+    {
         at += offset;
         if data.get(at + 1).is_some_and(|next| (0xd0..=0xd7).contains(next)) {
             strips.push(&data[start..at]);
@@ -222,7 +238,8 @@ mod tests {
         (info.width, info.height)
     }
 
-    /// Width and height of the frame header, after walking the whole scan: each row of blocks is one strip.
+    /// Width and height of the frame header, after walking the whole scan: each row of blocks is
+    /// one strip.
     fn jpeg_dimensions(file: &[u8]) -> (u32, u32) {
         assert_eq!(file[..2], [0xff, 0xd8]);
         assert_eq!(file[file.len() - 2..], [0xff, 0xd9]);
@@ -241,7 +258,10 @@ mod tests {
         for ratio in crate::model::RATIOS {
             let key = key(Family::Flash25, Size::K1, ratio, false, true);
             let picture = gallery.picture(&key);
-            assert_eq!(png_dimensions(&picture.bytes), dimensions(Family::Flash25, Size::K1, ratio, true));
+            assert_eq!(
+                png_dimensions(&picture.bytes),
+                dimensions(Family::Flash25, Size::K1, ratio, true)
+            );
         }
         let full = gallery.picture(&key(Family::Flash25, Size::K1, "1:1", false, false));
         assert_eq!(png_dimensions(&full.bytes), (1024, 1024));
@@ -254,7 +274,11 @@ mod tests {
         for size in Size::ALL {
             for ratio in crate::model::ALL_RATIOS {
                 let picture = gallery.picture(&key(Family::Flash31, size, ratio, true, true));
-                assert_eq!(jpeg_dimensions(&picture.bytes), dimensions(Family::Flash31, size, ratio, true), "{size:?} {ratio}");
+                assert_eq!(
+                    jpeg_dimensions(&picture.bytes),
+                    dimensions(Family::Flash31, size, ratio, true),
+                    "{size:?} {ratio}"
+                );
             }
         }
     }
@@ -269,7 +293,11 @@ mod tests {
         ] {
             let picture = gallery.picture(&key(Family::Pro3, size, "1:1", true, false));
             assert_eq!(jpeg_dimensions(&picture.bytes), (side, side));
-            assert!(weight.contains(&picture.bytes.len()), "{size:?} weighs {}", picture.bytes.len());
+            assert!(
+                weight.contains(&picture.bytes.len()),
+                "{size:?} weighs {}",
+                picture.bytes.len()
+            );
         }
     }
 
@@ -278,7 +306,8 @@ mod tests {
         let one = Gallery::default().picture(&key(Family::Pro3, Size::K1, "1:1", true, true));
         let again = Gallery::default().picture(&key(Family::Pro3, Size::K1, "1:1", true, true));
         assert_eq!(one.hash, again.hash);
-        let other = Gallery::default().picture(&PictureKey { variant: 8, ..key(Family::Pro3, Size::K1, "1:1", true, true) });
+        let other = Gallery::default()
+            .picture(&PictureKey { variant: 8, ..key(Family::Pro3, Size::K1, "1:1", true, true) });
         assert_ne!(one.hash, other.hash);
     }
 }

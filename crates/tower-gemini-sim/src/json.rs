@@ -1,11 +1,12 @@
-//! JSON as Google prints it: fields in a fixed order, two spaces of indentation, and megabytes of base64 that are shared, not
-//! copied.
+//! JSON as Google prints it: fields in a fixed order, two spaces of indentation, and megabytes of
+//! base64 that are shared, not copied.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
 
-/// A value to be printed. Fields keep their order, unlike in `serde_json`, because tests cut answers at a byte.
+/// A value to be printed. Fields keep their order, unlike in `serde_json`, because tests cut
+/// answers at a byte.
 #[derive(Debug, Clone)]
 pub(crate) enum J {
     Null,

@@ -1,7 +1,7 @@
 //! What really happened: which requests arrived, which images were made, and who paid.
 //!
-//! A client sees answers; only the server knows what it charged. The ledger is that knowledge, so that a test can hold a client's
-//! own bookkeeping against it.
+//! A client sees answers; only the server knows what it charged. The ledger is that knowledge, so
+//! that a test can hold a client's own bookkeeping against it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,7 +39,8 @@ pub struct Record {
     pub size: Option<Size>,
     /// The fault that was scripted or drawn.
     pub fault: Fault,
-    /// What decided the answer: `image`, a fault's name, or a check of the server such as `quota`, `invalid_key`, `rejected`.
+    /// What decided the answer: `image`, a fault's name, or a check of the server such as `quota`,
+    /// `invalid_key`, `rejected`.
     pub outcome: &'static str,
     /// Whether the request was read; a refused connection was not.
     pub received: bool,
@@ -146,17 +147,25 @@ impl LedgerSnapshot {
         self.of_call(tag).map(|record| record.cost_microusd).sum()
     }
 
-    /// How many attempts of the call arrived after one of them had been charged: each may be paid twice. A well-behaved client makes this
-    /// zero. A charge of an answer that nobody had seen yet counts too, because resending was a bet then.
+    /// How many attempts of the call arrived after one of them had been charged: each may be paid
+    /// twice. A well-behaved client makes this zero. A charge of an answer that nobody had seen yet
+    /// counts too, because resending was a bet then.
     pub fn sends_after_charge(&self, tag: &str) -> usize {
-        let Some(first_charge) = self.of_call(tag).filter_map(|record| record.charged_as).min() else { return 0 };
+        let Some(first_charge) = self.of_call(tag).filter_map(|record| record.charged_as).min()
+        else {
+            return 0;
+        };
         self.of_call(tag).filter(|record| record.received && record.arrived > first_charge).count()
     }
 
     /// The same for every tag that is not zero.
     pub fn resent_after_charge(&self) -> BTreeMap<Arc<str>, usize> {
-        let tags: std::collections::BTreeSet<_> = self.requests.iter().filter_map(|record| record.call.clone()).collect();
-        tags.into_iter().map(|tag| (tag.clone(), self.sends_after_charge(&tag))).filter(|(_, sends)| *sends > 0).collect()
+        let tags: std::collections::BTreeSet<_> =
+            self.requests.iter().filter_map(|record| record.call.clone()).collect();
+        tags.into_iter()
+            .map(|tag| (tag.clone(), self.sends_after_charge(&tag)))
+            .filter(|(_, sends)| *sends > 0)
+            .collect()
     }
 }
 
@@ -186,7 +195,8 @@ impl Ledger {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a record. `draw` is given the number and says which fault it meets, under the lock, so that scripts and numbers agree.
+    /// Opens a record. `draw` is given the number and says which fault it meets, under the lock, so
+    /// that scripts and numbers agree.
     pub(crate) fn open(&self, at: Duration, draw: impl FnOnce(usize) -> Fault) -> (usize, Fault) {
         let mut inner = self.lock();
         let number = inner.records.len();
@@ -275,8 +285,10 @@ fn totals(records: &[Record]) -> Totals {
         totals.received += usize::from(record.received);
         totals.generated += usize::from(record.generated);
         totals.charged += usize::from(record.charged);
-        totals.charged_but_undelivered += usize::from(record.charged && record.delivered != Delivered::Full);
-        totals.images_delivered += usize::from(record.image_hash.is_some() && record.delivered == Delivered::Full);
+        totals.charged_but_undelivered +=
+            usize::from(record.charged && record.delivered != Delivered::Full);
+        totals.images_delivered +=
+            usize::from(record.image_hash.is_some() && record.delivered == Delivered::Full);
         totals.cost_microusd += record.cost_microusd;
         totals.quota_requests += usize::from(record.request_counted);
         totals.quota_tokens += if record.request_counted { record.input_tokens } else { 0 };

@@ -1,8 +1,9 @@
 //! A Gemini you can argue with: real images, real refusals and real bills, in process or over HTTP.
 //!
-//! A [`Sim`] answers the requests of Gemini's image models as the API does, goes wrong when it is told to, and keeps a
-//! [ledger](LedgerSnapshot) of what really happened: which requests were received, which images were made, what was charged, and what
-//! the caller got for it. It shares no code with the layers that it tests, so that no mistake is shared either.
+//! A [`Sim`] answers the requests of Gemini's image models as the API does, goes wrong when it is
+//! told to, and keeps a [ledger](LedgerSnapshot) of what really happened: which requests were
+//! received, which images were made, what was charged, and what the caller got for it. It shares no
+//! code with the layers that it tests, so that no mistake is shared either.
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
@@ -35,12 +36,16 @@
 //!
 //! # What it simulates
 //!
-//! * The Developer API and Vertex AI under any prefix (`generateContent`, `streamGenerateContent` as events and as an array,
-//!   `countTokens`, Imagen's `predict`), the OpenAI-style `chat/completions` and `images/generations`, and `interactions`.
-//! * The checks of the real server: keys, models that were retired, sizes in lower case, ratios, missing signatures, and so on.
-//! * Faults by [script](Builder::script) or by [chance](Builder::weather), [limits](Builder::quota), and [time](Builder::latency), on
-//!   tokio's clock: a paused runtime simulates a day in seconds.
-//! * A header `x-server-timeout: 30` makes the server give up after 30 seconds with a 504, which is not charged.
+//! * The Developer API and Vertex AI under any prefix (`generateContent`, `streamGenerateContent`
+//!   as events and as an array, `countTokens`, Imagen's `predict`), the OpenAI-style
+//!   `chat/completions` and `images/generations`, and `interactions`.
+//! * The checks of the real server: keys, models that were retired, sizes in lower case, ratios,
+//!   missing signatures, and so on.
+//! * Faults by [script](Builder::script) or by [chance](Builder::weather),
+//!   [limits](Builder::quota), and [time](Builder::latency), on tokio's clock: a paused runtime
+//!   simulates a day in seconds.
+//! * A header `x-server-timeout: 30` makes the server give up after 30 seconds with a 504, which is
+//!   not charged.
 //! * A header `x-sim-call: some-tag` ties the attempts of one call together in the ledger.
 //!
 //! # What is charged
@@ -54,11 +59,13 @@
 //! | blocked prompt | its input (a [setting](Builder::blocked_prompts_charge)) |
 //! | 4xx and 5xx, refused connection | nothing |
 //!
-//! Every request that was received counts against the project's limits, a 429 only [if configured](Quota::counts_rejected).
+//! Every request that was received counts against the project's limits, a 429 only [if
+//! configured](Quota::counts_rejected).
 //!
 //! # What it leaves out
 //!
-//! `images/edits`, batches, files, HTTP/2, and the ratio of reference images (without `aspectRatio` an image is square).
+//! `images/edits`, batches, files, HTTP/2, and the ratio of reference images (without `aspectRatio`
+//! an image is square).
 
 mod answer;
 mod body;

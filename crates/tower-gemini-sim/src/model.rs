@@ -1,8 +1,9 @@
 //! The models that the simulator knows, as of October 2026, and what they charge.
 //!
-//! Ids and dates: ai.google.dev "Deprecations" and Firebase "Imagen models migration" (read October 2026). Token counts and sizes:
-//! ai.google.dev "Image generation" (2026-07). Prices: ai.google.dev "Pricing" (2026-09), per million tokens; the flash-lite row from
-//! a third-party catalogue of the same month.
+//! Ids and dates: ai.google.dev "Deprecations" and Firebase "Imagen models migration" (read October
+//! 2026). Token counts and sizes: ai.google.dev "Image generation" (2026-07). Prices: ai.google.dev
+//! "Pricing" (2026-09), per million tokens; the flash-lite row from a third-party catalogue of the
+//! same month.
 
 use serde::Serialize;
 
@@ -38,7 +39,8 @@ impl Size {
         }
     }
 
-    /// Reads `imageSize`: the K is upper case, or it is not a size (ai.google.dev "Image generation", 2026-07).
+    /// Reads `imageSize`: the K is upper case, or it is not a size (ai.google.dev "Image
+    /// generation", 2026-07).
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|size| size.as_str() == text)
     }
@@ -111,8 +113,9 @@ impl Model {
         self.family != Family::Text
     }
 
-    /// Tokens of one image: 1290 for 2.5 Flash; Pro 1120, 2000 at 4K; 3.1 Flash 747 at 512, 1120, 1680 at 2K and 2520 at 4K, which
-    /// are the listed $0.045, $0.067, $0.101 and $0.151 at $60 a million.
+    /// Tokens of one image: 1290 for 2.5 Flash; Pro 1120, 2000 at 4K; 3.1 Flash 747 at 512, 1120,
+    /// 1680 at 2K and 2520 at 4K, which are the listed $0.045, $0.067, $0.101 and $0.151 at $60 a
+    /// million.
     pub(crate) fn image_tokens(&self, size: Size) -> u64 {
         match (self.family, size) {
             (Family::Flash25, _) => 1290,
@@ -127,7 +130,8 @@ impl Model {
         }
     }
 
-    /// Tokens of one reference image: 560 for Pro, 258 for the others (ai.google.dev "Pricing" and "Token counting", 2026-09).
+    /// Tokens of one reference image: 560 for Pro, 258 for the others (ai.google.dev "Pricing" and
+    /// "Token counting", 2026-09).
     pub(crate) fn input_image_tokens(&self) -> u64 {
         if self.family == Family::Pro3 { 560 } else { 258 }
     }
@@ -162,15 +166,20 @@ pub(crate) static MODELS: &[Model] = &[
 ];
 
 /// The ratios every model makes, in the order in which the server lists them in its 400.
-pub(crate) const RATIOS: [&str; 10] = ["1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9"];
-/// The same with the extremes of 3.1 Flash (server text quoted in astrbot_plugin_gitee_aiimg issue 37, 2026-08-22).
-pub(crate) const ALL_RATIOS: [&str; 14] =
-    ["1:1", "1:4", "1:8", "2:3", "3:2", "3:4", "4:1", "4:3", "4:5", "5:4", "8:1", "9:16", "16:9", "21:9"];
+pub(crate) const RATIOS: [&str; 10] =
+    ["1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9"];
+/// The same with the extremes of 3.1 Flash (server text quoted in astrbot_plugin_gitee_aiimg issue
+/// 37, 2026-08-22).
+pub(crate) const ALL_RATIOS: [&str; 14] = [
+    "1:1", "1:4", "1:8", "2:3", "3:2", "3:4", "4:1", "4:3", "4:5", "5:4", "8:1", "9:16", "16:9",
+    "21:9",
+];
 
 #[rustfmt::skip]
 /// Width and height in pixels of a 1K image; 2K and 4K are twice and four times that, 512 is half.
 fn base_dimensions(family: Family, ratio: &str) -> (u32, u32) {
-    // ai.google.dev "Image generation", aspect ratio tables, 2026-07; 1:4 and 1:8 as measured by users.
+    // ai.google.dev "Image generation", aspect ratio tables, 2026-07; 1:4 and 1:8 as measured by
+    // users.
     let flash25 = family == Family::Flash25;
     match ratio {
         "2:3" => if flash25 { (832, 1248) } else { (848, 1264) },
@@ -190,7 +199,8 @@ fn base_dimensions(family: Family, ratio: &str) -> (u32, u32) {
     }
 }
 
-/// Width and height of an image, or of its thumbnail for quick tests (a 64th of each side, so 1K is 16 px and 4K is 64 px).
+/// Width and height of an image, or of its thumbnail for quick tests (a 64th of each side, so 1K is
+/// 16 px and 4K is 64 px).
 pub(crate) fn dimensions(family: Family, size: Size, ratio: &str, tiny: bool) -> (u32, u32) {
     let (width, height) = base_dimensions(family, ratio);
     let (width, height) = match size {
@@ -225,7 +235,11 @@ mod tests {
     fn every_successor_is_a_living_model() {
         for model in MODELS {
             if let Some(retired) = model.retired {
-                assert!(known(retired.successor).is_some_and(|next| next.retired.is_none()), "{}", model.id);
+                assert!(
+                    known(retired.successor).is_some_and(|next| next.retired.is_none()),
+                    "{}",
+                    model.id
+                );
             }
         }
     }

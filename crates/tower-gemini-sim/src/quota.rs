@@ -1,8 +1,9 @@
 //! Limits by project and model: a sliding window of 60 seconds, and a day.
 //!
-//! Limits belong to a project, not to a key, and to one model (ai.google.dev "Rate limits", 2026-09). A request is judged when it arrives
-//! and takes its place in every window at once or in none. The day is 24 hours long and begins at 08:00 of the simulator's UTC clock, which
-//! is midnight Pacific in winter; daylight saving is left out.
+//! Limits belong to a project, not to a key, and to one model (ai.google.dev "Rate limits",
+//! 2026-09). A request is judged when it arrives and takes its place in every window at once or in
+//! none. The day is 24 hours long and begins at 08:00 of the simulator's UTC clock, which is
+//! midnight Pacific in winter; daylight saving is left out.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,7 +35,8 @@ pub struct Quota {
 
 impl Quota {
     /// No limits.
-    pub const UNLIMITED: Self = Self { rpm: None, ipm: None, tpm: None, rpd: None, counts_rejected: false };
+    pub const UNLIMITED: Self =
+        Self { rpm: None, ipm: None, tpm: None, rpd: None, counts_rejected: false };
 }
 
 impl Default for Quota {
@@ -85,10 +87,15 @@ impl Limits {
     }
 
     fn of(&self, model: &str) -> Quota {
-        self.by_model.iter().rev().find(|(id, _)| id == model).map_or(self.general, |(_, quota)| *quota)
+        self.by_model
+            .iter()
+            .rev()
+            .find(|(id, _)| id == model)
+            .map_or(self.general, |(_, quota)| *quota)
     }
 
-    /// Takes a place for one request, or says which limits are in the way and when the last of the windows opens.
+    /// Takes a place for one request, or says which limits are in the way and when the last of the
+    /// windows opens.
     pub(crate) fn admit(
         &self,
         project: &Arc<str>,
@@ -135,8 +142,13 @@ impl Limits {
             retry_after = retry_after.max(opens.unwrap_or(WINDOW));
         }
         if quota.rpd.is_some_and(|most| usage.today >= most) {
-            violations.push(Violation { limit: Limit::RequestsPerDay, value: quota.rpd.unwrap_or(0), free_tier: false });
-            // A day's 429 carries a hint of seconds all the same (2.5 s, 21 s and 57 s were recorded).
+            violations.push(Violation {
+                limit: Limit::RequestsPerDay,
+                value: quota.rpd.unwrap_or(0),
+                free_tier: false,
+            });
+            // A day's 429 carries a hint of seconds all the same (2.5 s, 21 s and 57 s were
+            // recorded).
             retry_after = retry_after.max(Duration::from_millis(21_250));
         }
         let fits = violations.is_empty();
@@ -144,7 +156,11 @@ impl Limits {
             usage.recent.push_back((now, weight));
             usage.today += 1;
         }
-        if fits { Ok(()) } else { Err(Over { violations, retry_after, counted: quota.counts_rejected }) }
+        if fits {
+            Ok(())
+        } else {
+            Err(Over { violations, retry_after, counted: quota.counts_rejected })
+        }
     }
 }
 
@@ -188,7 +204,10 @@ mod tests {
         assert!(admit(&limits, "p", "m", 0).is_ok());
         assert!(admit(&limits, "p", "m", 1).is_ok());
         for _ in 0..10 {
-            assert_eq!(admit(&limits, "p", "m", 2).unwrap_err().violations[0].limit, Limit::InputTokens);
+            assert_eq!(
+                admit(&limits, "p", "m", 2).unwrap_err().violations[0].limit,
+                Limit::InputTokens
+            );
         }
         assert!(admit(&limits, "p", "m", 60).is_ok());
     }
@@ -198,7 +217,13 @@ mod tests {
         let limits = limits(Quota { rpd: Some(1), ..Quota::UNLIMITED });
         let at = |hour: u64| {
             // The simulation starts at 07:00 UTC, an hour before the day ends.
-            limits.admit(&"p".into(), &"m".into(), Duration::from_secs(hour * 1800), MIDNIGHT - Duration::from_secs(3600), ONE)
+            limits.admit(
+                &"p".into(),
+                &"m".into(),
+                Duration::from_secs(hour * 1800),
+                MIDNIGHT - Duration::from_secs(3600),
+                ONE,
+            )
         };
         assert!(at(0).is_ok());
         let over = at(1).unwrap_err();

@@ -1,5 +1,5 @@
-//! What a request asks for, and whether Google would take it. The simulator judges by itself: a mistake shared with the layers that it
-//! tests would be invisible.
+//! What a request asks for, and whether Google would take it. The simulator judges by itself: a
+//! mistake shared with the layers that it tests would be invisible.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -49,7 +49,8 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    /// Reads the path from the right, because gateways put anything before it. `None` is a path that the front end does not know.
+    /// Reads the path from the right, because gateways put anything before it. `None` is a path
+    /// that the front end does not know.
     pub(crate) fn parse(method: &Method, uri: &Uri) -> Option<Self> {
         if method != Method::POST {
             return None;
@@ -64,7 +65,14 @@ impl Route {
         let before = segments.len().checked_sub(2).map_or("", |index| segments[index]);
         let by_body = |api, method: &str| {
             let (model, method) = (String::new(), method.to_owned());
-            Some(Self { api, verb: Verb::Generate, framing: Framing::Whole, model, version: version.clone(), method })
+            Some(Self {
+                api,
+                verb: Verb::Generate,
+                framing: Framing::Whole,
+                model,
+                version: version.clone(),
+                method,
+            })
         };
         match (before, last) {
             ("chat", "completions") => return by_body(Api::OpenAiChat, "chatCompletions"),
@@ -73,7 +81,8 @@ impl Route {
             _ => {}
         }
         let (model, method) = last.split_once(':')?;
-        if !matches!(before, "models" | "tunedModels" | "endpoints" | "dynamic") || model.is_empty() {
+        if !matches!(before, "models" | "tunedModels" | "endpoints" | "dynamic") || model.is_empty()
+        {
             return None;
         }
         let api = if segments.iter().any(|segment| matches!(*segment, "publishers" | "projects")) {
@@ -90,7 +99,14 @@ impl Route {
             "predict" => (Verb::Predict, Framing::Whole),
             _ => (Verb::Other, Framing::Whole),
         };
-        Some(Self { api, verb, framing, model: model.to_owned(), version, method: method.to_owned() })
+        Some(Self {
+            api,
+            verb,
+            framing,
+            model: model.to_owned(),
+            version,
+            method: method.to_owned(),
+        })
     }
 }
 
@@ -113,7 +129,9 @@ fn percent_decoded(path: &str) -> Cow<'_, str> {
 }
 
 fn query<'a>(uri: &'a Uri, name: &str) -> Option<&'a str> {
-    uri.query()?.split('&').find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| value))
+    uri.query()?.split('&').find_map(|pair| {
+        pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| value)
+    })
 }
 
 /// Who asks.
@@ -128,9 +146,12 @@ pub(crate) enum Credentials {
 impl Credentials {
     pub(crate) fn of(uri: &Uri, headers: &HeaderMap) -> Self {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        let key = text("x-goog-api-key").or_else(|| query(uri, "key")).filter(|key| !key.is_empty());
+        let key =
+            text("x-goog-api-key").or_else(|| query(uri, "key")).filter(|key| !key.is_empty());
         let bearer = text("authorization")
-            .and_then(|value| value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer ")))
+            .and_then(|value| {
+                value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer "))
+            })
             .filter(|token| !token.is_empty());
         match (key, bearer) {
             (None, None) => Self::Nobody,
@@ -174,10 +195,15 @@ impl Asked {
 /// A field under its camelCase name or its proto name: proto3 JSON takes both everywhere.
 fn field<'a>(value: &'a Value, camel: &str) -> Option<&'a Value> {
     let object = value.as_object()?;
-    object.iter().find(|(name, _)| is_named(name, camel)).map(|(_, value)| value).filter(|value| !value.is_null())
+    object
+        .iter()
+        .find(|(name, _)| is_named(name, camel))
+        .map(|(_, value)| value)
+        .filter(|value| !value.is_null())
 }
 
-/// Whether `name` is `camel`, or the same words with underscores. Without allocating: it is asked for every field of every request.
+/// Whether `name` is `camel`, or the same words with underscores. Without allocating: it is asked
+/// for every field of every request.
 fn is_named(name: &str, camel: &str) -> bool {
     if name == camel {
         return true;
@@ -261,9 +287,15 @@ const GENERATION_CONFIG: [&str; 22] = [
     "audioTimestamp",
 ];
 const IMAGE_CONFIG: [&str; 2] = ["aspectRatio", "imageSize"];
-/// Members that only Vertex takes (python-genai 2.19 raises before sending them to the Developer API).
-const IMAGE_CONFIG_VERTEX: [&str; 5] =
-    ["personGeneration", "prominentPeople", "outputMimeType", "compressionQuality", "imageOutputOptions"];
+/// Members that only Vertex takes (python-genai 2.19 raises before sending them to the Developer
+/// API).
+const IMAGE_CONFIG_VERTEX: [&str; 5] = [
+    "personGeneration",
+    "prominentPeople",
+    "outputMimeType",
+    "compressionQuality",
+    "imageOutputOptions",
+];
 
 fn unknown_fields(value: &Value, at: &str, known: &[&str], also: &[&str]) -> Result<(), Refused> {
     let Some(object) = value.as_object() else { return Ok(()) };
@@ -287,9 +319,15 @@ fn check_generate(api: Api, model: &Model, body: &Value) -> Result<Asked, Refuse
     let contents = match field(body, "contents") {
         Some(Value::Array(contents)) if !contents.is_empty() => contents.as_slice(),
         Some(object @ Value::Object(_)) => std::slice::from_ref(object),
-        _ => return Err(Refused::invalid("* GenerateContentRequest.contents: contents is not specified\n")),
+        _ => {
+            return Err(Refused::invalid(
+                "* GenerateContentRequest.contents: contents is not specified\n",
+            ));
+        }
     };
-    if field(config, "candidateCount").and_then(Value::as_u64).is_some_and(|count| count > 1) && model.makes_images() {
+    if field(config, "candidateCount").and_then(Value::as_u64).is_some_and(|count| count > 1)
+        && model.makes_images()
+    {
         return Err(Refused::invalid("Multiple candidates is not enabled for this model"));
     }
     let mut prompt = String::new();
@@ -320,7 +358,8 @@ fn check_generate(api: Api, model: &Model, body: &Value) -> Result<Asked, Refuse
             }
             if field(part, "inlineData").is_some() || field(part, "fileData").is_some() {
                 input_images += 1;
-                // A draft has no signature, and Google's SDKs send the whole turn back, drafts and all.
+                // A draft has no signature, and Google's SDKs send the whole turn back, drafts and
+                // all.
                 let draft = part.get("thought").and_then(Value::as_bool) == Some(true);
                 if of_model && model.thinks() && !draft {
                     check_signature(api, field(part, "thoughtSignature"), turn, index)?;
@@ -334,7 +373,9 @@ fn check_generate(api: Api, model: &Model, body: &Value) -> Result<Asked, Refuse
         ));
     }
     if input_images > MAX_REFERENCE_IMAGES && model.makes_images() {
-        return Err(Refused::invalid(format!("Too many input images: at most {MAX_REFERENCE_IMAGES} are supported.")));
+        return Err(Refused::invalid(format!(
+            "Too many input images: at most {MAX_REFERENCE_IMAGES} are supported."
+        )));
     }
 
     let mut wanted = Wanted::default();
@@ -355,15 +396,22 @@ fn check_generate(api: Api, model: &Model, body: &Value) -> Result<Asked, Refuse
 /// ai.google.dev "Image generation", 2026-07.
 const MAX_REFERENCE_IMAGES: u64 = 14;
 
-/// Signatures made by the simulator begin with one of these, because they are bound to the backend that made them.
+/// Signatures made by the simulator begin with one of these, because they are bound to the backend
+/// that made them.
 pub(crate) fn signature_prefix(api: Api) -> [u8; 6] {
     if api == Api::Vertex { *b"simVtx" } else { *b"simDev" }
 }
 
 /// The two sentinels that the documentation offers for histories made elsewhere.
-const SENTINELS: [&str; 2] = ["skip_thought_signature_validator", "context_engineering_is_the_way_to_go"];
+const SENTINELS: [&str; 2] =
+    ["skip_thought_signature_validator", "context_engineering_is_the_way_to_go"];
 
-fn check_signature(api: Api, signature: Option<&Value>, turn: usize, part: usize) -> Result<(), Refused> {
+fn check_signature(
+    api: Api,
+    signature: Option<&Value>,
+    turn: usize,
+    part: usize,
+) -> Result<(), Refused> {
     use base64::Engine as _;
     use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 
@@ -414,10 +462,14 @@ impl Wanted {
         }
         let size = match &self.size {
             None => Size::K1,
-            Some(_) if !model.takes_size() => return Err(Refused::invalid("Image size is not enabled for this model")),
-            Some(text) => size_by_any_name(text)
-                .filter(|size| model.sizes.contains(size))
-                .ok_or_else(|| Refused::one_of("image_size", model.sizes.iter().map(|size| size.as_str())))?,
+            Some(_) if !model.takes_size() => {
+                return Err(Refused::invalid("Image size is not enabled for this model"));
+            }
+            Some(text) => {
+                size_by_any_name(text).filter(|size| model.sizes.contains(size)).ok_or_else(
+                    || Refused::one_of("image_size", model.sizes.iter().map(|size| size.as_str())),
+                )?
+            }
         };
         let known: &[&'static str] = if model.extreme_ratios { &ALL_RATIOS } else { &RATIOS };
         let ratio = match &self.ratio {
@@ -464,10 +516,15 @@ fn check_predict(model: &Model, body: &Value) -> Result<Asked, Refused> {
         .pointer("/instances/0/prompt")
         .and_then(Value::as_str)
         .filter(|prompt| !prompt.is_empty())
-        .ok_or_else(|| Refused::invalid("Image generation failed with the following error: The prompt is empty."))?;
+        .ok_or_else(|| {
+            Refused::invalid(
+                "Image generation failed with the following error: The prompt is empty.",
+            )
+        })?;
     let parameters = body.get("parameters").unwrap_or(&Value::Null);
     // The cookbook writes "1k", the SDKs "1K": both worked.
-    let size = parameters.get("sampleImageSize").and_then(Value::as_str).map(str::to_ascii_uppercase);
+    let size =
+        parameters.get("sampleImageSize").and_then(Value::as_str).map(str::to_ascii_uppercase);
     let ratio = parameters.get("aspectRatio").and_then(Value::as_str).map(str::to_owned);
     let (size, ratio) = Wanted { size, ratio }.settle(model)?;
     let count = parameters.get("sampleCount").and_then(Value::as_u64).unwrap_or(1);
@@ -480,7 +537,9 @@ fn check_predict(model: &Model, body: &Value) -> Result<Asked, Refused> {
 /// Sizes of OpenAI's form: `4K` as it is, or the class of the longer side of `4096x4096`.
 fn size_of_openai(body: &Value) -> Option<String> {
     let text = body.get("size").or_else(|| body.get("image_size"))?.as_str()?;
-    let Some((width, height)) = text.split_once('x') else { return (text != "auto").then(|| text.to_owned()) };
+    let Some((width, height)) = text.split_once('x') else {
+        return (text != "auto").then(|| text.to_owned());
+    };
     let longer = width.parse::<u32>().ok()?.max(height.parse().ok()?);
     let size = match longer {
         0..=700 => Size::Px512,
@@ -507,9 +566,12 @@ fn check_chat(model: &Model, body: &Value) -> Result<Asked, Refused> {
         }
     }
     if prompt.is_empty() && input_images == 0 {
-        return Err(Refused::invalid("* GenerateContentRequest.contents: contents is not specified\n"));
+        return Err(Refused::invalid(
+            "* GenerateContentRequest.contents: contents is not specified\n",
+        ));
     }
-    let mut wanted = Wanted { size: size_of_openai(body).filter(|_| model.takes_size()), ratio: None };
+    let mut wanted =
+        Wanted { size: size_of_openai(body).filter(|_| model.takes_size()), ratio: None };
     for place in ["/image_config", "/extra_body/google/image_config", "/extra_body/image_config"] {
         wanted.read(body.pointer(place).unwrap_or(&Value::Null));
     }
@@ -540,7 +602,8 @@ fn check_interaction(model: &Model, body: &Value) -> Result<Asked, Refused> {
         Some(Value::Array(parts)) => {
             for part in parts {
                 prompt.push_str(part.get("text").and_then(Value::as_str).unwrap_or(""));
-                input_images += u64::from(part.get("type").and_then(Value::as_str) == Some("image"));
+                input_images +=
+                    u64::from(part.get("type").and_then(Value::as_str) == Some("image"));
             }
         }
         _ => {}
@@ -549,7 +612,12 @@ fn check_interaction(model: &Model, body: &Value) -> Result<Asked, Refused> {
         return Err(Refused::invalid("The value at 'input' is required."));
     }
     let mut wanted = Wanted::default();
-    for place in ["/generation_config/image_config", "/response_format", "/response_format/image", "/response_format/0"] {
+    for place in [
+        "/generation_config/image_config",
+        "/response_format",
+        "/response_format/image",
+        "/response_format/0",
+    ] {
         wanted.read(body.pointer(place).unwrap_or(&Value::Null));
     }
     let (size, ratio) = wanted.settle(model)?;
@@ -569,20 +637,39 @@ mod tests {
     fn paths_are_read_from_the_right() {
         for (uri, api, framing) in [
             ("https://g.example/v1beta/models/m:generateContent", Api::Developer, Framing::Whole),
-            ("/any/prefix/v1/models/m:streamGenerateContent?alt=sse&key=k", Api::Developer, Framing::Sse),
+            (
+                "/any/prefix/v1/models/m:streamGenerateContent?alt=sse&key=k",
+                Api::Developer,
+                Framing::Sse,
+            ),
             ("/v1alpha/models/m:streamGenerateContent", Api::Developer, Framing::Array),
             ("/v1beta/models/m%3AgenerateContent", Api::Developer, Framing::Whole),
-            ("/v1beta1/projects/p/locations/l/publishers/google/models/m:generateContent", Api::Vertex, Framing::Whole),
-            ("/v1beta1/publishers/google/models/m:streamGenerateContent?alt=sse", Api::Vertex, Framing::Sse),
+            (
+                "/v1beta1/projects/p/locations/l/publishers/google/models/m:generateContent",
+                Api::Vertex,
+                Framing::Whole,
+            ),
+            (
+                "/v1beta1/publishers/google/models/m:streamGenerateContent?alt=sse",
+                Api::Vertex,
+                Framing::Sse,
+            ),
         ] {
             let route = route(uri).unwrap();
-            assert_eq!((route.api, route.framing, route.model.as_str()), (api, framing, "m"), "{uri}");
+            assert_eq!(
+                (route.api, route.framing, route.model.as_str()),
+                (api, framing, "m"),
+                "{uri}"
+            );
         }
         assert_eq!(route("/v1beta/openai/chat/completions").unwrap().api, Api::OpenAiChat);
         assert_eq!(route("/v1/images/generations").unwrap().api, Api::OpenAiImages);
         assert_eq!(route("/v1beta/interactions").unwrap().api, Api::Interactions);
         assert!(route("/v1beta/models").is_none());
-        assert!(Route::parse(&Method::GET, &"/v1beta/models/m:generateContent".parse().unwrap()).is_none());
+        assert!(
+            Route::parse(&Method::GET, &"/v1beta/models/m:generateContent".parse().unwrap())
+                .is_none()
+        );
     }
 
     fn asked(model: &str, body: &Value) -> Result<Asked, Refused> {
@@ -597,7 +684,8 @@ mod tests {
     fn both_spellings_of_a_field_mean_the_same() {
         let snake = serde_json::json!({ "contents": [{ "parts": [{ "text": "a cat" }] }],
             "generation_config": { "image_config": { "image_size": "2K", "aspect_ratio": "16:9" } } });
-        let camel = with_image_config(serde_json::json!({ "imageSize": "2K", "aspectRatio": "16:9" }));
+        let camel =
+            with_image_config(serde_json::json!({ "imageSize": "2K", "aspectRatio": "16:9" }));
         for body in [snake, camel] {
             let asked = asked("gemini-3-pro-image", &body).unwrap();
             assert_eq!((asked.size, asked.ratio), (Size::K2, "16:9"));
@@ -620,28 +708,55 @@ mod tests {
     #[test]
     fn a_wrong_image_option_is_refused_with_its_text() {
         for (model, config, text) in [
-            ("gemini-3-pro-image", serde_json::json!({ "imageSize": "2k" }), "image_size must be one of '1K', '2K', or '4K'."),
-            ("gemini-3-pro-image", serde_json::json!({ "imageSize": "512" }), "image_size must be one of"),
-            ("gemini-2.5-flash-image", serde_json::json!({ "imageSize": "1K" }), "not enabled for this model"),
-            ("gemini-3-pro-image", serde_json::json!({ "aspectRatio": "1:8" }), "aspect_ratio must be one of '1:1', '2:3'"),
+            (
+                "gemini-3-pro-image",
+                serde_json::json!({ "imageSize": "2k" }),
+                "image_size must be one of '1K', '2K', or '4K'.",
+            ),
+            (
+                "gemini-3-pro-image",
+                serde_json::json!({ "imageSize": "512" }),
+                "image_size must be one of",
+            ),
+            (
+                "gemini-2.5-flash-image",
+                serde_json::json!({ "imageSize": "1K" }),
+                "not enabled for this model",
+            ),
+            (
+                "gemini-3-pro-image",
+                serde_json::json!({ "aspectRatio": "1:8" }),
+                "aspect_ratio must be one of '1:1', '2:3'",
+            ),
             ("gemini-3.1-flash-image", serde_json::json!({ "aspectRatio": "7:3" }), "'1:8', '2:3'"),
-            ("gemini-3-pro-image", serde_json::json!({ "outputMimeType": "image/png" }), "Unknown name \"outputMimeType\""),
-            ("gemini-3-pro-image", serde_json::json!({ "image_resolution": "2K" }), "Unknown name \"image_resolution\""),
+            (
+                "gemini-3-pro-image",
+                serde_json::json!({ "outputMimeType": "image/png" }),
+                "Unknown name \"outputMimeType\"",
+            ),
+            (
+                "gemini-3-pro-image",
+                serde_json::json!({ "image_resolution": "2K" }),
+                "Unknown name \"image_resolution\"",
+            ),
         ] {
             let refused = asked(model, &with_image_config(config)).unwrap_err();
             assert!(refused.message.contains(text), "{}", refused.message);
         }
-        let misplaced =
-            serde_json::json!({ "contents": [{ "parts": [{ "text": "a" }] }], "generationConfig": { "aspectRatio": "1:1" } });
+        let misplaced = serde_json::json!({ "contents": [{ "parts": [{ "text": "a" }] }], "generationConfig": { "aspectRatio": "1:1" } });
         assert!(
-            asked("gemini-3-pro-image", &misplaced).unwrap_err().message.contains("at 'generation_config': Cannot find field.")
+            asked("gemini-3-pro-image", &misplaced)
+                .unwrap_err()
+                .message
+                .contains("at 'generation_config': Cannot find field.")
         );
     }
 
     #[test]
     fn a_history_without_signatures_is_refused_where_the_first_one_lacks() {
         let history = |signature: Option<&str>| {
-            let mut part = serde_json::json!({ "inlineData": { "mimeType": "image/png", "data": "AAAA" } });
+            let mut part =
+                serde_json::json!({ "inlineData": { "mimeType": "image/png", "data": "AAAA" } });
             if let Some(signature) = signature {
                 part["thoughtSignature"] = signature.into();
             }
@@ -649,9 +764,14 @@ mod tests {
                 { "role": "user", "parts": [{ "text": "with a hat" }] }] })
         };
         let missing = asked("gemini-3-pro-image", &history(None)).unwrap_err();
-        assert_eq!(missing.message, "Image part is missing a thought_signature in content position 2, part position 1.");
+        assert_eq!(
+            missing.message,
+            "Image part is missing a thought_signature in content position 2, part position 1."
+        );
         assert!(asked("gemini-2.5-flash-image", &history(None)).is_ok());
-        assert!(asked("gemini-3-pro-image", &history(Some("skip_thought_signature_validator"))).is_ok());
+        assert!(
+            asked("gemini-3-pro-image", &history(Some("skip_thought_signature_validator"))).is_ok()
+        );
         // base64 of "simDev…" and "simVtx…"
         assert!(asked("gemini-3-pro-image", &history(Some("c2ltRGV2AAAA"))).is_ok());
         assert!(
@@ -665,7 +785,8 @@ mod tests {
     #[test]
     fn drafts_sent_back_need_no_signature_and_the_image_after_them_does() {
         let history = |signature: Option<&str>| {
-            let mut image = serde_json::json!({ "inlineData": { "mimeType": "image/png", "data": "AAAA" } });
+            let mut image =
+                serde_json::json!({ "inlineData": { "mimeType": "image/png", "data": "AAAA" } });
             let mut draft = image.clone();
             draft["thought"] = true.into();
             if let Some(signature) = signature {
@@ -676,7 +797,10 @@ mod tests {
         };
         assert!(asked("gemini-3-pro-image", &history(Some("c2ltRGV2AAAA"))).is_ok());
         let missing = asked("gemini-3-pro-image", &history(None)).unwrap_err();
-        assert_eq!(missing.message, "Image part is missing a thought_signature in content position 2, part position 3.");
+        assert_eq!(
+            missing.message,
+            "Image part is missing a thought_signature in content position 2, part position 3."
+        );
     }
 
     #[test]

@@ -50,9 +50,11 @@ impl ServeHandle {
 
 /// Serves a simulator over HTTP/1.1; port 0 takes a free port.
 ///
-/// Faults of the transport are real: a cut closes the connection after exactly so many bytes, a reset sends RST. The one exception is
-/// [`Fault::ConnectionRefused`](crate::Fault::ConnectionRefused): the connection was accepted before anybody could know which fault its
-/// request meets, so it is reset before the request's body is read. "Delivered" means handed to the socket.
+/// Faults of the transport are real: a cut closes the connection after exactly so many bytes, a
+/// reset sends RST. The one exception is
+/// [`Fault::ConnectionRefused`](crate::Fault::ConnectionRefused): the connection was accepted
+/// before anybody could know which fault its request meets, so it is reset before the request's
+/// body is read. "Delivered" means handed to the socket.
 ///
 /// # Errors
 ///
@@ -94,7 +96,10 @@ async fn connection(sim: Sim, stream: TcpStream) {
                     Ok(handled.response.map(|body| body.over(Line { wire, waiting_since: None })))
                 }
                 Err(error) => {
-                    if matches!(error.kind(), SimErrorKind::ConnectionRefused | SimErrorKind::ConnectionReset) {
+                    if matches!(
+                        error.kind(),
+                        SimErrorKind::ConnectionRefused | SimErrorKind::ConnectionReset
+                    ) {
                         wire.reset();
                     }
                     Err(error)
@@ -142,7 +147,8 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    /// Ready when everything that was handed over before the first call has been written to the socket.
+    /// Ready when everything that was handed over before the first call has been written to the
+    /// socket.
     pub(crate) fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.wire.state();
         let since = *self.waiting_since.get_or_insert(state.flushes);
@@ -164,13 +170,21 @@ struct Tapped {
 }
 
 impl AsyncRead for Tapped {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Tapped {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let cut = self.wire.state().cut_head;
         let Some(cut) = cut else { return Pin::new(&mut self.stream).poll_write(cx, buf) };
         let left = cut.saturating_sub(self.written);

@@ -1,4 +1,5 @@
-//! The simulator as a tower service: one request in, one answer, silence or error out, and the truth in the ledger.
+//! The simulator as a tower service: one request in, one answer, silence or error out, and the
+//! truth in the ledger.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
@@ -23,7 +24,8 @@ use crate::ledger::{Bill, Ledger, LedgerSnapshot, Totals};
 use crate::model::{Model, Price, known};
 use crate::quota::{Limits, Quota, Weight};
 use crate::request::{
-    Api, Asked, Credentials, Framing, Route, Verb, check, json, model_in_body, server_timeout, streams_in_body,
+    Api, Asked, Credentials, Framing, Route, Verb, check, json, model_in_body, server_timeout,
+    streams_in_body,
 };
 use crate::weather::{Latency, Sky, Weather};
 
@@ -120,22 +122,25 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// The seed of weather, latency and pictures. The same seed and the same requests in the same order give the same trace.
+    /// The seed of weather, latency and pictures. The same seed and the same requests in the same
+    /// order give the same trace.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// What happens to the first requests, one fault each, in order of arrival. After that the weather decides.
+    /// What happens to the first requests, one fault each, in order of arrival. After that the
+    /// weather decides.
     #[must_use]
     pub fn script(mut self, faults: impl IntoIterator<Item = Fault>) -> Self {
         self.script = faults.into_iter().collect();
         self
     }
 
-    /// What happens to the first requests of the call with this `x-sim-call` tag, one fault each, in order of arrival: calls that run
-    /// side by side keep their own stories. After that the common script decides, then the weather.
+    /// What happens to the first requests of the call with this `x-sim-call` tag, one fault each,
+    /// in order of arrival: calls that run side by side keep their own stories. After that the
+    /// common script decides, then the weather.
     ///
     /// ```
     /// use tower_gemini_sim::{Fault, Sim};
@@ -143,7 +148,11 @@ impl Builder {
     /// # let _ = sim;
     /// ```
     #[must_use]
-    pub fn script_of(mut self, call: impl Into<String>, faults: impl IntoIterator<Item = Fault>) -> Self {
+    pub fn script_of(
+        mut self,
+        call: impl Into<String>,
+        faults: impl IntoIterator<Item = Fault>,
+    ) -> Self {
         self.scripts_by_call.insert(call.into(), faults.into_iter().collect());
         self
     }
@@ -199,7 +208,8 @@ impl Builder {
         self
     }
 
-    /// Whether answers announce their length; over HTTP they are chunked otherwise, as Google's are.
+    /// Whether answers announce their length; over HTTP they are chunked otherwise, as Google's
+    /// are.
     #[must_use]
     pub fn announce_length(mut self, announce: bool) -> Self {
         self.announce_length = announce;
@@ -262,34 +272,40 @@ impl Builder {
         self
     }
 
-    /// Whether a request whose caller went away is made and charged. Nobody published it; js-genai's documentation says that usage may
-    /// still be charged.
+    /// Whether a request whose caller went away is made and charged. Nobody published it;
+    /// js-genai's documentation says that usage may still be charged.
     #[must_use]
     pub fn abort_charges(mut self, charges: bool) -> Self {
         self.abort_charges = charges;
         self
     }
 
-    /// Whether a blocked prompt costs its input tokens. Nobody published it for image models; its `usageMetadata` counts them.
+    /// Whether a blocked prompt costs its input tokens. Nobody published it for image models; its
+    /// `usageMetadata` counts them.
     #[must_use]
     pub fn blocked_prompts_charge(mut self, charges: bool) -> Self {
         self.blocked_prompts_charge = charges;
         self
     }
 
-    /// Where the simulator's UTC clock starts. Weather by the hour and the day's limits depend on it.
+    /// Where the simulator's UTC clock starts. Weather by the hour and the day's limits depend on
+    /// it.
     #[must_use]
     pub fn starts_at_utc(mut self, time_of_day: Duration) -> Self {
         self.time_of_day = Duration::from_secs(time_of_day.as_secs() % 86_400);
         self
     }
 
-    /// Builds the simulator. Its clock begins now, or with its first request when this is called outside a tokio runtime.
+    /// Builds the simulator. Its clock begins now, or with its first request when this is called
+    /// outside a tokio runtime.
     pub fn build(self) -> Sim {
         let inner = Inner {
             script: Mutex::new(self.script.iter().cloned().collect()),
             scripts_by_call: Mutex::new(
-                self.scripts_by_call.iter().map(|(call, faults)| (call.clone(), faults.iter().cloned().collect())).collect(),
+                self.scripts_by_call
+                    .iter()
+                    .map(|(call, faults)| (call.clone(), faults.iter().cloned().collect()))
+                    .collect(),
             ),
             sky: Sky::new(self.seed, self.weather.clone()),
             limits: Limits::new(self.quota, self.quota_by_model.clone()),
@@ -342,7 +358,8 @@ impl Sim {
         self.inner.ledger.len()
     }
 
-    /// Begins a new ledger, for long runs in one simulator. Call it when nothing is under way: numbers begin at 0 again.
+    /// Begins a new ledger, for long runs in one simulator. Call it when nothing is under way:
+    /// numbers begin at 0 again.
     pub fn clear_ledger(&self) {
         self.inner.ledger.forget();
         self.inner.pictures.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -367,8 +384,8 @@ impl Sim {
 
 /// A client's view of a [`Sim`]: a tower service, always ready.
 ///
-/// A request arrives when its future is first polled. Dropping the future before it is done aborts the request: the ledger says so, and
-/// says whether the project pays all the same.
+/// A request arrives when its future is first polled. Dropping the future before it is done aborts
+/// the request: the ledger says so, and says whether the project pays all the same.
 #[derive(Clone, Debug)]
 pub struct SimService {
     inner: Arc<Inner>,
@@ -510,10 +527,13 @@ impl Inner {
         B: Body<Data = Bytes> + Send + 'static,
     {
         let (parts, body) = request.into_parts();
-        let tag: Option<Arc<str>> = parts.headers.get("x-sim-call").and_then(|tag| tag.to_str().ok()).map(Arc::from);
-        let (number, fault) = self.ledger.open(self.now(), |number| self.next_fault(number, tag.as_deref()));
+        let tag: Option<Arc<str>> =
+            parts.headers.get("x-sim-call").and_then(|tag| tag.to_str().ok()).map(Arc::from);
+        let (number, fault) =
+            self.ledger.open(self.now(), |number| self.next_fault(number, tag.as_deref()));
         let mut watch = Watch { inner: self.clone(), number, if_dropped: None, over: false };
-        let caller = self.caller(&parts.uri, &parts.headers, Route::parse(&parts.method, &parts.uri));
+        let caller =
+            self.caller(&parts.uri, &parts.headers, Route::parse(&parts.method, &parts.uri));
         self.ledger.edit(number, |record| {
             record.call = tag;
             record.project = caller.project.clone();
@@ -539,24 +559,33 @@ impl Inner {
         self.ledger.edit(number, |record| {
             record.received = true;
             // Of a body that was not read there is no hash.
-            record.body_hash = bytes.as_ref().filter(|_| fault != Fault::PayloadTooLargeHtml).map(|bytes| hash64(bytes));
+            record.body_hash = bytes
+                .as_ref()
+                .filter(|_| fault != Fault::PayloadTooLargeHtml)
+                .map(|bytes| hash64(bytes));
         });
 
         let mut caller = caller;
         let decision = match &bytes {
-            Some(bytes) => self.decide(number, &mut caller, &parts.headers, &parts.uri, bytes, fault.clone()),
+            Some(bytes) => {
+                self.decide(number, &mut caller, &parts.headers, &parts.uri, bytes, fault.clone())
+            }
             None => rejected(Refused::payload_too_large(self.settings.max_request_bytes)),
         };
-        let timeout = server_timeout(&parts.headers).unwrap_or(Duration::MAX).min(self.settings.server_deadline);
+        let timeout = server_timeout(&parts.headers)
+            .unwrap_or(Duration::MAX)
+            .min(self.settings.server_deadline);
         match decision {
             Decision::Fail { failure, outcome } => {
                 self.ledger.edit(number, |record| {
                     record.outcome = outcome;
                     record.model = caller.model.clone();
-                    // 4xx and 5xx count (ai.google.dev "Billing", 2026-09); whether a 429 does is a setting, which `decide` looked at.
+                    // 4xx and 5xx count (ai.google.dev "Billing", 2026-09); whether a 429 does is a
+                    // setting, which `decide` looked at.
                     record.request_counted |= failure.http() != 429;
                 });
-                tokio::time::sleep(self.sky.latency(number, self.settings.latency.of_error())).await;
+                tokio::time::sleep(self.sky.latency(number, self.settings.latency.of_error()))
+                    .await;
                 if fault == Fault::ResetAfterReceipt {
                     watch.end();
                     return Err(SimError::new(SimErrorKind::ConnectionReset));
@@ -570,10 +599,13 @@ impl Inner {
                     record.request_counted = true;
                 });
                 let details = obj! { "modality": "TEXT", "tokenCount": tokens };
-                let body = obj! { "totalTokens": tokens, "promptTokensDetails": vec![details] }.pretty();
+                let body =
+                    obj! { "totalTokens": tokens, "promptTokensDetails": vec![details] }.pretty();
                 Ok(self.answered(watch, StatusCode::OK, JSON, body, self.journey(&Fault::None)))
             }
-            Decision::Make { model, asked, fault } => self.make(watch, &caller, model, &asked, &fault, timeout).await,
+            Decision::Make { model, asked, fault } => {
+                self.make(watch, &caller, model, &asked, &fault, timeout).await
+            }
         }
     }
 
@@ -588,10 +620,16 @@ impl Inner {
             method: String::new(),
         });
         let secret = credentials.secret().to_owned();
-        Caller { project: self.project_of(&secret), model: route.model.as_str().into(), route, secret }
+        Caller {
+            project: self.project_of(&secret),
+            model: route.model.as_str().into(),
+            route,
+            secret,
+        }
     }
 
-    /// Takes a request through the front door, the limits, the fault that waits for it and the checks of its body, in this order.
+    /// Takes a request through the front door, the limits, the fault that waits for it and the
+    /// checks of its body, in this order.
     fn decide(
         &self,
         number: usize,
@@ -602,7 +640,10 @@ impl Inner {
         fault: Fault,
     ) -> Decision {
         if caller.route.method.is_empty() {
-            return Decision::Fail { failure: Failure::html_404(uri.path()), outcome: "no_such_path" };
+            return Decision::Fail {
+                failure: Failure::html_404(uri.path()),
+                outcome: "no_such_path",
+            };
         }
         let parsed = json(bytes);
         if let Ok(body) = &parsed {
@@ -610,7 +651,9 @@ impl Inner {
                 caller.route.model = model_in_body(body).unwrap_or_default();
                 caller.model = caller.route.model.as_str().into();
             }
-            if matches!(caller.route.api, Api::OpenAiChat | Api::Interactions) && streams_in_body(body) {
+            if matches!(caller.route.api, Api::OpenAiChat | Api::Interactions)
+                && streams_in_body(body)
+            {
                 caller.route.framing = Framing::Sse;
             }
         }
@@ -619,7 +662,9 @@ impl Inner {
         let overridden = {
             let about = About {
                 model: &caller.route.model,
-                successor: model.and_then(|model| model.retired).map_or("gemini-3.1-flash-image", |retired| retired.successor),
+                successor: model
+                    .and_then(|model| model.retired)
+                    .map_or("gemini-3.1-flash-image", |retired| retired.successor),
                 version: &caller.route.version,
                 method: &caller.route.method,
                 secret: &caller.secret,
@@ -641,38 +686,61 @@ impl Inner {
         let weight = match &checked {
             Ok((model, asked)) if caller.route.verb != Verb::Count => Weight {
                 images: if model.makes_images() { asked.count } else { 0 },
-                tokens: asked.prompt_text_tokens() + asked.input_images * model.input_image_tokens(),
+                tokens: asked.prompt_text_tokens()
+                    + asked.input_images * model.input_image_tokens(),
             },
             _ => Weight { images: 0, tokens: 0 },
         };
         // Scripted 429s are somebody else's limit: they take no place in ours.
         let scripted_429 = overridden.as_ref().is_some_and(|failure| failure.http() == 429);
         if caller.route.verb != Verb::Count && !scripted_429 {
-            let admitted = self.limits.admit(&caller.project, &caller.model, self.now(), self.time_of_day_at_start(), weight);
+            let admitted = self.limits.admit(
+                &caller.project,
+                &caller.model,
+                self.now(),
+                self.time_of_day_at_start(),
+                weight,
+            );
             if let Err(over) = admitted {
                 self.ledger.edit(number, |record| record.request_counted = over.counted);
-                let daily = over.violations.iter().any(|violation| violation.limit == Limit::RequestsPerDay);
-                let failure = Failure::Google(Refused::quota(&caller.route.model, &over.violations, over.retry_after));
-                return Decision::Fail { failure, outcome: if daily { "quota_day" } else { "quota_minute" } };
+                let daily = over
+                    .violations
+                    .iter()
+                    .any(|violation| violation.limit == Limit::RequestsPerDay);
+                let failure = Failure::Google(Refused::quota(
+                    &caller.route.model,
+                    &over.violations,
+                    over.retry_after,
+                ));
+                return Decision::Fail {
+                    failure,
+                    outcome: if daily { "quota_day" } else { "quota_minute" },
+                };
             }
         }
         if let Some(failure) = overridden {
             return Decision::Fail { failure, outcome: fault.name() };
         }
         if fault == Fault::ResetAfterReceipt {
-            return Decision::Fail { failure: Failure::Google(Refused::unimplemented()), outcome: fault.name() };
+            return Decision::Fail {
+                failure: Failure::Google(Refused::unimplemented()),
+                outcome: fault.name(),
+            };
         }
         match checked {
             Err(refused) => rejected(refused),
             Ok((model, asked)) => match caller.route.verb {
                 Verb::Other => rejected(Refused::unimplemented()),
-                Verb::Count => {
-                    Decision::Count { tokens: asked.prompt_text_tokens() + asked.input_images * model.input_image_tokens() }
-                }
+                Verb::Count => Decision::Count {
+                    tokens: asked.prompt_text_tokens()
+                        + asked.input_images * model.input_image_tokens(),
+                },
                 Verb::Generate | Verb::Predict => {
                     self.ledger.edit(number, |record| record.size = Some(asked.size));
                     if fault == Fault::None {
-                        if let Some(outage) = self.sky.outage(number, &caller.model, asked.size, self.now()) {
+                        if let Some(outage) =
+                            self.sky.outage(number, &caller.model, asked.size, self.now())
+                        {
                             return self.in_outage(number, caller, model, asked, outage);
                         }
                     }
@@ -682,7 +750,14 @@ impl Inner {
         }
     }
 
-    fn in_outage(&self, number: usize, caller: &Caller, model: &'static Model, asked: Asked, fault: Fault) -> Decision {
+    fn in_outage(
+        &self,
+        number: usize,
+        caller: &Caller,
+        model: &'static Model,
+        asked: Asked,
+        fault: Fault,
+    ) -> Decision {
         self.ledger.edit(number, |record| {
             record.fault = fault.clone();
             record.outcome = fault.name();
@@ -712,16 +787,24 @@ impl Inner {
         let token_dialect = matches!(caller.route.api, Api::OpenAiChat | Api::OpenAiImages);
         match Credentials::of(uri, headers) {
             Credentials::Both => Err(Refused::two_credentials()),
-            Credentials::Nobody if caller.route.api == Api::Vertex => Err(Refused::unauthenticated()),
+            Credentials::Nobody if caller.route.api == Api::Vertex => {
+                Err(Refused::unauthenticated())
+            }
             Credentials::Nobody => Err(Refused::invalid_key("")),
             Credentials::Key(key) if !good(&key) => Err(Refused::invalid_key(&key)),
-            Credentials::Bearer(key) if !good(&key) && token_dialect => Err(Refused::invalid_key(&key)),
+            Credentials::Bearer(key) if !good(&key) && token_dialect => {
+                Err(Refused::invalid_key(&key))
+            }
             Credentials::Bearer(token) if !good(&token) => Err(Refused::unauthenticated()),
             Credentials::Key(_) | Credentials::Bearer(_) => Ok(()),
         }
     }
 
-    fn living_model(&self, caller: &Caller, model: Option<&'static Model>) -> Result<&'static Model, Refused> {
+    fn living_model(
+        &self,
+        caller: &Caller,
+        model: Option<&'static Model>,
+    ) -> Result<&'static Model, Refused> {
         let id = caller.route.model.as_str();
         if let Some(successor) = self.settings.retired.get(id) {
             return Err(Refused::retired_model(id, successor));
@@ -732,9 +815,12 @@ impl Inner {
         };
         let model = model.ok_or_else(unknown)?;
         match model.retired {
-            Some(retired) if !self.settings.revived.contains(id) => Err(Refused::retired_model(id, retired.successor)),
+            Some(retired) if !self.settings.revived.contains(id) => {
+                Err(Refused::retired_model(id, retired.successor))
+            }
             // Imagen only predicts, and nothing else does.
-            _ if (caller.route.verb == Verb::Predict) != (model.family == crate::model::Family::Imagen)
+            _ if (caller.route.verb == Verb::Predict)
+                != (model.family == crate::model::Family::Imagen)
                 && matches!(caller.route.api, Api::Developer | Api::Vertex)
                 && matches!(caller.route.verb, Verb::Predict | Verb::Generate) =>
             {
@@ -789,7 +875,9 @@ impl Inner {
 
         let latency = match fault {
             Fault::Late { latency } => *latency,
-            _ if content.generated => self.sky.latency(number, &self.settings.latency.of_image(model.id, asked.size)),
+            _ if content.generated => {
+                self.sky.latency(number, &self.settings.latency.of_image(model.id, asked.size))
+            }
             _ => self.sky.latency(number, self.settings.latency.of_error()),
         };
         if latency > timeout {
@@ -803,7 +891,11 @@ impl Inner {
             if matches!(fault, Fault::NoAnswer { .. }) {
                 std::future::pending::<()>().await;
             }
-            return Ok(self.failed(watch, &caller.route, &Failure::Google(Refused::deadline_504())));
+            return Ok(self.failed(
+                watch,
+                &caller.route,
+                &Failure::Google(Refused::deadline_504()),
+            ));
         }
         if charged {
             watch.if_dropped = Some(bill);
@@ -822,7 +914,8 @@ impl Inner {
             _ => {}
         }
         let (content_type, body) = studio.print(&content);
-        let mut handled = self.answered(watch, StatusCode::OK, content_type, body, self.journey(fault));
+        let mut handled =
+            self.answered(watch, StatusCode::OK, content_type, body, self.journey(fault));
         if let Fault::CutHead { at } = fault {
             handled.cut_head = Some(*at);
         }
@@ -848,13 +941,16 @@ impl Inner {
     }
 
     fn failed(self: &Arc<Self>, watch: Watch, route: &Route, failure: &Failure) -> Handled {
-        let status = StatusCode::from_u16(failure.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status =
+            StatusCode::from_u16(failure.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let (content_type, body) = match failure {
             Failure::Google(refused) => {
                 let content_type = if route.framing == Framing::Sse { SSE } else { JSON };
                 (content_type, refused.body(route.api, route.framing))
             }
-            Failure::Raw { content_type, body, .. } => (*content_type, vec![Bytes::from(body.clone())]),
+            Failure::Raw { content_type, body, .. } => {
+                (*content_type, vec![Bytes::from(body.clone())])
+            }
         };
         self.answered(watch, status, content_type, body, self.journey(&Fault::None))
     }
@@ -884,7 +980,10 @@ impl Inner {
         if let Ok(timing) = HeaderValue::from_str(&format!("gfet4t7; dur={milliseconds}")) {
             headers.insert("server-timing", timing);
         }
-        headers.insert("alt-svc", HeaderValue::from_static("h3=\":443\"; ma=2592000,h3-29=\":443\"; ma=2592000"));
+        headers.insert(
+            "alt-svc",
+            HeaderValue::from_static("h3=\":443\"; ma=2592000,h3-29=\":443\"; ma=2592000"),
+        );
         response.extensions_mut().insert(RequestNumber(number));
         Handled { response, cut_head: None }
     }

@@ -1,4 +1,5 @@
-//! Faults by chance, and the time that answers take: both a function of the seed and the number of the request, so that a seed is a trace.
+//! Faults by chance, and the time that answers take: both a function of the seed and the number of
+//! the request, so that a seed is a trace.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -37,10 +38,14 @@ impl Weather {
         Self { mix: all.into_iter().map(|fault| (each, fault)).collect(), ..Self::default() }
     }
 
-    /// The mix of failures that published troubleshooting guides of February and March 2026 claim: 70 % 429, 15 % 503 and 502, 8 % 403, 5 %
-    /// 500, the rest timeouts; `share` of the requests in sum.
+    /// The mix of failures that published troubleshooting guides of February and March 2026 claim:
+    /// 70 % 429, 15 % 503 and 502, 8 % 403, 5 % 500, the rest timeouts; `share` of the requests in
+    /// sum.
     pub fn claimed_mix(share: f64) -> Self {
-        let minute = Fault::RateLimitMinute { retry_after: Duration::from_millis(34_074), limit: Limit::Requests };
+        let minute = Fault::RateLimitMinute {
+            retry_after: Duration::from_millis(34_074),
+            limit: Limit::Requests,
+        };
         Self::calm()
             .with(share * 0.50, minute)
             .with(share * 0.10, Fault::RateLimitDay { retry_after: Duration::from_millis(21_250) })
@@ -52,8 +57,9 @@ impl Weather {
             .with(share * 0.02, Fault::DeadlineExpired504)
     }
 
-    /// The share of 503s by hour of the UTC day that a guide of March 2026 claims for 3.1 Flash: 8 % from 00, 15 % from 06, 45 % from 10,
-    /// 25 % from 14 and 10 % from 18. Other guides place the peak elsewhere; none was measured by Google.
+    /// The share of 503s by hour of the UTC day that a guide of March 2026 claims for 3.1 Flash: 8
+    /// % from 00, 15 % from 06, 45 % from 10, 25 % from 14 and 10 % from 18. Other guides place the
+    /// peak elsewhere; none was measured by Google.
     pub fn claimed_hours() -> Self {
         let rate = |hour: usize| match hour {
             0..6 => 0.08,
@@ -87,10 +93,12 @@ impl Weather {
     }
 }
 
-/// Stretches of good and bad time that follow each other, of exponential length, each model (and size) on its own.
+/// Stretches of good and bad time that follow each other, of exponential length, each model (and
+/// size) on its own.
 ///
-/// Independent faults make retrying look better than it is: users report that 503s of one model last for tens of minutes (70 % are over
-/// within 60 minutes, a guide of March 2026 claims, which fits a mean of 50).
+/// Independent faults make retrying look better than it is: users report that 503s of one model
+/// last for tens of minutes (70 % are over within 60 minutes, a guide of March 2026 claims, which
+/// fits a mean of 50).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outages {
     /// The model that fails, or every one on its own.
@@ -158,7 +166,13 @@ impl Sky {
     }
 
     /// The fault of an outage of this model and size, if there is one now.
-    pub(crate) fn outage(&self, number: usize, model: &Arc<str>, size: Size, now: Duration) -> Option<Fault> {
+    pub(crate) fn outage(
+        &self,
+        number: usize,
+        model: &Arc<str>,
+        size: Size,
+        now: Duration,
+    ) -> Option<Fault> {
         for (index, outages) in self.weather.outages.iter().enumerate() {
             if outages.model.as_ref().is_some_and(|only| **only != **model) {
                 continue;
@@ -166,7 +180,8 @@ impl Sky {
             let size = outages.by_size.then_some(size);
             let mut stretches = self.stretches.lock().unwrap_or_else(PoisonError::into_inner);
             let stretch = stretches.entry((index, model.clone(), size)).or_insert_with(|| {
-                let place = hash64(model.as_bytes()) ^ size.map_or(0, |size| hash64(size.as_str().as_bytes()));
+                let place = hash64(model.as_bytes())
+                    ^ size.map_or(0, |size| hash64(size.as_str().as_bytes()));
                 let mut rng = Rng::with_seed(mix(self.seed ^ place ^ index as u64));
                 let until = exponential(&mut rng, outages.mean_good);
                 Stretch { rng, bad: false, until }
@@ -186,7 +201,11 @@ impl Sky {
     /// How long the model works for one request.
     pub(crate) fn latency(&self, number: usize, range: &RangeInclusive<Duration>) -> Duration {
         let span = range.end().saturating_sub(*range.start());
-        if span.is_zero() { *range.start() } else { *range.start() + span.mul_f64(self.rng(number, 0x1a7e).f64()) }
+        if span.is_zero() {
+            *range.start()
+        } else {
+            *range.start() + span.mul_f64(self.rng(number, 0x1a7e).f64())
+        }
     }
 }
 
@@ -196,8 +215,9 @@ fn exponential(rng: &mut Rng, mean: Duration) -> Duration {
 
 /// How long answers take.
 ///
-/// The default is what a published guide of February 2026 gives for images: Pro 30 to 90 s at 1K, 50 to 120 s at 2K and 100 to 170 s at 4K;
-/// Flash 10 to 30 s, and 20 to 60 s at 4K. Errors take 48 to 144 ms, the `server-timing` of recorded 404s.
+/// The default is what a published guide of February 2026 gives for images: Pro 30 to 90 s at 1K,
+/// 50 to 120 s at 2K and 100 to 170 s at 4K; Flash 10 to 30 s, and 20 to 60 s at 4K. Errors take 48
+/// to 144 ms, the `server-timing` of recorded 404s.
 ///
 /// ```
 /// use std::time::Duration;
@@ -221,9 +241,15 @@ impl Latency {
         Self { rules: vec![(None, None, latency..=latency)], errors: latency..=latency }
     }
 
-    /// Sets the time of images of one model, or of all, at one size, or at all; the last rule that fits counts.
+    /// Sets the time of images of one model, or of all, at one size, or at all; the last rule that
+    /// fits counts.
     #[must_use]
-    pub fn with(mut self, model: Option<&str>, size: Option<Size>, range: RangeInclusive<Duration>) -> Self {
+    pub fn with(
+        mut self,
+        model: Option<&str>,
+        size: Option<Size>,
+        range: RangeInclusive<Duration>,
+    ) -> Self {
         self.rules.push((model.map(str::to_owned), size, range));
         self
     }
@@ -240,7 +266,8 @@ impl Latency {
             .iter()
             .rev()
             .find(|(only_model, only_size, _)| {
-                only_model.as_ref().is_none_or(|only| only == model) && only_size.is_none_or(|only| only == size)
+                only_model.as_ref().is_none_or(|only| only == model)
+                    && only_size.is_none_or(|only| only == size)
             })
             .map_or(Duration::ZERO..=Duration::ZERO, |(_, _, range)| range.clone())
     }
@@ -269,18 +296,26 @@ mod tests {
 
     #[test]
     fn a_share_of_the_requests_meets_each_fault() {
-        let sky = Sky::new(7, Weather::calm().with(0.25, Fault::HighDemand).with(0.05, Fault::Internal));
+        let sky =
+            Sky::new(7, Weather::calm().with(0.25, Fault::HighDemand).with(0.05, Fault::Internal));
         let faults: Vec<_> = (0..10_000).map(|number| sky.fault(number, Duration::ZERO)).collect();
         let share = |wanted: &Fault| faults.iter().filter(|fault| *fault == wanted).count();
-        assert!((2_300..2_700).contains(&share(&Fault::HighDemand)), "{}", share(&Fault::HighDemand));
+        assert!(
+            (2_300..2_700).contains(&share(&Fault::HighDemand)),
+            "{}",
+            share(&Fault::HighDemand)
+        );
         assert!((400..600).contains(&share(&Fault::Internal)));
     }
 
     #[test]
     fn the_hour_decides_the_share() {
         let sky = Sky::new(7, Weather::claimed_hours());
-        let failures =
-            |hour: u64| (0..4_000).filter(|n| sky.fault(*n, Duration::from_secs(hour * 3600)) != Fault::None).count();
+        let failures = |hour: u64| {
+            (0..4_000)
+                .filter(|n| sky.fault(*n, Duration::from_secs(hour * 3600)) != Fault::None)
+                .count()
+        };
         assert!((240..400).contains(&failures(3)));
         assert!((1_700..1_900).contains(&failures(12)));
     }
@@ -298,7 +333,9 @@ mod tests {
         };
         let sky = Sky::new(3, Weather::calm().outages(outages));
         let model: Arc<str> = "m".into();
-        let bad: Vec<bool> = (0..200_000).map(|minute| sky.outage(0, &model, Size::K1, minutes(minute)).is_some()).collect();
+        let bad: Vec<bool> = (0..200_000)
+            .map(|minute| sky.outage(0, &model, Size::K1, minutes(minute)).is_some())
+            .collect();
         let share = bad.iter().filter(|bad| **bad).count() as f64 / bad.len() as f64;
         assert!((0.17..0.23).contains(&share), "{share}");
         let beginnings = bad.windows(2).filter(|pair| !pair[0] && pair[1]).count();
@@ -309,8 +346,17 @@ mod tests {
     #[test]
     fn the_last_rule_that_fits_counts() {
         let latency = Latency::default();
-        assert_eq!(latency.of_image("gemini-3-pro-image", Size::K4), Duration::from_secs(100)..=Duration::from_secs(170));
-        assert_eq!(latency.of_image("gemini-3.1-flash-image", Size::K4), Duration::from_secs(20)..=Duration::from_secs(60));
-        assert_eq!(latency.of_image("gemini-2.5-flash-image", Size::K1), Duration::from_secs(10)..=Duration::from_secs(30));
+        assert_eq!(
+            latency.of_image("gemini-3-pro-image", Size::K4),
+            Duration::from_secs(100)..=Duration::from_secs(170)
+        );
+        assert_eq!(
+            latency.of_image("gemini-3.1-flash-image", Size::K4),
+            Duration::from_secs(20)..=Duration::from_secs(60)
+        );
+        assert_eq!(
+            latency.of_image("gemini-2.5-flash-image", Size::K1),
+            Duration::from_secs(10)..=Duration::from_secs(30)
+        );
     }
 }

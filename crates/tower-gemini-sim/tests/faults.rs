@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use common::{CAT, FLASH31, PRO, final_image, generate, post, send, stream};
 use http_body_util::BodyExt as _;
-use tower_gemini_sim::{BadRequest, Delivered, Fault, Forbidden, NotFound, Refusal, Sim, SimErrorKind, hash64};
+use tower_gemini_sim::{
+    BadRequest, Delivered, Fault, Forbidden, NotFound, Refusal, Sim, SimErrorKind, hash64,
+};
 use tower_service::Service as _;
 
 /// Status and a piece of the body for every fault that is an error status.
@@ -25,7 +27,9 @@ fn documented(fault: &Fault) -> Option<(u16, &'static str)> {
         Fault::PrepayDepleted { payment_required } => {
             (if *payment_required { 402 } else { 429 }, "prepayment credits are depleted")
         }
-        Fault::CapacityExhausted { unavailable } => (if *unavailable { 503 } else { 429 }, "MODEL_CAPACITY_EXHAUSTED"),
+        Fault::CapacityExhausted { unavailable } => {
+            (if *unavailable { 503 } else { 429 }, "MODEL_CAPACITY_EXHAUSTED")
+        }
         Fault::Overloaded => (503, "The model is overloaded."),
         Fault::HighDemand => (503, "currently experiencing high demand"),
         Fault::ServiceUnavailable => (503, "The service is currently unavailable."),
@@ -89,7 +93,11 @@ async fn every_error_status_has_its_documented_body_and_costs_nothing() {
             let ledger = sim.ledger();
             let record = &ledger.requests()[0];
             assert!(!record.charged && !record.generated && record.received, "{fault:?}");
-            assert_eq!((record.delivered, record.status), (Delivered::Full, Some(status)), "{fault:?}");
+            assert_eq!(
+                (record.delivered, record.status),
+                (Delivered::Full, Some(status)),
+                "{fault:?}"
+            );
             assert_eq!(record.request_counted, status != 429, "{fault:?}");
             assert_eq!(record.outcome, fault.name());
             assert_eq!(record.cost_microusd, 0);
@@ -114,7 +122,11 @@ async fn every_fault_ends_as_it_says_and_the_money_agrees() {
                 Ok(Ok(taken)) => {
                     assert!(!fault.is_transport(), "{fault:?}");
                     assert_eq!(record.status, Some(taken.status), "{fault:?}");
-                    assert_eq!(record.delivered == Delivered::Full, !matches!(fault, Fault::TruncatedBody { .. }), "{fault:?}");
+                    assert_eq!(
+                        record.delivered == Delivered::Full,
+                        !matches!(fault, Fault::TruncatedBody { .. }),
+                        "{fault:?}"
+                    );
                 }
             }
         }
@@ -137,7 +149,11 @@ async fn what_a_caller_pays_is_what_the_usage_says() {
         let usage = |name: &str| answer["usageMetadata"][name].as_u64().unwrap_or(0);
         let text = usage("candidatesTokenCount") - image + usage("thoughtsTokenCount");
         let record = sim.ledger().requests()[0].clone();
-        assert_eq!((record.cost_microusd, record.image_tokens), pro(usage("promptTokenCount"), text, image), "{fault:?}");
+        assert_eq!(
+            (record.cost_microusd, record.image_tokens),
+            pro(usage("promptTokenCount"), text, image),
+            "{fault:?}"
+        );
         assert!(record.generated && record.charged, "{fault:?}");
     }
     let sim = Sim::quick([Fault::ImageOther { waived: true }]);
@@ -164,7 +180,8 @@ async fn a_stream_that_breaks_leaves_good_events_and_a_bare_error() {
     assert!(sim.ledger().requests()[0].charged);
 }
 
-/// Cutting anywhere gives exactly that many bytes, then an error; cutting "cleanly" gives the same bytes and an end.
+/// Cutting anywhere gives exactly that many bytes, then an error; cutting "cleanly" gives the same
+/// bytes and an end.
 #[tokio::test(start_paused = true)]
 async fn an_answer_can_be_cut_at_every_byte() {
     let whole = send(&Sim::quick([]), generate(FLASH31)).await.unwrap().body;
@@ -183,7 +200,8 @@ async fn an_answer_can_be_cut_at_every_byte() {
         };
         assert_eq!(got, whole[..at]);
         assert_eq!(error.kind(), SimErrorKind::BodyCut);
-        let source = std::error::Error::source(&error).unwrap().downcast_ref::<std::io::Error>().unwrap();
+        let source =
+            std::error::Error::source(&error).unwrap().downcast_ref::<std::io::Error>().unwrap();
         assert_eq!(source.kind(), std::io::ErrorKind::UnexpectedEof);
 
         // The script's numbers make another responseId, so only the length can be compared.
@@ -191,15 +209,22 @@ async fn an_answer_can_be_cut_at_every_byte() {
         assert_eq!(truncated.body.len(), at);
         let expected = if at == 0 { Delivered::NotDelivered } else { Delivered::Partial };
         let ledger = sim.ledger();
-        assert!(ledger.requests().iter().all(|record| record.charged && record.delivered == expected), "{at}");
+        assert!(
+            ledger.requests().iter().all(|record| record.charged && record.delivered == expected),
+            "{at}"
+        );
         assert_eq!(ledger.totals().charged_but_undelivered, 2);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_connection_was_never_received() {
-    let sim =
-        Sim::quick([Fault::ConnectionRefused, Fault::ResetAfterReceipt, Fault::ResetAfterGeneration, Fault::CutHead { at: 3 }]);
+    let sim = Sim::quick([
+        Fault::ConnectionRefused,
+        Fault::ResetAfterReceipt,
+        Fault::ResetAfterGeneration,
+        Fault::CutHead { at: 3 },
+    ]);
     for (kind, io, charged) in [
         (SimErrorKind::ConnectionRefused, std::io::ErrorKind::ConnectionRefused, false),
         (SimErrorKind::ConnectionReset, std::io::ErrorKind::ConnectionReset, false),
@@ -207,22 +232,31 @@ async fn a_refused_connection_was_never_received() {
         (SimErrorKind::HeadCut, std::io::ErrorKind::UnexpectedEof, true),
     ] {
         let error = send(&sim, generate(PRO)).await.unwrap_err();
-        let source = std::error::Error::source(&error).unwrap().downcast_ref::<std::io::Error>().unwrap();
+        let source =
+            std::error::Error::source(&error).unwrap().downcast_ref::<std::io::Error>().unwrap();
         assert_eq!((error.kind(), source.kind()), (kind, io));
         let record = sim.ledger().requests().last().unwrap().clone();
         let received = kind != SimErrorKind::ConnectionRefused;
-        assert_eq!((record.received, record.request_counted, record.charged), (received, received, charged));
+        assert_eq!(
+            (record.received, record.request_counted, record.charged),
+            (received, received, charged)
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_final_image_is_the_one_in_the_ledger_whatever_the_shape() {
-    for fault in Fault::all().into_iter().filter(|fault| matches!(fault, Fault::None | Fault::Shaped(_))) {
+    for fault in
+        Fault::all().into_iter().filter(|fault| matches!(fault, Fault::None | Fault::Shaped(_)))
+    {
         let sim = Sim::quick([fault.clone()]);
         let answer = send(&sim, generate(PRO)).await.unwrap();
         let record = sim.ledger().requests()[0].clone();
         let image = sim.image_for(0).unwrap();
-        assert_eq!((record.image_hash, record.image_len), (Some(hash64(&image)), Some(image.len())));
+        assert_eq!(
+            (record.image_hash, record.image_len),
+            (Some(hash64(&image)), Some(image.len()))
+        );
         let Fault::Shaped(shape) = fault else {
             assert_eq!(final_image(&answer.json()).unwrap(), image);
             continue;
@@ -233,7 +267,9 @@ async fn a_final_image_is_the_one_in_the_ledger_whatever_the_shape() {
         assert_eq!(answer.text().contains("usageMetadata"), !shape.no_usage);
         assert_eq!(
             answer.text().matches("\"thought\": true").count() > 0,
-            shape.final_marked || shape.drafts > 0 && shape.drafts_marked || shape.draft_after_final
+            shape.final_marked
+                || shape.drafts > 0 && shape.drafts_marked
+                || shape.draft_after_final
         );
     }
 }
@@ -241,7 +277,9 @@ async fn a_final_image_is_the_one_in_the_ledger_whatever_the_shape() {
 #[tokio::test(start_paused = true)]
 async fn errors_take_the_dialect_of_the_request() {
     let chat = || {
-        let body = format!(r#"{{ "model": "{PRO}", "messages": [{{ "role": "user", "content": "a cat" }}] }}"#);
+        let body = format!(
+            r#"{{ "model": "{PRO}", "messages": [{{ "role": "user", "content": "a cat" }}] }}"#
+        );
         post("https://gemini.example/v1beta/openai/chat/completions", body)
     };
     let sim = Sim::quick([Fault::HighDemand, Fault::None]);
@@ -260,15 +298,24 @@ async fn errors_take_the_dialect_of_the_request() {
         Fault::None,
     ]);
     assert_eq!(send(&sim, interaction()).await.unwrap().json()["error"]["code"], "quota_exceeded");
-    assert_eq!(send(&sim, interaction()).await.unwrap().json()["errors"][0]["code"], "image_safety");
+    assert_eq!(
+        send(&sim, interaction()).await.unwrap().json()["errors"][0]["code"],
+        "image_safety"
+    );
     assert_eq!(send(&sim, interaction()).await.unwrap().json()["status"], "completed");
 
-    let array = || post(format!("https://gemini.example/v1beta/models/{PRO}:streamGenerateContent"), CAT);
-    let sim = Sim::quick([Fault::HighDemand, Fault::None, Fault::StreamErrorTail { charged: false }]);
+    let array =
+        || post(format!("https://gemini.example/v1beta/models/{PRO}:streamGenerateContent"), CAT);
+    let sim =
+        Sim::quick([Fault::HighDemand, Fault::None, Fault::StreamErrorTail { charged: false }]);
     assert_eq!(send(&sim, array()).await.unwrap().json()[0]["error"]["status"], "UNAVAILABLE");
     assert_eq!(
-        send(&sim, array()).await.unwrap().json().as_array().unwrap().last().unwrap()["candidates"][0]["finishReason"],
+        send(&sim, array()).await.unwrap().json().as_array().unwrap().last().unwrap()["candidates"]
+            [0]["finishReason"],
         "STOP"
     );
-    assert_eq!(send(&sim, array()).await.unwrap().json().as_array().unwrap().last().unwrap()["error"]["code"], 503);
+    assert_eq!(
+        send(&sim, array()).await.unwrap().json().as_array().unwrap().last().unwrap()["error"]["code"],
+        503
+    );
 }

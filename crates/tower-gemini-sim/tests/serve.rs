@@ -41,7 +41,11 @@ fn head_and_body(answer: &[u8]) -> (&str, &[u8]) {
 
 #[tokio::test]
 async fn an_answer_with_its_length_round_trips() {
-    let sim = Sim::builder().latency(tower_gemini_sim::Latency::none()).tiny_images(true).announce_length(true).build();
+    let sim = Sim::builder()
+        .latency(tower_gemini_sim::Latency::none())
+        .tiny_images(true)
+        .announce_length(true)
+        .build();
     let server = start(&sim).await;
     let (answer, end) = exchange(&server).await;
     end.unwrap();
@@ -59,7 +63,9 @@ async fn one_connection_carries_many_requests_in_chunks() {
     let sim = Sim::quick([Fault::None, Fault::HighDemand, Fault::PayloadTooLargeHtml]);
     let server = start(&sim).await;
     let mut stream = TcpStream::connect(server.addr()).await.unwrap();
-    for (end_of_body, status) in [("}\n\r\n0\r\n\r\n", "200 OK"), ("}\n\r\n0\r\n\r\n", "503 Service Unavailable")] {
+    for (end_of_body, status) in
+        [("}\n\r\n0\r\n\r\n", "200 OK"), ("}\n\r\n0\r\n\r\n", "503 Service Unavailable")]
+    {
         stream.write_all(request(false).as_bytes()).await.unwrap();
         let mut got = Vec::new();
         while !got.ends_with(end_of_body.as_bytes()) {
@@ -84,7 +90,15 @@ async fn a_cut_body_stops_at_its_byte_and_closes_the_connection() {
         let (answer, _) = exchange(&server).await;
         let (head, body) = head_and_body(&answer);
         assert_eq!(body.len(), at, "{head}");
-        let promised: usize = head.split("content-length: ").nth(1).unwrap().split('\r').next().unwrap().parse().unwrap();
+        let promised: usize = head
+            .split("content-length: ")
+            .nth(1)
+            .unwrap()
+            .split('\r')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap();
         assert!(promised > at);
         assert!(sim.ledger().requests()[0].charged);
         server.shutdown().await;
@@ -122,7 +136,10 @@ async fn a_reset_is_a_reset() {
 
 #[tokio::test]
 async fn a_client_that_hangs_up_while_the_model_works_pays() {
-    let sim = Sim::builder().latency(tower_gemini_sim::Latency::fixed(Duration::from_secs(300))).tiny_images(true).build();
+    let sim = Sim::builder()
+        .latency(tower_gemini_sim::Latency::fixed(Duration::from_secs(300)))
+        .tiny_images(true)
+        .build();
     let server = start(&sim).await;
     let mut stream = TcpStream::connect(server.addr()).await.unwrap();
     stream.write_all(request(false).as_bytes()).await.unwrap();

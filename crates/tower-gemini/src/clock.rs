@@ -16,13 +16,17 @@ pub use tower_gemini_core::clock::Clock;
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[allow(clippy::disallowed_methods, reason = "the one place where wall time is read; everything else is handed a Clock")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the one place where wall time is read; everything else is handed a Clock"
+    )]
     fn now(&self) -> SystemTime {
         SystemTime::now()
     }
 }
 
-/// A clock that starts where it is told and runs with the runtime, so that a paused runtime simulates days.
+/// A clock that starts where it is told and runs with the runtime, so that a paused runtime
+/// simulates days.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};

@@ -11,7 +11,8 @@ use tower_gemini_core::body::{JudgedBody, ReplayBody};
 use tower_gemini_core::error::{BoxError, Error};
 use tower_service::Service;
 
-/// An answer with a verdict: `Response<JudgedBody<_>>`, which only [`ClassifyGeminiError`](crate::ClassifyGeminiError) makes.
+/// An answer with a verdict: `Response<JudgedBody<_>>`, which only
+/// [`ClassifyGeminiError`](crate::ClassifyGeminiError) makes.
 #[diagnostic::on_unimplemented(
     message = "this layer needs judged answers, and the service inside it gives `{Self}`",
     label = "`ClassifyGeminiError` is missing inside this layer, or `FinalImageExtract` is inside it and has used up the verdict",
@@ -36,8 +37,8 @@ where
     }
 }
 
-/// A request that is held so that it can be sent again: `Request<ReplayBody>`, which [`CollectRequest`](crate::CollectRequest)
-/// makes of any other.
+/// A request that is held so that it can be sent again: `Request<ReplayBody>`, which
+/// [`CollectRequest`](crate::CollectRequest) makes of any other.
 #[diagnostic::on_unimplemented(
     message = "this layer needs requests that can be sent again, and is given `{Self}`",
     label = "`CollectRequest` is missing outside this layer",
@@ -54,7 +55,8 @@ impl ReplayRequest for Request<ReplayBody> {
     }
 }
 
-/// A service whose answers are judged: what every layer above [`ClassifyGeminiError`](crate::ClassifyGeminiError) is built on.
+/// A service whose answers are judged: what every layer above
+/// [`ClassifyGeminiError`](crate::ClassifyGeminiError) is built on.
 ///
 /// Implemented for every such service; there is nothing to implement by hand.
 pub trait JudgedService:
@@ -75,7 +77,8 @@ where
 
 /// The answer of a judged service as what it is: an `async` loop cannot see it behind the alias.
 ///
-/// A named future and not an `async fn`, which would hold the answer's future twice: as its argument and where it is awaited.
+/// A named future and not an `async fn`, which would hold the answer's future twice: as its
+/// argument and where it is awaited.
 pub(crate) fn judged<F, R>(answer: F) -> JudgedFuture<F>
 where
     F: Future<Output = Result<R, Error>>,

@@ -17,7 +17,8 @@
 //! | [`AttemptTimeout`] | ends an attempt in time, and lets the server give up first |
 //! | [`ClassifyGeminiError`] | reads what an answer means from its body, not from its status |
 //!
-//! That is the order of the stack too, from your code down to the client. [`GeminiStack`] is that order, ready made.
+//! That is the order of the stack too, from your code down to the client. [`GeminiStack`] is that
+//! order, ready made.
 
 pub use tower_gemini_core as core;
 

@@ -12,7 +12,8 @@ use tower_gemini_core::error::Error;
 
 use crate::judged::JudgedResponse;
 
-/// The future of a layer that may be off: then it is the inner service's own, with nothing around it.
+/// The future of a layer that may be off: then it is the inner service's own, with nothing around
+/// it.
 #[pin_project]
 pub struct OptionalFuture<F, R> {
     #[pin]
@@ -46,7 +47,9 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
-            Projection::Off(future) => future.poll(cx).map(|answer| answer.map(JudgedResponse::into_response)),
+            Projection::Off(future) => {
+                future.poll(cx).map(|answer| answer.map(JudgedResponse::into_response))
+            }
             Projection::On(future) => future.as_mut().poll(cx),
         }
     }

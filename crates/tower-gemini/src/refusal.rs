@@ -30,7 +30,12 @@ pub(crate) struct Refusal<'a> {
 
 impl Refusal<'_> {
     /// The answer that says it.
-    pub(crate) fn into_response<B>(self, verdict: Verdict, call: Arc<Call>, context: CallContext) -> Response<JudgedBody<B>>
+    pub(crate) fn into_response<B>(
+        self,
+        verdict: Verdict,
+        call: Arc<Call>,
+        context: CallContext,
+    ) -> Response<JudgedBody<B>>
     where
         B: Body<Error: Into<BoxError>> + Unpin,
     {
@@ -52,7 +57,10 @@ impl Refusal<'_> {
         let mut response = Response::new(JudgedBody::local(bytes, verdict, call, context));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=UTF-8"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json; charset=UTF-8"),
+        );
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         response
     }

@@ -33,7 +33,9 @@ use crate::quota_guard::{QuotaGuard, QuotaGuardLayer};
 use crate::resolution_fallback::{ResolutionFallback, ResolutionFallbackLayer};
 
 /// The judged middle of the recommended stack.
-pub type Judged<S> = ModelFallback<ResolutionFallback<JitteredRetry<QuotaGuard<AttemptTimeout<ClassifyGeminiError<S>>>>>>;
+pub type Judged<S> = ModelFallback<
+    ResolutionFallback<JitteredRetry<QuotaGuard<AttemptTimeout<ClassifyGeminiError<S>>>>>,
+>;
 /// The recommended stack that answers with [`FinalImage`](crate::FinalImage)s.
 pub type Images<S> = CollectRequest<FinalImageExtract<Judged<S>>>;
 /// The recommended stack that answers with the API's JSON, without drafts.
@@ -43,10 +45,11 @@ pub type Raw<S> = CollectRequest<Judged<S>>;
 
 /// The recommended order of layers, over any client.
 ///
-/// `CollectRequest > FinalImageExtract > ModelFallback > ResolutionFallback > JitteredRetry > QuotaGuard > AttemptTimeout >
-/// ClassifyGeminiError > client`, each with its documented defaults unless set here. The two fallbacks and the quota are off, and cost
-/// next to nothing, until they are set. State that calls share (the retry budget, the quota's count, the health of targets) is shared by
-/// every service made from one `GeminiStack` and by all their clones.
+/// `CollectRequest > FinalImageExtract > ModelFallback > ResolutionFallback > JitteredRetry >
+/// QuotaGuard > AttemptTimeout > ClassifyGeminiError > client`, each with its documented defaults
+/// unless set here. The two fallbacks and the quota are off, and cost next to nothing, until they
+/// are set. State that calls share (the retry budget, the quota's count, the health of targets) is
+/// shared by every service made from one `GeminiStack` and by all their clones.
 #[derive(Debug, Clone)]
 pub struct GeminiStack {
     collect: CollectRequestLayer,
@@ -89,7 +92,8 @@ impl GeminiStack {
         self
     }
 
-    /// Which other models are asked. Off by default: an image of another model is the caller's to want.
+    /// Which other models are asked. Off by default: an image of another model is the caller's to
+    /// want.
     #[must_use]
     pub fn fallback(mut self, layer: ModelFallbackLayer) -> Self {
         self.fallback = layer;
@@ -149,7 +153,8 @@ impl GeminiStack {
         self.collect.layer(self.extract.layer(self.judged(client)))
     }
 
-    /// A service that answers with the API's JSON without the drafts. Answers with an error status pass unchanged.
+    /// A service that answers with the API's JSON without the drafts. Answers with an error status
+    /// pass unchanged.
     #[must_use]
     pub fn json<S>(&self, client: S) -> Json<S> {
         self.collect.layer(FinalImageExtractLayer::json().layer(self.judged(client)))
@@ -161,8 +166,8 @@ impl GeminiStack {
         self.collect.layer(self.judged(client))
     }
 
-    /// The middle of the stack, from the fallbacks down to the client: for stacks that put layers of their own between it and
-    /// [`CollectRequest`].
+    /// The middle of the stack, from the fallbacks down to the client: for stacks that put layers
+    /// of their own between it and [`CollectRequest`].
     #[must_use]
     pub fn judged<S>(&self, client: S) -> Judged<S> {
         let attempt = self.quota.layer(self.timeout.layer(self.classify.layer(client)));

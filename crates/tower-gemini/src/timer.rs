@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Ends at a moment, and is known to the runtime only from the first poll on: an answer that is there at once needs no timer.
+/// Ends at a moment, and is known to the runtime only from the first poll on: an answer that is
+/// there at once needs no timer.
 #[derive(Debug)]
 pub(crate) struct Timer {
     /// `None` is beyond what a clock can show.

@@ -1,6 +1,8 @@
-//! What an answer of the Gemini image API means, and what to do: the logic of the `explain` program.
+//! What an answer of the Gemini image API means, and what to do: the logic of the `explain`
+//! program.
 //!
-//! [`app`] is the whole program over any reader and writers, so that a test runs it. [`explain`] is one answer.
+//! [`app`] is the whole program over any reader and writers, so that a test runs it. [`explain`] is
+//! one answer.
 
 use std::fmt::Write as _;
 use std::io::{self, BufRead, Read, Write};
@@ -50,8 +52,14 @@ OPTIONS
     -h, --help      print this
 ";
 
-/// Runs the program. The result is the exit code: 0, or 2 where the arguments or the input make no sense.
-pub fn app(args: &[String], mut input: impl BufRead, mut output: impl Write, mut errors: impl Write) -> u8 {
+/// Runs the program. The result is the exit code: 0, or 2 where the arguments or the input make no
+/// sense.
+pub fn app(
+    args: &[String],
+    mut input: impl BufRead,
+    mut output: impl Write,
+    mut errors: impl Write,
+) -> u8 {
     let done = match Options::parse(args) {
         Ok(Options { help: true, .. }) => output.write_all(HELP.as_bytes()).map(|()| 0),
         Ok(Options { jsonl: true, .. }) => lines(&mut input, &mut output).map(|()| 0),
@@ -84,12 +92,15 @@ impl Options {
         while let Some(arg) = args.next() {
             let value = match arg.split_once('=') {
                 Some(("--status", value)) => Some(value),
-                _ if arg == "--status" => Some(args.next().ok_or("--status needs a code, such as 429")?.as_str()),
+                _ if arg == "--status" => {
+                    Some(args.next().ok_or("--status needs a code, such as 429")?.as_str())
+                }
                 _ => None,
             };
             match (arg.as_str(), value) {
                 (_, Some(code)) => {
-                    options.status = Some(code.parse().map_err(|_| format!("{code:?} is no HTTP status"))?);
+                    options.status =
+                        Some(code.parse().map_err(|_| format!("{code:?} is no HTTP status"))?);
                 }
                 ("-h" | "--help", _) => options.help = true,
                 ("--jsonl", _) => options.jsonl = true,
@@ -97,7 +108,10 @@ impl Options {
             }
         }
         if options.jsonl && options.status.is_some() {
-            return Err("--status belongs to the plain form; with --jsonl each line has its http_status".to_owned());
+            return Err(
+                "--status belongs to the plain form; with --jsonl each line has its http_status"
+                    .to_owned(),
+            );
         }
         Ok(options)
     }
@@ -124,7 +138,12 @@ fn one(
 
 /// Judges one answer; without a status, by its body.
 #[must_use]
-pub fn explain(call: &Call, status: Option<StatusCode>, headers: &HeaderMap, body: &[u8]) -> Verdict {
+pub fn explain(
+    call: &Call,
+    status: Option<StatusCode>,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Verdict {
     match status {
         Some(status) => classify(call, status, headers, body),
         None => classify_without_status(call, headers, body),
@@ -155,7 +174,9 @@ impl<'a> Pasted<'a> {
         }
         let (line, mut rest) = split_line(start);
         let code = line.split(|b| *b == b' ').filter(|word| !word.is_empty()).nth(1);
-        let Some(status) = code.and_then(|code| StatusCode::from_bytes(code).ok()) else { return bare };
+        let Some(status) = code.and_then(|code| StatusCode::from_bytes(code).ok()) else {
+            return bare;
+        };
         let mut headers = HeaderMap::new();
         while !rest.is_empty() {
             let (line, after) = split_line(rest);
@@ -197,7 +218,9 @@ fn lines(input: &mut impl BufRead, output: &mut impl Write) -> io::Result<()> {
             continue;
         }
         let answer = if is_whole { explain_line(text) } else { Err(Unreadable::too_long()) };
-        let answer = answer.unwrap_or_else(|why| json!({"error": {"code": why.code, "message": why.message}, "line": number}));
+        let answer = answer.unwrap_or_else(
+            |why| json!({"error": {"code": why.code, "message": why.message}, "line": number}),
+        );
         serde_json::to_writer(&mut *output, &answer)?;
         output.write_all(b"\n")?;
         output.flush()?;
@@ -210,7 +233,8 @@ enum Line {
     End,
 }
 
-/// Reads up to the next line break. Of a line that is too long nothing is kept, but all of it is read.
+/// Reads up to the next line break. Of a line that is too long nothing is kept, but all of it is
+/// read.
 fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Line> {
     let mut is_long = false;
     let mut has_read = false;
@@ -264,10 +288,10 @@ impl Unreadable {
 }
 
 fn explain_line(line: &[u8]) -> Result<Value, Unreadable> {
-    let text =
-        std::str::from_utf8(line).map_err(|error| Unreadable::new("not_utf8", format!("the line is not UTF-8: {error}")))?;
-    let value: Value =
-        serde_json::from_str(text).map_err(|error| Unreadable::new("not_json", format!("the line is not JSON: {error}")))?;
+    let text = std::str::from_utf8(line)
+        .map_err(|error| Unreadable::new("not_utf8", format!("the line is not UTF-8: {error}")))?;
+    let value: Value = serde_json::from_str(text)
+        .map_err(|error| Unreadable::new("not_json", format!("the line is not JSON: {error}")))?;
     let Value::Object(object) = value else {
         return Err(Unreadable::new("not_an_object", "the line is not a JSON object"));
     };
@@ -290,7 +314,10 @@ fn explain_line(line: &[u8]) -> Result<Value, Unreadable> {
     }
     answer.insert("kind".to_owned(), kind(verdict.outcome()).into());
     answer.insert("retryable_same_model".to_owned(), verdict.is_retryable().into());
-    answer.insert("wait_hint_s".to_owned(), verdict.wait().map_or(Value::Null, |wait| seconds(wait.stated())));
+    answer.insert(
+        "wait_hint_s".to_owned(),
+        verdict.wait().map_or(Value::Null, |wait| seconds(wait.stated())),
+    );
     answer.insert("fallback_model_helps".to_owned(), verdict.another_model_helps().into());
     answer.insert("billed".to_owned(), billed(verdict.charge()).into());
     answer.insert("why".to_owned(), why(&verdict).into());
@@ -304,10 +331,14 @@ fn status_of(status: Option<&Value>) -> Result<Option<StatusCode>, Unreadable> {
         Some(Value::String(text)) => text.trim().parse().ok(),
         Some(_) => None,
     };
-    let code = number.and_then(|number| u16::try_from(number).ok()).and_then(|code| StatusCode::from_u16(code).ok());
+    let code = number
+        .and_then(|number| u16::try_from(number).ok())
+        .and_then(|code| StatusCode::from_u16(code).ok());
     match code {
         Some(code) => Ok(Some(code)),
-        None => Err(Unreadable::new("bad_status", "http_status is neither null nor an HTTP status")),
+        None => {
+            Err(Unreadable::new("bad_status", "http_status is neither null nor an HTTP status"))
+        }
     }
 }
 
@@ -329,7 +360,9 @@ fn headers_of(headers: Option<&Value>) -> Result<HeaderMap, Unreadable> {
                 other => other.to_string(),
             };
             // A header that could not have been sent is not worth a failed line.
-            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(&text)) {
+            if let (Ok(name), Ok(value)) =
+                (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(&text))
+            {
                 map.append(name, value);
             }
         }
@@ -379,7 +412,8 @@ fn billed(charge: Charge) -> &'static str {
     }
 }
 
-/// Seconds as a JSON number with the digits that were stated, and none that arithmetic on floats would add.
+/// Seconds as a JSON number with the digits that were stated, and none that arithmetic on floats
+/// would add.
 fn seconds(span: Duration) -> Value {
     let text = decimal(span);
     if let Ok(whole) = text.parse::<u64>() {
@@ -399,61 +433,93 @@ fn advice(verdict: &Verdict) -> (&'static str, &'static str) {
         Outcome::Image => ("there is an image", "use it; it is paid for"),
         Outcome::Answered => ("it is a complete answer", "use it"),
         Outcome::NoImage => match verdict.charge() {
-            Charge::Charged => {
-                ("no image came, and tokens were paid for", "change the prompt rather than repeat it; each try costs again")
-            }
-            Charge::Waived => {
-                ("no image came, and the server says it charges nothing", "try once or twice more, then reword the prompt")
-            }
+            Charge::Charged => (
+                "no image came, and tokens were paid for",
+                "change the prompt rather than repeat it; each try costs again",
+            ),
+            Charge::Waived => (
+                "no image came, and the server says it charges nothing",
+                "try once or twice more, then reword the prompt",
+            ),
             _ => (
                 "no image came, and it is not known what that cost",
                 "reword the prompt, or try again if the cost does not matter",
             ),
         },
-        Outcome::OutOfTokens => {
-            ("the output tokens ran out before an image was made", "raise maxOutputTokens or lower the thinking level")
+        Outcome::OutOfTokens => (
+            "the output tokens ran out before an image was made",
+            "raise maxOutputTokens or lower the thinking level",
+        ),
+        Outcome::ContentBlocked => (
+            "the result was refused after it was made",
+            "change the prompt; the same one is refused and paid for again",
+        ),
+        Outcome::PromptBlocked => {
+            ("the prompt was refused", "change the prompt; no model takes it as it is")
         }
-        Outcome::ContentBlocked => {
-            ("the result was refused after it was made", "change the prompt; the same one is refused and paid for again")
-        }
-        Outcome::PromptBlocked => ("the prompt was refused", "change the prompt; no model takes it as it is"),
         Outcome::StreamError | Outcome::Interrupted if verdict.is_retryable() => {
             ("the answer broke off", "treat it as failed; a new try may be charged once more")
         }
-        Outcome::StreamError | Outcome::Interrupted => {
-            ("the answer broke off, and a new try would cost again or fail again", "treat it as failed and look at the cause")
+        Outcome::StreamError | Outcome::Interrupted => (
+            "the answer broke off, and a new try would cost again or fail again",
+            "treat it as failed and look at the cause",
+        ),
+        Outcome::RateLimitedMinute => {
+            ("a limit of this minute is used up", "wait, or use another model")
         }
-        Outcome::RateLimitedMinute => ("a limit of this minute is used up", "wait, or use another model"),
-        Outcome::RateLimitedDay => {
-            ("a limit of this day is used up", "use another model, or wait for midnight Pacific; short hints are wrong here")
+        Outcome::RateLimitedDay => (
+            "a limit of this day is used up",
+            "use another model, or wait for midnight Pacific; short hints are wrong here",
+        ),
+        Outcome::RateLimited => (
+            "some limit is used up, and the answer does not say which",
+            "wait, or use another model",
+        ),
+        Outcome::SpendRateLimited => (
+            "the account spends faster than its tier allows",
+            "send nothing for ten minutes; other models are closed too",
+        ),
+        Outcome::QuotaZeroOrBilling => (
+            "there is no quota, or nobody pays",
+            "set up billing, add credit or raise the cap; waiting changes nothing",
+        ),
+        Outcome::Overloaded => (
+            "the model has no capacity right now",
+            "wait with growing pauses, or use another model at once",
+        ),
+        Outcome::Deadline => (
+            "the server gave up at its deadline",
+            "try again, at a smaller size or with a longer deadline",
+        ),
+        Outcome::Internal => {
+            ("the service failed", "try again a few times, then use another model")
         }
-        Outcome::RateLimited => ("some limit is used up, and the answer does not say which", "wait, or use another model"),
-        Outcome::SpendRateLimited => {
-            ("the account spends faster than its tier allows", "send nothing for ten minutes; other models are closed too")
-        }
-        Outcome::QuotaZeroOrBilling => {
-            ("there is no quota, or nobody pays", "set up billing, add credit or raise the cap; waiting changes nothing")
-        }
-        Outcome::Overloaded => {
-            ("the model has no capacity right now", "wait with growing pauses, or use another model at once")
-        }
-        Outcome::Deadline => ("the server gave up at its deadline", "try again, at a smaller size or with a longer deadline"),
-        Outcome::Internal => ("the service failed", "try again a few times, then use another model"),
         Outcome::BadGateway => ("a gateway in front of the service failed", "try again shortly"),
-        Outcome::BadRequest => ("the request is wrong", "correct it; it fails the same way each time"),
-        Outcome::PayloadTooLarge => ("the request is too large", "send smaller or fewer images, or upload them as files"),
-        Outcome::MissingThoughtSignature => {
-            ("the conversation lacks a thought signature", "send back every signature as it was received, on its own part")
+        Outcome::BadRequest => {
+            ("the request is wrong", "correct it; it fails the same way each time")
         }
-        Outcome::Region => ("the caller's place is not served", "call from a place that is, or through Vertex AI"),
+        Outcome::PayloadTooLarge => {
+            ("the request is too large", "send smaller or fewer images, or upload them as files")
+        }
+        Outcome::MissingThoughtSignature => (
+            "the conversation lacks a thought signature",
+            "send back every signature as it was received, on its own part",
+        ),
+        Outcome::Region => {
+            ("the caller's place is not served", "call from a place that is, or through Vertex AI")
+        }
         Outcome::Auth => ("the key or token is wrong", "replace it"),
-        Outcome::Permission => ("the key may not do this", "grant the permission, enable the API, or use another project"),
+        Outcome::Permission => (
+            "the key may not do this",
+            "grant the permission, enable the API, or use another project",
+        ),
         Outcome::NotFound if verdict.another_model_helps() => {
             ("there is no such model here", "correct the model's id, or use another model")
         }
-        Outcome::NotFound => {
-            ("there is nothing at this address", "correct the address or the name; another model does not help")
-        }
+        Outcome::NotFound => (
+            "there is nothing at this address",
+            "correct the address or the name; another model does not help",
+        ),
         Outcome::NotSent => ("it was never sent", "send it again"),
         _ => ("it is nothing that is known", "look at the body"),
     }
@@ -488,7 +554,14 @@ fn in_words(verdict: &Verdict) -> String {
             Charge::Maybe => "not known",
         },
     );
-    say("same model", if verdict.is_retryable() { "may do better later" } else { "will not do better, or has been paid for" });
+    say(
+        "same model",
+        if verdict.is_retryable() {
+            "may do better later"
+        } else {
+            "will not do better, or has been paid for"
+        },
+    );
     say("other model", if verdict.another_model_helps() { "may answer" } else { "will not help" });
     if let Some(wait) = verdict.wait() {
         let source = match wait.source() {
@@ -511,7 +584,8 @@ fn in_words(verdict: &Verdict) -> String {
             say("inner status", &status.to_string());
         }
         if let Some(quota) = &detail.quota {
-            let limit = quota.value.map_or_else(|| "not stated".to_owned(), |value| value.to_string());
+            let limit =
+                quota.value.map_or_else(|| "not stated".to_owned(), |value| value.to_string());
             let name = quota.id.as_deref().or(quota.metric.as_deref()).unwrap_or("not named");
             say("quota", &format!("{name}, limit {limit}"));
         }

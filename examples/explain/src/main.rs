@@ -11,6 +11,12 @@ use std::io;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let args: Vec<_> = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
-    ExitCode::from(explain::app(&args, io::stdin().lock(), io::stdout().lock(), io::stderr().lock()))
+    let args: Vec<_> =
+        std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
+    ExitCode::from(explain::app(
+        &args,
+        io::stdin().lock(),
+        io::stdout().lock(),
+        io::stderr().lock(),
+    ))
 }

@@ -17,30 +17,40 @@ fn lines(input: &[u8]) -> Vec<Value> {
     out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
-const OVERLOADED: &str = r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#;
+const OVERLOADED: &str =
+    r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#;
 
 #[test]
 fn a_pasted_answer_is_told_in_plain_words() {
-    let whole =
-        format!("HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 7\r\n\r\n{OVERLOADED}");
+    let whole = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 7\r\n\r\n{OVERLOADED}"
+    );
     let (code, out, _) = run(&[], whole.as_bytes());
     assert_eq!(code, 0);
     assert!(
-        out.contains("overloaded") && out.contains("7 s, says a Retry-After header") && out.contains("charged       no\n"),
+        out.contains("overloaded")
+            && out.contains("7 s, says a Retry-After header")
+            && out.contains("charged       no\n"),
         "{out}"
     );
 
     let (_, bare, _) = run(&["--status", "503"], b"<html>busy</html>");
     assert!(bare.starts_with("what          overloaded\n"), "{bare}");
-    let (_, body_only, _) = run(&["--status=429"], br#"{"error":{"code":429,"message":"Quota exceeded, limit: 0"}}"#);
-    assert!(body_only.contains("quota_zero_or_billing") && !body_only.contains("wait  "), "{body_only}");
+    let (_, body_only, _) =
+        run(&["--status=429"], br#"{"error":{"code":429,"message":"Quota exceeded, limit: 0"}}"#);
+    assert!(
+        body_only.contains("quota_zero_or_billing") && !body_only.contains("wait  "),
+        "{body_only}"
+    );
 }
 
 #[test]
 fn arguments_that_make_no_sense_are_refused() {
     assert_eq!(run(&["--help"], b"").0, 0);
     assert!(run(&["--help"], b"").1.contains("--jsonl"));
-    for args in [&["--what"][..], &["--status"], &["--status", "abc"], &["--jsonl", "--status", "429"], &[]] {
+    for args in
+        [&["--what"][..], &["--status"], &["--status", "abc"], &["--jsonl", "--status", "429"], &[]]
+    {
         let (code, out, err) = run(args, b"");
         assert_eq!((code, out.as_str()), (2, ""), "{args:?}");
         assert!(err.starts_with("explain: "), "{args:?}");
@@ -71,16 +81,23 @@ fn one_object_a_line_gives_one_object_a_line() {
     assert_eq!(found[3]["kind"], "content_blocked_billed");
     assert_eq!(found[4]["kind"], "prompt_blocked");
     let keys: Vec<_> = found[2].as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(keys, ["billed", "fallback_model_helps", "kind", "retryable_same_model", "wait_hint_s", "why"]);
+    assert_eq!(
+        keys,
+        ["billed", "fallback_model_helps", "kind", "retryable_same_model", "wait_hint_s", "why"]
+    );
 }
 
 #[test]
 fn a_bad_line_is_told_and_the_rest_goes_on() {
-    let mut input = b"not json\n\n[1]\n{\"http_status\": 99999, \"body\": \"\"}\n{\"headers\": 5}\n\xff\xfe\n".to_vec();
+    let mut input =
+        b"not json\n\n[1]\n{\"http_status\": 99999, \"body\": \"\"}\n{\"headers\": 5}\n\xff\xfe\n"
+            .to_vec();
     input.extend_from_slice(br#"{"http_status": 503, "body": ""}"#);
     let found = lines(&input);
-    let codes: Vec<_> =
-        found.iter().map(|line| (line["error"]["code"].as_str().unwrap_or("-"), line["line"].as_u64())).collect();
+    let codes: Vec<_> = found
+        .iter()
+        .map(|line| (line["error"]["code"].as_str().unwrap_or("-"), line["line"].as_u64()))
+        .collect();
     assert_eq!(
         codes,
         [
@@ -119,9 +136,13 @@ impl io::Read for LongLine {
 
 #[test]
 fn a_huge_line_is_dropped_with_an_error() {
-    let input = LongLine { left: 65 * 1024 * 1024, tail: b"\n{\"http_status\": 404, \"body\": \"\"}\n" };
+    let input =
+        LongLine { left: 65 * 1024 * 1024, tail: b"\n{\"http_status\": 404, \"body\": \"\"}\n" };
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    assert_eq!(explain::app(&["--jsonl".to_owned()], io::BufReader::new(input), &mut out, &mut err), 0);
+    assert_eq!(
+        explain::app(&["--jsonl".to_owned()], io::BufReader::new(input), &mut out, &mut err),
+        0
+    );
     let out = String::from_utf8(out).unwrap();
     let found: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(found[0]["error"]["code"], "line_too_long");

@@ -73,7 +73,8 @@ impl Options {
         let mut out = PathBuf::from("out/quickstart");
         let mut demo = Demo { seed: 7, port: 0, quick: false };
         let mut real = Real {
-            prompt: "A red panda reading a newspaper by a train window, soft morning light".to_owned(),
+            prompt: "A red panda reading a newspaper by a train window, soft morning light"
+                .to_owned(),
             model: "gemini-3.1-flash-image".to_owned(),
             size: ImageSize::K1,
             count: 1,
@@ -89,22 +90,32 @@ impl Options {
             };
             match name {
                 "-h" | "--help" => return Ok(Self { out, mode: Mode::Help }),
-                "--real" | "--yes" | "--quick" if attached.is_some() => return Err(format!("{name} takes no value")),
+                "--real" | "--yes" | "--quick" if attached.is_some() => {
+                    return Err(format!("{name} takes no value"));
+                }
                 "--real" => is_real = true,
                 "--yes" => (real.yes, only_real) = (true, Some(name)),
                 "--quick" => (demo.quick, only_simulated) = (true, Some(name)),
-                "--out" | "--seed" | "--port" | "--prompt" | "--model" | "--size" | "--count" | "--endpoint" => {
+                "--out" | "--seed" | "--port" | "--prompt" | "--model" | "--size" | "--count"
+                | "--endpoint" => {
                     let value = match attached {
                         Some(value) => value,
-                        None => args.next().map(String::as_str).ok_or_else(|| format!("{name} needs a value"))?,
+                        None => args
+                            .next()
+                            .map(String::as_str)
+                            .ok_or_else(|| format!("{name} needs a value"))?,
                     };
                     if value.trim().is_empty() {
                         return Err(format!("{name} needs a value, and is given an empty one"));
                     }
                     match name {
                         "--out" => out = PathBuf::from(value),
-                        "--seed" => (demo.seed, only_simulated) = (number(name, value)?, Some(name)),
-                        "--port" => (demo.port, only_simulated) = (number(name, value)?, Some(name)),
+                        "--seed" => {
+                            (demo.seed, only_simulated) = (number(name, value)?, Some(name))
+                        }
+                        "--port" => {
+                            (demo.port, only_simulated) = (number(name, value)?, Some(name))
+                        }
                         "--prompt" => (real.prompt, only_real) = (value.to_owned(), Some(name)),
                         "--model" => (real.model, only_real) = (model(value)?, Some(name)),
                         "--size" => (real.size, only_real) = (size(value)?, Some(name)),
@@ -113,12 +124,20 @@ impl Options {
                     }
                 }
                 _ if name.starts_with('-') => return Err(format!("there is no option {name}")),
-                _ => return Err(format!("`{arg}` is not an option; a prompt goes after --real --prompt")),
+                _ => {
+                    return Err(format!(
+                        "`{arg}` is not an option; a prompt goes after --real --prompt"
+                    ));
+                }
             }
         }
         match (is_real, only_real, only_simulated) {
-            (false, Some(name), _) => Err(format!("{name} goes with --real, which talks to Google and costs money")),
-            (true, _, Some(name)) => Err(format!("{name} is of the simulator and does not go with --real")),
+            (false, Some(name), _) => {
+                Err(format!("{name} goes with --real, which talks to Google and costs money"))
+            }
+            (true, _, Some(name)) => {
+                Err(format!("{name} is of the simulator and does not go with --real"))
+            }
             (true, ..) => Ok(Self { out, mode: Mode::Real(real) }),
             (false, ..) => Ok(Self { out, mode: Mode::Simulated(demo) }),
         }
@@ -139,7 +158,9 @@ fn count(value: &str) -> Result<u32, String> {
 fn model(value: &str) -> Result<String, String> {
     let id = value.trim_start_matches("models/");
     // It becomes a part of the path: nothing that means something there may pass.
-    if id.chars().all(|char| char.is_ascii_alphanumeric() || matches!(char, '.' | '-' | '_')) && !id.contains("..") {
+    if id.chars().all(|char| char.is_ascii_alphanumeric() || matches!(char, '.' | '-' | '_'))
+        && !id.contains("..")
+    {
         Ok(id.to_owned())
     } else {
         Err(format!("`{value}` is not a model's id; an id looks like gemini-3.1-flash-image"))
@@ -182,11 +203,20 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused_in_a_sentence() {
         assert_eq!(error(&["--fast"]), "there is no option --fast");
-        assert_eq!(error(&["panda"]), "`panda` is not an option; a prompt goes after --real --prompt");
+        assert_eq!(
+            error(&["panda"]),
+            "`panda` is not an option; a prompt goes after --real --prompt"
+        );
         assert_eq!(error(&["--out"]), "--out needs a value");
         assert_eq!(error(&["--out="]), "--out needs a value, and is given an empty one");
-        assert_eq!(error(&["--port", "70000"]), "--port needs a number, and `70000` is none that it takes");
-        assert_eq!(error(&["--real", "--size", "8K"]), "`8K` is not a size; the sizes are 512, 1K, 2K and 4K");
+        assert_eq!(
+            error(&["--port", "70000"]),
+            "--port needs a number, and `70000` is none that it takes"
+        );
+        assert_eq!(
+            error(&["--real", "--size", "8K"]),
+            "`8K` is not a size; the sizes are 512, 1K, 2K and 4K"
+        );
         assert!(error(&["--real", "--model", "../x"]).contains("is not a model's id"));
         assert_eq!(error(&["--real", "--count=0"]), "--count is from 1 to 100, and 0 is not");
         assert_eq!(error(&["--real=yes"]), "--real takes no value");

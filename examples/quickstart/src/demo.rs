@@ -13,7 +13,9 @@ use tower_gemini::core::call::ImageSize;
 use tower_gemini::core::trail::Trail;
 use tower_gemini::core::verdict::Outcome;
 use tower_gemini::jittered_retry::{Backoff, OutcomePolicy, RetryPolicy};
-use tower_gemini_sim::{Fault, ImageOptions, Latency, Limit, Refusal, ServeHandle, Shape, Sim, Size, serve};
+use tower_gemini_sim::{
+    Fault, ImageOptions, Latency, Limit, Refusal, ServeHandle, Shape, Sim, Size, serve,
+};
 
 use crate::args::Demo;
 use crate::gemini::{self, Job};
@@ -41,12 +43,23 @@ struct Story {
 }
 
 fn stories(hint: Duration) -> Vec<Story> {
-    let story = |prompt, model, size, faults| Story { prompt, model, size, faults, by_the_late_door: false };
+    let story = |prompt, model, size, faults| Story {
+        prompt,
+        model,
+        size,
+        faults,
+        by_the_late_door: false,
+    };
     let (k1, k2, k4) = (Some(ImageSize::K1), Some(ImageSize::K2), Some(ImageSize::K4));
     let unmarked = Shape { drafts_marked: false, drafts_small: true, ..Shape::with_drafts(1) };
     vec![
         story("Lighthouse", FLASH, k1, vec![Fault::HighDemand]),
-        story("Paper boat", FLASH, k2, vec![Fault::RateLimitMinute { retry_after: hint, limit: Limit::Requests }]),
+        story(
+            "Paper boat",
+            FLASH,
+            k2,
+            vec![Fault::RateLimitMinute { retry_after: hint, limit: Limit::Requests }],
+        ),
         story("Brass orrery", PRO, k2, vec![Fault::Shaped(Shape::with_drafts(2))]),
         story("Greenhouse", PRO, k2, vec![Fault::Shaped(unmarked)]),
         story("Senator in a tub", FLASH, k1, vec![Fault::Refused(Refusal::ImageSafety)]),
@@ -70,7 +83,8 @@ struct Pace {
 }
 
 impl Pace {
-    /// Real models take tens of seconds, and so do sensible waits; nobody watches a demonstration for that long.
+    /// Real models take tens of seconds, and so do sensible waits; nobody watches a demonstration
+    /// for that long.
     fn scaled() -> Self {
         let ms = Duration::from_millis;
         let overload = OutcomePolicy::new(5, Backoff::exponential(ms(500), 2.0, ms(6_000)));
@@ -98,9 +112,15 @@ impl Pace {
     fn quick() -> Self {
         let ms = Duration::from_millis;
         let soon = OutcomePolicy::new(5, Backoff::exponential(ms(5), 2.0, ms(50)));
-        let policy = Outcome::ALL.iter().fold(RetryPolicy::recommended(), |policy, outcome| policy.on(*outcome, soon));
-        // The late door opens when a busy machine gets round to it; five attempts within some 50 ms could all come too early.
-        let policy = policy.on(Outcome::NotSent, OutcomePolicy::new(5, Backoff::exponential(ms(50), 3.0, ms(2_000))));
+        let policy = Outcome::ALL
+            .iter()
+            .fold(RetryPolicy::recommended(), |policy, outcome| policy.on(*outcome, soon));
+        // The late door opens when a busy machine gets round to it; five attempts within some 50 ms
+        // could all come too early.
+        let policy = policy.on(
+            Outcome::NotSent,
+            OutcomePolicy::new(5, Backoff::exponential(ms(50), 3.0, ms(2_000))),
+        );
         Self {
             latency: Latency::none(),
             images: ImageOptions::tiny(),
@@ -125,13 +145,16 @@ pub(crate) async fn demo(
     let builder = Sim::builder().seed(options.seed).latency(pace.latency).images(pace.images);
     let sim = stories
         .iter()
-        .fold(builder, |builder, story| builder.script_of(files::slug(story.prompt), story.faults.iter().cloned()))
+        .fold(builder, |builder, story| {
+            builder.script_of(files::slug(story.prompt), story.faults.iter().cloned())
+        })
         .build();
     let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, options.port));
     let server = serve(sim.clone(), addr)
         .await
         .map_err(|error| format!("the simulator cannot listen on {addr}: {error}. Choose another --port, or leave it out."))?;
-    let late = LateDoor::reserve().map_err(|error| format!("no second port for the simulator: {error}"))?;
+    let late = LateDoor::reserve()
+        .map_err(|error| format!("no second port for the simulator: {error}"))?;
     let late_url = format!("http://{}", late.addr);
 
     let jobs: Vec<_> = stories
@@ -141,8 +164,12 @@ pub(crate) async fn demo(
             Job::new(story.prompt, story.model, story.size, &endpoint)
         })
         .collect();
-    let knocks =
-        stories.iter().zip(&jobs).filter(|(story, _)| story.by_the_late_door).map(|(_, job)| job.trail.clone()).collect();
+    let knocks = stories
+        .iter()
+        .zip(&jobs)
+        .filter(|(story, _)| story.by_the_late_door)
+        .map(|(_, job)| job.trail.clone())
+        .collect();
     let late = late.open_when_refused(knocks, sim.clone(), pace.tick);
 
     talk.plain(&format!(
@@ -196,7 +223,8 @@ struct LateDoor {
 }
 
 impl LateDoor {
-    /// A socket that is bound and does not listen keeps its port, and the kernel refuses whoever connects.
+    /// A socket that is bound and does not listen keeps its port, and the kernel refuses whoever
+    /// connects.
     fn reserve() -> io::Result<Self> {
         let socket = TcpSocket::new_v4()?;
         socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
@@ -204,9 +232,16 @@ impl LateDoor {
         Ok(Self { socket, addr })
     }
 
-    fn open_when_refused(self, knocks: Vec<Trail>, sim: Sim, every: Duration) -> JoinHandle<io::Result<ServeHandle>> {
+    fn open_when_refused(
+        self,
+        knocks: Vec<Trail>,
+        sim: Sim,
+        every: Duration,
+    ) -> JoinHandle<io::Result<ServeHandle>> {
         tokio::spawn(async move {
-            let refused = |trail: &Trail| trail.attempts().iter().any(|attempt| attempt.outcome == Some(Outcome::NotSent));
+            let refused = |trail: &Trail| {
+                trail.attempts().iter().any(|attempt| attempt.outcome == Some(Outcome::NotSent))
+            };
             let mut tick = tokio::time::interval(every);
             while !knocks.iter().any(refused) {
                 tick.tick().await;

@@ -47,7 +47,10 @@ pub(crate) fn extension(bytes: &[u8], mime: &str) -> &'static str {
 /// Makes the directory and tries it, before anything is paid for that could not be kept.
 pub(crate) fn prepare(dir: &Path) -> Result<(), String> {
     let failed = |what: &str, error: io::Error| {
-        format!("cannot {what} the output directory `{}`: {error}. Choose another with --out DIR.", dir.display())
+        format!(
+            "cannot {what} the output directory `{}`: {error}. Choose another with --out DIR.",
+            dir.display()
+        )
     };
     fs::create_dir_all(dir).map_err(|error| failed("make", error))?;
     let trial = dir.join(format!(".quickstart-{}", std::process::id()));
@@ -55,13 +58,28 @@ pub(crate) fn prepare(dir: &Path) -> Result<(), String> {
     fs::remove_file(&trial).map_err(|error| failed("write into", error))
 }
 
-/// Writes an image. Without `replace` a file that exists is left alone, and the new one gets a number.
-pub(crate) fn write(dir: &Path, name: &str, extension: &str, bytes: &[u8], replace: bool) -> Result<PathBuf, String> {
+/// Writes an image. Without `replace` a file that exists is left alone, and the new one gets a
+/// number.
+pub(crate) fn write(
+    dir: &Path,
+    name: &str,
+    extension: &str,
+    bytes: &[u8],
+    replace: bool,
+) -> Result<PathBuf, String> {
     let mut number = 1u32;
     loop {
-        let path = dir.join(if number == 1 { format!("{name}.{extension}") } else { format!("{name}-{number}.{extension}") });
+        let path = dir.join(if number == 1 {
+            format!("{name}.{extension}")
+        } else {
+            format!("{name}-{number}.{extension}")
+        });
         let failed = |error: io::Error| format!("cannot write `{}`: {error}", path.display());
-        let opened = if replace { File::create(&path) } else { OpenOptions::new().write(true).create_new(true).open(&path) };
+        let opened = if replace {
+            File::create(&path)
+        } else {
+            OpenOptions::new().write(true).create_new(true).open(&path)
+        };
         let mut file = match opened {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < 10_000 => {
                 number += 1;
@@ -70,7 +88,8 @@ pub(crate) fn write(dir: &Path, name: &str, extension: &str, bytes: &[u8], repla
             opened => opened.map_err(failed)?,
         };
         if let Err(error) = file.write_all(bytes) {
-            // Half an image helps nobody. Where it cannot be removed either, the error says what happened all the same.
+            // Half an image helps nobody. Where it cannot be removed either, the error says what
+            // happened all the same.
             let _ = fs::remove_file(&path);
             return Err(failed(error));
         }

@@ -17,7 +17,8 @@ use tower_gemini::core::trail::Trail;
 use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::{GeminiStack, JitteredRetryLayer, stack::Images};
 
-/// A server that does not take a connection in this time takes none; nothing was sent then, so another attempt is free.
+/// A server that does not take a connection in this time takes none; nothing was sent then, so
+/// another attempt is free.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One picture to draw.
@@ -58,7 +59,8 @@ impl Job {
         if let Some(size) = self.size {
             config["imageConfig"] = json!({ "imageSize": size.as_str() });
         }
-        json!({ "contents": [{ "parts": [{ "text": self.prompt }] }], "generationConfig": config }).to_string()
+        json!({ "contents": [{ "parts": [{ "text": self.prompt }] }], "generationConfig": config })
+            .to_string()
     }
 
     /// The request, with the trail in its extensions.
@@ -87,10 +89,12 @@ pub(crate) fn plain_client() -> Client<HttpConnector, ReplayBody> {
 }
 
 /// A client for https, with the certificates of Mozilla's list.
-pub(crate) fn secure_client() -> Result<Client<HttpsConnector<HttpConnector>, ReplayBody>, rustls::Error> {
+pub(crate) fn secure_client()
+-> Result<Client<HttpsConnector<HttpConnector>, ReplayBody>, rustls::Error> {
     let mut http = connector();
     http.enforce_http(false);
-    // Naming the provider keeps a second one, pulled in by somebody else, from making this ambiguous.
+    // Naming the provider keeps a second one, pulled in by somebody else, from making this
+    // ambiguous.
     let https = HttpsConnectorBuilder::new()
         .with_provider_and_webpki_roots(rustls::crypto::ring::default_provider())?
         .https_or_http()

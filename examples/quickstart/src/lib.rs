@@ -1,7 +1,7 @@
 //! Pictures through bad weather: the logic of the `quickstart` program.
 //!
-//! [`app`] is the whole program over any input, output and interruption, so that a test runs it. The part to copy is
-//! `gemini.rs`: a client, the stack around it, and a request.
+//! [`app`] is the whole program over any input, output and interruption, so that a test runs it.
+//! The part to copy is `gemini.rs`: a client, the stack around it, and a request.
 
 mod args;
 mod demo;
@@ -42,9 +42,14 @@ pub struct Surroundings<'a> {
     pub colour: bool,
 }
 
-/// Runs the program until it is done or `interrupted` is. The result is the exit code: 0; 1 where an image is missing or the
-/// simulator's ledger disagrees with ours; 2 where nothing was sent; 130 where it was interrupted.
-pub fn app(args: &[String], surroundings: Surroundings<'_>, interrupted: impl Future<Output = ()>) -> u8 {
+/// Runs the program until it is done or `interrupted` is. The result is the exit code: 0; 1 where
+/// an image is missing or the simulator's ledger disagrees with ours; 2 where nothing was sent; 130
+/// where it was interrupted.
+pub fn app(
+    args: &[String],
+    surroundings: Surroundings<'_>,
+    interrupted: impl Future<Output = ()>,
+) -> u8 {
     let Surroundings { key, input, output, errors, colour } = surroundings;
     let mut talk = Talk::new(output, colour);
     let done = match Options::parse(args) {
@@ -57,7 +62,9 @@ pub fn app(args: &[String], surroundings: Surroundings<'_>, interrupted: impl Fu
         }
         Ok(Options { out, mode: Mode::Real(real) }) => {
             real::prepare(&real, &out, key, input, &mut talk).and_then(|ready| match ready {
-                Some(ready) => on_runtime(async { real::real(ready, &mut talk, interrupted).await }),
+                Some(ready) => {
+                    on_runtime(async { real::real(ready, &mut talk, interrupted).await })
+                }
                 None => Ok(FAILED),
             })
         }

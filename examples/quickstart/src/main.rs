@@ -13,7 +13,8 @@ use std::process::ExitCode;
 use quickstart::{Surroundings, app};
 
 fn main() -> ExitCode {
-    let args: Vec<_> = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let args: Vec<_> =
+        std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let (mut input, mut output, mut errors) = (io::stdin().lock(), io::stdout(), io::stderr());
     let surroundings = Surroundings {

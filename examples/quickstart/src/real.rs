@@ -28,7 +28,8 @@ pub(crate) struct Ready {
     out: PathBuf,
 }
 
-/// Checks everything that can be checked before money is spent, says how much that may be, and asks. `None` where the answer is no.
+/// Checks everything that can be checked before money is spent, says how much that may be, and
+/// asks. `None` where the answer is no.
 pub(crate) fn prepare(
     options: &Real,
     out: &Path,
@@ -40,14 +41,18 @@ pub(crate) fn prepare(
         "--real needs a key: set the environment variable GEMINI_API_KEY to one from https://aistudio.google.com/apikey. \
          Without --real nothing is needed.",
     )?;
-    let mut key = HeaderValue::from_str(&key).map_err(|_| "GEMINI_API_KEY holds characters that no key has")?;
+    let mut key = HeaderValue::from_str(&key)
+        .map_err(|_| "GEMINI_API_KEY holds characters that no key has")?;
     key.set_sensitive(true);
     let size = size_to_ask(&options.model, options.size)?;
     let job = || Job::new(&options.prompt, &options.model, size, &options.endpoint);
     files::prepare(out)?;
 
     let first = job();
-    let uri: Uri = first.url().parse().map_err(|error| format!("no request can be made of this endpoint: {error}"))?;
+    let uri: Uri = first
+        .url()
+        .parse()
+        .map_err(|error| format!("no request can be made of this endpoint: {error}"))?;
     let call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(first.body().as_bytes()));
     let estimate = cost_of(Catalog::builtin(), &call, &Verdict::delivering(), None);
     talk.plain(&format!(
@@ -81,7 +86,8 @@ pub(crate) fn prepare(
     Ok(Some(Ready { jobs, key, out: out.to_owned() }))
 }
 
-/// Models of one size refuse to be asked for it; sizes that a known model does not make are better refused here.
+/// Models of one size refuse to be asked for it; sizes that a known model does not make are better
+/// refused here.
 fn size_to_ask(model: &str, size: ImageSize) -> Result<Option<ImageSize>, String> {
     match Catalog::builtin().lookup(model) {
         Some(known) if !known.makes(size) => {
@@ -102,11 +108,17 @@ fn priced(one: Cost, count: u32) -> String {
             all(one.at_least_microusd),
             all(most)
         ),
-        None => "the price list does not know this model, so nothing bounds what it costs".to_owned(),
+        None => {
+            "the price list does not know this model, so nothing bounds what it costs".to_owned()
+        }
     }
 }
 
-pub(crate) async fn real(ready: Ready, talk: &mut Talk<'_>, interrupted: impl Future<Output = ()>) -> Result<u8, String> {
+pub(crate) async fn real(
+    ready: Ready,
+    talk: &mut Talk<'_>,
+    interrupted: impl Future<Output = ()>,
+) -> Result<u8, String> {
     let client = gemini::secure_client().map_err(|error| format!("no TLS: {error}"))?;
     let settings = Settings {
         key: ready.key,

@@ -8,8 +8,10 @@ use tower_gemini_sim::LedgerSnapshot;
 use crate::run::{Ended, Report};
 use crate::talk::{Talk, Tone};
 
-const COLUMNS: [&str; 12] =
-    ["call", "try", "outcome", "charge", "waited", "model", "size", "pixels", "our cost", "sends", "charged", "cost"];
+const COLUMNS: [&str; 12] = [
+    "call", "try", "outcome", "charge", "waited", "model", "size", "pixels", "our cost", "sends",
+    "charged", "cost",
+];
 /// How many of the columns are ours; the others are the simulator's.
 const OURS: usize = 9;
 
@@ -30,7 +32,9 @@ pub(crate) fn table(talk: &mut Talk<'_>, reports: &[Report], ledger: Option<&Led
             })
             .collect();
         if call.is_empty() {
-            call.push(std::array::from_fn(|column| if column == 2 { "not sent".to_owned() } else { String::new() }));
+            call.push(std::array::from_fn(|column| {
+                if column == 2 { "not sent".to_owned() } else { String::new() }
+            }));
         }
         if let Some(row) = call.first_mut() {
             row[0].clone_from(&report.job.name);
@@ -48,8 +52,9 @@ pub(crate) fn table(talk: &mut Talk<'_>, reports: &[Report], ledger: Option<&Led
         rows.append(&mut call);
     }
     let shown = if ledger.is_some() { COLUMNS.len() } else { OURS };
-    let widths: Vec<_> =
-        (0..shown).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()).collect();
+    let widths: Vec<_> = (0..shown)
+        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default())
+        .collect();
     if ledger.is_some() {
         let ours: usize = widths.iter().take(OURS).map(|width| width + 2).sum();
         talk.plain(&format!("{:ours$}| the simulator's truth", "OUR TRAILS"));
@@ -69,8 +74,11 @@ pub(crate) fn table(talk: &mut Talk<'_>, reports: &[Report], ledger: Option<&Led
         if index == 0 {
             let rule: Vec<_> = widths.iter().map(|width| "-".repeat(*width)).collect();
             let (ours, theirs) = rule.split_at(OURS.min(rule.len()));
-            let rule =
-                if theirs.is_empty() { ours.join("  ") } else { format!("{}  | {}", ours.join("  "), theirs.join("  ")) };
+            let rule = if theirs.is_empty() {
+                ours.join("  ")
+            } else {
+                format!("{}  | {}", ours.join("  "), theirs.join("  "))
+            };
             talk.plain(&rule);
         }
     }
@@ -82,7 +90,9 @@ fn attempts_and_waits(report: &Report) -> Vec<(Attempt, String)> {
     for step in report.job.trail.steps() {
         match (step, found.last_mut()) {
             (Step::Attempt(attempt), _) => found.push((attempt, String::new())),
-            (Step::Waited { delay, .. }, Some((_, waited))) => *waited = format!("{:.2} s", delay.as_secs_f64()),
+            (Step::Waited { delay, .. }, Some((_, waited))) => {
+                *waited = format!("{:.2} s", delay.as_secs_f64())
+            }
             _ => {}
         }
     }
@@ -99,7 +109,9 @@ fn outcome(attempt: &Attempt) -> String {
 
 fn pixels(ended: &Ended) -> String {
     match ended {
-        Ended::Saved(saved) => saved.pixels.map_or_else(|| "?".to_owned(), |(width, height)| format!("{width}x{height}")),
+        Ended::Saved(saved) => saved
+            .pixels
+            .map_or_else(|| "?".to_owned(), |(width, height)| format!("{width}x{height}")),
         _ => "-".to_owned(),
     }
 }
@@ -122,7 +134,10 @@ pub(crate) fn explain(talk: &mut Talk<'_>, reports: &[Report], ledger: Option<&L
     let failed = reports.iter().filter_map(|report| match &report.ended {
         Ended::NoImage(why) => Some((report, why.clone())),
         Ended::Lost(why) => Some((report, format!("the image was paid for and lost: {why}"))),
-        Ended::CutOff => Some((report, "cut off while it ran; what it had sent may have been charged".to_owned())),
+        Ended::CutOff => Some((
+            report,
+            "cut off while it ran; what it had sent may have been charged".to_owned(),
+        )),
         _ => None,
     });
     for (index, (report, why)) in failed.enumerate() {
@@ -143,7 +158,10 @@ pub(crate) fn explain(talk: &mut Talk<'_>, reports: &[Report], ledger: Option<&L
             None => {}
         }
         if let Some(ledger) = ledger {
-            line.push_str(&match (ledger.charges(&report.job.name), ledger.cost_microusd(&report.job.name)) {
+            line.push_str(&match (
+                ledger.charges(&report.job.name),
+                ledger.cost_microusd(&report.job.name),
+            ) {
                 (0, _) => " The simulator did not charge it.".to_owned(),
                 (_, cost) => format!(" The simulator charged {} for it.", money(cost)),
             });
@@ -167,7 +185,8 @@ fn saved(reports: &[Report]) -> usize {
 /// Our sums beside the simulator's.
 pub(crate) fn totals(talk: &mut Talk<'_>, reports: &[Report], ledger: &LedgerSnapshot) {
     let attempts = attempts(reports);
-    let never_left = attempts.iter().filter(|attempt| attempt.outcome == Some(Outcome::NotSent)).count();
+    let never_left =
+        attempts.iter().filter(|attempt| attempt.outcome == Some(Outcome::NotSent)).count();
     let charged = attempts.iter().filter(|attempt| attempt.charge == Charge::Charged).count();
     let maybe = attempts.iter().filter(|attempt| attempt.charge == Charge::Maybe).count();
     let truth = ledger.totals();
@@ -179,8 +198,16 @@ pub(crate) fn totals(talk: &mut Talk<'_>, reports: &[Report], ledger: &LedgerSna
             format!("{}, and {never_left} that never left", attempts.len() - never_left),
             truth.requests.to_string(),
         ],
-        ["images delivered".to_owned(), saved(reports).to_string(), truth.images_delivered.to_string()],
-        ["sends charged".to_owned(), format!("{charged}, and {maybe} perhaps"), truth.charged.to_string()],
+        [
+            "images delivered".to_owned(),
+            saved(reports).to_string(),
+            truth.images_delivered.to_string(),
+        ],
+        [
+            "sends charged".to_owned(),
+            format!("{charged}, and {maybe} perhaps"),
+            truth.charged.to_string(),
+        ],
         ["money".to_owned(), cost(reports).to_string(), money(truth.cost_microusd)],
         ["resent after a charge".to_owned(), String::new(), resent.to_string()],
     ];
@@ -190,22 +217,29 @@ pub(crate) fn totals(talk: &mut Talk<'_>, reports: &[Report], ledger: &LedgerSna
     }
 }
 
-/// Says whether the truth lies where we say it does, for each call and in sum, and whether anything was sent again after it was
-/// charged. `true` where all is well.
+/// Says whether the truth lies where we say it does, for each call and in sum, and whether anything
+/// was sent again after it was charged. `true` where all is well.
 pub(crate) fn verdict(talk: &mut Talk<'_>, reports: &[Report], ledger: &LedgerSnapshot) -> bool {
     let mut faults: Vec<String> = reports
         .iter()
         .filter(|report| !report.job.trail.cost().contains(ledger.cost_microusd(&report.job.name)))
         .map(|report| {
             let truth = money(ledger.cost_microusd(&report.job.name));
-            format!("{} cost {truth}, which is not in our {}", report.job.name, report.job.trail.cost())
+            format!(
+                "{} cost {truth}, which is not in our {}",
+                report.job.name,
+                report.job.trail.cost()
+            )
         })
         .collect();
     if !cost(reports).contains(ledger.totals().cost_microusd) {
         faults.push("the sum is not in our interval".to_owned());
     }
     faults.extend(
-        ledger.resent_after_charge().iter().map(|(call, sends)| format!("{call} was sent {sends} times after it was charged")),
+        ledger
+            .resent_after_charge()
+            .iter()
+            .map(|(call, sends)| format!("{call} was sent {sends} times after it was charged")),
     );
     talk.plain("");
     if faults.is_empty() {

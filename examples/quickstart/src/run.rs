@@ -66,7 +66,8 @@ pub(crate) struct Settings {
     pub(crate) tag_calls: bool,
 }
 
-/// Runs all jobs. `true` where it was interrupted; what ran then was dropped, and its trail says *maybe charged*.
+/// Runs all jobs. `true` where it was interrupted; what ran then was dropped, and its trail says
+/// *maybe charged*.
 pub(crate) async fn run<S>(
     gemini: S,
     jobs: Vec<Job>,
@@ -75,12 +76,16 @@ pub(crate) async fn run<S>(
     interrupted: impl Future<Output = ()>,
 ) -> (Vec<Report>, bool)
 where
-    S: Service<Request<Full<Bytes>>, Response = Response<FinalImage>, Error = Error> + Clone + Send + 'static,
+    S: Service<Request<Full<Bytes>>, Response = Response<FinalImage>, Error = Error>
+        + Clone
+        + Send
+        + 'static,
     S::Future: Send,
 {
     let began = Instant::now();
     let width = jobs.iter().map(|job| job.name.chars().count()).max().unwrap_or_default();
-    let mut reports: Vec<_> = jobs.into_iter().map(|job| Report { job, ended: Ended::NotStarted }).collect();
+    let mut reports: Vec<_> =
+        jobs.into_iter().map(|job| Report { job, ended: Ended::NotStarted }).collect();
     let mut watches: Vec<Watch> = Vec::with_capacity(reports.len());
     let settings = Arc::new(settings);
     let mut running = JoinSet::new();
@@ -111,7 +116,10 @@ where
         };
         let mut say = |index: usize, tone, what: &str| {
             let name = reports.get(index).map_or("", |report| &report.job.name);
-            talk.line(tone, &format!("{:6.2} s  {name:width$}  {what}", began.elapsed().as_secs_f64()));
+            talk.line(
+                tone,
+                &format!("{:6.2} s  {name:width$}  {what}", began.elapsed().as_secs_f64()),
+            );
         };
         for (index, watch) in watches.iter_mut().enumerate() {
             watch.news(|tone, what| say(index, tone, what));
@@ -136,27 +144,36 @@ where
     let mut request = match job.request(&settings.key) {
         Ok(request) => request,
         Err(error) => {
-            return Ended::NoImage(format!("no request can be made of this model or endpoint: {error}; nothing was sent"));
+            return Ended::NoImage(format!(
+                "no request can be made of this model or endpoint: {error}; nothing was sent"
+            ));
         }
     };
     if let (true, Ok(name)) = (settings.tag_calls, HeaderValue::from_str(&job.name)) {
         request.headers_mut().insert("x-sim-call", name);
     }
     match gemini.oneshot(request).await {
-        Ok(response) => save(response.into_body(), &job.name, &settings.out, settings.replace).await,
+        Ok(response) => {
+            save(response.into_body(), &job.name, &settings.out, settings.replace).await
+        }
         Err(error) => Ended::NoImage(error.to_string()),
     }
 }
 
 async fn save(image: FinalImage, name: &str, out: &Path, replace: bool) -> Ended {
     if image.bytes.is_empty() {
-        let place = image.url.as_deref().map_or_else(|| "no bytes".into(), |url| format!("a place instead of bytes: {url}"));
+        let place = image
+            .url
+            .as_deref()
+            .map_or_else(|| "no bytes".into(), |url| format!("a place instead of bytes: {url}"));
         return Ended::NoImage(format!("the answer gives {place}"));
     }
     let (name, out) = (name.to_owned(), out.to_owned());
     let (bytes, extension) = (image.bytes.clone(), files::extension(&image.bytes, &image.mime));
     // Disks are slow; other calls go on meanwhile.
-    let written = tokio::task::spawn_blocking(move || files::write(&out, &name, extension, &bytes, replace)).await;
+    let written =
+        tokio::task::spawn_blocking(move || files::write(&out, &name, extension, &bytes, replace))
+            .await;
     match written {
         Ok(Ok(path)) => Ended::Saved(Saved {
             path,
@@ -173,7 +190,10 @@ async fn save(image: FinalImage, name: &str, out: &Path, replace: bool) -> Ended
 fn in_words(ended: &Ended) -> (Tone, String) {
     match ended {
         Ended::Saved(saved) => {
-            let pixels = saved.pixels.map_or_else(|| "unknown size".to_owned(), |(width, height)| format!("{width}x{height}"));
+            let pixels = saved.pixels.map_or_else(
+                || "unknown size".to_owned(),
+                |(width, height)| format!("{width}x{height}"),
+            );
             let drafts = match saved.drafts {
                 0 => String::new(),
                 1 => ", 1 draft left out".to_owned(),
@@ -181,7 +201,10 @@ fn in_words(ended: &Ended) -> (Tone, String) {
             };
             let sketch = if saved.is_thought { ", only a sketch" } else { "" };
             let size = weight(saved.bytes);
-            (Tone::Good, format!("saved {} ({pixels}, {size}{drafts}{sketch})", saved.path.display()))
+            (
+                Tone::Good,
+                format!("saved {} ({pixels}, {size}{drafts}{sketch})", saved.path.display()),
+            )
         }
         Ended::Lost(why) => (Tone::Bad, format!("paid for and lost: {why}")),
         Ended::NoImage(why) => (Tone::Bad, format!("no image: {why}")),
@@ -201,7 +224,8 @@ fn weight(bytes: usize) -> String {
 /// How far a trail has been told.
 struct Watch {
     trail: Trail,
-    /// For each step told, the outcome told of it: an attempt is told when it begins and when it ends.
+    /// For each step told, the outcome told of it: an attempt is told when it begins and when it
+    /// ends.
     told: Vec<Option<Outcome>>,
 }
 
@@ -226,12 +250,20 @@ impl Watch {
                     let Some(told) = self.told.get_mut(index) else { continue };
                     if attempt.outcome != *told {
                         *told = attempt.outcome;
-                        let tone = if attempt.outcome == Some(Outcome::Image) { Tone::Plain } else { Tone::Waiting };
+                        let tone = if attempt.outcome == Some(Outcome::Image) {
+                            Tone::Plain
+                        } else {
+                            Tone::Waiting
+                        };
                         say(tone, &ended(number, attempt));
                     }
                 }
                 Step::Waited { delay, why } if is_new => {
-                    let why = if *why == WaitReason::ServerHint { "the server asked for it" } else { "backoff" };
+                    let why = if *why == WaitReason::ServerHint {
+                        "the server asked for it"
+                    } else {
+                        "backoff"
+                    };
                     say(Tone::Waiting, &format!("waits {:.2} s ({why})", delay.as_secs_f64()));
                 }
                 // The reason is in the outcome already where nothing else would help.
@@ -257,8 +289,12 @@ fn ended(number: u32, attempt: &Attempt) -> String {
     }
     let outcome = attempt.outcome.map_or("cut off", Outcome::as_str);
     let fine_print: Vec<_> =
-        [attempt.status.map(|status| status.to_string()), attempt.reason.clone()].into_iter().flatten().collect();
-    let fine_print = if fine_print.is_empty() { String::new() } else { format!(" ({})", fine_print.join(", ")) };
+        [attempt.status.map(|status| status.to_string()), attempt.reason.clone()]
+            .into_iter()
+            .flatten()
+            .collect();
+    let fine_print =
+        if fine_print.is_empty() { String::new() } else { format!(" ({})", fine_print.join(", ")) };
     let charge = match attempt.charge {
         Charge::None => "nothing charged",
         Charge::Waived => "not charged, it says",

@@ -11,7 +11,8 @@ pub(crate) enum Tone {
     Bad,
 }
 
-/// Writes lines. A reader who has seen enough (`| head`) ends the talk and not the work: what is being paid for is still saved.
+/// Writes lines. A reader who has seen enough (`| head`) ends the talk and not the work: what is
+/// being paid for is still saved.
 pub(crate) struct Talk<'a> {
     output: &'a mut dyn Write,
     colour: bool,
@@ -43,7 +44,8 @@ impl<'a> Talk<'a> {
 
     pub(crate) fn text(&mut self, text: &str) {
         if !self.over {
-            self.over = self.output.write_all(text.as_bytes()).and_then(|()| self.output.flush()).is_err();
+            self.over =
+                self.output.write_all(text.as_bytes()).and_then(|()| self.output.flush()).is_err();
         }
     }
 }

@@ -19,7 +19,11 @@ struct Dir(PathBuf);
 impl Dir {
     fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let name = format!("quickstart-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "quickstart-test-{}-{}",
+            std::process::id(),
+            NUMBER.fetch_add(1, Ordering::Relaxed)
+        );
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir(&path).expect("a directory");
         Self(path)
@@ -73,7 +77,12 @@ fn run(args: &[&str], out: &Path, answer: Option<&str>) -> Ran {
     let mut output = Vec::new();
     let (code, errors) = run_with(args, out, answer, &mut output, std::future::pending());
     let ran = Ran { code, output: String::from_utf8(output).expect("UTF-8"), errors };
-    assert!(!ran.output.contains("SENTINEL") && !ran.errors.contains("SENTINEL"), "{}{}", ran.output, ran.errors);
+    assert!(
+        !ran.output.contains("SENTINEL") && !ran.errors.contains("SENTINEL"),
+        "{}{}",
+        ran.output,
+        ran.errors
+    );
     ran
 }
 
@@ -94,7 +103,9 @@ fn decoded(path: &Path) -> (usize, usize) {
 /// The lines of the table that belong to one call, as cells.
 fn rows(output: &str, call: &str) -> Vec<Vec<String>> {
     let table = output.split_once("OUR TRAILS").expect("a table").1;
-    let cells = |line: &str| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(str::to_owned).collect();
+    let cells = |line: &str| {
+        line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(str::to_owned).collect()
+    };
     table
         .lines()
         .skip_while(|line| !line.starts_with(call))
@@ -123,41 +134,74 @@ fn the_bad_weather_is_survived_and_the_books_hold() {
             "red-bicycle.png",
         ]
     );
-    for (name, side) in [("lighthouse.jpg", 16), ("brass-orrery.jpg", 32), ("mountain-range.jpg", 64), ("red-bicycle.png", 16)]
-    {
+    for (name, side) in [
+        ("lighthouse.jpg", 16),
+        ("brass-orrery.jpg", 32),
+        ("mountain-range.jpg", 64),
+        ("red-bicycle.png", 16),
+    ] {
         assert_eq!(decoded(&dir.0.join(name)), (side, side), "{name}");
     }
     // The draft is a 1K image, the final one is 2K: a reader that takes the first keeps the sketch.
     assert_eq!(decoded(&dir.0.join("greenhouse.jpg")), (32, 32));
 
     let orrery = rows(&ran.output, "brass-orrery");
-    assert_eq!(orrery[0][..7], ["brass-orrery", "1", "success (200)", "charged", "gemini-3-pro-image", "2K", "32x32"]);
-    assert!(ran.output.contains("32x32, ") && ran.output.contains("2 drafts left out"), "{}", ran.output);
+    assert_eq!(
+        orrery[0][..7],
+        ["brass-orrery", "1", "success (200)", "charged", "gemini-3-pro-image", "2K", "32x32"]
+    );
+    assert!(
+        ran.output.contains("32x32, ") && ran.output.contains("2 drafts left out"),
+        "{}",
+        ran.output
+    );
 
     let range = rows(&ran.output, "mountain-range");
-    let outcomes: Vec<_> = range.iter().map(|row| row[usize::from(row[0] == "mountain-range") + 1].as_str()).collect();
+    let outcomes: Vec<_> =
+        range.iter().map(|row| row[usize::from(row[0] == "mountain-range") + 1].as_str()).collect();
     assert_eq!(outcomes, ["overloaded (503)", "deadline (503)", "success (200)"]);
 
     let train = rows(&ran.output, "night-train");
-    assert_eq!((train.len(), train[0][2].as_str(), train[0][3].as_str()), (1, "interrupted", "maybe"));
+    assert_eq!(
+        (train.len(), train[0][2].as_str(), train[0][3].as_str()),
+        (1, "interrupted", "maybe")
+    );
     assert!(train[0].iter().any(|cell| cell.starts_with("$0.0000 to $")), "{train:?}");
-    assert!(ran.output.contains("night-train: the connection broke after the request was sent"), "{}", ran.output);
+    assert!(
+        ran.output.contains("night-train: the connection broke after the request was sent"),
+        "{}",
+        ran.output
+    );
 
-    // How often it is refused depends on how soon the door opens; that it is let in at last does not.
+    // How often it is refused depends on how soon the door opens; that it is let in at last does
+    // not.
     let crane = rows(&ran.output, "harbour-crane");
-    assert_eq!((crane[0][2].as_str(), crane[0][3].as_str()), ("not_sent", "none"), "{}", ran.output);
+    assert_eq!(
+        (crane[0][2].as_str(), crane[0][3].as_str()),
+        ("not_sent", "none"),
+        "{}",
+        ran.output
+    );
     assert!(crane.len() >= 2 && crane[crane.len() - 1][1] == "success (200)", "{}", ran.output);
     let fox = rows(&ran.output, "fox-in-a-library");
     assert_eq!((fox[0][2].as_str(), fox[0][3].as_str()), ("no_image (200)", "waived"));
     let senator = rows(&ran.output, "senator-in-a-tub");
-    assert_eq!((senator.len(), senator[0][2].as_str(), senator[0][3].as_str()), (1, "content_blocked (200)", "charged"));
+    assert_eq!(
+        (senator.len(), senator[0][2].as_str(), senator[0][3].as_str()),
+        (1, "content_blocked (200)", "charged")
+    );
 
-    for line in
-        ["resent after a charge                                0", "images delivered       8                             8"]
-    {
+    for line in [
+        "resent after a charge                                0",
+        "images delivered       8                             8",
+    ] {
         assert!(ran.output.contains(line), "{line}\n{}", ran.output);
     }
-    assert!(ran.output.trim_end().ends_with("nothing was sent again after it was charged."), "{}", ran.output);
+    assert!(
+        ran.output.trim_end().ends_with("nothing was sent again after it was charged."),
+        "{}",
+        ran.output
+    );
 }
 
 #[test]
@@ -198,14 +242,22 @@ fn an_interrupted_run_says_what_may_have_been_paid() {
     let dir = Dir::new();
     let (interrupt, interrupted) = oneshot::channel();
     // Without --quick attempts take seconds: none has ended when the first is announced.
-    let mut output = At { words: "attempt 1 goes to", printed: Vec::new(), interrupt: Some(interrupt) };
+    let mut output =
+        At { words: "attempt 1 goes to", printed: Vec::new(), interrupt: Some(interrupt) };
     let (code, errors) = run_with(&[], &dir.0, None, &mut output, async {
         let _ = interrupted.await;
     });
     let printed = String::from_utf8(output.printed).expect("UTF-8");
     assert_eq!((code, errors.as_str()), (130, ""), "{printed}");
-    assert!(printed.contains("perhaps charged") && printed.contains("cut off while it ran"), "{printed}");
-    assert!(printed.contains("not sent") && printed.contains("The ledger's truth lies within our interval"), "{printed}");
+    assert!(
+        printed.contains("perhaps charged") && printed.contains("cut off while it ran"),
+        "{printed}"
+    );
+    assert!(
+        printed.contains("not sent")
+            && printed.contains("The ledger's truth lies within our interval"),
+        "{printed}"
+    );
     assert_eq!(dir.files(), Vec::<String>::new());
 }
 
@@ -236,7 +288,11 @@ fn what_cannot_work_is_said_before_anything_is_sent() {
     let file = dir.0.join("file");
     std::fs::write(&file, "x").expect("a file");
     let ran = run(&["--quick"], &file.join("below"), None);
-    assert!(ran.code == 2 && ran.errors.contains("cannot make the output directory"), "{}", ran.errors);
+    assert!(
+        ran.code == 2 && ran.errors.contains("cannot make the output directory"),
+        "{}",
+        ran.errors
+    );
 
     let ran = run(&["--verbose"], &dir.0, None);
     assert_eq!((ran.code, ran.output.as_str()), (2, ""));
@@ -250,16 +306,28 @@ fn what_cannot_work_is_said_before_anything_is_sent() {
 fn without_a_key_or_consent_nothing_is_sent_to_google() {
     let dir = Dir::new();
     let (mut output, mut errors) = (Vec::new(), Vec::new());
-    let surroundings = Surroundings { key: None, input: None, output: &mut output, errors: &mut errors, colour: false };
-    let code = app(&["--real".to_owned(), "--yes".to_owned()], surroundings, std::future::pending());
+    let surroundings = Surroundings {
+        key: None,
+        input: None,
+        output: &mut output,
+        errors: &mut errors,
+        colour: false,
+    };
+    let code =
+        app(&["--real".to_owned(), "--yes".to_owned()], surroundings, std::future::pending());
     assert_eq!(code, 2);
-    assert!(String::from_utf8_lossy(&errors).contains("set the environment variable GEMINI_API_KEY"));
+    assert!(
+        String::from_utf8_lossy(&errors).contains("set the environment variable GEMINI_API_KEY")
+    );
 
     let nobody = run(&["--real"], &dir.0, None);
     assert!(nobody.code == 2 && nobody.errors.contains("--yes agrees"), "{}", nobody.errors);
     let no = run(&["--real", "--count", "2"], &dir.0, Some("n\n"));
     assert!(
-        no.code == 1 && no.output.contains("2 images of gemini-3.1-flash-image at 1K: usually little more than $0.134"),
+        no.code == 1
+            && no.output.contains(
+                "2 images of gemini-3.1-flash-image at 1K: usually little more than $0.134"
+            ),
         "{}",
         no.output
     );
@@ -271,7 +339,11 @@ fn without_a_key_or_consent_nothing_is_sent_to_google() {
 #[test]
 fn the_real_mode_keeps_what_was_paid_for_and_never_prints_the_key() {
     let dir = Dir::new();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let start = |sim: &Sim| {
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         runtime.block_on(async { serve(sim.clone(), addr).await }).expect("a server")
@@ -279,11 +351,23 @@ fn the_real_mode_keeps_what_was_paid_for_and_never_prints_the_key() {
     let sim = Sim::quick([Fault::None]);
     let server = start(&sim);
     let url = server.url();
-    let args = ["--real", "--yes", "--count", "2", "--prompt", "A cat!", "--size", "2k", "--endpoint", &url];
+    let args = [
+        "--real",
+        "--yes",
+        "--count",
+        "2",
+        "--prompt",
+        "A cat!",
+        "--size",
+        "2k",
+        "--endpoint",
+        &url,
+    ];
     assert_eq!(run(&args, &dir.0, None).code, 0);
     let again = run(&args[..], &dir.0, None);
     assert!(
-        again.code == 0 && again.output.contains("2 sends: 2 charged, 0 perhaps charged, 0 surely not."),
+        again.code == 0
+            && again.output.contains("2 sends: 2 charged, 0 perhaps charged, 0 surely not."),
         "{}",
         again.output
     );
@@ -292,12 +376,21 @@ fn the_real_mode_keeps_what_was_paid_for_and_never_prints_the_key() {
     assert_eq!(decoded(&dir.0.join("a-cat-1.jpg")), (32, 32));
 
     // Google's answer to a bad key holds the key.
-    let strict = Sim::builder().reject_key(SENTINEL).latency(tower_gemini_sim::Latency::none()).build();
+    let strict =
+        Sim::builder().reject_key(SENTINEL).latency(tower_gemini_sim::Latency::none()).build();
     let strict_server = start(&strict);
     let url = strict_server.url();
     let refused = run(&["--real", "--yes", "--endpoint", &url], &dir.0, None);
-    assert!(refused.code == 1 && refused.output.contains("API key not valid"), "{}", refused.output);
-    assert!(refused.output.contains("0 charged, 0 perhaps charged, 1 surely not"), "{}", refused.output);
+    assert!(
+        refused.code == 1 && refused.output.contains("API key not valid"),
+        "{}",
+        refused.output
+    );
+    assert!(
+        refused.output.contains("0 charged, 0 perhaps charged, 1 surely not"),
+        "{}",
+        refused.output
+    );
     runtime.block_on(async {
         server.shutdown().await;
         strict_server.shutdown().await;

@@ -1,8 +1,9 @@
 //! Several processes at full demand share one quota, and together never pass it.
 //!
-//! With a redis server (its own, started here on a free port, or one given with `--redis URL`) all processes run at once. Without the
-//! program `redis-server` the count is in a file, and the processes take turns: each is killed in the middle of its work, and the next
-//! goes on where the file says.
+//! With a redis server (its own, started here on a free port, or one given with `--redis URL`) all
+//! processes run at once. Without the program `redis-server` the count is in a file, and the
+//! processes take turns: each is killed in the middle of its work, and the next goes on where the
+//! file says.
 //!
 //! | option | default | |
 //! | --- | --- | --- |
@@ -54,8 +55,16 @@ struct Options {
 }
 
 fn options(args: &[String]) -> Result<Options, AnyError> {
-    let mut options =
-        Options { processes: 4, rpm: 240, rpd: 1_000, seconds: 8, redis: None, file: None, force_file: false, child: None };
+    let mut options = Options {
+        processes: 4,
+        rpm: 240,
+        rpd: 1_000,
+        seconds: 8,
+        redis: None,
+        file: None,
+        force_file: false,
+        child: None,
+    };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         if arg == "--file" {
@@ -118,7 +127,8 @@ fn child(options: &Options, out: &mut dyn Write) -> Result<Summary, AnyError> {
         };
         let limits = Limits::unlimited().rpm(options.rpm).rpd(options.rpd);
         let layer = QuotaGuardLayer::new(limits).store(store).alert_at([]);
-        let handle = layer.handle(&QuotaKey::new("demo", "gemini-3.1-flash-image")).ok_or("no limits")?;
+        let handle =
+            layer.handle(&QuotaKey::new("demo", "gemini-3.1-flash-image")).ok_or("no limits")?;
         let end = tokio::time::Instant::now() + Duration::from_secs(options.seconds);
         let mut taken = 0;
         while let Ok(mut reservation) = handle.reserve(100, 1, Some(end)).await {
@@ -131,16 +141,34 @@ fn child(options: &Options, out: &mut dyn Write) -> Result<Summary, AnyError> {
             reservation.settle(None);
         }
         layer.flush().await;
-        Ok(Summary { taken, rpm: options.rpm, exchanges: layer.counts().store_exchanges, over_redis: options.redis.is_some() })
+        Ok(Summary {
+            taken,
+            rpm: options.rpm,
+            exchanges: layer.counts().store_exchanges,
+            over_redis: options.redis.is_some(),
+        })
     })
 }
 
 /// `(process, taken, exchanges)`, and `None` when a process has ended.
 type News = (usize, Option<(u64, u64)>);
 
-fn start(program: &Path, options: &Options, number: usize, with: [&str; 2], news: Sender<News>) -> Result<Child, AnyError> {
+fn start(
+    program: &Path,
+    options: &Options,
+    number: usize,
+    with: [&str; 2],
+    news: Sender<News>,
+) -> Result<Child, AnyError> {
     let mut child = Command::new(program)
-        .args(["--child", &number.to_string(), "--rpm", &options.rpm.to_string(), "--rpd", &options.rpd.to_string()])
+        .args([
+            "--child",
+            &number.to_string(),
+            "--rpm",
+            &options.rpm.to_string(),
+            "--rpd",
+            &options.rpd.to_string(),
+        ])
         .args(["--seconds", &options.seconds.to_string()])
         .args(with)
         .stdout(Stdio::piped())
@@ -150,7 +178,9 @@ fn start(program: &Path, options: &Options, number: usize, with: [&str; 2], news
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 let words: Vec<_> = line.split_whitespace().collect();
                 let ["taken", taken, "exchanges", exchanges] = words.as_slice() else { continue };
-                let (Ok(taken), Ok(exchanges)) = (taken.parse(), exchanges.parse()) else { continue };
+                let (Ok(taken), Ok(exchanges)) = (taken.parse(), exchanges.parse()) else {
+                    continue;
+                };
                 let _ = news.send((number, Some((taken, exchanges))));
             }
             let _ = news.send((number, None));
@@ -159,8 +189,17 @@ fn start(program: &Path, options: &Options, number: usize, with: [&str; 2], news
     Ok(child)
 }
 
-fn together(program: &Path, options: &Options, url: &str, out: &mut dyn Write) -> Result<Summary, AnyError> {
-    writeln!(out, "{} processes, one quota in redis: {} requests in any 60 s", options.processes, options.rpm)?;
+fn together(
+    program: &Path,
+    options: &Options,
+    url: &str,
+    out: &mut dyn Write,
+) -> Result<Summary, AnyError> {
+    writeln!(
+        out,
+        "{} processes, one quota in redis: {} requests in any 60 s",
+        options.processes, options.rpm
+    )?;
     let (sender, receiver) = channel();
     let mut children = Vec::new();
     for number in 0..options.processes {
@@ -175,7 +214,8 @@ fn together(program: &Path, options: &Options, url: &str, out: &mut dyn Write) -
 }
 
 fn in_turns(program: &Path, options: &Options, out: &mut dyn Write) -> Result<Summary, AnyError> {
-    let path = std::env::temp_dir().join(format!("quota-across-processes-{}.redb", std::process::id()));
+    let path =
+        std::env::temp_dir().join(format!("quota-across-processes-{}.redb", std::process::id()));
     let text = path.to_string_lossy().into_owned();
     writeln!(
         out,
@@ -187,7 +227,8 @@ fn in_turns(program: &Path, options: &Options, out: &mut dyn Write) -> Result<Su
         let (sender, receiver) = channel();
         let mut child = start(program, options, number, ["--path", &text], sender)?;
         let last = number + 1 == options.processes;
-        // All but the last are killed when they have taken their share, in the middle of what they do.
+        // All but the last are killed when they have taken their share, in the middle of what they
+        // do.
         let share = options.rpm / options.processes as u64;
         for (process, news) in &receiver {
             let Some(news) = news else { break };
@@ -204,7 +245,11 @@ fn in_turns(program: &Path, options: &Options, out: &mut dyn Write) -> Result<Su
     summary
 }
 
-fn watch(news: &Receiver<News>, options: &Options, out: &mut dyn Write) -> Result<HashMap<usize, (u64, u64)>, AnyError> {
+fn watch(
+    news: &Receiver<News>,
+    options: &Options,
+    out: &mut dyn Write,
+) -> Result<HashMap<usize, (u64, u64)>, AnyError> {
     let live = std::io::stdout().is_terminal();
     let mut counts = HashMap::new();
     let (mut running, mut drawn) = (options.processes, 0u64);
@@ -228,11 +273,20 @@ fn watch(news: &Receiver<News>, options: &Options, out: &mut dyn Write) -> Resul
     Ok(counts)
 }
 
-fn draw(counts: &HashMap<usize, (u64, u64)>, options: &Options, again: bool, out: &mut dyn Write) -> Result<(), AnyError> {
+fn draw(
+    counts: &HashMap<usize, (u64, u64)>,
+    options: &Options,
+    again: bool,
+    out: &mut dyn Write,
+) -> Result<(), AnyError> {
     const WIDTH: u64 = 50;
     let bar = |amount: u64| {
         let full = (amount * WIDTH / options.rpm.max(1)).min(WIDTH);
-        format!("{}{}", "█".repeat(usize::try_from(full).unwrap_or(0)), "·".repeat(usize::try_from(WIDTH - full).unwrap_or(0)))
+        format!(
+            "{}{}",
+            "█".repeat(usize::try_from(full).unwrap_or(0)),
+            "·".repeat(usize::try_from(WIDTH - full).unwrap_or(0))
+        )
     };
     for process in 0..options.processes {
         let (taken, exchanges) = counts.get(&process).copied().unwrap_or_default();
@@ -257,7 +311,11 @@ fn finish(
     let taken = counts.values().map(|(taken, _)| taken).sum();
     let exchanges = counts.values().map(|(_, exchanges)| exchanges).sum();
     let verdict = if taken <= options.rpm { "never over the limit" } else { "OVER the limit" };
-    writeln!(out, "{taken} of {} requests in {} s, {exchanges} round trips: {verdict}", options.rpm, options.seconds)?;
+    writeln!(
+        out,
+        "{taken} of {} requests in {} s, {exchanges} round trips: {verdict}",
+        options.rpm, options.seconds
+    )?;
     Ok(Summary { taken, rpm: options.rpm, exchanges, over_redis })
 }
 
@@ -270,7 +328,16 @@ impl Server {
     fn start() -> Option<Self> {
         let port = TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port();
         let child = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args([
+                "--port",
+                &port.to_string(),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+            ])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()

@@ -1,6 +1,7 @@
 //! Run with `cargo run -p quota-across-processes`.
 //!
-//! Several processes at full demand share one quota of requests a minute and a day. See the library beside this file.
+//! Several processes at full demand share one quota of requests a minute and a day. See the library
+//! beside this file.
 
 fn main() -> std::process::ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

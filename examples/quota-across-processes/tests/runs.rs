@@ -1,6 +1,11 @@
 //! The example as its users run it.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests fail as tests do")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests fail as tests do"
+)]
 
 use std::path::Path;
 
@@ -9,7 +14,8 @@ use quota_across_processes::app;
 fn run(args: &[&str]) -> (quota_across_processes::Summary, String) {
     let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
     let mut out = Vec::new();
-    let summary = app(Path::new(env!("CARGO_BIN_EXE_quota-across-processes")), &args, &mut out).unwrap();
+    let summary =
+        app(Path::new(env!("CARGO_BIN_EXE_quota-across-processes")), &args, &mut out).unwrap();
     (summary, String::from_utf8(out).unwrap())
 }
 

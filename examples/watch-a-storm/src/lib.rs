@@ -1,7 +1,9 @@
-//! A storm at Gemini's image models, watched by two clients under the same sky: one retries, one falls back.
+//! A storm at Gemini's image models, watched by two clients under the same sky: one retries, one
+//! falls back.
 //!
-//! The weather has memory: each model at each size has good and bad stretches of its own, of tens of minutes, as users report them.
-//! A ladder of waits that ends after minutes does not outlive them; another model, or a smaller image, does.
+//! The weather has memory: each model at each size has good and bad stretches of its own, of tens
+//! of minutes, as users report them. A ladder of waits that ends after minutes does not outlive
+//! them; another model, or a smaller image, does.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -73,7 +75,9 @@ pub fn app(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
             return 2;
         }
     };
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build() else {
+    let Ok(runtime) =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()
+    else {
         let _ = writeln!(err, "watch-a-storm: no runtime can be started here");
         return 1;
     };
@@ -88,10 +92,12 @@ pub fn app(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     }
 }
 
-/// The sky over both clients: 45 % of the time each model at each size is in a bad stretch, which lasts 50 minutes on average.
+/// The sky over both clients: 45 % of the time each model at each size is in a bad stretch, which
+/// lasts 50 minutes on average.
 ///
-/// 45 % is what article 002 (March 2026) claims for 503s at the peak, and a mean of 50 minutes fits its recovery times (70 % within
-/// an hour, 90 % within two). It gives Pro a third to a quarter of that: here 12 %.
+/// 45 % is what article 002 (March 2026) claims for 503s at the peak, and a mean of 50 minutes fits
+/// its recovery times (70 % within an hour, 90 % within two). It gives Pro a third to a quarter of
+/// that: here 12 %.
 fn weather() -> Weather {
     let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
     let outages = |model: &str, good| Outages {
@@ -103,7 +109,10 @@ fn weather() -> Weather {
         fault: Fault::HighDemand,
     };
     // 50 / (50 + 61) is 45 %; 50 / (50 + 367) is 12 %.
-    Weather::calm().outages(outages(MODEL, 61)).outages(outages("gemini-3-pro-image", 367)).with(0.01, Fault::Internal)
+    Weather::calm()
+        .outages(outages(MODEL, 61))
+        .outages(outages("gemini-3-pro-image", 367))
+        .with(0.01, Fault::Internal)
 }
 
 /// What became of one call.
@@ -142,17 +151,22 @@ impl Client {
 
 async fn call<S, B>(service: S, number: u64) -> Ended
 where
-    S: tower::Service<Request<Full<Bytes>>, Response = http::Response<B>, Error = tower_gemini::core::error::Error>,
+    S: tower::Service<
+            Request<Full<Bytes>>,
+            Response = http::Response<B>,
+            Error = tower_gemini::core::error::Error,
+        >,
     B: http_body::Body,
 {
     let body = serde_json::json!({
         "contents": [{ "role": "user", "parts": [{ "text": "a lighthouse in a storm" }] }],
         "generationConfig": { "imageConfig": { "imageSize": "4K" } },
     });
-    let request = Request::post(format!("https://gemini.example/v1beta/models/{MODEL}:generateContent"))
-        .header("x-goog-api-key", "any")
-        .header("x-sim-call", number.to_string())
-        .body(Full::from(body.to_string()));
+    let request =
+        Request::post(format!("https://gemini.example/v1beta/models/{MODEL}:generateContent"))
+            .header("x-goog-api-key", "any")
+            .header("x-sim-call", number.to_string())
+            .body(Full::from(body.to_string()));
     let Ok(request) = request else { return Ended::Failed };
     let Ok(answer) = service.oneshot(request).await else { return Ended::Failed };
     let (parts, body) = answer.into_parts();
@@ -163,7 +177,8 @@ where
         return Ended::Failed;
     }
     let served = parts.extensions.get::<Served>();
-    let model = served.and_then(|served| served.model.as_ref()).map_or(MODEL, |model| model.as_str());
+    let model =
+        served.and_then(|served| served.model.as_ref()).map_or(MODEL, |model| model.as_str());
     let size = served.and_then(|served| served.size).map_or("4K", |size| size.as_str());
     match (model == MODEL, size == "4K") {
         (true, true) => Ended::Asked,
@@ -172,19 +187,31 @@ where
     }
 }
 
-/// Both clients call at the same moments, under the same sky; a line is written for each hour when its last answer is in.
+/// Both clients call at the same moments, under the same sky; a line is written for each hour when
+/// its last answer is in.
 async fn watch(options: Options, out: &mut dyn Write) -> io::Result<()> {
     let retry = || JitteredRetryLayer::new(article_002_loop()).seed(options.seed);
     let chain = ModelFallbackLayer::new(article_002());
     let health = chain.health().clone();
-    let falling = GeminiStack::new().retry(retry()).fallback(chain).resolution(ResolutionFallbackLayer::new());
+    let falling = GeminiStack::new()
+        .retry(retry())
+        .fallback(chain)
+        .resolution(ResolutionFallbackLayer::new());
     let plain = Client::new("retry", options.seed, GeminiStack::new().retry(retry()));
     let falling = Client::new("fallback", options.seed, falling);
-    let (plain_service, falling_service) = (plain.stack.raw(plain.sim.service()), falling.stack.raw(falling.sim.service()));
+    let (plain_service, falling_service) =
+        (plain.stack.raw(plain.sim.service()), falling.stack.raw(falling.sim.service()));
 
-    writeln!(out, "{MODEL} at 4K, a call every {} s from each client, seed {}", options.every, options.seed)?;
+    writeln!(
+        out,
+        "{MODEL} at 4K, a call every {} s from each client, seed {}",
+        options.every, options.seed
+    )?;
     writeln!(out, "  retry     article 002's loop: 5 resends in about half a minute")?;
-    writeln!(out, "  fallback  article 002's chain (Nano Banana 2 three times, then Pro twice), each at 4K, 2K, 1K")?;
+    writeln!(
+        out,
+        "  fallback  article 002's chain (Nano Banana 2 three times, then Pro twice), each at 4K, 2K, 1K"
+    )?;
     writeln!(out, "  # as asked   + smaller   o another model   . no image\n")?;
     let started = Instant::now();
     let calls = 3600 / options.every;
@@ -199,10 +226,18 @@ async fn watch(options: Options, out: &mut dyn Write) -> io::Result<()> {
             }
         });
         let (retried, fallen): (Vec<_>, Vec<_>) = join_all(answers).await.into_iter().unzip();
-        for (client, ended, tally) in [(&plain, retried, &mut plain_tally), (&falling, fallen, &mut falling_tally)] {
+        for (client, ended, tally) in
+            [(&plain, retried, &mut plain_tally), (&falling, fallen, &mut falling_tally)]
+        {
             ended.iter().for_each(|ended| tally.add(ended));
             let label = if client.name == "retry" { format!("{hour:>3} h") } else { String::new() };
-            writeln!(out, "{label:>5}  {:<8} {} {:>3} of {calls}", client.name, bar(&ended), images(&ended))?;
+            writeln!(
+                out,
+                "{label:>5}  {:<8} {} {:>3} of {calls}",
+                client.name,
+                bar(&ended),
+                images(&ended)
+            )?;
         }
         out.flush()?;
     }
@@ -223,7 +258,9 @@ fn bar(ended: &[Ended]) -> String {
     let width = ended.len().min(60);
     (0..width)
         .map(|at| {
-            let share = ended.get(at * ended.len() / width..(at + 1) * ended.len() / width).unwrap_or_default();
+            let share = ended
+                .get(at * ended.len() / width..(at + 1) * ended.len() / width)
+                .unwrap_or_default();
             let count = |mark| share.iter().filter(|ended| ended.mark() == mark).count();
             ['#', '+', 'o', '.'].into_iter().max_by_key(|mark| count(*mark)).unwrap_or('.')
         })
@@ -255,11 +292,18 @@ impl Tally {
     }
 }
 
-fn summary(out: &mut dyn Write, options: Options, clients: [(&Client, &Tally); 2]) -> io::Result<()> {
+fn summary(
+    out: &mut dyn Write,
+    options: Options,
+    clients: [(&Client, &Tally); 2],
+) -> io::Result<()> {
     let totals = clients.map(|(client, _)| client.sim.totals());
-    let dollars = |micros: u64| format!("${}.{:02}", micros / 1_000_000, micros % 1_000_000 / 10_000);
+    let dollars =
+        |micros: u64| format!("${}.{:02}", micros / 1_000_000, micros % 1_000_000 / 10_000);
     let each = |totals: &Totals| match u64::try_from(totals.images_delivered) {
-        Ok(images) if images > 0 => format!("${:.4}", totals.cost_microusd as f64 / 1e6 / images as f64),
+        Ok(images) if images > 0 => {
+            format!("${:.4}", totals.cost_microusd as f64 / 1e6 / images as f64)
+        }
         _ => "-".to_owned(),
     };
     let mut table = String::new();
@@ -267,18 +311,32 @@ fn summary(out: &mut dyn Write, options: Options, clients: [(&Client, &Tally); 2
         // Writing into a string does not fail.
         let _ = writeln!(table, "{name:<34}{:>12}{:>12}", values[0], values[1]);
     };
-    row(&format!("after {} hours", options.hours), clients.map(|(client, _)| client.name.to_owned()));
+    row(
+        &format!("after {} hours", options.hours),
+        clients.map(|(client, _)| client.name.to_owned()),
+    );
     row("calls", clients.map(|(_, tally)| tally.calls.to_string()));
     row("images", clients.map(|(_, tally)| tally.images().to_string()));
     row("  as asked", clients.map(|(_, tally)| tally.asked.to_string()));
     row("  smaller, of the same model", clients.map(|(_, tally)| tally.smaller.to_string()));
     row("  of the other model", clients.map(|(_, tally)| tally.other.to_string()));
-    row("requests against the day's quota", [0, 1].map(|i: usize| totals[i].quota_requests.to_string()));
+    row(
+        "requests against the day's quota",
+        [0, 1].map(|i: usize| totals[i].quota_requests.to_string()),
+    );
     row("paid", [0, 1].map(|i: usize| dollars(totals[i].cost_microusd)));
     row("paid for an image", [0, 1].map(|i: usize| each(&totals[i])));
-    row("paid and not delivered", [0, 1].map(|i: usize| totals[i].charged_but_undelivered.to_string()));
-    let resent = clients.map(|(client, _)| client.sim.ledger().resent_after_charge().len().to_string());
+    row(
+        "paid and not delivered",
+        [0, 1].map(|i: usize| totals[i].charged_but_undelivered.to_string()),
+    );
+    let resent =
+        clients.map(|(client, _)| client.sim.ledger().resent_after_charge().len().to_string());
     row("calls sent again after a charge", resent);
     let more = clients[1].1.images().saturating_sub(clients[0].1.images());
-    writeln!(out, "\n{table}\nthe fallback delivered {more} images more, of {} calls", clients[0].1.calls)
+    writeln!(
+        out,
+        "\n{table}\nthe fallback delivered {more} images more, of {} calls",
+        clients[0].1.calls
+    )
 }

@@ -16,7 +16,8 @@ fn row(text: &str, name: &str) -> Vec<String> {
 fn the_fallback_delivers_more_and_nobody_pays_twice() {
     let (code, out, err) = run(&["--hours", "4", "--every", "120"]);
     assert_eq!((code, err.as_str()), (0, ""));
-    let images: Vec<u32> = row(&out, "images").iter().map(|number| number.parse().expect("a number")).collect();
+    let images: Vec<u32> =
+        row(&out, "images").iter().map(|number| number.parse().expect("a number")).collect();
     let (fallback, retry) = (images[0], images[1]);
     assert!(fallback >= 114 && fallback > retry, "{out}");
     assert_eq!(row(&out, "calls sent again after a charge"), ["0", "0"]);

@@ -1,8 +1,11 @@
-//! Real clients, unchanged and with their built-in retries, against a server on loopback; the simulator's ledger judges.
+//! Real clients, unchanged and with their built-in retries, against a server on loopback; the
+//! simulator's ledger judges.
 //!
-//! One test is one thing that happens upstream, and every client goes through it by itself: its own simulator, its own server, its own
-//! process. What it saw is the line of JSON that its program printed; what it cost is in the ledger. `tests/clients/run` installs the
-//! clients and runs everything; without them these tests say that they were skipped, or fail when `CLIENTS_REQUIRED` is set.
+//! One test is one thing that happens upstream, and every client goes through it by itself: its own
+//! simulator, its own server, its own process. What it saw is the line of JSON that its program
+//! printed; what it cost is in the ledger. `tests/clients/run` installs the clients and runs
+//! everything; without them these tests say that they were skipped, or fail when `CLIENTS_REQUIRED`
+//! is set.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // a test that cannot go on says so, and prints its table
 
@@ -14,11 +17,14 @@ use bed::{Case, Run, each_client};
 use tower_gemini::GeminiStack;
 use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::model_fallback::Chain;
-use tower_gemini_sim::{Fault, ImageOptions, Latency, Limit, Outages, Refusal, Shape, Sim, Weather};
+use tower_gemini_sim::{
+    Fault, ImageOptions, Latency, Limit, Outages, Refusal, Shape, Sim, Weather,
+};
 
 const LEADER: &str = "gemini-3-pro-image";
 
-/// What a case comes to for one client: requests upstream, charges, and whether its user has an image.
+/// What a case comes to for one client: requests upstream, charges, and whether its user has an
+/// image.
 type Bill = (usize, usize, bool);
 
 fn bill(run: &Run) -> Bill {
@@ -37,7 +43,8 @@ async fn in_good_weather_every_client_pays_once_a_turn_and_gets_the_image() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_that_opens_in_a_second_costs_the_user_a_second() {
-    let minute = Fault::RateLimitMinute { retry_after: Duration::from_secs(1), limit: Limit::Requests };
+    let minute =
+        Fault::RateLimitMinute { retry_after: Duration::from_secs(1), limit: Limit::Requests };
     let case = Case::new("429, then well", move || Sim::quick([minute.clone()]));
     each_client(&case, |client, run| match run.guarded {
         true => {
@@ -65,7 +72,9 @@ async fn when_a_model_is_down_another_makes_the_image() {
         fault: Fault::HighDemand,
     };
     let sky = Weather::calm().outages(outage);
-    let sim = move || Sim::builder().latency(Latency::none()).tiny_images(true).weather(sky.clone()).build();
+    let sim = move || {
+        Sim::builder().latency(Latency::none()).tiny_images(true).weather(sky.clone()).build()
+    };
     let case = Case::new("503 to the end", sim).gateway(
         r#"
         [fallback]
@@ -75,7 +84,9 @@ async fn when_a_model_is_down_another_makes_the_image() {
         "#,
     );
     let chain = Chain::of([LEADER, "gemini-3.1-flash-image"]);
-    let case = case.stack(GeminiStack::new().fallback_to(chain).retry_policy(RetryPolicy::recommended().attempts(2)));
+    let case = case.stack(
+        GeminiStack::new().fallback_to(chain).retry_policy(RetryPolicy::recommended().attempts(2)),
+    );
     each_client(&case, |client, run| match run.guarded {
         true => {
             assert_eq!((run.charges(), run.saw.ok), (client.turns, true));
@@ -142,8 +153,12 @@ async fn no_user_is_left_with_a_draft() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_image_arrives_byte_for_byte() {
     // One simulator for all: drawing a 4K picture takes longer than any client.
-    let sim = Sim::builder().latency(Latency::none()).images(ImageOptions { variants: 1, ..ImageOptions::default() }).build();
-    let case = Case::new("4K image", move || sim.clone()).size("4K").within(Duration::from_secs(120));
+    let sim = Sim::builder()
+        .latency(Latency::none())
+        .images(ImageOptions { variants: 1, ..ImageOptions::default() })
+        .build();
+    let case =
+        Case::new("4K image", move || sim.clone()).size("4K").within(Duration::from_secs(120));
     each_client(&case, |client, run| {
         assert_eq!(bill(run), (client.turns, client.turns, true));
         assert!(run.chose_the_final_image());

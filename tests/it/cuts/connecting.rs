@@ -1,4 +1,5 @@
-//! Before a request has a connection, or as its connection turns out to be closed: nothing was sent, and nothing is owed.
+//! Before a request has a connection, or as its connection turns out to be closed: nothing was
+//! sent, and nothing is owed.
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -43,7 +44,8 @@ async fn a_connection_that_does_not_come_within_10_s_costs_nothing_with_reqwest(
         return;
     };
     let began = Instant::now();
-    let charge = charge(ReqwestService::new(client_builder().build().unwrap()), deaf.addr, body(500)).await;
+    let charge =
+        charge(ReqwestService::new(client_builder().build().unwrap()), deaf.addr, body(500)).await;
     assert_eq!((charge, began.elapsed().as_secs()), (Charge::None, 10));
 }
 
@@ -57,15 +59,22 @@ async fn a_connection_that_does_not_come_in_time_costs_nothing_with_hyper() {
     connector.set_connect_timeout(Some(Duration::from_secs(3)));
     let began = Instant::now();
     let client = Client::builder(TokioExecutor::new()).build::<_, ReplayBody>(connector);
-    assert_eq!((charge(client, deaf.addr, body(500)).await, began.elapsed().as_secs()), (Charge::None, 3));
+    assert_eq!(
+        (charge(client, deaf.addr, body(500)).await, began.elapsed().as_secs()),
+        (Charge::None, 3)
+    );
 }
 
-/// The server has closed a connection, and its client is handed a request before it has looked: hyper gives the request back unsent.
+/// The server has closed a connection, and its client is handed a request before it has looked:
+/// hyper gives the request back unsent.
 #[tokio::test]
 async fn a_request_for_a_connection_that_is_found_closed_costs_nothing() {
     for bytes in [500, LONG] {
         let (ours, theirs) = tokio::io::duplex(1024);
-        let (sender, connection) = hyper::client::conn::http1::handshake::<_, ReplayBody>(TokioIo::new(ours)).await.unwrap();
+        let (sender, connection) =
+            hyper::client::conn::http1::handshake::<_, ReplayBody>(TokioIo::new(ours))
+                .await
+                .unwrap();
         drop(theirs);
         let sender = Arc::new(Mutex::new(sender));
         let client = tower::service_fn(move |request| sender.lock().unwrap().send_request(request));

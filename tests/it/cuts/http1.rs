@@ -47,7 +47,9 @@ async fn origin(listener: TcpListener, cut: Cut, reset: bool) -> bool {
         let head = seen.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4);
         let length = head.and_then(|head| {
             let text = String::from_utf8_lossy(&seen[..head]).to_lowercase();
-            text.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse::<usize>().ok())
+            text.lines().find_map(|line| {
+                line.strip_prefix("content-length: ")?.trim().parse::<usize>().ok()
+            })
         });
         if head.zip(length).is_some_and(|(head, length)| seen.len() >= head + length) {
             break true;
@@ -63,8 +65,10 @@ async fn origin(listener: TcpListener, cut: Cut, reset: bool) -> bool {
         }
     };
     if let (Cut::Answer(bytes), true) = (cut, whole) {
-        let answer =
-            format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{IMAGE}", IMAGE.len());
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{IMAGE}",
+            IMAGE.len()
+        );
         let _ = stream.write_all(&answer.as_bytes()[..bytes.min(answer.len() - 1)]).await;
         let _ = stream.flush().await;
     }
@@ -76,7 +80,14 @@ async fn origin(listener: TcpListener, cut: Cut, reset: bool) -> bool {
 
 async fn every_cut<S, B>(name: &str, client: impl Fn() -> S)
 where
-    S: Service<Request<ReplayBody>, Response = http::Response<B>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
+    S: Service<
+            Request<ReplayBody>,
+            Response = http::Response<B>,
+            Error: Into<BoxError>,
+            Future: Send,
+        > + Clone
+        + Send
+        + 'static,
     B: http_body::Body<Error: Into<BoxError>> + Unpin + Send,
 {
     let (small, large) = (body(500), body(LONG));
@@ -85,7 +96,10 @@ where
         let mut cuts: Vec<(&Bytes, Cut)> = vec![(&small, Cut::AtOnce), (&large, Cut::AtOnce)];
         cuts.extend((1..1200).step_by(41).map(|bytes| (&small, Cut::Request(bytes))));
         cuts.extend((0..260).step_by(7).map(|bytes| (&small, Cut::Answer(bytes))));
-        cuts.extend([1, 100, 5_000, 70_000, 500_000, 2_000_000, 6_000_000].map(|bytes| (&large, Cut::Request(bytes))));
+        cuts.extend(
+            [1, 100, 5_000, 70_000, 500_000, 2_000_000, 6_000_000]
+                .map(|bytes| (&large, Cut::Request(bytes))),
+        );
         cuts.extend([0, 40, 150].map(|bytes| (&large, Cut::Answer(bytes))));
         for (body, cut) in cuts {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -105,14 +119,22 @@ where
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         drop(listener);
-        tally.note("nobody listens", Truth::Unsent, charge(client(), addr, small.clone()).await, &addr);
+        tally.note(
+            "nobody listens",
+            Truth::Unsent,
+            charge(client(), addr, small.clone()).await,
+            &addr,
+        );
     }
     tally.settle(name);
 }
 
 #[tokio::test]
 async fn what_the_origin_had_whole_is_never_called_unsent_by_hypers_client() {
-    every_cut("HTTP/1.1, hyper", || Client::builder(TokioExecutor::new()).build_http::<ReplayBody>()).await;
+    every_cut("HTTP/1.1, hyper", || {
+        Client::builder(TokioExecutor::new()).build_http::<ReplayBody>()
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
-//! HTTP/2: every phase and many byte offsets again, and what a server says of a stream or of the connection before it closes.
+//! HTTP/2: every phase and many byte offsets again, and what a server says of a stream or of the
+//! connection before it closes.
 //!
-//! The origin speaks HTTP/2 frame by frame (RFC 9113), so that it can say things that a well-behaved server library does not let it say.
+//! The origin speaks HTTP/2 frame by frame (RFC 9113), so that it can say things that a
+//! well-behaved server library does not let it say.
 
 use bytes::Bytes;
 use http::Request;
@@ -66,7 +68,11 @@ fn reset_stream(code: u32) -> Vec<u8> {
 
 /// `200` with an image: the head is one indexed field (RFC 7541, appendix A, entry 8).
 fn answer(stream: u32) -> Vec<u8> {
-    [frame(HEADERS, END_HEADERS, stream, &[0x88]), frame(DATA, END_STREAM, stream, IMAGE.as_bytes())].concat()
+    [
+        frame(HEADERS, END_HEADERS, stream, &[0x88]),
+        frame(DATA, END_STREAM, stream, IMAGE.as_bytes()),
+    ]
+    .concat()
 }
 
 /// The server's preface, with windows so large that nothing but buffers holds a request back.
@@ -216,29 +222,49 @@ async fn origin(listener: TcpListener, when: When, then: Then, rst: bool) -> boo
 
 /// Reads on until the client leaves. Gives whether the rest of the request came after all.
 ///
-/// A socket that is closed with something unread in it resets the connection, and the client may never see what was said last.
+/// A socket that is closed with something unread in it resets the connection, and the client may
+/// never see what was said last.
 async fn drain(stream: &mut TcpStream) -> bool {
     let mut whole = false;
     while let Some(seen) = next_frame(stream).await {
-        whole |= seen.stream == STREAM && matches!(seen.kind, HEADERS | DATA) && seen.flags & END_STREAM != 0;
+        whole |= seen.stream == STREAM
+            && matches!(seen.kind, HEADERS | DATA)
+            && seen.flags & END_STREAM != 0;
     }
     whole
 }
 
 async fn every_cut<S, B>(name: &str, client: impl Fn() -> S)
 where
-    S: Service<Request<ReplayBody>, Response = http::Response<B>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
+    S: Service<
+            Request<ReplayBody>,
+            Response = http::Response<B>,
+            Error: Into<BoxError>,
+            Future: Send,
+        > + Clone
+        + Send
+        + 'static,
     B: http_body::Body<Error: Into<BoxError>> + Unpin + Send,
 {
     let (small, large) = (body(500), body(LONG));
     let mut script: Vec<(&Bytes, When, Then)> = Vec::new();
     let leave = Then::Leave { answered: 0 };
     script.extend((0..900).step_by(31).map(|bytes| (&small, When::Bytes(bytes), leave)));
-    script.extend((0..220).step_by(7).map(|answered| (&small, When::Whole, Then::Leave { answered })));
+    script.extend(
+        (0..220).step_by(7).map(|answered| (&small, When::Whole, Then::Leave { answered })),
+    );
     let offsets = [0, 20, 100, 5_000, 70_000, 500_000, 2_000_000, 6_000_000];
     script.extend(offsets.map(|bytes| (&large, When::Bytes(bytes), leave)));
     script.extend([0, 9, 40].map(|answered| (&large, When::Whole, Then::Leave { answered })));
-    let codes = [NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR, REFUSED_STREAM, CANCEL, ENHANCE_YOUR_CALM, HTTP_1_1_REQUIRED];
+    let codes = [
+        NO_ERROR,
+        PROTOCOL_ERROR,
+        INTERNAL_ERROR,
+        REFUSED_STREAM,
+        CANCEL,
+        ENHANCE_YOUR_CALM,
+        HTTP_1_1_REQUIRED,
+    ];
     for code in codes {
         for (body, when) in [
             (&small, When::Head),
@@ -297,8 +323,13 @@ async fn what_the_origin_had_whole_is_never_called_unsent_by_reqwest() {
     every_cut("HTTP/2, reqwest", reqwest).await;
 }
 
-/// Takes one stream at a time. Says of each request that it has whole which stream it was, and answers the first when it is told to.
-async fn one_at_a_time(listener: TcpListener, whole: mpsc::UnboundedSender<u32>, mut answer_first: oneshot::Receiver<()>) {
+/// Takes one stream at a time. Says of each request that it has whole which stream it was, and
+/// answers the first when it is told to.
+async fn one_at_a_time(
+    listener: TcpListener,
+    whole: mpsc::UnboundedSender<u32>,
+    mut answer_first: oneshot::Receiver<()>,
+) {
     let (mut stream, _) = listener.accept().await.unwrap();
     stream.write_all(&preface(&setting(3, 1))).await.unwrap();
     let mut client_preface = [0; CLIENT_PREFACE];
@@ -338,11 +369,18 @@ async fn one_at_a_time(listener: TcpListener, whole: mpsc::UnboundedSender<u32>,
     tokio::join!(read, serve);
 }
 
-/// A request that waits for a stream is given up, and called free. hyper goes on with it all the same: what was called free must not
-/// reach the server whole when the stream is there at last.
+/// A request that waits for a stream is given up, and called free. hyper goes on with it all the
+/// same: what was called free must not reach the server whole when the stream is there at last.
 async fn given_up_while_waiting<S, B>(client: S)
 where
-    S: Service<Request<ReplayBody>, Response = http::Response<B>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
+    S: Service<
+            Request<ReplayBody>,
+            Response = http::Response<B>,
+            Error: Into<BoxError>,
+            Future: Send,
+        > + Clone
+        + Send
+        + 'static,
     B: http_body::Body<Data: Send, Error: Into<BoxError>> + Unpin + Send + 'static,
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -353,7 +391,9 @@ where
     let service = CollectRequestLayer::new().layer(ClassifyGeminiErrorLayer::new().layer(client));
     let first = {
         let service = service.clone();
-        tokio::spawn(async move { service.oneshot(request(addr, body(10), &Trail::new())).await.map(|_| ()) })
+        tokio::spawn(async move {
+            service.oneshot(request(addr, body(10), &Trail::new())).await.map(|_| ())
+        })
     };
     assert_eq!(had.recv().await, Some(STREAM));
     // The client has the server's settings by now: the next request has to wait.
@@ -364,7 +404,11 @@ where
         tokio::task::yield_now().await;
     }
     drop(second);
-    assert_eq!(trail.attempts().last().unwrap().charge, Charge::None, "it waited for a stream all the time");
+    assert_eq!(
+        trail.attempts().last().unwrap().charge,
+        Charge::None,
+        "it waited for a stream all the time"
+    );
     answer_first.send(()).unwrap();
     first.await.unwrap().unwrap();
     // The third proves that the way is free, and that whatever was in front of it is through.

@@ -1,10 +1,12 @@
 //! A connection that is cut, wherever: what may have been paid for is never called "not sent".
 //!
-//! The origin is a socket that reads and writes so many bytes and then closes (FIN) or resets (RST), and says whether it had the whole
-//! request. What a client can know is less than that: a request of a kilobyte fits into the socket's buffer at once, so of a connection
-//! that breaks right after nobody can say how much of it arrived, and it counts as *maybe charged*. A request of megabytes that the
-//! client has not handed over whole is recognised, and costs nothing; so is one that never found a connection, and one of which the
-//! server itself says that it did nothing with it.
+//! The origin is a socket that reads and writes so many bytes and then closes (FIN) or resets
+//! (RST), and says whether it had the whole request. What a client can know is less than that: a
+//! request of a kilobyte fits into the socket's buffer at once, so of a connection that breaks
+//! right after nobody can say how much of it arrived, and it counts as *maybe charged*. A request
+//! of megabytes that the client has not handed over whole is recognised, and costs nothing; so is
+//! one that never found a connection, and one of which the server itself says that it did nothing
+//! with it.
 
 mod connecting;
 mod http1;
@@ -27,7 +29,8 @@ use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer};
 
 const IMAGE: &str = "{\"candidates\":[{\"content\":{\"parts\":[{\"inlineData\":{\"mimeType\":\"image/png\",\"data\":\"AQIDBAUGBwgJ\"}}]},\"finishReason\":\"STOP\"}]}";
 
-/// Beyond what the sockets and the client's own buffers hold: of a body this long a client knows whether it is out.
+/// Beyond what the sockets and the client's own buffers hold: of a body this long a client knows
+/// whether it is out.
 const LONG: usize = 16 * 1024 * 1024;
 
 fn body(bytes: usize) -> Bytes {
@@ -45,7 +48,14 @@ fn request(addr: SocketAddr, body: Bytes, trail: &Trail) -> Request<Full<Bytes>>
 /// Sends one request and reads its answer. Gives what the stack takes it to cost.
 async fn charge<S, B>(client: S, addr: SocketAddr, body: Bytes) -> Charge
 where
-    S: Service<Request<ReplayBody>, Response = http::Response<B>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
+    S: Service<
+            Request<ReplayBody>,
+            Response = http::Response<B>,
+            Error: Into<BoxError>,
+            Future: Send,
+        > + Clone
+        + Send
+        + 'static,
     B: http_body::Body<Error: Into<BoxError>> + Unpin + Send,
 {
     let trail = Trail::new();
@@ -77,7 +87,10 @@ impl Tally {
         match truth {
             Truth::Whole => {
                 *whole += 1;
-                assert!(!charge.is_surely_free(), "{phase}, {what:?}: the origin had all of it, and it was called {charge}");
+                assert!(
+                    !charge.is_surely_free(),
+                    "{phase}, {what:?}: the origin had all of it, and it was called {charge}"
+                );
             }
             Truth::Untold => *untold += 1,
             Truth::Unsent => {
@@ -89,7 +102,10 @@ impl Tally {
 
     /// Prints the table, and demands of what a client can know that at least 95 % were recognised.
     fn settle(self, name: &str) {
-        let mut table = format!("{name:<40} {:>7} {:>7} {:>7} {:>11}\n", "whole", "untold", "unsent", "recognised");
+        let mut table = format!(
+            "{name:<40} {:>7} {:>7} {:>7} {:>11}\n",
+            "whole", "untold", "unsent", "recognised"
+        );
         let mut sum = [0; 4];
         for (phase, counts) in &self.0 {
             let [whole, untold, unsent, recognised] = counts;
@@ -98,7 +114,10 @@ impl Tally {
         }
         println!("{table}");
         let [_, _, unsent, recognised] = sum;
-        assert!(recognised * 100 >= unsent * 95, "{recognised} of {unsent} unsent requests were recognised:\n{table}");
+        assert!(
+            recognised * 100 >= unsent * 95,
+            "{recognised} of {unsent} unsent requests were recognised:\n{table}"
+        );
         // A table without entries proves nothing.
         assert!(sum.iter().all(|&count| count > 0), "{table}");
     }

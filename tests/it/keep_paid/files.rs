@@ -4,12 +4,17 @@ use std::path::Path;
 
 use super::*;
 
-/// Runs in a directory of its own, and in real time: files are written by threads that a paused clock does not wait for.
+/// Runs in a directory of its own, and in real time: files are written by threads that a paused
+/// clock does not wait for.
 fn in_dir(name: &str, case: impl AsyncFnOnce(&Path)) {
     let dir = std::env::temp_dir().join(format!("keep-{name}-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&dir);
     std::fs::create_dir(&dir).unwrap();
-    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(case(&dir));
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap()
+        .block_on(case(&dir));
     std::fs::remove_dir_all(&dir).unwrap();
 }
 
@@ -25,10 +30,16 @@ fn what_is_kept_is_written_down_and_taken_in_again_without_a_secret() {
         std::fs::write(dir.join("torn.answer"), b"{\"version\":1").unwrap();
         for entry in std::fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
-            assert!(!String::from_utf8_lossy(&std::fs::read(&path).unwrap()).contains("sentinel"), "{}", path.display());
+            assert!(
+                !String::from_utf8_lossy(&std::fs::read(&path).unwrap()).contains("sentinel"),
+                "{}",
+                path.display()
+            );
             #[cfg(unix)]
             if !path.ends_with("torn.answer") {
-                let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+                let mode = std::os::unix::fs::PermissionsExt::mode(
+                    &std::fs::metadata(&path).unwrap().permissions(),
+                );
                 assert_eq!(mode & 0o077, 0, "its owner's alone");
             }
         }
@@ -38,12 +49,14 @@ fn what_is_kept_is_written_down_and_taken_in_again_without_a_secret() {
         }
         let next = KeepPaidLayer::new();
         assert_eq!(next.load_from(dir).await.unwrap(), 1);
-        let (status, body) = whole(stack(&scenario, &sim, &next), request(&scenario, &Trail::new())).await.unwrap();
+        let (status, body) =
+            whole(stack(&scenario, &sim, &next), request(&scenario, &Trail::new())).await.unwrap();
         assert!(status == 200 && !body.is_empty());
         assert_eq!(sim.ledger().charges(TAG), 1);
         // The file goes with its answer; the damaged one is put aside for a person.
         for _ in 0..200 {
-            let left: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            let left: Vec<_> =
+                std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
             if left == ["torn.damaged"] {
                 break;
             }
@@ -129,20 +142,29 @@ fn what_another_version_wrote_down_stays_where_it_is() {
     });
 }
 
-/// Nothing came of it that a later process could give: its next request is told so, and pays no second time.
+/// Nothing came of it that a later process could give: its next request is told so, and pays no
+/// second time.
 #[test]
 fn an_error_of_a_key_that_may_have_cost_something_is_written_down_as_lost() {
     in_dir("error", async |dir| {
         let client = tower::service_fn(|_: Request<tower_gemini::core::body::ReplayBody>| async {
-            let answer = Response::builder().status(504).body(Full::new(Bytes::from("upstream request timeout")));
+            let answer = Response::builder()
+                .status(504)
+                .body(Full::new(Bytes::from("upstream request timeout")));
             Ok::<_, std::io::Error>(answer.unwrap())
         });
         let scenario = Scenario::new([]);
-        let service = |keep: &KeepPaidLayer| CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)));
+        let service = |keep: &KeepPaidLayer| {
+            CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)))
+        };
         let first = KeepPaidLayer::new();
         let answer = service(&first).oneshot(with(&scenario, KEY, "one")).await.unwrap();
         let charge = answer.body().verdict().map(tower_gemini::core::verdict::Verdict::charge);
-        assert_eq!((answer.status().as_u16(), charge), (504, Some(Charge::Maybe)), "its verdict comes along");
+        assert_eq!(
+            (answer.status().as_u16(), charge),
+            (504, Some(Charge::Maybe)),
+            "its verdict comes along"
+        );
         assert_eq!(first.save_to(dir).await.unwrap(), 1);
         let next = KeepPaidLayer::new();
         assert_eq!(next.load_from(dir).await.unwrap(), 1);
@@ -157,7 +179,12 @@ fn an_answer_from_a_file_that_is_cut_on_its_way_is_there_for_the_next_request() 
         let scenario = Scenario { latency: Duration::from_millis(30), ..Scenario::new([]) };
         let sim = Sim::builder().latency(Latency::fixed(scenario.latency)).build();
         let keep = KeepPaidLayer::new();
-        hang_up(stack(&scenario, &sim, &keep), request(&scenario, &Trail::new()), Patience::Time(10)).await;
+        hang_up(
+            stack(&scenario, &sim, &keep),
+            request(&scenario, &Trail::new()),
+            Patience::Time(10),
+        )
+        .await;
         assert!(keep.drain(Duration::from_secs(10)).await);
         keep.save_to(dir).await.unwrap();
         let next = KeepPaidLayer::new();
@@ -182,7 +209,8 @@ fn a_key_whose_call_was_under_way_at_the_end_pays_no_second_time() {
         assert_eq!(keep.save_to(dir).await.unwrap(), 1);
         let next = KeepPaidLayer::new();
         assert_eq!(next.load_from(dir).await.unwrap(), 1);
-        let lost = whole(stack(&scenario, &sim, &next), with(&scenario, KEY, "one")).await.unwrap_err();
+        let lost =
+            whole(stack(&scenario, &sim, &next), with(&scenario, KEY, "one")).await.unwrap_err();
         assert!(!lost.charge().is_surely_free(), "{lost}");
         assert_eq!(sim.requests(), 1);
     });
@@ -204,7 +232,10 @@ fn a_loss_outlives_the_process_until_it_is_told() {
         assert_eq!((next.load_from(dir).await.unwrap(), next.counts().kept), (2, 0));
         let service = stack(&scenario, &sim, &next);
         for caller in ["ann", "ben"] {
-            assert_eq!(whole(service.clone(), of(caller)).await.unwrap_err().charge(), Charge::Maybe);
+            assert_eq!(
+                whole(service.clone(), of(caller)).await.unwrap_err().charge(),
+                Charge::Maybe
+            );
         }
         assert_eq!((sim.requests(), files_left(dir, 0).await), (2, 0));
         assert_eq!(whole(service, of("ann")).await.unwrap().0, 200);
@@ -216,12 +247,21 @@ fn what_is_written_down_twice_is_one_answer() {
     in_dir("twice", async |dir| {
         let scenario = Scenario { latency: Duration::from_millis(30), ..Scenario::new([]) };
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
-        hang_up(stack(&scenario, &sim, &keep), request(&scenario, &Trail::new()), Patience::Time(10)).await;
+        hang_up(
+            stack(&scenario, &sim, &keep),
+            request(&scenario, &Trail::new()),
+            Patience::Time(10),
+        )
+        .await;
         assert!(keep.drain(Duration::from_secs(10)).await);
         keep.save_to(dir).await.unwrap();
         tokio::time::sleep(Duration::from_millis(5)).await;
         keep.save_to(dir).await.unwrap();
-        assert_eq!(std::fs::read_dir(dir).unwrap().count(), 1, "what is written down already stays as it is");
+        assert_eq!(
+            std::fs::read_dir(dir).unwrap().count(),
+            1,
+            "what is written down already stays as it is"
+        );
     });
 }
 
@@ -230,7 +270,12 @@ fn what_was_given_after_it_was_written_down_is_not_given_again() {
     in_dir("given", async |dir| {
         let scenario = Scenario { latency: Duration::from_millis(30), ..Scenario::new([]) };
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
-        hang_up(stack(&scenario, &sim, &keep), request(&scenario, &Trail::new()), Patience::Time(10)).await;
+        hang_up(
+            stack(&scenario, &sim, &keep),
+            request(&scenario, &Trail::new()),
+            Patience::Time(10),
+        )
+        .await;
         assert!(keep.drain(Duration::from_secs(10)).await);
         keep.save_to(dir).await.unwrap();
         whole(stack(&scenario, &sim, &keep), request(&scenario, &Trail::new())).await.unwrap();
@@ -251,7 +296,10 @@ fn a_key_written_down_under_way_and_then_with_its_answer_has_its_answer() {
         assert_eq!(keep.save_to(dir).await.unwrap(), 1);
         let next = KeepPaidLayer::new();
         next.load_from(dir).await.unwrap();
-        assert_eq!(whole(stack(&scenario, &sim, &next), with(&scenario, KEY, "one")).await.unwrap(), answer);
+        assert_eq!(
+            whole(stack(&scenario, &sim, &next), with(&scenario, KEY, "one")).await.unwrap(),
+            answer
+        );
     });
 }
 
@@ -260,21 +308,28 @@ fn what_was_taken_in_is_written_down_elsewhere_too() {
     in_dir("else", async |dir| {
         let scenario = Scenario { latency: Duration::from_millis(1), ..Scenario::new([]) };
         let (sim, first) = (scenario.sim(), KeepPaidLayer::new());
-        let answer = whole(stack(&scenario, &sim, &first), with(&scenario, KEY, "one")).await.unwrap();
+        let answer =
+            whole(stack(&scenario, &sim, &first), with(&scenario, KEY, "one")).await.unwrap();
         first.save_to(dir.join("a")).await.unwrap();
         let second = KeepPaidLayer::new();
         second.load_from(dir.join("a")).await.unwrap();
         assert_eq!(second.save_to(dir.join("b")).await.unwrap(), 1);
         let third = KeepPaidLayer::new();
         assert_eq!(third.load_from(dir.join("b")).await.unwrap(), 1);
-        assert_eq!(whole(stack(&scenario, &sim, &third), with(&scenario, KEY, "one")).await.unwrap(), answer);
+        assert_eq!(
+            whole(stack(&scenario, &sim, &third), with(&scenario, KEY, "one")).await.unwrap(),
+            answer
+        );
     });
 }
 
 #[test]
 fn the_file_of_a_lost_key_is_not_doubled_by_each_process() {
     in_dir("lost", async |dir| {
-        let scenario = Scenario { latency: Duration::from_millis(1), ..Scenario::new([Fault::ResetAfterGeneration]) };
+        let scenario = Scenario {
+            latency: Duration::from_millis(1),
+            ..Scenario::new([Fault::ResetAfterGeneration])
+        };
         let (sim, mut keep) = (scenario.sim(), KeepPaidLayer::new());
         let _ = whole(stack(&scenario, &sim, &keep), with(&scenario, KEY, "one")).await;
         for _ in 0..3 {
@@ -291,17 +346,24 @@ fn an_answer_of_a_key_that_made_room_is_read_from_where_it_is_written_down() {
     in_dir("room", async |dir| {
         let scenario = Scenario { latency: Duration::from_millis(1), ..Scenario::new([]) };
         let (sim, first) = (scenario.sim(), KeepPaidLayer::new());
-        let answer = whole(stack(&scenario, &sim, &first), with(&scenario, KEY, "one")).await.unwrap();
+        let answer =
+            whole(stack(&scenario, &sim, &first), with(&scenario, KEY, "one")).await.unwrap();
         first.save_to(dir).await.unwrap();
         let keep = KeepPaidLayer::new().max_kept_bytes(answer.1.len() + answer.1.len() / 2);
         keep.load_from(dir).await.unwrap();
         whole(stack(&scenario, &sim, &keep), with(&scenario, KEY, "two")).await.unwrap();
         whole(stack(&scenario, &sim, &keep), with(&scenario, KEY, "two")).await.unwrap();
-        assert_eq!(whole(stack(&scenario, &sim, &keep), with(&scenario, KEY, "one")).await.unwrap(), answer);
+        assert_eq!(
+            whole(stack(&scenario, &sim, &keep), with(&scenario, KEY, "one")).await.unwrap(),
+            answer
+        );
         // Killed: nothing is saved.
         let next = KeepPaidLayer::new();
         next.load_from(dir).await.unwrap();
-        assert_eq!(whole(stack(&scenario, &sim, &next), with(&scenario, KEY, "one")).await.unwrap(), answer);
+        assert_eq!(
+            whole(stack(&scenario, &sim, &next), with(&scenario, KEY, "one")).await.unwrap(),
+            answer
+        );
         assert_eq!(sim.ledger().charges(TAG), 2, "one and two");
     });
 }
@@ -311,7 +373,8 @@ fn a_call_whose_caller_is_there_is_written_down_as_lost() {
     in_dir("live", async |dir| {
         let scenario = Scenario { latency: Duration::from_millis(400), ..Scenario::new([]) };
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
-        let call = tokio::spawn(whole(stack(&scenario, &sim, &keep), request(&scenario, &Trail::new())));
+        let call =
+            tokio::spawn(whole(stack(&scenario, &sim, &keep), request(&scenario, &Trail::new())));
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(keep.save_to(dir).await.unwrap(), 1);
         // The process ends: the connection goes with it.
@@ -319,7 +382,9 @@ fn a_call_whose_caller_is_there_is_written_down_as_lost() {
         let _ = call.await;
         let next = KeepPaidLayer::new();
         next.load_from(dir).await.unwrap();
-        let told = whole(stack(&scenario, &sim, &next), request(&scenario, &Trail::new())).await.unwrap_err();
+        let told = whole(stack(&scenario, &sim, &next), request(&scenario, &Trail::new()))
+            .await
+            .unwrap_err();
         assert!(told.is_lost_before(), "{told}");
         tokio::time::sleep(Duration::from_millis(600)).await;
         assert_eq!(sim.ledger().charges(TAG), 1);
@@ -331,14 +396,26 @@ fn an_answer_on_its_way_is_written_down() {
     in_dir("on-its-way", async |dir| {
         let scenario = Scenario { latency: Duration::from_millis(30), ..Scenario::new([]) };
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
-        hang_up(stack(&scenario, &sim, &keep), request(&scenario, &Trail::new()), Patience::Time(10)).await;
+        hang_up(
+            stack(&scenario, &sim, &keep),
+            request(&scenario, &Trail::new()),
+            Patience::Time(10),
+        )
+        .await;
         assert!(keep.drain(Duration::from_secs(10)).await);
-        let redeemed = stack(&scenario, &sim, &keep).oneshot(request(&scenario, &Trail::new())).await.unwrap();
+        let redeemed =
+            stack(&scenario, &sim, &keep).oneshot(request(&scenario, &Trail::new())).await.unwrap();
         assert_eq!(keep.save_to(dir).await.unwrap(), 1);
         drop(redeemed);
         let next = KeepPaidLayer::new();
         next.load_from(dir).await.unwrap();
-        assert_eq!(whole(stack(&scenario, &sim, &next), request(&scenario, &Trail::new())).await.unwrap().0, 200);
+        assert_eq!(
+            whole(stack(&scenario, &sim, &next), request(&scenario, &Trail::new()))
+                .await
+                .unwrap()
+                .0,
+            200
+        );
         assert_eq!(sim.ledger().charges(TAG), 1);
     });
 }
@@ -417,15 +494,27 @@ fn the_file_of_an_answer_that_waits_anew_is_dated_anew() {
         let scenario = Scenario { latency: Duration::from_millis(30), ..Scenario::new([]) };
         let sim = scenario.sim();
         let start = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-        let at = |minutes: u64| KeepPaidLayer::new().clock(At(start + Duration::from_secs(60 * minutes)));
+        let at = |minutes: u64| {
+            KeepPaidLayer::new().clock(At(start + Duration::from_secs(60 * minutes)))
+        };
         let first = at(0);
-        hang_up(stack(&scenario, &sim, &first), request(&scenario, &Trail::new()), Patience::Time(10)).await;
+        hang_up(
+            stack(&scenario, &sim, &first),
+            request(&scenario, &Trail::new()),
+            Patience::Time(10),
+        )
+        .await;
         assert!(first.drain(Duration::from_secs(10)).await);
         first.save_to(dir).await.unwrap();
         let second = at(9);
         assert_eq!(second.load_from(dir).await.unwrap(), 1);
         // It takes the answer, and goes away.
-        drop(stack(&scenario, &sim, &second).oneshot(request(&scenario, &Trail::new())).await.unwrap());
+        drop(
+            stack(&scenario, &sim, &second)
+                .oneshot(request(&scenario, &Trail::new()))
+                .await
+                .unwrap(),
+        );
         assert_eq!(second.save_to(dir).await.unwrap(), 1);
         assert_eq!(at(15).load_from(dir).await.unwrap(), 1);
         assert_eq!(std::fs::read_dir(dir).unwrap().count(), 1);

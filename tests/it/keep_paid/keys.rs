@@ -51,12 +51,14 @@ fn an_idempotency_key_whose_call_was_paid_for_and_lost_pays_no_second_time() {
     });
 }
 
-/// Everybody had left, and the time for finishing it alone had begun: whoever asks again by the name is there again, and is waited for.
+/// Everybody had left, and the time for finishing it alone had begun: whoever asks again by the
+/// name is there again, and is waited for.
 #[test]
 fn who_comes_back_to_a_key_is_not_told_that_it_took_too_long_alone() {
     in_paused_time(async {
         let scenario = Scenario { latency: Duration::from_secs(20), ..Scenario::new([]) };
-        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new().max_detached_time(Duration::from_secs(10)));
+        let (sim, keep) =
+            (scenario.sim(), KeepPaidLayer::new().max_detached_time(Duration::from_secs(10)));
         let service = stack(&scenario, &sim, &keep);
         let left = whole(service.clone(), with(&scenario, KEY, "one"));
         assert!(tokio::time::timeout(Duration::from_secs(2), left).await.is_err());
@@ -72,7 +74,8 @@ fn a_key_is_remembered_from_the_end_of_its_call_on() {
     in_paused_time(async {
         let scenario = Scenario { latency: Duration::from_secs(250), ..Scenario::new([]) };
         let sim = scenario.sim();
-        let service = stack(&scenario, &sim, &KeepPaidLayer::new().retention(Duration::from_secs(260)));
+        let service =
+            stack(&scenario, &sim, &KeepPaidLayer::new().retention(Duration::from_secs(260)));
         let first = whole(service.clone(), with(&scenario, KEY, "one")).await.unwrap();
         tokio::time::sleep(Duration::from_secs(200)).await;
         assert_eq!(whole(service.clone(), with(&scenario, KEY, "one")).await.unwrap(), first);
@@ -97,7 +100,10 @@ fn an_answer_of_a_key_that_had_to_make_room_is_lost_and_not_paid_for_again() {
         whole(service.clone(), with(&scenario, KEY, "two")).await.unwrap();
         whole(service.clone(), with(&scenario, KEY, "two")).await.unwrap();
         let lost = whole(service, with(&scenario, KEY, "one")).await.unwrap_err();
-        assert!(!lost.charge().is_surely_free() && lost.to_string().contains("another key asks again"), "{lost}");
+        assert!(
+            !lost.charge().is_surely_free() && lost.to_string().contains("another key asks again"),
+            "{lost}"
+        );
         assert_eq!(sim.ledger().charges(TAG), 3);
     });
 }
@@ -156,7 +162,10 @@ fn a_request_too_large_to_hold_is_not_sent_with_a_key() {
         let service = CollectRequestLayer::new().max_held_bytes(10).layer(keep.layer(stack));
         let (status, body) = whole(service.clone(), with(&scenario, KEY, "one")).await.unwrap();
         let text = String::from_utf8_lossy(&body);
-        assert!(status == 413 && text.contains("Send it without the key, or smaller"), "{status} {text}");
+        assert!(
+            status == 413 && text.contains("Send it without the key, or smaller"),
+            "{status} {text}"
+        );
         assert_eq!(sim.requests(), 0);
         assert_eq!(whole(service, request(&scenario, &Trail::new())).await.unwrap().0, 200);
     });
@@ -174,14 +183,19 @@ fn what_an_earlier_attempt_of_a_key_may_have_cost_is_told_too() {
         ]);
         let sim = Sim::builder()
             .script(scenario.faults.clone())
-            .latency(Latency::fixed(Duration::from_secs(20)).errors(Duration::from_secs(10)..=Duration::from_secs(10)))
+            .latency(
+                Latency::fixed(Duration::from_secs(20))
+                    .errors(Duration::from_secs(10)..=Duration::from_secs(10)),
+            )
             .tiny_images(true)
             .build();
         let keep = KeepPaidLayer::new();
         let service = stack(&scenario, &sim, &keep);
         let trail = Trail::new();
         let mut bought = with(&scenario, KEY, "one");
-        bought.extensions_mut().insert(CallOptions::new().trail(trail.clone()).maybe_charged_resends(1));
+        bought
+            .extensions_mut()
+            .insert(CallOptions::new().trail(trail.clone()).maybe_charged_resends(1));
         let mut call = Box::pin(whole(service.clone(), bought));
         while sim.requests() < 2 {
             assert!(tokio::time::timeout(Duration::from_millis(100), &mut call).await.is_err());

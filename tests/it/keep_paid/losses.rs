@@ -12,32 +12,49 @@ fn an_answer_that_is_too_large_or_too_late_is_told_and_not_kept() {
         ] {
             let sim = scenario.sim();
             let trail = Trail::new();
-            hang_up(stack(&scenario, &sim, &keep), request(&scenario, &trail), Patience::Time(5_000)).await;
+            hang_up(
+                stack(&scenario, &sim, &keep),
+                request(&scenario, &trail),
+                Patience::Time(5_000),
+            )
+            .await;
             assert!(keep.drain(Duration::from_secs(1000)).await);
             assert!(trail.to_string().contains(why), "{trail}");
-            assert_eq!((keep.counts().kept, keep.counts().too_large + keep.counts().too_late), (0, 1));
+            assert_eq!(
+                (keep.counts().kept, keep.counts().too_large + keep.counts().too_late),
+                (0, 1)
+            );
         }
     });
 }
 
-/// A front end's 504 may have cost something and is nothing to give to anybody. Its caller was not told: the next request is, once.
+/// A front end's 504 may have cost something and is nothing to give to anybody. Its caller was not
+/// told: the next request is, once.
 #[test]
 fn an_error_that_may_have_cost_something_is_not_kept() {
     in_paused_time(async {
-        let client = tower::service_fn(|request: Request<tower_gemini::core::body::ReplayBody>| async move {
-            let _ = request.into_body().collect().await;
-            tokio::time::sleep(Duration::from_secs(5)).await;
-            let answer = Response::builder().status(504).body(Full::new(Bytes::from("upstream request timeout")));
-            Ok::<_, std::io::Error>(answer.unwrap())
-        });
+        let client = tower::service_fn(
+            |request: Request<tower_gemini::core::body::ReplayBody>| async move {
+                let _ = request.into_body().collect().await;
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                let answer = Response::builder()
+                    .status(504)
+                    .body(Full::new(Bytes::from("upstream request timeout")));
+                Ok::<_, std::io::Error>(answer.unwrap())
+            },
+        );
         let keep = KeepPaidLayer::new();
-        let service = CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)));
+        let service =
+            CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)));
         let scenario = Scenario::new([]);
         let call = whole(service.clone(), with(&scenario, RETRY_COUNT, "0"));
         assert!(tokio::time::timeout(Duration::from_secs(2), call).await.is_err());
         assert!(keep.drain(Duration::from_secs(100)).await);
         let lost = whole(service.clone(), with(&scenario, RETRY_COUNT, "1")).await.unwrap_err();
-        assert_eq!((lost.charge(), keep.counts().kept, keep.counts().broken), (Charge::Maybe, 0, 1));
+        assert_eq!(
+            (lost.charge(), keep.counts().kept, keep.counts().broken),
+            (Charge::Maybe, 0, 1)
+        );
         assert!(lost.to_string().contains("asking once more sends it"), "{lost}");
         let (status, _) = whole(service, with(&scenario, RETRY_COUNT, "0")).await.unwrap();
         assert_eq!((status, keep.counts().redeemed), (504, 0));
@@ -74,12 +91,16 @@ fn what_was_lost_of_a_call_without_its_caller_is_told_once() {
         ] {
             let sim = scenario.sim();
             let service = stack(&scenario, &sim, &keep);
-            hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000)).await;
+            hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000))
+                .await;
             assert!(keep.drain(Duration::from_secs(1000)).await);
             let trail = Trail::new();
             let lost = whole(service.clone(), request(&scenario, &trail)).await.unwrap_err();
             assert_eq!((lost.charge(), sim.requests()), (Charge::Maybe, 1), "{lost}");
-            assert!(matches!(trail.steps()[..], [Step::Stopped { why: StopReason::LostBefore }]), "{trail}");
+            assert!(
+                matches!(trail.steps()[..], [Step::Stopped { why: StopReason::LostBefore }]),
+                "{trail}"
+            );
             assert_eq!(whole(service, request(&scenario, &Trail::new())).await.unwrap().0, 200);
         }
     });
@@ -91,16 +112,24 @@ fn an_answer_that_had_to_make_room_is_told_as_lost() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         let sim = scenario.sim();
-        let (_, body) = whole(stack(&scenario, &sim, &KeepPaidLayer::new()), request(&scenario, &Trail::new())).await.unwrap();
+        let (_, body) =
+            whole(stack(&scenario, &sim, &KeepPaidLayer::new()), request(&scenario, &Trail::new()))
+                .await
+                .unwrap();
         let keep = KeepPaidLayer::new().max_kept_bytes(body.len() + body.len() / 2);
         let service = stack(&scenario, &sim, &keep);
         for key in ["first", "second"] {
-            hang_up(service.clone(), with(&scenario, "x-goog-api-key", key), Patience::Time(5_000)).await;
+            hang_up(service.clone(), with(&scenario, "x-goog-api-key", key), Patience::Time(5_000))
+                .await;
             assert!(keep.drain(Duration::from_secs(100)).await);
         }
-        let lost = whole(service.clone(), with(&scenario, "x-goog-api-key", "first")).await.unwrap_err();
+        let lost =
+            whole(service.clone(), with(&scenario, "x-goog-api-key", "first")).await.unwrap_err();
         assert_eq!(lost.charge(), Charge::Maybe);
-        assert_eq!(whole(service, with(&scenario, "x-goog-api-key", "second")).await.unwrap().0, 200);
+        assert_eq!(
+            whole(service, with(&scenario, "x-goog-api-key", "second")).await.unwrap().0,
+            200
+        );
         assert_eq!(sim.ledger().charges(TAG), 3, "the one to measure, and two");
     });
 }
@@ -108,22 +137,29 @@ fn an_answer_that_had_to_make_room_is_told_as_lost() {
 #[test]
 fn an_error_within_a_200_is_not_kept() {
     in_paused_time(async {
-        let client = tower::service_fn(move |r: Request<tower_gemini::core::body::ReplayBody>| async move {
-            let _ = r.into_body().collect().await;
-            tokio::time::sleep(Duration::from_secs(5)).await;
-            let busy = r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#;
-            Ok::<_, std::io::Error>(
-                Response::builder()
-                    .status(200)
-                    .header("content-type", "application/json")
-                    .body(Full::new(Bytes::from(busy)))
-                    .unwrap(),
-            )
-        });
+        let client = tower::service_fn(
+            move |r: Request<tower_gemini::core::body::ReplayBody>| async move {
+                let _ = r.into_body().collect().await;
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                let busy = r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#;
+                Ok::<_, std::io::Error>(
+                    Response::builder()
+                        .status(200)
+                        .header("content-type", "application/json")
+                        .body(Full::new(Bytes::from(busy)))
+                        .unwrap(),
+                )
+            },
+        );
         let scenario = Scenario::new([]);
         let keep = KeepPaidLayer::new();
-        let service = CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)));
-        let _ = tokio::time::timeout(Duration::from_secs(2), service.clone().oneshot(request(&scenario, &Trail::new()))).await;
+        let service =
+            CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)));
+        let _ = tokio::time::timeout(
+            Duration::from_secs(2),
+            service.clone().oneshot(request(&scenario, &Trail::new())),
+        )
+        .await;
         assert_eq!(keep.counts().detached, 1);
         tokio::time::sleep(Duration::from_secs(60)).await;
         let told = whole(service, request(&scenario, &Trail::new())).await.unwrap_err();
@@ -142,14 +178,19 @@ fn what_an_earlier_attempt_may_have_cost_is_told_too() {
         let scenario = Scenario::new([Fault::ResetAfterGeneration, Fault::HighDemand]);
         let sim = Sim::builder()
             .script(scenario.faults.clone())
-            .latency(Latency::fixed(Duration::from_secs(20)).errors(Duration::from_secs(10)..=Duration::from_secs(10)))
+            .latency(
+                Latency::fixed(Duration::from_secs(20))
+                    .errors(Duration::from_secs(10)..=Duration::from_secs(10)),
+            )
             .tiny_images(true)
             .build();
         let keep = KeepPaidLayer::new();
         let service = stack(&scenario, &sim, &keep);
         let trail = Trail::new();
         let mut bought = scenario.request(TAG);
-        bought.extensions_mut().insert(CallOptions::new().trail(trail.clone()).maybe_charged_resends(1));
+        bought
+            .extensions_mut()
+            .insert(CallOptions::new().trail(trail.clone()).maybe_charged_resends(1));
         // It leaves while the second is out.
         let mut call = Box::pin(whole(service.clone(), bought));
         while sim.requests() < 2 {
@@ -164,7 +205,8 @@ fn what_an_earlier_attempt_may_have_cost_is_told_too() {
     });
 }
 
-/// A client that sends what it has when it is dropped, as one does whose connection is on another thread.
+/// A client that sends what it has when it is dropped, as one does whose connection is on another
+/// thread.
 struct SendsLate(Option<tower_gemini::core::body::ReplayBody>);
 
 impl Future for SendsLate {
@@ -179,7 +221,9 @@ impl Drop for SendsLate {
     fn drop(&mut self) {
         let Some(mut body) = self.0.take() else { return };
         let mut cx = Context::from_waker(Waker::noop());
-        while let std::task::Poll::Ready(Some(Ok(_))) = std::pin::Pin::new(&mut body).poll_frame(&mut cx) {}
+        while let std::task::Poll::Ready(Some(Ok(_))) =
+            std::pin::Pin::new(&mut body).poll_frame(&mut cx)
+        {}
     }
 }
 
@@ -187,11 +231,13 @@ impl Drop for SendsLate {
 fn what_goes_out_while_it_is_given_up_is_told_as_lost() {
     in_paused_time(async {
         for key in [None, Some("one")] {
-            let client = tower::service_fn(|request: Request<tower_gemini::core::body::ReplayBody>| {
-                SendsLate(Some(request.into_body()))
-            });
+            let client =
+                tower::service_fn(|request: Request<tower_gemini::core::body::ReplayBody>| {
+                    SendsLate(Some(request.into_body()))
+                });
             let keep = KeepPaidLayer::new();
-            let service = CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)));
+            let service =
+                CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)));
             let ask = || {
                 let mut request = request(&Scenario::new([]), &Trail::new());
                 if let Some(key) = key {
@@ -202,7 +248,10 @@ fn what_goes_out_while_it_is_given_up_is_told_as_lost() {
             let call = whole(service.clone(), ask());
             assert!(tokio::time::timeout(Duration::from_secs(5), call).await.is_err());
             assert!(keep.drain(Duration::from_secs(1)).await);
-            let told = tokio::time::timeout(Duration::from_secs(5), whole(service, ask())).await.unwrap().unwrap_err();
+            let told = tokio::time::timeout(Duration::from_secs(5), whole(service, ask()))
+                .await
+                .unwrap()
+                .unwrap_err();
             assert!(told.is_lost_before(), "{key:?}: {told}");
         }
     });

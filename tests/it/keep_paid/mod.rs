@@ -1,4 +1,5 @@
-//! What callers hung up on after it may have been paid for is finished, kept, and given to their next identical request, once.
+//! What callers hung up on after it may have been paid for is finished, kept, and given to their
+//! next identical request, once.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -20,7 +21,9 @@ use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::keep_paid::KeptBody;
 use tower_gemini::model_fallback::Chain;
 use tower_gemini::stack::Judged;
-use tower_gemini::{CollectRequest, CollectRequestLayer, GeminiStack, KeepPaid, KeepPaidLayer, ObserveLayer};
+use tower_gemini::{
+    CollectRequest, CollectRequestLayer, GeminiStack, KeepPaid, KeepPaidLayer, ObserveLayer,
+};
 use tower_gemini_sim::{Fault, Latency, Sim, SimBody, SimService};
 
 use crate::harness::{Ask, Scenario, TAG, cases, faults, in_paused_time};
@@ -82,7 +85,9 @@ enum Left {
 async fn hang_up(service: Kept, request: Request<Full<Bytes>>, patience: Patience) -> Left {
     match patience {
         Patience::Time(milliseconds) => {
-            match tokio::time::timeout(Duration::from_millis(milliseconds), whole(service, request)).await {
+            match tokio::time::timeout(Duration::from_millis(milliseconds), whole(service, request))
+                .await
+            {
                 Ok(_) => Left::WithWord,
                 Err(_) => Left::WithNothing,
             }
@@ -105,7 +110,8 @@ fn patience() -> impl Strategy<Value = Patience> {
     prop_oneof![(0u64..60_000).prop_map(Patience::Time), (0usize..4).prop_map(Patience::Chunks)]
 }
 
-/// A caller hangs up, and asks again for the same, as every SDK does: twice. Judged by the server's ledger.
+/// A caller hangs up, and asks again for the same, as every SDK does: twice. Judged by the server's
+/// ledger.
 ///
 /// Gives how often the server charged, the final answer, and whether the first one had come whole.
 async fn and_again(
@@ -131,7 +137,8 @@ async fn and_again(
 proptest! {
     #![proptest_config(cases(1000))]
 
-    // Good weather: whenever the caller hangs up, both sends together are paid for once, and the second one is answered.
+    // Good weather: whenever the caller hangs up, both sends together are paid for once, and the
+    // second one is answered.
     #[test]
     fn a_caller_who_hangs_up_and_asks_again_pays_once(
         ask in prop::sample::select(vec![Ask::Whole, Ask::Sse, Ask::Array]),
@@ -153,7 +160,8 @@ proptest! {
         });
     }
 
-    // Any weather: who was told nothing and asks again gets what was paid for, or is told that it is lost. Both sends are paid for once.
+    // Any weather: who was told nothing and asks again gets what was paid for, or is told that it
+    // is lost. Both sends are paid for once.
     #[test]
     fn no_weather_makes_a_resend_pay_again(weather in proptest::collection::vec(faults(), 0..4), patience in patience(), pause in 0u64..120_000) {
         let scenario = Scenario { latency: Duration::from_secs(3), ..Scenario::new(weather) };
@@ -171,7 +179,8 @@ proptest! {
         });
     }
 
-    // However often its future was polled before it was dropped, a call that did not go out leaves nothing behind, and one that did leaves one task.
+    // However often its future was polled before it was dropped, a call that did not go out leaves
+    // nothing behind, and one that did leaves one task.
     #[test]
     fn a_dropped_call_is_finished_or_gone(polls in 0usize..12) {
         in_paused_time(async {
@@ -201,21 +210,28 @@ fn without_the_layer_the_same_check_shows_two_charges() {
         let scenario = Scenario::new([]);
         let sim = scenario.sim();
         let service = scenario.stack().raw(sim.service());
-        let first =
-            tokio::time::timeout(Duration::from_secs(5), whole(service.clone(), request(&scenario, &Trail::new()))).await;
+        let first = tokio::time::timeout(
+            Duration::from_secs(5),
+            whole(service.clone(), request(&scenario, &Trail::new())),
+        )
+        .await;
         assert!(first.is_err());
         whole(service, request(&scenario, &Trail::new())).await.unwrap();
         assert_eq!(sim.ledger().charges(TAG), 2);
     });
 }
 
-// Servers do not ask for the end of a body whose length was announced: such an answer was kept although it had arrived, and the caller's
-// next call got an old image.
+// Servers do not ask for the end of a body whose length was announced: such an answer was kept
+// although it had arrived, and the caller's next call got an old image.
 #[test]
 fn an_answer_that_came_to_its_announced_length_was_delivered() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
-        let sim = Sim::builder().latency(Latency::none()).announce_length(true).tiny_images(false).build();
+        let sim = Sim::builder()
+            .latency(Latency::none())
+            .announce_length(true)
+            .tiny_images(false)
+            .build();
         let keep = KeepPaidLayer::new();
         let service = stack(&scenario, &sim, &keep);
         let answer = service.clone().oneshot(request(&scenario, &Trail::new())).await.unwrap();
@@ -244,9 +260,15 @@ fn both_trails_say_what_happened() {
         hang_up(service.clone(), request(&scenario, &first), Patience::Time(5_000)).await;
         tokio::time::sleep(Duration::from_secs(60)).await;
         whole(service, request(&scenario, &second)).await.unwrap();
-        assert!(matches!(first.steps()[..], [Step::Attempt(_), Step::CallerLeft, Step::Kept { .. }]), "{first}");
+        assert!(
+            matches!(first.steps()[..], [Step::Attempt(_), Step::CallerLeft, Step::Kept { .. }]),
+            "{first}"
+        );
         let [Step::Redeemed { age, cost, .. }] = second.steps()[..] else { panic!("{second}") };
-        assert!(age >= Duration::from_secs(40) && cost == first.cost() && cost.at_least_microusd > 0, "{second}");
+        assert!(
+            age >= Duration::from_secs(40) && cost == first.cost() && cost.at_least_microusd > 0,
+            "{second}"
+        );
         assert_eq!(second.cost().at_most_microusd, Some(0), "the second call cost nothing");
     });
 }
@@ -289,7 +311,10 @@ fn what_ends_free_is_not_kept_and_starts_nothing_more() {
         let scenario = Scenario::new([Fault::HighDemand, Fault::HighDemand]);
         let sim = Sim::builder()
             .script(scenario.faults.clone())
-            .latency(Latency::fixed(Duration::from_secs(20)).errors(Duration::from_secs(10)..=Duration::from_secs(10)))
+            .latency(
+                Latency::fixed(Duration::from_secs(20))
+                    .errors(Duration::from_secs(10)..=Duration::from_secs(10)),
+            )
             .tiny_images(true)
             .build();
         let keep = KeepPaidLayer::new();
@@ -314,7 +339,9 @@ fn a_continuation_is_never_kept_or_shared() {
         let service = stack(&scenario, &sim, &keep);
         let continuation = || {
             let mut request = request(&scenario, &Trail::new());
-            *request.body_mut() = Full::from(r#"{"contents":[{"parts":[{"text":"on"}]}],"continuationToken":"next"}"#);
+            *request.body_mut() = Full::from(
+                r#"{"contents":[{"parts":[{"text":"on"}]}],"continuationToken":"next"}"#,
+            );
             request
         };
         hang_up(service.clone(), continuation(), Patience::Time(5_000)).await;
@@ -329,7 +356,10 @@ fn bounds_hold_however_many_callers_leave() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         let sim = scenario.sim();
-        let keep = KeepPaidLayer::new().max_detached(5).max_kept_bytes(20_000).retention(Duration::from_secs(300));
+        let keep = KeepPaidLayer::new()
+            .max_detached(5)
+            .max_kept_bytes(20_000)
+            .retention(Duration::from_secs(300));
         let service = stack(&scenario, &sim, &keep);
         for n in 0..40 {
             let mut request = request(&scenario, &Trail::new());
@@ -367,24 +397,32 @@ fn whoever_gets_it_and_hangs_up_leaves_it_for_the_next() {
     });
 }
 
-/// An attempt that ended free and the next one in one breath: the second is out, and may be paid for.
+/// An attempt that ended free and the next one in one breath: the second is out, and may be paid
+/// for.
 #[test]
 fn a_call_without_its_caller_that_fell_back_is_finished() {
     in_paused_time(async {
-        let client = tower::service_fn(|request: Request<tower_gemini::core::body::ReplayBody>| async move {
-            let falls_back = request.uri().path().contains("flash");
-            let _ = request.into_body().collect().await;
-            tokio::time::sleep(Duration::from_secs(5)).await;
-            let (status, body) = if falls_back {
-                (
-                    200,
-                    r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"AQID"}}]},"finishReason":"STOP"}]}"#,
+        let client = tower::service_fn(
+            |request: Request<tower_gemini::core::body::ReplayBody>| async move {
+                let falls_back = request.uri().path().contains("flash");
+                let _ = request.into_body().collect().await;
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                let (status, body) = if falls_back {
+                    (
+                        200,
+                        r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"AQID"}}]},"finishReason":"STOP"}]}"#,
+                    )
+                } else {
+                    (
+                        503,
+                        r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#,
+                    )
+                };
+                Ok::<_, std::io::Error>(
+                    Response::builder().status(status).body(Full::new(Bytes::from(body))).unwrap(),
                 )
-            } else {
-                (503, r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#)
-            };
-            Ok::<_, std::io::Error>(Response::builder().status(status).body(Full::new(Bytes::from(body))).unwrap())
-        });
+            },
+        );
         let keep = KeepPaidLayer::new();
         let stack = GeminiStack::new()
             .retry_policy(RetryPolicy::never())
@@ -394,11 +432,16 @@ fn a_call_without_its_caller_that_fell_back_is_finished() {
         let call = whole(service.clone(), request(&scenario, &trail));
         assert!(tokio::time::timeout(Duration::from_secs(2), call).await.is_err());
         assert!(keep.drain(Duration::from_secs(100)).await);
-        assert_eq!((trail.attempts().len(), keep.counts().kept, keep.counts().free), (2, 1, 0), "{trail}");
+        assert_eq!(
+            (trail.attempts().len(), keep.counts().kept, keep.counts().free),
+            (2, 1, 0),
+            "{trail}"
+        );
     });
 }
 
-/// All answers on their way share one bound: what is over it is not held, and the callers who stay get all of theirs.
+/// All answers on their way share one bound: what is over it is not held, and the callers who stay
+/// get all of theirs.
 #[test]
 fn answers_on_their_way_are_held_within_the_bound_all_together() {
     in_paused_time(async {
@@ -408,7 +451,10 @@ fn answers_on_their_way_are_held_within_the_bound_all_together() {
             .tiny_images(true)
             .chunks(200, Duration::from_secs(1))
             .build();
-        let (_, body) = whole(stack(&scenario, &sim, &KeepPaidLayer::new()), request(&scenario, &Trail::new())).await.unwrap();
+        let (_, body) =
+            whole(stack(&scenario, &sim, &KeepPaidLayer::new()), request(&scenario, &Trail::new()))
+                .await
+                .unwrap();
         let keep = KeepPaidLayer::new().max_kept_bytes(3 * body.len());
         let service = stack(&scenario, &sim, &keep);
         let calls = (0..8).map(|_| {
@@ -427,7 +473,12 @@ fn answers_on_their_way_are_held_within_the_bound_all_together() {
         assert!(!stays.collect().await.unwrap().to_bytes().is_empty());
         assert!(keep.drain(Duration::from_secs(1000)).await);
         let counts = keep.counts();
-        assert!(counts.kept >= 1 && counts.too_large >= 1 && counts.kept + counts.too_large as usize == 7, "{counts:?}");
+        assert!(
+            counts.kept >= 1
+                && counts.too_large >= 1
+                && counts.kept + counts.too_large as usize == 7,
+            "{counts:?}"
+        );
         // And the room is there again.
         hang_up(service, request(&scenario, &Trail::new()), Patience::Chunks(1)).await;
         assert!(keep.drain(Duration::from_secs(1000)).await);
@@ -455,10 +506,14 @@ fn a_refusal_that_is_given_again_is_a_refusal_in_every_figure() {
 fn no_bound_in_time_is_no_panic() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
-        for keep in [KeepPaidLayer::new().max_detached_time(Duration::MAX), KeepPaidLayer::new().grace(Duration::MAX)] {
+        for keep in [
+            KeepPaidLayer::new().max_detached_time(Duration::MAX),
+            KeepPaidLayer::new().grace(Duration::MAX),
+        ] {
             let sim = scenario.sim();
             let service = stack(&scenario, &sim, &keep);
-            hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000)).await;
+            hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000))
+                .await;
             assert!(keep.drain(Duration::from_secs(100)).await);
             let (status, _) = whole(service, request(&scenario, &Trail::new())).await.unwrap();
             assert_eq!((status, sim.ledger().charges(TAG)), (200, 1));
@@ -476,7 +531,12 @@ fn a_body_may_be_dropped_with_no_bound_in_time() {
             .chunks(700, Duration::from_millis(300))
             .build();
         let keep = KeepPaidLayer::new().max_detached_time(Duration::MAX);
-        let left = hang_up(stack(&scenario, &sim, &keep), request(&scenario, &Trail::new()), Patience::Chunks(1)).await;
+        let left = hang_up(
+            stack(&scenario, &sim, &keep),
+            request(&scenario, &Trail::new()),
+            Patience::Chunks(1),
+        )
+        .await;
         assert_eq!(left, Left::WithNothing);
         assert!(keep.drain(Duration::from_secs(100)).await);
         assert_eq!(keep.counts().kept, 1);
@@ -501,15 +561,23 @@ fn an_answer_that_was_put_back_waits_anew() {
     });
 }
 
-/// On four threads, with hang-ups at any moment: each key pays once, each caller without one for what it got and one more, and nobody waits
-/// for ever.
+/// On four threads, with hang-ups at any moment: each key pays once, each caller without one for
+/// what it got and one more, and nobody waits for ever.
 #[test]
 fn hang_ups_on_four_threads_pay_once() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_time().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(4)
+        .enable_time()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let scenario = Scenario::new([]);
         let latency = Latency::fixed(Duration::from_millis(6));
-        let sim = Sim::builder().latency(latency).tiny_images(true).chunks(700, Duration::from_millis(1)).build();
+        let sim = Sim::builder()
+            .latency(latency)
+            .tiny_images(true)
+            .chunks(700, Duration::from_millis(1))
+            .build();
         let keep = KeepPaidLayer::new();
         let service = stack(&scenario, &sim, &keep);
         let ask = |tag: &str, name: &'static str| {
@@ -528,14 +596,19 @@ fn hang_ups_on_four_threads_pay_once() {
                         let [requests @ .., last] = requests;
                         for request in requests {
                             let patience = Duration::from_micros(fastrand::u64(0..20_000));
-                            let _ = tokio::time::timeout(patience, whole(service.clone(), request)).await;
+                            let _ = tokio::time::timeout(patience, whole(service.clone(), request))
+                                .await;
                         }
-                        tokio::time::timeout(hangs, whole(service, last)).await.expect("it hangs").unwrap();
+                        tokio::time::timeout(hangs, whole(service, last))
+                            .await
+                            .expect("it hangs")
+                            .unwrap();
                     });
                 }
                 // One client, one request after the other.
                 let tag = format!("alone-{round}-{n}");
-                let (service, sim, requests) = (service.clone(), sim.clone(), [(); 7].map(|()| ask(&tag, "x-goog-api-key")));
+                let (service, sim, requests) =
+                    (service.clone(), sim.clone(), [(); 7].map(|()| ask(&tag, "x-goog-api-key")));
                 tasks.spawn(async move {
                     let ([requests @ .., last], mut came) = (requests, 0);
                     for request in requests {
@@ -546,7 +619,10 @@ fn hang_ups_on_four_threads_pay_once() {
                                 .is_ok_and(|answer| answer.is_ok()),
                         );
                     }
-                    tokio::time::timeout(hangs, whole(service, last)).await.expect("it hangs").unwrap();
+                    tokio::time::timeout(hangs, whole(service, last))
+                        .await
+                        .expect("it hangs")
+                        .unwrap();
                     let charges = sim.ledger().charges(&tag);
                     assert!(charges <= came + 1, "{tag}: {charges} charges, {came} came");
                 });
@@ -577,6 +653,8 @@ fn nothing_that_is_printed_holds_the_key() {
 
 /// The body of the stack is one that a server can send.
 #[allow(dead_code, reason = "it is the types that are tested")]
-fn a_kept_body_is_a_servers_body(body: KeptBody<tower_gemini::core::body::JudgedBody<SimBody>>) -> axum::body::Body {
+fn a_kept_body_is_a_servers_body(
+    body: KeptBody<tower_gemini::core::body::JudgedBody<SimBody>>,
+) -> axum::body::Body {
     axum::body::Body::new(body)
 }

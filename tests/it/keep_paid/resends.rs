@@ -26,7 +26,9 @@ fn a_marked_resend_gets_what_seemed_delivered_and_an_unmarked_one_does_not() {
         let service = stack(&scenario, &sim, &keep);
         let send = |count: &'static str| {
             let mut request = request(&scenario, &Trail::new());
-            request.headers_mut().insert("x-stainless-retry-count", HeaderValue::from_static(count));
+            request
+                .headers_mut()
+                .insert("x-stainless-retry-count", HeaderValue::from_static(count));
             whole(service.clone(), request)
         };
         let first = send("0").await.unwrap();
@@ -47,7 +49,8 @@ fn a_resend_that_comes_before_the_hang_up_of_a_redeemed_answer_is_noticed_waits_
         hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(1_000)).await;
         assert!(keep.drain(Duration::from_secs(100)).await);
         for _ in 0..3 {
-            let redeemed = service.clone().oneshot(request(&scenario, &Trail::new())).await.unwrap();
+            let redeemed =
+                service.clone().oneshot(request(&scenario, &Trail::new())).await.unwrap();
             let next = tokio::spawn(whole(service.clone(), request(&scenario, &Trail::new())));
             tokio::time::sleep(Duration::from_millis(20)).await;
             drop(redeemed);
@@ -60,7 +63,8 @@ fn a_resend_that_comes_before_the_hang_up_of_a_redeemed_answer_is_noticed_waits_
     });
 }
 
-/// Two deliberate calls that are alike: the resend of the second is not given the answer of the first.
+/// Two deliberate calls that are alike: the resend of the second is not given the answer of the
+/// first.
 #[test]
 fn a_resend_waits_for_its_own_call_and_takes_no_other_ones_answer() {
     in_paused_time(async {
@@ -93,7 +97,10 @@ fn an_answer_that_is_given_late_is_there_for_a_resend_right_after() {
 #[test]
 fn a_resend_that_comes_before_its_call_breaks_is_told_of_the_loss() {
     in_paused_time(async {
-        let scenario = Scenario { latency: Duration::from_secs(20), ..Scenario::new([Fault::ResetAfterGeneration]) };
+        let scenario = Scenario {
+            latency: Duration::from_secs(20),
+            ..Scenario::new([Fault::ResetAfterGeneration])
+        };
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
         let service = stack(&scenario, &sim, &keep);
         // Its client has gone, and nobody has noticed yet.
@@ -130,7 +137,10 @@ fn a_resend_of_a_call_that_was_free_is_not_told_of_an_earlier_ones_loss() {
         let scenario = Scenario { latency: Duration::from_millis(10), ..scenario };
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
         let service = stack(&scenario, &sim, &keep);
-        assert_eq!(whole(service.clone(), with(&scenario, RETRY_COUNT, "0")).await.unwrap_err().charge(), Charge::Maybe);
+        assert_eq!(
+            whole(service.clone(), with(&scenario, RETRY_COUNT, "0")).await.unwrap_err().charge(),
+            Charge::Maybe
+        );
         // Within the window of a resend.
         let mut again = with(&scenario, RETRY_COUNT, "0");
         again.extensions_mut().insert(CallOptions::new().deadline(Duration::from_secs(1)));
@@ -145,14 +155,18 @@ fn a_resend_of_a_call_that_was_free_is_not_told_of_an_earlier_ones_loss() {
 fn a_call_that_panicked_is_waited_for_by_nobody() {
     in_paused_time(async {
         let panics = std::sync::atomic::AtomicBool::new(true);
-        let client = Arc::new(move || assert!(!panics.swap(false, std::sync::atomic::Ordering::Relaxed), "it panics once"));
+        let client = Arc::new(move || {
+            assert!(!panics.swap(false, std::sync::atomic::Ordering::Relaxed), "it panics once")
+        });
         let client = tower::service_fn(move |_: Request<tower_gemini::core::body::ReplayBody>| {
             client();
             async { Ok::<_, std::io::Error>(Response::new(Full::new(Bytes::from("{}")))) }
         });
         let keep = KeepPaidLayer::new().grace(Duration::from_secs(100));
-        let service = CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)));
-        let first = tokio::spawn(whole(service.clone(), request(&Scenario::new([]), &Trail::new())));
+        let service =
+            CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)));
+        let first =
+            tokio::spawn(whole(service.clone(), request(&Scenario::new([]), &Trail::new())));
         assert!(first.await.unwrap_err().is_panic());
         let began = tokio::time::Instant::now();
         let _ = whole(service, request(&Scenario::new([]), &Trail::new())).await;

@@ -18,11 +18,11 @@ use crate::verdict::Verdict;
 
 /// What must live to the end of a body, and may end it.
 ///
-/// A layer attaches one with [`JudgedBody::guard`]: a permit, a reservation, a timer, the ledger's last entry. It is dropped with
-/// the body.
+/// A layer attaches one with [`JudgedBody::guard`]: a permit, a reservation, a timer, the ledger's
+/// last entry. It is dropped with the body.
 pub trait BodyGuard: Send + Sync {
-    /// Asked whenever upstream has nothing to give. `Ready` ends the body with that error, whose verdict the body corrects by what
-    /// it has seen. The default never does.
+    /// Asked whenever upstream has nothing to give. `Ready` ends the body with that error, whose
+    /// verdict the body corrects by what it has seen. The default never does.
     fn poll_stop(&mut self, _cx: &mut Context<'_>) -> Poll<Error> {
         Poll::Pending
     }
@@ -30,11 +30,12 @@ pub trait BodyGuard: Send + Sync {
     /// A chunk of this many bytes came from upstream.
     fn on_chunk(&mut self, _bytes: usize) {}
 
-    /// These bytes are on their way to the reader: all of the answer from its first byte on, peeked or not, in order. For those
-    /// who read along.
+    /// These bytes are on their way to the reader: all of the answer from its first byte on, peeked
+    /// or not, in order. For those who read along.
     fn on_data(&mut self, _data: &Bytes) {}
 
-    /// The body ended. Called once: when it was read to its end, when it failed, or when it was dropped before either.
+    /// The body ended. Called once: when it was read to its end, when it failed, or when it was
+    /// dropped before either.
     fn on_end(&mut self, _end: &BodyEnd<'_>) {}
 }
 
@@ -65,8 +66,9 @@ pub enum Ended {
 
 /// An answer's body with its verdict beside it.
 ///
-/// It yields the upstream's bytes unchanged. Where the answer turns out to be broken (an error in mid-stream, an end without a
-/// finish reason, JSON that stops short) it ends with a typed [`Error`], never cleanly. Only `ClassifyGeminiError` makes one.
+/// It yields the upstream's bytes unchanged. Where the answer turns out to be broken (an error in
+/// mid-stream, an end without a finish reason, JSON that stops short) it ends with a typed
+/// [`Error`], never cleanly. Only `ClassifyGeminiError` makes one.
 pub struct JudgedBody<B> {
     held: Held,
     /// `None` once it ended.
@@ -102,17 +104,27 @@ where
     #[must_use]
     pub fn new(decided: Decided, rest: Option<B>, call: Arc<Call>, context: CallContext) -> Self {
         let Decided { verdict, held, usage, images, watch } = decided;
-        let watch = if rest.is_some() { watch.map(|scanner| Watch { scanner, broken: None }) } else { None };
+        let watch = if rest.is_some() {
+            watch.map(|scanner| Watch { scanner, broken: None })
+        } else {
+            None
+        };
         let state = State { verdict, usage, images, watch, guards: Vec::new(), ended: false };
         Self { held, rest, failed: None, call, context, state }
     }
 
-    /// An answer made here and not upstream, such as an admission's refusal: its bytes, and what it means.
+    /// An answer made here and not upstream, such as an admission's refusal: its bytes, and what it
+    /// means.
     #[must_use]
     pub fn local(bytes: Bytes, verdict: Verdict, call: Arc<Call>, context: CallContext) -> Self {
         let mut held = Held::default();
         held.push(bytes);
-        Self::new(Decided { verdict, held, usage: None, images: None, watch: None }, None, call, context)
+        Self::new(
+            Decided { verdict, held, usage: None, images: None, watch: None },
+            None,
+            call,
+            context,
+        )
     }
 
     /// A body whose upstream failed while it was peeked: what came, and then the error.
@@ -125,7 +137,8 @@ where
 }
 
 impl<B> JudgedBody<B> {
-    /// What the answer means, as far as is known: of a long answer the beginning, until its end has been read.
+    /// What the answer means, as far as is known: of a long answer the beginning, until its end has
+    /// been read.
     #[must_use]
     pub fn verdict(&self) -> &Verdict {
         &self.state.verdict
@@ -166,10 +179,11 @@ impl<B> JudgedBody<B> {
         self.state.images
     }
 
-    /// Reads the answer with `scanner` from its first byte on, in place of the one that only judges. The result comes with the end of
-    /// [`poll_answer`](Self::poll_answer).
+    /// Reads the answer with `scanner` from its first byte on, in place of the one that only
+    /// judges. The result comes with the end of [`poll_answer`](Self::poll_answer).
     ///
-    /// To be called before the first read: what has been read already is not seen by the new scanner.
+    /// To be called before the first read: what has been read already is not seen by the new
+    /// scanner.
     pub fn scan_with(&mut self, mut scanner: Scanner) {
         let mut broken = None;
         for chunk in self.held.iter() {
@@ -188,7 +202,8 @@ impl<B> JudgedBody<B> {
 }
 
 impl State {
-    /// Everything has come. Judges what passed; an answer that is not whole gives the error that must end the body.
+    /// Everything has come. Judges what passed; an answer that is not whole gives the error that
+    /// must end the body.
     fn finish(&mut self, call: &Call) -> Result<Option<Answer>, Error> {
         let Some(Watch { scanner, broken }) = self.watch.take() else {
             return Ok(None);
@@ -201,8 +216,10 @@ impl State {
             Ok(answer) => {
                 self.usage.clone_from(&answer.usage);
                 if let Some(error) = &answer.error {
-                    // After content was released a stream's charge is unknown, whatever the error itself would have cost.
-                    let inner = classify(call, http::StatusCode::OK, &http::HeaderMap::new(), error);
+                    // After content was released a stream's charge is unknown, whatever the error
+                    // itself would have cost.
+                    let inner =
+                        classify(call, http::StatusCode::OK, &http::HeaderMap::new(), error);
                     self.verdict = Verdict::broken_stream(&inner);
                     return Err(Error::mid_stream(self.verdict.clone()));
                 }
@@ -225,8 +242,9 @@ impl State {
         }
     }
 
-    /// The verdict of an answer that broke off after its head was released. A whole answer is sent when the model has run to its
-    /// end, so it was paid for; how Google bills a stream that broke off is not known; an error stays what it was.
+    /// The verdict of an answer that broke off after its head was released. A whole answer is sent
+    /// when the model has run to its end, so it was paid for; how Google bills a stream that broke
+    /// off is not known; an error stays what it was.
     fn cut_off(&self, call: &Call) -> Verdict {
         match (self.verdict.outcome().is_success(), call.framing) {
             (true, Framing::Whole) => Verdict::interrupted_delivery(),
@@ -239,7 +257,12 @@ impl State {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        let end = BodyEnd { how, verdict: &self.verdict, usage: self.usage.as_ref(), images: self.images };
+        let end = BodyEnd {
+            how,
+            verdict: &self.verdict,
+            usage: self.usage.as_ref(),
+            images: self.images,
+        };
         for guard in &mut self.guards {
             guard.on_end(&end);
         }
@@ -330,7 +353,10 @@ where
         }
     }
 
-    fn finished(&mut self, answer: &mut Option<Answer>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn finished(
+        &mut self,
+        answer: &mut Option<Answer>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match self.state.finish(&self.call) {
             Ok(found) => {
                 *answer = found;
@@ -349,12 +375,16 @@ where
     type Data = Bytes;
     type Error = Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         self.get_mut().poll_answer(cx, &mut None)
     }
 
     fn is_end_stream(&self) -> bool {
-        // Guards and the scanner want to see the end, so a body says that it has ended only after it has.
+        // Guards and the scanner want to see the end, so a body says that it has ended only after
+        // it has.
         self.state.ended
     }
 

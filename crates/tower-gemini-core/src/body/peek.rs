@@ -13,11 +13,11 @@ use crate::verdict::Verdict;
 /// How much of an answer is read before its head is released.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeekLimits {
-    /// Of a 2xx. Refusals, empty answers and errors in a 200 are all far smaller; what is longer is on its way to be an image.
-    /// Default 64 KiB.
+    /// Of a 2xx. Refusals, empty answers and errors in a 200 are all far smaller; what is longer is
+    /// on its way to be an image. Default 64 KiB.
     pub answer_bytes: usize,
-    /// Of anything else. Error bodies are small; reading them to the end lets the client use the connection again.
-    /// Default 256 KiB, four times the largest error page known to us.
+    /// Of anything else. Error bodies are small; reading them to the end lets the client use the
+    /// connection again. Default 256 KiB, four times the largest error page known to us.
     pub error_bytes: usize,
 }
 
@@ -29,8 +29,8 @@ impl Default for PeekLimits {
 
 /// Reads the beginning of an answer until its verdict is known.
 ///
-/// The layer pushes chunks for as long as [`wants_more`](Self::wants_more) and then calls [`decide`](Self::decide). Nothing here
-/// waits or reads a clock.
+/// The layer pushes chunks for as long as [`wants_more`](Self::wants_more) and then calls
+/// [`decide`](Self::decide). Nothing here waits or reads a clock.
 #[derive(Debug)]
 pub struct Peek {
     call: Arc<Call>,
@@ -38,8 +38,8 @@ pub struct Peek {
     held: Held,
     held_bytes: usize,
     bound: usize,
-    /// Only for streams: tells when the first event with content has come. Boxed, here and below: a scanner is large, and what
-    /// travels up through the layers is moved at each of them.
+    /// Only for streams: tells when the first event with content has come. Boxed, here and below: a
+    /// scanner is large, and what travels up through the layers is moved at each of them.
     stream: Option<Box<Scanner>>,
     opaque: bool,
 }
@@ -68,22 +68,36 @@ impl Peek {
     #[must_use]
     pub fn new(call: Arc<Call>, head: &Parts, limits: PeekLimits) -> Self {
         let success = head.status.is_success();
-        // A compressed body cannot be judged by its bytes, and an unknown path's answer is none of ours: the status must do.
-        let encoded = head.headers.get(http::header::CONTENT_ENCODING).is_some_and(|value| value != "identity");
+        // A compressed body cannot be judged by its bytes, and an unknown path's answer is none of
+        // ours: the status must do.
+        let encoded = head
+            .headers
+            .get(http::header::CONTENT_ENCODING)
+            .is_some_and(|value| value != "identity");
         let opaque = encoded || (success && call.dialect == Dialect::Unrecognised);
         let bound = match (success, opaque) {
             (true, true) => 0,
             (true, false) => limits.answer_bytes,
             (false, _) => limits.error_bytes,
         };
-        let stream = (success && !opaque && call.is_streaming()).then(|| Box::new(Scanner::judging(call.framing)));
-        Self { call, status: head.status, held: Held::default(), held_bytes: 0, bound, stream, opaque }
+        let stream = (success && !opaque && call.is_streaming())
+            .then(|| Box::new(Scanner::judging(call.framing)));
+        Self {
+            call,
+            status: head.status,
+            held: Held::default(),
+            held_bytes: 0,
+            bound,
+            stream,
+            opaque,
+        }
     }
 
     /// Whether the verdict still depends on bytes to come.
     #[must_use]
     pub fn wants_more(&self) -> bool {
-        self.held_bytes < self.bound && !self.stream.as_ref().is_some_and(|scanner| scanner.has_content())
+        self.held_bytes < self.bound
+            && !self.stream.as_ref().is_some_and(|scanner| scanner.has_content())
     }
 
     /// Takes the next chunk of the body.
@@ -117,24 +131,39 @@ impl Peek {
                 }
                 Some(scanner)
             });
-            // An image on its way, paid for; or a call that asks for none, whose answer is as final.
-            let verdict = if call.wants_image { Verdict::delivering() } else { Verdict::answering() };
+            // An image on its way, paid for; or a call that asks for none, whose answer is as
+            // final.
+            let verdict =
+                if call.wants_image { Verdict::delivering() } else { Verdict::answering() };
             return Decided { verdict, held, usage: None, images: None, watch };
         }
         let mut scanner = Scanner::judging(call.framing);
-        // A fault met while feeding is met again by `finish`, which also says what had been found before it.
+        // A fault met while feeding is met again by `finish`, which also says what had been found
+        // before it.
         let _ = held.iter().try_for_each(|chunk| scanner.feed(chunk));
         match scanner.finish() {
             Ok(answer) if answer.error.is_none() => {
                 let images = Some(answer.images);
-                Decided { verdict: classify_answer(&call, &answer), held, usage: answer.usage, images, watch: None }
+                Decided {
+                    verdict: classify_answer(&call, &answer),
+                    held,
+                    usage: answer.usage,
+                    images,
+                    watch: None,
+                }
             }
-            // Its JSON stops short, and nothing in it says why: whatever it was going to be, it broke off.
+            // Its JSON stops short, and nothing in it says why: whatever it was going to be, it
+            // broke off.
             Err(failure) if failure.error.is_truncated() && says_nothing(&failure.found) => {
-                let verdict = if failure.found.images > 0 { Verdict::interrupted_delivery() } else { Verdict::interrupted() };
+                let verdict = if failure.found.images > 0 {
+                    Verdict::interrupted_delivery()
+                } else {
+                    Verdict::interrupted()
+                };
                 Decided { verdict, held, usage: failure.found.usage, images: None, watch: None }
             }
-            // Errors inside a 200, broken answers, texts that are no JSON: the classifier reads them whole.
+            // Errors inside a 200, broken answers, texts that are no JSON: the classifier reads
+            // them whole.
             _ => Decided {
                 verdict: classify(&call, status, headers, &held.joined()),
                 held,

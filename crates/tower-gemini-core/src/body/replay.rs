@@ -18,7 +18,8 @@ use crate::trail::AttemptId;
 use crate::trail::Trail;
 use crate::verdict::ResendPermit;
 
-/// A request's body, kept so that it can be sent again, with the [`Call`] it belongs to and that call's [`CallContext`].
+/// A request's body, kept so that it can be sent again, with the [`Call`] it belongs to and that
+/// call's [`CallContext`].
 ///
 /// It cannot be cloned. A second body comes only from a [`KeptRequest`], and that asks for a
 /// [`ResendPermit`]. Bytes are shared, never copied.
@@ -33,8 +34,16 @@ pub struct ReplayBody {
 }
 
 enum Data {
-    Whole { chunks: Chunks, next: Place, trailers: Option<HeaderMap> },
-    Once { held: Chunks, next: Place, rest: Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>> },
+    Whole {
+        chunks: Chunks,
+        next: Place,
+        trailers: Option<HeaderMap>,
+    },
+    Once {
+        held: Chunks,
+        next: Place,
+        rest: Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>,
+    },
 }
 
 /// Chunks in order. One chunk, the usual case, needs no allocation.
@@ -92,8 +101,9 @@ struct Place {
     offset: usize,
 }
 
-/// A long chunk is handed out in slices of this size: how much of a body a client has asked for is what tells whether the server can
-/// have all of it, and a client asks for the next slice only when most of the last has left (hyper holds up to about 400 KiB back).
+/// A long chunk is handed out in slices of this size: how much of a body a client has asked for is
+/// what tells whether the server can have all of it, and a client asks for the next slice only when
+/// most of the last has left (hyper holds up to about 400 KiB back).
 const SLICE: usize = 64 * 1024;
 
 impl ReplayBody {
@@ -113,7 +123,8 @@ impl ReplayBody {
         }
     }
 
-    /// A body that was too large to hold: what was read of it so far, and the rest, which can be sent once.
+    /// A body that was too large to hold: what was read of it so far, and the rest, which can be
+    /// sent once.
     #[must_use]
     pub fn once(
         held: impl IntoIterator<Item = Bytes>,
@@ -121,7 +132,12 @@ impl ReplayBody {
         call: Arc<Call>,
         context: CallContext,
     ) -> Self {
-        Self { data: Data::Once { held: Chunks::of(held), next: Place::default(), rest }, call, context, attempt: None }
+        Self {
+            data: Data::Once { held: Chunks::of(held), next: Place::default(), rest },
+            call,
+            context,
+            attempt: None,
+        }
     }
 
     /// What the request asks for.
@@ -149,7 +165,8 @@ impl ReplayBody {
 
     /// The bytes in order, where they are all held.
     ///
-    /// Whoever has them may send them, so the request counts as [out](Trail::request_is_out) from here on.
+    /// Whoever has them may send them, so the request counts as [out](Trail::request_is_out) from
+    /// here on.
     #[must_use]
     pub fn chunks(&self) -> Option<&[Bytes]> {
         match &self.data {
@@ -164,10 +181,12 @@ impl ReplayBody {
         }
     }
 
-    /// The bytes in order, to be read here and not sent, where they are all held: for whoever compares requests.
+    /// The bytes in order, to be read here and not sent, where they are all held: for whoever
+    /// compares requests.
     ///
-    /// Unlike [`chunks`](Self::chunks) it does not make the request count as [out](Trail::request_is_out), so that a call that is given
-    /// up before its first attempt stays what it is: never sent.
+    /// Unlike [`chunks`](Self::chunks) it does not make the request count as
+    /// [out](Trail::request_is_out), so that a call that is given up before its first attempt stays
+    /// what it is: never sent.
     #[must_use]
     pub fn slices(&self) -> Option<impl Iterator<Item = &[u8]> + Clone> {
         match &self.data {
@@ -182,18 +201,20 @@ impl ReplayBody {
         !self.is_end_stream()
     }
 
-    /// Says which attempt sends this body: from then on reading it tells that attempt how far the request got, and it ends with an error
-    /// once the attempt was [given up](AttemptId::cut_off) before its last byte was read. A client may go on with a request that nobody
-    /// waits for; it must not complete one that was called free.
+    /// Says which attempt sends this body: from then on reading it tells that attempt how far the
+    /// request got, and it ends with an error once the attempt was [given up](AttemptId::cut_off)
+    /// before its last byte was read. A client may go on with a request that nobody waits for; it
+    /// must not complete one that was called free.
     pub fn sent_by(&mut self, attempt: AttemptId) {
         self.attempt = Some(attempt);
     }
 
-    /// The same body with other bytes in place of its own: a layer that rewrites a request keeps what does not change as slices of
-    /// the chunks that were there. A body that is not held whole is given back as it is.
+    /// The same body with other bytes in place of its own: a layer that rewrites a request keeps
+    /// what does not change as slices of the chunks that were there. A body that is not held whole
+    /// is given back as it is.
     ///
-    /// Whoever changes the length must remove `content-length` and `transfer-encoding` from the head: a stale length is silently
-    /// truncated, or hangs, in hyper and reqwest alike.
+    /// Whoever changes the length must remove `content-length` and `transfer-encoding` from the
+    /// head: a stale length is silently truncated, or hangs, in hyper and reqwest alike.
     ///
     /// # Errors
     ///
@@ -201,7 +222,8 @@ impl ReplayBody {
     pub fn with_chunks(self, chunks: Vec<Bytes>) -> Result<Self, Box<Self>> {
         match self.data {
             Data::Whole { trailers, .. } => {
-                let data = Data::Whole { chunks: Chunks::of(chunks), next: Place::default(), trailers };
+                let data =
+                    Data::Whole { chunks: Chunks::of(chunks), next: Place::default(), trailers };
                 Ok(Self { data, call: self.call, context: self.context, attempt: None })
             }
             Data::Once { .. } => Err(Box::new(self)),
@@ -219,7 +241,8 @@ impl ReplayBody {
         (request.body_mut() as &mut dyn Any).downcast_mut()
     }
 
-    /// The call of any request: from its [`ReplayBody`], else from an `Arc<Call>` in its extensions, else from its head alone.
+    /// The call of any request: from its [`ReplayBody`], else from an `Arc<Call>` in its
+    /// extensions, else from its head alone.
     #[must_use]
     pub fn call_of<B: 'static>(request: &Request<B>) -> Arc<Call> {
         if let Some(body) = Self::of(request) {
@@ -245,9 +268,13 @@ impl Body for ReplayBody {
     type Data = Bytes;
     type Error = Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = &mut *self;
-        let given_up = || Poll::Ready(Some(Err(Error::request_body("the attempt was given up".into()))));
+        let given_up =
+            || Poll::Ready(Some(Err(Error::request_body("the attempt was given up".into()))));
         if this.attempt.as_ref().is_some_and(AttemptId::is_given_up) {
             return given_up();
         }
@@ -270,18 +297,24 @@ impl Body for ReplayBody {
                 if let Some((piece, _)) = held.next(next) {
                     return Poll::Ready(Some(Ok(Frame::data(piece))));
                 }
-                // Where it ends is the sender's knowledge: any of what follows may be the last of it.
+                // Where it ends is the sender's knowledge: any of what follows may be the last of
+                // it.
                 if !hand_over() {
                     return given_up();
                 }
-                Poll::Ready(ready!(rest.as_mut().poll_frame(cx)).map(|frame| frame.map_err(Error::request_body)))
+                Poll::Ready(
+                    ready!(rest.as_mut().poll_frame(cx))
+                        .map(|frame| frame.map_err(Error::request_body)),
+                )
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.data {
-            Data::Whole { chunks, next, trailers } => trailers.is_none() && chunks.len_from(*next) == 0,
+            Data::Whole { chunks, next, trailers } => {
+                trailers.is_none() && chunks.len_from(*next) == 0
+            }
             Data::Once { held, next, rest } => held.len_from(*next) == 0 && rest.is_end_stream(),
         }
     }
@@ -308,7 +341,11 @@ impl fmt::Debug for ReplayBody {
             Data::Whole { chunks, .. } => ("whole", chunks.len_from(Place::default())),
             Data::Once { held, .. } => ("once", held.len_from(Place::default())),
         };
-        f.debug_struct("ReplayBody").field("kind", &kind).field("held_bytes", &bytes).field("call", &self.call).finish()
+        f.debug_struct("ReplayBody")
+            .field("kind", &kind)
+            .field("held_bytes", &bytes)
+            .field("call", &self.call)
+            .finish()
     }
 }
 
@@ -388,13 +425,16 @@ impl KeptRequest {
         &self.context
     }
 
-    /// The request as it would be sent to a target, or why it cannot be. Nothing is sent: see [`Rewrite`].
+    /// The request as it would be sent to a target, or why it cannot be. Nothing is sent: see
+    /// [`Rewrite`].
     ///
-    /// A body in one chunk is shared and never copied; one in many is joined once, for all rewrites.
+    /// A body in one chunk is shared and never copied; one in many is joined once, for all
+    /// rewrites.
     ///
     /// # Errors
     ///
-    /// [`Unfit`] says what the target lacks, or what the caller [must keep](crate::target::MustKeep).
+    /// [`Unfit`] says what the target lacks, or what the caller [must
+    /// keep](crate::target::MustKeep).
     pub fn rewritten(&self, target: &Target, rules: &Rules<'_>) -> Result<Rewrite, Unfit> {
         let original = Original { parts: &self.parts, call: &self.call };
         rewrite(&original, target, rules, || match &self.chunks {
@@ -412,12 +452,22 @@ impl KeptRequest {
     /// The request once more, byte for byte, for a permit.
     #[must_use]
     pub fn again(&self, permit: ResendPermit) -> Request<ReplayBody> {
-        // The permit is used up here: taking it by value is what makes a second send impossible without another.
+        // The permit is used up here: taking it by value is what makes a second send impossible
+        // without another.
         let ResendPermit { .. } = permit;
-        let data = Data::Whole { chunks: self.chunks.clone(), next: Place::default(), trailers: self.trailers.clone() };
+        let data = Data::Whole {
+            chunks: self.chunks.clone(),
+            next: Place::default(),
+            trailers: self.trailers.clone(),
+        };
         Request::from_parts(
             self.parts.clone(),
-            ReplayBody { data, call: self.call.clone(), context: self.context.clone(), attempt: None },
+            ReplayBody {
+                data,
+                call: self.call.clone(),
+                context: self.context.clone(),
+                attempt: None,
+            },
         )
     }
 }
@@ -439,7 +489,8 @@ impl MapRewritten for Request<ReplayBody> {
 }
 
 impl Rewrite {
-    /// The rewritten request in place of the one it was made from, which is not sent: so it takes no permit.
+    /// The rewritten request in place of the one it was made from, which is not sent: so it takes
+    /// no permit.
     #[must_use]
     pub fn instead_of(self, request: Request<ReplayBody>) -> Request<ReplayBody> {
         request.map_rewritten(self)
@@ -475,7 +526,12 @@ mod tests {
     }
 
     fn request(chunks: Vec<Bytes>) -> Request<ReplayBody> {
-        Request::new(ReplayBody::whole(chunks, None, Arc::new(Call::unrecognised()), CallContext::new()))
+        Request::new(ReplayBody::whole(
+            chunks,
+            None,
+            Arc::new(Call::unrecognised()),
+            CallContext::new(),
+        ))
     }
 
     proptest::proptest! {
@@ -511,17 +567,22 @@ mod tests {
         let mut read = 0;
         while read < long.len() + 3 {
             assert!(!trail.request_is_out(), "{read} bytes read");
-            let Poll::Ready(Some(Ok(frame))) = body.as_mut().poll_frame(&mut cx) else { panic!("the body stops short") };
+            let Poll::Ready(Some(Ok(frame))) = body.as_mut().poll_frame(&mut cx) else {
+                panic!("the body stops short")
+            };
             read += frame.into_data().unwrap().len();
         }
         assert!(trail.request_is_out());
     }
 
-    // A client may go on with a request that nobody waits for any more (hyper does, while it waits for an HTTP/2 stream): the server
-    // would get the whole of a request that was called free, and of the one sent in its place.
+    // A client may go on with a request that nobody waits for any more (hyper does, while it waits
+    // for an HTTP/2 stream): the server would get the whole of a request that was called free, and
+    // of the one sent in its place.
     #[test]
     fn a_request_that_was_given_up_never_goes_out_whole() {
-        for (chunks, reads) in [(vec![Bytes::from_static(b"{}")], 0), (vec![Bytes::from(vec![7; 3 * SLICE])], 2)] {
+        for (chunks, reads) in
+            [(vec![Bytes::from_static(b"{}")], 0), (vec![Bytes::from(vec![7; 3 * SLICE])], 2)]
+        {
             let mut body = request(chunks.clone()).into_body();
             let attempt = body.context().trail().begin_attempt(None, None);
             body.sent_by(attempt.clone());
@@ -532,7 +593,9 @@ mod tests {
             }
             assert_eq!(attempt.cut_off().charge(), crate::verdict::Charge::None);
             for _ in 0..3 {
-                let Poll::Ready(Some(Err(error))) = body.as_mut().poll_frame(&mut cx) else { panic!("it goes on") };
+                let Poll::Ready(Some(Err(error))) = body.as_mut().poll_frame(&mut cx) else {
+                    panic!("it goes on")
+                };
                 assert!(error.charge().is_surely_free());
             }
         }
@@ -571,13 +634,20 @@ mod tests {
         impl Body for Rest {
             type Data = Bytes;
             type Error = BoxError;
-            fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            fn poll_frame(
+                mut self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+            ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
                 self.0 = self.0.saturating_sub(1);
                 Poll::Ready((self.0 > 0).then(|| Ok(Frame::data(Bytes::from_static(b"rest")))))
             }
         }
-        let body =
-            ReplayBody::once(vec!["held ".into()], Box::pin(Rest(3)), Arc::new(Call::unrecognised()), CallContext::new());
+        let body = ReplayBody::once(
+            vec!["held ".into()],
+            Box::pin(Rest(3)),
+            Arc::new(Call::unrecognised()),
+            CallContext::new(),
+        );
         assert!(!body.is_replayable());
         let request = Request::new(body);
         assert_eq!(KeptRequest::of(&request).unwrap_err(), NotReplayable);

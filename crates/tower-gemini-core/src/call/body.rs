@@ -1,7 +1,7 @@
 //! What a request's body says, in any dialect.
 //!
-//! One reader for all of them: the members that matter have different names in each, proxies mix the dialects, and a member that
-//! a dialect does not know is the server's to reject.
+//! One reader for all of them: the members that matter have different names in each, proxies mix
+//! the dialects, and a member that a dialect does not know is the server's to reject.
 
 use std::borrow::Cow;
 
@@ -35,7 +35,10 @@ pub(super) struct Body<'a> {
 impl<'a> Body<'a> {
     /// The ratio asked for: of the field that replaces the other first, of pixel sizes last.
     pub(super) fn aspect(&mut self) -> Option<Cow<'static, str>> {
-        self.aspect_of_format.take().or_else(|| self.aspect_of_config.take()).or_else(|| self.aspect_of_size.take())
+        self.aspect_of_format
+            .take()
+            .or_else(|| self.aspect_of_config.take())
+            .or_else(|| self.aspect_of_size.take())
     }
 
     pub(super) fn of_json(bytes: &'a [u8]) -> Self {
@@ -50,7 +53,9 @@ impl<'a> Body<'a> {
             b"contents" | b"messages" | b"input" => c.each(|c| self.turn(c, 4)),
             b"systemInstruction" => self.turn(c, 4),
             b"generationConfig" => self.generation_config(c),
-            b"model" => self.model = c.text().and_then(|text| text.name()).filter(|name| !name.is_empty()),
+            b"model" => {
+                self.model = c.text().and_then(|text| text.name()).filter(|name| !name.is_empty())
+            }
             b"modalities" | b"responseModalities" => self.modalities(c),
             b"imageConfig" => self.image_config(c, false),
             b"responseFormat" => self.response_format(c),
@@ -65,10 +70,14 @@ impl<'a> Body<'a> {
             }),
             b"instances" => c.each(|c| self.instance(c)),
             b"parameters" => self.parameters(c),
-            b"continuationToken" | b"previousInteractionId" => self.continuation |= c.text().is_some_and(|text| text.len() > 0),
+            b"continuationToken" | b"previousInteractionId" => {
+                self.continuation |= c.text().is_some_and(|text| text.len() > 0)
+            }
             b"serviceTier" => {
-                self.tier =
-                    c.text().and_then(|text| text.name()).map_or(ServiceTier::Standard, |name| ServiceTier::named(&name))
+                self.tier = c
+                    .text()
+                    .and_then(|text| text.name())
+                    .map_or(ServiceTier::Standard, |name| ServiceTier::named(&name))
             }
             b"extraBody" | b"google" if deeper > 0 => self.request(c, deeper - 1),
             _ => c.skip(),
@@ -89,7 +98,8 @@ impl<'a> Body<'a> {
         c.each(|c| {
             let image = match c.kind() {
                 Kind::Text => c.text().map(|text| text.is("IMAGE")),
-                // `Modality.IMAGE` is 2 in both protos. `null` is no number and leaves the choice to the server.
+                // `Modality.IMAGE` is 2 in both protos. `null` is no number and leaves the choice
+                // to the server.
                 Kind::Other => c.count().map(|modality| modality == 2),
                 Kind::Object | Kind::Array => return c.skip(),
             };
@@ -99,8 +109,9 @@ impl<'a> Body<'a> {
         });
     }
 
-    /// `responseFormat` is an object in the Gemini API's documentation and a list in that of Vertex AI; in the Interactions API
-    /// its entries carry a `type` instead of being named. In the OpenAI dialects it is something else, and mostly a string.
+    /// `responseFormat` is an object in the Gemini API's documentation and a list in that of Vertex
+    /// AI; in the Interactions API its entries carry a `type` instead of being named. In the OpenAI
+    /// dialects it is something else, and mostly a string.
     fn response_format(&mut self, c: &mut Cursor<'a>) {
         c.each(|c| {
             c.object(|c, key| match key {
@@ -139,8 +150,8 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// Where the size is said twice (both spellings at once are seen), the larger one counts: it sets time limits and the upper
-    /// end of what the call may cost.
+    /// Where the size is said twice (both spellings at once are seen), the larger one counts: it
+    /// sets time limits and the upper end of what the call may cost.
     fn note_size(&mut self, name: &str) {
         if let Some((size, ratio)) = parse_size(name) {
             self.size = self.size.max(Some(size));
@@ -152,8 +163,8 @@ impl<'a> Body<'a> {
         self.text_bytes += c.text().map_or(0, |text| text.len() as u64);
     }
 
-    /// A turn, or a part of one: Gemini's `{role, parts}`, OpenAI's `{role, content}`, the Interactions API's bare parts, and a
-    /// bare string.
+    /// A turn, or a part of one: Gemini's `{role, parts}`, OpenAI's `{role, content}`, the
+    /// Interactions API's bare parts, and a bare string.
     fn turn(&mut self, c: &mut Cursor<'a>, deeper: u8) {
         if c.kind() == Kind::Text {
             return self.prompt(c);
@@ -163,7 +174,10 @@ impl<'a> Body<'a> {
         }
         let (mut is_image, mut is_file, mut has_data) = (false, false, false);
         c.object(|c, key| match key {
-            b"role" => self.multi_turn |= c.text().is_some_and(|role| role.is("model") || role.is("assistant")),
+            b"role" => {
+                self.multi_turn |=
+                    c.text().is_some_and(|role| role.is("model") || role.is("assistant"))
+            }
             b"parts" | b"content" => c.each(|c| self.turn(c, deeper - 1)),
             b"text" => self.prompt(c),
             b"inlineData" | b"fileData" => self.blob(c),
@@ -175,7 +189,8 @@ impl<'a> Body<'a> {
                 let kind = c.text();
                 let is = |word| kind.is_some_and(|kind| kind.is(word));
                 is_image = is("image");
-                is_file = is("audio") || is("video") || is("document") || is("file") || is("input_audio");
+                is_file =
+                    is("audio") || is("video") || is("document") || is("file") || is("input_audio");
                 self.multi_turn |= is("model_output") || is("thought");
             }
             b"data" | b"uri" | b"source" => {
@@ -232,8 +247,8 @@ impl<'a> Body<'a> {
         });
     }
 
-    /// The form of `images/edits`. Only the heads of its parts and short values are looked at; a picture is passed over at the
-    /// speed of a substring search.
+    /// The form of `images/edits`. Only the heads of its parts and short values are looked at; a
+    /// picture is passed over at the speed of a substring search.
     pub(super) fn of_form(bytes: &'a [u8], boundary: &str) -> Self {
         // No client of this endpoint sends more than a mask, 16 pictures and a dozen fields.
         const MOST_PARTS: usize = 64;
@@ -246,13 +261,18 @@ impl<'a> Body<'a> {
         let finder = memchr::memmem::Finder::new(delimiter.as_bytes());
         let mut rest = bytes;
         for _ in 0..MOST_PARTS {
-            let Some(part) = finder.find(rest).and_then(|at| rest.get(at + delimiter.len()..)) else { break };
+            let Some(part) = finder.find(rest).and_then(|at| rest.get(at + delimiter.len()..))
+            else {
+                break;
+            };
             let end = finder.find(part).unwrap_or(part.len());
             rest = part.get(end..).unwrap_or_default();
             let part = part.get(..end).unwrap_or_default();
             let window = part.get(..LONGEST_HEAD.min(part.len())).unwrap_or_default();
             let Some(gap) = memchr::memmem::find(window, b"\r\n\r\n") else { continue };
-            let (Some(head), Some(value)) = (part.get(..gap), part.get(gap + 4..)) else { continue };
+            let (Some(head), Some(value)) = (part.get(..gap), part.get(gap + 4..)) else {
+                continue;
+            };
             let value = value.strip_suffix(b"\r\n").unwrap_or(value);
             if let Some(name) = std::str::from_utf8(head).ok().and_then(form_name) {
                 body.form_field(name, value);
@@ -266,7 +286,10 @@ impl<'a> Body<'a> {
             "prompt" => self.text_bytes += value.len() as u64,
             "image" | "image[]" | "images" | "images[]" => self.input_images += 1,
             _ => {
-                let Some(value) = (value.len() <= 1024).then(|| std::str::from_utf8(value).ok()).flatten().map(str::trim)
+                let Some(value) = (value.len() <= 1024)
+                    .then(|| std::str::from_utf8(value).ok())
+                    .flatten()
+                    .map(str::trim)
                 else {
                     return;
                 };
@@ -285,8 +308,9 @@ impl<'a> Body<'a> {
 
 /// `name="…"` of a part's `Content-Disposition`, and not the `filename`.
 fn form_name(head: &str) -> Option<&str> {
-    let disposition =
-        head.lines().find(|line| line.get(..19).is_some_and(|start| start.eq_ignore_ascii_case("content-disposition")))?;
+    let disposition = head.lines().find(|line| {
+        line.get(..19).is_some_and(|start| start.eq_ignore_ascii_case("content-disposition"))
+    })?;
     disposition.split(';').find_map(|field| {
         let value = field.trim().strip_prefix("name=")?;
         Some(value.trim_matches('"'))
@@ -309,8 +333,8 @@ fn aspect(c: &mut Cursor<'_>) -> Option<Cow<'static, str>> {
     c.text().and_then(|text| text.name()).and_then(|name| parse_aspect(&name))
 }
 
-/// Ratios with a name in any of the APIs (Gemini API and Agent Platform documentation, 2026-07): as spelled, as proxies write
-/// them into a model's name, as words of the enum, and as numbers.
+/// Ratios with a name in any of the APIs (Gemini API and Agent Platform documentation, 2026-07): as
+/// spelled, as proxies write them into a model's name, as words of the enum, and as numbers.
 const RATIOS: [(&str, &str, &str, f64); 15] = [
     ("1:1", "1x1", "ONE_BY_ONE", 1.0),
     ("2:3", "2x3", "TWO_BY_THREE", 2.0 / 3.0),
@@ -334,8 +358,9 @@ pub(super) fn ratio_of_suffix(part: &str) -> Option<&'static str> {
     RATIOS.iter().find(|ratio| ratio.1 == part).map(|ratio| ratio.0)
 }
 
-/// A ratio as any of the APIs spells it (`16:9`, `16x9`, `ASPECT_RATIO_SIXTEEN_BY_NINE`), spelled `16:9`; one without a name is kept as
-/// it is, since what the server makes of it is its business. `None` for what leaves the choice to the model (`auto`).
+/// A ratio as any of the APIs spells it (`16:9`, `16x9`, `ASPECT_RATIO_SIXTEEN_BY_NINE`), spelled
+/// `16:9`; one without a name is kept as it is, since what the server makes of it is its business.
+/// `None` for what leaves the choice to the model (`auto`).
 #[must_use]
 pub fn parse_aspect(text: &str) -> Option<Cow<'static, str>> {
     let text = text.trim();
@@ -345,19 +370,22 @@ pub fn parse_aspect(text: &str) -> Option<Cow<'static, str>> {
     if let Some(words) = text.strip_prefix("ASPECT_RATIO_") {
         return RATIOS.iter().find(|ratio| ratio.2 == words).map(|ratio| Cow::Borrowed(ratio.0));
     }
-    // Kept as spelled: what the server makes of it is its business. Nothing longer than this is a ratio.
+    // Kept as spelled: what the server makes of it is its business. Nothing longer than this is a
+    // ratio.
     let is_ratio = (1..=16).contains(&text.len()) && !text.eq_ignore_ascii_case("auto");
     is_ratio.then(|| Cow::Owned(text.to_owned()))
 }
 
 /// A size as any of the APIs spells it, and the ratio where it is given in pixels.
 ///
-/// Lower-case `2k` is answered with 400 by `imageSize`, but is right for `sampleImageSize` and for proxies; it is a 2K either way.
+/// Lower-case `2k` is answered with 400 by `imageSize`, but is right for `sampleImageSize` and for
+/// proxies; it is a 2K either way.
 #[must_use]
 pub fn parse_size(text: &str) -> Option<(ImageSize, Option<&'static str>)> {
     let text = text.trim();
     let word = text.strip_prefix("IMAGE_SIZE_").unwrap_or(text);
-    let is = |spellings: &[&str]| spellings.iter().any(|spelling| word.eq_ignore_ascii_case(spelling));
+    let is =
+        |spellings: &[&str]| spellings.iter().any(|spelling| word.eq_ignore_ascii_case(spelling));
     if is(&["1K", "1024", "ONE_K"]) {
         Some((ImageSize::K1, None))
     } else if is(&["2K", "2048", "TWO_K"]) {
@@ -368,7 +396,8 @@ pub fn parse_size(text: &str) -> Option<(ImageSize, Option<&'static str>)> {
         Some((ImageSize::Px512, None))
     } else {
         let (width, height) = word.split_once(['x', 'X', '*', '×'])?;
-        let pixels = |side: &str| side.trim().parse::<u16>().ok().filter(|&side| side >= 64).map(f64::from);
+        let pixels =
+            |side: &str| side.trim().parse::<u16>().ok().filter(|&side| side >= 64).map(f64::from);
         let (width, height) = (pixels(width)?, pixels(height)?);
         Some((size_of_area(width * height), Some(nearest_ratio(width / height))))
     }
@@ -378,13 +407,16 @@ pub fn parse_size(text: &str) -> Option<(ImageSize, Option<&'static str>)> {
 pub(crate) fn ratio_as(ratio: &str, like: &str) -> String {
     let known = RATIOS.iter().find(|known| known.0 == ratio);
     match known {
-        Some(known) if like.trim().starts_with("ASPECT_RATIO_") => format!("ASPECT_RATIO_{}", known.2),
+        Some(known) if like.trim().starts_with("ASPECT_RATIO_") => {
+            format!("ASPECT_RATIO_{}", known.2)
+        }
         Some(known) if !like.contains(':') => known.1.to_owned(),
         _ => ratio.to_owned(),
     }
 }
 
-/// How far a ratio is from another, by factor; `None` where one of them has no name in any of the APIs.
+/// How far a ratio is from another, by factor; `None` where one of them has no name in any of the
+/// APIs.
 pub(crate) fn ratio_distance(a: &str, b: &str) -> Option<f64> {
     let value = |name: &str| RATIOS.iter().find(|known| known.0 == name).map(|known| known.3);
     Some((value(a)? / value(b)?).ln().abs())
@@ -406,7 +438,9 @@ pub(crate) fn size_as(size: ImageSize, like: &str, from: ImageSize) -> String {
         return word().to_owned();
     }
     if let Some((width, height)) = like.split_once(['x', 'X', '*', '×']) {
-        let scaled = |side: &str| side.trim().parse::<u32>().ok().map(|side| side * size.edge_px() / from.edge_px());
+        let scaled = |side: &str| {
+            side.trim().parse::<u32>().ok().map(|side| side * size.edge_px() / from.edge_px())
+        };
         if let (Some(width), Some(height)) = (scaled(width), scaled(height)) {
             return format!("{width}x{height}");
         }
@@ -423,8 +457,9 @@ pub(crate) fn size_as(size: ImageSize, like: &str, from: ImageSize) -> String {
     if like.ends_with('k') { size.as_str().to_ascii_lowercase() } else { size.as_str().to_owned() }
 }
 
-/// The class of an area in pixels. The limits lie half-way between the classes (0.26, 1.05, 4.19 and 16.8 million, by factor),
-/// lowered to round numbers so that Full HD (2.07 million) counts as 2K and UHD (8.29 million) as 4K: the names people know them by.
+/// The class of an area in pixels. The limits lie half-way between the classes (0.26, 1.05, 4.19
+/// and 16.8 million, by factor), lowered to round numbers so that Full HD (2.07 million) counts as
+/// 2K and UHD (8.29 million) as 4K: the names people know them by.
 fn size_of_area(pixels: f64) -> ImageSize {
     match pixels {
         area if area < 0.5e6 => ImageSize::Px512,
@@ -434,10 +469,14 @@ fn size_of_area(pixels: f64) -> ImageSize {
     }
 }
 
-/// The models' own pixel sizes miss their ratio by up to 2 % (16:9 at 4K is 5504×3072), so the nearest one is meant.
+/// The models' own pixel sizes miss their ratio by up to 2 % (16:9 at 4K is 5504×3072), so the
+/// nearest one is meant.
 fn nearest_ratio(ratio: f64) -> &'static str {
     let distance = |known: f64| (known / ratio).ln().abs();
-    RATIOS.iter().min_by(|a, b| distance(a.3).total_cmp(&distance(b.3))).map_or("1:1", |nearest| nearest.0)
+    RATIOS
+        .iter()
+        .min_by(|a, b| distance(a.3).total_cmp(&distance(b.3)))
+        .map_or("1:1", |nearest| nearest.0)
 }
 
 #[cfg(test)]
@@ -473,16 +512,22 @@ mod tests {
         ] {
             assert_eq!(parse_size(text), Some((size, ratio)), "{text}");
         }
-        for text in ["", "auto", "8K", "x", "1x", "1x1", "99999x99999", "IMAGE_SIZE_UNSPECIFIED", "hd"] {
+        for text in
+            ["", "auto", "8K", "x", "1x", "1x1", "99999x99999", "IMAGE_SIZE_UNSPECIFIED", "hd"]
+        {
             assert_eq!(parse_size(text), None, "{text}");
         }
     }
 
     #[test]
     fn ratios_in_every_spelling() {
-        for (text, ratio) in
-            [("16:9", "16:9"), ("16x9", "16:9"), ("ASPECT_RATIO_SIXTEEN_BY_NINE", "16:9"), ("7:3", "7:3"), (" 1:1 ", "1:1")]
-        {
+        for (text, ratio) in [
+            ("16:9", "16:9"),
+            ("16x9", "16:9"),
+            ("ASPECT_RATIO_SIXTEEN_BY_NINE", "16:9"),
+            ("7:3", "7:3"),
+            (" 1:1 ", "1:1"),
+        ] {
             assert_eq!(parse_aspect(text).as_deref(), Some(ratio), "{text}");
         }
         for text in ["", "auto", "ASPECT_RATIO_UNSPECIFIED", "a very long thing that is no ratio"] {

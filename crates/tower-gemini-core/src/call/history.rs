@@ -1,4 +1,5 @@
-//! The model's own turns in a request, and which of their parts lack the thought signature that the API asks back.
+//! The model's own turns in a request, and which of their parts lack the thought signature that the
+//! API asks back.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -54,7 +55,8 @@ pub struct ModelPart {
     pub is_first_shown: bool,
     /// Whether its turn holds an image that is not a thought.
     pub is_in_image_turn: bool,
-    /// What finds it again; `None` where it has a signature, and where it is neither text nor inline image.
+    /// What finds it again; `None` where it has a signature, and where it is neither text nor
+    /// inline image.
     pub key: Option<PartKey>,
     signature: Signature,
 }
@@ -75,8 +77,9 @@ impl ModelPart {
         self.signature != Signature::Present
     }
 
-    /// Whether the API asks for its signature: every image part, and the first part after the thoughts, of a turn with an image in
-    /// it (Gemini API documentation, thought signatures, 2026-07: "strict" in image editing).
+    /// Whether the API asks for its signature: every image part, and the first part after the
+    /// thoughts, of a turn with an image in it (Gemini API documentation, thought signatures,
+    /// 2026-07: "strict" in image editing).
     #[must_use]
     pub fn is_checked(&self) -> bool {
         match self.kind {
@@ -105,8 +108,9 @@ struct Raw<'a> {
 }
 
 impl Conversation {
-    /// Reads the model's turns of a whole request body. Images are passed over at memory speed; only those without a signature are
-    /// decoded, to be known again. Never fails: what is no conversation has no turns.
+    /// Reads the model's turns of a whole request body. Images are passed over at memory speed;
+    /// only those without a signature are decoded, to be known again. Never fails: what is no
+    /// conversation has no turns.
     #[must_use]
     pub fn read(body: &[u8], keyer: &PartKeyer) -> Self {
         let mut cursor = Cursor::new(body);
@@ -136,9 +140,10 @@ impl Conversation {
         self.parts.iter().filter(|part| part.is_checked() && part.lacks_signature())
     }
 
-    /// The body with signatures written into parts that lack them, as slices of what was there and the signatures between them:
-    /// nothing is copied and nothing else is touched. The parts must be of this body. Signatures are written as they are: base64, or
-    /// one of the documented placeholders.
+    /// The body with signatures written into parts that lack them, as slices of what was there and
+    /// the signatures between them: nothing is copied and nothing else is touched. The parts must
+    /// be of this body. Signatures are written as they are: base64, or one of the documented
+    /// placeholders.
     #[must_use]
     pub fn sign(body: &Bytes, signatures: &[(&ModelPart, Bytes)]) -> Vec<Bytes> {
         let mut edits: Vec<_> = signatures
@@ -158,7 +163,11 @@ impl Conversation {
                 continue;
             }
             chunks.push(body.slice(at..span.start));
-            chunks.push(Bytes::from_static(if is_new { b"\"thoughtSignature\":\"" } else { b"\"" }));
+            chunks.push(Bytes::from_static(if is_new {
+                b"\"thoughtSignature\":\""
+            } else {
+                b"\""
+            }));
             chunks.push(signature.clone());
             chunks.push(Bytes::from_static(if is_new { b"\"," } else { b"\"" }));
             at = span.end;
@@ -168,7 +177,13 @@ impl Conversation {
     }
 }
 
-fn turn<'a>(c: &mut Cursor<'a>, content: usize, skipped: usize, keyer: &PartKeyer, parts: &mut Vec<ModelPart>) {
+fn turn<'a>(
+    c: &mut Cursor<'a>,
+    content: usize,
+    skipped: usize,
+    keyer: &PartKeyer,
+    parts: &mut Vec<ModelPart>,
+) {
     let mut is_model = false;
     let mut raw: Vec<Raw<'a>> = Vec::new();
     c.object(|c, key| match key {
@@ -200,11 +215,16 @@ fn turn<'a>(c: &mut Cursor<'a>, content: usize, skipped: usize, keyer: &PartKeye
         let kind = kind(raw);
         let key = match (&signature, kind) {
             (Signature::Present, _) => None,
-            (_, PartKind::Image) => raw.data.and_then(|data| keyer.image_base64(&data.unescaped()?)),
-            // Longer than what a text is known by six times over, since each of its bytes may be an escape.
-            (_, PartKind::Text) => {
-                raw.text.filter(|text| text.len() <= 1 << 20).and_then(|text| text.decoded()).map(|text| keyer.text(&text))
+            (_, PartKind::Image) => {
+                raw.data.and_then(|data| keyer.image_base64(&data.unescaped()?))
             }
+            // Longer than what a text is known by six times over, since each of its bytes may be an
+            // escape.
+            (_, PartKind::Text) => raw
+                .text
+                .filter(|text| text.len() <= 1 << 20)
+                .and_then(|text| text.decoded())
+                .map(|text| keyer.text(&text)),
             _ => None,
         };
         parts.push(ModelPart {
@@ -230,7 +250,10 @@ fn part<'a>(c: &mut Cursor<'a>) -> Raw<'a> {
             let (mut is_image, mut data) = (true, None);
             let is_object = c.kind() == Kind::Object;
             c.object(|c, key| match key {
-                b"mimeType" => is_image = c.text().is_none_or(|mime| mime.len() == 0 || mime.starts_with("image/")),
+                b"mimeType" => {
+                    is_image =
+                        c.text().is_none_or(|mime| mime.len() == 0 || mime.starts_with("image/"))
+                }
                 b"data" => data = c.text(),
                 _ => c.skip(),
             });
@@ -240,7 +263,10 @@ fn part<'a>(c: &mut Cursor<'a>) -> Raw<'a> {
         b"fileData" => {
             let mut is_image = c.kind() == Kind::Object;
             c.object(|c, key| match key {
-                b"mimeType" => is_image &= c.text().is_none_or(|mime| mime.len() == 0 || mime.starts_with("image/")),
+                b"mimeType" => {
+                    is_image &=
+                        c.text().is_none_or(|mime| mime.len() == 0 || mime.starts_with("image/"))
+                }
                 _ => c.skip(),
             });
             raw.is_image |= is_image;
@@ -272,8 +298,11 @@ mod tests {
         assert_eq!(found.parts().len(), 1);
         assert!(found.parts()[0].lacks_signature());
         assert_eq!(found.parts()[0].key, keyer().image_base64(b"AAAA"));
-        let signed =
-            Conversation::sign(&Bytes::from_static(body), &[(&found.parts()[0], Bytes::from_static(b"QUJD"))]).concat();
+        let signed = Conversation::sign(
+            &Bytes::from_static(body),
+            &[(&found.parts()[0], Bytes::from_static(b"QUJD"))],
+        )
+        .concat();
         let value: Value = serde_json::from_slice(&signed).unwrap();
         assert_eq!(value["contents"][0]["parts"][0]["thought_signature"], "QUJD");
     }
@@ -287,16 +316,19 @@ mod tests {
             {"role": "user", "parts": [{"inlineData": {"mimeType": "image/png", "data": "AAAA"}}]},
         ]});
         let found = Conversation::read(body.to_string().as_bytes(), &keyer());
-        let missing: Vec<_> = found.missing().map(|part| (part.content, part.part, part.kind)).collect();
+        let missing: Vec<_> =
+            found.missing().map(|part| (part.content, part.part, part.kind)).collect();
         assert_eq!(missing, [(2, 2, PartKind::Text), (2, 3, PartKind::Image)]);
     }
 
     #[test]
     fn a_byte_order_mark_moves_no_position() {
-        let body =
-            Bytes::from("\u{feff}{\"contents\":[{\"role\":\"model\",\"parts\":[{\"inlineData\":{\"data\":\"AAAA\"}}]}]}");
+        let body = Bytes::from(
+            "\u{feff}{\"contents\":[{\"role\":\"model\",\"parts\":[{\"inlineData\":{\"data\":\"AAAA\"}}]}]}",
+        );
         let found = Conversation::read(&body, &keyer());
-        let signed = Conversation::sign(&body, &[(&found.parts()[0], Bytes::from_static(b"QUJD"))]).concat();
+        let signed =
+            Conversation::sign(&body, &[(&found.parts()[0], Bytes::from_static(b"QUJD"))]).concat();
         let value: Value = serde_json::from_slice(&signed[3..]).unwrap();
         assert_eq!(value["contents"][0]["parts"][0]["thoughtSignature"], "QUJD");
     }
@@ -306,16 +338,23 @@ mod tests {
         let body = Bytes::from(json!({"contents": [{"role": "model", "parts": [{"inlineData": {"data": "AAAA"}}, {"inlineData": {"data": "BBBB"}}]}]}).to_string());
         let found = Conversation::read(&body, &keyer());
         let signature = Bytes::from(vec![b'A'; 1000]);
-        let signatures: Vec<_> = found.parts().iter().map(|part| (part, signature.clone())).collect();
+        let signatures: Vec<_> =
+            found.parts().iter().map(|part| (part, signature.clone())).collect();
         let chunks = Conversation::sign(&body, &signatures);
         let (within, of_signature) = (body.as_ptr_range(), signature.as_ptr());
-        let kept: usize = chunks.iter().filter(|chunk| within.contains(&chunk.as_ptr())).map(Bytes::len).sum();
+        let kept: usize =
+            chunks.iter().filter(|chunk| within.contains(&chunk.as_ptr())).map(Bytes::len).sum();
         assert_eq!(kept, body.len(), "every byte is sent from where it lay");
         assert_eq!(chunks.iter().filter(|chunk| chunk.as_ptr() == of_signature).count(), 2);
     }
 
     fn any_part() -> impl Strategy<Value = Value> {
-        let signature = prop_oneof![Just(None), Just(Some(json!(""))), Just(Some(Value::Null)), Just(Some(json!("c2ln")))];
+        let signature = prop_oneof![
+            Just(None),
+            Just(Some(json!(""))),
+            Just(Some(Value::Null)),
+            Just(Some(json!("c2ln")))
+        ];
         let what = prop_oneof![
             "\\PC{0,12}".prop_map(|text| json!({"text": text})),
             proptest::collection::vec(any::<u8>(), 1..40).prop_map(|bytes| {
@@ -338,8 +377,8 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(1000))]
-        /// Against serde_json: the same parts lack a signature, and after signing every one of them has the one that was given while
-        /// everything else stands as it stood.
+        /// Against serde_json: the same parts lack a signature, and after signing every one of them
+        /// has the one that was given while everything else stands as it stood.
         #[test]
         fn signing_changes_signatures_and_nothing_else(
             turns in proptest::collection::vec((any::<bool>(), proptest::collection::vec(any_part(), 0..5)), 0..5),

@@ -1,8 +1,9 @@
 //! A cursor over JSON text that reads what it is asked for and skips the rest.
 //!
-//! A request may hold a hundred megabytes of base64 around a dozen words that matter. The cursor jumps from quote to quote with
-//! `memchr`, so that skipping runs at memory speed, allocates nothing, and does not care what stands beyond the first fault:
-//! a deserialiser would check every byte and give nothing back for a body cut short. It does not judge JSON; the server does.
+//! A request may hold a hundred megabytes of base64 around a dozen words that matter. The cursor
+//! jumps from quote to quote with `memchr`, so that skipping runs at memory speed, allocates
+//! nothing, and does not care what stands beyond the first fault: a deserialiser would check every
+//! byte and give nothing back for a body cut short. It does not judge JSON; the server does.
 
 use std::borrow::Cow;
 
@@ -50,7 +51,8 @@ impl<'a> Text<'a> {
         }
     }
 
-    /// What the string says, however long it is. `None` where it is not UTF-8 or an escape is broken.
+    /// What the string says, however long it is. `None` where it is not UTF-8 or an escape is
+    /// broken.
     pub(super) fn decoded(&self) -> Option<Cow<'a, str>> {
         if self.escaped {
             serde_json::from_slice::<String>(self.quoted).ok().map(Cow::Owned)
@@ -59,17 +61,22 @@ impl<'a> Text<'a> {
         }
     }
 
-    /// The bytes of a string that ought to be ASCII, escapes undone. Without escapes, as in all base64 seen, nothing is copied.
+    /// The bytes of a string that ought to be ASCII, escapes undone. Without escapes, as in all
+    /// base64 seen, nothing is copied.
     pub(super) fn unescaped(&self) -> Option<Cow<'a, [u8]>> {
         if self.escaped {
-            serde_json::from_slice::<String>(self.quoted).ok().map(|text| Cow::Owned(text.into_bytes()))
+            serde_json::from_slice::<String>(self.quoted)
+                .ok()
+                .map(|text| Cow::Owned(text.into_bytes()))
         } else {
             Some(Cow::Borrowed(self.raw()))
         }
     }
 
     pub(super) fn starts_with(&self, word: &str) -> bool {
-        self.name().and_then(|name| name.get(..word.len()).map(|start| start.eq_ignore_ascii_case(word))).unwrap_or(false)
+        self.name()
+            .and_then(|name| name.get(..word.len()).map(|start| start.eq_ignore_ascii_case(word)))
+            .unwrap_or(false)
     }
 }
 
@@ -165,7 +172,8 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Takes a whole number, written as a number or as a string (protobuf writes 64-bit ones so); anything else is skipped.
+    /// Takes a whole number, written as a number or as a string (protobuf writes 64-bit ones so);
+    /// anything else is skipped.
     pub(super) fn count(&mut self) -> Option<u32> {
         let name;
         let word = match self.kind() {
@@ -179,7 +187,11 @@ impl<'a> Cursor<'a> {
                 return None;
             }
         };
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast of a float saturates")]
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a cast of a float saturates"
+        )]
         word.parse::<f64>().ok().filter(|number| number.is_finite()).map(|number| number as u32)
     }
 
@@ -198,7 +210,12 @@ impl<'a> Cursor<'a> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let end = rest
             .iter()
-            .position(|byte| matches!(byte, b',' | b'}' | b']' | b' ' | b'\n' | b'\r' | b'\t' | b'"' | b'{' | b'[' | b':'))
+            .position(|byte| {
+                matches!(
+                    byte,
+                    b',' | b'}' | b']' | b' ' | b'\n' | b'\r' | b'\t' | b'"' | b'{' | b'[' | b':'
+                )
+            })
             .unwrap_or(rest.len());
         self.at += end;
         rest.get(..end).unwrap_or_default()
@@ -242,8 +259,8 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Walks the members of an object, names in camel case however they are spelled; anything else is skipped. The callback takes
-    /// exactly one value.
+    /// Walks the members of an object, names in camel case however they are spelled; anything else
+    /// is skipped. The callback takes exactly one value.
     pub(super) fn object(&mut self, mut member: impl FnMut(&mut Self, &[u8])) {
         if self.kind() != Kind::Object {
             return self.skip();
@@ -265,8 +282,8 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Walks the elements of an array. A value that is no array is taken as the only element: Google's JSON parser does so too,
-    /// and its own samples write `"contents": {…}`.
+    /// Walks the elements of an array. A value that is no array is taken as the only element:
+    /// Google's JSON parser does so too, and its own samples write `"contents": {…}`.
     pub(super) fn each(&mut self, mut element: impl FnMut(&mut Self)) {
         if self.kind() != Kind::Array {
             return element(self);
@@ -286,18 +303,22 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Where the next quote or backslash stands. Nearly all strings are names and words, for which setting up a vector search costs more
-/// than looking at a few words of eight bytes; a string that goes on is base64 and worth it.
+/// Where the next quote or backslash stands. Nearly all strings are names and words, for which
+/// setting up a vector search costs more than looking at a few words of eight bytes; a string that
+/// goes on is base64 and worth it.
 #[inline]
 fn quote_or_backslash(bytes: &[u8]) -> Option<usize> {
     const ONES: u64 = 0x0101_0101_0101_0101;
-    // Marks the high bit of the lowest byte that equals the needle; bytes above it may be marked falsely, which nobody looks at.
+    // Marks the high bit of the lowest byte that equals the needle; bytes above it may be marked
+    // falsely, which nobody looks at.
     let marks = |word: u64, needle: u8| {
         let zeroed = word ^ (ONES * u64::from(needle));
         zeroed.wrapping_sub(ONES) & !zeroed & (ONES << 7)
     };
     for at in [0, 8, 16] {
-        let Some(word) = bytes.get(at..at + 8).and_then(|chunk| chunk.try_into().ok()).map(u64::from_le_bytes) else {
+        let Some(word) =
+            bytes.get(at..at + 8).and_then(|chunk| chunk.try_into().ok()).map(u64::from_le_bytes)
+        else {
             return bytes.iter().position(|byte| matches!(byte, b'"' | b'\\'));
         };
         let found = marks(word, b'"') | marks(word, b'\\');
@@ -311,8 +332,9 @@ fn quote_or_backslash(bytes: &[u8]) -> Option<usize> {
 /// The longest name asked for anywhere is `previousInteractionId`.
 const LONGEST_KEY: usize = 32;
 
-/// A name in camel case. Protobuf's JSON takes both spellings, and clients mix them within one object (google-genai 3.4 re-sends
-/// `inlineData` with `mime_type`, measured 2026-11). Names longer than any asked for give nothing.
+/// A name in camel case. Protobuf's JSON takes both spellings, and clients mix them within one
+/// object (google-genai 3.4 re-sends `inlineData` with `mime_type`, measured 2026-11). Names longer
+/// than any asked for give nothing.
 #[inline]
 fn in_camel_case<'k>(key: Text<'k>, camel: &'k mut [u8; LONGEST_KEY]) -> &'k [u8] {
     let raw = key.raw();

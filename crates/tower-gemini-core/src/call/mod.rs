@@ -1,7 +1,7 @@
 //! What a request asks for, read from its path, headers and body.
 //!
-//! [`Call::parse`] never fails: a path it does not know gives an [`Dialect::Unrecognised`] call, which passes through untouched
-//! and is still judged by its answer.
+//! [`Call::parse`] never fails: a path it does not know gives an [`Dialect::Unrecognised`] call,
+//! which passes through untouched and is still judged by its answer.
 //!
 //! ```
 //! use http::{HeaderMap, Method, Uri};
@@ -46,7 +46,8 @@ use crate::catalog::Catalog;
 pub enum Dialect {
     /// `…/v1beta/models/{model}:generateContent` of the Gemini Developer API.
     GeminiApi,
-    /// `…/projects/{p}/locations/{l}/publishers/google/models/{model}:generateContent`, and express mode without a project.
+    /// `…/projects/{p}/locations/{l}/publishers/google/models/{model}:generateContent`, and express
+    /// mode without a project.
     VertexAi,
     /// `…/chat/completions`, the model in the body.
     OpenAiChat,
@@ -134,9 +135,11 @@ impl fmt::Display for ImageSize {
     }
 }
 
-/// A model's id as the request spells it, without `models/` or `publishers/google/models/` in front. O(1) to clone.
+/// A model's id as the request spells it, without `models/` or `publishers/google/models/` in
+/// front. O(1) to clone.
 ///
-/// Ids that the builtin catalogue knows are borrowed from it: parsing a call to a known model allocates nothing for it.
+/// Ids that the builtin catalogue knows are borrowed from it: parsing a call to a known model
+/// allocates nothing for it.
 #[derive(Clone)]
 pub struct ModelId(Repr);
 
@@ -212,8 +215,8 @@ impl fmt::Display for ModelId {
     }
 }
 
-/// Which service tier a request asks for. It changes the price: flex costs half, priority up to twice as much (Gemini API
-/// documentation, optimization and priority inference, 2026-08).
+/// Which service tier a request asks for. It changes the price: flex costs half, priority up to
+/// twice as much (Gemini API documentation, optimization and priority inference, 2026-08).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum ServiceTier {
@@ -238,7 +241,8 @@ impl ServiceTier {
     }
 }
 
-/// What a request asks for. Made once by the outermost layer and shared; made anew when a layer rewrites the request.
+/// What a request asks for. Made once by the outermost layer and shared; made anew when a layer
+/// rewrites the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Call {
@@ -256,33 +260,37 @@ pub struct Call {
     pub size: Option<ImageSize>,
     /// The aspect ratio asked for, as spelled (`16:9`).
     pub aspect: Option<Cow<'static, str>>,
-    /// Whether an image is asked for. `true` for an image model or `responseModalities` with `IMAGE`; `false` where the request
-    /// clearly wants none (counting, text modalities only).
+    /// Whether an image is asked for. `true` for an image model or `responseModalities` with
+    /// `IMAGE`; `false` where the request clearly wants none (counting, text modalities only).
     pub wants_image: bool,
-    /// How many images are asked for (`sampleCount`, `n`, `candidateCount`); 1 unless said otherwise (Imagen's own default is 4:
-    /// Vertex AI documentation, Imagen API, `sampleCount`), 0 when none is wanted.
+    /// How many images are asked for (`sampleCount`, `n`, `candidateCount`); 1 unless said
+    /// otherwise (Imagen's own default is 4: Vertex AI documentation, Imagen API, `sampleCount`), 0
+    /// when none is wanted.
     pub images: u32,
     /// Whether earlier turns of the model are sent along.
     pub multi_turn: bool,
     /// Whether reference images come with the request.
     pub has_input_images: bool,
-    /// A continuation of an earlier answer (`continuationToken`, `previous_interaction_id`): never shared, held or retried blindly.
+    /// A continuation of an earlier answer (`continuationToken`, `previous_interaction_id`): never
+    /// shared, held or retried blindly.
     pub is_continuation: bool,
-    /// Whether files other than images (audio, video, documents) come with the request: the estimate below knows nothing of them.
+    /// Whether files other than images (audio, video, documents) come with the request: the
+    /// estimate below knows nothing of them.
     pub has_other_files: bool,
     /// The service tier asked for, in the body or in Vertex AI's header.
     pub tier: ServiceTier,
-    /// Input tokens, estimated from the text (4 bytes a token) and the images (258 tokens each): Gemini API documentation, "Understand
-    /// and count tokens", 2026-07 (about 4 characters a token; 258 for an image of up to 384 pixels, and for each tile of a larger
-    /// one). An estimate for admission and display, never for a bill: only `usageMetadata` counts tokens.
+    /// Input tokens, estimated from the text (4 bytes a token) and the images (258 tokens each):
+    /// Gemini API documentation, "Understand and count tokens", 2026-07 (about 4 characters a
+    /// token; 258 for an image of up to 384 pixels, and for each tile of a larger one). An estimate
+    /// for admission and display, never for a bill: only `usageMetadata` counts tokens.
     pub input_tokens_estimate: u64,
 }
 
 impl Call {
     /// Reads a call from a request's method, URI, headers and, where it is at hand, whole body.
     ///
-    /// Never fails and never panics: what cannot be read is left at its default, and an unknown path is
-    /// [`Dialect::Unrecognised`].
+    /// Never fails and never panics: what cannot be read is left at its default, and an unknown
+    /// path is [`Dialect::Unrecognised`].
     #[must_use]
     pub fn parse(method: &Method, uri: &Uri, headers: &HeaderMap, body: Option<&[u8]>) -> Self {
         // Listing models, polling operations: nothing that makes an image is a GET.
@@ -295,11 +303,18 @@ impl Call {
             return Self::unrecognised();
         }
         let mut seen = read_body(headers, body);
-        let name = route.model.or(seen.model.as_deref()).map(strip_model_prefix).filter(|name| !name.is_empty());
+        let name = route
+            .model
+            .or(seen.model.as_deref())
+            .map(strip_model_prefix)
+            .filter(|name| !name.is_empty());
         let known = name.and_then(|name| Catalog::builtin().interned(name));
         let model = name.map(|name| ModelId::known_or(known.map(|(id, _)| id), name));
         let (mut verb, mut framing) = (route.verb, route.framing);
-        let model_in_body = matches!(route.dialect, Dialect::OpenAiChat | Dialect::OpenAiImages | Dialect::Interactions);
+        let model_in_body = matches!(
+            route.dialect,
+            Dialect::OpenAiChat | Dialect::OpenAiImages | Dialect::Interactions
+        );
         if model_in_body && seen.stream {
             (verb, framing) = (Verb::StreamGenerate, Framing::Sse);
         }
@@ -308,19 +323,26 @@ impl Call {
             None => name.is_some_and(names_an_image_model),
         };
         let wants_image = match verb {
-            Verb::Generate | Verb::StreamGenerate => {
-                seen.modalities.unwrap_or(makes_images || seen.image_format || route.dialect == Dialect::OpenAiImages)
-            }
+            Verb::Generate | Verb::StreamGenerate => seen.modalities.unwrap_or(
+                makes_images || seen.image_format || route.dialect == Dialect::OpenAiImages,
+            ),
             Verb::Predict => makes_images,
             // The answer is an operation.
             Verb::Batch | Verb::Count | Verb::Other => false,
         };
         let images = match (wants_image, verb) {
             (false, _) => 0,
-            (true, Verb::Predict) => seen.sample_count.unwrap_or(if name.is_some_and(is_imagen) { 4 } else { 1 }).max(1),
-            (true, _) => if model_in_body { seen.n.or(seen.candidate_count) } else { seen.candidate_count }.unwrap_or(1).max(1),
+            (true, Verb::Predict) => {
+                seen.sample_count.unwrap_or(if name.is_some_and(is_imagen) { 4 } else { 1 }).max(1)
+            }
+            (true, _) => {
+                if model_in_body { seen.n.or(seen.candidate_count) } else { seen.candidate_count }
+                    .unwrap_or(1)
+                    .max(1)
+            }
         };
-        let (_, size_in_name, ratio_in_name) = name.filter(|_| wants_image).map_or(("", None, None), split_model_suffix);
+        let (_, size_in_name, ratio_in_name) =
+            name.filter(|_| wants_image).map_or(("", None, None), split_model_suffix);
         let aspect = seen.aspect().or(ratio_in_name.map(Cow::Borrowed));
         let tier = tier_of_headers(headers).unwrap_or(seen.tier);
         Self {
@@ -391,7 +413,8 @@ fn read_body<'a>(headers: &HeaderMap, body: Option<&'a [u8]>) -> Body<'a> {
     }
 }
 
-/// What Vertex AI calls the service tier of pay-as-you-go requests (Vertex AI documentation, priority and flex `PayGo`, 2026-07).
+/// What Vertex AI calls the service tier of pay-as-you-go requests (Vertex AI documentation,
+/// priority and flex `PayGo`, 2026-07).
 fn tier_of_headers(headers: &HeaderMap) -> Option<ServiceTier> {
     const NAME: HeaderName = HeaderName::from_static("x-vertex-ai-llm-shared-request-type");
     let named = headers.get(NAME)?.to_str().ok()?;
@@ -409,11 +432,13 @@ fn version(word: &str) -> Cow<'static, str> {
     }
 }
 
-/// Whether a model that the catalogue does not know makes images: a name with one of the family words in it is taken at its word,
-/// as new models appear faster than catalogues.
+/// Whether a model that the catalogue does not know makes images: a name with one of the family
+/// words in it is taken at its word, as new models appear faster than catalogues.
 fn names_an_image_model(name: &str) -> bool {
     // `imagen` holds `image`.
-    ["image", "nano-banana", "nanobanana"].iter().any(|word| contains_ignoring_case(name, word.as_bytes()))
+    ["image", "nano-banana", "nanobanana"]
+        .iter()
+        .any(|word| contains_ignoring_case(name, word.as_bytes()))
 }
 
 fn is_imagen(name: &str) -> bool {

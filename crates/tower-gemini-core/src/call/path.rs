@@ -1,4 +1,5 @@
-//! What a request's path and query say, read from the right so that any prefix of a gateway will do.
+//! What a request's path and query say, read from the right so that any prefix of a gateway will
+//! do.
 
 use std::borrow::Cow;
 
@@ -15,8 +16,13 @@ pub(super) struct Route<'a> {
 }
 
 impl<'a> Route<'a> {
-    const NONE: Self =
-        Self { dialect: Dialect::Unrecognised, verb: Verb::Other, framing: Framing::Whole, model: None, version: None };
+    const NONE: Self = Self {
+        dialect: Dialect::Unrecognised,
+        verb: Verb::Other,
+        framing: Framing::Whole,
+        model: None,
+        version: None,
+    };
 
     /// Reads a path that [`normalised`] has been over.
     pub(super) fn of(path: &'a str, query: Option<&str>) -> Self {
@@ -31,31 +37,45 @@ impl<'a> Route<'a> {
             (_, "interactions") => (Dialect::Interactions, head),
             _ => return Self::NONE,
         };
-        Self { dialect, verb: Verb::Generate, framing: Framing::Whole, model: None, version: version(before) }
+        Self {
+            dialect,
+            verb: Verb::Generate,
+            framing: Framing::Whole,
+            model: None,
+            version: version(before),
+        }
     }
 
-    /// `{before}/{collection}/{model}:{verb}`. A model's id may hold slashes itself (`models/google/gemini-…`, or `%2F`), so the
-    /// collection is the nearest segment with one of the known names.
+    /// `{before}/{collection}/{model}:{verb}`. A model's id may hold slashes itself
+    /// (`models/google/gemini-…`, or `%2F`), so the collection is the nearest segment with one of
+    /// the known names.
     fn of_method(path: &'a str, verb: &'a str, query: Option<&str>) -> Option<Self> {
         let id_end = path.len() - verb.len() - 1;
         let resource = path.get(..id_end)?;
         let (collection, start) = segments_from_right(resource)
             .skip(1)
-            // Further left than this is a prefix and not an id: `models/a/b/c` is the longest one seen.
+            // Further left than this is a prefix and not an id: `models/a/b/c` is the longest one
+            // seen.
             .take(4)
-            .find(|(name, _)| matches!(*name, "models" | "tunedModels" | "dynamic" | "endpoints"))?;
+            .find(|(name, _)| {
+                matches!(*name, "models" | "tunedModels" | "dynamic" | "endpoints")
+            })?;
         let before = resource.get(..start)?.trim_end_matches('/');
         let name = resource.get(start + collection.len() + 1..)?;
         if name.is_empty() {
             return None;
         }
-        let in_publisher =
-            collection == "models" && segments_from_right(before).nth(1).is_some_and(|(word, _)| word == "publishers");
-        let in_project = segments_from_right(before).any(|(word, _)| word == "projects") && !matches!(collection, "dynamic");
-        let dialect =
-            if in_publisher || collection == "endpoints" || in_project { Dialect::VertexAi } else { Dialect::GeminiApi };
-        // The collection stays in front of what is not a model of Google's own: `tunedModels/x` and `endpoints/123` are other
-        // things than a model `x` or `123`.
+        let in_publisher = collection == "models"
+            && segments_from_right(before).nth(1).is_some_and(|(word, _)| word == "publishers");
+        let in_project = segments_from_right(before).any(|(word, _)| word == "projects")
+            && !matches!(collection, "dynamic");
+        let dialect = if in_publisher || collection == "endpoints" || in_project {
+            Dialect::VertexAi
+        } else {
+            Dialect::GeminiApi
+        };
+        // The collection stays in front of what is not a model of Google's own: `tunedModels/x` and
+        // `endpoints/123` are other things than a model `x` or `123`.
         let model = if collection == "models" { name } else { resource.get(start..)? };
         let (verb, framing) = method(verb, query);
         Some(Self { dialect, verb, framing, model: Some(model), version: version(before) })
@@ -72,29 +92,36 @@ fn method(verb: &str, query: Option<&str>) -> (Verb, Framing) {
         // Passes the body of the model's own API through, and those stream as events.
         "streamRawPredict" => (Verb::Predict, Framing::Sse),
         "serverStreamingPredict" => (Verb::Predict, stream()),
-        "predictLongRunning" | "batchGenerateContent" | "asyncBatchEmbedContent" => (Verb::Batch, Framing::Whole),
-        "countTokens" | "computeTokens" | "embedContent" | "batchEmbedContents" | "embedText" | "batchEmbedText" => {
-            (Verb::Count, Framing::Whole)
+        "predictLongRunning" | "batchGenerateContent" | "asyncBatchEmbedContent" => {
+            (Verb::Batch, Framing::Whole)
         }
+        "countTokens" | "computeTokens" | "embedContent" | "batchEmbedContents" | "embedText"
+        | "batchEmbedText" => (Verb::Count, Framing::Whole),
         _ => (Verb::Other, Framing::Whole),
     }
 }
 
-/// `alt=sse`, and `$alt=sse` as Google's system parameters spell it; old SDKs append `;enum-encoding=int`.
+/// `alt=sse`, and `$alt=sse` as Google's system parameters spell it; old SDKs append
+/// `;enum-encoding=int`.
 fn wants_sse(query: &str) -> bool {
     query.split('&').any(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let (key, value) = (percent_decoded(key), percent_decoded(value));
-        matches!(&*key, "alt" | "$alt") && value.split(';').next().is_some_and(|alt| alt.eq_ignore_ascii_case("sse"))
+        matches!(&*key, "alt" | "$alt")
+            && value.split(';').next().is_some_and(|alt| alt.eq_ignore_ascii_case("sse"))
     })
 }
 
-/// The nearest segment that looks like an API version, values of resource names apart: a project may be called `v1` too.
+/// The nearest segment that looks like an API version, values of resource names apart: a project
+/// may be called `v1` too.
 fn version(before: &str) -> Option<&str> {
     let mut segments = segments_from_right(before).peekable();
     while let Some((word, _)) = segments.next() {
         let is_value = segments.peek().is_some_and(|(name, _)| {
-            matches!(*name, "projects" | "locations" | "publishers" | "endpoints" | "reasoningEngines")
+            matches!(
+                *name,
+                "projects" | "locations" | "publishers" | "endpoints" | "reasoningEngines"
+            )
         });
         if !is_value && is_version(word) {
             return Some(word);
@@ -130,13 +157,15 @@ fn segments_from_right(path: &str) -> impl Iterator<Item = (&str, usize)> {
     })
 }
 
-/// The path without doubled and trailing slashes, percent-encoding undone. Borrowed where it is in order, as almost all are:
-/// clients double the slash when the base URL ends in one (curl, rig-core), and some encode the colon.
+/// The path without doubled and trailing slashes, percent-encoding undone. Borrowed where it is in
+/// order, as almost all are: clients double the slash when the base URL ends in one (curl,
+/// rig-core), and some encode the colon.
 pub(super) fn normalised(path: &str) -> Cow<'_, str> {
     let bytes = path.as_bytes();
     // Without a branch on each byte, so that it is done sixteen at a time.
     let pairs = bytes.iter().zip(bytes.get(1..).unwrap_or_default());
-    let disorder = pairs.fold(false, |found, (a, b)| found | ((*a == b'/') & (*b == b'/')) | (*b == b'%'));
+    let disorder =
+        pairs.fold(false, |found, (a, b)| found | ((*a == b'/') & (*b == b'/')) | (*b == b'%'));
     if !disorder && bytes.last() != Some(&b'/') && bytes.first() != Some(&b'%') {
         return Cow::Borrowed(path);
     }
@@ -158,7 +187,9 @@ pub(super) fn percent_decoded(text: &str) -> Cow<'_, str> {
     if memchr::memchr(b'%', text.as_bytes()).is_none() {
         return Cow::Borrowed(text);
     }
-    let hex = |b: Option<&u8>| b.and_then(|&b| char::from(b).to_digit(16)).and_then(|d| u8::try_from(d).ok());
+    let hex = |b: Option<&u8>| {
+        b.and_then(|&b| char::from(b).to_digit(16)).and_then(|d| u8::try_from(d).ok())
+    };
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;
@@ -177,8 +208,9 @@ pub(super) fn percent_decoded(text: &str) -> Cow<'_, str> {
     String::from_utf8(decoded).map_or(Cow::Borrowed(text), Cow::Owned)
 }
 
-/// A model's name without the collection in front: `models/x`, `publishers/google/models/x`, a whole resource name, and
-/// `google/x` as the OpenAI-style endpoints of Vertex AI and OpenRouter spell it.
+/// A model's name without the collection in front: `models/x`, `publishers/google/models/x`, a
+/// whole resource name, and `google/x` as the OpenAI-style endpoints of Vertex AI and OpenRouter
+/// spell it.
 #[must_use]
 pub fn strip_model_prefix(name: &str) -> &str {
     if !name.as_bytes().contains(&b'/') {
@@ -192,7 +224,8 @@ pub fn strip_model_prefix(name: &str) -> &str {
     name.strip_prefix("google/").unwrap_or(name)
 }
 
-/// Size and ratio that proxies write behind a model's name (`-4k`, `-2k-9x16`, `-16x9`), and the name before them.
+/// Size and ratio that proxies write behind a model's name (`-4k`, `-2k-9x16`, `-16x9`), and the
+/// name before them.
 ///
 /// A name of which nothing would be left, or a part that is not exactly of this form, stays whole.
 #[must_use]
@@ -225,10 +258,17 @@ mod tests {
     use super::*;
 
     fn route(path: &str) -> (Dialect, Verb, Framing, Option<String>, Option<String>) {
-        let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
+        let (path, query) =
+            path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
         let path = normalised(path);
         let route = Route::of(&path, query);
-        (route.dialect, route.verb, route.framing, route.model.map(str::to_owned), route.version.map(str::to_owned))
+        (
+            route.dialect,
+            route.verb,
+            route.framing,
+            route.model.map(str::to_owned),
+            route.version.map(str::to_owned),
+        )
     }
 
     #[test]
@@ -286,11 +326,19 @@ mod tests {
             ("/v1beta1/projects/p/locations/l/interactions", Interactions, Generate, Whole, "", "v1beta1"),
         ];
         for (path, dialect, verb, framing, model, version) in table {
-            let some =
-                |text: &str| (!text.is_empty()).then(|| text.replace('M', m).replace(&format!("tuned{m}odels"), "tunedModels"));
-            let path =
-                path.replace("/M:", &format!("/{m}:")).replace("/M%", &format!("/{m}%")).replace("%2FM%", &format!("%2F{m}%"));
-            assert_eq!(route(&path), (dialect, verb, framing, some(model), some(version)), "{path}");
+            let some = |text: &str| {
+                (!text.is_empty())
+                    .then(|| text.replace('M', m).replace(&format!("tuned{m}odels"), "tunedModels"))
+            };
+            let path = path
+                .replace("/M:", &format!("/{m}:"))
+                .replace("/M%", &format!("/{m}%"))
+                .replace("%2FM%", &format!("%2F{m}%"));
+            assert_eq!(
+                route(&path),
+                (dialect, verb, framing, some(model), some(version)),
+                "{path}"
+            );
         }
     }
 
@@ -325,8 +373,14 @@ mod tests {
     fn suffixes_of_proxies() {
         let cases = [
             ("gemini-3-pro-image-4k", ("gemini-3-pro-image", Some(ImageSize::K4), None)),
-            ("gemini-3-pro-image-2k-9x16", ("gemini-3-pro-image", Some(ImageSize::K2), Some("9:16"))),
-            ("gemini-3-pro-image-9x16-2K", ("gemini-3-pro-image", Some(ImageSize::K2), Some("9:16"))),
+            (
+                "gemini-3-pro-image-2k-9x16",
+                ("gemini-3-pro-image", Some(ImageSize::K2), Some("9:16")),
+            ),
+            (
+                "gemini-3-pro-image-9x16-2K",
+                ("gemini-3-pro-image", Some(ImageSize::K2), Some("9:16")),
+            ),
             ("gemini-3-pro-image-16x9", ("gemini-3-pro-image", None, Some("16:9"))),
             ("gemini-3-pro-image", ("gemini-3-pro-image", None, None)),
             ("gemini-2.5-flash-image", ("gemini-2.5-flash-image", None, None)),

@@ -17,18 +17,30 @@ fn post_json(path: &str, body: &Value) -> Call {
 fn form(parts: &[(&str, &str)]) -> Call {
     let mut body = String::new();
     for (disposition, value) in parts {
-        body.push_str(&format!("--XyZ\r\nContent-Disposition: form-data; {disposition}\r\n\r\n{value}\r\n"));
+        body.push_str(&format!(
+            "--XyZ\r\nContent-Disposition: form-data; {disposition}\r\n\r\n{value}\r\n"
+        ));
     }
     body.push_str("--XyZ--\r\n");
     let mut headers = HeaderMap::new();
-    headers.insert("content-type", HeaderValue::from_static("multipart/form-data; boundary=\"XyZ\""));
-    Call::parse(&Method::POST, &Uri::from_static("/v1/images/edits"), &headers, Some(body.as_bytes()))
+    headers
+        .insert("content-type", HeaderValue::from_static("multipart/form-data; boundary=\"XyZ\""));
+    Call::parse(
+        &Method::POST,
+        &Uri::from_static("/v1/images/edits"),
+        &headers,
+        Some(body.as_bytes()),
+    )
 }
 
 #[test]
 fn a_plain_request_asks_for_one_image_at_the_models_own_size() {
-    let call = post_json(PRO, &json!({"contents": [{"parts": [{"text": "a red apple on white"}]}]}));
-    assert_eq!((call.dialect, call.verb, call.framing), (Dialect::GeminiApi, Verb::Generate, Framing::Whole));
+    let call =
+        post_json(PRO, &json!({"contents": [{"parts": [{"text": "a red apple on white"}]}]}));
+    assert_eq!(
+        (call.dialect, call.verb, call.framing),
+        (Dialect::GeminiApi, Verb::Generate, Framing::Whole)
+    );
     assert_eq!(call.model, Some(ModelId::new("gemini-3-pro-image")));
     assert_eq!(call.version.as_deref(), Some("v1beta"));
     assert!(call.wants_image);
@@ -90,7 +102,11 @@ fn what_asks_for_an_image_and_what_does_not() {
         ("/v1/chat/completions", json!({"model": "gpt-9", "modalities": ["text", "image"]}), true),
         ("/v1/chat/completions", json!({"model": "google/gemini-3.1-flash-image"}), true),
         ("/v1beta/interactions", json!({"model": "gemini-3.5-flash", "input": "hi"}), false),
-        ("/v1beta/interactions", json!({"model": "gemini-3.5-flash", "response_modalities": ["image"]}), true),
+        (
+            "/v1beta/interactions",
+            json!({"model": "gemini-3.5-flash", "response_modalities": ["image"]}),
+            true,
+        ),
         (
             "/v1beta/interactions",
             json!({"model": "gemini-3.5-flash", "response_format": {"type": "image", "image_size": "2K"}}),
@@ -107,7 +123,10 @@ fn what_asks_for_an_image_and_what_does_not() {
 #[test]
 fn only_posts_are_calls() {
     for method in [Method::GET, Method::HEAD, Method::OPTIONS, Method::DELETE] {
-        assert_eq!(Call::parse(&method, &PRO.parse().unwrap(), &HeaderMap::new(), None), Call::unrecognised());
+        assert_eq!(
+            Call::parse(&method, &PRO.parse().unwrap(), &HeaderMap::new(), None),
+            Call::unrecognised()
+        );
     }
 }
 
@@ -119,7 +138,10 @@ fn openai_dialects_name_model_size_and_count_in_the_body() {
     );
     assert_eq!((call.dialect, call.verb), (Dialect::OpenAiImages, Verb::Generate));
     assert_eq!(call.model, Some(ModelId::new("nano-banana-pro")));
-    assert_eq!((call.size, call.aspect.as_deref(), call.images), (Some(ImageSize::K4), Some("1:1"), 2));
+    assert_eq!(
+        (call.size, call.aspect.as_deref(), call.images),
+        (Some(ImageSize::K4), Some("1:1"), 2)
+    );
     assert_eq!(call.input_tokens_estimate, 10);
 
     let call = post_json(
@@ -195,8 +217,10 @@ fn turns_images_files_and_continuations_are_seen() {
     let call = post_json(PRO, &json!({"contents": [user, model]}));
     assert!(call.multi_turn && call.has_input_images && !call.has_other_files);
     assert_eq!(call.input_tokens_estimate, 1 + 2 * 258);
-    let pdf =
-        post_json(PRO, &json!({"contents": {"parts": [{"fileData": {"fileUri": "gs://x", "mimeType": "application/pdf"}}]}}));
+    let pdf = post_json(
+        PRO,
+        &json!({"contents": {"parts": [{"fileData": {"fileUri": "gs://x", "mimeType": "application/pdf"}}]}}),
+    );
     assert!(!pdf.has_input_images && pdf.has_other_files);
     for body in [
         json!({"continuationToken": "x"}),
@@ -207,7 +231,11 @@ fn turns_images_files_and_continuations_are_seen() {
         assert!(post_json("/v1beta/interactions", &body).is_continuation, "{body}");
     }
     assert!(
-        !post_json("/v1beta/interactions", &json!({"previous_interaction_id": null, "continuation_token": ""})).is_continuation
+        !post_json(
+            "/v1beta/interactions",
+            &json!({"previous_interaction_id": null, "continuation_token": ""})
+        )
+        .is_continuation
     );
     let steps = post_json(
         "/v1/interactions",
@@ -223,7 +251,10 @@ fn the_service_tier_is_in_the_body_or_in_vertex_ais_header() {
     assert_eq!(post_json(PRO, &json!({"service_tier": "PRIORITY"})).tier, ServiceTier::Priority);
     let mut headers = HeaderMap::new();
     headers.insert("X-Vertex-AI-LLM-Shared-Request-Type", HeaderValue::from_static("priority"));
-    assert_eq!(Call::parse(&Method::POST, &PRO.parse().unwrap(), &headers, None).tier, ServiceTier::Priority);
+    assert_eq!(
+        Call::parse(&Method::POST, &PRO.parse().unwrap(), &headers, None).tier,
+        ServiceTier::Priority
+    );
 }
 
 #[test]
@@ -242,7 +273,8 @@ fn names_inside_texts_and_arguments_are_not_options() {
 
 #[test]
 fn escaped_names_and_values_are_read() {
-    let call = post(PRO, r#"{"generation\u0043onfig":{"image_config":{"\u0069mageSize":"\u0032K"}}}"#);
+    let call =
+        post(PRO, r#"{"generation\u0043onfig":{"image_config":{"\u0069mageSize":"\u0032K"}}}"#);
     assert_eq!(call.size, Some(ImageSize::K2));
 }
 
@@ -250,10 +282,25 @@ fn escaped_names_and_values_are_read() {
 fn a_broken_body_keeps_what_came_before_the_break_and_what_the_path_says() {
     let whole = r#"{"generationConfig":{"imageConfig":{"imageSize":"2K"}},"contents":[{"parts":[{"text":"x"#;
     let call = post(PRO, whole);
-    assert_eq!((call.size, call.model.is_some(), call.wants_image), (Some(ImageSize::K2), true, true));
-    for body in
-        ["", "{", "[", "\"", "nonsense", "{\"a\"}", "{]", "[}", "{\"model\":", "{,}", "[,]", "\u{feff}{}", "{\"a\":\"\\"]
-    {
+    assert_eq!(
+        (call.size, call.model.is_some(), call.wants_image),
+        (Some(ImageSize::K2), true, true)
+    );
+    for body in [
+        "",
+        "{",
+        "[",
+        "\"",
+        "nonsense",
+        "{\"a\"}",
+        "{]",
+        "[}",
+        "{\"model\":",
+        "{,}",
+        "[,]",
+        "\u{feff}{}",
+        "{\"a\":\"\\",
+    ] {
         assert!(post(PRO, body).wants_image, "{body}");
     }
 }
@@ -262,7 +309,12 @@ fn a_broken_body_keeps_what_came_before_the_break_and_what_the_path_says() {
 fn a_compressed_body_is_not_guessed_at() {
     let mut headers = HeaderMap::new();
     headers.insert("content-encoding", HeaderValue::from_static("gzip"));
-    let call = Call::parse(&Method::POST, &PRO.parse().unwrap(), &headers, Some(b"{\"serviceTier\":\"flex\"}"));
+    let call = Call::parse(
+        &Method::POST,
+        &PRO.parse().unwrap(),
+        &headers,
+        Some(b"{\"serviceTier\":\"flex\"}"),
+    );
     assert_eq!(call.tier, ServiceTier::Standard);
     assert!(call.wants_image);
 }
@@ -278,7 +330,8 @@ fn snake(name: &str) -> String {
     snake
 }
 
-/// Every name of the object in snake case where its bit is set: so that spellings are mixed at every level.
+/// Every name of the object in snake case where its bit is set: so that spellings are mixed at
+/// every level.
 fn respelled(value: &Value, bits: &mut u64) -> Value {
     match value {
         Value::Object(members) => Value::Object(
@@ -291,17 +344,22 @@ fn respelled(value: &Value, bits: &mut u64) -> Value {
                 })
                 .collect(),
         ),
-        Value::Array(values) => Value::Array(values.iter().map(|value| respelled(value, bits)).collect()),
+        Value::Array(values) => {
+            Value::Array(values.iter().map(|value| respelled(value, bits)).collect())
+        }
         other => other.clone(),
     }
 }
 
 fn any_request() -> impl Strategy<Value = Value> {
-    let size = prop::sample::select(vec!["512", "1K", "2K", "4K", "2k", "IMAGE_SIZE_FOUR_K", "1024x1024"]);
-    let ratio = prop::sample::select(vec!["1:1", "16:9", "21:9", "7:3", "ASPECT_RATIO_NINE_BY_SIXTEEN"]);
+    let size =
+        prop::sample::select(vec!["512", "1K", "2K", "4K", "2k", "IMAGE_SIZE_FOUR_K", "1024x1024"]);
+    let ratio =
+        prop::sample::select(vec!["1:1", "16:9", "21:9", "7:3", "ASPECT_RATIO_NINE_BY_SIXTEEN"]);
     let part = prop_oneof![
         "\\PC{0,20}".prop_map(|text| json!({"text": text})),
-        "[A-Za-z0-9+/]{0,40}".prop_map(|data| json!({"inlineData": {"mimeType": "image/png", "data": data}})),
+        "[A-Za-z0-9+/]{0,40}"
+            .prop_map(|data| json!({"inlineData": {"mimeType": "image/png", "data": data}})),
         Just(json!({"fileData": {"fileUri": "gs://a/b", "mimeType": "video/mp4"}})),
         Just(json!({"thought": true, "text": "hm", "thoughtSignature": "AAAA"})),
     ];

@@ -25,15 +25,21 @@ pub(super) fn judge_answer(call: &Call, answer: &Answer) -> Verdict {
         return broken_by(call, answer, error);
     }
     let has_image = answer.images > 0 || !answer.image_urls.is_empty();
-    let finish = answer.finish_reason.as_deref().map(|spelled| finish::finish_word(call.dialect, spelled));
+    let finish =
+        answer.finish_reason.as_deref().map(|spelled| finish::finish_word(call.dialect, spelled));
     let meaning = finish.as_deref().map(finish::meaning);
     if has_image {
         let only_drafts = answer.image_urls.is_empty() && answer.thought_images >= answer.images;
         if only_drafts && meaning == Some(Finish::Blocked) {
             let word = finish.unwrap_or_default();
-            return describe(finish::verdict(call, Finish::Blocked, &word).with_charge(Charge::Charged), answer, call);
+            return describe(
+                finish::verdict(call, Finish::Blocked, &word).with_charge(Charge::Charged),
+                answer,
+                call,
+            );
         }
-        // Sketches and no word of an end: it stopped on the way to the image, however cleanly its JSON is closed.
+        // Sketches and no word of an end: it stopped on the way to the image, however cleanly its
+        // JSON is closed.
         if answer.said_end && !(only_drafts && finish.is_none()) {
             return Verdict::of(Outcome::Image);
         }
@@ -46,7 +52,9 @@ pub(super) fn judge_answer(call: &Call, answer: &Answer) -> Verdict {
 
 /// The answer ended before it said that it had. The server answered, so the request counts.
 fn cut_off() -> Verdict {
-    Verdict::of(Outcome::Interrupted).with_quota(QuotaCharge::Counted).with_reason("no finish reason")
+    Verdict::of(Outcome::Interrupted)
+        .with_quota(QuotaCharge::Counted)
+        .with_reason("no finish reason")
 }
 
 /// The answer holds an error. What was paid for before it is unknown, unless an image had arrived.
@@ -58,17 +66,26 @@ fn broken_by(call: &Call, answer: &Answer, error: &[u8]) -> Verdict {
     if detail.reason.is_none() {
         detail.reason = Some(cause.outcome().as_str().to_owned());
     }
-    // Where waiting cures nothing, the stream's break is final too, and a model that had begun to answer is not missing.
+    // Where waiting cures nothing, the stream's break is final too, and a model that had begun to
+    // answer is not missing.
     Verdict::of(Outcome::StreamError)
         .with_charge(if is_paid { Charge::Charged } else { Charge::Maybe })
         .with_transient(is_passing)
-        .with_elsewhere(!is_paid && cause.another_model_helps() && cause.outcome() != Outcome::NotFound)
+        .with_elsewhere(
+            !is_paid && cause.another_model_helps() && cause.outcome() != Outcome::NotFound,
+        )
         .with_wait(cause.wait().filter(|_| is_passing))
         .with_detail(detail)
 }
 
-fn without_image(call: &Call, answer: &Answer, finish: Option<&str>, meaning: Option<Finish>) -> Verdict {
-    let block = answer.block_reason.as_deref().map(|spelled| finish::block_word(call.dialect, spelled));
+fn without_image(
+    call: &Call,
+    answer: &Answer,
+    finish: Option<&str>,
+    meaning: Option<Finish>,
+) -> Verdict {
+    let block =
+        answer.block_reason.as_deref().map(|spelled| finish::block_word(call.dialect, spelled));
     let is_blocked = block.as_deref().is_some_and(|block| block != "BLOCK_REASON_UNSPECIFIED")
         || (answer.block_reason_message.is_some() && finish.is_none() && answer.text.is_empty());
     if is_blocked {
@@ -81,8 +98,11 @@ fn without_image(call: &Call, answer: &Answer, finish: Option<&str>, meaning: Op
     if let (Some(word), Some(meaning)) = (finish, meaning) {
         let is_text_call = !call.wants_image && !answer.text.is_empty();
         return match meaning {
-            // A text call that ran to its limit got its text, if cut; one that ended for an unknown reason got it too.
-            Finish::OutOfTokens | Finish::Unknown if is_text_call => Verdict::of(Outcome::Answered).with_reason(word),
+            // A text call that ran to its limit got its text, if cut; one that ended for an unknown
+            // reason got it too.
+            Finish::OutOfTokens | Finish::Unknown if is_text_call => {
+                Verdict::of(Outcome::Answered).with_reason(word)
+            }
             _ => finish::verdict(call, meaning, word),
         };
     }
@@ -111,34 +131,51 @@ fn has_image_tokens(answer: &Answer) -> bool {
     answer.usage.as_ref().is_some_and(|usage| usage.image_tokens() > 0)
 }
 
-/// What an imageless 2xx cost, from its usage and its words. Only words of the service waive; the model's own do not.
+/// What an imageless 2xx cost, from its usage and its words. Only words of the service waive; the
+/// model's own do not.
 fn charge(call: &Call, answer: &Answer, verdict: &Verdict, finish: Option<&str>) -> Charge {
-    let is_waived = [&answer.finish_message, &answer.block_reason_message, &answer.rai_filtered_reason]
-        .into_iter()
-        .flatten()
-        .any(|words| says_not_charged(words));
+    let is_waived =
+        [&answer.finish_message, &answer.block_reason_message, &answer.rai_filtered_reason]
+            .into_iter()
+            .flatten()
+            .any(|words| says_not_charged(words));
     if has_image_tokens(answer) {
-        // Counted and waived at once: one of the two is wrong, and the caller's money is not staked on which.
+        // Counted and waived at once: one of the two is wrong, and the caller's money is not staked
+        // on which.
         return if is_waived { Charge::Maybe } else { Charge::Charged };
     }
     if is_waived {
         return Charge::Waived;
     }
-    let made = answer.usage.as_ref().map_or(0, |usage| usage.candidates.saturating_add(usage.thoughts));
+    let made =
+        answer.usage.as_ref().map_or(0, |usage| usage.candidates.saturating_add(usage.thoughts));
     match verdict.outcome() {
         Outcome::Answered | Outcome::Image => Charge::Charged,
-        // Model Armor screens before the model is asked, and the recorded usage of its blocks counts nothing.
+        // Model Armor screens before the model is asked, and the recorded usage of its blocks
+        // counts nothing.
         Outcome::PromptBlocked => {
-            let is_unasked = answer.usage.as_ref().is_some_and(|usage| usage.prompt == 0 && usage.total == 0 && made == 0);
+            let is_unasked = answer
+                .usage
+                .as_ref()
+                .is_some_and(|usage| usage.prompt == 0 && usage.total == 0 && made == 0);
             let by_armor = answer
                 .block_reason
                 .as_deref()
                 .is_some_and(|spelled| finish::block_word(call.dialect, spelled) == "MODEL_ARMOR");
             if by_armor && is_unasked { Charge::None } else { Charge::Maybe }
         }
-        // Tokens were made, and text and thinking are billed whether or not an image follows. Without usage nothing is known.
-        Outcome::ContentBlocked | Outcome::OutOfTokens if made > 0 && finish != Some("MODEL_ARMOR") => Charge::Charged,
-        Outcome::NoImage if made > 0 && matches!(finish, Some("STOP" | "NO_IMAGE" | "COMPLETED")) => Charge::Charged,
+        // Tokens were made, and text and thinking are billed whether or not an image follows.
+        // Without usage nothing is known.
+        Outcome::ContentBlocked | Outcome::OutOfTokens
+            if made > 0 && finish != Some("MODEL_ARMOR") =>
+        {
+            Charge::Charged
+        }
+        Outcome::NoImage
+            if made > 0 && matches!(finish, Some("STOP" | "NO_IMAGE" | "COMPLETED")) =>
+        {
+            Charge::Charged
+        }
         Outcome::MissingThoughtSignature if made > 0 => Charge::Charged,
         _ => Charge::Maybe,
     }
@@ -147,8 +184,11 @@ fn charge(call: &Call, answer: &Answer, verdict: &Verdict, finish: Option<&str>)
 fn describe(verdict: Verdict, answer: &Answer, _call: &Call) -> Verdict {
     let words = [&answer.finish_message, &answer.block_reason_message, &answer.rai_filtered_reason];
     let said = words.into_iter().flatten().next().map(String::as_str);
-    // Without words of the service, the model's own say why there is no image ("I cannot create that image.").
-    let said = said.or_else(|| Some(answer.text.trim()).filter(|text| !text.is_empty() && !verdict.outcome().is_success()));
+    // Without words of the service, the model's own say why there is no image ("I cannot create
+    // that image.").
+    let said = said.or_else(|| {
+        Some(answer.text.trim()).filter(|text| !text.is_empty() && !verdict.outcome().is_success())
+    });
     let mut detail = Detail { message: said.map(|text| clip(redact(text))), ..Detail::default() };
     detail.reason = verdict.reason().map(|reason| clip(redact(reason)));
     if detail == Detail::default() { verdict } else { verdict.with_detail(detail) }

@@ -1,6 +1,7 @@
 //! Reading a whole small 2xx body into an [`Answer`], tolerantly.
 //!
-//! It parses everything and decodes nothing: bodies with an image in them belong to the scanner, which reads them as they pass.
+//! It parses everything and decodes nothing: bodies with an image in them belong to the scanner,
+//! which reads them as they pass.
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -8,20 +9,23 @@ use serde_json::Value;
 use super::lenient;
 use crate::scan::{Answer, TokenCount, Usage};
 
-/// How much of the answer's own text is kept, and of an error in it (the bounds that [`Answer`] documents).
+/// How much of the answer's own text is kept, and of an error in it (the bounds that [`Answer`]
+/// documents).
 const MAX_TEXT: usize = 8 * 1024;
 const MAX_ERROR: usize = 64 * 1024;
 
 /// How often text that is no JSON is searched for the start of some.
 const MAX_PROSE: usize = 64;
 
-/// Reads an answer: JSON, an array of chunks, server-sent events, JSON lines, and each of them with an error at its end.
+/// Reads an answer: JSON, an array of chunks, server-sent events, JSON lines, and each of them with
+/// an error at its end.
 pub(super) fn read(body: &[u8]) -> Answer {
     let text = String::from_utf8_lossy(body);
     let mut reader = Reader { answer: Answer::default(), ended: false };
     reader.read(&text);
     let mut answer = reader.answer;
-    answer.said_end = reader.ended || answer.finish_reason.is_some() || answer.block_reason.is_some();
+    answer.said_end =
+        reader.ended || answer.finish_reason.is_some() || answer.block_reason.is_some();
     answer
 }
 
@@ -53,7 +57,8 @@ impl Reader {
                 }
                 continue;
             }
-            let is_field = ["event:", "id:", "retry:", ":"].iter().any(|field| rest.starts_with(field));
+            let is_field =
+                ["event:", "id:", "retry:", ":"].iter().any(|field| rest.starts_with(field));
             if is_field {
                 rest = next_line(rest);
                 continue;
@@ -66,8 +71,11 @@ impl Reader {
                     rest = rest.get(end..).unwrap_or_default();
                     continue;
                 }
-                // The array of a stream that was cut or ended by something else: its elements one by one.
-                if let Some(inside) = rest.strip_prefix('[').filter(|inside| inside.trim_start().starts_with('{')) {
+                // The array of a stream that was cut or ended by something else: its elements one
+                // by one.
+                if let Some(inside) =
+                    rest.strip_prefix('[').filter(|inside| inside.trim_start().starts_with('{'))
+                {
                     rest = inside;
                     continue;
                 }
@@ -77,7 +85,9 @@ impl Reader {
             // Prose: a prefix, or a page. The JSON in it counts.
             prose += 1;
             match rest.find('{') {
-                Some(at) if prose <= MAX_PROSE && !rest.starts_with('<') => rest = rest.get(at..).unwrap_or_default(),
+                Some(at) if prose <= MAX_PROSE && !rest.starts_with('<') => {
+                    rest = rest.get(at..).unwrap_or_default()
+                }
                 _ => break,
             }
         }
@@ -91,7 +101,10 @@ impl Reader {
         let is_cut = taken >= text.trim_end().len() && !text.trim_end().ends_with(['}', ']']);
         let before = (self.answer.finish_reason.clone(), self.ended);
         self.root(&value);
-        if is_cut && before.0.is_none() && !self.answer.finish_reason.as_deref().is_some_and(|reason| text.contains(reason)) {
+        if is_cut
+            && before.0.is_none()
+            && !self.answer.finish_reason.as_deref().is_some_and(|reason| text.contains(reason))
+        {
             self.ended = before.1;
         }
         if taken == 0 { next_line(text) } else { text.get(taken..).unwrap_or_default() }
@@ -115,7 +128,9 @@ impl Reader {
         if depth > 3 {
             return;
         }
-        if let Some(error) = chunk.get("error").filter(|error| !error.is_null() && *error != &Value::Bool(false)) {
+        if let Some(error) =
+            chunk.get("error").filter(|error| !error.is_null() && *error != &Value::Bool(false))
+        {
             let is_empty = matches!(error, Value::String(text) if text.is_empty())
                 || matches!(error, Value::Object(map) if map.is_empty());
             if !is_empty {
@@ -125,12 +140,17 @@ impl Reader {
         let answer = &mut self.answer;
         set(&mut answer.model_version, text_in(chunk, &["modelVersion", "model_version", "model"]));
         set(&mut answer.response_id, text_in(chunk, &["responseId", "response_id", "id"]));
-        if let Some(usage) = member(chunk, &["usageMetadata", "usage_metadata", "usage"]).filter(|usage| usage.is_object()) {
+        if let Some(usage) = member(chunk, &["usageMetadata", "usage_metadata", "usage"])
+            .filter(|usage| usage.is_object())
+        {
             answer.usage = Some(read_usage(usage));
         }
         if let Some(feedback) = member(chunk, &["promptFeedback", "prompt_feedback"]) {
             set(&mut answer.block_reason, word_in(feedback, &["blockReason", "block_reason"]));
-            set(&mut answer.block_reason_message, text_in(feedback, &["blockReasonMessage", "block_reason_message"]));
+            set(
+                &mut answer.block_reason_message,
+                text_in(feedback, &["blockReasonMessage", "block_reason_message"]),
+            );
         }
         for (names, read) in [
             (&["candidates", "choices"][..], Self::candidate as fn(&mut Self, &Value)),
@@ -167,15 +187,20 @@ impl Reader {
         }
         // Interactions: `status: "failed"` with `errors[].code`.
         let codes = chunk.get("errors").and_then(Value::as_array);
-        if let Some(code) = codes.and_then(|errors| errors.iter().find_map(|error| word_in(error, &["code"]))) {
+        if let Some(code) =
+            codes.and_then(|errors| errors.iter().find_map(|error| word_in(error, &["code"])))
+        {
             self.answer.has_candidates = true;
             self.answer.finish_reason = Some(code);
             set(
                 &mut self.answer.finish_message,
-                codes.and_then(|errors| errors.iter().find_map(|error| text_in(error, &["message"]))),
+                codes.and_then(|errors| {
+                    errors.iter().find_map(|error| text_in(error, &["message"]))
+                }),
             );
         } else if self.answer.has_candidates && self.answer.finish_reason.is_none() {
-            self.answer.finish_reason = text_in(chunk, &["status"]).filter(|status| status != "in_progress");
+            self.answer.finish_reason =
+                text_in(chunk, &["status"]).filter(|status| status != "in_progress");
         }
         // Cloud Code and gateways wrap the whole answer.
         for name in ["response", "data", "result", "interaction"] {
@@ -193,10 +218,15 @@ impl Reader {
 
     fn candidate(&mut self, candidate: &Value) {
         let answer = &mut self.answer;
-        // Gateways that translate the reason keep Google's own beside it (OpenRouter; LiteLLM within its own member).
-        let own = candidate.get("provider_specific_fields").and_then(|fields| word_in(fields, &["native_finish_reason"]));
+        // Gateways that translate the reason keep Google's own beside it (OpenRouter; LiteLLM
+        // within its own member).
+        let own = candidate
+            .get("provider_specific_fields")
+            .and_then(|fields| word_in(fields, &["native_finish_reason"]));
         let native = own.or_else(|| word_in(candidate, &["native_finish_reason"]));
-        if let Some(reason) = native.or_else(|| word_in(candidate, &["finishReason", "finish_reason"])) {
+        if let Some(reason) =
+            native.or_else(|| word_in(candidate, &["finishReason", "finish_reason"]))
+        {
             answer.finish_reason = Some(reason);
         }
         set(&mut answer.finish_message, text_in(candidate, &["finishMessage", "finish_message"]));
@@ -223,7 +253,8 @@ impl Reader {
         }
         if let Some(data) = member(part, &["inlineData", "inline_data"]) {
             let mime = text_in(data, &["mimeType", "mime_type"]).unwrap_or_default();
-            let has_data = data.get("data").and_then(Value::as_str).is_some_and(|data| !data.is_empty());
+            let has_data =
+                data.get("data").and_then(Value::as_str).is_some_and(|data| !data.is_empty());
             if has_data && (mime.is_empty() || mime.starts_with("image/")) {
                 self.image(is_thought);
             }
@@ -249,16 +280,21 @@ impl Reader {
         }
     }
 
-    /// OpenAI-style content: a string (with a picture in Markdown, from some proxies), or a list of typed parts.
+    /// OpenAI-style content: a string (with a picture in Markdown, from some proxies), or a list of
+    /// typed parts.
     fn content(&mut self, content: &Value) {
         match content {
             Value::String(text) => {
                 if let Some((_, after)) = text.split_once("](data:image/") {
-                    let has_data = after.split_once("base64,").is_some_and(|(_, data)| !data.trim_start().starts_with(')'));
+                    let has_data = after
+                        .split_once("base64,")
+                        .is_some_and(|(_, data)| !data.trim_start().starts_with(')'));
                     if has_data {
                         self.image(false);
                     }
-                } else if let Some((_, url)) = text.split_once("![").and_then(|(_, after)| after.split_once("](http")) {
+                } else if let Some((_, url)) =
+                    text.split_once("![").and_then(|(_, after)| after.split_once("](http"))
+                {
                     let url = url.split_once(')').map_or(url, |(url, _)| url);
                     self.answer.image_urls.push(format!("http{url}"));
                 }
@@ -279,7 +315,8 @@ impl Reader {
 
     fn url_of(&mut self, image: &Value) {
         let url = image.get("image_url");
-        let url = url.and_then(|url| url.as_str().or_else(|| url.get("url").and_then(Value::as_str)));
+        let url =
+            url.and_then(|url| url.as_str().or_else(|| url.get("url").and_then(Value::as_str)));
         match url {
             Some(url) if url.starts_with("data:") => self.image(false),
             Some(url) if !url.is_empty() => self.answer.image_urls.push(url.to_owned()),
@@ -295,7 +332,10 @@ impl Reader {
         } else if let Some(url) = text_in(image, &["url", "gcsUri", "gcs_uri"]) {
             self.answer.image_urls.push(url);
         }
-        set(&mut self.answer.rai_filtered_reason, text_in(entry, &["raiFilteredReason", "rai_filtered_reason"]));
+        set(
+            &mut self.answer.rai_filtered_reason,
+            text_in(entry, &["raiFilteredReason", "rai_filtered_reason"]),
+        );
     }
 
     /// An output of Interactions or of the responses API.
@@ -308,7 +348,9 @@ impl Reader {
                     self.answer.image_urls.push(uri);
                 }
             }
-            Some("image_generation_call") if text_in(output, &["result"]).is_some() => self.image(false),
+            Some("image_generation_call") if text_in(output, &["result"]).is_some() => {
+                self.image(false)
+            }
             Some("text" | "output_text") => {
                 if let Some(text) = text_in(output, &["text"]) {
                     self.say(&text);
@@ -366,9 +408,16 @@ fn word_in(value: &Value, names: &[&str]) -> Option<String> {
 
 fn read_usage(usage: &Value) -> Usage {
     let count = |names: &[&str]| member(usage, names).and_then(Value::as_u64).unwrap_or(0);
-    let details = member(usage, &["candidatesTokensDetails", "candidates_tokens_details"]).and_then(Value::as_array);
+    let details = member(usage, &["candidatesTokensDetails", "candidates_tokens_details"])
+        .and_then(Value::as_array);
     let mut read = Usage {
-        prompt: count(&["promptTokenCount", "prompt_token_count", "prompt_tokens", "input_tokens", "total_input_tokens"]),
+        prompt: count(&[
+            "promptTokenCount",
+            "prompt_token_count",
+            "prompt_tokens",
+            "input_tokens",
+            "total_input_tokens",
+        ]),
         candidates: count(&[
             "candidatesTokenCount",
             "candidates_token_count",
@@ -383,7 +432,9 @@ fn read_usage(usage: &Value) -> Usage {
     for detail in details.into_iter().flatten() {
         read.candidates_details.push(TokenCount {
             modality: word_in(detail, &["modality"]).unwrap_or_default(),
-            tokens: member(detail, &["tokenCount", "token_count"]).and_then(Value::as_u64).unwrap_or(0),
+            tokens: member(detail, &["tokenCount", "token_count"])
+                .and_then(Value::as_u64)
+                .unwrap_or(0),
         });
     }
     // OpenAI-style: `completion_tokens_details.image_tokens`.

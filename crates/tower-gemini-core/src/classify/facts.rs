@@ -1,8 +1,9 @@
 //! What an error body states, collected in one pass over its JSON whatever it is wrapped in.
 //!
-//! Wrappers differ without end (arrays, relays, objects in `message`), the members that matter do not. So the reader walks any
-//! JSON and picks members by name; for the few whose meaning depends on depth (`code`, `status`, `message`) the innermost
-//! statement wins, because wrappers put theirs outside.
+//! Wrappers differ without end (arrays, relays, objects in `message`), the members that matter do
+//! not. So the reader walks any JSON and picks members by name; for the few whose meaning depends
+//! on depth (`code`, `status`, `message`) the innermost statement wins, because wrappers put theirs
+//! outside.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -21,13 +22,15 @@ pub(super) struct Facts<'a> {
     pub(super) code: Option<u16>,
     /// The same, from its word (`RESOURCE_EXHAUSTED`).
     pub(super) status: Option<u16>,
-    /// A machine word of the innermost error that is no canonical status (`channel:image_generation_failed`, `insufficient_quota`).
+    /// A machine word of the innermost error that is no canonical status
+    /// (`channel:image_generation_failed`, `insufficient_quota`).
     pub(super) word: Option<Cow<'a, str>>,
     /// `type` of an OpenAI-style error.
     pub(super) kind: Option<Cow<'a, str>>,
     /// The innermost message.
     pub(super) message: Option<Cow<'a, str>>,
-    /// `DebugInfo.detail`, or a field violation's description: the truth where the message is a placeholder.
+    /// `DebugInfo.detail`, or a field violation's description: the truth where the message is a
+    /// placeholder.
     pub(super) debug: Option<Cow<'a, str>>,
     /// `ErrorInfo.reason`.
     pub(super) reason: Option<Cow<'a, str>>,
@@ -113,14 +116,21 @@ fn owned(text: Option<Cow<'_, str>>) -> Option<Cow<'static, str>> {
     text.map(|text| Cow::Owned(text.into_owned()))
 }
 
-/// The window of a quota by its id or metric, as substrings: ids come with suffixes (`-FreeTier`, `-PaidTier2`) without end.
+/// The window of a quota by its id or metric, as substrings: ids come with suffixes (`-FreeTier`,
+/// `-PaidTier2`) without end.
 fn window_of(name: &str) -> Window {
     let name = name.as_bytes();
-    let starts = |text: &[u8], word: &[u8]| text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
+    let starts = |text: &[u8], word: &[u8]| {
+        text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
+    };
     let mut window = Window::Unknown;
     // `PerDay`, `per_day`, `per-day`, `PerMinute`, `per_minute`, `per-min`: a "per" and a unit.
     for at in memchr::memchr2_iter(b'P', b'p', name) {
-        let Some(rest) = name.get(at..).filter(|rest| starts(rest, b"per")).and_then(|rest| rest.get(3..)) else { continue };
+        let Some(rest) =
+            name.get(at..).filter(|rest| starts(rest, b"per")).and_then(|rest| rest.get(3..))
+        else {
+            continue;
+        };
         let unit = rest.strip_prefix(b"_").or_else(|| rest.strip_prefix(b"-")).unwrap_or(rest);
         if starts(unit, b"day") {
             return Window::Day;
@@ -129,14 +139,21 @@ fn window_of(name: &str) -> Window {
             window = Window::Minute;
         }
     }
-    // `generated_images_paid_tier_1_per_model` counts images of a *day* (its unit is `/d`), though its name has no "day".
+    // `generated_images_paid_tier_1_per_model` counts images of a *day* (its unit is `/d`), though
+    // its name has no "day".
     let has = |word: &[u8]| memchr::memmem::find(name, word).is_some();
-    if window == Window::Unknown && (has(b"aily") || has(b"generated_images_")) { Window::Day } else { window }
+    if window == Window::Unknown && (has(b"aily") || has(b"generated_images_")) {
+        Window::Day
+    } else {
+        window
+    }
 }
 
 /// Whether a metric counts input tokens: those windows are minutes unless an id says otherwise.
 fn counts_tokens(metric: &str) -> bool {
-    metric.contains("input_token") || metric.contains("InputToken") || metric.contains("token_count")
+    metric.contains("input_token")
+        || metric.contains("InputToken")
+        || metric.contains("token_count")
 }
 
 impl<'a> Facts<'a> {
@@ -148,7 +165,8 @@ impl<'a> Facts<'a> {
         if whole.end().is_ok() {
             return Ok((facts, json.len()));
         }
-        // More text follows. Only a stream says where the value ended, and it costs a second reading.
+        // More text follows. Only a stream says where the value ended, and it costs a second
+        // reading.
         let mut facts = Self::default();
         let end = facts.walk(json)?;
         Ok((facts, end))
@@ -294,7 +312,8 @@ impl<'a> Facts<'a> {
     fn add_quota(&mut self, mut quota: QuotaFacts<'a>) {
         let id = quota.id.as_deref().unwrap_or_default();
         let metric = quota.metric.as_deref().unwrap_or_default();
-        // The id is the limit, the metric only what it counts: the metric is asked where the id is silent.
+        // The id is the limit, the metric only what it counts: the metric is asked where the id is
+        // silent.
         quota.window = match window_of(id) {
             Window::Unknown => match window_of(metric) {
                 Window::Unknown if counts_tokens(id) || counts_tokens(metric) => Window::Minute,
@@ -316,7 +335,8 @@ impl<'a> Facts<'a> {
 
 /// A status number of any kind: HTTP's own, or a canonical code's below 17.
 fn status_number(number: u64) -> Option<u16> {
-    http_of_rpc(number).or_else(|| u16::try_from(number).ok().filter(|code| (100..=999).contains(code)))
+    http_of_rpc(number)
+        .or_else(|| u16::try_from(number).ok().filter(|code| (100..=999).contains(code)))
 }
 
 /// Where the walk stands.
@@ -372,9 +392,15 @@ impl<'a> Walk<'_, 'a> {
                 self.facts.set_message(text, self.depth);
             }
             Place::Message | Place::Legacy => self.facts.set_message(text, self.depth),
-            Place::Raw | Place::Root if !text.is_empty() && self.facts.raw.is_none() => self.facts.raw = Some(text),
-            // `{"error": "Failed", "details": "[403 Forbidden] …"}`: web apps put the cause into `details`, as text or as JSON in it.
-            Place::Details if self.facts.raw.is_none() && memchr::memchr2(b'{', b'[', text.as_bytes()).is_some() => {
+            Place::Raw | Place::Root if !text.is_empty() && self.facts.raw.is_none() => {
+                self.facts.raw = Some(text)
+            }
+            // `{"error": "Failed", "details": "[403 Forbidden] …"}`: web apps put the cause into
+            // `details`, as text or as JSON in it.
+            Place::Details
+                if self.facts.raw.is_none()
+                    && memchr::memchr2(b'{', b'[', text.as_bytes()).is_some() =>
+            {
                 self.facts.raw = Some(text);
             }
             Place::Details if !text.is_empty() => keep(&mut self.facts.debug, Some(text)),
@@ -438,30 +464,42 @@ impl<'de> Visitor<'de> for Walk<'_, 'de> {
             let is_plain = matches!(key.as_bytes(), [b'!'..=b'~'] | [b'!'..=b'~', .., b'!'..=b'~']);
             let key = if is_plain { &*key } else { key.trim() };
             match (place, key) {
-                (Place::Details, "reason") => facts.reason = text_of(&mut map)?.or(facts.reason.take()),
+                (Place::Details, "reason") => {
+                    facts.reason = text_of(&mut map)?.or(facts.reason.take())
+                }
                 (Place::Details, "detail") => keep(&mut facts.debug, text_of(&mut map)?),
                 (Place::Details, "retryDelay" | "retry_delay") => {
                     let delay = map.next_value::<Delay>()?.0;
                     keep(&mut facts.retry_delay, delay);
                 }
-                (Place::Details, "violations") => map.next_value_seed(Walk { facts, place: Place::Violations, depth })?,
+                (Place::Details, "violations") => {
+                    map.next_value_seed(Walk { facts, place: Place::Violations, depth })?
+                }
                 (Place::Details, "fieldViolations" | "field_violations") => {
                     map.next_value_seed(Walk { facts, place: Place::Fields, depth })?;
                 }
-                (Place::Details, "metadata") => map.next_value_seed(Walk { facts, place: Place::Metadata, depth })?,
+                (Place::Details, "metadata") => {
+                    map.next_value_seed(Walk { facts, place: Place::Metadata, depth })?
+                }
                 (Place::Details, "error") => {
                     map.next_value_seed(Walk { facts, place: Place::Error, depth: deeper })?;
                 }
                 (Place::Details, _) => skip(&mut map)?,
 
                 (Place::Violations, "quotaId" | "quota_id") => quota.id = text_of(&mut map)?,
-                (Place::Violations, "quotaMetric" | "quota_metric") => quota.metric = text_of(&mut map)?,
-                (Place::Violations, "quotaValue" | "quota_value") => quota.value = number_of(&mut map)?,
+                (Place::Violations, "quotaMetric" | "quota_metric") => {
+                    quota.metric = text_of(&mut map)?
+                }
+                (Place::Violations, "quotaValue" | "quota_value") => {
+                    quota.value = number_of(&mut map)?
+                }
                 (Place::Violations, "quotaDimensions" | "quota_dimensions") => {
                     let Dimensions(dimensions) = map.next_value()?;
                     if facts.model.is_none() {
-                        facts.model =
-                            dimensions.iter().find(|(name, _)| name == "model").map(|(_, model)| Cow::Owned(model.clone()));
+                        facts.model = dimensions
+                            .iter()
+                            .find(|(name, _)| name == "model")
+                            .map(|(_, model)| Cow::Owned(model.clone()));
                     }
                     quota.dimensions = dimensions;
                 }
@@ -473,14 +511,21 @@ impl<'de> Visitor<'de> for Walk<'_, 'de> {
                 (Place::Metadata, "quota_limit_value") => quota.value = number_of(&mut map)?,
                 (Place::Metadata, "model") => keep(&mut facts.model, text_of(&mut map)?),
                 (Place::Metadata, "quotaResetDelay") => {
-                    keep(&mut facts.reset_delay, text_of(&mut map)?.and_then(|text| duration(&text)));
+                    keep(
+                        &mut facts.reset_delay,
+                        text_of(&mut map)?.and_then(|text| duration(&text)),
+                    );
                 }
                 (Place::Metadata, "limit_source") => {
-                    facts.shared_pool |= text_of(&mut map)?.is_some_and(|source| source.contains("shared"));
+                    facts.shared_pool |=
+                        text_of(&mut map)?.is_some_and(|source| source.contains("shared"));
                 }
-                (Place::Metadata, "raw") => map.next_value_seed(Walk { facts, place: Place::Raw, depth: deeper })?,
+                (Place::Metadata, "raw") => {
+                    map.next_value_seed(Walk { facts, place: Place::Raw, depth: deeper })?
+                }
                 (Place::Metadata, "previous_errors") => {
-                    // The last provider's code says nothing of the cause that came first ("404" after a 429).
+                    // The last provider's code says nothing of the cause that came first ("404"
+                    // after a 429).
                     map.next_value_seed(Walk { facts, place: Place::Error, depth: deeper })?;
                 }
                 (Place::Metadata, _) => skip(&mut map)?,
@@ -497,23 +542,31 @@ impl<'de> Visitor<'de> for Walk<'_, 'de> {
                 }
 
                 // Error objects, their wrappers, and whatever else: one set of names.
-                (_, "error" | "upstreamError" | "upstream_error" | "innererror" | "originalError" | "cause") => {
+                (
+                    _,
+                    "error" | "upstreamError" | "upstream_error" | "innererror" | "originalError"
+                    | "cause",
+                ) => {
                     map.next_value_seed(Walk { facts, place: Place::Error, depth: deeper })?;
                 }
                 (_, "message" | "msg" | "error_message" | "errorMessage" | "error_description") => {
                     map.next_value_seed(Walk { facts, place: Place::Message, depth: deeper })?;
                 }
                 // FastAPI and friends put their text (or a whole error) here.
-                (_, "detail") => map.next_value_seed(Walk { facts, place: Place::Message, depth: deeper })?,
-                (_, "code" | "statusCode" | "status_code" | "error_code") => match map.next_value()? {
-                    Scalar::Text(word) => facts.set_word(word, deeper, false),
-                    Scalar::Number(number) => {
-                        if let Some(code) = status_number(number) {
-                            facts.set_code(code, deeper);
+                (_, "detail") => {
+                    map.next_value_seed(Walk { facts, place: Place::Message, depth: deeper })?
+                }
+                (_, "code" | "statusCode" | "status_code" | "error_code") => {
+                    match map.next_value()? {
+                        Scalar::Text(word) => facts.set_word(word, deeper, false),
+                        Scalar::Number(number) => {
+                            if let Some(code) = status_number(number) {
+                                facts.set_code(code, deeper);
+                            }
                         }
+                        Scalar::Nothing => {}
                     }
-                    Scalar::Nothing => {}
-                },
+                }
                 (_, "status") => match map.next_value()? {
                     Scalar::Text(word) => facts.set_word(word, deeper, true),
                     Scalar::Number(number) => {
@@ -535,8 +588,8 @@ impl<'de> Visitor<'de> for Walk<'_, 'de> {
                 }
                 (
                     _,
-                    "upstreamResponse" | "upstream_response" | "response" | "body" | "raw" | "data" | "result"
-                    | "original_response",
+                    "upstreamResponse" | "upstream_response" | "response" | "body" | "raw" | "data"
+                    | "result" | "original_response",
                 ) => {
                     map.next_value_seed(Walk { facts, place: Place::Raw, depth: deeper })?;
                 }
@@ -546,18 +599,37 @@ impl<'de> Visitor<'de> for Walk<'_, 'de> {
                         facts.kind = kind;
                     }
                 }
-                (_, "details") => map.next_value_seed(Walk { facts, place: Place::Details, depth: deeper })?,
-                (_, "errors") => map.next_value_seed(Walk { facts, place: Place::Legacy, depth })?,
-                (Place::Error, "metadata") => map.next_value_seed(Walk { facts, place: Place::Metadata, depth: deeper })?,
-                (Place::Error, "previous_errors") => map.next_value_seed(Walk { facts, place: Place::Error, depth: deeper })?,
-                (_, "candidates" | "promptFeedback" | "prompt_feedback" | "choices" | "predictions" | "finishReason") => {
+                (_, "details") => {
+                    map.next_value_seed(Walk { facts, place: Place::Details, depth: deeper })?
+                }
+                (_, "errors") => {
+                    map.next_value_seed(Walk { facts, place: Place::Legacy, depth })?
+                }
+                (Place::Error, "metadata") => {
+                    map.next_value_seed(Walk { facts, place: Place::Metadata, depth: deeper })?
+                }
+                (Place::Error, "previous_errors") => {
+                    map.next_value_seed(Walk { facts, place: Place::Error, depth: deeper })?
+                }
+                (
+                    _,
+                    "candidates" | "promptFeedback" | "prompt_feedback" | "choices" | "predictions"
+                    | "finishReason",
+                ) => {
                     facts.has_answer = true;
                     skip(&mut map)?;
                 }
-                // The members of a detail where the list itself was torn out of its error (an array of details, or one).
-                (Place::Root | Place::Raw, "reason") => facts.reason = text_of(&mut map)?.or(facts.reason.take()),
-                (_, "metadata") => map.next_value_seed(Walk { facts, place: Place::Metadata, depth })?,
-                (_, "violations") => map.next_value_seed(Walk { facts, place: Place::Violations, depth })?,
+                // The members of a detail where the list itself was torn out of its error (an array
+                // of details, or one).
+                (Place::Root | Place::Raw, "reason") => {
+                    facts.reason = text_of(&mut map)?.or(facts.reason.take())
+                }
+                (_, "metadata") => {
+                    map.next_value_seed(Walk { facts, place: Place::Metadata, depth })?
+                }
+                (_, "violations") => {
+                    map.next_value_seed(Walk { facts, place: Place::Violations, depth })?
+                }
                 (_, "retryDelay") => {
                     let delay = map.next_value::<Delay>()?.0;
                     keep(&mut facts.retry_delay, delay);
@@ -659,7 +731,8 @@ impl<'de> serde::Deserialize<'de> for Scalar<'de> {
             }
 
             fn visit_f64<E>(self, number: f64) -> Result<Self::Value, E> {
-                // Python's json writes 429.0 where a float was stored; no status or limit has a fraction.
+                // Python's json writes 429.0 where a float was stored; no status or limit has a
+                // fraction.
                 let is_whole = number.fract() == 0.0 && (0.0..1e15).contains(&number);
                 Ok(if is_whole { Scalar::Number(number as u64) } else { Scalar::Nothing })
             }
@@ -737,7 +810,8 @@ impl<'de> serde::Deserialize<'de> for Delay {
                         _ => skip(&mut map)?,
                     }
                 }
-                let nanos = u32::try_from(nanos).ok().filter(|&nanos| nanos < 1_000_000_000).unwrap_or(0);
+                let nanos =
+                    u32::try_from(nanos).ok().filter(|&nanos| nanos < 1_000_000_000).unwrap_or(0);
                 Ok(Delay(seconds.map(|seconds| Duration::new(seconds, nanos))))
             }
         }
@@ -747,7 +821,8 @@ impl<'de> serde::Deserialize<'de> for Delay {
 
 struct Dimensions(Vec<(String, String)>);
 
-/// A quota has two or three dimensions (model, location, base model); more than this is no statement of Google's.
+/// A quota has two or three dimensions (model, location, base model); more than this is no
+/// statement of Google's.
 const MAX_DIMENSIONS: usize = 8;
 
 impl<'de> serde::Deserialize<'de> for Dimensions {
@@ -763,7 +838,9 @@ impl<'de> serde::Deserialize<'de> for Dimensions {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Dimensions, A::Error> {
                 let mut dimensions = Vec::new();
                 while let Some(Text(key)) = map.next_key()? {
-                    if let Some(value) = text_of(&mut map)?.filter(|_| dimensions.len() < MAX_DIMENSIONS) {
+                    if let Some(value) =
+                        text_of(&mut map)?.filter(|_| dimensions.len() < MAX_DIMENSIONS)
+                    {
                         dimensions.push((key.into_owned(), value.into_owned()));
                     }
                 }

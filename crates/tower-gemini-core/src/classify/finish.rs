@@ -20,8 +20,8 @@ pub(super) enum Finish {
     Unknown,
 }
 
-/// The name of a numeric finish reason. The two APIs number them differently (11 is IMAGE_SAFETY in one and nothing in the
-/// other), so the dialect decides; gateways follow the Developer API.
+/// The name of a numeric finish reason. The two APIs number them differently (11 is IMAGE_SAFETY in
+/// one and nothing in the other), so the dialect decides; gateways follow the Developer API.
 fn finish_name(dialect: Dialect, number: u32) -> &'static str {
     match (dialect, number) {
         (_, 0) => "FINISH_REASON_UNSPECIFIED",
@@ -67,7 +67,8 @@ fn block_name(dialect: Dialect, number: u32) -> &'static str {
     }
 }
 
-/// A finish reason in upper case, without the prefixes of enum printers (`FinishReason.STOP`), a number as its name.
+/// A finish reason in upper case, without the prefixes of enum printers (`FinishReason.STOP`), a
+/// number as its name.
 pub(super) fn finish_word(dialect: Dialect, spelled: &str) -> String {
     word(spelled, |number| finish_name(dialect, number))
 }
@@ -91,7 +92,8 @@ fn word(spelled: &str, name: impl Fn(u32) -> &'static str) -> String {
 pub(super) fn meaning(word: &str) -> Finish {
     match word {
         // `completed`, `tool_calls` and the like are normal ends of other dialects.
-        "STOP" | "COMPLETED" | "END_TURN" | "TOOL_CALLS" | "FUNCTION_CALL" | "REQUIRES_ACTION" | "EOS" => Finish::Stop,
+        "STOP" | "COMPLETED" | "END_TURN" | "TOOL_CALLS" | "FUNCTION_CALL" | "REQUIRES_ACTION"
+        | "EOS" => Finish::Stop,
         "MAX_TOKENS" | "LENGTH" | "INCOMPLETE" | "MAX_OUTPUT_TOKENS" => Finish::OutOfTokens,
         "SAFETY"
         | "RECITATION"
@@ -119,10 +121,21 @@ pub(super) fn meaning(word: &str) -> Finish {
         | "FAILED"
         | "CANCELLED" => Finish::Empty,
         "MISSING_THOUGHT_SIGNATURE" => Finish::MissingSignature,
-        // Names to come: a refusal is recognised by its stem, since taking one for a passing fault would pay for it again.
-        _ if ["SAFETY", "PROHIBITED", "RECITATION", "BLOCK", "VIOLAT", "POLICY", "SPII", "SENSITIVE", "FILTER"]
-            .iter()
-            .any(|stem| word.contains(stem)) =>
+        // Names to come: a refusal is recognised by its stem, since taking one for a passing fault
+        // would pay for it again.
+        _ if [
+            "SAFETY",
+            "PROHIBITED",
+            "RECITATION",
+            "BLOCK",
+            "VIOLAT",
+            "POLICY",
+            "SPII",
+            "SENSITIVE",
+            "FILTER",
+        ]
+        .iter()
+        .any(|stem| word.contains(stem)) =>
         {
             Finish::Blocked
         }
@@ -130,7 +143,8 @@ pub(super) fn meaning(word: &str) -> Finish {
     }
 }
 
-/// The meaning of an Interactions API code in an error (`image_safety`, `no_image`); words of other errors are none.
+/// The meaning of an Interactions API code in an error (`image_safety`, `no_image`); words of other
+/// errors are none.
 pub(super) fn of_word(code: &str) -> Option<Finish> {
     const CODES: &[&str] = &[
         "safety",
@@ -151,7 +165,10 @@ pub(super) fn of_word(code: &str) -> Option<Finish> {
         "too_many_tool_calls",
         "missing_thought_signature",
     ];
-    CODES.iter().any(|name| name.eq_ignore_ascii_case(code)).then(|| meaning(&code.to_ascii_uppercase()))
+    CODES
+        .iter()
+        .any(|name| name.eq_ignore_ascii_case(code))
+        .then(|| meaning(&code.to_ascii_uppercase()))
 }
 
 /// A finish reason named in a proxy's message, in capitals as Google spells it.
@@ -167,27 +184,42 @@ pub(super) fn named_in(text: &str) -> Option<(Finish, &'static str)> {
         "MODEL_ARMOR",
         "MISSING_THOUGHT_SIGNATURE",
     ];
-    NAMES.iter().copied().find(|name| text.contains(*name)).or_else(|| told_in(text)).map(|name| (meaning(name), name))
+    NAMES
+        .iter()
+        .copied()
+        .find(|name| text.contains(*name))
+        .or_else(|| told_in(text))
+        .map(|name| (meaning(name), name))
 }
 
-/// A final reason that is too common a word to stand alone, after the words that lead to it: "finishReason: MAX_TOKENS",
-/// "finish reason is SAFETY", `finish_reason=<FinishReason.SPII`.
+/// A final reason that is too common a word to stand alone, after the words that lead to it:
+/// "finishReason: MAX_TOKENS", "finish reason is SAFETY", `finish_reason=<FinishReason.SPII`.
 fn told_in(text: &str) -> Option<&'static str> {
-    const FINAL: &[&str] = &["MAX_TOKENS", "SAFETY", "RECITATION", "BLOCKLIST", "SPII", "LANGUAGE", "CONTENT_FILTER", "LENGTH"];
+    const FINAL: &[&str] = &[
+        "MAX_TOKENS",
+        "SAFETY",
+        "RECITATION",
+        "BLOCKLIST",
+        "SPII",
+        "LANGUAGE",
+        "CONTENT_FILTER",
+        "LENGTH",
+    ];
     text.match_indices("inish").find_map(|(at, lead)| {
         let rest = text.get(at + lead.len()..)?.trim_start_matches(['_', '-', ' ']);
         let rest = rest.strip_prefix("reason").or_else(|| rest.strip_prefix("Reason"))?;
         let is_mark = |c: char| !(c.is_alphanumeric() || c == '_');
         let rest = rest.trim_start_matches(is_mark);
-        let rest = rest.strip_prefix("is ").or_else(|| rest.strip_prefix("FinishReason.")).unwrap_or(rest);
+        let rest =
+            rest.strip_prefix("is ").or_else(|| rest.strip_prefix("FinishReason.")).unwrap_or(rest);
         let end = rest.find(is_mark).unwrap_or(rest.len());
         let told = rest.get(..end)?;
         FINAL.iter().copied().find(|name| name.eq_ignore_ascii_case(told))
     })
 }
 
-/// The verdict of an answer that ended so without an image. The charge is the outcome's usual one: the caller of this knows the
-/// usage.
+/// The verdict of an answer that ended so without an image. The charge is the outcome's usual one:
+/// the caller of this knows the usage.
 pub(super) fn verdict(call: &Call, finish: Finish, word: &str) -> Verdict {
     let outcome = match finish {
         Finish::Stop if !call.wants_image => Outcome::Answered,
@@ -195,8 +227,14 @@ pub(super) fn verdict(call: &Call, finish: Finish, word: &str) -> Verdict {
         Finish::OutOfTokens => Outcome::OutOfTokens,
         Finish::Blocked => Outcome::ContentBlocked,
         Finish::MissingSignature => Outcome::MissingThoughtSignature,
-        // It ended for a reason that nobody here knows: repeating it blindly would be a guess with the caller's money.
-        Finish::Unknown => return Verdict::of(Outcome::Other).with_transient(false).with_elsewhere(true).with_reason(word),
+        // It ended for a reason that nobody here knows: repeating it blindly would be a guess with
+        // the caller's money.
+        Finish::Unknown => {
+            return Verdict::of(Outcome::Other)
+                .with_transient(false)
+                .with_elsewhere(true)
+                .with_reason(word);
+        }
     };
     Verdict::of(outcome).with_reason(word)
 }

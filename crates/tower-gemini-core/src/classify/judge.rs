@@ -1,16 +1,20 @@
 //! From what an error states to what it means.
 //!
-//! The rules are asked in this order, and the first that fits decides. What is final comes before what passes, because the
-//! bodies of final refusals look friendly: "limit: 0" comes with a `RetryInfo` of 40 s, a daily limit with one of 2 s.
+//! The rules are asked in this order, and the first that fits decides. What is final comes before
+//! what passes, because the bodies of final refusals look friendly: "limit: 0" comes with a
+//! `RetryInfo` of 40 s, a daily limit with one of 2 s.
 //!
-//! 1. **Refusals** that a proxy turned into an error (`channel:image_generation_failed`, a finish reason in the text): a retry
-//!    would pay again, whatever status the proxy chose.
-//! 2. **Region**, because "the free tier is not available in your country, please enable billing" speaks of billing too.
+//! 1. **Refusals** that a proxy turned into an error (`channel:image_generation_failed`, a finish
+//!    reason in the text): a retry would pay again, whatever status the proxy chose.
+//! 2. **Region**, because "the free tier is not available in your country, please enable billing"
+//!    speaks of billing too.
 //! 3. **Spend rate**, which passes after ten minutes, before
 //! 4. **zero quota and billing**, which does not pass.
-//! 5. **Overload by name** (`MODEL_CAPACITY_*`, "No capacity"), which comes as 429 and 503 and is nobody's quota.
+//! 5. **Overload by name** (`MODEL_CAPACITY_*`, "No capacity"), which comes as 429 and 503 and is
+//!    nobody's quota.
 //! 6. **Deadlines**, which come as 503, 504 and, wrapped, as 500.
-//! 7. **Keys, permissions, sizes, signatures**: by `ErrorInfo.reason` first, then by the words of the message.
+//! 7. **Keys, permissions, sizes, signatures**: by `ErrorInfo.reason` first, then by the words of
+//!    the message.
 //! 8. **Limits** (429): day before minute, since a violated day makes the minute's hint worthless.
 //! 9. The **status** alone.
 
@@ -20,20 +24,29 @@ use http::HeaderMap;
 
 use super::facts::Facts;
 use super::finish::{self, Finish};
-use super::text::{Lower, says_limit_zero, says_quota_zero, speaks_of_thought_signature, stated_status, successor};
+use super::text::{
+    Lower, says_limit_zero, says_quota_zero, speaks_of_thought_signature, stated_status, successor,
+};
 use super::wait;
 use crate::call::Call;
 use crate::redact::redact;
 use crate::verdict::{Charge, Detail, Outcome, QuotaCharge, Scope, Verdict, WaitHint, WaitSource};
 
-/// The rolling window of the spend-based limit: "rolling 10 minutes" (Google's rate-limit page, 2026).
+/// The rolling window of the spend-based limit: "rolling 10 minutes" (Google's rate-limit page,
+/// 2026).
 const SPEND_WINDOW: Duration = Duration::from_secs(600);
 
-/// How much of a server's message a verdict keeps: the recorded ones, links apart, say all within it.
+/// How much of a server's message a verdict keeps: the recorded ones, links apart, say all within
+/// it.
 const MAX_MESSAGE: usize = 512;
 
 /// Judges an error. `http` is the status of the answer itself, where it is known and is no success.
-pub(super) fn judge(call: &Call, http: Option<u16>, headers: &HeaderMap, facts: &Facts<'_>) -> Verdict {
+pub(super) fn judge(
+    call: &Call,
+    http: Option<u16>,
+    headers: &HeaderMap,
+    facts: &Facts<'_>,
+) -> Verdict {
     let joined;
     let message = facts.message.as_deref().unwrap_or_default();
     let words = match &facts.debug {
@@ -44,10 +57,19 @@ pub(super) fn judge(call: &Call, http: Option<u16>, headers: &HeaderMap, facts: 
         None => message,
     };
     let text = Lower::new(words);
-    let case = Case { call, facts, code: code(http, facts), text: &text, words, hint: wait::hint(facts, &text, headers) };
+    let case = Case {
+        call,
+        facts,
+        code: code(http, facts),
+        text: &text,
+        words,
+        hint: wait::hint(facts, &text, headers),
+    };
     let verdict = case.decide();
     let wait = match verdict.outcome() {
-        Outcome::SpendRateLimited => Some(case.hint.unwrap_or(WaitHint::new(SPEND_WINDOW, WaitSource::Family))),
+        Outcome::SpendRateLimited => {
+            Some(case.hint.unwrap_or(WaitHint::new(SPEND_WINDOW, WaitSource::Family)))
+        }
         // "2 s" beside a violated day is wrong; hours are the truth.
         Outcome::RateLimitedDay => case.hint.filter(|hint| hint.stated() > wait::LONG),
         _ if verdict.is_retryable() => case.hint,
@@ -56,12 +78,16 @@ pub(super) fn judge(call: &Call, http: Option<u16>, headers: &HeaderMap, facts: 
     case.describe(verdict.with_wait(wait), http)
 }
 
-/// The status that counts. The body decides, except where it only says "wrong" (400) or "broken" (500) in a gateway's words
-/// and the answer's own status says more.
+/// The status that counts. The body decides, except where it only says "wrong" (400) or "broken"
+/// (500) in a gateway's words and the answer's own status says more.
 fn code(http: Option<u16>, facts: &Facts<'_>) -> u16 {
     let is_vague = |code: u16| matches!(code, 400 | 500);
     let mut code = match (facts.code, facts.status) {
-        (Some(number), Some(status)) if is_vague(number) && !is_vague(status) && !facts.is_google => Some(status),
+        (Some(number), Some(status))
+            if is_vague(number) && !is_vague(status) && !facts.is_google =>
+        {
+            Some(status)
+        }
         (Some(number), _) => Some(number),
         (None, status) => status,
     };
@@ -72,7 +98,8 @@ fn code(http: Option<u16>, facts: &Facts<'_>) -> u16 {
         }
         // "Upstream error 503 Service Unavailable" inside a gateway's own 500 or 502.
         if code.is_none_or(|code| is_vague(code) || code == 502) && !facts.is_page {
-            let stated = |text: &Option<std::borrow::Cow<'_, str>>| text.as_deref().and_then(stated_status);
+            let stated =
+                |text: &Option<std::borrow::Cow<'_, str>>| text.as_deref().and_then(stated_status);
             code = stated(&facts.message).or_else(|| stated(&facts.debug)).or(code);
         }
     }
@@ -105,8 +132,9 @@ impl Case<'_> {
             .unwrap_or_else(|| self.by_status())
     }
 
-    /// Google's 503 without details, the most frequent error of all. Only two things in its message would change the verdict: a
-    /// "limit: 0" (there is no colon without it) and a deadline; the other rules need not be asked.
+    /// Google's 503 without details, the most frequent error of all. Only two things in its message
+    /// would change the verdict: a "limit: 0" (there is no colon without it) and a deadline; the
+    /// other rules need not be asked.
     fn is_everyday_overload(&self) -> bool {
         self.code == 503
             && self.is_googles_own()
@@ -128,39 +156,55 @@ impl Case<'_> {
         self.facts.kind.as_deref().unwrap_or_default()
     }
 
-    /// Google's own error of a quite certain kind: texts that only proxies write need not be looked for.
+    /// Google's own error of a quite certain kind: texts that only proxies write need not be looked
+    /// for.
     fn is_googles_own(&self) -> bool {
         self.facts.is_google && self.facts.word.is_none()
     }
 
     /// A refusal of a prompt or an image, told as an error.
     fn refused(&self) -> Option<Verdict> {
-        if self.text.has_any(&["responsible ai practices", "prompt could not be submitted", "prompt contains sensitive words"])
-        {
+        if self.text.has_any(&[
+            "responsible ai practices",
+            "prompt could not be submitted",
+            "prompt contains sensitive words",
+        ]) {
             // Imagen blocks prompts with a 400, before any work.
-            let charge = if self.code == 400 && self.facts.is_google { Charge::None } else { Charge::Maybe };
+            let charge =
+                if self.code == 400 && self.facts.is_google { Charge::None } else { Charge::Maybe };
             return Some(Verdict::of(Outcome::PromptBlocked).with_charge(charge));
         }
         if self.is_googles_own() {
             return None;
         }
-        // A gateway that says what was blocked knows better than the reason it quotes, which may be either's.
-        if self.word().contains("prompt_blocked") || (self.text.has("blockreason") && !self.text.has("finish")) {
+        // A gateway that says what was blocked knows better than the reason it quotes, which may be
+        // either's.
+        if self.word().contains("prompt_blocked")
+            || (self.text.has("blockreason") && !self.text.has("finish"))
+        {
             return Some(Verdict::of(Outcome::PromptBlocked).with_charge(Charge::Maybe));
         }
-        // A word of the Interactions API (`image_safety`), or a finish reason that a proxy put into its message.
+        // A word of the Interactions API (`image_safety`), or a finish reason that a proxy put into
+        // its message.
         let word = self.word();
         let finish = match finish::of_word(word) {
             Some(finish) => Some((finish, word)),
             None => finish::named_in(self.words),
         };
         if let Some((finish, name)) = finish {
-            // What a proxy made of a 200 was worked on: nobody but Google could waive it, and that sentence is not here.
+            // What a proxy made of a 200 was worked on: nobody but Google could waive it, and that
+            // sentence is not here.
             let verdict = finish::verdict(self.call, finish, name).with_charge(Charge::Maybe);
-            return Some(if finish == Finish::Blocked { verdict.with_transient(false) } else { verdict });
+            return Some(if finish == Finish::Blocked {
+                verdict.with_transient(false)
+            } else {
+                verdict
+            });
         }
         let is_refusal = |word: &str| {
-            ["content_policy", "moderation_blocked", "content_filter", "sensitive_words"].iter().any(|name| word.contains(name))
+            ["content_policy", "moderation_blocked", "content_filter", "sensitive_words"]
+                .iter()
+                .any(|name| word.contains(name))
         };
         if is_refusal(word)
             || is_refusal(self.kind())
@@ -184,21 +228,26 @@ impl Case<'_> {
     }
 
     fn region(&self) -> Option<Verdict> {
-        let named = matches!(self.reason(), "LOCATION_TAX_POLICY_VIOLATED" | "LOCATION_POLICY_VIOLATED")
-            || self.word().contains("unsupported_country")
-            || self.text.has_any(&[
-                "location is not supported",
-                "not available in your country",
-                "not available in your region",
-                "country, region, or territory not supported",
-                "not supported in your country",
-                "not supported in your region",
-            ]);
+        let named =
+            matches!(self.reason(), "LOCATION_TAX_POLICY_VIOLATED" | "LOCATION_POLICY_VIOLATED")
+                || self.word().contains("unsupported_country")
+                || self.text.has_any(&[
+                    "location is not supported",
+                    "not available in your country",
+                    "not available in your region",
+                    "country, region, or territory not supported",
+                    "not supported in your country",
+                    "not supported in your region",
+                ]);
         named.then(|| Verdict::of(Outcome::Region))
     }
 
     fn spend(&self) -> Option<Verdict> {
-        let said = self.text.has_any(&["spend-based rate limit", "spend based rate limit", "spending rate has exceeded"]);
+        let said = self.text.has_any(&[
+            "spend-based rate limit",
+            "spend based rate limit",
+            "spending rate has exceeded",
+        ]);
         said.then(|| Verdict::of(Outcome::SpendRateLimited))
     }
 
@@ -213,11 +262,17 @@ impl Case<'_> {
         if is_zero {
             let verdict = Verdict::of(Outcome::QuotaZeroOrBilling);
             let Some(model) = self.zero_model() else { return Some(verdict.with_elsewhere(false)) };
-            // No image model has a free tier, so another image model of the same project has none either.
+            // No image model has a free tier, so another image model of the same project has none
+            // either.
             let is_image = model.contains("image") || model.contains("imagen");
-            let is_free = facts.free_tier > 0 || self.text.has("free_tier") || self.text.has("freetier");
+            let is_free =
+                facts.free_tier > 0 || self.text.has("free_tier") || self.text.has("freetier");
             let helps = !(is_image && is_free);
-            return Some(verdict.with_scope(if helps { Scope::Model } else { Scope::Account }).with_elsewhere(helps));
+            return Some(
+                verdict
+                    .with_scope(if helps { Scope::Model } else { Scope::Account })
+                    .with_elsewhere(helps),
+            );
         }
         let reason = self.reason();
         let word = self.word();
@@ -256,24 +311,29 @@ impl Case<'_> {
                 "payment required",
                 "requires more credits",
                 "out of credits",
-                // one-api and its descendants answer in Chinese: quota or balance short, used up, in arrears.
+                // one-api and its descendants answer in Chinese: quota or balance short, used up,
+                // in arrears.
                 "额度不足",
                 "额度已用尽",
                 "余额不足",
                 "欠费",
             ])
-            // "please enable billing" is also what daily limits of the free tier advise: there the limit decides.
+            // "please enable billing" is also what daily limits of the free tier advise: there the
+            // limit decides.
             || (self.code != 429 && self.text.has("enable billing"));
         is_unpaid.then(|| Verdict::of(Outcome::QuotaZeroOrBilling))
     }
 
-    /// The statuses under which "limit: 0" speaks of a quota (gemini-cli asks 429, 499 and 503); under 400 it may be a field's.
+    /// The statuses under which "limit: 0" speaks of a quota (gemini-cli asks 429, 499 and 503);
+    /// under 400 it may be a field's.
     fn may_be_quota(&self) -> bool {
-        matches!(self.code, 0 | 402 | 403 | 429 | 499 | 503) || (!self.facts.is_google && self.text.has("quota"))
+        matches!(self.code, 0 | 402 | 403 | 429 | 499 | 503)
+            || (!self.facts.is_google && self.text.has("quota"))
     }
 
-    /// Until 2025-09 zero quotas were not spelled: the only sign was that minute, day and tokens of the free tier were all violated at
-    /// once, none with a value. A single exhausted window is not that.
+    /// Until 2025-09 zero quotas were not spelled: the only sign was that minute, day and tokens of
+    /// the free tier were all violated at once, none with a value. A single exhausted window is not
+    /// that.
     fn every_window_is_violated(&self) -> bool {
         let facts = self.facts;
         facts.violations >= 2
@@ -289,13 +349,20 @@ impl Case<'_> {
         if let Some(model) = self.facts.model.as_deref() {
             return Some(model);
         }
-        // `model: m` in the message, `model:m` and `key: "model" value: "m"` where the dimensions were printed.
+        // `model: m` in the message, `model:m` and `key: "model" value: "m"` where the dimensions
+        // were printed.
         self.words.match_indices("model").find_map(|(at, name)| {
-            let is_mark = |c: char| matches!(c, '"' | '\'' | '\\' | ':' | '=' | '>') || c.is_whitespace();
-            let rest = self.words.get(at + name.len()..).filter(|rest| rest.starts_with([':', '"', '\'']))?;
+            let is_mark =
+                |c: char| matches!(c, '"' | '\'' | '\\' | ':' | '=' | '>') || c.is_whitespace();
+            let rest = self
+                .words
+                .get(at + name.len()..)
+                .filter(|rest| rest.starts_with([':', '"', '\'']))?;
             let rest = rest.trim_start_matches(is_mark);
             let rest = rest.strip_prefix("value:").unwrap_or(rest).trim_start_matches(is_mark);
-            let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'))).unwrap_or(rest.len());
+            let end = rest
+                .find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_')))
+                .unwrap_or(rest.len());
             rest.get(..end).filter(|model| model.contains('-'))
         })
     }
@@ -315,24 +382,32 @@ impl Case<'_> {
             ])
             || self.word() == "overloaded_error"
             || self.kind() == "overloaded_error"
-            // Google's pooled capacity: nobody's own quota is named, and the page it points to says so.
+            // Google's pooled capacity: nobody's own quota is named, and the page it points to says
+            // so.
             || (self.facts.violations == 0
                 && ((self.text.has("resource exhausted") && self.text.has("try again later")) || self.text.has("error-code-429")));
         said.then(|| Verdict::of(Outcome::Overloaded))
     }
 
     fn deadline(&self) -> Option<Verdict> {
-        let googles = self.text.has_any(&["deadline expired", "deadline exceeded", "deadline_exceeded"]);
+        let googles =
+            self.text.has_any(&["deadline expired", "deadline exceeded", "deadline_exceeded"]);
         let is_timeout = matches!(self.code, 408 | 504 | 524);
         if !googles && !is_timeout {
             let gateway = !self.facts.is_google
                 && self.code >= 500
-                && self.text.has_any(&["litellm.timeout", "request timed out", "upstream request timeout", "apitimeouterror"]);
+                && self.text.has_any(&[
+                    "litellm.timeout",
+                    "request timed out",
+                    "upstream request timeout",
+                    "apitimeouterror",
+                ]);
             return gateway.then(|| Verdict::of(Outcome::Deadline).with_charge(Charge::Maybe));
         }
         let verdict = Verdict::of(Outcome::Deadline);
-        // When Google gives up it says so itself, and 5xx of its own are not charged. A gateway that gives up knows nothing ("context
-        // deadline exceeded" is its own): what it waited for may be finished, and paid for, after it hung up.
+        // When Google gives up it says so itself, and 5xx of its own are not charged. A gateway
+        // that gives up knows nothing ("context deadline exceeded" is its own): what it waited for
+        // may be finished, and paid for, after it hung up.
         let is_free = self.facts.is_google || self.text.has("deadline expired");
         Some(if is_free { verdict } else { verdict.with_charge(Charge::Maybe) })
     }
@@ -369,7 +444,8 @@ impl Case<'_> {
         Some(Verdict::of(outcome))
     }
 
-    /// What the message says, for the statuses that have many meanings and for wrappers that have none.
+    /// What the message says, for the statuses that have many meanings and for wrappers that have
+    /// none.
     fn by_words(&self) -> Option<Verdict> {
         let text = self.text;
         let is_open = !self.facts.is_google || matches!(self.code, 0 | 400 | 401 | 403 | 404);
@@ -412,7 +488,9 @@ impl Case<'_> {
         }
         if text.has("not allowed to use publisher model") {
             // The project lacks this model, not the service.
-            return Some(Verdict::of(Outcome::Permission).with_scope(Scope::Model).with_elsewhere(true));
+            return Some(
+                Verdict::of(Outcome::Permission).with_scope(Scope::Model).with_elsewhere(true),
+            );
         }
         if matches!(self.code, 0 | 400 | 403 | 500..)
             && text.has_any(&[
@@ -455,7 +533,9 @@ impl Case<'_> {
             return None;
         }
         let word = self.word();
-        let long = self.hint.is_some_and(|hint| hint.stated() > wait::LONG && hint.source() != WaitSource::RetryAfter);
+        let long = self.hint.is_some_and(|hint| {
+            hint.stated() > wait::LONG && hint.source() != WaitSource::RetryAfter
+        });
         let short = self.hint.is_some_and(|hint| hint.stated() <= wait::LONG);
         let text = self.text;
         let outcome = if facts.day || word == "quota_exceeded" || legacy == "dailyLimitExceeded" {
@@ -465,15 +545,24 @@ impl Case<'_> {
         } else if (facts.violations == 0
             && text.has_any(&["per day", "perday", "per_day", "per-day", "daily limit", "daily quota", "quota for the day", "requests/day"]))
             || long
-            // gemini-cli gives the model up at this word; only a short hint beside it says that it passes.
+            // gemini-cli gives the model up at this word; only a short hint beside it says that it
+            // passes.
             || (reason == "QUOTA_EXHAUSTED" && !short)
         {
             Outcome::RateLimitedDay
         } else if matches!(reason, "RATE_LIMIT_EXCEEDED" | "REQUEST_LIMIT_EXCEEDED")
             || (reason == "QUOTA_EXHAUSTED" && short)
             || word == "rate_limit_exceeded"
-            || text.has_any(&["per minute", "perminute", "per_minute", "per-minute", "per-min", "requests/min"])
-            || (facts.violations == 0 && text.has_any(&["input_token", "inputtoken", "token_count"]))
+            || text.has_any(&[
+                "per minute",
+                "perminute",
+                "per_minute",
+                "per-minute",
+                "per-min",
+                "requests/min",
+            ])
+            || (facts.violations == 0
+                && text.has_any(&["input_token", "inputtoken", "token_count"]))
         {
             Outcome::RateLimitedMinute
         } else {
@@ -488,17 +577,21 @@ impl Case<'_> {
             401 => Verdict::of(Outcome::Auth),
             403 | 407 | 451 => Verdict::of(Outcome::Permission),
             404 | 410 => self.not_found(),
-            409 if self.facts.status == Some(409) && self.text.has("already exists") => Verdict::of(Outcome::BadRequest),
+            409 if self.facts.status == Some(409) && self.text.has("already exists") => {
+                Verdict::of(Outcome::BadRequest)
+            }
             // ABORTED: a clash of two writers, which the next attempt may not meet.
-            409 | 425 => Verdict::of(Outcome::Other).with_charge(Charge::None).with_elsewhere(false),
+            409 | 425 => {
+                Verdict::of(Outcome::Other).with_charge(Charge::None).with_elsewhere(false)
+            }
             413 => Verdict::of(Outcome::PayloadTooLarge),
             499 | 500 => Verdict::of(Outcome::Internal),
             // The model or the server cannot do this at all; another model may.
             501 => Verdict::of(Outcome::BadRequest).with_scope(Scope::Model).with_elsewhere(true),
             502 => Verdict::of(Outcome::BadGateway),
             503 | 529 => Verdict::of(Outcome::Overloaded),
-            // A front that lost the origin: whether the origin had begun is unknown (521 to 523 never reached it, but the page of a
-            // stranger is no certainty).
+            // A front that lost the origin: whether the origin had begun is unknown (521 to 523
+            // never reached it, but the page of a stranger is no certainty).
             520..=527 => Verdict::of(Outcome::BadGateway).with_charge(Charge::Maybe),
             400..=498 => Verdict::of(Outcome::BadRequest),
             505..=599 => Verdict::of(Outcome::Internal),
@@ -510,40 +603,58 @@ impl Case<'_> {
     fn not_found(&self) -> Verdict {
         let verdict = Verdict::of(Outcome::NotFound);
         let facts = self.facts;
-        // The model is fine where a cache, a file or an earlier interaction is gone; a page instead of JSON means that the host or the
-        // path is wrong, and a gateway's "Not Found" without a model likewise.
-        let about_model = if self.text.has_any(&["cache content", "cached content", "cachedcontent"]) || facts.is_page {
-            false
-        } else if facts.is_google || self.text.has("requested entity") {
-            !self.text.has_any(&["files/", "operations/", "corpora/", "interaction"])
+        // The model is fine where a cache, a file or an earlier interaction is gone; a page instead
+        // of JSON means that the host or the path is wrong, and a gateway's "Not Found" without a
+        // model likewise.
+        let about_model =
+            if self.text.has_any(&["cache content", "cached content", "cachedcontent"])
+                || facts.is_page
+            {
+                false
+            } else if facts.is_google || self.text.has("requested entity") {
+                !self.text.has_any(&["files/", "operations/", "corpora/", "interaction"])
+            } else {
+                // OpenRouter: "No endpoints found for vendor/m", "… that support image output".
+                self.text.has_any(&["model", "no endpoints found"]) || self.word().contains("model")
+            };
+        verdict.with_elsewhere(about_model).with_scope(if about_model {
+            Scope::Model
         } else {
-            // OpenRouter: "No endpoints found for vendor/m", "… that support image output".
-            self.text.has_any(&["model", "no endpoints found"]) || self.word().contains("model")
-        };
-        verdict.with_elsewhere(about_model).with_scope(if about_model { Scope::Model } else { Scope::Request })
+            Scope::Request
+        })
     }
 
     fn describe(&self, verdict: Verdict, http: Option<u16>) -> Verdict {
         let facts = self.facts;
         let outcome = verdict.outcome();
-        let stated = || facts.quota.id.as_deref().or(facts.reason.as_deref()).or(facts.word.as_deref());
-        let reason = verdict.reason().map(str::to_owned).or_else(|| stated().map(|reason| clip(redact(reason))));
+        let stated =
+            || facts.quota.id.as_deref().or(facts.reason.as_deref()).or(facts.word.as_deref());
+        let reason = verdict
+            .reason()
+            .map(str::to_owned)
+            .or_else(|| stated().map(|reason| clip(redact(reason))));
         let mut detail = Detail { reason, ..Detail::default() };
-        // A gateway's own refusal may never have reached the service, whose quota it then did not touch.
+        // A gateway's own refusal may never have reached the service, whose quota it then did not
+        // touch.
         let verdict = if !facts.is_google && verdict.quota() == QuotaCharge::Counted {
             verdict.with_quota(QuotaCharge::Maybe)
         } else {
             verdict
         };
         let message = facts.message.as_deref().unwrap_or_default();
-        // A placeholder of a message is no message ("$grpcMessage", with the truth in DebugInfo alone).
-        let message =
-            if message.is_empty() || message.starts_with('$') { facts.debug.as_deref().unwrap_or(message) } else { message };
+        // A placeholder of a message is no message ("$grpcMessage", with the truth in DebugInfo
+        // alone).
+        let message = if message.is_empty() || message.starts_with('$') {
+            facts.debug.as_deref().unwrap_or(message)
+        } else {
+            message
+        };
         if !message.is_empty() {
             detail.message = Some(clip(redact(message)));
         }
-        detail.inner_status =
-            (self.code != 0 && http != Some(self.code)).then_some(self.code).filter(|_| http.is_some() || facts.code.is_some());
+        detail.inner_status = (self.code != 0 && http != Some(self.code))
+            .then_some(self.code)
+            .filter(|_| http.is_some() || facts.code.is_some());
         if matches!(
             outcome,
             Outcome::NotFound
@@ -563,7 +674,8 @@ impl Case<'_> {
     }
 }
 
-/// A text cut to what a verdict keeps, after redaction: a key must not survive because the cut went through it.
+/// A text cut to what a verdict keeps, after redaction: a key must not survive because the cut went
+/// through it.
 pub(super) fn clip(text: std::borrow::Cow<'_, str>) -> String {
     if text.len() <= MAX_MESSAGE {
         return text.into_owned();

@@ -1,7 +1,9 @@
-//! Turning what is nearly JSON into JSON: Python and Elixir literals, raw newlines in strings, stray commas, cut-off ends.
+//! Turning what is nearly JSON into JSON: Python and Elixir literals, raw newlines in strings,
+//! stray commas, cut-off ends.
 //!
-//! Used only where strict parsing fails. The result is strict JSON text, so that one reader serves both; what cannot be
-//! understood becomes a string or is left out. It never fails and its result is at most a few times as long as its input.
+//! Used only where strict parsing fails. The result is strict JSON text, so that one reader serves
+//! both; what cannot be understood becomes a string or is left out. It never fails and its result
+//! is at most a few times as long as its input.
 
 /// serde_json gives up at 128 levels; real error bodies have fewer than ten.
 const MAX_DEPTH: u8 = 48;
@@ -190,11 +192,16 @@ impl<'a> Reader<'a> {
     }
 
     fn hex(&mut self, digits: usize) {
-        let code = self.rest().get(..digits).filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
+        let code =
+            self.rest().get(..digits).filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
         if let Some(code) = code.and_then(|hex| u32::from_str_radix(hex, 16).ok()) {
             self.at += digits;
-            // A surrogate half is no character; its pair is not worth joining in a message that is only searched.
-            push_escaped(&mut self.out, char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
+            // A surrogate half is no character; its pair is not worth joining in a message that is
+            // only searched.
+            push_escaped(
+                &mut self.out,
+                char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER),
+            );
         }
     }
 
@@ -215,7 +222,9 @@ impl<'a> Reader<'a> {
         let rest = self.rest();
         // `b'…'`, `u"…"`: Python's prefixes.
         let mut chars = rest.chars();
-        if let (Some('b' | 'u' | 'r' | 'f' | 'B' | 'U'), Some('"' | '\'')) = (chars.next(), chars.next()) {
+        if let (Some('b' | 'u' | 'r' | 'f' | 'B' | 'U'), Some('"' | '\'')) =
+            (chars.next(), chars.next())
+        {
             self.bump();
             self.string();
             return;
@@ -243,12 +252,18 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Whether it is a number that strict JSON takes: no leading zeros, no sign but minus, few enough digits to be finite.
+/// Whether it is a number that strict JSON takes: no leading zeros, no sign but minus, few enough
+/// digits to be finite.
 fn is_number(token: &str) -> bool {
     let digits = token.strip_prefix('-').unwrap_or(token);
-    let (whole, fraction) = digits.split_once('.').map_or((digits, None), |(whole, fraction)| (whole, Some(fraction)));
-    let all_digits = |part: &str| !part.is_empty() && part.len() <= 18 && part.bytes().all(|b| b.is_ascii_digit());
-    all_digits(whole) && (whole == "0" || !whole.starts_with('0')) && fraction.is_none_or(all_digits)
+    let (whole, fraction) =
+        digits.split_once('.').map_or((digits, None), |(whole, fraction)| (whole, Some(fraction)));
+    let all_digits = |part: &str| {
+        !part.is_empty() && part.len() <= 18 && part.bytes().all(|b| b.is_ascii_digit())
+    };
+    all_digits(whole)
+        && (whole == "0" || !whole.starts_with('0'))
+        && fraction.is_none_or(all_digits)
 }
 
 fn push_escaped(out: &mut String, c: char) {
@@ -279,17 +294,31 @@ mod tests {
     #[test]
     fn literals_of_other_languages_are_read() {
         assert_eq!(
-            value(r#"{'error': {'code': 429, 'message': 'it\'s "full"', 'details': None, 'ok': True}}"#),
+            value(
+                r#"{'error': {'code': 429, 'message': 'it\'s "full"', 'details': None, 'ok': True}}"#
+            ),
             json!({"error": {"code": 429, "message": "it's \"full\"", "details": null, "ok": true}})
         );
-        assert_eq!(value(r#"%{"error" => %{"code" => 400, "x" => nil}}"#), json!({"error": {"code": 400, "x": null}}));
-        assert_eq!(value("%{error: %{code: 400, status: :not_found}}"), json!({"error": {"code": 400, "status": "not_found"}}));
+        assert_eq!(
+            value(r#"%{"error" => %{"code" => 400, "x" => nil}}"#),
+            json!({"error": {"code": 400, "x": null}})
+        );
+        assert_eq!(
+            value("%{error: %{code: 400, status: :not_found}}"),
+            json!({"error": {"code": 400, "status": "not_found"}})
+        );
     }
 
     #[test]
     fn broken_json_keeps_what_came_before_the_break() {
-        assert_eq!(value("{\"a\": \"x\ny\", , \"b\": [1, 2,],}"), json!({"a": "x\ny", "b": [1, 2]}));
-        assert_eq!(value(r#"{"error":{"code":400,"message":"cut o"#), json!({"error": {"code": 400, "message": "cut o"}}));
+        assert_eq!(
+            value("{\"a\": \"x\ny\", , \"b\": [1, 2,],}"),
+            json!({"a": "x\ny", "b": [1, 2]})
+        );
+        assert_eq!(
+            value(r#"{"error":{"code":400,"message":"cut o"#),
+            json!({"error": {"code": 400, "message": "cut o"}})
+        );
         assert_eq!(value("{\"\u{a0}@type\": 1}"), json!({"\u{a0}@type": 1}));
         assert_eq!(value(r#"{"error": bad_json}"#), json!({"error": "bad_json"}));
     }

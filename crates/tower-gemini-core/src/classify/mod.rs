@@ -1,8 +1,8 @@
 //! What an answer means: pure functions from what came back to a [`Verdict`].
 //!
-//! The body decides, not the status. A 429 may be a minute's limit, a day's, no quota at all, an account's spending or
-//! Google's own lack of room; a 200 may be a refusal, an empty answer or an error; a gateway's 500 may hold any of them as
-//! text.
+//! The body decides, not the status. A 429 may be a minute's limit, a day's, no quota at all, an
+//! account's spending or Google's own lack of room; a 200 may be a refusal, an empty answer or an
+//! error; a gateway's 500 may hold any of them as text.
 //!
 //! ```
 //! use http::{HeaderMap, StatusCode};
@@ -26,8 +26,8 @@
 //! assert_eq!((verdict.outcome(), verdict.charge()), (Outcome::NoImage, Charge::Waived));
 //! ```
 //!
-//! The order of the rules and the reasons for it stand in `judge.rs` (errors) and `answer.rs` (successes). Nothing here fails
-//! or panics: bytes that mean nothing are [`Outcome::Other`].
+//! The order of the rules and the reasons for it stand in `judge.rs` (errors) and `answer.rs`
+//! (successes). Nothing here fails or panics: bytes that mean nothing are [`Outcome::Other`].
 //!
 //! [`Outcome::Other`]: crate::verdict::Outcome::Other
 
@@ -93,13 +93,15 @@ pub fn classify_answer(call: &Call, answer: &Answer) -> Verdict {
     answer::judge_answer(call, answer)
 }
 
-/// An answer of the model under a status that says error: a proxy turned a refusal into a 400, or an empty answer into a 500.
-/// Work was done, whatever the proxy calls it.
+/// An answer of the model under a status that says error: a proxy turned a refusal into a 400, or
+/// an empty answer into a 500. Work was done, whatever the proxy calls it.
 fn relayed(call: &Call, body: &[u8]) -> Verdict {
     let verdict = classify_answer(call, &answer_reader::read(body));
     match verdict.outcome() {
         // The proxy cut its report, not the model its answer: how it ended is not known.
-        Outcome::Interrupted if verdict.charge() != Charge::Charged => verdict.with_charge(Charge::Maybe),
+        Outcome::Interrupted if verdict.charge() != Charge::Charged => {
+            verdict.with_charge(Charge::Maybe)
+        }
         _ if verdict.charge() == Charge::None => verdict.with_charge(Charge::Maybe),
         _ => verdict,
     }

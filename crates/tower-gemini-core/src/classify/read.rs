@@ -1,4 +1,5 @@
-//! Finding the error in whatever came back: JSON, arrays, streams, text with JSON in it, strings with JSON in them, pages.
+//! Finding the error in whatever came back: JSON, arrays, streams, text with JSON in it, strings
+//! with JSON in them, pages.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -7,18 +8,21 @@ use super::facts::Facts;
 use super::lenient;
 use super::text::stated_status;
 
-/// JSON in a string in JSON … was recorded three deep (gemini-cli's fixtures); twice that is plenty.
+/// JSON in a string in JSON … was recorded three deep (gemini-cli's fixtures); twice that is
+/// plenty.
 const MAX_NESTING: u8 = 8;
 
-/// How many places of a text are tried as the start of JSON. Prefixes hold a bracket or two (`[nuxt] [500] …`), and each try
-/// reads on to the end of the text.
+/// How many places of a text are tried as the start of JSON. Prefixes hold a bracket or two
+/// (`[nuxt] [500] …`), and each try reads on to the end of the text.
 const MAX_STARTS: usize = 12;
 
-/// Beyond this nothing is read: the largest collected error body has 11 KB, and a 200 with an image is not read here.
+/// Beyond this nothing is read: the largest collected error body has 11 KB, and a 200 with an image
+/// is not read here.
 const MAX_BODY: usize = 128 * 1024;
 
-/// How many bytes may be read in all, counting each try to its end. Every nesting may hold many starts and every start be tried
-/// twice, so that a hostile body of 1 KB could cost 12^8 tries; real ones take a few times their length.
+/// How many bytes may be read in all, counting each try to its end. Every nesting may hold many
+/// starts and every start be tried twice, so that a hostile body of 1 KB could cost 12^8 tries;
+/// real ones take a few times their length.
 const MAX_WORK: usize = 1024 * 1024;
 
 /// How much deeper and longer a search may go.
@@ -58,7 +62,8 @@ fn read_text<'a>(text: &'a str, room: Room<'_>) -> Facts<'a> {
     match text.as_bytes().first() {
         Some(b'{' | b'[') => {
             let found = Facts::read(text).ok().filter(|(facts, _)| {
-                facts.is_telling() || (room.is_left() && (facts.message.is_some() || facts.raw.is_some()))
+                facts.is_telling()
+                    || (room.is_left() && (facts.message.is_some() || facts.raw.is_some()))
             });
             if let Some((mut facts, end)) = found {
                 unfold(&mut facts, room);
@@ -107,7 +112,10 @@ fn unfold(facts: &mut Facts<'_>, room: Room<'_>) {
     if !room.is_left() {
         return;
     }
-    if let Some((raw, first)) = facts.raw.take().and_then(|raw| raw.trim_ascii_start().bytes().next().map(|first| (raw, first)))
+    if let Some((raw, first)) = facts
+        .raw
+        .take()
+        .and_then(|raw| raw.trim_ascii_start().bytes().next().map(|first| (raw, first)))
     {
         let is_structured = matches!(first, b'{' | b'[' | b'<' | b'"');
         let inner = read_text(&raw, room.deeper());
@@ -116,7 +124,8 @@ fn unfold(facts: &mut Facts<'_>, room: Room<'_>) {
         } else if let Some(inner) = embedded(&raw, room.deeper()) {
             facts.absorb(inner);
         } else if facts.states_error() && !is_structured {
-            // "google/x is temporarily rate-limited upstream": a provider's plain words beat "Provider returned error".
+            // "google/x is temporarily rate-limited upstream": a provider's plain words beat
+            // "Provider returned error".
             facts.message = Some(raw);
         }
     }
@@ -128,7 +137,8 @@ fn unfold(facts: &mut Facts<'_>, room: Room<'_>) {
     }
     let has_json = memchr::memchr2(b'{', b'[', message.as_bytes()).is_some();
     if let Some(inner) = has_json.then(|| embedded(message, room.deeper())).flatten() {
-        // What a wrapper wrote around the JSON may hold the only name of the fault, where the JSON holds details alone.
+        // What a wrapper wrote around the JSON may hold the only name of the fault, where the JSON
+        // holds details alone.
         let kept = (inner.message.is_none()).then(|| facts.message.take()).flatten();
         facts.absorb(inner);
         facts.message = kept.or(facts.message.take());
@@ -165,7 +175,8 @@ fn embedded(text: &str, room: Room<'_>) -> Option<Facts<'static>> {
         };
         if let Some(mut facts) = found {
             if facts.states_error() {
-                // A repair can go astray (inner quotes that lost their backslashes): an inner start may be read better.
+                // A repair can go astray (inner quotes that lost their backslashes): an inner start
+                // may be read better.
                 if is_broken && has_lost_details(&facts, json) {
                     match &mut astray {
                         Some(outer) => outer.absorb(facts),
@@ -181,8 +192,11 @@ fn embedded(text: &str, room: Room<'_>) -> Option<Facts<'static>> {
                 if facts.message.is_none() && facts.code.is_none() && facts.status.is_none() {
                     // A torn-out list of details: the text in front of it says the rest.
                     facts.code = text.get(..start).and_then(stated_status);
-                    facts.message =
-                        text.get(..start).map(str::trim).filter(|t| !t.is_empty()).map(|t| Cow::Owned(t.to_owned()));
+                    facts.message = text
+                        .get(..start)
+                        .map(str::trim)
+                        .filter(|t| !t.is_empty())
+                        .map(|t| Cow::Owned(t.to_owned()));
                 }
                 facts.has_answer |= answer.is_some();
                 return Some(facts);
@@ -199,7 +213,10 @@ fn embedded(text: &str, room: Room<'_>) -> Option<Facts<'static>> {
 /// Whether the text has details that the repair did not find.
 fn has_lost_details(facts: &Facts<'_>, json: &str) -> bool {
     let has = |word: &str| memchr::memmem::find(json.as_bytes(), word.as_bytes()).is_some();
-    (facts.code.is_none() && facts.status.is_none() && facts.reason.is_none() && facts.violations == 0)
+    (facts.code.is_none()
+        && facts.status.is_none()
+        && facts.reason.is_none()
+        && facts.violations == 0)
         || (facts.violations == 0 && (has("quotaId") || has("quotaMetric")))
         || (facts.retry_delay.is_none() && facts.violations == 0 && has("retryDelay"))
 }
@@ -213,7 +230,8 @@ fn next_start(text: &str, from: usize) -> Option<usize> {
     Some(if lead.last() == Some(&b'[') { from + lead.len() - 1 } else { brace })
 }
 
-/// JSON that strict parsing refuses: of another language, broken, cut off, or with its quotes escaped.
+/// JSON that strict parsing refuses: of another language, broken, cut off, or with its quotes
+/// escaped.
 fn read_broken(json: &str, room: Room<'_>) -> Option<Facts<'static>> {
     if let Some(unescaped) = unescape(json) {
         let facts = read_text(&unescaped, room.deeper()).into_owned();
@@ -227,7 +245,8 @@ fn read_broken(json: &str, room: Room<'_>) -> Option<Facts<'static>> {
     Some(facts.into_owned())
 }
 
-/// `{\"error\": {\"code\" …` or `{\n  \"error\"` with the backslashes spelled out: JSON that was printed as part of a string.
+/// `{\"error\": {\"code\" …` or `{\n  \"error\"` with the backslashes spelled out: JSON that was
+/// printed as part of a string.
 fn unescape(json: &str) -> Option<String> {
     let inside = json.trim_start_matches(['{', '[']);
     let inside = inside.trim_start_matches("\\n").trim_ascii_start();
@@ -252,14 +271,18 @@ fn unescape(json: &str) -> Option<String> {
     Some(out)
 }
 
-/// How much of a page is read, and how much text is kept of it: Google's pages have 1.6 KB, gateways' up to some 10.
+/// How much of a page is read, and how much text is kept of it: Google's pages have 1.6 KB,
+/// gateways' up to some 10.
 const MAX_PAGE: usize = 64 * 1024;
 const MAX_PAGE_TEXT: usize = 1000;
 
-/// Whether a text that begins with `<` is markup, and not an object that was printed (`<_InactiveRpcError of RPC …`,
-/// `<Response [503]>`).
+/// Whether a text that begins with `<` is markup, and not an object that was printed
+/// (`<_InactiveRpcError of RPC …`, `<Response [503]>`).
 fn is_page(text: &str) -> bool {
-    let is_tag = text.as_bytes().get(1).is_some_and(|&b| b.is_ascii_alphabetic() || matches!(b, b'!' | b'?' | b'/'));
+    let is_tag = text
+        .as_bytes()
+        .get(1)
+        .is_some_and(|&b| b.is_ascii_alphabetic() || matches!(b, b'!' | b'?' | b'/'));
     let printed = || text.split_once('>').is_some_and(|(_, after)| after.trim().is_empty());
     is_tag && !printed()
 }
@@ -280,7 +303,9 @@ fn read_page(page: &str) -> Facts<'_> {
                 break;
             }
         }
-        let is_hidden = |name: &str| tag.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
+        let is_hidden = |name: &str| {
+            tag.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
+        };
         let skip_to = if is_hidden("style") {
             "</style"
         } else if is_hidden("script") {
@@ -288,8 +313,11 @@ fn read_page(page: &str) -> Facts<'_> {
         } else {
             ""
         };
-        let tag =
-            if skip_to.is_empty() { tag } else { find_ignoring_case(tag, skip_to).and_then(|at| tag.get(at..)).unwrap_or("") };
+        let tag = if skip_to.is_empty() {
+            tag
+        } else {
+            find_ignoring_case(tag, skip_to).and_then(|at| tag.get(at..)).unwrap_or("")
+        };
         let Some((_, after)) = tag.split_once('>') else { break };
         read += rest.len() - after.len();
         rest = after;
@@ -303,5 +331,7 @@ fn read_page(page: &str) -> Facts<'_> {
 }
 
 fn find_ignoring_case(text: &str, word: &str) -> Option<usize> {
-    text.as_bytes().windows(word.len()).position(|window| window.eq_ignore_ascii_case(word.as_bytes()))
+    text.as_bytes()
+        .windows(word.len())
+        .position(|window| window.eq_ignore_ascii_case(word.as_bytes()))
 }

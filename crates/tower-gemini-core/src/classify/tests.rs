@@ -36,11 +36,14 @@ fn google(code: u16, status: &str, message: &str) -> String {
 }
 
 fn google_with(code: u16, status: &str, message: &str, details: &str) -> String {
-    format!(r#"{{"error":{{"code":{code},"message":{message:?},"status":"{status}","details":[{details}]}}}}"#)
+    format!(
+        r#"{{"error":{{"code":{code},"message":{message:?},"status":"{status}","details":[{details}]}}}}"#
+    )
 }
 
 fn violation(metric: &str, id: &str, value: &str) -> String {
-    let mut members = vec![format!(r#""quotaMetric":"generativelanguage.googleapis.com/{metric}""#)];
+    let mut members =
+        vec![format!(r#""quotaMetric":"generativelanguage.googleapis.com/{metric}""#)];
     if !id.is_empty() {
         members.push(format!(r#""quotaId":"{id}""#));
     }
@@ -52,7 +55,10 @@ fn violation(metric: &str, id: &str, value: &str) -> String {
 }
 
 fn quota_failure(violations: &[String]) -> String {
-    format!(r#"{{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{}]}}"#, violations.join(","))
+    format!(
+        r#"{{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{}]}}"#,
+        violations.join(",")
+    )
 }
 
 fn retry_info(delay: &str) -> String {
@@ -80,13 +86,33 @@ fn limited(metric: &str, id: &str, value: &str, delay: &str) -> String {
 fn quota_windows_are_read_from_ids_and_metrics() {
     use Outcome::{RateLimited as Some_, RateLimitedDay as Day, RateLimitedMinute as Minute};
     for (metric, id, want) in [
-        ("generate_content_free_tier_requests", "GenerateRequestsPerMinutePerProjectPerModel-FreeTier", Minute),
+        (
+            "generate_content_free_tier_requests",
+            "GenerateRequestsPerMinutePerProjectPerModel-FreeTier",
+            Minute,
+        ),
         ("generate_content_requests", "GenerateRequestsPerMinutePerProjectPerModel", Minute),
-        ("generate_content_free_tier_requests", "GenerateRequestsPerDayPerProjectPerModel-FreeTier", Day),
+        (
+            "generate_content_free_tier_requests",
+            "GenerateRequestsPerDayPerProjectPerModel-FreeTier",
+            Day,
+        ),
         ("generate_requests_per_model_per_day", "GenerateRequestsPerDayPerProjectPerModel", Day),
-        ("generate_content_free_tier_input_token_count", "GenerateContentInputTokensPerModelPerMinute-FreeTier", Minute),
-        ("generate_content_free_tier_input_token_count", "GenerateContentInputTokensPerModelPerDay-FreeTier", Day),
-        ("generate_content_paid_tier_input_token_count", "GenerateContentPaidTierInputTokensPerModelPerMinute", Minute),
+        (
+            "generate_content_free_tier_input_token_count",
+            "GenerateContentInputTokensPerModelPerMinute-FreeTier",
+            Minute,
+        ),
+        (
+            "generate_content_free_tier_input_token_count",
+            "GenerateContentInputTokensPerModelPerDay-FreeTier",
+            Day,
+        ),
+        (
+            "generate_content_paid_tier_input_token_count",
+            "GenerateContentPaidTierInputTokensPerModelPerMinute",
+            Minute,
+        ),
         (
             "generate_content_paid_tier_2_input_token_count",
             "GenerateContentPaidTierInputTokensPerModelPerMinute-PaidTier2",
@@ -94,11 +120,23 @@ fn quota_windows_are_read_from_ids_and_metrics() {
         ),
         ("generate_content_paid_tier_2_input_token_count", "", Minute),
         ("generate_content_paid_tier_3_input_token_count", "", Minute),
-        ("generate_content_requests", "GenerateContentRequestsPerMinutePerProjectPerRegion", Minute),
-        ("predict_requests_per_model_per_day_paid_tier_1", "PredictRequestsPerDayPerProjectPerModel", Day),
+        (
+            "generate_content_requests",
+            "GenerateContentRequestsPerMinutePerProjectPerRegion",
+            Minute,
+        ),
+        (
+            "predict_requests_per_model_per_day_paid_tier_1",
+            "PredictRequestsPerDayPerProjectPerModel",
+            Day,
+        ),
         ("predict_requests_per_model_per_day_paid_tier_3", "", Day),
         ("generated_images_paid_tier_1_per_model", "", Day),
-        ("generated_images_free_tier", "GenerateImagesPerMinutePerProjectPerModel-FreeTier", Minute),
+        (
+            "generated_images_free_tier",
+            "GenerateImagesPerMinutePerProjectPerModel-FreeTier",
+            Minute,
+        ),
         ("generate_content_paid_tier_2_requests", "", Some_),
         ("generate_requests_per_model", "", Some_),
         ("predict_requests_free_tier_per_model", "", Some_),
@@ -120,10 +158,21 @@ fn quota_windows_are_read_from_ids_and_metrics() {
 #[test]
 fn a_violated_day_beats_the_minute_beside_it() {
     let both = quota_failure(&[
-        violation("generate_content_free_tier_requests", "GenerateRequestsPerMinutePerProjectPerModel-FreeTier", "10"),
-        violation("generate_content_free_tier_requests", "GenerateRequestsPerDayPerProjectPerModel-FreeTier", "250"),
+        violation(
+            "generate_content_free_tier_requests",
+            "GenerateRequestsPerMinutePerProjectPerModel-FreeTier",
+            "10",
+        ),
+        violation(
+            "generate_content_free_tier_requests",
+            "GenerateRequestsPerDayPerProjectPerModel-FreeTier",
+            "250",
+        ),
     ]);
-    let verdict = judged(429, &google_with(429, "RESOURCE_EXHAUSTED", QUOTA, &format!("{},{both}", retry_info("2.5s"))));
+    let verdict = judged(
+        429,
+        &google_with(429, "RESOURCE_EXHAUSTED", QUOTA, &format!("{},{both}", retry_info("2.5s"))),
+    );
     assert_eq!(verdict.outcome(), Outcome::RateLimitedDay);
     assert_eq!(verdict.wait(), None);
     assert_eq!(verdict.reason(), Some("GenerateRequestsPerDayPerProjectPerModel-FreeTier"));
@@ -142,7 +191,11 @@ fn zero_quotas_are_final_however_they_are_spelled() {
     for (name, body, elsewhere) in [
         ("text", google(429, "RESOURCE_EXHAUSTED", &free("gemini-9-flash")), true),
         ("image model", google(429, "RESOURCE_EXHAUSTED", &free("gemini-9-flash-image")), false),
-        ("with a hint", google_with(429, "RESOURCE_EXHAUSTED", &free("gemini-9-flash"), &retry_info("40s")), true),
+        (
+            "with a hint",
+            google_with(429, "RESOURCE_EXHAUSTED", &free("gemini-9-flash"), &retry_info("40s")),
+            true,
+        ),
         ("value 0", limited(requests, minute, "0", "4s"), true),
         (
             "quota_limit_value",
@@ -169,7 +222,11 @@ fn zero_quotas_are_final_however_they_are_spelled() {
         ),
         (
             "on a line of its own",
-            google(429, "RESOURCE_EXHAUSTED", "Quota exceeded for metric: y\nlimit: 0\nPlease retry in 5s"),
+            google(
+                429,
+                "RESOURCE_EXHAUSTED",
+                "Quota exceeded for metric: y\nlimit: 0\nPlease retry in 5s",
+            ),
             false,
         ),
         ("under 503", google(503, "UNAVAILABLE", "quota exceeded, limit: 0"), false),
@@ -377,12 +434,28 @@ fn wrappers_do_not_hide_the_cause() {
 
 #[test]
 fn hints_are_taken_in_the_order_of_trust() {
-    let exhausted = |message: &str, details: &str| google_with(429, "RESOURCE_EXHAUSTED", message, details);
+    let exhausted =
+        |message: &str, details: &str| google_with(429, "RESOURCE_EXHAUSTED", message, details);
     let ms = Duration::from_millis;
     for (body, headers, want, source) in [
-        (exhausted("Please retry in 58.931s.", &retry_info("58s")), &[][..], ms(58_931), WaitSource::Message),
-        (exhausted("Please retry in 12.5s.", &retry_info("58s")), &[], ms(58_000), WaitSource::RetryInfo),
-        (exhausted("x", &retry_info("34.5s")), &[("retry-after", "7")], ms(34_500), WaitSource::RetryInfo),
+        (
+            exhausted("Please retry in 58.931s.", &retry_info("58s")),
+            &[][..],
+            ms(58_931),
+            WaitSource::Message,
+        ),
+        (
+            exhausted("Please retry in 12.5s.", &retry_info("58s")),
+            &[],
+            ms(58_000),
+            WaitSource::RetryInfo,
+        ),
+        (
+            exhausted("x", &retry_info("34.5s")),
+            &[("retry-after", "7")],
+            ms(34_500),
+            WaitSource::RetryInfo,
+        ),
         (
             exhausted("Please retry in 900.5ms", &error_info("X", r#""quotaResetDelay":"3s""#)),
             &[],
@@ -395,11 +468,24 @@ fn hints_are_taken_in_the_order_of_trust() {
             Duration::from_nanos(539_477_544),
             WaitSource::QuotaResetDelay,
         ),
-        (exhausted("Your quota will reset after 1m3s", ""), &[("retry-after", "7")], ms(63_000), WaitSource::ResetText),
-        (exhausted("x", ""), &[("retry-after", "7")], ms(7_000), WaitSource::RetryAfter),
-        (exhausted("x", ""), &[("retry-after-ms", "1200"), ("retry-after", "2")], ms(1_200), WaitSource::RetryAfter),
         (
-            exhausted("x", r#"{"@type":"t/google.rpc.RetryInfo","retryDelay":{"seconds":5,"nanos":500000000}}"#),
+            exhausted("Your quota will reset after 1m3s", ""),
+            &[("retry-after", "7")],
+            ms(63_000),
+            WaitSource::ResetText,
+        ),
+        (exhausted("x", ""), &[("retry-after", "7")], ms(7_000), WaitSource::RetryAfter),
+        (
+            exhausted("x", ""),
+            &[("retry-after-ms", "1200"), ("retry-after", "2")],
+            ms(1_200),
+            WaitSource::RetryAfter,
+        ),
+        (
+            exhausted(
+                "x",
+                r#"{"@type":"t/google.rpc.RetryInfo","retryDelay":{"seconds":5,"nanos":500000000}}"#,
+            ),
             &[],
             ms(5_500),
             WaitSource::RetryInfo,
@@ -416,7 +502,10 @@ fn hints_are_taken_in_the_order_of_trust() {
     for nonsense in ["-5s", "", "x", "99999999999999999999s", "18446744073709551615d"] {
         assert_eq!(judged(429, &exhausted("x", &retry_info(nonsense))).wait(), None, "{nonsense}");
     }
-    let spend = judged(429, &google(429, "RESOURCE_EXHAUSTED", "You exceeded your spend-based rate limit."));
+    let spend = judged(
+        429,
+        &google(429, "RESOURCE_EXHAUSTED", "You exceeded your spend-based rate limit."),
+    );
     assert_eq!(spend.wait().map(|wait| wait.stated()), Some(Duration::from_secs(600)));
     let hours = judged(429, &exhausted("Your quota will reset after 19h14m47s.", ""));
     assert_eq!(hours.wait().map(|wait| wait.stated()), Some(Duration::from_secs(69_287)));
@@ -427,7 +516,9 @@ fn answers_of_200() {
     use Charge::{Charged, Maybe, Waived};
     use Outcome as O;
     let finish = |reason: &str, usage: &str| {
-        format!(r#"{{"candidates":[{{"content":{{"role":"model"}},"finishReason":{reason}}}]{usage}}}"#)
+        format!(
+            r#"{{"candidates":[{{"content":{{"role":"model"}},"finishReason":{reason}}}]{usage}}}"#
+        )
     };
     let thoughts = r#","usageMetadata":{"promptTokenCount":1119,"thoughtsTokenCount":240,"totalTokenCount":1359}"#;
     let image_tokens = r#","usageMetadata":{"promptTokenCount":3,"candidatesTokenCount":1290,"candidatesTokensDetails":[{"modality":"IMAGE","tokenCount":1290}]}"#;
@@ -503,7 +594,10 @@ fn answers_of_200() {
 fn the_cause_of_a_broken_stream_decides_whether_it_passes() {
     assert!(judged(200, &google(503, "UNAVAILABLE", "x")).is_retryable());
     assert!(judged(200, &google(499, "CANCELLED", "x")).is_retryable());
-    let gone = judged(200, r#"{"event_type":"error","error":{"code":"not_found","message":"Result not found."}}"#);
+    let gone = judged(
+        200,
+        r#"{"event_type":"error","error":{"code":"not_found","message":"Result not found."}}"#,
+    );
     assert!(!gone.is_retryable() && !gone.another_model_helps());
     let zero = judged(200, &google(429, "RESOURCE_EXHAUSTED", "quota, limit: 0"));
     assert!(!zero.is_retryable());
@@ -555,21 +649,36 @@ fn details_that_were_printed_are_read() {
 #[test]
 fn the_model_of_a_zero_quota_is_found_in_printed_details() {
     for (body, elsewhere) in [
-        ("429 Too Many Requests: map[quotaDimensions:map[model:gemini-9-image] quotaId:PaidTierPerMinute quotaValue:0]", true),
-        ("429 x [violations { quota_dimensions { key: \"model\" value: \"gemini-9-flash\" } quota_value: 0 }]", true),
-        ("429 Quota exceeded for metric: h/free_tier_requests, limit: 0, model: gemini-9-image", false),
+        (
+            "429 Too Many Requests: map[quotaDimensions:map[model:gemini-9-image] quotaId:PaidTierPerMinute quotaValue:0]",
+            true,
+        ),
+        (
+            "429 x [violations { quota_dimensions { key: \"model\" value: \"gemini-9-flash\" } quota_value: 0 }]",
+            true,
+        ),
+        (
+            "429 Quota exceeded for metric: h/free_tier_requests, limit: 0, model: gemini-9-image",
+            false,
+        ),
         ("429 Quota exceeded, limit: 0. This model: unknown", false),
     ] {
         let verdict = judged(0, body);
         assert_eq!(verdict.outcome(), Outcome::QuotaZeroOrBilling, "{body}");
-        assert_eq!((verdict.is_retryable(), verdict.another_model_helps()), (false, elsewhere), "{body}");
+        assert_eq!(
+            (verdict.is_retryable(), verdict.another_model_helps()),
+            (false, elsewhere),
+            "{body}"
+        );
     }
 }
 
 #[test]
 fn causes_are_found_in_textual_details() {
     use Outcome as O;
-    let quota = serde_json::to_string(&google(429, "RESOURCE_EXHAUSTED", "Quota exceeded, limit: 0")).unwrap();
+    let quota =
+        serde_json::to_string(&google(429, "RESOURCE_EXHAUSTED", "Quota exceeded, limit: 0"))
+            .unwrap();
     check(&[
         (500, r#"{"error":"Failed","details":"[403 Forbidden] Your API key was reported as leaked. Please use another API key."}"#.into(), O::Auth, false, false),
         (500, r#"{"error":"Failed","details":"Your API key was reported as leaked."}"#.into(), O::Auth, false, false),
@@ -583,11 +692,24 @@ fn causes_are_found_in_textual_details() {
 fn gateways_refuse_in_their_own_words() {
     use Outcome as O;
     check(&[
-        (403, r#"{"error":{"message":"该令牌额度已用尽","type":"new_api_error"}}"#.into(), O::QuotaZeroOrBilling, false, false),
-        (403, r#"{"error":{"message":"账户余额不足","type":"new_api_error"}}"#.into(), O::QuotaZeroOrBilling, false, false),
         (
             403,
-            r#"{"error":{"message":"m requires moderation. Your input was flagged","code":403}}"#.into(),
+            r#"{"error":{"message":"该令牌额度已用尽","type":"new_api_error"}}"#.into(),
+            O::QuotaZeroOrBilling,
+            false,
+            false,
+        ),
+        (
+            403,
+            r#"{"error":{"message":"账户余额不足","type":"new_api_error"}}"#.into(),
+            O::QuotaZeroOrBilling,
+            false,
+            false,
+        ),
+        (
+            403,
+            r#"{"error":{"message":"m requires moderation. Your input was flagged","code":403}}"#
+                .into(),
             O::PromptBlocked,
             false,
             false,
@@ -599,14 +721,45 @@ fn gateways_refuse_in_their_own_words() {
             false,
             false,
         ),
-        (500, r#"{"error":"Blocked: promptFeedback.blockReason=PROHIBITED_CONTENT"}"#.into(), O::PromptBlocked, false, false),
-        (502, r#"{"detail":"Gemini returned no image (finishReason: MAX_TOKENS)"}"#.into(), O::OutOfTokens, false, false),
-        (500, r#"{"error":"No image, finish reason is SAFETY"}"#.into(), O::ContentBlocked, false, false),
-        (0, "finish_reason=<FinishReason.SPII: 'SPII'> content=None".into(), O::ContentBlocked, false, false),
-        (500, r#"{"error":"did not finish; the reason: a safety belt"}"#.into(), O::Internal, true, true),
+        (
+            500,
+            r#"{"error":"Blocked: promptFeedback.blockReason=PROHIBITED_CONTENT"}"#.into(),
+            O::PromptBlocked,
+            false,
+            false,
+        ),
+        (
+            502,
+            r#"{"detail":"Gemini returned no image (finishReason: MAX_TOKENS)"}"#.into(),
+            O::OutOfTokens,
+            false,
+            false,
+        ),
+        (
+            500,
+            r#"{"error":"No image, finish reason is SAFETY"}"#.into(),
+            O::ContentBlocked,
+            false,
+            false,
+        ),
+        (
+            0,
+            "finish_reason=<FinishReason.SPII: 'SPII'> content=None".into(),
+            O::ContentBlocked,
+            false,
+            false,
+        ),
+        (
+            500,
+            r#"{"error":"did not finish; the reason: a safety belt"}"#.into(),
+            O::Internal,
+            true,
+            true,
+        ),
         (
             404,
-            r#"{"error":{"message":"No endpoints found that support image output.","code":404}}"#.into(),
+            r#"{"error":{"message":"No endpoints found that support image output.","code":404}}"#
+                .into(),
             O::NotFound,
             false,
             true,
@@ -627,8 +780,11 @@ fn events_of_interactions_bring_the_image() {
 
 #[test]
 fn calls_that_want_no_image_are_answered_by_text() {
-    let text = br#"{"candidates":[{"content":{"parts":[{"text":"hello"}]},"finishReason":"STOP"}]}"#;
-    let of = |body: &[u8]| classify(&Call::unrecognised(), StatusCode::OK, &HeaderMap::new(), body).outcome();
+    let text =
+        br#"{"candidates":[{"content":{"parts":[{"text":"hello"}]},"finishReason":"STOP"}]}"#;
+    let of = |body: &[u8]| {
+        classify(&Call::unrecognised(), StatusCode::OK, &HeaderMap::new(), body).outcome()
+    };
     assert_eq!(of(text), Outcome::Answered);
     assert_eq!(of(br#"{"totalTokens":7}"#), Outcome::Answered);
     assert_eq!(of(b""), Outcome::Answered);
@@ -650,8 +806,10 @@ fn verdicts_tell_what_was_stated() {
     assert_eq!(wrapped.detail().unwrap().inner_status, Some(503));
     let long = judged(400, &google(400, "INVALID_ARGUMENT", &"é".repeat(2000)));
     assert_eq!(long.message().unwrap().chars().count(), 512);
-    let debug =
-        judged(400, r#"{"error":{"code":400,"message":"$grpcMessage","status":"X","details":[{"detail":"the truth"}]}}"#);
+    let debug = judged(
+        400,
+        r#"{"error":{"code":400,"message":"$grpcMessage","status":"X","details":[{"detail":"the truth"}]}}"#,
+    );
     assert_eq!(debug.message(), Some("the truth"));
 }
 
@@ -664,13 +822,19 @@ fn gateways_that_lost_patience_know_nothing_of_the_charge() {
         (504, "upstream request timeout"),
     ] {
         let verdict = judged(status, body);
-        assert_eq!((verdict.outcome(), verdict.charge()), (Outcome::Deadline, Charge::Maybe), "{status}");
+        assert_eq!(
+            (verdict.outcome(), verdict.charge()),
+            (Outcome::Deadline, Charge::Maybe),
+            "{status}"
+        );
     }
     let expired = "Deadline expired before operation could complete.";
     assert_eq!(judged(504, &google(504, "DEADLINE_EXCEEDED", expired)).charge(), Charge::None);
     assert_eq!(judged(503, &google(503, "UNAVAILABLE", expired)).charge(), Charge::None);
-    let gateway =
-        judged(500, r#"{"error":{"message":"do request failed: context deadline exceeded","code":"do_request_failed"}}"#);
+    let gateway = judged(
+        500,
+        r#"{"error":{"message":"do request failed: context deadline exceeded","code":"do_request_failed"}}"#,
+    );
     assert_eq!((gateway.outcome(), gateway.charge()), (Outcome::Deadline, Charge::Maybe));
 }
 
@@ -694,11 +858,15 @@ fn wrap(body: &str, how: u8) -> String {
     let quoted = serde_json::to_string(body).unwrap();
     let is_json = serde_json::from_str::<serde_json::Value>(body).is_ok();
     match if is_json { how % 6 } else { how % 2 } {
-        0 => format!(r#"{{"error":{{"message":{quoted},"code":500,"status":"Internal Server Error"}}}}"#),
+        0 => format!(
+            r#"{{"error":{{"message":{quoted},"code":500,"status":"Internal Server Error"}}}}"#
+        ),
         1 => format!("litellm.APIError: geminiException - {body}"),
         2 => format!(r#"{{"error":{{"message":{body}}}}}"#),
         3 => format!("[{body}]"),
-        4 => format!(r#"{{"error":{{"message":"Provider returned error","code":502,"metadata":{{"raw":{quoted}}}}}}}"#),
+        4 => format!(
+            r#"{{"error":{{"message":"Provider returned error","code":502,"metadata":{{"raw":{quoted}}}}}}}"#
+        ),
         _ => format!("Last error: {body}\n. Received Model Group=m"),
     }
 }

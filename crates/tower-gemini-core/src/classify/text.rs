@@ -4,7 +4,8 @@ use std::cell::OnceCell;
 
 use memchr::memmem;
 
-/// Text in lower case, made once for many searches. Short texts (nearly all messages) stay on the stack.
+/// Text in lower case, made once for many searches. Short texts (nearly all messages) stay on the
+/// stack.
 pub(super) struct Lower {
     stack: [u8; STACK],
     heap: Vec<u8>,
@@ -12,18 +13,20 @@ pub(super) struct Lower {
     triples: OnceCell<Triples>,
 }
 
-/// Which three-byte sequences a text holds, hashed. The rules ask for some hundred words, and nearly all of them are absent: two looks
-/// here cost a twentieth of a search.
+/// Which three-byte sequences a text holds, hashed. The rules ask for some hundred words, and
+/// nearly all of them are absent: two looks here cost a twentieth of a search.
 struct Triples([u64; TRIPLE_WORDS]);
 
-/// 4096 bits: a message of 200 bytes sets a twentieth of them, so that one absent word in 400 is searched for in vain.
+/// 4096 bits: a message of 200 bytes sets a twentieth of them, so that one absent word in 400 is
+/// searched for in vain.
 const TRIPLE_WORDS: usize = 64;
 
 impl Triples {
     fn of(text: &[u8]) -> Self {
         let mut bits = [0; TRIPLE_WORDS];
         let mut triple = 0u32;
-        // The first two places hold less than three bytes: two bits too many, which cost nothing but a search.
+        // The first two places hold less than three bytes: two bits too many, which cost nothing
+        // but a search.
         for &byte in text {
             triple = (triple << 8 | u32::from(byte)) & 0x00FF_FFFF;
             let (word, bit) = Self::place(triple);
@@ -32,7 +35,8 @@ impl Triples {
         Self(bits)
     }
 
-    /// Fibonacci hashing: the golden ratio's fraction of 2^32 spreads neighbours over the 12 bits that are kept.
+    /// Fibonacci hashing: the golden ratio's fraction of 2^32 spreads neighbours over the 12 bits
+    /// that are kept.
     fn place(triple: u32) -> (usize, u32) {
         let hash = triple.wrapping_mul(0x9E37_79B1) >> 20;
         ((hash >> 6) as usize % TRIPLE_WORDS, hash & 63)
@@ -41,7 +45,9 @@ impl Triples {
     fn may_hold(&self, word: &[u8]) -> bool {
         let has = |triple: Option<&[u8]>| {
             triple.is_none_or(|triple| {
-                let (at, bit) = Self::place(triple.iter().fold(0, |number, &byte| number << 8 | u32::from(byte)));
+                let (at, bit) = Self::place(
+                    triple.iter().fold(0, |number, &byte| number << 8 | u32::from(byte)),
+                );
                 self.0[at] & (1 << bit) != 0
             })
         };
@@ -52,8 +58,9 @@ impl Triples {
 /// Google's longest recorded messages are about 700 bytes: one buffer holds nearly every message.
 const STACK: usize = 768;
 
-/// Text beyond this is not searched: an error message that needs more to make its point was not collected (longest: 11 KB
-/// with its nested JSON), and a hostile body must not cost a search of megabytes for every word.
+/// Text beyond this is not searched: an error message that needs more to make its point was not
+/// collected (longest: 11 KB with its nested JSON), and a hostile body must not cost a search of
+/// megabytes for every word.
 const SEARCHED: usize = 64 * 1024;
 
 impl Lower {
@@ -63,7 +70,12 @@ impl Lower {
 
     pub(super) fn of_bytes(bytes: &[u8]) -> Self {
         let bytes = bytes.get(..SEARCHED).unwrap_or(bytes);
-        let mut lower = Self { stack: [0; STACK], heap: Vec::new(), len: bytes.len(), triples: OnceCell::new() };
+        let mut lower = Self {
+            stack: [0; STACK],
+            heap: Vec::new(),
+            len: bytes.len(),
+            triples: OnceCell::new(),
+        };
         if let Some(slot) = lower.stack.get_mut(..bytes.len()) {
             slot.copy_from_slice(bytes);
             slot.make_ascii_lowercase();
@@ -74,7 +86,11 @@ impl Lower {
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
-        if self.heap.is_empty() { self.stack.get(..self.len).unwrap_or_default() } else { &self.heap }
+        if self.heap.is_empty() {
+            self.stack.get(..self.len).unwrap_or_default()
+        } else {
+            &self.heap
+        }
     }
 
     /// Whether the word, given in lower case, is in the text.
@@ -95,26 +111,29 @@ impl Lower {
     }
 }
 
-/// Whether the server says that a quota's limit is zero: `limit: 0`, but neither `limit: 05` nor `limit: 0.5`.
+/// Whether the server says that a quota's limit is zero: `limit: 0`, but neither `limit: 05` nor
+/// `limit: 0.5`.
 ///
-/// The same as gemini-cli's `/limit:\s*0(?!\d|\.\d)/i` (googleQuotaErrors.ts), which is the one tell that all zero-quota
-/// messages since 2025-10 share.
+/// The same as gemini-cli's `/limit:\s*0(?!\d|\.\d)/i` (googleQuotaErrors.ts), which is the one
+/// tell that all zero-quota messages since 2025-10 share.
 pub(super) fn says_limit_zero(text: &Lower) -> bool {
     text.after("limit:").any(|rest| starts_with_zero(rest.trim_ascii_start()))
 }
 
-/// Whether details that were printed, and not kept as JSON, hold a quota of zero: `quotaValue:0` (Go's maps),
-/// `quota_value: 0` (protobuf's text), `'quota_limit_value': '0'`.
+/// Whether details that were printed, and not kept as JSON, hold a quota of zero: `quotaValue:0`
+/// (Go's maps), `quota_value: 0` (protobuf's text), `'quota_limit_value': '0'`.
 pub(super) fn says_quota_zero(text: &Lower) -> bool {
     ["quotavalue", "quota_value", "quota_limit_value"]
         .iter()
         .any(|name| text.after(name).any(|rest| starts_with_zero(after_marks(rest))))
 }
 
-/// What follows a name that was printed: its value, without the marks that languages put between the two.
+/// What follows a name that was printed: its value, without the marks that languages put between
+/// the two.
 pub(super) fn after_marks(rest: &[u8]) -> &[u8] {
-    let marks =
-        rest.iter().take_while(|b| matches!(b, b'"' | b'\'' | b'\\' | b':' | b'=' | b'>' | b'{') || b.is_ascii_whitespace());
+    let marks = rest.iter().take_while(|b| {
+        matches!(b, b'"' | b'\'' | b'\\' | b':' | b'=' | b'>' | b'{') || b.is_ascii_whitespace()
+    });
     rest.get(marks.count()..).unwrap_or_default()
 }
 
@@ -124,19 +143,24 @@ fn starts_with_zero(text: &[u8]) -> bool {
     !matches!(rest, [b'0'..=b'9', ..] | [b'.', b'0'..=b'9', ..])
 }
 
-/// Whether a thought signature is spoken of: `thought_signature`, `Thought signature`, `thoughtSignature`, with a hyphen too.
+/// Whether a thought signature is spoken of: `thought_signature`, `Thought signature`,
+/// `thoughtSignature`, with a hyphen too.
 pub(super) fn speaks_of_thought_signature(text: &Lower) -> bool {
     text.after("thought").any(|rest| {
-        let rest =
-            rest.strip_prefix(b"_").or_else(|| rest.strip_prefix(b" ")).or_else(|| rest.strip_prefix(b"-")).unwrap_or(rest);
+        let rest = rest
+            .strip_prefix(b"_")
+            .or_else(|| rest.strip_prefix(b" "))
+            .or_else(|| rest.strip_prefix(b"-"))
+            .unwrap_or(rest);
         rest.starts_with(b"signature")
     })
 }
 
-/// Whether the server waives the charge in words: "You will not be charged for this request", "… for blocked images".
+/// Whether the server waives the charge in words: "You will not be charged for this request", "…
+/// for blocked images".
 ///
-/// Only definite forms count. "may not be charged" is no waiver, and neither is anything the *model* wrote: callers pass
-/// `finishMessage` and its relatives, never the answer's own text.
+/// Only definite forms count. "may not be charged" is no waiver, and neither is anything the
+/// *model* wrote: callers pass `finishMessage` and its relatives, never the answer's own text.
 pub(super) fn says_not_charged(text: &str) -> bool {
     const DEFINITE: &[&str] = &[
         "will not be charged",
@@ -161,8 +185,8 @@ pub(super) fn says_not_charged(text: &str) -> bool {
     Lower::new(text).has_any(DEFINITE)
 }
 
-/// The model that a message recommends instead: "… update your code to use models/Y", "Please use Y instead",
-/// "Please migrate to Gemini 2.5 Pro (models/Y)".
+/// The model that a message recommends instead: "… update your code to use models/Y", "Please use Y
+/// instead", "Please migrate to Gemini 2.5 Pro (models/Y)".
 pub(super) fn successor(text: &str) -> Option<&str> {
     let lower = text.to_ascii_lowercase();
     for (lead, far) in [("use ", false), ("switch to ", false), ("migrate to ", true)] {
@@ -170,10 +194,14 @@ pub(super) fn successor(text: &str) -> Option<&str> {
             let from = at + lead.len();
             let rest = text.get(from..)?;
             let rest = rest.trim_start_matches(['`', '\'', '"', ' ']);
-            let rest = rest.strip_prefix("the ").unwrap_or(rest).trim_start_matches(['`', '\'', '"']);
+            let rest =
+                rest.strip_prefix("the ").unwrap_or(rest).trim_start_matches(['`', '\'', '"']);
             // After "migrate to" a display name precedes the id, which stands in brackets close by.
             let rest = if far {
-                rest.find("models/").filter(|&at| at < 80).and_then(|at| rest.get(at..)).unwrap_or(rest)
+                rest.find("models/")
+                    .filter(|&at| at < 80)
+                    .and_then(|at| rest.get(at..))
+                    .unwrap_or(rest)
             } else {
                 rest
             };
@@ -182,9 +210,12 @@ pub(super) fn successor(text: &str) -> Option<&str> {
                 Some(id) => (id, true),
                 None => (id, false),
             };
-            let end = id.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'))).unwrap_or(id.len());
+            let end = id
+                .find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_')))
+                .unwrap_or(id.len());
             let id = id.get(..end)?.trim_end_matches('.');
-            let looks_like_one = id.starts_with("gemini-") || id.starts_with("imagen-") || id.starts_with("veo-");
+            let looks_like_one =
+                id.starts_with("gemini-") || id.starts_with("imagen-") || id.starts_with("veo-");
             if !id.is_empty() && (is_named || looks_like_one) {
                 return Some(id);
             }
@@ -193,7 +224,8 @@ pub(super) fn successor(text: &str) -> Option<&str> {
     None
 }
 
-/// The status that free text states: `429 RESOURCE_EXHAUSTED.`, `[400 Bad Request]`, `status: 413`, `litellm.RateLimitError`.
+/// The status that free text states: `429 RESOURCE_EXHAUSTED.`, `[400 Bad Request]`, `status: 413`,
+/// `litellm.RateLimitError`.
 ///
 /// The last statement wins: wrappers put their own in front of what they wrap.
 pub(super) fn stated_status(text: &str) -> Option<u16> {
@@ -204,11 +236,16 @@ pub(super) fn stated_status(text: &str) -> Option<u16> {
     while let Some(offset) = bytes.get(at..).and_then(|rest| memchr::memchr2(b'4', b'5', rest)) {
         let start = at + offset;
         at = start + 1;
-        let Some(digits @ [_, b'0'..=b'9', b'0'..=b'9']) = bytes.get(start..start + 3) else { continue };
+        let Some(digits @ [_, b'0'..=b'9', b'0'..=b'9']) = bytes.get(start..start + 3) else {
+            continue;
+        };
         let before = bytes.get(..start).unwrap_or_default();
         let after = bytes.get(start + 3..).unwrap_or_default();
-        if before.last().is_some_and(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'/' | b'$'))
-            || after.first().is_some_and(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+        if before.last().is_some_and(|b| {
+            b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'/' | b'$')
+        }) || after
+            .first()
+            .is_some_and(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
             || matches!(after, [b'.', b'0'..=b'9', ..])
         {
             continue;
@@ -227,7 +264,11 @@ fn is_led_to_status(before: &[u8]) -> bool {
     if before.is_empty() {
         return true;
     }
-    let before = before.strip_suffix(b":").or_else(|| before.strip_suffix(b"=")).unwrap_or(before).trim_ascii_end();
+    let before = before
+        .strip_suffix(b":")
+        .or_else(|| before.strip_suffix(b"="))
+        .unwrap_or(before)
+        .trim_ascii_end();
     let before = before.strip_suffix(b"\"").or_else(|| before.strip_suffix(b"'")).unwrap_or(before);
     const LEADS: &[&[u8]] = &[
         b"status",
@@ -244,7 +285,9 @@ fn is_led_to_status(before: &[u8]) -> bool {
         b"http/1.1",
         b"http/2",
     ];
-    LEADS.iter().any(|lead| before.len() >= lead.len() && before[before.len() - lead.len()..].eq_ignore_ascii_case(lead))
+    LEADS.iter().any(|lead| {
+        before.len() >= lead.len() && before[before.len() - lead.len()..].eq_ignore_ascii_case(lead)
+    })
 }
 
 fn is_status_phrase(code: u16, after: &[u8]) -> bool {
@@ -270,7 +313,9 @@ fn is_status_phrase(code: u16, after: &[u8]) -> bool {
         504 => "gateway time-out",
         _ => "\0",
     };
-    let starts = |word: &str| after.len() >= word.len() && after[..word.len()].eq_ignore_ascii_case(word.as_bytes());
+    let starts = |word: &str| {
+        after.len() >= word.len() && after[..word.len()].eq_ignore_ascii_case(word.as_bytes())
+    };
     phrase.is_some_and(starts)
         || starts(google)
         || starts(also)
@@ -279,7 +324,8 @@ fn is_status_phrase(code: u16, after: &[u8]) -> bool {
         || starts("server error")
 }
 
-/// A status by name: Google's canonical words, and the exception classes that LiteLLM and Google's SDKs put in front.
+/// A status by name: Google's canonical words, and the exception classes that LiteLLM and Google's
+/// SDKs put in front.
 fn named_status(text: &str) -> Option<u16> {
     const NAMES: &[(&str, u16)] = &[
         ("RESOURCE_EXHAUSTED", 429),
@@ -314,10 +360,14 @@ fn named_status(text: &str) -> Option<u16> {
         ("Internal Server Error", 500),
         ("APIConnectionError", 500),
     ];
-    NAMES.iter().find(|(name, _)| memmem::find(text.as_bytes(), name.as_bytes()).is_some()).map(|&(_, code)| code)
+    NAMES
+        .iter()
+        .find(|(name, _)| memmem::find(text.as_bytes(), name.as_bytes()).is_some())
+        .map(|&(_, code)| code)
 }
 
-/// The HTTP status of a canonical code's number (google/rpc/code.proto), as gRPC-minded servers put it into `error.code`.
+/// The HTTP status of a canonical code's number (google/rpc/code.proto), as gRPC-minded servers put
+/// it into `error.code`.
 pub(super) fn http_of_rpc(code: u64) -> Option<u16> {
     Some(match code {
         1 => 499,
@@ -335,13 +385,17 @@ pub(super) fn http_of_rpc(code: u64) -> Option<u16> {
     })
 }
 
-/// The HTTP status of a `status` word: canonical names, the Interactions API's codes, and HTTP's own phrases, which the old
-/// SDK wrote ("Too Many Requests").
+/// The HTTP status of a `status` word: canonical names, the Interactions API's codes, and HTTP's
+/// own phrases, which the old SDK wrote ("Too Many Requests").
 pub(super) fn http_of_word(word: &str) -> Option<u16> {
-    // Compared without case and with blanks for underscores, in place: this runs for every error body.
+    // Compared without case and with blanks for underscores, in place: this runs for every error
+    // body.
     let is = |name: &str| {
         word.len() == name.len()
-            && word.bytes().zip(name.bytes()).all(|(a, b)| if a == b' ' { b == b'_' } else { a.eq_ignore_ascii_case(&b) })
+            && word
+                .bytes()
+                .zip(name.bytes())
+                .all(|(a, b)| if a == b' ' { b == b'_' } else { a.eq_ignore_ascii_case(&b) })
     };
     const WORDS: &[(&str, u16)] = &[
         ("unavailable", 503),
@@ -398,7 +452,12 @@ mod tests {
     fn only_definite_words_waive_a_charge() {
         assert!(says_not_charged("YOU WILL NOT BE CHARGED for this request."));
         assert!(says_not_charged("You won’t be billed for blocked images"));
-        for no in ["You will be charged for this request", "You may not be charged", "charged", "You might not be billed"] {
+        for no in [
+            "You will be charged for this request",
+            "You may not be charged",
+            "charged",
+            "You might not be billed",
+        ] {
             assert!(!says_not_charged(no), "{no}");
         }
     }
@@ -408,11 +467,16 @@ mod tests {
         let text = "This model models/old-1 is no longer available to new users. Please update your code to use models/new-2.0-image. We";
         assert_eq!(successor(text), Some("new-2.0-image"));
         assert_eq!(
-            successor("Please migrate to Gemini 9 Pro (models/gemini-9-pro-preview-03-25) for higher"),
+            successor(
+                "Please migrate to Gemini 9 Pro (models/gemini-9-pro-preview-03-25) for higher"
+            ),
             Some("gemini-9-pro-preview-03-25")
         );
         assert_eq!(successor("models/x is not found for API version v1beta"), None);
-        assert_eq!(successor("Please use `gemini-3-pro-image` instead"), Some("gemini-3-pro-image"));
+        assert_eq!(
+            successor("Please use `gemini-3-pro-image` instead"),
+            Some("gemini-3-pro-image")
+        );
     }
 
     #[test]

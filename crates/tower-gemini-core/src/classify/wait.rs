@@ -8,18 +8,23 @@ use super::facts::Facts;
 use super::text::{Lower, after_marks};
 use crate::verdict::{WaitHint, WaitSource};
 
-/// A wait longer than this is no matter of a minute: the window behind it is a day's or hours' (gemini-cli's
-/// `MAX_RETRYABLE_DELAY_SECONDS`, 5 minutes, beyond which it gives the model up).
+/// A wait longer than this is no matter of a minute: the window behind it is a day's or hours'
+/// (gemini-cli's `MAX_RETRYABLE_DELAY_SECONDS`, 5 minutes, beyond which it gives the model up).
 pub(super) const LONG: Duration = Duration::from_secs(300);
 
-/// The best hint there is. Order of trust: `RetryInfo`, the message, `quotaResetDelay`, the reset text, headers, a page's text.
+/// The best hint there is. Order of trust: `RetryInfo`, the message, `quotaResetDelay`, the reset
+/// text, headers, a page's text.
 pub(super) fn hint(facts: &Facts<'_>, text: &Lower, headers: &HeaderMap) -> Option<WaitHint> {
-    let said = || first_span(text, &["retry in ", "retry after ", "try again in ", "try again after "]);
+    let said =
+        || first_span(text, &["retry in ", "retry after ", "try again in ", "try again after "]);
     // A RetryInfo in text that could not be parsed is still one.
     if let Some(delay) = facts.retry_delay.or_else(|| printed_delay(text)) {
-        // Google floors RetryInfo to whole seconds while its message keeps the fraction: the exact one is not early.
+        // Google floors RetryInfo to whole seconds while its message keeps the fraction: the exact
+        // one is not early.
         let exact = if delay.subsec_nanos() == 0 { said() } else { None };
-        if let Some(exact) = exact.filter(|&exact| exact > delay && exact - delay < Duration::from_secs(1)) {
+        if let Some(exact) =
+            exact.filter(|&exact| exact > delay && exact - delay < Duration::from_secs(1))
+        {
             return Some(WaitHint::new(exact, WaitSource::Message));
         }
         return Some(WaitHint::new(delay, WaitSource::RetryInfo));
@@ -36,7 +41,10 @@ pub(super) fn hint(facts: &Facts<'_>, text: &Lower, headers: &HeaderMap) -> Opti
         .filter(|_| !facts.is_page)
         .or_else(|| from(facts.reset_delay, WaitSource::QuotaResetDelay))
         .or_else(|| {
-            from(first_span(text, &["reset after ", "resets after ", "reset in ", "resets in "]), WaitSource::ResetText)
+            from(
+                first_span(text, &["reset after ", "resets after ", "reset in ", "resets in "]),
+                WaitSource::ResetText,
+            )
         })
         .or_else(|| from(header(headers), WaitSource::RetryAfter))
         .or(message)
@@ -50,8 +58,12 @@ fn printed_delay(text: &Lower) -> Option<Duration> {
             let rest = after_marks(rest);
             let Some(rest) = rest.strip_prefix(b"seconds") else { return span(rest) };
             let (seconds, _, rest) = decimal(after_marks(rest))?;
-            let nanos = after_marks(rest).strip_prefix(b"nanos").and_then(|rest| decimal(after_marks(rest)));
-            let nanos = nanos.and_then(|(nanos, ..)| u32::try_from(nanos).ok()).filter(|&nanos| nanos < 1_000_000_000);
+            let nanos = after_marks(rest)
+                .strip_prefix(b"nanos")
+                .and_then(|rest| decimal(after_marks(rest)));
+            let nanos = nanos
+                .and_then(|(nanos, ..)| u32::try_from(nanos).ok())
+                .filter(|&nanos| nanos < 1_000_000_000);
             Some(Duration::new(seconds, nanos.unwrap_or(0)))
         })
     })
@@ -66,7 +78,8 @@ fn first_span(text: &Lower, leads: &[&'static str]) -> Option<Duration> {
     leads.iter().find_map(|lead| text.after(lead).find_map(span))
 }
 
-/// A span as people and Go write it: `56.18s`, `900.2ms`, `19h14m47s`, `1 minute`, `30 seconds`, at the start of the text.
+/// A span as people and Go write it: `56.18s`, `900.2ms`, `19h14m47s`, `1 minute`, `30 seconds`, at
+/// the start of the text.
 pub(super) fn span(text: &[u8]) -> Option<Duration> {
     let mut rest = text.trim_ascii_start();
     let mut total: Option<Duration> = None;
@@ -84,29 +97,39 @@ pub(super) fn span(text: &[u8]) -> Option<Duration> {
             b"d" | b"day" | b"days" => 86_400_000_000_000,
             _ => break,
         };
-        let nanos =
-            u128::from(whole).checked_mul(unit_nanos)?.checked_add((u128::from(nanos) * unit_nanos).div_ceil(1_000_000_000))?;
-        let part = Duration::new(u64::try_from(nanos / 1_000_000_000).ok()?, u32::try_from(nanos % 1_000_000_000).ok()?);
+        let nanos = u128::from(whole)
+            .checked_mul(unit_nanos)?
+            .checked_add((u128::from(nanos) * unit_nanos).div_ceil(1_000_000_000))?;
+        let part = Duration::new(
+            u64::try_from(nanos / 1_000_000_000).ok()?,
+            u32::try_from(nanos % 1_000_000_000).ok()?,
+        );
         total = Some(total.unwrap_or_default().checked_add(part)?);
         rest = tail.trim_ascii_start();
     }
     total
 }
 
-/// A decimal number as whole units and billionths; more than nine fraction digits are rounded up, so that no wait is early.
+/// A decimal number as whole units and billionths; more than nine fraction digits are rounded up,
+/// so that no wait is early.
 fn decimal(text: &[u8]) -> Option<(u64, u32, &[u8])> {
     let digits = text.iter().take_while(|b| b.is_ascii_digit()).count();
     if digits == 0 {
         return None;
     }
     let (whole, mut rest) = text.split_at(digits);
-    let whole = whole.iter().try_fold(0u64, |n, digit| n.checked_mul(10)?.checked_add(u64::from(digit - b'0')))?;
+    let whole = whole
+        .iter()
+        .try_fold(0u64, |n, digit| n.checked_mul(10)?.checked_add(u64::from(digit - b'0')))?;
     let mut billionths = 0u32;
-    if let Some(tail) = rest.strip_prefix(b".").filter(|tail| tail.first().is_some_and(u8::is_ascii_digit)) {
+    if let Some(tail) =
+        rest.strip_prefix(b".").filter(|tail| tail.first().is_some_and(u8::is_ascii_digit))
+    {
         let digits = tail.iter().take_while(|b| b.is_ascii_digit()).count();
         let (fraction, tail) = tail.split_at(digits);
         for place in 0..9 {
-            billionths = billionths * 10 + u32::from(fraction.get(place).map_or(0, |digit| digit - b'0'));
+            billionths =
+                billionths * 10 + u32::from(fraction.get(place).map_or(0, |digit| digit - b'0'));
         }
         if fraction.get(9..).is_some_and(|more| more.iter().any(|&digit| digit != b'0')) {
             billionths = billionths.saturating_add(1).min(999_999_999);
@@ -116,20 +139,22 @@ fn decimal(text: &[u8]) -> Option<(u64, u32, &[u8])> {
     Some((whole, billionths, rest))
 }
 
-/// A protobuf duration as JSON spells it (`"34.074824224s"`), and `quotaResetDelay` (`"539.477544ms"`, `"1h16m0.66s"`).
-/// Negative, overflowing and malformed ones are no hint.
+/// A protobuf duration as JSON spells it (`"34.074824224s"`), and `quotaResetDelay`
+/// (`"539.477544ms"`, `"1h16m0.66s"`). Negative, overflowing and malformed ones are no hint.
 pub(super) fn duration(text: &str) -> Option<Duration> {
     span(text.trim().as_bytes())
 }
 
-/// `retry-after-ms`, then `Retry-After` in seconds or as a date. A date needs a clock, which this crate does not read: the
-/// answer's own `Date` header is one.
+/// `retry-after-ms`, then `Retry-After` in seconds or as a date. A date needs a clock, which this
+/// crate does not read: the answer's own `Date` header is one.
 fn header(headers: &HeaderMap) -> Option<Duration> {
     if headers.is_empty() {
         return None;
     }
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
-    if let Some((whole, billionths, [])) = text("retry-after-ms").and_then(|ms| decimal(ms.as_bytes())) {
+    if let Some((whole, billionths, [])) =
+        text("retry-after-ms").and_then(|ms| decimal(ms.as_bytes()))
+    {
         let up = u64::from(billionths > 0);
         return Some(Duration::from_millis(whole.saturating_add(up)));
     }

@@ -6,14 +6,16 @@ use bytes::Bytes;
 
 use super::signatures::PartSignature;
 
-/// What one complete 2xx answer says, images apart. Everything is optional: missing fields are normal.
+/// What one complete 2xx answer says, images apart. Everything is optional: missing fields are
+/// normal.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Answer {
-    /// Whether anything that looks like an answer was in it (a `candidates`, `choices`, `data`, `predictions`, `outputs` or
-    /// `steps` member, even an empty one).
+    /// Whether anything that looks like an answer was in it (a `candidates`, `choices`, `data`,
+    /// `predictions`, `outputs` or `steps` member, even an empty one).
     pub has_candidates: bool,
-    /// The last `finishReason` (or `finish_reason`, or Interactions `status`/error code) of the first candidate, as spelled; a numeric enum is given as its digits.
+    /// The last `finishReason` (or `finish_reason`, or Interactions `status`/error code) of the
+    /// first candidate, as spelled; a numeric enum is given as its digits.
     pub finish_reason: Option<String>,
     /// `finishMessage` of the first candidate.
     pub finish_message: Option<String>,
@@ -35,15 +37,17 @@ pub struct Answer {
     pub images: u32,
     /// Image parts marked as thoughts.
     pub thought_images: u32,
-    /// Image URLs that are not data URIs (`image_url`, `data[].url`, `fileData.fileUri` of an image): there is an image, elsewhere.
+    /// Image URLs that are not data URIs (`image_url`, `data[].url`, `fileData.fileUri` of an
+    /// image): there is an image, elsewhere.
     pub image_urls: Vec<String>,
-    /// The chosen image: the last that is not a thought, else the last of any kind. Its bytes are there only when the scanner
-    /// was told to decode.
+    /// The chosen image: the last that is not a thought, else the last of any kind. Its bytes are
+    /// there only when the scanner was told to decode.
     pub image: Option<Image>,
-    /// The raw JSON of an error object met in the answer (`{"error":…}` whole, in an event, or as a bare tail of a stream), cut
-    /// to a bound (64 KiB).
+    /// The raw JSON of an error object met in the answer (`{"error":…}` whole, in an event, or as a
+    /// bare tail of a stream), cut to a bound (64 KiB).
     pub error: Option<Bytes>,
-    /// Whether the stream said that it had ended: a finish reason, a block reason, `[DONE]`, or a whole JSON value.
+    /// Whether the stream said that it had ended: a finish reason, a block reason, `[DONE]`, or a
+    /// whole JSON value.
     pub said_end: bool,
     /// Where the image parts stand in the answer's bytes, for cutting drafts out.
     pub parts: Vec<PartSpan>,
@@ -67,7 +71,8 @@ pub struct Image {
     pub width: Option<u32>,
     /// Height in pixels, read from the image's own header bytes.
     pub height: Option<u32>,
-    /// `thoughtSignature` of the image's part, as spelled (base64), where the scanner was told to keep it.
+    /// `thoughtSignature` of the image's part, as spelled (base64), where the scanner was told to
+    /// keep it.
     pub signature: Option<Bytes>,
 }
 
@@ -75,7 +80,8 @@ pub struct Image {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PartSpan {
-    /// The bytes of the part's JSON value (or SSE event data element) within the answer, counted from its first byte.
+    /// The bytes of the part's JSON value (or SSE event data element) within the answer, counted
+    /// from its first byte.
     pub span: Range<u64>,
     /// Marked `thought: true`.
     pub is_thought: bool,

@@ -1,7 +1,7 @@
 //! Base64 in pieces, at the speed of the SIMD engine.
 //!
-//! Both alphabets, even mixed; padding optional; blanks and line breaks skipped; unused bits of the last symbol ignored, as
-//! Python and protobuf's JSON do. Anything else is corrupt.
+//! Both alphabets, even mixed; padding optional; blanks and line breaks skipped; unused bits of the
+//! last symbol ignored, as Python and protobuf's JSON do. Anything else is corrupt.
 
 use std::sync::LazyLock;
 
@@ -15,17 +15,24 @@ type Fast = base64::engine::Simd;
 type Fast = base64::engine::GeneralPurpose;
 
 fn config() -> GeneralPurposeConfig {
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::RequireNone).with_decode_allow_trailing_bits(true)
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::RequireNone)
+        .with_decode_allow_trailing_bits(true)
 }
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-static ENGINES: LazyLock<[Fast; 2]> = LazyLock::new(|| [Fast::standard(config()), Fast::url_safe(config())]);
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 static ENGINES: LazyLock<[Fast; 2]> =
-    LazyLock::new(|| [Fast::new(&base64::alphabet::STANDARD, config()), Fast::new(&base64::alphabet::URL_SAFE, config())]);
+    LazyLock::new(|| [Fast::standard(config()), Fast::url_safe(config())]);
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+static ENGINES: LazyLock<[Fast; 2]> = LazyLock::new(|| {
+    [
+        Fast::new(&base64::alphabet::STANDARD, config()),
+        Fast::new(&base64::alphabet::URL_SAFE, config()),
+    ]
+});
 
-/// Symbols decoded at a time: the output room is cleared just before it is written, and at this size it is still in the
-/// first-level cache.
+/// Symbols decoded at a time: the output room is cleared just before it is written, and at this
+/// size it is still in the first-level cache.
 const BLOCK: usize = 16 * 1024;
 
 /// Where decoded bytes go.
@@ -72,7 +79,8 @@ impl Decoder {
         Ok(plain && !self.corrupt)
     }
 
-    /// Decodes as many symbols as `input` begins with, and says how many. It stops at anything else, and may stop before.
+    /// Decodes as many symbols as `input` begins with, and says how many. It stops at anything
+    /// else, and may stop before.
     pub(super) fn run<O: Output>(&mut self, input: &[u8], out: &mut O) -> Result<usize, O::Error> {
         if self.corrupt || self.pads > 0 {
             return Ok(0);
@@ -80,7 +88,9 @@ impl Decoder {
         let mut taken = 0;
         while self.carry_len > 0 {
             match input.get(taken) {
-                Some(&b) if b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'-' | b'_') => self.symbol(b, out)?,
+                Some(&b) if b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'-' | b'_') => {
+                    self.symbol(b, out)?
+                }
                 _ => return Ok(taken),
             }
             taken += 1;
@@ -123,7 +133,8 @@ impl Decoder {
         Ok(!self.corrupt)
     }
 
-    /// Decodes as much of a block of whole quads as either engine takes, and says how many symbols that was.
+    /// Decodes as much of a block of whole quads as either engine takes, and says how many symbols
+    /// that was.
     fn bulk<O: Output>(&mut self, block: &[u8], out: &mut O) -> Result<usize, O::Error> {
         let mut best = 0;
         for engine in [self.engine, 1 - self.engine] {
@@ -139,7 +150,8 @@ impl Decoder {
                 self.engine = engine;
             }
         }
-        // The engines stop at the first foreign byte; the quads before it are decoded again, now for good.
+        // The engines stop at the first foreign byte; the quads before it are decoded again, now
+        // for good.
         if best > 0 && attempt(self.engine, &block[..best], out)?.is_some() {
             return Ok(0);
         }
@@ -189,7 +201,8 @@ impl Decoder {
     }
 }
 
-/// Decodes a block of whole quads; else says how many whole quads' symbols stand before the first foreign byte.
+/// Decodes a block of whole quads; else says how many whole quads' symbols stand before the first
+/// foreign byte.
 fn attempt<O: Output>(engine: usize, block: &[u8], out: &mut O) -> Result<Option<usize>, O::Error> {
     let decoded = ENGINES[engine].decode_slice(block, out.room(block.len() / 4 * 3)?);
     Ok(match decoded {
@@ -197,7 +210,9 @@ fn attempt<O: Output>(engine: usize, block: &[u8], out: &mut O) -> Result<Option
             out.written(n)?;
             None
         }
-        Err(DecodeSliceError::DecodeError(DecodeError::InvalidByte(at, _))) => Some(at.min(block.len() - 1) & !3),
+        Err(DecodeSliceError::DecodeError(DecodeError::InvalidByte(at, _))) => {
+            Some(at.min(block.len() - 1) & !3)
+        }
         // Only the last quad can be at fault otherwise: padding.
         Err(_) => Some(block.len() - 4),
     })

@@ -84,7 +84,10 @@ impl Sniffer {
             [0xFF, _] | [0xFF, _, _] => {}
             [0xFF, 0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF, ..] => {
                 if let [_, _, _, _, _, h1, h2, w1, w2] = *head {
-                    self.found = Some((u32::from(w1) << 8 | u32::from(w2), u32::from(h1) << 8 | u32::from(h2)));
+                    self.found = Some((
+                        u32::from(w1) << 8 | u32::from(w2),
+                        u32::from(h1) << 8 | u32::from(h2),
+                    ));
                     self.state = State::Over;
                 }
             }
@@ -110,7 +113,9 @@ fn webp(head: &[u8]) -> Option<(u32, u32)> {
             let bits = u32::from_le_bytes([head[21], head[22], head[23], head[24]]);
             Some((1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)))
         }
-        b"VP8 " if head[23..26] == [0x9D, 0x01, 0x2A] => Some((le16(head, 26) & 0x3FFF, le16(head, 28) & 0x3FFF)),
+        b"VP8 " if head[23..26] == [0x9D, 0x01, 0x2A] => {
+            Some((le16(head, 26) & 0x3FFF, le16(head, 28) & 0x3FFF))
+        }
         _ => None,
     }
 }

@@ -52,12 +52,17 @@ impl ScanError {
         self.kind == ErrorKind::Truncated
     }
 
-    /// Whether the bytes are not what the format allows: bad JSON, bad UTF-8, nesting beyond 127, or bytes behind the end.
+    /// Whether the bytes are not what the format allows: bad JSON, bad UTF-8, nesting beyond 127,
+    /// or bytes behind the end.
     #[must_use]
     pub fn is_malformed(&self) -> bool {
         matches!(
             self.kind,
-            ErrorKind::Syntax | ErrorKind::TooDeep | ErrorKind::Utf8 | ErrorKind::Trailing | ErrorKind::Duplicate
+            ErrorKind::Syntax
+                | ErrorKind::TooDeep
+                | ErrorKind::Utf8
+                | ErrorKind::Trailing
+                | ErrorKind::Duplicate
         )
     }
 
@@ -67,13 +72,15 @@ impl ScanError {
         self.kind == ErrorKind::Base64
     }
 
-    /// Whether an image is larger than [`Scanner::max_image_bytes`](super::Scanner::max_image_bytes) allows.
+    /// Whether an image is larger than
+    /// [`Scanner::max_image_bytes`](super::Scanner::max_image_bytes) allows.
     #[must_use]
     pub fn is_too_large(&self) -> bool {
         self.kind == ErrorKind::TooLarge
     }
 
-    /// Whether a drained image was overwritten by what turned out to be a draft only after its bytes.
+    /// Whether a drained image was overwritten by what turned out to be a draft only after its
+    /// bytes.
     #[must_use]
     pub fn is_overwritten(&self) -> bool {
         self.kind == ErrorKind::Overwritten
@@ -90,8 +97,12 @@ impl fmt::Display for ScanError {
             ErrorKind::Trailing => "bytes behind the end of the JSON value",
             ErrorKind::Base64 => "the image's base64 is corrupt",
             ErrorKind::TooLarge => "the image is larger than allowed",
-            ErrorKind::Duplicate => "a repeated member contradicts the first, on whose word an image was given up,",
-            ErrorKind::Overwritten => "a draft behind the final image was marked as one only after it had been written over it",
+            ErrorKind::Duplicate => {
+                "a repeated member contradicts the first, on whose word an image was given up,"
+            }
+            ErrorKind::Overwritten => {
+                "a draft behind the final image was marked as one only after it had been written over it"
+            }
         };
         write!(f, "{what} at byte {} of the answer", self.at)
     }
@@ -105,7 +116,8 @@ impl std::error::Error for ScanError {}
 pub struct ScanFailure {
     /// What is wrong.
     pub error: ScanError,
-    /// What had been found: enough to say whether an image was on its way, and an image that was complete before the fault.
+    /// What had been found: enough to say whether an image was on its way, and an image that was
+    /// complete before the fault.
     pub found: Box<Answer>,
 }
 

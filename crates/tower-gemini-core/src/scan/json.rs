@@ -1,8 +1,9 @@
 //! A JSON reader that is fed pieces and remembers only where it stands.
 //!
-//! It checks the whole grammar, UTF-8 included, and hands strings on in the pieces they arrive in, so that neither an image
-//! of 20 MB nor a signature of 3 MB is ever collected. What it accepts is what serde_json accepts, with one difference:
-//! numbers too large for an `f64` pass, since nobody reads them.
+//! It checks the whole grammar, UTF-8 included, and hands strings on in the pieces they arrive in,
+//! so that neither an image of 20 MB nor a signature of 3 MB is ever collected. What it accepts is
+//! what serde_json accepts, with one difference: numbers too large for an `f64` pass, since nobody
+//! reads them.
 
 use super::error::{ErrorKind, ScanError};
 
@@ -31,12 +32,13 @@ pub(super) trait Sink {
     /// `None` for a key longer than any that means something.
     fn key(&mut self, key: Option<&[u8]>, end: u64) -> Result<(), ScanError>;
     fn string_begin(&mut self, at: u64) -> Result<(), ScanError>;
-    /// Takes as many bytes of base64 as `input` begins with, in whole or in part, where base64 is wanted; else none. Looking
-    /// for the string's end first would mean reading an image twice.
+    /// Takes as many bytes of base64 as `input` begins with, in whole or in part, where base64 is
+    /// wanted; else none. Looking for the string's end first would mean reading an image twice.
     fn string_base64(&mut self, input: &[u8]) -> Result<usize, ScanError>;
     /// Whether the sink checks the string at hand itself, as far as it can.
     fn checks_string(&self) -> bool;
-    /// A run without escapes. `Ok(true)` when the sink itself found it to be printable ASCII, which saves checking it twice.
+    /// A run without escapes. `Ok(true)` when the sink itself found it to be printable ASCII, which
+    /// saves checking it twice.
     fn string_piece(&mut self, piece: &[u8]) -> Result<bool, ScanError>;
     fn string_escape(&mut self, c: char) -> Result<(), ScanError>;
     fn string_end(&mut self, end: u64) -> Result<(), ScanError>;
@@ -147,8 +149,14 @@ impl Lexer {
         self.started
     }
 
-    /// Reads on and says how many bytes it took: all of them, unless the top-level value ended before.
-    pub(super) fn feed<S: Sink>(&mut self, input: &[u8], at: u64, sink: &mut S) -> Result<usize, ScanError> {
+    /// Reads on and says how many bytes it took: all of them, unless the top-level value ended
+    /// before.
+    pub(super) fn feed<S: Sink>(
+        &mut self,
+        input: &[u8],
+        at: u64,
+        sink: &mut S,
+    ) -> Result<usize, ScanError> {
         let mut i = 0;
         while i < input.len() {
             if let State::Str { is_key } = self.state {
@@ -291,7 +299,13 @@ impl Lexer {
     }
 
     /// Reads within a string and says how many bytes it took.
-    fn string<S: Sink>(&mut self, input: &[u8], at: u64, is_key: bool, sink: &mut S) -> Result<usize, ScanError> {
+    fn string<S: Sink>(
+        &mut self,
+        input: &[u8],
+        at: u64,
+        is_key: bool,
+        sink: &mut S,
+    ) -> Result<usize, ScanError> {
         if self.escape != Escape::None {
             self.escaped(input[0], at, is_key, sink)?;
             return Ok(1);
@@ -314,8 +328,12 @@ impl Lexer {
                 }
             } else {
                 let checked = self.check(piece, at);
-                // What stands before a fault is handed on, as it would be had it come in a piece of its own.
-                let good = checked.as_ref().err().map_or(piece.len() as u64, |error| error.offset().saturating_sub(at));
+                // What stands before a fault is handed on, as it would be had it come in a piece of
+                // its own.
+                let good = checked
+                    .as_ref()
+                    .err()
+                    .map_or(piece.len() as u64, |error| error.offset().saturating_sub(at));
                 sink.string_piece(&piece[..good as usize])?;
                 checked?;
             }
@@ -347,7 +365,13 @@ impl Lexer {
         }
     }
 
-    fn escaped<S: Sink>(&mut self, b: u8, at: u64, is_key: bool, sink: &mut S) -> Result<(), ScanError> {
+    fn escaped<S: Sink>(
+        &mut self,
+        b: u8,
+        at: u64,
+        is_key: bool,
+        sink: &mut S,
+    ) -> Result<(), ScanError> {
         let syntax = || ScanError::new(ErrorKind::Syntax, at);
         let c = match self.escape {
             Escape::None => return Ok(()),
@@ -384,7 +408,9 @@ impl Lexer {
                         self.escape = Escape::LowSlash(value);
                         return Ok(());
                     }
-                    (Some(high), 0xDC00..=0xDFFF) => 0x1_0000 + ((u32::from(high) & 0x3FF) << 10) + (u32::from(value) & 0x3FF),
+                    (Some(high), 0xDC00..=0xDFFF) => {
+                        0x1_0000 + ((u32::from(high) & 0x3FF) << 10) + (u32::from(value) & 0x3FF)
+                    }
                     (None, _) => u32::from(value),
                     (Some(_), _) => return Err(syntax()),
                 };
@@ -403,17 +429,25 @@ impl Lexer {
     /// Checks a run of a string for control characters and UTF-8, across pieces.
     fn check(&mut self, piece: &[u8], at: u64) -> Result<(), ScanError> {
         // One pass that compilers turn into vector code: base64 and plain English end here.
-        let (low, high) = piece.iter().fold((0xFF, 0), |(low, high): (u8, u8), &b| (low.min(b), high | b));
+        let (low, high) =
+            piece.iter().fold((0xFF, 0), |(low, high): (u8, u8), &b| (low.min(b), high | b));
         if high < 0x80 && low >= 0x20 && self.cut_len == 0 {
             return Ok(());
         }
-        let control = || piece.iter().position(|&b| b < 0x20).map(|i| ScanError::new(ErrorKind::Syntax, at + i as u64));
+        let control = || {
+            piece
+                .iter()
+                .position(|&b| b < 0x20)
+                .map(|i| ScanError::new(ErrorKind::Syntax, at + i as u64))
+        };
         let bad = self.check_utf8(piece, at).err();
         match (bad, if low < 0x20 { control() } else { None }) {
             (None, None) => Ok(()),
             (Some(error), None) | (None, Some(error)) => Err(error),
             // Whichever stands first, so that the answer is the same however the bytes were cut.
-            (Some(utf8), Some(control)) => Err(if utf8.offset() <= control.offset() { utf8 } else { control }),
+            (Some(utf8), Some(control)) => {
+                Err(if utf8.offset() <= control.offset() { utf8 } else { control })
+            }
         }
     }
 

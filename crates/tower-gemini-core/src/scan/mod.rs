@@ -1,8 +1,9 @@
 //! The incremental scanner of answers with images in them.
 //!
-//! [`Scanner`] is fed an answer's bytes as they arrive, in any pieces, and says at the end what the answer holds: its
-//! reasons, token counts and text, and which of its images is the final one. Base64 is decoded on the way, block by block, so
-//! that the image is at hand microseconds after the last byte, and neither the JSON nor the drafts are ever collected.
+//! [`Scanner`] is fed an answer's bytes as they arrive, in any pieces, and says at the end what the
+//! answer holds: its reasons, token counts and text, and which of its images is the final one.
+//! Base64 is decoded on the way, block by block, so that the image is at hand microseconds after
+//! the last byte, and neither the JSON nor the drafts are ever collected.
 //!
 //! ```
 //! use tower_gemini_core::call::Framing;
@@ -30,30 +31,35 @@
 //!
 //! # Which image is final
 //!
-//! The last that is not marked `thought`, else the last of any kind, flagged [`is_thought`](Image::is_thought). Only the first
-//! candidate counts. Shapes are told apart by structure, whatever was asked for: Gemini and Vertex `candidates`, Imagen
-//! `predictions`, OpenAI-style `choices` and `data`, image events, Interactions `outputs` and `steps`.
+//! The last that is not marked `thought`, else the last of any kind, flagged
+//! [`is_thought`](Image::is_thought). Only the first candidate counts. Shapes are told apart by
+//! structure, whatever was asked for: Gemini and Vertex `candidates`, Imagen `predictions`,
+//! OpenAI-style `choices` and `data`, image events, Interactions `outputs` and `steps`.
 //!
 //! # Which framing
 //!
-//! The body's first bytes decide, since servers answer errors in another framing than the one asked for: `[` begins an array
-//! of chunks, `{` one JSON value (or JSON lines, unless [`Framing::Whole`] was asked for), anything else server-sent events.
-//! Between and behind events, a bare JSON value is read as one more event: Google ends failing streams so.
+//! The body's first bytes decide, since servers answer errors in another framing than the one asked
+//! for: `[` begins an array of chunks, `{` one JSON value (or JSON lines, unless [`Framing::Whole`]
+//! was asked for), anything else server-sent events. Between and behind events, a bare JSON value
+//! is read as one more event: Google ends failing streams so.
 //!
 //! # What is an error
 //!
-//! JSON grammar and UTF-8 are checked as serde_json checks them. Three deliberate differences: numbers beyond `f64` pass, and
-//! so does a byte order mark; a repeated member wins over the first as usual, but where the first has cost an image its place
-//! in the buffer (`"thought": true` before the data, `"thought": false` behind them), the scan fails instead of choosing wrong. Corrupt base64 of an image in the first candidate is an error too. An answer that is an error
+//! JSON grammar and UTF-8 are checked as serde_json checks them. Three deliberate differences:
+//! numbers beyond `f64` pass, and so does a byte order mark; a repeated member wins over the first
+//! as usual, but where the first has cost an image its place in the buffer (`"thought": true`
+//! before the data, `"thought": false` behind them), the scan fails instead of choosing wrong.
+//! Corrupt base64 of an image in the first candidate is an error too. An answer that is an error
 //! object is none: see [`Answer::error`].
 //!
 //! # Memory
 //!
-//! One image, plus a thirty-second of it, for any number of drafts before it. The buffer grows by that much at a time, which
-//! is free where large blocks are reallocated by moving pages (the system allocator of Linux) and costs copies where they are
-//! not: there, tell the length with [`Scanner::expect_len`]. Where an image follows one that may be final and
-//! is not known beforehand to replace it (`thought` stands behind the data), both are held until it is known. A judging
-//! scanner holds 16 KiB, a draining one half a megabyte and what one chunk decodes to.
+//! One image, plus a thirty-second of it, for any number of drafts before it. The buffer grows by
+//! that much at a time, which is free where large blocks are reallocated by moving pages (the
+//! system allocator of Linux) and costs copies where they are not: there, tell the length with
+//! [`Scanner::expect_len`]. Where an image follows one that may be final and is not known
+//! beforehand to replace it (`thought` stands behind the data), both are held until it is known. A
+//! judging scanner holds 16 KiB, a draining one half a megabyte and what one chunk decodes to.
 
 mod answer;
 mod base64;
@@ -87,7 +93,8 @@ use read::Reader;
 use sse::{Lines, Run};
 use store::Mode;
 
-/// No image is decoded beyond this unless told otherwise: what go-genai allows a line of a stream to be (2026-08).
+/// No image is decoded beyond this unless told otherwise: what go-genai allows a line of a stream
+/// to be (2026-08).
 const DEFAULT_MAX_IMAGE_BYTES: u64 = 256 << 20;
 
 const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
@@ -100,13 +107,14 @@ fn is_image(mime: &str) -> bool {
 
 /// Reads one answer as its bytes arrive.
 ///
-/// There are three ways to use it, which differ only in where the image's bytes go: [`judging`](Self::judging) drops them,
-/// [`decoding`](Self::decoding) keeps those of the final image, [`draining`](Self::draining) hands them on.
+/// There are three ways to use it, which differ only in where the image's bytes go:
+/// [`judging`](Self::judging) drops them, [`decoding`](Self::decoding) keeps those of the final
+/// image, [`draining`](Self::draining) hands them on.
 ///
 /// # Errors
 ///
-/// An error is final: [`feed`](Self::feed) repeats it, and [`finish`](Self::finish) gives it together with what was found.
-/// The outcome is the same however the bytes are cut into chunks.
+/// An error is final: [`feed`](Self::feed) repeats it, and [`finish`](Self::finish) gives it
+/// together with what was found. The outcome is the same however the bytes are cut into chunks.
 #[derive(Debug)]
 pub struct Scanner {
     reader: Reader,
@@ -160,8 +168,9 @@ enum Shape {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Decoded {
-    /// Whether what was written so far was a draft: go back to the start before writing [`bytes`](Self::bytes). When the scan
-    /// ends, cut the writer to [`Image::len`], since a draft may have been longer.
+    /// Whether what was written so far was a draft: go back to the start before writing
+    /// [`bytes`](Self::bytes). When the scan ends, cut the writer to [`Image::len`], since a draft
+    /// may have been longer.
     pub restart: bool,
     /// The bytes to write.
     pub bytes: Bytes,
@@ -185,7 +194,8 @@ impl Scanner {
 
     /// A scanner that finds out everything but keeps no image's bytes.
     ///
-    /// Images are still decoded, to be checked, measured and counted: [`Image::len`], [`Image::width`].
+    /// Images are still decoded, to be checked, measured and counted: [`Image::len`],
+    /// [`Image::width`].
     #[must_use]
     pub fn judging(framing: Framing) -> Self {
         Self::new(Mode::Judge, framing)
@@ -198,28 +208,31 @@ impl Scanner {
         Self::new(Mode::Decode, framing).max_image_bytes(DEFAULT_MAX_IMAGE_BYTES)
     }
 
-    /// A scanner that hands decoded bytes on after every [`feed`](Self::feed), for a writer that can seek.
+    /// A scanner that hands decoded bytes on after every [`feed`](Self::feed), for a writer that
+    /// can seek.
     ///
-    /// Call [`take_decoded`](Self::take_decoded) after each chunk, and feed chunks of at most 256 KiB: what a chunk decodes to
-    /// is held until it is taken.
+    /// Call [`take_decoded`](Self::take_decoded) after each chunk, and feed chunks of at most 256
+    /// KiB: what a chunk decodes to is held until it is taken.
     ///
-    /// An image behind one that may be final is held back until it is known to be final itself, or until half a megabyte of
-    /// it has come. Beyond that it is written over the one before; should it then turn out to be a draft, the scan fails with
-    /// [`ScanError::is_overwritten`]. No server is known to send drafts behind the final image.
+    /// An image behind one that may be final is held back until it is known to be final itself, or
+    /// until half a megabyte of it has come. Beyond that it is written over the one before; should
+    /// it then turn out to be a draft, the scan fails with [`ScanError::is_overwritten`]. No server
+    /// is known to send drafts behind the final image.
     #[must_use]
     pub fn draining(framing: Framing) -> Self {
         Self::new(Mode::Drain, framing)
     }
 
-    /// Keeps `thoughtSignature` of the final image's part in [`Image::signature`]. Signatures have megabytes: off by default.
+    /// Keeps `thoughtSignature` of the final image's part in [`Image::signature`]. Signatures have
+    /// megabytes: off by default.
     #[must_use]
     pub fn keep_signature(mut self, keep: bool) -> Self {
         self.reader.keep_signature = keep;
         self
     }
 
-    /// Keeps the signature of every part that has one in [`Answer::signatures`], with a key that finds the part again. Up to 64 MiB:
-    /// off by default.
+    /// Keeps the signature of every part that has one in [`Answer::signatures`], with a key that
+    /// finds the part again. Up to 64 MiB: off by default.
     #[must_use]
     pub fn keep_signatures(mut self, keyer: PartKeyer) -> Self {
         self.reader.collector = Some(Box::new(signatures::Collector::new(keyer)));
@@ -233,11 +246,13 @@ impl Scanner {
         self
     }
 
-    /// How long the answer is going to be (`Content-Length`), so that the image's buffer need not grow.
+    /// How long the answer is going to be (`Content-Length`), so that the image's buffer need not
+    /// grow.
     ///
-    /// The buffer is then reserved in one piece as large as the rest of the answer could need, 64 MiB at most; its pages are
-    /// touched only as bytes arrive, but an allocator that counts will count them: with drafts before the image, up to three
-    /// times the image. Worth it where reallocating copies. It is only a hint: any other length is right too.
+    /// The buffer is then reserved in one piece as large as the rest of the answer could need, 64
+    /// MiB at most; its pages are touched only as bytes arrive, but an allocator that counts will
+    /// count them: with drafts before the image, up to three times the image. Worth it where
+    /// reallocating copies. It is only a hint: any other length is right too.
     #[must_use]
     pub fn expect_len(mut self, len: u64) -> Self {
         self.reader.store.expected = Some(len);
@@ -258,22 +273,24 @@ impl Scanner {
         result
     }
 
-    /// What has been decoded since the last call. Empty unless the scanner is [`draining`](Self::draining).
+    /// What has been decoded since the last call. Empty unless the scanner is
+    /// [`draining`](Self::draining).
     #[must_use]
     pub fn take_decoded(&mut self) -> Decoded {
         let (restart, bytes) = self.reader.store.take();
         Decoded { restart, bytes: Bytes::from(bytes) }
     }
 
-    /// Whether anything has been seen that makes this an answer: content of the first candidate that is not empty, a finish
-    /// or block reason, or an error. An event without any of them decides nothing.
+    /// Whether anything has been seen that makes this an answer: content of the first candidate
+    /// that is not empty, a finish or block reason, or an error. An event without any of them
+    /// decides nothing.
     #[must_use]
     pub fn has_content(&self) -> bool {
         self.reader.has_content
     }
 
-    /// Whether the answer's end has been read: its one JSON value is closed, or `[DONE]` was said. Only blanks may follow the
-    /// former. Streams of Gemini never say so.
+    /// Whether the answer's end has been read: its one JSON value is closed, or `[DONE]` was said.
+    /// Only blanks may follow the former. Streams of Gemini never say so.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         match self.shape {
@@ -298,21 +315,24 @@ impl Scanner {
     ///
     /// # Errors
     ///
-    /// The fault that [`feed`](Self::feed) met, or that the answer ends too early, each with what was found.
+    /// The fault that [`feed`](Self::feed) met, or that the answer ends too early, each with what
+    /// was found.
     pub fn finish(mut self) -> Result<Answer, ScanFailure> {
         let result = match self.error.take() {
             Some(error) => Err(error),
             None => self.end(),
         };
         let said_end = match self.shape {
-            // One value says that it has ended; an array of chunks only says that the server has stopped.
+            // One value says that it has ended; an array of chunks only says that the server has
+            // stopped.
             Shape::Whole if self.hint == Framing::Whole => result.is_ok(),
             _ => self.said_done,
         };
         let failed_at = result.is_err().then_some(self.at);
         let ended = self.reader.ended;
         let mut answer = self.reader.finish(failed_at);
-        answer.said_end = said_end || ended || answer.finish_reason.is_some() || answer.block_reason.is_some();
+        answer.said_end =
+            said_end || ended || answer.finish_reason.is_some() || answer.block_reason.is_some();
         match result {
             Ok(()) => Ok(answer),
             Err(error) => Err(ScanFailure { error, found: Box::new(answer) }),
@@ -376,7 +396,8 @@ impl Scanner {
         // What was complete before a fault counts, whether or not it came in the same piece.
         let good = match &taken {
             Ok(taken) => *taken,
-            Err(error) => usize::try_from(error.offset().saturating_sub(self.at)).map_or(0, |good| good.min(bytes.len())),
+            Err(error) => usize::try_from(error.offset().saturating_sub(self.at))
+                .map_or(0, |good| good.min(bytes.len())),
         };
         self.reader.copy_raw(&bytes[..good], self.at);
         taken
@@ -397,7 +418,8 @@ impl Scanner {
                 self.shape = Shape::Bare;
             }
             Run::Foreign => {
-                // Streams may hold fields of the future. Without a single known field this is no stream.
+                // Streams may hold fields of the future. Without a single known field this is no
+                // stream.
                 if !self.lines.has_fields() {
                     return Err(ScanError::new(ErrorKind::Syntax, self.at));
                 }
@@ -461,7 +483,9 @@ impl Scanner {
         match self.shape {
             // A stream may hold nothing at all. A value may not.
             Shape::Unknown if self.hint == Framing::Sse && matches!(self.bom, 0 | 3) => Ok(()),
-            Shape::Unknown | Shape::Whole | Shape::Bare => self.lexer.finish(self.at, &mut self.reader),
+            Shape::Unknown | Shape::Whole | Shape::Bare => {
+                self.lexer.finish(self.at, &mut self.reader)
+            }
             Shape::Lines => {
                 if self.lines.is_in_data() {
                     self.end_data_line()?;

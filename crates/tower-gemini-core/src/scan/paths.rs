@@ -1,6 +1,7 @@
 //! Which place in an answer means what: the shapes of all dialects as one table.
 //!
-//! The dialect asked for is no guide, since relays answer one in the shape of another; the place of a member is.
+//! The dialect asked for is no guide, since relays answer one in the shape of another; the place of
+//! a member is.
 
 /// What a container is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +121,9 @@ pub(super) fn field(node: Node, key: &[u8]) -> Field {
         (Node::Root, b"response") => F::Response,
         (Node::Root, b"status") => F::Status,
         (Node::Root, b"object") => F::Object,
-        (Node::Root | Node::Item | Node::MessagePart, b"type") | (Node::Root, b"event_type") => F::Type,
+        (Node::Root | Node::Item | Node::MessagePart, b"type") | (Node::Root, b"event_type") => {
+            F::Type
+        }
         (Node::Root | Node::DataItem | Node::ImageEntry, b"b64_json") => F::Base64,
 
         (Node::Candidate, b"content") => F::Content,
@@ -134,7 +137,10 @@ pub(super) fn field(node: Node, key: &[u8]) -> Field {
         (Node::Part, b"thoughtSignature" | b"thought_signature") => F::Signature,
         (Node::Item, b"signature" | b"thought_signature") => F::Signature,
         (Node::Inline | Node::Item, b"data") => F::Data,
-        (Node::Inline | Node::File | Node::Prediction | Node::Item | Node::DataItem, b"mimeType" | b"mime_type") => F::Mime,
+        (
+            Node::Inline | Node::File | Node::Prediction | Node::Item | Node::DataItem,
+            b"mimeType" | b"mime_type",
+        ) => F::Mime,
         (Node::File, b"fileUri" | b"file_uri") => F::Uri,
 
         (Node::Feedback, b"blockReason" | b"block_reason") => F::BlockReason,
@@ -142,7 +148,11 @@ pub(super) fn field(node: Node, key: &[u8]) -> Field {
 
         (
             Node::Usage,
-            b"promptTokenCount" | b"prompt_token_count" | b"prompt_tokens" | b"input_tokens" | b"total_input_tokens",
+            b"promptTokenCount"
+            | b"prompt_token_count"
+            | b"prompt_tokens"
+            | b"input_tokens"
+            | b"total_input_tokens",
         ) => F::CountPrompt,
         (
             Node::Usage,
@@ -152,10 +162,18 @@ pub(super) fn field(node: Node, key: &[u8]) -> Field {
             | b"output_tokens"
             | b"total_output_tokens",
         ) => F::CountCandidates,
-        (Node::Usage, b"thoughtsTokenCount" | b"thoughts_token_count" | b"total_thought_tokens")
+        (
+            Node::Usage,
+            b"thoughtsTokenCount" | b"thoughts_token_count" | b"total_thought_tokens",
+        )
         | (Node::UsageOutput, b"reasoning_tokens") => F::CountThoughts,
         (Node::Usage, b"totalTokenCount" | b"total_token_count" | b"total_tokens") => F::CountTotal,
-        (Node::Usage, b"candidatesTokensDetails" | b"candidates_tokens_details" | b"output_tokens_by_modality") => F::Details,
+        (
+            Node::Usage,
+            b"candidatesTokensDetails"
+            | b"candidates_tokens_details"
+            | b"output_tokens_by_modality",
+        ) => F::Details,
         (Node::Usage, b"completion_tokens_details" | b"output_tokens_details") => F::OutputDetails,
         (Node::UsageOutput, b"image_tokens") => F::CountImages,
         (Node::UsageItem, b"modality") => F::Modality,
@@ -168,9 +186,8 @@ pub(super) fn field(node: Node, key: &[u8]) -> Field {
         (Node::Choice, b"delta") => F::Delta,
         (Node::Message, b"content") => F::Content,
         (Node::Message, b"images") => F::Images,
-        (Node::ImageEntry | Node::MessagePart, b"image_url") | (Node::ImageEntry | Node::ImageUrl | Node::DataItem, b"url") => {
-            F::Uri
-        }
+        (Node::ImageEntry | Node::MessagePart, b"image_url")
+        | (Node::ImageEntry | Node::ImageUrl | Node::DataItem, b"url") => F::Uri,
 
         (Node::Item, b"content") => F::Content,
         (Node::Item, b"summary") => F::Summary,
@@ -211,9 +228,9 @@ pub(super) fn child(node: Node, field: Field, object: bool, first: bool) -> Node
         (Node::Root, F::Data, false) => Node::DataList,
         (Node::DataList, _, true) => Node::DataItem,
         (Node::Root, F::Items, false) | (Node::Item, F::Content | F::Summary, false) => Node::Items,
-        (Node::Root, F::Delta | F::Content, true) | (Node::Items, _, true) | (Node::Item, F::Content | F::Summary, true) => {
-            Node::Item
-        }
+        (Node::Root, F::Delta | F::Content, true)
+        | (Node::Items, _, true)
+        | (Node::Item, F::Content | F::Summary, true) => Node::Item,
         (Node::Root, F::Errors, false) => Node::Errors,
         (Node::Errors, _, true) => Node::ErrorItem,
         _ => Node::Skip,

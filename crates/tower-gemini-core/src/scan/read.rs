@@ -1,6 +1,7 @@
 //! Makes an [`Answer`] of the tokens that the JSON reader hands over.
 //!
-//! Nothing here collects more than small strings: an image's base64 goes to the [`Store`] in the pieces it arrives in.
+//! Nothing here collects more than small strings: an image's base64 goes to the [`Store`] in the
+//! pieces it arrives in.
 
 use bytes::Bytes;
 
@@ -18,7 +19,8 @@ const MAX_TEXT: usize = 8 << 10;
 const MAX_NAME: usize = 1 << 10;
 /// `Answer::error` is cut here.
 const MAX_ERROR: usize = 64 << 10;
-/// Signatures are kept up to here: the largest recorded has 2.91 MB, and CLIProxyAPI stops at 32 MiB.
+/// Signatures are kept up to here: the largest recorded has 2.91 MB, and CLIProxyAPI stops at 32
+/// MiB.
 const MAX_SIGNATURE: usize = 32 << 20;
 /// Spans and addresses are listed up to here; no model makes more than a handful.
 const MAX_LISTED: usize = 1024;
@@ -106,7 +108,8 @@ struct Document {
     /// Images API and Imagen: a complete list, which needs no reason to have ended.
     has_list: bool,
     completed: bool,
-    /// Where an image with corrupt base64 stands. Told when the document ends, since a repeated member can take it back.
+    /// Where an image with corrupt base64 stands. Told when the document ends, since a repeated
+    /// member can take it back.
     corrupt: Option<u64>,
 }
 
@@ -182,7 +185,9 @@ impl Reader {
 
     /// A line end that the framing put between two pieces of an error.
     pub(super) fn copy_newline(&mut self) {
-        if let Some(raw) = self.raw.as_mut().filter(|raw| raw.to.is_none() && raw.bytes.len() < MAX_ERROR) {
+        if let Some(raw) =
+            self.raw.as_mut().filter(|raw| raw.to.is_none() && raw.bytes.len() < MAX_ERROR)
+        {
             raw.bytes.push(b'\n');
         }
     }
@@ -194,7 +199,8 @@ impl Reader {
         }
         self.end_document(false);
         let mut answer = self.answer;
-        answer.signatures = self.collector.take().map(|collector| collector.finish()).unwrap_or_default();
+        answer.signatures =
+            self.collector.take().map(|collector| collector.finish()).unwrap_or_default();
         let intact = self.store.is_intact();
         if let Some(kept) = self.store.kept.take() {
             if let Some(part) = kept.meta.part.and_then(|part| answer.parts.get_mut(part)) {
@@ -266,9 +272,13 @@ impl Reader {
     fn end_document(&mut self, counts: bool) {
         let document = std::mem::take(&mut self.document);
         let answer = &mut self.answer;
-        let status = document.code.or(document.status.filter(|status| !matches!(&**status, "in_progress" | "queued")));
-        let finish_reason = document.finish_reason.or(if document.is_interaction { status } else { None });
-        self.ended |= finish_reason.is_some() || document.block_reason.is_some() || document.has_error;
+        let status = document
+            .code
+            .or(document.status.filter(|status| !matches!(&**status, "in_progress" | "queued")));
+        let finish_reason =
+            document.finish_reason.or(if document.is_interaction { status } else { None });
+        self.ended |=
+            finish_reason.is_some() || document.block_reason.is_some() || document.has_error;
         self.ended |= counts && (document.has_list || document.completed);
         self.has_content |= self.ended;
         for (to, from) in [
@@ -392,10 +402,15 @@ impl Reader {
             Node::Part => element.thought,
             Node::Root => element.kind.as_deref().map(|kind| kind.contains("partial_image")),
             Node::Item => {
-                let outer = self.elements.iter().filter(|outer| outer.node == Node::Item && outer.at != element.at);
+                let outer = self
+                    .elements
+                    .iter()
+                    .filter(|outer| outer.node == Node::Item && outer.at != element.at);
                 let mut chain: Vec<&Element> = outer.collect();
                 chain.push(element);
-                if chain.iter().any(|item| item.thought == Some(true) || item.kind.as_deref().is_some_and(of_type)) {
+                if chain.iter().any(|item| {
+                    item.thought == Some(true) || item.kind.as_deref().is_some_and(of_type)
+                }) {
                     return Some(true);
                 }
                 chain[0].kind.is_some().then_some(false)
@@ -480,7 +495,11 @@ impl Reader {
             }
             let part = self.list_span(&element, end, is_thought);
             let mime = element.mime.take().unwrap_or_default();
-            let meta = Meta { mime, signature: element.signature.take().filter(|_| self.keep_signature), part };
+            let meta = Meta {
+                mime,
+                signature: element.signature.take().filter(|_| self.keep_signature),
+                part,
+            };
             match outer.and_then(|outer| self.elements.get_mut(outer)).filter(|_| waits) {
                 Some(outer) => {
                     outer.pending = Some(meta);
@@ -490,7 +509,13 @@ impl Reader {
             }
         } else if let Some(meta) = element.pending.take() {
             if is_thought {
-                for part in self.answer.parts.iter_mut().skip(element.mark.parts).filter(|part| !part.is_thought) {
+                for part in self
+                    .answer
+                    .parts
+                    .iter_mut()
+                    .skip(element.mark.parts)
+                    .filter(|part| !part.is_thought)
+                {
                     part.is_thought = true;
                     self.answer.thought_images += 1;
                 }
@@ -505,7 +530,9 @@ impl Reader {
                 element.urls.push(uri);
             }
         }
-        let shows = element.node != Node::Item || element.kind.as_deref() == Some("image") || is_picture(&element);
+        let shows = element.node != Node::Item
+            || element.kind.as_deref() == Some("image")
+            || is_picture(&element);
         if shows && !is_thought {
             self.has_content |= !element.urls.is_empty();
             let room = MAX_LISTED.saturating_sub(self.answer.image_urls.len());
@@ -559,7 +586,9 @@ impl Reader {
         let document = &mut self.document;
         let count = text.parse();
         match (node, member) {
-            (Node::Candidate | Node::Choice, F::FinishReason) => document.finish_reason = Some(text),
+            (Node::Candidate | Node::Choice, F::FinishReason) => {
+                document.finish_reason = Some(text)
+            }
             (Node::Candidate, F::FinishMessage) => document.finish_message = Some(text),
             (Node::Feedback, F::BlockReason) => document.block_reason = Some(text),
             (Node::Feedback, F::BlockMessage) => document.block_reason_message = Some(text),
@@ -571,7 +600,9 @@ impl Reader {
             (Node::Root, F::Object) => document.is_interaction |= text == "interaction",
             (Node::ErrorItem, F::Code) => document.code = Some(text),
             (Node::UsageItem, F::Modality) => {
-                if let Some(item) = document.usage.as_mut().and_then(|usage| usage.candidates_details.last_mut()) {
+                if let Some(item) =
+                    document.usage.as_mut().and_then(|usage| usage.candidates_details.last_mut())
+                {
                     item.modality = text;
                 }
             }
@@ -585,8 +616,9 @@ impl Reader {
                 match member {
                     F::Type => {
                         if node == Node::Root {
-                            document.is_interaction |=
-                                ["interaction.", "step.", "content."].iter().any(|family| text.starts_with(family));
+                            document.is_interaction |= ["interaction.", "step.", "content."]
+                                .iter()
+                                .any(|family| text.starts_with(family));
                         }
                         element.kind = Some(text);
                     }
@@ -615,7 +647,9 @@ impl Reader {
             F::CountTotal => usage.total = count,
             F::CountImages => {
                 usage.candidates_details.retain(|item| item.modality != "IMAGE");
-                usage.candidates_details.push(TokenCount { modality: "IMAGE".to_owned(), tokens: count });
+                usage
+                    .candidates_details
+                    .push(TokenCount { modality: "IMAGE".to_owned(), tokens: count });
             }
             F::Tokens => {
                 if let Some(item) = usage.candidates_details.last_mut() {
@@ -663,7 +697,11 @@ impl Reader {
             }
             Found::Url(url) => {
                 let is_link = url.starts_with("http") || !in_text;
-                if let Some(element) = self.elements.last_mut().filter(|element| is_link && element.urls.len() < MAX_LISTED) {
+                if let Some(element) = self
+                    .elements
+                    .last_mut()
+                    .filter(|element| is_link && element.urls.len() < MAX_LISTED)
+                {
                     element.urls.push(url);
                 }
             }
@@ -740,7 +778,12 @@ impl Sink for Reader {
             (Node::Root, Node::Skip | Node::RootArray) => self.document = Document::default(),
             (Node::Usage, _) => self.document.usage = Some(Usage::default()),
             (Node::UsageItem, _) => {
-                if let Some(usage) = self.document.usage.as_mut().filter(|usage| usage.candidates_details.len() < MAX_LISTED) {
+                if let Some(usage) = self
+                    .document
+                    .usage
+                    .as_mut()
+                    .filter(|usage| usage.candidates_details.len() < MAX_LISTED)
+                {
                     usage.candidates_details.push(TokenCount::default());
                 }
             }
@@ -784,7 +827,8 @@ impl Sink for Reader {
 
     fn comma(&mut self, at: u64) {
         self.comma = Some(at);
-        if let Some(part) = self.ended_span.take().and_then(|part| self.answer.parts.get_mut(part)) {
+        if let Some(part) = self.ended_span.take().and_then(|part| self.answer.parts.get_mut(part))
+        {
             part.comma_after = Some(at);
         }
     }
@@ -803,8 +847,10 @@ impl Sink for Reader {
         frame.seen |= bit;
         if node == Node::Root {
             use Field as F;
-            self.answer.has_candidates |=
-                matches!(member, F::Candidates | F::Choices | F::Predictions | F::Items | F::Delta | F::Base64);
+            self.answer.has_candidates |= matches!(
+                member,
+                F::Candidates | F::Choices | F::Predictions | F::Items | F::Delta | F::Base64
+            );
             self.document.is_interaction |= matches!(member, F::Items | F::Interaction);
         }
         if repeated { self.forget(node, member, end) } else { Ok(()) }
@@ -835,14 +881,17 @@ impl Sink for Reader {
                 }
                 if foreign { Text::Skip } else { Text::Data { at, began: false } }
             }
-            (Node::Item, F::Data) | (Node::Prediction | Node::DataItem | Node::ImageEntry | Node::Root, F::Base64) => {
+            (Node::Item, F::Data)
+            | (Node::Prediction | Node::DataItem | Node::ImageEntry | Node::Root, F::Base64) => {
                 Text::Data { at, began: false }
             }
             (Node::Message, F::Content) => Text::Uri { reader: UriReader::markdown(), at },
             (Node::File, F::Uri) => capture(MAX_TEXT),
             (_, F::Uri) => Text::Uri { reader: UriReader::address(), at },
             (_, F::Text | F::FinishMessage | F::BlockMessage | F::Rai) => capture(MAX_TEXT),
-            (_, F::Signature) if self.keep_signature || self.collector.is_some() => capture(MAX_SIGNATURE),
+            (_, F::Signature) if self.keep_signature || self.collector.is_some() => {
+                capture(MAX_SIGNATURE)
+            }
             (_, F::Signature) => Text::Skip,
             (Node::Root, F::Error) => {
                 self.begin_error(at);
@@ -897,7 +946,8 @@ impl Sink for Reader {
                 return self.store.piece(piece);
             }
             Text::Uri { .. } => {
-                if let Text::Uri { mut reader, at } = std::mem::replace(&mut self.text, Text::Skip) {
+                if let Text::Uri { mut reader, at } = std::mem::replace(&mut self.text, Text::Skip)
+                {
                     reader.push(piece, &mut |found| self.found(found, at))?;
                     self.text = Text::Uri { reader, at };
                 }
@@ -976,7 +1026,9 @@ impl Sink for Reader {
                 (Node::Usage | Node::UsageItem | Node::UsageOutput, _) => {
                     let spelled = std::str::from_utf8(digits).unwrap_or_default();
                     // Some gateways write counts as floats.
-                    let count = spelled.parse().or_else(|_| spelled.parse::<f64>().map(|count| count as u64));
+                    let count = spelled
+                        .parse()
+                        .or_else(|_| spelled.parse::<f64>().map(|count| count as u64));
                     self.count(count.unwrap_or(0));
                 }
                 _ => {}

@@ -1,7 +1,9 @@
-//! The thought signatures of an answer's parts, each with a key that finds its part again in a later request.
+//! The thought signatures of an answer's parts, each with a key that finds its part again in a
+//! later request.
 //!
-//! Clients send a model's turn back re-encoded: base64 in the other alphabet (google-genai in Python, measured 2026-11), JSON in
-//! other spellings. So a part is known by a keyed hash of what it decodes to.
+//! Clients send a model's turn back re-encoded: base64 in the other alphabet (google-genai in
+//! Python, measured 2026-11), JSON in other spellings. So a part is known by a keyed hash of what
+//! it decodes to.
 
 use std::fmt;
 use std::hash::Hasher;
@@ -11,14 +13,17 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 
 use super::base64::{Decoder, Output};
 
-/// A text is known by its first 8 KiB, the same bound that [`Answer::text`](super::Answer::text) has.
+/// A text is known by its first 8 KiB, the same bound that [`Answer::text`](super::Answer::text)
+/// has.
 pub(crate) const MAX_TEXT: usize = 8 << 10;
 /// Parts with a signature that are listed; no model makes more than a dozen.
 const MAX_PARTS: usize = 64;
-/// All signatures of one answer together: the largest recorded has 2.91 MB, and ten drafts with one each have been seen.
+/// All signatures of one answer together: the largest recorded has 2.91 MB, and ten drafts with one
+/// each have been seen.
 const MAX_BYTES: usize = 64 << 20;
 
-/// The secret of a set of [`PartKey`]s: without it nobody can make a part that is taken for another.
+/// The secret of a set of [`PartKey`]s: without it nobody can make a part that is taken for
+/// another.
 ///
 /// Two sets are as different as their seeds.
 #[derive(Clone, Copy)]
@@ -42,7 +47,8 @@ impl PartKeyer {
         Self(seeds[0], seeds[1])
     }
 
-    /// The key of an image by its base64, in either alphabet, padded or not. `None` where it is not base64.
+    /// The key of an image by its base64, in either alphabet, padded or not. `None` where it is not
+    /// base64.
     ///
     /// ```
     /// use tower_gemini_core::scan::PartKeyer;
@@ -120,7 +126,10 @@ impl Output for HashOutput {
 
 impl DataHash {
     fn new(keyer: &PartKeyer) -> Self {
-        Self { decoder: Decoder::default(), hash: HashOutput { hasher: keyer.hasher(b'i'), room: Vec::new(), len: 0 } }
+        Self {
+            decoder: Decoder::default(),
+            hash: HashOutput { hasher: keyer.hasher(b'i'), room: Vec::new(), len: 0 },
+        }
     }
 
     fn push(&mut self, piece: &[u8]) {
@@ -145,7 +154,10 @@ pub(super) struct Collector {
 
 impl fmt::Debug for Collector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Collector").field("found", &self.found.len()).field("bytes", &self.bytes).finish_non_exhaustive()
+        f.debug_struct("Collector")
+            .field("found", &self.found.len())
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
     }
 }
 
@@ -176,7 +188,12 @@ impl Collector {
     pub(super) fn end_part(&mut self, text: &[u8], signature: Option<&Vec<u8>>) {
         let image = self.image.take();
         let Some(signature) = signature.filter(|signature| !signature.is_empty()) else { return };
-        let text = || std::str::from_utf8(text).ok().filter(|text| !text.is_empty()).map(|text| self.keyer.text(text));
+        let text = || {
+            std::str::from_utf8(text)
+                .ok()
+                .filter(|text| !text.is_empty())
+                .map(|text| self.keyer.text(text))
+        };
         let Some(part) = image.or_else(text) else { return };
         if self.found.len() < MAX_PARTS && self.bytes.saturating_add(signature.len()) <= MAX_BYTES {
             self.bytes += signature.len();
@@ -213,8 +230,18 @@ mod tests {
 
     fn parts() -> impl Strategy<Value = Vec<Part>> {
         let bytes = |max| proptest::collection::vec(any::<u8>(), 1..max);
-        let part = (proptest::option::of("\\PC{1,20}"), bytes(60), proptest::option::of(bytes(90)), any::<bool>())
-            .prop_map(|(text, image, signature, thought)| Part { text, image, signature, thought });
+        let part = (
+            proptest::option::of("\\PC{1,20}"),
+            bytes(60),
+            proptest::option::of(bytes(90)),
+            any::<bool>(),
+        )
+            .prop_map(|(text, image, signature, thought)| Part {
+                text,
+                image,
+                signature,
+                thought,
+            });
         proptest::collection::vec(part, 0..6)
     }
 
@@ -281,7 +308,10 @@ mod tests {
     fn another_secret_gives_other_keys_and_a_text_is_no_image() {
         let other = PartKeyer::new([11, 13]);
         assert_ne!(keyer().text("cat"), other.text("cat"));
-        assert_ne!(keyer().text("cat"), keyer().image_base64(STANDARD.encode("cat").as_bytes()).unwrap());
+        assert_ne!(
+            keyer().text("cat"),
+            keyer().image_base64(STANDARD.encode("cat").as_bytes()).unwrap()
+        );
         assert_eq!(format!("{:?}", keyer()), "PartKeyer");
         let long = "ü".repeat(9_000);
         assert_eq!(keyer().text(&long), keyer().text(&long[..8_192]));

@@ -1,8 +1,8 @@
 //! Lines of server-sent events, cut into the JSON they carry.
 //!
-//! A line of data may be 50 MB and is passed on as it comes. What is not a field of the format is ignored, as the standard
-//! says, with one exception: a line that begins a JSON object or array. Google ends a failing stream with such a bare,
-//! pretty-printed error, and strict readers lose it.
+//! A line of data may be 50 MB and is passed on as it comes. What is not a field of the format is
+//! ignored, as the standard says, with one exception: a line that begins a JSON object or array.
+//! Google ends a failing stream with such a bare, pretty-printed error, and strict readers lose it.
 
 /// What a run of bytes is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +64,8 @@ impl Lines {
         matches!(self.state, State::Data | State::Space)
     }
 
-    /// The next run in `bytes`, which are not empty, and its length. A bare value's bytes are not taken: its owner says how
-    /// many there are.
+    /// The next run in `bytes`, which are not empty, and its length. A bare value's bytes are not
+    /// taken: its owner says how many there are.
     pub(super) fn next(&mut self, bytes: &[u8]) -> (Run, usize) {
         let b = bytes[0];
         if std::mem::take(&mut self.after_cr) && b == b'\n' {
@@ -99,7 +99,8 @@ impl Lines {
                     (Run::Dispatch, 1)
                 }
                 b'{' | b'[' => (Run::Bare, 0),
-                // Servers that keep a connection alive send blanks; a blank line of them ends nothing.
+                // Servers that keep a connection alive send blanks; a blank line of them ends
+                // nothing.
                 b' ' | b'\t' => (Run::Nothing, 1),
                 b':' => {
                     self.has_fields = true;
@@ -114,7 +115,8 @@ impl Lines {
             State::Name { len, data, known } => {
                 if b == b':' || ends {
                     let is_data = data && len == 4;
-                    let is_known = is_data || (0..3).any(|i| known >> i & 1 == 1 && KNOWN[i].len() == len);
+                    let is_known =
+                        is_data || (0..3).any(|i| known >> i & 1 == 1 && KNOWN[i].len() == len);
                     self.has_fields |= is_known && b == b':';
                     self.state = if is_data { State::Space } else { State::Ignored };
                     if ends {
@@ -123,7 +125,9 @@ impl Lines {
                     return (if is_known { Run::Nothing } else { Run::Foreign }, 1);
                 }
                 let fits = |name: &[u8]| name.get(len) == Some(&b);
-                let known = (0..3).filter(|&i| known >> i & 1 == 1 && fits(KNOWN[i])).fold(0, |bits, i| bits | 1 << i);
+                let known = (0..3)
+                    .filter(|&i| known >> i & 1 == 1 && fits(KNOWN[i]))
+                    .fold(0, |bits, i| bits | 1 << i);
                 let data = data && fits(b"data");
                 if !data && known == 0 {
                     self.state = State::Ignored;

@@ -1,22 +1,24 @@
 //! Which image's bytes are kept, and where they are decoded to.
 //!
-//! One buffer serves for all candidates: each later one is decoded over the one before, so that drafts cost no memory and no
-//! page is touched for the first time twice. There is one case where that could lose the image: when the one at hand may be
-//! final and the next turns out to be a draft, or no image at all, only after its bytes. Then the next goes to a second
-//! buffer, and the two change places if it wins.
+//! One buffer serves for all candidates: each later one is decoded over the one before, so that
+//! drafts cost no memory and no page is touched for the first time twice. There is one case where
+//! that could lose the image: when the one at hand may be final and the next turns out to be a
+//! draft, or no image at all, only after its bytes. Then the next goes to a second buffer, and the
+//! two change places if it wins.
 
 use super::base64::{Decoder, Output};
 use super::dimensions::Sniffer;
 use super::error::{ErrorKind, ScanError};
 
-/// Growth by this part of the length, and at least [`MIN_GROWTH`]: peak memory stays within a few hundredths of the image,
-/// and large blocks grow in place or by moving pages.
+/// Growth by this part of the length, and at least [`MIN_GROWTH`]: peak memory stays within a few
+/// hundredths of the image, and large blocks grow in place or by moving pages.
 const GROWTH_PART: usize = 32;
 const MIN_GROWTH: usize = 64 * 1024;
-/// No more than this is reserved on the strength of a length that somebody else stated: three images of 4K (20 MB).
+/// No more than this is reserved on the strength of a length that somebody else stated: three
+/// images of 4K (20 MB).
 const MAX_RESERVED: u64 = 64 << 20;
-/// How much of a doubtful candidate a draining scanner holds back before it lets it overwrite the image that is written.
-/// Half of the megabyte that draining may take.
+/// How much of a doubtful candidate a draining scanner holds back before it lets it overwrite the
+/// image that is written. Half of the megabyte that draining may take.
 const MAX_HELD: usize = 512 << 10;
 /// Room for one block of the decoder.
 const SCRATCH: usize = 16 * 1024;
@@ -116,16 +118,25 @@ impl Store {
         }
     }
 
-    /// A candidate begins at byte `at` of the answer. `is_image` says whether its type is known; `is_thought`, whether it is
-    /// known to be a draft or known not to be.
-    pub(super) fn begin(&mut self, at: u64, is_image: bool, is_thought: Option<bool>) -> Result<(), ScanError> {
+    /// A candidate begins at byte `at` of the answer. `is_image` says whether its type is known;
+    /// `is_thought`, whether it is known to be a draft or known not to be.
+    pub(super) fn begin(
+        &mut self,
+        at: u64,
+        is_image: bool,
+        is_thought: Option<bool>,
+    ) -> Result<(), ScanError> {
         let before = self.candidate.take();
         let (target, overwrote, dropped) = match (before, &self.kept) {
             // An earlier candidate of the same element or step: this one stands in its place.
             (Some(before), _) => (before.target, before.overwrote, before.dropped),
             (None, None) => (Target::Main, false, false),
-            (None, Some(kept)) if !kept.is_thought && is_thought == Some(true) => (Target::Nowhere, false, true),
-            (None, Some(kept)) if is_image && (kept.is_thought || is_thought == Some(false)) => (Target::Main, true, false),
+            (None, Some(kept)) if !kept.is_thought && is_thought == Some(true) => {
+                (Target::Nowhere, false, true)
+            }
+            (None, Some(kept)) if is_image && (kept.is_thought || is_thought == Some(false)) => {
+                (Target::Main, true, false)
+            }
             (None, Some(_)) => (Target::Spare, false, false),
         };
         let target = match (self.mode, target) {
@@ -157,10 +168,13 @@ impl Store {
         Ok(())
     }
 
-    /// Makes the first allocation the last where the answer's length is known. Pages are only touched as bytes arrive.
+    /// Makes the first allocation the last where the answer's length is known. Pages are only
+    /// touched as bytes arrive.
     fn reserve(&mut self, at: u64) {
         if let (0, Some(expected)) = (self.main.bytes.capacity(), self.expected) {
-            let decoded = (expected.saturating_sub(at) / 4 * 3 + 3).min(MAX_RESERVED).min(self.max.unwrap_or(u64::MAX));
+            let decoded = (expected.saturating_sub(at) / 4 * 3 + 3)
+                .min(MAX_RESERVED)
+                .min(self.max.unwrap_or(u64::MAX));
             // A refusal only means growing step by step.
             let _ = self.main.bytes.try_reserve_exact(usize::try_from(decoded).unwrap_or(0));
         }
@@ -180,7 +194,8 @@ impl Store {
         self.decode(|base64, out| base64.push_char(c, out)).map(|_| ())
     }
 
-    /// The end of the candidate's base64: `Some(false)` when it is corrupt, `None` when it is empty.
+    /// The end of the candidate's base64: `Some(false)` when it is corrupt, `None` when it is
+    /// empty.
     pub(super) fn end(&mut self) -> Result<Option<bool>, ScanError> {
         let good = self.decode(|base64, out| base64.finish(out))?.unwrap_or(false);
         let empty = self.candidate.as_ref().is_none_or(|candidate| candidate.len == 0);
@@ -244,7 +259,12 @@ impl Store {
     }
 
     /// The candidate is an image: keeps it or the one before.
-    pub(super) fn commit(&mut self, meta: Meta, is_thought: bool, at: u64) -> Result<(), ScanError> {
+    pub(super) fn commit(
+        &mut self,
+        meta: Meta,
+        is_thought: bool,
+        at: u64,
+    ) -> Result<(), ScanError> {
         let Some(candidate) = self.candidate.take() else { return Ok(()) };
         if is_thought && self.kept.as_ref().is_some_and(|kept| !kept.is_thought) {
             self.outlet.held.clear();
@@ -259,7 +279,8 @@ impl Store {
             Target::Held => self.outlet.release(),
             _ => {}
         }
-        self.kept = Some(Kept { meta, is_thought, len: candidate.len, size: candidate.sniffer.size() });
+        self.kept =
+            Some(Kept { meta, is_thought, len: candidate.len, size: candidate.sniffer.size() });
         Ok(())
     }
 
@@ -277,7 +298,8 @@ impl Store {
         self.main.bytes
     }
 
-    /// Whether the kept image's bytes are still whole: not so while a later candidate is written over them.
+    /// Whether the kept image's bytes are still whole: not so while a later candidate is written
+    /// over them.
     pub(super) fn is_intact(&self) -> bool {
         self.candidate.as_ref().is_none_or(|candidate| !candidate.overwrote)
     }
@@ -293,7 +315,10 @@ impl Store {
 impl Candidate {
     /// An image was given up for another that did not deserve it.
     fn lost(&self, at: u64) -> ScanError {
-        ScanError::new(if self.released { ErrorKind::Overwritten } else { ErrorKind::Duplicate }, at)
+        ScanError::new(
+            if self.released { ErrorKind::Overwritten } else { ErrorKind::Duplicate },
+            at,
+        )
     }
 }
 

@@ -10,11 +10,13 @@ use crate::call::Framing;
 
 /// Cuts drafts that are marked as thoughts out of a streamed answer while it passes.
 ///
-/// Each event passes as soon as it is complete, byte for byte but for its drafts; an event that held nothing but drafts stays, with an
-/// empty text in their place: the chats of Google's SDKs (google-genai 3.4, `@google/genai` 3.1) forget a whole turn in which one event
-/// has no part. The last draft is held until an unmarked image comes and makes it one. Where none does, it *is* the image (a lone
-/// image is marked in the wild), and goes out in an event of its own before the one that says that the answer has ended. Unmarked drafts
-/// cannot be told from the final image before the stream is over, and pass.
+/// Each event passes as soon as it is complete, byte for byte but for its drafts; an event that
+/// held nothing but drafts stays, with an empty text in their place: the chats of Google's SDKs
+/// (google-genai 3.4, `@google/genai` 3.1) forget a whole turn in which one event has no part. The
+/// last draft is held until an unmarked image comes and makes it one. Where none does, it *is* the
+/// image (a lone image is marked in the wild), and goes out in an event of its own before the one
+/// that says that the answer has ended. Unmarked drafts cannot be told from the final image before
+/// the stream is over, and pass.
 ///
 /// Memory: one event and one draft. What is not understood passes untouched.
 ///
@@ -72,7 +74,9 @@ impl StreamStripper {
     pub fn new(framing: Framing) -> Self {
         let cutter = match framing {
             Framing::Sse => Cutter::Lines(Vec::new()),
-            Framing::JsonArray => Cutter::Elements { element: Vec::new(), depth: 0, in_string: false, escaped: false },
+            Framing::JsonArray => {
+                Cutter::Elements { element: Vec::new(), depth: 0, in_string: false, escaped: false }
+            }
             Framing::Whole => Cutter::Whole,
         };
         Self { cutter, draft: None, has_image: false }
@@ -105,7 +109,8 @@ impl StreamStripper {
         let mut out = Vec::new();
         match &mut self.cutter {
             Cutter::Whole => {}
-            // Without a word that it has ended, the array's bracket is behind us: only events can be added.
+            // Without a word that it has ended, the array's bracket is behind us: only events can
+            // be added.
             Cutter::Elements { element, .. } => out = mem::take(element),
             Cutter::Lines(held) => {
                 // Some servers in between leave out what ends the last line.
@@ -115,7 +120,8 @@ impl StreamStripper {
                     None => out.push(line),
                 }
                 if let Some(draft) = self.draft.take().filter(|_| !self.has_image) {
-                    // Whatever the last event ended with, it is over: an empty line more means nothing.
+                    // Whatever the last event ended with, it is over: an empty line more means
+                    // nothing.
                     out.push(Bytes::from_static(b"\r\n\r\n"));
                     out.push(draft);
                 }
@@ -168,18 +174,27 @@ impl StreamStripper {
             Cutter::Lines(_) => (b"data: ", b"\r\n\r\n"),
             _ => (b"", b"\n,\r\n"),
         };
-        [before, b"{\"candidates\":[{\"content\":{\"parts\":[", part, b"],\"role\":\"model\"},\"index\":0}]}", after]
-            .concat()
-            .into()
+        [
+            before,
+            b"{\"candidates\":[{\"content\":{\"parts\":[",
+            part,
+            b"],\"role\":\"model\"},\"index\":0}]}",
+            after,
+        ]
+        .concat()
+        .into()
     }
 }
 
 /// From the first to the last part of an event that holds nothing but drafts.
 fn whole_list(parts: &[PartSpan]) -> Option<Range<u64>> {
     let (first, last) = (parts.first()?, parts.last()?);
-    let joined = parts.windows(2).all(|pair| pair[0].comma_after.is_some() && pair[0].comma_after == pair[1].comma_before);
+    let joined = parts
+        .windows(2)
+        .all(|pair| pair[0].comma_after.is_some() && pair[0].comma_after == pair[1].comma_before);
     let drafts = parts.iter().all(|part| part.is_thought && part.in_array);
-    (drafts && joined && first.comma_before.is_none() && last.comma_after.is_none()).then_some(first.span.start..last.span.end)
+    (drafts && joined && first.comma_before.is_none() && last.comma_after.is_none())
+        .then_some(first.span.start..last.span.end)
 }
 
 /// What is marked goes, everything else stays.
@@ -189,10 +204,12 @@ fn keep_unmarked(answer: &mut Answer) {
     }
 }
 
-/// Cuts a stream of events into lines. Those of data come when they are whole; all others pass as they come.
+/// Cuts a stream of events into lines. Those of data come when they are whole; all others pass as
+/// they come.
 fn cut_lines(held: &mut Vec<Bytes>, mut chunk: Bytes, pieces: &mut Vec<Piece>) {
     while !chunk.is_empty() {
-        // A carriage return ends a line too, alone or in front of a line feed, which then is a line without anything in it.
+        // A carriage return ends a line too, alone or in front of a line feed, which then is a line
+        // without anything in it.
         match memchr::memchr2(b'\n', b'\r', &chunk) {
             Some(end) => {
                 held.push(chunk.split_to(end + 1));
@@ -295,7 +312,10 @@ mod tests {
         let mut list = Vec::new();
         for (n, part) in parts.char_indices() {
             let image = |mark: &str| {
-                let data = format!("{{\"mimeType\":\"image/png\",\"data\":\"{}{n}AA\"}}", mark.to_uppercase());
+                let data = format!(
+                    "{{\"mimeType\":\"image/png\",\"data\":\"{}{n}AA\"}}",
+                    mark.to_uppercase()
+                );
                 let data = if snake { data.replace("mimeType", "mime_type") } else { data };
                 format!("\"{}\":{data}", if snake { "inline_data" } else { "inlineData" })
             };
@@ -307,19 +327,26 @@ mod tests {
                 _ => end = ",\"finishReason\":\"STOP\"",
             }
         }
-        format!("{{\"candidates\": [{{\"content\": {{\"parts\": [{}],\"role\":\"model\"}}{end}}}]}}", list.join(" , "))
+        format!(
+            "{{\"candidates\": [{{\"content\": {{\"parts\": [{}],\"role\":\"model\"}}{end}}}]}}",
+            list.join(" , ")
+        )
     }
 
     fn stream(framing: Framing, events: &[String]) -> String {
         match framing {
-            Framing::Sse => events.iter().map(|event| format!("data: {event}\r\n\r\n")).collect::<String>() + ": bye\n",
+            Framing::Sse => {
+                events.iter().map(|event| format!("data: {event}\r\n\r\n")).collect::<String>()
+                    + ": bye\n"
+            }
             _ => format!("[{}\n]\n", events.join("\n,\r\n")),
         }
     }
 
     fn through(framing: Framing, text: &str, cuts: &[usize]) -> String {
         let (mut stripper, mut out, mut at) = (StreamStripper::new(framing), Vec::new(), 0);
-        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (text.len() + 1)).chain([text.len()]).collect();
+        let mut cuts: Vec<usize> =
+            cuts.iter().map(|cut| cut % (text.len() + 1)).chain([text.len()]).collect();
         cuts.sort_unstable();
         for cut in cuts {
             out.extend(stripper.push(Bytes::copy_from_slice(&text.as_bytes()[at..cut])));
@@ -331,7 +358,10 @@ mod tests {
 
     fn events(framing: Framing, text: &str) -> Vec<serde_json::Value> {
         match framing {
-            Framing::Sse => text.lines().filter_map(|line| serde_json::from_str(line.strip_prefix("data:")?).ok()).collect(),
+            Framing::Sse => text
+                .lines()
+                .filter_map(|line| serde_json::from_str(line.strip_prefix("data:")?).ok())
+                .collect(),
             _ => serde_json::from_str(text).unwrap(),
         }
     }
@@ -339,20 +369,25 @@ mod tests {
     /// What every reader of the stream reads: its parts in order.
     fn parts(framing: Framing, text: &str) -> Vec<serde_json::Value> {
         let events: Vec<serde_json::Value> = match framing {
-            Framing::Sse => text.lines().filter_map(|line| serde_json::from_str(line.strip_prefix("data:")?).ok()).collect(),
+            Framing::Sse => text
+                .lines()
+                .filter_map(|line| serde_json::from_str(line.strip_prefix("data:")?).ok())
+                .collect(),
             _ => serde_json::from_str(text).unwrap(),
         };
         events
             .iter()
-            .flat_map(|event| event["candidates"][0]["content"]["parts"].as_array().cloned().unwrap_or_default())
+            .flat_map(|event| {
+                event["candidates"][0]["content"]["parts"].as_array().cloned().unwrap_or_default()
+            })
             .collect()
     }
 
     /// Whether an event has a list of parts without a part.
     fn empties(framing: Framing, text: &str) -> bool {
-        events(framing, text)
-            .iter()
-            .any(|event| event["candidates"][0]["content"]["parts"].as_array().is_some_and(Vec::is_empty))
+        events(framing, text).iter().any(|event| {
+            event["candidates"][0]["content"]["parts"].as_array().is_some_and(Vec::is_empty)
+        })
     }
 
     fn is_draft(part: &serde_json::Value) -> bool {
@@ -417,9 +452,15 @@ mod tests {
     #[test]
     fn an_event_that_loses_all_its_parts_is_still_one_that_chats_remember() {
         for drafts in ["d", "ddd", "d."] {
-            let text = stream(Framing::Sse, &[event("i", false), event(drafts, false), event("t.", false)]);
+            let text = stream(
+                Framing::Sse,
+                &[event("i", false), event(drafts, false), event("t.", false)],
+            );
             let stripped = through(Framing::Sse, &text, &[]);
-            assert!(!stripped.contains("[]") && stripped.contains("[{\"text\":\"\"}]"), "{stripped}");
+            assert!(
+                !stripped.contains("[]") && stripped.contains("[{\"text\":\"\"}]"),
+                "{stripped}"
+            );
         }
     }
 
@@ -429,12 +470,23 @@ mod tests {
         let text = format!("data: {draft}\r\n\r\ndata: {image}");
         for cuts in [&[][..], &[5, 40, 200]] {
             let stripped = through(Framing::Sse, &text, cuts);
-            assert!(stripped.ends_with(&image) && !parts(Framing::Sse, &stripped).iter().any(is_draft), "{stripped}");
+            assert!(
+                stripped.ends_with(&image) && !parts(Framing::Sse, &stripped).iter().any(is_draft),
+                "{stripped}"
+            );
         }
         // And a draft that turns out to be the only image is an event of its own.
-        let stripped = through(Framing::Sse, &format!("data: {}\n\ndata: {}", event("d", false), event("t", false)), &[]);
+        let stripped = through(
+            Framing::Sse,
+            &format!("data: {}\n\ndata: {}", event("d", false), event("t", false)),
+            &[],
+        );
         let parts = parts(Framing::Sse, &stripped);
-        assert!(parts.last().is_some_and(is_draft) && parts.iter().filter(|part| is_image(part)).count() == 1, "{stripped}");
+        assert!(
+            parts.last().is_some_and(is_draft)
+                && parts.iter().filter(|part| is_image(part)).count() == 1,
+            "{stripped}"
+        );
     }
 
     // Two lines of data with no empty line between them are one event, and no JSON.
@@ -442,10 +494,15 @@ mod tests {
     fn a_draft_that_was_held_is_an_event_of_its_own_however_the_last_one_ended() {
         for end in ["", "\n", "\n\n", "\r", "\r\r", "\r\n", "\r\n\r\n"] {
             let text = format!("data: {}\n\ndata: {}{end}", event("d", false), event("t", false));
-            let stripped = through(Framing::Sse, &text, &[]).replace("\r\n", "\n").replace('\r', "\n");
-            let events: Vec<_> = stripped.split("\n\n").filter(|event| !event.trim().is_empty()).collect();
+            let stripped =
+                through(Framing::Sse, &text, &[]).replace("\r\n", "\n").replace('\r', "\n");
+            let events: Vec<_> =
+                stripped.split("\n\n").filter(|event| !event.trim().is_empty()).collect();
             assert_eq!(events.len(), 3, "{end:?}: {stripped:?}");
-            assert!(events.iter().all(|event| event.trim().lines().count() == 1), "{end:?}: {stripped:?}");
+            assert!(
+                events.iter().all(|event| event.trim().lines().count() == 1),
+                "{end:?}: {stripped:?}"
+            );
         }
     }
 
@@ -461,7 +518,8 @@ mod tests {
 
     #[test]
     fn a_bare_error_behind_the_events_passes() {
-        let error = "{\n  \"error\": {\n    \"code\": 503,\n    \"message\": \"overloaded\"\n  }\n}\n";
+        let error =
+            "{\n  \"error\": {\n    \"code\": 503,\n    \"message\": \"overloaded\"\n  }\n}\n";
         let text = format!("data: {}\n\n{error}", event("d", false));
         assert!(through(Framing::Sse, &text, &[10, 50]).contains(error));
     }

@@ -6,11 +6,13 @@ use bytes::{Buf, Bytes};
 
 use super::{Answer, PartSpan};
 
-/// The answer's own chunks without its drafts: every image part but the final one is gone, together with one comma.
+/// The answer's own chunks without its drafts: every image part but the final one is gone, together
+/// with one comma.
 ///
-/// Nothing is written anew: what is left are slices of the same memory, so that text, field order and thought signatures
-/// arrive as the server spelled them. In a stream, an event whose only part was a draft stays, with an empty list of parts; a
-/// draft that is an event of its own (`image_generation.partial_image`) becomes `{}`. Images within Markdown stay.
+/// Nothing is written anew: what is left are slices of the same memory, so that text, field order
+/// and thought signatures arrive as the server spelled them. In a stream, an event whose only part
+/// was a draft stays, with an empty list of parts; a draft that is an event of its own
+/// (`image_generation.partial_image`) becomes `{}`. Images within Markdown stay.
 ///
 /// `chunks` must be the bytes that `answer` was scanned from, from the first on, however cut.
 ///
@@ -71,11 +73,14 @@ fn cuts(parts: &[PartSpan]) -> Vec<Range<u64>> {
         match part.comma_after {
             Some(comma) => cuts.push(part.span.start..comma + 1),
             None => {
-                // The last of its list: the comma before the whole run of drafts that ends here goes too. The others of the
-                // run have taken their own.
+                // The last of its list: the comma before the whole run of drafts that ends here
+                // goes too. The others of the run have taken their own.
                 let mut first = part;
                 for before in parts[..i].iter().rev() {
-                    if before.is_final || first.comma_before.is_none() || before.comma_after != first.comma_before {
+                    if before.is_final
+                        || first.comma_before.is_none()
+                        || before.comma_after != first.comma_before
+                    {
                         break;
                     }
                     first = before;

@@ -1,6 +1,7 @@
 //! Images within strings: data URIs, and Markdown that shows one.
 //!
-//! Both are read as they pass, so that a picture of megabytes in a chat message is decoded and not collected.
+//! Both are read as they pass, so that a picture of megabytes in a chat message is decoded and not
+//! collected.
 
 /// A URL longer than this is nobody's link to an image (browsers stop at 2 KiB or 8 KiB).
 const MAX_URL: usize = 8 * 1024;
@@ -61,7 +62,11 @@ impl UriReader {
     }
 
     /// Reads the next bytes of the string, and says with what it met.
-    pub(super) fn push<E>(&mut self, mut bytes: &[u8], found: &mut impl FnMut(Found<'_>) -> Result<(), E>) -> Result<(), E> {
+    pub(super) fn push<E>(
+        &mut self,
+        mut bytes: &[u8],
+        found: &mut impl FnMut(Found<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
         while !bytes.is_empty() {
             let mut taken = 1;
             let b = bytes[0];
@@ -167,13 +172,19 @@ impl UriReader {
     }
 
     /// The string ends.
-    pub(super) fn finish<E>(&mut self, found: &mut impl FnMut(Found<'_>) -> Result<(), E>) -> Result<(), E> {
+    pub(super) fn finish<E>(
+        &mut self,
+        found: &mut impl FnMut(Found<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
         match self.state {
             State::Start => found(Found::Text(&std::mem::take(&mut self.head))),
             State::Bang => found(Found::Text(b"!")),
-            State::Address if self.is_text && !self.markdown => found(Found::Text(&std::mem::take(&mut self.head))),
+            State::Address if self.is_text && !self.markdown => {
+                found(Found::Text(&std::mem::take(&mut self.head)))
+            }
             State::Address if !self.markdown => self.hosted(found),
-            // A Markdown image that is never closed is still one: some relays cut the parenthesis off.
+            // A Markdown image that is never closed is still one: some relays cut the parenthesis
+            // off.
             State::Data(_) => found(Found::End),
             _ => Ok(()),
         }
@@ -181,7 +192,9 @@ impl UriReader {
 
     fn hosted<E>(&mut self, found: &mut impl FnMut(Found<'_>) -> Result<(), E>) -> Result<(), E> {
         let head = std::mem::take(&mut self.head);
-        if head.is_empty() || head.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"data:")) {
+        if head.is_empty()
+            || head.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"data:"))
+        {
             return Ok(());
         }
         found(Found::Url(String::from_utf8_lossy(&head).into_owned()))

@@ -36,16 +36,29 @@ pub(super) struct Change<'a> {
     pub(super) signatures: Option<Signatures>,
 }
 
-/// Only Vertex AI takes these (google-genai 2.19 raises before sending them to the Gemini API, which answers 400 to them).
-const VERTEX_ONLY: [&str; 5] =
-    ["personGeneration", "prominentPeople", "outputMimeType", "compressionQuality", "imageOutputOptions"];
+/// Only Vertex AI takes these (google-genai 2.19 raises before sending them to the Gemini API,
+/// which answers 400 to them).
+const VERTEX_ONLY: [&str; 5] = [
+    "personGeneration",
+    "prominentPeople",
+    "outputMimeType",
+    "compressionQuality",
+    "imageOutputOptions",
+];
 
 /// The edits, and what they give up.
 pub(super) fn edit(body: &[u8], change: &Change<'_>) -> Result<(Edits, Vec<Degradation>), Unfit> {
     let text = Text(body);
     let root = text.root().filter(|root| text.is(root, b'{')).ok_or(Unfit::Unreadable)?;
-    let mut editor =
-        Editor { text, change, edits: Edits::default(), given_up: Vec::new(), sized: false, signatures: 0, added: 0 };
+    let mut editor = Editor {
+        text,
+        change,
+        edits: Edits::default(),
+        given_up: Vec::new(),
+        sized: false,
+        signatures: 0,
+        added: 0,
+    };
     editor.request(&root, 2)?;
     editor.insert_size(&root)?;
     if editor.signatures + editor.added > 0 {
@@ -92,7 +105,8 @@ impl Object {
         if self.new.is_empty() && !self.gone.contains(&true) {
             return;
         }
-        let spans: Vec<_> = self.members.iter().map(|member| member.start..member.value.end).collect();
+        let spans: Vec<_> =
+            self.members.iter().map(|member| member.start..member.value.end).collect();
         edits.reshape(&self.span, &spans, &self.gone, &self.new);
     }
 }
@@ -108,7 +122,12 @@ impl<'a> Editor<'a> {
         Ok(Some(Object { span: value.clone(), members, gone, new: Vec::new() }))
     }
 
-    fn give_up(&mut self, what: GivenUp, from: impl Into<Cow<'static, str>>, to: Option<Cow<'static, str>>) {
+    fn give_up(
+        &mut self,
+        what: GivenUp,
+        from: impl Into<Cow<'static, str>>,
+        to: Option<Cow<'static, str>>,
+    ) {
         let degradation = Degradation::new(what, from, to);
         // Sizes and ratios may stand in two places at once, in both spellings: given up once.
         if !self.given_up.contains(&degradation) {
@@ -116,7 +135,8 @@ impl<'a> Editor<'a> {
         }
     }
 
-    /// The whole request, and `extra_body` objects inside it, as OpenAI's clients send Google's own options.
+    /// The whole request, and `extra_body` objects inside it, as OpenAI's clients send Google's own
+    /// options.
     fn request(&mut self, value: &Range<usize>, deeper: u8) -> Result<(), Unfit> {
         let Some(mut object) = self.open(value)? else { return Ok(()) };
         for (index, member) in object.members.clone().iter().enumerate() {
@@ -175,12 +195,17 @@ impl<'a> Editor<'a> {
         Ok(())
     }
 
-    /// Reads what `responseFormat.image` asks for, as the target is to be asked for it in `imageConfig`.
+    /// Reads what `responseFormat.image` asks for, as the target is to be asked for it in
+    /// `imageConfig`.
     fn respell(&mut self, value: &Range<usize>, options: &mut Options) -> Result<(), Unfit> {
         for entry in self.text.elements(value).ok_or(Unfit::Unreadable)? {
             let Some(entry) = self.open(&entry)? else { continue };
             for member in entry.members {
-                let Some(image) = (member.name == "image").then(|| self.open(&member.value)).transpose()?.flatten() else {
+                let Some(image) = (member.name == "image")
+                    .then(|| self.open(&member.value))
+                    .transpose()?
+                    .flatten()
+                else {
                     self.give_up(GivenUp::ImageOption, member.name, None);
                     continue;
                 };
@@ -198,8 +223,11 @@ impl<'a> Editor<'a> {
                         }
                         "aspectRatio" => {
                             let asked = self.text.text(&option.value).unwrap_or_default();
-                            let plain = crate::call::parse_aspect(&asked).unwrap_or_else(|| asked.clone().into_owned().into());
-                            let ratio = self.new_aspect(&plain).map_or(plain, |to| Cow::Owned(to.to_owned()));
+                            let plain = crate::call::parse_aspect(&asked)
+                                .unwrap_or_else(|| asked.clone().into_owned().into());
+                            let ratio = self
+                                .new_aspect(&plain)
+                                .map_or(plain, |to| Cow::Owned(to.to_owned()));
                             options.aspect = Some(ratio.into_owned());
                         }
                         name => self.give_up(GivenUp::ImageOption, name.to_owned(), None),
@@ -210,7 +238,8 @@ impl<'a> Editor<'a> {
         Ok(())
     }
 
-    /// `imageConfig`, and what a `responseFormat` beside it said: that one counts where both say something.
+    /// `imageConfig`, and what a `responseFormat` beside it said: that one counts where both say
+    /// something.
     fn image_config(&mut self, value: &Range<usize>, other: Options) -> Result<(), Unfit> {
         let Some(mut object) = self.open(value)? else { return Ok(()) };
         for (index, member) in object.members.clone().iter().enumerate() {
@@ -234,7 +263,8 @@ impl<'a> Editor<'a> {
         Ok(())
     }
 
-    /// An object, or a list, of `{"image": {…}}`, or of the options themselves as the Interactions API has them.
+    /// An object, or a list, of `{"image": {…}}`, or of the options themselves as the Interactions
+    /// API has them.
     fn response_format(&mut self, value: &Range<usize>) -> Result<(), Unfit> {
         for entry in self.text.elements(value).ok_or(Unfit::Unreadable)? {
             let Some(mut object) = self.open(&entry)? else { continue };
@@ -249,7 +279,13 @@ impl<'a> Editor<'a> {
         Ok(())
     }
 
-    fn image_option(&mut self, object: &mut Object, index: usize, member: &Member, in_config: bool) {
+    fn image_option(
+        &mut self,
+        object: &mut Object,
+        index: usize,
+        member: &Member,
+        in_config: bool,
+    ) {
         let value = &member.value;
         match member.name.as_str() {
             "size" | "imageSize" | "imageResolution" | "resolution" | "sampleImageSize" => {
@@ -259,7 +295,8 @@ impl<'a> Editor<'a> {
                 self.sized = true;
                 match self.change.size {
                     SizeChange::Keep => {}
-                    // Pixels say the ratio as well, and clients that speak in pixels have no other way to: 1K of the same shape.
+                    // Pixels say the ratio as well, and clients that speak in pixels have no other
+                    // way to: 1K of the same shape.
                     SizeChange::Drop if ratio.is_some() => {
                         self.say_size();
                         self.set_size(value, &asked, size, ImageSize::K1);
@@ -319,7 +356,9 @@ impl<'a> Editor<'a> {
 
     /// `thinkingConfig`, by what the new model can do.
     fn thinking(&mut self, outer: &mut Object, index: usize) -> Result<(), Unfit> {
-        let (Some(model), Some(member)) = (self.change.to, outer.members.get(index)) else { return Ok(()) };
+        let (Some(model), Some(member)) = (self.change.to, outer.members.get(index)) else {
+            return Ok(());
+        };
         let value = member.value.clone();
         if model.thinking == Thinking::None {
             outer.drop(index);
@@ -329,19 +368,28 @@ impl<'a> Editor<'a> {
         }
         let Some(mut object) = self.open(&value)? else { return Ok(()) };
         for (index, member) in object.members.clone().iter().enumerate() {
-            let asked = self.text.text(&member.value).unwrap_or(Cow::Borrowed(self.text.raw(&member.value)));
+            let asked = self
+                .text
+                .text(&member.value)
+                .unwrap_or(Cow::Borrowed(self.text.raw(&member.value)));
             let level = match (member.name.as_str(), model.thinking) {
-                // Image models that let the caller choose know two levels (Gemini API documentation, image generation, 2026-07).
+                // Image models that let the caller choose know two levels (Gemini API
+                // documentation, image generation, 2026-07).
                 ("thinkingLevel", Thinking::Levels) => match asked.to_ascii_lowercase().as_str() {
                     "minimal" | "high" => continue,
                     "low" => Some("minimal"),
                     _ => Some("high"),
                 },
-                // Those that think always have nothing to choose, and budgets belong to the 2.5 line of text models.
+                // Those that think always have nothing to choose, and budgets belong to the 2.5
+                // line of text models.
                 ("thinkingLevel" | "thinkingBudget", _) => None,
                 _ => continue,
             };
-            self.give_up(GivenUp::Thinking, format!("{} {asked}", member.name), level.map(Cow::Borrowed));
+            self.give_up(
+                GivenUp::Thinking,
+                format!("{} {asked}", member.name),
+                level.map(Cow::Borrowed),
+            );
             match level {
                 Some(level) => self.edits.replace(member.value.clone(), quoted(level)),
                 None => object.drop(index),
@@ -358,7 +406,11 @@ impl<'a> Editor<'a> {
         for turn in self.text.elements(value).ok_or(Unfit::Unreadable)? {
             let Some(turn) = self.open(&turn)? else { continue };
             let of_model = turn.members.iter().any(|member| {
-                member.name == "role" && self.text.text(&member.value).is_some_and(|role| role.eq_ignore_ascii_case("model"))
+                member.name == "role"
+                    && self
+                        .text
+                        .text(&member.value)
+                        .is_some_and(|role| role.eq_ignore_ascii_case("model"))
             });
             for parts in turn.members.iter().filter(|member| member.name == "parts") {
                 for part in self.text.elements(&parts.value).ok_or(Unfit::Unreadable)? {
@@ -412,9 +464,15 @@ impl<'a> Editor<'a> {
         }
         let member = format!("\"imageSize\":\"{size}\"");
         let Some(mut object) = self.open(root)? else { return Ok(()) };
-        let config = object.members.iter().find(|member| member.name == "generationConfig").map(|member| member.value.clone());
-        // Other edits may stand in these objects: only a request in which nothing else changes gets a size put in.
-        if !self.edits.is_empty() || !object.members.iter().any(|member| member.name == "contents") {
+        let config = object
+            .members
+            .iter()
+            .find(|member| member.name == "generationConfig")
+            .map(|member| member.value.clone());
+        // Other edits may stand in these objects: only a request in which nothing else changes gets
+        // a size put in.
+        if !self.edits.is_empty() || !object.members.iter().any(|member| member.name == "contents")
+        {
             return Err(Unfit::Unreadable);
         }
         let Some(config) = config else {
@@ -422,7 +480,11 @@ impl<'a> Editor<'a> {
             return self.put_in(object);
         };
         let Some(mut config) = self.open(&config)? else { return Err(Unfit::Unreadable) };
-        let image = config.members.iter().find(|member| member.name == "imageConfig").map(|member| member.value.clone());
+        let image = config
+            .members
+            .iter()
+            .find(|member| member.name == "imageConfig")
+            .map(|member| member.value.clone());
         let Some(image) = image else {
             config.new.push(format!("\"imageConfig\":{{{member}}}"));
             return self.put_in(config);
@@ -449,9 +511,14 @@ struct Options {
 
 impl Options {
     fn members(&self) -> Vec<String> {
-        let name = |camel: &'static str, snake: &'static str| if self.snake { snake } else { camel };
-        let aspect = self.aspect.as_ref().map(|ratio| format!("\"{}\":{}", name("aspectRatio", "aspect_ratio"), quoted(ratio)));
-        let size = self.size.map(|size| format!("\"{}\":\"{size}\"", name("imageSize", "image_size")));
+        let name =
+            |camel: &'static str, snake: &'static str| if self.snake { snake } else { camel };
+        let aspect = self
+            .aspect
+            .as_ref()
+            .map(|ratio| format!("\"{}\":{}", name("aspectRatio", "aspect_ratio"), quoted(ratio)));
+        let size =
+            self.size.map(|size| format!("\"{}\":\"{size}\"", name("imageSize", "image_size")));
         aspect.into_iter().chain(size).collect()
     }
 }

@@ -1,10 +1,12 @@
-//! Another model, another size, another place: what a call may be sent to instead, and the request rewritten for it.
+//! Another model, another size, another place: what a call may be sent to instead, and the request
+//! rewritten for it.
 //!
-//! A [`Target`] is a model, perhaps with a cap on the size and an [`Upstream`] of its own. A request that is put by
-//! ([`KeptRequest`](crate::body::KeptRequest)) can be [rewritten](crate::body::KeptRequest::rewritten) for it: the model in the path
-//! or in the body, the options that the new model spells otherwise or lacks. Only the bytes that change are made anew; twenty
-//! megabytes of reference images are shared. Everything given up is said as a [`Degradation`], and where none says so not a byte
-//! differs.
+//! A [`Target`] is a model, perhaps with a cap on the size and an [`Upstream`] of its own. A
+//! request that is put by ([`KeptRequest`](crate::body::KeptRequest)) can be
+//! [rewritten](crate::body::KeptRequest::rewritten) for it: the model in the path or in the body,
+//! the options that the new model spells otherwise or lacks. Only the bytes that change are made
+//! anew; twenty megabytes of reference images are shared. Everything given up is said as a
+//! [`Degradation`], and where none says so not a byte differs.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -48,7 +50,8 @@ pub use self::upstream::Upstream;
 pub use self::words::{Degradation, GivenUp, MustKeep, Signatures, Unfit};
 use crate::call::{ImageSize, ModelId};
 
-/// What a call may be sent to: a model, perhaps up to a size, perhaps in another place. O(1) to clone.
+/// What a call may be sent to: a model, perhaps up to a size, perhaps in another place. O(1) to
+/// clone.
 ///
 /// ```
 /// use tower_gemini_core::{call::ImageSize, target::Target};
@@ -143,7 +146,8 @@ impl fmt::Display for Target {
     }
 }
 
-/// Which target an answer came from, in the response's extensions: the answer to "which model was used?".
+/// Which target an answer came from, in the response's extensions: the answer to "which model was
+/// used?".
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Served {
@@ -158,7 +162,11 @@ pub struct Served {
 impl Served {
     /// An answer of `model` at `size`.
     #[must_use]
-    pub fn new(model: Option<ModelId>, size: Option<ImageSize>, given_up: Vec<Degradation>) -> Self {
+    pub fn new(
+        model: Option<ModelId>,
+        size: Option<ImageSize>,
+        given_up: Vec<Degradation>,
+    ) -> Self {
         Self { model, size, given_up }
     }
 

@@ -11,7 +11,9 @@ use http::{Method, Uri};
 use super::body::{Change, SizeChange, edit};
 use super::words::{Degradation, GivenUp, MustKeep, Signatures, Unfit};
 use super::{Target, Upstream};
-use crate::call::{Call, Dialect, ImageSize, ModelId, Verb, split_model_suffix, strip_model_prefix};
+use crate::call::{
+    Call, Dialect, ImageSize, ModelId, Verb, split_model_suffix, strip_model_prefix,
+};
 use crate::catalog::{Catalog, Family, Model, Thinking};
 
 /// How requests are rewritten.
@@ -50,9 +52,9 @@ impl<'a> Rules<'a> {
 
 /// A kept request as it would be sent to a target, and what that gives up.
 ///
-/// Made by [`KeptRequest::rewritten`](crate::body::KeptRequest::rewritten). It is used up when it is sent: in place of the request it
-/// was made from ([`instead_of`](Self::instead_of)), or after it, for a permit
-/// ([`KeptRequest::again_as`](crate::body::KeptRequest::again_as)).
+/// Made by [`KeptRequest::rewritten`](crate::body::KeptRequest::rewritten). It is used up when it
+/// is sent: in place of the request it was made from ([`instead_of`](Self::instead_of)), or after
+/// it, for a permit ([`KeptRequest::again_as`](crate::body::KeptRequest::again_as)).
 #[derive(Debug)]
 pub struct Rewrite {
     pub(crate) uri: Uri,
@@ -90,7 +92,8 @@ impl Rewrite {
         }
         parts.uri = self.uri.clone();
         if self.chunks.is_some() {
-            // A rewritten body under the caller's length is cut short, or hangs, in hyper and reqwest alike.
+            // A rewritten body under the caller's length is cut short, or hangs, in hyper and
+            // reqwest alike.
             parts.headers.remove(CONTENT_LENGTH);
             parts.headers.remove(TRANSFER_ENCODING);
         }
@@ -106,7 +109,8 @@ pub(crate) struct Original<'a> {
     pub(crate) call: &'a Arc<Call>,
 }
 
-/// Rewrites a request for a target. `body` gives the whole body in one piece, and is asked only where bytes of it change.
+/// Rewrites a request for a target. `body` gives the whole body in one piece, and is asked only
+/// where bytes of it change.
 pub(crate) fn rewrite(
     original: &Original<'_>,
     target: &Target,
@@ -135,19 +139,25 @@ pub(crate) fn rewrite(
     if call.is_continuation && (!same_model || upstream.is_some()) {
         return Err(Unfit::Continuation);
     }
-    // Of a model that stays, only what the target caps changes: its own limits are the server's to tell.
+    // Of a model that stays, only what the target caps changes: its own limits are the server's to
+    // tell.
     let to = wanted.filter(|_| !same_model);
     let size = settle_size(call.size, target.size_cap, wanted, same_model);
     let result_size = match size {
         SizeChange::Keep => call.size.unwrap_or(ImageSize::K1),
         SizeChange::Set(size) => size,
-        SizeChange::Drop => wanted.and_then(|model| model.nearest_size(ImageSize::K1)).unwrap_or(ImageSize::K1),
+        SizeChange::Drop => {
+            wanted.and_then(|model| model.nearest_size(ImageSize::K1)).unwrap_or(ImageSize::K1)
+        }
     };
-    if rules.must_keep.size && call.wants_image && result_size != call.size.unwrap_or(ImageSize::K1) {
+    if rules.must_keep.size && call.wants_image && result_size != call.size.unwrap_or(ImageSize::K1)
+    {
         return Err(Unfit::KeepsSize);
     }
     let aspect = match (call.aspect.as_deref(), to) {
-        (Some(from), Some(model)) if !model.takes_ratio(from) => model.nearest_ratio(from).map(|nearest| (from, nearest)),
+        (Some(from), Some(model)) if !model.takes_ratio(from) => {
+            model.nearest_ratio(from).map(|nearest| (from, nearest))
+        }
         _ => None,
     };
     if rules.must_keep.aspect && aspect.is_some() {
@@ -163,15 +173,18 @@ pub(crate) fn rewrite(
         asked_size: call.size,
         size,
         aspect,
-        respell: gemini_shaped && (to.is_some_and(|model| !model.accepts_response_format) || !same_backend),
+        respell: gemini_shaped
+            && (to.is_some_and(|model| !model.accepts_response_format) || !same_backend),
         leaves_vertex: call.dialect == Dialect::VertexAi && dialect != Dialect::VertexAi,
-        signatures: (call.multi_turn && gemini_shaped && (!same_model || !same_backend)).then(|| {
-            let thinks = wanted.is_none_or(|model| model.thinking != Thinking::None);
-            match rules.signatures {
-                Signatures::Placeholder if !thinks => Signatures::Strip,
-                policy => policy,
-            }
-        }),
+        signatures: (call.multi_turn && gemini_shaped && (!same_model || !same_backend)).then(
+            || {
+                let thinks = wanted.is_none_or(|model| model.thinking != Thinking::None);
+                match rules.signatures {
+                    Signatures::Placeholder if !thinks => Signatures::Strip,
+                    policy => policy,
+                }
+            },
+        ),
     };
     let body = readable(parts, foreign, &change).map(|needed| needed.then(body))?;
     let (mut given_up, mut chunks) = (Vec::new(), None);
@@ -195,18 +208,29 @@ pub(crate) fn rewrite(
     let named_size = names.size_given_up(call);
     if named_size && !given_up.iter().any(|given| given.what == GivenUp::Size) {
         if let (Some(from), false) = (call.size, matches!(size, SizeChange::Keep)) {
-            let to = if let SizeChange::Set(to) = size { Some(Cow::Borrowed(to.as_str())) } else { None };
+            let to = if let SizeChange::Set(to) = size {
+                Some(Cow::Borrowed(to.as_str()))
+            } else {
+                None
+            };
             given_up.push(Degradation::new(GivenUp::Size, from.as_str(), to));
         }
     }
     if let (true, Some((from, to))) = (names.ratio_in_name, aspect) {
         if !given_up.iter().any(|given| given.what == GivenUp::Aspect) {
-            given_up.push(Degradation::new(GivenUp::Aspect, from.to_owned(), Some(Cow::Owned(to.to_owned()))));
+            given_up.push(Degradation::new(
+                GivenUp::Aspect,
+                from.to_owned(),
+                Some(Cow::Owned(to.to_owned())),
+            ));
         }
     }
     if let Some(upstream) = upstream {
         let from = parts.uri.host().unwrap_or("").to_owned();
-        given_up.insert(0, Degradation::new(GivenUp::Upstream, from, Some(Cow::Owned(upstream.host().to_owned()))));
+        given_up.insert(
+            0,
+            Degradation::new(GivenUp::Upstream, from, Some(Cow::Owned(upstream.host().to_owned()))),
+        );
     }
     if !same_model {
         let to = Some(Cow::Owned(target.model.as_str().to_owned()));
@@ -243,11 +267,18 @@ fn unchanged(original: &Original<'_>) -> Rewrite {
 }
 
 /// Whether the model can answer such a call at all, and whether the caller lets it.
-fn fits(call: &Call, known: Option<&Model>, wanted: Option<&Model>, same: bool, rules: &Rules<'_>) -> Result<(), Unfit> {
+fn fits(
+    call: &Call,
+    known: Option<&Model>,
+    wanted: Option<&Model>,
+    same: bool,
+    rules: &Rules<'_>,
+) -> Result<(), Unfit> {
     if same {
         return Ok(());
     }
-    let predicts = |model: Option<&Model>| model.is_some_and(|model| model.family == Family::Imagen);
+    let predicts =
+        |model: Option<&Model>| model.is_some_and(|model| model.family == Family::Imagen);
     if (call.verb == Verb::Predict) != predicts(wanted) {
         return Err(Unfit::OtherApi);
     }
@@ -267,11 +298,18 @@ fn fits(call: &Call, known: Option<&Model>, wanted: Option<&Model>, same: bool, 
     Ok(())
 }
 
-fn settle_size(asked: Option<ImageSize>, cap: Option<ImageSize>, model: Option<&Model>, same_model: bool) -> SizeChange {
+fn settle_size(
+    asked: Option<ImageSize>,
+    cap: Option<ImageSize>,
+    model: Option<&Model>,
+    same_model: bool,
+) -> SizeChange {
     let Some(asked) = asked else {
         // Nothing is asked for, and 1K is what is made then: only a cap below that says anything.
         return match cap {
-            Some(cap) if cap < ImageSize::K1 && model.is_none_or(|model| model.makes(cap)) => SizeChange::Set(cap),
+            Some(cap) if cap < ImageSize::K1 && model.is_none_or(|model| model.makes(cap)) => {
+                SizeChange::Set(cap)
+            }
             _ => SizeChange::Keep,
         };
     };
@@ -293,16 +331,28 @@ fn readable(parts: &Parts, foreign: bool, change: &Change<'_>) -> Result<bool, U
     if !foreign && change.size == SizeChange::Keep {
         return Ok(false);
     }
-    let header = |name| parts.headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
-    let encoded = header(CONTENT_ENCODING).is_some_and(|encoding| !encoding.eq_ignore_ascii_case("identity"));
-    let form = header(CONTENT_TYPE).is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("multipart/"));
+    let header =
+        |name| parts.headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
+    let encoded =
+        header(CONTENT_ENCODING).is_some_and(|encoding| !encoding.eq_ignore_ascii_case("identity"));
+    let form = header(CONTENT_TYPE)
+        .is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("multipart/"));
     if encoded || form || parts.method != Method::POST { Err(Unfit::Unreadable) } else { Ok(true) }
 }
 
 /// Things that only the place and the model they were made for know.
-fn belongs_elsewhere(body: &[u8], call: &Call, same_model: bool, leaves: bool, gemini_shaped: bool) -> Result<(), Unfit> {
-    // The names with their quotes cannot stand inside base64, and in a text their quotes would be escaped.
-    let has = |names: [&str; 2]| names.iter().any(|name| memchr::memmem::find(body, name.as_bytes()).is_some());
+fn belongs_elsewhere(
+    body: &[u8],
+    call: &Call,
+    same_model: bool,
+    leaves: bool,
+    gemini_shaped: bool,
+) -> Result<(), Unfit> {
+    // The names with their quotes cannot stand inside base64, and in a text their quotes would be
+    // escaped.
+    let has = |names: [&str; 2]| {
+        names.iter().any(|name| memchr::memmem::find(body, name.as_bytes()).is_some())
+    };
     if has(["\"cachedContent\"", "\"cached_content\""]) {
         return Err(Unfit::CachedContent);
     }
@@ -339,22 +389,30 @@ impl Names {
         wanted: Option<&Model>,
         aspect: Option<(&str, &str)>,
     ) -> Self {
-        let (base, size_suffix, ratio_suffix) = if call.wants_image { split_model_suffix(asked) } else { (asked, None, None) };
+        let (base, size_suffix, ratio_suffix) =
+            if call.wants_image { split_model_suffix(asked) } else { (asked, None, None) };
         let (size_in_name, ratio_in_name) = (size_suffix.is_some(), ratio_suffix.is_some());
         let resized = size_in_name && size != SizeChange::Keep;
         if same_model && !resized {
             return Self { model: None, size_in_name, ratio_in_name };
         }
         let mut name = if same_model { base.to_owned() } else { target.model.as_str().to_owned() };
-        for part in asked.get(base.len()..).unwrap_or("").split('-').filter(|part| !part.is_empty()) {
+        for part in asked.get(base.len()..).unwrap_or("").split('-').filter(|part| !part.is_empty())
+        {
             let is_size = part.ends_with(['k', 'K']);
             let part = match (is_size, size) {
                 (true, SizeChange::Drop) => continue,
                 // No proxy writes 512 behind a name.
                 (true, SizeChange::Set(ImageSize::Px512)) => continue,
-                (true, SizeChange::Set(to)) if part.ends_with('k') => Cow::Owned(to.as_str().to_ascii_lowercase()),
+                (true, SizeChange::Set(to)) if part.ends_with('k') => {
+                    Cow::Owned(to.as_str().to_ascii_lowercase())
+                }
                 (true, SizeChange::Set(to)) => Cow::Borrowed(to.as_str()),
-                (true, SizeChange::Keep) if wanted.is_some_and(|model| !model.accepts_image_size) => continue,
+                (true, SizeChange::Keep)
+                    if wanted.is_some_and(|model| !model.accepts_image_size) =>
+                {
+                    continue;
+                }
                 (false, _) => match aspect {
                     Some((_, to)) => Cow::Owned(to.replace(':', "x")),
                     None => Cow::Borrowed(part),
@@ -374,9 +432,15 @@ impl Names {
     /// The path with the model put in, and its verb. A path that names no model stays as it is.
     fn path<'a>(&self, path: &'a str, call: &Call) -> (Option<Verbed<'a>>, String) {
         let model_in_path = matches!(call.dialect, Dialect::GeminiApi | Dialect::VertexAi);
-        let colon = path.rfind(':').map(|at| (at, 1)).or_else(|| path.rfind("%3A").or(path.rfind("%3a")).map(|at| (at, 3)));
-        let Some((colon, width)) = colon.filter(|_| model_in_path) else { return (None, path.to_owned()) };
-        let (resource, verb) = (path.get(..colon).unwrap_or(""), path.get(colon + width..).unwrap_or(""));
+        let colon = path
+            .rfind(':')
+            .map(|at| (at, 1))
+            .or_else(|| path.rfind("%3A").or(path.rfind("%3a")).map(|at| (at, 3)));
+        let Some((colon, width)) = colon.filter(|_| model_in_path) else {
+            return (None, path.to_owned());
+        };
+        let (resource, verb) =
+            (path.get(..colon).unwrap_or(""), path.get(colon + width..).unwrap_or(""));
         let method = Some(Verbed { verb: verb.trim_end_matches('/') });
         let Some(model) = &self.model else { return (method, path.to_owned()) };
         let slash = |text: &str| {

@@ -1,7 +1,9 @@
-//! Where the members of a JSON text stand, so that a few bytes of it can be replaced and the rest passed on as it is.
+//! Where the members of a JSON text stand, so that a few bytes of it can be replaced and the rest
+//! passed on as it is.
 //!
-//! Twenty megabytes of reference images stand around the dozen words that change. Nothing here decodes or copies them: strings are
-//! passed over at the speed of `memchr`, and what comes out is byte ranges.
+//! Twenty megabytes of reference images stand around the dozen words that change. Nothing here
+//! decodes or copies them: strings are passed over at the speed of `memchr`, and what comes out is
+//! byte ranges.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -113,13 +115,19 @@ impl<'a> Text<'a> {
             }
             let value = self.blank(colon + 1);
             let end = self.skip(value)?;
-            members.push(Member { start, snake: name.contains('_'), name: camel(&name), value: value..end });
+            members.push(Member {
+                start,
+                snake: name.contains('_'),
+                name: camel(&name),
+                value: value..end,
+            });
             Some(end)
         })?;
         Some(members)
     }
 
-    /// The elements of an array. A value that is no array is its only element: Google's parser reads it so too.
+    /// The elements of an array. A value that is no array is its only element: Google's parser
+    /// reads it so too.
     pub(super) fn elements(self, array: &Range<usize>) -> Option<Vec<Range<usize>>> {
         if !self.is(array, b'[') {
             return Some(vec![array.clone()]);
@@ -134,7 +142,13 @@ impl<'a> Text<'a> {
     }
 
     /// Passes over the entries of a container; the callback takes one and says where it ends.
-    fn walk(self, container: &Range<usize>, open: u8, close: u8, mut entry: impl FnMut(usize) -> Option<usize>) -> Option<()> {
+    fn walk(
+        self,
+        container: &Range<usize>,
+        open: u8,
+        close: u8,
+        mut entry: impl FnMut(usize) -> Option<usize>,
+    ) -> Option<()> {
         if self.at(container.start) != Some(open) {
             return None;
         }
@@ -152,7 +166,8 @@ impl<'a> Text<'a> {
         }
     }
 
-    /// A string's text. Names and options are short; what is longer than any of them is given up on.
+    /// A string's text. Names and options are short; what is longer than any of them is given up
+    /// on.
     pub(super) fn text(self, value: &Range<usize>) -> Option<Cow<'a, str>> {
         const LONGEST: usize = 1024;
         let quoted = self.0.get(value.clone())?;
@@ -199,9 +214,15 @@ impl Edits {
         self.0.is_empty()
     }
 
-    /// Takes entries out of a container, commas included, and puts new ones in front of the rest. `spans` are all its entries in
-    /// order.
-    pub(super) fn reshape(&mut self, container: &Range<usize>, spans: &[Range<usize>], gone: &[bool], new: &[String]) {
+    /// Takes entries out of a container, commas included, and puts new ones in front of the rest.
+    /// `spans` are all its entries in order.
+    pub(super) fn reshape(
+        &mut self,
+        container: &Range<usize>,
+        spans: &[Range<usize>],
+        gone: &[bool],
+        new: &[String],
+    ) {
         let stays = gone.iter().filter(|gone| !**gone).count();
         let mut front = new.join(",");
         if !front.is_empty() && stays > 0 {
@@ -230,8 +251,13 @@ impl Edits {
             while gone.get(at).copied().unwrap_or(false) {
                 at += 1;
             }
-            // A run that reaches the end takes the comma before it along, any other the one behind it.
-            let span = match (spans.get(at), run.checked_sub(1).and_then(|before| spans.get(before)), spans.get(run)) {
+            // A run that reaches the end takes the comma before it along, any other the one behind
+            // it.
+            let span = match (
+                spans.get(at),
+                run.checked_sub(1).and_then(|before| spans.get(before)),
+                spans.get(run),
+            ) {
                 (Some(next), _, Some(first)) => first.start..next.start,
                 (None, Some(before), _) => before.end..last.end,
                 _ => continue,
@@ -240,7 +266,8 @@ impl Edits {
         }
     }
 
-    /// The text with the edits made, as pieces of the original and small new ones. The large parts are shared, never copied.
+    /// The text with the edits made, as pieces of the original and small new ones. The large parts
+    /// are shared, never copied.
     pub(super) fn apply(mut self, body: &Bytes) -> Vec<Bytes> {
         self.0.sort_by_key(|(span, _)| (span.start, span.end));
         let mut chunks = Vec::with_capacity(2 * self.0.len() + 1);
@@ -308,7 +335,8 @@ mod tests {
     fn names_are_read_in_both_spellings() {
         let json = Text(br#"{"image_config":1,"imageConfig":2,"im\u0061ge":3}"#);
         let members = json.members(&json.root().unwrap()).unwrap();
-        let names: Vec<_> = members.iter().map(|member| (member.name.as_str(), member.snake)).collect();
+        let names: Vec<_> =
+            members.iter().map(|member| (member.name.as_str(), member.snake)).collect();
         assert_eq!(names, [("imageConfig", true), ("imageConfig", false), ("image", false)]);
     }
 }

@@ -19,14 +19,20 @@ const FLASH31: &str = "gemini-3.1-flash-image";
 fn request(path: &str, chunks: Vec<Bytes>) -> Request<ReplayBody> {
     let uri: Uri = path.parse().unwrap();
     let call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(&chunks.concat()));
-    Request::post(uri).body(ReplayBody::whole(chunks, None, Arc::new(call), CallContext::new())).unwrap()
+    Request::post(uri)
+        .body(ReplayBody::whole(chunks, None, Arc::new(call), CallContext::new()))
+        .unwrap()
 }
 
 fn path_of(model: &str) -> String {
     format!("/v1beta/models/{model}:generateContent")
 }
 
-fn rewritten(path: &str, body: &str, target: &Target) -> Result<(Request<ReplayBody>, Vec<Degradation>), Unfit> {
+fn rewritten(
+    path: &str,
+    body: &str,
+    target: &Target,
+) -> Result<(Request<ReplayBody>, Vec<Degradation>), Unfit> {
     let request = request(path, vec![Bytes::copy_from_slice(body.as_bytes())]);
     let kept = KeptRequest::of(&request).unwrap();
     let rewrite = kept.rewritten(target, &Rules::new(Catalog::builtin()))?;
@@ -44,11 +50,30 @@ fn words(given_up: &[Degradation]) -> Vec<String> {
 
 /// The derived call must be what a reader of the rewritten request would read.
 fn assert_call_is_true(request: &Request<ReplayBody>) {
-    let read = Call::parse(request.method(), request.uri(), request.headers(), Some(&body_of(request)));
+    let read =
+        Call::parse(request.method(), request.uri(), request.headers(), Some(&body_of(request)));
     let call = request.body().call();
     assert_eq!(
-        (&call.model, call.size, &call.aspect, call.dialect, call.verb, &call.version, call.wants_image, call.multi_turn),
-        (&read.model, read.size, &read.aspect, read.dialect, read.verb, &read.version, read.wants_image, read.multi_turn),
+        (
+            &call.model,
+            call.size,
+            &call.aspect,
+            call.dialect,
+            call.verb,
+            &call.version,
+            call.wants_image,
+            call.multi_turn
+        ),
+        (
+            &read.model,
+            read.size,
+            &read.aspect,
+            read.dialect,
+            read.verb,
+            &read.version,
+            read.wants_image,
+            read.multi_turn
+        ),
         "{} {}",
         request.uri(),
         String::from_utf8_lossy(&body_of(request))
@@ -71,17 +96,27 @@ struct Spelling {
     form: u8,
 }
 
-fn options_body(size: Option<ImageSize>, ratio: Option<&str>, thinking: Option<Value>, spelling: &Spelling) -> Value {
-    let name = |camel: &str, snake: &str| if spelling.snake { snake.to_owned() } else { camel.to_owned() };
+fn options_body(
+    size: Option<ImageSize>,
+    ratio: Option<&str>,
+    thinking: Option<Value>,
+    spelling: &Spelling,
+) -> Value {
+    let name =
+        |camel: &str, snake: &str| if spelling.snake { snake.to_owned() } else { camel.to_owned() };
     let mut image = serde_json::Map::new();
     if let Some(size) = size {
-        let spelled =
-            if spelling.form == 2 { crate::call::size_as(size, "IMAGE_SIZE_ONE_K", size) } else { size.as_str().to_owned() };
+        let spelled = if spelling.form == 2 {
+            crate::call::size_as(size, "IMAGE_SIZE_ONE_K", size)
+        } else {
+            size.as_str().to_owned()
+        };
         image.insert(name("imageSize", "image_size"), spelled.into());
     }
     if let Some(ratio) = ratio {
         let like = if spelling.form == 2 { "ASPECT_RATIO_ONE_BY_ONE" } else { "1:1" };
-        image.insert(name("aspectRatio", "aspect_ratio"), crate::call::ratio_as(ratio, like).into());
+        image
+            .insert(name("aspectRatio", "aspect_ratio"), crate::call::ratio_as(ratio, like).into());
     }
     let mut config = json!({ "temperature": 1.0 });
     match spelling.form {
@@ -235,8 +270,14 @@ fn large_parts_are_shared_and_not_copied() {
         .unwrap()
         .rewritten(&Target::new(FLASH31).size_cap(ImageSize::K2), &Rules::new(Catalog::builtin()));
     let request = rewrite.unwrap().instead_of(request);
-    let new: usize =
-        request.body().chunks().unwrap().iter().filter(|chunk| !held.contains(&chunk.as_ptr())).map(Bytes::len).sum();
+    let new: usize = request
+        .body()
+        .chunks()
+        .unwrap()
+        .iter()
+        .filter(|chunk| !held.contains(&chunk.as_ptr()))
+        .map(Bytes::len)
+        .sum();
     assert!(new < 16, "{new} bytes are new");
     assert!(body_of(&request).ends_with(br#""imageSize":"2K"}}}"#));
 }
@@ -244,10 +285,22 @@ fn large_parts_are_shared_and_not_copied() {
 #[test]
 fn the_model_is_put_into_every_form_of_path() {
     for (path, expected) in [
-        ("/v1beta/models/gemini-3-pro-image:generateContent?key=k&alt=sse", "/v1beta/models/M:generateContent?key=k&alt=sse"),
-        ("/gw//v1beta/models/gemini-3-pro-image:streamGenerateContent", "/gw//v1beta/models/M:streamGenerateContent"),
-        ("/v1beta/models%2Fgemini-3-pro-image%3AgenerateContent", "/v1beta/models%2FM%3AgenerateContent"),
-        ("/v1beta/models/google/gemini-3-pro-image:generateContent", "/v1beta/models/google/M:generateContent"),
+        (
+            "/v1beta/models/gemini-3-pro-image:generateContent?key=k&alt=sse",
+            "/v1beta/models/M:generateContent?key=k&alt=sse",
+        ),
+        (
+            "/gw//v1beta/models/gemini-3-pro-image:streamGenerateContent",
+            "/gw//v1beta/models/M:streamGenerateContent",
+        ),
+        (
+            "/v1beta/models%2Fgemini-3-pro-image%3AgenerateContent",
+            "/v1beta/models%2FM%3AgenerateContent",
+        ),
+        (
+            "/v1beta/models/google/gemini-3-pro-image:generateContent",
+            "/v1beta/models/google/M:generateContent",
+        ),
         ("/v1beta/tunedModels/mine:generateContent", "/v1beta/models/M:generateContent"),
         (
             "/v1/projects/p/locations/global/publishers/google/models/gemini-3-pro-image:generateContent",
@@ -262,7 +315,9 @@ fn the_model_is_put_into_every_form_of_path() {
         let (request, _) = rewritten(path, body, &Target::new(FLASH31)).unwrap();
         assert_eq!(
             request.uri().to_string(),
-            expected.replace('M', FLASH31).replace(&format!("publishers/google/{FLASH31}odels"), "publishers/google/models"),
+            expected
+                .replace('M', FLASH31)
+                .replace(&format!("publishers/google/{FLASH31}odels"), "publishers/google/models"),
             "{path}"
         );
         assert_eq!(body_of(&request), body.as_bytes());
@@ -297,7 +352,10 @@ fn the_model_is_put_into_bodies_that_name_it() {
         let (request, _) = rewritten(path, body, &Target::new(FLASH25)).unwrap();
         assert_eq!(String::from_utf8_lossy(&body_of(&request)), expected);
         assert_eq!(request.uri().path(), path);
-        assert_eq!(request.body().call().model.as_ref().map(|m| m.as_str().starts_with(FLASH25)), Some(true));
+        assert_eq!(
+            request.body().call().model.as_ref().map(|m| m.as_str().starts_with(FLASH25)),
+            Some(true)
+        );
     }
 }
 
@@ -340,7 +398,11 @@ fn signatures_do_not_cross_models() {
     let rules = Rules::new(Catalog::builtin()).signatures(Signatures::Refuse);
     assert_eq!(kept.rewritten(&Target::new(FLASH31), &rules).unwrap_err(), Unfit::Signatures);
     // The same model elsewhere, in another dialect: another backend.
-    let vertex = Target::new(PRO).on(Upstream::vertex(Uri::from_static("https://aiplatform.googleapis.com"), "p", "global"));
+    let vertex = Target::new(PRO).on(Upstream::vertex(
+        Uri::from_static("https://aiplatform.googleapis.com"),
+        "p",
+        "global",
+    ));
     assert_eq!(kept.rewritten(&vertex, &rules).unwrap_err(), Unfit::Signatures);
     assert!(kept.rewritten(&Target::new(PRO).size_cap(ImageSize::K1), &rules).is_ok());
 }
@@ -360,14 +422,18 @@ fn another_place_gets_its_own_address_and_credentials_and_never_the_callers() {
         request.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     let kept = KeptRequest::of(&request).unwrap();
-    let upstream =
-        Upstream::vertex(Uri::from_static("https://proxy.example/base/"), "p", "global").bearer("ya29.secret").unwrap();
+    let upstream = Upstream::vertex(Uri::from_static("https://proxy.example/base/"), "p", "global")
+        .bearer("ya29.secret")
+        .unwrap();
     let target = Target::new(PRO).on(upstream);
     assert!(!format!("{target:?}").contains("ya29"));
     let rewrite = kept.rewritten(&target, &Rules::new(Catalog::builtin())).unwrap();
     assert_eq!(
         words(rewrite.given_up()),
-        ["upstream generativelanguage.googleapis.com → proxy.example", "spelling responseFormat → imageConfig"]
+        [
+            "upstream generativelanguage.googleapis.com → proxy.example",
+            "spelling responseFormat → imageConfig"
+        ]
     );
     let request = rewrite.instead_of(request);
     assert_eq!(
@@ -382,36 +448,61 @@ fn another_place_gets_its_own_address_and_credentials_and_never_the_callers() {
     }
     assert_eq!(request.body().call().dialect, Dialect::VertexAi);
     assert_call_is_true(&request);
-    let express =
-        Target::new(PRO).on(Upstream::express(Uri::from_static("https://aiplatform.googleapis.com")).api_key("k").unwrap());
+    let express = Target::new(PRO).on(Upstream::express(Uri::from_static(
+        "https://aiplatform.googleapis.com",
+    ))
+    .api_key("k")
+    .unwrap());
     let request = kept.rewritten(&express, &Rules::new(Catalog::builtin())).unwrap();
-    assert_eq!(request.uri.path(), "/v1beta1/publishers/google/models/gemini-3-pro-image:streamGenerateContent");
+    assert_eq!(
+        request.uri.path(),
+        "/v1beta1/publishers/google/models/gemini-3-pro-image:streamGenerateContent"
+    );
 }
 
 #[test]
 fn what_cannot_be_rewritten_is_said() {
-    let unfit = |path: &str, body: &str, target: Target| rewritten(path, body, &target).unwrap_err();
+    let unfit =
+        |path: &str, body: &str, target: Target| rewritten(path, body, &target).unwrap_err();
     let plain = r#"{"contents":[{"parts":[{"text":"x"}]}]}"#;
-    assert_eq!(unfit(&path_of(PRO), plain, Target::new("imagen-4.0-fast-generate-001")), Unfit::OtherApi);
     assert_eq!(
-        unfit("/v1beta/models/imagen-4.0-generate-001:predict", r#"{"instances":[{"prompt":"x"}]}"#, Target::new(PRO)),
+        unfit(&path_of(PRO), plain, Target::new("imagen-4.0-fast-generate-001")),
+        Unfit::OtherApi
+    );
+    assert_eq!(
+        unfit(
+            "/v1beta/models/imagen-4.0-generate-001:predict",
+            r#"{"instances":[{"prompt":"x"}]}"#,
+            Target::new(PRO)
+        ),
         Unfit::OtherApi
     );
     // A call for words must not come back as a picture, at many times the price.
     assert_eq!(unfit(&path_of("gemini-2.5-flash"), plain, Target::new(PRO)), Unfit::MakesImages);
     let words_only = r#"{"contents":[],"generationConfig":{"responseModalities":["TEXT"]}}"#;
-    assert!(rewritten(&path_of(PRO), words_only, &Target::new(FLASH31)).is_ok(), "from one such model to another it is one");
+    assert!(
+        rewritten(&path_of(PRO), words_only, &Target::new(FLASH31)).is_ok(),
+        "from one such model to another it is one"
+    );
     assert_eq!(unfit(&path_of(PRO), "no json", Target::new(FLASH31)), Unfit::Unreadable);
     assert_eq!(
-        unfit(&path_of(PRO), r#"{"cachedContent":"cachedContents/1","contents":[]}"#, Target::new(FLASH31)),
+        unfit(
+            &path_of(PRO),
+            r#"{"cachedContent":"cachedContents/1","contents":[]}"#,
+            Target::new(FLASH31)
+        ),
         Unfit::CachedContent
     );
     let files = r#"{"contents":[{"parts":[{"fileData":{"fileUri":"https://x/files/1"}}]}]}"#;
-    let elsewhere = Target::new(PRO).on(Upstream::gemini_api(Uri::from_static("https://other.example")));
+    let elsewhere =
+        Target::new(PRO).on(Upstream::gemini_api(Uri::from_static("https://other.example")));
     assert_eq!(unfit(&path_of(PRO), files, elsewhere), Unfit::UploadedFiles);
     assert!(rewritten(&path_of(PRO), files, &Target::new(FLASH31)).is_ok());
     let chat = Target::new(PRO).on(Upstream::gemini_api(Uri::from_static("https://other.example")));
-    assert_eq!(unfit("/v1/chat/completions", r#"{"model":"gemini-3-pro-image","messages":[]}"#, chat), Unfit::OtherApi);
+    assert_eq!(
+        unfit("/v1/chat/completions", r#"{"model":"gemini-3-pro-image","messages":[]}"#, chat),
+        Unfit::OtherApi
+    );
     assert_eq!(
         unfit(
             "/v1beta/interactions",
@@ -425,7 +516,10 @@ fn what_cannot_be_rewritten_is_said() {
 #[test]
 fn a_size_is_put_in_where_none_stood() {
     for (body, expected) in [
-        (r#"{"contents":[]}"#, r#"{"generationConfig":{"imageConfig":{"imageSize":"512"}},"contents":[]}"#),
+        (
+            r#"{"contents":[]}"#,
+            r#"{"generationConfig":{"imageConfig":{"imageSize":"512"}},"contents":[]}"#,
+        ),
         (
             r#"{"contents":[],"generationConfig":{"temperature":1}}"#,
             r#"{"contents":[],"generationConfig":{"imageConfig":{"imageSize":"512"},"temperature":1}}"#,
@@ -435,7 +529,9 @@ fn a_size_is_put_in_where_none_stood() {
             r#"{"contents":[],"generationConfig":{"imageConfig":{"imageSize":"512","aspectRatio":"1:8"}}}"#,
         ),
     ] {
-        let (request, given_up) = rewritten(&path_of(FLASH31), body, &Target::new(FLASH31).size_cap(ImageSize::Px512)).unwrap();
+        let (request, given_up) =
+            rewritten(&path_of(FLASH31), body, &Target::new(FLASH31).size_cap(ImageSize::Px512))
+                .unwrap();
         assert_eq!(String::from_utf8_lossy(&body_of(&request)), expected);
         assert_eq!(words(&given_up), ["size default → 512"]);
     }

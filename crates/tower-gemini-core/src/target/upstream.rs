@@ -14,10 +14,11 @@ static X_GOOG_API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
 static X_GOOG_USER_PROJECT: HeaderName = HeaderName::from_static("x-goog-user-project");
 static X_VERTEX_TIER: HeaderName = HeaderName::from_static("x-vertex-ai-llm-shared-request-type");
 
-/// Another place to send a call to: its address, its dialect of the Gemini API, its credentials and the account that pays there.
+/// Another place to send a call to: its address, its dialect of the Gemini API, its credentials and
+/// the account that pays there.
 ///
-/// The caller's own credentials never go to it, unless [`carry_credentials`](Self::carry_credentials) says so. Its own are in no
-/// `Debug`.
+/// The caller's own credentials never go to it, unless
+/// [`carry_credentials`](Self::carry_credentials) says so. Its own are in no `Debug`.
 ///
 /// ```
 /// use http::{HeaderValue, Uri};
@@ -69,9 +70,14 @@ impl Upstream {
         Self::new(base, Form::Gemini)
     }
 
-    /// Vertex AI, for a project and a location. Gemini 3 models live in `global`, whose host is `aiplatform.googleapis.com`.
+    /// Vertex AI, for a project and a location. Gemini 3 models live in `global`, whose host is
+    /// `aiplatform.googleapis.com`.
     #[must_use]
-    pub fn vertex(base: Uri, project: impl Into<Cow<'static, str>>, location: impl Into<Cow<'static, str>>) -> Self {
+    pub fn vertex(
+        base: Uri,
+        project: impl Into<Cow<'static, str>>,
+        location: impl Into<Cow<'static, str>>,
+    ) -> Self {
         Self::new(base, Form::Vertex { project: project.into(), location: location.into() })
     }
 
@@ -81,14 +87,15 @@ impl Upstream {
         Self::new(base, Form::Express)
     }
 
-    /// A place that speaks whatever the caller speaks, OpenAI-style dialects too: the caller's own path under another base.
+    /// A place that speaks whatever the caller speaks, OpenAI-style dialects too: the caller's own
+    /// path under another base.
     #[must_use]
     pub fn same_api(base: Uri) -> Self {
         Self::new(base, Form::Same)
     }
 
-    /// The API version in the path. Default: the caller's where the dialect is the caller's, else `v1beta` (Gemini API) or `v1beta1`
-    /// (Vertex AI), as the official SDKs have it.
+    /// The API version in the path. Default: the caller's where the dialect is the caller's, else
+    /// `v1beta` (Gemini API) or `v1beta1` (Vertex AI), as the official SDKs have it.
     #[must_use]
     pub fn version(mut self, version: impl Into<Cow<'static, str>>) -> Self {
         self.version = Some(version.into());
@@ -126,7 +133,8 @@ impl Upstream {
         self
     }
 
-    /// Who pays there. Targets of one account close together when the account is refused. Default: the address.
+    /// Who pays there. Targets of one account close together when the account is refused. Default:
+    /// the address.
     #[must_use]
     pub fn account(mut self, account: impl Into<Cow<'static, str>>) -> Self {
         self.account = Some(account.into());
@@ -173,7 +181,9 @@ impl Upstream {
         };
         match &self.api {
             Form::Vertex { project, location } => {
-                format!("{prefix}/{version}/projects/{project}/locations/{location}/publishers/google/models/{model}:{verb}")
+                format!(
+                    "{prefix}/{version}/projects/{project}/locations/{location}/publishers/google/models/{model}:{verb}"
+                )
             }
             Form::Express => format!("{prefix}/{version}/publishers/google/models/{model}:{verb}"),
             Form::Same | Form::Gemini => format!("{prefix}/{version}/models/{model}:{verb}"),
@@ -188,10 +198,19 @@ impl Upstream {
         let query: Vec<_> = query
             .unwrap_or("")
             .split('&')
-            .filter(|pair| !pair.is_empty() && (carried || !matches!(pair.split('=').next(), Some("key" | "access_token"))))
+            .filter(|pair| {
+                !pair.is_empty()
+                    && (carried || !matches!(pair.split('=').next(), Some("key" | "access_token")))
+            })
             .collect();
-        let path = if query.is_empty() { path.to_owned() } else { format!("{path}?{}", query.join("&")) };
-        Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build().map_err(|_| Unfit::BadAddress)
+        let path =
+            if query.is_empty() { path.to_owned() } else { format!("{path}?{}", query.join("&")) };
+        Uri::builder()
+            .scheme(scheme)
+            .authority(authority)
+            .path_and_query(path)
+            .build()
+            .map_err(|_| Unfit::BadAddress)
     }
 
     pub(super) fn head(&self, headers: &mut HeaderMap, dialect: Dialect) {
@@ -202,7 +221,9 @@ impl Upstream {
         if matches!(self.credentials, Credentials::Carried) {
             return;
         }
-        for name in [&X_GOOG_API_KEY, &X_GOOG_USER_PROJECT, &AUTHORIZATION, &PROXY_AUTHORIZATION, &COOKIE] {
+        for name in
+            [&X_GOOG_API_KEY, &X_GOOG_USER_PROJECT, &AUTHORIZATION, &PROXY_AUTHORIZATION, &COOKIE]
+        {
             headers.remove(name);
         }
         if let Credentials::Own(name, value) = &self.credentials {
@@ -231,8 +252,11 @@ impl fmt::Debug for Upstream {
 impl PartialEq for Upstream {
     fn eq(&self, other: &Self) -> bool {
         let credentials = match (&self.credentials, &other.credentials) {
-            (Credentials::None, Credentials::None) | (Credentials::Carried, Credentials::Carried) => true,
-            (Credentials::Own(name, value), Credentials::Own(other, secret)) => name == other && value == secret,
+            (Credentials::None, Credentials::None)
+            | (Credentials::Carried, Credentials::Carried) => true,
+            (Credentials::Own(name, value), Credentials::Own(other, secret)) => {
+                name == other && value == secret
+            }
             _ => false,
         };
         credentials

@@ -45,8 +45,8 @@ impl GivenUp {
     }
 }
 
-/// One thing in which a rewritten request differs from the one that the caller made. Where no `Degradation` says so, not a byte of
-/// it differs.
+/// One thing in which a rewritten request differs from the one that the caller made. Where no
+/// `Degradation` says so, not a byte of it differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Degradation {
     /// Which part.
@@ -58,7 +58,11 @@ pub struct Degradation {
 }
 
 impl Degradation {
-    pub(crate) fn new(what: GivenUp, from: impl Into<Cow<'static, str>>, to: Option<Cow<'static, str>>) -> Self {
+    pub(crate) fn new(
+        what: GivenUp,
+        from: impl Into<Cow<'static, str>>,
+        to: Option<Cow<'static, str>>,
+    ) -> Self {
         Self { what, from: from.into(), to }
     }
 
@@ -80,8 +84,8 @@ impl fmt::Display for Degradation {
 
 /// What the caller insists on: a target that cannot keep it is passed over, and the trail says so.
 ///
-/// Put it into [`CallOptions::must_keep`](crate::context::CallOptions::must_keep). The reference images of an edit are kept always:
-/// without them another picture would be made.
+/// Put it into [`CallOptions::must_keep`](crate::context::CallOptions::must_keep). The reference
+/// images of an edit are kept always: without them another picture would be made.
 ///
 /// ```
 /// use tower_gemini_core::{context::CallOptions, target::MustKeep};
@@ -117,7 +121,8 @@ impl MustKeep {
         self
     }
 
-    /// The maker of the model asked for. A model that the catalogue does not know is of no known maker.
+    /// The maker of the model asked for. A model that the catalogue does not know is of no known
+    /// maker.
     #[must_use]
     pub fn vendor(mut self) -> Self {
         self.vendor = true;
@@ -131,26 +136,29 @@ impl MustKeep {
     }
 }
 
-/// What becomes of the thought signatures of earlier turns when another model, or another backend, is to read them.
+/// What becomes of the thought signatures of earlier turns when another model, or another backend,
+/// is to read them.
 ///
-/// They are bound to the backend that made them: a gateway that failed over from the Gemini API to Vertex AI was answered 400
-/// "Invalid thought signature".
+/// They are bound to the backend that made them: a gateway that failed over from the Gemini API to
+/// Vertex AI was answered 400 "Invalid thought signature".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Signatures {
-    /// Each is replaced by [`PLACEHOLDER`](Self::PLACEHOLDER), and image parts of the model that lack one get it. For models that do
-    /// not think they are taken out.
+    /// Each is replaced by [`PLACEHOLDER`](Self::PLACEHOLDER), and image parts of the model that
+    /// lack one get it. For models that do not think they are taken out.
     #[default]
     Placeholder,
-    /// Each is taken out. The Gemini API answers 400 to that where an image of an earlier turn lacks its signature; Vertex AI does
-    /// not check Gemini 3 Pro Image (Vertex AI documentation, 2026-07).
+    /// Each is taken out. The Gemini API answers 400 to that where an image of an earlier turn
+    /// lacks its signature; Vertex AI does not check Gemini 3 Pro Image (Vertex AI documentation,
+    /// 2026-07).
     Strip,
     /// A target that would need this is passed over.
     Refuse,
 }
 
 impl Signatures {
-    /// The documented value for histories made elsewhere (Gemini API and Vertex AI documentation, thought signatures, 2026-07).
+    /// The documented value for histories made elsewhere (Gemini API and Vertex AI documentation,
+    /// thought signatures, 2026-07).
     pub const PLACEHOLDER: &'static str = "skip_thought_signature_validator";
 }
 
@@ -166,9 +174,11 @@ pub enum Unfit {
     KeepsVendor,
     /// It cannot edit images, and the request is an edit.
     CannotEdit,
-    /// It makes images, and the call wants none: an answer nobody asked for would be paid for many times over.
+    /// It makes images, and the call wants none: an answer nobody asked for would be paid for many
+    /// times over.
     MakesImages,
-    /// It is asked in another way (`predict` and `generateContent`, or an OpenAI-style request to Google's own form).
+    /// It is asked in another way (`predict` and `generateContent`, or an OpenAI-style request to
+    /// Google's own form).
     OtherApi,
     /// The history holds thought signatures that it would refuse.
     Signatures,

@@ -1,5 +1,6 @@
 //! What the tests over a real socket share.
-// Each test binary uses a part of this; the exemption of tests from these lints does not reach helpers.
+// Each test binary uses a part of this; the exemption of tests from these lints does not reach
+// helpers.
 #![allow(dead_code, clippy::unwrap_used, clippy::panic)]
 
 use std::error::Error as StdError;
@@ -8,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::Extensions;
-use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Middleware, Next, RequestBuilder, Result};
+use reqwest_middleware::{
+    ClientBuilder, ClientWithMiddleware, Middleware, Next, RequestBuilder, Result,
+};
 use tower_gemini::GeminiStack;
 use tower_gemini::jittered_retry::{Backoff, RetryPolicy};
 use tower_gemini_reqwest::client_builder;
@@ -20,7 +23,8 @@ pub(crate) const CAT: &str = r#"{"contents":[{"parts":[{"text":"a cat on a wall"
 
 /// The recommended stack with three attempts that wait next to nothing.
 pub(crate) fn quick_stack() -> GeminiStack {
-    GeminiStack::new().retry_policy(RetryPolicy::uniform(3, Backoff::constant(Duration::from_millis(1))))
+    GeminiStack::new()
+        .retry_policy(RetryPolicy::uniform(3, Backoff::constant(Duration::from_millis(1))))
 }
 
 /// A simulator that serves on a free port.
@@ -41,7 +45,13 @@ impl Upstream {
 
     /// One that would answer in five minutes.
     pub(crate) async fn slow() -> Self {
-        Self::with(Sim::builder().latency(Latency::fixed(Duration::from_secs(300))).tiny_images(true).build()).await
+        Self::with(
+            Sim::builder()
+                .latency(Latency::fixed(Duration::from_secs(300)))
+                .tiny_images(true)
+                .build(),
+        )
+        .await
     }
 
     pub(crate) fn url(&self) -> String {
@@ -67,7 +77,9 @@ impl Upstream {
 
     /// Until the server has seen this many requests come in whole.
     pub(crate) async fn received(&self, requests: usize) {
-        while self.sim.ledger().requests().iter().filter(|record| record.request_counted).count() < requests {
+        while self.sim.ledger().requests().iter().filter(|record| record.request_counted).count()
+            < requests
+        {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -79,7 +91,9 @@ impl Upstream {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), wait).await.expect("the attempt goes on though nobody waits for it");
+        tokio::time::timeout(Duration::from_secs(10), wait)
+            .await
+            .expect("the attempt goes on though nobody waits for it");
     }
 }
 
@@ -91,7 +105,10 @@ pub(crate) fn client(middleware: impl Middleware) -> ClientWithMiddleware {
     ClientBuilder::new(client_builder().build().unwrap()).with(middleware).build()
 }
 
-pub(crate) fn client_over(middleware: impl Middleware, below: impl Middleware) -> ClientWithMiddleware {
+pub(crate) fn client_over(
+    middleware: impl Middleware,
+    below: impl Middleware,
+) -> ClientWithMiddleware {
     ClientBuilder::new(client_builder().build().unwrap()).with(middleware).with(below).build()
 }
 
@@ -168,6 +185,9 @@ pub(crate) fn image_in(answer: &[u8]) -> Vec<u8> {
     use base64::Engine as _;
     let answer: serde_json::Value = serde_json::from_slice(answer).unwrap();
     let parts = answer["candidates"][0]["content"]["parts"].as_array().unwrap();
-    let image = parts.iter().filter(|part| part["thought"] != true).find_map(|part| part["inlineData"]["data"].as_str());
+    let image = parts
+        .iter()
+        .filter(|part| part["thought"] != true)
+        .find_map(|part| part["inlineData"]["data"].as_str());
     base64::engine::general_purpose::STANDARD.decode(image.unwrap()).unwrap()
 }

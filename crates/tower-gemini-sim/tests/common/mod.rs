@@ -1,5 +1,6 @@
 //! What every test of the simulator needs.
-// Each test binary uses a part of this; the exemption of tests from these lints does not reach helpers.
+// Each test binary uses a part of this; the exemption of tests from these lints does not reach
+// helpers.
 #![allow(dead_code, clippy::unwrap_used, clippy::panic)]
 
 use bytes::Bytes;
@@ -14,7 +15,10 @@ pub(crate) const FLASH31: &str = "gemini-3.1-flash-image";
 pub(crate) const CAT: &str = r#"{ "contents": [{ "parts": [{ "text": "a cat on a wall" }] }] }"#;
 
 pub(crate) fn post(uri: impl AsRef<str>, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
-    Request::post(uri.as_ref()).header("x-goog-api-key", "key-1").body(Full::new(body.into())).unwrap()
+    Request::post(uri.as_ref())
+        .header("x-goog-api-key", "key-1")
+        .body(Full::new(body.into()))
+        .unwrap()
 }
 
 pub(crate) fn generate(model: &str) -> Request<Full<Bytes>> {
@@ -47,7 +51,8 @@ pub(crate) struct Taken {
 
 impl Taken {
     pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {}", self.text()))
     }
 
     pub(crate) fn text(&self) -> &str {

@@ -12,7 +12,8 @@ use tower_gemini_core::verdict::{Outcome, Verdict};
 use crate::final_image_extract::StrippedBody;
 use crate::quota_guard::{PacificDay, REFUSAL_DOMAIN};
 
-/// Read by openai's clients and by the Interactions clients of google-genai 1.x and `@google/genai` 1.x.
+/// Read by openai's clients and by the Interactions clients of google-genai 1.x and `@google/genai`
+/// 1.x.
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const X_UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-upstream-status");
 
@@ -34,7 +35,8 @@ impl<B> HasVerdict for StrippedBody<B> {
     }
 }
 
-/// The answer that says what an error says, in Google's form. The text is the error's own, without secrets.
+/// The answer that says what an error says, in Google's form. The text is the error's own, without
+/// secrets.
 ///
 /// `charged` is the status where money is or may be gone.
 #[must_use]
@@ -46,13 +48,18 @@ pub fn answer_to(error: &Error, charged: StatusCode) -> Response<Bytes> {
             let body = error.upstream_body().cloned().unwrap_or_default();
             let mut response = Response::new(body);
             *response.status_mut() = status;
-            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=UTF-8"));
+            response.headers_mut().insert(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/json; charset=UTF-8"),
+            );
             return response;
         }
         None if !verdict.charge().is_surely_free() => (charged, "ABORTED"),
         None if error.is_timeout() => (StatusCode::GATEWAY_TIMEOUT, "DEADLINE_EXCEEDED"),
         None if error.is_request_body() => (StatusCode::BAD_REQUEST, "INVALID_ARGUMENT"),
-        None if verdict.outcome() == Outcome::NotSent => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
+        None if verdict.outcome() == Outcome::NotSent => {
+            (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE")
+        }
         None => (StatusCode::BAD_GATEWAY, "UNAVAILABLE"),
     };
     let body = json!({ "error": {
@@ -68,11 +75,14 @@ pub fn answer_to(error: &Error, charged: StatusCode) -> Response<Bytes> {
     }});
     let mut response = Response::new(Bytes::from(body.to_string()));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=UTF-8"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=UTF-8"));
     response
 }
 
-/// How many whole seconds a caller should wait before it asks again; `None` where nothing is known or no waiting helps.
+/// How many whole seconds a caller should wait before it asks again; `None` where nothing is known
+/// or no waiting helps.
 ///
 /// A day's limit ends at midnight Pacific, whatever the answer's own hint says.
 ///
@@ -103,9 +113,10 @@ pub fn seconds_to_wait(verdict: &Verdict, now: SystemTime) -> Option<u64> {
     Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
 }
 
-/// Tells clients with retries of their own what they may do, by the table of the [module](super): the status becomes `charged` where they
-/// would send again after it and money is or may be gone (the upstream's own is then in `x-upstream-status`), and `x-should-retry` and
-/// `Retry-After` are set.
+/// Tells clients with retries of their own what they may do, by the table of the [module](super):
+/// the status becomes `charged` where they would send again after it and money is or may be gone
+/// (the upstream's own is then in `x-upstream-status`), and `x-should-retry` and `Retry-After` are
+/// set.
 pub fn advise(
     status: &mut StatusCode,
     headers: &mut HeaderMap,
@@ -123,7 +134,9 @@ pub fn advise(
     if clients_retry(*status) || (money_is_gone && !status.is_success()) {
         headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
     }
-    if let Some(seconds) = verdict.filter(|_| clients_retry(*status)).and_then(|verdict| seconds_to_wait(verdict, now)) {
+    if let Some(seconds) =
+        verdict.filter(|_| clients_retry(*status)).and_then(|verdict| seconds_to_wait(verdict, now))
+    {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
 }

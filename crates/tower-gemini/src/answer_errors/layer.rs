@@ -20,8 +20,8 @@ impl AnswerErrorsLayer {
         Self { charged: StatusCode::FAILED_DEPENDENCY, clock: Arc::new(SystemClock) }
     }
 
-    /// Which status says that money is or may be gone, and no answer came of it. Clients with retries of their own pay again after a
-    /// 408, 409, 429 or 5xx.
+    /// Which status says that money is or may be gone, and no answer came of it. Clients with
+    /// retries of their own pay again after a 408, 409, 429 or 5xx.
     #[must_use]
     pub fn status_when_charged(mut self, status: StatusCode) -> Self {
         self.charged = status;

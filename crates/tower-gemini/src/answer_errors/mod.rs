@@ -1,4 +1,5 @@
-//! Turns errors into answers in Google's form, and tells clients with retries of their own when to stop.
+//! Turns errors into answers in Google's form, and tells clients with retries of their own when to
+//! stop.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -23,9 +24,10 @@
 //!
 //! # Why
 //!
-//! A server cannot answer with an `Err`, and SDKs behind it understand one form of error: Google's. They also retry on their own, by the
-//! status alone. openai's client sends three times by default, others five, whatever it cost (measured 2026-11): so the status and two
-//! headers must say what the verdict knows.
+//! A server cannot answer with an `Err`, and SDKs behind it understand one form of error: Google's.
+//! They also retry on their own, by the status alone. openai's client sends three times by default,
+//! others five, whatever it cost (measured 2026-11): so the status and two headers must say what
+//! the verdict knows.
 //!
 //! | what happened | status | `x-should-retry` | `Retry-After` |
 //! | --- | --- | --- | --- |
@@ -36,13 +38,14 @@
 //! | the caller's body could not be read | 400 `INVALID_ARGUMENT` | | |
 //! | charged or maybe charged, and no answer to show for it | 424 `ABORTED` | `false` | |
 //!
-//! 424 is *Failed Dependency* (RFC 4918): no client that was measured sends again after a 4xx other than 408, 409 and 429, and most of
-//! them do after a 502 or 504. Which status it is can be set.
+//! 424 is *Failed Dependency* (RFC 4918): no client that was measured sends again after a 4xx other
+//! than 408, 409 and 429, and most of them do after a 502 or 504. Which status it is can be set.
 //!
 //! # Order in the stack
 //!
-//! Outermost, over any judged stack: [`raw`](crate::GeminiStack::raw) and [`json`](crate::GeminiStack::json) answers pass through it byte
-//! for byte. It makes a stack fit for `axum`'s `Router::layer`, which asks for a service that never fails.
+//! Outermost, over any judged stack: [`raw`](crate::GeminiStack::raw) and
+//! [`json`](crate::GeminiStack::json) answers pass through it byte for byte. It makes a stack fit
+//! for `axum`'s `Router::layer`, which asks for a service that never fails.
 //!
 //! # Defaults
 //!
@@ -52,8 +55,9 @@
 //!
 //! # Errors
 //!
-//! None of its own: the service's error is [`Infallible`](std::convert::Infallible). A body that breaks after its head ends with the error
-//! of the layer below, so that a server cuts the connection and no client takes a part for the whole.
+//! None of its own: the service's error is [`Infallible`](std::convert::Infallible). A body that
+//! breaks after its head ends with the error of the layer below, so that a server cuts the
+//! connection and no client takes a part for the whole.
 //!
 //! # Cancel safety
 //!

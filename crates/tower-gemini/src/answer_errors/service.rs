@@ -38,13 +38,17 @@ where
     type Future = ResponseFuture<S, R>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // A service that never fails cannot say that it failed to become ready: the future asks, and answers with the error.
+        // A service that never fails cannot say that it failed to become ready: the future asks,
+        // and answers with the error.
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: R) -> Self::Future {
         let inner = take_ready(&mut self.inner);
-        ResponseFuture { step: Step::Readying { inner, request: Some(request) }, settings: self.settings.clone() }
+        ResponseFuture {
+            step: Step::Readying { inner, request: Some(request) },
+            settings: self.settings.clone(),
+        }
     }
 }
 
@@ -81,7 +85,8 @@ where
             let result = match this.step.as_mut().project() {
                 StepProjection::Readying { inner, request } => match ready!(inner.poll_ready(cx)) {
                     Ok(()) => {
-                        // Polled after it was ready: a fault of the caller that must not bring the process down.
+                        // Polled after it was ready: a fault of the caller that must not bring the
+                        // process down.
                         let Some(request) = request.take() else { return Poll::Pending };
                         let future = inner.call(request);
                         this.step.set(Step::Sent(future));
@@ -95,16 +100,31 @@ where
             return Poll::Ready(Ok(match result {
                 Ok(response) => {
                     let (mut parts, body) = response.into_parts();
-                    advise(&mut parts.status, &mut parts.headers, body.verdict(), this.settings.charged, now);
+                    advise(
+                        &mut parts.status,
+                        &mut parts.headers,
+                        body.verdict(),
+                        this.settings.charged,
+                        now,
+                    );
                     Response::from_parts(parts, AnsweredBody(Inner::Upstream(body)))
                 }
                 Err(error) => {
                     let (mut parts, bytes) = answer_to(&error, this.settings.charged).into_parts();
-                    advise(&mut parts.status, &mut parts.headers, Some(error.verdict()), this.settings.charged, now);
+                    advise(
+                        &mut parts.status,
+                        &mut parts.headers,
+                        Some(error.verdict()),
+                        this.settings.charged,
+                        now,
+                    );
                     if let Some(trail) = error.trail() {
                         parts.extensions.insert(trail.clone());
                     }
-                    let body = AnsweredBody(Inner::Ours { bytes: Some(bytes), verdict: Box::new(error.verdict().clone()) });
+                    let body = AnsweredBody(Inner::Ours {
+                        bytes: Some(bytes),
+                        verdict: Box::new(error.verdict().clone()),
+                    });
                     Response::from_parts(parts, body)
                 }
             }));
@@ -135,10 +155,15 @@ impl<B: Body<Data = Bytes>> Body for AnsweredBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project().0.project() {
             InnerProjection::Upstream(body) => body.poll_frame(cx),
-            InnerProjection::Ours { bytes, .. } => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            InnerProjection::Ours { bytes, .. } => {
+                Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+            }
         }
     }
 
@@ -152,7 +177,9 @@ impl<B: Body<Data = Bytes>> Body for AnsweredBody<B> {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Inner::Upstream(body) => body.size_hint(),
-            Inner::Ours { bytes, .. } => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Inner::Ours { bytes, .. } => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
         }
     }
 }

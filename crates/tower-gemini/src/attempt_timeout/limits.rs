@@ -52,7 +52,8 @@ impl Limits {
         [a, b, c, d, self.other].map(|limit| HeaderValue::from(self.server_seconds(limit, None)))
     }
 
-    /// The whole seconds to tell the server, so that it gives up before `limit`; at least 1. `stated` is the caller's own wish.
+    /// The whole seconds to tell the server, so that it gives up before `limit`; at least 1.
+    /// `stated` is the caller's own wish.
     pub(super) fn server_seconds(&self, limit: Duration, stated: Option<u64>) -> u64 {
         let ours = limit.saturating_sub(self.margin).as_secs().max(1);
         stated.map_or(ours, |stated| stated.min(ours))
@@ -85,8 +86,12 @@ mod tests {
         let limits = Limits::default();
         let mut call = Call::unrecognised();
         call.wants_image = true;
-        for (size, seconds) in [(None, 300), (Some(ImageSize::K1), 300), (Some(ImageSize::K2), 300), (Some(ImageSize::K4), 600)]
-        {
+        for (size, seconds) in [
+            (None, 300),
+            (Some(ImageSize::K1), 300),
+            (Some(ImageSize::K2), 300),
+            (Some(ImageSize::K4), 600),
+        ] {
             call.size = size;
             assert_eq!(limits.attempt(slot(&call)), Duration::from_secs(seconds));
         }

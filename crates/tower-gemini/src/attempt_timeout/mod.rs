@@ -12,12 +12,13 @@
 //!
 //! # Why
 //!
-//! A timeout of ours leaves an attempt that may have been paid for. So each attempt also carries `X-Server-Timeout`, a margin
-//! below our own limit: the server gives up first and answers 504, which is not charged. Our own limit is the last resort, and
-//! its verdict says so: *maybe charged*.
+//! A timeout of ours leaves an attempt that may have been paid for. So each attempt also carries
+//! `X-Server-Timeout`, a margin below our own limit: the server gives up first and answers 504,
+//! which is not charged. Our own limit is the last resort, and its verdict says so: *maybe
+//! charged*.
 //!
-//! It covers the head and the body. After the head has come, a gap of the idle limit between two chunks ends the attempt too.
-//! The call's deadline, where there is one, shortens the limit.
+//! It covers the head and the body. After the head has come, a gap of the idle limit between two
+//! chunks ends the attempt too. The call's deadline, where there is one, shortens the limit.
 //!
 //! # Order in the stack
 //!
@@ -37,8 +38,9 @@
 //!
 //! # Errors
 //!
-//! An [`Error`](tower_gemini_core::error::Error) with [`is_timeout`](tower_gemini_core::error::Error::is_timeout), maybe charged: from
-//! the future, or from the body.
+//! An [`Error`](tower_gemini_core::error::Error) with
+//! [`is_timeout`](tower_gemini_core::error::Error::is_timeout), maybe charged: from the future, or
+//! from the body.
 //!
 //! # Cancel safety
 //!

@@ -65,7 +65,10 @@ where
                 (limit, what) = (left, TimeLimit::Deadline);
             }
         }
-        let stated = request.headers().get(&X_SERVER_TIMEOUT).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        let stated = request
+            .headers()
+            .get(&X_SERVER_TIMEOUT)
+            .and_then(|value| value.to_str().ok()?.trim().parse().ok());
         let told = match self.told.get(slot) {
             Some(told) if stated.is_none() && limit == usual => told.clone(),
             _ => HeaderValue::from(self.limits.server_seconds(limit, stated)),
@@ -97,7 +100,10 @@ pub struct ResponseFuture<F> {
 
 impl<F> fmt::Debug for ResponseFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture").field("limit", &self.limit).field("what", &self.what).finish_non_exhaustive()
+        f.debug_struct("ResponseFuture")
+            .field("limit", &self.limit)
+            .field("what", &self.what)
+            .finish_non_exhaustive()
     }
 }
 
@@ -115,7 +121,12 @@ where
             let mut response = result?.into_response();
             if let Some(timer) = this.timer.take() {
                 if response.body().is_open() {
-                    let guard = TimeGuard { timer, limit: *this.limit, what: *this.what, idle: this.idle.map(Idle::new) };
+                    let guard = TimeGuard {
+                        timer,
+                        limit: *this.limit,
+                        what: *this.what,
+                        idle: this.idle.map(Idle::new),
+                    };
                     response.body_mut().guard(Box::new(guard));
                 }
             }
@@ -173,7 +184,11 @@ impl BodyGuard for TimeGuard {
         }
         if let Some(idle) = &mut self.idle {
             if idle.poll(cx).is_ready() {
-                return Poll::Ready(Error::timeout(TimeLimit::Idle, idle.limit, Verdict::interrupted()));
+                return Poll::Ready(Error::timeout(
+                    TimeLimit::Idle,
+                    idle.limit,
+                    Verdict::interrupted(),
+                ));
             }
         }
         Poll::Pending

@@ -1,8 +1,9 @@
 //! Was it sent? What a client's error proves.
 //!
-//! Only what surely never left, or what the server itself declares that it did not take up, counts as not sent; everything else may
-//! have been paid for. What is not proven here may still be known: a request whose last byte the client never asked for is free,
-//! whatever the client's error says (see [`Trail::request_is_out`](tower_gemini_core::trail::Trail::request_is_out)).
+//! Only what surely never left, or what the server itself declares that it did not take up, counts
+//! as not sent; everything else may have been paid for. What is not proven here may still be known:
+//! a request whose last byte the client never asked for is free, whatever the client's error says
+//! (see [`Trail::request_is_out`](tower_gemini_core::trail::Trail::request_is_out)).
 //!
 //! | error | proves it | why |
 //! | --- | --- | --- |
@@ -22,7 +23,8 @@ use std::io;
 /// Tells whether a client's error proves that the request never reached the server.
 pub type Evidence = fn(&(dyn StdError + 'static)) -> bool;
 
-/// Marks an error that came before anything was sent. A client adapter that knows wraps its error in this.
+/// Marks an error that came before anything was sent. A client adapter that knows wraps its error
+/// in this.
 ///
 /// ```
 /// use tower_gemini::classify_gemini_error::evidence::{NotSent, was_not_sent};
@@ -61,7 +63,8 @@ impl StdError for NotSent {
 
 /// Marks an error after which the request may have been sent, whatever its causes look like.
 ///
-/// A client that followed a redirect, say, may fail to connect to the second server after the first had the whole request.
+/// A client that followed a redirect, say, may fail to connect to the second server after the first
+/// had the whole request.
 ///
 /// ```
 /// use std::io;
@@ -112,7 +115,9 @@ pub fn was_not_sent(error: &(dyn StdError + 'static)) -> bool {
         if error.is::<MayBeSent>() {
             return false;
         }
-        if error.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(hyper_util::client::legacy::Error::is_connect)
+        if error
+            .downcast_ref::<hyper_util::client::legacy::Error>()
+            .is_some_and(hyper_util::client::legacy::Error::is_connect)
         {
             return true;
         }
@@ -128,13 +133,17 @@ pub fn was_not_sent(error: &(dyn StdError + 'static)) -> bool {
             return stream_was_never_started(error);
         }
         if let (Some(error), false) = (error.downcast_ref::<io::Error>(), established) {
-            // Unreachable hosts and networks are not among these: an established connection that gives up its retransmissions
-            // reports what the network last said of them.
-            if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::AddrNotAvailable) {
+            // Unreachable hosts and networks are not among these: an established connection that
+            // gives up its retransmissions reports what the network last said of them.
+            if matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionRefused | io::ErrorKind::AddrNotAvailable
+            ) {
                 return true;
             }
         }
-        // An I/O error made from another error hides it from `source`, which skips to that one's own cause.
+        // An I/O error made from another error hides it from `source`, which skips to that one's
+        // own cause.
         next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
             Some(inner) => Some(inner as &(dyn StdError + 'static)),
             None => error.source(),
@@ -143,14 +152,18 @@ pub fn was_not_sent(error: &(dyn StdError + 'static)) -> bool {
     false
 }
 
-/// Whether the server said of a stream that it did nothing with it. Only its own word counts: what our side made of a broken
-/// connection is no proof. After any other reason (`CANCEL`, `INTERNAL_ERROR`, `HTTP_1_1_REQUIRED`) it may have.
+/// Whether the server said of a stream that it did nothing with it. Only its own word counts: what
+/// our side made of a broken connection is no proof. After any other reason (`CANCEL`,
+/// `INTERNAL_ERROR`, `HTTP_1_1_REQUIRED`) it may have.
 ///
-/// h2 gives a request the server's `GOAWAY` as its error only where the request's stream is beyond the last one that it names, or was
-/// never opened; a request below it ends with its answer, or with the error of the connection.
+/// h2 gives a request the server's `GOAWAY` as its error only where the request's stream is beyond
+/// the last one that it names, or was never opened; a request below it ends with its answer, or
+/// with the error of the connection.
 #[cfg(feature = "http2")]
 fn stream_was_never_started(error: &h2::Error) -> bool {
-    error.is_remote() && (error.is_go_away() || (error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)))
+    error.is_remote()
+        && (error.is_go_away()
+            || (error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)))
 }
 
 #[cfg(test)]
@@ -168,7 +181,8 @@ mod tests {
             io::ErrorKind::BrokenPipe,
             io::ErrorKind::TimedOut,
             io::ErrorKind::UnexpectedEof,
-            // Linux reports the last ICMP message when an established connection gives up its retransmissions.
+            // Linux reports the last ICMP message when an established connection gives up its
+            // retransmissions.
             io::ErrorKind::HostUnreachable,
             io::ErrorKind::NetworkUnreachable,
             io::ErrorKind::Other,
@@ -190,7 +204,8 @@ mod tests {
         assert!(was_not_sent(&NotSent::new(MayBeSent::new("the adapter outside knows more"))));
     }
 
-    // The server's own word is tested over the wire, in `tests/it/cuts/http2.rs`: it cannot be made up here.
+    // The server's own word is tested over the wire, in `tests/it/cuts/http2.rs`: it cannot be made
+    // up here.
     #[cfg(feature = "http2")]
     #[test]
     fn what_our_side_says_of_a_stream_is_no_proof() {
@@ -202,7 +217,11 @@ mod tests {
     #[test]
     fn the_markers_give_their_cause_back() {
         let cause = NotSent::new(io::Error::from(io::ErrorKind::TimedOut)).into_inner();
-        assert!(cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut));
+        assert!(
+            cause
+                .downcast_ref::<io::Error>()
+                .is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+        );
         let cause = MayBeSent::new(io::Error::from(io::ErrorKind::TimedOut)).into_inner();
         assert!(cause.is::<io::Error>());
     }

@@ -21,19 +21,22 @@
 //!
 //! # Why
 //!
-//! A 429 may be a minute's limit, a day's, no quota at all, an account's spending, or Google's own capacity; a 200 may be a
-//! refusal, an empty answer or an error. The status alone decides wrongly in each of these.
+//! A 429 may be a minute's limit, a day's, no quota at all, an account's spending, or Google's own
+//! capacity; a 200 may be a refusal, an empty answer or an error. The status alone decides wrongly
+//! in each of these.
 //!
 //! # When the verdict is known
 //!
-//! Of an error the whole body is read, up to a bound, and given back unchanged; so the connection can be used again even when
-//! the answer is dropped. Of a 2xx the first 64 KiB are read: an answer that ends within them is judged before its head is
-//! released, a longer one is an image on its way. Of a stream, reading stops at the first event with content.
-//! After that the answer is judged as it passes, and ends with an error where it is not whole.
+//! Of an error the whole body is read, up to a bound, and given back unchanged; so the connection
+//! can be used again even when the answer is dropped. Of a 2xx the first 64 KiB are read: an answer
+//! that ends within them is judged before its head is released, a longer one is an image on its
+//! way. Of a stream, reading stops at the first event with content. After that the answer is judged
+//! as it passes, and ends with an error where it is not whole.
 //!
 //! # Order in the stack
 //!
-//! Innermost, right above the client. Works over any request body and any response body that is `Unpin`.
+//! Innermost, right above the client. Works over any request body and any response body that is
+//! `Unpin`.
 //!
 //! # Defaults
 //!
@@ -45,13 +48,13 @@
 //!
 //! # Errors
 //!
-//! An [`Error`](tower_gemini_core::error::Error) where the client fails: not charged when the [evidence] says that it
-//! was never sent, otherwise *maybe charged*.
+//! An [`Error`](tower_gemini_core::error::Error) where the client fails: not charged when the
+//! [evidence] says that it was never sent, otherwise *maybe charged*.
 //!
 //! # Cancel safety
 //!
-//! Dropping the future or the body drops the client's. The trail then says that the attempt was cut off and may have been
-//! charged.
+//! Dropping the future or the body drops the client's. The trail then says that the attempt was cut
+//! off and may have been charged.
 
 pub mod evidence;
 mod layer;

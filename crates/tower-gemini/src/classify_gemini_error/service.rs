@@ -10,7 +10,9 @@ use http::{Request, Response, StatusCode};
 use http_body::Body;
 use pin_project::pin_project;
 use tokio::time::Instant;
-use tower_gemini_core::body::{BodyEnd, BodyGuard, Ended, JudgedBody, Peek, PeekLimits, ReplayBody};
+use tower_gemini_core::body::{
+    BodyEnd, BodyGuard, Ended, JudgedBody, Peek, PeekLimits, ReplayBody,
+};
 use tower_gemini_core::call::Call;
 use tower_gemini_core::catalog::Catalog;
 use tower_gemini_core::context::CallContext;
@@ -49,7 +51,9 @@ where
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         // Nothing has been sent while a client only says that it is not ready.
-        self.inner.poll_ready(cx).map_err(|error| Error::transport(error.into(), Verdict::not_sent()))
+        self.inner
+            .poll_ready(cx)
+            .map_err(|error| Error::transport(error.into(), Verdict::not_sent()))
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
@@ -85,7 +89,8 @@ where
 pub struct ResponseFuture<F, B> {
     #[pin]
     step: Step<F, B>,
-    /// Taken when the verdict is known. Dropped before that, the trail keeps the attempt as cut off and maybe charged.
+    /// Taken when the verdict is known. Dropped before that, the trail keeps the attempt as cut off
+    /// and maybe charged.
     attempt: Option<AttemptLog>,
     limits: PeekLimits,
     evidence: Evidence,
@@ -141,7 +146,8 @@ where
                         let error = error.into();
                         let verdict = match this.attempt {
                             _ if (this.evidence)(&*error) => Verdict::not_sent(),
-                            // A server that was never given the whole request cannot have worked on it.
+                            // A server that was never given the whole request cannot have worked on
+                            // it.
                             Some(attempt) => attempt.id.cut_off(),
                             None => Verdict::interrupted(),
                         };
@@ -160,7 +166,8 @@ where
                         while peek.wants_more() {
                             match ready!(Pin::new(&mut *body).poll_frame(cx)) {
                                 Some(Ok(frame)) => {
-                                    // Trailers of an answer this short carry nothing that a verdict needs.
+                                    // Trailers of an answer this short carry nothing that a verdict
+                                    // needs.
                                     if let Ok(mut data) = frame.into_data() {
                                         peek.push(data.copy_to_bytes(data.remaining()));
                                     }
@@ -180,7 +187,8 @@ where
                     let (Some(head), Some(peek), Some(body), Some(attempt)) =
                         (head.take(), peek.take(), body.take(), this.attempt.take())
                     else {
-                        // Polled after it was ready: a fault of the caller that must not bring the process down.
+                        // Polled after it was ready: a fault of the caller that must not bring the
+                        // process down.
                         return Poll::Pending;
                     };
                     return Poll::Ready(judge(head, peek, body, failed, ended, attempt));
@@ -216,11 +224,21 @@ where
         Some(error) => {
             let decided = peek.decide(&head.headers, true);
             let verdict = decided.verdict().clone();
-            JudgedBody::failed(decided, Error::transport(error, verdict), attempt.call.clone(), attempt.context.clone())
+            JudgedBody::failed(
+                decided,
+                Error::transport(error, verdict),
+                attempt.call.clone(),
+                attempt.context.clone(),
+            )
         }
         None => {
             let decided = peek.decide(&head.headers, ended);
-            JudgedBody::new(decided, (!ended).then_some(body), attempt.call.clone(), attempt.context.clone())
+            JudgedBody::new(
+                decided,
+                (!ended).then_some(body),
+                attempt.call.clone(),
+                attempt.context.clone(),
+            )
         }
     };
     let mut body = body;
@@ -235,8 +253,8 @@ where
     Ok(Response::from_parts(head, body))
 }
 
-/// Writes an attempt's end into the trail: at the head, and once more when the body has ended. Dropped before either, it was
-/// cut off: maybe charged.
+/// Writes an attempt's end into the trail: at the head, and once more when the body has ended.
+/// Dropped before either, it was cut off: maybe charged.
 #[derive(Debug)]
 struct AttemptLog {
     ended: bool,
@@ -255,7 +273,12 @@ impl AttemptLog {
         self.ended = true;
         let catalog = self.catalog.as_deref().unwrap_or_else(|| Catalog::builtin());
         let cost = ledger::cost_of(catalog, &self.call, verdict, usage);
-        self.id.end(self.status.map(|status| status.as_u16()), verdict, cost, self.started.elapsed());
+        self.id.end(
+            self.status.map(|status| status.as_u16()),
+            verdict,
+            cost,
+            self.started.elapsed(),
+        );
     }
 }
 
@@ -286,7 +309,8 @@ impl Drop for AttemptLog {
 
 impl BodyGuard for AttemptLog {
     fn on_end(&mut self, end: &BodyEnd<'_>) {
-        // An image that nobody read to its end is as paid for as before; only what was read says more.
+        // An image that nobody read to its end is as paid for as before; only what was read says
+        // more.
         if end.how != Ended::Dropped || end.verdict.outcome() != Outcome::Image {
             self.end(end.verdict, end.usage);
         }

@@ -34,8 +34,10 @@
 //!
 //! # Errors
 //!
-//! An [`Error`](tower_gemini_core::error::Error) with [`is_transport`](tower_gemini_core::error::Error::is_transport) `false` and nothing
-//! charged, where reading the caller's own body fails, or where it is larger than what is held although its size hint said otherwise.
+//! An [`Error`](tower_gemini_core::error::Error) with
+//! [`is_transport`](tower_gemini_core::error::Error::is_transport) `false` and nothing charged,
+//! where reading the caller's own body fails, or where it is larger than what is held although its
+//! size hint said otherwise.
 //!
 //! # Cancel safety
 //!

@@ -59,7 +59,10 @@ pub struct ResponseFuture<S, B, F> {
 }
 
 #[pin_project(project = StepProjection)]
-#[allow(clippy::large_enum_variant, reason = "the larger one is the usual one: a box is what it is there to save")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "the larger one is the usual one: a box is what it is there to save"
+)]
 enum Step<S, B, F> {
     Collecting {
         #[pin]
@@ -112,7 +115,8 @@ struct Collect<B> {
     max_held_bytes: usize,
 }
 
-/// A body that says that it fits is read where it stands. Any other is boxed, so that its rest can be sent on if it does not.
+/// A body that says that it fits is read where it stands. Any other is boxed, so that its rest can
+/// be sent on if it does not.
 #[pin_project(project = ReadingProjection)]
 enum Reading<B> {
     InPlace(#[pin] B),
@@ -138,9 +142,18 @@ where
             None => CallContext::new(),
         };
         let (parts, body) = request.into_parts();
-        let fits = body.size_hint().upper().is_some_and(|most| usize::try_from(most).is_ok_and(|most| most <= max_held_bytes));
+        let fits = body
+            .size_hint()
+            .upper()
+            .is_some_and(|most| usize::try_from(most).is_ok_and(|most| most <= max_held_bytes));
         let body = if fits { Reading::InPlace(body) } else { Reading::Boxed(Some(Box::pin(body))) };
-        Self { body, head: Some((parts, context)), held: Held::default(), trailers: None, max_held_bytes }
+        Self {
+            body,
+            head: Some((parts, context)),
+            held: Held::default(),
+            trailers: None,
+            max_held_bytes,
+        }
     }
 }
 
@@ -159,7 +172,9 @@ where
             }
             if this.held.bytes > *this.max_held_bytes {
                 let Some(body) = this.body.as_mut().take_rest() else {
-                    return Poll::Ready(Err(Error::request_body("the request's body is longer than it said".into())));
+                    return Poll::Ready(Err(Error::request_body(
+                        "the request's body is longer than it said".into(),
+                    )));
                 };
                 let Some((parts, context)) = this.head.take() else { return Poll::Pending };
                 let call = Arc::new(Call::parse(&parts.method, &parts.uri, &parts.headers, None));
@@ -171,7 +186,8 @@ where
         // Polled after it was ready: a fault of the caller that must not bring the process down.
         let Some((parts, context)) = this.head.take() else { return Poll::Pending };
         let held = std::mem::take(this.held);
-        let call = Arc::new(Call::parse(&parts.method, &parts.uri, &parts.headers, Some(&held.joined())));
+        let call =
+            Arc::new(Call::parse(&parts.method, &parts.uri, &parts.headers, Some(&held.joined())));
         let body = ReplayBody::whole(held, this.trailers.take(), call, context);
         Poll::Ready(Ok(Request::from_parts(parts, body)))
     }
@@ -205,7 +221,8 @@ impl Held {
         }
     }
 
-    /// A body in many chunks is read for its call from one piece; the chunks are still what is sent.
+    /// A body in many chunks is read for its call from one piece; the chunks are still what is
+    /// sent.
     fn joined(&self) -> Bytes {
         match &self.first {
             Some(one) if self.more.is_empty() => one.clone(),
@@ -236,10 +253,15 @@ impl<B: Body<Error: Into<BoxError>>> Body for Rest<B> {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.body.as_mut().poll_frame(cx).map(|frame| {
             frame.map(|frame| {
-                frame.map(|frame| frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))).map_err(Into::into)
+                frame
+                    .map(|frame| frame.map_data(|mut data| data.copy_to_bytes(data.remaining())))
+                    .map_err(Into::into)
             })
         })
     }
@@ -269,7 +291,10 @@ mod tests {
         type Data = Bytes;
         type Error = BoxError;
 
-        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
             Poll::Ready(self.chunks.pop_front().map(|chunk| Ok(Frame::data(chunk))))
         }
 
@@ -282,7 +307,8 @@ mod tests {
         }
     }
 
-    /// Sends three chunks of four bytes through a layer that holds `max`; gives what came out, and whether it was held.
+    /// Sends three chunks of four bytes through a layer that holds `max`; gives what came out, and
+    /// whether it was held.
     async fn sent(upper: Option<u64>, max: usize) -> Result<(Bytes, bool), Error> {
         let inner = service_fn(|request: Request<ReplayBody>| async move {
             let held = request.body().is_replayable();
@@ -295,10 +321,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_comes_through_whole_whether_it_is_held_or_not_and_whatever_it_says() {
-        for (upper, max, held) in
-            [(Some(12), 12, true), (None, 12, true), (None, 11, false), (Some(99), 5, false), (Some(99), 12, true)]
-        {
-            assert_eq!(sent(upper, max).await.unwrap(), ("one,two,tri.".into(), held), "{upper:?} {max}");
+        for (upper, max, held) in [
+            (Some(12), 12, true),
+            (None, 12, true),
+            (None, 11, false),
+            (Some(99), 5, false),
+            (Some(99), 12, true),
+        ] {
+            assert_eq!(
+                sent(upper, max).await.unwrap(),
+                ("one,two,tri.".into(), held),
+                "{upper:?} {max}"
+            );
         }
     }
 

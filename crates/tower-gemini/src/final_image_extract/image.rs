@@ -7,7 +7,8 @@ use tower_gemini_core::scan::{Answer, Usage};
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct FinalImage {
-    /// The image file, decoded. Empty only where it was written elsewhere, or the answer gave a [`url`](Self::url) instead.
+    /// The image file, decoded. Empty only where it was written elsewhere, or the answer gave a
+    /// [`url`](Self::url) instead.
     pub bytes: Bytes,
     /// How many bytes the image file has, wherever they are.
     pub len: u64,
@@ -17,7 +18,8 @@ pub struct FinalImage {
     pub width: Option<u32>,
     /// Height in pixels, read from the image's own header.
     pub height: Option<u32>,
-    /// Every image of the answer was marked as a thought, so this is the last of those. Strict callers take it for a sketch.
+    /// Every image of the answer was marked as a thought, so this is the last of those. Strict
+    /// callers take it for a sketch.
     pub is_thought: bool,
     /// Drafts that came with it and were left out.
     pub drafts: u32,
@@ -27,7 +29,8 @@ pub struct FinalImage {
     pub text: String,
     /// What the answer says it used. Missing usage never costs an image.
     pub usage: Option<Usage>,
-    /// The image part's thought signature as spelled (base64); it must go back with the image in a further turn.
+    /// The image part's thought signature as spelled (base64); it must go back with the image in a
+    /// further turn.
     pub signature: Option<Bytes>,
     /// The model that answered.
     pub model_version: Option<String>,
@@ -70,7 +73,8 @@ impl FinalImage {
     }
 }
 
-/// The media type that a file's first bytes show; empty where they show none that an image model makes.
+/// The media type that a file's first bytes show; empty where they show none that an image model
+/// makes.
 fn sniff(head: &[u8]) -> &'static str {
     match head {
         [0x89, b'P', b'N', b'G', ..] => "image/png",

@@ -24,13 +24,15 @@ pub struct FinalImageJsonLayer {
 }
 
 impl FinalImageJsonLayer {
-    /// Leaves drafts out of answers of up to 128 MiB: more than twice the 54 MB of a 4K image with two drafts (measured 2026-11).
+    /// Leaves drafts out of answers of up to 128 MiB: more than twice the 54 MB of a 4K image with
+    /// two drafts (measured 2026-11).
     #[must_use]
     pub fn new() -> Self {
         Self { max_held_bytes: 128 * 1024 * 1024 }
     }
 
-    /// How much of an answer is held. A longer one passes as it is, with its drafts: it was paid for.
+    /// How much of an answer is held. A longer one passes as it is, with its drafts: it was paid
+    /// for.
     #[must_use]
     pub fn max_held_bytes(mut self, bytes: usize) -> Self {
         self.max_held_bytes = bytes;
@@ -52,11 +54,12 @@ impl<S> Layer<S> for FinalImageJsonLayer {
     }
 }
 
-/// Gives the API's own JSON without the drafts: every image part but the final one is cut out, and nothing else is touched.
-/// Signatures, text and part order stay as the server spelled them.
+/// Gives the API's own JSON without the drafts: every image part but the final one is cut out, and
+/// nothing else is touched. Signatures, text and part order stay as the server spelled them.
 ///
-/// Which image is final is known only at the end, so an answer with images is held whole, a stream too. Answers with an error
-/// status, refusals and answers without an image pass unchanged. An answer that is not whole is an error, with its charge.
+/// Which image is final is known only at the end, so an answer with images is held whole, a stream
+/// too. Answers with an error status, refusals and answers without an image pass unchanged. An
+/// answer that is not whole is an error, with its charge.
 #[derive(Debug, Clone)]
 pub struct FinalImageJson<S> {
     inner: S,
@@ -83,7 +86,10 @@ where
     }
 }
 
-async fn strip<B>(response: Response<JudgedBody<B>>, max_held_bytes: usize) -> Result<Response<StrippedBody<B>>, Error>
+async fn strip<B>(
+    response: Response<JudgedBody<B>>,
+    max_held_bytes: usize,
+) -> Result<Response<StrippedBody<B>>, Error>
 where
     B: Body<Error: Into<BoxError>> + Unpin,
 {
@@ -113,12 +119,16 @@ where
         None => chunks,
     };
     // A stale length would cut the answer short, or make the client wait for bytes that never come.
-    if parts.headers.contains_key(CONTENT_LENGTH) && !parts.headers.contains_key(TRANSFER_ENCODING) {
+    if parts.headers.contains_key(CONTENT_LENGTH) && !parts.headers.contains_key(TRANSFER_ENCODING)
+    {
         let length: usize = chunks.iter().map(Bytes::len).sum();
         parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     let verdict = Box::new(body.verdict().clone());
-    Ok(Response::from_parts(parts, StrippedBody(Inner::Held { chunks: chunks.into(), trailers, verdict })))
+    Ok(Response::from_parts(
+        parts,
+        StrippedBody(Inner::Held { chunks: chunks.into(), trailers, verdict }),
+    ))
 }
 
 /// The body of [`FinalImageJson`]'s answers.
@@ -156,7 +166,10 @@ where
     type Data = Bytes;
     type Error = Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match &mut self.get_mut().0 {
             Inner::Held { chunks, trailers, .. } => Poll::Ready(match chunks.pop_front() {
                 Some(chunk) => Some(Ok(Frame::data(chunk))),
@@ -180,7 +193,9 @@ where
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Inner::Held { chunks, .. } => SizeHint::with_exact(chunks.iter().map(|chunk| chunk.len() as u64).sum()),
+            Inner::Held { chunks, .. } => {
+                SizeHint::with_exact(chunks.iter().map(|chunk| chunk.len() as u64).sum())
+            }
             Inner::Passing(body) => body.size_hint(),
             Inner::TooLong { .. } => SizeHint::new(),
         }
@@ -190,8 +205,12 @@ where
 impl<B> fmt::Debug for StrippedBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Inner::Held { chunks, .. } => f.debug_struct("StrippedBody").field("chunks", &chunks.len()).finish(),
-            Inner::Passing(body) | Inner::TooLong { body, .. } => f.debug_tuple("StrippedBody").field(body).finish(),
+            Inner::Held { chunks, .. } => {
+                f.debug_struct("StrippedBody").field("chunks", &chunks.len()).finish()
+            }
+            Inner::Passing(body) | Inner::TooLong { body, .. } => {
+                f.debug_tuple("StrippedBody").field(body).finish()
+            }
         }
     }
 }

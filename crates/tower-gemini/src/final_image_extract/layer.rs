@@ -30,7 +30,8 @@ impl FinalImageExtractLayer {
         self
     }
 
-    /// The same JSON without the drafts, in place of the image: for callers that read the API's answer themselves.
+    /// The same JSON without the drafts, in place of the image: for callers that read the API's
+    /// answer themselves.
     #[must_use]
     pub fn json() -> FinalImageJsonLayer {
         FinalImageJsonLayer::new()

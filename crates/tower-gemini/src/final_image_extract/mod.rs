@@ -29,18 +29,21 @@
 //!
 //! # Which image is the final one
 //!
-//! The last that is not marked as a thought; where all are, the last of any kind, and [`FinalImage::is_thought`] says so. Never
-//! the first, and never by the presence of a signature: drafts have been seen with signatures and without marks.
+//! The last that is not marked as a thought; where all are, the last of any kind, and
+//! [`FinalImage::is_thought`] says so. Never the first, and never by the presence of a signature:
+//! drafts have been seen with signatures and without marks.
 //!
 //! # What it reads
 //!
-//! Answers of Gemini and Vertex, whole, in a JSON array and as server-sent events; Imagen's predictions; OpenAI-style chat
-//! (`images[]`, data URIs) and images (`b64_json`). The image is decoded while it arrives, into one buffer.
+//! Answers of Gemini and Vertex, whole, in a JSON array and as server-sent events; Imagen's
+//! predictions; OpenAI-style chat (`images[]`, data URIs) and images (`b64_json`). The image is
+//! decoded while it arrives, into one buffer.
 //!
 //! # Order in the stack
 //!
-//! Outermost of the judged layers: it uses the verdict up. Needs [`CollectRequest`](crate::CollectRequest) outside it for the request
-//! to be known, and [`ClassifyGeminiError`](crate::ClassifyGeminiError) inside.
+//! Outermost of the judged layers: it uses the verdict up. Needs
+//! [`CollectRequest`](crate::CollectRequest) outside it for the request to be known, and
+//! [`ClassifyGeminiError`](crate::ClassifyGeminiError) inside.
 //!
 //! # Defaults
 //!
@@ -51,8 +54,9 @@
 //!
 //! # Errors
 //!
-//! A refusal, an empty answer, an answer with an error status and a body that is not whole are typed [`Error`](tower_gemini_core::error::Error)s that name the reason
-//! and the charge. The `json` form passes answers with an error status on as they are.
+//! A refusal, an empty answer, an answer with an error status and a body that is not whole are
+//! typed [`Error`](tower_gemini_core::error::Error)s that name the reason and the charge. The
+//! `json` form passes answers with an error status on as they are.
 //!
 //! # Cancel safety
 //!

@@ -11,11 +11,12 @@ use tower_gemini_core::scan::Scanner;
 use super::FinalImage;
 use super::service::{refused, upstream_error};
 
-/// Writes the final image of a judged answer to `writer` while it arrives, in less than a megabyte of memory whatever its size.
+/// Writes the final image of a judged answer to `writer` while it arrives, in less than a megabyte
+/// of memory whatever its size.
 ///
-/// A draft that came first is overwritten: the writer goes back to where it stood, so it must be able to seek. Cut it to
-/// [`FinalImage::len`] afterwards, since a draft may have been longer (`file.set_len(image.len)`). The returned image's `bytes` are
-/// empty.
+/// A draft that came first is overwritten: the writer goes back to where it stood, so it must be
+/// able to seek. Cut it to [`FinalImage::len`] afterwards, since a draft may have been longer
+/// (`file.set_len(image.len)`). The returned image's `bytes` are empty.
 ///
 /// ```
 /// use std::io::Cursor;
@@ -40,12 +41,16 @@ use super::service::{refused, upstream_error};
 ///
 /// # Errors
 ///
-/// As [`FinalImageExtract`](crate::FinalImageExtract), and where the writer fails. What has been written then is not an image.
+/// As [`FinalImageExtract`](crate::FinalImageExtract), and where the writer fails. What has been
+/// written then is not an image.
 ///
 /// # Cancel safety
 ///
 /// Dropping the future leaves a part of an image in the writer.
-pub async fn save_image<B, W>(response: Response<JudgedBody<B>>, writer: &mut W) -> Result<FinalImage, Error>
+pub async fn save_image<B, W>(
+    response: Response<JudgedBody<B>>,
+    writer: &mut W,
+) -> Result<FinalImage, Error>
 where
     B: Body<Error: Into<BoxError>> + Unpin,
     W: AsyncWrite + AsyncSeek + Unpin,
@@ -57,7 +62,9 @@ where
             return Err(error);
         }
         refused(&body)?;
-        let sink = |error: std::io::Error, body: &JudgedBody<B>| Error::sink(error.into(), body.verdict().clone());
+        let sink = |error: std::io::Error, body: &JudgedBody<B>| {
+            Error::sink(error.into(), body.verdict().clone())
+        };
         let start = writer.stream_position().await.map_err(|error| sink(error, &body))?;
         body.scan_with(Scanner::draining(body.call().framing));
         let mut answer = None;
@@ -79,7 +86,9 @@ where
         }
         writer.flush().await.map_err(|error| sink(error, &body))?;
         refused(&body)?;
-        answer.and_then(FinalImage::from_answer).ok_or_else(|| Error::no_image(body.verdict().clone()))
+        answer
+            .and_then(FinalImage::from_answer)
+            .ok_or_else(|| Error::no_image(body.verdict().clone()))
     };
     saved.await.map_err(|error| error.with_trail(trail))
 }

@@ -74,8 +74,9 @@ where
     let mut scanner = Scanner::decoding(body.call().framing)
         .max_image_bytes(settings.max_image_bytes)
         .keep_signature(settings.keep_signature);
-    // Known lengths spare small answers the buffer's growth (a third of the time at 1K, measured 2026-11). A large one with drafts
-    // would reserve twice its image for it and touch more memory than growing does.
+    // Known lengths spare small answers the buffer's growth (a third of the time at 1K, measured
+    // 2026-11). A large one with drafts would reserve twice its image for it and touch more memory
+    // than growing does.
     if let Some(len) = body.size_hint().exact().filter(|&len| len <= LENGTH_HELPS_UP_TO) {
         scanner = scanner.expect_len(len);
     }
@@ -122,8 +123,8 @@ pub(super) fn refused<B>(body: &JudgedBody<B>) -> Result<(), Error> {
     }
 }
 
-/// The error of an answer with an error status, with its body for [`Error::upstream_body`]. Of a body that fails or is too long the
-/// rest is left out: the verdict is known already.
+/// The error of an answer with an error status, with its body for [`Error::upstream_body`]. Of a
+/// body that fails or is too long the rest is left out: the verdict is known already.
 pub(super) async fn upstream_error<B>(parts: &Parts, body: &mut JudgedBody<B>) -> Option<Error>
 where
     B: Body<Error: Into<BoxError>> + Unpin,

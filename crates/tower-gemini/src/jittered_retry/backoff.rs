@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Where the randomness of a wait goes. All of them stay within the cap, and none of them vanishes at it: when a storm has
-/// driven every client to the cap, they still do not fire together.
+/// Where the randomness of a wait goes. All of them stay within the cap, and none of them vanishes
+/// at it: when a storm has driven every client to the cap, they still do not fire together.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Jitter {
@@ -15,8 +15,8 @@ pub enum Jitter {
     Equal,
     /// Anywhere from the first wait to three times the last one.
     Decorrelated,
-    /// The schedule's wait, and anywhere up to this much more. At the cap the schedule's part gives way, so that the sum stays
-    /// within.
+    /// The schedule's wait, and anywhere up to this much more. At the cap the schedule's part gives
+    /// way, so that the sum stays within.
     Additive(Duration),
 }
 
@@ -38,8 +38,8 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// `initial`, then `factor` times as long each time, up to `cap`. Equal jitter unless changed. A factor below 1 or not finite
-    /// counts as 1.
+    /// `initial`, then `factor` times as long each time, up to `cap`. Equal jitter unless changed.
+    /// A factor below 1 or not finite counts as 1.
     #[must_use]
     pub fn exponential(initial: Duration, factor: f64, cap: Duration) -> Self {
         let factor = if factor.is_finite() { factor.max(1.0) } else { 1.0 };
@@ -76,17 +76,23 @@ impl Backoff {
     pub fn schedule(&self, n: u32) -> Duration {
         let wait = match self.growth {
             Growth::Exponential(factor) => {
-                // Capped in floating point: `powi` reaches infinity long before a Duration could hold it.
-                let seconds = self.initial.as_secs_f64() * factor.powi(i32::try_from(n).unwrap_or(i32::MAX));
-                if seconds >= self.cap.as_secs_f64() { self.cap } else { Duration::from_secs_f64(seconds) }
+                // Capped in floating point: `powi` reaches infinity long before a Duration could
+                // hold it.
+                let seconds =
+                    self.initial.as_secs_f64() * factor.powi(i32::try_from(n).unwrap_or(i32::MAX));
+                if seconds >= self.cap.as_secs_f64() {
+                    self.cap
+                } else {
+                    Duration::from_secs_f64(seconds)
+                }
             }
             Growth::Linear => self.initial.saturating_mul(n.saturating_add(1)),
         };
         wait.min(self.cap)
     }
 
-    /// The wait before resend `n`, for a random `unit` in `0.0..1.0` and the wait before (for decorrelated jitter). Never above
-    /// the cap.
+    /// The wait before resend `n`, for a random `unit` in `0.0..1.0` and the wait before (for
+    /// decorrelated jitter). Never above the cap.
     #[must_use]
     pub fn wait(&self, n: u32, last: Option<Duration>, unit: f64) -> Duration {
         let unit = if unit.is_finite() { unit.clamp(0.0, 1.0) } else { 0.0 };
@@ -125,16 +131,20 @@ mod tests {
     }
 
     fn backoffs() -> impl Strategy<Value = Backoff> {
-        (1u64..20_000, prop_oneof![(0.5f64..5.0).prop_map(Some), Just(None)], 1u64..200_000, jitters()).prop_map(
-            |(initial, factor, cap, jitter)| {
+        (
+            1u64..20_000,
+            prop_oneof![(0.5f64..5.0).prop_map(Some), Just(None)],
+            1u64..200_000,
+            jitters(),
+        )
+            .prop_map(|(initial, factor, cap, jitter)| {
                 let (initial, cap) = (Duration::from_millis(initial), Duration::from_millis(cap));
                 match factor {
                     Some(factor) => Backoff::exponential(initial, factor, cap),
                     None => Backoff::linear(initial, cap),
                 }
                 .jitter(jitter)
-            },
-        )
+            })
     }
 
     proptest! {
@@ -146,7 +156,8 @@ mod tests {
             prop_assert!(wait <= backoff.cap());
         }
 
-        // backon adds jitter after the cap, up to twice it; tower's vanishes at the cap, so that all clients fire together.
+        // backon adds jitter after the cap, up to twice it; tower's vanishes at the cap, so that
+        // all clients fire together.
         #[test]
         fn jitter_is_alive_at_the_cap(backoff in backoffs(), n in 50u32..2000) {
             prop_assume!(backoff.jitter != Jitter::None);
@@ -165,9 +176,11 @@ mod tests {
 
     #[test]
     fn odd_numbers_make_no_panic() {
-        let backoff = Backoff::exponential(Duration::MAX, f64::NAN, Duration::MAX).jitter(Jitter::Additive(Duration::MAX));
+        let backoff = Backoff::exponential(Duration::MAX, f64::NAN, Duration::MAX)
+            .jitter(Jitter::Additive(Duration::MAX));
         assert!(backoff.wait(u32::MAX, Some(Duration::MAX), f64::NAN) <= Duration::MAX);
-        let backoff = Backoff::exponential(Duration::from_secs(1), f64::INFINITY, Duration::MAX).jitter(Jitter::Full);
+        let backoff = Backoff::exponential(Duration::from_secs(1), f64::INFINITY, Duration::MAX)
+            .jitter(Jitter::Full);
         let _ = backoff.wait(u32::MAX, None, 2.0);
     }
 }

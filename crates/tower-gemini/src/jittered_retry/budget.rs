@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A bucket that resends are paid from, shared by all clones of a layer.
 ///
-/// When everything fails, a client that retries everything multiplies the load on a service that cannot bear it. The bucket
-/// empties then, and only first attempts go out. Whole tokens: a peer's fractions were cut to whole numbers, and 0.6 became
-/// all.
+/// When everything fails, a client that retries everything multiplies the load on a service that
+/// cannot bear it. The bucket empties then, and only first attempts go out. Whole tokens: a peer's
+/// fractions were cut to whole numbers, and 0.6 became all.
 ///
 /// ```
 /// use tower_gemini::jittered_retry::RetryBudget;
@@ -29,16 +29,27 @@ struct Bucket {
 }
 
 impl RetryBudget {
-    /// A full bucket of `capacity` tokens. A resend takes `resend_cost`, a success puts `success_refund` back.
+    /// A full bucket of `capacity` tokens. A resend takes `resend_cost`, a success puts
+    /// `success_refund` back.
     #[must_use]
     pub fn new(capacity: u32, resend_cost: u32, success_refund: u32) -> Self {
-        Self(Arc::new(Bucket { tokens: AtomicU32::new(capacity), capacity, resend_cost, success_refund }))
+        Self(Arc::new(Bucket {
+            tokens: AtomicU32::new(capacity),
+            capacity,
+            resend_cost,
+            success_refund,
+        }))
     }
 
     /// Takes the tokens of one resend, or none at all.
     #[must_use]
     pub fn withdraw(&self) -> bool {
-        self.0.tokens.fetch_update(Ordering::AcqRel, Ordering::Acquire, |tokens| tokens.checked_sub(self.0.resend_cost)).is_ok()
+        self.0
+            .tokens
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |tokens| {
+                tokens.checked_sub(self.0.resend_cost)
+            })
+            .is_ok()
     }
 
     /// Gives back the tokens of a resend that was not made after all.
@@ -58,12 +69,12 @@ impl RetryBudget {
     }
 
     fn add(&self, tokens: u32) {
-        // A full bucket, the usual state, is left alone: no clone's success makes the others' caches cold.
+        // A full bucket, the usual state, is left alone: no clone's success makes the others'
+        // caches cold.
         if self.tokens() < self.0.capacity {
-            let _ = self
-                .0
-                .tokens
-                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| Some(now.saturating_add(tokens).min(self.0.capacity)));
+            let _ = self.0.tokens.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
+                Some(now.saturating_add(tokens).min(self.0.capacity))
+            });
         }
     }
 }

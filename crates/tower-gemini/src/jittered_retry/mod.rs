@@ -1,5 +1,5 @@
-//! Sends again what was surely not paid for, when that may help, after a wait that neither hurries the server nor keeps step
-//! with everybody else.
+//! Sends again what was surely not paid for, when that may help, after a wait that neither hurries
+//! the server nor keeps step with everybody else.
 //!
 //! ```
 //! use std::time::Duration;
@@ -17,16 +17,17 @@
 //!
 //! # What is sent again
 //!
-//! Only what a [`ResendPermit`](tower_gemini_core::verdict::ResendPermit) exists for. After a charged answer there is none. After
-//! one that *may* have been charged (a timeout, a reset) there is one only out of the caller's
-//! [`Allowance`](tower_gemini_core::context::Allowance), 0 by default. Empty answers that the API waives have a small budget of their
-//! own. No policy can change that: the types do not let it.
+//! Only what a [`ResendPermit`](tower_gemini_core::verdict::ResendPermit) exists for. After a
+//! charged answer there is none. After one that *may* have been charged (a timeout, a reset) there
+//! is one only out of the caller's [`Allowance`](tower_gemini_core::context::Allowance), 0 by
+//! default. Empty answers that the API waives have a small budget of their own. No policy can
+//! change that: the types do not let it.
 //!
 //! # How long it waits
 //!
-//! A server's hint is a floor: jitter goes upward from it, never below, rounded up to the millisecond. A hint longer than the
-//! policy waits ends the call at once with the server's answer. No wait outlives the deadline, and an attempt that could not
-//! end before it is not started.
+//! A server's hint is a floor: jitter goes upward from it, never below, rounded up to the
+//! millisecond. A hint longer than the policy waits ends the call at once with the server's answer.
+//! No wait outlives the deadline, and an attempt that could not end before it is not started.
 //!
 //! # What comes back
 //!
@@ -34,7 +35,8 @@
 //!
 //! # Order in the stack
 //!
-//! Inside fallbacks, outside [`AttemptTimeout`](crate::AttemptTimeout). Needs [`CollectRequest`](crate::CollectRequest) outside and
+//! Inside fallbacks, outside [`AttemptTimeout`](crate::AttemptTimeout). Needs
+//! [`CollectRequest`](crate::CollectRequest) outside and
 //! [`ClassifyGeminiError`](crate::ClassifyGeminiError) inside.
 //!
 //! # Defaults ([`RetryPolicy::recommended`])
@@ -60,7 +62,8 @@
 //!
 //! # Cancel safety
 //!
-//! Dropping the future drops the attempt or the wait; no task runs on, and the trail keeps what was sent.
+//! Dropping the future drops the attempt or the wait; no task runs on, and the trail keeps what was
+//! sent.
 
 mod backoff;
 mod budget;

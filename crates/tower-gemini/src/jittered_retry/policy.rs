@@ -18,7 +18,8 @@ pub struct OutcomePolicy {
 }
 
 impl OutcomePolicy {
-    /// Up to `attempts` sends in all while this is the outcome (1 never retries it), waiting by `backoff` between them.
+    /// Up to `attempts` sends in all while this is the outcome (1 never retries it), waiting by
+    /// `backoff` between them.
     #[must_use]
     pub fn new(attempts: u32, backoff: Backoff) -> Self {
         Self { attempts, backoff }
@@ -33,7 +34,8 @@ impl OutcomePolicy {
 
 /// What is retried, how often, and for how long.
 ///
-/// A policy is advice on top of what may be sent at all: without a [`ResendPermit`] none of it applies.
+/// A policy is advice on top of what may be sent at all: without a [`ResendPermit`] none of it
+/// applies.
 #[derive(Clone)]
 pub struct RetryPolicy {
     /// By outcome, in the order of [`Outcome::ALL`]; `None` takes `usual`.
@@ -77,7 +79,8 @@ pub struct Situation<'a> {
 #[derive(Debug)]
 #[must_use]
 pub enum Decision {
-    /// Give back what the last attempt gave. `None` where it was a success, of which there is nothing to say.
+    /// Give back what the last attempt gave. `None` where it was a success, of which there is
+    /// nothing to say.
     Stop(Option<StopReason>),
     /// Wait, then send again with the permit.
     Resend {
@@ -134,8 +137,9 @@ impl RetryPolicy {
             ignore_hints: false,
             empty_answers: 1,
             maybe_charged: 0,
-            // The shortest usual generation by size (article 001: 1K from 30 s, 2K from 50 s, 4K from 100 s) would refuse attempts
-            // that often succeed; a tenth of it only refuses the hopeless.
+            // The shortest usual generation by size (article 001: 1K from 30 s, 2K from 50 s, 4K
+            // from 100 s) would refuse attempts that often succeed; a tenth of it only refuses the
+            // hopeless.
             shortest_attempt: [3, 3, 5, 10].map(Duration::from_secs),
             budget: None,
         }
@@ -174,7 +178,8 @@ impl RetryPolicy {
         self
     }
 
-    /// The time a call may take, all attempts and waits included, where the caller does not set one.
+    /// The time a call may take, all attempts and waits included, where the caller does not set
+    /// one.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
@@ -209,7 +214,8 @@ impl RetryPolicy {
         self
     }
 
-    /// The allowance of calls that bring none: resends after attempts that may have been charged. Default 0.
+    /// The allowance of calls that bring none: resends after attempts that may have been charged.
+    /// Default 0.
     #[must_use]
     pub fn maybe_charged_resends(mut self, resends: u32) -> Self {
         self.maybe_charged = resends;
@@ -253,7 +259,8 @@ impl RetryPolicy {
         self.longest_wait
     }
 
-    /// The waits between sends while this is the outcome, without jitter and hints. Empty where it is not retried.
+    /// The waits between sends while this is the outcome, without jitter and hints. Empty where it
+    /// is not retried.
     #[must_use]
     pub fn schedule_of(&self, outcome: Outcome) -> Vec<Duration> {
         let policy = self.for_outcome(outcome);
@@ -262,7 +269,10 @@ impl RetryPolicy {
     }
 
     fn for_outcome(&self, outcome: Outcome) -> &OutcomePolicy {
-        index(outcome).and_then(|i| self.outcomes.get(i)).and_then(Option::as_ref).unwrap_or(&self.usual)
+        index(outcome)
+            .and_then(|i| self.outcomes.get(i))
+            .and_then(Option::as_ref)
+            .unwrap_or(&self.usual)
     }
 
     fn least_time(&self, call: &Call) -> Duration {
@@ -310,7 +320,8 @@ impl RetryPolicy {
         if verdict.charge() == Charge::Waived && state.empty_answers >= self.empty_answers {
             return Decision::Stop(Some(StopReason::AttemptsUsedUp));
         }
-        let Some((wait, why)) = self.wait(state, policy, same.saturating_sub(1), verdict, now.unit) else {
+        let Some((wait, why)) = self.wait(state, policy, same.saturating_sub(1), verdict, now.unit)
+        else {
             return Decision::Stop(Some(StopReason::WaitTooLong));
         };
         let resend_at = now.now.checked_add(wait);
@@ -366,11 +377,13 @@ impl RetryPolicy {
         if floor > self.longest_wait {
             return None;
         }
-        // Upward only: below the hint nobody is let in. Near the longest wait there is less room for it.
+        // Upward only: below the hint nobody is let in. Near the longest wait there is less room
+        // for it.
         let room = self.longest_wait.saturating_sub(floor);
         let spread = floor.mul_f64(self.hint_spread).max(self.least_hint_spread).min(room);
         let hinted = floor + spread.mul_f64(unit.clamp(0.0, 1.0));
-        // What RetryInfo's own definition asks of clients: the hint the first time, and a growing backoff when it was not enough.
+        // What RetryInfo's own definition asks of clients: the hint the first time, and a growing
+        // backoff when it was not enough.
         match n.checked_sub(1).map(own).filter(|&own| own > hinted) {
             Some(own) => Some((own, WaitReason::Backoff)),
             None => Some((round_up(hinted).min(self.longest_wait), WaitReason::ServerHint)),
@@ -380,7 +393,10 @@ impl RetryPolicy {
 
 impl fmt::Debug for RetryPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let own = Outcome::ALL.iter().zip(&self.outcomes).filter_map(|(outcome, policy)| Some((outcome, policy.as_ref()?)));
+        let own = Outcome::ALL
+            .iter()
+            .zip(&self.outcomes)
+            .filter_map(|(outcome, policy)| Some((outcome, policy.as_ref()?)));
         f.debug_struct("RetryPolicy")
             .field("attempts", &self.attempts)
             .field("usual", &self.usual)
@@ -425,7 +441,11 @@ impl RetryState {
 /// Timers have a resolution of a millisecond and round up; a trail says what was waited.
 fn round_up(wait: Duration) -> Duration {
     let part = wait.subsec_nanos() % 1_000_000;
-    if part == 0 { wait } else { wait.saturating_add(Duration::from_nanos(u64::from(1_000_000 - part))) }
+    if part == 0 {
+        wait
+    } else {
+        wait.saturating_add(Duration::from_nanos(u64::from(1_000_000 - part)))
+    }
 }
 
 fn index(outcome: Outcome) -> Option<usize> {
@@ -489,11 +509,16 @@ mod tests {
             // Made anew for each case: clones share one retry budget.
             Just(()).prop_map(|()| RetryPolicy::recommended()),
             prop::sample::select(presets::all()).prop_map(|(_, policy)| policy),
-            (1u32..8, 1u64..20_000, 1.0f64..4.0, 1u64..300_000, 0u32..3).prop_map(|(attempts, initial, factor, cap, empty)| {
-                let ms = Duration::from_millis;
-                RetryPolicy::uniform(attempts, Backoff::exponential(ms(initial), factor, ms(cap)).jitter(Jitter::Full))
+            (1u32..8, 1u64..20_000, 1.0f64..4.0, 1u64..300_000, 0u32..3).prop_map(
+                |(attempts, initial, factor, cap, empty)| {
+                    let ms = Duration::from_millis;
+                    RetryPolicy::uniform(
+                        attempts,
+                        Backoff::exponential(ms(initial), factor, ms(cap)).jitter(Jitter::Full),
+                    )
                     .empty_answers(empty)
-            }),
+                }
+            ),
         ]
     }
 

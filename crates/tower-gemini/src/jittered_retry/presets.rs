@@ -1,16 +1,19 @@
 //! The retry numbers of the five articles and of the official and common clients, each cited.
 //!
-//! For comparison, and for moving over from them one step at a time. They differ wildly, and every one of them still runs under
-//! this crate's rule: what was or may have been paid for is not sent again, whatever the original did. Waits of 0 to 1 s of random
-//! addition are [`Jitter::Additive`]; none of them reads `RetryInfo` unless said so.
+//! For comparison, and for moving over from them one step at a time. They differ wildly, and every
+//! one of them still runs under this crate's rule: what was or may have been paid for is not sent
+//! again, whatever the original did. Waits of 0 to 1 s of random addition are [`Jitter::Additive`];
+//! none of them reads `RetryInfo` unless said so.
 //!
-//! Articles by number: `000` outage post-mortem of 2026-01-21, `001` error hub (Feb 2026), `002` 503 on Nano Banana 2 (Mar 2026),
-//! `003` "not working" guide (Mar 2026), `004` RESOURCE_EXHAUSTED guide (Feb 2026).
+//! Articles by number: `000` outage post-mortem of 2026-01-21, `001` error hub (Feb 2026), `002`
+//! 503 on Nano Banana 2 (Mar 2026), `003` "not working" guide (Mar 2026), `004` RESOURCE_EXHAUSTED
+//! guide (Feb 2026).
 
 use std::time::Duration;
 
 use tower_gemini_core::verdict::Outcome::{
-    self, BadGateway, Deadline, Internal, Interrupted, NotSent, Other, Overloaded, RateLimited, RateLimitedMinute,
+    self, BadGateway, Deadline, Internal, Interrupted, NotSent, Other, Overloaded, RateLimited,
+    RateLimitedMinute,
 };
 
 use super::{Backoff, Jitter, OutcomePolicy, RetryPolicy};
@@ -34,15 +37,17 @@ pub fn article_000_ladder() -> RetryPolicy {
 /// Article 000, retry queue: 5 resends after 60, 120, 240, 480 and 960 s, no jitter.
 #[must_use]
 pub fn article_000_queue() -> RetryPolicy {
-    RetryPolicy::uniform(6, Backoff::exponential(60 * S, 2.0, 960 * S).jitter(Jitter::None)).ignore_hints()
+    RetryPolicy::uniform(6, Backoff::exponential(60 * S, 2.0, 960 * S).jitter(Jitter::None))
+        .ignore_hints()
 }
 
-/// Article 001, client class: 3 attempts; a 429 waits 5, 10 … up to 60 s; a 503 is not retried (the article falls back at once);
-/// others wait 1, 2, 4 s.
+/// Article 001, client class: 3 attempts; a 429 waits 5, 10 … up to 60 s; a 503 is not retried (the
+/// article falls back at once); others wait 1, 2, 4 s.
 #[must_use]
 pub fn article_001_client() -> RetryPolicy {
     let others = Backoff::exponential(S, 2.0, 4 * S).jitter(Jitter::None);
-    let quota = OutcomePolicy::new(3, Backoff::exponential(5 * S, 2.0, 60 * S).jitter(Jitter::None));
+    let quota =
+        OutcomePolicy::new(3, Backoff::exponential(5 * S, 2.0, 60 * S).jitter(Jitter::None));
     on_all(RetryPolicy::uniform(3, others), &QUOTA, quota)
         .on(Overloaded, OutcomePolicy::never())
         .longest_wait(60 * S)
@@ -52,7 +57,11 @@ pub fn article_001_client() -> RetryPolicy {
 /// Article 001, prose: 5 s, doubled to 60 s, up to 2 s more, 5 attempts.
 #[must_use]
 pub fn article_001_prose() -> RetryPolicy {
-    RetryPolicy::uniform(5, Backoff::exponential(5 * S, 2.0, 60 * S).jitter(Jitter::Additive(2 * S))).ignore_hints()
+    RetryPolicy::uniform(
+        5,
+        Backoff::exponential(5 * S, 2.0, 60 * S).jitter(Jitter::Additive(2 * S)),
+    )
+    .ignore_hints()
 }
 
 /// Article 001, overload: 5 to 10 minutes before the model is tried again.
@@ -61,7 +70,8 @@ pub fn article_001_overload() -> RetryPolicy {
     RetryPolicy::uniform(3, Backoff::constant(600 * S).jitter(Jitter::Equal)).only(&[Overloaded])
 }
 
-/// Article 002, 503 loop: 5 resends after 1, 2, 4, 8 and 16 s and up to 1 s more; nothing else is retried.
+/// Article 002, 503 loop: 5 resends after 1, 2, 4, 8 and 16 s and up to 1 s more; nothing else is
+/// retried.
 #[must_use]
 pub fn article_002_loop() -> RetryPolicy {
     let backoff = Backoff::exponential(S, 2.0, 17 * S).jitter(Jitter::Additive(S));
@@ -98,35 +108,54 @@ pub fn article_004_node() -> RetryPolicy {
         .ignore_hints()
 }
 
-/// Article 004, by error: 429 from 1 s to 30 s, up to 1 s more; 503 from 10 s to 120 s, up to 5 s more; anything else 5 s.
+/// Article 004, by error: 429 from 1 s to 30 s, up to 1 s more; 503 from 10 s to 120 s, up to 5 s
+/// more; anything else 5 s.
 #[must_use]
 pub fn article_004_by_error() -> RetryPolicy {
-    let quota = OutcomePolicy::new(5, Backoff::exponential(S, 2.0, 30 * S).jitter(Jitter::Additive(S)));
-    let overload = OutcomePolicy::new(5, Backoff::exponential(10 * S, 2.0, 120 * S).jitter(Jitter::Additive(5 * S)));
+    let quota =
+        OutcomePolicy::new(5, Backoff::exponential(S, 2.0, 30 * S).jitter(Jitter::Additive(S)));
+    let overload = OutcomePolicy::new(
+        5,
+        Backoff::exponential(10 * S, 2.0, 120 * S).jitter(Jitter::Additive(5 * S)),
+    );
     on_all(RetryPolicy::uniform(5, Backoff::constant(5 * S).jitter(Jitter::None)), &QUOTA, quota)
         .on(Overloaded, overload)
         .longest_wait(120 * S)
         .ignore_hints()
 }
 
-/// python-genai 2.19 and js-genai 2.18 with retry switched on (off by default): 5 attempts, 1 s doubled to 60 s, up to 1 s more, for
-/// 408, 429, 500, 502, 503, 504 and transport errors (`_api_client.py`, `_api_client.ts`; 2026-08).
+/// python-genai 2.19 and js-genai 2.18 with retry switched on (off by default): 5 attempts, 1 s
+/// doubled to 60 s, up to 1 s more, for 408, 429, 500, 502, 503, 504 and transport errors
+/// (`_api_client.py`, `_api_client.ts`; 2026-08).
 #[must_use]
 pub fn google_genai() -> RetryPolicy {
     RetryPolicy::uniform(5, Backoff::exponential(S, 2.0, 60 * S).jitter(Jitter::Additive(S)))
-        .only(&[RateLimitedMinute, RateLimited, Overloaded, Deadline, Internal, BadGateway, NotSent, Interrupted, Other])
+        .only(&[
+            RateLimitedMinute,
+            RateLimited,
+            Overloaded,
+            Deadline,
+            Internal,
+            BadGateway,
+            NotSent,
+            Interrupted,
+            Other,
+        ])
         .ignore_hints()
 }
 
-/// Google's gRPC service configuration for generateContent: UNAVAILABLE only, 5 attempts, 1 s times 1.3 to 10 s (2026-08). gRPC
-/// draws each wait between 0 and the schedule's.
+/// Google's gRPC service configuration for generateContent: UNAVAILABLE only, 5 attempts, 1 s times
+/// 1.3 to 10 s (2026-08). gRPC draws each wait between 0 and the schedule's.
 #[must_use]
 pub fn grpc_service_config() -> RetryPolicy {
-    RetryPolicy::uniform(5, Backoff::exponential(S, 1.3, 10 * S).jitter(Jitter::Full)).only(&[Overloaded]).ignore_hints()
+    RetryPolicy::uniform(5, Backoff::exponential(S, 1.3, 10 * S).jitter(Jitter::Full))
+        .only(&[Overloaded])
+        .ignore_hints()
 }
 
-/// gemini-cli (2026-08): 10 attempts, 5 s doubled to 30 s with jitter, for 429, 499 and 5xx; honours the server's delay up to 300 s,
-/// with up to 20 % more; a minute's limit without a hint waits 60 s.
+/// gemini-cli (2026-08): 10 attempts, 5 s doubled to 30 s with jitter, for 429, 499 and 5xx;
+/// honours the server's delay up to 300 s, with up to 20 % more; a minute's limit without a hint
+/// waits 60 s.
 #[must_use]
 pub fn gemini_cli() -> RetryPolicy {
     let minute = OutcomePolicy::new(10, Backoff::constant(60 * S).jitter(Jitter::None));
@@ -136,14 +165,19 @@ pub fn gemini_cli() -> RetryPolicy {
         .longest_wait(300 * S)
 }
 
-/// openai-python 3.54: 3 attempts, about 0.5 s and 1 s, and a server's `Retry-After` up to 120 s (measured 2026-11).
+/// openai-python 3.54: 3 attempts, about 0.5 s and 1 s, and a server's `Retry-After` up to 120 s
+/// (measured 2026-11).
 #[must_use]
 pub fn openai_python() -> RetryPolicy {
-    RetryPolicy::uniform(3, Backoff::exponential(Duration::from_millis(500), 2.0, 8 * S).jitter(Jitter::Equal))
-        .longest_wait(120 * S)
+    RetryPolicy::uniform(
+        3,
+        Backoff::exponential(Duration::from_millis(500), 2.0, 8 * S).jitter(Jitter::Equal),
+    )
+    .longest_wait(120 * S)
 }
 
-/// langchain-google-genai 4.4: 6 attempts, 1 s doubled to 60 s, up to 1 s more, by default (measured 2026-11).
+/// langchain-google-genai 4.4: 6 attempts, 1 s doubled to 60 s, up to 1 s more, by default
+/// (measured 2026-11).
 #[must_use]
 pub fn langchain() -> RetryPolicy {
     google_genai().attempts(6)
@@ -152,7 +186,8 @@ pub fn langchain() -> RetryPolicy {
 /// vercel/ai: 2 resends, 2 s and 4 s.
 #[must_use]
 pub fn vercel_ai() -> RetryPolicy {
-    RetryPolicy::uniform(3, Backoff::exponential(2 * S, 2.0, 4 * S).jitter(Jitter::None)).ignore_hints()
+    RetryPolicy::uniform(3, Backoff::exponential(2 * S, 2.0, 4 * S).jitter(Jitter::None))
+        .ignore_hints()
 }
 
 /// Every preset with the name of its function, for tables, tests and comparisons.

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use super::RetryPolicy;
 
-/// How one request is to be retried, in its extensions: put there by a layer outside, such as a fallback whose targets are tried a
-/// number of times each, and read by [`JitteredRetry`](crate::JitteredRetry).
+/// How one request is to be retried, in its extensions: put there by a layer outside, such as a
+/// fallback whose targets are tried a number of times each, and read by
+/// [`JitteredRetry`](crate::JitteredRetry).
 ///
-/// A policy of its own replaces the layer's, all but the retry budget, which all calls share unless the policy brings one.
+/// A policy of its own replaces the layer's, all but the retry budget, which all calls share unless
+/// the policy brings one.
 #[derive(Debug, Clone, Default)]
 pub struct RetryOverride {
     policy: Option<Arc<RetryPolicy>>,

@@ -56,7 +56,10 @@ where
     fn call(&mut self, request: R) -> Self::Future {
         let mut request = request.into_request();
         let started = Instant::now();
-        let other = request.extensions().get::<RetryOverride>().map(|other| Arc::new(other.over(&self.shared.policy)));
+        let other = request
+            .extensions()
+            .get::<RetryOverride>()
+            .map(|other| Arc::new(other.over(&self.shared.policy)));
         let policy = other.as_deref().unwrap_or(&self.shared.policy);
         let context = request.body_mut().context_mut();
         if let (Some(within), None) = (policy.call_deadline(), context.deadline()) {
@@ -65,7 +68,9 @@ where
         context.set_allowance_if_unset(Allowance::of(policy.default_allowance()));
         if context.deadline().is_some_and(|deadline| Instant::from_std(deadline) <= started) {
             let error = Error::timeout(TimeLimit::Deadline, Duration::ZERO, Verdict::not_sent());
-            return ResponseFuture { step: Step::TooLate(Some(error.with_trail(context.trail().clone()))) };
+            return ResponseFuture {
+                step: Step::TooLate(Some(error.with_trail(context.trail().clone()))),
+            };
         }
         let call = Sent {
             kept: KeptRequest::of(&request).map_err(|NotReplayable| {
@@ -91,7 +96,10 @@ pub struct ResponseFuture<S, F, B> {
 }
 
 #[pin_project(project = StepProjection)]
-#[allow(clippy::large_enum_variant, reason = "the larger one is the usual one: a box is what it is there to save")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "the larger one is the usual one: a box is what it is there to save"
+)]
 enum Step<S, F, B> {
     /// The deadline had passed before anything was sent.
     TooLate(Option<Error>),
@@ -123,10 +131,13 @@ where
         let mut step = self.project().step;
         loop {
             match step.as_mut().project() {
-                StepProjection::TooLate(error) => return error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error))),
+                StepProjection::TooLate(error) => {
+                    return error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error)));
+                }
                 StepProjection::First { attempt, call } => {
                     let answer = ready!(attempt.poll(cx));
-                    // Polled after it was ready: a fault of the caller that must not bring the process down.
+                    // Polled after it was ready: a fault of the caller that must not bring the
+                    // process down.
                     let Some(call) = call.take() else { return Poll::Pending };
                     let answer = call.answer(answer);
                     if Verdict::of_result(&answer).outcome().is_success() {
@@ -185,7 +196,8 @@ where
             // The policy stops a call that was not kept before it gives leave to send it again.
             return result;
         };
-        // The answer is dropped before the wait: it holds a connection, and what it holds for its caller nobody will read.
+        // The answer is dropped before the wait: it holds a connection, and what it holds for its
+        // caller nobody will read.
         drop(result);
         context.trail().push(trail::Step::Waited { delay: wait, why });
         sleep_until(Instant::now() + wait).await;
@@ -221,21 +233,26 @@ impl<S> Sent<S> {
         F: Future<Output = Result<R, Error>>,
         R: JudgedResponse,
     {
-        let timer = self.context().deadline().map(|deadline| Timer::at(Instant::from_std(deadline)));
+        let timer =
+            self.context().deadline().map(|deadline| Timer::at(Instant::from_std(deadline)));
         Within { attempt: judged(attempt), timer }
     }
 
     fn answer<B>(&self, answer: Result<Answer<B>, TooLate>) -> Answer<B> {
         answer.unwrap_or_else(|TooLate| {
             let deadline = self.context().deadline().map_or(self.started, Instant::from_std);
-            let error = Error::timeout(TimeLimit::Deadline, deadline - self.started, self.context().trail().cut_off());
+            let error = Error::timeout(
+                TimeLimit::Deadline,
+                deadline - self.started,
+                self.context().trail().cut_off(),
+            );
             Err(error.with_trail(self.context().trail().clone()))
         })
     }
 }
 
-/// An attempt that is given up at the call's deadline, for stacks without an `AttemptTimeout`. An answer that is there at that
-/// moment wins.
+/// An attempt that is given up at the call's deadline, for stacks without an `AttemptTimeout`. An
+/// answer that is there at that moment wins.
 #[pin_project]
 struct Within<F> {
     #[pin]

@@ -17,12 +17,17 @@ use super::shared::Shared;
 use super::store::Answer;
 use crate::answer_errors::HasVerdict;
 
-/// Bodies that can be finished without their caller: implemented for all of the house's, there is nothing to implement by hand.
-pub trait Keepable: Body<Data = Bytes, Error = Error> + HasVerdict + Send + Unpin + 'static {}
+/// Bodies that can be finished without their caller: implemented for all of the house's, there is
+/// nothing to implement by hand.
+pub trait Keepable:
+    Body<Data = Bytes, Error = Error> + HasVerdict + Send + Unpin + 'static
+{
+}
 
 impl<B: Body<Data = Bytes, Error = Error> + HasVerdict + Send + Unpin + 'static> Keepable for B {}
 
-/// The body of [`KeepPaid`](super::KeepPaid)'s answers. Dropped before its end, it is finished and kept where it was paid for.
+/// The body of [`KeepPaid`](super::KeepPaid)'s answers. Dropped before its end, it is finished and
+/// kept where it was paid for.
 pub struct KeptBody<B: Keepable>(Inner<B>);
 
 enum Inner<B: Keepable> {
@@ -34,8 +39,9 @@ enum Inner<B: Keepable> {
     Whole { chunks: VecDeque<Bytes>, verdict: Option<Arc<Verdict>>, redeemed: Option<Redeemed> },
 }
 
-/// Long pieces are handed on in slices of this size. A server takes a piece whole into its own buffer, however long it is, and then asks for
-/// the next: what it has not asked for is what the caller surely has not got.
+/// Long pieces are handed on in slices of this size. A server takes a piece whole into its own
+/// buffer, however long it is, and then asks for the next: what it has not asked for is what the
+/// caller surely has not got.
 const SLICE: usize = 64 * 1024;
 
 /// An answer on its way, and what has gone by of it.
@@ -82,13 +88,26 @@ impl<B: Keepable> KeptBody<B> {
         Self(Inner::Attended(Some(Box::new(OnItsWay { body, rest: Bytes::new(), seen, task }))))
     }
 
-    pub(super) fn redeemed(shared: Arc<Shared>, identity: Identity, answer: Arc<Answer>, again: bool) -> Self {
+    pub(super) fn redeemed(
+        shared: Arc<Shared>,
+        identity: Identity,
+        answer: Arc<Answer>,
+        again: bool,
+    ) -> Self {
         let (chunks, verdict) = (slices(&answer), answer.verdict.clone());
-        Self(Inner::Whole { chunks, verdict, redeemed: Some(Redeemed { shared, identity, answer, again }) })
+        Self(Inner::Whole {
+            chunks,
+            verdict,
+            redeemed: Some(Redeemed { shared, identity, answer, again }),
+        })
     }
 
     pub(super) fn whole(answer: &Answer) -> Self {
-        Self(Inner::Whole { chunks: slices(answer), verdict: answer.verdict.clone(), redeemed: None })
+        Self(Inner::Whole {
+            chunks: slices(answer),
+            verdict: answer.verdict.clone(),
+            redeemed: None,
+        })
     }
 
     pub(super) fn ours(body: Bytes) -> Self {
@@ -116,7 +135,8 @@ impl Redeemed {
     fn given(self) {
         if self.again {
             // Delivered now, whenever it was made.
-            let answer = Answer { record: Arc::default(), at: Instant::now(), ..(*self.answer).clone() };
+            let answer =
+                Answer { record: Arc::default(), at: Instant::now(), ..(*self.answer).clone() };
             self.shared.delivered(self.identity, answer);
         }
         self.shared.redeemed(self.identity, &self.answer);
@@ -137,7 +157,10 @@ impl<B: Keepable> Body for KeptBody<B> {
     type Data = Bytes;
     type Error = Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match &mut self.0 {
             Inner::Passing(body) => Pin::new(body).poll_frame(cx),
             Inner::Attended(place) => {
@@ -190,7 +213,9 @@ impl<B: Keepable> Body for KeptBody<B> {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Inner::Passing(body) => body.is_end_stream(),
-            Inner::Attended(on_its_way) => on_its_way.as_ref().is_none_or(|on_its_way| on_its_way.is_all_out()),
+            Inner::Attended(on_its_way) => {
+                on_its_way.as_ref().is_none_or(|on_its_way| on_its_way.is_all_out())
+            }
             Inner::Whole { chunks, .. } => chunks.is_empty(),
         }
     }
@@ -198,10 +223,12 @@ impl<B: Keepable> Body for KeptBody<B> {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Inner::Passing(body) => body.size_hint(),
-            Inner::Attended(on_its_way) => {
-                on_its_way.as_ref().map_or_else(|| SizeHint::with_exact(0), |on_its_way| on_its_way.size_hint())
+            Inner::Attended(on_its_way) => on_its_way
+                .as_ref()
+                .map_or_else(|| SizeHint::with_exact(0), |on_its_way| on_its_way.size_hint()),
+            Inner::Whole { chunks, .. } => {
+                SizeHint::with_exact(chunks.iter().map(|chunk| chunk.len() as u64).sum())
             }
-            Inner::Whole { chunks, .. } => SizeHint::with_exact(chunks.iter().map(|chunk| chunk.len() as u64).sum()),
         }
     }
 }
@@ -212,7 +239,8 @@ impl<B: Keepable> Drop for Inner<B> {
             Inner::Passing(_) => {}
             Inner::Attended(place) => {
                 if let Some(on_its_way) = place.take() {
-                    // A server lets go of a body once it has as much as was announced, and does not ask for its end.
+                    // A server lets go of a body once it has as much as was announced, and does not
+                    // ask for its end.
                     if on_its_way.is_all_out() || on_its_way.size_hint().exact() == Some(0) {
                         on_its_way.delivered();
                     } else {

@@ -26,7 +26,8 @@ impl Course {
         all.split_off(self.earlier.min(all.len()))
     }
 
-    /// Whether the last attempt was or may have been paid for. One that never left costs nothing, and neither does waiting between attempts.
+    /// Whether the last attempt was or may have been paid for. One that never left costs nothing,
+    /// and neither does waiting between attempts.
     pub(super) fn is_out(&self) -> bool {
         self.attempts().last().is_some_and(|last| match last.outcome {
             None => self.trail.request_is_out(),

@@ -36,7 +36,8 @@ impl Task {
         self.shared.leave(self.identity, &self.course.record);
     }
 
-    /// The caller is told of this error. One that went away unnoticed never hears it, and its resend is told then.
+    /// The caller is told of this error. One that went away unnoticed never hears it, and its
+    /// resend is told then.
     pub(super) fn failed(&self, error: &Error) {
         let may_have_cost = !error.charge().is_surely_free() || self.course.was_out_before();
         if self.marks_resends && may_have_cost {
@@ -77,14 +78,18 @@ impl Task {
 
 type Answering<B> = Pin<Box<dyn Future<Output = Result<Response<B>, Error>> + Send>>;
 
-/// A call whose caller is there. Dropped before its answer has come, it goes on alone where it may have been paid for.
+/// A call whose caller is there. Dropped before its answer has come, it goes on alone where it may
+/// have been paid for.
 pub(super) struct Attended<B: Keepable> {
     /// `None` once it has answered.
     call: Option<(Answering<B>, Task)>,
 }
 
 impl<B: Keepable> Attended<B> {
-    pub(super) fn new(answer: impl Future<Output = Result<Response<B>, Error>> + Send + 'static, task: Task) -> Self {
+    pub(super) fn new(
+        answer: impl Future<Output = Result<Response<B>, Error>> + Send + 'static,
+        task: Task,
+    ) -> Self {
         Self { call: Some((Box::pin(answer), task)) }
     }
 }
@@ -164,7 +169,8 @@ impl<B: Keepable> OnItsWay<B> {
     }
 }
 
-/// A call without its caller. Dropped before it has come to anything (the runtime ends, a layer panics), it is lost.
+/// A call without its caller. Dropped before it has come to anything (the runtime ends, a layer
+/// panics), it is lost.
 struct Orphan {
     task: Task,
     over: bool,
@@ -191,7 +197,11 @@ impl Orphan {
         task.not_kept(why);
         // What is free now may have been sent after something that was not.
         let is_free = why == NotKeptReason::Free && !task.course.was_out_before();
-        task.shared.reattach(task.identity, &task.course.record, if is_free { Came::Free } else { Came::Lost });
+        task.shared.reattach(
+            task.identity,
+            &task.course.record,
+            if is_free { Came::Free } else { Came::Lost },
+        );
     }
 }
 
@@ -216,7 +226,8 @@ impl WhenFree {
 
 impl TrailObserver for WhenFree {
     fn on_step(&self, step: &Step) {
-        if matches!(step, Step::Attempt(attempt) if matches!(attempt.charge, Charge::None | Charge::Waived)) {
+        if matches!(step, Step::Attempt(attempt) if matches!(attempt.charge, Charge::None | Charge::Waived))
+        {
             self.0.notify_one();
         }
     }
@@ -250,7 +261,12 @@ async fn finish_call<B: Keepable>(mut answer: Answering<B>, orphan: Orphan) {
     }
 }
 
-async fn finish_body<B: Keepable>(mut body: B, mut seen: Collected, orphan: Orphan, until: Instant) {
+async fn finish_body<B: Keepable>(
+    mut body: B,
+    mut seen: Collected,
+    orphan: Orphan,
+    until: Instant,
+) {
     match timeout_at(until, read(&mut body, &mut seen)).await {
         Ok(Ok(())) => {}
         Ok(Err(_)) => return orphan.end(NotKeptReason::Broken),
@@ -284,7 +300,8 @@ async fn read<B: Keepable>(body: &mut B, seen: &mut Collected) -> Result<(), Err
     Ok(())
 }
 
-/// An answer as it comes together. Of one that is too large, or comes beside too many others, nothing is held.
+/// An answer as it comes together. Of one that is too large, or comes beside too many others,
+/// nothing is held.
 pub(super) struct Collected {
     status: StatusCode,
     headers: HeaderMap,
@@ -349,8 +366,9 @@ impl Drop for Collected {
     }
 }
 
-/// Runs the call of a name to its end, and tells everybody. Where nobody waits for it any more, it goes on as any call without a caller
-/// does: while it may have been paid for, and no longer than that is waited for.
+/// Runs the call of a name to its end, and tells everybody. Where nobody waits for it any more, it
+/// goes on as any call without a caller does: while it may have been paid for, and no longer than
+/// that is waited for.
 pub(super) async fn run_named<B: Keepable>(
     shared: Arc<Shared>,
     answer: impl Future<Output = Result<Response<B>, Error>> + Send,
@@ -403,7 +421,8 @@ pub(super) async fn run_named<B: Keepable>(
     };
     let told = match whole {
         Ok(answer) => {
-            let paid = answer.verdict.as_ref().is_none_or(|verdict| !verdict.charge().is_surely_free());
+            let paid =
+                answer.verdict.as_ref().is_none_or(|verdict| !verdict.charge().is_surely_free());
             Ok(if paid {
                 let answer = report.answer(answer);
                 shared.trim_names();
@@ -438,7 +457,10 @@ impl Drop for Place {
 }
 
 /// An answer to its end.
-async fn whole<B: Keepable>(answer: impl Future<Output = Result<Response<B>, Error>>, trail: &Trail) -> Result<Answer, Error> {
+async fn whole<B: Keepable>(
+    answer: impl Future<Output = Result<Response<B>, Error>>,
+    trail: &Trail,
+) -> Result<Answer, Error> {
     let (parts, mut body) = answer.await?.into_parts();
     // It goes to whoever asked, however large it is.
     let mut seen = Collected::new(parts.status, parts.headers, None);

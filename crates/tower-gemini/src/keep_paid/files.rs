@@ -25,11 +25,13 @@ pub(super) struct Written {
     pub(super) identity: Identity,
     /// The identity is that of a name which a caller gave to this request.
     pub(super) named: Option<Identity>,
-    /// Or what [stands in its place](Answer::is_lost): whoever asks is told so, and pays no second time.
+    /// Or what [stands in its place](Answer::is_lost): whoever asks is told so, and pays no second
+    /// time.
     pub(super) answer: Arc<Answer>,
 }
 
-/// Where an answer is written down, if it is. What stands in its place before it is there has the same, so that one file becomes the other.
+/// Where an answer is written down, if it is. What stands in its place before it is there has the
+/// same, so that one file becomes the other.
 #[derive(Debug, Default)]
 pub(super) struct Record(Mutex<Place>);
 
@@ -37,7 +39,8 @@ pub(super) struct Record(Mutex<Place>);
 enum Place {
     #[default]
     Nowhere,
-    /// `whole` where the file holds the answer, and not only that there is none; `outdated` where the answer waits anew since.
+    /// `whole` where the file holds the answer, and not only that there is none; `outdated` where
+    /// the answer waits anew since.
     At { path: PathBuf, whole: bool, outdated: bool },
     /// It was given, or nobody may have it any more.
     Gone,
@@ -180,11 +183,14 @@ struct Stamp {
 const VERSION: u32 = 2;
 
 /// Runs what would block the runtime.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
-/// Writes down what is not yet. One that cannot be written keeps none of the others from it; the first error comes at the end.
+/// Writes down what is not yet. One that cannot be written keeps none of the others from it; the
+/// first error comes at the end.
 pub(super) fn save(dir: &Path, all: &[Written], now: SystemTime) -> io::Result<usize> {
     if all.is_empty() {
         return Ok(0);
@@ -210,16 +216,18 @@ fn save_one(dir: &Path, written: &Written, now: SystemTime) -> io::Result<bool> 
         Plan::Nothing => return Ok(false),
         Plan::Write(Some(path)) => path.clone(),
         Plan::Write(None) | Plan::Copy(_) => {
-            // The process and the moment are in the name: an earlier process's file of the same request is another answer.
+            // The process and the moment are in the name: an earlier process's file of the same
+            // request is another answer.
             let (at, number) = (millis(now), NUMBER.fetch_add(1, Ordering::Relaxed));
             dir.join(format!("{}-{at}-{}-{number}.{ENDING}", identity.to_hex(), std::process::id()))
         }
     };
     let unfinished = path.with_extension("unfinished");
     let done = match &plan {
-        Plan::Copy(from) => {
-            fs::copy(from, &unfinished).and_then(|_| File::open(&unfinished)).and_then(|copy| copy.sync_all()).map(|()| true)
-        }
+        Plan::Copy(from) => fs::copy(from, &unfinished)
+            .and_then(|_| File::open(&unfinished))
+            .and_then(|copy| copy.sync_all())
+            .map(|()| true),
         _ => write(&unfinished, written, now).map(|()| !answer.is_lost()),
     };
     let done = done.and_then(|whole| fs::rename(&unfinished, &path).map(|()| whole));
@@ -266,7 +274,12 @@ fn write(path: &Path, written: &Written, now: SystemTime) -> io::Result<()> {
 }
 
 /// All whole answers that are not too old, the oldest first.
-pub(super) fn load(dir: &Path, retention: Duration, now: SystemTime, steady: Instant) -> io::Result<Vec<Written>> {
+pub(super) fn load(
+    dir: &Path,
+    retention: Duration,
+    now: SystemTime,
+    steady: Instant,
+) -> io::Result<Vec<Written>> {
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
@@ -279,22 +292,32 @@ pub(super) fn load(dir: &Path, retention: Duration, now: SystemTime, steady: Ins
         }
         match load_one(&path) {
             Ok((identity, named, head, body)) => {
-                let age = now.duration_since(SystemTime::UNIX_EPOCH + Duration::from_millis(head.at)).unwrap_or_default();
+                let age = now
+                    .duration_since(SystemTime::UNIX_EPOCH + Duration::from_millis(head.at))
+                    .unwrap_or_default();
                 if age >= retention {
                     forget(&path);
                     continue;
                 }
                 let at = head.at;
-                let answer = Arc::new(answer(head, body, path, steady.checked_sub(age).unwrap_or(steady)));
+                let answer =
+                    Arc::new(answer(head, body, path, steady.checked_sub(age).unwrap_or(steady)));
                 found.push((at, Written { identity, named, answer }));
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+                ) =>
+            {
                 tracing::warn!(file = %path.display(), %error, "a kept answer is damaged and cannot be given");
                 // Looked at once is enough; a person may still want to see it.
                 let _ = fs::rename(&path, path.with_extension("damaged"));
             }
             // Another time it may be read, or by another version.
-            Err(error) => tracing::warn!(file = %path.display(), %error, "a kept answer cannot be read, and stays where it is"),
+            Err(error) => {
+                tracing::warn!(file = %path.display(), %error, "a kept answer cannot be read, and stays where it is")
+            }
         }
     }
     found.sort_by_key(|(at, ..)| *at);
@@ -309,10 +332,14 @@ fn load_one(path: &Path) -> io::Result<(Identity, Option<Identity>, Head, Vec<u8
     (&mut file).take(1024 * 1024).read_until(b'\n', &mut line)?;
     // First, as another version's head may be another one.
     if serde_json::from_slice::<Stamp>(&line)?.version != VERSION {
-        return Err(io::Error::new(io::ErrorKind::Unsupported, "it was written by another version"));
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "it was written by another version",
+        ));
     }
     let head: Head = serde_json::from_slice(&line)?;
-    let of = |hex: &str| Identity::from_hex(hex).ok_or_else(|| wrong("it does not say whose it is"));
+    let of =
+        |hex: &str| Identity::from_hex(hex).ok_or_else(|| wrong("it does not say whose it is"));
     let (identity, named) = (of(&head.identity)?, head.named.as_deref().map(of).transpose()?);
     let mut body = Vec::new();
     file.read_to_end(&mut body)?;
@@ -339,9 +366,16 @@ fn answer(head: Head, body: Vec<u8>, file: PathBuf, at: Instant) -> Answer {
         bytes: body.len(),
         chunks: vec![Bytes::from(body)],
         at,
-        cost: Cost { at_least_microusd: head.at_least_microusd, at_most_microusd: head.at_most_microusd },
+        cost: Cost {
+            at_least_microusd: head.at_least_microusd,
+            at_most_microusd: head.at_most_microusd,
+        },
         verdict: None,
-        outcome: Outcome::ALL.iter().copied().find(|outcome| outcome.as_str() == head.outcome).unwrap_or(Outcome::Other),
+        outcome: Outcome::ALL
+            .iter()
+            .copied()
+            .find(|outcome| outcome.as_str() == head.outcome)
+            .unwrap_or(Outcome::Other),
         record,
     }
 }
@@ -384,5 +418,6 @@ fn forget(path: &Path) {
 }
 
 fn millis(at: SystemTime) -> u64 {
-    u64::try_from(at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis())
+        .unwrap_or(u64::MAX)
 }

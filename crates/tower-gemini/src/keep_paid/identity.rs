@@ -8,8 +8,9 @@ use http::{HeaderName, Request};
 use sha2::{Digest, Sha256};
 use tower_gemini_core::body::ReplayBody;
 
-/// Who asks, in a request's extensions, where the credential does not tell: behind a server that asks with a key of its own, all callers
-/// have the same one. It stands for the credential, which may change then.
+/// Who asks, in a request's extensions, where the credential does not tell: behind a server that
+/// asks with a key of its own, all callers have the same one. It stands for the credential, which
+/// may change then.
 ///
 /// ```
 /// use tower_gemini::keep_paid::CallerName;
@@ -28,8 +29,8 @@ impl CallerName {
     }
 }
 
-/// How the answer to a request is to be told, in the request's extensions, where neither its path nor its bytes say so: requests that are
-/// alike but for this are two requests, of the same caller.
+/// How the answer to a request is to be told, in the request's extensions, where neither its path
+/// nor its bytes say so: requests that are alike but for this are two requests, of the same caller.
 ///
 /// ```
 /// use tower_gemini::keep_paid::AnswerShape;
@@ -50,7 +51,8 @@ impl AnswerShape {
 
 const API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
 
-/// A fingerprint of a request and its caller. The caller's credential goes into it and cannot be read out of it.
+/// A fingerprint of a request and its caller. The caller's credential goes into it and cannot be
+/// read out of it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Identity(pub(super) [u8; 32]);
 
@@ -62,10 +64,18 @@ impl Identity {
         hash.caller(request);
         hash.field(request.method().as_str().as_bytes());
         hash.field(request.uri().path().as_bytes());
-        for pair in request.uri().query().into_iter().flat_map(|query| query.split('&')).filter(|pair| !is_credential(pair)) {
+        for pair in request
+            .uri()
+            .query()
+            .into_iter()
+            .flat_map(|query| query.split('&'))
+            .filter(|pair| !is_credential(pair))
+        {
             hash.field(pair.as_bytes());
         }
-        hash.field(request.extensions().get::<AnswerShape>().map_or(b"", |shape| shape.0.as_bytes()));
+        hash.field(
+            request.extensions().get::<AnswerShape>().map_or(b"", |shape| shape.0.as_bytes()),
+        );
         hash.field(request.headers().get(CONTENT_TYPE).map_or(b"", |value| value.as_bytes()));
         // As one field, however it was cut.
         let length: usize = slices.clone().map(<[u8]>::len).sum();
@@ -107,7 +117,8 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// Fields one after another, each with its length, so that none can pass for a part of its neighbour.
+/// Fields one after another, each with its length, so that none can pass for a part of its
+/// neighbour.
 struct Fields(Sha256);
 
 impl Fields {
@@ -126,8 +137,8 @@ impl Fields {
         self.0.update(bytes);
     }
 
-    /// By name, or wherever clients put their credential: the same key in another place is another caller, which costs a hit and gives
-    /// nothing away.
+    /// By name, or wherever clients put their credential: the same key in another place is another
+    /// caller, which costs a hit and gives nothing away.
     fn caller<B>(&mut self, request: &Request<B>) {
         if let Some(name) = request.extensions().get::<CallerName>() {
             self.field(b"named");
@@ -142,7 +153,12 @@ impl Fields {
             }
             self.field(b"");
         }
-        for pair in uri.query().into_iter().flat_map(|query| query.split('&')).filter(|pair| is_credential(pair)) {
+        for pair in uri
+            .query()
+            .into_iter()
+            .flat_map(|query| query.split('&'))
+            .filter(|pair| is_credential(pair))
+        {
             self.field(pair.as_bytes());
         }
     }
@@ -165,12 +181,19 @@ mod tests {
     use tower_gemini_core::call::Call;
     use tower_gemini_core::context::CallContext;
 
-    fn request(method: &str, uri: &str, headers: &[(&str, &str)], body: Vec<Bytes>) -> Request<ReplayBody> {
+    fn request(
+        method: &str,
+        uri: &str,
+        headers: &[(&str, &str)],
+        body: Vec<Bytes>,
+    ) -> Request<ReplayBody> {
         let mut request = Request::builder().method(method).uri(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        request.body(ReplayBody::whole(body, None, Arc::new(Call::unrecognised()), CallContext::new())).unwrap()
+        request
+            .body(ReplayBody::whole(body, None, Arc::new(Call::unrecognised()), CallContext::new()))
+            .unwrap()
     }
 
     fn cut(body: &[u8], at: usize) -> Vec<Bytes> {
@@ -214,16 +237,22 @@ mod tests {
         // What changes from one resend to the next does not.
         assert_eq!(
             base,
-            of("POST", "/v1/x?alt=sse", &[("x-goog-api-key", "a"), ("x-stainless-retry-count", "1"), ("user-agent", "b")])
+            of(
+                "POST",
+                "/v1/x?alt=sse",
+                &[("x-goog-api-key", "a"), ("x-stainless-retry-count", "1"), ("user-agent", "b")]
+            )
         );
         assert_eq!(of("POST", "/v1/x?key=k&alt=sse", &[]), of("POST", "/v1/x?alt=sse&key=k", &[]));
     }
 
-    // Behind a gateway with a key of its own every caller sends the same one: the answer of one was given to another.
+    // Behind a gateway with a key of its own every caller sends the same one: the answer of one was
+    // given to another.
     #[test]
     fn callers_with_one_credential_are_told_apart_by_their_names() {
         let named = |name: Option<&str>| {
-            let mut request = request("POST", "/v1/x", &[("x-goog-api-key", "the gateway's")], vec!["{}".into()]);
+            let mut request =
+                request("POST", "/v1/x", &[("x-goog-api-key", "the gateway's")], vec!["{}".into()]);
             if let Some(name) = name {
                 request.extensions_mut().insert(CallerName::new(name));
             }
@@ -231,19 +260,25 @@ mod tests {
         };
         let all = [named(None), named(Some("ann")), named(Some("ben"))];
         for (n, one) in all.iter().enumerate() {
-            assert_eq!(all.iter().filter(|other| other.0 == one.0 || other.1 == one.1).count(), 1, "{n}");
+            assert_eq!(
+                all.iter().filter(|other| other.0 == one.0 || other.1 == one.1).count(),
+                1,
+                "{n}"
+            );
         }
         assert_eq!(named(Some("ann")), all[1]);
         // And each stays the same when the server's own key changes.
         let rotated = |name: &str| {
-            let mut request = request("POST", "/v1/x", &[("x-goog-api-key", "another")], vec!["{}".into()]);
+            let mut request =
+                request("POST", "/v1/x", &[("x-goog-api-key", "another")], vec!["{}".into()]);
             request.extensions_mut().insert(CallerName::new(name));
             Identity::of(&request).unwrap()
         };
         assert_eq!(rotated("ann"), all[1].0);
     }
 
-    // Hashed into the caller, it made another caller: a key that was used again for another shape was sent again, and paid for.
+    // Hashed into the caller, it made another caller: a key that was used again for another shape
+    // was sent again, and paid for.
     #[test]
     fn another_shape_is_another_request_of_the_same_caller() {
         let shaped = |shape: Option<&str>| {

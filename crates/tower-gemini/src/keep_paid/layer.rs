@@ -9,7 +9,8 @@ use super::shared::Shared;
 use super::{KeepCounts, KeepPaid, files};
 use crate::clock::{Clock, SystemClock};
 
-/// Makes [`KeepPaid`] services that share what is kept. A setting that is changed begins anew, with nothing kept.
+/// Makes [`KeepPaid`] services that share what is kept. A setting that is changed begins anew, with
+/// nothing kept.
 #[derive(Debug, Clone)]
 pub struct KeepPaidLayer {
     shared: Arc<Shared>,
@@ -54,7 +55,8 @@ impl KeepPaidLayer {
         Self::of(settings)
     }
 
-    /// How many attempts are finished without their callers at once. What comes beyond is dropped, and told as lost.
+    /// How many attempts are finished without their callers at once. What comes beyond is dropped,
+    /// and told as lost.
     #[must_use]
     pub fn max_detached(self, calls: usize) -> Self {
         self.with(|settings| settings.max_detached = calls)
@@ -78,8 +80,8 @@ impl KeepPaidLayer {
         self.with(|settings| settings.retention = time)
     }
 
-    /// How long a request waits for an identical one of the same caller to be left by its client: that a client has hung up may be noticed
-    /// after its next request has come.
+    /// How long a request waits for an identical one of the same caller to be left by its client:
+    /// that a client has hung up may be noticed after its next request has come.
     #[must_use]
     pub fn grace(self, time: Duration) -> Self {
         self.with(|settings| settings.grace = time)
@@ -91,8 +93,9 @@ impl KeepPaidLayer {
         self.with(|settings| settings.resend_grace = time)
     }
 
-    /// How long an answer that seemed delivered is kept for a request that says that it is a resend: the end of an answer can be lost in
-    /// the buffers of a socket. Only for clients that mark their resends.
+    /// How long an answer that seemed delivered is kept for a request that says that it is a
+    /// resend: the end of an answer can be lost in the buffers of a socket. Only for clients that
+    /// mark their resends.
     #[must_use]
     pub fn resend_window(self, time: Duration) -> Self {
         self.with(|settings| settings.resend_window = time)
@@ -110,7 +113,8 @@ impl KeepPaidLayer {
         self.shared.counts()
     }
 
-    /// Waits until nothing is being finished without its caller, at most this long. `false` where something still was.
+    /// Waits until nothing is being finished without its caller, at most this long. `false` where
+    /// something still was.
     ///
     /// # Cancel safety
     ///
@@ -119,10 +123,13 @@ impl KeepPaidLayer {
         self.shared.drain(within).await
     }
 
-    /// Writes down every answer that nobody has come for, every loss that nobody was told of, and what became of each call with an
-    /// `Idempotency-Key`, each in a file of its own; gives their number. What is not finished yet is written down as lost. What is written down already stays as it is.
+    /// Writes down every answer that nobody has come for, every loss that nobody was told of, and
+    /// what became of each call with an `Idempotency-Key`, each in a file of its own; gives their
+    /// number. What is not finished yet is written down as lost. What is written down already stays
+    /// as it is.
     ///
-    /// A file is written under another name and renamed when it is whole, is readable by its owner alone, and holds no credential.
+    /// A file is written under another name and renamed when it is whole, is readable by its owner
+    /// alone, and holds no credential.
     ///
     /// # Errors
     ///
@@ -140,9 +147,11 @@ impl KeepPaidLayer {
         .await
     }
 
-    /// Takes in what [`save_to`](Self::save_to) wrote down, and gives the number of what it took: answers, losses and calls with a key. A file
-    /// goes when its answer has been given, its loss told, or when it has become too old, so that a process that is killed in between loses
-    /// nothing. A damaged file is renamed to `*.damaged`; one that cannot be read, or is of another version, stays.
+    /// Takes in what [`save_to`](Self::save_to) wrote down, and gives the number of what it took:
+    /// answers, losses and calls with a key. A file goes when its answer has been given, its loss
+    /// told, or when it has become too old, so that a process that is killed in between loses
+    /// nothing. A damaged file is renamed to `*.damaged`; one that cannot be read, or is of another
+    /// version, stays.
     ///
     /// # Errors
     ///
@@ -154,7 +163,10 @@ impl KeepPaidLayer {
     pub async fn load_from(&self, dir: impl Into<PathBuf>) -> io::Result<usize> {
         let (dir, settings) = (dir.into(), self.shared.settings.clone());
         let now = tokio::time::Instant::now();
-        let found = files::blocking(move || files::load(&dir, settings.retention, settings.clock.now(), now)).await?;
+        let found = files::blocking(move || {
+            files::load(&dir, settings.retention, settings.clock.now(), now)
+        })
+        .await?;
         Ok(self.shared.take_in(found))
     }
 }

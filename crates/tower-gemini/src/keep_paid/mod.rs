@@ -1,5 +1,5 @@
-//! Finishes calls whose callers went away after they may have been paid for, and gives the answer to the same caller's next identical
-//! request, once.
+//! Finishes calls whose callers went away after they may have been paid for, and gives the answer
+//! to the same caller's next identical request, once.
 //!
 //! ```
 //! use std::time::Duration;
@@ -36,38 +36,49 @@
 //!
 //! # Why
 //!
-//! Clients hang up, time out and send again, and each send is paid for: openai's defaults pay three times for one call, others five
-//! (measured 2026-11). Gemini knows no idempotency key. But every resend that was measured is byte-identical, so the answer to the first is
-//! the answer to the second.
+//! Clients hang up, time out and send again, and each send is paid for: openai's defaults pay three
+//! times for one call, others five (measured 2026-11). Gemini knows no idempotency key. But every
+//! resend that was measured is byte-identical, so the answer to the first is the answer to the
+//! second.
 //!
 //! # What is kept, and for whom
 //!
-//! * Only what was or may have been paid for and came to something: an answer, or a refusal that cost money, whatever status tells it. A call
-//!   that waits for quota, or between two attempts that cost nothing, ends with its caller; one that is being finished ends as soon as an
-//!   attempt has cost nothing.
-//! * For the same request of the same caller: method, path, query, content type, body and credential, as a SHA-256 of all of them. No
-//!   credential is kept. Where callers share one credential, [`CallerName`] tells them apart; where one request can be answered in two ways,
+//! * Only what was or may have been paid for and came to something: an answer, or a refusal that
+//!   cost money, whatever status tells it. A call that waits for quota, or between two attempts
+//!   that cost nothing, ends with its caller; one that is being finished ends as soon as an attempt
+//!   has cost nothing.
+//! * For the same request of the same caller: method, path, query, content type, body and
+//!   credential, as a SHA-256 of all of them. No credential is kept. Where callers share one
+//!   credential, [`CallerName`] tells them apart; where one request can be answered in two ways,
 //!   [`AnswerShape`] says which.
 //! * Once. If whoever gets it goes away before its end, it is kept on.
-//! * Of what was or may have been paid for and is lost (it broke off, ended in an error that says nothing of money, was too large, too late or
-//!   one too many, or had to make room and is not written down), the next identical request is told, once, with an error that is *maybe
-//!   charged*; nothing is sent for it. A client that marks its resends may not have heard: its next one is told again, within 30 s. Who would
-//!   rather pay again says so with [`maybe_charged_resends`](tower_gemini_core::context::CallOptions::maybe_charged_resends).
-//! * Never for a request *beside* another: two identical requests of which both callers are there are two calls. That a client has hung up may
-//!   be noticed a moment after its next request has come, so a request waits up to the grace for an identical one to be left.
-//! * Never for a continuation, never for calls that make nothing, never for bodies too large to hold.
-//! * With an `Idempotency-Key` of the caller's: requests side by side get the one answer too, later ones as long as it is kept, however often. A
-//!   streamed answer comes in one piece then. The same key for another request is answered 422, and for a body that is too large to be held
-//!   413; nothing is sent then ([`KeyRefused`]). To a continuation a key means nothing.
+//! * Of what was or may have been paid for and is lost (it broke off, ended in an error that says
+//!   nothing of money, was too large, too late or one too many, or had to make room and is not
+//!   written down), the next identical request is told, once, with an error that is *maybe
+//!   charged*; nothing is sent for it. A client that marks its resends may not have heard: its next
+//!   one is told again, within 30 s. Who would rather pay again says so with
+//!   [`maybe_charged_resends`](tower_gemini_core::context::CallOptions::maybe_charged_resends).
+//! * Never for a request *beside* another: two identical requests of which both callers are there
+//!   are two calls. That a client has hung up may be noticed a moment after its next request has
+//!   come, so a request waits up to the grace for an identical one to be left.
+//! * Never for a continuation, never for calls that make nothing, never for bodies too large to
+//!   hold.
+//! * With an `Idempotency-Key` of the caller's: requests side by side get the one answer too, later
+//!   ones as long as it is kept, however often. A streamed answer comes in one piece then. The same
+//!   key for another request is answered 422, and for a body that is too large to be held 413;
+//!   nothing is sent then ([`KeyRefused`]). To a continuation a key means nothing.
 //!
-//! The trail says so: [`CallerLeft`](tower_gemini_core::trail::Step::CallerLeft) and [`Kept`](tower_gemini_core::trail::Step::Kept) in the first
-//! call's, [`Redeemed`](tower_gemini_core::trail::Step::Redeemed) in the second's, which has no attempt and costs nothing.
-//! One that is told of a loss ends with [`LostBefore`](tower_gemini_core::trail::StopReason::LostBefore).
+//! The trail says so: [`CallerLeft`](tower_gemini_core::trail::Step::CallerLeft) and
+//! [`Kept`](tower_gemini_core::trail::Step::Kept) in the first call's,
+//! [`Redeemed`](tower_gemini_core::trail::Step::Redeemed) in the second's, which has no attempt and
+//! costs nothing. One that is told of a loss ends with
+//! [`LostBefore`](tower_gemini_core::trail::StopReason::LostBefore).
 //!
 //! # Order in the stack
 //!
-//! Inside [`CollectRequest`](crate::CollectRequest), outside everything that sends. Whatever holds answers (cuts drafts out, waits for their end)
-//! goes inside it, so that what is kept is what the caller would have got.
+//! Inside [`CollectRequest`](crate::CollectRequest), outside everything that sends. Whatever holds
+//! answers (cuts drafts out, waits for their end) goes inside it, so that what is kept is what the
+//! caller would have got.
 //!
 //! # Defaults
 //!
@@ -82,19 +93,21 @@
 //!
 //! # Errors
 //!
-//! Those of the inner service. A request that waits for a call without a caller past its own deadline ends with a timeout that cost nothing; one
-//! that asks for what was paid for and lost ends with an error that is *maybe charged*, so that nobody pays again unawares.
+//! Those of the inner service. A request that waits for a call without a caller past its own
+//! deadline ends with a timeout that cost nothing; one that asks for what was paid for and lost
+//! ends with an error that is *maybe charged*, so that nobody pays again unawares.
 //!
 //! # Cancel safety
 //!
-//! Dropping the future, or the body before its end, is what this layer is for. Needs a tokio runtime then; without one the call ends with its
-//! caller, and is lost.
+//! Dropping the future, or the body before its end, is what this layer is for. Needs a tokio
+//! runtime then; without one the call ends with its caller, and is lost.
 //!
 //! # The end of a process
 //!
-//! [`KeepPaidLayer::drain`] waits for what is being finished, [`KeepPaidLayer::save_to`] writes down what is kept, and
-//! [`KeepPaidLayer::load_from`] takes it in again. What is lost, or not finished yet, is written down as that; and what became of a call with
-//! an `Idempotency-Key`, whether its answer was given or not.
+//! [`KeepPaidLayer::drain`] waits for what is being finished, [`KeepPaidLayer::save_to`] writes
+//! down what is kept, and [`KeepPaidLayer::load_from`] takes it in again. What is lost, or not
+//! finished yet, is written down as that; and what became of a call with an `Idempotency-Key`,
+//! whether its answer was given or not.
 
 mod body;
 mod course;
@@ -116,7 +129,8 @@ pub use service::{KeepPaid, KeyRefused};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct KeepCounts {
-    /// Calls that are being finished without their callers, and calls of an `Idempotency-Key` that are under way.
+    /// Calls that are being finished without their callers, and calls of an `Idempotency-Key` that
+    /// are under way.
     pub detached: usize,
     /// Answers that wait for their callers.
     pub kept: usize,

@@ -29,14 +29,15 @@ pub(super) enum NamedResult {
     UnderWay,
     /// Everybody who asks gets it.
     Answer(Arc<Answer>),
-    /// It was or may have been paid for, and there is no answer. What stands in its place says since when.
+    /// It was or may have been paid for, and there is no answer. What stands in its place says
+    /// since when.
     Lost(Arc<Answer>),
     /// It cost nothing: who still wants it may send it.
     Free,
 }
 
-/// Where the task of a named call tells what became of it. Dropped without a word (the task panicked, or its runtime ended), it says
-/// that the call is lost.
+/// Where the task of a named call tells what became of it. Dropped without a word (the task
+/// panicked, or its runtime ended), it says that the call is lost.
 #[derive(Debug)]
 pub(super) struct Report {
     result: watch::Sender<NamedResult>,
@@ -52,7 +53,8 @@ impl Report {
         answer
     }
 
-    /// There is no answer. Where nothing of it can have been paid for, who still wants it may send it.
+    /// There is no answer. Where nothing of it can have been paid for, who still wants it may send
+    /// it.
     pub(super) fn none(&self, last_was_free: bool) {
         if last_was_free && !self.course.was_out_before() {
             remove_file(&self.course.record);
@@ -105,13 +107,27 @@ pub(super) struct Names(HashMap<Identity, Named>);
 
 impl Names {
     /// The call of this name: the one that is under way or done, or a new one, to be reported on.
-    pub(super) fn claim(&mut self, name: Identity, request: Identity, course: Course) -> Result<Report, Named> {
+    pub(super) fn claim(
+        &mut self,
+        name: Identity,
+        request: Identity,
+        course: Course,
+    ) -> Result<Report, Named> {
         match self.0.entry(name) {
-            Entry::Occupied(entry) if !matches!(*entry.get().result.borrow(), NamedResult::Free) => Err(entry.get().clone()),
+            Entry::Occupied(entry)
+                if !matches!(*entry.get().result.borrow(), NamedResult::Free) =>
+            {
+                Err(entry.get().clone())
+            }
             entry => {
                 let (result, receiver) = watch::channel(NamedResult::UnderWay);
                 let left = Arc::new(Notify::new());
-                entry.insert_entry(Named { request, result: receiver, left: left.clone(), under_way: Some(course.clone()) });
+                entry.insert_entry(Named {
+                    request,
+                    result: receiver,
+                    left: left.clone(),
+                    under_way: Some(course.clone()),
+                });
                 Ok(Report { result, left, course })
             }
         }
@@ -132,10 +148,12 @@ impl Names {
         });
     }
 
-    /// Lets the oldest answers go until the rest is within the bound that holds for kept answers too. What was paid for stays known to be:
-    /// whoever asks by such a name is told that its answer is lost, or gets it from where it is written down.
+    /// Lets the oldest answers go until the rest is within the bound that holds for kept answers
+    /// too. What was paid for stays known to be: whoever asks by such a name is told that its
+    /// answer is lost, or gets it from where it is written down.
     pub(super) fn trim(&mut self, most: usize) {
-        let mut bytes: usize = self.0.values().filter_map(Named::answer).map(|answer| answer.bytes).sum();
+        let mut bytes: usize =
+            self.0.values().filter_map(Named::answer).map(|answer| answer.bytes).sum();
         while bytes > most {
             let held = self.0.values_mut().filter_map(|named| Some((named.answer()?, named)));
             let Some((oldest, named)) = held.min_by_key(|(answer, _)| answer.at) else { break };
@@ -154,7 +172,9 @@ impl Names {
                 NamedResult::Lost(loss) => loss.clone(),
                 NamedResult::UnderWay => match &named.under_way {
                     // The process ends before it does.
-                    Some(course) if course.may_have_cost() => Arc::new(Answer::lost_at(now, &course.record)),
+                    Some(course) if course.may_have_cost() => {
+                        Arc::new(Answer::lost_at(now, &course.record))
+                    }
                     _ => return None,
                 },
                 NamedResult::Free => return None,
@@ -173,12 +193,22 @@ impl Names {
     }
 
     /// What an earlier process knew of a name. `false` where more is known here.
-    pub(super) fn take_in(&mut self, name: Identity, request: Identity, answer: Arc<Answer>) -> bool {
+    pub(super) fn take_in(
+        &mut self,
+        name: Identity,
+        request: Identity,
+        answer: Arc<Answer>,
+    ) -> bool {
         let lost = answer.is_lost();
         match self.0.entry(name) {
-            Entry::Occupied(known) if lost || !matches!(*known.get().result.borrow(), NamedResult::Lost(_)) => false,
+            Entry::Occupied(known)
+                if lost || !matches!(*known.get().result.borrow(), NamedResult::Lost(_)) =>
+            {
+                false
+            }
             entry => {
-                let result = if lost { NamedResult::Lost(answer) } else { NamedResult::Answer(answer) };
+                let result =
+                    if lost { NamedResult::Lost(answer) } else { NamedResult::Answer(answer) };
                 entry.insert_entry(Named::done(request, result));
                 true
             }

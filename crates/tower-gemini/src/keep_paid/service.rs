@@ -27,7 +27,8 @@ use super::store::Answer;
 use crate::quota_guard::REFUSAL_DOMAIN;
 use crate::ready::take_ready;
 
-/// By which a caller says that two requests are one (the IETF's draft of the HTTP `Idempotency-Key` header).
+/// By which a caller says that two requests are one (the IETF's draft of the HTTP `Idempotency-Key`
+/// header).
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// By which openai's clients number their sends; 0 is the first.
 const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
@@ -37,8 +38,9 @@ const LOST_BEFORE: &str = "not sent: an earlier request that was the same was or
 const LOST_BY_NAME: &str = "an earlier request with this idempotency key was or may have been paid for, and its answer was lost; another \
                             key asks again";
 
-/// In the extensions of the answer to a request that was not sent because of its `Idempotency-Key`: the key was used for another request
-/// (status 422), or the request is too large to be held, and so to be told from another (413). The body is an error in Google's form.
+/// In the extensions of the answer to a request that was not sent because of its `Idempotency-Key`:
+/// the key was used for another request (status 422), or the request is too large to be held, and
+/// so to be told from another (413). The body is an error in Google's form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyRefused;
@@ -61,7 +63,10 @@ type Answering<B> = Pin<Box<dyn Future<Output = Result<Response<KeptBody<B>>, Er
 
 impl<S, B> Service<Request<ReplayBody>> for KeepPaid<S>
 where
-    S: Service<Request<ReplayBody>, Response = Response<B>, Error = Error, Future: Send + 'static> + Clone + Send + 'static,
+    S: Service<Request<ReplayBody>, Response = Response<B>, Error = Error, Future: Send + 'static>
+        + Clone
+        + Send
+        + 'static,
     B: Keepable,
 {
     type Response = Response<KeptBody<B>>;
@@ -77,17 +82,25 @@ where
         // Nobody upstream knows it.
         let key = request.headers_mut().remove(IDEMPOTENCY_KEY);
         let call = request.body().call();
-        let makes = matches!(call.verb, Verb::Generate | Verb::StreamGenerate | Verb::Predict) && !call.is_continuation;
+        let makes = matches!(call.verb, Verb::Generate | Verb::StreamGenerate | Verb::Predict)
+            && !call.is_continuation;
         let Some(identity) = makes.then(|| Identity::of(&request)).flatten() else {
             if makes && key.is_some() {
-                let answer = refused_by_key(request.body().context(), StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE_FOR_A_KEY);
+                let answer = refused_by_key(
+                    request.body().context(),
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    TOO_LARGE_FOR_A_KEY,
+                );
                 return Box::pin(async move { Ok(answer) });
             }
             let mut inner = inner;
             let answer = inner.call(request);
             return Box::pin(async move { Ok(answer.await?.map(KeptBody::passing)) });
         };
-        let sends = request.headers().get(RETRY_COUNT).and_then(|count| count.to_str().ok()?.trim().parse::<u32>().ok());
+        let sends = request
+            .headers()
+            .get(RETRY_COUNT)
+            .and_then(|count| count.to_str().ok()?.trim().parse::<u32>().ok());
         let asked = Asked {
             shared: self.shared.clone(),
             identity,
@@ -139,49 +152,74 @@ struct Asked {
 
 impl Asked {
     /// Gives what was kept for this request, or sends it.
-    async fn alone<S, B>(self, mut inner: S, request: Request<ReplayBody>) -> Result<Response<KeptBody<B>>, Error>
+    async fn alone<S, B>(
+        self,
+        mut inner: S,
+        request: Request<ReplayBody>,
+    ) -> Result<Response<KeptBody<B>>, Error>
     where
-        S: Service<Request<ReplayBody>, Response = Response<B>, Error = Error, Future: Send + 'static>,
+        S: Service<
+                Request<ReplayBody>,
+                Response = Response<B>,
+                Error = Error,
+                Future: Send + 'static,
+            >,
         B: Keepable,
     {
         let settings = &self.shared.settings;
-        let grace = after(Instant::now(), if self.is_resend { settings.resend_grace } else { settings.grace });
+        let grace = after(
+            Instant::now(),
+            if self.is_resend { settings.resend_grace } else { settings.grace },
+        );
         loop {
-            let (changes, until) =
-                match self.shared.find(self.identity, Instant::now() < grace, self.is_resend, self.marks_resends) {
-                    Found::Answer(answer) => return Ok(self.redeemed(answer)),
-                    Found::Orphan(changes) => (changes, None),
-                    Found::Live(changes) => (changes, Some(grace)),
-                    Found::OnDisk(loss) => match self.read_back(loss).await {
-                        Some(answer) => return Ok(self.redeemed(answer)),
-                        None if self.buys() => {
-                            self.shared.untell(self.identity);
-                            break;
-                        }
-                        None => return Err(self.lost(LOST_BEFORE)),
-                    },
-                    Found::Lost if self.buys() => {
+            let (changes, until) = match self.shared.find(
+                self.identity,
+                Instant::now() < grace,
+                self.is_resend,
+                self.marks_resends,
+            ) {
+                Found::Answer(answer) => return Ok(self.redeemed(answer)),
+                Found::Orphan(changes) => (changes, None),
+                Found::Live(changes) => (changes, Some(grace)),
+                Found::OnDisk(loss) => match self.read_back(loss).await {
+                    Some(answer) => return Ok(self.redeemed(answer)),
+                    None if self.buys() => {
                         self.shared.untell(self.identity);
                         break;
                     }
-                    Found::Lost => return Err(self.lost(LOST_BEFORE)),
-                    // Or a request beside another, and not after it.
-                    Found::Nothing => break,
-                };
+                    None => return Err(self.lost(LOST_BEFORE)),
+                },
+                Found::Lost if self.buys() => {
+                    self.shared.untell(self.identity);
+                    break;
+                }
+                Found::Lost => return Err(self.lost(LOST_BEFORE)),
+                // Or a request beside another, and not after it.
+                Found::Nothing => break,
+            };
             self.wait(&changes, until).await?;
         }
         let course = Course::begin(self.context.trail());
-        // Before it counts as one whose caller is there: should it panic, nobody would take it out again.
+        // Before it counts as one whose caller is there: should it panic, nobody would take it out
+        // again.
         let answer = inner.call(request);
         self.shared.enter(self.identity, &course, self.marks_resends && !self.is_resend);
-        let task = Task { shared: self.shared.clone(), identity: self.identity, course, marks_resends: self.marks_resends };
+        let task = Task {
+            shared: self.shared.clone(),
+            identity: self.identity,
+            course,
+            marks_resends: self.marks_resends,
+        };
         let answer = Attended::new(answer, task).await?;
         Ok(answer)
     }
 
-    /// Whether the caller allows a send after one that may have been paid for, and pays with this one for it.
+    /// Whether the caller allows a send after one that may have been paid for, and pays with this
+    /// one for it.
     fn buys(&self) -> bool {
-        self.context.allowance().is_some_and(|allowance| allowance.buy(&Verdict::interrupted()).is_some())
+        self.context
+            .allowance()
+            .is_some_and(|allowance| allowance.buy(&Verdict::interrupted()).is_some())
     }
 
     /// Nothing was sent for this request; what was sent before it may have been paid for.
@@ -190,7 +228,8 @@ impl Asked {
         Error::lost_before(why).with_trail(self.context.trail().clone())
     }
 
-    /// Reads an answer that had to go from memory. A caller that goes away meanwhile leaves it where it is.
+    /// Reads an answer that had to go from memory. A caller that goes away meanwhile leaves it
+    /// where it is.
     async fn read_back(&self, loss: Arc<Answer>) -> Option<Arc<Answer>> {
         struct Taken<'a>(&'a Shared, Identity, Option<Arc<Answer>>);
         impl Drop for Taken<'_> {
@@ -217,7 +256,8 @@ impl Asked {
         }
     }
 
-    /// Waits for something to happen to calls that are alike, until the grace is over or the call's deadline is there.
+    /// Waits for something to happen to calls that are alike, until the grace is over or the call's
+    /// deadline is there.
     async fn wait(&self, changes: &Arc<Notify>, grace: Option<Instant>) -> Result<(), Error> {
         let mut changed = std::pin::pin!(changes.notified());
         // Whoever looks first and listens then misses what happens in between.
@@ -253,13 +293,20 @@ impl Asked {
     }
 
     fn told_again(&self, answer: &Answer) {
-        self.context.trail().push(Step::Redeemed { age: answer.at.elapsed(), cost: answer.cost, outcome: answer.outcome });
+        self.context.trail().push(Step::Redeemed {
+            age: answer.at.elapsed(),
+            cost: answer.cost,
+            outcome: answer.outcome,
+        });
     }
 
     fn redeemed<B: Keepable>(&self, answer: Arc<Answer>) -> Response<KeptBody<B>> {
         self.told_again(&answer);
         let again = self.marks_resends;
-        self.response(&answer, KeptBody::redeemed(self.shared.clone(), self.identity, answer.clone(), again))
+        self.response(
+            &answer,
+            KeptBody::redeemed(self.shared.clone(), self.identity, answer.clone(), again),
+        )
     }
 
     fn response<B: Keepable>(&self, answer: &Answer, body: KeptBody<B>) -> Response<KeptBody<B>> {
@@ -270,7 +317,8 @@ impl Asked {
         response
     }
 
-    /// Gives what the call of this name came to, or sends it: then all who give it this name get its answer.
+    /// Gives what the call of this name came to, or sends it: then all who give it this name get
+    /// its answer.
     async fn by_name<S, B>(
         self,
         name: Identity,
@@ -278,32 +326,52 @@ impl Asked {
         request: Request<ReplayBody>,
     ) -> Result<Response<KeptBody<B>>, Error>
     where
-        S: Service<Request<ReplayBody>, Response = Response<B>, Error = Error, Future: Send + 'static>,
+        S: Service<
+                Request<ReplayBody>,
+                Response = Response<B>,
+                Error = Error,
+                Future: Send + 'static,
+            >,
         B: Keepable,
     {
         loop {
-            let mut waiter =
-                match self.shared.named(name, self.identity, Course::begin(self.context.trail())).map_err(Waiter::new) {
-                    Err(waiter) if waiter.named.request != self.identity => {
-                        // As the IETF's draft says.
-                        return Ok(refused_by_key(&self.context, StatusCode::UNPROCESSABLE_ENTITY, KEY_REUSED));
-                    }
-                    Err(waiter) => waiter,
-                    Ok(report) => {
-                        let (tell, told) = oneshot::channel();
-                        // In a task from the start: others may come to depend on it, whatever its first caller does.
-                        tokio::spawn(run_named(self.shared.clone(), inner.call(request), report, tell));
-                        return match told.await {
-                            Ok(Ok(answer)) => Ok(self.response(&answer, KeptBody::whole(&answer))),
-                            Ok(Err(error)) => Err(error),
-                            // The task ended with the runtime.
-                            Err(_) => Err(Error::truncated(Verdict::interrupted())),
-                        };
-                    }
-                };
+            let mut waiter = match self
+                .shared
+                .named(name, self.identity, Course::begin(self.context.trail()))
+                .map_err(Waiter::new)
+            {
+                Err(waiter) if waiter.named.request != self.identity => {
+                    // As the IETF's draft says.
+                    return Ok(refused_by_key(
+                        &self.context,
+                        StatusCode::UNPROCESSABLE_ENTITY,
+                        KEY_REUSED,
+                    ));
+                }
+                Err(waiter) => waiter,
+                Ok(report) => {
+                    let (tell, told) = oneshot::channel();
+                    // In a task from the start: others may come to depend on it, whatever its first
+                    // caller does.
+                    tokio::spawn(run_named(self.shared.clone(), inner.call(request), report, tell));
+                    return match told.await {
+                        Ok(Ok(answer)) => Ok(self.response(&answer, KeptBody::whole(&answer))),
+                        Ok(Err(error)) => Err(error),
+                        // The task ended with the runtime.
+                        Err(_) => Err(Error::truncated(Verdict::interrupted())),
+                    };
+                }
+            };
             let done = async {
-                let done = waiter.named.result.wait_for(|result| !matches!(result, NamedResult::UnderWay)).await;
-                done.map_or_else(|_| NamedResult::Lost(Arc::new(Answer::lost(Instant::now()))), |result| result.clone())
+                let done = waiter
+                    .named
+                    .result
+                    .wait_for(|result| !matches!(result, NamedResult::UnderWay))
+                    .await;
+                done.map_or_else(
+                    |_| NamedResult::Lost(Arc::new(Answer::lost(Instant::now()))),
+                    |result| result.clone(),
+                )
             };
             let deadline = self.context.deadline().map(Instant::from_std);
             let time = async {
@@ -332,8 +400,10 @@ impl Asked {
 }
 
 /// A reason, and the sentence that says it.
-const KEY_REUSED: (&str, &str) =
-    ("IDEMPOTENCY_KEY_REUSED", "Not sent: this Idempotency-Key was used for another request. A new request needs a new key.");
+const KEY_REUSED: (&str, &str) = (
+    "IDEMPOTENCY_KEY_REUSED",
+    "Not sent: this Idempotency-Key was used for another request. A new request needs a new key.",
+);
 const TOO_LARGE_FOR_A_KEY: (&str, &str) = (
     "IDEMPOTENCY_KEY_NOT_HONOURED",
     "Not sent: a request of this size is not held, so that its Idempotency-Key could not keep it from being paid for twice. Send it without \
@@ -358,7 +428,10 @@ fn refused_by_key<B: Keepable>(
     response.extensions_mut().insert(KeyRefused);
     response.extensions_mut().insert(context.trail().clone());
     let headers = response.headers_mut();
-    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json; charset=UTF-8"));
+    headers.insert(
+        http::header::CONTENT_TYPE,
+        http::HeaderValue::from_static("application/json; charset=UTF-8"),
+    );
     headers.insert(http::header::CONTENT_LENGTH, http::HeaderValue::from(length));
     response
 }
@@ -386,7 +459,8 @@ mod tests {
         }
     }
 
-    // Told while the one who leaves still counted, the call looked once more, saw it there, and was never told again.
+    // Told while the one who leaves still counted, the call looked once more, saw it there, and was
+    // never told again.
     #[test]
     fn who_leaves_a_call_is_gone_when_the_call_is_told() {
         let shared = KeepPaidLayer::new().layer(()).shared;

@@ -1,4 +1,5 @@
-//! What all services of one layer share: who is being answered, what is being finished, and what waits.
+//! What all services of one layer share: who is being answered, what is being finished, and what
+//! waits.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -36,7 +37,8 @@ pub(super) struct Shared {
 #[derive(Debug)]
 struct State {
     store: Store,
-    /// Calls whose callers went away, that were or may have been paid for, and of which there is no answer. Each is told once.
+    /// Calls whose callers went away, that were or may have been paid for, and of which there is no
+    /// answer. Each is told once.
     losses: Store,
     /// Calls whose callers are there.
     live: HashMap<Identity, Group<Present>>,
@@ -102,7 +104,8 @@ pub(super) enum Came {
     Lost,
 }
 
-/// As many losses are remembered as are told within minutes by any plausible fleet; a few hundred bytes each.
+/// As many losses are remembered as are told within minutes by any plausible fleet; a few hundred
+/// bytes each.
 const MOST_LOSSES: usize = 1024;
 
 impl Shared {
@@ -129,18 +132,21 @@ impl Shared {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A panic in another holder leaves the maps complete: each write is one insertion or removal.
+        // A panic in another holder leaves the maps complete: each write is one insertion or
+        // removal.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn counts(&self) -> KeepCounts {
         let mut state = self.state();
         let lost = state.expire(Instant::now());
-        let (kept, kept_bytes, losses) = (state.store.waiting(), state.store.bytes(), state.losses.waiting());
+        let (kept, kept_bytes, losses) =
+            (state.store.waiting(), state.store.bytes(), state.losses.waiting());
         drop(state);
         self.let_go(&lost);
-        let not_kept =
-            |reason: NotKeptReason| self.not_kept.get(place(reason)).map_or(0, |count| count.load(Ordering::Relaxed));
+        let not_kept = |reason: NotKeptReason| {
+            self.not_kept.get(place(reason)).map_or(0, |count| count.load(Ordering::Relaxed))
+        };
         KeepCounts {
             detached: *self.detached.borrow(),
             kept,
@@ -156,14 +162,22 @@ impl Shared {
         }
     }
 
-    /// What there is for this request. An answer is taken, and counts as a call whose caller is there until it has been
-    /// [given](Self::leave) or [put back](Self::put_back).
+    /// What there is for this request. An answer is taken, and counts as a call whose caller is
+    /// there until it has been [given](Self::leave) or [put back](Self::put_back).
     ///
-    /// `waits` says that a call beside it is waited for; `is_resend` that the request is marked as one. What seemed delivered comes last:
-    /// the resend may be that of another call, whose own answer is still on its way, or lost.
+    /// `waits` says that a call beside it is waited for; `is_resend` that the request is marked as
+    /// one. What seemed delivered comes last: the resend may be that of another call, whose own
+    /// answer is still on its way, or lost.
     ///
-    /// A loss that is told to a client which marks its resends is told to its next resend too, in case that it did not hear.
-    pub(super) fn find(&self, identity: Identity, waits: bool, is_resend: bool, marks_resends: bool) -> Found {
+    /// A loss that is told to a client which marks its resends is told to its next resend too, in
+    /// case that it did not hear.
+    pub(super) fn find(
+        &self,
+        identity: Identity,
+        waits: bool,
+        is_resend: bool,
+        marks_resends: bool,
+    ) -> Found {
         let now = Instant::now();
         let mut state = self.state();
         let lost = state.expire(now);
@@ -183,14 +197,18 @@ impl Shared {
         if state.store.holds(identity) {
             return false;
         }
-        // Those of other calls that are alike, which came when these had ended, are others, and nobody tells of these any more.
+        // Those of other calls that are alike, which came when these had ended, are others, and
+        // nobody tells of these any more.
         match state.orphans.get(&identity) {
             Some(orphans) => Arc::ptr_eq(&orphans.ends, changes),
-            None => state.live.get(&identity).is_some_and(|group| Arc::ptr_eq(&group.ends, changes)),
+            None => {
+                state.live.get(&identity).is_some_and(|group| Arc::ptr_eq(&group.ends, changes))
+            }
         }
     }
 
-    /// A call goes out. `is_new` where its client says that it is no resend: what was told of earlier ones was heard.
+    /// A call goes out. `is_new` where its client says that it is no resend: what was told of
+    /// earlier ones was heard.
     pub(super) fn enter(&self, identity: Identity, course: &Course, is_new: bool) {
         let mut state = self.state();
         if is_new {
@@ -217,7 +235,8 @@ impl Shared {
         state.end_live(identity, record);
     }
 
-    /// A caller was told that there is no answer to what was or may have been paid for. Where it never heard, its resend, marked as one, is.
+    /// A caller was told that there is no answer to what was or may have been paid for. Where it
+    /// never heard, its resend, marked as one, is.
     pub(super) fn told_of_loss(&self, identity: Identity) {
         self.state().lose(identity, For::Resend, Answer::lost(Instant::now()));
     }
@@ -236,7 +255,8 @@ impl Shared {
         self.state().named.trim(self.settings.max_bytes);
     }
 
-    /// A caller went away: what it was about to get is finished. `false` where too many are, and it is lost.
+    /// A caller went away: what it was about to get is finished. `false` where too many are, and it
+    /// is lost.
     pub(super) fn detach(&self, identity: Identity, record: &Arc<Record>) -> bool {
         let mut state = self.state();
         let is_free = state.take_place(self.settings.max_detached);
@@ -289,7 +309,8 @@ impl Shared {
         self.let_go(&lost);
     }
 
-    /// What is written down was taken, and its taker went away before it was read; or it cannot be read, and that is told.
+    /// What is written down was taken, and its taker went away before it was read; or it cannot be
+    /// read, and that is told.
     pub(super) fn leave_on_disk(&self, identity: Identity, loss: &Answer, is_told: bool) {
         let mut state = self.state();
         if !is_told {
@@ -304,14 +325,16 @@ impl Shared {
         let mut state = self.state();
         let lost = state.expire(now);
         if !state.store.put(identity, For::Resend, Arc::new(answer), now).is_empty() {
-            // There is no place for it. Should it not have arrived, that is what its resend is told.
+            // There is no place for it. Should it not have arrived, that is what its resend is
+            // told.
             state.lose(identity, For::Resend, Answer::lost(now));
         }
         drop(state);
         self.let_go(&lost);
     }
 
-    /// Takes room for so many bytes of an answer on its way. `false` where there is none: no more is held of it.
+    /// Takes room for so many bytes of an answer on its way. `false` where there is none: no more
+    /// is held of it.
     pub(super) fn reserve(&self, bytes: usize) -> bool {
         let most = self.settings.max_bytes;
         let more = |held: usize| held.checked_add(bytes).filter(|held| *held <= most);
@@ -346,7 +369,12 @@ impl Shared {
     }
 
     /// The call of this name: the one that is under way or done, or a new one, to be reported on.
-    pub(super) fn named(&self, name: Identity, request: Identity, course: Course) -> Result<Report, Named> {
+    pub(super) fn named(
+        &self,
+        name: Identity,
+        request: Identity,
+        course: Course,
+    ) -> Result<Report, Named> {
         let mut state = self.state();
         state.named.forget_old(self.settings.retention, Instant::now());
         // Looked up before others make room: its own answer is not let go for it.
@@ -370,8 +398,9 @@ impl Shared {
         matches!(drained, Ok(Ok(_)))
     }
 
-    /// What is to outlive the process: answers that wait for their callers or are on their way to them, losses that are still to be told,
-    /// and what became of the calls that have a name. What is not finished yet is lost with the process.
+    /// What is to outlive the process: answers that wait for their callers or are on their way to
+    /// them, losses that are still to be told, and what became of the calls that have a name. What
+    /// is not finished yet is lost with the process.
     pub(super) fn waiting(&self) -> Vec<Written> {
         let now = Instant::now();
         let mut state = self.state();
@@ -458,8 +487,8 @@ impl State {
         end(&mut self.live, identity, |present| Arc::ptr_eq(present.record(), record));
     }
 
-    /// Puts an answer by for its caller. What has to go for it comes back, and is told as lost to whoever asks for it, or read from where
-    /// it is written down.
+    /// Puts an answer by for its caller. What has to go for it comes back, and is told as lost to
+    /// whoever asks for it, or read from where it is written down.
     fn keep(&mut self, identity: Identity, answer: Arc<Answer>, now: Instant) -> Lost {
         let mut lost = self.expire(now);
         for (identity, answer) in self.store.put(identity, For::Next, answer, now) {
@@ -486,7 +515,9 @@ impl State {
             remove_file(&old.record);
         }
         for (_, old) in self.losses.put(identity, whom, Arc::new(loss), now) {
-            tracing::warn!("more answers are lost than can be remembered: whoever asks for the oldest asks anew");
+            tracing::warn!(
+                "more answers are lost than can be remembered: whoever asks for the oldest asks anew"
+            );
             remove_word(&old.record);
         }
     }
@@ -507,7 +538,9 @@ impl State {
         for (identity, group) in &self.live {
             all.extend(group.calls.iter().filter_map(|present| match present {
                 Present::Given(answer) => Some(written(*identity, answer.clone())),
-                Present::Sent(course) => course.may_have_cost().then(|| written(*identity, not_yet(&course.record))),
+                Present::Sent(course) => {
+                    course.may_have_cost().then(|| written(*identity, not_yet(&course.record)))
+                }
             }));
         }
         all
@@ -515,15 +548,27 @@ impl State {
 
     /// Where everything is written down that is here.
     fn records(&self) -> Vec<Arc<Record>> {
-        let kept = self.store.all().into_iter().chain(self.losses.all()).map(|(_, answer)| answer.record.clone());
-        let live = self.live.values().flat_map(|group| group.calls.iter().map(|present| present.record().clone()));
+        let kept = self
+            .store
+            .all()
+            .into_iter()
+            .chain(self.losses.all())
+            .map(|(_, answer)| answer.record.clone());
+        let live = self
+            .live
+            .values()
+            .flat_map(|group| group.calls.iter().map(|present| present.record().clone()));
         let orphans = self.orphans.values().flat_map(|group| group.calls.iter().cloned());
         kept.chain(live).chain(orphans).chain(self.named.records()).collect()
     }
 }
 
 /// One of the calls that are alike has ended.
-fn end<T>(groups: &mut HashMap<Identity, Group<T>>, identity: Identity, which: impl Fn(&T) -> bool) {
+fn end<T>(
+    groups: &mut HashMap<Identity, Group<T>>,
+    identity: Identity,
+    which: impl Fn(&T) -> bool,
+) {
     let Entry::Occupied(mut group) = groups.entry(identity) else { return };
     let calls = &mut group.get_mut().calls;
     if let Some(at) = calls.iter().position(which) {

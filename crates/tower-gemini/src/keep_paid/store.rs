@@ -29,13 +29,14 @@ pub(super) struct Answer {
     pub(super) outcome: Outcome,
     /// How it was judged, where it was in this process.
     pub(super) verdict: Option<Arc<Verdict>>,
-    /// Where it is written down, if it is: shared by what stands in its place while it is not there.
+    /// Where it is written down, if it is: shared by what stands in its place while it is not
+    /// there.
     pub(super) record: Arc<Record>,
 }
 
 impl Answer {
-    /// In the place of an answer that was or may have been paid for and that there is none of. It weighs one, so that a bound on bytes
-    /// bounds the number of such.
+    /// In the place of an answer that was or may have been paid for and that there is none of. It
+    /// weighs one, so that a bound on bytes bounds the number of such.
     pub(super) fn lost(at: Instant) -> Self {
         Self {
             status: StatusCode::OK,
@@ -71,15 +72,17 @@ impl Answer {
     }
 }
 
-/// Whether an answer is what was paid for, in whatever status it is told: a refusal that cost something is a 200 of Google's and an error of
-/// other APIs. An error that may have cost something (a front end's 504) is nothing that anybody paid for, and a status after which clients
-/// send again would make them ask for it without end.
+/// Whether an answer is what was paid for, in whatever status it is told: a refusal that cost
+/// something is a 200 of Google's and an error of other APIs. An error that may have cost something
+/// (a front end's 504) is nothing that anybody paid for, and a status after which clients send
+/// again would make them ask for it without end.
 pub(super) fn is_of_use(status: StatusCode, outcome: Outcome) -> bool {
     if status.is_success() {
         return !matches!(outcome, Outcome::Interrupted | Outcome::StreamError);
     }
     // 425 too: "send it again later" is what it says.
-    let is_final = status.is_client_error() && !clients_retry(status) && status != StatusCode::TOO_EARLY;
+    let is_final =
+        status.is_client_error() && !clients_retry(status) && status != StatusCode::TOO_EARLY;
     let says_what_came = matches!(
         outcome,
         Outcome::Image
@@ -153,11 +156,18 @@ impl Store {
         self.bytes.checked_add(bytes).is_some_and(|bytes| bytes <= self.most_bytes)
     }
 
-    /// Puts an answer by. What has to go for it comes back: such as seemed delivered first, then the oldest.
+    /// Puts an answer by. What has to go for it comes back: such as seemed delivered first, then
+    /// the oldest.
     ///
-    /// An answer that is larger than the bound, or seemed delivered and has no place without one that nobody got, is not put by, and comes
-    /// back itself.
-    pub(super) fn put(&mut self, identity: Identity, whom: For, answer: Arc<Answer>, now: Instant) -> Lost {
+    /// An answer that is larger than the bound, or seemed delivered and has no place without one
+    /// that nobody got, is not put by, and comes back itself.
+    pub(super) fn put(
+        &mut self,
+        identity: Identity,
+        whom: For,
+        answer: Arc<Answer>,
+        now: Instant,
+    ) -> Lost {
         let mut lost = self.expire(now);
         if answer.bytes > self.most_bytes {
             lost.push((identity, answer));
@@ -165,7 +175,9 @@ impl Store {
         }
         while self.bytes + answer.bytes > self.most_bytes {
             // What seemed delivered never drives out what nobody got.
-            let victim = self.oldest(For::Resend).or_else(|| (whom == For::Next).then(|| self.oldest(For::Next)).flatten());
+            let victim = self
+                .oldest(For::Resend)
+                .or_else(|| (whom == For::Next).then(|| self.oldest(For::Next)).flatten());
             let Some((number, victim)) = victim else {
                 lost.push((identity, answer));
                 return lost;
@@ -179,7 +191,11 @@ impl Store {
         self.bytes += answer.bytes;
         self.count += 1;
         self.order.push_back((self.next, identity));
-        self.entries.entry(identity).or_default().push_back(Entry { number: self.next, whom, answer });
+        self.entries.entry(identity).or_default().push_back(Entry {
+            number: self.next,
+            whom,
+            answer,
+        });
         self.next += 1;
         lost
     }
@@ -197,7 +213,9 @@ impl Store {
 
     /// Whether an answer waits for this request.
     pub(super) fn holds(&self, identity: Identity) -> bool {
-        self.entries.get(&identity).is_some_and(|entries| entries.iter().any(|entry| entry.whom == For::Next))
+        self.entries
+            .get(&identity)
+            .is_some_and(|entries| entries.iter().any(|entry| entry.whom == For::Next))
     }
 
     /// All answers that wait for their callers, oldest first.
@@ -219,7 +237,9 @@ impl Store {
             .entries
             .iter()
             .flat_map(|(identity, entries)| entries.iter().map(move |entry| (*identity, entry)))
-            .filter(|(_, entry)| now.saturating_duration_since(entry.answer.at) >= self.patience(entry.whom))
+            .filter(|(_, entry)| {
+                now.saturating_duration_since(entry.answer.at) >= self.patience(entry.whom)
+            })
             .map(|(identity, entry)| (entry.number, identity))
             .collect();
         for (number, identity) in old {
@@ -241,9 +261,9 @@ impl Store {
 
     fn oldest(&self, whom: For) -> Option<(u64, Identity)> {
         self.order.iter().copied().find(|(number, identity)| {
-            self.entries
-                .get(identity)
-                .is_some_and(|entries| entries.iter().any(|entry| entry.number == *number && entry.whom == whom))
+            self.entries.get(identity).is_some_and(|entries| {
+                entries.iter().any(|entry| entry.number == *number && entry.whom == whom)
+            })
         })
     }
 
@@ -267,17 +287,29 @@ mod tests {
     use proptest::prelude::*;
 
     fn answer(bytes: usize, at: Instant) -> Arc<Answer> {
-        Arc::new(Answer { chunks: vec![Bytes::from(vec![0; bytes])], bytes, outcome: Outcome::Image, ..Answer::lost(at) })
+        Arc::new(Answer {
+            chunks: vec![Bytes::from(vec![0; bytes])],
+            bytes,
+            outcome: Outcome::Image,
+            ..Answer::lost(at)
+        })
     }
 
     #[test]
     fn what_is_of_use_is_what_was_paid_for_and_nothing_that_clients_send_again_for() {
         for &outcome in Outcome::ALL {
             for status in (200..600).filter_map(|code| StatusCode::from_u16(code).ok()) {
-                let sent_again = status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 425 | 429);
+                let sent_again =
+                    status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 425 | 429);
                 let use_of_it = is_of_use(status, outcome);
-                assert!(!(use_of_it && (sent_again || outcome == Outcome::Interrupted)), "{status} {outcome:?}");
-                let refused = matches!(outcome, Outcome::ContentBlocked | Outcome::PromptBlocked | Outcome::NoImage);
+                assert!(
+                    !(use_of_it && (sent_again || outcome == Outcome::Interrupted)),
+                    "{status} {outcome:?}"
+                );
+                let refused = matches!(
+                    outcome,
+                    Outcome::ContentBlocked | Outcome::PromptBlocked | Outcome::NoImage
+                );
                 if refused && (status == 200 || status == 400) {
                     assert!(use_of_it, "{status} {outcome:?}");
                 }
@@ -295,7 +327,11 @@ mod tests {
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
-            (0..3u8, any::<bool>(), 0..60usize).prop_map(|(who, resend, bytes)| Step::Put { who, resend, bytes }),
+            (0..3u8, any::<bool>(), 0..60usize).prop_map(|(who, resend, bytes)| Step::Put {
+                who,
+                resend,
+                bytes
+            }),
             (0..3u8, any::<bool>()).prop_map(|(who, resend)| Step::Take { who, resend }),
             (0..400u64).prop_map(Step::Wait),
         ];
@@ -332,7 +368,8 @@ mod tests {
                     assert!(store.bytes() <= 100, "{} bytes", store.bytes());
                     assert_eq!(store.bytes(), store.entries.values().flatten().map(|entry| entry.answer.bytes).sum::<usize>());
                     assert_eq!(store.count, store.order.len());
-                    // Every answer for a next request is still here, was given, or was told to be lost; of the others some may be too.
+                    // Every answer for a next request is still here, was given, or was told to be
+                    // lost; of the others some may be too.
                     assert!(store.waiting() + came_back >= put && store.waiting() + came_back <= put + delivered_ones);
                 }
             });
@@ -342,9 +379,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_seemed_delivered_goes_only_to_a_marked_resend_and_drives_nothing_out() {
         let now = Instant::now();
-        let (me, mut store) = (Identity([1; 32]), Store::new(100, Duration::from_secs(600), Duration::from_secs(30)));
+        let (me, mut store) =
+            (Identity([1; 32]), Store::new(100, Duration::from_secs(600), Duration::from_secs(30)));
         assert!(store.put(me, For::Next, answer(80, now), now).is_empty());
-        assert_eq!(store.put(me, For::Resend, answer(30, now), now).len(), 1, "it comes back itself");
+        assert_eq!(
+            store.put(me, For::Resend, answer(30, now), now).len(),
+            1,
+            "it comes back itself"
+        );
         assert_eq!(store.waiting(), 1);
         assert!(store.take(me, now).0.is_some());
         store.put(me, For::Resend, answer(30, now), now);

@@ -10,7 +10,8 @@ use crate::jittered_retry::RetryPolicy;
 
 /// Targets in the order in which they are tried.
 ///
-/// A call begins with the model that it asks for: at its place in the chain, or in front of it where it has none.
+/// A call begins with the model that it asks for: at its place in the chain, or in front of it
+/// where it has none.
 ///
 /// ```
 /// use tower_gemini::core::{call::ImageSize, target::Target};
@@ -55,15 +56,17 @@ impl Chain {
         self
     }
 
-    /// One more target, retried by a policy of its own (by the [`JitteredRetry`](crate::JitteredRetry) inside).
+    /// One more target, retried by a policy of its own (by the
+    /// [`JitteredRetry`](crate::JitteredRetry) inside).
     #[must_use]
     pub fn then_retried(mut self, target: Target, retry: RetryPolicy) -> Self {
         self.links.push(Link { target, retry: Some(Arc::new(retry)) });
         self
     }
 
-    /// A call that begins in the middle goes on from the end to the beginning. Without this, targets in front of the model asked for
-    /// are not tried: they are the better and dearer ones, as a rule.
+    /// A call that begins in the middle goes on from the end to the beginning. Without this,
+    /// targets in front of the model asked for are not tried: they are the better and dearer ones,
+    /// as a rule.
     #[must_use]
     pub fn wrapping(mut self) -> Self {
         self.wraps = true;
@@ -75,10 +78,20 @@ impl Chain {
         self.links.iter().map(|link| &link.target)
     }
 
-    /// The order for a call that asks for `model`, where another may lead ([`PreferModel`](tower_gemini_core::context::PreferModel)).
-    pub(super) fn from(&self, model: &str, lead: Option<&str>, catalog: &Catalog) -> VecDeque<Link> {
-        let id = |name: &str| catalog.lookup(name).map_or_else(|| name.to_owned(), |model| model.id.clone());
-        let place = |name: &str| self.links.iter().position(|link| id(link.target.model().as_str()) == id(name));
+    /// The order for a call that asks for `model`, where another may lead
+    /// ([`PreferModel`](tower_gemini_core::context::PreferModel)).
+    pub(super) fn from(
+        &self,
+        model: &str,
+        lead: Option<&str>,
+        catalog: &Catalog,
+    ) -> VecDeque<Link> {
+        let id = |name: &str| {
+            catalog.lookup(name).map_or_else(|| name.to_owned(), |model| model.id.clone())
+        };
+        let place = |name: &str| {
+            self.links.iter().position(|link| id(link.target.model().as_str()) == id(name))
+        };
         let own = |name: &str| Link { target: Target::new(name), retry: None };
         let mut order: VecDeque<Link> = match place(model) {
             Some(at) => {
@@ -89,9 +102,10 @@ impl Chain {
             None => std::iter::once(own(model)).chain(self.links.iter().cloned()).collect(),
         };
         if let Some(lead) = lead {
-            // The chain's own link, with its cap and its retries, where it has one; wherever it stands, a target in front of the model
-            // asked for too.
-            let first = place(lead).and_then(|at| self.links.get(at)).cloned().unwrap_or_else(|| own(lead));
+            // The chain's own link, with its cap and its retries, where it has one; wherever it
+            // stands, a target in front of the model asked for too.
+            let first =
+                place(lead).and_then(|at| self.links.get(at)).cloned().unwrap_or_else(|| own(lead));
             order.retain(|link| id(link.target.model().as_str()) != id(lead));
             order.push_front(first);
         }
@@ -101,7 +115,8 @@ impl Chain {
 
 /// What makes two targets one: a call visits none twice.
 pub(super) fn identity(target: &Target, catalog: &Catalog) -> String {
-    let model = catalog.lookup(target.model().as_str()).map_or(target.model().as_str(), |model| &model.id);
+    let model =
+        catalog.lookup(target.model().as_str()).map_or(target.model().as_str(), |model| &model.id);
     let host = target.upstream().map_or("", |upstream| upstream.host());
     let cap = target.max_size().map_or("", |size| size.as_str());
     format!("{model} {host} {} {cap}", target.account())
@@ -116,7 +131,11 @@ mod tests {
     }
 
     fn led(chain: &Chain, model: &str, lead: Option<&str>) -> Vec<String> {
-        chain.from(model, lead, Catalog::builtin()).iter().map(|link| link.target.model().to_string()).collect()
+        chain
+            .from(model, lead, Catalog::builtin())
+            .iter()
+            .map(|link| link.target.model().to_string())
+            .collect()
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Which targets rest after failures, and when they are tried again.
 //!
-//! A pure state machine for each of the things that can fail ([`Conditions`]), and around it what all clones share ([`Health`]).
+//! A pure state machine for each of the things that can fail ([`Conditions`]), and around it what
+//! all clones share ([`Health`]).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,7 +44,8 @@ impl CoolDowns {
         self
     }
 
-    /// The first and the longest rest of an overloaded model of the Flash line, whatever the catalogue says.
+    /// The first and the longest rest of an overloaded model of the Flash line, whatever the
+    /// catalogue says.
     #[must_use]
     pub fn flash(mut self, first: Duration, longest: Duration) -> Self {
         self.flash = (first, longest.max(first));
@@ -51,7 +53,8 @@ impl CoolDowns {
         self
     }
 
-    /// The first and the longest rest of an overloaded model of the Pro line, whatever the catalogue says.
+    /// The first and the longest rest of an overloaded model of the Pro line, whatever the
+    /// catalogue says.
     #[must_use]
     pub fn pro(mut self, first: Duration, longest: Duration) -> Self {
         self.pro = (first, longest.max(first));
@@ -59,7 +62,8 @@ impl CoolDowns {
         self
     }
 
-    /// How long a model rests whose quota of the day is spent, where nothing tells the time until midnight Pacific.
+    /// How long a model rests whose quota of the day is spent, where nothing tells the time until
+    /// midnight Pacific.
     #[must_use]
     pub fn spent_day(mut self, rest: Duration) -> Self {
         self.day = rest;
@@ -78,35 +82,54 @@ impl CoolDowns {
         }
     }
 
-    /// What an answer says of its target's health: what rests, at first and at longest; `None` where it says nothing bad.
-    fn rest(&self, verdict: &Verdict, model: Option<&Model>, midnight: Option<Duration>) -> Option<(Part, Duration, Duration)> {
+    /// What an answer says of its target's health: what rests, at first and at longest; `None`
+    /// where it says nothing bad.
+    fn rest(
+        &self,
+        verdict: &Verdict,
+        model: Option<&Model>,
+        midnight: Option<Duration>,
+    ) -> Option<(Part, Duration, Duration)> {
         let hint = verdict.wait().map(|hint| hint.not_before());
         let hinted = |usual: Duration| hint.unwrap_or(usual);
         Some(match verdict.outcome() {
             // Our own patience ended: as overloaded as one that says so.
-            Outcome::Overloaded | Outcome::Deadline | Outcome::Interrupted | Outcome::StreamError => {
+            Outcome::Overloaded
+            | Outcome::Deadline
+            | Outcome::Interrupted
+            | Outcome::StreamError => {
                 let (first, longest) = self.overload(model);
                 (Part::Size, first, longest)
             }
             // Article 001: a 500 lasts 15 to 60 minutes; a first one is often alone.
-            Outcome::Internal | Outcome::BadGateway | Outcome::Other => (Part::Model, MINUTE, 15 * MINUTE),
+            Outcome::Internal | Outcome::BadGateway | Outcome::Other => {
+                (Part::Model, MINUTE, 15 * MINUTE)
+            }
             // Articles 003 and 004: a minute's limit opens after 60 s.
             Outcome::RateLimitedMinute => (Part::Quota, hinted(MINUTE), hinted(MINUTE)),
-            Outcome::RateLimited => (Part::Quota, hinted(MINUTE), hinted(15 * MINUTE).max(hinted(MINUTE))),
+            Outcome::RateLimited => {
+                (Part::Quota, hinted(MINUTE), hinted(15 * MINUTE).max(hinted(MINUTE)))
+            }
             Outcome::RateLimitedDay => {
                 let rest = midnight.unwrap_or(self.day);
                 (Part::Quota, rest, rest)
             }
-            // The window of the spend limit is ten rolling minutes (Gemini API documentation, rate limits, 2026-08).
+            // The window of the spend limit is ten rolling minutes (Gemini API documentation, rate
+            // limits, 2026-08).
             Outcome::SpendRateLimited => (Part::Payer, hinted(10 * MINUTE), hinted(10 * MINUTE)),
-            // Only people cure these; a key that was just made works after "a few minutes" (article 001).
-            Outcome::QuotaZeroOrBilling if verdict.scope() != Scope::Account || verdict.another_model_helps() => {
+            // Only people cure these; a key that was just made works after "a few minutes" (article
+            // 001).
+            Outcome::QuotaZeroOrBilling
+                if verdict.scope() != Scope::Account || verdict.another_model_helps() =>
+            {
                 (Part::Quota, 15 * MINUTE, 60 * MINUTE)
             }
             Outcome::QuotaZeroOrBilling | Outcome::Auth | Outcome::Permission | Outcome::Region => {
                 (Part::Payer, 5 * MINUTE, 60 * MINUTE)
             }
-            Outcome::NotFound if verdict.another_model_helps() => (Part::Model, 60 * MINUTE, 24 * 60 * MINUTE),
+            Outcome::NotFound if verdict.another_model_helps() => {
+                (Part::Model, 60 * MINUTE, 24 * 60 * MINUTE)
+            }
             _ => return None,
         })
     }
@@ -136,10 +159,12 @@ enum Part {
 pub(super) struct Keys([String; 4]);
 
 impl Keys {
-    /// `place` is the upstream, `payer` the account or a fingerprint of the caller's credentials: in a gateway the callers' quotas
-    /// are their own, and one bad key closes nothing for the others.
+    /// `place` is the upstream, `payer` the account or a fingerprint of the caller's credentials:
+    /// in a gateway the callers' quotas are their own, and one bad key closes nothing for the
+    /// others.
     pub(super) fn new(model: &str, size: Option<ImageSize>, place: &str, payer: &str) -> Self {
-        let at = |place: &str| if place.is_empty() { String::new() } else { format!(" on {place}") };
+        let at =
+            |place: &str| if place.is_empty() { String::new() } else { format!(" on {place}") };
         let size = size.unwrap_or(ImageSize::K1);
         Self([
             format!("{model} at {size}{}", at(place)),
@@ -218,7 +243,9 @@ impl Conditions {
         for key in &keys.0 {
             match self.0.get(key) {
                 Some(Condition::Probed { .. }) => return Err(SkipReason::Probed),
-                Some(Condition::Resting { until, cause, .. }) if !(early && can_be_tried_early(*cause)) => {
+                Some(Condition::Resting { until, cause, .. })
+                    if !(early && can_be_tried_early(*cause)) =>
+                {
                     left = left.max(until.saturating_duration_since(now));
                 }
                 _ => {}
@@ -242,8 +269,10 @@ impl Conditions {
     fn recover(&mut self, keys: &Keys, probed: &[String], now: Instant) {
         for key in &keys.0 {
             match self.0.get(key) {
-                // A success of a call that went out before the rest began is older news than the rest.
-                Some(Condition::Resting { until, .. }) if *until > now && !probed.contains(key) => {}
+                // A success of a call that went out before the rest began is older news than the
+                // rest.
+                Some(Condition::Resting { until, .. }) if *until > now && !probed.contains(key) => {
+                }
                 Some(Condition::Probed { .. }) if !probed.contains(key) => {}
                 _ => {
                     self.0.remove(key);
@@ -253,11 +282,25 @@ impl Conditions {
     }
 
     /// It failed.
-    #[allow(clippy::too_many_arguments, reason = "one place, and every one of them is a fact of the failure")]
-    fn fail(&mut self, key: &str, probed: bool, now: Instant, cause: Outcome, first: Duration, longest: Duration, after: u32) {
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one place, and every one of them is a fact of the failure"
+    )]
+    fn fail(
+        &mut self,
+        key: &str,
+        probed: bool,
+        now: Instant,
+        cause: Outcome,
+        first: Duration,
+        longest: Duration,
+        after: u32,
+    ) {
         let rest = |rests: u32| {
             let factor = 1_u32.checked_shl(rests.saturating_sub(1).min(16)).unwrap_or(u32::MAX);
-            let until = now.checked_add(first.saturating_mul(factor).min(longest.max(first))).unwrap_or(now);
+            let until = now
+                .checked_add(first.saturating_mul(factor).min(longest.max(first)))
+                .unwrap_or(now);
             Condition::Resting { until, rests, cause }
         };
         let next = match self.0.get(key) {
@@ -279,7 +322,8 @@ impl Conditions {
     }
 }
 
-/// Capacity comes back at any time; a spent day, an account without credit and a model that is gone do not.
+/// Capacity comes back at any time; a spent day, an account without credit and a model that is gone
+/// do not.
 fn can_be_tried_early(cause: Outcome) -> bool {
     matches!(
         cause,
@@ -318,7 +362,8 @@ struct State {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TargetHealth {
-    /// A model, perhaps at a size, in a place; a model's quota; or an account. Nothing secret is in it.
+    /// A model, perhaps at a size, in a place; a model's quota; or an account. Nothing secret is in
+    /// it.
     pub what: String,
     /// How it is.
     pub condition: Condition,
@@ -345,7 +390,12 @@ impl Health {
     }
 
     /// Lets a call in, and holds the probe until the call ends.
-    pub(super) fn admit(&self, keys: &Keys, now: Instant, early: bool) -> Result<Ticket, SkipReason> {
+    pub(super) fn admit(
+        &self,
+        keys: &Keys,
+        now: Instant,
+        early: bool,
+    ) -> Result<Ticket, SkipReason> {
         let probed = self.state().conditions.admit(keys, now, early)?;
         Ok(Ticket { health: self.clone(), keys: keys.clone(), probed, since: now })
     }
@@ -370,7 +420,8 @@ impl Health {
     /// `true` the first time that this model's successor is announced.
     pub(super) fn announce(&self, model: &str) -> bool {
         let mut state = self.state();
-        let news = state.announced.len() < MOST_MODELS && !state.announced.iter().any(|known| known == model);
+        let news = state.announced.len() < MOST_MODELS
+            && !state.announced.iter().any(|known| known == model);
         if news {
             state.announced.push(model.to_owned());
         }
@@ -378,7 +429,8 @@ impl Health {
     }
 }
 
-/// A call's leave to use a target. Dropped before [`settle`](Self::settle), a probe is free for the next call.
+/// A call's leave to use a target. Dropped before [`settle`](Self::settle), a probe is free for the
+/// next call.
 #[derive(Debug)]
 pub(super) struct Ticket {
     health: Health,
@@ -405,9 +457,18 @@ impl Ticket {
         } else if let Some((part, first, longest)) = cool_downs.rest(verdict, model, midnight) {
             let key = self.keys.of(part);
             let probed = self.probed.iter().any(|probed| probed == key);
-            state.conditions.fail(key, probed, now, verdict.outcome(), first, longest, cool_downs.failures);
+            state.conditions.fail(
+                key,
+                probed,
+                now,
+                verdict.outcome(),
+                first,
+                longest,
+                cool_downs.failures,
+            );
         }
-        // What it probed and says nothing of (a refused prompt, a bad request) is tried by the next call.
+        // What it probed and says nothing of (a refused prompt, a bad request) is tried by the next
+        // call.
         let probed = std::mem::take(&mut self.probed);
         state.conditions.release(&probed, now);
     }
@@ -416,7 +477,8 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if !self.probed.is_empty() {
-            // The time of the drop is not known here; a rest that was over when the probe began is over now.
+            // The time of the drop is not known here; a rest that was over when the probe began is
+            // over now.
             let (probed, since) = (std::mem::take(&mut self.probed), self.since);
             self.health.state().conditions.release(&probed, since);
         }
@@ -440,13 +502,19 @@ mod tests {
                 r#"{"error":{"code":503,"message":"The model is overloaded. Please try again later.","status":"UNAVAILABLE"}}"#,
             ),
             2 => (500, r#"{"error":{"code":500,"message":"Internal error","status":"INTERNAL"}}"#),
-            3 => {
-                (400, r#"{"error":{"code":400,"message":"Request contains an invalid argument.","status":"INVALID_ARGUMENT"}}"#)
-            }
+            3 => (
+                400,
+                r#"{"error":{"code":400,"message":"Request contains an invalid argument.","status":"INVALID_ARGUMENT"}}"#,
+            ),
             4 => return Verdict::not_sent(),
             _ => return Verdict::interrupted(),
         };
-        classify(&Call::unrecognised(), StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body.as_bytes())
+        classify(
+            &Call::unrecognised(),
+            StatusCode::from_u16(status).unwrap(),
+            &HeaderMap::new(),
+            body.as_bytes(),
+        )
     }
 
     fn keys() -> Keys {
@@ -511,16 +579,29 @@ mod tests {
     }
 
     #[test]
-    #[allow(clippy::disallowed_methods, reason = "any instant will do: only differences are looked at")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "any instant will do: only differences are looked at"
+    )]
     fn pro_rests_for_tens_of_minutes_and_flash_for_minutes_and_longer_each_time() {
         let now = Instant::now();
         let overloaded = verdict(1);
-        for (id, first, longest) in [("gemini-3-pro-image", 30, 120), ("gemini-2.5-flash-image", 5, 15)] {
+        for (id, first, longest) in
+            [("gemini-3-pro-image", 30, 120), ("gemini-2.5-flash-image", 5, 15)]
+        {
             let (model, health) = (Catalog::builtin().lookup(id), Health::default());
             let keys = Keys::new(id, None, "", "caller");
             let mut at = now;
-            for expected in [first, 2 * first, 4 * first, 8 * first].map(|minutes: u64| minutes.min(longest)) {
-                health.admit(&keys, at, false).unwrap().settle(at, &overloaded, model, None, &CoolDowns::recommended());
+            for expected in
+                [first, 2 * first, 4 * first, 8 * first].map(|minutes: u64| minutes.min(longest))
+            {
+                health.admit(&keys, at, false).unwrap().settle(
+                    at,
+                    &overloaded,
+                    model,
+                    None,
+                    &CoolDowns::recommended(),
+                );
                 let left = match health.admit(&keys, at, false) {
                     Err(SkipReason::Resting { left }) => left,
                     other => panic!("{other:?}"),
@@ -532,16 +613,36 @@ mod tests {
     }
 
     #[test]
-    #[allow(clippy::disallowed_methods, reason = "any instant will do: only differences are looked at")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "any instant will do: only differences are looked at"
+    )]
     fn one_size_rests_and_the_others_do_not() {
         let (now, health) = (Instant::now(), Health::default());
-        health.admit(&keys(), now, false).unwrap().settle(now, &verdict(1), pro(), None, &CoolDowns::recommended());
+        health.admit(&keys(), now, false).unwrap().settle(
+            now,
+            &verdict(1),
+            pro(),
+            None,
+            &CoolDowns::recommended(),
+        );
         assert!(health.admit(&keys(), now, false).is_err());
-        assert!(health.admit(&Keys::new("gemini-3-pro-image", Some(ImageSize::K1), "", "caller"), now, false).is_ok());
+        assert!(
+            health
+                .admit(
+                    &Keys::new("gemini-3-pro-image", Some(ImageSize::K1), "", "caller"),
+                    now,
+                    false
+                )
+                .is_ok()
+        );
     }
 
     #[test]
-    #[allow(clippy::disallowed_methods, reason = "any instant will do: only differences are looked at")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "any instant will do: only differences are looked at"
+    )]
     fn a_spent_day_rests_until_midnight_for_that_payer_only() {
         let (now, health) = (Instant::now(), Health::default());
         let day = classify(
@@ -551,8 +652,25 @@ mod tests {
             br#"{"error":{"code":429,"status":"RESOURCE_EXHAUSTED","message":"Quota exceeded.","details":[{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaId":"GenerateRequestsPerDayPerProjectPerModel","quotaValue":"100"}]},{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"2s"}]}}"#,
         );
         let midnight = Some(Duration::from_secs(5 * 3600));
-        health.admit(&keys(), now, false).unwrap().settle(now, &day, pro(), midnight, &CoolDowns::recommended());
-        assert_eq!(health.left(&keys(), now, true), Err(SkipReason::Resting { left: Duration::from_secs(5 * 3600) }));
-        assert!(health.left(&Keys::new("gemini-3-pro-image", Some(ImageSize::K4), "", "another"), now, false).is_ok());
+        health.admit(&keys(), now, false).unwrap().settle(
+            now,
+            &day,
+            pro(),
+            midnight,
+            &CoolDowns::recommended(),
+        );
+        assert_eq!(
+            health.left(&keys(), now, true),
+            Err(SkipReason::Resting { left: Duration::from_secs(5 * 3600) })
+        );
+        assert!(
+            health
+                .left(
+                    &Keys::new("gemini-3-pro-image", Some(ImageSize::K4), "", "another"),
+                    now,
+                    false
+                )
+                .is_ok()
+        );
     }
 }

@@ -43,7 +43,10 @@ impl Settings {
 
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings").field("chain", &self.chain).field("policy", &self.policy).finish_non_exhaustive()
+        f.debug_struct("Settings")
+            .field("chain", &self.chain)
+            .field("policy", &self.policy)
+            .finish_non_exhaustive()
     }
 }
 
@@ -93,19 +96,25 @@ impl ModelFallbackLayer {
         self.with(|settings| settings.catalog = Some(Arc::new(catalog)))
     }
 
-    /// Tells the day, so that a model whose date has passed is not asked at all. Without it only a 404 says so.
+    /// Tells the day, so that a model whose date has passed is not asked at all. Without it only a
+    /// 404 says so.
     #[must_use]
     pub fn today(self, today: impl Fn() -> Date + Send + Sync + 'static) -> Self {
         self.with(|settings| settings.today = Some(Arc::new(today)))
     }
 
-    /// Tells the time until midnight Pacific, when the quotas of the day begin anew. Without it a spent day rests for a fixed time.
+    /// Tells the time until midnight Pacific, when the quotas of the day begin anew. Without it a
+    /// spent day rests for a fixed time.
     #[must_use]
-    pub fn until_midnight_pacific(self, until: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+    pub fn until_midnight_pacific(
+        self,
+        until: impl Fn() -> Duration + Send + Sync + 'static,
+    ) -> Self {
         self.with(|settings| settings.until_midnight = Some(Arc::new(until)))
     }
 
-    /// The health of the targets, shared by every service made from this layer and by all their clones.
+    /// The health of the targets, shared by every service made from this layer and by all their
+    /// clones.
     #[must_use]
     pub fn health(&self) -> &Health {
         &self.health

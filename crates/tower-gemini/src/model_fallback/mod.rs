@@ -1,4 +1,5 @@
-//! Gets the image from another model when the one asked for cannot make it, and says what that gave up.
+//! Gets the image from another model when the one asked for cannot make it, and says what that gave
+//! up.
 //!
 //! ```
 //! use http::{Request, Response};
@@ -37,44 +38,51 @@
 //!
 //! # Where a call goes
 //!
-//! Along a [`Chain`], from the model asked for on: at its place in the chain, or in front of it. No target is visited twice. A model
-//! whose date has passed, or that is answered 404, is followed by its successor at once, which costs no retry and is said once.
-//! [`presets`] holds the chains of the articles.
+//! Along a [`Chain`], from the model asked for on: at its place in the chain, or in front of it. No
+//! target is visited twice. A model whose date has passed, or that is answered 404, is followed by
+//! its successor at once, which costs no retry and is said once. [`presets`] holds the chains of
+//! the articles.
 //!
 //! # What moves a call on
 //!
-//! Verdicts after which another model may do better: overload, deadlines, faults of the service, a model's quota, a model that is
-//! gone. A refused account (credit, key, region) closes all its targets, and moves on to those of other accounts only. What was
-//! charged never moves on, and what may have been only out of the caller's
-//! [`Allowance`](tower_gemini_core::context::Allowance). Refused pictures and bad requests stay: another model would charge again, or
-//! refuse as well.
+//! Verdicts after which another model may do better: overload, deadlines, faults of the service, a
+//! model's quota, a model that is gone. A refused account (credit, key, region) closes all its
+//! targets, and moves on to those of other accounts only. What was charged never moves on, and what
+//! may have been only out of the caller's [`Allowance`](tower_gemini_core::context::Allowance).
+//! Refused pictures and bad requests stay: another model would charge again, or refuse as well.
 //!
 //! # What is given up
 //!
-//! The request is rewritten for each target ([`core::target`](tower_gemini_core::target)); what the target lacks is adapted or dropped,
-//! written into the trail and into [`Served`](tower_gemini_core::target::Served) in the answer's extensions. What the caller
-//! [must keep](tower_gemini_core::target::MustKeep) makes a target ineligible.
+//! The request is rewritten for each target ([`core::target`](tower_gemini_core::target)); what the
+//! target lacks is adapted or dropped, written into the trail and into
+//! [`Served`](tower_gemini_core::target::Served) in the answer's extensions. What the caller [must
+//! keep](tower_gemini_core::target::MustKeep) makes a target ineligible.
 //!
 //! # Health
 //!
-//! A target that failed rests; resting targets are passed over at once, before anybody asks whether the inner service is ready. After
-//! the rest one call at a time tries it; a success brings it back, a failure doubles the rest. Sizes rest each for themselves: in the
-//! outage of 2026-01-21 1K worked while 4K did not. Quotas and accounts rest for their own payer: in a gateway one caller's empty
-//! account closes nothing for the others. When every target rests, the one that is due first is tried before its time, by one call at
-//! a time; the others are refused with a 503 in Google's form that says how long to wait. [`Health`] is there to look at.
+//! A target that failed rests; resting targets are passed over at once, before anybody asks whether
+//! the inner service is ready. After the rest one call at a time tries it; a success brings it
+//! back, a failure doubles the rest. Sizes rest each for themselves: in the outage of 2026-01-21 1K
+//! worked while 4K did not. Quotas and accounts rest for their own payer: in a gateway one caller's
+//! empty account closes nothing for the others. When every target rests, the one that is due first
+//! is tried before its time, by one call at a time; the others are refused with a 503 in Google's
+//! form that says how long to wait. [`Health`] is there to look at.
 //!
 //! # Retries
 //!
-//! Are those of the [`JitteredRetry`](crate::JitteredRetry) inside: this layer tells it, for each request, how many attempts a target
-//! has, and by which policy, in a [`RetryOverride`](crate::jittered_retry::RetryOverride). So waits, hints, deadlines, allowance and
-//! budget are decided in one place and by one pure function, whoever wraps it. A target without attempts of its own is tried once
-//! where another can be tried at once, and by the retry's policy where none is left. Without a retry inside, each is tried once.
+//! Are those of the [`JitteredRetry`](crate::JitteredRetry) inside: this layer tells it, for each
+//! request, how many attempts a target has, and by which policy, in a
+//! [`RetryOverride`](crate::jittered_retry::RetryOverride). So waits, hints, deadlines, allowance
+//! and budget are decided in one place and by one pure function, whoever wraps it. A target without
+//! attempts of its own is tried once where another can be tried at once, and by the retry's policy
+//! where none is left. Without a retry inside, each is tried once.
 //!
 //! # Order in the stack
 //!
-//! Inside [`FinalImageExtract`](crate::FinalImageExtract), outside [`JitteredRetry`](crate::JitteredRetry). With
-//! [`ResolutionFallback`](crate::ResolutionFallback) inside, a model is tried at smaller sizes before another one is ("keep the
-//! model"); with it outside, every model is tried before the size is given up ("keep the size").
+//! Inside [`FinalImageExtract`](crate::FinalImageExtract), outside
+//! [`JitteredRetry`](crate::JitteredRetry). With [`ResolutionFallback`](crate::ResolutionFallback)
+//! inside, a model is tried at smaller sizes before another one is ("keep the model"); with it
+//! outside, every model is tried before the size is given up ("keep the size").
 //!
 //! # Defaults
 //!
@@ -94,8 +102,8 @@
 //!
 //! # Errors
 //!
-//! The inner service's own. When nothing is left to try, the last upstream answer; where no target could be tried at all, a 503 in
-//! Google's form whose `ErrorInfo` says `domain: tower-gemini`.
+//! The inner service's own. When nothing is left to try, the last upstream answer; where no target
+//! could be tried at all, a 503 in Google's form whose `ErrorInfo` says `domain: tower-gemini`.
 //!
 //! # Cancel safety
 //!

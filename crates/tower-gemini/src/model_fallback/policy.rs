@@ -18,8 +18,8 @@ pub enum Move {
 
 /// Which verdicts move a call on. See the [module](super) for the defaults.
 ///
-/// A policy is advice on top of what may be sent at all: what was charged never moves on, and what may have been only out of the
-/// caller's allowance.
+/// A policy is advice on top of what may be sent at all: what was charged never moves on, and what
+/// may have been only out of the caller's allowance.
 #[derive(Debug, Clone)]
 pub struct FallbackPolicy {
     outcomes: Vec<(Outcome, Move)>,
@@ -75,7 +75,8 @@ impl FallbackPolicy {
         self
     }
 
-    /// How many sends may follow on one that may have been charged, for callers who set no allowance of their own.
+    /// How many sends may follow on one that may have been charged, for callers who set no
+    /// allowance of their own.
     #[must_use]
     pub fn maybe_charged_resends(mut self, resends: u32) -> Self {
         self.maybe_charged = Some(resends);

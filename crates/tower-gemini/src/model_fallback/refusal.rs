@@ -20,18 +20,21 @@ where
     B: Body<Error: Into<BoxError>> + Unpin,
 {
     // Whole seconds, rounded up: what Google's clients read.
-    let seconds = wait.map(|wait| wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)));
+    let seconds =
+        wait.map(|wait| wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)));
     let name = kept.call().model.as_ref().map_or("", |model| model.as_str());
     let message = match seconds {
-        Some(seconds) => format!("No target is left for {name}: all of them rest after failures. Please retry in {seconds}s."),
+        Some(seconds) => format!(
+            "No target is left for {name}: all of them rest after failures. Please retry in {seconds}s."
+        ),
         None => format!("No target is left for {name}: none of them can answer this request."),
     };
-    let retry_info =
-        |seconds| json!({ "@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": format!("{seconds}s") });
+    let retry_info = |seconds| json!({ "@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": format!("{seconds}s") });
     let mut detail = Detail::default();
     detail.reason = Some(REASON.to_owned());
     detail.message = Some(message.clone());
-    let hint = seconds.map(|seconds| WaitHint::new(Duration::from_secs(seconds), WaitSource::RetryAfter));
+    let hint =
+        seconds.map(|seconds| WaitHint::new(Duration::from_secs(seconds), WaitSource::RetryAfter));
     let verdict = Verdict::refused_locally(Outcome::Overloaded, hint, false, detail);
     let refusal = Refusal {
         status: StatusCode::SERVICE_UNAVAILABLE,

@@ -48,7 +48,8 @@ where
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         match self.settings {
-            // Which target it will be is not known yet, and one that rests is passed over before its readiness is asked.
+            // Which target it will be is not known yet, and one that rests is passed over before
+            // its readiness is asked.
             Some(_) => Poll::Ready(Ok(())),
             None => self.inner.poll_ready(cx),
         }
@@ -58,7 +59,8 @@ where
         let request = request.into_request();
         match &self.settings {
             Some(settings) => {
-                let fallback = fall_back(self.inner.clone(), settings.clone(), self.health.clone(), request);
+                let fallback =
+                    fall_back(self.inner.clone(), settings.clone(), self.health.clone(), request);
                 OptionalFuture::on(Box::pin(fallback))
             }
             None => OptionalFuture::off(self.inner.call(request)),
@@ -68,7 +70,12 @@ where
 
 type Answer<S> = Result<Response<JudgedBody<<S as JudgedService>::Upstream>>, Error>;
 
-async fn fall_back<S>(mut inner: S, settings: Arc<Settings>, health: Health, mut request: Request<ReplayBody>) -> Answer<S>
+async fn fall_back<S>(
+    mut inner: S,
+    settings: Arc<Settings>,
+    health: Health,
+    mut request: Request<ReplayBody>,
+) -> Answer<S>
 where
     S: JudgedService,
 {
@@ -89,7 +96,14 @@ where
     };
     let before = request.extensions().get::<Visited>().cloned().unwrap_or_default();
     let lead = request.extensions().get::<PreferModel>().cloned();
-    let mut walk = Walk::new(&settings, &health, &kept, lead.as_ref(), payer(request.headers(), request.uri()), before);
+    let mut walk = Walk::new(
+        &settings,
+        &health,
+        &kept,
+        lead.as_ref(),
+        payer(request.headers(), request.uri()),
+        before,
+    );
     let mut unsent = Some(request);
     let mut last: Option<(Answer<S>, String)> = None;
     let mut empty_answers = 0;
@@ -108,13 +122,20 @@ where
             (Some(request), _) => next.rewrite.instead_of(request),
             (None, Some((answer, from))) => {
                 let verdict = Verdict::of_result(&answer);
-                // Out of the caller's allowance where the last attempt may have been charged; never where it was.
-                let Some(permit) = context.allowance().cloned().unwrap_or_default().buy(verdict) else {
+                // Out of the caller's allowance where the last attempt may have been charged; never
+                // where it was.
+                let Some(permit) = context.allowance().cloned().unwrap_or_default().buy(verdict)
+                else {
                     context.trail().push(Step::Stopped { why: StopReason::MaybeCharged });
                     return answer;
                 };
-                context.trail().push(Step::MovedOn { from, to: link.target.to_string(), why: verdict.outcome() });
-                // The answer is dropped before the next send: it holds a connection, and nobody will read it.
+                context.trail().push(Step::MovedOn {
+                    from,
+                    to: link.target.to_string(),
+                    why: verdict.outcome(),
+                });
+                // The answer is dropped before the next send: it holds a connection, and nobody
+                // will read it.
                 drop(answer);
                 kept.again_as(permit, next.rewrite)
             }
@@ -130,7 +151,8 @@ where
         let verdict = Verdict::of_result(&answer).clone();
         let model = settings.catalog().lookup(link.target.model().as_str());
         let now = Instant::now().into_std();
-        let midnight = if verdict.outcome() == Outcome::RateLimitedDay { settings.midnight() } else { None };
+        let midnight =
+            if verdict.outcome() == Outcome::RateLimitedDay { settings.midnight() } else { None };
         next.ticket.settle(now, &verdict, model, midnight, &settings.cool_downs);
         let allowance = context.allowance().cloned().unwrap_or_default();
         match policy.next(&mut empty_answers, &verdict, &allowance, now, context.deadline()) {
@@ -168,7 +190,8 @@ fn concerns(call: &Call) -> bool {
     makes && call.model.is_some() && call.dialect != Dialect::Unrecognised
 }
 
-/// How the target is retried: as it says itself; once where others can still be tried at once; by the retry's own policy at last.
+/// How the target is retried: as it says itself; once where others can still be tried at once; by
+/// the retry's own policy at last.
 fn retries(outer: RetryOverride, link: &Link, is_last: bool) -> RetryOverride {
     let mut retries = outer;
     if let Some(policy) = &link.retry {
@@ -181,7 +204,8 @@ fn retries(outer: RetryOverride, link: &Link, is_last: bool) -> RetryOverride {
     }
 }
 
-/// Says in the answer which model it is of, and what was given up for it, by this layer and those inside.
+/// Says in the answer which model it is of, and what was given up for it, by this layer and those
+/// inside.
 pub(crate) fn served<B>(
     answer: Result<Response<JudgedBody<B>>, Error>,
     mut given_up: Vec<Degradation>,

@@ -27,7 +27,8 @@ pub(super) struct Walk<'a> {
     payer: String,
     queue: VecDeque<Candidate>,
     visited: Vec<String>,
-    /// What the walks before this one sent, where a ladder of sizes outside makes several for one call.
+    /// What the walks before this one sent, where a ladder of sizes outside makes several for one
+    /// call.
     before: Visited,
     closed: Vec<String>,
     /// Targets that rest, for when nothing else is left.
@@ -36,7 +37,8 @@ pub(super) struct Walk<'a> {
     pub(super) shortest_rest: Option<Duration>,
 }
 
-/// What has been sent for one call, in its request's extensions: put there by the ladder of sizes outside.
+/// What has been sent for one call, in its request's extensions: put there by the ladder of sizes
+/// outside.
 ///
 /// A model of one size would be asked for the same image again at each step of it.
 #[derive(Debug, Clone, Default)]
@@ -117,17 +119,20 @@ impl<'a> Walk<'a> {
                 Ok(ticket) => return Some(self.leave(candidate.link, rewrite, ticket, now)),
                 Err(why) => {
                     if let SkipReason::Resting { left } = why {
-                        self.shortest_rest = Some(self.shortest_rest.map_or(left, |rest| rest.min(left)));
+                        self.shortest_rest =
+                            Some(self.shortest_rest.map_or(left, |rest| rest.min(left)));
                     }
                     self.skip(&candidate.link.target, why);
-                    self.resting.push(Candidate { link: candidate.link, rewrite: Some(Ok(rewrite)) });
+                    self.resting
+                        .push(Candidate { link: candidate.link, rewrite: Some(Ok(rewrite)) });
                 }
             }
         }
         None
     }
 
-    /// When every target rests: the one whose rest ends first is tried before its time, by one call at a time.
+    /// When every target rests: the one whose rest ends first is tried before its time, by one call
+    /// at a time.
     pub(super) fn early(&mut self, now: Instant) -> Option<Next> {
         if !self.settings.policy.probes_when_all_rest {
             return None;
@@ -157,7 +162,11 @@ impl<'a> Walk<'a> {
     /// A target that was found to be gone is followed by its successor.
     pub(super) fn follow(&mut self, link: &Link, successor: &str) {
         let model = link.target.model().as_str();
-        self.health.learn(model, link.target.upstream().map_or("", |upstream| upstream.host()), successor);
+        self.health.learn(
+            model,
+            link.target.upstream().map_or("", |upstream| upstream.host()),
+            successor,
+        );
         self.announce(model, successor);
         let link = Link { target: link.target.with_model(successor), retry: link.retry.clone() };
         self.queue.push_front(Candidate::new(link));
@@ -168,7 +177,8 @@ impl<'a> Walk<'a> {
         if self.health.announce(model) {
             tracing::warn!(model = %redact(model), successor = %redact(successor), "the model is retired, and its successor takes its place");
         }
-        self.trail.push(Step::Succeeded { model: model.to_owned(), successor: successor.to_owned() });
+        self.trail
+            .push(Step::Succeeded { model: model.to_owned(), successor: successor.to_owned() });
     }
 
     fn leave(&mut self, link: Link, rewrite: Rewrite, ticket: Ticket, now: Instant) -> Next {
@@ -178,7 +188,8 @@ impl<'a> Walk<'a> {
         Next { link, rewrite, ticket, is_last }
     }
 
-    /// The next candidate that is not retired, visited or of a closed account. A retired one gives its successor.
+    /// The next candidate that is not retired, visited or of a closed account. A retired one gives
+    /// its successor.
     fn take(&mut self) -> Option<Candidate> {
         // Successors are put in one at a time and visited once: a circle in a catalogue ends here.
         for _ in 0..64 {
@@ -207,25 +218,36 @@ impl<'a> Walk<'a> {
         None
     }
 
-    /// `None` where the model answers as far as is known; otherwise what takes its place, if anything does.
+    /// `None` where the model answers as far as is known; otherwise what takes its place, if
+    /// anything does.
     fn known_successor(&self, target: &Target) -> Option<Option<String>> {
         let model = target.model().as_str();
         let catalog = self.settings.catalog();
         if let Some(today) = self.settings.today() {
             if let Some(entry) = catalog.lookup(model).filter(|entry| entry.is_retired_on(today)) {
-                return Some(catalog.successor_on(entry, today).map(|successor| successor.id.clone()));
+                return Some(
+                    catalog.successor_on(entry, today).map(|successor| successor.id.clone()),
+                );
             }
         }
-        self.health.successor(model, target.upstream().map_or("", |upstream| upstream.host())).map(Some)
+        self.health
+            .successor(model, target.upstream().map_or("", |upstream| upstream.host()))
+            .map(Some)
     }
 
     fn rewrite_of(&self, candidate: &mut Candidate) -> Result<Rewrite, Unfit> {
         let catalog: &Catalog = self.settings.catalog();
-        let rules = Rules::new(catalog).must_keep(self.kept.context().must_keep()).signatures(self.settings.policy.signatures);
-        candidate.rewrite.take().unwrap_or_else(|| self.kept.rewritten(&candidate.link.target, &rules))
+        let rules = Rules::new(catalog)
+            .must_keep(self.kept.context().must_keep())
+            .signatures(self.settings.policy.signatures);
+        candidate
+            .rewrite
+            .take()
+            .unwrap_or_else(|| self.kept.rewritten(&candidate.link.target, &rules))
     }
 
-    /// Whether a target after this one could be used now: until then the retries inside have no reason to wait long.
+    /// Whether a target after this one could be used now: until then the retries inside have no
+    /// reason to wait long.
     fn has_more(&mut self, now: Instant) -> bool {
         for index in 0..self.queue.len() {
             let Some(mut candidate) = self.queue.get_mut(index).map(std::mem::take) else { break };
@@ -258,7 +280,9 @@ impl<'a> Walk<'a> {
     /// By the size that is asked for in the end: that is what the capacity is needed for.
     fn keys(&self, target: &Target, rewrite: &Rewrite) -> Keys {
         let catalog = self.settings.catalog();
-        let model = catalog.lookup(target.model().as_str()).map_or(target.model().as_str(), |model| &model.id);
+        let model = catalog
+            .lookup(target.model().as_str())
+            .map_or(target.model().as_str(), |model| &model.id);
         let size = rewrite.call().size;
         let place = target.upstream().map_or("", |upstream| upstream.host());
         let payer = if target.account().is_empty() { &self.payer } else { target.account() };
@@ -282,8 +306,8 @@ impl Default for Candidate {
     }
 }
 
-/// Who pays for a call that is sent where the caller sends it: a fingerprint of its credentials, not the credentials. Stable within
-/// a process, which is as long as it is needed.
+/// Who pays for a call that is sent where the caller sends it: a fingerprint of its credentials,
+/// not the credentials. Stable within a process, which is as long as it is needed.
 pub(super) fn payer(headers: &HeaderMap, uri: &Uri) -> String {
     let mut hasher = DefaultHasher::new();
     let mut any = false;
@@ -297,5 +321,9 @@ pub(super) fn payer(headers: &HeaderMap, uri: &Uri) -> String {
         any = true;
         pair.hash(&mut hasher);
     }
-    if any { format!("of caller {:08x}", hasher.finish() >> 32) } else { "of the caller".to_owned() }
+    if any {
+        format!("of caller {:08x}", hasher.finish() >> 32)
+    } else {
+        "of the caller".to_owned()
+    }
 }

@@ -11,7 +11,8 @@ use super::outcome::How;
 use super::service::outcome_in;
 
 /// An answer's body that is watched to its end. Its bytes are the inner body's.
-// The inner body stands before the watch, and is dropped before it: what was left of it is written into the trail first.
+// The inner body stands before the watch, and is dropped before it: what was left of it is written
+// into the trail first.
 #[pin_project]
 pub struct ObservedBody<B: Body> {
     #[pin]
@@ -19,8 +20,8 @@ pub struct ObservedBody<B: Body> {
     watch: Option<CallWatch>,
     /// Bytes still to come, where the body says so exactly.
     left: Option<u64>,
-    /// What came behind the last byte: it is read at once, because servers that send a length do not ask again, and then neither the
-    /// answer's usage nor its end would be known.
+    /// What came behind the last byte: it is read at once, because servers that send a length do
+    /// not ask again, and then neither the answer's usage nor its end would be known.
     behind: Option<Result<Frame<B::Data>, B::Error>>,
     has_ended: bool,
 }
@@ -52,7 +53,10 @@ where
     type Data = B::Data;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
         if let Some(frame) = this.behind.take() {
             return Poll::Ready(Some(frame));

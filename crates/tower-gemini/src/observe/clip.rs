@@ -1,6 +1,7 @@
 //! Steps as they may be printed and kept: without secrets, and of bounded length. Pure.
 //!
-//! Most of what is in a trail is words of ours; names of models come from callers, and reasons from servers.
+//! Most of what is in a trail is words of ours; names of models come from callers, and reasons from
+//! servers.
 
 use std::borrow::Cow;
 
@@ -19,7 +20,8 @@ pub(super) fn clip(text: &str) -> Cow<'_, str> {
     if is_plain {
         return clean;
     }
-    let mut short: String = clean.chars().take(LONGEST).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut short: String =
+        clean.chars().take(LONGEST).map(|c| if c.is_control() { ' ' } else { c }).collect();
     if clean.chars().nth(LONGEST).is_some() {
         short.push('…');
     }
@@ -93,9 +95,18 @@ mod tests {
     fn a_key_in_the_place_of_a_model_is_hidden() {
         let trail = Trail::new();
         let key = "AIzaSyA-sentinel-key-0123456789abcdefghij";
-        trail.begin_attempt(Some(ModelId::new(key)), None).end(None, &Verdict::not_sent(), Cost::ZERO, Duration::ZERO);
+        trail.begin_attempt(Some(ModelId::new(key)), None).end(
+            None,
+            &Verdict::not_sent(),
+            Cost::ZERO,
+            Duration::ZERO,
+        );
         trail.push(Step::Skipped { target: format!("{key} up to 2K"), why: SkipReason::Gone });
-        trail.push(Step::MovedOn { from: key.to_owned(), to: "\u{1b}[31mred".to_owned(), why: Verdict::not_sent().outcome() });
+        trail.push(Step::MovedOn {
+            from: key.to_owned(),
+            to: "\u{1b}[31mred".to_owned(),
+            why: Verdict::not_sent().outcome(),
+        });
         let clean: Vec<_> = trail.steps().iter().map(step).collect();
         let shown = format!("{clean:?} {}", serde_json::to_string(&clean).unwrap());
         assert!(!shown.contains("sentinel") && !shown.contains('\u{1b}'), "{shown}");

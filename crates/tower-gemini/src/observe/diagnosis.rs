@@ -1,8 +1,9 @@
 //! What the figures mean, and what to do about it: pure.
 //!
-//! The rules are those of the articles (`000` to `004`), where official sources do not know better: more than 80 % of failures are 429s,
-//! you are too aggressive; mostly 503s, the service has no capacity, and nothing that you change on your side gives it some (001, 002);
-//! less than 5 % failures off peak and less than 20 % at peak are healthy (001).
+//! The rules are those of the articles (`000` to `004`), where official sources do not know better:
+//! more than 80 % of failures are 429s, you are too aggressive; mostly 503s, the service has no
+//! capacity, and nothing that you change on your side gives it some (001, 002); less than 5 %
+//! failures off peak and less than 20 % at peak are healthy (001).
 
 use std::fmt;
 use std::time::Duration;
@@ -27,7 +28,10 @@ pub struct HealthTargets {
     pub peak_hours: Option<Schedule>,
 }
 
-fn whether_known<S: Serializer>(schedule: &Option<Schedule>, serializer: S) -> Result<S::Ok, S::Error> {
+fn whether_known<S: Serializer>(
+    schedule: &Option<Schedule>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.serialize_bool(schedule.is_some())
 }
 
@@ -201,7 +205,8 @@ pub(super) struct Figures<'a> {
     /// `in the last hour`.
     pub(super) when: &'static str,
     pub(super) window: &'a Window,
-    /// Its last quarter of an hour, where it is an hour: an outage is one before the hour is full of it.
+    /// Its last quarter of an hour, where it is an hour: an outage is one before the hour is full
+    /// of it.
     pub(super) latest: Option<&'a Window>,
     /// The hours of a day: when in it things failed.
     pub(super) hours: &'a [Hour],
@@ -210,7 +215,8 @@ pub(super) struct Figures<'a> {
     pub(super) until_midnight_pacific: Duration,
 }
 
-/// Article 002's list of what people try against a 503 that changes nothing: it is the service's capacity, not yours.
+/// Article 002's list of what people try against a 503 that changes nothing: it is the service's
+/// capacity, not yours.
 pub const USELESS_AGAINST_503: [&str; 5] = [
     "upgrading the billing tier",
     "changing the key",
@@ -220,8 +226,7 @@ pub const USELESS_AGAINST_503: [&str; 5] = [
 ];
 
 /// What to look at when everything fails (articles 000 to 004).
-const STATUS_PAGES: &str =
-    "Look at status.cloud.google.com (Vertex AI) and at Google AI Studio's status page, and wait 15 to 60 minutes.";
+const STATUS_PAGES: &str = "Look at status.cloud.google.com (Vertex AI) and at Google AI Studio's status page, and wait 15 to 60 minutes.";
 const CANARY: &str = "Send the canary \"a red apple on a white background\" at 1K: if it comes, the original prompt is at fault; if not, the key, the tier or the quota.";
 
 /// The diagnosis.
@@ -273,8 +278,12 @@ fn standing(figures: &Figures<'_>, targets: &HealthTargets, health: Health) -> S
         (Health::Strained, None) => ", missed off peak",
         _ => "",
     };
-    let mut text =
-        format!("{} of {} failed {} ({rate}; {target}{missed}).", window.failures, plural(counted, "call"), figures.when);
+    let mut text = format!(
+        "{} of {} failed {} ({rate}; {target}{missed}).",
+        window.failures,
+        plural(counted, "call"),
+        figures.when
+    );
     let failed = window.failed_attempts;
     if health == Health::Good && window.attempts > 0 && failed * 20 >= window.attempts {
         text.push_str(&format!(
@@ -287,8 +296,9 @@ fn standing(figures: &Figures<'_>, targets: &HealthTargets, health: Health) -> S
 
 /// The failed attempts that a diagnosis is about.
 ///
-/// Where calls fail, those of the failed calls: what a fallback cured is not what callers suffer from. Where calls fare well, all of
-/// them: what is cured today costs time, and may not be tomorrow.
+/// Where calls fail, those of the failed calls: what a fallback cured is not what callers suffer
+/// from. Where calls fare well, all of them: what is cured today costs time, and may not be
+/// tomorrow.
 struct Blame {
     outcomes: [u64; Outcome::ALL.len()],
     kinds: Vec<(FailureKind, u64)>,
@@ -298,7 +308,11 @@ struct Blame {
 impl Blame {
     fn of(window: &Window, targets: &HealthTargets) -> Self {
         let of_failed_calls: u64 = window.blamed.iter().sum();
-        let outcomes = if calls_are_well(window, targets) || of_failed_calls == 0 { window.of_attempt } else { window.blamed };
+        let outcomes = if calls_are_well(window, targets) || of_failed_calls == 0 {
+            window.of_attempt
+        } else {
+            window.blamed
+        };
         let kinds = kinds_of(&outcomes);
         let failed = kinds.iter().map(|(_, count)| count).sum();
         Self { outcomes, kinds, failed }
@@ -317,7 +331,10 @@ impl Blame {
             (LimitKind::Day, Outcome::RateLimitedDay),
             (LimitKind::Minute, Outcome::RateLimitedMinute),
         ];
-        counted.into_iter().max_by_key(|(_, outcome)| self.with(*outcome)).map_or(LimitKind::Unnamed, |(kind, _)| kind)
+        counted
+            .into_iter()
+            .max_by_key(|(_, outcome)| self.with(*outcome))
+            .map_or(LimitKind::Unnamed, |(kind, _)| kind)
     }
 
     /// Whether failures of this kind say all there is to say the first time.
@@ -366,22 +383,28 @@ fn cause(figures: &Figures<'_>, targets: &HealthTargets, blame: &Blame) -> Cause
     let is_four_fifths = |count: u64| count * 5 > blame.failed * 4;
     if window.successes + window.failures < FEWEST_CALLS {
         return match first {
-            Some((kind, count)) if is_four_fifths(count) && window.failures > 0 && blame.is_conclusive(kind) => {
+            Some((kind, count))
+                if is_four_fifths(count) && window.failures > 0 && blame.is_conclusive(kind) =>
+            {
                 blame.cause_of(kind)
             }
             _ => Cause::NotEnoughData,
         };
     }
-    let own = window.calls_with(CallOutcome::OwnQuota) + window.calls_with(CallOutcome::SpendingCap);
+    let own =
+        window.calls_with(CallOutcome::OwnQuota) + window.calls_with(CallOutcome::SpendingCap);
     if own * 2 > window.failures {
         return Cause::OwnLimits;
     }
     #[allow(clippy::cast_precision_loss, reason = "counts of an hour or a day")]
-    let attempts_are_well = (window.failed_attempts as f64) < targets.off_peak * window.attempts.max(1) as f64;
+    let attempts_are_well =
+        (window.failed_attempts as f64) < targets.off_peak * window.attempts.max(1) as f64;
     match first {
         _ if calls_are_well(window, targets) && attempts_are_well => Cause::Nothing,
         // Article 001 draws the line at 80 %: below it, slowing down would not cure most of it.
-        Some((kind @ FailureKind::RateLimited, count)) if is_four_fifths(count) => blame.cause_of(kind),
+        Some((kind @ FailureKind::RateLimited, count)) if is_four_fifths(count) => {
+            blame.cause_of(kind)
+        }
         Some((FailureKind::RateLimited, _)) => Cause::Mixed,
         Some((kind, count)) if count * 2 > blame.failed => blame.cause_of(kind),
         _ => Cause::Mixed,
@@ -394,7 +417,9 @@ fn is_outage(window: &Window) -> bool {
     window.failures >= FEWEST_CALLS
         && window.successes == 0
         && asked.clone().count() >= 2
-        && asked.clone().all(|model| model.successes == 0 && model.service_failures * 5 >= model.attempts * 4)
+        && asked
+            .clone()
+            .all(|model| model.successes == 0 && model.service_failures * 5 >= model.attempts * 4)
 }
 
 type Words = (&'static str, String, Vec<String>, Vec<&'static str>);
@@ -412,7 +437,9 @@ fn words(cause: Cause, figures: &Figures<'_>, blame: &Blame) -> Words {
     match cause {
         Cause::NotEnoughData => ("not enough data", String::new(), Vec::new(), Vec::new()),
         Cause::Nothing => ("healthy", String::new(), Vec::new(), Vec::new()),
-        Cause::TooAggressive(limit) => too_aggressive(limit, figures, &blame.share(FailureKind::RateLimited)),
+        Cause::TooAggressive(limit) => {
+            too_aggressive(limit, figures, &blame.share(FailureKind::RateLimited))
+        }
         Cause::Capacity => {
             let mut advice = say(&[
                 "Let another model answer (ModelFallback); it pays nothing for what failed.",
@@ -454,7 +481,9 @@ fn words(cause: Cause, figures: &Figures<'_>, blame: &Blame) -> Words {
         }
         Cause::ServerFaults => {
             let mut advice = Vec::new();
-            if blame.with(Outcome::Deadline) * 2 > blame.kinds.first().map_or(0, |(_, count)| *count) {
+            if blame.with(Outcome::Deadline) * 2
+                > blame.kinds.first().map_or(0, |(_, count)| *count)
+            {
                 advice.push(
                     "Most gave up at the service's deadline: ask for a smaller image (ResolutionFallback) or a simpler one."
                         .to_owned(),
@@ -464,14 +493,20 @@ fn words(cause: Cause, figures: &Figures<'_>, blame: &Blame) -> Words {
             advice.push(STATUS_PAGES.to_owned());
             (
                 "faults of the service",
-                of_failures(FailureKind::ServerFault, "faults of the service itself (500, 502, 504)"),
+                of_failures(
+                    FailureKind::ServerFault,
+                    "faults of the service itself (500, 502, 504)",
+                ),
                 advice,
                 Vec::new(),
             )
         }
         Cause::Prompts => (
             "refused content",
-            format!("{} It is the prompts, not the service.", of_failures(FailureKind::Refused, "refusals of the content")),
+            format!(
+                "{} It is the prompts, not the service.",
+                of_failures(FailureKind::Refused, "refusals of the content")
+            ),
             say(&[
                 "Change the prompts: neutral and concrete, nouns rather than adjectives, the setting first, the kind of picture named (studio portrait, architectural rendering).",
                 CANARY,
@@ -520,7 +555,9 @@ fn words(cause: Cause, figures: &Figures<'_>, blame: &Blame) -> Words {
         Cause::GoneModels => (
             "models that are gone",
             of_failures(FailureKind::Gone, "404s: no such model, or no longer"),
-            say(&["See which models still answer; ModelFallback follows retired ones to their successors."]),
+            say(&[
+                "See which models still answer; ModelFallback follows retired ones to their successors.",
+            ]),
             vec!["retrying", "waiting"],
         ),
         Cause::Connections => (
@@ -547,11 +584,17 @@ fn words(cause: Cause, figures: &Figures<'_>, blame: &Blame) -> Words {
             Vec::new(),
         ),
         Cause::Mixed => {
-            let all: Vec<_> = blame.kinds.iter().take(3).map(|(kind, count)| format!("{} ({count})", kind.as_str())).collect();
+            let all: Vec<_> = blame
+                .kinds
+                .iter()
+                .take(3)
+                .map(|(kind, count)| format!("{} ({count})", kind.as_str()))
+                .collect();
             (
                 "mixed causes",
                 if all.is_empty() {
-                    "They were refused here, before anything was sent; their answers say why.".to_owned()
+                    "They were refused here, before anything was sent; their answers say why."
+                        .to_owned()
                 } else {
                     format!("No one cause stands out: {}.", all.join("; "))
                 },
@@ -583,7 +626,9 @@ fn too_aggressive(limit: LimitKind, figures: &Figures<'_>, share: &str) -> Words
         ),
         LimitKind::Day => (
             "day's quota used up",
-            format!("Too aggressive: {opening}, for the requests of the day. It opens at midnight Pacific, {reset}."),
+            format!(
+                "Too aggressive: {opening}, for the requests of the day. It opens at midnight Pacific, {reset}."
+            ),
             say(&[
                 "Stop asking this model until then, whatever its hint says; another model has a quota of its own.",
                 "Fewer than ten images a day and already closed: the free tier's day. Link a billing account.",
@@ -593,7 +638,9 @@ fn too_aggressive(limit: LimitKind, figures: &Figures<'_>, share: &str) -> Words
         ),
         LimitKind::Zero => (
             "no quota, or no means to pay",
-            format!("{opening} that say there is no quota at all, or no means to pay. No waiting helps."),
+            format!(
+                "{opening} that say there is no quota at all, or no means to pay. No waiting helps."
+            ),
             say(&[
                 "Link a billing account to the project, or fill up its prepaid credit; the free tier has no images of these models.",
                 "See whether a spending cap of the project is reached.",
@@ -602,7 +649,9 @@ fn too_aggressive(limit: LimitKind, figures: &Figures<'_>, share: &str) -> Words
         ),
         LimitKind::Spend => (
             "spending too fast",
-            format!("Too aggressive: {opening}, for the money that the tier may spend in ten minutes."),
+            format!(
+                "Too aggressive: {opening}, for the money that the tier may spend in ten minutes."
+            ),
             say(&[
                 "Spread the calls out, or ask for smaller images; the window is ten rolling minutes.",
                 "A higher tier may spend more.",
@@ -621,7 +670,12 @@ fn too_aggressive(limit: LimitKind, figures: &Figures<'_>, share: &str) -> Words
                 None => advice.push("Send slower (QuotaGuard), at least a second apart.".to_owned()),
             }
             advice.push("Capture one whole body: its quotaId says which limit it is.".to_owned());
-            ("too aggressive", format!("Too aggressive: {opening} that do not say for which limit."), advice, vec![rotating])
+            (
+                "too aggressive",
+                format!("Too aggressive: {opening} that do not say for which limit."),
+                advice,
+                vec![rotating],
+            )
         }
     }
 }
@@ -636,8 +690,11 @@ enum Concentration {
 
 /// `None` where fewer than eight hours of the day had calls: then nothing can be said of the day.
 fn concentration(hours: &[Hour], outcome: Outcome) -> Option<Concentration> {
-    let mut with: Vec<u64> =
-        hours.iter().filter(|hour| hour.window.calls > 0).map(|hour| hour.window.attempts_with(outcome)).collect();
+    let mut with: Vec<u64> = hours
+        .iter()
+        .filter(|hour| hour.window.calls > 0)
+        .map(|hour| hour.window.attempts_with(outcome))
+        .collect();
     if with.len() < 8 {
         return None;
     }
@@ -646,11 +703,14 @@ fn concentration(hours: &[Hour], outcome: Outcome) -> Option<Concentration> {
     let few = with.len() / 4;
     let top: u64 = with.iter().take(few).sum();
     if top * 5 >= all * 4 {
-        let needed =
-            with.iter().scan(0, |sum, count| Some(std::mem::replace(sum, *sum + count))).filter(|sum| sum * 5 < all * 4);
+        let needed = with
+            .iter()
+            .scan(0, |sum, count| Some(std::mem::replace(sum, *sum + count)))
+            .filter(|sum| sum * 5 < all * 4);
         return Some(Concentration::FewHours(plural(needed.count() as u64, "hour")));
     }
-    (with.iter().filter(|count| **count > 0).count() * 4 >= with.len() * 3).then_some(Concentration::AllDay)
+    (with.iter().filter(|count| **count > 0).count() * 4 >= with.len() * 3)
+        .then_some(Concentration::AllDay)
 }
 
 fn midnight(until: Duration) -> String {
@@ -717,23 +777,46 @@ mod tests {
                 let mut blamed = Vec::new();
                 for (model, outcome) in attempts {
                     let model = names().place(Some(&ModelId::new(model)));
-                    let (charge, quota, took) = (Charge::None, QuotaCharge::Counted, Duration::from_secs(1));
+                    let (charge, quota, took) =
+                        (Charge::None, QuotaCharge::Counted, Duration::from_secs(1));
                     let sent = Sent::First;
-                    self.0.add(&Entry::Attempt { model, outcome: *outcome, quota, charge, cost: Cost::ZERO, took, sent });
+                    self.0.add(&Entry::Attempt {
+                        model,
+                        outcome: *outcome,
+                        quota,
+                        charge,
+                        cost: Cost::ZERO,
+                        took,
+                        sent,
+                    });
                     blamed.push(*outcome);
                 }
-                let outcome = attempts.last().map_or(CallOutcome::OwnQuota, |(_, outcome)| CallOutcome::Ended(*outcome));
+                let outcome = attempts
+                    .last()
+                    .map_or(CallOutcome::OwnQuota, |(_, outcome)| CallOutcome::Ended(*outcome));
                 if !outcome.is_failure() {
                     blamed.clear();
                 }
-                self.0.add(&Entry::Call { outcome, took: Duration::from_secs(1), images: 1, degraded: false, blamed });
+                self.0.add(&Entry::Call {
+                    outcome,
+                    took: Duration::from_secs(1),
+                    images: 1,
+                    degraded: false,
+                    blamed,
+                });
             }
             self
         }
 
         fn ends(self, outcome: CallOutcome) -> Self {
             let mut calls = self;
-            calls.0.add(&Entry::Call { outcome, took: Duration::ZERO, images: 0, degraded: false, blamed: Vec::new() });
+            calls.0.add(&Entry::Call {
+                outcome,
+                took: Duration::ZERO,
+                images: 0,
+                degraded: false,
+                blamed: Vec::new(),
+            });
             calls
         }
 
@@ -771,7 +854,13 @@ mod tests {
     fn each_rule_of_the_articles_is_told_from_its_figures() {
         use Outcome as O;
         for (name, calls, health, cause, says) in [
-            ("no calls", Calls::default(), Health::Unknown, Cause::NotEnoughData, "No calls in the last hour."),
+            (
+                "no calls",
+                Calls::default(),
+                Health::Unknown,
+                Cause::NotEnoughData,
+                "No calls in the last hour.",
+            ),
             (
                 "too few calls",
                 Calls::default().images(2).of(1, &[(PRO, O::Overloaded)]),
@@ -788,7 +877,10 @@ mod tests {
             ),
             (
                 "429s of the minute (R216)",
-                Calls::default().images(10).of(9, &[(PRO, O::RateLimitedMinute)]).of(1, &[(PRO, O::Internal)]),
+                Calls::default()
+                    .images(10)
+                    .of(9, &[(PRO, O::RateLimitedMinute)])
+                    .of(1, &[(PRO, O::Internal)]),
                 Health::Failing,
                 Cause::TooAggressive(LimitKind::Minute),
                 "Too aggressive: 90 % of the failed attempts were 429s, for limits of a minute.",
@@ -823,14 +915,20 @@ mod tests {
             ),
             (
                 "exactly 80 % is not more than 80 %",
-                Calls::default().images(10).of(8, &[(PRO, O::RateLimitedMinute)]).of(2, &[(PRO, O::Internal)]),
+                Calls::default()
+                    .images(10)
+                    .of(8, &[(PRO, O::RateLimitedMinute)])
+                    .of(2, &[(PRO, O::Internal)]),
                 Health::Failing,
                 Cause::Mixed,
                 "No one cause stands out: 429, limits of your own (8); 500, 502 or 504 (2).",
             ),
             (
                 "503s (B17, R216)",
-                Calls::default().images(10).of(6, &[(PRO, O::Overloaded)]).of(4, &[(PRO, O::Internal)]),
+                Calls::default()
+                    .images(10)
+                    .of(6, &[(PRO, O::Overloaded)])
+                    .of(4, &[(PRO, O::Internal)]),
                 Health::Failing,
                 Cause::Capacity,
                 "No capacity: 60 % of the failed attempts were 503s",
@@ -844,7 +942,8 @@ mod tests {
             ),
             (
                 "every model fails (R212)",
-                Calls::default().of(5, &[(PRO, O::Internal), (PRO, O::Internal), (FLASH, O::Overloaded)]),
+                Calls::default()
+                    .of(5, &[(PRO, O::Internal), (PRO, O::Internal), (FLASH, O::Overloaded)]),
                 Health::Failing,
                 Cause::SystemicOutage,
                 "Systemic outage: every model that was asked fails (gemini-2.5-flash-image, gemini-3-pro-image).",
@@ -870,8 +969,20 @@ mod tests {
                 Cause::Prompts,
                 "It is the prompts, not the service.",
             ),
-            ("blocked prompts", failed(O::PromptBlocked), Health::Failing, Cause::Prompts, "refusals of the content"),
-            ("no images", failed(O::NoImage), Health::Failing, Cause::NoImages, "answers without an image"),
+            (
+                "blocked prompts",
+                failed(O::PromptBlocked),
+                Health::Failing,
+                Cause::Prompts,
+                "refusals of the content",
+            ),
+            (
+                "no images",
+                failed(O::NoImage),
+                Health::Failing,
+                Cause::NoImages,
+                "answers without an image",
+            ),
             (
                 "400 signatures (B26, S220)",
                 failed(O::MissingThoughtSignature),
@@ -879,11 +990,29 @@ mod tests {
                 Cause::Signatures,
                 "missing thought signatures",
             ),
-            ("400 (B25)", failed(O::BadRequest), Health::Failing, Cause::BadRequests, "the request itself is at fault"),
-            ("403 (B29, S220)", failed(O::Permission), Health::Failing, Cause::KeyOrRegion, "401s and 403s"),
+            (
+                "400 (B25)",
+                failed(O::BadRequest),
+                Health::Failing,
+                Cause::BadRequests,
+                "the request itself is at fault",
+            ),
+            (
+                "403 (B29, S220)",
+                failed(O::Permission),
+                Health::Failing,
+                Cause::KeyOrRegion,
+                "401s and 403s",
+            ),
             ("region", failed(O::Region), Health::Failing, Cause::KeyOrRegion, "the place"),
             ("404", failed(O::NotFound), Health::Failing, Cause::GoneModels, "no such model"),
-            ("connections", failed(O::Interrupted), Health::Failing, Cause::Connections, "broke off"),
+            (
+                "connections",
+                failed(O::Interrupted),
+                Health::Failing,
+                Cause::Connections,
+                "broke off",
+            ),
             (
                 "a bad key is told the first time",
                 Calls::default().of(1, &[(PRO, O::Auth)]),
@@ -900,7 +1029,10 @@ mod tests {
             ),
             (
                 "refused here",
-                Calls::default().images(4).ends(CallOutcome::RefusedHere).ends(CallOutcome::RefusedHere),
+                Calls::default()
+                    .images(4)
+                    .ends(CallOutcome::RefusedHere)
+                    .ends(CallOutcome::RefusedHere),
                 Health::Failing,
                 Cause::Mixed,
                 "They were refused here",
@@ -908,7 +1040,9 @@ mod tests {
             (
                 // 503s were cured by the fallback; what callers suffer from is the refusals.
                 "what callers suffer from",
-                Calls::default().of(70, &[(PRO, O::Overloaded), (FLASH, O::Image)]).of(30, &[(PRO, O::ContentBlocked)]),
+                Calls::default()
+                    .of(70, &[(PRO, O::Overloaded), (FLASH, O::Image)])
+                    .of(30, &[(PRO, O::ContentBlocked)]),
                 Health::Failing,
                 Cause::Prompts,
                 "100 % of the failed attempts were refusals",
@@ -922,7 +1056,12 @@ mod tests {
             ),
         ] {
             let diagnosis = calls.diagnosed();
-            assert_eq!((diagnosis.health, diagnosis.cause), (health, cause), "{name}: {}", diagnosis.summary);
+            assert_eq!(
+                (diagnosis.health, diagnosis.cause),
+                (health, cause),
+                "{name}: {}",
+                diagnosis.summary
+            );
             assert!(diagnosis.summary.contains(says), "{name}: {}", diagnosis.summary);
             let is_advised = !matches!(cause, Cause::NotEnoughData | Cause::Nothing);
             assert_eq!(!diagnosis.advice.is_empty(), is_advised, "{name}");
@@ -934,12 +1073,19 @@ mod tests {
     fn a_503_names_all_that_does_not_help() {
         let diagnosis = failed(Outcome::Overloaded).diagnosed();
         let useless = diagnosis.useless.join("; ");
-        for action in
-            ["upgrading the billing", "changing the key", "shortening the prompt", "switching the region", "without a delay"]
-        {
+        for action in [
+            "upgrading the billing",
+            "changing the key",
+            "shortening the prompt",
+            "switching the region",
+            "without a delay",
+        ] {
             assert!(useless.contains(action), "{useless}");
         }
-        assert!(!diagnosis.advice.iter().any(|advice| advice.contains("tier")), "a tier gives no capacity");
+        assert!(
+            !diagnosis.advice.iter().any(|advice| advice.contains("tier")),
+            "a tier gives no capacity"
+        );
     }
 
     #[test]
@@ -949,18 +1095,29 @@ mod tests {
         assert!(advice(Outcome::RateLimitedMinute).contains("60 s"));
         assert!(advice(Outcome::RateLimitedDay).contains("Batch"));
         assert!(advice(Outcome::QuotaZeroOrBilling).contains("billing account"));
-        for outcome in
-            [Outcome::RateLimitedMinute, Outcome::RateLimitedDay, Outcome::QuotaZeroOrBilling, Outcome::SpendRateLimited]
-        {
+        for outcome in [
+            Outcome::RateLimitedMinute,
+            Outcome::RateLimitedDay,
+            Outcome::QuotaZeroOrBilling,
+            Outcome::SpendRateLimited,
+        ] {
             let useless = failed(outcome).diagnosed().useless.join(" ");
-            assert!(useless.contains("changing the key"), "keys share a project's quota: {useless}");
+            assert!(
+                useless.contains("changing the key"),
+                "keys share a project's quota: {useless}"
+            );
         }
     }
 
     #[test]
     fn an_outage_is_seen_before_the_hour_is_full_of_it() {
-        let hour = Calls::default().images(50).of(5, &[(PRO, Outcome::Internal), (FLASH, Outcome::Overloaded)]).window();
-        let latest = Calls::default().of(5, &[(PRO, Outcome::Internal), (FLASH, Outcome::Overloaded)]).window();
+        let hour = Calls::default()
+            .images(50)
+            .of(5, &[(PRO, Outcome::Internal), (FLASH, Outcome::Overloaded)])
+            .window();
+        let latest = Calls::default()
+            .of(5, &[(PRO, Outcome::Internal), (FLASH, Outcome::Overloaded)])
+            .window();
         let figures = Figures {
             when: "in the last hour",
             window: &hour,
@@ -979,10 +1136,18 @@ mod tests {
         let targets = HealthTargets::recommended().peak_hours(peak);
         let at_peak = calls.diagnosed_at(Some(true), &targets);
         assert_eq!(at_peak.health, Health::Good);
-        assert!(at_peak.summary.contains("(10 %; target at peak: less than 20 %)"), "{}", at_peak.summary);
+        assert!(
+            at_peak.summary.contains("(10 %; target at peak: less than 20 %)"),
+            "{}",
+            at_peak.summary
+        );
         let off_peak = calls.diagnosed_at(Some(false), &targets);
         assert_eq!(off_peak.health, Health::Strained);
-        assert!(off_peak.summary.contains("target off peak: less than 5 %, missed)."), "{}", off_peak.summary);
+        assert!(
+            off_peak.summary.contains("target off peak: less than 5 %, missed)."),
+            "{}",
+            off_peak.summary
+        );
         let targets = HealthTargets::recommended();
         for (rate, peak, health) in [
             (0.0, None, Health::Good),
@@ -1024,11 +1189,26 @@ mod tests {
             diagnose(&figures, &HealthTargets::recommended()).advice.join(" ")
         };
         let (peak, all_day) = (|hour: usize| (10..14).contains(&hour), |_: usize| true);
-        assert!(advice(&day(&peak, Outcome::Overloaded), Outcome::Overloaded).contains("4 hours of the day hold most of it"));
-        assert!(advice(&day(&all_day, Outcome::Overloaded), Outcome::Overloaded).contains("lasts through the day"));
-        assert!(advice(&day(&peak, Outcome::RateLimited), Outcome::RateLimited).contains("limit of a minute"));
-        assert!(advice(&day(&all_day, Outcome::RateLimited), Outcome::RateLimited).contains("the day's quota"));
+        assert!(
+            advice(&day(&peak, Outcome::Overloaded), Outcome::Overloaded)
+                .contains("4 hours of the day hold most of it")
+        );
+        assert!(
+            advice(&day(&all_day, Outcome::Overloaded), Outcome::Overloaded)
+                .contains("lasts through the day")
+        );
+        assert!(
+            advice(&day(&peak, Outcome::RateLimited), Outcome::RateLimited)
+                .contains("limit of a minute")
+        );
+        assert!(
+            advice(&day(&all_day, Outcome::RateLimited), Outcome::RateLimited)
+                .contains("the day's quota")
+        );
         // A few hours are not a day.
-        assert!(advice(&day(&peak, Outcome::Overloaded)[..6], Outcome::Overloaded).starts_with("Let another model"));
+        assert!(
+            advice(&day(&peak, Outcome::Overloaded)[..6], Outcome::Overloaded)
+                .starts_with("Let another model")
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! One `tracing` event for each decision, with the same field names everywhere. The table is in the [module](super).
+//! One `tracing` event for each decision, with the same field names everywhere. The table is in the
+//! [module](super).
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -85,7 +86,9 @@ fn emit(level: Level, call: &str, step: &'static str, fields: &Fields<'_>, messa
 pub(super) fn word<T: Serialize>(reason: &T) -> Cow<'static, str> {
     match serde_json::to_value(reason) {
         Ok(serde_json::Value::String(word)) => word.into(),
-        Ok(serde_json::Value::Object(one)) => one.into_iter().next().map_or("other".into(), |(word, _)| word.into()),
+        Ok(serde_json::Value::Object(one)) => {
+            one.into_iter().next().map_or("other".into(), |(word, _)| word.into())
+        }
         _ => "other".into(),
     }
 }
@@ -104,19 +107,28 @@ pub(super) fn of_step(call: &str, around: &Around, step: &Step) {
         Step::Attempt(attempt) => of_attempt(call, around.attempt, attempt),
         Step::Preferred { asked, model, why } => {
             let why = word(why);
-            let fields = Fields { from: Some(asked.as_str()), to: Some(model.as_str()), why: Some(&why), ..base };
+            let fields = Fields {
+                from: Some(asked.as_str()),
+                to: Some(model.as_str()),
+                why: Some(&why),
+                ..base
+            };
             emit(Level::DEBUG, call, "preferred", &fields, "another model leads");
         }
         Step::Signed { restored, placeholders } => {
-            let message = format!("signatures written into the request: {restored} restored, {placeholders} placeholders");
+            let message = format!(
+                "signatures written into the request: {restored} restored, {placeholders} placeholders"
+            );
             emit(Level::DEBUG, call, "signed", &base, &message);
         }
         Step::Waited { delay, why } => {
-            let fields = Fields { delay_ms: Some(millis(*delay)), why: Some(wait_word(*why)), ..base };
+            let fields =
+                Fields { delay_ms: Some(millis(*delay)), why: Some(wait_word(*why)), ..base };
             emit(Level::DEBUG, call, "waited", &fields, "waiting before the next attempt");
         }
         Step::MovedOn { from, to, why } => {
-            let fields = Fields { from: Some(from), to: Some(to), outcome: Some(why.as_str()), ..base };
+            let fields =
+                Fields { from: Some(from), to: Some(to), outcome: Some(why.as_str()), ..base };
             emit(Level::INFO, call, "moved_on", &fields, "moving on to another target");
         }
         Step::Skipped { target, why } => {
@@ -132,30 +144,68 @@ pub(super) fn of_step(call: &str, around: &Around, step: &Step) {
             let given_up: Vec<_> = given_up.iter().map(ToString::to_string).collect();
             let given_up = given_up.join(", ");
             let fields = Fields { why: Some(&given_up), ..base };
-            emit(Level::INFO, call, "degraded", &fields, "asking for something else than the caller did");
+            emit(
+                Level::INFO,
+                call,
+                "degraded",
+                &fields,
+                "asking for something else than the caller did",
+            );
         }
         Step::Succeeded { model, successor } => {
             let fields = Fields { from: Some(model), to: Some(successor), ..base };
-            emit(Level::DEBUG, call, "succeeded", &fields, "the model is retired, and its successor takes its place");
+            emit(
+                Level::DEBUG,
+                call,
+                "succeeded",
+                &fields,
+                "the model is retired, and its successor takes its place",
+            );
         }
         Step::Stopped { why } => {
             let why = word(why);
-            emit(Level::DEBUG, call, "stopped", &Fields { why: Some(&why), ..base }, "nothing more is sent");
+            emit(
+                Level::DEBUG,
+                call,
+                "stopped",
+                &Fields { why: Some(&why), ..base },
+                "nothing more is sent",
+            );
         }
         Step::CallerLeft => {
-            emit(Level::INFO, call, "caller_left", &base, "the caller went away: the attempt is finished without it");
+            emit(
+                Level::INFO,
+                call,
+                "caller_left",
+                &base,
+                "the caller went away: the attempt is finished without it",
+            );
         }
         Step::Kept { bytes } => {
-            let message = format!("the answer is kept for the caller's next identical request ({bytes} bytes)");
+            let message = format!(
+                "the answer is kept for the caller's next identical request ({bytes} bytes)"
+            );
             emit(Level::INFO, call, "kept", &base, &message);
         }
         Step::NotKept { why } => {
             let why = word(why);
-            emit(Level::INFO, call, "not_kept", &Fields { why: Some(&why), ..base }, "the answer is not kept");
+            emit(
+                Level::INFO,
+                call,
+                "not_kept",
+                &Fields { why: Some(&why), ..base },
+                "the answer is not kept",
+            );
         }
         Step::Redeemed { age, cost, .. } => {
             let fields = Fields { cost: Some(*cost), took: Some(*age), ..base };
-            emit(Level::INFO, call, "redeemed", &fields, "given the answer to an earlier, identical request");
+            emit(
+                Level::INFO,
+                call,
+                "redeemed",
+                &fields,
+                "given the answer to an earlier, identical request",
+            );
         }
         // A step that a later core knows is still an event.
         other => emit(Level::DEBUG, call, "other", &base, &format!("{other:?}")),

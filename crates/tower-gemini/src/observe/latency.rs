@@ -1,8 +1,10 @@
-//! Times in fixed buckets that grow by a quarter of a doubling, so that any number of them takes the same room: pure.
+//! Times in fixed buckets that grow by a quarter of a doubling, so that any number of them takes
+//! the same room: pure.
 
 use std::time::Duration;
 
-/// Four buckets a doubling, from a millisecond to seventy minutes: longer than any deadline of ours.
+/// Four buckets a doubling, from a millisecond to seventy minutes: longer than any deadline of
+/// ours.
 const BUCKETS: usize = 90;
 
 /// How long things took. A percentile is at most 19 % above the truth, and never below it.
@@ -66,7 +68,8 @@ impl Latencies {
 
 /// The longest time that falls into a bucket.
 fn upper_ms(bucket: usize) -> u64 {
-    // 2^(0/4), 2^(1/4), 2^(2/4), 2^(3/4), in thousandths, rounded up: a bucket's edge is never below what is in it.
+    // 2^(0/4), 2^(1/4), 2^(2/4), 2^(3/4), in thousandths, rounded up: a bucket's edge is never
+    // below what is in it.
     const QUARTERS: [u64; 4] = [1000, 1190, 1415, 1682];
     let quarter = QUARTERS.get(bucket % 4).copied().unwrap_or(1000);
     ((1_u64 << (bucket / 4)) * quarter).div_ceil(1000)

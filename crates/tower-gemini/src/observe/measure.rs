@@ -1,12 +1,15 @@
 //! Counters and histograms through the `metrics` facade. The table is in the [module](super).
 //!
-//! Labels are bounded: models are those of the catalogue or `other`, everything else is one of our own words.
+//! Labels are bounded: models are those of the catalogue or `other`, everything else is one of our
+//! own words.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 use tower_gemini_core::catalog::Catalog;
 use tower_gemini_core::ledger::Cost;
 use tower_gemini_core::trail::{Attempt, Step};
@@ -19,8 +22,8 @@ use super::tally::{Sent, wait_word};
 use crate::model_fallback::{Condition, TargetHealth};
 use crate::quota_guard::QuotaLedger;
 
-/// Tells the recorder what each metric is. [`ObserveLayer::new`](super::ObserveLayer::new) does so; call it again where the recorder is
-/// installed after the layer was made.
+/// Tells the recorder what each metric is. [`ObserveLayer::new`](super::ObserveLayer::new) does so;
+/// call it again where the recorder is installed after the layer was made.
 pub fn describe_metrics() {
     for (name, unit, help) in COUNTERS {
         describe_counter!(*name, *unit, *help);
@@ -40,7 +43,11 @@ const COUNTERS: &[(&str, Unit, &str)] = &[
     (DRAFTS, Unit::Count, "Drafts that came with delivered images."),
     (COST_LEAST, Unit::Count, "Micro-dollars that attempts cost at least, by model."),
     (COST_MOST, Unit::Count, "Micro-dollars that attempts of known price cost at most, by model."),
-    (UNPRICED, Unit::Count, "Attempts that may have been paid for and whose price is not known, by model."),
+    (
+        UNPRICED,
+        Unit::Count,
+        "Attempts that may have been paid for and whose price is not known, by model.",
+    ),
     (QUOTA_LEAST, Unit::Count, "Requests that the service counted at least, by model."),
     (QUOTA_MOST, Unit::Count, "Requests that the service counted at most, by model."),
     (RESENDS, Unit::Count, "Sent again to the same target."),
@@ -57,15 +64,26 @@ const COUNTERS: &[(&str, Unit, &str)] = &[
 ];
 
 const HISTOGRAMS: &[(&str, Unit, &str)] = &[
-    (CALL_SECONDS, Unit::Seconds, "How long calls took, by result (success, failure, caller_left)."),
+    (
+        CALL_SECONDS,
+        Unit::Seconds,
+        "How long calls took, by result (success, failure, caller_left).",
+    ),
     (ATTEMPT_SECONDS, Unit::Seconds, "How long attempts took, by model and outcome."),
     (WAIT_SECONDS, Unit::Seconds, "How long was waited before an attempt, by why."),
-    (COST_PER_IMAGE, Unit::Count, "Micro-dollars of all attempts of a call that delivered an image, by bound."),
+    (
+        COST_PER_IMAGE,
+        Unit::Count,
+        "Micro-dollars of all attempts of a call that delivered an image, by bound.",
+    ),
 ];
 
 const GAUGES: &[(&str, &str)] = &[
     (IN_FLIGHT, "Calls that have begun and not ended."),
-    (QUOTA_USED, "How much of a quota is used or held, 0 to 1, by model and dimension; of several projects the fullest."),
+    (
+        QUOTA_USED,
+        "How much of a quota is used or held, 0 to 1, by model and dimension; of several projects the fullest.",
+    ),
     (RESTING, "Targets and accounts that rest after failures, or are tried again."),
 ];
 
@@ -97,8 +115,10 @@ const IN_FLIGHT: &str = "gemini_calls_in_flight";
 const QUOTA_USED: &str = "gemini_quota_used_ratio";
 const RESTING: &str = "gemini_targets_resting";
 
-/// Sets the gauges of the quota, from [`QuotaGuardLayer::ledgers`](crate::QuotaGuardLayer::ledgers): to be called before metrics are
-/// read. Models that the catalogue does not know are `other`; of several projects the fullest counts, because projects are no label.
+/// Sets the gauges of the quota, from
+/// [`QuotaGuardLayer::ledgers`](crate::QuotaGuardLayer::ledgers): to be called before metrics are
+/// read. Models that the catalogue does not know are `other`; of several projects the fullest
+/// counts, because projects are no label.
 pub fn record_quota(catalog: &Catalog, ledgers: &[QuotaLedger]) {
     let mut fullest: BTreeMap<(&str, &'static str), f64> = BTreeMap::new();
     for ledger in ledgers {
@@ -106,7 +126,11 @@ pub fn record_quota(catalog: &Catalog, ledgers: &[QuotaLedger]) {
         for entry in &ledger.entries {
             let Some(limit) = entry.limit else { continue };
             #[allow(clippy::cast_precision_loss, reason = "a share for people")]
-            let used = if limit == 0 { 1.0 } else { entry.used.saturating_add(entry.reserved) as f64 / limit as f64 };
+            let used = if limit == 0 {
+                1.0
+            } else {
+                entry.used.saturating_add(entry.reserved) as f64 / limit as f64
+            };
             let share = fullest.entry((model, entry.dimension.as_str())).or_insert(0.0);
             *share = share.max(used);
         }
@@ -116,10 +140,14 @@ pub fn record_quota(catalog: &Catalog, ledgers: &[QuotaLedger]) {
     }
 }
 
-/// Sets the gauge of resting targets, from a fallback's [`Health::snapshot`](crate::model_fallback::Health::snapshot): to be called
-/// before metrics are read.
+/// Sets the gauge of resting targets, from a fallback's
+/// [`Health::snapshot`](crate::model_fallback::Health::snapshot): to be called before metrics are
+/// read.
 pub fn record_health(targets: &[TargetHealth]) {
-    let resting = targets.iter().filter(|target| !matches!(target.condition, Condition::Failing { .. })).count();
+    let resting = targets
+        .iter()
+        .filter(|target| !matches!(target.condition, Condition::Failing { .. }))
+        .count();
     #[allow(clippy::cast_precision_loss, reason = "a handful")]
     gauge!(RESTING).set(resting as f64);
 }
@@ -129,7 +157,13 @@ pub(super) fn call_began() {
 }
 
 /// A call has ended. `images` is what its answer held, `cost` what all its attempts cost.
-pub(super) fn call_ended(generating: bool, outcome: CallOutcome, took: Duration, images: u32, cost: Cost) {
+pub(super) fn call_ended(
+    generating: bool,
+    outcome: CallOutcome,
+    took: Duration,
+    images: u32,
+    cost: Cost,
+) {
     gauge!(IN_FLIGHT).decrement(1.0);
     let kind = if generating { "generate" } else { "other" };
     counter!(CALLS, "kind" => kind, "outcome" => outcome.as_str()).increment(1);
@@ -145,8 +179,13 @@ pub(super) fn call_ended(generating: bool, outcome: CallOutcome, took: Duration,
     if outcome.is_image() {
         counter!(IMAGES).increment(1);
         counter!(DRAFTS).increment(u64::from(images.saturating_sub(1)));
-        #[allow(clippy::cast_precision_loss, reason = "an image costs far less than 2^53 micro-dollars")]
-        let record = |bound: &'static str, microusd: u64| histogram!(COST_PER_IMAGE, "bound" => bound).record(microusd as f64);
+        #[allow(
+            clippy::cast_precision_loss,
+            reason = "an image costs far less than 2^53 micro-dollars"
+        )]
+        let record = |bound: &'static str, microusd: u64| {
+            histogram!(COST_PER_IMAGE, "bound" => bound).record(microusd as f64)
+        };
         record("at_least", cost.at_least_microusd);
         if let Some(most) = cost.at_most_microusd {
             record("at_most", most);
@@ -164,8 +203,10 @@ pub(super) fn sent(sent: Sent) {
 
 pub(super) fn attempt_ended(model: &Arc<str>, outcome: Outcome, attempt: &Attempt) {
     let (charge, outcome) = (attempt.charge.as_str(), outcome.as_str());
-    counter!(ATTEMPTS, "model" => model.clone(), "outcome" => outcome, "charge" => charge).increment(1);
-    histogram!(ATTEMPT_SECONDS, "model" => model.clone(), "outcome" => outcome).record(attempt.took);
+    counter!(ATTEMPTS, "model" => model.clone(), "outcome" => outcome, "charge" => charge)
+        .increment(1);
+    histogram!(ATTEMPT_SECONDS, "model" => model.clone(), "outcome" => outcome)
+        .record(attempt.took);
     counter!(COST_LEAST, "model" => model.clone()).increment(attempt.cost.at_least_microusd);
     match attempt.cost.at_most_microusd {
         Some(most) => counter!(COST_MOST, "model" => model.clone()).increment(most),
@@ -184,7 +225,9 @@ pub(super) fn attempt_ended(model: &Arc<str>, outcome: Outcome, attempt: &Attemp
 pub(super) fn step(step: &Step) {
     match step {
         Step::Preferred { why, .. } => counter!(PREFERRED, "why" => word(why)).increment(1),
-        Step::Waited { delay, why } => histogram!(WAIT_SECONDS, "why" => wait_word(*why)).record(*delay),
+        Step::Waited { delay, why } => {
+            histogram!(WAIT_SECONDS, "why" => wait_word(*why)).record(*delay)
+        }
         Step::MovedOn { why, .. } => counter!(MOVED_ON, "outcome" => why.as_str()).increment(1),
         Step::Skipped { why, .. } => counter!(SKIPPED, "why" => word(why)).increment(1),
         Step::Degraded { given_up } => {

@@ -1,8 +1,10 @@
-//! Sees what becomes of every call: events, metrics, figures by the hour and the day, and what they mean in words.
+//! Sees what becomes of every call: events, metrics, figures by the hour and the day, and what they
+//! mean in words.
 //!
-//! The layers write what they decide into the call's [`Trail`](crate::core::trail::Trail). This one reads along with it, times the call,
-//! sees its answer's body to its end, and tells it from one place: as `tracing` events, as counters and histograms of the `metrics`
-//! facade, and in an [`Observatory`] that can be asked at any time.
+//! The layers write what they decide into the call's [`Trail`](crate::core::trail::Trail). This one
+//! reads along with it, times the call, sees its answer's body to its end, and tells it from one
+//! place: as `tracing` events, as counters and histograms of the `metrics` facade, and in an
+//! [`Observatory`] that can be asked at any time.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -35,18 +37,20 @@
 //! # }
 //! ```
 //!
-//! For a stack that answers with [`FinalImage`](crate::FinalImage)s there is [`ObserveLayer::whole_answers`].
+//! For a stack that answers with [`FinalImage`](crate::FinalImage)s there is
+//! [`ObserveLayer::whole_answers`].
 //!
 //! # Order in the stack
 //!
-//! Outermost, outside [`CollectRequest`](crate::CollectRequest) and outside whatever finishes calls whose callers left: only there are
-//! all attempts of a call, and its caller, in sight. Of two observing layers the outer one tells. The call's short name
-//! ([`CallId`]) and its trail are in the response's extensions.
+//! Outermost, outside [`CollectRequest`](crate::CollectRequest) and outside whatever finishes calls
+//! whose callers left: only there are all attempts of a call, and its caller, in sight. Of two
+//! observing layers the outer one tells. The call's short name ([`CallId`]) and its trail are in
+//! the response's extensions.
 //!
 //! # Events
 //!
-//! One for each step of a trail, and one for the call, all with the target `tower_gemini::observe` and the same field names. Fields that
-//! say nothing are left out.
+//! One for each step of a trail, and one for the call, all with the target `tower_gemini::observe`
+//! and the same field names. Fields that say nothing are left out.
 //!
 //! | `step` | level | says | beside `call`, `attempt`, `model`, `size`, `outcome`, `charge` |
 //! | --- | --- | --- | --- |
@@ -64,9 +68,10 @@
 //! | `redeemed` | info | a kept answer is given | `took_ms`: its age, and what it cost then |
 //! | `call` | info | the call is over; the message is a sentence about it | `outcome`, `charge` and cost of the whole call, `took_ms`; `attempt` is how many |
 //!
-//! `attempt` counts from 1; beside a decision stands what the attempt before it ended in. `outcome` is a word of
-//! [`Outcome`](crate::core::verdict::Outcome) or [`CallOutcome`]. A call that shows a systemic outage is told as a warning. Layers have
-//! events of their own only for what no trail holds: alerts of a quota, failures of a store, lessons learned. Prompts are in no event.
+//! `attempt` counts from 1; beside a decision stands what the attempt before it ended in. `outcome`
+//! is a word of [`Outcome`](crate::core::verdict::Outcome) or [`CallOutcome`]. A call that shows a
+//! systemic outage is told as a warning. Layers have events of their own only for what no trail
+//! holds: alerts of a quota, failures of a store, lessons learned. Prompts are in no event.
 //!
 //! # Metrics
 //!
@@ -91,9 +96,10 @@
 //! | `gemini_quota_used_ratio` | gauge | `model`, `dimension`; set by [`record_quota`] |
 //! | `gemini_targets_resting` | gauge | set by [`record_health`] |
 //!
-//! `model` is a model of the catalogue, `other` or `none`: callers cannot make series. The ratio of 429s to 503s is
-//! `sum(rate(gemini_attempts_total{outcome=~"rate_limit.*|spend.*|quota.*"}[1h])) / sum(rate(gemini_attempts_total{outcome="overloaded"}[1h]))`.
-//! With no recorder installed a metric costs an atomic load.
+//! `model` is a model of the catalogue, `other` or `none`: callers cannot make series. The ratio of
+//! 429s to 503s is `sum(rate(gemini_attempts_total{outcome=~"rate_limit.*|spend.*|quota.*"}[1h])) /
+//! sum(rate(gemini_attempts_total{outcome="overloaded"}[1h]))`. With no recorder installed a metric
+//! costs an atomic load.
 //!
 //! # Defaults
 //!
@@ -107,8 +113,8 @@
 //! | calls kept with their trails | 50, of each a hundred steps | ours: about 1 MB at worst |
 //! | models by name | the built-in catalogue's | |
 //!
-//! Rates are of calls that ask a model to make something, and whose callers stayed. An answer is delivered when its body was read to its
-//! end, or when as many bytes were read as it announced.
+//! Rates are of calls that ask a model to make something, and whose callers stayed. An answer is
+//! delivered when its body was read to its end, or when as many bytes were read as it announced.
 //!
 //! # Errors
 //!
@@ -116,8 +122,9 @@
 //!
 //! # Cancel safety
 //!
-//! A call that is dropped is counted once, as one whose caller left, after the layers inside have written down what may have been paid.
-//! What becomes of an attempt that goes on without its caller is told when it is known.
+//! A call that is dropped is counted once, as one whose caller left, after the layers inside have
+//! written down what may have been paid. What becomes of an attempt that goes on without its caller
+//! is told when it is known.
 
 mod body;
 mod clip;
@@ -136,7 +143,9 @@ mod service;
 mod tally;
 
 pub use body::ObservedBody;
-pub use diagnosis::{Cause, Diagnosis, FEWEST_CALLS, Health, HealthTargets, LimitKind, USELESS_AGAINST_503};
+pub use diagnosis::{
+    Cause, Diagnosis, FEWEST_CALLS, Health, HealthTargets, LimitKind, USELESS_AGAINST_503,
+};
 pub use layer::{ObserveLayer, ObserveWholeLayer};
 pub use measure::{describe_metrics, record_health, record_quota};
 pub use observatory::{CallId, Observatory};

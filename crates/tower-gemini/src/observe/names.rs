@@ -1,4 +1,5 @@
-//! Models by bounded names: callers choose the models they name, so only those of the catalogue are counted by name. Pure.
+//! Models by bounded names: callers choose the models they name, so only those of the catalogue are
+//! counted by name. Pure.
 
 use std::sync::Arc;
 
@@ -24,15 +25,21 @@ pub(super) const NONE: &str = "none";
 impl ModelNames {
     pub(super) fn new(catalog: Arc<Catalog>) -> Self {
         let known = catalog.models().map(|model| Arc::from(model.id.as_str()));
-        let names = [Arc::from(NONE), Arc::from(OTHER)].into_iter().chain(known).take(usize::from(u16::MAX)).collect();
+        let names = [Arc::from(NONE), Arc::from(OTHER)]
+            .into_iter()
+            .chain(known)
+            .take(usize::from(u16::MAX))
+            .collect();
         Self { catalog, names }
     }
 
     /// Where a model is counted. Aliases are counted as what they stand for.
     pub(super) fn place(&self, model: Option<&ModelId>) -> ModelPlace {
         let Some(model) = model else { return ModelPlace(0) };
-        let known =
-            self.catalog.lookup(model.as_str()).and_then(|model| self.names.iter().position(|name| **name == *model.id));
+        let known = self
+            .catalog
+            .lookup(model.as_str())
+            .and_then(|model| self.names.iter().position(|name| **name == *model.id));
         ModelPlace(known.and_then(|at| u16::try_from(at).ok()).unwrap_or(1))
     }
 

@@ -23,7 +23,8 @@ use super::{clip, measure};
 use crate::clock::{Clock, SystemClock};
 use crate::quota_guard::PacificDay;
 
-/// What the calls of an [`ObserveLayer`](super::ObserveLayer) came to. O(1) to clone; clones share it.
+/// What the calls of an [`ObserveLayer`](super::ObserveLayer) came to. O(1) to clone; clones share
+/// it.
 #[derive(Clone)]
 pub struct Observatory(Arc<Shared>);
 
@@ -78,7 +79,10 @@ impl Observatory {
             prefix: fastrand::u16(..),
             next: AtomicU64::new(1),
             in_flight: AtomicU64::new(0),
-            seen: Mutex::new(Seen { tally: Tally::new(), recent: Recent::new(settings.keep_calls) }),
+            seen: Mutex::new(Seen {
+                tally: Tally::new(),
+                recent: Recent::new(settings.keep_calls),
+            }),
         }))
     }
 
@@ -110,7 +114,10 @@ impl Observatory {
         let window = |start: u64, counts: &Counts| Window::new(start, counts, names);
         let last_hour = window(now.saturating_sub(3600), &tally.fives.sum(now, FIVES));
         let latest = window(now.saturating_sub(900), &tally.fives.sum(now, 4));
-        let last_day = window(tally.hours.start(tally.hours.number(now).saturating_sub(23)), &tally.hours.sum(now, 24));
+        let last_day = window(
+            tally.hours.start(tally.hours.number(now).saturating_sub(23)),
+            &tally.hours.sum(now, 24),
+        );
         let total = window(unix(self.0.since), &tally.total);
         let hours: Vec<_> = tally
             .hours
@@ -184,10 +191,19 @@ impl Observatory {
             is_generating,
             so_far: Mutex::default(),
         });
-        // A trail belongs to one call. One that a caller uses again holds the steps of the calls before.
+        // A trail belongs to one call. One that a caller uses again holds the steps of the calls
+        // before.
         let from = trail.steps().len();
         trail.observe(observer.clone());
-        CallWatch { observer, trail, from, started: Instant::now(), status: None, when_dropped: How::Left, is_over: false }
+        CallWatch {
+            observer,
+            trail,
+            from,
+            started: Instant::now(),
+            status: None,
+            when_dropped: How::Left,
+            is_over: false,
+        }
     }
 }
 
@@ -215,7 +231,8 @@ impl fmt::Display for CallId {
     }
 }
 
-/// Reads along with one call's trail: the one place where a decision becomes an event, a metric and a count.
+/// Reads along with one call's trail: the one place where a decision becomes an event, a metric and
+/// a count.
 struct CallObserver {
     observatory: Observatory,
     number: u64,
@@ -289,7 +306,9 @@ impl TrailObserver for CallObserver {
         match &clean {
             // By the model as it was named: what is clipped is in no catalogue anyway.
             Step::Attempt(attempt) => self.attempt_ended(attempt, sent),
-            Step::Waited { delay, why } => self.observatory.count(&Entry::Waited { why: *why, delay: *delay }),
+            Step::Waited { delay, why } => {
+                self.observatory.count(&Entry::Waited { why: *why, delay: *delay })
+            }
             Step::Skipped { .. } => self.observatory.count(&Entry::Skipped),
             Step::CallerLeft => self.observatory.count(&Entry::CallerLeft),
             Step::Kept { .. } => self.observatory.count(&Entry::Kept),
@@ -338,8 +357,10 @@ impl CallWatch {
         let steps: Vec<_> = self.trail.steps().iter().skip(self.from).map(clip::step).collect();
         let outcome = outcome_of(&steps, how, self.status);
         let text = sentence(&Finished { steps: &steps, outcome, took });
-        let (charge, is_systemic, images) = (charge_of(&steps), is_systemic(&steps), images_of(&steps));
-        let finished = FinishedCall::new(id.to_string(), ended, outcome, text.clone(), took, steps.clone());
+        let (charge, is_systemic, images) =
+            (charge_of(&steps), is_systemic(&steps), images_of(&steps));
+        let finished =
+            FinishedCall::new(id.to_string(), ended, outcome, text.clone(), took, steps.clone());
         let cost = finished.cost;
         seen.recent.push(*number, finished);
         seen.tally.add(
@@ -357,10 +378,20 @@ impl CallWatch {
         );
         drop(seen);
         observatory.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-        // An image that is given again cost what it cost then, and the call that paid for it delivered none.
+        // An image that is given again cost what it cost then, and the call that paid for it
+        // delivered none.
         let paid_before: Cost = steps.iter().filter_map(paid_before).sum();
         measure::call_ended(*is_generating, outcome, took, images, cost + paid_before);
-        events::of_call(&CallEnd { call: id, around: &around, outcome, charge, cost, took, is_systemic, sentence: &text });
+        events::of_call(&CallEnd {
+            call: id,
+            around: &around,
+            outcome,
+            charge,
+            cost,
+            took,
+            is_systemic,
+            sentence: &text,
+        });
     }
 }
 
@@ -391,7 +422,9 @@ fn is_degraded(steps: &[Step]) -> bool {
 
 fn blamed(is_failure: bool, steps: &[Step]) -> Vec<Outcome> {
     let failed = |step: &Step| match step {
-        Step::Attempt(attempt) => attempt.outcome.filter(|outcome| FailureKind::of(*outcome).is_some()),
+        Step::Attempt(attempt) => {
+            attempt.outcome.filter(|outcome| FailureKind::of(*outcome).is_some())
+        }
         _ => None,
     };
     if is_failure { steps.iter().filter_map(failed).collect() } else { Vec::new() }

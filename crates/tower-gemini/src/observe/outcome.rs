@@ -60,8 +60,8 @@ impl CallOutcome {
         }
     }
 
-    /// The word used in logs, metrics and reports: that of the [`Outcome`], or `redeemed`, `own_quota`, `spending_cap`, `no_target`,
-    /// `lost_before`, `refused_here`, `caller_left`.
+    /// The word used in logs, metrics and reports: that of the [`Outcome`], or `redeemed`,
+    /// `own_quota`, `spending_cap`, `no_target`, `lost_before`, `refused_here`, `caller_left`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -108,7 +108,8 @@ pub(super) fn place(outcome: Outcome) -> usize {
     Outcome::ALL.iter().position(|&one| one == outcome).unwrap_or(Outcome::ALL.len() - 1)
 }
 
-/// What kind of failure an attempt ended in: what people tell apart, by what has to be done about it.
+/// What kind of failure an attempt ended in: what people tell apart, by what has to be done about
+/// it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum FailureKind {
@@ -204,7 +205,8 @@ impl FailureKind {
 pub(super) enum How {
     /// The answer was read to its end.
     Complete,
-    /// There was no answer, or its body broke off; with the outcome that the error holds, where it is one of ours.
+    /// There was no answer, or its body broke off; with the outcome that the error holds, where it
+    /// is one of ours.
     Failed(Option<Outcome>),
     /// The caller dropped the call before its head had come, or its body before that had ended.
     Left,
@@ -213,9 +215,13 @@ pub(super) enum How {
 /// What a call came to, from its trail, its end and the status that its caller saw.
 pub(super) fn outcome_of(steps: &[Step], how: How, status: Option<u16>) -> CallOutcome {
     let came_to = came_to(steps, how, status);
-    // Who drops a call before its head has come, or the body of a success before it has ended, does not want it any more. Of a failure
-    // the head is all there is to read.
-    if how == How::Left && (status.is_none() || came_to.is_success()) { CallOutcome::CallerLeft } else { came_to }
+    // Who drops a call before its head has come, or the body of a success before it has ended, does
+    // not want it any more. Of a failure the head is all there is to read.
+    if how == How::Left && (status.is_none() || came_to.is_success()) {
+        CallOutcome::CallerLeft
+    } else {
+        came_to
+    }
 }
 
 fn came_to(steps: &[Step], how: How, status: Option<u16>) -> CallOutcome {
@@ -228,7 +234,9 @@ fn came_to(steps: &[Step], how: How, status: Option<u16>) -> CallOutcome {
     // The last thing that decides: what a fallback passed by before it does not count.
     let last = steps.iter().rev().find_map(|step| match step {
         Step::Attempt(attempt) => Some(match attempt.outcome {
-            Some(outcome) if outcome.is_success() && failed => CallOutcome::Ended(said.unwrap_or(Outcome::Interrupted)),
+            Some(outcome) if outcome.is_success() && failed => {
+                CallOutcome::Ended(said.unwrap_or(Outcome::Interrupted))
+            }
             Some(outcome) => CallOutcome::Ended(outcome),
             None => CallOutcome::Ended(said.unwrap_or(Outcome::Interrupted)),
         }),
@@ -239,7 +247,8 @@ fn came_to(steps: &[Step], how: How, status: Option<u16>) -> CallOutcome {
         Step::Stopped { why: StopReason::LostBefore } => Some(CallOutcome::LostBefore),
         _ => None,
     });
-    let none_left = || steps.iter().any(|step| matches!(step, Step::Stopped { why: StopReason::NoTargetLeft }));
+    let none_left =
+        || steps.iter().any(|step| matches!(step, Step::Stopped { why: StopReason::NoTargetLeft }));
     match (last, said) {
         (Some(last), _) => last,
         (None, _) if none_left() => CallOutcome::NoTarget,
@@ -250,8 +259,8 @@ fn came_to(steps: &[Step], how: How, status: Option<u16>) -> CallOutcome {
     }
 }
 
-/// Whether a call asks a model to make something. Only such calls count in rates: a thousand token counts that succeed do not make
-/// images come.
+/// Whether a call asks a model to make something. Only such calls count in rates: a thousand token
+/// counts that succeed do not make images come.
 pub(super) fn is_generating(call: &Call) -> bool {
     matches!(call.verb, Verb::Generate | Verb::StreamGenerate | Verb::Predict)
 }
@@ -307,29 +316,88 @@ mod tests {
         let ended = CallOutcome::Ended;
         for (steps, how, status, expected) in [
             (steps(std::slice::from_ref(&image)), How::Complete, Some(200), ended(Outcome::Image)),
-            (steps(&[cut_off.clone(), image.clone()]), How::Complete, Some(200), ended(Outcome::Image)),
-            (steps(std::slice::from_ref(&cut_off)), How::Failed(Some(Outcome::Interrupted)), None, ended(Outcome::Interrupted)),
+            (
+                steps(&[cut_off.clone(), image.clone()]),
+                How::Complete,
+                Some(200),
+                ended(Outcome::Image),
+            ),
+            (
+                steps(std::slice::from_ref(&cut_off)),
+                How::Failed(Some(Outcome::Interrupted)),
+                None,
+                ended(Outcome::Interrupted),
+            ),
             // Somebody else's error above a delivered image: the caller did not get it.
-            (steps(std::slice::from_ref(&image)), How::Failed(None), Some(200), ended(Outcome::Interrupted)),
+            (
+                steps(std::slice::from_ref(&image)),
+                How::Failed(None),
+                Some(200),
+                ended(Outcome::Interrupted),
+            ),
             (steps(std::slice::from_ref(&image)), How::Left, Some(200), CallOutcome::CallerLeft),
             (Vec::new(), How::Left, None, CallOutcome::CallerLeft),
             // The head of an error is all of it, and a refusal is known by then.
-            (steps(std::slice::from_ref(&cut_off)), How::Left, Some(503), ended(Outcome::Interrupted)),
-            (steps(std::slice::from_ref(&cut_off)), How::Left, Some(200), ended(Outcome::Interrupted)),
+            (
+                steps(std::slice::from_ref(&cut_off)),
+                How::Left,
+                Some(503),
+                ended(Outcome::Interrupted),
+            ),
+            (
+                steps(std::slice::from_ref(&cut_off)),
+                How::Left,
+                Some(200),
+                ended(Outcome::Interrupted),
+            ),
             (steps(std::slice::from_ref(&cut_off)), How::Left, None, CallOutcome::CallerLeft),
-            (steps(&[stopped(StopReason::QuotaUsedUp)]), How::Complete, Some(429), CallOutcome::OwnQuota),
-            (steps(&[stopped(StopReason::SpendingCap)]), How::Complete, Some(402), CallOutcome::SpendingCap),
-            (steps(&[stopped(StopReason::LostBefore)]), How::Failed(Some(Outcome::Interrupted)), None, CallOutcome::LostBefore),
-            (steps(&[stopped(StopReason::NoTargetLeft)]), How::Complete, Some(503), CallOutcome::NoTarget),
+            (
+                steps(&[stopped(StopReason::QuotaUsedUp)]),
+                How::Complete,
+                Some(429),
+                CallOutcome::OwnQuota,
+            ),
+            (
+                steps(&[stopped(StopReason::SpendingCap)]),
+                How::Complete,
+                Some(402),
+                CallOutcome::SpendingCap,
+            ),
+            (
+                steps(&[stopped(StopReason::LostBefore)]),
+                How::Failed(Some(Outcome::Interrupted)),
+                None,
+                CallOutcome::LostBefore,
+            ),
+            (
+                steps(&[stopped(StopReason::NoTargetLeft)]),
+                How::Complete,
+                Some(503),
+                CallOutcome::NoTarget,
+            ),
             // The quota of one target was used up, and another answered.
-            (steps(&[stopped(StopReason::QuotaUsedUp), image.clone()]), How::Complete, Some(200), ended(Outcome::Image)),
-            (steps(&[cut_off, stopped(StopReason::QuotaUsedUp)]), How::Complete, Some(429), CallOutcome::OwnQuota),
+            (
+                steps(&[stopped(StopReason::QuotaUsedUp), image.clone()]),
+                How::Complete,
+                Some(200),
+                ended(Outcome::Image),
+            ),
+            (
+                steps(&[cut_off, stopped(StopReason::QuotaUsedUp)]),
+                How::Complete,
+                Some(429),
+                CallOutcome::OwnQuota,
+            ),
             (Vec::new(), How::Complete, Some(400), CallOutcome::RefusedHere),
             (Vec::new(), How::Complete, Some(200), ended(Outcome::Answered)),
             (Vec::new(), How::Failed(Some(Outcome::NotSent)), None, ended(Outcome::NotSent)),
             (Vec::new(), How::Failed(None), None, ended(Outcome::NotSent)),
             (
-                vec![Step::Redeemed { age: Duration::ZERO, cost: Cost::exactly(1), outcome: Outcome::Image }],
+                vec![Step::Redeemed {
+                    age: Duration::ZERO,
+                    cost: Cost::exactly(1),
+                    outcome: Outcome::Image,
+                }],
                 How::Complete,
                 Some(200),
                 CallOutcome::Redeemed,

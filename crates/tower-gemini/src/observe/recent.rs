@@ -11,7 +11,8 @@ use super::clip;
 use super::outcome::CallOutcome;
 use super::sentence::is_under_way;
 
-/// The most steps that are kept of one call: a chain of five targets with ten attempts each has about as many.
+/// The most steps that are kept of one call: a chain of five targets with ten attempts each has
+/// about as many.
 pub(super) const MOST_STEPS: usize = 100;
 
 /// A call that has ended, and what was decided for it.
@@ -52,8 +53,17 @@ impl FinishedCall {
         took: Duration,
         steps: Vec<Step>,
     ) -> Self {
-        let mut finished =
-            Self { call, ended_unix, outcome, sentence, took, cost: Cost::ZERO, steps, more_steps: 0, trail: Vec::new() };
+        let mut finished = Self {
+            call,
+            ended_unix,
+            outcome,
+            sentence,
+            took,
+            cost: Cost::ZERO,
+            steps,
+            more_steps: 0,
+            trail: Vec::new(),
+        };
         finished.more_steps = finished.steps.len().saturating_sub(MOST_STEPS);
         finished.cost = cost_of(&finished.steps);
         finished.steps.truncate(MOST_STEPS);
@@ -61,7 +71,8 @@ impl FinishedCall {
         finished
     }
 
-    /// What became known after the call had ended. An attempt is written over the one that was under way.
+    /// What became known after the call had ended. An attempt is written over the one that was
+    /// under way.
     fn add(&mut self, step: &Step, attempt: usize) {
         let is_attempt = |step: &Step| matches!(step, Step::Attempt(_));
         let mut attempts = self.steps.iter_mut().filter(|step| is_attempt(step));
@@ -72,7 +83,8 @@ impl FinishedCall {
         } else {
             self.more_steps += 1;
         }
-        // Of the steps that are kept: a call of a hundred steps whose caller left is not one to settle accounts by.
+        // Of the steps that are kept: a call of a hundred steps whose caller left is not one to
+        // settle accounts by.
         self.cost = cost_of(&self.steps);
         self.in_words();
     }
@@ -152,7 +164,14 @@ mod tests {
     use super::*;
 
     fn call(steps: Vec<Step>) -> FinishedCall {
-        FinishedCall::new("a-1".into(), 0, CallOutcome::CallerLeft, "it left".into(), Duration::ZERO, steps)
+        FinishedCall::new(
+            "a-1".into(),
+            0,
+            CallOutcome::CallerLeft,
+            "it left".into(),
+            Duration::ZERO,
+            steps,
+        )
     }
 
     #[test]

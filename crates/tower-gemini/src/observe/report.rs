@@ -55,8 +55,8 @@ pub struct Hour {
     pub is_peak: Option<bool>,
 }
 
-/// What a stretch of time came to. Only calls that ask a model to make something count, but for [`other_calls`](Self::other_calls) and
-/// the money.
+/// What a stretch of time came to. Only calls that ask a model to make something count, but for
+/// [`other_calls`](Self::other_calls) and the money.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Window {
@@ -181,7 +181,10 @@ pub struct Wait {
     pub seconds: f64,
 }
 
-#[allow(clippy::cast_precision_loss, reason = "for people: a count beyond 2^53 is none that they read")]
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "for people: a count beyond 2^53 is none that they read"
+)]
 fn ratio(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
 }
@@ -200,20 +203,32 @@ impl Window {
     /// What counts came to. Models are named by `names`.
     pub(super) fn new(start_unix: u64, counts: &Counts, names: &ModelNames) -> Self {
         let calls = |which: fn(CallOutcome) -> bool| {
-            CallOutcome::all().zip(counts.calls).filter(|(outcome, _)| which(*outcome)).map(|(_, count)| count).sum()
+            CallOutcome::all()
+                .zip(counts.calls)
+                .filter(|(outcome, _)| which(*outcome))
+                .map(|(_, count)| count)
+                .sum()
         };
-        let (successes, failures): (u64, u64) = (calls(CallOutcome::is_success), calls(CallOutcome::is_failure));
+        let (successes, failures): (u64, u64) =
+            (calls(CallOutcome::is_success), calls(CallOutcome::is_failure));
         let kinds = kinds_of(&counts.attempts);
         let kind = |kind| kinds.iter().find(|(one, _)| *one == kind).map_or(0, |(_, count)| *count);
-        let (rate_limited, overloaded) = (kind(FailureKind::RateLimited), kind(FailureKind::Overloaded));
+        let (rate_limited, overloaded) =
+            (kind(FailureKind::RateLimited), kind(FailureKind::Overloaded));
         let failed_attempts: u64 = kinds.iter().map(|(_, count)| count).sum();
         let at_most = counts.cost_at_most;
-        let cost =
-            Cost { at_least_microusd: counts.cost_at_least, at_most_microusd: (counts.unpriced == 0).then_some(at_most) };
+        let cost = Cost {
+            at_least_microusd: counts.cost_at_least,
+            at_most_microusd: (counts.unpriced == 0).then_some(at_most),
+        };
         let mut models: BTreeMap<String, ModelWindow> = BTreeMap::new();
         for (place, model) in &counts.models {
-            let (attempts, successes, service_failures) = (model.attempts, model.successes, model.service_failures);
-            models.insert(names.name(*place).to_string(), ModelWindow { attempts, successes, service_failures });
+            let (attempts, successes, service_failures) =
+                (model.attempts, model.successes, model.service_failures);
+            models.insert(
+                names.name(*place).to_string(),
+                ModelWindow { attempts, successes, service_failures },
+            );
         }
         #[allow(clippy::cast_precision_loss, reason = "for people")]
         let wait = |(count, ms): (u64, u64)| Wait { count, seconds: ms as f64 / 1000.0 };
@@ -317,7 +332,9 @@ impl Window {
 impl fmt::Display for Report {
     /// A few lines: the two diagnoses and the figures that they rest on.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, window, diagnosis) in [("last hour", &self.last_hour, &self.hour), ("last day", &self.last_day, &self.day)] {
+        for (name, window, diagnosis) in
+            [("last hour", &self.last_hour, &self.hour), ("last day", &self.last_day, &self.day)]
+        {
             write!(f, "{name}: ")?;
             window.line(f)?;
             writeln!(f, "\n  {diagnosis}")?;
@@ -349,6 +366,9 @@ pub(super) fn percent(share: f64) -> String {
 }
 
 /// Words in place of a variant's name, for [`Diagnosis`].
-pub(super) fn as_display<S: Serializer, T: fmt::Display>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn as_display<S: Serializer, T: fmt::Display>(
+    value: &T,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
 }

@@ -1,7 +1,8 @@
 //! One sentence for people about each finished call: pure, from its trail.
 //!
-//! Article 001 shows four log scenarios that an operator should be able to tell apart at a glance (three images of which two are drafts;
-//! a 429 and then success; a 503 and another model; three 500s and a fallback that failed too). These are theirs, and the others.
+//! Article 001 shows four log scenarios that an operator should be able to tell apart at a glance
+//! (three images of which two are drafts; a 429 and then success; a 503 and another model; three
+//! 500s and a fallback that failed too). These are theirs, and the others.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -40,13 +41,16 @@ pub(super) fn charge_of(steps: &[Step]) -> Charge {
     worst
 }
 
-/// Whether a call shows an outage of the whole service: at least three attempts, at two models or more, all failed by its own fault.
+/// Whether a call shows an outage of the whole service: at least three attempts, at two models or
+/// more, all failed by its own fault.
 pub(super) fn is_systemic(steps: &[Step]) -> bool {
     let all: Vec<_> = attempts(steps).collect();
     let first = all.first().map(|attempt| &attempt.model);
     all.len() >= 3
         && all.iter().any(|attempt| Some(&attempt.model) != first)
-        && all.iter().all(|attempt| attempt.outcome.and_then(FailureKind::of).is_some_and(FailureKind::is_service))
+        && all.iter().all(|attempt| {
+            attempt.outcome.and_then(FailureKind::of).is_some_and(FailureKind::is_service)
+        })
 }
 
 fn attempts(steps: &[Step]) -> impl Iterator<Item = &Attempt> {
@@ -68,10 +72,15 @@ pub(super) fn sentence(call: &Finished<'_>) -> String {
 }
 
 fn success(call: &Finished<'_>, all: &[&Attempt], outcome: Outcome) -> String {
-    let Some((last, before)) = all.split_last() else { return format!("answered after {}", seconds(call.took)) };
+    let Some((last, before)) = all.split_last() else {
+        return format!("answered after {}", seconds(call.took));
+    };
     let drafts = last.images.map_or(0, |images| images.saturating_sub(1));
-    let images =
-        format!("{} images ({drafts} {}), using the final one", drafts + 1, if drafts == 1 { "draft" } else { "drafts" });
+    let images = format!(
+        "{} images ({drafts} {}), using the final one",
+        drafts + 1,
+        if drafts == 1 { "draft" } else { "drafts" }
+    );
     let (place, after) = (place(last), seconds(call.took));
     let mut text = match before.first() {
         None => {
@@ -80,7 +89,11 @@ fn success(call: &Finished<'_>, all: &[&Attempt], outcome: Outcome) -> String {
                 Outcome::Image => "1 image",
                 _ => "answered",
             };
-            if place.is_empty() { format!("{what}, {after}") } else { format!("{what}: {place}, {after}") }
+            if place.is_empty() {
+                format!("{what}, {after}")
+            } else {
+                format!("{what}: {place}, {after}")
+            }
         }
         Some(first) if first.model != last.model => {
             format!("{}, then {place} answered after {after}", list(before, true))
@@ -89,7 +102,9 @@ fn success(call: &Finished<'_>, all: &[&Attempt], outcome: Outcome) -> String {
             let asked = first.size.map_or("its usual size", ImageSize::as_str);
             format!("{} at {asked}, then {place} answered after {after}", list(before, false))
         }
-        Some(_) if place.is_empty() => format!("{}, then success after {after}", list(before, false)),
+        Some(_) if place.is_empty() => {
+            format!("{}, then success after {after}", list(before, false))
+        }
         Some(_) => format!("{}, then success after {after}: {place}", list(before, false)),
     };
     if drafts > 0 && !before.is_empty() {
@@ -101,10 +116,12 @@ fn success(call: &Finished<'_>, all: &[&Attempt], outcome: Outcome) -> String {
 
 fn failure(call: &Finished<'_>, all: &[&Attempt], outcome: CallOutcome) -> String {
     let mut text = String::new();
-    let several = all.iter().any(|attempt| Some(&attempt.model) != all.first().map(|first| &first.model));
+    let several =
+        all.iter().any(|attempt| Some(&attempt.model) != all.first().map(|first| &first.model));
     if is_systemic(call.steps) {
         let model = all.first().and_then(|first| first.model.as_ref());
-        let (first, rest) = all.split_at(all.iter().take_while(|one| one.model.as_ref() == model).count());
+        let (first, rest) =
+            all.split_at(all.iter().take_while(|one| one.model.as_ref() == model).count());
         let _ = write!(
             text,
             "{}, and the fallback failed too ({}): systemic outage; see the status page, wait 15 to 60 minutes",
@@ -114,13 +131,24 @@ fn failure(call: &Finished<'_>, all: &[&Attempt], outcome: CallOutcome) -> Strin
     } else {
         let tried = list(all, several);
         let (what, now) = match outcome {
-            CallOutcome::OwnQuota => ("not sent", "our own count says that the quota is used up".to_owned()),
-            CallOutcome::SpendingCap => ("not sent", "it might have passed a spending cap".to_owned()),
-            CallOutcome::NoTarget => ("not sent", "every target rests after failures, or is out of the question".to_owned()),
-            CallOutcome::LostBefore => {
-                ("not sent", "an earlier, identical request may have been paid for, and its answer was lost".to_owned())
+            CallOutcome::OwnQuota => {
+                ("not sent", "our own count says that the quota is used up".to_owned())
             }
-            CallOutcome::RefusedHere => ("not sent", "it was refused here; the answer says why".to_owned()),
+            CallOutcome::SpendingCap => {
+                ("not sent", "it might have passed a spending cap".to_owned())
+            }
+            CallOutcome::NoTarget => (
+                "not sent",
+                "every target rests after failures, or is out of the question".to_owned(),
+            ),
+            CallOutcome::LostBefore => (
+                "not sent",
+                "an earlier, identical request may have been paid for, and its answer was lost"
+                    .to_owned(),
+            ),
+            CallOutcome::RefusedHere => {
+                ("not sent", "it was refused here; the answer says why".to_owned())
+            }
             CallOutcome::Ended(outcome) => ("", what_now(outcome)),
             CallOutcome::Redeemed | CallOutcome::CallerLeft => ("", String::new()),
         };
@@ -146,7 +174,8 @@ fn failure(call: &Finished<'_>, all: &[&Attempt], outcome: CallOutcome) -> Strin
 
 fn caller_left(call: &Finished<'_>, all: &[&Attempt]) -> String {
     let after = seconds(call.took);
-    let goes_on = call.steps.iter().any(|step| matches!(step, Step::CallerLeft)) && call.steps.iter().any(is_under_way);
+    let goes_on = call.steps.iter().any(|step| matches!(step, Step::CallerLeft))
+        && call.steps.iter().any(is_under_way);
     let mut text = format!("the caller left after {after}");
     if all.is_empty() {
         text.push_str(", before anything was sent; nothing was charged");
@@ -165,8 +194,12 @@ fn redeemed(steps: &[Step]) -> String {
         Step::Redeemed { age, .. } => Some(*age),
         _ => None,
     });
-    let age = age.filter(|age| !age.is_zero()).map_or(String::new(), |age| format!(", {} old", seconds(age)));
-    format!("given the answer to the caller's earlier, identical request{age}; nothing was paid again")
+    let age = age
+        .filter(|age| !age.is_zero())
+        .map_or(String::new(), |age| format!(", {} old", seconds(age)));
+    format!(
+        "given the answer to the caller's earlier, identical request{age}; nothing was paid again"
+    )
 }
 
 /// `; $0.1340`, and what is certain of it.
@@ -176,7 +209,9 @@ fn money(text: &mut String, steps: &[Step]) {
         (Charge::None | Charge::Waived, _) => write!(text, "; nothing was charged"),
         // Refused prompts are charged for tokens that nobody has counted.
         (Charge::Charged, _) => write!(text, "; charged {cost}"),
-        (Charge::Maybe, None) => write!(text, "; it may have been charged, for how much is not known"),
+        (Charge::Maybe, None) => {
+            write!(text, "; it may have been charged, for how much is not known")
+        }
         (Charge::Maybe, Some(_)) => write!(text, "; it may have been charged: {cost}"),
     };
 }
@@ -215,13 +250,17 @@ fn list(attempts: &[&Attempt], models: bool) -> String {
             _ => runs.push((one, 1)),
         }
     }
-    let runs: Vec<_> = runs.into_iter().map(|(one, count)| if count > 1 { format!("{count} x {one}") } else { one }).collect();
+    let runs: Vec<_> = runs
+        .into_iter()
+        .map(|(one, count)| if count > 1 { format!("{count} x {one}") } else { one })
+        .collect();
     runs.join(", ")
 }
 
 /// `429 (limit of the minute)`.
 fn label(attempt: &Attempt) -> String {
-    let reason = || attempt.reason.as_deref().map_or(String::new(), |reason| format!(" ({reason})"));
+    let reason =
+        || attempt.reason.as_deref().map_or(String::new(), |reason| format!(" ({reason})"));
     let Some(outcome) = attempt.outcome else { return "cut off".to_owned() };
     let status = |usual: u16| attempt.status.unwrap_or(usual);
     match outcome {
@@ -245,7 +284,10 @@ fn label(attempt: &Attempt) -> String {
         Outcome::Image | Outcome::Answered => "success".to_owned(),
         other => match attempt.status {
             Some(status) => {
-                format!("{status} ({other}{})", attempt.reason.as_deref().map_or(String::new(), |r| format!(", {r}")))
+                format!(
+                    "{status} ({other}{})",
+                    attempt.reason.as_deref().map_or(String::new(), |r| format!(", {r}"))
+                )
             }
             None => other.to_string(),
         },
@@ -310,8 +352,10 @@ mod tests {
     const PRO: &str = "gemini-3-pro-image";
     const FLASH: &str = "gemini-2.5-flash-image";
     const MINUTE: &str = r#"{"error":{"code":429,"message":"Quota exceeded.","status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaId":"GenerateRequestsPerMinutePerProjectPerModel"}]}]}}"#;
-    const OVERLOADED: &str = r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#;
-    const INTERNAL: &str = r#"{"error":{"code":500,"message":"An internal error has occurred.","status":"INTERNAL"}}"#;
+    const OVERLOADED: &str =
+        r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#;
+    const INTERNAL: &str =
+        r#"{"error":{"code":500,"message":"An internal error has occurred.","status":"INTERNAL"}}"#;
     const REFUSED: &str = r#"{"candidates":[{"finishReason":"IMAGE_SAFETY"}],"usageMetadata":{"promptTokenCount":10}}"#;
 
     /// A call that is told attempt by attempt.
@@ -329,15 +373,26 @@ mod tests {
         fn failed(self, model: &str, status: u16, body: &str) -> Self {
             let uri = format!("/v1beta/models/{model}:generateContent").parse().unwrap();
             let call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(b"{}"));
-            let verdict = classify(&call, StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body.as_bytes());
-            let cost = if verdict.charge().is_surely_free() { Cost::ZERO } else { Cost::up_to(2500) };
+            let verdict = classify(
+                &call,
+                StatusCode::from_u16(status).unwrap(),
+                &HeaderMap::new(),
+                body.as_bytes(),
+            );
+            let cost =
+                if verdict.charge().is_surely_free() { Cost::ZERO } else { Cost::up_to(2500) };
             self.begin(model).end(Some(status), &verdict, cost, Duration::from_secs(2));
             self
         }
 
         fn image(self, model: &str, images: Option<u32>) -> Self {
             let id = self.begin(model);
-            id.end(Some(200), &Verdict::delivering(), Cost::exactly(134_000), Duration::from_secs(20));
+            id.end(
+                Some(200),
+                &Verdict::delivering(),
+                Cost::exactly(134_000),
+                Duration::from_secs(20),
+            );
             images.into_iter().for_each(|images| id.count_images(images));
             self
         }
@@ -363,7 +418,11 @@ mod tests {
         );
         let waited = Step::Waited { delay: Duration::from_secs(12), why: WaitReason::ServerHint };
         assert_eq!(
-            Story::new().failed(PRO, 429, MINUTE).then(waited).image(PRO, Some(1)).ends(How::Complete, ok),
+            Story::new()
+                .failed(PRO, 429, MINUTE)
+                .then(waited)
+                .image(PRO, Some(1))
+                .ends(How::Complete, ok),
             "429 (limit of the minute), then success after 41 s: gemini-3-pro-image 2K; charged $0.1340"
         );
         assert_eq!(
@@ -388,9 +447,15 @@ mod tests {
             story
         };
         for (sentence, expected) in [
-            (Story::new().image(PRO, Some(1)).ends(How::Complete, ok), "1 image: gemini-3-pro-image 2K, 41 s; charged $0.1340"),
             (
-                Story::new().failed(PRO, 503, OVERLOADED).image(PRO, Some(2)).ends(How::Complete, ok),
+                Story::new().image(PRO, Some(1)).ends(How::Complete, ok),
+                "1 image: gemini-3-pro-image 2K, 41 s; charged $0.1340",
+            ),
+            (
+                Story::new()
+                    .failed(PRO, 503, OVERLOADED)
+                    .image(PRO, Some(2))
+                    .ends(How::Complete, ok),
                 "503 (overloaded), then success after 41 s: gemini-3-pro-image 2K; 2 images (1 draft), using the final one; charged $0.1340",
             ),
             (
@@ -417,7 +482,10 @@ mod tests {
                 "not sent: our own count says that the quota is used up; nothing was charged",
             ),
             (
-                Story::new().failed(PRO, 429, MINUTE).then(stopped(StopReason::QuotaUsedUp)).ends(How::Complete, Some(429)),
+                Story::new()
+                    .failed(PRO, 429, MINUTE)
+                    .then(stopped(StopReason::QuotaUsedUp))
+                    .ends(How::Complete, Some(429)),
                 "429 (limit of the minute), then not sent: our own count says that the quota is used up; nothing was charged",
             ),
             (
@@ -429,7 +497,9 @@ mod tests {
                 "not sent: every target rests after failures, or is out of the question; nothing was charged",
             ),
             (
-                Story::new().then(stopped(StopReason::LostBefore)).ends(How::Failed(Some(Outcome::Interrupted)), None),
+                Story::new()
+                    .then(stopped(StopReason::LostBefore))
+                    .ends(How::Failed(Some(Outcome::Interrupted)), None),
                 "not sent: an earlier, identical request may have been paid for, and its answer was lost; nothing was charged",
             ),
             (
@@ -440,7 +510,10 @@ mod tests {
                 Story::new().ends(How::Failed(Some(Outcome::NotSent)), None),
                 "not sent: nothing reached the service; see to the connection; nothing was charged",
             ),
-            (Story::new().ends(How::Left, None), "the caller left after 41 s, before anything was sent; nothing was charged"),
+            (
+                Story::new().ends(How::Left, None),
+                "the caller left after 41 s, before anything was sent; nothing was charged",
+            ),
             (
                 cut_off(Story::new()).ends(How::Left, None),
                 "the caller left after 41 s; it may have been charged: $0.0000 to $0.7200",
@@ -479,7 +552,10 @@ mod tests {
     fn every_outcome_has_its_sentence_of_one_line() {
         for outcome in CallOutcome::all() {
             let text = sentence(&Finished { steps: &[], outcome, took: Duration::ZERO });
-            assert!(text.len() > 10 && !text.contains('\n') && !text.starts_with(':'), "{outcome}: {text}");
+            assert!(
+                text.len() > 10 && !text.contains('\n') && !text.starts_with(':'),
+                "{outcome}: {text}"
+            );
         }
     }
 

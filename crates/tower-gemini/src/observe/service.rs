@@ -89,13 +89,15 @@ fn watch<B>(observatory: &Observatory, request: &mut Request<B>) -> Option<CallW
     if request.extensions_mut().insert(Observed).is_some() {
         return None;
     }
-    let is_generating = is_generating(&Call::parse(request.method(), request.uri(), request.headers(), None));
+    let is_generating =
+        is_generating(&Call::parse(request.method(), request.uri(), request.headers(), None));
     let options = request.extensions_mut().get_or_insert_default::<CallOptions>();
     Some(observatory.begin(options.trail_mut().clone(), is_generating))
 }
 
 /// The future of [`Observe`].
-// The inner future stands before the watch, and is dropped before it: what a dropped call was doing is written into its trail first.
+// The inner future stands before the watch, and is dropped before it: what a dropped call was doing
+// is written into its trail first.
 #[pin_project]
 pub struct ResponseFuture<F> {
     #[pin]
@@ -156,8 +158,12 @@ where
     }
 }
 
-/// The head of an answer is there, or its error: names the call in the answer, and ends it where there is none.
-fn answered<T, E: 'static>(mut answer: Result<Response<T>, E>, watch: Option<&mut CallWatch>) -> Result<Response<T>, E> {
+/// The head of an answer is there, or its error: names the call in the answer, and ends it where
+/// there is none.
+fn answered<T, E: 'static>(
+    mut answer: Result<Response<T>, E>,
+    watch: Option<&mut CallWatch>,
+) -> Result<Response<T>, E> {
     let Some(watch) = watch else { return answer };
     match &mut answer {
         Ok(response) => {

@@ -1,7 +1,7 @@
 //! What happened, counted by the hour and by the day: pure, and of bounded size whatever happens.
 //!
-//! Everything that is counted is an [`Entry`], added to three rings of [`Counts`] (five minutes, hours, days) and to a sum since the
-//! start. What a window came to is a sum of such counts.
+//! Everything that is counted is an [`Entry`], added to three rings of [`Counts`] (five minutes,
+//! hours, days) and to a sum since the start. What a window came to is a sum of such counts.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -273,7 +273,8 @@ impl Counts {
     }
 }
 
-/// Counts of the latest stretches of time, each of the same width. Stretches in which nothing happened take no room.
+/// Counts of the latest stretches of time, each of the same width. Stretches in which nothing
+/// happened take no room.
 #[derive(Debug, Clone)]
 pub(super) struct Ring {
     width_secs: u64,
@@ -300,8 +301,8 @@ impl Ring {
     fn add(&mut self, unix_secs: u64, entry: &Entry) {
         let number = self.number(unix_secs);
         let newest = self.slots.back().map_or(number, |(number, _)| *number);
-        // A clock on the wall may be set. A little back: what happened is counted where it says. Far back: what was counted belongs to
-        // a future that is not coming, and would never leave.
+        // A clock on the wall may be set. A little back: what happened is counted where it says.
+        // Far back: what was counted belongs to a future that is not coming, and would never leave.
         if number.saturating_add(self.keep) <= newest {
             self.slots.clear();
         }
@@ -318,19 +319,30 @@ impl Ring {
         }
     }
 
-    /// The latest `n` stretches up to the one that holds `unix_secs`, oldest first. `None` where nothing happened.
-    pub(super) fn latest(&self, unix_secs: u64, n: u64) -> impl Iterator<Item = (u64, Option<&Counts>)> {
+    /// The latest `n` stretches up to the one that holds `unix_secs`, oldest first. `None` where
+    /// nothing happened.
+    pub(super) fn latest(
+        &self,
+        unix_secs: u64,
+        n: u64,
+    ) -> impl Iterator<Item = (u64, Option<&Counts>)> {
         let newest = self.number(unix_secs);
         let oldest = newest.saturating_sub(n.saturating_sub(1));
         (oldest..=newest).map(|number| {
-            let found = self.slots.binary_search_by_key(&number, |(number, _)| *number).ok().and_then(|at| self.slots.get(at));
+            let found = self
+                .slots
+                .binary_search_by_key(&number, |(number, _)| *number)
+                .ok()
+                .and_then(|at| self.slots.get(at));
             (number, found.map(|(_, counts)| counts))
         })
     }
 
     pub(super) fn sum(&self, unix_secs: u64, n: u64) -> Counts {
         let mut sum = Counts::default();
-        self.latest(unix_secs, n).filter_map(|(_, counts)| counts).for_each(|counts| sum.merge(counts));
+        self.latest(unix_secs, n)
+            .filter_map(|(_, counts)| counts)
+            .for_each(|counts| sum.merge(counts));
         sum
     }
 
@@ -394,14 +406,24 @@ mod tests {
 
     fn entries() -> impl Strategy<Value = Entry> {
         let ms = |most: u64| (0..most).prop_map(Duration::from_millis);
-        let cost = (0_u64..1_000_000, prop::option::of(0_u64..1_000_000))
-            .prop_map(|(least, more)| Cost { at_least_microusd: least, at_most_microusd: more.map(|more| least + more) });
-        let quota = prop::sample::select(vec![QuotaCharge::None, QuotaCharge::Maybe, QuotaCharge::Counted]);
-        let charge = prop::sample::select(vec![Charge::None, Charge::Waived, Charge::Maybe, Charge::Charged]);
+        let cost =
+            (0_u64..1_000_000, prop::option::of(0_u64..1_000_000)).prop_map(|(least, more)| Cost {
+                at_least_microusd: least,
+                at_most_microusd: more.map(|more| least + more),
+            });
+        let quota =
+            prop::sample::select(vec![QuotaCharge::None, QuotaCharge::Maybe, QuotaCharge::Counted]);
+        let charge = prop::sample::select(vec![
+            Charge::None,
+            Charge::Waived,
+            Charge::Maybe,
+            Charge::Charged,
+        ]);
         let sent = prop::sample::select(vec![Sent::First, Sent::Again, Sent::Elsewhere]);
         let outcomes: Vec<_> = CallOutcome::all().collect();
-        let model = prop::sample::select(vec!["gemini-3-pro-image", "gemini-2.5-flash-image", "anything"])
-            .prop_map(|model| models().place(Some(&ModelId::new(model))));
+        let model =
+            prop::sample::select(vec!["gemini-3-pro-image", "gemini-2.5-flash-image", "anything"])
+                .prop_map(|model| models().place(Some(&ModelId::new(model))));
         prop_oneof![
             4 => (prop::sample::select(outcomes), ms(700_000), 0_u32..4, any::<bool>(), prop::collection::vec(prop::sample::select(Outcome::ALL.to_vec()), 0..3))
                 .prop_map(|(outcome, took, images, degraded, blamed)| Entry::Call { outcome, took, images, degraded, blamed }),
@@ -418,7 +440,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
 
-        /// Within what is kept nothing is lost and nothing is counted twice: each ring sums to the sum since the start.
+        /// Within what is kept nothing is lost and nothing is counted twice: each ring sums to the
+        /// sum since the start.
         #[test]
         fn buckets_sum_to_totals(entries in prop::collection::vec((0_u64..3000, entries()), 0..120)) {
             let mut tally = Tally::new();
@@ -438,7 +461,8 @@ mod tests {
             prop_assert_eq!(tally.total.call_took.count(), tally.total.calls.iter().sum::<u64>());
         }
 
-        /// Whatever the clock does, no ring holds more than it keeps, and what happens now is among what is shown.
+        /// Whatever the clock does, no ring holds more than it keeps, and what happens now is among
+        /// what is shown.
         #[test]
         fn memory_is_bounded_whatever_the_clock_does(
             entries in prop::collection::vec((prop_oneof![0_u64..10_000_000, any::<u64>()], entries()), 1..200),

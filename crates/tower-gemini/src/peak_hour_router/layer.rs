@@ -46,10 +46,9 @@ impl PeakHourRouterLayer {
         let settings = Arc::make_mut(&mut self.settings);
         change(settings);
         // What was learned belongs to the models that are routed.
-        settings.learned = settings
-            .learning
-            .clone()
-            .map(|learning| Arc::new(Mutex::new(LearnedHours::new(learning, settings.routes.models()))));
+        settings.learned = settings.learning.clone().map(|learning| {
+            Arc::new(Mutex::new(LearnedHours::new(learning, settings.routes.models())))
+        });
         self
     }
 
@@ -93,7 +92,10 @@ impl PeakHourRouterLayer {
     #[must_use]
     pub fn learned(&self) -> Option<LearnedHours> {
         // Every change to it is one whole observation.
-        self.settings.learned.as_ref().map(|learned| learned.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        self.settings
+            .learned
+            .as_ref()
+            .map(|learned| learned.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 }
 

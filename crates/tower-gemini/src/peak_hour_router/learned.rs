@@ -1,4 +1,5 @@
-//! What was learned of the hours: failure rates by model and hour of the week, and the choice that follows. Pure.
+//! What was learned of the hours: failure rates by model and hour of the week, and the choice that
+//! follows. Pure.
 
 use std::time::Duration;
 
@@ -20,14 +21,16 @@ pub enum Evidence {
 }
 
 impl Evidence {
-    /// What an attempt says of the service's hour; `None` where it says nothing of it: a bad request, a quota of the caller's own, a
-    /// connection that was never made.
+    /// What an attempt says of the service's hour; `None` where it says nothing of it: a bad
+    /// request, a quota of the caller's own, a connection that was never made.
     #[must_use]
     pub fn of(attempt: &Attempt) -> Option<Self> {
         match attempt.outcome? {
-            Outcome::Image | Outcome::Answered | Outcome::ContentBlocked | Outcome::PromptBlocked | Outcome::OutOfTokens => {
-                Some(Self::Answered)
-            }
+            Outcome::Image
+            | Outcome::Answered
+            | Outcome::ContentBlocked
+            | Outcome::PromptBlocked
+            | Outcome::OutOfTokens => Some(Self::Answered),
             Outcome::Overloaded
             | Outcome::Deadline
             | Outcome::Internal
@@ -44,8 +47,9 @@ impl Evidence {
 
 /// How hours are learned.
 ///
-/// The estimate of a model's failure rate at an hour of the week is the mean of a Beta distribution: the prior, worth as many calls
-/// as [`prior_calls`](Self::prior_calls) says, and what was seen, each observation worth half as much after each half-life.
+/// The estimate of a model's failure rate at an hour of the week is the mean of a Beta
+/// distribution: the prior, worth as many calls as [`prior_calls`](Self::prior_calls) says, and
+/// what was seen, each observation worth half as much after each half-life.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Learning {
     pub(super) prior_calls: f64,
@@ -70,14 +74,18 @@ impl Learning {
                 ("gemini-3.1-flash-image".to_owned(), super::presets::RATES_OF_ARTICLE_002),
                 ("gemini-3.1-flash-image-preview".to_owned(), super::presets::RATES_OF_ARTICLE_002),
                 ("gemini-3-pro-image".to_owned(), [super::presets::RATE_OF_PRO_BY_ARTICLE_002; 24]),
-                ("gemini-3-pro-image-preview".to_owned(), [super::presets::RATE_OF_PRO_BY_ARTICLE_002; 24]),
+                (
+                    "gemini-3-pro-image-preview".to_owned(),
+                    [super::presets::RATE_OF_PRO_BY_ARTICLE_002; 24],
+                ),
             ],
             usual_prior: [super::presets::RATE_OF_PRO_BY_ARTICLE_002; 24],
             is_shadow: false,
         }
     }
 
-    /// Learns, routes by the schedule, and counts what it would have done: [`LearnedHours::shadow`].
+    /// Learns, routes by the schedule, and counts what it would have done:
+    /// [`LearnedHours::shadow`].
     #[must_use]
     pub fn shadow() -> Self {
         Self { is_shadow: true, ..Self::on() }
@@ -97,25 +105,28 @@ impl Learning {
         self
     }
 
-    /// By how much the other model's failure rate must be lower before it leads: 0.10 are ten calls in a hundred.
+    /// By how much the other model's failure rate must be lower before it leads: 0.10 are ten calls
+    /// in a hundred.
     #[must_use]
     pub fn margin(mut self, margin: f64) -> Self {
         self.margin = if margin.is_finite() { margin.clamp(0.0, 1.0) } else { 0.10 };
         self
     }
 
-    /// The share of calls that try the model of which less is known, where every failure of it that is remembered was free.
-    /// Default 0.
+    /// The share of calls that try the model of which less is known, where every failure of it that
+    /// is remembered was free. Default 0.
     #[must_use]
     pub fn explore(mut self, share: f64) -> Self {
         self.explore = if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 };
         self
     }
 
-    /// What is believed of a model before anything was seen: its failure rate by hour of the UTC day.
+    /// What is believed of a model before anything was seen: its failure rate by hour of the UTC
+    /// day.
     #[must_use]
     pub fn prior(mut self, model: &str, by_utc_hour: [f64; 24]) -> Self {
-        let rates = by_utc_hour.map(|rate| if rate.is_finite() { rate.clamp(0.0, 1.0) } else { 0.5 });
+        let rates =
+            by_utc_hour.map(|rate| if rate.is_finite() { rate.clamp(0.0, 1.0) } else { 0.5 });
         self.priors.retain(|(known, _)| known != model);
         self.priors.push((model.to_owned(), rates));
         self
@@ -172,7 +183,8 @@ pub struct Shadow {
     pub calls: u64,
     /// Calls that learning would have led with another model.
     pub differ: u64,
-    /// Failed first attempts to be expected by the schedule's choices, by what was known at each call.
+    /// Failed first attempts to be expected by the schedule's choices, by what was known at each
+    /// call.
     pub expected_failures_scheduled: f64,
     /// The same by the choices learning would have made.
     pub expected_failures_learned: f64,
@@ -202,7 +214,8 @@ pub struct LearnedHours {
 }
 
 impl LearnedHours {
-    /// Nothing learned yet of these models. No other is ever remembered, so that no caller can fill the memory with names.
+    /// Nothing learned yet of these models. No other is ever remembered, so that no caller can fill
+    /// the memory with names.
     #[must_use]
     pub fn new<'a>(learning: Learning, models: impl IntoIterator<Item = &'a str>) -> Self {
         let mut known: Vec<Known> = Vec::new();
@@ -210,8 +223,11 @@ impl LearnedHours {
             if known.iter().any(|known| known.model == model) {
                 continue;
             }
-            let prior =
-                learning.priors.iter().find(|(name, _)| name == model).map_or(learning.usual_prior, |(_, rates)| *rates);
+            let prior = learning
+                .priors
+                .iter()
+                .find(|(name, _)| name == model)
+                .map_or(learning.usual_prior, |(_, rates)| *rates);
             known.push(Known {
                 model: model.to_owned(),
                 prior,
@@ -256,7 +272,8 @@ impl LearnedHours {
         self.cell(model, hour).map_or(0.0, |(_, cell)| cell.weight())
     }
 
-    /// Whether every failure of this model that is remembered was free: a share of one in a hundred is forgotten.
+    /// Whether every failure of this model that is remembered was free: a share of one in a hundred
+    /// is forgotten.
     #[must_use]
     pub fn failure_is_free(&self, model: &str, unix: i64) -> bool {
         let known = self.known.iter().find(|known| known.model == model);
@@ -280,7 +297,8 @@ impl LearnedHours {
         }
     }
 
-    /// Which of two models should lead: `None` for the one asked for. `unit` is a random number in `0.0..1.0`.
+    /// Which of two models should lead: `None` for the one asked for. `unit` is a random number in
+    /// `0.0..1.0`.
     #[must_use]
     pub fn choose(&self, asked: &str, other: &str, hour: Hour, unit: f64) -> Option<PreferReason> {
         let better = self.rate(asked, hour) - self.rate(other, hour) > self.learning.margin;
@@ -294,7 +312,8 @@ impl LearnedHours {
         better.then_some(PreferReason::LearnedHours)
     }
 
-    /// Counts a call that the schedule led with `scheduled` where learning would have led with `learned`.
+    /// Counts a call that the schedule led with `scheduled` where learning would have led with
+    /// `learned`.
     pub fn compare(&mut self, scheduled: &str, learned: &str, hour: Hour) {
         let (by_schedule, by_learning) = (self.rate(scheduled, hour), self.rate(learned, hour));
         self.shadow.calls += 1;
@@ -317,7 +336,11 @@ mod tests {
     }
 
     fn evidence() -> impl Strategy<Value = Evidence> {
-        prop_oneof![Just(Evidence::Answered), Just(Evidence::FailedFree), Just(Evidence::FailedAtACost)]
+        prop_oneof![
+            Just(Evidence::Answered),
+            Just(Evidence::FailedFree),
+            Just(Evidence::FailedAtACost)
+        ]
     }
 
     proptest! {
@@ -413,7 +436,10 @@ mod tests {
 
     #[test]
     fn a_shadow_counts_what_learning_would_have_spared() {
-        let mut learned = LearnedHours::new(Learning::shadow().prior("a", [0.45; 24]).prior("b", [0.125; 24]), ["a", "b"]);
+        let mut learned = LearnedHours::new(
+            Learning::shadow().prior("a", [0.45; 24]).prior("b", [0.125; 24]),
+            ["a", "b"],
+        );
         learned.compare("a", "b", hour(1, NOW));
         learned.compare("a", "a", hour(1, NOW));
         let shadow = learned.shadow();
@@ -424,7 +450,11 @@ mod tests {
 
     #[test]
     fn garbage_settings_are_brought_into_range() {
-        let learning = Learning::on().margin(f64::NAN).explore(7.0).prior("m", [f64::INFINITY; 24]).half_life(Duration::ZERO);
+        let learning = Learning::on()
+            .margin(f64::NAN)
+            .explore(7.0)
+            .prior("m", [f64::INFINITY; 24])
+            .half_life(Duration::ZERO);
         assert_eq!((learning.margin, learning.explore), (0.10, 1.0));
         let learned = LearnedHours::new(learning, ["m"]);
         assert_eq!(learned.rate("m", hour(0, NOW)), 0.5);

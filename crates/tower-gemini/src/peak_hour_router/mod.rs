@@ -1,4 +1,5 @@
-//! Lets another model lead in the hours in which the one asked for fails most, and lets calls that can wait do so.
+//! Lets another model lead in the hours in which the one asked for fails most, and lets calls that
+//! can wait do so.
 //!
 //! ```
 //! use std::convert::Infallible;
@@ -27,30 +28,37 @@
 //!
 //! # What it does
 //!
-//! It says which model should be tried first: a [`PreferModel`](tower_gemini_core::context::PreferModel) in the request's extensions.
-//! A fallback that reads it starts its chain there; the request itself is not touched, so that without such a layer inside nothing
-//! changes. Continuations, and calls that bring a preference of their own, are left alone.
+//! It says which model should be tried first: a
+//! [`PreferModel`](tower_gemini_core::context::PreferModel) in the request's extensions. A fallback
+//! that reads it starts its chain there; the request itself is not touched, so that without such a
+//! layer inside nothing changes. Continuations, and calls that bring a preference of their own, are
+//! left alone.
 //!
-//! Calls marked [`Deferrable`](tower_gemini_core::context::Deferrable) wait for the next quiet moment, where it comes within their
-//! patience and leaves enough of their deadline. Where it does not, they go at once: half a wait would bring nothing.
+//! Calls marked [`Deferrable`](tower_gemini_core::context::Deferrable) wait for the next quiet
+//! moment, where it comes within their patience and leaves enough of their deadline. Where it does
+//! not, they go at once: half a wait would bring nothing.
 //!
 //! # Whose hours?
 //!
-//! The articles that name peak hours contradict each other, and none measured them ([`presets`] holds them all). Even which model is
-//! the unreliable one is told both ways. So there is no default schedule, and hours can be [learned](Learning):
+//! The articles that name peak hours contradict each other, and none measured them ([`presets`]
+//! holds them all). Even which model is the unreliable one is told both ways. So there is no
+//! default schedule, and hours can be [learned](Learning):
 //!
-//! * For each model and hour of the week the failure rate is the mean of a Beta distribution. The preset is its prior, worth some calls;
-//!   attempts are read from the call's trail as they come back, those inside retry and fallback too; what was seen fades.
-//! * Only what tells of the service's hour counts: overload, deadlines, 500s and broken answers against answers. A quota of the
-//!   caller's own, a bad request or a refused connection say nothing.
-//! * Exploring (off unless asked for) tries the model of which less is known, and only where every failure of it that is remembered
-//!   was free.
+//! * For each model and hour of the week the failure rate is the mean of a Beta distribution. The
+//!   preset is its prior, worth some calls; attempts are read from the call's trail as they come
+//!   back, those inside retry and fallback too; what was seen fades.
+//! * Only what tells of the service's hour counts: overload, deadlines, 500s and broken answers
+//!   against answers. A quota of the caller's own, a bad request or a refused connection say
+//!   nothing.
+//! * Exploring (off unless asked for) tries the model of which less is known, and only where every
+//!   failure of it that is remembered was free.
 //! * A [shadow](Learning::shadow) learns and compares, and changes nothing.
 //!
 //! # Order in the stack
 //!
 //! Outside the fallback that reads the preference. It takes any request and any answer; where
-//! [`CollectRequest`](crate::CollectRequest) is outside of it, it reads the model from bodies too, and otherwise from paths alone.
+//! [`CollectRequest`](crate::CollectRequest) is outside of it, it reads the model from bodies too,
+//! and otherwise from paths alone.
 //!
 //! # Defaults
 //!
@@ -67,13 +75,13 @@
 //!
 //! # Errors
 //!
-//! The inner service's own. Schedules that overlap do not exist: [`Schedule::new`] refuses them with a [`ConfigError`] that names both
-//! windows.
+//! The inner service's own. Schedules that overlap do not exist: [`Schedule::new`] refuses them
+//! with a [`ConfigError`] that names both windows.
 //!
 //! # Cancel safety
 //!
-//! Dropping the future drops the wait or the call. A deferred call holds no readiness of the inner service while it waits. A call
-//! that was dropped teaches nothing.
+//! Dropping the future drops the wait or the call. A deferred call holds no readiness of the inner
+//! service while it waits. A call that was dropped teaches nothing.
 
 mod layer;
 mod learned;

@@ -14,7 +14,8 @@ pub(super) struct Route {
     pub(super) in_peak: bool,
 }
 
-/// A model under the one name that the catalogue gives it; one that it does not know, as it is spelled.
+/// A model under the one name that the catalogue gives it; one that it does not know, as it is
+/// spelled.
 pub(super) fn known_as(name: &str) -> &str {
     Catalog::builtin().lookup(name).map_or(name, |model| model.id.as_str())
 }
@@ -46,9 +47,14 @@ impl Routes {
     }
 }
 
-/// How long a call that may wait should: until the next quiet moment, where it comes within `patience`. `None` where waiting
-/// brings nothing: it is quiet now, or it does not get quiet in time.
-pub(super) fn worth_waiting(schedule: &Schedule, now: SystemTime, patience: Duration) -> Option<Duration> {
+/// How long a call that may wait should: until the next quiet moment, where it comes within
+/// `patience`. `None` where waiting brings nothing: it is quiet now, or it does not get quiet in
+/// time.
+pub(super) fn worth_waiting(
+    schedule: &Schedule,
+    now: SystemTime,
+    patience: Duration,
+) -> Option<Duration> {
     let quiet = schedule.quiet_from(now)?;
     let wait = quiet.duration_since(now).ok()?;
     (!wait.is_zero() && wait <= patience).then_some(wait)
@@ -63,7 +69,10 @@ mod tests {
     fn every_spelling_of_a_model_takes_its_route() {
         let mut routes = Routes::default();
         routes.set("models/gemini-3.1-flash-image", "nano-banana-pro", true);
-        assert_eq!(routes.scheduled(known_as("nano-banana-2"), true).map(|route| &*route.lead), Some("gemini-3-pro-image"));
+        assert_eq!(
+            routes.scheduled(known_as("nano-banana-2"), true).map(|route| &*route.lead),
+            Some("gemini-3-pro-image")
+        );
         assert!(routes.scheduled(known_as("nano-banana-2"), false).is_none());
         assert!(routes.scheduled("gemini-3-pro-image", true).is_none());
         routes.set("nano-banana-2", "mine", true);
@@ -78,6 +87,10 @@ mod tests {
         let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
         assert_eq!(worth_waiting(&schedule, now, minutes(90)), Some(minutes(90)));
         assert_eq!(worth_waiting(&schedule, now, minutes(89)), None);
-        assert_eq!(worth_waiting(&schedule, now + minutes(90), minutes(90)), None, "it is quiet already");
+        assert_eq!(
+            worth_waiting(&schedule, now + minutes(90), minutes(90)),
+            None,
+            "it is quiet already"
+        );
     }
 }

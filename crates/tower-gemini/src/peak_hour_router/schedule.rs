@@ -25,10 +25,18 @@ pub enum Day {
 
 impl Day {
     /// The week, from Monday on.
-    pub const WEEK: [Self; 7] =
-        [Self::Monday, Self::Tuesday, Self::Wednesday, Self::Thursday, Self::Friday, Self::Saturday, Self::Sunday];
+    pub const WEEK: [Self; 7] = [
+        Self::Monday,
+        Self::Tuesday,
+        Self::Wednesday,
+        Self::Thursday,
+        Self::Friday,
+        Self::Saturday,
+        Self::Sunday,
+    ];
     /// Monday to Friday.
-    pub const WORKING: [Self; 5] = [Self::Monday, Self::Tuesday, Self::Wednesday, Self::Thursday, Self::Friday];
+    pub const WORKING: [Self; 5] =
+        [Self::Monday, Self::Tuesday, Self::Wednesday, Self::Thursday, Self::Friday];
 
     fn short(self) -> &'static str {
         match self {
@@ -43,10 +51,11 @@ impl Day {
     }
 }
 
-/// A stretch of the clock that recurs every week: from `start`, which belongs to it, to `end`, which does not.
+/// A stretch of the clock that recurs every week: from `start`, which belongs to it, to `end`,
+/// which does not.
 ///
-/// An end that is not behind the start lies on the next day: `22:00` to `02:00` are four hours, and belong to the day on which they
-/// begin. `24:00` is an end.
+/// An end that is not behind the start lies on the next day: `22:00` to `02:00` are four hours, and
+/// belong to the day on which they begin. `24:00` is an end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
     /// One bit a day, Monday's the lowest.
@@ -56,7 +65,8 @@ pub struct Window {
 }
 
 impl Window {
-    /// Every day from `start` to `end`, each written `10:00`. What is wrong with them is said when the schedule is made.
+    /// Every day from `start` to `end`, each written `10:00`. What is wrong with them is said when
+    /// the schedule is made.
     #[must_use]
     pub fn daily(start: impl Into<String>, end: impl Into<String>) -> Self {
         Self::on(&Day::WEEK, start, end)
@@ -76,8 +86,10 @@ impl Window {
 
     /// Start and length in minutes.
     fn minutes(&self) -> Result<(u16, u16), ConfigError> {
-        let wrong = |text: &str| ConfigError::NoTime { window: self.clone(), text: text.to_owned() };
-        let start = minutes(&self.start).filter(|&start| start < DAY).ok_or_else(|| wrong(&self.start))?;
+        let wrong =
+            |text: &str| ConfigError::NoTime { window: self.clone(), text: text.to_owned() };
+        let start =
+            minutes(&self.start).filter(|&start| start < DAY).ok_or_else(|| wrong(&self.start))?;
         let end = minutes(&self.end).ok_or_else(|| wrong(&self.end))?;
         if start == end || self.days == 0 {
             return Err(ConfigError::Empty { window: self.clone() });
@@ -89,7 +101,9 @@ impl Window {
 /// `10:00` as minutes.
 fn minutes(text: &str) -> Option<u16> {
     let (hour, minute) = text.split_once(':')?;
-    let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse::<u16>().ok()).flatten();
+    let number = |text: &str| {
+        text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse::<u16>().ok()).flatten()
+    };
     let (hour, minute) = (number(hour)?, number(minute)?);
     (hour <= 24 && minute < 60).then(|| hour * 60 + minute).filter(|&minutes| minutes <= DAY)
 }
@@ -141,13 +155,22 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Overlap { first, second } => {
-                write!(f, "the windows `{first}` and `{second}` overlap; end the first where the second begins")
+                write!(
+                    f,
+                    "the windows `{first}` and `{second}` overlap; end the first where the second begins"
+                )
             }
             Self::Empty { window } => {
-                write!(f, "the window `{window}` holds no minute; a whole day is written 00:00-24:00")
+                write!(
+                    f,
+                    "the window `{window}` holds no minute; a whole day is written 00:00-24:00"
+                )
             }
             Self::NoTime { window, text } => {
-                write!(f, "`{text}` in the window `{window}` is no time of the day; write it as 09:30")
+                write!(
+                    f,
+                    "`{text}` in the window `{window}` is no time of the day; write it as 09:30"
+                )
             }
             Self::UnknownZone { zone } => write!(
                 f,
@@ -161,8 +184,9 @@ impl std::error::Error for ConfigError {}
 
 /// Weekly windows on the clock of one zone.
 ///
-/// What the clock on the wall shows decides: in the night in which it is set forward a window in the hour that does not exist is
-/// shorter, and in the night in which it is set back one in the hour that comes twice holds twice.
+/// What the clock on the wall shows decides: in the night in which it is set forward a window in
+/// the hour that does not exist is shorter, and in the night in which it is set back one in the
+/// hour that comes twice holds twice.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -223,10 +247,15 @@ impl Schedule {
         spans.sort_unstable_by_key(|span| span.start);
         for pair in spans.windows(2) {
             if let [first, second] = pair {
-                if let (true, Some(first), Some(second)) =
-                    (second.start < first.end, windows.get(first.window), windows.get(second.window))
-                {
-                    return Err(ConfigError::Overlap { first: first.clone(), second: second.clone() });
+                if let (true, Some(first), Some(second)) = (
+                    second.start < first.end,
+                    windows.get(first.window),
+                    windows.get(second.window),
+                ) {
+                    return Err(ConfigError::Overlap {
+                        first: first.clone(),
+                        second: second.clone(),
+                    });
                 }
             }
         }
@@ -263,15 +292,16 @@ impl Schedule {
         self.window_at(at).is_some()
     }
 
-    /// The first moment from this one on that lies in no window; this one itself where it does not. `None` where the peak does not
-    /// end within eight days.
+    /// The first moment from this one on that lies in no window; this one itself where it does not.
+    /// `None` where the peak does not end within eight days.
     #[must_use]
     pub fn quiet_from(&self, at: SystemTime) -> Option<SystemTime> {
         const LONGEST: SignedDuration = SignedDuration::from_hours(8 * 24);
         let Some(from) = timestamp(at) else { return Some(at) };
         let mut now = from;
         while let Some((span, minute, nanos)) = self.span_at(now) {
-            let left = SignedDuration::from_mins(i64::from(span.end - minute)) - SignedDuration::from_nanos(nanos);
+            let left = SignedDuration::from_mins(i64::from(span.end - minute))
+                - SignedDuration::from_nanos(nanos);
             let mut next = now.checked_add(left).ok()?;
             // Where the clock is set on the way, what it shows then decides anew.
             if let Some(change) = self.zone.next_change(now).filter(|&change| change < next) {
@@ -282,7 +312,8 @@ impl Schedule {
             }
             now = next;
         }
-        let wait = u64::try_from(now.duration_since(from).as_nanos()).ok().map(Duration::from_nanos)?;
+        let wait =
+            u64::try_from(now.duration_since(from).as_nanos()).ok().map(Duration::from_nanos)?;
         at.checked_add(wait)
     }
 
@@ -325,9 +356,11 @@ mod tests {
         SystemTime::from(text.parse::<Timestamp>().unwrap())
     }
 
-    /// The offset in minutes in 2026, written down by hand from the published rules and not asked of any library.
+    /// The offset in minutes in 2026, written down by hand from the published rules and not asked
+    /// of any library.
     fn offset(zone: usize, unix: i64) -> i64 {
-        // 2026-03-08 10:00 UTC to 2026-11-01 09:00 UTC; 2026-03-29 01:00 UTC to 2026-10-25 01:00 UTC.
+        // 2026-03-08 10:00 UTC to 2026-11-01 09:00 UTC; 2026-03-29 01:00 UTC to 2026-10-25 01:00
+        // UTC.
         let pacific_summer = (1_772_964_000..1_793_523_600).contains(&unix);
         let european_summer = (1_774_746_000..1_792_890_000).contains(&unix);
         match zone {
@@ -349,8 +382,9 @@ mod tests {
         }
     }
 
-    /// A window as three numbers, and what it holds by the plainest reading: the clock's minute lies on one of its days between
-    /// start and end, or on the day after one of them before an end that lies there.
+    /// A window as three numbers, and what it holds by the plainest reading: the clock's minute
+    /// lies on one of its days between start and end, or on the day after one of them before an end
+    /// that lies there.
     #[derive(Debug, Clone)]
     struct Plain {
         days: u8,
@@ -362,7 +396,8 @@ mod tests {
         fn holds(&self, zone: usize, unix_minute: i64) -> bool {
             let local = unix_minute + offset(zone, unix_minute * 60);
             // 1970-01-01 was a Thursday.
-            let (day, minute) = ((local.div_euclid(1440) + 3).rem_euclid(7), local.rem_euclid(1440));
+            let (day, minute) =
+                ((local.div_euclid(1440) + 3).rem_euclid(7), local.rem_euclid(1440));
             let on = |day: i64| self.days >> day.rem_euclid(7) & 1 == 1;
             if self.end > self.start {
                 on(day) && (self.start..self.end).contains(&minute)
@@ -372,7 +407,8 @@ mod tests {
         }
 
         fn window(&self) -> Window {
-            let days: Vec<_> = Day::WEEK.into_iter().filter(|&day| self.days >> day as u8 & 1 == 1).collect();
+            let days: Vec<_> =
+                Day::WEEK.into_iter().filter(|&day| self.days >> day as u8 & 1 == 1).collect();
             let text = |minute: i64| format!("{:02}:{:02}", minute / 60, minute % 60);
             Window::on(&days, text(self.start), text(self.end))
         }
@@ -468,7 +504,11 @@ mod tests {
             let schedule = Schedule::new(zone(index), windows.iter().map(Plain::window)).unwrap();
             for minute in 0..YEAR_MINUTES {
                 let held = windows.iter().any(|plain| plain.holds(index, YEAR / 60 + minute));
-                assert_eq!(schedule.is_peak(at_minute(minute)), held, "minute {minute} of zone {index}");
+                assert_eq!(
+                    schedule.is_peak(at_minute(minute)),
+                    held,
+                    "minute {minute} of zone {index}"
+                );
             }
         }
     }
@@ -479,35 +519,53 @@ mod tests {
         // 2026-03-08: 01:59 PST is followed by 03:00 PDT.
         assert!(schedule.is_peak(utc("2026-03-08T09:59:59Z")));
         assert!(!schedule.is_peak(utc("2026-03-08T10:00:00Z")));
-        assert_eq!(schedule.quiet_from(utc("2026-03-08T09:40:00Z")), Some(utc("2026-03-08T10:00:00Z")));
+        assert_eq!(
+            schedule.quiet_from(utc("2026-03-08T09:40:00Z")),
+            Some(utc("2026-03-08T10:00:00Z"))
+        );
         // 2026-11-01: 01:59 PDT is followed by 01:00 PST.
         assert!(schedule.is_peak(utc("2026-11-01T08:45:00Z")));
         assert!(!schedule.is_peak(utc("2026-11-01T09:15:00Z")));
         assert!(schedule.is_peak(utc("2026-11-01T09:45:00Z")));
-        assert_eq!(schedule.quiet_from(utc("2026-11-01T08:45:00Z")), Some(utc("2026-11-01T09:00:00Z")));
-        assert_eq!(schedule.quiet_from(utc("2026-11-01T09:45:00Z")), Some(utc("2026-11-01T10:30:00Z")));
+        assert_eq!(
+            schedule.quiet_from(utc("2026-11-01T08:45:00Z")),
+            Some(utc("2026-11-01T09:00:00Z"))
+        );
+        assert_eq!(
+            schedule.quiet_from(utc("2026-11-01T09:45:00Z")),
+            Some(utc("2026-11-01T10:30:00Z"))
+        );
     }
 
     #[test]
     fn europe_changes_its_clocks_on_other_days() {
-        let schedule = Schedule::new(Zone::named("Europe/Berlin").unwrap(), [Window::daily("10:00", "14:00")]).unwrap();
+        let schedule =
+            Schedule::new(Zone::named("Europe/Berlin").unwrap(), [Window::daily("10:00", "14:00")])
+                .unwrap();
         assert!(
-            schedule.is_peak(utc("2026-03-28T12:59:59Z")) && !schedule.is_peak(utc("2026-03-28T13:00:00Z")),
+            schedule.is_peak(utc("2026-03-28T12:59:59Z"))
+                && !schedule.is_peak(utc("2026-03-28T13:00:00Z")),
             "winter: UTC+1"
         );
         assert!(
-            schedule.is_peak(utc("2026-03-29T08:00:00Z")) && !schedule.is_peak(utc("2026-03-29T12:00:00Z")),
+            schedule.is_peak(utc("2026-03-29T08:00:00Z"))
+                && !schedule.is_peak(utc("2026-03-29T12:00:00Z")),
             "summer: UTC+2"
         );
         assert!(
-            !schedule.is_peak(utc("2026-10-25T08:59:59Z")) && schedule.is_peak(utc("2026-10-25T09:00:00Z")),
+            !schedule.is_peak(utc("2026-10-25T08:59:59Z"))
+                && schedule.is_peak(utc("2026-10-25T09:00:00Z")),
             "winter again"
         );
     }
 
     #[test]
     fn a_window_is_half_open() {
-        let schedule = Schedule::new(Zone::utc(), [Window::daily("10:00", "14:00"), Window::daily("14:00", "15:00")]).unwrap();
+        let schedule = Schedule::new(
+            Zone::utc(),
+            [Window::daily("10:00", "14:00"), Window::daily("14:00", "15:00")],
+        )
+        .unwrap();
         assert_eq!(
             schedule.window_at(utc("2026-01-05T13:59:59.999Z")).map(ToString::to_string).as_deref(),
             Some("daily 10:00-14:00")
@@ -516,14 +574,20 @@ mod tests {
             schedule.window_at(utc("2026-01-05T14:00:00Z")).map(ToString::to_string).as_deref(),
             Some("daily 14:00-15:00")
         );
-        assert_eq!(schedule.quiet_from(utc("2026-01-05T10:00:00Z")), Some(utc("2026-01-05T15:00:00Z")));
+        assert_eq!(
+            schedule.quiet_from(utc("2026-01-05T10:00:00Z")),
+            Some(utc("2026-01-05T15:00:00Z"))
+        );
     }
 
     #[test]
     fn a_peak_without_end_has_no_quiet_hour() {
         let always = Schedule::new(Zone::utc(), [Window::daily("00:00", "24:00")]).unwrap();
         assert_eq!(always.quiet_from(utc("2026-01-05T10:00:00Z")), None);
-        assert_eq!(Schedule::never().quiet_from(utc("2026-01-05T10:00:00Z")), Some(utc("2026-01-05T10:00:00Z")));
+        assert_eq!(
+            Schedule::never().quiet_from(utc("2026-01-05T10:00:00Z")),
+            Some(utc("2026-01-05T10:00:00Z"))
+        );
     }
 
     #[test]
@@ -537,10 +601,17 @@ mod tests {
             refused(Window::on(&[Day::Monday, Day::Friday], "9.30", "10:00")),
             "`9.30` in the window `Mon,Fri 9.30-10:00` is no time of the day; write it as 09:30"
         );
-        for (start, end) in
-            [("24:00", "01:00"), ("10:00", "24:01"), ("10:60", "12:00"), ("-1:00", "12:00"), ("99999:00", "1:00")]
-        {
-            assert!(Schedule::new(Zone::utc(), [Window::daily(start, end)]).is_err(), "{start} {end}");
+        for (start, end) in [
+            ("24:00", "01:00"),
+            ("10:00", "24:01"),
+            ("10:60", "12:00"),
+            ("-1:00", "12:00"),
+            ("99999:00", "1:00"),
+        ] {
+            assert!(
+                Schedule::new(Zone::utc(), [Window::daily(start, end)]).is_err(),
+                "{start} {end}"
+            );
         }
         assert!(refused(Window::on(&[], "10:00", "12:00")).contains("holds no minute"));
     }

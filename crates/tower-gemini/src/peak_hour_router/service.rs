@@ -52,8 +52,9 @@ where
                 let observed = self.settings.lead(&mut request, now);
                 State::Called { future: self.inner.call(request), observed }
             }
-            // The wait may be hours: it is spent with a clone that was not made ready and so holds nothing, and that is asked
-            // anew afterwards. The instance that is ready serves the next call.
+            // The wait may be hours: it is spent with a clone that was not made ready and so holds
+            // nothing, and that is asked anew afterwards. The instance that is ready serves the
+            // next call.
             Some(wait) => {
                 let began = Instant::now();
                 State::Waiting {
@@ -69,16 +70,24 @@ where
     }
 }
 
-/// A deferred call looks at the clock this often: it may have been set, and the machine may have slept.
+/// A deferred call looks at the clock this often: it may have been set, and the machine may have
+/// slept.
 const LONGEST_NAP: Duration = Duration::from_secs(600);
 
 /// How long a call may wait; zero where it was not marked.
 fn patience<B: 'static>(request: &mut Request<B>, reserve: Duration) -> Duration {
-    let Some(deferrable) = request.extensions_mut().remove::<Deferrable>() else { return Duration::ZERO };
+    let Some(deferrable) = request.extensions_mut().remove::<Deferrable>() else {
+        return Duration::ZERO;
+    };
     let options = request.extensions().get::<CallOptions>().and_then(CallOptions::deadline_within);
     let context = ReplayBody::context_of(request).deadline();
-    let left = [options, context.map(|at| Instant::from_std(at).saturating_duration_since(Instant::now()))];
-    left.into_iter().flatten().fold(deferrable.patience(), |patience, left| patience.min(left.saturating_sub(reserve)))
+    let left = [
+        options,
+        context.map(|at| Instant::from_std(at).saturating_duration_since(Instant::now())),
+    ];
+    left.into_iter()
+        .flatten()
+        .fold(deferrable.patience(), |patience, left| patience.min(left.saturating_sub(reserve)))
 }
 
 /// The trail of a call, which may begin only further in.
@@ -121,7 +130,10 @@ impl Settings {
         if call.is_continuation || request.extensions().get::<PreferModel>().is_some() {
             return observed;
         }
-        let scheduled = self.routes.scheduled(name, self.schedule.is_peak(now)).map(|route| route.lead.as_str());
+        let scheduled = self
+            .routes
+            .scheduled(name, self.schedule.is_peak(now))
+            .map(|route| route.lead.as_str());
         let choice = match (&self.learned, other) {
             (Some(learned), Some(other)) => {
                 let unit = self.random.lock().unwrap_or_else(PoisonError::into_inner).f64();
@@ -129,7 +141,11 @@ impl Settings {
                 let mut learned = learned.lock().unwrap_or_else(PoisonError::into_inner);
                 let choice = learned.choose(name, other, hour, unit).map(|why| (other, why));
                 if learned.is_shadow() {
-                    learned.compare(scheduled.unwrap_or(name), choice.map_or(name, |(lead, _)| lead), hour);
+                    learned.compare(
+                        scheduled.unwrap_or(name),
+                        choice.map_or(name, |(lead, _)| lead),
+                        hour,
+                    );
                     if choice.map(|(lead, _)| lead) != scheduled {
                         tracing::debug!(
                             model = name,
@@ -147,13 +163,18 @@ impl Settings {
         };
         if let Some((lead, why)) = choice.filter(|(lead, _)| *lead != name) {
             let lead = ModelId::new(lead);
-            trail_of(request).push(Step::Preferred { asked: asked.clone(), model: lead.clone(), why });
+            trail_of(request).push(Step::Preferred {
+                asked: asked.clone(),
+                model: lead.clone(),
+                why,
+            });
             request.extensions_mut().insert(PreferModel(lead));
         }
         observed
     }
 
-    /// Learns from the attempts of a call that has come back. One that was dropped says nothing of the hour.
+    /// Learns from the attempts of a call that has come back. One that was dropped says nothing of
+    /// the hour.
     fn learn(&self, observed: &Observed) {
         let Some(learned) = &self.learned else { return };
         let hour = self.hour(self.clock.now());
@@ -243,7 +264,8 @@ where
                 StateProjection::Readying { inner, request } => {
                     ready!(inner.poll_ready(cx))?;
                     let Some(mut request) = request.take() else {
-                        // Polled after it was ready: a fault of the caller that must not bring the process down.
+                        // Polled after it was ready: a fault of the caller that must not bring the
+                        // process down.
                         return Poll::Pending;
                     };
                     let observed = this.settings.lead(&mut request, this.settings.clock.now());

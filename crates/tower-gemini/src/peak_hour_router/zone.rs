@@ -7,7 +7,8 @@ use super::ConfigError;
 
 /// A time zone: where a schedule's clock hangs.
 ///
-/// Everything but [`named`](Self::named) works by rule, without a time zone database, which a container may lack.
+/// Everything but [`named`](Self::named) works by rule, without a time zone database, which a
+/// container may lack.
 ///
 /// ```
 /// use tower_gemini::peak_hour_router::Zone;
@@ -24,8 +25,8 @@ pub struct Zone {
     name: String,
 }
 
-/// The rules in force of some zones, as the IANA database's POSIX footers state them (tzdata 2025b): what
-/// [`Zone::named`] knows without a database.
+/// The rules in force of some zones, as the IANA database's POSIX footers state them (tzdata
+/// 2025b): what [`Zone::named`] knows without a database.
 const RULES: [(&str, &str); 16] = [
     ("Etc/UTC", "UTC0"),
     ("America/Los_Angeles", "PST8PDT,M3.2.0,M11.1.0"),
@@ -52,13 +53,17 @@ impl Zone {
         Self { rules: TimeZone::UTC, name: "UTC".to_owned() }
     }
 
-    /// Pacific time, in which Google counts its quota's days: UTC-8, and UTC-7 from the second Sunday of March to the first of
-    /// November, as in the United States since 2007.
+    /// Pacific time, in which Google counts its quota's days: UTC-8, and UTC-7 from the second
+    /// Sunday of March to the first of November, as in the United States since 2007.
     #[must_use]
     pub fn pacific() -> Self {
         let rules = TimeZone::posix("PST8PDT,M3.2.0,M11.1.0");
-        // The rule is a constant that a test reads; were it wrong, the standard offset would serve until the test says so.
-        Self { rules: rules.unwrap_or_else(|_| TimeZone::fixed(jiff::tz::offset(-8))), name: "America/Los_Angeles".to_owned() }
+        // The rule is a constant that a test reads; were it wrong, the standard offset would serve
+        // until the test says so.
+        Self {
+            rules: rules.unwrap_or_else(|_| TimeZone::fixed(jiff::tz::offset(-8))),
+            name: "America/Los_Angeles".to_owned(),
+        }
     }
 
     /// A fixed distance from UTC, east positive. `minutes` go the way the hours go.
@@ -69,7 +74,11 @@ impl Zone {
     pub fn fixed(hours: i8, minutes: u8) -> Result<Self, ConfigError> {
         let sign = if hours < 0 { -1 } else { 1 };
         let seconds = i32::from(hours) * 3600 + sign * i32::from(minutes) * 60;
-        let name = format!("UTC{}{:02}:{minutes:02}", if hours < 0 { '-' } else { '+' }, hours.unsigned_abs());
+        let name = format!(
+            "UTC{}{:02}:{minutes:02}",
+            if hours < 0 { '-' } else { '+' },
+            hours.unsigned_abs()
+        );
         match jiff::tz::Offset::from_seconds(seconds) {
             Ok(offset) if minutes < 60 => Ok(Self { rules: TimeZone::fixed(offset), name }),
             _ => Err(ConfigError::UnknownZone { zone: name }),
@@ -86,8 +95,8 @@ impl Zone {
         Ok(Self { rules: TimeZone::posix(rule).map_err(unknown)?, name: rule.to_owned() })
     }
 
-    /// A zone by its IANA name. With the feature `tz-bundled` every one is known; without it `UTC` and sixteen in which most
-    /// callers live, by the rules now in force.
+    /// A zone by its IANA name. With the feature `tz-bundled` every one is known; without it `UTC`
+    /// and sixteen in which most callers live, by the rules now in force.
     ///
     /// # Errors
     ///
@@ -106,12 +115,14 @@ impl Zone {
         }
     }
 
-    /// What the clock on the wall shows: the minute of the week from Monday 00:00 on, and the nanoseconds of that minute.
+    /// What the clock on the wall shows: the minute of the week from Monday 00:00 on, and the
+    /// nanoseconds of that minute.
     pub(super) fn minute_of_week(&self, at: Timestamp) -> (u16, i64) {
         let civil = self.rules.to_datetime(at);
         let day = i16::from(civil.date().weekday().to_monday_zero_offset());
         let minute = day * 1440 + i16::from(civil.hour()) * 60 + i16::from(civil.minute());
-        let nanos = i64::from(civil.second()) * 1_000_000_000 + i64::from(civil.subsec_nanosecond());
+        let nanos =
+            i64::from(civil.second()) * 1_000_000_000 + i64::from(civil.subsec_nanosecond());
         (u16::try_from(minute).unwrap_or(0), nanos)
     }
 
@@ -129,7 +140,9 @@ impl Zone {
                 let into = i64::from(civil.minute()) * 60 + i64::from(civil.second());
                 Timestamp::from_second(at.as_second() - into).ok()
             }
-            jiff::Unit::Month => Some(civil.date().first_of_month().to_zoned(self.rules.clone()).ok()?.timestamp()),
+            jiff::Unit::Month => {
+                Some(civil.date().first_of_month().to_zoned(self.rules.clone()).ok()?.timestamp())
+            }
             _ => Some(civil.date().to_zoned(self.rules.clone()).ok()?.timestamp()),
         }
     }
@@ -138,8 +151,17 @@ impl Zone {
     pub(crate) fn end_of(&self, unit: jiff::Unit, at: Timestamp) -> Option<Timestamp> {
         let date = self.rules.to_datetime(at).date();
         match unit {
-            jiff::Unit::Hour => self.start_of(unit, at)?.checked_add(jiff::SignedDuration::from_secs(3600)).ok(),
-            jiff::Unit::Month => Some(date.last_of_month().tomorrow().ok()?.to_zoned(self.rules.clone()).ok()?.timestamp()),
+            jiff::Unit::Hour => {
+                self.start_of(unit, at)?.checked_add(jiff::SignedDuration::from_secs(3600)).ok()
+            }
+            jiff::Unit::Month => Some(
+                date.last_of_month()
+                    .tomorrow()
+                    .ok()?
+                    .to_zoned(self.rules.clone())
+                    .ok()?
+                    .timestamp(),
+            ),
             _ => Some(date.tomorrow().ok()?.to_zoned(self.rules.clone()).ok()?.timestamp()),
         }
     }
@@ -188,7 +210,10 @@ mod tests {
     #[cfg(feature = "tz-bundled")]
     #[test]
     fn with_the_database_every_name_is_known_and_the_table_agrees_with_it() {
-        assert_eq!(Zone::named("Pacific/Chatham").unwrap().minute_of_week(at("2026-01-05T00:00:00Z")).0, 13 * 60 + 45);
+        assert_eq!(
+            Zone::named("Pacific/Chatham").unwrap().minute_of_week(at("2026-01-05T00:00:00Z")).0,
+            13 * 60 + 45
+        );
         for (name, rule) in RULES {
             let (named, ruled) = (Zone::named(name).unwrap(), Zone::posix(rule).unwrap());
             for hour in 0..365 * 24 {
@@ -201,9 +226,15 @@ mod tests {
     #[test]
     fn days_have_23_or_25_hours_where_clocks_change() {
         let zone = Zone::pacific();
-        for (noon, hours) in [("2026-03-08T20:00:00Z", 23), ("2026-11-01T20:00:00Z", 25), ("2026-07-01T20:00:00Z", 24)] {
-            let (start, end) =
-                (zone.start_of(jiff::Unit::Day, at(noon)).unwrap(), zone.end_of(jiff::Unit::Day, at(noon)).unwrap());
+        for (noon, hours) in [
+            ("2026-03-08T20:00:00Z", 23),
+            ("2026-11-01T20:00:00Z", 25),
+            ("2026-07-01T20:00:00Z", 24),
+        ] {
+            let (start, end) = (
+                zone.start_of(jiff::Unit::Day, at(noon)).unwrap(),
+                zone.end_of(jiff::Unit::Day, at(noon)).unwrap(),
+            );
             assert_eq!(end.as_second() - start.as_second(), hours * 3600, "{noon}");
         }
         // Both 01:30 of the morning on which the clock goes back are an hour of their own.

@@ -1,7 +1,8 @@
 //! All or nothing over four dimensions: pure. Times come in as [`Moment`]s, nothing is read.
 //!
-//! Minutes are counted in slots. A slot's content leaves the window only when its youngest entry is a whole minute (and the
-//! margin) old, so no window of 60 seconds ever holds more than the limit; the price is one slot's length of allowance.
+//! Minutes are counted in slots. A slot's content leaves the window only when its youngest entry is
+//! a whole minute (and the margin) old, so no window of 60 seconds ever holds more than the limit;
+//! the price is one slot's length of allowance.
 
 use super::limits::{Amounts, Dimension, Limits};
 use super::pacific::PacificDay;
@@ -26,9 +27,11 @@ impl Moment {
     }
 }
 
-/// The window Google counts minutes in (article 003 and Google's rate-limit pages): the last 60 seconds.
+/// The window Google counts minutes in (article 003 and Google's rate-limit pages): the last 60
+/// seconds.
 pub const WINDOW_MS: u64 = 60_000;
-/// The length of a slot. A quarter of a second costs 0.4 % of the allowance and bounds a model's memory to 256 slots.
+/// The length of a slot. A quarter of a second costs 0.4 % of the allowance and bounds a model's
+/// memory to 256 slots.
 pub const SLOT_MS: u64 = 250;
 
 /// What was taken, to be settled or given back.
@@ -216,12 +219,13 @@ pub struct Admission {
 const AHEAD_MS: u64 = 2_000;
 
 impl Admission {
-    /// Nothing taken yet. `margin_ms` is added to each window: what two requests may be nearer to each other on arrival than they
-    /// were when they were sent.
+    /// Nothing taken yet. `margin_ms` is added to each window: what two requests may be nearer to
+    /// each other on arrival than they were when they were sent.
     #[must_use]
     pub fn new(limits: Limits, margin_ms: u64) -> Self {
         let stay = (WINDOW_MS + margin_ms).div_ceil(SLOT_MS);
-        let slots = usize::try_from(stay + AHEAD_MS / SLOT_MS + 3).unwrap_or(256).next_power_of_two();
+        let slots =
+            usize::try_from(stay + AHEAD_MS / SLOT_MS + 3).unwrap_or(256).next_power_of_two();
         Self {
             limits,
             margin_ms,
@@ -292,10 +296,14 @@ impl Admission {
         self.oldest = self.oldest.max(keep_from);
     }
 
-    /// What counts against the present day. Days after it count too: they were taken before the clock was set back, and Google's
-    /// clock was not.
+    /// What counts against the present day. Days after it count too: they were taken before the
+    /// clock was set back, and Google's clock was not.
     fn day_taken(&self) -> u64 {
-        self.days.iter().filter(|cell| cell.number >= self.day.number()).map(|cell| cell.taken).sum()
+        self.days
+            .iter()
+            .filter(|cell| cell.number >= self.day.number())
+            .map(|cell| cell.taken)
+            .sum()
     }
 
     fn cell_mut(&mut self, number: i32) -> Option<&mut DayCell> {
@@ -310,7 +318,9 @@ impl Admission {
         }
         self.days.push(DayCell { number, taken: amount, open: amount });
         if self.days.len() > DAYS_KEPT {
-            if let Some(oldest) = self.days.iter().enumerate().min_by_key(|(_, cell)| cell.number).map(|(i, _)| i) {
+            if let Some(oldest) =
+                self.days.iter().enumerate().min_by_key(|(_, cell)| cell.number).map(|(i, _)| i)
+            {
                 self.days.swap_remove(oldest);
             }
         }
@@ -323,12 +333,18 @@ impl Admission {
 
     /// Takes these amounts in every dimension, or nothing in any.
     ///
-    /// `day_reserve` requests of the day must be left over afterwards: retries leave them to first attempts.
+    /// `day_reserve` requests of the day must be left over afterwards: retries leave them to first
+    /// attempts.
     ///
     /// # Errors
     ///
     /// [`Denied`], with every dimension that says no and when it would not.
-    pub fn take(&mut self, now: Moment, amounts: Amounts, day_reserve: u64) -> Result<Receipt, Denied> {
+    pub fn take(
+        &mut self,
+        now: Moment,
+        amounts: Amounts,
+        day_reserve: u64,
+    ) -> Result<Receipt, Denied> {
         if self.fits(now, amounts, day_reserve) {
             return Ok(self.force(now, amounts, now.steady_ms));
         }
@@ -346,16 +362,19 @@ impl Admission {
         });
         let day_fits = match self.limits.0[3] {
             Some(limit) => {
-                amounts.0[3] == 0 || self.day_taken().saturating_add(amounts.0[3]).saturating_add(day_reserve) <= limit
+                amounts.0[3] == 0
+                    || self.day_taken().saturating_add(amounts.0[3]).saturating_add(day_reserve)
+                        <= limit
             }
             None => true,
         };
-        let rests = self.rest.is_some_and(|(until, _)| now.steady_ms < until) || self.closed_day == Some(self.day.number());
+        let rests = self.rest.is_some_and(|(until, _)| now.steady_ms < until)
+            || self.closed_day == Some(self.day.number());
         minutes_fit && day_fits && !rests
     }
 
-    /// Counts these amounts whether they fit or not (shadow mode, and ledgers that know already). The entry is dated `at_ms`, which
-    /// may be a little ahead of now and is never before it.
+    /// Counts these amounts whether they fit or not (shadow mode, and ledgers that know already).
+    /// The entry is dated `at_ms`, which may be a little ahead of now and is never before it.
     pub fn force(&mut self, now: Moment, amounts: Amounts, at_ms: u64) -> Receipt {
         self.advance(now);
         let ahead = at_ms.min(now.steady_ms.saturating_add(AHEAD_MS)) / SLOT_MS;
@@ -370,7 +389,10 @@ impl Admission {
         }
         let number = self.day.number();
         // Sent now, counted by Google a moment later: near midnight that may be in the next day.
-        let last_ms = i64::try_from(self.margin_ms + slot.saturating_mul(SLOT_MS).saturating_sub(now.steady_ms)).unwrap_or(0);
+        let last_ms = i64::try_from(
+            self.margin_ms + slot.saturating_mul(SLOT_MS).saturating_sub(now.steady_ms),
+        )
+        .unwrap_or(0);
         let both_days = self.day.end_ms().saturating_sub(now.wall_ms) <= last_ms;
         self.add_day(number, amounts.0[3]);
         if both_days {
@@ -390,7 +412,8 @@ impl Admission {
         self.denied(now, amounts, day_reserve).at_ms
     }
 
-    /// Why [`take`](Self::take) would say no, and until when, as of the last look at the clock. Nothing changes.
+    /// Why [`take`](Self::take) would say no, and until when, as of the last look at the clock.
+    /// Nothing changes.
     #[must_use]
     pub fn denied(&self, now: Moment, amounts: Amounts, day_reserve: u64) -> Denied {
         let mut at_ms = Some(now.steady_ms);
@@ -405,7 +428,8 @@ impl Admission {
         for dimension in Dimension::ALL {
             let d = dimension.index();
             let Some(limit) = self.limits.0[d] else { continue };
-            let (used, asked) = (if d == 3 { self.day_taken() } else { self.sums[d] }, amounts.0[d]);
+            let (used, asked) =
+                (if d == 3 { self.day_taken() } else { self.sums[d] }, amounts.0[d]);
             let needed = used.saturating_add(asked);
             let kept = if d == 3 { day_reserve } else { 0 };
             if needed.saturating_add(kept) <= limit || asked == 0 {
@@ -449,8 +473,8 @@ impl Admission {
         self.leaves_at(self.top)
     }
 
-    /// The call ended and was counted, or may have been. `tokens` are those that the answer says it read, where it does: they
-    /// replace the estimate for as long as the entry is in the window.
+    /// The call ended and was counted, or may have been. `tokens` are those that the answer says it
+    /// read, where it does: they replace the estimate for as long as the entry is in the window.
     pub fn settle(&mut self, receipt: Receipt, tokens: Option<u64>) {
         let reserved = receipt.amounts.0[1];
         let actual = tokens.unwrap_or(reserved);
@@ -515,7 +539,8 @@ impl Admission {
         for d in 0..4 {
             let amount = receipt.amounts.0[d];
             self.totals.outstanding.0[d] = self.totals.outstanding.0[d].saturating_sub(amount);
-            let side = if give_back { &mut self.totals.given_back } else { &mut self.totals.settled };
+            let side =
+                if give_back { &mut self.totals.given_back } else { &mut self.totals.settled };
             side.0[d] += amount;
         }
     }
@@ -550,16 +575,28 @@ impl Admission {
     #[must_use]
     pub fn standing(&mut self, now: Moment) -> [Standing; 4] {
         self.advance(now);
-        let day_open: u64 = self.days.iter().filter(|cell| cell.number >= self.day.number()).map(|cell| cell.open).sum();
+        let day_open: u64 = self
+            .days
+            .iter()
+            .filter(|cell| cell.number >= self.day.number())
+            .map(|cell| cell.open)
+            .sum();
         Dimension::ALL.map(|dimension| {
             let d = dimension.index();
-            let (taken, open) = if d == 3 { (self.day_taken(), day_open) } else { (self.sums[d], self.open[d]) };
+            let (taken, open) =
+                if d == 3 { (self.day_taken(), day_open) } else { (self.sums[d], self.open[d]) };
             let resets_at_ms = match d {
                 3 => self.midnight_steady(now),
                 _ if taken == 0 => now.steady_ms,
                 _ => self.freed_at(d, taken),
             };
-            Standing { dimension, limit: self.limits.0[d], used: taken.saturating_sub(open), reserved: open, resets_at_ms }
+            Standing {
+                dimension,
+                limit: self.limits.0[d],
+                used: taken.saturating_sub(open),
+                reserved: open,
+                resets_at_ms,
+            }
         })
     }
 
@@ -570,7 +607,8 @@ impl Admission {
         Amounts([self.sums[0], self.sums[1], self.sums[2], self.day_taken()])
     }
 
-    /// Whether nothing counts any more, now or until this day ends: one that is made anew would say the same.
+    /// Whether nothing counts any more, now or until this day ends: one that is made anew would say
+    /// the same.
     #[must_use]
     pub fn is_at_rest(&mut self, now: Moment) -> bool {
         let nothing = Amounts([0; 4]);
@@ -586,7 +624,8 @@ impl Admission {
         self.day
     }
 
-    /// What must outlive the process: each minute's slot that is not empty, oldest first, and each day.
+    /// What must outlive the process: each minute's slot that is not empty, oldest first, and each
+    /// day.
     #[must_use]
     #[cfg(any(test, feature = "redb"))]
     pub(crate) fn image(&self) -> Image {
@@ -600,12 +639,14 @@ impl Admission {
         Image { slots, days, closed_day: self.closed_day }
     }
 
-    /// Takes up where an [`image`](Self::image) left off. `shift` slots are added to each of its slots.
+    /// Takes up where an [`image`](Self::image) left off. `shift` slots are added to each of its
+    /// slots.
     #[cfg(any(test, feature = "redb"))]
     pub(crate) fn restore(&mut self, image: &Image, shift: u64) {
         for (slot, taken) in &image.slots {
             let slot = slot.saturating_add(shift);
-            // Only what fits the ring; what is older has left the window, whatever clock it was written by.
+            // Only what fits the ring; what is older has left the window, whatever clock it was
+            // written by.
             if slot < self.oldest || slot >= self.oldest.saturating_add(self.slots.len() as u64) {
                 continue;
             }

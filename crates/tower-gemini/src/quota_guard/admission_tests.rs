@@ -48,7 +48,8 @@ fn steps() -> impl Strategy<Value = Vec<Do>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1500))]
 
-    /// Against a list of every entry that still counts: any 60 seconds, any day, any weight, any clock, any refund.
+    /// Against a list of every entry that still counts: any 60 seconds, any day, any weight, any
+    /// clock, any refund.
     #[test]
     fn no_window_and_no_day_ever_exceeds_its_limit(
         steps in steps(), rpm in 0u64..12, tpm in 0u64..1500, ipm in 0u64..12, rpd in 0u64..40, which in 0u8..16, margin in 0u64..1500,
@@ -81,7 +82,8 @@ proptest! {
                         Ok(receipt) => log.push((steady, amounts.0, PacificDay::holding(wall).number(), Some(receipt))),
                         Err(denied) => prop_assert!(!denied.violations.is_empty()),
                     }
-                    // What an answer used beyond its estimate may pass the limit, as Google lets it; reservations may not.
+                    // What an answer used beyond its estimate may pass the limit, as Google lets
+                    // it; reservations may not.
                     for d in 0..3 {
                         if let Some(limit) = limits.0[d] {
                             let window: u64 = log.iter().filter(|(t, ..)| t + WINDOW_MS > steady).map(|(_, a, ..)| a[d]).sum();
@@ -121,7 +123,8 @@ proptest! {
         }
     }
 
-    /// The hint is true: one millisecond before it the call is refused, at it the call is let through.
+    /// The hint is true: one millisecond before it the call is refused, at it the call is let
+    /// through.
     #[test]
     fn a_denied_call_fits_when_it_was_told_and_not_before(
         takes in proptest::collection::vec((0u64..5_000, 0u64..50, 0u64..3), 1..60), rpm in 1u64..10, tpm in 50u64..300, ipm in 3u64..10,
@@ -181,8 +184,12 @@ fn rpd_of(limits: &Limits) -> Option<u64> {
 }
 
 #[allow(clippy::type_complexity, reason = "the log's own entry")]
-fn pick(log: &mut [(u64, [u64; 4], i32, Option<Receipt>)], which: usize) -> Option<&mut (u64, [u64; 4], i32, Option<Receipt>)> {
-    let open: VecDeque<usize> = log.iter().enumerate().filter(|(_, e)| e.3.is_some()).map(|(i, _)| i).collect();
+fn pick(
+    log: &mut [(u64, [u64; 4], i32, Option<Receipt>)],
+    which: usize,
+) -> Option<&mut (u64, [u64; 4], i32, Option<Receipt>)> {
+    let open: VecDeque<usize> =
+        log.iter().enumerate().filter(|(_, e)| e.3.is_some()).map(|(i, _)| i).collect();
     let index = *open.get(which.checked_rem(open.len())?)?;
     log.get_mut(index)
 }
@@ -199,7 +206,8 @@ fn a_clock_set_back_over_midnight_grants_the_day_once() {
     }
     assert!(admission.take(Moment { steady_ms: 0, wall_ms: before }, one, 0).is_err());
     admission.take(Moment { steady_ms: 1, wall_ms: after }, one, 0).unwrap();
-    // Back before midnight: yesterday is as full as it was, and what was taken meanwhile counts too.
+    // Back before midnight: yesterday is as full as it was, and what was taken meanwhile counts
+    // too.
     assert!(admission.take(Moment { steady_ms: 2, wall_ms: before }, one, 0).is_err());
     // Midnight once more: only what was left of the new day.
     for _ in 0..2 {

@@ -28,7 +28,8 @@ pub(crate) struct Alerts {
     told: [usize; 4],
     told_at_ms: [u64; 4],
     told_on_day: i32,
-    /// The lowest amounts at which there may be something to tell, and the limits they belong to: the usual call stops here.
+    /// The lowest amounts at which there may be something to tell, and the limits they belong to:
+    /// the usual call stops here.
     quiet_below: [u64; 4],
     seen: Option<Limits>,
     pending: Vec<(Dimension, u8, u64, u64)>,
@@ -58,7 +59,10 @@ impl Alerts {
         if self.seen != Some(*admission.limits()) {
             self.seen = Some(*admission.limits());
             let first = u64::from(self.thresholds.first().copied().unwrap_or(u8::MAX));
-            self.quiet_below = admission.limits().0.map(|limit| limit.map_or(u64::MAX, |limit| limit / 100 * first));
+            self.quiet_below = admission
+                .limits()
+                .0
+                .map(|limit| limit.map_or(u64::MAX, |limit| limit / 100 * first));
         }
         if self.told == [0; 4] && (0..4).all(|d| taken.0[d] < self.quiet_below[d]) {
             return false;
@@ -69,13 +73,16 @@ impl Alerts {
             let Some(limit) = admission.limits().get(dimension) else { continue };
             let amount = taken.get(dimension);
             if self.told[d] > 0 {
-                // Once per crossing: armed again when the window in which it was told has passed and the level has fallen.
+                // Once per crossing: armed again when the window in which it was told has passed
+                // and the level has fallen.
                 if d == 3 {
                     if self.told_on_day != day {
                         self.told[d] = 0;
                     }
                 } else if now.steady_ms >= self.told_at_ms[d] + WINDOW_MS {
-                    while self.told[d] > 0 && !crossed(amount, limit, self.thresholds[self.told[d] - 1]) {
+                    while self.told[d] > 0
+                        && !crossed(amount, limit, self.thresholds[self.told[d] - 1])
+                    {
                         self.told[d] -= 1;
                     }
                 }
@@ -130,14 +137,18 @@ mod tests {
         for _ in 0..10 {
             admission.take(at(0), Amounts::of_call(1, 1), 0).unwrap();
             alerts.check(&mut admission, at(0));
-            told.extend(alerts.drain(&key).into_iter().map(|alert| (alert.threshold_percent, alert.taken)));
+            told.extend(
+                alerts.drain(&key).into_iter().map(|alert| (alert.threshold_percent, alert.taken)),
+            );
         }
         assert_eq!(told, [(70, 7), (90, 9)]);
         told.clear();
         for _ in 0..8 {
             admission.take(at(61_000), Amounts::of_call(1, 1), 0).unwrap();
             alerts.check(&mut admission, at(61_000));
-            told.extend(alerts.drain(&key).into_iter().map(|alert| (alert.threshold_percent, alert.taken)));
+            told.extend(
+                alerts.drain(&key).into_iter().map(|alert| (alert.threshold_percent, alert.taken)),
+            );
         }
         assert_eq!(told, [(70, 7)]);
     }

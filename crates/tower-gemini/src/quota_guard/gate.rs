@@ -1,7 +1,8 @@
 //! One lock, one line: who came first is served first, and nobody who leaves takes anything along.
 //!
-//! Nothing here waits and no timer runs: a place in line is told when to come back, and is woken when its turn may have come. That
-//! is why the same file is compiled against another `Mutex` by the tests that try every interleaving.
+//! Nothing here waits and no timer runs: a place in line is told when to come back, and is woken
+//! when its turn may have come. That is why the same file is compiled against another `Mutex` by
+//! the tests that try every interleaving.
 
 use std::collections::VecDeque;
 use std::task::Waker;
@@ -26,10 +27,12 @@ pub(crate) trait Beside {
     /// Whether the shared store covers this too.
     fn draw(&mut self, now: Moment, amounts: Amounts) -> Draw<Self::Tag>;
 
-    /// While the shared store does not answer, and our own counts are held down for that: when to ask it again.
+    /// While the shared store does not answer, and our own counts are held down for that: when to
+    /// ask it again.
     fn review_at(&self) -> Option<u64>;
 
-    /// Called after something was taken. `true` if there is something to tell, once the lock is free.
+    /// Called after something was taken. `true` if there is something to tell, once the lock is
+    /// free.
     fn after_take(&mut self, admission: &mut Admission, now: Moment) -> bool;
 
     /// It was surely not counted.
@@ -101,8 +104,9 @@ struct Plan {
     at: Moment,
 }
 
-/// Up to this many places a plan is made anew when somebody left the line; beyond, the old one is kept, which tells times that are
-/// too late rather than too early. Planning a place takes below a microsecond.
+/// Up to this many places a plan is made anew when somebody left the line; beyond, the old one is
+/// kept, which tells times that are too late rather than too early. Planning a place takes below a
+/// microsecond.
 const REPLAN_UP_TO: usize = 1_024;
 
 impl<B: Beside> Inner<B> {
@@ -169,11 +173,20 @@ impl Plan {
 
 impl<B: Beside> Gate<B> {
     pub(crate) fn new(admission: Admission, beside: B) -> Self {
-        Self { inner: Mutex::new(Inner { admission, beside, line: VecDeque::new(), next_ticket: 0, plan: None }) }
+        Self {
+            inner: Mutex::new(Inner {
+                admission,
+                beside,
+                line: VecDeque::new(),
+                next_ticket: 0,
+                plan: None,
+            }),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner<B>> {
-        // Nothing under the lock can panic half-way: counts are changed by saturating arithmetic, the line by one push or remove.
+        // Nothing under the lock can panic half-way: counts are changed by saturating arithmetic,
+        // the line by one push or remove.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -216,7 +229,12 @@ impl<B: Beside> Gate<B> {
     /// # Errors
     ///
     /// [`Denied`] where that would be after `latest_ms`, or never: then there is no place either.
-    pub(crate) fn join(&self, now: Moment, ask: Ask, latest_ms: Option<u64>) -> Result<(u64, u64), Denied> {
+    pub(crate) fn join(
+        &self,
+        now: Moment,
+        ask: Ask,
+        latest_ms: Option<u64>,
+    ) -> Result<(u64, u64), Denied> {
         let mut inner = self.lock();
         let planned = inner.planned(now, ask);
         let late = planned.is_none_or(|at| latest_ms.is_some_and(|latest| at > latest));
@@ -234,7 +252,8 @@ impl<B: Beside> Gate<B> {
         Ok((ticket, at_ms))
     }
 
-    /// Whether it is this ticket's turn. Whoever is told to wait is woken through `waker` when something changed.
+    /// Whether it is this ticket's turn. Whoever is told to wait is woken through `waker` when
+    /// something changed.
     pub(crate) fn turn(&self, now: Moment, ticket: u64, waker: &Waker) -> Turn<B::Tag> {
         let mut inner = self.lock();
         let Some(first) = inner.line.front() else {

@@ -15,7 +15,10 @@ use super::admission::Denied;
 use super::alerts::QuotaAlert;
 use super::gate::Try;
 use super::limits::{Limits, ProjectId, QuotaKey};
-use super::state::{Cell, GuardCounts, QuotaLedger, QuotaWait, Reservation, Rules, Saturation, Settings, State, StoreFailure};
+use super::state::{
+    Cell, GuardCounts, QuotaLedger, QuotaWait, Reservation, Rules, Saturation, Settings, State,
+    StoreFailure,
+};
 use super::store::QuotaStore;
 use crate::clock::SystemClock;
 
@@ -31,7 +34,8 @@ impl ProjectSource {
         match self {
             Self::Fixed(project) => project.clone(),
             Self::Credential { secret, known } => {
-                let told = ProjectId::of_credential(secret, credential(request).unwrap_or_default());
+                let told =
+                    ProjectId::of_credential(secret, credential(request).unwrap_or_default());
                 match known.iter().find(|(credential, _)| *credential == told) {
                     Some((_, project)) => project.clone(),
                     None => told,
@@ -44,15 +48,20 @@ impl ProjectSource {
 /// The credential of a request: the API's own header, a bearer token, or the `key` parameter.
 fn credential<B>(request: &Request<B>) -> Option<&str> {
     let headers = request.headers();
-    let header = headers.get("x-goog-api-key").or_else(|| headers.get(AUTHORIZATION)).and_then(|value| value.to_str().ok());
+    let header = headers
+        .get("x-goog-api-key")
+        .or_else(|| headers.get(AUTHORIZATION))
+        .and_then(|value| value.to_str().ok());
     header
         .map(|text| text.strip_prefix("Bearer ").unwrap_or(text))
         .or_else(|| request.uri().query()?.split('&').find_map(|pair| pair.strip_prefix("key=")))
 }
 
-/// Makes [`QuotaGuard`] services that share one count, whatever they are made over and however often they are cloned.
+/// Makes [`QuotaGuard`] services that share one count, whatever they are made over and however
+/// often they are cloned.
 ///
-/// The settings are fixed once the count exists: a layer that is changed after that begins a count of its own.
+/// The settings are fixed once the count exists: a layer that is changed after that begins a count
+/// of its own.
 #[derive(Clone)]
 pub struct QuotaGuardLayer {
     settings: Settings,
@@ -61,7 +70,8 @@ pub struct QuotaGuardLayer {
 }
 
 impl QuotaGuardLayer {
-    /// These limits for every model of one project. [`limits_for`](Self::limits_for) tells models and projects apart.
+    /// These limits for every model of one project. [`limits_for`](Self::limits_for) tells models
+    /// and projects apart.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         let settings = Settings {
@@ -101,10 +111,18 @@ impl QuotaGuardLayer {
         self.set(|settings| settings.rules.rules.push((None, Some(model.to_owned()), limits)))
     }
 
-    /// Limits for this project: for this model of it, or for each of its models that has no rule of its own.
+    /// Limits for this project: for this model of it, or for each of its models that has no rule of
+    /// its own.
     #[must_use]
-    pub fn limits_for_project(self, project: ProjectId, model: Option<&str>, limits: Limits) -> Self {
-        self.set(|settings| settings.rules.rules.push((Some(project), model.map(str::to_owned), limits)))
+    pub fn limits_for_project(
+        self,
+        project: ProjectId,
+        model: Option<&str>,
+        limits: Limits,
+    ) -> Self {
+        self.set(|settings| {
+            settings.rules.rules.push((Some(project), model.map(str::to_owned), limits))
+        })
     }
 
     /// All requests belong to this project.
@@ -114,8 +132,9 @@ impl QuotaGuardLayer {
         self
     }
 
-    /// Requests belong to the project of their credential, told by a keyed fingerprint: keys are never kept. Keys of one project
-    /// are brought together by `same_project`; a key that is not listed counts alone.
+    /// Requests belong to the project of their credential, told by a keyed fingerprint: keys are
+    /// never kept. Keys of one project are brought together by `same_project`; a key that is not
+    /// listed counts alone.
     ///
     /// The same `secret` gives the same names in every process that shares a store.
     #[must_use]
@@ -132,15 +151,18 @@ impl QuotaGuardLayer {
         self
     }
 
-    /// Like [`project_by_credential`](Self::project_by_credential), with a secret of this process alone, for counts that are not
-    /// shared.
+    /// Like [`project_by_credential`](Self::project_by_credential), with a secret of this process
+    /// alone, for counts that are not shared.
     #[must_use]
     pub fn project_by_credential_here(self) -> Self {
-        // The standard library's keys for its hash maps are random, per process, and never leave it.
+        // The standard library's keys for its hash maps are random, per process, and never leave
+        // it.
         let random = RandomState::new();
         let (a, b) = (random.hash_one(0u8), random.hash_one(1u8));
         let mut secret = [0; 16];
-        for (byte, from) in secret.iter_mut().zip(a.to_le_bytes().into_iter().chain(b.to_le_bytes())) {
+        for (byte, from) in
+            secret.iter_mut().zip(a.to_le_bytes().into_iter().chain(b.to_le_bytes()))
+        {
             *byte = from;
         }
         self.project_by_credential(secret, [])
@@ -158,7 +180,8 @@ impl QuotaGuardLayer {
         self.set(|settings| settings.margin = margin.min(Duration::from_secs(3)))
     }
 
-    /// How much of the day's allowance is kept for first attempts, in percent: retries are refused when no more is left.
+    /// How much of the day's allowance is kept for first attempts, in percent: retries are refused
+    /// when no more is left.
     #[must_use]
     pub fn keep_for_first_attempts(self, percent: u8) -> Self {
         self.set(|settings| settings.first_attempt_percent = percent.min(100))
@@ -207,11 +230,14 @@ impl QuotaGuardLayer {
         self.set(|settings| settings.store_failure = policy)
     }
 
-    /// How long what the store granted at once may be used for, from 50 ms to 2 s. Longer leases ask more rarely and leave that much of
-    /// each window unused. A store that takes four fifths of it to answer counts as failing.
+    /// How long what the store granted at once may be used for, from 50 ms to 2 s. Longer leases
+    /// ask more rarely and leave that much of each window unused. A store that takes four fifths of
+    /// it to answer counts as failing.
     #[must_use]
     pub fn lease(self, lease: Duration) -> Self {
-        self.set(|settings| settings.lease = lease.clamp(Duration::from_millis(50), Duration::from_secs(2)))
+        self.set(|settings| {
+            settings.lease = lease.clamp(Duration::from_millis(50), Duration::from_secs(2))
+        })
     }
 
     /// Does not change limits by what refusals say, and rests nothing.
@@ -253,7 +279,8 @@ impl QuotaGuardLayer {
         self.state().counts()
     }
 
-    /// Gives back to the store what is left of every lease. For the end of a process; an idle one does it by itself.
+    /// Gives back to the store what is left of every lease. For the end of a process; an idle one
+    /// does it by itself.
     pub async fn flush(&self) {
         self.state().flush_all().await;
     }
@@ -306,8 +333,8 @@ pub struct QuotaHandle {
 }
 
 impl QuotaHandle {
-    /// Takes one request with so many tokens and images, or says why not. With a shared store this works only while a lease lasts;
-    /// [`reserve`](Self::reserve) asks for the next.
+    /// Takes one request with so many tokens and images, or says why not. With a shared store this
+    /// works only while a lease lasts; [`reserve`](Self::reserve) asks for the next.
     ///
     /// # Errors
     ///
@@ -326,7 +353,12 @@ impl QuotaHandle {
     /// # Errors
     ///
     /// [`Denied`] at once where its turn would come too late, or at the deadline.
-    pub async fn reserve(&self, tokens: u64, images: u64, deadline: Option<Instant>) -> Result<Reservation, Denied> {
+    pub async fn reserve(
+        &self,
+        tokens: u64,
+        images: u64,
+        deadline: Option<Instant>,
+    ) -> Result<Reservation, Denied> {
         let ask = self.state.ask(&self.cell, tokens, images, false);
         if let Try::Taken(taken) = self.state.try_take(&self.cell, ask) {
             return Ok(Reservation::new(self.state.clone(), self.cell.clone(), taken));

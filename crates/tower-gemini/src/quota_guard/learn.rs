@@ -8,7 +8,8 @@ use super::limits::{Amounts, Dimension, Limits};
 /// One thing to do about a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lesson {
-    /// Nothing more before midnight Pacific, whatever the hint says: Google's hints for daily limits are seconds long.
+    /// Nothing more before midnight Pacific, whatever the hint says: Google's hints for daily
+    /// limits are seconds long.
     CloseDay,
     /// Nothing for so long.
     Rest { ms: u64, reason: RestReason, whole_project: bool },
@@ -18,19 +19,28 @@ pub(crate) enum Lesson {
     Lower { dimension: Dimension },
 }
 
-/// How long a model rests after a 429 that is about capacity and brings no hint (article 004: the first wait after an overload).
+/// How long a model rests after a 429 that is about capacity and brings no hint (article 004: the
+/// first wait after an overload).
 const CAPACITY_REST_MS: u64 = 10_000;
 /// A minute's limit without a hint: a whole window (gemini-cli waits 60 s too).
 const MINUTE_REST_MS: u64 = WINDOW_MS;
-/// Without means to pay nothing will pass; ours: asked again once a minute, so that a paid bill is noticed.
+/// Without means to pay nothing will pass; ours: asked again once a minute, so that a paid bill is
+/// noticed.
 const ACCOUNT_REST_MS: u64 = 60_000;
-/// From this share of a limit on, a refusal without details is believed to be about that limit. Ours: the estimate of tokens and
-/// the order of arrival leave some doubt, 20 % is plenty.
+/// From this share of a limit on, a refusal without details is believed to be about that limit.
+/// Ours: the estimate of tokens and the order of arrival leave some doubt, 20 % is plenty.
 const NEAR_PERCENT: u64 = 80;
 
-/// What a verdict teaches, given what was taken and the limits as we believe them. `status` is the HTTP status.
-pub(crate) fn lessons(verdict: &Verdict, status: Option<u16>, taken: Amounts, limits: &Limits) -> Vec<Lesson> {
-    let hint_ms = verdict.wait().map(|wait| u64::try_from(wait.not_before().as_millis()).unwrap_or(u64::MAX));
+/// What a verdict teaches, given what was taken and the limits as we believe them. `status` is the
+/// HTTP status.
+pub(crate) fn lessons(
+    verdict: &Verdict,
+    status: Option<u16>,
+    taken: Amounts,
+    limits: &Limits,
+) -> Vec<Lesson> {
+    let hint_ms =
+        verdict.wait().map(|wait| u64::try_from(wait.not_before().as_millis()).unwrap_or(u64::MAX));
     let quota = verdict.detail().and_then(|detail| detail.quota.as_ref());
     let dimension = quota.and_then(dimension_of);
     let stated = quota.and_then(|quota| quota.value).filter(|&value| value > 0);
@@ -44,10 +54,13 @@ pub(crate) fn lessons(verdict: &Verdict, status: Option<u16>, taken: Amounts, li
             lessons
         }
         Outcome::RateLimitedMinute => {
-            let mut lessons = vec![rest(hint_ms.unwrap_or(MINUTE_REST_MS), RestReason::MinuteExhausted)];
+            let mut lessons =
+                vec![rest(hint_ms.unwrap_or(MINUTE_REST_MS), RestReason::MinuteExhausted)];
             match (dimension, stated) {
                 (Some(dimension), Some(limit)) => lessons.push(Lesson::Stated { dimension, limit }),
-                (Some(dimension), None) if limits.get(dimension).is_some() => lessons.push(Lesson::Lower { dimension }),
+                (Some(dimension), None) if limits.get(dimension).is_some() => {
+                    lessons.push(Lesson::Lower { dimension })
+                }
                 _ => {}
             }
             lessons
@@ -57,19 +70,24 @@ pub(crate) fn lessons(verdict: &Verdict, status: Option<u16>, taken: Amounts, li
                 .into_iter()
                 .filter(|&dimension| {
                     limits.get(dimension).is_some_and(|limit| {
-                        u128::from(taken.get(dimension)) * 100 >= u128::from(limit) * u128::from(NEAR_PERCENT)
+                        u128::from(taken.get(dimension)) * 100
+                            >= u128::from(limit) * u128::from(NEAR_PERCENT)
                     })
                 })
                 .collect();
             if near.is_empty() {
                 return vec![rest(hint_ms.unwrap_or(CAPACITY_REST_MS), RestReason::Capacity)];
             }
-            let mut lessons = vec![rest(hint_ms.unwrap_or(CAPACITY_REST_MS), RestReason::MinuteExhausted)];
+            let mut lessons =
+                vec![rest(hint_ms.unwrap_or(CAPACITY_REST_MS), RestReason::MinuteExhausted)];
             lessons.extend(near.into_iter().map(|dimension| Lesson::Lower { dimension }));
             lessons
         }
-        // A 503 is for retry and fallback; a 429 that says "no capacity" is the same thing in the quota's clothes.
-        Outcome::Overloaded if status == Some(429) => vec![rest(hint_ms.unwrap_or(CAPACITY_REST_MS), RestReason::Capacity)],
+        // A 503 is for retry and fallback; a 429 that says "no capacity" is the same thing in the
+        // quota's clothes.
+        Outcome::Overloaded if status == Some(429) => {
+            vec![rest(hint_ms.unwrap_or(CAPACITY_REST_MS), RestReason::Capacity)]
+        }
         Outcome::SpendRateLimited => {
             let ms = hint_ms.unwrap_or(ACCOUNT_REST_MS);
             vec![Lesson::Rest { ms, reason: RestReason::Account, whole_project: true }]
@@ -79,28 +97,39 @@ pub(crate) fn lessons(verdict: &Verdict, status: Option<u16>, taken: Amounts, li
     }
 }
 
-/// Which of our dimensions a violation is about, by the spellings seen (`…PerMinute…`, `…_per_day`, `…input_token_count`).
+/// Which of our dimensions a violation is about, by the spellings seen (`…PerMinute…`, `…_per_day`,
+/// `…input_token_count`).
 fn dimension_of(quota: &QuotaDetail) -> Option<Dimension> {
-    let text = [quota.id.as_deref(), quota.metric.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(" ");
+    let text = [quota.id.as_deref(), quota.metric.as_deref()]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(" ");
     let text = text.to_ascii_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    let (day, tokens, images) =
-        (has(&["perday", "per_day", "daily"]), has(&["token"]), has(&["imagesper", "generated_images"]));
+    let (day, tokens, images) = (
+        has(&["perday", "per_day", "daily"]),
+        has(&["token"]),
+        has(&["imagesper", "generated_images"]),
+    );
     match (day, tokens, images) {
         (true, false, false) => Some(Dimension::RequestsPerDay),
         // Tokens or images of a day are none of our dimensions; the day is closed all the same.
         (true, ..) => None,
         (false, true, _) => Some(Dimension::TokensPerMinute),
         (false, _, true) => Some(Dimension::ImagesPerMinute),
-        (false, false, false) => has(&["perminute", "per_minute"]).then_some(Dimension::RequestsPerMinute),
+        (false, false, false) => {
+            has(&["perminute", "per_minute"]).then_some(Dimension::RequestsPerMinute)
+        }
     }
 }
 
-/// How long a lowered limit is kept before it is tried a step higher. Ours: ten windows, so that a wrong guess costs a tenth of the
-/// refusals that it would cost in each.
+/// How long a lowered limit is kept before it is tried a step higher. Ours: ten windows, so that a
+/// wrong guess costs a tenth of the refusals that it would cost in each.
 const PROBE_MS: u64 = 10 * WINDOW_MS;
 
-/// What was learned about one (project, model): limits below what was configured, and when they were last touched.
+/// What was learned about one (project, model): limits below what was configured, and when they
+/// were last touched.
 #[derive(Debug, Clone)]
 pub(crate) struct Learned {
     configured: Limits,
@@ -119,13 +148,15 @@ impl Learned {
 
     /// Google states the limit. What was configured may be lower on purpose, so it is never passed.
     pub(crate) fn stated(&mut self, now: Moment, dimension: Dimension, limit: u64) {
-        let limit = self.configured.get(dimension).map_or(limit, |configured| configured.min(limit));
+        let limit =
+            self.configured.get(dimension).map_or(limit, |configured| configured.min(limit));
         self.set(now, dimension, limit);
     }
 
     /// Lowered by a tenth, at most once a window: a burst of refusals is one piece of news.
     pub(crate) fn lower(&mut self, now: Moment, dimension: Dimension) {
-        let recent = self.touched_ms[dimension.index()].is_some_and(|at| now.steady_ms < at + WINDOW_MS);
+        let recent =
+            self.touched_ms[dimension.index()].is_some_and(|at| now.steady_ms < at + WINDOW_MS);
         if let (Some(limit), false) = (self.current.get(dimension), recent) {
             self.set(now, dimension, limit.saturating_sub((limit / 10).max(1)).max(1));
         }
@@ -133,14 +164,19 @@ impl Learned {
 
     fn set(&mut self, now: Moment, dimension: Dimension, limit: u64) {
         self.current = self.current.with(dimension, Some(limit));
-        self.touched_ms[dimension.index()] = (self.configured.get(dimension) != Some(limit)).then_some(now.steady_ms);
+        self.touched_ms[dimension.index()] =
+            (self.configured.get(dimension) != Some(limit)).then_some(now.steady_ms);
     }
 
     /// One step up for each lowered limit whose time has come. `true` if any moved.
     pub(crate) fn probe(&mut self, now: Moment) -> bool {
         let mut moved = false;
         for dimension in Dimension::ALL {
-            let (Some(at), Some(limit)) = (self.touched_ms[dimension.index()], self.current.get(dimension)) else { continue };
+            let (Some(at), Some(limit)) =
+                (self.touched_ms[dimension.index()], self.current.get(dimension))
+            else {
+                continue;
+            };
             if now.steady_ms < at + PROBE_MS {
                 continue;
             }
@@ -165,7 +201,12 @@ mod tests {
         Moment { steady_ms, wall_ms: 0 }
     }
 
-    fn verdict(outcome: Outcome, id: Option<&str>, value: Option<u64>, wait_s: Option<u64>) -> Verdict {
+    fn verdict(
+        outcome: Outcome,
+        id: Option<&str>,
+        value: Option<u64>,
+        wait_s: Option<u64>,
+    ) -> Verdict {
         let mut detail = Detail::default();
         if let Some(id) = id {
             let mut quota = QuotaDetail::default();
@@ -179,7 +220,12 @@ mod tests {
 
     #[test]
     fn an_exhausted_day_is_closed_whatever_the_hint_says() {
-        let verdict = verdict(Outcome::RateLimitedDay, Some("GenerateRequestsPerDayPerProjectPerModel"), Some(250), Some(2));
+        let verdict = verdict(
+            Outcome::RateLimitedDay,
+            Some("GenerateRequestsPerDayPerProjectPerModel"),
+            Some(250),
+            Some(2),
+        );
         assert_eq!(
             lessons(&verdict, Some(429), Amounts::default(), &Limits::unlimited()),
             [Lesson::CloseDay, Lesson::Stated { dimension: Dimension::RequestsPerDay, limit: 250 }]
@@ -196,7 +242,10 @@ mod tests {
             ("GenerateImagesPerMinutePerProjectPerModel-FreeTier", Some(ImagesPerMinute)),
             ("GenerateRequestsPerDayPerProjectPerModel-FreeTier", Some(RequestsPerDay)),
             ("GenerateContentInputTokensPerModelPerDay-FreeTier", None),
-            ("generativelanguage.googleapis.com/generate_content_paid_tier_2_input_token_count", Some(TokensPerMinute)),
+            (
+                "generativelanguage.googleapis.com/generate_content_paid_tier_2_input_token_count",
+                Some(TokensPerMinute),
+            ),
             ("generativelanguage.googleapis.com/generate_content_requests", None),
         ] {
             let mut quota = QuotaDetail::default();
@@ -210,7 +259,10 @@ mod tests {
         let limits = Limits::unlimited().rpm(100);
         let bare = verdict(Outcome::RateLimited, None, None, None);
         let far = lessons(&bare, Some(429), Amounts([10, 0, 0, 10]), &limits);
-        assert_eq!(far, [Lesson::Rest { ms: 10_000, reason: RestReason::Capacity, whole_project: false }]);
+        assert_eq!(
+            far,
+            [Lesson::Rest { ms: 10_000, reason: RestReason::Capacity, whole_project: false }]
+        );
         let near = lessons(&bare, Some(429), Amounts([95, 0, 0, 95]), &limits);
         assert!(near.contains(&Lesson::Lower { dimension: Dimension::RequestsPerMinute }));
     }

@@ -8,7 +8,8 @@ use std::hash::Hasher;
 
 use tower_gemini_core::call::ModelId;
 
-/// One of the four things that Google counts, all at once (article 004 and Google's rate-limit pages).
+/// One of the four things that Google counts, all at once (article 004 and Google's rate-limit
+/// pages).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Dimension {
     /// RPM.
@@ -23,7 +24,12 @@ pub enum Dimension {
 
 impl Dimension {
     /// All four, in the order of [`Amounts`].
-    pub const ALL: [Self; 4] = [Self::RequestsPerMinute, Self::TokensPerMinute, Self::ImagesPerMinute, Self::RequestsPerDay];
+    pub const ALL: [Self; 4] = [
+        Self::RequestsPerMinute,
+        Self::TokensPerMinute,
+        Self::ImagesPerMinute,
+        Self::RequestsPerDay,
+    ];
 
     pub(crate) const fn index(self) -> usize {
         match self {
@@ -175,9 +181,11 @@ impl ProjectId {
         &self.0
     }
 
-    /// A project told by its credential, without keeping the credential: 128 bits of SipHash-2-4 under `secret`.
+    /// A project told by its credential, without keeping the credential: 128 bits of SipHash-2-4
+    /// under `secret`.
     ///
-    /// The same secret gives the same project in every process. Without the secret nobody can try credentials against the name.
+    /// The same secret gives the same project in every process. Without the secret nobody can try
+    /// credentials against the name.
     ///
     /// ```
     /// use tower_gemini::quota_guard::ProjectId;

@@ -1,4 +1,5 @@
-//! Sends only what Google's quota allows, across tasks, processes and restarts, so that the quota is never found out by a refusal.
+//! Sends only what Google's quota allows, across tasks, processes and restarts, so that the quota
+//! is never found out by a refusal.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -35,28 +36,34 @@
 //!
 //! # Why
 //!
-//! Google counts requests, input tokens and images a minute and requests a day, all at once, per project and per model; 503s and 400s
-//! count too, and the day ends at midnight Pacific. A client that finds out by being refused has spent a request to learn it.
+//! Google counts requests, input tokens and images a minute and requests a day, all at once, per
+//! project and per model; 503s and 400s count too, and the day ends at midnight Pacific. A client
+//! that finds out by being refused has spent a request to learn it.
 //!
 //! # What it does
 //!
-//! - **All or nothing over four dimensions.** In no window of 60 seconds and in no Pacific day more is sent than the limit, whatever
-//!   the calls weigh and however they overlap.
-//! - **Reserved before sending, held to the end of the body.** The answer's `usageMetadata` replaces the estimate of tokens. Only what
-//!   was surely not counted (never sent) is given back; a dropped call settles by how far it got.
-//! - **First come, first served.** A call that has to wait is told how long (trail, `tracing`, [`on_wait`](QuotaGuardLayer::on_wait)),
-//!   and is refused at once when its turn would come after its deadline. Heavy calls are not overtaken.
-//! - **Learning.** A refusal of Google's that names its limit corrects ours; an exhausted day is closed until midnight Pacific, whatever
-//!   the hint says; a refusal without details, far below our limits, is a lack of capacity: the model rests, the limit stays. Lowered
-//!   limits are tried upward again.
-//! - **The day** is Pacific by rule, both daylight changes included, without a time zone database. A clock set back grants nothing
-//!   twice; a clock that ran far ahead and came back leaves what it took counted.
+//! - **All or nothing over four dimensions.** In no window of 60 seconds and in no Pacific day more
+//!   is sent than the limit, whatever the calls weigh and however they overlap.
+//! - **Reserved before sending, held to the end of the body.** The answer's `usageMetadata`
+//!   replaces the estimate of tokens. Only what was surely not counted (never sent) is given back;
+//!   a dropped call settles by how far it got.
+//! - **First come, first served.** A call that has to wait is told how long (trail, `tracing`,
+//!   [`on_wait`](QuotaGuardLayer::on_wait)), and is refused at once when its turn would come after
+//!   its deadline. Heavy calls are not overtaken.
+//! - **Learning.** A refusal of Google's that names its limit corrects ours; an exhausted day is
+//!   closed until midnight Pacific, whatever the hint says; a refusal without details, far below
+//!   our limits, is a lack of capacity: the model rests, the limit stays. Lowered limits are tried
+//!   upward again.
+//! - **The day** is Pacific by rule, both daylight changes included, without a time zone database.
+//!   A clock set back grants nothing twice; a clock that ran far ahead and came back leaves what it
+//!   took counted.
 //! - **Shared counts** ([`store`]): a file for restarts, Redis or Valkey for many machines.
 //!
 //! # Order in the stack
 //!
 //! Inside [`JitteredRetry`](crate::JitteredRetry), so that each attempt is counted; outside
-//! [`AttemptTimeout`](crate::AttemptTimeout), so that waiting for quota does not use up an attempt's time.
+//! [`AttemptTimeout`](crate::AttemptTimeout), so that waiting for quota does not use up an
+//! attempt's time.
 //!
 //! # Defaults
 //!
@@ -77,14 +84,16 @@
 //!
 //! # Errors
 //!
-//! The inner service's own. A refusal of this layer is an *answer*: 429 `RESOURCE_EXHAUSTED` with `RetryInfo`, `QuotaFailure` and an
-//! `ErrorInfo` of the domain [`tower-gemini`](REFUSAL_DOMAIN), charge and quota charge none.
+//! The inner service's own. A refusal of this layer is an *answer*: 429 `RESOURCE_EXHAUSTED` with
+//! `RetryInfo`, `QuotaFailure` and an `ErrorInfo` of the domain [`tower-gemini`](REFUSAL_DOMAIN),
+//! charge and quota charge none.
 //!
 //! # Cancel safety
 //!
-//! Dropping a call that waits leaves the line and takes nothing along. Dropping one that was sent counts it as used. Dropping one while a
-//! store is asked leaves the exchange to the next in line, so no grant is lost. With a store, one task a model lives for about as long
-//! as a lease, to give back what an idle process had left.
+//! Dropping a call that waits leaves the line and takes nothing along. Dropping one that was sent
+//! counts it as used. Dropping one while a store is asked leaves the exchange to the next in line,
+//! so no grant is lost. With a store, one task a model lives for about as long as a lease, to give
+//! back what an idle process had left.
 
 mod admission;
 mod alerts;
@@ -104,11 +113,15 @@ mod sync {
     pub(super) use std::sync::{Mutex, MutexGuard, PoisonError};
 }
 
-pub use admission::{Admission, Denied, Moment, Receipt, RestReason, SLOT_MS, Standing, Totals, Violation, WINDOW_MS};
+pub use admission::{
+    Admission, Denied, Moment, Receipt, RestReason, SLOT_MS, Standing, Totals, Violation, WINDOW_MS,
+};
 pub use alerts::QuotaAlert;
 pub use layer::{QuotaGuardLayer, QuotaHandle};
 pub use limits::{Amounts, Dimension, Limits, ProjectId, QuotaKey};
 pub use pacific::PacificDay;
 pub use refusal::DOMAIN as REFUSAL_DOMAIN;
 pub use service::{QuotaGuard, ResponseFuture};
-pub use state::{GuardCounts, LedgerEntry, QuotaLedger, QuotaWait, Reservation, Saturation, StoreFailure};
+pub use state::{
+    GuardCounts, LedgerEntry, QuotaLedger, QuotaWait, Reservation, Saturation, StoreFailure,
+};

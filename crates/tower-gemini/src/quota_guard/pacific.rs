@@ -23,14 +23,17 @@ pub struct PacificDay {
     end_ms: i64,
 }
 
-/// By rule and not by a time zone database, which a container may lack: the second Sunday of March to the first of November,
-/// as in the United States since 2007.
+/// By rule and not by a time zone database, which a container may lack: the second Sunday of March
+/// to the first of November, as in the United States since 2007.
 const RULE: &str = "PST8PDT,M3.2.0,M11.1.0";
 
 fn pacific() -> &'static TimeZone {
     static ZONE: OnceLock<TimeZone> = OnceLock::new();
-    // The rule is a constant that a test parses; were it wrong, the standard offset would serve until the test says so.
-    ZONE.get_or_init(|| TimeZone::posix(RULE).unwrap_or_else(|_| TimeZone::fixed(jiff::tz::offset(-8))))
+    // The rule is a constant that a test parses; were it wrong, the standard offset would serve
+    // until the test says so.
+    ZONE.get_or_init(|| {
+        TimeZone::posix(RULE).unwrap_or_else(|_| TimeZone::fixed(jiff::tz::offset(-8)))
+    })
 }
 
 fn start_of(date: Date) -> Option<i64> {
@@ -41,7 +44,8 @@ impl PacificDay {
     /// The day that holds this moment, in milliseconds since 1970 in UTC.
     #[must_use]
     pub fn holding(wall_ms: i64) -> Self {
-        // A year is 10^10.5 ms: what is beyond jiff's years -9999 to 9999 is no time that a quota has.
+        // A year is 10^10.5 ms: what is beyond jiff's years -9999 to 9999 is no time that a quota
+        // has.
         let wall_ms = wall_ms.clamp(0, 250_000_000_000_000);
         let found = Timestamp::from_millisecond(wall_ms).ok().and_then(|at| {
             let date = at.to_zoned(pacific().clone()).date();
@@ -52,7 +56,11 @@ impl PacificDay {
         found.unwrap_or_else(|| {
             let number = wall_ms.saturating_sub(8 * 3_600_000).div_euclid(86_400_000);
             let start_ms = number * 86_400_000 + 8 * 3_600_000;
-            Self { number: i32::try_from(number).unwrap_or(0), start_ms, end_ms: start_ms + 86_400_000 }
+            Self {
+                number: i32::try_from(number).unwrap_or(0),
+                start_ms,
+                end_ms: start_ms + 86_400_000,
+            }
         })
     }
 
@@ -110,16 +118,28 @@ mod tests {
 
     #[test]
     fn midnight_pacific_is_eight_hours_behind_in_winter_and_seven_in_summer() {
-        assert_eq!(PacificDay::holding(ms("2026-01-21T10:00:00Z")).end_ms(), ms("2026-01-22T08:00:00Z"));
-        assert_eq!(PacificDay::holding(ms("2026-07-21T10:00:00Z")).end_ms(), ms("2026-07-22T07:00:00Z"));
+        assert_eq!(
+            PacificDay::holding(ms("2026-01-21T10:00:00Z")).end_ms(),
+            ms("2026-01-22T08:00:00Z")
+        );
+        assert_eq!(
+            PacificDay::holding(ms("2026-07-21T10:00:00Z")).end_ms(),
+            ms("2026-07-22T07:00:00Z")
+        );
     }
 
     #[test]
     fn the_day_of_each_daylight_change_has_its_own_length() {
         let spring = PacificDay::holding(ms("2026-03-08T12:00:00Z"));
-        assert_eq!((spring.start_ms(), spring.end_ms()), (ms("2026-03-08T08:00:00Z"), ms("2026-03-09T07:00:00Z")));
+        assert_eq!(
+            (spring.start_ms(), spring.end_ms()),
+            (ms("2026-03-08T08:00:00Z"), ms("2026-03-09T07:00:00Z"))
+        );
         let autumn = PacificDay::holding(ms("2026-11-01T12:00:00Z"));
-        assert_eq!((autumn.start_ms(), autumn.end_ms()), (ms("2026-11-01T07:00:00Z"), ms("2026-11-02T08:00:00Z")));
+        assert_eq!(
+            (autumn.start_ms(), autumn.end_ms()),
+            (ms("2026-11-01T07:00:00Z"), ms("2026-11-02T08:00:00Z"))
+        );
     }
 
     proptest::proptest! {

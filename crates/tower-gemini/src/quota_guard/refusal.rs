@@ -21,13 +21,18 @@ pub const DOMAIN: &str = "tower-gemini";
 
 /// What a refusal means to retry and fallback.
 pub(crate) fn outcome_of(denied: &Denied) -> (Outcome, bool) {
-    let violates = |dimension| denied.violations.iter().any(|violation| violation.dimension == dimension);
+    let violates =
+        |dimension| denied.violations.iter().any(|violation| violation.dimension == dimension);
     match denied.rest {
         Some(RestReason::Account) => (Outcome::SpendRateLimited, false),
-        Some(RestReason::DayExhausted | RestReason::KeptForFirstAttempts) => (Outcome::RateLimitedDay, true),
+        Some(RestReason::DayExhausted | RestReason::KeptForFirstAttempts) => {
+            (Outcome::RateLimitedDay, true)
+        }
         // Google's lack of capacity, remembered: what a 503 would have been.
         Some(RestReason::Capacity) => (Outcome::Overloaded, true),
-        _ if denied.violations.iter().any(|violation| violation.limit == 0) => (Outcome::QuotaZeroOrBilling, true),
+        _ if denied.violations.iter().any(|violation| violation.limit == 0) => {
+            (Outcome::QuotaZeroOrBilling, true)
+        }
         _ if violates(Dimension::RequestsPerDay) => (Outcome::RateLimitedDay, true),
         Some(RestReason::Store) => (Outcome::RateLimited, true),
         _ => (Outcome::RateLimitedMinute, true),
@@ -79,7 +84,13 @@ where
         }));
     }
     let mut detail = Detail::default();
-    detail.reason = Some(denied.violations.first().map_or(reason, |violation| violation.dimension.quota_id()).to_owned());
+    detail.reason = Some(
+        denied
+            .violations
+            .first()
+            .map_or(reason, |violation| violation.dimension.quota_id())
+            .to_owned(),
+    );
     detail.message = Some(message.clone());
     detail.quota = denied.violations.first().map(|violation| {
         let mut quota = QuotaDetail::default();
@@ -108,7 +119,9 @@ fn message(denied: &Denied, wait: Option<Duration>, model: &str) -> String {
     let counts: Vec<_> = denied
         .violations
         .iter()
-        .map(|violation| format!("{} of {} {} are taken", violation.used, violation.limit, violation.dimension))
+        .map(|violation| {
+            format!("{} of {} {} are taken", violation.used, violation.limit, violation.dimension)
+        })
         .collect();
     if !counts.is_empty() {
         text.push_str(&counts.join(", "));
@@ -122,7 +135,9 @@ fn message(denied: &Denied, wait: Option<Duration>, model: &str) -> String {
             RestReason::MinuteExhausted => "the API said that this minute's limit is reached",
             RestReason::Capacity => "the API said that it has no capacity now",
             RestReason::Account => "the API said that the account may not spend more now",
-            RestReason::KeptForFirstAttempts => "what is left of the day is kept for first attempts",
+            RestReason::KeptForFirstAttempts => {
+                "what is left of the day is kept for first attempts"
+            }
             RestReason::Store => "the shared count says no, or does not answer",
         });
     }
@@ -131,7 +146,11 @@ fn message(denied: &Denied, wait: Option<Duration>, model: &str) -> String {
     }
     text.push_str(&format!(" (model {model})."));
     if let Some(wait) = wait {
-        text.push_str(&format!(" Please retry in {}.{:03}s.", wait.as_secs(), wait.subsec_millis()));
+        text.push_str(&format!(
+            " Please retry in {}.{:03}s.",
+            wait.as_secs(),
+            wait.subsec_millis()
+        ));
     }
     text
 }
@@ -157,21 +176,33 @@ mod tests {
         let denied = denied(Limits::unlimited().rpm(3).ipm(5));
         let key = QuotaKey::new("p", "gemini-3-pro-image");
         let call = Arc::new(Call::unrecognised());
-        let response =
-            refuse::<Full<bytes::Bytes>>(&denied, Some(Duration::from_millis(60_250)), &key, call, CallContext::new());
+        let response = refuse::<Full<bytes::Bytes>>(
+            &denied,
+            Some(Duration::from_millis(60_250)),
+            &key,
+            call,
+            CallContext::new(),
+        );
         assert_eq!(response.status(), 429);
         let verdict = response.body().verdict().clone();
         assert_eq!(
             (verdict.outcome(), verdict.charge(), verdict.quota()),
             (Outcome::RateLimitedMinute, Charge::None, QuotaCharge::None)
         );
-        assert!(verdict.is_retryable() && verdict.another_model_helps() && verdict.resend_permit().is_some());
+        assert!(
+            verdict.is_retryable()
+                && verdict.another_model_helps()
+                && verdict.resend_permit().is_some()
+        );
         let body = response.into_body().collect().await.unwrap().to_bytes();
         let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
         let details = &json["error"]["details"];
         assert_eq!(json["error"]["status"], "RESOURCE_EXHAUSTED");
         assert_eq!(details[0]["domain"], "tower-gemini");
-        assert_eq!(details[1]["violations"][0]["quotaId"], "GenerateRequestsPerMinutePerProjectPerModel");
+        assert_eq!(
+            details[1]["violations"][0]["quotaId"],
+            "GenerateRequestsPerMinutePerProjectPerModel"
+        );
         assert_eq!(details[1]["violations"][0]["quotaValue"], "3");
         assert_eq!(details[2]["retryDelay"], "60.250s");
     }

@@ -34,12 +34,17 @@ pub struct QuotaGuard<S> {
 }
 
 impl<S> QuotaGuard<S> {
-    pub(super) fn new(inner: S, state: Arc<State>, project: Arc<ProjectSource>, saturation: Saturation) -> Self {
+    pub(super) fn new(
+        inner: S,
+        state: Arc<State>,
+        project: Arc<ProjectSource>,
+        saturation: Saturation,
+    ) -> Self {
         Self { inner, state, project, saturation }
     }
 
-    /// The count that this request is held against; `None` where nothing limits it. Counting tokens and batches have quotas of
-    /// their own at Google, which are none of ours.
+    /// The count that this request is held against; `None` where nothing limits it. Counting tokens
+    /// and batches have quotas of their own at Google, which are none of ours.
     fn cell<B>(&self, request: &Request<B>, call: &Call) -> Option<Arc<Cell>> {
         let model = call.model.clone()?;
         if !matches!(call.verb, Verb::Generate | Verb::StreamGenerate | Verb::Predict) {
@@ -51,7 +56,10 @@ impl<S> QuotaGuard<S> {
 
 impl<S: fmt::Debug> fmt::Debug for QuotaGuard<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("QuotaGuard").field("inner", &self.inner).field("state", &self.state).finish_non_exhaustive()
+        f.debug_struct("QuotaGuard")
+            .field("inner", &self.inner)
+            .field("state", &self.state)
+            .finish_non_exhaustive()
     }
 }
 
@@ -70,15 +78,22 @@ where
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         if self.state.passes_all() {
-            return ResponseFuture { step: Step::Sent { future: self.inner.call(request), reservation: None }, refused: None };
+            return ResponseFuture {
+                step: Step::Sent { future: self.inner.call(request), reservation: None },
+                refused: None,
+            };
         }
         let call = ReplayBody::call_of(&request);
         let Some(cell) = self.cell(&request, &call) else {
-            return ResponseFuture { step: Step::Sent { future: self.inner.call(request), reservation: None }, refused: None };
+            return ResponseFuture {
+                step: Step::Sent { future: self.inner.call(request), reservation: None },
+                refused: None,
+            };
         };
         let context = ReplayBody::context_of(&request);
         let is_retry = context.trail().attempt_count() > 0;
-        let ask = self.state.ask(&cell, call.input_tokens_estimate, u64::from(call.images), is_retry);
+        let ask =
+            self.state.ask(&cell, call.input_tokens_estimate, u64::from(call.images), is_retry);
         let asker = Asker { cell: cell.clone(), call, context, state: self.state.clone() };
         if self.saturation == Saturation::Shadow {
             let reservation = self.state.force(&cell, ask);
@@ -91,7 +106,8 @@ where
             }
             Try::Denied(denied) if self.saturation == Saturation::Refuse => asker.refuse(denied),
             _ => {
-                // Refusing at once, the store must still be asked: that is no wait for allowance, and has its own limit.
+                // Refusing at once, the store must still be asked: that is no wait for allowance,
+                // and has its own limit.
                 let longest = match self.saturation {
                     Saturation::Wait { at_most } => at_most,
                     _ => self.state.settings.store_timeout,
@@ -103,13 +119,18 @@ where
                     Err(denied) => asker.refuse(denied),
                     Ok((place, expected)) => {
                         if !expected.is_zero() {
-                            let step = TrailStep::Waited { delay: expected, why: WaitReason::OwnQuota };
+                            let step =
+                                TrailStep::Waited { delay: expected, why: WaitReason::OwnQuota };
                             asker.context.trail().push(step);
                         }
-                        // The instance that was made ready waits with its request: calling a clone would pass limits below us.
+                        // The instance that was made ready waits with its request: calling a clone
+                        // would pass limits below us.
                         let inner = take_ready(&mut self.inner);
                         let waiting = Box::pin(place.served());
-                        ResponseFuture { step: Step::Waiting { waiting, then: Some((inner, request)) }, refused: Some(asker) }
+                        ResponseFuture {
+                            step: Step::Waiting { waiting, then: Some((inner, request)) },
+                            refused: Some(asker),
+                        }
                     }
                 }
             }
@@ -130,7 +151,10 @@ impl Asker {
     where
         S: Service<R>,
     {
-        ResponseFuture { step: Step::Sent { future, reservation: Some(reservation) }, refused: None }
+        ResponseFuture {
+            step: Step::Sent { future, reservation: Some(reservation) },
+            refused: None,
+        }
     }
 
     fn refuse<S, R>(self, denied: Denied) -> ResponseFuture<S, R>
@@ -219,17 +243,20 @@ where
                         Some(reservation) => settle(reservation, result),
                     });
                 }
-                StepProjection::Waiting { waiting, then } => match ready!(waiting.as_mut().poll(cx)) {
-                    Ok(reservation) => {
-                        let Some((mut inner, request)) = then.take() else {
-                            // Polled after it was ready: a fault of the caller that must not bring the process down.
-                            return Poll::Pending;
-                        };
-                        let future = inner.call(request);
-                        this.step.set(Step::Sent { future, reservation: Some(reservation) });
+                StepProjection::Waiting { waiting, then } => {
+                    match ready!(waiting.as_mut().poll(cx)) {
+                        Ok(reservation) => {
+                            let Some((mut inner, request)) = then.take() else {
+                                // Polled after it was ready: a fault of the caller that must not
+                                // bring the process down.
+                                return Poll::Pending;
+                            };
+                            let future = inner.call(request);
+                            this.step.set(Step::Sent { future, reservation: Some(reservation) });
+                        }
+                        Err(denied) => this.step.set(Step::Refused { denied: Some(denied) }),
                     }
-                    Err(denied) => this.step.set(Step::Refused { denied: Some(denied) }),
-                },
+                }
                 StepProjection::Refused { denied } => {
                     let (Some(denied), Some(asker)) = (denied.take(), this.refused.take()) else {
                         return Poll::Pending;
@@ -264,7 +291,8 @@ fn settle<B>(
 fn end(reservation: &mut Reservation, verdict: &Verdict, tokens: Option<u64>) {
     match verdict.quota() {
         QuotaCharge::None => reservation.give_back_in_place(),
-        // Google does not say whether a 429 counts, and a 503 does: what is not surely free is counted.
+        // Google does not say whether a 429 counts, and a 503 does: what is not surely free is
+        // counted.
         QuotaCharge::Maybe | QuotaCharge::Counted => reservation.settle_in_place(tokens),
     }
 }

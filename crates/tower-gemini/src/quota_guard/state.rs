@@ -26,8 +26,8 @@ use super::store::{Charged, Exchanging, Pool, QuotaStore, Reply, StoreError};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Saturation {
-    /// Wait in line, first come, first served, up to the call's deadline and at most this long; refuse at once where the turn
-    /// would come later than that.
+    /// Wait in line, first come, first served, up to the call's deadline and at most this long;
+    /// refuse at once where the turn would come later than that.
     Wait {
         /// The longest wait.
         at_most: Duration,
@@ -44,8 +44,8 @@ pub enum Saturation {
 pub enum StoreFailure {
     /// Nothing is let through until it answers.
     Closed,
-    /// A process goes on at the pace it had in the last minute, which all processes together were granted; one that never had a
-    /// lease lets nothing through.
+    /// A process goes on at the pace it had in the last minute, which all processes together were
+    /// granted; one that never had a lease lets nothing through.
     OpenOnLastLease,
 }
 
@@ -118,7 +118,8 @@ pub struct LedgerEntry {
 
 pub(crate) type Callback<T> = Arc<dyn Fn(&T) + Send + Sync>;
 
-/// Which limits hold for which project and model; the most specific rule wins, project before model.
+/// Which limits hold for which project and model; the most specific rule wins, project before
+/// model.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Rules {
     pub(crate) default: Limits,
@@ -132,11 +133,9 @@ impl Rules {
                 && model.as_ref().is_none_or(|model| *model == key.model.as_str())
         };
         // `max_by_key` keeps the last of equals: a later rule replaces an earlier one.
-        let rule = self
-            .rules
-            .iter()
-            .filter(fits)
-            .max_by_key(|(project, model, _)| u8::from(project.is_some()) * 2 + u8::from(model.is_some()));
+        let rule = self.rules.iter().filter(fits).max_by_key(|(project, model, _)| {
+            u8::from(project.is_some()) * 2 + u8::from(model.is_some())
+        });
         rule.map_or(self.default, |(.., limits)| *limits)
     }
 
@@ -207,7 +206,8 @@ impl Beside for Side {
 pub(crate) struct Cell {
     pub(crate) key: QuotaKey,
     pub(crate) gate: Gate<Side>,
-    /// An exchange under way. It outlives the call that began it: a grant must not be lost because its asker went away.
+    /// An exchange under way. It outlives the call that began it: a grant must not be lost because
+    /// its asker went away.
     flight: Mutex<Option<Flight>>,
 }
 
@@ -218,7 +218,9 @@ impl Cell {
         Arc::strong_count(self) == 1
             && self.gate.waiting() == 0
             && self.flight.lock().unwrap_or_else(PoisonError::into_inner).is_none()
-            && self.gate.look(|admission, side| admission.is_at_rest(now) && !side.pool.as_ref().is_some_and(Pool::wants_flush))
+            && self.gate.look(|admission, side| {
+                admission.is_at_rest(now) && !side.pool.as_ref().is_some_and(Pool::wants_flush)
+            })
     }
 }
 
@@ -230,8 +232,8 @@ struct Flight {
     asked: bool,
 }
 
-/// Cells kept. A gateway passes on whatever model and key a caller names. Where there is no room for another, those at rest go; where none
-/// is, all that come share one more.
+/// Cells kept. A gateway passes on whatever model and key a caller names. Where there is no room
+/// for another, those at rest go; where none is, all that come share one more.
 const CELLS_KEPT: usize = 4_096;
 /// How often is looked for those at rest at most, in milliseconds.
 const SWEEP_EVERY_MS: u64 = 60_000;
@@ -288,7 +290,8 @@ impl State {
         }
     }
 
-    /// This moment. The wall clock is read once a slot: a day ends at most that much late, and never early.
+    /// This moment. The wall clock is read once a slot: a day ends at most that much late, and
+    /// never early.
     pub(crate) fn now(&self) -> Moment {
         let steady_ms = self.steady_of(Instant::now());
         let slot = steady_ms / SLOT_MS;
@@ -298,16 +301,23 @@ impl State {
             self.wall_offset.store(offset, Ordering::Release);
             self.wall_slot.store(slot, Ordering::Release);
         }
-        Moment { steady_ms, wall_ms: steady.saturating_add(self.wall_offset.load(Ordering::Acquire)) }
+        Moment {
+            steady_ms,
+            wall_ms: steady.saturating_add(self.wall_offset.load(Ordering::Acquire)),
+        }
     }
 
     pub(crate) fn steady_of(&self, at: Instant) -> u64 {
-        EPOCH_MS + u64::try_from(at.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX / 2)
+        EPOCH_MS
+            + u64::try_from(at.saturating_duration_since(self.epoch).as_millis())
+                .unwrap_or(u64::MAX / 2)
     }
 
     fn instant_of(&self, steady_ms: u64) -> Instant {
         // A wait of centuries is no instant; a year is as good.
-        let ms = steady_ms.saturating_sub(EPOCH_MS).min(self.steady_of(Instant::now()).saturating_add(31_536_000_000));
+        let ms = steady_ms
+            .saturating_sub(EPOCH_MS)
+            .min(self.steady_of(Instant::now()).saturating_add(31_536_000_000));
         self.epoch + Duration::from_millis(ms)
     }
 
@@ -322,20 +332,31 @@ impl State {
         }
         let now = self.now();
         let mut cells = self.cells.write().unwrap_or_else(PoisonError::into_inner);
-        let is_due = || now.steady_ms >= self.swept_ms.load(Ordering::Relaxed).saturating_add(SWEEP_EVERY_MS);
+        let is_due = || {
+            now.steady_ms >= self.swept_ms.load(Ordering::Relaxed).saturating_add(SWEEP_EVERY_MS)
+        };
         if cells.len() >= CELLS_KEPT && !cells.contains_key(key) && is_due() {
             self.swept_ms.store(now.steady_ms, Ordering::Relaxed);
             cells.retain(|_, cell| !cell.is_at_rest(now));
         }
-        let key = if cells.len() < CELLS_KEPT || cells.contains_key(key) { key.clone() } else { QuotaKey::new("*", "*") };
+        let key = if cells.len() < CELLS_KEPT || cells.contains_key(key) {
+            key.clone()
+        } else {
+            QuotaKey::new("*", "*")
+        };
         let cell = cells.entry(key.clone()).or_insert_with(|| {
             let margin_ms = u64::try_from(self.settings.margin.as_millis()).unwrap_or(0);
-            let pool = self
-                .settings
-                .store
-                .as_ref()
-                .map(|_| Pool::new(self.settings.lease, self.settings.store_failure == StoreFailure::OpenOnLastLease));
-            let side = Side { pool, alerts: Alerts::new(self.settings.thresholds.clone()), learned: Learned::new(limits) };
+            let pool = self.settings.store.as_ref().map(|_| {
+                Pool::new(
+                    self.settings.lease,
+                    self.settings.store_failure == StoreFailure::OpenOnLastLease,
+                )
+            });
+            let side = Side {
+                pool,
+                alerts: Alerts::new(self.settings.thresholds.clone()),
+                learned: Learned::new(limits),
+            };
             let gate = Gate::new(Admission::new(limits, margin_ms), side);
             Arc::new(Cell { key, gate, flight: Mutex::new(None) })
         });
@@ -350,7 +371,8 @@ impl State {
     pub(crate) fn ask(&self, cell: &Cell, tokens: u64, images: u64, is_retry: bool) -> Ask {
         let percent = u64::from(self.settings.first_attempt_percent.min(100));
         let day_reserve = if is_retry && percent > 0 {
-            let limit = cell.gate.look(|admission, _| admission.limits().get(Dimension::RequestsPerDay));
+            let limit =
+                cell.gate.look(|admission, _| admission.limits().get(Dimension::RequestsPerDay));
             limit.map_or(0, |limit| limit / 100 * percent + limit % 100 * percent / 100)
         } else {
             0
@@ -416,7 +438,14 @@ impl State {
         let latest_ms = latest.map(|at| self.steady_of(at));
         let ahead = cell.gate.waiting();
         let (ticket, at_ms) = cell.gate.join(now, ask, latest_ms)?;
-        let place = Place { state: self.clone(), cell: cell.clone(), ticket, ask, latest_ms, served: false };
+        let place = Place {
+            state: self.clone(),
+            cell: cell.clone(),
+            ticket,
+            ask,
+            latest_ms,
+            served: false,
+        };
         let expected = Duration::from_millis(at_ms.saturating_sub(now.steady_ms));
         if !expected.is_zero() || ahead > 0 {
             self.counters.waited.fetch_add(1, Ordering::Relaxed);
@@ -453,17 +482,27 @@ impl State {
             return;
         }
         let now = self.now();
-        let lessons = cell.gate.look(|admission, _| lessons(verdict, status, admission.taken(now), admission.limits()));
+        let lessons = cell.gate.look(|admission, _| {
+            lessons(verdict, status, admission.taken(now), admission.limits())
+        });
         for lesson in lessons {
             tracing::info!(model = %redact(cell.key.model.as_str()), outcome = verdict.outcome().as_str(), ?lesson, "learned from a refusal");
             match lesson {
                 Lesson::Rest { ms, reason, whole_project: true } => {
-                    for other in self.all_cells().iter().filter(|other| other.key.project == cell.key.project) {
-                        other.gate.change(|admission, _| admission.rest_until(now.steady_ms.saturating_add(ms), reason));
+                    for other in self
+                        .all_cells()
+                        .iter()
+                        .filter(|other| other.key.project == cell.key.project)
+                    {
+                        other.gate.change(|admission, _| {
+                            admission.rest_until(now.steady_ms.saturating_add(ms), reason)
+                        });
                     }
                 }
                 Lesson::Rest { ms, reason, .. } => {
-                    cell.gate.change(|admission, _| admission.rest_until(now.steady_ms.saturating_add(ms), reason));
+                    cell.gate.change(|admission, _| {
+                        admission.rest_until(now.steady_ms.saturating_add(ms), reason)
+                    });
                 }
                 Lesson::CloseDay => cell.gate.change(|admission, side| {
                     admission.close_this_day(now);
@@ -494,7 +533,11 @@ impl State {
             remaining: standing.remaining(),
             resets_in: Duration::from_millis(standing.resets_at_ms.saturating_sub(now.steady_ms)),
         };
-        QuotaLedger { key: cell.key.clone(), entries: standing.map(entry), waiting: cell.gate.waiting() }
+        QuotaLedger {
+            key: cell.key.clone(),
+            entries: standing.map(entry),
+            waiting: cell.gate.waiting(),
+        }
     }
 
     pub(crate) fn ledgers(&self) -> Vec<QuotaLedger> {
@@ -503,7 +546,8 @@ impl State {
         ledgers
     }
 
-    /// Asks the store on behalf of whoever is first in line. One exchange at a time; one that was left behind is finished first.
+    /// Asks the store on behalf of whoever is first in line. One exchange at a time; one that was
+    /// left behind is finished first.
     async fn exchange(self: &Arc<Self>, cell: &Arc<Cell>, ask: Option<Ask>) {
         let Some(store) = &self.settings.store else { return };
         let waiting = cell.flight.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -532,7 +576,8 @@ impl State {
         });
         let need = ask.map(|ask| ask.amounts).unwrap_or_default();
         let unreported = exchange.as_ref().map(|exchange| exchange.unreported).unwrap_or_default();
-        // An answer that comes after the lease it grants is over would grant nothing, again and again.
+        // An answer that comes after the lease it grants is over would grant nothing, again and
+        // again.
         let limit = self.settings.store_timeout.min(self.settings.lease / 5 * 4);
         let exchanging: Exchanging = match exchange {
             Some(exchange) => store.exchange(exchange),
@@ -547,7 +592,12 @@ impl State {
         Flight { future, sent, need, unreported, asked: ask.is_some() }
     }
 
-    fn arrive(self: &Arc<Self>, cell: &Arc<Cell>, flight: &Flight, result: Result<Reply, StoreError>) {
+    fn arrive(
+        self: &Arc<Self>,
+        cell: &Arc<Cell>,
+        flight: &Flight,
+        result: Result<Reply, StoreError>,
+    ) {
         let now = self.now();
         match result {
             Ok(reply) => {
@@ -584,11 +634,13 @@ impl State {
         }
     }
 
-    /// Gives back what a process that went quiet had left of its lease. One short task a cell, which ends by itself.
+    /// Gives back what a process that went quiet had left of its lease. One short task a cell,
+    /// which ends by itself.
     fn flush_later(self: &Arc<Self>, cell: &Arc<Cell>) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let begun =
-            cell.gate.look(|_, side| side.pool.as_mut().is_some_and(|pool| !std::mem::replace(&mut pool.flushing, true)));
+        let begun = cell.gate.look(|_, side| {
+            side.pool.as_mut().is_some_and(|pool| !std::mem::replace(&mut pool.flushing, true))
+        });
         if !begun {
             return;
         }
@@ -596,7 +648,8 @@ impl State {
         runtime.spawn(async move {
             loop {
                 let (Some(shared), Some(here)) = (state.upgrade(), cell.upgrade()) else { return };
-                let expires_ms = here.gate.look(|_, side| side.pool.as_ref().and_then(Pool::expires_ms));
+                let expires_ms =
+                    here.gate.look(|_, side| side.pool.as_ref().and_then(Pool::expires_ms));
                 let now = shared.now().steady_ms;
                 match expires_ms {
                     Some(at_ms) if at_ms > now => {
@@ -641,7 +694,8 @@ impl fmt::Debug for State {
     }
 }
 
-/// An exchange that is being awaited; dropped before its end it goes back to where the next in line finds it.
+/// An exchange that is being awaited; dropped before its end it goes back to where the next in line
+/// finds it.
 struct Held<'a> {
     cell: &'a Cell,
     flight: Option<Flight>,
@@ -751,7 +805,8 @@ impl Drop for Place {
 
 /// Allowance that was taken for one call.
 ///
-/// Dropped before [`sent`](Self::sent) it gives everything back; dropped after, it counts as used: the server may have counted it.
+/// Dropped before [`sent`](Self::sent) it gives everything back; dropped after, it counts as used:
+/// the server may have counted it.
 #[must_use = "dropping a reservation gives it back"]
 pub struct Reservation {
     state: Arc<State>,

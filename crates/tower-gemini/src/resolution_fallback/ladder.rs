@@ -40,14 +40,20 @@ impl Ladder {
         let mut sizes: Vec<_> = sizes.into_iter().collect();
         sizes.sort_unstable_by(|a, b| b.cmp(a));
         sizes.dedup();
-        Self { sizes, outcomes: vec![Outcome::Deadline, Outcome::Overloaded, Outcome::Interrupted], attempts: 1, retry: None }
+        Self {
+            sizes,
+            outcomes: vec![Outcome::Deadline, Outcome::Overloaded, Outcome::Interrupted],
+            attempts: 1,
+            retry: None,
+        }
     }
 
     /// Every size down to this one, where the model makes it.
     #[must_use]
     pub fn down_to(mut self, size: ImageSize) -> Self {
         let rest = ImageSize::ALL.into_iter().filter(|known| *known >= size);
-        let sizes = Self::of(self.sizes.iter().copied().filter(|known| *known >= size).chain(rest)).sizes;
+        let sizes =
+            Self::of(self.sizes.iter().copied().filter(|known| *known >= size).chain(rest)).sizes;
         self.sizes = sizes;
         self
     }
@@ -59,7 +65,8 @@ impl Ladder {
         self
     }
 
-    /// How many times each size is tried by the retry inside, the last one apart, which its own policy rules.
+    /// How many times each size is tried by the retry inside, the last one apart, which its own
+    /// policy rules.
     #[must_use]
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts.max(1);
@@ -77,7 +84,9 @@ impl Ladder {
     #[must_use]
     pub fn below(&self, size: Option<ImageSize>, model: Option<&Model>) -> Option<ImageSize> {
         let asked = size.unwrap_or(ImageSize::K1);
-        let makes = |size: ImageSize| model.is_none_or(|model| model.accepts_image_size && model.makes(size));
+        let makes = |size: ImageSize| {
+            model.is_none_or(|model| model.accepts_image_size && model.makes(size))
+        };
         self.sizes.iter().copied().find(|size| *size < asked && makes(*size))
     }
 

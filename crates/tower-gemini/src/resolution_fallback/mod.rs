@@ -35,23 +35,26 @@
 //!
 //! # When it steps down
 //!
-//! After a deadline or an overload: an image of 4K costs the service about sixteen times the work of one of 1K (article 000), and in
-//! the outage of 2026-01-21 about 95 % of the 1K images came, 70 % at 2K and fewer than 20 % at 4K (the article's own figures). What was
-//! charged is never asked for again, and what may have been (our own timeout) only out of the caller's
-//! [`Allowance`](tower_gemini_core::context::Allowance). A caller who [keeps the size](tower_gemini_core::target::MustKeep::size) gets it or
-//! nothing. Only sizes that the model makes are asked for; 512 only where [`Ladder::down_to`] says so, and the model has it.
+//! After a deadline or an overload: an image of 4K costs the service about sixteen times the work
+//! of one of 1K (article 000), and in the outage of 2026-01-21 about 95 % of the 1K images came, 70
+//! % at 2K and fewer than 20 % at 4K (the article's own figures). What was charged is never asked
+//! for again, and what may have been (our own timeout) only out of the caller's
+//! [`Allowance`](tower_gemini_core::context::Allowance). A caller who [keeps the
+//! size](tower_gemini_core::target::MustKeep::size) gets it or nothing. Only sizes that the model
+//! makes are asked for; 512 only where [`Ladder::down_to`] says so, and the model has it.
 //!
 //! # What comes back
 //!
-//! The first answer that is no deadline and no overload, or the last one. Its size is in the trail and in
-//! [`Served`](tower_gemini_core::target::Served) in the answer's extensions.
+//! The first answer that is no deadline and no overload, or the last one. Its size is in the trail
+//! and in [`Served`](tower_gemini_core::target::Served) in the answer's extensions.
 //!
 //! # Order in the stack
 //!
-//! Inside or outside [`ModelFallback`](crate::ModelFallback), always outside [`JitteredRetry`](crate::JitteredRetry). The inner one of the two
-//! fallbacks gives way first: with this one inside, a model is tried at smaller sizes before another one is ("keep the model", the
-//! order of [`GeminiStack`](crate::GeminiStack)); with this one outside, every model is tried at the size before the size is given up ("keep
-//! the size").
+//! Inside or outside [`ModelFallback`](crate::ModelFallback), always outside
+//! [`JitteredRetry`](crate::JitteredRetry). The inner one of the two fallbacks gives way first:
+//! with this one inside, a model is tried at smaller sizes before another one is ("keep the model",
+//! the order of [`GeminiStack`](crate::GeminiStack)); with this one outside, every model is tried
+//! at the size before the size is given up ("keep the size").
 //!
 //! # Defaults
 //!

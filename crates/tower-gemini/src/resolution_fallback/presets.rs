@@ -17,7 +17,8 @@ pub fn article_000_full() -> Ladder {
     Ladder::of([K4, K2, K1]).retried(presets::article_000_ladder())
 }
 
-/// Article 000, "conservative": 4K and then 1K at once, which it puts at 95 % in the outage (2K at 70 %).
+/// Article 000, "conservative": 4K and then 1K at once, which it puts at 95 % in the outage (2K at
+/// 70 %).
 #[must_use]
 pub fn article_000_conservative() -> Ladder {
     Ladder::of([K4, K1]).retried(RetryPolicy::never())

@@ -83,7 +83,8 @@ where
         request.extensions_mut().insert(ladder.retries(outer.clone(), below.is_none()));
         let answer = judged(inner.call(request)).await;
         let verdict = Verdict::of_result(&answer);
-        let Some((below, rewrite)) = below.filter(|_| ladder.steps_down_after(verdict.outcome())) else {
+        let Some((below, rewrite)) = below.filter(|_| ladder.steps_down_after(verdict.outcome()))
+        else {
             return served(answer, given_up);
         };
         let stop = if verdict.charge() == Charge::Charged {
@@ -96,7 +97,12 @@ where
         let permit = match stop {
             Some(why) => Err(why),
             // Out of the caller's allowance where the larger image may have been charged.
-            None => context.allowance().cloned().unwrap_or_default().buy(verdict).ok_or(StopReason::MaybeCharged),
+            None => context
+                .allowance()
+                .cloned()
+                .unwrap_or_default()
+                .buy(verdict)
+                .ok_or(StopReason::MaybeCharged),
         };
         let permit = match permit {
             Ok(permit) => permit,
@@ -112,7 +118,8 @@ where
         });
         given_up = rewrite.given_up().to_vec();
         context.trail().push(Step::Degraded { given_up: given_up.clone() });
-        // The answer is dropped before the next send: it holds a connection, and nobody will read it.
+        // The answer is dropped before the next send: it holds a connection, and nobody will read
+        // it.
         drop(answer);
         size = Some(below);
         poll_fn(|cx| inner.poll_ready(cx)).await?;
@@ -121,7 +128,11 @@ where
 }
 
 /// The next smaller size that this request can be rewritten to.
-fn smaller(settings: &Settings, kept: &KeptRequest, size: Option<ImageSize>) -> Option<(ImageSize, Rewrite)> {
+fn smaller(
+    settings: &Settings,
+    kept: &KeptRequest,
+    size: Option<ImageSize>,
+) -> Option<(ImageSize, Rewrite)> {
     let model = kept.call().model.as_ref()?;
     let below = settings.ladder.below(size, settings.catalog().lookup(model.as_str()))?;
     let rules = Rules::new(settings.catalog()).must_keep(kept.context().must_keep());

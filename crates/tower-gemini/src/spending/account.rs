@@ -33,9 +33,12 @@ impl Period {
             Self::Hour => jiff::Unit::Hour,
             Self::Day => jiff::Unit::Day,
             Self::Month => jiff::Unit::Month,
-            Self::Every(length) => return fixed(i64::try_from(length.as_secs()).unwrap_or(i64::MAX).max(1)),
+            Self::Every(length) => {
+                return fixed(i64::try_from(length.as_secs()).unwrap_or(i64::MAX).max(1));
+            }
         };
-        let bounds = timestamp(at).and_then(|at| Some((zone.start_of(unit, at)?, zone.end_of(unit, at)?)));
+        let bounds =
+            timestamp(at).and_then(|at| Some((zone.start_of(unit, at)?, zone.end_of(unit, at)?)));
         // Only beyond the year 9999.
         bounds.map_or_else(|| fixed(86_400), |(start, end)| (start.as_second(), end.as_second()))
     }
@@ -52,8 +55,8 @@ impl fmt::Display for Period {
     }
 }
 
-/// A sum of amounts. Wider than they are: an attempt that nothing bounds is `u64::MAX`, and two of them must come off again one by
-/// one.
+/// A sum of amounts. Wider than they are: an attempt that nothing bounds is `u64::MAX`, and two of
+/// them must come off again one by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Sums([u128; 5]);
 
@@ -71,7 +74,10 @@ impl Sums {
     }
 
     fn of(&self, dimension: Dimension) -> u64 {
-        let sum = Dimension::ALL.iter().position(|&known| known == dimension).and_then(|at| self.0.get(at));
+        let sum = Dimension::ALL
+            .iter()
+            .position(|&known| known == dimension)
+            .and_then(|at| self.0.get(at));
         sum.map_or(0, |&sum| u64::try_from(sum).unwrap_or(u64::MAX))
     }
 
@@ -143,7 +149,11 @@ impl Reservation {
 impl fmt::Display for CapReached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let show = |amount: u64| {
-            if amount == u64::MAX { "an unknown amount".to_owned() } else { self.dimension.show(amount) }
+            if amount == u64::MAX {
+                "an unknown amount".to_owned()
+            } else {
+                self.dimension.show(amount)
+            }
         };
         write!(f, "the cap of {} ", show(self.cap))?;
         f.write_str(match self.dimension {
@@ -155,7 +165,12 @@ impl fmt::Display for CapReached {
             Some(period) => write!(f, "a {period}")?,
             None => f.write_str("a call")?,
         }
-        write!(f, " might be passed: {} taken, and this attempt may add {}", show(self.taken), show(self.asked))
+        write!(
+            f,
+            " might be passed: {} taken, and this attempt may add {}",
+            show(self.taken),
+            show(self.asked)
+        )
     }
 }
 
@@ -198,11 +213,13 @@ impl Account {
     /// Nothing spent yet. The zone is the one whose calendar days and months begin with.
     #[must_use]
     pub fn new(zone: Zone, periods: impl IntoIterator<Item = (Period, Caps)>) -> Self {
-        let book = |(period, caps)| Book { period, caps, page: Page::default(), last: Page::default() };
+        let book =
+            |(period, caps)| Book { period, caps, page: Page::default(), last: Page::default() };
         Self { zone, books: periods.into_iter().map(book).collect() }
     }
 
-    /// Begins new pages where periods have ended. A clock that was set back begins none: what was counted stays counted.
+    /// Begins new pages where periods have ended. A clock that was set back begins none: what was
+    /// counted stays counted.
     fn turn(&mut self, now: SystemTime) {
         for book in &mut self.books {
             let (start, end) = book.period.holding(now, &self.zone);
@@ -213,15 +230,22 @@ impl Account {
         }
     }
 
-    /// Sets aside the most that an attempt can come to, in every period at once or in none. Of time, which the caller can hold to
-    /// what was granted, what is left of a cap is set aside where it is less.
+    /// Sets aside the most that an attempt can come to, in every period at once or in none. Of
+    /// time, which the caller can hold to what was granted, what is left of a cap is set aside
+    /// where it is less.
     ///
     /// # Errors
     ///
     /// The first cap that might be passed.
-    pub fn reserve(&mut self, now: SystemTime, mut amounts: Amounts) -> Result<Reservation, CapReached> {
+    pub fn reserve(
+        &mut self,
+        now: SystemTime,
+        mut amounts: Amounts,
+    ) -> Result<Reservation, CapReached> {
         self.turn(now);
-        let left = |book: &Book| Some(book.caps.of(Dimension::WallTime)?.saturating_sub(book.taken().wall_ms));
+        let left = |book: &Book| {
+            Some(book.caps.of(Dimension::WallTime)?.saturating_sub(book.taken().wall_ms))
+        };
         if let Some(left) = self.books.iter().filter_map(left).min().filter(|&left| left > 0) {
             amounts.wall_ms = amounts.wall_ms.min(left);
         }
@@ -237,7 +261,14 @@ impl Account {
             let fits = asked <= cap || (dimension == Dimension::WallTime && cap > 0);
             let wait = fits.then(|| end.saturating_sub(unix));
             let period = Some(book.period.to_string());
-            refused.get_or_insert(CapReached { period, dimension, cap, taken: taken.of(dimension), asked, wait });
+            refused.get_or_insert(CapReached {
+                period,
+                dimension,
+                cap,
+                taken: taken.of(dimension),
+                asked,
+                wait,
+            });
         }
         if let Some(refused) = refused {
             return Err(refused);
@@ -248,7 +279,8 @@ impl Account {
         Ok(Reservation { amounts, starts: self.books.iter().map(|book| book.page.start).collect() })
     }
 
-    /// Puts what an attempt came to in the place of what was set aside for it, in the periods in which it was sent.
+    /// Puts what an attempt came to in the place of what was set aside for it, in the periods in
+    /// which it was sent.
     pub fn settle(&mut self, reservation: Reservation, came_to: Amounts, images: u64) {
         for (book, start) in self.books.iter_mut().zip(reservation.starts) {
             // Two periods back nobody asks any more.
@@ -311,20 +343,23 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Move {
         Reserve(Amounts),
-        /// Of the reservation that is open longest or shortest, and how many hundredths of it were used.
+        /// Of the reservation that is open longest or shortest, and how many hundredths of it were
+        /// used.
         Settle(bool, u64),
         Wait(u64),
     }
 
     fn amounts() -> impl Strategy<Value = Amounts> {
         let money = prop_oneof![8 => 0_u64..3_000, 1 => Just(u64::MAX)];
-        (money, 0_u64..3, 0_u64..3, 0_u64..500).prop_map(|(money, attempts, quota_units, wall_ms)| Amounts {
-            certain_microusd: money,
-            at_most_microusd: money,
-            attempts,
-            quota_units,
-            wall_ms,
-        })
+        (money, 0_u64..3, 0_u64..3, 0_u64..500).prop_map(
+            |(money, attempts, quota_units, wall_ms)| Amounts {
+                certain_microusd: money,
+                at_most_microusd: money,
+                attempts,
+                quota_units,
+                wall_ms,
+            },
+        )
     }
 
     fn moves() -> impl Strategy<Value = Vec<Move>> {
@@ -338,13 +373,15 @@ mod tests {
 
     fn caps() -> impl Strategy<Value = Caps> {
         let cap = |most: u64| proptest::option::of(0..most);
-        (cap(8_000), cap(8_000), cap(12), cap(12), cap(2_000)).prop_map(|(certain, at_most, attempts, units, wall)| Caps {
-            certain_microusd: certain,
-            at_most_microusd: at_most,
-            attempts,
-            quota_units: units,
-            wall_ms: wall,
-        })
+        (cap(8_000), cap(8_000), cap(12), cap(12), cap(2_000)).prop_map(
+            |(certain, at_most, attempts, units, wall)| Caps {
+                certain_microusd: certain,
+                at_most_microusd: at_most,
+                attempts,
+                quota_units: units,
+                wall_ms: wall,
+            },
+        )
     }
 
     proptest! {
@@ -419,7 +456,11 @@ mod tests {
         assert_eq!(refused.wait, Some(Duration::from_secs(86_400 - 1_800)));
         account.settle(first, Amounts::NONE, 0);
         assert!(account.reserve(at(NOW), dollars(3)).is_ok());
-        assert_eq!(account.reserve(at(NOW), dollars(6)).unwrap_err().wait, None, "it will not fit tomorrow either");
+        assert_eq!(
+            account.reserve(at(NOW), dollars(6)).unwrap_err().wait,
+            None,
+            "it will not fit tomorrow either"
+        );
     }
 
     #[test]

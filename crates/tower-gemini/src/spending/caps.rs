@@ -21,7 +21,8 @@ pub enum Dimension {
 
 impl Dimension {
     /// Every dimension.
-    pub const ALL: [Self; 5] = [Self::MoneyCertain, Self::MoneyAtMost, Self::Attempts, Self::QuotaUnits, Self::WallTime];
+    pub const ALL: [Self; 5] =
+        [Self::MoneyCertain, Self::MoneyAtMost, Self::Attempts, Self::QuotaUnits, Self::WallTime];
 
     /// The word used in refusals and logs.
     #[must_use]
@@ -70,7 +71,8 @@ pub struct Amounts {
 
 impl Amounts {
     /// Nothing.
-    pub const NONE: Self = Self { certain_microusd: 0, at_most_microusd: 0, attempts: 0, quota_units: 0, wall_ms: 0 };
+    pub const NONE: Self =
+        Self { certain_microusd: 0, at_most_microusd: 0, attempts: 0, quota_units: 0, wall_ms: 0 };
 
     /// The money of an interval; what nothing bounds is as much as there is.
     #[must_use]
@@ -144,9 +146,14 @@ impl Caps {
         Self::default()
     }
 
-    /// Money that was or may have been paid, in US dollars. Rounded down to the micro-dollar; what is no amount caps at nothing.
+    /// Money that was or may have been paid, in US dollars. Rounded down to the micro-dollar; what
+    /// is no amount caps at nothing.
     #[must_use]
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast of a float saturates, and NaN is 0")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a cast of a float saturates, and NaN is 0"
+    )]
     pub fn at_most_usd(self, usd: f64) -> Self {
         self.at_most_microusd((usd * 1e6) as u64)
     }

@@ -47,12 +47,19 @@ impl SpendingLayer {
         let zone = Zone::pacific();
         let periods = vec![(Period::Day, Caps::none())];
         let account = Arc::new(Mutex::new(Account::new(zone.clone(), periods.clone())));
-        let shared = Shared { per_call: Caps::none(), plan: None, catalog: None, clock: Arc::new(SystemClock), account };
+        let shared = Shared {
+            per_call: Caps::none(),
+            plan: None,
+            catalog: None,
+            clock: Arc::new(SystemClock),
+            account,
+        };
         Self { zone, periods, shared }
     }
 
     fn anew(mut self) -> Self {
-        self.shared.account = Arc::new(Mutex::new(Account::new(self.zone.clone(), self.periods.clone())));
+        self.shared.account =
+            Arc::new(Mutex::new(Account::new(self.zone.clone(), self.periods.clone())));
         self
     }
 
@@ -81,7 +88,8 @@ impl SpendingLayer {
         self.per(Period::Month, caps)
     }
 
-    /// The caps of each period of this kind. Caps of the same kind that were set before are replaced.
+    /// The caps of each period of this kind. Caps of the same kind that were set before are
+    /// replaced.
     #[must_use]
     pub fn per(mut self, period: Period, caps: Caps) -> Self {
         let name = period.to_string();
@@ -97,8 +105,8 @@ impl SpendingLayer {
         self.anew()
     }
 
-    /// What may be done for a call, so that one whose worst case passes its caps is refused before its first byte, and not when it
-    /// has come that far.
+    /// What may be done for a call, so that one whose worst case passes its caps is refused before
+    /// its first byte, and not when it has come that far.
     #[must_use]
     pub fn plan(mut self, plan: impl Fn(&Call) -> Plan + Send + Sync + 'static) -> Self {
         self.shared.plan = Some(Arc::new(plan));

@@ -1,4 +1,5 @@
-//! Sends nothing that might pass what you are ready to spend, and says which cap it might have passed.
+//! Sends nothing that might pass what you are ready to spend, and says which cap it might have
+//! passed.
 //!
 //! ```
 //! use std::convert::Infallible;
@@ -37,25 +38,31 @@
 //!
 //! # How it counts
 //!
-//! Before an attempt is sent, the most it can come to is set aside: the upper end of its cost by the catalogue, one send, one request of
-//! quota, and its time. When its answer has been read to its end, has failed or was dropped, what it came to takes that place, as the
-//! interval that [`cost_of`](tower_gemini_core::ledger::cost_of) gives. So what is spent and set aside together never passes a cap,
-//! whatever the order in which calls end, as long as no bill passes its upper end.
+//! Before an attempt is sent, the most it can come to is set aside: the upper end of its cost by
+//! the catalogue, one send, one request of quota, and its time. When its answer has been read to
+//! its end, has failed or was dropped, what it came to takes that place, as the interval that
+//! [`cost_of`](tower_gemini_core::ledger::cost_of) gives. So what is spent and set aside together
+//! never passes a cap, whatever the order in which calls end, as long as no bill passes its upper
+//! end.
 //!
-//! An upper end is high: ten drafts and eight thousand tokens of thought beside the image. It is held only while the attempt runs; an
-//! answer that counts its tokens is settled at what it counted. A cap below the upper end of one attempt lets nothing through.
+//! An upper end is high: ten drafts and eight thousand tokens of thought beside the image. It is
+//! held only while the attempt runs; an answer that counts its tokens is settled at what it
+//! counted. A cap below the upper end of one attempt lets nothing through.
 //!
-//! Money has two caps: what surely was paid, and what was or may have been. The second is the one that protects a purse.
+//! Money has two caps: what surely was paid, and what was or may have been. The second is the one
+//! that protects a purse.
 //!
 //! # A plan's worst case
 //!
-//! [`worst_case`] says what a call can come to with all its attempts and targets, before anything is sent. Given to the layer with
-//! [`SpendingLayer::plan`], it refuses a call at its first byte and not at its third attempt.
+//! [`worst_case`] says what a call can come to with all its attempts and targets, before anything
+//! is sent. Given to the layer with [`SpendingLayer::plan`], it refuses a call at its first byte
+//! and not at its third attempt.
 //!
 //! # Order in the stack
 //!
-//! Inside [`JitteredRetry`](crate::JitteredRetry) and the fallbacks, outside [`AttemptTimeout`](crate::AttemptTimeout): it sees each
-//! attempt, and reads what the call came to before from its trail.
+//! Inside [`JitteredRetry`](crate::JitteredRetry) and the fallbacks, outside
+//! [`AttemptTimeout`](crate::AttemptTimeout): it sees each attempt, and reads what the call came to
+//! before from its trail.
 //!
 //! # Defaults
 //!
@@ -68,14 +75,15 @@
 //!
 //! # Errors
 //!
-//! The inner service's own. A refusal is an answer in Google's format: 429 with a `RetryInfo` where the next period helps, and 402 where
-//! no waiting does, `ErrorInfo.reason` `SPENDING_CAP`, `domain` `tower-gemini`, and the cap in its message and metadata. Its verdict is
-//! `NotSent`: nothing was charged and no target is at fault.
+//! The inner service's own. A refusal is an answer in Google's format: 429 with a `RetryInfo` where
+//! the next period helps, and 402 where no waiting does, `ErrorInfo.reason` `SPENDING_CAP`,
+//! `domain` `tower-gemini`, and the cap in its message and metadata. Its verdict is `NotSent`:
+//! nothing was charged and no target is at fault.
 //!
 //! # Cancel safety
 //!
-//! A dropped attempt that had been sent is settled as what it is, maybe charged up to its worst; one that had not is given back whole.
-//! Nothing stays set aside.
+//! A dropped attempt that had been sent is settled as what it is, maybe charged up to its worst;
+//! one that had not is given back whole. Nothing stays set aside.
 
 mod account;
 mod caps;

@@ -7,7 +7,8 @@ use tower_gemini_core::verdict::Verdict;
 
 use super::Amounts;
 
-/// What may be done for one call: where it may be sent, how often, and how much of that may be paid without an image.
+/// What may be done for one call: where it may be sent, how often, and how much of that may be paid
+/// without an image.
 ///
 /// ```
 /// use http::{HeaderMap, Method, Uri};
@@ -49,7 +50,8 @@ impl Plan {
         self
     }
 
-    /// Then up to so many sends to another model, or at another size (`None` is the model's own choice).
+    /// Then up to so many sends to another model, or at another size (`None` is the model's own
+    /// choice).
     #[must_use]
     pub fn or_target(mut self, model: ModelId, size: Option<ImageSize>, attempts: u32) -> Self {
         let mut call = self.call.clone();
@@ -69,12 +71,19 @@ impl Plan {
 
 /// The most that a plan can come to, whatever happens. Its lower end is nothing.
 ///
-/// A charged answer is never followed by another send, and one that may have been charged only out of the allowance: so at most one
-/// attempt more than the allowance is paid, at the dearest target's upper end each. An unknown model bounds nothing.
+/// A charged answer is never followed by another send, and one that may have been charged only out
+/// of the allowance: so at most one attempt more than the allowance is paid, at the dearest
+/// target's upper end each. An unknown model bounds nothing.
 #[must_use]
 pub fn worst_case(catalog: &Catalog, plan: &Plan) -> Amounts {
     let attempts = |sends: &u32| u64::from(*sends);
-    let sends = plan.targets.iter().map(|(_, sends)| sends).chain([&plan.attempts]).map(attempts).fold(0, u64::saturating_add);
+    let sends = plan
+        .targets
+        .iter()
+        .map(|(_, sends)| sends)
+        .chain([&plan.attempts])
+        .map(attempts)
+        .fold(0, u64::saturating_add);
     let targets = plan
         .targets
         .iter()
@@ -119,15 +128,20 @@ mod tests {
 
     #[test]
     fn an_unknown_model_bounds_nothing() {
-        let worst = worst_case(Catalog::builtin(), &Plan::of(&call("gemini-99-image", "1K")).attempts(3));
+        let worst =
+            worst_case(Catalog::builtin(), &Plan::of(&call("gemini-99-image", "1K")).attempts(3));
         assert_eq!(worst.cost().at_most_microusd, None);
-        assert_eq!(worst_case(Catalog::builtin(), &Plan::of(&call("gemini-99-image", "1K")).attempts(0)), Amounts::NONE);
+        assert_eq!(
+            worst_case(Catalog::builtin(), &Plan::of(&call("gemini-99-image", "1K")).attempts(0)),
+            Amounts::NONE
+        );
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(1000))]
 
-        /// Any way of playing a plan by its rules: free failures until a paid end, losses only out of the allowance.
+        /// Any way of playing a plan by its rules: free failures until a paid end, losses only out
+        /// of the allowance.
         #[test]
         fn no_way_of_playing_a_plan_costs_more_than_its_worst_case(
             steps in proptest::collection::vec((0_usize..3, 0_u8..4, 0_u64..=10), 0..12),

@@ -42,7 +42,10 @@ impl<S> Spending<S> {
 
 impl<S: fmt::Debug> fmt::Debug for Spending<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Spending").field("inner", &self.inner).field("per_call", &self.shared.per_call).finish_non_exhaustive()
+        f.debug_struct("Spending")
+            .field("inner", &self.inner)
+            .field("per_call", &self.shared.per_call)
+            .finish_non_exhaustive()
     }
 }
 
@@ -63,13 +66,19 @@ where
         let mut request = request.into_request();
         let call = request.body().call().clone();
         match self.shared.admit(&mut request) {
-            Ok(pending) => {
-                ResponseFuture { state: State::Sent { inner: self.inner.call(request), pending: Some(Box::new(pending)) } }
-            }
+            Ok(pending) => ResponseFuture {
+                state: State::Sent {
+                    inner: self.inner.call(request),
+                    pending: Some(Box::new(pending)),
+                },
+            },
             Err(reached) => {
                 let context = request.body().context().clone();
                 tracing::debug!(
-                    model = call.model.as_ref().map(|model| tracing::field::display(redact(model.as_str()).into_owned())),
+                    model = call
+                        .model
+                        .as_ref()
+                        .map(|model| tracing::field::display(redact(model.as_str()).into_owned())),
                     dimension = reached.dimension.as_str(),
                     period = reached.period.as_deref(),
                     "not sent: a spending cap might be passed"
@@ -82,7 +91,8 @@ where
     }
 }
 
-/// The longest attempt that `AttemptTimeout` allows by default (4K), set aside where the call has no nearer deadline.
+/// The longest attempt that `AttemptTimeout` allows by default (4K), set aside where the call has
+/// no nearer deadline.
 const LONGEST_ATTEMPT: Duration = Duration::from_secs(600);
 
 impl Shared {
@@ -140,9 +150,14 @@ fn millis(time: Duration) -> u64 {
 fn within_call(caps: Caps, used: Amounts, asked: Amounts) -> Result<(), CapReached> {
     match caps.passed_by(used.plus(asked)) {
         None => Ok(()),
-        Some((dimension, cap)) => {
-            Err(CapReached { period: None, dimension, cap, taken: used.of(dimension), asked: asked.of(dimension), wait: None })
-        }
+        Some((dimension, cap)) => Err(CapReached {
+            period: None,
+            dimension,
+            cap,
+            taken: used.of(dimension),
+            asked: asked.of(dimension),
+            wait: None,
+        }),
     }
 }
 
@@ -151,7 +166,9 @@ fn used(attempts: &[Attempt], at_most: u64) -> Amounts {
     attempts.iter().fold(Amounts::NONE, |sum, attempt| {
         let mut one = match attempt.outcome {
             Some(_) => Amounts::of_cost(attempt.cost),
-            None => Amounts { certain_microusd: at_most, at_most_microusd: at_most, ..Amounts::NONE },
+            None => {
+                Amounts { certain_microusd: at_most, at_most_microusd: at_most, ..Amounts::NONE }
+            }
         };
         one.attempts = 1;
         one.quota_units = u64::from(attempt.quota != QuotaCharge::None);
@@ -160,7 +177,8 @@ fn used(attempts: &[Attempt], at_most: u64) -> Amounts {
     })
 }
 
-/// The refusal of an attempt that might pass a cap. 402 where no waiting helps, since clients resend a 429 on their own.
+/// The refusal of an attempt that might pass a cap. 402 where no waiting helps, since clients
+/// resend a 429 on their own.
 fn refuse<B>(reached: &CapReached, call: Arc<Call>, context: CallContext) -> Response<JudgedBody<B>>
 where
     B: http_body::Body<Error: Into<tower_gemini_core::error::BoxError>> + Unpin,
@@ -171,8 +189,9 @@ where
     detail.message = Some(message.clone());
     let is_money = matches!(reached.dimension, Dimension::MoneyCertain | Dimension::MoneyAtMost);
     let hint = reached.wait.map(|wait| WaitHint::new(wait, WaitSource::QuotaResetDelay));
-    // As an attempt that was not sent, and not as a refusal of the account: no target is at fault, and none should rest for it. A
-    // cheaper model may pass a cap of money; caps of attempts and time hold for every one.
+    // As an attempt that was not sent, and not as a refusal of the account: no target is at fault,
+    // and none should rest for it. A cheaper model may pass a cap of money; caps of attempts and
+    // time hold for every one.
     let verdict = Verdict::refused_locally(Outcome::NotSent, hint, is_money, detail);
     let retry = reached.wait.map(|wait| {
         json!({
@@ -181,7 +200,11 @@ where
         })
     });
     Refusal {
-        status: if reached.wait.is_some() { StatusCode::TOO_MANY_REQUESTS } else { StatusCode::PAYMENT_REQUIRED },
+        status: if reached.wait.is_some() {
+            StatusCode::TOO_MANY_REQUESTS
+        } else {
+            StatusCode::PAYMENT_REQUIRED
+        },
         word: "RESOURCE_EXHAUSTED",
         message,
         reason: "SPENDING_CAP",
@@ -208,7 +231,8 @@ struct Pending {
 impl Pending {
     fn settle(&mut self, verdict: &Verdict, usage: Option<&Usage>, images: u64) {
         let Some(reservation) = self.reservation.take() else { return };
-        // What never got as far as the client is in no trail: an admission further in said no, or was still thinking.
+        // What never got as far as the client is in no trail: an admission further in said no, or
+        // was still thinking.
         let was_sent = self.context.trail().attempts().len() > self.attempts_before;
         let came_to = if was_sent {
             Amounts {
@@ -299,7 +323,8 @@ where
             }
             StateProjection::Refused { response } => match response.take() {
                 Some(response) => Poll::Ready(Ok(*response)),
-                // Polled after it was ready: a fault of the caller that must not bring the process down.
+                // Polled after it was ready: a fault of the caller that must not bring the process
+                // down.
                 None => Poll::Pending,
             },
         }

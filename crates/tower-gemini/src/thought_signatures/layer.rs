@@ -22,7 +22,8 @@ impl ThoughtSignaturesLayer {
     /// The defaults of the [module](super).
     #[must_use]
     pub fn new() -> Self {
-        // The operating system's randomness, without a dependency: nobody outside may know which parts share a key.
+        // The operating system's randomness, without a dependency: nobody outside may know which
+        // parts share a key.
         let seed = || RandomState::new().hash_one(0_u8);
         Self {
             missing: Missing::default(),
@@ -39,7 +40,8 @@ impl ThoughtSignaturesLayer {
         self
     }
 
-    /// Remembers up to so many signatures, of up to so many bytes in all; those asked for last stay. Begins empty.
+    /// Remembers up to so many signatures, of up to so many bytes in all; those asked for last
+    /// stay. Begins empty.
     #[must_use]
     pub fn remember(mut self, max_entries: usize, max_bytes: usize) -> Self {
         self.store = Some(Arc::new(Mutex::new(Store::new(max_entries, max_bytes))));
@@ -53,7 +55,8 @@ impl ThoughtSignaturesLayer {
         self
     }
 
-    /// Whether Pro models are checked on Vertex AI too, which does not enforce their signatures. Default `false`.
+    /// Whether Pro models are checked on Vertex AI too, which does not enforce their signatures.
+    /// Default `false`.
     #[must_use]
     pub fn strict_on_vertex(mut self, strict: bool) -> Self {
         self.strict_on_vertex = strict;
@@ -68,7 +71,9 @@ impl ThoughtSignaturesLayer {
 
     pub(super) fn with_store<T>(&self, of: impl FnOnce(&mut Store) -> T) -> Option<T> {
         // Every change to it is whole: none of its calls panics half-way.
-        self.store.as_ref().map(|store| of(&mut store.lock().unwrap_or_else(PoisonError::into_inner)))
+        self.store
+            .as_ref()
+            .map(|store| of(&mut store.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 

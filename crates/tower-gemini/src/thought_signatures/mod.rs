@@ -1,4 +1,5 @@
-//! Gives the API back the thought signatures that it asks for in further turns, or says which one is missing before anything is sent.
+//! Gives the API back the thought signatures that it asks for in further turns, or says which one
+//! is missing before anything is sent.
 //!
 //! ```
 //! use std::convert::Infallible;
@@ -42,29 +43,34 @@
 //!
 //! # What the API asks for
 //!
-//! Gemini 3 models sign what they draw, and want each signature back on the part it came with: on every image part and on the first part
-//! after the thoughts. In image editing a missing one is a 400 that names content and part, both counted from 1. Clients lose them: those
-//! of LiteLLM drop the image's signature, and those that keep history in another shape have no place for it. The request's quota is spent,
-//! and the user sees an error that no waiting cures.
+//! Gemini 3 models sign what they draw, and want each signature back on the part it came with: on
+//! every image part and on the first part after the thoughts. In image editing a missing one is a
+//! 400 that names content and part, both counted from 1. Clients lose them: those of LiteLLM drop
+//! the image's signature, and those that keep history in another shape have no place for it. The
+//! request's quota is spent, and the user sees an error that no waiting cures.
 //!
 //! # What this does
 //!
-//! * Reads the model's turns of requests in Gemini's own dialects and finds checked parts without a signature.
-//! * Restores what it has seen: answers are read along as they pass, and each part's signature is remembered under a hash of what the part
-//!   decodes to. Images compare by their bytes, so that re-encoding in the other base64 alphabet, which google-genai does, changes
-//!   nothing. Signatures of the Gemini API are never given to Vertex AI, nor the other way: each refuses the other's.
-//! * Does by policy what remains: refuses, in the API's own words and without sending; or writes the documented
-//!   [placeholder](PLACEHOLDER); or sends it as it is.
+//! * Reads the model's turns of requests in Gemini's own dialects and finds checked parts without a
+//!   signature.
+//! * Restores what it has seen: answers are read along as they pass, and each part's signature is
+//!   remembered under a hash of what the part decodes to. Images compare by their bytes, so that
+//!   re-encoding in the other base64 alphabet, which google-genai does, changes nothing. Signatures
+//!   of the Gemini API are never given to Vertex AI, nor the other way: each refuses the other's.
+//! * Does by policy what remains: refuses, in the API's own words and without sending; or writes
+//!   the documented [placeholder](PLACEHOLDER); or sends it as it is.
 //!
-//! Thoughts are not checked, nor are turns without an image, nor models that do not think. On Vertex AI, Pro models are not: it does not
-//! enforce theirs. Calls to a model that the catalogue does not know are restored, never refused.
+//! Thoughts are not checked, nor are turns without an image, nor models that do not think. On
+//! Vertex AI, Pro models are not: it does not enforce theirs. Calls to a model that the catalogue
+//! does not know are restored, never refused.
 //!
-//! Requests are spliced, not written anew: megabytes of images stay where they are. What was written is in the trail.
+//! Requests are spliced, not written anew: megabytes of images stay where they are. What was
+//! written is in the trail.
 //!
 //! # Order in the stack
 //!
-//! Outside the fallbacks, which decide what becomes of signatures when a call moves elsewhere; inside
-//! [`FinalImageExtract`](crate::FinalImageExtract). It works alone too, over judged answers.
+//! Outside the fallbacks, which decide what becomes of signatures when a call moves elsewhere;
+//! inside [`FinalImageExtract`](crate::FinalImageExtract). It works alone too, over judged answers.
 //!
 //! # Defaults
 //!
@@ -76,8 +82,8 @@
 //!
 //! # Errors
 //!
-//! The inner service's own. A refusal is an answer: 400 `INVALID_ARGUMENT`, `ErrorInfo.reason` `MISSING_THOUGHT_SIGNATURE`, `domain`
-//! `tower-gemini`, with the position in message and metadata.
+//! The inner service's own. A refusal is an answer: 400 `INVALID_ARGUMENT`, `ErrorInfo.reason`
+//! `MISSING_THOUGHT_SIGNATURE`, `domain` `tower-gemini`, with the position in message and metadata.
 //!
 //! # Cancel safety
 //!

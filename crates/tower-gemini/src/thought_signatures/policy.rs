@@ -7,8 +7,9 @@ use tower_gemini_core::scan::PartKey;
 
 use super::store::Backend;
 
-/// What the API takes in place of a signature that nobody has (Gemini API and Vertex AI documentation, thought signatures, 2026-07).
-/// The field is bytes, and yet the raw words are taken.
+/// What the API takes in place of a signature that nobody has (Gemini API and Vertex AI
+/// documentation, thought signatures, 2026-07). The field is bytes, and yet the raw words are
+/// taken.
 pub const PLACEHOLDER: &str = "skip_thought_signature_validator";
 
 /// What is done about a checked part without a signature that was never seen here either.
@@ -18,7 +19,8 @@ pub enum Missing {
     /// The call is refused as the API would refuse it, and nothing is sent.
     #[default]
     Refuse,
-    /// [`PLACEHOLDER`] is written in its place. The model then edits without its own thoughts about the image.
+    /// [`PLACEHOLDER`] is written in its place. The model then edits without its own thoughts about
+    /// the image.
     Placeholder,
     /// It is sent as it is, and the API decides.
     Send,
@@ -35,8 +37,8 @@ pub(super) enum Plan<'a> {
     Refuse { missing: Vec<&'a ModelPart> },
 }
 
-/// Which service a call goes to, where its signatures are of interest: Gemini's own dialects, earlier turns of the model, a model
-/// that thinks or is not known.
+/// Which service a call goes to, where its signatures are of interest: Gemini's own dialects,
+/// earlier turns of the model, a model that thinks or is not known.
 pub(super) fn backend_of(call: &Call) -> Option<Backend> {
     let backend = match call.dialect {
         Dialect::GeminiApi => Backend::GeminiApi,
@@ -51,14 +53,17 @@ fn model_of(call: &Call) -> Option<&'static tower_gemini_core::catalog::Model> {
     Catalog::builtin().lookup(call.model.as_ref()?.as_str())
 }
 
-/// Whether the service is known to refuse this call for a missing signature. Gemini 3 Pro Image does not enforce them on Vertex AI
-/// (its documentation, 2026-07), and what a model does that the catalogue does not know nobody here can say.
+/// Whether the service is known to refuse this call for a missing signature. Gemini 3 Pro Image
+/// does not enforce them on Vertex AI (its documentation, 2026-07), and what a model does that the
+/// catalogue does not know nobody here can say.
 pub(super) fn is_enforced(call: &Call, strict_on_vertex: bool) -> bool {
     let Some(model) = model_of(call) else { return false };
-    call.wants_image && (strict_on_vertex || call.dialect != Dialect::VertexAi || model.family != Family::Pro)
+    call.wants_image
+        && (strict_on_vertex || call.dialect != Dialect::VertexAi || model.family != Family::Pro)
 }
 
-/// Decides: what was seen is restored wherever it lacks; what is checked and was not seen goes by `missing`.
+/// Decides: what was seen is restored wherever it lacks; what is checked and was not seen goes by
+/// `missing`.
 pub(super) fn plan<'a>(
     conversation: &'a Conversation,
     missing: Missing,
@@ -79,14 +84,21 @@ pub(super) fn plan<'a>(
         Missing::Refuse if !unseen.is_empty() => return Plan::Refuse { missing: unseen },
         Missing::Placeholder => {
             placeholders = u32::try_from(unseen.len()).unwrap_or(u32::MAX);
-            signatures.extend(unseen.into_iter().map(|part| (part, Bytes::from_static(PLACEHOLDER.as_bytes()))));
+            signatures.extend(
+                unseen.into_iter().map(|part| (part, Bytes::from_static(PLACEHOLDER.as_bytes()))),
+            );
         }
         Missing::Refuse | Missing::Send => {}
     }
-    if signatures.is_empty() { Plan::Send } else { Plan::Sign { signatures, restored, placeholders } }
+    if signatures.is_empty() {
+        Plan::Send
+    } else {
+        Plan::Sign { signatures, restored, placeholders }
+    }
 }
 
-/// What a refusal says: first what the API itself says of the first part, so that whoever looks for its words finds them.
+/// What a refusal says: first what the API itself says of the first part, so that whoever looks for
+/// its words finds them.
 pub(super) fn message(missing: &[&ModelPart]) -> String {
     let mut text = String::new();
     if let Some(first) = missing.first() {
@@ -126,17 +138,29 @@ mod tests {
 
     #[test]
     fn only_models_that_think_and_speak_geminis_dialects_are_of_interest() {
-        assert_eq!(backend_of(&call("/v1beta/models/gemini-3-pro-image:generateContent")), Some(Backend::GeminiApi));
-        assert_eq!(backend_of(&call("/v1beta/models/gemini-99-image:streamGenerateContent")), Some(Backend::GeminiApi));
-        assert_eq!(backend_of(&call("/v1beta/models/gemini-2.5-flash-image:generateContent")), None);
+        assert_eq!(
+            backend_of(&call("/v1beta/models/gemini-3-pro-image:generateContent")),
+            Some(Backend::GeminiApi)
+        );
+        assert_eq!(
+            backend_of(&call("/v1beta/models/gemini-99-image:streamGenerateContent")),
+            Some(Backend::GeminiApi)
+        );
+        assert_eq!(
+            backend_of(&call("/v1beta/models/gemini-2.5-flash-image:generateContent")),
+            None
+        );
         assert_eq!(backend_of(&call("/v1beta/models/gemini-3-pro-image:countTokens")), None);
         assert_eq!(backend_of(&call("/v1/chat/completions")), None);
     }
 
     #[test]
     fn vertex_is_lenient_with_pro_and_unknown_models_are_left_to_the_api() {
-        let vertex =
-            |model: &str| call(&format!("/v1/projects/p/locations/global/publishers/google/models/{model}:generateContent"));
+        let vertex = |model: &str| {
+            call(&format!(
+                "/v1/projects/p/locations/global/publishers/google/models/{model}:generateContent"
+            ))
+        };
         assert!(!is_enforced(&vertex("gemini-3-pro-image"), false));
         assert!(is_enforced(&vertex("gemini-3-pro-image"), true));
         assert!(is_enforced(&vertex("gemini-3.1-flash-image"), false));
@@ -150,13 +174,19 @@ mod tests {
         let conversation = Conversation::read(BODY, &keyer);
         let image = keyer.image_base64(b"AAAA").unwrap();
         let seen = |part| (part == image).then(|| Bytes::from_static(b"c2ln"));
-        let Plan::Sign { signatures, restored, placeholders } = plan(&conversation, Missing::Placeholder, true, seen) else {
+        let Plan::Sign { signatures, restored, placeholders } =
+            plan(&conversation, Missing::Placeholder, true, seen)
+        else {
             panic!()
         };
         assert_eq!((restored, placeholders, signatures.len()), (1, 2, 3));
-        let Plan::Sign { signatures, .. } = plan(&conversation, Missing::Send, true, seen) else { panic!() };
+        let Plan::Sign { signatures, .. } = plan(&conversation, Missing::Send, true, seen) else {
+            panic!()
+        };
         assert_eq!(signatures.len(), 1);
-        let Plan::Refuse { missing } = plan(&conversation, Missing::Refuse, true, seen) else { panic!() };
+        let Plan::Refuse { missing } = plan(&conversation, Missing::Refuse, true, seen) else {
+            panic!()
+        };
         assert_eq!(
             message(&missing),
             "Text part is missing a thought_signature in content position 1, part position 1. Also missing (content, part): (1, 3). \

@@ -54,7 +54,11 @@ where
         let state = match check(&self.settings, request.into_request()) {
             Checked::Send(request) => State::Sent { inner: self.inner.call(*request) },
             Checked::Refuse { message, first, call, context } => {
-                tracing::debug!(content = first.0, part = first.1, "not sent: a thought signature is missing");
+                tracing::debug!(
+                    content = first.0,
+                    part = first.1,
+                    "not sent: a thought signature is missing"
+                );
                 State::Refused { response: Some(Box::new(refuse(message, first, call, context))) }
             }
         };
@@ -75,7 +79,8 @@ enum Checked {
 
 fn check(settings: &ThoughtSignaturesLayer, request: Request<ReplayBody>) -> Checked {
     let call = request.body().call().clone();
-    let is_encoded = request.headers().get(CONTENT_ENCODING).is_some_and(|value| value != "identity");
+    let is_encoded =
+        request.headers().get(CONTENT_ENCODING).is_some_and(|value| value != "identity");
     let (Some(backend), true, false) = (backend_of(&call), call.multi_turn, is_encoded) else {
         return Checked::Send(Box::new(request));
     };
@@ -85,16 +90,23 @@ fn check(settings: &ThoughtSignaturesLayer, request: Request<ReplayBody>) -> Che
     };
     let body = match chunks {
         [one] => one.clone(),
-        // Read from one piece. Only the pieces that follow on a signature are then sent from the copy.
+        // Read from one piece. Only the pieces that follow on a signature are then sent from the
+        // copy.
         many => many.concat().into(),
     };
     let conversation = Conversation::read(&body, &settings.keyer);
     let seen = |key| settings.with_store(|store| store.get(backend, key)).flatten();
-    match plan(&conversation, settings.missing, is_enforced(&call, settings.strict_on_vertex), seen) {
+    match plan(&conversation, settings.missing, is_enforced(&call, settings.strict_on_vertex), seen)
+    {
         Plan::Send => Checked::Send(Box::new(request)),
         Plan::Refuse { missing } => {
             let first = missing.first().map_or((0, 0), |part| (part.content, part.part));
-            Checked::Refuse { message: message(&missing), first, call, context: request.body().context().clone() }
+            Checked::Refuse {
+                message: message(&missing),
+                first,
+                call,
+                context: request.body().context().clone(),
+            }
         }
         Plan::Sign { signatures, restored, placeholders } => {
             request.body().context().trail().push(Step::Signed { restored, placeholders });
@@ -103,11 +115,16 @@ fn check(settings: &ThoughtSignaturesLayer, request: Request<ReplayBody>) -> Che
     }
 }
 
-fn signed(request: Request<ReplayBody>, bytes: &Bytes, signatures: &[(&ModelPart, Bytes)]) -> Request<ReplayBody> {
+fn signed(
+    request: Request<ReplayBody>,
+    bytes: &Bytes,
+    signatures: &[(&ModelPart, Bytes)],
+) -> Request<ReplayBody> {
     let (mut parts, body) = request.into_parts();
     let body = match body.with_chunks(Conversation::sign(bytes, signatures)) {
         Ok(body) => {
-            // The caller's length is of the body that was: under it hyper and reqwest alike truncate or hang.
+            // The caller's length is of the body that was: under it hyper and reqwest alike
+            // truncate or hang.
             parts.headers.remove(CONTENT_LENGTH);
             parts.headers.remove(TRANSFER_ENCODING);
             body
@@ -117,7 +134,12 @@ fn signed(request: Request<ReplayBody>, bytes: &Bytes, signatures: &[(&ModelPart
     Request::from_parts(parts, body)
 }
 
-fn refuse<B>(message: String, first: (usize, usize), call: Arc<Call>, context: CallContext) -> Response<JudgedBody<B>>
+fn refuse<B>(
+    message: String,
+    first: (usize, usize),
+    call: Arc<Call>,
+    context: CallContext,
+) -> Response<JudgedBody<B>>
 where
     B: http_body::Body<Error: Into<BoxError>> + Unpin,
 {
@@ -154,7 +176,9 @@ impl BodyGuard for ReadAlong {
 
     fn on_end(&mut self, end: &BodyEnd<'_>) {
         // Of a broken answer nobody sends a turn back.
-        let Some(scanner) = self.scanner.take().filter(|_| end.how == Ended::Complete) else { return };
+        let Some(scanner) = self.scanner.take().filter(|_| end.how == Ended::Complete) else {
+            return;
+        };
         if let Ok(answer) = scanner.finish() {
             self.settings.with_store(|store| {
                 for part in answer.signatures {
@@ -209,11 +233,18 @@ where
                 let mut response = ready!(inner.poll(cx))?.into_response();
                 // By the call that was answered: a fallback further in may have sent it elsewhere.
                 let call = response.body().call().clone();
-                let is_encoded = response.headers().get(CONTENT_ENCODING).is_some_and(|value| value != "identity");
-                if let (Some(backend), true, true, false) =
-                    (backend_of(&call), response.status().is_success(), this.settings.store.is_some(), is_encoded)
-                {
-                    let scanner = Scanner::judging(call.framing).keep_signatures(this.settings.keyer);
+                let is_encoded = response
+                    .headers()
+                    .get(CONTENT_ENCODING)
+                    .is_some_and(|value| value != "identity");
+                if let (Some(backend), true, true, false) = (
+                    backend_of(&call),
+                    response.status().is_success(),
+                    this.settings.store.is_some(),
+                    is_encoded,
+                ) {
+                    let scanner =
+                        Scanner::judging(call.framing).keep_signatures(this.settings.keyer);
                     response.body_mut().guard(Box::new(ReadAlong {
                         scanner: Some(scanner),
                         backend,
@@ -224,7 +255,8 @@ where
             }
             StateProjection::Refused { response } => match response.take() {
                 Some(response) => Poll::Ready(Ok(*response)),
-                // Polled after it was ready: a fault of the caller that must not bring the process down.
+                // Polled after it was ready: a fault of the caller that must not bring the process
+                // down.
                 None => Poll::Pending,
             },
         }

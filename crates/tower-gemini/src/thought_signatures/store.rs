@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 use tower_gemini_core::scan::PartKey;
 
-/// Which service made a signature: the other one refuses it ("Invalid thought signature", seen where a proxy fell over from one to
-/// the other, 2026).
+/// Which service made a signature: the other one refuses it ("Invalid thought signature", seen
+/// where a proxy fell over from one to the other, 2026).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Backend {
     GeminiApi,
@@ -36,18 +36,31 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn new(max_entries: usize, max_bytes: usize) -> Self {
-        Self { max_entries, max_bytes, bytes: 0, clock: 0, by_key: HashMap::new(), by_use: BTreeMap::new() }
+        Self {
+            max_entries,
+            max_bytes,
+            bytes: 0,
+            clock: 0,
+            by_key: HashMap::new(),
+            by_use: BTreeMap::new(),
+        }
     }
 
-    /// Keeps a signature, as spelled. What is not base64 could not be written into a request as it is, and is none.
+    /// Keeps a signature, as spelled. What is not base64 could not be written into a request as it
+    /// is, and is none.
     pub(super) fn put(&mut self, backend: Backend, part: PartKey, signature: Bytes) {
-        let is_base64 = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'-' | b'_' | b'=');
-        if self.max_entries == 0 || signature.is_empty() || signature.len() > self.max_bytes || !signature.iter().all(is_base64)
+        let is_base64 =
+            |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'-' | b'_' | b'=');
+        if self.max_entries == 0
+            || signature.is_empty()
+            || signature.len() > self.max_bytes
+            || !signature.iter().all(is_base64)
         {
             return;
         }
         self.remove((backend, part));
-        while self.by_key.len() >= self.max_entries || self.bytes + signature.len() > self.max_bytes {
+        while self.by_key.len() >= self.max_entries || self.bytes + signature.len() > self.max_bytes
+        {
             let Some((_, oldest)) = self.by_use.pop_first() else { break };
             self.remove(oldest);
         }

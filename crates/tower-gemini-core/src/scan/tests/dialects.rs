@@ -8,15 +8,23 @@ fn imagen_predictions() {
         r#"{{"predictions":[{{"mimeType":"image/png","bytesBase64Encoded":"{DRAFT}"}},{{"bytesBase64Encoded":"{FINAL}","mimeType":"image/png"}}]}}"#
     ));
     assert_eq!((image(&answer), answer.images, answer.has_candidates), (&b"final"[..], 2, true));
-    let filtered = whole(r#"{"predictions":[{"raiFilteredReason":"You will not be charged for blocked images."}]}"#);
-    assert_eq!(filtered.rai_filtered_reason.as_deref(), Some("You will not be charged for blocked images."));
+    let filtered = whole(
+        r#"{"predictions":[{"raiFilteredReason":"You will not be charged for blocked images."}]}"#,
+    );
+    assert_eq!(
+        filtered.rai_filtered_reason.as_deref(),
+        Some("You will not be charged for blocked images.")
+    );
     assert_eq!(filtered.images, 0);
 }
 
 #[test]
 fn images_beside_a_chat_message() {
-    let entry =
-        |data: &str| format!(r#"{{"type":"image_url","index":0,"image_url":{{"url":"data:image/jpeg;base64,{data}"}}}}"#);
+    let entry = |data: &str| {
+        format!(
+            r#"{{"type":"image_url","index":0,"image_url":{{"url":"data:image/jpeg;base64,{data}"}}}}"#
+        )
+    };
     for place in ["message", "delta"] {
         let answer = whole(format!(
             r#"{{"id":"x","model":"m","choices":[{{"{place}":{{"role":"assistant","content":"Here.","images":[{},{}]}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":3,"completion_tokens":"4","total_tokens":7.0,"completion_tokens_details":{{"reasoning_tokens":2,"image_tokens":1290}}}}}}"#,
@@ -27,9 +35,14 @@ fn images_beside_a_chat_message() {
         assert_eq!(answer.image.as_ref().unwrap().mime, "image/jpeg");
         assert_eq!(answer.finish_reason.as_deref(), Some("stop"));
         let usage = answer.usage.unwrap();
-        assert_eq!((usage.prompt, usage.candidates, usage.total, usage.thoughts, usage.image_tokens()), (3, 4, 7, 2, 1290));
+        assert_eq!(
+            (usage.prompt, usage.candidates, usage.total, usage.thoughts, usage.image_tokens()),
+            (3, 4, 7, 2, 1290)
+        );
     }
-    let hosted = whole(r#"{"choices":[{"message":{"images":[{"image_url":{"url":"https://x.test/a.png"}}],"content":null}}]}"#);
+    let hosted = whole(
+        r#"{"choices":[{"message":{"images":[{"image_url":{"url":"https://x.test/a.png"}}],"content":null}}]}"#,
+    );
     assert_eq!((hosted.image_urls, hosted.images), (vec!["https://x.test/a.png".to_owned()], 0));
 }
 
@@ -42,11 +55,26 @@ fn images_within_a_chat_message() {
     let table: &[(&str, &[u8], &str, &[&str])] = &[
         ("Look: ![cat](data:image/png;base64,ZmluYWw=) so!", b"final", "Look: cat so!", &[]),
         ("![](data:image/png;base64,ZmluYWw= \\\"title\\\")", b"final", "", &[]),
-        ("![a](data:image/png;base64,ZHJhZnQ=)![b](data:image/png;base64,ZmluYWw=)", b"final", "ab", &[]),
+        (
+            "![a](data:image/png;base64,ZHJhZnQ=)![b](data:image/png;base64,ZmluYWw=)",
+            b"final",
+            "ab",
+            &[],
+        ),
         ("data:image/png;base64,ZmluYWw=", b"final", "", &[]),
         ("![cat](https://x.test/cat.png)", b"no image", "cat", &["https://x.test/cat.png"]),
-        ("![cat](https://x.test/cat.png \\\"a cat\\\") ö", b"no image", "cat ö", &["https://x.test/cat.png"]),
-        ("Write ![](data:image/png;base64,...) in Markdown!", b"no image", "Write  in Markdown!", &[]),
+        (
+            "![cat](https://x.test/cat.png \\\"a cat\\\") ö",
+            b"no image",
+            "cat ö",
+            &["https://x.test/cat.png"],
+        ),
+        (
+            "Write ![](data:image/png;base64,...) in Markdown!",
+            b"no image",
+            "Write  in Markdown!",
+            &[],
+        ),
         ("data: none", b"no image", "data: none", &[]),
         ("dat", b"no image", "dat", &[]),
         ("Hi![1] there! [x](y)!", b"no image", "Hi1 there! [x](y)!", &[]),
@@ -63,13 +91,21 @@ fn the_images_api() {
     let answer = whole(format!(
         r#"{{"created":1,"data":[{{"b64_json":"{DRAFT}","revised_prompt":"x"}},{{"b64_json":"{FINAL}"}}],"usage":{{"input_tokens":1,"output_tokens":2,"total_tokens":3}}}}"#
     ));
-    assert_eq!((image(&answer), answer.images, answer.usage.as_ref().unwrap().candidates), (&b"final"[..], 2, 2));
+    assert_eq!(
+        (image(&answer), answer.images, answer.usage.as_ref().unwrap().candidates),
+        (&b"final"[..], 2, 2)
+    );
     let hosted = whole(r#"{"data":[{"url":"https://x.test/a.png"}]}"#);
     assert_eq!((hosted.image_urls.len(), hosted.has_candidates), (1, true));
     let empty = whole(r#"{"data":[]}"#);
     assert!(empty.has_candidates && empty.images == 0);
-    let embedded = whole(format!(r#"{{"data":[{{"url":"data:image/webp;base64,{FINAL}","b64_json":null}}]}}"#));
-    assert_eq!((image(&embedded), &*embedded.image.as_ref().unwrap().mime), (&b"final"[..], "image/webp"));
+    let embedded = whole(format!(
+        r#"{{"data":[{{"url":"data:image/webp;base64,{FINAL}","b64_json":null}}]}}"#
+    ));
+    assert_eq!(
+        (image(&embedded), &*embedded.image.as_ref().unwrap().mime),
+        (&b"final"[..], "image/webp")
+    );
 }
 
 #[test]
@@ -79,11 +115,17 @@ fn image_events_with_drafts() {
         format!(r#"{{"b64_json":"{FINAL}","type":"image_generation.completed"}}"#),
     ] {
         for partial in [
-            format!(r#"{{"type":"image_generation.partial_image","partial_image_index":0,"b64_json":"{DRAFT}"}}"#),
+            format!(
+                r#"{{"type":"image_generation.partial_image","partial_image_index":0,"b64_json":"{DRAFT}"}}"#
+            ),
             format!(r#"{{"b64_json":"{DRAFT}","type":"image_generation.partial_image"}}"#),
         ] {
-            let answer = sse(format!("data: {partial}\n\ndata: {completed}\n\ndata: {partial}\n\n"));
-            assert_eq!((image(&answer), answer.thought_images, answer.said_end), (&b"final"[..], 2, true));
+            let answer =
+                sse(format!("data: {partial}\n\ndata: {completed}\n\ndata: {partial}\n\n"));
+            assert_eq!(
+                (image(&answer), answer.thought_images, answer.said_end),
+                (&b"final"[..], 2, true)
+            );
         }
     }
 }
@@ -108,7 +150,9 @@ fn interactions() {
         assert_eq!(answer.finish_reason.as_deref(), Some("completed"));
         assert_eq!(answer.images - answer.thought_images, 1);
     }
-    let failed = whole(r#"{"object":"interaction","status":"failed","errors":[{"code":"image_safety","message":"no"}]}"#);
+    let failed = whole(
+        r#"{"object":"interaction","status":"failed","errors":[{"code":"image_safety","message":"no"}]}"#,
+    );
     assert_eq!(failed.finish_reason.as_deref(), Some("image_safety"));
 
     let stream = sse(format!(
@@ -121,7 +165,9 @@ fn interactions() {
     assert_eq!((stream.finish_reason.as_deref(), stream.said_end), (Some("completed"), true));
     assert_eq!(stream.usage.unwrap().total, 9);
 
-    let error = sse("event: error\ndata: {\"event_type\":\"error\",\"error\":{\"code\":\"rate_limit_exceeded\"}}\n\n");
+    let error = sse(
+        "event: error\ndata: {\"event_type\":\"error\",\"error\":{\"code\":\"rate_limit_exceeded\"}}\n\n",
+    );
     assert_eq!(error.error.unwrap(), r#"{"error":{"code":"rate_limit_exceeded"}}"#);
 }
 
@@ -131,7 +177,8 @@ fn a_wrapped_answer_is_an_answer() {
     assert_eq!((image(&answer), answer.finish_reason.as_deref()), (&b"final"[..], Some("STOP")));
 }
 
-/// Found by fuzzing: an image in a text was kept or lost depending on the chunk that a fault behind it came in.
+/// Found by fuzzing: an image in a text was kept or lost depending on the chunk that a fault behind
+/// it came in.
 #[test]
 fn an_image_before_a_fault_in_the_same_text_is_found_however_the_bytes_are_cut() {
     let head = r#"{"choices":[{"message":{"content":"![x](data:image/png;base64,ZmluYWw=) "#;

@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use super::*;
 
-/// The plain way: `Ok` with the image's bytes and whether it is a thought; `Err` where it cannot be read.
+/// The plain way: `Ok` with the image's bytes and whether it is a thought; `Err` where it cannot be
+/// read.
 fn plainly(body: &[u8]) -> Result<Option<(Vec<u8>, bool)>, String> {
     let value: Value = serde_json::from_slice(body).map_err(|error| error.to_string())?;
     let mut chosen: Option<(Vec<u8>, bool)> = None;
@@ -48,12 +49,19 @@ fn decode(data: &str) -> Result<Vec<u8>, String> {
     if data.len() > bare.len() && data.len() % 4 != 0 || data.len() - bare.len() > 2 {
         return Err("padding".to_owned());
     }
-    GeneralPurpose::new(&::base64::alphabet::STANDARD, config).decode(bare).map_err(|error| error.to_string())
+    GeneralPurpose::new(&::base64::alphabet::STANDARD, config)
+        .decode(bare)
+        .map_err(|error| error.to_string())
 }
 
 fn assert_alike(body: &[u8], cuts: &[usize]) {
     let scanned = scan_cut(Scanner::decoding(Framing::Whole), body, &[]);
-    assert_eq!(scan_cut(Scanner::decoding(Framing::Whole), body, cuts), scanned, "{}", String::from_utf8_lossy(body));
+    assert_eq!(
+        scan_cut(Scanner::decoding(Framing::Whole), body, cuts),
+        scanned,
+        "{}",
+        String::from_utf8_lossy(body)
+    );
     match (plainly(body), scanned) {
         (Ok(plain), Ok(answer)) => {
             let found = answer.image.map(|image| (image.bytes.to_vec(), image.is_thought));
@@ -62,9 +70,13 @@ fn assert_alike(body: &[u8], cuts: &[usize]) {
         // A deliberate difference: numbers that no `f64` can hold are nobody's business here.
         (Err(plain), Ok(_)) if plain.starts_with("number out of range") => {}
         (Err(_), Err(_)) => {}
-        // Another: a member that is repeated to say the opposite, after the image it speaks of was given up on its word.
-        (Ok(_), Err(ref failure)) if failure.error.to_string().starts_with("a repeated member") => {}
-        (plain, scanned) => panic!("plainly {plain:?}, scanned {scanned:?}: {}", String::from_utf8_lossy(body)),
+        // Another: a member that is repeated to say the opposite, after the image it speaks of was
+        // given up on its word.
+        (Ok(_), Err(ref failure)) if failure.error.to_string().starts_with("a repeated member") => {
+        }
+        (plain, scanned) => {
+            panic!("plainly {plain:?}, scanned {scanned:?}: {}", String::from_utf8_lossy(body))
+        }
     }
 }
 
@@ -79,7 +91,10 @@ fn spelled(text: String) -> impl Strategy<Value = String> {
         let mut out = String::from("\"");
         for (c, how) in text.chars().zip(how) {
             match (c, how) {
-                (c, 0) => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04X}"))),
+                (c, 0) => c
+                    .encode_utf16(&mut [0; 2])
+                    .iter()
+                    .for_each(|unit| out.push_str(&format!("\\u{unit:04X}"))),
                 ('/', 1..=4) => out.push_str("\\/"),
                 ('\n', _) => out.push_str("\\n"),
                 ('"' | '\\', _) => {
@@ -99,27 +114,43 @@ fn word(text: &'static str) -> impl Strategy<Value = String> {
     prop_oneof![9 => Just(format!("\"{text}\"")), 1 => spelled(text.to_owned())]
 }
 
-fn object(members: Vec<(impl Strategy<Value = String>, BoxedStrategy<String>)>) -> impl Strategy<Value = String> {
+fn object(
+    members: Vec<(impl Strategy<Value = String>, BoxedStrategy<String>)>,
+) -> impl Strategy<Value = String> {
     members
         .into_iter()
-        .map(|(key, value)| (key, value, blank(), blank()).prop_map(|(key, value, a, b)| format!("{a}{key}{b}:{a}{value}{b}")))
+        .map(|(key, value)| {
+            (key, value, blank(), blank())
+                .prop_map(|(key, value, a, b)| format!("{a}{key}{b}:{a}{value}{b}"))
+        })
         .collect::<Vec<_>>()
         .prop_shuffle()
         .prop_map(|members| format!("{{{}}}", members.join(",")))
 }
 
 fn data() -> impl Strategy<Value = String> {
-    let encoded = (proptest::collection::vec(any::<u8>(), 0..90), 0..8_u8).prop_map(|(bytes, how)| {
-        let standard = ::base64::engine::general_purpose::STANDARD.encode(&bytes);
-        match how {
-            0 => standard.trim_end_matches('=').to_owned(),
-            1 => ::base64::engine::general_purpose::URL_SAFE.encode(&bytes),
-            2 => ::base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(&bytes),
-            3 => standard.as_bytes().chunks(19).map(|line| String::from_utf8_lossy(line)).collect::<Vec<_>>().join("\n"),
-            4 => standard.as_bytes().chunks(5).map(|line| String::from_utf8_lossy(line)).collect::<Vec<_>>().join(" "),
-            _ => standard,
-        }
-    });
+    let encoded =
+        (proptest::collection::vec(any::<u8>(), 0..90), 0..8_u8).prop_map(|(bytes, how)| {
+            let standard = ::base64::engine::general_purpose::STANDARD.encode(&bytes);
+            match how {
+                0 => standard.trim_end_matches('=').to_owned(),
+                1 => ::base64::engine::general_purpose::URL_SAFE.encode(&bytes),
+                2 => ::base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(&bytes),
+                3 => standard
+                    .as_bytes()
+                    .chunks(19)
+                    .map(|line| String::from_utf8_lossy(line))
+                    .collect::<Vec<_>>()
+                    .join("\n"),
+                4 => standard
+                    .as_bytes()
+                    .chunks(5)
+                    .map(|line| String::from_utf8_lossy(line))
+                    .collect::<Vec<_>>()
+                    .join(" "),
+                _ => standard,
+            }
+        });
     prop_oneof![
         8 => encoded.clone().prop_flat_map(spelled),
         8 => encoded.prop_map(|data| format!("\"{}\"", data.replace('\n', "\\n"))),
@@ -166,8 +197,10 @@ fn a_part() -> impl Strategy<Value = String> {
 }
 
 fn answer() -> impl Strategy<Value = String> {
-    let list =
-        || (proptest::collection::vec(a_part(), 0..5), blank()).prop_map(|(parts, b)| format!("[{b}{}{b}]", parts.join(",")));
+    let list = || {
+        (proptest::collection::vec(a_part(), 0..5), blank())
+            .prop_map(|(parts, b)| format!("[{b}{}{b}]", parts.join(",")))
+    };
     let content = || {
         prop_oneof![
             8 => object(vec![(word("parts"), list().boxed()), (word("role"), word("model").boxed())]),
@@ -182,7 +215,9 @@ fn answer() -> impl Strategy<Value = String> {
             1 => Just("null".to_owned()),
         ]
     };
-    let candidates = || proptest::collection::vec(candidate(), 0..3).prop_map(|all| format!("[{}]", all.join(" ,")));
+    let candidates = || {
+        proptest::collection::vec(candidate(), 0..3).prop_map(|all| format!("[{}]", all.join(" ,")))
+    };
     prop_oneof![
         8 => object(vec![
             (word("candidates"), candidates().boxed()),
@@ -204,9 +239,11 @@ enum Mutation {
 fn mutation() -> impl Strategy<Value = Mutation> {
     let telling = prop::sample::select(&b"{}[]\",:\\u= -_AZ09\x00\x1f\n\xc3\xa4\xed\xff"[..]);
     prop_oneof![
-        (any::<prop::sample::Index>(), prop_oneof![any::<u8>(), telling.clone()]).prop_map(|(at, b)| Mutation::Flip(at, b)),
+        (any::<prop::sample::Index>(), prop_oneof![any::<u8>(), telling.clone()])
+            .prop_map(|(at, b)| Mutation::Flip(at, b)),
         any::<prop::sample::Index>().prop_map(Mutation::Cut),
-        (any::<prop::sample::Index>(), proptest::collection::vec(telling, 1..4)).prop_map(|(at, b)| Mutation::Insert(at, b)),
+        (any::<prop::sample::Index>(), proptest::collection::vec(telling, 1..4))
+            .prop_map(|(at, b)| Mutation::Insert(at, b)),
         any::<prop::sample::Index>().prop_map(Mutation::Remove),
     ]
 }
@@ -253,7 +290,8 @@ proptest! {
     ) {
         let mut body = body.into_bytes();
         mutations.iter().for_each(|mutation| mutate(&mut body, mutation));
-        // What begins like an event is read as one, and a byte order mark is passed over: neither is serde_json's business.
+        // What begins like an event is read as one, and a byte order mark is passed over: neither
+        // is serde_json's business.
         let first = body.iter().find(|b| !b.is_ascii_whitespace());
         prop_assume!(!first.is_some_and(|b| b":deir\xEF".contains(b)));
         assert_alike(&body, &sorted(&cuts, body.len()));

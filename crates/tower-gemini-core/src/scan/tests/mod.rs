@@ -22,7 +22,8 @@ fn scan_cut(mut scanner: Scanner, body: &[u8], cuts: &[usize]) -> Outcome {
     scanner.finish()
 }
 
-/// Scans a body whole, then once for every place to cut it in two, then byte by byte: all must agree.
+/// Scans a body whole, then once for every place to cut it in two, then byte by byte: all must
+/// agree.
 fn scan(framing: Framing, body: impl AsRef<[u8]>) -> Outcome {
     let body = body.as_ref();
     let scanner = || Scanner::decoding(framing).keep_signature(true);
@@ -36,7 +37,8 @@ fn scan(framing: Framing, body: impl AsRef<[u8]>) -> Outcome {
     whole
 }
 
-/// The other two kinds of scanner must find the same facts, and the drained bytes must be the image.
+/// The other two kinds of scanner must find the same facts, and the drained bytes must be the
+/// image.
 fn judged_and_drained_alike(framing: Framing, body: &[u8], decoded: &Outcome) {
     let without_bytes = |outcome: &Outcome| match outcome {
         Ok(answer) => {
@@ -90,7 +92,9 @@ fn image(answer: &Answer) -> &[u8] {
 
 /// An answer of Gemini with these parts.
 fn parts(parts: &str) -> String {
-    format!(r#"{{"candidates":[{{"content":{{"parts":[{parts}],"role":"model"}},"finishReason":"STOP"}}]}}"#)
+    format!(
+        r#"{{"candidates":[{{"content":{{"parts":[{parts}],"role":"model"}},"finishReason":"STOP"}}]}}"#
+    )
 }
 
 // Base64 of the words that the tests use as images.

@@ -11,8 +11,9 @@ fn every_line_end_and_spelling_of_a_field_is_read() {
     let (first, last) = (event(DRAFT, ""), event(FINAL, r#","finishReason":"STOP""#));
     for end in ["\n", "\r\n", "\r"] {
         for field in ["data: ", "data:"] {
-            let body =
-                format!(": hello{end}{end}event: x{end}id: 1{end}{field}{first}{end}{end}retry: 5{end}{field}{last}{end}{end}");
+            let body = format!(
+                ": hello{end}{end}event: x{end}id: 1{end}{field}{first}{end}{end}retry: 5{end}{field}{last}{end}{end}"
+            );
             let answer = sse(&body);
             assert_eq!((image(&answer), answer.images, answer.said_end), (&b"final"[..], 2, true));
         }
@@ -45,12 +46,21 @@ fn the_end_of_a_stream_is_known_only_when_said() {
     for (body, said_end) in table {
         match scan(Framing::Sse, &body) {
             Ok(answer) => assert_eq!(answer.said_end, said_end, "{body}"),
-            Err(failure) => assert!(body.ends_with("[DON") && !failure.found.said_end, "{body}: {failure}"),
+            Err(failure) => {
+                assert!(body.ends_with("[DON") && !failure.found.said_end, "{body}: {failure}")
+            }
         }
     }
     let array = scan(Framing::JsonArray, format!("[{chunk},\n{chunk}]")).unwrap();
     assert!(!array.said_end && array.images == 2);
-    assert!(scan(Framing::JsonArray, format!("[{chunk},\n{}]", event(FINAL, r#","finishReason":"STOP""#))).unwrap().said_end);
+    assert!(
+        scan(
+            Framing::JsonArray,
+            format!("[{chunk},\n{}]", event(FINAL, r#","finishReason":"STOP""#))
+        )
+        .unwrap()
+        .said_end
+    );
     assert!(whole(format!("[{chunk}]")).said_end);
 }
 
@@ -58,11 +68,18 @@ fn the_end_of_a_stream_is_known_only_when_said() {
 fn the_body_decides_its_framing() {
     let chunk = event(FINAL, r#","finishReason":"STOP""#);
     for framing in [Framing::Whole, Framing::Sse, Framing::JsonArray] {
-        for body in
-            [chunk.clone(), format!("[{chunk}]"), format!("\n\n data: {chunk}\n\n"), format!("event: a\r\ndata: {chunk}")]
-        {
+        for body in [
+            chunk.clone(),
+            format!("[{chunk}]"),
+            format!("\n\n data: {chunk}\n\n"),
+            format!("event: a\r\ndata: {chunk}"),
+        ] {
             let answer = scan(framing, &body).unwrap();
-            assert_eq!((image(&answer), answer.said_end), (&b"final"[..], true), "{framing:?}: {body}");
+            assert_eq!(
+                (image(&answer), answer.said_end),
+                (&b"final"[..], true),
+                "{framing:?}: {body}"
+            );
         }
     }
     let lines = scan(Framing::Sse, format!("{}\n{}\n", event(DRAFT, ""), chunk)).unwrap();
@@ -78,14 +95,25 @@ fn errors_in_the_middle_of_a_stream_are_found() {
     let error = "{\n  \"error\": {\n    \"code\": 503,\n    \"status\": \"UNAVAILABLE\"\n  }\n}";
     let inner = error.trim_start_matches("{\n  \"error\": ").trim_end_matches("\n}");
     let expected = format!(r#"{{"error":{inner}}}"#);
-    for tail in [error.to_owned(), format!("{error}\n"), format!("\n{error}\r\n\r\n"), format!("[{error}]\n")] {
+    for tail in [
+        error.to_owned(),
+        format!("{error}\n"),
+        format!("\n{error}\r\n\r\n"),
+        format!("[{error}]\n"),
+    ] {
         let answer = sse(format!("{good}{tail}"));
-        assert_eq!((answer.error.unwrap(), answer.finish_reason.as_deref()), (Bytes::from(expected.clone()), Some("STOP")));
+        assert_eq!(
+            (answer.error.unwrap(), answer.finish_reason.as_deref()),
+            (Bytes::from(expected.clone()), Some("STOP"))
+        );
         assert!(answer.images == 1 && answer.said_end);
     }
     let lines = error.replace('\n', "\ndata: ");
     assert_eq!(sse(format!("{good}data: {lines}\n\n")).error.unwrap(), expected);
-    assert_eq!(scan(Framing::JsonArray, format!("[{},{error}]", event(FINAL, ""))).unwrap().error.unwrap(), expected);
+    assert_eq!(
+        scan(Framing::JsonArray, format!("[{},{error}]", event(FINAL, ""))).unwrap().error.unwrap(),
+        expected
+    );
     assert!(sse(format!("{error}\n{good}")).error.is_some());
 }
 
@@ -123,7 +151,10 @@ fn the_last_counts_and_texts_add_up() {
          data: {\"candidates\":[{\"content\":{}}]}\n\n",
     );
     let usage = answer.usage.unwrap();
-    assert_eq!((answer.text.as_str(), usage.prompt, usage.total, usage.image_tokens()), ("ab", 0, 9, 1120));
+    assert_eq!(
+        (answer.text.as_str(), usage.prompt, usage.total, usage.image_tokens()),
+        ("ab", 0, 9, 1120)
+    );
     assert_eq!(answer.finish_reason.as_deref(), Some("STOP"));
 }
 

@@ -13,15 +13,21 @@ fn stripped(framing: Framing, body: &str) -> String {
     let again = scan(framing, &all[0]).unwrap();
     assert_eq!(again.images, u32::from(answer.images > 0));
     assert_eq!(again.image.map(|image| image.bytes), answer.image.map(|image| image.bytes));
-    assert_eq!((again.text, again.finish_reason, again.usage), (answer.text, answer.finish_reason, answer.usage));
+    assert_eq!(
+        (again.text, again.finish_reason, again.usage),
+        (answer.text, answer.finish_reason, answer.usage)
+    );
     all.swap_remove(0)
 }
 
 /// Every list of up to five drafts, finals and texts.
 #[test]
 fn commas_are_right_wherever_drafts_stand() {
-    let kinds =
-        [part(DRAFT, r#", "thought": true"#), r#"{"text": "t"}"#.to_owned(), part(FINAL, r#", "thoughtSignature": "c2ln""#)];
+    let kinds = [
+        part(DRAFT, r#", "thought": true"#),
+        r#"{"text": "t"}"#.to_owned(),
+        part(FINAL, r#", "thoughtSignature": "c2ln""#),
+    ];
     for len in 0..=5_u32 {
         for mut code in 0..3_usize.pow(len) {
             let list: Vec<&str> = (0..len)
@@ -33,14 +39,19 @@ fn commas_are_right_wherever_drafts_stand() {
                 .collect();
             for comma in [",", " ,\n  "] {
                 let body = parts(&list.join(comma));
-                let answer = scan_cut(Scanner::decoding(Framing::Whole), body.as_bytes(), &[]).unwrap();
+                let answer =
+                    scan_cut(Scanner::decoding(Framing::Whole), body.as_bytes(), &[]).unwrap();
                 let left = strip_drafts([Bytes::from(body.clone())], &answer).concat();
-                let value: serde_json::Value = serde_json::from_slice(&left).unwrap_or_else(|error| panic!("{error}: {body}"));
+                let value: serde_json::Value =
+                    serde_json::from_slice(&left).unwrap_or_else(|error| panic!("{error}: {body}"));
                 let texts = list.iter().filter(|part| part.contains("text")).count();
                 let left_parts = value["candidates"][0]["content"]["parts"].as_array().unwrap();
                 assert_eq!(left_parts.len(), texts + usize::from(answer.images > 0), "{body}");
                 let again = scan_cut(Scanner::decoding(Framing::Whole), &left, &[]).unwrap();
-                assert_eq!(again.image.map(|image| image.bytes), answer.image.map(|image| image.bytes));
+                assert_eq!(
+                    again.image.map(|image| image.bytes),
+                    answer.image.map(|image| image.bytes)
+                );
             }
         }
     }
@@ -60,10 +71,15 @@ fn what_is_kept_is_kept_as_spelled() {
 fn events_and_chunks_keep_their_frame() {
     let draft = parts(&part(DRAFT, r#","thought":true"#));
     let last = parts(&part(FINAL, ""));
-    for body in
-        [format!("data: {draft}\r\n\r\ndata: {last}\r\n\r\n"), format!("[{draft},\n{last}]"), format!("{draft}\n{last}\n")]
-    {
-        assert_eq!(stripped(Framing::Sse, &body), body.replacen(&part(DRAFT, r#","thought":true"#), "", 1));
+    for body in [
+        format!("data: {draft}\r\n\r\ndata: {last}\r\n\r\n"),
+        format!("[{draft},\n{last}]"),
+        format!("{draft}\n{last}\n"),
+    ] {
+        assert_eq!(
+            stripped(Framing::Sse, &body),
+            body.replacen(&part(DRAFT, r#","thought":true"#), "", 1)
+        );
     }
     let pretty = last.replace(",", ",\ndata: ");
     let both = format!("data: {}\n\ndata: {pretty}\n\n", draft.replace(",", ",\ndata: "));
@@ -79,7 +95,11 @@ fn other_lists_lose_their_drafts_too() {
             format!(r#"{{"data":[ {{"b64_json":"{FINAL}"}}]}}"#),
         ),
         (
-            format!(r#"{{"choices":[{{"message":{{"images":[{},{}]}}}}]}}"#, entry(DRAFT), entry(FINAL)),
+            format!(
+                r#"{{"choices":[{{"message":{{"images":[{},{}]}}}}]}}"#,
+                entry(DRAFT),
+                entry(FINAL)
+            ),
             format!(r#"{{"choices":[{{"message":{{"images":[{}]}}}}]}}"#, entry(FINAL)),
         ),
     ] {

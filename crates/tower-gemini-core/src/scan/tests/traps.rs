@@ -5,58 +5,110 @@ use super::*;
 #[test]
 fn the_final_image_is_found_in_every_order() {
     let table: &[(&str, String, bool)] = &[
-        ("thought behind the data", format!("{},{}", part(DRAFT, r#","thought":true"#), part(FINAL, "")), false),
         (
-            "thought before the data",
-            format!(r#"{{"thought":true,"inlineData":{{"mimeType":"image/png","data":"{DRAFT}"}}}},{}"#, part(FINAL, "")),
+            "thought behind the data",
+            format!("{},{}", part(DRAFT, r#","thought":true"#), part(FINAL, "")),
             false,
         ),
-        ("a draft behind the final", format!("{},{}", part(FINAL, ""), part(DRAFT, r#","thought":true"#)), false),
+        (
+            "thought before the data",
+            format!(
+                r#"{{"thought":true,"inlineData":{{"mimeType":"image/png","data":"{DRAFT}"}}}},{}"#,
+                part(FINAL, "")
+            ),
+            false,
+        ),
+        (
+            "a draft behind the final",
+            format!("{},{}", part(FINAL, ""), part(DRAFT, r#","thought":true"#)),
+            false,
+        ),
         (
             "a draft behind the final, said before",
-            format!(r#"{},{{"thought":true,"inlineData":{{"mimeType":"image/png","data":"{DRAFT}"}}}}"#, part(FINAL, "")),
+            format!(
+                r#"{},{{"thought":true,"inlineData":{{"mimeType":"image/png","data":"{DRAFT}"}}}}"#,
+                part(FINAL, "")
+            ),
             false,
         ),
         (
             "drafts on both sides",
-            format!("{0},{1},{0},{0}", part(DRAFT, r#","thought":true"#), part(FINAL, r#","thought":false"#)),
+            format!(
+                "{0},{1},{0},{0}",
+                part(DRAFT, r#","thought":true"#),
+                part(FINAL, r#","thought":false"#)
+            ),
             false,
         ),
         ("two unmarked", format!("{},{}", part(DRAFT, ""), part(FINAL, "")), false),
         ("three unmarked", format!("{0},{0},{1}", part(DRAFT, ""), part(FINAL, "")), false),
         ("only a thought", part(FINAL, r#","thought":true"#), true),
-        ("only thoughts", format!("{},{}", part(DRAFT, r#","thought":true"#), part(FINAL, r#","thought":true"#)), true),
+        (
+            "only thoughts",
+            format!("{},{}", part(DRAFT, r#","thought":true"#), part(FINAL, r#","thought":true"#)),
+            true,
+        ),
         ("an escaped slash and equals sign", part(r"ZmluYWw\u003d", ""), false),
         ("every symbol escaped", part(r"\u005A\u006d\u006c\u0075YWw=", ""), false),
         ("unpadded", part("ZmluYWw", ""), false),
         ("broken into lines", part(r"Zmlu\r\nYWw=\n", ""), false),
         ("blanks within", part("Zm lu YW w =", ""), false),
-        ("snake case", format!(r#"{{"inline_data":{{"mime_type":"image/png","data":"{FINAL}"}}}}"#), false),
-        ("escaped keys", format!(r#"{{"inline\u0044ata":{{"mime\u0054ype":"image/png","d\u0061ta":"{FINAL}"}}}}"#), false),
-        ("data before the type", format!(r#"{{"inlineData":{{"data":"{FINAL}","mimeType":"image/png"}}}}"#), false),
+        (
+            "snake case",
+            format!(r#"{{"inline_data":{{"mime_type":"image/png","data":"{FINAL}"}}}}"#),
+            false,
+        ),
+        (
+            "escaped keys",
+            format!(
+                r#"{{"inline\u0044ata":{{"mime\u0054ype":"image/png","d\u0061ta":"{FINAL}"}}}}"#
+            ),
+            false,
+        ),
+        (
+            "data before the type",
+            format!(r#"{{"inlineData":{{"data":"{FINAL}","mimeType":"image/png"}}}}"#),
+            false,
+        ),
         ("no type at all", format!(r#"{{"inlineData":{{"data":"{FINAL}"}}}}"#), false),
-        ("a type in capitals", format!(r#"{{"inlineData":{{"data":"{FINAL}","mimeType":"Image/PNG"}}}}"#), false),
+        (
+            "a type in capitals",
+            format!(r#"{{"inlineData":{{"data":"{FINAL}","mimeType":"Image/PNG"}}}}"#),
+            false,
+        ),
         ("null parts around", format!("null,{},null", part(FINAL, "")), false),
         ("empty parts around", format!("{{}},{},{{}}", part(FINAL, "")), false),
         ("text after", format!(r#"{},{{"text":"done"}}"#, part(FINAL, "")), false),
         (
             "audio behind the image",
-            format!(r#"{},{{"inlineData":{{"mimeType":"audio/wav","data":"{DRAFT}"}}}}"#, part(FINAL, "")),
+            format!(
+                r#"{},{{"inlineData":{{"mimeType":"audio/wav","data":"{DRAFT}"}}}}"#,
+                part(FINAL, "")
+            ),
             false,
         ),
         (
             "audio behind the image, the type last",
-            format!(r#"{},{{"inlineData":{{"data":"{DRAFT}","mimeType":"audio/wav"}}}}"#, part(FINAL, "")),
+            format!(
+                r#"{},{{"inlineData":{{"data":"{DRAFT}","mimeType":"audio/wav"}}}}"#,
+                part(FINAL, "")
+            ),
             false,
         ),
         (
             "audio behind a lone thought, the type last",
-            format!(r#"{},{{"inlineData":{{"data":"{DRAFT}","mimeType":"audio/wav"}}}}"#, part(FINAL, r#","thought":true"#)),
+            format!(
+                r#"{},{{"inlineData":{{"data":"{DRAFT}","mimeType":"audio/wav"}}}}"#,
+                part(FINAL, r#","thought":true"#)
+            ),
             true,
         ),
         (
             "data that is no base64 and no image",
-            format!(r#"{},{{"inlineData":{{"data":"%%","mimeType":"text/plain"}}}}"#, part(FINAL, "")),
+            format!(
+                r#"{},{{"inlineData":{{"data":"%%","mimeType":"text/plain"}}}}"#,
+                part(FINAL, "")
+            ),
             false,
         ),
         (
@@ -69,18 +121,33 @@ fn the_final_image_is_found_in_every_order() {
         ),
         (
             "a function call that holds one",
-            format!(r#"{},{{"functionCall":{{"name":"f","args":{}}}}}"#, part(FINAL, ""), part(DRAFT, "")),
+            format!(
+                r#"{},{{"functionCall":{{"name":"f","args":{}}}}}"#,
+                part(FINAL, ""),
+                part(DRAFT, "")
+            ),
             false,
         ),
-        ("repeated data", format!(r#"{{"inlineData":{{"mimeType":"image/png","data":"{DRAFT}","data":"{FINAL}"}}}}"#), false),
+        (
+            "repeated data",
+            format!(
+                r#"{{"inlineData":{{"mimeType":"image/png","data":"{DRAFT}","data":"{FINAL}"}}}}"#
+            ),
+            false,
+        ),
         (
             "repeated inlineData",
-            format!(r#"{{"inlineData":{{"mimeType":"image/png","data":"{DRAFT}"}},"inline_data":{{"data":"{FINAL}"}}}}"#),
+            format!(
+                r#"{{"inlineData":{{"mimeType":"image/png","data":"{DRAFT}"}},"inline_data":{{"data":"{FINAL}"}}}}"#
+            ),
             false,
         ),
         (
             "inlineData taken back",
-            format!(r#"{},{{"inlineData":{{"mimeType":"image/png","data":"{DRAFT}"}},"inlineData":null}}"#, part(FINAL, "")),
+            format!(
+                r#"{},{{"inlineData":{{"mimeType":"image/png","data":"{DRAFT}"}},"inlineData":null}}"#,
+                part(FINAL, "")
+            ),
             false,
         ),
         ("thought taken back", part(FINAL, r#","thought":true,"thought":false"#), false),
@@ -104,8 +171,16 @@ fn both_alphabets_are_read_even_mixed() {
 fn repeated_lists_count_once() {
     let list = |data: &str| part(data, "");
     for body in [
-        format!(r#"{{"candidates":[{{"content":{{"parts":[{}],"parts":[{}]}}}}]}}"#, list(DRAFT), list(FINAL)),
-        format!(r#"{{"candidates":[{{"content":{{"parts":[{}]}},"content":{{"parts":[{}]}}}}]}}"#, list(DRAFT), list(FINAL)),
+        format!(
+            r#"{{"candidates":[{{"content":{{"parts":[{}],"parts":[{}]}}}}]}}"#,
+            list(DRAFT),
+            list(FINAL)
+        ),
+        format!(
+            r#"{{"candidates":[{{"content":{{"parts":[{}]}},"content":{{"parts":[{}]}}}}]}}"#,
+            list(DRAFT),
+            list(FINAL)
+        ),
         format!(
             r#"{{"candidates":[{{"finishReason":"SAFETY","content":{{"parts":[{}]}}}}],"candidates":[{{"content":{{"parts":[{}]}}}}]}}"#,
             list(DRAFT),
@@ -116,7 +191,10 @@ fn repeated_lists_count_once() {
         assert_eq!((image(&answer), answer.images, answer.parts.len()), (&b"final"[..], 1, 1));
         assert_eq!(answer.finish_reason, None);
     }
-    let taken_back = whole(format!(r#"{{"candidates":[{{"content":{{"parts":[{}],"parts":null}}}}]}}"#, list(DRAFT)));
+    let taken_back = whole(format!(
+        r#"{{"candidates":[{{"content":{{"parts":[{}],"parts":null}}}}]}}"#,
+        list(DRAFT)
+    ));
     assert_eq!((taken_back.image, taken_back.images), (None, 0));
 }
 
@@ -128,14 +206,19 @@ fn only_the_first_candidate_counts() {
         part(DRAFT, "")
     );
     let answer = whole(body);
-    assert_eq!((image(&answer), answer.images, answer.finish_reason.as_deref()), (&b"final"[..], 1, Some("STOP")));
+    assert_eq!(
+        (image(&answer), answer.images, answer.finish_reason.as_deref()),
+        (&b"final"[..], 1, Some("STOP"))
+    );
 }
 
 #[test]
 fn a_signature_of_megabytes_is_passed_over_or_kept() {
     let signature = "A".repeat(1 << 20);
     for body in [
-        parts(&format!(r#"{{"thoughtSignature":"{signature}","inlineData":{{"mimeType":"image/png","data":"{FINAL}"}}}}"#)),
+        parts(&format!(
+            r#"{{"thoughtSignature":"{signature}","inlineData":{{"mimeType":"image/png","data":"{FINAL}"}}}}"#
+        )),
         parts(&part(FINAL, &format!(r#","thought_signature":"{signature}""#))),
     ] {
         for (scanner, kept) in [
@@ -172,22 +255,34 @@ fn refusals_have_a_reason_and_no_image() {
     assert_eq!((usage.prompt, usage.candidates, usage.thoughts, usage.total), (12, 0, 239, 251));
     assert!(refused.has_candidates && refused.said_end && refused.image.is_none());
 
-    let blocked =
-        whole(r#"{"promptFeedback":{"blockReason":"PROHIBITED_CONTENT","blockReasonMessage":"no","safetyRatings":[]}}"#);
+    let blocked = whole(
+        r#"{"promptFeedback":{"blockReason":"PROHIBITED_CONTENT","blockReasonMessage":"no","safetyRatings":[]}}"#,
+    );
     assert_eq!(blocked.block_reason.as_deref(), Some("PROHIBITED_CONTENT"));
     assert_eq!(blocked.block_reason_message.as_deref(), Some("no"));
     assert!(!blocked.has_candidates);
 
-    let numbered = whole(r#"{"candidates":[{"finishReason":11}],"promptFeedback":{"blockReason":4}}"#);
-    assert_eq!((numbered.finish_reason.as_deref(), numbered.block_reason.as_deref()), (Some("11"), Some("4")));
+    let numbered =
+        whole(r#"{"candidates":[{"finishReason":11}],"promptFeedback":{"blockReason":4}}"#);
+    assert_eq!(
+        (numbered.finish_reason.as_deref(), numbered.block_reason.as_deref()),
+        (Some("11"), Some("4"))
+    );
 
-    let rated = whole(r#"{"candidates":[],"promptFeedback":{"safetyRatings":[{"blockReason":"SAFETY"}]}}"#);
+    let rated =
+        whole(r#"{"candidates":[],"promptFeedback":{"safetyRatings":[{"blockReason":"SAFETY"}]}}"#);
     assert_eq!((rated.block_reason, rated.has_candidates), (None, true));
 }
 
 #[test]
 fn shapes_without_content_are_answers() {
-    for candidate in ["{}", r#"{"content":{}}"#, r#"{"content":{"role":"model"}}"#, r#"{"content":{"parts":null}}"#, "null"] {
+    for candidate in [
+        "{}",
+        r#"{"content":{}}"#,
+        r#"{"content":{"role":"model"}}"#,
+        r#"{"content":{"parts":null}}"#,
+        "null",
+    ] {
         let answer = whole(format!(r#"{{"candidates":[{candidate}]}}"#));
         assert!(answer.has_candidates && answer.image.is_none() && answer.said_end, "{candidate}");
     }
@@ -215,16 +310,19 @@ fn an_error_body_is_captured_as_spelled() {
 #[test]
 fn a_long_error_is_cut() {
     let body = format!(r#"{{"error":{{"message":"{}"}}}}"#, "x".repeat(100_000));
-    let answer = scan_cut(Scanner::judging(Framing::Whole), body.as_bytes(), &[10, 5000, 80_000]).unwrap();
+    let answer =
+        scan_cut(Scanner::judging(Framing::Whole), body.as_bytes(), &[10, 5000, 80_000]).unwrap();
     assert_eq!(answer.error.unwrap().len(), (64 << 10) + r#"{"error":}"#.len());
 }
 
 #[test]
 fn text_is_collected_without_thoughts_and_cut_between_characters() {
-    let answer = whole(parts(r#"{"text":"a\ud83d\ude00"},{"text":"secret","thought":true},{"text":"ö"}"#));
+    let answer =
+        whole(parts(r#"{"text":"a\ud83d\ude00"},{"text":"secret","thought":true},{"text":"ö"}"#));
     assert_eq!(answer.text, "a😀ö");
     let long = parts(&format!(r#"{{"text":"x{}"}}"#, "ö".repeat(8000)));
-    let answer = scan_cut(Scanner::judging(Framing::Whole), long.as_bytes(), &[1001, 1002]).unwrap();
+    let answer =
+        scan_cut(Scanner::judging(Framing::Whole), long.as_bytes(), &[1001, 1002]).unwrap();
     assert_eq!(answer.text.len(), 8191);
 }
 
@@ -248,9 +346,17 @@ fn broken_answers_are_errors() {
         ("cut after the data", good[..good.find("}}").unwrap()].into(), ScanError::is_truncated),
         ("cut before the last brace", good[..good.len() - 1].into(), ScanError::is_truncated),
         ("corrupt base64", parts(&part("Zmlu*WFs", "")).into(), ScanError::is_corrupt_image),
-        ("base64 with padding inside", parts(&part("ZmluYWw=AAAA", "")).into(), ScanError::is_corrupt_image),
+        (
+            "base64 with padding inside",
+            parts(&part("ZmluYWw=AAAA", "")).into(),
+            ScanError::is_corrupt_image,
+        ),
         ("base64 of five symbols", parts(&part("ZmluY", "")).into(), ScanError::is_corrupt_image),
-        ("base64 padded too much", parts(&part("ZmluYWw==", "")).into(), ScanError::is_corrupt_image),
+        (
+            "base64 padded too much",
+            parts(&part("ZmluYWw==", "")).into(),
+            ScanError::is_corrupt_image,
+        ),
         ("base64 that is not ASCII", parts(&part("Zmluö", "")).into(), ScanError::is_corrupt_image),
         ("trailing garbage", format!("{good}x").into(), ScanError::is_malformed),
         ("a second value", format!("{good}{good}").into(), ScanError::is_malformed),
@@ -268,7 +374,11 @@ fn broken_answers_are_errors() {
         ("a line break in a text", parts("{\"text\":\"a\nb\"}").into(), ScanError::is_malformed),
         ("a line break in base64", parts(&part("Zmlu\nYWw=", "")).into(), ScanError::is_malformed),
         ("a lone surrogate", parts(r#"{"text":"\ud83d"}"#).into(), ScanError::is_malformed),
-        ("a low surrogate first", parts(r#"{"text":"\ude00\ud83d"}"#).into(), ScanError::is_malformed),
+        (
+            "a low surrogate first",
+            parts(r#"{"text":"\ude00\ud83d"}"#).into(),
+            ScanError::is_malformed,
+        ),
         ("an unknown escape", parts(r#"{"text":"\x"}"#).into(), ScanError::is_malformed),
         ("a bare word", b"nulL".to_vec(), ScanError::is_malformed),
         ("a page", b"<html>Error 502</html>".to_vec(), ScanError::is_malformed),
@@ -299,7 +409,11 @@ fn an_image_that_was_complete_survives_the_fault_behind_it() {
 fn an_image_over_the_bound_is_refused() {
     let body = parts(&part(FINAL, ""));
     for (max, fits) in [(4, false), (5, true)] {
-        let outcome = scan_cut(Scanner::decoding(Framing::Whole).max_image_bytes(max), body.as_bytes(), &[70]);
+        let outcome = scan_cut(
+            Scanner::decoding(Framing::Whole).max_image_bytes(max),
+            body.as_bytes(),
+            &[70],
+        );
         assert_eq!(outcome.is_ok(), fits);
         if let Err(failure) = outcome {
             assert!(failure.error.is_too_large());
@@ -311,7 +425,9 @@ fn an_image_over_the_bound_is_refused() {
 fn an_expected_length_changes_nothing_but_the_allocation() {
     let body = parts(&part(FINAL, ""));
     for expected in [0, body.len() as u64, u64::MAX] {
-        let answer = scan_cut(Scanner::decoding(Framing::Whole).expect_len(expected), body.as_bytes(), &[]).unwrap();
+        let answer =
+            scan_cut(Scanner::decoding(Framing::Whole).expect_len(expected), body.as_bytes(), &[])
+                .unwrap();
         assert_eq!(image(&answer), b"final");
     }
 }
@@ -322,8 +438,14 @@ fn a_drained_draft_that_overwrote_the_final_image_is_an_error() {
     let body = parts(&format!("{},{}", part(FINAL, ""), part(&long, r#","thought":true"#)));
     let failure = scan_cut(Scanner::draining(Framing::Whole), body.as_bytes(), &[]).unwrap_err();
     assert!(failure.error.is_overwritten());
-    let marked = format!(r#"{{"thought":true,"inlineData":{{"mimeType":"image/png","data":"{long}"}}}}"#);
-    scan_cut(Scanner::draining(Framing::Whole), parts(&format!("{},{marked}", part(FINAL, ""))).as_bytes(), &[]).unwrap();
+    let marked =
+        format!(r#"{{"thought":true,"inlineData":{{"mimeType":"image/png","data":"{long}"}}}}"#);
+    scan_cut(
+        Scanner::draining(Framing::Whole),
+        parts(&format!("{},{marked}", part(FINAL, ""))).as_bytes(),
+        &[],
+    )
+    .unwrap();
 }
 
 #[test]
@@ -332,21 +454,34 @@ fn large_images_are_the_same_however_they_are_cut() {
     use ::base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
     let mut random = 7_u64;
     let mut next = move || {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        random =
+            random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (random >> 33) as usize
     };
     let draft: Vec<u8> = (0..150_001).map(|_| next() as u8).collect();
     let last: Vec<u8> = (0..200_002).map(|_| next() as u8).collect();
-    let lines =
-        STANDARD.encode(&last).as_bytes().chunks(76).map(|l| String::from_utf8_lossy(l).into_owned()).collect::<Vec<_>>();
-    for data in [STANDARD.encode(&last), URL_SAFE_NO_PAD.encode(&last), lines.join(r"\n"), lines.join(" ")] {
+    let lines = STANDARD
+        .encode(&last)
+        .as_bytes()
+        .chunks(76)
+        .map(|l| String::from_utf8_lossy(l).into_owned())
+        .collect::<Vec<_>>();
+    for data in
+        [STANDARD.encode(&last), URL_SAFE_NO_PAD.encode(&last), lines.join(r"\n"), lines.join(" ")]
+    {
         for order in [false, true] {
-            let (draft, last_part) = (part(&STANDARD.encode(&draft), r#","thought":true"#), part(&data, ""));
-            let body = parts(&if order { format!("{draft},{last_part}") } else { format!("{last_part},{draft}") });
+            let (draft, last_part) =
+                (part(&STANDARD.encode(&draft), r#","thought":true"#), part(&data, ""));
+            let body = parts(&if order {
+                format!("{draft},{last_part}")
+            } else {
+                format!("{last_part},{draft}")
+            });
             for _ in 0..20 {
                 let mut cuts: Vec<usize> = (0..next() % 40).map(|_| next() % body.len()).collect();
                 cuts.sort_unstable();
-                let answer = scan_cut(Scanner::decoding(Framing::Whole), body.as_bytes(), &cuts).unwrap();
+                let answer =
+                    scan_cut(Scanner::decoding(Framing::Whole), body.as_bytes(), &cuts).unwrap();
                 assert!(image(&answer) == last, "{cuts:?}");
             }
         }

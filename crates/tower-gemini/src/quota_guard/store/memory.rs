@@ -50,7 +50,9 @@ impl MemoryStore {
         let now = Moment { steady_ms, wall_ms };
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let margin_ms = u64::try_from(exchange.margin.as_millis()).unwrap_or(0);
-        let admission = counts.entry(exchange.key.clone()).or_insert_with(|| Admission::new(exchange.limits, margin_ms));
+        let admission = counts
+            .entry(exchange.key.clone())
+            .or_insert_with(|| Admission::new(exchange.limits, margin_ms));
         exchange_with(admission, now, exchange)
     }
 

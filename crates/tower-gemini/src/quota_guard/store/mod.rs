@@ -1,10 +1,12 @@
 //! Where a quota is counted that several processes share.
 //!
-//! A process counts for itself in any case. With a store it also draws on *leases*: an exchange asks for several calls' worth at
-//! once, the store counts all of it at the lease's end, and what is left over goes back with the next exchange. So a busy process
-//! asks about once a second and no window is ever exceeded: whatever moment of the lease a call is sent at, the store counts it as
-//! sent at the last one. A process that dies loses what was left of one lease until the window (or, of the day's requests, the day)
-//! is over; that is the price of never guessing that a call was not sent.
+//! A process counts for itself in any case. With a store it also draws on *leases*: an exchange
+//! asks for several calls' worth at once, the store counts all of it at the lease's end, and what
+//! is left over goes back with the next exchange. So a busy process asks about once a second and no
+//! window is ever exceeded: whatever moment of the lease a call is sent at, the store counts it as
+//! sent at the last one. A process that dies loses what was left of one lease until the window (or,
+//! of the day's requests, the day) is over; that is the price of never guessing that a call was not
+//! sent.
 //!
 //! | store | counts for | survives |
 //! | --- | --- | --- |
@@ -39,8 +41,9 @@ pub type Exchanging = Pin<Box<dyn Future<Output = Result<Reply, StoreError>> + S
 
 /// A count that several processes share.
 ///
-/// One exchange gives back, reports and asks, atomically over all dimensions. An implementation must not block: the guard puts its
-/// own time limit on it, and its own policy for a store that fails.
+/// One exchange gives back, reports and asks, atomically over all dimensions. An implementation
+/// must not block: the guard puts its own time limit on it, and its own policy for a store that
+/// fails.
 pub trait QuotaStore: fmt::Debug + Send + Sync {
     /// Gives back what was left over, and asks for more.
     fn exchange(&self, exchange: Exchange) -> Exchanging;
@@ -64,18 +67,21 @@ pub struct Exchange {
     pub most: u32,
     /// Requests of the day to leave over.
     pub day_reserve: u64,
-    /// What was granted before and surely not counted by Google, and tokens used beyond what was granted.
+    /// What was granted before and surely not counted by Google, and tokens used beyond what was
+    /// granted.
     pub returns: Vec<Return>,
     /// What was sent while the store could not be asked.
     pub unreported: Amounts,
     /// Google said that the present day is used up.
     pub close_day: bool,
-    /// The day as the process last heard it: for a store that lost its memory, and only then, since others may have given back.
+    /// The day as the process last heard it: for a store that lost its memory, and only then, since
+    /// others may have given back.
     pub day_floor: Option<(i32, u64)>,
 }
 
 impl Exchange {
-    /// Asks for one call's worth, and for up to `most` if there is that much. For a store's own tests.
+    /// Asks for one call's worth, and for up to `most` if there is that much. For a store's own
+    /// tests.
     #[must_use]
     pub fn new(key: QuotaKey, limits: Limits, need: Amounts, most: u32) -> Self {
         Self {
@@ -144,7 +150,10 @@ impl StoreError {
     /// A store that failed. `what` is shown to people, so it must hold no secrets.
     #[must_use]
     pub fn new(what: impl Into<String>) -> Self {
-        Self { what: tower_gemini_core::redact::redact(&what.into()).into_owned(), timed_out: false }
+        Self {
+            what: tower_gemini_core::redact::redact(&what.into()).into_owned(),
+            timed_out: false,
+        }
     }
 
     pub(crate) fn timed_out(after: Duration) -> Self {
@@ -199,7 +208,8 @@ pub(crate) fn exchange_with(admission: &mut Admission, now: Moment, exchange: &E
     }
     if reply.granted == 0 && exchange.most > 0 {
         let at_ms = admission.earliest(now, exchange.need, exchange.day_reserve);
-        reply.retry_after = at_ms.map(|at| Duration::from_millis(at.saturating_sub(now.steady_ms).max(1)));
+        reply.retry_after =
+            at_ms.map(|at| Duration::from_millis(at.saturating_sub(now.steady_ms).max(1)));
     }
     reply.taken = admission.taken(now);
     reply.day = admission.day().number();
@@ -234,14 +244,16 @@ struct Live {
     expires_ms: u64,
 }
 
-/// A lease is at most this part of any limit, so that a dozen busy processes find something left. Ours.
+/// A lease is at most this part of any limit, so that a dozen busy processes find something left.
+/// Ours.
 const LEASE_PARTS: u64 = 16;
 /// And at most this many calls, whatever the limits.
 const LEASE_CALLS: u32 = 4_096;
-/// How long a store that failed is left alone. Ours: long enough that its calls do not all wait for the time limit.
+/// How long a store that failed is left alone. Ours: long enough that its calls do not all wait for
+/// the time limit.
 const DOWN_MS: u64 = 1_000;
-/// Returns kept between two exchanges; they come together by slot and day, so a minute's worth fits. What is beyond is forgotten,
-/// which leaves it counted.
+/// Returns kept between two exchanges; they come together by slot and day, so a minute's worth
+/// fits. What is beyond is forgotten, which leaves it counted.
 const RETURNS_KEPT: usize = 256;
 
 impl Pool {
@@ -264,7 +276,11 @@ impl Pool {
         }
     }
 
-    pub(crate) fn draw(&mut self, now: Moment, amounts: Amounts) -> super::gate::Draw<Option<Charged>> {
+    pub(crate) fn draw(
+        &mut self,
+        now: Moment,
+        amounts: Amounts,
+    ) -> super::gate::Draw<Option<Charged>> {
         use super::gate::Draw;
         if let Some(live) = &mut self.live {
             if now.steady_ms < live.expires_ms && (0..4).all(|d| amounts.0[d] <= live.left.0[d]) {
@@ -322,7 +338,12 @@ impl Pool {
         }
     }
 
-    pub(crate) fn settled(&mut self, charged: Option<Charged>, amounts: Amounts, tokens: Option<u64>) {
+    pub(crate) fn settled(
+        &mut self,
+        charged: Option<Charged>,
+        amounts: Amounts,
+        tokens: Option<u64>,
+    ) {
         let (Some(charged), Some(tokens)) = (charged, tokens) else { return };
         let reserved = amounts.get(Dimension::TokensPerMinute);
         let back = Amounts([0, reserved.saturating_sub(tokens), 0, 0]);
@@ -383,7 +404,14 @@ impl Pool {
     }
 
     /// The store answered an exchange that began at `sent`. `true` if it had been failing.
-    pub(crate) fn apply(&mut self, sent: Moment, now: Moment, need: Amounts, asked: bool, reply: &Reply) -> bool {
+    pub(crate) fn apply(
+        &mut self,
+        sent: Moment,
+        now: Moment,
+        need: Amounts,
+        asked: bool,
+        reply: &Reply,
+    ) -> bool {
         self.down_until = None;
         self.heard = Some((reply.day, reply.taken.get(Dimension::RequestsPerDay)));
         self.heard_taken = reply.taken;
@@ -393,7 +421,8 @@ impl Pool {
             self.live = Some(Live {
                 left: need.times(u64::from(reply.granted)),
                 charged: reply.charged,
-                // Counted from before the store was asked, which is never later than its own reckoning.
+                // Counted from before the store was asked, which is never later than its own
+                // reckoning.
                 expires_ms: sent.steady_ms.saturating_add(self.lease_ms),
             });
         } else if asked {
@@ -405,10 +434,17 @@ impl Pool {
         std::mem::take(&mut self.emergency)
     }
 
-    /// The store did not answer. Returns the limits to go on with, where the policy says to go on and this is news.
-    pub(crate) fn fail(&mut self, now: Moment, unreported: Amounts, admission: &mut Admission) -> Option<Limits> {
+    /// The store did not answer. Returns the limits to go on with, where the policy says to go on
+    /// and this is news.
+    pub(crate) fn fail(
+        &mut self,
+        now: Moment,
+        unreported: Amounts,
+        admission: &mut Admission,
+    ) -> Option<Limits> {
         self.down_until = Some(now.steady_ms.saturating_add(DOWN_MS));
-        // What was reported may not have arrived; twice is better than never. What was given back is forgotten for the same reason.
+        // What was reported may not have arrived; twice is better than never. What was given back
+        // is forgotten for the same reason.
         for d in 0..4 {
             self.unreported.0[d] += unreported.0[d];
         }
@@ -416,16 +452,19 @@ impl Pool {
             return None;
         }
         self.emergency = true;
-        // What every process had taken in the last minute is within the limit together, so each may keep that pace.
+        // What every process had taken in the last minute is within the limit together, so each may
+        // keep that pace.
         let own = admission.taken(now);
         let mut limits = *admission.limits();
         for dimension in Dimension::ALL {
             let Some(limit) = limits.get(dimension) else { continue };
             let ours = own.get(dimension);
             let ours = if dimension == Dimension::RequestsPerDay {
-                // Of what was left of the day when the store was last heard, the share that was ours until then.
+                // Of what was left of the day when the store was last heard, the share that was
+                // ours until then.
                 let all = self.heard_taken.get(dimension).max(1);
-                let share = u128::from(limit.saturating_sub(all)) * u128::from(ours) / u128::from(all);
+                let share =
+                    u128::from(limit.saturating_sub(all)) * u128::from(ours) / u128::from(all);
                 ours.saturating_add(u64::try_from(share).unwrap_or(0))
             } else {
                 ours

@@ -19,8 +19,9 @@ const COUNTS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("q
 
 /// A count in a file, which outlives the process: after a kill -9 the day goes on where it was.
 ///
-/// What is granted is on the disk before it is used. One process at a time: a second is refused when it opens the file, with an
-/// error that says so; processes that are to share a quota need Redis.
+/// What is granted is on the disk before it is used. One process at a time: a second is refused
+/// when it opens the file, with an error that says so; processes that are to share a quota need
+/// Redis.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -44,7 +45,8 @@ struct Inner {
     database: Database,
     clock: Arc<dyn Clock>,
     epoch: Instant,
-    /// The wall clock when the file was opened: the beginning of the steady clock that slots are dated by.
+    /// The wall clock when the file was opened: the beginning of the steady clock that slots are
+    /// dated by.
     opened_ms: u64,
     counts: Mutex<HashMap<QuotaKey, Admission>>,
 }
@@ -64,7 +66,10 @@ impl RedbStore {
     /// # Errors
     ///
     /// Where it cannot be opened, is no such file, or another process has it open.
-    pub fn open_with_clock(path: impl AsRef<Path>, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+    pub fn open_with_clock(
+        path: impl AsRef<Path>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StoreError> {
         let database = Database::create(path.as_ref()).map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => {
                 StoreError::new("the file is open in another process or store; processes that share a quota need a redis store")
@@ -72,15 +77,21 @@ impl RedbStore {
             other => StoreError::new(other.to_string()),
         })?;
         let opened_ms = u64::try_from(wall_ms(&*clock)).unwrap_or(0);
-        let counts = load(&database, opened_ms, wall_ms(&*clock)).map_err(|error| StoreError::new(error.to_string()))?;
-        let inner = Inner { database, clock, epoch: Instant::now(), opened_ms, counts: Mutex::new(counts) };
+        let counts = load(&database, opened_ms, wall_ms(&*clock))
+            .map_err(|error| StoreError::new(error.to_string()))?;
+        let inner =
+            Inner { database, clock, epoch: Instant::now(), opened_ms, counts: Mutex::new(counts) };
         Ok(Self { inner: Arc::new(inner) })
     }
 }
 
-/// Reads every count. Where the clock is before the file (it was set back), slots are moved to end now: they look younger than they
-/// are, and no window is granted twice.
-fn load(database: &Database, opened_ms: u64, wall_ms: i64) -> Result<HashMap<QuotaKey, Admission>, BoxError> {
+/// Reads every count. Where the clock is before the file (it was set back), slots are moved to end
+/// now: they look younger than they are, and no window is granted twice.
+fn load(
+    database: &Database,
+    opened_ms: u64,
+    wall_ms: i64,
+) -> Result<HashMap<QuotaKey, Admission>, BoxError> {
     let mut counts = HashMap::new();
     let write = database.begin_write()?;
     {
@@ -99,7 +110,10 @@ fn load(database: &Database, opened_ms: u64, wall_ms: i64) -> Result<HashMap<Quo
             let mut admission = Admission::new(crate::quota_guard::Limits::unlimited(), margin_ms);
             admission.begin_at(Moment { steady_ms: opened_ms, wall_ms });
             admission.restore(&image, 0);
-            counts.insert(QuotaKey { project: ProjectId::new(project), model: ModelId::new(model) }, admission);
+            counts.insert(
+                QuotaKey { project: ProjectId::new(project), model: ModelId::new(model) },
+                admission,
+            );
         }
     }
     write.commit()?;
@@ -108,7 +122,8 @@ fn load(database: &Database, opened_ms: u64, wall_ms: i64) -> Result<HashMap<Quo
 
 impl Inner {
     fn answer(&self, exchange: &Exchange) -> Result<Reply, StoreError> {
-        let steady_ms = self.opened_ms + u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX / 2);
+        let steady_ms = self.opened_ms
+            + u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX / 2);
         let now = Moment { steady_ms, wall_ms: wall_ms(&*self.clock) };
         let margin_ms = u64::try_from(exchange.margin.as_millis()).unwrap_or(0);
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -155,8 +170,8 @@ impl fmt::Debug for RedbStore {
     }
 }
 
-/// Little-endian words: margin, closed day and whether there is one, how many slots and days, then (slot, three amounts) and
-/// (day, amount).
+/// Little-endian words: margin, closed day and whether there is one, how many slots and days, then
+/// (slot, three amounts) and (day, amount).
 fn encode(margin_ms: u64, image: &Image) -> Vec<u8> {
     let mut words = vec![
         margin_ms,
@@ -180,7 +195,8 @@ fn word_of(day: i32) -> u64 {
 }
 
 fn decode(bytes: &[u8]) -> Option<(u64, Image)> {
-    let mut words = bytes.chunks_exact(8).map(|word| word.try_into().map(u64::from_le_bytes).unwrap_or(0));
+    let mut words =
+        bytes.chunks_exact(8).map(|word| word.try_into().map(u64::from_le_bytes).unwrap_or(0));
     let day = |word: u64| i32::try_from(i64::from_le_bytes(word.to_le_bytes())).ok();
     let margin_ms = words.next()?;
     let (closed, is_closed) = (day(words.next()?)?, words.next()? == 1);
@@ -201,8 +217,11 @@ mod tests {
 
     #[test]
     fn what_is_decoded_is_what_was_encoded() {
-        let image =
-            Image { slots: vec![(7, [1, 2, 3]), (9, [0, 5, 0])], days: vec![(20_000, 4), (-3, 9)], closed_day: Some(20_000) };
+        let image = Image {
+            slots: vec![(7, [1, 2, 3]), (9, [0, 5, 0])],
+            days: vec![(20_000, 4), (-3, 9)],
+            closed_day: Some(20_000),
+        };
         assert_eq!(decode(&encode(500, &image)), Some((500, image)));
         assert_eq!(decode(b"short"), None);
     }

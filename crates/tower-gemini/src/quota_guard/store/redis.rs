@@ -17,9 +17,10 @@ use crate::quota_guard::pacific::PacificDay;
 
 /// A count in Redis (6.2 or later) or Valkey, shared by every process that reaches it.
 ///
-/// Each exchange is one script, run atomically over all keys of a (project, model), on the server's clock. Keys carry a hash tag, so
-/// that they share a slot of a cluster; they expire by themselves. The names hold the project as it is named in the configuration, or
-/// its keyed fingerprint, never a credential.
+/// Each exchange is one script, run atomically over all keys of a (project, model), on the server's
+/// clock. Keys carry a hash tag, so that they share a slot of a cluster; they expire by themselves.
+/// The names hold the project as it is named in the configuration, or its keyed fingerprint, never
+/// a credential.
 ///
 /// ```no_run
 /// use std::sync::Arc;
@@ -36,14 +37,16 @@ use crate::quota_guard::pacific::PacificDay;
 ///
 /// # A server that forgets
 ///
-/// A server that was restarted may have forgotten the last minute. It is not trusted until a window has passed since it started
-/// ([`restart_hold`](Self::restart_hold)); meanwhile it grants nothing. The day's count is brought back by the clients, each of which
-/// tells what it last heard. What no client heard is lost, so a server that is to keep the day over its own death should write an
+/// A server that was restarted may have forgotten the last minute. It is not trusted until a window
+/// has passed since it started ([`restart_hold`](Self::restart_hold)); meanwhile it grants nothing.
+/// The day's count is brought back by the clients, each of which tells what it last heard. What no
+/// client heard is lost, so a server that is to keep the day over its own death should write an
 /// append-only file. A failover to a replica that lags behind loses what the replica had not heard.
 ///
 /// # A client that dies
 ///
-/// What it had left of its lease stays counted until it leaves the window; of the day's requests that is at most one lease.
+/// What it had left of its lease stays counted until it leaves the window; of the day's requests
+/// that is at most one lease.
 #[derive(Clone)]
 pub struct RedisStore {
     inner: Arc<Inner>,
@@ -80,7 +83,8 @@ impl RedisStore {
     /// Where the URL cannot be read.
     pub fn open(url: &str) -> Result<Self, StoreError> {
         // The URL may hold a password: the error must not repeat it.
-        let client = Client::open(url).map_err(|error| StoreError::new(format!("not a redis URL ({:?})", error.kind())))?;
+        let client = Client::open(url)
+            .map_err(|error| StoreError::new(format!("not a redis URL ({:?})", error.kind())))?;
         let inner = Inner {
             client,
             prefix: "tower-gemini".to_owned(),
@@ -118,7 +122,8 @@ impl RedisStore {
         self.set(|inner| inner.prefix = prefix)
     }
 
-    /// How long after its start a server is not trusted. Default 65 s: a window, with margin and lease.
+    /// How long after its start a server is not trusted. Default 65 s: a window, with margin and
+    /// lease.
     #[must_use]
     pub fn restart_hold(self, hold: Duration) -> Self {
         self.set(|inner| inner.restart_hold = hold)
@@ -145,7 +150,8 @@ impl QuotaStore for RedisStore {
     }
 }
 
-/// Drops the connection unless the exchange over it came to its end: one that was given up may never answer.
+/// Drops the connection unless the exchange over it came to its end: one that was given up may
+/// never answer.
 struct Probation<'a> {
     inner: &'a Inner,
     number: u64,
@@ -175,8 +181,14 @@ impl Inner {
                 left_ms = left.as_millis(),
                 "the quota's redis has just started: it may have forgotten the last minute"
             );
-            let heard = exchange.day_floor.filter(|(heard, _)| *heard == day).map_or(0, |(_, taken)| taken);
-            return Ok(Reply { retry_after: Some(left), taken: Amounts([0, 0, 0, heard]), day, ..Reply::default() });
+            let heard =
+                exchange.day_floor.filter(|(heard, _)| *heard == day).map_or(0, |(_, taken)| taken);
+            return Ok(Reply {
+                retry_after: Some(left),
+                taken: Amounts([0, 0, 0, heard]),
+                day,
+                ..Reply::default()
+            });
         }
         {
             let mut link = self.link.lock().await;
@@ -196,7 +208,10 @@ impl Inner {
             match answer.as_slice() {
                 [-1, server_ms] => {
                     skew_ms = server_ms.saturating_sub(wall_ms(&*self.clock));
-                    tracing::warn!(skew_ms, "our clock and the quota store's are in different days");
+                    tracing::warn!(
+                        skew_ms,
+                        "our clock and the quota store's are in different days"
+                    );
                     self.link.lock().await.skew_ms = skew_ms;
                 }
                 &[granted, slot, day, both, retry_ms, t0, t1, t2, t3] => {
@@ -206,7 +221,9 @@ impl Inner {
                     return Ok(Reply {
                         granted: u32::try_from(granted).unwrap_or(0),
                         charged: Charged { slot: amount(slot), day, both_days: both == 1 },
-                        retry_after: u64::try_from(retry_ms).ok().map(|ms| Duration::from_millis(ms.max(1))),
+                        retry_after: u64::try_from(retry_ms)
+                            .ok()
+                            .map(|ms| Duration::from_millis(ms.max(1))),
                         taken: Amounts([amount(t0), amount(t1), amount(t2), amount(t3)]),
                         day,
                     });
@@ -217,7 +234,9 @@ impl Inner {
         Err(StoreError::new("the server's clock moves between days"))
     }
 
-    async fn connection(&self) -> Result<(MultiplexedConnection, u64, Option<Duration>, i64), StoreError> {
+    async fn connection(
+        &self,
+    ) -> Result<(MultiplexedConnection, u64, Option<Duration>, i64), StoreError> {
         let mut link = self.link.lock().await;
         if link.connection.is_none() {
             let config = AsyncConnectionConfig::new()
@@ -225,9 +244,14 @@ impl Inner {
                 // The guard has the time limit; this one only frees what hangs for good.
                 .set_response_timeout(Some(self.connect_timeout * 5));
             let failed = |error: redis::RedisError| StoreError::new(error.to_string());
-            let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await.map_err(failed)?;
+            let mut connection = self
+                .client
+                .get_multiplexed_async_connection_with_config(&config)
+                .await
+                .map_err(failed)?;
             link.hold_until = None;
-            let info: Result<String, _> = redis::cmd("INFO").arg("server").query_async(&mut connection).await;
+            let info: Result<String, _> =
+                redis::cmd("INFO").arg("server").query_async(&mut connection).await;
             let info = info.ok();
             let run = info.as_deref().and_then(|info| field(info, "run_id:")).map(str::to_owned);
             // The first server is no loss; another one, or one that does not say, may be.
@@ -236,23 +260,37 @@ impl Inner {
             }
             link.run = run;
             // It is floored, so the server is at least that old.
-            let up = info.as_deref().and_then(|info| field(info, "uptime_in_seconds:")?.parse().ok()).map(Duration::from_secs);
+            let up = info
+                .as_deref()
+                .and_then(|info| field(info, "uptime_in_seconds:")?.parse().ok())
+                .map(Duration::from_secs);
             match up {
-                Some(up) if up < self.restart_hold => link.hold_until = Some(Instant::now() + (self.restart_hold - up)),
+                Some(up) if up < self.restart_hold => {
+                    link.hold_until = Some(Instant::now() + (self.restart_hold - up))
+                }
                 Some(_) => {}
-                None => tracing::warn!("the quota's redis does not tell how long it runs: a restart would go unnoticed"),
+                None => tracing::warn!(
+                    "the quota's redis does not tell how long it runs: a restart would go unnoticed"
+                ),
             }
             link.number += 1;
             link.connection = Some(connection);
         }
-        let hold = link.hold_until.map(|until| until.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero());
+        let hold = link
+            .hold_until
+            .map(|until| until.saturating_duration_since(Instant::now()))
+            .filter(|left| !left.is_zero());
         match &link.connection {
             Some(connection) => Ok((connection.clone(), link.number, hold, link.skew_ms)),
             None => Err(StoreError::new("not connected")),
         }
     }
 
-    fn invocation<'a>(&'a self, exchange: &Exchange, today: &PacificDay) -> redis::ScriptInvocation<'a> {
+    fn invocation<'a>(
+        &'a self,
+        exchange: &Exchange,
+        today: &PacificDay,
+    ) -> redis::ScriptInvocation<'a> {
         let mut script = self.script.prepare_invoke();
         let base = self.base(&exchange.key);
         let number = i64::from(today.number());
@@ -274,15 +312,24 @@ impl Inner {
             script.arg(int(amount));
         }
         script.arg(exchange.most).arg(int(exchange.day_reserve)).arg(u8::from(exchange.close_day));
-        script.arg(number - 1).arg(number).arg(number + 1).arg(today.start_ms()).arg(today.end_ms());
-        let (heard, taken) = exchange.day_floor.map_or((-1, 0), |(day, taken)| (i64::from(day), int(taken)));
+        script
+            .arg(number - 1)
+            .arg(number)
+            .arg(number + 1)
+            .arg(today.start_ms())
+            .arg(today.end_ms());
+        let (heard, taken) =
+            exchange.day_floor.map_or((-1, 0), |(day, taken)| (i64::from(day), int(taken)));
         script.arg(heard).arg(taken);
         for amount in exchange.unreported.0 {
             script.arg(int(amount));
         }
         script.arg(exchange.returns.len());
         for back in &exchange.returns {
-            script.arg(int(back.charged.slot)).arg(back.charged.day).arg(u8::from(back.charged.both_days));
+            script
+                .arg(int(back.charged.slot))
+                .arg(back.charged.day)
+                .arg(u8::from(back.charged.both_days));
             for amount in back.back.0 {
                 script.arg(int(amount));
             }

@@ -1,0 +1,211 @@
+//! The gateway's own key in what goes to its callers: Google's sentences about a key hold the key,
+//! and are told within streams too.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use http::header::HeaderMap;
+use http::{HeaderValue, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use memchr::memmem::{self, Finder};
+
+/// An answer with stars in the place of a secret, in its head and in its body. Its length stays
+/// what it is, and nothing is held but the beginning of what may become the secret.
+pub(crate) fn starred(answer: Response<Body>, secret: &HeaderValue) -> Response<Body> {
+    let (mut parts, body) = answer.into_parts();
+    star_headers(&mut parts.headers, secret.as_bytes());
+    Response::from_parts(parts, Body::new(Starred::new(body, secret.as_bytes())))
+}
+
+pub(crate) fn star_headers(headers: &mut HeaderMap, secret: &[u8]) {
+    for value in
+        headers.values_mut().filter(|value| memmem::find(value.as_bytes(), secret).is_some())
+    {
+        let mut clean = value.as_bytes().to_vec();
+        star(&mut clean, &Finder::new(secret));
+        if let Ok(clean) = HeaderValue::from_bytes(&clean) {
+            *value = clean;
+        }
+    }
+}
+
+/// Puts stars in the place of a secret.
+fn star(bytes: &mut [u8], secret: &Finder<'_>) {
+    let mut from = 0;
+    while let Some(at) = secret.find(bytes.get(from..).unwrap_or_default()) {
+        let end = from + at + secret.needle().len();
+        if let Some(place) = bytes.get_mut(from + at..end) {
+            place.fill(b'*');
+        }
+        from = end;
+    }
+}
+
+struct Starred<B> {
+    body: B,
+    secret: Finder<'static>,
+    /// What may be the secret's beginning.
+    held: Bytes,
+    /// What comes behind it.
+    trailers: Option<Frame<Bytes>>,
+}
+
+impl<B> Starred<B> {
+    fn new(body: B, secret: &[u8]) -> Self {
+        Self { body, secret: Finder::new(secret).into_owned(), held: Bytes::new(), trailers: None }
+    }
+
+    /// What may go of a chunk. Copied only where a secret is in it, or may be.
+    fn pass(&mut self, chunk: Bytes) -> Bytes {
+        let mut chunk = if self.held.is_empty() {
+            chunk
+        } else {
+            let mut joined = BytesMut::from(std::mem::take(&mut self.held));
+            joined.extend_from_slice(&chunk);
+            joined.freeze()
+        };
+        if self.secret.find(&chunk).is_some() {
+            let mut clean = BytesMut::from(chunk);
+            star(&mut clean, &self.secret);
+            chunk = clean.freeze();
+        }
+        let secret = self.secret.needle();
+        let longest = chunk.len().min(secret.len().saturating_sub(1));
+        let begun = (1..=longest)
+            .rev()
+            .find(|&length| chunk.ends_with(secret.get(..length).unwrap_or_default()));
+        self.held = chunk.split_off(chunk.len() - begun.unwrap_or(0));
+        chunk
+    }
+}
+
+impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Starred<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        loop {
+            if let Some(trailers) = self.trailers.take() {
+                return Poll::Ready(Some(Ok(trailers)));
+            }
+            let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Ok(frame)) => frame.into_data().map_err(Some),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => Err(None),
+            };
+            let data = match frame {
+                Ok(chunk) if chunk.is_empty() => chunk,
+                Ok(chunk) => match self.pass(chunk) {
+                    // All of it is held.
+                    chunk if chunk.is_empty() => continue,
+                    chunk => chunk,
+                },
+                Err(end) => {
+                    self.trailers = end;
+                    match std::mem::take(&mut self.held) {
+                        held if held.is_empty() && self.trailers.is_some() => continue,
+                        held if held.is_empty() => return Poll::Ready(None),
+                        held => held,
+                    }
+                }
+            };
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.held.is_empty() && self.trailers.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (held, body) = (self.held.len() as u64, self.body.size_hint());
+        let mut hint = SizeHint::new();
+        hint.set_lower(body.lower().saturating_add(held));
+        if let Some(upper) = body.upper().and_then(|upper| upper.checked_add(held)) {
+            hint.set_upper(upper);
+        }
+        hint
+    }
+}
+
+impl<B> fmt::Debug for Starred<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Neither the secret nor what may be a part of it.
+        f.debug_struct("Starred").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::{BodyExt, StreamBody};
+    use proptest::prelude::*;
+    use std::convert::Infallible;
+
+    const SECRET: &str = "AIAIza";
+
+    fn told(text: &str, cuts: &[usize], trailers: bool) -> (Vec<Bytes>, bool) {
+        let mut cuts: Vec<usize> =
+            cuts.iter().map(|cut| cut % (text.len() + 1)).chain([0, text.len()]).collect();
+        cuts.sort_unstable();
+        let chunks = cuts
+            .windows(2)
+            .map(|pair| Frame::data(Bytes::copy_from_slice(&text.as_bytes()[pair[0]..pair[1]])));
+        let mut frames: Vec<_> = chunks.map(Ok::<_, Infallible>).collect();
+        frames.extend(trailers.then(|| Ok(Frame::trailers(HeaderMap::new()))));
+        let mut body =
+            Starred::new(StreamBody::new(futures::stream::iter(frames)), SECRET.as_bytes());
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+            let (mut out, mut trailed) = (Vec::new(), false);
+            while let Some(frame) = body.frame().await {
+                match frame.unwrap().into_data() {
+                    Ok(data) => {
+                        assert!(!trailed, "nothing comes behind the trailers");
+                        out.push(data);
+                    }
+                    Err(_) => trailed = true,
+                }
+            }
+            (out, trailed)
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn no_secret_passes_however_it_is_cut_and_all_else_does(text in "(AIAIza|AI|A|Iza|x){0,12}", cuts in proptest::collection::vec(any::<usize>(), 0..8), trailers in any::<bool>()) {
+            let (out, trailed) = told(&text, &cuts, trailers);
+            prop_assert_eq!(String::from_utf8(out.concat()).unwrap(), text.replace(SECRET, "******"));
+            prop_assert_eq!(trailed, trailers);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_the_secret_is_not_held_and_not_copied() {
+        let mut body = Starred::new((), SECRET.as_bytes());
+        let chunk = Bytes::from_static(b"data: {}\n\n");
+        let passed = body.pass(chunk.clone());
+        assert_eq!((passed.as_ptr(), passed.len()), (chunk.as_ptr(), chunk.len()));
+        assert_eq!(body.pass(Bytes::from_static(b"..AIA")), "..");
+        assert_eq!(body.pass(Bytes::from_static(b"I")), "", "it can still become one");
+        assert_eq!(body.pass(Bytes::from_static(b"!")), "AIAI!");
+    }
+
+    #[test]
+    fn a_head_that_holds_it_is_starred_too() {
+        let secret = HeaderValue::from_static(SECRET);
+        let answer = Response::builder()
+            .header("location", "https://x/?key=AIAIza&a=b")
+            .header("etag", "AIA");
+        let answer = starred(answer.body(Body::empty()).unwrap(), &secret);
+        assert_eq!(answer.headers()["location"], "https://x/?key=******&a=b");
+        assert_eq!(answer.headers()["etag"], "AIA");
+    }
+}

@@ -1,0 +1,61 @@
+//! Run with
+//!
+//! ```not_rust
+//! cargo run -p tower-gemini-gateway -- --simulate                # offline: a simulated Gemini behind it
+//! cargo run --release -p tower-gemini-gateway -- --config gateway.toml
+//! ```
+//!
+//! A drop-in base URL for Gemini SDKs that never pays twice. See `--help` and `--print-config`.
+
+use std::io;
+use std::process::ExitCode;
+
+use tokio::sync::mpsc;
+use tower_gemini_gateway::{Signal, app};
+
+fn main() -> ExitCode {
+    let args: Vec<_> =
+        std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            use io::Write;
+            let _ = writeln!(io::stderr(), "gateway: no runtime: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    ExitCode::from(runtime.block_on(async {
+        let (sender, signals) = mpsc::channel(4);
+        tokio::spawn(listen(sender));
+        app(&args, &mut io::stdout(), &mut io::stderr(), signals).await
+    }))
+}
+
+/// Tells what the operating system says.
+#[cfg(unix)]
+async fn listen(sender: mpsc::Sender<Signal>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::hangup()),
+    ) else {
+        // Without handlers the operating system ends the process by itself.
+        return std::future::pending().await;
+    };
+    loop {
+        let told = tokio::select! {
+            Some(()) = terminate.recv() => Signal::Stop,
+            Some(()) = interrupt.recv() => Signal::Stop,
+            Some(()) = hangup.recv() => Signal::Reload,
+        };
+        if sender.send(told).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(not(unix))]
+async fn listen(sender: mpsc::Sender<Signal>) {
+    while tokio::signal::ctrl_c().await.is_ok() && sender.send(Signal::Stop).await.is_ok() {}
+}

@@ -1,0 +1,226 @@
+//! What a request and an answer must lose and gain on their way through: pure.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Uri};
+
+/// RFC 9110, 7.6.1: what belongs to one connection and not to the message.
+const HOP_BY_HOP: [HeaderName; 7] =
+    [CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
+
+/// Headers by which openai's clients tell how long they wait for a byte, and how often they have
+/// asked.
+pub(crate) const READ_TIMEOUT: HeaderName = HeaderName::from_static("x-stainless-read-timeout");
+/// How long the caller waits, in whole seconds, as Google's SDKs state it.
+pub(crate) const SERVER_TIMEOUT: HeaderName = HeaderName::from_static("x-server-timeout");
+
+/// How often openai's clients have asked before.
+pub(crate) const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
+/// By which a caller says that two requests are one.
+pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// The path with doubled slashes made one: clients double them when the base URL ends in one.
+/// Borrowed where there are none.
+pub(crate) fn tidy_path(path: &str) -> Cow<'_, str> {
+    if !path.contains("//") {
+        return Cow::Borrowed(path);
+    }
+    let mut tidy = String::with_capacity(path.len());
+    for c in path.chars() {
+        if c != '/' || !tidy.ends_with('/') {
+            tidy.push(c);
+        }
+    }
+    Cow::Owned(tidy)
+}
+
+/// A URI with another path, and its query as it was.
+pub(crate) fn with_path(uri: &Uri, path: &str) -> Option<Uri> {
+    let mut parts = uri.clone().into_parts();
+    let text = match uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    parts.path_and_query = Some(PathAndQuery::try_from(text).ok()?);
+    Uri::from_parts(parts).ok()
+}
+
+/// Where a path and query lives upstream. The base may have a path of its own.
+pub(crate) fn upstream_uri(base: &Uri, path_and_query: &str) -> Option<Uri> {
+    let mut parts = base.clone().into_parts();
+    let prefix = base.path().trim_end_matches('/');
+    parts.path_and_query = Some(PathAndQuery::try_from(format!("{prefix}{path_and_query}")).ok()?);
+    Uri::from_parts(parts).ok()
+}
+
+/// Whether a path belongs to Vertex AI's hosts and not to the Developer API's.
+pub(crate) fn is_vertex(path: &str) -> bool {
+    let mut segments = path.trim_start_matches('/').split('/');
+    let version = segments.next().unwrap_or_default();
+    version.starts_with('v') && matches!(segments.next(), Some("publishers" | "projects"))
+}
+
+/// Takes out what concerns the caller's connection, what names this host, and what the body's new
+/// length makes a lie.
+pub(crate) fn clean_request(headers: &mut HeaderMap) {
+    drop_named_by_connection(headers);
+    for name in HOP_BY_HOP.into_iter().chain([HOST, EXPECT]) {
+        headers.remove(name);
+    }
+    // An empty one is sent by `@google/genai`; none of them is for Google.
+    headers.remove(http::header::COOKIE);
+    for name in
+        ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"]
+    {
+        headers.remove(name);
+    }
+}
+
+/// Takes out of an answer what concerns the connection to Google, or would lead the caller past
+/// this gateway.
+pub(crate) fn clean_answer(headers: &mut HeaderMap) {
+    drop_named_by_connection(headers);
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+    // It says that this host speaks HTTP/3 on port 443: Google does, and we are not Google.
+    headers.remove("alt-svc");
+    headers.remove(http::header::SET_COOKIE);
+}
+
+fn drop_named_by_connection(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+}
+
+/// A body was replaced: its old length would cut it short or make the reader wait for ever.
+pub(crate) fn forget_length(headers: &mut HeaderMap) {
+    headers.remove(CONTENT_LENGTH);
+    headers.remove(TRANSFER_ENCODING);
+}
+
+/// How long the caller says that it waits, less a twentieth (two seconds at most) in which the
+/// answer has to reach it. An answer after that is paid for and lost.
+///
+/// The timeout of openai's clients is one between two bytes: it counts where nothing is sent before
+/// the end (`silent`).
+pub(crate) fn stated_deadline(headers: &HeaderMap, silent: bool) -> Option<Duration> {
+    [Some(SERVER_TIMEOUT), silent.then_some(READ_TIMEOUT)]
+        .into_iter()
+        .flatten()
+        .filter_map(|name| seconds(headers.get(name)?))
+        .min()
+        .map(|stated| stated - (stated / 20).min(Duration::from_secs(2)))
+}
+
+fn seconds(value: &HeaderValue) -> Option<Duration> {
+    let seconds: f64 = value.to_str().ok()?.trim().parse().ok()?;
+    (seconds > 0.0).then(|| Duration::try_from_secs_f64(seconds).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubled_slashes_become_one_and_nothing_else_changes() {
+        assert_eq!(
+            tidy_path("//v1beta//models/m:generateContent"),
+            "/v1beta/models/m:generateContent"
+        );
+        assert!(matches!(tidy_path("/v1/models/a%2Fb:generateContent"), Cow::Borrowed(_)));
+        let uri = Uri::from_static("http://gw//v1/x?alt=sse&b=//");
+        assert_eq!(with_path(&uri, &tidy_path(uri.path())).unwrap(), "http://gw/v1/x?alt=sse&b=//");
+    }
+
+    #[test]
+    fn the_upstream_may_live_under_a_path_of_its_own() {
+        let base = Uri::from_static("https://relay.example/google/");
+        assert_eq!(
+            upstream_uri(&base, "/v1beta/models/m:x?alt=sse").unwrap(),
+            "https://relay.example/google/v1beta/models/m:x?alt=sse"
+        );
+        let base = Uri::from_static("https://generativelanguage.googleapis.com");
+        assert_eq!(
+            upstream_uri(&base, "/v1/models").unwrap(),
+            "https://generativelanguage.googleapis.com/v1/models"
+        );
+    }
+
+    #[test]
+    fn vertex_paths_are_told_apart() {
+        for path in [
+            "/v1beta1/publishers/google/models/m:generateContent",
+            "/v1/projects/p/locations/l/publishers/google/models/m:x",
+        ] {
+            assert!(is_vertex(path), "{path}");
+        }
+        for path in ["/v1beta/models/m:generateContent", "/v1/interactions", "/projects/x", "/"] {
+            assert!(!is_vertex(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_belongs_to_one_connection_is_not_passed_on() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "keep-alive, X-Mine"),
+            ("x-mine", "1"),
+            ("te", "trailers"),
+            ("host", "gw"),
+            ("cookie", ""),
+            ("x-goog-api-client", "kept"),
+            ("transfer-encoding", "chunked"),
+            ("x-forwarded-for", "10.0.0.1"),
+        ] {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        clean_request(&mut headers);
+        assert_eq!(
+            headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
+            ["x-goog-api-client"]
+        );
+        let mut headers = HeaderMap::new();
+        headers.insert("alt-svc", HeaderValue::from_static("h3=\":443\""));
+        headers.insert("server-timing", HeaderValue::from_static("gfet4t7; dur=40"));
+        clean_answer(&mut headers);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["server-timing"]);
+    }
+
+    #[test]
+    fn the_shorter_of_what_is_stated_holds_less_the_way_back() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(stated_deadline(&headers, true), None);
+        headers.insert(READ_TIMEOUT, HeaderValue::from_static("600"));
+        assert_eq!(stated_deadline(&headers, true), Some(Duration::from_secs(598)));
+        assert_eq!(
+            stated_deadline(&headers, false),
+            None,
+            "one between two bytes, of which some come"
+        );
+        headers.insert(SERVER_TIMEOUT, HeaderValue::from_static("10"));
+        assert_eq!(stated_deadline(&headers, true), Some(Duration::from_millis(9500)));
+        for nonsense in ["-3", "soon", "NaN", "0", "inf"] {
+            headers.insert(SERVER_TIMEOUT, HeaderValue::from_static(nonsense));
+            assert_eq!(
+                stated_deadline(&headers, true),
+                Some(Duration::from_secs(598)),
+                "{nonsense}"
+            );
+        }
+    }
+}
