@@ -49,7 +49,7 @@ use std::sync::LazyLock;
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize};
 
-use crate::call::{ImageSize, ratio_distance, split_model_suffix, strip_model_prefix};
+use crate::size::{ImageSize, ratio_distance, split_model_suffix, strip_model_prefix};
 
 /// The ratios that every Gemini image model takes (Gemini API documentation, image generation,
 /// 2026-07).

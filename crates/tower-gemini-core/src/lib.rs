@@ -29,6 +29,7 @@ pub mod error;
 pub mod ledger;
 pub mod redact;
 pub mod scan;
+mod size;
 pub mod target;
 pub mod trail;
 pub mod verdict;

@@ -33,12 +33,12 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, Method, Uri};
 
 use self::body::Body;
-pub use self::body::{parse_aspect, parse_size};
-pub(crate) use self::body::{ratio_as, ratio_distance, size_as};
 pub use self::history::{Conversation, ModelPart, PartKind};
 use self::path::Route;
-pub use self::path::{split_model_suffix, strip_model_prefix};
 use crate::catalog::Catalog;
+pub use crate::size::{
+    ImageSize, parse_aspect, parse_size, split_model_suffix, strip_model_prefix,
+};
 
 /// Which API the request speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -86,53 +86,6 @@ pub enum Framing {
     Sse,
     /// One JSON array whose elements are the chunks (`streamGenerateContent` without `alt=sse`).
     JsonArray,
-}
-
-/// A size that Gemini's image models know, smallest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum ImageSize {
-    /// `"512"` (written without a K): 512 px class.
-    Px512,
-    /// `"1K"`: 1024 px class.
-    K1,
-    /// `"2K"`: 2048 px class.
-    K2,
-    /// `"4K"`: 4096 px class.
-    K4,
-}
-
-impl ImageSize {
-    /// Every size, smallest first.
-    pub const ALL: [Self; 4] = [Self::Px512, Self::K1, Self::K2, Self::K4];
-
-    /// The spelling of `imageConfig.imageSize`: upper-case K, and 512 without one.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Px512 => "512",
-            Self::K1 => "1K",
-            Self::K2 => "2K",
-            Self::K4 => "4K",
-        }
-    }
-
-    /// The nominal edge length in pixels of a square image.
-    #[must_use]
-    pub fn edge_px(self) -> u32 {
-        match self {
-            Self::Px512 => 512,
-            Self::K1 => 1024,
-            Self::K2 => 2048,
-            Self::K4 => 4096,
-        }
-    }
-}
-
-impl fmt::Display for ImageSize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
 }
 
 /// A model's id as the request spells it, without `models/` or `publishers/google/models/` in

@@ -159,7 +159,7 @@ impl<'a> Editor<'a> {
     fn model(&mut self, value: &Range<usize>) {
         let (Some(model), Some(asked)) = (self.change.model, self.text.text(value)) else { return };
         // `models/`, `google/`, a whole resource name: what stood in front stays.
-        let bare = crate::call::strip_model_prefix(&asked);
+        let bare = crate::size::strip_model_prefix(&asked);
         let front = asked.strip_suffix(bare).unwrap_or("");
         self.edits.replace(value.clone(), quoted(&format!("{front}{model}")));
     }
@@ -223,7 +223,7 @@ impl<'a> Editor<'a> {
                         }
                         "aspectRatio" => {
                             let asked = self.text.text(&option.value).unwrap_or_default();
-                            let plain = crate::call::parse_aspect(&asked)
+                            let plain = crate::size::parse_aspect(&asked)
                                 .unwrap_or_else(|| asked.clone().into_owned().into());
                             let ratio = self
                                 .new_aspect(&plain)
@@ -291,7 +291,7 @@ impl<'a> Editor<'a> {
             "size" | "imageSize" | "imageResolution" | "resolution" | "sampleImageSize" => {
                 let raw = self.text.raw(value);
                 let asked = self.text.text(value).unwrap_or(Cow::Borrowed(raw));
-                let Some((size, ratio)) = crate::call::parse_size(&asked) else { return };
+                let Some((size, ratio)) = crate::size::parse_size(&asked) else { return };
                 self.sized = true;
                 match self.change.size {
                     SizeChange::Keep => {}
@@ -313,9 +313,9 @@ impl<'a> Editor<'a> {
             }
             "aspectRatio" => {
                 let Some(asked) = self.text.text(value) else { return };
-                let Some(plain) = crate::call::parse_aspect(&asked) else { return };
+                let Some(plain) = crate::size::parse_aspect(&asked) else { return };
                 if let Some(to) = self.new_aspect(&plain) {
-                    let spelled = crate::call::ratio_as(to, &asked);
+                    let spelled = crate::size::ratio_as(to, &asked);
                     self.edits.replace(value.clone(), quoted(&spelled));
                 }
             }
@@ -342,7 +342,7 @@ impl<'a> Editor<'a> {
         if from == to {
             return;
         }
-        let spelled = crate::call::size_as(to, asked, from);
+        let spelled = crate::size::size_as(to, asked, from);
         let as_text = self.text.is(value, b'"');
         self.edits.replace(value.clone(), if as_text { quoted(&spelled) } else { spelled });
     }

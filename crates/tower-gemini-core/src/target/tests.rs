@@ -107,7 +107,7 @@ fn options_body(
     let mut image = serde_json::Map::new();
     if let Some(size) = size {
         let spelled = if spelling.form == 2 {
-            crate::call::size_as(size, "IMAGE_SIZE_ONE_K", size)
+            crate::size::size_as(size, "IMAGE_SIZE_ONE_K", size)
         } else {
             size.as_str().to_owned()
         };
@@ -116,7 +116,7 @@ fn options_body(
     if let Some(ratio) = ratio {
         let like = if spelling.form == 2 { "ASPECT_RATIO_ONE_BY_ONE" } else { "1:1" };
         image
-            .insert(name("aspectRatio", "aspect_ratio"), crate::call::ratio_as(ratio, like).into());
+            .insert(name("aspectRatio", "aspect_ratio"), crate::size::ratio_as(ratio, like).into());
     }
     let mut config = json!({ "temperature": 1.0 });
     match spelling.form {
