@@ -24,7 +24,7 @@ use tower_gemini::ResolutionFallbackLayer;
 use tower_gemini::clock::RuntimeClock;
 use tower_gemini::core::call::ModelId;
 use tower_gemini::core::context::CallOptions;
-use tower_gemini::core::ledger::Cost;
+use tower_gemini::core::cost::Cost;
 use tower_gemini::core::trail::{AttemptId, Step, Trail};
 use tower_gemini::core::verdict::{Charge, Outcome, Verdict};
 use tower_gemini::model_fallback::Chain;

@@ -15,7 +15,7 @@
 //! | [`context`] | what one call carries through all its attempts: deadline, allowance, trail |
 //! | [`trail`] | [`Trail`](trail::Trail): what was decided, in order, and why |
 //! | [`catalog`] | models as data: sizes, prices, dates |
-//! | [`ledger`] | money and quota as intervals |
+//! | [`cost`] | money as intervals |
 //! | [`redact`] | keeping keys out of everything that is printed |
 //! | [`error`] | [`Error`](error::Error): one cause, one verdict, no secrets |
 
@@ -25,8 +25,8 @@ pub mod catalog;
 pub mod classify;
 pub mod clock;
 pub mod context;
+pub mod cost;
 pub mod error;
-pub mod ledger;
 pub mod redact;
 pub mod scan;
 mod size;

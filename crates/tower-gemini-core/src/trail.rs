@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use crate::call::{ImageSize, ModelId};
-use crate::ledger::Cost;
+use crate::cost::Cost;
 use crate::target::{Degradation, Unfit};
 use crate::verdict::{Charge, Outcome, QuotaCharge, Verdict};
 
@@ -574,7 +574,7 @@ impl Trail {
     /// ones too, over the images they delivered. `None` where there is none.
     ///
     /// ```
-    /// use tower_gemini_core::{ledger::Cost, trail::Trail, verdict::Verdict};
+    /// use tower_gemini_core::{cost::Cost, trail::Trail, verdict::Verdict};
     ///
     /// let trail = Trail::new();
     /// assert_eq!(trail.cost_per_image(), None);

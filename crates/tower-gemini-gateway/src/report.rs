@@ -82,7 +82,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
     use tower_gemini::core::call::{ImageSize, ModelId};
-    use tower_gemini::core::ledger::Cost;
+    use tower_gemini::core::cost::Cost;
     use tower_gemini::core::trail::WaitReason;
     use tower_gemini::core::verdict::Verdict;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, Method, Uri};
 use tower_gemini::core::call::{Call, ImageSize};
 use tower_gemini::core::catalog::Catalog;
-use tower_gemini::core::ledger::{Cost, cost_of};
+use tower_gemini::core::cost::{Cost, cost_of};
 use tower_gemini::core::verdict::Verdict;
 use tower_gemini::jittered_retry::RetryPolicy;
 

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_gemini::clock::RuntimeClock;
 use tower_gemini::core::context::CallOptions;
-use tower_gemini::core::ledger::Cost;
+use tower_gemini::core::cost::Cost;
 use tower_gemini::core::trail::Step;
 use tower_gemini::core::verdict::Outcome;
 use tower_gemini::model_fallback::Chain;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_gemini::core::call::ModelId;
 use tower_gemini::core::context::CallOptions;
-use tower_gemini::core::ledger::Cost;
+use tower_gemini::core::cost::Cost;
 use tower_gemini::core::trail::{SkipReason, Step};
 use tower_gemini::core::verdict::{Outcome, Verdict};
 use tower_gemini::observe::ObserveLayer;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use tower_gemini::core::ledger::Cost;
+use tower_gemini::core::cost::Cost;
 use tower_gemini::core::redact::redact;
 use tower_gemini::model_fallback::{Condition, TargetHealth};
 use tower_gemini::observe::Report;

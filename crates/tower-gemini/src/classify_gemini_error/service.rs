@@ -16,8 +16,8 @@ use tower_gemini_core::body::{
 use tower_gemini_core::call::Call;
 use tower_gemini_core::catalog::Catalog;
 use tower_gemini_core::context::CallContext;
+use tower_gemini_core::cost;
 use tower_gemini_core::error::{BoxError, Error};
-use tower_gemini_core::ledger;
 use tower_gemini_core::scan::Usage;
 use tower_gemini_core::trail::AttemptId;
 use tower_gemini_core::verdict::{Outcome, Verdict};
@@ -272,7 +272,7 @@ impl AttemptLog {
     fn end(&mut self, verdict: &Verdict, usage: Option<&Usage>) {
         self.ended = true;
         let catalog = self.catalog.as_deref().unwrap_or_else(|| Catalog::builtin());
-        let cost = ledger::cost_of(catalog, &self.call, verdict, usage);
+        let cost = cost::cost_of(catalog, &self.call, verdict, usage);
         self.id.end(
             self.status.map(|status| status.as_u16()),
             verdict,

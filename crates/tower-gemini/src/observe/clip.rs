@@ -85,7 +85,7 @@ mod tests {
     use std::time::Duration;
 
     use proptest::prelude::*;
-    use tower_gemini_core::ledger::Cost;
+    use tower_gemini_core::cost::Cost;
     use tower_gemini_core::trail::{SkipReason, Trail};
     use tower_gemini_core::verdict::Verdict;
 

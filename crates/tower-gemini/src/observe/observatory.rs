@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 use tower_gemini_core::catalog::Catalog;
-use tower_gemini_core::ledger::Cost;
+use tower_gemini_core::cost::Cost;
 use tower_gemini_core::trail::{Attempt, Step, Trail, TrailObserver};
 use tower_gemini_core::verdict::Outcome;
 

@@ -269,7 +269,7 @@ pub(super) fn is_generating(call: &Call) -> bool {
 mod tests {
     use std::time::Duration;
 
-    use tower_gemini_core::ledger::Cost;
+    use tower_gemini_core::cost::Cost;
     use tower_gemini_core::trail::Trail;
     use tower_gemini_core::verdict::Verdict;
 

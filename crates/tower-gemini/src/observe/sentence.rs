@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use tower_gemini_core::call::ImageSize;
-use tower_gemini_core::ledger::Cost;
+use tower_gemini_core::cost::Cost;
 use tower_gemini_core::trail::{Attempt, Step, StopReason};
 use tower_gemini_core::verdict::{Charge, Outcome};
 

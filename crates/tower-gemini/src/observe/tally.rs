@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use tower_gemini_core::ledger::Cost;
+use tower_gemini_core::cost::Cost;
 use tower_gemini_core::trail::WaitReason;
 use tower_gemini_core::verdict::{Charge, Outcome, QuotaCharge};
 

@@ -7,7 +7,7 @@
 //!
 //! ```
 //! use http::{HeaderMap, Method, Uri};
-//! use tower_gemini_core::{call::Call, catalog::Catalog, ledger::cost_of, verdict::Verdict};
+//! use tower_gemini_core::{call::Call, catalog::Catalog, cost::cost_of, verdict::Verdict};
 //!
 //! let uri = Uri::from_static("/v1beta/models/gemini-3-pro-image:generateContent");
 //! let call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(br#"{"contents":[{"parts":[{"text":"a cat"}]}]}"#));
