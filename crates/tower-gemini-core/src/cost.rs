@@ -142,8 +142,7 @@ pub fn cost_on(
     verdict: &Verdict,
     usage: Option<&Usage>,
 ) -> Cost {
-    if verdict.charge().is_surely_free() || call.verb == Verb::Count {
-        // Counting tokens costs nothing (Gemini API documentation, pricing, 2026-10).
+    if verdict.charge().is_surely_free() || call.can_be_charged() == Some(false) {
         return Cost::ZERO;
     }
     let model = call.model.as_ref().and_then(|id| catalog.lookup(id.as_str()));

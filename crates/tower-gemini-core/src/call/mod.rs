@@ -71,7 +71,9 @@ pub enum Verb {
     Predict,
     /// `predictLongRunning`, `batchGenerateContent`: answers with an operation, not with an image.
     Batch,
-    /// `countTokens` and other verbs that make nothing.
+    /// `embedContent` and its relatives: answers with numbers, and is billed by the token.
+    Embed,
+    /// `countTokens`, which generates nothing.
     Count,
     /// Anything else.
     Other,
@@ -199,6 +201,8 @@ impl ServiceTier {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Call {
+    /// The request's method.
+    pub method: Method,
     /// Which API it speaks.
     pub dialect: Dialect,
     /// What it asks of the model.
@@ -247,13 +251,14 @@ impl Call {
     #[must_use]
     pub fn parse(method: &Method, uri: &Uri, headers: &HeaderMap, body: Option<&[u8]>) -> Self {
         // Listing models, polling operations: nothing that makes an image is a GET.
+        let unrecognised = || Self { method: method.clone(), ..Self::unrecognised() };
         if *method != Method::POST {
-            return Self::unrecognised();
+            return unrecognised();
         }
         let path = path::normalised(uri.path());
         let route = Route::of(&path, uri.query());
         if route.dialect == Dialect::Unrecognised {
-            return Self::unrecognised();
+            return unrecognised();
         }
         let mut seen = read_body(headers, body);
         let name = route
@@ -281,7 +286,7 @@ impl Call {
             ),
             Verb::Predict => makes_images,
             // The answer is an operation.
-            Verb::Batch | Verb::Count | Verb::Other => false,
+            Verb::Batch | Verb::Embed | Verb::Count | Verb::Other => false,
         };
         let images = match (wants_image, verb) {
             (false, _) => 0,
@@ -299,6 +304,7 @@ impl Call {
         let aspect = seen.aspect().or(ratio_in_name.map(Cow::Borrowed));
         let tier = tier_of_headers(headers).unwrap_or(seen.tier);
         Self {
+            method: Method::POST,
             dialect: route.dialect,
             verb,
             framing,
@@ -320,10 +326,12 @@ impl Call {
         }
     }
 
-    /// A call of which nothing is known: it passes through and is judged by its answer alone.
+    /// Returns a `POST` of which nothing is known: it passes through and is judged by its answer
+    /// alone.
     #[must_use]
     pub fn unrecognised() -> Self {
         Self {
+            method: Method::POST,
             dialect: Dialect::Unrecognised,
             verb: Verb::Other,
             framing: Framing::Whole,
@@ -346,6 +354,54 @@ impl Call {
     #[must_use]
     pub fn is_streaming(&self) -> bool {
         self.framing != Framing::Whole
+    }
+
+    /// Whether an answer to this call can be charged; `None` where that is not known, because the
+    /// dialect or the verb is not recognised.
+    ///
+    /// | call | can be charged |
+    /// | --- | --- |
+    /// | `generateContent`, `predict`, batches, embeddings, interactions, OpenAI-style generations | yes |
+    /// | `countTokens` (free: Gemini API documentation, pricing, 2026-10) | no |
+    /// | `GET`, `HEAD`, `OPTIONS`, `TRACE`, `DELETE`: listings, polling, removal | no |
+    /// | any other verb, path or method | not known |
+    ///
+    /// ```
+    /// use http::{HeaderMap, Method, Uri};
+    /// use tower_gemini_core::call::Call;
+    ///
+    /// let call = |method, path| Call::parse(&method, &Uri::from_static(path), &HeaderMap::new(), None);
+    /// let count = call(Method::POST, "/v1beta/models/gemini-3-pro-image:countTokens");
+    /// assert_eq!(count.can_be_charged(), Some(false));
+    /// assert_eq!(call(Method::GET, "/v1beta/files").can_be_charged(), Some(false));
+    /// assert_eq!(call(Method::POST, "/v1/orders").can_be_charged(), None);
+    /// ```
+    #[must_use]
+    pub fn can_be_charged(&self) -> Option<bool> {
+        if self.method.is_safe() || self.method == Method::DELETE {
+            return Some(false);
+        }
+        match (self.dialect, self.verb) {
+            (Dialect::Unrecognised, _) | (_, Verb::Other) => None,
+            (_, Verb::Count) => Some(false),
+            _ => Some(true),
+        }
+    }
+
+    /// Whether repeating the request does no more than sending it once: `GET`, `HEAD`, `OPTIONS`,
+    /// `TRACE`, `PUT` and `DELETE` (RFC 9110, section 9.2.2). No call that generates is, because
+    /// each answer is drawn and charged anew.
+    ///
+    /// ```
+    /// use http::{HeaderMap, Method, Uri};
+    /// use tower_gemini_core::call::Call;
+    ///
+    /// let list = Call::parse(&Method::GET, &Uri::from_static("/v1beta/models"), &HeaderMap::new(), None);
+    /// assert!(list.is_idempotent() && !Call::unrecognised().is_idempotent());
+    /// ```
+    #[must_use]
+    pub fn is_idempotent(&self) -> bool {
+        self.method.is_idempotent()
     }
 }
 

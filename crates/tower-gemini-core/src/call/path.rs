@@ -95,8 +95,10 @@ fn method(verb: &str, query: Option<&str>) -> (Verb, Framing) {
         "predictLongRunning" | "batchGenerateContent" | "asyncBatchEmbedContent" => {
             (Verb::Batch, Framing::Whole)
         }
-        "countTokens" | "computeTokens" | "embedContent" | "batchEmbedContents" | "embedText"
-        | "batchEmbedText" => (Verb::Count, Framing::Whole),
+        "embedContent" | "batchEmbedContents" | "embedText" | "batchEmbedText" => {
+            (Verb::Embed, Framing::Whole)
+        }
+        "countTokens" | "computeTokens" => (Verb::Count, Framing::Whole),
         _ => (Verb::Other, Framing::Whole),
     }
 }
@@ -230,7 +232,7 @@ mod tests {
     fn every_known_path_form() {
         use Dialect::*;
         use Framing::{JsonArray, Sse, Whole};
-        use Verb::{Batch, Count, Generate, Other, Predict, StreamGenerate};
+        use Verb::{Batch, Count, Embed, Generate, Other, Predict, StreamGenerate};
         let m = "gemini-3-pro-image";
         #[rustfmt::skip]
         let table = [
@@ -259,7 +261,7 @@ mod tests {
             ("/v1beta/models/M:predictLongRunning", GeminiApi, Batch, Whole, m, "v1beta"),
             ("/v1beta/models/M:batchGenerateContent", GeminiApi, Batch, Whole, m, "v1beta"),
             ("/v1beta/models/M:countTokens", GeminiApi, Count, Whole, m, "v1beta"),
-            ("/v1beta/models/M:embedContent", GeminiApi, Count, Whole, m, "v1beta"),
+            ("/v1beta/models/M:embedContent", GeminiApi, Embed, Whole, m, "v1beta"),
             ("/v1beta/models/M:somethingNew", GeminiApi, Other, Whole, m, "v1beta"),
             ("/v1/projects/v1/locations/global/publishers/google/models/M:generateContent", VertexAi, Generate, Whole, m, "v1"),
             ("/v1beta1/projects/p/locations/l/publishers/google/models/M:streamGenerateContent?alt=sse", VertexAi, StreamGenerate, Sse, m, "v1beta1"),
