@@ -373,22 +373,19 @@ impl<'a> Editor<'a> {
                 .text(&member.value)
                 .unwrap_or(Cow::Borrowed(self.text.raw(&member.value)));
             let level = match (member.name.as_str(), model.thinking) {
-                // Image models that let the caller choose know two levels (Gemini API
-                // documentation, image generation, 2026-07).
-                ("thinkingLevel", Thinking::Levels) => match asked.to_ascii_lowercase().as_str() {
-                    "minimal" | "high" => continue,
-                    "low" => Some("minimal"),
-                    _ => Some("high"),
-                },
+                ("thinkingLevel", Thinking::Levels) => nearest_level(&asked, model),
                 // Those that think always have nothing to choose, and budgets belong to the 2.5
                 // line of text models.
                 ("thinkingLevel" | "thinkingBudget", _) => None,
                 _ => continue,
             };
+            if level.is_some_and(|level| level.eq_ignore_ascii_case(&asked)) {
+                continue;
+            }
             self.give_up(
                 GivenUp::Thinking,
                 format!("{} {asked}", member.name),
-                level.map(Cow::Borrowed),
+                level.map(|level| Cow::Owned(level.to_owned())),
             );
             match level {
                 Some(level) => self.edits.replace(member.value.clone(), quoted(level)),
@@ -499,6 +496,17 @@ impl<'a> Editor<'a> {
         self.say_size();
         Ok(())
     }
+}
+
+/// Returns the level that a model knows nearest to the one asked for; what has no name counts as
+/// `high`.
+fn nearest_level<'m>(asked: &str, model: &'m Model) -> Option<&'m str> {
+    const LEVELS: [&str; 4] = ["minimal", "low", "medium", "high"];
+    let rank = |level: &str| {
+        LEVELS.iter().position(|known| known.eq_ignore_ascii_case(level)).unwrap_or(3)
+    };
+    let asked = rank(asked);
+    model.thinking_levels.iter().min_by_key(|level| rank(level).abs_diff(asked)).map(String::as_str)
 }
 
 /// What `responseFormat.image` asked for.

@@ -381,6 +381,28 @@ fn everything_given_up_is_said() {
 }
 
 #[test]
+fn a_thinking_level_becomes_the_nearest_that_the_model_knows() {
+    for (to, asked, expected) in [
+        (FLASH31, "high", None),
+        (FLASH31, "MINIMAL", None),
+        (FLASH31, "low", Some("minimal")),
+        (FLASH31, "medium", Some("high")),
+        (FLASH31, "utmost", Some("high")),
+        ("gemini-nano-banana-2.1", "medium", None),
+        ("gemini-nano-banana-2.1", "low", Some("minimal")),
+    ] {
+        let body = format!(
+            r#"{{"contents":[],"generationConfig":{{"thinkingConfig":{{"thinkingLevel":"{asked}"}}}}}}"#
+        );
+        let (request, given_up) = rewritten(&path_of(PRO), &body, &Target::new(to)).unwrap();
+        let text = String::from_utf8(body_of(&request).to_vec()).unwrap();
+        assert_eq!(text, body.replace(asked, expected.unwrap_or(asked)), "{to} {asked}");
+        let said = expected.map(|level| format!("thinking thinkingLevel {asked} → {level}"));
+        assert_eq!(words(&given_up).get(1), said.as_ref());
+    }
+}
+
+#[test]
 fn signatures_do_not_cross_models() {
     let history = r#"{"contents":[{"role":"user","parts":[{"text":"a cat"}]},{"role":"model","parts":[{"text":"here","thoughtSignature":"c2ln"},{"inlineData":{"mimeType":"image/png","data":"AA=="},"thought_signature":"c2ln"},{"inlineData":{"mimeType":"image/png","data":"AA=="}}]},{"role":"user","parts":[{"text":"now red"}]}]}"#;
     let placeholder = format!("\"{}\"", Signatures::PLACEHOLDER);
