@@ -16,6 +16,7 @@
 //! | [`trail`] | [`Trail`](trail::Trail): what was decided, in order, and why |
 //! | [`catalog`] | models as data: sizes, prices, dates |
 //! | [`cost`] | money as intervals |
+//! | [`json`] | the JSON text of a request: reading, skipping, splicing |
 //! | [`redact`] | keeping keys out of everything that is printed |
 //! | [`error`] | [`Error`](error::Error): one cause, one verdict, no secrets |
 
@@ -27,6 +28,7 @@ pub mod clock;
 pub mod context;
 pub mod cost;
 pub mod error;
+pub mod json;
 pub mod redact;
 pub mod scan;
 mod size;

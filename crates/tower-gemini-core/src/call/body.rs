@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use super::ServiceTier;
-use super::json::{Cursor, Kind};
+use crate::json::{Cursor, Kind};
 use crate::size::{ImageSize, parse_aspect, parse_size};
 
 /// What was found.
@@ -72,7 +72,7 @@ impl<'a> Body<'a> {
             b"instances" => c.each(|c| self.instance(c)),
             b"parameters" => self.parameters(c),
             b"continuationToken" | b"previousInteractionId" => {
-                self.continuation |= c.text().is_some_and(|text| text.len() > 0)
+                self.continuation |= c.text().is_some_and(|text| !text.is_empty())
             }
             b"serviceTier" => {
                 self.tier = c

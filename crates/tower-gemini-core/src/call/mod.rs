@@ -20,7 +20,6 @@
 
 mod body;
 mod history;
-mod json;
 mod path;
 
 use std::borrow::{Borrow, Cow};

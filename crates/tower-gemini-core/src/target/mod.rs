@@ -35,7 +35,6 @@
 
 mod body;
 mod rewrite;
-mod spans;
 #[cfg(test)]
 mod tests;
 mod upstream;
