@@ -429,7 +429,7 @@ impl Edits {
     }
 
     /// Takes entries out of a container, commas included, and puts new ones in front of the rest.
-    /// `spans` are all its entries in order.
+    /// `spans` are all its entries in order; `gone` says which of them go.
     pub fn reshape(
         &mut self,
         container: &Range<usize>,
@@ -437,46 +437,26 @@ impl Edits {
         gone: &[bool],
         new: &[String],
     ) {
-        let stays = gone.iter().filter(|gone| !**gone).count();
-        let mut front = new.join(",");
-        if !front.is_empty() && stays > 0 {
-            front.push(',');
-        }
         let (Some(first), Some(last)) = (spans.first(), spans.last()) else {
-            if !front.is_empty() {
-                self.replace(container.start + 1..container.start + 1, front);
-            }
-            return;
+            let inside = container.start + 1;
+            return self.replace(inside..inside, new.join(","));
         };
-        if stays == 0 {
-            self.replace(first.start..last.end, front);
-            return;
+        let is_gone = |at: usize| gone.get(at).copied().unwrap_or(false);
+        let Some(last_staying) = (0..spans.len()).rfind(|at| !is_gone(*at)) else {
+            return self.replace(first.start..last.end, new.join(","));
+        };
+        for text in new {
+            self.replace(first.start..first.start, format!("{text},"));
         }
-        if !front.is_empty() {
-            self.replace(first.start..first.start, front);
-        }
-        let mut at = 0;
-        while at < spans.len() {
-            if !gone.get(at).copied().unwrap_or(false) {
-                at += 1;
-                continue;
+        for (at, pair) in spans.windows(2).enumerate() {
+            if let [this, next] = pair {
+                // What goes takes the comma behind it along, and at the end those in front of it.
+                if at < last_staying && is_gone(at) {
+                    self.replace(this.start..next.start, "");
+                } else if at == last_staying {
+                    self.replace(this.end..last.end, "");
+                }
             }
-            let run = at;
-            while gone.get(at).copied().unwrap_or(false) {
-                at += 1;
-            }
-            // A run that reaches the end takes the comma before it along, any other the one behind
-            // it.
-            let span = match (
-                spans.get(at),
-                run.checked_sub(1).and_then(|before| spans.get(before)),
-                spans.get(run),
-            ) {
-                (Some(next), _, Some(first)) => first.start..next.start,
-                (None, Some(before), _) => before.end..last.end,
-                _ => continue,
-            };
-            self.replace(span, "");
         }
     }
 

@@ -26,8 +26,12 @@ pub(super) struct Change<'a> {
     pub(super) to: Option<&'a Model>,
     pub(super) asked_size: Option<ImageSize>,
     pub(super) size: SizeChange,
+    /// Whether the model's name says the size.
+    pub(super) size_in_name: bool,
     /// From and to.
     pub(super) aspect: Option<(&'a str, &'a str)>,
+    /// Whether the model's name says the aspect ratio.
+    pub(super) aspect_in_name: bool,
     /// `responseFormat.image` becomes `imageConfig`.
     pub(super) respell: bool,
     /// Members of `imageConfig` that only Vertex AI takes are dropped.
@@ -46,8 +50,12 @@ const VERTEX_ONLY: [&str; 5] = [
     "imageOutputOptions",
 ];
 
-/// Returns the edits, and what they give up.
-pub(super) fn edit(body: &[u8], change: &Change<'_>) -> Result<(Edits, Vec<Degradation>), Unfit> {
+/// Returns the edits, and what they give up behind what is given up already.
+pub(super) fn edit(
+    body: &[u8],
+    change: &Change<'_>,
+    given_up: Vec<Degradation>,
+) -> Result<(Edits, Vec<Degradation>), Unfit> {
     let mut cursor = Cursor::new(body);
     let is_object = cursor.kind() == Kind::Object;
     let root = cursor.span();
@@ -58,11 +66,17 @@ pub(super) fn edit(body: &[u8], change: &Change<'_>) -> Result<(Edits, Vec<Degra
         body,
         change,
         edits: Edits::default(),
-        given_up: Vec::new(),
+        given_up,
         sized: false,
         signatures: 0,
         added: 0,
     };
+    if change.size_in_name {
+        editor.report_size();
+    }
+    if let (true, Some((from, _))) = (change.aspect_in_name, change.aspect) {
+        editor.new_aspect(from);
+    }
     editor.request(&root, 2)?;
     editor.insert_size(&root)?;
     if editor.signatures + editor.added > 0 {
