@@ -44,7 +44,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::str::FromStr;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize};
@@ -65,7 +65,8 @@ pub const COMMON_RATIOS: [&str; 10] =
 /// assert!(shutdown < Date::new(2026, 11, 22).unwrap());
 /// assert!("2026-13-01".parse::<Date>().is_err());
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Date {
     year: u16,
     month: u8,
@@ -109,18 +110,18 @@ impl FromStr for Date {
     type Err = CatalogError;
 
     fn from_str(text: &str) -> Result<Self, CatalogError> {
-        let mut parts = text.splitn(3, '-');
-        let mut number = || {
-            parts
-                .next()
-                .filter(|part| part.bytes().all(|b| b.is_ascii_digit()))?
-                .parse::<u16>()
-                .ok()
+        let number = |part: &str| {
+            part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse::<u16>().ok())?
         };
-        let (year, month, day) = (number(), number(), number());
-        (|| Self::new(year?, u8::try_from(month?).ok()?, u8::try_from(day?).ok()?))().ok_or_else(
-            || CatalogError::new(format!("`{text}` is not a date; write it as 2026-06-25")),
-        )
+        let date = || {
+            let (year, rest) = text.split_once('-')?;
+            let (month, day) = rest.split_once('-')?;
+            let small = |part| u8::try_from(number(part)?).ok();
+            Self::new(number(year)?, small(month)?, small(day)?)
+        };
+        date().ok_or_else(|| {
+            CatalogError::new(format!("`{text}` is not a date; write it as 2026-06-25"))
+        })
     }
 }
 
@@ -130,15 +131,17 @@ impl fmt::Display for Date {
     }
 }
 
-impl<'de> Deserialize<'de> for Date {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+impl TryFrom<String> for Date {
+    type Error = CatalogError;
+
+    fn try_from(text: String) -> Result<Self, CatalogError> {
+        text.parse()
     }
 }
 
-impl Serialize for Date {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+impl From<Date> for String {
+    fn from(date: Date) -> Self {
+        date.to_string()
     }
 }
 
@@ -172,7 +175,8 @@ pub enum Thinking {
 }
 
 /// Whose price list.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
+#[serde(from = "String")]
 #[non_exhaustive]
 pub enum Platform {
     /// The Gemini Developer API (`gemini-api`).
@@ -201,14 +205,13 @@ impl Platform {
     }
 }
 
-impl<'de> Deserialize<'de> for Platform {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let name = String::deserialize(deserializer)?;
-        Ok(match name.as_str() {
+impl From<String> for Platform {
+    fn from(name: String) -> Self {
+        match name.as_str() {
             "gemini-api" => Self::GeminiApi,
             "vertex-ai" => Self::VertexAi,
             _ => Self::Other(name),
-        })
+        }
     }
 }
 
@@ -431,7 +434,7 @@ impl Model {
 pub struct Catalog {
     models: Vec<Model>,
     // Keys are lower case: aliases are written in any case, ids never differ by case alone.
-    index: HashMap<String, usize>,
+    index: HashMap<Arc<str>, usize>,
 }
 
 static BUILTIN: LazyLock<Result<Catalog, CatalogError>> =
@@ -458,8 +461,7 @@ impl Catalog {
         let mut catalog = Self::default();
         for model in file.model.into_iter().map(Model::finish) {
             for name in std::iter::once(&model.id).chain(&model.aliases) {
-                if let Some(&other) = catalog.index.get(&name.to_ascii_lowercase()) {
-                    let other = catalog.models.get(other).map_or("", |model| model.id.as_str());
+                if let Some(Model { id: other, .. }) = catalog.by_name(name) {
                     return Err(CatalogError::new(format!(
                         "`{name}` of model `{}` already names model `{other}`",
                         model.id
@@ -488,7 +490,7 @@ impl Catalog {
         // Names that the replaced entry had and the new one has not would otherwise live on.
         self.index.retain(|_, at| *at != position);
         for name in std::iter::once(&model.id).chain(&model.aliases) {
-            self.index.insert(name.to_ascii_lowercase(), position);
+            self.index.insert(name.to_ascii_lowercase().into(), position);
         }
         match self.models.get_mut(position) {
             Some(known) => *known = model,
@@ -517,18 +519,14 @@ impl Catalog {
 
     fn by_name(&self, name: &str) -> Option<&Model> {
         // Ids are lower case as a rule: the copy is only for those that are not.
-        let at = match self.index.get(name) {
-            Some(at) => Some(at),
-            None if name.bytes().any(|b| b.is_ascii_uppercase()) => {
-                self.index.get(&name.to_ascii_lowercase())
-            }
-            None => None,
-        };
-        at.and_then(|at| self.models.get(*at))
+        let is_upper = || name.bytes().any(|b| b.is_ascii_uppercase());
+        let lower = || is_upper().then(|| name.to_ascii_lowercase());
+        let at = self.index.get(name).or_else(|| self.index.get(lower()?.as_str()))?;
+        self.models.get(*at)
     }
 
-    /// The name as the catalogue itself keeps it, which lives as long as the catalogue does.
-    pub(crate) fn interned(&self, name: &str) -> Option<(&str, &Model)> {
+    /// Returns the name as the catalogue itself keeps it, with what it means.
+    pub(crate) fn interned(&self, name: &str) -> Option<(&Arc<str>, &Model)> {
         let (key, at) = self.index.get_key_value(name)?;
         Some((key, self.models.get(*at)?))
     }

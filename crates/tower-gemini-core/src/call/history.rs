@@ -223,30 +223,18 @@ fn part<'a>(c: &mut Cursor<'a>) -> Raw<'a> {
     c.object(|c, key| match key {
         b"text" => raw.text = c.text().filter(|text| !text.is_empty()),
         b"thought" => raw.is_thought = c.is_true(),
-        b"inlineData" => {
-            let (mut is_image, mut data) = (true, None);
-            let is_object = c.kind() == Kind::Object;
+        b"inlineData" | b"fileData" => {
+            let mut is_image = c.kind() == Kind::Object;
+            let mut data = None;
             c.object(|c, key| match key {
                 b"mimeType" => {
-                    is_image =
-                        c.text().is_none_or(|mime| mime.is_empty() || mime.starts_with("image/"))
+                    is_image = c.text().is_none_or(|m| m.is_empty() || m.starts_with("image/"));
                 }
                 b"data" => data = c.text(),
                 _ => c.skip(),
             });
-            raw.is_image |= is_object && is_image;
-            raw.data = data;
-        }
-        b"fileData" => {
-            let mut is_image = c.kind() == Kind::Object;
-            c.object(|c, key| match key {
-                b"mimeType" => {
-                    is_image &=
-                        c.text().is_none_or(|mime| mime.is_empty() || mime.starts_with("image/"))
-                }
-                _ => c.skip(),
-            });
             raw.is_image |= is_image;
+            raw.data = data.or(raw.data);
         }
         b"thoughtSignature" => {
             let start = c.position();

@@ -23,9 +23,7 @@ mod history;
 mod path;
 
 use std::borrow::{Borrow, Cow};
-use std::cmp::Ordering;
 use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
@@ -92,62 +90,23 @@ pub enum Framing {
 /// A model's id as the request spells it, without `models/` or `publishers/google/models/` in
 /// front. O(1) to clone.
 ///
-/// Ids that the builtin catalogue knows are borrowed from it: parsing a call to a known model
+/// Ids that the builtin catalogue knows are shared with it: parsing a call to a known model
 /// allocates nothing for it.
-#[derive(Clone)]
-pub struct ModelId(Repr);
-
-#[derive(Clone)]
-enum Repr {
-    Known(&'static str),
-    Other(Arc<str>),
-}
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ModelId(Arc<str>);
 
 impl ModelId {
     /// An id, any text: ids are data and never an enum (most of those in articles are retired).
     #[must_use]
     pub fn new(id: &str) -> Self {
-        Self::known_or(Catalog::builtin().interned(id).map(|(known, _)| known), id)
+        let known = Catalog::builtin().interned(id);
+        Self(known.map_or_else(|| Arc::from(id), |(known, _)| known.clone()))
     }
 
-    fn known_or(known: Option<&'static str>, id: &str) -> Self {
-        Self(known.map_or_else(|| Repr::Other(Arc::from(id)), Repr::Known))
-    }
-
-    /// The id as text.
+    /// Returns the id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        match &self.0 {
-            Repr::Known(id) => id,
-            Repr::Other(id) => id,
-        }
-    }
-}
-
-// By the text, whichever way it is held.
-impl PartialEq for ModelId {
-    fn eq(&self, other: &Self) -> bool {
-        self.as_str() == other.as_str()
-    }
-}
-
-impl Eq for ModelId {}
-
-impl Hash for ModelId {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.as_str().hash(state);
-    }
-}
-
-impl PartialOrd for ModelId {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for ModelId {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.as_str().cmp(other.as_str())
+        &self.0
     }
 }
 
@@ -266,7 +225,8 @@ impl Call {
             .map(strip_model_prefix)
             .filter(|name| !name.is_empty());
         let known = name.and_then(|name| Catalog::builtin().interned(name));
-        let model = name.map(|name| ModelId::known_or(known.map(|(id, _)| id), name));
+        let model = name
+            .map(|name| known.map_or_else(|| ModelId::new(name), |(id, _)| ModelId(id.clone())));
         let (mut verb, mut framing) = (route.verb, route.framing);
         let model_in_body = matches!(
             route.dialect,
