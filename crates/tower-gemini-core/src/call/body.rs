@@ -54,9 +54,7 @@ impl<'a> Body<'a> {
             b"contents" | b"messages" | b"input" => c.each(|c| self.turn(c, 4)),
             b"systemInstruction" => self.turn(c, 4),
             b"generationConfig" => self.generation_config(c),
-            b"model" => {
-                self.model = c.text().and_then(|text| text.name()).filter(|name| !name.is_empty())
-            }
+            b"model" => self.model = name(c).filter(|name| !name.is_empty()),
             b"modalities" | b"responseModalities" => self.modalities(c),
             b"imageConfig" => self.image_config(c, false),
             b"responseFormat" => self.response_format(c),
@@ -74,12 +72,7 @@ impl<'a> Body<'a> {
             b"continuationToken" | b"previousInteractionId" => {
                 self.continuation |= c.text().is_some_and(|text| !text.is_empty())
             }
-            b"serviceTier" => {
-                self.tier = c
-                    .text()
-                    .and_then(|text| text.name())
-                    .map_or(ServiceTier::Standard, |name| ServiceTier::named(&name))
-            }
+            b"serviceTier" => self.tier = ServiceTier::named(&name(c).unwrap_or_default()),
             b"extraBody" | b"google" if deeper > 0 => self.request(c, deeper - 1),
             _ => c.skip(),
         });
@@ -139,14 +132,8 @@ impl<'a> Body<'a> {
 
     fn size(&mut self, c: &mut Cursor<'a>) {
         if let Kind::Other = c.kind() {
-            self.note_size(match c.count() {
-                Some(512) => "512",
-                Some(1024) => "1024",
-                Some(2048) => "2048",
-                Some(4096) => "4096",
-                _ => "",
-            });
-        } else if let Some(name) = c.text().and_then(|text| text.name()) {
+            self.note_size(&c.count().map(|edge| edge.to_string()).unwrap_or_default());
+        } else if let Some(name) = name(c) {
             self.note_size(&name);
         }
     }
@@ -226,11 +213,7 @@ impl<'a> Body<'a> {
     fn instance(&mut self, c: &mut Cursor<'a>) {
         c.object(|c, key| match key {
             b"prompt" => self.prompt(c),
-            b"image" => {
-                self.input_images += u64::from(c.kind() == Kind::Object);
-                c.skip();
-            }
-            b"referenceImages" => c.each(|c| {
+            b"image" | b"referenceImages" => c.each(|c| {
                 self.input_images += u64::from(c.kind() == Kind::Object);
                 c.skip();
             }),
@@ -287,13 +270,8 @@ impl<'a> Body<'a> {
             "prompt" => self.text_bytes += value.len() as u64,
             "image" | "image[]" | "images" | "images[]" => self.input_images += 1,
             _ => {
-                let Some(value) = (value.len() <= 1024)
-                    .then(|| std::str::from_utf8(value).ok())
-                    .flatten()
-                    .map(str::trim)
-                else {
-                    return;
-                };
+                let text = std::str::from_utf8(value).ok().filter(|text| text.len() <= 1024);
+                let Some(value) = text.map(str::trim) else { return };
                 match name {
                     "model" if !value.is_empty() => self.model = Some(Cow::Borrowed(value)),
                     "size" | "image_size" | "imageSize" | "resolution" => self.note_size(value),
@@ -307,29 +285,33 @@ impl<'a> Body<'a> {
     }
 }
 
-/// `name="…"` of a part's `Content-Disposition`, and not the `filename`.
+/// Returns the name of a form's part from its `Content-Disposition`.
 fn form_name(head: &str) -> Option<&str> {
-    let disposition = head.lines().find(|line| {
-        line.get(..19).is_some_and(|start| start.eq_ignore_ascii_case("content-disposition"))
-    })?;
-    disposition.split(';').find_map(|field| {
-        let value = field.trim().strip_prefix("name=")?;
-        Some(value.trim_matches('"'))
+    let name = "content-disposition:";
+    let is_disposition =
+        |line: &&str| line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
+    parameter(head.lines().find(is_disposition)?, "name")
+}
+
+/// Returns the `boundary` of a `multipart/form-data` content type.
+pub(super) fn form_boundary(content_type: &str) -> Option<&str> {
+    let kind = content_type.split(';').next()?;
+    let is_form = kind.trim().eq_ignore_ascii_case("multipart/form-data");
+    parameter(content_type, "boundary").filter(|_| is_form)
+}
+
+/// Returns a parameter of a header: `…; name="value"`.
+fn parameter<'h>(header: &'h str, wanted: &str) -> Option<&'h str> {
+    header.split(';').skip(1).find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        name.trim().eq_ignore_ascii_case(wanted).then(|| value.trim().trim_matches('"'))
     })
 }
 
-/// `boundary` of a `multipart/form-data` content type.
-pub(super) fn form_boundary(content_type: &str) -> Option<&str> {
-    let (kind, parameters) = content_type.split_once(';')?;
-    if !kind.trim().eq_ignore_ascii_case("multipart/form-data") {
-        return None;
-    }
-    parameters.split(';').find_map(|parameter| {
-        let (name, value) = parameter.split_once('=')?;
-        name.trim().eq_ignore_ascii_case("boundary").then(|| value.trim().trim_matches('"'))
-    })
+fn name<'a>(c: &mut Cursor<'a>) -> Option<Cow<'a, str>> {
+    c.text()?.name()
 }
 
 fn aspect(c: &mut Cursor<'_>) -> Option<Cow<'static, str>> {
-    c.text().and_then(|text| text.name()).and_then(|name| parse_aspect(&name))
+    parse_aspect(&name(c)?)
 }

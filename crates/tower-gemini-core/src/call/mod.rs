@@ -208,8 +208,8 @@ impl Call {
     /// path is [`Dialect::Unrecognised`].
     #[must_use]
     pub fn parse(method: &Method, uri: &Uri, headers: &HeaderMap, body: Option<&[u8]>) -> Self {
-        // Listing models, polling operations: nothing that makes an image is a GET.
         let unrecognised = || Self { method: method.clone(), ..Self::unrecognised() };
+        // Listing models, polling operations: nothing that makes an image is a GET.
         if *method != Method::POST {
             return unrecognised();
         }
@@ -219,14 +219,9 @@ impl Call {
             return unrecognised();
         }
         let mut seen = read_body(headers, body);
-        let name = route
-            .model
-            .or(seen.model.as_deref())
-            .map(strip_model_prefix)
-            .filter(|name| !name.is_empty());
+        let name = route.model.or(seen.model.as_deref()).map(strip_model_prefix);
+        let name = name.filter(|name| !name.is_empty());
         let known = name.and_then(|name| Catalog::builtin().interned(name));
-        let model = name
-            .map(|name| known.map_or_else(|| ModelId::new(name), |(id, _)| ModelId(id.clone())));
         let (mut verb, mut framing) = (route.verb, route.framing);
         let model_in_body = matches!(
             route.dialect,
@@ -235,10 +230,8 @@ impl Call {
         if model_in_body && seen.stream {
             (verb, framing) = (Verb::StreamGenerate, Framing::Sse);
         }
-        let makes_images = match known {
-            Some((_, model)) => model.images,
-            None => name.is_some_and(names_an_image_model),
-        };
+        let makes_images =
+            known.map_or(name.is_some_and(names_an_image_model), |(_, known)| known.images);
         let wants_image = match verb {
             Verb::Generate | Verb::StreamGenerate => seen.modalities.unwrap_or(
                 makes_images || seen.image_format || route.dialect == Dialect::OpenAiImages,
@@ -247,41 +240,38 @@ impl Call {
             // The answer is an operation.
             Verb::Batch | Verb::Embed | Verb::Count | Verb::Other => false,
         };
-        let images = match (wants_image, verb) {
-            (false, _) => 0,
-            (true, Verb::Predict) => {
-                seen.sample_count.unwrap_or(if name.is_some_and(is_imagen) { 4 } else { 1 }).max(1)
+        let count = match verb {
+            Verb::Predict => {
+                // Imagen's own default (Vertex AI documentation, Imagen API, `sampleCount`).
+                seen.sample_count.or_else(|| name.is_some_and(is_imagen).then_some(4))
             }
-            (true, _) => {
-                if model_in_body { seen.n.or(seen.candidate_count) } else { seen.candidate_count }
-                    .unwrap_or(1)
-                    .max(1)
-            }
+            _ => seen.n.filter(|_| model_in_body).or(seen.candidate_count),
         };
         let (_, size_in_name, ratio_in_name) =
             name.filter(|_| wants_image).map_or(("", None, None), split_model_suffix);
-        let aspect = seen.aspect().or(ratio_in_name.map(Cow::Borrowed));
-        let tier = tier_of_headers(headers).unwrap_or(seen.tier);
+        let image_tokens = seen.input_images.saturating_mul(TOKENS_PER_IMAGE);
         Self {
             method: Method::POST,
             dialect: route.dialect,
             verb,
             framing,
+            model: name.map(|name| {
+                known.map_or_else(|| ModelId::new(name), |(id, _)| ModelId(id.clone()))
+            }),
             version: route.version.map(version),
             size: seen.size.or(size_in_name),
-            aspect,
+            aspect: seen.aspect().or(ratio_in_name.map(Cow::Borrowed)),
             wants_image,
-            images,
+            images: if wants_image { count.unwrap_or(1).max(1) } else { 0 },
             multi_turn: seen.multi_turn,
             has_input_images: seen.input_images > 0,
             is_continuation: seen.continuation,
             has_other_files: seen.other_files,
-            tier,
+            tier: tier_of_headers(headers).unwrap_or(seen.tier),
             input_tokens_estimate: seen
                 .text_bytes
                 .div_ceil(BYTES_PER_TOKEN)
-                .saturating_add(seen.input_images.saturating_mul(TOKENS_PER_IMAGE)),
-            model,
+                .saturating_add(image_tokens),
         }
     }
 
