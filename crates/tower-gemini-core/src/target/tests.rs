@@ -74,7 +74,7 @@ fn body_of(request: &Request<Held>) -> Bytes {
     request.body().chunks.concat().into()
 }
 
-fn words(given_up: &[Degradation]) -> Vec<String> {
+fn texts(given_up: &[Degradation]) -> Vec<String> {
     given_up.iter().map(ToString::to_string).collect()
 }
 
@@ -396,7 +396,7 @@ fn everything_given_up_is_said() {
         r#"{"contents":[{"parts":[{"text":"x"}]}],"generation_config":{"image_config":{"aspect_ratio":"9:16"}}}"#
     );
     assert_eq!(
-        words(&given_up),
+        texts(&given_up),
         [
             "model gemini-3.1-flash-image → gemini-2.5-flash-image",
             "size 4K dropped",
@@ -426,7 +426,7 @@ fn a_thinking_level_becomes_the_nearest_that_the_model_knows() {
         let text = String::from_utf8(body_of(&request).to_vec()).unwrap();
         assert_eq!(text, body.replace(asked, expected.unwrap_or(asked)), "{to} {asked}");
         let said = expected.map(|level| format!("thinking thinkingLevel {asked} → {level}"));
-        assert_eq!(words(&given_up).get(1), said.as_ref());
+        assert_eq!(texts(&given_up).get(1), said.as_ref());
     }
 }
 
@@ -438,7 +438,7 @@ fn signatures_do_not_cross_models() {
     let text = String::from_utf8(body_of(&request).to_vec()).unwrap();
     assert_eq!(text.matches(&placeholder).count(), 3, "{text}");
     assert!(!text.contains("c2ln"));
-    assert_eq!(words(&given_up)[1], "signatures 2 (1 missing) → skip_thought_signature_validator");
+    assert_eq!(texts(&given_up)[1], "signatures 2 (1 missing) → skip_thought_signature_validator");
     let (request, _) = rewritten(&path_of(PRO), history, &Target::new(FLASH25)).unwrap();
     let text = String::from_utf8(body_of(&request).to_vec()).unwrap();
     assert!(!text.to_ascii_lowercase().contains("signature"), "{text}");
@@ -479,7 +479,7 @@ fn another_place_gets_its_own_address_and_credentials_and_never_the_callers() {
     assert!(!format!("{target:?}").contains("ya29"));
     let rewrite = template.rewritten(&target, &Rules::new(Catalog::builtin())).unwrap();
     assert_eq!(
-        words(rewrite.given_up()),
+        texts(rewrite.given_up()),
         [
             "upstream generativelanguage.googleapis.com → proxy.example",
             "spelling responseFormat → imageConfig"
@@ -582,11 +582,11 @@ fn what_cannot_be_rewritten_is_said() {
         ),
         Unfit::OtherApi
     );
-    // A call for words must not come back as a picture, at many times the price.
+    // A call for text must not come back as a picture, at many times the price.
     assert_eq!(unfit(&path_of("gemini-2.5-flash"), plain, Target::new(PRO)), Unfit::MakesImages);
-    let words_only = r#"{"contents":[],"generationConfig":{"responseModalities":["TEXT"]}}"#;
+    let text_only = r#"{"contents":[],"generationConfig":{"responseModalities":["TEXT"]}}"#;
     assert!(
-        rewritten(&path_of(PRO), words_only, &Target::new(FLASH31)).is_ok(),
+        rewritten(&path_of(PRO), text_only, &Target::new(FLASH31)).is_ok(),
         "from one such model to another it is one"
     );
     assert_eq!(unfit(&path_of(PRO), "no json", Target::new(FLASH31)), Unfit::Unreadable);
@@ -638,6 +638,6 @@ fn a_size_is_put_in_where_none_stood() {
             rewritten(&path_of(FLASH31), body, &Target::new(FLASH31).size_cap(ImageSize::Px512))
                 .unwrap();
         assert_eq!(String::from_utf8_lossy(&body_of(&request)), expected);
-        assert_eq!(words(&given_up), ["size default → 512"]);
+        assert_eq!(texts(&given_up), ["size default → 512"]);
     }
 }
