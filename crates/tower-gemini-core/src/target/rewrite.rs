@@ -158,12 +158,10 @@ pub fn rewrite(
     // For the same model only a cap of the target changes anything: the server enforces the model's
     // own limits.
     let to = model.filter(|_| !same_model);
-    let aspect = match (call.aspect.as_deref(), to) {
-        (Some(from), Some(model)) if !model.takes_ratio(from) => {
-            model.nearest_ratio(from).map(|nearest| (from, nearest))
-        }
-        _ => None,
-    };
+    let aspect = call.aspect.as_deref().zip(to).and_then(|(from, model)| {
+        let nearest = model.nearest_ratio(from).filter(|nearest| *nearest != from)?;
+        Some((from, nearest))
+    });
     keeps(call, rules.must_keep, model, size, aspect.is_some())?;
 
     let gemini_shaped = call.dialect.is_gemini_shaped();

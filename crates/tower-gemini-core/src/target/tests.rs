@@ -409,6 +409,56 @@ fn everything_given_up_is_said() {
 }
 
 #[test]
+fn a_target_that_names_the_same_model_in_other_words_changes_nothing() {
+    let body = r#"{"contents":[{"parts":[{"text":"x"}]}]}"#;
+    let unchanged = |path: &str, target: Target| {
+        let request = request(path, vec![Bytes::copy_from_slice(body.as_bytes())]);
+        let template = Template::new(&request);
+        let rewrite = template.rewritten(&target, &Rules::new(Catalog::builtin())).unwrap();
+        let is_unchanged = rewrite.is_unchanged();
+        assert_eq!(is_unchanged, template.apply(rewrite).uri() == request.uri());
+        is_unchanged
+    };
+    assert!(unchanged(&path_of("nano-banana-pro"), Target::new(PRO)));
+    assert!(unchanged(&path_of("models/gemini-3-pro-image"), Target::new(PRO)));
+    assert!(unchanged(&path_of("unknown-1"), Target::new("unknown-1")));
+    assert!(unchanged(&path_of(PRO), Target::new(PRO).size_cap(ImageSize::K1)));
+    assert!(unchanged("/v1/orders", Target::new(PRO)), "it names no model");
+    assert!(!unchanged(&path_of("unknown-1"), Target::new("unknown-2")));
+    assert!(!unchanged(&path_of("nano-banana-pro"), Target::new(FLASH31)));
+}
+
+#[test]
+fn each_thing_that_must_be_kept_refuses_its_own_targets_and_no_others() {
+    let nothing = MustKeep::nothing;
+    let up_to_1k = |model| Target::new(model).size_cap(ImageSize::K1);
+    let table = [
+        (nothing().size(), FLASH31, Some("4K"), "1:8", Target::new(PRO), None),
+        (nothing().size(), PRO, Some("4K"), "1:1", Target::new(FLASH25), Some(Unfit::KeepsSize)),
+        (nothing().size(), PRO, Some("4K"), "1:1", up_to_1k(PRO), Some(Unfit::KeepsSize)),
+        (nothing().size(), PRO, Some("1K"), "1:1", Target::new(FLASH25), None),
+        (nothing().size(), PRO, None, "1:1", Target::new(FLASH25), None),
+        (nothing().aspect(), PRO, Some("4K"), "16:9", Target::new(FLASH25), None),
+        (nothing().aspect(), FLASH31, None, "1:8", Target::new(PRO), Some(Unfit::KeepsAspect)),
+        (nothing().aspect(), FLASH31, None, "1:8", up_to_1k(FLASH31), None),
+        (nothing().vendor(), PRO, Some("4K"), "1:1", Target::new(FLASH25), None),
+        (nothing().vendor(), PRO, None, "1:1", Target::new("x"), Some(Unfit::KeepsVendor)),
+        (nothing().vendor(), "x-image", None, "1:1", Target::new(PRO), Some(Unfit::KeepsVendor)),
+    ];
+    for (must_keep, from, size, ratio, target, expected) in table {
+        let mut image = json!({ "aspectRatio": ratio });
+        if let Some(size) = size {
+            image["imageSize"] = size.into();
+        }
+        let body = json!({ "contents": [], "generationConfig": { "imageConfig": image } });
+        let request = request(&path_of(from), vec![body.to_string().into()]);
+        let rules = Rules::new(Catalog::builtin()).must_keep(must_keep);
+        let refused = Template::new(&request).rewritten(&target, &rules).err();
+        assert_eq!(refused, expected, "{must_keep:?} {from} {size:?} {ratio} {target}");
+    }
+}
+
+#[test]
 fn a_thinking_level_becomes_the_nearest_that_the_model_knows() {
     for (to, asked, expected) in [
         (FLASH31, "high", None),
@@ -632,6 +682,10 @@ fn a_size_is_put_in_where_none_stood() {
         (
             r#"{"contents":[],"generationConfig":{"imageConfig":{"aspectRatio":"1:8"}}}"#,
             r#"{"contents":[],"generationConfig":{"imageConfig":{"imageSize":"512","aspectRatio":"1:8"}}}"#,
+        ),
+        (
+            r#"{"model":"models/gemini-3.1-flash-image","contents":[]}"#,
+            r#"{"generationConfig":{"imageConfig":{"imageSize":"512"}},"model":"models/gemini-3.1-flash-image","contents":[]}"#,
         ),
     ] {
         let (request, given_up) =
