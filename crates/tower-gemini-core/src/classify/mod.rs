@@ -46,26 +46,29 @@ mod tests;
 
 use http::{HeaderMap, StatusCode};
 
-use crate::call::Call;
+use crate::call::{Call, Dialect, Verb};
 use crate::scan::Answer;
 use crate::verdict::{Charge, Outcome, Verdict};
 
-/// Judges a whole answer: its status, headers and complete body.
+/// Classifies a complete response by its status, headers and body.
 ///
-/// A 2xx is judged as an answer ([`classify_answer`]), anything else as an error. Takes any bytes.
+/// A 2xx is classified as an answer ([`classify_answer`]), anything else as an error. Takes any
+/// bytes.
 #[must_use]
 pub fn classify(call: &Call, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Verdict {
     if status.is_success() {
         return classify_answer(call, &answer_reader::read(body));
     }
     let facts = read::read(body);
-    if facts.has_answer && !facts.states_error() {
-        return relayed(call, body);
-    }
-    judge::judge(call, Some(status.as_u16()), headers, &facts)
+    let verdict = if facts.has_answer && !facts.states_error() {
+        relayed(call, body)
+    } else {
+        judge::judge(call, Some(status.as_u16()), headers, &facts)
+    };
+    limit_charge(call, verdict)
 }
 
-/// Judges an answer whose status is not known, such as one out of a log: the body says what it is.
+/// Classifies a response whose status is not known, such as one out of a log, by its body.
 ///
 /// ```
 /// use http::HeaderMap;
@@ -84,13 +87,79 @@ pub fn classify_without_status(call: &Call, headers: &HeaderMap, body: &[u8]) ->
     if facts.has_answer {
         return classify_answer(call, &answer_reader::read(body));
     }
-    judge::judge(call, None, headers, &facts)
+    limit_charge(call, judge::judge(call, None, headers, &facts))
 }
 
-/// Judges a complete 2xx answer that was scanned as it passed.
+/// Classifies a complete 2xx answer that was scanned as it passed.
 #[must_use]
 pub fn classify_answer(call: &Call, answer: &Answer) -> Verdict {
-    answer::judge_answer(call, answer)
+    limit_charge(call, answer::judge_answer(call, answer))
+}
+
+/// Limits a verdict's charge to what a call of this kind can cost.
+///
+/// The functions above apply it themselves. A layer applies it to verdicts of its own, such as
+/// [`Verdict::answering`] and [`Verdict::interrupted`]. A [`Verdict::not_sent`] needs it not.
+///
+/// | the call | its charge |
+/// | --- | --- |
+/// | generates, or starts a batch that does | as the response says |
+/// | is recognised and generates nothing (`countTokens`, embeddings) | none |
+/// | is not recognised, response final | as the response says, but "charged" becomes "maybe" |
+/// | is not recognised, and a layer might send it again (500, 502, 503, 429 …) | maybe |
+///
+/// Google does not bill its 5xx, but nobody knows what an unknown service did before it failed. So
+/// a call that is not recognised is sent once.
+///
+/// ```
+/// use tower_gemini_core::call::Call;
+/// use tower_gemini_core::classify::limit_charge;
+/// use tower_gemini_core::verdict::{Charge, Verdict};
+///
+/// let verdict = limit_charge(&Call::unrecognised(), Verdict::answering());
+/// assert_eq!(verdict.charge(), Charge::Maybe);
+/// ```
+#[must_use]
+pub fn limit_charge(call: &Call, verdict: Verdict) -> Verdict {
+    match CallKind::from_call(call) {
+        CallKind::Generates => verdict,
+        CallKind::Free => verdict.with_charge(Charge::None),
+        CallKind::Unknown => {
+            let might_be_resent = verdict.is_retryable() || verdict.another_model_helps();
+            match verdict.charge() {
+                Charge::Charged => verdict.with_charge(Charge::Maybe),
+                Charge::None | Charge::Waived if might_be_resent => {
+                    verdict.with_charge(Charge::Maybe)
+                }
+                _ => verdict,
+            }
+        }
+    }
+}
+
+/// What a call can cost.
+enum CallKind {
+    /// It makes something that is billed.
+    Generates,
+    /// It makes nothing.
+    Free,
+    /// Nobody knows what it does.
+    Unknown,
+}
+
+impl CallKind {
+    fn from_call(call: &Call) -> Self {
+        match (call.dialect, call.verb) {
+            // A caller may know that an image is asked for where the path does not say so.
+            _ if call.wants_image => Self::Generates,
+            (Dialect::Unrecognised, _) => Self::Unknown,
+            (_, Verb::Count) => Self::Free,
+            (_, Verb::Other) => Self::Unknown,
+            (_, Verb::Generate | Verb::StreamGenerate | Verb::Predict | Verb::Batch) => {
+                Self::Generates
+            }
+        }
+    }
 }
 
 /// An answer of the model under a status that says error: a proxy turned a refusal into a 400, or

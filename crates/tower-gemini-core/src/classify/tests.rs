@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use proptest::prelude::*;
 
-use super::{classify, classify_without_status};
+use super::{classify, classify_without_status, limit_charge};
 use crate::call::{Call, Dialect};
 use crate::verdict::{Charge, Outcome, Verdict, WaitSource};
 
@@ -838,6 +838,32 @@ fn gateways_that_lost_patience_know_nothing_of_the_charge() {
     assert_eq!((gateway.outcome(), gateway.charge()), (Outcome::Deadline, Charge::Maybe));
 }
 
+/// A 200 of countTokens, of a file upload and of a URL that is not Gemini's was called "charged".
+#[test]
+fn only_calls_that_generate_are_charged() {
+    let call = |path: &str| {
+        Call::parse(&Method::POST, &path.parse().unwrap(), &HeaderMap::new(), Some(b"{}"))
+    };
+    let text = br#"{"candidates":[{"content":{"parts":[{"text":"a"}]},"finishReason":"STOP"}]}"#;
+    let charge = |path: &str, body: &[u8]| {
+        classify(&call(path), StatusCode::OK, &HeaderMap::new(), body).charge()
+    };
+    for (path, body, want) in [
+        ("/v1beta/models/m:countTokens", &br#"{"totalTokens":7}"#[..], Charge::None),
+        ("/v1beta/models/m:embedContent", br#"{"embedding":{"values":[1]}}"#, Charge::None),
+        ("/v1beta/models/m:countTokens", b"", Charge::None),
+        ("/upload/v1beta/files", br#"{"file":{"name":"files/1"}}"#, Charge::Maybe),
+        ("/orders", b"ok", Charge::Maybe),
+        ("/v1beta/models/m:inventedVerb", text, Charge::Maybe),
+        ("/v1beta/models/m:generateContent", text, Charge::Charged),
+        ("/v1beta/models/m:batchGenerateContent", br#"{"name":"batches/1"}"#, Charge::Charged),
+    ] {
+        assert_eq!(charge(path, body), want, "{path}");
+    }
+    let begun = limit_charge(&call("/v1beta/models/m:countTokens"), Verdict::answering());
+    assert_eq!(begun.charge(), Charge::None);
+}
+
 fn fixtures() -> Vec<(u16, String)> {
     vec![
         (429, limited("generate_content_free_tier_requests", "GenerateRequestsPerDayPerProjectPerModel-FreeTier", "50", "2s")),
@@ -873,6 +899,22 @@ fn wrap(body: &str, how: u8) -> String {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1500))]
+
+    /// A POST to an unknown service was sent again after a 500 or 502, since its verdict said that
+    /// nothing was charged.
+    #[test]
+    fn a_call_that_is_not_recognised_is_never_resent(status in 100u16..1000, which in 0usize..10, from_google in any::<bool>()) {
+        let status = StatusCode::from_u16(status).unwrap();
+        let body = if from_google { fixtures().swap_remove(which).1 } else { String::new() };
+        let uri = "/orders".parse().unwrap();
+        let call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(b"{}"));
+        let verdict = classify(&call, status, &HeaderMap::new(), body.as_bytes());
+        let would_be_resent = verdict.is_retryable() || verdict.another_model_helps();
+        prop_assert!(!would_be_resent || verdict.resend_permit().is_none(), "{:?}", verdict);
+        if matches!(status.as_u16(), 500 | 502 | 503) && !from_google {
+            prop_assert_eq!(verdict.charge(), Charge::Maybe);
+        }
+    }
 
     #[test]
     fn any_bytes_are_judged(status in 100u16..1000, body in proptest::collection::vec(any::<u8>(), 0..400)) {
