@@ -99,188 +99,108 @@ pub enum Scope {
     Service,
 }
 
-/// What an attempt ended in. The fine print (finish reason, message) is in the [`Verdict`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Outcome {
+macro_rules! outcomes {
+    ($($(#[$doc:meta])* $name:ident: $word:literal, $charge:ident, $quota:ident, $scope:ident, $transient:literal;)*) => {
+        /// What an attempt ended in. The details (finish reason, message) are in the [`Verdict`].
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Outcome {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Outcome {
+            /// Every outcome, for tables and exhaustive tests.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// Returns the snake-case word used in trails, logs, metrics and the `explain` example.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $word,)* }
+            }
+
+            /// Returns whether the same request to the same target may do better later. Says
+            /// nothing about money: ask [`Verdict::resend_permit`] for that.
+            #[must_use]
+            pub fn is_transient(self) -> bool {
+                match self { $(Self::$name => $transient,)* }
+            }
+
+            /// Charge, quota charge and scope unless the body says otherwise (the table in
+            /// DESIGN.md, "Charge of an outcome").
+            const fn defaults(self) -> (Charge, QuotaCharge, Scope) {
+                match self {
+                    $(Self::$name => (Charge::$charge, QuotaCharge::$quota, Scope::$scope),)*
+                }
+            }
+        }
+    };
+}
+
+// Each outcome's word, its usual charge, quota charge and scope, and whether it is transient.
+outcomes! {
     /// A 2xx with an image in it, or well on its way to one.
-    Image,
+    Image: "success", Charged, Counted, Request, false;
     /// A complete 2xx to a call that does not ask for an image (token counts, text, unknown paths).
-    Answered,
+    Answered: "answered", Charged, Counted, Request, false;
     /// A 200 without the image that was asked for and without a refusal (`NO_IMAGE`, `IMAGE_OTHER`,
     /// a bare `STOP`).
-    NoImage,
+    NoImage: "no_image", Maybe, Counted, Model, true;
     /// The model ran out of output tokens before it drew anything.
-    OutOfTokens,
+    OutOfTokens: "out_of_tokens", Charged, Counted, Request, false;
     /// Refused after work was done (`IMAGE_SAFETY`, `PROHIBITED_CONTENT`, `RECITATION` …).
-    ContentBlocked,
+    ContentBlocked: "content_blocked", Charged, Counted, Request, false;
     /// The prompt itself was blocked.
-    PromptBlocked,
+    PromptBlocked: "prompt_blocked", Charged, Counted, Request, false;
     /// The stream broke off with an error, or ended without saying that it had.
-    StreamError,
+    StreamError: "stream_error", Maybe, Counted, Model, true;
     /// A limit of this minute (requests, tokens or images).
-    RateLimitedMinute,
+    RateLimitedMinute: "rate_limit_minute", None, Maybe, Model, true;
     /// A limit of this day: closed until midnight Pacific, whatever the hint says.
-    RateLimitedDay,
+    RateLimitedDay: "rate_limit_day", None, Maybe, Model, false;
     /// A 429 that does not say which limit it means.
-    RateLimited,
+    RateLimited: "rate_limit_unknown", None, Maybe, Model, true;
     /// The account spends faster than its tier allows (a rolling ten minutes): no model of it will
     /// answer.
-    SpendRateLimited,
+    SpendRateLimited: "spend_rate_limit", None, Maybe, Account, true;
     /// No quota at all, or no means to pay: limit 0, prepaid credit or spending cap used up.
     /// Waiting cures nothing.
-    QuotaZeroOrBilling,
+    QuotaZeroOrBilling: "quota_zero_or_billing", None, Maybe, Account, false;
     /// The model has no capacity now, whether it says so with a 503 or with a 429 without quota
     /// details.
-    Overloaded,
+    Overloaded: "overloaded", None, Counted, Model, true;
     /// The server gave up at a deadline (504, or a 503 that says "Deadline expired").
-    Deadline,
+    Deadline: "deadline", None, Counted, Model, true;
     /// A fault inside the service (500, 499 under load).
-    Internal,
+    Internal: "internal", None, Counted, Model, true;
     /// A gateway in front of the service failed (502).
-    BadGateway,
+    BadGateway: "bad_gateway", None, Counted, Service, true;
     /// The request is malformed or asks for what the model cannot do.
-    BadRequest,
+    BadRequest: "bad_request", None, Counted, Request, false;
     /// The request is too large.
-    PayloadTooLarge,
+    PayloadTooLarge: "payload_too_large", None, Counted, Request, false;
     /// The conversation lacks the thought signatures that the API checks, or has wrong ones.
-    MissingThoughtSignature,
+    MissingThoughtSignature: "missing_thought_signature", None, Counted, Request, false;
     /// The caller's place is not served.
-    Region,
+    Region: "region", None, Counted, Account, false;
     /// The key or token is missing, wrong or expired.
-    Auth,
+    Auth: "auth", None, Counted, Account, false;
     /// The key is valid and may not do this.
-    Permission,
+    Permission: "permission", None, Counted, Account, false;
     /// No such model, path or entity; retired models answer so.
-    NotFound,
+    NotFound: "not_found", None, Counted, Model, false;
     /// It surely never reached the server (connect, DNS, TLS, a refused stream, our own admission).
-    NotSent,
+    NotSent: "not_sent", None, None, Transport, true;
     /// It was sent, and then the connection broke, the body ended early, or our own patience did.
-    Interrupted,
+    Interrupted: "interrupted", Maybe, Maybe, Transport, true;
     /// Nothing known fits.
-    Other,
+    Other: "other", Maybe, Maybe, Service, true;
 }
 
 impl Outcome {
-    /// Every outcome, for tables and exhaustive tests.
-    pub const ALL: &'static [Self] = &[
-        Self::Image,
-        Self::Answered,
-        Self::NoImage,
-        Self::OutOfTokens,
-        Self::ContentBlocked,
-        Self::PromptBlocked,
-        Self::StreamError,
-        Self::RateLimitedMinute,
-        Self::RateLimitedDay,
-        Self::RateLimited,
-        Self::SpendRateLimited,
-        Self::QuotaZeroOrBilling,
-        Self::Overloaded,
-        Self::Deadline,
-        Self::Internal,
-        Self::BadGateway,
-        Self::BadRequest,
-        Self::PayloadTooLarge,
-        Self::MissingThoughtSignature,
-        Self::Region,
-        Self::Auth,
-        Self::Permission,
-        Self::NotFound,
-        Self::NotSent,
-        Self::Interrupted,
-        Self::Other,
-    ];
-
-    /// The snake-case word used in trails, logs, metrics and the `explain` example.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Image => "success",
-            Self::Answered => "answered",
-            Self::NoImage => "no_image",
-            Self::OutOfTokens => "out_of_tokens",
-            Self::ContentBlocked => "content_blocked",
-            Self::PromptBlocked => "prompt_blocked",
-            Self::StreamError => "stream_error",
-            Self::RateLimitedMinute => "rate_limit_minute",
-            Self::RateLimitedDay => "rate_limit_day",
-            Self::RateLimited => "rate_limit_unknown",
-            Self::SpendRateLimited => "spend_rate_limit",
-            Self::QuotaZeroOrBilling => "quota_zero_or_billing",
-            Self::Overloaded => "overloaded",
-            Self::Deadline => "deadline",
-            Self::Internal => "internal",
-            Self::BadGateway => "bad_gateway",
-            Self::BadRequest => "bad_request",
-            Self::PayloadTooLarge => "payload_too_large",
-            Self::MissingThoughtSignature => "missing_thought_signature",
-            Self::Region => "region",
-            Self::Auth => "auth",
-            Self::Permission => "permission",
-            Self::NotFound => "not_found",
-            Self::NotSent => "not_sent",
-            Self::Interrupted => "interrupted",
-            Self::Other => "other",
-        }
-    }
-
-    /// Whether the call got what it asked for.
+    /// Returns whether the call got what it asked for.
     #[must_use]
     pub fn is_success(self) -> bool {
         matches!(self, Self::Image | Self::Answered)
-    }
-
-    /// Whether the same request to the same target may do better later. Says nothing of money: ask
-    /// [`Verdict::resend_permit`] for that.
-    #[must_use]
-    pub fn is_transient(self) -> bool {
-        matches!(
-            self,
-            Self::NoImage
-                | Self::StreamError
-                | Self::RateLimitedMinute
-                | Self::RateLimited
-                | Self::SpendRateLimited
-                | Self::Overloaded
-                | Self::Deadline
-                | Self::Internal
-                | Self::BadGateway
-                | Self::NotSent
-                | Self::Interrupted
-                | Self::Other
-        )
-    }
-
-    /// Charge, quota charge and scope unless the body says otherwise (the table in DESIGN.md,
-    /// "Charge of an outcome").
-    const fn defaults(self) -> (Charge, QuotaCharge, Scope) {
-        use Charge as C;
-        use QuotaCharge as Q;
-        match self {
-            Self::Image | Self::Answered => (C::Charged, Q::Counted, Scope::Request),
-            Self::NoImage | Self::StreamError => (C::Maybe, Q::Counted, Scope::Model),
-            Self::OutOfTokens | Self::ContentBlocked | Self::PromptBlocked => {
-                (C::Charged, Q::Counted, Scope::Request)
-            }
-            Self::RateLimitedMinute | Self::RateLimitedDay => (C::None, Q::Maybe, Scope::Model),
-            Self::RateLimited => (C::None, Q::Maybe, Scope::Model),
-            Self::SpendRateLimited | Self::QuotaZeroOrBilling => {
-                (C::None, Q::Maybe, Scope::Account)
-            }
-            Self::Overloaded | Self::Deadline | Self::Internal => {
-                (C::None, Q::Counted, Scope::Model)
-            }
-            Self::BadGateway => (C::None, Q::Counted, Scope::Service),
-            Self::BadRequest | Self::PayloadTooLarge | Self::MissingThoughtSignature => {
-                (C::None, Q::Counted, Scope::Request)
-            }
-            Self::Region | Self::Auth | Self::Permission => (C::None, Q::Counted, Scope::Account),
-            Self::NotFound => (C::None, Q::Counted, Scope::Model),
-            Self::NotSent => (C::None, Q::None, Scope::Transport),
-            Self::Interrupted => (C::Maybe, Q::Maybe, Scope::Transport),
-            Self::Other => (C::Maybe, Q::Maybe, Scope::Service),
-        }
     }
 }
 
@@ -711,6 +631,46 @@ mod tests {
         assert_eq!(exact.not_before(), Duration::from_millis(56_186));
         let header = WaitHint::new(Duration::from_secs(7), WaitSource::RetryAfter);
         assert_eq!(header.not_before(), Duration::from_secs(7));
+    }
+
+    #[test]
+    fn charges_are_shown_by_their_words() {
+        let charges = [Charge::None, Charge::Waived, Charge::Maybe, Charge::Charged];
+        assert_eq!(
+            charges.map(|charge| charge.to_string()),
+            ["none", "waived", "maybe", "charged"]
+        );
+        let quotas = [QuotaCharge::None, QuotaCharge::Maybe, QuotaCharge::Counted];
+        assert_eq!(quotas.map(QuotaCharge::as_str), ["none", "maybe", "counted"]);
+        let verdict = Verdict::interrupted_delivery().with_reason("x");
+        assert_eq!(verdict.to_string(), "interrupted (charge: charged), x");
+        assert_eq!(verdict.outcome().to_string(), "interrupted");
+    }
+
+    #[test]
+    fn only_an_image_and_an_answer_are_successes() {
+        for &outcome in Outcome::ALL {
+            let is_success = matches!(outcome, Outcome::Image | Outcome::Answered);
+            assert_eq!(outcome.is_success(), is_success, "{outcome}");
+        }
+    }
+
+    #[test]
+    fn what_an_account_is_refused_no_other_model_of_it_cures() {
+        assert!(!Verdict::of(Outcome::SpendRateLimited).another_model_helps());
+        assert!(Verdict::of(Outcome::Overloaded).another_model_helps());
+        assert!(!Verdict::interrupted_delivery().another_model_helps());
+        assert_eq!(Verdict::never_whole().quota(), QuotaCharge::Maybe);
+        assert!(!format!("{:?}", Verdict::never_whole()).contains("detail"));
+        let wait = Some(WaitHint::new(Duration::from_secs(1), WaitSource::Family));
+        for (wait, transient) in [(wait, true), (None, false)] {
+            let detail = Detail::default();
+            let refused = Verdict::refused_locally(Outcome::RateLimitedMinute, wait, true, detail);
+            assert_eq!((refused.is_retryable(), refused.wait()), (transient, wait));
+            assert_eq!(refused.quota(), QuotaCharge::None);
+        }
+        let day = Verdict::refused_locally(Outcome::RateLimitedDay, wait, true, Detail::default());
+        assert!(!day.is_retryable() && day.another_model_helps());
     }
 
     #[test]

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use super::span::span;
 use super::text::{http_of_rpc, http_of_word};
-use super::wait::duration;
 use crate::verdict::QuotaDetail;
 
 /// What an error body states.
@@ -513,7 +513,7 @@ impl<'de> Visitor<'de> for Walk<'_, 'de> {
                 (Place::Metadata, "quotaResetDelay") => {
                     keep(
                         &mut facts.reset_delay,
-                        text_of(&mut map)?.and_then(|text| duration(&text)),
+                        text_of(&mut map)?.and_then(|text| span(text.as_bytes())),
                     );
                 }
                 (Place::Metadata, "limit_source") => {
@@ -773,7 +773,7 @@ impl<'de> serde::Deserialize<'de> for Delay {
             }
 
             fn visit_str<E>(self, text: &str) -> Result<Delay, E> {
-                Ok(Delay(duration(text)))
+                Ok(Delay(span(text.as_bytes())))
             }
 
             fn visit_u64<E>(self, seconds: u64) -> Result<Delay, E> {

@@ -38,6 +38,7 @@ mod finish;
 mod judge;
 mod lenient;
 mod read;
+mod span;
 mod text;
 mod wait;
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::Answer;
+use super::answer::Answer;
 
 /// Why an answer could not be read, and where.
 ///

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::answer::{Answer, Image, PartSpan, TokenCount, Usage};
 use super::error::{ErrorKind, ScanError};
 use super::json::{Scalar, Sink};
-use super::paths::{Field, Node, child, field};
+use super::paths::{Field, Node, child, field, is_image};
 use super::signatures::Collector;
 use super::store::{Meta, Mode, Store};
 use super::uri::{Found, UriReader};
@@ -93,6 +93,8 @@ enum Text {
 #[derive(Debug, Default)]
 struct Document {
     finish_reason: Option<String>,
+    /// Google's own reason, where a gateway kept it beside its translation.
+    native_reason: Option<String>,
     finish_message: Option<String>,
     block_reason: Option<String>,
     block_reason_message: Option<String>,
@@ -134,6 +136,10 @@ pub(super) struct Reader {
     pub(super) has_content: bool,
     /// Whether the answer itself said that it had ended.
     pub(super) ended: bool,
+    /// Whether data count as an image even where their base64 is corrupt.
+    pub(super) takes_any: bool,
+    /// Whether the ends of this document were added by a repair, so that they end nothing.
+    pub(super) is_cut: bool,
     document: Document,
     frames: Vec<Frame>,
     elements: Vec<Element>,
@@ -155,6 +161,8 @@ impl Reader {
             events: 0,
             has_content: false,
             ended: false,
+            takes_any: false,
+            is_cut: false,
             document: Document::default(),
             frames: Vec::new(),
             elements: Vec::new(),
@@ -238,6 +246,15 @@ impl Reader {
         }
     }
 
+    /// Gives up the document at hand, which broke off in the middle.
+    pub(super) fn abandon(&mut self) {
+        self.frames.clear();
+        self.elements.clear();
+        self.text = Text::Skip;
+        self.raw = None;
+        self.end_document(false);
+    }
+
     fn mark(&self) -> Mark {
         Mark {
             text: self.answer.text.len(),
@@ -272,11 +289,12 @@ impl Reader {
     fn end_document(&mut self, counts: bool) {
         let document = std::mem::take(&mut self.document);
         let answer = &mut self.answer;
-        let status = document
-            .code
-            .or(document.status.filter(|status| !matches!(&**status, "in_progress" | "queued")));
+        let status = document.status.filter(|status| {
+            document.is_interaction && !matches!(&**status, "in_progress" | "queued")
+        });
+        answer.has_candidates |= document.code.is_some();
         let finish_reason =
-            document.finish_reason.or(if document.is_interaction { status } else { None });
+            document.native_reason.or(document.finish_reason).or(document.code).or(status);
         self.ended |=
             finish_reason.is_some() || document.block_reason.is_some() || document.has_error;
         self.ended |= counts && (document.has_list || document.completed);
@@ -314,7 +332,7 @@ impl Reader {
                 document.block_reason_message = None;
             }
             (Node::Root, F::Usage) => document.usage = None,
-            (Node::Root, F::Error) => {
+            (_, F::Error) => {
                 self.raw = None;
                 if std::mem::take(&mut document.has_error) {
                     self.answer.error = None;
@@ -325,8 +343,9 @@ impl Reader {
             (Node::Root, F::Model) => document.model = None,
             (Node::Root, F::ModelVersion) => document.model_version = None,
             (Node::Root, F::Id) => document.id = None,
-            (Node::Candidate | Node::Choice, F::FinishReason) => document.finish_reason = None,
-            (Node::Candidate, F::FinishMessage) => document.finish_message = None,
+            (_, F::FinishReason) => document.finish_reason = None,
+            (_, F::NativeReason | F::Provider) => document.native_reason = None,
+            (_, F::FinishMessage) => document.finish_message = None,
             (Node::Feedback, F::BlockReason) => document.block_reason = None,
             (Node::Feedback, F::BlockMessage) => document.block_reason_message = None,
             (Node::Prediction, F::Rai) => document.rai = None,
@@ -355,6 +374,7 @@ impl Reader {
             | (Node::Message, F::Images) => {
                 if node == Node::Root && matches!(member, F::Candidates | F::Choices) {
                     document.finish_reason = None;
+                    document.native_reason = None;
                     document.finish_message = None;
                 }
                 if let Some(element) = self.elements.last_mut() {
@@ -423,7 +443,7 @@ impl Reader {
     fn begin_image(&mut self, at: u64) -> Result<(), ScanError> {
         let Some(last) = self.elements.last() else { return Ok(()) };
         let is_image = match last.node {
-            Node::Part | Node::Item => last.mime.as_deref().is_some_and(super::is_image),
+            Node::Part | Node::Item => last.mime.as_deref().is_some_and(is_image),
             _ => true,
         };
         let is_thought = self.is_thought(last);
@@ -441,7 +461,8 @@ impl Reader {
     fn end_image(&mut self) -> Result<(), ScanError> {
         let end = self.store.end()?;
         if let Some(element) = self.elements.last_mut() {
-            element.image = end.map_or(Progress::None, |good| Progress::Done(!good));
+            let takes_any = self.takes_any;
+            element.image = end.map_or(Progress::None, |good| Progress::Done(!good && !takes_any));
         }
         Ok(())
     }
@@ -526,7 +547,7 @@ impl Reader {
         }
 
         if let (Some(uri), Some(mime)) = (element.file_uri.take(), &element.file_mime) {
-            if super::is_image(mime) {
+            if is_image(mime) {
                 element.urls.push(uri);
             }
         }
@@ -586,10 +607,9 @@ impl Reader {
         let document = &mut self.document;
         let count = text.parse();
         match (node, member) {
-            (Node::Candidate | Node::Choice, F::FinishReason) => {
-                document.finish_reason = Some(text)
-            }
-            (Node::Candidate, F::FinishMessage) => document.finish_message = Some(text),
+            (_, F::FinishReason) => document.finish_reason = Some(text),
+            (_, F::NativeReason) => document.native_reason = Some(text),
+            (_, F::FinishMessage) => document.finish_message = Some(text),
             (Node::Feedback, F::BlockReason) => document.block_reason = Some(text),
             (Node::Feedback, F::BlockMessage) => document.block_reason_message = Some(text),
             (Node::Prediction, F::Rai) => document.rai = Some(text),
@@ -725,10 +745,12 @@ impl Reader {
 /// Whether an element with data in it is an image by what it says of its type.
 fn is_picture(element: &Element) -> bool {
     match (element.node, element.mime.as_deref()) {
-        (Node::Item, None | Some("")) => element.kind.as_deref() == Some("image"),
+        (Node::Item, None | Some("")) => {
+            matches!(element.kind.as_deref(), Some("image" | "image_generation_call"))
+        }
         // Without a type, data in a part can only be the image that was asked for.
         (Node::Part, None | Some("")) => true,
-        (Node::Part | Node::Item, Some(mime)) => super::is_image(mime),
+        (Node::Part | Node::Item, Some(mime)) => is_image(mime),
         _ => true,
     }
 }
@@ -794,7 +816,7 @@ impl Sink for Reader {
             (Node::Other, _) => self.has_content = true,
             _ => {}
         }
-        if (parent, member) == (Node::Root, Field::Error) {
+        if member == Field::Error {
             self.begin_error(at);
         }
         if is_element(node) {
@@ -814,13 +836,18 @@ impl Sink for Reader {
             self.end_element(end)?;
         }
         if self.raw.as_ref().is_some_and(|raw| raw.to.is_none() && raw.depth == self.frames.len()) {
-            self.end_error(end);
+            if frame.count == 0 {
+                // `"error": {}` says that there is none.
+                self.raw = None;
+            } else {
+                self.end_error(end);
+            }
         }
         if frame.node == Node::Root && matches!(self.top().0, Node::Skip | Node::RootArray) {
             if let Some(at) = self.document.corrupt {
                 return Err(ScanError::new(ErrorKind::Base64, at));
             }
-            self.end_document(true);
+            self.end_document(!self.is_cut);
         }
         Ok(())
     }
@@ -849,7 +876,13 @@ impl Sink for Reader {
             use Field as F;
             self.answer.has_candidates |= matches!(
                 member,
-                F::Candidates | F::Choices | F::Predictions | F::Items | F::Delta | F::Base64
+                F::Candidates
+                    | F::Choices
+                    | F::Predictions
+                    | F::Items
+                    | F::Delta
+                    | F::Base64
+                    | F::FinishReason
             );
             self.document.is_interaction |= matches!(member, F::Items | F::Interaction);
         }
@@ -872,7 +905,7 @@ impl Sink for Reader {
                     .elements
                     .last()
                     .and_then(|element| element.mime.as_deref())
-                    .is_some_and(|mime| !mime.is_empty() && !super::is_image(mime));
+                    .is_some_and(|mime| !mime.is_empty() && !is_image(mime));
                 if let (false, Some(collector)) = (foreign, &mut self.collector) {
                     collector.begin_data();
                 }
@@ -885,7 +918,9 @@ impl Sink for Reader {
             | (Node::Prediction | Node::DataItem | Node::ImageEntry | Node::Root, F::Base64) => {
                 Text::Data { at, began: false }
             }
-            (Node::Message, F::Content) => Text::Uri { reader: UriReader::markdown(), at },
+            (Node::Message, F::Content | F::Refusal) => {
+                Text::Uri { reader: UriReader::markdown(), at }
+            }
             (Node::File, F::Uri) => capture(MAX_TEXT),
             (_, F::Uri) => Text::Uri { reader: UriReader::address(), at },
             (_, F::Text | F::FinishMessage | F::BlockMessage | F::Rai) => capture(MAX_TEXT),
@@ -1020,7 +1055,7 @@ impl Sink for Reader {
                 }
             }
             Scalar::Number(digits) => match (node, member) {
-                (_, F::FinishReason | F::BlockReason | F::Code) => {
+                (_, F::FinishReason | F::NativeReason | F::BlockReason | F::Code) => {
                     self.capture_into(String::from_utf8_lossy(digits).into_owned());
                 }
                 (Node::Usage | Node::UsageItem | Node::UsageOutput, _) => {

@@ -5,7 +5,9 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Answer, PartSpan, Scanner, strip_drafts};
+use super::answer::{Answer, PartSpan};
+use super::scanner::Scanner;
+use super::strip::strip_drafts;
 use crate::call::Framing;
 
 /// Cuts drafts that are marked as thoughts out of a streamed answer while it passes.

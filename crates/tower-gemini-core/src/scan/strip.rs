@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytes::{Buf, Bytes};
 
-use super::{Answer, PartSpan};
+use super::answer::{Answer, PartSpan};
 
 /// The answer's own chunks without its drafts: every image part but the final one is gone, together
 /// with one comma.

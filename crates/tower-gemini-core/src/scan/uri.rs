@@ -207,5 +207,5 @@ fn data_uri(head: &[u8]) -> Option<String> {
     let (scheme, rest) = head.split_at_checked(5)?;
     let parameters = rest.strip_suffix(";base64,").or_else(|| rest.strip_suffix(";BASE64,"))?;
     let mime = parameters.split(';').next().unwrap_or_default();
-    (scheme.eq_ignore_ascii_case("data:") && super::is_image(mime)).then(|| mime.to_owned())
+    (scheme.eq_ignore_ascii_case("data:") && super::paths::is_image(mime)).then(|| mime.to_owned())
 }
