@@ -18,11 +18,12 @@
 //! 8. **Limits** (429): day before minute, since a violated day makes the minute's hint worthless.
 //! 9. The **status** alone.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use http::HeaderMap;
 
-use super::facts::Facts;
+use super::facts::{Facts, names_quota};
 use super::finish::{self, Finish};
 use super::text::{
     Lower, says_limit_zero, says_quota_zero, speaks_of_thought_signature, stated_status, successor,
@@ -41,12 +42,7 @@ const SPEND_WINDOW: Duration = Duration::from_secs(600);
 const MAX_MESSAGE: usize = 512;
 
 /// Judges an error. `http` is the status of the answer itself, where it is known and is no success.
-pub(super) fn judge(
-    call: &Call,
-    http: Option<u16>,
-    headers: &HeaderMap,
-    facts: &Facts<'_>,
-) -> Verdict {
+pub(super) fn judge(call: &Call, http: Option<u16>, headers: &HeaderMap, facts: Facts) -> Verdict {
     let joined;
     let message = facts.message.as_deref().unwrap_or_default();
     let words = match &facts.debug {
@@ -59,11 +55,11 @@ pub(super) fn judge(
     let text = Lower::new(words);
     let case = Case {
         call,
-        facts,
-        code: code(http, facts),
+        facts: &facts,
+        code: code(http, &facts),
         text: &text,
         words,
-        hint: wait::hint(facts, &text, headers),
+        hint: wait::hint(&facts, &text, headers),
     };
     let verdict = case.decide();
     let wait = match verdict.outcome() {
@@ -75,12 +71,14 @@ pub(super) fn judge(
         _ if verdict.is_retryable() => case.hint,
         _ => None,
     };
-    case.describe(verdict.with_wait(wait), http)
+    let code = case.code;
+    let has_advice = text.has_any(&["use ", "migrate to ", "switch to "]);
+    describe(verdict.with_wait(wait), facts, code, http, has_advice)
 }
 
 /// The status that counts. The body decides, except where it only says "wrong" (400) or "broken"
 /// (500) in a gateway's words and the answer's own status says more.
-fn code(http: Option<u16>, facts: &Facts<'_>) -> u16 {
+fn code(http: Option<u16>, facts: &Facts) -> u16 {
     let is_vague = |code: u16| matches!(code, 400 | 500);
     let mut code = match (facts.code, facts.status) {
         (Some(number), Some(status))
@@ -98,8 +96,7 @@ fn code(http: Option<u16>, facts: &Facts<'_>) -> u16 {
         }
         // "Upstream error 503 Service Unavailable" inside a gateway's own 500 or 502.
         if code.is_none_or(|code| is_vague(code) || code == 502) && !facts.is_page {
-            let stated =
-                |text: &Option<std::borrow::Cow<'_, str>>| text.as_deref().and_then(stated_status);
+            let stated = |text: &Option<String>| text.as_deref().and_then(stated_status);
             code = stated(&facts.message).or_else(|| stated(&facts.debug)).or(code);
         }
     }
@@ -108,7 +105,7 @@ fn code(http: Option<u16>, facts: &Facts<'_>) -> u16 {
 
 struct Case<'c> {
     call: &'c Call,
-    facts: &'c Facts<'c>,
+    facts: &'c Facts,
     code: u16,
     text: &'c Lower,
     words: &'c str,
@@ -623,65 +620,61 @@ impl Case<'_> {
             Scope::Request
         })
     }
-
-    fn describe(&self, verdict: Verdict, http: Option<u16>) -> Verdict {
-        let facts = self.facts;
-        let outcome = verdict.outcome();
-        let stated =
-            || facts.quota.id.as_deref().or(facts.reason.as_deref()).or(facts.word.as_deref());
-        let reason = verdict
-            .reason()
-            .map(str::to_owned)
-            .or_else(|| stated().map(|reason| clip(redact(reason))));
-        let mut detail = Detail { reason, ..Detail::default() };
-        // A gateway's own refusal may never have reached the service, whose quota it then did not
-        // touch.
-        let verdict = if !facts.is_google && verdict.quota() == QuotaCharge::Counted {
-            verdict.with_quota(QuotaCharge::Maybe)
-        } else {
-            verdict
-        };
-        let message = facts.message.as_deref().unwrap_or_default();
-        // A placeholder of a message is no message ("$grpcMessage", with the truth in DebugInfo
-        // alone).
-        let message = if message.is_empty() || message.starts_with('$') {
-            facts.debug.as_deref().unwrap_or(message)
-        } else {
-            message
-        };
-        if !message.is_empty() {
-            detail.message = Some(clip(redact(message)));
-        }
-        detail.inner_status = (self.code != 0 && http != Some(self.code))
-            .then_some(self.code)
-            .filter(|_| http.is_some() || facts.code.is_some());
-        if matches!(
-            outcome,
-            Outcome::NotFound
-                | Outcome::RateLimitedMinute
-                | Outcome::RateLimitedDay
-                | Outcome::RateLimited
-                | Outcome::Permission
-                | Outcome::BadRequest
-        ) && self.text.has_any(&["use ", "migrate to ", "switch to "])
-        {
-            detail.successor = successor(message).map(str::to_owned);
-        }
-        if facts.quota.is_stated() || facts.quota.value.is_some() {
-            detail.quota = Some(facts.quota.to_detail());
-        }
-        if detail == Detail::default() { verdict } else { verdict.with_detail(detail) }
-    }
 }
 
-/// A text cut to what a verdict keeps, after redaction: a key must not survive because the cut went
-/// through it.
-pub(super) fn clip(text: std::borrow::Cow<'_, str>) -> String {
-    if text.len() <= MAX_MESSAGE {
-        return text.into_owned();
+/// Adds what the server said to a verdict.
+fn describe(
+    verdict: Verdict,
+    facts: Facts,
+    code: u16,
+    http: Option<u16>,
+    has_advice: bool,
+) -> Verdict {
+    use Outcome as O;
+    // A gateway's own refusal may never have reached the service, whose quota it then did not touch.
+    let verdict = if !facts.is_google && verdict.quota() == QuotaCharge::Counted {
+        verdict.with_quota(QuotaCharge::Maybe)
+    } else {
+        verdict
+    };
+    let stated = verdict.reason().or(facts.quota.id.as_deref());
+    let stated = stated.or(facts.reason.as_deref()).or(facts.word.as_deref());
+    let mut detail = Detail { reason: stated.map(|it| clip(it.to_owned())), ..Detail::default() };
+    // A placeholder of a message is no message ("$grpcMessage", with the truth in DebugInfo alone).
+    let message =
+        facts.message.filter(|message| !message.starts_with('$') || facts.debug.is_none());
+    let message = message.or(facts.debug);
+    let may_have_successor = matches!(
+        verdict.outcome(),
+        O::NotFound
+            | O::RateLimitedMinute
+            | O::RateLimitedDay
+            | O::RateLimited
+            | O::Permission
+            | O::BadRequest
+    );
+    if has_advice && may_have_successor {
+        detail.successor = message.as_deref().and_then(successor).map(str::to_owned);
     }
-    match text.char_indices().nth(MAX_MESSAGE) {
-        Some((end, _)) => text.get(..end).unwrap_or_default().to_owned(),
-        None => text.into_owned(),
+    detail.message = message.map(clip);
+    detail.inner_status = (code != 0 && http != Some(code))
+        .then_some(code)
+        .filter(|_| http.is_some() || facts.code.is_some());
+    if names_quota(&facts.quota) || facts.quota.value.is_some() {
+        detail.quota = Some(facts.quota);
     }
+    if detail == Detail::default() { verdict } else { verdict.with_detail(detail) }
+}
+
+/// Cuts a text to what a verdict keeps, after redaction: a key must not survive because the cut
+/// went through it.
+pub(super) fn clip(text: String) -> String {
+    let mut text = match redact(&text) {
+        Cow::Borrowed(_) => text,
+        Cow::Owned(clean) => clean,
+    };
+    if let Some((end, _)) = text.char_indices().nth(MAX_MESSAGE) {
+        text.truncate(end);
+    }
+    text
 }

@@ -64,7 +64,7 @@ pub fn classify(call: &Call, status: StatusCode, headers: &HeaderMap, body: &[u8
     let verdict = if facts.has_answer && !facts.states_error() {
         relayed(call, body)
     } else {
-        judge::judge(call, Some(status.as_u16()), headers, &facts)
+        judge::judge(call, Some(status.as_u16()), headers, facts)
     };
     limit_charge(call, verdict)
 }
@@ -88,7 +88,7 @@ pub fn classify_without_status(call: &Call, headers: &HeaderMap, body: &[u8]) ->
     if facts.has_answer {
         return classify_answer(call, &answer_reader::read(body));
     }
-    limit_charge(call, judge::judge(call, None, headers, &facts))
+    limit_charge(call, judge::judge(call, None, headers, facts))
 }
 
 /// Classifies a complete 2xx answer that was scanned as it passed.

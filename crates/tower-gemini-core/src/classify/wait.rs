@@ -15,7 +15,7 @@ pub(super) const LONG: Duration = Duration::from_secs(300);
 
 /// The best hint there is. Order of trust: `RetryInfo`, the message, `quotaResetDelay`, the reset
 /// text, headers, a page's text.
-pub(super) fn hint(facts: &Facts<'_>, text: &Lower, headers: &HeaderMap) -> Option<WaitHint> {
+pub(super) fn hint(facts: &Facts, text: &Lower, headers: &HeaderMap) -> Option<WaitHint> {
     let said =
         || first_span(text, &["retry in ", "retry after ", "try again in ", "try again after "]);
     // A RetryInfo in text that could not be parsed is still one.
