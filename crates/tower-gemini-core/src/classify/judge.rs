@@ -25,6 +25,7 @@ use http::HeaderMap;
 
 use super::facts::{Facts, names_quota};
 use super::finish::{self, Finish};
+use super::phrases::{List, PHRASES};
 use super::text::{
     Lower, says_limit_zero, says_quota_zero, speaks_of_thought_signature, stated_status, successor,
 };
@@ -161,11 +162,7 @@ impl Case<'_> {
 
     /// A refusal of a prompt or an image, told as an error.
     fn refused(&self) -> Option<Verdict> {
-        if self.text.has_any(&[
-            "responsible ai practices",
-            "prompt could not be submitted",
-            "prompt contains sensitive words",
-        ]) {
+        if self.text.has_any(&PHRASES.prompt_refused_by_imagen) {
             // Imagen blocks prompts with a 400, before any work.
             let charge =
                 if self.code == 400 && self.facts.is_google { Charge::None } else { Charge::Maybe };
@@ -203,22 +200,11 @@ impl Case<'_> {
                 .iter()
                 .any(|name| word.contains(name))
         };
-        if is_refusal(word)
-            || is_refusal(self.kind())
-            || self.text.has_any(&[
-                "contentpolicyviolation",
-                "content_policy_violation",
-                "blockreason",
-                "promptfeedback",
-                "input was flagged",
-                "requires moderation",
-            ])
+        if is_refusal(word) || is_refusal(self.kind()) || self.text.has_any(&PHRASES.prompt_refused)
         {
             return Some(Verdict::of(Outcome::PromptBlocked).with_charge(Charge::Maybe));
         }
-        if word.contains("image_generation_failed")
-            && self.text.has_any(&["safety", "prohibited", "policy", "blocked", "violat"])
-        {
+        if word.contains("image_generation_failed") && self.text.has_any(&PHRASES.image_refused) {
             return Some(Verdict::of(Outcome::ContentBlocked).with_charge(Charge::Maybe));
         }
         None
@@ -228,23 +214,12 @@ impl Case<'_> {
         let named =
             matches!(self.reason(), "LOCATION_TAX_POLICY_VIOLATED" | "LOCATION_POLICY_VIOLATED")
                 || self.word().contains("unsupported_country")
-                || self.text.has_any(&[
-                    "location is not supported",
-                    "not available in your country",
-                    "not available in your region",
-                    "country, region, or territory not supported",
-                    "not supported in your country",
-                    "not supported in your region",
-                ]);
+                || self.text.has_any(&PHRASES.region);
         named.then(|| Verdict::of(Outcome::Region))
     }
 
     fn spend(&self) -> Option<Verdict> {
-        let said = self.text.has_any(&[
-            "spend-based rate limit",
-            "spend based rate limit",
-            "spending rate has exceeded",
-        ]);
+        let said = self.text.has_any(&PHRASES.spend_rate);
         said.then(|| Verdict::of(Outcome::SpendRateLimited))
     }
 
@@ -280,41 +255,7 @@ impl Case<'_> {
             || (self.kind().contains("insufficient") && self.kind().contains("quota"))
             || word == "payment_required"
             || word == "billing_hard_limit_reached"
-            || self.text.has_any(&[
-                "prepayment credits",
-                "prepaid credits",
-                "prepay credits",
-                "credits are depleted",
-                "credits have been depleted",
-                "credit balance is too low",
-                "spending cap",
-                "spend cap",
-                "insufficient credit",
-                "insufficient balance",
-                "insufficient fund",
-                "insufficient_quota",
-                "insufficient quota",
-                "insufficient_user_quota",
-                "insufficient g1 credits",
-                "accessible to billed users",
-                "requires billing",
-                "billing to be enabled",
-                "billing is disabled",
-                "billing is not enabled",
-                "billing has not been enabled",
-                "billing disabled",
-                "billing account is disabled",
-                "billing account for the owning project is disabled",
-                "payment required",
-                "requires more credits",
-                "out of credits",
-                // one-api and its descendants answer in Chinese: quota or balance short, used up,
-                // in arrears.
-                "额度不足",
-                "额度已用尽",
-                "余额不足",
-                "欠费",
-            ])
+            || self.text.has_any(&PHRASES.unpaid)
             // "please enable billing" is also what daily limits of the free tier advise: there the
             // limit decides.
             || (self.code != 429 && self.text.has("enable billing"));
@@ -368,15 +309,7 @@ impl Case<'_> {
     fn no_capacity(&self) -> Option<Verdict> {
         let said = self.reason().starts_with("MODEL_CAPACITY")
             || self.facts.shared_pool
-            || self.text.has_any(&[
-                "no capacity available",
-                "model is overloaded",
-                "model is currently overloaded",
-                "experiencing high demand",
-                "server is overloaded",
-                "rate-limited upstream",
-                "at capacity",
-            ])
+            || self.text.has_any(&PHRASES.no_capacity)
             || self.word() == "overloaded_error"
             || self.kind() == "overloaded_error"
             // Google's pooled capacity: nobody's own quota is named, and the page it points to says
@@ -387,18 +320,12 @@ impl Case<'_> {
     }
 
     fn deadline(&self) -> Option<Verdict> {
-        let googles =
-            self.text.has_any(&["deadline expired", "deadline exceeded", "deadline_exceeded"]);
+        let googles = self.text.has_any(&PHRASES.deadline);
         let is_timeout = matches!(self.code, 408 | 504 | 524);
         if !googles && !is_timeout {
             let gateway = !self.facts.is_google
                 && self.code >= 500
-                && self.text.has_any(&[
-                    "litellm.timeout",
-                    "request timed out",
-                    "upstream request timeout",
-                    "apitimeouterror",
-                ]);
+                && self.text.has_any(&PHRASES.gateway_timeout);
             return gateway.then(|| Verdict::of(Outcome::Deadline).with_charge(Charge::Maybe));
         }
         let verdict = Verdict::of(Outcome::Deadline);
@@ -410,35 +337,12 @@ impl Case<'_> {
     }
 
     fn by_reason(&self) -> Option<Verdict> {
-        let outcome = match self.reason() {
-            "API_KEY_INVALID"
-            | "API_KEY_EXPIRED"
-            | "ACCESS_TOKEN_EXPIRED"
-            | "ACCESS_TOKEN_TYPE_UNSUPPORTED"
-            | "CREDENTIALS_MISSING"
-            | "OVERLOADED_CREDENTIALS"
-            | "JWT_TOKEN_INVALID"
-            | "SESSION_COOKIE_INVALID" => Outcome::Auth,
-            "SERVICE_DISABLED"
-            | "API_KEY_SERVICE_BLOCKED"
-            | "API_KEY_HTTP_REFERRER_BLOCKED"
-            | "API_KEY_IP_ADDRESS_BLOCKED"
-            | "API_KEY_ANDROID_APP_BLOCKED"
-            | "API_KEY_IOS_APP_BLOCKED"
-            | "USER_PROJECT_DENIED"
-            | "CONSUMER_SUSPENDED"
-            | "CONSUMER_INVALID"
-            | "SECURITY_POLICY_VIOLATED"
-            | "ACCESS_TOKEN_SCOPE_INSUFFICIENT"
-            | "ACCOUNT_STATE_INVALID"
-            | "SERVICE_NOT_VISIBLE"
-            | "GCP_SUSPENDED"
-            | "IAM_PERMISSION_DENIED"
-            | "VALIDATION_REQUIRED"
-            | "ORG_RESTRICTION_VIOLATION" => Outcome::Permission,
-            _ => return None,
-        };
-        Some(Verdict::of(outcome))
+        let is_in = |list: &List| list.iter().any(|reason| reason == self.reason());
+        if is_in(&PHRASES.auth_reasons) {
+            Some(Verdict::of(Outcome::Auth))
+        } else {
+            is_in(&PHRASES.permission_reasons).then(|| Verdict::of(Outcome::Permission))
+        }
     }
 
     /// What the message says, for the statuses that have many meanings and for wrappers that have
@@ -452,35 +356,10 @@ impl Case<'_> {
         if self.code < 500 && speaks_of_thought_signature(text) {
             return Some(Verdict::of(Outcome::MissingThoughtSignature));
         }
-        if self.code != 404
-            && text.has_any(&[
-                "api key not valid",
-                "invalid api key",
-                "incorrect api key",
-                "api key not found",
-                "api key expired",
-                "api_key_invalid",
-                "invalid_api_key",
-                "reported as leaked",
-                "multiple authentication credentials",
-                "invalid authentication credentials",
-                "unregistered callers",
-                "missing a valid api key",
-                "missing api key",
-                "api keys are not supported by this api",
-                "invalid token",
-            ])
-        {
+        if self.code != 404 && text.has_any(&PHRASES.auth) {
             return Some(Verdict::of(Outcome::Auth));
         }
-        if self.code == 413
-            || text.has_any(&[
-                "payload size exceeds",
-                "request entity too large",
-                "payload too large",
-                "request body too large",
-            ])
-        {
+        if self.code == 413 || text.has_any(&PHRASES.too_large) {
             return Some(Verdict::of(Outcome::PayloadTooLarge));
         }
         if text.has("not allowed to use publisher model") {
@@ -489,25 +368,12 @@ impl Case<'_> {
                 Verdict::of(Outcome::Permission).with_scope(Scope::Model).with_elsewhere(true),
             );
         }
-        if matches!(self.code, 0 | 400 | 403 | 500..)
-            && text.has_any(&[
-                "caller does not have permission",
-                "project has been denied access",
-                "has been suspended",
-                "permission denied on",
-                "permission_denied",
-            ])
-        {
+        if matches!(self.code, 0 | 400 | 403 | 500..) && text.has_any(&PHRASES.permission) {
             return Some(Verdict::of(Outcome::Permission));
         }
         if matches!(self.code, 0 | 400 | 404 | 500..)
-            && (text.has_any(&[
-                "is not found for api version",
-                "no longer available to new users",
-                "unknown provider for model",
-                "model_not_found",
-                "listmodels",
-            ]) || (text.has("publisher model") && text.has("not found")))
+            && (text.has_any(&PHRASES.model_not_found)
+                || (text.has("publisher model") && text.has("not found")))
         {
             return Some(Verdict::of(Outcome::NotFound).with_elsewhere(true));
         }
@@ -520,12 +386,12 @@ impl Case<'_> {
         let reason = self.reason();
         let is_limit = self.code == 429
             || facts.violations > 0
-            || matches!(reason, "RATE_LIMIT_EXCEEDED" | "REQUEST_LIMIT_EXCEEDED" | "QUOTA_EXHAUSTED" | "QUOTA_EXCEEDED" | "RESOURCE_QUOTA_EXCEEDED")
+            || PHRASES.limit_reasons.iter().any(|name| name == reason)
             || (self.code == 403
-                && matches!(legacy, "rateLimitExceeded" | "userRateLimitExceeded" | "quotaExceeded" | "dailyLimitExceeded"))
+                && PHRASES.legacy_limit_reasons.iter().any(|name| name == legacy))
             // A gateway's 500 or a bare text around a quota refusal.
             || ((self.code == 0 || self.code >= 500) && !facts.is_google
-                && self.text.has_any(&["resource_exhausted", "resource has been exhausted", "exceeded your current quota", "too many requests", "rate limit exceeded"]));
+                && self.text.has_any(&PHRASES.limited));
         if !is_limit {
             return None;
         }
@@ -540,7 +406,7 @@ impl Case<'_> {
         } else if facts.minute {
             Outcome::RateLimitedMinute
         } else if (facts.violations == 0
-            && text.has_any(&["per day", "perday", "per_day", "per-day", "daily limit", "daily quota", "quota for the day", "requests/day"]))
+            && text.has_any(&PHRASES.per_day))
             || long
             // gemini-cli gives the model up at this word; only a short hint beside it says that it
             // passes.
@@ -550,14 +416,7 @@ impl Case<'_> {
         } else if matches!(reason, "RATE_LIMIT_EXCEEDED" | "REQUEST_LIMIT_EXCEEDED")
             || (reason == "QUOTA_EXHAUSTED" && short)
             || word == "rate_limit_exceeded"
-            || text.has_any(&[
-                "per minute",
-                "perminute",
-                "per_minute",
-                "per-minute",
-                "per-min",
-                "requests/min",
-            ])
+            || text.has_any(&PHRASES.per_minute)
             || (facts.violations == 0
                 && text.has_any(&["input_token", "inputtoken", "token_count"]))
         {

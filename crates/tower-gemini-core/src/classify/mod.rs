@@ -37,6 +37,7 @@ mod facts;
 mod finish;
 mod judge;
 mod lenient;
+mod phrases;
 mod read;
 mod span;
 mod text;

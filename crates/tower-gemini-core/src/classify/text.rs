@@ -4,6 +4,8 @@ use std::cell::OnceCell;
 
 use memchr::memmem;
 
+use super::phrases::PHRASES;
+
 /// Text in lower case, made once for many searches. Short texts (nearly all messages) stay on the
 /// stack.
 pub(super) struct Lower {
@@ -99,8 +101,8 @@ impl Lower {
         triples.may_hold(word.as_bytes()) && memmem::find(self.bytes(), word.as_bytes()).is_some()
     }
 
-    pub(super) fn has_any(&self, words: &[&str]) -> bool {
-        words.iter().any(|word| self.has(word))
+    pub(super) fn has_any(&self, words: &[impl AsRef<str>]) -> bool {
+        words.iter().any(|word| self.has(word.as_ref()))
     }
 
     /// The text after each occurrence of a word, in order.
@@ -162,27 +164,7 @@ pub(super) fn speaks_of_thought_signature(text: &Lower) -> bool {
 /// Only definite forms count. "may not be charged" is no waiver, and neither is anything the
 /// *model* wrote: callers pass `finishMessage` and its relatives, never the answer's own text.
 pub(super) fn says_not_charged(text: &str) -> bool {
-    const DEFINITE: &[&str] = &[
-        "will not be charged",
-        "will not be billed",
-        "won't be charged",
-        "won't be billed",
-        "won\u{2019}t be charged",
-        "won\u{2019}t be billed",
-        "are not charged",
-        "is not charged",
-        "were not charged",
-        "was not charged",
-        "have not been charged",
-        "has not been charged",
-        "are not billed",
-        "is not billed",
-        "was not billed",
-        "were not billed",
-        "have not been billed",
-        "has not been billed",
-    ];
-    Lower::new(text).has_any(DEFINITE)
+    Lower::new(text).has_any(&PHRASES.not_charged)
 }
 
 /// The model that a message recommends instead: "… update your code to use models/Y", "Please use Y
@@ -270,23 +252,9 @@ fn is_led_to_status(before: &[u8]) -> bool {
         .unwrap_or(before)
         .trim_ascii_end();
     let before = before.strip_suffix(b"\"").or_else(|| before.strip_suffix(b"'")).unwrap_or(before);
-    const LEADS: &[&[u8]] = &[
-        b"status",
-        b"code",
-        b"error",
-        b"http",
-        b"statuscode",
-        b"resourceexhausted",
-        b"serviceunavailable",
-        b"failedprecondition",
-        b"invalidargument",
-        b"deadlineexceeded",
-        b"internalservererror",
-        b"http/1.1",
-        b"http/2",
-    ];
-    LEADS.iter().any(|lead| {
-        before.len() >= lead.len() && before[before.len() - lead.len()..].eq_ignore_ascii_case(lead)
+    PHRASES.status_leads.iter().any(|lead| {
+        let word = before.len().checked_sub(lead.len()).and_then(|from| before.get(from..));
+        word.is_some_and(|word| word.eq_ignore_ascii_case(lead.as_bytes()))
     })
 }
 
@@ -294,74 +262,19 @@ fn is_status_phrase(code: u16, after: &[u8]) -> bool {
     let after = after.strip_prefix(b".").or_else(|| after.strip_prefix(b":")).unwrap_or(after);
     let after = after.trim_ascii_start();
     let phrase = http::StatusCode::from_u16(code).ok().and_then(|status| status.canonical_reason());
-    let google = match code {
-        400 => "invalid_argument",
-        401 => "unauthenticated",
-        403 => "permission_denied",
-        404 => "not_found",
-        429 => "resource_exhausted",
-        499 => "cancelled",
-        500 => "internal",
-        501 => "unimplemented",
-        503 => "unavailable",
-        504 => "deadline_exceeded",
-        _ => "\0",
-    };
-    let also = match code {
-        400 => "failed_precondition",
-        413 => "request entity too large",
-        504 => "gateway time-out",
-        _ => "\0",
-    };
     let starts = |word: &str| {
-        after.len() >= word.len() && after[..word.len()].eq_ignore_ascii_case(word.as_bytes())
+        let start = after.get(..word.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(word.as_bytes()))
     };
+    let mut phrases = PHRASES.status_phrases.iter();
     phrase.is_some_and(starts)
-        || starts(google)
-        || starts(also)
-        || starts("post http")
-        || starts("client error")
-        || starts("server error")
+        || phrases.any(|(word, of)| (*of == 0 || *of == code) && starts(word))
 }
 
-/// A status by name: Google's canonical words, and the exception classes that LiteLLM and Google's
-/// SDKs put in front.
+/// A status by name.
 fn named_status(text: &str) -> Option<u16> {
-    const NAMES: &[(&str, u16)] = &[
-        ("RESOURCE_EXHAUSTED", 429),
-        ("PERMISSION_DENIED", 403),
-        ("UNAUTHENTICATED", 401),
-        ("INVALID_ARGUMENT", 400),
-        ("FAILED_PRECONDITION", 400),
-        ("DEADLINE_EXCEEDED", 504),
-        ("NOT_FOUND", 404),
-        ("UNAVAILABLE", 503),
-        ("UNIMPLEMENTED", 501),
-        ("status: INTERNAL", 500),
-        ("RateLimitError", 429),
-        ("ResourceExhausted", 429),
-        ("TooManyRequests", 429),
-        ("Too Many Requests", 429),
-        ("ServiceUnavailable", 503),
-        ("Service Unavailable", 503),
-        ("AuthenticationError", 401),
-        ("PermissionDenied", 403),
-        ("NotFoundError", 404),
-        ("BadRequestError", 400),
-        ("Bad Request", 400),
-        ("DeadlineExceeded", 504),
-        ("litellm.Timeout", 408),
-        ("Bad Gateway", 502),
-        ("BadGatewayError", 502),
-        ("Gateway Timeout", 504),
-        ("Gateway Time-out", 504),
-        ("Request Entity Too Large", 413),
-        ("InternalServerError", 500),
-        ("Internal Server Error", 500),
-        ("APIConnectionError", 500),
-    ];
-    NAMES
-        .iter()
+    let mut names = PHRASES.status_names.iter();
+    names
         .find(|(name, _)| memmem::find(text.as_bytes(), name.as_bytes()).is_some())
         .map(|&(_, code)| code)
 }
@@ -385,53 +298,15 @@ pub(super) fn http_of_rpc(code: u64) -> Option<u16> {
     })
 }
 
-/// The HTTP status of a `status` word: canonical names, the Interactions API's codes, and HTTP's
-/// own phrases, which the old SDK wrote ("Too Many Requests").
+/// The HTTP status of a `status` word. Compared without case and with blanks for underscores, in
+/// place: this runs for every error body.
 pub(super) fn http_of_word(word: &str) -> Option<u16> {
-    // Compared without case and with blanks for underscores, in place: this runs for every error
-    // body.
     let is = |name: &str| {
-        word.len() == name.len()
-            && word
-                .bytes()
-                .zip(name.bytes())
-                .all(|(a, b)| if a == b' ' { b == b'_' } else { a.eq_ignore_ascii_case(&b) })
+        let is_alike =
+            |(a, b): (u8, u8)| if a == b' ' { b == b'_' } else { a.eq_ignore_ascii_case(&b) };
+        word.len() == name.len() && word.bytes().zip(name.bytes()).all(is_alike)
     };
-    const WORDS: &[(&str, u16)] = &[
-        ("unavailable", 503),
-        ("resource_exhausted", 429),
-        ("invalid_argument", 400),
-        ("internal", 500),
-        ("not_found", 404),
-        ("permission_denied", 403),
-        ("failed_precondition", 400),
-        ("deadline_exceeded", 504),
-        ("unauthenticated", 401),
-        ("cancelled", 499),
-        ("unknown", 500),
-        ("aborted", 409),
-        ("already_exists", 409),
-        ("out_of_range", 400),
-        ("unimplemented", 501),
-        ("data_loss", 500),
-        ("invalid_request", 400),
-        ("parameter_unknown", 400),
-        ("authentication", 401),
-        ("model_not_found", 404),
-        ("rate_limit_exceeded", 429),
-        ("quota_exceeded", 429),
-        ("payment_required", 402),
-        ("api_error", 500),
-        ("service_unavailable", 503),
-        ("too_many_requests", 429),
-        ("internal_server_error", 500),
-        ("bad_request", 400),
-        ("bad_gateway", 502),
-        ("gateway_timeout", 504),
-        ("unauthorized", 401),
-        ("forbidden", 403),
-    ];
-    WORDS.iter().find(|(name, _)| is(name)).map(|&(_, code)| code)
+    PHRASES.status_words.iter().find(|(name, _)| is(name)).map(|&(_, code)| code)
 }
 
 #[cfg(test)]
