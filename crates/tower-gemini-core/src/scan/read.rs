@@ -325,6 +325,10 @@ impl Reader {
     /// A member comes a second time: what the first said does not count.
     fn forget(&mut self, node: Node, member: Field, at: u64) -> Result<(), ScanError> {
         use Field as F;
+        if let Some(slot) = self.slot(node, member) {
+            *slot = None;
+            return Ok(());
+        }
         let document = &mut self.document;
         match (node, member) {
             (Node::Root, F::Feedback) => {
@@ -339,16 +343,7 @@ impl Reader {
                 }
             }
             (Node::Root, F::Errors) => document.code = None,
-            (Node::Root, F::Status) => document.status = None,
-            (Node::Root, F::Model) => document.model = None,
-            (Node::Root, F::ModelVersion) => document.model_version = None,
-            (Node::Root, F::Id) => document.id = None,
-            (_, F::FinishReason) => document.finish_reason = None,
-            (_, F::NativeReason | F::Provider) => document.native_reason = None,
-            (_, F::FinishMessage) => document.finish_message = None,
-            (Node::Feedback, F::BlockReason) => document.block_reason = None,
-            (Node::Feedback, F::BlockMessage) => document.block_reason_message = None,
-            (Node::Prediction, F::Rai) => document.rai = None,
+            (_, F::Provider) => document.native_reason = None,
             (Node::Usage, F::Details) => {
                 if let Some(usage) = &mut document.usage {
                     usage.candidates_details.clear();
@@ -391,22 +386,18 @@ impl Reader {
                             element.passed = false;
                             element.mime = None;
                         }
-                        F::Data | F::Base64 | F::Uri if node != Node::File => {
+                        F::Data | F::Base64 | F::Uri => {
                             element.image = Progress::None;
                             element.passed = false;
                             element.urls.clear();
                         }
-                        F::Uri => element.file_uri = None,
                         F::File => {
                             element.file_uri = None;
                             element.file_mime = None;
                         }
-                        F::Mime if node == Node::File => element.file_mime = None,
-                        F::Mime => element.mime = None,
                         F::Thought => element.thought = None,
                         F::Text => element.text.clear(),
                         F::Signature => element.signature = None,
-                        F::Type => element.kind = None,
                         _ => {}
                     }
                 }
@@ -601,56 +592,60 @@ impl Reader {
         self.answer.text.push_str(valid);
     }
 
+    /// Where the text of a member is kept that stands for itself.
+    fn slot(&mut self, node: Node, member: Field) -> Option<&mut Option<String>> {
+        use Field as F;
+        let document = &mut self.document;
+        let element = self.elements.last_mut();
+        Some(match member {
+            F::FinishReason => &mut document.finish_reason,
+            F::NativeReason => &mut document.native_reason,
+            F::FinishMessage => &mut document.finish_message,
+            F::BlockReason => &mut document.block_reason,
+            F::BlockMessage => &mut document.block_reason_message,
+            F::Rai => &mut document.rai,
+            F::Model => &mut document.model,
+            F::ModelVersion => &mut document.model_version,
+            F::Id => &mut document.id,
+            F::Status => &mut document.status,
+            F::Code => &mut document.code,
+            F::Type => &mut element?.kind,
+            F::Mime if node == Node::File => &mut element?.file_mime,
+            F::Mime => &mut element?.mime,
+            F::Uri if node == Node::File => &mut element?.file_uri,
+            _ => return None,
+        })
+    }
+
     fn capture_into(&mut self, text: String) {
         use Field as F;
         let (node, member) = self.top();
-        let document = &mut self.document;
-        let count = text.parse();
         match (node, member) {
-            (_, F::FinishReason) => document.finish_reason = Some(text),
-            (_, F::NativeReason) => document.native_reason = Some(text),
-            (_, F::FinishMessage) => document.finish_message = Some(text),
-            (Node::Feedback, F::BlockReason) => document.block_reason = Some(text),
-            (Node::Feedback, F::BlockMessage) => document.block_reason_message = Some(text),
-            (Node::Prediction, F::Rai) => document.rai = Some(text),
-            (Node::Root, F::Model) => document.model = Some(text),
-            (Node::Root, F::ModelVersion) => document.model_version = Some(text),
-            (Node::Root, F::Id) => document.id = Some(text),
-            (Node::Root, F::Status) => document.status = Some(text),
-            (Node::Root, F::Object) => document.is_interaction |= text == "interaction",
-            (Node::ErrorItem, F::Code) => document.code = Some(text),
-            (Node::UsageItem, F::Modality) => {
-                if let Some(item) =
-                    document.usage.as_mut().and_then(|usage| usage.candidates_details.last_mut())
-                {
+            (_, F::Object) => self.document.is_interaction |= text == "interaction",
+            (_, F::Modality) => {
+                let usage = self.document.usage.as_mut();
+                if let Some(item) = usage.and_then(|usage| usage.candidates_details.last_mut()) {
                     item.modality = text;
                 }
             }
             (Node::Usage | Node::UsageItem | Node::UsageOutput, _) => {
-                if let Ok(count) = count {
+                if let Ok(count) = text.parse() {
                     self.count(count);
                 }
             }
+            (_, F::Signature | F::Text) => {
+                self.has_content |= member == F::Text && !text.is_empty();
+                match self.elements.last_mut() {
+                    Some(element) if member == F::Text => element.text = text.into_bytes(),
+                    Some(element) => element.signature = Some(text.into_bytes()),
+                    None => {}
+                }
+            }
             _ => {
-                let Some(element) = self.elements.last_mut() else { return };
-                match member {
-                    F::Type => {
-                        if node == Node::Root {
-                            document.is_interaction |= ["interaction.", "step.", "content."]
-                                .iter()
-                                .any(|family| text.starts_with(family));
-                        }
-                        element.kind = Some(text);
-                    }
-                    F::Mime if node == Node::File => element.file_mime = Some(text),
-                    F::Mime => element.mime = Some(text),
-                    F::Uri => element.file_uri = Some(text),
-                    F::Signature => element.signature = Some(text.into_bytes()),
-                    F::Text => {
-                        self.has_content |= !text.is_empty();
-                        element.text = text.into_bytes();
-                    }
-                    _ => {}
+                self.document.is_interaction |= (node, member) == (Node::Root, F::Type)
+                    && ["interaction.", "step.", "content."].iter().any(|it| text.starts_with(it));
+                if let Some(slot) = self.slot(node, member) {
+                    *slot = Some(text);
                 }
             }
         }
