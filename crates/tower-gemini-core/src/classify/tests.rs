@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::{classify, classify_without_status, limit_charge};
 use crate::call::{Call, Dialect};
-use crate::verdict::{Charge, Outcome, Verdict, WaitSource};
+use crate::verdict::{Charge, Outcome, QuotaCharge, Verdict, WaitSource};
 
 fn image_call() -> Call {
     let mut call = Call::unrecognised();
@@ -603,6 +603,181 @@ fn the_cause_of_a_broken_stream_decides_whether_it_passes() {
     assert!(!zero.is_retryable());
 }
 
+/// Status, body, outcome, charge, whether another model helps.
+#[test]
+fn rules_decide_where_only_they_differ() {
+    use Charge::{Maybe, None as Free};
+    use Outcome as O;
+    let minute = violation("requests", "GenerateRequestsPerMinutePerProjectPerModel", "5");
+    let denied = |details: &str| google_with(403, "PERMISSION_DENIED", "x", details);
+    for (status, body, outcome, charge, elsewhere) in [
+        // A gateway's vague number gives way to its word; Google's number stands.
+        (
+            500,
+            r#"{"error":{"statusCode":500,"code":"unavailable"}}"#.into(),
+            O::Overloaded,
+            Free,
+            true,
+        ),
+        (500, google(500, "UNAVAILABLE", "x"), O::Internal, Free, true),
+        (404, r#"{"error":{"message":"x","code":400}}"#.into(), O::NotFound, Free, false),
+        (
+            500,
+            r#"{"error":{"message":"status: 429 slow down","code":502}}"#.into(),
+            O::RateLimited,
+            Free,
+            true,
+        ),
+        // Advice to enable billing is a limit's too.
+        (
+            429,
+            google(429, "RESOURCE_EXHAUSTED", "5 per day. Please enable billing"),
+            O::RateLimitedDay,
+            Free,
+            true,
+        ),
+        (
+            400,
+            google(400, "FAILED_PRECONDITION", "Please enable billing"),
+            O::QuotaZeroOrBilling,
+            Free,
+            false,
+        ),
+        // A limit under a status that is none.
+        (403, denied(&quota_failure(&[minute])), O::RateLimitedMinute, Free, true),
+        (403, denied(&error_info("QUOTA_EXCEEDED", "")), O::RateLimited, Free, true),
+        (500, "Rate limit exceeded".into(), O::RateLimited, Free, true),
+        (500, google(500, "INTERNAL", "Rate limit exceeded"), O::Internal, Free, true),
+        // Clashes pass, what exists already does not.
+        (409, google(409, "ABORTED", "clash"), O::Other, Free, false),
+        (409, google(409, "ALREADY_EXISTS", "it already exists"), O::BadRequest, Free, false),
+        (409, "it already exists".into(), O::Other, Free, false),
+        (425, String::new(), O::Other, Free, false),
+        // Fronts know nothing of the origin.
+        (520, String::new(), O::BadGateway, Maybe, true),
+        (527, String::new(), O::BadGateway, Maybe, true),
+        (529, String::new(), O::Overloaded, Free, true),
+        (505, String::new(), O::Internal, Free, true),
+        (407, String::new(), O::Permission, Free, false),
+        (451, String::new(), O::Permission, Free, false),
+        (410, String::new(), O::NotFound, Free, false),
+        (300, google(300, "INVENTED", "x"), O::Other, Maybe, true),
+        (300, google(300, "UNKNOWN", "x"), O::Internal, Maybe, true),
+        // Other things than models are missing.
+        (404, google(404, "NOT_FOUND", "File files/abc does not exist"), O::NotFound, Free, false),
+        (404, google(404, "NOT_FOUND", "x"), O::NotFound, Free, true),
+        (
+            404,
+            r#"{"error":{"message":"x","code":"no_such_model"}}"#.into(),
+            O::NotFound,
+            Free,
+            true,
+        ),
+        // Only Google refuses before any work, and says so with a 400.
+        (
+            400,
+            google(400, "INVALID_ARGUMENT", "prompt contains sensitive words"),
+            O::PromptBlocked,
+            Free,
+            false,
+        ),
+        (
+            500,
+            google(500, "INTERNAL", "prompt contains sensitive words"),
+            O::PromptBlocked,
+            Maybe,
+            false,
+        ),
+        (400, "prompt contains sensitive words".into(), O::PromptBlocked, Maybe, false),
+        (
+            400,
+            r#"{"error":{"message":"x","type":"moderation_blocked"}}"#.into(),
+            O::PromptBlocked,
+            Maybe,
+            false,
+        ),
+        (
+            500,
+            r#"{"error":{"message":"against our policy","code":"image_generation_failed"}}"#.into(),
+            O::ContentBlocked,
+            Maybe,
+            false,
+        ),
+        (
+            500,
+            r#"{"error":{"message":"against the odds","code":"image_generation_failed"}}"#.into(),
+            O::Internal,
+            Free,
+            true,
+        ),
+        (
+            500,
+            r#"{"error":{"message":"x","type":"overloaded_error"}}"#.into(),
+            O::Overloaded,
+            Free,
+            true,
+        ),
+        (
+            403,
+            r#"{"error":{"message":"x","code":"unsupported_country"}}"#.into(),
+            O::Region,
+            Free,
+            false,
+        ),
+        (
+            403,
+            r#"{"error":{"message":"x","code":"billing_hard_limit_reached"}}"#.into(),
+            O::QuotaZeroOrBilling,
+            Free,
+            false,
+        ),
+        (
+            403,
+            r#"{"error":{"message":"x","type":"insufficient_quota"}}"#.into(),
+            O::QuotaZeroOrBilling,
+            Free,
+            false,
+        ),
+        (
+            403,
+            r#"{"error":{"message":"x","code":"insufficient_permission"}}"#.into(),
+            O::Permission,
+            Free,
+            false,
+        ),
+        // A field's limit is no quota's.
+        (
+            400,
+            google(400, "INVALID_ARGUMENT", "count is over the limit: 0"),
+            O::BadRequest,
+            Free,
+            false,
+        ),
+        (400, "quota: limit: 0".into(), O::QuotaZeroOrBilling, Free, false),
+        (400, "size: limit: 0".into(), O::BadRequest, Free, false),
+    ] {
+        let verdict = judged(status, &body);
+        assert_eq!((verdict.outcome(), verdict.charge()), (outcome, charge), "{status} {body}");
+        assert_eq!(verdict.another_model_helps(), elsewhere, "{status} {body}");
+    }
+}
+
+#[test]
+fn a_proxys_header_never_makes_a_day_of_a_limit() {
+    for (headers, want) in [
+        (&[("retry-after", "3600")][..], Outcome::RateLimited),
+        (&[("retry-after", "2")], Outcome::RateLimited),
+    ] {
+        assert_eq!(judged_with(429, headers, "").outcome(), want);
+    }
+    let quota = |text: &str| {
+        let info = error_info("QUOTA_EXHAUSTED", "");
+        judged(429, &google_with(429, "RESOURCE_EXHAUSTED", text, &info)).outcome()
+    };
+    assert_eq!(quota("Your quota will reset after 5m"), Outcome::RateLimitedMinute);
+    assert_eq!(quota("Your quota will reset after 5m1s"), Outcome::RateLimitedDay);
+}
+
 #[test]
 fn finish_numbers_belong_to_their_api() {
     let body = br#"{"candidates":[{"finishReason":9}]}"#;
@@ -804,6 +979,12 @@ fn verdicts_tell_what_was_stated() {
     assert_eq!(retired.detail().unwrap().successor.as_deref(), Some("new-image"));
     let wrapped = judged(500, &google(503, "UNAVAILABLE", "The model is overloaded."));
     assert_eq!(wrapped.detail().unwrap().inner_status, Some(503));
+    assert_eq!(judged(503, "").detail(), None);
+    let bare = judged(0, &google(503, "UNAVAILABLE", "x"));
+    assert_eq!(bare.detail().unwrap().inner_status, Some(503));
+    assert_eq!(judged(0, "429 Too Many Requests").detail().unwrap().inner_status, Some(429));
+    assert_eq!(wrapped.quota(), QuotaCharge::Counted);
+    assert_eq!(judged(500, "x").quota(), QuotaCharge::Maybe);
     let long = judged(400, &google(400, "INVALID_ARGUMENT", &"é".repeat(2000)));
     assert_eq!(long.message().unwrap().chars().count(), 512);
     let debug = judged(
