@@ -187,7 +187,7 @@ fn may_hold_a_secret(text: &str) -> bool {
 
 /// What a secret consists of, where its end is looked for.
 #[derive(Clone, Copy)]
-enum Run {
+enum Extent {
     /// Base64, base64url, JWT or key characters, percent-encoding included.
     Token,
     /// A value of unknown form: the word, query parameter or JSON string that it is.
@@ -196,7 +196,7 @@ enum Run {
     Line,
 }
 
-impl Run {
+impl Extent {
     fn holds(self, b: u8) -> bool {
         match self {
             Self::Token => b.is_ascii_alphanumeric() || b"-_.+/=~".contains(&b),
@@ -210,6 +210,7 @@ impl Run {
 ///
 /// Each way of finding them passes the text once. Secrets can overlap as often as they like
 /// (`key=key=key=…`), so the end of a run is remembered for all that begin within it.
+#[derive(Default)]
 struct Search<'a> {
     bytes: &'a [u8],
     lower: &'a [u8],
@@ -222,13 +223,7 @@ struct Search<'a> {
 
 impl<'a> Search<'a> {
     fn new(text: &'a str, lower: &'a str) -> Self {
-        Self {
-            bytes: text.as_bytes(),
-            lower: lower.as_bytes(),
-            runs: [0..0, 0..0, 0..0],
-            spans: Vec::new(),
-            looked_at: 0,
-        }
+        Self { bytes: text.as_bytes(), lower: lower.as_bytes(), ..Self::default() }
     }
 
     fn run(mut self) -> Self {
@@ -239,7 +234,7 @@ impl<'a> Search<'a> {
         // "Invalid API key: …": the next word, whatever it is.
         for at in memmem::find_iter(self.lower, "api key:") {
             let start = self.skip(at + 8, |b| b" '\"\\`".contains(&b));
-            let end = self.end_of(Run::Value, start);
+            let end = self.end_of(Extent::Value, start);
             self.spans.push(start..end);
         }
         self
@@ -252,7 +247,7 @@ impl<'a> Search<'a> {
         from.min(self.bytes.len()) + taken
     }
 
-    fn end_of(&mut self, run: Run, start: usize) -> usize {
+    fn end_of(&mut self, run: Extent, start: usize) -> usize {
         if !self.runs[run as usize].contains(&start) {
             self.runs[run as usize] = start..self.skip(start, |b| run.holds(b));
         }
@@ -269,7 +264,7 @@ impl<'a> Search<'a> {
         let bytes = self.bytes;
         for (finder, least) in &*SELF_NAMED {
             for at in finder.find_iter(bytes) {
-                let end = self.end_of(Run::Token, at);
+                let end = self.end_of(Extent::Token, at);
                 // A key that follows other letters at once is still a key when it is long enough:
                 // escapes end in letters (`\nAIza…`, `%3DAIza…`).
                 let is_key = end - at >= finder.needle().len() + least
@@ -319,9 +314,9 @@ impl<'a> Search<'a> {
                         start += scheme.len();
                     }
                 }
-                Run::Value
+                Extent::Value
             }
-            "cookie" => Run::Line,
+            "cookie" => Extent::Line,
             // `consumer: projects/123` and `consumer 'project_number:123'` are hidden by the labels
             // inside them, which keeps what kind of thing it was readable.
             "consumer" | "project"
@@ -331,7 +326,7 @@ impl<'a> Search<'a> {
             {
                 return;
             }
-            _ => Run::Value,
+            _ => Extent::Value,
         };
         let end = self.end_of(run, start);
         self.spans.push(start..end);
@@ -348,7 +343,7 @@ impl<'a> Search<'a> {
                     start += 3;
                     self.looked_at += 3;
                 }
-                let end = self.end_of(Run::Token, start);
+                let end = self.end_of(Extent::Token, start);
                 let token = self.bytes.get(start..end).unwrap_or_default();
                 if start > behind && token.len() >= 8 && looks_random(token) {
                     self.spans.push(start..end);

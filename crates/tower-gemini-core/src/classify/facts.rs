@@ -305,7 +305,7 @@ fn status_number(number: u64) -> Option<u16> {
 
 /// Where the walk stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum Position {
     /// Anywhere that has no meaning of its own; the outermost value too.
     Root,
     /// An error object, or a string in its place.
@@ -353,15 +353,15 @@ enum Step {
     Skip,
     Take(Slot),
     /// Walks on there, this much deeper.
-    Walk(Place, u8),
+    Walk(Position, u8),
 }
 
-/// What the member `key` at `place` is.
-fn step(place: Place, key: &str) -> Step {
-    use Place as P;
+/// What the member `key` at `position` is.
+fn step(position: Position, key: &str) -> Step {
+    use Position as P;
     use Slot as S;
     use Step::{Skip, Take, Walk};
-    match (place, key) {
+    match (position, key) {
         (P::Details, "reason") => Take(S::Reason),
         (P::Details, "detail") | (P::Violations | P::Fields, "description") => Take(S::Debug),
         (P::Details, "retryDelay" | "retry_delay") => Take(S::RetryDelay),
@@ -479,7 +479,7 @@ impl Leaf<'_> {
 impl<'de> serde::Deserialize<'de> for Facts {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut facts = Self::default();
-        Walk { facts: &mut facts, place: Place::Root, depth: 0 }.deserialize(deserializer)?;
+        Walk { facts: &mut facts, position: Position::Root, depth: 0 }.deserialize(deserializer)?;
         Ok(facts)
     }
 }
@@ -490,7 +490,7 @@ struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
 struct Walk<'f> {
     facts: &'f mut Facts,
-    place: Place,
+    position: Position,
     depth: u8,
 }
 
@@ -504,22 +504,22 @@ impl<'de> DeserializeSeed<'de> for Walk<'_> {
 
 impl Walk<'_> {
     fn text<'de>(self, text: Cow<'de, str>) -> Leaf<'de> {
-        let Self { facts, place, depth } = self;
-        match place {
-            Place::Leaf => return Leaf::Text(text),
-            Place::Error => {
+        let Self { facts, position, depth } = self;
+        match position {
+            Position::Leaf => return Leaf::Text(text),
+            Position::Error => {
                 facts.has_error |= !text.is_empty();
                 facts.set_message(text, depth);
             }
-            Place::Message | Place::Legacy => facts.set_message(text, depth),
-            Place::Raw | Place::Root => keep(&mut facts.raw, non_empty(text)),
+            Position::Message | Position::Legacy => facts.set_message(text, depth),
+            Position::Raw | Position::Root => keep(&mut facts.raw, non_empty(text)),
             // `{"error": "Failed", "details": "[403 Forbidden] …"}`: web apps put the cause into
             // `details`, as text or as JSON in it.
-            Place::Details if facts.raw.is_none() && text.contains(['{', '[']) => {
+            Position::Details if facts.raw.is_none() && text.contains(['{', '[']) => {
                 facts.raw = Some(text.into_owned());
             }
-            Place::Details => keep(&mut facts.debug, non_empty(text)),
-            Place::Metadata | Place::Violations | Place::Fields => {}
+            Position::Details => keep(&mut facts.debug, non_empty(text)),
+            Position::Metadata | Position::Violations | Position::Fields => {}
         }
         Leaf::Nothing
     }
@@ -563,23 +563,23 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Leaf<'de>, A::Error> {
-        let Self { facts, place, depth } = self;
-        if place == Place::Leaf {
+        let Self { facts, position, depth } = self;
+        if position == Position::Leaf {
             while seq.next_element::<IgnoredAny>()?.is_some() {}
         } else {
-            while seq.next_element_seed(Walk { facts: &mut *facts, place, depth })?.is_some() {}
+            while seq.next_element_seed(Walk { facts: &mut *facts, position, depth })?.is_some() {}
         }
         Ok(Leaf::Nothing)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Leaf<'de>, A::Error> {
-        let Self { facts, place, depth } = self;
+        let Self { facts, position, depth } = self;
         let mut members = Vec::new();
         let mut quota = QuotaDetail::default();
-        facts.has_error |= place == Place::Error;
+        facts.has_error |= position == Position::Error;
         while let Some(Key(key)) = map.next_key()? {
-            if place == Place::Leaf {
-                let leaf = map.next_value_seed(Walk { facts: &mut *facts, place, depth })?;
+            if position == Position::Leaf {
+                let leaf = map.next_value_seed(Walk { facts: &mut *facts, position, depth })?;
                 if members.len() < MAX_PAIRS {
                     members.push((key.into_owned(), leaf));
                 }
@@ -587,27 +587,27 @@ impl<'de> Visitor<'de> for Walk<'_> {
             }
             // Keys with a blank or NBSP in front were recorded (" @type").
             let is_plain = matches!(key.as_bytes(), [b'!'..=b'~'] | [b'!'..=b'~', .., b'!'..=b'~']);
-            match step(place, if is_plain { &key } else { key.trim() }) {
+            match step(position, if is_plain { &key } else { key.trim() }) {
                 Step::Skip => drop(map.next_value::<IgnoredAny>()?),
                 Step::Take(Slot::Answer) => {
                     facts.has_answer = true;
                     map.next_value::<IgnoredAny>()?;
                 }
                 Step::Take(slot) => {
-                    let place = Place::Leaf;
-                    let leaf = map.next_value_seed(Walk { facts: &mut *facts, place, depth })?;
+                    let position = Position::Leaf;
+                    let leaf = map.next_value_seed(Walk { facts: &mut *facts, position, depth })?;
                     facts.take(slot, leaf, depth, &mut quota);
                 }
-                Step::Walk(place, by) => {
+                Step::Walk(position, by) => {
                     let depth = depth.saturating_add(by);
-                    map.next_value_seed(Walk { facts: &mut *facts, place, depth })?;
+                    map.next_value_seed(Walk { facts: &mut *facts, position, depth })?;
                 }
             }
         }
         let is_stated = names_quota(&quota) || quota.value.is_some();
-        if place == Place::Violations || (place == Place::Metadata && is_stated) {
+        if position == Position::Violations || (position == Position::Metadata && is_stated) {
             facts.add_quota(quota);
         }
-        Ok(if place == Place::Leaf { Leaf::Object(members) } else { Leaf::Nothing })
+        Ok(if position == Position::Leaf { Leaf::Object(members) } else { Leaf::Nothing })
     }
 }

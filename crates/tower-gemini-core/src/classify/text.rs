@@ -282,20 +282,9 @@ fn named_status(text: &str) -> Option<u16> {
 /// The HTTP status of a canonical code's number (google/rpc/code.proto), as gRPC-minded servers put
 /// it into `error.code`.
 pub(super) fn http_of_rpc(code: u64) -> Option<u16> {
-    Some(match code {
-        1 => 499,
-        2 | 13 | 15 => 500,
-        3 | 9 | 11 => 400,
-        4 => 504,
-        5 => 404,
-        6 | 10 => 409,
-        7 => 403,
-        8 => 429,
-        12 => 501,
-        14 => 503,
-        16 => 401,
-        _ => return None,
-    })
+    const HTTP: [u16; 17] =
+        [0, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401];
+    HTTP.get(usize::try_from(code).ok()?).copied().filter(|&status| status > 0)
 }
 
 /// The HTTP status of a `status` word. Compared without case and with blanks for underscores, in

@@ -4,9 +4,10 @@
 //! a member is.
 
 /// What a container is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Node {
     /// Anything that is passed over.
+    #[default]
     Skip,
     /// One answer, or one chunk or event of it.
     Root,

@@ -36,7 +36,7 @@ struct Frame {
 }
 
 /// How far the answer was before something that a repeated member can take back.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy)]
 struct Mark {
     text: usize,
     images: u32,
@@ -47,8 +47,9 @@ struct Mark {
     corrupt: Option<u64>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Progress {
+    #[default]
     None,
     Reading,
     /// Complete; `true` when its base64 is corrupt.
@@ -56,7 +57,7 @@ enum Progress {
 }
 
 /// Something that can be or hold an image: a part, a prediction, an entry of a list.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Element {
     node: Node,
     at: u64,
@@ -81,12 +82,22 @@ struct Element {
 }
 
 /// What is done with the string at hand.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 enum Text {
+    #[default]
     Skip,
-    Capture { bytes: Vec<u8>, max: usize },
-    Data { at: u64, began: bool },
-    Uri { reader: UriReader, at: u64 },
+    Capture {
+        bytes: Vec<u8>,
+        max: usize,
+    },
+    Data {
+        at: u64,
+        began: bool,
+    },
+    Uri {
+        reader: UriReader,
+        at: u64,
+    },
 }
 
 /// What one document said, kept apart until it ends, so that a repeated member can take it back.
@@ -125,7 +136,7 @@ struct Raw {
 }
 
 /// Reads one answer, in one document or many.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Reader {
     pub(super) store: Store,
     pub(super) keep_signature: bool,
@@ -153,24 +164,7 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(mode: Mode) -> Self {
-        Self {
-            store: Store::new(mode),
-            keep_signature: false,
-            collector: None,
-            answer: Answer::default(),
-            events: 0,
-            has_content: false,
-            ended: false,
-            takes_any: false,
-            is_cut: false,
-            document: Document::default(),
-            frames: Vec::new(),
-            elements: Vec::new(),
-            text: Text::Skip,
-            raw: None,
-            comma: None,
-            ended_span: None,
-        }
+        Self { store: Store::new(mode), ..Self::default() }
     }
 
     /// Copies what `bytes` hold of an error. Called after every piece.
@@ -459,25 +453,8 @@ impl Reader {
     }
 
     fn begin_element(&mut self, node: Node, at: u64, in_array: bool) {
-        let element = Element {
-            node,
-            at,
-            comma: self.comma,
-            in_array,
-            thought: None,
-            kind: None,
-            mime: None,
-            image: Progress::None,
-            began: false,
-            passed: false,
-            urls: Vec::new(),
-            file_mime: None,
-            file_uri: None,
-            text: Vec::new(),
-            signature: None,
-            pending: None,
-            mark: self.mark(),
-        };
+        let (comma, mark) = (self.comma, self.mark());
+        let element = Element { node, at, comma, in_array, mark, ..Element::default() };
         self.elements.push(element);
         if let (Node::Part, Some(collector)) = (node, &mut self.collector) {
             collector.begin_part();

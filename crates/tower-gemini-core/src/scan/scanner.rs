@@ -93,8 +93,8 @@ impl Scanner {
     fn new(mode: Mode, hint: Framing) -> Self {
         Self {
             reader: Reader::new(mode),
-            lexer: Lexer::new(),
-            lines: Lines::new(),
+            lexer: Lexer::default(),
+            lines: Lines::default(),
             shape: Shape::Unknown,
             hint,
             at: 0,
@@ -260,7 +260,7 @@ impl Scanner {
                 Shape::Bare => {
                     let taken = self.lex(bytes)?;
                     if self.lexer.is_done() {
-                        self.lexer = Lexer::new();
+                        self.lexer = Lexer::default();
                         self.lines.after_bare();
                         self.shape = Shape::Lines;
                     }
@@ -376,7 +376,7 @@ impl Scanner {
         self.not_done()?;
         if self.lexer.is_done() {
             // Some servers leave the blank line out: a value that is complete needs none.
-            self.lexer = Lexer::new();
+            self.lexer = Lexer::default();
         } else if self.lexer.is_started() {
             self.lexer.feed(b"\n", self.at, &mut self.reader)?;
             self.reader.copy_newline();
@@ -387,7 +387,7 @@ impl Scanner {
     fn end_event(&mut self) -> Result<(), ScanError> {
         if self.lexer.is_started() {
             self.lexer.finish(self.at, &mut self.reader)?;
-            self.lexer = Lexer::new();
+            self.lexer = Lexer::default();
         }
         Ok(())
     }

@@ -21,7 +21,7 @@ impl ValueReader {
     /// Reads one value. Returns whether it was one, alone and whole. `is_cut` says that its end was
     /// added by a repair.
     pub(crate) fn read(&mut self, json: &str, is_cut: bool) -> bool {
-        let mut lexer = Lexer::new();
+        let mut lexer = Lexer::default();
         self.0.is_cut = is_cut;
         let taken = lexer.feed(json.as_bytes(), 0, &mut self.0);
         self.0.copy_raw(json.as_bytes(), 0);
