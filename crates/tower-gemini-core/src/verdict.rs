@@ -1,20 +1,20 @@
-//! What an attempt's answer means: its outcome, what it cost, how far it reaches, and how long to
-//! wait.
+//! What the response to an attempt means: its outcome, what it cost, how far it reaches, and how
+//! long to wait.
 //!
 //! A [`Verdict`] is made by [`classify`](crate::classify::classify) from what the server said, or
-//! by one of the named constructors here when the server said nothing. It cannot be made up: so a
-//! [`ResendPermit`], which only an uncharged verdict grants, is evidence and not an opinion.
+//! by one of the named constructors here when the server said nothing. It cannot be made up: its
+//! [`Charge`], by which a resend is permitted, is evidence and not an opinion.
 //!
 //! ```
 //! use tower_gemini_core::verdict::{Charge, Verdict};
 //!
 //! let not_sent = Verdict::not_sent();
 //! assert_eq!(not_sent.charge(), Charge::None);
-//! assert!(not_sent.resend_permit().is_some());
+//! assert!(not_sent.charge().is_surely_free());
 //!
 //! let cut_off = Verdict::interrupted();
 //! assert_eq!(cut_off.charge(), Charge::Maybe);
-//! assert!(cut_off.resend_permit().is_none());
+//! assert!(!cut_off.charge().is_surely_free());
 //! ```
 
 use std::fmt;
@@ -119,7 +119,7 @@ macro_rules! outcomes {
             }
 
             /// Returns whether the same request to the same target may do better later. Says
-            /// nothing about money: ask [`Verdict::resend_permit`] for that.
+            /// nothing about money: ask [`Charge::is_surely_free`] for that.
             #[must_use]
             pub fn is_transient(self) -> bool {
                 match self { $(Self::$name => $transient,)* }
@@ -506,7 +506,7 @@ impl Verdict {
     /// Whether the same request to the same target may do better later and is not known to have
     /// been paid for.
     ///
-    /// This is advice. Whether it may be *sent* is decided by a [`ResendPermit`].
+    /// This is advice. Whether it may be *sent* is decided by its [`charge`](Self::charge).
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         self.charge != Charge::Charged
@@ -527,12 +527,6 @@ impl Verdict {
                     && self.charge != Charge::Charged
             }
         }
-    }
-
-    /// Leave to send this call once more, where it is certain that nothing was paid.
-    #[must_use]
-    pub fn resend_permit(&self) -> Option<ResendPermit> {
-        self.charge.is_surely_free().then_some(ResendPermit { risk: Risk::None })
     }
 }
 
@@ -566,54 +560,9 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Leave to send a call once more.
-///
-/// There are two ways to one: [`Verdict::resend_permit`], for what was surely not paid, and
-/// [`Allowance::buy`](crate::context::Allowance::buy), for what may have been, out of what the
-/// caller allowed. There is none for what was paid. It is consumed by
-/// [`KeptRequest::again`](crate::body::KeptRequest::again), the only way to a second body.
-#[derive(Debug)]
-#[must_use = "a permit that is not used sends nothing"]
-pub struct ResendPermit {
-    risk: Risk,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Risk {
-    None,
-    Bought,
-}
-
-impl ResendPermit {
-    pub(crate) fn bought() -> Self {
-        Self { risk: Risk::Bought }
-    }
-
-    /// Whether the caller's allowance paid for this permit, because the attempt before it may have
-    /// been charged.
-    #[must_use]
-    pub fn is_bought_risk(&self) -> bool {
-        self.risk == Risk::Bought
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_certainly_free_verdicts_grant_a_permit() {
-        for &outcome in Outcome::ALL {
-            for charge in [Charge::None, Charge::Waived, Charge::Maybe, Charge::Charged] {
-                let verdict = Verdict::of(outcome).with_charge(charge);
-                assert_eq!(
-                    verdict.resend_permit().is_some(),
-                    charge.is_surely_free(),
-                    "{verdict:?}"
-                );
-            }
-        }
-    }
 
     #[test]
     fn a_charged_verdict_is_never_called_retryable() {
@@ -642,6 +591,7 @@ mod tests {
         );
         let quotas = [QuotaCharge::None, QuotaCharge::Maybe, QuotaCharge::Counted];
         assert_eq!(quotas.map(QuotaCharge::as_str), ["none", "maybe", "counted"]);
+        assert_eq!(charges.map(Charge::is_surely_free), [true, true, false, false]);
         let verdict = Verdict::interrupted_delivery().with_reason("x");
         assert_eq!(verdict.to_string(), "interrupted (charge: charged), x");
         assert_eq!(verdict.outcome().to_string(), "interrupted");

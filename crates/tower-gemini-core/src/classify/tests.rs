@@ -1091,7 +1091,7 @@ proptest! {
         let call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(b"{}"));
         let verdict = classify(&call, status, &HeaderMap::new(), body.as_bytes());
         let would_be_resent = verdict.is_retryable() || verdict.another_model_helps();
-        prop_assert!(!would_be_resent || verdict.resend_permit().is_none(), "{:?}", verdict);
+        prop_assert!(!would_be_resent || !verdict.charge().is_surely_free(), "{:?}", verdict);
         if matches!(status.as_u16(), 500 | 502 | 503) && !from_google {
             prop_assert_eq!(verdict.charge(), Charge::Maybe);
         }
@@ -1102,7 +1102,7 @@ proptest! {
         let status = StatusCode::from_u16(status).unwrap();
         let verdict = classify(&image_call(), status, &HeaderMap::new(), &body);
         let _ = classify_without_status(&image_call(), &HeaderMap::new(), &body);
-        prop_assert!(!status.is_success() || verdict.resend_permit().is_none());
+        prop_assert!(!status.is_success() || !verdict.charge().is_surely_free());
     }
 
     #[test]
@@ -1157,7 +1157,7 @@ proptest! {
             r#"{{"candidates":[{{"content":{{"parts":[{part}]}},"finishReason":"{reason}","finishMessage":"{message}"}}],"usageMetadata":{{"candidatesTokenCount":{tokens},"candidatesTokensDetails":[{{"modality":"IMAGE","tokenCount":{tokens}}}]}}}}{tail}"#
         );
         let verdict = judged(status, &body);
-        prop_assert!(verdict.resend_permit().is_none(), "{:?}", verdict);
+        prop_assert!(!verdict.charge().is_surely_free(), "{:?}", verdict);
     }
 
     #[test]

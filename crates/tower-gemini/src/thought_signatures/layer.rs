@@ -1,12 +1,16 @@
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tower_gemini_core::scan::PartKeyer;
 use tower_layer::Layer;
 
+use super::file;
 use super::store::Store;
 use super::{Missing, ThoughtSignatures};
+use crate::stage::CallService;
 
 /// Makes [`ThoughtSignatures`] services that share what they have seen.
 #[derive(Clone)]
@@ -16,6 +20,7 @@ pub struct ThoughtSignaturesLayer {
     pub(super) keyer: PartKeyer,
     /// `None` where nothing is remembered.
     pub(super) store: Option<Arc<Mutex<Store>>>,
+    pub(super) is_off: bool,
 }
 
 impl ThoughtSignaturesLayer {
@@ -30,7 +35,14 @@ impl ThoughtSignaturesLayer {
             strict_on_vertex: false,
             keyer: PartKeyer::new([seed(), seed()]),
             store: Some(Arc::new(Mutex::new(Store::new(1024, 64 << 20)))),
+            is_off: false,
         }
+    }
+
+    /// Switched off: requests and responses pass unread.
+    #[must_use]
+    pub fn off() -> Self {
+        Self { is_off: true, ..Self::new().remember_nothing() }
     }
 
     /// What is done about a part whose signature is missing and was never seen here.
@@ -53,6 +65,33 @@ impl ThoughtSignaturesLayer {
     pub fn remember_nothing(mut self) -> Self {
         self.store = None;
         self
+    }
+
+    /// Writes what is remembered to a file, for [`load_from`](Self::load_from) after a restart. The
+    /// file is replaced whole, and readable by its owner alone. This blocks while it writes up to
+    /// the bytes that are remembered.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn save_to(&self, path: impl AsRef<Path>) -> io::Result<()> {
+        self.with_store(|store| file::save(path.as_ref(), &self.keyer, store)).unwrap_or(Ok(()))
+    }
+
+    /// Remembers what [`save_to`](Self::save_to) wrote, within the bounds of
+    /// [`remember`](Self::remember). A file that does not exist yet is an empty one. This blocks
+    /// while it reads.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or is none of signatures: the error says which line.
+    pub fn load_from(mut self, path: impl AsRef<Path>) -> io::Result<Self> {
+        if let Some(keyer) =
+            self.with_store(|store| file::load(path.as_ref(), store)).transpose()?.flatten()
+        {
+            self.keyer = keyer;
+        }
+        Ok(self)
     }
 
     /// Whether Pro models are checked on Vertex AI too, which does not enforce their signatures.
@@ -94,7 +133,7 @@ impl fmt::Debug for ThoughtSignaturesLayer {
     }
 }
 
-impl<S> Layer<S> for ThoughtSignaturesLayer {
+impl<S: CallService> Layer<S> for ThoughtSignaturesLayer {
     type Service = ThoughtSignatures<S>;
 
     fn layer(&self, inner: S) -> Self::Service {

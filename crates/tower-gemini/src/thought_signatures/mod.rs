@@ -7,7 +7,7 @@
 //! use http::{Request, Response};
 //! use http_body_util::{BodyExt, Full};
 //! use tower::{Layer, ServiceExt, service_fn};
-//! use tower_gemini::core::body::ReplayBody;
+//! use tower_gemini::body::ReplayBody;
 //! use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer, ThoughtSignaturesLayer};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -89,6 +89,7 @@
 //!
 //! Nothing is held. Of an answer that is dropped before its end nothing is remembered.
 
+mod file;
 mod layer;
 mod policy;
 mod service;
