@@ -48,7 +48,7 @@ mod tests;
 
 use http::{HeaderMap, StatusCode};
 
-use crate::call::{Call, Dialect, Verb};
+use crate::call::Call;
 use crate::scan::Answer;
 use crate::verdict::{Charge, Outcome, Verdict};
 
@@ -101,17 +101,18 @@ pub fn classify_answer(call: &Call, answer: &Answer) -> Verdict {
 /// Limits a verdict's charge to what a call of this kind can cost.
 ///
 /// The functions above apply it themselves. A layer applies it to verdicts of its own, such as
-/// [`Verdict::answering`] and [`Verdict::interrupted`]. A [`Verdict::not_sent`] needs it not.
+/// [`Verdict::answering`] and [`Verdict::interrupted`]; [`Verdict::not_sent`] does not need it.
 ///
-/// | the call | its charge |
-/// | --- | --- |
-/// | generates, or starts a batch that does | as the response says |
-/// | is recognised and generates nothing (`countTokens`, embeddings) | none |
-/// | is not recognised, response final | as the response says, but "charged" becomes "maybe" |
-/// | is not recognised, and a layer might send it again (500, 502, 503, 429 …) | maybe |
+/// | [`Call::can_be_charged`] | response | charge |
+/// | --- | --- | --- |
+/// | yes, or an image is asked for | any | as the response says |
+/// | no (`countTokens`, `GET`) | any | none |
+/// | not known | "charged" | maybe |
+/// | not known, not [idempotent](Call::is_idempotent) | one that a layer might resend after (500, 502, 503, 429 …) | maybe |
+/// | not known | any other | as the response says |
 ///
 /// Google does not bill its 5xx, but nobody knows what an unknown service did before it failed. So
-/// a call that is not recognised is sent once.
+/// a `POST` that is not recognised is sent once.
 ///
 /// ```
 /// use tower_gemini_core::call::Call;
@@ -123,42 +124,18 @@ pub fn classify_answer(call: &Call, answer: &Answer) -> Verdict {
 /// ```
 #[must_use]
 pub fn limit_charge(call: &Call, verdict: Verdict) -> Verdict {
-    match CallKind::from_call(call) {
-        CallKind::Generates => verdict,
-        CallKind::Free => verdict.with_charge(Charge::None),
-        CallKind::Unknown => {
-            let might_be_resent = verdict.is_retryable() || verdict.another_model_helps();
-            match verdict.charge() {
-                Charge::Charged => verdict.with_charge(Charge::Maybe),
-                Charge::None | Charge::Waived if might_be_resent => {
-                    verdict.with_charge(Charge::Maybe)
-                }
-                _ => verdict,
-            }
-        }
-    }
-}
-
-/// What a call can cost.
-enum CallKind {
-    /// It makes something that is billed.
-    Generates,
-    /// It makes nothing.
-    Free,
-    /// Nobody knows what it does.
-    Unknown,
-}
-
-impl CallKind {
-    fn from_call(call: &Call) -> Self {
-        match (call.dialect, call.verb) {
-            // A caller may know that an image is asked for where the path does not say so.
-            _ if call.wants_image => Self::Generates,
-            (Dialect::Unrecognised, _) => Self::Unknown,
-            (_, Verb::Count) => Self::Free,
-            (_, Verb::Other) => Self::Unknown,
-            (_, Verb::Generate | Verb::StreamGenerate | Verb::Predict | Verb::Batch) => {
-                Self::Generates
+    // A caller may know that an image is asked for where the path does not say so.
+    match call.can_be_charged() {
+        Some(true) => verdict,
+        _ if call.wants_image => verdict,
+        Some(false) => verdict.with_charge(Charge::None),
+        None => {
+            let might_be_resent =
+                !call.is_idempotent() && (verdict.is_retryable() || verdict.another_model_helps());
+            if verdict.charge() == Charge::Charged || might_be_resent {
+                verdict.with_charge(Charge::Maybe)
+            } else {
+                verdict
             }
         }
     }

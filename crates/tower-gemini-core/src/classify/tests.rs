@@ -1019,30 +1019,48 @@ fn gateways_that_lost_patience_know_nothing_of_the_charge() {
     assert_eq!((gateway.outcome(), gateway.charge()), (Outcome::Deadline, Charge::Maybe));
 }
 
-/// A 200 of countTokens, of a file upload and of a URL that is not Gemini's was called "charged".
+/// A 200 of countTokens, of a file listing and of a URL that is not Gemini's was called "charged".
 #[test]
 fn only_calls_that_generate_are_charged() {
-    let call = |path: &str| {
-        Call::parse(&Method::POST, &path.parse().unwrap(), &HeaderMap::new(), Some(b"{}"))
+    let (get, post) = (Method::GET, Method::POST);
+    let call = |method: &Method, path: &str| {
+        Call::parse(method, &path.parse().unwrap(), &HeaderMap::new(), Some(b"{}"))
     };
-    let text = br#"{"candidates":[{"content":{"parts":[{"text":"a"}]},"finishReason":"STOP"}]}"#;
-    let charge = |path: &str, body: &[u8]| {
-        classify(&call(path), StatusCode::OK, &HeaderMap::new(), body).charge()
-    };
-    for (path, body, want) in [
-        ("/v1beta/models/m:countTokens", &br#"{"totalTokens":7}"#[..], Charge::None),
-        ("/v1beta/models/m:embedContent", br#"{"embedding":{"values":[1]}}"#, Charge::None),
-        ("/v1beta/models/m:countTokens", b"", Charge::None),
-        ("/upload/v1beta/files", br#"{"file":{"name":"files/1"}}"#, Charge::Maybe),
-        ("/orders", b"ok", Charge::Maybe),
-        ("/v1beta/models/m:inventedVerb", text, Charge::Maybe),
-        ("/v1beta/models/m:generateContent", text, Charge::Charged),
-        ("/v1beta/models/m:batchGenerateContent", br#"{"name":"batches/1"}"#, Charge::Charged),
+    let text = r#"{"candidates":[{"content":{"parts":[{"text":"a"}]},"finishReason":"STOP"}]}"#;
+    for (method, path, body, want) in [
+        (&post, "/v1beta/models/m:countTokens", r#"{"totalTokens":7}"#, Charge::None),
+        (&post, "/v1beta/models/m:countTokens", "", Charge::None),
+        (&get, "/v1beta/files", r#"{"files":[{"name":"files/1"}]}"#, Charge::None),
+        (&get, "/v1beta/models", r#"{"models":[]}"#, Charge::None),
+        (&post, "/upload/v1beta/files", r#"{"file":{"name":"files/1"}}"#, Charge::Maybe),
+        (&post, "/orders", "ok", Charge::Maybe),
+        (&post, "/v1beta/models/m:inventedVerb", text, Charge::Maybe),
+        (&post, "/v1beta/models/m:generateContent", text, Charge::Charged),
+        (
+            &post,
+            "/v1beta/models/m:batchGenerateContent",
+            r#"{"name":"batches/1"}"#,
+            Charge::Charged,
+        ),
     ] {
-        assert_eq!(charge(path, body), want, "{path}");
+        let call = call(method, path);
+        let verdict = classify(&call, StatusCode::OK, &HeaderMap::new(), body.as_bytes());
+        assert_eq!(verdict.charge(), want, "{method} {path}");
     }
-    let begun = limit_charge(&call("/v1beta/models/m:countTokens"), Verdict::answering());
-    assert_eq!(begun.charge(), Charge::None);
+    let count = call(&post, "/v1beta/models/m:countTokens");
+    assert_eq!(limit_charge(&count, Verdict::answering()).charge(), Charge::None);
+    assert_eq!(limit_charge(&count, Verdict::interrupted()).charge(), Charge::None);
+}
+
+#[test]
+fn a_call_that_is_idempotent_may_be_resent_wherever_it_goes() {
+    for method in [Method::GET, Method::HEAD, Method::PUT, Method::DELETE] {
+        let call = Call::parse(&method, &"/orders/1".parse().unwrap(), &HeaderMap::new(), None);
+        for status in [StatusCode::INTERNAL_SERVER_ERROR, StatusCode::BAD_GATEWAY] {
+            let verdict = classify(&call, status, &HeaderMap::new(), b"");
+            assert!(verdict.is_retryable() && verdict.charge().is_surely_free(), "{method}");
+        }
+    }
 }
 
 fn fixtures() -> Vec<(u16, String)> {
