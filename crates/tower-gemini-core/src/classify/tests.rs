@@ -237,6 +237,8 @@ fn zero_quotas_are_final_however_they_are_spelled() {
         assert_eq!(verdict.wait(), None, "{name}");
         assert_eq!(verdict.another_model_helps(), elsewhere, "{name}");
     }
+    let unvalued = judged(429, &limited(requests, day, "", "30s"));
+    assert!(unvalued.detail().unwrap().quota.is_some());
     // One exhausted day without a value is a day, and not nothing.
     assert_eq!(judged(429, &limited(requests, day, "", "30s")).outcome(), Outcome::RateLimitedDay);
 }
@@ -628,6 +630,29 @@ fn rules_decide_where_only_they_differ() {
             Free,
             true,
         ),
+        (
+            404,
+            r#"{"error":{"message":"status: 503 x","code":404}}"#.into(),
+            O::NotFound,
+            Free,
+            false,
+        ),
+        // The reason alone.
+        (
+            400,
+            google_with(400, "INVALID_ARGUMENT", "x", &error_info("API_KEY_INVALID", "")),
+            O::Auth,
+            Free,
+            false,
+        ),
+        (
+            400,
+            google_with(400, "INVALID_ARGUMENT", "x", &error_info("SERVICE_DISABLED", "")),
+            O::Permission,
+            Free,
+            false,
+        ),
+        (413, google(413, "INVALID_ARGUMENT", "x"), O::PayloadTooLarge, Free, false),
         // Advice to enable billing is a limit's too.
         (
             429,

@@ -65,6 +65,7 @@ mod answer;
 mod base64;
 mod dimensions;
 mod error;
+mod framing;
 mod json;
 mod paths;
 mod read;
@@ -81,6 +82,7 @@ mod values;
 
 pub use answer::{Answer, Image, PartSpan, TokenCount, Usage};
 pub use error::{ScanError, ScanFailure};
+pub use framing::Framing;
 pub use scanner::{Decoded, Scanner};
 pub(crate) use signatures::MAX_TEXT as MAX_KEYED_TEXT;
 pub use signatures::{PartKey, PartKeyer, PartSignature};

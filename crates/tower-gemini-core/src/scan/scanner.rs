@@ -4,12 +4,12 @@ use bytes::Bytes;
 
 use super::answer::Answer;
 use super::error::{ErrorKind, ScanError, ScanFailure};
+use super::framing::Framing;
 use super::json::Lexer;
 use super::read::Reader;
 use super::signatures::{Collector, PartKeyer};
 use super::sse::{Lines, Run};
 use super::store::Mode;
-use crate::call::Framing;
 
 /// No image is decoded beyond this unless told otherwise: what go-genai allows a line of a stream
 /// to be (2026-08).

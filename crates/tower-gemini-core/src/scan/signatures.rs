@@ -227,7 +227,7 @@ impl Collector {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call::Framing;
+    use crate::scan::Framing;
     use crate::scan::Scanner;
     use base64::Engine as _;
     use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};

@@ -6,9 +6,9 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 
 use super::answer::{Answer, PartSpan};
+use super::framing::Framing;
 use super::scanner::Scanner;
 use super::strip::strip_drafts;
-use crate::call::Framing;
 
 /// Cuts drafts that are marked as thoughts out of a streamed answer while it passes.
 ///

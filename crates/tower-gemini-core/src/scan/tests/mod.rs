@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::paths::is_image;
 use super::*;
-use crate::call::Framing;
+use crate::scan::Framing;
 
 mod dialects;
 mod differential;
