@@ -1,4 +1,4 @@
-//! Keeping keys out of everything that is printed.
+//! Keeps secrets out of everything that is printed.
 //!
 //! Secrets turn up in places nobody thinks of: in the query of a URL that an exception quotes, in
 //! Google's own error bodies ("Invalid API key: …", "Consumer 'api_key:AIza…' has been
@@ -24,9 +24,9 @@ use memchr::memmem::{self, Finder};
 
 const HIDDEN: &str = "***";
 
-/// The text with every secret in it replaced by `***`; borrowed where there is none.
+/// Returns the text with every secret in it replaced by `***`; borrowed where there is none.
 ///
-/// Doing it twice changes nothing more.
+/// The operation is idempotent. Its work is linear in the text, but for sorting what it found.
 #[must_use]
 pub fn redact(text: &str) -> Cow<'_, str> {
     if !may_hold_a_secret(text) {
@@ -54,7 +54,7 @@ pub fn redact(text: &str) -> Cow<'_, str> {
     Cow::Owned(clean)
 }
 
-/// A URI as text, without secrets.
+/// Returns a URI as text, without secrets.
 ///
 /// ```
 /// let uri: http::Uri = "https://host/v1/projects/my-shop/x?alt=sse&key=abc".parse().unwrap();
@@ -65,8 +65,8 @@ pub fn redact_uri(uri: &Uri) -> String {
     redact(&uri.to_string()).into_owned()
 }
 
-/// Headers for printing: the values of those that carry credentials are hidden whole, and secrets
-/// in all others.
+/// Prepares headers for printing: hides the whole values of those that carry credentials, and
+/// secrets in all others.
 ///
 /// ```
 /// let mut headers = http::HeaderMap::new();
@@ -374,8 +374,8 @@ fn starts_word(bytes: &[u8], at: usize) -> bool {
         || (back(6) == Some(b'\\') && back(5) == Some(b'u'))
 }
 
-/// Digits, mixed case or punctuation tell a token from a word of a sentence; hidden ones do not
-/// count again.
+/// Digits, mixed case or punctuation distinguish a token from a word of a sentence; hidden ones do
+/// not count again.
 fn looks_random(token: &[u8]) -> bool {
     // A long one needs no look: the look would be at all of it, as often as a scheme stands in it.
     token.len() >= 20

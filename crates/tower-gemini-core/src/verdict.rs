@@ -20,12 +20,12 @@
 use std::fmt;
 use std::time::Duration;
 
-/// What the money side of an attempt is known to be.
+/// What is known about the charge of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Charge {
     /// Rejected before work, or never sent: nothing was paid.
     None,
-    /// Work was done and the answer says in words that it is not charged.
+    /// Work was done and the response states that it is not charged.
     Waived,
     /// Sent, outcome unknown: it may have been paid for.
     Maybe,
@@ -34,13 +34,13 @@ pub enum Charge {
 }
 
 impl Charge {
-    /// Whether it is certain that nothing was paid.
+    /// Returns whether it is certain that nothing was paid.
     #[must_use]
     pub fn is_surely_free(self) -> bool {
         matches!(self, Self::None | Self::Waived)
     }
 
-    /// The word used in trails, logs and metrics: `none`, `waived`, `maybe` or `charged`.
+    /// Returns the word used in trails, logs and metrics: `none`, `waived`, `maybe` or `charged`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -64,7 +64,7 @@ impl fmt::Display for Charge {
 pub enum QuotaCharge {
     /// Not counted: it never reached the server.
     None,
-    /// Unknown: sent without an answer, or a 429 (Google does not say whether refused requests
+    /// Unknown: sent without a response, or a 429 (Google does not say whether refused requests
     /// count).
     Maybe,
     /// Counted: every answered request is, a 503 and a 400 too.
@@ -72,7 +72,7 @@ pub enum QuotaCharge {
 }
 
 impl QuotaCharge {
-    /// The word used in trails, logs and metrics: `none`, `maybe` or `counted`.
+    /// Returns the word used in trails, logs and metrics: `none`, `maybe` or `counted`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -83,19 +83,19 @@ impl QuotaCharge {
     }
 }
 
-/// How far an outcome reaches: what would have to change for the same request to do better.
+/// The scope of an outcome: what would have to change for the same request to succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Scope {
-    /// The request itself: no model accepts it as it stands.
+    /// The request itself: no model accepts it unchanged.
     Request,
-    /// The model asked for, at this size: another model may answer.
+    /// The model asked for, at this size: another model may succeed.
     Model,
     /// The account, project or key: every model behind it is closed.
     Account,
-    /// The way to the server: another attempt on the same target may pass.
+    /// The connection to the server: another attempt on the same target may succeed.
     Transport,
-    /// A passing condition of the service.
+    /// A temporary condition of the service.
     Service,
 }
 
@@ -160,10 +160,10 @@ outcomes! {
     /// A 429 that does not say which limit it means.
     RateLimited: "rate_limit_unknown", None, Maybe, Model, true;
     /// The account spends faster than its tier allows (a rolling ten minutes): no model of it will
-    /// answer.
+    /// respond.
     SpendRateLimited: "spend_rate_limit", None, Maybe, Account, true;
     /// No quota at all, or no means to pay: limit 0, prepaid credit or spending cap used up.
-    /// Waiting cures nothing.
+    /// Waiting does not help.
     QuotaZeroOrBilling: "quota_zero_or_billing", None, Maybe, Account, false;
     /// The model has no capacity now, whether it says so with a 503 or with a 429 without quota
     /// details.
@@ -186,11 +186,11 @@ outcomes! {
     Auth: "auth", None, Counted, Account, false;
     /// The key is valid and may not do this.
     Permission: "permission", None, Counted, Account, false;
-    /// No such model, path or entity; retired models answer so.
+    /// No such model, path or entity; retired models respond so.
     NotFound: "not_found", None, Counted, Model, false;
     /// It surely never reached the server (connect, DNS, TLS, a refused stream, our own admission).
     NotSent: "not_sent", None, None, Transport, true;
-    /// It was sent, and then the connection broke, the body ended early, or our own patience did.
+    /// It was sent, and then the connection broke, the body ended early, or our timeout expired.
     Interrupted: "interrupted", Maybe, Maybe, Transport, true;
     /// Nothing known fits.
     Other: "other", Maybe, Maybe, Service, true;
@@ -238,25 +238,25 @@ pub struct WaitHint {
 }
 
 impl WaitHint {
-    /// A hint as the server stated it.
+    /// Creates a hint as the server stated it.
     #[must_use]
     pub fn new(hint: Duration, source: WaitSource) -> Self {
         Self { hint, source }
     }
 
-    /// The delay as the server stated it.
+    /// Returns the delay as the server stated it.
     #[must_use]
     pub fn stated(&self) -> Duration {
         self.hint
     }
 
-    /// Where it was found.
+    /// Returns where it was found.
     #[must_use]
     pub fn source(&self) -> WaitSource {
         self.source
     }
 
-    /// The shortest wait that cannot be early, in whole milliseconds, rounded up.
+    /// Returns the shortest wait that cannot be early, in whole milliseconds, rounded up.
     ///
     /// A whole number of seconds in `RetryInfo` was floored by Google while its message kept the
     /// fraction ("58s" beside "58.93s"), so up to a second is missing from it: one second is added.
@@ -276,7 +276,7 @@ impl WaitHint {
     }
 }
 
-/// What one attempt's answer means.
+/// What the response to one attempt means.
 ///
 /// Small and cheap to clone; the text is boxed and absent on success.
 #[derive(Clone, PartialEq, Eq)]
@@ -291,7 +291,7 @@ pub struct Verdict {
     detail: Option<Box<Detail>>,
 }
 
-/// The fine print of a verdict. Strings are redacted before they get here.
+/// The details of a verdict. Strings are redacted before they get here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Detail {
@@ -383,8 +383,8 @@ impl Verdict {
         self
     }
 
-    /// It surely never reached the server: connect, DNS, TLS, a refused stream, or an admission of
-    /// our own.
+    /// The request surely never reached the server: connect, DNS, TLS, a refused stream, or our own
+    /// admission control.
     #[must_use]
     pub fn not_sent() -> Self {
         Self::of(Outcome::NotSent)
@@ -400,7 +400,7 @@ impl Verdict {
     /// An admission of our own said no before anything was sent: no money, no quota, and `wait`
     /// until it would say yes.
     ///
-    /// `outcome` says which limit it was and `elsewhere` whether another model may answer, so that
+    /// `outcome` says which limit it was and `elsewhere` whether another model may succeed, so that
     /// retry and fallback treat it as Google's own refusal. Without a `wait` no waiting helps. It
     /// needs no evidence: what was not sent cannot have been charged.
     #[must_use]
@@ -420,7 +420,8 @@ impl Verdict {
             .with_detail(detail)
     }
 
-    /// It was sent (or may have been), and no complete answer came back: it may have been paid for.
+    /// It was sent (or may have been), and no complete response came back: it may have been paid
+    /// for.
     #[must_use]
     pub fn interrupted() -> Self {
         Self::of(Outcome::Interrupted)
@@ -439,8 +440,8 @@ impl Verdict {
         Self::of(Outcome::Answered)
     }
 
-    /// A whole answer broke off after its head had promised success: the model had run to its end,
-    /// so it was paid for.
+    /// A whole response broke off after its head had promised success: the model had run to its
+    /// end, so it was paid for.
     #[must_use]
     pub fn interrupted_delivery() -> Self {
         Self::of(Outcome::Interrupted).with_charge(Charge::Charged).with_quota(QuotaCharge::Counted)
@@ -455,56 +456,56 @@ impl Verdict {
         verdict
     }
 
-    /// What the attempt ended in.
+    /// Returns what the attempt ended in.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         self.outcome
     }
 
-    /// What is known of the money.
+    /// Returns what is known of the money.
     #[must_use]
     pub fn charge(&self) -> Charge {
         self.charge
     }
 
-    /// What is known of the request quota.
+    /// Returns what is known of the request quota.
     #[must_use]
     pub fn quota(&self) -> QuotaCharge {
         self.quota
     }
 
-    /// How far it reaches.
+    /// Returns how far it reaches.
     #[must_use]
     pub fn scope(&self) -> Scope {
         self.scope
     }
 
-    /// How long the server asks to wait, where it does.
+    /// Returns how long the server asks to wait, where it does.
     #[must_use]
     pub fn wait(&self) -> Option<WaitHint> {
         self.wait
     }
 
-    /// The fine print, where there is any.
+    /// Returns the details, where there are any.
     #[must_use]
     pub fn detail(&self) -> Option<&Detail> {
         self.detail.as_deref()
     }
 
-    /// The most telling machine word, where there is one.
+    /// Returns the most specific machine word, where there is one.
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         self.detail.as_ref()?.reason.as_deref()
     }
 
-    /// The server's own words, where there are any.
+    /// Returns the server's message, where there is one.
     #[must_use]
     pub fn message(&self) -> Option<&str> {
         self.detail.as_ref()?.message.as_deref()
     }
 
-    /// Whether the same request to the same target may do better later and is not known to have
-    /// been paid for.
+    /// Returns whether the same request to the same target may do better later and is not known to
+    /// have been paid for.
     ///
     /// This is advice. Whether it may be *sent* is decided by its [`charge`](Self::charge).
     #[must_use]
@@ -513,7 +514,7 @@ impl Verdict {
             && self.transient.unwrap_or_else(|| self.outcome.is_transient())
     }
 
-    /// Whether another model behind the same account may answer this request.
+    /// Returns whether another model behind the same account may response this request.
     #[must_use]
     pub fn another_model_helps(&self) -> bool {
         if let Some(helps) = self.elsewhere {

@@ -1,6 +1,6 @@
-//! From what a 2xx answer says to what it means and what it cost.
+//! Decides what a 2xx response means and what it cost.
 //!
-//! Asked in this order:
+//! Rules in this order:
 //!
 //! 1. An **error** in it: the stream broke, whatever came before, a `STOP` included.
 //! 2. An **image** that is more than a draft: that was asked for, and is paid for.
@@ -48,14 +48,15 @@ pub(super) fn judge_answer(call: &Call, answer: &Answer) -> Verdict {
     describe(verdict.with_charge(charge), answer)
 }
 
-/// The answer ended before it said that it had. The server answered, so the request counts.
+/// The response ended before it said that it had. The server answered, so the request counts.
 fn cut_off() -> Verdict {
     Verdict::of(Outcome::Interrupted)
         .with_quota(QuotaCharge::Counted)
         .with_reason("no finish reason")
 }
 
-/// The answer holds an error. What was paid for before it is unknown, unless an image had arrived.
+/// The response holds an error. What was paid for before it is unknown, unless an image had
+/// arrived.
 fn broken_by(call: &Call, answer: &Answer, error: &[u8]) -> Verdict {
     let cause = judge(call, None, &HeaderMap::new(), read::read(error));
     let is_paid = answer.images > 0 || !answer.image_urls.is_empty() || has_image_tokens(answer);
@@ -65,7 +66,7 @@ fn broken_by(call: &Call, answer: &Answer, error: &[u8]) -> Verdict {
         detail.reason = Some(cause.outcome().as_str().to_owned());
     }
     // Where waiting cures nothing, the stream's break is final too, and a model that had begun to
-    // answer is not missing.
+    // response is not missing.
     Verdict::of(Outcome::StreamError)
         .with_charge(if is_paid { Charge::Charged } else { Charge::Maybe })
         .with_transient(is_passing)
@@ -121,7 +122,7 @@ fn without_image(
     if !answer.said_end && (call.wants_image || call.dialect != Dialect::Unrecognised) {
         return cut_off();
     }
-    // Foreign JSON, or a page where an answer should be.
+    // Foreign JSON, or a page where a response should be.
     Verdict::of(if call.wants_image { Outcome::Other } else { Outcome::Answered })
 }
 
@@ -129,8 +130,8 @@ fn has_image_tokens(answer: &Answer) -> bool {
     answer.usage.as_ref().is_some_and(|usage| usage.image_tokens() > 0)
 }
 
-/// What an imageless 2xx cost, from its usage and its words. Only words of the service waive; the
-/// model's own do not.
+/// Returns what an imageless 2xx cost, from its usage and its words. Only words of the service
+/// waive; the model's own do not.
 fn charge(call: &Call, answer: &Answer, verdict: &Verdict, finish: Option<&str>) -> Charge {
     let is_waived = words_of(answer).any(says_not_charged);
     if has_image_tokens(answer) {

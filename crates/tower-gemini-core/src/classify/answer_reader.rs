@@ -11,8 +11,8 @@ use crate::scan::{Answer, ValueReader};
 /// How often text that is no JSON is searched for the start of some.
 const MAX_PROSE: usize = 64;
 
-/// Reads an answer: JSON, an array of chunks, server-sent events, JSON lines, and each of them with
-/// an error at its end.
+/// Reads a response: JSON, an array of chunks, server-sent events, JSON lines, and each of them
+/// with an error at its end.
 pub(super) fn read(body: &[u8]) -> Answer {
     read_text(&String::from_utf8_lossy(body))
 }
@@ -21,7 +21,7 @@ fn read_text(text: &str) -> Answer {
     let whole = text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
     let mut values = ValueReader::new();
     if values.read(whole, false) {
-        // A JSON string may hold an answer.
+        // A JSON string may hold the body.
         return match serde_json::from_str::<String>(whole) {
             Ok(inner) if inner.trim_start().starts_with(['{', '[']) => read_text(&inner),
             _ => values.finish(true),

@@ -54,11 +54,11 @@ pub(super) struct Facts {
     pub(super) model: Option<String>,
     /// A proxy says that its shared pool upstream is used up.
     pub(super) shared_pool: bool,
-    /// A string that may hold another answer (`metadata.raw`, `upstreamResponse`).
+    /// A string that may hold another response (`metadata.raw`, `upstreamResponse`).
     pub(super) raw: Option<String>,
     /// An error object was met.
     pub(super) has_error: bool,
-    /// An answer of a model was met (`candidates`, `promptFeedback` …).
+    /// What a model answered was met (`candidates`, `promptFeedback` …).
     pub(super) has_answer: bool,
     /// It was a web page.
     pub(super) is_page: bool,
@@ -76,7 +76,7 @@ pub(super) enum QuotaWindow {
     Day,
 }
 
-/// Whether a quota says which it is.
+/// Returns whether a quota says which it is.
 pub(super) fn names_quota(quota: &QuotaDetail) -> bool {
     quota.id.is_some() || quota.metric.is_some()
 }
@@ -114,7 +114,8 @@ fn window_of(name: &str) -> QuotaWindow {
     }
 }
 
-/// Whether a metric counts input tokens: those windows are minutes unless an id says otherwise.
+/// Returns whether a metric counts input tokens: those windows are minutes unless an id says
+/// otherwise.
 fn counts_tokens(metric: &str) -> bool {
     metric.contains("input_token")
         || metric.contains("InputToken")
@@ -130,7 +131,7 @@ impl Facts {
         Ok((facts, values.byte_offset()))
     }
 
-    /// Whether anything here says what went wrong.
+    /// Returns whether anything here says what went wrong.
     pub(super) fn is_telling(&self) -> bool {
         self.has_answer || self.states_error()
     }
@@ -144,7 +145,7 @@ impl Facts {
             || self.retry_delay.is_some()
     }
 
-    /// Takes over what an inner answer (one that was wrapped as text) states: it knows better.
+    /// Takes over what an inner response (one that was wrapped as text) states: it knows better.
     pub(super) fn absorb(&mut self, inner: Self) {
         if inner.states_error() && (inner.code.is_some() || inner.status.is_some()) {
             self.code = inner.code;
@@ -312,7 +313,7 @@ enum Position {
     Error,
     /// `message`: a string, or an object in its place.
     Message,
-    /// A string or object that is another answer.
+    /// A string or object that is another response.
     Raw,
     /// `details` and its members; `violations` and its.
     Details,
@@ -356,7 +357,7 @@ enum Step {
     Walk(Position, u8),
 }
 
-/// What the member `key` at `position` is.
+/// Returns what the member `key` at `position` is.
 fn step(position: Position, key: &str) -> Step {
     use Position as P;
     use Slot as S;

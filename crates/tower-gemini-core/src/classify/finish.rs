@@ -45,7 +45,7 @@ fn word(spelled: &str, names: &List) -> String {
     tail.to_ascii_uppercase().replace([' ', '-'], "_")
 }
 
-/// What a finish reason (in upper case) says.
+/// Returns what a finish reason (in upper case) says.
 pub(super) fn meaning(word: &str) -> Finish {
     let phrases = &PHRASES.finish;
     let is_in = |list: &List| list.iter().any(|name| name == word);
@@ -96,7 +96,7 @@ fn named_after_finish_reason(text: &str) -> Option<&'static String> {
     })
 }
 
-/// The verdict of an answer that ended so without an image. The charge is the outcome's usual one:
+/// The verdict of a response that ended so without an image. The charge is the outcome's usual one:
 /// the caller of this knows the usage.
 pub(super) fn verdict(call: &Call, finish: Finish, word: &str) -> Verdict {
     let outcome = match finish {

@@ -1,11 +1,11 @@
-//! From what an error states to what it means.
+//! Decides what an error means from what it states.
 //!
-//! The rules are asked in this order, and the first that fits decides. What is final comes before
+//! The rules are tried in this order, and the first that fits decides. What is final comes before
 //! what passes, because the bodies of final refusals look friendly: "limit: 0" comes with a
 //! `RetryInfo` of 40 s, a daily limit with one of 2 s.
 //!
 //! 1. **Refusals** that a proxy turned into an error (`channel:image_generation_failed`, a finish
-//!    reason in the text): a retry would pay again, whatever status the proxy chose.
+//!    reason in the text): a retry would pay twice, whatever status the proxy chose.
 //! 2. **Region**, because "the free tier is not available in your country, please enable billing"
 //!    speaks of billing too.
 //! 3. **Spend rate**, which passes after ten minutes, before
@@ -42,7 +42,8 @@ const SPEND_WINDOW: Duration = Duration::from_secs(600);
 /// it.
 const MAX_MESSAGE: usize = 512;
 
-/// Judges an error. `http` is the status of the answer itself, where it is known and is no success.
+/// Classifies an error. `http` is the status of the response itself, where it is known and is no
+/// success.
 pub(super) fn judge(call: &Call, http: Option<u16>, headers: &HeaderMap, facts: Facts) -> Verdict {
     let joined;
     let message = facts.message.as_deref().unwrap_or_default();
@@ -78,7 +79,7 @@ pub(super) fn judge(call: &Call, http: Option<u16>, headers: &HeaderMap, facts: 
 }
 
 /// The status that counts. The body decides, except where it only says "wrong" (400) or "broken"
-/// (500) in a gateway's words and the answer's own status says more.
+/// (500) in a gateway's words and the response's own status says more.
 fn code(http: Option<u16>, facts: &Facts) -> u16 {
     let is_vague = |code: u16| matches!(code, 400 | 500);
     let mut code = match (facts.code, facts.status) {
@@ -160,7 +161,7 @@ impl Case<'_> {
         self.facts.is_google && self.facts.word.is_none()
     }
 
-    /// A refusal of a prompt or an image, told as an error.
+    /// A refusal of a prompt or an image, reported as an error.
     fn refused(&self) -> Option<Verdict> {
         if self.text.has_any(&PHRASES.prompt_refused_by_imagen) {
             // Imagen blocks prompts with a 400, before any work.
@@ -345,7 +346,7 @@ impl Case<'_> {
         }
     }
 
-    /// What the message says, for the statuses that have many meanings and for wrappers that have
+    /// Decides by the message, for the statuses that have many meanings and for wrappers that have
     /// none.
     fn by_words(&self) -> Option<Verdict> {
         let text = self.text;
@@ -447,7 +448,7 @@ impl Case<'_> {
             502 => Verdict::of(Outcome::BadGateway),
             503 | 529 => Verdict::of(Outcome::Overloaded),
             // A front that lost the origin: whether the origin had begun is unknown (521 to 523
-            // never reached it, but the page of a stranger is no certainty).
+            // never reached it, but a page of an unknown origin is no certainty).
             520..=527 => Verdict::of(Outcome::BadGateway).with_charge(Charge::Maybe),
             400..=498 => Verdict::of(Outcome::BadRequest),
             505..=599 => Verdict::of(Outcome::Internal),
@@ -490,7 +491,7 @@ fn describe(
     has_advice: bool,
 ) -> Verdict {
     use Outcome as O;
-    // A gateway's own refusal may never have reached the service, whose quota it then did not touch.
+    // A gateway's own refusal may never have reached the service, nor touched its quota.
     let verdict = if !facts.is_google && verdict.quota() == QuotaCharge::Counted {
         verdict.with_quota(QuotaCharge::Maybe)
     } else {

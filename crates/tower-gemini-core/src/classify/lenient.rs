@@ -220,8 +220,8 @@ impl<'a> Repair<'a> {
     }
 }
 
-/// Whether it is a number that strict JSON takes: no leading zeros, no sign but minus, few enough
-/// digits to be finite.
+/// Returns whether it is a number that strict JSON takes: no leading zeros, no sign but minus, few
+/// enough digits to be finite.
 fn is_number(token: &str) -> bool {
     let digits = token.strip_prefix('-').unwrap_or(token);
     let (whole, fraction) =

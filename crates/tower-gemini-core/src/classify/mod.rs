@@ -1,7 +1,7 @@
-//! What an answer means: pure functions from what came back to a [`Verdict`].
+//! Classifies responses: pure functions from a response to a [`Verdict`].
 //!
 //! The body decides, not the status. A 429 may be a minute's limit, a day's, no quota at all, an
-//! account's spending or Google's own lack of room; a 200 may be a refusal, an empty answer or an
+//! account's spending or Google's own lack of room; a 200 may be a refusal, an empty response or an
 //! error; a gateway's 500 may hold any of them as text.
 //!
 //! ```
@@ -13,7 +13,7 @@
 //! let mut call = Call::unrecognised();
 //! call.wants_image = true;
 //!
-//! // A friendly hint beside a quota of zero: waiting cures nothing.
+//! // A wait hint beside a quota of zero: waiting does not help.
 //! let body = br#"{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED",
 //!     "message": "Quota exceeded for metric: requests, limit: 0\nPlease retry in 40.5s."}}"#;
 //! let verdict = classify(&call, StatusCode::TOO_MANY_REQUESTS, &HeaderMap::new(), body);
@@ -26,8 +26,9 @@
 //! assert_eq!((verdict.outcome(), verdict.charge()), (Outcome::NoImage, Charge::Waived));
 //! ```
 //!
-//! The order of the rules and the reasons for it stand in `judge.rs` (errors) and `answer.rs`
-//! (successes). Nothing here fails or panics: bytes that mean nothing are [`Outcome::Other`].
+//! The order of the rules and the reasons for it are in `judge.rs` (errors) and `answer.rs`
+//! (successes); the phrases that are looked for are data, in `classify/phrases.toml`. Nothing here
+//! fails or panics: bytes that mean nothing are [`Outcome::Other`].
 //!
 //! [`Outcome::Other`]: crate::verdict::Outcome::Other
 
@@ -54,7 +55,7 @@ use crate::verdict::{Charge, Outcome, Verdict};
 
 /// Classifies a complete response by its status, headers and body.
 ///
-/// A 2xx is classified as an answer ([`classify_answer`]), anything else as an error. Takes any
+/// The body of a 2xx is read as an answer ([`classify_answer`]), any other as an error. Accepts any
 /// bytes.
 #[must_use]
 pub fn classify(call: &Call, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Verdict {
@@ -92,7 +93,7 @@ pub fn classify_without_status(call: &Call, headers: &HeaderMap, body: &[u8]) ->
     limit_charge(call, judge::judge(call, None, headers, facts))
 }
 
-/// Classifies a complete 2xx answer that was scanned as it passed.
+/// Classifies a complete 2xx response by what the scanner found in it.
 #[must_use]
 pub fn classify_answer(call: &Call, answer: &Answer) -> Verdict {
     limit_charge(call, answer::judge_answer(call, answer))
@@ -111,7 +112,7 @@ pub fn classify_answer(call: &Call, answer: &Answer) -> Verdict {
 /// | not known, not [idempotent](Call::is_idempotent) | one that a layer might resend after (500, 502, 503, 429 …) | maybe |
 /// | not known | any other | as the response says |
 ///
-/// Google does not bill its 5xx, but nobody knows what an unknown service did before it failed. So
+/// Google does not bill its 5xx, but what an unknown service did before it failed is not known. So
 /// a `POST` that is not recognised is sent once.
 ///
 /// ```
@@ -141,12 +142,12 @@ pub fn limit_charge(call: &Call, verdict: Verdict) -> Verdict {
     }
 }
 
-/// An answer of the model under a status that says error: a proxy turned a refusal into a 400, or
-/// an empty answer into a 500. Work was done, whatever the proxy calls it.
+/// Classifies a model's answer under an error status: a proxy turned a refusal into a 400, or an
+/// empty answer into a 500. Work was done, whatever the proxy calls it.
 fn relayed(call: &Call, body: &[u8]) -> Verdict {
     let verdict = classify_answer(call, &answer_reader::read(body));
     match verdict.outcome() {
-        // The proxy cut its report, not the model its answer: how it ended is not known.
+        // The proxy truncated its report, not the model its answer: how it ended is not known.
         Outcome::Interrupted if verdict.charge() != Charge::Charged => {
             verdict.with_charge(Charge::Maybe)
         }

@@ -66,7 +66,7 @@ fn read_text(text: &str, room: Room<'_>) -> Facts {
             });
             if let Some((mut facts, end)) = found {
                 unfold(&mut facts, room);
-                // An answer's chunk may be followed by the error that ended the stream.
+                // A response's chunk may be followed by the error that ended the stream.
                 let rest = text.get(end..).unwrap_or_default();
                 let later = if facts.states_error() { None } else { embedded(rest, room) };
                 if let Some(later) = later.filter(Facts::states_error) {
@@ -77,7 +77,7 @@ fn read_text(text: &str, room: Room<'_>) -> Facts {
                 }
             }
         }
-        // A JSON string that holds the answer.
+        // A JSON string that holds the body.
         Some(b'"') if room.is_left() => {
             if let Ok(inner) = serde_json::from_str::<String>(text) {
                 return read_text(&inner, room.deeper());
@@ -101,7 +101,7 @@ fn read_prose(text: &str, room: Room<'_>) -> Facts {
     facts
 }
 
-/// Looks into the strings that may hold another answer.
+/// Looks into the strings that may hold another response.
 fn unfold(facts: &mut Facts, room: Room<'_>) {
     if !room.is_left() {
         return;
@@ -139,7 +139,7 @@ fn unfold(facts: &mut Facts, room: Room<'_>) {
     }
 }
 
-/// The first JSON in a text that states an error, else the first that is an answer.
+/// Returns the first JSON in a text that states an error, else the first that is an answer.
 fn embedded(text: &str, room: Room<'_>) -> Option<Facts> {
     if !room.is_left() {
         return None;
@@ -204,7 +204,7 @@ fn embedded(text: &str, room: Room<'_>) -> Option<Facts> {
     astray.or(answer)
 }
 
-/// Whether the text has details that the repair did not find.
+/// Returns whether the text has details that the repair did not find.
 fn has_lost_details(facts: &Facts, json: &str) -> bool {
     let has = |word: &str| memchr::memmem::find(json.as_bytes(), word.as_bytes()).is_some();
     (facts.code.is_none()
@@ -215,7 +215,7 @@ fn has_lost_details(facts: &Facts, json: &str) -> bool {
         || (facts.retry_delay.is_none() && facts.violations == 0 && has("retryDelay"))
 }
 
-/// Where JSON may start: at `{`, or at the `[` right before one.
+/// Returns where JSON may start: at `{`, or at the `[` right before one.
 fn next_start(text: &str, from: usize) -> Option<usize> {
     let bytes = text.as_bytes();
     let brace = from + memchr::memchr(b'{', bytes.get(from..)?)?;
@@ -270,7 +270,7 @@ fn unescape(json: &str) -> Option<String> {
 const MAX_PAGE: usize = 64 * 1024;
 const MAX_PAGE_TEXT: usize = 1000;
 
-/// Whether a text that begins with `<` is markup, and not an object that was printed
+/// Returns whether a text that begins with `<` is markup, and not an object that was printed
 /// (`<_InactiveRpcError of RPC …`, `<Response [503]>`).
 fn is_page(text: &str) -> bool {
     let is_tag = text

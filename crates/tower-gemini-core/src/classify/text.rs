@@ -95,7 +95,7 @@ impl Lower {
         }
     }
 
-    /// Whether the word, given in lower case, is in the text.
+    /// Returns whether the word, given in lower case, is in the text.
     pub(super) fn has(&self, word: &str) -> bool {
         let triples = self.triples.get_or_init(|| Triples::of(self.bytes()));
         triples.may_hold(word.as_bytes()) && memmem::find(self.bytes(), word.as_bytes()).is_some()
@@ -113,25 +113,25 @@ impl Lower {
     }
 }
 
-/// Whether the server says that a quota's limit is zero: `limit: 0`, but neither `limit: 05` nor
+/// Returns whether the server says that a quota's limit is zero: `limit: 0`, but not `limit: 05` or
 /// `limit: 0.5`.
 ///
 /// The same as gemini-cli's `/limit:\s*0(?!\d|\.\d)/i` (googleQuotaErrors.ts), which is the one
-/// tell that all zero-quota messages since 2025-10 share.
+/// sign that all zero-quota messages since 2025-10 share.
 pub(super) fn says_limit_zero(text: &Lower) -> bool {
     text.after("limit:").any(|rest| starts_with_zero(rest.trim_ascii_start()))
 }
 
-/// Whether details that were printed, and not kept as JSON, hold a quota of zero: `quotaValue:0`
-/// (Go's maps), `quota_value: 0` (protobuf's text), `'quota_limit_value': '0'`.
+/// Returns whether details that were printed, and not kept as JSON, hold a quota of zero:
+/// `quotaValue:0` (Go's maps), `quota_value: 0` (protobuf's text), `'quota_limit_value': '0'`.
 pub(super) fn says_quota_zero(text: &Lower) -> bool {
     ["quotavalue", "quota_value", "quota_limit_value"]
         .iter()
         .any(|name| text.after(name).any(|rest| starts_with_zero(after_marks(rest))))
 }
 
-/// What follows a name that was printed: its value, without the marks that languages put between
-/// the two.
+/// Returns what follows a name that was printed: its value, without the marks that languages put
+/// between the two.
 pub(super) fn after_marks(rest: &[u8]) -> &[u8] {
     let marks = rest.iter().take_while(|b| {
         matches!(b, b'"' | b'\'' | b'\\' | b':' | b'=' | b'>' | b'{') || b.is_ascii_whitespace()
@@ -139,13 +139,13 @@ pub(super) fn after_marks(rest: &[u8]) -> &[u8] {
     rest.get(marks.count()..).unwrap_or_default()
 }
 
-/// Whether a number begins here that is a whole zero.
+/// Returns whether a number begins here that is a whole zero.
 fn starts_with_zero(text: &[u8]) -> bool {
     let Some(rest) = text.strip_prefix(b"0") else { return false };
     !matches!(rest, [b'0'..=b'9', ..] | [b'.', b'0'..=b'9', ..])
 }
 
-/// Whether a thought signature is spoken of: `thought_signature`, `Thought signature`,
+/// Returns whether a thought signature is mentioned: `thought_signature`, `Thought signature`,
 /// `thoughtSignature`, with a hyphen too.
 pub(super) fn speaks_of_thought_signature(text: &Lower) -> bool {
     text.after("thought").any(|rest| {
@@ -158,11 +158,11 @@ pub(super) fn speaks_of_thought_signature(text: &Lower) -> bool {
     })
 }
 
-/// Whether the server waives the charge in words: "You will not be charged for this request", "…
-/// for blocked images".
+/// Returns whether the server states that it does not charge: "You will not be charged for this
+/// request", "… for blocked images".
 ///
 /// Only definite forms count. "may not be charged" is no waiver, and neither is anything the
-/// *model* wrote: callers pass `finishMessage` and its relatives, never the answer's own text.
+/// *model* wrote: callers pass `finishMessage` and its relatives, never the response's own text.
 pub(super) fn says_not_charged(text: &str) -> bool {
     Lower::new(text).has_any(&PHRASES.not_charged)
 }

@@ -80,7 +80,7 @@ fn first_span(text: &Lower, leads: &[&'static str]) -> Option<Duration> {
 }
 
 /// `retry-after-ms`, then `Retry-After` in seconds or as a date. A date needs a clock, which this
-/// crate does not read: the answer's own `Date` header is one.
+/// crate does not read: the response's own `Date` header is one.
 fn header(headers: &HeaderMap) -> Option<Duration> {
     if headers.is_empty() {
         return None;

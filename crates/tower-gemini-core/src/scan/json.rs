@@ -23,7 +23,7 @@ pub(super) enum Scalar<'a> {
     Number(&'a [u8]),
 }
 
-/// Where the tokens go. Offsets count from the answer's first byte.
+/// Where the tokens go. Offsets count from the response's first byte.
 pub(super) trait Sink {
     fn begin(&mut self, object: bool, at: u64) -> Result<(), ScanError>;
     /// `end` is one past the closing bracket.
@@ -35,7 +35,7 @@ pub(super) trait Sink {
     /// Takes as many bytes of base64 as `input` begins with, in whole or in part, where base64 is
     /// wanted; else none. Looking for the string's end first would mean reading an image twice.
     fn string_base64(&mut self, input: &[u8]) -> Result<usize, ScanError>;
-    /// Whether the sink checks the string at hand itself, as far as it can.
+    /// Returns whether the sink checks the string at hand itself, as far as it can.
     fn checks_string(&self) -> bool;
     /// A run without escapes. `Ok(true)` when the sink itself found it to be printable ASCII, which
     /// saves checking it twice.
@@ -130,12 +130,12 @@ pub(super) struct Lexer {
 }
 
 impl Lexer {
-    /// Whether the top-level value is complete.
+    /// Returns whether the top-level value is complete.
     pub(super) fn is_done(&self) -> bool {
         self.state == LexerState::Done
     }
 
-    /// Whether anything but blanks has come.
+    /// Returns whether anything but blanks has come.
     pub(super) fn is_started(&self) -> bool {
         self.started
     }
@@ -435,7 +435,7 @@ impl Lexer {
         match (bad, if low < 0x20 { control() } else { None }) {
             (None, None) => Ok(()),
             (Some(error), None) | (None, Some(error)) => Err(error),
-            // Whichever stands first, so that the answer is the same however the bytes were cut.
+            // Whichever stands first, so that the response is the same however the bytes were cut.
             (Some(utf8), Some(control)) => {
                 Err(if utf8.offset() <= control.offset() { utf8 } else { control })
             }

@@ -1,9 +1,9 @@
-//! The incremental scanner of answers with images in them.
+//! Scans responses with images in them incrementally.
 //!
-//! [`Scanner`] is fed an answer's bytes as they arrive, in any pieces, and says at the end what the
-//! answer holds: its reasons, token counts and text, and which of its images is the final one.
-//! Base64 is decoded on the way, block by block, so that the image is at hand microseconds after
-//! the last byte, and neither the JSON nor the drafts are ever collected.
+//! [`Scanner`] is fed a response's bytes as they arrive, in any pieces, and says at the end what
+//! the response holds: its reasons, token counts and text, and which of its images is the final
+//! one. Base64 is decoded on the way, block by block, so that the image is ready microseconds
+//! after the last byte, and neither the JSON nor the drafts are ever collected.
 //!
 //! ```
 //! use tower_gemini_core::call::Framing;
@@ -32,13 +32,13 @@
 //! # Which image is final
 //!
 //! The last that is not marked `thought`, else the last of any kind, flagged
-//! [`is_thought`](Image::is_thought). Only the first candidate counts. Shapes are told apart by
+//! [`is_thought`](Image::is_thought). Only the first candidate counts. Shapes are distinguished by
 //! structure, whatever was asked for: Gemini and Vertex `candidates`, Imagen `predictions`,
 //! OpenAI-style `choices` and `data`, image events, Interactions `outputs` and `steps`.
 //!
 //! # Which framing
 //!
-//! The body's first bytes decide, since servers answer errors in another framing than the one asked
+//! The body's first bytes decide, since servers send errors in another framing than the one asked
 //! for: `[` begins an array of chunks, `{` one JSON value (or JSON lines, unless [`Framing::Whole`]
 //! was asked for), anything else server-sent events. Between and behind events, a bare JSON value
 //! is read as one more event: Google ends failing streams so.
@@ -49,14 +49,14 @@
 //! numbers beyond `f64` pass, and so does a byte order mark; a repeated member wins over the first
 //! as usual, but where the first has cost an image its place in the buffer (`"thought": true`
 //! before the data, `"thought": false` behind them), the scan fails instead of choosing wrong.
-//! Corrupt base64 of an image in the first candidate is an error too. An answer that is an error
+//! Corrupt base64 of an image in the first candidate is an error too. A response that is an error
 //! object is none: see [`Answer::error`].
 //!
 //! # Memory
 //!
 //! One image, plus a thirty-second of it, for any number of drafts before it. The buffer grows by
 //! that much at a time, which is free where large blocks are reallocated by moving pages (the
-//! system allocator of Linux) and costs copies where they are not: there, tell the length with
+//! system allocator of Linux) and costs copies where they are not: there, set the length with
 //! [`Scanner::expect_len`]. Where an image follows one that may be final and is not known
 //! beforehand to replace it (`thought` stands behind the data), both are held until it is known. A
 //! judging scanner holds 16 KiB, a draining one half a megabyte and what one chunk decodes to.

@@ -1,7 +1,7 @@
-//! Which place in an answer means what: the shapes of all dialects as one table.
+//! Which place in a response means what: the shapes of all dialects as one table.
 //!
-//! The dialect asked for is no guide, since relays answer one in the shape of another; the place of
-//! a member is.
+//! The dialect asked for is no guide, since relays respond to one in the shape of another; the
+//! place of a member is.
 
 /// What a container is.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -9,7 +9,7 @@ pub(super) enum Node {
     /// Anything that is passed over.
     #[default]
     Skip,
-    /// One answer, or one chunk or event of it.
+    /// One response, or one chunk or event of it.
     Root,
     /// An array of them.
     RootArray,
@@ -31,7 +31,7 @@ pub(super) enum Node {
     Prediction,
     Choices,
     Choice,
-    /// What gateways keep of the provider's own answer beside their translation.
+    /// What gateways keep of the provider's own response beside their translation.
     Provider,
     Message,
     Images,
@@ -124,7 +124,7 @@ pub(super) fn field(node: Node, key: &[u8]) -> Field {
         (Node::Root, b"step" | b"delta") => F::Delta,
         (Node::Root, b"content") => F::Content,
         (Node::Root, b"interaction") => F::Interaction,
-        // What Cloud Code, batch results and gateways wrap an answer in.
+        // What Cloud Code, batch results and gateways wrap a response in.
         (Node::Root, b"response" | b"result") => F::Response,
         (Node::Root, b"status") => F::Status,
         (Node::Root, b"object") => F::Object,
@@ -217,7 +217,8 @@ pub(super) fn field(node: Node, key: &[u8]) -> Field {
     }
 }
 
-/// What an object or array at that place is. `first` is whether it is its array's first element.
+/// Returns what an object or array at that place is. `first` is whether it is its array's first
+/// element.
 pub(super) fn child(node: Node, field: Field, object: bool, first: bool) -> Node {
     use Field as F;
     match (node, field, object) {
@@ -260,7 +261,7 @@ pub(super) fn child(node: Node, field: Field, object: bool, first: bool) -> Node
     }
 }
 
-/// Whether a type is an image's.
+/// Returns whether a type is an image's.
 pub(super) fn is_image(mime: &str) -> bool {
     mime.get(..6).is_some_and(|family| family.eq_ignore_ascii_case("image/"))
 }

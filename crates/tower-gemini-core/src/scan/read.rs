@@ -1,4 +1,4 @@
-//! Makes an [`Answer`] of the tokens that the JSON reader hands over.
+//! Builds an [`Answer`] from the tokens that the lexer passes on.
 //!
 //! Nothing here collects more than small strings: an image's base64 goes to the [`Store`] in the
 //! pieces it arrives in.
@@ -35,7 +35,7 @@ struct Frame {
     count: u32,
 }
 
-/// How far the answer was before something that a repeated member can take back.
+/// How far the response was before something that a repeated member can take back.
 #[derive(Debug, Default, Clone, Copy)]
 struct Mark {
     text: usize,
@@ -76,7 +76,7 @@ struct Element {
     file_uri: Option<String>,
     text: Vec<u8>,
     signature: Option<Vec<u8>>,
-    /// An image further in, of which only this element's type will tell what it is.
+    /// An image further in, of which only this element's type says what it is.
     pending: Option<Meta>,
     mark: Mark,
 }
@@ -121,7 +121,7 @@ struct Document {
     /// Images API and Imagen: a complete list, which needs no reason to have ended.
     has_list: bool,
     completed: bool,
-    /// Where an image with corrupt base64 stands. Told when the document ends, since a repeated
+    /// Where an image with corrupt base64 stands. Reported when the document ends, since a repeated
     /// member can take it back.
     corrupt: Option<u64>,
 }
@@ -135,7 +135,7 @@ struct Raw {
     bytes: Vec<u8>,
 }
 
-/// Reads one answer, in one document or many.
+/// Reads one response, in one document or many.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
     pub(super) store: Store,
@@ -145,7 +145,7 @@ pub(super) struct Reader {
     /// Documents that have ended.
     pub(super) events: u64,
     pub(super) has_content: bool,
-    /// Whether the answer itself said that it had ended.
+    /// Whether the response itself said that it had ended.
     pub(super) ended: bool,
     /// Whether data count as an image even where their base64 is corrupt.
     pub(super) takes_any: bool,
@@ -194,7 +194,7 @@ impl Reader {
         }
     }
 
-    /// The answer, as far as it got. `failed_at` is where it broke.
+    /// Returns what was read, as far as it got. `failed_at` is where it broke.
     pub(super) fn finish(mut self, failed_at: Option<u64>) -> Answer {
         if let Some(at) = failed_at {
             self.salvage(at);
@@ -223,7 +223,7 @@ impl Reader {
         answer
     }
 
-    /// Keeps an image whose bytes had all come when the answer broke: it has been paid for.
+    /// Keeps an image that was complete when the response broke: it has been paid for.
     fn salvage(&mut self, at: u64) {
         while let Some(element) = self.elements.pop() {
             let is_thought = self.is_thought(&element).unwrap_or(element.thought == Some(true));
@@ -232,7 +232,7 @@ impl Reader {
                 self.answer.thought_images += u32::from(is_thought);
                 let signature = element.signature.filter(|_| self.keep_signature);
                 let meta = Meta { mime: element.mime.unwrap_or_default(), signature, part: None };
-                // There is nobody left to tell of a second fault.
+                // Nothing reports a second fault.
                 let _ = self.store.commit(meta, is_thought, at);
             } else if let Some(meta) = element.pending {
                 let _ = self.store.commit(meta, is_thought, at);
@@ -240,7 +240,7 @@ impl Reader {
         }
     }
 
-    /// Gives up the document at hand, which broke off in the middle.
+    /// Abandons the current document, which broke off in the middle.
     pub(super) fn abandon(&mut self) {
         self.frames.clear();
         self.elements.clear();
@@ -279,7 +279,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Moves what a document said into the answer. `counts` is whether the document is complete.
+    /// Moves what a document said into the response. `counts` is whether the document is complete.
     fn end_document(&mut self, counts: bool) {
         let document = std::mem::take(&mut self.document);
         let answer = &mut self.answer;
@@ -316,7 +316,7 @@ impl Reader {
         self.frames.last().map_or((Node::Skip, Field::Unknown), |frame| (frame.node, frame.field))
     }
 
-    /// A member comes a second time: what the first said does not count.
+    /// Retracts what a member said that is now repeated.
     fn forget(&mut self, node: Node, member: Field, at: u64) -> Result<(), ScanError> {
         use Field as F;
         if let Some(slot) = self.slot(node, member) {
@@ -400,7 +400,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Whether an element is known to be a draft, or known not to be.
+    /// Returns whether an element is known to be a draft, or known not to be.
     fn is_thought(&self, element: &Element) -> Option<bool> {
         let of_type = |kind: &str| kind.contains("thought");
         match element.node {
@@ -569,7 +569,7 @@ impl Reader {
         self.answer.text.push_str(valid);
     }
 
-    /// Where the text of a member is kept that stands for itself.
+    /// Returns where the text of a member is kept that stands for itself.
     fn slot(&mut self, node: Node, member: Field) -> Option<&mut Option<String>> {
         use Field as F;
         let document = &mut self.document;
@@ -652,7 +652,7 @@ impl Reader {
         }
     }
 
-    /// What an address or a Markdown text was found to hold.
+    /// Takes what was found in an address or a Markdown text.
     fn found(&mut self, found: Found<'_>, at: u64) -> Result<(), ScanError> {
         let in_text = self.top().0 == Node::Message;
         match found {
@@ -714,7 +714,7 @@ impl Reader {
     }
 }
 
-/// Whether an element with data in it is an image by what it says of its type.
+/// Returns whether an element with data in it is an image by what it says of its type.
 fn is_picture(element: &Element) -> bool {
     match (element.node, element.mime.as_deref()) {
         (Node::Item, None | Some("")) => {

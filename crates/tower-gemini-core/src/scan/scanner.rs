@@ -11,14 +11,14 @@ use super::signatures::{Collector, PartKeyer};
 use super::sse::{Lines, Run};
 use super::store::Mode;
 
-/// No image is decoded beyond this unless told otherwise: what go-genai allows a line of a stream
-/// to be (2026-08).
+/// No image is decoded beyond this unless set otherwise: what go-genai allows a line of a stream to
+/// be (2026-08).
 const DEFAULT_MAX_IMAGE_BYTES: u64 = 256 << 20;
 
 const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
 const DONE: &[u8] = b"[DONE]";
 
-/// Reads one answer as its bytes arrive.
+/// Reads one response as its bytes arrive.
 ///
 /// There are three ways to use it, which differ only in where the image's bytes go:
 /// [`judging`](Self::judging) drops them, [`decoding`](Self::decoding) keeps those of the final
@@ -105,7 +105,7 @@ impl Scanner {
         }
     }
 
-    /// A scanner that finds out everything but keeps no image's bytes.
+    /// Creates a scanner that finds out everything but keeps no image's bytes.
     ///
     /// Images are still decoded, to be checked, measured and counted: [`Image::len`],
     /// [`Image::width`].
@@ -114,15 +114,15 @@ impl Scanner {
         Self::new(Mode::Judge, framing)
     }
 
-    /// A scanner that keeps the final image's bytes, of 256 MiB at most unless
+    /// Creates a scanner that keeps the final image's bytes, of 256 MiB at most unless
     /// [`max_image_bytes`](Self::max_image_bytes) says otherwise.
     #[must_use]
     pub fn decoding(framing: Framing) -> Self {
         Self::new(Mode::Decode, framing).max_image_bytes(DEFAULT_MAX_IMAGE_BYTES)
     }
 
-    /// A scanner that hands decoded bytes on after every [`feed`](Self::feed), for a writer that
-    /// can seek.
+    /// Creates a scanner that passes decoded bytes on after every [`feed`](Self::feed), for a writer
+    /// that can seek.
     ///
     /// Call [`take_decoded`](Self::take_decoded) after each chunk, and feed chunks of at most 256
     /// KiB: what a chunk decodes to is held until it is taken.
@@ -159,10 +159,10 @@ impl Scanner {
         self
     }
 
-    /// How long the answer is going to be (`Content-Length`), so that the image's buffer need not
-    /// grow.
+    /// Sets the expected length of the response (`Content-Length`), so that the image's buffer need
+    /// not grow.
     ///
-    /// The buffer is then reserved in one piece as large as the rest of the answer could need, 64
+    /// The buffer is then reserved in one piece as large as the rest of the response could need, 64
     /// MiB at most; its pages are touched only as bytes arrive, but an allocator that counts will
     /// count them: with drafts before the image, up to three times the image. Worth it where
     /// reallocating copies. It is only a hint: any other length is right too.
@@ -172,7 +172,7 @@ impl Scanner {
         self
     }
 
-    /// Reads the next bytes of the answer.
+    /// Reads the next bytes of the response.
     ///
     /// # Errors
     ///
@@ -186,7 +186,7 @@ impl Scanner {
         result
     }
 
-    /// What has been decoded since the last call. Empty unless the scanner is
+    /// Returns what has been decoded since the last call. Empty unless the scanner is
     /// [`draining`](Self::draining).
     #[must_use]
     pub fn take_decoded(&mut self) -> Decoded {
@@ -194,16 +194,16 @@ impl Scanner {
         Decoded { restart, bytes: Bytes::from(bytes) }
     }
 
-    /// Whether anything has been seen that makes this an answer: content of the first candidate
-    /// that is not empty, a finish or block reason, or an error. An event without any of them
-    /// decides nothing.
+    /// Returns whether anything has been seen that makes this an answer: content of the first
+    /// candidate that is not empty, a finish or block reason, or an error. An event without any of
+    /// them decides nothing.
     #[must_use]
     pub fn has_content(&self) -> bool {
         self.reader.has_content
     }
 
-    /// Whether the answer's end has been read: its one JSON value is closed, or `[DONE]` was said.
-    /// Only blanks may follow the former. Streams of Gemini never say so.
+    /// Returns whether the response's end has been read: its one JSON value is closed, or `[DONE]`
+    /// was said. Only blanks may follow the former. Streams of Gemini never say so.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         match self.shape {
@@ -212,23 +212,24 @@ impl Scanner {
         }
     }
 
-    /// How many JSON objects have ended that are an answer, or a chunk or event of one.
+    /// Returns how many complete JSON objects were read that are a response, or a chunk or event of
+    /// one.
     #[must_use]
     pub fn events_seen(&self) -> u64 {
         self.reader.events
     }
 
-    /// How many bytes were read without fault.
+    /// Returns how many bytes were read without fault.
     #[must_use]
     pub fn position(&self) -> u64 {
         self.at
     }
 
-    /// The answer's end: what it holds.
+    /// Ends the scan and returns what the response holds.
     ///
     /// # Errors
     ///
-    /// The fault that [`feed`](Self::feed) met, or that the answer ends too early, each with what
+    /// The fault that [`feed`](Self::feed) met, or that the response ends too early, each with what
     /// was found.
     pub fn finish(mut self) -> Result<Answer, ScanFailure> {
         let result = match self.error.take() {
@@ -360,7 +361,7 @@ impl Scanner {
         self.json(bytes)
     }
 
-    /// What looked like `[DONE]` is JSON.
+    /// Reads as JSON what looked like `[DONE]`.
     fn not_done(&mut self) -> Result<(), ScanError> {
         let len = std::mem::take(&mut self.done_len);
         self.lexer.feed(&DONE[..len], self.at - len as u64, &mut self.reader)?;

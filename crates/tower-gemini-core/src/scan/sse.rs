@@ -11,7 +11,7 @@ pub(super) enum Run {
     Nothing,
     /// Part of a `data` field.
     Data,
-    /// The end of a line of data: a line feed to whoever joins the lines.
+    /// The end of a line of data: a line feed to the reader that joins the lines.
     DataEnd,
     /// A JSON value that begins here without being in a field. It lasts until it is complete.
     Bare,
@@ -51,12 +51,12 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Whether this has been a stream of events so far, and not just values.
+    /// Returns whether this has been a stream of events so far, and not just values.
     pub(super) fn has_fields(&self) -> bool {
         self.has_fields
     }
 
-    /// Whether a line is cut off in the middle.
+    /// Returns whether a line is cut off in the middle.
     pub(super) fn is_in_data(&self) -> bool {
         matches!(self.state, LineState::Data | LineState::Space)
     }

@@ -94,7 +94,7 @@ struct Outlet {
 pub(super) struct Store {
     mode: Mode,
     pub(super) max: Option<u64>,
-    /// Bytes of the whole answer, where somebody knows.
+    /// Bytes of the whole response, where somebody knows.
     pub(super) expected: Option<u64>,
     pub(super) kept: Option<Kept>,
     main: Buffer,
@@ -109,7 +109,7 @@ impl Store {
         Self { mode, ..Self::default() }
     }
 
-    /// A candidate begins at byte `at` of the answer. `is_image` says whether its type is known;
+    /// A candidate begins at byte `at` of the response. `is_image` says whether its type is known;
     /// `is_thought`, whether it is known to be a draft or known not to be.
     pub(super) fn begin(
         &mut self,
@@ -159,7 +159,7 @@ impl Store {
         Ok(())
     }
 
-    /// Makes the first allocation the last where the answer's length is known. Pages are only
+    /// Makes the first allocation the last where the response's length is known. Pages are only
     /// touched as bytes arrive.
     fn reserve(&mut self, at: u64) {
         if let (0, Some(expected)) = (self.main.bytes.capacity(), self.expected) {
@@ -275,7 +275,7 @@ impl Store {
         Ok(())
     }
 
-    /// Whether a candidate has begun that was neither kept nor dropped.
+    /// Returns whether a candidate has begun that was neither kept nor dropped.
     pub(super) fn is_open(&self) -> bool {
         self.candidate.is_some()
     }
@@ -289,8 +289,8 @@ impl Store {
         self.main.bytes
     }
 
-    /// Whether the kept image's bytes are still whole: not so while a later candidate is written
-    /// over them.
+    /// Returns whether the kept image's bytes are still whole: not so while a later candidate is
+    /// written over them.
     pub(super) fn is_intact(&self) -> bool {
         self.candidate.as_ref().is_none_or(|candidate| !candidate.overwrote)
     }
@@ -304,7 +304,7 @@ impl Store {
 }
 
 impl Candidate {
-    /// An image was given up for another that did not deserve it.
+    /// An image was overwritten by something that turned out to be a draft or no image.
     fn lost(&self, at: u64) -> ScanError {
         ScanError::new(
             if self.released { ErrorKind::Overwritten } else { ErrorKind::Duplicate },

@@ -8,6 +8,7 @@ use crate::scan::Framing;
 
 mod dialects;
 mod differential;
+mod stream_strip;
 mod streams;
 mod strip;
 mod traps;
