@@ -129,8 +129,8 @@ impl fmt::Debug for RedactedHeaders<'_> {
     }
 }
 
-/// What stands before a separator (`api_key=…`, `"x-goog-api-key": "…"`, `api_key:…`) and makes what
-/// follows a secret, in lower case.
+/// What makes a secret of the value behind a separator (`api_key=…`, `"x-goog-api-key": "…"`,
+/// `api_key:…`), in lower case.
 const LABELS: [&str; 18] = [
     "key",
     "apikey",
@@ -332,8 +332,8 @@ impl<'a> Search<'a> {
         self.spans.push(start..end);
     }
 
-    /// `Bearer …`: blanks, then the secret. Ordinary sentences hold the word too ("the bearer of bad
-    /// news"), so what follows must look like a token.
+    /// Finds `Bearer …`: blanks, then the secret. Ordinary sentences hold the word too ("the bearer
+    /// of bad news"), so what follows must look like a token.
     fn schemes(&mut self) {
         for scheme in ["bearer", "basic"] {
             for at in memmem::find_iter(self.lower, scheme) {

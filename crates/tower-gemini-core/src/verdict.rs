@@ -100,7 +100,10 @@ pub enum Scope {
 }
 
 macro_rules! outcomes {
-    ($($(#[$doc:meta])* $name:ident: $word:literal, $charge:ident, $quota:ident, $scope:ident, $transient:literal;)*) => {
+    ($(
+        $(#[$doc:meta])*
+        $name:ident: $word:literal, $charge:ident, $quota:ident, $scope:ident, $transient:literal;
+    )*) => {
         /// What an attempt ended in. The details (finish reason, message) are in the [`Verdict`].
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[non_exhaustive]

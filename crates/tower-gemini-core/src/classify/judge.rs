@@ -249,17 +249,18 @@ impl Case<'_> {
         }
         let reason = self.reason();
         let word = self.word();
+        let has = |text: &str, words: &[&str]| words.iter().any(|word| text.contains(word));
+        // "please enable billing" is also what daily limits of the free tier advise: there the limit
+        // decides.
         let is_unpaid = self.code == 402
+            || (self.code != 429 && self.text.has("enable billing"))
             || reason == "BILLING_DISABLED"
-            || (reason.starts_with("INSUFFICIENT") && (reason.contains("CREDIT") || reason.contains("BALANCE")))
-            || (word.contains("insufficient") && ["quota", "balance", "credit", "fund"].iter().any(|what| word.contains(what)))
+            || (reason.starts_with("INSUFFICIENT") && has(reason, &["CREDIT", "BALANCE"]))
+            || (word.contains("insufficient")
+                && has(word, &["quota", "balance", "credit", "fund"]))
             || (self.kind().contains("insufficient") && self.kind().contains("quota"))
-            || word == "payment_required"
-            || word == "billing_hard_limit_reached"
-            || self.text.has_any(&PHRASES.unpaid)
-            // "please enable billing" is also what daily limits of the free tier advise: there the
-            // limit decides.
-            || (self.code != 429 && self.text.has("enable billing"));
+            || matches!(word, "payment_required" | "billing_hard_limit_reached")
+            || self.text.has_any(&PHRASES.unpaid);
         is_unpaid.then(|| Verdict::of(Outcome::QuotaZeroOrBilling))
     }
 
@@ -308,15 +309,18 @@ impl Case<'_> {
 
     /// The service has no room, under whatever status.
     fn no_capacity(&self) -> Option<Verdict> {
+        // Google's pooled capacity: nobody's own quota is named, and the page it points to says so.
+        let says_pooled = || {
+            let text = self.text;
+            (text.has("resource exhausted") && text.has("try again later"))
+                || text.has("error-code-429")
+        };
         let said = self.reason().starts_with("MODEL_CAPACITY")
             || self.facts.shared_pool
             || self.text.has_any(&PHRASES.no_capacity)
             || self.word() == "overloaded_error"
             || self.kind() == "overloaded_error"
-            // Google's pooled capacity: nobody's own quota is named, and the page it points to says
-            // so.
-            || (self.facts.violations == 0
-                && ((self.text.has("resource exhausted") && self.text.has("try again later")) || self.text.has("error-code-429")));
+            || (self.facts.violations == 0 && says_pooled());
         said.then(|| Verdict::of(Outcome::Overloaded))
     }
 
@@ -385,14 +389,14 @@ impl Case<'_> {
         let facts = self.facts;
         let legacy = facts.legacy_reason.as_deref().unwrap_or_default();
         let reason = self.reason();
+        let is_in = |list: &List, word: &str| list.iter().any(|name| name == word);
+        // A gateway's 500 or a bare text around a quota refusal.
+        let is_wrapped = (self.code == 0 || self.code >= 500) && !facts.is_google;
         let is_limit = self.code == 429
             || facts.violations > 0
-            || PHRASES.limit_reasons.iter().any(|name| name == reason)
-            || (self.code == 403
-                && PHRASES.legacy_limit_reasons.iter().any(|name| name == legacy))
-            // A gateway's 500 or a bare text around a quota refusal.
-            || ((self.code == 0 || self.code >= 500) && !facts.is_google
-                && self.text.has_any(&PHRASES.limited));
+            || is_in(&PHRASES.limit_reasons, reason)
+            || (self.code == 403 && is_in(&PHRASES.legacy_limit_reasons, legacy))
+            || (is_wrapped && self.text.has_any(&PHRASES.limited));
         if !is_limit {
             return None;
         }
@@ -406,8 +410,7 @@ impl Case<'_> {
             Outcome::RateLimitedDay
         } else if facts.minute {
             Outcome::RateLimitedMinute
-        } else if (facts.violations == 0
-            && text.has_any(&PHRASES.per_day))
+        } else if (facts.violations == 0 && text.has_any(&PHRASES.per_day))
             || long
             // gemini-cli gives the model up at this word; only a short hint beside it says that it
             // passes.

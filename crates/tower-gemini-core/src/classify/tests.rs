@@ -5,8 +5,9 @@ use std::time::Duration;
 use http::{HeaderMap, Method, StatusCode};
 use proptest::prelude::*;
 
-use super::{classify, classify_without_status, limit_charge};
+use super::{classify, classify_answer, classify_without_status, limit_charge};
 use crate::call::{Call, Dialect};
+use crate::scan::{Framing, Scanner};
 use crate::verdict::{Charge, Outcome, QuotaCharge, Verdict, WaitSource};
 
 fn image_call() -> Call {
@@ -801,6 +802,77 @@ fn a_proxys_header_never_makes_a_day_of_a_limit() {
     };
     assert_eq!(quota("Your quota will reset after 5m"), Outcome::RateLimitedMinute);
     assert_eq!(quota("Your quota will reset after 5m1s"), Outcome::RateLimitedDay);
+}
+
+/// Two readers knew different shapes: an image in `generatedImages` or in the Responses API's
+/// `output` was found in a short body and missed in a scanned one.
+#[test]
+fn a_response_means_the_same_read_whole_and_scanned() {
+    use Outcome as O;
+    let choice =
+        |member: &str| format!(r#"{{"choices":[{{"message":{{"content":""}},{member}}}]}}"#);
+    for (body, outcome) in [
+        (
+            r#"{"generatedImages":[{"image":{"imageBytes":"iVBO","mimeType":"image/png"}}]}"#
+                .into(),
+            O::Image,
+        ),
+        (r#"{"generated_images":[{"image":{"gcsUri":"gs://b/x.png"}}]}"#.into(), O::Image),
+        (r#"{"predictions":[{"rai_filtered_reason":"blocked"}]}"#.into(), O::ContentBlocked),
+        (
+            r#"{"status":"completed","output":[{"type":"image_generation_call","result":"iVBO"}]}"#
+                .into(),
+            O::Image,
+        ),
+        (
+            r#"{"status":"completed","output":[{"type":"function_call","result":"iVBO"}]}"#.into(),
+            O::NoImage,
+        ),
+        (
+            r#"{"outputs":[{"type":"image","url":"https://h/x.png"}],"status":"completed"}"#.into(),
+            O::Image,
+        ),
+        (
+            r#"{"result":{"data":{"candidates":[{"finishReason":"IMAGE_SAFETY"}]}}}"#.into(),
+            O::ContentBlocked,
+        ),
+        (r#"{"finishReason":"IMAGE_SAFETY"}"#.into(), O::ContentBlocked),
+        (
+            choice(r#""finish_reason":"stop","native_finish_reason":"IMAGE_SAFETY""#),
+            O::ContentBlocked,
+        ),
+        (
+            choice(r#""native_finish_reason":"IMAGE_SAFETY","finish_reason":"stop""#),
+            O::ContentBlocked,
+        ),
+        (
+            choice(
+                r#""finish_reason":"stop","provider_specific_fields":{"native_finish_reason":"MAX_TOKENS"}"#,
+            ),
+            O::OutOfTokens,
+        ),
+        (
+            choice(r#""finish_reason":"error","error":{"code":503,"message":"overloaded"}"#),
+            O::StreamError,
+        ),
+        (
+            r#"{"choices":[{"message":{"content":null,"refusal":"No."},"finish_reason":"stop"}]}"#
+                .into(),
+            O::NoImage,
+        ),
+        (r#"{"error":{},"candidates":[{"finishReason":"NO_IMAGE"}]}"#.into(), O::NoImage),
+        (
+            r#"{"status":"failed","errors":[{"code":"image_safety","message":"x"}]}"#.into(),
+            O::ContentBlocked,
+        ),
+    ] {
+        let mut scanner = Scanner::judging(Framing::Whole);
+        scanner.feed(body.as_bytes()).unwrap();
+        let scanned = classify_answer(&image_call(), &scanner.finish().unwrap());
+        let whole = judged(200, &body);
+        assert_eq!(whole.outcome(), outcome, "{body}");
+        assert_eq!(whole, scanned, "{body}");
+    }
 }
 
 #[test]

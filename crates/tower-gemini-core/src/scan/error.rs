@@ -102,7 +102,7 @@ impl fmt::Display for ScanError {
                 "a repeated member contradicts the first, because of which an image was dropped,"
             }
             ErrorKind::Overwritten => {
-                "a draft after the final image was marked as a draft only after it had overwritten the image"
+                "a draft was marked as a draft only after it had overwritten the final image"
             }
         };
         write!(f, "{what} at byte {} of the response", self.at)

@@ -121,7 +121,7 @@ impl Scanner {
         Self::new(Mode::Decode, framing).max_image_bytes(DEFAULT_MAX_IMAGE_BYTES)
     }
 
-    /// Creates a scanner that passes decoded bytes on after every [`feed`](Self::feed), for a writer
+    /// Creates a scanner that returns decoded bytes after every [`feed`](Self::feed), for a writer
     /// that can seek.
     ///
     /// Call [`take_decoded`](Self::take_decoded) after each chunk, and feed chunks of at most 256

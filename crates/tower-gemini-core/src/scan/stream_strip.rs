@@ -71,7 +71,7 @@ enum Piece {
 }
 
 impl StreamStripper {
-    /// Creates a stripper for a stream of that framing. A response in one piece passes unchanged: see
+    /// Creates a stripper for a stream of that framing. A whole response passes unchanged: see
     /// [`strip_drafts`].
     #[must_use]
     pub fn new(framing: Framing) -> Self {
