@@ -9,12 +9,13 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use tokio::time::Instant;
+use tower_gemini::calendar::PacificDay;
 use tower_gemini::core::body::{JudgedBody, ReplayBody};
 use tower_gemini::core::call::{Call, ModelId, Verb};
 use tower_gemini::core::context::CallContext;
 use tower_gemini::core::error::Error;
 use tower_gemini::core::verdict::{Detail, Outcome, Verdict};
-use tower_gemini::quota_guard::{Dimension, Limits, PacificDay};
+use tower_gemini::quota_guard::{Dimension, Limits};
 
 pub(crate) const MODEL: &str = "gemini-3.1-flash-image";
 /// 2026-03-08 20:00 UTC: the day of a daylight change, at noon Pacific.

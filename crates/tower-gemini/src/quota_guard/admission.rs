@@ -5,7 +5,7 @@
 //! the price is one slot's length of allowance.
 
 use super::limits::{Amounts, Dimension, Limits};
-use super::pacific::PacificDay;
+use crate::calendar::PacificDay;
 
 /// A moment on both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -101,7 +101,6 @@ mod gate;
 mod layer;
 mod learn;
 mod limits;
-mod pacific;
 mod refusal;
 mod service;
 mod state;
@@ -119,7 +118,6 @@ pub use admission::{
 pub use alerts::QuotaAlert;
 pub use layer::{QuotaGuardLayer, QuotaHandle};
 pub use limits::{Amounts, Dimension, Limits, ProjectId, QuotaKey};
-pub use pacific::PacificDay;
 pub use refusal::DOMAIN as REFUSAL_DOMAIN;
 pub use service::{QuotaGuard, ResponseFuture};
 pub use state::{

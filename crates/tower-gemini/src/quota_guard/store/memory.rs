@@ -6,10 +6,10 @@ use tokio::time::Instant;
 use tower_gemini_core::clock::Clock;
 
 use super::{Exchange, Exchanging, QuotaStore, Reply, exchange_with};
+use crate::calendar::PacificDay;
 use crate::clock::SystemClock;
 use crate::quota_guard::admission::{Admission, Moment};
 use crate::quota_guard::limits::QuotaKey;
-use crate::quota_guard::pacific::PacificDay;
 
 /// A count in this process, shared by every layer it is given to.
 ///
@@ -73,11 +73,7 @@ impl MemoryStore {
 }
 
 pub(crate) fn wall_ms(clock: &dyn Clock) -> i64 {
-    clock
-        .now()
-        .duration_since(std::time::SystemTime::UNIX_EPOCH)
-        .map(|since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-        .unwrap_or(0)
+    crate::calendar::unix_ms(clock.now())
 }
 
 impl Default for MemoryStore {

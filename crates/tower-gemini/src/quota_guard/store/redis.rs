@@ -10,10 +10,10 @@ use tokio::time::Instant;
 use tower_gemini_core::clock::Clock;
 
 use super::{Charged, Exchange, Exchanging, QuotaStore, Reply, StoreError, wall_ms};
+use crate::calendar::PacificDay;
 use crate::clock::SystemClock;
 use crate::quota_guard::admission::{SLOT_MS, WINDOW_MS};
 use crate::quota_guard::limits::{Amounts, QuotaKey};
-use crate::quota_guard::pacific::PacificDay;
 
 /// A count in Redis (6.2 or later) or Valkey, shared by every process that reaches it.
 ///
