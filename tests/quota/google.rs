@@ -15,7 +15,7 @@ use tower_gemini::core::call::{Call, ModelId, Verb};
 use tower_gemini::core::context::CallContext;
 use tower_gemini::core::error::Error;
 use tower_gemini::core::verdict::{Detail, Outcome, Verdict};
-use tower_gemini::quota_guard::{Dimension, Limits};
+use tower_gemini::quota_guard::{Limits, QuotaDimension};
 
 pub(crate) const MODEL: &str = "gemini-3.1-flash-image";
 /// 2026-03-08 20:00 UTC: the day of a daylight change, at noon Pacific.
@@ -97,7 +97,7 @@ impl Google {
                 tokio::time::sleep(Duration::from_millis(work)).await;
                 (200, Verdict::delivering())
             }
-            Some(Dimension::RequestsPerDay) => (
+            Some(QuotaDimension::RequestsPerDay) => (
                 429,
                 Verdict::refused_locally(Outcome::RateLimitedDay, None, true, Detail::default()),
             ),
@@ -114,7 +114,7 @@ impl Google {
 }
 
 impl Inner {
-    fn arrive(&mut self, amounts: [u64; 4]) -> Option<Dimension> {
+    fn arrive(&mut self, amounts: [u64; 4]) -> Option<QuotaDimension> {
         let now = self.epoch.elapsed();
         while self.arrivals.front().is_some_and(|(at, _)| *at + Duration::from_secs(60) <= now) {
             self.arrivals.pop_front();
@@ -123,7 +123,7 @@ impl Inner {
         if self.day.0 != day {
             self.day = (day, 0);
         }
-        let violated = Dimension::ALL.into_iter().enumerate().find(|&(d, dimension)| {
+        let violated = QuotaDimension::ALL.into_iter().enumerate().find(|&(d, dimension)| {
             let used: u64 =
                 if d == 3 { self.day.1 } else { self.arrivals.iter().map(|(_, a)| a[d]).sum() };
             self.limits.get(dimension).is_some_and(|limit| used + amounts[d] > limit)

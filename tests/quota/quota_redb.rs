@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tower_gemini::quota_guard::store::RedbStore;
 use tower_gemini::quota_guard::{Limits, QuotaGuardLayer, QuotaHandle, QuotaKey};
+use tower_gemini_store::RedbStore;
 
 use crate::google::MODEL;
 

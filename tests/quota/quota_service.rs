@@ -20,7 +20,7 @@ use tower_gemini::core::verdict::{
     Charge, Detail, Outcome, QuotaCharge, Verdict, WaitHint, WaitSource,
 };
 use tower_gemini::quota_guard::{
-    Dimension, Limits, ProjectId, QuotaGuard, QuotaGuardLayer, QuotaKey, Saturation,
+    Limits, OnExhausted, ProjectId, QuotaDimension, QuotaGuard, QuotaGuardLayer, QuotaKey,
 };
 
 use crate::google::{Google, MODEL, call, request, start};
@@ -28,7 +28,7 @@ use crate::google::{Google, MODEL, call, request, start};
 type Answer = Response<JudgedBody<Full<Bytes>>>;
 
 fn layer(limits: Limits) -> QuotaGuardLayer {
-    QuotaGuardLayer::new(limits).clock(Arc::new(RuntimeClock::starting_at(start())))
+    QuotaGuardLayer::new(limits).clock(RuntimeClock::starting_at(start()))
 }
 
 fn key() -> QuotaKey {
@@ -58,7 +58,7 @@ async fn full_demand(
     let google = Google::new(limits, latency_ms, seed);
     let layer = layer(limits)
         .learn_nothing()
-        .saturation(Saturation::Wait { at_most: Duration::from_secs(100_000) });
+        .on_exhausted(OnExhausted::Wait { at_most: Duration::from_secs(100_000) });
     let service = guard(
         &layer,
         service_fn({
@@ -68,7 +68,7 @@ async fn full_demand(
     );
     let end = Instant::now() + Duration::from_secs(minutes * 60);
     // Enough of them that the answers' slowness never leaves allowance unused.
-    let workers = limits.get(Dimension::RequestsPerMinute).unwrap_or(60) * 3;
+    let workers = limits.get(QuotaDimension::RequestsPerMinute).unwrap_or(60) * 3;
     let mut running: FuturesUnordered<_> = (0..workers)
         .map(|worker| {
             let service = service.clone();
@@ -122,7 +122,7 @@ async fn without_limits_nothing_is_counted() {
         }),
     );
     service.oneshot(request(1, 1, CallContext::new())).await.unwrap();
-    assert!(layer.ledgers().is_empty());
+    assert!(layer.usages().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -135,13 +135,13 @@ async fn a_reservation_lives_to_the_end_of_the_body() {
         }),
     );
     let response = service.oneshot(request(7, 1, CallContext::new())).await.unwrap();
-    let entry = |layer: &QuotaGuardLayer| layer.ledger(&key()).unwrap().entries[0];
+    let entry = |layer: &QuotaGuardLayer| layer.usage(&key()).unwrap().entries[0];
     assert_eq!((entry(&layer).reserved, entry(&layer).used), (1, 0));
     response.into_body().collect().await.unwrap();
     let after = entry(&layer);
     assert_eq!((after.reserved, after.used, after.remaining), (0, 1, Some(4)));
     assert!(after.resets_in > Duration::from_secs(60) && after.resets_in < Duration::from_secs(62));
-    let day = layer.ledger(&key()).unwrap().entries[3];
+    let day = layer.usage(&key()).unwrap().entries[3];
     assert_eq!((day.used, day.remaining), (1, Some(8)));
 }
 
@@ -158,7 +158,7 @@ async fn only_what_was_surely_not_counted_is_given_back() {
             }),
         );
         service.oneshot(request(7, 1, CallContext::new())).await.unwrap_err();
-        let entry = layer.ledger(&key()).unwrap().entries[0];
+        let entry = layer.usage(&key()).unwrap().entries[0];
         assert_eq!((entry.used, entry.reserved), (used, 0));
     }
 }
@@ -170,7 +170,7 @@ async fn a_dropped_call_settles_by_how_far_it_got() {
         &layer,
         service_fn(|_: Request<ReplayBody>| std::future::pending::<Result<Answer, Error>>()),
     );
-    let entry = |layer: &QuotaGuardLayer| layer.ledger(&key()).unwrap().entries[0];
+    let entry = |layer: &QuotaGuardLayer| layer.usage(&key()).unwrap().entries[0];
     // Never polled: never sent.
     drop(service.call(request(7, 1, CallContext::new())));
     assert_eq!((entry(&layer).used, entry(&layer).reserved), (0, 0));
@@ -184,7 +184,7 @@ async fn a_dropped_call_settles_by_how_far_it_got() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_is_refused_at_once_with_the_true_wait() {
-    let layer = layer(Limits::unlimited().rpm(1)).saturation(Saturation::Refuse);
+    let layer = layer(Limits::unlimited().rpm(1)).on_exhausted(OnExhausted::Refuse);
     let sent = Arc::new(AtomicU32::new(0));
     let service = guard(
         &layer,
@@ -247,12 +247,12 @@ async fn a_call_whose_turn_would_come_after_its_deadline_is_refused_at_once() {
         CallOptions::new().deadline(Duration::from_secs(30)).into_context(began.into_std());
     let refused = service.oneshot(request(7, 1, context)).await.unwrap();
     assert_eq!((refused.status().as_u16(), began.elapsed()), (429, Duration::ZERO));
-    assert_eq!(layer.ledger(&key()).unwrap().waiting, 0);
+    assert_eq!(layer.usage(&key()).unwrap().waiting, 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn shadow_mode_lets_through_and_counts() {
-    let layer = layer(Limits::unlimited().rpm(2)).saturation(Saturation::Shadow);
+    let layer = layer(Limits::unlimited().rpm(2)).on_exhausted(OnExhausted::Shadow);
     let service = guard(
         &layer,
         service_fn(|request| async move {
@@ -271,7 +271,7 @@ async fn shadow_mode_lets_through_and_counts() {
 #[tokio::test(start_paused = true)]
 async fn a_heavy_call_is_not_overtaken_by_light_ones() {
     let layer = layer(Limits::unlimited().tpm(100))
-        .saturation(Saturation::Wait { at_most: Duration::from_secs(10_000) });
+        .on_exhausted(OnExhausted::Wait { at_most: Duration::from_secs(10_000) });
     let order = Arc::new(Mutex::new(Vec::new()));
     let service = guard(
         &layer,
@@ -352,7 +352,7 @@ async fn an_exhausted_day_closes_the_model_to_midnight_pacific_whatever_the_hint
 
 #[tokio::test(start_paused = true)]
 async fn a_429_far_below_the_limit_rests_the_model_and_keeps_the_limit() {
-    let layer = layer(Limits::unlimited().rpm(100)).saturation(Saturation::Refuse);
+    let layer = layer(Limits::unlimited().rpm(100)).on_exhausted(OnExhausted::Refuse);
     let verdict = Verdict::refused_locally(Outcome::RateLimited, None, true, Detail::default());
     let service = guard(
         &layer,
@@ -364,14 +364,14 @@ async fn a_429_far_below_the_limit_rests_the_model_and_keeps_the_limit() {
     drop(service.clone().oneshot(request(1, 1, CallContext::new())).await.unwrap());
     let refused = service.oneshot(request(1, 1, CallContext::new())).await.unwrap();
     assert_eq!(refused.body().verdict().outcome(), Outcome::Overloaded);
-    assert_eq!(layer.ledger(&key()).unwrap().entries[0].limit, Some(100));
+    assert_eq!(layer.usage(&key()).unwrap().entries[0].limit, Some(100));
 }
 
 #[tokio::test(start_paused = true)]
 async fn retries_stop_while_first_attempts_still_pass() {
     let layer = layer(Limits::unlimited().rpd(10))
         .keep_for_first_attempts(30)
-        .saturation(Saturation::Refuse);
+        .on_exhausted(OnExhausted::Refuse);
     let service = guard(
         &layer,
         service_fn(|request| async move {
@@ -413,14 +413,14 @@ async fn alerts_come_once_a_crossing_by_callback_and_channel() {
     }
     assert_eq!(told.load(Ordering::Relaxed), 1);
     channel.changed().await.unwrap();
-    assert_eq!(channel.borrow().as_ref().unwrap().dimension, Dimension::RequestsPerMinute);
+    assert_eq!(channel.borrow().as_ref().unwrap().dimension, QuotaDimension::RequestsPerMinute);
 }
 
 #[tokio::test(start_paused = true)]
 async fn keys_of_one_project_share_its_quota_and_are_not_kept() {
     let project = ProjectId::new("studio");
     let layer = layer(Limits::unlimited().rpm(2))
-        .saturation(Saturation::Refuse)
+        .on_exhausted(OnExhausted::Refuse)
         .project_by_credential([9; 16], [("AIza-one", project.clone()), ("AIza-two", project)]);
     let service = guard(
         &layer,
@@ -435,14 +435,14 @@ async fn keys_of_one_project_share_its_quota_and_are_not_kept() {
         statuses.push(service.clone().oneshot(request).await.unwrap().status().as_u16());
     }
     assert_eq!(statuses, [200, 200, 429, 200]);
-    assert!(!format!("{layer:?} {:?}", layer.ledgers()).contains("AIza"));
+    assert!(!format!("{layer:?} {:?}", layer.usages()).contains("AIza"));
 }
 
 // OAuth's tokens change by the hour: each is a project of its own, and nobody asks with it again.
 #[tokio::test(start_paused = true)]
 async fn however_many_keys_come_the_counts_are_bounded_and_those_at_rest_make_room() {
     let layer = layer(Limits::unlimited().rpm(1).rpd(5))
-        .saturation(Saturation::Refuse)
+        .on_exhausted(OnExhausted::Refuse)
         .project_by_credential([9; 16], []);
     let service = guard(
         &layer,
@@ -464,14 +464,14 @@ async fn however_many_keys_come_the_counts_are_bounded_and_those_at_rest_make_ro
     for n in 0..5_000 {
         send(format!("today-{n}")).await;
     }
-    let most = layer.ledgers().len();
+    let most = layer.usages().len();
     assert!(most <= 4_097, "{most}");
     advance(Duration::from_secs(25 * 3600)).await;
     for n in 0..100 {
         assert_eq!(send(format!("tomorrow-{n}")).await, 200, "{n}");
     }
     assert_eq!(send("tomorrow-7".to_owned()).await, 429, "and each has a count of its own");
-    assert!(layer.ledgers().len() <= 4_097);
+    assert!(layer.usages().len() <= 4_097);
 }
 
 proptest! {
@@ -485,7 +485,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let layer = layer(Limits::unlimited().rpm(rpm).tpm(tpm).rpd(1_000))
-                .saturation(Saturation::Wait { at_most: Duration::from_secs(1_000) });
+                .on_exhausted(OnExhausted::Wait { at_most: Duration::from_secs(1_000) });
             let service = guard(&layer, service_fn(|request: Request<ReplayBody>| async move {
                 sleep(Duration::from_millis(request.body().call().input_tokens_estimate * 300)).await;
                 Ok::<_, Error>(answer(&request, 200, Verdict::delivering()))
@@ -508,13 +508,13 @@ proptest! {
             while tasks.next().await.is_some() {}
             let handle = layer.handle(&key()).unwrap();
             let totals = handle.totals();
-            for dimension in Dimension::ALL {
+            for dimension in QuotaDimension::ALL {
                 assert_eq!(totals.outstanding.get(dimension), 0);
                 assert_eq!(totals.taken.get(dimension), totals.settled.get(dimension) + totals.given_back.get(dimension));
             }
-            assert_eq!(handle.ledger().waiting, 0);
+            assert_eq!(handle.usage().waiting, 0);
             advance(Duration::from_secs(120)).await;
-            let minute = handle.ledger().entries[0];
+            let minute = handle.usage().entries[0];
             assert_eq!((minute.used, minute.reserved, minute.remaining), (0, 0, Some(rpm)));
         });
     }
@@ -524,7 +524,7 @@ proptest! {
     fn the_line_is_served_in_order(weights in proptest::collection::vec(1u64..100, 2..30)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let layer = layer(Limits::unlimited().tpm(100)).saturation(Saturation::Wait { at_most: Duration::from_secs(100_000) });
+            let layer = layer(Limits::unlimited().tpm(100)).on_exhausted(OnExhausted::Wait { at_most: Duration::from_secs(100_000) });
             let handle = layer.handle(&key()).unwrap();
             let served = Mutex::new(Vec::new());
             let line = weights

@@ -39,9 +39,11 @@ pub mod peak_hour_router;
 pub mod quota_guard;
 mod ready;
 mod refusal;
+mod reservation;
 pub mod resolution_fallback;
 pub mod spending;
 pub mod stack;
+pub mod store;
 pub mod thought_signatures;
 mod timer;
 

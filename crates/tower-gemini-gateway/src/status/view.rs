@@ -7,7 +7,7 @@ use tower_gemini::core::ledger::Cost;
 use tower_gemini::core::redact::redact;
 use tower_gemini::model_fallback::{Condition, TargetHealth};
 use tower_gemini::observe::Report;
-use tower_gemini::quota_guard::QuotaLedger;
+use tower_gemini::quota_guard::QuotaUsage;
 use tower_gemini::spending::{Dimension, Spent};
 
 /// What the page shows.
@@ -85,9 +85,9 @@ pub struct QuotaEntryView {
     pub resets_in_seconds: u64,
 }
 
-impl From<&QuotaLedger> for QuotaView {
-    fn from(ledger: &QuotaLedger) -> Self {
-        let entry = |entry: &tower_gemini::quota_guard::LedgerEntry| {
+impl From<&QuotaUsage> for QuotaView {
+    fn from(ledger: &QuotaUsage) -> Self {
+        let entry = |entry: &tower_gemini::quota_guard::DimensionUsage| {
             Some(QuotaEntryView {
                 dimension: entry.dimension.as_str(),
                 limit: entry.limit?,

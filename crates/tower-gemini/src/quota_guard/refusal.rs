@@ -13,7 +13,7 @@ use tower_gemini_core::error::BoxError;
 use tower_gemini_core::verdict::{Detail, Outcome, QuotaDetail, Verdict, WaitHint, WaitSource};
 
 use super::admission::{Denied, RestReason};
-use super::limits::{Dimension, QuotaKey};
+use super::limits::{QuotaDimension, QuotaKey};
 use crate::refusal::Refusal;
 
 /// The `domain` of our `ErrorInfo`, by which a refusal of ours is told from one of Google's.
@@ -33,7 +33,7 @@ pub(crate) fn outcome_of(denied: &Denied) -> (Outcome, bool) {
         _ if denied.violations.iter().any(|violation| violation.limit == 0) => {
             (Outcome::QuotaZeroOrBilling, true)
         }
-        _ if violates(Dimension::RequestsPerDay) => (Outcome::RateLimitedDay, true),
+        _ if violates(QuotaDimension::RequestsPerDay) => (Outcome::RateLimitedDay, true),
         Some(RestReason::Store) => (Outcome::RateLimited, true),
         _ => (Outcome::RateLimitedMinute, true),
     }
@@ -158,7 +158,7 @@ fn message(denied: &Denied, wait: Option<Duration>, model: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::admission::{Admission, Moment};
-    use super::super::limits::{Amounts, Limits};
+    use super::super::limits::{Limits, QuotaAmounts};
     use super::*;
     use http_body_util::{BodyExt, Full};
     use tower_gemini_core::verdict::{Charge, QuotaCharge};
@@ -166,7 +166,7 @@ mod tests {
     fn denied(limits: Limits) -> Denied {
         let now = Moment { steady_ms: 0, wall_ms: 1_773_000_000_000 };
         let mut admission = Admission::new(limits, 0);
-        let one = Amounts::of_call(10, 1);
+        let one = QuotaAmounts::for_call(10, 1);
         while admission.take(now, one, 0).is_ok() {}
         admission.take(now, one, 0).unwrap_err()
     }

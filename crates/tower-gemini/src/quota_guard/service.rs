@@ -16,11 +16,13 @@ use tower_gemini_core::verdict::{QuotaCharge, Verdict};
 use tower_service::Service;
 
 use super::admission::Denied;
-use super::gate::Try;
+use super::handle::{QuotaHandle, QuotaReservation};
 use super::layer::ProjectSource;
 use super::limits::QuotaKey;
 use super::refusal::refuse;
-use super::state::{Cell, Reservation, Saturation, State};
+use super::settings::OnExhausted;
+use super::state::QuotaState;
+use super::usage::count;
 use crate::judged::JudgedResponse;
 use crate::ready::take_ready;
 
@@ -28,29 +30,26 @@ use crate::ready::take_ready;
 #[derive(Clone)]
 pub struct QuotaGuard<S> {
     inner: S,
-    state: Arc<State>,
+    state: Arc<QuotaState>,
     project: Arc<ProjectSource>,
-    saturation: Saturation,
 }
 
 impl<S> QuotaGuard<S> {
-    pub(super) fn new(
-        inner: S,
-        state: Arc<State>,
-        project: Arc<ProjectSource>,
-        saturation: Saturation,
-    ) -> Self {
-        Self { inner, state, project, saturation }
+    pub(super) fn new(inner: S, state: Arc<QuotaState>, project: Arc<ProjectSource>) -> Self {
+        Self { inner, state, project }
     }
 
     /// The count that this request is held against; `None` where nothing limits it. Counting tokens
     /// and batches have quotas of their own at Google, which are none of ours.
-    fn cell<B>(&self, request: &Request<B>, call: &Call) -> Option<Arc<Cell>> {
+    fn handle<B>(&self, request: &Request<B>, call: &Call) -> Option<QuotaHandle> {
         let model = call.model.clone()?;
         if !matches!(call.verb, Verb::Generate | Verb::StreamGenerate | Verb::Predict) {
             return None;
         }
-        self.state.cell(&QuotaKey { project: self.project.of(request), model })
+        let project = self.project.project_of(request);
+        let upstream = self.state.settings.upstream.clone();
+        let key = self.state.key_state(&QuotaKey { upstream, project, model })?;
+        Some(QuotaHandle { state: self.state.clone(), key })
     }
 }
 
@@ -77,14 +76,14 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        if self.state.passes_all() {
+        if self.state.passes_all {
             return ResponseFuture {
                 step: Step::Sent { future: self.inner.call(request), reservation: None },
                 refused: None,
             };
         }
         let call = ReplayBody::call_of(&request);
-        let Some(cell) = self.cell(&request, &call) else {
+        let Some(handle) = self.handle(&request, &call) else {
             return ResponseFuture {
                 step: Step::Sent { future: self.inner.call(request), reservation: None },
                 refused: None,
@@ -92,32 +91,29 @@ where
         };
         let context = ReplayBody::context_of(&request);
         let is_retry = context.trail().attempt_count() > 0;
-        let ask =
-            self.state.ask(&cell, call.input_tokens_estimate, u64::from(call.images), is_retry);
-        let asker = Asker { cell: cell.clone(), call, context, state: self.state.clone() };
-        if self.saturation == Saturation::Shadow {
-            let reservation = self.state.force(&cell, ask);
+        let ask = handle.ask(call.input_tokens_estimate, u64::from(call.images), is_retry);
+        let on_exhausted = self.state.settings.on_exhausted;
+        let asker = Asker { handle: handle.clone(), call, context };
+        if on_exhausted == OnExhausted::Shadow {
+            let reservation = handle.force(ask);
             return asker.send(self.inner.call(request), reservation);
         }
-        match self.state.try_take(&cell, ask) {
-            Try::Taken(taken) => {
-                let reservation = Reservation::new(self.state.clone(), cell, taken);
-                asker.send(self.inner.call(request), reservation)
-            }
-            Try::Denied(denied) if self.saturation == Saturation::Refuse => asker.refuse(denied),
+        match handle.try_take(ask) {
+            Ok(reservation) => asker.send(self.inner.call(request), reservation),
+            Err(Some(denied)) if on_exhausted == OnExhausted::Refuse => asker.refuse(denied),
             _ => {
                 // Refusing at once, the store must still be asked: that is no wait for allowance,
                 // and has its own limit.
-                let longest = match self.saturation {
-                    Saturation::Wait { at_most } => at_most,
+                let longest = match on_exhausted {
+                    OnExhausted::Wait { at_most } => at_most,
                     _ => self.state.settings.store_timeout,
                 };
                 let latest = Instant::now() + longest;
                 let deadline = asker.context.deadline().map(Instant::from_std);
                 let latest = Some(deadline.map_or(latest, |deadline| latest.min(deadline)));
-                match self.state.join(&cell, ask, latest) {
+                match handle.join(ask, latest) {
                     Err(denied) => asker.refuse(denied),
-                    Ok((place, expected)) => {
+                    Ok((queued, expected)) => {
                         if !expected.is_zero() {
                             let step =
                                 TrailStep::Waited { delay: expected, why: WaitReason::OwnQuota };
@@ -126,7 +122,7 @@ where
                         // The instance that was made ready waits with its request: calling a clone
                         // would pass limits below us.
                         let inner = take_ready(&mut self.inner);
-                        let waiting = Box::pin(place.served());
+                        let waiting = Box::pin(queued.served());
                         ResponseFuture {
                             step: Step::Waiting { waiting, then: Some((inner, request)) },
                             refused: Some(asker),
@@ -140,14 +136,13 @@ where
 
 /// Who asked, for a refusal.
 struct Asker {
-    state: Arc<State>,
-    cell: Arc<Cell>,
+    handle: QuotaHandle,
     call: Arc<Call>,
     context: CallContext,
 }
 
 impl Asker {
-    fn send<S, R>(self, future: S::Future, reservation: Reservation) -> ResponseFuture<S, R>
+    fn send<S, R>(self, future: S::Future, reservation: QuotaReservation) -> ResponseFuture<S, R>
     where
         S: Service<R>,
     {
@@ -168,14 +163,27 @@ impl Asker {
     where
         B: http_body::Body<Error: Into<tower_gemini_core::error::BoxError>> + Unpin,
     {
-        self.state.count_refusal(&self.cell, denied);
+        count_refusal(&self.handle, denied);
         self.context.trail().push(TrailStep::Stopped { why: StopReason::QuotaUsedUp });
-        let wait = self.state.wait_of(denied);
-        refuse(denied, wait, &self.cell.key, self.call, self.context)
+        let wait = self.handle.wait(denied);
+        refuse(denied, wait, &self.handle.key.key, self.call, self.context)
     }
 }
 
-type Waiting = Pin<Box<dyn Future<Output = Result<Reservation, Denied>> + Send>>;
+fn count_refusal(handle: &QuotaHandle, denied: &Denied) {
+    count(&handle.state.counters.refused);
+    tracing::debug!(
+        model = %handle.key.model(),
+        dimension = denied.violations.first().map(|violation| violation.dimension.as_str()),
+        rest = denied.rest.map(|rest| rest.as_str()),
+        delay_ms = handle.wait(denied).map(|wait| wait.as_millis()),
+        outcome = super::refusal::outcome_of(denied).0.as_str(),
+        charge = "none",
+        "not sent, to stay within the quota"
+    );
+}
+
+type Waiting = Pin<Box<dyn Future<Output = Result<QuotaReservation, Denied>> + Send>>;
 
 /// The future of [`QuotaGuard`].
 #[pin_project]
@@ -196,7 +204,7 @@ where
     Sent {
         #[pin]
         future: S::Future,
-        reservation: Option<Reservation>,
+        reservation: Option<QuotaReservation>,
     },
     Waiting {
         /// Boxed: the usual call does not wait.
@@ -270,35 +278,35 @@ where
 
 /// What is known when the head is there (or the error); the body's end says the rest.
 fn settle<B>(
-    mut reservation: Reservation,
+    mut reservation: QuotaReservation,
     result: Result<Response<JudgedBody<B>>, Error>,
 ) -> Result<Response<JudgedBody<B>>, Error> {
     match result {
         Ok(mut response) => {
             let status = response.status().as_u16();
-            reservation.learn(response.body().verdict(), Some(status));
+            reservation.handle().learn(response.body().verdict(), Some(status));
             response.body_mut().guard(Box::new(Ending(Some(reservation))));
             Ok(response)
         }
         Err(error) => {
-            reservation.learn(error.verdict(), None);
+            reservation.handle().learn(error.verdict(), None);
             end(&mut reservation, error.verdict(), None);
             Err(error)
         }
     }
 }
 
-fn end(reservation: &mut Reservation, verdict: &Verdict, tokens: Option<u64>) {
+fn end(reservation: &mut QuotaReservation, verdict: &Verdict, tokens: Option<u64>) {
     match verdict.quota() {
-        QuotaCharge::None => reservation.give_back_in_place(),
+        QuotaCharge::None => reservation.end(false, None),
         // Google does not say whether a 429 counts, and a 503 does: what is not surely free is
         // counted.
-        QuotaCharge::Maybe | QuotaCharge::Counted => reservation.settle_in_place(tokens),
+        QuotaCharge::Maybe | QuotaCharge::Counted => reservation.end(true, tokens),
     }
 }
 
 /// Holds the reservation to the end of the body.
-struct Ending(Option<Reservation>);
+struct Ending(Option<QuotaReservation>);
 
 impl BodyGuard for Ending {
     fn on_end(&mut self, body: &BodyEnd<'_>) {
