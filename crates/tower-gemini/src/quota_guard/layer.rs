@@ -16,6 +16,7 @@ use super::settings::{OnExhausted, Rules, Settings, StoreFailure};
 use super::state::QuotaState;
 use super::usage::{GuardCounts, QuotaUsage, QuotaWait};
 use crate::clock::{Clock, SystemClock};
+use crate::stage::AttemptService;
 use crate::store::{QuotaStore, UpstreamId};
 
 /// Tells which project a request belongs to.
@@ -313,7 +314,7 @@ impl fmt::Debug for QuotaGuardLayer {
     }
 }
 
-impl<S> Layer<S> for QuotaGuardLayer {
+impl<S: AttemptService> Layer<S> for QuotaGuardLayer {
     type Service = QuotaGuard<S>;
 
     fn layer(&self, inner: S) -> Self::Service {

@@ -10,7 +10,7 @@
 //! use tower_gemini::quota_guard::{Limits, OnExhausted};
 //! use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer, QuotaGuardLayer};
 //! # use std::sync::Arc;
-//! # use tower_gemini::core::{body::ReplayBody, call::{Call, ModelId, Verb}, context::CallContext};
+//! # use tower_gemini::{body::ReplayBody, call::{Call, ModelId, Verb}, context::CallContext};
 //! # fn request() -> Request<ReplayBody> {
 //! #     let mut call = Call::unrecognised();
 //! #     (call.model, call.verb, call.images) = (Some(ModelId::new("gemini-3-pro-image")), Verb::Generate, 1);
@@ -118,6 +118,8 @@ mod sync {
     pub(super) use std::sync::{Mutex, MutexGuard, PoisonError};
 }
 
+pub use crate::refusal::REFUSAL_DOMAIN;
+pub use crate::refusal::REFUSAL_DOMAIN;
 pub use admission::{
     Admission, Denied, Moment, Receipt, RestReason, SLOT_MS, Standing, Totals, Violation, WINDOW_MS,
 };
@@ -125,7 +127,6 @@ pub use alerts::QuotaAlert;
 pub use handle::{QuotaHandle, QuotaReservation};
 pub use layer::QuotaGuardLayer;
 pub use limits::{Limits, ProjectId, QuotaAmounts, QuotaDimension, QuotaKey};
-pub use refusal::DOMAIN as REFUSAL_DOMAIN;
 pub use service::{QuotaGuard, ResponseFuture};
 pub use settings::{OnExhausted, StoreFailure};
 pub use usage::{DimensionUsage, GuardCounts, QuotaUsage, QuotaWait};

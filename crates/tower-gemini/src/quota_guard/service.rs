@@ -4,52 +4,53 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use crate::body::{AttemptBody, BodyEnd, BodyGuard, JudgedBody};
+use crate::call_state::Attempt;
+use crate::error::Error;
+use crate::trail::{Step as TrailStep, StopReason, WaitReason};
 use http::{Request, Response};
 use pin_project::pin_project;
 use tokio::time::Instant;
-use tower_gemini_core::body::{BodyEnd, BodyGuard, JudgedBody, ReplayBody};
 use tower_gemini_core::call::{Call, Verb};
-use tower_gemini_core::context::CallContext;
-use tower_gemini_core::error::Error;
-use tower_gemini_core::trail::{Step as TrailStep, StopReason, WaitReason};
 use tower_gemini_core::verdict::{QuotaCharge, Verdict};
 use tower_service::Service;
 
 use super::admission::Denied;
-use super::handle::{QuotaHandle, QuotaReservation};
+use super::gate::Try;
 use super::layer::ProjectSource;
 use super::limits::QuotaKey;
 use super::refusal::refuse;
-use super::settings::OnExhausted;
-use super::state::QuotaState;
-use super::usage::count;
-use crate::judged::JudgedResponse;
+use super::state::{Cell, Reservation, Saturation, State};
 use crate::ready::take_ready;
+use crate::stage::{AttemptService, UpstreamBody};
 
 /// Sends only what the quota allows. See the [module](super).
 #[derive(Clone)]
 pub struct QuotaGuard<S> {
     inner: S,
-    state: Arc<QuotaState>,
+    state: Arc<State>,
     project: Arc<ProjectSource>,
+    saturation: Saturation,
 }
 
 impl<S> QuotaGuard<S> {
-    pub(super) fn new(inner: S, state: Arc<QuotaState>, project: Arc<ProjectSource>) -> Self {
-        Self { inner, state, project }
+    pub(super) fn new(
+        inner: S,
+        state: Arc<State>,
+        project: Arc<ProjectSource>,
+        saturation: Saturation,
+    ) -> Self {
+        Self { inner, state, project, saturation }
     }
 
     /// The count that this request is held against; `None` where nothing limits it. Counting tokens
     /// and batches have quotas of their own at Google, which are none of ours.
-    fn handle<B>(&self, request: &Request<B>, call: &Call) -> Option<QuotaHandle> {
+    fn cell<B>(&self, request: &Request<B>, call: &Call) -> Option<Arc<Cell>> {
         let model = call.model.clone()?;
         if !matches!(call.verb, Verb::Generate | Verb::StreamGenerate | Verb::Predict) {
             return None;
         }
-        let project = self.project.project_of(request);
-        let upstream = self.state.settings.upstream.clone();
-        let key = self.state.key_state(&QuotaKey { upstream, project, model })?;
-        Some(QuotaHandle { state: self.state.clone(), key })
+        self.state.cell(&QuotaKey { project: self.project.of(request), model })
     }
 }
 
@@ -62,67 +63,66 @@ impl<S: fmt::Debug> fmt::Debug for QuotaGuard<S> {
     }
 }
 
-impl<S, ReqBody> Service<Request<ReqBody>> for QuotaGuard<S>
-where
-    S: Service<Request<ReqBody>, Response: JudgedResponse, Error = Error> + Clone,
-    ReqBody: 'static,
-{
-    type Response = Response<JudgedBody<<S::Response as JudgedResponse>::Upstream>>;
+impl<S: AttemptService> Service<Request<AttemptBody>> for QuotaGuard<S> {
+    type Response = Response<JudgedBody<S::Upstream>>;
     type Error = Error;
-    type Future = ResponseFuture<S, Request<ReqBody>>;
+    type Future = ResponseFuture<S>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        if self.state.passes_all {
+    fn call(&mut self, request: Request<AttemptBody>) -> Self::Future {
+        if self.state.passes_all() {
             return ResponseFuture {
                 step: Step::Sent { future: self.inner.call(request), reservation: None },
                 refused: None,
             };
         }
-        let call = ReplayBody::call_of(&request);
-        let Some(handle) = self.handle(&request, &call) else {
+        let call = request.body().call().clone();
+        let Some(cell) = self.cell(&request, &call) else {
             return ResponseFuture {
                 step: Step::Sent { future: self.inner.call(request), reservation: None },
                 refused: None,
             };
         };
-        let context = ReplayBody::context_of(&request);
-        let is_retry = context.trail().attempt_count() > 0;
-        let ask = handle.ask(call.input_tokens_estimate, u64::from(call.images), is_retry);
-        let on_exhausted = self.state.settings.on_exhausted;
-        let asker = Asker { handle: handle.clone(), call, context };
-        if on_exhausted == OnExhausted::Shadow {
-            let reservation = handle.force(ask);
+        let attempt = request.body().attempt().clone();
+        let is_retry = attempt.number() > 1;
+        let ask =
+            self.state.ask(&cell, call.input_tokens_estimate, u64::from(call.images), is_retry);
+        let asker = Asker { cell: cell.clone(), call, attempt, state: self.state.clone() };
+        if self.saturation == Saturation::Shadow {
+            let reservation = self.state.force(&cell, ask);
             return asker.send(self.inner.call(request), reservation);
         }
-        match handle.try_take(ask) {
-            Ok(reservation) => asker.send(self.inner.call(request), reservation),
-            Err(Some(denied)) if on_exhausted == OnExhausted::Refuse => asker.refuse(denied),
+        match self.state.try_take(&cell, ask) {
+            Try::Taken(taken) => {
+                let reservation = Reservation::new(self.state.clone(), cell, taken);
+                asker.send(self.inner.call(request), reservation)
+            }
+            Try::Denied(denied) if self.saturation == Saturation::Refuse => asker.refuse(denied),
             _ => {
                 // Refusing at once, the store must still be asked: that is no wait for allowance,
                 // and has its own limit.
-                let longest = match on_exhausted {
-                    OnExhausted::Wait { at_most } => at_most,
+                let longest = match self.saturation {
+                    Saturation::Wait { at_most } => at_most,
                     _ => self.state.settings.store_timeout,
                 };
                 let latest = Instant::now() + longest;
-                let deadline = asker.context.deadline().map(Instant::from_std);
+                let deadline = asker.attempt.state().deadline();
                 let latest = Some(deadline.map_or(latest, |deadline| latest.min(deadline)));
-                match handle.join(ask, latest) {
+                match self.state.join(&cell, ask, latest) {
                     Err(denied) => asker.refuse(denied),
-                    Ok((queued, expected)) => {
+                    Ok((place, expected)) => {
                         if !expected.is_zero() {
                             let step =
                                 TrailStep::Waited { delay: expected, why: WaitReason::OwnQuota };
-                            asker.context.trail().push(step);
+                            asker.attempt.state().record(step);
                         }
                         // The instance that was made ready waits with its request: calling a clone
                         // would pass limits below us.
                         let inner = take_ready(&mut self.inner);
-                        let waiting = Box::pin(queued.served());
+                        let waiting = Box::pin(place.served());
                         ResponseFuture {
                             step: Step::Waiting { waiting, then: Some((inner, request)) },
                             refused: Some(asker),
@@ -136,90 +136,64 @@ where
 
 /// Who asked, for a refusal.
 struct Asker {
-    handle: QuotaHandle,
+    state: Arc<State>,
+    cell: Arc<Cell>,
     call: Arc<Call>,
-    context: CallContext,
+    attempt: Attempt,
 }
 
 impl Asker {
-    fn send<S, R>(self, future: S::Future, reservation: QuotaReservation) -> ResponseFuture<S, R>
-    where
-        S: Service<R>,
-    {
+    fn send<S: AttemptService>(
+        self,
+        future: S::Future,
+        reservation: Reservation,
+    ) -> ResponseFuture<S> {
         ResponseFuture {
             step: Step::Sent { future, reservation: Some(reservation) },
             refused: None,
         }
     }
 
-    fn refuse<S, R>(self, denied: Denied) -> ResponseFuture<S, R>
-    where
-        S: Service<R>,
-    {
+    fn refuse<S: AttemptService>(self, denied: Denied) -> ResponseFuture<S> {
         ResponseFuture { step: Step::Refused { denied: Some(denied) }, refused: Some(self) }
     }
 
-    fn answer<B>(self, denied: &Denied) -> Response<JudgedBody<B>>
-    where
-        B: http_body::Body<Error: Into<tower_gemini_core::error::BoxError>> + Unpin,
-    {
-        count_refusal(&self.handle, denied);
-        self.context.trail().push(TrailStep::Stopped { why: StopReason::QuotaUsedUp });
-        let wait = self.handle.wait(denied);
-        refuse(denied, wait, &self.handle.key.key, self.call, self.context)
+    fn answer<B: UpstreamBody>(self, denied: &Denied) -> Response<JudgedBody<B>> {
+        self.state.count_refusal(&self.cell, denied);
+        self.attempt.state().record(TrailStep::Stopped { why: StopReason::QuotaUsedUp });
+        let wait = self.state.wait_of(denied);
+        refuse(denied, wait, &self.cell.key, self.call, self.attempt.state())
     }
 }
 
-fn count_refusal(handle: &QuotaHandle, denied: &Denied) {
-    count(&handle.state.counters.refused);
-    tracing::debug!(
-        model = %handle.key.model(),
-        dimension = denied.violations.first().map(|violation| violation.dimension.as_str()),
-        rest = denied.rest.map(|rest| rest.as_str()),
-        delay_ms = handle.wait(denied).map(|wait| wait.as_millis()),
-        outcome = super::refusal::outcome_of(denied).0.as_str(),
-        charge = "none",
-        "not sent, to stay within the quota"
-    );
-}
-
-type Waiting = Pin<Box<dyn Future<Output = Result<QuotaReservation, Denied>> + Send>>;
+type Waiting = Pin<Box<dyn Future<Output = Result<Reservation, Denied>> + Send>>;
 
 /// The future of [`QuotaGuard`].
 #[pin_project]
-pub struct ResponseFuture<S, R>
-where
-    S: Service<R>,
-{
+pub struct ResponseFuture<S: AttemptService> {
     #[pin]
-    step: Step<S, R>,
+    step: Step<S, S::Future>,
     refused: Option<Asker>,
 }
 
 #[pin_project(project = StepProjection)]
-enum Step<S, R>
-where
-    S: Service<R>,
-{
+enum Step<S, F> {
     Sent {
         #[pin]
-        future: S::Future,
-        reservation: Option<QuotaReservation>,
+        future: F,
+        reservation: Option<Reservation>,
     },
     Waiting {
         /// Boxed: the usual call does not wait.
         waiting: Waiting,
-        then: Option<(S, R)>,
+        then: Option<(S, Request<AttemptBody>)>,
     },
     Refused {
         denied: Option<Denied>,
     },
 }
 
-impl<S, R> fmt::Debug for ResponseFuture<S, R>
-where
-    S: Service<R>,
-{
+impl<S: AttemptService> fmt::Debug for ResponseFuture<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let step = match &self.step {
             Step::Sent { .. } => "sent",
@@ -230,11 +204,8 @@ where
     }
 }
 
-impl<S, R> Future for ResponseFuture<S, R>
-where
-    S: Service<R, Response: JudgedResponse, Error = Error>,
-{
-    type Output = Result<Response<JudgedBody<<S::Response as JudgedResponse>::Upstream>>, Error>;
+impl<S: AttemptService> Future for ResponseFuture<S> {
+    type Output = Result<Response<JudgedBody<S::Upstream>>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -245,7 +216,7 @@ where
                     if let Some(reservation) = reservation {
                         reservation.sent();
                     }
-                    let result = ready!(future.poll(cx)).map(JudgedResponse::into_response);
+                    let result = ready!(future.poll(cx));
                     return Poll::Ready(match reservation.take() {
                         None => result,
                         Some(reservation) => settle(reservation, result),
@@ -277,36 +248,36 @@ where
 }
 
 /// What is known when the head is there (or the error); the body's end says the rest.
-fn settle<B>(
-    mut reservation: QuotaReservation,
+fn settle<B: UpstreamBody>(
+    mut reservation: Reservation,
     result: Result<Response<JudgedBody<B>>, Error>,
 ) -> Result<Response<JudgedBody<B>>, Error> {
     match result {
         Ok(mut response) => {
             let status = response.status().as_u16();
-            reservation.handle().learn(response.body().verdict(), Some(status));
+            reservation.learn(response.body().verdict(), Some(status));
             response.body_mut().guard(Box::new(Ending(Some(reservation))));
             Ok(response)
         }
         Err(error) => {
-            reservation.handle().learn(error.verdict(), None);
+            reservation.learn(error.verdict(), None);
             end(&mut reservation, error.verdict(), None);
             Err(error)
         }
     }
 }
 
-fn end(reservation: &mut QuotaReservation, verdict: &Verdict, tokens: Option<u64>) {
+fn end(reservation: &mut Reservation, verdict: &Verdict, tokens: Option<u64>) {
     match verdict.quota() {
-        QuotaCharge::None => reservation.end(false, None),
+        QuotaCharge::None => reservation.give_back_in_place(),
         // Google does not say whether a 429 counts, and a 503 does: what is not surely free is
         // counted.
-        QuotaCharge::Maybe | QuotaCharge::Counted => reservation.end(true, tokens),
+        QuotaCharge::Maybe | QuotaCharge::Counted => reservation.settle_in_place(tokens),
     }
 }
 
 /// Holds the reservation to the end of the body.
-struct Ending(Option<QuotaReservation>);
+struct Ending(Option<Reservation>);
 
 impl BodyGuard for Ending {
     fn on_end(&mut self, body: &BodyEnd<'_>) {
