@@ -32,7 +32,6 @@
 
 mod body;
 mod rewrite;
-mod spans;
 #[cfg(test)]
 mod tests;
 mod upstream;

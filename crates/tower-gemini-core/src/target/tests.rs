@@ -31,7 +31,10 @@ impl Template {
     }
 
     fn rewritten(&self, target: &Target, rules: &Rules<'_>) -> Result<Rewrite, Unfit> {
-        rewrite(&self.0, &self.1.call, target, rules, || self.1.chunks.concat().into())
+        rewrite(&self.0, &self.1.call, target, rules, || match self.1.chunks.as_slice() {
+            [only] => only.clone(),
+            chunks => chunks.concat().into(),
+        })
     }
 
     fn apply(&self, rewrite: Rewrite) -> Request<Held> {
@@ -134,7 +137,7 @@ fn options_body(
     let mut image = serde_json::Map::new();
     if let Some(size) = size {
         let spelled = if spelling.form == 2 {
-            crate::call::size_as(size, "IMAGE_SIZE_ONE_K", size)
+            crate::size::size_as(size, "IMAGE_SIZE_ONE_K", size)
         } else {
             size.as_str().to_owned()
         };
@@ -143,7 +146,7 @@ fn options_body(
     if let Some(ratio) = ratio {
         let like = if spelling.form == 2 { "ASPECT_RATIO_ONE_BY_ONE" } else { "1:1" };
         image
-            .insert(name("aspectRatio", "aspect_ratio"), crate::call::ratio_as(ratio, like).into());
+            .insert(name("aspectRatio", "aspect_ratio"), crate::size::ratio_as(ratio, like).into());
     }
     let mut config = json!({ "temperature": 1.0 });
     match spelling.form {
@@ -256,7 +259,7 @@ proptest! {
     }
 
     #[test]
-    fn what_must_be_template_is_template_or_the_target_is_unfit(
+    fn what_must_be_kept_is_kept_or_the_target_is_unfit(
         from in models(), to in models(), size in prop::option::of(prop::sample::select(ImageSize::ALL.to_vec())),
         ratio in prop::option::of(prop::sample::select(vec!["1:1", "16:9", "1:8", "4:1"])), form in 0u8..3,
         cap in prop::option::of(prop::sample::select(ImageSize::ALL.to_vec())),
@@ -403,6 +406,28 @@ fn everything_given_up_is_said() {
             "thinking {\"thinking_level\":\"high\"} dropped",
         ]
     );
+}
+
+#[test]
+fn a_thinking_level_becomes_the_nearest_that_the_model_knows() {
+    for (to, asked, expected) in [
+        (FLASH31, "high", None),
+        (FLASH31, "MINIMAL", None),
+        (FLASH31, "low", Some("minimal")),
+        (FLASH31, "medium", Some("high")),
+        (FLASH31, "utmost", Some("high")),
+        ("gemini-nano-banana-2.1", "medium", None),
+        ("gemini-nano-banana-2.1", "low", Some("minimal")),
+    ] {
+        let body = format!(
+            r#"{{"contents":[],"generationConfig":{{"thinkingConfig":{{"thinkingLevel":"{asked}"}}}}}}"#
+        );
+        let (request, given_up) = rewritten(&path_of(PRO), &body, &Target::new(to)).unwrap();
+        let text = String::from_utf8(body_of(&request).to_vec()).unwrap();
+        assert_eq!(text, body.replace(asked, expected.unwrap_or(asked)), "{to} {asked}");
+        let said = expected.map(|level| format!("thinking thinkingLevel {asked} → {level}"));
+        assert_eq!(words(&given_up).get(1), said.as_ref());
+    }
 }
 
 #[test]
