@@ -13,8 +13,8 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_gemini::answer_errors::answer_to;
 use tower_gemini::body::ReplayBody;
 use tower_gemini::error::{Error, TimeLimit};
-use tower_gemini::verdict::{Outcome, Verdict};
 use tower_gemini::jittered_retry::RetryPolicy;
+use tower_gemini::verdict::{Outcome, Verdict};
 use tower_gemini::{AnswerErrorsLayer, GeminiStack};
 use tower_gemini_sim::{Fault, Sim};
 

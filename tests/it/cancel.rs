@@ -14,9 +14,9 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use tower::{Service, ServiceExt};
-use tower_gemini::body::ReplayBody;
 use tower_gemini::CallOptions;
 use tower_gemini::Trail;
+use tower_gemini::body::ReplayBody;
 use tower_gemini::verdict::Charge;
 use tower_gemini_sim::{Fault, SimBody, SimError, SimService};
 

@@ -9,9 +9,9 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tower::{Layer, Service, ServiceExt};
 use tower_gemini::CallOptions;
+use tower_gemini::thought_signatures::{Missing, PLACEHOLDER};
 use tower_gemini::trail::{Step, Trail};
 use tower_gemini::verdict::{Charge, Outcome};
-use tower_gemini::thought_signatures::{Missing, PLACEHOLDER};
 use tower_gemini::{
     ClassifyGeminiErrorLayer, CollectRequestLayer, FinalImageExtractLayer, ThoughtSignaturesLayer,
 };

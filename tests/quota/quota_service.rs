@@ -11,17 +11,15 @@ use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use tokio::time::{Instant, advance, sleep};
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_gemini::clock::RuntimeClock;
-use tower_gemini::body::{JudgedBody, ReplayBody};
 use tower_gemini::CallOptions;
 use tower_gemini::Error;
-use tower_gemini::trail::{Step, Trail, WaitReason};
-use tower_gemini::verdict::{
-    Charge, Detail, Outcome, QuotaCharge, Verdict, WaitHint, WaitSource,
-};
+use tower_gemini::body::{JudgedBody, ReplayBody};
+use tower_gemini::clock::RuntimeClock;
 use tower_gemini::quota_guard::{
     Limits, OnExhausted, ProjectId, QuotaDimension, QuotaGuard, QuotaGuardLayer, QuotaKey,
 };
+use tower_gemini::trail::{Step, Trail, WaitReason};
+use tower_gemini::verdict::{Charge, Detail, Outcome, QuotaCharge, Verdict, WaitHint, WaitSource};
 
 use crate::google::{Google, MODEL, call, request, start};
 

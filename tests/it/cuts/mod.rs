@@ -20,10 +20,10 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, Service, ServiceExt};
-use tower_gemini::body::ReplayBody;
 use tower_gemini::CallOptions;
-use tower_gemini::error::BoxError;
 use tower_gemini::Trail;
+use tower_gemini::body::ReplayBody;
+use tower_gemini::error::BoxError;
 use tower_gemini::verdict::Charge;
 use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer};
 

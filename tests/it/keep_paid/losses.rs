@@ -33,16 +33,15 @@ fn an_answer_that_is_too_large_or_too_late_is_told_and_not_kept() {
 #[test]
 fn an_error_that_may_have_cost_something_is_not_kept() {
     in_paused_time(async {
-        let client = tower::service_fn(
-            |request: Request<tower_gemini::body::ReplayBody>| async move {
+        let client =
+            tower::service_fn(|request: Request<tower_gemini::body::ReplayBody>| async move {
                 let _ = request.into_body().collect().await;
                 tokio::time::sleep(Duration::from_secs(5)).await;
                 let answer = Response::builder()
                     .status(504)
                     .body(Full::new(Bytes::from("upstream request timeout")));
                 Ok::<_, std::io::Error>(answer.unwrap())
-            },
-        );
+            });
         let keep = KeepPaidLayer::new();
         let service =
             CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)));
@@ -231,10 +230,9 @@ impl Drop for SendsLate {
 fn what_goes_out_while_it_is_given_up_is_told_as_lost() {
     in_paused_time(async {
         for key in [None, Some("one")] {
-            let client =
-                tower::service_fn(|request: Request<tower_gemini::body::ReplayBody>| {
-                    SendsLate(Some(request.into_body()))
-                });
+            let client = tower::service_fn(|request: Request<tower_gemini::body::ReplayBody>| {
+                SendsLate(Some(request.into_body()))
+            });
             let keep = KeepPaidLayer::new();
             let service =
                 CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)));

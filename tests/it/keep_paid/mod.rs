@@ -12,15 +12,15 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use tower::{Layer, Service, ServiceExt};
-use tower_gemini::answer_errors::HasVerdict;
 use tower_gemini::CallOptions;
 use tower_gemini::Error;
-use tower_gemini::trail::{Step, StopReason, Trail};
-use tower_gemini::verdict::Charge;
+use tower_gemini::answer_errors::HasVerdict;
 use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::keep_paid::KeptBody;
 use tower_gemini::model_fallback::Chain;
 use tower_gemini::stack::Judged;
+use tower_gemini::trail::{Step, StopReason, Trail};
+use tower_gemini::verdict::Charge;
 use tower_gemini::{
     CollectRequest, CollectRequestLayer, GeminiStack, KeepPaid, KeepPaidLayer, ObserveLayer,
 };

@@ -343,12 +343,12 @@ impl QuotaReservation {
     /// Records that it was counted, with as many input tokens as the response reports, where it
     /// does.
     pub fn settle(mut self, tokens: Option<u64>) {
-        self.end(true, tokens);
+        self.close(true, tokens);
     }
 
     /// Records that it was surely not counted.
     pub fn give_back(mut self) {
-        self.end(false, None);
+        self.close(false, None);
     }
 
     pub(crate) fn handle(&self) -> &QuotaHandle {
@@ -356,7 +356,7 @@ impl QuotaReservation {
     }
 
     /// Settles or gives back, once.
-    pub(crate) fn end(&mut self, was_counted: bool, tokens: Option<u64>) {
+    pub(crate) fn close(&mut self, was_counted: bool, tokens: Option<u64>) {
         if std::mem::replace(&mut self.over, true) {
             return;
         }
@@ -375,7 +375,7 @@ impl QuotaReservation {
 
 impl Drop for QuotaReservation {
     fn drop(&mut self) {
-        self.end(self.sent, None);
+        self.close(self.sent, None);
     }
 }
 

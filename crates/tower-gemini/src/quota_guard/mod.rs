@@ -119,7 +119,6 @@ mod sync {
 }
 
 pub use crate::refusal::REFUSAL_DOMAIN;
-pub use crate::refusal::REFUSAL_DOMAIN;
 pub use admission::{
     Admission, Denied, Moment, Receipt, RestReason, SLOT_MS, Standing, Totals, Violation, WINDOW_MS,
 };

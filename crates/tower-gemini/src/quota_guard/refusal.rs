@@ -35,17 +35,17 @@ pub(crate) fn outcome_of(denied: &Denied) -> (Outcome, bool) {
     }
 }
 
-/// The answer of an admission that says no. `wait` is the time until it would say yes.
-pub(crate) fn refuse<B>(
+/// The response to a call that does not fit. `wait` is the time until it would, and `may_wait` how
+/// long the caller lets it wait: a longer wait is told to clients, and our own retry does not wait
+/// it out.
+pub(crate) fn refuse<B: UpstreamBody>(
     denied: &Denied,
     wait: Option<Duration>,
+    may_wait: Duration,
     key: &QuotaKey,
     call: Arc<Call>,
     state: &CallState,
-) -> Response<JudgedBody<B>>
-where
-    B: UpstreamBody,
-{
+) -> Response<JudgedBody<B>> {
     let (outcome, elsewhere) = outcome_of(denied);
     let model = key.model.as_str();
     let message = message(denied, wait, model);
@@ -97,7 +97,10 @@ where
         quota
     });
     let hint = wait.map(|wait| WaitHint::new(wait, WaitSource::QuotaResetDelay));
-    let verdict = Verdict::refused_locally(outcome, hint, elsewhere, detail);
+    let mut verdict = Verdict::refused_locally(outcome, hint, elsewhere, detail);
+    if wait.is_some_and(|wait| wait > may_wait) {
+        verdict = verdict.not_retried();
+    }
     let refusal = Refusal {
         status: StatusCode::TOO_MANY_REQUESTS,
         word: "RESOURCE_EXHAUSTED",
