@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tower_gemini::quota_guard::{Limits, QuotaDimension, QuotaGuardLayer, QuotaKey, StoreFailure};
 use tower_gemini_store::RedisStore;
 
-use crate::google::MODEL;
+use crate::common::MODEL;
 
 const URL: &str = "QUOTA_TEST_REDIS_URL";
 const SECONDS: &str = "QUOTA_TEST_SECONDS";

@@ -12,7 +12,7 @@ use tower_gemini::quota_guard::{
 };
 use tower_gemini::store::{Exchange, ExchangeFuture, MemoryStore, QuotaStore, StoreError};
 
-use crate::google::{MODEL, start};
+use crate::common::{MODEL, start};
 
 fn key() -> QuotaKey {
     QuotaKey::new("default", MODEL)

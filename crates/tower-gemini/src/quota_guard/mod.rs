@@ -129,3 +129,6 @@ pub use limits::{Limits, ProjectId, QuotaAmounts, QuotaDimension, QuotaKey};
 pub use service::{QuotaGuard, ResponseFuture};
 pub use settings::{OnExhausted, StoreFailure};
 pub use usage::{DimensionUsage, GuardCounts, QuotaUsage, QuotaWait};
+
+#[cfg(test)]
+mod tests;
