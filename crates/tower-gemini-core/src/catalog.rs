@@ -1,9 +1,9 @@
-//! Models as data: ids, sizes, prices and dates, in a TOML that callers can extend.
+//! Holds models as data: ids, sizes, prices and dates, in a TOML that callers can extend.
 //!
-//! Ids are never an enum: every id in the articles of early 2026 is retired by the end of that
-//! year, and a chain that ends in a retired model ends in a 404. [`Catalog::builtin`] holds what is
-//! publicly known of Gemini's image models; each price and date names its source and its day. Text
-//! models are not in it: nothing here depends on them.
+//! Ids are never an enum: every id that was current in early 2026 is retired or deprecated by the
+//! end of that year, and a fallback chain that ends in a retired model ends in a 404.
+//! [`Catalog::builtin`] holds what is publicly known of Gemini's image models; each price and date
+//! names its source and its day. Text models are not in it: nothing here depends on them.
 //!
 //! ```
 //! use tower_gemini_core::catalog::{Catalog, Date};
@@ -44,7 +44,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::str::FromStr;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize};
@@ -65,7 +65,8 @@ pub const COMMON_RATIOS: [&str; 10] =
 /// assert!(shutdown < Date::new(2026, 11, 22).unwrap());
 /// assert!("2026-13-01".parse::<Date>().is_err());
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Date {
     year: u16,
     month: u8,
@@ -109,18 +110,18 @@ impl FromStr for Date {
     type Err = CatalogError;
 
     fn from_str(text: &str) -> Result<Self, CatalogError> {
-        let mut parts = text.splitn(3, '-');
-        let mut number = || {
-            parts
-                .next()
-                .filter(|part| part.bytes().all(|b| b.is_ascii_digit()))?
-                .parse::<u16>()
-                .ok()
+        let number = |part: &str| {
+            part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse::<u16>().ok())?
         };
-        let (year, month, day) = (number(), number(), number());
-        (|| Self::new(year?, u8::try_from(month?).ok()?, u8::try_from(day?).ok()?))().ok_or_else(
-            || CatalogError::new(format!("`{text}` is not a date; write it as 2026-06-25")),
-        )
+        let date = || {
+            let (year, rest) = text.split_once('-')?;
+            let (month, day) = rest.split_once('-')?;
+            let small = |part| u8::try_from(number(part)?).ok();
+            Self::new(number(year)?, small(month)?, small(day)?)
+        };
+        date().ok_or_else(|| {
+            CatalogError::new(format!("`{text}` is not a date; write it as 2026-06-25"))
+        })
     }
 }
 
@@ -130,15 +131,17 @@ impl fmt::Display for Date {
     }
 }
 
-impl<'de> Deserialize<'de> for Date {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+impl TryFrom<String> for Date {
+    type Error = CatalogError;
+
+    fn try_from(text: String) -> Result<Self, CatalogError> {
+        text.parse()
     }
 }
 
-impl Serialize for Date {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+impl From<Date> for String {
+    fn from(date: Date) -> Self {
+        date.to_string()
     }
 }
 
@@ -172,7 +175,8 @@ pub enum Thinking {
 }
 
 /// Whose price list.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
+#[serde(from = "String")]
 #[non_exhaustive]
 pub enum Platform {
     /// The Gemini Developer API (`gemini-api`).
@@ -201,14 +205,13 @@ impl Platform {
     }
 }
 
-impl<'de> Deserialize<'de> for Platform {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let name = String::deserialize(deserializer)?;
-        Ok(match name.as_str() {
+impl From<String> for Platform {
+    fn from(name: String) -> Self {
+        match name.as_str() {
             "gemini-api" => Self::GeminiApi,
             "vertex-ai" => Self::VertexAi,
             _ => Self::Other(name),
-        })
+        }
     }
 }
 
@@ -361,7 +364,8 @@ impl Model {
         self
     }
 
-    /// Whether it no longer answers on that day.
+    /// Whether it no longer answers on that day, by its own date. The API's response decides first,
+    /// since Google's dates are "earliest possible" (changelog, 2026-10-08).
     #[must_use]
     pub fn is_retired_on(&self, day: Date) -> bool {
         self.retired.is_some_and(|retired| retired <= day)
@@ -379,8 +383,8 @@ impl Model {
         self.ratios.iter().any(|known| known == ratio)
     }
 
-    /// The ratio it takes that is nearest to `ratio`, by factor; `None` where `ratio` has no name
-    /// in the API.
+    /// Returns the ratio it takes that is nearest to `ratio`, by factor; `None` where `ratio` has
+    /// no name in the API.
     #[must_use]
     pub fn nearest_ratio(&self, ratio: &str) -> Option<&str> {
         if let Some(same) = self.ratios.iter().find(|known| *known == ratio) {
@@ -419,7 +423,7 @@ impl Model {
             .copied()
     }
 
-    /// The price on that platform.
+    /// Returns the price on that platform.
     #[must_use]
     pub fn price(&self, platform: &Platform) -> Option<&Price> {
         self.prices.iter().find(|price| price.platform == *platform)
@@ -431,7 +435,7 @@ impl Model {
 pub struct Catalog {
     models: Vec<Model>,
     // Keys are lower case: aliases are written in any case, ids never differ by case alone.
-    index: HashMap<String, usize>,
+    index: HashMap<Arc<str>, usize>,
 }
 
 static BUILTIN: LazyLock<Result<Catalog, CatalogError>> =
@@ -439,11 +443,10 @@ static BUILTIN: LazyLock<Result<Catalog, CatalogError>> =
 static EMPTY: LazyLock<Catalog> = LazyLock::new(Catalog::default);
 
 impl Catalog {
-    /// What is publicly known of Gemini's image models.
+    /// Returns what is publicly known of Gemini's image models.
     #[must_use]
     pub fn builtin() -> &'static Self {
-        // The file is part of the crate and a test parses it: the empty catalogue stands for a case
-        // that cannot be released, and costs nobody a panic.
+        // A test parses the file, so the empty catalogue is never released; it avoids a panic.
         BUILTIN.as_ref().unwrap_or_else(|_| &EMPTY)
     }
 
@@ -458,8 +461,7 @@ impl Catalog {
         let mut catalog = Self::default();
         for model in file.model.into_iter().map(Model::finish) {
             for name in std::iter::once(&model.id).chain(&model.aliases) {
-                if let Some(&other) = catalog.index.get(&name.to_ascii_lowercase()) {
-                    let other = catalog.models.get(other).map_or("", |model| model.id.as_str());
+                if let Some(Model { id: other, .. }) = catalog.by_name(name) {
                     return Err(CatalogError::new(format!(
                         "`{name}` of model `{}` already names model `{other}`",
                         model.id
@@ -471,8 +473,8 @@ impl Catalog {
         Ok(catalog)
     }
 
-    /// Takes over every model of `other`: one with the same id is replaced, and a name that both
-    /// use means the newcomer's.
+    /// Adds every model of `other`. A model with the same id is replaced, and a name that both use
+    /// means the new one.
     pub fn extend(&mut self, other: Self) {
         for model in other.models {
             self.insert(model);
@@ -485,10 +487,10 @@ impl Catalog {
             .iter()
             .position(|known| known.id.eq_ignore_ascii_case(&model.id))
             .unwrap_or(self.models.len());
-        // Names that the replaced entry had and the new one has not would otherwise live on.
+        // Otherwise names of the replaced entry that the new one lacks would still be found.
         self.index.retain(|_, at| *at != position);
         for name in std::iter::once(&model.id).chain(&model.aliases) {
-            self.index.insert(name.to_ascii_lowercase(), position);
+            self.index.insert(name.to_ascii_lowercase().into(), position);
         }
         match self.models.get_mut(position) {
             Some(known) => *known = model,
@@ -496,12 +498,12 @@ impl Catalog {
         }
     }
 
-    /// Every model, in the order of the file.
+    /// Iterates over every model, in the order of the file.
     pub fn models(&self) -> impl Iterator<Item = &Model> {
         self.models.iter()
     }
 
-    /// The model that a name means: an id, an alias, either with `models/`,
+    /// Returns the model that a name means: an id, an alias, either with `models/`,
     /// `publishers/google/models/` or `google/` in front, or with a size and a ratio behind as
     /// proxies write them (`-4k`, `-2k-9x16`).
     #[must_use]
@@ -517,24 +519,20 @@ impl Catalog {
 
     fn by_name(&self, name: &str) -> Option<&Model> {
         // Ids are lower case as a rule: the copy is only for those that are not.
-        let at = match self.index.get(name) {
-            Some(at) => Some(at),
-            None if name.bytes().any(|b| b.is_ascii_uppercase()) => {
-                self.index.get(&name.to_ascii_lowercase())
-            }
-            None => None,
-        };
-        at.and_then(|at| self.models.get(*at))
+        let is_upper = || name.bytes().any(|b| b.is_ascii_uppercase());
+        let lower = || is_upper().then(|| name.to_ascii_lowercase());
+        let at = self.index.get(name).or_else(|| self.index.get(lower()?.as_str()))?;
+        self.models.get(*at)
     }
 
-    /// The name as the catalogue itself keeps it, which lives as long as the catalogue does.
-    pub(crate) fn interned(&self, name: &str) -> Option<(&str, &Model)> {
+    /// Returns the name as the catalogue itself keeps it, with what it means.
+    pub(crate) fn interned(&self, name: &str) -> Option<(&Arc<str>, &Model)> {
         let (key, at) = self.index.get_key_value(name)?;
         Some((key, self.models.get(*at)?))
     }
 
-    /// The first model in the chain of successors that still answers on that day; the model itself
-    /// where it does.
+    /// Returns the first model in the chain of successors that still answers on that day: the model
+    /// itself where it does.
     #[must_use]
     pub fn successor_on<'a>(&'a self, model: &'a Model, day: Date) -> Option<&'a Model> {
         let mut model = model;
@@ -548,7 +546,7 @@ impl Catalog {
         None
     }
 
-    /// Models that no longer answer on that day and whose chain of successors ends in nothing: a
+    /// Returns the models that no longer answer on that day and have no successor that does: a
     /// fallback to one is a 404.
     #[must_use]
     pub fn dead_ends_on(&self, day: Date) -> Vec<&Model> {

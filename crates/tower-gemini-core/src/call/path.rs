@@ -1,11 +1,10 @@
-//! What a request's path and query say, read from the right so that any prefix of a gateway will
-//! do.
+//! Reads a request's path and query from the right, so that a gateway may have any prefix.
 
 use std::borrow::Cow;
 
 use super::{Dialect, Framing, Verb};
 
-/// What the path and the query say.
+/// What the path and the query contain.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Route<'a> {
     pub(super) dialect: Dialect,
@@ -82,7 +81,7 @@ impl<'a> Route<'a> {
     }
 }
 
-/// What a custom method does, and how its answer is framed.
+/// Returns what a custom method does, and how its response is framed.
 fn method(verb: &str, query: Option<&str>) -> (Verb, Framing) {
     let stream = || if query.is_some_and(wants_sse) { Framing::Sse } else { Framing::JsonArray };
     match verb {
@@ -184,30 +183,9 @@ pub(super) fn normalised(path: &str) -> Cow<'_, str> {
     Cow::Owned(tidy)
 }
 
-/// Percent-encoding undone once; text that would not be UTF-8 stays as it was.
-pub(super) fn percent_decoded(text: &str) -> Cow<'_, str> {
-    if memchr::memchr(b'%', text.as_bytes()).is_none() {
-        return Cow::Borrowed(text);
-    }
-    let hex = |b: Option<&u8>| {
-        b.and_then(|&b| char::from(b).to_digit(16)).and_then(|d| u8::try_from(d).ok())
-    };
-    let bytes = text.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        match (byte, hex(bytes.get(at + 1)), hex(bytes.get(at + 2))) {
-            (b'%', Some(high), Some(low)) => {
-                decoded.push(high * 16 + low);
-                at += 3;
-            }
-            _ => {
-                decoded.push(byte);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8(decoded).map_or(Cow::Borrowed(text), Cow::Owned)
+/// Undoes percent-encoding once; text that would not be UTF-8 stays as it was.
+fn percent_decoded(text: &str) -> Cow<'_, str> {
+    percent_encoding::percent_decode_str(text).decode_utf8().unwrap_or(Cow::Borrowed(text))
 }
 
 #[cfg(test)]

@@ -510,6 +510,61 @@ fn another_place_gets_its_own_address_and_credentials_and_never_the_callers() {
     );
 }
 
+/// Stores were keyed by the host alone: two projects, or two relays behind one host, shared quota
+/// and health.
+#[test]
+fn upstreams_that_differ_in_name_kind_address_or_project_have_different_keys() {
+    let base = |text| Uri::from_static(text);
+    let vertex = |project| Upstream::vertex(base("https://a.example"), project, "global");
+    let mut keys: Vec<String> = [
+        Upstream::gemini_api(base("https://a.example")),
+        Upstream::gemini_api(base("https://a.example")).name("second"),
+        Upstream::gemini_api(base("https://a.example:8443")),
+        Upstream::gemini_api(base("http://a.example")),
+        Upstream::gemini_api(base("https://a.example/relay")),
+        Upstream::express(base("https://a.example")),
+        Upstream::same_api(base("https://a.example")),
+        vertex("p"),
+        vertex("q"),
+    ]
+    .iter()
+    .map(|upstream| upstream.id().to_string())
+    .collect();
+    keys.sort();
+    let all = keys.len();
+    keys.dedup();
+    assert_eq!(keys.len(), all, "{keys:?}");
+    // Credentials, account and a slash at the end are no part of it.
+    let same = Upstream::gemini_api(base("https://key:secret@a.example/")).api_key("k").unwrap();
+    assert_eq!(same.id(), Upstream::gemini_api(base("https://a.example")).account("x").id());
+    assert!(!format!("{same:?}").contains("secret"));
+    let json = serde_json::to_string(&vertex("p").id()).unwrap();
+    assert_eq!(serde_json::from_str::<UpstreamId>(&json).unwrap(), vertex("p").id());
+}
+
+#[test]
+fn the_identity_of_the_callers_own_upstream_is_read_from_its_request() {
+    let id = |uri: &'static str| {
+        let uri = Uri::from_static(uri);
+        let call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), None);
+        UpstreamId::from_request(&uri, &call).to_string()
+    };
+    let google = "https://generativelanguage.googleapis.com/v1beta/models/m:generateContent?key=k";
+    assert_eq!(
+        id(google),
+        "gemini-api https://generativelanguage.googleapis.com - generativelanguage.googleapis.com"
+    );
+    assert_eq!(
+        id("http://k:s@relay.example:81/v1/publishers/google/models/m:generateContent"),
+        "vertex-express http://relay.example:81 - relay.example"
+    );
+    assert_eq!(
+        id("https://relay.example/v1/chat/completions"),
+        "same-api https://relay.example - relay.example"
+    );
+    assert_eq!(id("/v1beta/models/m:generateContent"), "gemini-api https:// - ");
+}
+
 #[test]
 fn what_cannot_be_rewritten_is_said() {
     let unfit =
