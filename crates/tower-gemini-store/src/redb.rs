@@ -7,14 +7,15 @@ use std::time::SystemTime;
 use redb::{Database, DatabaseError, ReadableTable, TableDefinition};
 use tokio::time::Instant;
 use tower_gemini::clock::{Clock, SystemClock};
-use tower_gemini::quota_guard::{Moment, QuotaKey};
+use tower_gemini::quota_guard::Moment;
+#[cfg(doc)]
+use tower_gemini::quota_guard::QuotaKey;
 use tower_gemini::store::{
-    Exchange, ExchangeFuture, QuotaStore, Reply, StoreError, StoredCounts, UpstreamId,
+    Exchange, ExchangeFuture, QuotaStore, Reply, StoreError, StoredCounts,
 };
 
-/// The counts of each (upstream, project, model), as [`StoredCounts::to_bytes`] writes them.
-const COUNTS: TableDefinition<'_, (&str, &str, &str), &[u8]> =
-    TableDefinition::new("quota_counts_v2");
+/// The counts of each [`QuotaKey`], as [`StoredCounts::to_bytes`] writes them.
+const COUNTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("quota_counts_v2");
 
 /// Counts quota in a file that outlives the process: after a kill -9 the day goes on where it was.
 ///
@@ -47,7 +48,7 @@ struct Inner {
     /// The wall clock when the file was opened: the beginning of the steady clock that slots are
     /// dated by.
     opened_ms: u64,
-    counts: Mutex<HashMap<QuotaKey, StoredCounts>>,
+    counts: Mutex<HashMap<String, StoredCounts>>,
 }
 
 impl RedbStore {
@@ -93,14 +94,13 @@ fn moment(steady_ms: u64, wall_ms: u64) -> Moment {
     Moment { steady_ms, wall_ms: i64::try_from(wall_ms).unwrap_or(i64::MAX) }
 }
 
-fn load(database: &Database, now: Moment) -> Result<HashMap<QuotaKey, StoredCounts>, redb::Error> {
+fn load(database: &Database, now: Moment) -> Result<HashMap<String, StoredCounts>, redb::Error> {
     let mut counts = HashMap::new();
     let write = database.begin_write()?;
     for row in write.open_table(COUNTS)?.iter()? {
         let (key, value) = row?;
-        let (upstream, project, model) = key.value();
-        let key = QuotaKey::new(project, model).at(UpstreamId::from(upstream));
-        counts.extend(StoredCounts::from_bytes(value.value(), now).map(|stored| (key, stored)));
+        let stored = StoredCounts::from_bytes(value.value(), now);
+        counts.extend(stored.map(|stored| (key.value().to_owned(), stored)));
     }
     write.commit()?;
     Ok(counts)
@@ -112,18 +112,18 @@ impl Inner {
         let now = moment(self.opened_ms + elapsed, unix_ms(&*self.clock));
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         // Changed on a copy: what is not on the disk was not granted.
-        let mut changed = match counts.get(&exchange.key) {
+        let key = exchange.key.to_string();
+        let mut changed = match counts.get(&key) {
             Some(known) => known.clone(),
             None => StoredCounts::new(now, exchange.margin),
         };
         let reply = changed.exchange(now, exchange);
-        self.write(&exchange.key, &changed.to_bytes()).map_err(StoreError::new)?;
-        counts.insert(exchange.key.clone(), changed);
+        self.write(&key, &changed.to_bytes()).map_err(StoreError::new)?;
+        counts.insert(key, changed);
         Ok(reply)
     }
 
-    fn write(&self, key: &QuotaKey, value: &[u8]) -> Result<(), redb::Error> {
-        let key = (key.upstream.as_str(), key.project.as_str(), key.model.as_str());
+    fn write(&self, key: &str, value: &[u8]) -> Result<(), redb::Error> {
         let write = self.database.begin_write()?;
         write.open_table(COUNTS)?.insert(key, value)?;
         // Durable at once: a grant that a crash forgets would be granted twice.

@@ -339,11 +339,9 @@ impl Inner {
     }
 
     fn base(&self, key: &QuotaKey) -> String {
-        // Braces would begin another hash tag, and a bar must not appear in a part.
-        let part = |text: &str| text.replace(['{', '}'], "_").replace('|', "%7C");
-        let (project, model) = (part(key.project.as_str()), part(key.model.as_str()));
-        let upstream = key.upstream.as_str().replace(['{', '}'], "_");
-        format!("{}:{{{upstream}|{project}|{model}}}", self.prefix)
+        // Braces would begin another hash tag.
+        let key = key.to_string().replace('{', "%7B").replace('}', "%7D");
+        format!("{}:{{{key}}}", self.prefix)
     }
 }
 

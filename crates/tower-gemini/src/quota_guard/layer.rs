@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::Request;
 use http::header::AUTHORIZATION;
 use tokio::sync::watch;
+use tower_gemini_core::target::UpstreamId;
 use tower_layer::Layer;
 
 use super::QuotaGuard;
@@ -17,7 +18,7 @@ use super::state::QuotaState;
 use super::usage::{GuardCounts, QuotaUsage, QuotaWait};
 use crate::clock::{Clock, SystemClock};
 use crate::stage::AttemptService;
-use crate::store::{QuotaStore, UpstreamId};
+use crate::store::QuotaStore;
 
 /// Tells which project a request belongs to.
 #[derive(Clone)]
@@ -85,7 +86,7 @@ impl QuotaGuardLayer {
             store_failure: StoreFailure::Closed,
             lease: Duration::from_secs(1),
             learns: true,
-            upstream: UpstreamId::default(),
+            upstream: None,
         };
         let project = Arc::new(ProjectSource::Fixed(ProjectId::new("default")));
         Self { settings, project, shared: Arc::default() }
@@ -210,11 +211,12 @@ impl QuotaGuardLayer {
         self.set(|settings| settings.clock = Arc::new(clock))
     }
 
-    /// Counts for this upstream: part of every key, so that two upstreams with the same models are
-    /// counted apart.
+    /// Names the upstream that requests are addressed to. Its identity is part of every key, so
+    /// that two upstreams with the same models are counted apart. Default: what the request's URI
+    /// says. Requests that a fallback sends elsewhere are counted there in any case.
     #[must_use]
     pub fn upstream(self, upstream: UpstreamId) -> Self {
-        self.set(|settings| settings.upstream = upstream)
+        self.set(|settings| settings.upstream = Some(Arc::new(upstream)))
     }
 
     /// Shares the count with every layer and process that uses the same store.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use siphasher::sip128::{Hasher128, SipHasher24};
 use tower_gemini_core::call::ModelId;
+use tower_gemini_core::target::UpstreamId;
 
-use crate::store::UpstreamId;
 
 /// One of the four things that Google counts, all at once (Google's rate-limit pages and APIYI's
 /// guide to 429s, 2026-02).
@@ -219,12 +219,12 @@ impl fmt::Display for ProjectId {
     }
 }
 
-/// What one count is for. Part of every store key.
+/// What one count is for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct QuotaKey {
-    /// The upstream that counts.
-    pub upstream: UpstreamId,
+    /// The upstream that counts; `None` where neither the layer nor the request's URI names one.
+    pub upstream: Option<Arc<UpstreamId>>,
     /// The project whose quota it is.
     pub project: ProjectId,
     /// The model as the request spells it.
@@ -232,23 +232,52 @@ pub struct QuotaKey {
 }
 
 impl QuotaKey {
-    /// Makes a key of this project and model, at the default upstream.
+    /// Makes a key of this project and model, without an upstream: for requests whose URI is a path.
     #[must_use]
     pub fn new(project: &str, model: &str) -> Self {
-        let (project, model) = (ProjectId::new(project), ModelId::new(model));
-        Self { upstream: UpstreamId::default(), project, model }
+        Self { upstream: None, project: ProjectId::new(project), model: ModelId::new(model) }
     }
 
     /// Returns the same key at this upstream.
     #[must_use]
     pub fn at(mut self, upstream: UpstreamId) -> Self {
-        self.upstream = upstream;
+        self.upstream = Some(Arc::new(upstream));
         self
     }
 }
 
+/// The key of a store: stable, and different for every two keys.
 impl fmt::Display for QuotaKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.upstream, self.project, self.model)
+        // Spaces separate, so none may be in a part.
+        let part = |text: &str| text.replace('%', "%25").replace(' ', "%20");
+        match &self.upstream {
+            Some(upstream) => write!(f, "{upstream}")?,
+            None => f.write_str("-")?,
+        }
+        write!(f, " {} {}", part(self.project.as_str()), part(self.model.as_str()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Uri;
+    use tower_gemini_core::target::Upstream;
+
+    use super::*;
+
+    #[test]
+    fn two_keys_never_have_one_text() {
+        let a = Upstream::gemini_api(Uri::from_static("https://a.example"));
+        let keys = [
+            QuotaKey::new("p", "m"),
+            QuotaKey::new("p m", "m"),
+            QuotaKey::new("p", "m m"),
+            QuotaKey::new("p%20m", "m"),
+            QuotaKey::new("p", "m").at(a.id()),
+            QuotaKey::new("p", "m").at(a.name("b").id()),
+        ];
+        let texts: std::collections::HashSet<_> = keys.iter().map(QuotaKey::to_string).collect();
+        assert_eq!(texts.len(), keys.len(), "{texts:?}");
     }
 }

@@ -175,13 +175,12 @@ mod tests {
         let denied = denied(Limits::unlimited().rpm(3).ipm(5));
         let key = QuotaKey::new("p", "gemini-3-pro-image");
         let call = Arc::new(Call::unrecognised());
-        let response = refuse::<Full<bytes::Bytes>>(
-            &denied,
-            Some(Duration::from_millis(60_250)),
-            &key,
-            call,
-            CallContext::new(),
-        );
+        let state = CallState::new(crate::CallOptions::new());
+        let wait = Duration::from_millis(60_250);
+        let refuse = |may_wait| {
+            refuse::<Full<bytes::Bytes>>(&denied, Some(wait), may_wait, &key, call.clone(), &state)
+        };
+        let response = refuse(wait);
         assert_eq!(response.status(), 429);
         let verdict = response.body().verdict().clone();
         assert_eq!(
@@ -191,8 +190,13 @@ mod tests {
         assert!(
             verdict.is_retryable()
                 && verdict.another_model_helps()
-                && verdict.resend_permit().is_some()
+                && state.permit_after(&verdict).is_some()
         );
+        // Told all the same, and not waited out by our own retry.
+        let longer = refuse(wait - Duration::from_millis(1));
+        let longer = longer.body().verdict();
+        assert!(!longer.is_retryable() && longer.another_model_helps());
+        assert_eq!(longer.wait(), verdict.wait());
         let body = response.into_body().collect().await.unwrap().to_bytes();
         let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
         let details = &json["error"]["details"];

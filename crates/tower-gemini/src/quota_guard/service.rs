@@ -9,6 +9,7 @@ use http::{Request, Response};
 use pin_project::pin_project;
 use tokio::time::Instant;
 use tower_gemini_core::call::{Call, Verb};
+use tower_gemini_core::target::UpstreamId;
 use tower_gemini_core::verdict::{QuotaCharge, Verdict};
 use tower_service::Service;
 
@@ -52,9 +53,20 @@ impl<S> QuotaGuard<S> {
         }
         let model = call.model.clone()?;
         let project = self.project.project_of(request);
-        let upstream = self.state.settings.upstream.clone();
+        let upstream = self.upstream(request);
         let key = self.state.key_state(&QuotaKey { upstream, project, model })?;
         Some(QuotaHandle { state: self.state.clone(), key })
+    }
+
+    /// Where the request goes: the configured upstream, unless it was sent elsewhere.
+    fn upstream(&self, request: &Request<AttemptBody>) -> Option<Arc<UpstreamId>> {
+        let own = &self.state.settings.upstream;
+        if request.uri().authority().is_none() {
+            return own.clone();
+        }
+        let id = UpstreamId::from_request(request.uri(), request.body().call());
+        let is_own = |own: &&Arc<UpstreamId>| own.base_url.starts_with(&id.base_url);
+        own.as_ref().filter(is_own).cloned().or_else(|| Some(Arc::new(id)))
     }
 }
 

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tower_gemini_core::target::UpstreamId;
+
 use super::alerts::QuotaAlert;
 use super::limits::{Limits, ProjectId, QuotaKey};
 use super::usage::QuotaWait;
 use crate::clock::Clock;
-use crate::store::{QuotaStore, UpstreamId};
+use crate::store::QuotaStore;
 
 /// What happens to a call when the quota is exhausted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,5 +81,5 @@ pub(crate) struct Settings {
     pub(crate) store_failure: StoreFailure,
     pub(crate) lease: Duration,
     pub(crate) learns: bool,
-    pub(crate) upstream: UpstreamId,
+    pub(crate) upstream: Option<Arc<UpstreamId>>,
 }

@@ -19,7 +19,7 @@ use super::limits::{QuotaAmounts, QuotaKey};
 use super::settings::{Settings, StoreFailure};
 use super::usage::Counters;
 use crate::calendar::unix_ms;
-use crate::store::{Booking, UpstreamId};
+use crate::store::Booking;
 
 /// The lease, the alerts and the learned limits of one key.
 pub(crate) struct KeyHooks {
@@ -188,7 +188,7 @@ impl QuotaState {
             keys.retain(|_, known| !known.is_at_rest(now));
         }
         let key = if is_full(&keys) {
-            QuotaKey::new("*", "*").at(UpstreamId::from("*"))
+            QuotaKey::new("*", "*")
         } else {
             key.clone()
         };

@@ -16,14 +16,14 @@
 //!
 //! # Keys
 //!
-//! Everything is stored under a [`QuotaKey`]: the [`UpstreamId`] (name, kind and base URL), the
-//! project and the model. Two upstreams never share a count, even if their model names are equal.
+//! Everything is stored under a [`QuotaKey`]: the upstream's identity (name, kind, base URL and
+//! project), the project that the quota belongs to, and the model. Two upstreams never share a
+//! count, even if their model names are equal.
 //! Several API keys of one project share one count when the project is named.
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tower_gemini_core::redact::redact;
@@ -189,78 +189,3 @@ impl fmt::Display for StoreError {
 }
 
 impl std::error::Error for StoreError {}
-
-/// Identifies an upstream: its name, its kind and its base URL. O(1) to clone.
-///
-/// It is part of every store key, so that two upstreams that serve the same model are counted
-/// apart. Credentials in the URL are redacted.
-///
-/// ```
-/// use tower_gemini::store::UpstreamId;
-///
-/// let google = UpstreamId::new("google", "gemini", "https://generativelanguage.googleapis.com");
-/// let relay = UpstreamId::new("relay", "gemini", "https://relay.example");
-/// assert_ne!(google, relay);
-/// assert_eq!(google.as_str(), "google|gemini|https://generativelanguage.googleapis.com");
-/// ```
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct UpstreamId(Arc<str>);
-
-impl UpstreamId {
-    /// Identifies an upstream by its configured name, its kind (such as `gemini` or `vertex`) and
-    /// its base URL.
-    #[must_use]
-    pub fn new(name: &str, kind: &str, base_url: &str) -> Self {
-        // The separator must not appear in a part: two identities never have one text.
-        let part = |text: &str| redact(text).replace('%', "%25").replace('|', "%7C");
-        Self(format!("{}|{}|{}", part(name), part(kind), part(base_url)).into())
-    }
-
-    /// Returns the identity as text: the parts, separated by `|`.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-/// The upstream of a stack that names none.
-impl Default for UpstreamId {
-    fn default() -> Self {
-        Self(Arc::from("default"))
-    }
-}
-
-/// Reads what [`UpstreamId::as_str`] wrote.
-impl From<&str> for UpstreamId {
-    fn from(text: &str) -> Self {
-        Self(Arc::from(text))
-    }
-}
-
-impl fmt::Debug for UpstreamId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.0, f)
-    }
-}
-
-impl fmt::Display for UpstreamId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn two_upstreams_never_have_one_text() {
-        let of = |name, kind, url| UpstreamId::new(name, kind, url);
-        assert_ne!(of("a|b", "c", "d"), of("a", "b|c", "d"));
-        assert_ne!(of("a%7Cb", "c", "d"), of("a|b", "c", "d"));
-        assert_ne!(of("a", "", ""), UpstreamId::default());
-        let with_key =
-            of("a", "b", "https://x.example/?key=AIzaSyA-0123456789abcdefghijklmnopqrstuv");
-        assert!(!with_key.as_str().contains("AIzaSyA-0123"), "{with_key}");
-    }
-}
