@@ -10,9 +10,7 @@ use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::quota_guard::Moment;
 #[cfg(doc)]
 use tower_gemini::quota_guard::QuotaKey;
-use tower_gemini::store::{
-    Exchange, ExchangeFuture, QuotaStore, Reply, StoreError, StoredCounts,
-};
+use tower_gemini::store::{Exchange, ExchangeFuture, QuotaStore, Reply, StoreError, StoredCounts};
 
 /// The counts of each [`QuotaKey`], as [`StoredCounts::to_bytes`] writes them.
 const COUNTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("quota_counts_v2");

@@ -8,7 +8,6 @@ use siphasher::sip128::{Hasher128, SipHasher24};
 use tower_gemini_core::call::ModelId;
 use tower_gemini_core::target::UpstreamId;
 
-
 /// One of the four things that Google counts, all at once (Google's rate-limit pages and APIYI's
 /// guide to 429s, 2026-02).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

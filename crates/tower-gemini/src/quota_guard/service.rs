@@ -22,7 +22,7 @@ use super::settings::OnExhausted;
 use super::state::QuotaState;
 use super::usage::count;
 use crate::body::{AttemptBody, JudgedBody};
-use crate::call_state::CallState;
+use crate::call_state::{CallState, Place};
 use crate::error::Error;
 use crate::ready::take_ready;
 use crate::reservation::{Asker, AttemptOutcome, Reservation, ReservingFuture};
@@ -45,10 +45,12 @@ impl<S> QuotaGuard<S> {
     /// The count that this request is held against; `None` where nothing limits it. Counting tokens
     /// and batches have quotas of their own at Google, which are none of ours.
     fn handle(&self, request: &Request<AttemptBody>) -> Option<QuotaHandle> {
+        if self.state.passes_all {
+            return None;
+        }
+        request.body().state().pass(Place::QuotaGuard);
         let call = request.body().call();
-        if self.state.passes_all
-            || !matches!(call.verb, Verb::Generate | Verb::StreamGenerate | Verb::Predict)
-        {
+        if !matches!(call.verb, Verb::Generate | Verb::StreamGenerate | Verb::Predict) {
             return None;
         }
         let model = call.model.clone()?;

@@ -187,11 +187,7 @@ impl QuotaState {
             self.swept_ms.store(now.steady_ms, Ordering::Relaxed);
             keys.retain(|_, known| !known.is_at_rest(now));
         }
-        let key = if is_full(&keys) {
-            QuotaKey::new("*", "*")
-        } else {
-            key.clone()
-        };
+        let key = if is_full(&keys) { QuotaKey::new("*", "*") } else { key.clone() };
         let new = || Arc::new(KeyState::new(key.clone(), &self.settings));
         Some(keys.entry(key.clone()).or_insert_with(new).clone())
     }

@@ -20,7 +20,7 @@ use super::gate::Asked;
 use super::layer::Shared;
 use super::{CapDimension, Caps, SpendAmounts};
 use crate::body::{AttemptBody, JudgedBody};
-use crate::call_state::{CallState, SentAttempt};
+use crate::call_state::{CallState, Place, SentAttempt};
 use crate::error::Error;
 use crate::ready::take_ready;
 use crate::refusal::Refusal;
@@ -73,6 +73,7 @@ impl<S: AttemptService> Spending<S> {
         let Some(shared) = &self.shared else {
             return ReservingFuture::unreserved(&mut self.inner, request);
         };
+        request.body().state().pass(Place::Spending);
         let (asker, asked) = match SpendAsker::new(shared, request.body()) {
             (asker, Ok(asked)) => (asker, asked),
             (asker, Err(reached)) => return ReservingFuture::refuse(asker, reached),

@@ -22,7 +22,9 @@ use tower_gemini_core::verdict::{
     Charge, Detail, Outcome, QuotaCharge, Verdict, WaitHint, WaitSource,
 };
 
-use super::{Limits, OnExhausted, ProjectId, QuotaDimension, QuotaGuard, QuotaGuardLayer, QuotaKey};
+use super::{
+    Limits, OnExhausted, ProjectId, QuotaDimension, QuotaGuard, QuotaGuardLayer, QuotaKey,
+};
 use crate::body::{AttemptBody, JudgedBody, WireBody};
 use crate::call_state::CallState;
 use crate::clock::RuntimeClock;
@@ -261,7 +263,8 @@ async fn our_own_retry_waits_no_longer_for_quota_than_the_caller_allowed() {
 // Two relays that serve the same model shared one count.
 #[tokio::test(start_paused = true)]
 async fn two_upstreams_with_one_model_are_counted_apart() {
-    let store = Arc::new(crate::store::MemoryStore::new().clock(RuntimeClock::starting_at(start())));
+    let store =
+        Arc::new(crate::store::MemoryStore::new().clock(RuntimeClock::starting_at(start())));
     let limits = Limits::unlimited().rpm(1);
     let shared = |base: &'static str| {
         let upstream = Upstream::gemini_api(http::Uri::from_static(base));
