@@ -28,7 +28,7 @@ use std::ops::Add;
 use serde::Serialize;
 
 use crate::call::{Call, Dialect, ImageSize, ServiceTier, Verb};
-use crate::catalog::{Catalog, Family, Model, Platform, Price, Thinking};
+use crate::catalog::{Catalog, Model, Platform, Price, Thinking};
 use crate::scan::Usage;
 use crate::verdict::{Charge, Outcome, Verdict};
 
@@ -392,8 +392,7 @@ impl<'a> Bill<'a> {
 
     fn priced(&self, input: u64, text: u64) -> Option<u64> {
         // Imagen, and relays with a price by the image, have no tokens to pay for.
-        let by_the_image = self.model.family == Family::Imagen
-            || self.price.image_output_microusd_per_mtok.is_none();
+        let by_the_image = self.price.image_output_microusd_per_mtok.is_none();
         let part = |tokens: u64, rate: Option<u64>| match rate {
             Some(rate) => Some(tokens_price(tokens, rate).1),
             None if tokens == 0 || by_the_image => Some(0),
@@ -683,6 +682,71 @@ mod tests {
             Cost::exactly(50_000)
         );
         assert_eq!(cost_of(&catalog, &call, &Verdict::delivering(), None), Cost::UNKNOWN);
+    }
+
+    /// Gateways send counts with some fields left out.
+    #[test]
+    fn any_field_that_counts_makes_a_count_and_zeros_make_none() {
+        let call = call("gemini-3-pro-image", IN_4K);
+        let delivered = |usage: Usage| cost(&call, &Verdict::delivering(), Some(&usage));
+        let uncounted = cost(&call, &Verdict::delivering(), None);
+        assert_eq!(delivered(Usage::default()), uncounted);
+        // Without the details, the images may have been eleven.
+        let images = 11 * 240_000_u64;
+        let counted =
+            |tokens| Cost { at_least_microusd: 240_000, at_most_microusd: Some(images + tokens) };
+        assert_eq!(delivered(Usage { prompt: 7, ..Usage::default() }), counted(14));
+        assert_eq!(delivered(Usage { total: 7, ..Usage::default() }), counted(14));
+        assert_eq!(delivered(Usage { candidates: 7, ..Usage::default() }), counted(84));
+    }
+
+    #[test]
+    fn a_price_that_is_not_listed_bounds_nothing_once_it_is_needed() {
+        let mut catalog = Catalog::builtin().clone();
+        let model =
+            "[[model]]\nid = \"x-image\"\nfamily = \"flash\"\nimages = true\nsizes = [\"1K\"]\n";
+        let price = |platform: &str, rest: &str| {
+            format!(
+                "[[model.price]]\nplatform = \"{platform}\"\nsource = \"a list\"\nas_of = \"2026-11-01\"\n\
+                 per_image_microusd = {{ \"1K\" = 10 }}\n{rest}\n"
+            )
+        };
+        let by_token = price("gemini-api", "image_output_microusd_per_mtok = 1_000_000");
+        let text = format!("{model}{by_token}{}", price("vertex-ai", ""));
+        catalog.extend(Catalog::from_toml(&text).unwrap());
+        let call = call("x-image", "{}");
+        let only_images = Usage { total: 10, ..usage(0, 10, 0, 0) };
+        let delivered = |call: &Call, usage: Usage| {
+            cost_of(&catalog, call, &Verdict::delivering(), Some(&usage))
+        };
+        assert_eq!(delivered(&call, only_images), Cost::exactly(10));
+        assert_eq!(delivered(&call, usage(1, 10, 0, 0)).at_most_microusd, None);
+        assert_eq!(delivered(&call, usage(0, 10, 1, 0)).at_most_microusd, None);
+        // By the image, nothing else is paid. And Vertex AI has a list of its own.
+        let uri = Uri::from_static("/v1/publishers/google/models/x-image:generateContent");
+        let vertex = Call::parse(&Method::POST, &uri, &HeaderMap::new(), None);
+        assert_eq!(delivered(&vertex, usage(1, 10, 1, 0)), Cost::exactly(10));
+        assert_eq!(worst_case(&catalog, &vertex, None), Cost::up_to(10));
+        assert_eq!(worst_case(&catalog, &call, None), Cost::UNKNOWN);
+    }
+
+    #[test]
+    fn bounds_shares_and_words_of_an_interval() {
+        let wide = Cost { at_least_microusd: 3, at_most_microusd: Some(9) };
+        assert_eq!(wide.bounded_by(Cost::up_to(5)), Cost { at_most_microusd: Some(5), ..wide });
+        assert_eq!(wide.bounded_by(Cost::up_to(2)), Cost::exactly(3));
+        assert_eq!(wide.bounded_by(Cost::up_to(20)), wide);
+        assert_eq!(wide.bounded_by(Cost::UNKNOWN), wide);
+        let half = Cost { at_least_microusd: 1, at_most_microusd: Some(5) };
+        assert_eq!((wide.per_image(2), wide.per_image(0)), (Some(half), None));
+        for (cost, text) in [
+            (Cost::exactly(134_400), "$0.1344"),
+            (Cost { at_least_microusd: 134_400, at_most_microusd: Some(134_410) }, "$0.1344"),
+            (Cost::up_to(240_000), "$0.0000 to $0.2400"),
+            (Cost::UNKNOWN, "at least $0.0000"),
+        ] {
+            assert_eq!(cost.to_string(), text);
+        }
     }
 
     #[test]
