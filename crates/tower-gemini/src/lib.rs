@@ -24,6 +24,7 @@ pub use tower_gemini_core as core;
 
 pub mod answer_errors;
 pub mod attempt_timeout;
+pub mod calendar;
 pub mod classify_gemini_error;
 pub mod clock;
 pub mod collect_request;
