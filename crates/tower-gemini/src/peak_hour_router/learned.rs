@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use tower_gemini_core::trail::PreferReason;
 use tower_gemini_core::verdict::{Charge, Outcome};
 
 use super::presets::{FLASH_503_RATES, PRO_503_RATE};
+use crate::trail::PreferReason;
 
 /// Hours of a week.
 pub const HOURS: usize = 7 * 24;
