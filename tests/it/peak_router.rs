@@ -22,8 +22,7 @@ use tower_gemini::trail::{PreferReason, Step, Trail, WaitReason};
 use tower_gemini::verdict::Outcome;
 use tower_gemini::{
     CallOptions, ClassifyGeminiErrorLayer, CollectRequestLayer, Error, GeminiStack,
-    JitteredRetryLayer, ModelFallbackLayer, PeakHourRouterLayer,
-    SingleAttemptLayer,
+    JitteredRetryLayer, ModelFallbackLayer, PeakHourRouterLayer, SingleAttemptLayer,
 };
 use tower_gemini_sim::Fault;
 
@@ -123,13 +122,15 @@ where
     // The least that reads the preference: a chain that never falls back.
     let policy = FallbackPolicy::recommended().on(Outcome::Overloaded, Reaction::Stop);
     let fallback = ModelFallbackLayer::new(Chain::default()).policy(policy);
-    CollectRequestLayer::new().layer(router.layer(
-        fallback.layer(retry.layer(ClassifyGeminiErrorLayer::new().layer(client))),
-    ))
+    CollectRequestLayer::new().layer(
+        router.layer(fallback.layer(retry.layer(ClassifyGeminiErrorLayer::new().layer(client)))),
+    )
 }
 
 fn router() -> PeakHourRouterLayer {
-    PeakHourRouterLayer::new(presets::TEN_TO_FOURTEEN_UTC.schedule()).in_peak("nano-banana-2", PRO).clock(clock())
+    PeakHourRouterLayer::new(presets::TEN_TO_FOURTEEN_UTC.schedule())
+        .in_peak("nano-banana-2", PRO)
+        .clock(clock())
 }
 
 #[test]
@@ -299,11 +300,11 @@ async fn five_weeks(router: PeakHourRouterLayer) -> ((u64, u64), (u64, u64), Pea
     let failures = night.failures.clone();
     let policy = FallbackPolicy::recommended().on(Outcome::Overloaded, Reaction::Stop);
     let cooldowns = Cooldowns::recommended().after_failures(u32::MAX);
-    let fallback =
-        ModelFallbackLayer::new(Chain::default()).policy(policy).cooldowns(cooldowns);
-    let gemini = router.layer(fallback.layer(SingleAttemptLayer::new().layer(
-        ClassifyGeminiErrorLayer::new().layer(night),
-    )));
+    let fallback = ModelFallbackLayer::new(Chain::default()).policy(policy).cooldowns(cooldowns);
+    let gemini = router.layer(
+        fallback
+            .layer(SingleAttemptLayer::new().layer(ClassifyGeminiErrorLayer::new().layer(night))),
+    );
     let gemini = CollectRequestLayer::new().layer(gemini);
     let mut before = (0, 0);
     for n in 0..5 * 7 * 96 {
