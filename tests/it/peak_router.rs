@@ -18,6 +18,7 @@ use tower_gemini::error::TimeLimit;
 use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::model_fallback::{Chain, Cooldowns, FallbackPolicy, Reaction};
 use tower_gemini::peak_hour_router::{Learning, Schedule, presets};
+use tower_gemini::target::Target;
 use tower_gemini::trail::{PreferReason, Step, Trail, WaitReason};
 use tower_gemini::verdict::Outcome;
 use tower_gemini::{
@@ -121,7 +122,10 @@ where
     let retry = JitteredRetryLayer::new(RetryPolicy::recommended());
     // The least that reads the preference: a chain that never falls back.
     let policy = FallbackPolicy::recommended().on(Outcome::Overloaded, Reaction::Stop);
-    let fallback = ModelFallbackLayer::new(Chain::default()).policy(policy);
+    let chain = [FLASH, PRO]
+        .into_iter()
+        .fold(Chain::default(), |chain, model| chain.then(Target::new(model).attempts(5)));
+    let fallback = ModelFallbackLayer::new(chain).policy(policy);
     CollectRequestLayer::new().layer(
         router.layer(fallback.layer(retry.layer(ClassifyGeminiErrorLayer::new().layer(client)))),
     )
@@ -223,7 +227,7 @@ fn a_wait_comes_off_the_deadline_of_the_call() {
         let options = CallOptions::new().deadline(minutes(120)).deferrable_for(minutes(600));
         let began = tokio::time::Instant::now();
         let error = stack(&router(), hangs).oneshot(ask(FLASH, options)).await.err().unwrap();
-        assert_eq!(error.timed_out(), Some(TimeLimit::Deadline));
+        assert_eq!(error.time_limit(), Some(TimeLimit::Deadline));
         assert_eq!(began.elapsed(), minutes(120));
     });
 }

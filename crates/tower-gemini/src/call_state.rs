@@ -42,6 +42,8 @@ struct Shared {
     /// The caller says that sending it twice does no harm, and it is no call that is charged.
     may_repeat: bool,
     patience: Option<Duration>,
+    /// How long the call waited because its caller let it.
+    deferred: Duration,
     preferred: Option<ModelId>,
     visited: Vec<String>,
     gates: Vec<Arc<dyn SendGate>>,
@@ -146,12 +148,19 @@ impl CallState {
     }
 
     /// Gives the call a deadline this long after its start, unless it has one: a call has one
-    /// deadline, and no fallback or size gets a new one.
+    /// deadline, and no fallback or size gets a new one. A call that was deferred starts then.
     pub(crate) fn default_deadline(&self, within: Duration) {
         let mut shared = self.shared();
         if shared.deadline.is_none() {
-            shared.deadline = self.0.started.checked_add(within);
+            let start = self.0.started.checked_add(shared.deferred);
+            shared.deadline = start.and_then(|start| start.checked_add(within));
         }
+    }
+
+    /// The call waited this long because its caller let it: the defaults of the layers were not
+    /// meant for that.
+    pub(crate) fn defer(&self, waited: Duration) {
+        self.shared().deferred += waited;
     }
 
     /// Brings the deadline forward; it never moves back.

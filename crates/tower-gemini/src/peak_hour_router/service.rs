@@ -237,6 +237,7 @@ impl<S: CallService> Future for ResponseFuture<S> {
                     let request = request.take();
                     if let Some(request) = &request {
                         let step = Step::Waited { delay: waited, why: WaitReason::QuietHours };
+                        request.body().state().defer(waited);
                         request.body().state().record(step);
                     }
                     let inner = inner.clone();
