@@ -115,9 +115,9 @@ pub(super) fn view() -> StatusView {
         let mut view = StatusView::new(observe.observatory().report());
         view.upstream = "generativelanguage.googleapis.com".to_owned();
         view.quotas = quota.ledgers().iter().map(QuotaView::from).collect();
-        let now = Instant::now().into_std();
+        let now = Instant::now();
         view.targets = fallback
-            .health()
+            .circuits()
             .snapshot()
             .iter()
             .map(|target| TargetView::new(target, now))
