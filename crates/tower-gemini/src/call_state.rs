@@ -16,7 +16,7 @@ use tower_gemini_core::call::{Call, ModelId};
 use tower_gemini_core::cost::Cost;
 use tower_gemini_core::scan::Usage;
 use tower_gemini_core::target::MustKeep;
-use tower_gemini_core::verdict::{Charge, Verdict};
+use tower_gemini_core::verdict::{Charge, Outcome, Verdict};
 
 use crate::call_options::CallOptions;
 use crate::error::Error;
@@ -110,7 +110,8 @@ struct Slot {
     handover: Handover,
     /// Its place in the trail, once it was sent.
     entry: Option<AttemptId>,
-    end: Option<(Charge, Cost)>,
+    model: Option<ModelId>,
+    end: Option<(Outcome, Charge, Cost)>,
     gates: Vec<Arc<dyn SendGate>>,
 }
 
@@ -345,6 +346,20 @@ impl CallState {
         self.shared().attempts.iter().filter(|slot| slot.entry.is_some()).count()
     }
 
+    /// How many attempts were made, sent or not.
+    pub(crate) fn attempts_made(&self) -> usize {
+        self.shared().attempts.len()
+    }
+
+    /// What became of the attempts that have ended, from the first one that is not skipped on.
+    pub(crate) fn ended(&self, skipped: usize) -> Vec<(ModelId, Outcome, Charge)> {
+        let ended = |slot: &Slot| {
+            let (outcome, charge, _) = slot.end?;
+            Some((slot.model.clone()?, outcome, charge))
+        };
+        self.shared().attempts.iter().skip(skipped).filter_map(ended).collect()
+    }
+
     /// The most that any attempt was or may have been charged.
     pub(crate) fn worst_charge(&self) -> Charge {
         let shared = self.shared();
@@ -365,7 +380,7 @@ impl CallState {
     /// What the attempts that have ended cost.
     #[allow(dead_code, reason = "caps for one call ask it")]
     pub(crate) fn cost(&self) -> Cost {
-        self.shared().attempts.iter().filter_map(|slot| slot.end.map(|(_, cost)| cost)).sum()
+        self.shared().attempts.iter().filter_map(|slot| slot.end.map(|(.., cost)| cost)).sum()
     }
 
     /// The verdict of a call that is abandoned now, without a response: of its attempt under way,
@@ -391,7 +406,7 @@ pub(crate) fn severity(charge: Charge) -> u8 {
 impl Slot {
     fn charge(&self) -> Charge {
         match (self.end, self.handover) {
-            (Some((charge, _)), _) => charge,
+            (Some((_, charge, _)), _) => charge,
             (None, Handover::Done) => Charge::Maybe,
             (None, _) => Charge::None,
         }
@@ -440,7 +455,10 @@ impl Attempt {
     /// Writes down that the request goes out. Until its end is written it counts as maybe charged.
     pub(crate) fn begin(&self, call: &Call) {
         let entry = self.state.trail().begin_attempt(call.model.clone(), call.size);
-        self.with(|slot| slot.entry = Some(entry));
+        self.with(|slot| {
+            slot.entry = Some(entry);
+            slot.model = call.model.clone();
+        });
     }
 
     /// Whether the request was sent, or may have been.
@@ -503,7 +521,7 @@ impl Attempt {
         took: Duration,
     ) {
         let entry = self.with(|slot| {
-            slot.end = Some((verdict.charge(), cost));
+            slot.end = Some((verdict.outcome(), verdict.charge(), cost));
             slot.entry.clone()
         });
         if let Some(entry) = entry.flatten() {
