@@ -172,7 +172,7 @@ fn layers(config: &Config, before: Option<&Gateway>) -> Result<Layers, String> {
         fallback: match same_chain {
             Some(before) => before.layers.fallback.clone(),
             None if config.fallback.models.is_empty() => ModelFallbackLayer::off(),
-            None => ModelFallbackLayer::new(Chain::of(
+            None => ModelFallbackLayer::new(Chain::new(
                 config.fallback.models.iter().map(String::as_str),
             )),
         },

@@ -68,8 +68,12 @@
 //! an image is square).
 
 mod answer;
+mod api_error;
 mod body;
-mod errors;
+#[cfg(feature = "serve")]
+mod connection;
+mod dialect;
+mod error;
 mod fault;
 mod hash;
 mod image;
@@ -84,7 +88,8 @@ mod service;
 mod weather;
 
 pub use answer::ImageOptions;
-pub use body::{SimBody, SimError, SimErrorKind};
+pub use body::SimBody;
+pub use error::{SimError, SimErrorKind};
 pub use fault::{BadRequest, Block, Fault, Forbidden, Limit, NotFound, Refusal, Shape};
 pub use hash::hash64;
 pub use ledger::{Delivered, LedgerSnapshot, Record, Totals};
@@ -93,4 +98,4 @@ pub use quota::Quota;
 #[cfg(feature = "serve")]
 pub use serve::{ServeHandle, serve};
 pub use service::{Builder, RequestNumber, Sim, SimFuture, SimService};
-pub use weather::{Latency, Outages, Weather};
+pub use weather::{Each, Latency, Outages, Weather};

@@ -4,30 +4,30 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body::Body;
-use tokio::time::Instant;
 
-use crate::answer::{ImageOptions, JSON, SSE, Studio};
-use crate::body::{End, Journey, SimBody, SimError, SimErrorKind};
-use crate::errors::{About, Failure, Refused};
+use crate::answer::{Generator, ImageOptions, JSON, SSE};
+use crate::api_error::{About, ApiError, Failure};
+use crate::body::{Delivery, End, SimBody};
+use crate::dialect::{Api, Framing, Verb};
+use crate::error::{SimError, SimErrorKind};
 use crate::fault::{Fault, Limit};
 use crate::hash::{hash64, mix};
-use crate::image::{Gallery, Picture};
+use crate::image::{Picture, PictureCache};
 use crate::json::obj;
 use crate::ledger::{Bill, Ledger, LedgerSnapshot, Totals};
 use crate::model::{Model, Price, known};
 use crate::quota::{Limits, Quota, Weight};
 use crate::request::{
-    Api, Asked, Credentials, Framing, Route, Verb, check, json, model_in_body, server_timeout,
-    streams_in_body,
+    Credentials, ImageRequest, Route, check, json, model_in_body, server_timeout, streams_in_body,
 };
-use crate::weather::{Latency, Sky, Weather};
+use crate::weather::{Latency, Weather, WeatherState};
 
 /// A simulated Gemini. Clones share everything: ledger, script, limits and clock.
 ///
@@ -38,16 +38,15 @@ pub struct Sim {
 }
 
 #[derive(Debug)]
-pub(crate) struct Inner {
+struct Inner {
     settings: Builder,
     script: Mutex<VecDeque<Fault>>,
     scripts_by_call: Mutex<HashMap<String, VecDeque<Fault>>>,
-    sky: Sky,
+    weather: WeatherState,
     limits: Limits,
-    gallery: Gallery,
-    pictures: Mutex<HashMap<usize, Arc<Picture>>>,
-    pub(crate) ledger: Ledger,
-    began: OnceLock<Instant>,
+    pictures: PictureCache,
+    final_images: Mutex<HashMap<usize, Arc<Picture>>>,
+    ledger: Arc<Ledger>,
 }
 
 /// Settings of a [`Sim`]. [`Sim::builder`] begins with these:
@@ -162,6 +161,44 @@ impl Builder {
     pub fn weather(mut self, weather: Weather) -> Self {
         self.weather = weather;
         self
+    }
+
+    /// Sets weather and limits of a storm for demonstrations, compressed in time so that 120 calls
+    /// show all of it in one or two minutes. A client that waits for hints and moves to another
+    /// model when one closes loses almost nothing in it; a client that resends blindly loses a
+    /// third.
+    ///
+    /// | what happens | parameters | how long it lasts |
+    /// | --- | --- | --- |
+    /// | minute's limit, 429 with a true hint | 90 requests a minute for each model of a project | until the window of 60 s opens |
+    /// | day's limit, 429 | 120 requests left today for `gemini-3-pro-image` | until midnight Pacific |
+    /// | overload, 503 | each model on its own, up for 60 s on average; fails 5 % of requests at 1K, 30 % at 2K, 80 % at 4K | 30 s on average |
+    /// | refused account, 403 | each project on its own, up for 2 hours on average | 10 minutes on average |
+    /// | no capacity, 503 with a hint of 9 s | 3 % | one request |
+    /// | 500 | 4 % | one request |
+    /// | 502 of the front end | 2 % | one request |
+    /// | refusal after generation, charged | 1 % | one request |
+    /// | reset before, and after generation | 0.5 % each | one request |
+    /// | drafts before the final image | 15 % | one request |
+    ///
+    /// Sources: that minute and day belong to a project and a model, and that failed requests count
+    /// (ai.google.dev "Rate limits", 2026-09); the shares by size (APIYI, post-mortem of the outage
+    /// of 2026-01-21: 1K ~95 %, 2K ~70 %, 4K below 20 % delivered); the length of outages is that
+    /// of users' reports (see [`Outages`](crate::Outages)), a hundred times shorter; 429s are by far
+    /// the most frequent failure, then 503 (operators' error guide for Nano Banana Pro, 2026-02).
+    /// The other numbers are chosen for the demonstration.
+    ///
+    /// ```
+    /// use tower_gemini_sim::Sim;
+    /// let sim = Sim::builder().storm().seed(3).build();
+    /// # let _ = sim;
+    /// ```
+    #[must_use]
+    pub fn storm(self) -> Self {
+        let minute = Quota { rpm: Some(90), ..Quota::UNLIMITED };
+        self.weather(Weather::storm())
+            .quota(minute)
+            .quota_of("gemini-3-pro-image", Quota { rpd: Some(120), ..minute })
     }
 
     /// How long answers take.
@@ -307,12 +344,11 @@ impl Builder {
                     .map(|(call, faults)| (call.clone(), faults.iter().cloned().collect()))
                     .collect(),
             ),
-            sky: Sky::new(self.seed, self.weather.clone()),
+            weather: WeatherState::new(self.seed, self.weather.clone()),
             limits: Limits::new(self.quota, self.quota_by_model.clone()),
-            gallery: Gallery::default(),
-            pictures: Mutex::default(),
-            ledger: Ledger::default(),
-            began: OnceLock::new(),
+            pictures: PictureCache::default(),
+            final_images: Mutex::default(),
+            ledger: Arc::default(),
             settings: self,
         };
         if tokio::runtime::Handle::try_current().is_ok() {
@@ -362,13 +398,13 @@ impl Sim {
     /// numbers begin at 0 again.
     pub fn clear_ledger(&self) {
         self.inner.ledger.forget();
-        self.inner.pictures.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.inner.final_images.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The file of the final image in the answer to a request, whether or not it arrived.
     pub fn image_for(&self, number: usize) -> Option<Bytes> {
-        let pictures = self.inner.pictures.lock().unwrap_or_else(PoisonError::into_inner);
-        pictures.get(&number).map(|picture| picture.bytes.clone())
+        let images = self.inner.final_images.lock().unwrap_or_else(PoisonError::into_inner);
+        images.get(&number).map(|picture| picture.bytes.clone())
     }
 
     /// The project that a key belongs to, as the ledger names it.
@@ -438,7 +474,7 @@ pub(crate) struct Handled {
 pub struct RequestNumber(pub usize);
 
 /// Tells the ledger when a caller goes away.
-struct Watch {
+struct AbortGuard {
     inner: Arc<Inner>,
     number: usize,
     /// What happens at the server when the caller is gone: the model runs to the end, or nothing.
@@ -446,7 +482,7 @@ struct Watch {
     over: bool,
 }
 
-impl Watch {
+impl AbortGuard {
     /// The request ended without an answer.
     fn end(&mut self) {
         self.over = true;
@@ -460,7 +496,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for AbortGuard {
     fn drop(&mut self) {
         if self.over {
             return;
@@ -488,14 +524,12 @@ struct Caller {
 enum Decision {
     Fail { failure: Failure, outcome: &'static str },
     Count { tokens: u64 },
-    Make { model: &'static Model, asked: Asked, fault: Fault },
+    Make { model: &'static Model, asked: ImageRequest, fault: Fault },
 }
 
 impl Inner {
-    /// Time since the clock began, which it does with the first question.
-    pub(crate) fn now(&self) -> Duration {
-        let now = Instant::now();
-        now.saturating_duration_since(*self.began.get_or_init(|| now))
+    fn now(&self) -> Duration {
+        self.ledger.now()
     }
 
     fn time_of_day(&self) -> Duration {
@@ -519,7 +553,7 @@ impl Inner {
             return fault;
         }
         let scripted = self.script.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-        scripted.unwrap_or_else(|| self.sky.fault(number, self.time_of_day()))
+        scripted.unwrap_or_else(|| self.weather.fault(number, self.time_of_day()))
     }
 
     pub(crate) async fn handle<B>(self: Arc<Self>, request: Request<B>) -> Result<Handled, SimError>
@@ -531,7 +565,7 @@ impl Inner {
             parts.headers.get("x-sim-call").and_then(|tag| tag.to_str().ok()).map(Arc::from);
         let (number, fault) =
             self.ledger.open(self.now(), |number| self.next_fault(number, tag.as_deref()));
-        let mut watch = Watch { inner: self.clone(), number, if_dropped: None, over: false };
+        let mut guard = AbortGuard { inner: self.clone(), number, if_dropped: None, over: false };
         let caller =
             self.caller(&parts.uri, &parts.headers, Route::parse(&parts.method, &parts.uri));
         self.ledger.edit(number, |record| {
@@ -540,7 +574,7 @@ impl Inner {
             record.model = caller.model.clone();
         });
         if fault == Fault::ConnectionRefused {
-            watch.end();
+            guard.end();
             return Err(SimError::new(SimErrorKind::ConnectionRefused));
         }
         // A proxy that dislikes the length does not read on.
@@ -551,7 +585,7 @@ impl Inner {
                 Ok(bytes) => bytes,
                 Err(error) => {
                     self.ledger.edit(number, |record| record.outcome = "request_body_broken");
-                    watch.end();
+                    guard.end();
                     return Err(error);
                 }
             }
@@ -570,7 +604,7 @@ impl Inner {
             Some(bytes) => {
                 self.decide(number, &mut caller, &parts.headers, &parts.uri, bytes, fault.clone())
             }
-            None => rejected(Refused::payload_too_large(self.settings.max_request_bytes)),
+            None => rejected(ApiError::payload_too_large(self.settings.max_request_bytes)),
         };
         let timeout = server_timeout(&parts.headers)
             .unwrap_or(Duration::MAX)
@@ -584,13 +618,13 @@ impl Inner {
                     // setting, which `decide` looked at.
                     record.request_counted |= failure.http() != 429;
                 });
-                tokio::time::sleep(self.sky.latency(number, self.settings.latency.of_error()))
+                tokio::time::sleep(self.weather.latency(number, self.settings.latency.of_error()))
                     .await;
                 if fault == Fault::ResetAfterReceipt {
-                    watch.end();
+                    guard.end();
                     return Err(SimError::new(SimErrorKind::ConnectionReset));
                 }
-                Ok(self.failed(watch, &caller.route, &failure))
+                Ok(self.failed(guard, &caller.route, &failure))
             }
             Decision::Count { tokens } => {
                 self.ledger.edit(number, |record| {
@@ -601,10 +635,10 @@ impl Inner {
                 let details = obj! { "modality": "TEXT", "tokenCount": tokens };
                 let body =
                     obj! { "totalTokens": tokens, "promptTokensDetails": vec![details] }.pretty();
-                Ok(self.answered(watch, StatusCode::OK, JSON, body, self.journey(&Fault::None)))
+                Ok(self.answered(guard, StatusCode::OK, JSON, body, self.delivery(&Fault::None)))
             }
             Decision::Make { model, asked, fault } => {
-                self.make(watch, &caller, model, &asked, &fault, timeout).await
+                self.make(guard, &caller, model, &asked, &fault, timeout).await
             }
         }
     }
@@ -637,7 +671,7 @@ impl Inner {
         headers: &HeaderMap,
         uri: &Uri,
         bytes: &Bytes,
-        fault: Fault,
+        mut fault: Fault,
     ) -> Decision {
         if caller.route.method.is_empty() {
             return Decision::Fail {
@@ -658,6 +692,23 @@ impl Inner {
             }
         }
         let model = known(&caller.route.model);
+        let checked = parsed.and_then(|body| {
+            let model = self.living_model(caller, model)?;
+            check(caller.route.api, caller.route.verb, model, &body).map(|asked| (model, asked))
+        });
+        if let (Fault::None, Ok((_, asked)), Verb::Generate | Verb::Predict) =
+            (&fault, &checked, caller.route.verb)
+        {
+            let outage =
+                self.weather.outage(number, &caller.project, &caller.model, asked.size, self.now());
+            if let Some(outage) = outage {
+                self.ledger.edit(number, |record| {
+                    record.fault = outage.clone();
+                    record.outcome = outage.name();
+                });
+                fault = outage;
+            }
+        }
 
         let overridden = {
             let about = About {
@@ -679,10 +730,6 @@ impl Inner {
             return Decision::Fail { failure: Failure::Google(refused), outcome: "credentials" };
         }
 
-        let checked = parsed.and_then(|body| {
-            let model = self.living_model(caller, model)?;
-            check(caller.route.api, caller.route.verb, model, &body).map(|asked| (model, asked))
-        });
         let weight = match &checked {
             Ok((model, asked)) if caller.route.verb != Verb::Count => Weight {
                 images: if model.makes_images() { asked.count } else { 0 },
@@ -707,7 +754,7 @@ impl Inner {
                     .violations
                     .iter()
                     .any(|violation| violation.limit == Limit::RequestsPerDay);
-                let failure = Failure::Google(Refused::quota(
+                let failure = Failure::Google(ApiError::quota(
                     &caller.route.model,
                     &over.violations,
                     over.retry_after,
@@ -723,55 +770,23 @@ impl Inner {
         }
         if fault == Fault::ResetAfterReceipt {
             return Decision::Fail {
-                failure: Failure::Google(Refused::unimplemented()),
+                failure: Failure::Google(ApiError::unimplemented()),
                 outcome: fault.name(),
             };
         }
         match checked {
             Err(refused) => rejected(refused),
             Ok((model, asked)) => match caller.route.verb {
-                Verb::Other => rejected(Refused::unimplemented()),
+                Verb::Other => rejected(ApiError::unimplemented()),
                 Verb::Count => Decision::Count {
                     tokens: asked.prompt_text_tokens()
                         + asked.input_images * model.input_image_tokens(),
                 },
                 Verb::Generate | Verb::Predict => {
                     self.ledger.edit(number, |record| record.size = Some(asked.size));
-                    if fault == Fault::None {
-                        if let Some(outage) =
-                            self.sky.outage(number, &caller.model, asked.size, self.now())
-                        {
-                            return self.in_outage(number, caller, model, asked, outage);
-                        }
-                    }
                     Decision::Make { model, asked, fault }
                 }
             },
-        }
-    }
-
-    fn in_outage(
-        &self,
-        number: usize,
-        caller: &Caller,
-        model: &'static Model,
-        asked: Asked,
-        fault: Fault,
-    ) -> Decision {
-        self.ledger.edit(number, |record| {
-            record.fault = fault.clone();
-            record.outcome = fault.name();
-        });
-        let about = About {
-            model: &caller.route.model,
-            successor: "gemini-3.1-flash-image",
-            version: &caller.route.version,
-            method: &caller.route.method,
-            secret: &caller.secret,
-        };
-        match Failure::of(&fault, about) {
-            Some(failure) => Decision::Fail { failure, outcome: fault.name() },
-            None => Decision::Make { model, asked, fault },
         }
     }
 
@@ -779,23 +794,28 @@ impl Inner {
         self.settings.time_of_day
     }
 
-    fn authenticate(&self, caller: &Caller, uri: &Uri, headers: &HeaderMap) -> Result<(), Refused> {
+    fn authenticate(
+        &self,
+        caller: &Caller,
+        uri: &Uri,
+        headers: &HeaderMap,
+    ) -> Result<(), ApiError> {
         let good = |secret: &str| {
             !self.settings.rejected_keys.contains(secret)
                 && self.settings.accepted_keys.as_ref().is_none_or(|keys| keys.contains(secret))
         };
         let token_dialect = matches!(caller.route.api, Api::OpenAiChat | Api::OpenAiImages);
         match Credentials::of(uri, headers) {
-            Credentials::Both => Err(Refused::two_credentials()),
+            Credentials::Both => Err(ApiError::two_credentials()),
             Credentials::Nobody if caller.route.api == Api::Vertex => {
-                Err(Refused::unauthenticated())
+                Err(ApiError::unauthenticated())
             }
-            Credentials::Nobody => Err(Refused::invalid_key("")),
-            Credentials::Key(key) if !good(&key) => Err(Refused::invalid_key(&key)),
+            Credentials::Nobody => Err(ApiError::invalid_key("")),
+            Credentials::Key(key) if !good(&key) => Err(ApiError::invalid_key(&key)),
             Credentials::Bearer(key) if !good(&key) && token_dialect => {
-                Err(Refused::invalid_key(&key))
+                Err(ApiError::invalid_key(&key))
             }
-            Credentials::Bearer(token) if !good(&token) => Err(Refused::unauthenticated()),
+            Credentials::Bearer(token) if !good(&token) => Err(ApiError::unauthenticated()),
             Credentials::Key(_) | Credentials::Bearer(_) => Ok(()),
         }
     }
@@ -804,19 +824,19 @@ impl Inner {
         &self,
         caller: &Caller,
         model: Option<&'static Model>,
-    ) -> Result<&'static Model, Refused> {
+    ) -> Result<&'static Model, ApiError> {
         let id = caller.route.model.as_str();
         if let Some(successor) = self.settings.retired.get(id) {
-            return Err(Refused::retired_model(id, successor));
+            return Err(ApiError::retired_model(id, successor));
         }
         let unknown = || match caller.route.api {
-            Api::Vertex => Refused::publisher_model(id),
-            _ => Refused::unknown_model(id, &caller.route.version, &caller.route.method),
+            Api::Vertex => ApiError::publisher_model(id),
+            _ => ApiError::unknown_model(id, &caller.route.version, &caller.route.method),
         };
         let model = model.ok_or_else(unknown)?;
         match model.retired {
             Some(retired) if !self.settings.revived.contains(id) => {
-                Err(Refused::retired_model(id, retired.successor))
+                Err(ApiError::retired_model(id, retired.successor))
             }
             // Imagen only predicts, and nothing else does.
             _ if (caller.route.verb == Verb::Predict)
@@ -833,16 +853,16 @@ impl Inner {
     /// The model runs.
     async fn make(
         self: Arc<Self>,
-        mut watch: Watch,
+        mut guard: AbortGuard,
         caller: &Caller,
         model: &'static Model,
-        asked: &Asked,
+        asked: &ImageRequest,
         fault: &Fault,
         timeout: Duration,
     ) -> Result<Handled, SimError> {
-        let number = watch.number;
-        let studio = Studio {
-            gallery: &self.gallery,
+        let number = guard.number;
+        let generator = Generator {
+            pictures: &self.pictures,
             options: &self.settings.images,
             seed: self.settings.seed,
             number,
@@ -851,7 +871,7 @@ impl Inner {
             asked,
             blocked_prompts_charge: self.settings.blocked_prompts_charge,
         };
-        let content = studio.content(fault);
+        let content = generator.content(fault);
         let price = self.settings.prices.get(model.id).copied().unwrap_or(model.price);
         let bill = content.usage.bill(price);
         let never_made = matches!(fault, Fault::NoAnswer { charged: false });
@@ -870,15 +890,18 @@ impl Inner {
             record.input_tokens = bill.input_tokens;
         });
         if let Some(picture) = picture {
-            self.pictures.lock().unwrap_or_else(PoisonError::into_inner).insert(number, picture);
+            self.final_images
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(number, picture);
         }
 
         let latency = match fault {
             Fault::Late { latency } => *latency,
             _ if content.generated => {
-                self.sky.latency(number, &self.settings.latency.of_image(model.id, asked.size))
+                self.weather.latency(number, &self.settings.latency.of_image(model.id, asked.size))
             }
-            _ => self.sky.latency(number, self.settings.latency.of_error()),
+            _ => self.weather.latency(number, self.settings.latency.of_error()),
         };
         if latency > timeout {
             tokio::time::sleep(timeout).await;
@@ -887,43 +910,43 @@ impl Inner {
                 record.image_hash = None;
                 record.image_len = None;
             });
-            self.pictures.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+            self.final_images.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
             if matches!(fault, Fault::NoAnswer { .. }) {
                 std::future::pending::<()>().await;
             }
             return Ok(self.failed(
-                watch,
+                guard,
                 &caller.route,
-                &Failure::Google(Refused::deadline_504()),
+                &Failure::Google(ApiError::deadline_504()),
             ));
         }
         if charged {
-            watch.if_dropped = Some(bill);
+            guard.if_dropped = Some(bill);
         }
         if !latency.is_zero() {
             tokio::time::sleep(latency).await;
         }
-        watch.if_dropped = None;
+        guard.if_dropped = None;
         self.ledger.settle(number, generated, charged.then_some(bill));
         match fault {
             Fault::NoAnswer { .. } => std::future::pending().await,
             Fault::ResetAfterGeneration => {
-                watch.end();
+                guard.end();
                 return Err(SimError::new(SimErrorKind::ConnectionReset));
             }
             _ => {}
         }
-        let (content_type, body) = studio.print(&content);
+        let (content_type, body) = generator.print(&content);
         let mut handled =
-            self.answered(watch, StatusCode::OK, content_type, body, self.journey(fault));
+            self.answered(guard, StatusCode::OK, content_type, body, self.delivery(fault));
         if let Fault::CutHead { at } = fault {
             handled.cut_head = Some(*at);
         }
         Ok(handled)
     }
 
-    fn journey(&self, fault: &Fault) -> Journey {
-        let mut journey = Journey {
+    fn delivery(&self, fault: &Fault) -> Delivery {
+        let mut delivery = Delivery {
             chunk: self.settings.chunk,
             every: self.settings.chunk_delay,
             cut: None,
@@ -931,16 +954,16 @@ impl Inner {
             announced: self.settings.announce_length,
         };
         match fault {
-            Fault::CutBody { at } => (journey.cut, journey.end) = (Some(*at), End::Broken),
-            Fault::TruncatedBody { at } => journey.cut = Some(*at),
-            Fault::StallBody { at } => (journey.cut, journey.end) = (Some(*at), End::Never),
-            Fault::Trickle { chunk, every } => (journey.chunk, journey.every) = (*chunk, *every),
+            Fault::CutBody { at } => (delivery.cut, delivery.end) = (Some(*at), End::Broken),
+            Fault::TruncatedBody { at } => delivery.cut = Some(*at),
+            Fault::StallBody { at } => (delivery.cut, delivery.end) = (Some(*at), End::Never),
+            Fault::Trickle { chunk, every } => (delivery.chunk, delivery.every) = (*chunk, *every),
             _ => {}
         }
-        journey
+        delivery
     }
 
-    fn failed(self: &Arc<Self>, watch: Watch, route: &Route, failure: &Failure) -> Handled {
+    fn failed(self: &Arc<Self>, guard: AbortGuard, route: &Route, failure: &Failure) -> Handled {
         let status =
             StatusCode::from_u16(failure.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let (content_type, body) = match failure {
@@ -952,21 +975,21 @@ impl Inner {
                 (*content_type, vec![Bytes::from(body.clone())])
             }
         };
-        self.answered(watch, status, content_type, body, self.journey(&Fault::None))
+        self.answered(guard, status, content_type, body, self.delivery(&Fault::None))
     }
 
     fn answered(
         self: &Arc<Self>,
-        mut watch: Watch,
+        mut guard: AbortGuard,
         status: StatusCode,
         content_type: &'static str,
         body: Vec<Bytes>,
-        journey: Journey,
+        delivery: Delivery,
     ) -> Handled {
-        let number = watch.number;
-        watch.hand_over();
+        let number = guard.number;
+        guard.hand_over();
         self.ledger.edit(number, |record| record.status = Some(status.as_u16()));
-        let mut response = Response::new(SimBody::new(body, journey, self.clone(), number));
+        let mut response = Response::new(SimBody::new(body, delivery, self.ledger.clone(), number));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         // As in recorded answers; no rate-limit headers and no Retry-After, ever.
@@ -989,7 +1012,7 @@ impl Inner {
     }
 }
 
-fn rejected(refused: Refused) -> Decision {
+fn rejected(refused: ApiError) -> Decision {
     Decision::Fail { failure: Failure::Google(refused), outcome: "rejected" }
 }
 

@@ -50,6 +50,7 @@ pub mod store;
 pub mod thought_signatures;
 mod timer;
 pub mod trail;
+mod walk;
 
 pub use answer_errors::{AnswerErrors, AnswerErrorsLayer};
 pub use attempt_timeout::{AttemptTimeout, AttemptTimeoutLayer};

@@ -426,7 +426,7 @@ fn a_call_without_its_caller_that_fell_back_is_finished() {
         let keep = KeepPaidLayer::new();
         let stack = GeminiStack::new()
             .retry_policy(RetryPolicy::never())
-            .fallback_to(Chain::of(["gemini-3-pro-image", "gemini-3.1-flash-image"]));
+            .fallback_to(Chain::new(["gemini-3-pro-image", "gemini-3.1-flash-image"]));
         let service = CollectRequestLayer::new().layer(keep.layer(stack.judged(client)));
         let (scenario, trail) = (Scenario::new([]), Trail::new());
         let call = whole(service.clone(), request(&scenario, &trail));
