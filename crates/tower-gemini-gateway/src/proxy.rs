@@ -16,7 +16,7 @@ use tower_gemini::core::call::{Call, Dialect, Verb};
 use tower_gemini::core::context::CallOptions;
 use tower_gemini::core::trail::Trail;
 use tower_gemini::core::verdict::Verdict;
-use tower_gemini::keep_paid::{AnswerShape, CallerName, KeyRefused};
+use tower_gemini::keep_paid::{CallerId, IdempotencyKeyRejected, ResponseFormat};
 
 use crate::answers::CHARGED;
 use crate::gateway::Gateway;
@@ -44,7 +44,7 @@ pub(crate) async fn handle(gateway: Arc<Gateway>, request: Request<Body>) -> Res
     // Behind a key of the gateway's own all callers have the same one: an answer that is kept for
     // one must not go to another.
     if let Some(name) = caller.token_name() {
-        parts.extensions.insert(CallerName::new(name));
+        parts.extensions.insert(CallerId::new(name));
     }
     // Vertex has an OpenAI-style door of its own, and another bill: what knocks there goes there.
     let kind = openai::route(&path).filter(|_| !wire::is_vertex(&path));
@@ -178,7 +178,7 @@ async fn ask(
             advise(&mut parts.status, &mut parts.headers, verdict.as_ref(), CHARGED, now);
             match reply {
                 // Answered above what translates.
-                Some(reply) if parts.extensions.get::<KeyRefused>().is_some() => {
+                Some(reply) if parts.extensions.get::<IdempotencyKeyRejected>().is_some() => {
                     let body = collect(body).await.unwrap_or_default();
                     in_openais_words(Response::from_parts(parts, body), reply)
                 }

@@ -12,6 +12,7 @@ use tower_gemini_core::context::CallContext;
 use tower_gemini_core::error::BoxError;
 use tower_gemini_core::verdict::Verdict;
 
+use crate::headers::for_changed_body;
 use crate::quota_guard::REFUSAL_DOMAIN;
 
 /// What a refusal of our own says.
@@ -29,7 +30,7 @@ pub(crate) struct Refusal<'a> {
 }
 
 impl Refusal<'_> {
-    /// The answer that says it.
+    /// The response of a layer below `ClassifyGeminiError`'s verdicts.
     pub(crate) fn into_response<B>(
         self,
         verdict: Verdict,
@@ -39,12 +40,20 @@ impl Refusal<'_> {
     where
         B: Body<Error: Into<BoxError>> + Unpin,
     {
-        let mut details = vec![json!({
+        self.into_bytes_response().map(|bytes| JudgedBody::local(bytes, verdict, call, context))
+    }
+
+    /// The response itself.
+    pub(crate) fn into_bytes_response(self) -> Response<Bytes> {
+        let mut info = json!({
             "@type": "type.googleapis.com/google.rpc.ErrorInfo",
             "reason": self.reason,
             "domain": REFUSAL_DOMAIN,
-            "metadata": self.metadata,
-        })];
+        });
+        if !self.metadata.is_null() {
+            info["metadata"] = self.metadata;
+        }
+        let mut details = vec![info];
         details.extend(self.details);
         let body = json!({ "error": {
             "code": self.status.as_u16(),
@@ -54,14 +63,14 @@ impl Refusal<'_> {
         }});
         let bytes = Bytes::from(body.to_string());
         let length = bytes.len();
-        let mut response = Response::new(JudgedBody::local(bytes, verdict, call, context));
+        let mut response = Response::new(bytes);
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
+        for_changed_body(headers, Some(length as u64));
         headers.insert(
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/json; charset=UTF-8"),
         );
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         response
     }
 }

@@ -27,7 +27,7 @@ fn what_is_kept_is_written_down_and_taken_in_again_without_a_secret() {
         hang_up(first, request(&scenario, &Trail::new()), Patience::Time(10)).await;
         assert!(keep.drain(Duration::from_secs(10)).await);
         assert_eq!(keep.save_to(dir).await.unwrap(), 1);
-        std::fs::write(dir.join("torn.answer"), b"{\"version\":1").unwrap();
+        std::fs::write(dir.join("torn.response"), b"{\"version\":1").unwrap();
         for entry in std::fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
             assert!(
@@ -36,7 +36,7 @@ fn what_is_kept_is_written_down_and_taken_in_again_without_a_secret() {
                 path.display()
             );
             #[cfg(unix)]
-            if !path.ends_with("torn.answer") {
+            if !path.ends_with("torn.response") {
                 let mode = std::os::unix::fs::PermissionsExt::mode(
                     &std::fs::metadata(&path).unwrap().permissions(),
                 );
@@ -135,8 +135,8 @@ fn what_another_version_wrote_down_stays_where_it_is() {
         first.save_to(dir).await.unwrap();
         let path = std::fs::read_dir(dir).unwrap().next().unwrap().unwrap().path();
         let text = String::from_utf8(std::fs::read(&path).unwrap()).unwrap();
-        assert!(text.starts_with("{\"version\":2,"), "{text}");
-        std::fs::write(&path, text.replacen(":2,", ":1,", 1)).unwrap();
+        assert!(text.starts_with("{\"version\":3,"), "{text}");
+        std::fs::write(&path, text.replacen(":3,", ":2,", 1)).unwrap();
         assert_eq!(KeepPaidLayer::new().load_from(dir).await.unwrap(), 0);
         assert!(path.exists());
     });
@@ -191,7 +191,7 @@ fn an_answer_from_a_file_that_is_cut_on_its_way_is_there_for_the_next_request() 
         next.load_from(dir).await.unwrap();
         let service = stack(&scenario, &sim, &next);
         hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Chunks(2)).await;
-        assert_eq!(next.counts().kept, 1);
+        assert_eq!(next.counts().stored, 1);
         let (_, body) = whole(service, request(&scenario, &Trail::new())).await.unwrap();
         assert!(body.len() > 500_000, "{}", body.len());
         assert_eq!(sim.ledger().charges(TAG), 1);
@@ -229,7 +229,7 @@ fn a_loss_outlives_the_process_until_it_is_told() {
         }
         assert_eq!(keep.save_to(dir).await.unwrap(), 2);
         let next = KeepPaidLayer::new();
-        assert_eq!((next.load_from(dir).await.unwrap(), next.counts().kept), (2, 0));
+        assert_eq!((next.load_from(dir).await.unwrap(), next.counts().stored), (2, 0));
         let service = stack(&scenario, &sim, &next);
         for caller in ["ann", "ben"] {
             assert_eq!(
@@ -279,7 +279,7 @@ fn what_was_given_after_it_was_written_down_is_not_given_again() {
         assert!(keep.drain(Duration::from_secs(10)).await);
         keep.save_to(dir).await.unwrap();
         whole(stack(&scenario, &sim, &keep), request(&scenario, &Trail::new())).await.unwrap();
-        assert_eq!(keep.counts().redeemed, 1);
+        assert_eq!(keep.counts().replayed, 1);
         assert_eq!(files_left(dir, 0).await, 0, "a file goes when its answer has been given");
     });
 }
@@ -349,7 +349,7 @@ fn an_answer_of_a_key_that_made_room_is_read_from_where_it_is_written_down() {
         let answer =
             whole(stack(&scenario, &sim, &first), with(&scenario, KEY, "one")).await.unwrap();
         first.save_to(dir).await.unwrap();
-        let keep = KeepPaidLayer::new().max_kept_bytes(answer.1.len() + answer.1.len() / 2);
+        let keep = KeepPaidLayer::new().max_stored_bytes(answer.1.len() + answer.1.len() / 2);
         keep.load_from(dir).await.unwrap();
         whole(stack(&scenario, &sim, &keep), with(&scenario, KEY, "two")).await.unwrap();
         whole(stack(&scenario, &sim, &keep), with(&scenario, KEY, "two")).await.unwrap();
@@ -444,9 +444,9 @@ fn what_had_to_go_from_memory_is_read_from_where_it_is_written_down() {
         let of = |caller| with(&scenario, "x-goog-api-key", caller);
         hang_up(stack(&scenario, &sim, &first), of("ann"), Patience::Time(10)).await;
         assert!(first.drain(Duration::from_secs(10)).await);
-        let bytes = first.counts().kept_bytes;
+        let bytes = first.counts().stored_bytes;
         first.save_to(dir).await.unwrap();
-        let keep = KeepPaidLayer::new().max_kept_bytes(bytes + bytes / 2);
+        let keep = KeepPaidLayer::new().max_stored_bytes(bytes + bytes / 2);
         keep.load_from(dir).await.unwrap();
         hang_up(stack(&scenario, &sim, &keep), of("ben"), Patience::Time(10)).await;
         assert!(keep.drain(Duration::from_secs(10)).await);
@@ -470,7 +470,7 @@ fn answers_that_are_written_down_stay_however_many_had_to_go_from_memory() {
         }
         assert!(keep.drain(Duration::from_secs(100)).await);
         let saved = keep.save_to(dir).await.unwrap();
-        let next = KeepPaidLayer::new().max_kept_bytes(20_000);
+        let next = KeepPaidLayer::new().max_stored_bytes(20_000);
         next.load_from(dir).await.unwrap();
         // Removed by threads, if they were.
         tokio::time::sleep(Duration::from_millis(300)).await;

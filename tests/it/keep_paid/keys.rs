@@ -93,7 +93,7 @@ fn an_answer_of_a_key_that_had_to_make_room_is_lost_and_not_paid_for_again() {
         let sim = scenario.sim();
         let service = stack(&scenario, &sim, &KeepPaidLayer::new());
         let (_, body) = whole(service.clone(), with(&scenario, KEY, "sized")).await.unwrap();
-        let keep = KeepPaidLayer::new().max_kept_bytes(body.len() + body.len() / 2);
+        let keep = KeepPaidLayer::new().max_stored_bytes(body.len() + body.len() / 2);
         let service = stack(&scenario, &sim, &keep);
         let first = whole(service.clone(), with(&scenario, KEY, "one")).await.unwrap();
         assert_eq!(whole(service.clone(), with(&scenario, KEY, "one")).await.unwrap(), first);
@@ -101,7 +101,7 @@ fn an_answer_of_a_key_that_had_to_make_room_is_lost_and_not_paid_for_again() {
         whole(service.clone(), with(&scenario, KEY, "two")).await.unwrap();
         let lost = whole(service, with(&scenario, KEY, "one")).await.unwrap_err();
         assert!(
-            !lost.charge().is_surely_free() && lost.to_string().contains("another key asks again"),
+            !lost.charge().is_surely_free() && lost.to_string().contains("use another key to send it again"),
             "{lost}"
         );
         assert_eq!(sim.ledger().charges(TAG), 3);
@@ -119,7 +119,7 @@ fn calls_with_a_key_take_no_place_of_those_whose_callers_left() {
         hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(1_000)).await;
         named.await.unwrap().unwrap();
         assert!(keep.drain(Duration::from_secs(100)).await);
-        assert_eq!((keep.counts().too_many, keep.counts().kept), (0, 1));
+        assert_eq!((keep.counts().too_many, keep.counts().stored), (0, 1));
     });
 }
 
@@ -212,7 +212,7 @@ fn what_an_earlier_attempt_of_a_key_may_have_cost_is_told_too() {
 fn an_answer_of_a_key_larger_than_the_bound_is_never_paid_for_again() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
-        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new().max_kept_bytes(100));
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new().max_stored_bytes(100));
         let service = stack(&scenario, &sim, &keep);
         let call = whole(service.clone(), with(&scenario, KEY, "one"));
         assert!(tokio::time::timeout(Duration::from_secs(2), call).await.is_err());

@@ -7,7 +7,7 @@ fn an_answer_that_is_too_large_or_too_late_is_told_and_not_kept() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         for (keep, why) in [
-            (KeepPaidLayer::new().max_kept_bytes(100), "too large"),
+            (KeepPaidLayer::new().max_stored_bytes(100), "too large"),
             (KeepPaidLayer::new().max_detached_time(Duration::from_secs(1)), "too long"),
         ] {
             let sim = scenario.sim();
@@ -21,7 +21,7 @@ fn an_answer_that_is_too_large_or_too_late_is_told_and_not_kept() {
             assert!(keep.drain(Duration::from_secs(1000)).await);
             assert!(trail.to_string().contains(why), "{trail}");
             assert_eq!(
-                (keep.counts().kept, keep.counts().too_large + keep.counts().too_late),
+                (keep.counts().stored, keep.counts().too_large + keep.counts().too_late),
                 (0, 1)
             );
         }
@@ -52,12 +52,12 @@ fn an_error_that_may_have_cost_something_is_not_kept() {
         assert!(keep.drain(Duration::from_secs(100)).await);
         let lost = whole(service.clone(), with(&scenario, RETRY_COUNT, "1")).await.unwrap_err();
         assert_eq!(
-            (lost.charge(), keep.counts().kept, keep.counts().broken),
+            (lost.charge(), keep.counts().stored, keep.counts().incomplete),
             (Charge::Maybe, 0, 1)
         );
-        assert!(lost.to_string().contains("asking once more sends it"), "{lost}");
+        assert!(lost.to_string().contains("the next identical request is sent"), "{lost}");
         let (status, _) = whole(service, with(&scenario, RETRY_COUNT, "0")).await.unwrap();
-        assert_eq!((status, keep.counts().redeemed), (504, 0));
+        assert_eq!((status, keep.counts().replayed), (504, 0));
     });
 }
 
@@ -85,7 +85,7 @@ fn what_was_lost_of_a_call_without_its_caller_is_told_once() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         for keep in [
-            KeepPaidLayer::new().max_kept_bytes(100),
+            KeepPaidLayer::new().max_stored_bytes(100),
             KeepPaidLayer::new().max_detached_time(Duration::from_secs(1)),
             KeepPaidLayer::new().max_detached(0),
         ] {
@@ -116,7 +116,7 @@ fn an_answer_that_had_to_make_room_is_told_as_lost() {
             whole(stack(&scenario, &sim, &KeepPaidLayer::new()), request(&scenario, &Trail::new()))
                 .await
                 .unwrap();
-        let keep = KeepPaidLayer::new().max_kept_bytes(body.len() + body.len() / 2);
+        let keep = KeepPaidLayer::new().max_stored_bytes(body.len() + body.len() / 2);
         let service = stack(&scenario, &sim, &keep);
         for key in ["first", "second"] {
             hang_up(service.clone(), with(&scenario, "x-goog-api-key", key), Patience::Time(5_000))
@@ -164,7 +164,7 @@ fn an_error_within_a_200_is_not_kept() {
         tokio::time::sleep(Duration::from_secs(60)).await;
         let told = whole(service, request(&scenario, &Trail::new())).await.unwrap_err();
         assert_eq!(
-            (told.charge(), keep.counts().redeemed),
+            (told.charge(), keep.counts().replayed),
             (Charge::Maybe, 0),
             "an error of which nobody knows what it cost is not kept"
         );

@@ -18,7 +18,7 @@ use tower_gemini::core::error::Error;
 use tower_gemini::core::trail::{Step, StopReason, Trail};
 use tower_gemini::core::verdict::Charge;
 use tower_gemini::jittered_retry::RetryPolicy;
-use tower_gemini::keep_paid::KeptBody;
+use tower_gemini::keep_paid::ResponseBody;
 use tower_gemini::model_fallback::Chain;
 use tower_gemini::stack::Judged;
 use tower_gemini::{
@@ -94,7 +94,7 @@ async fn hang_up(service: Kept, request: Request<Full<Bytes>>, patience: Patienc
         }
         Patience::Chunks(chunks) => {
             let Ok(answer) = service.oneshot(request).await else { return Left::WithWord };
-            let mut body: KeptBody<_> = answer.into_body();
+            let mut body: ResponseBody<_> = answer.into_body();
             for _ in 0..chunks {
                 if !matches!(body.frame().await, Some(Ok(_))) {
                     return Left::WithWord;
@@ -156,7 +156,7 @@ proptest! {
             let image = sim.image_for(charges - 1).unwrap();
             let text = String::from_utf8(body.to_vec()).unwrap();
             assert!(text.contains(&base64::Engine::encode(&base64::engine::general_purpose::STANDARD, image)), "the image that was paid for");
-            assert_eq!((keep.counts().kept, keep.counts().detached), (0, 0), "given once");
+            assert_eq!((keep.counts().stored, keep.counts().detached), (0, 0), "given once");
         });
     }
 
@@ -175,7 +175,7 @@ proptest! {
                 let told = answer.as_ref().map_or_else(|error| error.charge() == Charge::Maybe, |(status, _)| *status == 200);
                 assert!(told, "{answer:?}");
             }
-            assert!(keep.counts().kept <= 1);
+            assert!(keep.counts().stored <= 1);
         });
     }
 
@@ -198,7 +198,7 @@ proptest! {
             let sent = sim.requests();
             assert_eq!(keep.counts().detached, sent, "{polls} polls");
             assert!(keep.drain(Duration::from_secs(1000)).await);
-            assert_eq!((keep.counts().kept, sim.ledger().charges(TAG)), (sent, sent));
+            assert_eq!((keep.counts().stored, sim.ledger().charges(TAG)), (sent, sent));
         });
     }
 }
@@ -244,7 +244,7 @@ fn an_answer_that_came_to_its_announced_length_was_delivered() {
             body.frame().await.unwrap().unwrap();
         }
         drop(body);
-        assert_eq!((keep.counts().detached, keep.counts().kept), (0, 0));
+        assert_eq!((keep.counts().detached, keep.counts().stored), (0, 0));
         whole(service, request(&scenario, &Trail::new())).await.unwrap();
         assert_eq!(sim.ledger().charges(TAG), 2, "a new call is a new call");
     });
@@ -301,7 +301,7 @@ fn another_caller_never_gets_it_and_neither_does_another_request() {
         whole(service.clone(), other).await.unwrap();
         let larger = Scenario { size: "2K", ..Scenario::new([]) };
         whole(service.clone(), request(&larger, &Trail::new())).await.unwrap();
-        assert_eq!((sim.ledger().charges(TAG), keep.counts().kept), (3, 1));
+        assert_eq!((sim.ledger().charges(TAG), keep.counts().stored), (3, 1));
     });
 }
 
@@ -324,7 +324,7 @@ fn what_ends_free_is_not_kept_and_starts_nothing_more() {
         assert!(keep.drain(Duration::from_secs(100)).await);
         tokio::time::sleep(Duration::from_secs(600)).await;
         assert_eq!(
-            (sim.requests(), keep.counts().free, keep.counts().kept),
+            (sim.requests(), keep.counts().free, keep.counts().stored),
             (1, 1, 0),
             "nobody wants another attempt: {trail}"
         );
@@ -358,7 +358,7 @@ fn bounds_hold_however_many_callers_leave() {
         let sim = scenario.sim();
         let keep = KeepPaidLayer::new()
             .max_detached(5)
-            .max_kept_bytes(20_000)
+            .max_stored_bytes(20_000)
             .retention(Duration::from_secs(300));
         let service = stack(&scenario, &sim, &keep);
         for n in 0..40 {
@@ -372,12 +372,12 @@ fn bounds_hold_however_many_callers_leave() {
         }
         assert!(keep.drain(Duration::from_secs(100)).await);
         let counts = keep.counts();
-        assert!(counts.kept_bytes <= 20_000 && counts.kept >= 1, "{counts:?}");
+        assert!(counts.stored_bytes <= 20_000 && counts.stored >= 1, "{counts:?}");
         assert_eq!(counts.too_many, 35, "{counts:?}");
         tokio::time::sleep(Duration::from_secs(300)).await;
         let counts = keep.counts();
-        assert_eq!((counts.kept, counts.kept_bytes), (0, 0), "{counts:?}");
-        assert_eq!(counts.never_asked_for, 5, "what was let go is told");
+        assert_eq!((counts.stored, counts.stored_bytes), (0, 0), "{counts:?}");
+        assert_eq!(counts.expired, 5, "what was let go is told");
     });
 }
 
@@ -393,7 +393,7 @@ fn whoever_gets_it_and_hangs_up_leaves_it_for_the_next() {
             hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Chunks(0)).await;
         }
         whole(service, request(&scenario, &Trail::new())).await.unwrap();
-        assert_eq!((sim.ledger().charges(TAG), keep.counts().redeemed), (1, 1));
+        assert_eq!((sim.ledger().charges(TAG), keep.counts().replayed), (1, 1));
     });
 }
 
@@ -433,7 +433,7 @@ fn a_call_without_its_caller_that_fell_back_is_finished() {
         assert!(tokio::time::timeout(Duration::from_secs(2), call).await.is_err());
         assert!(keep.drain(Duration::from_secs(100)).await);
         assert_eq!(
-            (trail.attempts().len(), keep.counts().kept, keep.counts().free),
+            (trail.attempts().len(), keep.counts().stored, keep.counts().free),
             (2, 1, 0),
             "{trail}"
         );
@@ -455,7 +455,7 @@ fn answers_on_their_way_are_held_within_the_bound_all_together() {
             whole(stack(&scenario, &sim, &KeepPaidLayer::new()), request(&scenario, &Trail::new()))
                 .await
                 .unwrap();
-        let keep = KeepPaidLayer::new().max_kept_bytes(3 * body.len());
+        let keep = KeepPaidLayer::new().max_stored_bytes(3 * body.len());
         let service = stack(&scenario, &sim, &keep);
         let calls = (0..8).map(|_| {
             let call = service.clone().oneshot(request(&scenario, &Trail::new()));
@@ -474,9 +474,9 @@ fn answers_on_their_way_are_held_within_the_bound_all_together() {
         assert!(keep.drain(Duration::from_secs(1000)).await);
         let counts = keep.counts();
         assert!(
-            counts.kept >= 1
+            counts.stored >= 1
                 && counts.too_large >= 1
-                && counts.kept + counts.too_large as usize == 7,
+                && counts.stored + counts.too_large as usize == 7,
             "{counts:?}"
         );
         // And the room is there again.
@@ -539,7 +539,7 @@ fn a_body_may_be_dropped_with_no_bound_in_time() {
         .await;
         assert_eq!(left, Left::WithNothing);
         assert!(keep.drain(Duration::from_secs(100)).await);
-        assert_eq!(keep.counts().kept, 1);
+        assert_eq!(keep.counts().stored, 1);
     });
 }
 
@@ -654,7 +654,7 @@ fn nothing_that_is_printed_holds_the_key() {
 /// The body of the stack is one that a server can send.
 #[allow(dead_code, reason = "it is the types that are tested")]
 fn a_kept_body_is_a_servers_body(
-    body: KeptBody<tower_gemini::core::body::JudgedBody<SimBody>>,
+    body: ResponseBody<tower_gemini::core::body::JudgedBody<SimBody>>,
 ) -> axum::body::Body {
     axum::body::Body::new(body)
 }

@@ -59,7 +59,7 @@ fn a_resend_that_comes_before_the_hang_up_of_a_redeemed_answer_is_noticed_waits_
             let _ = next.await;
         }
         whole(service, request(&scenario, &Trail::new())).await.unwrap();
-        assert_eq!((sim.ledger().charges(TAG), keep.counts().kept), (1, 0));
+        assert_eq!((sim.ledger().charges(TAG), keep.counts().stored), (1, 0));
     });
 }
 
@@ -75,7 +75,7 @@ fn a_resend_waits_for_its_own_call_and_takes_no_other_ones_answer() {
         hang_up(service.clone(), with(&scenario, RETRY_COUNT, "0"), Patience::Time(1_000)).await;
         let (_, second) = whole(service, with(&scenario, RETRY_COUNT, "1")).await.unwrap();
         assert_ne!(first, second);
-        assert_eq!((sim.ledger().charges(TAG), keep.counts().kept), (2, 0));
+        assert_eq!((sim.ledger().charges(TAG), keep.counts().stored), (2, 0));
     });
 }
 
@@ -118,7 +118,7 @@ fn a_resend_that_comes_before_its_call_breaks_is_told_of_the_loss() {
 fn a_marked_resend_of_an_answer_that_is_too_large_to_hold_is_told_of_the_loss() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
-        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new().max_kept_bytes(100));
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new().max_stored_bytes(100));
         let service = stack(&scenario, &sim, &keep);
         whole(service.clone(), with(&scenario, RETRY_COUNT, "0")).await.unwrap();
         let told = whole(service.clone(), with(&scenario, RETRY_COUNT, "1")).await.unwrap_err();

@@ -1,59 +1,54 @@
 use std::collections::VecDeque;
 use std::fmt;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::Response;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::Instant;
 use tower_gemini_core::error::Error;
 use tower_gemini_core::verdict::Verdict;
 
-use super::detached::{Collected, Task};
-use super::identity::Identity;
-use super::shared::Shared;
-use super::store::Answer;
+use super::in_flight::{Collected, CompletableBody, InFlight, read_body, read_response};
+use super::registry::Registry;
+use super::store::{CallId, StoredResponse};
 use crate::answer_errors::HasVerdict;
 
-/// Bodies that can be finished without their caller: implemented for all of the house's, there is
-/// nothing to implement by hand.
-pub trait Keepable:
-    Body<Data = Bytes, Error = Error> + HasVerdict + Send + Unpin + 'static
-{
-}
+/// The body of [`KeepPaid`](super::KeepPaid)'s responses. Dropped before its end, it is read to its
+/// end and stored if it was or may have been charged.
+pub struct ResponseBody<B: CompletableBody>(Inner<B>);
 
-impl<B: Body<Data = Bytes, Error = Error> + HasVerdict + Send + Unpin + 'static> Keepable for B {}
-
-/// The body of [`KeepPaid`](super::KeepPaid)'s answers. Dropped before its end, it is finished and
-/// kept where it was paid for.
-pub struct KeptBody<B: Keepable>(Inner<B>);
-
-enum Inner<B: Keepable> {
-    /// Nothing is kept of it.
+enum Inner<B: CompletableBody> {
+    /// Nothing of it is stored.
     Passing(B),
-    /// On its way to its caller. `None` once it has ended.
-    Attended(Option<Box<OnItsWay<B>>>),
-    /// An answer that is here whole.
-    Whole { chunks: VecDeque<Bytes>, verdict: Option<Arc<Verdict>>, redeemed: Option<Redeemed> },
+    /// On its way to its client. `None` once it has ended.
+    Foreground(Option<Box<Foreground<B>>>),
+    /// A response that is here whole.
+    Whole { chunks: VecDeque<Bytes>, verdict: Option<Arc<Verdict>>, delivery: Option<Delivery> },
 }
 
-/// Long pieces are handed on in slices of this size. A server takes a piece whole into its own
-/// buffer, however long it is, and then asks for the next: what it has not asked for is what the
-/// caller surely has not got.
+/// Long chunks are handed on in slices of this size. A server takes a chunk whole into its own
+/// buffer, however long it is, and then asks for the next: what it has not asked for has surely not
+/// reached the client.
 const SLICE: usize = 64 * 1024;
 
-/// An answer on its way, and what has gone by of it.
-pub(super) struct OnItsWay<B> {
-    pub(super) body: B,
-    /// What is left of a long piece.
-    rest: Bytes,
-    pub(super) seen: Collected,
-    pub(super) task: Task,
+/// The next slice of a chunk, which keeps the rest.
+fn slice(rest: &mut Bytes) -> Bytes {
+    if rest.len() > SLICE + SLICE / 2 { rest.split_to(SLICE) } else { std::mem::take(rest) }
 }
 
-impl<B: Keepable> OnItsWay<B> {
+/// A body on its way, and what has passed of it.
+struct Foreground<B> {
+    body: B,
+    /// What is left of a long chunk.
+    rest: Bytes,
+    seen: Collected,
+    call: InFlight,
+}
+
+impl<B: CompletableBody> Foreground<B> {
     fn is_all_out(&self) -> bool {
         self.rest.is_empty() && self.body.is_end_stream()
     }
@@ -67,93 +62,88 @@ impl<B: Keepable> OnItsWay<B> {
         }
         hint
     }
+
+    fn deliver(self) {
+        self.call.deliver(self.seen, self.body.verdict().cloned());
+    }
+
+    /// The client disconnected before the end.
+    fn disconnect(self) {
+        if self.body.verdict().is_some_and(|verdict| verdict.charge().is_surely_free()) {
+            self.call.end_free();
+        } else {
+            self.call.complete_detached(read_body(self.body, self.seen));
+        }
+    }
 }
 
-/// A kept answer that is being given.
-struct Redeemed {
-    shared: Arc<Shared>,
-    identity: Identity,
-    answer: Arc<Answer>,
-    /// The client marks its resends, so it may have it once more for a while.
-    again: bool,
+/// A stored response on its way to a client.
+struct Delivery {
+    registry: Arc<Registry>,
+    id: CallId,
+    response: Arc<StoredResponse>,
+    /// The client marks its resends, so it may ask once more.
+    marks_resends: bool,
 }
 
-impl<B: Keepable> KeptBody<B> {
+impl Delivery {
+    fn deliver(self) {
+        let for_resend = self.marks_resends.then_some(self.response);
+        self.registry.with(|calls, now| {
+            calls.totals.replayed += 1;
+            calls.delivered(self.id, for_resend, now);
+        });
+    }
+}
+
+impl<B: CompletableBody> ResponseBody<B> {
     pub(super) fn passing(body: B) -> Self {
         Self(Inner::Passing(body))
     }
 
-    pub(super) fn attended(body: B, status: StatusCode, headers: HeaderMap, task: Task) -> Self {
-        let seen = Collected::bounded(status, headers, task.shared.clone());
-        Self(Inner::Attended(Some(Box::new(OnItsWay { body, rest: Bytes::new(), seen, task }))))
+    /// A stored response that every request with its key gets.
+    pub(super) fn whole(response: &StoredResponse) -> Self {
+        Self::of(response, None)
     }
 
-    pub(super) fn redeemed(
-        shared: Arc<Shared>,
-        identity: Identity,
-        answer: Arc<Answer>,
-        again: bool,
+    /// A stored response that is given once.
+    pub(super) fn delivering(
+        registry: Arc<Registry>,
+        id: CallId,
+        response: Arc<StoredResponse>,
+        marks_resends: bool,
     ) -> Self {
-        let (chunks, verdict) = (slices(&answer), answer.verdict.clone());
-        Self(Inner::Whole {
-            chunks,
-            verdict,
-            redeemed: Some(Redeemed { shared, identity, answer, again }),
-        })
+        let delivery = Delivery { registry, id, response: response.clone(), marks_resends };
+        Self::of(&response, Some(delivery))
     }
 
-    pub(super) fn whole(answer: &Answer) -> Self {
-        Self(Inner::Whole {
-            chunks: slices(answer),
-            verdict: answer.verdict.clone(),
-            redeemed: None,
-        })
-    }
-
-    pub(super) fn ours(body: Bytes) -> Self {
-        Self(Inner::Whole { chunks: VecDeque::from([body]), verdict: None, redeemed: None })
-    }
-}
-
-/// An answer in slices.
-fn slices(answer: &Answer) -> VecDeque<Bytes> {
-    let mut slices = VecDeque::new();
-    for mut rest in answer.chunks.iter().cloned() {
-        while !rest.is_empty() {
-            slices.push_back(slice(&mut rest));
+    fn of(response: &StoredResponse, delivery: Option<Delivery>) -> Self {
+        let mut chunks = VecDeque::new();
+        for mut rest in response.chunks.iter().cloned() {
+            while !rest.is_empty() {
+                chunks.push_back(slice(&mut rest));
+            }
         }
+        Self(Inner::Whole { chunks, verdict: response.verdict.clone(), delivery })
     }
-    slices
-}
 
-/// The next slice of a piece, which keeps the rest.
-fn slice(rest: &mut Bytes) -> Bytes {
-    if rest.len() > SLICE + SLICE / 2 { rest.split_to(SLICE) } else { std::mem::take(rest) }
-}
-
-impl Redeemed {
-    fn given(self) {
-        if self.again {
-            // Delivered now, whenever it was made.
-            let answer =
-                Answer { record: Arc::default(), at: Instant::now(), ..(*self.answer).clone() };
-            self.shared.delivered(self.identity, answer);
-        }
-        self.shared.redeemed(self.identity, &self.answer);
+    /// A response of this layer's own.
+    pub(super) fn local(body: Bytes) -> Self {
+        Self(Inner::Whole { chunks: VecDeque::from([body]), verdict: None, delivery: None })
     }
 }
 
-impl<B: Keepable> HasVerdict for KeptBody<B> {
+impl<B: CompletableBody> HasVerdict for ResponseBody<B> {
     fn verdict(&self) -> Option<&Verdict> {
         match &self.0 {
             Inner::Passing(body) => body.verdict(),
-            Inner::Attended(on_its_way) => on_its_way.as_ref()?.body.verdict(),
+            Inner::Foreground(foreground) => foreground.as_ref()?.body.verdict(),
             Inner::Whole { verdict, .. } => verdict.as_deref(),
         }
     }
 }
 
-impl<B: Keepable> Body for KeptBody<B> {
+impl<B: CompletableBody> Body for ResponseBody<B> {
     type Data = Bytes;
     type Error = Error;
 
@@ -161,61 +151,56 @@ impl<B: Keepable> Body for KeptBody<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        match &mut self.0 {
-            Inner::Passing(body) => Pin::new(body).poll_frame(cx),
-            Inner::Attended(place) => {
-                let Some(on_its_way) = place else { return Poll::Ready(None) };
-                if on_its_way.rest.is_empty() {
-                    match Pin::new(&mut on_its_way.body).poll_frame(cx) {
-                        Poll::Pending => return Poll::Pending,
-                        Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                            Ok(data) => {
-                                on_its_way.seen.push(&data);
-                                on_its_way.rest = data;
-                            }
-                            Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
-                        },
-                        Poll::Ready(Some(Err(error))) => {
-                            if let Some(on_its_way) = place.take() {
-                                on_its_way.task.failed(&error);
-                            }
-                            return Poll::Ready(Some(Err(error)));
-                        }
-                        Poll::Ready(None) => {
-                            if let Some(on_its_way) = place.take() {
-                                on_its_way.delivered();
-                            }
-                            return Poll::Ready(None);
-                        }
-                    }
-                }
-                let data = slice(&mut on_its_way.rest);
-                // Servers do not ask on after this.
-                if on_its_way.is_all_out() {
-                    if let Some(on_its_way) = place.take() {
-                        on_its_way.delivered();
-                    }
-                }
-                Poll::Ready(Some(Ok(Frame::data(data))))
-            }
-            Inner::Whole { chunks, redeemed, .. } => {
+        let place = match &mut self.0 {
+            Inner::Passing(body) => return Pin::new(body).poll_frame(cx),
+            Inner::Whole { chunks, delivery, .. } => {
                 let chunk = chunks.pop_front();
                 if chunks.is_empty() {
-                    if let Some(redeemed) = redeemed.take() {
-                        redeemed.given();
+                    if let Some(delivery) = delivery.take() {
+                        delivery.deliver();
                     }
                 }
-                Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk))))
+                return Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk))));
+            }
+            Inner::Foreground(place) => place,
+        };
+        let Some(foreground) = place else { return Poll::Ready(None) };
+        if foreground.rest.is_empty() {
+            let frame = ready!(Pin::new(&mut foreground.body).poll_frame(cx));
+            match frame.map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => {
+                    foreground.seen.push(&data);
+                    foreground.rest = data;
+                }
+                Some(Ok(Err(trailers))) => return Poll::Ready(Some(Ok(trailers))),
+                Some(Err(error)) => {
+                    if let Some(foreground) = place.take() {
+                        foreground.call.fail(&error);
+                    }
+                    return Poll::Ready(Some(Err(error)));
+                }
+                None => {
+                    if let Some(foreground) = place.take() {
+                        foreground.deliver();
+                    }
+                    return Poll::Ready(None);
+                }
             }
         }
+        let data = slice(&mut foreground.rest);
+        // Servers do not poll again after this.
+        if foreground.is_all_out() {
+            if let Some(foreground) = place.take() {
+                foreground.deliver();
+            }
+        }
+        Poll::Ready(Some(Ok(Frame::data(data))))
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Inner::Passing(body) => body.is_end_stream(),
-            Inner::Attended(on_its_way) => {
-                on_its_way.as_ref().is_none_or(|on_its_way| on_its_way.is_all_out())
-            }
+            Inner::Foreground(place) => place.as_ref().is_none_or(|body| body.is_all_out()),
             Inner::Whole { chunks, .. } => chunks.is_empty(),
         }
     }
@@ -223,9 +208,9 @@ impl<B: Keepable> Body for KeptBody<B> {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Inner::Passing(body) => body.size_hint(),
-            Inner::Attended(on_its_way) => on_its_way
-                .as_ref()
-                .map_or_else(|| SizeHint::with_exact(0), |on_its_way| on_its_way.size_hint()),
+            Inner::Foreground(place) => {
+                place.as_ref().map_or(SizeHint::with_exact(0), |body| body.size_hint())
+            }
             Inner::Whole { chunks, .. } => {
                 SizeHint::with_exact(chunks.iter().map(|chunk| chunk.len() as u64).sum())
             }
@@ -233,37 +218,91 @@ impl<B: Keepable> Body for KeptBody<B> {
     }
 }
 
-impl<B: Keepable> Drop for Inner<B> {
+impl<B: CompletableBody> Drop for Inner<B> {
     fn drop(&mut self) {
         match self {
             Inner::Passing(_) => {}
-            Inner::Attended(place) => {
-                if let Some(on_its_way) = place.take() {
-                    // A server lets go of a body once it has as much as was announced, and does not
-                    // ask for its end.
-                    if on_its_way.is_all_out() || on_its_way.size_hint().exact() == Some(0) {
-                        on_its_way.delivered();
-                    } else {
-                        on_its_way.left();
-                    }
+            Inner::Foreground(place) => {
+                let Some(foreground) = place.take() else { return };
+                // A server drops a body once it has as much as was announced, and does not ask for
+                // its end.
+                if foreground.is_all_out() || foreground.size_hint().exact() == Some(0) {
+                    foreground.deliver();
+                } else {
+                    foreground.disconnect();
                 }
             }
-            Inner::Whole { redeemed, .. } => {
-                if let Some(Redeemed { shared, identity, answer, .. }) = redeemed.take() {
-                    shared.put_back(identity, &answer);
+            Inner::Whole { delivery, .. } => {
+                if let Some(Delivery { registry, id, response, .. }) = delivery.take() {
+                    registry.with(|calls, now| calls.put_back(id, response, now));
                 }
             }
         }
     }
 }
 
-impl<B: Keepable> fmt::Debug for KeptBody<B> {
+impl<B: CompletableBody> fmt::Debug for ResponseBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.0 {
             Inner::Passing(_) => "passing",
-            Inner::Attended(_) => "attended",
+            Inner::Foreground(_) => "foreground",
             Inner::Whole { .. } => "whole",
         };
-        f.debug_tuple("KeptBody").field(&state).finish()
+        f.debug_tuple("ResponseBody").field(&state).finish()
+    }
+}
+
+type InnerFuture<B> = Pin<Box<dyn Future<Output = Result<Response<B>, Error>> + Send>>;
+
+/// A call whose client waits for its response. Dropped before the response has come, it is
+/// completed without the client where it may be charged.
+pub(super) struct ForegroundCall<B: CompletableBody>(Option<(InnerFuture<B>, InFlight)>);
+
+impl<B: CompletableBody> ForegroundCall<B> {
+    pub(super) fn new(
+        response: impl Future<Output = Result<Response<B>, Error>> + Send + 'static,
+        call: InFlight,
+    ) -> Self {
+        Self(Some((Box::pin(response), call)))
+    }
+}
+
+impl<B: CompletableBody> Future for ForegroundCall<B> {
+    type Output = Result<Response<ResponseBody<B>>, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // Only `KeepPaid`'s own future polls this, and not after completion.
+        let Some((response, _)) = &mut self.0 else { return Poll::Pending };
+        let response = ready!(response.as_mut().poll(cx));
+        let Some((_, call)) = self.0.take() else { return Poll::Pending };
+        Poll::Ready(match response {
+            Ok(response) => {
+                let (mut parts, body) = response.into_parts();
+                parts.extensions.insert(call.charges.trail.clone());
+                let room = Some(call.registry.clone());
+                let seen = Collected::new(parts.status, parts.headers.clone(), room);
+                let foreground = Foreground { body, rest: Bytes::new(), seen, call };
+                let body = ResponseBody(Inner::Foreground(Some(Box::new(foreground))));
+                Ok(Response::from_parts(parts, body))
+            }
+            Err(error) => {
+                call.fail(&error);
+                Err(error)
+            }
+        })
+    }
+}
+
+impl<B: CompletableBody> Drop for ForegroundCall<B> {
+    fn drop(&mut self) {
+        let Some((response, call)) = self.0.take() else { return };
+        if call.charges.last_may_be_charged() {
+            let room = Some(call.registry.clone());
+            call.complete_detached(read_response(response, room));
+        } else {
+            // Dropped first: the request can go out until then.
+            drop(response);
+            call.abandon();
+        }
     }
 }

@@ -110,46 +110,61 @@
 //! whether its answer was given or not.
 
 mod body;
-mod course;
-mod detached;
+mod calls;
+mod charges;
 mod files;
-mod identity;
+mod fingerprint;
+mod in_flight;
 mod layer;
-mod named;
+mod progress;
+mod registry;
 mod service;
-mod shared;
 mod store;
 
-pub use body::{Keepable, KeptBody};
-pub use identity::{AnswerShape, CallerName};
+pub use body::ResponseBody;
+pub use fingerprint::{CallerId, ResponseFormat};
+pub use in_flight::CompletableBody;
 pub use layer::KeepPaidLayer;
-pub use service::{KeepPaid, KeyRefused};
+pub use service::{IdempotencyKeyRejected, KeepPaid};
+use tower_gemini_core::trail::NotKeptReason;
 
-/// What is kept now, and what became of the rest since the layer was made.
+/// What is stored now, and what became of the rest since the layer was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct KeepCounts {
-    /// Calls that are being finished without their callers, and calls of an `Idempotency-Key` that
-    /// are under way.
+    /// Calls that are completed without their clients, and calls with an `Idempotency-Key` that are
+    /// in flight.
     pub detached: usize,
-    /// Answers that wait for their callers.
-    pub kept: usize,
-    /// Losses that nobody was told of yet.
+    /// Responses that wait for their clients.
+    pub stored: usize,
+    /// Losses that no client was told of yet.
     pub losses: usize,
-    /// Bytes that are held, those for marked resends among them.
-    pub kept_bytes: usize,
-    /// Answers given to a later request.
-    pub redeemed: u64,
-    /// Calls left by their callers that came to cost nothing.
+    /// Bytes of all stored responses, those for marked resends and keys included.
+    pub stored_bytes: usize,
+    /// Responses delivered to a later request.
+    pub replayed: u64,
+    /// Detached calls that cost nothing.
     pub free: u64,
-    /// Such as broke off.
-    pub broken: u64,
-    /// Such as are larger than all that may be kept.
+    /// Detached calls whose response was incomplete or an error.
+    pub incomplete: u64,
+    /// Detached calls whose response was larger than what may be stored.
     pub too_large: u64,
-    /// Such as came while enough others were being finished.
+    /// Calls whose clients disconnected while enough others were detached.
     pub too_many: u64,
-    /// Such as took too long.
+    /// Detached calls that took too long.
     pub too_late: u64,
-    /// Kept answers that were let go: nobody asked in time, or newer ones needed their place.
-    pub never_asked_for: u64,
+    /// Stored responses that were dropped: no client asked in time, or newer ones needed the room.
+    pub expired: u64,
+}
+
+impl KeepCounts {
+    fn count(&mut self, why: NotKeptReason) {
+        *match why {
+            NotKeptReason::Free => &mut self.free,
+            NotKeptReason::Broken => &mut self.incomplete,
+            NotKeptReason::TooLarge => &mut self.too_large,
+            NotKeptReason::TooMany => &mut self.too_many,
+            _ => &mut self.too_late,
+        } += 1;
+    }
 }

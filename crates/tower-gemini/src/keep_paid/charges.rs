@@ -1,24 +1,18 @@
-//! What is known of a call while it is under way.
-
-use std::sync::Arc;
+//! What is known of the charges of a call in flight.
 
 use tower_gemini_core::trail::{Attempt, Trail};
 
-use super::files::Record;
-
-/// A call that is under way.
+/// The attempts of one call, as far as they were or may have been charged.
 #[derive(Debug, Clone)]
-pub(super) struct Course {
+pub(super) struct Charges {
     pub(super) trail: Trail,
     /// Attempts of other calls, which were given the same trail before.
     earlier: usize,
-    /// Where what comes of it is written down.
-    pub(super) record: Arc<Record>,
 }
 
-impl Course {
+impl Charges {
     pub(super) fn begin(trail: &Trail) -> Self {
-        Self { trail: trail.clone(), earlier: trail.attempts().len(), record: Arc::default() }
+        Self { trail: trail.clone(), earlier: trail.attempts().len() }
     }
 
     fn attempts(&self) -> Vec<Attempt> {
@@ -26,24 +20,24 @@ impl Course {
         all.split_off(self.earlier.min(all.len()))
     }
 
-    /// Whether the last attempt was or may have been paid for. One that never left costs nothing,
+    /// Whether the last attempt was or may have been charged. One that never left costs nothing,
     /// and neither does waiting between attempts.
-    pub(super) fn is_out(&self) -> bool {
+    pub(super) fn last_may_be_charged(&self) -> bool {
         self.attempts().last().is_some_and(|last| match last.outcome {
             None => self.trail.request_is_out(),
             Some(_) => !last.charge.is_surely_free(),
         })
     }
 
-    /// Whether one before the last was or may have been paid for: its caller bought the next.
-    pub(super) fn was_out_before(&self) -> bool {
+    /// Whether an attempt before the last was or may have been charged: the caller bought the next.
+    pub(super) fn earlier_may_be_charged(&self) -> bool {
         let attempts = self.attempts();
         let before = attempts.split_last().map_or(&[][..], |(_, before)| before);
         before.iter().any(|attempt| attempt.outcome.is_some() && !attempt.charge.is_surely_free())
     }
 
-    /// Whether any of it was or may have been paid for.
-    pub(super) fn may_have_cost(&self) -> bool {
-        self.is_out() || self.was_out_before()
+    /// Whether any attempt was or may have been charged.
+    pub(super) fn may_be_charged(&self) -> bool {
+        self.last_may_be_charged() || self.earlier_may_be_charged()
     }
 }
