@@ -163,7 +163,7 @@ fn a_request_too_large_to_hold_is_not_sent_with_a_key() {
         let (status, body) = whole(service.clone(), with(&scenario, KEY, "one")).await.unwrap();
         let text = String::from_utf8_lossy(&body);
         assert!(
-            status == 413 && text.contains("Send it without the key, or smaller"),
+            status == 413 && text.contains("Send it without the key, or send a smaller request"),
             "{status} {text}"
         );
         assert_eq!(sim.requests(), 0);

@@ -6,7 +6,6 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::Response;
-use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use http_body::{Body, Frame, SizeHint};
 use tower_gemini_core::body::JudgedBody;
 use tower_gemini_core::error::{BoxError, Error};
@@ -15,6 +14,7 @@ use tower_gemini_core::verdict::{Outcome, Verdict};
 use tower_layer::Layer;
 use tower_service::Service;
 
+use crate::headers::{for_changed_body, for_rebuilt_body};
 use crate::judged::{JudgedService, ReplayRequest, judged};
 
 /// Makes [`FinalImageJson`] services.
@@ -114,16 +114,18 @@ where
             return Ok(Response::from_parts(parts, body));
         }
     }
+    let length = |chunks: &[Bytes]| Some(chunks.iter().map(|chunk| chunk.len() as u64).sum());
     let chunks = match &answer {
-        Some(answer) => strip_drafts(chunks, answer),
-        None => chunks,
+        Some(answer) => {
+            let chunks = strip_drafts(chunks, answer);
+            for_changed_body(&mut parts.headers, length(&chunks));
+            chunks
+        }
+        None => {
+            for_rebuilt_body(&mut parts.headers, length(&chunks));
+            chunks
+        }
     };
-    // A stale length would cut the answer short, or make the client wait for bytes that never come.
-    if parts.headers.contains_key(CONTENT_LENGTH) && !parts.headers.contains_key(TRANSFER_ENCODING)
-    {
-        let length: usize = chunks.iter().map(Bytes::len).sum();
-        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    }
     let verdict = Box::new(body.verdict().clone());
     Ok(Response::from_parts(
         parts,

@@ -215,7 +215,7 @@ impl Calls {
             None => {
                 let response = self.store.remove(id);
                 if before == CallProgress::Stored && replay == Replay::Once {
-                    self.to_do.dropped.extend(response);
+                    self.drop_unasked(response);
                 }
             }
         }
@@ -280,7 +280,7 @@ impl Calls {
         has_room
     }
 
-    /// Stores the response of a call. `is_delivered` where clients that wait get it at once.
+    /// Stores the response of a call. `is_delivered` where a client has it too, or a file.
     pub(super) fn store(
         &mut self,
         id: CallId,
@@ -300,10 +300,15 @@ impl Calls {
                 call.progress == CallProgress::Stored && call.replay() == Replay::Once
             });
             if was_waiting {
-                self.to_do.dropped.push(response);
+                self.drop_unasked(Some(response));
             }
             self.apply(evicted, CallEvent::Evict, now);
         }
+    }
+
+    fn drop_unasked(&mut self, response: Option<Arc<StoredResponse>>) {
+        self.totals.expired += 1;
+        self.to_do.dropped.extend(response);
     }
 
     /// A client received a response. It is kept for a resend where there is room for it; where there
@@ -509,7 +514,7 @@ impl Calls {
         });
         self.apply(id, CallEvent::Lose, since);
         if let Some(response) = response {
-            self.store(id, response, false, now);
+            self.store(id, response, true, now);
         }
         true
     }
@@ -519,4 +524,192 @@ impl Calls {
 pub(super) fn after(moment: Instant, time: Duration) -> Instant {
     const LIFETIME: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
     moment.checked_add(time.min(LIFETIME)).unwrap_or(moment)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::sync::Mutex;
+    use std::task::{Context, Wake};
+
+    use bytes::Bytes;
+    use http::{HeaderMap, StatusCode};
+    use proptest::prelude::*;
+    use tower_gemini_core::ledger::Cost;
+    use tower_gemini_core::trail::Trail;
+    use tower_gemini_core::verdict::Outcome;
+
+    use super::super::store::MemoryStore;
+    use super::*;
+
+    const MAX_BYTES: usize = 100;
+    const MAX_DETACHED: usize = 2;
+    const RETENTION: Duration = Duration::from_secs(600);
+    const RESEND_WINDOW: Duration = Duration::from_secs(30);
+
+    fn calls() -> Calls {
+        let store = Box::new(MemoryStore::new(MAX_BYTES));
+        Calls::new(MAX_DETACHED, RETENTION, RESEND_WINDOW, store)
+    }
+
+    fn charges() -> Charges {
+        Charges::begin(&Trail::new())
+    }
+
+    fn response(bytes: usize, at: Instant) -> Arc<StoredResponse> {
+        Arc::new(StoredResponse {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            chunks: vec![Bytes::from(vec![0; bytes])],
+            bytes,
+            completed_at: at,
+            cost: Cost::ZERO,
+            outcome: Outcome::Image,
+            verdict: None,
+        })
+    }
+
+    fn ask(marks_resends: bool, is_resend: bool) -> Ask {
+        Ask { waits: false, marks_resends, is_resend, can_read_files: false }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// A client disconnects, and its call is completed with so many bytes.
+        Disconnect { who: u8, bytes: usize },
+        Ask { who: u8, ask: Ask, takes_all: bool },
+        Wait(u64),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let ask = (any::<bool>(), any::<bool>()).prop_map(|(marks, resend)| ask(marks, marks && resend));
+        let step = prop_oneof![
+            (0..3u8, 0..120usize).prop_map(|(who, bytes)| Step::Disconnect { who, bytes }),
+            (0..3u8, ask, any::<bool>())
+                .prop_map(|(who, ask, takes_all)| Step::Ask { who, ask, takes_all }),
+            (0..9u64).prop_map(Step::Wait),
+        ];
+        proptest::collection::vec(step, 0..60)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn the_bound_holds_nothing_is_given_twice_and_nothing_vanishes_unreported(steps in steps()) {
+            let (mut calls, mut now) = (calls(), Instant::now());
+            // Calls that were charged, and whose clients have neither a response nor a report.
+            let mut open = 0;
+            for step in steps {
+                match step {
+                    Step::Disconnect { who, bytes } => {
+                        let id = calls.begin(Fingerprint([who; 32]), charges());
+                        prop_assert!(calls.detach(id, now));
+                        calls.store(id, response(bytes, now), false, now);
+                        open += 1;
+                    }
+                    Step::Ask { who, ask, takes_all } => {
+                        let before = calls.counts();
+                        match calls.find(Fingerprint([who; 32]), ask, now) {
+                            Found::Response(id, response) => {
+                                let was_waiting = before.stored > calls.counts().stored;
+                                prop_assert!(was_waiting || ask.is_resend, "given twice");
+                                open -= usize::from(was_waiting);
+                                if takes_all {
+                                    calls.delivered(id, ask.marks_resends.then_some(response), now);
+                                } else {
+                                    calls.put_back(id, response, now);
+                                    open += 1;
+                                }
+                            }
+                            Found::Lost => {
+                                let was_unreported = before.losses > calls.counts().losses;
+                                prop_assert!(was_unreported || ask.is_resend, "reported twice");
+                                open -= usize::from(was_unreported);
+                            }
+                            Found::Nothing => {}
+                            found => prop_assert!(false, "{found:?}"),
+                        }
+                    }
+                    Step::Wait(seconds) => now += Duration::from_secs(seconds),
+                }
+                calls.expire(now);
+                let counts = calls.counts();
+                prop_assert!(counts.stored_bytes <= MAX_BYTES);
+                prop_assert_eq!(counts.stored + counts.losses, open);
+            }
+            // No index outlives its call.
+            calls.expire(now + RETENTION);
+            prop_assert!(calls.slots.is_empty() && calls.expiry.is_empty() && calls.losses.is_empty());
+            prop_assert_eq!((calls.store.bytes(), calls.detached), (0, 0));
+        }
+    }
+
+    #[test]
+    fn no_more_calls_are_detached_than_may_and_the_next_one_is_lost() {
+        let (mut calls, now) = (calls(), Instant::now());
+        let ids = [1, 2, 3].map(|who| calls.begin(Fingerprint([who; 32]), charges()));
+        assert_eq!(ids.map(|id| calls.detach(id, now)), [true, true, false]);
+        assert!(calls.detach(ids[0], now), "it is detached already");
+        assert_eq!(calls.counts().losses, 1);
+        calls.apply(ids[0], CallEvent::EndFree, now);
+        let next = calls.begin(Fingerprint([4; 32]), charges());
+        assert!(calls.detach(next, now));
+    }
+
+    #[test]
+    fn a_delivered_response_goes_only_to_a_marked_resend_and_evicts_none_that_waits() {
+        let (mut calls, now, me) = (calls(), Instant::now(), Fingerprint([1; 32]));
+        let waiting = calls.begin(Fingerprint([2; 32]), charges());
+        calls.store(waiting, response(80, now), false, now);
+        let deliver = |calls: &mut Calls| {
+            let id = calls.begin(me, charges());
+            calls.delivered(id, Some(response(30, now)), now);
+        };
+        deliver(&mut calls);
+        assert!(matches!(calls.find(me, ask(true, true), now), Found::Lost), "there was no room");
+        calls.forget_reported(me, now);
+        assert_eq!(calls.counts().stored, 1);
+        calls.apply(waiting, CallEvent::Expire, now);
+        deliver(&mut calls);
+        assert!(matches!(calls.find(me, ask(true, false), now), Found::Nothing));
+        let Found::Response(id, _) = calls.find(me, ask(true, true), now) else { panic!() };
+        calls.delivered(id, None, now);
+        deliver(&mut calls);
+        let later = now + RESEND_WINDOW;
+        assert!(matches!(calls.find(me, ask(true, true), later), Found::Nothing));
+    }
+
+    struct OnWake {
+        clients: Clients,
+        receivers: Mutex<Option<usize>>,
+    }
+
+    impl Wake for OnWake {
+        fn wake(self: Arc<Self>) {
+            *self.receivers.lock().unwrap() = Some(self.clients.receiver_count());
+        }
+    }
+
+    // Woken while the client that disconnected still counted, the call looked once more, saw it
+    // there, and was never woken again.
+    #[test]
+    fn a_client_that_disconnects_from_a_call_is_gone_when_the_call_is_woken() {
+        let (mut calls, now) = (calls(), Instant::now());
+        let (key, request) = (Fingerprint([1; 32]), Fingerprint([2; 32]));
+        let Keyed::New(_, clients, client) = calls.find_keyed(key, request, charges(), now) else {
+            panic!()
+        };
+        let Keyed::InFlight(second) = calls.find_keyed(key, request, charges(), now) else {
+            panic!()
+        };
+        let woken = Arc::new(OnWake { clients: clients.clone(), receivers: Mutex::new(None) });
+        let mut closed = std::pin::pin!(clients.closed());
+        let waker = woken.clone().into();
+        assert!(closed.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        drop(client);
+        assert_eq!(*woken.receivers.lock().unwrap(), None, "one is still there");
+        drop(second);
+        assert_eq!(*woken.receivers.lock().unwrap(), Some(0));
+    }
 }

@@ -68,7 +68,6 @@ impl Registry {
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = change(&mut calls, Instant::now());
         let to_do = std::mem::take(&mut calls.to_do);
-        calls.totals.expired += to_do.dropped.len() as u64;
         drop(calls);
         files::delete_all(to_do.delete);
         for response in to_do.dropped {

@@ -69,9 +69,9 @@ pub(super) fn is_worth_storing(status: StatusCode, outcome: Outcome) -> bool {
 /// Which responses make room first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Rank {
-    /// A client has it, as far as can be seen from here.
+    /// A client has it, as far as can be seen from here, or a file.
     Delivered,
-    /// No client has it yet.
+    /// It is nowhere else.
     Undelivered,
 }
 
