@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
+use crate::body::JudgedBody;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use http_body::Body;
 use serde_json::{Value, json};
-use tower_gemini_core::body::JudgedBody;
 use tower_gemini_core::call::Call;
-use tower_gemini_core::context::CallContext;
-use tower_gemini_core::error::BoxError;
 use tower_gemini_core::verdict::Verdict;
 
+use crate::call_state::CallState;
 use crate::headers::for_changed_body;
-use crate::quota_guard::REFUSAL_DOMAIN;
+use crate::stage::UpstreamBody;
+
+/// The `domain` of the `ErrorInfo` in refusals of our own: nothing was sent.
+pub const REFUSAL_DOMAIN: &str = "tower-gemini";
 
 /// What a refusal of our own says.
 pub(crate) struct Refusal<'a> {
@@ -35,12 +36,12 @@ impl Refusal<'_> {
         self,
         verdict: Verdict,
         call: Arc<Call>,
-        context: CallContext,
+        state: &CallState,
     ) -> Response<JudgedBody<B>>
     where
-        B: Body<Error: Into<BoxError>> + Unpin,
+        B: UpstreamBody,
     {
-        self.into_bytes_response().map(|bytes| JudgedBody::local(bytes, verdict, call, context))
+        self.into_bytes_response().map(|bytes| JudgedBody::local(bytes, verdict, call, state.clone()))
     }
 
     /// The response itself.

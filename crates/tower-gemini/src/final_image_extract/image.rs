@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use tower_gemini_core::call::{Call, Framing};
 use tower_gemini_core::classify::{classify_answer, classify_without_status};
-use tower_gemini_core::error::Error;
+use crate::error::Error;
 use tower_gemini_core::scan::{Answer, Scanner, Usage};
 
 use super::service::refused;
@@ -65,7 +65,7 @@ impl FinalImage {
     ///
     /// let refused = br#"{"candidates":[{"finishReason":"IMAGE_SAFETY"}]}"#;
     /// assert!(FinalImage::from_json(refused).unwrap_err().is_refusal());
-    /// # Ok::<_, tower_gemini::core::error::Error>(())
+    /// # Ok::<_, tower_gemini::Error>(())
     /// ```
     ///
     /// # Errors

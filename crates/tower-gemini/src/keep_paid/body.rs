@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
-use tower_gemini_core::error::Error;
+use crate::error::Error;
 use tower_gemini_core::verdict::Verdict;
 
 use super::in_flight::{Collected, CompletableBody, InFlight, read_body, read_response};
@@ -278,7 +278,7 @@ impl<B: CompletableBody> Future for ForegroundCall<B> {
         Poll::Ready(match response {
             Ok(response) => {
                 let (mut parts, body) = response.into_parts();
-                parts.extensions.insert(call.charges.trail.clone());
+                parts.extensions.insert(call.state.trail().clone());
                 let room = Some(call.registry.clone());
                 let seen = Collected::new(parts.status, parts.headers.clone(), room);
                 let foreground = Foreground { body, rest: Bytes::new(), seen, call };
@@ -296,7 +296,7 @@ impl<B: CompletableBody> Future for ForegroundCall<B> {
 impl<B: CompletableBody> Drop for ForegroundCall<B> {
     fn drop(&mut self) {
         let Some((response, call)) = self.0.take() else { return };
-        if call.charges.last_may_be_charged() {
+        if call.state.last_may_be_charged() {
             let room = Some(call.registry.clone());
             call.complete_detached(read_response(response, room));
         } else {

@@ -12,11 +12,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::KeepCounts;
-use super::charges::Charges;
 use super::files::{CallFile, SavedCall};
 use super::fingerprint::Fingerprint;
 use super::progress::{CallEvent, CallProgress, Replay};
 use super::store::{CallId, Rank, ResponseStore, StoredResponse};
+use crate::call_state::CallState;
 
 /// As many losses are remembered as are reported within minutes by any plausible fleet; a few
 /// hundred bytes each.
@@ -69,7 +69,7 @@ struct Call {
     /// The request that an `Idempotency-Key` was used for.
     keyed_request: Option<Fingerprint>,
     /// While it is in flight.
-    charges: Option<Charges>,
+    state: Option<CallState>,
     clients: Option<Clients>,
     /// While it is delivered.
     in_delivery: Option<Arc<StoredResponse>>,
@@ -147,8 +147,8 @@ impl Calls {
     }
 
     /// A call is about to be sent.
-    pub(super) fn begin(&mut self, fingerprint: Fingerprint, charges: Charges) -> CallId {
-        self.insert(fingerprint, |call| call.charges = Some(charges))
+    pub(super) fn begin(&mut self, fingerprint: Fingerprint, state: CallState) -> CallId {
+        self.insert(fingerprint, |call| call.state = Some(state))
     }
 
     fn insert(&mut self, fingerprint: Fingerprint, set: impl FnOnce(&mut Call)) -> CallId {
@@ -158,7 +158,7 @@ impl Calls {
             progress: CallProgress::Foreground,
             since: Instant::now(),
             keyed_request: None,
-            charges: None,
+            state: None,
             clients: None,
             in_delivery: None,
             file: None,
@@ -194,7 +194,7 @@ impl Calls {
         let dated = call.since;
         call.progress = next.unwrap_or(before);
         if !call.progress.is_in_flight() {
-            call.charges = None;
+            call.state = None;
             call.clients = None;
         }
         if before == CallProgress::Delivering {
@@ -407,7 +407,7 @@ impl Calls {
         &mut self,
         key: Fingerprint,
         request: Fingerprint,
-        charges: Charges,
+        state: CallState,
         now: Instant,
     ) -> Keyed {
         self.expire(now);
@@ -415,7 +415,7 @@ impl Calls {
             let (clients, client) = watch::channel(None);
             let id = self.insert(key, |call| {
                 call.keyed_request = Some(request);
-                call.charges = Some(charges);
+                call.state = Some(state);
                 call.clients = Some(clients.clone());
             });
             return Keyed::New(id, clients, client);
@@ -460,7 +460,7 @@ impl Calls {
                 let id = CallId { fingerprint, number: call.number };
                 let response = match call.progress {
                     CallProgress::Foreground | CallProgress::Detached => {
-                        if !call.charges.as_ref().is_some_and(Charges::may_be_charged) {
+                        if !call.state.as_ref().is_some_and(CallState::may_be_charged) {
                             continue;
                         }
                         None
@@ -536,11 +536,11 @@ mod tests {
     use http::{HeaderMap, StatusCode};
     use proptest::prelude::*;
     use tower_gemini_core::ledger::Cost;
-    use tower_gemini_core::trail::Trail;
     use tower_gemini_core::verdict::Outcome;
 
     use super::super::store::MemoryStore;
     use super::*;
+    use crate::CallOptions;
 
     const MAX_BYTES: usize = 100;
     const MAX_DETACHED: usize = 2;
@@ -552,8 +552,8 @@ mod tests {
         Calls::new(MAX_DETACHED, RETENTION, RESEND_WINDOW, store)
     }
 
-    fn charges() -> Charges {
-        Charges::begin(&Trail::new())
+    fn state() -> CallState {
+        CallState::new(CallOptions::new())
     }
 
     fn response(bytes: usize, at: Instant) -> Arc<StoredResponse> {
@@ -603,7 +603,7 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Disconnect { who, bytes } => {
-                        let id = calls.begin(Fingerprint([who; 32]), charges());
+                        let id = calls.begin(Fingerprint([who; 32]), state());
                         prop_assert!(calls.detach(id, now));
                         calls.store(id, response(bytes, now), false, now);
                         open += 1;
@@ -648,22 +648,22 @@ mod tests {
     #[test]
     fn no_more_calls_are_detached_than_may_and_the_next_one_is_lost() {
         let (mut calls, now) = (calls(), Instant::now());
-        let ids = [1, 2, 3].map(|who| calls.begin(Fingerprint([who; 32]), charges()));
+        let ids = [1, 2, 3].map(|who| calls.begin(Fingerprint([who; 32]), state()));
         assert_eq!(ids.map(|id| calls.detach(id, now)), [true, true, false]);
         assert!(calls.detach(ids[0], now), "it is detached already");
         assert_eq!(calls.counts().losses, 1);
         calls.apply(ids[0], CallEvent::EndFree, now);
-        let next = calls.begin(Fingerprint([4; 32]), charges());
+        let next = calls.begin(Fingerprint([4; 32]), state());
         assert!(calls.detach(next, now));
     }
 
     #[test]
     fn a_delivered_response_goes_only_to_a_marked_resend_and_evicts_none_that_waits() {
         let (mut calls, now, me) = (calls(), Instant::now(), Fingerprint([1; 32]));
-        let waiting = calls.begin(Fingerprint([2; 32]), charges());
+        let waiting = calls.begin(Fingerprint([2; 32]), state());
         calls.store(waiting, response(80, now), false, now);
         let deliver = |calls: &mut Calls| {
-            let id = calls.begin(me, charges());
+            let id = calls.begin(me, state());
             calls.delivered(id, Some(response(30, now)), now);
         };
         deliver(&mut calls);
@@ -697,10 +697,10 @@ mod tests {
     fn a_client_that_disconnects_from_a_call_is_gone_when_the_call_is_woken() {
         let (mut calls, now) = (calls(), Instant::now());
         let (key, request) = (Fingerprint([1; 32]), Fingerprint([2; 32]));
-        let Keyed::New(_, clients, client) = calls.find_keyed(key, request, charges(), now) else {
+        let Keyed::New(_, clients, client) = calls.find_keyed(key, request, state(), now) else {
             panic!()
         };
-        let Keyed::InFlight(second) = calls.find_keyed(key, request, charges(), now) else {
+        let Keyed::InFlight(second) = calls.find_keyed(key, request, state(), now) else {
             panic!()
         };
         let woken = Arc::new(OnWake { clients: clients.clone(), receivers: Mutex::new(None) });

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderName, Request, Uri};
 use sha2::{Digest, Sha256};
-use tower_gemini_core::body::ReplayBody;
+use crate::body::CallBody;
 
 /// Tells callers apart that share one credential, in the extensions of a request.
 ///
@@ -63,8 +64,8 @@ pub(super) struct Fingerprint(pub(super) [u8; 32]);
 
 impl Fingerprint {
     /// Of a request whose body is held whole.
-    pub(super) fn of_request(request: &Request<ReplayBody>) -> Option<Self> {
-        let slices = request.body().slices()?;
+    pub(super) fn of_request(request: &Request<CallBody>) -> Option<Self> {
+        let chunks = request.body().chunks()?;
         let mut hash = Fields::new(b"keep-paid 3 request");
         hash.caller(request);
         hash.field(request.method().as_str().as_bytes());
@@ -76,8 +77,8 @@ impl Fingerprint {
         hash.field(format.map_or(b"", |format| format.0.as_bytes()));
         hash.field(request.headers().get(CONTENT_TYPE).map_or(b"", |value| value.as_bytes()));
         // As one field, however it was cut.
-        hash.length(slices.clone().map(<[u8]>::len).sum());
-        slices.for_each(|slice| hash.0.update(slice));
+        hash.length(chunks.iter().map(Bytes::len).sum());
+        chunks.iter().for_each(|chunk| hash.0.update(chunk));
         Some(hash.done())
     }
 
@@ -168,24 +169,24 @@ fn is_credential(pair: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
+    use crate::CallOptions;
     use proptest::prelude::*;
     use std::sync::Arc;
     use tower_gemini_core::call::Call;
-    use tower_gemini_core::context::CallContext;
+    use crate::call_state::CallState;
 
     fn request(
         method: &str,
         uri: &str,
         headers: &[(&str, &str)],
         body: Vec<Bytes>,
-    ) -> Request<ReplayBody> {
+    ) -> Request<CallBody> {
         let mut request = Request::builder().method(method).uri(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         request
-            .body(ReplayBody::whole(body, None, Arc::new(Call::unrecognised()), CallContext::new()))
+            .body(CallBody::whole(body, None, Arc::new(Call::unrecognised()), CallState::new(CallOptions::new())))
             .unwrap()
     }
 

@@ -10,16 +10,16 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
-use tower_gemini_core::error::Error;
-use tower_gemini_core::trail::{NotKeptReason, Step};
+use crate::error::Error;
+use crate::trail::{NotKeptReason, Step};
 use tower_gemini_core::verdict::{Outcome, Verdict};
 
 use super::calls::{Clients, after};
-use super::charges::Charges;
 use super::progress::CallEvent;
 use super::registry::{Registry, TaskCount};
 use super::store::{CallId, StoredResponse, is_worth_storing};
 use crate::answer_errors::HasVerdict;
+use crate::call_state::CallState;
 use crate::headers::for_rebuilt_body;
 
 /// Bodies that can be read to their end without a client. Implemented for every body of this crate;
@@ -39,7 +39,7 @@ impl<B> CompletableBody for B where
 pub(super) struct InFlight {
     pub(super) registry: Arc<Registry>,
     pub(super) id: CallId,
-    pub(super) charges: Charges,
+    pub(super) state: CallState,
     /// Its client marks its resends.
     pub(super) marks_resends: bool,
     /// Who waits for it, where it has a key.
@@ -54,14 +54,14 @@ impl InFlight {
     pub(super) fn new(
         registry: Arc<Registry>,
         id: CallId,
-        charges: Charges,
+        state: CallState,
         marks_resends: bool,
         clients: Option<Clients>,
     ) -> Self {
         Self {
             registry,
             id,
-            charges,
+            state,
             marks_resends,
             clients,
             is_detached: false,
@@ -79,7 +79,7 @@ impl InFlight {
     /// resend is told then.
     pub(super) fn fail(self, error: &Error) {
         let may_be_charged =
-            !error.charge().is_surely_free() || self.charges.earlier_may_be_charged();
+            !error.charge().is_surely_free() || self.state.earlier_may_be_charged();
         let remember = self.marks_resends && may_be_charged;
         self.end(CallEvent::Report { remember });
     }
@@ -89,7 +89,7 @@ impl InFlight {
         self.is_over = true;
         let for_resend = self.marks_resends && !is_free(verdict.as_ref());
         let response = for_resend
-            .then(|| seen.into_response(&self.charges, verdict))
+            .then(|| seen.into_response(&self.state, verdict))
             .flatten()
             .filter(StoredResponse::is_worth_storing);
         self.registry.with(|calls, now| match response {
@@ -101,13 +101,13 @@ impl InFlight {
 
     /// The client disconnected, and the last attempt costs nothing.
     pub(super) fn end_free(self) {
-        let lost = self.charges.earlier_may_be_charged();
+        let lost = self.state.earlier_may_be_charged();
         self.end(if lost { CallEvent::Lose } else { CallEvent::EndFree });
     }
 
     /// Nobody waits for the call any more and its future was dropped, which may have sent it.
     pub(super) fn abandon(self) {
-        if self.charges.last_may_be_charged() {
+        if self.state.last_may_be_charged() {
             self.end(CallEvent::Lose);
         } else {
             self.end_free();
@@ -148,7 +148,7 @@ impl InFlight {
             self.count_not_stored(NotKeptReason::TooMany);
         } else if !std::mem::replace(&mut self.is_detached, true) {
             tracing::info!(call = ?self.id.fingerprint, "client disconnected: the call is completed without it");
-            self.charges.trail.push(Step::CallerLeft);
+            self.state.record(Step::CallerLeft);
         }
         has_room
     }
@@ -164,7 +164,7 @@ impl InFlight {
     }
 
     fn count_not_stored(&self, why: NotKeptReason) {
-        self.charges.trail.push(Step::NotKept { why });
+        self.state.record(Step::NotKept { why });
         self.registry.with(|calls, _| calls.totals.count(why));
     }
 
@@ -180,7 +180,7 @@ impl InFlight {
         self.is_over = true;
         if self.is_detached {
             tracing::info!(call = ?self.id.fingerprint, bytes = response.bytes, "response stored for the next identical request");
-            self.charges.trail.push(Step::Kept { bytes: response.bytes as u64 });
+            self.state.record(Step::Kept { bytes: response.bytes as u64 });
         }
         let is_delivered = !self.is_alone();
         self.registry.with(|calls, now| calls.store(self.id, response.clone(), is_delivered, now));
@@ -193,7 +193,7 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         if !self.is_over {
-            let lost = self.is_detached || self.charges.may_be_charged();
+            let lost = self.is_detached || self.state.may_be_charged();
             let event = if lost { CallEvent::Lose } else { CallEvent::EndFree };
             self.registry.with(|calls, now| calls.apply(self.id, event, now));
         }
@@ -212,10 +212,10 @@ async fn complete(
     let mut deadline = None;
     let result = loop {
         let alone = call.is_alone();
-        if alone && !call.charges.last_may_be_charged() {
+        if alone && !call.state.last_may_be_charged() {
             // Dropped first: the request can go out until then.
             drop(work);
-            let is_out = call.charges.last_may_be_charged();
+            let is_out = call.state.last_may_be_charged();
             let why = if is_out { NotKeptReason::Broken } else { NotKeptReason::Free };
             return call.not_stored(why);
         }
@@ -227,11 +227,11 @@ async fn complete(
         }
         let max_time = call.registry.settings.max_time;
         let until = *deadline.get_or_insert_with(|| after(Instant::now(), max_time));
-        let charges = &call.charges;
+        let state = &call.state;
         let work = poll_fn(|cx| match work.as_mut().poll(cx) {
             Poll::Ready(result) => Poll::Ready(Some(result)),
             // The attempt ended free: nobody wants another one.
-            Poll::Pending if alone && !charges.last_may_be_charged() => Poll::Ready(None),
+            Poll::Pending if alone && !state.last_may_be_charged() => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         });
         let disconnected = async {
@@ -255,7 +255,7 @@ async fn complete(
             let is_free = is_free(verdict.as_ref());
             let is_worth_it = call.clients.is_some()
                 || is_worth_storing(seen.status, outcome_of(verdict.as_ref()));
-            match seen.into_response(&call.charges, verdict).map(Arc::new) {
+            match seen.into_response(&call.state, verdict).map(Arc::new) {
                 response if is_free || !is_worth_it => {
                     call.not_stored(useless(is_free));
                     response.map(Ok)
@@ -357,7 +357,7 @@ impl Collected {
     /// The whole response, where all of it is held.
     fn into_response(
         mut self,
-        charges: &Charges,
+        state: &CallState,
         verdict: Option<Verdict>,
     ) -> Option<StoredResponse> {
         let (chunks, bytes) = self.release()?;
@@ -368,7 +368,7 @@ impl Collected {
             chunks,
             bytes,
             completed_at: Instant::now(),
-            cost: charges.trail.cost(),
+            cost: state.cost(),
             outcome: outcome_of(verdict.as_ref()),
             verdict: verdict.map(Arc::new),
         })

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tower_layer::Layer;
 
 use super::registry::{Registry, Settings};
+use super::service::StorableService;
 use super::{KeepCounts, KeepPaid};
 use crate::clock::{Clock, SystemClock};
 
@@ -154,7 +155,7 @@ impl Default for KeepPaidLayer {
     }
 }
 
-impl<S> Layer<S> for KeepPaidLayer {
+impl<S: StorableService> Layer<S> for KeepPaidLayer {
     type Service = KeepPaid<S>;
 
     fn layer(&self, inner: S) -> Self::Service {

@@ -9,17 +9,16 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until};
-use tower_gemini_core::body::ReplayBody;
+use crate::body::CallBody;
 use tower_gemini_core::call::Verb;
-use tower_gemini_core::context::CallContext;
-use tower_gemini_core::error::{Error, TimeLimit};
-use tower_gemini_core::trail::{Step, StopReason};
+use crate::call_state::CallState;
+use crate::error::{Error, TimeLimit};
+use crate::trail::{Step, StopReason};
 use tower_gemini_core::verdict::Verdict;
 use tower_service::Service;
 
 use super::body::{ForegroundCall, ResponseBody};
 use super::calls::{Ask, Client, Found, Keyed, after};
-use super::charges::Charges;
 use super::files::{self, CallFile};
 use super::fingerprint::Fingerprint;
 use super::in_flight::{CompletableBody, InFlight, read_response};
@@ -70,26 +69,53 @@ impl<S> KeepPaid<S> {
     }
 }
 
-type ResponseFuture<B> =
-    Pin<Box<dyn Future<Output = Result<Response<ResponseBody<B>>, Error>> + Send>>;
+/// A service that takes calls and returns responses that can be stored: what [`KeepPaid`] stands
+/// on.
+///
+/// Implemented for every such service; there is nothing to implement by hand.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot stand below KeepPaid",
+    label = "KeepPaid stores response bodies: it stands below CollectRequest and over FinalImageJson or the layers of the call stage; FinalImageExtract returns decoded images",
+    note = "use `GeminiStack::json` instead of `images`, and read the image with `FinalImage::from_json`"
+)]
+pub trait StorableService:
+    Service<
+        Request<CallBody>,
+        Response = Response<<Self as StorableService>::ResponseBody>,
+        Error = Error,
+        Future: Send,
+    > + Clone
+    + Send
+    + 'static
+{
+    /// The body of its responses.
+    type ResponseBody: CompletableBody;
+}
 
-impl<S, B> Service<Request<ReplayBody>> for KeepPaid<S>
+#[diagnostic::do_not_recommend]
+impl<S, B> StorableService for S
 where
-    S: Service<Request<ReplayBody>, Response = Response<B>, Error = Error, Future: Send + 'static>
+    S: Service<Request<CallBody>, Response = Response<B>, Error = Error, Future: Send>
         + Clone
         + Send
         + 'static,
     B: CompletableBody,
 {
-    type Response = Response<ResponseBody<B>>;
+    type ResponseBody = B;
+}
+
+type Stored<S> = Response<ResponseBody<<S as StorableService>::ResponseBody>>;
+
+impl<S: StorableService> Service<Request<CallBody>> for KeepPaid<S> {
+    type Response = Stored<S>;
     type Error = Error;
-    type Future = ResponseFuture<B>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Error>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<ReplayBody>) -> Self::Future {
+    fn call(&mut self, mut request: Request<CallBody>) -> Self::Future {
         let mut inner = take_ready(&mut self.inner);
         // The upstream does not know the header.
         let key = request.headers_mut().remove(IDEMPOTENCY_KEY);
@@ -99,9 +125,9 @@ where
         let fingerprint = generates.then(|| Fingerprint::of_request(&request)).flatten();
         let Some(fingerprint) = fingerprint else {
             if generates && key.is_some() {
-                let context = request.body().context();
+                let state = request.body().state();
                 let refused =
-                    rejected(context, StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE_FOR_A_KEY);
+                    rejected(state, StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE_FOR_A_KEY);
                 return Box::pin(async move { Ok(refused) });
             }
             let response = inner.call(request);
@@ -114,7 +140,7 @@ where
         let asked = Asked {
             registry: self.registry.clone(),
             fingerprint,
-            context: request.body().context().clone(),
+            state: request.body().state().clone(),
             marks_resends: retries.is_some(),
             is_resend: retries.is_some_and(|retries| retries > 0),
         };
@@ -132,23 +158,18 @@ where
 struct Asked {
     registry: Arc<Registry>,
     fingerprint: Fingerprint,
-    context: CallContext,
+    state: CallState,
     marks_resends: bool,
     is_resend: bool,
 }
 
 impl Asked {
     /// Replays what is stored for this request, or sends it.
-    async fn respond<S, B>(
+    async fn respond<S: StorableService>(
         self,
         mut inner: S,
-        request: Request<ReplayBody>,
-    ) -> Result<Response<ResponseBody<B>>, Error>
-    where
-        S: Service<Request<ReplayBody>, Response = Response<B>, Error = Error>,
-        S::Future: Send + 'static,
-        B: CompletableBody,
-    {
+        request: Request<CallBody>,
+    ) -> Result<Stored<S>, Error> {
         let settings = &self.registry.settings;
         let grace = if self.is_resend { settings.resend_grace } else { settings.grace };
         let grace = after(Instant::now(), grace);
@@ -172,15 +193,15 @@ impl Asked {
                 Found::Nothing => break,
             }
         }
-        let charges = Charges::begin(self.context.trail());
+        let state = self.state.clone();
         let id = self.registry.with(|calls, now| {
             // A first send shows that the client heard what it was told before.
             if self.marks_resends && !self.is_resend {
                 calls.forget_reported(self.fingerprint, now);
             }
-            calls.begin(self.fingerprint, charges.clone())
+            calls.begin(self.fingerprint, state.clone())
         });
-        let call = InFlight::new(self.registry.clone(), id, charges, self.marks_resends, None);
+        let call = InFlight::new(self.registry.clone(), id, state, self.marks_resends, None);
         ForegroundCall::new(inner.call(request), call).await
     }
 
@@ -197,8 +218,7 @@ impl Asked {
     /// Lets the request be sent after a loss where the caller allows a send after one that may have
     /// been charged, and pays with this one for it.
     fn buy_or_fail(&self) -> Result<(), Error> {
-        let allowance = self.context.allowance();
-        if allowance.is_some_and(|allowance| allowance.buy(&Verdict::interrupted()).is_some()) {
+        if self.state.permit_after(&Verdict::interrupted()).is_some() {
             self.registry.with(|calls, now| calls.forget_reported(self.fingerprint, now));
             return Ok(());
         }
@@ -207,8 +227,8 @@ impl Asked {
 
     /// Nothing was sent for this request; what was sent before it may have been charged.
     fn lost(&self, why: &'static str) -> Error {
-        self.context.trail().push(Step::Stopped { why: StopReason::LostBefore });
-        Error::lost_before(why).with_trail(self.context.trail().clone())
+        self.state.record(Step::Stopped { why: StopReason::LostBefore });
+        Error::lost_before(why).with_trail(self.state.trail().clone())
     }
 
     /// Reads a response that had to make room in memory. A client that disconnects meanwhile leaves
@@ -253,13 +273,13 @@ impl Asked {
 
     /// Ends at the call's deadline. This call sent nothing; what it waited for goes on.
     async fn deadline(&self) -> Error {
-        wait_until(self.context.deadline().map(Instant::from_std)).await;
+        wait_until(self.state.deadline()).await;
         Error::timeout(TimeLimit::Deadline, Duration::ZERO, Verdict::not_sent())
-            .with_trail(self.context.trail().clone())
+            .with_trail(self.state.trail().clone())
     }
 
     fn record_replay(&self, response: &StoredResponse) {
-        self.context.trail().push(Step::Redeemed {
+        self.state.record(Step::Redeemed {
             age: response.completed_at.elapsed(),
             cost: response.cost,
             outcome: response.outcome,
@@ -285,33 +305,28 @@ impl Asked {
         let mut response = Response::new(body);
         *response.status_mut() = stored.status;
         *response.headers_mut() = stored.headers.clone();
-        response.extensions_mut().insert(self.context.trail().clone());
+        response.extensions_mut().insert(self.state.trail().clone());
         response
     }
 
     /// Responds with the result of this key's call, or sends it: then all requests with the key get
     /// its response.
-    async fn respond_keyed<S, B>(
+    async fn respond_keyed<S: StorableService>(
         self,
         key: Fingerprint,
         mut inner: S,
-        request: Request<ReplayBody>,
-    ) -> Result<Response<ResponseBody<B>>, Error>
-    where
-        S: Service<Request<ReplayBody>, Response = Response<B>, Error = Error>,
-        S::Future: Send + 'static,
-        B: CompletableBody,
-    {
+        request: Request<CallBody>,
+    ) -> Result<Stored<S>, Error> {
         let response = loop {
-            let charges = Charges::begin(self.context.trail());
+            let state = self.state.clone();
             let found = self.registry.with(|calls, now| {
-                calls.find_keyed(key, self.fingerprint, charges.clone(), now)
+                calls.find_keyed(key, self.fingerprint, state.clone(), now)
             });
             break match found {
                 Keyed::New(id, clients, client) => {
                     let (reply, result) = oneshot::channel();
                     let registry = self.registry.clone();
-                    let call = InFlight::new(registry, id, charges, false, Some(clients));
+                    let call = InFlight::new(registry, id, state, false, Some(clients));
                     call.complete_keyed(read_response(inner.call(request), None), reply);
                     // The task ends without a result where its runtime does.
                     let lost = |_| Err(Error::truncated(Verdict::interrupted()));
@@ -332,7 +347,7 @@ impl Asked {
                 // The status is that of the IETF's draft.
                 Keyed::OtherRequest => {
                     let status = StatusCode::UNPROCESSABLE_ENTITY;
-                    return Ok(rejected(&self.context, status, KEY_REUSED));
+                    return Ok(rejected(&self.state, status, KEY_REUSED));
                 }
             };
         };
@@ -361,7 +376,7 @@ async fn wait_until(moment: Option<Instant>) {
 }
 
 fn rejected<B: CompletableBody>(
-    context: &CallContext,
+    state: &CallState,
     status: StatusCode,
     (reason, message): (&str, &str),
 ) -> Response<ResponseBody<B>> {
@@ -375,6 +390,6 @@ fn rejected<B: CompletableBody>(
     };
     let mut response = refusal.into_bytes_response().map(ResponseBody::local);
     response.extensions_mut().insert(IdempotencyKeyRejected);
-    response.extensions_mut().insert(context.trail().clone());
+    response.extensions_mut().insert(state.trail().clone());
     response
 }
