@@ -155,7 +155,7 @@ fn an_error_of_a_key_that_may_have_cost_something_is_written_down_as_lost() {
         });
         let scenario = Scenario::new([]);
         let service = |keep: &KeepPaidLayer| {
-            CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)))
+            GeminiStack::new().call_layer(keep.clone()).raw(client)
         };
         let first = KeepPaidLayer::new();
         let answer = service(&first).oneshot(with(&scenario, KEY, "one")).await.unwrap();

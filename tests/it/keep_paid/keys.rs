@@ -158,8 +158,11 @@ fn a_request_too_large_to_hold_is_not_sent_with_a_key() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
-        let stack = scenario.stack().judged(sim.service());
-        let service = CollectRequestLayer::new().max_held_bytes(10).layer(keep.layer(stack));
+        let stack = scenario
+            .stack()
+            .collect(CollectRequestLayer::new().max_held_bytes(10))
+            .call_layer(keep.clone());
+        let service = stack.raw(sim.service());
         let (status, body) = whole(service.clone(), with(&scenario, KEY, "one")).await.unwrap();
         let text = String::from_utf8_lossy(&body);
         assert!(

@@ -45,7 +45,7 @@ fn an_error_that_may_have_cost_something_is_not_kept() {
         );
         let keep = KeepPaidLayer::new();
         let service =
-            CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)));
+            GeminiStack::new().call_layer(keep.clone()).raw(client);
         let scenario = Scenario::new([]);
         let call = whole(service.clone(), with(&scenario, RETRY_COUNT, "0"));
         assert!(tokio::time::timeout(Duration::from_secs(2), call).await.is_err());
@@ -154,7 +154,7 @@ fn an_error_within_a_200_is_not_kept() {
         let scenario = Scenario::new([]);
         let keep = KeepPaidLayer::new();
         let service =
-            CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)));
+            GeminiStack::new().call_layer(keep.clone()).raw(client);
         let _ = tokio::time::timeout(
             Duration::from_secs(2),
             service.clone().oneshot(request(&scenario, &Trail::new())),
@@ -237,7 +237,7 @@ fn what_goes_out_while_it_is_given_up_is_told_as_lost() {
                 });
             let keep = KeepPaidLayer::new();
             let service =
-                CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)));
+                GeminiStack::new().call_layer(keep.clone()).raw(client);
             let ask = || {
                 let mut request = request(&Scenario::new([]), &Trail::new());
                 if let Some(key) = key {

@@ -20,9 +20,9 @@ use tower_gemini::verdict::Charge;
 use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::keep_paid::ResponseBody;
 use tower_gemini::model_fallback::Chain;
-use tower_gemini::stack::Judged;
+use tower_gemini::stack::Raw;
 use tower_gemini::{
-    CollectRequest, CollectRequestLayer, GeminiStack, KeepPaid, KeepPaidLayer, ObserveLayer,
+    CollectRequestLayer, GeminiStack, KeepPaidLayer, ObserveLayer,
 };
 use tower_gemini_sim::{Fault, Latency, Sim, SimBody, SimService};
 
@@ -33,10 +33,10 @@ mod keys;
 mod losses;
 mod resends;
 
-type Kept = CollectRequest<KeepPaid<Judged<SimService>>>;
+type Kept = Raw<SimService, KeepPaidLayer>;
 
 fn stack(scenario: &Scenario, sim: &Sim, keep: &KeepPaidLayer) -> Kept {
-    CollectRequestLayer::new().layer(keep.layer(scenario.stack().judged(sim.service())))
+    scenario.stack().call_layer(keep.clone()).raw(sim.service())
 }
 
 fn request(scenario: &Scenario, trail: &Trail) -> Request<Full<Bytes>> {
@@ -427,7 +427,7 @@ fn a_call_without_its_caller_that_fell_back_is_finished() {
         let stack = GeminiStack::new()
             .retry_policy(RetryPolicy::never())
             .fallback_to(Chain::of(["gemini-3-pro-image", "gemini-3.1-flash-image"]));
-        let service = CollectRequestLayer::new().layer(keep.layer(stack.judged(client)));
+        let service = stack.call_layer(keep.clone()).raw(client);
         let (scenario, trail) = (Scenario::new([]), Trail::new());
         let call = whole(service.clone(), request(&scenario, &trail));
         assert!(tokio::time::timeout(Duration::from_secs(2), call).await.is_err());
