@@ -1,21 +1,29 @@
-//! A stack as `Router::layer`, and errors as answers: what a server needs of it.
+//! A stack as `Router::layer` and as a route, and errors as responses: what a server needs of it.
 
+use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 
 use axum::body::Body;
+use axum::response::IntoResponse;
+use axum::routing::any_service;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
 use proptest::prelude::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::layer::layer_fn;
 use tower::util::MapRequest;
-use tower::{Layer, ServiceExt, service_fn};
-use tower_gemini::answer_errors::answer_to;
-use tower_gemini::body::ReplayBody;
+use tower::{Layer, Service, ServiceExt, service_fn};
+use tower_gemini::answer_errors::error_response;
+use tower_gemini::WireBody;
 use tower_gemini::error::{Error, TimeLimit};
 use tower_gemini::verdict::{Outcome, Verdict};
 use tower_gemini::jittered_retry::RetryPolicy;
-use tower_gemini::{AnswerErrorsLayer, GeminiStack};
+use tower_gemini::{AnswerErrorsLayer, GeminiStack, KeepPaidLayer};
 use tower_gemini_sim::{Fault, Sim};
 
 use crate::harness::{Scenario, TAG, cases, faults, in_paused_time};
@@ -43,7 +51,7 @@ fn router(sim: &Sim) -> axum::Router {
     };
     let layer = layer_fn(|route| {
         // A route takes axum's own body.
-        let route = MapRequest::new(route, |request: Request<ReplayBody>| request.map(Body::new));
+        let route = MapRequest::new(route, |request: Request<WireBody>| request.map(Body::new));
         AnswerErrorsLayer::new().layer(GeminiStack::new().raw(route))
     });
     axum::Router::new().fallback(handler).layer(layer)
@@ -154,7 +162,7 @@ fn an_upstream_status_that_may_have_cost_something_is_not_passed_on_where_client
                 None,
             ),
         ] {
-            let client = tower::service_fn(move |request: Request<ReplayBody>| async move {
+            let client = tower::service_fn(move |request: Request<WireBody>| async move {
                 let _ = request.into_body().collect().await;
                 let answer =
                     Response::builder().status(status).body(Full::new(Bytes::from(body))).unwrap();
@@ -173,9 +181,125 @@ fn an_upstream_status_that_may_have_cost_something_is_not_passed_on_where_client
     });
 }
 
+/// Runs in real time with real sockets, and waits only for them.
+fn with_sockets<F: Future>(case: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(case)
+}
+
+/// Serves a router on a port of its own, until the runtime ends.
+async fn serve(router: axum::Router) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    address
+}
+
+const DRAFT_AND_IMAGE: &str = r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"AA=="},"thought":true},{"inlineData":{"mimeType":"image/png","data":"AQID"}}]},"finishReason":"STOP"}]}"#;
+
+/// A hyper client over HTTP/1.1, and the address of an upstream that sends `status` and `body` in
+/// chunks.
+async fn chunked_upstream(
+    status: u16,
+    body: &'static str,
+) -> (Client<HttpConnector, WireBody>, SocketAddr) {
+    let router = axum::Router::new().fallback(move |request: Request<Body>| async move {
+        let _ = request.into_body().collect().await;
+        let chunks = body.as_bytes().chunks(50).map(|chunk| Ok::<_, io::Error>(chunk));
+        let body = Body::from_stream(futures::stream::iter(chunks));
+        Response::builder()
+            .status(status)
+            .header("content-type", "application/json")
+            .body(body)
+            .unwrap()
+    });
+    (Client::builder(TokioExecutor::new()).build_http(), serve(router).await)
+}
+
+/// Sends a request to a route at `/draw` over a socket. Returns the response as it is on the wire.
+async fn over_the_wire<S>(upstream: SocketAddr, route: S) -> (String, String)
+where
+    S: Service<Request<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Response: IntoResponse,
+    S::Future: Send,
+{
+    let to_upstream = move |mut request: Request<Body>| {
+        let path = "/v1beta/models/gemini-3-pro-image:generateContent";
+        *request.uri_mut() = format!("http://{upstream}{path}").parse().unwrap();
+        request
+    };
+    let route = any_service(MapRequest::new(route, to_upstream));
+    let address = serve(axum::Router::new().route("/draw", route)).await;
+    let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request =
+        "POST /draw HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}";
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut reply = String::new();
+    socket.read_to_string(&mut reply).await.unwrap();
+    let (head, body) = reply.split_once("\r\n\r\n").unwrap_or((&reply, ""));
+    (head.to_lowercase(), body.to_owned())
+}
+
+// The upstream's `Transfer-Encoding: chunked` stayed on a body that had become exact: the reply had
+// no body at all.
+#[test]
+fn a_route_over_an_upstream_that_sends_chunks_sends_the_whole_body() {
+    with_sockets(async {
+        let (client, upstream) = chunked_upstream(200, DRAFT_AND_IMAGE).await;
+        let errors = AnswerErrorsLayer::new();
+        let keep = KeepPaidLayer::new();
+        let raw = errors.layer(GeminiStack::new().raw(client.clone()));
+        let json = errors.layer(GeminiStack::new().json(client.clone()));
+        let kept = errors.layer(GeminiStack::new().call_layer(keep).raw(client));
+        let replies = [
+            over_the_wire(upstream, raw).await,
+            over_the_wire(upstream, json).await,
+            over_the_wire(upstream, kept).await,
+        ];
+        for (n, (head, body)) in replies.into_iter().enumerate() {
+            assert!(head.starts_with("http/1.1 200"), "{n}: {head}");
+            assert!(body.contains("AQID"), "{n}: {head}");
+            assert!(!head.contains("transfer-encoding"), "{n}: {head}");
+            assert!(head.contains(&format!("content-length: {}", body.len())), "{n}: {head}");
+            assert_eq!(body.contains("AA=="), n != 1, "only `json` removes the draft");
+        }
+    });
+}
+
+#[test]
+fn an_error_of_an_upstream_that_sends_chunks_keeps_its_body_on_a_route() {
+    with_sockets(async {
+        let error = r#"{"error":{"code":400,"message":"API key not valid.","status":"INVALID_ARGUMENT"}}"#;
+        let (client, upstream) = chunked_upstream(400, error).await;
+        let service = AnswerErrorsLayer::new().layer(GeminiStack::new().raw(client));
+        let (head, body) = over_the_wire(upstream, service).await;
+        assert!(head.starts_with("http/1.1 400"), "{head}");
+        assert_eq!(body, error);
+    });
+}
+
+// The response that was completed without its client is replayed under the headers of its first
+// connection.
+#[test]
+fn a_replayed_response_of_an_upstream_that_sends_chunks_keeps_its_body_on_a_route() {
+    with_sockets(async {
+        let (client, upstream) = chunked_upstream(200, DRAFT_AND_IMAGE).await;
+        let stack = GeminiStack::new().call_layer(KeepPaidLayer::new()).raw(client);
+        let service = AnswerErrorsLayer::new().layer(stack);
+        let keyed = MapRequest::new(service, |mut request: Request<Body>| {
+            request.headers_mut().insert("idempotency-key", "one".parse().unwrap());
+            request
+        });
+        for _ in 0..2 {
+            let (head, body) = over_the_wire(upstream, keyed.clone()).await;
+            assert!(head.starts_with("http/1.1 200"), "{head}");
+            assert_eq!(body, DRAFT_AND_IMAGE);
+        }
+    });
+}
+
 #[test]
 fn each_kind_of_error_has_its_status() {
-    let say = |error: Error| answer_to(&error, StatusCode::FAILED_DEPENDENCY).status().as_u16();
+    let say = |error: Error| error_response(&error, StatusCode::FAILED_DEPENDENCY).status().as_u16();
     assert_eq!(say(Error::transport("refused".into(), Verdict::not_sent())), 503);
     assert_eq!(say(Error::transport("reset".into(), Verdict::interrupted())), 424);
     assert_eq!(
@@ -204,7 +328,7 @@ fn what_is_answered_holds_no_key() {
         "GET https://host/x?key=AIzaSyA-sentinel-key-0123456789abcdefghij failed".into(),
         Verdict::interrupted(),
     );
-    let body = answer_to(&error, StatusCode::FAILED_DEPENDENCY).into_body();
+    let body = error_response(&error, StatusCode::FAILED_DEPENDENCY).into_body();
     let text = String::from_utf8_lossy(&body);
     assert!(!text.contains("sentinel") && text.contains("maybe"), "{text}");
     assert_eq!(error.verdict().outcome(), Outcome::Interrupted);
@@ -216,7 +340,7 @@ fn a_client_that_is_never_ready_is_an_answer_too() {
     in_paused_time(async {
         #[derive(Clone)]
         struct Closed;
-        impl tower::Service<Request<ReplayBody>> for Closed {
+        impl tower::Service<Request<WireBody>> for Closed {
             type Response = Response<Full<Bytes>>;
             type Error = io::Error;
             type Future = std::future::Pending<Result<Self::Response, io::Error>>;
@@ -226,7 +350,7 @@ fn a_client_that_is_never_ready_is_an_answer_too() {
             ) -> std::task::Poll<Result<(), io::Error>> {
                 std::task::Poll::Ready(Err(io::Error::other("the pool is closed")))
             }
-            fn call(&mut self, _: Request<ReplayBody>) -> Self::Future {
+            fn call(&mut self, _: Request<WireBody>) -> Self::Future {
                 std::future::pending()
             }
         }
@@ -239,7 +363,7 @@ fn a_client_that_is_never_ready_is_an_answer_too() {
 #[test]
 fn an_unreachable_server_says_that_nothing_was_charged() {
     in_paused_time(async {
-        let refuse = service_fn(|_: Request<ReplayBody>| async {
+        let refuse = service_fn(|_: Request<WireBody>| async {
             Err::<Response<Full<Bytes>>, _>(io::Error::from(io::ErrorKind::ConnectionRefused))
         });
         let service = AnswerErrorsLayer::new().layer(GeminiStack::new().raw(refuse));

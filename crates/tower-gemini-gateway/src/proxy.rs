@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use tower::ServiceExt;
 use tower_gemini::CallOptions;
 use tower_gemini::Trail;
-use tower_gemini::answer_errors::advise;
+use tower_gemini::answer_errors::set_retry_headers;
 use tower_gemini::call::{Call, Dialect, Verb};
 use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::keep_paid::{CallerId, IdempotencyKeyRejected, ResponseFormat};
@@ -73,7 +73,7 @@ pub(crate) async fn handle(gateway: Arc<Gateway>, request: Request<Body>) -> Res
             };
             parts.uri = uri;
             // What is kept for this request must not go to one of the same bytes in Google's words.
-            parts.extensions.insert(AnswerShape::new(&format!("{:?}", translated.reply)));
+            parts.extensions.insert(ResponseFormat::new(&translated.reply.format_name()));
             generate(gateway, parts, translated.body, Some(translated.reply)).await
         }
         _ => {
@@ -175,7 +175,7 @@ async fn ask(
             let (mut parts, body) = answer.into_parts();
             wire::clean_answer(&mut parts.headers);
             let verdict = parts.extensions.get::<Verdict>().cloned();
-            advise(&mut parts.status, &mut parts.headers, verdict.as_ref(), CHARGED, now);
+            set_retry_headers(&mut parts.status, &mut parts.headers, verdict.as_ref(), CHARGED, now);
             match reply {
                 // Answered above what translates.
                 Some(reply) if parts.extensions.get::<IdempotencyKeyRejected>().is_some() => {

@@ -14,7 +14,7 @@ use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tower_gemini::Error;
-use tower_gemini::answer_errors::HasVerdict;
+use tower_gemini::body::HasVerdict;
 use tower_gemini::body::CallBody;
 use tower_gemini::call::Framing;
 use tower_gemini::scan::StreamStripper;

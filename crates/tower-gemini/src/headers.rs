@@ -10,11 +10,19 @@ use http::header::{
     HeaderName, HeaderValue, LAST_MODIFIED, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 
+/// Makes headers fit a body whose frames are passed on.
+///
+/// Only `Transfer-Encoding` is removed: whoever sends the body decides on its framing. A body that
+/// ended while it was peeked has an exact length, whatever framing the upstream used.
+pub fn for_passed_body(headers: &mut HeaderMap) {
+    headers.remove(TRANSFER_ENCODING);
+}
+
 /// Makes headers fit a body that has the same bytes and is framed anew.
 ///
-/// `length` is the length of the body, if it is known: it becomes the `Content-Length`. Whoever
-/// sends the body decides on its framing, so `Transfer-Encoding`, `Trailer` and the headers of the
-/// first connection are removed. `Content-Encoding` stays, since the bytes are the same.
+/// `length` is the length of the body, if it is known: it becomes the `Content-Length`.
+/// `Transfer-Encoding`, `Trailer` and the headers of the first connection are removed.
+/// `Content-Encoding` stays, since the bytes are the same.
 ///
 /// ```
 /// use http::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};

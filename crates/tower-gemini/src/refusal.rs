@@ -62,16 +62,25 @@ impl Refusal<'_> {
             "status": self.word,
             "details": details,
         }});
-        let bytes = Bytes::from(body.to_string());
-        let length = bytes.len();
-        let mut response = Response::new(bytes);
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        for_changed_body(headers, Some(length as u64));
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json; charset=UTF-8"),
-        );
-        response
+        json_response(self.status, Bytes::from(body.to_string()))
     }
+}
+
+/// A response of our own with this JSON.
+pub(crate) fn json_response(status: StatusCode, json: Bytes) -> Response<Bytes> {
+    let length = json.len() as u64;
+    let mut response = Response::new(json);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    for_changed_body(headers, Some(length));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json; charset=UTF-8"),
+    );
+    response
+}
+
+/// Whether clients that were measured (2026-11) retry after this status.
+pub(crate) fn clients_retry(status: StatusCode) -> bool {
+    status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 429)
 }

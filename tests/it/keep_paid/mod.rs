@@ -12,7 +12,7 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use tower::{Layer, Service, ServiceExt};
-use tower_gemini::answer_errors::HasVerdict;
+use tower_gemini::body::HasVerdict;
 use tower_gemini::CallOptions;
 use tower_gemini::Error;
 use tower_gemini::trail::{Step, StopReason, Trail};

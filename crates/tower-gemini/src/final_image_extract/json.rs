@@ -4,8 +4,6 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use crate::body::JudgedBody;
-use crate::error::{BoxError, Error};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
@@ -14,7 +12,8 @@ use tower_gemini_core::verdict::{Outcome, Verdict};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::body::CallBody;
+use crate::body::{CallBody, HasVerdict, JudgedBody};
+use crate::error::{BoxError, Error};
 use crate::headers::{for_changed_body, for_rebuilt_body};
 use crate::stage::CallService;
 
@@ -155,6 +154,12 @@ impl<B> StrippedBody<B> {
             Inner::Held { verdict, .. } => verdict,
             Inner::Passing(body) | Inner::TooLong { body, .. } => body.verdict(),
         }
+    }
+}
+
+impl<B> HasVerdict for StrippedBody<B> {
+    fn verdict(&self) -> Option<&Verdict> {
+        Some(self.verdict())
     }
 }
 

@@ -14,7 +14,7 @@ use tower_gemini_core::verdict::Verdict;
 use super::in_flight::{Collected, CompletableBody, InFlight, read_body, read_response};
 use super::registry::Registry;
 use super::store::{CallId, StoredResponse};
-use crate::answer_errors::HasVerdict;
+use crate::body::HasVerdict;
 
 /// The body of [`KeepPaid`](super::KeepPaid)'s responses. Dropped before its end, it is read to its
 /// end and stored if it was or may have been charged.

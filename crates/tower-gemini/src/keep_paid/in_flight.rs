@@ -18,7 +18,7 @@ use super::calls::{Clients, after};
 use super::progress::CallEvent;
 use super::registry::{Registry, TaskCount};
 use super::store::{CallId, StoredResponse, is_worth_storing};
-use crate::answer_errors::HasVerdict;
+use crate::body::HasVerdict;
 use crate::call_state::CallState;
 use crate::headers::for_rebuilt_body;
 

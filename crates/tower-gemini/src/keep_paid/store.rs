@@ -12,7 +12,7 @@ use tower_gemini_core::verdict::{Outcome, Verdict};
 
 use super::fingerprint::Fingerprint;
 use super::progress::CallProgress;
-use crate::answer_errors::clients_retry;
+use crate::refusal::clients_retry;
 
 /// Names one call: what it is found by, and a number that no other call has, in any process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
