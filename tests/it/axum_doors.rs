@@ -18,11 +18,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::layer::layer_fn;
 use tower::util::MapRequest;
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_gemini::answer_errors::error_response;
 use tower_gemini::WireBody;
+use tower_gemini::answer_errors::error_response;
 use tower_gemini::error::{Error, TimeLimit};
-use tower_gemini::verdict::{Outcome, Verdict};
 use tower_gemini::jittered_retry::RetryPolicy;
+use tower_gemini::verdict::{Outcome, Verdict};
 use tower_gemini::{AnswerErrorsLayer, GeminiStack, KeepPaidLayer};
 use tower_gemini_sim::{Fault, Sim};
 
@@ -268,7 +268,8 @@ fn a_route_over_an_upstream_that_sends_chunks_sends_the_whole_body() {
 #[test]
 fn an_error_of_an_upstream_that_sends_chunks_keeps_its_body_on_a_route() {
     with_sockets(async {
-        let error = r#"{"error":{"code":400,"message":"API key not valid.","status":"INVALID_ARGUMENT"}}"#;
+        let error =
+            r#"{"error":{"code":400,"message":"API key not valid.","status":"INVALID_ARGUMENT"}}"#;
         let (client, upstream) = chunked_upstream(400, error).await;
         let service = AnswerErrorsLayer::new().layer(GeminiStack::new().raw(client));
         let (head, body) = over_the_wire(upstream, service).await;
@@ -299,7 +300,8 @@ fn a_replayed_response_of_an_upstream_that_sends_chunks_keeps_its_body_on_a_rout
 
 #[test]
 fn each_kind_of_error_has_its_status() {
-    let say = |error: Error| error_response(&error, StatusCode::FAILED_DEPENDENCY).status().as_u16();
+    let say =
+        |error: Error| error_response(&error, StatusCode::FAILED_DEPENDENCY).status().as_u16();
     assert_eq!(say(Error::transport("refused".into(), Verdict::not_sent())), 503);
     assert_eq!(say(Error::transport("reset".into(), Verdict::interrupted())), 424);
     assert_eq!(

@@ -41,7 +41,8 @@ impl Refusal<'_> {
     where
         B: UpstreamBody,
     {
-        self.into_bytes_response().map(|bytes| JudgedBody::local(bytes, verdict, call, state.clone()))
+        self.into_bytes_response()
+            .map(|bytes| JudgedBody::local(bytes, verdict, call, state.clone()))
     }
 
     /// The response itself.
@@ -73,10 +74,8 @@ pub(crate) fn json_response(status: StatusCode, json: Bytes) -> Response<Bytes> 
     *response.status_mut() = status;
     let headers = response.headers_mut();
     for_changed_body(headers, Some(length));
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json; charset=UTF-8"),
-    );
+    headers
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=UTF-8"));
     response
 }
 

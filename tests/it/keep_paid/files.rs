@@ -154,9 +154,8 @@ fn an_error_of_a_key_that_may_have_cost_something_is_written_down_as_lost() {
             Ok::<_, std::io::Error>(answer.unwrap())
         });
         let scenario = Scenario::new([]);
-        let service = |keep: &KeepPaidLayer| {
-            GeminiStack::new().call_layer(keep.clone()).raw(client)
-        };
+        let service =
+            |keep: &KeepPaidLayer| GeminiStack::new().call_layer(keep.clone()).raw(client);
         let first = KeepPaidLayer::new();
         let answer = service(&first).oneshot(with(&scenario, KEY, "one")).await.unwrap();
         let charge = answer.body().verdict().map(tower_gemini::verdict::Verdict::charge);

@@ -101,7 +101,8 @@ fn an_answer_of_a_key_that_had_to_make_room_is_lost_and_not_paid_for_again() {
         whole(service.clone(), with(&scenario, KEY, "two")).await.unwrap();
         let lost = whole(service, with(&scenario, KEY, "one")).await.unwrap_err();
         assert!(
-            !lost.charge().is_surely_free() && lost.to_string().contains("use another key to send it again"),
+            !lost.charge().is_surely_free()
+                && lost.to_string().contains("use another key to send it again"),
             "{lost}"
         );
         assert_eq!(sim.ledger().charges(TAG), 3);

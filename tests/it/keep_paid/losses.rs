@@ -33,19 +33,16 @@ fn an_answer_that_is_too_large_or_too_late_is_told_and_not_kept() {
 #[test]
 fn an_error_that_may_have_cost_something_is_not_kept() {
     in_paused_time(async {
-        let client = tower::service_fn(
-            |request: Request<tower_gemini::WireBody>| async move {
-                let _ = request.into_body().collect().await;
-                tokio::time::sleep(Duration::from_secs(5)).await;
-                let answer = Response::builder()
-                    .status(504)
-                    .body(Full::new(Bytes::from("upstream request timeout")));
-                Ok::<_, std::io::Error>(answer.unwrap())
-            },
-        );
+        let client = tower::service_fn(|request: Request<tower_gemini::WireBody>| async move {
+            let _ = request.into_body().collect().await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let answer = Response::builder()
+                .status(504)
+                .body(Full::new(Bytes::from("upstream request timeout")));
+            Ok::<_, std::io::Error>(answer.unwrap())
+        });
         let keep = KeepPaidLayer::new();
-        let service =
-            GeminiStack::new().call_layer(keep.clone()).raw(client);
+        let service = GeminiStack::new().call_layer(keep.clone()).raw(client);
         let scenario = Scenario::new([]);
         let call = whole(service.clone(), with(&scenario, RETRY_COUNT, "0"));
         assert!(tokio::time::timeout(Duration::from_secs(2), call).await.is_err());
@@ -137,24 +134,21 @@ fn an_answer_that_had_to_make_room_is_told_as_lost() {
 #[test]
 fn an_error_within_a_200_is_not_kept() {
     in_paused_time(async {
-        let client = tower::service_fn(
-            move |r: Request<tower_gemini::WireBody>| async move {
-                let _ = r.into_body().collect().await;
-                tokio::time::sleep(Duration::from_secs(5)).await;
-                let busy = r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#;
-                Ok::<_, std::io::Error>(
-                    Response::builder()
-                        .status(200)
-                        .header("content-type", "application/json")
-                        .body(Full::new(Bytes::from(busy)))
-                        .unwrap(),
-                )
-            },
-        );
+        let client = tower::service_fn(move |r: Request<tower_gemini::WireBody>| async move {
+            let _ = r.into_body().collect().await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let busy = r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#;
+            Ok::<_, std::io::Error>(
+                Response::builder()
+                    .status(200)
+                    .header("content-type", "application/json")
+                    .body(Full::new(Bytes::from(busy)))
+                    .unwrap(),
+            )
+        });
         let scenario = Scenario::new([]);
         let keep = KeepPaidLayer::new();
-        let service =
-            GeminiStack::new().call_layer(keep.clone()).raw(client);
+        let service = GeminiStack::new().call_layer(keep.clone()).raw(client);
         let _ = tokio::time::timeout(
             Duration::from_secs(2),
             service.clone().oneshot(request(&scenario, &Trail::new())),
@@ -231,13 +225,11 @@ impl Drop for SendsLate {
 fn what_goes_out_while_it_is_given_up_is_told_as_lost() {
     in_paused_time(async {
         for key in [None, Some("one")] {
-            let client =
-                tower::service_fn(|request: Request<tower_gemini::WireBody>| {
-                    SendsLate(Some(request.into_body()))
-                });
+            let client = tower::service_fn(|request: Request<tower_gemini::WireBody>| {
+                SendsLate(Some(request.into_body()))
+            });
             let keep = KeepPaidLayer::new();
-            let service =
-                GeminiStack::new().call_layer(keep.clone()).raw(client);
+            let service = GeminiStack::new().call_layer(keep.clone()).raw(client);
             let ask = || {
                 let mut request = request(&Scenario::new([]), &Trail::new());
                 if let Some(key) = key {

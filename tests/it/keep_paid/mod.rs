@@ -12,18 +12,16 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use tower::{Layer, Service, ServiceExt};
-use tower_gemini::body::HasVerdict;
 use tower_gemini::CallOptions;
 use tower_gemini::Error;
-use tower_gemini::trail::{Step, StopReason, Trail};
-use tower_gemini::verdict::Charge;
+use tower_gemini::body::HasVerdict;
 use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::keep_paid::ResponseBody;
 use tower_gemini::model_fallback::Chain;
 use tower_gemini::stack::Raw;
-use tower_gemini::{
-    CollectRequestLayer, GeminiStack, KeepPaidLayer, ObserveLayer,
-};
+use tower_gemini::trail::{Step, StopReason, Trail};
+use tower_gemini::verdict::Charge;
+use tower_gemini::{CollectRequestLayer, GeminiStack, KeepPaidLayer, ObserveLayer};
 use tower_gemini_sim::{Fault, Latency, Sim, SimBody, SimService};
 
 use crate::harness::{Ask, Scenario, TAG, cases, faults, in_paused_time};
@@ -402,27 +400,25 @@ fn whoever_gets_it_and_hangs_up_leaves_it_for_the_next() {
 #[test]
 fn a_call_without_its_caller_that_fell_back_is_finished() {
     in_paused_time(async {
-        let client = tower::service_fn(
-            |request: Request<tower_gemini::WireBody>| async move {
-                let falls_back = request.uri().path().contains("flash");
-                let _ = request.into_body().collect().await;
-                tokio::time::sleep(Duration::from_secs(5)).await;
-                let (status, body) = if falls_back {
-                    (
-                        200,
-                        r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"AQID"}}]},"finishReason":"STOP"}]}"#,
-                    )
-                } else {
-                    (
-                        503,
-                        r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#,
-                    )
-                };
-                Ok::<_, std::io::Error>(
-                    Response::builder().status(status).body(Full::new(Bytes::from(body))).unwrap(),
+        let client = tower::service_fn(|request: Request<tower_gemini::WireBody>| async move {
+            let falls_back = request.uri().path().contains("flash");
+            let _ = request.into_body().collect().await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let (status, body) = if falls_back {
+                (
+                    200,
+                    r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"AQID"}}]},"finishReason":"STOP"}]}"#,
                 )
-            },
-        );
+            } else {
+                (
+                    503,
+                    r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#,
+                )
+            };
+            Ok::<_, std::io::Error>(
+                Response::builder().status(status).body(Full::new(Bytes::from(body))).unwrap(),
+            )
+        });
         let keep = KeepPaidLayer::new();
         let stack = GeminiStack::new()
             .retry_policy(RetryPolicy::never())

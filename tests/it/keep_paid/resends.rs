@@ -163,8 +163,7 @@ fn a_call_that_panicked_is_waited_for_by_nobody() {
             async { Ok::<_, std::io::Error>(Response::new(Full::new(Bytes::from("{}")))) }
         });
         let keep = KeepPaidLayer::new().grace(Duration::from_secs(100));
-        let service =
-            GeminiStack::new().call_layer(keep.clone()).raw(client);
+        let service = GeminiStack::new().call_layer(keep.clone()).raw(client);
         let first =
             tokio::spawn(whole(service.clone(), request(&Scenario::new([]), &Trail::new())));
         assert!(first.await.unwrap_err().is_panic());

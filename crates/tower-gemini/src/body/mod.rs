@@ -14,7 +14,7 @@ pub use judged::{BodyEnd, BodyGuard, Ended, JudgedBody};
 pub(crate) use peek::Peek;
 pub use peek::PeekLimits;
 pub use request::{AttemptBody, CallBody, WireBody};
-pub(crate) use request::{RequestTemplate, instead_of};
+pub(crate) use request::{RequestTemplate, and_held, instead_of};
 use tower_gemini_core::verdict::Verdict;
 
 /// A body whose response was judged.

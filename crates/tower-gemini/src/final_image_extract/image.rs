@@ -1,10 +1,10 @@
 use std::fmt;
 
+use crate::error::Error;
 use bytes::Bytes;
 use http::HeaderMap;
 use tower_gemini_core::call::{Call, Framing};
 use tower_gemini_core::classify::{classify_answer, classify_without_status};
-use crate::error::Error;
 use tower_gemini_core::scan::{Answer, Scanner, Usage};
 
 use super::service::refused;
@@ -160,9 +160,8 @@ mod tests {
 
     #[test]
     fn the_last_image_that_is_no_draft_is_read_from_every_json_shape() {
-        let part = |data: &str| {
-            format!(r#"{{"inlineData":{{"mimeType":"image/png","data":"{data}"}}}}"#)
-        };
+        let part =
+            |data: &str| format!(r#"{{"inlineData":{{"mimeType":"image/png","data":"{data}"}}}}"#);
         let chunk = |parts: &str, finish: &str| {
             format!(r#"{{"candidates":[{{"content":{{"parts":[{parts}]}}{finish}}}]}}"#)
         };
@@ -191,7 +190,9 @@ mod tests {
             r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#,
         );
         assert!(busy.to_string().contains("overloaded"), "{busy}");
-        let cut = error(r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"AQ"#);
+        let cut = error(
+            r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"AQ"#,
+        );
         assert!(cut.is_truncated() && !cut.charge().is_surely_free(), "{cut}");
         let page = error("<html>502 Bad Gateway</html>");
         assert!(page.is_corrupt(), "{page}");

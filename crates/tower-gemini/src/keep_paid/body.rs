@@ -8,25 +8,38 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
-use crate::error::Error;
 use tower_gemini_core::verdict::Verdict;
 
 use super::in_flight::{Collected, CompletableBody, InFlight, read_body, read_response};
 use super::registry::Registry;
 use super::store::{CallId, StoredResponse};
-use crate::body::HasVerdict;
+use crate::body::{HasVerdict, and_held};
+use crate::error::Error;
 
 /// The body of [`KeepPaid`](super::KeepPaid)'s responses. Dropped before its end, it is read to its
 /// end and stored if it was or may have been charged.
-pub struct ResponseBody<B: CompletableBody>(Inner<B>);
+pub struct ResponseBody<B: CompletableBody> {
+    /// Comes before the rest of `body`.
+    ready: VecDeque<Bytes>,
+    /// `None` where all of the response is here.
+    body: Option<B>,
+    verdict: Option<Arc<Verdict>>,
+    /// `None` where nothing depends on what becomes of the body, or that is known already.
+    delivery: Option<Delivery>,
+}
 
-enum Inner<B: CompletableBody> {
-    /// Nothing of it is stored.
-    Passing(B),
-    /// On its way to its client. `None` once it has ended.
-    Foreground(Option<Box<Foreground<B>>>),
-    /// A response that is here whole.
-    Whole { chunks: VecDeque<Bytes>, verdict: Option<Arc<Verdict>>, delivery: Option<Delivery> },
+/// What depends on the client's getting all of a body.
+enum Delivery {
+    /// The call, and what was seen of its response.
+    Foreground(Box<(InFlight, Collected)>),
+    /// A stored response.
+    Replay {
+        registry: Arc<Registry>,
+        id: CallId,
+        response: Arc<StoredResponse>,
+        /// The client may ask once more.
+        marks_resends: bool,
+    },
 }
 
 /// Long chunks are handed on in slices of this size. A server takes a chunk whole into its own
@@ -34,112 +47,68 @@ enum Inner<B: CompletableBody> {
 /// reached the client.
 const SLICE: usize = 64 * 1024;
 
-/// The next slice of a chunk, which keeps the rest.
-fn slice(rest: &mut Bytes) -> Bytes {
-    if rest.len() > SLICE + SLICE / 2 { rest.split_to(SLICE) } else { std::mem::take(rest) }
-}
-
-/// A body on its way, and what has passed of it.
-struct Foreground<B> {
-    body: B,
-    /// What is left of a long chunk.
-    rest: Bytes,
-    seen: Collected,
-    call: InFlight,
-}
-
-impl<B: CompletableBody> Foreground<B> {
-    fn is_all_out(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let (rest, body) = (self.rest.len() as u64, self.body.size_hint());
-        let mut hint = SizeHint::new();
-        hint.set_lower(body.lower().saturating_add(rest));
-        if let Some(upper) = body.upper().and_then(|upper| upper.checked_add(rest)) {
-            hint.set_upper(upper);
-        }
-        hint
-    }
-
-    fn deliver(self) {
-        self.call.deliver(self.seen, self.body.verdict().cloned());
-    }
-
-    /// The client disconnected before the end.
-    fn disconnect(self) {
-        if self.body.verdict().is_some_and(|verdict| verdict.charge().is_surely_free()) {
-            self.call.end_free();
-        } else {
-            self.call.complete_detached(read_body(self.body, self.seen));
-        }
-    }
-}
-
-/// A stored response on its way to a client.
-struct Delivery {
-    registry: Arc<Registry>,
-    id: CallId,
-    response: Arc<StoredResponse>,
-    /// The client marks its resends, so it may ask once more.
-    marks_resends: bool,
-}
-
-impl Delivery {
-    fn deliver(self) {
-        let for_resend = self.marks_resends.then_some(self.response);
-        self.registry.with(|calls, now| {
-            calls.totals.replayed += 1;
-            calls.delivered(self.id, for_resend, now);
-        });
-    }
+fn slices(mut chunk: Bytes) -> impl Iterator<Item = Bytes> {
+    std::iter::from_fn(move || match chunk.len() {
+        0 => None,
+        length if length > SLICE + SLICE / 2 => Some(chunk.split_to(SLICE)),
+        _ => Some(std::mem::take(&mut chunk)),
+    })
 }
 
 impl<B: CompletableBody> ResponseBody<B> {
+    /// A body of which nothing is stored.
     pub(super) fn passing(body: B) -> Self {
-        Self(Inner::Passing(body))
+        Self { ready: VecDeque::new(), body: Some(body), verdict: None, delivery: None }
+    }
+
+    /// A response of this layer's own.
+    pub(super) fn local(bytes: Bytes) -> Self {
+        Self { ready: VecDeque::from([bytes]), body: None, verdict: None, delivery: None }
     }
 
     /// A stored response that every request with its key gets.
     pub(super) fn whole(response: &StoredResponse) -> Self {
-        Self::of(response, None)
+        let ready = response.chunks.iter().cloned().flat_map(slices).collect();
+        Self { ready, body: None, verdict: response.verdict.clone(), delivery: None }
     }
 
     /// A stored response that is given once.
-    pub(super) fn delivering(
+    pub(super) fn replay(
         registry: Arc<Registry>,
         id: CallId,
         response: Arc<StoredResponse>,
         marks_resends: bool,
     ) -> Self {
-        let delivery = Delivery { registry, id, response: response.clone(), marks_resends };
-        Self::of(&response, Some(delivery))
+        let mut whole = Self::whole(&response);
+        whole.delivery = Some(Delivery::Replay { registry, id, response, marks_resends });
+        whole
     }
 
-    fn of(response: &StoredResponse, delivery: Option<Delivery>) -> Self {
-        let mut chunks = VecDeque::new();
-        for mut rest in response.chunks.iter().cloned() {
-            while !rest.is_empty() {
-                chunks.push_back(slice(&mut rest));
+    fn is_all_out(&self) -> bool {
+        self.ready.is_empty() && self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    /// The client has all of it, as far as can be seen from here.
+    fn deliver(&mut self) {
+        match self.delivery.take() {
+            Some(Delivery::Foreground(call)) => {
+                let (call, seen) = *call;
+                call.deliver(seen, self.verdict().cloned());
             }
+            Some(Delivery::Replay { registry, id, response, marks_resends }) => {
+                registry.with(|calls, now| {
+                    calls.totals.replayed += 1;
+                    calls.delivered(id, marks_resends.then_some(response), now);
+                });
+            }
+            None => {}
         }
-        Self(Inner::Whole { chunks, verdict: response.verdict.clone(), delivery })
-    }
-
-    /// A response of this layer's own.
-    pub(super) fn local(body: Bytes) -> Self {
-        Self(Inner::Whole { chunks: VecDeque::from([body]), verdict: None, delivery: None })
     }
 }
 
 impl<B: CompletableBody> HasVerdict for ResponseBody<B> {
     fn verdict(&self) -> Option<&Verdict> {
-        match &self.0 {
-            Inner::Passing(body) => body.verdict(),
-            Inner::Foreground(foreground) => foreground.as_ref()?.body.verdict(),
-            Inner::Whole { verdict, .. } => verdict.as_deref(),
-        }
+        self.body.as_ref().map_or(self.verdict.as_deref(), HasVerdict::verdict)
     }
 }
 
@@ -151,104 +120,75 @@ impl<B: CompletableBody> Body for ResponseBody<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let place = match &mut self.0 {
-            Inner::Passing(body) => return Pin::new(body).poll_frame(cx),
-            Inner::Whole { chunks, delivery, .. } => {
-                let chunk = chunks.pop_front();
-                if chunks.is_empty() {
-                    if let Some(delivery) = delivery.take() {
-                        delivery.deliver();
-                    }
+        let this = &mut *self;
+        // An empty chunk is not the end.
+        while let (true, Some(body)) = (this.ready.is_empty(), &mut this.body) {
+            let frame = ready!(Pin::new(body).poll_frame(cx));
+            match (frame.map(|frame| frame.map(Frame::into_data)), &mut this.delivery) {
+                (Some(Ok(Ok(data))), Some(Delivery::Foreground(call))) => {
+                    call.1.push(&data);
+                    this.ready.extend(slices(data));
                 }
-                return Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk))));
-            }
-            Inner::Foreground(place) => place,
-        };
-        let Some(foreground) = place else { return Poll::Ready(None) };
-        if foreground.rest.is_empty() {
-            let frame = ready!(Pin::new(&mut foreground.body).poll_frame(cx));
-            match frame.map(|frame| frame.map(Frame::into_data)) {
-                Some(Ok(Ok(data))) => {
-                    foreground.seen.push(&data);
-                    foreground.rest = data;
-                }
-                Some(Ok(Err(trailers))) => return Poll::Ready(Some(Ok(trailers))),
-                Some(Err(error)) => {
-                    if let Some(foreground) = place.take() {
-                        foreground.call.fail(&error);
+                (Some(Ok(Ok(data))), _) => this.ready.push_back(data),
+                (Some(Ok(Err(trailers))), _) => return Poll::Ready(Some(Ok(trailers))),
+                (Some(Err(error)), delivery) => {
+                    if let Some(Delivery::Foreground(call)) = delivery.take() {
+                        call.0.fail(&error);
                     }
+                    this.body = None;
                     return Poll::Ready(Some(Err(error)));
                 }
-                None => {
-                    if let Some(foreground) = place.take() {
-                        foreground.deliver();
-                    }
-                    return Poll::Ready(None);
-                }
+                (None, _) => break,
             }
         }
-        let data = slice(&mut foreground.rest);
+        let data = this.ready.pop_front();
         // Servers do not poll again after this.
-        if foreground.is_all_out() {
-            if let Some(foreground) = place.take() {
-                foreground.deliver();
-            }
+        if data.is_none() || this.is_all_out() {
+            this.deliver();
         }
-        Poll::Ready(Some(Ok(Frame::data(data))))
+        Poll::Ready(data.map(|data| Ok(Frame::data(data))))
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
-            Inner::Passing(body) => body.is_end_stream(),
-            Inner::Foreground(place) => place.as_ref().is_none_or(|body| body.is_all_out()),
-            Inner::Whole { chunks, .. } => chunks.is_empty(),
-        }
+        self.is_all_out()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
-            Inner::Passing(body) => body.size_hint(),
-            Inner::Foreground(place) => {
-                place.as_ref().map_or(SizeHint::with_exact(0), |body| body.size_hint())
-            }
-            Inner::Whole { chunks, .. } => {
-                SizeHint::with_exact(chunks.iter().map(|chunk| chunk.len() as u64).sum())
-            }
-        }
+        let ready = self.ready.iter().map(|chunk| chunk.len() as u64).sum();
+        let rest = self.body.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint);
+        and_held(rest, ready)
     }
 }
 
-impl<B: CompletableBody> Drop for Inner<B> {
+impl<B: CompletableBody> Drop for ResponseBody<B> {
     fn drop(&mut self) {
-        match self {
-            Inner::Passing(_) => {}
-            Inner::Foreground(place) => {
-                let Some(foreground) = place.take() else { return };
-                // A server drops a body once it has as much as was announced, and does not ask for
-                // its end.
-                if foreground.is_all_out() || foreground.size_hint().exact() == Some(0) {
-                    foreground.deliver();
+        // A server drops a body once it has as much as was announced, and does not ask for its end.
+        if self.is_all_out() || self.size_hint().exact() == Some(0) {
+            return self.deliver();
+        }
+        let is_free = self.verdict().is_some_and(|verdict| verdict.charge().is_surely_free());
+        match (self.delivery.take(), self.body.take()) {
+            (Some(Delivery::Foreground(call)), Some(body)) => {
+                let (call, seen) = *call;
+                if is_free {
+                    call.end_free();
                 } else {
-                    foreground.disconnect();
+                    call.complete_detached(read_body(body, seen));
                 }
             }
-            Inner::Whole { delivery, .. } => {
-                if let Some(Delivery { registry, id, response, .. }) = delivery.take() {
-                    registry.with(|calls, now| calls.put_back(id, response, now));
-                }
+            (Some(Delivery::Replay { registry, id, response, .. }), _) => {
+                registry.with(|calls, now| calls.put_back(id, response, now));
             }
+            _ => {}
         }
     }
 }
 
 impl<B: CompletableBody> fmt::Debug for ResponseBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match &self.0 {
-            Inner::Passing(_) => "passing",
-            Inner::Foreground(_) => "foreground",
-            Inner::Whole { .. } => "whole",
-        };
-        f.debug_tuple("ResponseBody").field(&state).finish()
+        f.debug_struct("ResponseBody")
+            .field("is_replay", &self.body.is_none())
+            .finish_non_exhaustive()
     }
 }
 
@@ -281,8 +221,8 @@ impl<B: CompletableBody> Future for ForegroundCall<B> {
                 parts.extensions.insert(call.state.trail().clone());
                 let room = Some(call.registry.clone());
                 let seen = Collected::new(parts.status, parts.headers.clone(), room);
-                let foreground = Foreground { body, rest: Bytes::new(), seen, call };
-                let body = ResponseBody(Inner::Foreground(Some(Box::new(foreground))));
+                let mut body = ResponseBody::passing(body);
+                body.delivery = Some(Delivery::Foreground(Box::new((call, seen))));
                 Ok(Response::from_parts(parts, body))
             }
             Err(error) => {

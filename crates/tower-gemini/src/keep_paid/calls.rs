@@ -576,17 +576,28 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Step {
         /// A client disconnects, and its call is completed with so many bytes.
-        Disconnect { who: u8, bytes: usize },
-        Ask { who: u8, ask: Ask, takes_all: bool },
+        Disconnect {
+            who: u8,
+            bytes: usize,
+        },
+        Ask {
+            who: u8,
+            ask: Ask,
+            takes_all: bool,
+        },
         Wait(u64),
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let ask = (any::<bool>(), any::<bool>()).prop_map(|(marks, resend)| ask(marks, marks && resend));
+        let ask =
+            (any::<bool>(), any::<bool>()).prop_map(|(marks, resend)| ask(marks, marks && resend));
         let step = prop_oneof![
             (0..3u8, 0..120usize).prop_map(|(who, bytes)| Step::Disconnect { who, bytes }),
-            (0..3u8, ask, any::<bool>())
-                .prop_map(|(who, ask, takes_all)| Step::Ask { who, ask, takes_all }),
+            (0..3u8, ask, any::<bool>()).prop_map(|(who, ask, takes_all)| Step::Ask {
+                who,
+                ask,
+                takes_all
+            }),
             (0..9u64).prop_map(Step::Wait),
         ];
         proptest::collection::vec(step, 0..60)

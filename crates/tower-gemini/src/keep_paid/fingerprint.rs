@@ -3,11 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::body::CallBody;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderName, Request, Uri};
 use sha2::{Digest, Sha256};
-use crate::body::CallBody;
 
 /// Tells callers apart that share one credential, in the extensions of a request.
 ///
@@ -170,10 +170,10 @@ fn is_credential(pair: &str) -> bool {
 mod tests {
     use super::*;
     use crate::CallOptions;
+    use crate::call_state::CallState;
     use proptest::prelude::*;
     use std::sync::Arc;
     use tower_gemini_core::call::Call;
-    use crate::call_state::CallState;
 
     fn request(
         method: &str,
@@ -186,7 +186,12 @@ mod tests {
             request = request.header(*name, *value);
         }
         request
-            .body(CallBody::whole(body, None, Arc::new(Call::unrecognised()), CallState::new(CallOptions::new())))
+            .body(CallBody::whole(
+                body,
+                None,
+                Arc::new(Call::unrecognised()),
+                CallState::new(CallOptions::new()),
+            ))
             .unwrap()
     }
 
@@ -283,7 +288,8 @@ mod tests {
             }
             (Fingerprint::of_request(&request).unwrap(), Fingerprint::of_key(&request, b"key"))
         };
-        let (none, chat, images) = (formatted(None), formatted(Some("chat")), formatted(Some("images")));
+        let (none, chat, images) =
+            (formatted(None), formatted(Some("chat")), formatted(Some("images")));
         assert!(none.0 != chat.0 && chat.0 != images.0);
         assert!(none.1 == chat.1 && chat.1 == images.1);
         assert_eq!(formatted(Some("chat")), chat);
@@ -291,7 +297,8 @@ mod tests {
 
     #[test]
     fn a_fingerprint_survives_being_written_down_and_reveals_nothing() {
-        let fingerprint = Fingerprint::of_key(&Request::get("/x?key=sentinel").body(()).unwrap(), b"k");
+        let fingerprint =
+            Fingerprint::of_key(&Request::get("/x?key=sentinel").body(()).unwrap(), b"k");
         assert_eq!(Fingerprint::from_hex(&fingerprint.to_hex()), Some(fingerprint));
         assert_eq!(Fingerprint::from_hex("zz"), None);
         assert!(!format!("{fingerprint:?} {}", fingerprint.to_hex()).contains("sentinel"));

@@ -5,13 +5,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
+use crate::error::Error;
+use crate::trail::{NotKeptReason, Step};
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
-use crate::error::Error;
-use crate::trail::{NotKeptReason, Step};
 use tower_gemini_core::verdict::{Outcome, Verdict};
 
 use super::calls::{Clients, after};

@@ -122,12 +122,12 @@ mod registry;
 mod service;
 mod store;
 
+use crate::trail::NotKeptReason;
 pub use body::ResponseBody;
 pub use fingerprint::{CallerId, ResponseFormat};
 pub use in_flight::CompletableBody;
 pub use layer::KeepPaidLayer;
 pub use service::{IdempotencyKeyRejected, KeepPaid, StorableService};
-use crate::trail::NotKeptReason;
 
 /// What is stored now, and what became of the rest since the layer was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

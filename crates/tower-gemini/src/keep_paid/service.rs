@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::body::CallBody;
+use crate::call_state::CallState;
+use crate::error::{Error, TimeLimit};
+use crate::trail::{Step, StopReason};
 use http::{HeaderName, Request, Response, StatusCode};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until};
-use crate::body::CallBody;
 use tower_gemini_core::call::Verb;
-use crate::call_state::CallState;
-use crate::error::{Error, TimeLimit};
-use crate::trail::{Step, StopReason};
 use tower_gemini_core::verdict::Verdict;
 use tower_service::Service;
 
@@ -126,8 +126,7 @@ impl<S: StorableService> Service<Request<CallBody>> for KeepPaid<S> {
         let Some(fingerprint) = fingerprint else {
             if generates && key.is_some() {
                 let state = request.body().state();
-                let refused =
-                    rejected(state, StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE_FOR_A_KEY);
+                let refused = rejected(state, StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE_FOR_A_KEY);
                 return Box::pin(async move { Ok(refused) });
             }
             let response = inner.call(request);
@@ -293,7 +292,7 @@ impl Asked {
     ) -> Response<ResponseBody<B>> {
         self.record_replay(&response);
         let (registry, marks_resends) = (self.registry.clone(), self.marks_resends);
-        let body = ResponseBody::delivering(registry, id, response.clone(), marks_resends);
+        let body = ResponseBody::replay(registry, id, response.clone(), marks_resends);
         self.with_head(&response, body)
     }
 
@@ -319,9 +318,9 @@ impl Asked {
     ) -> Result<Stored<S>, Error> {
         let response = loop {
             let state = self.state.clone();
-            let found = self.registry.with(|calls, now| {
-                calls.find_keyed(key, self.fingerprint, state.clone(), now)
-            });
+            let found = self
+                .registry
+                .with(|calls, now| calls.find_keyed(key, self.fingerprint, state.clone(), now));
             break match found {
                 Keyed::New(id, clients, client) => {
                     let (reply, result) = oneshot::channel();

@@ -116,13 +116,7 @@ pub(super) struct MemoryStore {
 
 impl MemoryStore {
     pub(super) fn new(max_bytes: usize) -> Self {
-        Self {
-            max_bytes,
-            bytes: 0,
-            responses: HashMap::new(),
-            order: BTreeMap::new(),
-            next: 0,
-        }
+        Self { max_bytes, bytes: 0, responses: HashMap::new(), order: BTreeMap::new(), next: 0 }
     }
 }
 
