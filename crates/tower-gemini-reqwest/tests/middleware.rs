@@ -17,17 +17,21 @@ use common::{
 };
 use futures::future::{join_all, select};
 use http::{Extensions, Request, StatusCode};
-use reqwest_middleware::{Error, Middleware, Next, Result};
+use reqwest_middleware::{ClientBuilder, Error, Middleware, Next, Result};
 use tower::limit::ConcurrencyLimitLayer;
 use tower::{Service, ServiceBuilder, ServiceExt as _};
 use tower_gemini::CallOptions;
 use tower_gemini::Trail;
 use tower_gemini::attempt_timeout::AttemptTimeoutLayer;
-use tower_gemini::body::{KeptRequest, ReplayBody};
 use tower_gemini::error::{BoxError, Error as GeminiError};
-use tower_gemini::verdict::{Charge, Outcome, Verdict};
-use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer};
-use tower_gemini_reqwest::{ChannelLeaf, GeminiMiddleware, StackMiddleware};
+use tower_gemini::verdict::{Charge, Outcome};
+use tower_gemini::{
+    ClassifyGeminiErrorLayer, CollectRequestLayer, GeminiStack, JitteredRetryLayer,
+    SingleAttemptLayer,
+};
+use tower_gemini_reqwest::{
+    ChannelLeaf, GeminiMiddleware, StackMiddleware, charge_of, client_builder,
+};
 use tower_gemini_sim::{Fault, Latency, Shape, Sim, hash64};
 
 #[tokio::test]
@@ -77,6 +81,7 @@ async fn a_limit_of_one_holds_over_all_calls() {
     let stack = ServiceBuilder::new()
         .layer(CollectRequestLayer::new())
         .layer(ConcurrencyLimitLayer::new(1))
+        .layer(SingleAttemptLayer::new())
         .layer(ClassifyGeminiErrorLayer::new())
         .service(ChannelLeaf::new());
     let probe = Probe::default();
@@ -215,6 +220,7 @@ async fn the_error_of_somebody_elses_layer_is_told_with_its_cause() {
     let stack = ServiceBuilder::new()
         .timeout(Duration::from_millis(50))
         .layer(CollectRequestLayer::new())
+        .layer(SingleAttemptLayer::new())
         .layer(ClassifyGeminiErrorLayer::new())
         .service(ChannelLeaf::new());
     let Error::Middleware(error) =
@@ -382,9 +388,9 @@ async fn the_trail_and_what_the_winning_attempt_left_reach_the_caller_and_nothin
 #[derive(Clone)]
 struct Twice<S>(S);
 
-impl<S> Service<Request<ReplayBody>> for Twice<S>
+impl<S> Service<Request<reqwest::Body>> for Twice<S>
 where
-    S: Service<Request<ReplayBody>, Error = GeminiError, Future: Send, Response: Send>
+    S: Service<Request<reqwest::Body>, Error = GeminiError, Future: Send, Response: Send>
         + Clone
         + Send
         + 'static,
@@ -398,10 +404,11 @@ where
         self.0.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<ReplayBody>) -> Self::Future {
-        let again =
-            KeptRequest::of(&request).unwrap().again(Verdict::not_sent().resend_permit().unwrap());
-        let (one, two) = (self.0.clone().oneshot(request), self.0.clone().oneshot(again));
+    fn call(&mut self, request: Request<reqwest::Body>) -> Self::Future {
+        let (parts, body) = request.into_parts();
+        let body = body.as_bytes().unwrap().to_vec();
+        let copy = || Request::from_parts(parts.clone(), reqwest::Body::from(body.clone()));
+        let (one, two) = (self.0.clone().oneshot(copy()), self.0.clone().oneshot(copy()));
         Box::pin(async move { select(Box::pin(one), Box::pin(two)).await.factor_first().0 })
     }
 }
@@ -443,8 +450,9 @@ impl Middleware for FirstHangs {
 async fn two_attempts_run_at_once_and_the_one_that_loses_is_dropped() {
     let upstream = Upstream::scripted([]).await;
     let stack = ServiceBuilder::new()
-        .layer(CollectRequestLayer::new())
         .layer_fn(Twice)
+        .layer(CollectRequestLayer::new())
+        .layer(SingleAttemptLayer::new())
         .layer(ClassifyGeminiErrorLayer::new())
         .service(ChannelLeaf::new());
     let below = FirstHangs::default();
@@ -466,4 +474,71 @@ async fn a_leaf_outside_its_middleware_sends_nothing_and_says_so() {
     assert_eq!(error.charge(), Charge::None);
     assert!(error.to_string().contains("only works inside a StackMiddleware"), "{error}");
     let _: BoxError = error.into();
+}
+
+/// Passes every request on a second time when the first failed, as retrying middleware does.
+struct Again;
+
+#[async_trait::async_trait]
+impl Middleware for Again {
+    async fn handle(
+        &self,
+        request: reqwest::Request,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> Result<reqwest::Response> {
+        let copy = request.try_clone().unwrap();
+        match next.clone().run(request, extensions).await {
+            Ok(response) if response.status().is_success() => Ok(response),
+            _ => next.run(copy, extensions).await,
+        }
+    }
+}
+
+async fn twice_over(fault: Fault, options: CallOptions) -> (Result<reqwest::Response>, Upstream) {
+    let upstream = Upstream::scripted([fault, Fault::None]).await;
+    let stack = GeminiStack::new().retry(JitteredRetryLayer::off());
+    let client = ClientBuilder::new(client_builder().build().unwrap())
+        .with(Again)
+        .with(GeminiMiddleware::with(stack))
+        .build();
+    let outcome = upstream.post(&client).with_extension(options).send().await;
+    (outcome, upstream)
+}
+
+// A retrying middleware above paid twice, although both attempts stood in one call's trail.
+#[tokio::test]
+async fn a_second_pass_with_the_same_extensions_is_refused_after_what_may_have_been_paid_for() {
+    let (outcome, upstream) = twice_over(Fault::ResetAfterGeneration, CallOptions::new()).await;
+    let error = outcome.unwrap_err();
+    assert_eq!(charge_of(&error), Charge::Maybe);
+    let Error::Middleware(error) = error else { panic!("{error:?}") };
+    assert_eq!(
+        error.downcast_ref::<GeminiError>().unwrap().to_string(),
+        "not sent: this call was sent before and may have been paid for; allow it with \
+         CallOptions::maybe_charged_resends; it may have been charged"
+    );
+    assert_eq!((upstream.sends(), upstream.charges()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_second_pass_is_sent_after_a_free_failure_and_when_the_caller_allows_it() {
+    let (outcome, upstream) = twice_over(Fault::HighDemand, CallOptions::new()).await;
+    assert_eq!(outcome.unwrap().status(), StatusCode::OK);
+    assert_eq!((upstream.sends(), upstream.charges()), (2, 1));
+
+    let options = CallOptions::new().maybe_charged_resends(1);
+    let (outcome, upstream) = twice_over(Fault::ResetAfterGeneration, options).await;
+    assert_eq!(outcome.unwrap().status(), StatusCode::OK);
+    assert_eq!(upstream.sends(), 2);
+}
+
+#[tokio::test]
+async fn an_error_through_reqwest_tells_what_it_cost() {
+    let client = client(GeminiMiddleware::with(quick_stack()));
+    let free = client.post("http://127.0.0.1:1/v1beta/models/m:generateContent").send().await;
+    assert_eq!(charge_of(&free.unwrap_err()), Charge::None);
+    let upstream = Upstream::scripted([Fault::ResetAfterGeneration]).await;
+    let error = upstream.post(&client).send().await.unwrap_err();
+    assert_eq!(charge_of(&error), Charge::Maybe);
 }
