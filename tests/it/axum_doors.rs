@@ -28,7 +28,7 @@ use tower_gemini_sim::{Fault, Sim};
 
 use crate::harness::{Scenario, TAG, cases, faults, in_paused_time};
 
-/// A handler that asks the simulator, as a handler of somebody else's asks Google.
+/// A handler that calls the simulator, as a handler of somebody else's calls Google.
 fn router(sim: &Sim) -> axum::Router {
     let sim = sim.clone();
     let handler = move |request: Request<Body>| {
@@ -43,7 +43,7 @@ fn router(sim: &Sim) -> axum::Router {
                 .oneshot(Request::from_parts(parts, Full::new(body.to_bytes())))
                 .await
             {
-                Ok(answer) => answer.map(Body::new),
+                Ok(response) => response.map(Body::new),
                 // A handler cannot fail; its own upstream may.
                 Err(_) => Response::builder().status(502).body(Body::empty()).unwrap(),
             }
@@ -58,14 +58,14 @@ fn router(sim: &Sim) -> axum::Router {
 }
 
 #[test]
-fn a_router_behind_the_stack_is_asked_again_for_what_was_free_and_answers_byte_for_byte() {
+fn a_router_behind_the_stack_is_retried_after_a_free_failure_and_its_response_is_unchanged() {
     in_paused_time(async {
         let scenario = Scenario::new([Fault::HighDemand, Fault::None]);
         let sim = scenario.sim();
-        let answer = router(&sim).oneshot(scenario.request(TAG)).await.unwrap();
-        assert_eq!(answer.status(), 200);
+        let response = router(&sim).oneshot(scenario.request(TAG)).await.unwrap();
+        assert_eq!(response.status(), 200);
         let image = sim.image_for(1).unwrap();
-        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
         let text = String::from_utf8(body.to_vec()).unwrap();
         assert!(
             text.contains(&base64::Engine::encode(
@@ -78,15 +78,15 @@ fn a_router_behind_the_stack_is_asked_again_for_what_was_free_and_answers_byte_f
 }
 
 #[test]
-fn clients_with_retries_of_their_own_are_told_when_to_stop_and_how_long_to_wait() {
+fn clients_with_retries_of_their_own_learn_when_to_stop_and_how_long_to_wait() {
     in_paused_time(async {
         let scenario =
             Scenario::new([Fault::RateLimitDay { retry_after: std::time::Duration::from_secs(2) }]);
         let sim = scenario.sim();
-        let answer = router(&sim).oneshot(scenario.request(TAG)).await.unwrap();
-        assert_eq!(answer.status(), 429);
-        assert_eq!(answer.headers()["x-should-retry"], "false");
-        let wait: u64 = answer.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+        let response = router(&sim).oneshot(scenario.request(TAG)).await.unwrap();
+        assert_eq!(response.status(), 429);
+        assert_eq!(response.headers()["x-should-retry"], "false");
+        let wait: u64 = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
         assert!(
             (1..=25 * 3600).contains(&wait) && wait != 2,
             "the hint of a day's limit is wrong: {wait}"
@@ -94,23 +94,22 @@ fn clients_with_retries_of_their_own_are_told_when_to_stop_and_how_long_to_wait(
     });
 }
 
-/// Whatever becomes of a call, it is answered, in JSON, and what may have been paid for is never a
-/// status that clients send again.
-fn answered(faults: Vec<Fault>) {
+/// Whatever becomes of a call, it gets a response in JSON, and one that may be charged never has a
+/// status that clients retry.
+fn always_responds(faults: Vec<Fault>) {
     in_paused_time(async {
         let scenario = Scenario::new(faults);
         let sim = scenario.sim();
         let service = AnswerErrorsLayer::new().layer(scenario.stack().raw(sim.service()));
-        let answer = service.oneshot(scenario.request(TAG)).await.unwrap();
-        let (status, headers) = (answer.status(), answer.headers().clone());
-        let clients_send_again =
-            status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 429);
+        let response = service.oneshot(scenario.request(TAG)).await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        let clients_retry = status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 429);
         let charges = sim.ledger().charges(TAG);
-        assert!(charges == 0 || !clients_send_again, "{status} after {charges} charges");
-        if clients_send_again {
+        assert!(charges == 0 || !clients_retry, "{status} after {charges} charges");
+        if clients_retry {
             assert_eq!(headers["x-should-retry"], "false");
         }
-        if let Ok(body) = answer.into_body().collect().await {
+        if let Ok(body) = response.into_body().collect().await {
             let body = body.to_bytes();
             assert!(
                 !String::from_utf8_lossy(&body).contains("\"domain\":\"tower-gemini\"")
@@ -136,17 +135,15 @@ proptest! {
 
     #[test]
     fn no_status_invites_a_client_to_pay_again(weather in proptest::collection::vec(faults(), 0..4)) {
-        answered(weather);
+        always_responds(weather);
     }
 }
 
-// Most clients go by the status alone, and a front end that gave up waiting says nothing of the
-// money.
+// Most clients go by the status alone, and a front end's timeout says nothing about the charge.
 #[test]
-fn an_upstream_status_that_may_have_cost_something_is_not_passed_on_where_clients_would_send_again()
-{
+fn an_upstream_status_that_clients_retry_is_not_passed_on_where_it_may_be_charged() {
     in_paused_time(async {
-        for (status, body, told, upstream) in [
+        for (status, body, reported, upstream) in [
             (504, "upstream request timeout", 424, Some("504")),
             (520, "error code: 520", 424, Some("520")),
             (
@@ -164,19 +161,23 @@ fn an_upstream_status_that_may_have_cost_something_is_not_passed_on_where_client
         ] {
             let client = tower::service_fn(move |request: Request<WireBody>| async move {
                 let _ = request.into_body().collect().await;
-                let answer =
+                let response =
                     Response::builder().status(status).body(Full::new(Bytes::from(body))).unwrap();
-                Ok::<_, io::Error>(answer)
+                Ok::<_, io::Error>(response)
             });
             let service = AnswerErrorsLayer::new()
                 .layer(GeminiStack::new().retry_policy(RetryPolicy::never()).raw(client));
-            let answer = service.oneshot(Scenario::new([]).request(TAG)).await.unwrap();
-            let said = answer
+            let response = service.oneshot(Scenario::new([]).request(TAG)).await.unwrap();
+            let said = response
                 .headers()
                 .get("x-upstream-status")
                 .map(|value| value.to_str().unwrap().to_owned());
-            assert_eq!((answer.status().as_u16(), said.as_deref()), (told, upstream), "{status}");
-            assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), body);
+            assert_eq!(
+                (response.status().as_u16(), said.as_deref()),
+                (reported, upstream),
+                "{status}"
+            );
+            assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), body);
         }
     });
 }
@@ -325,7 +326,7 @@ fn each_kind_of_error_has_its_status() {
 }
 
 #[test]
-fn what_is_answered_holds_no_key() {
+fn an_error_response_holds_no_key() {
     let error = Error::transport(
         "GET https://host/x?key=AIzaSyA-sentinel-key-0123456789abcdefghij failed".into(),
         Verdict::interrupted(),
@@ -336,9 +337,9 @@ fn what_is_answered_holds_no_key() {
     assert_eq!(error.verdict().outcome(), Outcome::Interrupted);
 }
 
-// The service cannot say that it failed to become ready, so it answers.
+// The service cannot report that it failed to become ready, so it responds.
 #[test]
-fn a_client_that_is_never_ready_is_an_answer_too() {
+fn a_client_that_is_never_ready_is_a_response_too() {
     in_paused_time(async {
         #[derive(Clone)]
         struct Closed;
@@ -357,8 +358,8 @@ fn a_client_that_is_never_ready_is_an_answer_too() {
             }
         }
         let service = AnswerErrorsLayer::new().layer(GeminiStack::new().raw(Closed));
-        let answer = service.oneshot(Scenario::new([]).request(TAG)).await.unwrap();
-        assert_eq!(answer.status(), 503);
+        let response = service.oneshot(Scenario::new([]).request(TAG)).await.unwrap();
+        assert_eq!(response.status(), 503);
     });
 }
 
@@ -369,9 +370,9 @@ fn an_unreachable_server_says_that_nothing_was_charged() {
             Err::<Response<Full<Bytes>>, _>(io::Error::from(io::ErrorKind::ConnectionRefused))
         });
         let service = AnswerErrorsLayer::new().layer(GeminiStack::new().raw(refuse));
-        let answer = service.oneshot(Scenario::new([]).request(TAG)).await.unwrap();
-        assert_eq!(answer.status(), 503);
-        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let response = service.oneshot(Scenario::new([]).request(TAG)).await.unwrap();
+        assert_eq!(response.status(), 503);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
         assert!(String::from_utf8_lossy(&body).contains("nothing was charged"));
     });
 }

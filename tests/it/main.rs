@@ -19,7 +19,7 @@ mod extract;
 // mod fallback_stack;
 mod harness;
 mod invariants;
-// mod keep_paid;
+mod keep_paid;
 mod observe;
 // mod peak_router;
 mod ready;

@@ -295,6 +295,25 @@ mod tests {
         assert_eq!(formatted(Some("chat")), chat);
     }
 
+    // Stored responses were found by a `Debug` text, which the next version may print otherwise. If
+    // this test fails, raise the version of the file format.
+    #[test]
+    fn a_request_has_the_same_fingerprint_in_every_process() {
+        let mut request = request(
+            "POST",
+            "/v1beta/models/m:generateContent?alt=sse&key=k",
+            &[("content-type", "application/json")],
+            vec!["{}".into()],
+        );
+        request.extensions_mut().insert(ResponseFormat::new("openai.chat"));
+        let of_request = Fingerprint::of_request(&request).unwrap().to_hex();
+        assert_eq!(of_request, "77fd0c236059ee81ac34b23de88fc808a59664a8625e7dea5a5c5edd7f01afbd");
+        assert_eq!(
+            Fingerprint::of_key(&request, b"one").to_hex(),
+            "61e326af4784cb0cd48b52773a15f362535a4dfd4084991303b1db45a25cf58c"
+        );
+    }
+
     #[test]
     fn a_fingerprint_survives_being_written_down_and_reveals_nothing() {
         let fingerprint =
