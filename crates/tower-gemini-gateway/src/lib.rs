@@ -262,10 +262,10 @@ async fn put_by(gateway: &Gateway, within: Duration) -> bool {
                 false
             }
         },
-        None if counts.kept == 0 && counts.losses == 0 => all,
+        None if counts.stored == 0 && counts.losses == 0 => all,
         None => {
             tracing::warn!(
-                answers = counts.kept,
+                answers = counts.stored,
                 losses = counts.losses,
                 "kept answers that nobody came back for, and the word of those that were lost, go with this process; keep.dir names a \
                  place for them"

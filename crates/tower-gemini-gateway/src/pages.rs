@@ -117,15 +117,15 @@ fn view(gateway: &Gateway, up: Duration) -> StatusView {
         let counts = keep.counts();
         KeptView {
             detached: counts.detached as u64,
-            kept: counts.kept as u64,
-            kept_bytes: counts.kept_bytes as u64,
-            redeemed: counts.redeemed,
+            kept: counts.stored as u64,
+            kept_bytes: counts.stored_bytes as u64,
+            redeemed: counts.replayed,
             free: counts.free,
-            lost: counts.broken
+            lost: counts.incomplete
                 + counts.too_large
                 + counts.too_many
                 + counts.too_late
-                + counts.never_asked_for,
+                + counts.expired,
         }
     });
     view
@@ -142,8 +142,8 @@ fn refresh(gateway: &Gateway) {
     if let Some(keep) = &layers.keep {
         let counts = keep.counts();
         set("gateway_calls_without_caller", counts.detached);
-        set("gateway_kept_answers", counts.kept);
-        set("gateway_kept_bytes", counts.kept_bytes);
+        set("gateway_kept_answers", counts.stored);
+        set("gateway_kept_bytes", counts.stored_bytes);
     }
 }
 

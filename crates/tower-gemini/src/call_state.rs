@@ -391,6 +391,12 @@ impl CallState {
         (before.unwrap_or(Charge::None), last.charge())
     }
 
+    /// What the attempts that have ended cost.
+    #[cfg(feature = "keep-paid")]
+    pub(crate) fn cost(&self) -> Cost {
+        self.shared().attempts.iter().filter_map(|slot| slot.end.and_then(|end| end.cost)).sum()
+    }
+
     /// What the attempts that were sent have come to so far.
     pub(crate) fn sent_attempts(&self) -> Vec<SentAttempt> {
         let running = SentAttempt {
