@@ -81,12 +81,31 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// Sets the seed of weather, latency and pictures. The same seed and the same requests in the
-    /// same order give the same run.
-    #[must_use]
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
-        self
+    setters! {
+        /// Sets the seed of weather, latency and pictures. The same seed and the same requests in the
+        /// same order give the same run.
+        seed: u64,
+        /// Sets what happens by chance.
+        weather: Weather,
+        /// Sets how long answers take.
+        latency: Latency,
+        /// Sets the limits of every model, for each project.
+        quota: Quota,
+        /// Sets which pictures are made.
+        images: ImageOptions,
+        /// Sets whether answers have a `content-length`; over HTTP they are chunked otherwise, as
+        /// Google's are.
+        announce_length: bool,
+        /// Sets when the server itself gives up on a generation and answers 504.
+        server_deadline: Duration,
+        /// Sets the size of the largest request body; larger ones are answered 400.
+        max_request_bytes: usize,
+        /// Sets whether a request is finished and charged whose caller disconnected. Google does not
+        /// document it; js-genai's documentation says that usage may still be charged.
+        abort_charges: bool,
+        /// Sets whether a blocked prompt costs its input tokens. Google does not document it for image
+        /// models; `usageMetadata` counts them.
+        blocked_prompts_charge: bool,
     }
 
     /// Sets what happens to the first requests, one fault each, in order of arrival. After that the
@@ -113,13 +132,6 @@ impl Builder {
         faults: impl IntoIterator<Item = Fault>,
     ) -> Self {
         self.scripts_by_call.insert(call.into(), faults.into_iter().collect());
-        self
-    }
-
-    /// Sets what happens by chance.
-    #[must_use]
-    pub fn weather(mut self, weather: Weather) -> Self {
-        self.weather = weather;
         self
     }
 
@@ -161,31 +173,10 @@ impl Builder {
             .quota_of("gemini-3-pro-image", Quota { rpd: Some(120), ..minute })
     }
 
-    /// Sets how long answers take.
-    #[must_use]
-    pub fn latency(mut self, latency: Latency) -> Self {
-        self.latency = latency;
-        self
-    }
-
-    /// Sets the limits of every model, for each project.
-    #[must_use]
-    pub fn quota(mut self, quota: Quota) -> Self {
-        self.quota = quota;
-        self
-    }
-
     /// Sets the limits of one model, for each project.
     #[must_use]
     pub fn quota_of(mut self, model: impl Into<String>, quota: Quota) -> Self {
         self.quota_by_model.push((model.into(), quota));
-        self
-    }
-
-    /// Sets which pictures are made.
-    #[must_use]
-    pub fn images(mut self, images: ImageOptions) -> Self {
-        self.images = images;
         self
     }
 
@@ -203,28 +194,6 @@ impl Builder {
     pub fn chunks(mut self, bytes: usize, delay: Duration) -> Self {
         self.chunk = bytes;
         self.chunk_delay = delay;
-        self
-    }
-
-    /// Sets whether answers have a `content-length`; over HTTP they are chunked otherwise, as
-    /// Google's are.
-    #[must_use]
-    pub fn announce_length(mut self, announce: bool) -> Self {
-        self.announce_length = announce;
-        self
-    }
-
-    /// Sets when the server itself gives up on a generation and answers 504.
-    #[must_use]
-    pub fn server_deadline(mut self, deadline: Duration) -> Self {
-        self.server_deadline = deadline;
-        self
-    }
-
-    /// Sets the size of the largest request body; larger ones are answered 400.
-    #[must_use]
-    pub fn max_request_bytes(mut self, bytes: usize) -> Self {
-        self.max_request_bytes = bytes;
         self
     }
 
@@ -267,22 +236,6 @@ impl Builder {
     #[must_use]
     pub fn price(mut self, model: impl Into<String>, price: Price) -> Self {
         self.prices.insert(model.into(), price);
-        self
-    }
-
-    /// Sets whether a request is finished and charged whose caller disconnected. Google does not
-    /// document it; js-genai's documentation says that usage may still be charged.
-    #[must_use]
-    pub fn abort_charges(mut self, charges: bool) -> Self {
-        self.abort_charges = charges;
-        self
-    }
-
-    /// Sets whether a blocked prompt costs its input tokens. Google does not document it for image
-    /// models; `usageMetadata` counts them.
-    #[must_use]
-    pub fn blocked_prompts_charge(mut self, charges: bool) -> Self {
-        self.blocked_prompts_charge = charges;
         self
     }
 

@@ -73,6 +73,20 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+/// Declares one consuming setter a field.
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident $(=> $field:ident)?: $value:ty,)*) => {
+        $($(#[$doc])*
+        #[must_use]
+        pub fn $name(mut self, value: $value) -> Self {
+            setters!(@ self $name $($field)?) = value;
+            self
+        })*
+    };
+    (@ $self:ident $name:ident) => { $self.$name };
+    (@ $self:ident $name:ident $field:ident) => { $self.$field };
+}
+
 mod answer;
 mod api_error;
 mod body;

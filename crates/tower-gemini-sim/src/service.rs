@@ -737,26 +737,14 @@ where
     B: Body<Data = Bytes> + Send + 'static,
 {
     let mut body = Box::pin(body);
-    let mut first = Bytes::new();
-    let mut rest: Option<BytesMut> = None;
-    let mut length = 0;
+    let mut whole = BytesMut::new();
     while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
         let frame = frame.map_err(|_| SimError::new(SimErrorKind::RequestBody))?;
         let Ok(data) = frame.into_data() else { continue };
-        length += data.len();
-        if length > most {
+        if whole.len() + data.len() > most {
             return Ok(None);
         }
-        match &mut rest {
-            Some(rest) => rest.extend_from_slice(&data),
-            None if first.is_empty() => first = data,
-            None => {
-                let mut joined = BytesMut::with_capacity(length);
-                joined.extend_from_slice(&first);
-                joined.extend_from_slice(&data);
-                rest = Some(joined);
-            }
-        }
+        whole.extend_from_slice(&data);
     }
-    Ok(Some(rest.map_or(first, BytesMut::freeze)))
+    Ok(Some(whole.freeze()))
 }
