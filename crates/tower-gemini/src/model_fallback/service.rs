@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crate::body::{CallBody, JudgedBody, RequestTemplate, instead_of, verdict_of};
+use crate::call_state::Place;
 use crate::error::Error;
 use crate::trail::{Step, StopReason};
 use http::{Request, Response};
@@ -53,6 +54,7 @@ impl<S: CallService> Service<Request<CallBody>> for ModelFallback<S> {
     fn call(&mut self, request: Request<CallBody>) -> Self::Future {
         match &self.settings {
             Some(settings) => {
+                request.body().state().pass(Place::ModelFallback);
                 let fallback =
                     fall_back(self.inner.clone(), settings.clone(), self.health.clone(), request);
                 OptionalFuture::on(Box::pin(fallback))

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crate::body::{CallBody, JudgedBody, RequestTemplate, verdict_of};
+use crate::call_state::Place;
 use crate::error::Error;
 use crate::trail::{Step, StopReason};
 use http::{Request, Response};
@@ -43,6 +44,7 @@ impl<S: CallService> Service<Request<CallBody>> for ResolutionFallback<S> {
     fn call(&mut self, request: Request<CallBody>) -> Self::Future {
         match &self.settings {
             Some(settings) => {
+                request.body().state().pass(Place::ResolutionFallback);
                 let settings = settings.clone();
                 let inner = take_ready(&mut self.inner);
                 OptionalFuture::on(Box::pin(step_down(inner, settings, request)))
