@@ -148,6 +148,17 @@ pub struct Outages {
 }
 
 impl Outages {
+    setters! {
+        /// Sets what has outages of its own.
+        each: Each,
+        /// Sets the mean time between two outages. Zero begins with an outage.
+        mean_up: Duration,
+        /// Sets the mean length of an outage.
+        mean_down: Duration,
+        /// Sets the share of the requests that fail during an outage.
+        share: f64,
+    }
+
     /// Outages in which requests meet this fault.
     pub fn new(fault: Fault) -> Self {
         Self {
@@ -165,34 +176,6 @@ impl Outages {
     #[must_use]
     pub fn model(mut self, model: impl Into<String>) -> Self {
         self.model = Some(model.into());
-        self
-    }
-
-    /// Sets what has outages of its own.
-    #[must_use]
-    pub fn each(mut self, each: Each) -> Self {
-        self.each = each;
-        self
-    }
-
-    /// Sets the mean time between two outages. Zero begins with an outage.
-    #[must_use]
-    pub fn mean_up(mut self, mean: Duration) -> Self {
-        self.mean_up = mean;
-        self
-    }
-
-    /// Sets the mean length of an outage.
-    #[must_use]
-    pub fn mean_down(mut self, mean: Duration) -> Self {
-        self.mean_down = mean;
-        self
-    }
-
-    /// Sets the share of the requests that fail during an outage.
-    #[must_use]
-    pub fn share(mut self, share: f64) -> Self {
-        self.share = share;
         self
     }
 
