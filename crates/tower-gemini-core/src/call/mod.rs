@@ -33,6 +33,7 @@ use self::body::Body;
 pub use self::conversation::{Conversation, ModelPart, PartKind};
 use self::path::Route;
 use crate::catalog::Catalog;
+pub use crate::scan::Framing;
 pub use crate::size::{
     ImageSize, parse_aspect, parse_size, split_model_suffix, strip_model_prefix,
 };
@@ -81,17 +82,6 @@ pub enum Verb {
     Count,
     /// Anything else.
     Other,
-}
-
-/// How a response is framed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Framing {
-    /// One JSON value.
-    Whole,
-    /// Server-sent events (`alt=sse`, OpenAI-style and Interactions streams).
-    Sse,
-    /// One JSON array whose elements are the chunks (`streamGenerateContent` without `alt=sse`).
-    JsonArray,
 }
 
 /// A model's id as the request spells it, without `models/` or `publishers/google/models/` in
