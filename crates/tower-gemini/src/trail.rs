@@ -230,6 +230,9 @@ pub enum WaitReason {
     ServerHint,
     /// Our own admission keeps within a quota; the delay is what was expected when the wait began.
     OwnQuota,
+    /// Running attempts had reserved what is left below a spending cap; the delay is what the wait
+    /// took.
+    SpendingCap,
 }
 
 /// Why nothing more was sent.
@@ -593,6 +596,7 @@ impl fmt::Display for Trail {
                         WaitReason::Backoff => "backoff",
                         WaitReason::ServerHint => "the server asked for it",
                         WaitReason::OwnQuota => "to stay within the quota",
+                        WaitReason::SpendingCap => "for what running attempts have reserved",
                     };
                     write!(f, "waited {:.1} s ({why})", delay.as_secs_f64())?;
                 }

@@ -19,7 +19,7 @@
 //! ```
 
 mod body;
-mod history;
+mod conversation;
 mod path;
 
 use std::borrow::{Borrow, Cow};
@@ -30,7 +30,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, Method, Uri};
 
 use self::body::Body;
-pub use self::history::{Conversation, ModelPart, PartKind};
+pub use self::conversation::{Conversation, ModelPart, PartKind};
 use self::path::Route;
 use crate::catalog::Catalog;
 pub use crate::scan::Framing;
@@ -55,6 +55,13 @@ pub enum Dialect {
     Interactions,
     /// Anything else.
     Unrecognised,
+}
+
+impl Dialect {
+    /// Whether requests have Google's own shape: the model and the verb in the path.
+    pub(crate) fn is_gemini_shaped(self) -> bool {
+        matches!(self, Self::GeminiApi | Self::VertexAi)
+    }
 }
 
 /// What is asked of the model.
@@ -204,7 +211,7 @@ impl Call {
             return unrecognised();
         }
         let path = path::normalised(uri.path());
-        let route = Route::of(&path, uri.query());
+        let route = Route::parse(&path, uri.query());
         if route.dialect == Dialect::Unrecognised {
             return unrecognised();
         }
@@ -213,10 +220,7 @@ impl Call {
         let name = name.filter(|name| !name.is_empty());
         let known = name.and_then(|name| Catalog::builtin().interned(name));
         let (mut verb, mut framing) = (route.verb, route.framing);
-        let model_in_body = matches!(
-            route.dialect,
-            Dialect::OpenAiChat | Dialect::OpenAiImages | Dialect::Interactions
-        );
+        let model_in_body = !route.dialect.is_gemini_shaped();
         if model_in_body && seen.stream {
             (verb, framing) = (Verb::StreamGenerate, Framing::Sse);
         }
@@ -356,8 +360,8 @@ fn read_body<'a>(headers: &HeaderMap, body: Option<&'a [u8]>) -> Body<'a> {
         return Body::default();
     }
     match header(CONTENT_TYPE).and_then(body::form_boundary) {
-        Some(boundary) => Body::of_form(bytes, boundary),
-        None => Body::of_json(bytes),
+        Some(boundary) => Body::from_form(bytes, boundary),
+        None => Body::from_json(bytes),
     }
 }
 

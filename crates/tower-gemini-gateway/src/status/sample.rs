@@ -114,7 +114,7 @@ pub(super) fn view() -> StatusView {
 
         let mut view = StatusView::new(observe.observatory().report());
         view.upstream = "generativelanguage.googleapis.com".to_owned();
-        view.quotas = quota.ledgers().iter().map(QuotaView::from).collect();
+        view.quotas = quota.usages().iter().map(QuotaView::from).collect();
         let now = Instant::now().into_std();
         view.targets = fallback
             .health()

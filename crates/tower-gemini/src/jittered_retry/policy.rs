@@ -222,7 +222,7 @@ impl RetryPolicy {
     /// The time left below which an attempt of this size is not started.
     #[must_use]
     pub fn shortest_attempt(mut self, size: ImageSize, time: Duration) -> Self {
-        if let Some(slot) = self.shortest_attempt.get_mut(size as usize) {
+        if let Some(slot) = self.shortest_attempt.get_mut(size_index(size)) {
             *slot = time;
         }
         self
@@ -274,8 +274,8 @@ impl RetryPolicy {
 
     fn least_time(&self, call: &Call) -> Duration {
         match call.size {
-            Some(size) => self.shortest_attempt.get(size as usize).copied().unwrap_or_default(),
-            None if call.wants_image => self.shortest_attempt[ImageSize::K1 as usize],
+            Some(size) => self.shortest_attempt.get(size_index(size)).copied().unwrap_or_default(),
+            None if call.wants_image => self.shortest_attempt[1],
             None => Duration::ZERO,
         }
     }
@@ -439,6 +439,11 @@ fn round_up(wait: Duration) -> Duration {
     } else {
         wait.saturating_add(Duration::from_nanos(u64::from(1_000_000 - part)))
     }
+}
+
+/// Sizes in ascending order: their discriminants are pixels.
+fn size_index(size: ImageSize) -> usize {
+    ImageSize::ALL.iter().position(|&known| known == size).unwrap_or(0)
 }
 
 fn index(outcome: Outcome) -> Option<usize> {

@@ -77,6 +77,7 @@ where
 {
     let policy = &settings.policy;
     let state = request.body().state().clone();
+    state.check_order()?;
     if let Some(within) = policy.call_deadline() {
         state.default_deadline(within);
     }

@@ -174,7 +174,7 @@ impl fmt::Display for ConfigError {
             }
             Self::UnknownZone { zone } => write!(
                 f,
-                "the time zone `{zone}` is not known; enable the feature `tz-bundled`, or give its POSIX rule with Zone::posix"
+                "the time zone `{zone}` is not known; enable the feature `time-zones`, or give its POSIX rule with Zone::posix"
             ),
         }
     }
