@@ -479,8 +479,8 @@ mod tests {
         let call = call("gemini-3-pro-image", "{}");
         let counted = usage(1000, 2000, 30, 400);
         for verdict in [
-            Verdict::of(Outcome::Overloaded),
-            Verdict::of(Outcome::NoImage).with_charge(Charge::Waived),
+            Verdict::new(Outcome::Overloaded),
+            Verdict::new(Outcome::NoImage).with_charge(Charge::Waived),
             Verdict::not_sent(),
         ] {
             assert_eq!(cost(&call, &verdict, Some(&counted)), Cost::ZERO);
@@ -531,10 +531,10 @@ mod tests {
         // the thoughts on some refusals.
         let counted =
             Usage { prompt: 1119, candidates: 240, thoughts: 240, total: 1359, ..Usage::default() };
-        let refused = cost(&call, &Verdict::of(Outcome::ContentBlocked), Some(&counted));
+        let refused = cost(&call, &Verdict::new(Outcome::ContentBlocked), Some(&counted));
         assert_eq!(refused, Cost::up_to(1119 * 2 + 480 * 12));
         assert!(refused.contains(1119 * 2 + 240 * 12));
-        let uncounted = cost(&call, &Verdict::of(Outcome::PromptBlocked), None);
+        let uncounted = cost(&call, &Verdict::new(Outcome::PromptBlocked), None);
         assert!(
             uncounted.at_most_microusd.is_some_and(|most| most < 134_000),
             "no image was made: {uncounted}"
@@ -775,7 +775,7 @@ mod tests {
                 prompt, candidates, thoughts, total,
                 candidates_details: vec![TokenCount { modality: "IMAGE".into(), tokens: image }],
             });
-            let cost = cost(&call(&model, body), &Verdict::of(outcome).with_charge(charge), usage.as_ref());
+            let cost = cost(&call(&model, body), &Verdict::new(outcome).with_charge(charge), usage.as_ref());
             prop_assert!(cost.at_most_microusd.is_none_or(|most| cost.at_least_microusd <= most), "{cost:?}");
             if charge.is_surely_free() {
                 prop_assert_eq!(cost, Cost::ZERO);
