@@ -24,7 +24,7 @@ use tower_gemini::CallOptions;
 use tower_gemini::ResolutionFallbackLayer;
 use tower_gemini::call::ModelId;
 use tower_gemini::clock::RuntimeClock;
-use tower_gemini::ledger::Cost;
+use tower_gemini::cost::Cost;
 use tower_gemini::model_fallback::Chain;
 use tower_gemini::observe::{
     CallId, CallOutcome, Health, HealthTargets, ObserveLayer, record_quota,
@@ -205,7 +205,7 @@ fn told<F: Future>(case: impl FnOnce() -> F) -> (F::Output, Events, Metrics) {
 fn full_stack(scenario: &Scenario) -> GeminiStack {
     scenario
         .stack()
-        .fallback(ModelFallbackLayer::new(Chain::of([
+        .fallback(ModelFallbackLayer::new(Chain::new([
             "gemini-3-pro-image",
             "gemini-3.1-flash-image",
         ])))
@@ -478,7 +478,7 @@ fn the_four_scenarios_of_article_001_are_told_as_one_sentence_each() {
             let mut stack = scenario.stack();
             if fallback {
                 stack =
-                    stack.fallback_to(Chain::of(["gemini-3-pro-image", "gemini-3.1-flash-image"]));
+                    stack.fallback_to(Chain::new(["gemini-3-pro-image", "gemini-3.1-flash-image"]));
             }
             let service =
                 ObserveLayer::new().whole_answers().layer(stack.images(scenario.sim().service()));
@@ -771,7 +771,7 @@ fn quotas_are_gauges_by_model_and_dimension() {
         for _ in 0..3 {
             read(service.clone().oneshot(scenario.request(TAG)).await).await.unwrap();
         }
-        record_quota(tower_gemini::catalog::Catalog::builtin(), &quota.ledgers());
+        record_quota(tower_gemini::catalog::Catalog::builtin(), &quota.usages());
     });
     let used = |dimension: &str| {
         metrics.total("gemini_quota_used_ratio", &["model=gemini-3-pro-image", dimension])

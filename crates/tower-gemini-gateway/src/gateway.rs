@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower_gemini::body::WireBody;
 use tower_gemini::call::ImageSize;
 use tower_gemini::model_fallback::Chain;
-use tower_gemini::quota_guard::Saturation;
+use tower_gemini::quota_guard::OnExhausted;
 use tower_gemini::spending::Caps;
 use tower_gemini::target::MustKeep;
 use tower_gemini::thought_signatures::Missing;
@@ -172,7 +172,7 @@ fn layers(config: &Config, before: Option<&Gateway>) -> Result<Layers, String> {
         fallback: match same_chain {
             Some(before) => before.layers.fallback.clone(),
             None if config.fallback.models.is_empty() => ModelFallbackLayer::off(),
-            None => ModelFallbackLayer::new(Chain::of(
+            None => ModelFallbackLayer::new(Chain::new(
                 config.fallback.models.iter().map(String::as_str),
             )),
         },
@@ -226,7 +226,7 @@ fn quota(config: &Config) -> QuotaGuardLayer {
         // One pool for the keys of one project would need to know which these are; a key alone is a
         // project of its own.
         .project_by_credential_here()
-        .saturation(Saturation::Wait { at_most: quota.longest_wait.0 })
+        .on_exhausted(OnExhausted::Wait { at_most: quota.longest_wait.0 })
         .alert_at([quota.alert_at]);
     quota
         .model

@@ -98,14 +98,14 @@ fn view(gateway: &Gateway, up: Duration) -> StatusView {
     let mut view = StatusView::new(layers.observe.observatory().report());
     view.uptime_seconds = up.as_secs();
     view.upstream = gateway.upstream().host().unwrap_or_default().to_owned();
-    view.quotas = layers.quota.ledgers().iter().map(QuotaView::from).collect();
-    let now = Instant::now().into_std();
+    view.quotas = layers.quota.usages().iter().map(QuotaView::from).collect();
+    let now = Instant::now();
     view.targets = layers
         .fallback
-        .health()
+        .circuits()
         .snapshot()
         .iter()
-        .map(|health| TargetView::new(health, now))
+        .map(|circuit| TargetView::new(circuit, now))
         .collect();
     view.spending = layers
         .spending
@@ -134,8 +134,8 @@ fn view(gateway: &Gateway, up: Duration) -> StatusView {
 /// Gauges are read when somebody looks.
 fn refresh(gateway: &Gateway) {
     let layers = gateway.layers();
-    observe::record_quota(Catalog::builtin(), &layers.quota.ledgers());
-    observe::record_health(&layers.fallback.health().snapshot());
+    observe::record_quota(Catalog::builtin(), &layers.quota.usages());
+    observe::record_circuits(&layers.fallback.circuits().snapshot());
     #[allow(clippy::cast_precision_loss, reason = "counts for people")]
     let set = |name: &'static str, value: usize| metrics::gauge!(name).set(value as f64);
     set("gateway_requests_in_flight", gateway.places().taken());

@@ -175,7 +175,13 @@ async fn ask(
             let (mut parts, body) = answer.into_parts();
             wire::clean_answer(&mut parts.headers);
             let verdict = parts.extensions.get::<Verdict>().cloned();
-            set_retry_headers(&mut parts.status, &mut parts.headers, verdict.as_ref(), CHARGED, now);
+            set_retry_headers(
+                &mut parts.status,
+                &mut parts.headers,
+                verdict.as_ref(),
+                CHARGED,
+                now,
+            );
             match reply {
                 // Answered above what translates.
                 Some(reply) if parts.extensions.get::<IdempotencyKeyRejected>().is_some() => {

@@ -13,10 +13,10 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::time::Instant;
 use tower_gemini_core::call::{Call, ModelId};
-use tower_gemini_core::ledger::Cost;
+use tower_gemini_core::cost::Cost;
 use tower_gemini_core::scan::Usage;
 use tower_gemini_core::target::MustKeep;
-use tower_gemini_core::verdict::{Charge, Verdict};
+use tower_gemini_core::verdict::{Charge, Outcome, QuotaCharge, Verdict};
 
 use crate::call_options::CallOptions;
 use crate::error::Error;
@@ -42,6 +42,8 @@ struct Shared {
     /// The caller says that sending it twice does no harm, and it is no call that is charged.
     may_repeat: bool,
     patience: Option<Duration>,
+    /// How long the call waited because its caller let it.
+    deferred: Duration,
     preferred: Option<ModelId>,
     visited: Vec<String>,
     /// The layers that the first attempt came through, and what is wrong with their order.
@@ -106,10 +108,25 @@ impl Place {
 #[derive(Default)]
 struct Slot {
     handover: Handover,
+    /// Whether the client has asked for any of the body.
+    is_read: bool,
     /// Its place in the trail, once it was sent.
     entry: Option<AttemptId>,
-    end: Option<(Charge, Cost)>,
+    model: Option<ModelId>,
+    end: Option<SentAttempt>,
     gates: Vec<Arc<dyn SendGate>>,
+}
+
+/// What an attempt that was sent has come to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SentAttempt {
+    /// What it ended in; `None` while it runs.
+    pub(crate) outcome: Option<Outcome>,
+    pub(crate) charge: Charge,
+    pub(crate) quota: QuotaCharge,
+    /// `None` while it runs.
+    pub(crate) cost: Option<Cost>,
+    pub(crate) took: Duration,
 }
 
 /// Whether the last byte of an attempt's request may leave. Decided once, under the lock: what was
@@ -199,12 +216,19 @@ impl CallState {
     }
 
     /// Gives the call a deadline this long after its start, unless it has one: a call has one
-    /// deadline, and no fallback or size gets a new one.
+    /// deadline, and no fallback or size gets a new one. A call that was deferred starts then.
     pub(crate) fn default_deadline(&self, within: Duration) {
         let mut shared = self.shared();
         if shared.deadline.is_none() {
-            shared.deadline = self.0.started.checked_add(within);
+            let start = self.0.started.checked_add(shared.deferred);
+            shared.deadline = start.and_then(|start| start.checked_add(within));
         }
+    }
+
+    /// The call waited this long because its caller let it: the defaults of the layers were not
+    /// meant for that.
+    pub(crate) fn defer(&self, waited: Duration) {
+        self.shared().deferred += waited;
     }
 
     /// Brings the deadline forward; it never moves back.
@@ -336,6 +360,20 @@ impl CallState {
         self.shared().attempts.iter().filter(|slot| slot.entry.is_some()).count()
     }
 
+    /// How many attempts were made, sent or not.
+    pub(crate) fn attempts_made(&self) -> usize {
+        self.shared().attempts.len()
+    }
+
+    /// What became of the attempts that have ended, from the first one that is not skipped on.
+    pub(crate) fn ended(&self, skipped: usize) -> Vec<(ModelId, Outcome, Charge)> {
+        let ended = |slot: &Slot| {
+            let SentAttempt { outcome: Some(outcome), charge, .. } = slot.end? else { return None };
+            Some((slot.model.clone()?, outcome, charge))
+        };
+        self.shared().attempts.iter().skip(skipped).filter_map(ended).collect()
+    }
+
     /// The most that any attempt was or may have been charged.
     pub(crate) fn worst_charge(&self) -> Charge {
         let shared = self.shared();
@@ -354,9 +392,23 @@ impl CallState {
     }
 
     /// What the attempts that have ended cost.
-    #[allow(dead_code, reason = "caps for one call ask it")]
+    #[cfg(feature = "keep-paid")]
     pub(crate) fn cost(&self) -> Cost {
-        self.shared().attempts.iter().filter_map(|slot| slot.end.map(|(_, cost)| cost)).sum()
+        self.shared().attempts.iter().filter_map(|slot| slot.end.and_then(|end| end.cost)).sum()
+    }
+
+    /// What the attempts that were sent have come to so far.
+    pub(crate) fn sent_attempts(&self) -> Vec<SentAttempt> {
+        let running = SentAttempt {
+            outcome: None,
+            charge: Charge::Maybe,
+            quota: QuotaCharge::Maybe,
+            cost: None,
+            took: Duration::ZERO,
+        };
+        let shared = self.shared();
+        let sent = shared.attempts.iter().filter(|slot| slot.entry.is_some());
+        sent.map(|slot| slot.end.unwrap_or(running)).collect()
     }
 
     /// The verdict of a call that is abandoned now, without a response: of its attempt under way,
@@ -382,7 +434,7 @@ pub(crate) fn severity(charge: Charge) -> u8 {
 impl Slot {
     fn charge(&self) -> Charge {
         match (self.end, self.handover) {
-            (Some((charge, _)), _) => charge,
+            (Some(end), _) => end.charge,
             (None, Handover::Done) => Charge::Maybe,
             (None, _) => Charge::None,
         }
@@ -431,7 +483,10 @@ impl Attempt {
     /// Writes down that the request goes out. Until its end is written it counts as maybe charged.
     pub(crate) fn begin(&self, call: &Call) {
         let entry = self.state.trail().begin_attempt(call.model.clone(), call.size);
-        self.with(|slot| slot.entry = Some(entry));
+        self.with(|slot| {
+            slot.entry = Some(entry);
+            slot.model = call.model.clone();
+        });
     }
 
     /// Whether the request was sent, or may have been.
@@ -461,9 +516,20 @@ impl Attempt {
         self.hand_over();
     }
 
-    /// Whether the attempt was abandoned before its request was handed over.
-    pub(crate) fn is_abandoned(&self) -> bool {
-        self.with(|slot| slot.handover == Handover::Refused).unwrap_or(false)
+    /// The client asks for some of the body. `false` if the attempt was abandoned before its
+    /// request was handed over: then it gets none of it.
+    pub(crate) fn read(&self) -> bool {
+        self.with(|slot| {
+            let goes_on = slot.handover != Handover::Refused;
+            slot.is_read |= goes_on;
+            goes_on
+        })
+        .unwrap_or(true)
+    }
+
+    /// Whether the client has asked for any of the body, or counts as having all of it.
+    pub(crate) fn is_read(&self) -> bool {
+        self.with(|slot| slot.is_read || slot.handover == Handover::Done).unwrap_or(false)
     }
 
     /// The verdict of this attempt, abandoned now, without a response: never sent whole, or
@@ -494,7 +560,10 @@ impl Attempt {
         took: Duration,
     ) {
         let entry = self.with(|slot| {
-            slot.end = Some((verdict.charge(), cost));
+            let (charge, quota) = (verdict.charge(), verdict.quota());
+            let outcome = verdict.outcome();
+            slot.end =
+                Some(SentAttempt { outcome: Some(outcome), charge, quota, cost: Some(cost), took });
             slot.entry.clone()
         });
         if let Some(entry) = entry.flatten() {

@@ -26,6 +26,7 @@
 pub mod answer_errors;
 pub mod attempt_timeout;
 pub mod body;
+pub mod calendar;
 mod call_options;
 mod call_state;
 pub mod classify_gemini_error;
@@ -44,14 +45,17 @@ pub mod peak_hour_router;
 pub mod quota_guard;
 mod ready;
 mod refusal;
+mod reservation;
 pub mod resolution_fallback;
 mod single_attempt;
 pub mod spending;
 pub mod stack;
 pub mod stage;
+pub mod store;
 pub mod thought_signatures;
 mod timer;
 pub mod trail;
+mod walk;
 
 pub use answer_errors::{AnswerErrors, AnswerErrorsLayer};
 pub use attempt_timeout::{AttemptTimeout, AttemptTimeoutLayer};
@@ -74,7 +78,7 @@ pub use single_attempt::{SingleAttempt, SingleAttemptLayer};
 pub use spending::{Spending, SpendingLayer};
 pub use stack::{GeminiStack, compose};
 pub use thought_signatures::{ThoughtSignatures, ThoughtSignaturesLayer};
-pub use tower_gemini_core::{call, catalog, classify, ledger, redact, scan, target, verdict};
+pub use tower_gemini_core::{call, catalog, classify, cost, redact, scan, target, verdict};
 pub use trail::Trail;
 
 /// The README's examples run as doc tests.

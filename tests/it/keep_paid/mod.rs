@@ -422,7 +422,7 @@ fn a_detached_call_that_fell_back_is_completed() {
         let keep = KeepPaidLayer::new();
         let stack = GeminiStack::new()
             .retry_policy(RetryPolicy::never())
-            .fallback_to(Chain::of(["gemini-3-pro-image", "gemini-3.1-flash-image"]));
+            .fallback_to(Chain::new(["gemini-3-pro-image", "gemini-3.1-flash-image"]));
         let service = stack.call_layer(keep.clone()).raw(client);
         let (scenario, trail) = (Scenario::new([]), Trail::new());
         let call = whole(service.clone(), request(&scenario, &trail));

@@ -31,7 +31,10 @@ impl Template {
     }
 
     fn rewritten(&self, target: &Target, rules: &Rules<'_>) -> Result<Rewrite, Unfit> {
-        rewrite(&self.0, &self.1.call, target, rules, || self.1.chunks.concat().into())
+        rewrite(&self.0, &self.1.call, target, rules, || match self.1.chunks.as_slice() {
+            [only] => only.clone(),
+            chunks => chunks.concat().into(),
+        })
     }
 
     fn apply(&self, rewrite: Rewrite) -> Request<Held> {
@@ -71,7 +74,7 @@ fn body_of(request: &Request<Held>) -> Bytes {
     request.body().chunks.concat().into()
 }
 
-fn words(given_up: &[Degradation]) -> Vec<String> {
+fn texts(given_up: &[Degradation]) -> Vec<String> {
     given_up.iter().map(ToString::to_string).collect()
 }
 
@@ -134,7 +137,7 @@ fn options_body(
     let mut image = serde_json::Map::new();
     if let Some(size) = size {
         let spelled = if spelling.form == 2 {
-            crate::call::size_as(size, "IMAGE_SIZE_ONE_K", size)
+            crate::size::size_as(size, "IMAGE_SIZE_ONE_K", size)
         } else {
             size.as_str().to_owned()
         };
@@ -143,7 +146,7 @@ fn options_body(
     if let Some(ratio) = ratio {
         let like = if spelling.form == 2 { "ASPECT_RATIO_ONE_BY_ONE" } else { "1:1" };
         image
-            .insert(name("aspectRatio", "aspect_ratio"), crate::call::ratio_as(ratio, like).into());
+            .insert(name("aspectRatio", "aspect_ratio"), crate::size::ratio_as(ratio, like).into());
     }
     let mut config = json!({ "temperature": 1.0 });
     match spelling.form {
@@ -256,7 +259,7 @@ proptest! {
     }
 
     #[test]
-    fn what_must_be_template_is_template_or_the_target_is_unfit(
+    fn what_must_be_kept_is_kept_or_the_target_is_unfit(
         from in models(), to in models(), size in prop::option::of(prop::sample::select(ImageSize::ALL.to_vec())),
         ratio in prop::option::of(prop::sample::select(vec!["1:1", "16:9", "1:8", "4:1"])), form in 0u8..3,
         cap in prop::option::of(prop::sample::select(ImageSize::ALL.to_vec())),
@@ -393,7 +396,7 @@ fn everything_given_up_is_said() {
         r#"{"contents":[{"parts":[{"text":"x"}]}],"generation_config":{"image_config":{"aspect_ratio":"9:16"}}}"#
     );
     assert_eq!(
-        words(&given_up),
+        texts(&given_up),
         [
             "model gemini-3.1-flash-image → gemini-2.5-flash-image",
             "size 4K dropped",
@@ -406,6 +409,78 @@ fn everything_given_up_is_said() {
 }
 
 #[test]
+fn a_target_that_names_the_same_model_in_other_words_changes_nothing() {
+    let body = r#"{"contents":[{"parts":[{"text":"x"}]}]}"#;
+    let unchanged = |path: &str, target: Target| {
+        let request = request(path, vec![Bytes::copy_from_slice(body.as_bytes())]);
+        let template = Template::new(&request);
+        let rewrite = template.rewritten(&target, &Rules::new(Catalog::builtin())).unwrap();
+        let is_unchanged = rewrite.is_unchanged();
+        assert_eq!(is_unchanged, template.apply(rewrite).uri() == request.uri());
+        is_unchanged
+    };
+    assert!(unchanged(&path_of("nano-banana-pro"), Target::new(PRO)));
+    assert!(unchanged(&path_of("models/gemini-3-pro-image"), Target::new(PRO)));
+    assert!(unchanged(&path_of("unknown-1"), Target::new("unknown-1")));
+    assert!(unchanged(&path_of(PRO), Target::new(PRO).size_cap(ImageSize::K1)));
+    assert!(unchanged("/v1/orders", Target::new(PRO)), "it names no model");
+    assert!(!unchanged(&path_of("unknown-1"), Target::new("unknown-2")));
+    assert!(!unchanged(&path_of("nano-banana-pro"), Target::new(FLASH31)));
+}
+
+#[test]
+fn each_thing_that_must_be_kept_refuses_its_own_targets_and_no_others() {
+    let nothing = MustKeep::nothing;
+    let up_to_1k = |model| Target::new(model).size_cap(ImageSize::K1);
+    let table = [
+        (nothing().size(), FLASH31, Some("4K"), "1:8", Target::new(PRO), None),
+        (nothing().size(), PRO, Some("4K"), "1:1", Target::new(FLASH25), Some(Unfit::KeepsSize)),
+        (nothing().size(), PRO, Some("4K"), "1:1", up_to_1k(PRO), Some(Unfit::KeepsSize)),
+        (nothing().size(), PRO, Some("1K"), "1:1", Target::new(FLASH25), None),
+        (nothing().size(), PRO, None, "1:1", Target::new(FLASH25), None),
+        (nothing().aspect(), PRO, Some("4K"), "16:9", Target::new(FLASH25), None),
+        (nothing().aspect(), FLASH31, None, "1:8", Target::new(PRO), Some(Unfit::KeepsAspect)),
+        (nothing().aspect(), FLASH31, None, "1:8", up_to_1k(FLASH31), None),
+        (nothing().vendor(), PRO, Some("4K"), "1:1", Target::new(FLASH25), None),
+        (nothing().vendor(), PRO, None, "1:1", Target::new("x"), Some(Unfit::KeepsVendor)),
+        (nothing().vendor(), "x-image", None, "1:1", Target::new(PRO), Some(Unfit::KeepsVendor)),
+    ];
+    for (must_keep, from, size, ratio, target, expected) in table {
+        let mut image = json!({ "aspectRatio": ratio });
+        if let Some(size) = size {
+            image["imageSize"] = size.into();
+        }
+        let body = json!({ "contents": [], "generationConfig": { "imageConfig": image } });
+        let request = request(&path_of(from), vec![body.to_string().into()]);
+        let rules = Rules::new(Catalog::builtin()).must_keep(must_keep);
+        let refused = Template::new(&request).rewritten(&target, &rules).err();
+        assert_eq!(refused, expected, "{must_keep:?} {from} {size:?} {ratio} {target}");
+    }
+}
+
+#[test]
+fn a_thinking_level_becomes_the_nearest_that_the_model_knows() {
+    for (to, asked, expected) in [
+        (FLASH31, "high", None),
+        (FLASH31, "MINIMAL", None),
+        (FLASH31, "low", Some("minimal")),
+        (FLASH31, "medium", Some("high")),
+        (FLASH31, "utmost", Some("high")),
+        ("gemini-nano-banana-2.1", "medium", None),
+        ("gemini-nano-banana-2.1", "low", Some("minimal")),
+    ] {
+        let body = format!(
+            r#"{{"contents":[],"generationConfig":{{"thinkingConfig":{{"thinkingLevel":"{asked}"}}}}}}"#
+        );
+        let (request, given_up) = rewritten(&path_of(PRO), &body, &Target::new(to)).unwrap();
+        let text = String::from_utf8(body_of(&request).to_vec()).unwrap();
+        assert_eq!(text, body.replace(asked, expected.unwrap_or(asked)), "{to} {asked}");
+        let said = expected.map(|level| format!("thinking thinkingLevel {asked} → {level}"));
+        assert_eq!(texts(&given_up).get(1), said.as_ref());
+    }
+}
+
+#[test]
 fn signatures_do_not_cross_models() {
     let history = r#"{"contents":[{"role":"user","parts":[{"text":"a cat"}]},{"role":"model","parts":[{"text":"here","thoughtSignature":"c2ln"},{"inlineData":{"mimeType":"image/png","data":"AA=="},"thought_signature":"c2ln"},{"inlineData":{"mimeType":"image/png","data":"AA=="}}]},{"role":"user","parts":[{"text":"now red"}]}]}"#;
     let placeholder = format!("\"{}\"", Signatures::PLACEHOLDER);
@@ -413,7 +488,7 @@ fn signatures_do_not_cross_models() {
     let text = String::from_utf8(body_of(&request).to_vec()).unwrap();
     assert_eq!(text.matches(&placeholder).count(), 3, "{text}");
     assert!(!text.contains("c2ln"));
-    assert_eq!(words(&given_up)[1], "signatures 2 (1 missing) → skip_thought_signature_validator");
+    assert_eq!(texts(&given_up)[1], "signatures 2 (1 missing) → skip_thought_signature_validator");
     let (request, _) = rewritten(&path_of(PRO), history, &Target::new(FLASH25)).unwrap();
     let text = String::from_utf8(body_of(&request).to_vec()).unwrap();
     assert!(!text.to_ascii_lowercase().contains("signature"), "{text}");
@@ -454,7 +529,7 @@ fn another_place_gets_its_own_address_and_credentials_and_never_the_callers() {
     assert!(!format!("{target:?}").contains("ya29"));
     let rewrite = template.rewritten(&target, &Rules::new(Catalog::builtin())).unwrap();
     assert_eq!(
-        words(rewrite.given_up()),
+        texts(rewrite.given_up()),
         [
             "upstream generativelanguage.googleapis.com → proxy.example",
             "spelling responseFormat → imageConfig"
@@ -485,6 +560,61 @@ fn another_place_gets_its_own_address_and_credentials_and_never_the_callers() {
     );
 }
 
+/// Stores were keyed by the host alone: two projects, or two relays behind one host, shared quota
+/// and health.
+#[test]
+fn upstreams_that_differ_in_name_kind_address_or_project_have_different_keys() {
+    let base = |text| Uri::from_static(text);
+    let vertex = |project| Upstream::vertex(base("https://a.example"), project, "global");
+    let mut keys: Vec<String> = [
+        Upstream::gemini_api(base("https://a.example")),
+        Upstream::gemini_api(base("https://a.example")).name("second"),
+        Upstream::gemini_api(base("https://a.example:8443")),
+        Upstream::gemini_api(base("http://a.example")),
+        Upstream::gemini_api(base("https://a.example/relay")),
+        Upstream::express(base("https://a.example")),
+        Upstream::same_api(base("https://a.example")),
+        vertex("p"),
+        vertex("q"),
+    ]
+    .iter()
+    .map(|upstream| upstream.id().to_string())
+    .collect();
+    keys.sort();
+    let all = keys.len();
+    keys.dedup();
+    assert_eq!(keys.len(), all, "{keys:?}");
+    // Credentials, account and a slash at the end are no part of it.
+    let same = Upstream::gemini_api(base("https://key:secret@a.example/")).api_key("k").unwrap();
+    assert_eq!(same.id(), Upstream::gemini_api(base("https://a.example")).account("x").id());
+    assert!(!format!("{same:?}").contains("secret"));
+    let json = serde_json::to_string(&vertex("p").id()).unwrap();
+    assert_eq!(serde_json::from_str::<UpstreamId>(&json).unwrap(), vertex("p").id());
+}
+
+#[test]
+fn the_identity_of_the_callers_own_upstream_is_read_from_its_request() {
+    let id = |uri: &'static str| {
+        let uri = Uri::from_static(uri);
+        let call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), None);
+        UpstreamId::from_request(&uri, &call).to_string()
+    };
+    let google = "https://generativelanguage.googleapis.com/v1beta/models/m:generateContent?key=k";
+    assert_eq!(
+        id(google),
+        "gemini-api https://generativelanguage.googleapis.com - generativelanguage.googleapis.com"
+    );
+    assert_eq!(
+        id("http://k:s@relay.example:81/v1/publishers/google/models/m:generateContent"),
+        "vertex-express http://relay.example:81 - relay.example"
+    );
+    assert_eq!(
+        id("https://relay.example/v1/chat/completions"),
+        "same-api https://relay.example - relay.example"
+    );
+    assert_eq!(id("/v1beta/models/m:generateContent"), "gemini-api https:// - ");
+}
+
 #[test]
 fn what_cannot_be_rewritten_is_said() {
     let unfit =
@@ -502,11 +632,11 @@ fn what_cannot_be_rewritten_is_said() {
         ),
         Unfit::OtherApi
     );
-    // A call for words must not come back as a picture, at many times the price.
+    // A call for text must not come back as a picture, at many times the price.
     assert_eq!(unfit(&path_of("gemini-2.5-flash"), plain, Target::new(PRO)), Unfit::MakesImages);
-    let words_only = r#"{"contents":[],"generationConfig":{"responseModalities":["TEXT"]}}"#;
+    let text_only = r#"{"contents":[],"generationConfig":{"responseModalities":["TEXT"]}}"#;
     assert!(
-        rewritten(&path_of(PRO), words_only, &Target::new(FLASH31)).is_ok(),
+        rewritten(&path_of(PRO), text_only, &Target::new(FLASH31)).is_ok(),
         "from one such model to another it is one"
     );
     assert_eq!(unfit(&path_of(PRO), "no json", Target::new(FLASH31)), Unfit::Unreadable);
@@ -553,11 +683,15 @@ fn a_size_is_put_in_where_none_stood() {
             r#"{"contents":[],"generationConfig":{"imageConfig":{"aspectRatio":"1:8"}}}"#,
             r#"{"contents":[],"generationConfig":{"imageConfig":{"imageSize":"512","aspectRatio":"1:8"}}}"#,
         ),
+        (
+            r#"{"model":"models/gemini-3.1-flash-image","contents":[]}"#,
+            r#"{"generationConfig":{"imageConfig":{"imageSize":"512"}},"model":"models/gemini-3.1-flash-image","contents":[]}"#,
+        ),
     ] {
         let (request, given_up) =
             rewritten(&path_of(FLASH31), body, &Target::new(FLASH31).size_cap(ImageSize::Px512))
                 .unwrap();
         assert_eq!(String::from_utf8_lossy(&body_of(&request)), expected);
-        assert_eq!(words(&given_up), ["size default → 512"]);
+        assert_eq!(texts(&given_up), ["size default → 512"]);
     }
 }

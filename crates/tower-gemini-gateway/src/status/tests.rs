@@ -10,7 +10,7 @@ use serde_json::Value;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_gemini::CallOptions;
 use tower_gemini::call::ModelId;
-use tower_gemini::ledger::Cost;
+use tower_gemini::cost::Cost;
 use tower_gemini::observe::ObserveLayer;
 use tower_gemini::trail::{SkipReason, Step};
 use tower_gemini::verdict::{Outcome, Verdict};
@@ -73,7 +73,7 @@ fn hostile(text: &str) -> StatusView {
     }];
     view.targets = vec![TargetView {
         what: text.to_owned(),
-        condition: "resting",
+        condition: "open",
         cause: None,
         left_seconds: Some(1),
         in_a_row: 2,

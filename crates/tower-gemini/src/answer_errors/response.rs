@@ -8,8 +8,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 use tower_gemini_core::verdict::{Outcome, Verdict};
 
+use crate::calendar::PacificDay;
 use crate::error::Error;
-use crate::quota_guard::PacificDay;
 use crate::refusal::{Refusal, clients_retry, json_response};
 
 /// Read by openai's clients and by the Interactions clients of google-genai 1.x and `@google/genai`

@@ -57,7 +57,7 @@ pub(super) fn step(of: &Step) -> Step {
             clip_model(asked);
             clip_model(model);
         }
-        Step::MovedOn { from, to, .. } => {
+        Step::FellBack { from, to, .. } => {
             clip_in_place(from);
             clip_in_place(to);
         }
@@ -86,7 +86,7 @@ mod tests {
 
     use crate::trail::{SkipReason, Trail};
     use proptest::prelude::*;
-    use tower_gemini_core::ledger::Cost;
+    use tower_gemini_core::cost::Cost;
     use tower_gemini_core::verdict::Verdict;
 
     use super::*;
@@ -102,7 +102,7 @@ mod tests {
             Duration::ZERO,
         );
         trail.push(Step::Skipped { target: format!("{key} up to 2K"), why: SkipReason::Gone });
-        trail.push(Step::MovedOn {
+        trail.push(Step::FellBack {
             from: key.to_owned(),
             to: "\u{1b}[31mred".to_owned(),
             why: Verdict::not_sent().outcome(),

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::trail::{Attempt, Step, Trail, TrailObserver};
 use tokio::time::Instant;
 use tower_gemini_core::catalog::Catalog;
-use tower_gemini_core::ledger::Cost;
+use tower_gemini_core::cost::Cost;
 use tower_gemini_core::verdict::Outcome;
 
 use super::diagnosis::{Figures, HealthTargets, diagnose};
@@ -20,8 +20,8 @@ use super::report::{Hour, Report, Window};
 use super::sentence::{Finished, charge_of, is_systemic, sentence};
 use super::tally::{Counts, DAYS, Entry, FIVES, HOURS, Sent, Tally};
 use super::{clip, measure};
+use crate::calendar::PacificDay;
 use crate::clock::{Clock, SystemClock};
-use crate::quota_guard::PacificDay;
 
 /// What the calls of an [`ObserveLayer`](super::ObserveLayer) came to. O(1) to clone; clones share
 /// it.
@@ -296,7 +296,7 @@ impl TrailObserver for CallObserver {
                     so_far.around.outcome = attempt.outcome;
                     so_far.around.charge = Some(attempt.charge);
                 }
-                Step::MovedOn { .. } => so_far.has_moved = true,
+                Step::FellBack { .. } => so_far.has_moved = true,
                 _ => {}
             }
             (so_far.around.clone(), so_far.sent.unwrap_or(Sent::First))
@@ -417,7 +417,12 @@ fn images_of(steps: &[Step]) -> u32 {
 }
 
 fn is_degraded(steps: &[Step]) -> bool {
-    steps.iter().any(|step| matches!(step, Step::Degraded { given_up } if given_up.iter().any(|one| one.is_loss())))
+    // The last one holds: a chain may come back to what was asked for.
+    let last = steps.iter().rev().find_map(|step| match step {
+        Step::Degraded { given_up } => Some(given_up),
+        _ => None,
+    });
+    last.is_some_and(|given_up| given_up.iter().any(|one| one.is_loss()))
 }
 
 fn blamed(is_failure: bool, steps: &[Step]) -> Vec<Outcome> {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::trail::WaitReason;
-use tower_gemini_core::ledger::Cost;
+use tower_gemini_core::cost::Cost;
 use tower_gemini_core::verdict::{Charge, Outcome, QuotaCharge};
 
 use super::latency::Latencies;
@@ -64,8 +64,14 @@ pub(super) enum Sent {
 }
 
 /// The waits that are told apart.
-pub(super) const WAITS: [WaitReason; 4] =
-    [WaitReason::Backoff, WaitReason::ServerHint, WaitReason::OwnQuota, WaitReason::QuietHours];
+pub(super) const WAITS: [WaitReason; 6] = [
+    WaitReason::Backoff,
+    WaitReason::ServerHint,
+    WaitReason::OwnQuota,
+    WaitReason::SpendingCap,
+    WaitReason::Cooldown,
+    WaitReason::QuietHours,
+];
 
 /// The word for a wait in logs, metrics and reports.
 pub(super) fn wait_word(why: WaitReason) -> &'static str {
@@ -74,6 +80,8 @@ pub(super) fn wait_word(why: WaitReason) -> &'static str {
         WaitReason::Backoff => "backoff",
         WaitReason::ServerHint => "server_hint",
         WaitReason::OwnQuota => "own_quota",
+        WaitReason::SpendingCap => "spending_cap",
+        WaitReason::Cooldown => "cooldown",
     }
 }
 
