@@ -10,7 +10,7 @@ use tower_gemini_core::verdict::Verdict;
 use super::observatory::CallWatch;
 use super::outcome::How;
 use super::service::outcome_in;
-use crate::answer_errors::HasVerdict;
+use crate::body::HasVerdict;
 
 /// An answer's body that is watched to its end. Its bytes are the inner body's.
 // The inner body stands before the watch, and is dropped before it: what was left of it is written
