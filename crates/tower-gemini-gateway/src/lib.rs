@@ -2,7 +2,7 @@
 //!
 //! | room | holds |
 //! | --- | --- |
-//! | `config`, `args`, `reload` | what is asked for |
+//! | `config`, `cli`, `reload` | what is asked for |
 //! | `gateway`, `services` | what that makes: layers, stacks, who may use them |
 //! | `server`, `socket`, `limits`, `auth` | the door: connections, bounds, credentials |
 //! | `proxy`, `wire`, `tell`, `hold`, `hide`, `answers`, `report` | one request on its way |
@@ -13,8 +13,8 @@
 //! outputs, so that a test runs it.
 
 mod answers;
-mod args;
 mod auth;
+mod cli;
 pub mod config;
 mod gateway;
 mod hide;
@@ -35,6 +35,7 @@ mod wire;
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -45,7 +46,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tower_gemini_sim::{Latency, ServeHandle, Sim, Weather};
 
-use crate::args::{Command, HELP, Run, Skies};
+use crate::cli::{Command, ServeArgs, SimWeather};
 use crate::config::Config;
 use crate::gateway::{Current, Gateway};
 use crate::limits::Bounded;
@@ -330,23 +331,14 @@ pub async fn app(
     // Where nobody listens any more there is nobody to tell.
     let mut print =
         |text: &str| drop(output.write_all(text.as_bytes()).and_then(|()| output.flush()));
-    let run = match args::parse(args) {
-        Ok(Command::Help) => {
-            print(HELP);
-            return DONE;
-        }
-        Ok(Command::Version) => {
-            print(concat!("gateway ", env!("CARGO_PKG_VERSION"), "\n"));
-            return DONE;
-        }
+    let (config, serve) = match cli::parse(args) {
+        Ok(Command::Serve { config, args }) => (config, args),
         Ok(Command::PrintConfig) => {
             print(config::EXAMPLE);
             return DONE;
         }
-        Ok(Command::Check(path)) => {
-            let checked = path
-                .as_deref()
-                .map_or_else(|| Ok(Config::default()), reload::read)
+        Ok(Command::Check { config, listen }) => {
+            let checked = read_config(config.as_deref(), listen)
                 .and_then(|config| Gateway::build(&config, None));
             return match checked {
                 Ok(_) => {
@@ -356,10 +348,16 @@ pub async fn app(
                 Err(error) => refuse(errors, &error),
             };
         }
-        Ok(Command::Run(run)) => run,
-        Err(error) => return refuse(errors, &format!("{error}; try --help")),
+        Err(error) if !error.use_stderr() => {
+            print(&error.to_string());
+            return DONE;
+        }
+        Err(error) => {
+            let _ = write!(errors, "{error}");
+            return NOT_STARTED;
+        }
     };
-    match prepare(&run).await {
+    match prepare(config, serve).await {
         Ok((ready, watched, sim)) => {
             print(&welcome(&ready, sim.is_some()));
             let code = ready.run(watched, signals).await;
@@ -377,23 +375,29 @@ fn refuse(errors: &mut (dyn Write + Send), error: &str) -> u8 {
     NOT_STARTED
 }
 
-async fn prepare(run: &Run) -> Result<(Ready, Option<Watched>, Option<ServeHandle>), String> {
-    let mut config = run.config.as_deref().map_or_else(|| Ok(Config::default()), reload::read)?;
-    // A simulated upstream is not in the file, so a changed file must not take its place.
-    let watched = run
-        .config
-        .clone()
-        .filter(|_| run.simulate.is_none())
-        .map(|path| Watched::new(path, run.listen, &config));
-    if let Some(listen) = run.listen {
+fn read_config(path: Option<&Path>, listen: Option<SocketAddr>) -> Result<Config, String> {
+    let mut config = path.map_or_else(|| Ok(Config::default()), reload::read)?;
+    if let Some(listen) = listen {
         config.server.listen = listen;
         config.check_listen(listen)?;
     }
+    Ok(config)
+}
+
+async fn prepare(
+    path: Option<PathBuf>,
+    args: ServeArgs,
+) -> Result<(Ready, Option<Watched>, Option<ServeHandle>), String> {
+    let mut config = read_config(path.as_deref(), args.listen)?;
+    // A simulated upstream is not in the file, so a changed file must not take its place.
+    let watched = path
+        .filter(|_| args.simulate.is_none())
+        .map(|path| Watched::new(path, args.listen, &config));
     log::begin(&config)?;
-    let sim = match run.simulate {
-        Some(skies) => {
+    let sim = match args.simulate {
+        Some(weather) => {
             let handle =
-                tower_gemini_sim::serve(simulated(skies), SocketAddr::from(([127, 0, 0, 1], 0)))
+                tower_gemini_sim::serve(simulated(weather), SocketAddr::from(([127, 0, 0, 1], 0)))
                     .await
                     .map_err(|error| {
                         format!("the simulated Gemini cannot listen on a loopback port: {error}")
@@ -406,11 +410,11 @@ async fn prepare(run: &Run) -> Result<(Ready, Option<Watched>, Option<ServeHandl
     Ok((Ready::new(&config).await?, watched, sim))
 }
 
-fn simulated(skies: Skies) -> Sim {
+fn simulated(weather: SimWeather) -> Sim {
     let sim = Sim::builder().latency(Latency::fixed(Duration::from_secs(2)));
-    match skies {
-        Skies::Calm => sim.build(),
-        Skies::Stormy => sim.weather(Weather::claimed_mix(0.5)).build(),
+    match weather {
+        SimWeather::Calm => sim.build(),
+        SimWeather::Stormy => sim.weather(Weather::claimed_mix(0.5)).build(),
     }
 }
 

@@ -563,7 +563,9 @@ async fn a_token_that_is_withdrawn_opens_nothing_and_a_new_one_does_without_a_re
 #[test]
 fn wrong_arguments_and_files_are_said_in_words_and_start_nothing() {
     for (args, says) in [
-        (vec!["--port", "1"], "`--port` is not known; try --help"),
+        (vec!["--port", "1"], "unexpected argument '--port' found"),
+        (vec!["serve", "--simulate=rain"], "possible values: calm, stormy"),
+        (vec!["check", "--config", "/nowhere/gateway.toml"], "/nowhere/gateway.toml cannot be read"),
         (vec!["--config", "/nowhere/gateway.toml"], "/nowhere/gateway.toml cannot be read"),
         (vec!["--listen", "0.0.0.0:0"], "allow_open"),
         (vec!["--listen", "192.0.2.1:1"], "allow_open"),
