@@ -1,4 +1,4 @@
-//! What the gateway says of itself: `/healthz`, `/metrics`, `/status`.
+//! Serves the gateway's own pages: `/healthz`, `/metrics`, `/status`.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -12,41 +12,45 @@ use tokio::time::Instant;
 use tower_gemini::core::catalog::Catalog;
 use tower_gemini::observe;
 
-use crate::answers::{self, Form, Refused};
-use crate::gateway::Gateway;
+use crate::responses::{ErrorFormat, Rejection, json_response};
+use crate::snapshot::Snapshot;
 use crate::status::{self, KeptView, QuotaView, SpendingView, StatusView, TargetView};
 
-/// One recorder for the process: the metrics facade has one, and gateways of one process (tests)
-/// share it.
+/// The recorder of the process: the metrics facade has one, and all gateways of a process share it.
 pub(crate) fn recorder() -> &'static PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     HANDLE.get_or_init(|| {
         let recorder = PrometheusBuilder::new()
-            // Up to Google's own limit of ten minutes.
+            // Up to Google's own limit of 600 s.
             .set_buckets(&[0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0])
             .unwrap_or_else(|_| PrometheusBuilder::new())
             .build_recorder();
         let handle = recorder.handle();
-        // Where somebody has set another recorder before, that one gets the figures, and this page
-        // stays empty.
+        // Where the program has another recorder, that one gets the figures and this page is empty.
         let _ = metrics::set_global_recorder(recorder);
         observe::describe_metrics();
         metrics::describe_gauge!(
             "gateway_requests_in_flight",
-            "Requests whose answer's last byte is not out yet"
+            "Requests whose response has not ended"
         );
         metrics::describe_gauge!(
             "gateway_calls_without_caller",
-            "Calls that are finished although their callers left"
+            "Calls that are completed although their clients disconnected"
         );
-        metrics::describe_gauge!("gateway_kept_answers", "Answers that wait for their callers");
-        metrics::describe_gauge!("gateway_kept_bytes", metrics::Unit::Bytes, "What they take");
+        metrics::describe_gauge!(
+            "gateway_kept_answers",
+            "Stored responses that wait for their clients"
+        );
+        metrics::describe_gauge!(
+            "gateway_kept_bytes",
+            metrics::Unit::Bytes,
+            "Bytes of stored responses"
+        );
         handle
     })
 }
 
-/// Samples wait in buckets until somebody sums them up. Where nobody reads `/metrics`, that is
-/// nobody else.
+/// Aggregates samples, which otherwise pile up until somebody reads `/metrics`.
 pub(crate) async fn upkeep(run: impl Fn()) {
     let mut every = tokio::time::interval(Duration::from_secs(5));
     loop {
@@ -56,14 +60,14 @@ pub(crate) async fn upkeep(run: impl Fn()) {
 }
 
 /// The page at this path, where there is one.
-pub(crate) fn page(gateway: &Gateway, path: &str, started: Instant) -> Option<Response<Body>> {
+pub(crate) fn page(gateway: &Snapshot, path: &str, started: Instant) -> Option<Response<Body>> {
     let open = gateway.config().server.status_page;
     match path {
         "/healthz" => Some(text("text/plain; charset=utf-8", "ok\n")),
-        "/metrics" | "/status" | "/status.json" if !open => Some(answers::refused(
-            Form::Gemini,
-            &Refused::new(StatusCode::NOT_FOUND, "NOT_FOUND", "server.status_page is off"),
-        )),
+        "/metrics" | "/status" | "/status.json" if !open => Some(
+            Rejection::new(StatusCode::NOT_FOUND, "NOT_FOUND", "server.status_page is off")
+                .into_response(ErrorFormat::Gemini),
+        ),
         "/metrics" => {
             refresh(gateway);
             recorder().run_upkeep();
@@ -80,7 +84,7 @@ pub(crate) fn page(gateway: &Gateway, path: &str, started: Instant) -> Option<Re
         }
         "/status.json" => {
             let body = status::json(&view(gateway, started.elapsed()));
-            Some(answers::json_answer(StatusCode::OK, Bytes::from(body)))
+            Some(json_response(StatusCode::OK, Bytes::from(body)))
         }
         _ => None,
     }
@@ -93,11 +97,13 @@ fn text(kind: &'static str, body: impl Into<Body>) -> Response<Body> {
     response
 }
 
-fn view(gateway: &Gateway, up: Duration) -> StatusView {
+fn view(gateway: &Snapshot, up: Duration) -> StatusView {
     let layers = gateway.layers();
     let mut view = StatusView::new(layers.observe.observatory().report());
     view.uptime_seconds = up.as_secs();
-    view.upstream = gateway.upstream().host().unwrap_or_default().to_owned();
+    let upstreams = gateway.upstreams();
+    let upstream = upstreams.gemini().or(upstreams.iter().next());
+    view.upstream = upstream.and_then(|one| one.base().host()).unwrap_or_default().to_owned();
     view.quotas = layers.quota.ledgers().iter().map(QuotaView::from).collect();
     let now = Instant::now().into_std();
     view.targets = layers
@@ -131,14 +137,14 @@ fn view(gateway: &Gateway, up: Duration) -> StatusView {
     view
 }
 
-/// Gauges are read when somebody looks.
-fn refresh(gateway: &Gateway) {
+/// Sets the gauges, which are read on demand only.
+fn refresh(gateway: &Snapshot) {
     let layers = gateway.layers();
     observe::record_quota(Catalog::builtin(), &layers.quota.ledgers());
     observe::record_health(&layers.fallback.health().snapshot());
     #[allow(clippy::cast_precision_loss, reason = "counts for people")]
     let set = |name: &'static str, value: usize| metrics::gauge!(name).set(value as f64);
-    set("gateway_requests_in_flight", gateway.places().taken());
+    set("gateway_requests_in_flight", gateway.slots().taken());
     if let Some(keep) = &layers.keep {
         let counts = keep.counts();
         set("gateway_calls_without_caller", counts.detached);

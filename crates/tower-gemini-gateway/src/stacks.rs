@@ -1,9 +1,9 @@
-//! The stacks behind the gateway: the house's layers in its recommended order, over one client.
+//! Composes the gateway's three stacks over one client.
 //!
 //! ```text
-//! whole   CollectRequest ▶ KeepPaid ▶ Tell ▶ hold ▶ FinalImageJson ▶ choosing ▶ attempt ▶ client     answers in one piece
-//! stream  CollectRequest ▶ KeepPaid ▶ Tell ▶                         choosing ▶ attempt ▶ client     answers in pieces
-//! plain   CollectRequest ▶            Tell ▶                                    attempt ▶ client     continuations, and what makes nothing
+//! whole   CollectRequest ▶ KeepPaid ▶ Transform ▶ buffer ▶ FinalImageJson ▶ choosing ▶ attempt ▶ client     whole responses
+//! stream  CollectRequest ▶ KeepPaid ▶ Transform ▶                         choosing ▶ attempt ▶ client     streams
+//! plain   CollectRequest ▶            Tell ▶                                    attempt ▶ client     continuations, and calls that generate nothing
 //! choosing = ThoughtSignatures ▶ PeakHourRouter ▶ ModelFallback ▶ ResolutionFallback ▶ JitteredRetry
 //! attempt  = Spending ▶ QuotaGuard ▶ AttemptTimeout ▶ ClassifyGeminiError
 //! ```
@@ -25,13 +25,13 @@ use tower_gemini::{
     ResolutionFallbackLayer, SpendingLayer, ThoughtSignaturesLayer,
 };
 
-use crate::hold::hold;
-use crate::tell::Tell;
+use crate::buffer::buffer;
+use crate::transform::TransformResponses;
 
 /// A stack whose answers are judged.
 type Judged = BoxCloneSyncService<Request<ReplayBody>, Response<JudgedBody<Incoming>>, Error>;
 /// A stack as the proxy calls it. A verdict is in the extensions of its answers.
-pub(crate) type Answers =
+pub(crate) type Stack =
     BoxCloneSyncService<Request<axum::body::Body>, Response<axum::body::Body>, Error>;
 
 /// The layers, with the state that their services share. Cloned into the next set on a reload where
@@ -54,19 +54,19 @@ pub(crate) struct Layers {
 
 /// The three stacks.
 #[derive(Debug, Clone)]
-pub(crate) struct Services {
-    /// For answers in one piece: held whole before their head goes out, up to a bound.
-    pub(crate) whole: Answers,
-    /// For answers in pieces.
-    pub(crate) stream: Answers,
+pub(crate) struct Stacks {
+    /// For whole responses: held whole before their head goes out, up to a bound.
+    pub(crate) whole: Stack,
+    /// For streams.
+    pub(crate) stream: Stack,
     /// Sent once, and never kept, shared or moved elsewhere.
-    pub(crate) plain: Answers,
+    pub(crate) plain: Stack,
 }
 
 impl Layers {
-    /// The stacks over `client`. `strip_drafts` cuts drafts out of whole answers; `most_held` bytes
+    /// The stacks over `client`. `strip_drafts` cuts drafts out of whole answers; `buffer_up_to` bytes
     /// of one are held.
-    pub(crate) fn services<C>(&self, client: C, strip_drafts: bool, most_held: usize) -> Services
+    pub(crate) fn stacks<C>(&self, client: C, strip_drafts: bool, buffer_up_to: usize) -> Stacks
     where
         C: Service<
                 Request<ReplayBody>,
@@ -94,15 +94,19 @@ impl Layers {
         };
         let whole = if strip_drafts {
             let stripped =
-                FinalImageJsonLayer::new().max_held_bytes(most_held).layer(chosen.clone());
-            self.kept(AndThen::new(stripped, move |answer| hold(answer, most_held)))
+                FinalImageJsonLayer::new().max_held_bytes(buffer_up_to).layer(chosen.clone());
+            self.kept(AndThen::new(stripped, move |answer| buffer(answer, buffer_up_to)))
         } else {
-            self.kept(AndThen::new(chosen.clone(), move |answer| hold(answer, most_held)))
+            self.kept(AndThen::new(chosen.clone(), move |answer| buffer(answer, buffer_up_to)))
         };
-        Services { whole, stream: self.kept(chosen), plain: self.watched(Tell(attempt)) }
+        Stacks {
+            whole,
+            stream: self.kept(chosen),
+            plain: self.watched(TransformResponses(attempt)),
+        }
     }
 
-    fn kept<S, B>(&self, stack: S) -> Answers
+    fn kept<S, B>(&self, stack: S) -> Stack
     where
         S: Service<Request<ReplayBody>, Response = Response<B>, Error = Error, Future: Send>
             + Clone
@@ -112,12 +116,12 @@ impl Layers {
         B: Body<Data = Bytes, Error = Error> + HasVerdict + Send + Unpin + 'static,
     {
         match &self.keep {
-            Some(keep) => self.watched(keep.layer(Tell(stack))),
-            None => self.watched(Tell(stack)),
+            Some(keep) => self.watched(keep.layer(TransformResponses(stack))),
+            None => self.watched(TransformResponses(stack)),
         }
     }
 
-    fn watched<S, B>(&self, stack: S) -> Answers
+    fn watched<S, B>(&self, stack: S) -> Stack
     where
         S: Service<Request<ReplayBody>, Response = Response<B>, Error = Error, Future: Send>
             + Clone
@@ -134,7 +138,7 @@ impl Layers {
             Response::from_parts(parts, body)
         });
         let watched = self.observe.layer(self.collect.layer(judged));
-        Answers::new(MapResponse::new(watched, |answer: Response<_>| {
+        Stack::new(MapResponse::new(watched, |answer: Response<_>| {
             answer.map(|body| axum::body::Body::new(BodyExt::map_err(body, BoxError::from)))
         }))
     }
