@@ -14,9 +14,9 @@ use http::{HeaderValue, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tower_gemini::Error;
 use tower_gemini::answer_errors::HasVerdict;
-use tower_gemini::core::error::Error;
-use tower_gemini::core::verdict::Verdict;
+use tower_gemini::verdict::Verdict;
 
 use crate::responses::json_headers;
 use crate::wire;
@@ -31,17 +31,17 @@ pub(crate) struct BufferedBody<B> {
     ended: bool,
 }
 
-/// Reads a response to its end, or until it is longer than `limit`.
+/// Reads a response to its end, or until it is longer than `limit`. Without one, reads nothing.
 pub(crate) async fn buffer<B>(
     response: Response<B>,
-    limit: usize,
+    limit: Option<usize>,
 ) -> Result<Response<BufferedBody<B>>, Error>
 where
     B: Body<Data = Bytes, Error = Error> + Unpin,
 {
     let (mut parts, mut rest) = response.into_parts();
     let (mut chunks, mut trailers, mut held, mut ended) = (VecDeque::new(), None, 0_usize, false);
-    while held <= limit {
+    while limit.is_some_and(|limit| held <= limit) {
         match rest.frame().await {
             Some(frame) => match frame?.into_data() {
                 Ok(chunk) => {
@@ -100,7 +100,8 @@ where
 
     fn size_hint(&self) -> SizeHint {
         if !self.ended {
-            return SizeHint::new();
+            let nothing_read = self.chunks.is_empty();
+            return if nothing_read { self.rest.size_hint() } else { SizeHint::new() };
         }
         SizeHint::with_exact(self.chunks.iter().map(|chunk| chunk.len() as u64).sum())
     }
@@ -194,16 +195,18 @@ mod tests {
     #[tokio::test]
     async fn a_cut_upstream_is_an_error_before_any_head_goes_out() {
         let cut = body(vec![Ok("{"), Err(Error::truncated(Verdict::interrupted()))]);
-        assert!(buffer(Response::new(cut), 100).await.unwrap_err().is_truncated());
+        assert!(buffer(Response::new(cut), Some(100)).await.unwrap_err().is_truncated());
     }
 
     #[tokio::test]
     async fn a_whole_response_has_its_length_and_a_longer_one_passes_unchanged() {
-        let whole = buffer(Response::new(body(vec![Ok("12345"), Ok("678")])), 8).await.unwrap();
+        let whole =
+            buffer(Response::new(body(vec![Ok("12345"), Ok("678")])), Some(8)).await.unwrap();
         assert_eq!(whole.headers()[CONTENT_LENGTH], "8");
         assert_eq!(whole.into_body().collect().await.unwrap().to_bytes(), "12345678");
-        let long =
-            buffer(Response::new(body(vec![Ok("12345"), Ok("678"), Ok("9")])), 7).await.unwrap();
+        let long = buffer(Response::new(body(vec![Ok("12345"), Ok("678"), Ok("9")])), Some(7))
+            .await
+            .unwrap();
         assert!(!long.headers().contains_key(CONTENT_LENGTH));
         assert_eq!(long.into_body().collect().await.unwrap().to_bytes(), "123456789");
     }
@@ -217,7 +220,7 @@ mod tests {
             .header("trailer", "x-checksum")
             .body(body(vec![Ok("12345")]))
             .unwrap();
-        let whole = buffer(chunked, 8).await.unwrap();
+        let whole = buffer(chunked, Some(8)).await.unwrap();
         let names: Vec<_> = whole.headers().keys().map(|name| name.as_str()).collect();
         assert_eq!(
             (names, &whole.headers()[CONTENT_LENGTH]),

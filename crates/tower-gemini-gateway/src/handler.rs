@@ -12,12 +12,12 @@ use http_body_util::BodyExt;
 use tokio::time::Instant;
 use tower::ServiceExt;
 use tower_gemini::answer_errors::advise;
+use tower_gemini::call::{Call, Dialect, Verb};
 use tower_gemini::clock::{Clock, SystemClock};
-use tower_gemini::core::call::{Call, Dialect, Verb};
-use tower_gemini::core::context::CallOptions;
-use tower_gemini::core::trail::Trail;
-use tower_gemini::core::verdict::Verdict;
 use tower_gemini::keep_paid::{AnswerShape, CallerName, KeyRefused};
+use tower_gemini::target::Served;
+use tower_gemini::verdict::Verdict;
+use tower_gemini::{CallOptions, Trail};
 
 use crate::buffer::with_heartbeat;
 use crate::limits::{self, BodyFault, BoundedBody};
@@ -222,7 +222,8 @@ async fn send(
     };
     let mut response = mask::mask_keys(response, &gateway.upstreams().keys()).await;
     if gateway.config().responses.report_headers {
-        report::add(response.headers_mut(), &trail);
+        let served = response.extensions().get::<Served>().cloned();
+        report::add(response.headers_mut(), &trail, served.as_ref());
     }
     response
 }

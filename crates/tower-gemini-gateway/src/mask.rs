@@ -13,7 +13,7 @@ use http::{HeaderValue, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, Limited};
 use memchr::memmem::{self, Finder};
-use tower_gemini::core::redact::redact;
+use tower_gemini::redact::redact;
 
 use crate::wire;
 

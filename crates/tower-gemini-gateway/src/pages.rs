@@ -9,7 +9,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{HeaderName, Response, StatusCode};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::time::Instant;
-use tower_gemini::core::catalog::Catalog;
+use tower_gemini::catalog::Catalog;
 use tower_gemini::observe;
 
 use crate::responses::{ErrorFormat, Rejection, json_response};
@@ -113,12 +113,7 @@ fn view(gateway: &Snapshot, up: Duration) -> StatusView {
         .iter()
         .map(|health| TargetView::new(health, now))
         .collect();
-    view.spending = layers
-        .spending
-        .iter()
-        .flat_map(|spending| spending.spent())
-        .map(|spent| SpendingView::from(&spent))
-        .collect();
+    view.spending = layers.spending.spent().iter().map(SpendingView::from).collect();
     view.kept = layers.keep.as_ref().map(|keep| {
         let counts = keep.counts();
         KeptView {

@@ -6,16 +6,16 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tower_gemini::core::body::ReplayBody;
-use tower_gemini::core::call::ImageSize;
-use tower_gemini::core::target::MustKeep;
+use tower_gemini::body::WireBody;
+use tower_gemini::call::ImageSize;
 use tower_gemini::model_fallback::Chain;
 use tower_gemini::quota_guard::Saturation;
 use tower_gemini::spending::Caps;
+use tower_gemini::target::MustKeep;
 use tower_gemini::thought_signatures::Missing;
 use tower_gemini::{
-    AttemptTimeoutLayer, ClassifyGeminiErrorLayer, CollectRequestLayer, JitteredRetryLayer,
-    KeepPaidLayer, ModelFallbackLayer, ObserveLayer, PeakHourRouterLayer, QuotaGuardLayer,
+    AttemptTimeoutLayer, CollectRequestLayer, JitteredRetryLayer, KeepPaidLayer,
+    ModelFallbackLayer, ObserveLayer, PeakHourRouterLayer, QuotaGuardLayer,
     ResolutionFallbackLayer, SpendingLayer, ThoughtSignaturesLayer,
 };
 
@@ -110,22 +110,23 @@ fn layers(config: &Config, before: Option<&Snapshot>) -> Result<Layers, ConfigPr
         keep: before.map_or_else(|| keep(config), |before| before.layers.keep.clone()),
         signatures: match before.filter(|before| before.config.signatures == config.signatures) {
             Some(before) => before.layers.signatures.clone(),
-            None => config
-                .signatures
-                .restore
-                .then(|| ThoughtSignaturesLayer::new().missing(Missing::Send)),
+            None if config.signatures.restore => {
+                ThoughtSignaturesLayer::new().missing(Missing::Send)
+            }
+            None => ThoughtSignaturesLayer::off(),
         },
         peak: match before.filter(|before| before.config.peak == config.peak) {
             Some(before) => before.layers.peak.clone(),
-            None => config.schedule()?.map(|schedule| {
-                config
+            None => match config.schedule()? {
+                Some(schedule) => config
                     .peak
                     .prefer
                     .iter()
                     .fold(PeakHourRouterLayer::new(schedule), |peak, (asked, preferred)| {
                         peak.in_peak(asked, preferred)
-                    })
-            }),
+                    }),
+                None => PeakHourRouterLayer::off(),
+            },
         },
         fallback: match same_chain {
             Some(before) => before.layers.fallback.clone(),
@@ -149,7 +150,6 @@ fn layers(config: &Config, before: Option<&Snapshot>) -> Result<Layers, ConfigPr
             .limit(config.timeouts.up_to_2k.0)
             .limit_for(ImageSize::K4, config.timeouts.at_4k.0)
             .idle_limit(config.timeouts.idle.0),
-        classify: ClassifyGeminiErrorLayer::new(),
     })
 }
 
@@ -164,17 +164,18 @@ fn keep(config: &Config) -> Option<KeepPaidLayer> {
     })
 }
 
-fn spending(config: &Config) -> Option<SpendingLayer> {
+fn spending(config: &Config) -> SpendingLayer {
     let caps = |usd: f64| Caps::none().at_most_usd(usd);
     let set: Vec<(&str, f64)> =
         config.spending.caps().into_iter().filter(|(_, usd)| *usd > 0.0).collect();
-    (!set.is_empty()).then(|| {
-        set.into_iter().fold(SpendingLayer::new(), |layer, (name, usd)| match name {
-            "per_call" => layer.per_call(caps(usd)),
-            "per_hour" => layer.per_hour(caps(usd)),
-            "per_day" => layer.per_day(caps(usd)),
-            _ => layer.per_month(caps(usd)),
-        })
+    if set.is_empty() {
+        return SpendingLayer::off();
+    }
+    set.into_iter().fold(SpendingLayer::new(), |layer, (name, usd)| match name {
+        "per_call" => layer.per_call(caps(usd)),
+        "per_hour" => layer.per_hour(caps(usd)),
+        "per_day" => layer.per_day(caps(usd)),
+        _ => layer.per_month(caps(usd)),
     })
 }
 
@@ -194,7 +195,7 @@ fn quota(config: &Config) -> QuotaGuardLayer {
 /// HTTP/1.1 only: over HTTP/2 long calls share one connection, and stall together when it does.
 fn client(
     connect_timeout: Duration,
-) -> Result<Client<HttpsConnector<HttpConnector>, ReplayBody>, rustls::Error> {
+) -> Result<Client<HttpsConnector<HttpConnector>, WireBody>, rustls::Error> {
     let mut http = HttpConnector::new();
     http.set_connect_timeout(Some(connect_timeout));
     http.set_nodelay(true);

@@ -15,13 +15,14 @@ use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tower_gemini::answer_errors::HasVerdict;
-use tower_gemini::core::body::ReplayBody;
-use tower_gemini::core::call::Framing;
-use tower_gemini::core::error::Error;
-use tower_gemini::core::scan::StreamStripper;
-use tower_gemini::core::verdict::Verdict;
+use tower_gemini::body::CallBody;
+use tower_gemini::call::Framing;
+use tower_gemini::error::Error;
+use tower_gemini::scan::StreamStripper;
+use tower_gemini::verdict::Verdict;
 use tower_service::Service;
 
+use crate::buffer::{BufferedBody, buffer};
 use crate::handler::now_unix;
 use crate::openai::{Reply, StreamTranslator};
 use crate::responses::CHARGED;
@@ -36,32 +37,41 @@ pub(crate) enum Transform {
     OpenAi(Reply),
 }
 
-/// Transforms the responses of the inner service.
+/// Buffers whole responses of the inner service where that is asked for, and transforms them.
 #[derive(Debug, Clone)]
-pub(crate) struct TransformResponses<S>(pub(crate) S);
+pub(crate) struct TransformResponses<S> {
+    inner: S,
+    buffer_up_to: Option<usize>,
+}
+
+impl<S> TransformResponses<S> {
+    pub(crate) fn new(inner: S, buffer_up_to: Option<usize>) -> Self {
+        Self { inner, buffer_up_to }
+    }
+}
 
 type ResponseFuture<B> =
     Pin<Box<dyn Future<Output = Result<Response<TransformedBody<B>>, Error>> + Send>>;
 
-impl<S, B> Service<Request<ReplayBody>> for TransformResponses<S>
+impl<S, B> Service<Request<CallBody>> for TransformResponses<S>
 where
-    S: Service<Request<ReplayBody>, Response = Response<B>, Error = Error, Future: Send + 'static>,
+    S: Service<Request<CallBody>, Response = Response<B>, Error = Error, Future: Send + 'static>,
     B: Body<Data = Bytes, Error = Error> + HasVerdict + Send + Unpin + 'static,
 {
-    type Response = Response<TransformedBody<B>>;
+    type Response = Response<TransformedBody<BufferedBody<B>>>;
     type Error = Error;
-    type Future = ResponseFuture<B>;
+    type Future = ResponseFuture<BufferedBody<B>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.0.poll_ready(cx)
+        self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<ReplayBody>) -> Self::Future {
+    fn call(&mut self, mut request: Request<CallBody>) -> Self::Future {
         let transform = request.extensions_mut().remove::<Transform>();
         let framing = request.body().call().framing;
-        let response = self.0.call(request);
+        let (response, limit) = (self.inner.call(request), self.buffer_up_to);
         Box::pin(async move {
-            let response = response.await?;
+            let response = buffer(response.await?, limit).await?;
             match transform {
                 None => Ok(response.map(|body| TransformedBody(Inner::Unchanged(body)))),
                 Some(transform) => transformed(response, transform, framing).await,

@@ -11,7 +11,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tower_gemini::core::call::{Call, Verb};
+use tower_gemini::call::{Call, Verb};
 use tower_gemini_gateway::openai::{
     self, Kind, OpenAiError, Reply, Translated, error_from_google, route,
 };

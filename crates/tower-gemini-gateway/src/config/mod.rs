@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use http::Uri;
 use serde::Deserialize;
 use toml::de::DeTable;
-use tower_gemini::core::catalog::Catalog;
+use tower_gemini::catalog::Catalog;
 use tower_gemini::jittered_retry::{RetryPolicy, presets};
 use tower_gemini::peak_hour_router::{Schedule, Window, Zone};
 use tower_gemini::quota_guard::Limits;

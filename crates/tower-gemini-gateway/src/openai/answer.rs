@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
-use tower_gemini::core::classify::classify_answer;
-use tower_gemini::core::redact::redact;
-use tower_gemini::core::scan::Answer;
-use tower_gemini::core::verdict::Outcome;
+use tower_gemini::classify::classify_answer;
+use tower_gemini::redact::redact;
+use tower_gemini::scan::Answer;
+use tower_gemini::verdict::Outcome;
 
 use super::blob::{mime_of, sniffed, standard};
 use super::error::image_call;

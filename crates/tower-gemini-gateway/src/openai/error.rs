@@ -5,10 +5,10 @@ use std::fmt;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use tower_gemini::core::call::{Call, Dialect};
-use tower_gemini::core::classify::classify;
-use tower_gemini::core::redact::redact;
-use tower_gemini::core::verdict::Outcome;
+use tower_gemini::call::{Call, Dialect};
+use tower_gemini::classify::classify;
+use tower_gemini::redact::redact;
+use tower_gemini::verdict::Outcome;
 
 use super::json::{Json, object};
 

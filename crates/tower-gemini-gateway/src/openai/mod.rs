@@ -79,7 +79,7 @@ mod target;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
-use tower_gemini::core::catalog::{Catalog, Date, Family, Model};
+use tower_gemini::catalog::{Catalog, Date, Family, Model};
 
 pub use error::{OpenAiError, error_from_google};
 pub use reply::Reply;

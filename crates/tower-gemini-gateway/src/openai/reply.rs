@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::StatusCode;
-use tower_gemini::core::verdict::Outcome;
+use tower_gemini::verdict::Outcome;
 
 use super::answer::{Drawn, Facts, Part, parts_of};
 use super::error::{OpenAiError, error_from_google, shown};

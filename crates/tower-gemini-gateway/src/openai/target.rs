@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
-use tower_gemini::core::call::{
+use tower_gemini::call::{
     ImageSize, parse_aspect, parse_size, split_model_suffix, strip_model_prefix,
 };
-use tower_gemini::core::catalog::{Catalog, Family, Model, Thinking};
+use tower_gemini::catalog::{Catalog, Family, Model, Thinking};
 
 use super::error::OpenAiError;
 use super::json::{Json, Members};

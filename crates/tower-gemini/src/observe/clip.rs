@@ -5,10 +5,10 @@
 
 use std::borrow::Cow;
 
+use crate::trail::{Attempt, Step};
 use tower_gemini_core::call::ModelId;
 use tower_gemini_core::redact::redact;
 use tower_gemini_core::target::Degradation;
-use tower_gemini_core::trail::{Attempt, Step};
 
 /// The longest name of a model in the catalogue has 37 characters; a target adds a size and a host.
 const LONGEST: usize = 120;
@@ -84,9 +84,9 @@ fn clip_degradation(given_up: &mut Degradation) {
 mod tests {
     use std::time::Duration;
 
+    use crate::trail::{SkipReason, Trail};
     use proptest::prelude::*;
     use tower_gemini_core::ledger::Cost;
-    use tower_gemini_core::trail::{SkipReason, Trail};
     use tower_gemini_core::verdict::Verdict;
 
     use super::*;

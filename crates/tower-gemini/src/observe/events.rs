@@ -4,10 +4,10 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use crate::trail::{Attempt, SkipReason, Step};
 use serde::Serialize;
 use tower_gemini_core::call::{ImageSize, ModelId};
 use tower_gemini_core::ledger::Cost;
-use tower_gemini_core::trail::{Attempt, SkipReason, Step};
 use tower_gemini_core::verdict::{Charge, Outcome};
 use tracing::Level;
 
@@ -206,9 +206,7 @@ pub(super) fn of_step(call: &str, around: &Around, step: &Step) {
                 &fields,
                 "given the answer to an earlier, identical request",
             );
-        }
-        // A step that a later core knows is still an event.
-        other => emit(Level::DEBUG, call, "other", &base, &format!("{other:?}")),
+        } // A step that a later core knows is still an event.
     }
 }
 
@@ -259,8 +257,8 @@ pub(super) fn of_call(end: &CallEnd<'_>) {
 
 #[cfg(test)]
 mod tests {
+    use crate::trail::{NotKeptReason, PreferReason, StopReason};
     use tower_gemini_core::target::Unfit;
-    use tower_gemini_core::trail::{NotKeptReason, PreferReason, StopReason};
 
     use super::*;
 

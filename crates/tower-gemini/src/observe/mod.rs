@@ -1,7 +1,7 @@
 //! Sees what becomes of every call: events, metrics, figures by the hour and the day, and what they
 //! mean in words.
 //!
-//! The layers write what they decide into the call's [`Trail`](crate::core::trail::Trail). This one
+//! The layers write what they decide into the call's [`Trail`](tower_gemini_core::trail::Trail). This one
 //! reads along with it, times the call, sees its answer's body to its end, and tells it from one
 //! place: as `tracing` events, as counters and histograms of the `metrics` facade, and in an
 //! [`Observatory`] that can be asked at any time.
@@ -69,7 +69,7 @@
 //! | `call` | info | the call is over; the message is a sentence about it | `outcome`, `charge` and cost of the whole call, `took_ms`; `attempt` is how many |
 //!
 //! `attempt` counts from 1; beside a decision stands what the attempt before it ended in. `outcome`
-//! is a word of [`Outcome`](crate::core::verdict::Outcome) or [`CallOutcome`]. A call that shows a
+//! is a word of [`Outcome`](tower_gemini_core::verdict::Outcome) or [`CallOutcome`]. A call that shows a
 //! systemic outage is told as a warning. Layers have events of their own only for what no trail
 //! holds: alerts of a quota, failures of a store, lessons learned. Prompts are in no event.
 //!

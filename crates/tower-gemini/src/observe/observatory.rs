@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::trail::{Attempt, Step, Trail, TrailObserver};
 use tokio::time::Instant;
 use tower_gemini_core::catalog::Catalog;
 use tower_gemini_core::ledger::Cost;
-use tower_gemini_core::trail::{Attempt, Step, Trail, TrailObserver};
 use tower_gemini_core::verdict::Outcome;
 
 use super::diagnosis::{Figures, HealthTargets, diagnose};

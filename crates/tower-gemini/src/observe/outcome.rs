@@ -2,8 +2,8 @@
 
 use std::fmt;
 
+use crate::trail::{Step, StopReason};
 use tower_gemini_core::call::{Call, Verb};
-use tower_gemini_core::trail::{Step, StopReason};
 use tower_gemini_core::verdict::Outcome;
 
 /// What a call came to, all its attempts together, as its caller saw it.
@@ -269,8 +269,8 @@ pub(super) fn is_generating(call: &Call) -> bool {
 mod tests {
     use std::time::Duration;
 
+    use crate::trail::Trail;
     use tower_gemini_core::ledger::Cost;
-    use tower_gemini_core::trail::Trail;
     use tower_gemini_core::verdict::Verdict;
 
     use super::*;

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::trail::{Step, Trail};
 use serde::{Serialize, Serializer};
 use tower_gemini_core::ledger::Cost;
-use tower_gemini_core::trail::{Step, Trail};
 
 use super::clip;
 use super::outcome::CallOutcome;
@@ -157,8 +157,8 @@ impl Recent {
 
 #[cfg(test)]
 mod tests {
+    use crate::trail::StopReason;
     use proptest::prelude::*;
-    use tower_gemini_core::trail::StopReason;
     use tower_gemini_core::verdict::Verdict;
 
     use super::*;

@@ -7,9 +7,9 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use crate::trail::{Attempt, Step, StopReason};
 use tower_gemini_core::call::ImageSize;
 use tower_gemini_core::ledger::Cost;
-use tower_gemini_core::trail::{Attempt, Step, StopReason};
 use tower_gemini_core::verdict::{Charge, Outcome};
 
 use super::outcome::{CallOutcome, FailureKind};
@@ -340,10 +340,10 @@ fn seconds(time: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use crate::trail::{AttemptId, NotKeptReason, Trail, WaitReason};
     use http::{HeaderMap, Method, StatusCode};
     use tower_gemini_core::call::{Call, ModelId};
     use tower_gemini_core::classify::classify;
-    use tower_gemini_core::trail::{AttemptId, NotKeptReason, Trail, WaitReason};
     use tower_gemini_core::verdict::Verdict;
 
     use super::super::outcome::{How, outcome_of};

@@ -4,12 +4,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use crate::call_options::CallOptions;
+use crate::error::{BoxError, Error};
 use http::{Request, Response};
 use http_body::Body;
 use pin_project::pin_project;
 use tower_gemini_core::call::Call;
-use tower_gemini_core::context::CallOptions;
-use tower_gemini_core::error::{BoxError, Error};
 use tower_gemini_core::verdict::Outcome;
 use tower_service::Service;
 

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use crate::trail::WaitReason;
 use tower_gemini_core::ledger::Cost;
-use tower_gemini_core::trail::WaitReason;
 use tower_gemini_core::verdict::{Charge, Outcome, QuotaCharge};
 
 use super::latency::Latencies;
@@ -74,7 +74,6 @@ pub(super) fn wait_word(why: WaitReason) -> &'static str {
         WaitReason::Backoff => "backoff",
         WaitReason::ServerHint => "server_hint",
         WaitReason::OwnQuota => "own_quota",
-        _ => "other",
     }
 }
 
