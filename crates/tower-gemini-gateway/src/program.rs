@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tower_gemini_sim::{Latency, ServeHandle, Sim, Weather};
+use tower_gemini_sim::{Latency, ServeHandle, Sim};
 
 use crate::cli::{self, Command, ServeArgs, SimWeather};
 use crate::config::{self, Config, ConfigProblem, GatewayError, Upstream};
@@ -112,7 +112,7 @@ fn simulated(weather: SimWeather) -> Sim {
     let sim = Sim::builder().latency(Latency::fixed(Duration::from_secs(2)));
     match weather {
         SimWeather::Calm => sim.build(),
-        SimWeather::Stormy => sim.weather(Weather::claimed_mix(0.5)).build(),
+        SimWeather::Stormy => sim.storm().build(),
     }
 }
 
