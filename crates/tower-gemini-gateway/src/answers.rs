@@ -12,8 +12,9 @@ use tower_gemini::answer_errors::{advise, answer_to};
 use tower_gemini::core::error::Error;
 use tower_gemini::core::redact::redact;
 
+use tower_gemini_openai::{Endpoint, translate_error};
+
 use crate::limits::BodyFault;
-use crate::openai;
 
 /// Where money is or may be gone and nothing came of it: the status after which no measured client
 /// sends again.
@@ -31,7 +32,7 @@ pub(crate) enum Form {
 /// The form of the clients that use this path.
 pub(crate) fn form_of(path: &str) -> Form {
     let openai =
-        openai::route(path).is_some() || path.split('/').any(|segment| segment == "openai");
+        Endpoint::from_path(path).is_some() || path.split('/').any(|segment| segment == "openai");
     if openai { Form::OpenAi } else { Form::Gemini }
 }
 
@@ -117,8 +118,7 @@ pub(crate) fn refused(form: Form, refused: &Refused) -> Response<Body> {
     match form {
         Form::Gemini => json_answer(refused.status, Bytes::from(google.to_string())),
         Form::OpenAi => {
-            let (status, body) =
-                openai::error_from_google(refused.status, google.to_string().as_bytes());
+            let (status, body) = translate_error(refused.status, google.to_string().as_bytes());
             json_answer(status, body)
         }
     }

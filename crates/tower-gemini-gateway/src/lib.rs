@@ -6,7 +6,6 @@
 //! | `gateway`, `services` | what that makes: layers, stacks, who may use them |
 //! | `server`, `socket`, `limits`, `auth` | the door: connections, bounds, credentials |
 //! | `proxy`, `wire`, `tell`, `hold`, `hide`, `answers`, `report` | one request on its way |
-//! | `openai` | the same requests in OpenAI's words |
 //! | `pages`, `status`, `log` | what it says of itself |
 //!
 //! [`start`] runs one inside another program; [`app`] is the whole program over any arguments and
@@ -21,7 +20,6 @@ mod hide;
 mod hold;
 mod limits;
 mod log;
-pub mod openai;
 mod pages;
 mod proxy;
 mod reload;

@@ -17,11 +17,11 @@ use tower_gemini::core::context::CallOptions;
 use tower_gemini::core::trail::Trail;
 use tower_gemini::core::verdict::Verdict;
 use tower_gemini::keep_paid::{AnswerShape, CallerName, KeyRefused};
+use tower_gemini_openai::{Endpoint, ResponseTranslator, list_models, to_gemini};
 
 use crate::answers::CHARGED;
 use crate::gateway::Gateway;
 use crate::hold::or_heartbeat;
-use crate::openai::{self, Kind, Reply};
 use crate::services::Answers;
 use crate::tell::Manner;
 use crate::{answers, report, wire};
@@ -47,17 +47,17 @@ pub(crate) async fn handle(gateway: Arc<Gateway>, request: Request<Body>) -> Res
         parts.extensions.insert(CallerName::new(name));
     }
     // Vertex has an OpenAI-style door of its own, and another bill: what knocks there goes there.
-    let kind = openai::route(&path).filter(|_| !wire::is_vertex(&path));
-    match kind {
-        Some(Kind::Models) if parts.method == http::Method::GET && !caller.is_googles() => {
-            answers::json_answer(StatusCode::OK, openai::models(now_unix()))
+    let endpoint = Endpoint::from_path(&path).filter(|_| !wire::is_vertex(&path));
+    match endpoint {
+        Some(Endpoint::Models) if parts.method == http::Method::GET && !caller.is_googles() => {
+            answers::json_answer(StatusCode::OK, list_models(now_unix()))
         }
-        Some(kind) if kind != Kind::Models && parts.method == http::Method::POST => {
+        Some(endpoint) if endpoint != Endpoint::Models && parts.method == http::Method::POST => {
             let body = match collect(body).await {
                 Ok(body) => body,
                 Err(error) => return answers::refused(form, &error),
             };
-            let translated = match openai::request(kind, &parts.headers, &body).await {
+            let translated = match to_gemini(endpoint, &parts.headers, &body) {
                 Ok(translated) => translated,
                 Err(error) => {
                     let (status, body) = error.into_parts();
@@ -73,8 +73,8 @@ pub(crate) async fn handle(gateway: Arc<Gateway>, request: Request<Body>) -> Res
             };
             parts.uri = uri;
             // What is kept for this request must not go to one of the same bytes in Google's words.
-            parts.extensions.insert(AnswerShape::new(&format!("{:?}", translated.reply)));
-            generate(gateway, parts, translated.body, Some(translated.reply)).await
+            parts.extensions.insert(AnswerShape::new(&translated.translator.to_string()));
+            generate(gateway, parts, translated.body, Some(translated.translator)).await
         }
         _ => {
             caller.sign_for(&path, &mut parts.headers);
@@ -116,7 +116,7 @@ async fn generate(
     gateway: Arc<Gateway>,
     mut parts: Parts,
     body: Bytes,
-    reply: Option<Reply>,
+    reply: Option<ResponseTranslator>,
 ) -> Response<Body> {
     wire::forget_length(&mut parts.headers);
     let call = Call::parse(&parts.method, &parts.uri, &parts.headers, Some(&body));
@@ -153,7 +153,7 @@ async fn ask(
     gateway: &Gateway,
     stack: Answers,
     mut request: Request<Body>,
-    reply: Option<&Reply>,
+    reply: Option<&ResponseTranslator>,
     silent: bool,
 ) -> Response<Body> {
     let trail = Trail::new();
@@ -201,9 +201,9 @@ async fn ask(
 }
 
 /// An answer in Google's words that nothing below has translated.
-fn in_openais_words(answer: Response<Bytes>, reply: &Reply) -> Response<Body> {
+fn in_openais_words(answer: Response<Bytes>, reply: &ResponseTranslator) -> Response<Body> {
     let (mut parts, body) = answer.into_parts();
-    let (status, body) = reply.whole(parts.status, &body, now_unix());
+    let (status, body) = reply.response(parts.status, &body, now_unix());
     parts.status = status;
     wire::forget_length(&mut parts.headers);
     parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

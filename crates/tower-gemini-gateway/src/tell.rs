@@ -19,10 +19,10 @@ use tower_gemini::core::call::Framing;
 use tower_gemini::core::error::Error;
 use tower_gemini::core::scan::StreamStripper;
 use tower_gemini::core::verdict::Verdict;
+use tower_gemini_openai::{ResponseTranslator, StreamTranslator};
 use tower_service::Service;
 
 use crate::answers::CHARGED;
-use crate::openai::{Reply, StreamTranslator};
 use crate::proxy::now_unix;
 
 /// How an answer is told, in the extensions of its request. Without it, it is told as it is.
@@ -31,7 +31,7 @@ pub(crate) enum Manner {
     /// A stream without its drafts.
     WithoutDrafts,
     /// In OpenAI's words.
-    OpenAi(Reply),
+    OpenAi(ResponseTranslator),
 }
 
 /// Tells the answers of the service inside.
@@ -86,7 +86,7 @@ where
             parts
                 .headers
                 .insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
-            Change::Translating(Box::new(reply.streaming(now_unix())))
+            Change::Translating(Box::new(reply.stream(now_unix())))
         }
         Manner::OpenAi(reply) => {
             // A body that breaks now has not been told of: this can still be an error.
@@ -95,7 +95,7 @@ where
                 chunks.extend(frame?.into_data());
             }
             let whole = if let [chunk] = &*chunks { chunk.clone() } else { chunks.concat().into() };
-            let (status, told) = reply.whole(parts.status, &whole, now_unix());
+            let (status, told) = reply.response(parts.status, &whole, now_unix());
             parts.status = status;
             parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
             parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(told.len()));
