@@ -462,7 +462,7 @@ fn what_would_be_charged_in_vain_is_rejected_with_a_reason() {
         (
             json!({ "messages": [{ "role": "system", "content": [shown(URI)] }, user(json!("x"))] }),
             "messages[0]",
-            "message of the user",
+            "user message",
         ),
         (
             only(json!({ "role": "assistant", "images": [shown("http://x/y")] })),
