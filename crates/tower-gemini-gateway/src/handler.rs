@@ -18,10 +18,10 @@ use tower_gemini::keep_paid::{AnswerShape, CallerName, KeyRefused};
 use tower_gemini::target::Served;
 use tower_gemini::verdict::Verdict;
 use tower_gemini::{CallOptions, Trail};
+use tower_gemini_openai::{Endpoint, ResponseTranslator, list_models, to_gemini};
 
 use crate::buffer::with_heartbeat;
 use crate::limits::{self, BodyFault, BoundedBody};
-use crate::openai::{self, Kind, Reply};
 use crate::responses::{CHARGED, ErrorFormat, Rejection, error_response, json_response};
 use crate::snapshot::Snapshot;
 use crate::stacks::Stack;
@@ -91,14 +91,14 @@ async fn route(
         parts.extensions.insert(CallerName::new(name));
     }
     // Vertex AI has an OpenAI-style API of its own, with another bill: its paths are not translated.
-    let kind = openai::route(&path).filter(|_| !wire::is_vertex(&path));
-    match kind {
-        Some(Kind::Models) if parts.method == Method::GET && !caller.is_googles() => {
-            Ok(json_response(StatusCode::OK, openai::models(now_unix())))
+    let endpoint = Endpoint::from_path(&path).filter(|_| !wire::is_vertex(&path));
+    match endpoint {
+        Some(Endpoint::Models) if parts.method == Method::GET && !caller.is_googles() => {
+            Ok(json_response(StatusCode::OK, list_models(now_unix())))
         }
-        Some(kind) if kind != Kind::Models && parts.method == Method::POST => {
+        Some(endpoint) if endpoint != Endpoint::Models && parts.method == Method::POST => {
             let body = collect(body).await?;
-            let translated = match openai::request(kind, &parts.headers, &body).await {
+            let translated = match to_gemini(endpoint, &parts.headers, &body) {
                 Ok(translated) => translated,
                 Err(error) => {
                     let (status, body) = error.into_parts();
@@ -111,8 +111,8 @@ async fn route(
             parts.uri = wire::upstream_uri(upstream.base(), &translated.path_and_query)
                 .ok_or_else(|| Rejection::path(&path))?;
             // What is stored for this request must not go to one with the same bytes on Google's path.
-            parts.extensions.insert(AnswerShape::new(&format!("{:?}", translated.reply)));
-            Ok(generate(gateway, parts, translated.body, Some(translated.reply)).await)
+            parts.extensions.insert(AnswerShape::new(&translated.translator.to_string()));
+            Ok(generate(gateway, parts, translated.body, Some(translated.translator)).await)
         }
         _ => {
             let upstream =
@@ -144,7 +144,7 @@ async fn generate(
     gateway: Arc<Snapshot>,
     mut parts: Parts,
     body: Bytes,
-    reply: Option<Reply>,
+    reply: Option<ResponseTranslator>,
 ) -> Response<Body> {
     wire::remove_length(&mut parts.headers);
     let call = Call::parse(&parts.method, &parts.uri, &parts.headers, Some(&body));
@@ -178,7 +178,7 @@ async fn send(
     gateway: &Snapshot,
     stack: Stack,
     mut request: Request<Body>,
-    reply: Option<&Reply>,
+    reply: Option<&ResponseTranslator>,
     silent: bool,
 ) -> Response<Body> {
     let trail = Trail::new();
@@ -229,9 +229,9 @@ async fn send(
 }
 
 /// Translates a response in Google's format that no layer has translated.
-fn to_openai(response: Response<Bytes>, reply: &Reply) -> Response<Body> {
+fn to_openai(response: Response<Bytes>, reply: &ResponseTranslator) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
-    let (status, body) = reply.whole(parts.status, &body, now_unix());
+    let (status, body) = reply.response(parts.status, &body, now_unix());
     parts.status = status;
     wire::remove_body_headers(&mut parts.headers);
     parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

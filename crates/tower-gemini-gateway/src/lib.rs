@@ -9,7 +9,6 @@
 //! | `gateway`, `snapshot`, `stacks`, `upstream` | builds layers, stacks and upstreams from it |
 //! | `running`, `server`, `socket`, `limits`, `auth` | serves connections within limits, admits callers |
 //! | `handler`, `wire`, `transform`, `buffer`, `mask`, `responses`, `report` | handles one request |
-//! | [`openai`] | translates OpenAI's API |
 //! | `pages`, [`status`], `log` | reports on itself |
 //!
 //! [`start`] runs one on a socket of its own inside another program; [`app`] is the whole program.
@@ -23,7 +22,6 @@ mod handler;
 mod limits;
 mod log;
 mod mask;
-pub mod openai;
 mod pages;
 mod program;
 mod reload;

@@ -11,9 +11,9 @@ use serde_json::json;
 use tower_gemini::answer_errors::{advise, answer_to};
 use tower_gemini::error::Error;
 use tower_gemini::redact::redact;
+use tower_gemini_openai::{Endpoint, translate_error};
 
 use crate::limits::BodyFault;
-use crate::openai;
 
 /// The status of an error after which money is or may be gone: no measured client retries it.
 pub(crate) const CHARGED: StatusCode = StatusCode::FAILED_DEPENDENCY;
@@ -29,8 +29,8 @@ pub(crate) enum ErrorFormat {
 
 impl ErrorFormat {
     pub(crate) fn for_path(path: &str) -> Self {
-        let is_openai =
-            openai::route(path).is_some() || path.split('/').any(|segment| segment == "openai");
+        let is_openai = Endpoint::from_path(path).is_some()
+            || path.split('/').any(|segment| segment == "openai");
         if is_openai { Self::OpenAi } else { Self::Gemini }
     }
 }
@@ -103,7 +103,7 @@ impl Rejection {
         match format {
             ErrorFormat::Gemini => json_response(self.status, google.into()),
             ErrorFormat::OpenAi => {
-                let (status, body) = openai::error_from_google(self.status, google.as_bytes());
+                let (status, body) = translate_error(self.status, google.as_bytes());
                 json_response(status, body)
             }
         }

@@ -20,11 +20,11 @@ use tower_gemini::call::Framing;
 use tower_gemini::error::Error;
 use tower_gemini::scan::StreamStripper;
 use tower_gemini::verdict::Verdict;
+use tower_gemini_openai::{ResponseTranslator, StreamTranslator};
 use tower_service::Service;
 
 use crate::buffer::{BufferedBody, buffer};
 use crate::handler::now_unix;
-use crate::openai::{Reply, StreamTranslator};
 use crate::responses::CHARGED;
 use crate::wire;
 
@@ -34,7 +34,7 @@ pub(crate) enum Transform {
     /// Remove the drafts of a stream.
     StripDrafts,
     /// Translate to OpenAI's format.
-    OpenAi(Reply),
+    OpenAi(ResponseTranslator),
 }
 
 /// Buffers whole responses of the inner service where that is asked for, and transforms them.
@@ -99,7 +99,7 @@ where
             parts
                 .headers
                 .insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
-            Change::Translating(Box::new(reply.streaming(now_unix())))
+            Change::Translating(Box::new(reply.stream(now_unix())))
         }
         Transform::OpenAi(reply) => {
             // No head is out: a body that breaks can still become an error.
@@ -108,7 +108,7 @@ where
                 chunks.extend(frame?.into_data());
             }
             let whole = if let [chunk] = &*chunks { chunk.clone() } else { chunks.concat().into() };
-            let (status, translated) = reply.whole(parts.status, &whole, now_unix());
+            let (status, translated) = reply.response(parts.status, &whole, now_unix());
             parts.status = status;
             wire::remove_body_headers(&mut parts.headers);
             parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -1,5 +1,4 @@
-//! JSON whose strings are not copied: a conversation holds images of megabytes, of which only the
-//! place matters.
+//! JSON whose strings are not copied: a conversation holds images of megabytes that are only moved.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,8 +7,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use serde_json::Number;
 
-/// A value that borrows its strings from the text it was read from, where they are spelled there
-/// without escapes.
+/// A value that borrows its strings from the text it was parsed from, where they have no escapes.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Json<'a> {
     Null,
@@ -17,28 +15,28 @@ pub(super) enum Json<'a> {
     Number(Number),
     Text(Cow<'a, str>),
     List(Vec<Json<'a>>),
-    Object(Vec<(Cow<'a, str>, Json<'a>)>),
-    /// A text that is put together only when it is written: its data have megabytes.
+    Object(Members<'a>),
+    /// A media type and megabytes of base64, joined only when the value is serialized.
     DataUri(Cow<'a, str>, Cow<'a, str>),
 }
 
-/// An object's members, in order.
+/// The members of an object, in order.
 pub(super) type Members<'a> = Vec<(Cow<'a, str>, Json<'a>)>;
 
 impl<'a> Json<'a> {
-    /// A member; of a repeated one the last, as serde_json has it. What is `null` is not there.
+    /// Returns a member, the last one if it is repeated (as serde_json does). `null` counts as absent.
     pub(super) fn get(&self, name: &str) -> Option<&Self> {
         let Self::Object(members) = self else { return None };
         let (_, value) = members.iter().rev().find(|(key, _)| key == name)?;
         Some(value).filter(|value| **value != Self::Null)
     }
 
-    /// A member in either of its spellings.
+    /// Returns a member under the first of these names that is present.
     pub(super) fn any(&self, names: &[&str]) -> Option<&Self> {
         names.iter().find_map(|name| self.get(name))
     }
 
-    /// A member of a member.
+    /// Returns a nested member.
     pub(super) fn at(&self, path: &[&str]) -> Option<&Self> {
         path.iter().try_fold(self, |value, name| value.get(name))
     }
@@ -51,8 +49,8 @@ impl<'a> Json<'a> {
         self.any(names)?.text()
     }
 
-    /// A text, or a number as one: `"size": 1024`.
-    pub(super) fn word_of(&self, names: &[&str]) -> Option<Cow<'_, str>> {
+    /// Returns a text, or a number as text: `"size": 1024`.
+    pub(super) fn text_or_number_of(&self, names: &[&str]) -> Option<Cow<'_, str>> {
         match self.any(names)? {
             Self::Text(text) => Some(Cow::Borrowed(text)),
             Self::Number(number) => Some(Cow::Owned(number.to_string())),
@@ -68,7 +66,7 @@ impl<'a> Json<'a> {
         if let Self::Object(members) = self { Some(members) } else { None }
     }
 
-    /// A number, also one that is spelled as a text, as forms do.
+    /// Returns a number, also one written as text, as forms do.
     pub(super) fn number(&self) -> Option<f64> {
         match self {
             Self::Number(number) => number.as_f64(),
@@ -77,7 +75,7 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// A count; some gateways write them as floats.
+    /// Returns a count; some gateways write counts as floats.
     pub(super) fn count(&self) -> Option<u64> {
         match self {
             Self::Number(number) => {
@@ -95,7 +93,7 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// The same, borrowed from this one.
+    /// Borrows this value.
     pub(super) fn borrowed(&self) -> Json<'_> {
         match self {
             Self::Null => Json::Null,
@@ -113,17 +111,17 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// As text. `room` is about how long it will be.
-    pub(super) fn to_bytes(&self, room: usize) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(room);
+    /// Serializes to JSON of about `capacity` bytes.
+    pub(super) fn to_bytes(&self, capacity: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(capacity);
         // Writing to memory does not fail, and every key is a text.
         let _ = serde_json::to_writer(&mut bytes, self);
         bytes
     }
 }
 
-/// An object of these members.
-pub(super) fn object<'a, const N: usize>(members: [(&'a str, Json<'a>); N]) -> Json<'a> {
+/// Makes an object of these members.
+pub(super) fn object<'a>(members: impl IntoIterator<Item = (&'a str, Json<'a>)>) -> Json<'a> {
     Json::Object(members.into_iter().map(|(name, value)| (Cow::Borrowed(name), value)).collect())
 }
 
@@ -151,47 +149,16 @@ impl From<u64> for Json<'_> {
     }
 }
 
-impl<'a> From<Vec<Json<'a>>> for Json<'a> {
-    fn from(list: Vec<Json<'a>>) -> Self {
-        Self::List(list)
-    }
-}
-
 impl<'a, T: Into<Json<'a>>> From<Option<T>> for Json<'a> {
     fn from(value: Option<T>) -> Self {
         value.map_or(Self::Null, Into::into)
     }
 }
 
-/// A key, borrowed where it can be.
-struct Key<'a>(Cow<'a, str>);
-
-impl<'de> Deserialize<'de> for Key<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reading;
-        impl<'de> Visitor<'de> for Reading {
-            type Value = Key<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a key")
-            }
-
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Key(Cow::Borrowed(text)))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Key(Cow::Owned(text.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(Reading)
-    }
-}
-
 impl<'de> Deserialize<'de> for Json<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reading;
-        impl<'de> Visitor<'de> for Reading {
+        struct JsonVisitor;
+        impl<'de> Visitor<'de> for JsonVisitor {
             type Value = Json<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -226,10 +193,6 @@ impl<'de> Deserialize<'de> for Json<'de> {
                 Ok(Json::Text(Cow::Owned(text.to_owned())))
             }
 
-            fn visit_string<E>(self, text: String) -> Result<Self::Value, E> {
-                Ok(Json::Text(Cow::Owned(text)))
-            }
-
             fn visit_seq<A: SeqAccess<'de>>(
                 self,
                 mut elements: A,
@@ -243,13 +206,16 @@ impl<'de> Deserialize<'de> for Json<'de> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
                 let mut members = Vec::new();
-                while let Some((Key(name), value)) = entries.next_entry()? {
-                    members.push((name, value));
+                // A key is read as a value to borrow it as values are borrowed.
+                while let Some((name, value)) = entries.next_entry::<Json<'_>, Json<'_>>()? {
+                    if let Json::Text(name) = name {
+                        members.push((name, value));
+                    }
                 }
                 Ok(Json::Object(members))
             }
         }
-        deserializer.deserialize_any(Reading)
+        deserializer.deserialize_any(JsonVisitor)
     }
 }
 

@@ -1,97 +1,91 @@
-//! Images within texts: data URIs, Markdown around them, and the two alphabets of base64.
+//! Finds images in text: data URIs, Markdown around them, and both alphabets of base64.
 
 use std::borrow::Cow;
 
 use super::json::{Json, object};
 
-/// An image as it stands in a request of Gemini's.
+/// An image as Gemini takes it in a request.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Blob<'a> {
+pub(super) struct InlineImage<'a> {
     pub(super) mime: Cow<'a, str>,
     /// Base64 of the standard alphabet, padded.
     pub(super) data: Cow<'a, str>,
 }
 
-impl<'a> Blob<'a> {
+impl<'a> InlineImage<'a> {
     pub(super) fn into_part(self, signature: Option<&'a str>) -> Json<'a> {
         let inline = object([("mimeType", self.mime.into()), ("data", self.data.into())]);
-        match signature {
-            Some(signature) => {
-                object([("inlineData", inline), ("thoughtSignature", signature.into())])
-            }
-            None => object([("inlineData", inline)]),
-        }
+        let signature = signature.map(|signature| ("thoughtSignature", signature.into()));
+        object([("inlineData", inline)].into_iter().chain(signature))
     }
 }
 
-/// Why a text is not an image.
+/// Why a text cannot be read as an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// An address elsewhere.
+pub(super) enum ImageError {
+    /// It is an address, and nothing is fetched.
     Remote,
-    /// No data URI, or one without base64.
+    /// It is not a data URI of base64.
     NotData,
-    /// Not base64, or nothing at all.
+    /// Its data is empty or not base64.
     Base64,
-    /// Neither its type is stated, nor do its first bytes tell.
+    /// Its type is neither stated nor recognised by its first bytes.
     Type,
 }
 
-impl Fault {
-    pub(super) fn words(self) -> &'static str {
+impl ImageError {
+    pub(super) fn message(self) -> &'static str {
         match self {
             Self::Remote => {
-                "is an address, and this gateway fetches nothing; send the image itself as a data URI (`data:image/png;base64,…`)"
+                "is an address, and addresses are not fetched; send the image itself as a data URI (`data:image/png;base64,…`)"
             }
             Self::NotData => "is not a data URI of base64 (`data:image/png;base64,…`)",
             Self::Base64 => "is not valid base64",
-            Self::Type => {
-                "does not say what type of image it is; begin it with `data:image/png;base64,`"
-            }
+            Self::Type => "has no image type; start it with `data:image/png;base64,`",
         }
     }
 }
 
-/// The image in a data URI.
-pub(super) fn of_uri(text: &str) -> Result<Blob<'_>, Fault> {
+/// Parses a data URI.
+pub(super) fn from_uri(text: &str) -> Result<InlineImage<'_>, ImageError> {
     let text = text.trim();
     let scheme = text.get(..5).filter(|scheme| scheme.eq_ignore_ascii_case("data:"));
     if scheme.is_none() {
         let is_address = text.split_once("://").is_some_and(|(scheme, _)| scheme.len() <= 8)
             || text.starts_with("//");
-        return Err(if is_address { Fault::Remote } else { Fault::NotData });
+        return Err(if is_address { ImageError::Remote } else { ImageError::NotData });
     }
-    let (head, data) = text[5..].split_once(',').ok_or(Fault::NotData)?;
+    let (head, data) = text[5..].split_once(',').ok_or(ImageError::NotData)?;
     let mut parameters = head.split(';').map(str::trim);
     let mime = parameters.next().unwrap_or_default();
     if !parameters.any(|parameter| parameter.eq_ignore_ascii_case("base64")) {
-        return Err(Fault::NotData);
+        return Err(ImageError::NotData);
     }
-    typed(mime, standard(data).ok_or(Fault::Base64)?)
+    typed(mime, standard(data).ok_or(ImageError::Base64)?)
 }
 
-/// The image in a data URI, or in base64 without one.
-pub(super) fn of_text(text: &str) -> Result<Blob<'_>, Fault> {
-    match of_uri(text) {
-        Err(Fault::NotData) if !text.trim_start().starts_with("data:") => {
-            typed("", standard(text).ok_or(Fault::NotData)?)
+/// Parses a data URI, or bare base64.
+pub(super) fn from_text(text: &str) -> Result<InlineImage<'_>, ImageError> {
+    match from_uri(text) {
+        Err(ImageError::NotData) if !text.trim_start().starts_with("data:") => {
+            typed("", standard(text).ok_or(ImageError::NotData)?)
         }
         other => other,
     }
 }
 
-fn typed<'a>(mime: &'a str, data: Cow<'a, str>) -> Result<Blob<'a>, Fault> {
+fn typed<'a>(mime: &'a str, data: Cow<'a, str>) -> Result<InlineImage<'a>, ImageError> {
     if data.is_empty() {
-        return Err(Fault::Base64);
+        return Err(ImageError::Base64);
     }
     let mime = match mime_of(mime) {
         Some(mime) => mime,
-        None => Cow::Borrowed(sniffed(&data).ok_or(Fault::Type)?),
+        None => Cow::Borrowed(sniffed(&data).ok_or(ImageError::Type)?),
     };
-    Ok(Blob { mime, data })
+    Ok(InlineImage { mime, data })
 }
 
-/// A type as Gemini spells it. `None` for one that says nothing.
+/// Spells a media type as Gemini does. `None` where it says nothing.
 pub(super) fn mime_of(mime: &str) -> Option<Cow<'_, str>> {
     let mime = mime.split(';').next().unwrap_or_default().trim();
     if mime.is_empty() || mime.eq_ignore_ascii_case("application/octet-stream") {
@@ -105,7 +99,7 @@ pub(super) fn mime_of(mime: &str) -> Option<Cow<'_, str>> {
     Some(if is_lower { Cow::Borrowed(mime) } else { Cow::Owned(mime.to_ascii_lowercase()) })
 }
 
-/// What base64's first symbols say an image is.
+/// Recognises an image by its first base64 symbols.
 pub(super) fn sniffed(data: &str) -> Option<&'static str> {
     const STARTS: [(&str, &str); 4] = [
         ("iVBORw0KGgo", "image/png"),
@@ -116,17 +110,14 @@ pub(super) fn sniffed(data: &str) -> Option<&'static str> {
     STARTS.iter().find(|(start, _)| data.starts_with(start)).map(|(_, mime)| *mime)
 }
 
-/// Base64 in the standard alphabet with its padding; borrowed where it is so already. Blanks, line
-/// breaks and percent-encoding are undone. `None` for what is no base64.
+/// Converts base64 to the standard alphabet with padding; borrows what is so already. Removes white
+/// space and percent-encoding. `None` where it is not base64.
 pub(super) fn standard(data: &str) -> Option<Cow<'_, str>> {
     let data = data.trim();
     let bytes = data.as_bytes();
     let pads = bytes.iter().rev().take_while(|b| **b == b'=').count();
     let is_symbol = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/');
-    if pads <= 2
-        && bytes.len().is_multiple_of(4)
-        && bytes[..bytes.len() - pads].iter().all(is_symbol)
-    {
+    if pads <= 2 && bytes.len() % 4 == 0 && bytes[..bytes.len() - pads].iter().all(is_symbol) {
         return Some(Cow::Borrowed(data));
     }
     let mut symbols = String::with_capacity(data.len() + 2);
@@ -162,43 +153,45 @@ pub(super) fn standard(data: &str) -> Option<Cow<'_, str>> {
     Some(Cow::Owned(symbols))
 }
 
-/// A piece of a text.
+/// A segment of a text.
 #[derive(Debug, PartialEq)]
-pub(super) enum Piece<'a> {
+pub(super) enum Segment<'a> {
     Text(&'a str),
-    Image(Blob<'a>),
+    Image(InlineImage<'a>),
 }
 
-/// A text with the images that proxies write into it as Markdown (`![…](data:image/png;base64,…)`),
-/// or that is nothing but a data URI. What only looks like an image stays text.
-pub(super) fn pieces(text: &str) -> Vec<Piece<'_>> {
-    if text.trim_start().get(..11).is_some_and(|start| start.eq_ignore_ascii_case("data:image/"))
-        && let Ok(blob) = of_uri(text)
-    {
-        return vec![Piece::Image(blob)];
+/// Splits a text at the images that proxies write into it as Markdown
+/// (`![…](data:image/png;base64,…)`); a text may also be one data URI. What only looks like an image
+/// stays text.
+pub(super) fn segments(text: &str) -> Vec<Segment<'_>> {
+    let start = text.trim_start().get(..11).unwrap_or_default();
+    if start.eq_ignore_ascii_case("data:image/") {
+        if let Ok(image) = from_uri(text) {
+            return vec![Segment::Image(image)];
+        }
     }
-    let mut pieces = Vec::new();
-    // Where the text begins that has not been handed on, and where the search goes on.
+    let mut segments = Vec::new();
+    // Where the text begins that is in no segment yet, and where the search continues.
     let (mut from, mut at) = (0, 0);
     while let Some(found) = text[at..].find("](data:image/") {
         let close = at + found;
         at = close + 2;
         let Some(open) = text[from..close].rfind("![").map(|open| from + open) else { continue };
-        // Neither alphabet has a parenthesis. A title may stand behind the address.
+        // Neither alphabet has a parenthesis. A title may follow the address.
         let Some(end) = text[at..].find(')').map(|end| at + end) else { break };
         let uri = text[at..end].split([' ', '"']).next().unwrap_or_default();
-        let Ok(blob) = of_uri(uri) else { continue };
+        let Ok(image) = from_uri(uri) else { continue };
         if !text[from..open].trim().is_empty() {
-            pieces.push(Piece::Text(&text[from..open]));
+            segments.push(Segment::Text(&text[from..open]));
         }
-        pieces.push(Piece::Image(blob));
+        segments.push(Segment::Image(image));
         from = end + 1;
         at = from;
     }
-    if !text[from..].trim().is_empty() || pieces.is_empty() {
-        pieces.push(Piece::Text(&text[from..]));
+    if !text[from..].trim().is_empty() || segments.is_empty() {
+        segments.push(Segment::Text(&text[from..]));
     }
-    pieces
+    segments
 }
 
 #[cfg(test)]
@@ -222,7 +215,10 @@ mod tests {
         for bad in ["a", "aGk=a", "aGk*", "aGk===", "a%", "a%zz", "a\u{e4}"] {
             assert_eq!(standard(bad), None, "{bad}");
         }
-        assert!(matches!(standard("QUJD"), Some(Cow::Borrowed(_))), "what is right is not copied");
+        assert!(
+            matches!(standard("QUJD"), Some(Cow::Borrowed(_))),
+            "standard base64 is not copied"
+        );
     }
 
     #[test]
@@ -237,37 +233,38 @@ mod tests {
             ("data:;base64,UklGRggA", "image/webp"),
             ("data:;base64,R0lGODlh", "image/gif"),
         ] {
-            assert_eq!(of_uri(uri).unwrap().mime, mime, "{uri}");
+            assert_eq!(from_uri(uri).unwrap().mime, mime, "{uri}");
         }
         for (uri, fault) in [
-            ("https://host/cat.png", Fault::Remote),
-            ("gs://bucket/cat.png", Fault::Remote),
-            ("//host/cat.png", Fault::Remote),
-            ("cat.png", Fault::NotData),
-            ("data:image/svg+xml,<svg/>", Fault::NotData),
-            ("data:image/png;base64", Fault::NotData),
-            ("data:image/png;base64,", Fault::Base64),
-            ("data:image/png;base64,Q", Fault::Base64),
-            ("data:image/png;base64,Q*==", Fault::Base64),
-            ("data:;base64,QUJD", Fault::Type),
+            ("https://host/cat.png", ImageError::Remote),
+            ("gs://bucket/cat.png", ImageError::Remote),
+            ("//host/cat.png", ImageError::Remote),
+            ("cat.png", ImageError::NotData),
+            ("data:image/svg+xml,<svg/>", ImageError::NotData),
+            ("data:image/png;base64", ImageError::NotData),
+            ("data:image/png;base64,", ImageError::Base64),
+            ("data:image/png;base64,Q", ImageError::Base64),
+            ("data:image/png;base64,Q*==", ImageError::Base64),
+            ("data:;base64,QUJD", ImageError::Type),
         ] {
-            assert_eq!(of_uri(uri), Err(fault), "{uri}");
+            assert_eq!(from_uri(uri), Err(fault), "{uri}");
         }
-        assert_eq!(of_text("iVBORw0KGgo=").unwrap().mime, "image/png");
+        assert_eq!(from_text("iVBORw0KGgo=").unwrap().mime, "image/png");
     }
 
     #[test]
-    fn markdown_is_taken_apart() {
-        let image =
-            |data: &'static str| Piece::Image(Blob { mime: "image/png".into(), data: data.into() });
-        assert_eq!(pieces("just text"), [Piece::Text("just text")]);
-        assert_eq!(pieces(""), [Piece::Text("")]);
-        assert_eq!(pieces("data:image/png;base64,QUJD"), [image("QUJD")]);
+    fn markdown_is_split_at_its_images() {
+        let image = |data: &'static str| {
+            Segment::Image(InlineImage { mime: "image/png".into(), data: data.into() })
+        };
+        assert_eq!(segments("just text"), [Segment::Text("just text")]);
+        assert_eq!(segments(""), [Segment::Text("")]);
+        assert_eq!(segments("data:image/png;base64,QUJD"), [image("QUJD")]);
         assert_eq!(
-            pieces(
+            segments(
                 "a ![b](data:image/png;base64,QUJD) c ![](data:image/png;base64,REVG \"title\")"
             ),
-            [Piece::Text("a "), image("QUJD"), Piece::Text(" c "), image("REVG")]
+            [Segment::Text("a "), image("QUJD"), Segment::Text(" c "), image("REVG")]
         );
         for text in [
             "![a](data:image/png;base64,Q*)",
@@ -275,7 +272,7 @@ mod tests {
             "](data:image/png;base64,QUJD)",
             "![a](http://b)",
         ] {
-            assert_eq!(pieces(text), [Piece::Text(text)]);
+            assert_eq!(segments(text), [Segment::Text(text)]);
         }
     }
 }

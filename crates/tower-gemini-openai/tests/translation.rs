@@ -1,4 +1,4 @@
-//! OpenAI's words and Gemini's, both ways: every mapping as a table, and what no input may break as
+//! OpenAI's format and Gemini's, both ways: every mapping as a table, and what no input may break as
 //! properties.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests, outside their functions
@@ -6,31 +6,32 @@
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use futures::FutureExt;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tower_gemini::call::{Call, Verb};
-use tower_gemini_gateway::openai::{
-    self, Kind, OpenAiError, Reply, Translated, error_from_google, route,
+use tower_gemini_core::call::{Call, Verb};
+use tower_gemini_openai::{
+    Endpoint, GeminiRequest, OpenAiError, ResponseTranslator, list_models, to_gemini,
+    translate_error,
 };
 
 /// A second of 2026-11-25.
 const NOW: u64 = 1_795_600_000;
 
-fn ask_raw(kind: Kind, headers: &HeaderMap, body: &[u8]) -> Result<Translated, OpenAiError> {
-    // It never waits: its bytes are all there.
-    openai::request(kind, headers, &Bytes::copy_from_slice(body))
-        .now_or_never()
-        .expect("translation waited for something")
+fn translate_raw(
+    endpoint: Endpoint,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<GeminiRequest, OpenAiError> {
+    to_gemini(endpoint, headers, &Bytes::copy_from_slice(body))
 }
 
-fn ask(kind: Kind, body: &Value) -> Result<Translated, OpenAiError> {
-    ask_raw(kind, &HeaderMap::new(), body.to_string().as_bytes())
+fn translate(endpoint: Endpoint, body: &Value) -> Result<GeminiRequest, OpenAiError> {
+    translate_raw(endpoint, &HeaderMap::new(), body.to_string().as_bytes())
 }
 
-fn body_of(translated: &Translated) -> Value {
+fn body_of(translated: &GeminiRequest) -> Value {
     serde_json::from_slice(&translated.body).unwrap()
 }
 
@@ -51,14 +52,14 @@ fn image(more: Value) -> Value {
     with(json!({ "model": "gemini-3-pro-image", "prompt": "a cat" }), &more)
 }
 
-fn config(kind: Kind, body: &Value) -> Value {
-    let translated = ask(kind, body).unwrap_or_else(|error| panic!("{error}: {body}"));
+fn config(endpoint: Endpoint, body: &Value) -> Value {
+    let translated = translate(endpoint, body).unwrap_or_else(|error| panic!("{error}: {body}"));
     body_of(&translated).get("generationConfig").cloned().unwrap_or(json!({}))
 }
 
-/// The error of a request that is not sent: its `param` and its words.
-fn refusal(kind: Kind, body: &Value) -> (Value, String) {
-    let error = ask(kind, body).err().unwrap_or_else(|| panic!("translated: {body}"));
+/// The error of a request that is rejected: its `param` and its message.
+fn refusal(endpoint: Endpoint, body: &Value) -> (Value, String) {
+    let error = translate(endpoint, body).err().unwrap_or_else(|| panic!("translated: {body}"));
     let (status, body) = error.into_parts();
     assert_eq!(status, 400);
     let body: Value = serde_json::from_slice(&body).unwrap();
@@ -67,18 +68,18 @@ fn refusal(kind: Kind, body: &Value) -> (Value, String) {
 }
 
 #[test]
-fn paths_under_any_prefix() {
-    use Kind::{Chat, Edits, Generations, Models};
-    for (path, kind) in [
-        ("/v1/chat/completions", Some(Chat)),
-        ("/v1beta/openai/chat/completions", Some(Chat)),
-        ("/openai/v1/chat/completions/", Some(Chat)),
-        ("/chat/completions", Some(Chat)),
-        ("/gw/t1//v1//chat//completions", Some(Chat)),
-        ("/v1/chat/completions?key=x", Some(Chat)),
-        ("/v1/images/generations", Some(Generations)),
-        ("/v1beta/openai/images/generations", Some(Generations)),
-        ("/v1/images/edits", Some(Edits)),
+fn endpoints_are_found_under_any_prefix() {
+    use Endpoint::{ChatCompletions, ImageEdits, ImageGenerations, Models};
+    for (path, endpoint) in [
+        ("/v1/chat/completions", Some(ChatCompletions)),
+        ("/v1beta/openai/chat/completions", Some(ChatCompletions)),
+        ("/openai/v1/chat/completions/", Some(ChatCompletions)),
+        ("/chat/completions", Some(ChatCompletions)),
+        ("/gw/t1//v1//chat//completions", Some(ChatCompletions)),
+        ("/v1/chat/completions?key=x", Some(ChatCompletions)),
+        ("/v1/images/generations", Some(ImageGenerations)),
+        ("/v1beta/openai/images/generations", Some(ImageGenerations)),
+        ("/v1/images/edits", Some(ImageEdits)),
         ("/v1/models", Some(Models)),
         ("/v1beta/openai/models", Some(Models)),
         ("/openai/v1/models", Some(Models)),
@@ -90,12 +91,12 @@ fn paths_under_any_prefix() {
         ("", None),
         ("/", None),
     ] {
-        assert_eq!(route(path), kind, "{path}");
+        assert_eq!(Endpoint::from_path(path), endpoint, "{path}");
     }
 }
 
 #[test]
-fn names_of_models() {
+fn model_names_and_their_suffixes_are_resolved() {
     for (name, id, size, ratio) in [
         ("gemini-3-pro-image", "gemini-3-pro-image", None, None),
         ("nano-banana-pro", "gemini-3-pro-image", None, None),
@@ -115,11 +116,11 @@ fn names_of_models() {
         ("some-text-model-4k", "some-text-model-4k", None, None),
         ("gemini-2.5-flash", "gemini-2.5-flash", None, None),
     ] {
-        for (kind, body) in [
-            (Kind::Chat, chat(json!({ "model": name }))),
-            (Kind::Generations, image(json!({ "model": name }))),
+        for (endpoint, body) in [
+            (Endpoint::ChatCompletions, chat(json!({ "model": name }))),
+            (Endpoint::ImageGenerations, image(json!({ "model": name }))),
         ] {
-            let translated = ask(kind, &body).unwrap();
+            let translated = translate(endpoint, &body).unwrap();
             assert_eq!(
                 translated.path_and_query,
                 format!("/v1beta/models/{id}:generateContent"),
@@ -130,7 +131,9 @@ fn names_of_models() {
             assert_eq!(config.get("aspectRatio").and_then(Value::as_str), ratio, "{name}");
         }
     }
-    let tuned = ask(Kind::Chat, &chat(json!({ "model": "tunedModels/my-cats" }))).unwrap();
+    let tuned =
+        translate(Endpoint::ChatCompletions, &chat(json!({ "model": "tunedModels/my-cats" })))
+            .unwrap();
     assert_eq!(tuned.path_and_query, "/v1beta/tunedModels/my-cats:generateContent");
     for name in [
         "",
@@ -146,19 +149,23 @@ fn names_of_models() {
         "a..b",
         &"a".repeat(200),
     ] {
-        assert_eq!(refusal(Kind::Chat, &chat(json!({ "model": name }))).0, "model", "{name}");
+        assert_eq!(
+            refusal(Endpoint::ChatCompletions, &chat(json!({ "model": name }))).0,
+            "model",
+            "{name}"
+        );
     }
-    assert_eq!(refusal(Kind::Chat, &chat(json!({ "model": null }))).0, "model");
-    assert_eq!(refusal(Kind::Chat, &chat(json!({ "model": 5 }))).0, "model");
+    assert_eq!(refusal(Endpoint::ChatCompletions, &chat(json!({ "model": null }))).0, "model");
+    assert_eq!(refusal(Endpoint::ChatCompletions, &chat(json!({ "model": 5 }))).0, "model");
     assert!(
-        refusal(Kind::Generations, &image(json!({ "model": "imagen-4" })))
+        refusal(Endpoint::ImageGenerations, &image(json!({ "model": "imagen-4" })))
             .1
             .contains("gemini-3.1-flash-image")
     );
 }
 
 #[test]
-fn sizes_and_ratios() {
+fn sizes_and_ratios_become_image_config() {
     let google = |own: Value| json!({ "extra_body": { "google": own } });
     for (more, expected) in [
         (json!({}), json!(null)),
@@ -227,11 +234,12 @@ fn sizes_and_ratios() {
         // A ratio that the model does not take, from pixels: the nearest.
         (json!({ "size": "384x3072" }), json!({ "aspectRatio": "9:16", "imageSize": "1K" })),
     ] {
-        for (kind, body) in
-            [(Kind::Chat, chat(more.clone())), (Kind::Generations, image(more.clone()))]
-        {
+        for (endpoint, body) in [
+            (Endpoint::ChatCompletions, chat(more.clone())),
+            (Endpoint::ImageGenerations, image(more.clone())),
+        ] {
             assert_eq!(
-                config(kind, &body).get("imageConfig").cloned().unwrap_or(Value::Null),
+                config(endpoint, &body).get("imageConfig").cloned().unwrap_or(Value::Null),
                 expected,
                 "{body}"
             );
@@ -246,17 +254,18 @@ fn sizes_and_ratios() {
         (json!({ "model": "nano-banana-4k" }), "model", "makes 1K"),
         (json!({ "image_config": { "image_size": "3K" } }), "image_config", "1K"),
     ] {
-        for (kind, body) in
-            [(Kind::Chat, chat(more.clone())), (Kind::Generations, image(more.clone()))]
-        {
-            let (at, message) = refusal(kind, &body);
+        for (endpoint, body) in [
+            (Endpoint::ChatCompletions, chat(more.clone())),
+            (Endpoint::ImageGenerations, image(more.clone())),
+        ] {
+            let (at, message) = refusal(endpoint, &body);
             assert!(at == param && message.contains(words), "{body}: {at} {message}");
         }
     }
 }
 
 #[test]
-fn qualities_of_the_images_api() {
+fn qualities_of_the_images_api_become_sizes() {
     for (model, quality, size) in [
         ("nano-banana-pro", "high", Some("2K")),
         ("nano-banana-pro", "hd", Some("2K")),
@@ -269,20 +278,23 @@ fn qualities_of_the_images_api() {
         ("nano-banana-pro-4k", "standard", Some("4K")),
     ] {
         let body = image(json!({ "model": model, "quality": quality }));
-        let config = config(Kind::Generations, &body);
+        let config = config(Endpoint::ImageGenerations, &body);
         assert_eq!(config["imageConfig"].get("imageSize").and_then(Value::as_str), size, "{body}");
     }
     let body = image(json!({ "quality": "high", "size": "1024x1024" }));
     assert_eq!(
-        config(Kind::Generations, &body)["imageConfig"]["imageSize"],
+        config(Endpoint::ImageGenerations, &body)["imageConfig"]["imageSize"],
         "1K",
         "what is said in pixels is meant"
     );
-    assert_eq!(refusal(Kind::Generations, &image(json!({ "quality": "superb" }))).0, "quality");
+    assert_eq!(
+        refusal(Endpoint::ImageGenerations, &image(json!({ "quality": "superb" }))).0,
+        "quality"
+    );
 }
 
 #[test]
-fn what_is_asked_besides_the_words() {
+fn settings_become_generation_config() {
     let schema = json!({ "type": "json_schema", "json_schema": { "name": "n", "schema": { "type": "object" } } });
     for (more, expected) in [
         (json!({ "temperature": 0.5 }), json!({ "temperature": 0.5 })),
@@ -347,7 +359,7 @@ fn what_is_asked_besides_the_words() {
             json!({}),
         ),
     ] {
-        assert_eq!(config(Kind::Chat, &chat(more.clone())), expected, "{more}");
+        assert_eq!(config(Endpoint::ChatCompletions, &chat(more.clone())), expected, "{more}");
     }
     for (more, member, expected) in [
         (json!({ "service_tier": "flex" }), "serviceTier", json!("flex")),
@@ -376,12 +388,12 @@ fn what_is_asked_besides_the_words() {
         ),
         (json!({ "google": { "labels": { "a_b": "c" } } }), "labels", json!({ "a_b": "c" })),
     ] {
-        let body = body_of(&ask(Kind::Chat, &chat(more.clone())).unwrap());
+        let body = body_of(&translate(Endpoint::ChatCompletions, &chat(more.clone())).unwrap());
         assert_eq!(body.get(member).cloned().unwrap_or(Value::Null), expected, "{more}");
     }
     let form = json!({ "response_format": "b64_json", "temperature": "0.5" });
     assert_eq!(
-        config(Kind::Generations, &image(form)),
+        config(Endpoint::ImageGenerations, &image(form)),
         json!({ "temperature": 0.5, "responseModalities": ["IMAGE"] })
     );
 }
@@ -402,17 +414,17 @@ fn shown(url: &str) -> Value {
 const URI: &str = "data:image/png;base64,QUJD";
 
 #[test]
-fn what_would_be_paid_for_in_vain_is_refused_in_words() {
+fn what_would_be_charged_in_vain_is_rejected_with_a_reason() {
     for (more, param, words) in [
-        (json!({ "n": 2 }), "n", "one image a request"),
+        (json!({ "n": 2 }), "n", "one image per request"),
         (json!({ "n": 0 }), "n", "1"),
         (json!({ "n": "many" }), "n", "1"),
         (
             json!({ "google": { "generation_config": { "candidate_count": 3 } } }),
             "candidateCount",
-            "one image a request",
+            "one image per request",
         ),
-        (json!({ "tools": [{ "type": "function" }] }), "tools", "Gemini's own words"),
+        (json!({ "tools": [{ "type": "function" }] }), "tools", "Gemini request"),
         (json!({ "functions": [{}] }), "functions", "leave it out"),
         (json!({ "web_search_options": { "a": 1 } }), "web_search_options", "leave it out"),
         (json!({ "audio": { "voice": "x" } }), "audio", "leave it out"),
@@ -450,7 +462,7 @@ fn what_would_be_paid_for_in_vain_is_refused_in_words() {
         (
             json!({ "messages": [{ "role": "system", "content": [shown(URI)] }, user(json!("x"))] }),
             "messages[0]",
-            "message of the user",
+            "user message",
         ),
         (
             only(json!({ "role": "assistant", "images": [shown("http://x/y")] })),
@@ -458,31 +470,46 @@ fn what_would_be_paid_for_in_vain_is_refused_in_words() {
             "data URI",
         ),
     ] {
-        let (at, message) = refusal(Kind::Chat, &chat(more.clone()));
+        let (at, message) = refusal(Endpoint::ChatCompletions, &chat(more.clone()));
         assert!(at == param && message.contains(words), "{more}: {at}: {message}");
     }
-    for (kind, more, param, words) in [
-        (Kind::Generations, json!({ "prompt": "" }), "prompt", "missing"),
-        (Kind::Generations, json!({ "prompt": null }), "prompt", "missing"),
-        (Kind::Generations, json!({ "n": 4 }), "n", "one image a request"),
-        (Kind::Generations, json!({ "n": "4" }), "n", "one image a request"),
-        (Kind::Generations, json!({ "stream": true }), "stream", "chat/completions"),
-        (Kind::Generations, json!({ "background": "transparent" }), "background", "transparency"),
-        (Kind::Generations, json!({ "response_format": "gif" }), "response_format", "b64_json"),
-        (Kind::Edits, json!({}), "image", "missing"),
-        (Kind::Edits, json!({ "image": [] }), "image", "missing"),
-        (Kind::Edits, json!({ "image": URI, "mask": URI }), "mask", "prompt"),
-        (Kind::Edits, json!({ "image": "https://host/cat.png" }), "image", "data URI"),
-        (Kind::Edits, json!({ "images": [{ "file_id": "f" }] }), "images", "data URI"),
-        (Kind::Edits, json!({ "image": "QUJD" }), "image", "type"),
-        (Kind::Edits, json!({ "image": 5 }), "image", "data URI"),
+    for (endpoint, more, param, words) in [
+        (Endpoint::ImageGenerations, json!({ "prompt": "" }), "prompt", "missing"),
+        (Endpoint::ImageGenerations, json!({ "prompt": null }), "prompt", "missing"),
+        (Endpoint::ImageGenerations, json!({ "n": 4 }), "n", "one image per request"),
+        (Endpoint::ImageGenerations, json!({ "n": "4" }), "n", "one image per request"),
+        (Endpoint::ImageGenerations, json!({ "stream": true }), "stream", "chat/completions"),
+        (
+            Endpoint::ImageGenerations,
+            json!({ "background": "transparent" }),
+            "background",
+            "transparency",
+        ),
+        (
+            Endpoint::ImageGenerations,
+            json!({ "response_format": "gif" }),
+            "response_format",
+            "b64_json",
+        ),
+        (Endpoint::ImageEdits, json!({}), "image", "missing"),
+        (Endpoint::ImageEdits, json!({ "image": [] }), "image", "missing"),
+        (Endpoint::ImageEdits, json!({ "image": URI, "mask": URI }), "mask", "prompt"),
+        (Endpoint::ImageEdits, json!({ "image": "https://host/cat.png" }), "image", "data URI"),
+        (Endpoint::ImageEdits, json!({ "images": [{ "file_id": "f" }] }), "images", "data URI"),
+        (Endpoint::ImageEdits, json!({ "image": "QUJD" }), "image", "type"),
+        (Endpoint::ImageEdits, json!({ "image": 5 }), "image", "data URI"),
     ] {
-        let (at, message) = refusal(kind, &image(more.clone()));
+        let (at, message) = refusal(endpoint, &image(more.clone()));
         assert!(at == param && message.contains(words), "{more}: {at}: {message}");
     }
     for body in ["", "{", "[]", "5", "null", "\"x\"", "{\"model\":\"\u{1}\"}"] {
-        for kind in [Kind::Chat, Kind::Generations, Kind::Edits, Kind::Models] {
-            assert!(ask_raw(kind, &HeaderMap::new(), body.as_bytes()).is_err(), "{body}");
+        for endpoint in [
+            Endpoint::ChatCompletions,
+            Endpoint::ImageGenerations,
+            Endpoint::ImageEdits,
+            Endpoint::Models,
+        ] {
+            assert!(translate_raw(endpoint, &HeaderMap::new(), body.as_bytes()).is_err(), "{body}");
         }
     }
 }
@@ -490,7 +517,7 @@ fn what_would_be_paid_for_in_vain_is_refused_in_words() {
 /// Objects are merged name by name: as many as a small body can hold would keep a processor busy
 /// for minutes.
 #[test]
-fn objects_of_thousands_of_members_are_refused() {
+fn objects_of_thousands_of_members_are_rejected() {
     let many: serde_json::Map<String, Value> =
         (0..60_000).map(|n| (format!("m{n}"), n.into())).collect();
     for more in [
@@ -498,14 +525,19 @@ fn objects_of_thousands_of_members_are_refused() {
         json!({ "extra_body": { "google": { "generation_config": { "image_config": many } } } }),
         Value::Object(many.clone()),
     ] {
-        assert!(refusal(Kind::Chat, &chat(more)).1.contains("more than 1024 members"));
+        assert!(
+            refusal(Endpoint::ChatCompletions, &chat(more)).1.contains("more than 1024 members")
+        );
     }
     let images = vec![shown(URI); 65];
     let message = json!({ "role": "assistant", "images": images });
     assert!(
-        refusal(Kind::Chat, &chat(json!({ "messages": [user(json!("x")), message] })))
-            .1
-            .contains("more than 64 images")
+        refusal(
+            Endpoint::ChatCompletions,
+            &chat(json!({ "messages": [user(json!("x")), message] }))
+        )
+        .1
+        .contains("more than 64 images")
     );
 }
 
@@ -514,7 +546,7 @@ fn inline(mime: &str, data: &str) -> Value {
 }
 
 #[test]
-fn conversations() {
+fn conversations_become_contents() {
     let body = json!({ "model": "nano-banana-pro", "stream": true, "messages": [
         { "role": "system", "content": "be brief" },
         { "role": "developer", "content": [{ "type": "text", "text": "be kind" }] },
@@ -528,7 +560,7 @@ fn conversations() {
         { "role": "assistant", "content": "" },
         { "role": "user", "content": "draw it" },
     ] });
-    let translated = ask(Kind::Chat, &body).unwrap();
+    let translated = translate(Endpoint::ChatCompletions, &body).unwrap();
     assert_eq!(
         translated.path_and_query,
         "/v1beta/models/gemini-3-pro-image:streamGenerateContent?alt=sse"
@@ -549,7 +581,7 @@ fn conversations() {
 }
 
 #[test]
-fn what_the_model_drew_goes_back_with_its_signatures() {
+fn images_of_the_model_are_sent_back_with_their_signatures() {
     let image = |more: Value| {
         with(json!({ "type": "image_url", "image_url": { "url": URI }, "index": 0 }), &more)
     };
@@ -601,7 +633,8 @@ fn what_the_model_drew_goes_back_with_its_signatures() {
         let message = with(message, &json!({ "role": "assistant" }));
         let body =
             chat(json!({ "messages": [user(json!("a cat")), message, user(json!("redder"))] }));
-        let contents = body_of(&ask(Kind::Chat, &body).unwrap())["contents"].clone();
+        let contents =
+            body_of(&translate(Endpoint::ChatCompletions, &body).unwrap())["contents"].clone();
         assert_eq!(contents[1], json!({ "role": "model", "parts": parts }), "{body}");
     }
 }
@@ -630,7 +663,7 @@ fn multipart(fields: &[Field<'_>]) -> (HeaderMap, Vec<u8>) {
 }
 
 #[test]
-fn images_to_edit_come_in_forms_and_in_json() {
+fn images_to_edit_are_read_from_forms_and_json() {
     let png = b"\x89PNG\r\n\x1a\n rest \r\n--X";
     let fields: [Field<'_>; 7] = [
         ("model", None, b"nano-banana-pro"),
@@ -642,7 +675,7 @@ fn images_to_edit_come_in_forms_and_in_json() {
         ("n", None, b"1"),
     ];
     let (mut headers, body) = multipart(&fields);
-    let translated = ask_raw(Kind::Edits, &headers, &body).unwrap();
+    let translated = translate_raw(Endpoint::ImageEdits, &headers, &body).unwrap();
     let file = |mime: &str, bytes: &[u8]| inline(mime, &STANDARD.encode(bytes));
     let parts = json!([
         { "text": "redder, s'il vous pla\u{ee}t" },
@@ -655,11 +688,16 @@ fn images_to_edit_come_in_forms_and_in_json() {
     });
     assert_eq!(body_of(&translated), expected);
     assert!(
-        ask_raw(Kind::Edits, &headers, &body[..body.len() - 9]).is_err(),
+        translate_raw(Endpoint::ImageEdits, &headers, &body[..body.len() - 9]).is_err(),
         "a form that breaks off"
     );
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("multipart/form-data"));
-    assert!(ask_raw(Kind::Edits, &headers, &body).unwrap_err().message().contains("boundary"));
+    assert!(
+        translate_raw(Endpoint::ImageEdits, &headers, &body)
+            .unwrap_err()
+            .message()
+            .contains("boundary")
+    );
 
     for more in [
         json!({ "image": URI }),
@@ -667,14 +705,15 @@ fn images_to_edit_come_in_forms_and_in_json() {
         json!({ "images": [{ "image_url": URI }] }),
         json!({ "images": [{ "image_url": { "url": URI } }] }),
     ] {
-        let body = body_of(&ask(Kind::Edits, &image(more)).unwrap());
+        let body = body_of(&translate(Endpoint::ImageEdits, &image(more)).unwrap());
         assert_eq!(
             body["contents"][0]["parts"],
             json!([{ "text": "a cat" }, inline("image/png", "QUJD")])
         );
     }
-    let body =
-        body_of(&ask(Kind::Edits, &image(json!({ "image": STANDARD.encode(png) }))).unwrap());
+    let body = body_of(
+        &translate(Endpoint::ImageEdits, &image(json!({ "image": STANDARD.encode(png) }))).unwrap(),
+    );
     assert_eq!(body["contents"][0]["parts"][1], file("image/png", png));
 
     let base: [Field<'_>; 2] = [("model", None, b"nano-banana-pro"), ("prompt", None, b"x")];
@@ -689,7 +728,8 @@ fn images_to_edit_come_in_forms_and_in_json() {
         (vec![], "image"),
     ] {
         let (headers, body) = multipart(&[&base[..], &more].concat());
-        let (_, body) = ask_raw(Kind::Edits, &headers, &body).unwrap_err().into_parts();
+        let (_, body) =
+            translate_raw(Endpoint::ImageEdits, &headers, &body).unwrap_err().into_parts();
         assert_eq!(serde_json::from_slice::<Value>(&body).unwrap()["error"]["param"], param);
     }
 }
@@ -699,11 +739,15 @@ fn images_to_edit_come_in_forms_and_in_json() {
 fn core_reads_the_same_of_both_requests() {
     let streaming =
         json!({ "model": "gemini-3-pro-image-4k-9x16", "stream": true, "modalities": ["image"] });
-    for (kind, path, body) in [
-        (Kind::Chat, "/v1/chat/completions", chat(streaming)),
-        (Kind::Generations, "/v1/images/generations", image(json!({ "size": "5504x3072" }))),
+    for (endpoint, path, body) in [
+        (Endpoint::ChatCompletions, "/v1/chat/completions", chat(streaming)),
         (
-            Kind::Edits,
+            Endpoint::ImageGenerations,
+            "/v1/images/generations",
+            image(json!({ "size": "5504x3072" })),
+        ),
+        (
+            Endpoint::ImageEdits,
             "/v1/images/edits",
             image(json!({ "image": URI, "aspect_ratio": "4:5", "service_tier": "flex" })),
         ),
@@ -714,7 +758,7 @@ fn core_reads_the_same_of_both_requests() {
             &HeaderMap::new(),
             Some(body.to_string().as_bytes()),
         );
-        let translated = ask(kind, &body).unwrap();
+        let translated = translate(endpoint, &body).unwrap();
         let uri: Uri = translated.path_and_query.parse().unwrap();
         let ours = Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(&translated.body));
         assert_eq!(
@@ -731,17 +775,19 @@ fn core_reads_the_same_of_both_requests() {
     }
 }
 
-fn reply(kind: Kind) -> Reply {
-    match kind {
-        Kind::Chat => {
-            ask(kind, &chat(json!({ "stream_options": { "include_usage": true } }))).unwrap().reply
+fn translator(endpoint: Endpoint) -> ResponseTranslator {
+    match endpoint {
+        Endpoint::ChatCompletions => {
+            translate(endpoint, &chat(json!({ "stream_options": { "include_usage": true } })))
+                .unwrap()
+                .translator
         }
-        _ => ask(Kind::Generations, &image(json!({}))).unwrap().reply,
+        _ => translate(Endpoint::ImageGenerations, &image(json!({}))).unwrap().translator,
     }
 }
 
-fn told(reply: &Reply, answer: &Value) -> (u16, Value) {
-    let (status, body) = reply.whole(StatusCode::OK, answer.to_string().as_bytes(), NOW);
+fn translated_response(translator: &ResponseTranslator, answer: &Value) -> (u16, Value) {
+    let (status, body) = translator.response(StatusCode::OK, answer.to_string().as_bytes(), NOW);
     (status.as_u16(), serde_json::from_slice(&body).unwrap())
 }
 
@@ -770,7 +816,7 @@ fn url(answer: &Value) -> &Value {
 }
 
 #[test]
-fn a_whole_answer_as_a_chat() {
+fn a_whole_response_becomes_a_chat_completion() {
     let answer = gemini(
         json!([
             { "text": "hm", "thought": true },
@@ -798,13 +844,16 @@ fn a_whole_answer_as_a_chat() {
         "index": 0, "message": message, "logprobs": null, "finish_reason": "stop", "native_finish_reason": "STOP" });
     let expected = json!({
         "id": "r-1", "object": "chat.completion", "created": NOW, "model": "m-1", "choices": [choice], "usage": usage });
-    assert_eq!(told(&reply(Kind::Chat), &answer), (200, expected));
+    assert_eq!(
+        translated_response(&translator(Endpoint::ChatCompletions), &answer),
+        (200, expected)
+    );
 
     // The other spelling and a lone marked image.
     let part = json!({ "inline_data": { "mime_type": "image/jpeg", "data": "QUJD" }, "thought": true, "thought_signature": "s" });
     let snake =
         json!({ "candidates": [{ "content": { "parts": [part] }, "finish_reason": "STOP" }] });
-    let (_, answer) = told(&reply(Kind::Chat), &snake);
+    let (_, answer) = translated_response(&translator(Endpoint::ChatCompletions), &snake);
     let message = &answer["choices"][0]["message"];
     assert_eq!(
         (url(&answer), &message["content"]),
@@ -818,16 +867,21 @@ fn a_whole_answer_as_a_chat() {
         json!([{ "fileData": { "mimeType": "image/png", "fileUri": "gs://b/o.png" } }]),
         "STOP",
     );
-    assert_eq!(url(&told(&reply(Kind::Chat), &file).1), "gs://b/o.png");
     assert_eq!(
-        told(&reply(Kind::Generations), &file).1["data"],
+        url(&translated_response(&translator(Endpoint::ChatCompletions), &file).1),
+        "gs://b/o.png"
+    );
+    assert_eq!(
+        translated_response(&translator(Endpoint::ImageGenerations), &file).1["data"],
         json!([{ "url": "gs://b/o.png" }])
     );
     let chunks = json!([
         gemini(json!([{ "text": "a" }]), "STOP"),
         gemini(json!([{ "text": "b" }, picture("QUJD", json!({}))]), "STOP")
     ]);
-    let message = told(&reply(Kind::Chat), &chunks).1["choices"][0]["message"].clone();
+    let message = translated_response(&translator(Endpoint::ChatCompletions), &chunks).1["choices"]
+        [0]["message"]
+        .clone();
     assert_eq!(
         (&message["content"], message["images"].as_array().unwrap().len()),
         (&json!("ab"), 1)
@@ -835,9 +889,12 @@ fn a_whole_answer_as_a_chat() {
 }
 
 #[test]
-fn a_draft_behind_the_image_is_a_draft() {
+fn a_draft_after_the_image_is_not_delivered() {
     let parts = json!([picture("QUJD", json!({})), draft("RFJB")]);
-    assert_eq!(url(&told(&reply(Kind::Chat), &gemini(parts, "STOP")).1), URI);
+    assert_eq!(
+        url(&translated_response(&translator(Endpoint::ChatCompletions), &gemini(parts, "STOP")).1),
+        URI
+    );
     let events =
         [part_event(json!([picture("QUJD", json!({}))])), gemini(json!([draft("RFJB")]), "STOP")];
     let told = stream(&events.map(|event| format!("data: {event}\n\n")).concat());
@@ -845,7 +902,7 @@ fn a_draft_behind_the_image_is_a_draft() {
 }
 
 #[test]
-fn ends_in_openais_words() {
+fn finish_reasons_and_refusals_are_translated() {
     for (reason, word) in [
         ("STOP", "stop"),
         ("MAX_TOKENS", "length"),
@@ -865,7 +922,8 @@ fn ends_in_openais_words() {
         ("MALFORMED_FUNCTION_CALL", "stop"),
         ("SOMETHING_ELSE", "stop"),
     ] {
-        let (status, answer) = told(&reply(Kind::Chat), &gemini(json!([]), reason));
+        let (status, answer) =
+            translated_response(&translator(Endpoint::ChatCompletions), &gemini(json!([]), reason));
         let choice = &answer["choices"][0];
         assert_eq!(
             (status, &choice["finish_reason"], &choice["native_finish_reason"]),
@@ -873,7 +931,10 @@ fn ends_in_openais_words() {
         );
         assert_eq!(choice["message"]["refusal"].is_null(), reason == "STOP", "{reason}");
         assert!(choice["message"].get("images").is_none());
-        let (status, answer) = told(&reply(Kind::Generations), &gemini(json!([]), reason));
+        let (status, answer) = translated_response(
+            &translator(Endpoint::ImageGenerations),
+            &gemini(json!([]), reason),
+        );
         let error = &answer["error"];
         assert_eq!(
             (status, &error["type"]),
@@ -891,22 +952,28 @@ fn ends_in_openais_words() {
     let words = "Unable to show the image. You will not be charged for this request.";
     let mut answer = gemini(json!([]), "IMAGE_OTHER");
     answer["candidates"][0]["finishMessage"] = json!(words);
-    assert_eq!(told(&reply(Kind::Chat), &answer).1["choices"][0]["message"]["refusal"], words);
+    assert_eq!(
+        translated_response(&translator(Endpoint::ChatCompletions), &answer).1["choices"][0]["message"]
+            ["refusal"],
+        words
+    );
     assert!(
-        told(&reply(Kind::Generations), &answer).1["error"]["message"]
+        translated_response(&translator(Endpoint::ImageGenerations), &answer).1["error"]["message"]
             .as_str()
             .unwrap()
             .contains(words)
     );
 
     let blocked = json!({ "promptFeedback": { "blockReason": "PROHIBITED_CONTENT", "blockReasonMessage": "no" } });
-    let choice = told(&reply(Kind::Chat), &blocked).1["choices"][0].clone();
+    let choice = translated_response(&translator(Endpoint::ChatCompletions), &blocked).1["choices"]
+        [0]
+    .clone();
     assert_eq!(
         (&choice["finish_reason"], &choice["message"]["refusal"]),
         (&json!("content_filter"), &json!("no"))
     );
     assert_eq!(
-        told(&reply(Kind::Generations), &blocked).1["error"]["code"],
+        translated_response(&translator(Endpoint::ImageGenerations), &blocked).1["error"]["code"],
         "content_policy_violation"
     );
     // Ratings beside a good answer block nothing.
@@ -914,10 +981,13 @@ fn ends_in_openais_words() {
         gemini(json!([{ "text": "hi" }]), "STOP"),
         &json!({ "promptFeedback": { "safetyRatings": [] } }),
     );
-    assert_eq!(told(&reply(Kind::Chat), &good).1["choices"][0]["finish_reason"], "stop");
+    assert_eq!(
+        translated_response(&translator(Endpoint::ChatCompletions), &good).1["choices"][0]["finish_reason"],
+        "stop"
+    );
     // The model's own words for why there is none.
-    let words = told(
-        &reply(Kind::Generations),
+    let words = translated_response(
+        &translator(Endpoint::ImageGenerations),
         &gemini(json!([{ "text": "I cannot draw that." }]), "STOP"),
     );
     assert!(words.1["error"]["message"].as_str().unwrap().contains("I cannot draw that."));
@@ -925,10 +995,13 @@ fn ends_in_openais_words() {
     let usage = json!({ "promptTokenCount": 1119, "candidatesTokenCount": 240, "thoughtsTokenCount": 240, "totalTokenCount": 1359 });
     let repeated =
         json!({ "candidates": [{ "finishReason": "IMAGE_SAFETY" }], "usageMetadata": usage });
-    assert_eq!(told(&reply(Kind::Chat), &repeated).1["usage"]["completion_tokens"], 240);
     assert_eq!(
-        told(
-            &reply(Kind::Chat),
+        translated_response(&translator(Endpoint::ChatCompletions), &repeated).1["usage"]["completion_tokens"],
+        240
+    );
+    assert_eq!(
+        translated_response(
+            &translator(Endpoint::ChatCompletions),
             &json!({ "candidates": null, "usageMetadata": { "promptTokenCount": "x" } })
         )
         .0,
@@ -937,7 +1010,7 @@ fn ends_in_openais_words() {
 }
 
 #[test]
-fn a_whole_answer_of_the_images_api() {
+fn a_whole_response_becomes_an_images_response() {
     let answer =
         gemini(json!([{ "text": "Here." }, draft("RFJB"), picture("QUJD", json!({}))]), "STOP");
     let usage = json!({
@@ -946,9 +1019,14 @@ fn a_whole_answer_of_the_images_api() {
         "total_tokens": 1225,
     });
     let expected = json!({ "created": NOW, "data": [{ "b64_json": "QUJD" }], "output_format": "png", "usage": usage });
-    assert_eq!(told(&reply(Kind::Generations), &answer), (200, expected));
-    let by_url = ask(Kind::Generations, &image(json!({ "response_format": "url" }))).unwrap().reply;
-    assert_eq!(told(&by_url, &answer).1["data"], json!([{ "url": URI }]));
+    assert_eq!(
+        translated_response(&translator(Endpoint::ImageGenerations), &answer),
+        (200, expected)
+    );
+    let by_url = translate(Endpoint::ImageGenerations, &image(json!({ "response_format": "url" })))
+        .unwrap()
+        .translator;
+    assert_eq!(translated_response(&by_url, &answer).1["data"], json!([{ "url": URI }]));
 }
 
 #[test]
@@ -1048,7 +1126,7 @@ fn errors_are_objects_and_keep_their_status() {
         let body = json!({ "error": { "code": code, "message": message, "status": word, "details": details } });
         let status = StatusCode::from_u16(code).unwrap();
         for text in [body.to_string(), json!([body]).to_string()] {
-            let (kept, bytes) = error_from_google(status, text.as_bytes());
+            let (kept, bytes) = translate_error(status, text.as_bytes());
             let told: Value = serde_json::from_slice(&bytes).unwrap();
             let error = &told["error"];
             assert_eq!(
@@ -1058,7 +1136,10 @@ fn errors_are_objects_and_keep_their_status() {
             );
             assert_eq!((&error["message"], &error["details"]), (&json!(message), &details));
             assert!(bytes.starts_with(b"{\"error\":{\"message\":"), "the message stands first");
-            assert_eq!(reply(Kind::Chat).whole(status, text.as_bytes(), NOW), (kept, bytes));
+            assert_eq!(
+                translator(Endpoint::ChatCompletions).response(status, text.as_bytes(), NOW),
+                (kept, bytes)
+            );
         }
     }
     for (body, words) in [
@@ -1070,7 +1151,7 @@ fn errors_are_objects_and_keep_their_status() {
         ("upstream connect error", "upstream connect error"),
         ("{\"error\":\"so sorry\"}", "so sorry"),
     ] {
-        let (status, told) = error_from_google(StatusCode::BAD_GATEWAY, body.as_bytes());
+        let (status, told) = translate_error(StatusCode::BAD_GATEWAY, body.as_bytes());
         let told: Value = serde_json::from_slice(&told).unwrap();
         let message = told["error"]["message"].as_str().unwrap();
         assert!(status == 502 && message.contains(words), "{body}: {message}");
@@ -1079,7 +1160,7 @@ fn errors_are_objects_and_keep_their_status() {
 }
 
 #[test]
-fn no_key_is_told() {
+fn no_error_contains_a_key() {
     let key = "AIzaSyA1234567890abcdefghijklmnopqrstuv";
     let details = json!([
         { "@type": "type.googleapis.com/google.rpc.DebugInfo", "detail": format!("Invalid API key: {key}") },
@@ -1091,17 +1172,20 @@ fn no_key_is_told() {
     for text in
         [body.clone(), format!("oops {key}"), json!({ "error": { "message": body } }).to_string()]
     {
-        let (_, told) = error_from_google(StatusCode::BAD_REQUEST, text.as_bytes());
+        let (_, told) = translate_error(StatusCode::BAD_REQUEST, text.as_bytes());
         let told = String::from_utf8(told.to_vec()).unwrap();
         assert!(!told.contains(key) && !told.contains("wise-coyote"), "{told}");
         assert!(serde_json::from_str::<Value>(&told).unwrap()["error"].is_object());
-        let told = reply(Kind::Chat).streaming(NOW).fail(StatusCode::BAD_GATEWAY, &text).concat();
+        let told = translator(Endpoint::ChatCompletions)
+            .stream(NOW)
+            .fail(StatusCode::BAD_GATEWAY, &text)
+            .concat();
         assert!(!String::from_utf8(told).unwrap().contains(key));
     }
 }
 
 #[test]
-fn an_error_or_rubbish_under_a_200_is_an_error() {
+fn an_error_or_an_unreadable_body_with_status_200_is_an_error() {
     for (body, status) in [
         (r#"{"error":{"code":503,"message":"overloaded","status":"UNAVAILABLE"}}"#, 503),
         (r#"[{"error":{"code":429,"message":"quota","status":"RESOURCE_EXHAUSTED"}}]"#, 429),
@@ -1114,8 +1198,8 @@ fn an_error_or_rubbish_under_a_200_is_an_error() {
         ("5", 424),
         ("<html>", 424),
     ] {
-        for kind in [Kind::Chat, Kind::Generations] {
-            let (got, told) = reply(kind).whole(StatusCode::OK, body.as_bytes(), NOW);
+        for endpoint in [Endpoint::ChatCompletions, Endpoint::ImageGenerations] {
+            let (got, told) = translator(endpoint).response(StatusCode::OK, body.as_bytes(), NOW);
             assert_eq!(got, status, "{body}");
             assert!(
                 serde_json::from_slice::<Value>(&told).unwrap()["error"]["message"].is_string()
@@ -1126,7 +1210,7 @@ fn an_error_or_rubbish_under_a_200_is_an_error() {
 
 /// Runs a stream through, cut at these places.
 fn streamed(stream: &[u8], cuts: &[usize]) -> String {
-    let mut translator = reply(Kind::Chat).streaming(NOW);
+    let mut translator = translator(Endpoint::ChatCompletions).stream(NOW);
     let (mut out, mut from) = (Vec::new(), 0);
     for &cut in cuts.iter().chain([&stream.len()]) {
         out.extend(translator.push(&Bytes::copy_from_slice(&stream[from..cut])));
@@ -1174,7 +1258,7 @@ fn part_event(parts: Value) -> Value {
 }
 
 #[test]
-fn a_stream_in_every_framing() {
+fn a_stream_is_translated_in_every_framing() {
     let events = [
         part_event(json!([{ "text": "hm", "thought": true }])),
         part_event(json!([{ "text": "Here", "thoughtSignature": "t" }])),
@@ -1261,9 +1345,9 @@ fn streams_that_break_end_in_an_error_and_never_in_done() {
         (format!("{image}data: {}\n\n", error.replace('\n', "")), true, "overloaded"),
         (format!("{image}[{error}]"), true, "overloaded"),
         (format!("{marked}{error}{image}"), false, "overloaded"),
-        (image.clone(), true, "before the answer was complete"),
-        (marked.clone(), false, "before the answer was complete"),
-        (String::new(), false, "before the answer was complete"),
+        (image.clone(), true, "before the response was complete"),
+        (marked.clone(), false, "before the response was complete"),
+        (String::new(), false, "before the response was complete"),
         (format!("{image}data: {{\"cand"), true, "cannot be read"),
         (format!("{image}data: ping\n\n"), true, "cannot be read"),
         (format!("{image}{{\"error\":"), true, "cannot be read"),
@@ -1283,7 +1367,7 @@ fn streams_that_break_end_in_an_error_and_never_in_done() {
             "what was paid for and complete is given: {text}"
         );
     }
-    let mut translator = reply(Kind::Chat).streaming(NOW);
+    let mut translator = translator(Endpoint::ChatCompletions).stream(NOW);
     let mut out = translator.push(&Bytes::from(image));
     out.extend(translator.fail(StatusCode::BAD_GATEWAY, "the connection broke"));
     out.extend(translator.fail(StatusCode::BAD_GATEWAY, "again"));
@@ -1297,9 +1381,11 @@ fn streams_that_break_end_in_an_error_and_never_in_done() {
 }
 
 #[test]
-fn words_pass_at_once_and_usage_only_where_asked_for() {
-    let mut translator =
-        ask(Kind::Chat, &chat(json!({ "stream": true }))).unwrap().reply.streaming(NOW);
+fn text_passes_at_once_and_usage_only_if_requested() {
+    let mut translator = translate(Endpoint::ChatCompletions, &chat(json!({ "stream": true })))
+        .unwrap()
+        .translator
+        .stream(NOW);
     let out = translator
         .push(&Bytes::from(format!("data: {}\n\n", part_event(json!([{ "text": "hi" }])))));
     assert_eq!(out.len(), 2);
@@ -1317,7 +1403,7 @@ fn large_events_are_read_once() {
         "data: {}\r\n\r\n",
         gemini(json!([picture(&data, json!({ "thoughtSignature": "c2ln" }))]), "STOP")
     );
-    let mut translator = reply(Kind::Chat).streaming(NOW);
+    let mut translator = translator(Endpoint::ChatCompletions).stream(NOW);
     let whole = Bytes::from(text);
     for from in (0..whole.len()).step_by(4096) {
         assert!(translator.push(&whole.slice(from..whole.len().min(from + 4096))).len() <= 1);
@@ -1338,7 +1424,8 @@ fn a_conversation_of_edits_keeps_image_and_signatures() {
         picture("RklOQUw=", json!({ "thoughtSignature": "aW1hZ2U=" })),
     ]);
     let kept = json!([drawn[2], drawn[3]]);
-    let (_, answer) = told(&reply(Kind::Chat), &gemini(drawn.clone(), "STOP"));
+    let (_, answer) =
+        translated_response(&translator(Endpoint::ChatCompletions), &gemini(drawn.clone(), "STOP"));
     let message = answer["choices"][0]["message"].clone();
     // The same, out of a stream that the client put together.
     let text = format!("data: {}\n\n", gemini(drawn, "STOP"));
@@ -1354,14 +1441,35 @@ fn a_conversation_of_edits_keeps_image_and_signatures() {
     for message in [message, joined] {
         let body =
             chat(json!({ "messages": [user(json!("a cat")), message, user(json!("now in red"))] }));
-        let contents = body_of(&ask(Kind::Chat, &body).unwrap())["contents"].clone();
+        let contents =
+            body_of(&translate(Endpoint::ChatCompletions, &body).unwrap())["contents"].clone();
         assert_eq!(contents[1], json!({ "role": "model", "parts": kept }), "{message}");
     }
 }
 
+/// Responses were once stored under a type's `Debug` text, so renaming a field lost all of them.
 #[test]
-fn models_are_listed_without_those_that_are_gone() {
-    let list: Value = serde_json::from_slice(&openai::models(NOW)).unwrap();
+fn a_translator_has_a_stable_name() {
+    let url = image(json!({ "response_format": "url" }));
+    let names = [
+        translator(Endpoint::ChatCompletions),
+        translator(Endpoint::ImageGenerations),
+        translate(Endpoint::ImageGenerations, &url).unwrap().translator,
+    ]
+    .map(|translator| translator.to_string());
+    assert_eq!(
+        names,
+        [
+            "openai-chat/1 usage=true model=gemini-3-pro-image",
+            "openai-images/1 url=false",
+            "openai-images/1 url=true",
+        ]
+    );
+}
+
+#[test]
+fn retired_models_are_not_listed() {
+    let list: Value = serde_json::from_slice(&list_models(NOW)).unwrap();
     let models = list["data"].as_array().unwrap();
     let ids: Vec<&str> = models.iter().map(|model| model["id"].as_str().unwrap()).collect();
     assert!(
@@ -1377,7 +1485,7 @@ fn models_are_listed_without_those_that_are_gone() {
         *pro,
         json!({ "id": "gemini-3-pro-image", "object": "model", "created": 1_779_926_400, "owned_by": "google" })
     );
-    let _ = openai::models(u64::MAX);
+    let _ = list_models(u64::MAX);
 }
 
 const WORDS: &[&str] = &[
@@ -1433,21 +1541,28 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-fn kinds() -> impl Strategy<Value = Kind> {
-    prop::sample::select(&[Kind::Chat, Kind::Generations, Kind::Edits, Kind::Models][..])
+fn endpoints() -> impl Strategy<Value = Endpoint> {
+    prop::sample::select(
+        &[
+            Endpoint::ChatCompletions,
+            Endpoint::ImageGenerations,
+            Endpoint::ImageEdits,
+            Endpoint::Models,
+        ][..],
+    )
 }
 
 /// A value put at a place where it is looked at.
-fn placed(kind: Kind, value: Value, place: u8) -> Value {
+fn placed(endpoint: Endpoint, value: Value, place: u8) -> Value {
     let members = if value.is_object() { value.clone() } else { json!({}) };
-    match (kind, place % 5) {
+    match (endpoint, place % 5) {
         (_, 0) => value,
-        (Kind::Chat, 1) => chat(only(user(value))),
-        (Kind::Chat, 2) => chat(
+        (Endpoint::ChatCompletions, 1) => chat(only(user(value))),
+        (Endpoint::ChatCompletions, 2) => chat(
             json!({ "messages": [user(json!("x")), { "role": "assistant", "content": "y", "images": value }] }),
         ),
-        (Kind::Chat, 3) => chat(json!({ "extra_body": { "google": value } })),
-        (Kind::Chat, _) => chat(members),
+        (Endpoint::ChatCompletions, 3) => chat(json!({ "extra_body": { "google": value } })),
+        (Endpoint::ChatCompletions, _) => chat(members),
         (_, 1) => image(json!({ "image": value })),
         (_, 2) => image(json!({ "image_config": value })),
         _ => image(members),
@@ -1458,14 +1573,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_json_is_translated_or_refused(value in any_json(), kind in kinds(), place in any::<u8>()) {
-        let body = placed(kind, value, place);
-        match ask(kind, &body) {
+    fn any_json_is_translated_or_rejected(value in any_json(), endpoint in endpoints(), place in any::<u8>()) {
+        let body = placed(endpoint, value, place);
+        match translate(endpoint, &body) {
             Ok(translated) => {
                 let uri: Uri = translated.path_and_query.parse().unwrap();
                 prop_assert!(uri.path().starts_with("/v1beta/"));
                 prop_assert!(body_of(&translated)["contents"].as_array().is_some_and(|contents| !contents.is_empty()));
-                prop_assert_eq!(ask(kind, &body).unwrap().body, translated.body, "a resend is byte-identical");
+                prop_assert_eq!(translate(endpoint, &body).unwrap().body, translated.body, "a resend is byte-identical");
             }
             Err(error) => {
                 let (status, body) = error.into_parts();
@@ -1476,22 +1591,22 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_translated_or_refused(
+    fn any_bytes_are_translated_or_rejected(
         body in prop::collection::vec(any::<u8>(), 0..200),
-        kind in kinds(),
+        endpoint in endpoints(),
         content_type in prop::sample::select(&[
             "", "application/json", "multipart/form-data; boundary=XX", "multipart/form-data; boundary=\"", "multipart/form-data"][..]),
     ) {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-        let _ = ask_raw(kind, &headers, &body);
+        let _ = translate_raw(endpoint, &headers, &body);
         let head = b"--XX\r\nContent-Disposition: form-data; name=\"image\"; filename=\"f\"\r\n\r\n";
-        let _ = ask_raw(kind, &headers, &[&head[..], &body, b"\r\n--XX--"].concat());
-        let _ = route(&String::from_utf8_lossy(&body));
+        let _ = translate_raw(endpoint, &headers, &[&head[..], &body, b"\r\n--XX--"].concat());
+        let _ = Endpoint::from_path(&String::from_utf8_lossy(&body));
     }
 
     #[test]
-    fn any_answer_is_told(
+    fn any_response_is_translated(
         value in any_json(),
         wrapped in any::<bool>(),
         bytes in prop::collection::vec(any::<u8>(), 0..60),
@@ -1499,9 +1614,9 @@ proptest! {
     ) {
         let parts = json!({ "candidates": [{ "content": { "parts": value.clone() }, "finishReason": "STOP" }] });
         let answer = if wrapped { parts } else { value };
-        for kind in [Kind::Chat, Kind::Generations] {
+        for endpoint in [Endpoint::ChatCompletions, Endpoint::ImageGenerations] {
             for body in [answer.to_string().as_bytes(), &bytes] {
-                let (status, told) = reply(kind).whole(StatusCode::from_u16(code).unwrap(), body, NOW);
+                let (status, told) = translator(endpoint).response(StatusCode::from_u16(code).unwrap(), body, NOW);
                 let told: Value = serde_json::from_slice(&told).unwrap();
                 prop_assert_eq!(told.get("error").is_some_and(Value::is_object), !status.is_success(), "{}", told);
             }
@@ -1527,25 +1642,25 @@ proptest! {
         let body = chat(json!({ "messages": [user(json!([shown(&uri)])), { "role": "assistant", "images": [drawn] }] })).to_string();
         // PHP escapes every slash.
         let body = if escaped { body.replace('/', "\\/") } else { body };
-        let body = body_of(&ask_raw(Kind::Chat, &HeaderMap::new(), body.as_bytes()).unwrap());
+        let body = body_of(&translate_raw(Endpoint::ChatCompletions, &HeaderMap::new(), body.as_bytes()).unwrap());
         for turn in [0, 1] {
             prop_assert_eq!(&decoded(&body["contents"][turn]["parts"][0]["inlineData"]["data"]), &bytes);
         }
         prop_assert_eq!(&body["contents"][1]["parts"][0]["thoughtSignature"], &json!(data), "a signature goes back as it came");
         let fields: [Field<'_>; 3] = [("model", None, b"nano-banana"), ("prompt", None, b"x"), ("image", Some("image/png"), &bytes)];
         let (headers, form) = multipart(&fields);
-        let body = body_of(&ask_raw(Kind::Edits, &headers, &form).unwrap());
+        let body = body_of(&translate_raw(Endpoint::ImageEdits, &headers, &form).unwrap());
         prop_assert_eq!(&decoded(&body["contents"][0]["parts"][1]["inlineData"]["data"]), &bytes);
 
         let answer = gemini(json!([picture(&data, json!({}))]), "STOP");
-        prop_assert_eq!(&decoded(&told(&reply(Kind::Generations), &answer).1["data"][0]["b64_json"]), &bytes);
+        prop_assert_eq!(&decoded(&translated_response(&translator(Endpoint::ImageGenerations), &answer).1["data"][0]["b64_json"]), &bytes);
         let chunks = read(&streamed(format!("data: {answer}\n\n").as_bytes(), &[])).0;
         let url = chunks[1]["choices"][0]["delta"]["images"][0]["image_url"]["url"].as_str().unwrap();
         prop_assert_eq!(&STANDARD.decode(url.strip_prefix("data:image/png;base64,").unwrap()).unwrap(), &bytes);
     }
 
     #[test]
-    fn streams_are_told_the_same_however_they_are_cut(
+    fn streams_are_translated_the_same_wherever_they_are_cut(
         events in prop::collection::vec((prop::collection::vec((0..5_u8, any::<bool>()), 0..4), any::<bool>()), 0..5),
         faults in prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(&b"{}[]\",:\\\n\r dx\x00\xff"[..])), 0..3),
         end in prop::sample::select(&["\n\n", "\r\n\r\n", "\n"][..]),

@@ -1,55 +1,55 @@
-//! The events of a stream, as JSON texts.
+//! Splits a stream into its events, as JSON texts.
 
-/// No event is collected beyond this: what go-genai allows a line of a stream to be (2026-08).
+/// The longest event that is collected: what go-genai allows a line of a stream to be (2026-08).
 const MAX_EVENT: usize = 256 << 20;
 
-/// Collects events from chunks, however they are cut. Every byte is looked at once, and an event of
-/// megabytes is copied twice at most.
+/// Collects events from chunks, wherever they are cut. Reads every byte once and copies an event at
+/// most twice.
 #[derive(Debug, Default)]
-pub(super) struct Events {
-    /// The line that has not ended.
+pub(super) struct EventReader {
+    /// The unfinished line.
     line: Vec<u8>,
-    /// Data of the event that has not ended.
+    /// Data of the unfinished event.
     data: Vec<u8>,
-    balance: Balance,
-    /// Whether `data` is a value that stands in no field of an event: Google ends a failing stream
-    /// with a bare error.
+    brackets: BracketDepth,
+    /// Whether `data` is a value outside any event field: Google ends a failing stream with a bare
+    /// error.
     is_bare: bool,
 }
 
-/// An event is longer than any answer.
+/// An event is longer than any response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct TooLong;
+pub(super) struct EventTooLong;
 
-impl Events {
-    /// Takes a chunk, and hands on every event that is complete.
+impl EventReader {
+    /// Takes a chunk and emits every complete event.
     pub(super) fn push(
         &mut self,
         mut chunk: &[u8],
-        hand: &mut dyn FnMut(&[u8]),
-    ) -> Result<(), TooLong> {
+        emit: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), EventTooLong> {
         while !chunk.is_empty() {
             if self.line.len().max(self.data.len()) > MAX_EVENT {
-                return Err(TooLong);
+                return Err(EventTooLong);
             }
             if self.is_bare {
-                let end = self.balance.feed(chunk);
+                let end = self.brackets.feed(chunk);
                 let (value, rest) = chunk.split_at(end.unwrap_or(chunk.len()));
                 self.data.extend_from_slice(value);
                 if end.is_some() {
-                    self.dispatch(hand);
+                    self.dispatch(emit);
                 }
                 chunk = rest;
                 continue;
             }
-            // Blanks in front, as servers send them to keep a connection alive, belong to no value.
+            // Leading blanks, which servers send to keep a connection alive, belong to no value.
             let is_blank = |b: &u8| matches!(b, b' ' | b'\t');
             if self.line.iter().all(is_blank) {
                 let start = chunk.iter().position(|b| !is_blank(b)).unwrap_or(chunk.len());
                 if matches!(chunk.get(start), Some(b'{' | b'[')) {
                     self.line.clear();
-                    // An event in whose middle it stands is cut off.
-                    self.dispatch(hand);
+                    // It ends an event that is not complete.
+                    self.dispatch(emit);
                     self.is_bare = true;
                     chunk = &chunk[start..];
                     continue;
@@ -60,17 +60,17 @@ impl Events {
                 break;
             };
             if self.line.is_empty() {
-                self.end_line(&chunk[..end], hand);
+                self.end_line(&chunk[..end], emit);
             } else {
                 self.line.extend_from_slice(&chunk[..end]);
                 let mut line = std::mem::take(&mut self.line);
                 if self.data.is_empty() && line.starts_with(b"data:") {
-                    // The usual event has one line: it is moved, not copied beside.
+                    // The usual event has one line: it is moved, not copied.
                     line.drain(..5);
                     self.data = line;
-                    self.settle(0, hand);
+                    self.settle(0, emit);
                 } else {
-                    self.end_line(&line, hand);
+                    self.end_line(&line, emit);
                 }
             }
             chunk = &chunk[end + 1..];
@@ -79,63 +79,62 @@ impl Events {
     }
 
     /// The stream has ended.
-    pub(super) fn finish(&mut self, hand: &mut dyn FnMut(&[u8])) {
+    pub(super) fn finish(&mut self, emit: &mut dyn FnMut(&[u8])) {
         let line = std::mem::take(&mut self.line);
         if !self.is_bare {
-            self.end_line(&line, hand);
+            self.end_line(&line, emit);
         }
-        self.dispatch(hand);
+        self.dispatch(emit);
     }
 
-    /// A line without its end. A carriage return and a line feed end two lines, of which the second
-    /// is blank, and ends an event that has ended: it does no harm, since a value that is complete
-    /// has been handed on.
-    fn end_line(&mut self, line: &[u8], hand: &mut dyn FnMut(&[u8])) {
+    /// Reads a line without its terminator. CRLF counts as two terminators; the blank line between
+    /// them does no harm, because a complete value has been emitted already.
+    fn end_line(&mut self, line: &[u8], emit: &mut dyn FnMut(&[u8])) {
         if let Some(data) = line.strip_prefix(b"data:") {
             if !self.data.is_empty() {
                 self.data.push(b'\n');
             }
             let from = self.data.len();
             self.data.extend_from_slice(data);
-            self.settle(from, hand);
-        } else if line.is_empty() && !self.balance.is_open() {
-            self.dispatch(hand);
+            self.settle(from, emit);
+        } else if line.is_empty() && !self.brackets.is_open() {
+            self.dispatch(emit);
         }
     }
 
-    /// Looks at data from `from` on. Some servers leave the blank line out: a value that is
-    /// complete needs none.
-    fn settle(&mut self, from: usize, hand: &mut dyn FnMut(&[u8])) {
-        if self.balance.feed(&self.data[from..]).is_some() {
-            self.dispatch(hand);
+    /// Emits the event if its data, new from `from` on, is complete: some servers omit the blank
+    /// line.
+    fn settle(&mut self, from: usize, emit: &mut dyn FnMut(&[u8])) {
+        if self.brackets.feed(&self.data[from..]).is_some() {
+            self.dispatch(emit);
         }
     }
 
-    fn dispatch(&mut self, hand: &mut dyn FnMut(&[u8])) {
-        self.balance = Balance::default();
+    fn dispatch(&mut self, emit: &mut dyn FnMut(&[u8])) {
+        self.brackets = BracketDepth::default();
         self.is_bare = false;
         let data = std::mem::take(&mut self.data);
         let event = data.trim_ascii();
         if !event.is_empty() {
-            hand(event);
+            emit(event);
         }
     }
 }
 
 /// Finds the end of an object or array by its brackets.
 #[derive(Debug, Default)]
-struct Balance {
+struct BracketDepth {
     depth: usize,
     in_string: bool,
     is_escaped: bool,
 }
 
-impl Balance {
+impl BracketDepth {
     fn is_open(&self) -> bool {
         self.depth > 0
     }
 
-    /// Where the value ends, if it does.
+    /// Returns where the value ends, if it does.
     fn feed(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;
         while let Some(&b) = bytes.get(at) {
@@ -171,11 +170,11 @@ mod tests {
 
     fn events(stream: &str) -> Vec<String> {
         let cut = |cuts: &[usize]| {
-            let (mut events, mut found, mut from) = (Events::default(), Vec::new(), 0);
+            let (mut events, mut found, mut from) = (EventReader::default(), Vec::new(), 0);
             for &cut in cuts.iter().chain([&stream.len()]) {
-                let mut hand =
+                let mut emit =
                     |event: &[u8]| found.push(String::from_utf8_lossy(event).into_owned());
-                events.push(&stream.as_bytes()[from..cut], &mut hand).unwrap();
+                events.push(&stream.as_bytes()[from..cut], &mut emit).unwrap();
                 from = cut;
             }
             events.finish(&mut |event| found.push(String::from_utf8_lossy(event).into_owned()));
@@ -190,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn events_in_every_framing() {
+    fn events_are_found_in_every_framing() {
         let (a, b) = (r#"{"a":"} \" ]"}"#, r#"{"b":[1,{}]}"#);
         for stream in [
             format!("data: {a}\n\ndata: {b}\n\n"),
