@@ -33,6 +33,8 @@ mod snapshot;
 mod socket;
 mod stacks;
 pub mod status;
+#[cfg(test)]
+mod storm_tests;
 mod transform;
 mod upstream;
 mod wire;

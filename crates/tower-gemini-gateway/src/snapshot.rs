@@ -11,6 +11,7 @@ use tower_gemini::call::ImageSize;
 use tower_gemini::model_fallback::Chain;
 use tower_gemini::quota_guard::Saturation;
 use tower_gemini::spending::Caps;
+use tower_gemini::stage::WireClient;
 use tower_gemini::target::MustKeep;
 use tower_gemini::thought_signatures::Missing;
 use tower_gemini::{
@@ -40,6 +41,18 @@ impl Snapshot {
     /// Builds one. State that calls share (quota usage, the health of targets, spending, stored
     /// responses, signatures) is taken over from `before` wherever its settings are the same.
     pub(crate) fn build(config: &Config, before: Option<&Self>) -> Result<Self, ConfigProblem> {
+        let client = client(config.timeouts.connect.0).map_err(|error| {
+            ConfigProblem::at("upstream", format!("the TLS client cannot be built: {error}"), "")
+        })?;
+        Self::over(client, config, before)
+    }
+
+    /// As [`build`](Self::build), over any client.
+    pub(crate) fn over<C: WireClient<Future: 'static> + Sync>(
+        client: C,
+        config: &Config,
+        before: Option<&Self>,
+    ) -> Result<Self, ConfigProblem> {
         let env = |name: &str| std::env::var(name).ok();
         let auth = Auth::build(&config.auth, env)?;
         let upstreams = Upstreams::build(config, env)?;
@@ -51,9 +64,6 @@ impl Snapshot {
             );
         }
         let layers = layers(config, before)?;
-        let client = client(config.timeouts.connect.0).map_err(|error| {
-            ConfigProblem::at("upstream", format!("the TLS client cannot be built: {error}"), "")
-        })?;
         let responses = &config.responses;
         let stacks = layers.stacks(client, responses.strip_drafts, responses.buffer_up_to.0);
         let slots = match before {

@@ -5,7 +5,6 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tower::util::{BoxCloneSyncService, MapResponse};
 use tower::{Layer, Service};
 use tower_gemini::answer_errors::HasVerdict;
@@ -58,7 +57,7 @@ impl Layers {
     /// `buffer_up_to` bytes are buffered.
     pub(crate) fn stacks<C>(&self, client: C, strip_drafts: bool, buffer_up_to: usize) -> Stacks
     where
-        C: WireClient<ResponseBody = Incoming, Future: 'static> + Sync,
+        C: WireClient<Future: 'static> + Sync,
     {
         let plain = GeminiStack::new()
             .collect(self.collect.clone())
