@@ -15,9 +15,9 @@ use http::Request;
 use http_body_util::{BodyExt, Full};
 use tokio::time::{Instant, sleep_until};
 use tower::ServiceExt;
-use tower_gemini::target::Served;
 use tower_gemini::jittered_retry::presets::article_002_loop;
 use tower_gemini::model_fallback::presets::article_002;
+use tower_gemini::target::Served;
 use tower_gemini::{GeminiStack, JitteredRetryLayer, ModelFallbackLayer, ResolutionFallbackLayer};
 use tower_gemini_sim::{Each, Fault, Outages, Sim, Totals, Weather};
 
