@@ -124,7 +124,7 @@ where
 }
 
 fn router() -> PeakHourRouterLayer {
-    PeakHourRouterLayer::new(presets::article_002()).in_peak("nano-banana-2", PRO).clock(clock())
+    PeakHourRouterLayer::new(presets::TEN_TO_FOURTEEN_UTC.schedule()).in_peak("nano-banana-2", PRO).clock(clock())
 }
 
 #[test]
@@ -244,9 +244,9 @@ proptest! {
     /// Whatever the hour and the patience: a deferrable call is sent in a quiet moment, or at once.
     #[test]
     fn a_deferrable_call_is_sent_at_once_or_in_the_first_quiet_moment(
-        start in 0_u64..7 * 86_400, patience in 0_u64..48 * 3600, article in 0_usize..4,
+        start in 0_u64..7 * 86_400, patience in 0_u64..48 * 3600, preset in 0_usize..3,
     ) {
-        let schedule = [presets::article_001(), presets::article_002(), presets::article_003(), presets::article_004()][article].clone();
+        let schedule = presets::ALL[preset].schedule();
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(HALF_PAST_NOON + start);
         let waited = in_paused_time(async {
             let router = PeakHourRouterLayer::new(schedule.clone()).clock(RuntimeClock::starting_at(at));
@@ -378,8 +378,8 @@ fn what_attempts_inside_a_retry_came_to_is_learned_too() {
         gemini.oneshot(scenario.request(TAG)).await.unwrap();
         assert_eq!(sim.ledger().sends(TAG), 3);
         let learned = router.learned().unwrap();
-        let hour = tower_gemini::peak_hour_router::Hour {
-            of_week: presets::article_002().hour_of_week(clock().now()),
+        let hour = tower_gemini::peak_hour_router::WeekHour {
+            of_week: presets::TEN_TO_FOURTEEN_UTC.schedule().hour_of_week(clock().now()),
             of_utc_day: 12,
             unix: clock().now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() as i64,
         };

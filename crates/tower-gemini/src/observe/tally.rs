@@ -64,8 +64,13 @@ pub(super) enum Sent {
 }
 
 /// The waits that are told apart.
-pub(super) const WAITS: [WaitReason; 4] =
-    [WaitReason::Backoff, WaitReason::ServerHint, WaitReason::OwnQuota, WaitReason::QuietHours];
+pub(super) const WAITS: [WaitReason; 5] = [
+    WaitReason::Backoff,
+    WaitReason::ServerHint,
+    WaitReason::OwnQuota,
+    WaitReason::Cooldown,
+    WaitReason::QuietHours,
+];
 
 /// The word for a wait in logs, metrics and reports.
 pub(super) fn wait_word(why: WaitReason) -> &'static str {
@@ -74,6 +79,7 @@ pub(super) fn wait_word(why: WaitReason) -> &'static str {
         WaitReason::Backoff => "backoff",
         WaitReason::ServerHint => "server_hint",
         WaitReason::OwnQuota => "own_quota",
+        WaitReason::Cooldown => "cooldown",
     }
 }
 
