@@ -108,7 +108,7 @@ fn view(gateway: &Snapshot, up: Duration) -> StatusView {
     let now = Instant::now().into_std();
     view.targets = layers
         .fallback
-        .health()
+        .circuits()
         .snapshot()
         .iter()
         .map(|health| TargetView::new(health, now))
@@ -136,7 +136,7 @@ fn view(gateway: &Snapshot, up: Duration) -> StatusView {
 fn refresh(gateway: &Snapshot) {
     let layers = gateway.layers();
     observe::record_quota(Catalog::builtin(), &layers.quota.ledgers());
-    observe::record_health(&layers.fallback.health().snapshot());
+    observe::record_circuits(&layers.fallback.circuits().snapshot());
     #[allow(clippy::cast_precision_loss, reason = "counts for people")]
     let set = |name: &'static str, value: usize| metrics::gauge!(name).set(value as f64);
     set("gateway_requests_in_flight", gateway.slots().taken());

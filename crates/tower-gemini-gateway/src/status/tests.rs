@@ -36,7 +36,7 @@ fn hostile(text: &str) -> StatusView {
             );
             id.close();
             trail.push(Step::Skipped { target: text.clone(), why: SkipReason::Gone });
-            trail.push(Step::MovedOn {
+            trail.push(Step::FellBack {
                 from: text.clone(),
                 to: text.clone(),
                 why: Outcome::Interrupted,

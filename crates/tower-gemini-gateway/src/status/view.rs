@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tower_gemini::ledger::Cost;
-use tower_gemini::model_fallback::{Condition, TargetHealth};
+use tower_gemini::model_fallback::{Circuit, CircuitState};
 use tower_gemini::observe::Report;
 use tower_gemini::quota_guard::QuotaLedger;
 use tower_gemini::redact::redact;
@@ -123,16 +123,22 @@ pub struct TargetView {
 impl TargetView {
     /// How a target is at `now`, in the runtime's time.
     #[must_use]
-    pub fn new(health: &TargetHealth, now: Instant) -> Self {
-        let (condition, cause, left, in_a_row) = match health.condition {
-            Condition::Failing { failures } => ("failing", None, None, failures),
-            Condition::Resting { until, rests, cause } => {
-                ("resting", Some(cause.as_str()), Some(until.saturating_duration_since(now)), rests)
+    pub fn new(circuit: &Circuit, now: Instant) -> Self {
+        let (condition, cause, left, in_a_row) = match circuit.state {
+            CircuitState::Failing { failures } => ("failing", None, None, failures),
+            CircuitState::Open { until, trips: rests, cause } => (
+                "resting",
+                Some(cause.as_str()),
+                Some(until.into_std().saturating_duration_since(now)),
+                rests,
+            ),
+            CircuitState::HalfOpen { trips, cause, .. } => {
+                ("probed", Some(cause.as_str()), None, trips)
             }
-            Condition::Probed { rests, cause } => ("probed", Some(cause.as_str()), None, rests),
+            _ => ("failing", None, None, 0),
         };
         let left_seconds = left.map(|left: Duration| left.as_secs());
-        Self { what: redact(&health.what).into_owned(), condition, cause, left_seconds, in_a_row }
+        Self { what: redact(&circuit.name).into_owned(), condition, cause, left_seconds, in_a_row }
     }
 }
 
