@@ -13,7 +13,7 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::time::Instant;
 use tower_gemini_core::call::{Call, ModelId};
-use tower_gemini_core::ledger::Cost;
+use tower_gemini_core::cost::Cost;
 use tower_gemini_core::scan::Usage;
 use tower_gemini_core::target::MustKeep;
 use tower_gemini_core::verdict::{Charge, Verdict};

@@ -70,7 +70,7 @@ pub use single_attempt::{SingleAttempt, SingleAttemptLayer};
 pub use spending::{Spending, SpendingLayer};
 pub use stack::{GeminiStack, compose};
 pub use thought_signatures::{ThoughtSignatures, ThoughtSignaturesLayer};
-pub use tower_gemini_core::{call, catalog, classify, ledger, redact, scan, target, verdict};
+pub use tower_gemini_core::{call, catalog, classify, cost, redact, scan, target, verdict};
 pub use trail::Trail;
 
 /// The README's examples run as doc tests.

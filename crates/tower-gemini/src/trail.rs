@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use tower_gemini_core::call::{ImageSize, ModelId};
-use tower_gemini_core::ledger::Cost;
+use tower_gemini_core::cost::Cost;
 use tower_gemini_core::target::{Degradation, Unfit};
 use tower_gemini_core::verdict::{Charge, Outcome, QuotaCharge, Verdict};
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_gemini::CallOptions;
 use tower_gemini::call::ModelId;
-use tower_gemini::ledger::Cost;
+use tower_gemini::cost::Cost;
 use tower_gemini::observe::ObserveLayer;
 use tower_gemini::trail::{SkipReason, Step};
 use tower_gemini::verdict::{Outcome, Verdict};

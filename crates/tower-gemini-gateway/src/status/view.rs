@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use tower_gemini::ledger::Cost;
+use tower_gemini::cost::Cost;
 use tower_gemini::model_fallback::{Circuit, CircuitState};
 use tower_gemini::observe::Report;
 use tower_gemini::quota_guard::QuotaLedger;

@@ -751,7 +751,7 @@ mod tests {
 
     use tower_gemini_core::call::ModelId;
     use tower_gemini_core::catalog::Catalog;
-    use tower_gemini_core::ledger::Cost;
+    use tower_gemini_core::cost::Cost;
     use tower_gemini_core::verdict::{Charge, QuotaCharge};
 
     use super::super::names::ModelNames;

@@ -12,7 +12,7 @@ use metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 use tower_gemini_core::catalog::Catalog;
-use tower_gemini_core::ledger::Cost;
+use tower_gemini_core::cost::Cost;
 use tower_gemini_core::verdict::{Outcome, QuotaCharge};
 
 use super::events::word;

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::trail::{Attempt, Step, Trail, TrailObserver};
 use tokio::time::Instant;
 use tower_gemini_core::catalog::Catalog;
-use tower_gemini_core::ledger::Cost;
+use tower_gemini_core::cost::Cost;
 use tower_gemini_core::verdict::Outcome;
 
 use super::diagnosis::{Figures, HealthTargets, diagnose};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::trail::{Step, Trail};
 use serde::{Serialize, Serializer};
-use tower_gemini_core::ledger::Cost;
+use tower_gemini_core::cost::Cost;
 
 use super::clip;
 use super::outcome::CallOutcome;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Serialize, Serializer};
-use tower_gemini_core::ledger::Cost;
+use tower_gemini_core::cost::Cost;
 use tower_gemini_core::verdict::Outcome;
 
 use super::diagnosis::{Diagnosis, HealthTargets};

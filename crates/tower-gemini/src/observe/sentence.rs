@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::trail::{Attempt, Step, StopReason};
 use tower_gemini_core::call::ImageSize;
-use tower_gemini_core::ledger::Cost;
+use tower_gemini_core::cost::Cost;
 use tower_gemini_core::verdict::{Charge, Outcome};
 
 use super::outcome::{CallOutcome, FailureKind};

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::trail::WaitReason;
-use tower_gemini_core::ledger::Cost;
+use tower_gemini_core::cost::Cost;
 use tower_gemini_core::verdict::{Charge, Outcome, QuotaCharge};
 
 use super::latency::Latencies;

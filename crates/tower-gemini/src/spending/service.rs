@@ -13,7 +13,7 @@ use pin_project::pin_project;
 use serde_json::json;
 use tokio::time::Instant;
 use tower_gemini_core::call::Call;
-use tower_gemini_core::ledger::cost_of;
+use tower_gemini_core::cost::cost_of;
 use tower_gemini_core::redact::redact;
 use tower_gemini_core::scan::Usage;
 use tower_gemini_core::verdict::{Detail, Outcome, QuotaCharge, Verdict, WaitHint, WaitSource};
