@@ -53,7 +53,7 @@ mod walk;
 pub use answer_errors::{AnswerErrors, AnswerErrorsLayer};
 pub use attempt_timeout::{AttemptTimeout, AttemptTimeoutLayer};
 pub use body::{AttemptBody, CallBody, JudgedBody, WireBody};
-pub use call_options::CallOptions;
+pub use call_options::{CallHandle, CallOptions};
 pub use classify_gemini_error::{ClassifyGeminiError, ClassifyGeminiErrorLayer};
 pub use collect_request::{CollectRequest, CollectRequestLayer};
 pub use error::Error;

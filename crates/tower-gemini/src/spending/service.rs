@@ -23,7 +23,7 @@ use super::account::{CapReached, Reservation};
 use super::layer::Shared;
 use super::plan::attempt_at_most;
 use super::{Amounts, Caps, Dimension, worst_case};
-use crate::call_state::{Attempt as AttemptHandle, CallState};
+use crate::call_state::{Attempt as AttemptHandle, CallState, Place};
 use crate::refusal::Refusal;
 use crate::stage::{AttemptService, UpstreamBody};
 
@@ -63,6 +63,7 @@ impl<S: AttemptService> Service<Request<AttemptBody>> for Spending<S> {
             let inner = self.inner.call(request);
             return ResponseFuture { state: State::Sent { inner, pending: None } };
         };
+        request.body().state().pass(Place::Spending);
         let call = request.body().call().clone();
         match shared.admit(&request) {
             Ok(pending) => ResponseFuture {
