@@ -52,7 +52,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Builds a gateway and loads what an earlier one saved in `keep.dir`. Installs a Prometheus
+    /// Builds a gateway and loads what an earlier one saved in `keep.dir` and `signatures.file`. Installs a Prometheus
     /// recorder for `/metrics` where the program has no recorder of its own.
     ///
     /// # Errors
@@ -112,10 +112,15 @@ impl Gateway {
     }
 
     /// Waits, for `within` at most, for the calls whose clients disconnected, and saves stored
-    /// responses to `keep.dir`. Call it after the server has stopped. `false` where something that
+    /// responses to `keep.dir` and thought signatures to `signatures.file`. Call it after the server has stopped. `false` where something that
     /// was or may have been paid for is lost.
     pub async fn finish(&self, within: Duration) -> bool {
         let snapshot = self.snapshot();
+        if let Some(file) = &snapshot.config().signatures.file
+            && let Err(error) = snapshot.layers().signatures.save_to(file)
+        {
+            tracing::error!(%error, file = %file.display(), "thought signatures were not saved");
+        }
         let Some(keep) = &snapshot.layers().keep else { return true };
         let all = keep.drain(within).await;
         if !all {

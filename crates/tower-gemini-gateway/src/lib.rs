@@ -43,3 +43,8 @@ pub use self::config::{Config, ConfigError, GatewayError};
 pub use self::gateway::Gateway;
 pub use self::program::app;
 pub use self::running::{Running, Signal, start};
+
+/// The README's example runs as a doc test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -132,6 +132,12 @@ fn view(gateway: &Snapshot, up: Duration) -> StatusView {
     view
 }
 
+/// Calls for an image since the start, and those that got one.
+pub(crate) fn delivered(gateway: &Snapshot) -> (u64, u64) {
+    let total = gateway.layers().observe.observatory().report().total;
+    (total.calls, total.successes)
+}
+
 /// Sets the gauges, which are read on demand only.
 fn refresh(gateway: &Snapshot) {
     let layers = gateway.layers();

@@ -119,12 +119,11 @@ fn layers(config: &Config, before: Option<&Snapshot>) -> Result<Layers, ConfigPr
         collect: CollectRequestLayer::new()
             .max_held_bytes((config.server.max_body.0 / 3 + 1).saturating_mul(4) + 1024 * 1024),
         keep: before.map_or_else(|| keep(config), |before| before.layers.keep.clone()),
-        signatures: match before.filter(|before| before.config.signatures == config.signatures) {
-            Some(before) => before.layers.signatures.clone(),
-            None if config.signatures.restore => {
-                ThoughtSignaturesLayer::new().missing(Missing::Send)
+        signatures: match before {
+            Some(before) if before.config.signatures.restore == config.signatures.restore => {
+                before.layers.signatures.clone()
             }
-            None => ThoughtSignaturesLayer::off(),
+            _ => signatures(&config.signatures)?,
         },
         peak: match before.filter(|before| before.config.peak == config.peak) {
             Some(before) => before.layers.peak.clone(),
@@ -159,6 +158,18 @@ fn layers(config: &Config, before: Option<&Snapshot>) -> Result<Layers, ConfigPr
             .limit(config.timeouts.up_to_2k.0)
             .limit_for(ImageSize::K4, config.timeouts.at_4k.0)
             .idle_limit(config.timeouts.idle.0),
+    })
+}
+
+fn signatures(config: &config::Signatures) -> Result<ThoughtSignaturesLayer, ConfigProblem> {
+    if !config.restore {
+        return Ok(ThoughtSignaturesLayer::off());
+    }
+    let layer = ThoughtSignaturesLayer::new().missing(Missing::Send);
+    let Some(file) = &config.file else { return Ok(layer) };
+    layer.load_from(file).map_err(|error| {
+        let what = format!("signatures.file {} cannot be read: {error}", file.display());
+        ConfigProblem::at("signatures.file", what, "make it readable, delete it, or name another")
     })
 }
 

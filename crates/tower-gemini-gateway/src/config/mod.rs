@@ -185,6 +185,7 @@ section! { pub(crate) Peak {
 }}
 section! { pub(crate) Signatures {
     restore: bool = true,
+    file: Option<PathBuf> = None,
 }}
 section! { pub(crate) Timeouts {
     connect: Span = Span::secs(10),
