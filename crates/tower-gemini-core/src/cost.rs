@@ -1,9 +1,9 @@
-//! Money as intervals: what an attempt cost, from at least to at most.
+//! Computes what an attempt costs, as an interval from at least to at most.
 //!
-//! Nobody but the bill knows what an attempt cost; what can be known is an interval that holds the
-//! truth. [`cost_of`] gives it from list prices (the [catalogue](crate::catalog)), from what was
-//! asked ([`Call`]), from what became of it ([`Verdict`]) and, where the answer counted, from its
-//! [`Usage`]. Batch discounts, committed use and grounding with search are not in it.
+//! Only the bill has the exact cost; an interval that contains it can be computed. Before an
+//! attempt there are [`expected`] and [`worst_case`]; after it, [`cost_of`] takes list prices (the
+//! [catalogue](crate::catalog)), the [`Call`], the [`Verdict`] and, where the response has one, its
+//! [`Usage`]. Batch discounts, committed use and grounding with search are not included.
 //!
 //! ```
 //! use http::{HeaderMap, Method, Uri};
@@ -42,7 +42,7 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// Nothing at all.
+    /// Nothing.
     pub const ZERO: Self = Self { at_least_microusd: 0, at_most_microusd: Some(0) };
     /// Anything.
     pub const UNKNOWN: Self = Self { at_least_microusd: 0, at_most_microusd: None };
@@ -59,8 +59,8 @@ impl Cost {
         Self { at_least_microusd: 0, at_most_microusd: Some(microusd) }
     }
 
-    /// What one of `images` images cost: the lower end rounded down, the upper up. `None` where
-    /// there are none.
+    /// Returns what one of `images` images cost: the lower end rounded down, the upper up. `None`
+    /// where there are none.
     #[must_use]
     pub fn per_image(self, images: u64) -> Option<Self> {
         Some(Self {
@@ -126,8 +126,8 @@ impl fmt::Display for Cost {
     }
 }
 
-/// What an attempt cost by the list price of the platform its dialect belongs to (Vertex AI for its
-/// own, else the Gemini API).
+/// Returns what an attempt cost by the list price of the platform its dialect belongs to (Vertex AI
+/// for its own, else the Gemini API).
 ///
 /// | charge | at least | at most |
 /// | --- | --- | --- |
@@ -147,7 +147,7 @@ pub fn cost_of(catalog: &Catalog, call: &Call, verdict: &Verdict, usage: Option<
     cost_on(platform_of(call), catalog, call, verdict, usage)
 }
 
-/// [`cost_of`], by the price list of the given platform: of a relay's, say.
+/// Returns the same as [`cost_of`] by the price list of another platform, for instance a relay.
 #[must_use]
 pub fn cost_on(
     platform: &Platform,
@@ -189,13 +189,13 @@ pub fn cost_on(
 }
 
 /// Returns the price that one attempt at a call should have by the list: its final images at the
-/// size at which they are drawn (1K where the call names none), its text input, and for a model that
-/// thinks 529 tokens of thoughts and text an image. Drafts are not in it, since documentation says
-/// that they are free.
+/// size at which they are drawn (1K where the call names none), its text input, and for a model
+/// that thinks 529 tokens of thoughts and text an image. Drafts are not in it, since documentation
+/// says that they are free.
 ///
-/// Both ends are equal. A call that cannot be charged costs nothing; a model that the catalogue does
-/// not know, or has no price of, is [`Cost::UNKNOWN`]. Nothing is a promise: an attempt may cost more
-/// than this, and at most the [`worst_case`].
+/// Both ends are equal. A call that cannot be charged costs nothing; a model that the catalogue
+/// does not know, or has no price of, is [`Cost::UNKNOWN`]. Nothing is a promise: an attempt may
+/// cost more than this, and at most the [`worst_case`].
 ///
 /// ```
 /// use http::{HeaderMap, Method, Uri};
@@ -351,7 +351,8 @@ impl<'a> Bill<'a> {
         }
     }
 
-    /// An answer that counted, and is not surely an image: image tokens count where there are any.
+    /// Prices a response that counted, and is not surely an image: image tokens count where there
+    /// are any.
     fn counted_tokens(&self, usage: &Usage) -> Cost {
         let images = match (usage.image_tokens(), self.price.image_output_microusd_per_mtok) {
             (0, _) => Some(0),
@@ -361,8 +362,9 @@ impl<'a> Bill<'a> {
         Cost { at_least_microusd: 0, at_most_microusd: sum([images, self.words(usage)]) }
     }
 
-    /// At most what all but the images of a counted answer cost. `candidates` may hold text that
-    /// the details leave out, and on refusals it repeats the thoughts, so it is taken whole.
+    /// Returns the most that all but the images of a counted response cost. `candidates` may hold
+    /// text that the details leave out, and on refusals it repeats the thoughts, so it is taken
+    /// whole.
     fn words(&self, usage: &Usage) -> Option<u64> {
         let text =
             usage.candidates.saturating_sub(usage.image_tokens()).saturating_add(usage.thoughts);

@@ -500,6 +500,12 @@ impl Verdict {
             .with_detail(detail)
     }
 
+    /// Says that a retry is not to wait for this: the hint stays, for whoever asks later.
+    #[must_use]
+    pub fn not_retried(self) -> Self {
+        self.with_transient(false)
+    }
+
     /// It was sent (or may have been), and no complete answer came back: it may have been paid for.
     #[must_use]
     pub fn interrupted() -> Self {

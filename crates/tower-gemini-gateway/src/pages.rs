@@ -101,10 +101,9 @@ fn view(gateway: &Snapshot, up: Duration) -> StatusView {
     let layers = gateway.layers();
     let mut view = StatusView::new(layers.observe.observatory().report());
     view.uptime_seconds = up.as_secs();
-    let upstreams = gateway.upstreams();
-    let upstream = upstreams.gemini().or(upstreams.iter().next());
+    let upstream = gateway.upstreams().iter().next();
     view.upstream = upstream.and_then(|one| one.base().host()).unwrap_or_default().to_owned();
-    view.quotas = layers.quota.ledgers().iter().map(QuotaView::from).collect();
+    view.quotas = layers.quota_usages().iter().map(QuotaView::from).collect();
     let now = Instant::now().into_std();
     view.targets = layers
         .fallback
@@ -141,7 +140,7 @@ pub(crate) fn delivered(gateway: &Snapshot) -> (u64, u64) {
 /// Sets the gauges, which are read on demand only.
 fn refresh(gateway: &Snapshot) {
     let layers = gateway.layers();
-    observe::record_quota(Catalog::builtin(), &layers.quota.ledgers());
+    observe::record_quota(Catalog::builtin(), &layers.quota_usages());
     observe::record_circuits(&layers.fallback.circuits().snapshot());
     #[allow(clippy::cast_precision_loss, reason = "counts for people")]
     let set = |name: &'static str, value: usize| metrics::gauge!(name).set(value as f64);

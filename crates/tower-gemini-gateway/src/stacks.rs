@@ -11,7 +11,9 @@ use tower_gemini::answer_errors::HasVerdict;
 use tower_gemini::body::CallBody;
 use tower_gemini::error::{BoxError, Error};
 use tower_gemini::final_image_extract::FinalImageJsonLayer;
+use tower_gemini::quota_guard::QuotaUsage;
 use tower_gemini::stage::WireClient;
+use tower_gemini::target::UpstreamId;
 use tower_gemini::{
     AttemptTimeoutLayer, CollectRequestLayer, GeminiStack, JitteredRetryLayer, KeepPaidLayer,
     ModelFallbackLayer, ObserveLayer, PeakHourRouterLayer, QuotaGuardLayer,
@@ -36,7 +38,8 @@ pub(crate) struct Layers {
     pub(crate) resolution: ResolutionFallbackLayer,
     pub(crate) retry: JitteredRetryLayer,
     pub(crate) spending: SpendingLayer,
-    pub(crate) quota: QuotaGuardLayer,
+    /// One for each upstream, in their order.
+    pub(crate) quotas: Vec<(UpstreamId, QuotaGuardLayer)>,
     pub(crate) timeout: AttemptTimeoutLayer,
 }
 
@@ -53,9 +56,20 @@ pub(crate) struct Stacks {
 }
 
 impl Layers {
-    /// The stacks over `client`. `strip_drafts` removes drafts from whole responses, of which
-    /// `buffer_up_to` bytes are buffered.
-    pub(crate) fn stacks<C>(&self, client: C, strip_drafts: bool, buffer_up_to: usize) -> Stacks
+    /// The usage of every quota.
+    pub(crate) fn quota_usages(&self) -> Vec<QuotaUsage> {
+        self.quotas.iter().flat_map(|(_, quota)| quota.usages()).collect()
+    }
+
+    /// The stacks of one upstream over `client`. `strip_drafts` removes drafts from whole responses,
+    /// of which `buffer_up_to` bytes are buffered.
+    pub(crate) fn stacks<C>(
+        &self,
+        quota: &QuotaGuardLayer,
+        client: C,
+        strip_drafts: bool,
+        buffer_up_to: usize,
+    ) -> Stacks
     where
         C: WireClient<Future: 'static> + Sync,
     {
@@ -63,7 +77,7 @@ impl Layers {
             .collect(self.collect.clone())
             .retry(JitteredRetryLayer::off())
             .spending(self.spending.clone())
-            .quota(self.quota.clone())
+            .quota(quota.clone())
             .timeout(self.timeout.clone());
         let full = plain
             .clone()

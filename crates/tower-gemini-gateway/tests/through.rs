@@ -1056,6 +1056,19 @@ async fn a_reload_neither_forgets_what_is_kept_nor_what_was_spent() {
     assert!(spent.is_some_and(|spent| spent > 100_000), "{}", status["view"]["spending"]);
 }
 
+// Fifty dollars that a gateway may spend in all were fifty dollars after each restart.
+#[tokio::test]
+async fn a_total_cap_counts_what_was_spent_before_this_start() {
+    let spent = "[spending]\ntotal = 50.0\nstarting_balance = 49.0\n";
+    let world = World::new(Sim::quick([]), spent).await;
+    let answer = world.post(PRO, &apple()).await;
+    assert_ne!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.json()["error"]["details"][0]["domain"], "tower-gemini", "{}", answer.text());
+    assert_eq!(world.ledger(), (0, 0));
+    let world = World::new(Sim::quick([]), "[spending]\ntotal = 50.0\n").await;
+    assert_eq!(world.post(PRO, &apple()).await.status, 200);
+}
+
 #[tokio::test]
 async fn a_rotated_key_of_the_gateways_makes_no_other_callers() {
     let (dir, extra) = own_key();

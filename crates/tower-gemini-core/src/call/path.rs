@@ -1,11 +1,10 @@
-//! What a request's path and query say, read from the right so that any prefix of a gateway will
-//! do.
+//! Reads a request's path and query from the right, so that a gateway may have any prefix.
 
 use std::borrow::Cow;
 
 use super::{Dialect, Framing, Verb};
 
-/// What the path and the query say.
+/// What the path and the query contain.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Route<'a> {
     pub(super) dialect: Dialect,
@@ -82,7 +81,7 @@ impl<'a> Route<'a> {
     }
 }
 
-/// What a custom method does, and how its answer is framed.
+/// Returns what a custom method does, and how its response is framed.
 fn method(verb: &str, query: Option<&str>) -> (Verb, Framing) {
     let stream = || if query.is_some_and(wants_sse) { Framing::Sse } else { Framing::JsonArray };
     match verb {

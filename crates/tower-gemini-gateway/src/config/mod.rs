@@ -15,6 +15,7 @@ use tower_gemini::catalog::Catalog;
 use tower_gemini::jittered_retry::{RetryPolicy, presets};
 use tower_gemini::peak_hour_router::{Schedule, Window, Zone};
 use tower_gemini::quota_guard::Limits;
+use tower_gemini::target::{self, UpstreamId};
 
 pub use self::error::{ConfigError, ConfigProblem, GatewayError};
 pub(crate) use self::values::{BaseUrl, Size, Span};
@@ -176,8 +177,23 @@ section! {
         per_hour: f64 = 0.0,
         per_day: f64 = 0.0,
         per_month: f64 = 0.0,
+        total: f64 = 0.0,
+        starting_balance: f64 = 0.0,
+        mode: SpendingMode = SpendingMode::WorstCase,
+        assume_drafts: Option<u32> = None,
     }
 }
+
+/// What is reserved for an attempt before it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum SpendingMode {
+    /// The most that it can cost: caps are hard.
+    WorstCase,
+    /// The list price: a cap can be exceeded by the attempts in flight.
+    Expected,
+}
+
 section! { pub(crate) Peak {
     windows: Vec<String> = Vec::new(),
     zone: String = "UTC".to_owned(),
@@ -319,7 +335,10 @@ impl Config {
                 "write 1 to 100",
             ));
         }
-        for (name, usd) in self.spending.caps() {
+        let spending = &self.spending;
+        for (name, usd) in
+            spending.caps().into_iter().chain([("starting_balance", spending.starting_balance)])
+        {
             if !usd.is_finite() || usd < 0.0 {
                 let key = format!("spending.{name}");
                 let what = format!("{key} = {usd} is not an amount of money");
@@ -439,6 +458,12 @@ impl Config {
         Ok(policy.maybe_charged_resends(self.retry.maybe_charged_resends))
     }
 
+    /// Every model that the file names.
+    pub(crate) fn models(&self) -> impl Iterator<Item = &str> {
+        let peak = self.peak.prefer.values();
+        self.fallback.models.iter().chain(self.quota.model.keys()).chain(peak).map(String::as_str)
+    }
+
     /// The hours in which other models are preferred.
     pub(crate) fn schedule(&self) -> Check<Option<Schedule>> {
         const REMEDY: &str = "write windows of the form \"10:00-14:00\"";
@@ -518,6 +543,22 @@ impl Upstream {
         ]
     }
 
+    /// Its identity for stores and the trail.
+    pub(crate) fn id(&self) -> UpstreamId {
+        let base = self.base_url();
+        let upstream = match (self.kind, &self.project) {
+            (UpstreamKind::Gemini, _) => target::Upstream::gemini_api(base),
+            (UpstreamKind::Relay, _) => target::Upstream::same_api(base),
+            (UpstreamKind::Vertex, None) => target::Upstream::express(base),
+            (UpstreamKind::Vertex, Some(project)) => {
+                target::Upstream::vertex(base, project.clone(), "global")
+            }
+        };
+        let mut id = upstream.name(self.name.clone()).id();
+        id.project.clone_from(&self.project);
+        id
+    }
+
     fn has_key(&self) -> bool {
         self.api_key_env.is_some() || self.api_key_file.is_some()
     }
@@ -561,12 +602,13 @@ fn limits(rpm: u64, tpm: u64, ipm: u64, rpd: u64) -> Limits {
 
 impl Spending {
     /// The caps by name; 0 is none.
-    pub(crate) fn caps(&self) -> [(&'static str, f64); 4] {
+    pub(crate) fn caps(&self) -> [(&'static str, f64); 5] {
         [
             ("per_call", self.per_call),
             ("per_hour", self.per_hour),
             ("per_day", self.per_day),
             ("per_month", self.per_month),
+            ("total", self.total),
         ]
     }
 }

@@ -6,9 +6,9 @@ use serde::Serialize;
 use tower_gemini::cost::Cost;
 use tower_gemini::model_fallback::{Circuit, CircuitState};
 use tower_gemini::observe::Report;
-use tower_gemini::quota_guard::QuotaLedger;
+use tower_gemini::quota_guard::QuotaUsage;
 use tower_gemini::redact::redact;
-use tower_gemini::spending::{Dimension, Spent};
+use tower_gemini::spending::{CapDimension, Spent};
 
 /// What the page shows.
 ///
@@ -85,9 +85,9 @@ pub struct QuotaEntryView {
     pub resets_in_seconds: u64,
 }
 
-impl From<&QuotaLedger> for QuotaView {
-    fn from(ledger: &QuotaLedger) -> Self {
-        let entry = |entry: &tower_gemini::quota_guard::LedgerEntry| {
+impl From<&QuotaUsage> for QuotaView {
+    fn from(ledger: &QuotaUsage) -> Self {
+        let entry = |entry: &tower_gemini::quota_guard::DimensionUsage| {
             Some(QuotaEntryView {
                 dimension: entry.dimension.as_str(),
                 limit: entry.limit?,
@@ -161,12 +161,12 @@ pub struct SpendingView {
 
 impl From<&Spent> for SpendingView {
     fn from(spent: &Spent) -> Self {
-        let certain = spent.caps.of(Dimension::MoneyCertain);
+        let certain = spent.caps.get(CapDimension::MoneyCertain);
         Self {
             period: spent.period.clone(),
             spent: spent.settled.cost(),
             reserved_at_most_microusd: spent.reserved.cost().at_most_microusd,
-            cap_microusd: spent.caps.of(Dimension::MoneyAtMost).or(certain),
+            cap_microusd: spent.caps.get(CapDimension::MoneyAtMost).or(certain),
             images: spent.images,
             refused: spent.refused,
         }

@@ -20,7 +20,7 @@ use super::names::OTHER;
 use super::outcome::CallOutcome;
 use super::tally::{Sent, wait_word};
 use crate::model_fallback::{Circuit, CircuitState};
-use crate::quota_guard::QuotaLedger;
+use crate::quota_guard::QuotaUsage;
 
 /// Tells the recorder what each metric is. [`ObserveLayer::new`](super::ObserveLayer::new) does so;
 /// call it again where the recorder is installed after the layer was made.
@@ -119,7 +119,7 @@ const CIRCUITS_OPEN: &str = "gemini_circuits_open";
 /// [`QuotaGuardLayer::ledgers`](crate::QuotaGuardLayer::ledgers): to be called before metrics are
 /// read. Models that the catalogue does not know are `other`; of several projects the fullest
 /// counts, because projects are no label.
-pub fn record_quota(catalog: &Catalog, ledgers: &[QuotaLedger]) {
+pub fn record_quota(catalog: &Catalog, ledgers: &[QuotaUsage]) {
     let mut fullest: BTreeMap<(&str, &'static str), f64> = BTreeMap::new();
     for ledger in ledgers {
         let model = catalog.lookup(ledger.key.model.as_str()).map_or(OTHER, |model| &model.id);

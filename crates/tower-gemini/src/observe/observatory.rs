@@ -20,8 +20,8 @@ use super::report::{Hour, Report, Window};
 use super::sentence::{Finished, charge_of, is_systemic, sentence};
 use super::tally::{Counts, DAYS, Entry, FIVES, HOURS, Sent, Tally};
 use super::{clip, measure};
+use crate::calendar::PacificDay;
 use crate::clock::{Clock, SystemClock};
-use crate::quota_guard::PacificDay;
 
 /// What the calls of an [`ObserveLayer`](super::ObserveLayer) came to. O(1) to clone; clones share
 /// it.
