@@ -19,6 +19,8 @@ mod cli;
 pub mod config;
 mod gateway;
 mod handler;
+#[cfg(test)]
+mod in_process_tests;
 mod limits;
 mod log;
 mod mask;
@@ -33,8 +35,6 @@ mod snapshot;
 mod socket;
 mod stacks;
 pub mod status;
-#[cfg(test)]
-mod storm_tests;
 mod transform;
 mod upstream;
 mod wire;
