@@ -19,6 +19,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// How long a client that is still sending is read after its response: between two chunks, and in
@@ -108,9 +109,9 @@ impl<B: HttpBody> TrackedBody<B, Unread> {
     }
 }
 
-impl TrackedBody<Body, Busy> {
-    pub(crate) fn response(body: Body, busy: Busy) -> Self {
-        Self { body, guard: busy }
+impl<G: Guard> TrackedBody<Body, G> {
+    pub(crate) fn response(body: Body, guard: G) -> Self {
+        Self { body, guard }
     }
 }
 
@@ -120,6 +121,7 @@ pub(crate) trait Guard: Unpin {
 }
 
 impl Guard for Busy {}
+impl Guard for OwnedSemaphorePermit {}
 
 impl Guard for Unread {
     fn ended(&mut self) {

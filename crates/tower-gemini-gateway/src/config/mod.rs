@@ -281,9 +281,8 @@ impl Config {
             ("server.max_connections", self.server.max_connections),
             ("server.max_body", self.server.max_body.0),
         ] {
-            if value == 0 {
-                check(wrong(key, format!("{key} = 0 lets nothing through"), "write 1 or more"));
-            }
+            let what = || format!("{key} = 0 lets nothing through");
+            check(ensure(value > 0, key, what, "write 1 or more"));
         }
         for (key, span) in [
             ("server.header_read_timeout", Some(self.server.header_read_timeout)),
@@ -299,60 +298,40 @@ impl Config {
             ("timeouts.at_4k", Some(self.timeouts.at_4k)),
             ("timeouts.idle", Some(self.timeouts.idle)),
         ] {
-            if span.is_some_and(|span| span.0.is_zero()) {
-                check(wrong(key, format!("{key} = \"0s\" leaves no time"), "write a longer one"));
-            }
+            let is_some_time = !span.is_some_and(|span| span.0.is_zero());
+            let what = || format!("{key} = \"0s\" leaves no time");
+            check(ensure(is_some_time, key, what, "write a longer one"));
         }
         check(self.check_upstreams());
         check(self.check_auth());
-        if self.retry.attempts == Some(0) {
-            check(wrong(
-                "retry.attempts",
-                "retry.attempts = 0 sends nothing",
-                "1 is a single attempt without retries",
-            ));
-        }
+        let what = || "retry.attempts = 0 sends nothing".to_owned();
+        let remedy = "1 is a single attempt without retries";
+        check(ensure(self.retry.attempts != Some(0), "retry.attempts", what, remedy));
         check(self.policy().map(drop));
         let mut seen = BTreeSet::new();
         for model in &self.fallback.models {
             check(known_model("fallback.models", model));
-            if !seen.insert(model) {
-                check(wrong(
-                    "fallback.models",
-                    format!("fallback.models holds \"{model}\" twice"),
-                    "a model that failed is not tried again; write it once",
-                ));
-            }
+            let what = || format!("fallback.models holds \"{model}\" twice");
+            let remedy = "a model that failed is not tried again; write it once";
+            check(ensure(seen.insert(model), "fallback.models", what, remedy));
         }
         for model in self.quota.model.keys() {
             check(known_model("quota.model", model));
         }
-        let percent = self.quota.warn_at_percent;
-        if !(1..=100).contains(&percent) {
-            check(wrong(
-                "quota.warn_at_percent",
-                format!("quota.warn_at_percent = {percent} is not a percentage"),
-                "write 1 to 100",
-            ));
-        }
-        let spending = &self.spending;
-        for (name, usd) in
-            spending.caps().into_iter().chain([("starting_balance", spending.starting_balance)])
-        {
-            if !usd.is_finite() || usd < 0.0 {
-                let key = format!("spending.{name}");
-                let what = format!("{key} = {usd} is not an amount of money");
-                check(wrong(&key, what, "write US dollars, or 0 for no cap"));
-            }
+        let (key, percent) = ("quota.warn_at_percent", self.quota.warn_at_percent);
+        let what = || format!("{key} = {percent} is not a percentage");
+        check(ensure((1..=100).contains(&percent), key, what, "write 1 to 100"));
+        let balance = ("starting_balance", self.spending.starting_balance);
+        for (name, usd) in self.spending.caps().into_iter().chain([balance]) {
+            let (key, is_money) = (format!("spending.{name}"), usd.is_finite() && usd >= 0.0);
+            let what = || format!("{key} = {usd} is not an amount of money");
+            check(ensure(is_money, &key, what, "write US dollars, or 0 for none"));
         }
         check(self.schedule().map(drop));
-        if !self.peak.windows.is_empty() && self.fallback.models.is_empty() {
-            check(wrong(
-                "peak.windows",
-                "[peak] prefers another model in peak hours, and there is none to choose from",
-                "list the models in [fallback] models",
-            ));
-        }
+        let has_choice = self.peak.windows.is_empty() || !self.fallback.models.is_empty();
+        let what = || "[peak] has no other model to prefer".to_owned();
+        let remedy = "list the models in [fallback] models";
+        check(ensure(has_choice, "peak.windows", what, remedy));
         for model in self.peak.prefer.iter().flat_map(|(asked, preferred)| [asked, preferred]) {
             check(known_model("peak.prefer", model));
         }
@@ -481,6 +460,10 @@ impl Config {
             .map(Some)
             .or_else(|error| wrong("peak.windows", format!("peak.windows: {error}"), REMEDY))
     }
+}
+
+fn ensure(is_right: bool, key: &str, what: impl Fn() -> String, remedy: &str) -> Check<()> {
+    if is_right { Ok(()) } else { wrong(key, what(), remedy) }
 }
 
 fn wrong<T>(key: &str, what: impl Into<String>, remedy: impl Into<String>) -> Check<T> {
