@@ -14,10 +14,10 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use tower::{Service, ServiceExt};
-use tower_gemini::core::body::ReplayBody;
-use tower_gemini::core::context::CallOptions;
-use tower_gemini::core::trail::Trail;
-use tower_gemini::core::verdict::Charge;
+use tower_gemini::body::ReplayBody;
+use tower_gemini::CallOptions;
+use tower_gemini::Trail;
+use tower_gemini::verdict::Charge;
 use tower_gemini_sim::{Fault, SimBody, SimError, SimService};
 
 use crate::harness::{Scenario, TAG, cases, faults, in_paused_time};

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use proptest::prelude::*;
 use tower::ServiceExt;
-use tower_gemini::core::verdict::{Charge, Outcome};
+use tower_gemini::verdict::{Charge, Outcome};
 use tower_gemini::final_image_extract::save_image;
 use tower_gemini_sim::{Fault, Refusal, Shape, Sim, hash64};
 

@@ -11,12 +11,12 @@ use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use tokio::time::{Instant, advance};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
-use tower_gemini::core::body::{JudgedBody, ReplayBody};
-use tower_gemini::core::catalog::{Catalog, Date, Model, Thinking};
-use tower_gemini::core::context::CallOptions;
-use tower_gemini::core::error::Error;
-use tower_gemini::core::target::{GivenUp, MustKeep, Served, Target, Upstream};
-use tower_gemini::core::trail::{SkipReason, Step, Trail};
+use tower_gemini::body::{JudgedBody, ReplayBody};
+use tower_gemini::catalog::{Catalog, Date, Model, Thinking};
+use tower_gemini::CallOptions;
+use tower_gemini::Error;
+use tower_gemini::target::{GivenUp, MustKeep, Served, Target, Upstream};
+use tower_gemini::trail::{SkipReason, Step, Trail};
 use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::model_fallback::{Chain, Condition, CoolDowns, FallbackPolicy, presets};
 use tower_gemini::resolution_fallback::Ladder;
@@ -87,7 +87,7 @@ pub(crate) async fn ask<S, B>(
 ) -> Result<Outcome, Error>
 where
     S: Service<Request<Full<Bytes>>, Response = Response<JudgedBody<B>>, Error = Error>,
-    B: http_body::Body<Error: Into<tower_gemini::core::error::BoxError>> + Unpin,
+    B: http_body::Body<Error: Into<tower_gemini::error::BoxError>> + Unpin,
 {
     let trail = Trail::new();
     request.extensions_mut().insert(options.trail(trail.clone()));

@@ -15,9 +15,9 @@ use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
-use tower_gemini::core::context::CallOptions;
-use tower_gemini::core::error::Error;
-use tower_gemini::core::trail::Trail;
+use tower_gemini::CallOptions;
+use tower_gemini::Error;
+use tower_gemini::Trail;
 use tower_gemini::jittered_retry::{JitteredRetryLayer, RetryPolicy};
 use tower_gemini::{AttemptTimeoutLayer, GeminiStack};
 use tower_gemini_sim::{

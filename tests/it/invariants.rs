@@ -9,8 +9,8 @@ use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestError, TestRunner};
 use tower::{Service, ServiceExt};
-use tower_gemini::core::error::Error;
-use tower_gemini::core::verdict::Verdict;
+use tower_gemini::Error;
+use tower_gemini::verdict::Verdict;
 use tower_gemini::jittered_retry::{Backoff, Jitter, RetryPolicy, presets};
 use tower_gemini_sim::{Fault, Refusal};
 

@@ -22,11 +22,11 @@ use proptest::prelude::*;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_gemini::ResolutionFallbackLayer;
 use tower_gemini::clock::RuntimeClock;
-use tower_gemini::core::call::ModelId;
-use tower_gemini::core::context::CallOptions;
-use tower_gemini::core::ledger::Cost;
-use tower_gemini::core::trail::{AttemptId, Step, Trail};
-use tower_gemini::core::verdict::{Charge, Outcome, Verdict};
+use tower_gemini::call::ModelId;
+use tower_gemini::CallOptions;
+use tower_gemini::ledger::Cost;
+use tower_gemini::trail::{AttemptId, Step, Trail};
+use tower_gemini::verdict::{Charge, Outcome, Verdict};
 use tower_gemini::model_fallback::Chain;
 use tower_gemini::observe::{
     CallId, CallOutcome, Health, HealthTargets, ObserveLayer, record_quota,
@@ -771,7 +771,7 @@ fn quotas_are_gauges_by_model_and_dimension() {
         for _ in 0..3 {
             read(service.clone().oneshot(scenario.request(TAG)).await).await.unwrap();
         }
-        record_quota(tower_gemini::core::catalog::Catalog::builtin(), &quota.ledgers());
+        record_quota(tower_gemini::catalog::Catalog::builtin(), &quota.ledgers());
     });
     let used = |dimension: &str| {
         metrics.total("gemini_quota_used_ratio", &["model=gemini-3-pro-image", dimension])

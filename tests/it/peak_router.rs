@@ -12,11 +12,11 @@ use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use tower::{Layer, Service, ServiceExt};
 use tower_gemini::clock::{Clock, RuntimeClock};
-use tower_gemini::core::body::ReplayBody;
-use tower_gemini::core::call::{Call, ModelId};
-use tower_gemini::core::context::{CallOptions, Deferrable, PreferModel};
-use tower_gemini::core::error::Error;
-use tower_gemini::core::trail::{PreferReason, Step, Trail, WaitReason};
+use tower_gemini::body::ReplayBody;
+use tower_gemini::call::{Call, ModelId};
+use tower_gemini::context::{CallOptions, Deferrable, PreferModel};
+use tower_gemini::Error;
+use tower_gemini::trail::{PreferReason, Step, Trail, WaitReason};
 use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::peak_hour_router::{Learning, Schedule, presets};
 use tower_gemini::{

@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use tower::ServiceExt;
-use tower_gemini::core::context::CallOptions;
-use tower_gemini::core::trail::Trail;
+use tower_gemini::CallOptions;
+use tower_gemini::Trail;
 
 use crate::harness::{Scenario, TAG, cases, faults, in_paused_time};
 

@@ -8,9 +8,9 @@ use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tower::{Layer, Service, ServiceExt};
-use tower_gemini::core::context::CallOptions;
-use tower_gemini::core::trail::{Step, Trail};
-use tower_gemini::core::verdict::{Charge, Outcome};
+use tower_gemini::CallOptions;
+use tower_gemini::trail::{Step, Trail};
+use tower_gemini::verdict::{Charge, Outcome};
 use tower_gemini::thought_signatures::{Missing, PLACEHOLDER};
 use tower_gemini::{
     ClassifyGeminiErrorLayer, CollectRequestLayer, FinalImageExtractLayer, ThoughtSignaturesLayer,
@@ -115,7 +115,7 @@ struct Sent {
     bodies: std::sync::Arc<std::sync::Mutex<Vec<Bytes>>>,
 }
 
-impl Service<Request<tower_gemini::core::body::ReplayBody>> for Sent {
+impl Service<Request<tower_gemini::body::ReplayBody>> for Sent {
     type Response = http::Response<tower_gemini_sim::SimBody>;
     type Error = tower_gemini_sim::SimError;
     type Future = tower_gemini_sim::SimFuture;
@@ -127,7 +127,7 @@ impl Service<Request<tower_gemini::core::body::ReplayBody>> for Sent {
         std::task::Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<tower_gemini::core::body::ReplayBody>) -> Self::Future {
+    fn call(&mut self, request: Request<tower_gemini::body::ReplayBody>) -> Self::Future {
         let body = Bytes::from(request.body().chunks().unwrap().concat());
         if let Some(length) = request.headers().get("content-length") {
             assert_eq!(

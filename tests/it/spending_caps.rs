@@ -7,12 +7,12 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use tower::{Layer, Service, ServiceExt};
-use tower_gemini::core::call::Call;
-use tower_gemini::core::catalog::Catalog;
-use tower_gemini::core::context::CallOptions;
-use tower_gemini::core::error::Error;
-use tower_gemini::core::trail::{Step, StopReason, Trail};
-use tower_gemini::core::verdict::Charge;
+use tower_gemini::call::Call;
+use tower_gemini::catalog::Catalog;
+use tower_gemini::CallOptions;
+use tower_gemini::Error;
+use tower_gemini::trail::{Step, StopReason, Trail};
+use tower_gemini::verdict::Charge;
 use tower_gemini::jittered_retry::{Backoff, RetryPolicy};
 use tower_gemini::spending::{Caps, Plan, worst_case};
 use tower_gemini::{

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use tower_gemini::core::error::TimeLimit;
-use tower_gemini::core::verdict::{Charge, Outcome};
+use tower_gemini::error::TimeLimit;
+use tower_gemini::verdict::{Charge, Outcome};
 use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini_sim::Fault;
 

@@ -9,11 +9,11 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use tokio::time::Instant;
-use tower_gemini::core::body::{JudgedBody, ReplayBody};
-use tower_gemini::core::call::{Call, ModelId, Verb};
-use tower_gemini::core::context::CallContext;
-use tower_gemini::core::error::Error;
-use tower_gemini::core::verdict::{Detail, Outcome, Verdict};
+use tower_gemini::body::{JudgedBody, ReplayBody};
+use tower_gemini::call::{Call, ModelId, Verb};
+use tower_gemini::context::CallContext;
+use tower_gemini::Error;
+use tower_gemini::verdict::{Detail, Outcome, Verdict};
 use tower_gemini::quota_guard::{Dimension, Limits, PacificDay};
 
 pub(crate) const MODEL: &str = "gemini-3.1-flash-image";

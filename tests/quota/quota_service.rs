@@ -12,11 +12,11 @@ use proptest::prelude::*;
 use tokio::time::{Instant, advance, sleep};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_gemini::clock::RuntimeClock;
-use tower_gemini::core::body::{JudgedBody, ReplayBody};
-use tower_gemini::core::context::{CallContext, CallOptions};
-use tower_gemini::core::error::Error;
-use tower_gemini::core::trail::{Step, Trail, WaitReason};
-use tower_gemini::core::verdict::{
+use tower_gemini::body::{JudgedBody, ReplayBody};
+use tower_gemini::CallOptions;
+use tower_gemini::Error;
+use tower_gemini::trail::{Step, Trail, WaitReason};
+use tower_gemini::verdict::{
     Charge, Detail, Outcome, QuotaCharge, Verdict, WaitHint, WaitSource,
 };
 use tower_gemini::quota_guard::{

@@ -1,7 +1,7 @@
 //! There is no second body without a permit, and no permit after a charge or out of thin air.
 
-use tower_gemini::core::body::{KeptRequest, ReplayBody};
-use tower_gemini::core::verdict::ResendPermit;
+use tower_gemini::body::{KeptRequest, ReplayBody};
+use tower_gemini::verdict::ResendPermit;
 
 fn steal(body: &ReplayBody) -> ReplayBody {
     body.clone()

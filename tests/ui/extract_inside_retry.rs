@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use tower::{Service, ServiceBuilder, service_fn};
-use tower_gemini::core::body::ReplayBody;
+use tower_gemini::body::ReplayBody;
 use tower_gemini::{ClassifyGeminiErrorLayer, FinalImageExtractLayer, JitteredRetryLayer};
 
 fn wrong(request: Request<ReplayBody>) {

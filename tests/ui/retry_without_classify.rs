@@ -4,8 +4,8 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use tower::{Layer, Service, service_fn};
-use tower_gemini::core::body::ReplayBody;
-use tower_gemini::core::error::Error;
+use tower_gemini::body::ReplayBody;
+use tower_gemini::Error;
 use tower_gemini::JitteredRetryLayer;
 
 fn wrong(request: Request<ReplayBody>) {

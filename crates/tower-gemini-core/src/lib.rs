@@ -7,28 +7,18 @@
 //! | --- | --- |
 //! | [`call`] | [`Call`](call::Call): what a request asks for |
 //! | [`classify`] | [`classify`](classify::classify): what an answer means |
-//! | [`verdict`] | [`Verdict`](verdict::Verdict), [`Charge`](verdict::Charge), [`ResendPermit`](verdict::ResendPermit) |
+//! | [`verdict`] | [`Verdict`](verdict::Verdict), [`Charge`](verdict::Charge) |
 //! | [`scan`] | the incremental scanner of answers with images in them |
-//! | [`body`] | [`ReplayBody`](body::ReplayBody) going down, [`JudgedBody`](body::JudgedBody) coming up |
-//! | [`clock`] | [`Clock`](clock::Clock): wall time, handed in |
 //! | [`target`] | [`Target`](target::Target): what a call may be sent to instead, and the request rewritten for it |
-//! | [`context`] | what one call carries through all its attempts: deadline, allowance, trail |
-//! | [`trail`] | [`Trail`](trail::Trail): what was decided, in order, and why |
 //! | [`catalog`] | models as data: sizes, prices, dates |
 //! | [`ledger`] | money and quota as intervals |
 //! | [`redact`] | keeping keys out of everything that is printed |
-//! | [`error`] | [`Error`](error::Error): one cause, one verdict, no secrets |
 
-pub mod body;
 pub mod call;
 pub mod catalog;
 pub mod classify;
-pub mod clock;
-pub mod context;
-pub mod error;
 pub mod ledger;
 pub mod redact;
 pub mod scan;
 pub mod target;
-pub mod trail;
 pub mod verdict;

@@ -10,11 +10,11 @@
 //!
 //! let not_sent = Verdict::not_sent();
 //! assert_eq!(not_sent.charge(), Charge::None);
-//! assert!(not_sent.resend_permit().is_some());
+//! assert!(not_sent.charge().is_surely_free());
 //!
 //! let cut_off = Verdict::interrupted();
 //! assert_eq!(cut_off.charge(), Charge::Maybe);
-//! assert!(cut_off.resend_permit().is_none());
+//! assert!(!cut_off.charge().is_surely_free());
 //! ```
 
 use std::fmt;
@@ -232,7 +232,7 @@ impl Outcome {
     }
 
     /// Whether the same request to the same target may do better later. Says nothing of money: ask
-    /// [`Verdict::resend_permit`] for that.
+    /// [`Charge::is_surely_free`] for that.
     #[must_use]
     pub fn is_transient(self) -> bool {
         matches!(
@@ -586,7 +586,7 @@ impl Verdict {
     /// Whether the same request to the same target may do better later and is not known to have
     /// been paid for.
     ///
-    /// This is advice. Whether it may be *sent* is decided by a [`ResendPermit`].
+    /// This is advice. Whether it may be *sent* is decided by its [`charge`](Self::charge).
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         self.charge != Charge::Charged
@@ -607,12 +607,6 @@ impl Verdict {
                     && self.charge != Charge::Charged
             }
         }
-    }
-
-    /// Leave to send this call once more, where it is certain that nothing was paid.
-    #[must_use]
-    pub fn resend_permit(&self) -> Option<ResendPermit> {
-        self.charge.is_surely_free().then_some(ResendPermit { risk: Risk::None })
     }
 }
 
@@ -646,54 +640,9 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Leave to send a call once more.
-///
-/// There are two ways to one: [`Verdict::resend_permit`], for what was surely not paid, and
-/// [`Allowance::buy`](crate::context::Allowance::buy), for what may have been, out of what the
-/// caller allowed. There is none for what was paid. It is consumed by
-/// [`KeptRequest::again`](crate::body::KeptRequest::again), the only way to a second body.
-#[derive(Debug)]
-#[must_use = "a permit that is not used sends nothing"]
-pub struct ResendPermit {
-    risk: Risk,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Risk {
-    None,
-    Bought,
-}
-
-impl ResendPermit {
-    pub(crate) fn bought() -> Self {
-        Self { risk: Risk::Bought }
-    }
-
-    /// Whether the caller's allowance paid for this permit, because the attempt before it may have
-    /// been charged.
-    #[must_use]
-    pub fn is_bought_risk(&self) -> bool {
-        self.risk == Risk::Bought
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_certainly_free_verdicts_grant_a_permit() {
-        for &outcome in Outcome::ALL {
-            for charge in [Charge::None, Charge::Waived, Charge::Maybe, Charge::Charged] {
-                let verdict = Verdict::of(outcome).with_charge(charge);
-                assert_eq!(
-                    verdict.resend_permit().is_some(),
-                    charge.is_surely_free(),
-                    "{verdict:?}"
-                );
-            }
-        }
-    }
 
     #[test]
     fn a_charged_verdict_is_never_called_retryable() {

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use serde_json::json;
+use tower_gemini::Error;
 use tower_gemini::answer_errors::{advise, answer_to};
-use tower_gemini::core::error::Error;
-use tower_gemini::core::redact::redact;
+use tower_gemini::redact::redact;
 
 use tower_gemini_openai::{Endpoint, translate_error};
 

@@ -13,7 +13,7 @@ use http::{Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
-use tower_gemini::core::redact::redact;
+use tower_gemini::redact::redact;
 
 use crate::answers::Refused;
 use crate::config::{self, AuthMode};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::Uri;
 use serde::de::{Error as _, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
-use tower_gemini::core::catalog::Catalog;
+use tower_gemini::catalog::Catalog;
 use tower_gemini::jittered_retry::{RetryPolicy, presets};
 use tower_gemini::peak_hour_router::{Schedule, Window, Zone};
 use tower_gemini::quota_guard::Limits;

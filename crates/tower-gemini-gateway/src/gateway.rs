@@ -10,12 +10,12 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tower_gemini::core::body::ReplayBody;
-use tower_gemini::core::call::ImageSize;
-use tower_gemini::core::target::MustKeep;
+use tower_gemini::body::WireBody;
+use tower_gemini::call::ImageSize;
 use tower_gemini::model_fallback::Chain;
 use tower_gemini::quota_guard::Saturation;
 use tower_gemini::spending::Caps;
+use tower_gemini::target::MustKeep;
 use tower_gemini::thought_signatures::Missing;
 use tower_gemini::{
     AttemptTimeoutLayer, ClassifyGeminiErrorLayer, CollectRequestLayer, JitteredRetryLayer,
@@ -237,7 +237,7 @@ fn quota(config: &Config) -> QuotaGuardLayer {
 /// HTTP/1.1 only: over HTTP/2 long calls share one connection, and stall together when it does.
 fn client(
     connect_timeout: Duration,
-) -> Result<Client<HttpsConnector<HttpConnector>, ReplayBody>, rustls::Error> {
+) -> Result<Client<HttpsConnector<HttpConnector>, WireBody>, rustls::Error> {
     let mut http = HttpConnector::new();
     http.set_connect_timeout(Some(connect_timeout));
     http.set_nodelay(true);

@@ -6,6 +6,7 @@
 //! | `gateway`, `services` | what that makes: layers, stacks, who may use them |
 //! | `server`, `socket`, `limits`, `auth` | the door: connections, bounds, credentials |
 //! | `proxy`, `wire`, `tell`, `hold`, `hide`, `answers`, `report` | one request on its way |
+//! | `stats` | counts of calls, what they mean |
 //! | `pages`, `status`, `log` | what it says of itself |
 //!
 //! [`start`] runs one inside another program; [`app`] is the whole program over any arguments and
@@ -27,6 +28,7 @@ mod report;
 mod server;
 mod services;
 mod socket;
+pub mod stats;
 pub mod status;
 mod tell;
 mod wire;

@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use tower_gemini::core::redact::redact;
+use tower_gemini::redact::redact;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::{Config, LogFormat};

@@ -9,7 +9,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{HeaderName, Response, StatusCode};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::time::Instant;
-use tower_gemini::core::catalog::Catalog;
+use tower_gemini::catalog::Catalog;
 use tower_gemini::observe;
 
 use crate::answers::{self, Form, Refused};

@@ -10,13 +10,13 @@ use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use tower::ServiceExt;
+use tower_gemini::CallOptions;
+use tower_gemini::Trail;
 use tower_gemini::answer_errors::advise;
+use tower_gemini::call::{Call, Dialect, Verb};
 use tower_gemini::clock::{Clock, SystemClock};
-use tower_gemini::core::call::{Call, Dialect, Verb};
-use tower_gemini::core::context::CallOptions;
-use tower_gemini::core::trail::Trail;
-use tower_gemini::core::verdict::Verdict;
 use tower_gemini::keep_paid::{AnswerShape, CallerName, KeyRefused};
+use tower_gemini::verdict::Verdict;
 use tower_gemini_openai::{Endpoint, ResponseTranslator, list_models, to_gemini};
 
 use crate::answers::CHARGED;

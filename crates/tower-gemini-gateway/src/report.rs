@@ -18,8 +18,8 @@
 //! KiB.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use tower_gemini::core::trail::{Step, Trail};
-use tower_gemini::core::verdict::Charge;
+use tower_gemini::trail::{Step, Trail};
+use tower_gemini::verdict::Charge;
 
 /// Of what was given up, this much is told: the whole stays below 1 KiB.
 const LONGEST: usize = 240;
@@ -81,10 +81,10 @@ fn worst(charges: impl Iterator<Item = Charge>) -> Charge {
 mod tests {
     use super::*;
     use std::time::Duration;
-    use tower_gemini::core::call::{ImageSize, ModelId};
-    use tower_gemini::core::ledger::Cost;
-    use tower_gemini::core::trail::WaitReason;
-    use tower_gemini::core::verdict::Verdict;
+    use tower_gemini::call::{ImageSize, ModelId};
+    use tower_gemini::ledger::Cost;
+    use tower_gemini::trail::WaitReason;
+    use tower_gemini::verdict::Verdict;
 
     #[test]
     fn the_headers_say_what_happened_in_less_than_a_kibibyte() {

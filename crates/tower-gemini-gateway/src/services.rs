@@ -16,20 +16,22 @@ use hyper::body::Incoming;
 use tower::util::{AndThen, BoxCloneSyncService, MapResponse};
 use tower::{Layer, Service};
 use tower_gemini::answer_errors::HasVerdict;
-use tower_gemini::core::body::{JudgedBody, ReplayBody};
-use tower_gemini::core::error::{BoxError, Error};
+use tower_gemini::body::{AttemptBody, CallBody, JudgedBody, WireBody};
+use tower_gemini::error::{BoxError, Error};
 use tower_gemini::final_image_extract::FinalImageJsonLayer;
 use tower_gemini::{
     AttemptTimeoutLayer, ClassifyGeminiErrorLayer, CollectRequestLayer, JitteredRetryLayer,
     KeepPaidLayer, ModelFallbackLayer, ObserveLayer, PeakHourRouterLayer, QuotaGuardLayer,
-    ResolutionFallbackLayer, SpendingLayer, ThoughtSignaturesLayer,
+    ResolutionFallbackLayer, SingleAttemptLayer, SpendingLayer, ThoughtSignaturesLayer,
 };
 
 use crate::hold::hold;
 use crate::tell::Tell;
 
+/// The attempt stage of a stack.
+type Attempts = BoxCloneSyncService<Request<AttemptBody>, Response<JudgedBody<Incoming>>, Error>;
 /// A stack whose answers are judged.
-type Judged = BoxCloneSyncService<Request<ReplayBody>, Response<JudgedBody<Incoming>>, Error>;
+type Judged = BoxCloneSyncService<Request<CallBody>, Response<JudgedBody<Incoming>>, Error>;
 /// A stack as the proxy calls it. A verdict is in the extensions of its answers.
 pub(crate) type Answers =
     BoxCloneSyncService<Request<axum::body::Body>, Response<axum::body::Body>, Error>;
@@ -69,7 +71,7 @@ impl Layers {
     pub(crate) fn services<C>(&self, client: C, strip_drafts: bool, most_held: usize) -> Services
     where
         C: Service<
-                Request<ReplayBody>,
+                Request<WireBody>,
                 Response = Response<Incoming>,
                 Error: Into<BoxError>,
                 Future: Send,
@@ -79,9 +81,9 @@ impl Layers {
             + 'static,
     {
         let attempt = self.quota.layer(self.timeout.layer(self.classify.layer(client)));
-        let attempt: Judged = match &self.spending {
-            Some(spending) => Judged::new(spending.layer(attempt)),
-            None => Judged::new(attempt),
+        let attempt: Attempts = match &self.spending {
+            Some(spending) => Attempts::new(spending.layer(attempt)),
+            None => Attempts::new(attempt),
         };
         let chosen = self.fallback.layer(self.resolution.layer(self.retry.layer(attempt.clone())));
         let chosen: Judged = match &self.peak {
@@ -99,12 +101,16 @@ impl Layers {
         } else {
             self.kept(AndThen::new(chosen.clone(), move |answer| hold(answer, most_held)))
         };
-        Services { whole, stream: self.kept(chosen), plain: self.watched(Tell(attempt)) }
+        Services {
+            whole,
+            stream: self.kept(chosen),
+            plain: self.watched(Tell(SingleAttemptLayer::new().layer(attempt))),
+        }
     }
 
     fn kept<S, B>(&self, stack: S) -> Answers
     where
-        S: Service<Request<ReplayBody>, Response = Response<B>, Error = Error, Future: Send>
+        S: Service<Request<CallBody>, Response = Response<B>, Error = Error, Future: Send>
             + Clone
             + Send
             + Sync
@@ -119,7 +125,7 @@ impl Layers {
 
     fn watched<S, B>(&self, stack: S) -> Answers
     where
-        S: Service<Request<ReplayBody>, Response = Response<B>, Error = Error, Future: Send>
+        S: Service<Request<CallBody>, Response = Response<B>, Error = Error, Future: Send>
             + Clone
             + Send
             + Sync

@@ -13,12 +13,12 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
+use tower_gemini::Error;
 use tower_gemini::answer_errors::HasVerdict;
-use tower_gemini::core::body::ReplayBody;
-use tower_gemini::core::call::Framing;
-use tower_gemini::core::error::Error;
-use tower_gemini::core::scan::StreamStripper;
-use tower_gemini::core::verdict::Verdict;
+use tower_gemini::body::CallBody;
+use tower_gemini::call::Framing;
+use tower_gemini::scan::StreamStripper;
+use tower_gemini::verdict::Verdict;
 use tower_gemini_openai::{ResponseTranslator, StreamTranslator};
 use tower_service::Service;
 
@@ -40,9 +40,9 @@ pub(crate) struct Tell<S>(pub(crate) S);
 
 type Telling<B> = Pin<Box<dyn Future<Output = Result<Response<Told<B>>, Error>> + Send>>;
 
-impl<S, B> Service<Request<ReplayBody>> for Tell<S>
+impl<S, B> Service<Request<CallBody>> for Tell<S>
 where
-    S: Service<Request<ReplayBody>, Response = Response<B>, Error = Error, Future: Send + 'static>,
+    S: Service<Request<CallBody>, Response = Response<B>, Error = Error, Future: Send + 'static>,
     B: Body<Data = Bytes, Error = Error> + HasVerdict + Send + Unpin + 'static,
 {
     type Response = Response<Told<B>>;
@@ -53,7 +53,7 @@ where
         self.0.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<ReplayBody>) -> Self::Future {
+    fn call(&mut self, mut request: Request<CallBody>) -> Self::Future {
         let manner = request.extensions_mut().remove::<Manner>();
         let framing = request.body().call().framing;
         let answer = self.0.call(request);

@@ -3,8 +3,8 @@ use std::fmt;
 
 use reqwest_middleware::Error;
 use tower_gemini::classify_gemini_error::evidence::NotSent;
-use tower_gemini::core::error::{BoxError, Error as GeminiError};
-use tower_gemini::core::redact::redact;
+use tower_gemini::error::{BoxError, Error as GeminiError};
+use tower_gemini::redact::redact;
 
 use crate::service::was_not_sent;
 

@@ -5,9 +5,9 @@ use std::task::{Context, Poll, ready};
 
 use http::{Extensions, Request, Response};
 use tokio::sync::{mpsc, oneshot};
+use tower_gemini::body::WireBody;
 use tower_gemini::classify_gemini_error::evidence::NotSent;
-use tower_gemini::core::body::ReplayBody;
-use tower_gemini::core::error::BoxError;
+use tower_gemini::error::BoxError;
 use tower_service::Service;
 
 /// The innermost service of a stack in a [`StackMiddleware`](crate::StackMiddleware): it stands for
@@ -31,7 +31,7 @@ impl ChannelLeaf {
 
 /// One attempt, and where its answer is waited for. That closes when the attempt is given up.
 pub(crate) struct Attempt {
-    pub(crate) request: Request<ReplayBody>,
+    pub(crate) request: Request<WireBody>,
     pub(crate) reply: oneshot::Sender<Result<Response<reqwest::Body>, BoxError>>,
 }
 
@@ -45,7 +45,7 @@ pub(crate) struct Line(pub(crate) mpsc::UnboundedSender<Attempt>);
 #[derive(Clone)]
 pub(crate) struct Left(pub(crate) Extensions);
 
-impl Service<Request<ReplayBody>> for ChannelLeaf {
+impl Service<Request<WireBody>> for ChannelLeaf {
     type Response = Response<reqwest::Body>;
     type Error = BoxError;
     type Future = LeafFuture;
@@ -54,7 +54,7 @@ impl Service<Request<ReplayBody>> for ChannelLeaf {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request<ReplayBody>) -> LeafFuture {
+    fn call(&mut self, mut request: Request<WireBody>) -> LeafFuture {
         // Taken out: a request that lives on somewhere must not keep the call's line open.
         let Some(Line(line)) = request.extensions_mut().remove() else {
             return LeafFuture(Err(Some(

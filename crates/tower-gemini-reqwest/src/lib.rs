@@ -3,7 +3,7 @@
 //!
 //! ```
 //! use reqwest_middleware::ClientBuilder;
-//! use tower_gemini::core::trail::Trail;
+//! use tower_gemini::Trail;
 //! use tower_gemini_reqwest::{GeminiMiddleware, client_builder};
 //! # use tower_gemini_sim::{Fault, Sim, serve};
 //!
@@ -35,9 +35,9 @@
 //! # What a call carries
 //!
 //! Whatever is in the middleware's extensions reaches the stack:
-//! [`CallOptions`](tower_gemini::core::context::CallOptions) set with
+//! [`CallOptions`](tower_gemini::CallOptions) set with
 //! `RequestBuilder::with_extension` are the call's wishes. The
-//! [`Trail`](tower_gemini::core::trail::Trail) comes back in the answer's extensions and in the
+//! [`Trail`](tower_gemini::trail::Trail) comes back in the answer's extensions and in the
 //! middleware's, there with an error too. Of what the middleware below left in its extensions, that
 //! of the attempt whose answer came back stays. Each attempt has the request's own timeout and
 //! version.
@@ -54,7 +54,7 @@
 //! | --- | --- |
 //! | attempts ran out on an error status | the last answer, with its body |
 //! | the client or a middleware below failed | its own `reqwest_middleware::Error`: `is_connect`, `is_timeout` and `downcast` work as ever |
-//! | a layer of ours failed the call | `Error::Middleware` that downcasts to [`Error`](tower_gemini::core::error::Error) |
+//! | a layer of ours failed the call | `Error::Middleware` that downcasts to [`Error`](tower_gemini::error::Error) |
 //! | somebody else's layer failed the call | `Error::Middleware` that downcasts to [`LayerError`], whose source it is |
 //! | the answer's body broke off | reqwest's error of reading it, with ours among its causes |
 //!

@@ -9,8 +9,8 @@ use http::{Extensions, Request, Response};
 use http_body::Body;
 use reqwest_middleware::{Error, Middleware, Next, Result};
 use tokio::sync::mpsc;
-use tower_gemini::core::context::CallOptions;
-use tower_gemini::core::error::BoxError;
+use tower_gemini::CallOptions;
+use tower_gemini::error::BoxError;
 use tower_service::Service;
 
 use crate::error::{Below, out_of_stack, without_key};

@@ -8,10 +8,10 @@ use http::{Request, Response};
 use http_body::Body as _;
 use pin_project::pin_project;
 use reqwest::ResponseBuilderExt;
+use tower_gemini::body::WireBody;
 use tower_gemini::classify_gemini_error::evidence::NotSent;
-use tower_gemini::core::body::ReplayBody;
-use tower_gemini::core::error::BoxError;
-use tower_gemini::core::redact::redact;
+use tower_gemini::error::BoxError;
+use tower_gemini::redact::redact;
 use tower_service::Service;
 
 use crate::sync_body::SyncBody;
@@ -62,7 +62,7 @@ impl From<reqwest::Client> for ReqwestService {
     }
 }
 
-impl Service<Request<ReplayBody>> for ReqwestService {
+impl Service<Request<WireBody>> for ReqwestService {
     type Response = Response<reqwest::Body>;
     type Error = BoxError;
     type Future = ResponseFuture;
@@ -72,7 +72,7 @@ impl Service<Request<ReplayBody>> for ReqwestService {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<ReplayBody>) -> ResponseFuture {
+    fn call(&mut self, request: Request<WireBody>) -> ResponseFuture {
         let step = match to_reqwest(request) {
             Ok(request) => Step::Sent { future: Service::call(&mut self.client, request) },
             Err(error) => Step::Failed { error: Some(error) },
@@ -127,7 +127,7 @@ impl Future for ResponseFuture {
 /// A request of the stack as one of reqwest. The timeout and the version that reqwest was asked for
 /// are in its extensions and its head.
 pub(crate) fn to_reqwest(
-    mut request: Request<ReplayBody>,
+    mut request: Request<WireBody>,
 ) -> Result<reqwest::Request, reqwest::Error> {
     if request.body().size_hint().exact().is_some() {
         // The length is known, and hyper states it. What a caller or another layer stated before

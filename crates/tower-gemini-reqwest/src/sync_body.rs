@@ -15,7 +15,7 @@ pub(crate) struct SyncBody<B>(Mutex<B>);
 impl<B> SyncBody<B>
 where
     B: Body<Data = Bytes> + Unpin + Send + 'static,
-    B::Error: Into<tower_gemini::core::error::BoxError>,
+    B::Error: Into<tower_gemini::error::BoxError>,
 {
     /// The body as one of reqwest's, polled through: each chunk is asked for when reqwest asks for
     /// it, and not before.

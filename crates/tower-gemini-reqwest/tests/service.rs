@@ -11,12 +11,12 @@ use common::{CAT, KEY, Upstream, everything_printed, quick_stack, url_at};
 use futures::future::select;
 use http::Request;
 use tower::ServiceExt as _;
+use tower_gemini::body::ReplayBody;
+use tower_gemini::call::Call;
 use tower_gemini::classify_gemini_error::evidence::was_not_sent;
-use tower_gemini::core::body::ReplayBody;
-use tower_gemini::core::call::Call;
-use tower_gemini::core::context::CallContext;
-use tower_gemini::core::error::BoxError;
-use tower_gemini::core::verdict::{Charge, Outcome};
+use tower_gemini::context::CallContext;
+use tower_gemini::error::BoxError;
+use tower_gemini::verdict::{Charge, Outcome};
 use tower_gemini_reqwest::{ReqwestService, client_builder};
 use tower_gemini_sim::{Fault, hash64};
 

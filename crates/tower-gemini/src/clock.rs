@@ -1,9 +1,31 @@
-//! Clocks for what a calendar decides: the machine's own, and one that runs with the runtime.
+//! Wall time, for what a calendar decides: the quota's day, peak hours, retirement dates.
+//!
+//! How long something takes is the runtime's time ([`tokio::time`]).
 
+use std::fmt;
 use std::time::SystemTime;
 
 use tokio::time::Instant;
-pub use tower_gemini_core::clock::Clock;
+
+/// A source of wall time.
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+/// use tower_gemini::clock::Clock;
+///
+/// #[derive(Debug)]
+/// struct Noon;
+/// impl Clock for Noon {
+///     fn now(&self) -> SystemTime {
+///         SystemTime::UNIX_EPOCH + Duration::from_secs(12 * 3600)
+///     }
+/// }
+/// assert_eq!(Noon.now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs(), 43_200);
+/// ```
+pub trait Clock: fmt::Debug + Send + Sync {
+    /// The wall-clock time. It may be set, forward and back.
+    fn now(&self) -> SystemTime;
+}
 
 /// The machine's own clock.
 ///

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`AnswerErrors`] | answers where a stack fails, in Google's form, and says when not to ask again |
 //! | [`Observe`] | tells what becomes of every call: events, metrics, figures by the hour, and what they mean |
-//! | [`CollectRequest`] | holds the request's body, so that it can be sent again, and reads the [`Call`](core::call::Call) |
+//! | [`CollectRequest`] | holds the request's body, so that it can be sent again, and reads the [`Call`](call::Call) |
 //! | [`KeepPaid`] | finishes what its callers left after it may have been paid for, and gives it to them when they ask again |
 //! | [`FinalImageExtract`] | gives the final image, or the same JSON without the drafts |
 //! | [`ModelFallback`] | gets the image from another model, in another place, and says what that gave up |
@@ -20,16 +20,17 @@
 //! That is the order of the stack too, from your code down to the client. [`GeminiStack`] is that
 //! order, ready made.
 
-pub use tower_gemini_core as core;
-
 pub mod answer_errors;
 pub mod attempt_timeout;
+pub mod body;
+mod call_options;
+mod call_state;
 pub mod classify_gemini_error;
 pub mod clock;
 pub mod collect_request;
+pub mod error;
 pub mod final_image_extract;
 pub mod jittered_retry;
-mod judged;
 pub mod keep_paid;
 pub mod model_fallback;
 pub mod observe;
@@ -39,18 +40,23 @@ pub mod quota_guard;
 mod ready;
 mod refusal;
 pub mod resolution_fallback;
+mod single_attempt;
 pub mod spending;
 pub mod stack;
+pub mod stage;
 pub mod thought_signatures;
 mod timer;
+pub mod trail;
 
 pub use answer_errors::{AnswerErrors, AnswerErrorsLayer};
 pub use attempt_timeout::{AttemptTimeout, AttemptTimeoutLayer};
+pub use body::{AttemptBody, CallBody, JudgedBody, WireBody};
+pub use call_options::CallOptions;
 pub use classify_gemini_error::{ClassifyGeminiError, ClassifyGeminiErrorLayer};
 pub use collect_request::{CollectRequest, CollectRequestLayer};
+pub use error::Error;
 pub use final_image_extract::{FinalImage, FinalImageExtract, FinalImageExtractLayer};
 pub use jittered_retry::{JitteredRetry, JitteredRetryLayer};
-pub use judged::{JudgedResponse, JudgedService, ReplayRequest};
 pub use keep_paid::{KeepPaid, KeepPaidLayer};
 pub use model_fallback::{ModelFallback, ModelFallbackLayer};
 pub use observe::{Observe, ObserveLayer};
@@ -58,9 +64,12 @@ pub use optional::OptionalFuture;
 pub use peak_hour_router::{PeakHourRouter, PeakHourRouterLayer};
 pub use quota_guard::{QuotaGuard, QuotaGuardLayer};
 pub use resolution_fallback::{ResolutionFallback, ResolutionFallbackLayer};
+pub use single_attempt::{SingleAttempt, SingleAttemptLayer};
 pub use spending::{Spending, SpendingLayer};
-pub use stack::GeminiStack;
+pub use stack::{GeminiStack, compose};
 pub use thought_signatures::{ThoughtSignatures, ThoughtSignaturesLayer};
+pub use tower_gemini_core::{call, catalog, classify, ledger, redact, scan, target, verdict};
+pub use trail::Trail;
 
 /// The README's examples run as doc tests.
 #[cfg(doctest)]

@@ -1,16 +1,12 @@
-//! A layer that is in every stack and does nothing in most: its calls must cost nothing then.
+//! The future of a layer that can be off: a disabled layer is zero-cost.
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use http::Response;
+use crate::error::Error;
 use pin_project::pin_project;
-use tower_gemini_core::body::JudgedBody;
-use tower_gemini_core::error::Error;
-
-use crate::judged::JudgedResponse;
 
 /// The future of a layer that may be off: then it is the inner service's own, with nothing around
 /// it.
@@ -38,18 +34,15 @@ impl<F, R> OptionalFuture<F, R> {
     }
 }
 
-impl<F, R, A> Future for OptionalFuture<F, Response<JudgedBody<R>>>
+impl<F, R> Future for OptionalFuture<F, R>
 where
-    F: Future<Output = Result<A, Error>>,
-    A: JudgedResponse<Upstream = R>,
+    F: Future<Output = Result<R, Error>>,
 {
-    type Output = Result<Response<JudgedBody<R>>, Error>;
+    type Output = Result<R, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
-            Projection::Off(future) => {
-                future.poll(cx).map(|answer| answer.map(JudgedResponse::into_response))
-            }
+            Projection::Off(future) => future.poll(cx),
             Projection::On(future) => future.as_mut().poll(cx),
         }
     }

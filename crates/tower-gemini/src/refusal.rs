@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
+use crate::body::JudgedBody;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use http_body::Body;
 use serde_json::{Value, json};
-use tower_gemini_core::body::JudgedBody;
 use tower_gemini_core::call::Call;
-use tower_gemini_core::context::CallContext;
-use tower_gemini_core::error::BoxError;
 use tower_gemini_core::verdict::Verdict;
 
-use crate::quota_guard::REFUSAL_DOMAIN;
+use crate::call_state::CallState;
+use crate::stage::UpstreamBody;
+
+/// The `domain` of the `ErrorInfo` in refusals of our own: nothing was sent.
+pub const REFUSAL_DOMAIN: &str = "tower-gemini";
 
 /// What a refusal of our own says.
 pub(crate) struct Refusal<'a> {
@@ -34,10 +35,10 @@ impl Refusal<'_> {
         self,
         verdict: Verdict,
         call: Arc<Call>,
-        context: CallContext,
+        state: &CallState,
     ) -> Response<JudgedBody<B>>
     where
-        B: Body<Error: Into<BoxError>> + Unpin,
+        B: UpstreamBody,
     {
         let mut details = vec![json!({
             "@type": "type.googleapis.com/google.rpc.ErrorInfo",
@@ -54,7 +55,7 @@ impl Refusal<'_> {
         }});
         let bytes = Bytes::from(body.to_string());
         let length = bytes.len();
-        let mut response = Response::new(JudgedBody::local(bytes, verdict, call, context));
+        let mut response = Response::new(JudgedBody::local(bytes, verdict, call, state.clone()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(

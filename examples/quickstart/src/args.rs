@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use http::Uri;
-use tower_gemini::core::call::ImageSize;
+use tower_gemini::call::ImageSize;
 
 pub(crate) const HELP: &str = "\
 quickstart: pictures through bad weather, and what they cost

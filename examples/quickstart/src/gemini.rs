@@ -10,10 +10,10 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde_json::json;
-use tower_gemini::core::body::ReplayBody;
-use tower_gemini::core::call::ImageSize;
-use tower_gemini::core::context::CallOptions;
-use tower_gemini::core::trail::Trail;
+use tower_gemini::body::ReplayBody;
+use tower_gemini::call::ImageSize;
+use tower_gemini::CallOptions;
+use tower_gemini::Trail;
 use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::{GeminiStack, JitteredRetryLayer, stack::Images};
 

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Uri};
-use tower_gemini::core::call::{Call, ImageSize};
-use tower_gemini::core::catalog::Catalog;
-use tower_gemini::core::ledger::{Cost, cost_of};
-use tower_gemini::core::verdict::Verdict;
+use tower_gemini::call::{Call, ImageSize};
+use tower_gemini::catalog::Catalog;
+use tower_gemini::ledger::{Cost, cost_of};
+use tower_gemini::verdict::Verdict;
 use tower_gemini::jittered_retry::RetryPolicy;
 
 use crate::args::Real;

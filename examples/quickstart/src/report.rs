@@ -1,8 +1,8 @@
 //! What was done and what it cost, by our books and, where there is one, by the simulator's ledger.
 
-use tower_gemini::core::ledger::Cost;
-use tower_gemini::core::trail::{Attempt, Step, StopReason};
-use tower_gemini::core::verdict::{Charge, Outcome};
+use tower_gemini::ledger::Cost;
+use tower_gemini::trail::{Attempt, Step, StopReason};
+use tower_gemini::verdict::{Charge, Outcome};
 use tower_gemini_sim::LedgerSnapshot;
 
 use crate::run::{Ended, Report};

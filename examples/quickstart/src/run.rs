@@ -13,9 +13,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tower::{Service, ServiceExt};
 use tower_gemini::FinalImage;
-use tower_gemini::core::error::Error;
-use tower_gemini::core::trail::{Attempt, Step, StopReason, Trail, WaitReason};
-use tower_gemini::core::verdict::{Charge, Outcome};
+use tower_gemini::Error;
+use tower_gemini::trail::{Attempt, Step, StopReason, Trail, WaitReason};
+use tower_gemini::verdict::{Charge, Outcome};
 
 use crate::files;
 use crate::gemini::Job;

@@ -15,7 +15,7 @@ use http::Request;
 use http_body_util::{BodyExt, Full};
 use tokio::time::{Instant, sleep_until};
 use tower::ServiceExt;
-use tower_gemini::core::target::Served;
+use tower_gemini::target::Served;
 use tower_gemini::jittered_retry::presets::article_002_loop;
 use tower_gemini::model_fallback::presets::article_002;
 use tower_gemini::{GeminiStack, JitteredRetryLayer, ModelFallbackLayer, ResolutionFallbackLayer};
@@ -154,7 +154,7 @@ where
     S: tower::Service<
             Request<Full<Bytes>>,
             Response = http::Response<B>,
-            Error = tower_gemini::core::error::Error,
+            Error = tower_gemini::error::Error,
         >,
     B: http_body::Body,
 {

@@ -9,8 +9,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::time::Instant;
-use tower_gemini::core::body::ReplayBody;
-use tower_gemini::core::verdict::Charge;
+use tower_gemini::body::ReplayBody;
+use tower_gemini::verdict::Charge;
 use tower_gemini_reqwest::{ReqwestService, client_builder};
 
 use super::{LONG, body, charge};

@@ -7,8 +7,8 @@ use hyper_util::rt::TokioExecutor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tower::Service;
-use tower_gemini::core::body::ReplayBody;
-use tower_gemini::core::error::BoxError;
+use tower_gemini::body::ReplayBody;
+use tower_gemini::error::BoxError;
 use tower_gemini_reqwest::{ReqwestService, client_builder};
 
 use super::{IMAGE, LONG, Tally, Truth, body, charge};

@@ -12,10 +12,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tower::{Layer, Service, ServiceExt};
-use tower_gemini::core::body::ReplayBody;
-use tower_gemini::core::error::BoxError;
-use tower_gemini::core::trail::Trail;
-use tower_gemini::core::verdict::Charge;
+use tower_gemini::body::ReplayBody;
+use tower_gemini::error::BoxError;
+use tower_gemini::Trail;
+use tower_gemini::verdict::Charge;
 use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer};
 use tower_gemini_reqwest::{ReqwestService, client_builder};
 

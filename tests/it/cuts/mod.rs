@@ -20,11 +20,11 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, Service, ServiceExt};
-use tower_gemini::core::body::ReplayBody;
-use tower_gemini::core::context::CallOptions;
-use tower_gemini::core::error::BoxError;
-use tower_gemini::core::trail::Trail;
-use tower_gemini::core::verdict::Charge;
+use tower_gemini::body::ReplayBody;
+use tower_gemini::CallOptions;
+use tower_gemini::error::BoxError;
+use tower_gemini::Trail;
+use tower_gemini::verdict::Charge;
 use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer};
 
 const IMAGE: &str = "{\"candidates\":[{\"content\":{\"parts\":[{\"inlineData\":{\"mimeType\":\"image/png\",\"data\":\"AQIDBAUGBwgJ\"}}]},\"finishReason\":\"STOP\"}]}";

@@ -147,7 +147,7 @@ fn what_another_version_wrote_down_stays_where_it_is() {
 #[test]
 fn an_error_of_a_key_that_may_have_cost_something_is_written_down_as_lost() {
     in_dir("error", async |dir| {
-        let client = tower::service_fn(|_: Request<tower_gemini::core::body::ReplayBody>| async {
+        let client = tower::service_fn(|_: Request<tower_gemini::body::ReplayBody>| async {
             let answer = Response::builder()
                 .status(504)
                 .body(Full::new(Bytes::from("upstream request timeout")));
@@ -159,7 +159,7 @@ fn an_error_of_a_key_that_may_have_cost_something_is_written_down_as_lost() {
         };
         let first = KeepPaidLayer::new();
         let answer = service(&first).oneshot(with(&scenario, KEY, "one")).await.unwrap();
-        let charge = answer.body().verdict().map(tower_gemini::core::verdict::Verdict::charge);
+        let charge = answer.body().verdict().map(tower_gemini::verdict::Verdict::charge);
         assert_eq!(
             (answer.status().as_u16(), charge),
             (504, Some(Charge::Maybe)),

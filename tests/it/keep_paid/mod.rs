@@ -13,10 +13,10 @@ use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use tower::{Layer, Service, ServiceExt};
 use tower_gemini::answer_errors::HasVerdict;
-use tower_gemini::core::context::CallOptions;
-use tower_gemini::core::error::Error;
-use tower_gemini::core::trail::{Step, StopReason, Trail};
-use tower_gemini::core::verdict::Charge;
+use tower_gemini::CallOptions;
+use tower_gemini::Error;
+use tower_gemini::trail::{Step, StopReason, Trail};
+use tower_gemini::verdict::Charge;
 use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::keep_paid::KeptBody;
 use tower_gemini::model_fallback::Chain;
@@ -403,7 +403,7 @@ fn whoever_gets_it_and_hangs_up_leaves_it_for_the_next() {
 fn a_call_without_its_caller_that_fell_back_is_finished() {
     in_paused_time(async {
         let client = tower::service_fn(
-            |request: Request<tower_gemini::core::body::ReplayBody>| async move {
+            |request: Request<tower_gemini::body::ReplayBody>| async move {
                 let falls_back = request.uri().path().contains("flash");
                 let _ = request.into_body().collect().await;
                 tokio::time::sleep(Duration::from_secs(5)).await;
@@ -654,7 +654,7 @@ fn nothing_that_is_printed_holds_the_key() {
 /// The body of the stack is one that a server can send.
 #[allow(dead_code, reason = "it is the types that are tested")]
 fn a_kept_body_is_a_servers_body(
-    body: KeptBody<tower_gemini::core::body::JudgedBody<SimBody>>,
+    body: KeptBody<tower_gemini::body::JudgedBody<SimBody>>,
 ) -> axum::body::Body {
     axum::body::Body::new(body)
 }

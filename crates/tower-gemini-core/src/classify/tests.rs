@@ -879,7 +879,7 @@ proptest! {
         let status = StatusCode::from_u16(status).unwrap();
         let verdict = classify(&image_call(), status, &HeaderMap::new(), &body);
         let _ = classify_without_status(&image_call(), &HeaderMap::new(), &body);
-        prop_assert!(!status.is_success() || verdict.resend_permit().is_none());
+        prop_assert!(!status.is_success() || !verdict.charge().is_surely_free());
     }
 
     #[test]
@@ -934,7 +934,7 @@ proptest! {
             r#"{{"candidates":[{{"content":{{"parts":[{part}]}},"finishReason":"{reason}","finishMessage":"{message}"}}],"usageMetadata":{{"candidatesTokenCount":{tokens},"candidatesTokensDetails":[{{"modality":"IMAGE","tokenCount":{tokens}}}]}}}}{tail}"#
         );
         let verdict = judged(status, &body);
-        prop_assert!(verdict.resend_permit().is_none(), "{:?}", verdict);
+        prop_assert!(!verdict.charge().is_surely_free(), "{:?}", verdict);
     }
 
     #[test]

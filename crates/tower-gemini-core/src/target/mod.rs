@@ -2,35 +2,32 @@
 //! rewritten for it.
 //!
 //! A [`Target`] is a model, perhaps with a cap on the size and an [`Upstream`] of its own. A
-//! request that is put by ([`KeptRequest`](crate::body::KeptRequest)) can be
-//! [rewritten](crate::body::KeptRequest::rewritten) for it: the model in the path or in the body,
-//! the options that the new model spells otherwise or lacks. Only the bytes that change are made
-//! anew; twenty megabytes of reference images are shared. Everything given up is said as a
-//! [`Degradation`], and where none says so not a byte differs.
+//! request can be [rewritten](rewrite) for it: the model in the path or in the body, the options
+//! that the new model spells otherwise or lacks. Only the bytes that change are made anew; twenty
+//! megabytes of reference images are shared. Everything given up is reported as a [`Degradation`],
+//! and where none is reported not a byte differs.
 //!
 //! ```
 //! use std::sync::Arc;
 //! use http::{HeaderMap, Method, Request};
-//! use tower_gemini_core::body::{KeptRequest, ReplayBody};
 //! use tower_gemini_core::call::Call;
 //! use tower_gemini_core::catalog::Catalog;
-//! use tower_gemini_core::context::CallContext;
-//! use tower_gemini_core::target::{Rules, Target};
+//! use tower_gemini_core::target::{Rules, Target, rewrite};
 //!
 //! let uri = "/v1beta/models/gemini-3-pro-image:generateContent".parse().unwrap();
 //! let json = r#"{"contents":[{"parts":[{"text":"a cat"}]}],"generationConfig":{"imageConfig":{"imageSize":"4K"}}}"#;
 //! let call = Arc::new(Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(json.as_bytes())));
-//! let body = ReplayBody::whole(vec![json.into()], None, call, CallContext::new());
-//! let request = Request::post(uri).body(body).unwrap();
+//! let (mut parts, ()) = Request::post(uri).body(()).unwrap().into_parts();
 //!
-//! let kept = KeptRequest::of(&request).unwrap();
 //! let flash = Target::new("gemini-2.5-flash-image");
-//! let rewrite = kept.rewritten(&flash, &Rules::new(Catalog::builtin())).unwrap();
+//! let rules = Rules::new(Catalog::builtin());
+//! let rewrite = rewrite(&parts, &call, &flash, &rules, || json.into()).unwrap();
 //! let given_up: Vec<_> = rewrite.given_up().iter().map(ToString::to_string).collect();
 //! assert_eq!(given_up, ["model gemini-3-pro-image → gemini-2.5-flash-image", "size 4K dropped"]);
-//! let request = rewrite.instead_of(request);
-//! assert_eq!(request.uri(), "/v1beta/models/gemini-2.5-flash-image:generateContent");
-//! assert_eq!(request.body().chunks().unwrap().concat(), br#"{"contents":[{"parts":[{"text":"a cat"}]}],"generationConfig":{"imageConfig":{}}}"#);
+//! rewrite.apply_to_head(&mut parts);
+//! assert_eq!(parts.uri, "/v1beta/models/gemini-2.5-flash-image:generateContent");
+//! let (bytes, _) = rewrite.into_body();
+//! assert_eq!(bytes.unwrap().concat(), br#"{"contents":[{"parts":[{"text":"a cat"}]}],"generationConfig":{"imageConfig":{}}}"#);
 //! ```
 
 mod body;
@@ -44,7 +41,7 @@ mod words;
 use std::fmt;
 use std::sync::Arc;
 
-pub(crate) use self::rewrite::{Original, rewrite};
+pub use self::rewrite::rewrite;
 pub use self::rewrite::{Rewrite, Rules};
 pub use self::upstream::Upstream;
 pub use self::words::{Degradation, GivenUp, MustKeep, Signatures, Unfit};

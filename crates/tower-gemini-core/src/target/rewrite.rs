@@ -52,18 +52,17 @@ impl<'a> Rules<'a> {
 
 /// A kept request as it would be sent to a target, and what that gives up.
 ///
-/// Made by [`KeptRequest::rewritten`](crate::body::KeptRequest::rewritten). It is used up when it
-/// is sent: in place of the request it was made from ([`instead_of`](Self::instead_of)), or after
-/// it, for a permit ([`KeptRequest::again_as`](crate::body::KeptRequest::again_as)).
+/// Made by [`rewrite`]: [`apply_to_head`](Self::apply_to_head) changes the head of the request it
+/// was made from, [`into_body`](Self::into_body) gives the body that goes with it.
 #[derive(Debug)]
 pub struct Rewrite {
-    pub(crate) uri: Uri,
+    uri: Uri,
     /// `None` leaves them as they are.
-    pub(crate) upstream: Option<(Arc<Upstream>, Dialect)>,
+    upstream: Option<(Arc<Upstream>, Dialect)>,
     /// `None` leaves the body as it is.
-    pub(crate) chunks: Option<Vec<Bytes>>,
-    pub(crate) call: Arc<Call>,
-    pub(crate) given_up: Vec<Degradation>,
+    chunks: Option<Vec<Bytes>>,
+    call: Arc<Call>,
+    given_up: Vec<Degradation>,
 }
 
 impl Rewrite {
@@ -85,8 +84,15 @@ impl Rewrite {
         self.given_up.is_empty()
     }
 
-    /// The head: address, credentials, and no length that is no longer true.
-    pub(crate) fn head(&self, parts: &mut Parts) {
+    /// The body that goes with the changed head: its bytes in order (`None` where they stay as they
+    /// are), and what it asks for.
+    #[must_use]
+    pub fn into_body(self) -> (Option<Vec<Bytes>>, Arc<Call>) {
+        (self.chunks, self.call)
+    }
+
+    /// Changes a head: address and credentials, and removes a length that is no longer true.
+    pub fn apply_to_head(&self, parts: &mut Parts) {
         if self.is_unchanged() {
             return;
         }
@@ -103,21 +109,19 @@ impl Rewrite {
     }
 }
 
-/// What a request is, as far as a rewrite is concerned.
-pub(crate) struct Original<'a> {
-    pub(crate) parts: &'a Parts,
-    pub(crate) call: &'a Arc<Call>,
-}
-
 /// Rewrites a request for a target. `body` gives the whole body in one piece, and is asked only
 /// where bytes of it change.
-pub(crate) fn rewrite(
-    original: &Original<'_>,
+///
+/// # Errors
+///
+/// [`Unfit`] says what the target lacks, or what the caller [must keep](MustKeep).
+pub fn rewrite(
+    parts: &Parts,
+    call: &Arc<Call>,
     target: &Target,
     rules: &Rules<'_>,
     body: impl FnOnce() -> Bytes,
 ) -> Result<Rewrite, Unfit> {
-    let (parts, call) = (original.parts, original.call);
     let asked = call.model.as_ref().map_or("", ModelId::as_str);
     let known = rules.catalog.lookup(asked);
     let wanted = rules.catalog.lookup(target.model.as_str());
@@ -132,7 +136,7 @@ pub(crate) fn rewrite(
     };
     let same_backend = dialect == call.dialect;
     if (same_model || call.model.is_none()) && upstream.is_none() && target.size_cap.is_none() {
-        return Ok(unchanged(original));
+        return Ok(unchanged(parts, call));
     }
 
     fits(call, known, wanted, same_model, rules)?;
@@ -261,8 +265,8 @@ pub(crate) fn rewrite(
     })
 }
 
-fn unchanged(original: &Original<'_>) -> Rewrite {
-    let (uri, call) = (original.parts.uri.clone(), original.call.clone());
+fn unchanged(parts: &Parts, call: &Arc<Call>) -> Rewrite {
+    let (uri, call) = (parts.uri.clone(), call.clone());
     Rewrite { uri, upstream: None, chunks: None, call, given_up: Vec::new() }
 }
 

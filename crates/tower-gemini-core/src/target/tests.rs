@@ -1,27 +1,54 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::body::{KeptRequest, ReplayBody};
 use crate::call::{Call, Dialect, ImageSize};
 use crate::catalog::{Catalog, Thinking};
-use crate::context::CallContext;
-use crate::verdict::Verdict;
 
 const PRO: &str = "gemini-3-pro-image";
 const FLASH25: &str = "gemini-2.5-flash-image";
 const FLASH31: &str = "gemini-3.1-flash-image";
 
-fn request(path: &str, chunks: Vec<Bytes>) -> Request<ReplayBody> {
+/// A body that is held, as the layers hold one.
+#[derive(Debug, Clone)]
+struct Held {
+    chunks: Vec<Bytes>,
+    call: Arc<Call>,
+}
+
+/// A request that can be rewritten any number of times.
+struct Template(Parts, Held);
+
+impl Template {
+    fn new(request: &Request<Held>) -> Self {
+        let (parts, body) = request.clone().into_parts();
+        Self(parts, body)
+    }
+
+    fn rewritten(&self, target: &Target, rules: &Rules<'_>) -> Result<Rewrite, Unfit> {
+        rewrite(&self.0, &self.1.call, target, rules, || self.1.chunks.concat().into())
+    }
+
+    fn apply(&self, rewrite: Rewrite) -> Request<Held> {
+        let mut parts = self.0.clone();
+        rewrite.apply_to_head(&mut parts);
+        let (chunks, call) = rewrite.into_body();
+        Request::from_parts(
+            parts,
+            Held { chunks: chunks.unwrap_or_else(|| self.1.chunks.clone()), call },
+        )
+    }
+}
+
+fn request(path: &str, chunks: Vec<Bytes>) -> Request<Held> {
     let uri: Uri = path.parse().unwrap();
     let call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(&chunks.concat()));
-    Request::post(uri)
-        .body(ReplayBody::whole(chunks, None, Arc::new(call), CallContext::new()))
-        .unwrap()
+    Request::post(uri).body(Held { chunks, call: Arc::new(call) }).unwrap()
 }
 
 fn path_of(model: &str) -> String {
@@ -32,16 +59,16 @@ fn rewritten(
     path: &str,
     body: &str,
     target: &Target,
-) -> Result<(Request<ReplayBody>, Vec<Degradation>), Unfit> {
+) -> Result<(Request<Held>, Vec<Degradation>), Unfit> {
     let request = request(path, vec![Bytes::copy_from_slice(body.as_bytes())]);
-    let kept = KeptRequest::of(&request).unwrap();
-    let rewrite = kept.rewritten(target, &Rules::new(Catalog::builtin()))?;
+    let template = Template::new(&request);
+    let rewrite = template.rewritten(target, &Rules::new(Catalog::builtin()))?;
     let given_up = rewrite.given_up().to_vec();
-    Ok((kept.again_as(Verdict::not_sent().resend_permit().unwrap(), rewrite), given_up))
+    Ok((template.apply(rewrite), given_up))
 }
 
-fn body_of(request: &Request<ReplayBody>) -> Bytes {
-    request.body().chunks().unwrap().concat().into()
+fn body_of(request: &Request<Held>) -> Bytes {
+    request.body().chunks.concat().into()
 }
 
 fn words(given_up: &[Degradation]) -> Vec<String> {
@@ -49,10 +76,10 @@ fn words(given_up: &[Degradation]) -> Vec<String> {
 }
 
 /// The derived call must be what a reader of the rewritten request would read.
-fn assert_call_is_true(request: &Request<ReplayBody>) {
+fn assert_call_is_true(request: &Request<Held>) {
     let read =
         Call::parse(request.method(), request.uri(), request.headers(), Some(&body_of(request)));
-    let call = request.body().call();
+    let call = &request.body().call;
     assert_eq!(
         (
             &call.model,
@@ -171,19 +198,19 @@ proptest! {
         let text = Bytes::from(serde_json::to_vec_pretty(&before).unwrap());
         let split = split.min(text.len());
         let request = request(&path_of(&from), vec![text.slice(..split), text.slice(split..)]);
-        let kept = KeptRequest::of(&request).unwrap();
+        let template = Template::new(&request);
         let mut target = Target::new(&to);
         if let Some(cap) = cap {
             target = target.size_cap(cap);
         }
-        let Ok(rewrite) = kept.rewritten(&target, &Rules::new(Catalog::builtin())) else {
+        let Ok(rewrite) = template.rewritten(&target, &Rules::new(Catalog::builtin())) else {
             // Only a size that would have to be put in beside other changes.
             prop_assert!(cap == Some(ImageSize::Px512));
             return Ok(());
         };
         let given_up = rewrite.given_up().to_vec();
         let unchanged = rewrite.is_unchanged();
-        let request = rewrite.instead_of(request);
+        let request = Template::new(&request).apply(rewrite);
         assert_call_is_true(&request);
         let after_text = body_of(&request);
         let after: Value = serde_json::from_slice(&after_text).unwrap();
@@ -206,14 +233,14 @@ proptest! {
         // What is sent is what the catalogue says the model takes.
         let model = Catalog::builtin().lookup(&to).unwrap();
         if from != to {
-            let call = request.body().call();
+            let call = &request.body().call;
             prop_assert!(call.size.is_none_or(|size| model.accepts_image_size && model.makes(size)));
             prop_assert!(call.aspect.as_deref().is_none_or(|ratio| model.takes_ratio(ratio)));
             let text = String::from_utf8_lossy(&after_text).to_ascii_lowercase();
             prop_assert!(model.thinking != Thinking::None || !text.contains("thinking"));
             prop_assert!(model.accepts_response_format || !(text.contains("responseformat") || text.contains("response_format")));
         }
-        let capped = cap.zip(request.body().call().size).is_none_or(|(cap, size)| size <= cap || size == model.sizes[0]);
+        let capped = cap.zip(request.body().call.size).is_none_or(|(cap, size)| size <= cap || size == model.sizes[0]);
         prop_assert!(capped);
     }
 
@@ -229,21 +256,21 @@ proptest! {
     }
 
     #[test]
-    fn what_must_be_kept_is_kept_or_the_target_is_unfit(
+    fn what_must_be_template_is_template_or_the_target_is_unfit(
         from in models(), to in models(), size in prop::option::of(prop::sample::select(ImageSize::ALL.to_vec())),
         ratio in prop::option::of(prop::sample::select(vec!["1:1", "16:9", "1:8", "4:1"])), form in 0u8..3,
         cap in prop::option::of(prop::sample::select(ImageSize::ALL.to_vec())),
     ) {
         let text = options_body(size, ratio, None, &Spelling { snake: false, form }).to_string();
         let request = request(&path_of(&from), vec![text.into()]);
-        let kept = KeptRequest::of(&request).unwrap();
+        let template = Template::new(&request);
         let mut target = Target::new(&to);
         if let Some(cap) = cap {
             target = target.size_cap(cap);
         }
         let rules = Rules::new(Catalog::builtin()).must_keep(MustKeep::nothing().size().aspect().vendor());
-        if let Ok(rewrite) = kept.rewritten(&target, &rules) {
-            let asked = request.body().call();
+        if let Ok(rewrite) = template.rewritten(&target, &rules) {
+            let asked = &request.body().call;
             let makes = rewrite.call().size.unwrap_or(ImageSize::K1);
             prop_assert_eq!(makes, asked.size.unwrap_or(ImageSize::K1));
             prop_assert_eq!(&rewrite.call().aspect, &asked.aspect);
@@ -253,7 +280,7 @@ proptest! {
     #[test]
     fn no_body_makes_a_rewrite_panic(bytes in prop::collection::vec(prop::sample::select(b"{}[]\",:a1\\ ".to_vec()), 0..80), to in models()) {
         let request = request(&path_of(PRO), vec![bytes.into()]);
-        let _ = KeptRequest::of(&request).unwrap().rewritten(&Target::new(&to).size_cap(ImageSize::Px512), &Rules::new(Catalog::builtin()));
+        let _ = Template::new(&request).rewritten(&Target::new(&to).size_cap(ImageSize::Px512), &Rules::new(Catalog::builtin()));
     }
 }
 
@@ -266,14 +293,12 @@ fn large_parts_are_shared_and_not_copied() {
     let whole = Bytes::from(text);
     let held = whole.as_ptr_range();
     let request = request(&path_of(PRO), vec![whole.clone()]);
-    let rewrite = KeptRequest::of(&request)
-        .unwrap()
+    let rewrite = Template::new(&request)
         .rewritten(&Target::new(FLASH31).size_cap(ImageSize::K2), &Rules::new(Catalog::builtin()));
-    let request = rewrite.unwrap().instead_of(request);
+    let request = Template::new(&request).apply(rewrite.unwrap());
     let new: usize = request
         .body()
-        .chunks()
-        .unwrap()
+        .chunks
         .iter()
         .filter(|chunk| !held.contains(&chunk.as_ptr()))
         .map(Bytes::len)
@@ -353,7 +378,7 @@ fn the_model_is_put_into_bodies_that_name_it() {
         assert_eq!(String::from_utf8_lossy(&body_of(&request)), expected);
         assert_eq!(request.uri().path(), path);
         assert_eq!(
-            request.body().call().model.as_ref().map(|m| m.as_str().starts_with(FLASH25)),
+            request.body().call.model.as_ref().map(|m| m.as_str().starts_with(FLASH25)),
             Some(true)
         );
     }
@@ -394,17 +419,17 @@ fn signatures_do_not_cross_models() {
     assert!(!text.to_ascii_lowercase().contains("signature"), "{text}");
     serde_json::from_str::<Value>(&text).unwrap();
     let request = self::request(&path_of(PRO), vec![Bytes::from_static(history.as_bytes())]);
-    let kept = KeptRequest::of(&request).unwrap();
+    let template = Template::new(&request);
     let rules = Rules::new(Catalog::builtin()).signatures(Signatures::Refuse);
-    assert_eq!(kept.rewritten(&Target::new(FLASH31), &rules).unwrap_err(), Unfit::Signatures);
+    assert_eq!(template.rewritten(&Target::new(FLASH31), &rules).unwrap_err(), Unfit::Signatures);
     // The same model elsewhere, in another dialect: another backend.
     let vertex = Target::new(PRO).on(Upstream::vertex(
         Uri::from_static("https://aiplatform.googleapis.com"),
         "p",
         "global",
     ));
-    assert_eq!(kept.rewritten(&vertex, &rules).unwrap_err(), Unfit::Signatures);
-    assert!(kept.rewritten(&Target::new(PRO).size_cap(ImageSize::K1), &rules).is_ok());
+    assert_eq!(template.rewritten(&vertex, &rules).unwrap_err(), Unfit::Signatures);
+    assert!(template.rewritten(&Target::new(PRO).size_cap(ImageSize::K1), &rules).is_ok());
 }
 
 #[test]
@@ -421,13 +446,13 @@ fn another_place_gets_its_own_address_and_credentials_and_never_the_callers() {
     ] {
         request.headers_mut().insert(name, HeaderValue::from_static(value));
     }
-    let kept = KeptRequest::of(&request).unwrap();
+    let template = Template::new(&request);
     let upstream = Upstream::vertex(Uri::from_static("https://proxy.example/base/"), "p", "global")
         .bearer("ya29.secret")
         .unwrap();
     let target = Target::new(PRO).on(upstream);
     assert!(!format!("{target:?}").contains("ya29"));
-    let rewrite = kept.rewritten(&target, &Rules::new(Catalog::builtin())).unwrap();
+    let rewrite = template.rewritten(&target, &Rules::new(Catalog::builtin())).unwrap();
     assert_eq!(
         words(rewrite.given_up()),
         [
@@ -435,7 +460,7 @@ fn another_place_gets_its_own_address_and_credentials_and_never_the_callers() {
             "spelling responseFormat → imageConfig"
         ]
     );
-    let request = rewrite.instead_of(request);
+    let request = Template::new(&request).apply(rewrite);
     assert_eq!(
         request.uri().to_string(),
         "https://proxy.example/base/v1beta1/projects/p/locations/global/publishers/google/models/gemini-3-pro-image:streamGenerateContent?alt=sse"
@@ -446,16 +471,16 @@ fn another_place_gets_its_own_address_and_credentials_and_never_the_callers() {
     for gone in ["x-goog-api-key", "host", "content-length", "transfer-encoding"] {
         assert!(!headers.contains_key(gone), "{gone}");
     }
-    assert_eq!(request.body().call().dialect, Dialect::VertexAi);
+    assert_eq!(request.body().call.dialect, Dialect::VertexAi);
     assert_call_is_true(&request);
     let express = Target::new(PRO).on(Upstream::express(Uri::from_static(
         "https://aiplatform.googleapis.com",
     ))
     .api_key("k")
     .unwrap());
-    let request = kept.rewritten(&express, &Rules::new(Catalog::builtin())).unwrap();
+    let request = template.rewritten(&express, &Rules::new(Catalog::builtin())).unwrap();
     assert_eq!(
-        request.uri.path(),
+        template.apply(request).uri().path(),
         "/v1beta1/publishers/google/models/gemini-3-pro-image:streamGenerateContent"
     );
 }

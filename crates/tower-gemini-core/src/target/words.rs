@@ -84,7 +84,7 @@ impl fmt::Display for Degradation {
 
 /// What the caller insists on: a target that cannot keep it is passed over, and the trail says so.
 ///
-/// Put it into [`CallOptions::must_keep`](crate::context::CallOptions::must_keep). The reference
+/// Set it with `CallOptions::must_keep`. The reference
 /// images of an edit are kept always: without them another picture would be made.
 ///
 /// ```

@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tower_gemini::core::verdict::Outcome;
+use tower_gemini::verdict::Outcome;
 use tower_gemini::observe::CallOutcome;
 
 /// One thing that is counted. Models are labels of the catalogue, so the number of keys is bounded.

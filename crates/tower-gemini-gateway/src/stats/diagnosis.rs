@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
-use tower_gemini::core::verdict::Outcome;
+use tower_gemini::verdict::Outcome;
 use tower_gemini::observe::CallOutcome;
 use tower_gemini::peak_hour_router::Schedule;
 

@@ -34,10 +34,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tower_gemini::clock::{Clock, SystemClock};
-use tower_gemini::core::catalog::Catalog;
-use tower_gemini::core::ledger::Cost;
-use tower_gemini::core::trail::{Attempt, Step};
-use tower_gemini::core::verdict::{Charge, Outcome, QuotaCharge};
+use tower_gemini::catalog::Catalog;
+use tower_gemini::ledger::Cost;
+use tower_gemini::trail::{Attempt, Step};
+use tower_gemini::verdict::{Charge, Outcome, QuotaCharge};
 use tower_gemini::observe::{
     CallEnd, CallInfo, CallObserver, ObservedStep, SendKind, attempts, images_of,
     is_service_fault, model_label, wait_name,

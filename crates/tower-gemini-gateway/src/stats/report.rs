@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::{Serialize, Serializer};
-use tower_gemini::core::ledger::Cost;
-use tower_gemini::core::trail::{Step, Trail};
-use tower_gemini::core::verdict::Outcome;
+use tower_gemini::ledger::Cost;
+use tower_gemini::trail::{Step, Trail};
+use tower_gemini::verdict::Outcome;
 use tower_gemini::observe::{CallOutcome, cost_of, is_under_way};
 
 use super::counts::{Counts, Key, percentile};

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use tower_gemini::core::ledger::Cost;
+use tower_gemini::ledger::Cost;
 
 /// A text that can stand in an element or a quoted attribute.
 pub(super) fn esc(text: &str) -> Cow<'_, str> {

@@ -8,12 +8,12 @@ use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use serde_json::Value;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_gemini::core::call::ModelId;
-use tower_gemini::core::context::CallOptions;
-use tower_gemini::core::ledger::Cost;
-use tower_gemini::core::trail::{SkipReason, Step};
-use tower_gemini::core::verdict::{Outcome, Verdict};
+use tower_gemini::CallOptions;
+use tower_gemini::call::ModelId;
+use tower_gemini::ledger::Cost;
 use tower_gemini::observe::ObserveLayer;
+use tower_gemini::trail::{SkipReason, Step};
+use tower_gemini::verdict::{Outcome, Verdict};
 
 use super::sample::{self, in_paused_time};
 use super::{QuotaEntryView, QuotaView, SpendingView, StatusView, TargetView, csp, json, page};

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use tower_gemini::core::ledger::Cost;
-use tower_gemini::core::redact::redact;
+use tower_gemini::ledger::Cost;
 use tower_gemini::model_fallback::{Condition, TargetHealth};
 use tower_gemini::observe::Report;
 use tower_gemini::quota_guard::QuotaLedger;
+use tower_gemini::redact::redact;
 use tower_gemini::spending::{Dimension, Spent};
 
 /// What the page shows.

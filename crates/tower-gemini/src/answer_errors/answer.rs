@@ -2,11 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::body::JudgedBody;
+use crate::error::Error;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use serde_json::json;
-use tower_gemini_core::body::JudgedBody;
-use tower_gemini_core::error::Error;
 use tower_gemini_core::verdict::{Outcome, Verdict};
 
 use crate::final_image_extract::StrippedBody;
@@ -89,7 +89,7 @@ pub fn answer_to(error: &Error, charged: StatusCode) -> Response<Bytes> {
 /// ```
 /// use std::time::{Duration, SystemTime};
 /// use tower_gemini::answer_errors::seconds_to_wait;
-/// use tower_gemini::core::verdict::{Detail, Outcome, Verdict, WaitHint, WaitSource};
+/// use tower_gemini::verdict::{Detail, Outcome, Verdict, WaitHint, WaitSource};
 ///
 /// let hint = WaitHint::new(Duration::from_millis(12_300), WaitSource::Message);
 /// let minute = Verdict::refused_locally(Outcome::RateLimitedMinute, Some(hint), true, Detail::default());

@@ -4,11 +4,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use crate::error::Error;
 use bytes::Bytes;
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
-use tower_gemini_core::error::Error;
 use tower_service::Service;
 
 use super::AnswerErrorsLayer;

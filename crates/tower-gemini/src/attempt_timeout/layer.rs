@@ -5,6 +5,7 @@ use tower_layer::Layer;
 
 use super::AttemptTimeout;
 use super::limits::{Limits, index};
+use crate::stage::AttemptService;
 
 /// Makes [`AttemptTimeout`] services.
 #[derive(Debug, Clone, Copy, Default)]
@@ -58,7 +59,7 @@ impl AttemptTimeoutLayer {
     }
 }
 
-impl<S> Layer<S> for AttemptTimeoutLayer {
+impl<S: AttemptService> Layer<S> for AttemptTimeoutLayer {
     type Service = AttemptTimeout<S>;
 
     fn layer(&self, inner: S) -> Self::Service {

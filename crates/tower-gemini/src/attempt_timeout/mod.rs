@@ -38,8 +38,8 @@
 //!
 //! # Errors
 //!
-//! An [`Error`](tower_gemini_core::error::Error) with
-//! [`is_timeout`](tower_gemini_core::error::Error::is_timeout), maybe charged: from the future, or
+//! An [`Error`](crate::error::Error) with
+//! [`is_timeout`](crate::error::Error::is_timeout), maybe charged: from the future, or
 //! from the body.
 //!
 //! # Cancel safety

@@ -5,18 +5,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::body::{AttemptBody, BodyGuard, JudgedBody};
+use crate::call_state::Attempt;
+use crate::error::{Error, TimeLimit};
 use http::header::{HeaderName, HeaderValue};
 use http::{Request, Response};
 use pin_project::pin_project;
 use tokio::time::Instant;
-use tower_gemini_core::body::{BodyGuard, JudgedBody, ReplayBody};
-use tower_gemini_core::context::CallContext;
-use tower_gemini_core::error::{Error, TimeLimit};
 use tower_gemini_core::verdict::Verdict;
 use tower_service::Service;
 
 use super::limits::{Limits, slot};
-use crate::judged::JudgedResponse;
+use crate::stage::{AttemptService, UpstreamBody};
 use crate::timer::Timer;
 
 static X_SERVER_TIMEOUT: HeaderName = HeaderName::from_static("x-server-timeout");
@@ -36,12 +36,8 @@ impl<S> AttemptTimeout<S> {
     }
 }
 
-impl<S, ReqBody> Service<Request<ReqBody>> for AttemptTimeout<S>
-where
-    S: Service<Request<ReqBody>, Response: JudgedResponse, Error = Error>,
-    ReqBody: 'static,
-{
-    type Response = Response<JudgedBody<<S::Response as JudgedResponse>::Upstream>>;
+impl<S: AttemptService> Service<Request<AttemptBody>> for AttemptTimeout<S> {
+    type Response = Response<JudgedBody<S::Upstream>>;
     type Error = Error;
     type Future = ResponseFuture<S::Future>;
 
@@ -49,18 +45,15 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let context = ReplayBody::context_of(&request);
-        let slot = match ReplayBody::of(&request) {
-            Some(body) => slot(body.call()),
-            None => slot(&ReplayBody::call_of(&request)),
-        };
+    fn call(&mut self, mut request: Request<AttemptBody>) -> Self::Future {
+        let attempt = request.body().attempt().clone();
+        let slot = slot(request.body().call());
         let usual = self.limits.attempt(slot);
         let mut limit = usual;
         let mut what = TimeLimit::Attempt;
         let now = Instant::now();
-        if let Some(deadline) = context.deadline() {
-            let left = Instant::from_std(deadline).saturating_duration_since(now);
+        if let Some(deadline) = request.body().deadline() {
+            let left = deadline.saturating_duration_since(now);
             if left < limit {
                 (limit, what) = (left, TimeLimit::Deadline);
             }
@@ -80,7 +73,7 @@ where
             limit,
             what,
             idle: self.limits.idle,
-            context,
+            attempt,
         }
     }
 }
@@ -95,7 +88,7 @@ pub struct ResponseFuture<F> {
     limit: Duration,
     what: TimeLimit,
     idle: Option<Duration>,
-    context: CallContext,
+    attempt: Attempt,
 }
 
 impl<F> fmt::Debug for ResponseFuture<F> {
@@ -107,18 +100,18 @@ impl<F> fmt::Debug for ResponseFuture<F> {
     }
 }
 
-impl<F, R> Future for ResponseFuture<F>
+impl<F, B> Future for ResponseFuture<F>
 where
-    F: Future<Output = Result<R, Error>>,
-    R: JudgedResponse,
+    F: Future<Output = Result<Response<JudgedBody<B>>, Error>>,
+    B: UpstreamBody,
 {
-    type Output = Result<Response<JudgedBody<R::Upstream>>, Error>;
+    type Output = Result<Response<JudgedBody<B>>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         // The answer first: one that is there at the last moment is worth more than our impatience.
         if let Poll::Ready(result) = this.inner.poll(cx) {
-            let mut response = result?.into_response();
+            let mut response = result?;
             if let Some(timer) = this.timer.take() {
                 if response.body().is_open() {
                     let guard = TimeGuard {
@@ -134,7 +127,7 @@ where
         }
         match this.timer.as_mut().map(|timer| timer.poll(cx)) {
             Some(Poll::Ready(())) => {
-                let verdict = this.context.trail().cut_off();
+                let verdict = this.attempt.cut_off();
                 tracing::debug!(
                     limit_ms = this.limit.as_millis(),
                     outcome = verdict.outcome().as_str(),
@@ -142,7 +135,7 @@ where
                     "attempt timed out"
                 );
                 let error = Error::timeout(*this.what, *this.limit, verdict);
-                Poll::Ready(Err(error.with_trail(this.context.trail().clone())))
+                Poll::Ready(Err(error.with_trail(this.attempt.state().trail().clone())))
             }
             _ => Poll::Pending,
         }

@@ -1,11 +1,12 @@
 use std::sync::Arc;
 
-use tower_gemini_core::body::PeekLimits;
+use crate::body::PeekLimits;
 use tower_gemini_core::catalog::Catalog;
 use tower_layer::Layer;
 
 use super::ClassifyGeminiError;
 use super::evidence::{Evidence, was_not_sent};
+use crate::stage::WireClient;
 
 /// Makes [`ClassifyGeminiError`] services.
 #[derive(Debug, Clone)]
@@ -50,7 +51,7 @@ impl Default for ClassifyGeminiErrorLayer {
     }
 }
 
-impl<S> Layer<S> for ClassifyGeminiErrorLayer {
+impl<S: WireClient> Layer<S> for ClassifyGeminiErrorLayer {
     type Service = ClassifyGeminiError<S>;
 
     fn layer(&self, inner: S) -> Self::Service {

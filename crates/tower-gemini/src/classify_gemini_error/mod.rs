@@ -48,7 +48,7 @@
 //!
 //! # Errors
 //!
-//! An [`Error`](tower_gemini_core::error::Error) where the client fails: not charged when the
+//! An [`Error`](crate::error::Error) where the client fails: not charged when the
 //! [evidence] says that it was never sent, otherwise *maybe charged*.
 //!
 //! # Cancel safety

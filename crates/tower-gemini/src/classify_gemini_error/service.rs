@@ -10,21 +10,20 @@ use http::{Request, Response, StatusCode};
 use http_body::Body;
 use pin_project::pin_project;
 use tokio::time::Instant;
-use tower_gemini_core::body::{
-    BodyEnd, BodyGuard, Ended, JudgedBody, Peek, PeekLimits, ReplayBody,
-};
 use tower_gemini_core::call::Call;
 use tower_gemini_core::catalog::Catalog;
-use tower_gemini_core::context::CallContext;
-use tower_gemini_core::error::{BoxError, Error};
-use tower_gemini_core::ledger;
+use tower_gemini_core::ledger::{self, Cost};
 use tower_gemini_core::scan::Usage;
-use tower_gemini_core::trail::AttemptId;
 use tower_gemini_core::verdict::{Outcome, Verdict};
 use tower_service::Service;
 
 use super::ClassifyGeminiErrorLayer;
 use super::evidence::Evidence;
+use crate::body::{AttemptBody, BodyEnd, BodyGuard, Ended, JudgedBody, Peek, PeekLimits, WireBody};
+use crate::call_state::{Attempt, AttemptEnd, SendGate};
+use crate::error::{BoxError, Error};
+use crate::ready::take_ready;
+use crate::stage::{UpstreamBody, WireClient};
 
 /// Judges the answers of a client. See the [module](super).
 #[derive(Debug, Clone)]
@@ -39,15 +38,10 @@ impl<S> ClassifyGeminiError<S> {
     }
 }
 
-impl<S, ReqBody, B> Service<Request<ReqBody>> for ClassifyGeminiError<S>
-where
-    S: Service<Request<ReqBody>, Response = Response<B>, Error: Into<BoxError>>,
-    ReqBody: 'static,
-    B: Body<Error: Into<BoxError>> + Unpin,
-{
-    type Response = Response<JudgedBody<B>>;
+impl<S: WireClient> Service<Request<AttemptBody>> for ClassifyGeminiError<S> {
+    type Response = Response<JudgedBody<S::ResponseBody>>;
     type Error = Error;
-    type Future = ResponseFuture<S::Future, B>;
+    type Future = ResponseFuture<S, S::Future, S::ResponseBody>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         // Nothing has been sent while a client only says that it is not ready.
@@ -56,42 +50,55 @@ where
             .map_err(|error| Error::transport(error.into(), Verdict::not_sent()))
     }
 
-    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let call = ReplayBody::call_of(&request);
-        let context = ReplayBody::context_of(&request);
+    fn call(&mut self, mut request: Request<AttemptBody>) -> Self::Future {
         request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let id = context.trail().begin_attempt(call.model.clone(), call.size);
-        match ReplayBody::of_mut(&mut request).filter(|body| body.tells_whether_it_is_out()) {
-            Some(body) => body.sent_by(id.clone()),
-            None => id.count_as_sent(),
-        }
-        let attempt = AttemptLog {
-            id,
+        let attempt = request.body().attempt().clone();
+        let log = AttemptLog {
             started: Instant::now(),
             status: None,
-            call,
-            context,
+            call: request.body().call().clone(),
             catalog: self.settings.catalog.clone(),
-            ended: false,
-            closed: false,
+            end: None,
+            was_sent: false,
+            is_closed: false,
+            attempt,
+        };
+        let gates = log.attempt.gates();
+        let (step, log) = if gates.is_empty() {
+            let (request, log) = log.begin(request);
+            (Step::Sent { future: self.inner.call(request) }, log)
+        } else {
+            let passing = Box::pin(pass(gates, log.call.clone()));
+            let waiting = Some((take_ready(&mut self.inner), request));
+            (Step::Passing { passing, waiting }, log)
         };
         ResponseFuture {
-            step: Step::Sent { future: self.inner.call(request) },
-            attempt: Some(attempt),
+            step,
+            log: Some(log),
             limits: self.settings.limits,
             evidence: self.settings.evidence,
         }
     }
 }
 
+/// Passes every gate in turn.
+async fn pass(gates: Vec<Arc<dyn SendGate>>, call: Arc<Call>) -> Result<(), Error> {
+    for gate in gates {
+        gate.pass(&call).await?;
+    }
+    Ok(())
+}
+
+type Passing = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
+
 /// The future of [`ClassifyGeminiError`].
 #[pin_project]
-pub struct ResponseFuture<F, B> {
+pub struct ResponseFuture<S, F, B> {
     #[pin]
-    step: Step<F, B>,
-    /// Taken when the verdict is known. Dropped before that, the trail keeps the attempt as cut off
-    /// and maybe charged.
-    attempt: Option<AttemptLog>,
+    step: Step<S, F, B>,
+    /// Taken when the verdict is known. Dropped before that, the attempt was cut off, and may have
+    /// been charged.
+    log: Option<AttemptLog>,
     limits: PeekLimits,
     evidence: Evidence,
 }
@@ -101,7 +108,12 @@ pub struct ResponseFuture<F, B> {
     clippy::large_enum_variant,
     reason = "it lives in a future that is moved once; a box would be one more allocation for each attempt"
 )]
-enum Step<F, B> {
+enum Step<S, F, B> {
+    /// Boxed: the usual attempt has no gates.
+    Passing {
+        passing: Passing,
+        waiting: Option<(S, Request<AttemptBody>)>,
+    },
     Sent {
         #[pin]
         future: F,
@@ -113,48 +125,57 @@ enum Step<F, B> {
     },
 }
 
-impl<F, B> fmt::Debug for ResponseFuture<F, B> {
+impl<S, F, B> fmt::Debug for ResponseFuture<S, F, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture")
-            .field("call", &self.attempt.as_ref().map(|attempt| &attempt.call))
+            .field("call", &self.log.as_ref().map(|log| &log.call))
             .finish_non_exhaustive()
     }
 }
 
-impl<F, B, E> Future for ResponseFuture<F, B>
-where
-    F: Future<Output = Result<Response<B>, E>>,
-    E: Into<BoxError>,
-    B: Body<Error: Into<BoxError>> + Unpin,
-{
-    type Output = Result<Response<JudgedBody<B>>, Error>;
+impl<S: WireClient> Future for ResponseFuture<S, S::Future, S::ResponseBody> {
+    type Output = Result<Response<JudgedBody<S::ResponseBody>>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
             match this.step.as_mut().project() {
+                StepProjection::Passing { passing, waiting } => {
+                    let passed = ready!(passing.as_mut().poll(cx));
+                    let (Some((mut client, request)), Some(log)) =
+                        (waiting.take(), this.log.take())
+                    else {
+                        // Polled after it was ready: a fault of the caller that must not bring the
+                        // process down.
+                        return Poll::Pending;
+                    };
+                    passed?;
+                    let (request, log) = log.begin(request);
+                    *this.log = Some(log);
+                    this.step.set(Step::Sent { future: client.call(request) });
+                }
                 StepProjection::Sent { future } => match ready!(future.poll(cx)) {
                     Ok(response) => {
                         let (head, body) = response.into_parts();
-                        let peek = this.attempt.as_mut().map(|attempt| {
-                            attempt.status = Some(head.status);
-                            Peek::new(attempt.call.clone(), &head, *this.limits)
+                        let peek = this.log.as_mut().map(|log| {
+                            log.status = Some(head.status);
+                            Peek::new(log.call.clone(), &head, *this.limits)
                         });
                         this.step.set(Step::Peeking { head: Some(head), peek, body: Some(body) });
                     }
                     Err(error) => {
-                        let error = error.into();
-                        let verdict = match this.attempt {
+                        let error: BoxError = error.into();
+                        let verdict = match this.log {
                             _ if (this.evidence)(&*error) => Verdict::not_sent(),
                             // A server that was never given the whole request cannot have worked on
                             // it.
-                            Some(attempt) => attempt.id.cut_off(),
+                            Some(log) => log.attempt.cut_off(),
                             None => Verdict::interrupted(),
                         };
                         let mut error = Error::transport(error, verdict);
-                        if let Some(mut attempt) = this.attempt.take() {
-                            attempt.end(error.verdict(), None);
-                            error = error.with_trail(attempt.context.trail().clone());
+                        if let Some(mut log) = this.log.take() {
+                            log.end(error.verdict(), None, None);
+                            error = error.with_trail(log.attempt.state().trail().clone());
                         }
                         return Poll::Ready(Err(error));
                     }
@@ -184,14 +205,14 @@ where
                         }
                         ended = ended || (failed.is_none() && body.is_end_stream());
                     }
-                    let (Some(head), Some(peek), Some(body), Some(attempt)) =
-                        (head.take(), peek.take(), body.take(), this.attempt.take())
+                    let (Some(head), Some(peek), Some(body), Some(log)) =
+                        (head.take(), peek.take(), body.take(), this.log.take())
                     else {
                         // Polled after it was ready: a fault of the caller that must not bring the
                         // process down.
                         return Poll::Pending;
                     };
-                    return Poll::Ready(judge(head, peek, body, failed, ended, attempt));
+                    return Poll::Ready(judge(head, peek, body, failed, ended, log));
                 }
             }
         }
@@ -204,104 +225,97 @@ fn judge<B>(
     body: B,
     failed: Option<BoxError>,
     ended: bool,
-    mut attempt: AttemptLog,
+    mut log: AttemptLog,
 ) -> Result<Response<JudgedBody<B>>, Error>
 where
-    B: Body<Error: Into<BoxError>> + Unpin,
+    B: UpstreamBody,
 {
     let success = head.status.is_success();
-    if let (Some(error), true) = (&failed, success) {
-        tracing::debug!(error = %tower_gemini_core::redact::redact(&error.to_string()), "the answer broke off while it was peeked");
-    }
-    let body = match failed {
+    let (call, state) = (log.call.clone(), log.attempt.state().clone());
+    let mut body = match failed {
         // A 2xx that broke off: nobody can say whether the image was made.
         Some(error) if success => {
+            tracing::debug!(
+                error = %tower_gemini_core::redact::redact(&error.to_string()),
+                "the response broke off while it was peeked"
+            );
             let error = Error::transport(error, Verdict::interrupted());
-            attempt.end(error.verdict(), None);
-            return Err(error.with_trail(attempt.context.trail().clone()));
+            log.end(error.verdict(), None, None);
+            return Err(error.with_trail(state.trail().clone()));
         }
         // The status of an error says enough; its body ends as the upstream's did.
         Some(error) => {
             let decided = peek.decide(&head.headers, true);
             let verdict = decided.verdict().clone();
-            JudgedBody::failed(
-                decided,
-                Error::transport(error, verdict),
-                attempt.call.clone(),
-                attempt.context.clone(),
-            )
+            JudgedBody::failed(decided, Error::transport(error, verdict), call, state)
         }
         None => {
             let decided = peek.decide(&head.headers, ended);
-            JudgedBody::new(
-                decided,
-                (!ended).then_some(body),
-                attempt.call.clone(),
-                attempt.context.clone(),
-            )
+            JudgedBody::new(decided, (!ended).then_some(body), call, state)
         }
     };
-    let mut body = body;
-    let verdict = body.verdict();
     // Written now as it is known now; the body's end says more where there is more to come.
-    attempt.end(verdict, body.usage());
-    attempt.count(body.images());
-    // Of an answer that is all here the end has nothing to add.
+    log.end(body.verdict(), body.usage(), body.images());
+    // Of a response that is all here the end has nothing to add.
     if body.is_open() {
-        body.guard(Box::new(attempt));
+        body.guard(Box::new(log));
     }
     Ok(Response::from_parts(head, body))
 }
 
-/// Writes an attempt's end into the trail: at the head, and once more when the body has ended.
-/// Dropped before either, it was cut off: maybe charged.
+/// Writes an attempt's end down: at the head, and once more when the body has ended. Dropped before
+/// either, it was cut off: maybe charged.
 #[derive(Debug)]
 struct AttemptLog {
-    ended: bool,
-    /// Those who read along have been told.
-    closed: bool,
-    id: AttemptId,
+    attempt: Attempt,
     started: Instant,
     status: Option<StatusCode>,
     call: Arc<Call>,
-    context: CallContext,
     catalog: Option<Arc<Catalog>>,
+    was_sent: bool,
+    is_closed: bool,
+    /// How it ended, as far as is known.
+    end: Option<(Verdict, Option<Usage>, Option<u32>, Cost)>,
 }
 
 impl AttemptLog {
-    fn end(&mut self, verdict: &Verdict, usage: Option<&Usage>) {
-        self.ended = true;
+    /// The request goes out.
+    fn begin(mut self, request: Request<AttemptBody>) -> (Request<WireBody>, Self) {
+        self.attempt.begin(&self.call);
+        self.was_sent = true;
+        (request.map(AttemptBody::into_wire), self)
+    }
+
+    fn end(&mut self, verdict: &Verdict, usage: Option<&Usage>, images: Option<u32>) {
         let catalog = self.catalog.as_deref().unwrap_or_else(|| Catalog::builtin());
         let cost = ledger::cost_of(catalog, &self.call, verdict, usage);
-        self.id.end(
-            self.status.map(|status| status.as_u16()),
-            verdict,
-            cost,
-            self.started.elapsed(),
-        );
+        self.attempt.end(self.status, verdict, cost, self.started.elapsed());
+        if let Some(images) = images.filter(|&images| images > 0) {
+            self.attempt.count_images(images);
+        }
+        self.end = Some((verdict.clone(), usage.cloned(), images, cost));
     }
 }
 
 impl AttemptLog {
-    fn count(&self, images: Option<u32>) {
-        // An answer to a call that asks for no image has nothing to count.
-        if let Some(images) = images.filter(|&images| images > 0) {
-            self.id.count_images(images);
-        }
-    }
-
+    /// Nothing more will be known.
     fn close(&mut self) {
-        if !std::mem::replace(&mut self.closed, true) {
-            self.id.close();
+        if std::mem::replace(&mut self.is_closed, true) {
+            return;
+        }
+        if let Some((verdict, usage, images, cost)) = &self.end {
+            let (usage, images, cost) = (usage.as_ref(), *images, *cost);
+            self.attempt.close(&AttemptEnd { verdict, usage, images, cost });
         }
     }
 }
 
 impl Drop for AttemptLog {
     fn drop(&mut self) {
-        if !self.ended {
-            let verdict = self.id.cut_off();
-            self.end(&verdict, None);
+        // Dropped at a gate, nothing was sent.
+        if self.was_sent && self.end.is_none() {
+            let verdict = self.attempt.cut_off();
+            self.end(&verdict, None, None);
         }
         self.close();
     }
@@ -312,9 +326,8 @@ impl BodyGuard for AttemptLog {
         // An image that nobody read to its end is as paid for as before; only what was read says
         // more.
         if end.how != Ended::Dropped || end.verdict.outcome() != Outcome::Image {
-            self.end(end.verdict, end.usage);
+            self.end(end.verdict, end.usage, end.images);
         }
-        self.count(end.images);
         self.close();
     }
 }

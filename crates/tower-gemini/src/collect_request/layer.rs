@@ -1,6 +1,7 @@
 use tower_layer::Layer;
 
 use super::CollectRequest;
+use crate::stage::CallHandler;
 
 /// Makes [`CollectRequest`] services.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +30,7 @@ impl Default for CollectRequestLayer {
     }
 }
 
-impl<S> Layer<S> for CollectRequestLayer {
+impl<S: CallHandler> Layer<S> for CollectRequestLayer {
     type Service = CollectRequest<S>;
 
     fn layer(&self, inner: S) -> Self::Service {

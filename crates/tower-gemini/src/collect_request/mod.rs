@@ -34,8 +34,8 @@
 //!
 //! # Errors
 //!
-//! An [`Error`](tower_gemini_core::error::Error) with
-//! [`is_transport`](tower_gemini_core::error::Error::is_transport) `false` and nothing charged,
+//! An [`Error`](crate::error::Error) with
+//! [`is_transport`](crate::error::Error::is_transport) `false` and nothing charged,
 //! where reading the caller's own body fails, or where it is larger than what is held although its
 //! size hint said otherwise.
 //!

@@ -4,19 +4,21 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use crate::body::CallBody;
+use crate::error::{BoxError, Error};
 use bytes::{Buf, Bytes, BytesMut};
 use http::request::Parts;
 use http::{HeaderMap, Request};
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
-use tokio::time::Instant;
-use tower_gemini_core::body::ReplayBody;
-use tower_gemini_core::call::Call;
-use tower_gemini_core::context::{CallContext, CallOptions};
-use tower_gemini_core::error::{BoxError, Error};
+use tower_gemini_core::call::{Call, Dialect};
 use tower_service::Service;
 
+use crate::call_options::CallOptions;
+use crate::call_state::CallState;
+use crate::jittered_retry::RetryOverride;
 use crate::ready::take_ready;
+use crate::stage::CallHandler;
 
 /// Turns any request into one that can be sent again. See the [module](super).
 #[derive(Debug, Clone)]
@@ -33,8 +35,7 @@ impl<S> CollectRequest<S> {
 
 impl<S, B> Service<Request<B>> for CollectRequest<S>
 where
-    S: Service<Request<ReplayBody>, Error = Error> + Clone + Send + 'static,
-    S::Future: Send,
+    S: CallHandler,
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
     type Response = S::Response;
@@ -83,7 +84,7 @@ impl<S, B, F> fmt::Debug for ResponseFuture<S, B, F> {
 
 impl<S, B> Future for ResponseFuture<S, B, S::Future>
 where
-    S: Service<Request<ReplayBody>, Error = Error>,
+    S: Service<Request<CallBody>, Error = Error>,
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
     type Output = Result<S::Response, Error>;
@@ -109,10 +110,27 @@ struct Collect<B> {
     #[pin]
     body: Reading<B>,
     /// Taken when the body is held.
-    head: Option<(Parts, CallContext)>,
+    head: Option<(Parts, Opening)>,
     held: Held,
     trailers: Option<HeaderMap>,
     max_held_bytes: usize,
+}
+
+/// What the caller's options make of the call.
+struct Opening {
+    retry: RetryOverride,
+    is_idempotent: bool,
+    state: CallState,
+}
+
+impl Opening {
+    fn apply(self, mut body: CallBody) -> CallBody {
+        if self.is_idempotent && body.call().dialect == Dialect::Unrecognised {
+            self.state.allow_repeats();
+        }
+        body.set_retry(self.retry);
+        body
+    }
 }
 
 /// A body that says that it fits is read where it stands. Any other is boxed, so that its rest can
@@ -137,9 +155,11 @@ where
 {
     fn new(mut request: Request<B>, max_held_bytes: usize) -> Self {
         // The call's clock starts here: reading a slow upload counts against its deadline.
-        let context = match request.extensions_mut().remove::<CallOptions>() {
-            Some(options) => options.into_context(Instant::now().into_std()),
-            None => CallContext::new(),
+        let mut options = request.extensions_mut().remove::<CallOptions>().unwrap_or_default();
+        let opening = Opening {
+            retry: std::mem::take(&mut options.retry),
+            is_idempotent: options.is_idempotent,
+            state: CallState::new(options),
         };
         let (parts, body) = request.into_parts();
         let fits = body
@@ -149,7 +169,7 @@ where
         let body = if fits { Reading::InPlace(body) } else { Reading::Boxed(Some(Box::pin(body))) };
         Self {
             body,
-            head: Some((parts, context)),
+            head: Some((parts, opening)),
             held: Held::default(),
             trailers: None,
             max_held_bytes,
@@ -161,7 +181,7 @@ impl<B> Future for Collect<B>
 where
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
-    type Output = Result<Request<ReplayBody>, Error>;
+    type Output = Result<Request<CallBody>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -176,20 +196,21 @@ where
                         "the request's body is longer than it said".into(),
                     )));
                 };
-                let Some((parts, context)) = this.head.take() else { return Poll::Pending };
+                let Some((parts, opening)) = this.head.take() else { return Poll::Pending };
                 let call = Arc::new(Call::parse(&parts.method, &parts.uri, &parts.headers, None));
                 let held = std::mem::take(this.held);
-                let body = ReplayBody::once(held, Box::pin(Rest { body }), call, context);
-                return Poll::Ready(Ok(Request::from_parts(parts, body)));
+                let rest = Box::pin(Rest { body });
+                let body = CallBody::once(held, rest, call, opening.state.clone());
+                return Poll::Ready(Ok(Request::from_parts(parts, opening.apply(body))));
             }
         }
         // Polled after it was ready: a fault of the caller that must not bring the process down.
-        let Some((parts, context)) = this.head.take() else { return Poll::Pending };
+        let Some((parts, opening)) = this.head.take() else { return Poll::Pending };
         let held = std::mem::take(this.held);
         let call =
             Arc::new(Call::parse(&parts.method, &parts.uri, &parts.headers, Some(&held.joined())));
-        let body = ReplayBody::whole(held, this.trailers.take(), call, context);
-        Poll::Ready(Ok(Request::from_parts(parts, body)))
+        let body = CallBody::whole(held, this.trailers.take(), call, opening.state.clone());
+        Poll::Ready(Ok(Request::from_parts(parts, opening.apply(body))))
     }
 }
 
@@ -310,9 +331,10 @@ mod tests {
     /// Sends three chunks of four bytes through a layer that holds `max`; gives what came out, and
     /// whether it was held.
     async fn sent(upper: Option<u64>, max: usize) -> Result<(Bytes, bool), Error> {
-        let inner = service_fn(|request: Request<ReplayBody>| async move {
+        let inner = service_fn(|request: Request<CallBody>| async move {
             let held = request.body().is_replayable();
-            let body = http_body_util::BodyExt::collect(request.into_body()).await?;
+            let body = request.into_body().into_attempt().into_wire();
+            let body = http_body_util::BodyExt::collect(body).await?;
             Ok::<_, Error>((body.to_bytes(), held))
         });
         let chunks = ["one,", "two,", "tri."].map(Bytes::from).into();

@@ -4,18 +4,19 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use crate::body::JudgedBody;
+use crate::error::{BoxError, Error};
 use bytes::Bytes;
-use http::Response;
 use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
+use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
-use tower_gemini_core::body::JudgedBody;
-use tower_gemini_core::error::{BoxError, Error};
 use tower_gemini_core::scan::{Scanner, strip_drafts};
 use tower_gemini_core::verdict::{Outcome, Verdict};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::judged::{JudgedService, ReplayRequest, judged};
+use crate::body::CallBody;
+use crate::stage::CallService;
 
 /// Makes [`FinalImageJson`] services.
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +47,7 @@ impl Default for FinalImageJsonLayer {
     }
 }
 
-impl<S> Layer<S> for FinalImageJsonLayer {
+impl<S: CallService> Layer<S> for FinalImageJsonLayer {
     type Service = FinalImageJson<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
@@ -66,11 +67,7 @@ pub struct FinalImageJson<S> {
     max_held_bytes: usize,
 }
 
-impl<S, R> Service<R> for FinalImageJson<S>
-where
-    R: ReplayRequest,
-    S: JudgedService<Future: Send + 'static, Upstream: Send>,
-{
+impl<S: CallService> Service<Request<CallBody>> for FinalImageJson<S> {
     type Response = Response<StrippedBody<S::Upstream>>;
     type Error = Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Error>> + Send>>;
@@ -79,10 +76,10 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: R) -> Self::Future {
-        let future = self.inner.call(request.into_request());
+    fn call(&mut self, request: Request<CallBody>) -> Self::Future {
+        let future = self.inner.call(request);
         let max_held_bytes = self.max_held_bytes;
-        Box::pin(async move { strip(judged(future).await?, max_held_bytes).await })
+        Box::pin(async move { strip(future.await?, max_held_bytes).await })
     }
 }
 
@@ -94,7 +91,7 @@ where
     B: Body<Error: Into<BoxError>> + Unpin,
 {
     let (mut parts, mut body) = response.into_parts();
-    let trail = body.context().trail().clone();
+    let trail = body.trail().clone();
     parts.extensions.insert(trail.clone());
     if !parts.status.is_success() || body.verdict().outcome() != Outcome::Image {
         return Ok(Response::from_parts(parts, StrippedBody(Inner::Passing(Box::new(body)))));

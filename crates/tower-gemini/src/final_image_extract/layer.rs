@@ -1,6 +1,7 @@
 use tower_layer::Layer;
 
 use super::{FinalImageExtract, FinalImageJsonLayer};
+use crate::stage::CallService;
 
 /// Makes [`FinalImageExtract`] services.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +45,7 @@ impl Default for FinalImageExtractLayer {
     }
 }
 
-impl<S> Layer<S> for FinalImageExtractLayer {
+impl<S: CallService> Layer<S> for FinalImageExtractLayer {
     type Service = FinalImageExtract<S>;
 
     fn layer(&self, inner: S) -> Self::Service {

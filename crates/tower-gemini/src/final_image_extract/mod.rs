@@ -55,7 +55,7 @@
 //! # Errors
 //!
 //! A refusal, an empty answer, an answer with an error status and a body that is not whole are
-//! typed [`Error`](tower_gemini_core::error::Error)s that name the reason and the charge. The
+//! typed [`Error`](crate::error::Error)s that name the reason and the charge. The
 //! `json` form passes answers with an error status on as they are.
 //!
 //! # Cancel safety

@@ -1,11 +1,11 @@
 use std::future::poll_fn;
 use std::io::SeekFrom;
 
+use crate::body::JudgedBody;
+use crate::error::{BoxError, Error};
 use http::Response;
 use http_body::Body;
 use tokio::io::{AsyncSeek, AsyncSeekExt, AsyncWrite, AsyncWriteExt};
-use tower_gemini_core::body::JudgedBody;
-use tower_gemini_core::error::{BoxError, Error};
 use tower_gemini_core::scan::Scanner;
 
 use super::FinalImage;
@@ -56,7 +56,7 @@ where
     W: AsyncWrite + AsyncSeek + Unpin,
 {
     let (parts, mut body) = response.into_parts();
-    let trail = body.context().trail().clone();
+    let trail = body.trail().clone();
     let saved = async {
         if let Some(error) = upstream_error(&parts, &mut body).await {
             return Err(error);

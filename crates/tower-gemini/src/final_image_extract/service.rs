@@ -2,18 +2,19 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use crate::body::JudgedBody;
+use crate::error::{BoxError, Error};
 use bytes::BytesMut;
-use http::Response;
 use http::response::Parts;
+use http::{Request, Response};
 use http_body::Body;
-use tower_gemini_core::body::JudgedBody;
-use tower_gemini_core::error::{BoxError, Error};
 use tower_gemini_core::scan::{Answer, Scanner};
 use tower_gemini_core::verdict::Outcome;
 use tower_service::Service;
 
 use super::{FinalImage, FinalImageExtractLayer};
-use crate::judged::{JudgedService, ReplayRequest, judged};
+use crate::body::CallBody;
+use crate::stage::CallService;
 
 /// Gives the final image of each answer. See the [module](super).
 #[derive(Debug, Clone)]
@@ -28,11 +29,7 @@ impl<S> FinalImageExtract<S> {
     }
 }
 
-impl<S, R> Service<R> for FinalImageExtract<S>
-where
-    R: ReplayRequest,
-    S: JudgedService<Future: Send + 'static, Upstream: Send>,
-{
+impl<S: CallService> Service<Request<CallBody>> for FinalImageExtract<S> {
     type Response = Response<FinalImage>;
     type Error = Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Error>> + Send>>;
@@ -41,10 +38,10 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: R) -> Self::Future {
-        let future = self.inner.call(request.into_request());
+    fn call(&mut self, request: Request<CallBody>) -> Self::Future {
+        let future = self.inner.call(request);
         let settings = self.settings;
-        Box::pin(async move { extract(judged(future).await?, settings).await })
+        Box::pin(async move { extract(future.await?, settings).await })
     }
 }
 
@@ -70,7 +67,7 @@ where
     B: Body<Error: Into<BoxError>> + Unpin,
 {
     let (mut parts, mut body) = response.into_parts();
-    let trail = body.context().trail().clone();
+    let trail = body.trail().clone();
     let mut scanner = Scanner::decoding(body.call().framing)
         .max_image_bytes(settings.max_image_bytes)
         .keep_signature(settings.keep_signature);

@@ -4,6 +4,7 @@ use tower_layer::Layer;
 
 use super::service::Shared;
 use super::{JitteredRetry, RetryPolicy};
+use crate::stage::AttemptService;
 
 /// Makes [`JitteredRetry`] services that share one retry budget and one source of randomness.
 #[derive(Debug, Clone)]
@@ -24,6 +25,12 @@ impl JitteredRetryLayer {
         Self::new(RetryPolicy::recommended())
     }
 
+    /// Switched off: one attempt of each call, as [`SingleAttempt`](crate::SingleAttempt) makes.
+    #[must_use]
+    pub fn off() -> Self {
+        Self::new(RetryPolicy::never())
+    }
+
     /// Draws jitter from this seed, so that a run can be repeated.
     #[must_use]
     pub fn seed(self, seed: u64) -> Self {
@@ -32,7 +39,7 @@ impl JitteredRetryLayer {
     }
 }
 
-impl<S> Layer<S> for JitteredRetryLayer {
+impl<S: AttemptService> Layer<S> for JitteredRetryLayer {
     type Service = JitteredRetry<S>;
 
     fn layer(&self, inner: S) -> Self::Service {

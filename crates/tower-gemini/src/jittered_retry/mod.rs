@@ -4,7 +4,7 @@
 //! ```
 //! use std::time::Duration;
 //! use tower_gemini::JitteredRetryLayer;
-//! use tower_gemini::core::verdict::Outcome;
+//! use tower_gemini::verdict::Outcome;
 //! use tower_gemini::jittered_retry::{Backoff, Jitter, OutcomePolicy, RetryPolicy};
 //!
 //! let policy = RetryPolicy::recommended()

@@ -3,10 +3,9 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use crate::trail::{StopReason, WaitReason};
 use tower_gemini_core::call::{Call, ImageSize};
-use tower_gemini_core::context::Allowance;
-use tower_gemini_core::trail::{StopReason, WaitReason};
-use tower_gemini_core::verdict::{Charge, Outcome, ResendPermit, Verdict};
+use tower_gemini_core::verdict::{Charge, Outcome, Verdict};
 
 use super::{Backoff, RetryBudget};
 
@@ -61,8 +60,8 @@ pub struct Situation<'a> {
     pub call: &'a Call,
     /// What the last attempt ended in.
     pub verdict: &'a Verdict,
-    /// The caller's allowance for what may have been charged.
-    pub allowance: &'a Allowance,
+    /// How many resends the caller still allows after attempts that may have been charged.
+    pub allowance: u32,
     /// The runtime's time.
     pub now: Instant,
     /// When the first attempt started.
@@ -72,7 +71,7 @@ pub struct Situation<'a> {
     /// Whether the request's body was kept, so that it can be sent again.
     pub replayable: bool,
     /// A random number in `0.0..1.0`.
-    pub unit: f64,
+    pub random: f64,
 }
 
 /// What to do.
@@ -82,14 +81,12 @@ pub enum Decision {
     /// Give back what the last attempt gave. `None` where it was a success, of which there is
     /// nothing to say.
     Stop(Option<StopReason>),
-    /// Wait, then send again with the permit.
+    /// Wait, then send again.
     Resend {
         /// How long.
         wait: Duration,
         /// Why that long.
         why: WaitReason,
-        /// Leave to send.
-        permit: ResendPermit,
     },
 }
 
@@ -291,7 +288,8 @@ impl RetryPolicy {
 
     /// Decides what follows on an attempt.
     ///
-    /// Tokens and allowance are taken only when everything else allows a resend.
+    /// Tokens of the budget are taken only when everything else allows a resend, and only for a
+    /// wait that the service did not name: the budget protects it from blind retries.
     pub fn next(&self, state: &mut RetryState, now: &Situation<'_>) -> Decision {
         let verdict = now.verdict;
         let outcome = verdict.outcome();
@@ -311,7 +309,7 @@ impl RetryPolicy {
         if !now.replayable {
             return Decision::Stop(Some(StopReason::NotReplayable));
         }
-        if verdict.charge() == Charge::Maybe && now.allowance.left() == 0 {
+        if verdict.charge() == Charge::Maybe && now.allowance == 0 {
             return Decision::Stop(Some(StopReason::MaybeCharged));
         }
         if state.attempts >= self.attempts || same >= policy.attempts {
@@ -320,7 +318,8 @@ impl RetryPolicy {
         if verdict.charge() == Charge::Waived && state.empty_answers >= self.empty_answers {
             return Decision::Stop(Some(StopReason::AttemptsUsedUp));
         }
-        let Some((wait, why)) = self.wait(state, policy, same.saturating_sub(1), verdict, now.unit)
+        let Some((wait, why)) =
+            self.wait(state, policy, same.saturating_sub(1), verdict, now.random)
         else {
             return Decision::Stop(Some(StopReason::WaitTooLong));
         };
@@ -336,21 +335,15 @@ impl RetryPolicy {
                 return Decision::Stop(Some(StopReason::DeadlineTooNear));
             }
         }
-        if self.budget.as_ref().is_some_and(|budget| !budget.withdraw()) {
+        let is_blind = self.ignore_hints || verdict.wait().is_none();
+        if is_blind && self.budget.as_ref().is_some_and(|budget| !budget.withdraw()) {
             return Decision::Stop(Some(StopReason::BudgetSpent));
         }
-        let Some(permit) = now.allowance.buy(verdict) else {
-            // Another layer that works on this call took the last of it since we looked.
-            if let Some(budget) = &self.budget {
-                budget.give_back();
-            }
-            return Decision::Stop(Some(StopReason::MaybeCharged));
-        };
         if verdict.charge() == Charge::Waived {
             state.empty_answers = state.empty_answers.saturating_add(1);
         }
         state.last_wait = Some(wait);
-        Decision::Resend { wait, why, permit }
+        Decision::Resend { wait, why }
     }
 
     /// Puts back into the budget what a success earns.
@@ -367,9 +360,9 @@ impl RetryPolicy {
         policy: &OutcomePolicy,
         n: u32,
         verdict: &Verdict,
-        unit: f64,
+        random: f64,
     ) -> Option<(Duration, WaitReason)> {
-        let own = |n| policy.backoff.wait(n, state.last_wait, unit).min(self.longest_wait);
+        let own = |n| policy.backoff.wait(n, state.last_wait, random).min(self.longest_wait);
         let Some(hint) = verdict.wait().filter(|_| !self.ignore_hints) else {
             return Some((own(n), WaitReason::Backoff));
         };
@@ -381,7 +374,7 @@ impl RetryPolicy {
         // for it.
         let room = self.longest_wait.saturating_sub(floor);
         let spread = floor.mul_f64(self.hint_spread).max(self.least_hint_spread).min(room);
-        let hinted = floor + spread.mul_f64(unit.clamp(0.0, 1.0));
+        let hinted = floor + spread.mul_f64(random.clamp(0.0, 1.0));
         // What RetryInfo's own definition asks of clients: the hint the first time, and a growing
         // backoff when it was not enough.
         match n.checked_sub(1).map(own).filter(|&own| own > hinted) {
@@ -534,16 +527,16 @@ mod tests {
             deadline in proptest::option::of(1u64..2_000_000),
             replayable in proptest::bool::weighted(0.9),
         ) {
-            let (call, allowance) = (call(), Allowance::of(allowed));
+            let call = call();
             let started = Instant::now();
             let deadline = deadline.map(|ms| started + Duration::from_millis(ms));
             let mut now = started;
             let mut state = RetryState::new();
-            let mut bought = 0;
-            for (verdict, took, unit) in schedule {
+            let mut bought = 0u32;
+            for (verdict, took, random) in schedule {
                 now += Duration::from_millis(took);
                 let tokens = policy.budget.as_ref().map(RetryBudget::tokens);
-                let situation = Situation { call: &call, verdict: &verdict, allowance: &allowance, now, started, deadline, replayable, unit };
+                let situation = Situation { call: &call, verdict: &verdict, allowance: allowed - bought, now, started, deadline, replayable, random };
                 match policy.next(&mut state, &situation) {
                     Decision::Stop(why) => {
                         prop_assert_eq!(why.is_none(), verdict.outcome().is_success());
@@ -552,12 +545,12 @@ mod tests {
                         }
                         break;
                     }
-                    Decision::Resend { wait, permit, .. } => {
+                    Decision::Resend { wait, .. } => {
                         prop_assert!(replayable);
                         prop_assert!(verdict.charge() != Charge::Charged);
                         prop_assert!(verdict.is_retryable());
-                        prop_assert_eq!(permit.is_bought_risk(), verdict.charge() == Charge::Maybe);
-                        bought += u32::from(permit.is_bought_risk());
+                        bought += u32::from(verdict.charge() == Charge::Maybe);
+                        prop_assert!(bought <= allowed);
                         prop_assert!(wait <= policy.cap(), "{:?} > {:?}", wait, policy.cap());
                         if let (Some(hint), false) = (verdict.wait(), policy.ignore_hints) {
                             prop_assert!(wait >= hint.not_before());
@@ -570,17 +563,15 @@ mod tests {
                     }
                 }
             }
-            prop_assert!(bought <= allowed);
-            prop_assert_eq!(allowance.left(), allowed - bought);
         }
 
         #[test]
         #[allow(clippy::disallowed_methods, reason = "any instant will do: only differences are looked at")]
         fn jitter_on_a_hint_goes_upward_and_is_alive(seconds in 0.1f64..100.0, low in 0.0f64..0.5, high in 0.5f64..1.0) {
-            let (call, verdict, allowance) = (call(), hinted(seconds), Allowance::default());
+            let (call, verdict) = (call(), hinted(seconds));
             let now = Instant::now();
-            let wait = |unit| {
-                let situation = Situation { call: &call, verdict: &verdict, allowance: &allowance, now, started: now, deadline: None, replayable: true, unit };
+            let wait = |random| {
+                let situation = Situation { call: &call, verdict: &verdict, allowance: 0, now, started: now, deadline: None, replayable: true, random };
                 match RetryPolicy::recommended().next(&mut RetryState::new(), &situation) {
                     Decision::Resend { wait, .. } => wait,
                     Decision::Stop(why) => panic!("{why:?}"),
@@ -595,18 +586,18 @@ mod tests {
 
     #[test]
     fn a_hint_longer_than_the_policy_waits_stops_the_call() {
-        let (call, verdict, allowance) = (call(), hinted(130.0), Allowance::default());
+        let (call, verdict) = (call(), hinted(130.0));
         #[allow(clippy::disallowed_methods, reason = "any instant will do")]
         let now = Instant::now();
         let situation = Situation {
             call: &call,
             verdict: &verdict,
-            allowance: &allowance,
+            allowance: 0,
             now,
             started: now,
             deadline: None,
             replayable: true,
-            unit: 0.5,
+            random: 0.5,
         };
         let decision = RetryPolicy::recommended().next(&mut RetryState::new(), &situation);
         assert!(matches!(decision, Decision::Stop(Some(StopReason::WaitTooLong))), "{decision:?}");

@@ -1,12 +1,12 @@
-//! How one request is retried, where a layer outside knows better than the policy.
+//! How one call is retried, where its caller or a layer outside knows better than the policy.
 
 use std::sync::Arc;
 
 use super::RetryPolicy;
 
-/// How one request is to be retried, in its extensions: put there by a layer outside, such as a
-/// fallback whose targets are tried a number of times each, and read by
-/// [`JitteredRetry`](crate::JitteredRetry).
+/// How one call is to be retried by [`JitteredRetry`](crate::JitteredRetry): set by its caller with
+/// [`CallOptions::retry`](crate::CallOptions::retry), or by a fallback whose targets are tried a
+/// number of times each.
 ///
 /// A policy of its own replaces the layer's, all but the retry budget, which all calls share unless
 /// the policy brings one.
@@ -37,15 +37,16 @@ impl RetryOverride {
         self
     }
 
-    /// The policy that holds, given the layer's own.
-    pub(super) fn over(&self, own: &RetryPolicy) -> RetryPolicy {
+    /// The policy that holds in place of the layer's own, where this changes anything.
+    pub(super) fn over(&self, own: &RetryPolicy) -> Option<RetryPolicy> {
         let policy = match &self.policy {
             Some(policy) => RetryPolicy::clone(policy).budget_of(own),
-            None => own.clone(),
+            None if self.attempts.is_some() => own.clone(),
+            None => return None,
         };
-        match self.attempts {
+        Some(match self.attempts {
             Some(attempts) => policy.attempts(attempts),
             None => policy,
-        }
+        })
     }
 }

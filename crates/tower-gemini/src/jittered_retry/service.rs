@@ -5,20 +5,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::Response;
+use http::{Request, Response};
 use pin_project::pin_project;
 use tokio::time::{Instant, sleep_until};
-use tower_gemini_core::body::{JudgedBody, KeptRequest, NotReplayable};
 use tower_gemini_core::call::Call;
-use tower_gemini_core::context::{Allowance, CallContext};
-use tower_gemini_core::error::{Error, TimeLimit};
-use tower_gemini_core::trail;
 use tower_gemini_core::verdict::Verdict;
 use tower_service::Service;
 
-use super::{Decision, RetryOverride, RetryPolicy, RetryState, Situation};
-use crate::judged::{JudgedFuture, JudgedResponse, JudgedService, ReplayRequest, judged};
+use super::{Decision, RetryPolicy, RetryState, Situation};
+use crate::body::{CallBody, JudgedBody, RequestTemplate, verdict_of};
+use crate::call_state::CallState;
+use crate::error::{Error, TimeLimit};
+use crate::stage::AttemptService;
 use crate::timer::Timer;
+use crate::trail::{Step as TrailStep, StopReason};
 
 /// Retries what was surely not paid for. See the [module](super).
 #[derive(Debug, Clone)]
@@ -40,11 +40,7 @@ impl<S> JitteredRetry<S> {
     }
 }
 
-impl<S, R> Service<R> for JitteredRetry<S>
-where
-    R: ReplayRequest,
-    S: JudgedService<Future: Send, Upstream: Send> + Clone + Send + 'static,
-{
+impl<S: AttemptService> Service<Request<CallBody>> for JitteredRetry<S> {
     type Response = Response<JudgedBody<S::Upstream>>;
     type Error = Error;
     type Future = ResponseFuture<S, S::Future, S::Upstream>;
@@ -53,38 +49,35 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: R) -> Self::Future {
-        let mut request = request.into_request();
+    fn call(&mut self, request: Request<CallBody>) -> Self::Future {
         let started = Instant::now();
-        let other = request
-            .extensions()
-            .get::<RetryOverride>()
-            .map(|other| Arc::new(other.over(&self.shared.policy)));
-        let policy = other.as_deref().unwrap_or(&self.shared.policy);
-        let context = request.body_mut().context_mut();
-        if let (Some(within), None) = (policy.call_deadline(), context.deadline()) {
-            context.limit_deadline((started + within).into_std());
+        let body = request.body();
+        let (call, state) = (body.call().clone(), body.state().clone());
+        let override_policy = body.retry().over(&self.shared.policy).map(Arc::new);
+        let policy = override_policy.as_deref().unwrap_or(&self.shared.policy);
+        if let Some(within) = policy.call_deadline() {
+            state.default_deadline(within);
         }
-        context.set_allowance_if_unset(Allowance::of(policy.default_allowance()));
-        if context.deadline().is_some_and(|deadline| Instant::from_std(deadline) <= started) {
+        state.default_allowance(policy.default_allowance());
+        if state.deadline().is_some_and(|deadline| deadline <= started) {
             let error = Error::timeout(TimeLimit::Deadline, Duration::ZERO, Verdict::not_sent());
             return ResponseFuture {
-                step: Step::TooLate(Some(error.with_trail(context.trail().clone()))),
+                step: Step::TooLate(Some(error.with_trail(state.trail().clone()))),
             };
         }
-        let call = Sent {
-            kept: KeptRequest::of(&request).map_err(|NotReplayable| {
-                let body = request.body();
-                (body.call().clone(), body.context().clone())
-            }),
+        let sent = Sent {
+            template: RequestTemplate::new(&request),
+            call,
+            state,
             started,
             shared: self.shared.clone(),
-            other,
+            override_policy,
             // Not ready yet: it is asked before it is sent anything.
             inner: self.inner.clone(),
         };
-        let attempt = call.within_deadline(self.inner.call(request));
-        ResponseFuture { step: Step::First { attempt, call: Some(call) } }
+        let attempt = self.inner.call(request.map(CallBody::into_attempt));
+        let attempt = sent.within_deadline(attempt);
+        ResponseFuture { step: Step::First { attempt, sent: Some(sent) } }
     }
 }
 
@@ -106,8 +99,8 @@ enum Step<S, F, B> {
     /// Most calls end here, and allocate nothing for what might have followed.
     First {
         #[pin]
-        attempt: Within<JudgedFuture<F>>,
-        call: Option<Sent<S>>,
+        attempt: Within<F>,
+        sent: Option<Sent<S>>,
     },
     Retrying(BoxFuture<B>),
 }
@@ -121,10 +114,7 @@ impl<S, F, B> fmt::Debug for ResponseFuture<S, F, B> {
     }
 }
 
-impl<S> Future for ResponseFuture<S, S::Future, S::Upstream>
-where
-    S: JudgedService<Future: Send, Upstream: Send> + Send + 'static,
-{
+impl<S: AttemptService> Future for ResponseFuture<S, S::Future, S::Upstream> {
     type Output = Answer<S::Upstream>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -134,18 +124,18 @@ where
                 StepProjection::TooLate(error) => {
                     return error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error)));
                 }
-                StepProjection::First { attempt, call } => {
+                StepProjection::First { attempt, sent } => {
                     let answer = ready!(attempt.poll(cx));
                     // Polled after it was ready: a fault of the caller that must not bring the
                     // process down.
-                    let Some(call) = call.take() else { return Poll::Pending };
-                    let answer = call.answer(answer);
-                    if Verdict::of_result(&answer).outcome().is_success() {
+                    let Some(sent) = sent.take() else { return Poll::Pending };
+                    let answer = sent.answer(answer);
+                    if verdict_of(&answer).outcome().is_success() {
                         // Nothing to decide: neither clock nor dice are asked.
-                        call.policy().succeeded();
+                        sent.policy().succeeded();
                         return Poll::Ready(answer);
                     }
-                    step.set(Step::Retrying(Box::pin(retry(call, answer))));
+                    step.set(Step::Retrying(Box::pin(retry(sent, answer))));
                 }
                 StepProjection::Retrying(future) => return future.as_mut().poll(cx),
             }
@@ -155,98 +145,77 @@ where
 
 /// A call that has been sent once.
 struct Sent<S> {
-    /// The request, or what it was for where it is not replayable.
-    kept: Result<KeptRequest, (Arc<Call>, CallContext)>,
+    /// `None` where the request was too large to hold, and can be sent once.
+    template: Option<RequestTemplate>,
+    call: Arc<Call>,
+    state: CallState,
     started: Instant,
     shared: Arc<Shared>,
     /// In place of the layer's policy, where a layer outside brought one.
-    other: Option<Arc<RetryPolicy>>,
+    override_policy: Option<Arc<RetryPolicy>>,
     inner: S,
 }
 
-/// Sends again for as long as the policy says so.
+/// Makes further attempts for as long as the policy says so.
 async fn retry<S>(mut sent: Sent<S>, mut result: Answer<S::Upstream>) -> Answer<S::Upstream>
 where
-    S: JudgedService,
+    S: AttemptService,
 {
-    let mut state = RetryState::new();
-    let context = sent.context().clone();
-    let allowance = context.allowance().cloned().unwrap_or_default();
+    let mut retries = RetryState::new();
+    let state = sent.state.clone();
     loop {
+        let verdict = verdict_of(&result);
         let now = Situation {
-            call: sent.call(),
-            verdict: Verdict::of_result(&result),
-            allowance: &allowance,
+            call: &sent.call,
+            verdict,
+            allowance: state.allowance_left(),
             now: Instant::now().into_std(),
             started: sent.started.into_std(),
-            deadline: context.deadline(),
-            replayable: sent.kept.is_ok(),
-            unit: unit(&sent.shared.random),
+            deadline: state.deadline().map(Instant::into_std),
+            replayable: sent.template.is_some(),
+            random: random(&sent.shared.random),
         };
-        let (wait, why, permit) = match sent.policy().next(&mut state, &now) {
-            Decision::Stop(why) => {
-                if let Some(why) = why {
-                    context.trail().push(trail::Step::Stopped { why });
+        let stop = match sent.policy().next(&mut retries, &now) {
+            Decision::Stop(why) => why,
+            Decision::Resend { wait, why } => match (&sent.template, state.permit_after(verdict)) {
+                (Some(template), Some(permit)) => {
+                    // Dropped before the wait: it holds a connection, and nobody will read it.
+                    drop(result);
+                    state.record(TrailStep::Waited { delay: wait, why });
+                    sleep_until(Instant::now() + wait).await;
+                    std::future::poll_fn(|cx| sent.inner.poll_ready(cx)).await?;
+                    let request = template.again(permit).map(CallBody::into_attempt);
+                    let attempt = sent.inner.call(request);
+                    let answer = sent.within_deadline(attempt).await;
+                    result = sent.answer(answer);
+                    continue;
                 }
-                return result;
-            }
-            Decision::Resend { wait, why, permit } => (wait, why, permit),
+                // The policy asks for both before it lets a call be sent again.
+                _ => Some(StopReason::MaybeCharged),
+            },
         };
-        let Ok(kept) = &sent.kept else {
-            // The policy stops a call that was not kept before it gives leave to send it again.
-            return result;
-        };
-        // The answer is dropped before the wait: it holds a connection, and what it holds for its
-        // caller nobody will read.
-        drop(result);
-        context.trail().push(trail::Step::Waited { delay: wait, why });
-        sleep_until(Instant::now() + wait).await;
-        std::future::poll_fn(|cx| sent.inner.poll_ready(cx)).await?;
-        let request = kept.again(permit);
-        let attempt = sent.inner.call(request);
-        let answer = sent.within_deadline(attempt).await;
-        result = sent.answer(answer);
+        if let Some(why) = stop {
+            state.record(TrailStep::Stopped { why });
+        }
+        return result;
     }
 }
 
 impl<S> Sent<S> {
     fn policy(&self) -> &RetryPolicy {
-        self.other.as_deref().unwrap_or(&self.shared.policy)
+        self.override_policy.as_deref().unwrap_or(&self.shared.policy)
     }
 
-    fn call(&self) -> &Call {
-        match &self.kept {
-            Ok(kept) => kept.call(),
-            Err((call, _)) => call,
-        }
-    }
-
-    fn context(&self) -> &CallContext {
-        match &self.kept {
-            Ok(kept) => kept.context(),
-            Err((_, context)) => context,
-        }
-    }
-
-    fn within_deadline<F, R>(&self, attempt: F) -> Within<JudgedFuture<F>>
-    where
-        F: Future<Output = Result<R, Error>>,
-        R: JudgedResponse,
-    {
-        let timer =
-            self.context().deadline().map(|deadline| Timer::at(Instant::from_std(deadline)));
-        Within { attempt: judged(attempt), timer }
+    fn within_deadline<F: Future>(&self, attempt: F) -> Within<F> {
+        Within { attempt, timer: self.state.deadline().map(Timer::at) }
     }
 
     fn answer<B>(&self, answer: Result<Answer<B>, TooLate>) -> Answer<B> {
         answer.unwrap_or_else(|TooLate| {
-            let deadline = self.context().deadline().map_or(self.started, Instant::from_std);
-            let error = Error::timeout(
-                TimeLimit::Deadline,
-                deadline - self.started,
-                self.context().trail().cut_off(),
-            );
-            Err(error.with_trail(self.context().trail().clone()))
+            let deadline = self.state.deadline().unwrap_or(self.started);
+            let limit = deadline - self.started;
+            let error = Error::timeout(TimeLimit::Deadline, limit, self.state.cut_off());
+            Err(error.with_trail(self.state.trail().clone()))
         })
     }
 }
@@ -277,7 +246,7 @@ impl<F: Future> Future for Within<F> {
     }
 }
 
-fn unit(random: &Mutex<fastrand::Rng>) -> f64 {
+fn random(random: &Mutex<fastrand::Rng>) -> f64 {
     // A generator is never left half-way through a draw.
     random.lock().unwrap_or_else(PoisonError::into_inner).f64()
 }

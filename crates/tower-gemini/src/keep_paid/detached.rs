@@ -5,14 +5,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use crate::error::Error;
+use crate::trail::{NotKeptReason, Step, Trail, TrailObserver};
 use bytes::Bytes;
 use http::header::{CONNECTION, TRANSFER_ENCODING};
 use http::{HeaderMap, Response, StatusCode};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tower_gemini_core::error::Error;
-use tower_gemini_core::trail::{NotKeptReason, Step, Trail, TrailObserver};
 use tower_gemini_core::verdict::{Charge, Outcome, Verdict};
 
 use super::body::{Keepable, KeptBody, OnItsWay};
@@ -379,7 +379,7 @@ pub(super) async fn run_named<B: Keepable>(
     let _end = TaskEnd(shared.clone());
     let trail = &report.course.trail;
     let free = WhenFree::of(trail);
-    let mut whole = Box::pin(whole(answer, trail));
+    let mut whole = Box::pin(whole(answer, &report.course));
     let (mut alone_until, mut place) = (None, None);
     let whole = loop {
         let alone = tell.is_closed() && report.is_unheard();
@@ -459,7 +459,7 @@ impl Drop for Place {
 /// An answer to its end.
 async fn whole<B: Keepable>(
     answer: impl Future<Output = Result<Response<B>, Error>>,
-    trail: &Trail,
+    course: &Course,
 ) -> Result<Answer, Error> {
     let (parts, mut body) = answer.await?.into_parts();
     // It goes to whoever asked, however large it is.
@@ -468,7 +468,7 @@ async fn whole<B: Keepable>(
     let verdict = body.verdict().cloned();
     drop(body);
     // Nothing is too large for no bound.
-    seen.answer(trail, verdict).ok_or_else(|| Error::truncated(trail.cut_off()))
+    seen.answer(&course.trail, verdict).ok_or_else(|| Error::truncated(course.cut_off()))
 }
 
 struct TaskEnd(Arc<Shared>);

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::body::CallBody;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderName, Request};
 use sha2::{Digest, Sha256};
-use tower_gemini_core::body::ReplayBody;
 
 /// Who asks, in a request's extensions, where the credential does not tell: behind a server that
 /// asks with a key of its own, all callers have the same one. It stands for the credential, which
@@ -58,8 +58,8 @@ pub(super) struct Identity(pub(super) [u8; 32]);
 
 impl Identity {
     /// Of a request whose body is held whole.
-    pub(super) fn of(request: &Request<ReplayBody>) -> Option<Self> {
-        let slices = request.body().slices()?;
+    pub(super) fn of(request: &Request<CallBody>) -> Option<Self> {
+        let slices = request.body().chunks()?.iter().map(|chunk| &chunk[..]);
         let mut hash = Fields::new(b"request");
         hash.caller(request);
         hash.field(request.method().as_str().as_bytes());
@@ -175,24 +175,24 @@ fn is_credential(pair: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call_state::CallState;
     use bytes::Bytes;
     use proptest::prelude::*;
     use std::sync::Arc;
     use tower_gemini_core::call::Call;
-    use tower_gemini_core::context::CallContext;
 
     fn request(
         method: &str,
         uri: &str,
         headers: &[(&str, &str)],
         body: Vec<Bytes>,
-    ) -> Request<ReplayBody> {
+    ) -> Request<CallBody> {
         let mut request = Request::builder().method(method).uri(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         request
-            .body(ReplayBody::whole(body, None, Arc::new(Call::unrecognised()), CallContext::new()))
+            .body(CallBody::whole(body, None, Arc::new(Call::unrecognised()), CallState::new()))
             .unwrap()
     }
 

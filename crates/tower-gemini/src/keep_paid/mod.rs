@@ -7,12 +7,12 @@
 //! use http::{Request, Response};
 //! use http_body_util::{BodyExt, Full};
 //! use tower::{Layer, ServiceExt, service_fn};
-//! use tower_gemini::core::body::ReplayBody;
+//! use tower_gemini::body::CallBody;
 //! use tower_gemini::{CollectRequestLayer, GeminiStack, KeepPaidLayer};
 //!
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
 //! // It draws for a minute. Each call is paid for.
-//! let client = service_fn(|request: Request<ReplayBody>| async move {
+//! let client = service_fn(|request: Request<CallBody>| async move {
 //!     let _ = request.into_body().collect().await;
 //!     tokio::time::sleep(Duration::from_secs(60)).await;
 //!     let answer = br#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"AQID"}}]},"finishReason":"STOP"}]}"#;
@@ -68,11 +68,11 @@
 //!   key for another request is answered 422, and for a body that is too large to be held 413;
 //!   nothing is sent then ([`KeyRefused`]). To a continuation a key means nothing.
 //!
-//! The trail says so: [`CallerLeft`](tower_gemini_core::trail::Step::CallerLeft) and
-//! [`Kept`](tower_gemini_core::trail::Step::Kept) in the first call's,
-//! [`Redeemed`](tower_gemini_core::trail::Step::Redeemed) in the second's, which has no attempt and
+//! The trail says so: [`CallerLeft`](crate::trail::Step::CallerLeft) and
+//! [`Kept`](crate::trail::Step::Kept) in the first call's,
+//! [`Redeemed`](crate::trail::Step::Redeemed) in the second's, which has no attempt and
 //! costs nothing. One that is told of a loss ends with
-//! [`LostBefore`](tower_gemini_core::trail::StopReason::LostBefore).
+//! [`LostBefore`](crate::trail::StopReason::LostBefore).
 //!
 //! # Order in the stack
 //!

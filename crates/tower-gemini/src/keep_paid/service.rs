@@ -3,16 +3,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use crate::body::CallBody;
+use crate::call_state::CallState;
+use crate::error::{Error, TimeLimit};
+use crate::trail::{Step, StopReason};
 use bytes::Bytes;
 use http::{HeaderName, Request, Response, StatusCode};
 use serde_json::json;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until};
-use tower_gemini_core::body::ReplayBody;
 use tower_gemini_core::call::Verb;
-use tower_gemini_core::context::CallContext;
-use tower_gemini_core::error::{Error, TimeLimit};
-use tower_gemini_core::trail::{Step, StopReason};
 use tower_gemini_core::verdict::Verdict;
 use tower_service::Service;
 
@@ -61,9 +61,9 @@ impl<S> KeepPaid<S> {
 /// An answer on its way.
 type Answering<B> = Pin<Box<dyn Future<Output = Result<Response<KeptBody<B>>, Error>> + Send>>;
 
-impl<S, B> Service<Request<ReplayBody>> for KeepPaid<S>
+impl<S, B> Service<Request<CallBody>> for KeepPaid<S>
 where
-    S: Service<Request<ReplayBody>, Response = Response<B>, Error = Error, Future: Send + 'static>
+    S: Service<Request<CallBody>, Response = Response<B>, Error = Error, Future: Send + 'static>
         + Clone
         + Send
         + 'static,
@@ -77,7 +77,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<ReplayBody>) -> Self::Future {
+    fn call(&mut self, mut request: Request<CallBody>) -> Self::Future {
         let inner = take_ready(&mut self.inner);
         // Nobody upstream knows it.
         let key = request.headers_mut().remove(IDEMPOTENCY_KEY);
@@ -87,7 +87,7 @@ where
         let Some(identity) = makes.then(|| Identity::of(&request)).flatten() else {
             if makes && key.is_some() {
                 let answer = refused_by_key(
-                    request.body().context(),
+                    request.body().state(),
                     StatusCode::PAYLOAD_TOO_LARGE,
                     TOO_LARGE_FOR_A_KEY,
                 );
@@ -104,7 +104,7 @@ where
         let asked = Asked {
             shared: self.shared.clone(),
             identity,
-            context: request.body().context().clone(),
+            context: request.body().state().clone(),
             marks_resends: sends.is_some(),
             is_resend: sends.is_some_and(|sends| sends > 0),
         };
@@ -144,7 +144,7 @@ impl Drop for Leaves {
 struct Asked {
     shared: Arc<Shared>,
     identity: Identity,
-    context: CallContext,
+    context: CallState,
     /// The client numbers its sends.
     marks_resends: bool,
     is_resend: bool,
@@ -155,11 +155,11 @@ impl Asked {
     async fn alone<S, B>(
         self,
         mut inner: S,
-        request: Request<ReplayBody>,
+        request: Request<CallBody>,
     ) -> Result<Response<KeptBody<B>>, Error>
     where
         S: Service<
-                Request<ReplayBody>,
+                Request<CallBody>,
                 Response = Response<B>,
                 Error = Error,
                 Future: Send + 'static,
@@ -199,7 +199,7 @@ impl Asked {
             };
             self.wait(&changes, until).await?;
         }
-        let course = Course::begin(self.context.trail());
+        let course = Course::begin(&self.context);
         // Before it counts as one whose caller is there: should it panic, nobody would take it out
         // again.
         let answer = inner.call(request);
@@ -217,14 +217,12 @@ impl Asked {
     /// Whether the caller allows a send after one that may have been paid for, and pays with this
     /// one for it.
     fn buys(&self) -> bool {
-        self.context
-            .allowance()
-            .is_some_and(|allowance| allowance.buy(&Verdict::interrupted()).is_some())
+        self.context.permit_after(&Verdict::interrupted()).is_some()
     }
 
     /// Nothing was sent for this request; what was sent before it may have been paid for.
     fn lost(&self, why: &'static str) -> Error {
-        self.context.trail().push(Step::Stopped { why: StopReason::LostBefore });
+        self.context.record(Step::Stopped { why: StopReason::LostBefore });
         Error::lost_before(why).with_trail(self.context.trail().clone())
     }
 
@@ -265,7 +263,7 @@ impl Asked {
         if !self.shared.is_waiting_worthwhile(self.identity, changes) {
             return Ok(());
         }
-        let deadline = self.context.deadline().map(Instant::from_std);
+        let deadline = self.context.deadline();
         let until = match (grace, deadline) {
             (Some(grace), Some(deadline)) => Some(grace.min(deadline)),
             (grace, deadline) => grace.or(deadline),
@@ -293,7 +291,7 @@ impl Asked {
     }
 
     fn told_again(&self, answer: &Answer) {
-        self.context.trail().push(Step::Redeemed {
+        self.context.record(Step::Redeemed {
             age: answer.at.elapsed(),
             cost: answer.cost,
             outcome: answer.outcome,
@@ -323,11 +321,11 @@ impl Asked {
         self,
         name: Identity,
         mut inner: S,
-        request: Request<ReplayBody>,
+        request: Request<CallBody>,
     ) -> Result<Response<KeptBody<B>>, Error>
     where
         S: Service<
-                Request<ReplayBody>,
+                Request<CallBody>,
                 Response = Response<B>,
                 Error = Error,
                 Future: Send + 'static,
@@ -337,7 +335,7 @@ impl Asked {
         loop {
             let mut waiter = match self
                 .shared
-                .named(name, self.identity, Course::begin(self.context.trail()))
+                .named(name, self.identity, Course::begin(&self.context))
                 .map_err(Waiter::new)
             {
                 Err(waiter) if waiter.named.request != self.identity => {
@@ -373,7 +371,7 @@ impl Asked {
                     |result| result.clone(),
                 )
             };
-            let deadline = self.context.deadline().map(Instant::from_std);
+            let deadline = self.context.deadline();
             let time = async {
                 match deadline {
                     Some(deadline) => sleep_until(deadline).await,
@@ -411,7 +409,7 @@ const TOO_LARGE_FOR_A_KEY: (&str, &str) = (
 );
 
 fn refused_by_key<B: Keepable>(
-    context: &CallContext,
+    context: &CallState,
     status: StatusCode,
     (reason, message): (&str, &str),
 ) -> Response<KeptBody<B>> {
@@ -441,8 +439,8 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::task::Wake;
 
+    use crate::trail::Trail;
     use tower::Layer;
-    use tower_gemini_core::trail::Trail;
 
     use super::*;
     use crate::keep_paid::KeepPaidLayer;

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::trail::NotKeptReason;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
-use tower_gemini_core::trail::NotKeptReason;
 
 use super::KeepCounts;
 use super::course::Course;

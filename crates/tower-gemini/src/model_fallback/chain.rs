@@ -14,7 +14,7 @@ use crate::jittered_retry::RetryPolicy;
 /// where it has none.
 ///
 /// ```
-/// use tower_gemini::core::{call::ImageSize, target::Target};
+/// use tower_gemini::{call::ImageSize, target::Target};
 /// use tower_gemini::model_fallback::Chain;
 ///
 /// let chain = Chain::of(["gemini-3-pro-image", "gemini-3.1-flash-image"]);

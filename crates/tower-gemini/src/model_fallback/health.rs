@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::trail::SkipReason;
 use tower_gemini_core::call::ImageSize;
 use tower_gemini_core::catalog::{Family, Model};
-use tower_gemini_core::trail::SkipReason;
 use tower_gemini_core::verdict::{Outcome, Scope, Verdict};
 
 /// How long targets rest. See the [module](super) for the defaults.

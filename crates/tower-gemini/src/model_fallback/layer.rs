@@ -6,6 +6,7 @@ use tower_gemini_core::catalog::{Catalog, Date};
 use tower_layer::Layer;
 
 use super::{Chain, CoolDowns, FallbackPolicy, Health, ModelFallback};
+use crate::stage::CallService;
 
 /// Makes [`ModelFallback`] services that share the health of their targets.
 #[derive(Debug, Clone)]
@@ -121,7 +122,7 @@ impl ModelFallbackLayer {
     }
 }
 
-impl<S> Layer<S> for ModelFallbackLayer {
+impl<S: CallService> Layer<S> for ModelFallbackLayer {
     type Service = ModelFallback<S>;
 
     fn layer(&self, inner: S) -> Self::Service {

@@ -4,7 +4,7 @@
 //! ```
 //! use http::{Request, Response};
 //! use tower::{ServiceExt, service_fn};
-//! use tower_gemini::core::target::Served;
+//! use tower_gemini::target::Served;
 //! use tower_gemini::model_fallback::Chain;
 //! use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer, ModelFallbackLayer};
 //! use tower::ServiceBuilder;
@@ -124,4 +124,3 @@ pub use layer::ModelFallbackLayer;
 pub use policy::{FallbackPolicy, Move};
 pub use service::ModelFallback;
 pub(crate) use service::served;
-pub(crate) use walk::Visited;

@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use tower_gemini_core::context::Allowance;
+use crate::trail::StopReason;
 use tower_gemini_core::target::Signatures;
-use tower_gemini_core::trail::StopReason;
 use tower_gemini_core::verdict::{Charge, Outcome, Scope, Verdict};
 
 /// What one outcome does.
@@ -101,8 +100,8 @@ impl FallbackPolicy {
         self.deadline
     }
 
-    pub(super) fn allowance(&self) -> Option<Allowance> {
-        self.maybe_charged.map(Allowance::of)
+    pub(super) fn allowance(&self) -> Option<u32> {
+        self.maybe_charged
     }
 
     /// Decides what follows. `empty` counts the moves after answers without an image.
@@ -110,7 +109,7 @@ impl FallbackPolicy {
         &self,
         empty: &mut u32,
         verdict: &Verdict,
-        allowance: &Allowance,
+        allowance: u32,
         now: Instant,
         deadline: Option<Instant>,
     ) -> Decision {
@@ -130,7 +129,7 @@ impl FallbackPolicy {
         if !moves {
             return Decision::Stop(Some(StopReason::NotRetryable));
         }
-        if verdict.charge() == Charge::Maybe && allowance.left() == 0 {
+        if verdict.charge() == Charge::Maybe && allowance == 0 {
             return Decision::Stop(Some(StopReason::MaybeCharged));
         }
         if outcome == Outcome::NoImage {

@@ -2,27 +2,29 @@
 
 use std::time::Duration;
 
+use crate::body::{JudgedBody, RequestTemplate};
 use http::{Response, StatusCode};
-use http_body::Body;
 use serde_json::json;
-use tower_gemini_core::body::{JudgedBody, KeptRequest};
-use tower_gemini_core::error::BoxError;
 use tower_gemini_core::verdict::{Detail, Outcome, Verdict, WaitHint, WaitSource};
 
 use crate::refusal::Refusal;
+use crate::stage::UpstreamBody;
 
 /// `ErrorInfo.reason` of this refusal.
 const REASON: &str = "NO_TARGET_LEFT";
 
 /// A 503 in Google's form. `wait` is the time until the first target may be tried again.
-pub(super) fn refuse<B>(kept: &KeptRequest, wait: Option<Duration>) -> Response<JudgedBody<B>>
+pub(super) fn refuse<B>(
+    template: &RequestTemplate,
+    wait: Option<Duration>,
+) -> Response<JudgedBody<B>>
 where
-    B: Body<Error: Into<BoxError>> + Unpin,
+    B: UpstreamBody,
 {
     // Whole seconds, rounded up: what Google's clients read.
     let seconds =
         wait.map(|wait| wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)));
-    let name = kept.call().model.as_ref().map_or("", |model| model.as_str());
+    let name = template.call().model.as_ref().map_or("", |model| model.as_str());
     let message = match seconds {
         Some(seconds) => format!(
             "No target is left for {name}: all of them rest after failures. Please retry in {seconds}s."
@@ -44,5 +46,5 @@ where
         metadata: json!({ "model": name }),
         details: seconds.map(retry_info).into_iter().collect(),
     };
-    refusal.into_response(verdict, kept.call().clone(), kept.context().clone())
+    refusal.into_response(verdict, template.call().clone(), template.state())
 }

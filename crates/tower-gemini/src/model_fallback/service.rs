@@ -2,15 +2,14 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use crate::body::{CallBody, JudgedBody, RequestTemplate, instead_of, verdict_of};
+use crate::error::Error;
+use crate::trail::{Step, StopReason};
 use http::{Request, Response};
 use tokio::time::Instant;
-use tower_gemini_core::body::{JudgedBody, KeptRequest, ReplayBody};
 use tower_gemini_core::call::{Call, Dialect, Verb};
-use tower_gemini_core::context::PreferModel;
-use tower_gemini_core::error::Error;
 use tower_gemini_core::target::{Degradation, Served};
-use tower_gemini_core::trail::{Step, StopReason};
-use tower_gemini_core::verdict::{Outcome, Verdict};
+use tower_gemini_core::verdict::Outcome;
 use tower_service::Service;
 
 use super::chain::Link;
@@ -18,10 +17,10 @@ use super::health::Health;
 use super::layer::Settings;
 use super::policy::Decision;
 use super::refusal::refuse;
-use super::walk::{Visited, Walk, payer};
+use super::walk::{Walk, payer};
 use crate::jittered_retry::RetryOverride;
-use crate::judged::{JudgedService, ReplayRequest, judged};
 use crate::optional::OptionalFuture;
+use crate::stage::CallService;
 
 /// Sends a call to another model when its own cannot answer. See the [module](super).
 #[derive(Debug, Clone)]
@@ -37,11 +36,7 @@ impl<S> ModelFallback<S> {
     }
 }
 
-impl<S, R> Service<R> for ModelFallback<S>
-where
-    R: ReplayRequest,
-    S: JudgedService<Future: Send, Upstream: Send> + Clone + Send + 'static,
-{
+impl<S: CallService> Service<Request<CallBody>> for ModelFallback<S> {
     type Response = Response<JudgedBody<S::Upstream>>;
     type Error = Error;
     type Future = OptionalFuture<S::Future, Self::Response>;
@@ -55,8 +50,7 @@ where
         }
     }
 
-    fn call(&mut self, request: R) -> Self::Future {
-        let request = request.into_request();
+    fn call(&mut self, request: Request<CallBody>) -> Self::Future {
         match &self.settings {
             Some(settings) => {
                 let fallback =
@@ -68,42 +62,33 @@ where
     }
 }
 
-type Answer<S> = Result<Response<JudgedBody<<S as JudgedService>::Upstream>>, Error>;
+type Answer<S> = Result<Response<JudgedBody<<S as CallService>::Upstream>>, Error>;
 
 async fn fall_back<S>(
     mut inner: S,
     settings: Arc<Settings>,
     health: Health,
-    mut request: Request<ReplayBody>,
+    request: Request<CallBody>,
 ) -> Answer<S>
 where
-    S: JudgedService,
+    S: CallService,
 {
     let policy = &settings.policy;
-    let started = Instant::now();
-    let context = request.body_mut().context_mut();
-    if let (Some(within), None) = (policy.call_deadline(), context.deadline()) {
-        context.limit_deadline((started + within).into_std());
+    let state = request.body().state().clone();
+    if let Some(within) = policy.call_deadline() {
+        state.default_deadline(within);
     }
     if let Some(allowance) = policy.allowance() {
-        context.set_allowance_if_unset(allowance);
+        state.default_allowance(allowance);
     }
-    let context = context.clone();
-    let kept = match KeptRequest::of(&request) {
-        Ok(kept) if concerns(kept.call()) => kept,
+    let template = match RequestTemplate::new(&request) {
+        Some(template) if concerns(template.call()) => template,
         // Too large to hold, or nothing that another model could answer.
         _ => return send(&mut inner, request).await,
     };
-    let before = request.extensions().get::<Visited>().cloned().unwrap_or_default();
-    let lead = request.extensions().get::<PreferModel>().cloned();
-    let mut walk = Walk::new(
-        &settings,
-        &health,
-        &kept,
-        lead.as_ref(),
-        payer(request.headers(), request.uri()),
-        before,
-    );
+    let outer = request.body().retry().clone();
+    let payer = payer(request.headers(), request.uri());
+    let mut walk = Walk::new(&settings, &health, &template, payer);
     let mut unsent = Some(request);
     let mut last: Option<(Answer<S>, String)> = None;
     let mut empty_answers = 0;
@@ -111,25 +96,24 @@ where
         let now = Instant::now().into_std();
         let next = walk.next(now).or_else(|| if last.is_none() { walk.early(now) } else { None });
         let Some(next) = next else {
-            context.trail().push(Step::Stopped { why: StopReason::NoTargetLeft });
+            state.record(Step::Stopped { why: StopReason::NoTargetLeft });
             return match last {
                 Some((answer, _)) => answer,
-                None => Ok(refuse(&kept, walk.shortest_rest)),
+                None => Ok(refuse(&template, walk.shortest_rest)),
             };
         };
         let (link, given_up) = (next.link, next.rewrite.given_up().to_vec());
         let mut request = match (unsent.take(), last.take()) {
-            (Some(request), _) => next.rewrite.instead_of(request),
+            (Some(request), _) => instead_of(request, next.rewrite),
             (None, Some((answer, from))) => {
-                let verdict = Verdict::of_result(&answer);
+                let verdict = verdict_of(&answer);
                 // Out of the caller's allowance where the last attempt may have been charged; never
                 // where it was.
-                let Some(permit) = context.allowance().cloned().unwrap_or_default().buy(verdict)
-                else {
-                    context.trail().push(Step::Stopped { why: StopReason::MaybeCharged });
+                let Some(permit) = state.permit_after(verdict) else {
+                    state.record(Step::Stopped { why: StopReason::MaybeCharged });
                     return answer;
                 };
-                context.trail().push(Step::MovedOn {
+                state.record(Step::MovedOn {
                     from,
                     to: link.target.to_string(),
                     why: verdict.outcome(),
@@ -137,28 +121,28 @@ where
                 // The answer is dropped before the next send: it holds a connection, and nobody
                 // will read it.
                 drop(answer);
-                kept.again_as(permit, next.rewrite)
+                template.again_as(permit, next.rewrite)
             }
             // Either the request is unsent or there is an answer to it.
-            (None, None) => return Ok(refuse(&kept, walk.shortest_rest)),
+            (None, None) => return Ok(refuse(&template, walk.shortest_rest)),
         };
         if !given_up.is_empty() {
-            context.trail().push(Step::Degraded { given_up: given_up.clone() });
+            state.record(Step::Degraded { given_up: given_up.clone() });
         }
-        let outer = request.extensions().get::<RetryOverride>().cloned().unwrap_or_default();
-        request.extensions_mut().insert(retries(outer, &link, next.is_last));
+        request.body_mut().set_retry(retries(outer.clone(), &link, next.is_last));
         let answer = send(&mut inner, request).await;
-        let verdict = Verdict::of_result(&answer).clone();
+        let verdict = verdict_of(&answer).clone();
         let model = settings.catalog().lookup(link.target.model().as_str());
         let now = Instant::now().into_std();
         let midnight =
             if verdict.outcome() == Outcome::RateLimitedDay { settings.midnight() } else { None };
         next.ticket.settle(now, &verdict, model, midnight, &settings.cool_downs);
-        let allowance = context.allowance().cloned().unwrap_or_default();
-        match policy.next(&mut empty_answers, &verdict, &allowance, now, context.deadline()) {
+        let allowance = state.allowance_left();
+        let deadline = state.deadline().map(Instant::into_std);
+        match policy.next(&mut empty_answers, &verdict, allowance, now, deadline) {
             Decision::Stop(why) => {
                 if let Some(why) = why {
-                    context.trail().push(Step::Stopped { why });
+                    state.record(Step::Stopped { why });
                 }
                 return served(answer, given_up);
             }
@@ -179,9 +163,9 @@ where
     }
 }
 
-async fn send<S: JudgedService>(inner: &mut S, request: Request<ReplayBody>) -> Answer<S> {
+async fn send<S: CallService>(inner: &mut S, request: Request<CallBody>) -> Answer<S> {
     poll_fn(|cx| inner.poll_ready(cx)).await?;
-    judged(inner.call(request)).await
+    inner.call(request).await
 }
 
 /// Whether another model could answer such a call.

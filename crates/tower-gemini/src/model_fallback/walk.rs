@@ -3,16 +3,15 @@
 use std::collections::VecDeque;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::body::RequestTemplate;
+use crate::call_state::CallState;
+use crate::trail::{SkipReason, Step};
 use http::{HeaderMap, Uri};
-use tower_gemini_core::body::KeptRequest;
 use tower_gemini_core::catalog::Catalog;
-use tower_gemini_core::context::PreferModel;
 use tower_gemini_core::redact::redact;
 use tower_gemini_core::target::{Rewrite, Rules, Target, Unfit};
-use tower_gemini_core::trail::{SkipReason, Step, Trail};
 
 use super::chain::{Link, identity};
 use super::health::{Health, Keys, Ticket};
@@ -22,37 +21,16 @@ use super::layer::Settings;
 pub(super) struct Walk<'a> {
     settings: &'a Settings,
     health: &'a Health,
-    kept: &'a KeptRequest,
-    trail: Trail,
+    template: &'a RequestTemplate,
+    state: CallState,
     payer: String,
     queue: VecDeque<Candidate>,
     visited: Vec<String>,
-    /// What the walks before this one sent, where a ladder of sizes outside makes several for one
-    /// call.
-    before: Visited,
     closed: Vec<String>,
     /// Targets that rest, for when nothing else is left.
     resting: Vec<Candidate>,
     /// The shortest rest seen: what a refusal of ours asks to wait.
     pub(super) shortest_rest: Option<Duration>,
-}
-
-/// What has been sent for one call, in its request's extensions: put there by the ladder of sizes
-/// outside.
-///
-/// A model of one size would be asked for the same image again at each step of it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Visited(Arc<Mutex<Vec<String>>>);
-
-impl Visited {
-    fn contains(&self, sent: &String) -> bool {
-        // A panic in another holder leaves a complete list.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(sent)
-    }
-
-    fn push(&self, sent: String) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(sent);
-    }
 }
 
 struct Candidate {
@@ -73,28 +51,22 @@ impl<'a> Walk<'a> {
     pub(super) fn new(
         settings: &'a Settings,
         health: &'a Health,
-        kept: &'a KeptRequest,
-        lead: Option<&PreferModel>,
+        template: &'a RequestTemplate,
         payer: String,
-        before: Visited,
     ) -> Self {
-        let asked = kept.call().model.as_ref().map_or("", |model| model.as_str());
-        let queue = settings
-            .chain
-            .from(asked, lead.map(|lead| lead.0.as_str()), settings.catalog())
-            .into_iter()
-            .map(Candidate::new)
-            .collect();
-        let trail = kept.context().trail().clone();
+        let state = template.state().clone();
+        let asked = template.call().model.as_ref().map_or("", |model| model.as_str());
+        let preferred = state.preferred();
+        let preferred = preferred.as_ref().map(|model| model.as_str());
+        let queue = settings.chain.from(asked, preferred, settings.catalog());
         Self {
             settings,
             health,
-            kept,
-            trail,
+            template,
+            state,
             payer,
-            queue,
+            queue: queue.into_iter().map(Candidate::new).collect(),
             visited: Vec::new(),
-            before,
             closed: Vec::new(),
             resting: Vec::new(),
             shortest_rest: None,
@@ -111,7 +83,7 @@ impl<'a> Walk<'a> {
                     continue;
                 }
             };
-            if self.before.contains(&self.sent(&candidate.link.target, &rewrite)) {
+            if self.state.has_visited(&self.sent(&candidate.link.target, &rewrite)) {
                 self.skip(&candidate.link.target, SkipReason::AlreadyTried);
                 continue;
             }
@@ -177,12 +149,12 @@ impl<'a> Walk<'a> {
         if self.health.announce(model) {
             tracing::warn!(model = %redact(model), successor = %redact(successor), "the model is retired, and its successor takes its place");
         }
-        self.trail
-            .push(Step::Succeeded { model: model.to_owned(), successor: successor.to_owned() });
+        self.state
+            .record(Step::Succeeded { model: model.to_owned(), successor: successor.to_owned() });
     }
 
     fn leave(&mut self, link: Link, rewrite: Rewrite, ticket: Ticket, now: Instant) -> Next {
-        self.before.push(self.sent(&link.target, &rewrite));
+        self.state.visit(&self.sent(&link.target, &rewrite));
         self.visited.push(identity(&link.target, self.settings.catalog()));
         let is_last = !self.has_more(now);
         Next { link, rewrite, ticket, is_last }
@@ -238,12 +210,12 @@ impl<'a> Walk<'a> {
     fn rewrite_of(&self, candidate: &mut Candidate) -> Result<Rewrite, Unfit> {
         let catalog: &Catalog = self.settings.catalog();
         let rules = Rules::new(catalog)
-            .must_keep(self.kept.context().must_keep())
+            .must_keep(self.template.state().must_keep())
             .signatures(self.settings.policy.signatures);
         candidate
             .rewrite
             .take()
-            .unwrap_or_else(|| self.kept.rewritten(&candidate.link.target, &rules))
+            .unwrap_or_else(|| self.template.rewritten(&candidate.link.target, &rules))
     }
 
     /// Whether a target after this one could be used now: until then the retries inside have no
@@ -257,7 +229,7 @@ impl<'a> Walk<'a> {
                 && !self.closed.iter().any(|closed| closed == target.account())
                 && !matches!(self.known_successor(target), Some(None))
                 && rewrite.as_ref().is_ok_and(|rewrite| {
-                    !self.before.contains(&self.sent(target, rewrite))
+                    !self.state.has_visited(&self.sent(target, rewrite))
                         && self.health.left(&self.keys(target, rewrite), now, false).is_ok()
                 });
             candidate.rewrite = Some(rewrite);
@@ -290,7 +262,7 @@ impl<'a> Walk<'a> {
     }
 
     fn skip(&self, target: &Target, why: SkipReason) {
-        self.trail.push(Step::Skipped { target: target.to_string(), why });
+        self.state.record(Step::Skipped { target: target.to_string(), why });
     }
 }
 

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use tower_gemini_core::call::ModelId;
 use tower_gemini_core::redact::redact;
 use tower_gemini_core::target::Degradation;
-use tower_gemini_core::trail::Step;
+use crate::trail::Step;
 
 /// The longest text kept, in characters: the catalogue's longest model name has 37, and a target adds
 /// a size and a host.
@@ -81,7 +81,7 @@ mod tests {
 
     use proptest::prelude::*;
     use tower_gemini_core::ledger::Cost;
-    use tower_gemini_core::trail::{SkipReason, Trail};
+    use crate::trail::{SkipReason, Trail};
     use tower_gemini_core::verdict::Verdict;
 
     use super::*;

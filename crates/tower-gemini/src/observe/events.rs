@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tower_gemini_core::call::{ImageSize, ModelId};
 use tower_gemini_core::ledger::Cost;
-use tower_gemini_core::trail::{Attempt, SkipReason, Step, WaitReason};
+use crate::trail::{Attempt, SkipReason, Step, WaitReason};
 use tower_gemini_core::verdict::{Charge, Outcome};
 use tracing::Level;
 
@@ -211,7 +211,7 @@ pub(super) fn end(
 #[cfg(test)]
 mod tests {
     use tower_gemini_core::target::Unfit;
-    use tower_gemini_core::trail::{NotKeptReason, PreferReason, StopReason};
+    use crate::trail::{NotKeptReason, PreferReason, StopReason};
 
     use super::*;
 

@@ -1,6 +1,6 @@
 //! Observes what becomes of every call: `tracing` events, metrics, and hooks for statistics.
 //!
-//! Layers record what they decide in the call's [`Trail`](crate::core::trail::Trail). `Observe`
+//! Layers record what they decide in the call's [`Trail`](crate::trail::Trail). `Observe`
 //! follows that trail, times the call, watches its response's body to its end, and reports all of it
 //! from one place.
 //!
@@ -72,7 +72,7 @@
 //! | `call` | info | the end of the call; the message is a sentence about it | `outcome`, `charge` and cost of the whole call, `took_ms`; `attempt` is the number of attempts |
 //!
 //! `attempt` counts from 1; a decision carries the outcome of the attempt before it. `outcome` is a
-//! name of [`Outcome`](crate::core::verdict::Outcome) or [`CallOutcome`]. A call that shows a
+//! name of [`Outcome`](crate::verdict::Outcome) or [`CallOutcome`]. A call that shows a
 //! systemic outage is a warning. Layers emit events of their own only for what is not part of a
 //! call: quota alerts, failures of a store, learned hours. No event contains a prompt.
 //!
@@ -159,8 +159,8 @@ use tower_gemini_core::catalog::Catalog;
 /// model they stand for), `other`, or `none`.
 ///
 /// ```
-/// use tower_gemini::core::call::ModelId;
-/// use tower_gemini::core::catalog::Catalog;
+/// use tower_gemini::call::ModelId;
+/// use tower_gemini::catalog::Catalog;
 /// use tower_gemini::observe::model_label;
 ///
 /// let label = |name: &str| model_label(Catalog::builtin(), Some(&ModelId::new(name)));

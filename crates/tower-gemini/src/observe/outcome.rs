@@ -2,8 +2,8 @@
 
 use std::fmt;
 
+use crate::trail::{Step, StopReason};
 use tower_gemini_core::call::{Call, Verb};
-use tower_gemini_core::trail::{Step, StopReason};
 use tower_gemini_core::verdict::Outcome;
 
 /// The outcome of a call for its client, all attempts together.
@@ -140,8 +140,8 @@ pub(super) fn generates(call: &Call) -> bool {
 mod tests {
     use std::time::Duration;
 
+    use crate::trail::Trail;
     use tower_gemini_core::ledger::Cost;
-    use tower_gemini_core::trail::Trail;
     use tower_gemini_core::verdict::Verdict;
 
     use super::*;

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use tower_gemini_core::call::ImageSize;
-use tower_gemini_core::trail::{Attempt, Step, StopReason};
+use crate::trail::{Attempt, Step, StopReason};
 use tower_gemini_core::verdict::{Charge, Outcome};
 
 use super::observer::{attempts, charge_of, cost_of, is_systemic};
@@ -269,7 +269,7 @@ mod tests {
     use tower_gemini_core::call::{Call, ModelId};
     use tower_gemini_core::classify::classify;
     use tower_gemini_core::ledger::Cost;
-    use tower_gemini_core::trail::{AttemptId, NotKeptReason, Trail, WaitReason};
+    use crate::trail::{AttemptId, NotKeptReason, Trail, WaitReason};
     use tower_gemini_core::verdict::Verdict;
 
     use super::super::outcome::{HowEnded, outcome_of};

@@ -6,12 +6,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use crate::call_options::CallOptions;
+use crate::error::{BoxError, Error};
 use http::{Request, Response};
 use http_body::Body;
 use pin_project::pin_project;
 use tower_gemini_core::call::Call;
-use tower_gemini_core::context::CallOptions;
-use tower_gemini_core::error::{BoxError, Error};
 use tower_gemini_core::verdict::Outcome;
 use tower_service::Service;
 

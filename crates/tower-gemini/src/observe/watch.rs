@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 use tower_gemini_core::catalog::Catalog;
-use tower_gemini_core::trail::{Attempt, Step, Trail, TrailObserver};
+use crate::trail::{Attempt, Step, Trail, TrailObserver};
 
 use super::observer::{CallEnd, CallId, CallInfo, CallObserver, ObservedStep, SendKind};
 use super::outcome::{HowEnded, outcome_of};

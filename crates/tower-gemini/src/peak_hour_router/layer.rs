@@ -6,11 +6,13 @@ use tower_layer::Layer;
 use super::route::Routes;
 use super::{LearnedHours, Learning, PeakHourRouter, Schedule};
 use crate::clock::{Clock, SystemClock};
+use crate::stage::CallService;
 
 /// Makes [`PeakHourRouter`] services that share what they learn.
 #[derive(Debug, Clone)]
 pub struct PeakHourRouterLayer {
     pub(super) settings: Arc<Settings>,
+    is_off: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -39,7 +41,14 @@ impl PeakHourRouterLayer {
                 learned: None,
                 random: Arc::new(Mutex::new(fastrand::Rng::new())),
             }),
+            is_off: false,
         }
+    }
+
+    /// Switched off: no model leads another, and no call waits.
+    #[must_use]
+    pub fn off() -> Self {
+        Self { is_off: true, ..Self::new(Schedule::never()) }
     }
 
     fn with(mut self, change: impl FnOnce(&mut Settings)) -> Self {
@@ -99,10 +108,10 @@ impl PeakHourRouterLayer {
     }
 }
 
-impl<S> Layer<S> for PeakHourRouterLayer {
+impl<S: CallService> Layer<S> for PeakHourRouterLayer {
     type Service = PeakHourRouter<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        PeakHourRouter::new(inner, self.settings.clone())
+        PeakHourRouter::new(inner, (!self.is_off).then(|| self.settings.clone()))
     }
 }

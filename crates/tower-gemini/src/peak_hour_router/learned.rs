@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tower_gemini_core::trail::{Attempt, PreferReason};
+use crate::trail::{Attempt, PreferReason};
 use tower_gemini_core::verdict::{Charge, Outcome};
 
 /// Hours of a week.

@@ -8,7 +8,7 @@
 //! use tower::{Layer, ServiceExt, service_fn};
 //! use tower_gemini::PeakHourRouterLayer;
 //! use tower_gemini::clock::RuntimeClock;
-//! use tower_gemini::core::context::PreferModel;
+//! use tower_gemini::context::PreferModel;
 //! use tower_gemini::peak_hour_router::{Schedule, Window, Zone};
 //!
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {

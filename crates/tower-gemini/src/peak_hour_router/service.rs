@@ -5,13 +5,16 @@ use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
-use http::Request;
+use crate::body::CallBody;
+use crate::body::JudgedBody;
+use crate::call_state::CallState;
+use crate::error::Error;
+use crate::stage::CallService;
+use crate::trail::{PreferReason, Step, Trail, WaitReason};
+use http::{Request, Response};
 use pin_project::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tower_gemini_core::body::ReplayBody;
 use tower_gemini_core::call::ModelId;
-use tower_gemini_core::context::{CallOptions, Deferrable, PreferModel};
-use tower_gemini_core::trail::{PreferReason, Step, Trail, WaitReason};
 use tower_service::Service;
 
 use super::layer::Settings;
@@ -22,34 +25,37 @@ use super::route::{known_as, worth_waiting};
 #[derive(Debug, Clone)]
 pub struct PeakHourRouter<S> {
     inner: S,
-    settings: Arc<Settings>,
+    settings: Option<Arc<Settings>>,
 }
 
 impl<S> PeakHourRouter<S> {
-    pub(super) fn new(inner: S, settings: Arc<Settings>) -> Self {
+    pub(super) fn new(inner: S, settings: Option<Arc<Settings>>) -> Self {
         Self { inner, settings }
     }
 }
 
-impl<S, B> Service<Request<B>> for PeakHourRouter<S>
-where
-    S: Service<Request<B>> + Clone,
-    B: 'static,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = ResponseFuture<S, B>;
+impl<S: CallService> Service<Request<CallBody>> for PeakHourRouter<S> {
+    type Response = Response<JudgedBody<S::Upstream>>;
+    type Error = Error;
+    type Future = ResponseFuture<S>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let now = self.settings.clock.now();
-        let patience = patience(&mut request, self.settings.reserve);
-        let state = match worth_waiting(&self.settings.schedule, now, patience) {
+    fn call(&mut self, request: Request<CallBody>) -> Self::Future {
+        let Some(settings) = self.settings.clone() else {
+            let future = self.inner.call(request);
+            return ResponseFuture {
+                state: State::Called { future, observed: None },
+                settings: None,
+            };
+        };
+        let now = settings.clock.now();
+        let patience = patience(request.body().state(), settings.reserve);
+        let state = match worth_waiting(&settings.schedule, now, patience) {
             None => {
-                let observed = self.settings.lead(&mut request, now);
+                let observed = settings.lead(&request, now);
                 State::Called { future: self.inner.call(request), observed }
             }
             // The wait may be hours: it is spent with a clone that was not made ready and so holds
@@ -66,7 +72,7 @@ where
                 }
             }
         };
-        ResponseFuture { state, settings: self.settings.clone() }
+        ResponseFuture { state, settings: Some(settings) }
     }
 }
 
@@ -74,28 +80,11 @@ where
 /// slept.
 const LONGEST_NAP: Duration = Duration::from_secs(600);
 
-/// How long a call may wait; zero where it was not marked.
-fn patience<B: 'static>(request: &mut Request<B>, reserve: Duration) -> Duration {
-    let Some(deferrable) = request.extensions_mut().remove::<Deferrable>() else {
-        return Duration::ZERO;
-    };
-    let options = request.extensions().get::<CallOptions>().and_then(CallOptions::deadline_within);
-    let context = ReplayBody::context_of(request).deadline();
-    let left = [
-        options,
-        context.map(|at| Instant::from_std(at).saturating_duration_since(Instant::now())),
-    ];
-    left.into_iter()
-        .flatten()
-        .fold(deferrable.patience(), |patience, left| patience.min(left.saturating_sub(reserve)))
-}
-
-/// The trail of a call, which may begin only further in.
-fn trail_of<B: 'static>(request: &mut Request<B>) -> Trail {
-    if (request.body() as &dyn std::any::Any).is::<ReplayBody>() {
-        return ReplayBody::context_of(request).trail().clone();
-    }
-    request.extensions_mut().get_or_insert_default::<CallOptions>().trail_mut().clone()
+/// How long a call may wait; zero where its caller does not let it.
+fn patience(state: &CallState, reserve: Duration) -> Duration {
+    let Some(patience) = state.patience() else { return Duration::ZERO };
+    let left = state.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+    left.map_or(patience, |left| patience.min(left.saturating_sub(reserve)))
 }
 
 /// A call of which the hours will learn.
@@ -114,20 +103,20 @@ impl Settings {
     }
 
     /// Says in the request which model should lead it.
-    fn lead<B: 'static>(&self, request: &mut Request<B>, now: SystemTime) -> Option<Observed> {
-        let call = ReplayBody::call_of(request);
+    fn lead(&self, request: &Request<CallBody>, now: SystemTime) -> Option<Observed> {
+        let (call, state) = (request.body().call(), request.body().state());
         let asked = call.model.as_ref()?;
         let name = known_as(asked.as_str());
         let other = self.routes.other(name);
         // Models that only ever lead are learned from too.
         let is_routed = other.is_some() || self.routes.models().any(|model| model == name);
         let observed = self.learned.as_ref().filter(|_| is_routed).map(|_| {
-            let trail = trail_of(request);
+            let trail = state.trail().clone();
             let before = trail.steps().len();
             Observed { trail, before }
         });
         // A continuation belongs to the model that began it; a caller who prefers one knows why.
-        if call.is_continuation || request.extensions().get::<PreferModel>().is_some() {
+        if call.is_continuation || state.preferred().is_some() {
             return observed;
         }
         let scheduled = self
@@ -163,12 +152,8 @@ impl Settings {
         };
         if let Some((lead, why)) = choice.filter(|(lead, _)| *lead != name) {
             let lead = ModelId::new(lead);
-            trail_of(request).push(Step::Preferred {
-                asked: asked.clone(),
-                model: lead.clone(),
-                why,
-            });
-            request.extensions_mut().insert(PreferModel(lead));
+            state.record(Step::Preferred { asked: asked.clone(), model: lead.clone(), why });
+            state.prefer(lead);
         }
         observed
     }
@@ -191,27 +176,25 @@ impl Settings {
 
 /// The future of [`PeakHourRouter`].
 #[pin_project]
-pub struct ResponseFuture<S, B>
-where
-    S: Service<Request<B>>,
-{
+pub struct ResponseFuture<S: CallService> {
     #[pin]
-    state: State<S, S::Future, B>,
-    settings: Arc<Settings>,
+    state: State<S, S::Future>,
+    /// `None` where the layer is off, and nothing waits.
+    settings: Option<Arc<Settings>>,
 }
 
 #[pin_project(project = StateProjection)]
-enum State<S, F, B> {
+enum State<S, F> {
     Waiting {
         inner: S,
-        request: Option<Request<B>>,
+        request: Option<Request<CallBody>>,
         timer: Pin<Box<Sleep>>,
         began: Instant,
         patience: Duration,
     },
     Readying {
         inner: S,
-        request: Option<Request<B>>,
+        request: Option<Request<CallBody>>,
     },
     Called {
         #[pin]
@@ -220,10 +203,7 @@ enum State<S, F, B> {
     },
 }
 
-impl<S, B> fmt::Debug for ResponseFuture<S, B>
-where
-    S: Service<Request<B>>,
-{
+impl<S: CallService> fmt::Debug for ResponseFuture<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
             State::Waiting { .. } => "waiting",
@@ -234,12 +214,8 @@ where
     }
 }
 
-impl<S, B> Future for ResponseFuture<S, B>
-where
-    S: Service<Request<B>> + Clone,
-    B: 'static,
-{
-    type Output = Result<S::Response, S::Error>;
+impl<S: CallService> Future for ResponseFuture<S> {
+    type Output = Result<Response<JudgedBody<S::Upstream>>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -248,48 +224,46 @@ where
                 StateProjection::Waiting { inner, request, timer, began, patience } => {
                     ready!(timer.as_mut().poll(cx));
                     let waited = began.elapsed();
-                    let now = this.settings.clock.now();
                     let left = patience.saturating_sub(waited);
-                    if let Some(wait) = worth_waiting(&this.settings.schedule, now, left) {
+                    let wait = this.settings.as_ref().and_then(|settings| {
+                        worth_waiting(&settings.schedule, settings.clock.now(), left)
+                    });
+                    if let Some(wait) = wait {
                         timer.as_mut().reset(Instant::now() + wait.min(LONGEST_NAP));
                         continue;
                     }
-                    let mut request = request.take();
-                    if let Some(request) = &mut request {
-                        waited_for(request, waited);
+                    let request = request.take();
+                    if let Some(request) = &request {
+                        let step = Step::Waited { delay: waited, why: WaitReason::QuietHours };
+                        request.body().state().record(step);
                     }
                     let inner = inner.clone();
                     this.state.set(State::Readying { inner, request });
                 }
                 StateProjection::Readying { inner, request } => {
                     ready!(inner.poll_ready(cx))?;
-                    let Some(mut request) = request.take() else {
+                    let Some(request) = request.take() else {
                         // Polled after it was ready: a fault of the caller that must not bring the
                         // process down.
                         return Poll::Pending;
                     };
-                    let observed = this.settings.lead(&mut request, this.settings.clock.now());
+                    let observed = this
+                        .settings
+                        .as_ref()
+                        .and_then(|settings| settings.lead(&request, settings.clock.now()));
                     let future = inner.call(request);
                     this.state.set(State::Called { future, observed });
                 }
                 StateProjection::Called { future, observed } => {
                     let result = ready!(future.poll(cx));
-                    if let Some(observed) = observed.take() {
-                        this.settings.learn(&observed);
+                    if let (Some(settings), Some(observed)) =
+                        (this.settings.as_ref(), observed.take())
+                    {
+                        settings.learn(&observed);
                     }
                     return Poll::Ready(result);
                 }
             }
         }
     }
-}
-
-/// Writes the wait down, and takes it off the time that the caller gave the whole call.
-fn waited_for<B: 'static>(request: &mut Request<B>, waited: Duration) {
-    if let Some(options) = request.extensions_mut().get_mut::<CallOptions>() {
-        if let Some(deadline) = options.deadline_within() {
-            *options = options.clone().deadline(deadline.saturating_sub(waited));
-        }
-    }
-    trail_of(request).push(Step::Waited { delay: waited, why: WaitReason::QuietHours });
 }

@@ -3,11 +3,11 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use crate::clock::Clock;
 use http::Request;
 use http::header::AUTHORIZATION;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tower_gemini_core::clock::Clock;
 use tower_layer::Layer;
 
 use super::QuotaGuard;
@@ -21,6 +21,7 @@ use super::state::{
 };
 use super::store::QuotaStore;
 use crate::clock::SystemClock;
+use crate::stage::AttemptService;
 
 /// Which project a request belongs to.
 #[derive(Clone)]
@@ -305,7 +306,7 @@ impl fmt::Debug for QuotaGuardLayer {
     }
 }
 
-impl<S> Layer<S> for QuotaGuardLayer {
+impl<S: AttemptService> Layer<S> for QuotaGuardLayer {
     type Service = QuotaGuard<S>;
 
     fn layer(&self, inner: S) -> Self::Service {

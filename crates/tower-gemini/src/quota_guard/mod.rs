@@ -6,11 +6,11 @@
 //! use http::{Request, Response};
 //! use http_body_util::Full;
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
-//! use tower_gemini::core::verdict::{Charge, Outcome};
+//! use tower_gemini::verdict::{Charge, Outcome};
 //! use tower_gemini::quota_guard::{Limits, Saturation};
 //! use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer, QuotaGuardLayer};
 //! # use std::sync::Arc;
-//! # use tower_gemini::core::{body::ReplayBody, call::{Call, ModelId, Verb}, context::CallContext};
+//! # use tower_gemini::{body::ReplayBody, call::{Call, ModelId, Verb}, context::CallContext};
 //! # fn request() -> Request<ReplayBody> {
 //! #     let mut call = Call::unrecognised();
 //! #     (call.model, call.verb, call.images) = (Some(ModelId::new("gemini-3-pro-image")), Verb::Generate, 1);
@@ -113,6 +113,7 @@ mod sync {
     pub(super) use std::sync::{Mutex, MutexGuard, PoisonError};
 }
 
+pub use crate::refusal::REFUSAL_DOMAIN;
 pub use admission::{
     Admission, Denied, Moment, Receipt, RestReason, SLOT_MS, Standing, Totals, Violation, WINDOW_MS,
 };
@@ -120,7 +121,6 @@ pub use alerts::QuotaAlert;
 pub use layer::{QuotaGuardLayer, QuotaHandle};
 pub use limits::{Amounts, Dimension, Limits, ProjectId, QuotaKey};
 pub use pacific::PacificDay;
-pub use refusal::DOMAIN as REFUSAL_DOMAIN;
 pub use service::{QuotaGuard, ResponseFuture};
 pub use state::{
     GuardCounts, LedgerEntry, QuotaLedger, QuotaWait, Reservation, Saturation, StoreFailure,

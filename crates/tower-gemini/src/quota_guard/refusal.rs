@@ -3,21 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::body::JudgedBody;
 use http::{Response, StatusCode};
-use http_body::Body;
 use serde_json::json;
-use tower_gemini_core::body::JudgedBody;
 use tower_gemini_core::call::Call;
-use tower_gemini_core::context::CallContext;
-use tower_gemini_core::error::BoxError;
 use tower_gemini_core::verdict::{Detail, Outcome, QuotaDetail, Verdict, WaitHint, WaitSource};
 
 use super::admission::{Denied, RestReason};
 use super::limits::{Dimension, QuotaKey};
-use crate::refusal::Refusal;
-
-/// The `domain` of our `ErrorInfo`, by which a refusal of ours is told from one of Google's.
-pub const DOMAIN: &str = "tower-gemini";
+use crate::call_state::CallState;
+use crate::refusal::{REFUSAL_DOMAIN, Refusal};
+use crate::stage::UpstreamBody;
 
 /// What a refusal means to retry and fallback.
 pub(crate) fn outcome_of(denied: &Denied) -> (Outcome, bool) {
@@ -45,10 +41,10 @@ pub(crate) fn refuse<B>(
     wait: Option<Duration>,
     key: &QuotaKey,
     call: Arc<Call>,
-    context: CallContext,
+    state: &CallState,
 ) -> Response<JudgedBody<B>>
 where
-    B: Body<Error: Into<BoxError>> + Unpin,
+    B: UpstreamBody,
 {
     let (outcome, elsewhere) = outcome_of(denied);
     let model = key.model.as_str();
@@ -66,7 +62,7 @@ where
         .iter()
         .map(|violation| {
             json!({
-                "quotaMetric": format!("{DOMAIN}/{}", violation.dimension),
+                "quotaMetric": format!("{REFUSAL_DOMAIN}/{}", violation.dimension),
                 "quotaId": violation.dimension.quota_id(),
                 "quotaDimensions": { "model": model },
                 "quotaValue": violation.limit.to_string(),
@@ -95,7 +91,7 @@ where
     detail.quota = denied.violations.first().map(|violation| {
         let mut quota = QuotaDetail::default();
         quota.id = Some(violation.dimension.quota_id().to_owned());
-        quota.metric = Some(format!("{DOMAIN}/{}", violation.dimension));
+        quota.metric = Some(format!("{REFUSAL_DOMAIN}/{}", violation.dimension));
         quota.value = Some(violation.limit);
         quota.dimensions = vec![("model".to_owned(), model.to_owned())];
         quota
@@ -111,7 +107,7 @@ where
         metadata: json!({ "model": model }),
         details,
     };
-    refusal.into_response(verdict, call, context)
+    refusal.into_response(verdict, call, state)
 }
 
 fn message(denied: &Denied, wait: Option<Duration>, model: &str) -> String {

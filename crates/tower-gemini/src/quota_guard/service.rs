@@ -4,14 +4,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use crate::body::{AttemptBody, BodyEnd, BodyGuard, JudgedBody};
+use crate::call_state::Attempt;
+use crate::error::Error;
+use crate::trail::{Step as TrailStep, StopReason, WaitReason};
 use http::{Request, Response};
 use pin_project::pin_project;
 use tokio::time::Instant;
-use tower_gemini_core::body::{BodyEnd, BodyGuard, JudgedBody, ReplayBody};
 use tower_gemini_core::call::{Call, Verb};
-use tower_gemini_core::context::CallContext;
-use tower_gemini_core::error::Error;
-use tower_gemini_core::trail::{Step as TrailStep, StopReason, WaitReason};
 use tower_gemini_core::verdict::{QuotaCharge, Verdict};
 use tower_service::Service;
 
@@ -21,8 +21,8 @@ use super::layer::ProjectSource;
 use super::limits::QuotaKey;
 use super::refusal::refuse;
 use super::state::{Cell, Reservation, Saturation, State};
-use crate::judged::JudgedResponse;
 use crate::ready::take_ready;
+use crate::stage::{AttemptService, UpstreamBody};
 
 /// Sends only what the quota allows. See the [module](super).
 #[derive(Clone)]
@@ -63,38 +63,34 @@ impl<S: fmt::Debug> fmt::Debug for QuotaGuard<S> {
     }
 }
 
-impl<S, ReqBody> Service<Request<ReqBody>> for QuotaGuard<S>
-where
-    S: Service<Request<ReqBody>, Response: JudgedResponse, Error = Error> + Clone,
-    ReqBody: 'static,
-{
-    type Response = Response<JudgedBody<<S::Response as JudgedResponse>::Upstream>>;
+impl<S: AttemptService> Service<Request<AttemptBody>> for QuotaGuard<S> {
+    type Response = Response<JudgedBody<S::Upstream>>;
     type Error = Error;
-    type Future = ResponseFuture<S, Request<ReqBody>>;
+    type Future = ResponseFuture<S>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+    fn call(&mut self, request: Request<AttemptBody>) -> Self::Future {
         if self.state.passes_all() {
             return ResponseFuture {
                 step: Step::Sent { future: self.inner.call(request), reservation: None },
                 refused: None,
             };
         }
-        let call = ReplayBody::call_of(&request);
+        let call = request.body().call().clone();
         let Some(cell) = self.cell(&request, &call) else {
             return ResponseFuture {
                 step: Step::Sent { future: self.inner.call(request), reservation: None },
                 refused: None,
             };
         };
-        let context = ReplayBody::context_of(&request);
-        let is_retry = context.trail().attempt_count() > 0;
+        let attempt = request.body().attempt().clone();
+        let is_retry = attempt.number() > 1;
         let ask =
             self.state.ask(&cell, call.input_tokens_estimate, u64::from(call.images), is_retry);
-        let asker = Asker { cell: cell.clone(), call, context, state: self.state.clone() };
+        let asker = Asker { cell: cell.clone(), call, attempt, state: self.state.clone() };
         if self.saturation == Saturation::Shadow {
             let reservation = self.state.force(&cell, ask);
             return asker.send(self.inner.call(request), reservation);
@@ -113,7 +109,7 @@ where
                     _ => self.state.settings.store_timeout,
                 };
                 let latest = Instant::now() + longest;
-                let deadline = asker.context.deadline().map(Instant::from_std);
+                let deadline = asker.attempt.state().deadline();
                 let latest = Some(deadline.map_or(latest, |deadline| latest.min(deadline)));
                 match self.state.join(&cell, ask, latest) {
                     Err(denied) => asker.refuse(denied),
@@ -121,7 +117,7 @@ where
                         if !expected.is_zero() {
                             let step =
                                 TrailStep::Waited { delay: expected, why: WaitReason::OwnQuota };
-                            asker.context.trail().push(step);
+                            asker.attempt.state().record(step);
                         }
                         // The instance that was made ready waits with its request: calling a clone
                         // would pass limits below us.
@@ -143,35 +139,30 @@ struct Asker {
     state: Arc<State>,
     cell: Arc<Cell>,
     call: Arc<Call>,
-    context: CallContext,
+    attempt: Attempt,
 }
 
 impl Asker {
-    fn send<S, R>(self, future: S::Future, reservation: Reservation) -> ResponseFuture<S, R>
-    where
-        S: Service<R>,
-    {
+    fn send<S: AttemptService>(
+        self,
+        future: S::Future,
+        reservation: Reservation,
+    ) -> ResponseFuture<S> {
         ResponseFuture {
             step: Step::Sent { future, reservation: Some(reservation) },
             refused: None,
         }
     }
 
-    fn refuse<S, R>(self, denied: Denied) -> ResponseFuture<S, R>
-    where
-        S: Service<R>,
-    {
+    fn refuse<S: AttemptService>(self, denied: Denied) -> ResponseFuture<S> {
         ResponseFuture { step: Step::Refused { denied: Some(denied) }, refused: Some(self) }
     }
 
-    fn answer<B>(self, denied: &Denied) -> Response<JudgedBody<B>>
-    where
-        B: http_body::Body<Error: Into<tower_gemini_core::error::BoxError>> + Unpin,
-    {
+    fn answer<B: UpstreamBody>(self, denied: &Denied) -> Response<JudgedBody<B>> {
         self.state.count_refusal(&self.cell, denied);
-        self.context.trail().push(TrailStep::Stopped { why: StopReason::QuotaUsedUp });
+        self.attempt.state().record(TrailStep::Stopped { why: StopReason::QuotaUsedUp });
         let wait = self.state.wait_of(denied);
-        refuse(denied, wait, &self.cell.key, self.call, self.context)
+        refuse(denied, wait, &self.cell.key, self.call, self.attempt.state())
     }
 }
 
@@ -179,39 +170,30 @@ type Waiting = Pin<Box<dyn Future<Output = Result<Reservation, Denied>> + Send>>
 
 /// The future of [`QuotaGuard`].
 #[pin_project]
-pub struct ResponseFuture<S, R>
-where
-    S: Service<R>,
-{
+pub struct ResponseFuture<S: AttemptService> {
     #[pin]
-    step: Step<S, R>,
+    step: Step<S, S::Future>,
     refused: Option<Asker>,
 }
 
 #[pin_project(project = StepProjection)]
-enum Step<S, R>
-where
-    S: Service<R>,
-{
+enum Step<S, F> {
     Sent {
         #[pin]
-        future: S::Future,
+        future: F,
         reservation: Option<Reservation>,
     },
     Waiting {
         /// Boxed: the usual call does not wait.
         waiting: Waiting,
-        then: Option<(S, R)>,
+        then: Option<(S, Request<AttemptBody>)>,
     },
     Refused {
         denied: Option<Denied>,
     },
 }
 
-impl<S, R> fmt::Debug for ResponseFuture<S, R>
-where
-    S: Service<R>,
-{
+impl<S: AttemptService> fmt::Debug for ResponseFuture<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let step = match &self.step {
             Step::Sent { .. } => "sent",
@@ -222,11 +204,8 @@ where
     }
 }
 
-impl<S, R> Future for ResponseFuture<S, R>
-where
-    S: Service<R, Response: JudgedResponse, Error = Error>,
-{
-    type Output = Result<Response<JudgedBody<<S::Response as JudgedResponse>::Upstream>>, Error>;
+impl<S: AttemptService> Future for ResponseFuture<S> {
+    type Output = Result<Response<JudgedBody<S::Upstream>>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -237,7 +216,7 @@ where
                     if let Some(reservation) = reservation {
                         reservation.sent();
                     }
-                    let result = ready!(future.poll(cx)).map(JudgedResponse::into_response);
+                    let result = ready!(future.poll(cx));
                     return Poll::Ready(match reservation.take() {
                         None => result,
                         Some(reservation) => settle(reservation, result),
@@ -269,7 +248,7 @@ where
 }
 
 /// What is known when the head is there (or the error); the body's end says the rest.
-fn settle<B>(
+fn settle<B: UpstreamBody>(
     mut reservation: Reservation,
     result: Result<Response<JudgedBody<B>>, Error>,
 ) -> Result<Response<JudgedBody<B>>, Error> {

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::clock::Clock;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tower_gemini_core::clock::Clock;
 use tower_gemini_core::redact::redact;
 use tower_gemini_core::verdict::Verdict;
 

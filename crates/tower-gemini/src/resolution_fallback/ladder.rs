@@ -11,7 +11,7 @@ use crate::jittered_retry::{RetryOverride, RetryPolicy};
 /// The sizes that are tried, largest first, and after which outcomes.
 ///
 /// ```
-/// use tower_gemini::core::call::ImageSize;
+/// use tower_gemini::call::ImageSize;
 /// use tower_gemini::resolution_fallback::Ladder;
 ///
 /// let ladder = Ladder::recommended();

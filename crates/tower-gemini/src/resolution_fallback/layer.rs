@@ -4,6 +4,7 @@ use tower_gemini_core::catalog::Catalog;
 use tower_layer::Layer;
 
 use super::{Ladder, ResolutionFallback};
+use crate::stage::CallService;
 
 /// Makes [`ResolutionFallback`] services.
 #[derive(Debug, Clone)]
@@ -58,7 +59,7 @@ impl Default for ResolutionFallbackLayer {
     }
 }
 
-impl<S> Layer<S> for ResolutionFallbackLayer {
+impl<S: CallService> Layer<S> for ResolutionFallbackLayer {
     type Service = ResolutionFallback<S>;
 
     fn layer(&self, inner: S) -> Self::Service {

@@ -4,12 +4,12 @@
 //! use http::{Request, Response};
 //! use http_body_util::BodyExt;
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
-//! use tower_gemini::core::{call::ImageSize, target::Served};
+//! use tower_gemini::{call::ImageSize, target::Served};
 //! use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer, ResolutionFallbackLayer};
 //!
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
 //! // As in the outage of 2026-01-21: 4K runs into the server's deadline, 2K does not.
-//! let upstream = service_fn(|request: Request<tower_gemini::core::body::ReplayBody>| async move {
+//! let upstream = service_fn(|request: Request<tower_gemini::body::ReplayBody>| async move {
 //!     let body = request.into_body().collect().await.unwrap().to_bytes();
 //!     Ok::<_, std::io::Error>(if body.windows(4).any(|window| window == b"\"4K\"") {
 //!         let body = r#"{"error":{"code":504,"message":"Deadline expired before operation could complete.","status":"DEADLINE_EXCEEDED"}}"#;

@@ -8,6 +8,7 @@ use tower_layer::Layer;
 use super::{Account, Caps, Period, Plan, Spending, Spent};
 use crate::clock::{Clock, SystemClock};
 use crate::peak_hour_router::Zone;
+use crate::stage::AttemptService;
 
 /// Makes [`Spending`] services that share one account.
 #[derive(Clone)]
@@ -15,6 +16,7 @@ pub struct SpendingLayer {
     zone: Zone,
     periods: Vec<(Period, Caps)>,
     shared: Shared,
+    is_off: bool,
 }
 
 type MakePlan = Arc<dyn Fn(&Call) -> Plan + Send + Sync>;
@@ -54,7 +56,13 @@ impl SpendingLayer {
             clock: Arc::new(SystemClock),
             account,
         };
-        Self { zone, periods, shared }
+        Self { zone, periods, shared, is_off: false }
+    }
+
+    /// Switched off: every call passes, and nothing is counted.
+    #[must_use]
+    pub fn off() -> Self {
+        Self { is_off: true, ..Self::new() }
     }
 
     fn anew(mut self) -> Self {
@@ -151,10 +159,10 @@ impl fmt::Debug for SpendingLayer {
     }
 }
 
-impl<S> Layer<S> for SpendingLayer {
+impl<S: AttemptService> Layer<S> for SpendingLayer {
     type Service = Spending<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Spending::new(inner, self.shared.clone())
+        Spending::new(inner, (!self.is_off).then(|| self.shared.clone()))
     }
 }

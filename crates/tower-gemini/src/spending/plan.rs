@@ -12,7 +12,7 @@ use super::Amounts;
 ///
 /// ```
 /// use http::{HeaderMap, Method, Uri};
-/// use tower_gemini::core::{call::{Call, ImageSize, ModelId}, catalog::Catalog};
+/// use tower_gemini::{call::{Call, ImageSize, ModelId}, catalog::Catalog};
 /// use tower_gemini::spending::{Plan, worst_case};
 ///
 /// let uri = Uri::from_static("/v1beta/models/gemini-3-pro-image:generateContent");

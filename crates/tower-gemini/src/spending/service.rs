@@ -5,18 +5,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use crate::body::{AttemptBody, BodyEnd, BodyGuard, Ended, JudgedBody};
+use crate::error::Error;
+use crate::trail::{Attempt, Step, StopReason};
 use http::{Request, Response, StatusCode};
 use pin_project::pin_project;
 use serde_json::json;
 use tokio::time::Instant;
-use tower_gemini_core::body::{BodyEnd, BodyGuard, Ended, JudgedBody, ReplayBody};
 use tower_gemini_core::call::Call;
-use tower_gemini_core::context::CallContext;
-use tower_gemini_core::error::Error;
 use tower_gemini_core::ledger::cost_of;
 use tower_gemini_core::redact::redact;
 use tower_gemini_core::scan::Usage;
-use tower_gemini_core::trail::{Attempt, Step, StopReason};
 use tower_gemini_core::verdict::{Detail, Outcome, QuotaCharge, Verdict, WaitHint, WaitSource};
 use tower_service::Service;
 
@@ -24,18 +23,19 @@ use super::account::{CapReached, Reservation};
 use super::layer::Shared;
 use super::plan::attempt_at_most;
 use super::{Amounts, Caps, Dimension, worst_case};
-use crate::judged::{JudgedResponse, JudgedService, ReplayRequest};
+use crate::call_state::{Attempt as AttemptHandle, CallState};
 use crate::refusal::Refusal;
+use crate::stage::{AttemptService, UpstreamBody};
 
 /// Keeps what is spent within caps. See the [module](super).
 #[derive(Clone)]
 pub struct Spending<S> {
     inner: S,
-    shared: Shared,
+    shared: Option<Shared>,
 }
 
 impl<S> Spending<S> {
-    pub(super) fn new(inner: S, shared: Shared) -> Self {
+    pub(super) fn new(inner: S, shared: Option<Shared>) -> Self {
         Self { inner, shared }
     }
 }
@@ -44,16 +44,12 @@ impl<S: fmt::Debug> fmt::Debug for Spending<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Spending")
             .field("inner", &self.inner)
-            .field("per_call", &self.shared.per_call)
+            .field("per_call", &self.shared.as_ref().map(|shared| &shared.per_call))
             .finish_non_exhaustive()
     }
 }
 
-impl<S, R> Service<R> for Spending<S>
-where
-    R: ReplayRequest,
-    S: JudgedService,
-{
+impl<S: AttemptService> Service<Request<AttemptBody>> for Spending<S> {
     type Response = Response<JudgedBody<S::Upstream>>;
     type Error = Error;
     type Future = ResponseFuture<S::Future, S::Upstream>;
@@ -62,10 +58,13 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: R) -> Self::Future {
-        let mut request = request.into_request();
+    fn call(&mut self, request: Request<AttemptBody>) -> Self::Future {
+        let Some(shared) = &self.shared else {
+            let inner = self.inner.call(request);
+            return ResponseFuture { state: State::Sent { inner, pending: None } };
+        };
         let call = request.body().call().clone();
-        match self.shared.admit(&mut request) {
+        match shared.admit(&request) {
             Ok(pending) => ResponseFuture {
                 state: State::Sent {
                     inner: self.inner.call(request),
@@ -73,7 +72,7 @@ where
                 },
             },
             Err(reached) => {
-                let context = request.body().context().clone();
+                let state = request.body().state().clone();
                 tracing::debug!(
                     model = call
                         .model
@@ -83,8 +82,8 @@ where
                     period = reached.period.as_deref(),
                     "not sent: a spending cap might be passed"
                 );
-                context.trail().push(Step::Stopped { why: StopReason::SpendingCap });
-                let response = Some(Box::new(refuse(&reached, call, context)));
+                state.record(Step::Stopped { why: StopReason::SpendingCap });
+                let response = Some(Box::new(refuse(&reached, call, &state)));
                 ResponseFuture { state: State::Refused { response } }
             }
         }
@@ -97,15 +96,15 @@ const LONGEST_ATTEMPT: Duration = Duration::from_secs(600);
 
 impl Shared {
     /// Sets aside what this attempt may come to, or says which cap it might pass.
-    fn admit(&self, request: &mut Request<ReplayBody>) -> Result<Pending, CapReached> {
+    fn admit(&self, request: &Request<AttemptBody>) -> Result<Pending, CapReached> {
         let call = request.body().call().clone();
-        let context = request.body().context().clone();
-        let attempts = context.trail().attempts();
+        let state = request.body().state().clone();
+        let attempts = state.trail().attempts();
         let at_most = attempt_at_most(self.catalog(), &call);
         let now = Instant::now();
         let mut wall = LONGEST_ATTEMPT;
-        if let Some(deadline) = context.deadline() {
-            wall = wall.min(Instant::from_std(deadline).saturating_duration_since(now));
+        if let Some(deadline) = state.deadline() {
+            wall = wall.min(deadline.saturating_duration_since(now));
         }
         let mut asked = Amounts {
             certain_microusd: at_most,
@@ -130,14 +129,13 @@ impl Shared {
         let reservation = self.with_account(|account| account.reserve(wall_time, asked))?;
         let granted = Duration::from_millis(reservation.amounts().wall_ms);
         if granted < wall {
-            request.body_mut().context_mut().limit_deadline((now + granted).into_std());
+            state.limit_deadline(now + granted);
         }
         Ok(Pending {
             shared: self.clone(),
             reservation: Some(reservation),
             call,
-            context,
-            attempts_before: attempts.len(),
+            attempt: request.body().attempt().clone(),
             started: now,
         })
     }
@@ -179,10 +177,11 @@ fn used(attempts: &[Attempt], at_most: u64) -> Amounts {
 
 /// The refusal of an attempt that might pass a cap. 402 where no waiting helps, since clients
 /// resend a 429 on their own.
-fn refuse<B>(reached: &CapReached, call: Arc<Call>, context: CallContext) -> Response<JudgedBody<B>>
-where
-    B: http_body::Body<Error: Into<tower_gemini_core::error::BoxError>> + Unpin,
-{
+fn refuse<B: UpstreamBody>(
+    reached: &CapReached,
+    call: Arc<Call>,
+    state: &CallState,
+) -> Response<JudgedBody<B>> {
     let message = format!("Not sent: {reached}.");
     let mut detail = Detail::default();
     detail.reason = Some("SPENDING_CAP".to_owned());
@@ -215,7 +214,7 @@ where
         }),
         details: retry.into_iter().collect(),
     }
-    .into_response(verdict, call, context)
+    .into_response(verdict, call, state)
 }
 
 /// What is set aside for an attempt under way. It is settled once, whatever becomes of the attempt.
@@ -223,8 +222,7 @@ struct Pending {
     shared: Shared,
     reservation: Option<Reservation>,
     call: Arc<Call>,
-    context: CallContext,
-    attempts_before: usize,
+    attempt: AttemptHandle,
     started: Instant,
 }
 
@@ -233,7 +231,7 @@ impl Pending {
         let Some(reservation) = self.reservation.take() else { return };
         // What never got as far as the client is in no trail: an admission further in said no, or
         // was still thinking.
-        let was_sent = self.context.trail().attempts().len() > self.attempts_before;
+        let was_sent = self.attempt.was_sent();
         let came_to = if was_sent {
             Amounts {
                 attempts: 1,
@@ -293,12 +291,12 @@ impl<F, B> fmt::Debug for ResponseFuture<F, B> {
     }
 }
 
-impl<F, R> Future for ResponseFuture<F, R::Upstream>
+impl<F, B> Future for ResponseFuture<F, B>
 where
-    F: Future<Output = Result<R, Error>>,
-    R: JudgedResponse,
+    F: Future<Output = Result<Response<JudgedBody<B>>, Error>>,
+    B: UpstreamBody,
 {
-    type Output = Result<Response<JudgedBody<R::Upstream>>, Error>;
+    type Output = Result<Response<JudgedBody<B>>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
@@ -306,8 +304,7 @@ where
                 let result = ready!(inner.poll(cx));
                 let pending = pending.take();
                 Poll::Ready(match result {
-                    Ok(response) => {
-                        let mut response = response.into_response();
+                    Ok(mut response) => {
                         if let Some(pending) = pending {
                             response.body_mut().guard(pending);
                         }

@@ -7,6 +7,7 @@ use tower_layer::Layer;
 
 use super::store::Store;
 use super::{Missing, ThoughtSignatures};
+use crate::stage::CallService;
 
 /// Makes [`ThoughtSignatures`] services that share what they have seen.
 #[derive(Clone)]
@@ -16,6 +17,7 @@ pub struct ThoughtSignaturesLayer {
     pub(super) keyer: PartKeyer,
     /// `None` where nothing is remembered.
     pub(super) store: Option<Arc<Mutex<Store>>>,
+    pub(super) is_off: bool,
 }
 
 impl ThoughtSignaturesLayer {
@@ -30,7 +32,14 @@ impl ThoughtSignaturesLayer {
             strict_on_vertex: false,
             keyer: PartKeyer::new([seed(), seed()]),
             store: Some(Arc::new(Mutex::new(Store::new(1024, 64 << 20)))),
+            is_off: false,
         }
+    }
+
+    /// Switched off: requests and responses pass unread.
+    #[must_use]
+    pub fn off() -> Self {
+        Self { is_off: true, ..Self::new().remember_nothing() }
     }
 
     /// What is done about a part whose signature is missing and was never seen here.
@@ -94,7 +103,7 @@ impl fmt::Debug for ThoughtSignaturesLayer {
     }
 }
 
-impl<S> Layer<S> for ThoughtSignaturesLayer {
+impl<S: CallService> Layer<S> for ThoughtSignaturesLayer {
     type Service = ThoughtSignatures<S>;
 
     fn layer(&self, inner: S) -> Self::Service {

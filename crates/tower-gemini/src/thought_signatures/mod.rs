@@ -7,7 +7,7 @@
 //! use http::{Request, Response};
 //! use http_body_util::{BodyExt, Full};
 //! use tower::{Layer, ServiceExt, service_fn};
-//! use tower_gemini::core::body::ReplayBody;
+//! use tower_gemini::body::ReplayBody;
 //! use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer, ThoughtSignaturesLayer};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {

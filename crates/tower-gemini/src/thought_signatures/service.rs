@@ -4,25 +4,25 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use crate::body::{BodyEnd, BodyGuard, CallBody, Ended, JudgedBody};
+use crate::error::Error;
+use crate::trail::Step;
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Request, Response, StatusCode};
 use pin_project::pin_project;
 use serde_json::json;
-use tower_gemini_core::body::{BodyEnd, BodyGuard, Ended, JudgedBody, ReplayBody};
 use tower_gemini_core::call::{Call, Conversation, ModelPart};
-use tower_gemini_core::context::CallContext;
-use tower_gemini_core::error::{BoxError, Error};
 use tower_gemini_core::scan::Scanner;
-use tower_gemini_core::trail::Step;
 use tower_gemini_core::verdict::{Detail, Outcome, Verdict};
 use tower_service::Service;
 
 use super::ThoughtSignaturesLayer;
 use super::policy::{Plan, backend_of, is_enforced, message, plan};
 use super::store::Backend;
-use crate::judged::{JudgedResponse, JudgedService, ReplayRequest};
+use crate::call_state::CallState;
 use crate::refusal::Refusal;
+use crate::stage::{CallService, UpstreamBody};
 
 /// Gives the API back the thought signatures that it asks for. See the [module](super).
 #[derive(Debug, Clone)]
@@ -37,11 +37,7 @@ impl<S> ThoughtSignatures<S> {
     }
 }
 
-impl<S, R> Service<R> for ThoughtSignatures<S>
-where
-    R: ReplayRequest,
-    S: JudgedService,
-{
+impl<S: CallService> Service<Request<CallBody>> for ThoughtSignatures<S> {
     type Response = Response<JudgedBody<S::Upstream>>;
     type Error = Error;
     type Future = ResponseFuture<S::Future, S::Upstream>;
@@ -50,16 +46,16 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: R) -> Self::Future {
-        let state = match check(&self.settings, request.into_request()) {
+    fn call(&mut self, request: Request<CallBody>) -> Self::Future {
+        let state = match check(&self.settings, request) {
             Checked::Send(request) => State::Sent { inner: self.inner.call(*request) },
-            Checked::Refuse { message, first, call, context } => {
+            Checked::Refuse { message, first, call, state } => {
                 tracing::debug!(
                     content = first.0,
                     part = first.1,
                     "not sent: a thought signature is missing"
                 );
-                State::Refused { response: Some(Box::new(refuse(message, first, call, context))) }
+                State::Refused { response: Some(Box::new(refuse(message, first, call, &state))) }
             }
         };
         ResponseFuture { state, settings: self.settings.clone() }
@@ -68,23 +64,25 @@ where
 
 enum Checked {
     /// Boxed, as requests are large.
-    Send(Box<Request<ReplayBody>>),
+    Send(Box<Request<CallBody>>),
     Refuse {
         message: String,
         first: (usize, usize),
         call: Arc<Call>,
-        context: CallContext,
+        state: CallState,
     },
 }
 
-fn check(settings: &ThoughtSignaturesLayer, request: Request<ReplayBody>) -> Checked {
+fn check(settings: &ThoughtSignaturesLayer, request: Request<CallBody>) -> Checked {
+    if settings.is_off {
+        return Checked::Send(Box::new(request));
+    }
     let call = request.body().call().clone();
     let is_encoded =
         request.headers().get(CONTENT_ENCODING).is_some_and(|value| value != "identity");
     let (Some(backend), true, false) = (backend_of(&call), call.multi_turn, is_encoded) else {
         return Checked::Send(Box::new(request));
     };
-    // Taken only where they are needed: who has them may send them.
     let Some(chunks) = request.body().chunks() else {
         return Checked::Send(Box::new(request));
     };
@@ -105,32 +103,27 @@ fn check(settings: &ThoughtSignaturesLayer, request: Request<ReplayBody>) -> Che
                 message: message(&missing),
                 first,
                 call,
-                context: request.body().context().clone(),
+                state: request.body().state().clone(),
             }
         }
         Plan::Sign { signatures, restored, placeholders } => {
-            request.body().context().trail().push(Step::Signed { restored, placeholders });
+            request.body().state().record(Step::Signed { restored, placeholders });
             Checked::Send(Box::new(signed(request, &body, &signatures)))
         }
     }
 }
 
 fn signed(
-    request: Request<ReplayBody>,
+    request: Request<CallBody>,
     bytes: &Bytes,
     signatures: &[(&ModelPart, Bytes)],
-) -> Request<ReplayBody> {
-    let (mut parts, body) = request.into_parts();
-    let body = match body.with_chunks(Conversation::sign(bytes, signatures)) {
-        Ok(body) => {
-            // The caller's length is of the body that was: under it hyper and reqwest alike
-            // truncate or hang.
-            parts.headers.remove(CONTENT_LENGTH);
-            parts.headers.remove(TRANSFER_ENCODING);
-            body
-        }
-        Err(body) => *body,
-    };
+) -> Request<CallBody> {
+    let (mut parts, mut body) = request.into_parts();
+    // The caller's length is of the body that was: under it hyper and reqwest alike truncate or
+    // hang.
+    parts.headers.remove(CONTENT_LENGTH);
+    parts.headers.remove(TRANSFER_ENCODING);
+    body.replace_chunks(Conversation::sign(bytes, signatures));
     Request::from_parts(parts, body)
 }
 
@@ -138,10 +131,10 @@ fn refuse<B>(
     message: String,
     first: (usize, usize),
     call: Arc<Call>,
-    context: CallContext,
+    state: &CallState,
 ) -> Response<JudgedBody<B>>
 where
-    B: http_body::Body<Error: Into<BoxError>> + Unpin,
+    B: UpstreamBody,
 {
     let mut detail = Detail::default();
     detail.reason = Some("MISSING_THOUGHT_SIGNATURE".to_owned());
@@ -155,7 +148,7 @@ where
         metadata: json!({ "contentPosition": first.0.to_string(), "partPosition": first.1.to_string() }),
         details: Vec::new(),
     }
-    .into_response(verdict, call, context)
+    .into_response(verdict, call, state)
 }
 
 /// Reads along with an answer and remembers its signatures when all of it has come.
@@ -219,18 +212,18 @@ impl<F, B> fmt::Debug for ResponseFuture<F, B> {
     }
 }
 
-impl<F, R> Future for ResponseFuture<F, R::Upstream>
+impl<F, B> Future for ResponseFuture<F, B>
 where
-    F: Future<Output = Result<R, Error>>,
-    R: JudgedResponse,
+    F: Future<Output = Result<Response<JudgedBody<B>>, Error>>,
+    B: UpstreamBody,
 {
-    type Output = Result<Response<JudgedBody<R::Upstream>>, Error>;
+    type Output = Result<Response<JudgedBody<B>>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         match this.state.project() {
             StateProjection::Sent { inner } => {
-                let mut response = ready!(inner.poll(cx))?.into_response();
+                let mut response = ready!(inner.poll(cx))?;
                 // By the call that was answered: a fallback further in may have sent it elsewhere.
                 let call = response.body().call().clone();
                 let is_encoded = response

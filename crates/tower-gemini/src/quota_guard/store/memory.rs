@@ -2,8 +2,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::clock::Clock;
 use tokio::time::Instant;
-use tower_gemini_core::clock::Clock;
 
 use super::{Exchange, Exchanging, QuotaStore, Reply, exchange_with};
 use crate::clock::SystemClock;

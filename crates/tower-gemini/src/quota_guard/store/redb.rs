@@ -3,10 +3,10 @@ use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::clock::Clock;
+use crate::error::BoxError;
 use redb::{Database, DatabaseError, ReadableTable, TableDefinition};
 use tokio::time::Instant;
-use tower_gemini_core::clock::Clock;
-use tower_gemini_core::error::BoxError;
 
 use super::{Exchange, Exchanging, QuotaStore, Reply, StoreError, exchange_with, wall_ms};
 use crate::clock::SystemClock;

@@ -3,11 +3,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Clock;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Script};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
-use tower_gemini_core::clock::Clock;
 
 use super::{Charged, Exchange, Exchanging, QuotaStore, Reply, StoreError, wall_ms};
 use crate::clock::SystemClock;

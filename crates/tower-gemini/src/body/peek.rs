@@ -5,10 +5,10 @@ use http::response::Parts;
 use http::{HeaderMap, StatusCode};
 
 use super::held::Held;
-use crate::call::{Call, Dialect};
-use crate::classify::{classify, classify_answer};
-use crate::scan::{Answer, Scanner, Usage};
-use crate::verdict::Verdict;
+use tower_gemini_core::call::{Call, Dialect};
+use tower_gemini_core::classify::{classify, classify_answer};
+use tower_gemini_core::scan::{Answer, Scanner, Usage};
+use tower_gemini_core::verdict::Verdict;
 
 /// How much of an answer is read before its head is released.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Default for PeekLimits {
 /// The layer pushes chunks for as long as [`wants_more`](Self::wants_more) and then calls
 /// [`decide`](Self::decide). Nothing here waits or reads a clock.
 #[derive(Debug)]
-pub struct Peek {
+pub(crate) struct Peek {
     call: Arc<Call>,
     status: StatusCode,
     held: Held,
@@ -46,7 +46,7 @@ pub struct Peek {
 
 /// What is known of an answer when its head is released.
 #[derive(Debug)]
-pub struct Decided {
+pub(crate) struct Decided {
     pub(crate) verdict: Verdict,
     pub(crate) held: Held,
     pub(crate) usage: Option<Usage>,
@@ -57,16 +57,14 @@ pub struct Decided {
 
 impl Decided {
     /// What the answer means, as far as it is known.
-    #[must_use]
-    pub fn verdict(&self) -> &Verdict {
+    pub(crate) fn verdict(&self) -> &Verdict {
         &self.verdict
     }
 }
 
 impl Peek {
     /// A peek at the answer to `call` whose head has just come.
-    #[must_use]
-    pub fn new(call: Arc<Call>, head: &Parts, limits: PeekLimits) -> Self {
+    pub(crate) fn new(call: Arc<Call>, head: &Parts, limits: PeekLimits) -> Self {
         let success = head.status.is_success();
         // A compressed body cannot be judged by its bytes, and an unknown path's answer is none of
         // ours: the status must do.
@@ -94,14 +92,13 @@ impl Peek {
     }
 
     /// Whether the verdict still depends on bytes to come.
-    #[must_use]
-    pub fn wants_more(&self) -> bool {
+    pub(crate) fn wants_more(&self) -> bool {
         self.held_bytes < self.bound
             && !self.stream.as_ref().is_some_and(|scanner| scanner.has_content())
     }
 
     /// Takes the next chunk of the body.
-    pub fn push(&mut self, chunk: Bytes) {
+    pub(crate) fn push(&mut self, chunk: Bytes) {
         self.held_bytes = self.held_bytes.saturating_add(chunk.len());
         if let Some(scanner) = &mut self.stream {
             // A fault in it will be met again, and reported, when the body is read to its end.
@@ -111,8 +108,7 @@ impl Peek {
     }
 
     /// The verdict. `ended` says that the body ended within what was pushed.
-    #[must_use]
-    pub fn decide(self, headers: &HeaderMap, ended: bool) -> Decided {
+    pub(crate) fn decide(self, headers: &HeaderMap, ended: bool) -> Decided {
         let Self { call, status, held, stream, opaque, .. } = self;
         if opaque {
             // Without a body `classify` falls back to the status.

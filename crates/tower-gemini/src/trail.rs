@@ -1,7 +1,7 @@
 //! What was decided on the way, in order, and why.
 //!
 //! A [`Trail`] is shared by every layer that works on a call. The caller may hold a clone of it
-//! (see [`CallOptions::trail`](crate::context::CallOptions::trail)) and read it even when the call
+//! (see [`CallOptions::trail`](crate::CallOptions::trail)) and read it even when the call
 //! failed or was dropped: an attempt that was cut off stays in it as *maybe charged*.
 
 use std::fmt;
@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use crate::call::{ImageSize, ModelId};
-use crate::ledger::Cost;
-use crate::target::{Degradation, Unfit};
-use crate::verdict::{Charge, Outcome, QuotaCharge, Verdict};
+use tower_gemini_core::call::{ImageSize, ModelId};
+use tower_gemini_core::ledger::Cost;
+use tower_gemini_core::target::{Degradation, Unfit};
+use tower_gemini_core::verdict::{Charge, Outcome, QuotaCharge, Verdict};
 
 /// What was decided for one call, in order, by all layers. O(1) to clone; clones share it.
 #[derive(Clone, Default)]
@@ -31,71 +31,6 @@ struct Steps {
     first: Option<Step>,
     more: Vec<Step>,
     observers: Vec<Arc<dyn TrailObserver>>,
-    gates: Gates,
-}
-
-/// How far the requests of a trail's attempts got.
-#[derive(Default)]
-struct Gates {
-    first: Option<(usize, Gate)>,
-    more: Vec<(usize, Gate)>,
-    /// A body that belongs to no attempt was handed over since the last attempt began.
-    unbound_is_out: bool,
-    /// An attempt began before the one before it had ended: what is asked of "the request under
-    /// way" has no one answer.
-    entangled: bool,
-}
-
-/// Whether the last byte of an attempt's request may leave. Decided once, under the trail's lock:
-/// what was called free because it was not handed over is not handed over later either, by a client
-/// that goes on with a request that nobody waits for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Gate {
-    /// The client has not been given it, and the attempt goes on.
-    Held,
-    /// The client has been given it: it may have been sent.
-    Out,
-    /// The attempt was given up before: the client is not given it any more.
-    Shut,
-}
-
-impl Gates {
-    fn latest(&self) -> Option<(usize, Gate)> {
-        self.more.last().copied().or(self.first)
-    }
-
-    fn open(&mut self, at: usize) {
-        self.unbound_is_out = false;
-        match self.first {
-            None => self.first = Some((at, Gate::Held)),
-            Some(_) => self.more.push((at, Gate::Held)),
-        }
-    }
-
-    fn of(&mut self, at: usize) -> Option<&mut Gate> {
-        self.more
-            .iter_mut()
-            .rev()
-            .chain(&mut self.first)
-            .find(|(attempt, _)| *attempt == at)
-            .map(|(_, gate)| gate)
-    }
-
-    /// Whether an attempt's request is out; one that is not stays in from now on.
-    fn shut(&mut self, at: usize) -> bool {
-        match self.of(at) {
-            Some(Gate::Out) => true,
-            Some(gate) => {
-                *gate = Gate::Shut;
-                false
-            }
-            None => false,
-        }
-    }
-
-    fn is_out(&self) -> bool {
-        self.entangled || self.unbound_is_out || matches!(self.latest(), Some((_, Gate::Out)))
-    }
 }
 
 /// Reads along as a trail grows: for logs and metrics, in one place for all layers.
@@ -460,37 +395,6 @@ impl Trail {
         self.steps_mut().observers.clone()
     }
 
-    /// The last byte of a request that no attempt was said to send was handed to the client.
-    pub(crate) fn handed_over(&self) {
-        self.steps_mut().gates.unbound_is_out = true;
-    }
-
-    /// Whether an attempt is under way whose request was handed to the client whole, so that it may
-    /// have been sent and paid for.
-    ///
-    /// As long as the client has not asked for the last byte of the body, the server cannot have
-    /// the request: a connection that is never made, or breaks during an upload, costs nothing,
-    /// whatever the client's error says. Speaks for attempts whose body is a
-    /// [`ReplayBody`](crate::body::ReplayBody); an empty body counts as handed over from the start.
-    /// Where attempts of one trail overlap (one trail given to two calls, say), it says yes.
-    #[must_use]
-    pub fn request_is_out(&self) -> bool {
-        self.steps_mut().gates.is_out()
-    }
-
-    /// The verdict of an attempt that is given up now, without an answer: never sent whole, or
-    /// interrupted and maybe charged.
-    ///
-    /// A request that is not out stays in: its body ends with an error if a client asks for the
-    /// rest of it later.
-    #[must_use]
-    pub fn cut_off(&self) -> Verdict {
-        let mut steps = self.steps_mut();
-        let out = steps.gates.is_out()
-            || steps.gates.latest().is_some_and(|(at, _)| steps.gates.shut(at));
-        if out { Verdict::interrupted() } else { Verdict::never_whole() }
-    }
-
     /// Writes down that a request goes out. Until its end is written it counts as maybe charged.
     pub fn begin_attempt(&self, model: Option<ModelId>, size: Option<ImageSize>) -> AttemptId {
         let attempt = Attempt {
@@ -508,14 +412,7 @@ impl Trail {
         for observer in self.observers() {
             observer.on_send(&attempt);
         }
-        let mut steps = self.steps_mut();
-        if let Some((before, _)) = steps.gates.latest() {
-            let under_way = matches!(steps.get_mut(before), Some(Step::Attempt(attempt)) if attempt.outcome.is_none());
-            steps.gates.entangled |= under_way;
-        }
-        let at = steps.push(Step::Attempt(attempt));
-        steps.gates.open(at);
-        drop(steps);
+        let at = self.steps_mut().push(Step::Attempt(attempt));
         AttemptId { trail: self.clone(), at }
     }
 
@@ -574,7 +471,7 @@ impl Trail {
     /// ones too, over the images they delivered. `None` where there is none.
     ///
     /// ```
-    /// use tower_gemini_core::{ledger::Cost, trail::Trail, verdict::Verdict};
+    /// use tower_gemini::{Cost, Trail, Verdict};
     ///
     /// let trail = Trail::new();
     /// assert_eq!(trail.cost_per_image(), None);
@@ -620,41 +517,6 @@ impl AttemptId {
         if let Some(Step::Attempt(attempt)) = self.trail.steps_mut().get_mut(self.at) {
             attempt.images = Some(images);
         }
-    }
-
-    /// The request counts as sent from now on, whatever becomes of its body: for clients whose
-    /// bodies do not tell.
-    pub fn count_as_sent(&self) {
-        self.hand_over();
-    }
-
-    /// The verdict of this attempt, given up now, without an answer. As [`Trail::cut_off`], and
-    /// exact where attempts overlap.
-    #[must_use]
-    pub fn cut_off(&self) -> Verdict {
-        if self.trail.steps_mut().gates.shut(self.at) {
-            Verdict::interrupted()
-        } else {
-            Verdict::never_whole()
-        }
-    }
-
-    /// The last byte of the request is handed to the client, unless the attempt has been given up:
-    /// then it must stay here.
-    pub(crate) fn hand_over(&self) -> bool {
-        match self.trail.steps_mut().gates.of(self.at) {
-            Some(Gate::Shut) => false,
-            Some(gate) => {
-                *gate = Gate::Out;
-                true
-            }
-            None => true,
-        }
-    }
-
-    /// Whether the attempt was given up before its request was handed over.
-    pub(crate) fn is_given_up(&self) -> bool {
-        self.trail.steps_mut().gates.of(self.at) == Some(&mut Gate::Shut)
     }
 
     /// Nothing more will be known of the attempt: tells those who read along what has been written
@@ -836,39 +698,6 @@ mod tests {
             *heard.0.lock().unwrap(),
             ["sent None", "ended Some(Interrupted)", "CallerLeft"]
         );
-    }
-
-    #[test]
-    fn an_attempt_is_free_until_its_request_is_handed_over() {
-        let trail = Trail::new();
-        assert_eq!(trail.cut_off().charge(), Charge::None);
-        let attempt = trail.begin_attempt(None, None);
-        assert_eq!(trail.cut_off().outcome(), Outcome::NotSent);
-        assert!(!attempt.hand_over(), "what was called free must not go out any more");
-        assert_eq!(trail.cut_off().charge(), Charge::None);
-        attempt.end(None, &Verdict::not_sent(), Cost::ZERO, Duration::ZERO);
-
-        let attempt = trail.begin_attempt(None, None);
-        attempt.count_as_sent();
-        assert_eq!(trail.cut_off().charge(), Charge::Maybe);
-        attempt.end(None, &Verdict::interrupted(), Cost::UNKNOWN, Duration::ZERO);
-
-        let _ = trail.begin_attempt(None, None);
-        assert_eq!(trail.cut_off().charge(), Charge::None, "the next request is another one");
-    }
-
-    // One trail given to two calls at once: the second's beginning made the first's request look as
-    // though it had not gone out.
-    #[test]
-    fn attempts_that_overlap_never_speak_for_each_other() {
-        let trail = Trail::new();
-        let first = trail.begin_attempt(None, None);
-        first.count_as_sent();
-        let second = trail.begin_attempt(None, None);
-        assert_eq!(trail.cut_off().charge(), Charge::Maybe, "nobody can say which is meant");
-        assert_eq!(first.cut_off().charge(), Charge::Maybe);
-        assert_eq!(second.cut_off().charge(), Charge::None);
-        assert!(!second.hand_over());
     }
 
     #[test]

@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 
-use crate::redact::redact;
 use crate::trail::Trail;
-use crate::verdict::{Charge, Outcome, Verdict};
+use tower_gemini_core::redact::redact;
+use tower_gemini_core::verdict::{Charge, Outcome, Verdict};
 
 /// A boxed error of somebody else's.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
@@ -422,8 +422,8 @@ mod tests {
     #[test]
     fn the_servers_full_stop_does_not_end_our_sentence() {
         let body = br#"{"error":{"code":400,"message":"API key not valid. Please pass a valid API key.","status":"INVALID_ARGUMENT"}}"#;
-        let call = crate::call::Call::unrecognised();
-        let verdict = crate::classify::classify(
+        let call = tower_gemini_core::call::Call::unrecognised();
+        let verdict = tower_gemini_core::classify::classify(
             &call,
             StatusCode::BAD_REQUEST,
             &http::HeaderMap::new(),

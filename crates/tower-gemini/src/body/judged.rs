@@ -9,12 +9,14 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::held::Held;
 use super::peek::Decided;
-use crate::call::{Call, Framing};
-use crate::classify::{classify, classify_answer};
-use crate::context::CallContext;
+use super::request::and_held;
+use crate::call_state::CallState;
 use crate::error::{BoxError, Error};
-use crate::scan::{Answer, ScanError, Scanner, Usage};
-use crate::verdict::Verdict;
+use crate::trail::Trail;
+use tower_gemini_core::call::{Call, Framing};
+use tower_gemini_core::classify::{classify, classify_answer};
+use tower_gemini_core::scan::{Answer, ScanError, Scanner, Usage};
+use tower_gemini_core::verdict::Verdict;
 
 /// What must live to the end of a body, and may end it.
 ///
@@ -76,7 +78,7 @@ pub struct JudgedBody<B> {
     /// An error met while an error body was peeked: it comes after what was held.
     failed: Option<Error>,
     call: Arc<Call>,
-    context: CallContext,
+    call_state: CallState,
     state: State,
 }
 
@@ -101,8 +103,12 @@ where
     B: Body<Error: Into<BoxError>> + Unpin,
 {
     /// A body whose beginning was peeked. `rest` is `None` where it ended within the peek.
-    #[must_use]
-    pub fn new(decided: Decided, rest: Option<B>, call: Arc<Call>, context: CallContext) -> Self {
+    pub(crate) fn new(
+        decided: Decided,
+        rest: Option<B>,
+        call: Arc<Call>,
+        call_state: CallState,
+    ) -> Self {
         let Decided { verdict, held, usage, images, watch } = decided;
         let watch = if rest.is_some() {
             watch.map(|scanner| Watch { scanner, broken: None })
@@ -110,27 +116,35 @@ where
             None
         };
         let state = State { verdict, usage, images, watch, guards: Vec::new(), ended: false };
-        Self { held, rest, failed: None, call, context, state }
+        Self { held, rest, failed: None, call, call_state, state }
     }
 
     /// An answer made here and not upstream, such as an admission's refusal: its bytes, and what it
     /// means.
-    #[must_use]
-    pub fn local(bytes: Bytes, verdict: Verdict, call: Arc<Call>, context: CallContext) -> Self {
+    pub(crate) fn local(
+        bytes: Bytes,
+        verdict: Verdict,
+        call: Arc<Call>,
+        call_state: CallState,
+    ) -> Self {
         let mut held = Held::default();
         held.push(bytes);
         Self::new(
             Decided { verdict, held, usage: None, images: None, watch: None },
             None,
             call,
-            context,
+            call_state,
         )
     }
 
     /// A body whose upstream failed while it was peeked: what came, and then the error.
-    #[must_use]
-    pub fn failed(decided: Decided, error: Error, call: Arc<Call>, context: CallContext) -> Self {
-        let mut body = Self::new(decided, None, call, context);
+    pub(crate) fn failed(
+        decided: Decided,
+        error: Error,
+        call: Arc<Call>,
+        call_state: CallState,
+    ) -> Self {
+        let mut body = Self::new(decided, None, call, call_state);
         body.failed = Some(error);
         body
     }
@@ -156,10 +170,14 @@ impl<B> JudgedBody<B> {
         &self.call
     }
 
-    /// What the call carries.
+    /// What has been decided for the call so far, for people.
     #[must_use]
-    pub fn context(&self) -> &CallContext {
-        &self.context
+    pub fn trail(&self) -> &Trail {
+        self.call_state.trail()
+    }
+
+    pub(crate) fn call_state(&self) -> &CallState {
+        &self.call_state
     }
 
     /// Lets `guard` live as long as the body.
@@ -396,13 +414,7 @@ where
         let Some(rest) = &self.rest else {
             return SizeHint::with_exact(held);
         };
-        let rest = rest.size_hint();
-        let mut hint = SizeHint::new();
-        hint.set_lower(held.saturating_add(rest.lower()));
-        if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(held)) {
-            hint.set_upper(upper);
-        }
-        hint
+        and_held(rest.size_hint(), held)
     }
 }
 
@@ -416,14 +428,10 @@ impl<B> fmt::Debug for JudgedBody<B> {
     }
 }
 
-/// The verdict of what a judged service gave: of its answer or of its error.
-impl Verdict {
-    /// The one question that retry and fallback ask of answers and errors alike.
-    #[must_use]
-    pub fn of_result<B>(result: &Result<Response<JudgedBody<B>>, Error>) -> &Self {
-        match result {
-            Ok(response) => response.body().verdict(),
-            Err(error) => error.verdict(),
-        }
+/// The one question that retry and fallback ask of responses and errors alike.
+pub(crate) fn verdict_of<B>(result: &Result<Response<JudgedBody<B>>, Error>) -> &Verdict {
+    match result {
+        Ok(response) => response.body().verdict(),
+        Err(error) => error.verdict(),
     }
 }

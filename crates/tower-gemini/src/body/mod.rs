@@ -1,0 +1,17 @@
+//! The bodies that travel between the layers.
+//!
+//! Down goes a [`CallBody`], then an [`AttemptBody`], then a [`WireBody`]: the type of a request's
+//! body says how far down the stack it is. Up comes a [`JudgedBody`]: the response's own bytes,
+//! unchanged, with a [`Verdict`](tower_gemini_core::verdict::Verdict) beside them.
+
+mod held;
+mod judged;
+mod peek;
+mod request;
+
+pub(crate) use judged::verdict_of;
+pub use judged::{BodyEnd, BodyGuard, Ended, JudgedBody};
+pub(crate) use peek::Peek;
+pub use peek::PeekLimits;
+pub use request::{AttemptBody, CallBody, WireBody};
+pub(crate) use request::{RequestTemplate, instead_of};

@@ -1,0 +1,476 @@
+//! A request's body at the three stages of the stack.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, Request};
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
+use tower_gemini_core::call::Call;
+use tower_gemini_core::target::{Rewrite, Rules, Target, Unfit, rewrite};
+
+use crate::call_state::{Attempt, CallState, ResendPermit};
+use crate::error::{BoxError, Error};
+use crate::jittered_retry::RetryOverride;
+use crate::trail::Trail;
+
+/// The body of a call: what the caller wants, held so that further attempts can be made from it.
+///
+/// [`CollectRequest`](crate::CollectRequest) makes one from any body. It cannot be cloned, and it
+/// is not an [`http_body::Body`]: no client can send it.
+pub struct CallBody(Payload);
+
+/// The body of one attempt: one send, numbered and permitted.
+///
+/// [`JitteredRetry`](crate::JitteredRetry) and [`SingleAttempt`](crate::SingleAttempt) make one
+/// from a [`CallBody`]. It cannot be cloned or sent.
+pub struct AttemptBody {
+    payload: Payload,
+    attempt: Attempt,
+}
+
+/// The body on the wire: what the client sends.
+///
+/// [`ClassifyGeminiError`](crate::ClassifyGeminiError) makes one from an [`AttemptBody`]. Reading
+/// it tells the attempt how far the request got: as long as the client has not asked for the last
+/// byte, the server cannot have the request, so a connection that is never made, or breaks during
+/// an upload, costs nothing, whatever the client's error says. Once the attempt was abandoned
+/// before its last byte was read, the body ends with an error: a client may go on with a request
+/// that nobody waits for (hyper does, while it waits for an HTTP/2 stream), and must not complete
+/// one that was called free.
+pub struct WireBody {
+    data: Data,
+    next: Cursor,
+    call: Arc<Call>,
+    attempt: Attempt,
+}
+
+struct Payload {
+    data: Data,
+    call: Arc<Call>,
+    state: CallState,
+    retry: RetryOverride,
+}
+
+enum Data {
+    Whole { chunks: Chunks, trailers: Option<HeaderMap> },
+    Once { held: Chunks, rest: Rest },
+}
+
+/// What was not read of a body that is too large to hold.
+pub(crate) type Rest = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>;
+
+/// Chunks in order. One chunk, the usual case, needs no allocation.
+#[derive(Clone)]
+enum Chunks {
+    One(Bytes),
+    Many(Arc<[Bytes]>),
+}
+
+impl Chunks {
+    fn new(chunks: impl IntoIterator<Item = Bytes>) -> Self {
+        let mut chunks = chunks.into_iter();
+        let first = chunks.next().unwrap_or_default();
+        match chunks.next() {
+            None => Self::One(first),
+            Some(second) => Self::Many([first, second].into_iter().chain(chunks).collect()),
+        }
+    }
+
+    fn as_slice(&self) -> &[Bytes] {
+        match self {
+            Self::One(chunk) => std::slice::from_ref(chunk),
+            Self::Many(chunks) => chunks,
+        }
+    }
+
+    /// The next piece, and whether it is the last.
+    fn next(&self, at: &mut Cursor) -> Option<(Bytes, bool)> {
+        while let Some(chunk) = self.as_slice().get(at.chunk) {
+            let left = chunk.len() - at.offset;
+            let take = if left > SLICE + SLICE / 2 { SLICE } else { left };
+            let piece = chunk.slice(at.offset..at.offset + take);
+            if take == left {
+                *at = Cursor { chunk: at.chunk + 1, offset: 0 };
+            } else {
+                at.offset += take;
+            }
+            if !piece.is_empty() {
+                return Some((piece, self.len_from(*at) == 0));
+            }
+        }
+        None
+    }
+
+    fn len_from(&self, at: Cursor) -> u64 {
+        let all: u64 = self.as_slice().iter().skip(at.chunk).map(|chunk| chunk.len() as u64).sum();
+        all - at.offset as u64
+    }
+}
+
+/// How far a body has been read.
+#[derive(Debug, Clone, Copy, Default)]
+struct Cursor {
+    chunk: usize,
+    offset: usize,
+}
+
+/// A long chunk is handed out in slices of this size: how much of a body a client has asked for is
+/// what tells whether the server can have all of it, and a client asks for the next slice only when
+/// most of the last has left (hyper holds up to about 400 KiB back).
+const SLICE: usize = 64 * 1024;
+
+impl Payload {
+    fn held_bytes(&self) -> u64 {
+        self.data.held().len_from(Cursor::default())
+    }
+
+    fn debug(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if matches!(self.data, Data::Whole { .. }) { "whole" } else { "once" };
+        f.debug_struct(name)
+            .field("kind", &kind)
+            .field("held_bytes", &self.held_bytes())
+            .field("call", &self.call)
+            .finish()
+    }
+}
+
+impl Data {
+    fn held(&self) -> &Chunks {
+        let (Self::Whole { chunks, .. } | Self::Once { held: chunks, .. }) = self;
+        chunks
+    }
+}
+
+impl CallBody {
+    /// A body that is held whole, in chunks as they came.
+    pub(crate) fn whole(
+        chunks: impl IntoIterator<Item = Bytes>,
+        trailers: Option<HeaderMap>,
+        call: Arc<Call>,
+        state: CallState,
+    ) -> Self {
+        Self::new(Data::Whole { chunks: Chunks::new(chunks), trailers }, call, state)
+    }
+
+    /// A body that was too large to hold: what was read of it so far, and the rest, which can be
+    /// sent once.
+    pub(crate) fn once(
+        held: impl IntoIterator<Item = Bytes>,
+        rest: Rest,
+        call: Arc<Call>,
+        state: CallState,
+    ) -> Self {
+        Self::new(Data::Once { held: Chunks::new(held), rest }, call, state)
+    }
+
+    fn new(data: Data, call: Arc<Call>, state: CallState) -> Self {
+        Self(Payload { data, call, state, retry: RetryOverride::default() })
+    }
+
+    /// What the request asks for.
+    #[must_use]
+    pub fn call(&self) -> &Arc<Call> {
+        &self.0.call
+    }
+
+    /// What has been decided for this call so far, for people.
+    #[must_use]
+    pub fn trail(&self) -> &Trail {
+        self.0.state.trail()
+    }
+
+    /// The moment at which the caller stops waiting for the whole call, where it has one.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.0.state.deadline()
+    }
+
+    /// Whether the bytes are all held, so that further attempts can be made.
+    #[must_use]
+    pub fn is_replayable(&self) -> bool {
+        matches!(self.0.data, Data::Whole { .. })
+    }
+
+    /// The bytes in order, to be read and not sent, where they are all held.
+    #[must_use]
+    pub fn chunks(&self) -> Option<&[Bytes]> {
+        match &self.0.data {
+            Data::Whole { chunks, .. } => Some(chunks.as_slice()),
+            Data::Once { .. } => None,
+        }
+    }
+
+    pub(crate) fn state(&self) -> &CallState {
+        &self.0.state
+    }
+
+    pub(crate) fn retry(&self) -> &RetryOverride {
+        &self.0.retry
+    }
+
+    /// How this pass of the call is to be retried.
+    pub(crate) fn set_retry(&mut self, retry: RetryOverride) {
+        self.0.retry = retry;
+    }
+
+    /// The same body with other bytes in place of its own: a layer that rewrites a request keeps
+    /// what does not change as slices of the chunks that were there. A body that is not held whole
+    /// stays as it is.
+    pub(crate) fn replace_chunks(&mut self, new: Vec<Bytes>) {
+        if let Data::Whole { chunks, .. } = &mut self.0.data {
+            *chunks = Chunks::new(new);
+        }
+    }
+
+    /// The next attempt of this call. The body is used up: who wants another needs a permit.
+    pub(crate) fn into_attempt(self) -> AttemptBody {
+        let attempt = self.0.state.new_attempt();
+        AttemptBody { payload: self.0, attempt }
+    }
+}
+
+impl AttemptBody {
+    /// What the request asks for.
+    #[must_use]
+    pub fn call(&self) -> &Arc<Call> {
+        &self.payload.call
+    }
+
+    /// What has been decided for this call so far, for people.
+    #[must_use]
+    pub fn trail(&self) -> &Trail {
+        self.payload.state.trail()
+    }
+
+    /// The moment at which the caller stops waiting for the whole call, where it has one.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.payload.state.deadline()
+    }
+
+    /// Which attempt of the call this is, from 1 on, all targets and sizes counted.
+    #[must_use]
+    pub fn number(&self) -> usize {
+        self.attempt.number()
+    }
+
+    pub(crate) fn state(&self) -> &CallState {
+        &self.payload.state
+    }
+
+    pub(crate) fn attempt(&self) -> &Attempt {
+        &self.attempt
+    }
+
+    /// The body as the client sends it.
+    pub(crate) fn into_wire(self) -> WireBody {
+        let Payload { data, call, .. } = self.payload;
+        let body = WireBody { data, next: Cursor::default(), call, attempt: self.attempt };
+        if body.is_end_stream() {
+            // An empty body is never read: it tells nothing.
+            body.attempt.count_as_sent();
+        }
+        body
+    }
+}
+
+impl WireBody {
+    /// What the request asks for.
+    #[must_use]
+    pub fn call(&self) -> &Arc<Call> {
+        &self.call
+    }
+
+    /// The bytes in order, where they are all held, for clients that take a body in one piece.
+    ///
+    /// Whoever has them may send them, so the request counts as sent from here on.
+    #[must_use]
+    pub fn chunks(&self) -> Option<&[Bytes]> {
+        match &self.data {
+            Data::Whole { chunks, .. } => {
+                self.attempt.count_as_sent();
+                Some(chunks.as_slice())
+            }
+            Data::Once { .. } => None,
+        }
+    }
+}
+
+impl Body for WireBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        let abandoned =
+            || Poll::Ready(Some(Err(Error::request_body("the attempt was abandoned".into()))));
+        if this.attempt.is_abandoned() {
+            return abandoned();
+        }
+        match &mut this.data {
+            Data::Whole { chunks, trailers } => match chunks.next(&mut this.next) {
+                // Abandoned in this very moment: the last piece stays here.
+                Some((_, true)) if !this.attempt.hand_over() => abandoned(),
+                Some((piece, _)) => Poll::Ready(Some(Ok(Frame::data(piece)))),
+                None if !this.attempt.hand_over() => abandoned(),
+                None => Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))),
+            },
+            Data::Once { held, rest } => {
+                if let Some((piece, _)) = held.next(&mut this.next) {
+                    return Poll::Ready(Some(Ok(Frame::data(piece))));
+                }
+                // Where it ends is the sender's knowledge: any of what follows may be the last of
+                // it.
+                if !this.attempt.hand_over() {
+                    return abandoned();
+                }
+                let frame = ready!(rest.as_mut().poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(Error::request_body)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let held = self.data.held().len_from(self.next);
+        match &self.data {
+            Data::Whole { trailers, .. } => trailers.is_none() && held == 0,
+            Data::Once { rest, .. } => held == 0 && rest.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let held = self.data.held().len_from(self.next);
+        match &self.data {
+            Data::Whole { .. } => SizeHint::with_exact(held),
+            Data::Once { rest, .. } => and_held(rest.size_hint(), held),
+        }
+    }
+}
+
+/// The size of a body of which `held` bytes come before the rest.
+pub(super) fn and_held(rest: SizeHint, held: u64) -> SizeHint {
+    let mut hint = SizeHint::new();
+    hint.set_lower(held.saturating_add(rest.lower()));
+    if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(held)) {
+        hint.set_upper(upper);
+    }
+    hint
+}
+
+impl fmt::Debug for CallBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.debug("CallBody", f)
+    }
+}
+
+impl fmt::Debug for AttemptBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.payload.debug("AttemptBody", f)
+    }
+}
+
+impl fmt::Debug for WireBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WireBody").field("call", &self.call).finish_non_exhaustive()
+    }
+}
+
+/// A request put by, from which further attempts are made, for a permit each.
+#[derive(Clone)]
+pub(crate) struct RequestTemplate {
+    parts: Parts,
+    chunks: Chunks,
+    trailers: Option<HeaderMap>,
+    call: Arc<Call>,
+    state: CallState,
+    retry: RetryOverride,
+    /// The chunks in one piece, made once when a rewrite has to read them.
+    joined: OnceLock<Bytes>,
+}
+
+impl RequestTemplate {
+    /// Puts a request by before it is sent; `None` where its body is not held whole. The bytes are
+    /// shared, the head is copied.
+    pub(crate) fn new(request: &Request<CallBody>) -> Option<Self> {
+        let Payload { data, call, state, retry } = &request.body().0;
+        let Data::Whole { chunks, trailers } = data else { return None };
+        let (mut parts, ()) = Request::new(()).into_parts();
+        parts.method = request.method().clone();
+        parts.uri = request.uri().clone();
+        parts.version = request.version();
+        parts.headers = request.headers().clone();
+        parts.extensions = request.extensions().clone();
+        Some(Self {
+            parts,
+            chunks: chunks.clone(),
+            trailers: trailers.clone(),
+            call: call.clone(),
+            state: state.clone(),
+            retry: retry.clone(),
+            joined: OnceLock::new(),
+        })
+    }
+
+    /// What the request asks for.
+    pub(crate) fn call(&self) -> &Arc<Call> {
+        &self.call
+    }
+
+    pub(crate) fn state(&self) -> &CallState {
+        &self.state
+    }
+
+    /// The request as it would be sent to a target, or why it cannot be. Nothing is sent.
+    ///
+    /// A body in one chunk is shared and never copied; one in many is joined once, for all
+    /// rewrites.
+    pub(crate) fn rewritten(&self, target: &Target, rules: &Rules<'_>) -> Result<Rewrite, Unfit> {
+        rewrite(&self.parts, &self.call, target, rules, || match &self.chunks {
+            Chunks::One(chunk) => chunk.clone(),
+            Chunks::Many(chunks) => self.joined.get_or_init(|| chunks.concat().into()).clone(),
+        })
+    }
+
+    /// The request once more, byte for byte, for a permit.
+    pub(crate) fn again(&self, permit: ResendPermit) -> Request<CallBody> {
+        // The permit is used up here: taking it by value is what makes a second send impossible
+        // without another.
+        permit.use_up();
+        let data = Data::Whole { chunks: self.chunks.clone(), trailers: self.trailers.clone() };
+        let (call, state, retry) = (self.call.clone(), self.state.clone(), self.retry.clone());
+        Request::from_parts(self.parts.clone(), CallBody(Payload { data, call, state, retry }))
+    }
+
+    /// The request once more, rewritten, for a permit.
+    pub(crate) fn again_as(&self, permit: ResendPermit, rewrite: Rewrite) -> Request<CallBody> {
+        instead_of(self.again(permit), rewrite)
+    }
+}
+
+/// The rewritten request in place of the one it was made from, which is not sent: so it takes no
+/// permit.
+pub(crate) fn instead_of(request: Request<CallBody>, rewrite: Rewrite) -> Request<CallBody> {
+    let (mut parts, mut body) = request.into_parts();
+    rewrite.apply_to_head(&mut parts);
+    let (chunks, call) = rewrite.into_body();
+    if let Some(chunks) = chunks {
+        body.replace_chunks(chunks);
+    }
+    body.0.call = call;
+    Request::from_parts(parts, body)
+}
+
+impl fmt::Debug for RequestTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Headers and URI hold keys: they are left out.
+        f.debug_struct("RequestTemplate").field("call", &self.call).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,570 @@
+//! What everything that works on one call shares: its deadline, what its caller allowed, and what
+//! became of its attempts.
+//!
+//! This is the control plane of the stack and private to the crate. The [`Trail`] is its log:
+//! layers write to it, and none decides by reading it.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::time::Instant;
+use tower_gemini_core::call::{Call, ModelId};
+use tower_gemini_core::ledger::Cost;
+use tower_gemini_core::scan::Usage;
+use tower_gemini_core::target::MustKeep;
+use tower_gemini_core::verdict::{Charge, Verdict};
+
+use crate::call_options::CallOptions;
+use crate::error::Error;
+use crate::trail::{AttemptId, Step, Trail};
+
+/// The state of one call. O(1) to clone; the clones share it.
+#[derive(Clone)]
+pub(crate) struct CallState(Arc<Inner>);
+
+struct Inner {
+    started: Instant,
+    trail: Trail,
+    must_keep: MustKeep,
+    shared: Mutex<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    deadline: Option<Instant>,
+    /// How many more times the call may be sent after an attempt that may have been charged;
+    /// `None` where neither the caller nor a layer said so.
+    allowance: Option<u32>,
+    /// The caller says that sending it twice does no harm, and it is no call that is charged.
+    may_repeat: bool,
+    patience: Option<Duration>,
+    preferred: Option<ModelId>,
+    visited: Vec<String>,
+    gates: Vec<Arc<dyn SendGate>>,
+    /// The usual call has one attempt, which needs no allocation beside the state's own.
+    attempts: smallvec::SmallVec<[Slot; 1]>,
+}
+
+/// What is known of one attempt.
+#[derive(Default)]
+struct Slot {
+    handover: Handover,
+    /// Its place in the trail, once it was sent.
+    entry: Option<AttemptId>,
+    end: Option<(Charge, Cost)>,
+    gates: Vec<Arc<dyn SendGate>>,
+}
+
+/// Whether the last byte of an attempt's request may leave. Decided once, under the lock: what was
+/// called free because it was not handed over is not handed over later either, by a client that
+/// goes on with a request that nobody waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Handover {
+    /// The client has not been given it, and the attempt goes on.
+    #[default]
+    Pending,
+    /// The client has been given it: it may have been sent.
+    Done,
+    /// The attempt was abandoned before: the client is not given it any more.
+    Refused,
+}
+
+/// The future of [`SendGate::pass`].
+pub(crate) type Passing<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;
+
+/// Passed before the first byte of an attempt, and settled after it: for what must be on record
+/// before anything is sent.
+pub(crate) trait SendGate: fmt::Debug + Send + Sync {
+    /// Lets the attempt pass, or refuses it. Dropped before it is ready, the attempt was not sent.
+    fn pass<'a>(&'a self, call: &'a Call) -> Passing<'a>;
+
+    /// An attempt that passed has ended. Called once.
+    fn settle(&self, end: &AttemptEnd<'_>);
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AttemptEnd<'a> {
+    pub(crate) verdict: &'a Verdict,
+    /// What the response says it used.
+    pub(crate) usage: Option<&'a Usage>,
+    /// How many images it held, drafts included, where it was read to its end.
+    pub(crate) images: Option<u32>,
+    pub(crate) cost: Cost,
+}
+
+/// Leave to make one more attempt of a call.
+///
+/// There are two ways to one: an attempt that surely was not charged, and an attempt that may have
+/// been, out of what the caller allowed. There is none after a charge.
+#[derive(Debug)]
+#[must_use = "a permit that is not used sends nothing"]
+pub(crate) struct ResendPermit(());
+
+impl ResendPermit {
+    /// Uses the permit up.
+    #[allow(clippy::unused_self, reason = "taking it by value is the point")]
+    pub(crate) fn use_up(self) {}
+}
+
+impl CallState {
+    /// The state of a call that starts now.
+    pub(crate) fn new(options: CallOptions) -> Self {
+        let started = Instant::now();
+        let shared = Shared {
+            deadline: options.deadline.and_then(|within| started.checked_add(within)),
+            allowance: options.maybe_charged_resends,
+            patience: options.patience,
+            preferred: options.preferred,
+            ..Shared::default()
+        };
+        Self(Arc::new(Inner {
+            started,
+            trail: options.trail.unwrap_or_default(),
+            must_keep: options.must_keep,
+            shared: Mutex::new(shared),
+        }))
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        // A panic in another holder leaves a complete state: every write is one assignment.
+        self.0.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When the call began.
+    pub(crate) fn started(&self) -> Instant {
+        self.0.started
+    }
+
+    /// The moment at which the caller stops waiting for the whole call.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.shared().deadline
+    }
+
+    /// Gives the call a deadline this long after its start, unless it has one: a call has one
+    /// deadline, and no fallback or size gets a new one.
+    pub(crate) fn default_deadline(&self, within: Duration) {
+        let mut shared = self.shared();
+        if shared.deadline.is_none() {
+            shared.deadline = self.0.started.checked_add(within);
+        }
+    }
+
+    /// Brings the deadline forward; it never moves back.
+    pub(crate) fn limit_deadline(&self, deadline: Instant) {
+        let mut shared = self.shared();
+        shared.deadline = Some(shared.deadline.map_or(deadline, |at| at.min(deadline)));
+    }
+
+    /// What the caller insists on, whatever a fallback would give up.
+    pub(crate) fn must_keep(&self) -> MustKeep {
+        self.0.must_keep
+    }
+
+    /// Says that sending the request twice does no harm. Not for calls that can be charged.
+    pub(crate) fn allow_repeats(&self) {
+        self.shared().may_repeat = true;
+    }
+
+    /// The log of the call, to be handed to people.
+    pub(crate) fn trail(&self) -> &Trail {
+        &self.0.trail
+    }
+
+    /// Writes a decision into the log.
+    pub(crate) fn record(&self, step: Step) {
+        self.0.trail.push(step);
+    }
+
+    /// How long the caller lets the call wait for a better hour, where it does.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        self.shared().patience
+    }
+
+    /// The model that should be tried first.
+    pub(crate) fn preferred(&self) -> Option<ModelId> {
+        self.shared().preferred.clone()
+    }
+
+    /// Asks for a model to be tried first.
+    pub(crate) fn prefer(&self, model: ModelId) {
+        self.shared().preferred = Some(model);
+    }
+
+    /// Whether this was asked for before, in this call. Remembers that it was.
+    pub(crate) fn visit(&self, target: &str) -> bool {
+        let mut shared = self.shared();
+        let before = shared.visited.iter().any(|visited| visited == target);
+        if !before {
+            shared.visited.push(target.to_owned());
+        }
+        before
+    }
+
+    /// Whether this was asked for before, in this call.
+    pub(crate) fn has_visited(&self, target: &str) -> bool {
+        self.shared().visited.iter().any(|visited| visited == target)
+    }
+
+    /// Allows so many resends after attempts that may have been charged, unless the caller said
+    /// how many. One allowance is shared by all layers that work on the call.
+    pub(crate) fn default_allowance(&self, resends: u32) {
+        self.shared().allowance.get_or_insert(resends);
+    }
+
+    /// How many resends after attempts that may have been charged are left.
+    pub(crate) fn allowance_left(&self) -> u32 {
+        self.shared().allowance.unwrap_or(0)
+    }
+
+    /// Leave to send once more after what this verdict says: free where surely nothing was paid,
+    /// one unit of the allowance where it may have been, and `None` where it was, or the allowance
+    /// is spent.
+    pub(crate) fn permit_after(&self, verdict: &Verdict) -> Option<ResendPermit> {
+        match verdict.charge() {
+            Charge::None | Charge::Waived => Some(ResendPermit(())),
+            Charge::Maybe => {
+                let mut shared = self.shared();
+                if shared.may_repeat {
+                    return Some(ResendPermit(()));
+                }
+                let left = shared.allowance?.checked_sub(1)?;
+                shared.allowance = Some(left);
+                Some(ResendPermit(()))
+            }
+            Charge::Charged => None,
+        }
+    }
+
+    /// Lets every attempt of the call pass this gate.
+    #[allow(dead_code, reason = "a journal attaches here")]
+    pub(crate) fn add_gate(&self, gate: Arc<dyn SendGate>) {
+        self.shared().gates.push(gate);
+    }
+
+    /// A further attempt, numbered, that has not been sent yet.
+    pub(crate) fn new_attempt(&self) -> Attempt {
+        let mut shared = self.shared();
+        let gates = shared.gates.clone();
+        shared.attempts.push(Slot { gates, ..Slot::default() });
+        Attempt { index: shared.attempts.len() - 1, state: self.clone() }
+    }
+
+    /// How many attempts have been sent.
+    pub(crate) fn attempts_sent(&self) -> usize {
+        self.shared().attempts.iter().filter(|slot| slot.entry.is_some()).count()
+    }
+
+    /// The most that any attempt was or may have been charged.
+    pub(crate) fn worst_charge(&self) -> Charge {
+        let shared = self.shared();
+        let charges = shared.attempts.iter().map(Slot::charge);
+        charges.max_by_key(|&charge| severity(charge)).unwrap_or(Charge::None)
+    }
+
+    /// What the attempts before the last were or may have been charged, and what the last.
+    pub(crate) fn charges(&self) -> (Charge, Charge) {
+        let shared = self.shared();
+        let Some((last, before)) = shared.attempts.split_last() else {
+            return (Charge::None, Charge::None);
+        };
+        let before = before.iter().map(Slot::charge).max_by_key(|&charge| severity(charge));
+        (before.unwrap_or(Charge::None), last.charge())
+    }
+
+    /// What the attempts that have ended cost.
+    #[allow(dead_code, reason = "caps for one call ask it")]
+    pub(crate) fn cost(&self) -> Cost {
+        self.shared().attempts.iter().filter_map(|slot| slot.end.map(|(_, cost)| cost)).sum()
+    }
+
+    /// The verdict of a call that is abandoned now, without a response: of its attempt under way,
+    /// which stays here if it is not out yet. An attempt that has ended says nothing.
+    pub(crate) fn cut_off(&self) -> Verdict {
+        let last = self.shared().attempts.len().checked_sub(1);
+        match last.map(|index| Attempt { state: self.clone(), index }) {
+            Some(attempt) if !attempt.has_ended() => attempt.cut_off(),
+            _ => Verdict::not_sent(),
+        }
+    }
+}
+
+/// How bad a charge is for who would send again.
+fn severity(charge: Charge) -> u8 {
+    match charge {
+        Charge::None | Charge::Waived => 0,
+        Charge::Maybe => 1,
+        Charge::Charged => 2,
+    }
+}
+
+impl Slot {
+    fn charge(&self) -> Charge {
+        match (self.end, self.handover) {
+            (Some((charge, _)), _) => charge,
+            (None, Handover::Done) => Charge::Maybe,
+            (None, _) => Charge::None,
+        }
+    }
+}
+
+impl fmt::Debug for CallState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallState").field("trail", self.trail()).finish_non_exhaustive()
+    }
+}
+
+/// One attempt of a call. O(1) to clone; the clones speak of the same attempt.
+#[derive(Debug, Clone)]
+pub(crate) struct Attempt {
+    state: CallState,
+    index: usize,
+}
+
+impl Attempt {
+    pub(crate) fn state(&self) -> &CallState {
+        &self.state
+    }
+
+    /// Which attempt of the call it is, from 1 on.
+    pub(crate) fn number(&self) -> usize {
+        self.index + 1
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut Slot) -> T) -> Option<T> {
+        self.state.shared().attempts.get_mut(self.index).map(f)
+    }
+
+    /// Lets this attempt pass a further gate.
+    #[allow(dead_code, reason = "reservations attach here")]
+    pub(crate) fn add_gate(&self, gate: Arc<dyn SendGate>) {
+        self.with(|slot| slot.gates.push(gate));
+    }
+
+    /// The gates that must be passed before the first byte. Usually none: asking allocates nothing
+    /// then.
+    pub(crate) fn gates(&self) -> Vec<Arc<dyn SendGate>> {
+        self.with(|slot| slot.gates.clone()).unwrap_or_default()
+    }
+
+    /// Writes down that the request goes out. Until its end is written it counts as maybe charged.
+    pub(crate) fn begin(&self, call: &Call) {
+        let entry = self.state.trail().begin_attempt(call.model.clone(), call.size);
+        self.with(|slot| slot.entry = Some(entry));
+    }
+
+    /// Whether the request was sent, or may have been.
+    pub(crate) fn was_sent(&self) -> bool {
+        self.with(|slot| slot.entry.is_some()).unwrap_or(false)
+    }
+
+    fn has_ended(&self) -> bool {
+        self.with(|slot| slot.end.is_some()).unwrap_or(false)
+    }
+
+    /// The last byte of the request is handed to the client, unless the attempt has been abandoned:
+    /// then it must stay here.
+    pub(crate) fn hand_over(&self) -> bool {
+        self.with(|slot| match slot.handover {
+            Handover::Refused => false,
+            _ => {
+                slot.handover = Handover::Done;
+                true
+            }
+        })
+        .unwrap_or(false)
+    }
+
+    /// The request counts as sent from now on, whatever becomes of its body.
+    pub(crate) fn count_as_sent(&self) {
+        self.hand_over();
+    }
+
+    /// Whether the attempt was abandoned before its request was handed over.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.with(|slot| slot.handover == Handover::Refused).unwrap_or(false)
+    }
+
+    /// The verdict of this attempt, abandoned now, without a response: never sent whole, or
+    /// interrupted and maybe charged. A request that is not out stays in: its body ends with an
+    /// error if a client asks for the rest of it later.
+    pub(crate) fn cut_off(&self) -> Verdict {
+        let sent = self.was_sent();
+        let out = self.with(|slot| {
+            if slot.handover == Handover::Pending {
+                slot.handover = Handover::Refused;
+            }
+            slot.handover == Handover::Done
+        });
+        match (out, sent) {
+            (Some(true), _) => Verdict::interrupted(),
+            (_, true) => Verdict::never_whole(),
+            (_, false) => Verdict::not_sent(),
+        }
+    }
+
+    /// Writes down how the attempt ended. May be called again when the body's end says more than
+    /// its head did.
+    pub(crate) fn end(
+        &self,
+        status: Option<StatusCode>,
+        verdict: &Verdict,
+        cost: Cost,
+        took: Duration,
+    ) {
+        let entry = self.with(|slot| {
+            slot.end = Some((verdict.charge(), cost));
+            slot.entry.clone()
+        });
+        if let Some(entry) = entry.flatten() {
+            entry.end(status.map(|status| status.as_u16()), verdict, cost, took);
+        }
+    }
+
+    /// Nothing more will be known of the attempt: settles its gates and tells those who read along.
+    pub(crate) fn close(&self, end: &AttemptEnd<'_>) {
+        let taken = self.with(|slot| (std::mem::take(&mut slot.gates), slot.entry.clone()));
+        let Some((gates, entry)) = taken else { return };
+        for gate in gates {
+            gate.settle(end);
+        }
+        if let Some(entry) = entry {
+            if let Some(images) = end.images.filter(|&images| images > 0) {
+                entry.count_images(images);
+            }
+            entry.close();
+        }
+    }
+
+    /// Writes down how many images the response held, drafts included.
+    pub(crate) fn count_images(&self, images: u32) {
+        if let Some(entry) = self.with(|slot| slot.entry.clone()).flatten() {
+            entry.count_images(images);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> CallState {
+        CallState::new(CallOptions::new())
+    }
+
+    fn with_allowance(resends: u32) -> CallState {
+        CallState::new(CallOptions::new().maybe_charged_resends(resends))
+    }
+
+    #[test]
+    fn only_certainly_free_verdicts_grant_a_permit_without_an_allowance() {
+        for verdict in [
+            Verdict::not_sent(),
+            Verdict::never_whole(),
+            Verdict::interrupted(),
+            Verdict::delivering(),
+            Verdict::interrupted_delivery(),
+        ] {
+            let granted = state().permit_after(&verdict).is_some();
+            assert_eq!(granted, verdict.charge().is_surely_free(), "{verdict:?}");
+        }
+    }
+
+    #[test]
+    fn an_allowance_never_buys_what_was_charged() {
+        let state = with_allowance(5);
+        assert!(state.permit_after(&Verdict::delivering()).is_none());
+        assert_eq!(state.allowance_left(), 5);
+    }
+
+    #[test]
+    fn what_is_surely_free_costs_no_allowance() {
+        let state = with_allowance(1);
+        for _ in 0..3 {
+            assert!(state.permit_after(&Verdict::not_sent()).is_some());
+        }
+        assert_eq!(state.allowance_left(), 1);
+        assert!(state.permit_after(&Verdict::interrupted()).is_some());
+        assert!(state.permit_after(&Verdict::interrupted()).is_none());
+    }
+
+    // Without sharing, each target of a fallback got an allowance of its own from the retry inside
+    // it.
+    #[test]
+    fn clones_share_one_allowance_even_if_it_is_set_later() {
+        let state = state();
+        let clone = state.clone();
+        state.default_allowance(1);
+        clone.default_allowance(7);
+        assert!(state.permit_after(&Verdict::interrupted()).is_some());
+        assert_eq!(clone.allowance_left(), 0);
+    }
+
+    // A default deadline that a fallback or a ladder set was one for each target or size.
+    #[tokio::test(start_paused = true)]
+    async fn a_call_has_one_deadline_and_it_counts_from_its_start() {
+        let state = state();
+        let started = state.started();
+        tokio::time::advance(Duration::from_secs(3)).await;
+        state.default_deadline(Duration::from_secs(10));
+        state.default_deadline(Duration::from_secs(60));
+        assert_eq!(state.deadline(), Some(started + Duration::from_secs(10)));
+        state.limit_deadline(started + Duration::from_secs(5));
+        state.limit_deadline(started + Duration::from_secs(9));
+        assert_eq!(state.deadline(), Some(started + Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn an_attempt_is_free_until_its_request_is_handed_over() {
+        let state = state();
+        assert_eq!(state.cut_off().charge(), Charge::None);
+        let attempt = state.new_attempt();
+        attempt.begin(&Call::unrecognised());
+        assert_eq!(attempt.cut_off(), Verdict::never_whole());
+        assert!(!attempt.hand_over(), "what was called free must not go out any more");
+        assert_eq!(state.cut_off().charge(), Charge::None);
+        attempt.end(None, &Verdict::not_sent(), Cost::ZERO, Duration::ZERO);
+
+        let attempt = state.new_attempt();
+        attempt.begin(&Call::unrecognised());
+        attempt.count_as_sent();
+        assert_eq!(state.cut_off().charge(), Charge::Maybe);
+        assert_eq!(state.worst_charge(), Charge::Maybe);
+        attempt.end(None, &Verdict::interrupted(), Cost::UNKNOWN, Duration::ZERO);
+
+        let next = state.new_attempt();
+        next.begin(&Call::unrecognised());
+        assert_eq!(state.charges(), (Charge::Maybe, Charge::None));
+        assert_eq!(state.cut_off().charge(), Charge::None, "the next request is another one");
+    }
+
+    // A deadline that passed in the wait after a free attempt was called "maybe charged".
+    #[test]
+    fn a_call_that_is_abandoned_between_two_attempts_was_not_sent() {
+        let state = state();
+        let attempt = state.new_attempt();
+        attempt.begin(&Call::unrecognised());
+        attempt.count_as_sent();
+        attempt.end(None, &Verdict::not_sent(), Cost::ZERO, Duration::ZERO);
+        assert_eq!(state.cut_off(), Verdict::not_sent());
+    }
+
+    // One trail given to two calls at once: the second's beginning made the first's request look as
+    // though it had not gone out.
+    #[test]
+    fn calls_that_share_a_trail_never_speak_for_each_other() {
+        let trail = Trail::new();
+        let call = || CallState::new(CallOptions::new().trail(trail.clone()));
+        let (first, second) = (call(), call());
+        let sent = first.new_attempt();
+        sent.begin(&Call::unrecognised());
+        sent.count_as_sent();
+        second.new_attempt().begin(&Call::unrecognised());
+        assert_eq!(first.cut_off().charge(), Charge::Maybe);
+        assert_eq!(second.cut_off().charge(), Charge::None);
+    }
+}
