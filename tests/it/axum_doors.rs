@@ -11,10 +11,10 @@ use tower::layer::layer_fn;
 use tower::util::MapRequest;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_gemini::answer_errors::answer_to;
-use tower_gemini::body::ReplayBody;
+use tower_gemini::body::WireBody;
 use tower_gemini::error::{Error, TimeLimit};
-use tower_gemini::verdict::{Outcome, Verdict};
 use tower_gemini::jittered_retry::RetryPolicy;
+use tower_gemini::verdict::{Outcome, Verdict};
 use tower_gemini::{AnswerErrorsLayer, GeminiStack};
 use tower_gemini_sim::{Fault, Sim};
 
@@ -43,7 +43,7 @@ fn router(sim: &Sim) -> axum::Router {
     };
     let layer = layer_fn(|route| {
         // A route takes axum's own body.
-        let route = MapRequest::new(route, |request: Request<ReplayBody>| request.map(Body::new));
+        let route = MapRequest::new(route, |request: Request<WireBody>| request.map(Body::new));
         AnswerErrorsLayer::new().layer(GeminiStack::new().raw(route))
     });
     axum::Router::new().fallback(handler).layer(layer)
@@ -154,7 +154,7 @@ fn an_upstream_status_that_may_have_cost_something_is_not_passed_on_where_client
                 None,
             ),
         ] {
-            let client = tower::service_fn(move |request: Request<ReplayBody>| async move {
+            let client = tower::service_fn(move |request: Request<WireBody>| async move {
                 let _ = request.into_body().collect().await;
                 let answer =
                     Response::builder().status(status).body(Full::new(Bytes::from(body))).unwrap();
@@ -216,7 +216,7 @@ fn a_client_that_is_never_ready_is_an_answer_too() {
     in_paused_time(async {
         #[derive(Clone)]
         struct Closed;
-        impl tower::Service<Request<ReplayBody>> for Closed {
+        impl tower::Service<Request<WireBody>> for Closed {
             type Response = Response<Full<Bytes>>;
             type Error = io::Error;
             type Future = std::future::Pending<Result<Self::Response, io::Error>>;
@@ -226,7 +226,7 @@ fn a_client_that_is_never_ready_is_an_answer_too() {
             ) -> std::task::Poll<Result<(), io::Error>> {
                 std::task::Poll::Ready(Err(io::Error::other("the pool is closed")))
             }
-            fn call(&mut self, _: Request<ReplayBody>) -> Self::Future {
+            fn call(&mut self, _: Request<WireBody>) -> Self::Future {
                 std::future::pending()
             }
         }
@@ -239,7 +239,7 @@ fn a_client_that_is_never_ready_is_an_answer_too() {
 #[test]
 fn an_unreachable_server_says_that_nothing_was_charged() {
     in_paused_time(async {
-        let refuse = service_fn(|_: Request<ReplayBody>| async {
+        let refuse = service_fn(|_: Request<WireBody>| async {
             Err::<Response<Full<Bytes>>, _>(io::Error::from(io::ErrorKind::ConnectionRefused))
         });
         let service = AnswerErrorsLayer::new().layer(GeminiStack::new().raw(refuse));

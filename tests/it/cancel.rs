@@ -14,9 +14,9 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use tower::{Service, ServiceExt};
-use tower_gemini::body::ReplayBody;
 use tower_gemini::CallOptions;
 use tower_gemini::Trail;
+use tower_gemini::body::WireBody;
 use tower_gemini::verdict::Charge;
 use tower_gemini_sim::{Fault, SimBody, SimError, SimService};
 
@@ -61,7 +61,7 @@ impl Body for HeldBody {
     }
 }
 
-impl Service<Request<ReplayBody>> for Counted {
+impl Service<Request<WireBody>> for Counted {
     type Response = Response<HeldBody>;
     type Error = SimError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, SimError>> + Send>>;
@@ -70,7 +70,7 @@ impl Service<Request<ReplayBody>> for Counted {
         Service::<Request<Full<Bytes>>>::poll_ready(&mut self.inner, cx)
     }
 
-    fn call(&mut self, request: Request<ReplayBody>) -> Self::Future {
+    fn call(&mut self, request: Request<WireBody>) -> Self::Future {
         let hold = Hold::take(&self.held);
         let mut inner = self.inner.clone();
         Box::pin(async move {

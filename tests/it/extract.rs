@@ -4,8 +4,8 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use proptest::prelude::*;
 use tower::ServiceExt;
-use tower_gemini::verdict::{Charge, Outcome};
 use tower_gemini::final_image_extract::save_image;
+use tower_gemini::verdict::{Charge, Outcome};
 use tower_gemini_sim::{Fault, Refusal, Shape, Sim, hash64};
 
 use crate::harness::{Ask, Scenario, TAG, cases, in_paused_time};
@@ -136,9 +136,10 @@ fn a_large_answer_streams_through_untouched() {
 // It was paid for: a bound on memory must not lose it.
 #[test]
 fn an_answer_longer_than_what_is_held_passes_with_its_drafts() {
-    use tower::Layer;
     use tower_gemini::final_image_extract::FinalImageJsonLayer;
-    use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer};
+    use tower_gemini::{
+        ClassifyGeminiErrorLayer, CollectRequestLayer, SingleAttemptLayer, compose,
+    };
 
     in_paused_time(async {
         let drafts = Shape { drafts: 2, ..Shape::default() };
@@ -146,11 +147,13 @@ fn an_answer_longer_than_what_is_held_passes_with_its_drafts() {
         let ask = async |max_held_bytes: Option<usize>| {
             let sim = scenario.sim();
             // Parts of a big answer pass without being peeked whole.
-            let client = ClassifyGeminiErrorLayer::new().layer(sim.service());
             let strip = max_held_bytes.map_or_else(FinalImageJsonLayer::new, |most| {
                 FinalImageJsonLayer::new().max_held_bytes(most)
             });
-            let service = CollectRequestLayer::new().layer(strip.layer(client));
+            let single = SingleAttemptLayer::new();
+            let layers =
+                (CollectRequestLayer::new(), strip, single, ClassifyGeminiErrorLayer::new());
+            let service = compose(layers, sim.service());
             let body = service
                 .oneshot(scenario.request(TAG))
                 .await

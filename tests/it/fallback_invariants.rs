@@ -10,10 +10,10 @@ use proptest::test_runner::TestCaseError;
 use serde_json::json;
 use tower::{Layer, ServiceExt};
 use tower_gemini::CallOptions;
-use tower_gemini::target::{MustKeep, Target};
-use tower_gemini::trail::{Step, Trail};
 use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::model_fallback::Chain;
+use tower_gemini::target::{MustKeep, Target};
+use tower_gemini::trail::{Step, Trail};
 use tower_gemini::{
     AttemptTimeoutLayer, ClassifyGeminiErrorLayer, CollectRequestLayer, JitteredRetryLayer,
     ModelFallbackLayer, ResolutionFallbackLayer,

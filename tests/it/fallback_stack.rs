@@ -11,15 +11,15 @@ use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use tokio::time::{Instant, advance};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
-use tower_gemini::body::{JudgedBody, ReplayBody};
-use tower_gemini::catalog::{Catalog, Date, Model, Thinking};
 use tower_gemini::CallOptions;
 use tower_gemini::Error;
-use tower_gemini::target::{GivenUp, MustKeep, Served, Target, Upstream};
-use tower_gemini::trail::{SkipReason, Step, Trail};
+use tower_gemini::body::{JudgedBody, WireBody};
+use tower_gemini::catalog::{Catalog, Date, Model, Thinking};
 use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::model_fallback::{Chain, Condition, CoolDowns, FallbackPolicy, presets};
 use tower_gemini::resolution_fallback::Ladder;
+use tower_gemini::target::{GivenUp, MustKeep, Served, Target, Upstream};
+use tower_gemini::trail::{SkipReason, Step, Trail};
 use tower_gemini::{
     AttemptTimeoutLayer, ClassifyGeminiErrorLayer, CollectRequestLayer, GeminiStack,
     JitteredRetryLayer, ModelFallbackLayer, ResolutionFallbackLayer,
@@ -512,7 +512,7 @@ impl<S: Clone> Clone for Asked<S> {
     }
 }
 
-impl<S: Service<Request<ReplayBody>>> Service<Request<ReplayBody>> for Asked<S> {
+impl<S: Service<Request<WireBody>>> Service<Request<WireBody>> for Asked<S> {
     type Response = S::Response;
     type Error = S::Error;
     type Future = S::Future;
@@ -521,7 +521,7 @@ impl<S: Service<Request<ReplayBody>>> Service<Request<ReplayBody>> for Asked<S> 
         self.ready = true;
         self.inner.poll_ready(cx)
     }
-    fn call(&mut self, request: Request<ReplayBody>) -> S::Future {
+    fn call(&mut self, request: Request<WireBody>) -> S::Future {
         assert!(std::mem::take(&mut self.ready), "called without having been made ready");
         self.inner.call(request)
     }

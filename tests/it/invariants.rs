@@ -10,8 +10,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestError, TestRunner};
 use tower::{Service, ServiceExt};
 use tower_gemini::Error;
-use tower_gemini::verdict::Verdict;
 use tower_gemini::jittered_retry::{Backoff, Jitter, RetryPolicy, presets};
+use tower_gemini::verdict::Verdict;
 use tower_gemini_sim::{Fault, Refusal};
 
 use crate::harness::{

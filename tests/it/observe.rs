@@ -20,19 +20,19 @@ use metrics::{
 };
 use proptest::prelude::*;
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_gemini::ResolutionFallbackLayer;
-use tower_gemini::clock::RuntimeClock;
-use tower_gemini::call::ModelId;
 use tower_gemini::CallOptions;
+use tower_gemini::ResolutionFallbackLayer;
+use tower_gemini::call::ModelId;
+use tower_gemini::clock::RuntimeClock;
 use tower_gemini::ledger::Cost;
-use tower_gemini::trail::{AttemptId, Step, Trail};
-use tower_gemini::verdict::{Charge, Outcome, Verdict};
 use tower_gemini::model_fallback::Chain;
 use tower_gemini::observe::{
     CallId, CallOutcome, Health, HealthTargets, ObserveLayer, record_quota,
 };
 use tower_gemini::peak_hour_router::{Schedule, Window, Zone};
 use tower_gemini::quota_guard::{Limits, QuotaGuardLayer};
+use tower_gemini::trail::{AttemptId, Step, Trail};
+use tower_gemini::verdict::{Charge, Outcome, Verdict};
 use tower_gemini::{GeminiStack, ModelFallbackLayer};
 use tower_gemini_sim::{Delivered, Fault, Shape, Sim};
 

@@ -11,14 +11,14 @@ use http::{Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use tower::{Layer, Service, ServiceExt};
-use tower_gemini::clock::{Clock, RuntimeClock};
-use tower_gemini::body::ReplayBody;
-use tower_gemini::call::{Call, ModelId};
-use tower_gemini::context::{CallOptions, Deferrable, PreferModel};
 use tower_gemini::Error;
-use tower_gemini::trail::{PreferReason, Step, Trail, WaitReason};
+use tower_gemini::body::WireBody;
+use tower_gemini::call::{Call, ModelId};
+use tower_gemini::clock::{Clock, RuntimeClock};
+use tower_gemini::context::{CallOptions, Deferrable, PreferModel};
 use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::peak_hour_router::{Learning, Schedule, presets};
+use tower_gemini::trail::{PreferReason, Step, Trail, WaitReason};
 use tower_gemini::{
     ClassifyGeminiErrorLayer, CollectRequestLayer, JitteredRetryLayer, PeakHourRouter,
     PeakHourRouterLayer,
@@ -110,7 +110,7 @@ fn stack<S>(
 ) -> impl Service<Request<Full<Bytes>>, Response: Send, Error = Error> + Clone + use<S>
 where
     S: Service<
-            Request<ReplayBody>,
+            Request<WireBody>,
             Response = Response<Full<Bytes>>,
             Error = Infallible,
             Future: Send,
@@ -124,7 +124,7 @@ where
 }
 
 fn router() -> PeakHourRouterLayer {
-    PeakHourRouterLayer::new(presets::article_002()).in_peak("nano-banana-2", PRO).clock(clock())
+    PeakHourRouterLayer::new(presets::TEN_TO_FOURTEEN_UTC.schedule()).in_peak("nano-banana-2", PRO).clock(clock())
 }
 
 #[test]
@@ -244,9 +244,9 @@ proptest! {
     /// Whatever the hour and the patience: a deferrable call is sent in a quiet moment, or at once.
     #[test]
     fn a_deferrable_call_is_sent_at_once_or_in_the_first_quiet_moment(
-        start in 0_u64..7 * 86_400, patience in 0_u64..48 * 3600, article in 0_usize..4,
+        start in 0_u64..7 * 86_400, patience in 0_u64..48 * 3600, preset in 0_usize..3,
     ) {
-        let schedule = [presets::article_001(), presets::article_002(), presets::article_003(), presets::article_004()][article].clone();
+        let schedule = presets::ALL[preset].schedule();
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(HALF_PAST_NOON + start);
         let waited = in_paused_time(async {
             let router = PeakHourRouterLayer::new(schedule.clone()).clock(RuntimeClock::starting_at(at));
@@ -265,7 +265,7 @@ proptest! {
 #[derive(Clone)]
 struct Leads<S>(S);
 
-impl<S: Service<Request<ReplayBody>>> Service<Request<ReplayBody>> for Leads<S> {
+impl<S: Service<Request<WireBody>>> Service<Request<WireBody>> for Leads<S> {
     type Response = S::Response;
     type Error = S::Error;
     type Future = S::Future;
@@ -274,14 +274,14 @@ impl<S: Service<Request<ReplayBody>>> Service<Request<ReplayBody>> for Leads<S> 
         self.0.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<ReplayBody>) -> Self::Future {
+    fn call(&mut self, mut request: Request<WireBody>) -> Self::Future {
         if let Some(PreferModel(model)) = request.extensions().get().cloned() {
             let uri: Uri = format!("/v1beta/models/{model}:generateContent").parse().unwrap();
             let call = Arc::new(Call::parse(&Method::POST, &uri, request.headers(), None));
             let chunks = request.body().chunks().unwrap().to_vec();
             let context = request.body().context().clone();
             *request.uri_mut() = uri;
-            request = request.map(|_| ReplayBody::whole(chunks, None, call, context));
+            request = request.map(|_| WireBody::whole(chunks, None, call, context));
         }
         self.0.call(request)
     }
@@ -294,7 +294,7 @@ struct Night {
     failures: Arc<Mutex<(u64, u64)>>,
 }
 
-impl Service<Request<ReplayBody>> for Night {
+impl Service<Request<WireBody>> for Night {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
     type Future = Ready<Result<Self::Response, Infallible>>;
@@ -303,7 +303,7 @@ impl Service<Request<ReplayBody>> for Night {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<ReplayBody>) -> Self::Future {
+    fn call(&mut self, request: Request<WireBody>) -> Self::Future {
         let unix = self.clock.now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
         let fails =
             (3..5).contains(&(unix % 86_400 / 3600)) && request.uri().path().contains("flash");
@@ -378,8 +378,8 @@ fn what_attempts_inside_a_retry_came_to_is_learned_too() {
         gemini.oneshot(scenario.request(TAG)).await.unwrap();
         assert_eq!(sim.ledger().sends(TAG), 3);
         let learned = router.learned().unwrap();
-        let hour = tower_gemini::peak_hour_router::Hour {
-            of_week: presets::article_002().hour_of_week(clock().now()),
+        let hour = tower_gemini::peak_hour_router::WeekHour {
+            of_week: presets::TEN_TO_FOURTEEN_UTC.schedule().hour_of_week(clock().now()),
             of_utc_day: 12,
             unix: clock().now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() as i64,
         };

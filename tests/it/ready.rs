@@ -10,13 +10,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_gemini::body::ReplayBody;
+use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_gemini::Error;
+use tower_gemini::body::{CallBody, WireBody};
 use tower_gemini::jittered_retry::{Backoff, RetryPolicy};
 use tower_gemini::{
     AttemptTimeoutLayer, ClassifyGeminiErrorLayer, CollectRequestLayer, FinalImageExtractLayer,
-    GeminiStack, JitteredRetryLayer, SpendingLayer, ThoughtSignaturesLayer,
+    GeminiStack, JitteredRetryLayer, SingleAttemptLayer, SpendingLayer, ThoughtSignaturesLayer,
+    compose,
 };
 
 use crate::harness::{Scenario, in_paused_time};
@@ -100,68 +101,25 @@ fn no_layer_calls_an_unready_service() {
     in_paused_time(async {
         let collect = CollectRequestLayer::new();
         let classify = ClassifyGeminiErrorLayer::new();
-        let judging = classify.clone();
         let retry = JitteredRetryLayer::new(RetryPolicy::uniform(
             4,
             Backoff::constant(Duration::from_secs(1)),
         ));
-        twice(
-            ServiceBuilder::new()
-                .layer(collect)
-                .layer(classify.clone())
-                .service(Probe::new(&[200])),
-        )
-        .await;
-        twice(
-            ServiceBuilder::new()
-                .layer(collect)
-                .layer(AttemptTimeoutLayer::new())
-                .layer(classify.clone())
-                .service(Probe::new(&[200])),
-        )
-        .await;
+        let single = SingleAttemptLayer::new();
+        twice(compose((collect, single, classify.clone()), Probe::new(&[200]))).await;
+        let timeout = AttemptTimeoutLayer::new();
+        twice(compose((collect, single, timeout, classify.clone()), Probe::new(&[200]))).await;
         // Retry is probed where it sends again.
-        twice(
-            ServiceBuilder::new()
-                .layer(collect)
-                .layer(retry.clone())
-                .layer(classify.clone())
-                .service(Probe::new(&[503, 503, 200])),
-        )
-        .await;
-        twice(
-            ServiceBuilder::new()
-                .layer(collect)
-                .layer(FinalImageExtractLayer::new())
-                .layer(classify.clone())
-                .service(Probe::new(&[200])),
-        )
-        .await;
-        twice(
-            ServiceBuilder::new()
-                .layer(collect)
-                .layer(FinalImageExtractLayer::json())
-                .layer(classify)
-                .service(Probe::new(&[200])),
-        )
-        .await;
-        // These two stand in no ready-made stack.
-        twice(
-            ServiceBuilder::new()
-                .layer(collect)
-                .layer(SpendingLayer::new())
-                .layer(judging.clone())
-                .service(Probe::new(&[200])),
-        )
-        .await;
-        twice(
-            ServiceBuilder::new()
-                .layer(collect)
-                .layer(ThoughtSignaturesLayer::new())
-                .layer(judging)
-                .service(Probe::new(&[200])),
-        )
-        .await;
+        let probe = Probe::new(&[503, 503, 200]);
+        twice(compose((collect, retry.clone(), classify.clone()), probe)).await;
+        let images = FinalImageExtractLayer::new();
+        twice(compose((collect, images, single, classify.clone()), Probe::new(&[200]))).await;
+        let json = FinalImageExtractLayer::json();
+        twice(compose((collect, json, single, classify.clone()), Probe::new(&[200]))).await;
+        let spending = SpendingLayer::new();
+        twice(compose((collect, single, spending, classify.clone()), Probe::new(&[200]))).await;
+        let signatures = ThoughtSignaturesLayer::new();
+        twice(compose((collect, signatures, single, classify), Probe::new(&[200]))).await;
         let stack = GeminiStack::new().retry(retry);
         twice(stack.images(Probe::new(&[503, 200, 503, 503, 200, 200]))).await;
         twice(stack.raw(Probe::new(&[503, 200]))).await;
@@ -177,25 +135,26 @@ fn the_probe_finds_a_layer_that_calls_a_clone() {
     #[derive(Clone)]
     struct CallsClone<S>(S);
 
-    impl<S> Service<Request<ReplayBody>> for CallsClone<S>
+    impl<S> Service<Request<CallBody>> for CallsClone<S>
     where
-        S: Service<Request<ReplayBody>> + Clone,
+        S: tower_gemini::stage::CallService,
     {
         type Response = S::Response;
-        type Error = S::Error;
+        type Error = Error;
         type Future = S::Future;
 
-        fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
             self.0.poll_ready(cx)
         }
 
-        fn call(&mut self, request: Request<ReplayBody>) -> Self::Future {
+        fn call(&mut self, request: Request<CallBody>) -> Self::Future {
             self.0.clone().call(request)
         }
     }
 
     in_paused_time(async {
-        let judged = ClassifyGeminiErrorLayer::new().layer(Probe::new(&[200]));
+        let classify = ClassifyGeminiErrorLayer::new();
+        let judged = compose((SingleAttemptLayer::new(), classify), Probe::new(&[200]));
         twice(CollectRequestLayer::new().layer(CallsClone(judged))).await;
     });
 }
@@ -203,13 +162,13 @@ fn the_probe_finds_a_layer_that_calls_a_clone() {
 #[test]
 fn an_inner_service_that_fails_to_be_ready_is_not_charged() {
     in_paused_time(async {
-        let broken = service_fn(|_: Request<ReplayBody>| async {
+        let broken = service_fn(|_: Request<WireBody>| async {
             Ok::<Response<Full<Bytes>>, std::io::Error>(Response::default())
         })
         .map_err(|error: std::io::Error| error);
         #[derive(Clone)]
         struct NeverReady<S>(S);
-        impl<S: Service<Request<ReplayBody>, Error = std::io::Error>> Service<Request<ReplayBody>>
+        impl<S: Service<Request<WireBody>, Error = std::io::Error>> Service<Request<WireBody>>
             for NeverReady<S>
         {
             type Response = S::Response;
@@ -218,7 +177,7 @@ fn an_inner_service_that_fails_to_be_ready_is_not_charged() {
             fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), std::io::Error>> {
                 Poll::Ready(Err(std::io::Error::other("the pool is closed")))
             }
-            fn call(&mut self, request: Request<ReplayBody>) -> Self::Future {
+            fn call(&mut self, request: Request<WireBody>) -> Self::Future {
                 self.0.call(request)
             }
         }

@@ -7,13 +7,16 @@ use http::Request;
 use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tower::{Layer, Service, ServiceExt};
+use tower::{Service, ServiceExt};
 use tower_gemini::CallOptions;
+use tower_gemini::stage::WireClient;
+use tower_gemini::thought_signatures::{Missing, PLACEHOLDER};
 use tower_gemini::trail::{Step, Trail};
 use tower_gemini::verdict::{Charge, Outcome};
-use tower_gemini::thought_signatures::{Missing, PLACEHOLDER};
 use tower_gemini::{
-    ClassifyGeminiErrorLayer, CollectRequestLayer, FinalImageExtractLayer, ThoughtSignaturesLayer,
+    ClassifyGeminiError, ClassifyGeminiErrorLayer, CollectRequest, CollectRequestLayer,
+    FinalImageExtractLayer, SingleAttempt, SingleAttemptLayer, ThoughtSignatures,
+    ThoughtSignaturesLayer, compose,
 };
 use tower_gemini_sim::{Fault, ImageOptions, Latency, Shape, Sim};
 
@@ -115,7 +118,7 @@ struct Sent {
     bodies: std::sync::Arc<std::sync::Mutex<Vec<Bytes>>>,
 }
 
-impl Service<Request<tower_gemini::body::ReplayBody>> for Sent {
+impl Service<Request<tower_gemini::body::WireBody>> for Sent {
     type Response = http::Response<tower_gemini_sim::SimBody>;
     type Error = tower_gemini_sim::SimError;
     type Future = tower_gemini_sim::SimFuture;
@@ -127,7 +130,7 @@ impl Service<Request<tower_gemini::body::ReplayBody>> for Sent {
         std::task::Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<tower_gemini::body::ReplayBody>) -> Self::Future {
+    fn call(&mut self, request: Request<tower_gemini::body::WireBody>) -> Self::Future {
         let body = Bytes::from(request.body().chunks().unwrap().concat());
         if let Some(length) = request.headers().get("content-length") {
             assert_eq!(
@@ -139,6 +142,15 @@ impl Service<Request<tower_gemini::body::ReplayBody>> for Sent {
         self.bodies.lock().unwrap().push(body);
         self.inner.call(request)
     }
+}
+
+/// The layer over a client, each call sent once.
+fn signing<S: WireClient>(
+    layer: ThoughtSignaturesLayer,
+    client: S,
+) -> CollectRequest<ThoughtSignatures<SingleAttempt<ClassifyGeminiError<S>>>> {
+    let single = SingleAttemptLayer::new();
+    compose((CollectRequestLayer::new(), layer, single, ClassifyGeminiErrorLayer::new()), client)
 }
 
 fn sent(sim: &Sim) -> Sent {
@@ -168,7 +180,7 @@ proptest! {
             let sim = sim(seed, shape, Some(signature_bytes));
             let sent = sent(&sim);
             let layer = ThoughtSignaturesLayer::new();
-            let gemini = CollectRequestLayer::new().layer(layer.layer(ClassifyGeminiErrorLayer::new().layer(sent.clone())));
+            let gemini = signing(layer.clone(), sent.clone());
             let answer = gemini.clone().oneshot(post(path, verb, &first_turn())).await.unwrap();
             let answer = answer.into_body().collect().await.unwrap().to_bytes();
             let parts = parts_of(&answer);
@@ -193,9 +205,16 @@ fn the_image_taken_out_is_known_again_too() {
     in_paused_time(async {
         let sim = sim(4, Shape::DOCUMENTED, None);
         let layer = ThoughtSignaturesLayer::new();
-        let judged = layer.layer(ClassifyGeminiErrorLayer::new().layer(sim.service()));
-        let images =
-            CollectRequestLayer::new().layer(FinalImageExtractLayer::new().layer(judged.clone()));
+        let images = compose(
+            (
+                CollectRequestLayer::new(),
+                FinalImageExtractLayer::new(),
+                layer.clone(),
+                SingleAttemptLayer::new(),
+                ClassifyGeminiErrorLayer::new(),
+            ),
+            sim.service(),
+        );
         let image = images
             .clone()
             .oneshot(post(DEVELOPER, "generateContent", &first_turn()))
@@ -221,10 +240,7 @@ fn what_is_refused_here_is_refused_there_in_the_same_words() {
             json!({ "inlineData": { "mimeType": "image/png", "data": "BBBB" } }),
         ]);
         let sim = sim(1, Shape::DOCUMENTED, None);
-        let gemini = |layer: ThoughtSignaturesLayer| {
-            CollectRequestLayer::new()
-                .layer(layer.layer(ClassifyGeminiErrorLayer::new().layer(sim.service())))
-        };
+        let gemini = |layer: ThoughtSignaturesLayer| signing(layer.clone(), sim.service());
         let here = gemini(ThoughtSignaturesLayer::new())
             .oneshot(post(DEVELOPER, "generateContent", &body))
             .await
@@ -256,8 +272,7 @@ fn a_signature_of_one_backend_is_never_given_to_the_other() {
         let sim = sim(2, Shape::DOCUMENTED, None);
         let sent = sent(&sim);
         let layer = ThoughtSignaturesLayer::new().missing(Missing::Send);
-        let gemini = CollectRequestLayer::new()
-            .layer(layer.layer(ClassifyGeminiErrorLayer::new().layer(sent.clone())));
+        let gemini = signing(layer.clone(), sent.clone());
         let answer = gemini
             .clone()
             .oneshot(post(DEVELOPER, "generateContent", &first_turn()))
@@ -279,8 +294,7 @@ fn of_an_answer_that_broke_off_nothing_is_remembered() {
         let sim = sim(3, Shape::DOCUMENTED, None);
         sim.push_script([Fault::TruncatedBody { at: 700 }]);
         let layer = ThoughtSignaturesLayer::new();
-        let gemini = CollectRequestLayer::new()
-            .layer(layer.layer(ClassifyGeminiErrorLayer::new().layer(sim.service())));
+        let gemini = signing(layer.clone(), sim.service());
         if let Ok(answer) = gemini.oneshot(post(DEVELOPER, "generateContent", &first_turn())).await
         {
             let _ = answer.into_body().collect().await;

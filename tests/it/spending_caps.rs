@@ -7,14 +7,14 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use tower::{Layer, Service, ServiceExt};
-use tower_gemini::call::Call;
-use tower_gemini::catalog::Catalog;
 use tower_gemini::CallOptions;
 use tower_gemini::Error;
-use tower_gemini::trail::{Step, StopReason, Trail};
-use tower_gemini::verdict::Charge;
+use tower_gemini::call::Call;
+use tower_gemini::catalog::Catalog;
 use tower_gemini::jittered_retry::{Backoff, RetryPolicy};
 use tower_gemini::spending::{Caps, Plan, worst_case};
+use tower_gemini::trail::{Step, StopReason, Trail};
+use tower_gemini::verdict::Charge;
 use tower_gemini::{
     AttemptTimeoutLayer, ClassifyGeminiErrorLayer, CollectRequestLayer, JitteredRetryLayer,
     SpendingLayer,

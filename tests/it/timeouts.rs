@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use tower_gemini::error::TimeLimit;
-use tower_gemini::verdict::{Charge, Outcome};
 use tower_gemini::jittered_retry::RetryPolicy;
+use tower_gemini::verdict::{Charge, Outcome};
 use tower_gemini_sim::Fault;
 
 use crate::harness::{Ask, Scenario, TAG, in_paused_time, run, violations};

@@ -9,12 +9,12 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use tokio::time::Instant;
-use tower_gemini::body::{JudgedBody, ReplayBody};
+use tower_gemini::Error;
+use tower_gemini::body::{JudgedBody, WireBody};
 use tower_gemini::call::{Call, ModelId, Verb};
 use tower_gemini::context::CallContext;
-use tower_gemini::Error;
-use tower_gemini::verdict::{Detail, Outcome, Verdict};
 use tower_gemini::quota_guard::{Dimension, Limits, PacificDay};
+use tower_gemini::verdict::{Detail, Outcome, Verdict};
 
 pub(crate) const MODEL: &str = "gemini-3.1-flash-image";
 /// 2026-03-08 20:00 UTC: the day of a daylight change, at noon Pacific.
@@ -34,9 +34,9 @@ pub(crate) fn call(tokens: u64, images: u32) -> Arc<Call> {
     Arc::new(call)
 }
 
-pub(crate) fn request(tokens: u64, images: u32, context: CallContext) -> Request<ReplayBody> {
+pub(crate) fn request(tokens: u64, images: u32, context: CallContext) -> Request<WireBody> {
     let body =
-        ReplayBody::whole(vec![Bytes::from_static(b"{}")], None, call(tokens, images), context);
+        WireBody::whole(vec![Bytes::from_static(b"{}")], None, call(tokens, images), context);
     Request::post(format!("/v1beta/models/{MODEL}:generateContent")).body(body).unwrap()
 }
 
@@ -79,7 +79,7 @@ impl Google {
     /// The request travels, arrives, is counted, and is answered some seconds later.
     pub(crate) async fn answer(
         self,
-        request: Request<ReplayBody>,
+        request: Request<WireBody>,
     ) -> Result<Response<JudgedBody<Full<Bytes>>>, Error> {
         let (travel, work) = {
             let mut inner = self.0.lock().unwrap();

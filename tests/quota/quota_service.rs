@@ -11,17 +11,15 @@ use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use tokio::time::{Instant, advance, sleep};
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_gemini::clock::RuntimeClock;
-use tower_gemini::body::{JudgedBody, ReplayBody};
 use tower_gemini::CallOptions;
 use tower_gemini::Error;
-use tower_gemini::trail::{Step, Trail, WaitReason};
-use tower_gemini::verdict::{
-    Charge, Detail, Outcome, QuotaCharge, Verdict, WaitHint, WaitSource,
-};
+use tower_gemini::body::{JudgedBody, WireBody};
+use tower_gemini::clock::RuntimeClock;
 use tower_gemini::quota_guard::{
     Dimension, Limits, ProjectId, QuotaGuard, QuotaGuardLayer, QuotaKey, Saturation,
 };
+use tower_gemini::trail::{Step, Trail, WaitReason};
+use tower_gemini::verdict::{Charge, Detail, Outcome, QuotaCharge, Verdict, WaitHint, WaitSource};
 
 use crate::google::{Google, MODEL, call, request, start};
 
@@ -35,7 +33,7 @@ fn key() -> QuotaKey {
     QuotaKey::new("default", MODEL)
 }
 
-fn answer(request: &Request<ReplayBody>, status: u16, verdict: Verdict) -> Answer {
+fn answer(request: &Request<WireBody>, status: u16, verdict: Verdict) -> Answer {
     let (call, context) = (request.body().call().clone(), request.body().context().clone());
     let mut response =
         Response::new(JudgedBody::local(Bytes::from_static(b"{}"), verdict, call, context));
@@ -152,7 +150,7 @@ async fn only_what_was_surely_not_counted_is_given_back() {
         let layer = layer(Limits::unlimited().rpm(5));
         let service = guard(
             &layer,
-            service_fn(move |_: Request<ReplayBody>| {
+            service_fn(move |_: Request<WireBody>| {
                 let verdict = verdict.clone();
                 async move { Err::<Answer, _>(Error::transport("down".into(), verdict)) }
             }),
@@ -168,7 +166,7 @@ async fn a_dropped_call_settles_by_how_far_it_got() {
     let layer = layer(Limits::unlimited().rpm(5));
     let mut service = guard(
         &layer,
-        service_fn(|_: Request<ReplayBody>| std::future::pending::<Result<Answer, Error>>()),
+        service_fn(|_: Request<WireBody>| std::future::pending::<Result<Answer, Error>>()),
     );
     let entry = |layer: &QuotaGuardLayer| layer.ledger(&key()).unwrap().entries[0];
     // Never polled: never sent.
@@ -277,7 +275,7 @@ async fn a_heavy_call_is_not_overtaken_by_light_ones() {
         &layer,
         service_fn({
             let order = order.clone();
-            move |request: Request<ReplayBody>| {
+            move |request: Request<WireBody>| {
                 order.lock().unwrap().push(request.body().call().input_tokens_estimate);
                 async move { Ok::<_, Error>(answer(&request, 200, Verdict::delivering())) }
             }
@@ -306,7 +304,7 @@ async fn the_instance_that_was_made_ready_is_the_one_that_is_called() {
             Self { ready: false }
         }
     }
-    impl Service<Request<ReplayBody>> for Probe {
+    impl Service<Request<WireBody>> for Probe {
         type Response = Answer;
         type Error = Error;
         type Future = std::future::Ready<Result<Answer, Error>>;
@@ -314,7 +312,7 @@ async fn the_instance_that_was_made_ready_is_the_one_that_is_called() {
             self.ready = true;
             Poll::Ready(Ok(()))
         }
-        fn call(&mut self, request: Request<ReplayBody>) -> Self::Future {
+        fn call(&mut self, request: Request<WireBody>) -> Self::Future {
             assert!(std::mem::replace(&mut self.ready, false), "called without being ready");
             std::future::ready(Ok(answer(&request, 200, Verdict::delivering())))
         }
@@ -486,7 +484,7 @@ proptest! {
         runtime.block_on(async {
             let layer = layer(Limits::unlimited().rpm(rpm).tpm(tpm).rpd(1_000))
                 .saturation(Saturation::Wait { at_most: Duration::from_secs(1_000) });
-            let service = guard(&layer, service_fn(|request: Request<ReplayBody>| async move {
+            let service = guard(&layer, service_fn(|request: Request<WireBody>| async move {
                 sleep(Duration::from_millis(request.body().call().input_tokens_estimate * 300)).await;
                 Ok::<_, Error>(answer(&request, 200, Verdict::delivering()))
             }));

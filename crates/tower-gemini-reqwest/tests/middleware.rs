@@ -23,10 +23,9 @@ use tower::{Service, ServiceBuilder, ServiceExt as _};
 use tower_gemini::CallOptions;
 use tower_gemini::Trail;
 use tower_gemini::attempt_timeout::AttemptTimeoutLayer;
-use tower_gemini::body::{KeptRequest, ReplayBody};
 use tower_gemini::error::{BoxError, Error as GeminiError};
-use tower_gemini::verdict::{Charge, Outcome, Verdict};
-use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer};
+use tower_gemini::verdict::{Charge, Outcome};
+use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer, SingleAttemptLayer};
 use tower_gemini_reqwest::{ChannelLeaf, GeminiMiddleware, StackMiddleware};
 use tower_gemini_sim::{Fault, Latency, Shape, Sim, hash64};
 
@@ -77,6 +76,7 @@ async fn a_limit_of_one_holds_over_all_calls() {
     let stack = ServiceBuilder::new()
         .layer(CollectRequestLayer::new())
         .layer(ConcurrencyLimitLayer::new(1))
+        .layer(SingleAttemptLayer::new())
         .layer(ClassifyGeminiErrorLayer::new())
         .service(ChannelLeaf::new());
     let probe = Probe::default();
@@ -215,6 +215,7 @@ async fn the_error_of_somebody_elses_layer_is_told_with_its_cause() {
     let stack = ServiceBuilder::new()
         .timeout(Duration::from_millis(50))
         .layer(CollectRequestLayer::new())
+        .layer(SingleAttemptLayer::new())
         .layer(ClassifyGeminiErrorLayer::new())
         .service(ChannelLeaf::new());
     let Error::Middleware(error) =
@@ -382,9 +383,9 @@ async fn the_trail_and_what_the_winning_attempt_left_reach_the_caller_and_nothin
 #[derive(Clone)]
 struct Twice<S>(S);
 
-impl<S> Service<Request<ReplayBody>> for Twice<S>
+impl<S> Service<Request<reqwest::Body>> for Twice<S>
 where
-    S: Service<Request<ReplayBody>, Error = GeminiError, Future: Send, Response: Send>
+    S: Service<Request<reqwest::Body>, Error = GeminiError, Future: Send, Response: Send>
         + Clone
         + Send
         + 'static,
@@ -398,10 +399,11 @@ where
         self.0.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<ReplayBody>) -> Self::Future {
-        let again =
-            KeptRequest::of(&request).unwrap().again(Verdict::not_sent().resend_permit().unwrap());
-        let (one, two) = (self.0.clone().oneshot(request), self.0.clone().oneshot(again));
+    fn call(&mut self, request: Request<reqwest::Body>) -> Self::Future {
+        let (parts, body) = request.into_parts();
+        let body = body.as_bytes().unwrap().to_vec();
+        let copy = || Request::from_parts(parts.clone(), reqwest::Body::from(body.clone()));
+        let (one, two) = (self.0.clone().oneshot(copy()), self.0.clone().oneshot(copy()));
         Box::pin(async move { select(Box::pin(one), Box::pin(two)).await.factor_first().0 })
     }
 }
@@ -443,8 +445,9 @@ impl Middleware for FirstHangs {
 async fn two_attempts_run_at_once_and_the_one_that_loses_is_dropped() {
     let upstream = Upstream::scripted([]).await;
     let stack = ServiceBuilder::new()
-        .layer(CollectRequestLayer::new())
         .layer_fn(Twice)
+        .layer(CollectRequestLayer::new())
+        .layer(SingleAttemptLayer::new())
         .layer(ClassifyGeminiErrorLayer::new())
         .service(ChannelLeaf::new());
     let below = FirstHangs::default();

@@ -3,7 +3,6 @@
 
 mod common;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,10 +10,8 @@ use common::{CAT, KEY, Upstream, everything_printed, quick_stack, url_at};
 use futures::future::select;
 use http::Request;
 use tower::ServiceExt as _;
-use tower_gemini::body::ReplayBody;
-use tower_gemini::call::Call;
+use tower_gemini::body::WireBody;
 use tower_gemini::classify_gemini_error::evidence::was_not_sent;
-use tower_gemini::context::CallContext;
 use tower_gemini::error::BoxError;
 use tower_gemini::verdict::{Charge, Outcome};
 use tower_gemini_reqwest::{ReqwestService, client_builder};
@@ -30,12 +27,7 @@ fn request(url: String) -> Request<reqwest::Body> {
 
 /// What the service itself says to a request, without a stack that hides keys too.
 async fn bare_error(url: String) -> BoxError {
-    let body = ReplayBody::whole(
-        [Bytes::from(CAT)],
-        None,
-        Arc::new(Call::unrecognised()),
-        CallContext::new(),
-    );
+    let body = WireBody::from(Bytes::from(CAT));
     service().oneshot(Request::post(url).body(body).unwrap()).await.unwrap_err()
 }
 
@@ -58,12 +50,7 @@ async fn an_overload_is_outlived_and_the_image_comes_as_it_was_drawn_and_paid_fo
 async fn a_stale_length_neither_cuts_the_request_nor_lets_the_server_wait() {
     for stale in ["3", "99999"] {
         let upstream = Upstream::scripted([]).await;
-        let body = ReplayBody::whole(
-            [Bytes::from(CAT)],
-            None,
-            Arc::new(Call::unrecognised()),
-            CallContext::new(),
-        );
+        let body = WireBody::from(Bytes::from(CAT));
         let request = Request::post(upstream.url())
             .header("x-sim-call", "cat")
             .header("content-length", stale)

@@ -93,4 +93,4 @@ pub use quota::Quota;
 #[cfg(feature = "serve")]
 pub use serve::{ServeHandle, serve};
 pub use service::{Builder, RequestNumber, Sim, SimFuture, SimService};
-pub use weather::{Latency, Outages, Weather};
+pub use weather::{Each, Latency, Outages, Weather};

@@ -164,6 +164,44 @@ impl Builder {
         self
     }
 
+    /// Sets weather and limits of a storm for demonstrations, compressed in time so that 120 calls
+    /// show all of it in one or two minutes. A client that waits for hints and moves to another
+    /// model when one closes loses almost nothing in it; a client that resends blindly loses a
+    /// third.
+    ///
+    /// | what happens | parameters | how long it lasts |
+    /// | --- | --- | --- |
+    /// | minute's limit, 429 with a true hint | 90 requests a minute for each model of a project | until the window of 60 s opens |
+    /// | day's limit, 429 | 120 requests left today for `gemini-3-pro-image` | until midnight Pacific |
+    /// | overload, 503 | each model on its own, up for 60 s on average; fails 5 % of requests at 1K, 30 % at 2K, 80 % at 4K | 30 s on average |
+    /// | refused account, 403 | each project on its own, up for 2 hours on average | 10 minutes on average |
+    /// | no capacity, 503 with a hint of 9 s | 3 % | one request |
+    /// | 500 | 4 % | one request |
+    /// | 502 of the front end | 2 % | one request |
+    /// | refusal after generation, charged | 1 % | one request |
+    /// | reset before, and after generation | 0.5 % each | one request |
+    /// | drafts before the final image | 15 % | one request |
+    ///
+    /// Sources: that minute and day belong to a project and a model, and that failed requests count
+    /// (ai.google.dev "Rate limits", 2026-09); the shares by size (APIYI, post-mortem of the outage
+    /// of 2026-01-21: 1K ~95 %, 2K ~70 %, 4K below 20 % delivered); the length of outages is that
+    /// of users' reports (see [`Outages`](crate::Outages)), a hundred times shorter; 429s are by far
+    /// the most frequent failure, then 503 (operators' error guide for Nano Banana Pro, 2026-02).
+    /// The other numbers are chosen for the demonstration.
+    ///
+    /// ```
+    /// use tower_gemini_sim::Sim;
+    /// let sim = Sim::builder().storm().seed(3).build();
+    /// # let _ = sim;
+    /// ```
+    #[must_use]
+    pub fn storm(self) -> Self {
+        let minute = Quota { rpm: Some(90), ..Quota::UNLIMITED };
+        self.weather(Weather::storm())
+            .quota(minute)
+            .quota_of("gemini-3-pro-image", Quota { rpd: Some(120), ..minute })
+    }
+
     /// How long answers take.
     #[must_use]
     pub fn latency(mut self, latency: Latency) -> Self {
@@ -637,7 +675,7 @@ impl Inner {
         headers: &HeaderMap,
         uri: &Uri,
         bytes: &Bytes,
-        fault: Fault,
+        mut fault: Fault,
     ) -> Decision {
         if caller.route.method.is_empty() {
             return Decision::Fail {
@@ -658,6 +696,23 @@ impl Inner {
             }
         }
         let model = known(&caller.route.model);
+        let checked = parsed.and_then(|body| {
+            let model = self.living_model(caller, model)?;
+            check(caller.route.api, caller.route.verb, model, &body).map(|asked| (model, asked))
+        });
+        if let (Fault::None, Ok((_, asked)), Verb::Generate | Verb::Predict) =
+            (&fault, &checked, caller.route.verb)
+        {
+            let outage =
+                self.sky.outage(number, &caller.project, &caller.model, asked.size, self.now());
+            if let Some(outage) = outage {
+                self.ledger.edit(number, |record| {
+                    record.fault = outage.clone();
+                    record.outcome = outage.name();
+                });
+                fault = outage;
+            }
+        }
 
         let overridden = {
             let about = About {
@@ -679,10 +734,6 @@ impl Inner {
             return Decision::Fail { failure: Failure::Google(refused), outcome: "credentials" };
         }
 
-        let checked = parsed.and_then(|body| {
-            let model = self.living_model(caller, model)?;
-            check(caller.route.api, caller.route.verb, model, &body).map(|asked| (model, asked))
-        });
         let weight = match &checked {
             Ok((model, asked)) if caller.route.verb != Verb::Count => Weight {
                 images: if model.makes_images() { asked.count } else { 0 },
@@ -737,41 +788,9 @@ impl Inner {
                 },
                 Verb::Generate | Verb::Predict => {
                     self.ledger.edit(number, |record| record.size = Some(asked.size));
-                    if fault == Fault::None {
-                        if let Some(outage) =
-                            self.sky.outage(number, &caller.model, asked.size, self.now())
-                        {
-                            return self.in_outage(number, caller, model, asked, outage);
-                        }
-                    }
                     Decision::Make { model, asked, fault }
                 }
             },
-        }
-    }
-
-    fn in_outage(
-        &self,
-        number: usize,
-        caller: &Caller,
-        model: &'static Model,
-        asked: Asked,
-        fault: Fault,
-    ) -> Decision {
-        self.ledger.edit(number, |record| {
-            record.fault = fault.clone();
-            record.outcome = fault.name();
-        });
-        let about = About {
-            model: &caller.route.model,
-            successor: "gemini-3.1-flash-image",
-            version: &caller.route.version,
-            method: &caller.route.method,
-            secret: &caller.secret,
-        };
-        match Failure::of(&fault, about) {
-            Some(failure) => Decision::Fail { failure, outcome: fault.name() },
-            None => Decision::Make { model, asked, fault },
         }
     }
 

@@ -23,6 +23,7 @@
 pub mod answer_errors;
 pub mod attempt_timeout;
 pub mod body;
+pub mod calendar;
 mod call_options;
 mod call_state;
 pub mod classify_gemini_error;
@@ -47,6 +48,7 @@ pub mod stage;
 pub mod thought_signatures;
 mod timer;
 pub mod trail;
+mod walk;
 
 pub use answer_errors::{AnswerErrors, AnswerErrorsLayer};
 pub use attempt_timeout::{AttemptTimeout, AttemptTimeoutLayer};

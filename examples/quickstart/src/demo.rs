@@ -9,10 +9,10 @@ use std::time::Duration;
 use http::HeaderValue;
 use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
-use tower_gemini::call::ImageSize;
 use tower_gemini::Trail;
-use tower_gemini::verdict::Outcome;
+use tower_gemini::call::ImageSize;
 use tower_gemini::jittered_retry::{Backoff, OutcomePolicy, RetryPolicy};
+use tower_gemini::verdict::Outcome;
 use tower_gemini_sim::{
     Fault, ImageOptions, Latency, Limit, Refusal, ServeHandle, Shape, Sim, Size, serve,
 };

@@ -10,10 +10,10 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde_json::json;
-use tower_gemini::body::ReplayBody;
-use tower_gemini::call::ImageSize;
 use tower_gemini::CallOptions;
 use tower_gemini::Trail;
+use tower_gemini::body::WireBody;
+use tower_gemini::call::ImageSize;
 use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::{GeminiStack, JitteredRetryLayer, stack::Images};
 
@@ -84,13 +84,13 @@ pub(crate) fn stack<C: Clone>(client: C, policy: RetryPolicy, seed: Option<u64>)
 }
 
 /// A client for http.
-pub(crate) fn plain_client() -> Client<HttpConnector, ReplayBody> {
+pub(crate) fn plain_client() -> Client<HttpConnector, WireBody> {
     client(connector())
 }
 
 /// A client for https, with the certificates of Mozilla's list.
 pub(crate) fn secure_client()
--> Result<Client<HttpsConnector<HttpConnector>, ReplayBody>, rustls::Error> {
+-> Result<Client<HttpsConnector<HttpConnector>, WireBody>, rustls::Error> {
     let mut http = connector();
     http.enforce_http(false);
     // Naming the provider keeps a second one, pulled in by somebody else, from making this
@@ -110,7 +110,7 @@ fn connector() -> HttpConnector {
     http
 }
 
-fn client<C>(connector: C) -> Client<C, ReplayBody>
+fn client<C>(connector: C) -> Client<C, WireBody>
 where
     C: hyper_util::client::legacy::connect::Connect + Clone,
 {

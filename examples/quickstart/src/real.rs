@@ -8,9 +8,9 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, Method, Uri};
 use tower_gemini::call::{Call, ImageSize};
 use tower_gemini::catalog::Catalog;
+use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::ledger::{Cost, cost_of};
 use tower_gemini::verdict::Verdict;
-use tower_gemini::jittered_retry::RetryPolicy;
 
 use crate::args::Real;
 use crate::gemini::{self, Job};

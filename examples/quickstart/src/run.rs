@@ -12,8 +12,8 @@ use http_body_util::Full;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tower::{Service, ServiceExt};
-use tower_gemini::FinalImage;
 use tower_gemini::Error;
+use tower_gemini::FinalImage;
 use tower_gemini::trail::{Attempt, Step, StopReason, Trail, WaitReason};
 use tower_gemini::verdict::{Charge, Outcome};
 

@@ -15,11 +15,11 @@ use http::Request;
 use http_body_util::{BodyExt, Full};
 use tokio::time::{Instant, sleep_until};
 use tower::ServiceExt;
-use tower_gemini::target::Served;
 use tower_gemini::jittered_retry::presets::article_002_loop;
 use tower_gemini::model_fallback::presets::article_002;
+use tower_gemini::target::Served;
 use tower_gemini::{GeminiStack, JitteredRetryLayer, ModelFallbackLayer, ResolutionFallbackLayer};
-use tower_gemini_sim::{Fault, Outages, Sim, Totals, Weather};
+use tower_gemini_sim::{Each, Fault, Outages, Sim, Totals, Weather};
 
 const HELP: &str = "\
 A storm at Gemini's image models, watched by two clients under the same sky. Offline; hours pass in seconds.
@@ -100,13 +100,13 @@ pub fn app(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
 /// that: here 12 %.
 fn weather() -> Weather {
     let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
-    let outages = |model: &str, good| Outages {
-        model: Some(model.to_owned()),
-        by_size: true,
-        mean_good: minutes(good),
-        mean_bad: minutes(50),
-        share: 0.97,
-        fault: Fault::HighDemand,
+    let outages = |model: &str, up| {
+        Outages::new(Fault::HighDemand)
+            .model(model)
+            .each(Each::Size)
+            .mean_up(minutes(up))
+            .mean_down(minutes(50))
+            .share(0.97)
     };
     // 50 / (50 + 61) is 45 %; 50 / (50 + 367) is 12 %.
     Weather::calm()

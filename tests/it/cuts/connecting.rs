@@ -9,7 +9,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::time::Instant;
-use tower_gemini::body::ReplayBody;
+use tower_gemini::body::WireBody;
 use tower_gemini::verdict::Charge;
 use tower_gemini_reqwest::{ReqwestService, client_builder};
 
@@ -58,7 +58,7 @@ async fn a_connection_that_does_not_come_in_time_costs_nothing_with_hyper() {
     let mut connector = HttpConnector::new();
     connector.set_connect_timeout(Some(Duration::from_secs(3)));
     let began = Instant::now();
-    let client = Client::builder(TokioExecutor::new()).build::<_, ReplayBody>(connector);
+    let client = Client::builder(TokioExecutor::new()).build::<_, WireBody>(connector);
     assert_eq!(
         (charge(client, deaf.addr, body(500)).await, began.elapsed().as_secs()),
         (Charge::None, 3)
@@ -72,9 +72,7 @@ async fn a_request_for_a_connection_that_is_found_closed_costs_nothing() {
     for bytes in [500, LONG] {
         let (ours, theirs) = tokio::io::duplex(1024);
         let (sender, connection) =
-            hyper::client::conn::http1::handshake::<_, ReplayBody>(TokioIo::new(ours))
-                .await
-                .unwrap();
+            hyper::client::conn::http1::handshake::<_, WireBody>(TokioIo::new(ours)).await.unwrap();
         drop(theirs);
         let sender = Arc::new(Mutex::new(sender));
         let client = tower::service_fn(move |request| sender.lock().unwrap().send_request(request));

@@ -1,14 +1,12 @@
 //! HTTP/1.1: every phase, many byte offsets, closed and reset.
 
 use bytes::Bytes;
-use http::Request;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tower::Service;
-use tower_gemini::body::ReplayBody;
-use tower_gemini::error::BoxError;
+use tower_gemini::body::WireBody;
+use tower_gemini::stage::WireClient;
 use tower_gemini_reqwest::{ReqwestService, client_builder};
 
 use super::{IMAGE, LONG, Tally, Truth, body, charge};
@@ -78,18 +76,7 @@ async fn origin(listener: TcpListener, cut: Cut, reset: bool) -> bool {
     whole
 }
 
-async fn every_cut<S, B>(name: &str, client: impl Fn() -> S)
-where
-    S: Service<
-            Request<ReplayBody>,
-            Response = http::Response<B>,
-            Error: Into<BoxError>,
-            Future: Send,
-        > + Clone
-        + Send
-        + 'static,
-    B: http_body::Body<Error: Into<BoxError>> + Unpin + Send,
-{
+async fn every_cut<S: WireClient>(name: &str, client: impl Fn() -> S) {
     let (small, large) = (body(500), body(LONG));
     let mut tally = Tally::default();
     for reset in [false, true] {
@@ -131,10 +118,8 @@ where
 
 #[tokio::test]
 async fn what_the_origin_had_whole_is_never_called_unsent_by_hypers_client() {
-    every_cut("HTTP/1.1, hyper", || {
-        Client::builder(TokioExecutor::new()).build_http::<ReplayBody>()
-    })
-    .await;
+    every_cut("HTTP/1.1, hyper", || Client::builder(TokioExecutor::new()).build_http::<WireBody>())
+        .await;
 }
 
 #[tokio::test]

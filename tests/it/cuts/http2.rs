@@ -5,18 +5,17 @@
 //! well-behaved server library does not let it say.
 
 use bytes::Bytes;
-use http::Request;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
-use tower::{Layer, Service, ServiceExt};
-use tower_gemini::body::ReplayBody;
-use tower_gemini::error::BoxError;
+use tower::ServiceExt;
 use tower_gemini::Trail;
+use tower_gemini::body::WireBody;
+use tower_gemini::stage::WireClient;
 use tower_gemini::verdict::Charge;
-use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer};
+use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer, SingleAttemptLayer, compose};
 use tower_gemini_reqwest::{ReqwestService, client_builder};
 
 use super::{IMAGE, LONG, Tally, Truth, body, charge, request};
@@ -234,18 +233,7 @@ async fn drain(stream: &mut TcpStream) -> bool {
     whole
 }
 
-async fn every_cut<S, B>(name: &str, client: impl Fn() -> S)
-where
-    S: Service<
-            Request<ReplayBody>,
-            Response = http::Response<B>,
-            Error: Into<BoxError>,
-            Future: Send,
-        > + Clone
-        + Send
-        + 'static,
-    B: http_body::Body<Error: Into<BoxError>> + Unpin + Send,
-{
+async fn every_cut<S: WireClient>(name: &str, client: impl Fn() -> S) {
     let (small, large) = (body(500), body(LONG));
     let mut script: Vec<(&Bytes, When, Then)> = Vec::new();
     let leave = Then::Leave { answered: 0 };
@@ -305,7 +293,7 @@ where
     tally.settle(name);
 }
 
-fn hyper() -> Client<hyper_util::client::legacy::connect::HttpConnector, ReplayBody> {
+fn hyper() -> Client<hyper_util::client::legacy::connect::HttpConnector, WireBody> {
     Client::builder(TokioExecutor::new()).http2_only(true).build_http()
 }
 
@@ -371,24 +359,16 @@ async fn one_at_a_time(
 
 /// A request that waits for a stream is given up, and called free. hyper goes on with it all the
 /// same: what was called free must not reach the server whole when the stream is there at last.
-async fn given_up_while_waiting<S, B>(client: S)
-where
-    S: Service<
-            Request<ReplayBody>,
-            Response = http::Response<B>,
-            Error: Into<BoxError>,
-            Future: Send,
-        > + Clone
-        + Send
-        + 'static,
-    B: http_body::Body<Data: Send, Error: Into<BoxError>> + Unpin + Send + 'static,
-{
+async fn given_up_while_waiting<S: WireClient>(client: S) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let (whole, mut had) = mpsc::unbounded_channel();
     let (answer_first, told) = oneshot::channel();
     let origin = tokio::spawn(one_at_a_time(listener, whole, told));
-    let service = CollectRequestLayer::new().layer(ClassifyGeminiErrorLayer::new().layer(client));
+    let service = compose(
+        (CollectRequestLayer::new(), SingleAttemptLayer::new(), ClassifyGeminiErrorLayer::new()),
+        client,
+    );
     let first = {
         let service = service.clone();
         tokio::spawn(async move {

@@ -19,13 +19,12 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
-use tower::{Layer, Service, ServiceExt};
-use tower_gemini::body::ReplayBody;
+use tower::ServiceExt;
 use tower_gemini::CallOptions;
-use tower_gemini::error::BoxError;
 use tower_gemini::Trail;
+use tower_gemini::stage::WireClient;
 use tower_gemini::verdict::Charge;
-use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer};
+use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer, SingleAttemptLayer, compose};
 
 const IMAGE: &str = "{\"candidates\":[{\"content\":{\"parts\":[{\"inlineData\":{\"mimeType\":\"image/png\",\"data\":\"AQIDBAUGBwgJ\"}}]},\"finishReason\":\"STOP\"}]}";
 
@@ -46,20 +45,12 @@ fn request(addr: SocketAddr, body: Bytes, trail: &Trail) -> Request<Full<Bytes>>
 }
 
 /// Sends one request and reads its answer. Gives what the stack takes it to cost.
-async fn charge<S, B>(client: S, addr: SocketAddr, body: Bytes) -> Charge
-where
-    S: Service<
-            Request<ReplayBody>,
-            Response = http::Response<B>,
-            Error: Into<BoxError>,
-            Future: Send,
-        > + Clone
-        + Send
-        + 'static,
-    B: http_body::Body<Error: Into<BoxError>> + Unpin + Send,
-{
+async fn charge<S: WireClient>(client: S, addr: SocketAddr, body: Bytes) -> Charge {
     let trail = Trail::new();
-    let service = CollectRequestLayer::new().layer(ClassifyGeminiErrorLayer::new().layer(client));
+    let service = compose(
+        (CollectRequestLayer::new(), SingleAttemptLayer::new(), ClassifyGeminiErrorLayer::new()),
+        client,
+    );
     if let Ok(answer) = service.oneshot(request(addr, body, &trail)).await {
         let _ = answer.into_body().collect().await;
     }

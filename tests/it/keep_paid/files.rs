@@ -147,7 +147,7 @@ fn what_another_version_wrote_down_stays_where_it_is() {
 #[test]
 fn an_error_of_a_key_that_may_have_cost_something_is_written_down_as_lost() {
     in_dir("error", async |dir| {
-        let client = tower::service_fn(|_: Request<tower_gemini::body::ReplayBody>| async {
+        let client = tower::service_fn(|_: Request<tower_gemini::body::WireBody>| async {
             let answer = Response::builder()
                 .status(504)
                 .body(Full::new(Bytes::from("upstream request timeout")));

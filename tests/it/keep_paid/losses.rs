@@ -33,16 +33,15 @@ fn an_answer_that_is_too_large_or_too_late_is_told_and_not_kept() {
 #[test]
 fn an_error_that_may_have_cost_something_is_not_kept() {
     in_paused_time(async {
-        let client = tower::service_fn(
-            |request: Request<tower_gemini::body::ReplayBody>| async move {
+        let client =
+            tower::service_fn(|request: Request<tower_gemini::body::WireBody>| async move {
                 let _ = request.into_body().collect().await;
                 tokio::time::sleep(Duration::from_secs(5)).await;
                 let answer = Response::builder()
                     .status(504)
                     .body(Full::new(Bytes::from("upstream request timeout")));
                 Ok::<_, std::io::Error>(answer.unwrap())
-            },
-        );
+            });
         let keep = KeepPaidLayer::new();
         let service =
             CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)));
@@ -138,7 +137,7 @@ fn an_answer_that_had_to_make_room_is_told_as_lost() {
 fn an_error_within_a_200_is_not_kept() {
     in_paused_time(async {
         let client = tower::service_fn(
-            move |r: Request<tower_gemini::body::ReplayBody>| async move {
+            move |r: Request<tower_gemini::body::WireBody>| async move {
                 let _ = r.into_body().collect().await;
                 tokio::time::sleep(Duration::from_secs(5)).await;
                 let busy = r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#;
@@ -207,7 +206,7 @@ fn what_an_earlier_attempt_may_have_cost_is_told_too() {
 
 /// A client that sends what it has when it is dropped, as one does whose connection is on another
 /// thread.
-struct SendsLate(Option<tower_gemini::body::ReplayBody>);
+struct SendsLate(Option<tower_gemini::body::WireBody>);
 
 impl Future for SendsLate {
     type Output = Result<Response<Full<Bytes>>, std::io::Error>;
@@ -231,10 +230,9 @@ impl Drop for SendsLate {
 fn what_goes_out_while_it_is_given_up_is_told_as_lost() {
     in_paused_time(async {
         for key in [None, Some("one")] {
-            let client =
-                tower::service_fn(|request: Request<tower_gemini::body::ReplayBody>| {
-                    SendsLate(Some(request.into_body()))
-                });
+            let client = tower::service_fn(|request: Request<tower_gemini::body::WireBody>| {
+                SendsLate(Some(request.into_body()))
+            });
             let keep = KeepPaidLayer::new();
             let service =
                 CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)));

@@ -12,15 +12,15 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use tower::{Layer, Service, ServiceExt};
-use tower_gemini::answer_errors::HasVerdict;
 use tower_gemini::CallOptions;
 use tower_gemini::Error;
-use tower_gemini::trail::{Step, StopReason, Trail};
-use tower_gemini::verdict::Charge;
+use tower_gemini::answer_errors::HasVerdict;
 use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::keep_paid::KeptBody;
 use tower_gemini::model_fallback::Chain;
 use tower_gemini::stack::Judged;
+use tower_gemini::trail::{Step, StopReason, Trail};
+use tower_gemini::verdict::Charge;
 use tower_gemini::{
     CollectRequest, CollectRequestLayer, GeminiStack, KeepPaid, KeepPaidLayer, ObserveLayer,
 };
@@ -403,7 +403,7 @@ fn whoever_gets_it_and_hangs_up_leaves_it_for_the_next() {
 fn a_call_without_its_caller_that_fell_back_is_finished() {
     in_paused_time(async {
         let client = tower::service_fn(
-            |request: Request<tower_gemini::body::ReplayBody>| async move {
+            |request: Request<tower_gemini::body::WireBody>| async move {
                 let falls_back = request.uri().path().contains("flash");
                 let _ = request.into_body().collect().await;
                 tokio::time::sleep(Duration::from_secs(5)).await;

@@ -158,7 +158,7 @@ fn a_call_that_panicked_is_waited_for_by_nobody() {
         let client = Arc::new(move || {
             assert!(!panics.swap(false, std::sync::atomic::Ordering::Relaxed), "it panics once")
         });
-        let client = tower::service_fn(move |_: Request<tower_gemini::body::ReplayBody>| {
+        let client = tower::service_fn(move |_: Request<tower_gemini::body::WireBody>| {
             client();
             async { Ok::<_, std::io::Error>(Response::new(Full::new(Bytes::from("{}")))) }
         });

@@ -7,8 +7,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tower_gemini::verdict::Outcome;
 use tower_gemini::observe::CallOutcome;
+use tower_gemini::verdict::Outcome;
 
 /// One thing that is counted. Models are labels of the catalogue, so the number of keys is bounded.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -80,7 +80,9 @@ impl Counts {
     }
 
     pub(super) fn calls(&self, which: impl Fn(CallOutcome) -> bool) -> u64 {
-        self.iter().map(|(key, n)| if matches!(key, Key::Call(of) if which(*of)) { n } else { 0 }).sum()
+        self.iter()
+            .map(|(key, n)| if matches!(key, Key::Call(of) if which(*of)) { n } else { 0 })
+            .sum()
     }
 
     pub(super) fn attempts(&self) -> impl Iterator<Item = (Outcome, u64)> {

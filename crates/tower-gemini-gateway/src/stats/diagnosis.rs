@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
-use tower_gemini::verdict::Outcome;
 use tower_gemini::observe::CallOutcome;
 use tower_gemini::peak_hour_router::Schedule;
+use tower_gemini::verdict::Outcome;
 
 use super::counts::{Counts, Key};
 use super::report::ratio;
@@ -448,9 +448,8 @@ fn models(counts: &Counts) -> BTreeMap<&str, [u64; 3]> {
 fn is_outage(counts: &Counts) -> bool {
     let (successes, failures) = totals(counts);
     let models = models(counts);
-    let fails = |[attempts, successes, faults]: &[u64; 3]| {
-        *successes == 0 && faults * 5 >= attempts * 4
-    };
+    let fails =
+        |[attempts, successes, faults]: &[u64; 3]| *successes == 0 && faults * 5 >= attempts * 4;
     failures >= MIN_CALLS && successes == 0 && models.len() >= 2 && models.values().all(fails)
 }
 
@@ -739,8 +738,7 @@ enum Concentration {
 /// `None` with fewer than eight hours with calls: too few to tell.
 fn concentration(hours: &[&Counts], outcome: Outcome) -> Option<Concentration> {
     let with_calls = hours.iter().filter(|hour| hour.calls(|_| true) > 0);
-    let mut failures: Vec<u64> =
-        with_calls.map(|hour| hour.get(&Key::Attempt(outcome))).collect();
+    let mut failures: Vec<u64> = with_calls.map(|hour| hour.get(&Key::Attempt(outcome))).collect();
     if failures.len() < 8 {
         return None;
     }
@@ -996,15 +994,15 @@ mod tests {
                 Cause::BadRequests,
                 "the request itself is at fault",
             ),
-            (
-                "403",
-                failed(O::Permission),
-                Health::Failing,
-                Cause::KeyOrRegion,
-                "401s and 403s",
-            ),
+            ("403", failed(O::Permission), Health::Failing, Cause::KeyOrRegion, "401s and 403s"),
             ("region", failed(O::Region), Health::Failing, Cause::KeyOrRegion, "the region"),
-            ("404", failed(O::NotFound), Health::Failing, Cause::GoneModels, "the model does not exist"),
+            (
+                "404",
+                failed(O::NotFound),
+                Health::Failing,
+                Cause::GoneModels,
+                "the model does not exist",
+            ),
             (
                 "connections",
                 failed(O::Interrupted),
@@ -1028,10 +1026,7 @@ mod tests {
             ),
             (
                 "refused here",
-                Calls::default()
-                    .images(4)
-                    .ends(CallOutcome::Rejected)
-                    .ends(CallOutcome::Rejected),
+                Calls::default().images(4).ends(CallOutcome::Rejected).ends(CallOutcome::Rejected),
                 Health::Failing,
                 Cause::Mixed,
                 "They were rejected",

@@ -33,16 +33,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::catalog::Catalog;
+use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::ledger::Cost;
-use tower_gemini::trail::{Attempt, Step};
-use tower_gemini::verdict::{Charge, Outcome, QuotaCharge};
 use tower_gemini::observe::{
-    CallEnd, CallInfo, CallObserver, ObservedStep, SendKind, attempts, images_of,
-    is_service_fault, model_label, wait_name,
+    CallEnd, CallInfo, CallObserver, ObservedStep, SendKind, attempts, images_of, is_service_fault,
+    model_label, wait_name,
 };
 use tower_gemini::quota_guard::PacificDay;
+use tower_gemini::trail::{Attempt, Step};
+use tower_gemini::verdict::{Charge, Outcome, QuotaCharge};
 
 use counts::{Counts, DAYS, FIVES, HOURS, History, Key, bucket};
 use diagnosis::{Figures, diagnose};
@@ -214,8 +214,7 @@ impl Stats {
             return;
         }
         let outcome = attempt.outcome.unwrap_or(Outcome::Interrupted);
-        let model: Arc<str> =
-            model_label(&self.0.settings.catalog, attempt.model.as_ref()).into();
+        let model: Arc<str> = model_label(&self.0.settings.catalog, attempt.model.as_ref()).into();
         counts.add(Key::Attempt(outcome), 1);
         counts.add(Key::AttemptTook(bucket(attempt.took)), 1);
         counts.add(Key::ModelAttempts(model.clone()), 1);

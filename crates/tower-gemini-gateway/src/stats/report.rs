@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Serialize, Serializer};
 use tower_gemini::ledger::Cost;
+use tower_gemini::observe::{CallOutcome, cost_of, is_under_way};
 use tower_gemini::trail::{Step, Trail};
 use tower_gemini::verdict::Outcome;
-use tower_gemini::observe::{CallOutcome, cost_of, is_under_way};
 
 use super::counts::{Counts, Key, percentile};
 use super::diagnosis::{Diagnosis, FailureKind, Health};
@@ -252,10 +252,12 @@ impl Call {
         let is_attempt = |step: &Step| matches!(step, Step::Attempt(_));
         let nth = usize::try_from(attempt.saturating_sub(1)).unwrap_or(0);
         let mut attempts = self.steps.iter_mut().filter(|step| is_attempt(step));
-        match attempts.nth(nth).filter(|_| is_attempt(step)) {
-            Some(earlier) => *earlier = step.clone(),
-            None if self.steps.len() < MAX_STEPS => self.steps.push(step.clone()),
-            None => self.omitted_steps += 1,
+        if let Some(earlier) = attempts.nth(nth).filter(|_| is_attempt(step)) {
+            *earlier = step.clone();
+        } else if self.steps.len() < MAX_STEPS {
+            self.steps.push(step.clone());
+        } else {
+            self.omitted_steps += 1;
         }
         self.cost = cost_of(&self.steps);
         self.describe();

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tower_gemini_core::call::Call;
 use tower_gemini_core::target::{Rewrite, Rules, Target, Unfit, rewrite};
 
+use crate::call_options::CallOptions;
 use crate::call_state::{Attempt, CallState, ResendPermit};
 use crate::error::{BoxError, Error};
 use crate::jittered_retry::RetryOverride;
@@ -301,6 +302,15 @@ impl WireBody {
     }
 }
 
+/// A body that belongs to no call, to try a client without a stack.
+impl From<Bytes> for WireBody {
+    fn from(bytes: Bytes) -> Self {
+        let state = CallState::new(CallOptions::new());
+        let call = Arc::new(Call::unrecognised());
+        CallBody::whole([bytes], None, call, state).into_attempt().into_wire()
+    }
+}
+
 impl Body for WireBody {
     type Data = Bytes;
     type Error = Error;
@@ -472,5 +482,154 @@ impl fmt::Debug for RequestTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Headers and URI hold keys: they are left out.
         f.debug_struct("RequestTemplate").field("call", &self.call).finish_non_exhaustive()
+    }
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+    use tower_gemini_core::verdict::{Charge, Verdict};
+
+    fn call_body(chunks: Vec<Bytes>) -> CallBody {
+        let state = CallState::new(CallOptions::new());
+        CallBody::whole(chunks, None, Arc::new(Call::unrecognised()), state)
+    }
+
+    /// The body as it is sent, and its attempt.
+    fn wire(body: CallBody) -> (WireBody, Attempt) {
+        let attempt = body.into_attempt();
+        let handle = attempt.attempt().clone();
+        handle.begin(&Call::unrecognised());
+        (attempt.into_wire(), handle)
+    }
+
+    fn drain(body: WireBody) -> Vec<u8> {
+        let mut body = std::pin::pin!(body);
+        let mut all = Vec::new();
+        let mut cx = Context::from_waker(Waker::noop());
+        while let Poll::Ready(Some(frame)) = body.as_mut().poll_frame(&mut cx) {
+            if let Ok(data) = frame.unwrap().into_data() {
+                all.extend_from_slice(&data);
+            }
+        }
+        all
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(1000))]
+        #[test]
+        fn a_replay_equals_the_first_send(chunks in proptest::collection::vec(proptest::collection::vec(0u8.., 0..50), 0..6)) {
+            let chunks: Vec<Bytes> = chunks.into_iter().map(Bytes::from).collect();
+            let request = Request::new(call_body(chunks));
+            let template = RequestTemplate::new(&request).unwrap();
+            let state = template.state().clone();
+            let (body, _) = wire(request.into_body());
+            let hint = body.size_hint().exact().unwrap();
+            let first = drain(body);
+            assert_eq!(hint, first.len() as u64);
+            for _ in 0..2 {
+                let permit = state.permit_after(&Verdict::not_sent()).unwrap();
+                let (again, _) = wire(template.again(permit).into_body());
+                assert_eq!(drain(again), first);
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_is_out_with_its_last_byte_and_not_before() {
+        let long = Bytes::from(vec![7; 3 * SLICE]);
+        let body = call_body(vec![long.clone(), Bytes::new(), "end".into()]);
+        let state = body.state().clone();
+        let (body, _) = wire(body);
+        let mut body = std::pin::pin!(body);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut read = 0;
+        while read < long.len() + 3 {
+            assert_eq!(state.worst_charge(), Charge::None, "{read} bytes read");
+            let Poll::Ready(Some(Ok(frame))) = body.as_mut().poll_frame(&mut cx) else {
+                panic!("the body stops short")
+            };
+            read += frame.into_data().unwrap().len();
+        }
+        assert_eq!(state.worst_charge(), Charge::Maybe);
+    }
+
+    // A client may go on with a request that nobody waits for any more (hyper does, while it waits
+    // for an HTTP/2 stream): the server would get the whole of a request that was called free, and
+    // of the one sent in its place.
+    #[test]
+    fn a_request_that_was_abandoned_never_goes_out_whole() {
+        for (chunks, reads) in
+            [(vec![Bytes::from_static(b"{}")], 0), (vec![Bytes::from(vec![7; 3 * SLICE])], 2)]
+        {
+            let (body, attempt) = wire(call_body(chunks));
+            let mut body = std::pin::pin!(body);
+            let mut cx = Context::from_waker(Waker::noop());
+            for _ in 0..reads {
+                assert!(matches!(body.as_mut().poll_frame(&mut cx), Poll::Ready(Some(Ok(_)))));
+            }
+            assert_eq!(attempt.cut_off().charge(), Charge::None);
+            for _ in 0..3 {
+                let Poll::Ready(Some(Err(error))) = body.as_mut().poll_frame(&mut cx) else {
+                    panic!("it goes on")
+                };
+                assert!(error.charge().is_surely_free());
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_that_is_out_is_not_called_free_afterwards() {
+        let (body, attempt) = wire(call_body(vec!["{}".into()]));
+        assert_eq!(drain(body), b"{}");
+        assert_eq!(attempt.cut_off().charge(), Charge::Maybe);
+    }
+
+    #[test]
+    fn who_takes_the_bytes_may_have_sent_them() {
+        let (body, attempt) = wire(call_body(vec!["{}".into()]));
+        assert_eq!(body.chunks().unwrap().concat(), b"{}");
+        assert_eq!(attempt.cut_off().charge(), Charge::Maybe);
+    }
+
+    #[test]
+    fn who_only_looks_at_a_call_sends_nothing() {
+        let body = call_body(vec!["{".into(), "}".into()]);
+        assert_eq!(body.chunks().unwrap().concat(), b"{}");
+        assert_eq!(body.state().worst_charge(), Charge::None);
+        assert_eq!(body.state().cut_off(), Verdict::not_sent());
+    }
+
+    // An empty body is never read, so nothing tells when it is sent.
+    #[test]
+    fn an_empty_body_counts_as_sent_from_the_start() {
+        let (body, attempt) = wire(call_body(Vec::new()));
+        assert!(body.is_end_stream());
+        assert_eq!(attempt.cut_off().charge(), Charge::Maybe);
+    }
+
+    #[test]
+    fn a_body_sent_once_cannot_be_put_by() {
+        struct Rest(u8);
+        impl Body for Rest {
+            type Data = Bytes;
+            type Error = BoxError;
+            fn poll_frame(
+                mut self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+            ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+                self.0 = self.0.saturating_sub(1);
+                let frame = (self.0 > 0).then(|| Ok(Frame::data(Bytes::from_static(b"rest"))));
+                Poll::Ready(frame)
+            }
+        }
+        let call = Arc::new(Call::unrecognised());
+        let state = CallState::new(CallOptions::new());
+        let body = CallBody::once(vec!["held ".into()], Box::pin(Rest(3)), call, state);
+        assert!(!body.is_replayable());
+        let request = Request::new(body);
+        assert!(RequestTemplate::new(&request).is_none());
+        let (body, _) = wire(request.into_body());
+        assert_eq!(drain(body), b"held restrest");
     }
 }

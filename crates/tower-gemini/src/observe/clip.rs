@@ -4,10 +4,10 @@
 
 use std::borrow::Cow;
 
+use crate::trail::Step;
 use tower_gemini_core::call::ModelId;
 use tower_gemini_core::redact::redact;
 use tower_gemini_core::target::Degradation;
-use crate::trail::Step;
 
 /// The longest text kept, in characters: the catalogue's longest model name has 37, and a target adds
 /// a size and a host.
@@ -52,7 +52,7 @@ pub(super) fn step(of: &Step) -> Step {
             clip_model(asked);
             clip_model(model);
         }
-        Step::MovedOn { from, to, .. } => {
+        Step::FellBack { from, to, .. } => {
             clip_in_place(from);
             clip_in_place(to);
         }
@@ -79,9 +79,9 @@ fn clip_degradation(given_up: &mut Degradation) {
 mod tests {
     use std::time::Duration;
 
+    use crate::trail::{SkipReason, Trail};
     use proptest::prelude::*;
     use tower_gemini_core::ledger::Cost;
-    use crate::trail::{SkipReason, Trail};
     use tower_gemini_core::verdict::Verdict;
 
     use super::*;
@@ -97,7 +97,7 @@ mod tests {
             Duration::ZERO,
         );
         trail.push(Step::Skipped { target: format!("{key} up to 2K"), why: SkipReason::Gone });
-        trail.push(Step::MovedOn {
+        trail.push(Step::FellBack {
             from: key.to_owned(),
             to: "\u{1b}[31mred".to_owned(),
             why: Verdict::not_sent().outcome(),

@@ -4,10 +4,10 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use crate::trail::{Attempt, SkipReason, Step, WaitReason};
 use serde::Serialize;
 use tower_gemini_core::call::{ImageSize, ModelId};
 use tower_gemini_core::ledger::Cost;
-use crate::trail::{Attempt, SkipReason, Step, WaitReason};
 use tower_gemini_core::verdict::{Charge, Outcome};
 use tracing::Level;
 
@@ -102,14 +102,14 @@ pub fn wait_name(why: WaitReason) -> &'static str {
         WaitReason::Backoff => "backoff",
         WaitReason::ServerHint => "server_hint",
         WaitReason::OwnQuota => "own_quota",
-        _ => "other",
+        WaitReason::Cooldown => "cooldown",
     }
 }
 
 /// Emits the event of a step, which is redacted already.
 pub(super) fn step(call: &str, attempt: u32, last: Option<&Attempt>, step: &Step) {
     let base = Fields::new(attempt, last);
-    let (level, name, message, fields) = match step {
+    let (level, name, message, fields): (_, _, Cow<'_, str>, _) = match step {
         Step::Attempt(of) => {
             let fields = Fields {
                 status: of.status,
@@ -138,14 +138,14 @@ pub(super) fn step(call: &str, attempt: u32, last: Option<&Attempt>, step: &Step
             let fields = Fields { delay_ms, why: Some(wait_name(*why).into()), ..base };
             (Level::DEBUG, "waited", "waiting before the next attempt".into(), fields)
         }
-        Step::MovedOn { from, to, why } => {
+        Step::FellBack { from, to, why } => {
             let outcome = Some(why.as_str());
             let fields = Fields { from: Some(from), to: Some(to), outcome, ..base };
-            (Level::INFO, "moved_on", "falling back to another target".into(), fields)
+            (Level::INFO, "fell_back", "falling back to another target".into(), fields)
         }
         Step::Skipped { target, why } => {
             let delay_ms = match why {
-                SkipReason::Resting { left } => u64::try_from(left.as_millis()).ok(),
+                SkipReason::CircuitOpen { left } => u64::try_from(left.as_millis()).ok(),
                 _ => None,
             };
             let fields = Fields { to: Some(target), why: Some(reason_name(why)), delay_ms, ..base };
@@ -182,7 +182,6 @@ pub(super) fn step(call: &str, attempt: u32, last: Option<&Attempt>, step: &Step
             let fields = Fields { cost: Some(*cost), took: Some(*age), ..base };
             (Level::INFO, "redeemed", "stored response replayed".into(), fields)
         }
-        other => (Level::DEBUG, "other", Cow::Owned(format!("{other:?}")), base),
     };
     fields.emit(level, call, name, &message);
 }
@@ -210,8 +209,8 @@ pub(super) fn end(
 
 #[cfg(test)]
 mod tests {
-    use tower_gemini_core::target::Unfit;
     use crate::trail::{NotKeptReason, PreferReason, StopReason};
+    use tower_gemini_core::target::Unfit;
 
     use super::*;
 
@@ -221,7 +220,10 @@ mod tests {
         assert_eq!(reason_name(&NotKeptReason::TooLate), "too_late");
         assert_eq!(reason_name(&PreferReason::PeakHours), "peak_hours");
         assert_eq!(reason_name(&SkipReason::Gone), "gone");
-        assert_eq!(reason_name(&SkipReason::Resting { left: Duration::from_secs(1) }), "resting");
+        assert_eq!(
+            reason_name(&SkipReason::CircuitOpen { left: Duration::from_secs(1) }),
+            "circuit_open"
+        );
         // Which misfit it is would make too many series: the trail has it.
         assert_eq!(reason_name(&SkipReason::Unfit(Unfit::CannotEdit)), "unfit");
         assert_eq!(reason_name(&WaitReason::OwnQuota), wait_name(WaitReason::OwnQuota));

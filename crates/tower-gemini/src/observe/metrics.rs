@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use crate::trail::{Attempt, Step};
 use metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 use tower_gemini_core::call::ModelId;
 use tower_gemini_core::catalog::Catalog;
 use tower_gemini_core::ledger::Cost;
-use crate::trail::{Attempt, Step};
 use tower_gemini_core::verdict::{Outcome, QuotaCharge};
 
 use super::events::{reason_name, wait_name};
@@ -16,7 +16,7 @@ use super::observer::{
     CallEnd, CallInfo, CallObserver, ObservedStep, SendKind, cost_of, images_of,
 };
 use super::{CallOutcome, model_label};
-use crate::model_fallback::{Condition, TargetHealth};
+use crate::model_fallback::{Circuit, CircuitState};
 use crate::quota_guard::QuotaLedger;
 
 /// Describes every metric to the recorder. [`ObserveLayer::new`](super::ObserveLayer::new) does so;
@@ -68,7 +68,7 @@ const HISTOGRAMS: &[(&str, Unit, &str)] = &[
 const GAUGES: &[(&str, &str)] = &[
     ("gemini_calls_in_flight", "Calls that have not ended."),
     ("gemini_quota_used_ratio", "Used and reserved share of a quota, by model and dimension."),
-    ("gemini_circuits_open", "Targets and accounts that are cooling down or being probed."),
+    ("gemini_circuits_open", "Open circuits of targets and accounts, those being probed included."),
 ];
 
 /// Sets the gauges of the quota from
@@ -96,11 +96,12 @@ pub fn record_quota(catalog: &Catalog, ledgers: &[QuotaLedger]) {
 }
 
 /// Sets the gauge of open circuits from a fallback's
-/// [`Health::snapshot`](crate::model_fallback::Health::snapshot). Call it before metrics are read.
-pub fn record_circuits(targets: &[TargetHealth]) {
-    let is_open = |target: &&TargetHealth| !matches!(target.condition, Condition::Failing { .. });
+/// [`Circuits::snapshot`](crate::model_fallback::Circuits::snapshot). Call it before metrics are
+/// read.
+pub fn record_circuits(circuits: &[Circuit]) {
+    let is_open = |circuit: &&Circuit| !matches!(circuit.state, CircuitState::Failing { .. });
     #[allow(clippy::cast_precision_loss, reason = "a handful")]
-    gauge!("gemini_circuits_open").set(targets.iter().filter(is_open).count() as f64);
+    gauge!("gemini_circuits_open").set(circuits.iter().filter(is_open).count() as f64);
 }
 
 /// Records the metrics of calls.
@@ -127,7 +128,7 @@ impl CallObserver for Metrics<'_> {
             Step::Waited { delay, why } => {
                 histogram!("gemini_wait_seconds", "why" => wait_name(*why)).record(*delay);
             }
-            Step::MovedOn { why, .. } => {
+            Step::FellBack { why, .. } => {
                 counter!("gemini_fallbacks_total", "outcome" => why.as_str()).increment(1);
             }
             Step::Skipped { why, .. } => by_why("gemini_skipped_targets_total", reason_name(why)),

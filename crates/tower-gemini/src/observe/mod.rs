@@ -58,9 +58,9 @@
 //! | `step` | level | reports | next to `call`, `attempt`, `model`, `size`, `outcome`, `charge` |
 //! | --- | --- | --- | --- |
 //! | `attempt` | debug | the end of an attempt, body included | `status`, `quota`, `reason`, `cost_at_least_microusd`, `cost_at_most_microusd`, `took_ms` |
-//! | `waited` | debug | the start of a wait | `delay_ms`, `why`: `backoff`, `server_hint`, `own_quota`, `quiet_hours` |
+//! | `waited` | debug | the start of a wait | `delay_ms`, `why`: `backoff`, `server_hint`, `own_quota`, `cooldown`, `quiet_hours` |
 //! | `stopped` | debug | that nothing more is sent | `why`: as in the trail's JSON (`attempts_used_up`, `charged` …) |
-//! | `moved_on` | info | that a fallback leaves a target | `from`, `to`; `outcome` is the cause |
+//! | `fell_back` | info | that a fallback leaves a target | `from`, `to`; `outcome` is the cause |
 //! | `skipped` | debug | that a fallback skips a target | `to`: the target, `why`, `delay_ms`: its remaining cooldown |
 //! | `degraded` | info | that the next attempt requests less | `why`: everything given up |
 //! | `succeeded` | debug | that a retired model is replaced by its successor | `from`, `to` |

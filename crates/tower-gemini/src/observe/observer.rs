@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tower_gemini_core::ledger::Cost;
 use crate::trail::{Attempt, Step, Trail};
+use tower_gemini_core::ledger::Cost;
 use tower_gemini_core::verdict::{Charge, Outcome};
 
 use super::clip;

@@ -7,8 +7,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use tower_gemini_core::call::ImageSize;
 use crate::trail::{Attempt, Step, StopReason};
+use tower_gemini_core::call::ImageSize;
 use tower_gemini_core::verdict::{Charge, Outcome};
 
 use super::observer::{attempts, charge_of, cost_of, is_systemic};
@@ -265,11 +265,11 @@ fn seconds(time: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use crate::trail::{AttemptId, NotKeptReason, Trail, WaitReason};
     use http::{HeaderMap, Method, StatusCode};
     use tower_gemini_core::call::{Call, ModelId};
     use tower_gemini_core::classify::classify;
     use tower_gemini_core::ledger::Cost;
-    use crate::trail::{AttemptId, NotKeptReason, Trail, WaitReason};
     use tower_gemini_core::verdict::Verdict;
 
     use super::super::outcome::{HowEnded, outcome_of};

@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::trail::{Attempt, Step, Trail, TrailObserver};
 use tokio::time::Instant;
 use tower_gemini_core::catalog::Catalog;
-use crate::trail::{Attempt, Step, Trail, TrailObserver};
 
 use super::observer::{CallEnd, CallId, CallInfo, CallObserver, ObservedStep, SendKind};
 use super::outcome::{HowEnded, outcome_of};
@@ -101,7 +101,7 @@ impl TrailObserver for StepObserver {
             let mut progress = self.progress();
             match &clean {
                 Step::Attempt(attempt) => progress.last = Some(attempt.clone()),
-                Step::MovedOn { .. } => progress.has_moved = true,
+                Step::FellBack { .. } => progress.has_moved = true,
                 _ => {}
             }
             (progress.sent, progress.last.clone())

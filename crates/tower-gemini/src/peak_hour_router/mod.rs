@@ -89,11 +89,9 @@ pub mod presets;
 mod route;
 mod schedule;
 mod service;
-mod zone;
 
+pub use crate::calendar::Zone;
 pub use layer::PeakHourRouterLayer;
-pub use learned::{Evidence, HOURS, Hour, LearnedHours, Learning, Shadow};
-pub(crate) use schedule::timestamp;
+pub use learned::{HOURS, LearnedHours, Learning, Observation, Shadow, WeekHour};
 pub use schedule::{ConfigError, Day, Schedule, Window};
 pub use service::{PeakHourRouter, ResponseFuture};
-pub use zone::Zone;

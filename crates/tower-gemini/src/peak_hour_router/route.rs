@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_a_quiet_hour_that_comes_too_late() {
-        let schedule = presets::article_002();
+        let schedule = presets::TEN_TO_FOURTEEN_UTC.schedule();
         // 2026-01-06 12:30 UTC.
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_702_600);
         let minutes = |minutes: u64| Duration::from_secs(minutes * 60);

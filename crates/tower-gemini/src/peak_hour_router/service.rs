@@ -18,7 +18,7 @@ use tower_gemini_core::call::ModelId;
 use tower_service::Service;
 
 use super::layer::Settings;
-use super::learned::{Evidence, Hour};
+use super::learned::{Observation, WeekHour};
 use super::route::{known_as, worth_waiting};
 
 /// Lets another model lead in peak hours, and calls that can wait do so. See the [module](super).
@@ -95,11 +95,11 @@ struct Observed {
 }
 
 impl Settings {
-    fn hour(&self, at: SystemTime) -> Hour {
+    fn hour(&self, at: SystemTime) -> WeekHour {
         let unix = at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let unix = i64::try_from(unix).unwrap_or(i64::MAX);
         let of_utc_day = usize::try_from(unix.rem_euclid(86_400) / 3600).unwrap_or(0);
-        Hour { of_week: self.schedule.hour_of_week(at), of_utc_day, unix }
+        WeekHour { of_week: self.schedule.hour_of_week(at), of_utc_day, unix }
     }
 
     /// Says in the request which model should lead it.
@@ -167,8 +167,10 @@ impl Settings {
         let mut learned = learned.lock().unwrap_or_else(PoisonError::into_inner);
         for step in steps.iter().skip(observed.before) {
             let Step::Attempt(attempt) = step else { continue };
-            if let (Some(model), Some(evidence)) = (&attempt.model, Evidence::of(attempt)) {
-                learned.observe(known_as(model.as_str()), hour, evidence);
+            let observation =
+                attempt.outcome.and_then(|it| Observation::from_outcome(it, attempt.charge));
+            if let (Some(model), Some(observation)) = (&attempt.model, observation) {
+                learned.observe(known_as(model.as_str()), hour, observation);
             }
         }
     }

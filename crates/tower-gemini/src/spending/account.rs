@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use super::{Amounts, Caps, Dimension};
-use crate::peak_hour_router::{Zone, timestamp};
+use crate::calendar::{Zone, timestamp};
 
 /// How long a cap counts before it begins anew.
 #[derive(Debug, Clone)]

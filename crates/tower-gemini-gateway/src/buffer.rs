@@ -1,5 +1,5 @@
-//! An answer is held whole before its head goes out, so that a cut upstream never reaches a client
-//! that would send again; or, where a client gives up on silence, blanks go out until it is there.
+//! Buffers a whole response before its head goes out, so that a cut upstream never reaches a client
+//! that would retry; or sends blanks until it is there, for clients that time out on silence.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HeaderMap};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
@@ -18,27 +18,30 @@ use tower_gemini::Error;
 use tower_gemini::answer_errors::HasVerdict;
 use tower_gemini::verdict::Verdict;
 
-/// A body that was read before its head goes out, whole or up to a bound.
-pub(crate) struct HeldBody<B> {
+use crate::responses::json_headers;
+use crate::wire;
+
+/// A body that was read before its head goes out, whole or up to a limit.
+pub(crate) struct BufferedBody<B> {
     chunks: VecDeque<Bytes>,
     trailers: Option<HeaderMap>,
-    /// What is left of an answer longer than the bound; of others it is kept for its verdict, and
-    /// ended.
+    /// What is left of a response longer than the limit. Of others it has ended, and is kept for its
+    /// verdict.
     rest: B,
     ended: bool,
 }
 
-/// Reads an answer to its end, or until it is longer than `most`.
-pub(crate) async fn hold<B>(
+/// Reads a response to its end, or until it is longer than `limit`. Without one, reads nothing.
+pub(crate) async fn buffer<B>(
     response: Response<B>,
-    most: usize,
-) -> Result<Response<HeldBody<B>>, Error>
+    limit: Option<usize>,
+) -> Result<Response<BufferedBody<B>>, Error>
 where
     B: Body<Data = Bytes, Error = Error> + Unpin,
 {
     let (mut parts, mut rest) = response.into_parts();
     let (mut chunks, mut trailers, mut held, mut ended) = (VecDeque::new(), None, 0_usize, false);
-    while held <= most {
+    while limit.is_some_and(|limit| held <= limit) {
         match rest.frame().await {
             Some(frame) => match frame?.into_data() {
                 Ok(chunk) => {
@@ -53,19 +56,23 @@ where
             }
         }
     }
-    if ended && trailers.is_none() {
-        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(held));
+    if ended {
+        // The body is exact now: hyper sends it empty while `Transfer-Encoding` stays.
+        wire::remove_length(&mut parts.headers);
+        if trailers.is_none() {
+            parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(held));
+        }
     }
-    Ok(Response::from_parts(parts, HeldBody { chunks, trailers, rest, ended }))
+    Ok(Response::from_parts(parts, BufferedBody { chunks, trailers, rest, ended }))
 }
 
-impl<B: HasVerdict> HasVerdict for HeldBody<B> {
+impl<B: HasVerdict> HasVerdict for BufferedBody<B> {
     fn verdict(&self) -> Option<&Verdict> {
         self.rest.verdict()
     }
 }
 
-impl<B> Body for HeldBody<B>
+impl<B> Body for BufferedBody<B>
 where
     B: Body<Data = Bytes, Error = Error> + Unpin,
 {
@@ -93,51 +100,48 @@ where
 
     fn size_hint(&self) -> SizeHint {
         if !self.ended {
-            return SizeHint::new();
+            let nothing_read = self.chunks.is_empty();
+            return if nothing_read { self.rest.size_hint() } else { SizeHint::new() };
         }
         SizeHint::with_exact(self.chunks.iter().map(|chunk| chunk.len() as u64).sum())
     }
 }
 
-impl<B> fmt::Debug for HeldBody<B> {
+impl<B> fmt::Debug for BufferedBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HeldBody")
+        f.debug_struct("BufferedBody")
             .field("chunks", &self.chunks.len())
             .field("ended", &self.ended)
             .finish_non_exhaustive()
     }
 }
 
-/// An answer that is on its way.
-type Coming = Pin<Box<dyn Future<Output = Response<axum::body::Body>> + Send>>;
+/// A response that has not arrived.
+type Pending = Pin<Box<dyn Future<Output = Response<axum::body::Body>> + Send>>;
 
-/// Waits for an answer; after `after` of silence the head goes out, and a blank every so often
-/// until the answer is there: leading blanks are allowed in JSON, and every client that was
-/// measured reads past them. The price: the status is 200 by then, so an error is told in the body
-/// alone.
-pub(crate) async fn or_heartbeat(
-    answer: impl Future<Output = Response<axum::body::Body>> + Send + 'static,
+/// Waits for a response. After `after` of silence it sends a head, and then blanks until the response
+/// is there: JSON allows leading blanks, and every client that was measured skips them. The price: the
+/// status is 200 by then, so an error shows in the body alone.
+pub(crate) async fn with_heartbeat(
+    response: impl Future<Output = Response<axum::body::Body>> + Send + 'static,
     after: Duration,
 ) -> Response<axum::body::Body> {
-    let mut coming: Coming = Box::pin(answer);
+    let mut pending: Pending = Box::pin(response);
     tokio::select! {
         biased;
-        answer = &mut coming => answer,
+        response = &mut pending => response,
         () = sleep(after) => {
             let every = after.min(EVERY);
-            let body = Heartbeat { state: State::Waiting { coming, beat: Box::pin(sleep(Duration::ZERO)), every } };
+            let body = Heartbeat { state: State::Waiting { pending, beat: Box::pin(sleep(Duration::ZERO)), every } };
             let mut response = Response::new(axum::body::Body::new(body));
-            *response.status_mut() = StatusCode::OK;
-            let headers = response.headers_mut();
-            headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=UTF-8"));
-            headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            json_headers(response.headers_mut());
             response
         }
     }
 }
 
-/// Below every gap between bytes that a client was seen to bear (3 s was the shortest that was
-/// tried, measured 2026-11).
+/// Shorter than every gap between bytes that a client was seen to accept (3 s was the shortest that
+/// was tried, measured 2026-11).
 const EVERY: Duration = Duration::from_secs(2);
 
 struct Heartbeat {
@@ -145,7 +149,7 @@ struct Heartbeat {
 }
 
 enum State {
-    Waiting { coming: Coming, beat: Pin<Box<Sleep>>, every: Duration },
+    Waiting { pending: Pending, beat: Pin<Box<Sleep>>, every: Duration },
     Arrived(axum::body::Body),
 }
 
@@ -159,9 +163,9 @@ impl Body for Heartbeat {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         loop {
             match &mut self.state {
-                State::Waiting { coming, beat, every } => {
-                    if let Poll::Ready(answer) = coming.as_mut().poll(cx) {
-                        self.state = State::Arrived(answer.into_body());
+                State::Waiting { pending, beat, every } => {
+                    if let Poll::Ready(response) = pending.as_mut().poll(cx) {
+                        self.state = State::Arrived(response.into_body());
                         continue;
                     }
                     ready!(beat.as_mut().poll(cx));
@@ -191,27 +195,46 @@ mod tests {
     #[tokio::test]
     async fn a_cut_upstream_is_an_error_before_any_head_goes_out() {
         let cut = body(vec![Ok("{"), Err(Error::truncated(Verdict::interrupted()))]);
-        assert!(hold(Response::new(cut), 100).await.unwrap_err().is_truncated());
+        assert!(buffer(Response::new(cut), Some(100)).await.unwrap_err().is_truncated());
     }
 
     #[tokio::test]
-    async fn a_whole_answer_says_its_length_and_a_longer_one_passes_as_it_is() {
-        let whole = hold(Response::new(body(vec![Ok("12345"), Ok("678")])), 8).await.unwrap();
+    async fn a_whole_response_has_its_length_and_a_longer_one_passes_unchanged() {
+        let whole =
+            buffer(Response::new(body(vec![Ok("12345"), Ok("678")])), Some(8)).await.unwrap();
         assert_eq!(whole.headers()[CONTENT_LENGTH], "8");
         assert_eq!(whole.into_body().collect().await.unwrap().to_bytes(), "12345678");
-        let long =
-            hold(Response::new(body(vec![Ok("12345"), Ok("678"), Ok("9")])), 7).await.unwrap();
+        let long = buffer(Response::new(body(vec![Ok("12345"), Ok("678"), Ok("9")])), Some(7))
+            .await
+            .unwrap();
         assert!(!long.headers().contains_key(CONTENT_LENGTH));
         assert_eq!(long.into_body().collect().await.unwrap().to_bytes(), "123456789");
     }
 
+    // axum answered with an empty body wherever the upstream used chunked encoding: the body had
+    // become exact while `Transfer-Encoding` stayed.
+    #[tokio::test]
+    async fn a_buffered_body_goes_out_with_headers_that_fit_it() {
+        let chunked = Response::builder()
+            .header("transfer-encoding", "chunked")
+            .header("trailer", "x-checksum")
+            .body(body(vec![Ok("12345")]))
+            .unwrap();
+        let whole = buffer(chunked, Some(8)).await.unwrap();
+        let names: Vec<_> = whole.headers().keys().map(|name| name.as_str()).collect();
+        assert_eq!(
+            (names, &whole.headers()[CONTENT_LENGTH]),
+            (vec!["content-length"], &"5".parse().unwrap())
+        );
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn silence_is_broken_by_blanks_and_the_answer_follows() {
+    async fn blanks_break_the_silence_and_the_response_follows() {
         let answer = async {
             sleep(Duration::from_secs(20)).await;
             Response::new(axum::body::Body::from("{\"a\":1}"))
         };
-        let response = or_heartbeat(answer, Duration::from_secs(5)).await;
+        let response = with_heartbeat(answer, Duration::from_secs(5)).await;
         assert_eq!(response.status(), 200);
         let text = response.into_body().collect().await.unwrap().to_bytes();
         let blanks = text.iter().take_while(|&&byte| byte == b' ').count();
@@ -220,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_in_time_keeps_its_status() {
+    async fn a_response_in_time_keeps_its_status() {
         let answer = async {
             Response::builder()
                 .status(429)
@@ -229,6 +252,6 @@ mod tests {
                 ))
                 .unwrap()
         };
-        assert_eq!(or_heartbeat(answer, Duration::from_secs(5)).await.status(), 429);
+        assert_eq!(with_heartbeat(answer, Duration::from_secs(5)).await.status(), 429);
     }
 }

@@ -1,4 +1,4 @@
-//! Which size follows on which: pure.
+//! Which sizes are tried, and after which outcomes. Pure.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use crate::jittered_retry::{RetryOverride, RetryPolicy};
 /// The sizes that are tried, largest first, and after which outcomes.
 ///
 /// ```
-/// use tower_gemini::call::ImageSize;
 /// use tower_gemini::resolution_fallback::Ladder;
+/// use tower_gemini::target::ImageSize;
 ///
 /// let ladder = Ladder::recommended();
 /// assert_eq!(ladder.below(Some(ImageSize::K4), None), Some(ImageSize::K2));
@@ -28,15 +28,15 @@ pub struct Ladder {
 }
 
 impl Ladder {
-    /// The defaults listed in the [module](super).
+    /// The defaults listed in [`resolution_fallback`](crate::resolution_fallback).
     #[must_use]
     pub fn recommended() -> Self {
-        Self::of([ImageSize::K4, ImageSize::K2, ImageSize::K1])
+        Self::new([ImageSize::K4, ImageSize::K2, ImageSize::K1])
     }
 
     /// These sizes.
     #[must_use]
-    pub fn of(sizes: impl IntoIterator<Item = ImageSize>) -> Self {
+    pub fn new(sizes: impl IntoIterator<Item = ImageSize>) -> Self {
         let mut sizes: Vec<_> = sizes.into_iter().collect();
         sizes.sort_unstable_by(|a, b| b.cmp(a));
         sizes.dedup();
@@ -51,10 +51,9 @@ impl Ladder {
     /// Every size down to this one, where the model makes it.
     #[must_use]
     pub fn down_to(mut self, size: ImageSize) -> Self {
-        let rest = ImageSize::ALL.into_iter().filter(|known| *known >= size);
-        let sizes =
-            Self::of(self.sizes.iter().copied().filter(|known| *known >= size).chain(rest)).sizes;
-        self.sizes = sizes;
+        let more = ImageSize::ALL.into_iter();
+        let sizes = self.sizes.iter().copied().chain(more).filter(|known| *known >= size);
+        self.sizes = Self::new(sizes).sizes;
         self
     }
 
@@ -65,8 +64,8 @@ impl Ladder {
         self
     }
 
-    /// How many times each size is tried by the retry inside, the last one apart, which its own
-    /// policy rules.
+    /// How many times the retry inside tries each size except the last, which follows the retry's
+    /// own policy.
     #[must_use]
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts.max(1);
@@ -80,28 +79,36 @@ impl Ladder {
         self
     }
 
-    /// The size below, of those that the model makes. `None` for what is asked for leaves it at 1K.
+    /// The next smaller size that the model makes. `None` for what is asked for leaves it at 1K.
     #[must_use]
     pub fn below(&self, size: Option<ImageSize>, model: Option<&Model>) -> Option<ImageSize> {
+        let mut below = self.sizes_below(size);
+        below.find(|&size| makes(model, size))
+    }
+
+    /// Every smaller size, largest first, whatever the model.
+    pub(super) fn sizes_below(&self, size: Option<ImageSize>) -> impl Iterator<Item = ImageSize> {
         let asked = size.unwrap_or(ImageSize::K1);
-        let makes = |size: ImageSize| {
-            model.is_none_or(|model| model.accepts_image_size && model.makes(size))
-        };
-        self.sizes.iter().copied().find(|size| *size < asked && makes(*size))
+        self.sizes.iter().copied().filter(move |size| *size < asked)
     }
 
     pub(super) fn steps_down_after(&self, outcome: Outcome) -> bool {
         self.outcomes.contains(&outcome)
     }
 
-    /// How one size is retried. What a layer outside says holds for the last one.
-    pub(super) fn retries(&self, outer: RetryOverride, is_last: bool) -> RetryOverride {
+    /// How one size is retried. `otherwise` holds for the last one.
+    pub(super) fn retries(&self, otherwise: RetryOverride, is_last: bool) -> RetryOverride {
         match (&self.retry, is_last) {
-            (Some(policy), _) => outer.policy(policy.clone()),
-            (None, false) => outer.attempts(self.attempts),
-            (None, true) => outer,
+            (Some(policy), _) => otherwise.policy(policy.clone()),
+            (None, false) => otherwise.attempts(self.attempts),
+            (None, true) => otherwise,
         }
     }
+}
+
+/// Whether a model can be asked for a size; one that is not known can.
+pub(super) fn makes(model: Option<&Model>, size: ImageSize) -> bool {
+    model.is_none_or(|model| model.accepts_image_size && model.makes(size))
 }
 
 impl Default for Ladder {
@@ -125,7 +132,7 @@ mod tests {
         ) {
             let models: Vec<_> = Catalog::builtin().models().collect();
             let model = models.get(which).copied();
-            let ladder = Ladder::of(sizes.clone());
+            let ladder = Ladder::new(sizes.clone());
             let (mut at, mut steps) = (asked, 0);
             while let Some(next) = ladder.below(at, model) {
                 prop_assert!(next < at.unwrap_or(ImageSize::K1));

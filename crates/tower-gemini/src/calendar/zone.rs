@@ -1,23 +1,25 @@
+//! Time zones: what the clock on the wall shows, and where its hours, days and months begin. Pure.
+
 use std::fmt;
+use std::time::SystemTime;
 
-use jiff::Timestamp;
-use jiff::tz::TimeZone;
+use jiff::civil::Date;
+use jiff::tz::{Offset, TimeZone};
+use jiff::{SignedDuration, Timestamp, Unit};
 
-use super::ConfigError;
-
-/// A time zone: where a schedule's clock hangs.
+/// A time zone.
 ///
 /// Everything but [`named`](Self::named) works by rule, without a time zone database, which a
 /// container may lack.
 ///
 /// ```
-/// use tower_gemini::peak_hour_router::Zone;
+/// use tower_gemini::calendar::Zone;
 ///
 /// assert_eq!(Zone::fixed(8, 0)?.to_string(), "UTC+08:00");
 /// assert_eq!(Zone::posix("CET-1CEST,M3.5.0,M10.5.0/3")?.to_string(), "CET-1CEST,M3.5.0,M10.5.0/3");
 /// assert_eq!(Zone::named("Europe/Berlin")?.to_string(), "Europe/Berlin");
 /// assert!(Zone::named("Europe/Atlantis").is_err());
-/// # Ok::<(), tower_gemini::peak_hour_router::ConfigError>(())
+/// # Ok::<(), tower_gemini::calendar::UnknownZone>(())
 /// ```
 #[derive(Clone)]
 pub struct Zone {
@@ -25,11 +27,27 @@ pub struct Zone {
     name: String,
 }
 
-/// The rules in force of some zones, as the IANA database's POSIX footers state them (tzdata
+/// A time zone of this name, rule or offset is not known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownZone(String);
+
+impl fmt::Display for UnknownZone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the time zone `{}` is not known; enable the feature `tz-bundled`, or give its POSIX rule with Zone::posix",
+            self.0
+        )
+    }
+}
+
+impl std::error::Error for UnknownZone {}
+
+/// The rules in force in some zones, as the IANA database's POSIX footers state them (tzdata
 /// 2025b): what [`Zone::named`] knows without a database.
 const RULES: [(&str, &str); 16] = [
     ("Etc/UTC", "UTC0"),
-    ("America/Los_Angeles", "PST8PDT,M3.2.0,M11.1.0"),
+    ("America/Los_Angeles", PACIFIC),
     ("America/Denver", "MST7MDT,M3.2.0,M11.1.0"),
     ("America/Chicago", "CST6CDT,M3.2.0,M11.1.0"),
     ("America/New_York", "EST5EDT,M3.2.0,M11.1.0"),
@@ -46,6 +64,8 @@ const RULES: [(&str, &str); 16] = [
     ("Australia/Sydney", "AEST-10AEDT,M10.1.0,M4.1.0/3"),
 ];
 
+const PACIFIC: &str = "PST8PDT,M3.2.0,M11.1.0";
+
 impl Zone {
     /// Universal time.
     #[must_use]
@@ -53,17 +73,15 @@ impl Zone {
         Self { rules: TimeZone::UTC, name: "UTC".to_owned() }
     }
 
-    /// Pacific time, in which Google counts its quota's days: UTC-8, and UTC-7 from the second
-    /// Sunday of March to the first of November, as in the United States since 2007.
+    /// Pacific time, in which Google counts the days of its quotas: UTC-8, and UTC-7 from the
+    /// second Sunday of March to the first of November, as in the United States since 2007.
     #[must_use]
     pub fn pacific() -> Self {
-        let rules = TimeZone::posix("PST8PDT,M3.2.0,M11.1.0");
         // The rule is a constant that a test reads; were it wrong, the standard offset would serve
         // until the test says so.
-        Self {
-            rules: rules.unwrap_or_else(|_| TimeZone::fixed(jiff::tz::offset(-8))),
-            name: "America/Los_Angeles".to_owned(),
-        }
+        let standard = || TimeZone::fixed(jiff::tz::offset(-8));
+        let rules = TimeZone::posix(PACIFIC).unwrap_or_else(|_| standard());
+        Self { rules, name: "America/Los_Angeles".to_owned() }
     }
 
     /// A fixed distance from UTC, east positive. `minutes` go the way the hours go.
@@ -71,17 +89,14 @@ impl Zone {
     /// # Errors
     ///
     /// Where there is no such offset: beyond 25 hours, or minutes beyond 59.
-    pub fn fixed(hours: i8, minutes: u8) -> Result<Self, ConfigError> {
+    pub fn fixed(hours: i8, minutes: u8) -> Result<Self, UnknownZone> {
         let sign = if hours < 0 { -1 } else { 1 };
         let seconds = i32::from(hours) * 3600 + sign * i32::from(minutes) * 60;
-        let name = format!(
-            "UTC{}{:02}:{minutes:02}",
-            if hours < 0 { '-' } else { '+' },
-            hours.unsigned_abs()
-        );
-        match jiff::tz::Offset::from_seconds(seconds) {
+        let letter = if hours < 0 { '-' } else { '+' };
+        let name = format!("UTC{letter}{:02}:{minutes:02}", hours.unsigned_abs());
+        match Offset::from_seconds(seconds) {
             Ok(offset) if minutes < 60 => Ok(Self { rules: TimeZone::fixed(offset), name }),
-            _ => Err(ConfigError::UnknownZone { zone: name }),
+            _ => Err(UnknownZone(name)),
         }
     }
 
@@ -90,9 +105,12 @@ impl Zone {
     /// # Errors
     ///
     /// Where it is no such rule.
-    pub fn posix(rule: &str) -> Result<Self, ConfigError> {
-        let unknown = |_| ConfigError::UnknownZone { zone: rule.to_owned() };
-        Ok(Self { rules: TimeZone::posix(rule).map_err(unknown)?, name: rule.to_owned() })
+    pub fn posix(rule: &str) -> Result<Self, UnknownZone> {
+        let name = rule.to_owned();
+        match TimeZone::posix(rule) {
+            Ok(rules) => Ok(Self { rules, name }),
+            Err(_) => Err(UnknownZone(name)),
+        }
     }
 
     /// A zone by its IANA name. With the feature `tz-bundled` every one is known; without it `UTC`
@@ -101,23 +119,24 @@ impl Zone {
     /// # Errors
     ///
     /// Where the name is not known: [`posix`](Self::posix) takes its rule.
-    pub fn named(name: &str) -> Result<Self, ConfigError> {
+    pub fn named(name: &str) -> Result<Self, UnknownZone> {
         if name.eq_ignore_ascii_case("UTC") {
             return Ok(Self::utc());
         }
-        let found = TimeZone::get(name).ok().or_else(|| {
+        let by_rule = || {
             let (_, rule) = RULES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name))?;
             TimeZone::posix(rule).ok()
-        });
-        match found {
-            Some(rules) => Ok(Self { rules, name: name.to_owned() }),
-            None => Err(ConfigError::UnknownZone { zone: name.to_owned() }),
+        };
+        let name = name.to_owned();
+        match TimeZone::get(&name).ok().or_else(by_rule) {
+            Some(rules) => Ok(Self { rules, name }),
+            None => Err(UnknownZone(name)),
         }
     }
 
     /// What the clock on the wall shows: the minute of the week from Monday 00:00 on, and the
     /// nanoseconds of that minute.
-    pub(super) fn minute_of_week(&self, at: Timestamp) -> (u16, i64) {
+    pub(crate) fn minute_of_week(&self, at: Timestamp) -> (u16, i64) {
         let civil = self.rules.to_datetime(at);
         let day = i16::from(civil.date().weekday().to_monday_zero_offset());
         let minute = day * 1440 + i16::from(civil.hour()) * 60 + i16::from(civil.minute());
@@ -127,44 +146,42 @@ impl Zone {
     }
 
     /// The first moment after this one at which the clock is set forward or back.
-    pub(super) fn next_change(&self, at: Timestamp) -> Option<Timestamp> {
+    pub(crate) fn next_change(&self, at: Timestamp) -> Option<Timestamp> {
         self.rules.following(at).next().map(|transition| transition.timestamp())
     }
 
+    fn midnight(&self, date: Date) -> Option<Timestamp> {
+        date.to_zoned(self.rules.clone()).ok().map(|midnight| midnight.timestamp())
+    }
+
     /// Where the calendar's hour, day or month that holds a moment begins.
-    pub(crate) fn start_of(&self, unit: jiff::Unit, at: Timestamp) -> Option<Timestamp> {
+    pub(crate) fn start_of(&self, unit: Unit, at: Timestamp) -> Option<Timestamp> {
         let civil = self.rules.to_datetime(at);
         match unit {
             // Not by the civil hour: the one that comes twice in autumn would be one hour of two.
-            jiff::Unit::Hour => {
+            Unit::Hour => {
                 let into = i64::from(civil.minute()) * 60 + i64::from(civil.second());
                 Timestamp::from_second(at.as_second() - into).ok()
             }
-            jiff::Unit::Month => {
-                Some(civil.date().first_of_month().to_zoned(self.rules.clone()).ok()?.timestamp())
-            }
-            _ => Some(civil.date().to_zoned(self.rules.clone()).ok()?.timestamp()),
+            Unit::Month => self.midnight(civil.date().first_of_month()),
+            _ => self.midnight(civil.date()),
         }
     }
 
     /// Where the hour, day or month after the one that holds a moment begins.
-    pub(crate) fn end_of(&self, unit: jiff::Unit, at: Timestamp) -> Option<Timestamp> {
+    pub(crate) fn end_of(&self, unit: Unit, at: Timestamp) -> Option<Timestamp> {
         let date = self.rules.to_datetime(at).date();
         match unit {
-            jiff::Unit::Hour => {
-                self.start_of(unit, at)?.checked_add(jiff::SignedDuration::from_secs(3600)).ok()
-            }
-            jiff::Unit::Month => Some(
-                date.last_of_month()
-                    .tomorrow()
-                    .ok()?
-                    .to_zoned(self.rules.clone())
-                    .ok()?
-                    .timestamp(),
-            ),
-            _ => Some(date.tomorrow().ok()?.to_zoned(self.rules.clone()).ok()?.timestamp()),
+            Unit::Hour => self.start_of(unit, at)?.checked_add(SignedDuration::from_hours(1)).ok(),
+            Unit::Month => self.midnight(date.last_of_month().tomorrow().ok()?),
+            _ => self.midnight(date.tomorrow().ok()?),
         }
     }
+}
+
+/// `None` beyond the years -9999 to 9999, in which nothing is called.
+pub(crate) fn timestamp(at: SystemTime) -> Option<Timestamp> {
+    Timestamp::try_from(at).ok()
 }
 
 impl fmt::Display for Zone {

@@ -1,7 +1,8 @@
-//! How an answer is told to its caller: as it is, without drafts, or in OpenAI's words.
+//! Transforms responses for their callers: removes the drafts of a stream, or translates to OpenAI's
+//! format.
 //!
-//! It stands below `KeepPaid`, so that what is counted as delivered, and what is kept, are the
-//! bytes that the caller gets.
+//! Stands below `KeepPaid`, so that what counts as delivered, and what is stored, are the bytes that
+//! the caller gets.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -13,115 +14,127 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use tower_gemini::Error;
 use tower_gemini::answer_errors::HasVerdict;
 use tower_gemini::body::CallBody;
 use tower_gemini::call::Framing;
+use tower_gemini::error::Error;
 use tower_gemini::scan::StreamStripper;
 use tower_gemini::verdict::Verdict;
 use tower_gemini_openai::{ResponseTranslator, StreamTranslator};
 use tower_service::Service;
 
-use crate::answers::CHARGED;
-use crate::proxy::now_unix;
+use crate::buffer::{BufferedBody, buffer};
+use crate::handler::now_unix;
+use crate::responses::CHARGED;
+use crate::wire;
 
-/// How an answer is told, in the extensions of its request. Without it, it is told as it is.
+/// What to do with a response, in the extensions of its request. Without it, nothing.
 #[derive(Debug, Clone)]
-pub(crate) enum Manner {
-    /// A stream without its drafts.
-    WithoutDrafts,
-    /// In OpenAI's words.
+pub(crate) enum Transform {
+    /// Remove the drafts of a stream.
+    StripDrafts,
+    /// Translate to OpenAI's format.
     OpenAi(ResponseTranslator),
 }
 
-/// Tells the answers of the service inside.
+/// Buffers whole responses of the inner service where that is asked for, and transforms them.
 #[derive(Debug, Clone)]
-pub(crate) struct Tell<S>(pub(crate) S);
+pub(crate) struct TransformResponses<S> {
+    inner: S,
+    buffer_up_to: Option<usize>,
+}
 
-type Telling<B> = Pin<Box<dyn Future<Output = Result<Response<Told<B>>, Error>> + Send>>;
+impl<S> TransformResponses<S> {
+    pub(crate) fn new(inner: S, buffer_up_to: Option<usize>) -> Self {
+        Self { inner, buffer_up_to }
+    }
+}
 
-impl<S, B> Service<Request<CallBody>> for Tell<S>
+type ResponseFuture<B> =
+    Pin<Box<dyn Future<Output = Result<Response<TransformedBody<B>>, Error>> + Send>>;
+
+impl<S, B> Service<Request<CallBody>> for TransformResponses<S>
 where
     S: Service<Request<CallBody>, Response = Response<B>, Error = Error, Future: Send + 'static>,
     B: Body<Data = Bytes, Error = Error> + HasVerdict + Send + Unpin + 'static,
 {
-    type Response = Response<Told<B>>;
+    type Response = Response<TransformedBody<BufferedBody<B>>>;
     type Error = Error;
-    type Future = Telling<B>;
+    type Future = ResponseFuture<BufferedBody<B>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.0.poll_ready(cx)
+        self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, mut request: Request<CallBody>) -> Self::Future {
-        let manner = request.extensions_mut().remove::<Manner>();
+        let transform = request.extensions_mut().remove::<Transform>();
         let framing = request.body().call().framing;
-        let answer = self.0.call(request);
+        let (response, limit) = (self.inner.call(request), self.buffer_up_to);
         Box::pin(async move {
-            let answer = answer.await?;
-            match manner {
-                None => Ok(answer.map(|body| Told(Inner::AsItIs(body)))),
-                Some(manner) => tell(answer, manner, framing).await,
+            let response = buffer(response.await?, limit).await?;
+            match transform {
+                None => Ok(response.map(|body| TransformedBody(Inner::Unchanged(body)))),
+                Some(transform) => transformed(response, transform, framing).await,
             }
         })
     }
 }
 
-async fn tell<B>(
-    answer: Response<B>,
-    manner: Manner,
+async fn transformed<B>(
+    response: Response<B>,
+    transform: Transform,
     framing: Framing,
-) -> Result<Response<Told<B>>, Error>
+) -> Result<Response<TransformedBody<B>>, Error>
 where
     B: Body<Data = Bytes, Error = Error> + HasVerdict + Unpin,
 {
-    let (mut parts, mut body) = answer.into_parts();
+    let (mut parts, mut body) = response.into_parts();
     let streams = parts.status.is_success() && framing != Framing::Whole;
-    let change = match manner {
-        Manner::WithoutDrafts if !streams => {
-            return Ok(Response::from_parts(parts, Told(Inner::AsItIs(body))));
+    let change = match transform {
+        Transform::StripDrafts if !streams => {
+            return Ok(Response::from_parts(parts, TransformedBody(Inner::Unchanged(body))));
         }
-        Manner::WithoutDrafts => Change::Stripping(StreamStripper::new(framing)),
-        Manner::OpenAi(reply) if streams => {
+        Transform::StripDrafts => Change::Stripping(StreamStripper::new(framing)),
+        Transform::OpenAi(reply) if streams => {
             parts
                 .headers
                 .insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
             Change::Translating(Box::new(reply.stream(now_unix())))
         }
-        Manner::OpenAi(reply) => {
-            // A body that breaks now has not been told of: this can still be an error.
+        Transform::OpenAi(reply) => {
+            // No head is out: a body that breaks can still become an error.
             let mut chunks = Vec::new();
             while let Some(frame) = body.frame().await {
                 chunks.extend(frame?.into_data());
             }
             let whole = if let [chunk] = &*chunks { chunk.clone() } else { chunks.concat().into() };
-            let (status, told) = reply.response(parts.status, &whole, now_unix());
+            let (status, translated) = reply.response(parts.status, &whole, now_unix());
             parts.status = status;
+            wire::remove_body_headers(&mut parts.headers);
             parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(told.len()));
+            parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(translated.len()));
             let verdict = body.verdict().cloned().map(Box::new);
             return Ok(Response::from_parts(
                 parts,
-                Told(Inner::Whole { chunk: Some(told), verdict }),
+                TransformedBody(Inner::Whole { chunk: Some(translated), verdict }),
             ));
         }
     };
-    // A stale length would cut it short, or make the client wait for ever.
-    parts.headers.remove(CONTENT_LENGTH);
+    wire::remove_body_headers(&mut parts.headers);
     let changed = Changed { body, change, ready: VecDeque::new(), ended: false };
-    Ok(Response::from_parts(parts, Told(Inner::Changed(changed))))
+    Ok(Response::from_parts(parts, TransformedBody(Inner::Changed(changed))))
 }
 
-/// The body of a told answer.
-pub(crate) struct Told<B>(Inner<B>);
+/// The body of a transformed response.
+pub(crate) struct TransformedBody<B>(Inner<B>);
 
 enum Inner<B> {
-    AsItIs(B),
+    Unchanged(B),
     Whole { chunk: Option<Bytes>, verdict: Option<Box<Verdict>> },
     Changed(Changed<B>),
 }
 
-/// A stream that is changed on its way.
+/// A stream that is transformed on its way.
 struct Changed<B> {
     body: B,
     change: Change,
@@ -153,24 +166,24 @@ impl Change {
     fn fail(&mut self, error: Error) -> Result<Vec<Bytes>, Error> {
         match self {
             Self::Stripping(_) => Err(error),
-            // openai's clients raise what an event with an error says; a cut would be a connection
-            // error, after which they send again.
+            // openai's clients raise the text of an error event; a cut would be a connection error,
+            // after which they retry.
             Self::Translating(translator) => Ok(translator.fail(CHARGED, &error.to_string())),
         }
     }
 }
 
-impl<B: HasVerdict> HasVerdict for Told<B> {
+impl<B: HasVerdict> HasVerdict for TransformedBody<B> {
     fn verdict(&self) -> Option<&Verdict> {
         match &self.0 {
-            Inner::AsItIs(body) => body.verdict(),
+            Inner::Unchanged(body) => body.verdict(),
             Inner::Whole { verdict, .. } => verdict.as_deref(),
             Inner::Changed(changed) => changed.body.verdict(),
         }
     }
 }
 
-impl<B: Body<Data = Bytes, Error = Error> + Unpin> Body for Told<B> {
+impl<B: Body<Data = Bytes, Error = Error> + Unpin> Body for TransformedBody<B> {
     type Data = Bytes;
     type Error = Error;
 
@@ -179,7 +192,7 @@ impl<B: Body<Data = Bytes, Error = Error> + Unpin> Body for Told<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let changed = match &mut self.0 {
-            Inner::AsItIs(body) => return Pin::new(body).poll_frame(cx),
+            Inner::Unchanged(body) => return Pin::new(body).poll_frame(cx),
             Inner::Whole { chunk, .. } => {
                 return Poll::Ready(chunk.take().map(|chunk| Ok(Frame::data(chunk))));
             }
@@ -214,7 +227,7 @@ impl<B: Body<Data = Bytes, Error = Error> + Unpin> Body for Told<B> {
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Inner::AsItIs(body) => body.is_end_stream(),
+            Inner::Unchanged(body) => body.is_end_stream(),
             Inner::Whole { chunk, .. } => chunk.is_none(),
             Inner::Changed(changed) => changed.ended && changed.ready.is_empty(),
         }
@@ -222,7 +235,7 @@ impl<B: Body<Data = Bytes, Error = Error> + Unpin> Body for Told<B> {
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Inner::AsItIs(body) => body.size_hint(),
+            Inner::Unchanged(body) => body.size_hint(),
             Inner::Whole { chunk, .. } => {
                 SizeHint::with_exact(chunk.as_ref().map_or(0, |chunk| chunk.len() as u64))
             }
