@@ -24,7 +24,7 @@ use tower_gemini::CallOptions;
 use tower_gemini::ResolutionFallbackLayer;
 use tower_gemini::call::ModelId;
 use tower_gemini::clock::RuntimeClock;
-use tower_gemini::ledger::Cost;
+use tower_gemini::cost::Cost;
 use tower_gemini::model_fallback::Chain;
 use tower_gemini::observe::{
     CallId, CallOutcome, Health, HealthTargets, ObserveLayer, record_quota,

@@ -302,3 +302,47 @@ fn of_an_answer_that_broke_off_nothing_is_remembered() {
         assert_eq!(layer.remembered(), (0, 0));
     });
 }
+
+// A restart forgot every signature, and the next turn of each conversation was refused.
+#[test]
+fn signatures_that_were_saved_are_restored_in_another_process() {
+    in_paused_time(async {
+        let path = std::env::temp_dir().join(format!("signatures-{}", std::process::id()));
+        let sim = sim(9, Shape::DOCUMENTED, None);
+        let before = ThoughtSignaturesLayer::new();
+        let answer = signing(before.clone(), sim.service())
+            .oneshot(post(DEVELOPER, "generateContent", &first_turn()))
+            .await
+            .unwrap();
+        let answer = answer.into_body().collect().await.unwrap().to_bytes();
+        before.save_to(&path).unwrap();
+
+        let after = ThoughtSignaturesLayer::new().load_from(&path).unwrap();
+        assert_eq!(after.remembered(), before.remembered());
+        let turn = second_turn(&forgetful(&parts_of(&answer), false));
+        let gemini = signing(after, sim.service());
+        let status = gemini.oneshot(post(DEVELOPER, "generateContent", &turn)).await.unwrap();
+        assert_eq!(status.status(), 200);
+
+        std::fs::write(&path, "something else\n").unwrap();
+        let error = ThoughtSignaturesLayer::new().load_from(&path).unwrap_err().to_string();
+        assert!(error.starts_with("line 1 of the signatures file cannot be read"), "{error}");
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(ThoughtSignaturesLayer::new().load_from(&path).unwrap().remembered(), (0, 0));
+    });
+}
+
+#[test]
+fn a_refusal_for_a_missing_signature_is_in_the_trail() {
+    in_paused_time(async {
+        let body = second_turn(&[
+            json!({ "inlineData": { "mimeType": "image/png", "data": "AAAA" } }),
+        ]);
+        let trail = Trail::new();
+        let mut request = post(DEVELOPER, "generateContent", &body);
+        request.extensions_mut().insert(CallOptions::new().trail(trail.clone()));
+        let sim = sim(1, Shape::DOCUMENTED, None);
+        signing(ThoughtSignaturesLayer::new(), sim.service()).oneshot(request).await.unwrap();
+        assert_eq!(trail.to_string(), "stopped: a thought signature is missing");
+    });
+}

@@ -44,12 +44,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::str::FromStr;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize};
 
-use crate::call::{ImageSize, ratio_distance, split_model_suffix, strip_model_prefix};
+use crate::size::{ImageSize, ratio_distance, split_model_suffix, strip_model_prefix};
 
 /// The ratios that every Gemini image model takes (Gemini API documentation, image generation,
 /// 2026-07).
@@ -65,7 +65,8 @@ pub const COMMON_RATIOS: [&str; 10] =
 /// assert!(shutdown < Date::new(2026, 11, 22).unwrap());
 /// assert!("2026-13-01".parse::<Date>().is_err());
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Date {
     year: u16,
     month: u8,
@@ -109,18 +110,18 @@ impl FromStr for Date {
     type Err = CatalogError;
 
     fn from_str(text: &str) -> Result<Self, CatalogError> {
-        let mut parts = text.splitn(3, '-');
-        let mut number = || {
-            parts
-                .next()
-                .filter(|part| part.bytes().all(|b| b.is_ascii_digit()))?
-                .parse::<u16>()
-                .ok()
+        let number = |part: &str| {
+            part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse::<u16>().ok())?
         };
-        let (year, month, day) = (number(), number(), number());
-        (|| Self::new(year?, u8::try_from(month?).ok()?, u8::try_from(day?).ok()?))().ok_or_else(
-            || CatalogError::new(format!("`{text}` is not a date; write it as 2026-06-25")),
-        )
+        let date = || {
+            let (year, rest) = text.split_once('-')?;
+            let (month, day) = rest.split_once('-')?;
+            let small = |part| u8::try_from(number(part)?).ok();
+            Self::new(number(year)?, small(month)?, small(day)?)
+        };
+        date().ok_or_else(|| {
+            CatalogError::new(format!("`{text}` is not a date; write it as 2026-06-25"))
+        })
     }
 }
 
@@ -130,15 +131,17 @@ impl fmt::Display for Date {
     }
 }
 
-impl<'de> Deserialize<'de> for Date {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+impl TryFrom<String> for Date {
+    type Error = CatalogError;
+
+    fn try_from(text: String) -> Result<Self, CatalogError> {
+        text.parse()
     }
 }
 
-impl Serialize for Date {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+impl From<Date> for String {
+    fn from(date: Date) -> Self {
+        date.to_string()
     }
 }
 
@@ -172,7 +175,8 @@ pub enum Thinking {
 }
 
 /// Whose price list.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
+#[serde(from = "String")]
 #[non_exhaustive]
 pub enum Platform {
     /// The Gemini Developer API (`gemini-api`).
@@ -201,25 +205,21 @@ impl Platform {
     }
 }
 
-impl<'de> Deserialize<'de> for Platform {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let name = String::deserialize(deserializer)?;
-        Ok(match name.as_str() {
+impl From<String> for Platform {
+    fn from(name: String) -> Self {
+        match name.as_str() {
             "gemini-api" => Self::GeminiApi,
             "vertex-ai" => Self::VertexAi,
             _ => Self::Other(name),
-        })
+        }
     }
 }
 
-/// A key of the per-size tables, spelled exactly as the API spells it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct SizeKey(ImageSize);
-
-impl<'de> Deserialize<'de> for SizeKey {
+/// Sizes are spelled exactly as the API spells them.
+impl<'de> Deserialize<'de> for ImageSize {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        ImageSize::ALL.into_iter().find(|size| size.as_str() == text).map(Self).ok_or_else(|| {
+        Self::ALL.into_iter().find(|size| size.as_str() == text).ok_or_else(|| {
             de::Error::custom(format_args!(
                 "`{text}` is not a size; the sizes are 512, 1K, 2K and 4K"
             ))
@@ -228,12 +228,14 @@ impl<'de> Deserialize<'de> for SizeKey {
 }
 
 /// One platform's list price of one model, in micro-dollars (millionths of a US dollar).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Price {
     /// Whose price.
     pub platform: Platform,
     /// One image, by size, as listed (so: rounded).
+    #[serde(default)]
     pub per_image_microusd: BTreeMap<ImageSize, u64>,
     /// A million input tokens.
     pub input_microusd_per_mtok: Option<u64>,
@@ -247,58 +249,121 @@ pub struct Price {
     pub as_of: Date,
 }
 
-/// One model.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One model. A field of the TOML has the name it has here; only `id`, `family` and `images` must
+/// be there.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Model {
     /// Its id, without a prefix.
     pub id: String,
     /// Other names for it: those of proxies, and those that the service itself uses in errors.
+    #[serde(default)]
     pub aliases: Vec<String>,
     /// Its line.
     pub family: Family,
     /// Whether it makes images.
     pub images: bool,
     /// The sizes it makes, smallest first.
+    #[serde(default)]
     pub sizes: Vec<ImageSize>,
-    /// Whether `imageSize` may be sent. Some models have one size and answer 400 to the field.
+    /// Whether `imageSize` may be sent (default: yes). Some models have one size and answer 400 to
+    /// the field.
+    #[serde(default = "yes")]
     pub accepts_image_size: bool,
-    /// Whether `responseFormat.image` may be sent. Some models know `imageConfig` only and answer
-    /// 400 to the newer spelling.
+    /// Whether `responseFormat.image` may be sent (default: yes). Some models know `imageConfig`
+    /// only and answer 400 to the newer spelling.
+    #[serde(default = "yes")]
     pub accepts_response_format: bool,
-    /// Whether it takes images to edit.
+    /// Whether it takes images to edit. Default: no for Imagen, yes for all others.
+    #[serde(skip)]
     pub edits: bool,
-    /// Who makes it.
+    #[serde(rename = "edits")]
+    edits_as_written: Option<bool>,
+    /// Who makes it (default: `google`).
+    #[serde(default = "google")]
     pub vendor: String,
-    /// The ratios it takes, spelled `16:9`.
+    /// The aspect ratios it takes, spelled `16:9`. Default: [`COMMON_RATIOS`]. A TOML may add to
+    /// them with `extra_ratios`.
+    #[serde(default = "common_ratios")]
     pub ratios: Vec<String>,
-    /// Whether it thinks.
+    #[serde(default)]
+    extra_ratios: Vec<String>,
+    /// Whether it thinks (default: it does not).
+    #[serde(default)]
     pub thinking: Thinking,
+    /// The levels of `thinkingLevel` that it takes, where the request chooses. Default: `minimal`
+    /// and `high`.
+    #[serde(default = "thinking_levels")]
+    pub thinking_levels: Vec<String>,
+    /// How many drafts it may draw, and be paid for, beside each final image. Default: none for a
+    /// model that does not think, else [`DRAFTS_AT_MOST`].
+    #[serde(skip)]
+    pub drafts_at_most: u32,
+    #[serde(rename = "drafts_at_most")]
+    drafts_as_written: Option<u32>,
     /// Output tokens that one image counts, by size.
+    #[serde(default)]
     pub tokens_per_image: BTreeMap<ImageSize, u64>,
     /// How many tokens a request may hold.
     pub input_token_limit: Option<u64>,
     /// How many tokens an answer may hold.
     pub output_token_limit: Option<u64>,
     /// How long one image usually takes, in seconds, from and to, by size.
+    #[serde(default)]
     pub typical_seconds: BTreeMap<ImageSize, (u32, u32)>,
     /// How long a spell of 503s usually lasts, in minutes, from and to.
     pub recovery_minutes: Option<(u32, u32)>,
     /// When it came out.
     pub released: Option<Date>,
-    /// The first day on which it no longer answers.
+    /// The first day on which it no longer answers. A model that is deprecated without a date has a
+    /// successor and no such day.
     pub retired: Option<Date>,
     /// What its maker names as its successor.
     pub successor: Option<String>,
     /// Where the facts above were read.
+    #[serde(default)]
     pub source: String,
     /// When they were read.
     pub as_of: Option<Date>,
-    /// Its list prices.
+    /// Its list prices (`[[model.price]]`).
+    #[serde(default, rename = "price")]
     pub prices: Vec<Price>,
 }
 
+/// The most drafts that operators counted beside one final image, each billed as an image (apiyi
+/// documentation, 2026; the highest number reported anywhere). Google's documentation says two, and
+/// that they are free (Gemini API documentation, image generation, 2026-07).
+pub const DRAFTS_AT_MOST: u32 = 10;
+
+fn yes() -> bool {
+    true
+}
+
+fn google() -> String {
+    "google".to_owned()
+}
+
+fn common_ratios() -> Vec<String> {
+    COMMON_RATIOS.map(str::to_owned).to_vec()
+}
+
+fn thinking_levels() -> Vec<String> {
+    ["minimal", "high"].map(str::to_owned).to_vec()
+}
+
 impl Model {
+    /// Fills in what follows from other fields.
+    fn finish(mut self) -> Self {
+        self.sizes.sort_unstable();
+        self.sizes.dedup();
+        self.ratios.append(&mut self.extra_ratios);
+        self.edits = self.edits_as_written.unwrap_or(self.family != Family::Imagen);
+        let drafts = if self.thinking == Thinking::None { 0 } else { DRAFTS_AT_MOST };
+        self.drafts_at_most = self.drafts_as_written.unwrap_or(drafts);
+        self
+    }
+
     /// Whether it no longer answers on that day.
     #[must_use]
     pub fn is_retired_on(&self, day: Date) -> bool {
@@ -331,7 +396,22 @@ impl Model {
             .map(|(_, known)| known.as_str())
     }
 
-    /// The size it makes when `size` is asked for at most: the largest up to it, or its smallest.
+    /// Returns the size at which it draws when `asked` is asked for: 1K where no size is, or the
+    /// size nearest to it that the model makes.
+    ///
+    /// `None` for a size that the model does not make: the API answers 400, and a proxy that
+    /// replaces the size may choose any.
+    #[must_use]
+    pub fn drawn_size(&self, asked: Option<ImageSize>) -> Option<ImageSize> {
+        match (asked, self.sizes.as_slice()) {
+            (None, _) => self.nearest_size(ImageSize::K1),
+            (_, [only]) => Some(*only),
+            (Some(asked), _) => Some(asked).filter(|size| self.makes(*size)),
+        }
+    }
+
+    /// Returns the size it makes when `size` is asked for at most: the largest up to it, or its
+    /// smallest.
     #[must_use]
     pub fn nearest_size(&self, size: ImageSize) -> Option<ImageSize> {
         self.sizes
@@ -354,7 +434,7 @@ impl Model {
 pub struct Catalog {
     models: Vec<Model>,
     // Keys are lower case: aliases are written in any case, ids never differ by case alone.
-    index: HashMap<String, usize>,
+    index: HashMap<Arc<str>, usize>,
 }
 
 static BUILTIN: LazyLock<Result<Catalog, CatalogError>> =
@@ -376,14 +456,12 @@ impl Catalog {
     /// Text that is no TOML, an unknown field, size or date, and an id or alias that is there
     /// twice. The error names the line, and the nearest known name.
     pub fn from_toml(text: &str) -> Result<Self, CatalogError> {
-        let file: RawFile =
-            toml::from_str(text).map_err(|error| CatalogError::of_toml(text, &error))?;
+        let file: File =
+            toml::from_str(text).map_err(|error| CatalogError::from_toml(text, &error))?;
         let mut catalog = Self::default();
-        for raw in file.model {
-            let model = Model::from(raw);
+        for model in file.model.into_iter().map(Model::finish) {
             for name in std::iter::once(&model.id).chain(&model.aliases) {
-                if let Some(&other) = catalog.index.get(&name.to_ascii_lowercase()) {
-                    let other = catalog.models.get(other).map_or("", |model| model.id.as_str());
+                if let Some(Model { id: other, .. }) = catalog.by_name(name) {
                     return Err(CatalogError::new(format!(
                         "`{name}` of model `{}` already names model `{other}`",
                         model.id
@@ -412,7 +490,7 @@ impl Catalog {
         // Names that the replaced entry had and the new one has not would otherwise live on.
         self.index.retain(|_, at| *at != position);
         for name in std::iter::once(&model.id).chain(&model.aliases) {
-            self.index.insert(name.to_ascii_lowercase(), position);
+            self.index.insert(name.to_ascii_lowercase().into(), position);
         }
         match self.models.get_mut(position) {
             Some(known) => *known = model,
@@ -441,18 +519,14 @@ impl Catalog {
 
     fn by_name(&self, name: &str) -> Option<&Model> {
         // Ids are lower case as a rule: the copy is only for those that are not.
-        let at = match self.index.get(name) {
-            Some(at) => Some(at),
-            None if name.bytes().any(|b| b.is_ascii_uppercase()) => {
-                self.index.get(&name.to_ascii_lowercase())
-            }
-            None => None,
-        };
-        at.and_then(|at| self.models.get(*at))
+        let is_upper = || name.bytes().any(|b| b.is_ascii_uppercase());
+        let lower = || is_upper().then(|| name.to_ascii_lowercase());
+        let at = self.index.get(name).or_else(|| self.index.get(lower()?.as_str()))?;
+        self.models.get(*at)
     }
 
-    /// The name as the catalogue itself keeps it, which lives as long as the catalogue does.
-    pub(crate) fn interned(&self, name: &str) -> Option<(&str, &Model)> {
+    /// Returns the name as the catalogue itself keeps it, with what it means.
+    pub(crate) fn interned(&self, name: &str) -> Option<(&Arc<str>, &Model)> {
         let (key, at) = self.index.get_key_value(name)?;
         Some((key, self.models.get(*at)?))
     }
@@ -482,118 +556,9 @@ impl Catalog {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawFile {
+struct File {
     #[serde(default)]
-    model: Vec<RawModel>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawModel {
-    id: String,
-    #[serde(default)]
-    aliases: Vec<String>,
-    family: Family,
-    images: bool,
-    #[serde(default)]
-    sizes: Vec<SizeKey>,
-    #[serde(default = "yes")]
-    accepts_image_size: bool,
-    #[serde(default = "yes")]
-    accepts_response_format: bool,
-    // Imagen edits nothing, all others do, unless the entry says so.
-    edits: Option<bool>,
-    #[serde(default = "google")]
-    vendor: String,
-    // All of them, where the common ones do not hold.
-    ratios: Option<Vec<String>>,
-    #[serde(default)]
-    extra_ratios: Vec<String>,
-    #[serde(default)]
-    thinking: Thinking,
-    #[serde(default)]
-    tokens_per_image: BTreeMap<SizeKey, u64>,
-    input_token_limit: Option<u64>,
-    output_token_limit: Option<u64>,
-    #[serde(default)]
-    typical_seconds: BTreeMap<SizeKey, (u32, u32)>,
-    recovery_minutes: Option<(u32, u32)>,
-    released: Option<Date>,
-    retired: Option<Date>,
-    successor: Option<String>,
-    #[serde(default)]
-    source: String,
-    as_of: Option<Date>,
-    #[serde(default)]
-    price: Vec<RawPrice>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawPrice {
-    platform: Platform,
-    #[serde(default)]
-    per_image_microusd: BTreeMap<SizeKey, u64>,
-    input_microusd_per_mtok: Option<u64>,
-    text_output_microusd_per_mtok: Option<u64>,
-    image_output_microusd_per_mtok: Option<u64>,
-    source: String,
-    as_of: Date,
-}
-
-fn yes() -> bool {
-    true
-}
-
-fn google() -> String {
-    "google".to_owned()
-}
-
-fn by_size<T>(table: BTreeMap<SizeKey, T>) -> BTreeMap<ImageSize, T> {
-    table.into_iter().map(|(SizeKey(size), value)| (size, value)).collect()
-}
-
-impl From<RawModel> for Model {
-    fn from(raw: RawModel) -> Self {
-        let mut sizes: Vec<_> = raw.sizes.into_iter().map(|SizeKey(size)| size).collect();
-        sizes.sort_unstable();
-        sizes.dedup();
-        let mut ratios = raw.ratios.unwrap_or_else(|| COMMON_RATIOS.map(str::to_owned).to_vec());
-        ratios.extend(raw.extra_ratios);
-        let prices = raw.price.into_iter().map(|price| Price {
-            platform: price.platform,
-            per_image_microusd: by_size(price.per_image_microusd),
-            input_microusd_per_mtok: price.input_microusd_per_mtok,
-            text_output_microusd_per_mtok: price.text_output_microusd_per_mtok,
-            image_output_microusd_per_mtok: price.image_output_microusd_per_mtok,
-            source: price.source,
-            as_of: price.as_of,
-        });
-        Self {
-            id: raw.id,
-            aliases: raw.aliases,
-            family: raw.family,
-            images: raw.images,
-            sizes,
-            accepts_image_size: raw.accepts_image_size,
-            accepts_response_format: raw.accepts_response_format,
-            edits: raw.edits.unwrap_or(raw.family != Family::Imagen),
-            vendor: raw.vendor,
-            ratios,
-            thinking: raw.thinking,
-            tokens_per_image: by_size(raw.tokens_per_image),
-            input_token_limit: raw.input_token_limit,
-            output_token_limit: raw.output_token_limit,
-            typical_seconds: by_size(raw.typical_seconds),
-            recovery_minutes: raw.recovery_minutes,
-            released: raw.released,
-            retired: raw.retired,
-            successor: raw.successor,
-            source: raw.source,
-            as_of: raw.as_of,
-            prices: prices.collect(),
-        }
-    }
+    model: Vec<Model>,
 }
 
 /// Why a catalogue could not be read.
@@ -608,7 +573,7 @@ impl CatalogError {
         Self { line: None, message }
     }
 
-    fn of_toml(text: &str, error: &toml::de::Error) -> Self {
+    fn from_toml(text: &str, error: &toml::de::Error) -> Self {
         let line = error
             .span()
             .map(|span| 1 + text.bytes().take(span.start).filter(|&b| b == b'\n').count());
@@ -647,29 +612,11 @@ fn nearest_name(message: &str) -> Option<&str> {
         .split('`')
         .skip(1)
         .step_by(2)
-        .map(|name| (edit_distance(found, name), name))
+        .map(|name| (strsim::levenshtein(found, name), name))
         // Further apart than half of the word, a suggestion is a guess.
         .filter(|(distance, name)| *distance * 2 <= found.len().max(name.len()))
         .min()
         .map(|(_, name)| name)
-}
-
-fn edit_distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (cell, y) in row.iter_mut().skip(1).zip(b.bytes()) {
-            let up = *cell;
-            left = (diagonal + usize::from(x != y)).min(left + 1).min(up + 1);
-            diagonal = up;
-            *cell = left;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -814,6 +761,55 @@ mod tests {
         assert!(
             Catalog::from_toml(twice).unwrap_err().to_string().contains("already names model `x`")
         );
+    }
+
+    /// The catalogue retired gemini-3.1-flash-image on 2026-10-29, a date that Google had withdrawn
+    /// on 2026-10-08: calls that the API would have served were sent elsewhere.
+    #[test]
+    fn a_deprecated_model_without_a_date_is_not_retired() {
+        let catalog = Catalog::builtin();
+        let flash = catalog.lookup("gemini-3.1-flash-image").unwrap();
+        assert!(!flash.is_retired_on(Date { year: 2027, ..WRITTEN }));
+        assert_eq!(flash.successor.as_deref(), Some("gemini-nano-banana-2.1"));
+        for imagen in ["imagen-4-fast", "imagen-4-standard"] {
+            let successor = catalog.successor_on(catalog.lookup(imagen).unwrap(), WRITTEN).unwrap();
+            assert_eq!(successor.id, "gemini-nano-banana-2.1");
+        }
+    }
+
+    #[test]
+    fn fields_that_are_not_written_follow_from_the_others() {
+        let model = |text: &str| {
+            let text = format!("[[model]]\nid = \"x\"\nimages = true\n{text}");
+            Catalog::from_toml(&text).unwrap().lookup("x").unwrap().clone()
+        };
+        let plain =
+            model("family = \"pro\"\nsizes = [\"4K\", \"1K\", \"4K\"]\nthinking = \"always\"");
+        assert_eq!(plain.sizes, [ImageSize::K1, ImageSize::K4]);
+        assert!(plain.edits && plain.accepts_image_size && plain.accepts_response_format);
+        assert_eq!(
+            (plain.drafts_at_most, plain.ratios.len()),
+            (DRAFTS_AT_MOST, COMMON_RATIOS.len())
+        );
+        assert_eq!((plain.vendor.as_str(), plain.thinking_levels.len()), ("google", 2));
+        let imagen = model("family = \"imagen\"\nextra_ratios = [\"1:8\"]");
+        assert!(!imagen.edits && imagen.takes_ratio("1:8") && imagen.takes_ratio("1:1"));
+        assert_eq!(imagen.drafts_at_most, 0);
+        let written =
+            model("family = \"imagen\"\nedits = true\ndrafts_at_most = 3\nratios = [\"1:1\"]");
+        assert!(written.edits && !written.takes_ratio("16:9"));
+        assert_eq!(written.drafts_at_most, 3);
+    }
+
+    #[test]
+    fn the_drawn_size_is_1k_unless_another_is_named() {
+        use ImageSize::{K1, K2, K4, Px512};
+        let drawn = |id: &str, asked| Catalog::builtin().lookup(id).unwrap().drawn_size(asked);
+        for (asked, size) in [(None, Some(K1)), (Some(K4), Some(K4)), (Some(Px512), None)] {
+            assert_eq!(drawn("gemini-3-pro-image", asked), size, "{asked:?}");
+        }
+        assert_eq!(drawn("gemini-3.1-flash-image", Some(Px512)), Some(Px512));
+        assert_eq!(drawn("gemini-2.5-flash-image", Some(K2)), Some(K1), "it has one size");
     }
 
     #[test]

@@ -11,14 +11,17 @@
 //! | [`scan`] | the incremental scanner of answers with images in them |
 //! | [`target`] | [`Target`](target::Target): what a call may be sent to instead, and the request rewritten for it |
 //! | [`catalog`] | models as data: sizes, prices, dates |
-//! | [`ledger`] | money and quota as intervals |
+//! | [`cost`] | money as intervals |
+//! | [`json`] | the JSON text of a request: reading, skipping, splicing |
 //! | [`redact`] | keeping keys out of everything that is printed |
 
 pub mod call;
 pub mod catalog;
 pub mod classify;
-pub mod ledger;
+pub mod cost;
+pub mod json;
 pub mod redact;
 pub mod scan;
+mod size;
 pub mod target;
 pub mod verdict;

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
     use tower_gemini::call::{ImageSize, ModelId};
-    use tower_gemini::ledger::Cost;
+    use tower_gemini::cost::Cost;
     use tower_gemini::target::{Degradation, GivenUp};
     use tower_gemini::trail::WaitReason;
     use tower_gemini::verdict::Verdict;

@@ -8,8 +8,9 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower_gemini::body::WireBody;
 use tower_gemini::call::ImageSize;
-use tower_gemini::model_fallback::Chain;
+use tower_gemini::model_fallback::{Chain, FallbackOrder};
 use tower_gemini::quota_guard::Saturation;
+use tower_gemini::resolution_fallback::Ladder;
 use tower_gemini::spending::Caps;
 use tower_gemini::stage::WireClient;
 use tower_gemini::target::MustKeep;
@@ -21,7 +22,7 @@ use tower_gemini::{
 };
 
 use crate::auth::Auth;
-use crate::config::{Config, ConfigProblem};
+use crate::config::{self, Config, ConfigProblem};
 use crate::limits::RequestSlots;
 use crate::stacks::{Layers, Stacks};
 use crate::stats::Stats;
@@ -143,12 +144,10 @@ fn layers(config: &Config, before: Option<&Snapshot>) -> Result<Layers, ConfigPr
         },
         fallback: match same_chain {
             Some(before) => before.layers.fallback.clone(),
-            None if config.fallback.models.is_empty() => ModelFallbackLayer::off(),
-            None => ModelFallbackLayer::new(Chain::new(
-                config.fallback.models.iter().map(String::as_str),
-            )),
+            None => fallback(&config.fallback),
         },
-        resolution: if config.fallback.sizes {
+        // With other models, sizes are part of the same walk.
+        resolution: if config.fallback.sizes && config.fallback.models.is_empty() {
             ResolutionFallbackLayer::new()
         } else {
             ResolutionFallbackLayer::off()
@@ -163,6 +162,20 @@ fn layers(config: &Config, before: Option<&Snapshot>) -> Result<Layers, ConfigPr
             .limit(config.timeouts.up_to_2k.0)
             .limit_for(ImageSize::K4, config.timeouts.at_4k.0)
             .idle_limit(config.timeouts.idle.0),
+    })
+}
+
+fn fallback(config: &config::Fallback) -> ModelFallbackLayer {
+    if config.models.is_empty() {
+        return ModelFallbackLayer::off();
+    }
+    let layer = ModelFallbackLayer::new(Chain::new(config.models.iter().map(String::as_str)));
+    if !config.sizes {
+        return layer;
+    }
+    layer.ladder(Ladder::recommended()).order(match config.order {
+        config::FallbackOrder::SizeFirst => FallbackOrder::SizeFirst,
+        config::FallbackOrder::ModelFirst => FallbackOrder::ModelFirst,
     })
 }
 

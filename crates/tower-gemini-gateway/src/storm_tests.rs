@@ -24,7 +24,7 @@ async fn delivered(config: &Config, seed: u64) -> (usize, Duration) {
     let gateway = Arc::new(Snapshot::over(sim.service(), config, None).unwrap());
     let started = Instant::now();
     let calls = futures::stream::iter(0..CALLS).map(|n| {
-        let gateway = gateway.clone();
+        let (gateway, ledger) = (gateway.clone(), sim.clone());
         let body = format!(r#"{{"contents":[{{"parts":[{{"text":"apple {n}"}}]}}]}}"#);
         let request = Request::post("/v1beta/models/gemini-3-pro-image:generateContent")
             .header("x-goog-api-key", "AIzaSyA-storm-key-0123456789abcdefghijk")
@@ -37,8 +37,12 @@ async fn delivered(config: &Config, seed: u64) -> (usize, Duration) {
             let text = String::from_utf8_lossy(&body);
             let is_image = parts.status.is_success() && text.contains("inlineData");
             if !is_image && std::env::var_os("STORM_FAILURES").is_some() {
-                let end = text.char_indices().nth(300).map_or(text.len(), |(at, _)| at);
-                eprintln!("{:?} call {n}: {} {}", started.elapsed(), parts.status, &text[..end]);
+                let ledger = ledger.ledger();
+                let attempts: Vec<String> = ledger
+                    .of_call(&n.to_string())
+                    .map(|one| format!("{:.0?} {} {}", one.received_at, one.model, one.outcome))
+                    .collect();
+                println!("{:.0?} call {n}: {} after {attempts:?}", started.elapsed(), parts.status);
             }
             is_image
         }
@@ -71,6 +75,6 @@ async fn the_storm_loses_few_images_and_the_fallback_chain_saves_more() {
     }
     for (seed, without, with) in results {
         assert!(without >= 100, "storm {seed}: {without} delivered with the default file");
-        assert!(with > 0, "storm {seed}: {with} delivered with the fallback chain");
+        assert!(with >= 108, "storm {seed}: {with} delivered with the fallback chain");
     }
 }

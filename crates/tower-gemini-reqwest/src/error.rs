@@ -5,6 +5,7 @@ use reqwest_middleware::Error;
 use tower_gemini::classify_gemini_error::evidence::NotSent;
 use tower_gemini::error::{BoxError, Error as GeminiError};
 use tower_gemini::redact::redact;
+use tower_gemini::verdict::Charge;
 
 use crate::service::was_not_sent;
 
@@ -105,4 +106,30 @@ pub(crate) fn without_key(mut error: Error) -> Error {
         Err(_) => return error.without_url(),
     }
     error
+}
+
+/// What a failed request cost, as far as its error tells.
+///
+/// An error of the stack knows. A client's own error that proves that nothing was sent cost
+/// nothing; any other may have been charged. The [`Trail`](tower_gemini::Trail) in the request's
+/// extensions tells more: each attempt, its cause and its cost.
+///
+/// ```
+/// use reqwest_middleware::Error;
+/// use tower_gemini::verdict::{Charge, Verdict};
+/// use tower_gemini_reqwest::charge_of;
+///
+/// let error = tower_gemini::Error::transport("connection refused".into(), Verdict::not_sent());
+/// assert_eq!(charge_of(&Error::middleware(error)), Charge::None);
+/// ```
+#[must_use]
+pub fn charge_of(error: &Error) -> Charge {
+    match error {
+        Error::Reqwest(error) if was_not_sent(error) => Charge::None,
+        Error::Reqwest(_) => Charge::Maybe,
+        Error::Middleware(error) => error
+            .chain()
+            .find_map(|cause| cause.downcast_ref::<GeminiError>())
+            .map_or(Charge::Maybe, GeminiError::charge),
+    }
 }

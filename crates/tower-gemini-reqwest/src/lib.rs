@@ -85,7 +85,7 @@ mod service;
 mod sync_body;
 
 pub use client::client_builder;
-pub use error::LayerError;
+pub use error::{LayerError, charge_of};
 pub use gemini::GeminiMiddleware;
 pub use leaf::{ChannelLeaf, LeafFuture};
 pub use middleware::StackMiddleware;

@@ -9,8 +9,8 @@ use http::{Extensions, Request, Response};
 use http_body::Body;
 use reqwest_middleware::{Error, Middleware, Next, Result};
 use tokio::sync::mpsc;
-use tower_gemini::CallOptions;
 use tower_gemini::error::BoxError;
+use tower_gemini::{CallHandle, CallOptions};
 use tower_service::Service;
 
 use crate::error::{Below, out_of_stack, without_key};
@@ -18,7 +18,7 @@ use crate::leaf::{Attempt, Left, Line};
 use crate::service::{from_reqwest, to_reqwest, with_url};
 use crate::sync_body::SyncBody;
 
-/// A tower stack as one middleware of `reqwest-middleware`. The stack is built once, over a
+/// Runs a tower stack as one middleware of `reqwest-middleware`. The stack is built once, over a
 /// [`ChannelLeaf`](crate::ChannelLeaf), and all calls go through it: what it counts, it counts over
 /// all of them.
 ///
@@ -48,6 +48,13 @@ use crate::sync_body::SyncBody;
 /// assert_eq!(answer.status(), 200);
 /// # Ok(()) }
 /// ```
+///
+/// # Below a retrying middleware
+///
+/// The extensions of a request stand for one call. When a middleware above passes the same
+/// extensions a second time, the request is sent if the first pass surely cost nothing. If it was or
+/// may have been charged, the second pass fails before anything is sent, unless the caller allows
+/// it with [`CallOptions::maybe_charged_resends`].
 pub struct StackMiddleware<S> {
     /// Only cloned under the lock, which lets stacks in that are not `Sync`.
     stack: Mutex<S>,
@@ -89,8 +96,11 @@ where
         // The caller's wishes are in the middleware's extensions: each layer finds its own in the
         // request's.
         request.extensions_mut().extend(extensions.clone());
-        let trail =
-            request.extensions_mut().get_or_insert_default::<CallOptions>().trail_mut().clone();
+        // A retrying middleware above passes the same extensions again: it is the same call.
+        let handle = extensions.get_or_insert_default::<CallHandle>().clone();
+        let options = request.extensions_mut().get_or_insert_default::<CallOptions>();
+        *options = std::mem::take(options).handle(handle);
+        let trail = options.trail_mut().clone();
         request.extensions_mut().insert(Line(line));
         let outcome = drive(call(stack, request), attempts, extensions, &next).await;
         let answer = match outcome {

@@ -17,7 +17,7 @@ use common::{
 };
 use futures::future::{join_all, select};
 use http::{Extensions, Request, StatusCode};
-use reqwest_middleware::{Error, Middleware, Next, Result};
+use reqwest_middleware::{ClientBuilder, Error, Middleware, Next, Result};
 use tower::limit::ConcurrencyLimitLayer;
 use tower::{Service, ServiceBuilder, ServiceExt as _};
 use tower_gemini::CallOptions;
@@ -25,8 +25,13 @@ use tower_gemini::Trail;
 use tower_gemini::attempt_timeout::AttemptTimeoutLayer;
 use tower_gemini::error::{BoxError, Error as GeminiError};
 use tower_gemini::verdict::{Charge, Outcome};
-use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer, SingleAttemptLayer};
-use tower_gemini_reqwest::{ChannelLeaf, GeminiMiddleware, StackMiddleware};
+use tower_gemini::{
+    ClassifyGeminiErrorLayer, CollectRequestLayer, GeminiStack, JitteredRetryLayer,
+    SingleAttemptLayer,
+};
+use tower_gemini_reqwest::{
+    ChannelLeaf, GeminiMiddleware, StackMiddleware, charge_of, client_builder,
+};
 use tower_gemini_sim::{Fault, Latency, Shape, Sim, hash64};
 
 #[tokio::test]
@@ -469,4 +474,71 @@ async fn a_leaf_outside_its_middleware_sends_nothing_and_says_so() {
     assert_eq!(error.charge(), Charge::None);
     assert!(error.to_string().contains("only works inside a StackMiddleware"), "{error}");
     let _: BoxError = error.into();
+}
+
+/// Passes every request on a second time when the first failed, as retrying middleware does.
+struct Again;
+
+#[async_trait::async_trait]
+impl Middleware for Again {
+    async fn handle(
+        &self,
+        request: reqwest::Request,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> Result<reqwest::Response> {
+        let copy = request.try_clone().unwrap();
+        match next.clone().run(request, extensions).await {
+            Ok(response) if response.status().is_success() => Ok(response),
+            _ => next.run(copy, extensions).await,
+        }
+    }
+}
+
+async fn twice_over(fault: Fault, options: CallOptions) -> (Result<reqwest::Response>, Upstream) {
+    let upstream = Upstream::scripted([fault, Fault::None]).await;
+    let stack = GeminiStack::new().retry(JitteredRetryLayer::off());
+    let client = ClientBuilder::new(client_builder().build().unwrap())
+        .with(Again)
+        .with(GeminiMiddleware::with(stack))
+        .build();
+    let outcome = upstream.post(&client).with_extension(options).send().await;
+    (outcome, upstream)
+}
+
+// A retrying middleware above paid twice, although both attempts stood in one call's trail.
+#[tokio::test]
+async fn a_second_pass_with_the_same_extensions_is_refused_after_what_may_have_been_paid_for() {
+    let (outcome, upstream) = twice_over(Fault::ResetAfterGeneration, CallOptions::new()).await;
+    let error = outcome.unwrap_err();
+    assert_eq!(charge_of(&error), Charge::Maybe);
+    let Error::Middleware(error) = error else { panic!("{error:?}") };
+    assert_eq!(
+        error.downcast_ref::<GeminiError>().unwrap().to_string(),
+        "not sent: this call was sent before and may have been paid for; allow it with \
+         CallOptions::maybe_charged_resends; it may have been charged"
+    );
+    assert_eq!((upstream.sends(), upstream.charges()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_second_pass_is_sent_after_a_free_failure_and_when_the_caller_allows_it() {
+    let (outcome, upstream) = twice_over(Fault::HighDemand, CallOptions::new()).await;
+    assert_eq!(outcome.unwrap().status(), StatusCode::OK);
+    assert_eq!((upstream.sends(), upstream.charges()), (2, 1));
+
+    let options = CallOptions::new().maybe_charged_resends(1);
+    let (outcome, upstream) = twice_over(Fault::ResetAfterGeneration, options).await;
+    assert_eq!(outcome.unwrap().status(), StatusCode::OK);
+    assert_eq!(upstream.sends(), 2);
+}
+
+#[tokio::test]
+async fn an_error_through_reqwest_tells_what_it_cost() {
+    let client = client(GeminiMiddleware::with(quick_stack()));
+    let free = client.post("http://127.0.0.1:1/v1beta/models/m:generateContent").send().await;
+    assert_eq!(charge_of(&free.unwrap_err()), Charge::None);
+    let upstream = Upstream::scripted([Fault::ResetAfterGeneration]).await;
+    let error = upstream.post(&client).send().await.unwrap_err();
+    assert_eq!(charge_of(&error), Charge::Maybe);
 }

@@ -1,10 +1,15 @@
 //! What a caller may want of one call.
 
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tower_gemini_core::call::ModelId;
 use tower_gemini_core::target::MustKeep;
+use tower_gemini_core::verdict::{Charge, Verdict};
 
+use crate::call_state::{CallState, severity};
+use crate::error::Error;
 use crate::jittered_retry::RetryOverride;
 use crate::trail::Trail;
 
@@ -33,6 +38,7 @@ pub struct CallOptions {
     pub(crate) patience: Option<Duration>,
     pub(crate) retry: RetryOverride,
     pub(crate) is_idempotent: bool,
+    pub(crate) handle: Option<CallHandle>,
 }
 
 impl CallOptions {
@@ -102,6 +108,13 @@ impl CallOptions {
         self
     }
 
+    /// Makes this request part of the call that the handle stands for. Default: a call of its own.
+    #[must_use]
+    pub fn handle(mut self, handle: CallHandle) -> Self {
+        self.handle = Some(handle);
+        self
+    }
+
     /// The time the whole call may take, where it was set.
     #[must_use]
     pub fn deadline_within(&self) -> Option<Duration> {
@@ -112,5 +125,55 @@ impl CallOptions {
     /// call.
     pub fn trail_mut(&mut self) -> &mut Trail {
         self.trail.get_or_insert_default()
+    }
+}
+
+/// One call that may pass through the stack more than once, as when a retrying client stands above
+/// it.
+///
+/// A further request with the same handle is sent when everything before it surely cost nothing.
+/// Where it was or may have been paid for the request fails before anything is sent, unless the
+/// caller allows it ([`CallOptions::maybe_charged_resends`]); what was paid for is never sent
+/// again. O(1) to clone; the clones stand for the same call.
+#[derive(Clone, Default)]
+pub struct CallHandle(Arc<Mutex<Vec<CallState>>>);
+
+impl CallHandle {
+    /// A call that has not been sent.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The most that any of its attempts was or may have been charged so far.
+    #[must_use]
+    pub fn charge(&self) -> Charge {
+        let passes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let charges = passes.iter().map(CallState::worst_charge);
+        charges.max_by_key(|&charge| severity(charge)).unwrap_or(Charge::None)
+    }
+
+    /// Adds a pass, or says that it must not be sent.
+    pub(crate) fn enter(&self, state: &CallState) -> Result<(), Error> {
+        let charge = self.charge();
+        let allowed = match charge {
+            Charge::None | Charge::Waived => true,
+            Charge::Maybe => state.permit_after(&Verdict::interrupted()).is_some(),
+            Charge::Charged => false,
+        };
+        if !allowed {
+            return Err(Error::sent_before(charge).with_trail(state.trail().clone()));
+        }
+        // What was free before says nothing more.
+        let mut passes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        passes.retain(|state| !state.worst_charge().is_surely_free());
+        passes.push(state.clone());
+        Ok(())
+    }
+}
+
+impl fmt::Debug for CallHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallHandle").field("charge", &self.charge()).finish()
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::time::Instant;
 use tower_gemini_core::call::{Call, ModelId};
-use tower_gemini_core::ledger::Cost;
+use tower_gemini_core::cost::Cost;
 use tower_gemini_core::scan::Usage;
 use tower_gemini_core::target::MustKeep;
 use tower_gemini_core::verdict::{Charge, Verdict};
@@ -44,9 +44,62 @@ struct Shared {
     patience: Option<Duration>,
     preferred: Option<ModelId>,
     visited: Vec<String>,
+    /// The layers that the first attempt came through, and what is wrong with their order.
+    passed: u8,
+    misplaced: Option<&'static str>,
     gates: Vec<Arc<dyn SendGate>>,
     /// The usual call has one attempt, which needs no allocation beside the state's own.
     attempts: smallvec::SmallVec<[Slot; 1]>,
+}
+
+/// A layer whose place the types cannot tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    PeakHourRouter,
+    ModelFallback,
+    ResolutionFallback,
+    Spending,
+    QuotaGuard,
+    AttemptTimeout,
+}
+
+impl Place {
+    fn bit(self) -> u8 {
+        1 << self as u8
+    }
+
+    /// The layers that must not stand above this one, and what is wrong with it.
+    fn must_not_follow(self) -> (u8, &'static str) {
+        let fallbacks = Self::ModelFallback.bit() | Self::ResolutionFallback.bit();
+        match self {
+            Self::PeakHourRouter => (
+                fallbacks | self.bit(),
+                "PeakHourRouter stands below a fallback, or twice: the model that it prefers would \
+                 no longer be read; put it above ModelFallback and ResolutionFallback, once",
+            ),
+            Self::ModelFallback => (
+                self.bit(),
+                "ModelFallback stands in the stack twice: each of its targets would fall back \
+                 again; put all targets in one chain",
+            ),
+            Self::ResolutionFallback => (
+                self.bit(),
+                "ResolutionFallback stands in the stack twice: each of its sizes would step down \
+                 again; put all sizes in one ladder",
+            ),
+            Self::Spending => (
+                Self::AttemptTimeout.bit(),
+                "Spending stands below AttemptTimeout: an attempt would be cut off while it waits \
+                 for money; put AttemptTimeout below Spending",
+            ),
+            Self::QuotaGuard => (
+                Self::AttemptTimeout.bit(),
+                "QuotaGuard stands below AttemptTimeout: an attempt would be cut off while it \
+                 waits for its turn; put AttemptTimeout below QuotaGuard",
+            ),
+            Self::AttemptTimeout => (0, ""),
+        }
+    }
 }
 
 /// What is known of one attempt.
@@ -180,6 +233,27 @@ impl CallState {
         self.0.trail.push(step);
     }
 
+    /// A layer is passed on the way down. Only the way of the first attempt is looked at: the
+    /// others are the same.
+    pub(crate) fn pass(&self, place: Place) {
+        let mut shared = self.shared();
+        let is_of_attempts =
+            matches!(place, Place::Spending | Place::QuotaGuard | Place::AttemptTimeout);
+        if shared.attempts.len() > usize::from(is_of_attempts) {
+            return;
+        }
+        let (others, why) = place.must_not_follow();
+        if shared.passed & others != 0 {
+            shared.misplaced.get_or_insert(why);
+        }
+        shared.passed |= place.bit();
+    }
+
+    /// What is wrong with the order of the layers, where something is.
+    pub(crate) fn misplaced(&self) -> Option<&'static str> {
+        self.shared().misplaced
+    }
+
     /// How long the caller lets the call wait for a better hour, where it does.
     pub(crate) fn patience(&self) -> Option<Duration> {
         self.shared().patience
@@ -294,7 +368,7 @@ impl CallState {
 }
 
 /// How bad a charge is for who would send again.
-fn severity(charge: Charge) -> u8 {
+pub(crate) fn severity(charge: Charge) -> u8 {
     match charge {
         Charge::None | Charge::Waived => 0,
         Charge::Maybe => 1,

@@ -9,7 +9,7 @@ use http::StatusCode;
 
 use crate::trail::Trail;
 use tower_gemini_core::redact::redact;
-use tower_gemini_core::verdict::{Charge, Outcome, Verdict};
+use tower_gemini_core::verdict::{Charge, Detail, Outcome, Verdict};
 
 /// A boxed error of somebody else's.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
@@ -52,6 +52,8 @@ enum Kind {
     TooLarge { max_bytes: u64 },
     /// The caller's writer failed while the image was written to it.
     Sink,
+    /// Not sent: the layers of the stack stand in an order that does not work.
+    Misplaced { why: &'static str },
     /// Not sent: an earlier request was or may have been paid for, and its answer was lost.
     LostBefore { why: &'static str },
 }
@@ -148,6 +150,29 @@ impl Error {
         Self::new(Kind::LostBefore { why }, Verdict::interrupted(), None)
     }
 
+    /// Not sent, as the same call was sent before and was or may have been paid for.
+    pub(crate) fn sent_before(charge: Charge) -> Self {
+        let (why, verdict) = match charge {
+            Charge::Charged => (
+                "not sent: this call was sent before and paid for; start another call to pay again",
+                Verdict::interrupted_delivery(),
+            ),
+            _ => (
+                "not sent: this call was sent before and may have been paid for; allow it with \
+                 CallOptions::maybe_charged_resends",
+                Verdict::interrupted(),
+            ),
+        };
+        Self::new(Kind::LostBefore { why }, verdict, None)
+    }
+
+    /// Not sent, as the layers stand in an order that does not work. `why` says which, and what to
+    /// do.
+    pub(crate) fn misplaced(why: &'static str) -> Self {
+        let verdict = Verdict::refused_locally(Outcome::BadRequest, None, false, Detail::default());
+        Self::new(Kind::Misplaced { why }, verdict, None)
+    }
+
     /// Adds the call's trail.
     #[must_use]
     pub fn with_trail(mut self, trail: Trail) -> Self {
@@ -202,6 +227,13 @@ impl Error {
     #[must_use]
     pub fn is_lost_before(&self) -> bool {
         matches!(self.0.kind, Kind::LostBefore { .. })
+    }
+
+    /// Whether nothing was sent because the layers of the stack stand in an order that does not
+    /// work: a fault of the program, which no retry mends.
+    #[must_use]
+    pub fn is_misplaced_layer(&self) -> bool {
+        matches!(self.0.kind, Kind::Misplaced { .. })
     }
 
     /// Whether one of the caller's time limits ran out.
@@ -317,7 +349,7 @@ impl fmt::Display for Error {
                 write!(f, "the image is larger than the {max_bytes} bytes allowed")?
             }
             Kind::Sink => f.write_str("the image could not be written")?,
-            Kind::LostBefore { why } => f.write_str(why)?,
+            Kind::LostBefore { why } | Kind::Misplaced { why } => f.write_str(why)?,
         }
         if let Some(reason) = inner.verdict.reason() {
             write!(f, ", {}", redact(reason))?;

@@ -53,7 +53,7 @@ mod walk;
 pub use answer_errors::{AnswerErrors, AnswerErrorsLayer};
 pub use attempt_timeout::{AttemptTimeout, AttemptTimeoutLayer};
 pub use body::{AttemptBody, CallBody, JudgedBody, WireBody};
-pub use call_options::CallOptions;
+pub use call_options::{CallHandle, CallOptions};
 pub use classify_gemini_error::{ClassifyGeminiError, ClassifyGeminiErrorLayer};
 pub use collect_request::{CollectRequest, CollectRequestLayer};
 pub use error::Error;
@@ -70,7 +70,7 @@ pub use single_attempt::{SingleAttempt, SingleAttemptLayer};
 pub use spending::{Spending, SpendingLayer};
 pub use stack::{GeminiStack, compose};
 pub use thought_signatures::{ThoughtSignatures, ThoughtSignaturesLayer};
-pub use tower_gemini_core::{call, catalog, classify, ledger, redact, scan, target, verdict};
+pub use tower_gemini_core::{call, catalog, classify, cost, redact, scan, target, verdict};
 pub use trail::Trail;
 
 /// The README's examples run as doc tests.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use tower_gemini_core::call::{ImageSize, ModelId};
-use tower_gemini_core::ledger::Cost;
+use tower_gemini_core::cost::Cost;
 use tower_gemini_core::target::{Degradation, Unfit};
 use tower_gemini_core::verdict::{Charge, Outcome, QuotaCharge, Verdict};
 
@@ -262,6 +262,8 @@ pub enum StopReason {
     NotReplayable,
     /// Our own admission found the quota used up: nothing was sent.
     QuotaUsedUp,
+    /// The request lacks a thought signature that the API checks: nothing was sent.
+    MissingSignature,
     /// No target is left to fall back to.
     NoTargetLeft,
     /// An earlier, identical request was or may have been paid for after its caller had gone, and
@@ -285,6 +287,7 @@ impl StopReason {
             Self::BudgetSpent => "retry budget empty",
             Self::NotReplayable => "body too large to replay",
             Self::QuotaUsedUp => "our own count says the quota is used up",
+            Self::MissingSignature => "a thought signature is missing",
             Self::NoTargetLeft => "no target is left",
             Self::LostBefore => {
                 "an earlier, identical request may have been paid for, and its answer was lost"

@@ -15,6 +15,7 @@ use tower_gemini::Trail;
 use tower_gemini::body::WireBody;
 use tower_gemini::call::ImageSize;
 use tower_gemini::jittered_retry::RetryPolicy;
+use tower_gemini::stage::WireClient;
 use tower_gemini::{GeminiStack, JitteredRetryLayer, stack::Images};
 
 /// A server that does not take a connection in this time takes none; nothing was sent then, so
@@ -74,7 +75,11 @@ impl Job {
 }
 
 /// The recommended stack over a client.
-pub(crate) fn stack<C: Clone>(client: C, policy: RetryPolicy, seed: Option<u64>) -> Images<C> {
+pub(crate) fn stack<C: WireClient>(
+    client: C,
+    policy: RetryPolicy,
+    seed: Option<u64>,
+) -> Images<C> {
     let retry = JitteredRetryLayer::new(policy);
     let retry = match seed {
         Some(seed) => retry.seed(seed),

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri};
 use tower_gemini::call::{Call, ImageSize};
 use tower_gemini::catalog::Catalog;
 use tower_gemini::jittered_retry::RetryPolicy;
-use tower_gemini::ledger::{Cost, cost_of};
+use tower_gemini::cost::{Cost, cost_of};
 use tower_gemini::verdict::Verdict;
 
 use crate::args::Real;

@@ -1,6 +1,6 @@
 //! What was done and what it cost, by our books and, where there is one, by the simulator's ledger.
 
-use tower_gemini::ledger::Cost;
+use tower_gemini::cost::Cost;
 use tower_gemini::trail::{Attempt, Step, StopReason};
 use tower_gemini::verdict::{Charge, Outcome};
 use tower_gemini_sim::LedgerSnapshot;

@@ -5,8 +5,9 @@
 
 use std::borrow::Cow;
 
-use super::json::{Cursor, Kind};
-use super::{ImageSize, ServiceTier};
+use super::ServiceTier;
+use crate::json::{Cursor, Kind};
+use crate::size::{ImageSize, parse_aspect, parse_size};
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -53,9 +54,7 @@ impl<'a> Body<'a> {
             b"contents" | b"messages" | b"input" => c.each(|c| self.turn(c, 4)),
             b"systemInstruction" => self.turn(c, 4),
             b"generationConfig" => self.generation_config(c),
-            b"model" => {
-                self.model = c.text().and_then(|text| text.name()).filter(|name| !name.is_empty())
-            }
+            b"model" => self.model = name(c).filter(|name| !name.is_empty()),
             b"modalities" | b"responseModalities" => self.modalities(c),
             b"imageConfig" => self.image_config(c, false),
             b"responseFormat" => self.response_format(c),
@@ -71,14 +70,9 @@ impl<'a> Body<'a> {
             b"instances" => c.each(|c| self.instance(c)),
             b"parameters" => self.parameters(c),
             b"continuationToken" | b"previousInteractionId" => {
-                self.continuation |= c.text().is_some_and(|text| text.len() > 0)
+                self.continuation |= c.text().is_some_and(|text| !text.is_empty())
             }
-            b"serviceTier" => {
-                self.tier = c
-                    .text()
-                    .and_then(|text| text.name())
-                    .map_or(ServiceTier::Standard, |name| ServiceTier::named(&name))
-            }
+            b"serviceTier" => self.tier = ServiceTier::named(&name(c).unwrap_or_default()),
             b"extraBody" | b"google" if deeper > 0 => self.request(c, deeper - 1),
             _ => c.skip(),
         });
@@ -138,14 +132,8 @@ impl<'a> Body<'a> {
 
     fn size(&mut self, c: &mut Cursor<'a>) {
         if let Kind::Other = c.kind() {
-            self.note_size(match c.count() {
-                Some(512) => "512",
-                Some(1024) => "1024",
-                Some(2048) => "2048",
-                Some(4096) => "4096",
-                _ => "",
-            });
-        } else if let Some(name) = c.text().and_then(|text| text.name()) {
+            self.note_size(&c.count().map(|edge| edge.to_string()).unwrap_or_default());
+        } else if let Some(name) = name(c) {
             self.note_size(&name);
         }
     }
@@ -225,11 +213,7 @@ impl<'a> Body<'a> {
     fn instance(&mut self, c: &mut Cursor<'a>) {
         c.object(|c, key| match key {
             b"prompt" => self.prompt(c),
-            b"image" => {
-                self.input_images += u64::from(c.kind() == Kind::Object);
-                c.skip();
-            }
-            b"referenceImages" => c.each(|c| {
+            b"image" | b"referenceImages" => c.each(|c| {
                 self.input_images += u64::from(c.kind() == Kind::Object);
                 c.skip();
             }),
@@ -286,13 +270,8 @@ impl<'a> Body<'a> {
             "prompt" => self.text_bytes += value.len() as u64,
             "image" | "image[]" | "images" | "images[]" => self.input_images += 1,
             _ => {
-                let Some(value) = (value.len() <= 1024)
-                    .then(|| std::str::from_utf8(value).ok())
-                    .flatten()
-                    .map(str::trim)
-                else {
-                    return;
-                };
+                let text = std::str::from_utf8(value).ok().filter(|text| text.len() <= 1024);
+                let Some(value) = text.map(str::trim) else { return };
                 match name {
                     "model" if !value.is_empty() => self.model = Some(Cow::Borrowed(value)),
                     "size" | "image_size" | "imageSize" | "resolution" => self.note_size(value),
@@ -306,232 +285,33 @@ impl<'a> Body<'a> {
     }
 }
 
-/// `name="…"` of a part's `Content-Disposition`, and not the `filename`.
+/// Returns the name of a form's part from its `Content-Disposition`.
 fn form_name(head: &str) -> Option<&str> {
-    let disposition = head.lines().find(|line| {
-        line.get(..19).is_some_and(|start| start.eq_ignore_ascii_case("content-disposition"))
-    })?;
-    disposition.split(';').find_map(|field| {
-        let value = field.trim().strip_prefix("name=")?;
-        Some(value.trim_matches('"'))
+    let name = "content-disposition:";
+    let is_disposition =
+        |line: &&str| line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
+    parameter(head.lines().find(is_disposition)?, "name")
+}
+
+/// Returns the `boundary` of a `multipart/form-data` content type.
+pub(super) fn form_boundary(content_type: &str) -> Option<&str> {
+    let kind = content_type.split(';').next()?;
+    let is_form = kind.trim().eq_ignore_ascii_case("multipart/form-data");
+    parameter(content_type, "boundary").filter(|_| is_form)
+}
+
+/// Returns a parameter of a header: `…; name="value"`.
+fn parameter<'h>(header: &'h str, wanted: &str) -> Option<&'h str> {
+    header.split(';').skip(1).find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        name.trim().eq_ignore_ascii_case(wanted).then(|| value.trim().trim_matches('"'))
     })
 }
 
-/// `boundary` of a `multipart/form-data` content type.
-pub(super) fn form_boundary(content_type: &str) -> Option<&str> {
-    let (kind, parameters) = content_type.split_once(';')?;
-    if !kind.trim().eq_ignore_ascii_case("multipart/form-data") {
-        return None;
-    }
-    parameters.split(';').find_map(|parameter| {
-        let (name, value) = parameter.split_once('=')?;
-        name.trim().eq_ignore_ascii_case("boundary").then(|| value.trim().trim_matches('"'))
-    })
+fn name<'a>(c: &mut Cursor<'a>) -> Option<Cow<'a, str>> {
+    c.text()?.name()
 }
 
 fn aspect(c: &mut Cursor<'_>) -> Option<Cow<'static, str>> {
-    c.text().and_then(|text| text.name()).and_then(|name| parse_aspect(&name))
-}
-
-/// Ratios with a name in any of the APIs (Gemini API and Agent Platform documentation, 2026-07): as
-/// spelled, as proxies write them into a model's name, as words of the enum, and as numbers.
-const RATIOS: [(&str, &str, &str, f64); 15] = [
-    ("1:1", "1x1", "ONE_BY_ONE", 1.0),
-    ("2:3", "2x3", "TWO_BY_THREE", 2.0 / 3.0),
-    ("3:2", "3x2", "THREE_BY_TWO", 3.0 / 2.0),
-    ("3:4", "3x4", "THREE_BY_FOUR", 3.0 / 4.0),
-    ("4:3", "4x3", "FOUR_BY_THREE", 4.0 / 3.0),
-    ("4:5", "4x5", "FOUR_BY_FIVE", 4.0 / 5.0),
-    ("5:4", "5x4", "FIVE_BY_FOUR", 5.0 / 4.0),
-    ("9:16", "9x16", "NINE_BY_SIXTEEN", 9.0 / 16.0),
-    ("16:9", "16x9", "SIXTEEN_BY_NINE", 16.0 / 9.0),
-    ("21:9", "21x9", "TWENTY_ONE_BY_NINE", 21.0 / 9.0),
-    ("9:21", "9x21", "NINE_BY_TWENTY_ONE", 9.0 / 21.0),
-    ("1:4", "1x4", "ONE_BY_FOUR", 1.0 / 4.0),
-    ("4:1", "4x1", "FOUR_BY_ONE", 4.0),
-    ("1:8", "1x8", "ONE_BY_EIGHT", 1.0 / 8.0),
-    ("8:1", "8x1", "EIGHT_BY_ONE", 8.0),
-];
-
-/// The ratio that a part of a model's name means.
-pub(super) fn ratio_of_suffix(part: &str) -> Option<&'static str> {
-    RATIOS.iter().find(|ratio| ratio.1 == part).map(|ratio| ratio.0)
-}
-
-/// A ratio as any of the APIs spells it (`16:9`, `16x9`, `ASPECT_RATIO_SIXTEEN_BY_NINE`), spelled
-/// `16:9`; one without a name is kept as it is, since what the server makes of it is its business.
-/// `None` for what leaves the choice to the model (`auto`).
-#[must_use]
-pub fn parse_aspect(text: &str) -> Option<Cow<'static, str>> {
-    let text = text.trim();
-    if let Some((spelled, ..)) = RATIOS.iter().find(|ratio| ratio.0 == text || ratio.1 == text) {
-        return Some(Cow::Borrowed(spelled));
-    }
-    if let Some(words) = text.strip_prefix("ASPECT_RATIO_") {
-        return RATIOS.iter().find(|ratio| ratio.2 == words).map(|ratio| Cow::Borrowed(ratio.0));
-    }
-    // Kept as spelled: what the server makes of it is its business. Nothing longer than this is a
-    // ratio.
-    let is_ratio = (1..=16).contains(&text.len()) && !text.eq_ignore_ascii_case("auto");
-    is_ratio.then(|| Cow::Owned(text.to_owned()))
-}
-
-/// A size as any of the APIs spells it, and the ratio where it is given in pixels.
-///
-/// Lower-case `2k` is answered with 400 by `imageSize`, but is right for `sampleImageSize` and for
-/// proxies; it is a 2K either way.
-#[must_use]
-pub fn parse_size(text: &str) -> Option<(ImageSize, Option<&'static str>)> {
-    let text = text.trim();
-    let word = text.strip_prefix("IMAGE_SIZE_").unwrap_or(text);
-    let is =
-        |spellings: &[&str]| spellings.iter().any(|spelling| word.eq_ignore_ascii_case(spelling));
-    if is(&["1K", "1024", "ONE_K"]) {
-        Some((ImageSize::K1, None))
-    } else if is(&["2K", "2048", "TWO_K"]) {
-        Some((ImageSize::K2, None))
-    } else if is(&["4K", "4096", "FOUR_K"]) {
-        Some((ImageSize::K4, None))
-    } else if is(&["512", "512px", "0.5K", "FIVE_TWELVE"]) {
-        Some((ImageSize::Px512, None))
-    } else {
-        let (width, height) = word.split_once(['x', 'X', '*', '×'])?;
-        let pixels =
-            |side: &str| side.trim().parse::<u16>().ok().filter(|&side| side >= 64).map(f64::from);
-        let (width, height) = (pixels(width)?, pixels(height)?);
-        Some((size_of_area(width * height), Some(nearest_ratio(width / height))))
-    }
-}
-
-/// A ratio in the spelling of another one that stood there before.
-pub(crate) fn ratio_as(ratio: &str, like: &str) -> String {
-    let known = RATIOS.iter().find(|known| known.0 == ratio);
-    match known {
-        Some(known) if like.trim().starts_with("ASPECT_RATIO_") => {
-            format!("ASPECT_RATIO_{}", known.2)
-        }
-        Some(known) if !like.contains(':') => known.1.to_owned(),
-        _ => ratio.to_owned(),
-    }
-}
-
-/// How far a ratio is from another, by factor; `None` where one of them has no name in any of the
-/// APIs.
-pub(crate) fn ratio_distance(a: &str, b: &str) -> Option<f64> {
-    let value = |name: &str| RATIOS.iter().find(|known| known.0 == name).map(|known| known.3);
-    Some((value(a)? / value(b)?).ln().abs())
-}
-
-/// A size in the spelling of another one (`like`, which means `from`) that stood there before.
-pub(crate) fn size_as(size: ImageSize, like: &str, from: ImageSize) -> String {
-    let like = like.trim();
-    let word = || match size {
-        ImageSize::Px512 => "FIVE_TWELVE",
-        ImageSize::K1 => "ONE_K",
-        ImageSize::K2 => "TWO_K",
-        ImageSize::K4 => "FOUR_K",
-    };
-    if like.starts_with("IMAGE_SIZE_") {
-        return format!("IMAGE_SIZE_{}", word());
-    }
-    if like.ends_with("_K") || like == "FIVE_TWELVE" {
-        return word().to_owned();
-    }
-    if let Some((width, height)) = like.split_once(['x', 'X', '*', '×']) {
-        let scaled = |side: &str| {
-            side.trim().parse::<u32>().ok().map(|side| side * size.edge_px() / from.edge_px())
-        };
-        if let (Some(width), Some(height)) = (scaled(width), scaled(height)) {
-            return format!("{width}x{height}");
-        }
-    }
-    if let Some(pixels) = like.strip_suffix("px") {
-        if pixels.bytes().all(|b| b.is_ascii_digit()) {
-            return format!("{}px", size.edge_px());
-        }
-    }
-    // "512" is how both spell it: the K counts, because Google's own fields have it.
-    if like != "512" && like.bytes().all(|b| b.is_ascii_digit()) {
-        return size.edge_px().to_string();
-    }
-    if like.ends_with('k') { size.as_str().to_ascii_lowercase() } else { size.as_str().to_owned() }
-}
-
-/// The class of an area in pixels. The limits lie half-way between the classes (0.26, 1.05, 4.19
-/// and 16.8 million, by factor), lowered to round numbers so that Full HD (2.07 million) counts as
-/// 2K and UHD (8.29 million) as 4K: the names people know them by.
-fn size_of_area(pixels: f64) -> ImageSize {
-    match pixels {
-        area if area < 0.5e6 => ImageSize::Px512,
-        area if area < 2.0e6 => ImageSize::K1,
-        area if area < 8.0e6 => ImageSize::K2,
-        _ => ImageSize::K4,
-    }
-}
-
-/// The models' own pixel sizes miss their ratio by up to 2 % (16:9 at 4K is 5504×3072), so the
-/// nearest one is meant.
-fn nearest_ratio(ratio: f64) -> &'static str {
-    let distance = |known: f64| (known / ratio).ln().abs();
-    RATIOS
-        .iter()
-        .min_by(|a, b| distance(a.3).total_cmp(&distance(b.3)))
-        .map_or("1:1", |nearest| nearest.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_in_every_spelling() {
-        use ImageSize::{K1, K2, K4, Px512};
-        for (text, size, ratio) in [
-            ("512", Px512, None),
-            ("512px", Px512, None),
-            ("1K", K1, None),
-            ("1k", K1, None),
-            ("2k", K2, None),
-            ("4K", K4, None),
-            ("IMAGE_SIZE_FIVE_TWELVE", Px512, None),
-            ("IMAGE_SIZE_ONE_K", K1, None),
-            ("IMAGE_SIZE_TWO_K", K2, None),
-            ("IMAGE_SIZE_FOUR_K", K4, None),
-            ("2048", K2, None),
-            ("4096x4096", K4, Some("1:1")),
-            ("2048x2048", K2, Some("1:1")),
-            ("1024x1024", K1, Some("1:1")),
-            ("512x512", Px512, Some("1:1")),
-            ("1024x1792", K1, Some("9:16")),
-            ("1536x1024", K1, Some("3:2")),
-            ("1376x768", K1, Some("16:9")),
-            ("5504x3072", K4, Some("16:9")),
-            ("3840x2160", K4, Some("16:9")),
-            ("1584x672", K1, Some("21:9")),
-            ("384x3072", K1, Some("1:8")),
-        ] {
-            assert_eq!(parse_size(text), Some((size, ratio)), "{text}");
-        }
-        for text in
-            ["", "auto", "8K", "x", "1x", "1x1", "99999x99999", "IMAGE_SIZE_UNSPECIFIED", "hd"]
-        {
-            assert_eq!(parse_size(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn ratios_in_every_spelling() {
-        for (text, ratio) in [
-            ("16:9", "16:9"),
-            ("16x9", "16:9"),
-            ("ASPECT_RATIO_SIXTEEN_BY_NINE", "16:9"),
-            ("7:3", "7:3"),
-            (" 1:1 ", "1:1"),
-        ] {
-            assert_eq!(parse_aspect(text).as_deref(), Some(ratio), "{text}");
-        }
-        for text in ["", "auto", "ASPECT_RATIO_UNSPECIFIED", "a very long thing that is no ratio"] {
-            assert_eq!(parse_aspect(text), None, "{text}");
-        }
-    }
+    parse_aspect(&name(c)?)
 }

@@ -24,7 +24,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::json::{Cursor, Kind, Text};
+use crate::json::{Cursor, Edits, Kind, Text};
 use crate::scan::{MAX_KEYED_TEXT, PartKey, PartKeyer};
 
 /// What a part of the model's turn is.
@@ -113,15 +113,13 @@ impl Conversation {
     /// conversation has no turns.
     #[must_use]
     pub fn read(body: &[u8], keyer: &PartKeyer) -> Self {
-        let mut cursor = Cursor::new(body);
-        let skipped = body.len() - cursor.len();
         let mut parts = Vec::new();
-        cursor.object(|c, key| match key {
+        Cursor::new(body).object(|c, key| match key {
             b"contents" => {
                 let mut content = 0;
                 c.each(|c| {
                     content += 1;
-                    turn(c, content, skipped, keyer, &mut parts);
+                    turn(c, content, keyer, &mut parts);
                 });
             }
             _ => c.skip(),
@@ -146,44 +144,23 @@ impl Conversation {
     /// placeholders.
     #[must_use]
     pub fn sign(body: &Bytes, signatures: &[(&ModelPart, Bytes)]) -> Vec<Bytes> {
-        let mut edits: Vec<_> = signatures
-            .iter()
-            .filter_map(|(part, signature)| match &part.signature {
-                Signature::Present => None,
-                Signature::Empty(span) => Some((span.clone(), false, signature)),
-                Signature::Absent(at) => Some((*at..*at, true, signature)),
-            })
-            .filter(|(span, _, _)| span.start <= span.end && span.end <= body.len())
-            .collect();
-        edits.sort_unstable_by_key(|(span, _, _)| span.start);
-        let mut chunks = Vec::with_capacity(4 * edits.len() + 1);
-        let mut at = 0;
-        for (span, is_new, signature) in edits {
-            if span.start < at {
-                continue;
-            }
-            chunks.push(body.slice(at..span.start));
-            chunks.push(Bytes::from_static(if is_new {
-                b"\"thoughtSignature\":\""
-            } else {
-                b"\""
-            }));
-            chunks.push(signature.clone());
-            chunks.push(Bytes::from_static(if is_new { b"\"," } else { b"\"" }));
-            at = span.end;
+        let mut edits = Edits::default();
+        for (part, signature) in signatures {
+            let (span, before, after) = match &part.signature {
+                Signature::Present => continue,
+                Signature::Empty(span) => (span.clone(), "\"", "\""),
+                Signature::Absent(at) => (*at..*at, "\"thoughtSignature\":\"", "\","),
+            };
+            let end = span.end;
+            edits.replace(span, before);
+            edits.replace(end..end, signature.clone());
+            edits.replace(end..end, after);
         }
-        chunks.push(body.slice(at..));
-        chunks
+        edits.apply(body)
     }
 }
 
-fn turn<'a>(
-    c: &mut Cursor<'a>,
-    content: usize,
-    skipped: usize,
-    keyer: &PartKeyer,
-    parts: &mut Vec<ModelPart>,
-) {
+fn turn<'a>(c: &mut Cursor<'a>, content: usize, keyer: &PartKeyer, parts: &mut Vec<ModelPart>) {
     let mut is_model = false;
     let mut raw: Vec<Raw<'a>> = Vec::new();
     c.object(|c, key| match key {
@@ -208,9 +185,9 @@ fn turn<'a>(
     for (index, raw) in raw.iter().enumerate() {
         let signature = match &raw.signature {
             Some((_, true)) => Signature::Present,
-            Some((span, false)) => Signature::Empty(span.start + skipped..span.end + skipped),
+            Some((span, false)) => Signature::Empty(span.clone()),
             // Behind the opening bracket: a part that is anything has a member to stand before.
-            None => Signature::Absent(raw.start + 1 + skipped),
+            None => Signature::Absent(raw.start + 1),
         };
         let kind = kind(raw);
         let key = match (&signature, kind) {
@@ -244,36 +221,24 @@ fn turn<'a>(
 fn part<'a>(c: &mut Cursor<'a>) -> Raw<'a> {
     let mut raw = Raw { start: c.position(), ..Raw::default() };
     c.object(|c, key| match key {
-        b"text" => raw.text = c.text().filter(|text| text.len() > 0),
+        b"text" => raw.text = c.text().filter(|text| !text.is_empty()),
         b"thought" => raw.is_thought = c.is_true(),
-        b"inlineData" => {
-            let (mut is_image, mut data) = (true, None);
-            let is_object = c.kind() == Kind::Object;
+        b"inlineData" | b"fileData" => {
+            let mut is_image = c.kind() == Kind::Object;
+            let mut data = None;
             c.object(|c, key| match key {
                 b"mimeType" => {
-                    is_image =
-                        c.text().is_none_or(|mime| mime.len() == 0 || mime.starts_with("image/"))
+                    is_image = c.text().is_none_or(|m| m.is_empty() || m.starts_with("image/"));
                 }
                 b"data" => data = c.text(),
                 _ => c.skip(),
             });
-            raw.is_image |= is_object && is_image;
-            raw.data = data;
-        }
-        b"fileData" => {
-            let mut is_image = c.kind() == Kind::Object;
-            c.object(|c, key| match key {
-                b"mimeType" => {
-                    is_image &=
-                        c.text().is_none_or(|mime| mime.len() == 0 || mime.starts_with("image/"))
-                }
-                _ => c.skip(),
-            });
             raw.is_image |= is_image;
+            raw.data = data.or(raw.data);
         }
         b"thoughtSignature" => {
             let start = c.position();
-            let has_text = c.text().is_some_and(|text| text.len() > 0);
+            let has_text = c.text().is_some_and(|text| !text.is_empty());
             raw.signature = Some((start..c.position_after(), has_text));
         }
         _ => c.skip(),

@@ -20,25 +20,22 @@
 
 mod body;
 mod history;
-mod json;
 mod path;
 
 use std::borrow::{Borrow, Cow};
-use std::cmp::Ordering;
 use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, Method, Uri};
 
 use self::body::Body;
-pub use self::body::{parse_aspect, parse_size};
-pub(crate) use self::body::{ratio_as, ratio_distance, size_as};
 pub use self::history::{Conversation, ModelPart, PartKind};
 use self::path::Route;
-pub use self::path::{split_model_suffix, strip_model_prefix};
 use crate::catalog::Catalog;
+pub use crate::size::{
+    ImageSize, parse_aspect, parse_size, split_model_suffix, strip_model_prefix,
+};
 
 /// Which API the request speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -71,7 +68,9 @@ pub enum Verb {
     Predict,
     /// `predictLongRunning`, `batchGenerateContent`: answers with an operation, not with an image.
     Batch,
-    /// `countTokens` and other verbs that make nothing.
+    /// `embedContent` and its relatives: answers with numbers, and is billed by the token.
+    Embed,
+    /// `countTokens`, which generates nothing.
     Count,
     /// Anything else.
     Other,
@@ -88,112 +87,26 @@ pub enum Framing {
     JsonArray,
 }
 
-/// A size that Gemini's image models know, smallest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum ImageSize {
-    /// `"512"` (written without a K): 512 px class.
-    Px512,
-    /// `"1K"`: 1024 px class.
-    K1,
-    /// `"2K"`: 2048 px class.
-    K2,
-    /// `"4K"`: 4096 px class.
-    K4,
-}
-
-impl ImageSize {
-    /// Every size, smallest first.
-    pub const ALL: [Self; 4] = [Self::Px512, Self::K1, Self::K2, Self::K4];
-
-    /// The spelling of `imageConfig.imageSize`: upper-case K, and 512 without one.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Px512 => "512",
-            Self::K1 => "1K",
-            Self::K2 => "2K",
-            Self::K4 => "4K",
-        }
-    }
-
-    /// The nominal edge length in pixels of a square image.
-    #[must_use]
-    pub fn edge_px(self) -> u32 {
-        match self {
-            Self::Px512 => 512,
-            Self::K1 => 1024,
-            Self::K2 => 2048,
-            Self::K4 => 4096,
-        }
-    }
-}
-
-impl fmt::Display for ImageSize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
 /// A model's id as the request spells it, without `models/` or `publishers/google/models/` in
 /// front. O(1) to clone.
 ///
-/// Ids that the builtin catalogue knows are borrowed from it: parsing a call to a known model
+/// Ids that the builtin catalogue knows are shared with it: parsing a call to a known model
 /// allocates nothing for it.
-#[derive(Clone)]
-pub struct ModelId(Repr);
-
-#[derive(Clone)]
-enum Repr {
-    Known(&'static str),
-    Other(Arc<str>),
-}
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ModelId(Arc<str>);
 
 impl ModelId {
     /// An id, any text: ids are data and never an enum (most of those in articles are retired).
     #[must_use]
     pub fn new(id: &str) -> Self {
-        Self::known_or(Catalog::builtin().interned(id).map(|(known, _)| known), id)
+        let known = Catalog::builtin().interned(id);
+        Self(known.map_or_else(|| Arc::from(id), |(known, _)| known.clone()))
     }
 
-    fn known_or(known: Option<&'static str>, id: &str) -> Self {
-        Self(known.map_or_else(|| Repr::Other(Arc::from(id)), Repr::Known))
-    }
-
-    /// The id as text.
+    /// Returns the id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        match &self.0 {
-            Repr::Known(id) => id,
-            Repr::Other(id) => id,
-        }
-    }
-}
-
-// By the text, whichever way it is held.
-impl PartialEq for ModelId {
-    fn eq(&self, other: &Self) -> bool {
-        self.as_str() == other.as_str()
-    }
-}
-
-impl Eq for ModelId {}
-
-impl Hash for ModelId {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.as_str().hash(state);
-    }
-}
-
-impl PartialOrd for ModelId {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for ModelId {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.as_str().cmp(other.as_str())
+        &self.0
     }
 }
 
@@ -246,6 +159,8 @@ impl ServiceTier {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Call {
+    /// The request's method.
+    pub method: Method,
     /// Which API it speaks.
     pub dialect: Dialect,
     /// What it asks of the model.
@@ -293,23 +208,20 @@ impl Call {
     /// path is [`Dialect::Unrecognised`].
     #[must_use]
     pub fn parse(method: &Method, uri: &Uri, headers: &HeaderMap, body: Option<&[u8]>) -> Self {
+        let unrecognised = || Self { method: method.clone(), ..Self::unrecognised() };
         // Listing models, polling operations: nothing that makes an image is a GET.
         if *method != Method::POST {
-            return Self::unrecognised();
+            return unrecognised();
         }
         let path = path::normalised(uri.path());
         let route = Route::of(&path, uri.query());
         if route.dialect == Dialect::Unrecognised {
-            return Self::unrecognised();
+            return unrecognised();
         }
         let mut seen = read_body(headers, body);
-        let name = route
-            .model
-            .or(seen.model.as_deref())
-            .map(strip_model_prefix)
-            .filter(|name| !name.is_empty());
+        let name = route.model.or(seen.model.as_deref()).map(strip_model_prefix);
+        let name = name.filter(|name| !name.is_empty());
         let known = name.and_then(|name| Catalog::builtin().interned(name));
-        let model = name.map(|name| ModelId::known_or(known.map(|(id, _)| id), name));
         let (mut verb, mut framing) = (route.verb, route.framing);
         let model_in_body = matches!(
             route.dialect,
@@ -318,59 +230,57 @@ impl Call {
         if model_in_body && seen.stream {
             (verb, framing) = (Verb::StreamGenerate, Framing::Sse);
         }
-        let makes_images = match known {
-            Some((_, model)) => model.images,
-            None => name.is_some_and(names_an_image_model),
-        };
+        let makes_images =
+            known.map_or(name.is_some_and(names_an_image_model), |(_, known)| known.images);
         let wants_image = match verb {
             Verb::Generate | Verb::StreamGenerate => seen.modalities.unwrap_or(
                 makes_images || seen.image_format || route.dialect == Dialect::OpenAiImages,
             ),
             Verb::Predict => makes_images,
             // The answer is an operation.
-            Verb::Batch | Verb::Count | Verb::Other => false,
+            Verb::Batch | Verb::Embed | Verb::Count | Verb::Other => false,
         };
-        let images = match (wants_image, verb) {
-            (false, _) => 0,
-            (true, Verb::Predict) => {
-                seen.sample_count.unwrap_or(if name.is_some_and(is_imagen) { 4 } else { 1 }).max(1)
+        let count = match verb {
+            Verb::Predict => {
+                // Imagen's own default (Vertex AI documentation, Imagen API, `sampleCount`).
+                seen.sample_count.or_else(|| name.is_some_and(is_imagen).then_some(4))
             }
-            (true, _) => {
-                if model_in_body { seen.n.or(seen.candidate_count) } else { seen.candidate_count }
-                    .unwrap_or(1)
-                    .max(1)
-            }
+            _ => seen.n.filter(|_| model_in_body).or(seen.candidate_count),
         };
         let (_, size_in_name, ratio_in_name) =
             name.filter(|_| wants_image).map_or(("", None, None), split_model_suffix);
-        let aspect = seen.aspect().or(ratio_in_name.map(Cow::Borrowed));
-        let tier = tier_of_headers(headers).unwrap_or(seen.tier);
+        let image_tokens = seen.input_images.saturating_mul(TOKENS_PER_IMAGE);
         Self {
+            method: Method::POST,
             dialect: route.dialect,
             verb,
             framing,
+            model: name.map(|name| {
+                known.map_or_else(|| ModelId::new(name), |(id, _)| ModelId(id.clone()))
+            }),
             version: route.version.map(version),
             size: seen.size.or(size_in_name),
-            aspect,
+            aspect: seen.aspect().or(ratio_in_name.map(Cow::Borrowed)),
             wants_image,
-            images,
+            images: if wants_image { count.unwrap_or(1).max(1) } else { 0 },
             multi_turn: seen.multi_turn,
             has_input_images: seen.input_images > 0,
             is_continuation: seen.continuation,
             has_other_files: seen.other_files,
-            tier,
+            tier: tier_of_headers(headers).unwrap_or(seen.tier),
             input_tokens_estimate: seen
                 .text_bytes
                 .div_ceil(BYTES_PER_TOKEN)
-                .saturating_add(seen.input_images.saturating_mul(TOKENS_PER_IMAGE)),
-            model,
+                .saturating_add(image_tokens),
         }
     }
 
-    /// A call of which nothing is known: it passes through and is judged by its answer alone.
+    /// Returns a `POST` of which nothing is known: it passes through and is judged by its answer
+    /// alone.
     #[must_use]
     pub fn unrecognised() -> Self {
         Self {
+            method: Method::POST,
             dialect: Dialect::Unrecognised,
             verb: Verb::Other,
             framing: Framing::Whole,
@@ -393,6 +303,54 @@ impl Call {
     #[must_use]
     pub fn is_streaming(&self) -> bool {
         self.framing != Framing::Whole
+    }
+
+    /// Whether an answer to this call can be charged; `None` where that is not known, because the
+    /// dialect or the verb is not recognised.
+    ///
+    /// | call | can be charged |
+    /// | --- | --- |
+    /// | `generateContent`, `predict`, batches, embeddings, interactions, OpenAI-style generations | yes |
+    /// | `countTokens` (free: Gemini API documentation, pricing, 2026-10) | no |
+    /// | `GET`, `HEAD`, `OPTIONS`, `TRACE`, `DELETE`: listings, polling, removal | no |
+    /// | any other verb, path or method | not known |
+    ///
+    /// ```
+    /// use http::{HeaderMap, Method, Uri};
+    /// use tower_gemini_core::call::Call;
+    ///
+    /// let call = |method, path| Call::parse(&method, &Uri::from_static(path), &HeaderMap::new(), None);
+    /// let count = call(Method::POST, "/v1beta/models/gemini-3-pro-image:countTokens");
+    /// assert_eq!(count.can_be_charged(), Some(false));
+    /// assert_eq!(call(Method::GET, "/v1beta/files").can_be_charged(), Some(false));
+    /// assert_eq!(call(Method::POST, "/v1/orders").can_be_charged(), None);
+    /// ```
+    #[must_use]
+    pub fn can_be_charged(&self) -> Option<bool> {
+        if self.method.is_safe() || self.method == Method::DELETE {
+            return Some(false);
+        }
+        match (self.dialect, self.verb) {
+            (Dialect::Unrecognised, _) | (_, Verb::Other) => None,
+            (_, Verb::Count) => Some(false),
+            _ => Some(true),
+        }
+    }
+
+    /// Whether repeating the request does no more than sending it once: `GET`, `HEAD`, `OPTIONS`,
+    /// `TRACE`, `PUT` and `DELETE` (RFC 9110, section 9.2.2). No call that generates is, because
+    /// each answer is drawn and charged anew.
+    ///
+    /// ```
+    /// use http::{HeaderMap, Method, Uri};
+    /// use tower_gemini_core::call::Call;
+    ///
+    /// let list = Call::parse(&Method::GET, &Uri::from_static("/v1beta/models"), &HeaderMap::new(), None);
+    /// assert!(list.is_idempotent() && !Call::unrecognised().is_idempotent());
+    /// ```
+    #[must_use]
+    pub fn is_idempotent(&self) -> bool {
+        self.method.is_idempotent()
     }
 }
 

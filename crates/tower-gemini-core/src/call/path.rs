@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use super::{Dialect, Framing, ImageSize, Verb, body};
+use super::{Dialect, Framing, Verb};
 
 /// What the path and the query say.
 #[derive(Debug, PartialEq, Eq)]
@@ -95,8 +95,10 @@ fn method(verb: &str, query: Option<&str>) -> (Verb, Framing) {
         "predictLongRunning" | "batchGenerateContent" | "asyncBatchEmbedContent" => {
             (Verb::Batch, Framing::Whole)
         }
-        "countTokens" | "computeTokens" | "embedContent" | "batchEmbedContents" | "embedText"
-        | "batchEmbedText" => (Verb::Count, Framing::Whole),
+        "embedContent" | "batchEmbedContents" | "embedText" | "batchEmbedText" => {
+            (Verb::Embed, Framing::Whole)
+        }
+        "countTokens" | "computeTokens" => (Verb::Count, Framing::Whole),
         _ => (Verb::Other, Framing::Whole),
     }
 }
@@ -182,75 +184,9 @@ pub(super) fn normalised(path: &str) -> Cow<'_, str> {
     Cow::Owned(tidy)
 }
 
-/// Percent-encoding undone once; text that would not be UTF-8 stays as it was.
-pub(super) fn percent_decoded(text: &str) -> Cow<'_, str> {
-    if memchr::memchr(b'%', text.as_bytes()).is_none() {
-        return Cow::Borrowed(text);
-    }
-    let hex = |b: Option<&u8>| {
-        b.and_then(|&b| char::from(b).to_digit(16)).and_then(|d| u8::try_from(d).ok())
-    };
-    let bytes = text.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        match (byte, hex(bytes.get(at + 1)), hex(bytes.get(at + 2))) {
-            (b'%', Some(high), Some(low)) => {
-                decoded.push(high * 16 + low);
-                at += 3;
-            }
-            _ => {
-                decoded.push(byte);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8(decoded).map_or(Cow::Borrowed(text), Cow::Owned)
-}
-
-/// A model's name without the collection in front: `models/x`, `publishers/google/models/x`, a
-/// whole resource name, and `google/x` as the OpenAI-style endpoints of Vertex AI and OpenRouter
-/// spell it.
-#[must_use]
-pub fn strip_model_prefix(name: &str) -> &str {
-    if !name.as_bytes().contains(&b'/') {
-        return name;
-    }
-    let name = match name.rsplit_once("models/") {
-        // `tunedModels/` has an upper-case M and is not cut.
-        Some((front, id)) if front.is_empty() || front.ends_with('/') => id,
-        _ => name,
-    };
-    name.strip_prefix("google/").unwrap_or(name)
-}
-
-/// Size and ratio that proxies write behind a model's name (`-4k`, `-2k-9x16`, `-16x9`), and the
-/// name before them.
-///
-/// A name of which nothing would be left, or a part that is not exactly of this form, stays whole.
-#[must_use]
-pub fn split_model_suffix(name: &str) -> (&str, Option<ImageSize>, Option<&'static str>) {
-    let (mut base, mut size, mut ratio) = (name, None, None);
-    while let Some((front, part)) = base.rsplit_once('-') {
-        if front.is_empty() {
-            break;
-        }
-        let part_size = match part {
-            "1k" | "1K" => Some(ImageSize::K1),
-            "2k" | "2K" => Some(ImageSize::K2),
-            "4k" | "4K" => Some(ImageSize::K4),
-            _ => None,
-        };
-        if size.is_none() && part_size.is_some() {
-            size = part_size;
-        } else if ratio.is_none() && body::ratio_of_suffix(part).is_some() {
-            ratio = body::ratio_of_suffix(part);
-        } else {
-            break;
-        }
-        base = front;
-    }
-    (base, size, ratio)
+/// Undoes percent-encoding once; text that would not be UTF-8 stays as it was.
+fn percent_decoded(text: &str) -> Cow<'_, str> {
+    percent_encoding::percent_decode_str(text).decode_utf8().unwrap_or(Cow::Borrowed(text))
 }
 
 #[cfg(test)]
@@ -275,7 +211,7 @@ mod tests {
     fn every_known_path_form() {
         use Dialect::*;
         use Framing::{JsonArray, Sse, Whole};
-        use Verb::{Batch, Count, Generate, Other, Predict, StreamGenerate};
+        use Verb::{Batch, Count, Embed, Generate, Other, Predict, StreamGenerate};
         let m = "gemini-3-pro-image";
         #[rustfmt::skip]
         let table = [
@@ -304,7 +240,7 @@ mod tests {
             ("/v1beta/models/M:predictLongRunning", GeminiApi, Batch, Whole, m, "v1beta"),
             ("/v1beta/models/M:batchGenerateContent", GeminiApi, Batch, Whole, m, "v1beta"),
             ("/v1beta/models/M:countTokens", GeminiApi, Count, Whole, m, "v1beta"),
-            ("/v1beta/models/M:embedContent", GeminiApi, Count, Whole, m, "v1beta"),
+            ("/v1beta/models/M:embedContent", GeminiApi, Embed, Whole, m, "v1beta"),
             ("/v1beta/models/M:somethingNew", GeminiApi, Other, Whole, m, "v1beta"),
             ("/v1/projects/v1/locations/global/publishers/google/models/M:generateContent", VertexAi, Generate, Whole, m, "v1"),
             ("/v1beta1/projects/p/locations/l/publishers/google/models/M:streamGenerateContent?alt=sse", VertexAi, StreamGenerate, Sse, m, "v1beta1"),
@@ -366,29 +302,6 @@ mod tests {
             "/models/a/b/c/d/e:generateContent",
         ] {
             assert_eq!(route(path).0, Dialect::Unrecognised, "{path}");
-        }
-    }
-
-    #[test]
-    fn suffixes_of_proxies() {
-        let cases = [
-            ("gemini-3-pro-image-4k", ("gemini-3-pro-image", Some(ImageSize::K4), None)),
-            (
-                "gemini-3-pro-image-2k-9x16",
-                ("gemini-3-pro-image", Some(ImageSize::K2), Some("9:16")),
-            ),
-            (
-                "gemini-3-pro-image-9x16-2K",
-                ("gemini-3-pro-image", Some(ImageSize::K2), Some("9:16")),
-            ),
-            ("gemini-3-pro-image-16x9", ("gemini-3-pro-image", None, Some("16:9"))),
-            ("gemini-3-pro-image", ("gemini-3-pro-image", None, None)),
-            ("gemini-2.5-flash-image", ("gemini-2.5-flash-image", None, None)),
-            ("-4k", ("-4k", None, None)),
-            ("a-4k-4k", ("a-4k", Some(ImageSize::K4), None)),
-        ];
-        for (name, expected) in cases {
-            assert_eq!(split_model_suffix(name), expected, "{name}");
         }
     }
 }

@@ -125,9 +125,56 @@ fn only_posts_are_calls() {
     for method in [Method::GET, Method::HEAD, Method::OPTIONS, Method::DELETE] {
         assert_eq!(
             Call::parse(&method, &PRO.parse().unwrap(), &HeaderMap::new(), None),
-            Call::unrecognised()
+            Call { method, ..Call::unrecognised() }
         );
     }
+}
+
+/// A 200 of countTokens, of a file listing and of a URL that is not Gemini's was called "charged",
+/// and a `POST` to an unknown path was resent after a 500 (issue 11, faults 6 and 7).
+#[test]
+fn only_calls_that_generate_can_be_charged_and_only_idempotent_ones_are_repeated() {
+    const UNKNOWN: Option<bool> = None;
+    let model = |verb| format!("/v1beta/models/gemini-3-pro-image:{verb}");
+    let table = [
+        (Method::POST, model("generateContent"), Some(true), false),
+        (Method::POST, model("streamGenerateContent?alt=sse"), Some(true), false),
+        (Method::POST, model("predict"), Some(true), false),
+        (Method::POST, model("predictLongRunning"), Some(true), false),
+        (Method::POST, model("batchGenerateContent"), Some(true), false),
+        (Method::POST, model("embedContent"), Some(true), false),
+        (Method::POST, model("countTokens"), Some(false), false),
+        (Method::POST, model("somethingNew"), UNKNOWN, false),
+        (Method::POST, "/v1beta/interactions".into(), Some(true), false),
+        (Method::POST, "/v1/chat/completions".into(), Some(true), false),
+        (Method::POST, "/v1/images/generations".into(), Some(true), false),
+        (Method::POST, "/v1/images/edits".into(), Some(true), false),
+        (Method::POST, "/upload/v1beta/files".into(), UNKNOWN, false),
+        (Method::POST, "/v1/orders".into(), UNKNOWN, false),
+        (Method::PATCH, "/v1beta/cachedContents/x".into(), UNKNOWN, false),
+        (Method::PUT, "/v1/orders/1".into(), UNKNOWN, true),
+        (Method::DELETE, "/v1beta/files/x".into(), Some(false), true),
+        (Method::GET, "/v1beta/files".into(), Some(false), true),
+        (Method::GET, "/v1beta/models".into(), Some(false), true),
+        (Method::GET, "/v1beta/interactions/abc".into(), Some(false), true),
+        (Method::GET, model("generateContent"), Some(false), true),
+        (Method::HEAD, "/v1/orders".into(), Some(false), true),
+        (Method::OPTIONS, "*".into(), Some(false), true),
+        (Method::TRACE, "/v1/orders".into(), Some(false), true),
+        (Method::CONNECT, "/".into(), UNKNOWN, false),
+    ];
+    for (method, path, charged, idempotent) in table {
+        let call = Call::parse(&method, &path.parse().unwrap(), &HeaderMap::new(), None);
+        assert_eq!(
+            (call.can_be_charged(), call.is_idempotent()),
+            (charged, idempotent),
+            "{method} {path}"
+        );
+    }
+    assert_eq!(
+        (Call::unrecognised().can_be_charged(), Call::unrecognised().is_idempotent()),
+        (UNKNOWN, false)
+    );
 }
 
 #[test]

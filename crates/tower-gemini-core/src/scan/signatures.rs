@@ -40,11 +40,29 @@ impl fmt::Debug for PartKeyer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PartKey(u128);
 
+impl From<u128> for PartKey {
+    fn from(key: u128) -> Self {
+        Self(key)
+    }
+}
+
+impl From<PartKey> for u128 {
+    fn from(key: PartKey) -> Self {
+        key.0
+    }
+}
+
 impl PartKeyer {
     /// A set of keys by two seeds, which should be random.
     #[must_use]
     pub fn new(seeds: [u64; 2]) -> Self {
         Self(seeds[0], seeds[1])
+    }
+
+    /// The seeds, by which the same keys are made in another process. They are a secret.
+    #[must_use]
+    pub fn seeds(&self) -> [u64; 2] {
+        [self.0, self.1]
     }
 
     /// The key of an image by its base64, in either alphabet, padded or not. `None` where it is not

@@ -3,12 +3,12 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::spans::{Edits, Member, Text};
 use super::words::{Degradation, GivenUp, Signatures, Unfit};
-use crate::call::ImageSize;
 use crate::catalog::{Model, Thinking};
+use crate::json::{Cursor, Edits, Kind, Member};
+use crate::size::{ImageSize, parse_aspect, parse_size, ratio_as, size_as, strip_model_prefix};
 
-/// What is to become of the size.
+/// What becomes of the size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SizeChange {
     Keep,
@@ -26,8 +26,12 @@ pub(super) struct Change<'a> {
     pub(super) to: Option<&'a Model>,
     pub(super) asked_size: Option<ImageSize>,
     pub(super) size: SizeChange,
+    /// Whether the model's name says the size.
+    pub(super) size_in_name: bool,
     /// From and to.
     pub(super) aspect: Option<(&'a str, &'a str)>,
+    /// Whether the model's name says the aspect ratio.
+    pub(super) aspect_in_name: bool,
     /// `responseFormat.image` becomes `imageConfig`.
     pub(super) respell: bool,
     /// Members of `imageConfig` that only Vertex AI takes are dropped.
@@ -46,19 +50,33 @@ const VERTEX_ONLY: [&str; 5] = [
     "imageOutputOptions",
 ];
 
-/// The edits, and what they give up.
-pub(super) fn edit(body: &[u8], change: &Change<'_>) -> Result<(Edits, Vec<Degradation>), Unfit> {
-    let text = Text(body);
-    let root = text.root().filter(|root| text.is(root, b'{')).ok_or(Unfit::Unreadable)?;
+/// Returns the edits, and what they give up behind what is given up already.
+pub(super) fn edit(
+    body: &[u8],
+    change: &Change<'_>,
+    given_up: Vec<Degradation>,
+) -> Result<(Edits, Vec<Degradation>), Unfit> {
+    let mut cursor = Cursor::new(body);
+    let is_object = cursor.kind() == Kind::Object;
+    let root = cursor.span();
+    if !is_object || cursor.is_broken() || !cursor.is_at_end() {
+        return Err(Unfit::Unreadable);
+    }
     let mut editor = Editor {
-        text,
+        body,
         change,
         edits: Edits::default(),
-        given_up: Vec::new(),
+        given_up,
         sized: false,
         signatures: 0,
         added: 0,
     };
+    if change.size_in_name {
+        editor.report_size();
+    }
+    if let (true, Some((from, _))) = (change.aspect_in_name, change.aspect) {
+        editor.new_aspect(from);
+    }
     editor.request(&root, 2)?;
     editor.insert_size(&root)?;
     if editor.signatures + editor.added > 0 {
@@ -76,7 +94,7 @@ pub(super) fn edit(body: &[u8], change: &Change<'_>) -> Result<(Edits, Vec<Degra
 }
 
 struct Editor<'a> {
-    text: Text<'a>,
+    body: &'a [u8],
     change: &'a Change<'a>,
     edits: Edits,
     given_up: Vec<Degradation>,
@@ -86,40 +104,63 @@ struct Editor<'a> {
     added: usize,
 }
 
-/// The members of one object, and what becomes of them.
-struct Object {
-    span: Range<usize>,
-    members: Vec<Member>,
-    gone: Vec<bool>,
-    new: Vec<String>,
+/// What becomes of a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Stays,
+    Goes,
 }
 
-impl Object {
-    fn drop(&mut self, index: usize) {
-        if let Some(gone) = self.gone.get_mut(index) {
-            *gone = true;
-        }
-    }
-
-    fn close(self, edits: &mut Edits) {
-        if self.new.is_empty() && !self.gone.contains(&true) {
-            return;
-        }
-        let spans: Vec<_> =
-            self.members.iter().map(|member| member.start..member.value.end).collect();
-        edits.reshape(&self.span, &spans, &self.gone, &self.new);
-    }
-}
+type Edited = Result<Fate, Unfit>;
 
 impl<'a> Editor<'a> {
-    /// `None` where the value is no object: whatever it is, it is not ours to change.
-    fn open(&self, value: &Range<usize>) -> Result<Option<Object>, Unfit> {
-        if !self.text.is(value, b'{') {
-            return Ok(None);
+    fn at(&self, value: &Range<usize>) -> Cursor<'a> {
+        Cursor::at(self.body, value.start)
+    }
+
+    /// None where the value is no object: whatever it is, it is not ours to change.
+    fn members(&self, object: &Range<usize>) -> Result<Vec<Member>, Unfit> {
+        self.at(object).members().ok_or(Unfit::Unreadable)
+    }
+
+    /// A string's text, or a scalar as it is written; nothing where it is longer than an option is.
+    fn word(&self, value: &Range<usize>) -> Cow<'a, str> {
+        let raw = || self.body.get(value.clone()).and_then(|raw| std::str::from_utf8(raw).ok());
+        let text = self.at(value).text().and_then(|text| text.name());
+        text.or_else(|| raw().map(Cow::Borrowed)).unwrap_or_default()
+    }
+
+    /// Decides about each member of an object, and puts `new` ones in front of those that stay.
+    fn object(
+        &mut self,
+        object: &Range<usize>,
+        new: &[String],
+        mut edit: impl FnMut(&mut Self, &Member) -> Edited,
+    ) -> Edited {
+        if self.at(object).kind() != Kind::Object {
+            return Ok(Fate::Stays);
         }
-        let members = self.text.members(value).ok_or(Unfit::Unreadable)?;
-        let gone = vec![false; members.len()];
-        Ok(Some(Object { span: value.clone(), members, gone, new: Vec::new() }))
+        let members = self.members(object)?;
+        let mut gone = Vec::with_capacity(members.len());
+        for member in &members {
+            gone.push(edit(self, member)? == Fate::Goes);
+        }
+        if !new.is_empty() || gone.contains(&true) {
+            let spans: Vec<_> = members.into_iter().map(|member| member.span).collect();
+            self.edits.reshape(object, &spans, &gone, new);
+        }
+        Ok(Fate::Stays)
+    }
+
+    fn elements(
+        &mut self,
+        array: &Range<usize>,
+        mut edit: impl FnMut(&mut Self, &Range<usize>) -> Edited,
+    ) -> Edited {
+        for element in self.at(array).elements().ok_or(Unfit::Unreadable)? {
+            edit(self, &element)?;
+        }
+        Ok(Fate::Stays)
     }
 
     fn give_up(
@@ -137,197 +178,155 @@ impl<'a> Editor<'a> {
 
     /// The whole request, and `extra_body` objects inside it, as OpenAI's clients send Google's own
     /// options.
-    fn request(&mut self, value: &Range<usize>, deeper: u8) -> Result<(), Unfit> {
-        let Some(mut object) = self.open(value)? else { return Ok(()) };
-        for (index, member) in object.members.clone().iter().enumerate() {
+    fn request(&mut self, value: &Range<usize>, deeper: u8) -> Edited {
+        self.object(value, &[], |e, member| {
             let value = &member.value;
             match member.name.as_str() {
-                "model" => self.model(value),
-                "contents" => self.contents(value)?,
-                "generationConfig" => self.generation_config(value)?,
-                "imageConfig" | "parameters" => self.image_options(value)?,
-                "responseFormat" => self.response_format(value)?,
-                "thinkingConfig" => self.thinking(&mut object, index)?,
-                "extraBody" | "google" if deeper > 0 => self.request(value, deeper - 1)?,
-                _ => self.image_option(&mut object, index, member, false),
+                "model" => e.model(value),
+                "contents" => e.contents(value),
+                "generationConfig" => e.generation_config(value),
+                "imageConfig" | "parameters" => e.image_options(value),
+                "responseFormat" => e.response_format(value),
+                "thinkingConfig" => e.thinking(value),
+                "extraBody" | "google" if deeper > 0 => e.request(value, deeper - 1),
+                _ => e.image_option(member),
             }
-        }
-        object.close(&mut self.edits);
-        Ok(())
+        })
     }
 
-    fn model(&mut self, value: &Range<usize>) {
-        let (Some(model), Some(asked)) = (self.change.model, self.text.text(value)) else { return };
-        // `models/`, `google/`, a whole resource name: what stood in front stays.
-        let bare = crate::call::strip_model_prefix(&asked);
-        let front = asked.strip_suffix(bare).unwrap_or("");
-        self.edits.replace(value.clone(), quoted(&format!("{front}{model}")));
+    fn model(&mut self, value: &Range<usize>) -> Edited {
+        let asked = self.at(value).text().and_then(|text| text.name());
+        if let (Some(model), Some(asked)) = (self.change.model, asked) {
+            // `models/`, `google/`, a whole resource name: what stood in front stays.
+            let front = asked.strip_suffix(strip_model_prefix(&asked)).unwrap_or("");
+            self.edits.replace(value.clone(), quoted(&format!("{front}{model}")));
+        }
+        Ok(Fate::Stays)
     }
 
-    fn generation_config(&mut self, value: &Range<usize>) -> Result<(), Unfit> {
-        let Some(mut object) = self.open(value)? else { return Ok(()) };
-        let has_config = object.members.iter().any(|member| member.name == "imageConfig");
-        let mut respelled = Options::default();
-        for (index, member) in object.members.clone().iter().enumerate() {
-            match member.name.as_str() {
-                "responseFormat" if self.change.respell => {
-                    self.respell(&member.value, &mut respelled)?;
-                    object.drop(index);
-                    let to = has_image(&respelled).then_some(Cow::Borrowed("imageConfig"));
-                    self.give_up(GivenUp::Spelling, "responseFormat", to);
-                    respelled.snake = member.snake;
-                }
-                "responseFormat" => self.response_format(&member.value)?,
-                "thinkingConfig" => self.thinking(&mut object, index)?,
-                _ => {}
-            }
+    fn generation_config(&mut self, value: &Range<usize>) -> Edited {
+        let members = self.members(value)?;
+        let respell = self.change.respell;
+        let mut options = Options::default();
+        for format in members.iter().filter(|m| respell && m.name == "responseFormat") {
+            self.respell(&format.value, &mut options)?;
+            options.snake = format.is_snake;
+            let to = options.has_image().then_some(Cow::Borrowed("imageConfig"));
+            self.give_up(GivenUp::Spelling, "responseFormat", to);
         }
-        for member in object.members.clone() {
-            if member.name == "imageConfig" {
-                self.image_config(&member.value, std::mem::take(&mut respelled))?;
-            }
+        let mut new = Vec::new();
+        if options.has_image() && !members.iter().any(|member| member.name == "imageConfig") {
+            let name = options.spell("imageConfig", "image_config");
+            new.push(format!("\"{name}\":{{{}}}", options.members().join(",")));
         }
-        if !has_config && has_image(&respelled) {
-            let name = if respelled.snake { "image_config" } else { "imageConfig" };
-            object.new.push(format!("\"{name}\":{{{}}}", respelled.members().join(",")));
-        }
-        object.close(&mut self.edits);
-        Ok(())
+        self.object(value, &new, |e, member| match member.name.as_str() {
+            "responseFormat" if respell => Ok(Fate::Goes),
+            "responseFormat" => e.response_format(&member.value),
+            "thinkingConfig" => e.thinking(&member.value),
+            "imageConfig" => e.image_config(&member.value, &std::mem::take(&mut options)),
+            _ => Ok(Fate::Stays),
+        })
     }
 
     /// Reads what `responseFormat.image` asks for, as the target is to be asked for it in
     /// `imageConfig`.
-    fn respell(&mut self, value: &Range<usize>, options: &mut Options) -> Result<(), Unfit> {
-        for entry in self.text.elements(value).ok_or(Unfit::Unreadable)? {
-            let Some(entry) = self.open(&entry)? else { continue };
-            for member in entry.members {
-                let Some(image) = (member.name == "image")
-                    .then(|| self.open(&member.value))
-                    .transpose()?
-                    .flatten()
-                else {
-                    self.give_up(GivenUp::ImageOption, member.name, None);
+    fn respell(&mut self, value: &Range<usize>, options: &mut Options) -> Edited {
+        self.elements(value, |e, entry| {
+            for member in e.members(entry)? {
+                if member.name != "image" || e.at(&member.value).kind() != Kind::Object {
+                    e.give_up(GivenUp::ImageOption, member.name, None);
                     continue;
-                };
-                for option in image.members {
+                }
+                for option in e.members(&member.value)? {
                     match option.name.as_str() {
                         "imageSize" => {
-                            self.sized = true;
-                            let size = match self.change.size {
-                                SizeChange::Keep => self.change.asked_size,
+                            e.sized = true;
+                            e.report_size();
+                            options.size = match e.change.size {
+                                SizeChange::Keep => e.change.asked_size,
                                 SizeChange::Drop => None,
                                 SizeChange::Set(size) => Some(size),
                             };
-                            self.say_size();
-                            options.size = size.map(ImageSize::as_str);
                         }
                         "aspectRatio" => {
-                            let asked = self.text.text(&option.value).unwrap_or_default();
-                            let plain = crate::call::parse_aspect(&asked)
-                                .unwrap_or_else(|| asked.clone().into_owned().into());
-                            let ratio = self
-                                .new_aspect(&plain)
-                                .map_or(plain, |to| Cow::Owned(to.to_owned()));
-                            options.aspect = Some(ratio.into_owned());
+                            let asked = e.word(&option.value);
+                            let plain = parse_aspect(&asked).unwrap_or(Cow::Owned(asked.into()));
+                            let to = e.new_aspect(&plain).map(str::to_owned);
+                            options.aspect = Some(to.unwrap_or(plain.into_owned()));
                         }
-                        name => self.give_up(GivenUp::ImageOption, name.to_owned(), None),
+                        _ => e.give_up(GivenUp::ImageOption, option.name, None),
                     }
                 }
             }
-        }
-        Ok(())
+            Ok(Fate::Stays)
+        })
     }
 
     /// `imageConfig`, and what a `responseFormat` beside it said: that one counts where both say
     /// something.
-    fn image_config(&mut self, value: &Range<usize>, other: Options) -> Result<(), Unfit> {
-        let Some(mut object) = self.open(value)? else { return Ok(()) };
-        for (index, member) in object.members.clone().iter().enumerate() {
-            match member.name.as_str() {
-                "aspectRatio" if other.aspect.is_some() => object.drop(index),
-                "imageSize" if other.size.is_some() => object.drop(index),
-                _ => self.image_option(&mut object, index, member, true),
+    fn image_config(&mut self, value: &Range<usize>, other: &Options) -> Edited {
+        self.object(value, &other.members(), |e, member| match member.name.as_str() {
+            "aspectRatio" if other.aspect.is_some() => Ok(Fate::Goes),
+            "imageSize" if other.size.is_some() => Ok(Fate::Goes),
+            name if e.change.leaves_vertex && VERTEX_ONLY.contains(&name) => {
+                e.give_up(GivenUp::ImageOption, name.to_owned(), None);
+                Ok(Fate::Goes)
             }
-        }
-        object.new.extend(other.members());
-        object.close(&mut self.edits);
-        Ok(())
+            _ => e.image_option(member),
+        })
     }
 
-    fn image_options(&mut self, value: &Range<usize>) -> Result<(), Unfit> {
-        let Some(mut object) = self.open(value)? else { return Ok(()) };
-        for (index, member) in object.members.clone().iter().enumerate() {
-            self.image_option(&mut object, index, member, false);
-        }
-        object.close(&mut self.edits);
-        Ok(())
+    fn image_options(&mut self, value: &Range<usize>) -> Edited {
+        self.object(value, &[], Self::image_option)
     }
 
     /// An object, or a list, of `{"image": {…}}`, or of the options themselves as the Interactions
     /// API has them.
-    fn response_format(&mut self, value: &Range<usize>) -> Result<(), Unfit> {
-        for entry in self.text.elements(value).ok_or(Unfit::Unreadable)? {
-            let Some(mut object) = self.open(&entry)? else { continue };
-            for (index, member) in object.members.clone().iter().enumerate() {
-                match member.name.as_str() {
-                    "image" => self.image_options(&member.value)?,
-                    _ => self.image_option(&mut object, index, member, false),
-                }
-            }
-            object.close(&mut self.edits);
-        }
-        Ok(())
+    fn response_format(&mut self, value: &Range<usize>) -> Edited {
+        self.elements(value, |e, entry| {
+            e.object(entry, &[], |e, member| match member.name.as_str() {
+                "image" => e.image_options(&member.value),
+                _ => e.image_option(member),
+            })
+        })
     }
 
-    fn image_option(
-        &mut self,
-        object: &mut Object,
-        index: usize,
-        member: &Member,
-        in_config: bool,
-    ) {
+    fn image_option(&mut self, member: &Member) -> Edited {
         let value = &member.value;
-        match member.name.as_str() {
+        let asked = match member.name.as_str() {
             "size" | "imageSize" | "imageResolution" | "resolution" | "sampleImageSize" => {
-                let raw = self.text.raw(value);
-                let asked = self.text.text(value).unwrap_or(Cow::Borrowed(raw));
-                let Some((size, ratio)) = crate::call::parse_size(&asked) else { return };
-                self.sized = true;
-                match self.change.size {
-                    SizeChange::Keep => {}
-                    // Pixels say the ratio as well, and clients that speak in pixels have no other
-                    // way to: 1K of the same shape.
-                    SizeChange::Drop if ratio.is_some() => {
-                        self.say_size();
-                        self.set_size(value, &asked, size, ImageSize::K1);
-                    }
-                    SizeChange::Drop => {
-                        self.say_size();
-                        object.drop(index);
-                    }
-                    SizeChange::Set(to) => {
-                        self.say_size();
-                        self.set_size(value, &asked, size, to);
-                    }
-                }
+                self.word(value)
             }
             "aspectRatio" => {
-                let Some(asked) = self.text.text(value) else { return };
-                let Some(plain) = crate::call::parse_aspect(&asked) else { return };
-                if let Some(to) = self.new_aspect(&plain) {
-                    let spelled = crate::call::ratio_as(to, &asked);
-                    self.edits.replace(value.clone(), quoted(&spelled));
+                let asked = self.at(value).text().and_then(|text| text.name()).unwrap_or_default();
+                let to = parse_aspect(&asked).and_then(|plain| self.new_aspect(&plain));
+                if let Some(to) = to {
+                    self.edits.replace(value.clone(), quoted(&ratio_as(to, &asked)));
                 }
+                return Ok(Fate::Stays);
             }
-            name if in_config && self.change.leaves_vertex && VERTEX_ONLY.contains(&name) => {
-                object.drop(index);
-                self.give_up(GivenUp::ImageOption, name.to_owned(), None);
-            }
-            _ => {}
+            _ => return Ok(Fate::Stays),
+        };
+        let Some((size, ratio)) = parse_size(&asked) else { return Ok(Fate::Stays) };
+        self.sized = true;
+        self.report_size();
+        let to = match self.change.size {
+            SizeChange::Keep => size,
+            // Pixels say the ratio as well, and clients that speak in pixels have no other way to:
+            // 1K of the same shape.
+            SizeChange::Drop if ratio.is_some() => ImageSize::K1,
+            SizeChange::Drop => return Ok(Fate::Goes),
+            SizeChange::Set(to) => to,
+        };
+        if to != size {
+            let spelled = size_as(to, &asked, size);
+            let is_text = self.at(value).kind() == Kind::Text;
+            self.edits.replace(value.clone(), if is_text { quoted(&spelled) } else { spelled });
         }
+        Ok(Fate::Stays)
     }
 
-    fn say_size(&mut self) {
+    fn report_size(&mut self) {
         let to = match self.change.size {
             SizeChange::Keep => return,
             SizeChange::Drop => None,
@@ -338,16 +337,7 @@ impl<'a> Editor<'a> {
         self.give_up(GivenUp::Size, from, to);
     }
 
-    fn set_size(&mut self, value: &Range<usize>, asked: &str, from: ImageSize, to: ImageSize) {
-        if from == to {
-            return;
-        }
-        let spelled = crate::call::size_as(to, asked, from);
-        let as_text = self.text.is(value, b'"');
-        self.edits.replace(value.clone(), if as_text { quoted(&spelled) } else { spelled });
-    }
-
-    /// The ratio in place of this one, said once.
+    /// Returns the ratio in place of this one, and reports it once.
     fn new_aspect(&mut self, plain: &str) -> Option<&'a str> {
         let (from, to) = self.change.aspect.filter(|(from, _)| *from == plain)?;
         self.give_up(GivenUp::Aspect, from.to_owned(), Some(Cow::Owned(to.to_owned())));
@@ -355,179 +345,152 @@ impl<'a> Editor<'a> {
     }
 
     /// `thinkingConfig`, by what the new model can do.
-    fn thinking(&mut self, outer: &mut Object, index: usize) -> Result<(), Unfit> {
-        let (Some(model), Some(member)) = (self.change.to, outer.members.get(index)) else {
-            return Ok(());
-        };
-        let value = member.value.clone();
+    fn thinking(&mut self, value: &Range<usize>) -> Edited {
+        let Some(model) = self.change.to else { return Ok(Fate::Stays) };
         if model.thinking == Thinking::None {
-            outer.drop(index);
-            let asked = self.text.raw(&value).chars().take(80).collect::<String>();
+            let raw = self.body.get(value.clone()).unwrap_or_default();
+            let asked: String = String::from_utf8_lossy(raw).chars().take(80).collect();
             self.give_up(GivenUp::Thinking, asked, None);
-            return Ok(());
+            return Ok(Fate::Goes);
         }
-        let Some(mut object) = self.open(&value)? else { return Ok(()) };
-        for (index, member) in object.members.clone().iter().enumerate() {
-            let asked = self
-                .text
-                .text(&member.value)
-                .unwrap_or(Cow::Borrowed(self.text.raw(&member.value)));
+        self.object(value, &[], |e, member| {
+            let asked = e.word(&member.value);
             let level = match (member.name.as_str(), model.thinking) {
-                // Image models that let the caller choose know two levels (Gemini API
-                // documentation, image generation, 2026-07).
-                ("thinkingLevel", Thinking::Levels) => match asked.to_ascii_lowercase().as_str() {
-                    "minimal" | "high" => continue,
-                    "low" => Some("minimal"),
-                    _ => Some("high"),
-                },
+                ("thinkingLevel", Thinking::Levels) => nearest_level(&asked, model),
                 // Those that think always have nothing to choose, and budgets belong to the 2.5
                 // line of text models.
                 ("thinkingLevel" | "thinkingBudget", _) => None,
-                _ => continue,
+                _ => return Ok(Fate::Stays),
             };
-            self.give_up(
-                GivenUp::Thinking,
-                format!("{} {asked}", member.name),
-                level.map(Cow::Borrowed),
-            );
-            match level {
-                Some(level) => self.edits.replace(member.value.clone(), quoted(level)),
-                None => object.drop(index),
+            if level.is_some_and(|level| level.eq_ignore_ascii_case(&asked)) {
+                return Ok(Fate::Stays);
             }
-        }
-        object.close(&mut self.edits);
-        Ok(())
+            let to = level.map(|level| Cow::Owned(level.to_owned()));
+            e.give_up(GivenUp::Thinking, format!("{} {asked}", member.name), to);
+            let Some(level) = level else { return Ok(Fate::Goes) };
+            e.edits.replace(member.value.clone(), quoted(level));
+            Ok(Fate::Stays)
+        })
     }
 
-    fn contents(&mut self, value: &Range<usize>) -> Result<(), Unfit> {
+    fn contents(&mut self, value: &Range<usize>) -> Edited {
         if self.change.signatures.is_none() {
-            return Ok(());
+            return Ok(Fate::Stays);
         }
-        for turn in self.text.elements(value).ok_or(Unfit::Unreadable)? {
-            let Some(turn) = self.open(&turn)? else { continue };
-            let of_model = turn.members.iter().any(|member| {
-                member.name == "role"
-                    && self
-                        .text
-                        .text(&member.value)
-                        .is_some_and(|role| role.eq_ignore_ascii_case("model"))
-            });
-            for parts in turn.members.iter().filter(|member| member.name == "parts") {
-                for part in self.text.elements(&parts.value).ok_or(Unfit::Unreadable)? {
-                    self.part(&part, of_model)?;
-                }
+        self.elements(value, |e, turn| {
+            let turn = e.members(turn)?;
+            let is_model = |member: &Member| {
+                let role = e.at(&member.value).text();
+                member.name == "role" && role.is_some_and(|role| role.is("model"))
+            };
+            let of_model = turn.iter().any(is_model);
+            for parts in turn.iter().filter(|member| member.name == "parts") {
+                e.elements(&parts.value, |e, part| e.part(part, of_model))?;
             }
-        }
-        Ok(())
+            Ok(Fate::Stays)
+        })
     }
 
-    fn part(&mut self, value: &Range<usize>, of_model: bool) -> Result<(), Unfit> {
-        let Some(mut part) = self.open(value)? else { return Ok(()) };
+    fn part(&mut self, value: &Range<usize>, of_model: bool) -> Edited {
+        let members = self.members(value)?;
+        let has = |names: &[&str]| members.iter().any(|m| names.contains(&m.name.as_str()));
+        let is_signed = has(&["thoughtSignature"]);
         let placeholder = match self.change.signatures {
-            Some(Signatures::Strip) | None => None,
-            Some(Signatures::Refuse) => {
-                let signed = part.members.iter().any(|member| member.name == "thoughtSignature");
-                return if signed { Err(Unfit::Signatures) } else { Ok(()) };
-            }
+            Some(Signatures::Refuse) if is_signed => return Err(Unfit::Signatures),
+            Some(Signatures::Refuse) => return Ok(Fate::Stays),
             Some(Signatures::Placeholder) => Some(quoted(Signatures::PLACEHOLDER)),
+            Some(Signatures::Strip) | None => None,
         };
-        let mut has_image = false;
-        let mut signed = false;
-        for (index, member) in part.members.clone().iter().enumerate() {
-            match member.name.as_str() {
-                "inlineData" | "fileData" => has_image = true,
-                "thoughtSignature" => {
-                    signed = true;
-                    match &placeholder {
-                        Some(text) if self.text.raw(&member.value) == text => continue,
-                        Some(text) => self.edits.replace(member.value.clone(), text.clone()),
-                        None => part.drop(index),
-                    }
-                    self.signatures += 1;
-                }
-                _ => {}
+        let lacks_one = of_model && !is_signed && has(&["inlineData", "fileData"]);
+        let new = placeholder.as_ref().filter(|_| lacks_one);
+        let new: Vec<_> =
+            new.map(|text| format!("\"thoughtSignature\":{text}")).into_iter().collect();
+        self.added += new.len();
+        self.object(value, &new, |e, member| {
+            let is_placed = placeholder
+                .as_ref()
+                .is_some_and(|text| e.body.get(member.value.clone()) == Some(text.as_bytes()));
+            if member.name != "thoughtSignature" || is_placed {
+                return Ok(Fate::Stays);
             }
-        }
-        if let (true, true, false, Some(text)) = (of_model, has_image, signed, placeholder) {
-            part.new.push(format!("\"thoughtSignature\":{text}"));
-            self.added += 1;
-        }
-        part.close(&mut self.edits);
-        Ok(())
+            e.signatures += 1;
+            let Some(text) = &placeholder else { return Ok(Fate::Goes) };
+            e.edits.replace(member.value.clone(), text.clone());
+            Ok(Fate::Stays)
+        })
     }
 
-    /// A size where none stood, for the step below what is made when none is asked for.
+    /// A size where none stood, for the step below what is drawn when none is asked for.
     fn insert_size(&mut self, root: &Range<usize>) -> Result<(), Unfit> {
         let SizeChange::Set(size) = self.change.size else { return Ok(()) };
         if self.sized || self.change.asked_size.is_some() {
             return Ok(());
         }
-        let member = format!("\"imageSize\":\"{size}\"");
-        let Some(mut object) = self.open(root)? else { return Ok(()) };
-        let config = object
-            .members
-            .iter()
-            .find(|member| member.name == "generationConfig")
-            .map(|member| member.value.clone());
         // Other edits may stand in these objects: only a request in which nothing else changes gets
         // a size put in.
-        if !self.edits.is_empty() || !object.members.iter().any(|member| member.name == "contents")
-        {
+        let is_gemini = self.members(root)?.iter().any(|member| member.name == "contents");
+        if !self.edits.is_empty() || !is_gemini {
             return Err(Unfit::Unreadable);
         }
-        let Some(config) = config else {
-            object.new.push(format!("\"generationConfig\":{{\"imageConfig\":{{{member}}}}}"));
-            return self.put_in(object);
-        };
-        let Some(mut config) = self.open(&config)? else { return Err(Unfit::Unreadable) };
-        let image = config
-            .members
-            .iter()
-            .find(|member| member.name == "imageConfig")
-            .map(|member| member.value.clone());
-        let Some(image) = image else {
-            config.new.push(format!("\"imageConfig\":{{{member}}}"));
-            return self.put_in(config);
-        };
-        let Some(mut image) = self.open(&image)? else { return Err(Unfit::Unreadable) };
-        image.new.push(member);
-        self.put_in(image)
-    }
-
-    fn put_in(&mut self, object: Object) -> Result<(), Unfit> {
-        object.close(&mut self.edits);
-        self.say_size();
+        let (mut object, mut path) = (root.clone(), &["generationConfig", "imageConfig"][..]);
+        while let Some((name, rest)) = path.split_first() {
+            let members = self.members(&object)?;
+            let Some(member) = members.into_iter().find(|member| member.name == *name) else {
+                break;
+            };
+            if self.at(&member.value).kind() != Kind::Object {
+                return Err(Unfit::Unreadable);
+            }
+            (object, path) = (member.value, rest);
+        }
+        // Whatever is missing is put around it.
+        let size = format!("\"imageSize\":\"{size}\"");
+        let new = path.iter().rev().fold(size, |inner, name| format!("\"{name}\":{{{inner}}}"));
+        self.object(&object, &[new], |_, _| Ok(Fate::Stays))?;
+        self.report_size();
         Ok(())
     }
+}
+
+/// Returns the level that a model knows nearest to the one asked for; what has no name counts as
+/// `high`.
+fn nearest_level<'m>(asked: &str, model: &'m Model) -> Option<&'m str> {
+    const LEVELS: [&str; 4] = ["minimal", "low", "medium", "high"];
+    let rank = |level: &str| {
+        LEVELS.iter().position(|known| known.eq_ignore_ascii_case(level)).unwrap_or(3)
+    };
+    let levels = model.thinking_levels.iter();
+    levels.min_by_key(|level| rank(level).abs_diff(rank(asked))).map(String::as_str)
 }
 
 /// What `responseFormat.image` asked for.
 #[derive(Debug, Default)]
 struct Options {
-    size: Option<&'static str>,
+    size: Option<ImageSize>,
     aspect: Option<String>,
     snake: bool,
 }
 
 impl Options {
+    fn has_image(&self) -> bool {
+        self.size.is_some() || self.aspect.is_some()
+    }
+
+    fn spell(&self, camel: &'static str, snake: &'static str) -> &'static str {
+        if self.snake { snake } else { camel }
+    }
+
     fn members(&self) -> Vec<String> {
-        let name =
-            |camel: &'static str, snake: &'static str| if self.snake { snake } else { camel };
-        let aspect = self
-            .aspect
-            .as_ref()
-            .map(|ratio| format!("\"{}\":{}", name("aspectRatio", "aspect_ratio"), quoted(ratio)));
-        let size =
-            self.size.map(|size| format!("\"{}\":\"{size}\"", name("imageSize", "image_size")));
+        let aspect = self.aspect.as_ref().map(|ratio| {
+            format!("\"{}\":{}", self.spell("aspectRatio", "aspect_ratio"), quoted(ratio))
+        });
+        let size = self
+            .size
+            .map(|size| format!("\"{}\":\"{size}\"", self.spell("imageSize", "image_size")));
         aspect.into_iter().chain(size).collect()
     }
 }
 
-fn has_image(options: &Options) -> bool {
-    options.size.is_some() || options.aspect.is_some()
-}
-
 fn quoted(text: &str) -> String {
-    // A string always serialises.
-    serde_json::to_string(text).unwrap_or_else(|_| "\"\"".to_owned())
+    serde_json::Value::from(text).to_string()
 }

@@ -32,7 +32,6 @@
 
 mod body;
 mod rewrite;
-mod spans;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -41,9 +40,8 @@ mod words;
 use std::fmt;
 use std::sync::Arc;
 
-pub use self::rewrite::rewrite;
-pub use self::rewrite::{Rewrite, Rules};
-pub use self::upstream::Upstream;
+pub use self::rewrite::{Rewrite, Rules, rewrite};
+pub use self::upstream::{Upstream, UpstreamId, UpstreamKind};
 pub use self::words::{Degradation, GivenUp, MustKeep, Signatures, Unfit};
 use crate::call::{ImageSize, ModelId};
 

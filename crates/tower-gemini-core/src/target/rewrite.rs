@@ -11,10 +11,9 @@ use http::{Method, Uri};
 use super::body::{Change, SizeChange, edit};
 use super::words::{Degradation, GivenUp, MustKeep, Signatures, Unfit};
 use super::{Target, Upstream};
-use crate::call::{
-    Call, Dialect, ImageSize, ModelId, Verb, split_model_suffix, strip_model_prefix,
-};
+use crate::call::{Call, Dialect, ModelId, Verb};
 use crate::catalog::{Catalog, Family, Model, Thinking};
+use crate::size::{ImageSize, size_as, split_model_suffix, strip_model_prefix};
 
 /// How requests are rewritten.
 #[derive(Debug, Clone, Copy)]
@@ -109,8 +108,8 @@ impl Rewrite {
     }
 }
 
-/// Rewrites a request for a target. `body` gives the whole body in one piece, and is asked only
-/// where bytes of it change.
+/// Rewrites a request for a target. `body` returns the whole body in one piece, and is called only
+/// where bytes of it may change.
 ///
 /// # Errors
 ///
@@ -123,123 +122,100 @@ pub fn rewrite(
     body: impl FnOnce() -> Bytes,
 ) -> Result<Rewrite, Unfit> {
     let asked = call.model.as_ref().map_or("", ModelId::as_str);
-    let known = rules.catalog.lookup(asked);
-    let wanted = rules.catalog.lookup(target.model.as_str());
-    let same_model = match (known, wanted) {
+    let from = rules.catalog.lookup(asked);
+    let model = rules.catalog.lookup(target.model.as_str());
+    let same_model = match (from, model) {
         (Some(a), Some(b)) => a.id == b.id,
         _ => strip_model_prefix(asked) == target.model.as_str(),
     };
     let upstream = target.upstream.as_ref();
-    let dialect = match upstream {
-        Some(upstream) => upstream.dialect(call).ok_or(Unfit::OtherApi)?,
-        None => call.dialect,
+    let unchanged = || Rewrite {
+        uri: parts.uri.clone(),
+        upstream: None,
+        chunks: None,
+        call: call.clone(),
+        given_up: Vec::new(),
     };
-    let same_backend = dialect == call.dialect;
-    if (same_model || call.model.is_none()) && upstream.is_none() && target.size_cap.is_none() {
-        return Ok(unchanged(parts, call));
+    if call.model.is_none() && upstream.is_none() && target.size_cap.is_none() {
+        return Ok(unchanged());
     }
+    let dialect =
+        upstream.map_or(Some(call.dialect), |to| to.dialect(call)).ok_or(Unfit::OtherApi)?;
+    let same_backend = dialect == call.dialect;
+    let is_foreign = !same_model || upstream.is_some();
 
-    fits(call, known, wanted, same_model, rules)?;
-    if call.is_continuation && (!same_model || upstream.is_some()) {
+    if !same_model {
+        fits(call, from, model, rules)?;
+    }
+    if call.is_continuation && is_foreign {
         return Err(Unfit::Continuation);
+    }
+    let size = settle_size(call.size, target.size_cap, model, same_model);
+    if !is_foreign && size == SizeChange::Keep {
+        return Ok(unchanged());
     }
     // Of a model that stays, only what the target caps changes: its own limits are the server's to
     // tell.
-    let to = wanted.filter(|_| !same_model);
-    let size = settle_size(call.size, target.size_cap, wanted, same_model);
-    let result_size = match size {
-        SizeChange::Keep => call.size.unwrap_or(ImageSize::K1),
-        SizeChange::Set(size) => size,
-        SizeChange::Drop => {
-            wanted.and_then(|model| model.nearest_size(ImageSize::K1)).unwrap_or(ImageSize::K1)
-        }
-    };
-    if rules.must_keep.size && call.wants_image && result_size != call.size.unwrap_or(ImageSize::K1)
-    {
-        return Err(Unfit::KeepsSize);
-    }
+    let to = model.filter(|_| !same_model);
     let aspect = match (call.aspect.as_deref(), to) {
         (Some(from), Some(model)) if !model.takes_ratio(from) => {
             model.nearest_ratio(from).map(|nearest| (from, nearest))
         }
         _ => None,
     };
-    if rules.must_keep.aspect && aspect.is_some() {
-        return Err(Unfit::KeepsAspect);
-    }
+    keeps(call, rules.must_keep, model, size, aspect.is_some())?;
 
-    let names = Names::new(call, asked, target, same_model, size, wanted, aspect);
     let gemini_shaped = matches!(call.dialect, Dialect::GeminiApi | Dialect::VertexAi);
-    let foreign = !same_model || upstream.is_some();
+    let (base, named_size, named_ratio) =
+        if call.wants_image { split_model_suffix(asked) } else { (asked, None, None) };
+    let is_renamed = !same_model || (named_size.is_some() && size != SizeChange::Keep);
+    let name = is_renamed.then(|| {
+        let base_name = if same_model { base } else { target.model.as_str() };
+        let suffix = asked.get(base.len()..).unwrap_or("");
+        format!("{base_name}{}", new_suffix(suffix, size, model, aspect))
+    });
+    let thinks = model.is_none_or(|model| model.thinking != Thinking::None);
     let change = Change {
-        model: names.model.as_deref(),
+        model: name.as_deref(),
         to,
         asked_size: call.size,
         size,
+        size_in_name: named_size.is_some(),
         aspect,
+        aspect_in_name: named_ratio.is_some(),
         respell: gemini_shaped
             && (to.is_some_and(|model| !model.accepts_response_format) || !same_backend),
         leaves_vertex: call.dialect == Dialect::VertexAi && dialect != Dialect::VertexAi,
-        signatures: (call.multi_turn && gemini_shaped && (!same_model || !same_backend)).then(
-            || {
-                let thinks = wanted.is_none_or(|model| model.thinking != Thinking::None);
-                match rules.signatures {
-                    Signatures::Placeholder if !thinks => Signatures::Strip,
-                    policy => policy,
-                }
-            },
-        ),
+        signatures: match rules.signatures {
+            _ if !call.multi_turn || !gemini_shaped || (same_model && same_backend) => None,
+            Signatures::Placeholder if !thinks => Some(Signatures::Strip),
+            policy => Some(policy),
+        },
     };
-    let body = readable(parts, foreign, &change).map(|needed| needed.then(body))?;
-    let (mut given_up, mut chunks) = (Vec::new(), None);
-    if let Some(body) = body {
-        belongs_elsewhere(&body, call, same_model, upstream.is_some(), gemini_shaped)?;
-        let (edits, gone) = edit(&body, &change)?;
-        given_up = gone;
-        if !edits.is_empty() {
-            chunks = Some(edits.apply(&body));
-        }
-    }
-    let (path, same_path) = names.path(parts.uri.path(), call);
-    let uri = match upstream {
-        Some(upstream) => {
-            let model = names.model.as_deref().unwrap_or(asked);
-            let verb = path.map_or("", |path| path.verb);
-            upstream.uri(&upstream.path(call, model, verb, &same_path), parts.uri.query())?
-        }
-        None => with_path(&parts.uri, &same_path)?,
+    let mut given_up = Vec::new();
+    let mut give_up = |what, from: &str, to: &str| {
+        given_up.push(Degradation::new(what, from.to_owned(), Some(Cow::Owned(to.to_owned()))));
     };
-    let named_size = names.size_given_up(call);
-    if named_size && !given_up.iter().any(|given| given.what == GivenUp::Size) {
-        if let (Some(from), false) = (call.size, matches!(size, SizeChange::Keep)) {
-            let to = if let SizeChange::Set(to) = size {
-                Some(Cow::Borrowed(to.as_str()))
-            } else {
-                None
-            };
-            given_up.push(Degradation::new(GivenUp::Size, from.as_str(), to));
-        }
-    }
-    if let (true, Some((from, to))) = (names.ratio_in_name, aspect) {
-        if !given_up.iter().any(|given| given.what == GivenUp::Aspect) {
-            given_up.push(Degradation::new(
-                GivenUp::Aspect,
-                from.to_owned(),
-                Some(Cow::Owned(to.to_owned())),
-            ));
-        }
+    if !same_model {
+        give_up(GivenUp::Model, asked, target.model.as_str());
     }
     if let Some(upstream) = upstream {
-        let from = parts.uri.host().unwrap_or("").to_owned();
-        given_up.insert(
-            0,
-            Degradation::new(GivenUp::Upstream, from, Some(Cow::Owned(upstream.host().to_owned()))),
-        );
+        give_up(GivenUp::Upstream, parts.uri.host().unwrap_or(""), upstream.host());
     }
-    if !same_model {
-        let to = Some(Cow::Owned(target.model.as_str().to_owned()));
-        given_up.insert(0, Degradation::new(GivenUp::Model, asked.to_owned(), to));
+    if !is_readable(parts) {
+        return Err(Unfit::Unreadable);
     }
+    let body = body();
+    belongs_elsewhere(&body, call, same_model, upstream.is_some(), gemini_shaped)?;
+    let (edits, given_up) = edit(&body, &change, given_up)?;
+    let (verb, path) = with_model(parts.uri.path(), name.as_deref(), call);
+    let uri = match upstream {
+        Some(upstream) => {
+            let model = name.as_deref().unwrap_or(asked);
+            upstream.uri(&upstream.path(call, model, verb, &path), parts.uri.query())?
+        }
+        None => with_path(&parts.uri, &path)?,
+    };
     let gave = |what| given_up.iter().any(|given| given.what == what);
     let derived = Call {
         dialect,
@@ -259,47 +235,53 @@ pub fn rewrite(
     Ok(Rewrite {
         uri,
         upstream: upstream.map(|upstream| (upstream.clone(), dialect)),
-        chunks,
+        chunks: (!edits.is_empty()).then(|| edits.apply(&body)),
         call: Arc::new(derived),
         given_up,
     })
 }
 
-fn unchanged(parts: &Parts, call: &Arc<Call>) -> Rewrite {
-    let (uri, call) = (parts.uri.clone(), call.clone());
-    Rewrite { uri, upstream: None, chunks: None, call, given_up: Vec::new() }
-}
-
-/// Whether the model can answer such a call at all, and whether the caller lets it.
+/// Checks that another model can answer such a call at all.
 fn fits(
     call: &Call,
-    known: Option<&Model>,
-    wanted: Option<&Model>,
-    same: bool,
+    from: Option<&Model>,
+    to: Option<&Model>,
     rules: &Rules<'_>,
 ) -> Result<(), Unfit> {
-    if same {
-        return Ok(());
-    }
-    let predicts =
-        |model: Option<&Model>| model.is_some_and(|model| model.family == Family::Imagen);
-    if (call.verb == Verb::Predict) != predicts(wanted) {
-        return Err(Unfit::OtherApi);
-    }
     let draws = |model: Option<&Model>| model.is_some_and(|model| model.images);
-    if !call.wants_image && draws(wanted) && !draws(known) {
-        return Err(Unfit::MakesImages);
+    if (call.verb == Verb::Predict) != to.is_some_and(|model| model.family == Family::Imagen) {
+        Err(Unfit::OtherApi)
+    } else if !call.wants_image && draws(to) && !draws(from) {
+        Err(Unfit::MakesImages)
+    } else if call.has_input_images && to.is_some_and(|model| !model.edits) {
+        Err(Unfit::CannotEdit)
+    } else if rules.must_keep.vendor
+        && from.zip(to).is_none_or(|(from, to)| from.vendor != to.vendor)
+    {
+        Err(Unfit::KeepsVendor)
+    } else {
+        Ok(())
     }
-    if call.has_input_images && wanted.is_some_and(|model| !model.edits) {
-        return Err(Unfit::CannotEdit);
+}
+
+/// Checks what the caller insists on.
+fn keeps(
+    call: &Call,
+    must_keep: MustKeep,
+    model: Option<&Model>,
+    size: SizeChange,
+    new_aspect: bool,
+) -> Result<(), Unfit> {
+    let asked = call.size.unwrap_or(ImageSize::K1);
+    let drawn = match size {
+        SizeChange::Keep => asked,
+        SizeChange::Set(size) => size,
+        SizeChange::Drop => model.and_then(|model| model.drawn_size(None)).unwrap_or(ImageSize::K1),
+    };
+    if must_keep.size && call.wants_image && drawn != asked {
+        return Err(Unfit::KeepsSize);
     }
-    if rules.must_keep.vendor {
-        match (known, wanted) {
-            (Some(known), Some(wanted)) if known.vendor == wanted.vendor => {}
-            _ => return Err(Unfit::KeepsVendor),
-        }
-    }
-    Ok(())
+    if must_keep.aspect && new_aspect { Err(Unfit::KeepsAspect) } else { Ok(()) }
 }
 
 fn settle_size(
@@ -309,7 +291,7 @@ fn settle_size(
     same_model: bool,
 ) -> SizeChange {
     let Some(asked) = asked else {
-        // Nothing is asked for, and 1K is what is made then: only a cap below that says anything.
+        // 1K is drawn where none is asked for: only a cap below that says anything.
         return match cap {
             Some(cap) if cap < ImageSize::K1 && model.is_none_or(|model| model.makes(cap)) => {
                 SizeChange::Set(cap)
@@ -318,33 +300,26 @@ fn settle_size(
         };
     };
     let capped = cap.map_or(asked, |cap| asked.min(cap));
-    let Some(model) = model.filter(|_| !same_model || capped != asked) else {
-        return if capped == asked { SizeChange::Keep } else { SizeChange::Set(capped) };
+    let size = match model.filter(|_| !same_model || capped != asked) {
+        Some(model) if !model.accepts_image_size => return SizeChange::Drop,
+        Some(model) => model.nearest_size(capped).unwrap_or(asked),
+        None => capped,
     };
-    if !model.accepts_image_size {
-        return SizeChange::Drop;
-    }
-    match model.nearest_size(capped) {
-        Some(size) if size != asked => SizeChange::Set(size),
-        _ => SizeChange::Keep,
-    }
+    if size == asked { SizeChange::Keep } else { SizeChange::Set(size) }
 }
 
-/// Whether the body must be looked at; an error where it must be and cannot.
-fn readable(parts: &Parts, foreign: bool, change: &Change<'_>) -> Result<bool, Unfit> {
-    if !foreign && change.size == SizeChange::Keep {
-        return Ok(false);
-    }
+/// Whether the body is text that can be edited.
+fn is_readable(parts: &Parts) -> bool {
     let header =
         |name| parts.headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
-    let encoded =
+    let is_encoded =
         header(CONTENT_ENCODING).is_some_and(|encoding| !encoding.eq_ignore_ascii_case("identity"));
-    let form = header(CONTENT_TYPE)
+    let is_form = header(CONTENT_TYPE)
         .is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("multipart/"));
-    if encoded || form || parts.method != Method::POST { Err(Unfit::Unreadable) } else { Ok(true) }
+    !is_encoded && !is_form && parts.method == Method::POST
 }
 
-/// Things that only the place and the model they were made for know.
+/// Refuses what only the upstream and the model know for which it was made.
 fn belongs_elsewhere(
     body: &[u8],
     call: &Call,
@@ -370,115 +345,56 @@ fn belongs_elsewhere(
     Ok(())
 }
 
-/// The model's name where the request spells it, with what proxies hang onto it.
-struct Names {
-    /// `None` where it stays.
-    model: Option<String>,
-    size_in_name: bool,
-    ratio_in_name: bool,
+/// Returns what proxies write behind a model's name (`-4k-16x9`), as it is for the new model.
+fn new_suffix(
+    suffix: &str,
+    size: SizeChange,
+    model: Option<&Model>,
+    aspect: Option<(&str, &str)>,
+) -> String {
+    let takes_size = model.is_none_or(|model| model.accepts_image_size);
+    let parts = suffix.split('-').filter(|part| !part.is_empty()).filter_map(|part| {
+        let is_size = part.ends_with(['k', 'K']);
+        let part = match (is_size, size, aspect) {
+            // No proxy writes 512 behind a name.
+            (true, SizeChange::Drop | SizeChange::Set(ImageSize::Px512), _) => return None,
+            (true, SizeChange::Set(to), _) => size_as(to, part, to),
+            (true, SizeChange::Keep, _) if !takes_size => return None,
+            (false, _, Some((_, to))) => to.replace(':', "x"),
+            _ => part.to_owned(),
+        };
+        Some(format!("-{part}"))
+    });
+    parts.collect()
 }
 
-/// The parts of a path whose last segment is `{model}:{verb}`.
-struct Verbed<'a> {
-    verb: &'a str,
-}
-
-impl Names {
-    fn new(
-        call: &Call,
-        asked: &str,
-        target: &Target,
-        same_model: bool,
-        size: SizeChange,
-        wanted: Option<&Model>,
-        aspect: Option<(&str, &str)>,
-    ) -> Self {
-        let (base, size_suffix, ratio_suffix) =
-            if call.wants_image { split_model_suffix(asked) } else { (asked, None, None) };
-        let (size_in_name, ratio_in_name) = (size_suffix.is_some(), ratio_suffix.is_some());
-        let resized = size_in_name && size != SizeChange::Keep;
-        if same_model && !resized {
-            return Self { model: None, size_in_name, ratio_in_name };
-        }
-        let mut name = if same_model { base.to_owned() } else { target.model.as_str().to_owned() };
-        for part in asked.get(base.len()..).unwrap_or("").split('-').filter(|part| !part.is_empty())
-        {
-            let is_size = part.ends_with(['k', 'K']);
-            let part = match (is_size, size) {
-                (true, SizeChange::Drop) => continue,
-                // No proxy writes 512 behind a name.
-                (true, SizeChange::Set(ImageSize::Px512)) => continue,
-                (true, SizeChange::Set(to)) if part.ends_with('k') => {
-                    Cow::Owned(to.as_str().to_ascii_lowercase())
-                }
-                (true, SizeChange::Set(to)) => Cow::Borrowed(to.as_str()),
-                (true, SizeChange::Keep)
-                    if wanted.is_some_and(|model| !model.accepts_image_size) =>
-                {
-                    continue;
-                }
-                (false, _) => match aspect {
-                    Some((_, to)) => Cow::Owned(to.replace(':', "x")),
-                    None => Cow::Borrowed(part),
-                },
-                (true, SizeChange::Keep) => Cow::Borrowed(part),
-            };
-            name.push('-');
-            name.push_str(&part);
-        }
-        Self { model: Some(name), size_in_name, ratio_in_name }
-    }
-
-    fn size_given_up(&self, call: &Call) -> bool {
-        self.size_in_name && call.size.is_some()
-    }
-
-    /// The path with the model put in, and its verb. A path that names no model stays as it is.
-    fn path<'a>(&self, path: &'a str, call: &Call) -> (Option<Verbed<'a>>, String) {
-        let model_in_path = matches!(call.dialect, Dialect::GeminiApi | Dialect::VertexAi);
-        let colon = path
-            .rfind(':')
-            .map(|at| (at, 1))
-            .or_else(|| path.rfind("%3A").or(path.rfind("%3a")).map(|at| (at, 3)));
-        let Some((colon, width)) = colon.filter(|_| model_in_path) else {
-            return (None, path.to_owned());
-        };
-        let (resource, verb) =
-            (path.get(..colon).unwrap_or(""), path.get(colon + width..).unwrap_or(""));
-        let method = Some(Verbed { verb: verb.trim_end_matches('/') });
-        let Some(model) = &self.model else { return (method, path.to_owned()) };
-        let slash = |text: &str| {
-            let encoded = text.rfind("%2F").max(text.rfind("%2f")).map(|at| at + 3);
-            encoded.max(text.rfind('/').map(|at| at + 1))
-        };
-        let start = slash(resource).unwrap_or(0);
-        let front = resource.get(..start).unwrap_or("");
-        let asked = call.model.as_ref().map_or("", ModelId::as_str);
-        // `tunedModels/x` and `endpoints/123` are other collections than `models`.
-        let front = match asked.split_once('/').map(|(collection, _)| collection) {
-            Some("tunedModels" | "dynamic") => format!("{}models/", before_last_segment(front)),
-            Some("endpoints") => format!("{}publishers/google/models/", before_last_segment(front)),
-            _ => front.to_owned(),
-        };
-        (method, format!("{front}{model}{}", path.get(colon..).unwrap_or("")))
-    }
-}
-
-fn before_last_segment(front: &str) -> &str {
-    let front = front.trim_end_matches('/');
-    front.rfind('/').and_then(|slash| front.get(..=slash)).unwrap_or("")
+/// Returns the verb of a path, and the path with another model in it. A path that names no model
+/// has no verb and stays as it is.
+fn with_model<'p>(path: &'p str, model: Option<&str>, call: &Call) -> (&'p str, Cow<'p, str>) {
+    let colon = [":", "%3A", "%3a"].into_iter().find_map(|colon| path.rsplit_once(colon));
+    let in_path = matches!(call.dialect, Dialect::GeminiApi | Dialect::VertexAi);
+    let Some((resource, verb)) = colon.filter(|_| in_path) else { return ("", path.into()) };
+    let tail = path.get(resource.len()..).unwrap_or("");
+    let verb = verb.trim_end_matches('/');
+    let Some(model) = model else { return (verb, path.into()) };
+    let behind = |slash: &&str| resource.rfind(*slash).map(|at| at + slash.len());
+    let start = ["/", "%2F", "%2f"].iter().filter_map(behind).max().unwrap_or(0);
+    let front = resource.get(..start).unwrap_or("");
+    // `tunedModels/x` and `endpoints/123` are other collections than `models`.
+    let asked = call.model.as_ref().and_then(|asked| asked.as_str().split_once('/'));
+    let models = match asked {
+        Some(("tunedModels" | "dynamic", _)) => "models/",
+        Some(("endpoints", _)) => "publishers/google/models/",
+        _ => return (verb, format!("{front}{model}{tail}").into()),
+    };
+    let parent = front.trim_end_matches('/').rsplit_once('/').map_or("", |(parent, _)| parent);
+    (verb, format!("{parent}/{models}{model}{tail}").into())
 }
 
 fn with_path(uri: &Uri, path: &str) -> Result<Uri, Unfit> {
-    if path == uri.path() {
-        return Ok(uri.clone());
-    }
     let mut parts = uri.clone().into_parts();
-    let path = match uri.query() {
-        Some(query) => format!("{path}?{query}"),
-        None => path.to_owned(),
-    };
-    parts.path_and_query = Some(path.parse().map_err(|_| Unfit::BadAddress)?);
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    parts.path_and_query = Some(format!("{path}{query}").parse().map_err(|_| Unfit::BadAddress)?);
     Uri::from_parts(parts).map_err(|_| Unfit::BadAddress)
 }
 

@@ -31,7 +31,10 @@ impl Template {
     }
 
     fn rewritten(&self, target: &Target, rules: &Rules<'_>) -> Result<Rewrite, Unfit> {
-        rewrite(&self.0, &self.1.call, target, rules, || self.1.chunks.concat().into())
+        rewrite(&self.0, &self.1.call, target, rules, || match self.1.chunks.as_slice() {
+            [only] => only.clone(),
+            chunks => chunks.concat().into(),
+        })
     }
 
     fn apply(&self, rewrite: Rewrite) -> Request<Held> {
@@ -134,7 +137,7 @@ fn options_body(
     let mut image = serde_json::Map::new();
     if let Some(size) = size {
         let spelled = if spelling.form == 2 {
-            crate::call::size_as(size, "IMAGE_SIZE_ONE_K", size)
+            crate::size::size_as(size, "IMAGE_SIZE_ONE_K", size)
         } else {
             size.as_str().to_owned()
         };
@@ -143,7 +146,7 @@ fn options_body(
     if let Some(ratio) = ratio {
         let like = if spelling.form == 2 { "ASPECT_RATIO_ONE_BY_ONE" } else { "1:1" };
         image
-            .insert(name("aspectRatio", "aspect_ratio"), crate::call::ratio_as(ratio, like).into());
+            .insert(name("aspectRatio", "aspect_ratio"), crate::size::ratio_as(ratio, like).into());
     }
     let mut config = json!({ "temperature": 1.0 });
     match spelling.form {
@@ -256,7 +259,7 @@ proptest! {
     }
 
     #[test]
-    fn what_must_be_template_is_template_or_the_target_is_unfit(
+    fn what_must_be_kept_is_kept_or_the_target_is_unfit(
         from in models(), to in models(), size in prop::option::of(prop::sample::select(ImageSize::ALL.to_vec())),
         ratio in prop::option::of(prop::sample::select(vec!["1:1", "16:9", "1:8", "4:1"])), form in 0u8..3,
         cap in prop::option::of(prop::sample::select(ImageSize::ALL.to_vec())),
@@ -406,6 +409,28 @@ fn everything_given_up_is_said() {
 }
 
 #[test]
+fn a_thinking_level_becomes_the_nearest_that_the_model_knows() {
+    for (to, asked, expected) in [
+        (FLASH31, "high", None),
+        (FLASH31, "MINIMAL", None),
+        (FLASH31, "low", Some("minimal")),
+        (FLASH31, "medium", Some("high")),
+        (FLASH31, "utmost", Some("high")),
+        ("gemini-nano-banana-2.1", "medium", None),
+        ("gemini-nano-banana-2.1", "low", Some("minimal")),
+    ] {
+        let body = format!(
+            r#"{{"contents":[],"generationConfig":{{"thinkingConfig":{{"thinkingLevel":"{asked}"}}}}}}"#
+        );
+        let (request, given_up) = rewritten(&path_of(PRO), &body, &Target::new(to)).unwrap();
+        let text = String::from_utf8(body_of(&request).to_vec()).unwrap();
+        assert_eq!(text, body.replace(asked, expected.unwrap_or(asked)), "{to} {asked}");
+        let said = expected.map(|level| format!("thinking thinkingLevel {asked} → {level}"));
+        assert_eq!(words(&given_up).get(1), said.as_ref());
+    }
+}
+
+#[test]
 fn signatures_do_not_cross_models() {
     let history = r#"{"contents":[{"role":"user","parts":[{"text":"a cat"}]},{"role":"model","parts":[{"text":"here","thoughtSignature":"c2ln"},{"inlineData":{"mimeType":"image/png","data":"AA=="},"thought_signature":"c2ln"},{"inlineData":{"mimeType":"image/png","data":"AA=="}}]},{"role":"user","parts":[{"text":"now red"}]}]}"#;
     let placeholder = format!("\"{}\"", Signatures::PLACEHOLDER);
@@ -483,6 +508,61 @@ fn another_place_gets_its_own_address_and_credentials_and_never_the_callers() {
         template.apply(request).uri().path(),
         "/v1beta1/publishers/google/models/gemini-3-pro-image:streamGenerateContent"
     );
+}
+
+/// Stores were keyed by the host alone: two projects, or two relays behind one host, shared quota
+/// and health.
+#[test]
+fn upstreams_that_differ_in_name_kind_address_or_project_have_different_keys() {
+    let base = |text| Uri::from_static(text);
+    let vertex = |project| Upstream::vertex(base("https://a.example"), project, "global");
+    let mut keys: Vec<String> = [
+        Upstream::gemini_api(base("https://a.example")),
+        Upstream::gemini_api(base("https://a.example")).name("second"),
+        Upstream::gemini_api(base("https://a.example:8443")),
+        Upstream::gemini_api(base("http://a.example")),
+        Upstream::gemini_api(base("https://a.example/relay")),
+        Upstream::express(base("https://a.example")),
+        Upstream::same_api(base("https://a.example")),
+        vertex("p"),
+        vertex("q"),
+    ]
+    .iter()
+    .map(|upstream| upstream.id().to_string())
+    .collect();
+    keys.sort();
+    let all = keys.len();
+    keys.dedup();
+    assert_eq!(keys.len(), all, "{keys:?}");
+    // Credentials, account and a slash at the end are no part of it.
+    let same = Upstream::gemini_api(base("https://key:secret@a.example/")).api_key("k").unwrap();
+    assert_eq!(same.id(), Upstream::gemini_api(base("https://a.example")).account("x").id());
+    assert!(!format!("{same:?}").contains("secret"));
+    let json = serde_json::to_string(&vertex("p").id()).unwrap();
+    assert_eq!(serde_json::from_str::<UpstreamId>(&json).unwrap(), vertex("p").id());
+}
+
+#[test]
+fn the_identity_of_the_callers_own_upstream_is_read_from_its_request() {
+    let id = |uri: &'static str| {
+        let uri = Uri::from_static(uri);
+        let call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), None);
+        UpstreamId::from_request(&uri, &call).to_string()
+    };
+    let google = "https://generativelanguage.googleapis.com/v1beta/models/m:generateContent?key=k";
+    assert_eq!(
+        id(google),
+        "gemini-api https://generativelanguage.googleapis.com - generativelanguage.googleapis.com"
+    );
+    assert_eq!(
+        id("http://k:s@relay.example:81/v1/publishers/google/models/m:generateContent"),
+        "vertex-express http://relay.example:81 - relay.example"
+    );
+    assert_eq!(
+        id("https://relay.example/v1/chat/completions"),
+        "same-api https://relay.example - relay.example"
+    );
+    assert_eq!(id("/v1beta/models/m:generateContent"), "gemini-api https:// - ");
 }
 
 #[test]

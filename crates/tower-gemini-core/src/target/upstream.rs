@@ -1,4 +1,4 @@
-//! Another place to send a call to.
+//! Another service to send a call to.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,6 +6,7 @@ use std::fmt;
 use http::header::{AUTHORIZATION, COOKIE, HOST, HeaderName, HeaderValue, PROXY_AUTHORIZATION};
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, Uri};
+use serde::{Deserialize, Serialize};
 
 use super::Unfit;
 use crate::call::{Call, Dialect};
@@ -14,11 +15,121 @@ static X_GOOG_API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
 static X_GOOG_USER_PROJECT: HeaderName = HeaderName::from_static("x-goog-user-project");
 static X_VERTEX_TIER: HeaderName = HeaderName::from_static("x-vertex-ai-llm-shared-request-type");
 
-/// Another place to send a call to: its address, its dialect of the Gemini API, its credentials and
+/// Which form of the API an upstream speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum UpstreamKind {
+    /// The Gemini Developer API.
+    GeminiApi,
+    /// Vertex AI, for a project and a location.
+    VertexAi,
+    /// Vertex AI in express mode: an API key, neither project nor location.
+    VertexExpress,
+    /// Whatever the caller speaks: the caller's own path under another base URL.
+    SameApi,
+}
+
+impl UpstreamKind {
+    /// Returns the word used in trails and keys.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::GeminiApi => "gemini-api",
+            Self::VertexAi => "vertex-ai",
+            Self::VertexExpress => "vertex-express",
+            Self::SameApi => "same-api",
+        }
+    }
+}
+
+/// The identity of an upstream: part of the keys of stores, and of the trail. Nothing in it is
+/// secret.
+///
+/// Two upstreams that differ in any of its fields share no quota, health or kept response. Its
+/// `Display` (`vertex-ai https://aiplatform.googleapis.com my-project vertex-eu`) is stable and tells
+/// every two of them apart, so it can be a part of a persistent key.
+///
+/// ```
+/// use http::Uri;
+/// use tower_gemini_core::target::Upstream;
+///
+/// let base = Uri::from_static("https://user:secret@aiplatform.googleapis.com/");
+/// let upstream = Upstream::vertex(base, "my-project", "global").name("vertex-eu");
+/// let id = upstream.id();
+/// assert_eq!(id.to_string(), "vertex-ai https://aiplatform.googleapis.com my-project vertex-eu");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct UpstreamId {
+    /// The name given to it; the host where it has none.
+    pub name: String,
+    /// The form of the API.
+    pub kind: UpstreamKind,
+    /// Scheme, host, port and path, without credentials and a slash at the end.
+    pub base_url: String,
+    /// The project of Vertex AI.
+    pub project: Option<String>,
+}
+
+impl UpstreamId {
+    fn new(name: Option<&str>, kind: UpstreamKind, base: &Uri, project: Option<&str>) -> Self {
+        let host = base.host().unwrap_or("");
+        let port = base.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let path = base.path().trim_end_matches('/');
+        Self {
+            name: name.unwrap_or(host).to_owned(),
+            kind,
+            base_url: format!("{}://{host}{port}{path}", scheme_of(base)),
+            project: project.map(str::to_owned),
+        }
+    }
+
+    /// Returns the identity of the service that the caller's own request goes to, where no target
+    /// names another: its host, and the project in a path of Vertex AI.
+    ///
+    /// ```
+    /// use http::{HeaderMap, Method, Uri};
+    /// use tower_gemini_core::{call::Call, target::UpstreamId};
+    ///
+    /// let uri = Uri::from_static("https://aiplatform.googleapis.com/v1/projects/p/locations/global/publishers/google/models/gemini-3-pro-image:generateContent?key=k");
+    /// let call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), None);
+    /// let id = UpstreamId::from_request(&uri, &call);
+    /// assert_eq!(id.to_string(), "vertex-ai https://aiplatform.googleapis.com p aiplatform.googleapis.com");
+    /// ```
+    #[must_use]
+    pub fn from_request(uri: &Uri, call: &Call) -> Self {
+        let mut segments = uri.path().split('/').skip_while(|segment| *segment != "projects");
+        let project = segments.nth(1).filter(|_| call.dialect == Dialect::VertexAi);
+        let kind = match call.dialect {
+            Dialect::GeminiApi => UpstreamKind::GeminiApi,
+            Dialect::VertexAi if project.is_none() => UpstreamKind::VertexExpress,
+            Dialect::VertexAi => UpstreamKind::VertexAi,
+            _ => UpstreamKind::SameApi,
+        };
+        let mut parts = uri.clone().into_parts();
+        parts.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
+        Self::new(None, kind, &Uri::from_parts(parts).unwrap_or_default(), project)
+    }
+}
+
+impl fmt::Display for UpstreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Neither a URL nor a project holds a space, and the name comes last.
+        let project = self.project.as_deref().unwrap_or("-");
+        write!(f, "{} {} {project} {}", self.kind.as_str(), self.base_url, self.name)
+    }
+}
+
+fn scheme_of(base: &Uri) -> &str {
+    base.scheme_str().unwrap_or("https")
+}
+
+/// Another service to send a call to: its address, its form of the Gemini API, its credentials and
 /// the account that pays there.
 ///
-/// The caller's own credentials never go to it, unless
-/// [`carry_credentials`](Self::carry_credentials) says so. Its own are in no `Debug`.
+/// The caller's own credentials are never sent to it, unless
+/// [`carry_credentials`](Self::carry_credentials) says so. Its own stand in no `Debug`.
 ///
 /// ```
 /// use http::{HeaderValue, Uri};
@@ -31,28 +142,21 @@ static X_VERTEX_TIER: HeaderName = HeaderName::from_static("x-vertex-ai-llm-shar
 /// assert!(!format!("{target:?}").contains("a-token"));
 /// # Ok::<(), http::header::InvalidHeaderValue>(())
 /// ```
-#[derive(Clone)]
+// Two upstreams are equal if what is sent there would be the same.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Upstream {
     base: Uri,
-    api: Form,
+    kind: UpstreamKind,
+    /// Of Vertex AI, as is the location.
+    project: Option<Cow<'static, str>>,
+    location: Cow<'static, str>,
+    name: Option<Cow<'static, str>>,
     version: Option<Cow<'static, str>>,
     credentials: Credentials,
     account: Option<Cow<'static, str>>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Form {
-    /// The caller's own path, under another base.
-    Same,
-    Gemini,
-    Vertex {
-        project: Cow<'static, str>,
-        location: Cow<'static, str>,
-    },
-    Express,
-}
-
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 enum Credentials {
     None,
     Carried,
@@ -60,49 +164,66 @@ enum Credentials {
 }
 
 impl Upstream {
-    fn new(base: Uri, api: Form) -> Self {
-        Self { base, api, version: None, credentials: Credentials::None, account: None }
+    fn new(base: Uri, kind: UpstreamKind) -> Self {
+        Self {
+            base,
+            kind,
+            project: None,
+            location: Cow::Borrowed(""),
+            name: None,
+            version: None,
+            credentials: Credentials::None,
+            account: None,
+        }
     }
 
     /// The Gemini Developer API, or a proxy that speaks it, under `base` (without the version).
     #[must_use]
     pub fn gemini_api(base: Uri) -> Self {
-        Self::new(base, Form::Gemini)
+        Self::new(base, UpstreamKind::GeminiApi)
     }
 
-    /// Vertex AI, for a project and a location. Gemini 3 models live in `global`, whose host is
-    /// `aiplatform.googleapis.com`.
+    /// Vertex AI, for a project and a location. Gemini 3 models are served in `global` only, whose
+    /// host is `aiplatform.googleapis.com`.
     #[must_use]
     pub fn vertex(
         base: Uri,
         project: impl Into<Cow<'static, str>>,
         location: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self::new(base, Form::Vertex { project: project.into(), location: location.into() })
+        let (project, location) = (Some(project.into()), location.into());
+        Self { project, location, ..Self::new(base, UpstreamKind::VertexAi) }
     }
 
     /// Vertex AI in express mode: an API key, neither project nor location.
     #[must_use]
     pub fn express(base: Uri) -> Self {
-        Self::new(base, Form::Express)
+        Self::new(base, UpstreamKind::VertexExpress)
     }
 
-    /// A place that speaks whatever the caller speaks, OpenAI-style dialects too: the caller's own
-    /// path under another base.
+    /// A service that speaks whatever the caller speaks, OpenAI-style dialects too: the caller's
+    /// own path under another base URL.
     #[must_use]
     pub fn same_api(base: Uri) -> Self {
-        Self::new(base, Form::Same)
+        Self::new(base, UpstreamKind::SameApi)
     }
 
-    /// The API version in the path. Default: the caller's where the dialect is the caller's, else
-    /// `v1beta` (Gemini API) or `v1beta1` (Vertex AI), as the official SDKs have it.
+    /// Sets the name under which it stands in trails, reports and keys. Default: the host.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Sets the API version in the path. Default: the caller's where the dialect is the caller's,
+    /// else `v1beta` (Gemini API) or `v1beta1` (Vertex AI), as the official SDKs have it.
     #[must_use]
     pub fn version(mut self, version: impl Into<Cow<'static, str>>) -> Self {
         self.version = Some(version.into());
         self
     }
 
-    /// Its credentials: a header and its secret value.
+    /// Sets its credentials: a header and its secret value.
     #[must_use]
     pub fn auth(mut self, header: HeaderName, mut secret: HeaderValue) -> Self {
         secret.set_sensitive(true);
@@ -110,7 +231,7 @@ impl Upstream {
         self
     }
 
-    /// An API key, sent as `x-goog-api-key`.
+    /// Sets an API key, sent as `x-goog-api-key`.
     ///
     /// # Errors
     /// Characters that no header may hold.
@@ -118,7 +239,7 @@ impl Upstream {
         Ok(self.auth(X_GOOG_API_KEY.clone(), HeaderValue::from_str(key)?))
     }
 
-    /// A token, sent as `Authorization: Bearer`.
+    /// Sets a token, sent as `Authorization: Bearer`.
     ///
     /// # Errors
     /// Characters that no header may hold.
@@ -133,15 +254,15 @@ impl Upstream {
         self
     }
 
-    /// Who pays there. Targets of one account close together when the account is refused. Default:
-    /// the address.
+    /// Sets who pays there. Targets of one account close together when the account is refused.
+    /// Default: the address.
     #[must_use]
     pub fn account(mut self, account: impl Into<Cow<'static, str>>) -> Self {
         self.account = Some(account.into());
         self
     }
 
-    /// Who pays there.
+    /// Returns who pays there.
     #[must_use]
     pub fn account_name(&self) -> &str {
         match &self.account {
@@ -150,44 +271,58 @@ impl Upstream {
         }
     }
 
-    /// A name for trails: the host, nothing secret.
+    /// Returns the host.
     #[must_use]
     pub fn host(&self) -> &str {
         self.base.host().unwrap_or("")
     }
 
-    /// The dialect of a call that is sent there; `None` where it cannot be.
-    pub(super) fn dialect(&self, call: &Call) -> Option<Dialect> {
-        let gemini_shaped = matches!(call.dialect, Dialect::GeminiApi | Dialect::VertexAi);
-        match self.api {
-            Form::Same => Some(call.dialect),
-            Form::Gemini => gemini_shaped.then_some(Dialect::GeminiApi),
-            Form::Vertex { .. } | Form::Express => gemini_shaped.then_some(Dialect::VertexAi),
+    /// Returns its identity: name, kind, base URL and project.
+    #[must_use]
+    pub fn id(&self) -> UpstreamId {
+        UpstreamId::new(self.name.as_deref(), self.kind, &self.base, self.project.as_deref())
+    }
+
+    fn own_dialect(&self) -> Option<Dialect> {
+        match self.kind {
+            UpstreamKind::SameApi => None,
+            UpstreamKind::GeminiApi => Some(Dialect::GeminiApi),
+            UpstreamKind::VertexAi | UpstreamKind::VertexExpress => Some(Dialect::VertexAi),
         }
     }
 
-    /// The path there. `same_path` is the caller's own with the model put in already.
+    /// Returns the dialect of a call that is sent there; `None` where it cannot be.
+    pub(super) fn dialect(&self, call: &Call) -> Option<Dialect> {
+        let gemini_shaped = matches!(call.dialect, Dialect::GeminiApi | Dialect::VertexAi);
+        match self.own_dialect() {
+            None => Some(call.dialect),
+            own => own.filter(|_| gemini_shaped),
+        }
+    }
+
+    /// Returns the path there. `same_path` is the caller's own with the model put in already.
     pub(super) fn path(&self, call: &Call, model: &str, verb: &str, same_path: &str) -> String {
         let prefix = self.base.path().trim_end_matches('/');
-        let (own, default) = match self.api {
-            Form::Same => return format!("{prefix}/{}", same_path.trim_start_matches('/')),
-            Form::Gemini => (Dialect::GeminiApi, "v1beta"),
-            Form::Vertex { .. } | Form::Express => (Dialect::VertexAi, "v1beta1"),
-        };
+        let own = self.own_dialect();
         let version = match (&self.version, &call.version) {
             (Some(version), _) => version,
-            (None, Some(version)) if call.dialect == own => version,
-            (None, _) => default,
+            (None, Some(version)) if Some(call.dialect) == own => version,
+            (None, _) if own == Some(Dialect::VertexAi) => "v1beta1",
+            (None, _) => "v1beta",
         };
-        match &self.api {
-            Form::Vertex { project, location } => {
-                format!(
-                    "{prefix}/{version}/projects/{project}/locations/{location}/publishers/google/models/{model}:{verb}"
-                )
+        let collection = match self.kind {
+            UpstreamKind::SameApi => {
+                return format!("{prefix}/{}", same_path.trim_start_matches('/'));
             }
-            Form::Express => format!("{prefix}/{version}/publishers/google/models/{model}:{verb}"),
-            Form::Same | Form::Gemini => format!("{prefix}/{version}/models/{model}:{verb}"),
-        }
+            UpstreamKind::GeminiApi => "models".into(),
+            UpstreamKind::VertexExpress => "publishers/google/models".into(),
+            UpstreamKind::VertexAi => {
+                let project = self.project.as_deref().unwrap_or("-");
+                let location = &self.location;
+                format!("projects/{project}/locations/{location}/publishers/google/models")
+            }
+        };
+        format!("{prefix}/{version}/{collection}/{model}:{verb}")
     }
 
     pub(super) fn uri(&self, path: &str, query: Option<&str>) -> Result<Uri, Unfit> {
@@ -234,37 +369,15 @@ impl Upstream {
 
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A base may hold a key as well (`https://user:secret@…`): host and dialect say enough.
         let credentials = match &self.credentials {
             Credentials::None => "none".to_owned(),
             Credentials::Carried => "the caller's".to_owned(),
             Credentials::Own(name, _) => format!("{name}: (hidden)"),
         };
+        // Not the base, which may hold a key as well (`https://user:secret@…`).
         f.debug_struct("Upstream")
-            .field("host", &self.host())
-            .field("api", &self.api)
+            .field("id", &self.id())
             .field("credentials", &credentials)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
-
-// Two upstreams are the same place if what is sent there would be the same.
-impl PartialEq for Upstream {
-    fn eq(&self, other: &Self) -> bool {
-        let credentials = match (&self.credentials, &other.credentials) {
-            (Credentials::None, Credentials::None)
-            | (Credentials::Carried, Credentials::Carried) => true,
-            (Credentials::Own(name, value), Credentials::Own(other, secret)) => {
-                name == other && value == secret
-            }
-            _ => false,
-        };
-        credentials
-            && self.base == other.base
-            && self.api == other.api
-            && self.version == other.version
-            && self.account_name() == other.account_name()
-    }
-}
-
-impl Eq for Upstream {}

@@ -140,9 +140,20 @@ section! { pub(crate) Retry {
 section! { pub(crate) Fallback {
     models: Vec<String> = Vec::new(),
     sizes: bool = false,
+    order: FallbackOrder = FallbackOrder::SizeFirst,
     keep_size: bool = false,
     keep_aspect: bool = false,
 }}
+/// What gives way first where other models and smaller sizes may be tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum FallbackOrder {
+    /// A model is tried at smaller sizes before the next model.
+    SizeFirst,
+    /// Every model is tried at a size before a smaller size.
+    ModelFirst,
+}
+
 section! { pub(crate) Quota {
     rpm: u64 = 0,
     tpm: u64 = 0,

@@ -35,7 +35,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tower_gemini::catalog::Catalog;
 use tower_gemini::clock::{Clock, SystemClock};
-use tower_gemini::ledger::Cost;
+use tower_gemini::cost::Cost;
 use tower_gemini::observe::{
     CallEnd, CallInfo, CallObserver, ObservedStep, SendKind, attempts, images_of, is_service_fault,
     model_label, wait_name,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Serialize, Serializer};
-use tower_gemini::ledger::Cost;
+use tower_gemini::cost::Cost;
 use tower_gemini::observe::{CallOutcome, cost_of, is_under_way};
 use tower_gemini::trail::{Step, Trail};
 use tower_gemini::verdict::Outcome;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use tokio::time::Instant;
-use tower_gemini::ledger::Cost;
+use tower_gemini::cost::Cost;
 use tower_gemini::model_fallback::{self, CircuitState};
 use tower_gemini::quota_guard::QuotaLedger;
 use tower_gemini::redact::redact;

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::body::{AttemptBody, BodyGuard, JudgedBody};
-use crate::call_state::Attempt;
+use crate::call_state::{Attempt, Place};
 use crate::error::{Error, TimeLimit};
 use http::header::{HeaderName, HeaderValue};
 use http::{Request, Response};
@@ -47,6 +47,7 @@ impl<S: AttemptService> Service<Request<AttemptBody>> for AttemptTimeout<S> {
 
     fn call(&mut self, mut request: Request<AttemptBody>) -> Self::Future {
         let attempt = request.body().attempt().clone();
+        request.body().state().pass(Place::AttemptTimeout);
         let slot = slot(request.body().call());
         let usual = self.limits.attempt(slot);
         let mut limit = usual;

@@ -12,7 +12,7 @@ use pin_project::pin_project;
 use tokio::time::Instant;
 use tower_gemini_core::call::Call;
 use tower_gemini_core::catalog::Catalog;
-use tower_gemini_core::ledger::{self, Cost};
+use tower_gemini_core::cost::{self, Cost};
 use tower_gemini_core::scan::Usage;
 use tower_gemini_core::verdict::{Outcome, Verdict};
 use tower_service::Service;
@@ -64,7 +64,11 @@ impl<S: WireClient> Service<Request<AttemptBody>> for ClassifyGeminiError<S> {
             attempt,
         };
         let gates = log.attempt.gates();
-        let (step, log) = if gates.is_empty() {
+        let (step, log) = if let Some(why) = log.attempt.state().misplaced() {
+            let error = Error::misplaced(why).with_trail(log.attempt.state().trail().clone());
+            let passing: Passing = Box::pin(std::future::ready(Err(error)));
+            (Step::Passing { passing, waiting: Some((self.inner.clone(), request)) }, log)
+        } else if gates.is_empty() {
             let (request, log) = log.begin(request);
             (Step::Sent { future: self.inner.call(request) }, log)
         } else {
@@ -288,7 +292,7 @@ impl AttemptLog {
 
     fn end(&mut self, verdict: &Verdict, usage: Option<&Usage>, images: Option<u32>) {
         let catalog = self.catalog.as_deref().unwrap_or_else(|| Catalog::builtin());
-        let cost = ledger::cost_of(catalog, &self.call, verdict, usage);
+        let cost = cost::cost_of(catalog, &self.call, verdict, usage);
         self.attempt.end(self.status, verdict, cost, self.started.elapsed());
         if let Some(images) = images.filter(|&images| images > 0) {
             self.attempt.count_images(images);

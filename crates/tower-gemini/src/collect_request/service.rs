@@ -14,7 +14,7 @@ use pin_project::pin_project;
 use tower_gemini_core::call::{Call, Dialect};
 use tower_service::Service;
 
-use crate::call_options::CallOptions;
+use crate::call_options::{CallHandle, CallOptions};
 use crate::call_state::CallState;
 use crate::jittered_retry::RetryOverride;
 use crate::ready::take_ready;
@@ -120,16 +120,20 @@ struct Collect<B> {
 struct Opening {
     retry: RetryOverride,
     is_idempotent: bool,
+    handle: Option<CallHandle>,
     state: CallState,
 }
 
 impl Opening {
-    fn apply(self, mut body: CallBody) -> CallBody {
+    fn apply(self, mut body: CallBody) -> Result<CallBody, Error> {
+        if let Some(handle) = &self.handle {
+            handle.enter(&self.state)?;
+        }
         if self.is_idempotent && body.call().dialect == Dialect::Unrecognised {
             self.state.allow_repeats();
         }
         body.set_retry(self.retry);
-        body
+        Ok(body)
     }
 }
 
@@ -159,6 +163,7 @@ where
         let opening = Opening {
             retry: std::mem::take(&mut options.retry),
             is_idempotent: options.is_idempotent,
+            handle: options.handle.take(),
             state: CallState::new(options),
         };
         let (parts, body) = request.into_parts();
@@ -201,7 +206,9 @@ where
                 let held = std::mem::take(this.held);
                 let rest = Box::pin(Rest { body });
                 let body = CallBody::once(held, rest, call, opening.state.clone());
-                return Poll::Ready(Ok(Request::from_parts(parts, opening.apply(body))));
+                return Poll::Ready(
+                    opening.apply(body).map(|body| Request::from_parts(parts, body)),
+                );
             }
         }
         // Polled after it was ready: a fault of the caller that must not bring the process down.
@@ -210,7 +217,7 @@ where
         let call =
             Arc::new(Call::parse(&parts.method, &parts.uri, &parts.headers, Some(&held.joined())));
         let body = CallBody::whole(held, this.trailers.take(), call, opening.state.clone());
-        Poll::Ready(Ok(Request::from_parts(parts, opening.apply(body))))
+        Poll::Ready(opening.apply(body).map(|body| Request::from_parts(parts, body)))
     }
 }
 

@@ -99,6 +99,11 @@ pub struct RetryState {
     last_wait: Option<Duration>,
 }
 
+/// A size's place among all sizes, smallest first.
+fn rank(size: ImageSize) -> usize {
+    ImageSize::ALL.iter().take_while(|one| **one != size).count()
+}
+
 impl RetryPolicy {
     /// The defaults listed in the [module](super).
     #[must_use]
@@ -227,7 +232,7 @@ impl RetryPolicy {
     /// The time left below which an attempt of this size is not started.
     #[must_use]
     pub fn shortest_attempt(mut self, size: ImageSize, time: Duration) -> Self {
-        if let Some(slot) = self.shortest_attempt.get_mut(size as usize) {
+        if let Some(slot) = self.shortest_attempt.get_mut(rank(size)) {
             *slot = time;
         }
         self
@@ -279,8 +284,10 @@ impl RetryPolicy {
 
     fn least_time(&self, call: &Call) -> Duration {
         match call.size {
-            Some(size) => self.shortest_attempt.get(size as usize).copied().unwrap_or_default(),
-            None if call.wants_image => self.shortest_attempt[ImageSize::K1 as usize],
+            Some(size) => self.shortest_attempt.get(rank(size)).copied().unwrap_or_default(),
+            None if call.wants_image => {
+                self.shortest_attempt.get(rank(ImageSize::K1)).copied().unwrap_or_default()
+            }
             None => Duration::ZERO,
         }
     }

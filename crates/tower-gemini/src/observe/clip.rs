@@ -81,7 +81,7 @@ mod tests {
 
     use crate::trail::{SkipReason, Trail};
     use proptest::prelude::*;
-    use tower_gemini_core::ledger::Cost;
+    use tower_gemini_core::cost::Cost;
     use tower_gemini_core::verdict::Verdict;
 
     use super::*;

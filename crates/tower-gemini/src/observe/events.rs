@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::trail::{Attempt, SkipReason, Step, WaitReason};
 use serde::Serialize;
 use tower_gemini_core::call::{ImageSize, ModelId};
-use tower_gemini_core::ledger::Cost;
+use tower_gemini_core::cost::Cost;
 use tower_gemini_core::verdict::{Charge, Outcome};
 use tracing::Level;
 

@@ -8,7 +8,7 @@ use metrics::{
 };
 use tower_gemini_core::call::ModelId;
 use tower_gemini_core::catalog::Catalog;
-use tower_gemini_core::ledger::Cost;
+use tower_gemini_core::cost::Cost;
 use tower_gemini_core::verdict::{Outcome, QuotaCharge};
 
 use super::events::{reason_name, wait_name};

@@ -141,7 +141,7 @@ mod tests {
     use std::time::Duration;
 
     use crate::trail::Trail;
-    use tower_gemini_core::ledger::Cost;
+    use tower_gemini_core::cost::Cost;
     use tower_gemini_core::verdict::Verdict;
 
     use super::*;

@@ -269,7 +269,7 @@ mod tests {
     use http::{HeaderMap, Method, StatusCode};
     use tower_gemini_core::call::{Call, ModelId};
     use tower_gemini_core::classify::classify;
-    use tower_gemini_core::ledger::Cost;
+    use tower_gemini_core::cost::Cost;
     use tower_gemini_core::verdict::Verdict;
 
     use super::super::outcome::{HowEnded, outcome_of};

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::body::CallBody;
 use crate::body::JudgedBody;
-use crate::call_state::CallState;
+use crate::call_state::{CallState, Place};
 use crate::error::Error;
 use crate::stage::CallService;
 use crate::trail::{PreferReason, Step, Trail, WaitReason};
@@ -51,6 +51,7 @@ impl<S: CallService> Service<Request<CallBody>> for PeakHourRouter<S> {
                 settings: None,
             };
         };
+        request.body().state().pass(Place::PeakHourRouter);
         let now = settings.clock.now();
         let patience = patience(request.body().state(), settings.reserve);
         let state = match worth_waiting(&settings.schedule, now, patience) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use crate::body::{AttemptBody, BodyEnd, BodyGuard, JudgedBody};
-use crate::call_state::Attempt;
+use crate::call_state::{Attempt, Place};
 use crate::error::Error;
 use crate::trail::{Step as TrailStep, StopReason, WaitReason};
 use http::{Request, Response};
@@ -79,6 +79,7 @@ impl<S: AttemptService> Service<Request<AttemptBody>> for QuotaGuard<S> {
                 refused: None,
             };
         }
+        request.body().state().pass(Place::QuotaGuard);
         let call = request.body().call().clone();
         let Some(cell) = self.cell(&request, &call) else {
             return ResponseFuture {

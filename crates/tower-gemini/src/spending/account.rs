@@ -197,7 +197,7 @@ pub struct Spent {
 impl Spent {
     /// What each delivered image cost, failed attempts included; `None` where there is none.
     #[must_use]
-    pub fn cost_per_image(&self) -> Option<tower_gemini_core::ledger::Cost> {
+    pub fn cost_per_image(&self) -> Option<tower_gemini_core::cost::Cost> {
         self.settled.cost().per_image(self.images)
     }
 }

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use tower_gemini_core::ledger::Cost;
+use tower_gemini_core::cost::Cost;
 
 /// What is counted against caps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

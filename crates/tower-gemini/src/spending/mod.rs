@@ -41,7 +41,7 @@
 //! Before an attempt is sent, the most it can come to is set aside: the upper end of its cost by
 //! the catalogue, one send, one request of quota, and its time. When its answer has been read to
 //! its end, has failed or was dropped, what it came to takes that place, as the interval that
-//! [`cost_of`](tower_gemini_core::ledger::cost_of) gives. So what is spent and set aside together
+//! [`cost_of`](tower_gemini_core::cost::cost_of) gives. So what is spent and set aside together
 //! never passes a cap, whatever the order in which calls end, as long as no bill passes its upper
 //! end.
 //!

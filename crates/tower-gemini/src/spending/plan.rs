@@ -2,7 +2,7 @@
 
 use tower_gemini_core::call::{Call, ImageSize, ModelId};
 use tower_gemini_core::catalog::Catalog;
-use tower_gemini_core::ledger::{Cost, cost_of};
+use tower_gemini_core::cost::{Cost, cost_of};
 use tower_gemini_core::verdict::Verdict;
 
 use super::Amounts;

@@ -13,7 +13,7 @@ use pin_project::pin_project;
 use serde_json::json;
 use tokio::time::Instant;
 use tower_gemini_core::call::Call;
-use tower_gemini_core::ledger::cost_of;
+use tower_gemini_core::cost::cost_of;
 use tower_gemini_core::redact::redact;
 use tower_gemini_core::scan::Usage;
 use tower_gemini_core::verdict::{Detail, Outcome, QuotaCharge, Verdict, WaitHint, WaitSource};
@@ -23,7 +23,7 @@ use super::account::{CapReached, Reservation};
 use super::layer::Shared;
 use super::plan::attempt_at_most;
 use super::{Amounts, Caps, Dimension, worst_case};
-use crate::call_state::{Attempt as AttemptHandle, CallState};
+use crate::call_state::{Attempt as AttemptHandle, CallState, Place};
 use crate::refusal::Refusal;
 use crate::stage::{AttemptService, UpstreamBody};
 
@@ -63,6 +63,7 @@ impl<S: AttemptService> Service<Request<AttemptBody>> for Spending<S> {
             let inner = self.inner.call(request);
             return ResponseFuture { state: State::Sent { inner, pending: None } };
         };
+        request.body().state().pass(Place::Spending);
         let call = request.body().call().clone();
         match shared.admit(&request) {
             Ok(pending) => ResponseFuture {

@@ -1,10 +1,13 @@
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tower_gemini_core::scan::PartKeyer;
 use tower_layer::Layer;
 
+use super::file;
 use super::store::Store;
 use super::{Missing, ThoughtSignatures};
 use crate::stage::CallService;
@@ -62,6 +65,33 @@ impl ThoughtSignaturesLayer {
     pub fn remember_nothing(mut self) -> Self {
         self.store = None;
         self
+    }
+
+    /// Writes what is remembered to a file, for [`load_from`](Self::load_from) after a restart. The
+    /// file is replaced whole, and readable by its owner alone. This blocks while it writes up to
+    /// the bytes that are remembered.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn save_to(&self, path: impl AsRef<Path>) -> io::Result<()> {
+        self.with_store(|store| file::save(path.as_ref(), &self.keyer, store)).unwrap_or(Ok(()))
+    }
+
+    /// Remembers what [`save_to`](Self::save_to) wrote, within the bounds of
+    /// [`remember`](Self::remember). A file that does not exist yet is an empty one. This blocks
+    /// while it reads.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or is none of signatures: the error says which line.
+    pub fn load_from(mut self, path: impl AsRef<Path>) -> io::Result<Self> {
+        if let Some(keyer) =
+            self.with_store(|store| file::load(path.as_ref(), store)).transpose()?.flatten()
+        {
+            self.keyer = keyer;
+        }
+        Ok(self)
     }
 
     /// Whether Pro models are checked on Vertex AI too, which does not enforce their signatures.

@@ -89,6 +89,7 @@
 //!
 //! Nothing is held. Of an answer that is dropped before its end nothing is remembered.
 
+mod file;
 mod layer;
 mod policy;
 mod service;

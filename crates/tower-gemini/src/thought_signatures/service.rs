@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use crate::body::{BodyEnd, BodyGuard, CallBody, Ended, JudgedBody};
 use crate::error::Error;
-use crate::trail::Step;
+use crate::trail::{Step, StopReason};
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Request, Response, StatusCode};
@@ -98,6 +98,7 @@ fn check(settings: &ThoughtSignaturesLayer, request: Request<CallBody>) -> Check
     {
         Plan::Send => Checked::Send(Box::new(request)),
         Plan::Refuse { missing } => {
+            request.body().state().record(Step::Stopped { why: StopReason::MissingSignature });
             let first = missing.first().map_or((0, 0), |part| (part.content, part.part));
             Checked::Refuse {
                 message: message(&missing),

@@ -87,6 +87,13 @@ impl Store {
         Some(entry.signature.clone())
     }
 
+    /// Everything that is remembered, the oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Backend, PartKey, &Bytes)> {
+        self.by_use
+            .values()
+            .filter_map(|key| self.by_key.get(key).map(|entry| (key.0, key.1, &entry.signature)))
+    }
+
     pub(super) fn len(&self) -> usize {
         self.by_key.len()
     }

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_gemini::call::ModelId;
-use tower_gemini::ledger::Cost;
+use tower_gemini::cost::Cost;
 use tower_gemini::model_fallback::Chain;
 use tower_gemini::trail::{SkipReason, Step};
 use tower_gemini::verdict::{Outcome, Verdict};

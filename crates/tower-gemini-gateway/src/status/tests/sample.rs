@@ -12,7 +12,7 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_gemini::CallOptions;
 use tower_gemini::ObserveLayer;
 use tower_gemini::clock::RuntimeClock;
-use tower_gemini::ledger::Cost;
+use tower_gemini::cost::Cost;
 use tower_gemini::model_fallback::Chain;
 use tower_gemini::peak_hour_router::{Schedule, Window, Zone};
 use tower_gemini::quota_guard::{Limits, ProjectId, QuotaGuardLayer};

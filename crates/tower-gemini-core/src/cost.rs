@@ -7,7 +7,7 @@
 //!
 //! ```
 //! use http::{HeaderMap, Method, Uri};
-//! use tower_gemini_core::{call::Call, catalog::Catalog, ledger::cost_of, verdict::Verdict};
+//! use tower_gemini_core::{call::Call, catalog::Catalog, cost::cost_of, verdict::Verdict};
 //!
 //! let uri = Uri::from_static("/v1beta/models/gemini-3-pro-image:generateContent");
 //! let call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(br#"{"contents":[{"parts":[{"text":"a cat"}]}]}"#));
@@ -69,6 +69,22 @@ impl Cost {
         })
     }
 
+    /// Returns the interval with its upper end lowered to that of `bound`, but not below its own
+    /// lower end.
+    ///
+    /// ```
+    /// use tower_gemini_core::cost::Cost;
+    ///
+    /// assert_eq!(Cost::UNKNOWN.bounded_by(Cost::up_to(5)), Cost::up_to(5));
+    /// assert_eq!(Cost::exactly(7).bounded_by(Cost::up_to(5)), Cost::exactly(7));
+    /// ```
+    #[must_use]
+    pub fn bounded_by(self, bound: Self) -> Self {
+        let Some(bound) = bound.at_most_microusd else { return self };
+        let most = self.at_most_microusd.map_or(bound, |most| most.min(bound));
+        Self { at_most_microusd: Some(most.max(self.at_least_microusd)), ..self }
+    }
+
     /// Whether `microusd` lies in the interval.
     #[must_use]
     pub fn contains(&self, microusd: u64) -> bool {
@@ -128,9 +144,7 @@ impl fmt::Display for Cost {
 /// a batch, which is billed elsewhere.
 #[must_use]
 pub fn cost_of(catalog: &Catalog, call: &Call, verdict: &Verdict, usage: Option<&Usage>) -> Cost {
-    let platform =
-        if call.dialect == Dialect::VertexAi { Platform::VertexAi } else { Platform::GeminiApi };
-    cost_on(&platform, catalog, call, verdict, usage)
+    cost_on(platform_of(call), catalog, call, verdict, usage)
 }
 
 /// [`cost_of`], by the price list of the given platform: of a relay's, say.
@@ -142,18 +156,13 @@ pub fn cost_on(
     verdict: &Verdict,
     usage: Option<&Usage>,
 ) -> Cost {
-    if verdict.charge().is_surely_free() || call.verb == Verb::Count {
-        // Counting tokens costs nothing (Gemini API documentation, pricing, 2026-10).
+    if verdict.charge().is_surely_free() {
         return Cost::ZERO;
     }
-    let model = call.model.as_ref().and_then(|id| catalog.lookup(id.as_str()));
-    let Some((model, price)) = model.and_then(|model| Some((model, model.price(platform)?))) else {
-        return Cost::UNKNOWN;
+    let bill = match Bill::new(platform, catalog, call) {
+        Ok(bill) => bill,
+        Err(cost) => return cost,
     };
-    if call.verb == Verb::Batch {
-        return Cost::UNKNOWN;
-    }
-    let bill = Bill { model, price, call };
     let charged = verdict.charge() == Charge::Charged;
     let cost = match (
         verdict.outcome(),
@@ -179,13 +188,86 @@ pub fn cost_on(
     bill.in_tier(cost)
 }
 
-/// How many drafts a thinking model may have made beside each final image: documentation says up to
-/// two, operators counted up to ten unmarked ones (apiyi documentation, 2026; the highest number
-/// reported anywhere).
-const DRAFTS_AT_MOST: u64 = 10;
-/// Thoughts and text beside an image when nothing was counted. The largest seen in public
-/// recordings is 529 (2026-11); this is fifteen times as much, and a model's own limit of output
-/// tokens lowers it.
+/// Returns the price that one attempt at a call should have by the list: its final images at the
+/// size at which they are drawn (1K where the call names none), its text input, and for a model that
+/// thinks 529 tokens of thoughts and text an image. Drafts are not in it, since documentation says
+/// that they are free.
+///
+/// Both ends are equal. A call that cannot be charged costs nothing; a model that the catalogue does
+/// not know, or has no price of, is [`Cost::UNKNOWN`]. Nothing is a promise: an attempt may cost more
+/// than this, and at most the [`worst_case`].
+///
+/// ```
+/// use http::{HeaderMap, Method, Uri};
+/// use tower_gemini_core::{call::Call, catalog::Catalog, cost::expected};
+///
+/// let uri = Uri::from_static("/v1beta/models/gemini-3-pro-image:generateContent");
+/// let call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(b"{}"));
+/// assert_eq!(expected(Catalog::builtin(), &call).to_string(), "$0.1407");
+/// ```
+#[must_use]
+pub fn expected(catalog: &Catalog, call: &Call) -> Cost {
+    let bill = match Bill::new(platform_of(call), catalog, call) {
+        Ok(bill) => bill.as_drawn(0),
+        Err(cost) => return cost,
+    };
+    let images = u64::from(if call.wants_image { call.images.max(1) } else { 0 });
+    let image = if images == 0 { Some(0) } else { bill.image().map(|(_, high)| high) };
+    let text = if bill.model.thinking == Thinking::None { 0 } else { WORDS_SEEN };
+    let words = bill.priced(call.input_tokens_estimate, text.saturating_mul(images.max(1)));
+    let microusd = sum([image.map(|one| one.saturating_mul(images)), words]);
+    let Some(microusd) = microusd else { return Cost::UNKNOWN };
+    Cost::exactly(match call.tier {
+        ServiceTier::Standard => microusd,
+        ServiceTier::Flex => microusd / 2,
+        ServiceTier::Priority => microusd.saturating_mul(2),
+    })
+}
+
+/// Returns what one attempt at a call can cost at most, whatever it ends in; the lower end is zero.
+///
+/// The images are priced at the size at which they are drawn: the one that the call names, and 1K
+/// where it names none. `drafts` is how many drafts beside each final image are assumed to be paid
+/// for; `None` takes what the catalogue knows of the model
+/// ([`drafts_at_most`](Model::drafts_at_most): none for a model that does not think, else 10). With
+/// a lower number the result can be passed by an attempt that draws more.
+///
+/// A call that cannot be charged costs nothing, and an unknown model is bounded by nothing, as in
+/// [`expected`].
+///
+/// An attempt that reported no usage can be settled at
+/// `cost_of(…).bounded_by(worst_case(…))`: then what is settled never exceeds what was reserved.
+///
+/// ```
+/// use http::{HeaderMap, Method, Uri};
+/// use tower_gemini_core::{call::Call, catalog::Catalog, cost::worst_case};
+///
+/// let uri = Uri::from_static("/v1beta/models/gemini-3-pro-image:generateContent");
+/// let call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(b"{}"));
+/// // 11 images of 1K at $0.1344, and $0.0988 of thoughts and input.
+/// assert_eq!(worst_case(Catalog::builtin(), &call, None).to_string(), "$0.0000 to $1.5772");
+/// // Documentation: up to two drafts.
+/// assert_eq!(worst_case(Catalog::builtin(), &call, Some(2)).to_string(), "$0.0000 to $0.5020");
+/// ```
+#[must_use]
+pub fn worst_case(catalog: &Catalog, call: &Call, drafts: Option<u32>) -> Cost {
+    match Bill::new(platform_of(call), catalog, call) {
+        Ok(bill) => {
+            let bill = bill.as_drawn(drafts.unwrap_or(bill.model.drafts_at_most));
+            bill.in_tier(Cost { at_least_microusd: 0, ..bill.uncounted_image() })
+        }
+        Err(cost) => cost,
+    }
+}
+
+fn platform_of(call: &Call) -> &'static Platform {
+    if call.dialect == Dialect::VertexAi { &Platform::VertexAi } else { &Platform::GeminiApi }
+}
+
+/// The most thoughts and text beside an image in public recordings, in tokens (2026-11).
+const WORDS_SEEN: u64 = 529;
+/// Thoughts and text beside an image when nothing was counted, in tokens: fifteen times the most
+/// that was seen. A model's own limit of output tokens lowers it.
 const WORDS_AT_MOST: u64 = 8_192;
 /// How far the estimate of input tokens can be below the truth: a token is at least one byte of
 /// text where the estimate takes four, and an input image counts 1,120 tokens (Vertex AI
@@ -194,21 +276,39 @@ const INPUT_FACTOR: u64 = 5;
 /// Tokens that a request has beside its contents.
 const INPUT_BASE: u64 = 256;
 
+#[derive(Clone, Copy)]
 struct Bill<'a> {
     model: &'a Model,
     price: &'a Price,
     call: &'a Call,
+    /// The size of its images; `None` for any that the model makes.
+    size: Option<ImageSize>,
+    drafts: u32,
 }
 
-impl Bill<'_> {
+impl<'a> Bill<'a> {
+    /// Before or after an attempt of which nothing is known; an error holds the cost of a call that
+    /// has no price list.
+    fn new(platform: &Platform, catalog: &'a Catalog, call: &'a Call) -> Result<Self, Cost> {
+        if call.can_be_charged() == Some(false) {
+            return Err(Cost::ZERO);
+        }
+        let model = call.model.as_ref().and_then(|id| catalog.lookup(id.as_str()));
+        let priced = model.and_then(|model| Some((model, model.price(platform)?)));
+        // A batch is billed elsewhere.
+        let (model, price) = priced.filter(|_| call.verb != Verb::Batch).ok_or(Cost::UNKNOWN)?;
+        let size = call.size.filter(|size| model.makes(*size));
+        Ok(Self { model, price, call, size, drafts: model.drafts_at_most })
+    }
+
+    fn as_drawn(self, drafts: u32) -> Self {
+        Self { size: self.model.drawn_size(self.call.size), drafts, ..self }
+    }
+
     /// What one image may cost: the listed price is rounded and the tokens' price is exact, so both
     /// ends are needed.
     fn image(&self) -> Option<(u64, u64)> {
-        let sizes: &[ImageSize] = match &self.call.size {
-            Some(size) if self.model.makes(*size) => std::slice::from_ref(size),
-            // Left to the model, or a size it does not make and a proxy replaced: any of its sizes.
-            _ => &self.model.sizes,
-        };
+        let sizes = self.size.as_ref().map_or(self.model.sizes.as_slice(), std::slice::from_ref);
         let prices = || {
             sizes.iter().flat_map(|size| {
                 let listed = self.price.per_image_microusd.get(size).copied();
@@ -304,9 +404,9 @@ impl Bill<'_> {
     }
 
     fn images_at_most(&self, one: u64) -> u64 {
-        let drafts = if self.model.thinking == Thinking::None { 0 } else { DRAFTS_AT_MOST };
         // A model that cannot make several makes one all the same.
-        one.saturating_mul(u64::from(self.call.images.max(1))).saturating_mul(1 + drafts)
+        let images = u64::from(self.call.images.max(1));
+        one.saturating_mul(images).saturating_mul(1 + u64::from(self.drafts))
     }
 
     /// Flex costs half, and what was asked as flex is never served dearer than standard; priority
@@ -343,7 +443,7 @@ impl Cost {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, Method};
+    use http::{HeaderMap, Method, Uri};
     use proptest::prelude::*;
 
     use super::*;
@@ -467,6 +567,83 @@ mod tests {
         assert_eq!(cost(&call("gemini-99-image", "{}"), &Verdict::not_sent(), None), Cost::ZERO);
     }
 
+    /// A cap of $7 with four parallel calls made 2 of 50 images, since each unsized call to Pro was
+    /// reserved at eleven images of 4K, $2.74 (issue 11, fault 9).
+    #[test]
+    fn an_unsized_call_is_reserved_at_the_size_that_will_be_drawn() {
+        let catalog = Catalog::builtin();
+        let most = |model: &str, body: &str, drafts| {
+            worst_case(catalog, &call(model, body), drafts).at_most_microusd.unwrap()
+        };
+        let pro = "gemini-3-pro-image";
+        let in_1k = r#"{"generationConfig":{"imageConfig":{"imageSize":"1K"}}}"#;
+        let in_512 = r#"{"generationConfig":{"imageConfig":{"imageSize":"512"}}}"#;
+        // 8,192 tokens of thoughts at $12, and 256 of input at $2.
+        let words = 98_304 + 512;
+        for (body, drafts, images) in [
+            ("{}", None, 11 * 134_400),
+            ("{}", Some(0), 134_400),
+            ("{}", Some(2), 3 * 134_400),
+            (in_1k, Some(2), 3 * 134_400),
+            (IN_4K, Some(2), 3 * 240_000),
+            // Pro has no 512: the API answers 400, a proxy may draw any size.
+            (in_512, Some(0), 240_000),
+        ] {
+            assert_eq!(most(pro, body, drafts), images + words, "{body} {drafts:?}");
+        }
+        // It neither thinks nor drafts, whatever is assumed of others, and has one size.
+        let flash25 = "gemini-2.5-flash-image";
+        let words25 = 8192 * 5 / 2 + 77;
+        assert_eq!(most(flash25, "{}", None), 39_000 + words25);
+        assert_eq!(most(flash25, IN_4K, None), 39_000 + words25);
+        assert_eq!(worst_case(catalog, &call("gemini-99-image", "{}"), Some(0)), Cost::UNKNOWN);
+    }
+
+    #[test]
+    fn the_expected_cost_is_that_of_the_final_images_and_lies_below_the_worst_case() {
+        let catalog = Catalog::builtin();
+        let cost = |model: &str, body: &str| expected(catalog, &call(model, body));
+        let pro = "gemini-3-pro-image";
+        let words = 529 * 12;
+        assert_eq!(cost(pro, "{}"), Cost::exactly(134_400 + words));
+        assert_eq!(cost(pro, IN_4K), Cost::exactly(240_000 + words));
+        assert_eq!(cost("gemini-3.1-flash-image", "{}"), Cost::exactly(67_200 + 529 * 3));
+        assert_eq!(cost("gemini-2.5-flash-image", "{}"), Cost::exactly(39_000));
+        assert_eq!(
+            cost(pro, r#"{"generationConfig":{"responseModalities":["TEXT"]}}"#),
+            Cost::exactly(words)
+        );
+        assert_eq!(
+            cost(pro, r#"{"generationConfig":{"candidateCount":2}}"#),
+            Cost::exactly(2 * (134_400 + words))
+        );
+        assert_eq!(cost(pro, r#"{"serviceTier":"flex"}"#), Cost::exactly((134_400 + words) / 2));
+        assert_eq!(
+            cost(pro, r#"{"serviceTier":"priority"}"#),
+            Cost::exactly(2 * (134_400 + words))
+        );
+        // Four tokens of text at $2.
+        let text = r#"{"contents":[{"parts":[{"text":"a red apple, x"}]}]}"#;
+        assert_eq!(cost(pro, text), Cost::exactly(134_400 + words + 8));
+        assert_eq!(cost("gemini-99-image", "{}"), Cost::UNKNOWN);
+    }
+
+    #[test]
+    fn a_call_that_cannot_be_charged_costs_nothing() {
+        let count = Uri::from_static("/v1beta/models/gemini-3-pro-image:countTokens");
+        let batch = Uri::from_static("/v1beta/models/gemini-3-pro-image:batchGenerateContent");
+        let call = |method, uri| Call::parse(&method, uri, &HeaderMap::new(), None);
+        let catalog = Catalog::builtin();
+        for free in [call(Method::POST, &count), call(Method::GET, &batch)] {
+            assert_eq!(cost(&free, &Verdict::delivering(), None), Cost::ZERO);
+            assert_eq!(worst_case(catalog, &free, None), Cost::ZERO);
+            assert_eq!(expected(catalog, &free), Cost::ZERO);
+        }
+        assert_eq!(expected(catalog, &call(Method::POST, &batch)), Cost::UNKNOWN);
+        assert_eq!(worst_case(catalog, &call(Method::POST, &batch), None), Cost::UNKNOWN);
+        assert_eq!(worst_case(catalog, &Call::unrecognised(), None), Cost::UNKNOWN);
+    }
+
     #[test]
     fn tiers_move_the_end_they_may_move() {
         let standard = cost(
@@ -534,6 +711,8 @@ mod tests {
             if charge.is_surely_free() {
                 prop_assert_eq!(cost, Cost::ZERO);
             }
+            let worst = worst_case(Catalog::builtin(), &call(&model, body), None);
+            prop_assert!(expected(Catalog::builtin(), &call(&model, body)).at_most_microusd.is_none_or(|most| worst.contains(most)));
             if charge == Charge::Maybe {
                 prop_assert!(cost.contains(0));
             }
@@ -566,6 +745,7 @@ mod tests {
             let counted = usage(input, tokens * (1 + drafts), text, thoughts);
             let cost = cost(&call, &Verdict::delivering(), is_counted.then_some(&counted));
             prop_assert!(cost.contains(bill / 1_000_000), "{} in {cost}", bill / 1_000_000);
+            prop_assert!(worst_case(Catalog::builtin(), &call, None).contains(bill / 1_000_000));
             let maybe = super::cost_of(Catalog::builtin(), &call, &Verdict::interrupted(), None);
             prop_assert!(maybe.contains(bill / 1_000_000) && maybe.contains(0));
         }

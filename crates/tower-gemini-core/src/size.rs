@@ -1,0 +1,317 @@
+//! Sizes and aspect ratios of images, and how the APIs and proxies spell them: as words, as pixels,
+//! and behind a model's name.
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// A size that Gemini's image models know, smallest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum ImageSize {
+    /// `"512"` (written without a K): 512 px class.
+    Px512 = 512,
+    /// `"1K"`: 1024 px class.
+    K1 = 1024,
+    /// `"2K"`: 2048 px class.
+    K2 = 2048,
+    /// `"4K"`: 4096 px class.
+    K4 = 4096,
+}
+
+impl ImageSize {
+    /// Every size, smallest first.
+    pub const ALL: [Self; 4] = [Self::Px512, Self::K1, Self::K2, Self::K4];
+
+    /// Returns the spelling of `imageConfig.imageSize`: upper-case K, and 512 without one.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Px512 => "512",
+            Self::K1 => "1K",
+            Self::K2 => "2K",
+            Self::K4 => "4K",
+        }
+    }
+
+    /// Returns the nominal edge length in pixels of a square image.
+    #[must_use]
+    pub fn edge_px(self) -> u32 {
+        self as u32
+    }
+
+    /// The spelling of the enum in Agent Platform's `responseFormat`, without `IMAGE_SIZE_`.
+    fn enum_word(self) -> &'static str {
+        match self {
+            Self::Px512 => "FIVE_TWELVE",
+            Self::K1 => "ONE_K",
+            Self::K2 => "TWO_K",
+            Self::K4 => "FOUR_K",
+        }
+    }
+}
+
+impl fmt::Display for ImageSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Aspect ratios with a name in any of the APIs (Gemini API and Agent Platform documentation,
+/// 2026-07): as spelled, as proxies write them into a model's name, as words of the enum, and as
+/// numbers.
+const RATIOS: [(&str, &str, &str, f64); 15] = [
+    ("1:1", "1x1", "ONE_BY_ONE", 1.0),
+    ("2:3", "2x3", "TWO_BY_THREE", 2.0 / 3.0),
+    ("3:2", "3x2", "THREE_BY_TWO", 3.0 / 2.0),
+    ("3:4", "3x4", "THREE_BY_FOUR", 3.0 / 4.0),
+    ("4:3", "4x3", "FOUR_BY_THREE", 4.0 / 3.0),
+    ("4:5", "4x5", "FOUR_BY_FIVE", 4.0 / 5.0),
+    ("5:4", "5x4", "FIVE_BY_FOUR", 5.0 / 4.0),
+    ("9:16", "9x16", "NINE_BY_SIXTEEN", 9.0 / 16.0),
+    ("16:9", "16x9", "SIXTEEN_BY_NINE", 16.0 / 9.0),
+    ("21:9", "21x9", "TWENTY_ONE_BY_NINE", 21.0 / 9.0),
+    ("9:21", "9x21", "NINE_BY_TWENTY_ONE", 9.0 / 21.0),
+    ("1:4", "1x4", "ONE_BY_FOUR", 1.0 / 4.0),
+    ("4:1", "4x1", "FOUR_BY_ONE", 4.0),
+    ("1:8", "1x8", "ONE_BY_EIGHT", 1.0 / 8.0),
+    ("8:1", "8x1", "EIGHT_BY_ONE", 8.0),
+];
+
+/// Returns an aspect ratio as `16:9`, whichever of the APIs' spellings it has (`16:9`, `16x9`,
+/// `ASPECT_RATIO_SIXTEEN_BY_NINE`). A ratio without a name is kept as it is, because only the
+/// server can judge it.
+/// `None` for a value that leaves the choice to the model (`auto`).
+#[must_use]
+pub fn parse_aspect(text: &str) -> Option<Cow<'static, str>> {
+    let text = text.trim();
+    let words = text.strip_prefix("ASPECT_RATIO_");
+    let known = RATIOS
+        .iter()
+        .find(|known| words.map_or(known.0 == text || known.1 == text, |words| known.2 == words));
+    if known.is_some() || words.is_some() {
+        return known.map(|known| Cow::Borrowed(known.0));
+    }
+    // Nothing longer than this is a ratio.
+    let is_ratio = (1..=16).contains(&text.len()) && !text.eq_ignore_ascii_case("auto");
+    is_ratio.then(|| Cow::Owned(text.to_owned()))
+}
+
+/// Returns the size that a text means in any of the APIs, and the aspect ratio where it is given in
+/// pixels.
+///
+/// `imageSize` refuses lower-case `2k` with a 400, but `sampleImageSize` and proxies take it; it is
+/// a 2K either way.
+#[must_use]
+pub fn parse_size(text: &str) -> Option<(ImageSize, Option<&'static str>)> {
+    let text = text.trim();
+    let word = text.strip_prefix("IMAGE_SIZE_").unwrap_or(text);
+    let is = |spelling: &str| word.eq_ignore_ascii_case(spelling);
+    let edge: Option<u32> = word.parse().ok();
+    let named = ImageSize::ALL
+        .into_iter()
+        .find(|size| is(size.as_str()) || edge == Some(size.edge_px()) || is(size.enum_word()));
+    if let Some(size) = named.or((is("512px") || is("0.5K")).then_some(ImageSize::Px512)) {
+        return Some((size, None));
+    }
+    let (width, height) = word.split_once(PIXEL_SEPARATORS)?;
+    let pixels =
+        |side: &str| side.trim().parse::<u16>().ok().filter(|&side| side >= 64).map(f64::from);
+    let (width, height) = (pixels(width)?, pixels(height)?);
+    Some((size_of_area(width * height), Some(nearest_ratio(width / height))))
+}
+
+const PIXEL_SEPARATORS: [char; 4] = ['x', 'X', '*', '×'];
+
+/// Returns the class of an area in pixels. The limits lie half-way between the classes (0.26, 1.05,
+/// 4.19 and 16.8 million, by factor), lowered to round numbers so that Full HD (2.07 million)
+/// counts as 2K and UHD (8.29 million) as 4K: the names people know them by.
+fn size_of_area(pixels: f64) -> ImageSize {
+    match pixels {
+        area if area < 0.5e6 => ImageSize::Px512,
+        area if area < 2.0e6 => ImageSize::K1,
+        area if area < 8.0e6 => ImageSize::K2,
+        _ => ImageSize::K4,
+    }
+}
+
+/// Returns the named ratio nearest to a number. The models' own pixel sizes miss their ratio by up
+/// to 2 % (16:9 at 4K is 5504×3072), so the nearest one is meant.
+fn nearest_ratio(ratio: f64) -> &'static str {
+    let distance = |known: f64| (known / ratio).ln().abs();
+    RATIOS
+        .iter()
+        .min_by(|a, b| distance(a.3).total_cmp(&distance(b.3)))
+        .map_or("1:1", |nearest| nearest.0)
+}
+
+/// Spells an aspect ratio as `like` spells another one.
+pub(crate) fn ratio_as(ratio: &str, like: &str) -> String {
+    let Some(known) = RATIOS.iter().find(|known| known.0 == ratio) else {
+        return ratio.to_owned();
+    };
+    if like.trim().starts_with("ASPECT_RATIO_") {
+        format!("ASPECT_RATIO_{}", known.2)
+    } else if like.contains(':') {
+        known.0.to_owned()
+    } else {
+        known.1.to_owned()
+    }
+}
+
+/// Returns how far a ratio is from another, by factor; `None` where one of them has no name in any
+/// of the APIs.
+pub(crate) fn ratio_distance(a: &str, b: &str) -> Option<f64> {
+    let value = |name: &str| RATIOS.iter().find(|known| known.0 == name).map(|known| known.3);
+    Some((value(a)? / value(b)?).ln().abs())
+}
+
+/// Spells a size as `like`, which means the size `from`, is spelled.
+pub(crate) fn size_as(size: ImageSize, like: &str, from: ImageSize) -> String {
+    let like = like.trim();
+    if like.starts_with("IMAGE_SIZE_") {
+        return format!("IMAGE_SIZE_{}", size.enum_word());
+    }
+    if like.ends_with("_K") || like == "FIVE_TWELVE" {
+        return size.enum_word().to_owned();
+    }
+    if let Some((width, height)) = like.split_once(PIXEL_SEPARATORS) {
+        let scaled = |side: &str| {
+            side.trim().parse::<u32>().ok().map(|side| side * size.edge_px() / from.edge_px())
+        };
+        if let (Some(width), Some(height)) = (scaled(width), scaled(height)) {
+            return format!("{width}x{height}");
+        }
+    }
+    let is_number = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    if like.strip_suffix("px").is_some_and(is_number) {
+        return format!("{}px", size.edge_px());
+    }
+    // "512" is spelled alike with and without a K: the K is used, because Google's own fields have
+    // it.
+    if like != "512" && is_number(like) {
+        return size.edge_px().to_string();
+    }
+    if like.ends_with('k') { size.as_str().to_ascii_lowercase() } else { size.as_str().to_owned() }
+}
+
+/// Strips the collection in front of a model's name: `models/x`, `publishers/google/models/x`, a
+/// whole resource name, and `google/x` as the OpenAI-style endpoints of Vertex AI and OpenRouter
+/// spell it.
+#[must_use]
+pub fn strip_model_prefix(name: &str) -> &str {
+    if !name.as_bytes().contains(&b'/') {
+        return name;
+    }
+    let name = match name.rsplit_once("models/") {
+        // `tunedModels/` has an upper-case M and is not cut.
+        Some((front, id)) if front.is_empty() || front.ends_with('/') => id,
+        _ => name,
+    };
+    name.strip_prefix("google/").unwrap_or(name)
+}
+
+/// Splits off the size and the ratio that proxies write behind a model's name (`-4k`, `-2k-9x16`,
+/// `-16x9`).
+///
+/// A name of which nothing would be left, or a part that is not exactly of this form, stays whole.
+#[must_use]
+pub fn split_model_suffix(name: &str) -> (&str, Option<ImageSize>, Option<&'static str>) {
+    let (mut base, mut size, mut ratio) = (name, None, None);
+    while let Some((front, part)) = base.rsplit_once('-') {
+        if front.is_empty() {
+            break;
+        }
+        // No proxy writes 512 behind a name.
+        let part_size = [ImageSize::K1, ImageSize::K2, ImageSize::K4]
+            .into_iter()
+            .find(|size| part.eq_ignore_ascii_case(size.as_str()));
+        let part_ratio = RATIOS.iter().find(|known| known.1 == part).map(|known| known.0);
+        match (part_size, part_ratio) {
+            (Some(_), _) if size.is_none() => size = part_size,
+            (_, Some(_)) if ratio.is_none() => ratio = part_ratio,
+            _ => break,
+        }
+        base = front;
+    }
+    (base, size, ratio)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_in_every_spelling() {
+        use ImageSize::{K1, K2, K4, Px512};
+        for (text, size, ratio) in [
+            ("512", Px512, None),
+            ("512px", Px512, None),
+            ("1K", K1, None),
+            ("1k", K1, None),
+            ("2k", K2, None),
+            ("4K", K4, None),
+            ("IMAGE_SIZE_FIVE_TWELVE", Px512, None),
+            ("IMAGE_SIZE_ONE_K", K1, None),
+            ("IMAGE_SIZE_TWO_K", K2, None),
+            ("IMAGE_SIZE_FOUR_K", K4, None),
+            ("2048", K2, None),
+            ("4096x4096", K4, Some("1:1")),
+            ("2048x2048", K2, Some("1:1")),
+            ("1024x1024", K1, Some("1:1")),
+            ("512x512", Px512, Some("1:1")),
+            ("1024x1792", K1, Some("9:16")),
+            ("1536x1024", K1, Some("3:2")),
+            ("1376x768", K1, Some("16:9")),
+            ("5504x3072", K4, Some("16:9")),
+            ("3840x2160", K4, Some("16:9")),
+            ("1584x672", K1, Some("21:9")),
+            ("384x3072", K1, Some("1:8")),
+        ] {
+            assert_eq!(parse_size(text), Some((size, ratio)), "{text}");
+        }
+        for text in
+            ["", "auto", "8K", "x", "1x", "1x1", "99999x99999", "IMAGE_SIZE_UNSPECIFIED", "hd"]
+        {
+            assert_eq!(parse_size(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn ratios_in_every_spelling() {
+        for (text, ratio) in [
+            ("16:9", "16:9"),
+            ("16x9", "16:9"),
+            ("ASPECT_RATIO_SIXTEEN_BY_NINE", "16:9"),
+            ("7:3", "7:3"),
+            (" 1:1 ", "1:1"),
+        ] {
+            assert_eq!(parse_aspect(text).as_deref(), Some(ratio), "{text}");
+        }
+        for text in ["", "auto", "ASPECT_RATIO_UNSPECIFIED", "a very long thing that is no ratio"] {
+            assert_eq!(parse_aspect(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn suffixes_of_proxies() {
+        let cases = [
+            ("gemini-3-pro-image-4k", ("gemini-3-pro-image", Some(ImageSize::K4), None)),
+            (
+                "gemini-3-pro-image-2k-9x16",
+                ("gemini-3-pro-image", Some(ImageSize::K2), Some("9:16")),
+            ),
+            (
+                "gemini-3-pro-image-9x16-2K",
+                ("gemini-3-pro-image", Some(ImageSize::K2), Some("9:16")),
+            ),
+            ("gemini-3-pro-image-16x9", ("gemini-3-pro-image", None, Some("16:9"))),
+            ("gemini-3-pro-image", ("gemini-3-pro-image", None, None)),
+            ("gemini-2.5-flash-image", ("gemini-2.5-flash-image", None, None)),
+            ("-4k", ("-4k", None, None)),
+            ("a-4k-4k", ("a-4k", Some(ImageSize::K4), None)),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(split_model_suffix(name), expected, "{name}");
+        }
+    }
+}
