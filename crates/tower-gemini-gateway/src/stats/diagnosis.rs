@@ -6,10 +6,12 @@
 //! client's side changes; below 5 % failures off peak and 20 % at peak calls are healthy.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tower_gemini::observe::CallOutcome;
+use tower_gemini::observe::reason_name;
 use tower_gemini::peak_hour_router::Schedule;
 use tower_gemini::verdict::Outcome;
 
@@ -223,20 +225,28 @@ pub(super) struct Figures<'a> {
     pub(super) until_midnight_pacific: Duration,
 }
 
-const STATUS_PAGES: &str = "Check status.cloud.google.com (Vertex AI) and the status page of \
-    Google AI Studio, and wait 15 to 60 minutes.";
-const CANARY: &str = "Send the prompt \"a red apple on a white background\" at 1K: if it succeeds, \
-    the original prompt is at fault, otherwise the key, the tier or the quota.";
-const OTHER_KEY: &str = "changing the key: all keys of a project share one quota";
-/// What people try against 503s in vain (APIYI, "503s on Nano Banana 2", 2026-03): the capacity is
-/// the service's.
-const UNHELPFUL_AGAINST_503: &[&str] = &[
-    "upgrading the billing tier",
-    "changing the key",
-    "shortening the prompt",
-    "switching the region",
-    "retrying without a delay, which may end in 429s as well",
-];
+/// What is said about a cause: an entry of `causes.toml`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct CauseText {
+    title: String,
+    what: String,
+    meaning: String,
+    advice: Vec<String>,
+    at_deadline: Option<String>,
+    few_hours: Option<String>,
+    all_day: Option<String>,
+    otherwise: Option<String>,
+    unhelpful: Vec<String>,
+}
+
+/// Returns the text about a cause; a test checks that there is one for each.
+fn text_of(name: &str) -> &'static CauseText {
+    static NONE: LazyLock<CauseText> = LazyLock::new(CauseText::default);
+    static TEXTS: LazyLock<BTreeMap<String, CauseText>> =
+        LazyLock::new(|| toml::from_str(include_str!("causes.toml")).unwrap_or_default());
+    TEXTS.get(name).unwrap_or(&NONE)
+}
 
 /// Diagnoses a window.
 pub(super) fn diagnose(figures: &Figures<'_>, targets: &HealthTargets) -> Diagnosis {
@@ -248,7 +258,14 @@ pub(super) fn diagnose(figures: &Figures<'_>, targets: &HealthTargets) -> Diagno
         _ if successes + failures < MIN_CALLS => Health::Unknown,
         _ => targets.judge(ratio(failures, successes + failures), figures.is_peak),
     };
-    let text = text(cause, figures, &blame);
+    let limit = (cause == Cause::TooAggressive).then(|| blame.limit());
+    let name = match (cause, limit) {
+        (Cause::Mixed, _) if blame.kinds.is_empty() => "rejected".into(),
+        (cause, Some(limit)) => format!("{}_{}", reason_name(&cause), reason_name(&limit)).into(),
+        (cause, None) => reason_name(&cause),
+    };
+    let text = text_of(&name);
+    let fill = |text: &str| fill(text, &text_of(&name).what, figures, &blame);
     let mut summary = match (cause, successes + failures) {
         (Cause::NotEnoughData, 0) => format!("No calls {}.", figures.when),
         (Cause::NotEnoughData, calls) => format!(
@@ -259,11 +276,51 @@ pub(super) fn diagnose(figures: &Figures<'_>, targets: &HealthTargets) -> Diagno
         _ => standing(figures, targets, health),
     };
     if !text.meaning.is_empty() {
-        summary = format!("{summary} {}", text.meaning);
+        summary = format!("{summary} {}", fill(&text.meaning));
     }
-    let limit = (cause == Cause::TooAggressive).then(|| blame.limit());
-    let Text { title, advice, unhelpful, .. } = text;
-    Diagnosis { health, cause, limit, title, summary, advice, unhelpful: unhelpful.to_vec() }
+    let conditional = match concentration(figures, cause) {
+        Some(Concentration::FewHours(_)) => &text.few_hours,
+        Some(Concentration::AllDay) => &text.all_day,
+        None if blame.are_mostly(Outcome::Deadline) => &text.at_deadline,
+        None => &text.otherwise,
+    };
+    Diagnosis {
+        health,
+        cause,
+        limit,
+        title: &text.title,
+        summary,
+        advice: conditional.iter().chain(&text.advice).map(|advice| fill(advice)).collect(),
+        unhelpful: text.unhelpful.iter().map(String::as_str).collect(),
+    }
+}
+
+/// Fills the placeholders of a text about failed attempts that were `what`.
+fn fill(text: &str, what: &str, figures: &Figures<'_>, blame: &Blame) -> String {
+    let mut filled = text.to_owned();
+    let mut set = |name: &str, value: &dyn Fn() -> String| {
+        if filled.contains(name) {
+            filled = filled.replace(name, &value());
+        }
+    };
+    let minutes = figures.until_midnight_pacific.as_secs().div_ceil(60);
+    let calls = |outcome| figures.counts.get(&Key::Call(outcome)).to_string();
+    set("{share}", &|| blame.share(what));
+    set("{reset}", &|| format!("in {} h {} min", minutes / 60, minutes % 60));
+    set("{hours}", &|| match concentration(figures, cause_of(blame.most())) {
+        Some(Concentration::FewHours(hours)) => plural(hours as u64, "hour"),
+        _ => String::new(),
+    });
+    set("{models}", &|| models(figures.counts).into_keys().collect::<Vec<_>>().join(", "));
+    set("{kinds}", &|| {
+        let kind = |(kind, count): &(FailureKind, u64)| {
+            format!("{} ({count})", kind.as_str().replace('_', " "))
+        };
+        blame.kinds.iter().take(3).map(kind).collect::<Vec<_>>().join("; ")
+    });
+    set("{own_quota}", &|| calls(CallOutcome::OwnQuota));
+    set("{spending_cap}", &|| calls(CallOutcome::SpendingCap));
+    filled
 }
 
 fn totals(counts: &Counts) -> (u64, u64) {
@@ -363,9 +420,19 @@ impl Blame {
         }
     }
 
+    /// The most frequent kind.
+    fn most(&self) -> FailureKind {
+        self.kinds.first().map_or(FailureKind::Other, |(kind, _)| *kind)
+    }
+
+    /// Whether more than half of the most frequent kind ended so.
+    fn are_mostly(&self, outcome: Outcome) -> bool {
+        self.with(outcome) * 2 > self.kinds.first().map_or(0, |(_, count)| *count)
+    }
+
     /// `92 % of the failed attempts were 429s`.
-    fn share(&self, kind: FailureKind, what: &str) -> String {
-        let count = self.kinds.iter().find(|(one, _)| *one == kind).map_or(0, |(_, count)| *count);
+    fn share(&self, what: &str) -> String {
+        let count = self.kinds.first().map_or(0, |(_, count)| *count);
         match self.failed {
             // A share of one or two is no share.
             1 => format!("The one failed attempt was of this kind: {what}"),
@@ -453,291 +520,23 @@ fn is_outage(counts: &Counts) -> bool {
     failures >= MIN_CALLS && successes == 0 && models.len() >= 2 && models.values().all(fails)
 }
 
-/// What is said about a cause.
-struct Text {
-    title: &'static str,
-    meaning: String,
-    advice: Vec<String>,
-    unhelpful: &'static [&'static str],
-}
-
-impl Text {
-    fn new(title: &'static str, meaning: String, advice: &[&str]) -> Self {
-        let advice = advice.iter().map(|&text| text.to_owned()).collect();
-        Self { title, meaning, advice, unhelpful: &[] }
-    }
-
-    fn unhelpful(mut self, unhelpful: &'static [&'static str]) -> Self {
-        self.unhelpful = unhelpful;
-        self
-    }
-
-    fn advise(mut self, advice: Option<String>) -> Self {
-        self.advice.extend(advice);
-        self
-    }
-}
-
-fn text(cause: Cause, figures: &Figures<'_>, blame: &Blame) -> Text {
-    let share = |kind, what: &str| format!("{}.", blame.share(kind, what));
-    match cause {
-        Cause::NotEnoughData => Text::new("not enough data", String::new(), &[]),
-        Cause::Nothing => Text::new("healthy", String::new(), &[]),
-        Cause::TooAggressive => too_aggressive(figures, blame),
-        Cause::Capacity => Text::new(
-            "no capacity",
-            format!(
-                "No capacity: {} The capacity is the service's, shared by everybody; it is not \
-                 your quota.",
-                share(FailureKind::Overloaded, "503s (or 429s that mean the same)")
-            ),
-            &[
-                "Fall back to another model (ModelFallback); failed attempts cost nothing.",
-                "Wait before asking the same model again: 30 to 120 minutes for Pro models, 5 to 15 \
-                 for Flash models.",
-            ],
-        )
-        .advise(concentration(figures.hours, Outcome::Overloaded).map(|when| match when {
-            Concentration::FewHours(hours) => format!(
-                "{hours} of the day have most of it: move what can wait to other hours \
-                 (PeakHourRouter)."
-            ),
-            Concentration::AllDay => {
-                "It lasts all day: use a chain of several models and watch the status page.".into()
-            }
-        }))
-        .unhelpful(UNHELPFUL_AGAINST_503),
-        Cause::SystemicOutage => {
-            let models: Vec<_> = models(figures.counts).into_keys().collect();
-            let models = models.join(", ");
-            Text::new(
-                "systemic outage",
-                format!("Systemic outage: every model that was asked fails ({models})."),
-                &[
-                    STATUS_PAGES,
-                    "Defer what can wait; failed attempts cost no money, but each counts against \
-                     the daily requests.",
-                    "Only a target on another platform or of another vendor is unaffected.",
-                ],
-            )
-            .unhelpful(UNHELPFUL_AGAINST_503)
-        }
-        Cause::ServerFaults => {
-            let most = blame.kinds.first().map_or(0, |(_, count)| *count);
-            let at_deadline = blame.with(Outcome::Deadline) * 2 > most;
-            let smaller = "Most reached the service's deadline: request a smaller image \
-                (ResolutionFallback) or a simpler one.";
-            let others = [
-                "Fall back to another model; such faults last 15 to 60 minutes, some lasted days.",
-                STATUS_PAGES,
-            ];
-            let advice = [&[smaller], others.as_slice()].concat();
-            Text::new(
-                "faults of the service",
-                share(
-                    FailureKind::ServerFault,
-                    "faults of the service itself (500, 502, 504)",
-                ),
-                if at_deadline { &advice } else { &others },
-            )
-        }
-        Cause::Prompts => Text::new(
-            "refused content",
-            format!(
-                "{} The prompts are the cause, not the service.",
-                share(FailureKind::Refused, "refusals of the content")
-            ),
-            &[
-                "Change the prompts: neutral and concrete, nouns rather than adjectives, the \
-                 setting first, the kind of picture named (studio portrait, architectural \
-                 rendering).",
-                CANARY,
-                "Do not retry a refused prompt: its tokens are charged each time.",
-            ],
-        )
-        .unhelpful(&["retrying", "another model of the same family", "waiting"]),
-        Cause::NoImages => Text::new(
-            "responses without images",
-            share(FailureKind::NoImage, "responses without an image"),
-            &[
-                "Say in the prompt that an image is wanted, and request the IMAGE modality.",
-                "Allow more output tokens if the model ran out of them.",
-                CANARY,
-            ],
-        ),
-        Cause::Signatures => Text::new(
-            "thought signatures",
-            share(FailureKind::ThoughtSignatures, "400s for missing thought signatures"),
-            &[
-                "Send the model's parts back with their thoughtSignature in later turns; the \
-                 ThoughtSignatures layer does so.",
-                "Official SDKs do it in their chat mode; raw requests and some adapters do not.",
-            ],
-        )
-        .unhelpful(&["retrying", "waiting"]),
-        Cause::BadRequests => Text::new(
-            "bad requests",
-            share(FailureKind::BadRequest, "400s: the request itself is at fault"),
-            &[
-                "Read one error message: a wrong model id, a size with a small k (\"2k\"), an \
-                 unsupported aspect ratio, an empty prompt.",
-                "A 400 in the second turn of a conversation is usually a missing thought \
-                 signature.",
-            ],
-        )
-        .unhelpful(&["retrying: the same request always fails"]),
-        Cause::KeyOrRegion => Text::new(
-            "key or region",
-            share(
-                FailureKind::KeyOrRegion,
-                "401s and 403s: the key, its permissions, or the region",
-            ),
-            &[
-                "Check that the key is valid, not expired and allowed to use this API; a new one \
-                 needs a few minutes.",
-                "Check that the region is supported and that no Workspace administrator forbids \
-                 it.",
-                CANARY,
-            ],
-        )
-        .unhelpful(&["retrying", "another model"]),
-        Cause::GoneModels => Text::new(
-            "models that are gone",
-            share(FailureKind::ModelGone, "404s: the model does not exist, or no longer"),
-            &["Check which models still respond; ModelFallback follows retired ones to their \
-               successors."],
-        )
-        .unhelpful(&["retrying", "waiting"]),
-        Cause::Connections => Text::new(
-            "connections",
-            share(FailureKind::Connection, "requests that were not sent or broke off"),
-            &[
-                "Check DNS, TLS, proxies and pools of long-lived HTTP/2 connections; HTTP/1.1 is \
-                 better for images.",
-                "Check that timeouts are long enough: 300 s for 1K and 2K, 600 s for 4K.",
-                "What broke off after it was sent may have been charged.",
-            ],
-        ),
-        Cause::OwnLimits => Text::new(
-            "limits of your own",
-            format!(
-                "Most failed calls were not sent at all: {} by our own count of the quota, {} by \
-                 spending caps.",
-                figures.counts.get(&Key::Call(CallOutcome::OwnQuota)),
-                figures.counts.get(&Key::Call(CallOutcome::SpendingCap))
-            ),
-            &[
-                "Send slower, or raise the configured limits if the account's are higher.",
-                "Let callers wait instead of rejecting them, or fall back to another model.",
-            ],
-        ),
-        Cause::Mixed => {
-            let kinds: Vec<_> = blame.kinds.iter().take(3).collect();
-            let kinds: Vec<_> = kinds
-                .iter()
-                .map(|(kind, count)| format!("{} ({count})", kind.as_str().replace('_', " ")))
-                .collect();
-            let meaning = if kinds.is_empty() {
-                "They were rejected before anything was sent; the responses say why.".to_owned()
-            } else {
-                format!("No single cause stands out: {}.", kinds.join("; "))
-            };
-            Text::new(
-                "mixed causes",
-                meaning,
-                &[
-                    "Combine admission within the quota (QuotaGuard), retries with jitter, and a \
-                     chain of models (ModelFallback).",
-                    CANARY,
-                ],
-            )
-        }
-    }
-}
-
-fn too_aggressive(figures: &Figures<'_>, blame: &Blame) -> Text {
-    let opening = blame.share(FailureKind::RateLimited, "429s");
-    let minutes = figures.until_midnight_pacific.as_secs().div_ceil(60);
-    let reset = format!("in {} h {} min", minutes / 60, minutes % 60);
-    match blame.limit() {
-        LimitKind::Minute => Text::new(
-            "too aggressive",
-            format!("Too aggressive: {opening}, for per-minute limits."),
-            &[
-                "Send what the tier allows: QuotaGuard keeps within its requests, tokens and images \
-                 per minute.",
-                "A pause of a second between calls cures bursts; a per-minute limit opens again \
-                 after 60 s.",
-                "A higher tier, or another project, raises the limit.",
-            ],
-        )
-        .unhelpful(&[OTHER_KEY, "retrying at once"]),
-        LimitKind::Day => Text::new(
-            "daily quota used up",
-            format!(
-                "Too aggressive: {opening}, for the daily requests. The quota resets at midnight \
-                 Pacific, {reset}."
-            ),
-            &[
-                "Stop asking this model until then, whatever its hint says; another model has its \
-                 own quota.",
-                "If fewer than ten images used it up, it is the free tier's: link a billing \
-                 account.",
-                "The Batch API has its own quota and costs half; a higher tier has a larger one.",
-            ],
-        )
-        .unhelpful(&[OTHER_KEY, "retrying before midnight Pacific"]),
-        LimitKind::Zero => Text::new(
-            "no quota or billing",
-            format!(
-                "{opening} that say there is no quota at all, or no billing. Waiting does not help."
-            ),
-            &[
-                "Link a billing account to the project, or top up its prepaid credit; the free tier \
-                 has no images of these models.",
-                "Check whether the project reached a spending cap.",
-            ],
-        )
-        .unhelpful(&["waiting", "retrying", OTHER_KEY]),
-        LimitKind::Spend => Text::new(
-            "spending too fast",
-            format!("Too aggressive: {opening}, for the money the tier may spend in ten minutes."),
-            &[
-                "Spread the calls, or request smaller images; the window is ten rolling minutes.",
-                "A higher tier may spend more.",
-            ],
-        )
-        .unhelpful(&[OTHER_KEY]),
-        LimitKind::Unnamed => {
-            let slower = match concentration(figures.hours, Outcome::RateLimited) {
-                Some(Concentration::FewHours(hours)) => format!(
-                    "They come in bursts ({hours}), most likely a per-minute limit: send slower \
-                     (QuotaGuard), at least a second apart."
-                ),
-                Some(Concentration::AllDay) => format!(
-                    "They come all day, most likely the daily quota, which resets at midnight \
-                     Pacific, {reset}."
-                ),
-                None => "Send slower (QuotaGuard), at least a second apart.".to_owned(),
-            };
-            let meaning = format!("Too aggressive: {opening} that do not name their limit.");
-            let body = "Capture one whole response body: its quotaId names the limit.";
-            Text::new("too aggressive", meaning, &[&slower, body]).unhelpful(&[OTHER_KEY])
-        }
-    }
-}
-
 /// When in a day failures came.
 enum Concentration {
-    /// `3 hours`: most of them in at most a quarter of the hours with calls.
-    FewHours(String),
+    /// Most of them in this many hours, at most a quarter of those with calls.
+    FewHours(usize),
     /// In most of the hours with calls.
     AllDay,
 }
 
-/// `None` with fewer than eight hours with calls: too few to tell.
-fn concentration(hours: &[&Counts], outcome: Outcome) -> Option<Concentration> {
-    let with_calls = hours.iter().filter(|hour| hour.calls(|_| true) > 0);
+/// `None` for other causes than capacity and rate limits, and with fewer than eight hours with
+/// calls: too few to tell.
+fn concentration(figures: &Figures<'_>, cause: Cause) -> Option<Concentration> {
+    let outcome = match cause {
+        Cause::Capacity => Outcome::Overloaded,
+        Cause::TooAggressive => Outcome::RateLimited,
+        _ => return None,
+    };
+    let with_calls = figures.hours.iter().filter(|hour| hour.calls(|_| true) > 0);
     let mut failures: Vec<u64> = with_calls.map(|hour| hour.get(&Key::Attempt(outcome))).collect();
     if failures.len() < 8 {
         return None;
@@ -745,17 +544,18 @@ fn concentration(hours: &[&Counts], outcome: Outcome) -> Option<Concentration> {
     failures.sort_unstable_by(|a, b| b.cmp(a));
     let all: u64 = failures.iter().sum();
     let mut sum = 0;
-    let needed = failures.iter().take_while(|&&count| {
+    let is_needed = |count: &&u64| {
         let is_needed = sum * 5 < all * 4;
-        sum += count;
+        sum += *count;
         is_needed
-    });
-    let needed = needed.count();
-    if needed <= failures.len() / 4 {
-        return Some(Concentration::FewHours(plural(needed as u64, "hour")));
+    };
+    let needed = failures.iter().take_while(is_needed).count();
+    let failing = failures.iter().filter(|count| **count > 0).count();
+    match failing {
+        _ if needed <= failures.len() / 4 => Some(Concentration::FewHours(needed)),
+        failing if failing * 4 >= failures.len() * 3 => Some(Concentration::AllDay),
+        _ => None,
     }
-    let failing = failures.iter().filter(|&&count| count > 0).count();
-    (failing * 4 >= failures.len() * 3).then_some(Concentration::AllDay)
 }
 
 /// `4.2 %`, `0 %`.
@@ -838,6 +638,19 @@ mod tests {
 
     fn failed(outcome: Outcome) -> Calls {
         Calls::default().images(10).of(10, &[(PRO, outcome)])
+    }
+
+    #[test]
+    fn every_cause_has_a_text_without_unfilled_placeholders() {
+        let texts: BTreeMap<String, CauseText> =
+            toml::from_str(include_str!("causes.toml")).unwrap();
+        assert_eq!(texts.len(), 14 + 1 + 5, "causes but too_aggressive, rejected, five limits");
+        for outcome in Outcome::ALL.iter().filter(|outcome| !outcome.is_success()) {
+            let diagnosis = failed(*outcome).diagnosed();
+            assert!(!diagnosis.title.is_empty(), "{outcome}");
+            let text = format!("{}{}", diagnosis.summary, diagnosis.advice.concat());
+            assert!(!text.contains(['{', '}']), "{text}");
+        }
     }
 
     #[test]

@@ -169,7 +169,7 @@ fn a_circuit_is_named_in_plain_words() {
     let caller = circuit.name.strip_prefix("quota of gemini-3-pro-image of caller ");
     let caller = caller.and_then(|rest| rest.split(' ').next()).unwrap_or_default();
     assert!(caller.len() == 8, "{}", circuit.name);
-    assert_eq!((circuit.state, circuit.cause), ("open", Some("rate_limited_day")));
+    assert_eq!((circuit.state, circuit.cause), ("open", Some("rate_limit_day")));
 }
 
 #[test]
