@@ -335,9 +335,8 @@ fn signatures_that_were_saved_are_restored_in_another_process() {
 #[test]
 fn a_refusal_for_a_missing_signature_is_in_the_trail() {
     in_paused_time(async {
-        let body = second_turn(&[
-            json!({ "inlineData": { "mimeType": "image/png", "data": "AAAA" } }),
-        ]);
+        let body =
+            second_turn(&[json!({ "inlineData": { "mimeType": "image/png", "data": "AAAA" } })]);
         let trail = Trail::new();
         let mut request = post(DEVELOPER, "generateContent", &body);
         request.extensions_mut().insert(CallOptions::new().trail(trail.clone()));
