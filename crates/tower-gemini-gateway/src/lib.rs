@@ -9,6 +9,7 @@
 //! | `gateway`, `snapshot`, `stacks`, `upstream` | builds layers, stacks and upstreams from it |
 //! | `running`, `server`, `socket`, `limits`, `auth` | serves connections within limits, admits callers |
 //! | `handler`, `wire`, `transform`, `buffer`, `mask`, `responses`, `report` | handles one request |
+//! | [`stats`] | counts calls and says what the counts mean |
 //! | `pages`, [`status`], `log` | reports on itself |
 //!
 //! [`start`] runs one on a socket of its own inside another program; [`app`] is the whole program.
@@ -34,6 +35,7 @@ mod server;
 mod snapshot;
 mod socket;
 mod stacks;
+pub mod stats;
 pub mod status;
 mod transform;
 mod upstream;

@@ -14,7 +14,7 @@ use tower_gemini::observe;
 
 use crate::responses::{ErrorFormat, Rejection, json_response};
 use crate::snapshot::Snapshot;
-use crate::status::{self, KeptView, QuotaView, SpendingView, StatusView, TargetView};
+use crate::status::{self, Circuit, Quota, Spending, Status, Stored};
 
 /// The recorder of the process: the metrics facade has one, and all gateways of a process share it.
 pub(crate) fn recorder() -> &'static PrometheusHandle {
@@ -74,16 +74,14 @@ pub(crate) fn page(gateway: &Snapshot, path: &str, started: Instant) -> Option<R
             Some(text("text/plain; version=0.0.4; charset=utf-8", recorder().render()))
         }
         "/status" => {
-            let mut response =
-                text("text/html; charset=utf-8", status::page(&view(gateway, started.elapsed())));
+            let mut response = text("text/html; charset=utf-8", status::page());
             let policy = HeaderValue::from_static(status::csp());
-            response
-                .headers_mut()
-                .insert(HeaderName::from_static("content-security-policy"), policy);
+            let name = HeaderName::from_static("content-security-policy");
+            response.headers_mut().insert(name, policy);
             Some(response)
         }
         "/status.json" => {
-            let body = status::json(&view(gateway, started.elapsed()));
+            let body = status(gateway, started.elapsed()).to_json();
             Some(json_response(StatusCode::OK, Bytes::from(body)))
         }
         _ => None,
@@ -97,29 +95,24 @@ fn text(kind: &'static str, body: impl Into<Body>) -> Response<Body> {
     response
 }
 
-fn view(gateway: &Snapshot, up: Duration) -> StatusView {
+fn status(gateway: &Snapshot, up: Duration) -> Status {
     let layers = gateway.layers();
-    let mut view = StatusView::new(layers.observe.observatory().report());
-    view.uptime_seconds = up.as_secs();
+    let mut status = Status::new(layers.stats.report());
+    status.uptime_seconds = up.as_secs();
     let upstream = gateway.upstreams().iter().next();
-    view.upstream = upstream.and_then(|one| one.base().host()).unwrap_or_default().to_owned();
-    view.quotas = layers.quota_usages().iter().map(QuotaView::from).collect();
-    let now = Instant::now().into_std();
-    view.targets = layers
-        .fallback
-        .circuits()
-        .snapshot()
-        .iter()
-        .map(|health| TargetView::new(health, now))
-        .collect();
-    view.spending = layers.spending.spent().iter().map(SpendingView::from).collect();
-    view.kept = layers.keep.as_ref().map(|keep| {
+    status.upstream = upstream.and_then(|one| one.base().host()).unwrap_or_default().to_owned();
+    status.quotas = layers.quota_usages().iter().map(Quota::from).collect();
+    let now = Instant::now();
+    let circuits = layers.fallback.circuits().snapshot();
+    status.circuits = circuits.iter().map(|circuit| Circuit::new(circuit, now)).collect();
+    status.spending = layers.spending.spent().iter().map(Spending::from).collect();
+    status.stored = layers.keep.as_ref().map(|keep| {
         let counts = keep.counts();
-        KeptView {
-            detached: counts.detached as u64,
-            kept: counts.kept as u64,
-            kept_bytes: counts.kept_bytes as u64,
-            redeemed: counts.redeemed,
+        Stored {
+            in_progress: counts.detached as u64,
+            stored: counts.kept as u64,
+            stored_bytes: counts.kept_bytes as u64,
+            replayed: counts.redeemed,
             free: counts.free,
             lost: counts.broken
                 + counts.too_large
@@ -128,12 +121,12 @@ fn view(gateway: &Snapshot, up: Duration) -> StatusView {
                 + counts.never_asked_for,
         }
     });
-    view
+    status
 }
 
 /// Calls for an image since the start, and those that got one.
 pub(crate) fn delivered(gateway: &Snapshot) -> (u64, u64) {
-    let total = gateway.layers().observe.observatory().report().total;
+    let total = gateway.layers().stats.report().total;
     (total.calls, total.successes)
 }
 

@@ -28,6 +28,7 @@ use crate::auth::Auth;
 use crate::config::{self, Config, ConfigProblem};
 use crate::limits::RequestSlots;
 use crate::stacks::{Layers, Stacks};
+use crate::stats::Stats;
 use crate::upstream::{Upstream, Upstreams};
 
 /// Everything that answers requests, built from one configuration and replaced whole by the next.
@@ -125,8 +126,10 @@ fn layers(
     before: Option<&Snapshot>,
 ) -> Result<Layers, ConfigProblem> {
     let same_chain = before.filter(|before| before.config.fallback == config.fallback);
+    let stats = before.map_or_else(Stats::new, |before| before.layers.stats.clone());
     Ok(Layers {
-        observe: before.map_or_else(ObserveLayer::new, |before| before.layers.observe.clone()),
+        observe: ObserveLayer::new().observer(stats.observer()),
+        stats,
         // A form's images are a third longer in the JSON that it becomes: every body that is
         // accepted can also be replayed.
         collect: CollectRequestLayer::new()

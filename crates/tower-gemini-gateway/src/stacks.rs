@@ -20,6 +20,7 @@ use tower_gemini::{
     ResolutionFallbackLayer, SpendingLayer, ThoughtSignaturesLayer,
 };
 
+use crate::stats::Stats;
 use crate::transform::TransformResponses;
 
 /// A stack as the handler calls it. A verdict is in the extensions of its responses.
@@ -30,6 +31,7 @@ pub(crate) type Stack = BoxCloneSyncService<Request<Body>, Response<Body>, Error
 #[derive(Debug, Clone)]
 pub(crate) struct Layers {
     pub(crate) observe: ObserveLayer,
+    pub(crate) stats: Stats,
     pub(crate) collect: CollectRequestLayer,
     pub(crate) keep: Option<KeepPaidLayer>,
     pub(crate) signatures: ThoughtSignaturesLayer,

@@ -1,5 +1,5 @@
-//! A day behind the gateway, lived in paused time by a real stack over the simulator: what the
-//! tests of the page show.
+//! A day behind the gateway, in paused time, by a real stack over the simulator: what the tests of
+//! the page show.
 
 use std::convert::Infallible;
 use std::time::{Duration, SystemTime};
@@ -10,10 +10,10 @@ use http_body_util::{BodyExt, Full};
 use tokio::time::{Instant, sleep, timeout};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_gemini::CallOptions;
+use tower_gemini::ObserveLayer;
 use tower_gemini::clock::RuntimeClock;
 use tower_gemini::cost::Cost;
 use tower_gemini::model_fallback::Chain;
-use tower_gemini::observe::{HealthTargets, ObserveLayer};
 use tower_gemini::peak_hour_router::{Schedule, Window, Zone};
 use tower_gemini::quota_guard::{Limits, ProjectId, QuotaGuardLayer};
 use tower_gemini::trail::Step;
@@ -21,7 +21,8 @@ use tower_gemini::verdict::Outcome;
 use tower_gemini::{GeminiStack, ModelFallbackLayer};
 use tower_gemini_sim::{Fault, Latency, Refusal, Shape, Sim};
 
-use super::{KeptView, QuotaView, SpendingView, StatusView, TargetView};
+use super::super::{Circuit, Quota, Spending, Status, Stored};
+use crate::stats::{HealthTargets, Stats};
 
 /// 2026-11-24T08:20:00Z, twenty minutes into the quota's day; the last call is before it ends.
 const START: u64 = 1_795_508_400;
@@ -37,7 +38,7 @@ pub(super) fn in_paused_time<F: Future>(of: F) -> F::Output {
         .block_on(of)
 }
 
-fn request(call: u64, size: &str) -> Request<Full<Bytes>> {
+pub(super) fn request(call: u64, size: &str) -> Request<Full<Bytes>> {
     let body = format!(
         r#"{{"contents":[{{"parts":[{{"text":"a red apple"}}]}}],"generationConfig":{{"imageConfig":{{"imageSize":"{size}"}}}}}}"#
     );
@@ -49,8 +50,7 @@ fn request(call: u64, size: &str) -> Request<Full<Bytes>> {
         .unwrap()
 }
 
-/// What the weather has for a call at this hour of the day: the evening of the articles is bad, the
-/// night is good.
+/// The faults of a call at this hour of the day: peak hours are bad, the night is good.
 fn weather(hour: u64, call: u64) -> Vec<Fault> {
     let minute = Fault::RateLimitMinute {
         retry_after: Duration::from_secs(7),
@@ -73,12 +73,13 @@ fn weather(hour: u64, call: u64) -> Vec<Fault> {
 }
 
 /// A day and a bit of calls.
-pub(super) fn view() -> StatusView {
+pub(super) fn status() -> Status {
     in_paused_time(async {
         let clock = RuntimeClock::starting_at(SystemTime::UNIX_EPOCH + Duration::from_secs(START));
         let peak = Schedule::new(Zone::utc(), [Window::daily("10:00", "14:00")]).unwrap();
-        let observe =
-            ObserveLayer::new().clock(clock).targets(HealthTargets::recommended().peak_hours(peak));
+        let stats =
+            Stats::new().clock(clock).targets(HealthTargets::recommended().peak_hours(peak));
+        let observe = ObserveLayer::new().observer(stats.observer());
         let quota = QuotaGuardLayer::new(Limits::unlimited().rpm(12).ipm(10).rpd(400))
             .limits_for(
                 "gemini-3.1-flash-image",
@@ -112,37 +113,33 @@ pub(super) fn view() -> StatusView {
         }
         redeemed(&observe).await;
 
-        let mut view = StatusView::new(observe.observatory().report());
-        view.upstream = "generativelanguage.googleapis.com".to_owned();
-        view.quotas = quota.usages().iter().map(QuotaView::from).collect();
-        let now = Instant::now().into_std();
-        view.targets = fallback
-            .circuits()
-            .snapshot()
-            .iter()
-            .map(|target| TargetView::new(target, now))
-            .collect();
-        view.spending = vec![SpendingView {
+        let mut status = Status::new(stats.report());
+        status.upstream = "generativelanguage.googleapis.com".to_owned();
+        status.quotas = quota.usages().iter().map(Quota::from).collect();
+        let now = Instant::now();
+        let circuits = fallback.circuits().snapshot();
+        status.circuits = circuits.iter().map(|circuit| Circuit::new(circuit, now)).collect();
+        status.spending = vec![Spending {
             period: "day".to_owned(),
-            spent: view.report.last_day.cost,
+            spent: status.report.last_day.cost,
             reserved_at_most_microusd: Some(720_000),
             cap_microusd: Some(120_000_000),
-            images: view.report.last_day.images,
-            refused: 0,
+            images: status.report.last_day.images,
+            rejected_attempts: 0,
         }];
-        view.kept = Some(KeptView {
-            detached: 1,
-            kept: 3,
-            kept_bytes: 5_430_000,
-            redeemed: 9,
+        status.stored = Some(Stored {
+            in_progress: 1,
+            stored: 3,
+            stored_bytes: 5_430_000,
+            replayed: 9,
             free: 4,
             lost: 1,
         });
-        view
+        status
     })
 }
 
-/// A call that is given the answer of an earlier one.
+/// A call whose stored response is replayed.
 async fn redeemed(observe: &ObserveLayer) {
     let inner = service_fn(|request: Request<Full<Bytes>>| async move {
         if let Some(options) = request.extensions().get::<CallOptions>() {
