@@ -261,9 +261,12 @@ impl CallState {
         shared.passed |= place.bit();
     }
 
-    /// What is wrong with the order of the layers, where something is.
-    pub(crate) fn misplaced(&self) -> Option<&'static str> {
-        self.shared().misplaced
+    /// An error where the layers passed so far stand in an order that does not work.
+    pub(crate) fn check_order(&self) -> Result<(), Error> {
+        match self.shared().misplaced {
+            Some(why) => Err(Error::misplaced(why).with_trail(self.trail().clone())),
+            None => Ok(()),
+        }
     }
 
     /// How long the caller lets the call wait for a better hour, where it does.

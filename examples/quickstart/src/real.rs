@@ -8,8 +8,8 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, Method, Uri};
 use tower_gemini::call::{Call, ImageSize};
 use tower_gemini::catalog::Catalog;
-use tower_gemini::cost::{Cost, cost_of};
 use tower_gemini::jittered_retry::RetryPolicy;
+use tower_gemini::cost::{Cost, cost_of};
 use tower_gemini::verdict::Verdict;
 
 use crate::args::Real;
