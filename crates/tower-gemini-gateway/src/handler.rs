@@ -85,12 +85,13 @@ async fn route(
     // The key leaves the URI before anything can print it.
     let caller = gateway.auth().admit(&mut parts)?;
     wire::clean_request(&mut parts.headers);
-    // Behind a key of the gateway's own all callers have the same one: a response that is stored for
-    // one must not go to another.
+    // Behind a key of the gateway's own all callers have the same one: a response that is stored
+    // for one must not go to another.
     if let Some(name) = caller.token_name() {
         parts.extensions.insert(CallerName::new(name));
     }
-    // Vertex AI has an OpenAI-style API of its own, with another bill: its paths are not translated.
+    // Vertex AI has an OpenAI-style API of its own, with another bill: its paths are not
+    // translated.
     let endpoint = Endpoint::from_path(&path).filter(|_| !wire::is_vertex(&path));
     match endpoint {
         Some(Endpoint::Models) if parts.method == Method::GET && !caller.is_googles() => {
@@ -110,7 +111,8 @@ async fn route(
             caller.sign_openai(upstream, &mut parts.headers);
             parts.uri = wire::upstream_uri(upstream.base(), &translated.path_and_query)
                 .ok_or_else(|| Rejection::path(&path))?;
-            // What is stored for this request must not go to one with the same bytes on Google's path.
+            // What is stored for this request must not go to one with the same bytes on Google's
+            // path.
             parts.extensions.insert(AnswerShape::new(&translated.translator.to_string()));
             let stacks = stacks.clone();
             Ok(generate(gateway, stacks, parts, translated.body, Some(translated.translator)).await)
@@ -165,8 +167,8 @@ async fn generate(
         None if strips => drop(parts.extensions.insert(Transform::StripDrafts)),
         None => {}
     }
-    // A caller's timeout between two bytes is one for the whole call where nothing is sent before the
-    // end.
+    // A caller's timeout between two bytes is one for the whole call where nothing is sent before
+    // the end.
     let silent = !streams && heartbeat.is_none();
     let request = Request::from_parts(parts, Body::from(body));
     let response = async move { send(&gateway, stack, request, reply.as_ref(), silent).await };

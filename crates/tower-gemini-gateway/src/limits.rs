@@ -27,8 +27,8 @@ pub(crate) enum BodyFault {
     Trickles,
 }
 
-/// Bytes a second that a body must arrive at on average, once the time that it may be silent for has
-/// passed: a client that sends a byte now and then would hold a slot forever.
+/// Bytes a second that a body must arrive at on average, once the time that it may be silent for
+/// has passed: a client that sends a byte now and then would hold a slot forever.
 const LEAST_RATE: u64 = 1024;
 /// As long as Google takes for a whole call at most (600 s).
 const LONGEST: Duration = Duration::from_secs(600);
@@ -46,7 +46,8 @@ impl fmt::Display for BodyFault {
             ),
             Self::Trickles => write!(
                 f,
-                "The request's body arrived at less than {LEAST_RATE} bytes a second, or not whole within {} s.",
+                "The request's body arrived at less than {LEAST_RATE} bytes a second, or not whole \
+                 within {} s.",
                 LONGEST.as_secs()
             ),
         }

@@ -139,7 +139,10 @@ fn gain((calls, delivered): (u64, u64), sent: Totals) -> String {
 /// How to use it, ready to copy.
 fn welcome(addr: SocketAddr, simulated: bool) -> String {
     let (key, what) = match simulated {
-        true => ("any-key", "In front of a simulated Gemini: no key, no network, no money."),
+        true => (
+            "any-key",
+            "In front of a simulated Gemini: no key, no network, no money. Ctrl-C prints the gain.",
+        ),
         false => ("$GEMINI_API_KEY", "In front of the upstreams of the configuration."),
     };
     format!(

@@ -217,8 +217,8 @@ fn keep(config: &Config) -> Option<KeepPaidLayer> {
     })
 }
 
-/// The spending layer. A cap that no attempt of a model can pass is an error where the file names the
-/// model, and a warning where it is one of the catalogue's.
+/// The spending layer. A cap that no attempt of a model can pass is an error where the file names
+/// the model, and a warning where it is one of the catalogue's.
 fn spending(config: &Config) -> Result<SpendingLayer, ConfigProblem> {
     let spending = &config.spending;
     if spending.caps().iter().all(|(_, usd)| *usd <= 0.0) {
@@ -238,6 +238,7 @@ fn spending(config: &Config) -> Result<SpendingLayer, ConfigProblem> {
             config::SpendingMode::Expected => ReserveBy::Expected,
         },
     );
+    let layer = if spending.fall_back_when_capped { layer.fall_back_when_capped() } else { layer };
     let caps = spending.caps().into_iter().filter(|(_, usd)| *usd > 0.0);
     let layer = caps.fold(layer, |layer, (name, usd)| {
         let caps = Caps::none().at_most_usd(usd);

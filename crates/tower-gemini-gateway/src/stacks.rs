@@ -63,8 +63,8 @@ impl Layers {
         self.quotas.iter().flat_map(|(_, quota)| quota.usages()).collect()
     }
 
-    /// The stacks of one upstream over `client`. `strip_drafts` removes drafts from whole responses,
-    /// of which `buffer_up_to` bytes are buffered.
+    /// The stacks of one upstream over `client`. `strip_drafts` removes drafts from whole
+    /// responses, of which `buffer_up_to` bytes are buffered.
     pub(crate) fn stacks<C>(
         &self,
         quota: &QuotaGuardLayer,
@@ -76,11 +76,11 @@ impl Layers {
         C: WireClient<Future: 'static> + Sync,
     {
         let plain = GeminiStack::new()
-            .collect(self.collect.clone())
+            .collect(self.collect)
             .retry(JitteredRetryLayer::off())
             .spending(self.spending.clone())
             .quota(quota.clone())
-            .timeout(self.timeout.clone());
+            .timeout(self.timeout);
         let full = plain
             .clone()
             .extract_json(FinalImageJsonLayer::new().max_held_bytes(buffer_up_to))
@@ -116,8 +116,8 @@ impl Layers {
     }
 }
 
-/// What stands between CollectRequest and the layers that choose a target: KeepPaid, so that what is
-/// stored are the bytes that the caller gets, over their transformation.
+/// What stands between CollectRequest and the layers that choose a target: KeepPaid, so that what
+/// is stored are the bytes that the caller gets, over their transformation.
 #[derive(Debug, Clone)]
 struct Deliver {
     keep: Option<KeepPaidLayer>,

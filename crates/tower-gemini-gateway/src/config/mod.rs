@@ -181,6 +181,7 @@ section! {
         starting_balance: f64 = 0.0,
         mode: SpendingMode = SpendingMode::WorstCase,
         assume_drafts: Option<u32> = None,
+        fall_back_when_capped: bool = false,
     }
 }
 
