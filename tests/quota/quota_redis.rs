@@ -27,6 +27,7 @@ struct Server {
 impl Server {
     /// `None`, said aloud, where the program is missing.
     fn start() -> Option<Self> {
+        test_programs::find(&["redis-server"], "redis-server")?;
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let dir =
             std::env::temp_dir().join(format!("tower-gemini-redis-{}-{port}", std::process::id()));
@@ -71,12 +72,12 @@ impl Server {
     }
 
     fn restart(&mut self) {
-        self.child = spawn(self.port, &self.dir).unwrap();
+        self.child = spawn(self.port, &self.dir);
         self.await_ready();
     }
 }
 
-fn spawn(port: u16, dir: &PathBuf) -> Option<Child> {
+fn spawn(port: u16, dir: &PathBuf) -> Child {
     Command::new("redis-server")
         .args([
             "--port",
@@ -93,7 +94,7 @@ fn spawn(port: u16, dir: &PathBuf) -> Option<Child> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .ok()
+        .unwrap()
 }
 
 impl Drop for Server {

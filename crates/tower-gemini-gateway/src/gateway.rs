@@ -137,11 +137,11 @@ impl Gateway {
         }
         let counts = keep.counts();
         let Some(dir) = &snapshot.config().keep.dir else {
-            if counts.kept == 0 && counts.losses == 0 {
+            if counts.stored == 0 && counts.losses == 0 {
                 return all;
             }
             tracing::warn!(
-                responses = counts.kept,
+                responses = counts.stored,
                 losses = counts.losses,
                 "stored responses and records of lost ones end with this process; set keep.dir to \
                  save them"

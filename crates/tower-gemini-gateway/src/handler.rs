@@ -11,10 +11,10 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 use tower::ServiceExt;
-use tower_gemini::answer_errors::advise;
+use tower_gemini::answer_errors::set_retry_headers;
 use tower_gemini::call::{Call, Dialect, Verb};
 use tower_gemini::clock::{Clock, SystemClock};
-use tower_gemini::keep_paid::{AnswerShape, CallerName, KeyRefused};
+use tower_gemini::keep_paid::{CallerId, IdempotencyKeyRejected, ResponseFormat};
 use tower_gemini::target::Served;
 use tower_gemini::verdict::Verdict;
 use tower_gemini::{CallOptions, Trail};
@@ -88,7 +88,7 @@ async fn route(
     // Behind a key of the gateway's own all callers have the same one: a response that is stored
     // for one must not go to another.
     if let Some(name) = caller.token_name() {
-        parts.extensions.insert(CallerName::new(name));
+        parts.extensions.insert(CallerId::new(name));
     }
     // Vertex AI has an OpenAI-style API of its own, with another bill: its paths are not
     // translated.
@@ -113,7 +113,7 @@ async fn route(
                 .ok_or_else(|| Rejection::path(&path))?;
             // What is stored for this request must not go to one with the same bytes on Google's
             // path.
-            parts.extensions.insert(AnswerShape::new(&translated.translator.to_string()));
+            parts.extensions.insert(ResponseFormat::new(&translated.translator.to_string()));
             let stacks = stacks.clone();
             Ok(generate(gateway, stacks, parts, translated.body, Some(translated.translator)).await)
         }
@@ -207,10 +207,16 @@ async fn send(
             let (mut parts, body) = response.into_parts();
             wire::clean_response(&mut parts.headers);
             let verdict = parts.extensions.get::<Verdict>().cloned();
-            advise(&mut parts.status, &mut parts.headers, verdict.as_ref(), CHARGED, now);
+            set_retry_headers(
+                &mut parts.status,
+                &mut parts.headers,
+                verdict.as_ref(),
+                CHARGED,
+                now,
+            );
             match reply {
                 // Answered above the layer that translates.
-                Some(reply) if parts.extensions.get::<KeyRefused>().is_some() => {
+                Some(reply) if parts.extensions.get::<IdempotencyKeyRejected>().is_some() => {
                     let body = collect(body).await.unwrap_or_default();
                     to_openai(Response::from_parts(parts, body), reply)
                 }

@@ -110,15 +110,15 @@ fn status(gateway: &Snapshot, up: Duration) -> Status {
         let counts = keep.counts();
         Stored {
             in_progress: counts.detached as u64,
-            stored: counts.kept as u64,
-            stored_bytes: counts.kept_bytes as u64,
-            replayed: counts.redeemed,
+            stored: counts.stored as u64,
+            stored_bytes: counts.stored_bytes as u64,
+            replayed: counts.replayed,
             free: counts.free,
-            lost: counts.broken
+            lost: counts.incomplete
                 + counts.too_large
                 + counts.too_many
                 + counts.too_late
-                + counts.never_asked_for,
+                + counts.expired,
         }
     });
     status
@@ -141,8 +141,8 @@ fn refresh(gateway: &Snapshot) {
     if let Some(keep) = &layers.keep {
         let counts = keep.counts();
         set("gateway_calls_without_caller", counts.detached);
-        set("gateway_kept_answers", counts.kept);
-        set("gateway_kept_bytes", counts.kept_bytes);
+        set("gateway_kept_answers", counts.stored);
+        set("gateway_kept_bytes", counts.stored_bytes);
     }
 }
 

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 use serde_json::json;
-use tower_gemini::answer_errors::{advise, answer_to};
+use tower_gemini::answer_errors;
+use tower_gemini::answer_errors::set_retry_headers;
 use tower_gemini::error::Error;
 use tower_gemini::redact::redact;
 use tower_gemini_openai::{Endpoint, translate_error};
@@ -141,8 +142,8 @@ pub(crate) fn json_headers(headers: &mut HeaderMap) {
 
 /// The response for an error of a stack.
 pub(crate) fn error_response(error: &Error, now: SystemTime) -> Response<Bytes> {
-    let (mut parts, body) = answer_to(error, CHARGED).into_parts();
-    advise(&mut parts.status, &mut parts.headers, Some(error.verdict()), CHARGED, now);
+    let (mut parts, body) = answer_errors::error_response(error, CHARGED).into_parts();
+    set_retry_headers(&mut parts.status, &mut parts.headers, Some(error.verdict()), CHARGED, now);
     Response::from_parts(parts, body)
 }
 

@@ -211,7 +211,7 @@ fn keep(config: &Config) -> Option<KeepPaidLayer> {
     keep.enabled.then(|| {
         KeepPaidLayer::new()
             .max_detached(keep.max_detached)
-            .max_kept_bytes(keep.max_bytes.0)
+            .max_stored_bytes(keep.max_bytes.0)
             .max_detached_time(keep.max_detached_time.0)
             .retention(keep.retention.0)
     })

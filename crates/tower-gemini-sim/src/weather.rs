@@ -148,6 +148,17 @@ pub struct Outages {
 }
 
 impl Outages {
+    setters! {
+        /// Sets what has outages of its own.
+        each: Each,
+        /// Sets the mean time between two outages. Zero begins with an outage.
+        mean_up: Duration,
+        /// Sets the mean length of an outage.
+        mean_down: Duration,
+        /// Sets the share of the requests that fail during an outage.
+        share: f64,
+    }
+
     /// Outages in which requests meet this fault.
     pub fn new(fault: Fault) -> Self {
         Self {
@@ -165,34 +176,6 @@ impl Outages {
     #[must_use]
     pub fn model(mut self, model: impl Into<String>) -> Self {
         self.model = Some(model.into());
-        self
-    }
-
-    /// Sets what has outages of its own.
-    #[must_use]
-    pub fn each(mut self, each: Each) -> Self {
-        self.each = each;
-        self
-    }
-
-    /// Sets the mean time between two outages. Zero begins with an outage.
-    #[must_use]
-    pub fn mean_up(mut self, mean: Duration) -> Self {
-        self.mean_up = mean;
-        self
-    }
-
-    /// Sets the mean length of an outage.
-    #[must_use]
-    pub fn mean_down(mut self, mean: Duration) -> Self {
-        self.mean_down = mean;
-        self
-    }
-
-    /// Sets the share of the requests that fail during an outage.
-    #[must_use]
-    pub fn share(mut self, share: f64) -> Self {
-        self.share = share;
         self
     }
 
@@ -222,13 +205,13 @@ type Subject = (usize, Arc<str>, Option<Size>);
 
 /// The weather with its memory.
 #[derive(Debug)]
-pub(crate) struct Sky {
+pub(crate) struct WeatherState {
     seed: u64,
     weather: Weather,
     periods: Mutex<HashMap<Subject, Period>>,
 }
 
-impl Sky {
+impl WeatherState {
     pub(crate) fn new(seed: u64, weather: Weather) -> Self {
         Self { seed, weather, periods: Mutex::default() }
     }
@@ -397,9 +380,12 @@ mod tests {
 
     #[test]
     fn a_share_of_the_requests_meets_each_fault() {
-        let sky =
-            Sky::new(7, Weather::calm().with(0.25, Fault::HighDemand).with(0.05, Fault::Internal));
-        let faults: Vec<_> = (0..10_000).map(|number| sky.fault(number, Duration::ZERO)).collect();
+        let weather = WeatherState::new(
+            7,
+            Weather::calm().with(0.25, Fault::HighDemand).with(0.05, Fault::Internal),
+        );
+        let faults: Vec<_> =
+            (0..10_000).map(|number| weather.fault(number, Duration::ZERO)).collect();
         let share = |wanted: &Fault| faults.iter().filter(|fault| *fault == wanted).count();
         assert!(
             (2_300..2_700).contains(&share(&Fault::HighDemand)),
@@ -411,10 +397,10 @@ mod tests {
 
     #[test]
     fn the_hour_decides_the_share() {
-        let sky = Sky::new(7, Weather::claimed_hours());
+        let weather = WeatherState::new(7, Weather::claimed_hours());
         let failures = |hour: u64| {
             (0..4_000)
-                .filter(|n| sky.fault(*n, Duration::from_secs(hour * 3600)) != Fault::None)
+                .filter(|n| weather.fault(*n, Duration::from_secs(hour * 3600)) != Fault::None)
                 .count()
         };
         assert!((240..400).contains(&failures(3)));
@@ -425,10 +411,10 @@ mod tests {
     fn an_outage_lasts_and_ends() {
         let minutes = |count: u64| Duration::from_secs(60 * count);
         let outages = Outages::new(Fault::HighDemand).each(Each::Size).mean_up(minutes(200));
-        let sky = Sky::new(3, Weather::calm().outages(outages));
+        let weather = WeatherState::new(3, Weather::calm().outages(outages));
         let (project, model): (Arc<str>, Arc<str>) = ("p".into(), "m".into());
         let bad: Vec<bool> = (0..200_000)
-            .map(|minute| sky.outage(0, &project, &model, Size::K1, minutes(minute)).is_some())
+            .map(|minute| weather.outage(0, &project, &model, Size::K1, minutes(minute)).is_some())
             .collect();
         let share = bad.iter().filter(|bad| **bad).count() as f64 / bad.len() as f64;
         assert!((0.17..0.23).contains(&share), "{share}");

@@ -3,13 +3,12 @@
 use std::future::Future;
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Uri};
 use tower_gemini::call::{Call, ImageSize};
 use tower_gemini::catalog::Catalog;
-use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::cost::{Cost, cost_of};
+use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::verdict::Verdict;
 
 use crate::args::Real;
@@ -125,7 +124,6 @@ pub(crate) async fn real(
         out: ready.out,
         replace: false,
         at_once: AT_ONCE,
-        tick: Duration::from_millis(50),
         tag_calls: false,
     };
     talk.plain("");

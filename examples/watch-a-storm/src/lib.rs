@@ -16,7 +16,7 @@ use http_body_util::{BodyExt, Full};
 use tokio::time::{Instant, sleep_until};
 use tower::ServiceExt;
 use tower_gemini::jittered_retry::presets::article_002_loop;
-use tower_gemini::model_fallback::presets::article_002;
+use tower_gemini::model_fallback::presets::FLASH_TO_PRO;
 use tower_gemini::target::Served;
 use tower_gemini::{GeminiStack, JitteredRetryLayer, ModelFallbackLayer, ResolutionFallbackLayer};
 use tower_gemini_sim::{Each, Fault, Outages, Sim, Totals, Weather};
@@ -191,8 +191,8 @@ where
 /// its last answer is in.
 async fn watch(options: Options, out: &mut dyn Write) -> io::Result<()> {
     let retry = || JitteredRetryLayer::new(article_002_loop()).seed(options.seed);
-    let chain = ModelFallbackLayer::new(article_002());
-    let health = chain.health().clone();
+    let chain = ModelFallbackLayer::new(FLASH_TO_PRO.chain());
+    let circuits = chain.circuits().clone();
     let falling = GeminiStack::new()
         .retry(retry())
         .fallback(chain)
@@ -207,10 +207,10 @@ async fn watch(options: Options, out: &mut dyn Write) -> io::Result<()> {
         "{MODEL} at 4K, a call every {} s from each client, seed {}",
         options.every, options.seed
     )?;
-    writeln!(out, "  retry     article 002's loop: 5 resends in about half a minute")?;
+    writeln!(out, "  retry     APIYI's loop: 5 resends in about half a minute")?;
     writeln!(
         out,
-        "  fallback  article 002's chain (Nano Banana 2 three times, then Pro twice), each at 4K, 2K, 1K"
+        "  fallback  APIYI's chain (Nano Banana 2 three times, then Pro twice), each at 4K, 2K, 1K"
     )?;
     writeln!(out, "  # as asked   + smaller   o another model   . no image\n")?;
     let started = Instant::now();
@@ -242,7 +242,7 @@ async fn watch(options: Options, out: &mut dyn Write) -> io::Result<()> {
         out.flush()?;
     }
     summary(out, options, [(&plain, &plain_tally), (&falling, &falling_tally)])?;
-    let unwell: Vec<_> = health.snapshot().into_iter().map(|target| target.what).collect();
+    let unwell: Vec<_> = circuits.snapshot().into_iter().map(|circuit| circuit.name).collect();
     if !unwell.is_empty() {
         writeln!(out, "\nresting at the end: {}", unwell.join(", "))?;
     }

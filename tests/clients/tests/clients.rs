@@ -79,7 +79,7 @@ async fn when_a_model_is_down_another_makes_the_image() {
         attempts = 2
         "#,
     );
-    let chain = Chain::of([LEADER, "gemini-3.1-flash-image"]);
+    let chain = Chain::new([LEADER, "gemini-3.1-flash-image"]);
     let case = case.stack(
         GeminiStack::new().fallback_to(chain).retry_policy(RetryPolicy::recommended().attempts(2)),
     );

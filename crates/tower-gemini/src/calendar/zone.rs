@@ -35,7 +35,7 @@ impl fmt::Display for UnknownZone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "the time zone `{}` is not known; enable the feature `tz-bundled`, or give its POSIX rule with Zone::posix",
+            "the time zone `{}` is not known; enable the feature `time-zones`, or give its POSIX rule with Zone::posix",
             self.0
         )
     }

@@ -22,6 +22,7 @@ use super::evidence::Evidence;
 use crate::body::{AttemptBody, BodyEnd, BodyGuard, Ended, JudgedBody, Peek, PeekLimits, WireBody};
 use crate::call_state::{Attempt, AttemptEnd, SendGate};
 use crate::error::{BoxError, Error};
+use crate::headers::for_passed_body;
 use crate::ready::take_ready;
 use crate::stage::{UpstreamBody, WireClient};
 
@@ -223,7 +224,7 @@ impl<S: WireClient> Future for ResponseFuture<S, S::Future, S::ResponseBody> {
 }
 
 fn judge<B>(
-    head: http::response::Parts,
+    mut head: http::response::Parts,
     peek: Peek,
     body: B,
     failed: Option<BoxError>,
@@ -263,6 +264,7 @@ where
     if body.is_open() {
         body.guard(Box::new(log));
     }
+    for_passed_body(&mut head.headers);
     Ok(Response::from_parts(head, body))
 }
 

@@ -5,10 +5,12 @@ use std::task::{Context, Poll, ready};
 use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
+use tower_gemini_core::verdict::Verdict;
 
 use super::outcome::HowEnded;
 use super::service::outcome_in;
 use super::watch::CallWatch;
+use crate::body::HasVerdict;
 
 /// Observes a response's body to its end and passes its frames through.
 // The inner body comes before the watch and is dropped first, so that what it knows is in the trail
@@ -48,6 +50,12 @@ impl<B: Body> ObservedBody<B> {
     /// Returns the inner body; the call counts as ended as far as its body was read.
     pub fn into_inner(self) -> B {
         self.inner
+    }
+}
+
+impl<B: Body + HasVerdict> HasVerdict for ObservedBody<B> {
+    fn verdict(&self) -> Option<&Verdict> {
+        self.inner.verdict()
     }
 }
 

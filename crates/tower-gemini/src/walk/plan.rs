@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tower_gemini_core::call::{ImageSize, ModelId};
 use tower_gemini_core::catalog::{Date, Model};
 use tower_gemini_core::redact::redact;
-use tower_gemini_core::target::{Rewrite, Rules, Target};
+use tower_gemini_core::target::{Rewrite, Rules, Target, UpstreamId};
 use tower_gemini_core::verdict::{Outcome, Verdict};
 
 use super::chain::{Leg, id_of};
@@ -28,10 +28,10 @@ pub(super) struct Walk<'a> {
     circuits: &'a Circuits,
     template: &'a RequestTemplate,
     payer: String,
-    /// Where the caller sends its calls.
-    own_upstream: String,
     today: Option<Date>,
     legs: Vec<Leg>,
+    /// The identity of each leg's upstream.
+    upstreams: Vec<String>,
     queue: VecDeque<Candidate>,
     closed_accounts: Vec<String>,
     /// Candidates whose circuits are open, for when nothing else is left.
@@ -88,6 +88,10 @@ impl<'a> Walk<'a> {
             }
             None => vec![Leg { target: Target::new(asked), retry: None, is_named: true }],
         };
+        let own = UpstreamId::from_request(uri, call);
+        let upstream = |leg: &Leg| {
+            leg.target.upstream().map_or_else(|| own.to_string(), |at| at.id().to_string())
+        };
         let sizes = settings.ladder.iter().filter(|_| settings.may_shrink(template));
         let sizes: Vec<_> = sizes.flat_map(|ladder| ladder.sizes_below(call.size)).collect();
         Self {
@@ -96,8 +100,8 @@ impl<'a> Walk<'a> {
             circuits,
             template,
             payer: payer(headers, uri),
-            own_upstream: uri.authority().map_or("", |at| at.host()).to_owned(),
             today: settings.chain.as_ref().and_then(|_| settings.today()),
+            upstreams: legs.iter().map(upstream).collect(),
             legs,
             closed_accounts: Vec::new(),
             open: Vec::new(),
@@ -228,8 +232,8 @@ impl<'a> Walk<'a> {
         }
         // A target that is gone is followed by its successor at once.
         if let Some(successor) = successor {
-            let (model, upstream) = (target.model().as_str(), self.upstream(&target));
-            self.circuits.learn_successor(model, upstream, &successor);
+            let model = target.model().as_str();
+            self.circuits.learn_successor(model, self.upstream(from.leg), &successor);
             self.succeed(from.leg, &successor);
             self.queue.push_front(Candidate::new(from.leg, from.size));
         }
@@ -242,7 +246,7 @@ impl<'a> Walk<'a> {
         loop {
             let mut candidate = self.queue.pop_front()?;
             let leg = self.leg(candidate.leg)?;
-            let why = match self.successor(leg) {
+            let why = match self.successor(candidate.leg, leg) {
                 Some(Some(successor)) if successions < MAX_SUCCESSIONS => {
                     successions += 1;
                     self.succeed(candidate.leg, &successor);
@@ -329,7 +333,7 @@ impl<'a> Walk<'a> {
     /// wait long.
     fn could_visit(&self, candidate: &mut Candidate, now: Instant) -> bool {
         let Some(leg) = self.leg(candidate.leg) else { return false };
-        match self.successor(leg) {
+        match self.successor(candidate.leg, leg) {
             Some(successor) => successor.is_some(),
             None => {
                 !self.is_closed(leg)
@@ -349,8 +353,8 @@ impl<'a> Walk<'a> {
         self.settings.catalog().lookup(target.model().as_str())
     }
 
-    fn upstream<'b>(&'b self, target: &'b Target) -> &'b str {
-        target.upstream().map_or(&self.own_upstream, |upstream| upstream.host())
+    fn upstream(&self, leg: usize) -> &str {
+        self.upstreams.get(leg).map_or("", String::as_str)
     }
 
     fn is_closed(&self, leg: &Leg) -> bool {
@@ -360,13 +364,13 @@ impl<'a> Walk<'a> {
     /// `None` where the model is served as far as is known; otherwise what takes its place, if
     /// anything does. Announced dates are the earliest possible ones: the model that the call names
     /// is given up only by the API's own response.
-    fn successor(&self, leg: &Leg) -> Option<Option<String>> {
+    fn successor(&self, at: usize, leg: &Leg) -> Option<Option<String>> {
         let (model, catalog) = (leg.target.model().as_str(), self.settings.catalog());
         let retired = self.today.filter(|_| !leg.is_named).and_then(|today| {
             let entry = catalog.lookup(model).filter(|entry| entry.is_retired_on(today))?;
             Some(catalog.successor_on(entry, today).map(|successor| successor.id.clone()))
         });
-        let learned = || self.circuits.successor(model, self.upstream(&leg.target)).map(Some);
+        let learned = || self.circuits.successor(model, self.upstream(at)).map(Some);
         retired.or_else(learned)
     }
 
@@ -398,7 +402,7 @@ impl<'a> Walk<'a> {
         format!(
             "{} on {} of {} {}",
             id_of(leg.target.model().as_str(), self.settings.catalog()),
-            self.upstream(&leg.target),
+            self.upstream(candidate.leg),
             leg.target.account(),
             size.map_or("", |size| size.as_str()),
         )
@@ -411,7 +415,7 @@ impl<'a> Walk<'a> {
         let model = id_of(leg.target.model().as_str(), self.settings.catalog());
         let account = leg.target.account();
         let payer = if account.is_empty() { &self.payer } else { account };
-        Keys::new(model, size, self.upstream(&leg.target), payer)
+        Keys::new(model, size, self.upstream(candidate.leg), payer)
     }
 
     fn skip(&self, leg: usize, why: SkipReason) {

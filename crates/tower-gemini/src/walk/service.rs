@@ -14,6 +14,7 @@ use super::policy::{Decision, Situation};
 use super::refusal::refuse;
 use super::{Circuits, Settings};
 use crate::body::{CallBody, JudgedBody, RequestTemplate, instead_of, verdict_of};
+use crate::call_state::Place;
 use crate::error::Error;
 use crate::optional::OptionalFuture;
 use crate::stage::CallService;
@@ -64,6 +65,10 @@ impl<S: CallService> Service<Request<CallBody>> for Fallback<S> {
     fn call(&mut self, request: Request<CallBody>) -> Self::Future {
         match &self.settings {
             Some(settings) => {
+                request.body().state().pass(match settings.chain {
+                    Some(_) => Place::ModelFallback,
+                    None => Place::ResolutionFallback,
+                });
                 let (inner, circuits) = (self.inner.clone(), self.circuits.clone());
                 OptionalFuture::on(Box::pin(fall_back(inner, settings.clone(), circuits, request)))
             }

@@ -4,45 +4,50 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::body::CallBody;
+use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderName, Request};
+use http::{HeaderName, Request, Uri};
 use sha2::{Digest, Sha256};
 
-/// Who asks, in a request's extensions, where the credential does not tell: behind a server that
-/// asks with a key of its own, all callers have the same one. It stands for the credential, which
-/// may change then.
+/// Tells callers apart that share one credential, in the extensions of a request.
+///
+/// Behind a server that sends a key of its own, all callers have the same credential. The id stands
+/// for the credential, which may then change.
 ///
 /// ```
-/// use tower_gemini::keep_paid::CallerName;
+/// use tower_gemini::keep_paid::CallerId;
 ///
 /// let mut request = http::Request::new(());
-/// request.extensions_mut().insert(CallerName::new("alice"));
+/// request.extensions_mut().insert(CallerId::new("alice"));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CallerName(Arc<str>);
+pub struct CallerId(Arc<str>);
 
-impl CallerName {
-    /// A name that no other caller has.
+impl CallerId {
+    /// An id that no other caller has.
     #[must_use]
-    pub fn new(name: &str) -> Self {
-        Self(Arc::from(name))
+    pub fn new(id: &str) -> Self {
+        Self(Arc::from(id))
     }
 }
 
-/// How the answer to a request is to be told, in the request's extensions, where neither its path
-/// nor its bytes say so: requests that are alike but for this are two requests, of the same caller.
+/// Names the format that the response is translated into, in the extensions of a request.
+///
+/// Needed where neither the path nor the body says which format that is: requests that differ only
+/// in it are two requests of the same caller. The name must be stable: it is part of what stored
+/// responses are found by, in later processes too. Never build it from a `Debug` text.
 ///
 /// ```
-/// use tower_gemini::keep_paid::AnswerShape;
+/// use tower_gemini::keep_paid::ResponseFormat;
 ///
 /// let mut request = http::Request::new(());
-/// request.extensions_mut().insert(AnswerShape::new("openai chat"));
+/// request.extensions_mut().insert(ResponseFormat::new("openai.chat"));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AnswerShape(Arc<str>);
+pub struct ResponseFormat(Arc<str>);
 
-impl AnswerShape {
-    /// A name that no other shape has.
+impl ResponseFormat {
+    /// A name that no other format has.
     #[must_use]
     pub fn new(name: &str) -> Self {
         Self(Arc::from(name))
@@ -51,44 +56,35 @@ impl AnswerShape {
 
 const API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
 
-/// A fingerprint of a request and its caller. The caller's credential goes into it and cannot be
-/// read out of it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Identity(pub(super) [u8; 32]);
+/// A hash of a request and its caller. The caller's credential cannot be read out of it.
+///
+/// What goes into it is part of the file format: a change of it raises the version of both.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Fingerprint(pub(super) [u8; 32]);
 
-impl Identity {
+impl Fingerprint {
     /// Of a request whose body is held whole.
-    pub(super) fn of(request: &Request<CallBody>) -> Option<Self> {
-        let slices = request.body().chunks()?.iter().map(|chunk| &chunk[..]);
-        let mut hash = Fields::new(b"request");
+    pub(super) fn of_request(request: &Request<CallBody>) -> Option<Self> {
+        let chunks = request.body().chunks()?;
+        let mut hash = Fields::new(b"keep-paid 3 request");
         hash.caller(request);
         hash.field(request.method().as_str().as_bytes());
         hash.field(request.uri().path().as_bytes());
-        for pair in request
-            .uri()
-            .query()
-            .into_iter()
-            .flat_map(|query| query.split('&'))
-            .filter(|pair| !is_credential(pair))
-        {
+        for pair in query(request.uri()).filter(|pair| !is_credential(pair)) {
             hash.field(pair.as_bytes());
         }
-        hash.field(
-            request.extensions().get::<AnswerShape>().map_or(b"", |shape| shape.0.as_bytes()),
-        );
+        let format = request.extensions().get::<ResponseFormat>();
+        hash.field(format.map_or(b"", |format| format.0.as_bytes()));
         hash.field(request.headers().get(CONTENT_TYPE).map_or(b"", |value| value.as_bytes()));
         // As one field, however it was cut.
-        let length: usize = slices.clone().map(<[u8]>::len).sum();
-        hash.length(length);
-        for slice in slices {
-            hash.0.update(slice);
-        }
+        hash.length(chunks.iter().map(Bytes::len).sum());
+        chunks.iter().for_each(|chunk| hash.0.update(chunk));
         Some(hash.done())
     }
 
-    /// Of a name that a caller gave to a request.
+    /// Of an `Idempotency-Key` and its caller.
     pub(super) fn of_key<B>(request: &Request<B>, key: &[u8]) -> Self {
-        let mut hash = Fields::new(b"key");
+        let mut hash = Fields::new(b"keep-paid 3 key");
         hash.caller(request);
         hash.field(key);
         hash.done()
@@ -110,7 +106,7 @@ impl Identity {
     }
 }
 
-impl fmt::Debug for Identity {
+impl fmt::Debug for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Enough to tell two apart in a log.
         f.write_str(self.to_hex().get(..8).unwrap_or_default())
@@ -137,35 +133,33 @@ impl Fields {
         self.0.update(bytes);
     }
 
-    /// By name, or wherever clients put their credential: the same key in another place is another
-    /// caller, which costs a hit and gives nothing away.
+    /// By id, or by the credential wherever clients put it. The same key in another place makes
+    /// another caller: that costs a hit and gives nothing away.
     fn caller<B>(&mut self, request: &Request<B>) {
-        if let Some(name) = request.extensions().get::<CallerName>() {
-            self.field(b"named");
-            self.field(name.0.as_bytes());
+        if let Some(id) = request.extensions().get::<CallerId>() {
+            self.field(b"id");
+            self.field(id.0.as_bytes());
             return;
         }
-        let (headers, uri) = (request.headers(), request.uri());
-        self.field(b"by credential");
+        self.field(b"credential");
         for name in [API_KEY, AUTHORIZATION] {
-            for value in headers.get_all(&name) {
+            for value in request.headers().get_all(&name) {
                 self.field(value.as_bytes());
             }
             self.field(b"");
         }
-        for pair in uri
-            .query()
-            .into_iter()
-            .flat_map(|query| query.split('&'))
-            .filter(|pair| is_credential(pair))
-        {
+        for pair in query(request.uri()).filter(|pair| is_credential(pair)) {
             self.field(pair.as_bytes());
         }
     }
 
-    fn done(self) -> Identity {
-        Identity(self.0.finalize().into())
+    fn done(self) -> Fingerprint {
+        Fingerprint(self.0.finalize().into())
     }
+}
+
+fn query(uri: &Uri) -> impl Iterator<Item = &str> {
+    uri.query().into_iter().flat_map(|query| query.split('&'))
 }
 
 fn is_credential(pair: &str) -> bool {
@@ -175,8 +169,8 @@ fn is_credential(pair: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::CallOptions;
     use crate::call_state::CallState;
-    use bytes::Bytes;
     use proptest::prelude::*;
     use std::sync::Arc;
     use tower_gemini_core::call::Call;
@@ -192,7 +186,12 @@ mod tests {
             request = request.header(*name, *value);
         }
         request
-            .body(CallBody::whole(body, None, Arc::new(Call::unrecognised()), CallState::new()))
+            .body(CallBody::whole(
+                body,
+                None,
+                Arc::new(Call::unrecognised()),
+                CallState::new(CallOptions::new()),
+            ))
             .unwrap()
     }
 
@@ -206,7 +205,7 @@ mod tests {
 
         #[test]
         fn how_a_body_is_cut_does_not_matter_and_every_byte_does(body in proptest::collection::vec(any::<u8>(), 1..200), at in any::<usize>(), change in any::<usize>(), other in any::<usize>()) {
-            let of = |body: &[u8], at| Identity::of(&request("POST", "/v1/x", &[], cut(body, at))).unwrap();
+            let of = |body: &[u8], at| Fingerprint::of_request(&request("POST", "/v1/x", &[], cut(body, at))).unwrap();
             prop_assert_eq!(of(&body, at), of(&body, other));
             let mut changed = body.clone();
             let len = changed.len();
@@ -219,7 +218,7 @@ mod tests {
     #[test]
     fn everything_that_makes_another_request_or_another_caller_counts() {
         let of = |method: &str, uri: &str, headers: &[(&str, &str)]| {
-            Identity::of(&request(method, uri, headers, vec!["{}".into()])).unwrap()
+            Fingerprint::of_request(&request(method, uri, headers, vec!["{}".into()])).unwrap()
         };
         let base = of("POST", "/v1/x?alt=sse", &[("x-goog-api-key", "a")]);
         for other in [
@@ -246,17 +245,17 @@ mod tests {
         assert_eq!(of("POST", "/v1/x?key=k&alt=sse", &[]), of("POST", "/v1/x?alt=sse&key=k", &[]));
     }
 
-    // Behind a gateway with a key of its own every caller sends the same one: the answer of one was
+    // Behind a gateway with a key of its own every caller sends the same one: the response of one was
     // given to another.
     #[test]
-    fn callers_with_one_credential_are_told_apart_by_their_names() {
+    fn callers_with_one_credential_are_told_apart_by_their_ids() {
         let named = |name: Option<&str>| {
             let mut request =
                 request("POST", "/v1/x", &[("x-goog-api-key", "the gateway's")], vec!["{}".into()]);
             if let Some(name) = name {
-                request.extensions_mut().insert(CallerName::new(name));
+                request.extensions_mut().insert(CallerId::new(name));
             }
-            (Identity::of(&request).unwrap(), Identity::of_key(&request, b"key"))
+            (Fingerprint::of_request(&request).unwrap(), Fingerprint::of_key(&request, b"key"))
         };
         let all = [named(None), named(Some("ann")), named(Some("ben"))];
         for (n, one) in all.iter().enumerate() {
@@ -271,35 +270,56 @@ mod tests {
         let rotated = |name: &str| {
             let mut request =
                 request("POST", "/v1/x", &[("x-goog-api-key", "another")], vec!["{}".into()]);
-            request.extensions_mut().insert(CallerName::new(name));
-            Identity::of(&request).unwrap()
+            request.extensions_mut().insert(CallerId::new(name));
+            Fingerprint::of_request(&request).unwrap()
         };
         assert_eq!(rotated("ann"), all[1].0);
     }
 
-    // Hashed into the caller, it made another caller: a key that was used again for another shape
+    // Hashed into the caller, it made another caller: a key that was used again for another format
     // was sent again, and paid for.
     #[test]
-    fn another_shape_is_another_request_of_the_same_caller() {
-        let shaped = |shape: Option<&str>| {
+    fn another_response_format_is_another_request_of_the_same_caller() {
+        let formatted = |format: Option<&str>| {
             let mut request = request("POST", "/v1/x", &[], vec!["{}".into()]);
-            request.extensions_mut().insert(CallerName::new("ann"));
-            if let Some(shape) = shape {
-                request.extensions_mut().insert(AnswerShape::new(shape));
+            request.extensions_mut().insert(CallerId::new("ann"));
+            if let Some(format) = format {
+                request.extensions_mut().insert(ResponseFormat::new(format));
             }
-            (Identity::of(&request).unwrap(), Identity::of_key(&request, b"key"))
+            (Fingerprint::of_request(&request).unwrap(), Fingerprint::of_key(&request, b"key"))
         };
-        let (none, chat, images) = (shaped(None), shaped(Some("chat")), shaped(Some("images")));
+        let (none, chat, images) =
+            (formatted(None), formatted(Some("chat")), formatted(Some("images")));
         assert!(none.0 != chat.0 && chat.0 != images.0);
         assert!(none.1 == chat.1 && chat.1 == images.1);
-        assert_eq!(shaped(Some("chat")), chat);
+        assert_eq!(formatted(Some("chat")), chat);
+    }
+
+    // Stored responses were found by a `Debug` text, which the next version may print otherwise. If
+    // this test fails, raise the version of the file format.
+    #[test]
+    fn a_request_has_the_same_fingerprint_in_every_process() {
+        let mut request = request(
+            "POST",
+            "/v1beta/models/m:generateContent?alt=sse&key=k",
+            &[("content-type", "application/json")],
+            vec!["{}".into()],
+        );
+        request.extensions_mut().insert(ResponseFormat::new("openai.chat"));
+        let of_request = Fingerprint::of_request(&request).unwrap().to_hex();
+        assert_eq!(of_request, "77fd0c236059ee81ac34b23de88fc808a59664a8625e7dea5a5c5edd7f01afbd");
+        assert_eq!(
+            Fingerprint::of_key(&request, b"one").to_hex(),
+            "61e326af4784cb0cd48b52773a15f362535a4dfd4084991303b1db45a25cf58c"
+        );
     }
 
     #[test]
-    fn an_identity_survives_being_written_down_and_tells_nothing() {
-        let identity = Identity::of_key(&Request::get("/x?key=sentinel").body(()).unwrap(), b"k");
-        assert_eq!(Identity::from_hex(&identity.to_hex()), Some(identity));
-        assert_eq!(Identity::from_hex("zz"), None);
-        assert!(!format!("{identity:?} {}", identity.to_hex()).contains("sentinel"));
+    fn a_fingerprint_survives_being_written_down_and_reveals_nothing() {
+        let fingerprint =
+            Fingerprint::of_key(&Request::get("/x?key=sentinel").body(()).unwrap(), b"k");
+        assert_eq!(Fingerprint::from_hex(&fingerprint.to_hex()), Some(fingerprint));
+        assert_eq!(Fingerprint::from_hex("zz"), None);
+        assert!(!format!("{fingerprint:?} {}", fingerprint.to_hex()).contains("sentinel"));
     }
 }

@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::dialect::{Api, Framing};
 use crate::fault::{BadRequest, Fault, Forbidden, Limit, NotFound};
-use crate::json::{J, obj};
-use crate::request::{Api, Framing};
+use crate::json::{Json, obj};
 
 /// An error in Google's format before it is printed for one dialect.
 #[derive(Debug, Clone)]
-pub(crate) struct Refused {
+pub(crate) struct ApiError {
     pub(crate) http: u16,
     pub(crate) status: &'static str,
     pub(crate) message: String,
-    pub(crate) details: Vec<J>,
+    pub(crate) details: Vec<Json>,
     /// The Interactions API's word for it (ai.google.dev "API errors", 2026-08).
     pub(crate) code: &'static str,
     /// The legacy `errors` member, and a one-element array around it all.
@@ -26,29 +26,29 @@ pub(crate) struct Refused {
 
 const TYPE: &str = "type.googleapis.com/google.rpc.";
 
-fn detail(kind: &str, mut fields: Vec<(&'static str, J)>) -> J {
-    fields.insert(0, ("@type", J::str(format!("{TYPE}{kind}"))));
-    J::Obj(fields)
+fn detail(kind: &str, mut fields: Vec<(&'static str, Json)>) -> Json {
+    fields.insert(0, ("@type", Json::str(format!("{TYPE}{kind}"))));
+    Json::Obj(fields)
 }
 
-fn error_info(reason: &'static str, domain: &'static str, metadata: J) -> J {
+fn error_info(reason: &'static str, domain: &'static str, metadata: Json) -> Json {
     detail(
         "ErrorInfo",
         vec![("reason", reason.into()), ("domain", domain.into()), ("metadata", metadata)],
     )
 }
 
-fn help(description: &'static str, url: impl Into<String>) -> J {
+fn help(description: &'static str, url: impl Into<String>) -> Json {
     let link = obj! { "description": description, "url": url.into() };
     detail("Help", vec![("links", vec![link].into())])
 }
 
-fn debug_info(text: String) -> J {
+fn debug_info(text: String) -> Json {
     detail("DebugInfo", vec![("detail", text.into())])
 }
 
 /// `RetryInfo` as Gemini fills it: whole seconds, rounded down, unless there would be none left.
-fn retry_info(delay: Duration) -> J {
+fn retry_info(delay: Duration) -> Json {
     let text = if delay.as_secs() > 0 {
         format!("{}s", delay.as_secs())
     } else {
@@ -57,7 +57,7 @@ fn retry_info(delay: Duration) -> J {
     detail("RetryInfo", vec![("retryDelay", text.into())])
 }
 
-impl Refused {
+impl ApiError {
     fn new(
         http: u16,
         status: &'static str,
@@ -67,7 +67,7 @@ impl Refused {
         Self { http, status, message: message.into(), details: Vec::new(), code, legacy: false }
     }
 
-    fn with(mut self, detail: J) -> Self {
+    fn with(mut self, detail: Json) -> Self {
         self.details.push(detail);
         self
     }
@@ -105,12 +105,14 @@ impl Refused {
         let message = format!(
             "Invalid JSON payload received. Unknown name \"{name}\"{place}: Cannot find field."
         );
-        let mut violation = vec![("description", J::from(message.clone()))];
+        let mut violation = vec![("description", Json::from(message.clone()))];
         if !at.is_empty() {
             violation.insert(0, ("field", at.to_owned().into()));
         }
-        Self::invalid(message)
-            .with(detail("BadRequest", vec![("fieldViolations", vec![J::Obj(violation)].into())]))
+        Self::invalid(message).with(detail(
+            "BadRequest",
+            vec![("fieldViolations", vec![Json::Obj(violation)].into())],
+        ))
     }
 
     /// The server's list for `aspect_ratio` (quoted in an issue of 2026-08-22). The text for
@@ -232,15 +234,15 @@ impl Refused {
                 violation.value
             ));
             let mut fields = vec![
-                ("quotaMetric", J::from(metric)),
-                ("quotaId", J::from(id)),
+                ("quotaMetric", Json::from(metric)),
+                ("quotaId", Json::from(id)),
                 ("quotaDimensions", obj! { "location": "global", "model": model.to_owned() }),
             ];
             // Recorded violations of a zero quota have no value.
             if violation.value > 0 {
-                fields.push(("quotaValue", J::from(violation.value.to_string())));
+                fields.push(("quotaValue", Json::from(violation.value.to_string())));
             }
-            listed.push(J::Obj(fields));
+            listed.push(Json::Obj(fields));
         }
         message.push_str(&format!("\nPlease retry in {}.", seconds(retry_after)));
         let mut refused = Self::exhausted(message)
@@ -256,9 +258,11 @@ impl Refused {
         refused
     }
 
-    fn to_json(&self) -> J {
-        let mut error =
-            vec![("code", J::Num(self.http.into())), ("message", J::from(self.message.clone()))];
+    fn to_json(&self) -> Json {
+        let mut error = vec![
+            ("code", Json::Num(self.http.into())),
+            ("message", Json::from(self.message.clone())),
+        ];
         if self.legacy {
             let reason = if self.http == 429 { "rateLimitExceeded" } else { "backendError" };
             let legacy =
@@ -269,7 +273,7 @@ impl Refused {
         if !self.details.is_empty() {
             error.push(("details", self.details.clone().into()));
         }
-        obj! { "error": J::Obj(error) }
+        obj! { "error": Json::Obj(error) }
     }
 
     /// As the body of an answer in one dialect.
@@ -280,15 +284,15 @@ impl Refused {
                     .pretty()
             }
             (Api::OpenAiChat | Api::OpenAiImages, _) | (_, Framing::Array) => {
-                J::Arr(vec![self.to_json()]).pretty()
+                Json::Arr(vec![self.to_json()]).pretty()
             }
-            _ if self.legacy => J::Arr(vec![self.to_json()]).pretty(),
+            _ if self.legacy => Json::Arr(vec![self.to_json()]).pretty(),
             _ => self.to_json().pretty(),
         }
     }
 
     /// As one event of a stream, without its framing.
-    pub(crate) fn event(&self, api: Api) -> J {
+    pub(crate) fn event(&self, api: Api) -> Json {
         match api {
             Api::Interactions => obj! { "event_type": "error",
             "error": obj! { "code": self.code, "message": self.message.clone() } },
@@ -360,7 +364,7 @@ pub(crate) struct About<'a> {
 /// An error that answers a request.
 #[derive(Debug, Clone)]
 pub(crate) enum Failure {
-    Google(Refused),
+    Google(ApiError),
     /// Printed by somebody else: a front end, a proxy.
     Raw {
         http: u16,
@@ -396,7 +400,7 @@ impl Failure {
         Self::Raw { http, content_type: HTML, body }
     }
 
-    fn proxy(http: u16, body: &J) -> Self {
+    fn proxy(http: u16, body: &Json) -> Self {
         Self::Raw { http, content_type: JSON, body: body.compact_string() }
     }
 
@@ -408,16 +412,16 @@ impl Failure {
         Some(Self::Google(match fault {
             Fault::RateLimitMinute { retry_after, limit } => {
                 let value = if *limit == Limit::InputTokens { 1_000_000 } else { 10 };
-                Refused::quota(model, &[violation(*limit, value, false)], *retry_after)
+                ApiError::quota(model, &[violation(*limit, value, false)], *retry_after)
             }
             Fault::RateLimitDay { retry_after } => {
-                Refused::quota(model, &[violation(Limit::RequestsPerDay, 1_000, false)], *retry_after)
+                ApiError::quota(model, &[violation(Limit::RequestsPerDay, 1_000, false)], *retry_after)
             }
             Fault::ZeroQuota { retry_after } => {
                 let limits = [Limit::InputTokens, Limit::Requests, Limit::RequestsPerDay];
-                Refused::quota(model, &limits.map(|limit| violation(limit, 0, true)), *retry_after)
+                ApiError::quota(model, &limits.map(|limit| violation(limit, 0, true)), *retry_after)
             }
-            Fault::ZeroQuotaErrorInfo => Refused::exhausted(
+            Fault::ZeroQuotaErrorInfo => ApiError::exhausted(
                 "Quota exceeded for quota metric 'Generate Content API requests per minute' and limit 'GenerateContent request limit per \
                  minute for a region' of service 'generativelanguage.googleapis.com' for consumer 'project_number:100000000000'.",
             )
@@ -429,22 +433,22 @@ impl Failure {
                 "quota_metric": "generativelanguage.googleapis.com/generate_content_requests" },
             ))
             .with(help("Request a higher quota limit.", "https://cloud.google.com/docs/quota#requesting_higher_quota")),
-            Fault::ExhaustedBare => Refused::exhausted("Resource has been exhausted (e.g. check quota)."),
-            Fault::SharedCapacity => Refused::exhausted(
+            Fault::ExhaustedBare => ApiError::exhausted("Resource has been exhausted (e.g. check quota)."),
+            Fault::SharedCapacity => ApiError::exhausted(
                 "Resource exhausted. Please try again later. Please refer to \
                  https://cloud.google.com/vertex-ai/generative-ai/docs/error-code-429 for more details.",
             ),
-            Fault::SpendRate => Refused::exhausted(
+            Fault::SpendRate => ApiError::exhausted(
                 "You exceeded your spend-based rate limit. Your spending rate has exceeded the allowed limit for your account's billing \
                  history and tier.",
             ),
             // Only the first sentence was published.
-            Fault::SpendCap => Refused::exhausted(
-                "Your project has exceeded its monthly spending cap. Please go to AI Studio at https://ai.studio/spend to manage it.",
+            Fault::SpendCap => ApiError::exhausted(
+                "Your project has exceeded its monthly spending cap. Please go to AI Generator at https://ai.generator/spend to manage it.",
             ),
             Fault::PrepayDepleted { payment_required } => {
-                let mut refused = Refused::exhausted(
-                    "Your prepayment credits are depleted. Please go to AI Studio at https://ai.studio/projects to manage your project \
+                let mut refused = ApiError::exhausted(
+                    "Your prepayment credits are depleted. Please go to AI Generator at https://ai.generator/projects to manage your project \
                      and billing.",
                 );
                 refused.code = "payment_required";
@@ -453,7 +457,7 @@ impl Failure {
             }
             Fault::CapacityExhausted { unavailable } => {
                 let message = format!("No capacity available for model {model} on the server");
-                let refused = if *unavailable { Refused::unavailable(message) } else { Refused::exhausted(message) };
+                let refused = if *unavailable { ApiError::unavailable(message) } else { ApiError::exhausted(message) };
                 refused
                     .with(error_info(
                         "MODEL_CAPACITY_EXHAUSTED",
@@ -462,28 +466,28 @@ impl Failure {
                     ))
                     .with(retry_info(Duration::from_secs(9)))
             }
-            Fault::Overloaded => Refused::unavailable("The model is overloaded. Please try again later."),
-            Fault::HighDemand => Refused::unavailable(HIGH_DEMAND),
-            Fault::ServiceUnavailable => Refused::unavailable("The service is currently unavailable."),
-            Fault::DeadlineExpired503 => Refused::unavailable("Deadline expired before operation could complete."),
-            Fault::DeadlineExpired504 => Refused::deadline_504(),
-            Fault::Internal => Refused::new(
+            Fault::Overloaded => ApiError::unavailable("The model is overloaded. Please try again later."),
+            Fault::HighDemand => ApiError::unavailable(HIGH_DEMAND),
+            Fault::ServiceUnavailable => ApiError::unavailable("The service is currently unavailable."),
+            Fault::DeadlineExpired503 => ApiError::unavailable("Deadline expired before operation could complete."),
+            Fault::DeadlineExpired504 => ApiError::deadline_504(),
+            Fault::Internal => ApiError::new(
                 500,
                 "INTERNAL",
                 "api_error",
                 "An internal error has occurred. Please retry or report in https://developers.generativeai.google/guide/troubleshooting",
             ),
-            Fault::Unimplemented => Refused::unimplemented(),
+            Fault::Unimplemented => ApiError::unimplemented(),
             Fault::Cancelled => {
-                Refused::new(499, "CANCELLED", "cancelled", "The operation was cancelled.")
+                ApiError::new(499, "CANCELLED", "cancelled", "The operation was cancelled.")
             }
-            Fault::Unauthenticated => Refused::unauthenticated(),
+            Fault::Unauthenticated => ApiError::unauthenticated(),
             Fault::BadRequest(kind) => bad_request(*kind, about),
             Fault::Forbidden(kind) => forbidden(*kind, about),
             Fault::NotFound(NotFound::Html) => return Some(Self::html_404(&format!("/{}/models/{model}:{}", about.version, about.method))),
             Fault::NotFound(kind) => not_found(*kind, about),
             Fault::ErrorArray503 => {
-                let mut refused = Refused::unavailable(HIGH_DEMAND);
+                let mut refused = ApiError::unavailable(HIGH_DEMAND);
                 refused.legacy = true;
                 refused
             }
@@ -500,33 +504,33 @@ impl Failure {
                 return Some(Self::Raw { http: 413, content_type: "text/html", body: body.to_owned() });
             }
             Fault::RequestTimeout => {
-                let body = obj! { "error": obj! { "message": "Request timed out", "type": "timeout_error", "param": J::Null,
+                let body = obj! { "error": obj! { "message": "Request timed out", "type": "timeout_error", "param": Json::Null,
                     "code": "request_timeout" } };
                 return Some(Self::proxy(408, &body));
             }
             Fault::ProxyWrapped503 => {
-                let inner = Refused::unavailable("The model is overloaded. Please try again later.").to_json().pretty_string();
+                let inner = ApiError::unavailable("The model is overloaded. Please try again later.").to_json().pretty_string();
                 let message = format!(
                     "litellm.InternalServerError: litellm.InternalServerError: geminiException - {inner}. Received Model \
                      Group={model}\nAvailable Model Group Fallbacks=None"
                 );
-                let body = obj! { "error": obj! { "message": message, "type": J::Null, "param": J::Null, "code": "500" } };
+                let body = obj! { "error": obj! { "message": message, "type": Json::Null, "param": Json::Null, "code": "500" } };
                 return Some(Self::proxy(500, &body));
             }
             Fault::ProxyHidden429 => {
-                let inner = Refused::exhausted("Resource has been exhausted (e.g. check quota).").to_json().pretty_string();
+                let inner = ApiError::exhausted("Resource has been exhausted (e.g. check quota).").to_json().pretty_string();
                 let body = obj! { "error": obj! { "message": inner, "code": 500u64, "status": "Too Many Requests" } };
                 return Some(Self::proxy(500, &body));
             }
             Fault::ProxyPreviousErrors => {
                 let previous =
-                    obj! { "code": 429u64, "message": "Resource exhausted", "provider_name": "Google AI Studio" };
+                    obj! { "code": 429u64, "message": "Resource exhausted", "provider_name": "Google AI Generator" };
                 let body = obj! { "error": obj! { "message": "Provider returned error", "code": 404u64, "metadata": obj! { "raw": "",
                     "provider_name": "Google", "is_byok": false, "previous_errors": vec![previous] } } };
                 return Some(Self::proxy(404, &body));
             }
             Fault::ProxyText503 => {
-                let inner = Refused::unavailable(HIGH_DEMAND).to_json().pretty_string();
+                let inner = ApiError::unavailable(HIGH_DEMAND).to_json().pretty_string();
                 let body = format!("Max retries exhausted. Last error: Upstream error 503 Service Unavailable: {inner}");
                 return Some(Self::Raw { http: 503, content_type: "text/plain; charset=utf-8", body });
             }
@@ -539,56 +543,56 @@ const HIGH_DEMAND: &str = "This model is currently experiencing high demand. Spi
 
 /// The error inside a 200, and in the middle of streams: the flex tier sheds load this way
 /// (2026-08).
-pub(crate) fn mid_stream() -> Refused {
-    Refused::unavailable(HIGH_DEMAND)
+pub(crate) fn mid_stream() -> ApiError {
+    ApiError::unavailable(HIGH_DEMAND)
 }
 
-fn bad_request(kind: BadRequest, about: About<'_>) -> Refused {
+fn bad_request(kind: BadRequest, about: About<'_>) -> ApiError {
     match kind {
-        BadRequest::Generic => Refused::invalid("Request contains an invalid argument."),
-        BadRequest::ApiKeyInvalid => Refused::invalid_key(about.secret),
-        BadRequest::ApiKeyExpired => Refused::invalid("API key expired. Please renew the API key.").with(error_info(
+        BadRequest::Generic => ApiError::invalid("Request contains an invalid argument."),
+        BadRequest::ApiKeyInvalid => ApiError::invalid_key(about.secret),
+        BadRequest::ApiKeyExpired => ApiError::invalid("API key expired. Please renew the API key.").with(error_info(
             "API_KEY_INVALID",
             "googleapis.com",
             obj! { "service": "generativelanguage.googleapis.com" },
         )),
-        BadRequest::UnknownField => Refused::unknown_field("responseModalities", "generation_config"),
-        BadRequest::InputImage => Refused::invalid(
+        BadRequest::UnknownField => ApiError::unknown_field("responseModalities", "generation_config"),
+        BadRequest::InputImage => ApiError::invalid(
             "Unable to process input image. Please retry or report in https://developers.generativeai.google/guide/troubleshooting",
         ),
-        BadRequest::PayloadTooLarge => Refused::payload_too_large(20_971_520),
-        BadRequest::Location => Refused::precondition("User location is not supported for the API use."),
-        BadRequest::LocationGrpcMessage => Refused::precondition("$grpcMessage").with(debug_info(
+        BadRequest::PayloadTooLarge => ApiError::payload_too_large(20_971_520),
+        BadRequest::Location => ApiError::precondition("User location is not supported for the API use."),
+        BadRequest::LocationGrpcMessage => ApiError::precondition("$grpcMessage").with(debug_info(
             "[ORIGINAL ERROR] generic::failed_precondition: User location is not supported for the API use. \
              [google.rpc.error_details_ext] { message: \"User location is not supported for the API use.\" }"
                 .to_owned(),
         )),
         BadRequest::MissingThoughtSignature => {
             let mut refused =
-                Refused::invalid("Image part is missing a thought_signature in content position 2, part position 1.");
+                ApiError::invalid("Image part is missing a thought_signature in content position 2, part position 1.");
             refused.code = "missing_thought_signature";
             refused
         }
-        BadRequest::InvalidThoughtSignature => Refused::invalid("Invalid thought signature."),
+        BadRequest::InvalidThoughtSignature => ApiError::invalid("Invalid thought signature."),
         BadRequest::TooManyTokens => {
-            Refused::invalid("The input token count (140012) exceeds the maximum number of tokens allowed (131072).")
+            ApiError::invalid("The input token count (140012) exceeds the maximum number of tokens allowed (131072).")
         }
-        BadRequest::PromptPolicy => Refused::invalid(
+        BadRequest::PromptPolicy => ApiError::invalid(
             "Image generation failed with the following error: The prompt could not be submitted. This prompt contains sensitive words \
              that violate Google's Responsible AI practices. Try rephrasing the prompt. If you think this was an error, send feedback.",
         ),
-        BadRequest::UrlRobots => Refused::invalid(
+        BadRequest::UrlRobots => ApiError::invalid(
             "Cannot fetch content from the provided URL. Please ensure the URL is valid and accessible by Vertex AI. Vertex AI respects \
              robots.txt rules, so confirm the URL is allowed to be crawled. Status: URL_ROBOTED-ROBOTED_DENIED",
         ),
     }
 }
 
-fn forbidden(kind: Forbidden, about: About<'_>) -> Refused {
+fn forbidden(kind: Forbidden, about: About<'_>) -> ApiError {
     match kind {
         Forbidden::ServiceDisabled => {
             let url = "https://console.developers.google.com/apis/api/generativelanguage.googleapis.com/overview?project=100000000000";
-            Refused::denied(format!(
+            ApiError::denied(format!(
                 "Generative Language API has not been used in project 100000000000 before or it is disabled. Enable it by visiting {url} \
                  then retry. If you enabled this API recently, wait a few minutes for the action to propagate to our systems and retry."
             ))
@@ -601,7 +605,7 @@ fn forbidden(kind: Forbidden, about: About<'_>) -> Refused {
         }
         Forbidden::IamPermission => {
             let resource = format!("projects/sim-project/locations/global/publishers/google/models/{}", about.model);
-            Refused::denied(format!(
+            ApiError::denied(format!(
                 "Permission 'aiplatform.endpoints.predict' denied on resource '//aiplatform.googleapis.com/{resource}' (or it may not \
                  exist)."
             ))
@@ -611,9 +615,9 @@ fn forbidden(kind: Forbidden, about: About<'_>) -> Refused {
                 obj! { "permission": "aiplatform.endpoints.predict", "resource": resource },
             ))
         }
-        Forbidden::KeyLeaked => Refused::denied("Your API key was reported as leaked. Please use another API key."),
+        Forbidden::KeyLeaked => ApiError::denied("Your API key was reported as leaked. Please use another API key."),
         Forbidden::Suspended => {
-            Refused::denied(format!("Permission denied: Consumer 'api_key:{}' has been suspended.", about.secret)).with(
+            ApiError::denied(format!("Permission denied: Consumer 'api_key:{}' has been suspended.", about.secret)).with(
                 error_info(
                     "CONSUMER_SUSPENDED",
                     "googleapis.com",
@@ -621,21 +625,21 @@ fn forbidden(kind: Forbidden, about: About<'_>) -> Refused {
                 ),
             )
         }
-        Forbidden::Generic => Refused::denied("The caller does not have permission"),
-        Forbidden::ProjectDenied => Refused::denied("Your project has been denied access. Please contact support."),
+        Forbidden::Generic => ApiError::denied("The caller does not have permission"),
+        Forbidden::ProjectDenied => ApiError::denied("Your project has been denied access. Please contact support."),
     }
 }
 
-fn not_found(kind: NotFound, about: About<'_>) -> Refused {
+fn not_found(kind: NotFound, about: About<'_>) -> ApiError {
     match kind {
         NotFound::Model | NotFound::Html => {
-            Refused::unknown_model(about.model, about.version, about.method)
+            ApiError::unknown_model(about.model, about.version, about.method)
         }
-        NotFound::Retired => Refused::retired_model(about.model, about.successor),
-        NotFound::PublisherModel => Refused::publisher_model(about.model),
-        NotFound::Entity => Refused::missing("Requested entity was not found."),
+        NotFound::Retired => ApiError::retired_model(about.model, about.successor),
+        NotFound::PublisherModel => ApiError::publisher_model(about.model),
+        NotFound::Entity => ApiError::missing("Requested entity was not found."),
         NotFound::CachedContent => {
-            Refused::missing("Not found: cache content metadata 8754364356910645200.")
+            ApiError::missing("Not found: cache content metadata 8754364356910645200.")
         }
     }
 }
@@ -648,7 +652,7 @@ mod tests {
     fn a_hint_is_rounded_down_in_the_details_and_exact_in_the_text() {
         let violation = Violation { limit: Limit::Requests, value: 10, free_tier: false };
         let refused =
-            Refused::quota("gemini-3-pro-image", &[violation], Duration::from_millis(58_931));
+            ApiError::quota("gemini-3-pro-image", &[violation], Duration::from_millis(58_931));
         let text = refused.to_json().pretty_string();
         assert!(text.contains("\"retryDelay\": \"58s\""), "{text}");
         assert!(text.contains("Please retry in 58.931000000s."), "{text}");
@@ -660,11 +664,11 @@ mod tests {
 
     #[test]
     fn the_openai_dialect_gets_every_error_as_an_array() {
-        let body = Refused::invalid("no").body(Api::OpenAiChat, Framing::Whole);
+        let body = ApiError::invalid("no").body(Api::OpenAiChat, Framing::Whole);
         assert!(body[0].starts_with(b"[\n  {"));
-        let body = Refused::invalid("no").body(Api::Developer, Framing::Array);
+        let body = ApiError::invalid("no").body(Api::Developer, Framing::Array);
         assert!(body[0].starts_with(b"["));
-        let body = Refused::invalid("no").body(Api::Interactions, Framing::Whole);
+        let body = ApiError::invalid("no").body(Api::Interactions, Framing::Whole);
         assert_eq!(&body[0][..], b"{\n  \"error\": {\n    \"code\": \"invalid_request\",\n    \"message\": \"no\"\n  }\n}\n");
     }
 }
