@@ -1029,8 +1029,8 @@ async fn a_reload_neither_forgets_what_is_kept_nor_what_was_spent() {
         .send(Request::get(world.url("/status.json")).body(Full::default()).unwrap())
         .await
         .json();
-    let spent = status["view"]["spending"][0]["spent"]["at_least_microusd"].as_u64();
-    assert!(spent.is_some_and(|spent| spent > 100_000), "{}", status["view"]["spending"]);
+    let spent = status["spending"][0]["spent"]["at_least_microusd"].as_u64();
+    assert!(spent.is_some_and(|spent| spent > 100_000), "{}", status["spending"]);
 }
 
 #[tokio::test]
