@@ -21,6 +21,7 @@ mod harness;
 mod invariants;
 // mod keep_paid;
 mod observe;
+mod orders;
 // mod peak_router;
 mod ready;
 mod secrets;

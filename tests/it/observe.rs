@@ -776,7 +776,7 @@ fn quotas_are_gauges_by_model_and_dimension() {
         for _ in 0..3 {
             read(service.clone().oneshot(scenario.request(TAG)).await).await.unwrap();
         }
-        record_quota(tower_gemini::catalog::Catalog::builtin(), &quota.ledgers());
+        record_quota(tower_gemini::catalog::Catalog::builtin(), &quota.usages());
     });
     let used = |dimension: &str| {
         metrics.total("gemini_quota_used_ratio", &["model=gemini-3-pro-image", dimension])

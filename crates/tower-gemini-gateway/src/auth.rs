@@ -322,7 +322,7 @@ mod tests {
         };
         let config = Config::parse(file, "gateway.toml").unwrap();
         let env = |_: &str| key.map(str::to_owned);
-        Upstreams::build(&config, env).unwrap().gemini().unwrap().clone()
+        Upstreams::build(&config, env).unwrap().iter().next().unwrap().clone()
     }
 
     #[test]

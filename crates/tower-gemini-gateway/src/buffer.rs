@@ -25,8 +25,8 @@ use crate::wire;
 pub(crate) struct BufferedBody<B> {
     chunks: VecDeque<Bytes>,
     trailers: Option<HeaderMap>,
-    /// What is left of a response longer than the limit. Of others it has ended, and is kept for its
-    /// verdict.
+    /// What is left of a response longer than the limit. Of others it has ended, and is kept for
+    /// its verdict.
     rest: B,
     ended: bool,
 }
@@ -119,9 +119,9 @@ impl<B> fmt::Debug for BufferedBody<B> {
 /// A response that has not arrived.
 type Pending = Pin<Box<dyn Future<Output = Response<axum::body::Body>> + Send>>;
 
-/// Waits for a response. After `after` of silence it sends a head, and then blanks until the response
-/// is there: JSON allows leading blanks, and every client that was measured skips them. The price: the
-/// status is 200 by then, so an error shows in the body alone.
+/// Waits for a response. After `after` of silence it sends a head, and then blanks until the
+/// response is there: JSON allows leading blanks, and every client that was measured skips them.
+/// The price: the status is 200 by then, so an error shows in the body alone.
 pub(crate) async fn with_heartbeat(
     response: impl Future<Output = Response<axum::body::Body>> + Send + 'static,
     after: Duration,
@@ -132,7 +132,8 @@ pub(crate) async fn with_heartbeat(
         response = &mut pending => response,
         () = sleep(after) => {
             let every = after.min(EVERY);
-            let body = Heartbeat { state: State::Waiting { pending, beat: Box::pin(sleep(Duration::ZERO)), every } };
+            let beat = Box::pin(sleep(Duration::ZERO));
+            let body = Heartbeat { state: State::Waiting { pending, beat, every } };
             let mut response = Response::new(axum::body::Body::new(body));
             json_headers(response.headers_mut());
             response

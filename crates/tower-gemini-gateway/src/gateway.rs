@@ -27,12 +27,19 @@ use crate::{handler, pages};
 /// use tower_gemini_gateway::{Config, Gateway};
 /// use tower_gemini_sim::{Sim, serve};
 ///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let google = serve(Sim::quick([]), ([127, 0, 0, 1], 0).into()).await?; // offline: a simulated Gemini
-/// let config = format!("[[upstream]]\nname = \"sim\"\nkind = \"relay\"\nbase_url = \"{}\"\n", google.url());
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // Offline: a simulated Gemini as the upstream.
+/// let gemini = serve(Sim::quick([]), ([127, 0, 0, 1], 0).into()).await?;
+/// let config = format!(
+///     "[[upstream]]\nname = \"sim\"\nkind = \"relay\"\nbase_url = \"{}\"\n",
+///     gemini.url(),
+/// );
 /// let gateway = Gateway::new(&Config::parse(&config, "gateway.toml")?).await?;
 ///
-/// let app = Router::new().route("/hello", get(|| async { "hello" })).nest("/gemini", gateway.router());
+/// let app = Router::new()
+///     .route("/hello", get(|| async { "hello" }))
+///     .nest("/gemini", gateway.router());
 ///
 /// let request = http::Request::post("/gemini/v1beta/models/gemini-3-pro-image:generateContent")
 ///     .header("x-goog-api-key", "any-key")
@@ -52,13 +59,13 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Builds a gateway and loads what an earlier one saved in `keep.dir`. Installs a Prometheus
-    /// recorder for `/metrics` where the program has no recorder of its own.
+    /// Builds a gateway and loads what an earlier one saved in `keep.dir` and `signatures.file`.
+    /// Installs a Prometheus recorder for `/metrics` where the program has no recorder of its own.
     ///
     /// # Errors
     ///
-    /// A setting that this machine refuses: a file that cannot be read, an environment variable that
-    /// is not set.
+    /// A setting that this machine refuses: a file that cannot be read, an environment variable
+    /// that is not set.
     pub async fn new(config: &Config) -> Result<Self, GatewayError> {
         let recorder = pages::recorder();
         let snapshot = Snapshot::build(config, None)?;
@@ -112,10 +119,15 @@ impl Gateway {
     }
 
     /// Waits, for `within` at most, for the calls whose clients disconnected, and saves stored
-    /// responses to `keep.dir`. Call it after the server has stopped. `false` where something that
-    /// was or may have been paid for is lost.
+    /// responses to `keep.dir` and thought signatures to `signatures.file`. Call it after the
+    /// server has stopped. `false` where something that was or may have been paid for is lost.
     pub async fn finish(&self, within: Duration) -> bool {
         let snapshot = self.snapshot();
+        if let Some(file) = &snapshot.config().signatures.file
+            && let Err(error) = snapshot.layers().signatures.save_to(file)
+        {
+            tracing::error!(%error, file = %file.display(), "thought signatures were not saved");
+        }
         let Some(keep) = &snapshot.layers().keep else { return true };
         let all = keep.drain(within).await;
         if !all {
@@ -131,7 +143,8 @@ impl Gateway {
             tracing::warn!(
                 responses = counts.kept,
                 losses = counts.losses,
-                "stored responses and records of lost ones end with this process; set keep.dir to save them"
+                "stored responses and records of lost ones end with this process; set keep.dir to \
+                 save them"
             );
             return false;
         };
@@ -143,7 +156,8 @@ impl Gateway {
                 all
             }
             Err(error) => {
-                tracing::error!(%error, dir = %dir.display(), "stored responses could not be saved and are lost");
+                let dir = dir.display();
+                tracing::error!(%error, %dir, "stored responses were not saved and are lost");
                 false
             }
         }

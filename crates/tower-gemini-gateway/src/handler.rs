@@ -24,7 +24,7 @@ use crate::buffer::with_heartbeat;
 use crate::limits::{self, BodyFault, BoundedBody};
 use crate::responses::{CHARGED, ErrorFormat, Rejection, error_response, json_response};
 use crate::snapshot::Snapshot;
-use crate::stacks::Stack;
+use crate::stacks::{Stack, Stacks};
 use crate::transform::Transform;
 use crate::{mask, pages, report, wire};
 
@@ -85,12 +85,13 @@ async fn route(
     // The key leaves the URI before anything can print it.
     let caller = gateway.auth().admit(&mut parts)?;
     wire::clean_request(&mut parts.headers);
-    // Behind a key of the gateway's own all callers have the same one: a response that is stored for
-    // one must not go to another.
+    // Behind a key of the gateway's own all callers have the same one: a response that is stored
+    // for one must not go to another.
     if let Some(name) = caller.token_name() {
         parts.extensions.insert(CallerName::new(name));
     }
-    // Vertex AI has an OpenAI-style API of its own, with another bill: its paths are not translated.
+    // Vertex AI has an OpenAI-style API of its own, with another bill: its paths are not
+    // translated.
     let endpoint = Endpoint::from_path(&path).filter(|_| !wire::is_vertex(&path));
     match endpoint {
         Some(Endpoint::Models) if parts.method == Method::GET && !caller.is_googles() => {
@@ -105,18 +106,20 @@ async fn route(
                     return Ok(json_response(status, body));
                 }
             };
-            let upstream = gateway.upstreams().gemini().ok_or_else(|| Rejection::path(&path))?;
+            let (upstream, stacks) = gateway.route(false).ok_or_else(|| Rejection::path(&path))?;
             parts.headers = headers_for_gemini(&parts.headers);
             caller.sign_openai(upstream, &mut parts.headers);
             parts.uri = wire::upstream_uri(upstream.base(), &translated.path_and_query)
                 .ok_or_else(|| Rejection::path(&path))?;
-            // What is stored for this request must not go to one with the same bytes on Google's path.
+            // What is stored for this request must not go to one with the same bytes on Google's
+            // path.
             parts.extensions.insert(AnswerShape::new(&translated.translator.to_string()));
-            Ok(generate(gateway, parts, translated.body, Some(translated.translator)).await)
+            let stacks = stacks.clone();
+            Ok(generate(gateway, stacks, parts, translated.body, Some(translated.translator)).await)
         }
         _ => {
-            let upstream =
-                gateway.upstreams().for_path(&path).ok_or_else(|| Rejection::path(&path))?;
+            let (upstream, stacks) =
+                gateway.route(wire::is_vertex(&path)).ok_or_else(|| Rejection::path(&path))?;
             caller.sign(upstream, &path, &mut parts.headers);
             let path_and_query = parts.uri.path_and_query().map_or("/", |path| path.as_str());
             parts.uri = wire::upstream_uri(upstream.base(), path_and_query)
@@ -124,13 +127,14 @@ async fn route(
             let call = Call::parse(&parts.method, &parts.uri, &parts.headers, None);
             if call.dialect == Dialect::Unrecognised || !generates(&call) {
                 // Files, lists, operations, counts: passed through unchanged and unbuffered.
-                let stack = gateway.stacks().plain.clone();
+                let stack = stacks.plain.clone();
                 return Ok(
                     send(&gateway, stack, Request::from_parts(parts, body), None, false).await
                 );
             }
             let body = collect(body).await?;
-            Ok(generate(gateway, parts, body, None).await)
+            let stacks = stacks.clone();
+            Ok(generate(gateway, stacks, parts, body, None).await)
         }
     }
 }
@@ -142,13 +146,14 @@ fn generates(call: &Call) -> bool {
 /// Sends a request that generates something, and may cost something.
 async fn generate(
     gateway: Arc<Snapshot>,
+    stacks: Arc<Stacks>,
     mut parts: Parts,
     body: Bytes,
     reply: Option<ResponseTranslator>,
 ) -> Response<Body> {
     wire::remove_length(&mut parts.headers);
     let call = Call::parse(&parts.method, &parts.uri, &parts.headers, Some(&body));
-    let (streams, stacks) = (call.is_streaming(), gateway.stacks());
+    let streams = call.is_streaming();
     let stack = match call.is_continuation {
         true => stacks.plain.clone(),
         false if streams => stacks.stream.clone(),
@@ -162,8 +167,8 @@ async fn generate(
         None if strips => drop(parts.extensions.insert(Transform::StripDrafts)),
         None => {}
     }
-    // A caller's timeout between two bytes is one for the whole call where nothing is sent before the
-    // end.
+    // A caller's timeout between two bytes is one for the whole call where nothing is sent before
+    // the end.
     let silent = !streams && heartbeat.is_none();
     let request = Request::from_parts(parts, Body::from(body));
     let response = async move { send(&gateway, stack, request, reply.as_ref(), silent).await };

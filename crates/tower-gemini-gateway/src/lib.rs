@@ -20,6 +20,8 @@ mod cli;
 pub mod config;
 mod gateway;
 mod handler;
+#[cfg(test)]
+mod in_process_tests;
 mod limits;
 mod log;
 mod mask;
@@ -35,8 +37,6 @@ mod socket;
 mod stacks;
 pub mod stats;
 pub mod status;
-#[cfg(test)]
-mod storm_tests;
 mod transform;
 mod upstream;
 mod wire;
@@ -45,3 +45,8 @@ pub use self::config::{Config, ConfigError, GatewayError};
 pub use self::gateway::Gateway;
 pub use self::program::app;
 pub use self::running::{Running, Signal, start};
+
+/// The README's example runs as a doc test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

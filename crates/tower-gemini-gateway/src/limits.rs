@@ -14,6 +14,8 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::socket::TrackedBody;
+
 /// Why reading a request's body stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BodyFault {
@@ -25,8 +27,8 @@ pub(crate) enum BodyFault {
     Trickles,
 }
 
-/// Bytes a second that a body must arrive at on average, once the time that it may be silent for has
-/// passed: a client that sends a byte now and then would hold a slot forever.
+/// Bytes a second that a body must arrive at on average, once the time that it may be silent for
+/// has passed: a client that sends a byte now and then would hold a slot forever.
 const LEAST_RATE: u64 = 1024;
 /// As long as Google takes for a whole call at most (600 s).
 const LONGEST: Duration = Duration::from_secs(600);
@@ -44,7 +46,8 @@ impl fmt::Display for BodyFault {
             ),
             Self::Trickles => write!(
                 f,
-                "The request's body arrived at less than {LEAST_RATE} bytes a second, or not whole within {} s.",
+                "The request's body arrived at less than {LEAST_RATE} bytes a second, or not whole \
+                 within {} s.",
                 LONGEST.as_secs()
             ),
         }
@@ -164,32 +167,7 @@ impl RequestSlots {
 
 /// Holds a request's slot until its response ends.
 pub(crate) fn hold_slot(response: Response<Body>, slot: OwnedSemaphorePermit) -> Response<Body> {
-    response.map(|body| Body::new(SlotBody { body, _slot: slot }))
-}
-
-struct SlotBody {
-    body: Body,
-    _slot: OwnedSemaphorePermit,
-}
-
-impl HttpBody for SlotBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
+    response.map(|body| Body::new(TrackedBody::response(body, slot)))
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Masks the gateway's own keys in what goes to its callers: Google's error texts about a key contain
-//! it, within streams too.
+//! Masks the gateway's own keys in what goes to its callers: Google's error texts about a key
+//! contain it, within streams too.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -39,7 +39,7 @@ pub(crate) async fn mask_keys(response: Response<Body>, keys: &[&HeaderValue]) -
         let text = match Limited::new(body, LONGEST_ERROR).collect().await {
             Ok(text) => text.to_bytes(),
             Err(error) => {
-                tracing::debug!(%error, "an error response ended early, or is too long to be masked");
+                tracing::debug!(%error, "an error response cannot be masked");
                 Bytes::new()
             }
         };

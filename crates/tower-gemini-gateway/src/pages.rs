@@ -99,10 +99,9 @@ fn status(gateway: &Snapshot, up: Duration) -> Status {
     let layers = gateway.layers();
     let mut status = Status::new(layers.stats.report());
     status.uptime_seconds = up.as_secs();
-    let upstreams = gateway.upstreams();
-    let upstream = upstreams.gemini().or(upstreams.iter().next());
+    let upstream = gateway.upstreams().iter().next();
     status.upstream = upstream.and_then(|one| one.base().host()).unwrap_or_default().to_owned();
-    status.quotas = layers.quota.ledgers().iter().map(Quota::from).collect();
+    status.quotas = layers.quota_usages().iter().map(Quota::from).collect();
     let now = Instant::now();
     let circuits = layers.fallback.circuits().snapshot();
     status.circuits = circuits.iter().map(|circuit| Circuit::new(circuit, now)).collect();
@@ -125,10 +124,16 @@ fn status(gateway: &Snapshot, up: Duration) -> Status {
     status
 }
 
+/// Calls for an image since the start, and those that got one.
+pub(crate) fn delivered(gateway: &Snapshot) -> (u64, u64) {
+    let total = gateway.layers().stats.report().total;
+    (total.calls, total.successes)
+}
+
 /// Sets the gauges, which are read on demand only.
 fn refresh(gateway: &Snapshot) {
     let layers = gateway.layers();
-    observe::record_quota(Catalog::builtin(), &layers.quota.ledgers());
+    observe::record_quota(Catalog::builtin(), &layers.quota_usages());
     observe::record_circuits(&layers.fallback.circuits().snapshot());
     #[allow(clippy::cast_precision_loss, reason = "counts for people")]
     let set = |name: &'static str, value: usize| metrics::gauge!(name).set(value as f64);

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tower_gemini_sim::{Latency, ServeHandle, Sim};
+use tower_gemini_sim::{Latency, ServeHandle, Sim, Totals};
 
 use crate::cli::{self, Command, ServeArgs, SimWeather};
 use crate::config::{self, Config, ConfigProblem, GatewayError, Upstream};
-use crate::log;
 use crate::reload::{self, Watched};
 use crate::running::{Bound, DONE, NOT_STARTED, Signal};
 use crate::snapshot::Snapshot;
+use crate::{log, pages};
 
 /// Runs the program. `signals` are the operating system's.
 ///
@@ -59,9 +59,11 @@ pub async fn app(
     match prepare(config, args).await {
         Ok((bound, watched, sim)) => {
             print(&welcome(bound.addr, sim.is_some()));
+            let gateway = bound.gateway.clone();
             let code = bound.run(watched, signals).await;
-            if let Some(sim) = sim {
-                sim.shutdown().await;
+            if let Some((sim, server)) = sim {
+                print(&gain(pages::delivered(&gateway.snapshot()), sim.totals()));
+                server.shutdown().await;
             }
             code
         }
@@ -86,7 +88,7 @@ fn read_config(path: Option<&Path>, listen: Option<SocketAddr>) -> Result<Config
 async fn prepare(
     path: Option<PathBuf>,
     args: ServeArgs,
-) -> Result<(Bound, Option<Watched>, Option<ServeHandle>), GatewayError> {
+) -> Result<(Bound, Option<Watched>, Option<(Sim, ServeHandle)>), GatewayError> {
     let mut config = read_config(path.as_deref(), args.listen)?;
     // A simulated upstream is not in the file, so a changed file must not take its place.
     let watched = path
@@ -95,13 +97,13 @@ async fn prepare(
     log::begin(&config)?;
     let sim = match args.simulate {
         Some(weather) => {
-            let here = SocketAddr::from(([127, 0, 0, 1], 0));
-            let sim = tower_gemini_sim::serve(simulated(weather), here).await.map_err(|error| {
+            let (here, sim) = (SocketAddr::from(([127, 0, 0, 1], 0)), simulated(weather));
+            let server = tower_gemini_sim::serve(sim.clone(), here).await.map_err(|error| {
                 let what = format!("the simulated Gemini cannot listen on loopback: {error}");
                 ConfigProblem::at("--simulate", what, "")
             })?;
-            config.upstream = Upstream::both_at("simulator", &sim.url());
-            Some(sim)
+            config.upstream = Upstream::both_at("simulator", &server.url());
+            Some((sim, server))
         }
         None => None,
     };
@@ -116,10 +118,31 @@ fn simulated(weather: SimWeather) -> Sim {
     }
 }
 
+/// What the gateway gained over a client that sends once, by the simulator's own ledger.
+fn gain((calls, delivered): (u64, u64), sent: Totals) -> String {
+    if calls == 0 {
+        return String::new();
+    }
+    let once = 100 * sent.images_delivered / sent.requests.max(1);
+    format!(
+        "Through the gateway: {delivered} of {calls} calls got an image ({} %).\n\
+         Sending once: {} of {} requests to the simulated Gemini returned one ({once} %).\n\
+         Paid for: {} images, of which {} did not arrive.\n",
+        100 * delivered / calls,
+        sent.images_delivered,
+        sent.requests,
+        sent.charged,
+        sent.charged_but_undelivered,
+    )
+}
+
 /// How to use it, ready to copy.
 fn welcome(addr: SocketAddr, simulated: bool) -> String {
     let (key, what) = match simulated {
-        true => ("any-key", "In front of a simulated Gemini: no key, no network, no money."),
+        true => (
+            "any-key",
+            "In front of a simulated Gemini: no key, no network, no money. Ctrl-C prints the gain.",
+        ),
         false => ("$GEMINI_API_KEY", "In front of the upstreams of the configuration."),
     };
     format!(
@@ -136,4 +159,20 @@ What is going on: http://{addr}/status
 
 "
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_demonstration_reports_what_the_gateway_gained() {
+        let sim = Sim::quick([]);
+        assert_eq!(gain((0, 0), sim.totals()), "");
+        let text = gain((120, 117), sim.totals());
+        assert!(
+            text.starts_with("Through the gateway: 117 of 120 calls got an image (97 %)."),
+            "{text}"
+        );
+    }
 }

@@ -111,7 +111,7 @@ fn stamp(path: &Path) -> Option<Stamp> {
 /// state behind the others (stored responses, spending, quota usage) is worth more than new
 /// settings.
 fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
-    // The directory is read at the end only.
+    // The directory is read at the end only, and so is the file of signatures.
     let kept = |config: &Config| config::Keep { dir: None, ..config.keep.clone() };
     [
         ("[server]", old.server != new.server),

@@ -11,8 +11,8 @@
 //! | `x-gemini-redeemed` | `1` where this is the stored response to an earlier, identical request: nothing was sent |
 //!
 //! Two more are always there, since clients act on them: `x-should-retry`, and `x-upstream-status`
-//! where the status is a 424 in place of one after which clients would resend what may have been paid
-//! for.
+//! where the status is a 424 in place of one after which clients would resend what may have been
+//! paid for.
 //!
 //! Those of a stream report what was known when its head went out. All of them together stay below
 //! 1 KiB.

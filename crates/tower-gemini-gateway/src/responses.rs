@@ -114,7 +114,8 @@ impl Rejection {
 /// Google's format, since no path is known.
 pub(crate) fn head_too_slow(limit: Duration) -> Bytes {
     let message = format!(
-        "The request's head did not come within {} s (server.header_read_timeout). Nothing was sent.",
+        "The request's head did not arrive within {} s (server.header_read_timeout). Nothing was \
+         sent.",
         limit.as_secs_f64()
     );
     let rejection = Rejection::new(StatusCode::REQUEST_TIMEOUT, "DEADLINE_EXCEEDED", message);

@@ -24,8 +24,8 @@ use crate::{config, responses};
 /// Room for a request's head: Google's own front end accepts 16 KiB a header; SDKs send one or two.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
-/// Serves until `stop` resolves, then lets the requests in flight end, within the grace time and until
-/// `stop_now` resolves. Returns `false` where something was still in flight then.
+/// Serves until `stop` resolves, then lets the requests in flight end, within the grace time and
+/// until `stop_now` resolves. Returns `false` where something was still in flight then.
 pub(crate) async fn serve(
     listener: TcpListener,
     app: Router,
@@ -73,8 +73,8 @@ pub(crate) async fn serve(
         let state = Arc::new(ConnectionState::default());
         let socket = Socket::new(stream, state.clone(), timeouts, too_slow.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            // From here on, not from the first poll of the future: the socket asks whether a request
-            // is in flight.
+            // From here on, not from the first poll of the future: the socket asks whether a
+            // request is in flight.
             let busy = state.enter();
             let response = app
                 .clone()

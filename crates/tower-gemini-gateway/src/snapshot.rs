@@ -1,5 +1,6 @@
 //! Builds what one configuration asks for: layers with their state, stacks over them, admission.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -7,13 +8,15 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower_gemini::body::WireBody;
-use tower_gemini::call::ImageSize;
+use tower_gemini::call::{ImageSize, ModelId};
+use tower_gemini::catalog::Catalog;
+use tower_gemini::cost::Cost;
 use tower_gemini::model_fallback::{Chain, FallbackOrder};
-use tower_gemini::quota_guard::Saturation;
+use tower_gemini::quota_guard::{OnExhausted, ProjectId};
 use tower_gemini::resolution_fallback::Ladder;
-use tower_gemini::spending::Caps;
+use tower_gemini::spending::{Caps, ReserveBy};
 use tower_gemini::stage::WireClient;
-use tower_gemini::target::MustKeep;
+use tower_gemini::target::{MustKeep, UpstreamId};
 use tower_gemini::thought_signatures::Missing;
 use tower_gemini::{
     AttemptTimeoutLayer, CollectRequestLayer, JitteredRetryLayer, KeepPaidLayer,
@@ -26,7 +29,7 @@ use crate::config::{self, Config, ConfigProblem};
 use crate::limits::RequestSlots;
 use crate::stacks::{Layers, Stacks};
 use crate::stats::Stats;
-use crate::upstream::Upstreams;
+use crate::upstream::{Upstream, Upstreams};
 
 /// Everything that answers requests, built from one configuration and replaced whole by the next.
 #[derive(Debug)]
@@ -35,7 +38,8 @@ pub(crate) struct Snapshot {
     auth: Auth,
     upstreams: Upstreams,
     layers: Layers,
-    stacks: Stacks,
+    /// In the order of the upstreams.
+    stacks: Vec<Arc<Stacks>>,
     slots: RequestSlots,
 }
 
@@ -60,14 +64,18 @@ impl Snapshot {
         let upstreams = Upstreams::build(config, env)?;
         for upstream in upstreams.iter().filter(|upstream| upstream.is_unencrypted()) {
             tracing::warn!(
-                upstream = upstream.name(),
+                upstream = upstream.id().name,
                 base_url = %upstream.base(),
                 "keys and pictures go to another machine unencrypted: base_url begins with http://"
             );
         }
-        let layers = layers(config, before)?;
+        let layers = layers(config, &upstreams, before)?;
         let responses = &config.responses;
-        let stacks = layers.stacks(client, responses.strip_drafts, responses.buffer_up_to.0);
+        let (strip_drafts, buffer_up_to) = (responses.strip_drafts, responses.buffer_up_to.0);
+        let stacks = layers.quotas.iter().map(|(_, quota)| {
+            Arc::new(layers.stacks(quota, client.clone(), strip_drafts, buffer_up_to))
+        });
+        let stacks = stacks.collect();
         let slots = match before {
             Some(before) => before.slots.clone(),
             None => RequestSlots::new(config.server.max_in_flight),
@@ -91,8 +99,9 @@ impl Snapshot {
         &self.layers
     }
 
-    pub(crate) fn stacks(&self) -> &Stacks {
-        &self.stacks
+    /// The upstream for the paths of Vertex AI, or for all others, with its stacks.
+    pub(crate) fn route(&self, vertex: bool) -> Option<(&Upstream, &Arc<Stacks>)> {
+        self.upstreams.iter().zip(&self.stacks).find(|(one, _)| one.is_vertex() == vertex)
     }
 
     pub(crate) fn slots(&self) -> &RequestSlots {
@@ -111,7 +120,11 @@ impl Snapshot {
 /// The layers of a configuration. Layers of `before` stay whose settings are the same, and always
 /// those whose state is worth more than new settings: stored responses, spending, quota usage
 /// (`reload::needs_restart`).
-fn layers(config: &Config, before: Option<&Snapshot>) -> Result<Layers, ConfigProblem> {
+fn layers(
+    config: &Config,
+    upstreams: &Upstreams,
+    before: Option<&Snapshot>,
+) -> Result<Layers, ConfigProblem> {
     let same_chain = before.filter(|before| before.config.fallback == config.fallback);
     let stats = before.map_or_else(Stats::new, |before| before.layers.stats.clone());
     Ok(Layers {
@@ -122,12 +135,11 @@ fn layers(config: &Config, before: Option<&Snapshot>) -> Result<Layers, ConfigPr
         collect: CollectRequestLayer::new()
             .max_held_bytes((config.server.max_body.0 / 3 + 1).saturating_mul(4) + 1024 * 1024),
         keep: before.map_or_else(|| keep(config), |before| before.layers.keep.clone()),
-        signatures: match before.filter(|before| before.config.signatures == config.signatures) {
-            Some(before) => before.layers.signatures.clone(),
-            None if config.signatures.restore => {
-                ThoughtSignaturesLayer::new().missing(Missing::Send)
+        signatures: match before {
+            Some(before) if before.config.signatures.restore == config.signatures.restore => {
+                before.layers.signatures.clone()
             }
-            None => ThoughtSignaturesLayer::off(),
+            _ => signatures(&config.signatures)?,
         },
         peak: match before.filter(|before| before.config.peak == config.peak) {
             Some(before) => before.layers.peak.clone(),
@@ -156,12 +168,27 @@ fn layers(config: &Config, before: Option<&Snapshot>) -> Result<Layers, ConfigPr
             Some(before) => before.layers.retry.clone(),
             None => JitteredRetryLayer::new(config.policy()?),
         },
-        spending: before.map_or_else(|| spending(config), |before| before.layers.spending.clone()),
-        quota: before.map_or_else(|| quota(config), |before| before.layers.quota.clone()),
+        spending: match before {
+            Some(before) => before.layers.spending.clone(),
+            None => spending(config)?,
+        },
+        quotas: quotas(config, upstreams, before),
         timeout: AttemptTimeoutLayer::new()
             .limit(config.timeouts.up_to_2k.0)
             .limit_for(ImageSize::K4, config.timeouts.at_4k.0)
             .idle_limit(config.timeouts.idle.0),
+    })
+}
+
+fn signatures(config: &config::Signatures) -> Result<ThoughtSignaturesLayer, ConfigProblem> {
+    if !config.restore {
+        return Ok(ThoughtSignaturesLayer::off());
+    }
+    let layer = ThoughtSignaturesLayer::new().missing(Missing::Send);
+    let Some(file) = &config.file else { return Ok(layer) };
+    layer.load_from(file).map_err(|error| {
+        let what = format!("signatures.file {} cannot be read: {error}", file.display());
+        ConfigProblem::at("signatures.file", what, "make it readable, delete it, or name another")
     })
 }
 
@@ -190,28 +217,75 @@ fn keep(config: &Config) -> Option<KeepPaidLayer> {
     })
 }
 
-fn spending(config: &Config) -> SpendingLayer {
-    let caps = |usd: f64| Caps::none().at_most_usd(usd);
-    let set: Vec<(&str, f64)> =
-        config.spending.caps().into_iter().filter(|(_, usd)| *usd > 0.0).collect();
-    if set.is_empty() {
-        return SpendingLayer::off();
+/// The spending layer. A cap that no attempt of a model can pass is an error where the file names
+/// the model, and a warning where it is one of the catalogue's.
+fn spending(config: &Config) -> Result<SpendingLayer, ConfigProblem> {
+    let spending = &config.spending;
+    if spending.caps().iter().all(|(_, usd)| *usd <= 0.0) {
+        return Ok(SpendingLayer::off());
     }
-    set.into_iter().fold(SpendingLayer::new(), |layer, (name, usd)| match name {
-        "per_call" => layer.per_call(caps(usd)),
-        "per_hour" => layer.per_hour(caps(usd)),
-        "per_day" => layer.per_day(caps(usd)),
-        _ => layer.per_month(caps(usd)),
-    })
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked: a sum of money"
+    )]
+    let balance = (spending.starting_balance * 1e6).round() as u64;
+    let layer = SpendingLayer::new().starting_balance(Cost::exactly(balance)).reserve_by(
+        match spending.mode {
+            config::SpendingMode::WorstCase => {
+                ReserveBy::WorstCase { drafts: spending.assume_drafts }
+            }
+            config::SpendingMode::Expected => ReserveBy::Expected,
+        },
+    );
+    let layer = if spending.fall_back_when_capped { layer.fall_back_when_capped() } else { layer };
+    let caps = spending.caps().into_iter().filter(|(_, usd)| *usd > 0.0);
+    let layer = caps.fold(layer, |layer, (name, usd)| {
+        let caps = Caps::none().at_most_usd(usd);
+        match name {
+            "per_call" => layer.per_call(caps),
+            "per_hour" => layer.per_hour(caps),
+            "per_day" => layer.per_day(caps),
+            "per_month" => layer.per_month(caps),
+            _ => layer.total(caps),
+        }
+    });
+    let named = config.models().map(|model| (ModelId::new(model), None));
+    layer
+        .check(named)
+        .map_err(|error| ConfigProblem::at("spending", format!("[spending]: {error}"), ""))?;
+    let known = Catalog::builtin().models().map(|model| (ModelId::new(&model.id), None));
+    if let Err(error) = layer.check(known) {
+        tracing::warn!(%error, "[spending] refuses every call of a model");
+    }
+    Ok(layer)
 }
 
-fn quota(config: &Config) -> QuotaGuardLayer {
+/// One guard per upstream, which counts apart. Those of `before` stay, whatever the settings.
+fn quotas(
+    config: &Config,
+    upstreams: &Upstreams,
+    before: Option<&Snapshot>,
+) -> Vec<(UpstreamId, QuotaGuardLayer)> {
+    let known = before.map(|before| before.layers.quotas.as_slice()).unwrap_or_default();
+    let guard = |id: &UpstreamId| match known.iter().find(|(known, _)| known == id) {
+        Some((_, guard)) => guard.clone(),
+        None => quota(config, id),
+    };
+    upstreams.iter().map(|upstream| (upstream.id().clone(), guard(upstream.id()))).collect()
+}
+
+fn quota(config: &Config, upstream: &UpstreamId) -> QuotaGuardLayer {
     let quota = &config.quota;
     let layer = QuotaGuardLayer::new(quota.limits())
-        // Which keys belong to one project is not known: each key counts as a project of its own.
-        .project_by_credential_here()
-        .saturation(Saturation::Wait { at_most: quota.longest_wait.0 })
+        .upstream(upstream.clone())
+        .on_exhausted(OnExhausted::Wait { at_most: quota.longest_wait.0 })
         .alert_at([quota.warn_at_percent]);
+    let layer = match &upstream.project {
+        Some(project) => layer.project(ProjectId::new(project.as_str())),
+        // Which keys belong to one project is not known: each key counts as a project of its own.
+        None => layer.project_by_credential_here(),
+    };
     quota
         .model
         .iter()
@@ -232,4 +306,44 @@ fn client(
         .enable_http1()
         .wrap_connector(http);
     Ok(Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(https))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn build(toml: &str) -> Result<Snapshot, ConfigProblem> {
+        Snapshot::build(&Config::parse(toml, "gateway.toml").unwrap(), None)
+    }
+
+    // A cap below the price of one attempt refused every call, and nobody said why.
+    #[test]
+    fn a_cap_that_no_attempt_can_pass_is_reported_at_start() {
+        let pro = "[fallback]\nmodels = [\"gemini-3-pro-image\"]\n[spending]\n";
+        for cap in ["per_call", "per_hour", "per_day", "per_month", "total"] {
+            let error = build(&format!("{pro}{cap} = 1.0\n")).unwrap_err().to_string();
+            assert!(error.contains("no call would pass"), "{cap}: {error}");
+        }
+        for passes in ["per_day = 1.0\nmode = \"expected\"", "per_day = 1.0\nassume_drafts = 2", ""]
+        {
+            build(&format!("{pro}{passes}\n")).unwrap();
+        }
+        build("[spending]\nper_day = 1.0\n").unwrap();
+    }
+
+    #[tokio::test]
+    async fn each_upstream_has_a_quota_of_its_own_that_outlives_a_reload() {
+        let before = build("[quota]\nrpm = 10\n").unwrap();
+        let names = |snapshot: &Snapshot| {
+            let ids = snapshot.layers.quotas.iter().map(|(id, _)| id.to_string());
+            ids.collect::<Vec<_>>()
+        };
+        assert_eq!(names(&before).len(), 2);
+        let config = Config::parse(
+            "[[upstream]]\nname = \"google\"\nkind = \"gemini\"\n[quota]\nrpm = 20\n",
+            "gateway.toml",
+        );
+        let after = Snapshot::build(&config.unwrap(), Some(&before)).unwrap();
+        assert_eq!(names(&after), names(&before)[..1]);
+    }
 }

@@ -3,9 +3,9 @@
 //! hyper has one timeout for a request's head, and it runs on an idle connection too: with ten
 //! seconds for a head, clients would find the connections of their pools closed under a request.
 //! Here the two are separate. A head that does not arrive gets a response before the connection
-//! closes. After a response to a request that was not read to its end, what still arrives is read and
-//! discarded for a while: closing at once would reset the connection, and many clients then lose the
-//! response that says why.
+//! closes. After a response to a request that was not read to its end, what still arrives is read
+//! and discarded for a while: closing at once would reset the connection, and many clients then
+//! lose the response that says why.
 
 use std::io;
 use std::pin::Pin;
@@ -19,6 +19,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// How long a client that is still sending is read after its response: between two chunks, and in
@@ -59,8 +60,8 @@ impl ConnectionState {
         Busy(self.clone())
     }
 
-    /// Whether a request's body was left unread: the next bytes on this connection may be the rest of
-    /// it.
+    /// Whether a request's body was left unread: the next bytes on this connection may be the rest
+    /// of it.
     pub(crate) fn is_unread(&self) -> bool {
         self.unread.load(Ordering::Acquire)
     }
@@ -108,9 +109,9 @@ impl<B: HttpBody> TrackedBody<B, Unread> {
     }
 }
 
-impl TrackedBody<Body, Busy> {
-    pub(crate) fn response(body: Body, busy: Busy) -> Self {
-        Self { body, guard: busy }
+impl<G: Guard> TrackedBody<Body, G> {
+    pub(crate) fn response(body: Body, guard: G) -> Self {
+        Self { body, guard }
     }
 }
 
@@ -120,6 +121,7 @@ pub(crate) trait Guard: Unpin {
 }
 
 impl Guard for Busy {}
+impl Guard for OwnedSemaphorePermit {}
 
 impl Guard for Unread {
     fn ended(&mut self) {

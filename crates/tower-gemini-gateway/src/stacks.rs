@@ -11,7 +11,9 @@ use tower_gemini::answer_errors::HasVerdict;
 use tower_gemini::body::CallBody;
 use tower_gemini::error::{BoxError, Error};
 use tower_gemini::final_image_extract::FinalImageJsonLayer;
+use tower_gemini::quota_guard::QuotaUsage;
 use tower_gemini::stage::WireClient;
+use tower_gemini::target::UpstreamId;
 use tower_gemini::{
     AttemptTimeoutLayer, CollectRequestLayer, GeminiStack, JitteredRetryLayer, KeepPaidLayer,
     ModelFallbackLayer, ObserveLayer, PeakHourRouterLayer, QuotaGuardLayer,
@@ -38,7 +40,8 @@ pub(crate) struct Layers {
     pub(crate) resolution: ResolutionFallbackLayer,
     pub(crate) retry: JitteredRetryLayer,
     pub(crate) spending: SpendingLayer,
-    pub(crate) quota: QuotaGuardLayer,
+    /// One for each upstream, in their order.
+    pub(crate) quotas: Vec<(UpstreamId, QuotaGuardLayer)>,
     pub(crate) timeout: AttemptTimeoutLayer,
 }
 
@@ -55,18 +58,29 @@ pub(crate) struct Stacks {
 }
 
 impl Layers {
-    /// The stacks over `client`. `strip_drafts` removes drafts from whole responses, of which
-    /// `buffer_up_to` bytes are buffered.
-    pub(crate) fn stacks<C>(&self, client: C, strip_drafts: bool, buffer_up_to: usize) -> Stacks
+    /// The usage of every quota.
+    pub(crate) fn quota_usages(&self) -> Vec<QuotaUsage> {
+        self.quotas.iter().flat_map(|(_, quota)| quota.usages()).collect()
+    }
+
+    /// The stacks of one upstream over `client`. `strip_drafts` removes drafts from whole
+    /// responses, of which `buffer_up_to` bytes are buffered.
+    pub(crate) fn stacks<C>(
+        &self,
+        quota: &QuotaGuardLayer,
+        client: C,
+        strip_drafts: bool,
+        buffer_up_to: usize,
+    ) -> Stacks
     where
         C: WireClient<Future: 'static> + Sync,
     {
         let plain = GeminiStack::new()
-            .collect(self.collect.clone())
+            .collect(self.collect)
             .retry(JitteredRetryLayer::off())
             .spending(self.spending.clone())
-            .quota(self.quota.clone())
-            .timeout(self.timeout.clone());
+            .quota(quota.clone())
+            .timeout(self.timeout);
         let full = plain
             .clone()
             .extract_json(FinalImageJsonLayer::new().max_held_bytes(buffer_up_to))
@@ -102,8 +116,8 @@ impl Layers {
     }
 }
 
-/// What stands between CollectRequest and the layers that choose a target: KeepPaid, so that what is
-/// stored are the bytes that the caller gets, over their transformation.
+/// What stands between CollectRequest and the layers that choose a target: KeepPaid, so that what
+/// is stored are the bytes that the caller gets, over their transformation.
 #[derive(Debug, Clone)]
 struct Deliver {
     keep: Option<KeepPaidLayer>,

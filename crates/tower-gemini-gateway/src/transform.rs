@@ -1,8 +1,8 @@
-//! Transforms responses for their callers: removes the drafts of a stream, or translates to OpenAI's
-//! format.
+//! Transforms responses for their callers: removes the drafts of a stream, or translates to
+//! OpenAI's format.
 //!
-//! Stands below `KeepPaid`, so that what counts as delivered, and what is stored, are the bytes that
-//! the caller gets.
+//! Stands below `KeepPaid`, so that what counts as delivered, and what is stored, are the bytes
+//! that the caller gets.
 
 use std::collections::VecDeque;
 use std::future::Future;

@@ -1,17 +1,17 @@
-//! Chooses the upstream of a request by its path, and holds the upstreams' keys.
+//! The upstreams with their keys.
 
 use std::fmt;
 
 use http::{HeaderValue, Uri};
+use tower_gemini::target::UpstreamId;
 
 use crate::config::{self, AuthMode, Config, ConfigProblem, UpstreamKind};
-use crate::wire;
 
 /// One `[[upstream]]` with its key.
 #[derive(Clone)]
 pub(crate) struct Upstream {
-    name: String,
-    kind: UpstreamKind,
+    id: UpstreamId,
+    is_vertex: bool,
     base: Uri,
     key: Option<HeaderValue>,
 }
@@ -29,24 +29,10 @@ impl Upstreams {
         let has_keys = config.auth.mode == AuthMode::Tokens;
         let upstreams = config.upstream.iter().map(|upstream| {
             let key = has_keys.then(|| read_key(upstream, &env)).transpose()?;
-            let (name, kind, base) = (upstream.name.clone(), upstream.kind, upstream.base_url());
-            Ok(Upstream { name, kind, base, key })
+            let (id, base) = (upstream.id(), upstream.base_url());
+            Ok(Upstream { id, is_vertex: upstream.kind == UpstreamKind::Vertex, base, key })
         });
         upstreams.collect::<Result<_, _>>().map(Self)
-    }
-
-    /// The upstream that answers this path.
-    pub(crate) fn for_path(&self, path: &str) -> Option<&Upstream> {
-        self.of_kind(wire::is_vertex(path))
-    }
-
-    /// The upstream that speaks the Gemini Developer API.
-    pub(crate) fn gemini(&self) -> Option<&Upstream> {
-        self.of_kind(false)
-    }
-
-    fn of_kind(&self, vertex: bool) -> Option<&Upstream> {
-        self.0.iter().find(|one| one.kind.is_vertex() == vertex)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Upstream> {
@@ -62,8 +48,14 @@ impl Upstreams {
 }
 
 impl Upstream {
-    pub(crate) fn name(&self) -> &str {
-        &self.name
+    /// Its identity: part of the keys of stores and of the trail.
+    pub(crate) fn id(&self) -> &UpstreamId {
+        &self.id
+    }
+
+    /// Whether the paths of Vertex AI are its own.
+    pub(crate) fn is_vertex(&self) -> bool {
+        self.is_vertex
     }
 
     pub(crate) fn base(&self) -> &Uri {
@@ -88,7 +80,7 @@ impl fmt::Display for Upstreams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, upstream) in self.0.iter().enumerate() {
             let comma = if n > 0 { ", " } else { "" };
-            write!(f, "{comma}{} ({})", upstream.name, upstream.base)?;
+            write!(f, "{comma}{}", upstream.id)?;
         }
         Ok(())
     }
@@ -96,10 +88,7 @@ impl fmt::Display for Upstreams {
 
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upstream")
-            .field("name", &self.name)
-            .field("base", &self.base)
-            .finish_non_exhaustive()
+        f.debug_struct("Upstream").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -151,24 +140,28 @@ mod tests {
             let file =
                 format!("[[upstream]]\nname = \"a\"\nkind = \"relay\"\nbase_url = \"{base}\"\n");
             let upstreams = upstreams(&file, None).unwrap();
-            assert_eq!(upstreams.gemini().unwrap().is_unencrypted(), unencrypted, "{base}");
+            assert_eq!(upstreams.iter().next().unwrap().is_unencrypted(), unencrypted, "{base}");
         }
     }
 
     #[test]
-    fn a_path_leads_to_the_upstream_of_its_api_and_nowhere_else() {
-        let names = |file: &str| {
+    fn the_identity_of_an_upstream_has_its_name_kind_address_and_project() {
+        let ids = |file: &str| {
             let upstreams = upstreams(file, None).unwrap();
-            ["/v1beta/models/m:generateContent", "/v1/projects/p/locations/l/x"]
-                .map(|path| upstreams.for_path(path).map(|one| one.name().to_owned()))
+            upstreams.iter().map(|one| one.id().to_string()).collect::<Vec<_>>()
         };
-        let (google, vertex) = (Some("google".to_owned()), Some("vertex".to_owned()));
-        assert_eq!(names(""), [google, vertex]);
-        let relay = "[[upstream]]\nname = \"r\"\nkind = \"relay\"\nbase_url = \"https://r\"\n";
-        assert_eq!(names(relay), [Some("r".to_owned()), None]);
         assert_eq!(
-            names("[[upstream]]\nname = \"v\"\nkind = \"vertex\"\n"),
-            [None, Some("v".to_owned())]
+            ids(""),
+            [
+                "gemini-api https://generativelanguage.googleapis.com - google",
+                "vertex-express https://aiplatform.googleapis.com - vertex",
+            ]
+        );
+        let relay = "[[upstream]]\nname = \"r\"\nkind = \"relay\"\nbase_url = \"https://r/x\"\n";
+        let vertex = "[[upstream]]\nname = \"v\"\nkind = \"vertex\"\nproject = \"p\"\n";
+        assert_eq!(
+            ids(&format!("{relay}{vertex}")),
+            ["same-api https://r/x - r", "vertex-ai https://aiplatform.googleapis.com p v"]
         );
     }
 

@@ -106,7 +106,8 @@ fn drop_named_by_connection(headers: &mut HeaderMap) {
 }
 
 /// Removes what frames a body, of one whose length changed: a stale length would cut it short or
-/// make the reader wait forever, and an exact body under `Transfer-Encoding` is sent empty by hyper.
+/// make the reader wait forever, and an exact body under `Transfer-Encoding` is sent empty by
+/// hyper.
 pub(crate) fn remove_length(headers: &mut HeaderMap) {
     for name in [CONTENT_LENGTH, TRANSFER_ENCODING, TRAILER] {
         headers.remove(name);

@@ -757,6 +757,29 @@ async fn what_is_kept_outlives_the_process() {
     assert_eq!(sim.ledger().charges("call"), 1);
 }
 
+// A conversation that went on after a restart had lost its signatures.
+#[tokio::test]
+async fn thought_signatures_outlive_the_process() {
+    let signature = "c2lnbmF0dXJl".repeat(8);
+    let image = json!({ "inlineData": { "mimeType": "image/png", "data": "QUJD".repeat(64) } });
+    let mut signed = image.clone();
+    signed["thoughtSignature"] = json!(signature);
+    let answer = json!({ "candidates": [{ "content": { "role": "model", "parts": [signed] }, "finishReason": "STOP" }] });
+    let (url, asked) = scripted(vec![(200, JSON, answer.to_string())]).await;
+    let dir = tempdir();
+    let extra = format!("[signatures]\nfile = {:?}\n", dir.join("signatures"));
+    let world = world_before(&url, &extra).await;
+    assert_eq!(world.post(PRO, &apple()).await.status, 200);
+    world.gateway.shutdown().await;
+    let world = world_before(&url, &extra).await;
+    let mut turn = apple();
+    let contents = turn["contents"].as_array_mut().unwrap();
+    contents.push(json!({ "role": "model", "parts": [image] }));
+    contents.push(json!({ "role": "user", "parts": [{ "text": "greener" }] }));
+    assert_eq!(world.post(PRO, &turn).await.status, 200);
+    assert!(asked.lock().unwrap()[1].1.contains(&signature), "{:?}", asked.lock().unwrap()[1]);
+}
+
 /// An upstream that gives these answers, one after the other and the last again and again, and
 /// remembers what it was asked.
 async fn scripted(
@@ -1031,6 +1054,19 @@ async fn a_reload_neither_forgets_what_is_kept_nor_what_was_spent() {
         .json();
     let spent = status["spending"][0]["spent"]["at_least_microusd"].as_u64();
     assert!(spent.is_some_and(|spent| spent > 100_000), "{}", status["spending"]);
+}
+
+// Fifty dollars that a gateway may spend in all were fifty dollars after each restart.
+#[tokio::test]
+async fn a_total_cap_counts_what_was_spent_before_this_start() {
+    let spent = "[spending]\ntotal = 50.0\nstarting_balance = 49.0\n";
+    let world = World::new(Sim::quick([]), spent).await;
+    let answer = world.post(PRO, &apple()).await;
+    assert_ne!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.json()["error"]["details"][0]["domain"], "tower-gemini", "{}", answer.text());
+    assert_eq!(world.ledger(), (0, 0));
+    let world = World::new(Sim::quick([]), "[spending]\ntotal = 50.0\n").await;
+    assert_eq!(world.post(PRO, &apple()).await.status, 200);
 }
 
 #[tokio::test]

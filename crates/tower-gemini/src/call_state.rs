@@ -16,7 +16,7 @@ use tower_gemini_core::call::{Call, ModelId};
 use tower_gemini_core::cost::Cost;
 use tower_gemini_core::scan::Usage;
 use tower_gemini_core::target::MustKeep;
-use tower_gemini_core::verdict::{Charge, Verdict};
+use tower_gemini_core::verdict::{Charge, QuotaCharge, Verdict};
 
 use crate::call_options::CallOptions;
 use crate::error::Error;
@@ -106,10 +106,22 @@ impl Place {
 #[derive(Default)]
 struct Slot {
     handover: Handover,
+    /// Whether the client has asked for any of the body.
+    is_read: bool,
     /// Its place in the trail, once it was sent.
     entry: Option<AttemptId>,
-    end: Option<(Charge, Cost)>,
+    end: Option<SentAttempt>,
     gates: Vec<Arc<dyn SendGate>>,
+}
+
+/// What an attempt that was sent has come to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SentAttempt {
+    pub(crate) charge: Charge,
+    pub(crate) quota: QuotaCharge,
+    /// `None` while it runs.
+    pub(crate) cost: Option<Cost>,
+    pub(crate) took: Duration,
 }
 
 /// Whether the last byte of an attempt's request may leave. Decided once, under the lock: what was
@@ -249,9 +261,12 @@ impl CallState {
         shared.passed |= place.bit();
     }
 
-    /// What is wrong with the order of the layers, where something is.
-    pub(crate) fn misplaced(&self) -> Option<&'static str> {
-        self.shared().misplaced
+    /// An error where the layers passed so far stand in an order that does not work.
+    pub(crate) fn check_order(&self) -> Result<(), Error> {
+        match self.shared().misplaced {
+            Some(why) => Err(Error::misplaced(why).with_trail(self.trail().clone())),
+            None => Ok(()),
+        }
     }
 
     /// How long the caller lets the call wait for a better hour, where it does.
@@ -350,10 +365,17 @@ impl CallState {
         (before.unwrap_or(Charge::None), last.charge())
     }
 
-    /// What the attempts that have ended cost.
-    #[allow(dead_code, reason = "caps for one call ask it")]
-    pub(crate) fn cost(&self) -> Cost {
-        self.shared().attempts.iter().filter_map(|slot| slot.end.map(|(_, cost)| cost)).sum()
+    /// What the attempts that were sent have come to so far.
+    pub(crate) fn sent_attempts(&self) -> Vec<SentAttempt> {
+        let running = SentAttempt {
+            charge: Charge::Maybe,
+            quota: QuotaCharge::Maybe,
+            cost: None,
+            took: Duration::ZERO,
+        };
+        let shared = self.shared();
+        let sent = shared.attempts.iter().filter(|slot| slot.entry.is_some());
+        sent.map(|slot| slot.end.unwrap_or(running)).collect()
     }
 
     /// The verdict of a call that is abandoned now, without a response: of its attempt under way,
@@ -379,7 +401,7 @@ pub(crate) fn severity(charge: Charge) -> u8 {
 impl Slot {
     fn charge(&self) -> Charge {
         match (self.end, self.handover) {
-            (Some((charge, _)), _) => charge,
+            (Some(end), _) => end.charge,
             (None, Handover::Done) => Charge::Maybe,
             (None, _) => Charge::None,
         }
@@ -458,9 +480,20 @@ impl Attempt {
         self.hand_over();
     }
 
-    /// Whether the attempt was abandoned before its request was handed over.
-    pub(crate) fn is_abandoned(&self) -> bool {
-        self.with(|slot| slot.handover == Handover::Refused).unwrap_or(false)
+    /// The client asks for some of the body. `false` if the attempt was abandoned before its
+    /// request was handed over: then it gets none of it.
+    pub(crate) fn read(&self) -> bool {
+        self.with(|slot| {
+            let goes_on = slot.handover != Handover::Refused;
+            slot.is_read |= goes_on;
+            goes_on
+        })
+        .unwrap_or(true)
+    }
+
+    /// Whether the client has asked for any of the body, or counts as having all of it.
+    pub(crate) fn is_read(&self) -> bool {
+        self.with(|slot| slot.is_read || slot.handover == Handover::Done).unwrap_or(false)
     }
 
     /// The verdict of this attempt, abandoned now, without a response: never sent whole, or
@@ -491,7 +524,8 @@ impl Attempt {
         took: Duration,
     ) {
         let entry = self.with(|slot| {
-            slot.end = Some((verdict.charge(), cost));
+            let (charge, quota) = (verdict.charge(), verdict.quota());
+            slot.end = Some(SentAttempt { charge, quota, cost: Some(cost), took });
             slot.entry.clone()
         });
         if let Some(entry) = entry.flatten() {

@@ -75,11 +75,7 @@ impl Job {
 }
 
 /// The recommended stack over a client.
-pub(crate) fn stack<C: WireClient>(
-    client: C,
-    policy: RetryPolicy,
-    seed: Option<u64>,
-) -> Images<C> {
+pub(crate) fn stack<C: WireClient>(client: C, policy: RetryPolicy, seed: Option<u64>) -> Images<C> {
     let retry = JitteredRetryLayer::new(policy);
     let retry = match seed {
         Some(seed) => retry.seed(seed),

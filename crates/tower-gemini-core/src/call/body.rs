@@ -1,7 +1,7 @@
-//! What a request's body says, in any dialect.
+//! Reads a request's body, in any dialect.
 //!
-//! One reader for all of them: the members that matter have different names in each, proxies mix
-//! the dialects, and a member that a dialect does not know is the server's to reject.
+//! All dialects share one reader: the members that matter have different names in each, proxies mix
+//! the dialects, and the server rejects a member that its dialect does not know.
 
 use std::borrow::Cow;
 
@@ -19,7 +19,7 @@ pub(super) struct Body<'a> {
     aspect_of_size: Option<Cow<'static, str>>,
     /// Whether the modalities asked for include an image; `None` where none are named.
     pub(super) modalities: Option<bool>,
-    /// Whether an image format is asked for, which says the same where no modalities are named.
+    /// Whether an image format is asked for, which means the same where no modalities are named.
     pub(super) image_format: bool,
     pub(super) candidate_count: Option<u32>,
     pub(super) sample_count: Option<u32>,
@@ -34,7 +34,8 @@ pub(super) struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    /// The ratio asked for: of the field that replaces the other first, of pixel sizes last.
+    /// Returns the ratio asked for: `responseFormat` replaces `imageConfig`, and both win over a
+    /// size in pixels.
     pub(super) fn aspect(&mut self) -> Option<Cow<'static, str>> {
         self.aspect_of_format
             .take()
@@ -42,7 +43,7 @@ impl<'a> Body<'a> {
             .or_else(|| self.aspect_of_size.take())
     }
 
-    pub(super) fn of_json(bytes: &'a [u8]) -> Self {
+    pub(super) fn from_json(bytes: &'a [u8]) -> Self {
         let mut body = Self::default();
         body.request(&mut Cursor::new(bytes), 2);
         body
@@ -138,8 +139,8 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// Where the size is said twice (both spellings at once are seen), the larger one counts: it
-    /// sets time limits and the upper end of what the call may cost.
+    /// Takes the larger one of two sizes (requests with both spellings at once are seen): the size
+    /// sets time limits and the upper end of the cost.
     fn note_size(&mut self, name: &str) {
         if let Some((size, ratio)) = parse_size(name) {
             self.size = self.size.max(Some(size));
@@ -185,7 +186,7 @@ impl<'a> Body<'a> {
                 has_data = c.kind() != Kind::Other;
                 c.skip();
             }
-            // What LiteLLM and OpenRouter hang onto a message of the assistant.
+            // LiteLLM and OpenRouter add this to a message of the assistant.
             b"images" => c.each(|c| self.turn(c, deeper - 1)),
             _ => c.skip(),
         });
@@ -193,7 +194,7 @@ impl<'a> Body<'a> {
         self.other_files |= is_file;
     }
 
-    /// `inlineData` and `fileData`. What says no type is taken for an image, as almost all are.
+    /// `inlineData` and `fileData`. One without a type is taken for an image, as almost all are.
     fn blob(&mut self, c: &mut Cursor<'a>) {
         if c.kind() != Kind::Object {
             return c.skip();
@@ -233,7 +234,7 @@ impl<'a> Body<'a> {
 
     /// The form of `images/edits`. Only the heads of its parts and short values are looked at; a
     /// picture is passed over at the speed of a substring search.
-    pub(super) fn of_form(bytes: &'a [u8], boundary: &str) -> Self {
+    pub(super) fn from_form(bytes: &'a [u8], boundary: &str) -> Self {
         // No client of this endpoint sends more than a mask, 16 pictures and a dozen fields.
         const MOST_PARTS: usize = 64;
         const LONGEST_HEAD: usize = 2048;

@@ -15,6 +15,7 @@ use tower_gemini::catalog::Catalog;
 use tower_gemini::jittered_retry::{RetryPolicy, presets};
 use tower_gemini::peak_hour_router::{Schedule, Window, Zone};
 use tower_gemini::quota_guard::Limits;
+use tower_gemini::target::{self, UpstreamId};
 
 pub use self::error::{ConfigError, ConfigProblem, GatewayError};
 pub(crate) use self::values::{BaseUrl, Size, Span};
@@ -176,8 +177,24 @@ section! {
         per_hour: f64 = 0.0,
         per_day: f64 = 0.0,
         per_month: f64 = 0.0,
+        total: f64 = 0.0,
+        starting_balance: f64 = 0.0,
+        mode: SpendingMode = SpendingMode::WorstCase,
+        assume_drafts: Option<u32> = None,
+        fall_back_when_capped: bool = false,
     }
 }
+
+/// What is reserved for an attempt before it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum SpendingMode {
+    /// The most that it can cost: caps are hard.
+    WorstCase,
+    /// The list price: a cap can be exceeded by the attempts in flight.
+    Expected,
+}
+
 section! { pub(crate) Peak {
     windows: Vec<String> = Vec::new(),
     zone: String = "UTC".to_owned(),
@@ -185,6 +202,7 @@ section! { pub(crate) Peak {
 }}
 section! { pub(crate) Signatures {
     restore: bool = true,
+    file: Option<PathBuf> = None,
 }}
 section! { pub(crate) Timeouts {
     connect: Span = Span::secs(10),
@@ -264,9 +282,8 @@ impl Config {
             ("server.max_connections", self.server.max_connections),
             ("server.max_body", self.server.max_body.0),
         ] {
-            if value == 0 {
-                check(wrong(key, format!("{key} = 0 lets nothing through"), "write 1 or more"));
-            }
+            let what = || format!("{key} = 0 lets nothing through");
+            check(ensure(value > 0, key, what, "write 1 or more"));
         }
         for (key, span) in [
             ("server.header_read_timeout", Some(self.server.header_read_timeout)),
@@ -282,57 +299,40 @@ impl Config {
             ("timeouts.at_4k", Some(self.timeouts.at_4k)),
             ("timeouts.idle", Some(self.timeouts.idle)),
         ] {
-            if span.is_some_and(|span| span.0.is_zero()) {
-                check(wrong(key, format!("{key} = \"0s\" leaves no time"), "write a longer one"));
-            }
+            let is_some_time = !span.is_some_and(|span| span.0.is_zero());
+            let what = || format!("{key} = \"0s\" leaves no time");
+            check(ensure(is_some_time, key, what, "write a longer one"));
         }
         check(self.check_upstreams());
         check(self.check_auth());
-        if self.retry.attempts == Some(0) {
-            check(wrong(
-                "retry.attempts",
-                "retry.attempts = 0 sends nothing",
-                "1 is a single attempt without retries",
-            ));
-        }
+        let what = || "retry.attempts = 0 sends nothing".to_owned();
+        let remedy = "1 is a single attempt without retries";
+        check(ensure(self.retry.attempts != Some(0), "retry.attempts", what, remedy));
         check(self.policy().map(drop));
         let mut seen = BTreeSet::new();
         for model in &self.fallback.models {
             check(known_model("fallback.models", model));
-            if !seen.insert(model) {
-                check(wrong(
-                    "fallback.models",
-                    format!("fallback.models holds \"{model}\" twice"),
-                    "a model that failed is not tried again; write it once",
-                ));
-            }
+            let what = || format!("fallback.models holds \"{model}\" twice");
+            let remedy = "a model that failed is not tried again; write it once";
+            check(ensure(seen.insert(model), "fallback.models", what, remedy));
         }
         for model in self.quota.model.keys() {
             check(known_model("quota.model", model));
         }
-        let percent = self.quota.warn_at_percent;
-        if !(1..=100).contains(&percent) {
-            check(wrong(
-                "quota.warn_at_percent",
-                format!("quota.warn_at_percent = {percent} is not a percentage"),
-                "write 1 to 100",
-            ));
-        }
-        for (name, usd) in self.spending.caps() {
-            if !usd.is_finite() || usd < 0.0 {
-                let key = format!("spending.{name}");
-                let what = format!("{key} = {usd} is not an amount of money");
-                check(wrong(&key, what, "write US dollars, or 0 for no cap"));
-            }
+        let (key, percent) = ("quota.warn_at_percent", self.quota.warn_at_percent);
+        let what = || format!("{key} = {percent} is not a percentage");
+        check(ensure((1..=100).contains(&percent), key, what, "write 1 to 100"));
+        let balance = ("starting_balance", self.spending.starting_balance);
+        for (name, usd) in self.spending.caps().into_iter().chain([balance]) {
+            let (key, is_money) = (format!("spending.{name}"), usd.is_finite() && usd >= 0.0);
+            let what = || format!("{key} = {usd} is not an amount of money");
+            check(ensure(is_money, &key, what, "write US dollars, or 0 for none"));
         }
         check(self.schedule().map(drop));
-        if !self.peak.windows.is_empty() && self.fallback.models.is_empty() {
-            check(wrong(
-                "peak.windows",
-                "[peak] prefers another model in peak hours, and there is none to choose from",
-                "list the models in [fallback] models",
-            ));
-        }
+        let has_choice = self.peak.windows.is_empty() || !self.fallback.models.is_empty();
+        let what = || "[peak] has no other model to prefer".to_owned();
+        let remedy = "list the models in [fallback] models";
+        check(ensure(has_choice, "peak.windows", what, remedy));
         for model in self.peak.prefer.iter().flat_map(|(asked, preferred)| [asked, preferred]) {
             check(known_model("peak.prefer", model));
         }
@@ -438,6 +438,12 @@ impl Config {
         Ok(policy.maybe_charged_resends(self.retry.maybe_charged_resends))
     }
 
+    /// Every model that the file names.
+    pub(crate) fn models(&self) -> impl Iterator<Item = &str> {
+        let peak = self.peak.prefer.values();
+        self.fallback.models.iter().chain(self.quota.model.keys()).chain(peak).map(String::as_str)
+    }
+
     /// The hours in which other models are preferred.
     pub(crate) fn schedule(&self) -> Check<Option<Schedule>> {
         const REMEDY: &str = "write windows of the form \"10:00-14:00\"";
@@ -455,6 +461,10 @@ impl Config {
             .map(Some)
             .or_else(|error| wrong("peak.windows", format!("peak.windows: {error}"), REMEDY))
     }
+}
+
+fn ensure(is_right: bool, key: &str, what: impl Fn() -> String, remedy: &str) -> Check<()> {
+    if is_right { Ok(()) } else { wrong(key, what(), remedy) }
 }
 
 fn wrong<T>(key: &str, what: impl Into<String>, remedy: impl Into<String>) -> Check<T> {
@@ -517,6 +527,22 @@ impl Upstream {
         ]
     }
 
+    /// Its identity for stores and the trail.
+    pub(crate) fn id(&self) -> UpstreamId {
+        let base = self.base_url();
+        let upstream = match (self.kind, &self.project) {
+            (UpstreamKind::Gemini, _) => target::Upstream::gemini_api(base),
+            (UpstreamKind::Relay, _) => target::Upstream::same_api(base),
+            (UpstreamKind::Vertex, None) => target::Upstream::express(base),
+            (UpstreamKind::Vertex, Some(project)) => {
+                target::Upstream::vertex(base, project.clone(), "global")
+            }
+        };
+        let mut id = upstream.name(self.name.clone()).id();
+        id.project.clone_from(&self.project);
+        id
+    }
+
     fn has_key(&self) -> bool {
         self.api_key_env.is_some() || self.api_key_file.is_some()
     }
@@ -560,12 +586,13 @@ fn limits(rpm: u64, tpm: u64, ipm: u64, rpd: u64) -> Limits {
 
 impl Spending {
     /// The caps by name; 0 is none.
-    pub(crate) fn caps(&self) -> [(&'static str, f64); 4] {
+    pub(crate) fn caps(&self) -> [(&'static str, f64); 5] {
         [
             ("per_call", self.per_call),
             ("per_hour", self.per_hour),
             ("per_day", self.per_day),
             ("per_month", self.per_month),
+            ("total", self.total),
         ]
     }
 }

@@ -33,6 +33,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tower_gemini::calendar::PacificDay;
 use tower_gemini::catalog::Catalog;
 use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::cost::Cost;
@@ -40,7 +41,6 @@ use tower_gemini::observe::{
     CallEnd, CallInfo, CallObserver, ObservedStep, SendKind, attempts, images_of, is_service_fault,
     model_label, wait_name,
 };
-use tower_gemini::quota_guard::PacificDay;
 use tower_gemini::trail::{Attempt, Step};
 use tower_gemini::verdict::{Charge, Outcome, QuotaCharge};
 

@@ -4,9 +4,9 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tower_gemini::cost::Cost;
 use tower_gemini::model_fallback::{self, CircuitState};
-use tower_gemini::quota_guard::QuotaLedger;
+use tower_gemini::quota_guard::QuotaUsage;
 use tower_gemini::redact::redact;
-use tower_gemini::spending::{Dimension, Spent};
+use tower_gemini::spending::{CapDimension, Spent};
 
 use crate::stats::Report;
 
@@ -83,8 +83,8 @@ pub struct QuotaLimit {
     pub resets_in_seconds: u64,
 }
 
-impl From<&QuotaLedger> for Quota {
-    fn from(usage: &QuotaLedger) -> Self {
+impl From<&QuotaUsage> for Quota {
+    fn from(usage: &QuotaUsage) -> Self {
         let limits = usage.entries.iter().filter_map(|entry| {
             Some(QuotaLimit {
                 dimension: entry.dimension.as_str(),
@@ -148,12 +148,12 @@ pub struct Spending {
 
 impl From<&Spent> for Spending {
     fn from(spent: &Spent) -> Self {
-        let certain = spent.caps.of(Dimension::MoneyCertain);
+        let certain = spent.caps.get(CapDimension::MoneyCertain);
         Self {
             period: spent.period.clone(),
             spent: spent.settled.cost(),
             reserved_at_most_microusd: spent.reserved.cost().at_most_microusd,
-            cap_microusd: spent.caps.of(Dimension::MoneyAtMost).or(certain),
+            cap_microusd: spent.caps.get(CapDimension::MoneyAtMost).or(certain),
             images: spent.images,
             rejected_attempts: spent.refused,
         }

@@ -9,8 +9,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 use tower_gemini_core::verdict::{Outcome, Verdict};
 
+use crate::calendar::PacificDay;
 use crate::final_image_extract::StrippedBody;
-use crate::quota_guard::{PacificDay, REFUSAL_DOMAIN};
+use crate::quota_guard::REFUSAL_DOMAIN;
 
 /// Read by openai's clients and by the Interactions clients of google-genai 1.x and `@google/genai`
 /// 1.x.

@@ -1,3 +1,4 @@
+use crate::stage::CallerService;
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -42,7 +43,7 @@ impl Default for AnswerErrorsLayer {
     }
 }
 
-impl<S> Layer<S> for AnswerErrorsLayer {
+impl<S: CallerService<Failure = crate::Error>> Layer<S> for AnswerErrorsLayer {
     type Service = AnswerErrors<S>;
 
     fn layer(&self, inner: S) -> Self::Service {

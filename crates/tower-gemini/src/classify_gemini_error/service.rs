@@ -64,8 +64,7 @@ impl<S: WireClient> Service<Request<AttemptBody>> for ClassifyGeminiError<S> {
             attempt,
         };
         let gates = log.attempt.gates();
-        let (step, log) = if let Some(why) = log.attempt.state().misplaced() {
-            let error = Error::misplaced(why).with_trail(log.attempt.state().trail().clone());
+        let (step, log) = if let Err(error) = log.attempt.state().check_order() {
             let passing: Passing = Box::pin(std::future::ready(Err(error)));
             (Step::Passing { passing, waiting: Some((self.inner.clone(), request)) }, log)
         } else if gates.is_empty() {

@@ -99,11 +99,6 @@ pub struct RetryState {
     last_wait: Option<Duration>,
 }
 
-/// A size's place among all sizes, smallest first.
-fn rank(size: ImageSize) -> usize {
-    ImageSize::ALL.iter().take_while(|one| **one != size).count()
-}
-
 impl RetryPolicy {
     /// The defaults listed in the [module](super).
     #[must_use]
@@ -145,11 +140,6 @@ impl RetryPolicy {
             shortest_attempt: [3, 3, 5, 10].map(Duration::from_secs),
             budget: None,
         }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn max_attempts(&self) -> u32 {
-        self.attempts
     }
 
     /// Never retries.
@@ -232,7 +222,7 @@ impl RetryPolicy {
     /// The time left below which an attempt of this size is not started.
     #[must_use]
     pub fn shortest_attempt(mut self, size: ImageSize, time: Duration) -> Self {
-        if let Some(slot) = self.shortest_attempt.get_mut(rank(size)) {
+        if let Some(slot) = self.shortest_attempt.get_mut(size_index(size)) {
             *slot = time;
         }
         self
@@ -284,10 +274,8 @@ impl RetryPolicy {
 
     fn least_time(&self, call: &Call) -> Duration {
         match call.size {
-            Some(size) => self.shortest_attempt.get(rank(size)).copied().unwrap_or_default(),
-            None if call.wants_image => {
-                self.shortest_attempt.get(rank(ImageSize::K1)).copied().unwrap_or_default()
-            }
+            Some(size) => self.shortest_attempt.get(size_index(size)).copied().unwrap_or_default(),
+            None if call.wants_image => self.shortest_attempt[1],
             None => Duration::ZERO,
         }
     }
@@ -451,6 +439,11 @@ fn round_up(wait: Duration) -> Duration {
     } else {
         wait.saturating_add(Duration::from_nanos(u64::from(1_000_000 - part)))
     }
+}
+
+/// Sizes in ascending order: their discriminants are pixels.
+fn size_index(size: ImageSize) -> usize {
+    ImageSize::ALL.iter().position(|&known| known == size).unwrap_or(0)
 }
 
 fn index(outcome: Outcome) -> Option<usize> {

@@ -8,6 +8,7 @@ use tower_layer::Layer;
 use super::shared::Shared;
 use super::{KeepCounts, KeepPaid, files};
 use crate::clock::{Clock, SystemClock};
+use crate::stage::CallHandler;
 
 /// Makes [`KeepPaid`] services that share what is kept. A setting that is changed begins anew, with
 /// nothing kept.
@@ -177,7 +178,7 @@ impl Default for KeepPaidLayer {
     }
 }
 
-impl<S> Layer<S> for KeepPaidLayer {
+impl<S: CallHandler> Layer<S> for KeepPaidLayer {
     type Service = KeepPaid<S>;
 
     fn layer(&self, inner: S) -> Self::Service {

@@ -17,7 +17,7 @@ use super::observer::{
 };
 use super::{CallOutcome, model_label};
 use crate::model_fallback::{Circuit, CircuitState};
-use crate::quota_guard::QuotaLedger;
+use crate::quota_guard::QuotaUsage;
 
 /// Describes every metric to the recorder. [`ObserveLayer::new`](super::ObserveLayer::new) does so;
 /// call it again if the recorder is installed later.
@@ -72,11 +72,11 @@ const GAUGES: &[(&str, &str)] = &[
 ];
 
 /// Sets the gauges of the quota from
-/// [`QuotaGuardLayer::ledgers`](crate::QuotaGuardLayer::ledgers). Call it before metrics are read.
+/// [`QuotaGuardLayer::usages`](crate::QuotaGuardLayer::usages). Call it before metrics are read.
 ///
 /// Models that the catalogue does not know are `other`. Projects are not a label: the fullest one
 /// counts.
-pub fn record_quota(catalog: &Catalog, ledgers: &[QuotaLedger]) {
+pub fn record_quota(catalog: &Catalog, ledgers: &[QuotaUsage]) {
     let mut fullest: BTreeMap<(&str, &'static str), f64> = BTreeMap::new();
     for ledger in ledgers {
         let model = model_label(catalog, Some(&ModelId::new(ledger.key.model.as_str())));

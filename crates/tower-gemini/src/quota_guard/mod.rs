@@ -6,8 +6,8 @@
 //! use http::{Request, Response};
 //! use http_body_util::Full;
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
-//! use tower_gemini::verdict::{Charge, Outcome};
-//! use tower_gemini::quota_guard::{Limits, Saturation};
+//! use tower_gemini::core::verdict::{Charge, Outcome};
+//! use tower_gemini::quota_guard::{Limits, OnExhausted};
 //! use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer, QuotaGuardLayer};
 //! # use std::sync::Arc;
 //! # use tower_gemini::{body::ReplayBody, call::{Call, ModelId, Verb}, context::CallContext};
@@ -20,7 +20,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
 //! let client = service_fn(|_| async { Ok::<_, std::io::Error>(Response::new(Full::new(Bytes::from_static(b"{}")))) });
-//! let quota = QuotaGuardLayer::new(Limits::unlimited().rpm(1).rpd(1_000)).saturation(Saturation::Refuse);
+//! let quota = QuotaGuardLayer::new(Limits::unlimited().rpm(1).rpd(1_000)).on_exhausted(OnExhausted::Refuse);
 //! let guarded = ServiceBuilder::new().layer(quota.clone()).layer(ClassifyGeminiErrorLayer::new()).service(client);
 //! let first = guarded.clone().oneshot(request()).await.unwrap();
 //! assert_eq!(first.status(), 200);
@@ -95,20 +95,25 @@
 //! so no grant is lost. With a store, one task a model lives for about as long as a lease, to give
 //! back what an idle process had left.
 
-mod admission;
+pub(crate) mod admission;
 mod alerts;
+mod exchange;
 mod gate;
+mod handle;
 mod layer;
 mod learn;
-mod limits;
-mod pacific;
+mod lease;
+pub(crate) mod limits;
 mod refusal;
 mod service;
+mod settings;
 mod state;
-pub mod store;
 pub mod tiers;
+mod usage;
 
-/// What `gate` locks with: the tests that try every interleaving put another in its place.
+use crate::reservation::queue;
+
+/// What `gate` locks with: the tests that try every interleaving substitute another.
 mod sync {
     pub(super) use std::sync::{Mutex, MutexGuard, PoisonError};
 }
@@ -118,10 +123,12 @@ pub use admission::{
     Admission, Denied, Moment, Receipt, RestReason, SLOT_MS, Standing, Totals, Violation, WINDOW_MS,
 };
 pub use alerts::QuotaAlert;
-pub use layer::{QuotaGuardLayer, QuotaHandle};
-pub use limits::{Amounts, Dimension, Limits, ProjectId, QuotaKey};
-pub use pacific::PacificDay;
+pub use handle::{QuotaHandle, QuotaReservation};
+pub use layer::QuotaGuardLayer;
+pub use limits::{Limits, ProjectId, QuotaAmounts, QuotaDimension, QuotaKey};
 pub use service::{QuotaGuard, ResponseFuture};
-pub use state::{
-    GuardCounts, LedgerEntry, QuotaLedger, QuotaWait, Reservation, Saturation, StoreFailure,
-};
+pub use settings::{OnExhausted, StoreFailure};
+pub use usage::{DimensionUsage, GuardCounts, QuotaUsage, QuotaWait};
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use tower_gemini_core::call::Call;
 use tower_gemini_core::verdict::{Detail, Outcome, QuotaDetail, Verdict, WaitHint, WaitSource};
 
 use super::admission::{Denied, RestReason};
-use super::limits::{Dimension, QuotaKey};
+use super::limits::{QuotaDimension, QuotaKey};
 use crate::call_state::CallState;
 use crate::refusal::{REFUSAL_DOMAIN, Refusal};
 use crate::stage::UpstreamBody;
@@ -29,23 +29,23 @@ pub(crate) fn outcome_of(denied: &Denied) -> (Outcome, bool) {
         _ if denied.violations.iter().any(|violation| violation.limit == 0) => {
             (Outcome::QuotaZeroOrBilling, true)
         }
-        _ if violates(Dimension::RequestsPerDay) => (Outcome::RateLimitedDay, true),
+        _ if violates(QuotaDimension::RequestsPerDay) => (Outcome::RateLimitedDay, true),
         Some(RestReason::Store) => (Outcome::RateLimited, true),
         _ => (Outcome::RateLimitedMinute, true),
     }
 }
 
-/// The answer of an admission that says no. `wait` is the time until it would say yes.
-pub(crate) fn refuse<B>(
+/// The response to a call that does not fit. `wait` is the time until it would, and `may_wait` how
+/// long the caller lets it wait: a longer wait is told to clients, and our own retry does not wait
+/// it out.
+pub(crate) fn refuse<B: UpstreamBody>(
     denied: &Denied,
     wait: Option<Duration>,
+    may_wait: Duration,
     key: &QuotaKey,
     call: Arc<Call>,
     state: &CallState,
-) -> Response<JudgedBody<B>>
-where
-    B: UpstreamBody,
-{
+) -> Response<JudgedBody<B>> {
     let (outcome, elsewhere) = outcome_of(denied);
     let model = key.model.as_str();
     let message = message(denied, wait, model);
@@ -97,7 +97,10 @@ where
         quota
     });
     let hint = wait.map(|wait| WaitHint::new(wait, WaitSource::QuotaResetDelay));
-    let verdict = Verdict::refused_locally(outcome, hint, elsewhere, detail);
+    let mut verdict = Verdict::refused_locally(outcome, hint, elsewhere, detail);
+    if wait.is_some_and(|wait| wait > may_wait) {
+        verdict = verdict.not_retried();
+    }
     let refusal = Refusal {
         status: StatusCode::TOO_MANY_REQUESTS,
         word: "RESOURCE_EXHAUSTED",
@@ -154,7 +157,7 @@ fn message(denied: &Denied, wait: Option<Duration>, model: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::admission::{Admission, Moment};
-    use super::super::limits::{Amounts, Limits};
+    use super::super::limits::{Limits, QuotaAmounts};
     use super::*;
     use http_body_util::{BodyExt, Full};
     use tower_gemini_core::verdict::{Charge, QuotaCharge};
@@ -162,7 +165,7 @@ mod tests {
     fn denied(limits: Limits) -> Denied {
         let now = Moment { steady_ms: 0, wall_ms: 1_773_000_000_000 };
         let mut admission = Admission::new(limits, 0);
-        let one = Amounts::of_call(10, 1);
+        let one = QuotaAmounts::for_call(10, 1);
         while admission.take(now, one, 0).is_ok() {}
         admission.take(now, one, 0).unwrap_err()
     }
@@ -172,13 +175,12 @@ mod tests {
         let denied = denied(Limits::unlimited().rpm(3).ipm(5));
         let key = QuotaKey::new("p", "gemini-3-pro-image");
         let call = Arc::new(Call::unrecognised());
-        let response = refuse::<Full<bytes::Bytes>>(
-            &denied,
-            Some(Duration::from_millis(60_250)),
-            &key,
-            call,
-            CallContext::new(),
-        );
+        let state = CallState::new(crate::CallOptions::new());
+        let wait = Duration::from_millis(60_250);
+        let refuse = |may_wait| {
+            refuse::<Full<bytes::Bytes>>(&denied, Some(wait), may_wait, &key, call.clone(), &state)
+        };
+        let response = refuse(wait);
         assert_eq!(response.status(), 429);
         let verdict = response.body().verdict().clone();
         assert_eq!(
@@ -188,8 +190,13 @@ mod tests {
         assert!(
             verdict.is_retryable()
                 && verdict.another_model_helps()
-                && verdict.resend_permit().is_some()
+                && state.permit_after(&verdict).is_some()
         );
+        // Told all the same, and not waited out by our own retry.
+        let longer = refuse(wait - Duration::from_millis(1));
+        let longer = longer.body().verdict();
+        assert!(!longer.is_retryable() && longer.another_model_helps());
+        assert_eq!(longer.wait(), verdict.wait());
         let body = response.into_body().collect().await.unwrap().to_bytes();
         let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
         let details = &json["error"]["details"];

@@ -95,10 +95,10 @@ pub const PUBLISHED: &[PublishedTier] = &[
 /// The newest published limits of a model at a tier, where anybody published any.
 ///
 /// ```
-/// use tower_gemini::quota_guard::{Dimension, tiers::{Tier, published}};
+/// use tower_gemini::quota_guard::{QuotaDimension, tiers::{Tier, published}};
 ///
 /// let row = published("gemini-3.1-flash-image", Tier::Tier1).unwrap();
-/// assert_eq!(row.limits.get(Dimension::ImagesPerMinute), Some(10));
+/// assert_eq!(row.limits.get(QuotaDimension::ImagesPerMinute), Some(10));
 /// assert_eq!(row.as_of, "2026-03");
 /// ```
 #[must_use]

@@ -80,6 +80,7 @@ async fn fall_back<S: CallService>(
 ) -> Answer<S> {
     let policy = &settings.policy;
     let state = request.body().state().clone();
+    state.check_order()?;
     if settings.chain.is_some() {
         state.default_deadline(policy.deadline);
         if let Some(resends) = policy.maybe_charged {

@@ -86,7 +86,7 @@ pub(super) fn status() -> Status {
                 Limits::unlimited().rpm(60).tpm(1_000_000).rpd(2_000),
             )
             .project(ProjectId::new("pictures-eu"))
-            .clock(std::sync::Arc::new(clock));
+            .clock(clock);
         let fallback =
             ModelFallbackLayer::new(Chain::new(["gemini-3-pro-image", "gemini-3.1-flash-image"]))
                 .clock(clock);
@@ -116,7 +116,7 @@ pub(super) fn status() -> Status {
 
         let mut status = Status::new(stats.report());
         status.upstream = "generativelanguage.googleapis.com".to_owned();
-        status.quotas = quota.ledgers().iter().map(Quota::from).collect();
+        status.quotas = quota.usages().iter().map(Quota::from).collect();
         let now = Instant::now();
         let circuits = fallback.circuits().snapshot();
         status.circuits = circuits.iter().map(|circuit| Circuit::new(circuit, now)).collect();

@@ -1,4 +1,4 @@
-//! What a rewrite gave up, and why a target is out of the question.
+//! What a rewrite gives up, and why a target is unfit.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,7 +12,7 @@ use serde::{Serialize, Serializer};
 pub enum GivenUp {
     /// The model.
     Model,
-    /// Where it is sent, and whose credentials go with it.
+    /// The upstream it is sent to, with its credentials.
     Upstream,
     /// The size of the image.
     Size,
@@ -29,7 +29,7 @@ pub enum GivenUp {
 }
 
 impl GivenUp {
-    /// The word used in trails and logs.
+    /// Returns the word used in trails and logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -45,8 +45,8 @@ impl GivenUp {
     }
 }
 
-/// One thing in which a rewritten request differs from the one that the caller made. Where no
-/// `Degradation` says so, not a byte of it differs.
+/// One difference between a rewritten request and the caller's own. A request without a
+/// `Degradation` is equal byte for byte.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Degradation {
     /// Which part.
@@ -66,7 +66,8 @@ impl Degradation {
         Self { what, from: from.into(), to }
     }
 
-    /// Whether the image may differ because of it: spelling and place do not change what is drawn.
+    /// Whether the image may differ because of it. The spelling and the upstream do not change what
+    /// is drawn.
     #[must_use]
     pub fn is_loss(&self) -> bool {
         !matches!(self.what, GivenUp::Spelling | GivenUp::Upstream)
@@ -82,16 +83,17 @@ impl fmt::Display for Degradation {
     }
 }
 
-/// What the caller insists on: a target that cannot keep it is passed over, and the trail says so.
+/// What a rewrite must keep: a target that cannot keep it is skipped, and the trail records why.
 ///
-/// Set it with `CallOptions::must_keep`. The reference
-/// images of an edit are kept always: without them another picture would be made.
+/// The reference images of an edit are always kept, since without them another picture would be
+/// drawn. Default: nothing else must be kept.
 ///
 /// ```
-/// use tower_gemini_core::{context::CallOptions, target::MustKeep};
+/// use tower_gemini_core::catalog::Catalog;
+/// use tower_gemini_core::target::{MustKeep, Rules};
 ///
-/// let options = CallOptions::new().must_keep(MustKeep::nothing().size().aspect());
-/// # let _ = options;
+/// let rules = Rules::new(Catalog::builtin()).must_keep(MustKeep::nothing().size().aspect());
+/// assert!(rules.must_keep.keeps_size());
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MustKeep {
@@ -101,28 +103,28 @@ pub struct MustKeep {
 }
 
 impl MustKeep {
-    /// Everything may be given up for an image.
+    /// Lets everything be given up for an image.
     #[must_use]
     pub fn nothing() -> Self {
         Self::default()
     }
 
-    /// The size asked for (1K where none is).
+    /// Keeps the size asked for (1K where none is).
     #[must_use]
     pub fn size(mut self) -> Self {
         self.size = true;
         self
     }
 
-    /// The aspect ratio asked for.
+    /// Keeps the aspect ratio asked for.
     #[must_use]
     pub fn aspect(mut self) -> Self {
         self.aspect = true;
         self
     }
 
-    /// The maker of the model asked for. A model that the catalogue does not know is of no known
-    /// maker.
+    /// Keeps the vendor of the model asked for. The vendor of a model that the catalogue does not
+    /// know is unknown, and so never kept.
     #[must_use]
     pub fn vendor(mut self) -> Self {
         self.vendor = true;
@@ -136,29 +138,29 @@ impl MustKeep {
     }
 }
 
-/// What becomes of the thought signatures of earlier turns when another model, or another backend,
-/// is to read them.
+/// What a rewrite does with the thought signatures of earlier turns, when another model or backend
+/// will read them.
 ///
 /// They are bound to the backend that made them: a gateway that failed over from the Gemini API to
-/// Vertex AI was answered 400 "Invalid thought signature".
+/// Vertex AI received 400 "Invalid thought signature".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Signatures {
-    /// Each is replaced by [`PLACEHOLDER`](Self::PLACEHOLDER), and image parts of the model that
-    /// lack one get it. For models that do not think they are taken out.
+    /// Replaces each by [`PLACEHOLDER`](Self::PLACEHOLDER), and gives it to image parts of the
+    /// model that lack one. For models that do not think, signatures are removed.
     #[default]
     Placeholder,
-    /// Each is taken out. The Gemini API answers 400 to that where an image of an earlier turn
-    /// lacks its signature; Vertex AI does not check Gemini 3 Pro Image (Vertex AI documentation,
+    /// Removes each. The Gemini API answers 400 where an image of an earlier turn lacks its
+    /// signature; Vertex AI does not check Gemini 3 Pro Image (Vertex AI documentation,
     /// 2026-07).
     Strip,
-    /// A target that would need this is passed over.
+    /// Skips a target that would need a change of signatures.
     Refuse,
 }
 
 impl Signatures {
-    /// The documented value for histories made elsewhere (Gemini API and Vertex AI documentation,
-    /// thought signatures, 2026-07).
+    /// The documented value for histories of another backend (Gemini API and Vertex AI
+    /// documentation, thought signatures, 2026-07).
     pub const PLACEHOLDER: &'static str = "skip_thought_signature_validator";
 }
 
@@ -166,36 +168,35 @@ impl Signatures {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Unfit {
-    /// The caller insists on the size, and the target makes another.
+    /// The size must be kept, and the target would draw another.
     KeepsSize,
-    /// The caller insists on the aspect ratio, and the target has it not.
+    /// The aspect ratio must be kept, and the target does not have it.
     KeepsAspect,
-    /// The caller insists on the maker of the model.
+    /// The vendor of the model must be kept.
     KeepsVendor,
     /// It cannot edit images, and the request is an edit.
     CannotEdit,
-    /// It makes images, and the call wants none: an answer nobody asked for would be paid for many
-    /// times over.
+    /// It draws images, and the call wants none: the response would cost many times as much.
     MakesImages,
-    /// It is asked in another way (`predict` and `generateContent`, or an OpenAI-style request to
-    /// Google's own form).
+    /// It has another API (`predict` instead of `generateContent`, or Google's own form for an
+    /// OpenAI-style request).
     OtherApi,
     /// The history holds thought signatures that it would refuse.
     Signatures,
-    /// It continues an answer that only its own model and backend know.
+    /// The call continues a response that only its own model and backend know.
     Continuation,
-    /// It uses content that was cached for its own model and project.
+    /// The call uses content that was cached for its own model and project.
     CachedContent,
-    /// It refers to files that were uploaded to its own project.
+    /// The call refers to files that were uploaded to its own project.
     UploadedFiles,
-    /// Its body cannot be read: a form, compressed, or no JSON.
+    /// The body cannot be read: a form, compressed, or no JSON.
     Unreadable,
-    /// The target's address makes no URI.
+    /// The target's address is no valid URI.
     BadAddress,
 }
 
 impl Unfit {
-    /// One sentence for people.
+    /// Returns the reason as text.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

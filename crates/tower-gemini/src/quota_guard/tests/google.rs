@@ -9,22 +9,25 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use tokio::time::Instant;
-use tower_gemini::Error;
-use tower_gemini::body::{JudgedBody, WireBody};
-use tower_gemini::call::{Call, ModelId, Verb};
-use tower_gemini::context::CallContext;
-use tower_gemini::quota_guard::{Dimension, Limits, PacificDay};
-use tower_gemini::verdict::{Detail, Outcome, Verdict};
+use tower_gemini_core::call::{Call, ModelId, Verb};
+use tower_gemini_core::verdict::{Detail, Outcome, Verdict};
 
-pub(crate) const MODEL: &str = "gemini-3.1-flash-image";
+use crate::CallOptions;
+use crate::body::{AttemptBody, CallBody, JudgedBody};
+use crate::calendar::PacificDay;
+use crate::call_state::CallState;
+use crate::error::Error;
+use crate::quota_guard::{Limits, QuotaDimension};
+
+pub(super) const MODEL: &str = "gemini-3.1-flash-image";
 /// 2026-03-08 20:00 UTC: the day of a daylight change, at noon Pacific.
-pub(crate) const START_MS: i64 = 1_773_000_000_000;
+pub(super) const START_MS: i64 = 1_773_000_000_000;
 
-pub(crate) fn start() -> std::time::SystemTime {
+pub(super) fn start() -> std::time::SystemTime {
     std::time::SystemTime::UNIX_EPOCH + Duration::from_millis(START_MS.unsigned_abs())
 }
 
-pub(crate) fn call(tokens: u64, images: u32) -> Arc<Call> {
+pub(super) fn call(tokens: u64, images: u32) -> Arc<Call> {
     let mut call = Call::unrecognised();
     call.model = Some(ModelId::new(MODEL));
     call.verb = Verb::Generate;
@@ -34,14 +37,19 @@ pub(crate) fn call(tokens: u64, images: u32) -> Arc<Call> {
     Arc::new(call)
 }
 
-pub(crate) fn request(tokens: u64, images: u32, context: CallContext) -> Request<WireBody> {
-    let body =
-        WireBody::whole(vec![Bytes::from_static(b"{}")], None, call(tokens, images), context);
-    Request::post(format!("/v1beta/models/{MODEL}:generateContent")).body(body).unwrap()
+pub(super) fn request(tokens: u64, images: u32, options: CallOptions) -> Request<AttemptBody> {
+    request_of(tokens, images, CallState::new(options))
+}
+
+pub(super) fn request_of(tokens: u64, images: u32, state: CallState) -> Request<AttemptBody> {
+    let body = CallBody::whole([Bytes::from_static(b"{}")], None, call(tokens, images), state);
+    Request::post(format!("/v1beta/models/{MODEL}:generateContent"))
+        .body(body.into_attempt())
+        .unwrap()
 }
 
 #[derive(Clone)]
-pub(crate) struct Google(Arc<Mutex<Inner>>);
+pub(super) struct Google(Arc<Mutex<Inner>>);
 
 struct Inner {
     limits: Limits,
@@ -50,12 +58,12 @@ struct Inner {
     day: (i32, u64),
     random: fastrand::Rng,
     latency_ms: u64,
-    pub(crate) served: u64,
-    pub(crate) refused: u64,
+    served: u64,
+    refused: u64,
 }
 
 impl Google {
-    pub(crate) fn new(limits: Limits, latency_ms: u64, seed: u64) -> Self {
+    pub(super) fn new(limits: Limits, latency_ms: u64, seed: u64) -> Self {
         Self(Arc::new(Mutex::new(Inner {
             limits,
             epoch: Instant::now(),
@@ -68,18 +76,18 @@ impl Google {
         })))
     }
 
-    pub(crate) fn served(&self) -> u64 {
+    pub(super) fn served(&self) -> u64 {
         self.0.lock().unwrap().served
     }
 
-    pub(crate) fn refused(&self) -> u64 {
+    pub(super) fn refused(&self) -> u64 {
         self.0.lock().unwrap().refused
     }
 
     /// The request travels, arrives, is counted, and is answered some seconds later.
-    pub(crate) async fn answer(
+    pub(super) async fn answer(
         self,
-        request: Request<WireBody>,
+        request: Request<AttemptBody>,
     ) -> Result<Response<JudgedBody<Full<Bytes>>>, Error> {
         let (travel, work) = {
             let mut inner = self.0.lock().unwrap();
@@ -90,13 +98,13 @@ impl Google {
         let call = request.body().call().clone();
         let amounts = [1, call.input_tokens_estimate, u64::from(call.images), 1];
         let violated = self.0.lock().unwrap().arrive(amounts);
-        let context = request.body().context().clone();
+        let state = request.body().state().clone();
         let (status, verdict) = match violated {
             None => {
                 tokio::time::sleep(Duration::from_millis(work)).await;
                 (200, Verdict::delivering())
             }
-            Some(Dimension::RequestsPerDay) => (
+            Some(QuotaDimension::RequestsPerDay) => (
                 429,
                 Verdict::refused_locally(Outcome::RateLimitedDay, None, true, Detail::default()),
             ),
@@ -106,14 +114,14 @@ impl Google {
             ),
         };
         let mut response =
-            Response::new(JudgedBody::local(Bytes::from_static(b"{}"), verdict, call, context));
+            Response::new(JudgedBody::local(Bytes::from_static(b"{}"), verdict, call, state));
         *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
         Ok(response)
     }
 }
 
 impl Inner {
-    fn arrive(&mut self, amounts: [u64; 4]) -> Option<Dimension> {
+    fn arrive(&mut self, amounts: [u64; 4]) -> Option<QuotaDimension> {
         let now = self.epoch.elapsed();
         while self.arrivals.front().is_some_and(|(at, _)| *at + Duration::from_secs(60) <= now) {
             self.arrivals.pop_front();
@@ -122,7 +130,7 @@ impl Inner {
         if self.day.0 != day {
             self.day = (day, 0);
         }
-        let violated = Dimension::ALL.into_iter().enumerate().find(|&(d, dimension)| {
+        let violated = QuotaDimension::ALL.into_iter().enumerate().find(|&(d, dimension)| {
             let used: u64 =
                 if d == 3 { self.day.1 } else { self.arrivals.iter().map(|(_, a)| a[d]).sum() };
             self.limits.get(dimension).is_some_and(|limit| used + amounts[d] > limit)

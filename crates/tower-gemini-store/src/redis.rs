@@ -1,30 +1,28 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use crate::clock::Clock;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Script};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use tower_gemini::calendar::PacificDay;
+use tower_gemini::clock::{Clock, SystemClock};
+use tower_gemini::quota_guard::{QuotaAmounts, QuotaDimension, QuotaKey, SLOT_MS, WINDOW_MS};
+use tower_gemini::store::{Booking, Exchange, ExchangeFuture, QuotaStore, Reply, StoreError};
 
-use super::{Charged, Exchange, Exchanging, QuotaStore, Reply, StoreError, wall_ms};
-use crate::clock::SystemClock;
-use crate::quota_guard::admission::{SLOT_MS, WINDOW_MS};
-use crate::quota_guard::limits::{Amounts, QuotaKey};
-use crate::quota_guard::pacific::PacificDay;
-
-/// A count in Redis (6.2 or later) or Valkey, shared by every process that reaches it.
+/// Counts quota in Redis (6.2 or later) or Valkey, for every process that reaches the server.
 ///
-/// Each exchange is one script, run atomically over all keys of a (project, model), on the server's
-/// clock. Keys carry a hash tag, so that they share a slot of a cluster; they expire by themselves.
-/// The names hold the project as it is named in the configuration, or its keyed fingerprint, never
-/// a credential.
+/// Each exchange is one script, run atomically over all keys of an (upstream, project, model), on
+/// the server's clock. Keys carry a hash tag, so that they share a slot of a cluster; they expire by
+/// themselves. Their names hold the project as it is configured, or its keyed fingerprint, never a
+/// credential.
 ///
 /// ```no_run
 /// use std::sync::Arc;
-/// use tower_gemini::quota_guard::{Limits, QuotaGuardLayer, StoreFailure, store::RedisStore};
+/// use tower_gemini::quota_guard::{Limits, QuotaGuardLayer, StoreFailure};
+/// use tower_gemini_store::RedisStore;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let store = RedisStore::open("redis://127.0.0.1/")?.prefix("images");
@@ -37,16 +35,16 @@ use crate::quota_guard::pacific::PacificDay;
 ///
 /// # A server that forgets
 ///
-/// A server that was restarted may have forgotten the last minute. It is not trusted until a window
-/// has passed since it started ([`restart_hold`](Self::restart_hold)); meanwhile it grants nothing.
-/// The day's count is brought back by the clients, each of which tells what it last heard. What no
-/// client heard is lost, so a server that is to keep the day over its own death should write an
-/// append-only file. A failover to a replica that lags behind loses what the replica had not heard.
+/// A restarted server may have forgotten the last minute. It is not trusted until a window has
+/// passed since its start ([`restart_hold`](Self::restart_hold)); meanwhile it grants nothing. The
+/// clients restore the day's count: each reports what it last received. What no client received is
+/// lost, so a server that must keep the day across its own crash should write an append-only file.
+/// A failover to a lagging replica loses what the replica had not received.
 ///
 /// # A client that dies
 ///
-/// What it had left of its lease stays counted until it leaves the window; of the day's requests
-/// that is at most one lease.
+/// What was left of its lease stays counted until it leaves the window; of the daily requests that
+/// is at most one lease.
 #[derive(Clone)]
 pub struct RedisStore {
     inner: Arc<Inner>,
@@ -69,14 +67,14 @@ struct Link {
     hold_until: Option<Instant>,
     /// Which run of the server we are connected to.
     run: Option<String>,
-    /// It is another than it was, so it may have lost the day: which keys were told to it since.
-    told: Option<HashSet<QuotaKey>>,
+    /// Another run than before may have lost the day: which keys were reported to it since.
+    reported: Option<HashSet<QuotaKey>>,
     /// The server's clock minus ours, as last heard.
     skew_ms: i64,
 }
 
 impl RedisStore {
-    /// A store at this URL (`redis://host:port/db`). Nothing is connected yet.
+    /// Makes a store at this URL (`redis://host:port/db`). It connects at the first exchange.
     ///
     /// # Errors
     ///
@@ -115,24 +113,25 @@ impl RedisStore {
         Self { inner: Arc::new(inner) }
     }
 
-    /// What every key begins with. Default `tower-gemini`.
+    /// Sets what every key begins with. Default `tower-gemini`.
     #[must_use]
     pub fn prefix(self, prefix: &str) -> Self {
         let prefix = prefix.replace(['{', '}'], "_");
         self.set(|inner| inner.prefix = prefix)
     }
 
-    /// How long after its start a server is not trusted. Default 65 s: a window, with margin and
-    /// lease.
+    /// Sets how long after its start a server is not trusted. Default 65 s: a window, with margin
+    /// and lease.
     #[must_use]
     pub fn restart_hold(self, hold: Duration) -> Self {
         self.set(|inner| inner.restart_hold = hold)
     }
 
-    /// Our own idea of the day, corrected by the server's clock at the first exchange.
+    /// Reads the day from this clock, corrected by the server's at the first exchange. Default: the
+    /// system's.
     #[must_use]
-    pub fn clock(self, clock: Arc<dyn Clock>) -> Self {
-        self.set(|inner| inner.clock = clock)
+    pub fn clock(self, clock: impl Clock + 'static) -> Self {
+        self.set(|inner| inner.clock = Arc::new(clock))
     }
 }
 
@@ -144,7 +143,7 @@ impl fmt::Debug for RedisStore {
 }
 
 impl QuotaStore for RedisStore {
-    fn exchange(&self, exchange: Exchange) -> Exchanging {
+    fn exchange(&self, exchange: Exchange) -> ExchangeFuture {
         let inner = self.inner.clone();
         Box::pin(async move { inner.exchange(exchange).await })
     }
@@ -176,30 +175,26 @@ impl Inner {
     async fn exchange(&self, mut exchange: Exchange) -> Result<Reply, StoreError> {
         let (mut connection, number, hold, mut skew_ms) = self.connection().await?;
         if let (Some(left), true) = (hold, exchange.most > 0) {
-            let day = PacificDay::holding(wall_ms(&*self.clock).saturating_add(skew_ms)).number();
+            let day = self.today(skew_ms).number();
             tracing::warn!(
                 left_ms = left.as_millis(),
                 "the quota's redis has just started: it may have forgotten the last minute"
             );
             let heard =
                 exchange.day_floor.filter(|(heard, _)| *heard == day).map_or(0, |(_, taken)| taken);
-            return Ok(Reply {
-                retry_after: Some(left),
-                taken: Amounts([0, 0, 0, heard]),
-                day,
-                ..Reply::default()
-            });
+            return Ok(Reply::refused(Some(left), QuotaAmounts([0, 0, 0, heard]), day));
         }
         {
             let mut link = self.link.lock().await;
-            if !link.told.as_mut().is_some_and(|told| told.insert(exchange.key.clone())) {
+            if !link.reported.as_mut().is_some_and(|reported| reported.insert(exchange.key.clone()))
+            {
                 exchange.day_floor = None;
             }
         }
         let mut probation = Probation { inner: self, number, passed: false };
         // Twice at most: the second time by the server's own clock.
         for _ in 0..2 {
-            let today = PacificDay::holding(wall_ms(&*self.clock).saturating_add(skew_ms));
+            let today = self.today(skew_ms);
             let answer: Vec<i64> = self
                 .invocation(&exchange, &today)
                 .invoke_async(&mut connection)
@@ -207,7 +202,7 @@ impl Inner {
                 .map_err(|error| StoreError::new(error.to_string()))?;
             match answer.as_slice() {
                 [-1, server_ms] => {
-                    skew_ms = server_ms.saturating_sub(wall_ms(&*self.clock));
+                    skew_ms = server_ms.saturating_sub(self.wall_ms());
                     tracing::warn!(
                         skew_ms,
                         "our clock and the quota store's are in different days"
@@ -218,20 +213,27 @@ impl Inner {
                     probation.passed = true;
                     let amount = |value: i64| u64::try_from(value).unwrap_or(0);
                     let day = i32::try_from(day).unwrap_or(0);
-                    return Ok(Reply {
-                        granted: u32::try_from(granted).unwrap_or(0),
-                        charged: Charged { slot: amount(slot), day, both_days: both == 1 },
-                        retry_after: u64::try_from(retry_ms)
-                            .ok()
-                            .map(|ms| Duration::from_millis(ms.max(1))),
-                        taken: Amounts([amount(t0), amount(t1), amount(t2), amount(t3)]),
-                        day,
+                    let taken = QuotaAmounts([t0, t1, t2, t3].map(amount));
+                    let booking = Booking { slot: amount(slot), day, both_days: both == 1 };
+                    let after = |ms: u64| Duration::from_millis(ms.max(1));
+                    return Ok(match u32::try_from(granted).unwrap_or(0) {
+                        0 => Reply::refused(u64::try_from(retry_ms).ok().map(after), taken, day),
+                        granted => Reply::new(granted, booking, taken, day),
                     });
                 }
-                _ => return Err(StoreError::new("the script's answer has another form")),
+                _ => return Err(StoreError::new("the script's reply has another form")),
             }
         }
         Err(StoreError::new("the server's clock moves between days"))
+    }
+
+    fn wall_ms(&self) -> i64 {
+        let since = self.clock.now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    fn today(&self, skew_ms: i64) -> PacificDay {
+        PacificDay::holding(self.wall_ms().saturating_add(skew_ms))
     }
 
     async fn connection(
@@ -256,7 +258,7 @@ impl Inner {
             let run = info.as_deref().and_then(|info| field(info, "run_id:")).map(str::to_owned);
             // The first server is no loss; another one, or one that does not say, may be.
             if link.number > 0 && (run.is_none() || run != link.run) {
-                link.told = Some(HashSet::new());
+                link.reported = Some(HashSet::new());
             }
             link.run = run;
             // It is floored, so the server is at least that old.
@@ -270,7 +272,7 @@ impl Inner {
                 }
                 Some(_) => {}
                 None => tracing::warn!(
-                    "the quota's redis does not tell how long it runs: a restart would go unnoticed"
+                    "the quota's redis does not report its uptime: a restart would go unnoticed"
                 ),
             }
             link.number += 1;
@@ -304,7 +306,7 @@ impl Inner {
         let margin_ms = ms(exchange.margin);
         let stay = (WINDOW_MS + margin_ms.unsigned_abs()).div_ceil(SLOT_MS);
         script.arg(stay).arg(SLOT_MS).arg(ms(exchange.lease)).arg(margin_ms);
-        for limit in exchange.limits.0 {
+        for limit in QuotaDimension::ALL.map(|dimension| exchange.limits.get(dimension)) {
             // Lua counts in doubles, exact to 2^53: limits beyond are none.
             script.arg(limit.filter(|&limit| limit < 1 << 53).map_or(-1, int));
         }
@@ -324,24 +326,22 @@ impl Inner {
         for amount in exchange.unreported.0 {
             script.arg(int(amount));
         }
-        script.arg(exchange.returns.len());
-        for back in &exchange.returns {
-            script
-                .arg(int(back.charged.slot))
-                .arg(back.charged.day)
-                .arg(u8::from(back.charged.both_days));
-            for amount in back.back.0 {
+        script.arg(exchange.refunds.len());
+        for refund in &exchange.refunds {
+            let Booking { slot, day, both_days } = refund.booking;
+            script.arg(int(slot)).arg(day).arg(u8::from(both_days));
+            for amount in refund.unused.0 {
                 script.arg(int(amount));
             }
-            script.arg(int(back.more_tokens));
+            script.arg(int(refund.extra_tokens));
         }
         script
     }
 
     fn base(&self, key: &QuotaKey) -> String {
         // Braces would begin another hash tag.
-        let clean = |text: &str| text.replace(['{', '}'], "_");
-        format!("{}:{{{}/{}}}", self.prefix, clean(key.project.as_str()), clean(key.model.as_str()))
+        let key = key.to_string().replace('{', "%7B").replace('}', "%7D");
+        format!("{}:{{{key}}}", self.prefix)
     }
 }
 

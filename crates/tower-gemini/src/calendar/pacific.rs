@@ -1,15 +1,16 @@
-//! The quota's day, which ends at midnight Pacific: pure.
+//! The day that Google counts daily quotas in, which ends at midnight Pacific. Pure.
 
 use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-/// Where the Pacific day that holds a moment begins and ends.
+/// Tells where the Pacific day that contains a moment begins and ends.
 ///
 /// ```
-/// use tower_gemini::quota_guard::PacificDay;
+/// use tower_gemini::calendar::PacificDay;
 ///
 /// // 2026-03-08 is 23 hours long: clocks go from 02:00 to 03:00.
 /// let day = PacificDay::holding(1_773_000_000_000);
@@ -23,8 +24,8 @@ pub struct PacificDay {
     end_ms: i64,
 }
 
-/// By rule and not by a time zone database, which a container may lack: the second Sunday of March
-/// to the first of November, as in the United States since 2007.
+/// A rule instead of a time zone database, which a container may lack: daylight time lasts from the
+/// second Sunday of March to the first of November, as in the United States since 2007.
 const RULE: &str = "PST8PDT,M3.2.0,M11.1.0";
 
 fn pacific() -> &'static TimeZone {
@@ -36,12 +37,19 @@ fn pacific() -> &'static TimeZone {
     })
 }
 
+/// Milliseconds since 1970 in UTC; 0 for moments before.
+pub(crate) fn unix_ms(moment: SystemTime) -> i64 {
+    moment
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
 fn start_of(date: Date) -> Option<i64> {
     date.to_zoned(pacific().clone()).ok().map(|zoned| zoned.timestamp().as_millisecond())
 }
 
 impl PacificDay {
-    /// The day that holds this moment, in milliseconds since 1970 in UTC.
+    /// Returns the day that contains this moment, given in milliseconds since 1970 in UTC.
     #[must_use]
     pub fn holding(wall_ms: i64) -> Self {
         // A year is 10^10.5 ms: what is beyond jiff's years -9999 to 9999 is no time that a quota
@@ -64,25 +72,37 @@ impl PacificDay {
         })
     }
 
-    /// Days since 1970-01-01, as the calendar in California counts them.
+    /// The day that contains this moment.
+    #[must_use]
+    pub fn at(moment: SystemTime) -> Self {
+        Self::holding(unix_ms(moment))
+    }
+
+    /// Returns the days since 1970-01-01 by the Californian calendar.
     #[must_use]
     pub fn number(&self) -> i32 {
         self.number
     }
 
-    /// The midnight it begins with, in milliseconds since 1970 in UTC.
+    /// Returns the midnight at which the day begins, in milliseconds since 1970 in UTC.
     #[must_use]
     pub fn start_ms(&self) -> i64 {
         self.start_ms
     }
 
-    /// The midnight it ends with, in milliseconds since 1970 in UTC.
+    /// Returns the midnight at which the day ends, in milliseconds since 1970 in UTC.
     #[must_use]
     pub fn end_ms(&self) -> i64 {
         self.end_ms
     }
 
-    /// Whether it holds this moment.
+    /// Returns the time from `wall_ms` to the end of the day, zero for a moment after it.
+    #[must_use]
+    pub fn time_left(&self, wall_ms: i64) -> Duration {
+        Duration::from_millis(u64::try_from(self.end_ms.saturating_sub(wall_ms)).unwrap_or(0))
+    }
+
+    /// Whether the day contains this moment.
     #[must_use]
     pub fn holds(&self, wall_ms: i64) -> bool {
         (self.start_ms..self.end_ms).contains(&wall_ms)

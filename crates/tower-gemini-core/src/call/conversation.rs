@@ -1,5 +1,5 @@
-//! The model's own turns in a request, and which of their parts lack the thought signature that the
-//! API asks back.
+//! Reads the model's own turns in a request, and finds the parts that lack the thought signature
+//! that the API requires.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -55,8 +55,8 @@ pub struct ModelPart {
     pub is_first_shown: bool,
     /// Whether its turn holds an image that is not a thought.
     pub is_in_image_turn: bool,
-    /// What finds it again; `None` where it has a signature, and where it is neither text nor
-    /// inline image.
+    /// The key under which its signature was kept; `None` where it has one, and where it is neither
+    /// text nor inline image.
     pub key: Option<PartKey>,
     signature: Signature,
 }
@@ -77,7 +77,7 @@ impl ModelPart {
         self.signature != Signature::Present
     }
 
-    /// Whether the API asks for its signature: every image part, and the first part after the
+    /// Whether the API requires its signature: every image part, and the first part after the
     /// thoughts, of a turn with an image in it (Gemini API documentation, thought signatures,
     /// 2026-07: "strict" in image editing).
     #[must_use]
@@ -109,8 +109,8 @@ struct Raw<'a> {
 
 impl Conversation {
     /// Reads the model's turns of a whole request body. Images are passed over at memory speed;
-    /// only those without a signature are decoded, to be known again. Never fails: what is no
-    /// conversation has no turns.
+    /// only those without a signature are decoded, to compute their keys. Never fails: a body
+    /// without a conversation has no turns.
     #[must_use]
     pub fn read(body: &[u8], keyer: &PartKeyer) -> Self {
         let mut parts = Vec::new();
@@ -127,21 +127,20 @@ impl Conversation {
         Self { parts }
     }
 
-    /// The parts of the model's turns, in order.
+    /// Returns the parts of the model's turns, in order.
     #[must_use]
     pub fn parts(&self) -> &[ModelPart] {
         &self.parts
     }
 
-    /// The parts that the API asks a signature of and that have none.
+    /// Returns the parts whose signature the API requires and that have none.
     pub fn missing(&self) -> impl Iterator<Item = &ModelPart> {
         self.parts.iter().filter(|part| part.is_checked() && part.lacks_signature())
     }
 
-    /// The body with signatures written into parts that lack them, as slices of what was there and
-    /// the signatures between them: nothing is copied and nothing else is touched. The parts must
-    /// be of this body. Signatures are written as they are: base64, or one of the documented
-    /// placeholders.
+    /// Writes signatures into parts that lack them. The result is slices of the body and the
+    /// signatures between them: nothing is copied and nothing else changes. The parts must be of
+    /// this body. Signatures are written as given: base64, or one of the documented placeholders.
     #[must_use]
     pub fn sign(body: &Bytes, signatures: &[(&ModelPart, Bytes)]) -> Vec<Bytes> {
         let mut edits = Edits::default();
