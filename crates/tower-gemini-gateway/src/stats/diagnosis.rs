@@ -93,24 +93,45 @@ pub enum LimitKind {
     Unnamed,
 }
 
-/// A kind of failed attempts: those that need the same remedy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum FailureKind {
+/// What most failures come from; also the kind of a single failure, by its remedy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Cause {
+    /// 429s: more is sent than the limits allow.
     RateLimited,
+    /// 503s: the models have no capacity.
     Overloaded,
+    /// 500s, 502s and 504s of some models.
     ServerFault,
+    /// Prompts or images are refused.
     Refused,
+    /// Responses come without images.
     NoImage,
+    /// Requests are malformed.
     BadRequest,
+    /// Conversations lack their thought signatures.
     ThoughtSignatures,
+    /// Keys, permissions or regions.
     KeyOrRegion,
+    /// Models that no longer exist.
     ModelGone,
+    /// Connections, and timeouts of our own.
     Connection,
-    Other,
+    /// No single cause.
+    Mixed,
+    /// Every model fails by the service's own fault.
+    SystemicOutage,
+    /// The configured quota or spending caps.
+    OwnLimits,
+    /// Hardly anything fails.
+    Nothing,
+    /// Too few calls to tell.
+    NotEnoughData,
 }
 
-impl FailureKind {
-    /// `None` for a success.
+impl Cause {
+    /// Returns the kind of a failed attempt; `None` for a success.
     pub(super) fn from_outcome(outcome: Outcome) -> Option<Self> {
         use Outcome as O;
         Some(match outcome {
@@ -129,62 +150,9 @@ impl FailureKind {
             O::Auth | O::Permission | O::Region => Self::KeyOrRegion,
             O::NotFound => Self::ModelGone,
             O::NotSent | O::Interrupted | O::StreamError => Self::Connection,
-            _ => Self::Other,
+            _ => Self::Mixed,
         })
     }
-
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::RateLimited => "rate_limited",
-            Self::Overloaded => "overloaded",
-            Self::ServerFault => "server_fault",
-            Self::Refused => "refused",
-            Self::NoImage => "no_image",
-            Self::BadRequest => "bad_request",
-            Self::ThoughtSignatures => "thought_signatures",
-            Self::KeyOrRegion => "key_or_region",
-            Self::ModelGone => "model_gone",
-            Self::Connection => "connection",
-            Self::Other => "other",
-        }
-    }
-}
-
-/// What most failures come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Cause {
-    /// Too few calls to tell.
-    NotEnoughData,
-    /// Hardly anything fails.
-    Nothing,
-    /// 429s: more is sent than the limits allow.
-    TooAggressive,
-    /// 503s: the models have no capacity.
-    Capacity,
-    /// Every model fails by the service's own fault.
-    SystemicOutage,
-    /// 500s, 502s and 504s of some models.
-    ServerFaults,
-    /// Prompts or images are refused.
-    Prompts,
-    /// Responses come without images.
-    NoImages,
-    /// Conversations lack their thought signatures.
-    Signatures,
-    /// Requests are malformed.
-    BadRequests,
-    /// Keys, permissions or regions.
-    KeyOrRegion,
-    /// Models that no longer exist.
-    GoneModels,
-    /// Connections, and timeouts of our own.
-    Connections,
-    /// The configured quota or spending caps.
-    OwnLimits,
-    /// No single cause.
-    Mixed,
 }
 
 /// What counts mean.
@@ -258,7 +226,7 @@ pub(super) fn diagnose(figures: &Figures<'_>, targets: &HealthTargets) -> Diagno
         _ if successes + failures < MIN_CALLS => Health::Unknown,
         _ => targets.judge(ratio(failures, successes + failures), figures.is_peak),
     };
-    let limit = (cause == Cause::TooAggressive).then(|| blame.limit());
+    let limit = (cause == Cause::RateLimited).then(|| blame.limit());
     let name = match (cause, limit) {
         (Cause::Mixed, _) if blame.kinds.is_empty() => "rejected".into(),
         (cause, Some(limit)) => format!("{}_{}", reason_name(&cause), reason_name(&limit)).into(),
@@ -307,14 +275,14 @@ fn fill(text: &str, what: &str, figures: &Figures<'_>, blame: &Blame) -> String 
     let calls = |outcome| figures.counts.get(&Key::Call(outcome)).to_string();
     set("{share}", &|| blame.share(what));
     set("{reset}", &|| format!("in {} h {} min", minutes / 60, minutes % 60));
-    set("{hours}", &|| match concentration(figures, cause_of(blame.most())) {
+    set("{hours}", &|| match concentration(figures, blame.most()) {
         Some(Concentration::FewHours(hours)) => plural(hours as u64, "hour"),
         _ => String::new(),
     });
     set("{models}", &|| models(figures.counts).into_keys().collect::<Vec<_>>().join(", "));
     set("{kinds}", &|| {
-        let kind = |(kind, count): &(FailureKind, u64)| {
-            format!("{} ({count})", kind.as_str().replace('_', " "))
+        let kind = |(kind, count): &(Cause, u64)| {
+            format!("{} ({count})", reason_name(kind).replace('_', " "))
         };
         blame.kinds.iter().take(3).map(kind).collect::<Vec<_>>().join("; ")
     });
@@ -366,7 +334,7 @@ fn standing(figures: &Figures<'_>, targets: &HealthTargets, health: Health) -> S
 struct Blame {
     outcomes: Vec<(Outcome, u64)>,
     /// The most frequent first.
-    kinds: Vec<(FailureKind, u64)>,
+    kinds: Vec<(Cause, u64)>,
     failed: u64,
 }
 
@@ -380,9 +348,9 @@ impl Blame {
         if calls_are_well(counts, targets) || outcomes.is_empty() {
             outcomes = counts.attempts().collect();
         }
-        let mut kinds: BTreeMap<FailureKind, u64> = BTreeMap::new();
+        let mut kinds: BTreeMap<Cause, u64> = BTreeMap::new();
         for (outcome, count) in &outcomes {
-            if let Some(kind) = FailureKind::from_outcome(*outcome) {
+            if let Some(kind) = Cause::from_outcome(*outcome) {
                 *kinds.entry(kind).or_default() += count;
             }
         }
@@ -411,8 +379,8 @@ impl Blame {
     }
 
     /// Whether one failure of this kind is enough for a diagnosis.
-    fn is_conclusive(&self, kind: FailureKind) -> bool {
-        use FailureKind as K;
+    fn is_conclusive(&self, kind: Cause) -> bool {
+        use Cause as K;
         match kind {
             K::KeyOrRegion | K::ThoughtSignatures | K::ModelGone => true,
             K::RateLimited => matches!(self.limit(), LimitKind::Day | LimitKind::Zero),
@@ -421,8 +389,8 @@ impl Blame {
     }
 
     /// The most frequent kind.
-    fn most(&self) -> FailureKind {
-        self.kinds.first().map_or(FailureKind::Other, |(kind, _)| *kind)
+    fn most(&self) -> Cause {
+        self.kinds.first().map_or(Cause::Mixed, |(kind, _)| *kind)
     }
 
     /// Whether more than half of the most frequent kind ended so.
@@ -450,22 +418,6 @@ fn calls_are_well(counts: &Counts, targets: &HealthTargets) -> bool {
     ratio(failures, successes + failures).is_none_or(|rate| rate < targets.off_peak)
 }
 
-fn cause_of(kind: FailureKind) -> Cause {
-    match kind {
-        FailureKind::RateLimited => Cause::TooAggressive,
-        FailureKind::Overloaded => Cause::Capacity,
-        FailureKind::ServerFault => Cause::ServerFaults,
-        FailureKind::Refused => Cause::Prompts,
-        FailureKind::NoImage => Cause::NoImages,
-        FailureKind::BadRequest => Cause::BadRequests,
-        FailureKind::ThoughtSignatures => Cause::Signatures,
-        FailureKind::KeyOrRegion => Cause::KeyOrRegion,
-        FailureKind::ModelGone => Cause::GoneModels,
-        FailureKind::Connection => Cause::Connections,
-        FailureKind::Other => Cause::Mixed,
-    }
-}
-
 fn cause(figures: &Figures<'_>, targets: &HealthTargets, blame: &Blame) -> Cause {
     let counts = figures.counts;
     if figures.latest.is_some_and(is_outage) || is_outage(counts) {
@@ -475,10 +427,10 @@ fn cause(figures: &Figures<'_>, targets: &HealthTargets, blame: &Blame) -> Cause
     let most = blame.kinds.first().copied();
     let is_four_fifths = |count: u64| count * 5 > blame.failed * 4;
     if successes + failures < MIN_CALLS {
-        let is_enough = |(kind, count): &(FailureKind, u64)| {
+        let is_enough = |(kind, count): &(Cause, u64)| {
             failures > 0 && is_four_fifths(*count) && blame.is_conclusive(*kind)
         };
-        return most.filter(is_enough).map_or(Cause::NotEnoughData, |(kind, _)| cause_of(kind));
+        return most.filter(is_enough).map_or(Cause::NotEnoughData, |(kind, _)| kind);
     }
     let own = [CallOutcome::OwnQuota, CallOutcome::SpendingCap];
     if counts.calls(|outcome| own.contains(&outcome)) * 2 > failures {
@@ -489,8 +441,8 @@ fn cause(figures: &Figures<'_>, targets: &HealthTargets, blame: &Blame) -> Cause
     match most {
         _ if calls_are_well(counts, targets) && attempts_are_well => Cause::Nothing,
         // Below 80 %, sending slower would not cure most of it (LaoZhang, 2026-01).
-        Some((FailureKind::RateLimited, count)) if !is_four_fifths(count) => Cause::Mixed,
-        Some((kind, count)) if count * 2 > blame.failed => cause_of(kind),
+        Some((Cause::RateLimited, count)) if !is_four_fifths(count) => Cause::Mixed,
+        Some((kind, count)) if count * 2 > blame.failed => kind,
         _ => Cause::Mixed,
     }
 }
@@ -532,8 +484,8 @@ enum Concentration {
 /// calls: too few to tell.
 fn concentration(figures: &Figures<'_>, cause: Cause) -> Option<Concentration> {
     let outcome = match cause {
-        Cause::Capacity => Outcome::Overloaded,
-        Cause::TooAggressive => Outcome::RateLimited,
+        Cause::Overloaded => Outcome::Overloaded,
+        Cause::RateLimited => Outcome::RateLimited,
         _ => return None,
     };
     let with_calls = figures.hours.iter().filter(|hour| hour.calls(|_| true) > 0);
@@ -644,7 +596,7 @@ mod tests {
     fn every_cause_has_a_text_without_unfilled_placeholders() {
         let texts: BTreeMap<String, CauseText> =
             toml::from_str(include_str!("causes.toml")).unwrap();
-        assert_eq!(texts.len(), 14 + 1 + 5, "causes but too_aggressive, rejected, five limits");
+        assert_eq!(texts.len(), 14 + 1 + 5, "causes but rate_limited, rejected, five limits");
         for outcome in Outcome::ALL.iter().filter(|outcome| !outcome.is_success()) {
             let diagnosis = failed(*outcome).diagnosed();
             assert!(!diagnosis.title.is_empty(), "{outcome}");
@@ -656,7 +608,7 @@ mod tests {
     #[test]
     fn every_failed_outcome_has_a_kind_and_no_success_has_one() {
         for &outcome in Outcome::ALL {
-            assert_eq!(FailureKind::from_outcome(outcome).is_none(), outcome.is_success());
+            assert_eq!(Cause::from_outcome(outcome).is_none(), outcome.is_success());
         }
     }
 
@@ -692,35 +644,35 @@ mod tests {
                     .of(9, &[(PRO, O::RateLimitedMinute)])
                     .of(1, &[(PRO, O::Internal)]),
                 Health::Failing,
-                Cause::TooAggressive,
+                Cause::RateLimited,
                 "Too aggressive: 90 % of the failed attempts were 429s, for per-minute limits.",
             ),
             (
                 "429s of the day",
                 failed(O::RateLimitedDay),
                 Health::Failing,
-                Cause::TooAggressive,
+                Cause::RateLimited,
                 "The quota resets at midnight Pacific, in 5 h 2 min.",
             ),
             (
                 "zero quota",
                 failed(O::QuotaZeroOrBilling),
                 Health::Failing,
-                Cause::TooAggressive,
+                Cause::RateLimited,
                 "Waiting does not help.",
             ),
             (
                 "money of ten minutes",
                 failed(O::SpendRateLimited),
                 Health::Failing,
-                Cause::TooAggressive,
+                Cause::RateLimited,
                 "in ten minutes",
             ),
             (
                 "429s that do not say",
                 failed(O::RateLimited),
                 Health::Failing,
-                Cause::TooAggressive,
+                Cause::RateLimited,
                 "do not name their limit",
             ),
             (
@@ -740,14 +692,14 @@ mod tests {
                     .of(6, &[(PRO, O::Overloaded)])
                     .of(4, &[(PRO, O::Internal)]),
                 Health::Failing,
-                Cause::Capacity,
+                Cause::Overloaded,
                 "No capacity: 60 % of the failed attempts were 503s",
             ),
             (
                 "500s of one model",
                 failed(O::Internal),
                 Health::Failing,
-                Cause::ServerFaults,
+                Cause::ServerFault,
                 "faults of the service itself",
             ),
             (
@@ -769,42 +721,42 @@ mod tests {
                 "one model fails and the other answers",
                 Calls::default().of(10, &[(PRO, O::Overloaded), (FLASH, O::Image)]),
                 Health::Good,
-                Cause::Capacity,
+                Cause::Overloaded,
                 "Clients see little of it, but 10 of 20 attempts failed underneath.",
             ),
             (
                 "refusals",
                 failed(O::ContentBlocked),
                 Health::Failing,
-                Cause::Prompts,
+                Cause::Refused,
                 "The prompts are the cause, not the service.",
             ),
             (
                 "blocked prompts",
                 failed(O::PromptBlocked),
                 Health::Failing,
-                Cause::Prompts,
+                Cause::Refused,
                 "refusals of the content",
             ),
             (
                 "no images",
                 failed(O::NoImage),
                 Health::Failing,
-                Cause::NoImages,
+                Cause::NoImage,
                 "responses without an image",
             ),
             (
                 "400 signatures",
                 failed(O::MissingThoughtSignature),
                 Health::Failing,
-                Cause::Signatures,
+                Cause::ThoughtSignatures,
                 "missing thought signatures",
             ),
             (
                 "400",
                 failed(O::BadRequest),
                 Health::Failing,
-                Cause::BadRequests,
+                Cause::BadRequest,
                 "the request itself is at fault",
             ),
             ("403", failed(O::Permission), Health::Failing, Cause::KeyOrRegion, "401s and 403s"),
@@ -813,14 +765,14 @@ mod tests {
                 "404",
                 failed(O::NotFound),
                 Health::Failing,
-                Cause::GoneModels,
+                Cause::ModelGone,
                 "the model does not exist",
             ),
             (
                 "connections",
                 failed(O::Interrupted),
                 Health::Failing,
-                Cause::Connections,
+                Cause::Connection,
                 "broke off",
             ),
             (
@@ -851,14 +803,14 @@ mod tests {
                     .of(70, &[(PRO, O::Overloaded), (FLASH, O::Image)])
                     .of(30, &[(PRO, O::ContentBlocked)]),
                 Health::Failing,
-                Cause::Prompts,
+                Cause::Refused,
                 "100 % of the failed attempts were refusals",
             ),
             (
                 "strained",
                 Calls::default().images(90).of(10, &[(PRO, O::Overloaded)]),
                 Health::Strained,
-                Cause::Capacity,
+                Cause::Overloaded,
                 "10 of 100 calls failed in the last hour (10 %; targets: less than 5 % off peak, 20 % at peak, missed off peak).",
             ),
         ] {

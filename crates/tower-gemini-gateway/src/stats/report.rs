@@ -9,7 +9,7 @@ use tower_gemini::trail::{Step, Trail};
 use tower_gemini::verdict::Outcome;
 
 use super::counts::{Counts, Key, percentile};
-use super::diagnosis::{Diagnosis, FailureKind, Health};
+use super::diagnosis::{Cause, Diagnosis, Health};
 
 /// What [`Stats`](super::Stats) has counted. The fields are documented with
 /// [`/status.json`](crate::status), which holds them.
@@ -77,7 +77,7 @@ pub struct Window {
     pub attempts: u64,
     pub failed_attempts: u64,
     pub attempt_outcomes: BTreeMap<&'static str, u64>,
-    pub failure_kinds: BTreeMap<&'static str, u64>,
+    pub failure_kinds: BTreeMap<Cause, u64>,
     pub attempt_seconds_p50: Option<f64>,
     pub attempt_seconds_p95: Option<f64>,
     pub retries: u64,
@@ -131,9 +131,9 @@ impl Window {
         let failures = counts.calls(CallOutcome::is_failure);
         let (mut waits, mut models) = (BTreeMap::<_, Wait>::new(), BTreeMap::new());
         let mut failure_kinds = BTreeMap::new();
-        for (kind, count) in counts.attempts() {
-            if let Some(kind) = FailureKind::from_outcome(kind) {
-                *failure_kinds.entry(kind.as_str()).or_default() += count;
+        for (outcome, count) in counts.attempts() {
+            if let Some(kind) = Cause::from_outcome(outcome) {
+                *failure_kinds.entry(kind).or_default() += count;
             }
         }
         for (key, count) in counts.iter() {

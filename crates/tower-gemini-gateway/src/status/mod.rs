@@ -47,7 +47,7 @@
 //! | --- | --- |
 //! | `health` | `unknown`, `good`, `strained`, `failing` |
 //! | `cause` | of most failures: a [`Cause`](crate::stats::Cause) in snake case |
-//! | `limit` | `minute`, `day`, `zero`, `spend`, `unnamed` for the cause `too_aggressive` |
+//! | `limit` | `minute`, `day`, `zero`, `spend`, `unnamed` for the cause `rate_limited` |
 //! | `title` | the cause in a few words |
 //! | `summary` | one or two sentences |
 //! | `advice` | what to do, the most useful first |
@@ -72,7 +72,7 @@
 //! | `attempts` | ended attempts |
 //! | `failed_attempts` | those that failed |
 //! | `attempt_outcomes` | attempts by [`Outcome`](tower_gemini::verdict::Outcome) |
-//! | `failure_kinds` | failed attempts by kind: `rate_limited` (429), `overloaded` (503), `server_fault` (500, 502, 504), `refused`, `no_image`, `bad_request`, `thought_signatures`, `key_or_region`, `model_gone`, `connection`, `other` |
+//! | `failure_kinds` | failed attempts by the [`Cause`](crate::stats::Cause) that they point to: `rate_limited` (429), `overloaded` (503), `server_fault` (500, 502, 504) … |
 //! | `attempt_seconds_p50`, `attempt_seconds_p95` | durations of attempts, up to 19 % too high |
 //! | `retries` | attempts at the same target as before |
 //! | `fallback_attempts` | attempts at another target |

@@ -142,7 +142,7 @@
   const KINDS = {
     rate_limited: "429, rate limits", overloaded: "503, no capacity", server_fault: "500, 502 or 504", refused: "refused content",
     no_image: "no image in the response", bad_request: "400, bad request", thought_signatures: "400, thought signatures",
-    key_or_region: "401 or 403, key or region", model_gone: "404, unknown model", connection: "connection", other: "other",
+    key_or_region: "401 or 403, key or region", model_gone: "404, unknown model", connection: "connection", mixed: "other",
   };
   const outcomes = ({ last_hour: hour, last_day: day }) => {
     const limited = day.failure_kinds.rate_limited ?? 0, overloaded = day.failure_kinds.overloaded ?? 0;

@@ -126,6 +126,7 @@ fn the_page_is_drawn_by_a_browser_and_no_value_becomes_markup() {
     let mut status = sample::status();
     status.upstream = "upstream.example <b>&amp;".to_owned();
     let harmless = hostile("harmless");
+    let hostile = HOSTILE.map(|text| (text, hostile(text)));
 
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -178,8 +179,8 @@ fn the_page_is_drawn_by_a_browser_and_no_value_becomes_markup() {
             dump(format!("http://127.0.0.1:{port}/status"), 1280).await
         };
         let harmless = of(&harmless).await;
-        for text in HOSTILE {
-            let dom = of(&hostile(text)).await;
+        for (text, status) in &hostile {
+            let dom = of(status).await;
             assert_eq!(elements(&dom), elements(&harmless), "{text}");
         }
     });

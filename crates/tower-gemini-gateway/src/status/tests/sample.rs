@@ -88,7 +88,8 @@ pub(super) fn status() -> Status {
             .project(ProjectId::new("pictures-eu"))
             .clock(clock);
         let fallback =
-            ModelFallbackLayer::new(Chain::new(["gemini-3-pro-image", "gemini-3.1-flash-image"]));
+            ModelFallbackLayer::new(Chain::new(["gemini-3-pro-image", "gemini-3.1-flash-image"]))
+                .clock(clock);
         let hour_of = |call: u64| (START + call * 220) / 3600 % 24;
         let latency = Latency::fixed(Duration::from_secs(23));
         // Each call has a weather of its own: what one leaves of it is not the next one's.
