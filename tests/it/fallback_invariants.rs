@@ -80,7 +80,7 @@ fn holds(case: &Case, script: Vec<Fault>, seed: u64) -> Result<(), TestCaseError
             .latency(Latency::fixed(Duration::from_secs(20)))
             .tiny_images(true)
             .build();
-        let mut chain = Chain::new();
+        let mut chain = Chain::default();
         for (model, attempts) in &case.chain {
             chain = chain.then(Target::new(MODELS[*model]).attempts(*attempts));
         }

@@ -205,7 +205,7 @@ fn told<F: Future>(case: impl FnOnce() -> F) -> (F::Output, Events, Metrics) {
 fn full_stack(scenario: &Scenario) -> GeminiStack {
     scenario
         .stack()
-        .fallback(ModelFallbackLayer::new(Chain::of([
+        .fallback(ModelFallbackLayer::new(Chain::new([
             "gemini-3-pro-image",
             "gemini-3.1-flash-image",
         ])))
@@ -478,7 +478,7 @@ fn the_four_scenarios_of_article_001_are_told_as_one_sentence_each() {
             let mut stack = scenario.stack();
             if fallback {
                 stack =
-                    stack.fallback_to(Chain::of(["gemini-3-pro-image", "gemini-3.1-flash-image"]));
+                    stack.fallback_to(Chain::new(["gemini-3-pro-image", "gemini-3.1-flash-image"]));
             }
             let service =
                 ObserveLayer::new().whole_answers().layer(stack.images(scenario.sim().service()));

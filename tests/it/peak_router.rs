@@ -7,21 +7,23 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, Uri};
+use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use tower::{Layer, Service, ServiceExt};
-use tower_gemini::Error;
 use tower_gemini::body::WireBody;
-use tower_gemini::call::{Call, ModelId};
+use tower_gemini::call::ModelId;
 use tower_gemini::clock::{Clock, RuntimeClock};
-use tower_gemini::context::{CallOptions, Deferrable, PreferModel};
+use tower_gemini::error::TimeLimit;
 use tower_gemini::jittered_retry::RetryPolicy;
+use tower_gemini::model_fallback::{Chain, Cooldowns, FallbackPolicy, Reaction};
 use tower_gemini::peak_hour_router::{Learning, Schedule, presets};
+use tower_gemini::target::Target;
 use tower_gemini::trail::{PreferReason, Step, Trail, WaitReason};
+use tower_gemini::verdict::Outcome;
 use tower_gemini::{
-    ClassifyGeminiErrorLayer, CollectRequestLayer, JitteredRetryLayer, PeakHourRouter,
-    PeakHourRouterLayer,
+    CallOptions, ClassifyGeminiErrorLayer, CollectRequestLayer, Error, GeminiStack,
+    JitteredRetryLayer, ModelFallbackLayer, PeakHourRouterLayer, SingleAttemptLayer,
 };
 use tower_gemini_sim::Fault;
 
@@ -30,7 +32,7 @@ use crate::harness::{Scenario, TAG, cases, in_paused_time};
 const FLASH: &str = "gemini-3.1-flash-image";
 const PRO: &str = "gemini-3-pro-image";
 
-/// 2026-01-06T12:30:00Z, a Tuesday, within article 002's peak.
+/// 2026-01-06T12:30:00Z, a Tuesday, within the preset's peak.
 const HALF_PAST_NOON: u64 = 1_767_702_600;
 
 fn clock() -> RuntimeClock {
@@ -48,8 +50,8 @@ fn ask(model: &str, options: CallOptions) -> Request<Full<Bytes>> {
     request
 }
 
-/// What the innermost client saw of the preference, attempt by attempt.
-type Seen = Arc<Mutex<Vec<Option<String>>>>;
+/// The models that the innermost client was asked for, attempt by attempt.
+type Seen = Arc<Mutex<Vec<String>>>;
 
 /// A client that must be made ready, and each clone anew.
 struct Client {
@@ -80,10 +82,9 @@ impl<B> Service<Request<B>> for Client {
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         assert!(std::mem::take(&mut self.ready), "called without having been made ready");
-        self.seen
-            .lock()
-            .unwrap()
-            .push(request.extensions().get::<PreferModel>().map(|model| model.0.to_string()));
+        let path = request.uri().path();
+        let model = path.rsplit('/').next().unwrap().split(':').next().unwrap();
+        self.seen.lock().unwrap().push(model.to_owned());
         let status = self.statuses.lock().unwrap().pop().unwrap_or(200);
         ready(Ok(Response::builder()
             .status(status)
@@ -119,12 +120,21 @@ where
         + 'static,
 {
     let retry = JitteredRetryLayer::new(RetryPolicy::recommended());
-    CollectRequestLayer::new()
-        .layer(router.layer(retry.layer(ClassifyGeminiErrorLayer::new().layer(client))))
+    // The least that reads the preference: a chain that never falls back.
+    let policy = FallbackPolicy::recommended().on(Outcome::Overloaded, Reaction::Stop);
+    let chain = [FLASH, PRO]
+        .into_iter()
+        .fold(Chain::default(), |chain, model| chain.then(Target::new(model).attempts(5)));
+    let fallback = ModelFallbackLayer::new(chain).policy(policy);
+    CollectRequestLayer::new().layer(
+        router.layer(fallback.layer(retry.layer(ClassifyGeminiErrorLayer::new().layer(client)))),
+    )
 }
 
 fn router() -> PeakHourRouterLayer {
-    PeakHourRouterLayer::new(presets::article_002()).in_peak("nano-banana-2", PRO).clock(clock())
+    PeakHourRouterLayer::new(presets::TEN_TO_FOURTEEN_UTC.schedule())
+        .in_peak("nano-banana-2", PRO)
+        .clock(clock())
 }
 
 #[test]
@@ -136,13 +146,13 @@ fn in_peak_hours_every_attempt_of_a_call_carries_the_preference() {
             .oneshot(ask(FLASH, CallOptions::new().trail(trail.clone())))
             .await
             .unwrap();
-        assert_eq!(*seen.lock().unwrap(), [Some(PRO.to_owned()), Some(PRO.to_owned())]);
+        assert_eq!(*seen.lock().unwrap(), [PRO, PRO]);
         let preferred = Step::Preferred {
             asked: ModelId::new(FLASH),
             model: ModelId::new(PRO),
             why: PreferReason::PeakHours,
         };
-        assert_eq!(trail.steps()[0], preferred);
+        assert_eq!(trail.steps()[0], preferred, "{trail}");
         assert!(
             trail
                 .to_string()
@@ -157,12 +167,11 @@ fn other_models_other_hours_and_callers_who_prefer_one_are_left_alone() {
         let (client, seen) = client(&[]);
         let gemini = stack(&router(), client);
         gemini.clone().oneshot(ask(PRO, CallOptions::new())).await.unwrap();
-        let mut mine = ask(FLASH, CallOptions::new());
-        mine.extensions_mut().insert(PreferModel(ModelId::new("mine")));
-        gemini.clone().oneshot(mine).await.unwrap();
+        let mine = CallOptions::new().prefer_model(ModelId::new("mine"));
+        gemini.clone().oneshot(ask(FLASH, mine)).await.unwrap();
         tokio::time::advance(minutes(90)).await;
         gemini.oneshot(ask(FLASH, CallOptions::new())).await.unwrap();
-        assert_eq!(*seen.lock().unwrap(), [None, Some("mine".to_owned()), None]);
+        assert_eq!(*seen.lock().unwrap(), [PRO, "mine", FLASH]);
     });
 }
 
@@ -171,12 +180,12 @@ fn a_call_that_can_wait_is_sent_when_the_peak_ends() {
     in_paused_time(async {
         let (client, seen) = client(&[]);
         let trail = Trail::new();
-        let mut request = ask(FLASH, CallOptions::new().trail(trail.clone()));
-        request.extensions_mut().insert(Deferrable::for_up_to(minutes(600)));
+        let options = CallOptions::new().trail(trail.clone()).deferrable_for(minutes(600));
+        let request = ask(FLASH, options);
         let began = tokio::time::Instant::now();
         stack(&router(), client).oneshot(request).await.unwrap();
         assert_eq!(began.elapsed(), minutes(90), "14:00 is quiet");
-        assert_eq!(*seen.lock().unwrap(), [None], "and by then the model asked for leads");
+        assert_eq!(*seen.lock().unwrap(), [FLASH], "and by then the model asked for leads");
         assert_eq!(
             trail.steps()[0],
             Step::Waited { delay: minutes(90), why: WaitReason::QuietHours }
@@ -191,11 +200,12 @@ fn a_call_waits_only_as_long_as_its_patience_and_its_deadline_allow() {
             [(89, None, false), (90, None, true), (600, Some(104), false), (600, Some(105), true)]
         {
             let (client, seen) = client(&[]);
-            let options = deadline.map_or(CallOptions::new(), |deadline| {
-                CallOptions::new().deadline(minutes(deadline))
-            });
-            let mut request = ask(FLASH, options);
-            request.extensions_mut().insert(Deferrable::for_up_to(minutes(patience)));
+            let options = CallOptions::new().deferrable_for(minutes(patience));
+            let options = match deadline {
+                Some(deadline) => options.deadline(minutes(deadline)),
+                None => options,
+            };
+            let request = ask(FLASH, options);
             let began = tokio::time::Instant::now();
             stack(&router(), client).oneshot(request).await.unwrap();
             assert_eq!(
@@ -209,19 +219,16 @@ fn a_call_waits_only_as_long_as_its_patience_and_its_deadline_allow() {
 }
 
 #[test]
-fn outside_of_collect_request_a_wait_comes_off_the_deadline() {
+fn a_wait_comes_off_the_deadline_of_the_call() {
     in_paused_time(async {
-        let left = Arc::new(Mutex::new(None));
-        let (saw, client) = (left.clone(), client(&[]).0);
-        let gemini = router().layer(tower::service_fn(move |request: Request<Full<Bytes>>| {
-            *saw.lock().unwrap() =
-                request.extensions().get::<CallOptions>().and_then(CallOptions::deadline_within);
-            client.clone().oneshot(request)
-        }));
-        let mut request = ask(FLASH, CallOptions::new().deadline(minutes(120)));
-        request.extensions_mut().insert(Deferrable::for_up_to(minutes(600)));
-        gemini.oneshot(request).await.unwrap();
-        assert_eq!(*left.lock().unwrap(), Some(minutes(30)));
+        let hangs = tower::service_fn(|_: Request<WireBody>| {
+            std::future::pending::<Result<Response<Full<Bytes>>, Infallible>>()
+        });
+        let options = CallOptions::new().deadline(minutes(120)).deferrable_for(minutes(600));
+        let began = tokio::time::Instant::now();
+        let error = stack(&router(), hangs).oneshot(ask(FLASH, options)).await.err().unwrap();
+        assert_eq!(error.time_limit(), Some(TimeLimit::Deadline));
+        assert_eq!(began.elapsed(), minutes(120));
     });
 }
 
@@ -229,8 +236,7 @@ fn outside_of_collect_request_a_wait_comes_off_the_deadline() {
 fn a_deferred_call_that_is_dropped_was_never_sent() {
     in_paused_time(async {
         let (client, seen) = client(&[]);
-        let mut request = ask(FLASH, CallOptions::new());
-        request.extensions_mut().insert(Deferrable::for_up_to(minutes(600)));
+        let request = ask(FLASH, CallOptions::new().deferrable_for(minutes(600)));
         let call = stack(&router(), client).oneshot(request);
         assert!(tokio::time::timeout(minutes(60), call).await.is_err());
         tokio::time::advance(minutes(600)).await;
@@ -244,14 +250,14 @@ proptest! {
     /// Whatever the hour and the patience: a deferrable call is sent in a quiet moment, or at once.
     #[test]
     fn a_deferrable_call_is_sent_at_once_or_in_the_first_quiet_moment(
-        start in 0_u64..7 * 86_400, patience in 0_u64..48 * 3600, article in 0_usize..4,
+        start in 0_u64..7 * 86_400, patience in 0_u64..48 * 3600, preset in 0_usize..3,
     ) {
-        let schedule = [presets::article_001(), presets::article_002(), presets::article_003(), presets::article_004()][article].clone();
+        let schedule = presets::ALL[preset].schedule();
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(HALF_PAST_NOON + start);
         let waited = in_paused_time(async {
             let router = PeakHourRouterLayer::new(schedule.clone()).clock(RuntimeClock::starting_at(at));
-            let mut request = ask(FLASH, CallOptions::new());
-            request.extensions_mut().insert(Deferrable::for_up_to(Duration::from_secs(patience)));
+            let options = CallOptions::new().deferrable_for(Duration::from_secs(patience));
+            let request = ask(FLASH, options);
             let began = tokio::time::Instant::now();
             stack(&router, client(&[]).0).oneshot(request).await.unwrap();
             began.elapsed()
@@ -261,33 +267,7 @@ proptest! {
     }
 }
 
-/// Sends a call to the model that should lead it: the least that a fallback does.
-#[derive(Clone)]
-struct Leads<S>(S);
-
-impl<S: Service<Request<WireBody>>> Service<Request<WireBody>> for Leads<S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<WireBody>) -> Self::Future {
-        if let Some(PreferModel(model)) = request.extensions().get().cloned() {
-            let uri: Uri = format!("/v1beta/models/{model}:generateContent").parse().unwrap();
-            let call = Arc::new(Call::parse(&Method::POST, &uri, request.headers(), None));
-            let chunks = request.body().chunks().unwrap().to_vec();
-            let context = request.body().context().clone();
-            *request.uri_mut() = uri;
-            request = request.map(|_| WireBody::whole(chunks, None, call, context));
-        }
-        self.0.call(request)
-    }
-}
-
-/// A service whose Flash fails from 03:00 to 05:00 UTC, which no article says, and otherwise never.
+/// A service whose Flash fails from 03:00 to 05:00 UTC, which no preset says, and otherwise never.
 #[derive(Clone)]
 struct Night {
     clock: RuntimeClock,
@@ -322,8 +302,13 @@ async fn five_weeks(router: PeakHourRouterLayer) -> ((u64, u64), (u64, u64), Pea
     let router = router.clock(clock);
     let night = Night { clock, failures: Arc::default() };
     let failures = night.failures.clone();
-    let gemini: PeakHourRouter<_> =
-        router.layer(Leads(ClassifyGeminiErrorLayer::new().layer(night)));
+    let policy = FallbackPolicy::recommended().on(Outcome::Overloaded, Reaction::Stop);
+    let cooldowns = Cooldowns::recommended().after_failures(u32::MAX);
+    let fallback = ModelFallbackLayer::new(Chain::default()).policy(policy).cooldowns(cooldowns);
+    let gemini = router.layer(
+        fallback
+            .layer(SingleAttemptLayer::new().layer(ClassifyGeminiErrorLayer::new().layer(night))),
+    );
     let gemini = CollectRequestLayer::new().layer(gemini);
     let mut before = (0, 0);
     for n in 0..5 * 7 * 96 {
@@ -339,7 +324,7 @@ async fn five_weeks(router: PeakHourRouterLayer) -> ((u64, u64), (u64, u64), Pea
 }
 
 #[test]
-fn hours_that_no_article_names_are_learned_and_a_shadow_changes_nothing() {
+fn hours_that_no_preset_names_are_learned_and_a_shadow_changes_nothing() {
     in_paused_time(async {
         let routed = || PeakHourRouterLayer::new(Schedule::never()).in_peak(FLASH, PRO);
         let (plain, last_plain, _) = five_weeks(routed()).await;
@@ -374,12 +359,12 @@ fn what_attempts_inside_a_retry_came_to_is_learned_too() {
             .in_peak(PRO, FLASH)
             .learn(Learning::on())
             .clock(clock());
-        let gemini = router.layer(scenario.stack().raw(sim.service()));
+        let gemini = scenario.stack().peak_hours(router.clone()).raw(sim.service());
         gemini.oneshot(scenario.request(TAG)).await.unwrap();
         assert_eq!(sim.ledger().sends(TAG), 3);
         let learned = router.learned().unwrap();
-        let hour = tower_gemini::peak_hour_router::Hour {
-            of_week: presets::article_002().hour_of_week(clock().now()),
+        let hour = tower_gemini::peak_hour_router::WeekHour {
+            of_week: presets::TEN_TO_FOURTEEN_UTC.schedule().hour_of_week(clock().now()),
             of_utc_day: 12,
             unix: clock().now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() as i64,
         };
@@ -388,30 +373,35 @@ fn what_attempts_inside_a_retry_came_to_is_learned_too() {
     });
 }
 
-// Article 002's rule as it stands there: in peak hours Pro leads, and Nano Banana 2, which was
-// asked for, is what is fallen back to.
+// The rule of APIYI, 503s on Nano Banana 2, 2026-03: in peak hours Pro leads, and Nano Banana 2,
+// which was asked for, is what is fallen back to.
 #[test]
 fn in_peak_hours_the_chain_begins_with_the_preferred_model_and_goes_on_with_the_one_asked_for() {
-    use tower_gemini::model_fallback::{Chain, FallbackPolicy};
-    use tower_gemini::{GeminiStack, ModelFallbackLayer};
-    use tower_gemini_sim::Sim;
-
     in_paused_time(async {
-        let sim = Sim::quick([Fault::HighDemand]);
-        let chain = Chain::of([FLASH, PRO]);
-        let fallback = ModelFallbackLayer::new(chain).policy(FallbackPolicy::recommended());
+        let sim = tower_gemini_sim::Sim::quick([Fault::HighDemand]);
         let trail = Trail::new();
-        let stack = GeminiStack::new().fallback(fallback).raw(sim.service());
-        // Outermost, as any layer over any request may be.
-        let answer = router()
-            .layer(stack)
-            .oneshot(ask(FLASH, CallOptions::new().trail(trail.clone())))
-            .await
-            .unwrap();
+        let gemini = GeminiStack::new()
+            .peak_hours(router())
+            .fallback_to(Chain::new([FLASH, PRO]))
+            .raw(sim.service());
+        let options = CallOptions::new().trail(trail.clone());
+        let answer = gemini.oneshot(ask(FLASH, options)).await.unwrap();
         assert_eq!(answer.status(), 200);
         let asked: Vec<_> =
             sim.ledger().requests().iter().map(|record| record.model.to_string()).collect();
         assert_eq!(asked, [PRO, FLASH], "{trail}");
         assert_eq!(sim.ledger().charges(TAG), 1);
+        // The report said "degraded" although the call had come back to the model it asked for.
+        let steps = trail.steps();
+        let given_up: Vec<_> = steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::Degraded { given_up } => Some(given_up.len()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(given_up, [1, 0], "{trail}");
+        let served = answer.extensions().get::<tower_gemini::target::Served>().unwrap();
+        assert!(!served.is_degraded());
     });
 }

@@ -27,20 +27,12 @@ struct Server {
 impl Server {
     /// `None`, said aloud, where the program is missing.
     fn start() -> Option<Self> {
+        test_programs::find(&["redis-server"], "redis-server")?;
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let dir =
             std::env::temp_dir().join(format!("tower-gemini-redis-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
-        let Some(child) = spawn(port, &dir) else {
-            let _ = std::fs::remove_dir_all(&dir);
-            let test = std::thread::current().name().unwrap_or("a test").to_owned();
-            // Past the capture of the test's output, so that it is seen.
-            let _ = writeln!(
-                std::io::stderr(),
-                "SKIPPED {test}: redis-server is not installed (apt-get install redis-server)"
-            );
-            return None;
-        };
+        let child = spawn(port, &dir);
         let server = Self { child, port, dir };
         server.await_ready();
         Some(server)
@@ -71,12 +63,12 @@ impl Server {
     }
 
     fn restart(&mut self) {
-        self.child = spawn(self.port, &self.dir).unwrap();
+        self.child = spawn(self.port, &self.dir);
         self.await_ready();
     }
 }
 
-fn spawn(port: u16, dir: &PathBuf) -> Option<Child> {
+fn spawn(port: u16, dir: &PathBuf) -> Child {
     Command::new("redis-server")
         .args([
             "--port",
@@ -93,7 +85,7 @@ fn spawn(port: u16, dir: &PathBuf) -> Option<Child> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .ok()
+        .unwrap()
 }
 
 impl Drop for Server {

@@ -181,7 +181,7 @@ pub fn cost_on(
         // A refusal made no image that could be billed; thoughts and input may be. Anything else
         // may have made one.
         (Outcome::ContentBlocked | Outcome::PromptBlocked | Outcome::OutOfTokens, None) => {
-            Cost::at_most(bill.words_at_most())
+            Cost::at_most(bill.non_image_at_most())
         }
         (_, None) => Cost { at_least_microusd: 0, ..bill.uncounted_image() },
     };
@@ -213,9 +213,9 @@ pub fn expected(catalog: &Catalog, call: &Call) -> Cost {
     };
     let images = u64::from(if call.wants_image { call.images.max(1) } else { 0 });
     let image = if images == 0 { Some(0) } else { bill.image().map(|(_, high)| high) };
-    let text = if bill.model.thinking == Thinking::None { 0 } else { WORDS_SEEN };
-    let words = bill.priced(call.input_tokens_estimate, text.saturating_mul(images.max(1)));
-    let microusd = sum([image.map(|one| one.saturating_mul(images)), words]);
+    let text = if bill.model.thinking == Thinking::None { 0 } else { TEXT_TOKENS_SEEN };
+    let other = bill.priced(call.input_tokens_estimate, text.saturating_mul(images.max(1)));
+    let microusd = sum([image.map(|one| one.saturating_mul(images)), other]);
     let Some(microusd) = microusd else { return Cost::UNKNOWN };
     Cost::exactly(match call.tier {
         ServiceTier::Standard => microusd,
@@ -265,10 +265,10 @@ fn platform_of(call: &Call) -> &'static Platform {
 }
 
 /// The most thoughts and text beside an image in public recordings, in tokens (2026-11).
-const WORDS_SEEN: u64 = 529;
+const TEXT_TOKENS_SEEN: u64 = 529;
 /// Thoughts and text beside an image when nothing was counted, in tokens: fifteen times the most
 /// that was seen. A model's own limit of output tokens lowers it.
-const WORDS_AT_MOST: u64 = 8_192;
+const TEXT_TOKENS_AT_MOST: u64 = 8_192;
 /// How far the estimate of input tokens can be below the truth: a token is at least one byte of
 /// text where the estimate takes four, and an input image counts 1,120 tokens (Vertex AI
 /// documentation, Gemini 3.1 Flash Image, 2026-10) where it takes 258.
@@ -339,7 +339,7 @@ impl<'a> Bill<'a> {
         };
         Cost {
             at_least_microusd: image_low,
-            at_most_microusd: sum([Some(image_high), self.words(usage)]),
+            at_most_microusd: sum([Some(image_high), self.non_image(usage)]),
         }
     }
 
@@ -347,7 +347,7 @@ impl<'a> Bill<'a> {
         let Some((low, high)) = self.image() else { return Cost::UNKNOWN };
         Cost {
             at_least_microusd: low,
-            at_most_microusd: sum([Some(self.images_at_most(high)), self.words_at_most()]),
+            at_most_microusd: sum([Some(self.images_at_most(high)), self.non_image_at_most()]),
         }
     }
 
@@ -359,13 +359,13 @@ impl<'a> Bill<'a> {
             (tokens, Some(rate)) => Some(tokens_price(tokens, rate).1),
             (_, None) => None,
         };
-        Cost { at_least_microusd: 0, at_most_microusd: sum([images, self.words(usage)]) }
+        Cost { at_least_microusd: 0, at_most_microusd: sum([images, self.non_image(usage)]) }
     }
 
     /// Returns the most that all but the images of a counted response cost. `candidates` may hold
     /// text that the details leave out, and on refusals it repeats the thoughts, so it is taken
     /// whole.
-    fn words(&self, usage: &Usage) -> Option<u64> {
+    fn non_image(&self, usage: &Usage) -> Option<u64> {
         let text =
             usage.candidates.saturating_sub(usage.image_tokens()).saturating_add(usage.thoughts);
         // Tool use and whatever else only the total knows of is billed as input.
@@ -375,7 +375,7 @@ impl<'a> Bill<'a> {
         self.priced(input, text)
     }
 
-    fn words_at_most(&self) -> Option<u64> {
+    fn non_image_at_most(&self) -> Option<u64> {
         let mut input =
             self.call.input_tokens_estimate.saturating_mul(INPUT_FACTOR).saturating_add(INPUT_BASE);
         // Nothing is known of how long a film or a document is; the model's limit is.
@@ -385,8 +385,10 @@ impl<'a> Bill<'a> {
         if let Some(limit) = self.model.input_token_limit {
             input = input.min(limit);
         }
-        let text =
-            self.model.output_token_limit.map_or(WORDS_AT_MOST, |limit| limit.min(WORDS_AT_MOST));
+        let text = self
+            .model
+            .output_token_limit
+            .map_or(TEXT_TOKENS_AT_MOST, |limit| limit.min(TEXT_TOKENS_AT_MOST));
         self.priced(input, text.saturating_mul(u64::from(self.call.images.max(1))))
     }
 
@@ -580,7 +582,7 @@ mod tests {
         let in_1k = r#"{"generationConfig":{"imageConfig":{"imageSize":"1K"}}}"#;
         let in_512 = r#"{"generationConfig":{"imageConfig":{"imageSize":"512"}}}"#;
         // 8,192 tokens of thoughts at $12, and 256 of input at $2.
-        let words = 98_304 + 512;
+        let other = 98_304 + 512;
         for (body, drafts, images) in [
             ("{}", None, 11 * 134_400),
             ("{}", Some(0), 134_400),
@@ -590,13 +592,13 @@ mod tests {
             // Pro has no 512: the API answers 400, a proxy may draw any size.
             (in_512, Some(0), 240_000),
         ] {
-            assert_eq!(most(pro, body, drafts), images + words, "{body} {drafts:?}");
+            assert_eq!(most(pro, body, drafts), images + other, "{body} {drafts:?}");
         }
         // It neither thinks nor drafts, whatever is assumed of others, and has one size.
         let flash25 = "gemini-2.5-flash-image";
-        let words25 = 8192 * 5 / 2 + 77;
-        assert_eq!(most(flash25, "{}", None), 39_000 + words25);
-        assert_eq!(most(flash25, IN_4K, None), 39_000 + words25);
+        let other25 = 8192 * 5 / 2 + 77;
+        assert_eq!(most(flash25, "{}", None), 39_000 + other25);
+        assert_eq!(most(flash25, IN_4K, None), 39_000 + other25);
         assert_eq!(worst_case(catalog, &call("gemini-99-image", "{}"), Some(0)), Cost::UNKNOWN);
     }
 
@@ -605,27 +607,27 @@ mod tests {
         let catalog = Catalog::builtin();
         let cost = |model: &str, body: &str| expected(catalog, &call(model, body));
         let pro = "gemini-3-pro-image";
-        let words = 529 * 12;
-        assert_eq!(cost(pro, "{}"), Cost::exactly(134_400 + words));
-        assert_eq!(cost(pro, IN_4K), Cost::exactly(240_000 + words));
+        let other = 529 * 12;
+        assert_eq!(cost(pro, "{}"), Cost::exactly(134_400 + other));
+        assert_eq!(cost(pro, IN_4K), Cost::exactly(240_000 + other));
         assert_eq!(cost("gemini-3.1-flash-image", "{}"), Cost::exactly(67_200 + 529 * 3));
         assert_eq!(cost("gemini-2.5-flash-image", "{}"), Cost::exactly(39_000));
         assert_eq!(
             cost(pro, r#"{"generationConfig":{"responseModalities":["TEXT"]}}"#),
-            Cost::exactly(words)
+            Cost::exactly(other)
         );
         assert_eq!(
             cost(pro, r#"{"generationConfig":{"candidateCount":2}}"#),
-            Cost::exactly(2 * (134_400 + words))
+            Cost::exactly(2 * (134_400 + other))
         );
-        assert_eq!(cost(pro, r#"{"serviceTier":"flex"}"#), Cost::exactly((134_400 + words) / 2));
+        assert_eq!(cost(pro, r#"{"serviceTier":"flex"}"#), Cost::exactly((134_400 + other) / 2));
         assert_eq!(
             cost(pro, r#"{"serviceTier":"priority"}"#),
-            Cost::exactly(2 * (134_400 + words))
+            Cost::exactly(2 * (134_400 + other))
         );
         // Four tokens of text at $2.
         let text = r#"{"contents":[{"parts":[{"text":"a red apple, x"}]}]}"#;
-        assert_eq!(cost(pro, text), Cost::exactly(134_400 + words + 8));
+        assert_eq!(cost(pro, text), Cost::exactly(134_400 + other + 8));
         assert_eq!(cost("gemini-99-image", "{}"), Cost::UNKNOWN);
     }
 
@@ -731,7 +733,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_shares_and_words_of_an_interval() {
+    fn bounds_shares_and_text_of_an_interval() {
         let wide = Cost { at_least_microusd: 3, at_most_microusd: Some(9) };
         assert_eq!(wide.bounded_by(Cost::up_to(5)), Cost { at_most_microusd: Some(5), ..wide });
         assert_eq!(wide.bounded_by(Cost::up_to(2)), Cost::exactly(3));
@@ -791,7 +793,7 @@ mod tests {
             model in prop::sample::select(vec!["gemini-3-pro-image", "gemini-3.1-flash-image", "gemini-nano-banana-2.1"]),
             size in prop::sample::select(vec![ImageSize::K1, ImageSize::K2, ImageSize::K4]),
             drafts in 0_u64..=10,
-            (drafts_paid, words_paid, is_counted) in any::<(bool, bool, bool)>(),
+            (drafts_paid, other_paid, is_counted) in any::<(bool, bool, bool)>(),
             (text, thoughts) in (0_u64..400, 0_u64..2000),
             prompt in "\\PC{1,60}",
         ) {
@@ -805,7 +807,7 @@ mod tests {
             if drafts_paid {
                 bill *= 1 + drafts;
             }
-            if words_paid {
+            if other_paid {
                 bill += input * price.input_microusd_per_mtok.unwrap() + (text + thoughts) * price.text_output_microusd_per_mtok.unwrap();
             }
             let counted = usage(input, tokens * (1 + drafts), text, thoughts);

@@ -9,7 +9,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use serde_json::json;
 use tower_gemini::Error;
-use tower_gemini::answer_errors::{advise, answer_to};
+use tower_gemini::answer_errors::{error_response, set_retry_headers};
 use tower_gemini::redact::redact;
 
 use crate::limits::BodyFault;
@@ -137,8 +137,8 @@ pub(crate) fn json_answer(status: StatusCode, body: Bytes) -> Response<Body> {
 
 /// What a stack that failed is answered with.
 pub(crate) fn of_error(error: &Error, now: SystemTime) -> Response<Bytes> {
-    let (mut parts, body) = answer_to(error, CHARGED).into_parts();
-    advise(&mut parts.status, &mut parts.headers, Some(error.verdict()), CHARGED, now);
+    let (mut parts, body) = error_response(error, CHARGED).into_parts();
+    set_retry_headers(&mut parts.status, &mut parts.headers, Some(error.verdict()), CHARGED, now);
     Response::from_parts(parts, body)
 }
 

@@ -172,7 +172,7 @@ fn layers(config: &Config, before: Option<&Gateway>) -> Result<Layers, String> {
         fallback: match same_chain {
             Some(before) => before.layers.fallback.clone(),
             None if config.fallback.models.is_empty() => ModelFallbackLayer::off(),
-            None => ModelFallbackLayer::new(Chain::of(
+            None => ModelFallbackLayer::new(Chain::new(
                 config.fallback.models.iter().map(String::as_str),
             )),
         },
@@ -200,7 +200,7 @@ fn keep(config: &Config) -> Option<KeepPaidLayer> {
     keep.enabled.then(|| {
         KeepPaidLayer::new()
             .max_detached(keep.max_detached)
-            .max_kept_bytes(keep.max_bytes.0)
+            .max_stored_bytes(keep.max_bytes.0)
             .max_detached_time(keep.max_time.0)
             .retention(keep.retention.0)
     })

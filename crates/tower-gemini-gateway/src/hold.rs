@@ -15,7 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tower_gemini::Error;
-use tower_gemini::answer_errors::HasVerdict;
+use tower_gemini::body::HasVerdict;
 use tower_gemini::verdict::Verdict;
 
 /// A body that was read before its head goes out, whole or up to a bound.

@@ -43,7 +43,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
-use tower_gemini_sim::{Latency, ServeHandle, Sim, Weather};
+use tower_gemini_sim::{Latency, ServeHandle, Sim};
 
 use crate::args::{Command, HELP, Run, Skies};
 use crate::config::Config;
@@ -262,10 +262,10 @@ async fn put_by(gateway: &Gateway, within: Duration) -> bool {
                 false
             }
         },
-        None if counts.kept == 0 && counts.losses == 0 => all,
+        None if counts.stored == 0 && counts.losses == 0 => all,
         None => {
             tracing::warn!(
-                answers = counts.kept,
+                answers = counts.stored,
                 losses = counts.losses,
                 "kept answers that nobody came back for, and the word of those that were lost, go with this process; keep.dir names a \
                  place for them"
@@ -410,7 +410,7 @@ fn simulated(skies: Skies) -> Sim {
     let sim = Sim::builder().latency(Latency::fixed(Duration::from_secs(2)));
     match skies {
         Skies::Calm => sim.build(),
-        Skies::Stormy => sim.weather(Weather::claimed_mix(0.5)).build(),
+        Skies::Stormy => sim.storm().build(),
     }
 }
 

@@ -99,13 +99,13 @@ fn view(gateway: &Gateway, up: Duration) -> StatusView {
     view.uptime_seconds = up.as_secs();
     view.upstream = gateway.upstream().host().unwrap_or_default().to_owned();
     view.quotas = layers.quota.usages().iter().map(QuotaView::from).collect();
-    let now = Instant::now().into_std();
+    let now = Instant::now();
     view.targets = layers
         .fallback
-        .health()
+        .circuits()
         .snapshot()
         .iter()
-        .map(|health| TargetView::new(health, now))
+        .map(|circuit| TargetView::new(circuit, now))
         .collect();
     view.spending = layers
         .spending
@@ -117,15 +117,15 @@ fn view(gateway: &Gateway, up: Duration) -> StatusView {
         let counts = keep.counts();
         KeptView {
             detached: counts.detached as u64,
-            kept: counts.kept as u64,
-            kept_bytes: counts.kept_bytes as u64,
-            redeemed: counts.redeemed,
+            kept: counts.stored as u64,
+            kept_bytes: counts.stored_bytes as u64,
+            redeemed: counts.replayed,
             free: counts.free,
-            lost: counts.broken
+            lost: counts.incomplete
                 + counts.too_large
                 + counts.too_many
                 + counts.too_late
-                + counts.never_asked_for,
+                + counts.expired,
         }
     });
     view
@@ -135,15 +135,15 @@ fn view(gateway: &Gateway, up: Duration) -> StatusView {
 fn refresh(gateway: &Gateway) {
     let layers = gateway.layers();
     observe::record_quota(Catalog::builtin(), &layers.quota.usages());
-    observe::record_health(&layers.fallback.health().snapshot());
+    observe::record_circuits(&layers.fallback.circuits().snapshot());
     #[allow(clippy::cast_precision_loss, reason = "counts for people")]
     let set = |name: &'static str, value: usize| metrics::gauge!(name).set(value as f64);
     set("gateway_requests_in_flight", gateway.places().taken());
     if let Some(keep) = &layers.keep {
         let counts = keep.counts();
         set("gateway_calls_without_caller", counts.detached);
-        set("gateway_kept_answers", counts.kept);
-        set("gateway_kept_bytes", counts.kept_bytes);
+        set("gateway_kept_answers", counts.stored);
+        set("gateway_kept_bytes", counts.stored_bytes);
     }
 }
 

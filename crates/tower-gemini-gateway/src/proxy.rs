@@ -12,10 +12,10 @@ use http_body_util::BodyExt;
 use tower::ServiceExt;
 use tower_gemini::CallOptions;
 use tower_gemini::Trail;
-use tower_gemini::answer_errors::advise;
+use tower_gemini::answer_errors::set_retry_headers;
 use tower_gemini::call::{Call, Dialect, Verb};
 use tower_gemini::clock::{Clock, SystemClock};
-use tower_gemini::keep_paid::{AnswerShape, CallerName, KeyRefused};
+use tower_gemini::keep_paid::{CallerId, IdempotencyKeyRejected, ResponseFormat};
 use tower_gemini::verdict::Verdict;
 
 use crate::answers::CHARGED;
@@ -44,7 +44,7 @@ pub(crate) async fn handle(gateway: Arc<Gateway>, request: Request<Body>) -> Res
     // Behind a key of the gateway's own all callers have the same one: an answer that is kept for
     // one must not go to another.
     if let Some(name) = caller.token_name() {
-        parts.extensions.insert(CallerName::new(name));
+        parts.extensions.insert(CallerId::new(name));
     }
     // Vertex has an OpenAI-style door of its own, and another bill: what knocks there goes there.
     let kind = openai::route(&path).filter(|_| !wire::is_vertex(&path));
@@ -73,7 +73,7 @@ pub(crate) async fn handle(gateway: Arc<Gateway>, request: Request<Body>) -> Res
             };
             parts.uri = uri;
             // What is kept for this request must not go to one of the same bytes in Google's words.
-            parts.extensions.insert(AnswerShape::new(&format!("{:?}", translated.reply)));
+            parts.extensions.insert(ResponseFormat::new(&translated.reply.format_name()));
             generate(gateway, parts, translated.body, Some(translated.reply)).await
         }
         _ => {
@@ -175,10 +175,16 @@ async fn ask(
             let (mut parts, body) = answer.into_parts();
             wire::clean_answer(&mut parts.headers);
             let verdict = parts.extensions.get::<Verdict>().cloned();
-            advise(&mut parts.status, &mut parts.headers, verdict.as_ref(), CHARGED, now);
+            set_retry_headers(
+                &mut parts.status,
+                &mut parts.headers,
+                verdict.as_ref(),
+                CHARGED,
+                now,
+            );
             match reply {
                 // Answered above what translates.
-                Some(reply) if parts.extensions.get::<KeyRefused>().is_some() => {
+                Some(reply) if parts.extensions.get::<IdempotencyKeyRejected>().is_some() => {
                     let body = collect(body).await.unwrap_or_default();
                     in_openais_words(Response::from_parts(parts, body), reply)
                 }

@@ -15,7 +15,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tower::util::{AndThen, BoxCloneSyncService, MapResponse};
 use tower::{Layer, Service};
-use tower_gemini::answer_errors::HasVerdict;
+use tower_gemini::body::HasVerdict;
 use tower_gemini::body::{AttemptBody, CallBody, JudgedBody, WireBody};
 use tower_gemini::error::{BoxError, Error};
 use tower_gemini::final_image_extract::FinalImageJsonLayer;

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::errors::mid_stream;
+use crate::api_error::mid_stream;
+use crate::dialect::{Api, Framing, Verb};
 use crate::fault::{Fault, Shape};
 use crate::hash::{hash64, mix};
-use crate::image::{Gallery, Picture, PictureKey};
-use crate::json::{J, obj};
+use crate::image::{Picture, PictureCache, PictureKey};
+use crate::json::{Json, obj};
 use crate::ledger::Bill;
 use crate::model::{Family, Model, Price, Size};
-use crate::request::{Api, Asked, Framing, Route, Verb, signature_prefix};
+use crate::request::{ImageRequest, Route, signature_prefix};
 
 /// Which pictures are made and how answers carry them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,7 +77,7 @@ impl Usage {
         }
     }
 
-    fn details(text: u64, image: u64) -> J {
+    fn details(text: u64, image: u64) -> Json {
         let entry =
             |modality: &'static str, count: u64| obj! { "modality": modality, "tokenCount": count };
         let mut details = Vec::new();
@@ -89,9 +90,9 @@ impl Usage {
         details.into()
     }
 
-    fn json(&self, api: Api) -> J {
+    fn json(&self, api: Api) -> Json {
         let candidates = self.text + self.image;
-        let mut fields = vec![("promptTokenCount", J::Num(self.input()))];
+        let mut fields = vec![("promptTokenCount", Json::Num(self.input()))];
         if candidates > 0 {
             fields.push(("candidatesTokenCount", candidates.into()));
         }
@@ -107,10 +108,10 @@ impl Usage {
         if api == Api::Vertex {
             fields.push(("trafficType", "ON_DEMAND".into()));
         }
-        J::Obj(fields)
+        Json::Obj(fields)
     }
 
-    fn openai(&self) -> J {
+    fn openai(&self) -> Json {
         let completion = self.text + self.image + self.thoughts;
         obj! { "completion_tokens": completion, "prompt_tokens": self.input(), "total_tokens": completion + self.input() }
     }
@@ -165,28 +166,28 @@ impl Content {
 
 /// Everything an answer is made of.
 #[derive(Debug)]
-pub(crate) struct Studio<'a> {
-    pub(crate) gallery: &'a Gallery,
+pub(crate) struct Generator<'a> {
+    pub(crate) pictures: &'a PictureCache,
     pub(crate) options: &'a ImageOptions,
     pub(crate) seed: u64,
     pub(crate) number: usize,
     pub(crate) route: &'a Route,
     pub(crate) model: &'static Model,
-    pub(crate) asked: &'a Asked,
+    pub(crate) asked: &'a ImageRequest,
     pub(crate) blocked_prompts_charge: bool,
 }
 
 const CAPTION: &str = "Here is the image you asked for.";
 const CAPTION_TOKENS: u64 = 8;
 
-impl Studio<'_> {
+impl Generator<'_> {
     fn prompt_hash(&self) -> u64 {
         mix(self.seed ^ hash64(self.asked.prompt.as_bytes()))
     }
 
     fn picture(&self, size: Size, which: u64) -> Arc<Picture> {
         let variant = self.prompt_hash() % self.options.variants.max(1);
-        self.gallery.picture(&PictureKey {
+        self.pictures.picture(&PictureKey {
             family: self.model.family,
             size,
             ratio: self.asked.ratio,
@@ -212,7 +213,7 @@ impl Studio<'_> {
             _ if self.options.tiny || !of_image => 48,
             _ => realistic,
         };
-        Some(self.gallery.signature(signature_prefix(self.route.api), bytes, variant))
+        Some(self.pictures.signature(signature_prefix(self.route.api), bytes, variant))
     }
 
     /// Tokens before anything is made.
@@ -439,7 +440,7 @@ impl Studio<'_> {
             .filter(move |part| good || !matches!(part, Part::Image { is_final: true, .. }))
     }
 
-    fn gemini_part(&self, part: &Part, shape: Shape) -> J {
+    fn gemini_part(&self, part: &Part, shape: Shape) -> Json {
         let (inline, mime) = if shape.snake_case {
             ("inline_data", "mime_type")
         } else {
@@ -451,15 +452,15 @@ impl Studio<'_> {
         match part {
             Part::Empty => {}
             Part::Text { text, signature } => {
-                fields.push(("text", J::from(text.clone())));
+                fields.push(("text", Json::from(text.clone())));
                 fields.extend(
-                    signature.clone().map(|signature| (signature_name, J::Blob(signature))),
+                    signature.clone().map(|signature| (signature_name, Json::Blob(signature))),
                 );
             }
             Part::Image { picture, thought, signature, .. } => {
                 let mut data = vec![
-                    (mime, J::from(picture.mime())),
-                    ("data", J::Blob(picture.base64.clone())),
+                    (mime, Json::from(picture.mime())),
+                    ("data", Json::Blob(picture.base64.clone())),
                 ];
                 if shape.data_first {
                     data.reverse();
@@ -467,19 +468,19 @@ impl Studio<'_> {
                 if *thought && !shape.thought_after_data {
                     fields.push(("thought", true.into()));
                 }
-                fields.push((inline, J::Obj(data)));
+                fields.push((inline, Json::Obj(data)));
                 fields.extend(
-                    signature.clone().map(|signature| (signature_name, J::Blob(signature))),
+                    signature.clone().map(|signature| (signature_name, Json::Blob(signature))),
                 );
                 if *thought && shape.thought_after_data {
                     fields.push(("thought", true.into()));
                 }
             }
         }
-        J::Obj(fields)
+        Json::Obj(fields)
     }
 
-    fn trailer(&self, content: &Content, usage: Usage) -> Vec<(&'static str, J)> {
+    fn trailer(&self, content: &Content, usage: Usage) -> Vec<(&'static str, Json)> {
         let mut fields = Vec::new();
         if !content.shape.no_usage {
             fields.push(("usageMetadata", usage.json(self.route.api)));
@@ -489,14 +490,14 @@ impl Studio<'_> {
         fields
     }
 
-    fn feedback(content: &Content) -> Option<(&'static str, J)> {
+    fn feedback(content: &Content) -> Option<(&'static str, Json)> {
         let (reason, message) = content.block?;
-        let mut fields = vec![("blockReason", J::from(reason))];
-        fields.extend(message.map(|message| ("blockReasonMessage", J::from(message))));
-        Some(("promptFeedback", J::Obj(fields)))
+        let mut fields = vec![("blockReason", Json::from(reason))];
+        fields.extend(message.map(|message| ("blockReasonMessage", Json::from(message))));
+        Some(("promptFeedback", Json::Obj(fields)))
     }
 
-    fn candidate(&self, content: &Content, parts: Vec<J>, last: bool) -> J {
+    fn candidate(&self, content: &Content, parts: Vec<Json>, last: bool) -> Json {
         let mut fields = Vec::new();
         if !parts.is_empty() {
             fields.push(("content", obj! { "parts": parts, "role": "model" }));
@@ -504,17 +505,18 @@ impl Studio<'_> {
             fields.push(("content", obj! {}));
         }
         if last {
-            fields.extend(content.finish.map(|finish| ("finishReason", J::from(finish))));
+            fields.extend(content.finish.map(|finish| ("finishReason", Json::from(finish))));
         }
         fields.push(("index", 0u64.into()));
         if last {
-            fields
-                .extend(content.finish_message.map(|message| ("finishMessage", J::from(message))));
+            fields.extend(
+                content.finish_message.map(|message| ("finishMessage", Json::from(message))),
+            );
         }
-        J::Obj(fields)
+        Json::Obj(fields)
     }
 
-    fn gemini_whole(&self, content: &Content) -> J {
+    fn gemini_whole(&self, content: &Content) -> Json {
         let mut fields = Vec::new();
         if content.block.is_none() {
             let parts =
@@ -524,22 +526,22 @@ impl Studio<'_> {
         }
         fields.extend(Self::feedback(content));
         fields.extend(self.trailer(content, content.usage));
-        J::Obj(fields)
+        Json::Obj(fields)
     }
 
-    fn gemini_events(&self, content: &Content) -> Vec<J> {
-        let event = |candidate: Option<J>, usage: Usage| {
-            let mut fields: Vec<(&'static str, J)> = Vec::new();
+    fn gemini_events(&self, content: &Content) -> Vec<Json> {
+        let event = |candidate: Option<Json>, usage: Usage| {
+            let mut fields: Vec<(&'static str, Json)> = Vec::new();
             fields.extend(candidate.map(|candidate| ("candidates", vec![candidate].into())));
             fields.extend(Self::feedback(content));
             fields.extend(self.trailer(content, usage));
-            J::Obj(fields)
+            Json::Obj(fields)
         };
         if content.block.is_some() {
             return vec![event(None, content.usage)];
         }
         let so_far = self.input_usage();
-        let mut events: Vec<J> = self
+        let mut events: Vec<Json> = self
             .sent(content)
             .map(|part| {
                 let part = self.gemini_part(part, content.shape);
@@ -554,9 +556,9 @@ impl Studio<'_> {
         events
     }
 
-    fn sse(&self, content: &Content, events: Vec<J>, done: Option<&'static str>) -> Vec<Bytes> {
+    fn sse(&self, content: &Content, events: Vec<Json>, done: Option<&'static str>) -> Vec<Bytes> {
         let mut body = Vec::new();
-        let push = |body: &mut Vec<Bytes>, event: &J| {
+        let push = |body: &mut Vec<Bytes>, event: &Json| {
             body.push(Bytes::from_static(b"data: "));
             body.extend(event.compact());
             body.push(Bytes::from_static(b"\r\n\r\n"));
@@ -595,17 +597,17 @@ impl Studio<'_> {
         body
     }
 
-    fn predictions(&self, content: &Content) -> J {
+    fn predictions(&self, content: &Content) -> Json {
         if content.block.is_some() || content.parts.is_empty() {
             return obj! { "predictions": vec![obj! { "raiFilteredReason":
             "Unable to show generated images. All images were filtered out because they violated Vertex AI's usage guidelines. You will \
              not be charged for blocked images. Try rephrasing the prompt. If you think this was an error, send feedback." }] };
         }
-        let images: Vec<J> = self
+        let images: Vec<Json> = self
             .sent(content)
             .filter_map(|part| match part {
                 Part::Image { picture, .. } => {
-                    Some(obj! { "mimeType": picture.mime(), "bytesBase64Encoded": J::Blob(picture.base64.clone()) })
+                    Some(obj! { "mimeType": picture.mime(), "bytesBase64Encoded": Json::Blob(picture.base64.clone()) })
                 }
                 _ => None,
             })
@@ -613,19 +615,19 @@ impl Studio<'_> {
         obj! { "predictions": images }
     }
 
-    fn openai_finish(content: &Content) -> J {
+    fn openai_finish(content: &Content) -> Json {
         match content.finish {
             _ if content.block.is_some() => "content_filter".into(),
             Some("STOP") => "stop".into(),
             Some("MAX_TOKENS") => "length".into(),
             Some("NO_IMAGE" | "IMAGE_OTHER") => "stop".into(),
             Some(_) => "content_filter".into(),
-            None => J::Null,
+            None => Json::Null,
         }
     }
 
     /// Text and images of a message.
-    fn openai_message(&self, content: &Content) -> (String, Vec<J>) {
+    fn openai_message(&self, content: &Content) -> (String, Vec<Json>) {
         let mut text = String::new();
         let mut images = Vec::new();
         for part in self.sent(content) {
@@ -633,7 +635,7 @@ impl Studio<'_> {
                 Part::Text { text: more, .. } => text.push_str(more),
                 // Gateways drop marked thoughts.
                 Part::Image { picture, thought, is_final, .. } if *is_final || !*thought => {
-                    let url = J::DataUrl(picture.mime(), picture.base64.clone());
+                    let url = Json::DataUrl(picture.mime(), picture.base64.clone());
                     images.push(obj! { "type": "image_url", "image_url": obj! { "url": url }, "index": images.len() as u64 });
                 }
                 _ => {}
@@ -642,27 +644,27 @@ impl Studio<'_> {
         (text, images)
     }
 
-    fn chat_whole(&self, content: &Content) -> J {
+    fn chat_whole(&self, content: &Content) -> Json {
         let (text, images) = self.openai_message(content);
-        let mut message = vec![("role", J::from("assistant")), ("content", J::from(text))];
+        let mut message = vec![("role", Json::from("assistant")), ("content", Json::from(text))];
         if !images.is_empty() {
             message.push(("images", images.into()));
         }
         let finish =
-            if content.tail == Tail::Good { Self::openai_finish(content) } else { J::Null };
-        obj! { "choices": vec![obj! { "finish_reason": finish, "index": 0u64, "message": J::Obj(message) }], "created": CREATED,
+            if content.tail == Tail::Good { Self::openai_finish(content) } else { Json::Null };
+        obj! { "choices": vec![obj! { "finish_reason": finish, "index": 0u64, "message": Json::Obj(message) }], "created": CREATED,
         "id": self.response_id(), "model": self.model.id, "object": "chat.completion", "usage": content.usage.openai() }
     }
 
-    fn chat_events(&self, content: &Content) -> Vec<J> {
+    fn chat_events(&self, content: &Content) -> Vec<Json> {
         let (text, images) = self.openai_message(content);
-        let chunk = |delta: J, finish: J| {
+        let chunk = |delta: Json, finish: Json| {
             obj! { "choices": vec![obj! { "delta": delta, "finish_reason": finish, "index": 0u64 }], "created": CREATED,
             "id": self.response_id(), "model": self.model.id, "object": "chat.completion.chunk" }
         };
-        let mut events = vec![chunk(obj! { "role": "assistant", "content": text }, J::Null)];
+        let mut events = vec![chunk(obj! { "role": "assistant", "content": text }, Json::Null)];
         if !images.is_empty() {
-            events.push(chunk(obj! { "images": images }, J::Null));
+            events.push(chunk(obj! { "images": images }, Json::Null));
         }
         if content.tail == Tail::Good {
             events.push(chunk(obj! {}, Self::openai_finish(content)));
@@ -670,12 +672,12 @@ impl Studio<'_> {
         events
     }
 
-    fn images_api(&self, content: &Content) -> J {
-        let data: Vec<J> = self
+    fn images_api(&self, content: &Content) -> Json {
+        let data: Vec<Json> = self
             .sent(content)
             .filter_map(|part| match part {
                 Part::Image { picture, thought, is_final, .. } if *is_final || !*thought => {
-                    Some(obj! { "b64_json": J::Blob(picture.base64.clone()) })
+                    Some(obj! { "b64_json": Json::Blob(picture.base64.clone()) })
                 }
                 _ => None,
             })
@@ -690,32 +692,32 @@ impl Studio<'_> {
         (reason != "STOP").then(|| reason.to_ascii_lowercase())
     }
 
-    fn interaction_outputs(&self, content: &Content) -> Vec<J> {
+    fn interaction_outputs(&self, content: &Content) -> Vec<Json> {
         self.sent(content)
             .filter_map(|part| match part {
                 Part::Text { text, .. } => Some(obj! { "type": "text", "text": text.clone() }),
                 Part::Image { picture, thought, is_final, .. } if *is_final || !*thought => {
-                    Some(obj! { "type": "image", "mime_type": picture.mime(), "data": J::Blob(picture.base64.clone()) })
+                    Some(obj! { "type": "image", "mime_type": picture.mime(), "data": Json::Blob(picture.base64.clone()) })
                 }
                 _ => None,
             })
             .collect()
     }
 
-    fn interaction(&self, content: &Content) -> J {
+    fn interaction(&self, content: &Content) -> Json {
         let error = Self::interaction_error(content);
         let status = if error.is_some() { "failed" } else { "completed" };
         let mut fields = vec![
-            ("id", J::from(self.response_id())),
+            ("id", Json::from(self.response_id())),
             ("object", "interaction".into()),
             ("model", self.model.id.into()),
             ("status", status.into()),
             ("outputs", self.interaction_outputs(content).into()),
         ];
         if let Some(code) = error {
-            let mut error = vec![("code", J::from(code))];
-            error.extend(content.finish_message.map(|message| ("message", J::from(message))));
-            fields.push(("errors", vec![J::Obj(error)].into()));
+            let mut error = vec![("code", Json::from(code))];
+            error.extend(content.finish_message.map(|message| ("message", Json::from(message))));
+            fields.push(("errors", vec![Json::Obj(error)].into()));
         }
         let output = content.usage.text + content.usage.image;
         fields.push((
@@ -723,11 +725,11 @@ impl Studio<'_> {
             obj! { "total_input_tokens": content.usage.input(), "total_output_tokens": output,
             "total_thought_tokens": content.usage.thoughts, "total_tokens": content.usage.input() + output + content.usage.thoughts },
         ));
-        J::Obj(fields)
+        Json::Obj(fields)
     }
 
-    fn interaction_events(&self, content: &Content) -> Vec<J> {
-        let mut events: Vec<J> = self
+    fn interaction_events(&self, content: &Content) -> Vec<Json> {
+        let mut events: Vec<Json> = self
             .interaction_outputs(content)
             .into_iter()
             .enumerate()

@@ -1,82 +1,18 @@
 //! Bodies that arrive in chunks, late, in part, or not at all.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use std::{error, fmt, io};
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
 
-use crate::ledger::Delivered;
-use crate::service::Inner;
-
-/// What broke on the way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum SimErrorKind {
-    /// Nobody listened; the request was not received.
-    ConnectionRefused,
-    /// The connection was reset after the request had been received.
-    ConnectionReset,
-    /// The connection ended within the head of the answer.
-    HeadCut,
-    /// The connection ended within the body of the answer.
-    BodyCut,
-    /// The caller's own body failed while it was being read.
-    RequestBody,
-}
-
-/// A failure of the transport, as a client sees one: its source is an [`io::Error`] of the kind
-/// that a socket would give.
-#[derive(Debug)]
-pub struct SimError {
-    kind: SimErrorKind,
-    source: io::Error,
-}
-
-impl SimError {
-    pub(crate) fn new(kind: SimErrorKind) -> Self {
-        let source = match kind {
-            SimErrorKind::ConnectionRefused => io::ErrorKind::ConnectionRefused,
-            SimErrorKind::ConnectionReset => io::ErrorKind::ConnectionReset,
-            SimErrorKind::HeadCut | SimErrorKind::BodyCut => io::ErrorKind::UnexpectedEof,
-            SimErrorKind::RequestBody => io::ErrorKind::BrokenPipe,
-        };
-        Self { kind, source: source.into() }
-    }
-
-    /// What broke.
-    pub fn kind(&self) -> SimErrorKind {
-        self.kind
-    }
-
-    /// Whether the request is known not to have been received.
-    pub fn is_connect(&self) -> bool {
-        self.kind == SimErrorKind::ConnectionRefused
-    }
-}
-
-impl fmt::Display for SimError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.kind {
-            SimErrorKind::ConnectionRefused => "could not connect to the server",
-            SimErrorKind::ConnectionReset => "the connection was reset before an answer",
-            SimErrorKind::HeadCut => "the connection ended within the head of the answer",
-            SimErrorKind::BodyCut => "the connection ended within the body of the answer",
-            SimErrorKind::RequestBody => "the body of the request could not be read",
-        })
-    }
-}
-
-impl error::Error for SimError {
-    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
-        Some(&self.source)
-    }
-}
+use crate::error::{SimError, SimErrorKind};
+use crate::ledger::{Delivered, Ledger};
 
 /// What follows the last byte that the server sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +24,7 @@ pub(crate) enum End {
 
 /// How a body travels.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Journey {
+pub(crate) struct Delivery {
     pub(crate) chunk: usize,
     pub(crate) every: Duration,
     /// Bytes that leave the server; all when none.
@@ -107,19 +43,19 @@ pub struct SimBody {
     left: usize,
     /// Bytes that the announced length promises beyond those.
     withheld: usize,
-    journey: Journey,
+    delivery: Delivery,
     sleep: Option<Pin<Box<Sleep>>>,
     receipt: Receipt,
     finished: bool,
     #[cfg(feature = "serve")]
-    line: Option<crate::serve::Line>,
+    flush: Option<crate::connection::FlushWaiter>,
 }
 
 impl fmt::Debug for SimBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SimBody")
             .field("left", &self.left)
-            .field("journey", &self.journey)
+            .field("delivery", &self.delivery)
             .finish_non_exhaustive()
     }
 }
@@ -127,25 +63,25 @@ impl fmt::Debug for SimBody {
 impl SimBody {
     pub(crate) fn new(
         segments: Vec<Bytes>,
-        journey: Journey,
-        sim: Arc<Inner>,
+        delivery: Delivery,
+        ledger: Arc<Ledger>,
         number: usize,
     ) -> Self {
         let whole: usize = segments.iter().map(Bytes::len).sum();
-        let left = journey.cut.map_or(whole, |cut| cut.min(whole));
-        let complete = left == whole && journey.end == End::Clean;
+        let left = delivery.cut.map_or(whole, |cut| cut.min(whole));
+        let complete = left == whole && delivery.end == End::Clean;
         // A body that ends in good order is announced with the length that it has.
-        let withheld = if journey.end == End::Clean { 0 } else { whole - left };
+        let withheld = if delivery.end == End::Clean { 0 } else { whole - left };
         Self {
             segments: segments.into_iter().filter(|segment| !segment.is_empty()).collect(),
             left,
             withheld,
-            journey,
+            delivery,
             sleep: None,
-            receipt: Receipt { sim, number, taken: 0, complete },
+            receipt: Receipt { ledger, number, taken: 0, complete },
             finished: false,
             #[cfg(feature = "serve")]
-            line: None,
+            flush: None,
         }
         .settled()
     }
@@ -160,13 +96,13 @@ impl SimBody {
     }
 
     #[cfg(feature = "serve")]
-    pub(crate) fn over(mut self, line: crate::serve::Line) -> Self {
-        self.line = Some(line);
+    pub(crate) fn over(mut self, flush: crate::connection::FlushWaiter) -> Self {
+        self.flush = Some(flush);
         self
     }
 
     fn next_chunk(&mut self) -> Bytes {
-        let wanted = self.journey.chunk.max(1).min(self.left);
+        let wanted = self.delivery.chunk.max(1).min(self.left);
         let Some(first) = self.segments.front_mut() else {
             self.left = 0;
             return Bytes::new();
@@ -205,8 +141,8 @@ impl Body for SimBody {
             return Poll::Ready(None);
         }
         if this.left > 0 {
-            if !this.journey.every.is_zero() {
-                let every = this.journey.every;
+            if !this.delivery.every.is_zero() {
+                let every = this.delivery.every;
                 let sleep = this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(every)));
                 ready!(sleep.as_mut().poll(cx));
                 this.sleep = None;
@@ -219,7 +155,7 @@ impl Body for SimBody {
             }
             return Poll::Ready(Some(Ok(Frame::data(chunk))));
         }
-        match this.journey.end {
+        match this.delivery.end {
             End::Never => Poll::Pending,
             End::Clean => {
                 this.receipt.close(false);
@@ -228,9 +164,9 @@ impl Body for SimBody {
             }
             End::Broken => {
                 #[cfg(feature = "serve")]
-                if let Some(line) = &mut this.line {
+                if let Some(flush) = &mut this.flush {
                     // What was said before must be on the wire before the connection is cut.
-                    ready!(line.poll_flushed(cx));
+                    ready!(flush.poll_flushed(cx));
                 }
                 #[cfg(not(feature = "serve"))]
                 let _ = cx;
@@ -246,7 +182,7 @@ impl Body for SimBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.journey.announced {
+        if self.delivery.announced {
             SizeHint::with_exact((self.left + self.withheld) as u64)
         } else {
             SizeHint::default()
@@ -256,7 +192,7 @@ impl Body for SimBody {
 
 /// Tells the ledger how much was taken, at the end or when dropped.
 struct Receipt {
-    sim: Arc<Inner>,
+    ledger: Arc<Ledger>,
     number: usize,
     taken: usize,
     complete: bool,
@@ -269,8 +205,8 @@ impl Receipt {
             (false, 0) => Delivered::NotDelivered,
             (false, _) => Delivered::Partial,
         };
-        let now = self.sim.now();
-        self.sim.ledger.edit(self.number, |record| {
+        let now = self.ledger.now();
+        self.ledger.edit(self.number, |record| {
             if record.ended_at.is_none() {
                 record.delivered = delivered;
                 record.ended_at = Some(now);

@@ -16,10 +16,11 @@ use serde::Serialize;
 /// assert_eq!(Fault::nth(0), Fault::None);
 /// assert_eq!(Fault::HighDemand.name(), "high_demand");
 /// ```
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 #[non_exhaustive]
 pub enum Fault {
     /// Nothing: a good answer.
+    #[default]
     None,
     /// A good answer in one of the shapes seen in the wild.
     Shaped(Shape),
@@ -211,185 +212,133 @@ pub enum Limit {
     RequestsPerDay,
 }
 
-/// The 400s.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[non_exhaustive]
-pub enum BadRequest {
-    /// "Request contains an invalid argument."
-    Generic,
-    /// `API_KEY_INVALID`; the body holds the key.
-    ApiKeyInvalid,
-    /// "API key expired. Please renew the API key."
-    ApiKeyExpired,
-    /// A field nobody knows, with `BadRequest` details.
-    UnknownField,
-    /// "Unable to process input image. Please retry or report…", although retrying is useless.
-    InputImage,
-    /// Inline data over the limit, with the old number.
-    PayloadTooLarge,
-    /// `FAILED_PRECONDITION`: the caller's country.
-    Location,
-    /// `FAILED_PRECONDITION`, the reason only in `DebugInfo`.
-    LocationGrpcMessage,
-    /// A turn of the history lacks its signature.
-    MissingThoughtSignature,
-    /// A signature of another backend.
-    InvalidThoughtSignature,
-    /// More tokens than the context holds.
-    TooManyTokens,
-    /// Imagen's way of blocking a prompt.
-    PromptPolicy,
-    /// A picture by URL that may not be fetched.
-    UrlRobots,
-}
-
-/// The 403s.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[non_exhaustive]
-pub enum Forbidden {
-    /// The API is not enabled.
-    ServiceDisabled,
-    /// Vertex: no permission.
-    IamPermission,
-    /// "Your API key was reported as leaked."
-    KeyLeaked,
-    /// "Consumer 'api_key:…' has been suspended."; the body holds the key.
-    Suspended,
-    /// "The caller does not have permission", nothing more.
-    Generic,
-    /// "Your project has been denied access."
-    ProjectDenied,
-}
-
-/// The 404s.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[non_exhaustive]
-pub enum NotFound {
-    /// The model is not known.
-    Model,
-    /// "no longer available to new users", naming the successor.
-    Retired,
-    /// Vertex's wording.
-    PublisherModel,
-    /// "Requested entity was not found."
-    Entity,
-    /// The cached content is gone; the model is fine.
-    CachedContent,
-    /// HTML: wrong host or path.
-    Html,
-}
-
-/// A `finishReason` of a refusal after generation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[non_exhaustive]
-pub enum Refusal {
-    /// `SAFETY`.
-    Safety,
-    /// `IMAGE_SAFETY`.
-    ImageSafety,
-    /// `PROHIBITED_CONTENT`.
-    ProhibitedContent,
-    /// `IMAGE_PROHIBITED_CONTENT`.
-    ImageProhibitedContent,
-    /// `RECITATION`.
-    Recitation,
-    /// `IMAGE_RECITATION`.
-    ImageRecitation,
-    /// `BLOCKLIST`.
-    Blocklist,
-    /// `SPII`.
-    Spii,
-    /// `LANGUAGE`.
-    Language,
-    /// `OTHER`.
-    Other,
-    /// `MODEL_ARMOR`, Vertex only.
-    ModelArmor,
-    /// `MALFORMED_FUNCTION_CALL`.
-    MalformedFunctionCall,
-    /// `MISSING_THOUGHT_SIGNATURE`, as a 200.
-    MissingThoughtSignature,
-}
-
-impl Refusal {
-    pub(crate) const ALL: [Self; 13] = [
-        Self::Safety,
-        Self::ImageSafety,
-        Self::ProhibitedContent,
-        Self::ImageProhibitedContent,
-        Self::Recitation,
-        Self::ImageRecitation,
-        Self::Blocklist,
-        Self::Spii,
-        Self::Language,
-        Self::Other,
-        Self::ModelArmor,
-        Self::MalformedFunctionCall,
-        Self::MissingThoughtSignature,
-    ];
-
-    /// As `finishReason` spells it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Safety => "SAFETY",
-            Self::ImageSafety => "IMAGE_SAFETY",
-            Self::ProhibitedContent => "PROHIBITED_CONTENT",
-            Self::ImageProhibitedContent => "IMAGE_PROHIBITED_CONTENT",
-            Self::Recitation => "RECITATION",
-            Self::ImageRecitation => "IMAGE_RECITATION",
-            Self::Blocklist => "BLOCKLIST",
-            Self::Spii => "SPII",
-            Self::Language => "LANGUAGE",
-            Self::Other => "OTHER",
-            Self::ModelArmor => "MODEL_ARMOR",
-            Self::MalformedFunctionCall => "MALFORMED_FUNCTION_CALL",
-            Self::MissingThoughtSignature => "MISSING_THOUGHT_SIGNATURE",
+/// Declares kinds of one fault, with the list of them all and, where the wire has a word for each,
+/// that word.
+macro_rules! kinds {
+    ($(#[$meta:meta])* $name:ident { $($(#[$of:meta])* $kind:ident,)* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+        #[non_exhaustive]
+        pub enum $name {
+            $($(#[$of])* $kind,)*
         }
+
+        impl $name {
+            const ALL: &[Self] = &[$(Self::$kind),*];
+        }
+    };
+    ($(#[$meta:meta])* $name:ident { $($kind:ident = $word:literal,)* }) => {
+        kinds! { $(#[$meta])* $name { $(#[doc = concat!("`", $word, "`.")] $kind,)* } }
+
+        impl $name {
+            /// Returns the word of the wire.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$kind => $word,)*
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// The 400s.
+    BadRequest {
+        /// "Request contains an invalid argument."
+        Generic,
+        /// `API_KEY_INVALID`; the body holds the key.
+        ApiKeyInvalid,
+        /// "API key expired. Please renew the API key."
+        ApiKeyExpired,
+        /// A field nobody knows, with `BadRequest` details.
+        UnknownField,
+        /// "Unable to process input image. Please retry or report…", although retrying is useless.
+        InputImage,
+        /// Inline data over the limit, with the old number.
+        PayloadTooLarge,
+        /// `FAILED_PRECONDITION`: the caller's country.
+        Location,
+        /// `FAILED_PRECONDITION`, the reason only in `DebugInfo`.
+        LocationGrpcMessage,
+        /// A turn of the history lacks its signature.
+        MissingThoughtSignature,
+        /// A signature of another backend.
+        InvalidThoughtSignature,
+        /// More tokens than the context holds.
+        TooManyTokens,
+        /// Imagen's way of blocking a prompt.
+        PromptPolicy,
+        /// A picture by URL that may not be fetched.
+        UrlRobots,
     }
 }
 
-/// A `blockReason` of a prompt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[non_exhaustive]
-pub enum Block {
-    /// `SAFETY`.
-    Safety,
-    /// `OTHER`.
-    Other,
-    /// `BLOCKLIST`.
-    Blocklist,
-    /// `PROHIBITED_CONTENT`.
-    ProhibitedContent,
-    /// `IMAGE_SAFETY`.
-    ImageSafety,
-    /// `MODEL_ARMOR`, Vertex only.
-    ModelArmor,
-    /// `JAILBREAK`, Vertex only.
-    Jailbreak,
+kinds! {
+    /// The 403s.
+    Forbidden {
+        /// The API is not enabled.
+        ServiceDisabled,
+        /// Vertex: no permission.
+        IamPermission,
+        /// "Your API key was reported as leaked."
+        KeyLeaked,
+        /// "Consumer 'api_key:…' has been suspended."; the body holds the key.
+        Suspended,
+        /// "The caller does not have permission", nothing more.
+        Generic,
+        /// "Your project has been denied access."
+        ProjectDenied,
+    }
 }
 
-impl Block {
-    pub(crate) const ALL: [Self; 7] = [
-        Self::Safety,
-        Self::Other,
-        Self::Blocklist,
-        Self::ProhibitedContent,
-        Self::ImageSafety,
-        Self::ModelArmor,
-        Self::Jailbreak,
-    ];
+kinds! {
+    /// The 404s.
+    NotFound {
+        /// The model is not known.
+        Model,
+        /// "no longer available to new users", naming the successor.
+        Retired,
+        /// Vertex's wording.
+        PublisherModel,
+        /// "Requested entity was not found."
+        Entity,
+        /// The cached content is gone; the model is fine.
+        CachedContent,
+        /// HTML: wrong host or path.
+        Html,
+    }
+}
 
-    /// As `blockReason` spells it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Safety => "SAFETY",
-            Self::Other => "OTHER",
-            Self::Blocklist => "BLOCKLIST",
-            Self::ProhibitedContent => "PROHIBITED_CONTENT",
-            Self::ImageSafety => "IMAGE_SAFETY",
-            Self::ModelArmor => "MODEL_ARMOR",
-            Self::Jailbreak => "JAILBREAK",
-        }
+kinds! {
+    /// A `finishReason` of a refusal after generation. `MODEL_ARMOR` is of Vertex only;
+    /// `MISSING_THOUGHT_SIGNATURE` comes as a 200.
+    Refusal {
+        Safety = "SAFETY",
+        ImageSafety = "IMAGE_SAFETY",
+        ProhibitedContent = "PROHIBITED_CONTENT",
+        ImageProhibitedContent = "IMAGE_PROHIBITED_CONTENT",
+        Recitation = "RECITATION",
+        ImageRecitation = "IMAGE_RECITATION",
+        Blocklist = "BLOCKLIST",
+        Spii = "SPII",
+        Language = "LANGUAGE",
+        Other = "OTHER",
+        ModelArmor = "MODEL_ARMOR",
+        MalformedFunctionCall = "MALFORMED_FUNCTION_CALL",
+        MissingThoughtSignature = "MISSING_THOUGHT_SIGNATURE",
+    }
+}
+
+kinds! {
+    /// A `blockReason` of a prompt. `MODEL_ARMOR` and `JAILBREAK` are of Vertex only.
+    Block {
+        Safety = "SAFETY",
+        Other = "OTHER",
+        Blocklist = "BLOCKLIST",
+        ProhibitedContent = "PROHIBITED_CONTENT",
+        ImageSafety = "IMAGE_SAFETY",
+        ModelArmor = "MODEL_ARMOR",
+        Jailbreak = "JAILBREAK",
     }
 }
 
@@ -512,48 +461,11 @@ impl Fault {
             Self::Unauthenticated,
             Self::PayloadTooLargeHtml,
         ]);
-        all.extend(
-            [
-                BadRequest::Generic,
-                BadRequest::ApiKeyInvalid,
-                BadRequest::ApiKeyExpired,
-                BadRequest::UnknownField,
-                BadRequest::InputImage,
-                BadRequest::PayloadTooLarge,
-                BadRequest::Location,
-                BadRequest::LocationGrpcMessage,
-                BadRequest::MissingThoughtSignature,
-                BadRequest::InvalidThoughtSignature,
-                BadRequest::TooManyTokens,
-                BadRequest::PromptPolicy,
-                BadRequest::UrlRobots,
-            ]
-            .map(Self::BadRequest),
-        );
-        all.extend(
-            [
-                Forbidden::ServiceDisabled,
-                Forbidden::IamPermission,
-                Forbidden::KeyLeaked,
-                Forbidden::Suspended,
-                Forbidden::Generic,
-                Forbidden::ProjectDenied,
-            ]
-            .map(Self::Forbidden),
-        );
-        all.extend(
-            [
-                NotFound::Model,
-                NotFound::Retired,
-                NotFound::PublisherModel,
-                NotFound::Entity,
-                NotFound::CachedContent,
-                NotFound::Html,
-            ]
-            .map(Self::NotFound),
-        );
-        all.extend(Refusal::ALL.map(Self::Refused));
-        all.extend(Block::ALL.map(Self::PromptBlocked));
+        all.extend(BadRequest::ALL.iter().copied().map(Self::BadRequest));
+        all.extend(Forbidden::ALL.iter().copied().map(Self::Forbidden));
+        all.extend(NotFound::ALL.iter().copied().map(Self::NotFound));
+        all.extend(Refusal::ALL.iter().copied().map(Self::Refused));
+        all.extend(Block::ALL.iter().copied().map(Self::PromptBlocked));
         all.extend([
             Self::NoImage,
             Self::ImageOther { waived: true },

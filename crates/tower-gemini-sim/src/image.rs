@@ -43,12 +43,12 @@ impl Picture {
 
 /// Every picture drawn so far.
 #[derive(Debug, Default)]
-pub(crate) struct Gallery {
+pub(crate) struct PictureCache {
     pictures: Mutex<HashMap<PictureKey, Arc<Picture>>>,
     signatures: Mutex<HashMap<(usize, u64), Bytes>>,
 }
 
-impl Gallery {
+impl PictureCache {
     pub(crate) fn picture(&self, key: &PictureKey) -> Arc<Picture> {
         // The lock is held while drawing, so that two requests for one picture draw it once.
         let mut pictures = self.pictures.lock().unwrap_or_else(PoisonError::into_inner);
@@ -254,26 +254,26 @@ mod tests {
 
     #[test]
     fn png_pictures_decode_at_every_ratio() {
-        let gallery = Gallery::default();
+        let pictures = PictureCache::default();
         for ratio in crate::model::RATIOS {
             let key = key(Family::Flash25, Size::K1, ratio, false, true);
-            let picture = gallery.picture(&key);
+            let picture = pictures.picture(&key);
             assert_eq!(
                 png_dimensions(&picture.bytes),
                 dimensions(Family::Flash25, Size::K1, ratio, true)
             );
         }
-        let full = gallery.picture(&key(Family::Flash25, Size::K1, "1:1", false, false));
+        let full = pictures.picture(&key(Family::Flash25, Size::K1, "1:1", false, false));
         assert_eq!(png_dimensions(&full.bytes), (1024, 1024));
         assert!((1_200_000..2_000_000).contains(&full.bytes.len()), "{}", full.bytes.len());
     }
 
     #[test]
     fn jpeg_pictures_have_the_asked_size_at_every_ratio() {
-        let gallery = Gallery::default();
+        let pictures = PictureCache::default();
         for size in Size::ALL {
             for ratio in crate::model::ALL_RATIOS {
-                let picture = gallery.picture(&key(Family::Flash31, size, ratio, true, true));
+                let picture = pictures.picture(&key(Family::Flash31, size, ratio, true, true));
                 assert_eq!(
                     jpeg_dimensions(&picture.bytes),
                     dimensions(Family::Flash31, size, ratio, true),
@@ -285,13 +285,13 @@ mod tests {
 
     #[test]
     fn large_jpegs_weigh_what_recorded_ones_do() {
-        let gallery = Gallery::default();
+        let pictures = PictureCache::default();
         for (size, side, weight) in [
             (Size::K1, 1024, 900_000..1_600_000),
             (Size::K2, 2048, 4_000_000..6_500_000),
             (Size::K4, 4096, 15_000_000..25_000_000),
         ] {
-            let picture = gallery.picture(&key(Family::Pro3, size, "1:1", true, false));
+            let picture = pictures.picture(&key(Family::Pro3, size, "1:1", true, false));
             assert_eq!(jpeg_dimensions(&picture.bytes), (side, side));
             assert!(
                 weight.contains(&picture.bytes.len()),
@@ -303,10 +303,11 @@ mod tests {
 
     #[test]
     fn two_variants_differ_and_one_variant_repeats() {
-        let one = Gallery::default().picture(&key(Family::Pro3, Size::K1, "1:1", true, true));
-        let again = Gallery::default().picture(&key(Family::Pro3, Size::K1, "1:1", true, true));
+        let one = PictureCache::default().picture(&key(Family::Pro3, Size::K1, "1:1", true, true));
+        let again =
+            PictureCache::default().picture(&key(Family::Pro3, Size::K1, "1:1", true, true));
         assert_eq!(one.hash, again.hash);
-        let other = Gallery::default()
+        let other = PictureCache::default()
             .picture(&PictureKey { variant: 8, ..key(Family::Pro3, Size::K1, "1:1", true, true) });
         assert_ne!(one.hash, other.hash);
     }

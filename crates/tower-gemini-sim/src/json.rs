@@ -8,7 +8,7 @@ use bytes::Bytes;
 /// A value to be printed. Fields keep their order, unlike in `serde_json`, because tests cut
 /// answers at a byte.
 #[derive(Debug, Clone)]
-pub(crate) enum J {
+pub(crate) enum Json {
     Null,
     Bool(bool),
     Num(u64),
@@ -17,11 +17,11 @@ pub(crate) enum J {
     Blob(Bytes),
     /// A `data:` URL around shared base64.
     DataUrl(&'static str, Bytes),
-    Arr(Vec<J>),
-    Obj(Vec<(&'static str, J)>),
+    Arr(Vec<Json>),
+    Obj(Vec<(&'static str, Json)>),
 }
 
-impl J {
+impl Json {
     pub(crate) fn str(text: impl Into<Cow<'static, str>>) -> Self {
         Self::Str(text.into())
     }
@@ -93,26 +93,26 @@ impl Printer {
         }
     }
 
-    fn value(&mut self, value: &J, depth: usize) {
+    fn value(&mut self, value: &Json, depth: usize) {
         match value {
-            J::Null => self.text.extend_from_slice(b"null"),
-            J::Bool(true) => self.text.extend_from_slice(b"true"),
-            J::Bool(false) => self.text.extend_from_slice(b"false"),
-            J::Num(number) => self.text.extend_from_slice(number.to_string().as_bytes()),
-            J::Str(text) => self.string(text),
-            J::Blob(blob) => {
+            Json::Null => self.text.extend_from_slice(b"null"),
+            Json::Bool(true) => self.text.extend_from_slice(b"true"),
+            Json::Bool(false) => self.text.extend_from_slice(b"false"),
+            Json::Num(number) => self.text.extend_from_slice(number.to_string().as_bytes()),
+            Json::Str(text) => self.string(text),
+            Json::Blob(blob) => {
                 self.text.push(b'"');
                 self.shared(blob);
                 self.text.push(b'"');
             }
-            J::DataUrl(mime, blob) => {
+            Json::DataUrl(mime, blob) => {
                 self.text.extend_from_slice(b"\"data:");
                 self.text.extend_from_slice(mime.as_bytes());
                 self.text.extend_from_slice(b";base64,");
                 self.shared(blob);
                 self.text.push(b'"');
             }
-            J::Arr(items) => {
+            Json::Arr(items) => {
                 self.text.push(b'[');
                 for (index, item) in items.iter().enumerate() {
                     if index > 0 {
@@ -126,7 +126,7 @@ impl Printer {
                 }
                 self.text.push(b']');
             }
-            J::Obj(fields) => {
+            Json::Obj(fields) => {
                 self.text.push(b'{');
                 for (index, (name, item)) in fields.iter().enumerate() {
                     if index > 0 {
@@ -167,42 +167,31 @@ impl Printer {
     }
 }
 
-/// An object literal: names are `&'static str`, values are anything that becomes a [`J`].
+/// An object literal: names are `&'static str`, values are anything that becomes a [`Json`].
 macro_rules! obj {
     ($($name:literal : $value:expr),* $(,)?) => {
-        $crate::json::J::Obj(vec![$(($name, $crate::json::J::from($value))),*])
+        $crate::json::Json::Obj(vec![$(($name, $crate::json::Json::from($value))),*])
     };
 }
 pub(crate) use obj;
 
-impl From<&'static str> for J {
-    fn from(text: &'static str) -> Self {
-        Self::str(text)
-    }
+/// What becomes a value, and how.
+macro_rules! values {
+    ($($from:ty => $make:expr,)*) => {
+        $(impl From<$from> for Json {
+            fn from(value: $from) -> Self {
+                $make(value)
+            }
+        })*
+    };
 }
 
-impl From<String> for J {
-    fn from(text: String) -> Self {
-        Self::str(text)
-    }
-}
-
-impl From<u64> for J {
-    fn from(number: u64) -> Self {
-        Self::Num(number)
-    }
-}
-
-impl From<bool> for J {
-    fn from(value: bool) -> Self {
-        Self::Bool(value)
-    }
-}
-
-impl From<Vec<J>> for J {
-    fn from(items: Vec<J>) -> Self {
-        Self::Arr(items)
-    }
+values! {
+    &'static str => Self::str,
+    String => Self::str,
+    u64 => Self::Num,
+    bool => Self::Bool,
+    Vec<Json> => Self::Arr,
 }
 
 #[cfg(test)]
@@ -211,8 +200,8 @@ mod tests {
 
     #[test]
     fn printed_json_reads_back_as_the_same_value() {
-        let value = obj! { "a": "q\"uo\\te\n\u{1}ü", "b": vec![J::Num(1), J::Null, J::Bool(true)], "c": obj! {}, "d": Vec::new(),
-        "e": J::Blob(Bytes::from(vec![b'A'; 5000])), "f": J::DataUrl("image/png", Bytes::from_static(b"AAAA")) };
+        let value = obj! { "a": "q\"uo\\te\n\u{1}ü", "b": vec![Json::Num(1), Json::Null, Json::Bool(true)], "c": obj! {}, "d": Vec::new(),
+        "e": Json::Blob(Bytes::from(vec![b'A'; 5000])), "f": Json::DataUrl("image/png", Bytes::from_static(b"AAAA")) };
         let expected = serde_json::json!({ "a": "q\"uo\\te\n\u{1}ü", "b": [1, null, true], "c": {}, "d": [],
             "e": "A".repeat(5000), "f": "data:image/png;base64,AAAA" });
         for text in [value.pretty_string(), value.compact_string()] {
@@ -223,6 +212,9 @@ mod tests {
     #[test]
     fn names_and_values_are_spaced_as_google_spaces_them() {
         assert_eq!(obj! { "a": 1u64, "b": 2u64 }.compact_string(), r#"{"a": 1,"b": 2}"#);
-        assert_eq!(obj! { "a": vec![J::Num(1)] }.pretty_string(), "{\n  \"a\": [\n    1\n  ]\n}\n");
+        assert_eq!(
+            obj! { "a": vec![Json::Num(1)] }.pretty_string(),
+            "{\n  \"a\": [\n    1\n  ]\n}\n"
+        );
     }
 }

@@ -4,27 +4,29 @@
 //! that a test can hold a client's own bookkeeping against it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::fault::Fault;
 use crate::model::Size;
 
 /// How much of the answer's body the other side took.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
 pub enum Delivered {
     /// The last byte of the whole answer.
     Full,
     /// Some of it, or all that a truncated answer held.
     Partial,
     /// Nothing.
+    #[default]
     NotDelivered,
 }
 
 /// One request, as the server saw it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 #[non_exhaustive]
 pub struct Record {
     /// Counted from 0 in order of arrival, refused connections included.
@@ -169,10 +171,11 @@ impl LedgerSnapshot {
     }
 }
 
-/// The ledger being written.
+/// The ledger being written, and the simulator's clock.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     inner: Mutex<Inner>,
+    began: OnceLock<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -191,6 +194,12 @@ pub(crate) struct Bill {
 }
 
 impl Ledger {
+    /// Time since the clock began, which it does with the first question.
+    pub(crate) fn now(&self) -> Duration {
+        let now = Instant::now();
+        now.saturating_duration_since(*self.began.get_or_init(|| now))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -205,30 +214,11 @@ impl Ledger {
         let arrived = inner.order;
         inner.records.push(Record {
             number,
-            call: None,
-            project: "".into(),
-            model: "".into(),
-            size: None,
             outcome: fault.name(),
             fault: fault.clone(),
-            received: false,
             received_at: at,
-            ended_at: None,
-            status: None,
-            generated: false,
-            charged: false,
-            cost_microusd: 0,
-            input_tokens: 0,
-            text_tokens: 0,
-            image_tokens: 0,
-            request_counted: false,
-            delivered: Delivered::NotDelivered,
-            aborted: false,
-            body_hash: None,
-            image_hash: None,
-            image_len: None,
             arrived,
-            charged_as: None,
+            ..Record::default()
         });
         (number, fault)
     }

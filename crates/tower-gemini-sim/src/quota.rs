@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::errors::Violation;
+use crate::api_error::Violation;
 use crate::fault::Limit;
 
 /// The limits of one model for one project; `None` is no limit.

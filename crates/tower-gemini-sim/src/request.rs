@@ -7,32 +7,9 @@ use std::time::Duration;
 use http::{HeaderMap, Method, Uri};
 use serde_json::Value;
 
-use crate::errors::Refused;
+use crate::api_error::ApiError;
+use crate::dialect::{Api, Framing, Verb};
 use crate::model::{ALL_RATIOS, Model, RATIOS, Size};
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Api {
-    Developer,
-    Vertex,
-    OpenAiChat,
-    OpenAiImages,
-    Interactions,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Framing {
-    Whole,
-    Sse,
-    Array,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verb {
-    Generate,
-    Count,
-    Predict,
-    Other,
-}
 
 /// What the path says.
 #[derive(Debug, Clone)]
@@ -177,7 +154,7 @@ pub(crate) fn server_timeout(headers: &HeaderMap) -> Option<Duration> {
 
 /// What the body says, after everything that could be wrong with it was checked.
 #[derive(Debug, Clone)]
-pub(crate) struct Asked {
+pub(crate) struct ImageRequest {
     pub(crate) prompt: String,
     pub(crate) input_images: u64,
     pub(crate) size: Size,
@@ -185,7 +162,7 @@ pub(crate) struct Asked {
     pub(crate) count: u64,
 }
 
-impl Asked {
+impl ImageRequest {
     /// About four characters a token (ai.google.dev "Token counting", 2026-09).
     pub(crate) fn prompt_text_tokens(&self) -> u64 {
         (self.prompt.chars().count() as u64).div_ceil(4).max(1)
@@ -228,9 +205,9 @@ pub(crate) fn streams_in_body(body: &Value) -> bool {
     body.get("stream").and_then(Value::as_bool).unwrap_or(false)
 }
 
-pub(crate) fn json(bytes: &[u8]) -> Result<Value, Refused> {
+pub(crate) fn json(bytes: &[u8]) -> Result<Value, ApiError> {
     serde_json::from_slice(bytes).map_err(|error| {
-        Refused::invalid(format!(
+        ApiError::invalid(format!(
             "Invalid JSON payload received. Unexpected token.\n{}\n^",
             String::from_utf8_lossy(&bytes[..bytes.len().min(40)])
         ))
@@ -239,7 +216,12 @@ pub(crate) fn json(bytes: &[u8]) -> Result<Value, Refused> {
 }
 
 /// Checks a body as the server does and reads what it asks for.
-pub(crate) fn check(api: Api, verb: Verb, model: &Model, body: &Value) -> Result<Asked, Refused> {
+pub(crate) fn check(
+    api: Api,
+    verb: Verb,
+    model: &Model,
+    body: &Value,
+) -> Result<ImageRequest, ApiError> {
     match (api, verb) {
         (Api::OpenAiChat, _) => check_chat(model, body),
         (Api::OpenAiImages, _) => check_images(model, body),
@@ -249,78 +231,41 @@ pub(crate) fn check(api: Api, verb: Verb, model: &Model, body: &Value) -> Result
     }
 }
 
-const TOP_LEVEL: [&str; 11] = [
-    "contents",
-    "systemInstruction",
-    "tools",
-    "toolConfig",
-    "safetySettings",
-    "generationConfig",
-    "cachedContent",
-    "model",
-    "labels",
-    "serviceTier",
-    "generateContentRequest",
-];
-const GENERATION_CONFIG: [&str; 22] = [
-    "stopSequences",
-    "responseMimeType",
-    "responseSchema",
-    "responseJsonSchema",
-    "responseModalities",
-    "candidateCount",
-    "maxOutputTokens",
-    "temperature",
-    "topP",
-    "topK",
-    "seed",
-    "presencePenalty",
-    "frequencyPenalty",
-    "responseLogprobs",
-    "logprobs",
-    "enableEnhancedCivicAnswers",
-    "speechConfig",
-    "thinkingConfig",
-    "imageConfig",
-    "responseFormat",
-    "mediaResolution",
-    "audioTimestamp",
-];
-const IMAGE_CONFIG: [&str; 2] = ["aspectRatio", "imageSize"];
+const TOP_LEVEL: &str = "contents systemInstruction tools toolConfig safetySettings generationConfig \
+    cachedContent model labels serviceTier generateContentRequest";
+const GENERATION_CONFIG: &str = "stopSequences responseMimeType responseSchema responseJsonSchema responseModalities \
+    candidateCount maxOutputTokens temperature topP topK seed presencePenalty \
+    frequencyPenalty responseLogprobs logprobs enableEnhancedCivicAnswers speechConfig \
+    thinkingConfig imageConfig responseFormat mediaResolution audioTimestamp";
+const IMAGE_CONFIG: &str = "aspectRatio imageSize";
 /// Members that only Vertex takes (python-genai 2.19 raises before sending them to the Developer
 /// API).
-const IMAGE_CONFIG_VERTEX: [&str; 5] = [
-    "personGeneration",
-    "prominentPeople",
-    "outputMimeType",
-    "compressionQuality",
-    "imageOutputOptions",
-];
+const IMAGE_CONFIG_VERTEX: &str =
+    "personGeneration prominentPeople outputMimeType compressionQuality imageOutputOptions";
 
-fn unknown_fields(value: &Value, at: &str, known: &[&str], also: &[&str]) -> Result<(), Refused> {
-    let Some(object) = value.as_object() else { return Ok(()) };
-    for name in object.keys() {
-        let known = known.iter().chain(also).any(|camel| is_named(name, camel));
-        if !known {
-            return Err(Refused::unknown_field(name, at));
-        }
+/// Refuses fields that are in none of the lists of names.
+fn unknown_fields(value: &Value, at: &str, known: &str, also: &str) -> Result<(), ApiError> {
+    let known =
+        |name: &str| known.split(' ').chain(also.split(' ')).any(|camel| is_named(name, camel));
+    match value.as_object().and_then(|object| object.keys().find(|name| !known(name))) {
+        Some(name) => Err(ApiError::unknown_field(name, at)),
+        None => Ok(()),
     }
-    Ok(())
 }
 
-fn check_generate(api: Api, model: &Model, body: &Value) -> Result<Asked, Refused> {
-    unknown_fields(body, "", &TOP_LEVEL, &[])?;
+fn check_generate(api: Api, model: &Model, body: &Value) -> Result<ImageRequest, ApiError> {
+    unknown_fields(body, "", TOP_LEVEL, "")?;
     let config = field(body, "generationConfig").unwrap_or(&Value::Null);
-    unknown_fields(config, "generation_config", &GENERATION_CONFIG, &[])?;
+    unknown_fields(config, "generation_config", GENERATION_CONFIG, "")?;
     let image_config = field(config, "imageConfig").unwrap_or(&Value::Null);
-    let vertex_only: &[&str] = if api == Api::Vertex { &IMAGE_CONFIG_VERTEX } else { &[] };
-    unknown_fields(image_config, "generation_config.image_config", &IMAGE_CONFIG, vertex_only)?;
+    let vertex_only = if api == Api::Vertex { IMAGE_CONFIG_VERTEX } else { "" };
+    unknown_fields(image_config, "generation_config.image_config", IMAGE_CONFIG, vertex_only)?;
 
     let contents = match field(body, "contents") {
         Some(Value::Array(contents)) if !contents.is_empty() => contents.as_slice(),
         Some(object @ Value::Object(_)) => std::slice::from_ref(object),
         _ => {
-            return Err(Refused::invalid(
+            return Err(ApiError::invalid(
                 "* GenerateContentRequest.contents: contents is not specified\n",
             ));
         }
@@ -328,7 +273,7 @@ fn check_generate(api: Api, model: &Model, body: &Value) -> Result<Asked, Refuse
     if field(config, "candidateCount").and_then(Value::as_u64).is_some_and(|count| count > 1)
         && model.makes_images()
     {
-        return Err(Refused::invalid("Multiple candidates is not enabled for this model"));
+        return Err(ApiError::invalid("Multiple candidates is not enabled for this model"));
     }
     let mut prompt = String::new();
     let mut input_images = 0;
@@ -339,7 +284,7 @@ fn check_generate(api: Api, model: &Model, body: &Value) -> Result<Asked, Refuse
             Some(object @ Value::Object(_)) => std::slice::from_ref(object),
             _ if of_model => &[],
             _ => {
-                return Err(Refused::invalid(format!(
+                return Err(ApiError::invalid(format!(
                     "* GenerateContentRequest.contents[{turn}].parts: contents.parts must not be empty.\n"
                 )));
             }
@@ -347,7 +292,7 @@ fn check_generate(api: Api, model: &Model, body: &Value) -> Result<Asked, Refuse
         for (index, part) in parts.iter().enumerate() {
             if let Some(text) = part.get("text").and_then(Value::as_str) {
                 if text.is_empty() && !of_model {
-                    return Err(Refused::invalid(format!(
+                    return Err(ApiError::invalid(format!(
                         "* GenerateContentRequest.contents[{turn}].parts[{index}].data: required oneof field 'data' must have one \
                          initialized field\n"
                     )));
@@ -368,21 +313,21 @@ fn check_generate(api: Api, model: &Model, body: &Value) -> Result<Asked, Refuse
         }
     }
     if prompt.is_empty() && input_images == 0 {
-        return Err(Refused::invalid(
+        return Err(ApiError::invalid(
             "* GenerateContentRequest.contents[0].parts[0].data: required oneof field 'data' must have one initialized field\n",
         ));
     }
     if input_images > MAX_REFERENCE_IMAGES && model.makes_images() {
-        return Err(Refused::invalid(format!(
+        return Err(ApiError::invalid(format!(
             "Too many input images: at most {MAX_REFERENCE_IMAGES} are supported."
         )));
     }
 
-    let mut wanted = Wanted::default();
+    let mut wanted = SizeAndRatio::default();
     wanted.read(image_config);
     if let Some(format) = field(config, "responseFormat") {
         if model.family == crate::model::Family::Flash25 {
-            return Err(Refused::unknown_field("responseFormat", "generation_config"));
+            return Err(ApiError::unknown_field("responseFormat", "generation_config"));
         }
         let entries = format.as_array().map_or(std::slice::from_ref(format), Vec::as_slice);
         if let Some(image) = entries.iter().find_map(|entry| entry.get("image")) {
@@ -390,7 +335,7 @@ fn check_generate(api: Api, model: &Model, body: &Value) -> Result<Asked, Refuse
         }
     }
     let (size, ratio) = wanted.settle(model)?;
-    Ok(Asked { prompt, input_images, size, ratio, count: 1 })
+    Ok(ImageRequest { prompt, input_images, size, ratio, count: 1 })
 }
 
 /// ai.google.dev "Image generation", 2026-07.
@@ -411,12 +356,12 @@ fn check_signature(
     signature: Option<&Value>,
     turn: usize,
     part: usize,
-) -> Result<(), Refused> {
+) -> Result<(), ApiError> {
     use base64::Engine as _;
     use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 
     let Some(signature) = signature.and_then(Value::as_str).filter(|text| !text.is_empty()) else {
-        return Err(Refused::invalid(format!(
+        return Err(ApiError::invalid(format!(
             "Image part is missing a thought_signature in content position {}, part position {}.",
             turn + 1,
             part + 1
@@ -434,7 +379,7 @@ fn check_signature(
     if of_this_backend {
         return Ok(());
     }
-    Err(Refused::invalid(if api == Api::Vertex {
+    Err(ApiError::invalid(if api == Api::Vertex {
         "Unable to submit request because Thought signature is not valid.. Learn more: \
          https://cloud.google.com/vertex-ai/generative-ai/docs/model-reference/gemini"
     } else {
@@ -444,30 +389,30 @@ fn check_signature(
 
 /// Size and ratio as the request spells them.
 #[derive(Debug, Default)]
-struct Wanted {
+struct SizeAndRatio {
     size: Option<String>,
     ratio: Option<String>,
 }
 
-impl Wanted {
+impl SizeAndRatio {
     fn read(&mut self, image: &Value) {
         let text = |name| field(image, name).and_then(Value::as_str).map(str::to_owned);
         self.size = text("imageSize").or(self.size.take());
         self.ratio = text("aspectRatio").or(self.ratio.take());
     }
 
-    fn settle(self, model: &Model) -> Result<(Size, &'static str), Refused> {
+    fn settle(self, model: &Model) -> Result<(Size, &'static str), ApiError> {
         if !model.makes_images() && self.ratio.is_some() {
-            return Err(Refused::invalid("Aspect ratio is not enabled for this model"));
+            return Err(ApiError::invalid("Aspect ratio is not enabled for this model"));
         }
         let size = match &self.size {
             None => Size::K1,
             Some(_) if !model.takes_size() => {
-                return Err(Refused::invalid("Image size is not enabled for this model"));
+                return Err(ApiError::invalid("Image size is not enabled for this model"));
             }
             Some(text) => {
                 size_by_any_name(text).filter(|size| model.sizes.contains(size)).ok_or_else(
-                    || Refused::one_of("image_size", model.sizes.iter().map(|size| size.as_str())),
+                    || ApiError::one_of("image_size", model.sizes.iter().map(|size| size.as_str())),
                 )?
             }
         };
@@ -477,7 +422,7 @@ impl Wanted {
             Some(text) => known
                 .iter()
                 .find(|ratio| **ratio == text.as_str() || ratio_enum(ratio) == *text)
-                .ok_or_else(|| Refused::one_of("aspect_ratio", known.iter().copied()))?,
+                .ok_or_else(|| ApiError::one_of("aspect_ratio", known.iter().copied()))?,
         };
         Ok((size, ratio))
     }
@@ -511,13 +456,13 @@ fn ratio_enum(ratio: &str) -> String {
     format!("ASPECT_RATIO_{}_BY_{}", word(width), word(height))
 }
 
-fn check_predict(model: &Model, body: &Value) -> Result<Asked, Refused> {
+fn check_predict(model: &Model, body: &Value) -> Result<ImageRequest, ApiError> {
     let prompt = body
         .pointer("/instances/0/prompt")
         .and_then(Value::as_str)
         .filter(|prompt| !prompt.is_empty())
         .ok_or_else(|| {
-            Refused::invalid(
+            ApiError::invalid(
                 "Image generation failed with the following error: The prompt is empty.",
             )
         })?;
@@ -526,12 +471,12 @@ fn check_predict(model: &Model, body: &Value) -> Result<Asked, Refused> {
     let size =
         parameters.get("sampleImageSize").and_then(Value::as_str).map(str::to_ascii_uppercase);
     let ratio = parameters.get("aspectRatio").and_then(Value::as_str).map(str::to_owned);
-    let (size, ratio) = Wanted { size, ratio }.settle(model)?;
+    let (size, ratio) = SizeAndRatio { size, ratio }.settle(model)?;
     let count = parameters.get("sampleCount").and_then(Value::as_u64).unwrap_or(1);
     if !(1..=4).contains(&count) {
-        return Err(Refused::invalid("sampleCount must be between 1 and 4, inclusive."));
+        return Err(ApiError::invalid("sampleCount must be between 1 and 4, inclusive."));
     }
-    Ok(Asked { prompt: prompt.to_owned(), input_images: 0, size, ratio, count })
+    Ok(ImageRequest { prompt: prompt.to_owned(), input_images: 0, size, ratio, count })
 }
 
 /// Sizes of OpenAI's form: `4K` as it is, or the class of the longer side of `4096x4096`.
@@ -550,68 +495,63 @@ fn size_of_openai(body: &Value) -> Option<String> {
     Some(size.as_str().to_owned())
 }
 
-fn check_chat(model: &Model, body: &Value) -> Result<Asked, Refused> {
-    let mut prompt = String::new();
-    let mut input_images = 0;
-    for message in body.get("messages").and_then(Value::as_array).map_or(&[][..], Vec::as_slice) {
-        match message.get("content") {
-            Some(Value::String(text)) => prompt.push_str(text),
-            Some(Value::Array(parts)) => {
-                for part in parts {
-                    prompt.push_str(part.get("text").and_then(Value::as_str).unwrap_or(""));
-                    input_images += u64::from(part.get("image_url").is_some());
-                }
-            }
-            _ => {}
+/// Joins the texts, and counts the images, of contents that are a text or a list of parts.
+fn prompt_of<'a>(
+    contents: impl IntoIterator<Item = Option<&'a Value>>,
+    is_image: impl Fn(&Value) -> bool,
+) -> (String, u64) {
+    let (mut prompt, mut images) = (String::new(), 0);
+    for content in contents.into_iter().flatten() {
+        prompt.push_str(content.as_str().unwrap_or(""));
+        for part in content.as_array().into_iter().flatten() {
+            prompt.push_str(part.get("text").and_then(Value::as_str).unwrap_or(""));
+            images += u64::from(is_image(part));
         }
     }
+    (prompt, images)
+}
+
+fn check_chat(model: &Model, body: &Value) -> Result<ImageRequest, ApiError> {
+    let messages = body.get("messages").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let contents = messages.iter().map(|message| message.get("content"));
+    let (prompt, input_images) = prompt_of(contents, |part| part.get("image_url").is_some());
     if prompt.is_empty() && input_images == 0 {
-        return Err(Refused::invalid(
+        return Err(ApiError::invalid(
             "* GenerateContentRequest.contents: contents is not specified\n",
         ));
     }
     let mut wanted =
-        Wanted { size: size_of_openai(body).filter(|_| model.takes_size()), ratio: None };
+        SizeAndRatio { size: size_of_openai(body).filter(|_| model.takes_size()), ratio: None };
     for place in ["/image_config", "/extra_body/google/image_config", "/extra_body/image_config"] {
         wanted.read(body.pointer(place).unwrap_or(&Value::Null));
     }
     let (size, ratio) = wanted.settle(model)?;
-    Ok(Asked { prompt, input_images, size, ratio, count: 1 })
+    Ok(ImageRequest { prompt, input_images, size, ratio, count: 1 })
 }
 
-fn check_images(model: &Model, body: &Value) -> Result<Asked, Refused> {
+fn check_images(model: &Model, body: &Value) -> Result<ImageRequest, ApiError> {
     let prompt = body
         .get("prompt")
         .and_then(Value::as_str)
         .filter(|prompt| !prompt.is_empty())
-        .ok_or_else(|| Refused::invalid("Invalid value at 'prompt': prompt is required."))?;
-    let wanted = Wanted {
+        .ok_or_else(|| ApiError::invalid("Invalid value at 'prompt': prompt is required."))?;
+    let wanted = SizeAndRatio {
         size: size_of_openai(body).filter(|_| model.takes_size()),
         ratio: body.get("aspect_ratio").and_then(Value::as_str).map(str::to_owned),
     };
     let (size, ratio) = wanted.settle(model)?;
     let count = body.get("n").and_then(Value::as_u64).unwrap_or(1).clamp(1, 4);
-    Ok(Asked { prompt: prompt.to_owned(), input_images: 0, size, ratio, count })
+    Ok(ImageRequest { prompt: prompt.to_owned(), input_images: 0, size, ratio, count })
 }
 
-fn check_interaction(model: &Model, body: &Value) -> Result<Asked, Refused> {
-    let mut prompt = String::new();
-    let mut input_images = 0;
-    match body.get("input") {
-        Some(Value::String(text)) => prompt.push_str(text),
-        Some(Value::Array(parts)) => {
-            for part in parts {
-                prompt.push_str(part.get("text").and_then(Value::as_str).unwrap_or(""));
-                input_images +=
-                    u64::from(part.get("type").and_then(Value::as_str) == Some("image"));
-            }
-        }
-        _ => {}
-    }
+fn check_interaction(model: &Model, body: &Value) -> Result<ImageRequest, ApiError> {
+    let (prompt, input_images) = prompt_of([body.get("input")], |part| {
+        part.get("type").and_then(Value::as_str) == Some("image")
+    });
     if prompt.is_empty() && input_images == 0 {
-        return Err(Refused::invalid("The value at 'input' is required."));
+        return Err(ApiError::invalid("The value at 'input' is required."));
     }
-    let mut wanted = Wanted::default();
+    let mut wanted = SizeAndRatio::default();
     for place in [
         "/generation_config/image_config",
         "/response_format",
@@ -621,7 +561,7 @@ fn check_interaction(model: &Model, body: &Value) -> Result<Asked, Refused> {
         wanted.read(body.pointer(place).unwrap_or(&Value::Null));
     }
     let (size, ratio) = wanted.settle(model)?;
-    Ok(Asked { prompt, input_images, size, ratio, count: 1 })
+    Ok(ImageRequest { prompt, input_images, size, ratio, count: 1 })
 }
 
 #[cfg(test)]
@@ -672,7 +612,7 @@ mod tests {
         );
     }
 
-    fn asked(model: &str, body: &Value) -> Result<Asked, Refused> {
+    fn asked(model: &str, body: &Value) -> Result<ImageRequest, ApiError> {
         check(Api::Developer, Verb::Generate, known(model).unwrap(), body)
     }
 

@@ -1,33 +1,34 @@
-//! The simulator as a tower service: one request in, one answer, silence or error out, and the
-//! truth in the ledger.
+//! The simulator as a tower service: takes a request, answers, fails or stays silent, and records
+//! the truth in the ledger.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body::Body;
-use tokio::time::Instant;
 
-use crate::answer::{ImageOptions, JSON, SSE, Studio};
-use crate::body::{End, Journey, SimBody, SimError, SimErrorKind};
-use crate::errors::{About, Failure, Refused};
+use crate::answer::{Generator, JSON, SSE};
+use crate::api_error::{About, ApiError, Failure};
+use crate::body::{Delivery, End, SimBody};
+use crate::builder::Builder;
+use crate::dialect::{Api, Framing, Verb};
+use crate::error::{SimError, SimErrorKind};
 use crate::fault::{Fault, Limit};
 use crate::hash::{hash64, mix};
-use crate::image::{Gallery, Picture};
+use crate::image::{Picture, PictureCache};
 use crate::json::obj;
 use crate::ledger::{Bill, Ledger, LedgerSnapshot, Totals};
-use crate::model::{Model, Price, known};
-use crate::quota::{Limits, Quota, Weight};
+use crate::model::{Model, known};
+use crate::quota::{Limits, Weight};
 use crate::request::{
-    Api, Asked, Credentials, Framing, Route, Verb, check, json, model_in_body, server_timeout,
-    streams_in_body,
+    Credentials, ImageRequest, Route, check, json, model_in_body, server_timeout, streams_in_body,
 };
-use crate::weather::{Latency, Sky, Weather};
+use crate::weather::{Latency, WeatherState};
 
 /// A simulated Gemini. Clones share everything: ledger, script, limits and clock.
 ///
@@ -38,264 +39,18 @@ pub struct Sim {
 }
 
 #[derive(Debug)]
-pub(crate) struct Inner {
+struct Inner {
     settings: Builder,
     script: Mutex<VecDeque<Fault>>,
     scripts_by_call: Mutex<HashMap<String, VecDeque<Fault>>>,
-    sky: Sky,
+    weather: WeatherState,
     limits: Limits,
-    gallery: Gallery,
-    pictures: Mutex<HashMap<usize, Arc<Picture>>>,
-    pub(crate) ledger: Ledger,
-    began: OnceLock<Instant>,
-}
-
-/// Settings of a [`Sim`]. [`Sim::builder`] begins with these:
-///
-/// | setting | default |
-/// | --- | --- |
-/// | seed | 0 |
-/// | scripts, weather | nothing goes wrong |
-/// | latency | tens of seconds, see [`Latency`] |
-/// | quota | none |
-/// | images | full size, see [`ImageOptions`] |
-/// | chunks | 64 KiB, no delay, length not announced |
-/// | server's own deadline | 600 s, the timeout of Google's published gRPC service config for `generateContent` |
-/// | request bodies | up to 100 MB (blog.google, January 2026) |
-/// | keys | every key is good, and its own project |
-/// | aborted requests | are made and charged all the same |
-/// | blocked prompts | cost their input |
-/// | clock | starts at 20:00 UTC, noon Pacific in winter |
-#[derive(Debug, Clone)]
-pub struct Builder {
-    seed: u64,
-    script: Vec<Fault>,
-    scripts_by_call: HashMap<String, Vec<Fault>>,
-    weather: Weather,
-    latency: Latency,
-    quota: Quota,
-    quota_by_model: Vec<(String, Quota)>,
-    images: ImageOptions,
-    chunk: usize,
-    chunk_delay: Duration,
-    announce_length: bool,
-    server_deadline: Duration,
-    max_request_bytes: usize,
-    accepted_keys: Option<HashSet<String>>,
-    rejected_keys: HashSet<String>,
-    projects: HashMap<String, String>,
-    retired: HashMap<String, String>,
-    revived: HashSet<String>,
-    prices: HashMap<String, Price>,
-    abort_charges: bool,
-    blocked_prompts_charge: bool,
-    time_of_day: Duration,
-}
-
-impl Default for Builder {
-    fn default() -> Self {
-        Self {
-            seed: 0,
-            script: Vec::new(),
-            scripts_by_call: HashMap::new(),
-            weather: Weather::calm(),
-            latency: Latency::default(),
-            quota: Quota::UNLIMITED,
-            quota_by_model: Vec::new(),
-            images: ImageOptions::default(),
-            chunk: 64 * 1024,
-            chunk_delay: Duration::ZERO,
-            announce_length: false,
-            server_deadline: Duration::from_secs(600),
-            max_request_bytes: 100_000_000,
-            accepted_keys: None,
-            rejected_keys: HashSet::new(),
-            projects: HashMap::new(),
-            retired: HashMap::new(),
-            revived: HashSet::new(),
-            prices: HashMap::new(),
-            abort_charges: true,
-            blocked_prompts_charge: true,
-            time_of_day: Duration::from_secs(20 * 3600),
-        }
-    }
+    pictures: PictureCache,
+    final_images: Mutex<HashMap<usize, Arc<Picture>>>,
+    ledger: Arc<Ledger>,
 }
 
 impl Builder {
-    /// The seed of weather, latency and pictures. The same seed and the same requests in the same
-    /// order give the same trace.
-    #[must_use]
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
-        self
-    }
-
-    /// What happens to the first requests, one fault each, in order of arrival. After that the
-    /// weather decides.
-    #[must_use]
-    pub fn script(mut self, faults: impl IntoIterator<Item = Fault>) -> Self {
-        self.script = faults.into_iter().collect();
-        self
-    }
-
-    /// What happens to the first requests of the call with this `x-sim-call` tag, one fault each,
-    /// in order of arrival: calls that run side by side keep their own stories. After that the
-    /// common script decides, then the weather.
-    ///
-    /// ```
-    /// use tower_gemini_sim::{Fault, Sim};
-    /// let sim = Sim::builder().script_of("cat", [Fault::HighDemand]).script_of("dog", [Fault::NoImage]).build();
-    /// # let _ = sim;
-    /// ```
-    #[must_use]
-    pub fn script_of(
-        mut self,
-        call: impl Into<String>,
-        faults: impl IntoIterator<Item = Fault>,
-    ) -> Self {
-        self.scripts_by_call.insert(call.into(), faults.into_iter().collect());
-        self
-    }
-
-    /// What happens by chance.
-    #[must_use]
-    pub fn weather(mut self, weather: Weather) -> Self {
-        self.weather = weather;
-        self
-    }
-
-    /// How long answers take.
-    #[must_use]
-    pub fn latency(mut self, latency: Latency) -> Self {
-        self.latency = latency;
-        self
-    }
-
-    /// The limits of every model, for each project.
-    #[must_use]
-    pub fn quota(mut self, quota: Quota) -> Self {
-        self.quota = quota;
-        self
-    }
-
-    /// The limits of one model, for each project.
-    #[must_use]
-    pub fn quota_of(mut self, model: impl Into<String>, quota: Quota) -> Self {
-        self.quota_by_model.push((model.into(), quota));
-        self
-    }
-
-    /// Which pictures are made.
-    #[must_use]
-    pub fn images(mut self, images: ImageOptions) -> Self {
-        self.images = images;
-        self
-    }
-
-    /// Small pictures and signatures: answers of a few kilobytes. Keeps the other image options.
-    #[must_use]
-    pub fn tiny_images(mut self, tiny: bool) -> Self {
-        self.images.tiny = tiny;
-        self.images.variants = if tiny { 64 } else { ImageOptions::default().variants };
-        self
-    }
-
-    /// Bytes in a chunk of a body, and the pause before each.
-    #[must_use]
-    pub fn chunks(mut self, bytes: usize, delay: Duration) -> Self {
-        self.chunk = bytes;
-        self.chunk_delay = delay;
-        self
-    }
-
-    /// Whether answers announce their length; over HTTP they are chunked otherwise, as Google's
-    /// are.
-    #[must_use]
-    pub fn announce_length(mut self, announce: bool) -> Self {
-        self.announce_length = announce;
-        self
-    }
-
-    /// When the server itself gives up on a generation and answers 504.
-    #[must_use]
-    pub fn server_deadline(mut self, deadline: Duration) -> Self {
-        self.server_deadline = deadline;
-        self
-    }
-
-    /// Larger request bodies are answered 400.
-    #[must_use]
-    pub fn max_request_bytes(mut self, bytes: usize) -> Self {
-        self.max_request_bytes = bytes;
-        self
-    }
-
-    /// Only these keys are good.
-    #[must_use]
-    pub fn keys<K: Into<String>>(mut self, keys: impl IntoIterator<Item = K>) -> Self {
-        self.accepted_keys = Some(keys.into_iter().map(Into::into).collect());
-        self
-    }
-
-    /// This key is not good.
-    #[must_use]
-    pub fn reject_key(mut self, key: impl Into<String>) -> Self {
-        self.rejected_keys.insert(key.into());
-        self
-    }
-
-    /// The project that a key belongs to: keys of one project share its limits.
-    #[must_use]
-    pub fn project(mut self, key: impl Into<String>, project: impl Into<String>) -> Self {
-        self.projects.insert(key.into(), project.into());
-        self
-    }
-
-    /// Answers 404 for this model, naming a successor.
-    #[must_use]
-    pub fn retire(mut self, model: impl Into<String>, successor: impl Into<String>) -> Self {
-        self.retired.insert(model.into(), successor.into());
-        self
-    }
-
-    /// Lets a model live that was shut down, such as a preview id or Imagen.
-    #[must_use]
-    pub fn revive(mut self, model: impl Into<String>) -> Self {
-        self.revived.insert(model.into());
-        self
-    }
-
-    /// What a model charges.
-    #[must_use]
-    pub fn price(mut self, model: impl Into<String>, price: Price) -> Self {
-        self.prices.insert(model.into(), price);
-        self
-    }
-
-    /// Whether a request whose caller went away is made and charged. Nobody published it;
-    /// js-genai's documentation says that usage may still be charged.
-    #[must_use]
-    pub fn abort_charges(mut self, charges: bool) -> Self {
-        self.abort_charges = charges;
-        self
-    }
-
-    /// Whether a blocked prompt costs its input tokens. Nobody published it for image models; its
-    /// `usageMetadata` counts them.
-    #[must_use]
-    pub fn blocked_prompts_charge(mut self, charges: bool) -> Self {
-        self.blocked_prompts_charge = charges;
-        self
-    }
-
-    /// Where the simulator's UTC clock starts. Weather by the hour and the day's limits depend on
-    /// it.
-    #[must_use]
-    pub fn starts_at_utc(mut self, time_of_day: Duration) -> Self {
-        self.time_of_day = Duration::from_secs(time_of_day.as_secs() % 86_400);
-        self
-    }
-
     /// Builds the simulator. Its clock begins now, or with its first request when this is called
     /// outside a tokio runtime.
     pub fn build(self) -> Sim {
@@ -307,12 +62,11 @@ impl Builder {
                     .map(|(call, faults)| (call.clone(), faults.iter().cloned().collect()))
                     .collect(),
             ),
-            sky: Sky::new(self.seed, self.weather.clone()),
+            weather: WeatherState::new(self.seed, self.weather.clone()),
             limits: Limits::new(self.quota, self.quota_by_model.clone()),
-            gallery: Gallery::default(),
-            pictures: Mutex::default(),
-            ledger: Ledger::default(),
-            began: OnceLock::new(),
+            pictures: PictureCache::default(),
+            final_images: Mutex::default(),
+            ledger: Arc::default(),
             settings: self,
         };
         if tokio::runtime::Handle::try_current().is_ok() {
@@ -323,17 +77,18 @@ impl Builder {
 }
 
 impl Sim {
-    /// A simulator to be set up.
+    /// Returns the settings of a simulator, to be changed.
     pub fn builder() -> Builder {
         Builder::default()
     }
 
-    /// Answers at once with small images and without faults, unless scripted: what most tests want.
+    /// Builds a simulator that answers at once with small images and without faults other than
+    /// these: what most tests want.
     pub fn quick(script: impl IntoIterator<Item = Fault>) -> Self {
         Self::builder().latency(Latency::none()).tiny_images(true).script(script).build()
     }
 
-    /// A client's view: a service that answers requests, in process.
+    /// Returns a service that answers requests in process: what a client sees.
     pub fn service(&self) -> SimService {
         SimService { inner: self.inner.clone() }
     }
@@ -343,55 +98,55 @@ impl Sim {
         self.inner.script.lock().unwrap_or_else(PoisonError::into_inner).extend(faults);
     }
 
-    /// What happened so far.
+    /// Returns what happened so far.
     pub fn ledger(&self) -> LedgerSnapshot {
         self.inner.ledger.snapshot()
     }
 
-    /// Sums over what happened so far, without copying the records.
+    /// Returns sums over what happened so far, without copying the records.
     pub fn totals(&self) -> Totals {
         self.inner.ledger.totals()
     }
 
-    /// How many requests were sent so far.
+    /// Returns how many requests were sent so far.
     pub fn requests(&self) -> usize {
         self.inner.ledger.len()
     }
 
-    /// Begins a new ledger, for long runs in one simulator. Call it when nothing is under way:
-    /// numbers begin at 0 again.
+    /// Empties the ledger, for long runs in one simulator. Call it between requests: numbers begin
+    /// at 0 again.
     pub fn clear_ledger(&self) {
         self.inner.ledger.forget();
-        self.inner.pictures.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.inner.final_images.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// The file of the final image in the answer to a request, whether or not it arrived.
+    /// Returns the file of the final image in the answer to a request, whether or not it arrived.
     pub fn image_for(&self, number: usize) -> Option<Bytes> {
-        let pictures = self.inner.pictures.lock().unwrap_or_else(PoisonError::into_inner);
-        pictures.get(&number).map(|picture| picture.bytes.clone())
+        let images = self.inner.final_images.lock().unwrap_or_else(PoisonError::into_inner);
+        images.get(&number).map(|picture| picture.bytes.clone())
     }
 
-    /// The project that a key belongs to, as the ledger names it.
+    /// Returns the project that a key belongs to, as the ledger names it.
     pub fn project_of(&self, key: &str) -> String {
         self.inner.project_of(key).to_string()
     }
 
-    /// Time since the simulator's clock began.
+    /// Returns the time since the simulator's clock began.
     pub fn now(&self) -> Duration {
         self.inner.now()
     }
 }
 
-/// A client's view of a [`Sim`]: a tower service, always ready.
+/// The simulator as a tower service, always ready.
 ///
 /// A request arrives when its future is first polled. Dropping the future before it is done aborts
-/// the request: the ledger says so, and says whether the project pays all the same.
+/// the request: the ledger records that, and whether the project is charged nevertheless.
 #[derive(Clone, Debug)]
 pub struct SimService {
     inner: Arc<Inner>,
 }
 
-/// The answer to come.
+/// The future of a [`SimService`].
 pub type SimFuture = Pin<Box<dyn Future<Output = Result<Response<SimBody>, SimError>> + Send>>;
 
 impl<B> tower_service::Service<Request<B>> for SimService
@@ -427,7 +182,7 @@ impl SimService {
     }
 }
 
-/// A head whose connection may not survive it.
+/// A response, and where its head is to be cut.
 pub(crate) struct Handled {
     pub(crate) response: Response<SimBody>,
     pub(crate) cut_head: Option<usize>,
@@ -437,16 +192,16 @@ pub(crate) struct Handled {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestNumber(pub usize);
 
-/// Tells the ledger when a caller goes away.
-struct Watch {
+/// Records in the ledger when a caller disconnects.
+struct AbortGuard {
     inner: Arc<Inner>,
     number: usize,
-    /// What happens at the server when the caller is gone: the model runs to the end, or nothing.
+    /// What is charged when the caller disconnects now: the model finishes, or never began.
     if_dropped: Option<Bill>,
     over: bool,
 }
 
-impl Watch {
+impl AbortGuard {
     /// The request ended without an answer.
     fn end(&mut self) {
         self.over = true;
@@ -454,13 +209,13 @@ impl Watch {
         self.inner.ledger.edit(self.number, |record| record.ended_at = Some(now));
     }
 
-    /// The answer is in the hands of its body.
+    /// From here on the body records the end.
     fn hand_over(&mut self) {
         self.over = true;
     }
 }
 
-impl Drop for Watch {
+impl Drop for AbortGuard {
     fn drop(&mut self) {
         if self.over {
             return;
@@ -476,7 +231,7 @@ impl Drop for Watch {
     }
 }
 
-/// Who is asking for what, before the body is looked at.
+/// What is known of a request before its body is read.
 struct Caller {
     route: Route,
     secret: String,
@@ -488,14 +243,12 @@ struct Caller {
 enum Decision {
     Fail { failure: Failure, outcome: &'static str },
     Count { tokens: u64 },
-    Make { model: &'static Model, asked: Asked, fault: Fault },
+    Make { model: &'static Model, asked: ImageRequest, fault: Fault },
 }
 
 impl Inner {
-    /// Time since the clock began, which it does with the first question.
-    pub(crate) fn now(&self) -> Duration {
-        let now = Instant::now();
-        now.saturating_duration_since(*self.began.get_or_init(|| now))
+    fn now(&self) -> Duration {
+        self.ledger.now()
     }
 
     fn time_of_day(&self) -> Duration {
@@ -519,7 +272,7 @@ impl Inner {
             return fault;
         }
         let scripted = self.script.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-        scripted.unwrap_or_else(|| self.sky.fault(number, self.time_of_day()))
+        scripted.unwrap_or_else(|| self.weather.fault(number, self.time_of_day()))
     }
 
     pub(crate) async fn handle<B>(self: Arc<Self>, request: Request<B>) -> Result<Handled, SimError>
@@ -531,7 +284,7 @@ impl Inner {
             parts.headers.get("x-sim-call").and_then(|tag| tag.to_str().ok()).map(Arc::from);
         let (number, fault) =
             self.ledger.open(self.now(), |number| self.next_fault(number, tag.as_deref()));
-        let mut watch = Watch { inner: self.clone(), number, if_dropped: None, over: false };
+        let mut guard = AbortGuard { inner: self.clone(), number, if_dropped: None, over: false };
         let caller =
             self.caller(&parts.uri, &parts.headers, Route::parse(&parts.method, &parts.uri));
         self.ledger.edit(number, |record| {
@@ -540,7 +293,7 @@ impl Inner {
             record.model = caller.model.clone();
         });
         if fault == Fault::ConnectionRefused {
-            watch.end();
+            guard.end();
             return Err(SimError::new(SimErrorKind::ConnectionRefused));
         }
         // A proxy that dislikes the length does not read on.
@@ -551,7 +304,7 @@ impl Inner {
                 Ok(bytes) => bytes,
                 Err(error) => {
                     self.ledger.edit(number, |record| record.outcome = "request_body_broken");
-                    watch.end();
+                    guard.end();
                     return Err(error);
                 }
             }
@@ -570,7 +323,7 @@ impl Inner {
             Some(bytes) => {
                 self.decide(number, &mut caller, &parts.headers, &parts.uri, bytes, fault.clone())
             }
-            None => rejected(Refused::payload_too_large(self.settings.max_request_bytes)),
+            None => rejected(ApiError::payload_too_large(self.settings.max_request_bytes)),
         };
         let timeout = server_timeout(&parts.headers)
             .unwrap_or(Duration::MAX)
@@ -584,13 +337,13 @@ impl Inner {
                     // setting, which `decide` looked at.
                     record.request_counted |= failure.http() != 429;
                 });
-                tokio::time::sleep(self.sky.latency(number, self.settings.latency.of_error()))
+                tokio::time::sleep(self.weather.latency(number, self.settings.latency.of_error()))
                     .await;
                 if fault == Fault::ResetAfterReceipt {
-                    watch.end();
+                    guard.end();
                     return Err(SimError::new(SimErrorKind::ConnectionReset));
                 }
-                Ok(self.failed(watch, &caller.route, &failure))
+                Ok(self.failed(guard, &caller.route, &failure))
             }
             Decision::Count { tokens } => {
                 self.ledger.edit(number, |record| {
@@ -601,10 +354,10 @@ impl Inner {
                 let details = obj! { "modality": "TEXT", "tokenCount": tokens };
                 let body =
                     obj! { "totalTokens": tokens, "promptTokensDetails": vec![details] }.pretty();
-                Ok(self.answered(watch, StatusCode::OK, JSON, body, self.journey(&Fault::None)))
+                Ok(self.answered(guard, StatusCode::OK, JSON, body, self.delivery(&Fault::None)))
             }
             Decision::Make { model, asked, fault } => {
-                self.make(watch, &caller, model, &asked, &fault, timeout).await
+                self.make(guard, &caller, model, &asked, &fault, timeout).await
             }
         }
     }
@@ -628,8 +381,8 @@ impl Inner {
         }
     }
 
-    /// Takes a request through the front door, the limits, the fault that waits for it and the
-    /// checks of its body, in this order.
+    /// Decides what becomes of a request: front end, credentials, limits, the fault that it meets
+    /// and the checks of its body, in this order.
     fn decide(
         &self,
         number: usize,
@@ -637,7 +390,7 @@ impl Inner {
         headers: &HeaderMap,
         uri: &Uri,
         bytes: &Bytes,
-        fault: Fault,
+        mut fault: Fault,
     ) -> Decision {
         if caller.route.method.is_empty() {
             return Decision::Fail {
@@ -658,6 +411,23 @@ impl Inner {
             }
         }
         let model = known(&caller.route.model);
+        let checked = parsed.and_then(|body| {
+            let model = self.living_model(caller, model)?;
+            check(caller.route.api, caller.route.verb, model, &body).map(|asked| (model, asked))
+        });
+        if let (Fault::None, Ok((_, asked)), Verb::Generate | Verb::Predict) =
+            (&fault, &checked, caller.route.verb)
+        {
+            let outage =
+                self.weather.outage(number, &caller.project, &caller.model, asked.size, self.now());
+            if let Some(outage) = outage {
+                self.ledger.edit(number, |record| {
+                    record.fault = outage.clone();
+                    record.outcome = outage.name();
+                });
+                fault = outage;
+            }
+        }
 
         let overridden = {
             let about = About {
@@ -679,10 +449,6 @@ impl Inner {
             return Decision::Fail { failure: Failure::Google(refused), outcome: "credentials" };
         }
 
-        let checked = parsed.and_then(|body| {
-            let model = self.living_model(caller, model)?;
-            check(caller.route.api, caller.route.verb, model, &body).map(|asked| (model, asked))
-        });
         let weight = match &checked {
             Ok((model, asked)) if caller.route.verb != Verb::Count => Weight {
                 images: if model.makes_images() { asked.count } else { 0 },
@@ -698,7 +464,7 @@ impl Inner {
                 &caller.project,
                 &caller.model,
                 self.now(),
-                self.time_of_day_at_start(),
+                self.settings.time_of_day,
                 weight,
             );
             if let Err(over) = admitted {
@@ -707,7 +473,7 @@ impl Inner {
                     .violations
                     .iter()
                     .any(|violation| violation.limit == Limit::RequestsPerDay);
-                let failure = Failure::Google(Refused::quota(
+                let failure = Failure::Google(ApiError::quota(
                     &caller.route.model,
                     &over.violations,
                     over.retry_after,
@@ -723,79 +489,48 @@ impl Inner {
         }
         if fault == Fault::ResetAfterReceipt {
             return Decision::Fail {
-                failure: Failure::Google(Refused::unimplemented()),
+                failure: Failure::Google(ApiError::unimplemented()),
                 outcome: fault.name(),
             };
         }
         match checked {
             Err(refused) => rejected(refused),
             Ok((model, asked)) => match caller.route.verb {
-                Verb::Other => rejected(Refused::unimplemented()),
+                Verb::Other => rejected(ApiError::unimplemented()),
                 Verb::Count => Decision::Count {
                     tokens: asked.prompt_text_tokens()
                         + asked.input_images * model.input_image_tokens(),
                 },
                 Verb::Generate | Verb::Predict => {
                     self.ledger.edit(number, |record| record.size = Some(asked.size));
-                    if fault == Fault::None {
-                        if let Some(outage) =
-                            self.sky.outage(number, &caller.model, asked.size, self.now())
-                        {
-                            return self.in_outage(number, caller, model, asked, outage);
-                        }
-                    }
                     Decision::Make { model, asked, fault }
                 }
             },
         }
     }
 
-    fn in_outage(
+    fn authenticate(
         &self,
-        number: usize,
         caller: &Caller,
-        model: &'static Model,
-        asked: Asked,
-        fault: Fault,
-    ) -> Decision {
-        self.ledger.edit(number, |record| {
-            record.fault = fault.clone();
-            record.outcome = fault.name();
-        });
-        let about = About {
-            model: &caller.route.model,
-            successor: "gemini-3.1-flash-image",
-            version: &caller.route.version,
-            method: &caller.route.method,
-            secret: &caller.secret,
-        };
-        match Failure::of(&fault, about) {
-            Some(failure) => Decision::Fail { failure, outcome: fault.name() },
-            None => Decision::Make { model, asked, fault },
-        }
-    }
-
-    fn time_of_day_at_start(&self) -> Duration {
-        self.settings.time_of_day
-    }
-
-    fn authenticate(&self, caller: &Caller, uri: &Uri, headers: &HeaderMap) -> Result<(), Refused> {
+        uri: &Uri,
+        headers: &HeaderMap,
+    ) -> Result<(), ApiError> {
         let good = |secret: &str| {
             !self.settings.rejected_keys.contains(secret)
                 && self.settings.accepted_keys.as_ref().is_none_or(|keys| keys.contains(secret))
         };
         let token_dialect = matches!(caller.route.api, Api::OpenAiChat | Api::OpenAiImages);
         match Credentials::of(uri, headers) {
-            Credentials::Both => Err(Refused::two_credentials()),
+            Credentials::Both => Err(ApiError::two_credentials()),
             Credentials::Nobody if caller.route.api == Api::Vertex => {
-                Err(Refused::unauthenticated())
+                Err(ApiError::unauthenticated())
             }
-            Credentials::Nobody => Err(Refused::invalid_key("")),
-            Credentials::Key(key) if !good(&key) => Err(Refused::invalid_key(&key)),
+            Credentials::Nobody => Err(ApiError::invalid_key("")),
+            Credentials::Key(key) if !good(&key) => Err(ApiError::invalid_key(&key)),
             Credentials::Bearer(key) if !good(&key) && token_dialect => {
-                Err(Refused::invalid_key(&key))
+                Err(ApiError::invalid_key(&key))
             }
-            Credentials::Bearer(token) if !good(&token) => Err(Refused::unauthenticated()),
+            Credentials::Bearer(token) if !good(&token) => Err(ApiError::unauthenticated()),
             Credentials::Key(_) | Credentials::Bearer(_) => Ok(()),
         }
     }
@@ -804,19 +539,19 @@ impl Inner {
         &self,
         caller: &Caller,
         model: Option<&'static Model>,
-    ) -> Result<&'static Model, Refused> {
+    ) -> Result<&'static Model, ApiError> {
         let id = caller.route.model.as_str();
         if let Some(successor) = self.settings.retired.get(id) {
-            return Err(Refused::retired_model(id, successor));
+            return Err(ApiError::retired_model(id, successor));
         }
         let unknown = || match caller.route.api {
-            Api::Vertex => Refused::publisher_model(id),
-            _ => Refused::unknown_model(id, &caller.route.version, &caller.route.method),
+            Api::Vertex => ApiError::publisher_model(id),
+            _ => ApiError::unknown_model(id, &caller.route.version, &caller.route.method),
         };
         let model = model.ok_or_else(unknown)?;
         match model.retired {
             Some(retired) if !self.settings.revived.contains(id) => {
-                Err(Refused::retired_model(id, retired.successor))
+                Err(ApiError::retired_model(id, retired.successor))
             }
             // Imagen only predicts, and nothing else does.
             _ if (caller.route.verb == Verb::Predict)
@@ -833,16 +568,16 @@ impl Inner {
     /// The model runs.
     async fn make(
         self: Arc<Self>,
-        mut watch: Watch,
+        mut guard: AbortGuard,
         caller: &Caller,
         model: &'static Model,
-        asked: &Asked,
+        asked: &ImageRequest,
         fault: &Fault,
         timeout: Duration,
     ) -> Result<Handled, SimError> {
-        let number = watch.number;
-        let studio = Studio {
-            gallery: &self.gallery,
+        let number = guard.number;
+        let generator = Generator {
+            pictures: &self.pictures,
             options: &self.settings.images,
             seed: self.settings.seed,
             number,
@@ -851,7 +586,7 @@ impl Inner {
             asked,
             blocked_prompts_charge: self.settings.blocked_prompts_charge,
         };
-        let content = studio.content(fault);
+        let content = generator.content(fault);
         let price = self.settings.prices.get(model.id).copied().unwrap_or(model.price);
         let bill = content.usage.bill(price);
         let never_made = matches!(fault, Fault::NoAnswer { charged: false });
@@ -870,15 +605,18 @@ impl Inner {
             record.input_tokens = bill.input_tokens;
         });
         if let Some(picture) = picture {
-            self.pictures.lock().unwrap_or_else(PoisonError::into_inner).insert(number, picture);
+            self.final_images
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(number, picture);
         }
 
         let latency = match fault {
             Fault::Late { latency } => *latency,
             _ if content.generated => {
-                self.sky.latency(number, &self.settings.latency.of_image(model.id, asked.size))
+                self.weather.latency(number, &self.settings.latency.of_image(model.id, asked.size))
             }
-            _ => self.sky.latency(number, self.settings.latency.of_error()),
+            _ => self.weather.latency(number, self.settings.latency.of_error()),
         };
         if latency > timeout {
             tokio::time::sleep(timeout).await;
@@ -887,43 +625,43 @@ impl Inner {
                 record.image_hash = None;
                 record.image_len = None;
             });
-            self.pictures.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+            self.final_images.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
             if matches!(fault, Fault::NoAnswer { .. }) {
                 std::future::pending::<()>().await;
             }
             return Ok(self.failed(
-                watch,
+                guard,
                 &caller.route,
-                &Failure::Google(Refused::deadline_504()),
+                &Failure::Google(ApiError::deadline_504()),
             ));
         }
         if charged {
-            watch.if_dropped = Some(bill);
+            guard.if_dropped = Some(bill);
         }
         if !latency.is_zero() {
             tokio::time::sleep(latency).await;
         }
-        watch.if_dropped = None;
+        guard.if_dropped = None;
         self.ledger.settle(number, generated, charged.then_some(bill));
         match fault {
             Fault::NoAnswer { .. } => std::future::pending().await,
             Fault::ResetAfterGeneration => {
-                watch.end();
+                guard.end();
                 return Err(SimError::new(SimErrorKind::ConnectionReset));
             }
             _ => {}
         }
-        let (content_type, body) = studio.print(&content);
+        let (content_type, body) = generator.print(&content);
         let mut handled =
-            self.answered(watch, StatusCode::OK, content_type, body, self.journey(fault));
+            self.answered(guard, StatusCode::OK, content_type, body, self.delivery(fault));
         if let Fault::CutHead { at } = fault {
             handled.cut_head = Some(*at);
         }
         Ok(handled)
     }
 
-    fn journey(&self, fault: &Fault) -> Journey {
-        let mut journey = Journey {
+    fn delivery(&self, fault: &Fault) -> Delivery {
+        let mut delivery = Delivery {
             chunk: self.settings.chunk,
             every: self.settings.chunk_delay,
             cut: None,
@@ -931,16 +669,16 @@ impl Inner {
             announced: self.settings.announce_length,
         };
         match fault {
-            Fault::CutBody { at } => (journey.cut, journey.end) = (Some(*at), End::Broken),
-            Fault::TruncatedBody { at } => journey.cut = Some(*at),
-            Fault::StallBody { at } => (journey.cut, journey.end) = (Some(*at), End::Never),
-            Fault::Trickle { chunk, every } => (journey.chunk, journey.every) = (*chunk, *every),
+            Fault::CutBody { at } => (delivery.cut, delivery.end) = (Some(*at), End::Broken),
+            Fault::TruncatedBody { at } => delivery.cut = Some(*at),
+            Fault::StallBody { at } => (delivery.cut, delivery.end) = (Some(*at), End::Never),
+            Fault::Trickle { chunk, every } => (delivery.chunk, delivery.every) = (*chunk, *every),
             _ => {}
         }
-        journey
+        delivery
     }
 
-    fn failed(self: &Arc<Self>, watch: Watch, route: &Route, failure: &Failure) -> Handled {
+    fn failed(self: &Arc<Self>, guard: AbortGuard, route: &Route, failure: &Failure) -> Handled {
         let status =
             StatusCode::from_u16(failure.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let (content_type, body) = match failure {
@@ -952,21 +690,21 @@ impl Inner {
                 (*content_type, vec![Bytes::from(body.clone())])
             }
         };
-        self.answered(watch, status, content_type, body, self.journey(&Fault::None))
+        self.answered(guard, status, content_type, body, self.delivery(&Fault::None))
     }
 
     fn answered(
         self: &Arc<Self>,
-        mut watch: Watch,
+        mut guard: AbortGuard,
         status: StatusCode,
         content_type: &'static str,
         body: Vec<Bytes>,
-        journey: Journey,
+        delivery: Delivery,
     ) -> Handled {
-        let number = watch.number;
-        watch.hand_over();
+        let number = guard.number;
+        guard.hand_over();
         self.ledger.edit(number, |record| record.status = Some(status.as_u16()));
-        let mut response = Response::new(SimBody::new(body, journey, self.clone(), number));
+        let mut response = Response::new(SimBody::new(body, delivery, self.ledger.clone(), number));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         // As in recorded answers; no rate-limit headers and no Retry-After, ever.
@@ -989,7 +727,7 @@ impl Inner {
     }
 }
 
-fn rejected(refused: Refused) -> Decision {
+fn rejected(refused: ApiError) -> Decision {
     Decision::Fail { failure: Failure::Google(refused), outcome: "rejected" }
 }
 
@@ -999,26 +737,14 @@ where
     B: Body<Data = Bytes> + Send + 'static,
 {
     let mut body = Box::pin(body);
-    let mut first = Bytes::new();
-    let mut rest: Option<BytesMut> = None;
-    let mut length = 0;
+    let mut whole = BytesMut::new();
     while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
         let frame = frame.map_err(|_| SimError::new(SimErrorKind::RequestBody))?;
         let Ok(data) = frame.into_data() else { continue };
-        length += data.len();
-        if length > most {
+        if whole.len() + data.len() > most {
             return Ok(None);
         }
-        match &mut rest {
-            Some(rest) => rest.extend_from_slice(&data),
-            None if first.is_empty() => first = data,
-            None => {
-                let mut joined = BytesMut::with_capacity(length);
-                joined.extend_from_slice(&first);
-                joined.extend_from_slice(&data);
-                rest = Some(joined);
-            }
-        }
+        whole.extend_from_slice(&data);
     }
-    Ok(Some(rest.map_or(first, BytesMut::freeze)))
+    Ok(Some(whole.freeze()))
 }

@@ -1,5 +1,5 @@
-//! Faults by chance, and the time that answers take: both a function of the seed and the number of
-//! the request, so that a seed is a trace.
+//! Draws faults and latencies. Both are functions of the seed, the number of the request and, for
+//! outages, the time, so the same seed and the same requests give the same run.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -8,15 +8,24 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use crate::fault::{Fault, Limit};
+use crate::fault::{Fault, Forbidden, Refusal, Shape};
 use crate::hash::{hash64, mix};
 use crate::model::Size;
 
-/// Which faults happen, and how often.
+/// Describes which faults happen, and how often.
+///
+/// [`with`](Self::with) draws a fault for a single request and forgets it: right for a 500 or a
+/// reset. What lasts in reality needs memory: an overload or a refused account is an
+/// [outage](Self::outages), a spent minute or day is a [`Quota`](crate::Quota).
 ///
 /// ```
-/// use tower_gemini_sim::{Fault, Weather};
-/// let weather = Weather::calm().with(0.2, Fault::HighDemand).with(0.1, Fault::CutBody { at: 1_000 });
+/// use std::time::Duration;
+/// use tower_gemini_sim::{Fault, Outages, Weather};
+///
+/// let overload = Outages::new(Fault::HighDemand)
+///     .mean_up(Duration::from_secs(3_600))
+///     .mean_down(Duration::from_secs(600));
+/// let weather = Weather::calm().with(0.02, Fault::Internal).outages(overload);
 /// ```
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Weather {
@@ -38,23 +47,28 @@ impl Weather {
         Self { mix: all.into_iter().map(|fault| (each, fault)).collect(), ..Self::default() }
     }
 
-    /// The mix of failures that published troubleshooting guides of February and March 2026 claim:
-    /// 70 % 429, 15 % 503 and 502, 8 % 403, 5 % 500, the rest timeouts; `share` of the requests in
-    /// sum.
-    pub fn claimed_mix(share: f64) -> Self {
-        let minute = Fault::RateLimitMinute {
-            retry_after: Duration::from_millis(34_074),
-            limit: Limit::Requests,
-        };
+    /// The faults of [`Builder::storm`](crate::Builder::storm), which documents them.
+    pub(crate) fn storm() -> Self {
+        let overload = Outages::new(Fault::HighDemand)
+            .mean_up(Duration::from_secs(60))
+            .mean_down(Duration::from_secs(30))
+            .share(0.05)
+            .share_at(Size::K2, 0.30)
+            .share_at(Size::K4, 0.80);
+        let refused_account = Outages::new(Fault::Forbidden(Forbidden::Generic))
+            .each(Each::Project)
+            .mean_up(Duration::from_secs(2 * 3600))
+            .mean_down(Duration::from_secs(600));
         Self::calm()
-            .with(share * 0.50, minute)
-            .with(share * 0.10, Fault::RateLimitDay { retry_after: Duration::from_millis(21_250) })
-            .with(share * 0.10, Fault::ExhaustedBare)
-            .with(share * 0.12, Fault::HighDemand)
-            .with(share * 0.03, Fault::BadGatewayHtml)
-            .with(share * 0.08, Fault::Forbidden(crate::fault::Forbidden::Generic))
-            .with(share * 0.05, Fault::Internal)
-            .with(share * 0.02, Fault::DeadlineExpired504)
+            .outages(refused_account)
+            .outages(overload)
+            .with(0.03, Fault::CapacityExhausted { unavailable: true })
+            .with(0.04, Fault::Internal)
+            .with(0.02, Fault::BadGatewayHtml)
+            .with(0.01, Fault::Refused(Refusal::ImageSafety))
+            .with(0.005, Fault::ResetAfterReceipt)
+            .with(0.005, Fault::ResetAfterGeneration)
+            .with(0.15, Fault::Shaped(Shape::with_drafts(2)))
     }
 
     /// The share of 503s by hour of the UTC day that a guide of March 2026 claims for 3.1 Flash: 8
@@ -85,7 +99,7 @@ impl Weather {
         self
     }
 
-    /// Adds outages: stretches of time in which a model answers nothing else.
+    /// Adds outages: periods in which requests meet this fault.
     #[must_use]
     pub fn outages(mut self, outages: Outages) -> Self {
         self.outages.push(outages);
@@ -93,49 +107,113 @@ impl Weather {
     }
 }
 
-/// Stretches of good and bad time that follow each other, of exponential length, each model (and
-/// size) on its own.
-///
-/// Independent faults make retrying look better than it is: users report that 503s of one model
-/// last for tens of minutes (70 % are over within 60 minutes, a guide of March 2026 claims, which
-/// fits a mean of 50).
-#[derive(Debug, Clone, PartialEq)]
-pub struct Outages {
-    /// The model that fails, or every one on its own.
-    pub model: Option<String>,
-    /// Whether each size fails on its own.
-    pub by_size: bool,
-    /// Mean length of the good stretches.
-    pub mean_good: Duration,
-    /// Mean length of the bad stretches.
-    pub mean_bad: Duration,
-    /// Share of the requests that fail within a bad stretch.
-    pub share: f64,
-    /// What they meet.
-    pub fault: Fault,
+/// What has outages of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Each {
+    /// Each model.
+    #[default]
+    Model,
+    /// Each size of each model.
+    Size,
+    /// Each project, which is each key unless [`Builder::project`](crate::Builder::project) says
+    /// otherwise: all its models fail together.
+    Project,
 }
 
+/// Periods of good and bad time that follow each other, of exponential length.
+///
+/// Independent faults make retrying look better than it is: users report that 503s of one model
+/// last for tens of minutes (70 % are over within an hour: APIYI, 503s on Nano Banana 2, 2026-03,
+/// which fits a mean of 50 minutes).
+///
+/// # Defaults
+///
+/// | setting | default |
+/// | --- | --- |
+/// | [`model`](Self::model) | every model |
+/// | [`each`](Self::each) | each model has outages of its own |
+/// | [`mean_up`](Self::mean_up) | 1 hour |
+/// | [`mean_down`](Self::mean_down) | 50 minutes |
+/// | [`share`](Self::share) | 1: every request of the period fails |
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outages {
+    fault: Fault,
+    model: Option<String>,
+    each: Each,
+    mean_up: Duration,
+    mean_down: Duration,
+    share: f64,
+    share_by_size: Vec<(Size, f64)>,
+}
+
+impl Outages {
+    setters! {
+        /// Sets what has outages of its own.
+        each: Each,
+        /// Sets the mean time between two outages. Zero begins with an outage.
+        mean_up: Duration,
+        /// Sets the mean length of an outage.
+        mean_down: Duration,
+        /// Sets the share of the requests that fail during an outage.
+        share: f64,
+    }
+
+    /// Outages in which requests meet this fault.
+    pub fn new(fault: Fault) -> Self {
+        Self {
+            fault,
+            model: None,
+            each: Each::Model,
+            mean_up: Duration::from_secs(3_600),
+            mean_down: Duration::from_secs(3_000),
+            share: 1.0,
+            share_by_size: Vec::new(),
+        }
+    }
+
+    /// Restricts the outages to one model.
+    #[must_use]
+    pub fn model(mut self, model: impl Into<String>) -> Self {
+        self.model = Some(model.into());
+        self
+    }
+
+    /// Sets that share for requests of one size.
+    #[must_use]
+    pub fn share_at(mut self, size: Size, share: f64) -> Self {
+        self.share_by_size.push((size, share));
+        self
+    }
+
+    fn share_of(&self, size: Size) -> f64 {
+        let own = self.share_by_size.iter().rev().find(|(of, _)| *of == size);
+        own.map_or(self.share, |(_, share)| *share)
+    }
+}
+
+/// The present period of one sequence of outages.
 #[derive(Debug)]
-struct Stretch {
+struct Period {
     rng: Rng,
-    bad: bool,
+    down: bool,
     until: Duration,
 }
 
-/// Which outages, of which model, at which size if sizes fail on their own.
-type Place = (usize, Arc<str>, Option<Size>);
+/// Which outages, and of which project, model or size.
+type Subject = (usize, Arc<str>, Option<Size>);
 
-/// Weather with its memory.
+/// The weather with its memory.
 #[derive(Debug)]
-pub(crate) struct Sky {
+pub(crate) struct WeatherState {
     seed: u64,
     weather: Weather,
-    stretches: Mutex<HashMap<Place, Stretch>>,
+    periods: Mutex<HashMap<Subject, Period>>,
 }
 
-impl Sky {
+impl WeatherState {
     pub(crate) fn new(seed: u64, weather: Weather) -> Self {
-        Self { seed, weather, stretches: Mutex::default() }
+        Self { seed, weather, periods: Mutex::default() }
     }
 
     /// A generator for one request and one purpose, whatever else happens at the same time.
@@ -165,10 +243,11 @@ impl Sky {
         Fault::None
     }
 
-    /// The fault of an outage of this model and size, if there is one now.
+    /// The fault of an outage that this request falls into, if there is one now.
     pub(crate) fn outage(
         &self,
         number: usize,
+        project: &Arc<str>,
         model: &Arc<str>,
         size: Size,
         now: Duration,
@@ -177,21 +256,26 @@ impl Sky {
             if outages.model.as_ref().is_some_and(|only| **only != **model) {
                 continue;
             }
-            let size = outages.by_size.then_some(size);
-            let mut stretches = self.stretches.lock().unwrap_or_else(PoisonError::into_inner);
-            let stretch = stretches.entry((index, model.clone(), size)).or_insert_with(|| {
-                let place = hash64(model.as_bytes())
-                    ^ size.map_or(0, |size| hash64(size.as_str().as_bytes()));
-                let mut rng = Rng::with_seed(mix(self.seed ^ place ^ index as u64));
-                let until = exponential(&mut rng, outages.mean_good);
-                Stretch { rng, bad: false, until }
-            });
-            while stretch.until <= now {
-                stretch.bad = !stretch.bad;
-                let mean = if stretch.bad { outages.mean_bad } else { outages.mean_good };
-                stretch.until += exponential(&mut stretch.rng, mean).max(Duration::from_millis(1));
+            let (name, size_of_period) = match outages.each {
+                Each::Project => (project, None),
+                Each::Model => (model, None),
+                Each::Size => (model, Some(size)),
+            };
+            let mut periods = self.periods.lock().unwrap_or_else(PoisonError::into_inner);
+            let period =
+                periods.entry((index, name.clone(), size_of_period)).or_insert_with(|| {
+                    let subject = hash64(name.as_bytes())
+                        ^ size_of_period.map_or(0, |size| hash64(size.as_str().as_bytes()));
+                    let mut rng = Rng::with_seed(mix(self.seed ^ subject ^ index as u64));
+                    let until = exponential(&mut rng, outages.mean_up);
+                    Period { rng, down: false, until }
+                });
+            while period.until <= now {
+                period.down = !period.down;
+                let mean = if period.down { outages.mean_down } else { outages.mean_up };
+                period.until += exponential(&mut period.rng, mean).max(Duration::from_millis(1));
             }
-            if stretch.bad && self.rng(number, 2 + index as u64).f64() < outages.share {
+            if period.down && self.rng(number, 2 + index as u64).f64() < outages.share_of(size) {
                 return Some(outages.fault.clone());
             }
         }
@@ -296,9 +380,12 @@ mod tests {
 
     #[test]
     fn a_share_of_the_requests_meets_each_fault() {
-        let sky =
-            Sky::new(7, Weather::calm().with(0.25, Fault::HighDemand).with(0.05, Fault::Internal));
-        let faults: Vec<_> = (0..10_000).map(|number| sky.fault(number, Duration::ZERO)).collect();
+        let weather = WeatherState::new(
+            7,
+            Weather::calm().with(0.25, Fault::HighDemand).with(0.05, Fault::Internal),
+        );
+        let faults: Vec<_> =
+            (0..10_000).map(|number| weather.fault(number, Duration::ZERO)).collect();
         let share = |wanted: &Fault| faults.iter().filter(|fault| *fault == wanted).count();
         assert!(
             (2_300..2_700).contains(&share(&Fault::HighDemand)),
@@ -310,10 +397,10 @@ mod tests {
 
     #[test]
     fn the_hour_decides_the_share() {
-        let sky = Sky::new(7, Weather::claimed_hours());
+        let weather = WeatherState::new(7, Weather::claimed_hours());
         let failures = |hour: u64| {
             (0..4_000)
-                .filter(|n| sky.fault(*n, Duration::from_secs(hour * 3600)) != Fault::None)
+                .filter(|n| weather.fault(*n, Duration::from_secs(hour * 3600)) != Fault::None)
                 .count()
         };
         assert!((240..400).contains(&failures(3)));
@@ -323,18 +410,11 @@ mod tests {
     #[test]
     fn an_outage_lasts_and_ends() {
         let minutes = |count: u64| Duration::from_secs(60 * count);
-        let outages = Outages {
-            model: None,
-            by_size: true,
-            mean_good: minutes(200),
-            mean_bad: minutes(50),
-            share: 1.0,
-            fault: Fault::HighDemand,
-        };
-        let sky = Sky::new(3, Weather::calm().outages(outages));
-        let model: Arc<str> = "m".into();
+        let outages = Outages::new(Fault::HighDemand).each(Each::Size).mean_up(minutes(200));
+        let weather = WeatherState::new(3, Weather::calm().outages(outages));
+        let (project, model): (Arc<str>, Arc<str>) = ("p".into(), "m".into());
         let bad: Vec<bool> = (0..200_000)
-            .map(|minute| sky.outage(0, &model, Size::K1, minutes(minute)).is_some())
+            .map(|minute| weather.outage(0, &project, &model, Size::K1, minutes(minute)).is_some())
             .collect();
         let share = bad.iter().filter(|bad| **bad).count() as f64 / bad.len() as f64;
         assert!((0.17..0.23).contains(&share), "{share}");

@@ -16,7 +16,7 @@ use tower_gemini_core::call::{Call, ModelId};
 use tower_gemini_core::cost::Cost;
 use tower_gemini_core::scan::Usage;
 use tower_gemini_core::target::MustKeep;
-use tower_gemini_core::verdict::{Charge, QuotaCharge, Verdict};
+use tower_gemini_core::verdict::{Charge, Outcome, QuotaCharge, Verdict};
 
 use crate::call_options::CallOptions;
 use crate::error::Error;
@@ -42,6 +42,8 @@ struct Shared {
     /// The caller says that sending it twice does no harm, and it is no call that is charged.
     may_repeat: bool,
     patience: Option<Duration>,
+    /// How long the call waited because its caller let it.
+    deferred: Duration,
     preferred: Option<ModelId>,
     visited: Vec<String>,
     /// The layers that the first attempt came through, and what is wrong with their order.
@@ -110,6 +112,7 @@ struct Slot {
     is_read: bool,
     /// Its place in the trail, once it was sent.
     entry: Option<AttemptId>,
+    model: Option<ModelId>,
     end: Option<SentAttempt>,
     gates: Vec<Arc<dyn SendGate>>,
 }
@@ -117,6 +120,8 @@ struct Slot {
 /// What an attempt that was sent has come to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SentAttempt {
+    /// What it ended in; `None` while it runs.
+    pub(crate) outcome: Option<Outcome>,
     pub(crate) charge: Charge,
     pub(crate) quota: QuotaCharge,
     /// `None` while it runs.
@@ -211,12 +216,19 @@ impl CallState {
     }
 
     /// Gives the call a deadline this long after its start, unless it has one: a call has one
-    /// deadline, and no fallback or size gets a new one.
+    /// deadline, and no fallback or size gets a new one. A call that was deferred starts then.
     pub(crate) fn default_deadline(&self, within: Duration) {
         let mut shared = self.shared();
         if shared.deadline.is_none() {
-            shared.deadline = self.0.started.checked_add(within);
+            let start = self.0.started.checked_add(shared.deferred);
+            shared.deadline = start.and_then(|start| start.checked_add(within));
         }
+    }
+
+    /// The call waited this long because its caller let it: the defaults of the layers were not
+    /// meant for that.
+    pub(crate) fn defer(&self, waited: Duration) {
+        self.shared().deferred += waited;
     }
 
     /// What the caller insists on, whatever a fallback would give up.
@@ -255,9 +267,12 @@ impl CallState {
         shared.passed |= place.bit();
     }
 
-    /// What is wrong with the order of the layers, where something is.
-    pub(crate) fn misplaced(&self) -> Option<&'static str> {
-        self.shared().misplaced
+    /// An error where the layers passed so far stand in an order that does not work.
+    pub(crate) fn check_order(&self) -> Result<(), Error> {
+        match self.shared().misplaced {
+            Some(why) => Err(Error::misplaced(why).with_trail(self.trail().clone())),
+            None => Ok(()),
+        }
     }
 
     /// How long the caller lets the call wait for a better hour, where it does.
@@ -334,9 +349,18 @@ impl CallState {
         Attempt { index: shared.attempts.len() - 1, state: self.clone() }
     }
 
-    /// How many attempts have been sent.
-    pub(crate) fn attempts_sent(&self) -> usize {
-        self.shared().attempts.iter().filter(|slot| slot.entry.is_some()).count()
+    /// How many attempts were made, sent or not.
+    pub(crate) fn attempts_made(&self) -> usize {
+        self.shared().attempts.len()
+    }
+
+    /// What became of the attempts that have ended, from the first one that is not skipped on.
+    pub(crate) fn ended(&self, skipped: usize) -> Vec<(ModelId, Outcome, Charge)> {
+        let ended = |slot: &Slot| {
+            let SentAttempt { outcome: Some(outcome), charge, .. } = slot.end? else { return None };
+            Some((slot.model.clone()?, outcome, charge))
+        };
+        self.shared().attempts.iter().skip(skipped).filter_map(ended).collect()
     }
 
     /// The most that any attempt was or may have been charged.
@@ -356,9 +380,16 @@ impl CallState {
         (before.unwrap_or(Charge::None), last.charge())
     }
 
+    /// What the attempts that have ended cost.
+    #[cfg(feature = "keep-paid")]
+    pub(crate) fn cost(&self) -> Cost {
+        self.shared().attempts.iter().filter_map(|slot| slot.end.and_then(|end| end.cost)).sum()
+    }
+
     /// What the attempts that were sent have come to so far.
     pub(crate) fn sent_attempts(&self) -> Vec<SentAttempt> {
         let running = SentAttempt {
+            outcome: None,
             charge: Charge::Maybe,
             quota: QuotaCharge::Maybe,
             cost: None,
@@ -441,7 +472,10 @@ impl Attempt {
     /// Writes down that the request goes out. Until its end is written it counts as maybe charged.
     pub(crate) fn begin(&self, call: &Call) {
         let entry = self.state.trail().begin_attempt(call.model.clone(), call.size);
-        self.with(|slot| slot.entry = Some(entry));
+        self.with(|slot| {
+            slot.entry = Some(entry);
+            slot.model = call.model.clone();
+        });
     }
 
     /// Whether the request was sent, or may have been.
@@ -516,7 +550,9 @@ impl Attempt {
     ) {
         let entry = self.with(|slot| {
             let (charge, quota) = (verdict.charge(), verdict.quota());
-            slot.end = Some(SentAttempt { charge, quota, cost: Some(cost), took });
+            let outcome = verdict.outcome();
+            slot.end =
+                Some(SentAttempt { outcome: Some(outcome), charge, quota, cost: Some(cost), took });
             slot.entry.clone()
         });
         if let Some(entry) = entry.flatten() {

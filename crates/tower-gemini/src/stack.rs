@@ -271,16 +271,22 @@ impl<C, A> GeminiStack<C, A> {
         A: Layer<Attempts<S>, Service: AttemptService>,
     {
         let slots = &self.slots;
+        let (fallback, resolution) = slots.fallbacks();
         let attempts = (&slots.spending, &slots.quota, &slots.timeout, &slots.classify);
         let attempts = self.attempt_layer.layer(compose(attempts, client));
-        let calls = (
-            &slots.signatures,
-            &slots.peak_hours,
-            &slots.fallback,
-            &slots.resolution,
-            &slots.retry,
-        );
+        let calls = (&slots.signatures, &slots.peak_hours, &fallback, &resolution, &slots.retry);
         compose(calls, attempts)
+    }
+}
+
+impl Slots {
+    /// Both fallbacks, as one walk along models and sizes where both are on.
+    fn fallbacks(&self) -> (ModelFallbackLayer, ResolutionFallbackLayer) {
+        let (fallback, resolution) = (self.fallback.clone(), self.resolution.clone());
+        match resolution.ladder().filter(|_| fallback.is_on()).cloned() {
+            Some(ladder) => (fallback.ladder(ladder), ResolutionFallbackLayer::off()),
+            None => (fallback, resolution),
+        }
     }
 }
 

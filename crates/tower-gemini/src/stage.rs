@@ -1,6 +1,10 @@
 //! The stages of a request as traits, with the sentence that an invalid order is answered with.
 //!
 //! The order of the stack is written down once, in [`GeminiStack`](crate::GeminiStack).
+//!
+//! # Every pair of layers
+//!
+#![doc = include_str!("orders.md")]
 
 use http::{Request, Response};
 use http_body::Body;
@@ -146,4 +150,55 @@ pub trait CallHandler:
 impl<S> CallHandler for S where
     S: Service<Request<CallBody>, Error = Error, Future: Send> + Clone + Send + 'static
 {
+}
+
+/// A body by which it is asked whether a service takes any request. It is never sent.
+#[doc(hidden)]
+#[derive(Debug)]
+pub enum ProbeBody {}
+
+impl Body for ProbeBody {
+    type Data = bytes::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
+        match *self {}
+    }
+}
+
+/// A service that takes the caller's own requests, with any body, and returns a response that has a
+/// body: what [`Observe`](crate::Observe) and [`AnswerErrors`](crate::AnswerErrors) stand on.
+///
+/// Implemented for every such service; there is nothing to implement by hand. A layer of your own
+/// that takes one type of body only stands above these two.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot stand below a layer that works on the caller's own requests",
+    label = "Observe and AnswerErrors take any request and need a response with a body: below them belongs CollectRequest, over KeepPaid, `json` or `raw`; over `images` observe with `ObserveLayer::whole_responses`",
+    note = "the order is AnswerErrors > Observe > CollectRequest > KeepPaid > FinalImageExtract > ThoughtSignatures > PeakHourRouter > ModelFallback > ResolutionFallback > JitteredRetry > Spending > QuotaGuard > AttemptTimeout > ClassifyGeminiError > client; `GeminiStack` is that order ready made"
+)]
+pub trait CallerService:
+    Service<
+        Request<ProbeBody>,
+        Response = Response<<Self as CallerService>::Body>,
+        Error = <Self as CallerService>::Failure,
+    >
+{
+    /// The body of its responses.
+    type Body: Body<Error: 'static>;
+    /// What it fails with.
+    type Failure: 'static;
+}
+
+#[diagnostic::do_not_recommend]
+impl<S, B, E> CallerService for S
+where
+    S: Service<Request<ProbeBody>, Response = Response<B>, Error = E>,
+    B: Body<Error: 'static>,
+    E: 'static,
+{
+    type Body = B;
+    type Failure = E;
 }

@@ -102,7 +102,7 @@ pub enum Step {
         why: WaitReason,
     },
     /// A fallback left a target for the next one.
-    MovedOn {
+    FellBack {
         /// Where the last attempt went.
         from: String,
         /// Where the next one goes.
@@ -118,9 +118,10 @@ pub enum Step {
         /// Why.
         why: SkipReason,
     },
-    /// The next attempt asks for less, or for something else, than the caller did.
+    /// The next attempt asks for less, or for something else, than the caller did; or again for
+    /// what the caller did. The last of these steps holds.
     Degraded {
-        /// Everything in which it differs from the caller's request.
+        /// Everything in which it differs from the caller's request; empty where it does not.
         given_up: Vec<Degradation>,
     },
     /// A model no longer answers, and its successor takes its place.
@@ -228,6 +229,8 @@ pub enum WaitReason {
     Backoff,
     /// The server asked for it.
     ServerHint,
+    /// The circuits of all targets were open: until one of them closed, or could be probed.
+    Cooldown,
     /// Our own admission keeps within a quota; the delay is what was expected when the wait began.
     OwnQuota,
     /// Running attempts had reserved what is left below a spending cap; the delay is what the wait
@@ -301,8 +304,8 @@ impl StopReason {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum SkipReason {
-    /// It rests after failures.
-    Resting {
+    /// Its circuit is open after failures.
+    CircuitOpen {
         /// For how much longer.
         #[serde(rename = "left_ms", serialize_with = "as_millis")]
         left: Duration,
@@ -322,8 +325,8 @@ pub enum SkipReason {
 impl fmt::Display for SkipReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Resting { left } => {
-                write!(f, "it rests for {:.0} s more", left.as_secs_f64().ceil())
+            Self::CircuitOpen { left } => {
+                write!(f, "its circuit is open for {:.0} s more", left.as_secs_f64().ceil())
             }
             Self::Probed => f.write_str("another call is trying it"),
             Self::Account => f.write_str("its account was refused"),
@@ -595,15 +598,19 @@ impl fmt::Display for Trail {
                         WaitReason::QuietHours => "for a quiet hour",
                         WaitReason::Backoff => "backoff",
                         WaitReason::ServerHint => "the server asked for it",
+                        WaitReason::Cooldown => "until a target could be tried again",
                         WaitReason::OwnQuota => "to stay within the quota",
                         WaitReason::SpendingCap => "for what running attempts have reserved",
                     };
                     write!(f, "waited {:.1} s ({why})", delay.as_secs_f64())?;
                 }
-                Step::MovedOn { from, to, why } => {
-                    write!(f, "moved on from {from} to {to} ({why})")?
+                Step::FellBack { from, to, why } => {
+                    write!(f, "fell back from {from} to {to} ({why})")?
                 }
                 Step::Skipped { target, why } => write!(f, "skipped {target}: {why}")?,
+                Step::Degraded { given_up } if given_up.is_empty() => {
+                    f.write_str("back to what was asked for")?;
+                }
                 Step::Degraded { given_up } => {
                     f.write_str("gave up ")?;
                     for (i, given_up) in given_up.iter().enumerate() {

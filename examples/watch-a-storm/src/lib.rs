@@ -16,10 +16,10 @@ use http_body_util::{BodyExt, Full};
 use tokio::time::{Instant, sleep_until};
 use tower::ServiceExt;
 use tower_gemini::jittered_retry::presets::article_002_loop;
-use tower_gemini::model_fallback::presets::article_002;
+use tower_gemini::model_fallback::presets::FLASH_TO_PRO;
 use tower_gemini::target::Served;
 use tower_gemini::{GeminiStack, JitteredRetryLayer, ModelFallbackLayer, ResolutionFallbackLayer};
-use tower_gemini_sim::{Fault, Outages, Sim, Totals, Weather};
+use tower_gemini_sim::{Each, Fault, Outages, Sim, Totals, Weather};
 
 const HELP: &str = "\
 A storm at Gemini's image models, watched by two clients under the same sky. Offline; hours pass in seconds.
@@ -100,13 +100,13 @@ pub fn app(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
 /// that: here 12 %.
 fn weather() -> Weather {
     let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
-    let outages = |model: &str, good| Outages {
-        model: Some(model.to_owned()),
-        by_size: true,
-        mean_good: minutes(good),
-        mean_bad: minutes(50),
-        share: 0.97,
-        fault: Fault::HighDemand,
+    let outages = |model: &str, up| {
+        Outages::new(Fault::HighDemand)
+            .model(model)
+            .each(Each::Size)
+            .mean_up(minutes(up))
+            .mean_down(minutes(50))
+            .share(0.97)
     };
     // 50 / (50 + 61) is 45 %; 50 / (50 + 367) is 12 %.
     Weather::calm()
@@ -191,8 +191,8 @@ where
 /// its last answer is in.
 async fn watch(options: Options, out: &mut dyn Write) -> io::Result<()> {
     let retry = || JitteredRetryLayer::new(article_002_loop()).seed(options.seed);
-    let chain = ModelFallbackLayer::new(article_002());
-    let health = chain.health().clone();
+    let chain = ModelFallbackLayer::new(FLASH_TO_PRO.chain());
+    let circuits = chain.circuits().clone();
     let falling = GeminiStack::new()
         .retry(retry())
         .fallback(chain)
@@ -207,10 +207,10 @@ async fn watch(options: Options, out: &mut dyn Write) -> io::Result<()> {
         "{MODEL} at 4K, a call every {} s from each client, seed {}",
         options.every, options.seed
     )?;
-    writeln!(out, "  retry     article 002's loop: 5 resends in about half a minute")?;
+    writeln!(out, "  retry     APIYI's loop: 5 resends in about half a minute")?;
     writeln!(
         out,
-        "  fallback  article 002's chain (Nano Banana 2 three times, then Pro twice), each at 4K, 2K, 1K"
+        "  fallback  APIYI's chain (Nano Banana 2 three times, then Pro twice), each at 4K, 2K, 1K"
     )?;
     writeln!(out, "  # as asked   + smaller   o another model   . no image\n")?;
     let started = Instant::now();
@@ -242,7 +242,7 @@ async fn watch(options: Options, out: &mut dyn Write) -> io::Result<()> {
         out.flush()?;
     }
     summary(out, options, [(&plain, &plain_tally), (&falling, &falling_tally)])?;
-    let unwell: Vec<_> = health.snapshot().into_iter().map(|target| target.what).collect();
+    let unwell: Vec<_> = circuits.snapshot().into_iter().map(|circuit| circuit.name).collect();
     if !unwell.is_empty() {
         writeln!(out, "\nresting at the end: {}", unwell.join(", "))?;
     }

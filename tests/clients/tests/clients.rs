@@ -63,14 +63,10 @@ async fn a_limit_that_opens_in_a_second_costs_the_user_a_second() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn when_a_model_is_down_another_makes_the_image() {
-    let outage = Outages {
-        model: Some(LEADER.to_owned()),
-        by_size: false,
-        mean_good: Duration::ZERO,
-        mean_bad: Duration::from_secs(1_000_000),
-        share: 1.0,
-        fault: Fault::HighDemand,
-    };
+    let outage = Outages::new(Fault::HighDemand)
+        .model(LEADER)
+        .mean_up(Duration::ZERO)
+        .mean_down(Duration::from_secs(1_000_000));
     let sky = Weather::calm().outages(outage);
     let sim = move || {
         Sim::builder().latency(Latency::none()).tiny_images(true).weather(sky.clone()).build()
@@ -83,7 +79,7 @@ async fn when_a_model_is_down_another_makes_the_image() {
         attempts = 2
         "#,
     );
-    let chain = Chain::of([LEADER, "gemini-3.1-flash-image"]);
+    let chain = Chain::new([LEADER, "gemini-3.1-flash-image"]);
     let case = case.stack(
         GeminiStack::new().fallback_to(chain).retry_policy(RetryPolicy::recommended().attempts(2)),
     );

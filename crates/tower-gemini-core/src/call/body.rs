@@ -43,7 +43,7 @@ impl<'a> Body<'a> {
             .or_else(|| self.aspect_of_size.take())
     }
 
-    pub(super) fn of_json(bytes: &'a [u8]) -> Self {
+    pub(super) fn from_json(bytes: &'a [u8]) -> Self {
         let mut body = Self::default();
         body.request(&mut Cursor::new(bytes), 2);
         body
@@ -234,7 +234,7 @@ impl<'a> Body<'a> {
 
     /// The form of `images/edits`. Only the heads of its parts and short values are looked at; a
     /// picture is passed over at the speed of a substring search.
-    pub(super) fn of_form(bytes: &'a [u8], boundary: &str) -> Self {
+    pub(super) fn from_form(bytes: &'a [u8], boundary: &str) -> Self {
         // No client of this endpoint sends more than a mask, 16 pictures and a dozen fields.
         const MOST_PARTS: usize = 64;
         const LONGEST_HEAD: usize = 2048;

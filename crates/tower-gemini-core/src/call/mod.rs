@@ -19,7 +19,7 @@
 //! ```
 
 mod body;
-mod history;
+mod conversation;
 mod path;
 
 use std::borrow::{Borrow, Cow};
@@ -30,9 +30,10 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, Method, Uri};
 
 use self::body::Body;
-pub use self::history::{Conversation, ModelPart, PartKind};
+pub use self::conversation::{Conversation, ModelPart, PartKind};
 use self::path::Route;
 use crate::catalog::Catalog;
+pub use crate::scan::Framing;
 pub use crate::size::{
     ImageSize, parse_aspect, parse_size, split_model_suffix, strip_model_prefix,
 };
@@ -56,6 +57,13 @@ pub enum Dialect {
     Unrecognised,
 }
 
+impl Dialect {
+    /// Whether requests have Google's own shape: the model and the verb in the path.
+    pub(crate) fn is_gemini_shaped(self) -> bool {
+        matches!(self, Self::GeminiApi | Self::VertexAi)
+    }
+}
+
 /// What is asked of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -74,17 +82,6 @@ pub enum Verb {
     Count,
     /// Anything else.
     Other,
-}
-
-/// How a response is framed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Framing {
-    /// One JSON value.
-    Whole,
-    /// Server-sent events (`alt=sse`, OpenAI-style and Interactions streams).
-    Sse,
-    /// One JSON array whose elements are the chunks (`streamGenerateContent` without `alt=sse`).
-    JsonArray,
 }
 
 /// A model's id as the request spells it, without `models/` or `publishers/google/models/` in
@@ -214,7 +211,7 @@ impl Call {
             return unrecognised();
         }
         let path = path::normalised(uri.path());
-        let route = Route::of(&path, uri.query());
+        let route = Route::parse(&path, uri.query());
         if route.dialect == Dialect::Unrecognised {
             return unrecognised();
         }
@@ -223,10 +220,7 @@ impl Call {
         let name = name.filter(|name| !name.is_empty());
         let known = name.and_then(|name| Catalog::builtin().interned(name));
         let (mut verb, mut framing) = (route.verb, route.framing);
-        let model_in_body = matches!(
-            route.dialect,
-            Dialect::OpenAiChat | Dialect::OpenAiImages | Dialect::Interactions
-        );
+        let model_in_body = !route.dialect.is_gemini_shaped();
         if model_in_body && seen.stream {
             (verb, framing) = (Verb::StreamGenerate, Framing::Sse);
         }
@@ -366,8 +360,8 @@ fn read_body<'a>(headers: &HeaderMap, body: Option<&'a [u8]>) -> Body<'a> {
         return Body::default();
     }
     match header(CONTENT_TYPE).and_then(body::form_boundary) {
-        Some(boundary) => Body::of_form(bytes, boundary),
-        None => Body::of_json(bytes),
+        Some(boundary) => Body::from_form(bytes, boundary),
+        None => Body::from_json(bytes),
     }
 }
 

@@ -24,10 +24,10 @@ impl<'a> Route<'a> {
     };
 
     /// Reads a path that [`normalised`] has been over.
-    pub(super) fn of(path: &'a str, query: Option<&str>) -> Self {
+    pub(super) fn parse(path: &'a str, query: Option<&str>) -> Self {
         let (head, last) = path.rsplit_once('/').unwrap_or(("", path));
         if let Some((_, verb)) = last.rsplit_once(':') {
-            return Self::of_method(path, verb, query).unwrap_or(Self::NONE);
+            return Self::parse_method(path, verb, query).unwrap_or(Self::NONE);
         }
         let (before, parent) = head.rsplit_once('/').unwrap_or(("", head));
         let (dialect, before) = match (parent, last) {
@@ -48,7 +48,7 @@ impl<'a> Route<'a> {
     /// `{before}/{collection}/{model}:{verb}`. A model's id may hold slashes itself
     /// (`models/google/gemini-…`, or `%2F`), so the collection is the nearest segment with one of
     /// the known names.
-    fn of_method(path: &'a str, verb: &'a str, query: Option<&str>) -> Option<Self> {
+    fn parse_method(path: &'a str, verb: &'a str, query: Option<&str>) -> Option<Self> {
         let id_end = path.len() - verb.len() - 1;
         let resource = path.get(..id_end)?;
         let (collection, start) = segments_from_right(resource)
@@ -196,7 +196,7 @@ mod tests {
         let (path, query) =
             path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
         let path = normalised(path);
-        let route = Route::of(&path, query);
+        let route = Route::parse(&path, query);
         (
             route.dialect,
             route.verb,

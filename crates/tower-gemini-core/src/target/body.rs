@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::words::{Degradation, GivenUp, Signatures, Unfit};
+use super::degradation::{Degradation, GivenUp, Signatures, Unfit};
 use crate::catalog::{Model, Thinking};
 use crate::json::{Cursor, Edits, Kind, Member};
 use crate::size::{ImageSize, parse_aspect, parse_size, ratio_as, size_as, strip_model_prefix};

@@ -31,18 +31,18 @@
 //! ```
 
 mod body;
+mod degradation;
 mod rewrite;
 #[cfg(test)]
 mod tests;
 mod upstream;
-mod words;
 
 use std::fmt;
 use std::sync::Arc;
 
+pub use self::degradation::{Degradation, GivenUp, MustKeep, Signatures, Unfit};
 pub use self::rewrite::{Rewrite, Rules, rewrite};
 pub use self::upstream::{Upstream, UpstreamId, UpstreamKind};
-pub use self::words::{Degradation, GivenUp, MustKeep, Signatures, Unfit};
 use crate::call::{ImageSize, ModelId};
 
 /// What a call may be sent to: a model, perhaps with a cap on the size and another upstream. O(1)

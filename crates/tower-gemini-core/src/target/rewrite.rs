@@ -9,7 +9,7 @@ use http::request::Parts;
 use http::{Method, Uri};
 
 use super::body::{Change, SizeChange, edit};
-use super::words::{Degradation, GivenUp, MustKeep, Signatures, Unfit};
+use super::degradation::{Degradation, GivenUp, MustKeep, Signatures, Unfit};
 use super::{Target, Upstream};
 use crate::call::{Call, Dialect, ModelId, Verb};
 use crate::catalog::{Catalog, Family, Model, Thinking};
@@ -158,15 +158,13 @@ pub fn rewrite(
     // For the same model only a cap of the target changes anything: the server enforces the model's
     // own limits.
     let to = model.filter(|_| !same_model);
-    let aspect = match (call.aspect.as_deref(), to) {
-        (Some(from), Some(model)) if !model.takes_ratio(from) => {
-            model.nearest_ratio(from).map(|nearest| (from, nearest))
-        }
-        _ => None,
-    };
+    let aspect = call.aspect.as_deref().zip(to).and_then(|(from, model)| {
+        let nearest = model.nearest_ratio(from).filter(|nearest| *nearest != from)?;
+        Some((from, nearest))
+    });
     keeps(call, rules.must_keep, model, size, aspect.is_some())?;
 
-    let gemini_shaped = matches!(call.dialect, Dialect::GeminiApi | Dialect::VertexAi);
+    let gemini_shaped = call.dialect.is_gemini_shaped();
     let (base, named_size, named_ratio) =
         if call.wants_image { split_model_suffix(asked) } else { (asked, None, None) };
     let is_renamed = !same_model || (named_size.is_some() && size != SizeChange::Keep);
@@ -373,7 +371,7 @@ fn new_suffix(
 /// has no verb and stays as it is.
 fn with_model<'p>(path: &'p str, model: Option<&str>, call: &Call) -> (&'p str, Cow<'p, str>) {
     let colon = [":", "%3A", "%3a"].into_iter().find_map(|colon| path.rsplit_once(colon));
-    let in_path = matches!(call.dialect, Dialect::GeminiApi | Dialect::VertexAi);
+    let in_path = call.dialect.is_gemini_shaped();
     let Some((resource, verb)) = colon.filter(|_| in_path) else { return ("", path.into()) };
     let tail = path.get(resource.len()..).unwrap_or("");
     let verb = verb.trim_end_matches('/');

@@ -293,10 +293,9 @@ impl Upstream {
 
     /// Returns the dialect of a call that is sent there; `None` where it cannot be.
     pub(super) fn dialect(&self, call: &Call) -> Option<Dialect> {
-        let gemini_shaped = matches!(call.dialect, Dialect::GeminiApi | Dialect::VertexAi);
         match self.own_dialect() {
             None => Some(call.dialect),
-            own => own.filter(|_| gemini_shaped),
+            own => own.filter(|_| call.dialect.is_gemini_shaped()),
         }
     }
 

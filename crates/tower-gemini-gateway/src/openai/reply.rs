@@ -33,6 +33,17 @@ impl Reply {
         Self(Shape::Images { as_url })
     }
 
+    /// A name of the response format that is the same in later processes and versions: stored
+    /// responses are found by it.
+    pub(crate) fn format_name(&self) -> String {
+        match &self.0 {
+            Shape::Chat { model, include_usage } => {
+                format!("openai.chat;usage={};model={model}", u8::from(*include_usage))
+            }
+            Shape::Images { as_url } => format!("openai.images;url={}", u8::from(*as_url)),
+        }
+    }
+
     /// A whole answer of Gemini's. `created` is the time in seconds since 1970.
     ///
     /// A refusal is an answer to a chat (`content_filter`), and a 400 to the images API, as OpenAI
@@ -204,4 +215,18 @@ fn no_image(facts: &Facts, text: &str) -> OpenAiError {
         format!("{message}. Sending it again unchanged would be paid for again."),
         code,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // The name was the type's `Debug` text: a renamed field made every stored response a stranger,
+    // and paid for its resend again.
+    #[test]
+    fn a_response_format_has_a_name_that_never_changes() {
+        let chat = Reply::chat("gemini-3-pro-image".to_owned(), true);
+        assert_eq!(chat.format_name(), "openai.chat;usage=1;model=gemini-3-pro-image");
+        assert_eq!(Reply::images(false).format_name(), "openai.images;url=0");
+    }
 }

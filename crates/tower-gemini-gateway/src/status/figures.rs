@@ -314,7 +314,8 @@ pub(super) fn targets(targets: &[TargetView], report: &Report) -> String {
                 (_, n) if n > 1 => format!(", time {n}"),
                 _ => String::new(),
             };
-            let word = if target.condition == "probed" { "being tried" } else { target.condition };
+            let word =
+                if target.condition == "half_open" { "being tried" } else { target.condition };
             let _ = write!(
                 html,
                 "<li><span class=\"mark {class}\" aria-hidden=\"true\">{mark}</span><span><b>{}</b> {word}{}{left}{times}</span></li>",

@@ -87,7 +87,7 @@ pub(super) fn view() -> StatusView {
             .project(ProjectId::new("pictures-eu"))
             .clock(clock);
         let fallback =
-            ModelFallbackLayer::new(Chain::of(["gemini-3-pro-image", "gemini-3.1-flash-image"]));
+            ModelFallbackLayer::new(Chain::new(["gemini-3-pro-image", "gemini-3.1-flash-image"]));
         let hour_of = |call: u64| (START + call * 220) / 3600 % 24;
         let latency = Latency::fixed(Duration::from_secs(23));
         // Each call has a weather of its own: what one leaves of it is not the next one's.
@@ -115,9 +115,9 @@ pub(super) fn view() -> StatusView {
         let mut view = StatusView::new(observe.observatory().report());
         view.upstream = "generativelanguage.googleapis.com".to_owned();
         view.quotas = quota.usages().iter().map(QuotaView::from).collect();
-        let now = Instant::now().into_std();
+        let now = Instant::now();
         view.targets = fallback
-            .health()
+            .circuits()
             .snapshot()
             .iter()
             .map(|target| TargetView::new(target, now))

@@ -73,7 +73,7 @@ fn hostile(text: &str) -> StatusView {
     }];
     view.targets = vec![TargetView {
         what: text.to_owned(),
-        condition: "resting",
+        condition: "open",
         cause: None,
         left_seconds: Some(1),
         in_a_row: 2,

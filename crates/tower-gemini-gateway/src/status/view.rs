@@ -1,10 +1,11 @@
 //! What the page shows, as values: what the layers' handles say, in words and numbers.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
+use tokio::time::Instant;
 use tower_gemini::cost::Cost;
-use tower_gemini::model_fallback::{Condition, TargetHealth};
+use tower_gemini::model_fallback::{Circuit, CircuitState};
 use tower_gemini::observe::Report;
 use tower_gemini::quota_guard::QuotaUsage;
 use tower_gemini::redact::redact;
@@ -110,7 +111,7 @@ impl From<&QuotaUsage> for QuotaView {
 pub struct TargetView {
     /// A model, perhaps at a size, in a place; a model's quota; or an account.
     pub what: String,
-    /// `resting`, `probed` or `failing`.
+    /// `open`, `half_open` or `failing`.
     pub condition: &'static str,
     /// What it failed with, where that is kept.
     pub cause: Option<&'static str>,
@@ -123,16 +124,19 @@ pub struct TargetView {
 impl TargetView {
     /// How a target is at `now`, in the runtime's time.
     #[must_use]
-    pub fn new(health: &TargetHealth, now: Instant) -> Self {
-        let (condition, cause, left, in_a_row) = match health.condition {
-            Condition::Failing { failures } => ("failing", None, None, failures),
-            Condition::Resting { until, rests, cause } => {
-                ("resting", Some(cause.as_str()), Some(until.saturating_duration_since(now)), rests)
+    pub fn new(circuit: &Circuit, now: Instant) -> Self {
+        let (condition, cause, left, in_a_row) = match circuit.state {
+            CircuitState::Failing { failures } => ("failing", None, None, failures),
+            CircuitState::Open { until, trips, cause } => {
+                ("open", Some(cause.as_str()), Some(until.saturating_duration_since(now)), trips)
             }
-            Condition::Probed { rests, cause } => ("probed", Some(cause.as_str()), None, rests),
+            CircuitState::HalfOpen { trips, cause, .. } => {
+                ("half_open", Some(cause.as_str()), None, trips)
+            }
+            _ => ("unknown", None, None, 0),
         };
         let left_seconds = left.map(|left: Duration| left.as_secs());
-        Self { what: redact(&health.what).into_owned(), condition, cause, left_seconds, in_a_row }
+        Self { what: redact(&circuit.name).into_owned(), condition, cause, left_seconds, in_a_row }
     }
 }
 

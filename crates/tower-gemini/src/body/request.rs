@@ -374,7 +374,7 @@ impl Body for WireBody {
 }
 
 /// The size of a body of which `held` bytes come before the rest.
-pub(super) fn and_held(rest: SizeHint, held: u64) -> SizeHint {
+pub(crate) fn and_held(rest: SizeHint, held: u64) -> SizeHint {
     let mut hint = SizeHint::new();
     hint.set_lower(held.saturating_add(rest.lower()));
     if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(held)) {

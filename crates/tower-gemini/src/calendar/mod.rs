@@ -5,6 +5,9 @@
 //! when a day ends.
 
 mod pacific;
+mod zone;
 
 pub use pacific::PacificDay;
 pub(crate) use pacific::unix_ms;
+pub(crate) use zone::timestamp;
+pub use zone::{UnknownZone, Zone};

@@ -22,6 +22,7 @@ use super::evidence::Evidence;
 use crate::body::{AttemptBody, BodyEnd, BodyGuard, Ended, JudgedBody, Peek, PeekLimits, WireBody};
 use crate::call_state::{Attempt, AttemptEnd, SendGate};
 use crate::error::{BoxError, Error};
+use crate::headers::for_passed_body;
 use crate::ready::take_ready;
 use crate::stage::{UpstreamBody, WireClient};
 
@@ -64,8 +65,7 @@ impl<S: WireClient> Service<Request<AttemptBody>> for ClassifyGeminiError<S> {
             attempt,
         };
         let gates = log.attempt.gates();
-        let (step, log) = if let Some(why) = log.attempt.state().misplaced() {
-            let error = Error::misplaced(why).with_trail(log.attempt.state().trail().clone());
+        let (step, log) = if let Err(error) = log.attempt.state().check_order() {
             let passing: Passing = Box::pin(std::future::ready(Err(error)));
             (Step::Passing { passing, waiting: Some((self.inner.clone(), request)) }, log)
         } else if gates.is_empty() {
@@ -224,7 +224,7 @@ impl<S: WireClient> Future for ResponseFuture<S, S::Future, S::ResponseBody> {
 }
 
 fn judge<B>(
-    head: http::response::Parts,
+    mut head: http::response::Parts,
     peek: Peek,
     body: B,
     failed: Option<BoxError>,
@@ -264,6 +264,7 @@ where
     if body.is_open() {
         body.guard(Box::new(log));
     }
+    for_passed_body(&mut head.headers);
     Ok(Response::from_parts(head, body))
 }
 

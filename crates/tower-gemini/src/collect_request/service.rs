@@ -1,10 +1,11 @@
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use crate::body::CallBody;
+use crate::body::{CallBody, WireBody};
 use crate::error::{BoxError, Error};
 use bytes::{Buf, Bytes, BytesMut};
 use http::request::Parts;
@@ -121,11 +122,19 @@ struct Opening {
     retry: RetryOverride,
     is_idempotent: bool,
     handle: Option<CallHandle>,
+    /// The request is an attempt of another stack.
+    is_nested: bool,
     state: CallState,
 }
 
+const NESTED: &str = "a whole stack stands below ClassifyGeminiError: each attempt of the outer stack \
+                      would be retried by the inner one; put one stack over the client";
+
 impl Opening {
     fn apply(self, mut body: CallBody) -> Result<CallBody, Error> {
+        if self.is_nested {
+            return Err(Error::misplaced(NESTED).with_trail(self.state.trail().clone()));
+        }
         if let Some(handle) = &self.handle {
             handle.enter(&self.state)?;
         }
@@ -164,6 +173,7 @@ where
             retry: std::mem::take(&mut options.retry),
             is_idempotent: options.is_idempotent,
             handle: options.handle.take(),
+            is_nested: (request.body() as &dyn Any).is::<WireBody>(),
             state: CallState::new(options),
         };
         let (parts, body) = request.into_parts();

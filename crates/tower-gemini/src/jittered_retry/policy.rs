@@ -142,6 +142,11 @@ impl RetryPolicy {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn max_attempts(&self) -> u32 {
+        self.attempts
+    }
+
     /// Never retries.
     #[must_use]
     pub fn never() -> Self {
@@ -222,7 +227,7 @@ impl RetryPolicy {
     /// The time left below which an attempt of this size is not started.
     #[must_use]
     pub fn shortest_attempt(mut self, size: ImageSize, time: Duration) -> Self {
-        if let Some(slot) = self.shortest_attempt.get_mut(size_index(size)) {
+        if let Some(slot) = size_index(size).and_then(|at| self.shortest_attempt.get_mut(at)) {
             *slot = time;
         }
         self
@@ -273,11 +278,9 @@ impl RetryPolicy {
     }
 
     fn least_time(&self, call: &Call) -> Duration {
-        match call.size {
-            Some(size) => self.shortest_attempt.get(size_index(size)).copied().unwrap_or_default(),
-            None if call.wants_image => self.shortest_attempt[1],
-            None => Duration::ZERO,
-        }
+        let size = call.size.or(call.wants_image.then_some(ImageSize::K1));
+        let index = size.and_then(size_index);
+        index.and_then(|index| self.shortest_attempt.get(index)).copied().unwrap_or_default()
     }
 
     /// With the budget that another policy has, where this one has none.
@@ -441,9 +444,8 @@ fn round_up(wait: Duration) -> Duration {
     }
 }
 
-/// Sizes in ascending order: their discriminants are pixels.
-fn size_index(size: ImageSize) -> usize {
-    ImageSize::ALL.iter().position(|&known| known == size).unwrap_or(0)
+fn size_index(size: ImageSize) -> Option<usize> {
+    ImageSize::ALL.iter().position(|&known| known == size)
 }
 
 fn index(outcome: Outcome) -> Option<usize> {

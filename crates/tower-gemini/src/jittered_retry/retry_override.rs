@@ -38,7 +38,7 @@ impl RetryOverride {
     }
 
     /// The policy that holds in place of the layer's own, where this changes anything.
-    pub(super) fn over(&self, own: &RetryPolicy) -> Option<RetryPolicy> {
+    pub(crate) fn over(&self, own: &RetryPolicy) -> Option<RetryPolicy> {
         let policy = match &self.policy {
             Some(policy) => RetryPolicy::clone(policy).budget_of(own),
             None if self.attempts.is_some() => own.clone(),

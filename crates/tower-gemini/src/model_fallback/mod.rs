@@ -1,5 +1,5 @@
-//! Gets the image from another model when the one asked for cannot make it, and says what that gave
-//! up.
+//! Gets the image from another model when the one asked for cannot make it, and reports what that
+//! gave up.
 //!
 //! ```
 //! use http::{Request, Response};
@@ -22,7 +22,7 @@
 //! });
 //! let stack = ServiceBuilder::new()
 //!     .layer(CollectRequestLayer::new())
-//!     .layer(ModelFallbackLayer::new(Chain::of(["gemini-3-pro-image", "gemini-3.1-flash-image"])))
+//!     .layer(ModelFallbackLayer::new(Chain::new(["gemini-3-pro-image", "gemini-3.1-flash-image"])))
 //!     .layer(ClassifyGeminiErrorLayer::new())
 //!     .service(upstream);
 //! let request = Request::post("/v1beta/models/gemini-3-pro-image:generateContent")
@@ -36,91 +36,139 @@
 //! # }
 //! ```
 //!
-//! # Where a call goes
+//! # Targets
 //!
-//! Along a [`Chain`], from the model asked for on: at its place in the chain, or in front of it. No
-//! target is visited twice. A model whose date has passed, or that is answered 404, is followed by
-//! its successor at once, which costs no retry and is said once. [`presets`] holds the chains of
-//! the articles.
+//! A call follows a [`Chain`], starting with the model it asks for: at its place in the chain, or
+//! before the chain. It asks for nothing twice. A model that is answered with a 404 is replaced by
+//! its successor at once, which costs no retry, and the log says so once. Announced shutdown dates
+//! are the earliest possible ones, so a date replaces only fallback targets: the model that the
+//! call names is given up only by the API's own response. [`presets`] holds the chains that
+//! published guides recommend.
 //!
-//! # What moves a call on
+//! With a [`Ladder`](ModelFallbackLayer::ladder), smaller sizes are targets too, and
+//! [`FallbackOrder`] says whether the size or the model gives way first.
+//! [`GeminiStack`](crate::GeminiStack) sets it where both fallbacks are on.
 //!
-//! Verdicts after which another model may do better: overload, deadlines, faults of the service, a
-//! model's quota, a model that is gone. A refused account (credit, key, region) closes all its
-//! targets, and moves on to those of other accounts only. What was charged never moves on, and what
-//! may have been only out of the caller's [`Allowance`](tower_gemini_core::context::Allowance).
-//! Refused pictures and bad requests stay: another model would charge again, or refuse as well.
+//! # When a call falls back
+//!
+//! After verdicts after which another model may succeed: overload, deadlines, faults of the
+//! service, a model's quota, a model that is gone. A refused account (credit, key, region) closes
+//! all its targets for the call, which goes on to other accounts only. A call never falls back
+//! after a charge, and after a possible charge only within the caller's
+//! [allowance](crate::CallOptions::maybe_charged_resends). Refused pictures and bad requests are
+//! returned: another model would charge again, or refuse as well.
 //!
 //! # What is given up
 //!
-//! The request is rewritten for each target ([`core::target`](tower_gemini_core::target)); what the
-//! target lacks is adapted or dropped, written into the trail and into
-//! [`Served`](tower_gemini_core::target::Served) in the answer's extensions. What the caller [must
-//! keep](tower_gemini_core::target::MustKeep) makes a target ineligible.
+//! The request is rewritten for each target (see [`target`](crate::target)). What the target lacks
+//! is adapted or dropped, and recorded in the trail and in [`Served`](crate::target::Served), an
+//! extension of the response. What the caller [must keep](crate::target::MustKeep) rules targets
+//! out.
 //!
-//! # Health
+//! # Circuit breakers
 //!
-//! A target that failed rests; resting targets are passed over at once, before anybody asks whether
-//! the inner service is ready. After the rest one call at a time tries it; a success brings it
-//! back, a failure doubles the rest. Sizes rest each for themselves: in the outage of 2026-01-21 1K
-//! worked while 4K did not. Quotas and accounts rest for their own payer: in a gateway one caller's
-//! empty account closes nothing for the others. When every target rests, the one that is due first
-//! is tried before its time, by one call at a time; the others are refused with a 503 in Google's
-//! form that says how long to wait. [`Health`] is there to look at.
+//! A target that keeps failing is left alone: its circuit opens, and calls pass it over before they
+//! ask whether the inner service is ready. After the cooldown one call at a time probes it; a
+//! success closes the circuit, a failure doubles the cooldown. Each part has a circuit of its own:
+//! the model at one size (in the outage of 2026-01-21 1K worked while 4K did not), the model, its
+//! quota, and the account; quotas and accounts for each payer, so that in a gateway one caller's
+//! empty account closes nothing for the others.
+//!
+//! A free failure that comes at once costs nothing, so a single one opens no circuit. Circuits open
+//! where that saves something: long outages, money, the quota of the day.
+//!
+//! When all circuits are open, one call probes a target whose capacity may be back before its
+//! cooldown ends. The others wait for the first circuit to close, within their deadline; the trail
+//! has the wait. Where none can close in time, the call is refused with a 503 in Google's form that
+//! says how long to wait. [`Circuits`] shows them all.
 //!
 //! # Retries
 //!
-//! Are those of the [`JitteredRetry`](crate::JitteredRetry) inside: this layer tells it, for each
-//! request, how many attempts a target has, and by which policy, in a
-//! [`RetryOverride`](crate::jittered_retry::RetryOverride). So waits, hints, deadlines, allowance
-//! and budget are decided in one place and by one pure function, whoever wraps it. A target without
-//! attempts of its own is tried once where another can be tried at once, and by the retry's policy
-//! where none is left. Without a retry inside, each is tried once.
+//! Are made by the [`JitteredRetry`](crate::JitteredRetry) inside, so that waits, hints, deadlines,
+//! allowance and budget are decided in one place. This layer sets how many attempts each target has
+//! and by which policy. A target without a number of its own is tried once while another can be
+//! tried at once, and by the retry's policy when none can. Without a retry inside, each is tried
+//! once.
 //!
-//! # Order in the stack
+//! # Order
 //!
-//! Inside [`FinalImageExtract`](crate::FinalImageExtract), outside
-//! [`JitteredRetry`](crate::JitteredRetry). With [`ResolutionFallback`](crate::ResolutionFallback)
-//! inside, a model is tried at smaller sizes before another one is ("keep the model"); with it
-//! outside, every model is tried before the size is given up ("keep the size").
+//! Below [`FinalImageExtract`](crate::FinalImageExtract), above
+//! [`JitteredRetry`](crate::JitteredRetry).
 //!
 //! # Defaults
 //!
 //! | setting | value | source |
 //! | --- | --- | --- |
-//! | deadline of a call | 30 min | ours: the retry's own 15 min, for two targets |
-//! | moves after empty answers that are waived | 1 | ours, as the retry's |
-//! | rests after | 1 failure | ours: the retries inside have been made already |
-//! | overloaded model | the catalogue's `recovery_minutes`, first to longest; else Flash 5 to 15 min, Pro 30 to 120 min | article 001 |
-//! | 500, 502 | 1 min, doubled to 15 min | article 001 says 15 to 60 min; a first one is often alone |
-//! | minute's quota | the hint, else 60 s | articles 003 and 004 |
-//! | day's quota | to midnight Pacific where a clock is given, else 1 h | Gemini API documentation, rate limits (2026-08) |
+//! | deadline of a call, from its start | 30 min | ours: the retry's own 15 min, for two targets |
+//! | fallbacks after empty responses that are waived | 1 | ours, as the retry's |
+//! | order of size and model | [`SizeFirst`](FallbackOrder::SizeFirst) | ours: the model was chosen, the size is often a default |
+//! | failures that open a circuit | 3 in a row, after the retries inside | ours: one free failure says little and costs nothing |
+//! | refused credentials that open an account's | 2 in a row | ours |
+//! | spent days and accounts without credit that do | 1 | only time or money cures them |
+//! | cooldown of an overloaded model | the catalogue's `recovery_minutes`, first to longest; else Flash 5 to 15 min, Pro 30 to 120 min | operators' error guide for Nano Banana Pro, 2026-02 |
+//! | 500, 502 | 1 min, doubled to 15 min | the same guide says 15 to 60 min; a first one is often alone |
+//! | quota of a minute | the hint, else 60 s | operators' guides, 2026-02 and 2026-03 |
+//! | quota of a day | to midnight Pacific | Gemini API documentation, rate limits (2026-08) |
 //! | spend rate | the hint, else 10 min | the same: ten rolling minutes |
-//! | no quota, no credit, bad key | 5 min (15 min a model's own), doubled to 1 h | article 001: new keys take "a few minutes" |
+//! | no quota, no credit, bad key | 5 min (15 min a model's own), doubled to 1 h | the error guide: new keys take "a few minutes" |
 //! | model not found | 1 h, doubled to a day | ours |
 //! | signatures | replaced by the documented placeholder | Gemini API documentation, thought signatures (2026-07) |
+//! | clock | [`SystemClock`](crate::clock::SystemClock) | |
 //!
 //! # Errors
 //!
-//! The inner service's own. When nothing is left to try, the last upstream answer; where no target
+//! The inner service's own. When nothing is left to try, the last upstream response; where no target
 //! could be tried at all, a 503 in Google's form whose `ErrorInfo` says `domain: tower-gemini`.
 //!
 //! # Cancel safety
 //!
-//! Dropping the future drops the attempt; a probe that it held is free for the next call.
+//! Dropping the future drops the attempt or the wait; a circuit that it was probing may be probed by
+//! the next call.
 
-mod chain;
-mod health;
 mod layer;
-mod policy;
 pub mod presets;
-mod refusal;
-mod service;
-mod walk;
 
-pub use chain::Chain;
-pub use health::{Condition, CoolDowns, Health, TargetHealth};
-pub use layer::ModelFallbackLayer;
-pub use policy::{FallbackPolicy, Move};
-pub use service::ModelFallback;
-pub(crate) use service::served;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use tower_service::Service;
+
+pub use self::layer::ModelFallbackLayer;
+use crate::body::{CallBody, JudgedBody};
+use crate::error::Error;
+use crate::optional::OptionalFuture;
+use crate::stage::CallService;
+use crate::walk::Fallback;
+pub use crate::walk::{
+    Chain, Circuit, CircuitState, Circuits, Cooldowns, FallbackOrder, FallbackPolicy, Reaction,
+};
+
+/// Sends a call to another model when its own cannot answer. See the [module](self).
+#[derive(Debug, Clone)]
+pub struct ModelFallback<S>(Fallback<S>);
+
+impl<S> ModelFallback<S> {
+    /// The inner service.
+    pub fn get_ref(&self) -> &S {
+        self.0.get_ref()
+    }
+
+    /// The inner service, without this layer.
+    pub fn into_inner(self) -> S {
+        self.0.into_inner()
+    }
+}
+
+impl<S: CallService> Service<Request<CallBody>> for ModelFallback<S> {
+    type Response = Response<JudgedBody<S::Upstream>>;
+    type Error = Error;
+    type Future = OptionalFuture<S::Future, Self::Response>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<CallBody>) -> Self::Future {
+        self.0.call(request)
+    }
+}

@@ -5,10 +5,12 @@ use std::task::{Context, Poll, ready};
 use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
+use tower_gemini_core::verdict::Verdict;
 
 use super::observatory::CallWatch;
 use super::outcome::How;
 use super::service::outcome_in;
+use crate::body::HasVerdict;
 
 /// An answer's body that is watched to its end. Its bytes are the inner body's.
 // The inner body stands before the watch, and is dropped before it: what was left of it is written
@@ -43,6 +45,12 @@ impl<B: Body> ObservedBody<B> {
     /// The body itself, to be looked at.
     pub fn get_ref(&self) -> &B {
         &self.inner
+    }
+}
+
+impl<B: Body + HasVerdict> HasVerdict for ObservedBody<B> {
+    fn verdict(&self) -> Option<&Verdict> {
+        self.inner.verdict()
     }
 }
 

@@ -57,7 +57,7 @@ pub(super) fn step(of: &Step) -> Step {
             clip_model(asked);
             clip_model(model);
         }
-        Step::MovedOn { from, to, .. } => {
+        Step::FellBack { from, to, .. } => {
             clip_in_place(from);
             clip_in_place(to);
         }
@@ -102,7 +102,7 @@ mod tests {
             Duration::ZERO,
         );
         trail.push(Step::Skipped { target: format!("{key} up to 2K"), why: SkipReason::Gone });
-        trail.push(Step::MovedOn {
+        trail.push(Step::FellBack {
             from: key.to_owned(),
             to: "\u{1b}[31mred".to_owned(),
             why: Verdict::not_sent().outcome(),

@@ -126,14 +126,14 @@ pub(super) fn of_step(call: &str, around: &Around, step: &Step) {
                 Fields { delay_ms: Some(millis(*delay)), why: Some(wait_word(*why)), ..base };
             emit(Level::DEBUG, call, "waited", &fields, "waiting before the next attempt");
         }
-        Step::MovedOn { from, to, why } => {
+        Step::FellBack { from, to, why } => {
             let fields =
                 Fields { from: Some(from), to: Some(to), outcome: Some(why.as_str()), ..base };
             emit(Level::INFO, call, "moved_on", &fields, "moving on to another target");
         }
         Step::Skipped { target, why } => {
             let left = match why {
-                SkipReason::Resting { left } => Some(millis(*left)),
+                SkipReason::CircuitOpen { left } => Some(millis(*left)),
                 _ => None,
             };
             let why = word(why);
@@ -268,7 +268,7 @@ mod tests {
         assert_eq!(word(&NotKeptReason::TooLate), "too_late");
         assert_eq!(word(&PreferReason::PeakHours), "peak_hours");
         assert_eq!(word(&SkipReason::Gone), "gone");
-        assert_eq!(word(&SkipReason::Resting { left: Duration::from_secs(1) }), "resting");
+        assert_eq!(word(&SkipReason::CircuitOpen { left: Duration::from_secs(1) }), "circuit_open");
         // Which of the reasons for being unfit is no label: the trail tells.
         assert_eq!(word(&SkipReason::Unfit(Unfit::CannotEdit)), "unfit");
     }

@@ -19,7 +19,7 @@ use super::events::word;
 use super::names::OTHER;
 use super::outcome::CallOutcome;
 use super::tally::{Sent, wait_word};
-use crate::model_fallback::{Condition, TargetHealth};
+use crate::model_fallback::{Circuit, CircuitState};
 use crate::quota_guard::QuotaUsage;
 
 /// Tells the recorder what each metric is. [`ObserveLayer::new`](super::ObserveLayer::new) does so;
@@ -84,7 +84,7 @@ const GAUGES: &[(&str, &str)] = &[
         QUOTA_USED,
         "How much of a quota is used or held, 0 to 1, by model and dimension; of several projects the fullest.",
     ),
-    (RESTING, "Targets and accounts that rest after failures, or are tried again."),
+    (CIRCUITS_OPEN, "Targets and accounts that rest after failures, or are tried again."),
 ];
 
 const CALLS: &str = "gemini_calls_total";
@@ -113,7 +113,7 @@ const WAIT_SECONDS: &str = "gemini_wait_seconds";
 const COST_PER_IMAGE: &str = "gemini_cost_per_image_microusd";
 const IN_FLIGHT: &str = "gemini_calls_in_flight";
 const QUOTA_USED: &str = "gemini_quota_used_ratio";
-const RESTING: &str = "gemini_targets_resting";
+const CIRCUITS_OPEN: &str = "gemini_circuits_open";
 
 /// Sets the gauges of the quota, from
 /// [`QuotaGuardLayer::ledgers`](crate::QuotaGuardLayer::ledgers): to be called before metrics are
@@ -140,16 +140,14 @@ pub fn record_quota(catalog: &Catalog, ledgers: &[QuotaUsage]) {
     }
 }
 
-/// Sets the gauge of resting targets, from a fallback's
-/// [`Health::snapshot`](crate::model_fallback::Health::snapshot): to be called before metrics are
-/// read.
-pub fn record_health(targets: &[TargetHealth]) {
-    let resting = targets
-        .iter()
-        .filter(|target| !matches!(target.condition, Condition::Failing { .. }))
-        .count();
+/// Sets the gauge of open circuits, from a fallback's
+/// [`Circuits::snapshot`](crate::model_fallback::Circuits::snapshot): to be called before metrics
+/// are read.
+pub fn record_circuits(circuits: &[Circuit]) {
+    let is_open = |circuit: &&Circuit| !matches!(circuit.state, CircuitState::Failing { .. });
+    let open = circuits.iter().filter(is_open).count();
     #[allow(clippy::cast_precision_loss, reason = "a handful")]
-    gauge!(RESTING).set(resting as f64);
+    gauge!(CIRCUITS_OPEN).set(open as f64);
 }
 
 pub(super) fn call_began() {
@@ -228,7 +226,7 @@ pub(super) fn step(step: &Step) {
         Step::Waited { delay, why } => {
             histogram!(WAIT_SECONDS, "why" => wait_word(*why)).record(*delay)
         }
-        Step::MovedOn { why, .. } => counter!(MOVED_ON, "outcome" => why.as_str()).increment(1),
+        Step::FellBack { why, .. } => counter!(MOVED_ON, "outcome" => why.as_str()).increment(1),
         Step::Skipped { why, .. } => counter!(SKIPPED, "why" => word(why)).increment(1),
         Step::Degraded { given_up } => {
             for one in given_up {

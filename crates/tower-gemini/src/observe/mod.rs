@@ -94,7 +94,7 @@
 //! | `gemini_skipped_targets_total`, `gemini_stops_total`, `gemini_preferred_total`, `gemini_not_kept_answers_total` | counter | `why` |
 //! | `gemini_callers_left_total`, `gemini_kept_answers_total`, `gemini_redeemed_answers_total` | counter | |
 //! | `gemini_quota_used_ratio` | gauge | `model`, `dimension`; set by [`record_quota`] |
-//! | `gemini_targets_resting` | gauge | set by [`record_health`] |
+//! | `gemini_circuits_open` | gauge | set by [`record_circuits`] |
 //!
 //! `model` is a model of the catalogue, `other` or `none`: callers cannot make series. The ratio of
 //! 429s to 503s is `sum(rate(gemini_attempts_total{outcome=~"rate_limit.*|spend.*|quota.*"}[1h])) /
@@ -147,7 +147,7 @@ pub use diagnosis::{
     Cause, Diagnosis, FEWEST_CALLS, Health, HealthTargets, LimitKind, USELESS_AGAINST_503,
 };
 pub use layer::{ObserveLayer, ObserveWholeLayer};
-pub use measure::{describe_metrics, record_health, record_quota};
+pub use measure::{describe_metrics, record_circuits, record_quota};
 pub use observatory::{CallId, Observatory};
 pub use outcome::{CallOutcome, FailureKind};
 pub use recent::FinishedCall;

@@ -296,7 +296,7 @@ impl TrailObserver for CallObserver {
                     so_far.around.outcome = attempt.outcome;
                     so_far.around.charge = Some(attempt.charge);
                 }
-                Step::MovedOn { .. } => so_far.has_moved = true,
+                Step::FellBack { .. } => so_far.has_moved = true,
                 _ => {}
             }
             (so_far.around.clone(), so_far.sent.unwrap_or(Sent::First))
@@ -417,7 +417,12 @@ fn images_of(steps: &[Step]) -> u32 {
 }
 
 fn is_degraded(steps: &[Step]) -> bool {
-    steps.iter().any(|step| matches!(step, Step::Degraded { given_up } if given_up.iter().any(|one| one.is_loss())))
+    // The last one holds: a chain may come back to what was asked for.
+    let last = steps.iter().rev().find_map(|step| match step {
+        Step::Degraded { given_up } => Some(given_up),
+        _ => None,
+    });
+    last.is_some_and(|given_up| given_up.iter().any(|one| one.is_loss()))
 }
 
 fn blamed(is_failure: bool, steps: &[Step]) -> Vec<Outcome> {

@@ -64,11 +64,12 @@ pub(super) enum Sent {
 }
 
 /// The waits that are told apart.
-pub(super) const WAITS: [WaitReason; 5] = [
+pub(super) const WAITS: [WaitReason; 6] = [
     WaitReason::Backoff,
     WaitReason::ServerHint,
     WaitReason::OwnQuota,
     WaitReason::SpendingCap,
+    WaitReason::Cooldown,
     WaitReason::QuietHours,
 ];
 
@@ -80,6 +81,7 @@ pub(super) fn wait_word(why: WaitReason) -> &'static str {
         WaitReason::ServerHint => "server_hint",
         WaitReason::OwnQuota => "own_quota",
         WaitReason::SpendingCap => "spending_cap",
+        WaitReason::Cooldown => "cooldown",
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) struct Settings {
 }
 
 impl PeakHourRouterLayer {
-    /// Goes by this schedule. Without a route it only lets deferrable calls wait.
+    /// Follows this schedule. Without a route it only lets deferrable calls wait.
     #[must_use]
     pub fn new(schedule: Schedule) -> Self {
         Self {
@@ -45,7 +45,7 @@ impl PeakHourRouterLayer {
         }
     }
 
-    /// Switched off: no model leads another, and no call waits.
+    /// Passes every call on unchanged.
     #[must_use]
     pub fn off() -> Self {
         Self { is_off: true, ..Self::new(Schedule::never()) }
@@ -85,13 +85,13 @@ impl PeakHourRouterLayer {
         self.with(|settings| settings.reserve = reserve)
     }
 
-    /// Goes by this clock.
+    /// Reads the time from this clock. Default: the machine's.
     #[must_use]
     pub fn clock(self, clock: impl Clock + 'static) -> Self {
         self.with(|settings| settings.clock = Arc::new(clock))
     }
 
-    /// Draws the calls that explore from this seed, so that a run can be repeated.
+    /// Seeds the choice of the calls that explore, so that a run can be repeated.
     #[must_use]
     pub fn seed(self, seed: u64) -> Self {
         self.with(|settings| settings.random = Arc::new(Mutex::new(fastrand::Rng::with_seed(seed))))

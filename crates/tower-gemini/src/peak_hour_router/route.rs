@@ -1,4 +1,4 @@
-//! Which model leads a call, and how long a call that can wait should: pure.
+//! Decides which model leads a call, and how long a deferrable call waits. Pure.
 
 use std::time::{Duration, SystemTime};
 
@@ -80,8 +80,8 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_a_quiet_hour_that_comes_too_late() {
-        let schedule = presets::article_002();
+    fn no_call_waits_for_a_quiet_hour_that_comes_too_late() {
+        let schedule = presets::TEN_TO_FOURTEEN_UTC.schedule();
         // 2026-01-06 12:30 UTC.
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_702_600);
         let minutes = |minutes: u64| Duration::from_secs(minutes * 60);

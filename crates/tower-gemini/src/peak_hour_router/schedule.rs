@@ -1,11 +1,12 @@
-//! Which hours of the week are peaks: pure.
+//! Decides which hours of the week are peaks. Pure.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use jiff::civil::Time;
 use jiff::{SignedDuration, Timestamp};
 
-use super::Zone;
+use crate::calendar::{UnknownZone, Zone, timestamp};
 
 const DAY: u16 = 24 * 60;
 const WEEK: u16 = 7 * DAY;
@@ -25,48 +26,32 @@ pub enum Day {
 
 impl Day {
     /// The week, from Monday on.
-    pub const WEEK: [Self; 7] = [
-        Self::Monday,
-        Self::Tuesday,
-        Self::Wednesday,
-        Self::Thursday,
-        Self::Friday,
-        Self::Saturday,
-        Self::Sunday,
-    ];
+    pub const WEEK: [Self; 7] = {
+        use Day::*;
+        [Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday]
+    };
     /// Monday to Friday.
-    pub const WORKING: [Self; 5] =
-        [Self::Monday, Self::Tuesday, Self::Wednesday, Self::Thursday, Self::Friday];
-
-    fn short(self) -> &'static str {
-        match self {
-            Self::Monday => "Mon",
-            Self::Tuesday => "Tue",
-            Self::Wednesday => "Wed",
-            Self::Thursday => "Thu",
-            Self::Friday => "Fri",
-            Self::Saturday => "Sat",
-            Self::Sunday => "Sun",
-        }
-    }
+    pub const WORKING: [Self; 5] = {
+        use Day::*;
+        [Monday, Tuesday, Wednesday, Thursday, Friday]
+    };
 }
 
 /// A stretch of the clock that recurs every week: from `start`, which belongs to it, to `end`,
 /// which does not.
 ///
-/// An end that is not behind the start lies on the next day: `22:00` to `02:00` are four hours, and
-/// belong to the day on which they begin. `24:00` is an end.
+/// An end at or before the start lies on the next day: `22:00` to `02:00` is four hours, and
+/// belongs to the day on which it begins. `24:00` is a valid end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
-    /// One bit a day, Monday's the lowest.
+    /// One bit per day, Monday's the lowest.
     days: u8,
     start: String,
     end: String,
 }
 
 impl Window {
-    /// Every day from `start` to `end`, each written `10:00`. What is wrong with them is said when
-    /// the schedule is made.
+    /// Every day from `start` to `end`, each written `10:00`. [`Schedule::new`] validates them.
     #[must_use]
     pub fn daily(start: impl Into<String>, end: impl Into<String>) -> Self {
         Self::on(&Day::WEEK, start, end)
@@ -86,11 +71,16 @@ impl Window {
 
     /// Start and length in minutes.
     fn minutes(&self) -> Result<(u16, u16), ConfigError> {
-        let wrong =
-            |text: &str| ConfigError::NoTime { window: self.clone(), text: text.to_owned() };
-        let start =
-            minutes(&self.start).filter(|&start| start < DAY).ok_or_else(|| wrong(&self.start))?;
-        let end = minutes(&self.end).ok_or_else(|| wrong(&self.end))?;
+        let parse = |text: &String| {
+            let invalid =
+                || ConfigError::InvalidTime { window: self.clone(), text: text.to_owned() };
+            minute_of_day(text).ok_or_else(invalid)
+        };
+        let (start, end) = (parse(&self.start)?, parse(&self.end)?);
+        if start == DAY {
+            let (window, text) = (self.clone(), self.start.clone());
+            return Err(ConfigError::InvalidTime { window, text });
+        }
         if start == end || self.days == 0 {
             return Err(ConfigError::Empty { window: self.clone() });
         }
@@ -99,25 +89,19 @@ impl Window {
 }
 
 /// `10:00` as minutes.
-fn minutes(text: &str) -> Option<u16> {
-    let (hour, minute) = text.split_once(':')?;
-    let number = |text: &str| {
-        text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse::<u16>().ok()).flatten()
-    };
-    let (hour, minute) = (number(hour)?, number(minute)?);
-    (hour <= 24 && minute < 60).then(|| hour * 60 + minute).filter(|&minutes| minutes <= DAY)
+fn minute_of_day(text: &str) -> Option<u16> {
+    if text == "24:00" {
+        return Some(DAY);
+    }
+    let time = Time::strptime("%H:%M", text).ok()?;
+    u16::try_from(i16::from(time.hour()) * 60 + i16::from(time.minute())).ok()
 }
 
 impl fmt::Display for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.days == 0b111_1111 {
-            f.write_str("daily")?;
-        } else {
-            for (n, day) in self.days().enumerate() {
-                write!(f, "{}{}", if n > 0 { "," } else { "" }, day.short())?;
-            }
-        }
-        write!(f, " {}-{}", self.start, self.end)
+        let days: Vec<_> = self.days().map(|day| format!("{day:?}")[..3].to_owned()).collect();
+        let days = if days.len() == 7 { "daily".to_owned() } else { days.join(",") };
+        write!(f, "{days} {}-{}", self.start, self.end)
     }
 }
 
@@ -125,7 +109,7 @@ impl fmt::Display for Window {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// Two windows share a minute of the week, so that nobody could say which holds.
+    /// Two windows share a minute of the week, so that it is not clear which one holds.
     Overlap {
         /// The one that begins first in the week.
         first: Window,
@@ -137,56 +121,49 @@ pub enum ConfigError {
         /// Which.
         window: Window,
     },
-    /// A start or end that is no time of the day.
-    NoTime {
+    /// A start or end that is not a time of the day.
+    InvalidTime {
         /// Of which window.
         window: Window,
         /// What it says.
         text: String,
     },
     /// A time zone that is not known.
-    UnknownZone {
-        /// What was asked for.
-        zone: String,
-    },
+    UnknownZone(UnknownZone),
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Overlap { first, second } => {
-                write!(
-                    f,
-                    "the windows `{first}` and `{second}` overlap; end the first where the second begins"
-                )
-            }
-            Self::Empty { window } => {
-                write!(
-                    f,
-                    "the window `{window}` holds no minute; a whole day is written 00:00-24:00"
-                )
-            }
-            Self::NoTime { window, text } => {
-                write!(
-                    f,
-                    "`{text}` in the window `{window}` is no time of the day; write it as 09:30"
-                )
-            }
-            Self::UnknownZone { zone } => write!(
+            Self::Overlap { first, second } => write!(
                 f,
-                "the time zone `{zone}` is not known; enable the feature `time-zones`, or give its POSIX rule with Zone::posix"
+                "the windows `{first}` and `{second}` overlap; end the first where the second begins"
             ),
+            Self::Empty { window } => write!(
+                f,
+                "the window `{window}` holds no minute; a whole day is written 00:00-24:00"
+            ),
+            Self::InvalidTime { window, text } => write!(
+                f,
+                "`{text}` in the window `{window}` is not a time of the day; write it as 09:30"
+            ),
+            Self::UnknownZone(error) => error.fmt(f),
         }
     }
 }
 
 impl std::error::Error for ConfigError {}
 
-/// Weekly windows on the clock of one zone.
+impl From<UnknownZone> for ConfigError {
+    fn from(error: UnknownZone) -> Self {
+        Self::UnknownZone(error)
+    }
+}
+
+/// Weekly windows on the clock of one time zone.
 ///
-/// What the clock on the wall shows decides: in the night in which it is set forward a window in
-/// the hour that does not exist is shorter, and in the night in which it is set back one in the
-/// hour that comes twice holds twice.
+/// The local wall clock decides: a window in the hour that is skipped in spring is shorter that
+/// night, and one in the hour that is repeated in autumn applies twice.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -229,37 +206,29 @@ impl Schedule {
     ///
     /// # Errors
     ///
-    /// Windows that overlap, are empty, or have no time for a start or end.
+    /// Windows that overlap, are empty, or whose start or end is not a time.
     pub fn new(zone: Zone, windows: impl IntoIterator<Item = Window>) -> Result<Self, ConfigError> {
-        let windows: Vec<_> = windows.into_iter().collect();
-        let mut spans = Vec::new();
-        for (window, of) in windows.iter().enumerate() {
+        let mut schedule = Self { zone, windows: windows.into_iter().collect(), spans: Vec::new() };
+        for (window, of) in schedule.windows.iter().enumerate() {
             let (start, length) = of.minutes()?;
             for day in of.days() {
                 let start = day as u16 * DAY + start;
                 let end = start + length;
-                spans.push(Span { start, end: end.min(WEEK), window });
+                schedule.spans.push(Span { start, end: end.min(WEEK), window });
                 if end > WEEK {
-                    spans.push(Span { start: 0, end: end - WEEK, window });
+                    schedule.spans.push(Span { start: 0, end: end - WEEK, window });
                 }
             }
         }
-        spans.sort_unstable_by_key(|span| span.start);
-        for pair in spans.windows(2) {
-            if let [first, second] = pair {
-                if let (true, Some(first), Some(second)) = (
-                    second.start < first.end,
-                    windows.get(first.window),
-                    windows.get(second.window),
-                ) {
-                    return Err(ConfigError::Overlap {
-                        first: first.clone(),
-                        second: second.clone(),
-                    });
-                }
+        schedule.spans.sort_unstable_by_key(|span| span.start);
+        let pairs = schedule.spans.iter().zip(schedule.spans.iter().skip(1));
+        let window = |span: &Span| schedule.windows.get(span.window).cloned();
+        for (first, second) in pairs.filter(|(first, second)| second.start < first.end) {
+            if let (Some(first), Some(second)) = (window(first), window(second)) {
+                return Err(ConfigError::Overlap { first, second });
             }
         }
-        Ok(Self { zone, windows, spans })
+        Ok(schedule)
     }
 
     /// No peak at any hour.
@@ -268,7 +237,7 @@ impl Schedule {
         Self { zone: Zone::utc(), windows: Vec::new(), spans: Vec::new() }
     }
 
-    /// The zone whose clock it goes by.
+    /// The zone whose clock it follows.
     #[must_use]
     pub fn zone(&self) -> &Zone {
         &self.zone
@@ -280,7 +249,7 @@ impl Schedule {
         &self.windows
     }
 
-    /// The window that holds this moment.
+    /// The window that contains this moment.
     #[must_use]
     pub fn window_at(&self, at: SystemTime) -> Option<&Window> {
         self.windows.get(self.span_at(timestamp(at)?)?.0.window)
@@ -303,7 +272,7 @@ impl Schedule {
             let left = SignedDuration::from_mins(i64::from(span.end - minute))
                 - SignedDuration::from_nanos(nanos);
             let mut next = now.checked_add(left).ok()?;
-            // Where the clock is set on the way, what it shows then decides anew.
+            // Where the clock is set on the way, the local time decides anew from there.
             if let Some(change) = self.zone.next_change(now).filter(|&change| change < next) {
                 next = change;
             }
@@ -312,9 +281,7 @@ impl Schedule {
             }
             now = next;
         }
-        let wait =
-            u64::try_from(now.duration_since(from).as_nanos()).ok().map(Duration::from_nanos)?;
-        at.checked_add(wait)
+        at.checked_add(Duration::try_from(now.duration_since(from)).ok()?)
     }
 
     /// The hour of the week, from Monday 00:00 on the zone's clock: 0 to 167.
@@ -324,19 +291,11 @@ impl Schedule {
     }
 
     fn span_at(&self, at: Timestamp) -> Option<(Span, u16, i64)> {
-        if self.spans.is_empty() {
-            return None;
-        }
         let (minute, nanos) = self.zone.minute_of_week(at);
         let behind = self.spans.partition_point(|span| span.start <= minute);
         let span = self.spans.get(behind.checked_sub(1)?)?;
         (minute < span.end).then_some((*span, minute, nanos))
     }
-}
-
-/// `None` beyond the years -9999 to 9999, in which nothing is called.
-pub(crate) fn timestamp(at: SystemTime) -> Option<Timestamp> {
-    Timestamp::try_from(at).ok()
 }
 
 #[cfg(test)]
@@ -599,7 +558,7 @@ mod tests {
         );
         assert_eq!(
             refused(Window::on(&[Day::Monday, Day::Friday], "9.30", "10:00")),
-            "`9.30` in the window `Mon,Fri 9.30-10:00` is no time of the day; write it as 09:30"
+            "`9.30` in the window `Mon,Fri 9.30-10:00` is not a time of the day; write it as 09:30"
         );
         for (start, end) in [
             ("24:00", "01:00"),

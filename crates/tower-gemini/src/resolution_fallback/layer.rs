@@ -5,23 +5,12 @@ use tower_layer::Layer;
 
 use super::{Ladder, ResolutionFallback};
 use crate::stage::CallService;
+use crate::walk::{Circuits, Fallback, Settings};
 
 /// Makes [`ResolutionFallback`] services.
 #[derive(Debug, Clone)]
 pub struct ResolutionFallbackLayer {
     settings: Option<Arc<Settings>>,
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct Settings {
-    pub(super) ladder: Ladder,
-    catalog: Option<Arc<Catalog>>,
-}
-
-impl Settings {
-    pub(super) fn catalog(&self) -> &Catalog {
-        self.catalog.as_deref().unwrap_or_else(|| Catalog::builtin())
-    }
 }
 
 impl ResolutionFallbackLayer {
@@ -34,10 +23,10 @@ impl ResolutionFallbackLayer {
     /// Steps down by this ladder.
     #[must_use]
     pub fn by(ladder: Ladder) -> Self {
-        Self { settings: Some(Arc::new(Settings { ladder, catalog: None })) }
+        Self { settings: Some(Arc::new(Settings::new(None, Some(ladder)))) }
     }
 
-    /// Passes every call on as it is, at no cost.
+    /// Passes every call on unchanged, at no cost.
     #[must_use]
     pub fn off() -> Self {
         Self { settings: None }
@@ -51,6 +40,11 @@ impl ResolutionFallbackLayer {
         }
         self
     }
+
+    /// Its ladder, where it is on.
+    pub(crate) fn ladder(&self) -> Option<&Ladder> {
+        self.settings.as_ref()?.ladder.as_ref()
+    }
 }
 
 impl Default for ResolutionFallbackLayer {
@@ -63,6 +57,6 @@ impl<S: CallService> Layer<S> for ResolutionFallbackLayer {
     type Service = ResolutionFallback<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        ResolutionFallback::new(inner, self.settings.clone())
+        ResolutionFallback(Fallback::new(inner, self.settings.clone(), Circuits::default()))
     }
 }

@@ -36,48 +36,85 @@
 //! # When it steps down
 //!
 //! After a deadline or an overload: an image of 4K costs the service about sixteen times the work
-//! of one of 1K (article 000), and in the outage of 2026-01-21 about 95 % of the 1K images came, 70
-//! % at 2K and fewer than 20 % at 4K (the article's own figures). What was charged is never asked
-//! for again, and what may have been (our own timeout) only out of the caller's
-//! [`Allowance`](tower_gemini_core::context::Allowance). A caller who [keeps the
-//! size](tower_gemini_core::target::MustKeep::size) gets it or nothing. Only sizes that the model
-//! makes are asked for; 512 only where [`Ladder::down_to`] says so, and the model has it.
+//! of one of 1K, and in the outage of 2026-01-21 about 95 % of the 1K images came, 70 % at 2K and
+//! fewer than 20 % at 4K (APIYI, post-mortem of the outage of 2026-01-21). After a charge no smaller
+//! image is asked for, and after a possible charge (our own timeout) only within the caller's
+//! [allowance](crate::CallOptions::maybe_charged_resends). A caller who [keeps the
+//! size](crate::target::MustKeep::size) gets it or nothing. Only sizes that the model makes are
+//! asked for; 512 only where [`Ladder::down_to`] says so, and the model has it.
 //!
 //! # What comes back
 //!
-//! The first answer that is no deadline and no overload, or the last one. Its size is in the trail
-//! and in [`Served`](tower_gemini_core::target::Served) in the answer's extensions.
+//! The first response that is no deadline and no overload, or the last one. Its size is in the
+//! trail and in [`Served`](crate::target::Served), an extension of the response.
 //!
-//! # Order in the stack
+//! # Order
 //!
-//! Inside or outside [`ModelFallback`](crate::ModelFallback), always outside
-//! [`JitteredRetry`](crate::JitteredRetry). The inner one of the two fallbacks gives way first:
-//! with this one inside, a model is tried at smaller sizes before another one is ("keep the model",
-//! the order of [`GeminiStack`](crate::GeminiStack)); with this one outside, every model is tried
-//! at the size before the size is given up ("keep the size").
+//! Above [`JitteredRetry`](crate::JitteredRetry), and in [`GeminiStack`](crate::GeminiStack) below
+//! [`ModelFallback`](crate::ModelFallback): there both are one walk, and
+//! [`FallbackOrder`](crate::model_fallback::FallbackOrder) says which gives way first. In a stack
+//! composed by hand the inner one of the two gives way first.
 //!
 //! # Defaults
 //!
 //! | setting | value | source |
 //! | --- | --- | --- |
-//! | sizes | 4K, 2K, 1K | article 000 |
-//! | steps down after | deadline, overload, and our own timeouts as far as the allowance goes | article 000 |
-//! | attempts at each size but the last | 1 | article 000, simple ladder: "immediate downgrade" |
-//! | attempts at the last size | the retry's own, or what a fallback outside says | |
+//! | sizes | 4K, 2K, 1K | APIYI, post-mortem of the outage of 2026-01-21 |
+//! | steps down after | deadline, overload, and our own timeouts within the allowance | the same |
+//! | attempts at each size but the last | 1 | the same, simple ladder: "immediate downgrade" |
+//! | attempts at the last size | the retry's own, or what a fallback above says | |
+//! | deadline | the call's own, for all sizes together | |
 //!
 //! # Errors
 //!
-//! The inner service's own. Nothing is added.
+//! The inner service's own.
 //!
 //! # Cancel safety
 //!
 //! Dropping the future drops the attempt; the trail keeps what was sent.
 
-mod ladder;
 mod layer;
 pub mod presets;
-mod service;
 
-pub use ladder::Ladder;
-pub use layer::ResolutionFallbackLayer;
-pub use service::ResolutionFallback;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use tower_service::Service;
+
+pub use self::layer::ResolutionFallbackLayer;
+use crate::body::{CallBody, JudgedBody};
+use crate::error::Error;
+use crate::optional::OptionalFuture;
+use crate::stage::CallService;
+use crate::walk::Fallback;
+pub use crate::walk::Ladder;
+
+/// Asks for a smaller image when the large one does not come. See the [module](self).
+#[derive(Debug, Clone)]
+pub struct ResolutionFallback<S>(Fallback<S>);
+
+impl<S> ResolutionFallback<S> {
+    /// The inner service.
+    pub fn get_ref(&self) -> &S {
+        self.0.get_ref()
+    }
+
+    /// The inner service, without this layer.
+    pub fn into_inner(self) -> S {
+        self.0.into_inner()
+    }
+}
+
+impl<S: CallService> Service<Request<CallBody>> for ResolutionFallback<S> {
+    type Response = Response<JudgedBody<S::Upstream>>;
+    type Error = Error;
+    type Future = OptionalFuture<S::Future, Self::Response>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<CallBody>) -> Self::Future {
+        self.0.call(request)
+    }
+}

@@ -1,25 +1,50 @@
-//! The ladders of article 000 (outage post-mortem of 2026-01-21), each cited.
+//! The ladders of APIYI's post-mortem of the outage of 2026-01-21.
 
-use tower_gemini_core::call::ImageSize::{K1, K2, K4};
+use tower_gemini_core::call::ImageSize::{self, K1, K2, K4};
 
 use super::Ladder;
 use crate::jittered_retry::{RetryPolicy, presets};
 
-/// Article 000, simple: 4K, 2K, 1K, one attempt each.
-#[must_use]
-pub fn article_000_simple() -> Ladder {
-    Ladder::of([K4, K2, K1]).retried(RetryPolicy::never())
+/// A ladder as its source states it.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct LadderPreset {
+    /// What it is called here.
+    pub name: &'static str,
+    /// Who states it, and when.
+    pub source: &'static str,
+    /// Its sizes.
+    pub sizes: &'static [ImageSize],
+    /// How each size is retried.
+    retry: fn() -> RetryPolicy,
 }
 
-/// Article 000, full client: three attempts at each size, 30 and 60 s between them.
-#[must_use]
-pub fn article_000_full() -> Ladder {
-    Ladder::of([K4, K2, K1]).retried(presets::article_000_ladder())
-}
+/// "Immediate downgrade": one attempt at each size.
+pub const ONE_ATTEMPT_EACH: LadderPreset = LadderPreset {
+    name: "one_attempt_each",
+    source: "APIYI, post-mortem of the outage of 2026-01-21",
+    sizes: &[K4, K2, K1],
+    retry: RetryPolicy::never,
+};
 
-/// Article 000, "conservative": 4K and then 1K at once, which it puts at 95 % in the outage (2K at
-/// 70 %).
-#[must_use]
-pub fn article_000_conservative() -> Ladder {
-    Ladder::of([K4, K1]).retried(RetryPolicy::never())
+/// "Full client": three attempts at each size, 30 and 60 s between them.
+pub const THREE_ATTEMPTS_EACH: LadderPreset = LadderPreset {
+    name: "three_attempts_each",
+    retry: presets::article_000_ladder,
+    ..ONE_ATTEMPT_EACH
+};
+
+/// "Conservative": 4K and then 1K at once, which its source puts at 95 % in the outage (2K at 70 %).
+pub const STRAIGHT_TO_1K: LadderPreset =
+    LadderPreset { name: "straight_to_1k", sizes: &[K4, K1], ..ONE_ATTEMPT_EACH };
+
+/// Every preset.
+pub const ALL: [LadderPreset; 3] = [ONE_ATTEMPT_EACH, THREE_ATTEMPTS_EACH, STRAIGHT_TO_1K];
+
+impl LadderPreset {
+    /// The ladder.
+    #[must_use]
+    pub fn ladder(&self) -> Ladder {
+        Ladder::new(self.sizes.iter().copied()).retried((self.retry)())
+    }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use super::{CapDimension, Caps, SpendAmounts};
-use crate::peak_hour_router::{Zone, timestamp};
+use crate::calendar::{Zone, timestamp};
 
 /// How long a cap counts before it starts anew.
 #[derive(Debug, Clone)]

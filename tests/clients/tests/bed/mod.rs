@@ -160,9 +160,13 @@ fn command(interpreter: PathBuf, file: &str, argument: Option<&str>) -> Command 
     command
 }
 
-/// Where `setup` puts what it installs.
+/// Returns where `setup` puts what it installs: `target/clients`, or the directory that the variable
+/// `CLIENTS_HOME` names.
 fn home() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/clients")
+    std::env::var_os("CLIENTS_HOME").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/clients"),
+        PathBuf::from,
+    )
 }
 
 /// Whether the clients are there; says what to do when they are not.
@@ -174,12 +178,9 @@ pub(crate) fn installed() -> bool {
     if missing.is_empty() {
         return true;
     }
-    let message = format!(
-        "{} not in target/clients: `tests/clients/run` installs the clients and runs this",
-        missing.join(", ")
-    );
-    assert!(std::env::var_os("CLIENTS_REQUIRED").is_none(), "{message}");
-    println!("skipped: {message}");
+    let missing = format!("target/clients/{{{}}}", missing.join(", "));
+    assert!(std::env::var_os("CLIENTS_REQUIRED").is_none(), "{missing} is missing");
+    test_programs::skip(&missing, "`tests/clients/run` installs the clients and runs this");
     false
 }
 

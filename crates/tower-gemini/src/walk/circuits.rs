@@ -1,0 +1,488 @@
+//! Keeps a circuit breaker for everything about a target that can fail: its model at one size, the
+//! model, the model's quota, and the account.
+//!
+//! A pure state machine ([`States`]), and around it what all clones share ([`Circuits`]).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+use tokio::time::Instant;
+use tower_gemini_core::call::ImageSize;
+use tower_gemini_core::catalog::{Family, Model};
+use tower_gemini_core::verdict::{Outcome, Scope, Verdict};
+
+use crate::trail::SkipReason;
+
+/// After how many failures, and for how long, a target is left alone. See
+/// [`model_fallback`](crate::model_fallback) for the defaults.
+#[derive(Debug, Clone)]
+pub struct Cooldowns {
+    failures: u32,
+    flash: (Duration, Duration),
+    pro: (Duration, Duration),
+    from_catalog: bool,
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+impl Cooldowns {
+    /// The defaults listed in [`model_fallback`](crate::model_fallback).
+    #[must_use]
+    pub fn recommended() -> Self {
+        Self {
+            failures: 3,
+            flash: (5 * MINUTE, 15 * MINUTE),
+            pro: (30 * MINUTE, 120 * MINUTE),
+            from_catalog: true,
+        }
+    }
+
+    /// How many free failures in a row open a circuit, each counted after the retries inside.
+    ///
+    /// An account that refuses its credentials closes after two at most, and what only time or
+    /// money cures (a spent day, an account without credit) at once.
+    #[must_use]
+    pub fn after_failures(mut self, failures: u32) -> Self {
+        self.failures = failures.max(1);
+        self
+    }
+
+    /// The first and the longest cooldown of an overloaded model of the Flash line, whatever the
+    /// catalogue says.
+    #[must_use]
+    pub fn flash(mut self, first: Duration, longest: Duration) -> Self {
+        (self.flash, self.from_catalog) = ((first, longest.max(first)), false);
+        self
+    }
+
+    /// The first and the longest cooldown of an overloaded model of the Pro line, whatever the
+    /// catalogue says.
+    #[must_use]
+    pub fn pro(mut self, first: Duration, longest: Duration) -> Self {
+        (self.pro, self.from_catalog) = ((first, longest.max(first)), false);
+        self
+    }
+
+    /// The first and the longest cooldown of an overloaded model.
+    fn overload(&self, model: Option<&Model>) -> (Duration, Duration) {
+        match model.and_then(|model| model.recovery_minutes) {
+            Some((from, to)) if self.from_catalog => (MINUTE * from, MINUTE * to.max(from)),
+            _ if model.is_some_and(|model| model.family == Family::Pro) => self.pro,
+            _ => self.flash,
+        }
+    }
+
+    /// What a failure says about its target; `None` where it says nothing bad.
+    fn failure(
+        &self,
+        verdict: &Verdict,
+        model: Option<&Model>,
+        midnight: Duration,
+    ) -> Option<Failure> {
+        let hint = |usual: Duration| verdict.wait().map_or(usual, |hint| hint.not_before());
+        let (free, refused, at_once) = (self.failures, self.failures.min(2), 1);
+        let (part, after, (first, longest)) = match verdict.outcome() {
+            // Our own timeout counts like an upstream that says it is overloaded.
+            Outcome::Overloaded
+            | Outcome::Deadline
+            | Outcome::Interrupted
+            | Outcome::StreamError => (Part::Size, free, self.overload(model)),
+            // A 500 lasts 15 to 60 minutes (operators' error guide for Nano Banana Pro, 2026-02).
+            Outcome::Internal | Outcome::BadGateway | Outcome::Other => {
+                (Part::Model, free, (MINUTE, 15 * MINUTE))
+            }
+            // A minute's limit opens after 60 s (the two operators' guides of 2026-02 and 2026-03).
+            Outcome::RateLimitedMinute => (Part::Quota, free, (hint(MINUTE), hint(MINUTE))),
+            Outcome::RateLimited => (Part::Quota, free, (hint(MINUTE), hint(15 * MINUTE))),
+            Outcome::RateLimitedDay => (Part::Quota, at_once, (midnight, midnight)),
+            // The window of the spend limit is ten rolling minutes (Gemini API documentation, rate
+            // limits, 2026-08).
+            Outcome::SpendRateLimited => {
+                (Part::Account, refused, (hint(10 * MINUTE), hint(10 * MINUTE)))
+            }
+            // Only people cure the rest; a key that was just made works after "a few minutes"
+            // (operators' error guide for Nano Banana Pro, 2026-02).
+            Outcome::QuotaZeroOrBilling
+                if verdict.scope() != Scope::Account || verdict.another_model_helps() =>
+            {
+                (Part::Quota, at_once, (15 * MINUTE, 60 * MINUTE))
+            }
+            Outcome::QuotaZeroOrBilling => (Part::Account, at_once, (5 * MINUTE, 60 * MINUTE)),
+            Outcome::Auth | Outcome::Permission | Outcome::Region
+                if verdict.scope() == Scope::Account =>
+            {
+                (Part::Account, refused, (5 * MINUTE, 60 * MINUTE))
+            }
+            Outcome::NotFound if verdict.another_model_helps() => {
+                (Part::Model, free, (60 * MINUTE, 24 * 60 * MINUTE))
+            }
+            _ => return None,
+        };
+        Some(Failure { part, cause: verdict.outcome(), after, first, longest: longest.max(first) })
+    }
+}
+
+impl Default for Cooldowns {
+    fn default() -> Self {
+        Self::recommended()
+    }
+}
+
+/// What a failure is about, and what it leads to.
+#[derive(Debug, Clone, Copy)]
+struct Failure {
+    part: Part,
+    cause: Outcome,
+    /// How many in a row open the circuit.
+    after: u32,
+    first: Duration,
+    longest: Duration,
+}
+
+impl Failure {
+    /// Open until the cooldown of the so-many-th time in a row has passed.
+    fn open(&self, trips: u32, now: Instant) -> CircuitState {
+        let factor = 1_u32.checked_shl(trips.saturating_sub(1).min(16)).unwrap_or(u32::MAX);
+        let cooldown = self.first.saturating_mul(factor).min(self.longest);
+        let until = now.checked_add(cooldown).unwrap_or(now);
+        CircuitState::Open { until, trips, cause: self.cause }
+    }
+}
+
+/// A part of a target that fails by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// The model at this size.
+    Size,
+    /// The model.
+    Model,
+    /// The model's quota for whoever pays.
+    Quota,
+    /// Whoever pays.
+    Account,
+}
+
+/// The names of a target's circuits, one per [`Part`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Keys([String; 4]);
+
+impl Keys {
+    /// `upstream` identifies where the request goes; `payer` is the account, or a fingerprint of
+    /// the caller's credentials: in a gateway each caller has quotas of its own, and one bad key
+    /// closes nothing for the others.
+    pub(super) fn new(model: &str, size: Option<ImageSize>, upstream: &str, payer: &str) -> Self {
+        let at = if upstream.is_empty() { String::new() } else { format!(" on {upstream}") };
+        let size = size.unwrap_or(ImageSize::K1);
+        Self([
+            format!("{model} at {size}{at}"),
+            format!("{model}{at}"),
+            format!("quota of {model} of {payer}{at}"),
+            format!("account of {payer}{at}"),
+        ])
+    }
+
+    fn part(&self, part: Part) -> &str {
+        let [size, model, quota, account] = &self.0;
+        match part {
+            Part::Size => size,
+            Part::Model => model,
+            Part::Quota => quota,
+            Part::Account => account,
+        }
+    }
+}
+
+/// The state of one circuit. A closed circuit that has seen no failure is not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CircuitState {
+    /// Closed: calls go through, and so many failed in a row.
+    Failing {
+        /// How many.
+        failures: u32,
+    },
+    /// Open: left alone until then; after that one call may probe it.
+    Open {
+        /// Until when, in the runtime's time.
+        until: Instant,
+        /// How many times in a row it opened, this time included.
+        trips: u32,
+        /// What it failed with.
+        cause: Outcome,
+    },
+    /// Half-open: one call is probing it.
+    HalfOpen {
+        /// Until when it was to be left alone; later than now where the probe came early.
+        until: Instant,
+        /// How many times in a row it opened before.
+        trips: u32,
+        /// What it failed with.
+        cause: Outcome,
+    },
+}
+
+/// The states of all circuits that are not well. Pure: the time is handed in.
+#[derive(Debug, Default)]
+struct States(HashMap<String, CircuitState>);
+
+/// No catalogue holds more models; callers may ask for anything.
+const MAX_MODELS: usize = 256;
+
+/// A bound on what is remembered: callers' credentials come and go.
+const MAX_CIRCUITS: usize = 4096;
+
+impl States {
+    /// Admits a call to a target, or says why not. Returns the circuits that this call probes.
+    fn admit(&mut self, keys: &Keys, now: Instant, early: bool) -> Result<Vec<String>, SkipReason> {
+        self.check(keys, now, early)?;
+        let mut probed = Vec::new();
+        for key in &keys.0 {
+            if let Some(state) = self.0.get_mut(key) {
+                if let CircuitState::Open { until, trips, cause } = *state {
+                    *state = CircuitState::HalfOpen { until, trips, cause };
+                    probed.push(key.clone());
+                }
+            }
+        }
+        Ok(probed)
+    }
+
+    /// Whether [`admit`](Self::admit) would admit a call.
+    fn check(&self, keys: &Keys, now: Instant, early: bool) -> Result<(), SkipReason> {
+        let mut left = Duration::ZERO;
+        for key in &keys.0 {
+            match self.0.get(key) {
+                Some(CircuitState::HalfOpen { .. }) => return Err(SkipReason::Probed),
+                Some(CircuitState::Open { until, cause, .. })
+                    if !(early && can_recover_early(*cause)) =>
+                {
+                    left = left.max(until.saturating_duration_since(now));
+                }
+                _ => {}
+            }
+        }
+        if left.is_zero() { Ok(()) } else { Err(SkipReason::CircuitOpen { left }) }
+    }
+
+    /// Probes that ended without saying anything about their target: the next call may probe at
+    /// once, an early one as early.
+    fn release(&mut self, probed: &[String]) {
+        for key in probed {
+            if let Some(state) = self.0.get_mut(key) {
+                if let CircuitState::HalfOpen { until, trips, cause } = *state {
+                    *state = CircuitState::Open { until, trips, cause };
+                }
+            }
+        }
+    }
+
+    fn succeed(&mut self, keys: &Keys, probed: &[String], now: Instant) {
+        for key in &keys.0 {
+            match self.0.get(key) {
+                // A success of a call that went out before the circuit opened is older news.
+                Some(CircuitState::Open { until, .. }) if *until > now => {}
+                Some(CircuitState::HalfOpen { .. }) if !probed.contains(key) => {}
+                _ => {
+                    self.0.remove(key);
+                }
+            }
+        }
+    }
+
+    fn fail(&mut self, key: &str, probed: bool, now: Instant, failure: &Failure) {
+        let next = match self.0.get(key) {
+            Some(&CircuitState::HalfOpen { until, trips, cause }) if probed => {
+                // An early probe that failed leaves the circuit as it was: it cost nothing, and
+                // those who wait for it must not wait longer.
+                if until > now {
+                    CircuitState::Open { until, trips, cause }
+                } else {
+                    failure.open(trips.saturating_add(1), now)
+                }
+            }
+            // Others that went out before: they say no more than the first one did.
+            Some(CircuitState::HalfOpen { .. } | CircuitState::Open { .. }) => return,
+            Some(&CircuitState::Failing { failures }) => self.count(failures, now, failure),
+            None => self.count(0, now, failure),
+        };
+        if self.0.len() >= MAX_CIRCUITS {
+            self.0.retain(
+                |_, state| !matches!(state, CircuitState::Open { until, .. } if *until <= now),
+            );
+        }
+        if self.0.len() < MAX_CIRCUITS || self.0.contains_key(key) {
+            self.0.insert(key.to_owned(), next);
+        }
+    }
+
+    fn count(&self, before: u32, now: Instant, failure: &Failure) -> CircuitState {
+        let failures = before.saturating_add(1);
+        if failures >= failure.after {
+            failure.open(1, now)
+        } else {
+            CircuitState::Failing { failures }
+        }
+    }
+}
+
+/// Capacity can come back at any time; a quota, an account without credit and a model that is gone
+/// do not.
+fn can_recover_early(cause: Outcome) -> bool {
+    matches!(
+        cause,
+        Outcome::Overloaded
+            | Outcome::Deadline
+            | Outcome::Interrupted
+            | Outcome::StreamError
+            | Outcome::Internal
+            | Outcome::BadGateway
+            | Outcome::Other
+    )
+}
+
+/// The circuit breakers of all targets, shared by all clones of a layer's services and readable by
+/// you.
+///
+/// ```
+/// use tower_gemini::ModelFallbackLayer;
+/// use tower_gemini::model_fallback::Chain;
+///
+/// let layer = ModelFallbackLayer::new(Chain::of(["gemini-3-pro-image", "gemini-3.1-flash-image"]));
+/// let circuits = layer.circuits().clone();
+/// assert!(circuits.snapshot().is_empty(), "everything is well");
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Circuits(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    known: Mutex<Known>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    states: States,
+    /// What 404s taught: a model at an upstream, and the one that takes its place.
+    successors: HashMap<String, String>,
+    announced: Vec<String>,
+}
+
+/// One thing that is not well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Circuit {
+    /// A model, perhaps at a size; a model's quota; or an account; and the upstream. It contains no
+    /// secret.
+    pub name: String,
+    /// How it is.
+    pub state: CircuitState,
+}
+
+impl Circuits {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // A panic in another holder leaves a complete map: every write is one insertion or removal.
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every circuit that is open, being probed or counting failures, by name.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<Circuit> {
+        let circuit =
+            |(name, state): (&String, &CircuitState)| Circuit { name: name.clone(), state: *state };
+        let mut all: Vec<_> = self.known().states.0.iter().map(circuit).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// Completes when a circuit closes or may be probed again: for those who wait. Made before the
+    /// circuits are checked, it misses no change.
+    pub(super) fn changed(&self) -> Notified<'_> {
+        self.0.changed.notified()
+    }
+
+    /// Admits a call to a target. The guard holds its probes until the call ends.
+    pub(super) fn admit(&self, keys: Keys, now: Instant, early: bool) -> Result<Guard, SkipReason> {
+        let probed = self.known().states.admit(&keys, now, early)?;
+        Ok(Guard { circuits: self.clone(), keys, probed })
+    }
+
+    pub(super) fn check(&self, keys: &Keys, now: Instant, early: bool) -> Result<(), SkipReason> {
+        self.known().states.check(keys, now, early)
+    }
+
+    /// The model that an upstream's 404 named as another's successor.
+    pub(super) fn successor(&self, model: &str, upstream: &str) -> Option<String> {
+        self.known().successors.get(&format!("{model} on {upstream}")).cloned()
+    }
+
+    /// Remembers the successor that a 404 taught.
+    pub(super) fn learn_successor(&self, model: &str, upstream: &str, successor: &str) {
+        let mut known = self.known();
+        if known.successors.len() < MAX_MODELS {
+            known.successors.insert(format!("{model} on {upstream}"), successor.to_owned());
+        }
+    }
+
+    /// `true` the first time that this model's successor is announced.
+    pub(super) fn announce(&self, model: &str) -> bool {
+        let mut known = self.known();
+        let is_new = known.announced.len() < MAX_MODELS
+            && !known.announced.iter().any(|announced| announced == model);
+        if is_new {
+            known.announced.push(model.to_owned());
+        }
+        is_new
+    }
+}
+
+/// A call's admission to a target. Dropped before [`settle`](Self::settle), its probes are free for
+/// the next call.
+#[derive(Debug)]
+pub(super) struct Guard {
+    circuits: Circuits,
+    keys: Keys,
+    probed: Vec<String>,
+}
+
+impl Guard {
+    /// Records what a response says about the target. `midnight` is the time until the quotas of
+    /// the day begin anew.
+    pub(super) fn settle(
+        self,
+        now: Instant,
+        verdict: &Verdict,
+        model: Option<&Model>,
+        midnight: Duration,
+        cooldowns: &Cooldowns,
+    ) {
+        let mut known = self.circuits.known();
+        if verdict.outcome().is_success() {
+            known.states.succeed(&self.keys, &self.probed, now);
+        } else if let Some(failure) = cooldowns.failure(verdict, model, midnight) {
+            let key = self.keys.part(failure.part);
+            let probed = self.probed.iter().any(|probed| probed == key);
+            known.states.fail(key, probed, now, &failure);
+        }
+        // Dropped now: what it probed, and the response says nothing about, is released.
+    }
+}
+
+#[cfg(test)]
+impl Guard {
+    pub(super) fn probed(&self) -> &[String] {
+        &self.probed
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !self.probed.is_empty() {
+            self.circuits.known().states.release(&self.probed);
+            self.circuits.0.changed.notify_waiters();
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Walks a call along targets (upstream, model, size) until one of them delivers: what
+//! [`ModelFallback`](crate::ModelFallback) and [`ResolutionFallback`](crate::ResolutionFallback)
+//! share.
+//!
+//! [`Chain`] and [`Ladder`] are the data, [`FallbackOrder`] says which of the two gives way first.
+//! `plan.rs` gives the next target, `policy.rs` decides whether there may be one, `circuits.rs`
+//! knows which targets are left alone, and `service.rs` is the loop.
+
+mod chain;
+#[cfg(test)]
+mod circuit_tests;
+mod circuits;
+mod ladder;
+mod plan;
+mod policy;
+mod refusal;
+mod service;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tower_gemini_core::catalog::{Catalog, Date};
+
+pub use self::chain::Chain;
+pub use self::circuits::{Circuit, CircuitState, Circuits, Cooldowns};
+pub use self::ladder::Ladder;
+pub use self::policy::{FallbackPolicy, Reaction};
+pub(crate) use self::service::Fallback;
+use crate::calendar::PacificDay;
+use crate::clock::{Clock, SystemClock};
+
+/// What gives way first where both other models and smaller sizes may be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FallbackOrder {
+    /// The size: a model is tried at smaller sizes before another model is ("keep the model").
+    #[default]
+    SizeFirst,
+    /// The model: every model is tried at a size before a smaller size is ("keep the size").
+    ModelFirst,
+}
+
+/// What a walk goes by.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// `None` asks no other model, and keeps no circuits.
+    pub(crate) chain: Option<Chain>,
+    /// `None` asks for no smaller size.
+    pub(crate) ladder: Option<Ladder>,
+    pub(crate) order: FallbackOrder,
+    pub(crate) policy: FallbackPolicy,
+    pub(crate) cooldowns: Cooldowns,
+    pub(crate) catalog: Option<Arc<Catalog>>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl Settings {
+    pub(crate) fn new(chain: Option<Chain>, ladder: Option<Ladder>) -> Self {
+        Self {
+            chain,
+            ladder,
+            order: FallbackOrder::default(),
+            policy: FallbackPolicy::recommended(),
+            cooldowns: Cooldowns::recommended(),
+            catalog: None,
+            clock: Arc::new(SystemClock),
+        }
+    }
+
+    fn catalog(&self) -> &Catalog {
+        self.catalog.as_deref().unwrap_or_else(|| Catalog::builtin())
+    }
+
+    fn unix_ms(&self) -> i64 {
+        let since = self.clock.now().duration_since(SystemTime::UNIX_EPOCH);
+        since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    /// How long until the quotas of the day begin anew, at midnight Pacific.
+    fn until_midnight(&self) -> Duration {
+        let now = self.unix_ms();
+        let left = PacificDay::holding(now).end_ms().saturating_sub(now);
+        Duration::from_millis(u64::try_from(left).unwrap_or(0))
+    }
+
+    fn today(&self) -> Option<Date> {
+        PacificDay::holding(self.unix_ms()).to_string().parse().ok()
+    }
+}

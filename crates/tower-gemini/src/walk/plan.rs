@@ -1,0 +1,471 @@
+//! Gives a call's next target, and says what it passes over. Pure: the time is handed in.
+
+use std::collections::VecDeque;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::time::Duration;
+
+use http::{HeaderMap, Uri};
+use tokio::time::Instant;
+use tower_gemini_core::call::{ImageSize, ModelId};
+use tower_gemini_core::catalog::{Date, Model};
+use tower_gemini_core::redact::redact;
+use tower_gemini_core::target::{Rewrite, Rules, Target, UpstreamId};
+use tower_gemini_core::verdict::{Outcome, Verdict};
+
+use super::chain::{Leg, id_of};
+use super::circuits::{Circuits, Guard, Keys};
+use super::ladder::makes;
+use super::policy::Ways;
+use super::{FallbackOrder, Settings};
+use crate::body::RequestTemplate;
+use crate::jittered_retry::RetryOverride;
+use crate::trail::{SkipReason, Step};
+
+/// One call's way along its targets.
+pub(super) struct Walk<'a> {
+    settings: &'a Settings,
+    circuits: &'a Circuits,
+    template: &'a RequestTemplate,
+    payer: String,
+    today: Option<Date>,
+    legs: Vec<Leg>,
+    /// The identity of each leg's upstream.
+    upstreams: Vec<String>,
+    queue: VecDeque<Candidate>,
+    closed_accounts: Vec<String>,
+    /// Candidates whose circuits are open, for when nothing else is left.
+    open: Vec<Candidate>,
+    probed_early: bool,
+}
+
+/// A leg at a size.
+struct Candidate {
+    leg: usize,
+    /// `None` is the size that the call asks for.
+    size: Option<ImageSize>,
+    rewrite: Option<Rewrite>,
+    /// The trail has why it was passed over.
+    is_reported: bool,
+}
+
+/// The next target, and the request for it.
+pub(super) struct Next {
+    pub(super) rewrite: Rewrite,
+    pub(super) visit: Visit,
+}
+
+/// A call's visit to a target, and its admission to it.
+pub(super) struct Visit {
+    /// What the target is called in the trail.
+    pub(super) label: String,
+    leg: usize,
+    size: Option<ImageSize>,
+    guard: Option<Guard>,
+    /// Other targets could be visited after it, now.
+    more_targets: bool,
+    /// So could smaller sizes of it.
+    more_sizes: bool,
+}
+
+/// A circle of successors in a catalogue ends here.
+const MAX_SUCCESSIONS: usize = 64;
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(
+        settings: &'a Settings,
+        circuits: &'a Circuits,
+        template: &'a RequestTemplate,
+        headers: &HeaderMap,
+        uri: &Uri,
+    ) -> Self {
+        let (call, state) = (template.call(), template.state());
+        let asked = call.model.as_ref().map_or("", ModelId::as_str);
+        let legs = match &settings.chain {
+            Some(chain) => {
+                let lead = state.preferred();
+                chain.order(asked, lead.as_ref().map(ModelId::as_str), settings.catalog())
+            }
+            None => vec![Leg { target: Target::new(asked), retry: None, is_named: true }],
+        };
+        let own = UpstreamId::from_request(uri, call);
+        let upstream = |leg: &Leg| {
+            leg.target.upstream().map_or_else(|| own.to_string(), |at| at.id().to_string())
+        };
+        let sizes = settings.ladder.iter().filter(|_| settings.may_shrink(template));
+        let sizes: Vec<_> = sizes.flat_map(|ladder| ladder.sizes_below(call.size)).collect();
+        Self {
+            queue: plan(legs.len(), &sizes, settings.order),
+            settings,
+            circuits,
+            template,
+            payer: payer(headers, uri),
+            today: settings.chain.as_ref().and_then(|_| settings.today()),
+            upstreams: legs.iter().map(upstream).collect(),
+            legs,
+            closed_accounts: Vec::new(),
+            open: Vec::new(),
+            probed_early: false,
+        }
+    }
+
+    /// The next target that may be used, or none. Records what it passes over.
+    pub(super) fn next(&mut self, now: Instant) -> Option<Next> {
+        while let Some(mut candidate) = self.take() {
+            let admitted = self.prepare(&mut candidate);
+            match admitted.and_then(|()| self.admit(&candidate, now, false).map_err(Some)) {
+                Ok(guard) => return self.visit(candidate, guard, now),
+                Err(None) => {}
+                Err(Some(why)) => {
+                    if !std::mem::replace(&mut candidate.is_reported, true) {
+                        self.skip(candidate.leg, why);
+                    }
+                    if matches!(why, SkipReason::CircuitOpen { .. } | SkipReason::Probed) {
+                        self.open.push(candidate);
+                    } else {
+                        // It fits at no other size either.
+                        self.queue.retain(|other| other.leg != candidate.leg);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Where all circuits are open: the target that is due first and whose capacity may be back is
+    /// probed before its time, by one call at a time and once per call.
+    pub(super) fn probe_early(&mut self, now: Instant) -> Option<Next> {
+        if !self.settings.policy.waits || std::mem::replace(&mut self.probed_early, true) {
+            return None;
+        }
+        let mut open = std::mem::take(&mut self.open);
+        open.sort_by_cached_key(|candidate| {
+            time_left(&self.keys(candidate), self.circuits, now).unwrap_or(Duration::MAX)
+        });
+        self.open = open;
+        let admitted = self.open.iter().enumerate().find_map(|(at, candidate)| {
+            self.admit(candidate, now, true).ok().map(|guard| (at, guard))
+        });
+        let (at, guard) = admitted?;
+        let candidate = self.open.remove(at);
+        self.visit(candidate, guard, now)
+    }
+
+    /// When to look again where all circuits are open: when the first of them is due, at the latest.
+    /// `None` where none can close before the deadline.
+    pub(super) fn wake_at(&self, now: Instant, deadline: Instant) -> Option<Instant> {
+        if !self.settings.policy.waits || deadline <= now {
+            return None;
+        }
+        let due = self.open.iter().filter_map(|candidate| {
+            match time_left(&self.keys(candidate), self.circuits, now) {
+                Some(left) => now.checked_add(left).filter(|at| *at < deadline),
+                // Another call is probing it: it closes when that succeeds.
+                None => Some(deadline),
+            }
+        });
+        due.min()
+    }
+
+    /// Considers the targets with open circuits again.
+    pub(super) fn look_again(&mut self) {
+        self.queue.extend(self.open.drain(..));
+    }
+
+    /// How long until the first open circuit may be probed, for whoever is refused.
+    pub(super) fn shortest_cooldown(&self, now: Instant) -> Option<Duration> {
+        let left = |candidate| time_left(&self.keys(candidate), self.circuits, now);
+        self.open.iter().filter_map(left).min()
+    }
+
+    /// How a visit is retried: as its link or its size says; once where something else can be tried
+    /// at once; by the retry's own policy at the end.
+    pub(super) fn retries(&self, visit: &Visit, own: RetryOverride) -> RetryOverride {
+        let by_link = |mut retries: RetryOverride| {
+            let leg = self.leg(visit.leg);
+            if let Some(policy) = leg.and_then(|leg| leg.retry.clone()) {
+                retries = retries.policy(policy);
+            }
+            match leg.and_then(|leg| leg.target.max_attempts()) {
+                Some(attempts) => retries.attempts(attempts),
+                None if visit.more_targets && leg.is_some_and(|leg| leg.retry.is_none()) => {
+                    retries.attempts(1)
+                }
+                None => retries,
+            }
+        };
+        let by_size = |retries| match &self.settings.ladder {
+            Some(ladder) if self.settings.may_shrink(self.template) => {
+                ladder.retries(retries, !visit.more_sizes)
+            }
+            _ => retries,
+        };
+        match self.settings.order {
+            FallbackOrder::SizeFirst => by_size(by_link(own)),
+            FallbackOrder::ModelFirst => by_link(by_size(own)),
+        }
+    }
+
+    /// Records in the circuits what came of a visit.
+    pub(super) fn settle(&self, visit: &mut Visit, now: Instant, verdict: &Verdict) {
+        let Some(guard) = visit.guard.take() else { return };
+        let midnight = match verdict.outcome() {
+            Outcome::RateLimitedDay => self.settings.until_midnight(),
+            _ => Duration::ZERO,
+        };
+        guard.settle(now, verdict, self.model(visit.leg), midnight, &self.settings.cooldowns);
+    }
+
+    /// Goes on after a visit, only where the policy allows.
+    pub(super) fn go_on(&mut self, from: &Visit, verdict: &Verdict, ways: Ways) {
+        let successor = (verdict.outcome() == Outcome::NotFound)
+            .then(|| {
+                let named = verdict.detail().and_then(|detail| detail.successor.clone());
+                named.or_else(|| self.model(from.leg).and_then(|model| model.successor.clone()))
+            })
+            .flatten();
+        let sizes = ways.sizes || successor.is_some();
+        self.queue.retain(|next| if next.leg == from.leg { sizes } else { ways.targets });
+        let Some(target) = self.leg(from.leg).map(|leg| leg.target.clone()) else { return };
+        if ways.account_closed {
+            self.closed_accounts.push(target.account().to_owned());
+        }
+        // A target that is gone is followed by its successor at once.
+        if let Some(successor) = successor {
+            let model = target.model().as_str();
+            self.circuits.learn_successor(model, self.upstream(from.leg), &successor);
+            self.succeed(from.leg, &successor);
+            self.queue.push_front(Candidate::new(from.leg, from.size));
+        }
+    }
+
+    /// The next candidate that is neither retired nor of a closed account. A retired model gives
+    /// way to its successor.
+    fn take(&mut self) -> Option<Candidate> {
+        let mut successions = 0;
+        loop {
+            let mut candidate = self.queue.pop_front()?;
+            let leg = self.leg(candidate.leg)?;
+            let why = match self.successor(candidate.leg, leg) {
+                Some(Some(successor)) if successions < MAX_SUCCESSIONS => {
+                    successions += 1;
+                    self.succeed(candidate.leg, &successor);
+                    candidate.rewrite = None;
+                    self.queue.push_front(candidate);
+                    continue;
+                }
+                Some(_) => SkipReason::Gone,
+                None if self.is_closed(leg) => SkipReason::Account,
+                None => return Some(candidate),
+            };
+            self.skip(candidate.leg, why);
+            self.queue.retain(|other| other.leg != candidate.leg);
+        }
+    }
+
+    /// Makes the request that a candidate sends, once. `Err(None)` where it asks for nothing that
+    /// was not asked for before.
+    fn prepare(&self, candidate: &mut Candidate) -> Result<(), Option<SkipReason>> {
+        if candidate.size.is_some_and(|size| !makes(self.model(candidate.leg), size)) {
+            return Err(None);
+        }
+        let leg = self.leg(candidate.leg).ok_or(None)?;
+        if candidate.rewrite.is_none() {
+            let caps = [leg.target.max_size(), candidate.size];
+            let target = match caps.into_iter().flatten().min() {
+                Some(cap) => leg.target.clone().size_cap(cap),
+                None => leg.target.clone(),
+            };
+            let rules = Rules::new(self.settings.catalog())
+                .must_keep(self.template.state().must_keep())
+                .signatures(self.settings.policy.signatures);
+            let rewrite = self.template.rewritten(&target, &rules);
+            candidate.rewrite = Some(rewrite.map_err(|unfit| Some(SkipReason::Unfit(unfit)))?);
+        }
+        let is_old = match (&candidate.rewrite, &self.settings.chain) {
+            (_, Some(_)) => self.template.state().has_visited(&self.identity(candidate)),
+            // A size that stands where it cannot be changed would be asked for again.
+            (rewrite, None) => {
+                candidate.size.is_some() && rewrite.as_ref().is_some_and(Rewrite::is_unchanged)
+            }
+        };
+        if is_old { Err(None) } else { Ok(()) }
+    }
+
+    /// Admits the call to a candidate that is prepared. Without a chain there is no other target,
+    /// and nothing is left alone.
+    fn admit(
+        &self,
+        at: &Candidate,
+        now: Instant,
+        early: bool,
+    ) -> Result<Option<Guard>, SkipReason> {
+        match self.settings.chain {
+            Some(_) => self.circuits.admit(self.keys(at), now, early).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn visit(&mut self, at: Candidate, guard: Option<Guard>, now: Instant) -> Option<Next> {
+        if self.settings.chain.is_some() {
+            // In the call's state: a ladder outside makes several walks of one call.
+            self.template.state().visit(&self.identity(&at));
+        }
+        let (mut more_targets, mut more_sizes) = (false, false);
+        let mut queue = std::mem::take(&mut self.queue);
+        for next in &mut queue {
+            let found = if next.leg == at.leg { &mut more_sizes } else { &mut more_targets };
+            *found = *found || self.could_visit(next, now);
+        }
+        self.queue = queue;
+        let (size, target) = (at.size, &self.leg(at.leg)?.target);
+        let rewrite = at.rewrite?;
+        let label = if self.settings.may_shrink(self.template) {
+            format!("{target} {}", rewrite.call().size.unwrap_or(ImageSize::K1))
+        } else {
+            target.to_string()
+        };
+        let visit = Visit { label, leg: at.leg, size, guard, more_targets, more_sizes };
+        Some(Next { rewrite, visit })
+    }
+
+    /// Whether a candidate could be visited now: until then the retries inside have no reason to
+    /// wait long.
+    fn could_visit(&self, candidate: &mut Candidate, now: Instant) -> bool {
+        let Some(leg) = self.leg(candidate.leg) else { return false };
+        match self.successor(candidate.leg, leg) {
+            Some(successor) => successor.is_some(),
+            None => {
+                !self.is_closed(leg)
+                    && self.prepare(candidate).is_ok()
+                    && (self.settings.chain.is_none()
+                        || self.circuits.check(&self.keys(candidate), now, false).is_ok())
+            }
+        }
+    }
+
+    fn leg(&self, leg: usize) -> Option<&Leg> {
+        self.legs.get(leg)
+    }
+
+    fn model(&self, leg: usize) -> Option<&'a Model> {
+        let target = &self.leg(leg)?.target;
+        self.settings.catalog().lookup(target.model().as_str())
+    }
+
+    fn upstream(&self, leg: usize) -> &str {
+        self.upstreams.get(leg).map_or("", String::as_str)
+    }
+
+    fn is_closed(&self, leg: &Leg) -> bool {
+        self.closed_accounts.iter().any(|closed| closed == leg.target.account())
+    }
+
+    /// `None` where the model is served as far as is known; otherwise what takes its place, if
+    /// anything does. Announced dates are the earliest possible ones: the model that the call names
+    /// is given up only by the API's own response.
+    fn successor(&self, at: usize, leg: &Leg) -> Option<Option<String>> {
+        let (model, catalog) = (leg.target.model().as_str(), self.settings.catalog());
+        let retired = self.today.filter(|_| !leg.is_named).and_then(|today| {
+            let entry = catalog.lookup(model).filter(|entry| entry.is_retired_on(today))?;
+            Some(catalog.successor_on(entry, today).map(|successor| successor.id.clone()))
+        });
+        let learned = || self.circuits.successor(model, self.upstream(at)).map(Some);
+        retired.or_else(learned)
+    }
+
+    /// Puts a successor in the place of a leg's model: says so in this call's trail, and once in the
+    /// log.
+    fn succeed(&mut self, at: usize, successor: &str) {
+        let Some(leg) = self.legs.get_mut(at) else { return };
+        let model = leg.target.model().as_str().to_owned();
+        leg.target = leg.target.with_model(successor);
+        leg.is_named = false;
+        for other in self.queue.iter_mut().filter(|other| other.leg == at) {
+            other.rewrite = None;
+        }
+        if self.circuits.announce(&model) {
+            tracing::warn!(
+                model = %redact(&model),
+                successor = %redact(successor),
+                "the model is retired, and its successor takes its place"
+            );
+        }
+        let successor = successor.to_owned();
+        self.template.state().record(Step::Succeeded { model, successor });
+    }
+
+    /// What a candidate asks for: a call asks for nothing twice.
+    fn identity(&self, candidate: &Candidate) -> String {
+        let Some(leg) = self.leg(candidate.leg) else { return String::new() };
+        let size = candidate.rewrite.as_ref().and_then(|rewrite| rewrite.call().size);
+        format!(
+            "{} on {} of {} {}",
+            id_of(leg.target.model().as_str(), self.settings.catalog()),
+            self.upstream(candidate.leg),
+            leg.target.account(),
+            size.map_or("", |size| size.as_str()),
+        )
+    }
+
+    /// By the size that is asked for in the end: that is what needs the capacity.
+    fn keys(&self, candidate: &Candidate) -> Keys {
+        let size = candidate.rewrite.as_ref().and_then(|rewrite| rewrite.call().size);
+        let Some(leg) = self.leg(candidate.leg) else { return Keys::new("", size, "", "") };
+        let model = id_of(leg.target.model().as_str(), self.settings.catalog());
+        let account = leg.target.account();
+        let payer = if account.is_empty() { &self.payer } else { account };
+        Keys::new(model, size, self.upstream(candidate.leg), payer)
+    }
+
+    fn skip(&self, leg: usize, why: SkipReason) {
+        let target = self.leg(leg).map_or_else(String::new, |leg| leg.target.to_string());
+        self.template.state().record(Step::Skipped { target, why });
+    }
+}
+
+/// How long until a circuit may be probed; `None` while another call is probing it.
+fn time_left(keys: &Keys, circuits: &Circuits, now: Instant) -> Option<Duration> {
+    match circuits.check(keys, now, false) {
+        Ok(()) => Some(Duration::ZERO),
+        Err(SkipReason::CircuitOpen { left }) => Some(left),
+        Err(_) => None,
+    }
+}
+
+/// Every leg at every size, in the order in which they are tried.
+fn plan(legs: usize, smaller: &[ImageSize], order: FallbackOrder) -> VecDeque<Candidate> {
+    let sizes = || std::iter::once(None).chain(smaller.iter().copied().map(Some));
+    match order {
+        FallbackOrder::SizeFirst => {
+            (0..legs).flat_map(|leg| sizes().map(move |size| Candidate::new(leg, size))).collect()
+        }
+        FallbackOrder::ModelFirst => {
+            sizes().flat_map(|size| (0..legs).map(move |leg| Candidate::new(leg, size))).collect()
+        }
+    }
+}
+
+impl Candidate {
+    fn new(leg: usize, size: Option<ImageSize>) -> Self {
+        Self { leg, size, rewrite: None, is_reported: false }
+    }
+}
+
+/// Who pays for a call that is sent where the caller sends it: a fingerprint of its credentials,
+/// not the credentials. Stable within a process, which is as long as it is needed.
+fn payer(headers: &HeaderMap, uri: &Uri) -> String {
+    let mut hasher = DefaultHasher::new();
+    let mut any = false;
+    for name in ["x-goog-api-key", "authorization", "x-goog-user-project"] {
+        if let Some(value) = headers.get(name) {
+            any = true;
+            value.as_bytes().hash(&mut hasher);
+        }
+    }
+    for pair in uri.query().unwrap_or("").split('&').filter(|pair| pair.starts_with("key=")) {
+        any = true;
+        pair.hash(&mut hasher);
+    }
+    if any { format!("caller {:08x}", hasher.finish() >> 32) } else { "the caller".to_owned() }
+}
