@@ -231,12 +231,6 @@ impl CallState {
         self.shared().deferred += waited;
     }
 
-    /// Brings the deadline forward; it never moves back.
-    pub(crate) fn limit_deadline(&self, deadline: Instant) {
-        let mut shared = self.shared();
-        shared.deadline = Some(shared.deadline.map_or(deadline, |at| at.min(deadline)));
-    }
-
     /// What the caller insists on, whatever a fallback would give up.
     pub(crate) fn must_keep(&self) -> MustKeep {
         self.0.must_keep
@@ -659,9 +653,6 @@ mod tests {
         state.default_deadline(Duration::from_secs(10));
         state.default_deadline(Duration::from_secs(60));
         assert_eq!(state.deadline(), Some(started + Duration::from_secs(10)));
-        state.limit_deadline(started + Duration::from_secs(5));
-        state.limit_deadline(started + Duration::from_secs(9));
-        assert_eq!(state.deadline(), Some(started + Duration::from_secs(5)));
     }
 
     #[test]

@@ -21,7 +21,7 @@ fn in_dir(name: &str, case: impl AsyncFnOnce(&Path)) {
 #[test]
 fn what_is_stored_is_saved_and_loaded_without_a_secret() {
     in_dir("paid", async |dir| {
-        let scenario = Scenario { latency: Duration::from_millis(30), ..Scenario::new([]) };
+        let scenario = Scenario { latency: Duration::from_millis(150), ..Scenario::new([]) };
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
         let first = stack(&scenario, &sim, &keep);
         disconnect(first, request(&scenario, &Trail::new()), Patience::Time(10)).await;
@@ -177,7 +177,7 @@ fn an_error_of_a_key_that_may_be_charged_is_saved_as_lost() {
 #[test]
 fn a_response_from_a_file_whose_delivery_is_cut_is_there_for_the_next_request() {
     in_dir("cut", async |dir| {
-        let scenario = Scenario { latency: Duration::from_millis(30), ..Scenario::new([]) };
+        let scenario = Scenario { latency: Duration::from_millis(150), ..Scenario::new([]) };
         let sim = Sim::builder().latency(Latency::fixed(scenario.latency)).build();
         let keep = KeepPaidLayer::new();
         disconnect(
@@ -246,7 +246,7 @@ fn a_loss_outlives_the_process_until_it_is_reported() {
 #[test]
 fn a_response_that_is_saved_twice_is_one_file() {
     in_dir("twice", async |dir| {
-        let scenario = Scenario { latency: Duration::from_millis(30), ..Scenario::new([]) };
+        let scenario = Scenario { latency: Duration::from_millis(150), ..Scenario::new([]) };
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
         disconnect(
             stack(&scenario, &sim, &keep),
@@ -269,7 +269,7 @@ fn a_response_that_is_saved_twice_is_one_file() {
 #[test]
 fn a_response_delivered_after_it_was_saved_is_not_delivered_again() {
     in_dir("given", async |dir| {
-        let scenario = Scenario { latency: Duration::from_millis(30), ..Scenario::new([]) };
+        let scenario = Scenario { latency: Duration::from_millis(150), ..Scenario::new([]) };
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
         disconnect(
             stack(&scenario, &sim, &keep),
@@ -399,7 +399,7 @@ fn a_call_in_the_foreground_is_saved_as_lost() {
 #[test]
 fn a_response_in_delivery_is_saved() {
     in_dir("on-its-way", async |dir| {
-        let scenario = Scenario { latency: Duration::from_millis(30), ..Scenario::new([]) };
+        let scenario = Scenario { latency: Duration::from_millis(150), ..Scenario::new([]) };
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
         disconnect(
             stack(&scenario, &sim, &keep),
@@ -444,7 +444,7 @@ fn a_known_call_is_not_loaded_a_second_time() {
 #[test]
 fn an_evicted_response_is_read_from_its_file() {
     in_dir("whole", async |dir| {
-        let scenario = Scenario { latency: Duration::from_millis(30), ..Scenario::new([]) };
+        let scenario = Scenario { latency: Duration::from_millis(150), ..Scenario::new([]) };
         let (sim, first) = (scenario.sim(), KeepPaidLayer::new());
         let of = |caller| with(&scenario, "x-goog-api-key", caller);
         disconnect(stack(&scenario, &sim, &first), of("ann"), Patience::Time(10)).await;
@@ -500,7 +500,7 @@ impl tower_gemini::clock::Clock for At {
 #[test]
 fn the_file_of_a_response_that_was_put_back_is_dated_anew() {
     in_dir("anew", async |dir| {
-        let scenario = Scenario { latency: Duration::from_millis(30), ..Scenario::new([]) };
+        let scenario = Scenario { latency: Duration::from_millis(150), ..Scenario::new([]) };
         let sim = scenario.sim();
         let start = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         let at = |minutes: u64| {

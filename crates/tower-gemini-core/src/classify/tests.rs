@@ -802,6 +802,11 @@ fn a_proxys_header_never_makes_a_day_of_a_limit() {
     };
     assert_eq!(quota("Your quota will reset after 5m"), Outcome::RateLimitedMinute);
     assert_eq!(quota("Your quota will reset after 5m1s"), Outcome::RateLimitedDay);
+    // Beside a violated day only hours are believed.
+    let day =
+        |delay| judged(429, &limited("requests", "GenerateRequestsPerDay", "5", delay)).wait();
+    assert_eq!(day("300s"), None);
+    assert_eq!(day("301s").map(|wait| wait.stated()), Some(Duration::from_secs(301)));
 }
 
 /// Two readers knew different shapes: an image in `generatedImages` or in the Responses API's

@@ -85,7 +85,7 @@ pub(super) fn view() -> StatusView {
                 Limits::unlimited().rpm(60).tpm(1_000_000).rpd(2_000),
             )
             .project(ProjectId::new("pictures-eu"))
-            .clock(std::sync::Arc::new(clock));
+            .clock(clock);
         let fallback =
             ModelFallbackLayer::new(Chain::new(["gemini-3-pro-image", "gemini-3.1-flash-image"]));
         let hour_of = |call: u64| (START + call * 220) / 3600 % 24;

@@ -129,7 +129,7 @@ pub(super) fn of_step(call: &str, around: &Around, step: &Step) {
         Step::FellBack { from, to, why } => {
             let fields =
                 Fields { from: Some(from), to: Some(to), outcome: Some(why.as_str()), ..base };
-            emit(Level::INFO, call, "moved_on", &fields, "moving on to another target");
+            emit(Level::INFO, call, "fell_back", &fields, "falling back to another target");
         }
         Step::Skipped { target, why } => {
             let left = match why {

@@ -57,7 +57,7 @@
 //! | `attempt` | debug | an attempt ended, its body too | `status`, `quota`, `reason`, `cost_at_least_microusd`, `cost_at_most_microusd`, `took_ms` |
 //! | `waited` | debug | a wait begins | `delay_ms`, `why`: `backoff`, `server_hint`, `own_quota`, `quiet_hours` |
 //! | `stopped` | debug | nothing more is sent | `why`: as in the trail's JSON (`attempts_used_up`, `charged` …) |
-//! | `moved_on` | info | a fallback leaves a target | `from`, `to`; `outcome` is what it leaves for |
+//! | `fell_back` | info | a fallback leaves a target | `from`, `to`; `outcome` is what it leaves for |
 //! | `skipped` | debug | a fallback passes a target over | `to`: the target, `why`, `delay_ms`: how long it still rests |
 //! | `degraded` | info | something else is asked for | `why`: all that is given up |
 //! | `succeeded` | debug | a retired model's successor takes its place | `from`, `to` |

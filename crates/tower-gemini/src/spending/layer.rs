@@ -38,7 +38,7 @@ pub struct SpendingLayer {
     zone: Zone,
     periods: Vec<(Period, Caps)>,
     starting_balance: Cost,
-    shared: Shared,
+    pub(super) shared: Shared,
     is_off: bool,
 }
 
