@@ -1,7 +1,7 @@
 //! A real redis server, started here on a free port: shared by processes that are killed, killed
 //! itself, and stopped.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
