@@ -92,15 +92,23 @@ fn moment(steady_ms: u64, wall_ms: u64) -> Moment {
     Moment { steady_ms, wall_ms: i64::try_from(wall_ms).unwrap_or(i64::MAX) }
 }
 
-fn load(database: &Database, now: Moment) -> Result<HashMap<String, StoredCounts>, redb::Error> {
+/// The errors of redb are large.
+fn boxed(error: impl Into<redb::Error>) -> Box<redb::Error> {
+    Box::new(error.into())
+}
+
+fn load(
+    database: &Database,
+    now: Moment,
+) -> Result<HashMap<String, StoredCounts>, Box<redb::Error>> {
     let mut counts = HashMap::new();
-    let write = database.begin_write()?;
-    for row in write.open_table(COUNTS)?.iter()? {
-        let (key, value) = row?;
+    let write = database.begin_write().map_err(boxed)?;
+    for row in write.open_table(COUNTS).map_err(boxed)?.iter().map_err(boxed)? {
+        let (key, value) = row.map_err(boxed)?;
         let stored = StoredCounts::from_bytes(value.value(), now);
         counts.extend(stored.map(|stored| (key.value().to_owned(), stored)));
     }
-    write.commit()?;
+    write.commit().map_err(boxed)?;
     Ok(counts)
 }
 
@@ -121,11 +129,11 @@ impl Inner {
         Ok(reply)
     }
 
-    fn write(&self, key: &str, value: &[u8]) -> Result<(), redb::Error> {
-        let write = self.database.begin_write()?;
-        write.open_table(COUNTS)?.insert(key, value)?;
+    fn write(&self, key: &str, value: &[u8]) -> Result<(), Box<redb::Error>> {
+        let write = self.database.begin_write().map_err(boxed)?;
+        write.open_table(COUNTS).map_err(boxed)?.insert(key, value).map_err(boxed)?;
         // Durable at once: a grant that a crash forgets would be granted twice.
-        write.commit()?;
+        write.commit().map_err(boxed)?;
         Ok(())
     }
 }

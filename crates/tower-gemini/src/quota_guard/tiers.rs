@@ -48,7 +48,9 @@ const NANO_BANANA: (&str, &str) = ("2026-03", "APIYI, Nano Banana 2 limits");
 const GUIDE_429: (&str, &str) = ("2026-02", "APIYI, guide to 429s, row Gemini 3 Pro");
 
 /// Model, tier, RPM, IPM, RPD, source.
-const ROWS: [(&str, Tier, u64, u64, u64, (&str, &str)); 7] = [
+type Row = (&'static str, Tier, u64, u64, u64, (&'static str, &'static str));
+
+const ROWS: [Row; 7] = [
     (FLASH, Tier::Free, 0, 0, 0, NANO_BANANA),
     (FLASH, Tier::Tier1, 10, 10, 1_000, NANO_BANANA),
     (FLASH, Tier::Tier2, 30, 30, 5_000, NANO_BANANA),

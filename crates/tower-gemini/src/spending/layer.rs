@@ -222,7 +222,7 @@ impl SpendingLayer {
     /// let error = spending.check(models()).unwrap_err();
     /// assert_eq!(
     ///     error.to_string(),
-    ///     "the cap of $1.0000 at most a day is below the $1.5732 that is reserved for one attempt with \
+    ///     "the cap of $1.0000 at most a day is below the $1.5772 that is reserved for one attempt with \
     ///      gemini-3-pro-image: no call would pass; raise the cap, assume fewer drafts, or reserve by the expected price"
     /// );
     /// assert!(spending.reserve_by(ReserveBy::Expected).check(models()).is_ok());
