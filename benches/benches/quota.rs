@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use divan::{Bencher, black_box};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use tower_gemini::quota_guard::store::{Exchange, QuotaStore, RedisStore};
 use tower_gemini::quota_guard::{
-    Admission, Amounts, Limits, Moment, QuotaGuardLayer, QuotaHandle, QuotaKey,
+    Admission, Limits, Moment, QuotaAmounts, QuotaGuardLayer, QuotaHandle, QuotaKey,
 };
+use tower_gemini::store::{Exchange, QuotaStore};
+use tower_gemini_store::RedisStore;
 
 fn main() {
     divan::main();
@@ -68,7 +69,7 @@ mod ours {
         let mut admission = Admission::new(limits(), 500);
         let now = Moment { steady_ms: 1_000, wall_ms: 1_773_000_000_000 };
         bencher.bench_local(|| {
-            if let Ok(receipt) = admission.take(now, Amounts::of_call(100, 1), 0) {
+            if let Ok(receipt) = admission.take(now, QuotaAmounts::for_call(100, 1), 0) {
                 admission.settle(receipt, None);
             }
         });
@@ -173,7 +174,7 @@ mod over_redis {
         let store = store.restart_hold(Duration::ZERO);
         let plenty = Limits::unlimited().rpm(1 << 50).tpm(1 << 50).ipm(1 << 50).rpd(1 << 50);
         let exchange =
-            Exchange::new(QuotaKey::new("default", "m"), plenty, Amounts::of_call(100, 1), 1);
+            Exchange::new(QuotaKey::new("default", "m"), plenty, QuotaAmounts::for_call(100, 1), 1);
         bencher.bench_local(|| {
             let reply = runtime.block_on(store.exchange(exchange.clone()));
             black_box(reply.is_ok_and(|reply| reply.granted == 1))

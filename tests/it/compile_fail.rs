@@ -1,4 +1,4 @@
-//! Wrong stacks do not compile, and the message says which layer is missing.
+//! Invalid stacks are compile errors that name the layer and its place.
 
 use std::process::Command;
 
@@ -6,7 +6,7 @@ use std::process::Command;
 const RECORDED_WITH: &str = "rustc 1.95";
 
 #[test]
-fn wrong_stacks_do_not_compile_and_say_which_layer_is_missing() {
+fn invalid_stacks_are_compile_errors_that_name_the_layer_and_its_place() {
     let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
     let version = Command::new(rustc)
         .arg("--version")

@@ -19,7 +19,7 @@ mod fallback_invariants;
 mod fallback_stack;
 mod harness;
 mod invariants;
-// mod keep_paid;
+mod keep_paid;
 mod observe;
 mod orders;
 mod peak_router;

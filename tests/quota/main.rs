@@ -1,5 +1,4 @@
-//! The quota guard as a whole: against a Google that counts exactly, over every store, under every
-//! interleaving.
+//! The quota guard over every store, under every interleaving, and against the simulator.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,10 +7,9 @@
     reason = "helpers of tests fail as tests do"
 )]
 
-mod google;
+mod common;
 mod quota_redb;
 mod quota_redis;
-mod quota_service;
 mod quota_shuttle;
 mod quota_simulator;
 mod quota_stores;

@@ -6,10 +6,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tower_gemini::quota_guard::store::RedbStore;
 use tower_gemini::quota_guard::{Limits, QuotaGuardLayer, QuotaHandle, QuotaKey};
+use tower_gemini_store::RedbStore;
 
-use crate::google::MODEL;
+use crate::common::MODEL;
 
 const FILE: &str = "QUOTA_TEST_REDB_FILE";
 const LIMIT: u64 = 300;

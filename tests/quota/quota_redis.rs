@@ -1,7 +1,7 @@
 //! A real redis server, started here on a free port: shared by processes that are killed, killed
 //! itself, and stopped.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tower_gemini::quota_guard::store::RedisStore;
-use tower_gemini::quota_guard::{Dimension, Limits, QuotaGuardLayer, QuotaKey, StoreFailure};
+use tower_gemini::quota_guard::{Limits, QuotaDimension, QuotaGuardLayer, QuotaKey, StoreFailure};
+use tower_gemini_store::RedisStore;
 
-use crate::google::MODEL;
+use crate::common::MODEL;
 
 const URL: &str = "QUOTA_TEST_REDIS_URL";
 const SECONDS: &str = "QUOTA_TEST_SECONDS";
@@ -312,7 +312,7 @@ fn the_script_counts_what_the_guard_counts() {
         }
         // 1,000 - 5 × 40 = 800 tokens.
         assert_eq!(more, 8);
-        let ledger = handle.ledger();
-        assert_eq!(ledger.entries[Dimension::ALL.len() - 1].used, 13);
+        let ledger = handle.usage();
+        assert_eq!(ledger.entries[QuotaDimension::ALL.len() - 1].used, 13);
     });
 }

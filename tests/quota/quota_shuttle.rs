@@ -1,4 +1,4 @@
-//! The lock and the line under every interleaving that shuttle finds: the same source, with
+//! The lock and the wait queue under every interleaving that shuttle finds: the same source, with
 //! shuttle's `Mutex`.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,30 +7,33 @@ use std::task::{Wake, Waker};
 use shuttle::sync::Arc;
 use shuttle::thread;
 
-use tower_gemini::quota_guard::{Admission, Amounts, Limits, Moment};
+use tower_gemini::quota_guard::{Admission, Limits, Moment, QuotaAmounts};
 
-// `gate.rs` speaks of `super::…`: here is all it names.
+// `gate.rs` imports from `super`: this is all that it imports.
 mod admission {
     pub(crate) use tower_gemini::quota_guard::{Admission, Denied, Moment, Receipt, RestReason};
 }
 mod limits {
-    pub(crate) use tower_gemini::quota_guard::Amounts;
+    pub(crate) use tower_gemini::quota_guard::QuotaAmounts;
 }
 mod sync {
     pub(crate) use shuttle::sync::{Mutex, MutexGuard};
     pub(crate) use std::sync::PoisonError;
 }
-#[allow(dead_code, reason = "the whole file is compiled; the test needs the line, not the telling")]
+#[allow(dead_code, reason = "the whole file is compiled; the test needs the queue, not the alerts")]
 #[path = "../../crates/tower-gemini/src/quota_guard/gate.rs"]
 mod gate;
+#[allow(dead_code, reason = "the whole file is compiled; the test does not use all of it")]
+#[path = "../../crates/tower-gemini/src/reservation/queue.rs"]
+mod queue;
 
-use gate::{Ask, Beside, Draw, Gate, Try, Turn};
+use gate::{Ask, Draw, Gate, GateHooks, Try, Turn};
 
 struct Alone;
 
-impl Beside for Alone {
+impl GateHooks for Alone {
     type Tag = ();
-    fn draw(&mut self, _: Moment, _: Amounts) -> Draw<()> {
+    fn draw(&mut self, _: Moment, _: QuotaAmounts) -> Draw<()> {
         Draw::Covered(())
     }
     fn review_at(&self) -> Option<u64> {
@@ -39,8 +42,8 @@ impl Beside for Alone {
     fn after_take(&mut self, _: &mut Admission, _: Moment) -> bool {
         false
     }
-    fn put_back(&mut self, _: Moment, (): (), _: Amounts) {}
-    fn settled(&mut self, (): (), _: Amounts, _: Option<u64>) {}
+    fn put_back(&mut self, _: Moment, (): (), _: QuotaAmounts) {}
+    fn settled(&mut self, (): (), _: QuotaAmounts, _: Option<u64>) {}
 }
 
 struct Woken(AtomicBool);
@@ -52,15 +55,15 @@ impl Wake for Woken {
 }
 
 const NOW: Moment = Moment { steady_ms: 1_000_000, wall_ms: 1_773_000_000_000 };
-const ASK: Ask = Ask { amounts: Amounts([1, 10, 1, 1]), day_reserve: 0 };
+const ASK: Ask = Ask { amounts: QuotaAmounts([1, 10, 1, 1]), day_reserve: 0 };
 const LIMIT: u64 = 2;
 
-/// Takes at once or in line; some leave the line, some give back, some settle. Whoever waits and
+/// Takes at once or after waiting; some leave the queue, some give back, some settle. Whoever waits and
 /// was not woken is not served by polling again: a lost wake would leave it waiting for ever.
 fn one_call(gate: &Gate<Alone>, held: &AtomicU64, most: &AtomicU64, behaviour: usize) {
     let taken = match gate.try_take(NOW, ASK) {
         Try::Taken(taken) => Some(taken),
-        Try::Denied(_) | Try::Line => match gate.join(NOW, ASK, None) {
+        Try::Denied(_) | Try::Queue => match gate.join(NOW, ASK, None) {
             Err(_) => None,
             Ok((ticket, _)) => {
                 let woken = std::sync::Arc::new(Woken(AtomicBool::new(true)));
@@ -109,15 +112,15 @@ fn no_interleaving_admits_more_than_the_limit_or_leaves_anything_behind() {
         assert!(most.load(Ordering::SeqCst) <= LIMIT);
         assert_eq!(gate.waiting(), 0);
         let totals = gate.look(|admission, _| admission.totals());
-        assert_eq!(totals.outstanding, Amounts::default());
+        assert_eq!(totals.outstanding, QuotaAmounts::default());
         assert_eq!(totals.taken, totals.given_back);
-        assert_eq!(gate.look(|admission, _| admission.taken(NOW)), Amounts::default());
+        assert_eq!(gate.look(|admission, _| admission.taken(NOW)), QuotaAmounts::default());
     };
     shuttle::check_random(run, 3_000);
     shuttle::check_pct(run, 2_000, 3);
 }
 
-/// When allowance comes back the first in line is woken, whoever gives it back and whoever leaves
+/// When quota comes back the first in the queue is woken, whoever gives it back and whoever leaves
 /// meanwhile.
 #[test]
 fn no_wake_is_lost() {
@@ -129,7 +132,7 @@ fn no_wake_is_lost() {
         let woken = std::sync::Arc::new(Woken(AtomicBool::new(false)));
         let waker = Waker::from(woken.clone());
         assert!(matches!(gate.turn(NOW, leaver, Waker::noop()), Turn::Later(_)));
-        assert!(matches!(gate.turn(NOW, waiter, &waker), Turn::InLine));
+        assert!(matches!(gate.turn(NOW, waiter, &waker), Turn::Queued));
         let (one, two) = (gate.clone(), gate.clone());
         let gives = thread::spawn(move || one.give_back(NOW, &first));
         let leaves = thread::spawn(move || two.leave(leaver));

@@ -1,6 +1,5 @@
 //! The simulator enforces real quotas; a guarded stack meets none of them and uses them up.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +10,7 @@ use tokio::time::Instant;
 use tower::ServiceExt;
 use tower_gemini::GeminiStack;
 use tower_gemini::clock::RuntimeClock;
-use tower_gemini::quota_guard::{Limits, QuotaGuardLayer, Saturation};
+use tower_gemini::quota_guard::{Limits, OnExhausted, QuotaGuardLayer};
 use tower_gemini_sim::{Latency, Quota, Sim};
 
 /// 2026-01-21 20:00 UTC: winter, since the simulator's day begins at 08:00 UTC.
@@ -46,9 +45,9 @@ async fn a_guarded_stack_at_full_demand_sees_no_429_and_uses_the_allowance() {
         .tiny_images(true)
         .build();
     let quota = QuotaGuardLayer::new(Limits::unlimited().rpm(RPM).ipm(RPM).rpd(RPD))
-        .clock(Arc::new(RuntimeClock::starting_at(start())))
+        .clock(RuntimeClock::starting_at(start()))
         .keep_for_first_attempts(0)
-        .saturation(Saturation::Wait { at_most: Duration::from_secs(86_400) });
+        .on_exhausted(OnExhausted::Wait { at_most: Duration::from_secs(86_400) });
     let stack = GeminiStack::new().quota(quota.clone());
     let policy = tower_gemini::jittered_retry::RetryPolicy::recommended()
         .deadline(Duration::from_secs(100_000));

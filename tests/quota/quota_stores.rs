@@ -7,19 +7,19 @@ use std::time::Duration;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, advance, sleep, timeout};
 use tower_gemini::clock::RuntimeClock;
-use tower_gemini::quota_guard::store::{Exchange, Exchanging, MemoryStore, QuotaStore, StoreError};
 use tower_gemini::quota_guard::{
-    Dimension, Limits, QuotaGuardLayer, QuotaKey, RestReason, StoreFailure,
+    Limits, QuotaDimension, QuotaGuardLayer, QuotaKey, RestReason, StoreFailure,
 };
+use tower_gemini::store::{Exchange, ExchangeFuture, MemoryStore, QuotaStore, StoreError};
 
-use crate::google::{MODEL, start};
+use crate::common::{MODEL, start};
 
 fn key() -> QuotaKey {
     QuotaKey::new("default", MODEL)
 }
 
 fn process(store: Arc<dyn QuotaStore>, limits: Limits) -> QuotaGuardLayer {
-    QuotaGuardLayer::new(limits).clock(Arc::new(RuntimeClock::starting_at(start()))).store(store)
+    QuotaGuardLayer::new(limits).clock(RuntimeClock::starting_at(start())).store(store)
 }
 
 /// Several layers over one store, at full demand: what each took, and when.
@@ -79,7 +79,7 @@ fn most_in_a_window(taken: &[(Duration, usize)]) -> usize {
 
 #[tokio::test(start_paused = true)]
 async fn layers_that_share_a_store_keep_one_limit_and_use_it() {
-    let store = Arc::new(MemoryStore::with_clock(Arc::new(RuntimeClock::starting_at(start()))));
+    let store = Arc::new(MemoryStore::new().clock(RuntimeClock::starting_at(start())));
     let (taken, exchanges) = share(store, Limits::unlimited().rpm(3_000), 3, 600).await;
     assert!(most_in_a_window(&taken) <= 3_000, "{}", most_in_a_window(&taken));
     assert!(taken.len() * 100 >= 3_000 * 10 * 95, "{} of {}", taken.len(), 30_000);
@@ -96,7 +96,7 @@ async fn layers_that_share_a_store_keep_one_limit_and_use_it() {
 
 #[tokio::test(start_paused = true)]
 async fn small_limits_are_shared_exactly_too() {
-    let store = Arc::new(MemoryStore::with_clock(Arc::new(RuntimeClock::starting_at(start()))));
+    let store = Arc::new(MemoryStore::new().clock(RuntimeClock::starting_at(start())));
     let (taken, _) = share(store, Limits::unlimited().rpm(10).ipm(10), 4, 600).await;
     assert!(most_in_a_window(&taken) <= 10);
     assert!(taken.len() >= 95, "{}", taken.len());
@@ -104,16 +104,16 @@ async fn small_limits_are_shared_exactly_too() {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_quiet_process_had_left_goes_back_to_the_others() {
-    let store = Arc::new(MemoryStore::with_clock(Arc::new(RuntimeClock::starting_at(start()))));
+    let store = Arc::new(MemoryStore::new().clock(RuntimeClock::starting_at(start())));
     let layer = process(store.clone(), Limits::unlimited().rpd(1_000));
     let handle = layer.handle(&key()).unwrap();
     // A burst makes its leases grow; then it goes quiet in the middle of one.
     for _ in 0..50 {
         handle.reserve(1, 1, None).await.unwrap().settle(None);
     }
-    assert!(store.taken(&key()).get(Dimension::RequestsPerDay) > 50);
+    assert!(store.taken(&key()).get(QuotaDimension::RequestsPerDay) > 50);
     sleep(Duration::from_secs(5)).await;
-    assert_eq!(store.taken(&key()).get(Dimension::RequestsPerDay), 50);
+    assert_eq!(store.taken(&key()).get(QuotaDimension::RequestsPerDay), 50);
 }
 
 /// A store that can be made to fail or to hang.
@@ -127,7 +127,7 @@ struct Moody {
 
 impl Moody {
     fn new() -> Arc<Self> {
-        let inner = MemoryStore::with_clock(Arc::new(RuntimeClock::starting_at(start())));
+        let inner = MemoryStore::new().clock(RuntimeClock::starting_at(start()));
         Arc::new(Self {
             inner,
             hangs: AtomicBool::new(false),
@@ -138,7 +138,7 @@ impl Moody {
 }
 
 impl QuotaStore for Moody {
-    fn exchange(&self, exchange: Exchange) -> Exchanging {
+    fn exchange(&self, exchange: Exchange) -> ExchangeFuture {
         self.asked.fetch_add(1, Ordering::Relaxed);
         if self.hangs.load(Ordering::Relaxed) {
             return Box::pin(std::future::pending());
@@ -198,7 +198,7 @@ async fn open_on_the_last_lease_keeps_the_pace_that_was_granted() {
     sleep(Duration::from_secs(90)).await;
     handle.reserve(1, 1, Some(Instant::now() + Duration::from_secs(5))).await.unwrap().settle(None);
     layer.flush().await;
-    let counted = store.inner.taken(&key()).get(Dimension::RequestsPerDay);
+    let counted = store.inner.taken(&key()).get(QuotaDimension::RequestsPerDay);
     // What was left of the last lease could not be given back: at most a sixteenth of the limit.
     assert!((61..=67).contains(&counted), "{counted}");
 }
@@ -229,6 +229,6 @@ async fn a_grant_is_not_lost_when_its_asker_goes_away() {
         1,
         "the exchange that was left behind was finished"
     );
-    assert_eq!(handle.ledger().waiting, 0);
-    assert_eq!(store.inner.taken(&key()).get(Dimension::RequestsPerMinute), 1);
+    assert_eq!(handle.usage().waiting, 0);
+    assert_eq!(store.inner.taken(&key()).get(QuotaDimension::RequestsPerMinute), 1);
 }

@@ -1,19 +1,18 @@
-//! There is no second body without a permit, and no permit after a charge or out of thin air.
+//! A body cannot be cloned, made or sent by hand: a second send needs a permit of the crate's.
 
-use tower_gemini::body::{KeptRequest, ReplayBody};
-use tower_gemini::verdict::ResendPermit;
+use tower_gemini::{AttemptBody, CallBody};
 
-fn steal(body: &ReplayBody) -> ReplayBody {
+fn clone(body: &CallBody) -> CallBody {
     body.clone()
 }
 
-fn again(kept: &KeptRequest) {
-    let _ = kept.again(ResendPermit { risk: () });
+fn make() -> AttemptBody {
+    AttemptBody {}
 }
 
-fn twice(kept: &KeptRequest, permit: ResendPermit) {
-    let _ = kept.again(permit);
-    let _ = kept.again(permit);
-}
+fn send<B: http_body::Body>(_: B) {}
 
-fn main() {}
+fn main() {
+    let _ = (clone, make);
+    send::<CallBody>(todo!());
+}

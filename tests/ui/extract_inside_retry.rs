@@ -3,18 +3,19 @@
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use tower::{Service, ServiceBuilder, service_fn};
-use tower_gemini::body::ReplayBody;
-use tower_gemini::{ClassifyGeminiErrorLayer, FinalImageExtractLayer, JitteredRetryLayer};
+use tower_gemini::*;
 
-fn wrong(request: Request<ReplayBody>) {
-    let client = service_fn(|_: Request<ReplayBody>| async { Ok::<_, std::io::Error>(Response::new(Full::<Bytes>::default())) });
-    let mut service = ServiceBuilder::new()
-        .layer(JitteredRetryLayer::recommended())
-        .layer(FinalImageExtractLayer::new())
-        .layer(ClassifyGeminiErrorLayer::new())
-        .service(client);
-    let _ = Service::<Request<ReplayBody>>::call(&mut service, request);
+fn main() {
+    let client = tower::service_fn(|_: Request<WireBody>| async {
+        Ok::<_, std::io::Error>(Response::new(Full::<Bytes>::default()))
+    });
+    let _ = compose(
+        (
+            CollectRequestLayer::new(),
+            JitteredRetryLayer::recommended(),
+            FinalImageExtractLayer::new(),
+            ClassifyGeminiErrorLayer::new(),
+        ),
+        client,
+    );
 }
-
-fn main() {}

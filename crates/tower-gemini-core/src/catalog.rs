@@ -1,9 +1,9 @@
-//! Models as data: ids, sizes, prices and dates, in a TOML that callers can extend.
+//! Holds models as data: ids, sizes, prices and dates, in a TOML that callers can extend.
 //!
-//! Ids are never an enum: every id in the articles of early 2026 is retired by the end of that
-//! year, and a chain that ends in a retired model ends in a 404. [`Catalog::builtin`] holds what is
-//! publicly known of Gemini's image models; each price and date names its source and its day. Text
-//! models are not in it: nothing here depends on them.
+//! Ids are never an enum: every id that was current in early 2026 is retired or deprecated by the
+//! end of that year, and a fallback chain that ends in a retired model ends in a 404.
+//! [`Catalog::builtin`] holds what is publicly known of Gemini's image models; each price and date
+//! names its source and its day. Text models are not in it: nothing here depends on them.
 //!
 //! ```
 //! use tower_gemini_core::catalog::{Catalog, Date};
@@ -364,7 +364,8 @@ impl Model {
         self
     }
 
-    /// Whether it no longer answers on that day.
+    /// Whether it no longer answers on that day, by its own date. The API's response decides first,
+    /// since Google's dates are "earliest possible" (changelog, 2026-10-08).
     #[must_use]
     pub fn is_retired_on(&self, day: Date) -> bool {
         self.retired.is_some_and(|retired| retired <= day)
@@ -382,8 +383,8 @@ impl Model {
         self.ratios.iter().any(|known| known == ratio)
     }
 
-    /// The ratio it takes that is nearest to `ratio`, by factor; `None` where `ratio` has no name
-    /// in the API.
+    /// Returns the ratio it takes that is nearest to `ratio`, by factor; `None` where `ratio` has
+    /// no name in the API.
     #[must_use]
     pub fn nearest_ratio(&self, ratio: &str) -> Option<&str> {
         if let Some(same) = self.ratios.iter().find(|known| *known == ratio) {
@@ -422,7 +423,7 @@ impl Model {
             .copied()
     }
 
-    /// The price on that platform.
+    /// Returns the price on that platform.
     #[must_use]
     pub fn price(&self, platform: &Platform) -> Option<&Price> {
         self.prices.iter().find(|price| price.platform == *platform)
@@ -442,11 +443,10 @@ static BUILTIN: LazyLock<Result<Catalog, CatalogError>> =
 static EMPTY: LazyLock<Catalog> = LazyLock::new(Catalog::default);
 
 impl Catalog {
-    /// What is publicly known of Gemini's image models.
+    /// Returns what is publicly known of Gemini's image models.
     #[must_use]
     pub fn builtin() -> &'static Self {
-        // The file is part of the crate and a test parses it: the empty catalogue stands for a case
-        // that cannot be released, and costs nobody a panic.
+        // A test parses the file, so the empty catalogue is never released; it avoids a panic.
         BUILTIN.as_ref().unwrap_or_else(|_| &EMPTY)
     }
 
@@ -473,8 +473,8 @@ impl Catalog {
         Ok(catalog)
     }
 
-    /// Takes over every model of `other`: one with the same id is replaced, and a name that both
-    /// use means the newcomer's.
+    /// Adds every model of `other`. A model with the same id is replaced, and a name that both use
+    /// means the new one.
     pub fn extend(&mut self, other: Self) {
         for model in other.models {
             self.insert(model);
@@ -487,7 +487,7 @@ impl Catalog {
             .iter()
             .position(|known| known.id.eq_ignore_ascii_case(&model.id))
             .unwrap_or(self.models.len());
-        // Names that the replaced entry had and the new one has not would otherwise live on.
+        // Otherwise names of the replaced entry that the new one lacks would still be found.
         self.index.retain(|_, at| *at != position);
         for name in std::iter::once(&model.id).chain(&model.aliases) {
             self.index.insert(name.to_ascii_lowercase().into(), position);
@@ -498,12 +498,12 @@ impl Catalog {
         }
     }
 
-    /// Every model, in the order of the file.
+    /// Iterates over every model, in the order of the file.
     pub fn models(&self) -> impl Iterator<Item = &Model> {
         self.models.iter()
     }
 
-    /// The model that a name means: an id, an alias, either with `models/`,
+    /// Returns the model that a name means: an id, an alias, either with `models/`,
     /// `publishers/google/models/` or `google/` in front, or with a size and a ratio behind as
     /// proxies write them (`-4k`, `-2k-9x16`).
     #[must_use]
@@ -531,8 +531,8 @@ impl Catalog {
         Some((key, self.models.get(*at)?))
     }
 
-    /// The first model in the chain of successors that still answers on that day; the model itself
-    /// where it does.
+    /// Returns the first model in the chain of successors that still answers on that day: the model
+    /// itself where it does.
     #[must_use]
     pub fn successor_on<'a>(&'a self, model: &'a Model, day: Date) -> Option<&'a Model> {
         let mut model = model;
@@ -546,7 +546,7 @@ impl Catalog {
         None
     }
 
-    /// Models that no longer answer on that day and whose chain of successors ends in nothing: a
+    /// Returns the models that no longer answer on that day and have no successor that does: a
     /// fallback to one is a 404.
     #[must_use]
     pub fn dead_ends_on(&self, day: Date) -> Vec<&Model> {

@@ -1,9 +1,9 @@
-//! Money as intervals: what an attempt cost, from at least to at most.
+//! Computes what an attempt costs, as an interval from at least to at most.
 //!
-//! Nobody but the bill knows what an attempt cost; what can be known is an interval that holds the
-//! truth. [`cost_of`] gives it from list prices (the [catalogue](crate::catalog)), from what was
-//! asked ([`Call`]), from what became of it ([`Verdict`]) and, where the answer counted, from its
-//! [`Usage`]. Batch discounts, committed use and grounding with search are not in it.
+//! Only the bill has the exact cost; an interval that contains it can be computed. Before an
+//! attempt there are [`expected`] and [`worst_case`]; after it, [`cost_of`] takes list prices (the
+//! [catalogue](crate::catalog)), the [`Call`], the [`Verdict`] and, where the response has one, its
+//! [`Usage`]. Batch discounts, committed use and grounding with search are not included.
 //!
 //! ```
 //! use http::{HeaderMap, Method, Uri};
@@ -28,7 +28,7 @@ use std::ops::Add;
 use serde::Serialize;
 
 use crate::call::{Call, Dialect, ImageSize, ServiceTier, Verb};
-use crate::catalog::{Catalog, Family, Model, Platform, Price, Thinking};
+use crate::catalog::{Catalog, Model, Platform, Price, Thinking};
 use crate::scan::Usage;
 use crate::verdict::{Charge, Outcome, Verdict};
 
@@ -42,7 +42,7 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// Nothing at all.
+    /// Nothing.
     pub const ZERO: Self = Self { at_least_microusd: 0, at_most_microusd: Some(0) };
     /// Anything.
     pub const UNKNOWN: Self = Self { at_least_microusd: 0, at_most_microusd: None };
@@ -59,8 +59,8 @@ impl Cost {
         Self { at_least_microusd: 0, at_most_microusd: Some(microusd) }
     }
 
-    /// What one of `images` images cost: the lower end rounded down, the upper up. `None` where
-    /// there are none.
+    /// Returns what one of `images` images cost: the lower end rounded down, the upper up. `None`
+    /// where there are none.
     #[must_use]
     pub fn per_image(self, images: u64) -> Option<Self> {
         Some(Self {
@@ -126,8 +126,8 @@ impl fmt::Display for Cost {
     }
 }
 
-/// What an attempt cost by the list price of the platform its dialect belongs to (Vertex AI for its
-/// own, else the Gemini API).
+/// Returns what an attempt cost by the list price of the platform its dialect belongs to (Vertex AI
+/// for its own, else the Gemini API).
 ///
 /// | charge | at least | at most |
 /// | --- | --- | --- |
@@ -147,7 +147,7 @@ pub fn cost_of(catalog: &Catalog, call: &Call, verdict: &Verdict, usage: Option<
     cost_on(platform_of(call), catalog, call, verdict, usage)
 }
 
-/// [`cost_of`], by the price list of the given platform: of a relay's, say.
+/// Returns the same as [`cost_of`] by the price list of another platform, for instance a relay.
 #[must_use]
 pub fn cost_on(
     platform: &Platform,
@@ -181,21 +181,21 @@ pub fn cost_on(
         // A refusal made no image that could be billed; thoughts and input may be. Anything else
         // may have made one.
         (Outcome::ContentBlocked | Outcome::PromptBlocked | Outcome::OutOfTokens, None) => {
-            Cost::at_most(bill.words_at_most())
+            Cost::at_most(bill.non_image_at_most())
         }
         (_, None) => Cost { at_least_microusd: 0, ..bill.uncounted_image() },
     };
     bill.in_tier(cost)
 }
 
-/// Returns the price that one attempt at a call should have by the list: its final images at the
-/// size at which they are drawn (1K where the call names none), its text input, and for a model that
-/// thinks 529 tokens of thoughts and text an image. Drafts are not in it, since documentation says
-/// that they are free.
+/// Returns the list price of one attempt at a call: its final images at the size at which they are
+/// drawn (1K where the call names none), its text input, and for a model that thinks 529 tokens of
+/// thoughts and text an image (the most in public recordings, 2026-11). Drafts are not included,
+/// because documentation says that they are free.
 ///
-/// Both ends are equal. A call that cannot be charged costs nothing; a model that the catalogue does
-/// not know, or has no price of, is [`Cost::UNKNOWN`]. Nothing is a promise: an attempt may cost more
-/// than this, and at most the [`worst_case`].
+/// Both ends are equal. A call that cannot be charged costs nothing; a model that the catalogue
+/// does not know, or has no price of, is [`Cost::UNKNOWN`]. It is an estimate: an attempt may cost
+/// more, at most the [`worst_case`].
 ///
 /// ```
 /// use http::{HeaderMap, Method, Uri};
@@ -213,9 +213,9 @@ pub fn expected(catalog: &Catalog, call: &Call) -> Cost {
     };
     let images = u64::from(if call.wants_image { call.images.max(1) } else { 0 });
     let image = if images == 0 { Some(0) } else { bill.image().map(|(_, high)| high) };
-    let text = if bill.model.thinking == Thinking::None { 0 } else { WORDS_SEEN };
-    let words = bill.priced(call.input_tokens_estimate, text.saturating_mul(images.max(1)));
-    let microusd = sum([image.map(|one| one.saturating_mul(images)), words]);
+    let text = if bill.model.thinking == Thinking::None { 0 } else { TEXT_TOKENS_SEEN };
+    let other = bill.priced(call.input_tokens_estimate, text.saturating_mul(images.max(1)));
+    let microusd = sum([image.map(|one| one.saturating_mul(images)), other]);
     let Some(microusd) = microusd else { return Cost::UNKNOWN };
     Cost::exactly(match call.tier {
         ServiceTier::Standard => microusd,
@@ -228,7 +228,7 @@ pub fn expected(catalog: &Catalog, call: &Call) -> Cost {
 ///
 /// The images are priced at the size at which they are drawn: the one that the call names, and 1K
 /// where it names none. `drafts` is how many drafts beside each final image are assumed to be paid
-/// for; `None` takes what the catalogue knows of the model
+/// for by a model that drafts; `None` takes what the catalogue knows of the model
 /// ([`drafts_at_most`](Model::drafts_at_most): none for a model that does not think, else 10). With
 /// a lower number the result can be passed by an attempt that draws more.
 ///
@@ -253,7 +253,8 @@ pub fn expected(catalog: &Catalog, call: &Call) -> Cost {
 pub fn worst_case(catalog: &Catalog, call: &Call, drafts: Option<u32>) -> Cost {
     match Bill::new(platform_of(call), catalog, call) {
         Ok(bill) => {
-            let bill = bill.as_drawn(drafts.unwrap_or(bill.model.drafts_at_most));
+            let known = bill.model.drafts_at_most;
+            let bill = bill.as_drawn(if known == 0 { 0 } else { drafts.unwrap_or(known) });
             bill.in_tier(Cost { at_least_microusd: 0, ..bill.uncounted_image() })
         }
         Err(cost) => cost,
@@ -265,10 +266,10 @@ fn platform_of(call: &Call) -> &'static Platform {
 }
 
 /// The most thoughts and text beside an image in public recordings, in tokens (2026-11).
-const WORDS_SEEN: u64 = 529;
+const TEXT_TOKENS_SEEN: u64 = 529;
 /// Thoughts and text beside an image when nothing was counted, in tokens: fifteen times the most
 /// that was seen. A model's own limit of output tokens lowers it.
-const WORDS_AT_MOST: u64 = 8_192;
+const TEXT_TOKENS_AT_MOST: u64 = 8_192;
 /// How far the estimate of input tokens can be below the truth: a token is at least one byte of
 /// text where the estimate takes four, and an input image counts 1,120 tokens (Vertex AI
 /// documentation, Gemini 3.1 Flash Image, 2026-10) where it takes 258.
@@ -339,7 +340,7 @@ impl<'a> Bill<'a> {
         };
         Cost {
             at_least_microusd: image_low,
-            at_most_microusd: sum([Some(image_high), self.words(usage)]),
+            at_most_microusd: sum([Some(image_high), self.non_image(usage)]),
         }
     }
 
@@ -347,23 +348,25 @@ impl<'a> Bill<'a> {
         let Some((low, high)) = self.image() else { return Cost::UNKNOWN };
         Cost {
             at_least_microusd: low,
-            at_most_microusd: sum([Some(self.images_at_most(high)), self.words_at_most()]),
+            at_most_microusd: sum([Some(self.images_at_most(high)), self.non_image_at_most()]),
         }
     }
 
-    /// An answer that counted, and is not surely an image: image tokens count where there are any.
+    /// Prices a response that counted, and is not surely an image: image tokens count where there
+    /// are any.
     fn counted_tokens(&self, usage: &Usage) -> Cost {
         let images = match (usage.image_tokens(), self.price.image_output_microusd_per_mtok) {
             (0, _) => Some(0),
             (tokens, Some(rate)) => Some(tokens_price(tokens, rate).1),
             (_, None) => None,
         };
-        Cost { at_least_microusd: 0, at_most_microusd: sum([images, self.words(usage)]) }
+        Cost { at_least_microusd: 0, at_most_microusd: sum([images, self.non_image(usage)]) }
     }
 
-    /// At most what all but the images of a counted answer cost. `candidates` may hold text that
-    /// the details leave out, and on refusals it repeats the thoughts, so it is taken whole.
-    fn words(&self, usage: &Usage) -> Option<u64> {
+    /// Returns the most that all but the images of a counted response cost. `candidates` may hold
+    /// text that the details leave out, and on refusals it repeats the thoughts, so it is taken
+    /// whole.
+    fn non_image(&self, usage: &Usage) -> Option<u64> {
         let text =
             usage.candidates.saturating_sub(usage.image_tokens()).saturating_add(usage.thoughts);
         // Tool use and whatever else only the total knows of is billed as input.
@@ -373,7 +376,7 @@ impl<'a> Bill<'a> {
         self.priced(input, text)
     }
 
-    fn words_at_most(&self) -> Option<u64> {
+    fn non_image_at_most(&self) -> Option<u64> {
         let mut input =
             self.call.input_tokens_estimate.saturating_mul(INPUT_FACTOR).saturating_add(INPUT_BASE);
         // Nothing is known of how long a film or a document is; the model's limit is.
@@ -383,15 +386,16 @@ impl<'a> Bill<'a> {
         if let Some(limit) = self.model.input_token_limit {
             input = input.min(limit);
         }
-        let text =
-            self.model.output_token_limit.map_or(WORDS_AT_MOST, |limit| limit.min(WORDS_AT_MOST));
+        let text = self
+            .model
+            .output_token_limit
+            .map_or(TEXT_TOKENS_AT_MOST, |limit| limit.min(TEXT_TOKENS_AT_MOST));
         self.priced(input, text.saturating_mul(u64::from(self.call.images.max(1))))
     }
 
     fn priced(&self, input: u64, text: u64) -> Option<u64> {
         // Imagen, and relays with a price by the image, have no tokens to pay for.
-        let by_the_image = self.model.family == Family::Imagen
-            || self.price.image_output_microusd_per_mtok.is_none();
+        let by_the_image = self.price.image_output_microusd_per_mtok.is_none();
         let part = |tokens: u64, rate: Option<u64>| match rate {
             Some(rate) => Some(tokens_price(tokens, rate).1),
             None if tokens == 0 || by_the_image => Some(0),
@@ -475,8 +479,8 @@ mod tests {
         let call = call("gemini-3-pro-image", "{}");
         let counted = usage(1000, 2000, 30, 400);
         for verdict in [
-            Verdict::of(Outcome::Overloaded),
-            Verdict::of(Outcome::NoImage).with_charge(Charge::Waived),
+            Verdict::new(Outcome::Overloaded),
+            Verdict::new(Outcome::NoImage).with_charge(Charge::Waived),
             Verdict::not_sent(),
         ] {
             assert_eq!(cost(&call, &verdict, Some(&counted)), Cost::ZERO);
@@ -527,10 +531,10 @@ mod tests {
         // the thoughts on some refusals.
         let counted =
             Usage { prompt: 1119, candidates: 240, thoughts: 240, total: 1359, ..Usage::default() };
-        let refused = cost(&call, &Verdict::of(Outcome::ContentBlocked), Some(&counted));
+        let refused = cost(&call, &Verdict::new(Outcome::ContentBlocked), Some(&counted));
         assert_eq!(refused, Cost::up_to(1119 * 2 + 480 * 12));
         assert!(refused.contains(1119 * 2 + 240 * 12));
-        let uncounted = cost(&call, &Verdict::of(Outcome::PromptBlocked), None);
+        let uncounted = cost(&call, &Verdict::new(Outcome::PromptBlocked), None);
         assert!(
             uncounted.at_most_microusd.is_some_and(|most| most < 134_000),
             "no image was made: {uncounted}"
@@ -579,7 +583,7 @@ mod tests {
         let in_1k = r#"{"generationConfig":{"imageConfig":{"imageSize":"1K"}}}"#;
         let in_512 = r#"{"generationConfig":{"imageConfig":{"imageSize":"512"}}}"#;
         // 8,192 tokens of thoughts at $12, and 256 of input at $2.
-        let words = 98_304 + 512;
+        let other = 98_304 + 512;
         for (body, drafts, images) in [
             ("{}", None, 11 * 134_400),
             ("{}", Some(0), 134_400),
@@ -589,13 +593,13 @@ mod tests {
             // Pro has no 512: the API answers 400, a proxy may draw any size.
             (in_512, Some(0), 240_000),
         ] {
-            assert_eq!(most(pro, body, drafts), images + words, "{body} {drafts:?}");
+            assert_eq!(most(pro, body, drafts), images + other, "{body} {drafts:?}");
         }
         // It neither thinks nor drafts, whatever is assumed of others, and has one size.
         let flash25 = "gemini-2.5-flash-image";
-        let words25 = 8192 * 5 / 2 + 77;
-        assert_eq!(most(flash25, "{}", None), 39_000 + words25);
-        assert_eq!(most(flash25, IN_4K, None), 39_000 + words25);
+        let other25 = 8192 * 5 / 2 + 77;
+        assert_eq!(most(flash25, "{}", Some(2)), 39_000 + other25);
+        assert_eq!(most(flash25, IN_4K, None), 39_000 + other25);
         assert_eq!(worst_case(catalog, &call("gemini-99-image", "{}"), Some(0)), Cost::UNKNOWN);
     }
 
@@ -604,27 +608,27 @@ mod tests {
         let catalog = Catalog::builtin();
         let cost = |model: &str, body: &str| expected(catalog, &call(model, body));
         let pro = "gemini-3-pro-image";
-        let words = 529 * 12;
-        assert_eq!(cost(pro, "{}"), Cost::exactly(134_400 + words));
-        assert_eq!(cost(pro, IN_4K), Cost::exactly(240_000 + words));
+        let other = 529 * 12;
+        assert_eq!(cost(pro, "{}"), Cost::exactly(134_400 + other));
+        assert_eq!(cost(pro, IN_4K), Cost::exactly(240_000 + other));
         assert_eq!(cost("gemini-3.1-flash-image", "{}"), Cost::exactly(67_200 + 529 * 3));
         assert_eq!(cost("gemini-2.5-flash-image", "{}"), Cost::exactly(39_000));
         assert_eq!(
             cost(pro, r#"{"generationConfig":{"responseModalities":["TEXT"]}}"#),
-            Cost::exactly(words)
+            Cost::exactly(other)
         );
         assert_eq!(
             cost(pro, r#"{"generationConfig":{"candidateCount":2}}"#),
-            Cost::exactly(2 * (134_400 + words))
+            Cost::exactly(2 * (134_400 + other))
         );
-        assert_eq!(cost(pro, r#"{"serviceTier":"flex"}"#), Cost::exactly((134_400 + words) / 2));
+        assert_eq!(cost(pro, r#"{"serviceTier":"flex"}"#), Cost::exactly((134_400 + other) / 2));
         assert_eq!(
             cost(pro, r#"{"serviceTier":"priority"}"#),
-            Cost::exactly(2 * (134_400 + words))
+            Cost::exactly(2 * (134_400 + other))
         );
         // Four tokens of text at $2.
         let text = r#"{"contents":[{"parts":[{"text":"a red apple, x"}]}]}"#;
-        assert_eq!(cost(pro, text), Cost::exactly(134_400 + words + 8));
+        assert_eq!(cost(pro, text), Cost::exactly(134_400 + other + 8));
         assert_eq!(cost("gemini-99-image", "{}"), Cost::UNKNOWN);
     }
 
@@ -683,6 +687,71 @@ mod tests {
         assert_eq!(cost_of(&catalog, &call, &Verdict::delivering(), None), Cost::UNKNOWN);
     }
 
+    /// Gateways send counts with some fields left out.
+    #[test]
+    fn any_field_that_counts_makes_a_count_and_zeros_make_none() {
+        let call = call("gemini-3-pro-image", IN_4K);
+        let delivered = |usage: Usage| cost(&call, &Verdict::delivering(), Some(&usage));
+        let uncounted = cost(&call, &Verdict::delivering(), None);
+        assert_eq!(delivered(Usage::default()), uncounted);
+        // Without the details, the images may have been eleven.
+        let images = 11 * 240_000_u64;
+        let counted =
+            |tokens| Cost { at_least_microusd: 240_000, at_most_microusd: Some(images + tokens) };
+        assert_eq!(delivered(Usage { prompt: 7, ..Usage::default() }), counted(14));
+        assert_eq!(delivered(Usage { total: 7, ..Usage::default() }), counted(14));
+        assert_eq!(delivered(Usage { candidates: 7, ..Usage::default() }), counted(84));
+    }
+
+    #[test]
+    fn a_price_that_is_not_listed_bounds_nothing_once_it_is_needed() {
+        let mut catalog = Catalog::builtin().clone();
+        let model =
+            "[[model]]\nid = \"x-image\"\nfamily = \"flash\"\nimages = true\nsizes = [\"1K\"]\n";
+        let price = |platform: &str, rest: &str| {
+            format!(
+                "[[model.price]]\nplatform = \"{platform}\"\nsource = \"a list\"\nas_of = \"2026-11-01\"\n\
+                 per_image_microusd = {{ \"1K\" = 10 }}\n{rest}\n"
+            )
+        };
+        let by_token = price("gemini-api", "image_output_microusd_per_mtok = 1_000_000");
+        let text = format!("{model}{by_token}{}", price("vertex-ai", ""));
+        catalog.extend(Catalog::from_toml(&text).unwrap());
+        let call = call("x-image", "{}");
+        let only_images = Usage { total: 10, ..usage(0, 10, 0, 0) };
+        let delivered = |call: &Call, usage: Usage| {
+            cost_of(&catalog, call, &Verdict::delivering(), Some(&usage))
+        };
+        assert_eq!(delivered(&call, only_images), Cost::exactly(10));
+        assert_eq!(delivered(&call, usage(1, 10, 0, 0)).at_most_microusd, None);
+        assert_eq!(delivered(&call, usage(0, 10, 1, 0)).at_most_microusd, None);
+        // By the image, nothing else is paid. And Vertex AI has a list of its own.
+        let uri = Uri::from_static("/v1/publishers/google/models/x-image:generateContent");
+        let vertex = Call::parse(&Method::POST, &uri, &HeaderMap::new(), None);
+        assert_eq!(delivered(&vertex, usage(1, 10, 1, 0)), Cost::exactly(10));
+        assert_eq!(worst_case(&catalog, &vertex, None), Cost::up_to(10));
+        assert_eq!(worst_case(&catalog, &call, None), Cost::UNKNOWN);
+    }
+
+    #[test]
+    fn bounds_shares_and_text_of_an_interval() {
+        let wide = Cost { at_least_microusd: 3, at_most_microusd: Some(9) };
+        assert_eq!(wide.bounded_by(Cost::up_to(5)), Cost { at_most_microusd: Some(5), ..wide });
+        assert_eq!(wide.bounded_by(Cost::up_to(2)), Cost::exactly(3));
+        assert_eq!(wide.bounded_by(Cost::up_to(20)), wide);
+        assert_eq!(wide.bounded_by(Cost::UNKNOWN), wide);
+        let half = Cost { at_least_microusd: 1, at_most_microusd: Some(5) };
+        assert_eq!((wide.per_image(2), wide.per_image(0)), (Some(half), None));
+        for (cost, text) in [
+            (Cost::exactly(134_400), "$0.1344"),
+            (Cost { at_least_microusd: 134_400, at_most_microusd: Some(134_410) }, "$0.1344"),
+            (Cost::up_to(240_000), "$0.0000 to $0.2400"),
+            (Cost::UNKNOWN, "at least $0.0000"),
+        ] {
+            assert_eq!(cost.to_string(), text);
+        }
+    }
+
     #[test]
     fn sums_saturate_and_stay_unbounded() {
         let huge = Cost::exactly(u64::MAX) + Cost::exactly(1);
@@ -706,7 +775,7 @@ mod tests {
                 prompt, candidates, thoughts, total,
                 candidates_details: vec![TokenCount { modality: "IMAGE".into(), tokens: image }],
             });
-            let cost = cost(&call(&model, body), &Verdict::of(outcome).with_charge(charge), usage.as_ref());
+            let cost = cost(&call(&model, body), &Verdict::new(outcome).with_charge(charge), usage.as_ref());
             prop_assert!(cost.at_most_microusd.is_none_or(|most| cost.at_least_microusd <= most), "{cost:?}");
             if charge.is_surely_free() {
                 prop_assert_eq!(cost, Cost::ZERO);
@@ -725,7 +794,7 @@ mod tests {
             model in prop::sample::select(vec!["gemini-3-pro-image", "gemini-3.1-flash-image", "gemini-nano-banana-2.1"]),
             size in prop::sample::select(vec![ImageSize::K1, ImageSize::K2, ImageSize::K4]),
             drafts in 0_u64..=10,
-            (drafts_paid, words_paid, is_counted) in any::<(bool, bool, bool)>(),
+            (drafts_paid, other_paid, is_counted) in any::<(bool, bool, bool)>(),
             (text, thoughts) in (0_u64..400, 0_u64..2000),
             prompt in "\\PC{1,60}",
         ) {
@@ -739,7 +808,7 @@ mod tests {
             if drafts_paid {
                 bill *= 1 + drafts;
             }
-            if words_paid {
+            if other_paid {
                 bill += input * price.input_microusd_per_mtok.unwrap() + (text + thoughts) * price.text_output_microusd_per_mtok.unwrap();
             }
             let counted = usage(input, tokens * (1 + drafts), text, thoughts);

@@ -79,8 +79,7 @@ const RATIOS: [(&str, &str, &str, f64); 15] = [
 
 /// Returns an aspect ratio as `16:9`, whichever of the APIs' spellings it has (`16:9`, `16x9`,
 /// `ASPECT_RATIO_SIXTEEN_BY_NINE`). A ratio without a name is kept as it is, because only the
-/// server can judge it.
-/// `None` for a value that leaves the choice to the model (`auto`).
+/// server can judge it. `None` for a value that leaves the choice to the model (`auto`).
 #[must_use]
 pub fn parse_aspect(text: &str) -> Option<Cow<'static, str>> {
     let text = text.trim();

@@ -1,9 +1,9 @@
-//! What an attempt's answer means: its outcome, what it cost, how far it reaches, and how long to
-//! wait.
+//! What the response to an attempt means: its outcome, what it cost, how far it reaches, and how
+//! long to wait.
 //!
 //! A [`Verdict`] is made by [`classify`](crate::classify::classify) from what the server said, or
-//! by one of the named constructors here when the server said nothing. It cannot be made up: so a
-//! [`ResendPermit`], which only an uncharged verdict grants, is evidence and not an opinion.
+//! by one of the named constructors here when the server said nothing. It cannot be made up: its
+//! [`Charge`], by which a resend is permitted, is evidence and not an opinion.
 //!
 //! ```
 //! use tower_gemini_core::verdict::{Charge, Verdict};
@@ -20,12 +20,12 @@
 use std::fmt;
 use std::time::Duration;
 
-/// What the money side of an attempt is known to be.
+/// What is known about the charge of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Charge {
     /// Rejected before work, or never sent: nothing was paid.
     None,
-    /// Work was done and the answer says in words that it is not charged.
+    /// Work was done and the response states that it is not charged.
     Waived,
     /// Sent, outcome unknown: it may have been paid for.
     Maybe,
@@ -34,13 +34,13 @@ pub enum Charge {
 }
 
 impl Charge {
-    /// Whether it is certain that nothing was paid.
+    /// Returns whether it is certain that nothing was paid.
     #[must_use]
     pub fn is_surely_free(self) -> bool {
         matches!(self, Self::None | Self::Waived)
     }
 
-    /// The word used in trails, logs and metrics: `none`, `waived`, `maybe` or `charged`.
+    /// Returns the word used in trails, logs and metrics: `none`, `waived`, `maybe` or `charged`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -64,7 +64,7 @@ impl fmt::Display for Charge {
 pub enum QuotaCharge {
     /// Not counted: it never reached the server.
     None,
-    /// Unknown: sent without an answer, or a 429 (Google does not say whether refused requests
+    /// Unknown: sent without a response, or a 429 (Google does not say whether refused requests
     /// count).
     Maybe,
     /// Counted: every answered request is, a 503 and a 400 too.
@@ -72,7 +72,7 @@ pub enum QuotaCharge {
 }
 
 impl QuotaCharge {
-    /// The word used in trails, logs and metrics: `none`, `maybe` or `counted`.
+    /// Returns the word used in trails, logs and metrics: `none`, `maybe` or `counted`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -83,204 +83,127 @@ impl QuotaCharge {
     }
 }
 
-/// How far an outcome reaches: what would have to change for the same request to do better.
+/// The scope of an outcome: what would have to change for the same request to succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Scope {
-    /// The request itself: no model accepts it as it stands.
+    /// The request itself: no model accepts it unchanged.
     Request,
-    /// The model asked for, at this size: another model may answer.
+    /// The model asked for, at this size: another model may succeed.
     Model,
     /// The account, project or key: every model behind it is closed.
     Account,
-    /// The way to the server: another attempt on the same target may pass.
+    /// The connection to the server: another attempt on the same target may succeed.
     Transport,
-    /// A passing condition of the service.
+    /// A temporary condition of the service.
     Service,
 }
 
-/// What an attempt ended in. The fine print (finish reason, message) is in the [`Verdict`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Outcome {
+macro_rules! outcomes {
+    ($(
+        $(#[$doc:meta])*
+        $name:ident: $word:literal, $charge:ident, $quota:ident, $scope:ident, $transient:literal;
+    )*) => {
+        /// What an attempt ended in. The details (finish reason, message) are in the [`Verdict`].
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Outcome {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Outcome {
+            /// Every outcome, for tables and exhaustive tests.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// Returns the snake-case word used in trails, logs, metrics and the `explain` example.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $word,)* }
+            }
+
+            /// Returns whether the same request to the same target may do better later. Says
+            /// nothing about money: ask [`Charge::is_surely_free`] for that.
+            #[must_use]
+            pub fn is_transient(self) -> bool {
+                match self { $(Self::$name => $transient,)* }
+            }
+
+            /// Charge, quota charge and scope unless the body says otherwise (the table in
+            /// DESIGN.md, "Charge of an outcome").
+            const fn defaults(self) -> (Charge, QuotaCharge, Scope) {
+                match self {
+                    $(Self::$name => (Charge::$charge, QuotaCharge::$quota, Scope::$scope),)*
+                }
+            }
+        }
+    };
+}
+
+// Each outcome's word, its usual charge, quota charge and scope, and whether it is transient.
+outcomes! {
     /// A 2xx with an image in it, or well on its way to one.
-    Image,
+    Image: "success", Charged, Counted, Request, false;
     /// A complete 2xx to a call that does not ask for an image (token counts, text, unknown paths).
-    Answered,
+    Answered: "answered", Charged, Counted, Request, false;
     /// A 200 without the image that was asked for and without a refusal (`NO_IMAGE`, `IMAGE_OTHER`,
     /// a bare `STOP`).
-    NoImage,
+    NoImage: "no_image", Maybe, Counted, Model, true;
     /// The model ran out of output tokens before it drew anything.
-    OutOfTokens,
+    OutOfTokens: "out_of_tokens", Charged, Counted, Request, false;
     /// Refused after work was done (`IMAGE_SAFETY`, `PROHIBITED_CONTENT`, `RECITATION` …).
-    ContentBlocked,
+    ContentBlocked: "content_blocked", Charged, Counted, Request, false;
     /// The prompt itself was blocked.
-    PromptBlocked,
+    PromptBlocked: "prompt_blocked", Charged, Counted, Request, false;
     /// The stream broke off with an error, or ended without saying that it had.
-    StreamError,
+    StreamError: "stream_error", Maybe, Counted, Model, true;
     /// A limit of this minute (requests, tokens or images).
-    RateLimitedMinute,
+    RateLimitedMinute: "rate_limit_minute", None, Maybe, Model, true;
     /// A limit of this day: closed until midnight Pacific, whatever the hint says.
-    RateLimitedDay,
+    RateLimitedDay: "rate_limit_day", None, Maybe, Model, false;
     /// A 429 that does not say which limit it means.
-    RateLimited,
+    RateLimited: "rate_limit_unknown", None, Maybe, Model, true;
     /// The account spends faster than its tier allows (a rolling ten minutes): no model of it will
-    /// answer.
-    SpendRateLimited,
+    /// respond.
+    SpendRateLimited: "spend_rate_limit", None, Maybe, Account, true;
     /// No quota at all, or no means to pay: limit 0, prepaid credit or spending cap used up.
-    /// Waiting cures nothing.
-    QuotaZeroOrBilling,
+    /// Waiting does not help.
+    QuotaZeroOrBilling: "quota_zero_or_billing", None, Maybe, Account, false;
     /// The model has no capacity now, whether it says so with a 503 or with a 429 without quota
     /// details.
-    Overloaded,
+    Overloaded: "overloaded", None, Counted, Model, true;
     /// The server gave up at a deadline (504, or a 503 that says "Deadline expired").
-    Deadline,
+    Deadline: "deadline", None, Counted, Model, true;
     /// A fault inside the service (500, 499 under load).
-    Internal,
+    Internal: "internal", None, Counted, Model, true;
     /// A gateway in front of the service failed (502).
-    BadGateway,
+    BadGateway: "bad_gateway", None, Counted, Service, true;
     /// The request is malformed or asks for what the model cannot do.
-    BadRequest,
+    BadRequest: "bad_request", None, Counted, Request, false;
     /// The request is too large.
-    PayloadTooLarge,
+    PayloadTooLarge: "payload_too_large", None, Counted, Request, false;
     /// The conversation lacks the thought signatures that the API checks, or has wrong ones.
-    MissingThoughtSignature,
+    MissingThoughtSignature: "missing_thought_signature", None, Counted, Request, false;
     /// The caller's place is not served.
-    Region,
+    Region: "region", None, Counted, Account, false;
     /// The key or token is missing, wrong or expired.
-    Auth,
+    Auth: "auth", None, Counted, Account, false;
     /// The key is valid and may not do this.
-    Permission,
-    /// No such model, path or entity; retired models answer so.
-    NotFound,
+    Permission: "permission", None, Counted, Account, false;
+    /// No such model, path or entity; retired models respond so.
+    NotFound: "not_found", None, Counted, Model, false;
     /// It surely never reached the server (connect, DNS, TLS, a refused stream, our own admission).
-    NotSent,
-    /// It was sent, and then the connection broke, the body ended early, or our own patience did.
-    Interrupted,
+    NotSent: "not_sent", None, None, Transport, true;
+    /// It was sent, and then the connection broke, the body ended early, or our timeout expired.
+    Interrupted: "interrupted", Maybe, Maybe, Transport, true;
     /// Nothing known fits.
-    Other,
+    Other: "other", Maybe, Maybe, Service, true;
 }
 
 impl Outcome {
-    /// Every outcome, for tables and exhaustive tests.
-    pub const ALL: &'static [Self] = &[
-        Self::Image,
-        Self::Answered,
-        Self::NoImage,
-        Self::OutOfTokens,
-        Self::ContentBlocked,
-        Self::PromptBlocked,
-        Self::StreamError,
-        Self::RateLimitedMinute,
-        Self::RateLimitedDay,
-        Self::RateLimited,
-        Self::SpendRateLimited,
-        Self::QuotaZeroOrBilling,
-        Self::Overloaded,
-        Self::Deadline,
-        Self::Internal,
-        Self::BadGateway,
-        Self::BadRequest,
-        Self::PayloadTooLarge,
-        Self::MissingThoughtSignature,
-        Self::Region,
-        Self::Auth,
-        Self::Permission,
-        Self::NotFound,
-        Self::NotSent,
-        Self::Interrupted,
-        Self::Other,
-    ];
-
-    /// The snake-case word used in trails, logs, metrics and the `explain` example.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Image => "success",
-            Self::Answered => "answered",
-            Self::NoImage => "no_image",
-            Self::OutOfTokens => "out_of_tokens",
-            Self::ContentBlocked => "content_blocked",
-            Self::PromptBlocked => "prompt_blocked",
-            Self::StreamError => "stream_error",
-            Self::RateLimitedMinute => "rate_limit_minute",
-            Self::RateLimitedDay => "rate_limit_day",
-            Self::RateLimited => "rate_limit_unknown",
-            Self::SpendRateLimited => "spend_rate_limit",
-            Self::QuotaZeroOrBilling => "quota_zero_or_billing",
-            Self::Overloaded => "overloaded",
-            Self::Deadline => "deadline",
-            Self::Internal => "internal",
-            Self::BadGateway => "bad_gateway",
-            Self::BadRequest => "bad_request",
-            Self::PayloadTooLarge => "payload_too_large",
-            Self::MissingThoughtSignature => "missing_thought_signature",
-            Self::Region => "region",
-            Self::Auth => "auth",
-            Self::Permission => "permission",
-            Self::NotFound => "not_found",
-            Self::NotSent => "not_sent",
-            Self::Interrupted => "interrupted",
-            Self::Other => "other",
-        }
-    }
-
-    /// Whether the call got what it asked for.
+    /// Returns whether the call got what it asked for.
     #[must_use]
     pub fn is_success(self) -> bool {
         matches!(self, Self::Image | Self::Answered)
-    }
-
-    /// Whether the same request to the same target may do better later. Says nothing of money: ask
-    /// [`Charge::is_surely_free`] for that.
-    #[must_use]
-    pub fn is_transient(self) -> bool {
-        matches!(
-            self,
-            Self::NoImage
-                | Self::StreamError
-                | Self::RateLimitedMinute
-                | Self::RateLimited
-                | Self::SpendRateLimited
-                | Self::Overloaded
-                | Self::Deadline
-                | Self::Internal
-                | Self::BadGateway
-                | Self::NotSent
-                | Self::Interrupted
-                | Self::Other
-        )
-    }
-
-    /// Charge, quota charge and scope unless the body says otherwise (the table in DESIGN.md,
-    /// "Charge of an outcome").
-    const fn defaults(self) -> (Charge, QuotaCharge, Scope) {
-        use Charge as C;
-        use QuotaCharge as Q;
-        match self {
-            Self::Image | Self::Answered => (C::Charged, Q::Counted, Scope::Request),
-            Self::NoImage | Self::StreamError => (C::Maybe, Q::Counted, Scope::Model),
-            Self::OutOfTokens | Self::ContentBlocked | Self::PromptBlocked => {
-                (C::Charged, Q::Counted, Scope::Request)
-            }
-            Self::RateLimitedMinute | Self::RateLimitedDay => (C::None, Q::Maybe, Scope::Model),
-            Self::RateLimited => (C::None, Q::Maybe, Scope::Model),
-            Self::SpendRateLimited | Self::QuotaZeroOrBilling => {
-                (C::None, Q::Maybe, Scope::Account)
-            }
-            Self::Overloaded | Self::Deadline | Self::Internal => {
-                (C::None, Q::Counted, Scope::Model)
-            }
-            Self::BadGateway => (C::None, Q::Counted, Scope::Service),
-            Self::BadRequest | Self::PayloadTooLarge | Self::MissingThoughtSignature => {
-                (C::None, Q::Counted, Scope::Request)
-            }
-            Self::Region | Self::Auth | Self::Permission => (C::None, Q::Counted, Scope::Account),
-            Self::NotFound => (C::None, Q::Counted, Scope::Model),
-            Self::NotSent => (C::None, Q::None, Scope::Transport),
-            Self::Interrupted => (C::Maybe, Q::Maybe, Scope::Transport),
-            Self::Other => (C::Maybe, Q::Maybe, Scope::Service),
-        }
     }
 }
 
@@ -318,25 +241,25 @@ pub struct WaitHint {
 }
 
 impl WaitHint {
-    /// A hint as the server stated it.
+    /// Creates a hint as the server stated it.
     #[must_use]
     pub fn new(hint: Duration, source: WaitSource) -> Self {
         Self { hint, source }
     }
 
-    /// The delay as the server stated it.
+    /// Returns the delay as the server stated it.
     #[must_use]
     pub fn stated(&self) -> Duration {
         self.hint
     }
 
-    /// Where it was found.
+    /// Returns where it was found.
     #[must_use]
     pub fn source(&self) -> WaitSource {
         self.source
     }
 
-    /// The shortest wait that cannot be early, in whole milliseconds, rounded up.
+    /// Returns the shortest wait that cannot be early, in whole milliseconds, rounded up.
     ///
     /// A whole number of seconds in `RetryInfo` was floored by Google while its message kept the
     /// fraction ("58s" beside "58.93s"), so up to a second is missing from it: one second is added.
@@ -356,7 +279,7 @@ impl WaitHint {
     }
 }
 
-/// What one attempt's answer means.
+/// What the response to one attempt means.
 ///
 /// Small and cheap to clone; the text is boxed and absent on success.
 #[derive(Clone, PartialEq, Eq)]
@@ -371,7 +294,7 @@ pub struct Verdict {
     detail: Option<Box<Detail>>,
 }
 
-/// The fine print of a verdict. Strings are redacted before they get here.
+/// The details of a verdict. Strings are redacted before they get here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Detail {
@@ -407,7 +330,7 @@ pub struct QuotaDetail {
 impl Verdict {
     /// A verdict with the outcome's usual charge, quota charge and scope. Crate-private: evidence
     /// cannot be made up.
-    pub(crate) fn of(outcome: Outcome) -> Self {
+    pub(crate) fn new(outcome: Outcome) -> Self {
         let (charge, quota, scope) = outcome.defaults();
         Self {
             outcome,
@@ -463,24 +386,24 @@ impl Verdict {
         self
     }
 
-    /// It surely never reached the server: connect, DNS, TLS, a refused stream, or an admission of
-    /// our own.
+    /// The request surely never reached the server: connect, DNS, TLS, a refused stream, or our own
+    /// admission control.
     #[must_use]
     pub fn not_sent() -> Self {
-        Self::of(Outcome::NotSent)
+        Self::new(Outcome::NotSent)
     }
 
     /// The server was never given the whole request, so it cannot have worked on it: no money. Its
     /// head may have arrived, and with it a request of the quota.
     #[must_use]
     pub fn never_whole() -> Self {
-        Self::of(Outcome::NotSent).with_quota(QuotaCharge::Maybe)
+        Self::new(Outcome::NotSent).with_quota(QuotaCharge::Maybe)
     }
 
     /// An admission of our own said no before anything was sent: no money, no quota, and `wait`
     /// until it would say yes.
     ///
-    /// `outcome` says which limit it was and `elsewhere` whether another model may answer, so that
+    /// `outcome` says which limit it was and `elsewhere` whether another model may succeed, so that
     /// retry and fallback treat it as Google's own refusal. Without a `wait` no waiting helps. It
     /// needs no evidence: what was not sent cannot have been charged.
     #[must_use]
@@ -491,7 +414,7 @@ impl Verdict {
         detail: Detail,
     ) -> Self {
         let transient = wait.is_some() && outcome.is_transient();
-        Self::of(outcome)
+        Self::new(outcome)
             .with_charge(Charge::None)
             .with_quota(QuotaCharge::None)
             .with_elsewhere(elsewhere)
@@ -500,91 +423,100 @@ impl Verdict {
             .with_detail(detail)
     }
 
-    /// It was sent (or may have been), and no complete answer came back: it may have been paid for.
+    /// Says that a retry is not to wait for this: the hint stays, for whoever asks later.
+    #[must_use]
+    pub fn not_retried(self) -> Self {
+        self.with_transient(false)
+    }
+
+    /// It was sent (or may have been), and no complete response came back: it may have been paid
+    /// for.
     #[must_use]
     pub fn interrupted() -> Self {
-        Self::of(Outcome::Interrupted)
+        Self::new(Outcome::Interrupted)
     }
 
     /// The head says success and more follows than was peeked: an image is on its way and counts as
     /// paid for.
     #[must_use]
     pub fn delivering() -> Self {
-        Self::of(Outcome::Image)
+        Self::new(Outcome::Image)
     }
 
     /// The head says success to a call that asks for no image, and more follows than was peeked.
     #[must_use]
     pub fn answering() -> Self {
-        Self::of(Outcome::Answered)
+        Self::new(Outcome::Answered)
     }
 
-    /// A whole answer broke off after its head had promised success: the model had run to its end,
-    /// so it was paid for.
+    /// A whole response broke off after its head had promised success: the model had run to its
+    /// end, so it was paid for.
     #[must_use]
     pub fn interrupted_delivery() -> Self {
-        Self::of(Outcome::Interrupted).with_charge(Charge::Charged).with_quota(QuotaCharge::Counted)
+        Self::new(Outcome::Interrupted)
+            .with_charge(Charge::Charged)
+            .with_quota(QuotaCharge::Counted)
     }
 
     /// A stream broke off with an error after content had been released. What Google bills for it
     /// is not known.
     #[must_use]
     pub fn broken_stream(inner: &Self) -> Self {
-        let mut verdict = Self::of(Outcome::StreamError);
+        let mut verdict = Self::new(Outcome::StreamError);
         verdict.detail.clone_from(&inner.detail);
         verdict
     }
 
-    /// What the attempt ended in.
+    /// Returns what the attempt ended in.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         self.outcome
     }
 
-    /// What is known of the money.
+    /// Returns what is known of the money.
     #[must_use]
     pub fn charge(&self) -> Charge {
         self.charge
     }
 
-    /// What is known of the request quota.
+    /// Returns what is known of the request quota.
     #[must_use]
     pub fn quota(&self) -> QuotaCharge {
         self.quota
     }
 
-    /// How far it reaches.
+    /// Returns how far it reaches.
     #[must_use]
     pub fn scope(&self) -> Scope {
         self.scope
     }
 
-    /// How long the server asks to wait, where it does.
+    /// Returns how long the server asks to wait, where it does.
     #[must_use]
     pub fn wait(&self) -> Option<WaitHint> {
         self.wait
     }
 
-    /// The fine print, where there is any.
+    /// Returns the details, where there are any.
     #[must_use]
     pub fn detail(&self) -> Option<&Detail> {
         self.detail.as_deref()
     }
 
-    /// The most telling machine word, where there is one.
+    /// Returns the most specific machine word, where there is one.
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         self.detail.as_ref()?.reason.as_deref()
     }
 
-    /// The server's own words, where there are any.
+    /// Returns the server's message, where there is one.
     #[must_use]
     pub fn message(&self) -> Option<&str> {
         self.detail.as_ref()?.message.as_deref()
     }
 
-    /// Whether the same request to the same target may do better later and is not known to have
-    /// been paid for.
+    /// Returns whether the same request to the same target may do better later and is not known to
+    /// have been paid for.
     ///
     /// This is advice. Whether it may be *sent* is decided by its [`charge`](Self::charge).
     #[must_use]
@@ -593,7 +525,7 @@ impl Verdict {
             && self.transient.unwrap_or_else(|| self.outcome.is_transient())
     }
 
-    /// Whether another model behind the same account may answer this request.
+    /// Returns whether another model behind the same account may response this request.
     #[must_use]
     pub fn another_model_helps(&self) -> bool {
         if let Some(helps) = self.elsewhere {
@@ -647,7 +579,7 @@ mod tests {
     #[test]
     fn a_charged_verdict_is_never_called_retryable() {
         for &outcome in Outcome::ALL {
-            let verdict = Verdict::of(outcome).with_charge(Charge::Charged).with_transient(true);
+            let verdict = Verdict::new(outcome).with_charge(Charge::Charged).with_transient(true);
             assert!(!verdict.is_retryable());
         }
     }
@@ -660,6 +592,48 @@ mod tests {
         assert_eq!(exact.not_before(), Duration::from_millis(56_186));
         let header = WaitHint::new(Duration::from_secs(7), WaitSource::RetryAfter);
         assert_eq!(header.not_before(), Duration::from_secs(7));
+    }
+
+    #[test]
+    fn charges_are_shown_by_their_words() {
+        let charges = [Charge::None, Charge::Waived, Charge::Maybe, Charge::Charged];
+        assert_eq!(
+            charges.map(|charge| charge.to_string()),
+            ["none", "waived", "maybe", "charged"]
+        );
+        let quotas = [QuotaCharge::None, QuotaCharge::Maybe, QuotaCharge::Counted];
+        assert_eq!(quotas.map(QuotaCharge::as_str), ["none", "maybe", "counted"]);
+        assert_eq!(charges.map(Charge::is_surely_free), [true, true, false, false]);
+        let verdict = Verdict::interrupted_delivery().with_reason("x");
+        assert_eq!(verdict.to_string(), "interrupted (charge: charged), x");
+        assert_eq!(verdict.outcome().to_string(), "interrupted");
+    }
+
+    #[test]
+    fn only_an_image_and_an_answer_are_successes() {
+        for &outcome in Outcome::ALL {
+            let is_success = matches!(outcome, Outcome::Image | Outcome::Answered);
+            assert_eq!(outcome.is_success(), is_success, "{outcome}");
+        }
+    }
+
+    #[test]
+    fn what_an_account_is_refused_no_other_model_of_it_cures() {
+        assert!(!Verdict::new(Outcome::SpendRateLimited).another_model_helps());
+        assert!(Verdict::new(Outcome::Overloaded).another_model_helps());
+        assert!(!Verdict::interrupted_delivery().another_model_helps());
+        assert_eq!(Verdict::never_whole().quota(), QuotaCharge::Maybe);
+        let debug = format!("{:?}", Verdict::never_whole());
+        assert!(debug.contains("NotSent") && !debug.contains("detail"), "{debug}");
+        let wait = Some(WaitHint::new(Duration::from_secs(1), WaitSource::Family));
+        for (wait, transient) in [(wait, true), (None, false)] {
+            let detail = Detail::default();
+            let refused = Verdict::refused_locally(Outcome::RateLimitedMinute, wait, true, detail);
+            assert_eq!((refused.is_retryable(), refused.wait()), (transient, wait));
+            assert_eq!(refused.quota(), QuotaCharge::None);
+        }
+        let day = Verdict::refused_locally(Outcome::RateLimitedDay, wait, true, Detail::default());
+        assert!(!day.is_retryable() && day.another_model_helps());
     }
 
     #[test]

@@ -66,8 +66,8 @@
 //!
 //! Dropping the call drops its attempts, down to their connections. An attempt that a layer gives
 //! up is dropped at once too. So nothing can be finished without its caller inside a middleware,
-//! whose chain is only lent to the call: put [`KeepPaid`](tower_gemini::KeepPaid) into a stack over
-//! [`ReqwestService`].
+//! whose chain is only lent to the call: put `KeepPaid` (feature `keep-paid` of tower-gemini) into a
+//! stack over [`ReqwestService`].
 //!
 //! # Features
 //!

@@ -175,34 +175,23 @@ macro_rules! obj {
 }
 pub(crate) use obj;
 
-impl From<&'static str> for Json {
-    fn from(text: &'static str) -> Self {
-        Self::str(text)
-    }
+/// What becomes a value, and how.
+macro_rules! values {
+    ($($from:ty => $make:expr,)*) => {
+        $(impl From<$from> for Json {
+            fn from(value: $from) -> Self {
+                $make(value)
+            }
+        })*
+    };
 }
 
-impl From<String> for Json {
-    fn from(text: String) -> Self {
-        Self::str(text)
-    }
-}
-
-impl From<u64> for Json {
-    fn from(number: u64) -> Self {
-        Self::Num(number)
-    }
-}
-
-impl From<bool> for Json {
-    fn from(value: bool) -> Self {
-        Self::Bool(value)
-    }
-}
-
-impl From<Vec<Json>> for Json {
-    fn from(items: Vec<Json>) -> Self {
-        Self::Arr(items)
-    }
+values! {
+    &'static str => Self::str,
+    String => Self::str,
+    u64 => Self::Num,
+    bool => Self::Bool,
+    Vec<Json> => Self::Arr,
 }
 
 #[cfg(test)]

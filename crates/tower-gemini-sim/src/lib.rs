@@ -1,8 +1,8 @@
-//! A Gemini you can argue with: real images, real refusals and real bills, in process or over HTTP.
+//! A simulated Gemini image API for tests and demonstrations, in process or over HTTP.
 //!
-//! A [`Sim`] answers the requests of Gemini's image models as the API does, goes wrong when it is
-//! told to, and keeps a [ledger](LedgerSnapshot) of what really happened: which requests were
-//! received, which images were made, what was charged, and what the caller got for it. It shares no
+//! A [`Sim`] answers the requests of Gemini's image models as the API does, fails when told to, and
+//! keeps a [ledger](LedgerSnapshot) of what really happened: which requests it received, which
+//! images it generated, what it charged, and how much of each answer was delivered. It shares no
 //! code with the layers that it tests, so that no mistake is shared either.
 //!
 //! ```
@@ -39,27 +39,31 @@
 //! * The Developer API and Vertex AI under any prefix (`generateContent`, `streamGenerateContent`
 //!   as events and as an array, `countTokens`, Imagen's `predict`), the OpenAI-style
 //!   `chat/completions` and `images/generations`, and `interactions`.
-//! * The checks of the real server: keys, models that were retired, sizes in lower case, ratios,
-//!   missing signatures, and so on.
-//! * Faults by [script](Builder::script) or by [chance](Builder::weather),
-//!   [limits](Builder::quota), and [time](Builder::latency), on tokio's clock: a paused runtime
-//!   simulates a day in seconds.
-//! * A header `x-server-timeout: 30` makes the server give up after 30 seconds with a 504, which is
-//!   not charged.
-//! * A header `x-sim-call: some-tag` ties the attempts of one call together in the ledger.
+//! * The checks of the real server: keys, retired models, sizes in lower case, ratios, missing
+//!   signatures, and so on.
+//! * Faults by [script](Builder::script), by [chance](Weather::with) or for a
+//!   [period](Weather::outages), [limits](Builder::quota), and [latency](Builder::latency), on
+//!   tokio's clock: a paused runtime simulates a day in seconds.
+//! * [`Builder::storm`]: a documented mix of all of these for demonstrations.
+//!
+//! # Headers
+//!
+//! * `x-server-timeout: 30` makes the server give up after 30 seconds with a 504, which is not
+//!   charged.
+//! * `x-sim-call: some-tag` ties the attempts of one call together in the ledger.
 //!
 //! # What is charged
 //!
 //! | outcome | charged |
 //! | --- | --- |
-//! | the model ran to the end, whatever became of the answer | its tokens |
-//! | the caller went away while the model ran | its tokens (a [setting](Builder::abort_charges)) |
+//! | the model finished, whether or not the answer arrived | its tokens |
+//! | the caller disconnected while the model ran | its tokens (a [setting](Builder::abort_charges)) |
 //! | refused after generation | input and thinking |
 //! | the answer says "You will not be charged" | nothing |
 //! | blocked prompt | its input (a [setting](Builder::blocked_prompts_charge)) |
 //! | 4xx and 5xx, refused connection | nothing |
 //!
-//! Every request that was received counts against the project's limits, a 429 only [if
+//! Every request that was received counts against the project's limits; a 429 does only [if
 //! configured](Quota::counts_rejected).
 //!
 //! # What it leaves out
@@ -67,9 +71,26 @@
 //! `images/edits`, batches, files, HTTP/2, and the ratio of reference images (without `aspectRatio`
 //! an image is square).
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+/// Declares one consuming setter a field.
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident $(=> $field:ident)?: $value:ty,)*) => {
+        $($(#[$doc])*
+        #[must_use]
+        pub fn $name(mut self, value: $value) -> Self {
+            setters!(@ self $name $($field)?) = value;
+            self
+        })*
+    };
+    (@ $self:ident $name:ident) => { $self.$name };
+    (@ $self:ident $name:ident $field:ident) => { $self.$field };
+}
+
 mod answer;
 mod api_error;
 mod body;
+mod builder;
 #[cfg(feature = "serve")]
 mod connection;
 mod dialect;
@@ -89,6 +110,7 @@ mod weather;
 
 pub use answer::ImageOptions;
 pub use body::SimBody;
+pub use builder::Builder;
 pub use error::{SimError, SimErrorKind};
 pub use fault::{BadRequest, Block, Fault, Forbidden, Limit, NotFound, Refusal, Shape};
 pub use hash::hash64;
@@ -97,5 +119,10 @@ pub use model::{Price, Size};
 pub use quota::Quota;
 #[cfg(feature = "serve")]
 pub use serve::{ServeHandle, serve};
-pub use service::{Builder, RequestNumber, Sim, SimFuture, SimService};
+pub use service::{RequestNumber, Sim, SimFuture, SimService};
 pub use weather::{Each, Latency, Outages, Weather};
+
+/// The README's example runs as a doc test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,5 +1,5 @@
-//! What a request asks for, and whether Google would take it. The simulator judges by itself: a
-//! mistake shared with the layers that it tests would be invisible.
+//! Reads what a request asks for, and checks whether Google would accept it. The simulator shares
+//! no code with the layers that it tests: a shared mistake would be invisible.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -231,72 +231,35 @@ pub(crate) fn check(
     }
 }
 
-const TOP_LEVEL: [&str; 11] = [
-    "contents",
-    "systemInstruction",
-    "tools",
-    "toolConfig",
-    "safetySettings",
-    "generationConfig",
-    "cachedContent",
-    "model",
-    "labels",
-    "serviceTier",
-    "generateContentRequest",
-];
-const GENERATION_CONFIG: [&str; 22] = [
-    "stopSequences",
-    "responseMimeType",
-    "responseSchema",
-    "responseJsonSchema",
-    "responseModalities",
-    "candidateCount",
-    "maxOutputTokens",
-    "temperature",
-    "topP",
-    "topK",
-    "seed",
-    "presencePenalty",
-    "frequencyPenalty",
-    "responseLogprobs",
-    "logprobs",
-    "enableEnhancedCivicAnswers",
-    "speechConfig",
-    "thinkingConfig",
-    "imageConfig",
-    "responseFormat",
-    "mediaResolution",
-    "audioTimestamp",
-];
-const IMAGE_CONFIG: [&str; 2] = ["aspectRatio", "imageSize"];
+const TOP_LEVEL: &str = "contents systemInstruction tools toolConfig safetySettings generationConfig \
+    cachedContent model labels serviceTier generateContentRequest";
+const GENERATION_CONFIG: &str = "stopSequences responseMimeType responseSchema responseJsonSchema responseModalities \
+    candidateCount maxOutputTokens temperature topP topK seed presencePenalty \
+    frequencyPenalty responseLogprobs logprobs enableEnhancedCivicAnswers speechConfig \
+    thinkingConfig imageConfig responseFormat mediaResolution audioTimestamp";
+const IMAGE_CONFIG: &str = "aspectRatio imageSize";
 /// Members that only Vertex takes (python-genai 2.19 raises before sending them to the Developer
 /// API).
-const IMAGE_CONFIG_VERTEX: [&str; 5] = [
-    "personGeneration",
-    "prominentPeople",
-    "outputMimeType",
-    "compressionQuality",
-    "imageOutputOptions",
-];
+const IMAGE_CONFIG_VERTEX: &str =
+    "personGeneration prominentPeople outputMimeType compressionQuality imageOutputOptions";
 
-fn unknown_fields(value: &Value, at: &str, known: &[&str], also: &[&str]) -> Result<(), ApiError> {
-    let Some(object) = value.as_object() else { return Ok(()) };
-    for name in object.keys() {
-        let known = known.iter().chain(also).any(|camel| is_named(name, camel));
-        if !known {
-            return Err(ApiError::unknown_field(name, at));
-        }
+/// Refuses fields that are in none of the lists of names.
+fn unknown_fields(value: &Value, at: &str, known: &str, also: &str) -> Result<(), ApiError> {
+    let known =
+        |name: &str| known.split(' ').chain(also.split(' ')).any(|camel| is_named(name, camel));
+    match value.as_object().and_then(|object| object.keys().find(|name| !known(name))) {
+        Some(name) => Err(ApiError::unknown_field(name, at)),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn check_generate(api: Api, model: &Model, body: &Value) -> Result<ImageRequest, ApiError> {
-    unknown_fields(body, "", &TOP_LEVEL, &[])?;
+    unknown_fields(body, "", TOP_LEVEL, "")?;
     let config = field(body, "generationConfig").unwrap_or(&Value::Null);
-    unknown_fields(config, "generation_config", &GENERATION_CONFIG, &[])?;
+    unknown_fields(config, "generation_config", GENERATION_CONFIG, "")?;
     let image_config = field(config, "imageConfig").unwrap_or(&Value::Null);
-    let vertex_only: &[&str] = if api == Api::Vertex { &IMAGE_CONFIG_VERTEX } else { &[] };
-    unknown_fields(image_config, "generation_config.image_config", &IMAGE_CONFIG, vertex_only)?;
+    let vertex_only = if api == Api::Vertex { IMAGE_CONFIG_VERTEX } else { "" };
+    unknown_fields(image_config, "generation_config.image_config", IMAGE_CONFIG, vertex_only)?;
 
     let contents = match field(body, "contents") {
         Some(Value::Array(contents)) if !contents.is_empty() => contents.as_slice(),
@@ -532,21 +495,26 @@ fn size_of_openai(body: &Value) -> Option<String> {
     Some(size.as_str().to_owned())
 }
 
-fn check_chat(model: &Model, body: &Value) -> Result<ImageRequest, ApiError> {
-    let mut prompt = String::new();
-    let mut input_images = 0;
-    for message in body.get("messages").and_then(Value::as_array).map_or(&[][..], Vec::as_slice) {
-        match message.get("content") {
-            Some(Value::String(text)) => prompt.push_str(text),
-            Some(Value::Array(parts)) => {
-                for part in parts {
-                    prompt.push_str(part.get("text").and_then(Value::as_str).unwrap_or(""));
-                    input_images += u64::from(part.get("image_url").is_some());
-                }
-            }
-            _ => {}
+/// Joins the texts, and counts the images, of contents that are a text or a list of parts.
+fn prompt_of<'a>(
+    contents: impl IntoIterator<Item = Option<&'a Value>>,
+    is_image: impl Fn(&Value) -> bool,
+) -> (String, u64) {
+    let (mut prompt, mut images) = (String::new(), 0);
+    for content in contents.into_iter().flatten() {
+        prompt.push_str(content.as_str().unwrap_or(""));
+        for part in content.as_array().into_iter().flatten() {
+            prompt.push_str(part.get("text").and_then(Value::as_str).unwrap_or(""));
+            images += u64::from(is_image(part));
         }
     }
+    (prompt, images)
+}
+
+fn check_chat(model: &Model, body: &Value) -> Result<ImageRequest, ApiError> {
+    let messages = body.get("messages").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let contents = messages.iter().map(|message| message.get("content"));
+    let (prompt, input_images) = prompt_of(contents, |part| part.get("image_url").is_some());
     if prompt.is_empty() && input_images == 0 {
         return Err(ApiError::invalid(
             "* GenerateContentRequest.contents: contents is not specified\n",
@@ -577,19 +545,9 @@ fn check_images(model: &Model, body: &Value) -> Result<ImageRequest, ApiError> {
 }
 
 fn check_interaction(model: &Model, body: &Value) -> Result<ImageRequest, ApiError> {
-    let mut prompt = String::new();
-    let mut input_images = 0;
-    match body.get("input") {
-        Some(Value::String(text)) => prompt.push_str(text),
-        Some(Value::Array(parts)) => {
-            for part in parts {
-                prompt.push_str(part.get("text").and_then(Value::as_str).unwrap_or(""));
-                input_images +=
-                    u64::from(part.get("type").and_then(Value::as_str) == Some("image"));
-            }
-        }
-        _ => {}
-    }
+    let (prompt, input_images) = prompt_of([body.get("input")], |part| {
+        part.get("type").and_then(Value::as_str) == Some("image")
+    });
     if prompt.is_empty() && input_images == 0 {
         return Err(ApiError::invalid("The value at 'input' is required."));
     }

@@ -1,7 +1,7 @@
-//! The simulator as a tower service: one request in, one answer, silence or error out, and the
-//! truth in the ledger.
+//! The simulator as a tower service: takes a request, answers, fails or stays silent, and records
+//! the truth in the ledger.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,9 +12,10 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body::Body;
 
-use crate::answer::{Generator, ImageOptions, JSON, SSE};
+use crate::answer::{Generator, JSON, SSE};
 use crate::api_error::{About, ApiError, Failure};
 use crate::body::{Delivery, End, SimBody};
+use crate::builder::Builder;
 use crate::dialect::{Api, Framing, Verb};
 use crate::error::{SimError, SimErrorKind};
 use crate::fault::{Fault, Limit};
@@ -22,12 +23,12 @@ use crate::hash::{hash64, mix};
 use crate::image::{Picture, PictureCache};
 use crate::json::obj;
 use crate::ledger::{Bill, Ledger, LedgerSnapshot, Totals};
-use crate::model::{Model, Price, known};
-use crate::quota::{Limits, Quota, Weight};
+use crate::model::{Model, known};
+use crate::quota::{Limits, Weight};
 use crate::request::{
     Credentials, ImageRequest, Route, check, json, model_in_body, server_timeout, streams_in_body,
 };
-use crate::weather::{Latency, Weather, WeatherState};
+use crate::weather::{Latency, WeatherState};
 
 /// A simulated Gemini. Clones share everything: ledger, script, limits and clock.
 ///
@@ -49,290 +50,7 @@ struct Inner {
     ledger: Arc<Ledger>,
 }
 
-/// Settings of a [`Sim`]. [`Sim::builder`] begins with these:
-///
-/// | setting | default |
-/// | --- | --- |
-/// | seed | 0 |
-/// | scripts, weather | nothing goes wrong |
-/// | latency | tens of seconds, see [`Latency`] |
-/// | quota | none |
-/// | images | full size, see [`ImageOptions`] |
-/// | chunks | 64 KiB, no delay, length not announced |
-/// | server's own deadline | 600 s, the timeout of Google's published gRPC service config for `generateContent` |
-/// | request bodies | up to 100 MB (blog.google, January 2026) |
-/// | keys | every key is good, and its own project |
-/// | aborted requests | are made and charged all the same |
-/// | blocked prompts | cost their input |
-/// | clock | starts at 20:00 UTC, noon Pacific in winter |
-#[derive(Debug, Clone)]
-pub struct Builder {
-    seed: u64,
-    script: Vec<Fault>,
-    scripts_by_call: HashMap<String, Vec<Fault>>,
-    weather: Weather,
-    latency: Latency,
-    quota: Quota,
-    quota_by_model: Vec<(String, Quota)>,
-    images: ImageOptions,
-    chunk: usize,
-    chunk_delay: Duration,
-    announce_length: bool,
-    server_deadline: Duration,
-    max_request_bytes: usize,
-    accepted_keys: Option<HashSet<String>>,
-    rejected_keys: HashSet<String>,
-    projects: HashMap<String, String>,
-    retired: HashMap<String, String>,
-    revived: HashSet<String>,
-    prices: HashMap<String, Price>,
-    abort_charges: bool,
-    blocked_prompts_charge: bool,
-    time_of_day: Duration,
-}
-
-impl Default for Builder {
-    fn default() -> Self {
-        Self {
-            seed: 0,
-            script: Vec::new(),
-            scripts_by_call: HashMap::new(),
-            weather: Weather::calm(),
-            latency: Latency::default(),
-            quota: Quota::UNLIMITED,
-            quota_by_model: Vec::new(),
-            images: ImageOptions::default(),
-            chunk: 64 * 1024,
-            chunk_delay: Duration::ZERO,
-            announce_length: false,
-            server_deadline: Duration::from_secs(600),
-            max_request_bytes: 100_000_000,
-            accepted_keys: None,
-            rejected_keys: HashSet::new(),
-            projects: HashMap::new(),
-            retired: HashMap::new(),
-            revived: HashSet::new(),
-            prices: HashMap::new(),
-            abort_charges: true,
-            blocked_prompts_charge: true,
-            time_of_day: Duration::from_secs(20 * 3600),
-        }
-    }
-}
-
 impl Builder {
-    /// The seed of weather, latency and pictures. The same seed and the same requests in the same
-    /// order give the same trace.
-    #[must_use]
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
-        self
-    }
-
-    /// What happens to the first requests, one fault each, in order of arrival. After that the
-    /// weather decides.
-    #[must_use]
-    pub fn script(mut self, faults: impl IntoIterator<Item = Fault>) -> Self {
-        self.script = faults.into_iter().collect();
-        self
-    }
-
-    /// What happens to the first requests of the call with this `x-sim-call` tag, one fault each,
-    /// in order of arrival: calls that run side by side keep their own stories. After that the
-    /// common script decides, then the weather.
-    ///
-    /// ```
-    /// use tower_gemini_sim::{Fault, Sim};
-    /// let sim = Sim::builder().script_of("cat", [Fault::HighDemand]).script_of("dog", [Fault::NoImage]).build();
-    /// # let _ = sim;
-    /// ```
-    #[must_use]
-    pub fn script_of(
-        mut self,
-        call: impl Into<String>,
-        faults: impl IntoIterator<Item = Fault>,
-    ) -> Self {
-        self.scripts_by_call.insert(call.into(), faults.into_iter().collect());
-        self
-    }
-
-    /// What happens by chance.
-    #[must_use]
-    pub fn weather(mut self, weather: Weather) -> Self {
-        self.weather = weather;
-        self
-    }
-
-    /// Sets weather and limits of a storm for demonstrations, compressed in time so that 120 calls
-    /// show all of it in one or two minutes. A client that waits for hints and moves to another
-    /// model when one closes loses almost nothing in it; a client that resends blindly loses a
-    /// third.
-    ///
-    /// | what happens | parameters | how long it lasts |
-    /// | --- | --- | --- |
-    /// | minute's limit, 429 with a true hint | 90 requests a minute for each model of a project | until the window of 60 s opens |
-    /// | day's limit, 429 | 120 requests left today for `gemini-3-pro-image` | until midnight Pacific |
-    /// | overload, 503 | each model on its own, up for 60 s on average; fails 5 % of requests at 1K, 30 % at 2K, 80 % at 4K | 30 s on average |
-    /// | refused account, 403 | each project on its own, up for 2 hours on average | 10 minutes on average |
-    /// | no capacity, 503 with a hint of 9 s | 3 % | one request |
-    /// | 500 | 4 % | one request |
-    /// | 502 of the front end | 2 % | one request |
-    /// | refusal after generation, charged | 1 % | one request |
-    /// | reset before, and after generation | 0.5 % each | one request |
-    /// | drafts before the final image | 15 % | one request |
-    ///
-    /// Sources: that minute and day belong to a project and a model, and that failed requests count
-    /// (ai.google.dev "Rate limits", 2026-09); the shares by size (APIYI, post-mortem of the outage
-    /// of 2026-01-21: 1K ~95 %, 2K ~70 %, 4K below 20 % delivered); the length of outages is that
-    /// of users' reports (see [`Outages`](crate::Outages)), a hundred times shorter; 429s are by far
-    /// the most frequent failure, then 503 (operators' error guide for Nano Banana Pro, 2026-02).
-    /// The other numbers are chosen for the demonstration.
-    ///
-    /// ```
-    /// use tower_gemini_sim::Sim;
-    /// let sim = Sim::builder().storm().seed(3).build();
-    /// # let _ = sim;
-    /// ```
-    #[must_use]
-    pub fn storm(self) -> Self {
-        let minute = Quota { rpm: Some(90), ..Quota::UNLIMITED };
-        self.weather(Weather::storm())
-            .quota(minute)
-            .quota_of("gemini-3-pro-image", Quota { rpd: Some(120), ..minute })
-    }
-
-    /// How long answers take.
-    #[must_use]
-    pub fn latency(mut self, latency: Latency) -> Self {
-        self.latency = latency;
-        self
-    }
-
-    /// The limits of every model, for each project.
-    #[must_use]
-    pub fn quota(mut self, quota: Quota) -> Self {
-        self.quota = quota;
-        self
-    }
-
-    /// The limits of one model, for each project.
-    #[must_use]
-    pub fn quota_of(mut self, model: impl Into<String>, quota: Quota) -> Self {
-        self.quota_by_model.push((model.into(), quota));
-        self
-    }
-
-    /// Which pictures are made.
-    #[must_use]
-    pub fn images(mut self, images: ImageOptions) -> Self {
-        self.images = images;
-        self
-    }
-
-    /// Small pictures and signatures: answers of a few kilobytes. Keeps the other image options.
-    #[must_use]
-    pub fn tiny_images(mut self, tiny: bool) -> Self {
-        self.images.tiny = tiny;
-        self.images.variants = if tiny { 64 } else { ImageOptions::default().variants };
-        self
-    }
-
-    /// Bytes in a chunk of a body, and the pause before each.
-    #[must_use]
-    pub fn chunks(mut self, bytes: usize, delay: Duration) -> Self {
-        self.chunk = bytes;
-        self.chunk_delay = delay;
-        self
-    }
-
-    /// Whether answers announce their length; over HTTP they are chunked otherwise, as Google's
-    /// are.
-    #[must_use]
-    pub fn announce_length(mut self, announce: bool) -> Self {
-        self.announce_length = announce;
-        self
-    }
-
-    /// When the server itself gives up on a generation and answers 504.
-    #[must_use]
-    pub fn server_deadline(mut self, deadline: Duration) -> Self {
-        self.server_deadline = deadline;
-        self
-    }
-
-    /// Larger request bodies are answered 400.
-    #[must_use]
-    pub fn max_request_bytes(mut self, bytes: usize) -> Self {
-        self.max_request_bytes = bytes;
-        self
-    }
-
-    /// Only these keys are good.
-    #[must_use]
-    pub fn keys<K: Into<String>>(mut self, keys: impl IntoIterator<Item = K>) -> Self {
-        self.accepted_keys = Some(keys.into_iter().map(Into::into).collect());
-        self
-    }
-
-    /// This key is not good.
-    #[must_use]
-    pub fn reject_key(mut self, key: impl Into<String>) -> Self {
-        self.rejected_keys.insert(key.into());
-        self
-    }
-
-    /// The project that a key belongs to: keys of one project share its limits.
-    #[must_use]
-    pub fn project(mut self, key: impl Into<String>, project: impl Into<String>) -> Self {
-        self.projects.insert(key.into(), project.into());
-        self
-    }
-
-    /// Answers 404 for this model, naming a successor.
-    #[must_use]
-    pub fn retire(mut self, model: impl Into<String>, successor: impl Into<String>) -> Self {
-        self.retired.insert(model.into(), successor.into());
-        self
-    }
-
-    /// Lets a model live that was shut down, such as a preview id or Imagen.
-    #[must_use]
-    pub fn revive(mut self, model: impl Into<String>) -> Self {
-        self.revived.insert(model.into());
-        self
-    }
-
-    /// What a model charges.
-    #[must_use]
-    pub fn price(mut self, model: impl Into<String>, price: Price) -> Self {
-        self.prices.insert(model.into(), price);
-        self
-    }
-
-    /// Whether a request whose caller went away is made and charged. Nobody published it;
-    /// js-genai's documentation says that usage may still be charged.
-    #[must_use]
-    pub fn abort_charges(mut self, charges: bool) -> Self {
-        self.abort_charges = charges;
-        self
-    }
-
-    /// Whether a blocked prompt costs its input tokens. Nobody published it for image models; its
-    /// `usageMetadata` counts them.
-    #[must_use]
-    pub fn blocked_prompts_charge(mut self, charges: bool) -> Self {
-        self.blocked_prompts_charge = charges;
-        self
-    }
-
-    /// Where the simulator's UTC clock starts. Weather by the hour and the day's limits depend on
-    /// it.
-    #[must_use]
-    pub fn starts_at_utc(mut self, time_of_day: Duration) -> Self {
-        self.time_of_day = Duration::from_secs(time_of_day.as_secs() % 86_400);
-        self
-    }
-
     /// Builds the simulator. Its clock begins now, or with its first request when this is called
     /// outside a tokio runtime.
     pub fn build(self) -> Sim {
@@ -359,17 +77,18 @@ impl Builder {
 }
 
 impl Sim {
-    /// A simulator to be set up.
+    /// Returns the settings of a simulator, to be changed.
     pub fn builder() -> Builder {
         Builder::default()
     }
 
-    /// Answers at once with small images and without faults, unless scripted: what most tests want.
+    /// Builds a simulator that answers at once with small images and without faults other than
+    /// these: what most tests want.
     pub fn quick(script: impl IntoIterator<Item = Fault>) -> Self {
         Self::builder().latency(Latency::none()).tiny_images(true).script(script).build()
     }
 
-    /// A client's view: a service that answers requests, in process.
+    /// Returns a service that answers requests in process: what a client sees.
     pub fn service(&self) -> SimService {
         SimService { inner: self.inner.clone() }
     }
@@ -379,55 +98,55 @@ impl Sim {
         self.inner.script.lock().unwrap_or_else(PoisonError::into_inner).extend(faults);
     }
 
-    /// What happened so far.
+    /// Returns what happened so far.
     pub fn ledger(&self) -> LedgerSnapshot {
         self.inner.ledger.snapshot()
     }
 
-    /// Sums over what happened so far, without copying the records.
+    /// Returns sums over what happened so far, without copying the records.
     pub fn totals(&self) -> Totals {
         self.inner.ledger.totals()
     }
 
-    /// How many requests were sent so far.
+    /// Returns how many requests were sent so far.
     pub fn requests(&self) -> usize {
         self.inner.ledger.len()
     }
 
-    /// Begins a new ledger, for long runs in one simulator. Call it when nothing is under way:
-    /// numbers begin at 0 again.
+    /// Empties the ledger, for long runs in one simulator. Call it between requests: numbers begin
+    /// at 0 again.
     pub fn clear_ledger(&self) {
         self.inner.ledger.forget();
         self.inner.final_images.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// The file of the final image in the answer to a request, whether or not it arrived.
+    /// Returns the file of the final image in the answer to a request, whether or not it arrived.
     pub fn image_for(&self, number: usize) -> Option<Bytes> {
         let images = self.inner.final_images.lock().unwrap_or_else(PoisonError::into_inner);
         images.get(&number).map(|picture| picture.bytes.clone())
     }
 
-    /// The project that a key belongs to, as the ledger names it.
+    /// Returns the project that a key belongs to, as the ledger names it.
     pub fn project_of(&self, key: &str) -> String {
         self.inner.project_of(key).to_string()
     }
 
-    /// Time since the simulator's clock began.
+    /// Returns the time since the simulator's clock began.
     pub fn now(&self) -> Duration {
         self.inner.now()
     }
 }
 
-/// A client's view of a [`Sim`]: a tower service, always ready.
+/// The simulator as a tower service, always ready.
 ///
 /// A request arrives when its future is first polled. Dropping the future before it is done aborts
-/// the request: the ledger says so, and says whether the project pays all the same.
+/// the request: the ledger records that, and whether the project is charged nevertheless.
 #[derive(Clone, Debug)]
 pub struct SimService {
     inner: Arc<Inner>,
 }
 
-/// The answer to come.
+/// The future of a [`SimService`].
 pub type SimFuture = Pin<Box<dyn Future<Output = Result<Response<SimBody>, SimError>> + Send>>;
 
 impl<B> tower_service::Service<Request<B>> for SimService
@@ -463,7 +182,7 @@ impl SimService {
     }
 }
 
-/// A head whose connection may not survive it.
+/// A response, and where its head is to be cut.
 pub(crate) struct Handled {
     pub(crate) response: Response<SimBody>,
     pub(crate) cut_head: Option<usize>,
@@ -473,11 +192,11 @@ pub(crate) struct Handled {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestNumber(pub usize);
 
-/// Tells the ledger when a caller goes away.
+/// Records in the ledger when a caller disconnects.
 struct AbortGuard {
     inner: Arc<Inner>,
     number: usize,
-    /// What happens at the server when the caller is gone: the model runs to the end, or nothing.
+    /// What is charged when the caller disconnects now: the model finishes, or never began.
     if_dropped: Option<Bill>,
     over: bool,
 }
@@ -490,7 +209,7 @@ impl AbortGuard {
         self.inner.ledger.edit(self.number, |record| record.ended_at = Some(now));
     }
 
-    /// The answer is in the hands of its body.
+    /// From here on the body records the end.
     fn hand_over(&mut self) {
         self.over = true;
     }
@@ -512,7 +231,7 @@ impl Drop for AbortGuard {
     }
 }
 
-/// Who is asking for what, before the body is looked at.
+/// What is known of a request before its body is read.
 struct Caller {
     route: Route,
     secret: String,
@@ -662,8 +381,8 @@ impl Inner {
         }
     }
 
-    /// Takes a request through the front door, the limits, the fault that waits for it and the
-    /// checks of its body, in this order.
+    /// Decides what becomes of a request: front end, credentials, limits, the fault that it meets
+    /// and the checks of its body, in this order.
     fn decide(
         &self,
         number: usize,
@@ -745,7 +464,7 @@ impl Inner {
                 &caller.project,
                 &caller.model,
                 self.now(),
-                self.time_of_day_at_start(),
+                self.settings.time_of_day,
                 weight,
             );
             if let Err(over) = admitted {
@@ -788,10 +507,6 @@ impl Inner {
                 }
             },
         }
-    }
-
-    fn time_of_day_at_start(&self) -> Duration {
-        self.settings.time_of_day
     }
 
     fn authenticate(
@@ -1022,26 +737,14 @@ where
     B: Body<Data = Bytes> + Send + 'static,
 {
     let mut body = Box::pin(body);
-    let mut first = Bytes::new();
-    let mut rest: Option<BytesMut> = None;
-    let mut length = 0;
+    let mut whole = BytesMut::new();
     while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
         let frame = frame.map_err(|_| SimError::new(SimErrorKind::RequestBody))?;
         let Ok(data) = frame.into_data() else { continue };
-        length += data.len();
-        if length > most {
+        if whole.len() + data.len() > most {
             return Ok(None);
         }
-        match &mut rest {
-            Some(rest) => rest.extend_from_slice(&data),
-            None if first.is_empty() => first = data,
-            None => {
-                let mut joined = BytesMut::with_capacity(length);
-                joined.extend_from_slice(&first);
-                joined.extend_from_slice(&data);
-                rest = Some(joined);
-            }
-        }
+        whole.extend_from_slice(&data);
     }
-    Ok(Some(rest.map_or(first, BytesMut::freeze)))
+    Ok(Some(whole.freeze()))
 }

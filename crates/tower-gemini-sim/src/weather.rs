@@ -35,7 +35,7 @@ pub struct Weather {
 }
 
 impl Weather {
-    /// Nothing ever happens.
+    /// No faults.
     pub fn calm() -> Self {
         Self::default()
     }
@@ -148,6 +148,17 @@ pub struct Outages {
 }
 
 impl Outages {
+    setters! {
+        /// Sets what has outages of its own.
+        each: Each,
+        /// Sets the mean time between two outages. Zero begins with an outage.
+        mean_up: Duration,
+        /// Sets the mean length of an outage.
+        mean_down: Duration,
+        /// Sets the share of the requests that fail during an outage.
+        share: f64,
+    }
+
     /// Outages in which requests meet this fault.
     pub fn new(fault: Fault) -> Self {
         Self {
@@ -165,34 +176,6 @@ impl Outages {
     #[must_use]
     pub fn model(mut self, model: impl Into<String>) -> Self {
         self.model = Some(model.into());
-        self
-    }
-
-    /// Sets what has outages of its own.
-    #[must_use]
-    pub fn each(mut self, each: Each) -> Self {
-        self.each = each;
-        self
-    }
-
-    /// Sets the mean time between two outages. Zero begins with an outage.
-    #[must_use]
-    pub fn mean_up(mut self, mean: Duration) -> Self {
-        self.mean_up = mean;
-        self
-    }
-
-    /// Sets the mean length of an outage.
-    #[must_use]
-    pub fn mean_down(mut self, mean: Duration) -> Self {
-        self.mean_down = mean;
-        self
-    }
-
-    /// Sets the share of the requests that fail during an outage.
-    #[must_use]
-    pub fn share(mut self, share: f64) -> Self {
-        self.share = share;
         self
     }
 
@@ -314,7 +297,7 @@ fn exponential(rng: &mut Rng, mean: Duration) -> Duration {
     mean.mul_f64(-(1.0 - rng.f64()).ln())
 }
 
-/// How long answers take.
+/// How long responses take.
 ///
 /// The default is what a published guide of February 2026 gives for images: Pro 30 to 90 s at 1K,
 /// 50 to 120 s at 2K and 100 to 170 s at 4K; Flash 10 to 30 s, and 20 to 60 s at 4K. Errors take 48
@@ -332,7 +315,7 @@ pub struct Latency {
 }
 
 impl Latency {
-    /// Everything is answered at once.
+    /// Responds at once.
     pub fn none() -> Self {
         Self::fixed(Duration::ZERO)
     }

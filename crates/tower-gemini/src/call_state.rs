@@ -16,7 +16,7 @@ use tower_gemini_core::call::{Call, ModelId};
 use tower_gemini_core::cost::Cost;
 use tower_gemini_core::scan::Usage;
 use tower_gemini_core::target::MustKeep;
-use tower_gemini_core::verdict::{Charge, Outcome, Verdict};
+use tower_gemini_core::verdict::{Charge, Outcome, QuotaCharge, Verdict};
 
 use crate::call_options::CallOptions;
 use crate::error::Error;
@@ -108,11 +108,25 @@ impl Place {
 #[derive(Default)]
 struct Slot {
     handover: Handover,
+    /// Whether the client has asked for any of the body.
+    is_read: bool,
     /// Its place in the trail, once it was sent.
     entry: Option<AttemptId>,
     model: Option<ModelId>,
-    end: Option<(Outcome, Charge, Cost)>,
+    end: Option<SentAttempt>,
     gates: Vec<Arc<dyn SendGate>>,
+}
+
+/// What an attempt that was sent has come to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SentAttempt {
+    /// What it ended in; `None` while it runs.
+    pub(crate) outcome: Option<Outcome>,
+    pub(crate) charge: Charge,
+    pub(crate) quota: QuotaCharge,
+    /// `None` while it runs.
+    pub(crate) cost: Option<Cost>,
+    pub(crate) took: Duration,
 }
 
 /// Whether the last byte of an attempt's request may leave. Decided once, under the lock: what was
@@ -144,6 +158,7 @@ pub(crate) trait SendGate: fmt::Debug + Send + Sync {
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy)]
+#[allow(dead_code, reason = "for what attaches to the gates; a journal will read all of it")]
 pub(crate) struct AttemptEnd<'a> {
     pub(crate) verdict: &'a Verdict,
     /// What the response says it used.
@@ -192,6 +207,7 @@ impl CallState {
     }
 
     /// When the call began.
+    #[cfg(test)]
     pub(crate) fn started(&self) -> Instant {
         self.0.started
     }
@@ -215,12 +231,6 @@ impl CallState {
     /// meant for that.
     pub(crate) fn defer(&self, waited: Duration) {
         self.shared().deferred += waited;
-    }
-
-    /// Brings the deadline forward; it never moves back.
-    pub(crate) fn limit_deadline(&self, deadline: Instant) {
-        let mut shared = self.shared();
-        shared.deadline = Some(shared.deadline.map_or(deadline, |at| at.min(deadline)));
     }
 
     /// What the caller insists on, whatever a fallback would give up.
@@ -341,11 +351,6 @@ impl CallState {
         Attempt { index: shared.attempts.len() - 1, state: self.clone() }
     }
 
-    /// How many attempts have been sent.
-    pub(crate) fn attempts_sent(&self) -> usize {
-        self.shared().attempts.iter().filter(|slot| slot.entry.is_some()).count()
-    }
-
     /// How many attempts were made, sent or not.
     pub(crate) fn attempts_made(&self) -> usize {
         self.shared().attempts.len()
@@ -354,7 +359,7 @@ impl CallState {
     /// What became of the attempts that have ended, from the first one that is not skipped on.
     pub(crate) fn ended(&self, skipped: usize) -> Vec<(ModelId, Outcome, Charge)> {
         let ended = |slot: &Slot| {
-            let (outcome, charge, _) = slot.end?;
+            let SentAttempt { outcome: Some(outcome), charge, .. } = slot.end? else { return None };
             Some((slot.model.clone()?, outcome, charge))
         };
         self.shared().attempts.iter().skip(skipped).filter_map(ended).collect()
@@ -378,9 +383,23 @@ impl CallState {
     }
 
     /// What the attempts that have ended cost.
-    #[allow(dead_code, reason = "caps for one call ask it")]
+    #[cfg(feature = "keep-paid")]
     pub(crate) fn cost(&self) -> Cost {
-        self.shared().attempts.iter().filter_map(|slot| slot.end.map(|(.., cost)| cost)).sum()
+        self.shared().attempts.iter().filter_map(|slot| slot.end.and_then(|end| end.cost)).sum()
+    }
+
+    /// What the attempts that were sent have come to so far.
+    pub(crate) fn sent_attempts(&self) -> Vec<SentAttempt> {
+        let running = SentAttempt {
+            outcome: None,
+            charge: Charge::Maybe,
+            quota: QuotaCharge::Maybe,
+            cost: None,
+            took: Duration::ZERO,
+        };
+        let shared = self.shared();
+        let sent = shared.attempts.iter().filter(|slot| slot.entry.is_some());
+        sent.map(|slot| slot.end.unwrap_or(running)).collect()
     }
 
     /// The verdict of a call that is abandoned now, without a response: of its attempt under way,
@@ -406,7 +425,7 @@ pub(crate) fn severity(charge: Charge) -> u8 {
 impl Slot {
     fn charge(&self) -> Charge {
         match (self.end, self.handover) {
-            (Some((_, charge, _)), _) => charge,
+            (Some(end), _) => end.charge,
             (None, Handover::Done) => Charge::Maybe,
             (None, _) => Charge::None,
         }
@@ -441,7 +460,7 @@ impl Attempt {
     }
 
     /// Lets this attempt pass a further gate.
-    #[allow(dead_code, reason = "reservations attach here")]
+    #[cfg(test)]
     pub(crate) fn add_gate(&self, gate: Arc<dyn SendGate>) {
         self.with(|slot| slot.gates.push(gate));
     }
@@ -488,9 +507,20 @@ impl Attempt {
         self.hand_over();
     }
 
-    /// Whether the attempt was abandoned before its request was handed over.
-    pub(crate) fn is_abandoned(&self) -> bool {
-        self.with(|slot| slot.handover == Handover::Refused).unwrap_or(false)
+    /// The client asks for some of the body. `false` if the attempt was abandoned before its
+    /// request was handed over: then it gets none of it.
+    pub(crate) fn read(&self) -> bool {
+        self.with(|slot| {
+            let goes_on = slot.handover != Handover::Refused;
+            slot.is_read |= goes_on;
+            goes_on
+        })
+        .unwrap_or(true)
+    }
+
+    /// Whether the client has asked for any of the body, or counts as having all of it.
+    pub(crate) fn is_read(&self) -> bool {
+        self.with(|slot| slot.is_read || slot.handover == Handover::Done).unwrap_or(false)
     }
 
     /// The verdict of this attempt, abandoned now, without a response: never sent whole, or
@@ -521,7 +551,10 @@ impl Attempt {
         took: Duration,
     ) {
         let entry = self.with(|slot| {
-            slot.end = Some((verdict.outcome(), verdict.charge(), cost));
+            let (charge, quota) = (verdict.charge(), verdict.quota());
+            let outcome = verdict.outcome();
+            slot.end =
+                Some(SentAttempt { outcome: Some(outcome), charge, quota, cost: Some(cost), took });
             slot.entry.clone()
         });
         if let Some(entry) = entry.flatten() {
@@ -617,9 +650,6 @@ mod tests {
         state.default_deadline(Duration::from_secs(10));
         state.default_deadline(Duration::from_secs(60));
         assert_eq!(state.deadline(), Some(started + Duration::from_secs(10)));
-        state.limit_deadline(started + Duration::from_secs(5));
-        state.limit_deadline(started + Duration::from_secs(9));
-        assert_eq!(state.deadline(), Some(started + Duration::from_secs(5)));
     }
 
     #[test]

@@ -5,7 +5,10 @@
 //! | [`AnswerErrors`] | answers where a stack fails, in Google's form, and says when not to ask again |
 //! | [`Observe`] | tells what becomes of every call: events, metrics, figures by the hour, and what they mean |
 //! | [`CollectRequest`] | holds the request's body, so that it can be sent again, and reads the [`Call`](call::Call) |
-//! | [`KeepPaid`] | finishes what its callers left after it may have been paid for, and gives it to them when they ask again |
+#![cfg_attr(
+    feature = "keep-paid",
+    doc = "| [`KeepPaid`] | completes calls whose clients disconnected after dispatch, and replays the response to the next identical request |"
+)]
 //! | [`FinalImageExtract`] | gives the final image, or the same JSON without the drafts |
 //! | [`ModelFallback`] | gets the image from another model, in another place, and says what that gave up |
 //! | [`ResolutionFallback`] | gets a smaller image when the large one does not come |
@@ -31,7 +34,9 @@ pub mod clock;
 pub mod collect_request;
 pub mod error;
 pub mod final_image_extract;
+pub mod headers;
 pub mod jittered_retry;
+#[cfg(feature = "keep-paid")]
 pub mod keep_paid;
 pub mod model_fallback;
 pub mod observe;
@@ -40,11 +45,13 @@ pub mod peak_hour_router;
 pub mod quota_guard;
 mod ready;
 mod refusal;
+mod reservation;
 pub mod resolution_fallback;
 mod single_attempt;
 pub mod spending;
 pub mod stack;
 pub mod stage;
+pub mod store;
 pub mod thought_signatures;
 mod timer;
 pub mod trail;
@@ -59,6 +66,7 @@ pub use collect_request::{CollectRequest, CollectRequestLayer};
 pub use error::Error;
 pub use final_image_extract::{FinalImage, FinalImageExtract, FinalImageExtractLayer};
 pub use jittered_retry::{JitteredRetry, JitteredRetryLayer};
+#[cfg(feature = "keep-paid")]
 pub use keep_paid::{KeepPaid, KeepPaidLayer};
 pub use model_fallback::{ModelFallback, ModelFallbackLayer};
 pub use observe::{Observe, ObserveLayer};

@@ -10,6 +10,7 @@ use tower_gemini_core::call::Call;
 use tower_gemini_core::verdict::Verdict;
 
 use crate::call_state::CallState;
+use crate::headers::for_changed_body;
 use crate::stage::UpstreamBody;
 
 /// The `domain` of the `ErrorInfo` in refusals of our own: nothing was sent.
@@ -30,7 +31,7 @@ pub(crate) struct Refusal<'a> {
 }
 
 impl Refusal<'_> {
-    /// The answer that says it.
+    /// The response of a layer below `ClassifyGeminiError`'s verdicts.
     pub(crate) fn into_response<B>(
         self,
         verdict: Verdict,
@@ -40,12 +41,21 @@ impl Refusal<'_> {
     where
         B: UpstreamBody,
     {
-        let mut details = vec![json!({
+        self.into_bytes_response()
+            .map(|bytes| JudgedBody::local(bytes, verdict, call, state.clone()))
+    }
+
+    /// The response itself.
+    pub(crate) fn into_bytes_response(self) -> Response<Bytes> {
+        let mut info = json!({
             "@type": "type.googleapis.com/google.rpc.ErrorInfo",
             "reason": self.reason,
             "domain": REFUSAL_DOMAIN,
-            "metadata": self.metadata,
-        })];
+        });
+        if !self.metadata.is_null() {
+            info["metadata"] = self.metadata;
+        }
+        let mut details = vec![info];
         details.extend(self.details);
         let body = json!({ "error": {
             "code": self.status.as_u16(),
@@ -53,16 +63,23 @@ impl Refusal<'_> {
             "status": self.word,
             "details": details,
         }});
-        let bytes = Bytes::from(body.to_string());
-        let length = bytes.len();
-        let mut response = Response::new(JudgedBody::local(bytes, verdict, call, state.clone()));
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json; charset=UTF-8"),
-        );
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-        response
+        json_response(self.status, Bytes::from(body.to_string()))
     }
+}
+
+/// A response of our own with this JSON.
+pub(crate) fn json_response(status: StatusCode, json: Bytes) -> Response<Bytes> {
+    let length = json.len() as u64;
+    let mut response = Response::new(json);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    for_changed_body(headers, Some(length));
+    headers
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=UTF-8"));
+    response
+}
+
+/// Whether clients that were measured (2026-11) retry after this status.
+pub(crate) fn clients_retry(status: StatusCode) -> bool {
+    status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 429)
 }

@@ -233,6 +233,9 @@ pub enum WaitReason {
     Cooldown,
     /// Our own admission keeps within a quota; the delay is what was expected when the wait began.
     OwnQuota,
+    /// Running attempts had reserved what is left below a spending cap; the delay is what the wait
+    /// took.
+    SpendingCap,
 }
 
 /// Why nothing more was sent.
@@ -597,6 +600,7 @@ impl fmt::Display for Trail {
                         WaitReason::ServerHint => "the server asked for it",
                         WaitReason::Cooldown => "until a target could be tried again",
                         WaitReason::OwnQuota => "to stay within the quota",
+                        WaitReason::SpendingCap => "for what running attempts have reserved",
                     };
                     write!(f, "waited {:.1} s ({why})", delay.as_secs_f64())?;
                 }

@@ -1,8 +1,7 @@
-//! What an answer of the Gemini image API means, and what to do: the logic of the `explain`
-//! program.
+//! Explains responses of the Gemini image API: what each means, what it cost, and what to do.
 //!
-//! [`app`] is the whole program over any reader and writers, so that a test runs it. [`explain`] is
-//! one answer.
+//! [`app`] is the whole program over any reader and writers, so that a test runs it. [`explain`]
+//! judges one response.
 
 use std::fmt::Write as _;
 use std::io::{self, BufRead, Read, Write};
@@ -205,19 +204,17 @@ fn split_line(bytes: &[u8]) -> (&[u8], &[u8]) {
 fn lines(input: &mut impl BufRead, output: &mut impl Write) -> io::Result<()> {
     let mut line = Vec::new();
     let mut number = 0u64;
-    loop {
-        line.clear();
-        let is_whole = match read_line(input, &mut line)? {
-            Line::End => return Ok(()),
-            Line::Whole => true,
-            Line::TooLong => false,
-        };
+    while let Some(is_whole) = read_line(input, &mut line)? {
         number += 1;
         let text = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&line).trim_ascii();
         if is_whole && text.is_empty() {
             continue;
         }
-        let answer = if is_whole { explain_line(text) } else { Err(Unreadable::too_long()) };
+        let too_long = || format!("the line is longer than {MAX_INPUT} bytes");
+        let answer = match is_whole {
+            true => explain_line(text),
+            false => Err(Unreadable::new("line_too_long", too_long())),
+        };
         let answer = answer.unwrap_or_else(
             |why| json!({"error": {"code": why.code, "message": why.message}, "line": number}),
         );
@@ -225,50 +222,22 @@ fn lines(input: &mut impl BufRead, output: &mut impl Write) -> io::Result<()> {
         output.write_all(b"\n")?;
         output.flush()?;
     }
+    Ok(())
 }
 
-enum Line {
-    Whole,
-    TooLong,
-    End,
-}
-
-/// Reads up to the next line break. Of a line that is too long nothing is kept, but all of it is
-/// read.
-fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Line> {
-    let mut is_long = false;
-    let mut has_read = false;
-    loop {
-        let chunk = match input.fill_buf() {
-            Ok(chunk) => chunk,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        if chunk.is_empty() {
-            return Ok(if !has_read {
-                Line::End
-            } else if is_long {
-                Line::TooLong
-            } else {
-                Line::Whole
-            });
-        }
-        has_read = true;
-        let end = chunk.iter().position(|b| *b == b'\n');
-        let part = &chunk[..end.unwrap_or(chunk.len())];
-        if line.len() + part.len() > MAX_INPUT {
-            is_long = true;
-            *line = Vec::new();
-        }
-        if !is_long {
-            line.extend_from_slice(part);
-        }
-        let used = end.map_or(chunk.len(), |end| end + 1);
-        input.consume(used);
-        if end.is_some() {
-            return Ok(if is_long { Line::TooLong } else { Line::Whole });
-        }
+/// Reads a line; returns whether it was short enough, or `None` at the end. The rest of a line that
+/// is too long is read and dropped.
+fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<bool>> {
+    line.clear();
+    if input.by_ref().take(MAX_INPUT as u64 + 1).read_until(b'\n', line)? == 0 {
+        return Ok(None);
     }
+    if line.ends_with(b"\n") || line.len() <= MAX_INPUT {
+        return Ok(Some(true));
+    }
+    *line = Vec::new();
+    input.skip_until(b'\n')?;
+    Ok(Some(false))
 }
 
 /// Why a line could not be explained.
@@ -280,10 +249,6 @@ struct Unreadable {
 impl Unreadable {
     fn new(code: &'static str, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
-    }
-
-    fn too_long() -> Self {
-        Self::new("line_too_long", format!("the line is longer than {MAX_INPUT} bytes"))
     }
 }
 
@@ -325,21 +290,14 @@ fn explain_line(line: &[u8]) -> Result<Value, Unreadable> {
 }
 
 fn status_of(status: Option<&Value>) -> Result<Option<StatusCode>, Unreadable> {
-    let number = match status {
+    let text = match status {
         None | Some(Value::Null) => return Ok(None),
-        Some(Value::Number(number)) => number.as_u64(),
-        Some(Value::String(text)) => text.trim().parse().ok(),
-        Some(_) => None,
+        Some(Value::String(text)) => text.trim().to_owned(),
+        Some(other) => other.to_string(),
     };
-    let code = number
-        .and_then(|number| u16::try_from(number).ok())
-        .and_then(|code| StatusCode::from_u16(code).ok());
-    match code {
-        Some(code) => Ok(Some(code)),
-        None => {
-            Err(Unreadable::new("bad_status", "http_status is neither null nor an HTTP status"))
-        }
-    }
+    text.parse().map(Some).map_err(|_| {
+        Unreadable::new("bad_status", "http_status is neither null nor an HTTP status")
+    })
 }
 
 fn headers_of(headers: Option<&Value>) -> Result<HeaderMap, Unreadable> {
@@ -350,18 +308,11 @@ fn headers_of(headers: Option<&Value>) -> Result<HeaderMap, Unreadable> {
         Some(_) => return Err(Unreadable::new("bad_headers", "headers is not an object")),
     };
     for (name, value) in headers {
-        let values = match value {
-            Value::Array(values) => values.as_slice(),
-            value => std::slice::from_ref(value),
-        };
-        for value in values {
-            let text = match value {
-                Value::String(text) => text.clone(),
-                other => other.to_string(),
-            };
+        for value in value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice) {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             // A header that could not have been sent is not worth a failed line.
-            if let (Ok(name), Ok(value)) =
-                (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(&text))
+            if let Ok(name) = HeaderName::from_bytes(name.as_bytes())
+                && let Ok(value) = HeaderValue::from_str(&text)
             {
                 map.append(name, value);
             }

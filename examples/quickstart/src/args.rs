@@ -88,47 +88,50 @@ impl Options {
                 Some((name, value)) if name.starts_with("--") => (name, Some(value)),
                 _ => (arg.as_str(), None),
             };
+            let mut value = || {
+                let value = attached.or_else(|| args.next().map(String::as_str));
+                let value = value.ok_or_else(|| format!("{name} needs a value"))?;
+                if value.trim().is_empty() {
+                    return Err(format!("{name} needs a value, and is given an empty one"));
+                }
+                Ok(value)
+            };
+            let (mut of_real, mut of_simulated) = (true, false);
             match name {
                 "-h" | "--help" => return Ok(Self { out, mode: Mode::Help }),
                 "--real" | "--yes" | "--quick" if attached.is_some() => {
                     return Err(format!("{name} takes no value"));
                 }
                 "--real" => is_real = true,
-                "--yes" => (real.yes, only_real) = (true, Some(name)),
-                "--quick" => (demo.quick, only_simulated) = (true, Some(name)),
-                "--out" | "--seed" | "--port" | "--prompt" | "--model" | "--size" | "--count"
-                | "--endpoint" => {
-                    let value = match attached {
-                        Some(value) => value,
-                        None => args
-                            .next()
-                            .map(String::as_str)
-                            .ok_or_else(|| format!("{name} needs a value"))?,
-                    };
-                    if value.trim().is_empty() {
-                        return Err(format!("{name} needs a value, and is given an empty one"));
-                    }
-                    match name {
-                        "--out" => out = PathBuf::from(value),
-                        "--seed" => {
-                            (demo.seed, only_simulated) = (number(name, value)?, Some(name))
-                        }
-                        "--port" => {
-                            (demo.port, only_simulated) = (number(name, value)?, Some(name))
-                        }
-                        "--prompt" => (real.prompt, only_real) = (value.to_owned(), Some(name)),
-                        "--model" => (real.model, only_real) = (model(value)?, Some(name)),
-                        "--size" => (real.size, only_real) = (size(value)?, Some(name)),
-                        "--count" => (real.count, only_real) = (count(value)?, Some(name)),
-                        _ => (real.endpoint, only_real) = (endpoint(value)?, Some(name)),
-                    }
-                }
-                _ if name.starts_with('-') => return Err(format!("there is no option {name}")),
+                "--yes" => real.yes = true,
+                "--prompt" => real.prompt = value()?.to_owned(),
+                "--model" => real.model = model(value()?)?,
+                "--size" => real.size = size(value()?)?,
+                "--count" => real.count = count(value()?)?,
+                "--endpoint" => real.endpoint = endpoint(value()?)?,
                 _ => {
-                    return Err(format!(
-                        "`{arg}` is not an option; a prompt goes after --real --prompt"
-                    ));
+                    (of_real, of_simulated) = (false, true);
+                    match name {
+                        "--quick" => demo.quick = true,
+                        "--seed" => demo.seed = number(name, value()?)?,
+                        "--port" => demo.port = number(name, value()?)?,
+                        "--out" => (out, of_simulated) = (PathBuf::from(value()?), false),
+                        _ if name.starts_with('-') => {
+                            return Err(format!("there is no option {name}"));
+                        }
+                        _ => {
+                            return Err(format!(
+                                "`{arg}` is not an option; a prompt goes after --real --prompt"
+                            ));
+                        }
+                    }
                 }
+            }
+            if of_real && name != "--real" {
+                only_real = Some(name);
+            }
+            if of_simulated {
+                only_simulated = Some(name);
             }
         }
         match (is_real, only_real, only_simulated) {

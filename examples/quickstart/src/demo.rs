@@ -4,14 +4,16 @@ use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
 use tokio::net::TcpSocket;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tower_gemini::Trail;
 use tower_gemini::call::ImageSize;
 use tower_gemini::jittered_retry::{Backoff, OutcomePolicy, RetryPolicy};
+use tower_gemini::trail::{Step, TrailObserver};
 use tower_gemini::verdict::Outcome;
 use tower_gemini_sim::{
     Fault, ImageOptions, Latency, Limit, Refusal, ServeHandle, Shape, Sim, Size, serve,
@@ -78,7 +80,6 @@ struct Pace {
     images: ImageOptions,
     hint: Duration,
     policy: RetryPolicy,
-    tick: Duration,
     in_words: &'static str,
 }
 
@@ -102,7 +103,6 @@ impl Pace {
                 .on(Outcome::Overloaded, overload)
                 .on(Outcome::Deadline, overload)
                 .on(Outcome::RateLimitedMinute, limit),
-            tick: ms(20),
             in_words: "Retries: the recommended policy with shorter backoff: from 0.5 s after an overload instead of 10 s,\n\
                        from 0.25 s after a rate limit instead of 5 s. Hints of the server are kept. Images take 1 to 4 s instead\n\
                        of 10 to 170.",
@@ -126,7 +126,6 @@ impl Pace {
             images: ImageOptions::tiny(),
             hint: ms(20),
             policy,
-            tick: ms(2),
             in_words: "Retries: the recommended policy, except that backoff starts at 5 ms. Images are small and take no time.",
         }
     }
@@ -164,13 +163,13 @@ pub(crate) async fn demo(
             Job::new(story.prompt, story.model, story.size, &endpoint)
         })
         .collect();
-    let knocks = stories
-        .iter()
-        .zip(&jobs)
-        .filter(|(story, _)| story.by_the_late_door)
-        .map(|(_, job)| job.trail.clone())
-        .collect();
-    let late = late.open_when_refused(knocks, sim.clone(), pace.tick);
+    let refused = Arc::new(Refused::default());
+    for (story, job) in stories.iter().zip(&jobs) {
+        if story.by_the_late_door {
+            job.trail.observe(refused.clone());
+        }
+    }
+    let late = late.open_when(refused, sim.clone());
 
     talk.plain(&format!(
         "A simulated Gemini listens on {} (seed {}). {} calls, {AT_ONCE} at a time.",
@@ -185,7 +184,6 @@ pub(crate) async fn demo(
         out: out.to_owned(),
         replace: true,
         at_once: AT_ONCE,
-        tick: pace.tick,
         tag_calls: true,
     };
     let gemini = gemini::stack(gemini::plain_client(), pace.policy, Some(options.seed));
@@ -232,23 +230,24 @@ impl LateDoor {
         Ok(Self { socket, addr })
     }
 
-    fn open_when_refused(
-        self,
-        knocks: Vec<Trail>,
-        sim: Sim,
-        every: Duration,
-    ) -> JoinHandle<io::Result<ServeHandle>> {
+    fn open_when(self, refused: Arc<Refused>, sim: Sim) -> JoinHandle<io::Result<ServeHandle>> {
         tokio::spawn(async move {
-            let refused = |trail: &Trail| {
-                trail.attempts().iter().any(|attempt| attempt.outcome == Some(Outcome::NotSent))
-            };
-            let mut tick = tokio::time::interval(every);
-            while !knocks.iter().any(refused) {
-                tick.tick().await;
-            }
+            refused.0.notified().await;
             let Self { socket, addr } = self;
             drop(socket);
             serve(sim, addr).await
         })
+    }
+}
+
+/// Notices that a connection was refused.
+#[derive(Default)]
+struct Refused(Notify);
+
+impl TrailObserver for Refused {
+    fn on_step(&self, step: &Step) {
+        if matches!(step, Step::Attempt(attempt) if attempt.outcome == Some(Outcome::NotSent)) {
+            self.0.notify_one();
+        }
     }
 }

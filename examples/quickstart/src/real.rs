@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Uri};
 use tower_gemini::call::{Call, ImageSize};
@@ -125,7 +124,6 @@ pub(crate) async fn real(
         out: ready.out,
         replace: false,
         at_once: AT_ONCE,
-        tick: Duration::from_millis(50),
         tag_calls: false,
     };
     talk.plain("");

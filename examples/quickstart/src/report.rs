@@ -191,28 +191,17 @@ pub(crate) fn totals(talk: &mut Talk<'_>, reports: &[Report], ledger: &LedgerSna
     let maybe = attempts.iter().filter(|attempt| attempt.charge == Charge::Maybe).count();
     let truth = ledger.totals();
     let resent: usize = ledger.resent_after_charge().values().sum();
+    let left = attempts.len() - never_left;
     let rows = [
-        ["TOTALS".to_owned(), "ours".to_owned(), "the simulator's truth".to_owned()],
-        [
-            "sends".to_owned(),
-            format!("{}, and {never_left} that never left", attempts.len() - never_left),
-            truth.requests.to_string(),
-        ],
-        [
-            "images delivered".to_owned(),
-            saved(reports).to_string(),
-            truth.images_delivered.to_string(),
-        ],
-        [
-            "sends charged".to_owned(),
-            format!("{charged}, and {maybe} perhaps"),
-            truth.charged.to_string(),
-        ],
-        ["money".to_owned(), cost(reports).to_string(), money(truth.cost_microusd)],
-        ["resent after a charge".to_owned(), String::new(), resent.to_string()],
+        ("TOTALS", "ours".to_owned(), "the simulator's truth".to_owned()),
+        ("sends", format!("{left}, and {never_left} that never left"), truth.requests.to_string()),
+        ("images delivered", saved(reports).to_string(), truth.images_delivered.to_string()),
+        ("sends charged", format!("{charged}, and {maybe} perhaps"), truth.charged.to_string()),
+        ("money", cost(reports).to_string(), money(truth.cost_microusd)),
+        ("resent after a charge", String::new(), resent.to_string()),
     ];
     talk.plain("");
-    for [what, ours, theirs] in rows {
+    for (what, ours, theirs) in rows {
         talk.plain(&format!("{what:23}{ours:30}{theirs}"));
     }
 }

@@ -1,20 +1,20 @@
-//! Drives calls a few at a time, and tells what happens while it happens.
+//! Makes calls, a few at a time, and prints what happens as it happens.
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 use http_body_util::Full;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 use tower_gemini::Error;
 use tower_gemini::FinalImage;
-use tower_gemini::trail::{Attempt, Step, StopReason, Trail, WaitReason};
+use tower_gemini::trail::{Attempt, Step, StopReason, TrailObserver, WaitReason};
 use tower_gemini::verdict::{Charge, Outcome};
 
 use crate::files;
@@ -60,8 +60,6 @@ pub(crate) struct Settings {
     /// Whether files of an earlier run are replaced.
     pub(crate) replace: bool,
     pub(crate) at_once: usize,
-    /// How often trails are looked at.
-    pub(crate) tick: Duration,
     /// Names the call to the simulator, whose ledger is kept by call.
     pub(crate) tag_calls: bool,
 }
@@ -86,34 +84,25 @@ where
     let width = jobs.iter().map(|job| job.name.chars().count()).max().unwrap_or_default();
     let mut reports: Vec<_> =
         jobs.into_iter().map(|job| Report { job, ended: Ended::NotStarted }).collect();
-    let mut watches: Vec<Watch> = Vec::with_capacity(reports.len());
+    let (sender, mut news) = unbounded_channel();
+    // How many attempts each call that has begun has made.
+    let mut attempts: Vec<u32> = Vec::with_capacity(reports.len());
     let settings = Arc::new(settings);
     let mut running = JoinSet::new();
-    let mut tick = tokio::time::interval(settings.tick);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut interrupted = pin!(interrupted);
     let mut stopped = false;
     loop {
-        while !stopped && running.len() < settings.at_once.max(1) && watches.len() < reports.len() {
-            let index = watches.len();
+        while !stopped && running.len() < settings.at_once.max(1) && attempts.len() < reports.len()
+        {
+            let index = attempts.len();
             let Some(report) = reports.get_mut(index) else { break };
-            watches.push(Watch::new(report.job.trail.clone()));
+            attempts.push(0);
+            let observer = Observer { index, news: sender.clone() };
+            report.job.trail.observe(Arc::new(observer));
             report.ended = Ended::CutOff;
             let (gemini, job, settings) = (gemini.clone(), report.job.clone(), settings.clone());
             running.spawn(async move { (index, draw(gemini, &job, &settings).await) });
         }
-        if running.is_empty() {
-            break;
-        }
-        let ended = tokio::select! {
-            () = &mut interrupted, if !stopped => {
-                stopped = true;
-                running.abort_all();
-                None
-            }
-            ended = running.join_next() => ended,
-            _ = tick.tick() => None,
-        };
         let mut say = |index: usize, tone, what: &str| {
             let name = reports.get(index).map_or("", |report| &report.job.name);
             talk.line(
@@ -121,16 +110,30 @@ where
                 &format!("{:6.2} s  {name:width$}  {what}", began.elapsed().as_secs_f64()),
             );
         };
-        for (index, watch) in watches.iter_mut().enumerate() {
-            watch.news(|tone, what| say(index, tone, what));
-        }
-        // A task that was aborted has nothing to say; its trail has.
-        if let Some(Ok((index, ended))) = ended {
-            let (tone, what) = in_words(&ended);
-            say(index, tone, &what);
-            if let Some(report) = reports.get_mut(index) {
-                report.ended = ended;
+        tokio::select! {
+            // What a call did is printed before its end.
+            biased;
+            Some((index, what)) = news.recv() => {
+                if let Some((tone, line)) = attempts.get_mut(index).and_then(|count| what.line(count)) {
+                    say(index, tone, &line);
+                }
             }
+            () = &mut interrupted, if !stopped => {
+                stopped = true;
+                running.abort_all();
+            }
+            ended = running.join_next() => match ended {
+                Some(Ok((index, ended))) => {
+                    let (tone, what) = in_words(&ended);
+                    say(index, tone, &what);
+                    if let Some(report) = reports.get_mut(index) {
+                        report.ended = ended;
+                    }
+                }
+                // An aborted task has nothing to say; its trail has.
+                Some(Err(_)) => {}
+                None => break,
+            },
         }
     }
     (reports, stopped)
@@ -221,59 +224,53 @@ fn weight(bytes: usize) -> String {
     }
 }
 
-/// How far a trail has been told.
-struct Watch {
-    trail: Trail,
-    /// For each step told, the outcome told of it: an attempt is told when it begins and when it
-    /// ends.
-    told: Vec<Option<Outcome>>,
+/// Sends what a call does to the loop that prints it.
+struct Observer {
+    index: usize,
+    news: UnboundedSender<(usize, News)>,
 }
 
-impl Watch {
-    fn new(trail: Trail) -> Self {
-        Self { trail, told: Vec::new() }
+enum News {
+    Sent(Attempt),
+    Step(Step),
+}
+
+impl TrailObserver for Observer {
+    fn on_send(&self, attempt: &Attempt) {
+        // Nobody listens any more when the program is interrupted.
+        let _ = self.news.send((self.index, News::Sent(attempt.clone())));
     }
 
-    fn news(&mut self, mut say: impl FnMut(Tone, &str)) {
-        let mut number = 0;
-        for (index, step) in self.trail.steps().iter().enumerate() {
-            let is_new = index >= self.told.len();
-            if is_new {
-                self.told.push(None);
+    fn on_step(&self, step: &Step) {
+        let _ = self.news.send((self.index, News::Step(step.clone())));
+    }
+}
+
+impl News {
+    /// The line that says it. `count` is that of the call's attempts.
+    fn line(&self, count: &mut u32) -> Option<(Tone, String)> {
+        Some(match self {
+            Self::Sent(attempt) => {
+                *count += 1;
+                (Tone::Plain, begun(*count, attempt))
             }
-            match step {
-                Step::Attempt(attempt) => {
-                    number += 1;
-                    if is_new {
-                        say(Tone::Plain, &begun(number, attempt));
-                    }
-                    let Some(told) = self.told.get_mut(index) else { continue };
-                    if attempt.outcome != *told {
-                        *told = attempt.outcome;
-                        let tone = if attempt.outcome == Some(Outcome::Image) {
-                            Tone::Plain
-                        } else {
-                            Tone::Waiting
-                        };
-                        say(tone, &ended(number, attempt));
-                    }
-                }
-                Step::Waited { delay, why } if is_new => {
-                    let why = if *why == WaitReason::ServerHint {
-                        "the server asked for it"
-                    } else {
-                        "backoff"
-                    };
-                    say(Tone::Waiting, &format!("waits {:.2} s ({why})", delay.as_secs_f64()));
-                }
-                // The reason is in the outcome already where nothing else would help.
-                Step::Stopped { why } if is_new => {
-                    let tone = if *why == StopReason::Charged { Tone::Plain } else { Tone::Bad };
-                    say(tone, &format!("is not sent again: {}", why.as_str()));
-                }
-                _ => {}
+            Self::Step(Step::Attempt(attempt)) => {
+                let has_image = attempt.outcome == Some(Outcome::Image);
+                let tone = if has_image { Tone::Plain } else { Tone::Waiting };
+                (tone, ended(*count, attempt))
             }
-        }
+            Self::Step(Step::Waited { delay, why }) => {
+                let is_hint = *why == WaitReason::ServerHint;
+                let why = if is_hint { "the server asked for it" } else { "backoff" };
+                (Tone::Waiting, format!("waits {:.2} s ({why})", delay.as_secs_f64()))
+            }
+            // The reason is in the outcome already where nothing else would help.
+            Self::Step(Step::Stopped { why }) => {
+                let tone = if *why == StopReason::Charged { Tone::Plain } else { Tone::Bad };
+                (tone, format!("is not sent again: {}", why.as_str()))
+            }
+            Self::Step(_) => return None,
+        })
     }
 }
 
@@ -285,7 +282,7 @@ fn begun(number: u32, attempt: &Attempt) -> String {
 
 fn ended(number: u32, attempt: &Attempt) -> String {
     if attempt.outcome == Some(Outcome::Image) {
-        return format!("attempt {number}: an image is on its way");
+        return format!("attempt {number}: an image");
     }
     let outcome = attempt.outcome.map_or("cut off", Outcome::as_str);
     let fine_print: Vec<_> =

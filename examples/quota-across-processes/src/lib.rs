@@ -20,11 +20,13 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use tower_gemini::quota_guard::store::{QuotaStore, RedbStore, RedisStore};
 use tower_gemini::quota_guard::{Limits, QuotaGuardLayer, QuotaKey};
+use tower_gemini::store::QuotaStore;
+use tower_gemini_store::{RedbStore, RedisStore};
 
 /// Anything that can go wrong, in words.
 pub type AnyError = Box<dyn std::error::Error + Send + Sync>;
@@ -214,8 +216,11 @@ fn together(
 }
 
 fn in_turns(program: &Path, options: &Options, out: &mut dyn Write) -> Result<Summary, AnyError> {
-    let path =
-        std::env::temp_dir().join(format!("quota-across-processes-{}.redb", std::process::id()));
+    // A file for each run: two runs in one process (tests are) must not meet in one.
+    static RUNS: AtomicU64 = AtomicU64::new(0);
+    let run = RUNS.fetch_add(1, Ordering::Relaxed);
+    let name = format!("quota-across-processes-{}-{run}.redb", std::process::id());
+    let path = std::env::temp_dir().join(name);
     let text = path.to_string_lossy().into_owned();
     writeln!(
         out,

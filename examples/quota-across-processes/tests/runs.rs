@@ -7,6 +7,7 @@
     reason = "helpers of tests fail as tests do"
 )]
 
+use std::io::Write;
 use std::path::Path;
 
 use quota_across_processes::app;
@@ -19,9 +20,26 @@ fn run(args: &[&str]) -> (quota_across_processes::Summary, String) {
     (summary, String::from_utf8(out).unwrap())
 }
 
+// Without redis-server both tests fell back to one file, and the second failed to open it.
+#[test]
+fn two_runs_at_once_do_not_share_a_file() {
+    let args = ["--file", "--rpm", "60", "--seconds", "2", "--processes", "2"];
+    let other = std::thread::spawn(move || run(&args).0);
+    let (summary, out) = run(&args);
+    assert!((1..=60).contains(&summary.taken), "{out}");
+    assert!((1..=60).contains(&other.join().unwrap().taken));
+}
+
 #[test]
 fn processes_together_stay_within_the_quota_and_use_it() {
     let (summary, out) = run(&["--rpm", "120", "--seconds", "3", "--processes", "3"]);
+    if !summary.over_redis {
+        // Past the capture of the test's output, so that it is seen.
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED over redis, run over a file: redis-server is not installed (apt-get install redis-server)"
+        );
+    }
     assert!(summary.taken <= 120, "{out}");
     assert!(summary.taken >= 100, "{out}");
     assert!(out.contains("never over the limit") && out.contains("█"));

@@ -19,15 +19,15 @@ fn in_dir(name: &str, case: impl AsyncFnOnce(&Path)) {
 }
 
 #[test]
-fn what_is_kept_is_written_down_and_taken_in_again_without_a_secret() {
+fn what_is_stored_is_saved_and_loaded_without_a_secret() {
     in_dir("paid", async |dir| {
-        let scenario = Scenario { latency: Duration::from_millis(30), ..Scenario::new([]) };
+        let scenario = Scenario { latency: Duration::from_millis(150), ..Scenario::new([]) };
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
         let first = stack(&scenario, &sim, &keep);
-        hang_up(first, request(&scenario, &Trail::new()), Patience::Time(10)).await;
+        disconnect(first, request(&scenario, &Trail::new()), Patience::Time(10)).await;
         assert!(keep.drain(Duration::from_secs(10)).await);
         assert_eq!(keep.save_to(dir).await.unwrap(), 1);
-        std::fs::write(dir.join("torn.answer"), b"{\"version\":1").unwrap();
+        std::fs::write(dir.join("torn.response"), b"{\"version\":1").unwrap();
         for entry in std::fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
             assert!(
@@ -36,11 +36,11 @@ fn what_is_kept_is_written_down_and_taken_in_again_without_a_secret() {
                 path.display()
             );
             #[cfg(unix)]
-            if !path.ends_with("torn.answer") {
+            if !path.ends_with("torn.response") {
                 let mode = std::os::unix::fs::PermissionsExt::mode(
                     &std::fs::metadata(&path).unwrap().permissions(),
                 );
-                assert_eq!(mode & 0o077, 0, "its owner's alone");
+                assert_eq!(mode & 0o077, 0, "readable by its owner alone");
             }
         }
         // A process that is killed right after it has loaded loses nothing.
@@ -53,7 +53,7 @@ fn what_is_kept_is_written_down_and_taken_in_again_without_a_secret() {
             whole(stack(&scenario, &sim, &next), request(&scenario, &Trail::new())).await.unwrap();
         assert!(status == 200 && !body.is_empty());
         assert_eq!(sim.ledger().charges(TAG), 1);
-        // The file goes with its answer; the damaged one is put aside for a person.
+        // The file is deleted with its response; the damaged one is kept for a person.
         for _ in 0..200 {
             let left: Vec<_> =
                 std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -68,7 +68,7 @@ fn what_is_kept_is_written_down_and_taken_in_again_without_a_secret() {
 }
 
 #[test]
-fn what_became_of_an_idempotency_key_outlives_the_process() {
+fn the_result_of_an_idempotency_key_outlives_the_process() {
     in_dir("named", async |dir| {
         let scenario = Scenario::new([Fault::None, Fault::ResetAfterGeneration]);
         let scenario = Scenario { latency: Duration::from_millis(1), ..scenario };
@@ -79,17 +79,17 @@ fn what_became_of_an_idempotency_key_outlives_the_process() {
             whole(stack(&scenario, &sim, keep), request)
         };
         let first = KeepPaidLayer::new();
-        let answer = send(&first, "drawn").await.unwrap();
+        let response = send(&first, "drawn").await.unwrap();
         assert!(!send(&first, "lost").await.unwrap_err().charge().is_surely_free());
         assert_eq!(first.save_to(dir).await.unwrap(), 2);
         for _ in 0..2 {
             let next = KeepPaidLayer::new();
             assert_eq!(next.load_from(dir).await.unwrap(), 2);
-            assert_eq!(send(&next, "drawn").await.unwrap(), answer);
+            assert_eq!(send(&next, "drawn").await.unwrap(), response);
             assert!(!send(&next, "lost").await.unwrap_err().charge().is_surely_free());
         }
         assert_eq!((sim.requests(), sim.ledger().charges(TAG)), (2, 2));
-        // Not for ever: the files go when they are too old.
+        // Not for ever: files that are too old are deleted.
         let late = KeepPaidLayer::new().retention(Duration::ZERO);
         assert_eq!(late.load_from(dir).await.unwrap(), 0);
         assert_eq!(std::fs::read_dir(dir).unwrap().count(), 0);
@@ -109,7 +109,7 @@ async fn files_left(dir: &std::path::Path, count: usize) -> usize {
 }
 
 #[test]
-fn the_file_of_a_key_goes_when_its_time_is_over() {
+fn the_file_of_a_key_is_deleted_when_its_retention_is_over() {
     in_dir("named-old", async |dir| {
         let scenario = Scenario { latency: Duration::from_millis(1), ..Scenario::new([]) };
         let (sim, first) = (scenario.sim(), KeepPaidLayer::new());
@@ -119,15 +119,15 @@ fn the_file_of_a_key_goes_when_its_time_is_over() {
         assert_eq!(next.load_from(dir).await.unwrap(), 1);
         assert_eq!(files_left(dir, 1).await, 1);
         tokio::time::sleep(Duration::from_millis(1_100)).await;
-        // Looked through when the next one comes.
+        // Expired when the next one comes.
         whole(stack(&scenario, &sim, &next), with(&scenario, KEY, "two")).await.unwrap();
         assert_eq!(files_left(dir, 0).await, 0);
     });
 }
 
-/// Its caller would not be known by it, and damaged it is not.
+/// It is not damaged, and its fingerprints mean something else.
 #[test]
-fn what_another_version_wrote_down_stays_where_it_is() {
+fn files_of_another_format_version_stay_unread() {
     in_dir("version", async |dir| {
         let scenario = Scenario { latency: Duration::from_millis(1), ..Scenario::new([]) };
         let (sim, first) = (scenario.sim(), KeepPaidLayer::new());
@@ -135,33 +135,34 @@ fn what_another_version_wrote_down_stays_where_it_is() {
         first.save_to(dir).await.unwrap();
         let path = std::fs::read_dir(dir).unwrap().next().unwrap().unwrap().path();
         let text = String::from_utf8(std::fs::read(&path).unwrap()).unwrap();
-        assert!(text.starts_with("{\"version\":2,"), "{text}");
-        std::fs::write(&path, text.replacen(":2,", ":1,", 1)).unwrap();
+        assert!(text.starts_with("{\"version\":3,"), "{text}");
+        std::fs::write(&path, text.replacen(":3,", ":2,", 1)).unwrap();
+        // Before version 3 the files had another extension, and were keyed by `Debug` texts.
+        let older = dir.join("0123.answer");
+        std::fs::write(&older, "{\"version\":2,\"identity\":\"00\",\"lost\":true}\n").unwrap();
         assert_eq!(KeepPaidLayer::new().load_from(dir).await.unwrap(), 0);
-        assert!(path.exists());
+        assert!(path.exists() && older.exists());
     });
 }
 
-/// Nothing came of it that a later process could give: its next request is told so, and pays no
-/// second time.
+/// A later process could not replay it: the next request gets an error, and is not charged.
 #[test]
-fn an_error_of_a_key_that_may_have_cost_something_is_written_down_as_lost() {
+fn an_error_of_a_key_that_may_be_charged_is_saved_as_lost() {
     in_dir("error", async |dir| {
-        let client = tower::service_fn(|_: Request<tower_gemini::body::WireBody>| async {
-            let answer = Response::builder()
+        let client = tower::service_fn(|_: Request<tower_gemini::WireBody>| async {
+            let response = Response::builder()
                 .status(504)
                 .body(Full::new(Bytes::from("upstream request timeout")));
-            Ok::<_, std::io::Error>(answer.unwrap())
+            Ok::<_, std::io::Error>(response.unwrap())
         });
         let scenario = Scenario::new([]);
-        let service = |keep: &KeepPaidLayer| {
-            CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)))
-        };
+        let service =
+            |keep: &KeepPaidLayer| GeminiStack::new().call_layer(keep.clone()).raw(client);
         let first = KeepPaidLayer::new();
-        let answer = service(&first).oneshot(with(&scenario, KEY, "one")).await.unwrap();
-        let charge = answer.body().verdict().map(tower_gemini::verdict::Verdict::charge);
+        let response = service(&first).oneshot(with(&scenario, KEY, "one")).await.unwrap();
+        let charge = response.body().verdict().map(tower_gemini::verdict::Verdict::charge);
         assert_eq!(
-            (answer.status().as_u16(), charge),
+            (response.status().as_u16(), charge),
             (504, Some(Charge::Maybe)),
             "its verdict comes along"
         );
@@ -174,12 +175,12 @@ fn an_error_of_a_key_that_may_have_cost_something_is_written_down_as_lost() {
 }
 
 #[test]
-fn an_answer_from_a_file_that_is_cut_on_its_way_is_there_for_the_next_request() {
+fn a_response_from_a_file_whose_delivery_is_cut_is_there_for_the_next_request() {
     in_dir("cut", async |dir| {
-        let scenario = Scenario { latency: Duration::from_millis(30), ..Scenario::new([]) };
+        let scenario = Scenario { latency: Duration::from_millis(150), ..Scenario::new([]) };
         let sim = Sim::builder().latency(Latency::fixed(scenario.latency)).build();
         let keep = KeepPaidLayer::new();
-        hang_up(
+        disconnect(
             stack(&scenario, &sim, &keep),
             request(&scenario, &Trail::new()),
             Patience::Time(10),
@@ -190,8 +191,8 @@ fn an_answer_from_a_file_that_is_cut_on_its_way_is_there_for_the_next_request() 
         let next = KeepPaidLayer::new();
         next.load_from(dir).await.unwrap();
         let service = stack(&scenario, &sim, &next);
-        hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Chunks(2)).await;
-        assert_eq!(next.counts().kept, 1);
+        disconnect(service.clone(), request(&scenario, &Trail::new()), Patience::Chunks(2)).await;
+        assert_eq!(next.counts().stored, 1);
         let (_, body) = whole(service, request(&scenario, &Trail::new())).await.unwrap();
         assert!(body.len() > 500_000, "{}", body.len());
         assert_eq!(sim.ledger().charges(TAG), 1);
@@ -199,7 +200,7 @@ fn an_answer_from_a_file_that_is_cut_on_its_way_is_there_for_the_next_request() 
 }
 
 #[test]
-fn a_key_whose_call_was_under_way_at_the_end_pays_no_second_time() {
+fn a_key_whose_call_was_in_flight_at_the_end_is_not_charged_twice() {
     in_dir("under-way", async |dir| {
         let scenario = Scenario { latency: Duration::from_secs(30), ..Scenario::new([]) };
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
@@ -217,19 +218,19 @@ fn a_key_whose_call_was_under_way_at_the_end_pays_no_second_time() {
 }
 
 #[test]
-fn a_loss_outlives_the_process_until_it_is_told() {
+fn a_loss_outlives_the_process_until_it_is_reported() {
     in_dir("lost", async |dir| {
         let scenario = Scenario { latency: Duration::from_millis(300), ..Scenario::new([]) };
         let sim = scenario.sim();
-        // One is lost, and one is not finished yet.
+        // One is lost, and one is still in flight.
         let keep = KeepPaidLayer::new().max_detached(1);
         let of = |caller| with(&scenario, "x-goog-api-key", caller);
         for caller in ["ann", "ben"] {
-            hang_up(stack(&scenario, &sim, &keep), of(caller), Patience::Time(20)).await;
+            disconnect(stack(&scenario, &sim, &keep), of(caller), Patience::Time(20)).await;
         }
         assert_eq!(keep.save_to(dir).await.unwrap(), 2);
         let next = KeepPaidLayer::new();
-        assert_eq!((next.load_from(dir).await.unwrap(), next.counts().kept), (2, 0));
+        assert_eq!((next.load_from(dir).await.unwrap(), next.counts().stored), (2, 0));
         let service = stack(&scenario, &sim, &next);
         for caller in ["ann", "ben"] {
             assert_eq!(
@@ -243,11 +244,11 @@ fn a_loss_outlives_the_process_until_it_is_told() {
 }
 
 #[test]
-fn what_is_written_down_twice_is_one_answer() {
+fn a_response_that_is_saved_twice_is_one_file() {
     in_dir("twice", async |dir| {
-        let scenario = Scenario { latency: Duration::from_millis(30), ..Scenario::new([]) };
+        let scenario = Scenario { latency: Duration::from_millis(150), ..Scenario::new([]) };
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
-        hang_up(
+        disconnect(
             stack(&scenario, &sim, &keep),
             request(&scenario, &Trail::new()),
             Patience::Time(10),
@@ -260,17 +261,17 @@ fn what_is_written_down_twice_is_one_answer() {
         assert_eq!(
             std::fs::read_dir(dir).unwrap().count(),
             1,
-            "what is written down already stays as it is"
+            "a file that is up to date stays as it is"
         );
     });
 }
 
 #[test]
-fn what_was_given_after_it_was_written_down_is_not_given_again() {
+fn a_response_delivered_after_it_was_saved_is_not_delivered_again() {
     in_dir("given", async |dir| {
-        let scenario = Scenario { latency: Duration::from_millis(30), ..Scenario::new([]) };
+        let scenario = Scenario { latency: Duration::from_millis(150), ..Scenario::new([]) };
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
-        hang_up(
+        disconnect(
             stack(&scenario, &sim, &keep),
             request(&scenario, &Trail::new()),
             Patience::Time(10),
@@ -279,36 +280,40 @@ fn what_was_given_after_it_was_written_down_is_not_given_again() {
         assert!(keep.drain(Duration::from_secs(10)).await);
         keep.save_to(dir).await.unwrap();
         whole(stack(&scenario, &sim, &keep), request(&scenario, &Trail::new())).await.unwrap();
-        assert_eq!(keep.counts().redeemed, 1);
-        assert_eq!(files_left(dir, 0).await, 0, "a file goes when its answer has been given");
+        assert_eq!(keep.counts().replayed, 1);
+        assert_eq!(
+            files_left(dir, 0).await,
+            0,
+            "the file is deleted when its response was delivered"
+        );
     });
 }
 
 #[test]
-fn a_key_written_down_under_way_and_then_with_its_answer_has_its_answer() {
+fn a_key_saved_in_flight_and_then_with_its_response_has_its_response() {
     in_dir("under-way", async |dir| {
         let scenario = Scenario { latency: Duration::from_millis(200), ..Scenario::new([]) };
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
         let call = tokio::spawn(whole(stack(&scenario, &sim, &keep), with(&scenario, KEY, "one")));
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert_eq!(keep.save_to(dir).await.unwrap(), 1);
-        let answer = call.await.unwrap().unwrap();
+        let response = call.await.unwrap().unwrap();
         assert_eq!(keep.save_to(dir).await.unwrap(), 1);
         let next = KeepPaidLayer::new();
         next.load_from(dir).await.unwrap();
         assert_eq!(
             whole(stack(&scenario, &sim, &next), with(&scenario, KEY, "one")).await.unwrap(),
-            answer
+            response
         );
     });
 }
 
 #[test]
-fn what_was_taken_in_is_written_down_elsewhere_too() {
+fn what_was_loaded_can_be_saved_elsewhere() {
     in_dir("else", async |dir| {
         let scenario = Scenario { latency: Duration::from_millis(1), ..Scenario::new([]) };
         let (sim, first) = (scenario.sim(), KeepPaidLayer::new());
-        let answer =
+        let response =
             whole(stack(&scenario, &sim, &first), with(&scenario, KEY, "one")).await.unwrap();
         first.save_to(dir.join("a")).await.unwrap();
         let second = KeepPaidLayer::new();
@@ -318,13 +323,13 @@ fn what_was_taken_in_is_written_down_elsewhere_too() {
         assert_eq!(third.load_from(dir.join("b")).await.unwrap(), 1);
         assert_eq!(
             whole(stack(&scenario, &sim, &third), with(&scenario, KEY, "one")).await.unwrap(),
-            answer
+            response
         );
     });
 }
 
 #[test]
-fn the_file_of_a_lost_key_is_not_doubled_by_each_process() {
+fn the_file_of_a_lost_key_is_not_duplicated_by_each_process() {
     in_dir("lost", async |dir| {
         let scenario = Scenario {
             latency: Duration::from_millis(1),
@@ -342,34 +347,34 @@ fn the_file_of_a_lost_key_is_not_doubled_by_each_process() {
 }
 
 #[test]
-fn an_answer_of_a_key_that_made_room_is_read_from_where_it_is_written_down() {
+fn an_evicted_response_of_a_key_is_read_from_its_file() {
     in_dir("room", async |dir| {
         let scenario = Scenario { latency: Duration::from_millis(1), ..Scenario::new([]) };
         let (sim, first) = (scenario.sim(), KeepPaidLayer::new());
-        let answer =
+        let response =
             whole(stack(&scenario, &sim, &first), with(&scenario, KEY, "one")).await.unwrap();
         first.save_to(dir).await.unwrap();
-        let keep = KeepPaidLayer::new().max_kept_bytes(answer.1.len() + answer.1.len() / 2);
+        let keep = KeepPaidLayer::new().max_stored_bytes(response.1.len() + response.1.len() / 2);
         keep.load_from(dir).await.unwrap();
         whole(stack(&scenario, &sim, &keep), with(&scenario, KEY, "two")).await.unwrap();
         whole(stack(&scenario, &sim, &keep), with(&scenario, KEY, "two")).await.unwrap();
         assert_eq!(
             whole(stack(&scenario, &sim, &keep), with(&scenario, KEY, "one")).await.unwrap(),
-            answer
+            response
         );
         // Killed: nothing is saved.
         let next = KeepPaidLayer::new();
         next.load_from(dir).await.unwrap();
         assert_eq!(
             whole(stack(&scenario, &sim, &next), with(&scenario, KEY, "one")).await.unwrap(),
-            answer
+            response
         );
         assert_eq!(sim.ledger().charges(TAG), 2, "one and two");
     });
 }
 
 #[test]
-fn a_call_whose_caller_is_there_is_written_down_as_lost() {
+fn a_call_in_the_foreground_is_saved_as_lost() {
     in_dir("live", async |dir| {
         let scenario = Scenario { latency: Duration::from_millis(400), ..Scenario::new([]) };
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
@@ -382,21 +387,21 @@ fn a_call_whose_caller_is_there_is_written_down_as_lost() {
         let _ = call.await;
         let next = KeepPaidLayer::new();
         next.load_from(dir).await.unwrap();
-        let told = whole(stack(&scenario, &sim, &next), request(&scenario, &Trail::new()))
+        let reported = whole(stack(&scenario, &sim, &next), request(&scenario, &Trail::new()))
             .await
             .unwrap_err();
-        assert!(told.is_lost_before(), "{told}");
+        assert!(reported.is_lost_before(), "{reported}");
         tokio::time::sleep(Duration::from_millis(600)).await;
         assert_eq!(sim.ledger().charges(TAG), 1);
     });
 }
 
 #[test]
-fn an_answer_on_its_way_is_written_down() {
+fn a_response_in_delivery_is_saved() {
     in_dir("on-its-way", async |dir| {
-        let scenario = Scenario { latency: Duration::from_millis(30), ..Scenario::new([]) };
+        let scenario = Scenario { latency: Duration::from_millis(150), ..Scenario::new([]) };
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
-        hang_up(
+        disconnect(
             stack(&scenario, &sim, &keep),
             request(&scenario, &Trail::new()),
             Patience::Time(10),
@@ -421,44 +426,48 @@ fn an_answer_on_its_way_is_written_down() {
 }
 
 #[test]
-fn what_is_here_is_not_taken_in_a_second_time() {
+fn a_known_call_is_not_loaded_a_second_time() {
     in_dir("here", async |dir| {
         let scenario = Scenario { latency: Duration::from_millis(300), ..Scenario::new([]) };
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
         let service = stack(&scenario, &sim, &keep);
-        hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(20)).await;
+        disconnect(service.clone(), request(&scenario, &Trail::new()), Patience::Time(20)).await;
         assert_eq!(keep.save_to(dir).await.unwrap(), 1);
         keep.load_from(dir).await.unwrap();
         assert!(keep.drain(Duration::from_secs(10)).await);
         assert!(whole(service.clone(), request(&scenario, &Trail::new())).await.is_ok());
         let third = whole(service, request(&scenario, &Trail::new())).await;
-        assert!(third.is_ok(), "told of a loss that was none: {}", third.unwrap_err());
+        assert!(third.is_ok(), "a loss was reported that was none: {}", third.unwrap_err());
     });
 }
 
 #[test]
-fn what_had_to_go_from_memory_is_read_from_where_it_is_written_down() {
+fn an_evicted_response_is_read_from_its_file() {
     in_dir("whole", async |dir| {
-        let scenario = Scenario { latency: Duration::from_millis(30), ..Scenario::new([]) };
+        let scenario = Scenario { latency: Duration::from_millis(150), ..Scenario::new([]) };
         let (sim, first) = (scenario.sim(), KeepPaidLayer::new());
         let of = |caller| with(&scenario, "x-goog-api-key", caller);
-        hang_up(stack(&scenario, &sim, &first), of("ann"), Patience::Time(10)).await;
+        disconnect(stack(&scenario, &sim, &first), of("ann"), Patience::Time(10)).await;
         assert!(first.drain(Duration::from_secs(10)).await);
-        let bytes = first.counts().kept_bytes;
+        let bytes = first.counts().stored_bytes;
         first.save_to(dir).await.unwrap();
-        let keep = KeepPaidLayer::new().max_kept_bytes(bytes + bytes / 2);
+        let keep = KeepPaidLayer::new().max_stored_bytes(bytes + bytes / 2);
         keep.load_from(dir).await.unwrap();
-        hang_up(stack(&scenario, &sim, &keep), of("ben"), Patience::Time(10)).await;
+        disconnect(stack(&scenario, &sim, &keep), of("ben"), Patience::Time(10)).await;
         assert!(keep.drain(Duration::from_secs(10)).await);
-        assert_eq!(std::fs::read_dir(dir).unwrap().count(), 1, "ann's answer is here, whole");
+        assert_eq!(
+            std::fs::read_dir(dir).unwrap().count(),
+            1,
+            "ann's response is in memory or in its file"
+        );
         let ann = whole(stack(&scenario, &sim, &keep), of("ann")).await;
-        assert_eq!(files_left(dir, 0).await, 0, "given, and gone");
+        assert_eq!(files_left(dir, 0).await, 0, "delivered, and deleted");
         assert!(ann.is_ok());
     });
 }
 
 #[test]
-fn answers_that_are_written_down_stay_however_many_had_to_go_from_memory() {
+fn files_of_evicted_responses_stay_however_many_there_are() {
     in_dir("many", async |dir| {
         let scenario = Scenario { latency: Duration::from_millis(5), ..Scenario::new([]) };
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new().max_detached(4000));
@@ -466,11 +475,11 @@ fn answers_that_are_written_down_stay_however_many_had_to_go_from_memory() {
         for n in 0..1100 {
             let mut request = request(&scenario, &Trail::new());
             request.headers_mut().insert("x-goog-api-key", HeaderValue::from(n));
-            hang_up(service.clone(), request, Patience::Time(2)).await;
+            disconnect(service.clone(), request, Patience::Time(2)).await;
         }
         assert!(keep.drain(Duration::from_secs(100)).await);
         let saved = keep.save_to(dir).await.unwrap();
-        let next = KeepPaidLayer::new().max_kept_bytes(20_000);
+        let next = KeepPaidLayer::new().max_stored_bytes(20_000);
         next.load_from(dir).await.unwrap();
         // Removed by threads, if they were.
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -489,16 +498,16 @@ impl tower_gemini::clock::Clock for At {
 }
 
 #[test]
-fn the_file_of_an_answer_that_waits_anew_is_dated_anew() {
+fn the_file_of_a_response_that_was_put_back_is_dated_anew() {
     in_dir("anew", async |dir| {
-        let scenario = Scenario { latency: Duration::from_millis(30), ..Scenario::new([]) };
+        let scenario = Scenario { latency: Duration::from_millis(150), ..Scenario::new([]) };
         let sim = scenario.sim();
         let start = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         let at = |minutes: u64| {
             KeepPaidLayer::new().clock(At(start + Duration::from_secs(60 * minutes)))
         };
         let first = at(0);
-        hang_up(
+        disconnect(
             stack(&scenario, &sim, &first),
             request(&scenario, &Trail::new()),
             Patience::Time(10),
@@ -508,7 +517,7 @@ fn the_file_of_an_answer_that_waits_anew_is_dated_anew() {
         first.save_to(dir).await.unwrap();
         let second = at(9);
         assert_eq!(second.load_from(dir).await.unwrap(), 1);
-        // It takes the answer, and goes away.
+        // Its client disconnects before the first chunk.
         drop(
             stack(&scenario, &sim, &second)
                 .oneshot(request(&scenario, &Trail::new()))

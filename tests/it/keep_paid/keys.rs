@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn requests_of_one_idempotency_key_are_one_call() {
+fn requests_with_one_idempotency_key_are_one_call() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
@@ -18,7 +18,7 @@ fn requests_of_one_idempotency_key_are_one_call() {
         assert!(a == b && a != c);
         assert_eq!(send("one").await.unwrap(), a, "and later ones");
         assert_eq!(sim.ledger().charges(TAG), 2);
-        // Even when all who asked have gone.
+        // Even when all clients have disconnected.
         assert!(tokio::time::timeout(Duration::from_secs(1), send("three")).await.is_err());
         assert!(keep.drain(Duration::from_secs(100)).await);
         send("three").await.unwrap();
@@ -36,7 +36,7 @@ fn requests_of_one_idempotency_key_are_one_call() {
 }
 
 #[test]
-fn an_idempotency_key_whose_call_was_paid_for_and_lost_pays_no_second_time() {
+fn an_idempotency_key_whose_response_was_lost_is_not_charged_twice() {
     in_paused_time(async {
         let scenario = Scenario::new([Fault::ResetAfterGeneration]);
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
@@ -51,10 +51,9 @@ fn an_idempotency_key_whose_call_was_paid_for_and_lost_pays_no_second_time() {
     });
 }
 
-/// Everybody had left, and the time for finishing it alone had begun: whoever asks again by the
-/// name is there again, and is waited for.
+/// All clients had disconnected, and the time limit of the detached call had begun.
 #[test]
-fn who_comes_back_to_a_key_is_not_told_that_it_took_too_long_alone() {
+fn a_client_that_joins_a_detached_key_again_stops_its_time_limit() {
     in_paused_time(async {
         let scenario = Scenario { latency: Duration::from_secs(20), ..Scenario::new([]) };
         let (sim, keep) =
@@ -68,9 +67,9 @@ fn who_comes_back_to_a_key_is_not_told_that_it_took_too_long_alone() {
     });
 }
 
-/// From its end on, however long it took.
+/// However long the call took.
 #[test]
-fn a_key_is_remembered_from_the_end_of_its_call_on() {
+fn the_retention_of_a_key_starts_at_the_end_of_its_call() {
     in_paused_time(async {
         let scenario = Scenario { latency: Duration::from_secs(250), ..Scenario::new([]) };
         let sim = scenario.sim();
@@ -87,13 +86,13 @@ fn a_key_is_remembered_from_the_end_of_its_call_on() {
 }
 
 #[test]
-fn an_answer_of_a_key_that_had_to_make_room_is_lost_and_not_paid_for_again() {
+fn an_evicted_response_of_a_key_is_lost_and_not_charged_again() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         let sim = scenario.sim();
         let service = stack(&scenario, &sim, &KeepPaidLayer::new());
         let (_, body) = whole(service.clone(), with(&scenario, KEY, "sized")).await.unwrap();
-        let keep = KeepPaidLayer::new().max_kept_bytes(body.len() + body.len() / 2);
+        let keep = KeepPaidLayer::new().max_stored_bytes(body.len() + body.len() / 2);
         let service = stack(&scenario, &sim, &keep);
         let first = whole(service.clone(), with(&scenario, KEY, "one")).await.unwrap();
         assert_eq!(whole(service.clone(), with(&scenario, KEY, "one")).await.unwrap(), first);
@@ -101,7 +100,8 @@ fn an_answer_of_a_key_that_had_to_make_room_is_lost_and_not_paid_for_again() {
         whole(service.clone(), with(&scenario, KEY, "two")).await.unwrap();
         let lost = whole(service, with(&scenario, KEY, "one")).await.unwrap_err();
         assert!(
-            !lost.charge().is_surely_free() && lost.to_string().contains("another key asks again"),
+            !lost.charge().is_surely_free()
+                && lost.to_string().contains("use another key to send it again"),
             "{lost}"
         );
         assert_eq!(sim.ledger().charges(TAG), 3);
@@ -109,23 +109,23 @@ fn an_answer_of_a_key_that_had_to_make_room_is_lost_and_not_paid_for_again() {
 }
 
 #[test]
-fn calls_with_a_key_take_no_place_of_those_whose_callers_left() {
+fn attached_calls_with_a_key_take_no_place_of_detached_calls() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new().max_detached(1));
         let service = stack(&scenario, &sim, &keep);
         let named = tokio::spawn(whole(service.clone(), with(&scenario, KEY, "one")));
         tokio::time::sleep(Duration::from_millis(500)).await;
-        hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(1_000)).await;
+        disconnect(service.clone(), request(&scenario, &Trail::new()), Patience::Time(1_000)).await;
         named.await.unwrap().unwrap();
         assert!(keep.drain(Duration::from_secs(100)).await);
-        assert_eq!((keep.counts().too_many, keep.counts().kept), (0, 1));
+        assert_eq!((keep.counts().too_many, keep.counts().stored), (0, 1));
     });
 }
 
-/// A call waits for its next attempt: nobody is there to want it, and nothing was paid.
+/// A call waits for its next attempt, without clients and without a charge.
 #[test]
-fn a_call_with_a_key_whose_callers_all_left_before_it_went_out_is_not_sent() {
+fn a_call_with_a_key_whose_clients_all_disconnected_before_dispatch_is_not_sent() {
     in_paused_time(async {
         let scenario = Scenario::new([Fault::HighDemand, Fault::None]);
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
@@ -152,18 +152,21 @@ fn a_call_with_a_key_whose_callers_all_left_before_it_went_out_is_not_sent() {
     });
 }
 
-/// What cannot be held cannot be told from another: with a key it is not sent at all.
+/// A body that is not held cannot be compared: with a key it is not sent at all.
 #[test]
 fn a_request_too_large_to_hold_is_not_sent_with_a_key() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
-        let stack = scenario.stack().judged(sim.service());
-        let service = CollectRequestLayer::new().max_held_bytes(10).layer(keep.layer(stack));
+        let stack = scenario
+            .stack()
+            .collect(CollectRequestLayer::new().max_held_bytes(10))
+            .call_layer(keep.clone());
+        let service = stack.raw(sim.service());
         let (status, body) = whole(service.clone(), with(&scenario, KEY, "one")).await.unwrap();
         let text = String::from_utf8_lossy(&body);
         assert!(
-            status == 413 && text.contains("Send it without the key, or smaller"),
+            status == 413 && text.contains("Send it without the key, or send a smaller request"),
             "{status} {text}"
         );
         assert_eq!(sim.requests(), 0);
@@ -172,7 +175,7 @@ fn a_request_too_large_to_hold_is_not_sent_with_a_key() {
 }
 
 #[test]
-fn what_an_earlier_attempt_of_a_key_may_have_cost_is_told_too() {
+fn the_loss_of_an_earlier_attempt_of_a_key_is_reported_too() {
     in_paused_time(async {
         let scenario = Scenario::new([
             Fault::ResetAfterGeneration,
@@ -202,17 +205,17 @@ fn what_an_earlier_attempt_of_a_key_may_have_cost_is_told_too() {
         }
         drop(call);
         assert!(keep.drain(Duration::from_secs(100)).await);
-        let told = whole(service, with(&scenario, KEY, "one")).await.unwrap_err();
-        assert!(told.is_lost_before(), "{told}");
+        let reported = whole(service, with(&scenario, KEY, "one")).await.unwrap_err();
+        assert!(reported.is_lost_before(), "{reported}");
         assert_eq!(sim.ledger().charges(TAG), 1);
     });
 }
 
 #[test]
-fn an_answer_of_a_key_larger_than_the_bound_is_never_paid_for_again() {
+fn a_response_of_a_key_larger_than_the_bound_is_never_charged_again() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
-        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new().max_kept_bytes(100));
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new().max_stored_bytes(100));
         let service = stack(&scenario, &sim, &keep);
         let call = whole(service.clone(), with(&scenario, KEY, "one"));
         assert!(tokio::time::timeout(Duration::from_secs(2), call).await.is_err());
@@ -220,6 +223,21 @@ fn an_answer_of_a_key_larger_than_the_bound_is_never_paid_for_again() {
         for _ in 0..3 {
             let _ = whole(service.clone(), with(&scenario, KEY, "one")).await;
         }
+        assert_eq!(sim.ledger().charges(TAG), 1);
+    });
+}
+
+// What was not stored was lost for the clients that waited, although all of it had arrived.
+#[test]
+fn clients_that_wait_with_a_key_get_a_response_that_is_larger_than_the_bound() {
+    in_paused_time(async {
+        let scenario = Scenario::new([]);
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new().max_stored_bytes(100));
+        let service = stack(&scenario, &sim, &keep);
+        let send = || whole(service.clone(), with(&scenario, KEY, "one"));
+        let (first, second) = tokio::join!(send(), send());
+        assert_eq!(first.unwrap(), second.unwrap());
+        assert!(send().await.unwrap_err().is_lost_before());
         assert_eq!(sim.ledger().charges(TAG), 1);
     });
 }

@@ -1,18 +1,18 @@
-//! What was or may have been paid for after its caller had gone, and is lost.
+//! Responses that were or may have been charged after a disconnect, and are lost.
 
 use super::*;
 
 #[test]
-fn an_answer_that_is_too_large_or_too_late_is_told_and_not_kept() {
+fn a_response_that_is_too_large_or_too_late_is_counted_and_not_stored() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         for (keep, why) in [
-            (KeepPaidLayer::new().max_kept_bytes(100), "too large"),
+            (KeepPaidLayer::new().max_stored_bytes(100), "too large"),
             (KeepPaidLayer::new().max_detached_time(Duration::from_secs(1)), "too long"),
         ] {
             let sim = scenario.sim();
             let trail = Trail::new();
-            hang_up(
+            disconnect(
                 stack(&scenario, &sim, &keep),
                 request(&scenario, &trail),
                 Patience::Time(5_000),
@@ -21,76 +21,74 @@ fn an_answer_that_is_too_large_or_too_late_is_told_and_not_kept() {
             assert!(keep.drain(Duration::from_secs(1000)).await);
             assert!(trail.to_string().contains(why), "{trail}");
             assert_eq!(
-                (keep.counts().kept, keep.counts().too_large + keep.counts().too_late),
+                (keep.counts().stored, keep.counts().too_large + keep.counts().too_late),
                 (0, 1)
             );
         }
     });
 }
 
-/// A front end's 504 may have cost something and is nothing to give to anybody. Its caller was not
-/// told: the next request is, once.
+/// A front end's 504 may be charged and is no result. Its client did not receive it: the next
+/// request gets an error, once.
 #[test]
-fn an_error_that_may_have_cost_something_is_not_kept() {
+fn an_error_that_may_be_charged_is_not_stored() {
     in_paused_time(async {
-        let client =
-            tower::service_fn(|request: Request<tower_gemini::body::WireBody>| async move {
-                let _ = request.into_body().collect().await;
-                tokio::time::sleep(Duration::from_secs(5)).await;
-                let answer = Response::builder()
-                    .status(504)
-                    .body(Full::new(Bytes::from("upstream request timeout")));
-                Ok::<_, std::io::Error>(answer.unwrap())
-            });
+        let client = tower::service_fn(|request: Request<tower_gemini::WireBody>| async move {
+            let _ = request.into_body().collect().await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let response = Response::builder()
+                .status(504)
+                .body(Full::new(Bytes::from("upstream request timeout")));
+            Ok::<_, std::io::Error>(response.unwrap())
+        });
         let keep = KeepPaidLayer::new();
-        let service =
-            CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)));
+        let service = GeminiStack::new().call_layer(keep.clone()).raw(client);
         let scenario = Scenario::new([]);
         let call = whole(service.clone(), with(&scenario, RETRY_COUNT, "0"));
         assert!(tokio::time::timeout(Duration::from_secs(2), call).await.is_err());
         assert!(keep.drain(Duration::from_secs(100)).await);
         let lost = whole(service.clone(), with(&scenario, RETRY_COUNT, "1")).await.unwrap_err();
         assert_eq!(
-            (lost.charge(), keep.counts().kept, keep.counts().broken),
+            (lost.charge(), keep.counts().stored, keep.counts().incomplete),
             (Charge::Maybe, 0, 1)
         );
-        assert!(lost.to_string().contains("asking once more sends it"), "{lost}");
+        assert!(lost.to_string().contains("the next identical request is sent"), "{lost}");
         let (status, _) = whole(service, with(&scenario, RETRY_COUNT, "0")).await.unwrap();
-        assert_eq!((status, keep.counts().redeemed), (504, 0));
+        assert_eq!((status, keep.counts().replayed), (504, 0));
     });
 }
 
 #[test]
-fn who_bought_the_risk_is_sent_again_after_a_loss() {
+fn a_request_with_an_allowance_is_sent_again_after_a_loss() {
     in_paused_time(async {
         let scenario = Scenario::new([Fault::ResetAfterGeneration, Fault::ResetAfterGeneration]);
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
         let service = stack(&scenario, &sim, &keep);
-        hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000)).await;
+        disconnect(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000)).await;
         assert!(keep.drain(Duration::from_secs(100)).await);
         let mut bought = request(&scenario, &Trail::new());
         bought.extensions_mut().insert(CallOptions::new().maybe_charged_resends(1));
-        // The one that was bought is spent on the earlier send: this one's own loss is told.
+        // The allowance is spent on the earlier send: this one's own loss is reported.
         assert_eq!(whole(service.clone(), bought).await.unwrap_err().charge(), Charge::Maybe);
         assert_eq!(sim.ledger().charges(TAG), 2);
         assert_eq!(whole(service, request(&scenario, &Trail::new())).await.unwrap().0, 200);
-        assert_eq!(sim.ledger().charges(TAG), 3, "it was told: asking again is another call");
+        assert_eq!(sim.ledger().charges(TAG), 3, "it was reported: sending again is another call");
     });
 }
 
-/// Whatever cannot be kept is told to whoever asks for it, and once.
+/// Whatever cannot be stored is reported to the next identical request, once.
 #[test]
-fn what_was_lost_of_a_call_without_its_caller_is_told_once() {
+fn the_loss_of_a_detached_call_is_reported_once() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         for keep in [
-            KeepPaidLayer::new().max_kept_bytes(100),
+            KeepPaidLayer::new().max_stored_bytes(100),
             KeepPaidLayer::new().max_detached_time(Duration::from_secs(1)),
             KeepPaidLayer::new().max_detached(0),
         ] {
             let sim = scenario.sim();
             let service = stack(&scenario, &sim, &keep);
-            hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000))
+            disconnect(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000))
                 .await;
             assert!(keep.drain(Duration::from_secs(1000)).await);
             let trail = Trail::new();
@@ -105,9 +103,9 @@ fn what_was_lost_of_a_call_without_its_caller_is_told_once() {
     });
 }
 
-/// One that had to make room for others was paid for all the same.
+/// It was charged all the same.
 #[test]
-fn an_answer_that_had_to_make_room_is_told_as_lost() {
+fn an_evicted_response_is_reported_as_lost() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         let sim = scenario.sim();
@@ -115,11 +113,15 @@ fn an_answer_that_had_to_make_room_is_told_as_lost() {
             whole(stack(&scenario, &sim, &KeepPaidLayer::new()), request(&scenario, &Trail::new()))
                 .await
                 .unwrap();
-        let keep = KeepPaidLayer::new().max_kept_bytes(body.len() + body.len() / 2);
+        let keep = KeepPaidLayer::new().max_stored_bytes(body.len() + body.len() / 2);
         let service = stack(&scenario, &sim, &keep);
         for key in ["first", "second"] {
-            hang_up(service.clone(), with(&scenario, "x-goog-api-key", key), Patience::Time(5_000))
-                .await;
+            disconnect(
+                service.clone(),
+                with(&scenario, "x-goog-api-key", key),
+                Patience::Time(5_000),
+            )
+            .await;
             assert!(keep.drain(Duration::from_secs(100)).await);
         }
         let lost =
@@ -134,26 +136,23 @@ fn an_answer_that_had_to_make_room_is_told_as_lost() {
 }
 
 #[test]
-fn an_error_within_a_200_is_not_kept() {
+fn an_error_within_a_200_is_not_stored() {
     in_paused_time(async {
-        let client = tower::service_fn(
-            move |r: Request<tower_gemini::body::WireBody>| async move {
-                let _ = r.into_body().collect().await;
-                tokio::time::sleep(Duration::from_secs(5)).await;
-                let busy = r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#;
-                Ok::<_, std::io::Error>(
-                    Response::builder()
-                        .status(200)
-                        .header("content-type", "application/json")
-                        .body(Full::new(Bytes::from(busy)))
-                        .unwrap(),
-                )
-            },
-        );
+        let client = tower::service_fn(move |r: Request<tower_gemini::WireBody>| async move {
+            let _ = r.into_body().collect().await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let busy = r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#;
+            Ok::<_, std::io::Error>(
+                Response::builder()
+                    .status(200)
+                    .header("content-type", "application/json")
+                    .body(Full::new(Bytes::from(busy)))
+                    .unwrap(),
+            )
+        });
         let scenario = Scenario::new([]);
         let keep = KeepPaidLayer::new();
-        let service =
-            CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)));
+        let service = GeminiStack::new().call_layer(keep.clone()).raw(client);
         let _ = tokio::time::timeout(
             Duration::from_secs(2),
             service.clone().oneshot(request(&scenario, &Trail::new())),
@@ -161,18 +160,18 @@ fn an_error_within_a_200_is_not_kept() {
         .await;
         assert_eq!(keep.counts().detached, 1);
         tokio::time::sleep(Duration::from_secs(60)).await;
-        let told = whole(service, request(&scenario, &Trail::new())).await.unwrap_err();
+        let reported = whole(service, request(&scenario, &Trail::new())).await.unwrap_err();
         assert_eq!(
-            (told.charge(), keep.counts().redeemed),
+            (reported.charge(), keep.counts().replayed),
             (Charge::Maybe, 0),
-            "an error of which nobody knows what it cost is not kept"
+            "an error of unknown charge is not stored"
         );
     });
 }
 
 /// The caller bought a second attempt, which was free: the first is lost all the same.
 #[test]
-fn what_an_earlier_attempt_may_have_cost_is_told_too() {
+fn the_loss_of_an_earlier_attempt_is_reported_too() {
     in_paused_time(async {
         let scenario = Scenario::new([Fault::ResetAfterGeneration, Fault::HighDemand]);
         let sim = Sim::builder()
@@ -190,23 +189,23 @@ fn what_an_earlier_attempt_may_have_cost_is_told_too() {
         bought
             .extensions_mut()
             .insert(CallOptions::new().trail(trail.clone()).maybe_charged_resends(1));
-        // It leaves while the second is out.
+        // The client disconnects while the second is in flight.
         let mut call = Box::pin(whole(service.clone(), bought));
         while sim.requests() < 2 {
             assert!(tokio::time::timeout(Duration::from_millis(100), &mut call).await.is_err());
         }
         drop(call);
         assert!(keep.drain(Duration::from_secs(100)).await);
-        // Bought nothing this time.
-        let told = whole(service, request(&scenario, &Trail::new())).await.unwrap_err();
-        assert!(told.is_lost_before(), "{told}");
+        // Without an allowance this time.
+        let reported = whole(service, request(&scenario, &Trail::new())).await.unwrap_err();
+        assert!(reported.is_lost_before(), "{reported}");
         assert_eq!(sim.ledger().charges(TAG), 1);
     });
 }
 
 /// A client that sends what it has when it is dropped, as one does whose connection is on another
 /// thread.
-struct SendsLate(Option<tower_gemini::body::WireBody>);
+struct SendsLate(Option<tower_gemini::WireBody>);
 
 impl Future for SendsLate {
     type Output = Result<Response<Full<Bytes>>, std::io::Error>;
@@ -227,15 +226,14 @@ impl Drop for SendsLate {
 }
 
 #[test]
-fn what_goes_out_while_it_is_given_up_is_told_as_lost() {
+fn a_request_that_is_dispatched_while_it_is_dropped_is_reported_as_lost() {
     in_paused_time(async {
         for key in [None, Some("one")] {
-            let client = tower::service_fn(|request: Request<tower_gemini::body::WireBody>| {
+            let client = tower::service_fn(|request: Request<tower_gemini::WireBody>| {
                 SendsLate(Some(request.into_body()))
             });
             let keep = KeepPaidLayer::new();
-            let service =
-                CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)));
+            let service = GeminiStack::new().call_layer(keep.clone()).raw(client);
             let ask = || {
                 let mut request = request(&Scenario::new([]), &Trail::new());
                 if let Some(key) = key {
@@ -246,17 +244,17 @@ fn what_goes_out_while_it_is_given_up_is_told_as_lost() {
             let call = whole(service.clone(), ask());
             assert!(tokio::time::timeout(Duration::from_secs(5), call).await.is_err());
             assert!(keep.drain(Duration::from_secs(1)).await);
-            let told = tokio::time::timeout(Duration::from_secs(5), whole(service, ask()))
+            let reported = tokio::time::timeout(Duration::from_secs(5), whole(service, ask()))
                 .await
                 .unwrap()
                 .unwrap_err();
-            assert!(told.is_lost_before(), "{key:?}: {told}");
+            assert!(reported.is_lost_before(), "{key:?}: {reported}");
         }
     });
 }
 
 #[test]
-fn calls_with_a_key_that_all_left_are_finished_within_the_bound_too() {
+fn detached_calls_with_a_key_are_within_the_bound_too() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new().max_detached(1));

@@ -1,4 +1,4 @@
-//! What callers hung up on after it may have been paid for is finished, kept, and given to their
+//! When a client disconnects after dispatch, the response is completed, stored, and replayed to its
 //! next identical request, once.
 
 use std::future::Future;
@@ -14,16 +14,15 @@ use proptest::prelude::*;
 use tower::{Layer, Service, ServiceExt};
 use tower_gemini::CallOptions;
 use tower_gemini::Error;
-use tower_gemini::answer_errors::HasVerdict;
+use tower_gemini::body::HasVerdict;
 use tower_gemini::jittered_retry::RetryPolicy;
-use tower_gemini::keep_paid::KeptBody;
+use tower_gemini::keep_paid::ResponseBody;
 use tower_gemini::model_fallback::Chain;
-use tower_gemini::stack::Judged;
+use tower_gemini::stack::Raw;
 use tower_gemini::trail::{Step, StopReason, Trail};
 use tower_gemini::verdict::Charge;
-use tower_gemini::{
-    CollectRequest, CollectRequestLayer, GeminiStack, KeepPaid, KeepPaidLayer, ObserveLayer,
-};
+use tower_gemini::{CollectRequestLayer, GeminiStack, KeepPaidLayer, ObserveLayer};
+use tower_gemini_gateway::stats::Stats;
 use tower_gemini_sim::{Fault, Latency, Sim, SimBody, SimService};
 
 use crate::harness::{Ask, Scenario, TAG, cases, faults, in_paused_time};
@@ -33,10 +32,10 @@ mod keys;
 mod losses;
 mod resends;
 
-type Kept = CollectRequest<KeepPaid<Judged<SimService>>>;
+type Kept = Raw<SimService, KeepPaidLayer>;
 
 fn stack(scenario: &Scenario, sim: &Sim, keep: &KeepPaidLayer) -> Kept {
-    CollectRequestLayer::new().layer(keep.layer(scenario.stack().judged(sim.service())))
+    scenario.stack().call_layer(keep.clone()).raw(sim.service())
 }
 
 fn request(scenario: &Scenario, trail: &Trail) -> Request<Full<Bytes>> {
@@ -54,7 +53,7 @@ fn with(scenario: &Scenario, name: &'static str, value: &'static str) -> Request
 const RETRY_COUNT: &str = "x-stainless-retry-count";
 const KEY: &str = "idempotency-key";
 
-/// The answer to its end, or the error that it ended with.
+/// The response to its end, or the error that it ended with.
 async fn whole<S, B>(service: S, request: Request<Full<Bytes>>) -> Result<(u16, Bytes), Error>
 where
     S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = Error>,
@@ -64,44 +63,44 @@ where
     Ok((parts.status.as_u16(), body.collect().await?.to_bytes()))
 }
 
-/// How far a caller is patient.
+/// When a client disconnects.
 #[derive(Debug, Clone, Copy)]
 enum Patience {
-    /// It hangs up after so long, head or no head.
+    /// After so many milliseconds, with the head or without.
     Time(u64),
-    /// It takes the head and so many chunks.
+    /// After the head and so many chunks.
     Chunks(usize),
 }
 
-/// What a caller has when it goes away.
+/// What a client has when it disconnects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Left {
-    /// All of an answer, or an error that says what it cost.
-    WithWord,
-    WithNothing,
+enum Received {
+    /// All of a response, or an error that states its charge.
+    Result,
+    Nothing,
 }
 
-/// Sends a call and hangs up.
-async fn hang_up(service: Kept, request: Request<Full<Bytes>>, patience: Patience) -> Left {
+/// Sends a call and disconnects.
+async fn disconnect(service: Kept, request: Request<Full<Bytes>>, patience: Patience) -> Received {
     match patience {
         Patience::Time(milliseconds) => {
             match tokio::time::timeout(Duration::from_millis(milliseconds), whole(service, request))
                 .await
             {
-                Ok(_) => Left::WithWord,
-                Err(_) => Left::WithNothing,
+                Ok(_) => Received::Result,
+                Err(_) => Received::Nothing,
             }
         }
         Patience::Chunks(chunks) => {
-            let Ok(answer) = service.oneshot(request).await else { return Left::WithWord };
-            let mut body: KeptBody<_> = answer.into_body();
+            let Ok(response) = service.oneshot(request).await else { return Received::Result };
+            let mut body: ResponseBody<_> = response.into_body();
             for _ in 0..chunks {
                 if !matches!(body.frame().await, Some(Ok(_))) {
-                    return Left::WithWord;
+                    return Received::Result;
                 }
             }
             // As much as was announced is all of it, whether or not the end was asked for.
-            if body.size_hint().exact() == Some(0) { Left::WithWord } else { Left::WithNothing }
+            if body.size_hint().exact() == Some(0) { Received::Result } else { Received::Nothing }
         }
     }
 }
@@ -110,16 +109,16 @@ fn patience() -> impl Strategy<Value = Patience> {
     prop_oneof![(0u64..60_000).prop_map(Patience::Time), (0usize..4).prop_map(Patience::Chunks)]
 }
 
-/// A caller hangs up, and asks again for the same, as every SDK does: twice. Judged by the server's
-/// ledger.
+/// A client disconnects and sends the same again, as every SDK does. Judged by the server's ledger.
 ///
-/// Gives how often the server charged, the final answer, and whether the first one had come whole.
-async fn and_again(
+/// Returns how often the server charged, the final response, and whether the first one had come
+/// whole.
+async fn send_again(
     scenario: &Scenario,
     patience: Patience,
     pause: u64,
     keep: &KeepPaidLayer,
-) -> (usize, Result<(u16, Bytes), Error>, Sim, Left) {
+) -> (usize, Result<(u16, Bytes), Error>, Sim, Received) {
     let sim = Sim::builder()
         .seed(scenario.seed)
         .script(scenario.faults.clone())
@@ -128,19 +127,19 @@ async fn and_again(
         .chunks(700, Duration::from_millis(300))
         .build();
     let service = stack(scenario, &sim, keep);
-    let left = hang_up(service.clone(), request(scenario, &Trail::new()), patience).await;
+    let received = disconnect(service.clone(), request(scenario, &Trail::new()), patience).await;
     tokio::time::sleep(Duration::from_millis(pause)).await;
-    let answer = whole(service, request(scenario, &Trail::new())).await;
-    (sim.ledger().charges(TAG), answer, sim, left)
+    let response = whole(service, request(scenario, &Trail::new())).await;
+    (sim.ledger().charges(TAG), response, sim, received)
 }
 
 proptest! {
     #![proptest_config(cases(1000))]
 
-    // Good weather: whenever the caller hangs up, both sends together are paid for once, and the
-    // second one is answered.
+    // Without faults: whenever the client disconnects, both sends together are charged once, and the
+    // second one gets the response.
     #[test]
-    fn a_caller_who_hangs_up_and_asks_again_pays_once(
+    fn a_client_that_disconnects_and_sends_again_pays_once(
         ask in prop::sample::select(vec![Ask::Whole, Ask::Sse, Ask::Array]),
         patience in patience(),
         pause in 0u64..120_000,
@@ -148,41 +147,41 @@ proptest! {
         let scenario = Scenario { ask, ..Scenario::new([]) };
         in_paused_time(async {
             let keep = KeepPaidLayer::new();
-            let (charges, answer, sim, left) = and_again(&scenario, patience, pause, &keep).await;
-            let (status, body) = answer.unwrap();
+            let (charges, response, sim, received) = send_again(&scenario, patience, pause, &keep).await;
+            let (status, body) = response.unwrap();
             assert_eq!(status, 200);
-            // A caller who was patient to the end asked for two images.
-            assert_eq!(charges, 1 + usize::from(left == Left::WithWord));
+            // A client that stayed to the end asked for two images.
+            assert_eq!(charges, 1 + usize::from(received == Received::Result));
             let image = sim.image_for(charges - 1).unwrap();
             let text = String::from_utf8(body.to_vec()).unwrap();
-            assert!(text.contains(&base64::Engine::encode(&base64::engine::general_purpose::STANDARD, image)), "the image that was paid for");
-            assert_eq!((keep.counts().kept, keep.counts().detached), (0, 0), "given once");
+            assert!(text.contains(&base64::Engine::encode(&base64::engine::general_purpose::STANDARD, image)), "the image that was charged");
+            assert_eq!((keep.counts().stored, keep.counts().detached), (0, 0), "delivered once");
         });
     }
 
-    // Any weather: who was told nothing and asks again gets what was paid for, or is told that it
-    // is lost. Both sends are paid for once.
+    // With any faults: a client that received nothing and sends again gets what was charged, or an
+    // error that it is lost. Both sends are charged once.
     #[test]
-    fn no_weather_makes_a_resend_pay_again(weather in proptest::collection::vec(faults(), 0..4), patience in patience(), pause in 0u64..120_000) {
+    fn no_fault_makes_a_resend_pay_again(weather in proptest::collection::vec(faults(), 0..4), patience in patience(), pause in 0u64..120_000) {
         let scenario = Scenario { latency: Duration::from_secs(3), ..Scenario::new(weather) };
         in_paused_time(async {
             let keep = KeepPaidLayer::new();
-            let (charges, answer, _, left) = and_again(&scenario, patience, pause, &keep).await;
+            let (charges, response, _, received) = send_again(&scenario, patience, pause, &keep).await;
             assert!(keep.drain(Duration::from_secs(86_400)).await, "every detached call ends");
-            // Who was told may ask for another.
-            assert!(charges <= 1 + usize::from(left == Left::WithWord), "{charges} charges, {left:?}, {answer:?}");
-            if left == Left::WithNothing && charges == 1 {
-                let told = answer.as_ref().map_or_else(|error| error.charge() == Charge::Maybe, |(status, _)| *status == 200);
-                assert!(told, "{answer:?}");
+            // A client that received a result may ask for another.
+            assert!(charges <= 1 + usize::from(received == Received::Result), "{charges} charges, {received:?}, {response:?}");
+            if received == Received::Nothing && charges == 1 {
+                let reported = response.as_ref().map_or_else(|error| error.charge() == Charge::Maybe, |(status, _)| *status == 200);
+                assert!(reported, "{response:?}");
             }
-            assert!(keep.counts().kept <= 1);
+            assert!(keep.counts().stored <= 1);
         });
     }
 
-    // However often its future was polled before it was dropped, a call that did not go out leaves
-    // nothing behind, and one that did leaves one task.
+    // However often its future was polled before it was dropped, a call that was not dispatched
+    // leaves nothing behind, and one that was leaves one task.
     #[test]
-    fn a_dropped_call_is_finished_or_gone(polls in 0usize..12) {
+    fn a_dropped_call_is_completed_or_forgotten(polls in 0usize..12) {
         in_paused_time(async {
             let scenario = Scenario::new([]);
             let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
@@ -198,12 +197,12 @@ proptest! {
             let sent = sim.requests();
             assert_eq!(keep.counts().detached, sent, "{polls} polls");
             assert!(keep.drain(Duration::from_secs(1000)).await);
-            assert_eq!((keep.counts().kept, sim.ledger().charges(TAG)), (sent, sent));
+            assert_eq!((keep.counts().stored, sim.ledger().charges(TAG)), (sent, sent));
         });
     }
 }
 
-/// What everybody does: nothing.
+/// The same without the layer.
 #[test]
 fn without_the_layer_the_same_check_shows_two_charges() {
     in_paused_time(async {
@@ -221,10 +220,10 @@ fn without_the_layer_the_same_check_shows_two_charges() {
     });
 }
 
-// Servers do not ask for the end of a body whose length was announced: such an answer was kept
-// although it had arrived, and the caller's next call got an old image.
+// Servers do not ask for the end of a body whose length was announced: such a response was stored
+// although it had arrived, and the client's next call got an old image.
 #[test]
-fn an_answer_that_came_to_its_announced_length_was_delivered() {
+fn a_response_that_came_to_its_announced_length_was_delivered() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         let sim = Sim::builder()
@@ -234,8 +233,8 @@ fn an_answer_that_came_to_its_announced_length_was_delivered() {
             .build();
         let keep = KeepPaidLayer::new();
         let service = stack(&scenario, &sim, &keep);
-        let answer = service.clone().oneshot(request(&scenario, &Trail::new())).await.unwrap();
-        let mut body = answer.into_body();
+        let response = service.clone().oneshot(request(&scenario, &Trail::new())).await.unwrap();
+        let mut body = response.into_body();
         assert!(
             body.size_hint().exact().is_some_and(|length| length > 100_000),
             "it is announced, and longer than what is peeked"
@@ -244,20 +243,20 @@ fn an_answer_that_came_to_its_announced_length_was_delivered() {
             body.frame().await.unwrap().unwrap();
         }
         drop(body);
-        assert_eq!((keep.counts().detached, keep.counts().kept), (0, 0));
+        assert_eq!((keep.counts().detached, keep.counts().stored), (0, 0));
         whole(service, request(&scenario, &Trail::new())).await.unwrap();
         assert_eq!(sim.ledger().charges(TAG), 2, "a new call is a new call");
     });
 }
 
 #[test]
-fn both_trails_say_what_happened() {
+fn both_trails_state_what_happened() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
         let service = stack(&scenario, &sim, &keep);
         let (first, second) = (Trail::new(), Trail::new());
-        hang_up(service.clone(), request(&scenario, &first), Patience::Time(5_000)).await;
+        disconnect(service.clone(), request(&scenario, &first), Patience::Time(5_000)).await;
         tokio::time::sleep(Duration::from_secs(60)).await;
         whole(service, request(&scenario, &second)).await.unwrap();
         assert!(
@@ -274,7 +273,7 @@ fn both_trails_say_what_happened() {
 }
 
 #[test]
-fn two_callers_who_are_both_there_get_an_answer_each() {
+fn two_connected_clients_get_a_response_each() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
@@ -289,24 +288,24 @@ fn two_callers_who_are_both_there_get_an_answer_each() {
 }
 
 #[test]
-fn another_caller_never_gets_it_and_neither_does_another_request() {
+fn neither_another_caller_nor_another_request_gets_a_stored_response() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
         let service = stack(&scenario, &sim, &keep);
-        hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000)).await;
+        disconnect(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000)).await;
         tokio::time::sleep(Duration::from_secs(60)).await;
         let mut other = request(&scenario, &Trail::new());
         other.headers_mut().insert("x-goog-api-key", HeaderValue::from_static("another"));
         whole(service.clone(), other).await.unwrap();
         let larger = Scenario { size: "2K", ..Scenario::new([]) };
         whole(service.clone(), request(&larger, &Trail::new())).await.unwrap();
-        assert_eq!((sim.ledger().charges(TAG), keep.counts().kept), (3, 1));
+        assert_eq!((sim.ledger().charges(TAG), keep.counts().stored), (3, 1));
     });
 }
 
 #[test]
-fn what_ends_free_is_not_kept_and_starts_nothing_more() {
+fn a_detached_call_that_ends_free_is_not_stored_and_not_retried() {
     in_paused_time(async {
         let scenario = Scenario::new([Fault::HighDemand, Fault::HighDemand]);
         let sim = Sim::builder()
@@ -320,19 +319,19 @@ fn what_ends_free_is_not_kept_and_starts_nothing_more() {
         let keep = KeepPaidLayer::new();
         let service = stack(&scenario, &sim, &keep);
         let trail = Trail::new();
-        hang_up(service.clone(), request(&scenario, &trail), Patience::Time(5_000)).await;
+        disconnect(service.clone(), request(&scenario, &trail), Patience::Time(5_000)).await;
         assert!(keep.drain(Duration::from_secs(100)).await);
         tokio::time::sleep(Duration::from_secs(600)).await;
         assert_eq!(
-            (sim.requests(), keep.counts().free, keep.counts().kept),
+            (sim.requests(), keep.counts().free, keep.counts().stored),
             (1, 1, 0),
-            "nobody wants another attempt: {trail}"
+            "no client waits for another attempt: {trail}"
         );
     });
 }
 
 #[test]
-fn a_continuation_is_never_kept_or_shared() {
+fn a_continuation_is_never_stored_or_shared() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
@@ -344,7 +343,7 @@ fn a_continuation_is_never_kept_or_shared() {
             );
             request
         };
-        hang_up(service.clone(), continuation(), Patience::Time(5_000)).await;
+        disconnect(service.clone(), continuation(), Patience::Time(5_000)).await;
         assert_eq!(keep.counts().detached, 0);
         drop(whole(service, continuation()).await);
         assert_eq!(sim.requests(), 2);
@@ -352,13 +351,13 @@ fn a_continuation_is_never_kept_or_shared() {
 }
 
 #[test]
-fn bounds_hold_however_many_callers_leave() {
+fn bounds_hold_however_many_clients_disconnect() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         let sim = scenario.sim();
         let keep = KeepPaidLayer::new()
             .max_detached(5)
-            .max_kept_bytes(20_000)
+            .max_stored_bytes(20_000)
             .retention(Duration::from_secs(300));
         let service = stack(&scenario, &sim, &keep);
         for n in 0..40 {
@@ -372,78 +371,75 @@ fn bounds_hold_however_many_callers_leave() {
         }
         assert!(keep.drain(Duration::from_secs(100)).await);
         let counts = keep.counts();
-        assert!(counts.kept_bytes <= 20_000 && counts.kept >= 1, "{counts:?}");
+        assert!(counts.stored_bytes <= 20_000 && counts.stored >= 1, "{counts:?}");
         assert_eq!(counts.too_many, 35, "{counts:?}");
         tokio::time::sleep(Duration::from_secs(300)).await;
         let counts = keep.counts();
-        assert_eq!((counts.kept, counts.kept_bytes), (0, 0), "{counts:?}");
-        assert_eq!(counts.never_asked_for, 5, "what was let go is told");
+        assert_eq!((counts.stored, counts.stored_bytes), (0, 0), "{counts:?}");
+        assert_eq!(counts.expired, 5, "what was dropped is counted");
     });
 }
 
 #[test]
-fn whoever_gets_it_and_hangs_up_leaves_it_for_the_next() {
+fn a_response_whose_client_disconnects_during_delivery_is_stored_again() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
         let service = stack(&scenario, &sim, &keep);
-        hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000)).await;
+        disconnect(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000)).await;
         tokio::time::sleep(Duration::from_secs(60)).await;
         for _ in 0..3 {
-            hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Chunks(0)).await;
+            disconnect(service.clone(), request(&scenario, &Trail::new()), Patience::Chunks(0))
+                .await;
         }
         whole(service, request(&scenario, &Trail::new())).await.unwrap();
-        assert_eq!((sim.ledger().charges(TAG), keep.counts().redeemed), (1, 1));
+        assert_eq!((sim.ledger().charges(TAG), keep.counts().replayed), (1, 1));
     });
 }
 
-/// An attempt that ended free and the next one in one breath: the second is out, and may be paid
-/// for.
+/// An attempt ends free and the next one is dispatched in the same poll: it may be charged.
 #[test]
-fn a_call_without_its_caller_that_fell_back_is_finished() {
+fn a_detached_call_that_fell_back_is_completed() {
     in_paused_time(async {
-        let client = tower::service_fn(
-            |request: Request<tower_gemini::body::WireBody>| async move {
-                let falls_back = request.uri().path().contains("flash");
-                let _ = request.into_body().collect().await;
-                tokio::time::sleep(Duration::from_secs(5)).await;
-                let (status, body) = if falls_back {
-                    (
-                        200,
-                        r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"AQID"}}]},"finishReason":"STOP"}]}"#,
-                    )
-                } else {
-                    (
-                        503,
-                        r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#,
-                    )
-                };
-                Ok::<_, std::io::Error>(
-                    Response::builder().status(status).body(Full::new(Bytes::from(body))).unwrap(),
+        let client = tower::service_fn(|request: Request<tower_gemini::WireBody>| async move {
+            let falls_back = request.uri().path().contains("flash");
+            let _ = request.into_body().collect().await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let (status, body) = if falls_back {
+                (
+                    200,
+                    r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"AQID"}}]},"finishReason":"STOP"}]}"#,
                 )
-            },
-        );
+            } else {
+                (
+                    503,
+                    r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#,
+                )
+            };
+            Ok::<_, std::io::Error>(
+                Response::builder().status(status).body(Full::new(Bytes::from(body))).unwrap(),
+            )
+        });
         let keep = KeepPaidLayer::new();
         let stack = GeminiStack::new()
             .retry_policy(RetryPolicy::never())
             .fallback_to(Chain::new(["gemini-3-pro-image", "gemini-3.1-flash-image"]));
-        let service = CollectRequestLayer::new().layer(keep.layer(stack.judged(client)));
+        let service = stack.call_layer(keep.clone()).raw(client);
         let (scenario, trail) = (Scenario::new([]), Trail::new());
         let call = whole(service.clone(), request(&scenario, &trail));
         assert!(tokio::time::timeout(Duration::from_secs(2), call).await.is_err());
         assert!(keep.drain(Duration::from_secs(100)).await);
         assert_eq!(
-            (trail.attempts().len(), keep.counts().kept, keep.counts().free),
+            (trail.attempts().len(), keep.counts().stored, keep.counts().free),
             (2, 1, 0),
             "{trail}"
         );
     });
 }
 
-/// All answers on their way share one bound: what is over it is not held, and the callers who stay
-/// get all of theirs.
+/// What is over the bound is not held, and the clients that stay get all of their responses.
 #[test]
-fn answers_on_their_way_are_held_within_the_bound_all_together() {
+fn responses_in_transit_share_one_bound() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         let sim = Sim::builder()
@@ -455,7 +451,7 @@ fn answers_on_their_way_are_held_within_the_bound_all_together() {
             whole(stack(&scenario, &sim, &KeepPaidLayer::new()), request(&scenario, &Trail::new()))
                 .await
                 .unwrap();
-        let keep = KeepPaidLayer::new().max_kept_bytes(3 * body.len());
+        let keep = KeepPaidLayer::new().max_stored_bytes(3 * body.len());
         let service = stack(&scenario, &sim, &keep);
         let calls = (0..8).map(|_| {
             let call = service.clone().oneshot(request(&scenario, &Trail::new()));
@@ -474,36 +470,37 @@ fn answers_on_their_way_are_held_within_the_bound_all_together() {
         assert!(keep.drain(Duration::from_secs(1000)).await);
         let counts = keep.counts();
         assert!(
-            counts.kept >= 1
+            counts.stored >= 1
                 && counts.too_large >= 1
-                && counts.kept + counts.too_large as usize == 7,
+                && counts.stored + counts.too_large as usize == 7,
             "{counts:?}"
         );
         // And the room is there again.
-        hang_up(service, request(&scenario, &Trail::new()), Patience::Chunks(1)).await;
+        disconnect(service, request(&scenario, &Trail::new()), Patience::Chunks(1)).await;
         assert!(keep.drain(Duration::from_secs(1000)).await);
         assert_eq!(keep.counts().too_large, counts.too_large);
     });
 }
 
 #[test]
-fn a_refusal_that_is_given_again_is_a_refusal_in_every_figure() {
+fn a_replayed_refusal_is_a_refusal_in_every_figure() {
     in_paused_time(async {
         let scenario = Scenario::new([Fault::Refused(tower_gemini_sim::Refusal::ImageSafety)]);
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
-        let observe = ObserveLayer::new();
+        let stats = Stats::new();
+        let observe = ObserveLayer::new().observer(stats.observer());
         let service = observe.layer(stack(&scenario, &sim, &keep));
         let call = whole(service.clone(), request(&scenario, &Trail::new()));
         assert!(tokio::time::timeout(Duration::from_secs(1), call).await.is_err());
         assert!(keep.drain(Duration::from_secs(100)).await);
         whole(service, request(&scenario, &Trail::new())).await.unwrap();
-        let hour = observe.observatory().report().last_hour;
+        let hour = stats.report().last_hour;
         assert_eq!((sim.requests(), hour.images, hour.successes), (1, 0, 0));
     });
 }
 
 #[test]
-fn no_bound_in_time_is_no_panic() {
+fn an_unlimited_duration_does_not_panic() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         for keep in [
@@ -512,7 +509,7 @@ fn no_bound_in_time_is_no_panic() {
         ] {
             let sim = scenario.sim();
             let service = stack(&scenario, &sim, &keep);
-            hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000))
+            disconnect(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000))
                 .await;
             assert!(keep.drain(Duration::from_secs(100)).await);
             let (status, _) = whole(service, request(&scenario, &Trail::new())).await.unwrap();
@@ -522,7 +519,7 @@ fn no_bound_in_time_is_no_panic() {
 }
 
 #[test]
-fn a_body_may_be_dropped_with_no_bound_in_time() {
+fn a_body_may_be_dropped_with_an_unlimited_duration() {
     in_paused_time(async {
         let scenario = Scenario { ask: Ask::Sse, ..Scenario::new([]) };
         let sim = Sim::builder()
@@ -531,25 +528,25 @@ fn a_body_may_be_dropped_with_no_bound_in_time() {
             .chunks(700, Duration::from_millis(300))
             .build();
         let keep = KeepPaidLayer::new().max_detached_time(Duration::MAX);
-        let left = hang_up(
+        let received = disconnect(
             stack(&scenario, &sim, &keep),
             request(&scenario, &Trail::new()),
             Patience::Chunks(1),
         )
         .await;
-        assert_eq!(left, Left::WithNothing);
+        assert_eq!(received, Received::Nothing);
         assert!(keep.drain(Duration::from_secs(100)).await);
-        assert_eq!(keep.counts().kept, 1);
+        assert_eq!(keep.counts().stored, 1);
     });
 }
 
 #[test]
-fn an_answer_that_was_put_back_waits_anew() {
+fn the_retention_of_a_response_that_was_put_back_starts_anew() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
         let service = stack(&scenario, &sim, &keep);
-        hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000)).await;
+        disconnect(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000)).await;
         assert!(keep.drain(Duration::from_secs(100)).await);
         tokio::time::sleep(Duration::from_secs(590)).await;
         let redeemed = service.clone().oneshot(request(&scenario, &Trail::new())).await.unwrap();
@@ -561,10 +558,10 @@ fn an_answer_that_was_put_back_waits_anew() {
     });
 }
 
-/// On four threads, with hang-ups at any moment: each key pays once, each caller without one for
-/// what it got and one more, and nobody waits for ever.
+/// Clients disconnect at any moment: each key pays once, each client without one for what it got
+/// and one more, and none waits for ever.
 #[test]
-fn hang_ups_on_four_threads_pay_once() {
+fn disconnects_on_four_threads_pay_once() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(4)
         .enable_time()
@@ -616,7 +613,7 @@ fn hang_ups_on_four_threads_pay_once() {
                         came += usize::from(
                             tokio::time::timeout(patience, whole(service.clone(), request))
                                 .await
-                                .is_ok_and(|answer| answer.is_ok()),
+                                .is_ok_and(|response| response.is_ok()),
                         );
                     }
                     tokio::time::timeout(hangs, whole(service, last))
@@ -624,7 +621,7 @@ fn hang_ups_on_four_threads_pay_once() {
                         .expect("it hangs")
                         .unwrap();
                     let charges = sim.ledger().charges(&tag);
-                    assert!(charges <= came + 1, "{tag}: {charges} charges, {came} came");
+                    assert!(charges <= came + 1, "{tag}: {charges} charges, {came} received");
                 });
             }
             while let Some(task) = tasks.join_next().await {
@@ -644,7 +641,7 @@ fn nothing_that_is_printed_holds_the_key() {
         let scenario = Scenario::new([]);
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
         let service = stack(&scenario, &sim, &keep);
-        hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000)).await;
+        disconnect(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000)).await;
         assert!(keep.drain(Duration::from_secs(100)).await);
         let printed = format!("{keep:?} {service:?} {:?}", Arc::new(keep.counts()));
         assert!(!printed.contains("sentinel"), "{printed}");
@@ -653,8 +650,8 @@ fn nothing_that_is_printed_holds_the_key() {
 
 /// The body of the stack is one that a server can send.
 #[allow(dead_code, reason = "it is the types that are tested")]
-fn a_kept_body_is_a_servers_body(
-    body: KeptBody<tower_gemini::body::JudgedBody<SimBody>>,
+fn a_response_body_is_a_servers_body(
+    body: ResponseBody<tower_gemini::body::JudgedBody<SimBody>>,
 ) -> axum::body::Body {
     axum::body::Body::new(body)
 }

@@ -1,9 +1,9 @@
-//! Resends: such as are marked, and such as come before the hang-up is noticed.
+//! Resends: marked ones, and those that come before the disconnect is noticed.
 
 use super::*;
 
 #[test]
-fn a_resend_that_comes_before_the_hang_up_is_noticed_waits_for_it() {
+fn a_resend_that_comes_before_the_disconnect_is_noticed_waits_for_it() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
@@ -19,7 +19,7 @@ fn a_resend_that_comes_before_the_hang_up_is_noticed_waits_for_it() {
 }
 
 #[test]
-fn a_marked_resend_gets_what_seemed_delivered_and_an_unmarked_one_does_not() {
+fn a_marked_resend_gets_a_delivered_response_and_an_unmarked_one_does_not() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
@@ -39,14 +39,14 @@ fn a_marked_resend_gets_what_seemed_delivered_and_an_unmarked_one_does_not() {
     });
 }
 
-/// Whoever is being given a kept answer is there, as far as its next request can know.
+/// A client that is receiving a replay is connected, as far as its next request can know.
 #[test]
-fn a_resend_that_comes_before_the_hang_up_of_a_redeemed_answer_is_noticed_waits_for_it() {
+fn a_resend_that_comes_before_the_disconnect_of_a_replay_is_noticed_waits_for_it() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
         let service = stack(&scenario, &sim, &keep);
-        hang_up(service.clone(), request(&scenario, &Trail::new()), Patience::Time(1_000)).await;
+        disconnect(service.clone(), request(&scenario, &Trail::new()), Patience::Time(1_000)).await;
         assert!(keep.drain(Duration::from_secs(100)).await);
         for _ in 0..3 {
             let redeemed =
@@ -54,38 +54,37 @@ fn a_resend_that_comes_before_the_hang_up_of_a_redeemed_answer_is_noticed_waits_
             let next = tokio::spawn(whole(service.clone(), request(&scenario, &Trail::new())));
             tokio::time::sleep(Duration::from_millis(20)).await;
             drop(redeemed);
-            // It is left in turn.
+            // Its client disconnects in turn.
             next.abort();
             let _ = next.await;
         }
         whole(service, request(&scenario, &Trail::new())).await.unwrap();
-        assert_eq!((sim.ledger().charges(TAG), keep.counts().kept), (1, 0));
+        assert_eq!((sim.ledger().charges(TAG), keep.counts().stored), (1, 0));
     });
 }
 
-/// Two deliberate calls that are alike: the resend of the second is not given the answer of the
-/// first.
+/// Two deliberate identical calls: the resend of the second does not get the response of the first.
 #[test]
-fn a_resend_waits_for_its_own_call_and_takes_no_other_ones_answer() {
+fn a_resend_waits_for_its_own_call_and_takes_no_other_calls_response() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
         let service = stack(&scenario, &sim, &keep);
         let (_, first) = whole(service.clone(), with(&scenario, RETRY_COUNT, "0")).await.unwrap();
-        hang_up(service.clone(), with(&scenario, RETRY_COUNT, "0"), Patience::Time(1_000)).await;
+        disconnect(service.clone(), with(&scenario, RETRY_COUNT, "0"), Patience::Time(1_000)).await;
         let (_, second) = whole(service, with(&scenario, RETRY_COUNT, "1")).await.unwrap();
         assert_ne!(first, second);
-        assert_eq!((sim.ledger().charges(TAG), keep.counts().kept), (2, 0));
+        assert_eq!((sim.ledger().charges(TAG), keep.counts().stored), (2, 0));
     });
 }
 
 #[test]
-fn an_answer_that_is_given_late_is_there_for_a_resend_right_after() {
+fn a_late_replay_is_there_for_a_resend_right_after_it() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
         let service = stack(&scenario, &sim, &keep);
-        hang_up(service.clone(), with(&scenario, RETRY_COUNT, "0"), Patience::Time(1_000)).await;
+        disconnect(service.clone(), with(&scenario, RETRY_COUNT, "0"), Patience::Time(1_000)).await;
         tokio::time::sleep(Duration::from_secs(100)).await;
         let first = whole(service.clone(), with(&scenario, RETRY_COUNT, "1")).await.unwrap();
         assert_eq!(whole(service, with(&scenario, RETRY_COUNT, "2")).await.unwrap(), first);
@@ -93,9 +92,9 @@ fn an_answer_that_is_given_late_is_there_for_a_resend_right_after() {
     });
 }
 
-/// The error went to somebody who had gone, unnoticed.
+/// The error went to a client that had disconnected unnoticed.
 #[test]
-fn a_resend_that_comes_before_its_call_breaks_is_told_of_the_loss() {
+fn a_resend_that_comes_before_its_call_breaks_gets_the_loss() {
     in_paused_time(async {
         let scenario = Scenario {
             latency: Duration::from_secs(20),
@@ -103,34 +102,34 @@ fn a_resend_that_comes_before_its_call_breaks_is_told_of_the_loss() {
         };
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
         let service = stack(&scenario, &sim, &keep);
-        // Its client has gone, and nobody has noticed yet.
+        // Its client has disconnected, and nothing has noticed yet.
         let first = tokio::spawn(whole(service.clone(), with(&scenario, RETRY_COUNT, "0")));
         tokio::time::sleep(Duration::from_millis(19_500)).await;
         assert!(!first.is_finished());
-        let told = whole(service, with(&scenario, RETRY_COUNT, "1")).await.unwrap_err();
-        assert!(told.is_lost_before() && first.await.unwrap().is_err(), "{told}");
+        let reported = whole(service, with(&scenario, RETRY_COUNT, "1")).await.unwrap_err();
+        assert!(reported.is_lost_before() && first.await.unwrap().is_err(), "{reported}");
         assert_eq!(sim.ledger().charges(TAG), 1);
     });
 }
 
 /// There was no room for a copy of it, and it never arrived.
 #[test]
-fn a_marked_resend_of_an_answer_that_is_too_large_to_hold_is_told_of_the_loss() {
+fn a_marked_resend_of_a_response_that_is_too_large_to_hold_gets_the_loss() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
-        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new().max_kept_bytes(100));
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new().max_stored_bytes(100));
         let service = stack(&scenario, &sim, &keep);
         whole(service.clone(), with(&scenario, RETRY_COUNT, "0")).await.unwrap();
-        let told = whole(service.clone(), with(&scenario, RETRY_COUNT, "1")).await.unwrap_err();
-        assert!(told.is_lost_before() && sim.requests() == 1, "{told}");
+        let reported = whole(service.clone(), with(&scenario, RETRY_COUNT, "1")).await.unwrap_err();
+        assert!(reported.is_lost_before() && sim.requests() == 1, "{reported}");
         whole(service, with(&scenario, RETRY_COUNT, "0")).await.unwrap();
         assert_eq!(sim.ledger().charges(TAG), 2, "a new call is a new call");
     });
 }
 
-/// It heard of the first one's loss, and asked anew.
+/// The client got the first one's loss, and sent a new call.
 #[test]
-fn a_resend_of_a_call_that_was_free_is_not_told_of_an_earlier_ones_loss() {
+fn a_resend_of_a_free_call_does_not_get_an_earlier_calls_loss() {
     in_paused_time(async {
         let busy = [const { Fault::HighDemand }; 8];
         let scenario = Scenario::new([Fault::ResetAfterGeneration].into_iter().chain(busy));
@@ -152,19 +151,18 @@ fn a_resend_of_a_call_that_was_free_is_not_told_of_an_earlier_ones_loss() {
 }
 
 #[test]
-fn a_call_that_panicked_is_waited_for_by_nobody() {
+fn no_request_waits_for_a_call_that_panicked() {
     in_paused_time(async {
         let panics = std::sync::atomic::AtomicBool::new(true);
         let client = Arc::new(move || {
             assert!(!panics.swap(false, std::sync::atomic::Ordering::Relaxed), "it panics once")
         });
-        let client = tower::service_fn(move |_: Request<tower_gemini::body::WireBody>| {
+        let client = tower::service_fn(move |_: Request<tower_gemini::WireBody>| {
             client();
             async { Ok::<_, std::io::Error>(Response::new(Full::new(Bytes::from("{}")))) }
         });
         let keep = KeepPaidLayer::new().grace(Duration::from_secs(100));
-        let service =
-            CollectRequestLayer::new().layer(keep.layer(GeminiStack::new().judged(client)));
+        let service = GeminiStack::new().call_layer(keep.clone()).raw(client);
         let first =
             tokio::spawn(whole(service.clone(), request(&Scenario::new([]), &Trail::new())));
         assert!(first.await.unwrap_err().is_panic());

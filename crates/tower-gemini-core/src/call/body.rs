@@ -1,7 +1,7 @@
-//! What a request's body says, in any dialect.
+//! Reads a request's body, in any dialect.
 //!
-//! One reader for all of them: the members that matter have different names in each, proxies mix
-//! the dialects, and a member that a dialect does not know is the server's to reject.
+//! All dialects share one reader: the members that matter have different names in each, proxies mix
+//! the dialects, and the server rejects a member that its dialect does not know.
 
 use std::borrow::Cow;
 
@@ -19,7 +19,7 @@ pub(super) struct Body<'a> {
     aspect_of_size: Option<Cow<'static, str>>,
     /// Whether the modalities asked for include an image; `None` where none are named.
     pub(super) modalities: Option<bool>,
-    /// Whether an image format is asked for, which says the same where no modalities are named.
+    /// Whether an image format is asked for, which means the same where no modalities are named.
     pub(super) image_format: bool,
     pub(super) candidate_count: Option<u32>,
     pub(super) sample_count: Option<u32>,
@@ -34,7 +34,8 @@ pub(super) struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    /// The ratio asked for: of the field that replaces the other first, of pixel sizes last.
+    /// Returns the ratio asked for: `responseFormat` replaces `imageConfig`, and both win over a
+    /// size in pixels.
     pub(super) fn aspect(&mut self) -> Option<Cow<'static, str>> {
         self.aspect_of_format
             .take()
@@ -42,7 +43,7 @@ impl<'a> Body<'a> {
             .or_else(|| self.aspect_of_size.take())
     }
 
-    pub(super) fn of_json(bytes: &'a [u8]) -> Self {
+    pub(super) fn from_json(bytes: &'a [u8]) -> Self {
         let mut body = Self::default();
         body.request(&mut Cursor::new(bytes), 2);
         body
@@ -54,9 +55,7 @@ impl<'a> Body<'a> {
             b"contents" | b"messages" | b"input" => c.each(|c| self.turn(c, 4)),
             b"systemInstruction" => self.turn(c, 4),
             b"generationConfig" => self.generation_config(c),
-            b"model" => {
-                self.model = c.text().and_then(|text| text.name()).filter(|name| !name.is_empty())
-            }
+            b"model" => self.model = name(c).filter(|name| !name.is_empty()),
             b"modalities" | b"responseModalities" => self.modalities(c),
             b"imageConfig" => self.image_config(c, false),
             b"responseFormat" => self.response_format(c),
@@ -74,12 +73,7 @@ impl<'a> Body<'a> {
             b"continuationToken" | b"previousInteractionId" => {
                 self.continuation |= c.text().is_some_and(|text| !text.is_empty())
             }
-            b"serviceTier" => {
-                self.tier = c
-                    .text()
-                    .and_then(|text| text.name())
-                    .map_or(ServiceTier::Standard, |name| ServiceTier::named(&name))
-            }
+            b"serviceTier" => self.tier = ServiceTier::named(&name(c).unwrap_or_default()),
             b"extraBody" | b"google" if deeper > 0 => self.request(c, deeper - 1),
             _ => c.skip(),
         });
@@ -139,20 +133,14 @@ impl<'a> Body<'a> {
 
     fn size(&mut self, c: &mut Cursor<'a>) {
         if let Kind::Other = c.kind() {
-            self.note_size(match c.count() {
-                Some(512) => "512",
-                Some(1024) => "1024",
-                Some(2048) => "2048",
-                Some(4096) => "4096",
-                _ => "",
-            });
-        } else if let Some(name) = c.text().and_then(|text| text.name()) {
+            self.note_size(&c.count().map(|edge| edge.to_string()).unwrap_or_default());
+        } else if let Some(name) = name(c) {
             self.note_size(&name);
         }
     }
 
-    /// Where the size is said twice (both spellings at once are seen), the larger one counts: it
-    /// sets time limits and the upper end of what the call may cost.
+    /// Takes the larger one of two sizes (requests with both spellings at once are seen): the size
+    /// sets time limits and the upper end of the cost.
     fn note_size(&mut self, name: &str) {
         if let Some((size, ratio)) = parse_size(name) {
             self.size = self.size.max(Some(size));
@@ -198,7 +186,7 @@ impl<'a> Body<'a> {
                 has_data = c.kind() != Kind::Other;
                 c.skip();
             }
-            // What LiteLLM and OpenRouter hang onto a message of the assistant.
+            // LiteLLM and OpenRouter add this to a message of the assistant.
             b"images" => c.each(|c| self.turn(c, deeper - 1)),
             _ => c.skip(),
         });
@@ -206,7 +194,7 @@ impl<'a> Body<'a> {
         self.other_files |= is_file;
     }
 
-    /// `inlineData` and `fileData`. What says no type is taken for an image, as almost all are.
+    /// `inlineData` and `fileData`. One without a type is taken for an image, as almost all are.
     fn blob(&mut self, c: &mut Cursor<'a>) {
         if c.kind() != Kind::Object {
             return c.skip();
@@ -226,11 +214,7 @@ impl<'a> Body<'a> {
     fn instance(&mut self, c: &mut Cursor<'a>) {
         c.object(|c, key| match key {
             b"prompt" => self.prompt(c),
-            b"image" => {
-                self.input_images += u64::from(c.kind() == Kind::Object);
-                c.skip();
-            }
-            b"referenceImages" => c.each(|c| {
+            b"image" | b"referenceImages" => c.each(|c| {
                 self.input_images += u64::from(c.kind() == Kind::Object);
                 c.skip();
             }),
@@ -250,7 +234,7 @@ impl<'a> Body<'a> {
 
     /// The form of `images/edits`. Only the heads of its parts and short values are looked at; a
     /// picture is passed over at the speed of a substring search.
-    pub(super) fn of_form(bytes: &'a [u8], boundary: &str) -> Self {
+    pub(super) fn from_form(bytes: &'a [u8], boundary: &str) -> Self {
         // No client of this endpoint sends more than a mask, 16 pictures and a dozen fields.
         const MOST_PARTS: usize = 64;
         const LONGEST_HEAD: usize = 2048;
@@ -287,13 +271,8 @@ impl<'a> Body<'a> {
             "prompt" => self.text_bytes += value.len() as u64,
             "image" | "image[]" | "images" | "images[]" => self.input_images += 1,
             _ => {
-                let Some(value) = (value.len() <= 1024)
-                    .then(|| std::str::from_utf8(value).ok())
-                    .flatten()
-                    .map(str::trim)
-                else {
-                    return;
-                };
+                let text = std::str::from_utf8(value).ok().filter(|text| text.len() <= 1024);
+                let Some(value) = text.map(str::trim) else { return };
                 match name {
                     "model" if !value.is_empty() => self.model = Some(Cow::Borrowed(value)),
                     "size" | "image_size" | "imageSize" | "resolution" => self.note_size(value),
@@ -307,29 +286,33 @@ impl<'a> Body<'a> {
     }
 }
 
-/// `name="…"` of a part's `Content-Disposition`, and not the `filename`.
+/// Returns the name of a form's part from its `Content-Disposition`.
 fn form_name(head: &str) -> Option<&str> {
-    let disposition = head.lines().find(|line| {
-        line.get(..19).is_some_and(|start| start.eq_ignore_ascii_case("content-disposition"))
-    })?;
-    disposition.split(';').find_map(|field| {
-        let value = field.trim().strip_prefix("name=")?;
-        Some(value.trim_matches('"'))
+    let name = "content-disposition:";
+    let is_disposition =
+        |line: &&str| line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
+    parameter(head.lines().find(is_disposition)?, "name")
+}
+
+/// Returns the `boundary` of a `multipart/form-data` content type.
+pub(super) fn form_boundary(content_type: &str) -> Option<&str> {
+    let kind = content_type.split(';').next()?;
+    let is_form = kind.trim().eq_ignore_ascii_case("multipart/form-data");
+    parameter(content_type, "boundary").filter(|_| is_form)
+}
+
+/// Returns a parameter of a header: `…; name="value"`.
+fn parameter<'h>(header: &'h str, wanted: &str) -> Option<&'h str> {
+    header.split(';').skip(1).find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        name.trim().eq_ignore_ascii_case(wanted).then(|| value.trim().trim_matches('"'))
     })
 }
 
-/// `boundary` of a `multipart/form-data` content type.
-pub(super) fn form_boundary(content_type: &str) -> Option<&str> {
-    let (kind, parameters) = content_type.split_once(';')?;
-    if !kind.trim().eq_ignore_ascii_case("multipart/form-data") {
-        return None;
-    }
-    parameters.split(';').find_map(|parameter| {
-        let (name, value) = parameter.split_once('=')?;
-        name.trim().eq_ignore_ascii_case("boundary").then(|| value.trim().trim_matches('"'))
-    })
+fn name<'a>(c: &mut Cursor<'a>) -> Option<Cow<'a, str>> {
+    c.text()?.name()
 }
 
 fn aspect(c: &mut Cursor<'_>) -> Option<Cow<'static, str>> {
-    c.text().and_then(|text| text.name()).and_then(|name| parse_aspect(&name))
+    parse_aspect(&name(c)?)
 }

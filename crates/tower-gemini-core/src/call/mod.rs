@@ -1,7 +1,7 @@
 //! What a request asks for, read from its path, headers and body.
 //!
 //! [`Call::parse`] never fails: a path it does not know gives an [`Dialect::Unrecognised`] call,
-//! which passes through untouched and is still judged by its answer.
+//! which passes through untouched and is still judged by its response.
 //!
 //! ```
 //! use http::{HeaderMap, Method, Uri};
@@ -19,7 +19,7 @@
 //! ```
 
 mod body;
-mod history;
+mod conversation;
 mod path;
 
 use std::borrow::{Borrow, Cow};
@@ -30,14 +30,15 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, Method, Uri};
 
 use self::body::Body;
-pub use self::history::{Conversation, ModelPart, PartKind};
+pub use self::conversation::{Conversation, ModelPart, PartKind};
 use self::path::Route;
 use crate::catalog::Catalog;
+pub use crate::scan::Framing;
 pub use crate::size::{
     ImageSize, parse_aspect, parse_size, split_model_suffix, strip_model_prefix,
 };
 
-/// Which API the request speaks.
+/// Which API a request is written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Dialect {
@@ -56,35 +57,31 @@ pub enum Dialect {
     Unrecognised,
 }
 
+impl Dialect {
+    /// Whether requests have Google's own shape: the model and the verb in the path.
+    pub(crate) fn is_gemini_shaped(self) -> bool {
+        matches!(self, Self::GeminiApi | Self::VertexAi)
+    }
+}
+
 /// What is asked of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Verb {
-    /// One answer, whole. Every dialect's plain form.
+    /// One response, whole: every dialect's plain form.
     Generate,
     /// `streamGenerateContent`, or `"stream": true` in the other dialects.
     StreamGenerate,
     /// `predict` and its relatives: Imagen's form.
     Predict,
-    /// `predictLongRunning`, `batchGenerateContent`: answers with an operation, not with an image.
+    /// `predictLongRunning`, `batchGenerateContent`: returns an operation, not an image.
     Batch,
-    /// `embedContent` and its relatives: answers with numbers, and is billed by the token.
+    /// `embedContent` and its relatives: returns numbers, and is billed by the token.
     Embed,
     /// `countTokens`, which generates nothing.
     Count,
     /// Anything else.
     Other,
-}
-
-/// How a streamed answer is framed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Framing {
-    /// One JSON value.
-    Whole,
-    /// Server-sent events (`alt=sse`, OpenAI-style and Interactions streams).
-    Sse,
-    /// One JSON array whose elements are the chunks (`streamGenerateContent` without `alt=sse`).
-    JsonArray,
 }
 
 /// A model's id as the request spells it, without `models/` or `publishers/google/models/` in
@@ -96,7 +93,7 @@ pub enum Framing {
 pub struct ModelId(Arc<str>);
 
 impl ModelId {
-    /// An id, any text: ids are data and never an enum (most of those in articles are retired).
+    /// Takes any text: ids are data and never an enum, because most ids of early 2026 are retired.
     #[must_use]
     pub fn new(id: &str) -> Self {
         let known = Catalog::builtin().interned(id);
@@ -154,18 +151,18 @@ impl ServiceTier {
     }
 }
 
-/// What a request asks for. Made once by the outermost layer and shared; made anew when a layer
-/// rewrites the request.
+/// What a request asks for. It is read once and shared, and replaced when a layer rewrites the
+/// request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Call {
     /// The request's method.
     pub method: Method,
-    /// Which API it speaks.
+    /// The API that it is written for.
     pub dialect: Dialect,
-    /// What it asks of the model.
+    /// What the model is to do.
     pub verb: Verb,
-    /// How the answer will be framed.
+    /// How the response will be framed.
     pub framing: Framing,
     /// The model asked for; `None` where neither path nor body names one.
     pub model: Option<ModelId>,
@@ -186,8 +183,8 @@ pub struct Call {
     pub multi_turn: bool,
     /// Whether reference images come with the request.
     pub has_input_images: bool,
-    /// A continuation of an earlier answer (`continuationToken`, `previous_interaction_id`): never
-    /// shared, held or retried blindly.
+    /// Whether it continues an earlier response (`continuationToken`, `previous_interaction_id`):
+    /// never shared, held or retried blindly.
     pub is_continuation: bool,
     /// Whether files other than images (audio, video, documents) come with the request: the
     /// estimate below knows nothing of them.
@@ -208,85 +205,72 @@ impl Call {
     /// path is [`Dialect::Unrecognised`].
     #[must_use]
     pub fn parse(method: &Method, uri: &Uri, headers: &HeaderMap, body: Option<&[u8]>) -> Self {
-        // Listing models, polling operations: nothing that makes an image is a GET.
         let unrecognised = || Self { method: method.clone(), ..Self::unrecognised() };
+        // Listing models, polling operations: nothing that makes an image is a GET.
         if *method != Method::POST {
             return unrecognised();
         }
         let path = path::normalised(uri.path());
-        let route = Route::of(&path, uri.query());
+        let route = Route::parse(&path, uri.query());
         if route.dialect == Dialect::Unrecognised {
             return unrecognised();
         }
         let mut seen = read_body(headers, body);
-        let name = route
-            .model
-            .or(seen.model.as_deref())
-            .map(strip_model_prefix)
-            .filter(|name| !name.is_empty());
+        let name = route.model.or(seen.model.as_deref()).map(strip_model_prefix);
+        let name = name.filter(|name| !name.is_empty());
         let known = name.and_then(|name| Catalog::builtin().interned(name));
-        let model = name
-            .map(|name| known.map_or_else(|| ModelId::new(name), |(id, _)| ModelId(id.clone())));
         let (mut verb, mut framing) = (route.verb, route.framing);
-        let model_in_body = matches!(
-            route.dialect,
-            Dialect::OpenAiChat | Dialect::OpenAiImages | Dialect::Interactions
-        );
+        let model_in_body = !route.dialect.is_gemini_shaped();
         if model_in_body && seen.stream {
             (verb, framing) = (Verb::StreamGenerate, Framing::Sse);
         }
-        let makes_images = match known {
-            Some((_, model)) => model.images,
-            None => name.is_some_and(names_an_image_model),
-        };
+        let makes_images =
+            known.map_or(name.is_some_and(names_an_image_model), |(_, known)| known.images);
         let wants_image = match verb {
             Verb::Generate | Verb::StreamGenerate => seen.modalities.unwrap_or(
                 makes_images || seen.image_format || route.dialect == Dialect::OpenAiImages,
             ),
             Verb::Predict => makes_images,
-            // The answer is an operation.
+            // The response is an operation, or no image.
             Verb::Batch | Verb::Embed | Verb::Count | Verb::Other => false,
         };
-        let images = match (wants_image, verb) {
-            (false, _) => 0,
-            (true, Verb::Predict) => {
-                seen.sample_count.unwrap_or(if name.is_some_and(is_imagen) { 4 } else { 1 }).max(1)
+        let count = match verb {
+            Verb::Predict => {
+                // Imagen's own default (Vertex AI documentation, Imagen API, `sampleCount`).
+                seen.sample_count.or_else(|| name.is_some_and(is_imagen).then_some(4))
             }
-            (true, _) => {
-                if model_in_body { seen.n.or(seen.candidate_count) } else { seen.candidate_count }
-                    .unwrap_or(1)
-                    .max(1)
-            }
+            _ => seen.n.filter(|_| model_in_body).or(seen.candidate_count),
         };
         let (_, size_in_name, ratio_in_name) =
             name.filter(|_| wants_image).map_or(("", None, None), split_model_suffix);
-        let aspect = seen.aspect().or(ratio_in_name.map(Cow::Borrowed));
-        let tier = tier_of_headers(headers).unwrap_or(seen.tier);
+        let image_tokens = seen.input_images.saturating_mul(TOKENS_PER_IMAGE);
         Self {
             method: Method::POST,
             dialect: route.dialect,
             verb,
             framing,
+            model: name.map(|name| {
+                known.map_or_else(|| ModelId::new(name), |(id, _)| ModelId(id.clone()))
+            }),
             version: route.version.map(version),
             size: seen.size.or(size_in_name),
-            aspect,
+            aspect: seen.aspect().or(ratio_in_name.map(Cow::Borrowed)),
             wants_image,
-            images,
+            images: if wants_image { count.unwrap_or(1).max(1) } else { 0 },
             multi_turn: seen.multi_turn,
             has_input_images: seen.input_images > 0,
             is_continuation: seen.continuation,
             has_other_files: seen.other_files,
-            tier,
+            tier: tier_of_headers(headers).unwrap_or(seen.tier),
             input_tokens_estimate: seen
                 .text_bytes
                 .div_ceil(BYTES_PER_TOKEN)
-                .saturating_add(seen.input_images.saturating_mul(TOKENS_PER_IMAGE)),
-            model,
+                .saturating_add(image_tokens),
         }
     }
 
-    /// Returns a `POST` of which nothing is known: it passes through and is judged by its answer
-    /// alone.
+    /// Returns a `POST` of which nothing is known: it passes through and is judged by its
+    /// response alone.
     #[must_use]
     pub fn unrecognised() -> Self {
         Self {
@@ -309,13 +293,13 @@ impl Call {
         }
     }
 
-    /// Whether the answer comes in pieces.
+    /// Whether the response comes in pieces.
     #[must_use]
     pub fn is_streaming(&self) -> bool {
         self.framing != Framing::Whole
     }
 
-    /// Whether an answer to this call can be charged; `None` where that is not known, because the
+    /// Whether a response to this call can be charged; `None` where that is not known, because the
     /// dialect or the verb is not recognised.
     ///
     /// | call | can be charged |
@@ -349,7 +333,7 @@ impl Call {
 
     /// Whether repeating the request does no more than sending it once: `GET`, `HEAD`, `OPTIONS`,
     /// `TRACE`, `PUT` and `DELETE` (RFC 9110, section 9.2.2). No call that generates is, because
-    /// each answer is drawn and charged anew.
+    /// each response is drawn and charged anew.
     ///
     /// ```
     /// use http::{HeaderMap, Method, Uri};
@@ -376,8 +360,8 @@ fn read_body<'a>(headers: &HeaderMap, body: Option<&'a [u8]>) -> Body<'a> {
         return Body::default();
     }
     match header(CONTENT_TYPE).and_then(body::form_boundary) {
-        Some(boundary) => Body::of_form(bytes, boundary),
-        None => Body::of_json(bytes),
+        Some(boundary) => Body::from_form(bytes, boundary),
+        None => Body::from_json(bytes),
     }
 }
 

@@ -1,11 +1,10 @@
-//! What a request's path and query say, read from the right so that any prefix of a gateway will
-//! do.
+//! Reads a request's path and query from the right, so that a gateway may have any prefix.
 
 use std::borrow::Cow;
 
 use super::{Dialect, Framing, Verb};
 
-/// What the path and the query say.
+/// What the path and the query contain.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Route<'a> {
     pub(super) dialect: Dialect,
@@ -25,10 +24,10 @@ impl<'a> Route<'a> {
     };
 
     /// Reads a path that [`normalised`] has been over.
-    pub(super) fn of(path: &'a str, query: Option<&str>) -> Self {
+    pub(super) fn parse(path: &'a str, query: Option<&str>) -> Self {
         let (head, last) = path.rsplit_once('/').unwrap_or(("", path));
         if let Some((_, verb)) = last.rsplit_once(':') {
-            return Self::of_method(path, verb, query).unwrap_or(Self::NONE);
+            return Self::parse_method(path, verb, query).unwrap_or(Self::NONE);
         }
         let (before, parent) = head.rsplit_once('/').unwrap_or(("", head));
         let (dialect, before) = match (parent, last) {
@@ -49,7 +48,7 @@ impl<'a> Route<'a> {
     /// `{before}/{collection}/{model}:{verb}`. A model's id may hold slashes itself
     /// (`models/google/gemini-…`, or `%2F`), so the collection is the nearest segment with one of
     /// the known names.
-    fn of_method(path: &'a str, verb: &'a str, query: Option<&str>) -> Option<Self> {
+    fn parse_method(path: &'a str, verb: &'a str, query: Option<&str>) -> Option<Self> {
         let id_end = path.len() - verb.len() - 1;
         let resource = path.get(..id_end)?;
         let (collection, start) = segments_from_right(resource)
@@ -82,7 +81,7 @@ impl<'a> Route<'a> {
     }
 }
 
-/// What a custom method does, and how its answer is framed.
+/// Returns what a custom method does, and how its response is framed.
 fn method(verb: &str, query: Option<&str>) -> (Verb, Framing) {
     let stream = || if query.is_some_and(wants_sse) { Framing::Sse } else { Framing::JsonArray };
     match verb {
@@ -197,7 +196,7 @@ mod tests {
         let (path, query) =
             path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
         let path = normalised(path);
-        let route = Route::of(&path, query);
+        let route = Route::parse(&path, query);
         (
             route.dialect,
             route.verb,

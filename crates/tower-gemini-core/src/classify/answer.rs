@@ -1,6 +1,6 @@
-//! From what a 2xx answer says to what it means and what it cost.
+//! Decides what a 2xx response means and what it cost.
 //!
-//! Asked in this order:
+//! Rules in this order:
 //!
 //! 1. An **error** in it: the stream broke, whatever came before, a `STOP` included.
 //! 2. An **image** that is more than a draft: that was asked for, and is paid for.
@@ -16,7 +16,6 @@ use super::judge::{clip, judge};
 use super::read;
 use super::text::says_not_charged;
 use crate::call::{Call, Dialect, Verb};
-use crate::redact::redact;
 use crate::scan::Answer;
 use crate::verdict::{Charge, Detail, Outcome, QuotaCharge, Verdict};
 
@@ -35,40 +34,40 @@ pub(super) fn judge_answer(call: &Call, answer: &Answer) -> Verdict {
             return describe(
                 finish::verdict(call, Finish::Blocked, &word).with_charge(Charge::Charged),
                 answer,
-                call,
             );
         }
         // Sketches and no word of an end: it stopped on the way to the image, however cleanly its
         // JSON is closed.
         if answer.said_end && !(only_drafts && finish.is_none()) {
-            return Verdict::of(Outcome::Image);
+            return Verdict::new(Outcome::Image);
         }
         return cut_off().with_charge(Charge::Charged);
     }
     let verdict = without_image(call, answer, finish.as_deref(), meaning);
     let charge = charge(call, answer, &verdict, finish.as_deref());
-    describe(verdict.with_charge(charge), answer, call)
+    describe(verdict.with_charge(charge), answer)
 }
 
-/// The answer ended before it said that it had. The server answered, so the request counts.
+/// The response ended before it said that it had. The server answered, so the request counts.
 fn cut_off() -> Verdict {
-    Verdict::of(Outcome::Interrupted)
+    Verdict::new(Outcome::Interrupted)
         .with_quota(QuotaCharge::Counted)
         .with_reason("no finish reason")
 }
 
-/// The answer holds an error. What was paid for before it is unknown, unless an image had arrived.
+/// The response holds an error. What was paid for before it is unknown, unless an image had
+/// arrived.
 fn broken_by(call: &Call, answer: &Answer, error: &[u8]) -> Verdict {
-    let cause = judge(call, None, &HeaderMap::new(), &read::read(error));
+    let cause = judge(call, None, &HeaderMap::new(), read::read(error));
     let is_paid = answer.images > 0 || !answer.image_urls.is_empty() || has_image_tokens(answer);
     let is_passing = cause.is_retryable();
     let mut detail = cause.detail().cloned().unwrap_or_default();
     if detail.reason.is_none() {
         detail.reason = Some(cause.outcome().as_str().to_owned());
     }
-    // Where waiting cures nothing, the stream's break is final too, and a model that had begun to
-    // answer is not missing.
-    Verdict::of(Outcome::StreamError)
+    // Where waiting does not help, the stream's break is final too, and a model that had begun to
+    // response is not missing.
+    Verdict::new(Outcome::StreamError)
         .with_charge(if is_paid { Charge::Charged } else { Charge::Maybe })
         .with_transient(is_passing)
         .with_elsewhere(
@@ -89,7 +88,7 @@ fn without_image(
     let is_blocked = block.as_deref().is_some_and(|block| block != "BLOCK_REASON_UNSPECIFIED")
         || (answer.block_reason_message.is_some() && finish.is_none() && answer.text.is_empty());
     if is_blocked {
-        let verdict = Verdict::of(Outcome::PromptBlocked);
+        let verdict = Verdict::new(Outcome::PromptBlocked);
         return match block {
             Some(block) => verdict.with_reason(block),
             None => verdict,
@@ -101,44 +100,40 @@ fn without_image(
             // A text call that ran to its limit got its text, if cut; one that ended for an unknown
             // reason got it too.
             Finish::OutOfTokens | Finish::Unknown if is_text_call => {
-                Verdict::of(Outcome::Answered).with_reason(word)
+                Verdict::new(Outcome::Answered).with_reason(word)
             }
             _ => finish::verdict(call, meaning, word),
         };
     }
     if answer.rai_filtered_reason.is_some() {
-        return Verdict::of(Outcome::ContentBlocked);
+        return Verdict::new(Outcome::ContentBlocked);
     }
     if matches!(call.verb, Verb::Count | Verb::Batch) && answer.said_end {
         // Counts and operations: nothing to recognise in them.
-        return Verdict::of(Outcome::Answered);
+        return Verdict::new(Outcome::Answered);
     }
     if answer.has_candidates {
         let is_empty = answer.text.is_empty() && call.wants_image;
         if !(answer.said_end || is_empty) {
             return cut_off();
         }
-        return Verdict::of(if call.wants_image { Outcome::NoImage } else { Outcome::Answered });
+        return Verdict::new(if call.wants_image { Outcome::NoImage } else { Outcome::Answered });
     }
     if !answer.said_end && (call.wants_image || call.dialect != Dialect::Unrecognised) {
         return cut_off();
     }
-    // Foreign JSON, or a page where an answer should be.
-    Verdict::of(if call.wants_image { Outcome::Other } else { Outcome::Answered })
+    // Foreign JSON, or a page where a response should be.
+    Verdict::new(if call.wants_image { Outcome::Other } else { Outcome::Answered })
 }
 
 fn has_image_tokens(answer: &Answer) -> bool {
     answer.usage.as_ref().is_some_and(|usage| usage.image_tokens() > 0)
 }
 
-/// What an imageless 2xx cost, from its usage and its words. Only words of the service waive; the
-/// model's own do not.
+/// Returns what an imageless 2xx cost, from its usage and its words. Only words of the service
+/// waive; the model's own do not.
 fn charge(call: &Call, answer: &Answer, verdict: &Verdict, finish: Option<&str>) -> Charge {
-    let is_waived =
-        [&answer.finish_message, &answer.block_reason_message, &answer.rai_filtered_reason]
-            .into_iter()
-            .flatten()
-            .any(|words| says_not_charged(words));
+    let is_waived = words_of(answer).any(says_not_charged);
     if has_image_tokens(answer) {
         // Counted and waived at once: one of the two is wrong, and the caller's money is not staked
         // on which.
@@ -181,15 +176,23 @@ fn charge(call: &Call, answer: &Answer, verdict: &Verdict, finish: Option<&str>)
     }
 }
 
-fn describe(verdict: Verdict, answer: &Answer, _call: &Call) -> Verdict {
-    let words = [&answer.finish_message, &answer.block_reason_message, &answer.rai_filtered_reason];
-    let said = words.into_iter().flatten().next().map(String::as_str);
+/// The service's own words, which alone can waive a charge.
+fn words_of(answer: &Answer) -> impl Iterator<Item = &str> {
+    [&answer.finish_message, &answer.block_reason_message, &answer.rai_filtered_reason]
+        .into_iter()
+        .flatten()
+        .map(String::as_str)
+}
+
+fn describe(verdict: Verdict, answer: &Answer) -> Verdict {
+    let clip_str = |text: &str| clip(text.to_owned());
+    let said = words_of(answer).next();
     // Without words of the service, the model's own say why there is no image ("I cannot create
     // that image.").
     let said = said.or_else(|| {
         Some(answer.text.trim()).filter(|text| !text.is_empty() && !verdict.outcome().is_success())
     });
-    let mut detail = Detail { message: said.map(|text| clip(redact(text))), ..Detail::default() };
-    detail.reason = verdict.reason().map(|reason| clip(redact(reason)));
+    let mut detail = Detail { message: said.map(clip_str), ..Detail::default() };
+    detail.reason = verdict.reason().map(clip_str);
     if detail == Detail::default() { verdict } else { verdict.with_detail(detail) }
 }

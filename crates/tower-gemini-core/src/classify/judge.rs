@@ -1,11 +1,11 @@
-//! From what an error states to what it means.
+//! Decides what an error means from what it states.
 //!
-//! The rules are asked in this order, and the first that fits decides. What is final comes before
+//! The rules are tried in this order, and the first that fits decides. What is final comes before
 //! what passes, because the bodies of final refusals look friendly: "limit: 0" comes with a
 //! `RetryInfo` of 40 s, a daily limit with one of 2 s.
 //!
 //! 1. **Refusals** that a proxy turned into an error (`channel:image_generation_failed`, a finish
-//!    reason in the text): a retry would pay again, whatever status the proxy chose.
+//!    reason in the text): a retry would pay twice, whatever status the proxy chose.
 //! 2. **Region**, because "the free tier is not available in your country, please enable billing"
 //!    speaks of billing too.
 //! 3. **Spend rate**, which passes after ten minutes, before
@@ -18,12 +18,14 @@
 //! 8. **Limits** (429): day before minute, since a violated day makes the minute's hint worthless.
 //! 9. The **status** alone.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use http::HeaderMap;
 
-use super::facts::Facts;
+use super::facts::{Facts, names_quota};
 use super::finish::{self, Finish};
+use super::phrases::{List, PHRASES};
 use super::text::{
     Lower, says_limit_zero, says_quota_zero, speaks_of_thought_signature, stated_status, successor,
 };
@@ -40,13 +42,9 @@ const SPEND_WINDOW: Duration = Duration::from_secs(600);
 /// it.
 const MAX_MESSAGE: usize = 512;
 
-/// Judges an error. `http` is the status of the answer itself, where it is known and is no success.
-pub(super) fn judge(
-    call: &Call,
-    http: Option<u16>,
-    headers: &HeaderMap,
-    facts: &Facts<'_>,
-) -> Verdict {
+/// Classifies an error. `http` is the status of the response itself, where it is known and is no
+/// success.
+pub(super) fn judge(call: &Call, http: Option<u16>, headers: &HeaderMap, facts: Facts) -> Verdict {
     let joined;
     let message = facts.message.as_deref().unwrap_or_default();
     let words = match &facts.debug {
@@ -59,11 +57,11 @@ pub(super) fn judge(
     let text = Lower::new(words);
     let case = Case {
         call,
-        facts,
-        code: code(http, facts),
+        facts: &facts,
+        code: code(http, &facts),
         text: &text,
         words,
-        hint: wait::hint(facts, &text, headers),
+        hint: wait::hint(&facts, &text, headers),
     };
     let verdict = case.decide();
     let wait = match verdict.outcome() {
@@ -75,12 +73,14 @@ pub(super) fn judge(
         _ if verdict.is_retryable() => case.hint,
         _ => None,
     };
-    case.describe(verdict.with_wait(wait), http)
+    let code = case.code;
+    let has_advice = text.has_any(&["use ", "migrate to ", "switch to "]);
+    describe(verdict.with_wait(wait), facts, code, http, has_advice)
 }
 
 /// The status that counts. The body decides, except where it only says "wrong" (400) or "broken"
-/// (500) in a gateway's words and the answer's own status says more.
-fn code(http: Option<u16>, facts: &Facts<'_>) -> u16 {
+/// (500) in a gateway's words and the response's own status says more.
+fn code(http: Option<u16>, facts: &Facts) -> u16 {
     let is_vague = |code: u16| matches!(code, 400 | 500);
     let mut code = match (facts.code, facts.status) {
         (Some(number), Some(status))
@@ -98,8 +98,7 @@ fn code(http: Option<u16>, facts: &Facts<'_>) -> u16 {
         }
         // "Upstream error 503 Service Unavailable" inside a gateway's own 500 or 502.
         if code.is_none_or(|code| is_vague(code) || code == 502) && !facts.is_page {
-            let stated =
-                |text: &Option<std::borrow::Cow<'_, str>>| text.as_deref().and_then(stated_status);
+            let stated = |text: &Option<String>| text.as_deref().and_then(stated_status);
             code = stated(&facts.message).or_else(|| stated(&facts.debug)).or(code);
         }
     }
@@ -108,7 +107,7 @@ fn code(http: Option<u16>, facts: &Facts<'_>) -> u16 {
 
 struct Case<'c> {
     call: &'c Call,
-    facts: &'c Facts<'c>,
+    facts: &'c Facts,
     code: u16,
     text: &'c Lower,
     words: &'c str,
@@ -118,7 +117,7 @@ struct Case<'c> {
 impl Case<'_> {
     fn decide(&self) -> Verdict {
         if self.is_everyday_overload() {
-            return Verdict::of(Outcome::Overloaded);
+            return Verdict::new(Outcome::Overloaded);
         }
         self.refused()
             .or_else(|| self.region())
@@ -162,32 +161,28 @@ impl Case<'_> {
         self.facts.is_google && self.facts.word.is_none()
     }
 
-    /// A refusal of a prompt or an image, told as an error.
+    /// A refusal of a prompt or an image, reported as an error.
     fn refused(&self) -> Option<Verdict> {
-        if self.text.has_any(&[
-            "responsible ai practices",
-            "prompt could not be submitted",
-            "prompt contains sensitive words",
-        ]) {
+        if self.text.has_any(&PHRASES.prompt_refused_by_imagen) {
             // Imagen blocks prompts with a 400, before any work.
             let charge =
                 if self.code == 400 && self.facts.is_google { Charge::None } else { Charge::Maybe };
-            return Some(Verdict::of(Outcome::PromptBlocked).with_charge(charge));
+            return Some(Verdict::new(Outcome::PromptBlocked).with_charge(charge));
         }
         if self.is_googles_own() {
             return None;
         }
-        // A gateway that says what was blocked knows better than the reason it quotes, which may be
-        // either's.
+        // A gateway that says what was blocked is more specific than the reason it quotes, which may
+        // be either's.
         if self.word().contains("prompt_blocked")
             || (self.text.has("blockreason") && !self.text.has("finish"))
         {
-            return Some(Verdict::of(Outcome::PromptBlocked).with_charge(Charge::Maybe));
+            return Some(Verdict::new(Outcome::PromptBlocked).with_charge(Charge::Maybe));
         }
         // A word of the Interactions API (`image_safety`), or a finish reason that a proxy put into
         // its message.
         let word = self.word();
-        let finish = match finish::of_word(word) {
+        let finish = match finish::from_code(word) {
             Some(finish) => Some((finish, word)),
             None => finish::named_in(self.words),
         };
@@ -206,23 +201,12 @@ impl Case<'_> {
                 .iter()
                 .any(|name| word.contains(name))
         };
-        if is_refusal(word)
-            || is_refusal(self.kind())
-            || self.text.has_any(&[
-                "contentpolicyviolation",
-                "content_policy_violation",
-                "blockreason",
-                "promptfeedback",
-                "input was flagged",
-                "requires moderation",
-            ])
+        if is_refusal(word) || is_refusal(self.kind()) || self.text.has_any(&PHRASES.prompt_refused)
         {
-            return Some(Verdict::of(Outcome::PromptBlocked).with_charge(Charge::Maybe));
+            return Some(Verdict::new(Outcome::PromptBlocked).with_charge(Charge::Maybe));
         }
-        if word.contains("image_generation_failed")
-            && self.text.has_any(&["safety", "prohibited", "policy", "blocked", "violat"])
-        {
-            return Some(Verdict::of(Outcome::ContentBlocked).with_charge(Charge::Maybe));
+        if word.contains("image_generation_failed") && self.text.has_any(&PHRASES.image_refused) {
+            return Some(Verdict::new(Outcome::ContentBlocked).with_charge(Charge::Maybe));
         }
         None
     }
@@ -231,27 +215,16 @@ impl Case<'_> {
         let named =
             matches!(self.reason(), "LOCATION_TAX_POLICY_VIOLATED" | "LOCATION_POLICY_VIOLATED")
                 || self.word().contains("unsupported_country")
-                || self.text.has_any(&[
-                    "location is not supported",
-                    "not available in your country",
-                    "not available in your region",
-                    "country, region, or territory not supported",
-                    "not supported in your country",
-                    "not supported in your region",
-                ]);
-        named.then(|| Verdict::of(Outcome::Region))
+                || self.text.has_any(&PHRASES.region);
+        named.then(|| Verdict::new(Outcome::Region))
     }
 
     fn spend(&self) -> Option<Verdict> {
-        let said = self.text.has_any(&[
-            "spend-based rate limit",
-            "spend based rate limit",
-            "spending rate has exceeded",
-        ]);
-        said.then(|| Verdict::of(Outcome::SpendRateLimited))
+        let said = self.text.has_any(&PHRASES.spend_rate);
+        said.then(|| Verdict::new(Outcome::SpendRateLimited))
     }
 
-    /// No quota at all, or nobody pays.
+    /// No quota at all, or no means to pay.
     fn no_quota(&self) -> Option<Verdict> {
         let facts = self.facts;
         // A quota that is zero may be this model's alone; a balance that is used up is everybody's.
@@ -260,7 +233,7 @@ impl Case<'_> {
             || (self.may_be_quota() && says_limit_zero(self.text))
             || (self.may_be_quota() && says_quota_zero(self.text));
         if is_zero {
-            let verdict = Verdict::of(Outcome::QuotaZeroOrBilling);
+            let verdict = Verdict::new(Outcome::QuotaZeroOrBilling);
             let Some(model) = self.zero_model() else { return Some(verdict.with_elsewhere(false)) };
             // No image model has a free tier, so another image model of the same project has none
             // either.
@@ -276,52 +249,19 @@ impl Case<'_> {
         }
         let reason = self.reason();
         let word = self.word();
+        let has = |text: &str, words: &[&str]| words.iter().any(|word| text.contains(word));
+        // "please enable billing" is also what daily limits of the free tier advise: there the limit
+        // decides.
         let is_unpaid = self.code == 402
+            || (self.code != 429 && self.text.has("enable billing"))
             || reason == "BILLING_DISABLED"
-            || (reason.starts_with("INSUFFICIENT") && (reason.contains("CREDIT") || reason.contains("BALANCE")))
-            || (word.contains("insufficient") && ["quota", "balance", "credit", "fund"].iter().any(|what| word.contains(what)))
+            || (reason.starts_with("INSUFFICIENT") && has(reason, &["CREDIT", "BALANCE"]))
+            || (word.contains("insufficient")
+                && has(word, &["quota", "balance", "credit", "fund"]))
             || (self.kind().contains("insufficient") && self.kind().contains("quota"))
-            || word == "payment_required"
-            || word == "billing_hard_limit_reached"
-            || self.text.has_any(&[
-                "prepayment credits",
-                "prepaid credits",
-                "prepay credits",
-                "credits are depleted",
-                "credits have been depleted",
-                "credit balance is too low",
-                "spending cap",
-                "spend cap",
-                "insufficient credit",
-                "insufficient balance",
-                "insufficient fund",
-                "insufficient_quota",
-                "insufficient quota",
-                "insufficient_user_quota",
-                "insufficient g1 credits",
-                "accessible to billed users",
-                "requires billing",
-                "billing to be enabled",
-                "billing is disabled",
-                "billing is not enabled",
-                "billing has not been enabled",
-                "billing disabled",
-                "billing account is disabled",
-                "billing account for the owning project is disabled",
-                "payment required",
-                "requires more credits",
-                "out of credits",
-                // one-api and its descendants answer in Chinese: quota or balance short, used up,
-                // in arrears.
-                "额度不足",
-                "额度已用尽",
-                "余额不足",
-                "欠费",
-            ])
-            // "please enable billing" is also what daily limits of the free tier advise: there the
-            // limit decides.
-            || (self.code != 429 && self.text.has("enable billing"));
-        is_unpaid.then(|| Verdict::of(Outcome::QuotaZeroOrBilling))
+            || matches!(word, "payment_required" | "billing_hard_limit_reached")
+            || self.text.has_any(&PHRASES.unpaid);
+        is_unpaid.then(|| Verdict::new(Outcome::QuotaZeroOrBilling))
     }
 
     /// The statuses under which "limit: 0" speaks of a quota (gemini-cli asks 429, 499 and 503);
@@ -369,42 +309,31 @@ impl Case<'_> {
 
     /// The service has no room, under whatever status.
     fn no_capacity(&self) -> Option<Verdict> {
+        // Google's pooled capacity: nobody's own quota is named, and the page it points to says so.
+        let says_pooled = || {
+            let text = self.text;
+            (text.has("resource exhausted") && text.has("try again later"))
+                || text.has("error-code-429")
+        };
         let said = self.reason().starts_with("MODEL_CAPACITY")
             || self.facts.shared_pool
-            || self.text.has_any(&[
-                "no capacity available",
-                "model is overloaded",
-                "model is currently overloaded",
-                "experiencing high demand",
-                "server is overloaded",
-                "rate-limited upstream",
-                "at capacity",
-            ])
+            || self.text.has_any(&PHRASES.no_capacity)
             || self.word() == "overloaded_error"
             || self.kind() == "overloaded_error"
-            // Google's pooled capacity: nobody's own quota is named, and the page it points to says
-            // so.
-            || (self.facts.violations == 0
-                && ((self.text.has("resource exhausted") && self.text.has("try again later")) || self.text.has("error-code-429")));
-        said.then(|| Verdict::of(Outcome::Overloaded))
+            || (self.facts.violations == 0 && says_pooled());
+        said.then(|| Verdict::new(Outcome::Overloaded))
     }
 
     fn deadline(&self) -> Option<Verdict> {
-        let googles =
-            self.text.has_any(&["deadline expired", "deadline exceeded", "deadline_exceeded"]);
+        let googles = self.text.has_any(&PHRASES.deadline);
         let is_timeout = matches!(self.code, 408 | 504 | 524);
         if !googles && !is_timeout {
             let gateway = !self.facts.is_google
                 && self.code >= 500
-                && self.text.has_any(&[
-                    "litellm.timeout",
-                    "request timed out",
-                    "upstream request timeout",
-                    "apitimeouterror",
-                ]);
-            return gateway.then(|| Verdict::of(Outcome::Deadline).with_charge(Charge::Maybe));
+                && self.text.has_any(&PHRASES.gateway_timeout);
+            return gateway.then(|| Verdict::new(Outcome::Deadline).with_charge(Charge::Maybe));
         }
-        let verdict = Verdict::of(Outcome::Deadline);
+        let verdict = Verdict::new(Outcome::Deadline);
         // When Google gives up it says so itself, and 5xx of its own are not charged. A gateway
         // that gives up knows nothing ("context deadline exceeded" is its own): what it waited for
         // may be finished, and paid for, after it hung up.
@@ -413,38 +342,15 @@ impl Case<'_> {
     }
 
     fn by_reason(&self) -> Option<Verdict> {
-        let outcome = match self.reason() {
-            "API_KEY_INVALID"
-            | "API_KEY_EXPIRED"
-            | "ACCESS_TOKEN_EXPIRED"
-            | "ACCESS_TOKEN_TYPE_UNSUPPORTED"
-            | "CREDENTIALS_MISSING"
-            | "OVERLOADED_CREDENTIALS"
-            | "JWT_TOKEN_INVALID"
-            | "SESSION_COOKIE_INVALID" => Outcome::Auth,
-            "SERVICE_DISABLED"
-            | "API_KEY_SERVICE_BLOCKED"
-            | "API_KEY_HTTP_REFERRER_BLOCKED"
-            | "API_KEY_IP_ADDRESS_BLOCKED"
-            | "API_KEY_ANDROID_APP_BLOCKED"
-            | "API_KEY_IOS_APP_BLOCKED"
-            | "USER_PROJECT_DENIED"
-            | "CONSUMER_SUSPENDED"
-            | "CONSUMER_INVALID"
-            | "SECURITY_POLICY_VIOLATED"
-            | "ACCESS_TOKEN_SCOPE_INSUFFICIENT"
-            | "ACCOUNT_STATE_INVALID"
-            | "SERVICE_NOT_VISIBLE"
-            | "GCP_SUSPENDED"
-            | "IAM_PERMISSION_DENIED"
-            | "VALIDATION_REQUIRED"
-            | "ORG_RESTRICTION_VIOLATION" => Outcome::Permission,
-            _ => return None,
-        };
-        Some(Verdict::of(outcome))
+        let is_in = |list: &List| list.iter().any(|reason| reason == self.reason());
+        if is_in(&PHRASES.auth_reasons) {
+            Some(Verdict::new(Outcome::Auth))
+        } else {
+            is_in(&PHRASES.permission_reasons).then(|| Verdict::new(Outcome::Permission))
+        }
     }
 
-    /// What the message says, for the statuses that have many meanings and for wrappers that have
+    /// Decides by the message, for the statuses that have many meanings and for wrappers that have
     /// none.
     fn by_words(&self) -> Option<Verdict> {
         let text = self.text;
@@ -453,66 +359,28 @@ impl Case<'_> {
             return None;
         }
         if self.code < 500 && speaks_of_thought_signature(text) {
-            return Some(Verdict::of(Outcome::MissingThoughtSignature));
+            return Some(Verdict::new(Outcome::MissingThoughtSignature));
         }
-        if self.code != 404
-            && text.has_any(&[
-                "api key not valid",
-                "invalid api key",
-                "incorrect api key",
-                "api key not found",
-                "api key expired",
-                "api_key_invalid",
-                "invalid_api_key",
-                "reported as leaked",
-                "multiple authentication credentials",
-                "invalid authentication credentials",
-                "unregistered callers",
-                "missing a valid api key",
-                "missing api key",
-                "api keys are not supported by this api",
-                "invalid token",
-            ])
-        {
-            return Some(Verdict::of(Outcome::Auth));
+        if self.code != 404 && text.has_any(&PHRASES.auth) {
+            return Some(Verdict::new(Outcome::Auth));
         }
-        if self.code == 413
-            || text.has_any(&[
-                "payload size exceeds",
-                "request entity too large",
-                "payload too large",
-                "request body too large",
-            ])
-        {
-            return Some(Verdict::of(Outcome::PayloadTooLarge));
+        if self.code == 413 || text.has_any(&PHRASES.too_large) {
+            return Some(Verdict::new(Outcome::PayloadTooLarge));
         }
         if text.has("not allowed to use publisher model") {
             // The project lacks this model, not the service.
             return Some(
-                Verdict::of(Outcome::Permission).with_scope(Scope::Model).with_elsewhere(true),
+                Verdict::new(Outcome::Permission).with_scope(Scope::Model).with_elsewhere(true),
             );
         }
-        if matches!(self.code, 0 | 400 | 403 | 500..)
-            && text.has_any(&[
-                "caller does not have permission",
-                "project has been denied access",
-                "has been suspended",
-                "permission denied on",
-                "permission_denied",
-            ])
-        {
-            return Some(Verdict::of(Outcome::Permission));
+        if matches!(self.code, 0 | 400 | 403 | 500..) && text.has_any(&PHRASES.permission) {
+            return Some(Verdict::new(Outcome::Permission));
         }
         if matches!(self.code, 0 | 400 | 404 | 500..)
-            && (text.has_any(&[
-                "is not found for api version",
-                "no longer available to new users",
-                "unknown provider for model",
-                "model_not_found",
-                "listmodels",
-            ]) || (text.has("publisher model") && text.has("not found")))
+            && (text.has_any(&PHRASES.model_not_found)
+                || (text.has("publisher model") && text.has("not found")))
         {
-            return Some(Verdict::of(Outcome::NotFound).with_elsewhere(true));
+            return Some(Verdict::new(Outcome::NotFound).with_elsewhere(true));
         }
         None
     }
@@ -521,14 +389,14 @@ impl Case<'_> {
         let facts = self.facts;
         let legacy = facts.legacy_reason.as_deref().unwrap_or_default();
         let reason = self.reason();
+        let is_in = |list: &List, word: &str| list.iter().any(|name| name == word);
+        // A gateway's 500 or a bare text around a quota refusal.
+        let is_wrapped = (self.code == 0 || self.code >= 500) && !facts.is_google;
         let is_limit = self.code == 429
             || facts.violations > 0
-            || matches!(reason, "RATE_LIMIT_EXCEEDED" | "REQUEST_LIMIT_EXCEEDED" | "QUOTA_EXHAUSTED" | "QUOTA_EXCEEDED" | "RESOURCE_QUOTA_EXCEEDED")
-            || (self.code == 403
-                && matches!(legacy, "rateLimitExceeded" | "userRateLimitExceeded" | "quotaExceeded" | "dailyLimitExceeded"))
-            // A gateway's 500 or a bare text around a quota refusal.
-            || ((self.code == 0 || self.code >= 500) && !facts.is_google
-                && self.text.has_any(&["resource_exhausted", "resource has been exhausted", "exceeded your current quota", "too many requests", "rate limit exceeded"]));
+            || is_in(&PHRASES.limit_reasons, reason)
+            || (self.code == 403 && is_in(&PHRASES.legacy_limit_reasons, legacy))
+            || (is_wrapped && self.text.has_any(&PHRASES.limited));
         if !is_limit {
             return None;
         }
@@ -542,8 +410,7 @@ impl Case<'_> {
             Outcome::RateLimitedDay
         } else if facts.minute {
             Outcome::RateLimitedMinute
-        } else if (facts.violations == 0
-            && text.has_any(&["per day", "perday", "per_day", "per-day", "daily limit", "daily quota", "quota for the day", "requests/day"]))
+        } else if (facts.violations == 0 && text.has_any(&PHRASES.per_day))
             || long
             // gemini-cli gives the model up at this word; only a short hint beside it says that it
             // passes.
@@ -553,14 +420,7 @@ impl Case<'_> {
         } else if matches!(reason, "RATE_LIMIT_EXCEEDED" | "REQUEST_LIMIT_EXCEEDED")
             || (reason == "QUOTA_EXHAUSTED" && short)
             || word == "rate_limit_exceeded"
-            || text.has_any(&[
-                "per minute",
-                "perminute",
-                "per_minute",
-                "per-minute",
-                "per-min",
-                "requests/min",
-            ])
+            || text.has_any(&PHRASES.per_minute)
             || (facts.violations == 0
                 && text.has_any(&["input_token", "inputtoken", "token_count"]))
         {
@@ -568,40 +428,40 @@ impl Case<'_> {
         } else {
             Outcome::RateLimited
         };
-        Some(Verdict::of(outcome))
+        Some(Verdict::new(outcome))
     }
 
     fn by_status(&self) -> Verdict {
         let google = self.facts.is_google;
         match self.code {
-            401 => Verdict::of(Outcome::Auth),
-            403 | 407 | 451 => Verdict::of(Outcome::Permission),
+            401 => Verdict::new(Outcome::Auth),
+            403 | 407 | 451 => Verdict::new(Outcome::Permission),
             404 | 410 => self.not_found(),
             409 if self.facts.status == Some(409) && self.text.has("already exists") => {
-                Verdict::of(Outcome::BadRequest)
+                Verdict::new(Outcome::BadRequest)
             }
             // ABORTED: a clash of two writers, which the next attempt may not meet.
             409 | 425 => {
-                Verdict::of(Outcome::Other).with_charge(Charge::None).with_elsewhere(false)
+                Verdict::new(Outcome::Other).with_charge(Charge::None).with_elsewhere(false)
             }
-            413 => Verdict::of(Outcome::PayloadTooLarge),
-            499 | 500 => Verdict::of(Outcome::Internal),
+            413 => Verdict::new(Outcome::PayloadTooLarge),
+            499 | 500 => Verdict::new(Outcome::Internal),
             // The model or the server cannot do this at all; another model may.
-            501 => Verdict::of(Outcome::BadRequest).with_scope(Scope::Model).with_elsewhere(true),
-            502 => Verdict::of(Outcome::BadGateway),
-            503 | 529 => Verdict::of(Outcome::Overloaded),
+            501 => Verdict::new(Outcome::BadRequest).with_scope(Scope::Model).with_elsewhere(true),
+            502 => Verdict::new(Outcome::BadGateway),
+            503 | 529 => Verdict::new(Outcome::Overloaded),
             // A front that lost the origin: whether the origin had begun is unknown (521 to 523
-            // never reached it, but the page of a stranger is no certainty).
-            520..=527 => Verdict::of(Outcome::BadGateway).with_charge(Charge::Maybe),
-            400..=498 => Verdict::of(Outcome::BadRequest),
-            505..=599 => Verdict::of(Outcome::Internal),
-            _ if google => Verdict::of(Outcome::Internal).with_charge(Charge::Maybe),
-            _ => Verdict::of(Outcome::Other),
+            // never reached it, but a page of an unknown origin is no certainty).
+            520..=527 => Verdict::new(Outcome::BadGateway).with_charge(Charge::Maybe),
+            400..=498 => Verdict::new(Outcome::BadRequest),
+            505..=599 => Verdict::new(Outcome::Internal),
+            _ if google => Verdict::new(Outcome::Internal).with_charge(Charge::Maybe),
+            _ => Verdict::new(Outcome::Other),
         }
     }
 
     fn not_found(&self) -> Verdict {
-        let verdict = Verdict::of(Outcome::NotFound);
+        let verdict = Verdict::new(Outcome::NotFound);
         let facts = self.facts;
         // The model is fine where a cache, a file or an earlier interaction is gone; a page instead
         // of JSON means that the host or the path is wrong, and a gateway's "Not Found" without a
@@ -623,65 +483,61 @@ impl Case<'_> {
             Scope::Request
         })
     }
-
-    fn describe(&self, verdict: Verdict, http: Option<u16>) -> Verdict {
-        let facts = self.facts;
-        let outcome = verdict.outcome();
-        let stated =
-            || facts.quota.id.as_deref().or(facts.reason.as_deref()).or(facts.word.as_deref());
-        let reason = verdict
-            .reason()
-            .map(str::to_owned)
-            .or_else(|| stated().map(|reason| clip(redact(reason))));
-        let mut detail = Detail { reason, ..Detail::default() };
-        // A gateway's own refusal may never have reached the service, whose quota it then did not
-        // touch.
-        let verdict = if !facts.is_google && verdict.quota() == QuotaCharge::Counted {
-            verdict.with_quota(QuotaCharge::Maybe)
-        } else {
-            verdict
-        };
-        let message = facts.message.as_deref().unwrap_or_default();
-        // A placeholder of a message is no message ("$grpcMessage", with the truth in DebugInfo
-        // alone).
-        let message = if message.is_empty() || message.starts_with('$') {
-            facts.debug.as_deref().unwrap_or(message)
-        } else {
-            message
-        };
-        if !message.is_empty() {
-            detail.message = Some(clip(redact(message)));
-        }
-        detail.inner_status = (self.code != 0 && http != Some(self.code))
-            .then_some(self.code)
-            .filter(|_| http.is_some() || facts.code.is_some());
-        if matches!(
-            outcome,
-            Outcome::NotFound
-                | Outcome::RateLimitedMinute
-                | Outcome::RateLimitedDay
-                | Outcome::RateLimited
-                | Outcome::Permission
-                | Outcome::BadRequest
-        ) && self.text.has_any(&["use ", "migrate to ", "switch to "])
-        {
-            detail.successor = successor(message).map(str::to_owned);
-        }
-        if facts.quota.is_stated() || facts.quota.value.is_some() {
-            detail.quota = Some(facts.quota.to_detail());
-        }
-        if detail == Detail::default() { verdict } else { verdict.with_detail(detail) }
-    }
 }
 
-/// A text cut to what a verdict keeps, after redaction: a key must not survive because the cut went
-/// through it.
-pub(super) fn clip(text: std::borrow::Cow<'_, str>) -> String {
-    if text.len() <= MAX_MESSAGE {
-        return text.into_owned();
+/// Adds what the server said to a verdict.
+fn describe(
+    verdict: Verdict,
+    facts: Facts,
+    code: u16,
+    http: Option<u16>,
+    has_advice: bool,
+) -> Verdict {
+    use Outcome as O;
+    // A gateway's own refusal may never have reached the service, nor touched its quota.
+    let verdict = if !facts.is_google && verdict.quota() == QuotaCharge::Counted {
+        verdict.with_quota(QuotaCharge::Maybe)
+    } else {
+        verdict
+    };
+    let stated = verdict.reason().or(facts.quota.id.as_deref());
+    let stated = stated.or(facts.reason.as_deref()).or(facts.word.as_deref());
+    let mut detail = Detail { reason: stated.map(|it| clip(it.to_owned())), ..Detail::default() };
+    // A placeholder of a message is no message ("$grpcMessage", with the truth in DebugInfo alone).
+    let message =
+        facts.message.filter(|message| !message.starts_with('$') || facts.debug.is_none());
+    let message = message.or(facts.debug);
+    let may_have_successor = matches!(
+        verdict.outcome(),
+        O::NotFound
+            | O::RateLimitedMinute
+            | O::RateLimitedDay
+            | O::RateLimited
+            | O::Permission
+            | O::BadRequest
+    );
+    if has_advice && may_have_successor {
+        detail.successor = message.as_deref().and_then(successor).map(str::to_owned);
     }
-    match text.char_indices().nth(MAX_MESSAGE) {
-        Some((end, _)) => text.get(..end).unwrap_or_default().to_owned(),
-        None => text.into_owned(),
+    detail.message = message.map(clip);
+    detail.inner_status = (code != 0 && http != Some(code))
+        .then_some(code)
+        .filter(|_| http.is_some() || facts.code.is_some());
+    if names_quota(&facts.quota) || facts.quota.value.is_some() {
+        detail.quota = Some(facts.quota);
     }
+    if detail == Detail::default() { verdict } else { verdict.with_detail(detail) }
+}
+
+/// Cuts a text to what a verdict keeps, after redaction: a key must not survive because the cut
+/// went through it.
+pub(super) fn clip(text: String) -> String {
+    let mut text = match redact(&text) {
+        Cow::Borrowed(_) => text,
+        Cow::Owned(clean) => clean,
+    };
+    if let Some((end, _)) = text.char_indices().nth(MAX_MESSAGE) {
+        text.truncate(end);
+    }
+    text
 }

@@ -18,18 +18,18 @@ pub(super) fn repair(text: &str) -> (String, usize) {
         end -= 1;
     }
     let text = text.get(..end).unwrap_or_default();
-    let mut reader = Reader { text, at: 0, out: String::with_capacity(text.len().min(1024) + 16) };
-    reader.value(0);
-    (reader.out, reader.at)
+    let mut repair = Repair { text, at: 0, out: String::with_capacity(text.len().min(1024) + 16) };
+    repair.value(0);
+    (repair.out, repair.at)
 }
 
-struct Reader<'a> {
+struct Repair<'a> {
     text: &'a str,
     at: usize,
     out: String,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> Repair<'a> {
     fn rest(&self) -> &'a str {
         self.text.get(self.at..).unwrap_or_default()
     }
@@ -70,94 +70,62 @@ impl<'a> Reader<'a> {
         }
         match self.peek() {
             None => self.out.push_str("null"),
-            Some('{') => self.object(depth),
-            Some('[' | '(') => self.array(depth),
+            Some('{') => self.container(depth, "{}"),
+            Some('[' | '(') => self.container(depth, "[]"),
             Some('"' | '\'') => self.string(),
             Some(_) => self.bare(),
         }
     }
 
-    fn object(&mut self, depth: u8) {
+    fn container(&mut self, depth: u8, brackets: &str) {
+        let is_object = brackets == "{}";
+        let (open, close) = brackets.split_at(1);
         self.bump();
-        self.out.push('{');
-        let mut is_first = true;
-        if depth < MAX_DEPTH {
-            loop {
-                self.blanks();
-                match self.peek() {
-                    None => break,
-                    Some('}') => {
-                        self.bump();
-                        break;
-                    }
-                    // A closing bracket of something else: this object was never closed.
-                    Some(']' | ')') => break,
-                    Some(_) => {}
-                }
-                let before = self.at;
-                if !is_first {
-                    self.out.push(',');
-                }
-                is_first = false;
-                let key_start = self.out.len();
-                match self.peek() {
-                    Some('"' | '\'') => self.string(),
-                    _ => self.bare_key(),
-                }
-                if self.out.len() == key_start {
-                    self.out.push_str("\"\"");
-                }
-                self.out.push(':');
-                self.spaces();
-                if self.eat("=>") || self.eat(":") || self.eat("=") {
-                    self.value(depth + 1);
-                } else {
-                    self.out.push_str("null");
-                }
-                if self.at == before {
-                    // Nothing was understood: step over it, or this would never end.
-                    self.bump();
-                }
-            }
-        } else {
+        self.out.push_str(open);
+        if depth == MAX_DEPTH {
             self.at = self.text.len();
         }
-        self.out.push('}');
-    }
-
-    fn array(&mut self, depth: u8) {
-        self.bump();
-        self.out.push('[');
         let mut is_first = true;
-        if depth < MAX_DEPTH {
-            loop {
-                self.blanks();
-                match self.peek() {
-                    None => break,
-                    Some(']' | ')') => {
+        loop {
+            self.blanks();
+            match self.peek() {
+                None => break,
+                Some(c @ ('}' | ']' | ')')) => {
+                    // A closing bracket of something else: this container was never closed.
+                    if (c == '}') == is_object {
                         self.bump();
-                        break;
                     }
-                    Some('}') => break,
-                    Some(_) => {}
+                    break;
                 }
-                if !is_first {
-                    self.out.push(',');
-                }
-                is_first = false;
-                let before = self.at;
+                Some(_) => {}
+            }
+            if !is_first {
+                self.out.push(',');
+            }
+            is_first = false;
+            let before = self.at;
+            if is_object {
+                self.key();
+            }
+            if !is_object || self.eat("=>") || self.eat(":") || self.eat("=") {
                 self.value(depth + 1);
-                if self.at == before {
-                    self.bump();
-                }
+            } else {
+                self.out.push_str("null");
             }
-        } else {
-            self.at = self.text.len();
+            if self.at == before {
+                // Nothing was understood: step over it, or this would never end.
+                self.bump();
+            }
         }
-        self.out.push(']');
+        self.out.push_str(close);
     }
 
-    fn spaces(&mut self) {
+    fn key(&mut self) {
+        match self.peek() {
+            Some('"' | '\'') => self.string(),
+            _ => self.bare_key(),
+        }
+        self.out.push(':');
         while self.peek().is_some_and(char::is_whitespace) {
             self.bump();
         }
@@ -252,8 +220,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Whether it is a number that strict JSON takes: no leading zeros, no sign but minus, few enough
-/// digits to be finite.
+/// Returns whether it is a number that strict JSON takes: no leading zeros, no sign but minus, few
+/// enough digits to be finite.
 fn is_number(token: &str) -> bool {
     let digits = token.strip_prefix('-').unwrap_or(token);
     let (whole, fraction) =

@@ -1,7 +1,7 @@
-//! What an answer means: pure functions from what came back to a [`Verdict`].
+//! Classifies responses: pure functions from a response to a [`Verdict`].
 //!
 //! The body decides, not the status. A 429 may be a minute's limit, a day's, no quota at all, an
-//! account's spending or Google's own lack of room; a 200 may be a refusal, an empty answer or an
+//! account's spending or Google's own lack of room; a 200 may be a refusal, an empty response or an
 //! error; a gateway's 500 may hold any of them as text.
 //!
 //! ```
@@ -13,7 +13,7 @@
 //! let mut call = Call::unrecognised();
 //! call.wants_image = true;
 //!
-//! // A friendly hint beside a quota of zero: waiting cures nothing.
+//! // A wait hint beside a quota of zero: waiting does not help.
 //! let body = br#"{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED",
 //!     "message": "Quota exceeded for metric: requests, limit: 0\nPlease retry in 40.5s."}}"#;
 //! let verdict = classify(&call, StatusCode::TOO_MANY_REQUESTS, &HeaderMap::new(), body);
@@ -26,8 +26,9 @@
 //! assert_eq!((verdict.outcome(), verdict.charge()), (Outcome::NoImage, Charge::Waived));
 //! ```
 //!
-//! The order of the rules and the reasons for it stand in `judge.rs` (errors) and `answer.rs`
-//! (successes). Nothing here fails or panics: bytes that mean nothing are [`Outcome::Other`].
+//! The order of the rules and the reasons for it are in `judge.rs` (errors) and `answer.rs`
+//! (successes); the phrases that are looked for are data, in `classify/phrases.toml`. Nothing here
+//! fails or panics: bytes that mean nothing are [`Outcome::Other`].
 //!
 //! [`Outcome::Other`]: crate::verdict::Outcome::Other
 
@@ -37,7 +38,9 @@ mod facts;
 mod finish;
 mod judge;
 mod lenient;
+mod phrases;
 mod read;
+mod span;
 mod text;
 mod wait;
 
@@ -50,22 +53,25 @@ use crate::call::Call;
 use crate::scan::Answer;
 use crate::verdict::{Charge, Outcome, Verdict};
 
-/// Judges a whole answer: its status, headers and complete body.
+/// Classifies a complete response by its status, headers and body.
 ///
-/// A 2xx is judged as an answer ([`classify_answer`]), anything else as an error. Takes any bytes.
+/// The body of a 2xx is read as an answer ([`classify_answer`]), any other as an error. Accepts any
+/// bytes.
 #[must_use]
 pub fn classify(call: &Call, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Verdict {
     if status.is_success() {
         return classify_answer(call, &answer_reader::read(body));
     }
     let facts = read::read(body);
-    if facts.has_answer && !facts.states_error() {
-        return relayed(call, body);
-    }
-    judge::judge(call, Some(status.as_u16()), headers, &facts)
+    let verdict = if facts.has_answer && !facts.states_error() {
+        relayed(call, body)
+    } else {
+        judge::judge(call, Some(status.as_u16()), headers, facts)
+    };
+    limit_charge(call, verdict)
 }
 
-/// Judges an answer whose status is not known, such as one out of a log: the body says what it is.
+/// Classifies a response whose status is not known, such as one out of a log, by its body.
 ///
 /// ```
 /// use http::HeaderMap;
@@ -84,21 +90,64 @@ pub fn classify_without_status(call: &Call, headers: &HeaderMap, body: &[u8]) ->
     if facts.has_answer {
         return classify_answer(call, &answer_reader::read(body));
     }
-    judge::judge(call, None, headers, &facts)
+    limit_charge(call, judge::judge(call, None, headers, facts))
 }
 
-/// Judges a complete 2xx answer that was scanned as it passed.
+/// Classifies a complete 2xx response by what the scanner found in it.
 #[must_use]
 pub fn classify_answer(call: &Call, answer: &Answer) -> Verdict {
-    answer::judge_answer(call, answer)
+    limit_charge(call, answer::judge_answer(call, answer))
 }
 
-/// An answer of the model under a status that says error: a proxy turned a refusal into a 400, or
-/// an empty answer into a 500. Work was done, whatever the proxy calls it.
+/// Limits a verdict's charge to what a call of this kind can cost.
+///
+/// The functions above apply it themselves. A layer applies it to verdicts of its own, such as
+/// [`Verdict::answering`] and [`Verdict::interrupted`]; [`Verdict::not_sent`] does not need it.
+///
+/// | [`Call::can_be_charged`] | response | charge |
+/// | --- | --- | --- |
+/// | yes, or an image is asked for | any | as the response says |
+/// | no (`countTokens`, `GET`) | any | none |
+/// | not known | "charged" | maybe |
+/// | not known, not [idempotent](Call::is_idempotent) | one that a layer might resend after (500, 502, 503, 429 …) | maybe |
+/// | not known | any other | as the response says |
+///
+/// Google does not bill its 5xx, but what an unknown service did before it failed is not known. So
+/// a `POST` that is not recognised is sent once.
+///
+/// ```
+/// use tower_gemini_core::call::Call;
+/// use tower_gemini_core::classify::limit_charge;
+/// use tower_gemini_core::verdict::{Charge, Verdict};
+///
+/// let verdict = limit_charge(&Call::unrecognised(), Verdict::answering());
+/// assert_eq!(verdict.charge(), Charge::Maybe);
+/// ```
+#[must_use]
+pub fn limit_charge(call: &Call, verdict: Verdict) -> Verdict {
+    // A caller may know that an image is asked for where the path does not say so.
+    match call.can_be_charged() {
+        Some(true) => verdict,
+        _ if call.wants_image => verdict,
+        Some(false) => verdict.with_charge(Charge::None),
+        None => {
+            let might_be_resent =
+                !call.is_idempotent() && (verdict.is_retryable() || verdict.another_model_helps());
+            if verdict.charge() == Charge::Charged || might_be_resent {
+                verdict.with_charge(Charge::Maybe)
+            } else {
+                verdict
+            }
+        }
+    }
+}
+
+/// Classifies a model's answer under an error status: a proxy turned a refusal into a 400, or an
+/// empty answer into a 500. Work was done, whatever the proxy calls it.
 fn relayed(call: &Call, body: &[u8]) -> Verdict {
     let verdict = classify_answer(call, &answer_reader::read(body));
     match verdict.outcome() {
-        // The proxy cut its report, not the model its answer: how it ended is not known.
+        // The proxy truncated its report, not the model its answer: how it ended is not known.
         Outcome::Interrupted if verdict.charge() != Charge::Charged => {
             verdict.with_charge(Charge::Maybe)
         }

@@ -1,7 +1,6 @@
 //! Finding the error in whatever came back: JSON, arrays, streams, text with JSON in it, strings
 //! with JSON in them, pages.
 
-use std::borrow::Cow;
 use std::cell::Cell;
 
 use super::facts::Facts;
@@ -47,17 +46,17 @@ impl Room<'_> {
 }
 
 /// Reads what an error body states. Never fails: the least it gives is the text as a message.
-pub(super) fn read(body: &[u8]) -> Facts<'_> {
+pub(super) fn read(body: &[u8]) -> Facts {
     let body = body.get(..MAX_BODY).unwrap_or(body);
     let work = Cell::new(MAX_WORK);
     let room = Room { depth: 0, work: &work };
     match simdutf8::basic::from_utf8(body) {
         Ok(text) => read_text(text, room),
-        Err(_) => read_text(&String::from_utf8_lossy(body), room).into_owned(),
+        Err(_) => read_text(&String::from_utf8_lossy(body), room),
     }
 }
 
-fn read_text<'a>(text: &'a str, room: Room<'_>) -> Facts<'a> {
+fn read_text(text: &str, room: Room<'_>) -> Facts {
     let text = text.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
     match text.as_bytes().first() {
         Some(b'{' | b'[') => {
@@ -67,7 +66,7 @@ fn read_text<'a>(text: &'a str, room: Room<'_>) -> Facts<'a> {
             });
             if let Some((mut facts, end)) = found {
                 unfold(&mut facts, room);
-                // An answer's chunk may be followed by the error that ended the stream.
+                // A response's chunk may be followed by the error that ended the stream.
                 let rest = text.get(end..).unwrap_or_default();
                 let later = if facts.states_error() { None } else { embedded(rest, room) };
                 if let Some(later) = later.filter(Facts::states_error) {
@@ -78,10 +77,10 @@ fn read_text<'a>(text: &'a str, room: Room<'_>) -> Facts<'a> {
                 }
             }
         }
-        // A JSON string that holds the answer.
+        // A JSON string that holds the body.
         Some(b'"') if room.is_left() => {
             if let Ok(inner) = serde_json::from_str::<String>(text) {
-                return read_text(&inner, room.deeper()).into_owned();
+                return read_text(&inner, room.deeper());
             }
         }
         Some(b'<') if is_page(text) => return read_page(text),
@@ -91,24 +90,19 @@ fn read_text<'a>(text: &'a str, room: Room<'_>) -> Facts<'a> {
 }
 
 /// Text with JSON somewhere in it, or none.
-fn read_prose<'a>(text: &'a str, room: Room<'_>) -> Facts<'a> {
-    let mut facts = embedded(text, room).map(shorten).unwrap_or_default();
+fn read_prose(text: &str, room: Room<'_>) -> Facts {
+    let mut facts = embedded(text, room).unwrap_or_default();
     if facts.code.is_none() && facts.status.is_none() {
         facts.code = stated_status(text);
     }
     if facts.message.is_none() && !text.is_empty() {
-        facts.message = Some(Cow::Borrowed(text));
+        facts.message = Some(text.to_owned());
     }
     facts
 }
 
-/// Widens the lifetime of what is owned anyway.
-fn shorten<'a>(facts: Facts<'static>) -> Facts<'a> {
-    facts
-}
-
-/// Looks into the strings that may hold another answer.
-fn unfold(facts: &mut Facts<'_>, room: Room<'_>) {
+/// Looks into the strings that may hold another response.
+fn unfold(facts: &mut Facts, room: Room<'_>) {
     if !room.is_left() {
         return;
     }
@@ -120,7 +114,7 @@ fn unfold(facts: &mut Facts<'_>, room: Room<'_>) {
         let is_structured = matches!(first, b'{' | b'[' | b'<' | b'"');
         let inner = read_text(&raw, room.deeper());
         if is_structured && (inner.is_telling() || inner.is_page) {
-            facts.absorb(inner.into_owned());
+            facts.absorb(inner);
         } else if let Some(inner) = embedded(&raw, room.deeper()) {
             facts.absorb(inner);
         } else if facts.states_error() && !is_structured {
@@ -131,7 +125,7 @@ fn unfold(facts: &mut Facts<'_>, room: Room<'_>) {
     }
     let Some(message) = &facts.message else { return };
     if message.trim_ascii_start().starts_with('<') {
-        let page = read_page(message).into_owned();
+        let page = read_page(message);
         facts.absorb(Facts { code: facts.code.or(page.code), ..page });
         return;
     }
@@ -145,13 +139,13 @@ fn unfold(facts: &mut Facts<'_>, room: Room<'_>) {
     }
 }
 
-/// The first JSON in a text that states an error, else the first that is an answer.
-fn embedded(text: &str, room: Room<'_>) -> Option<Facts<'static>> {
+/// Returns the first JSON in a text that states an error, else the first that is an answer.
+fn embedded(text: &str, room: Room<'_>) -> Option<Facts> {
     if !room.is_left() {
         return None;
     }
-    let mut answer: Option<Facts<'static>> = None;
-    let mut astray: Option<Facts<'static>> = None;
+    let mut answer: Option<Facts> = None;
+    let mut astray: Option<Facts> = None;
     let mut at = 0;
     for _ in 0..MAX_STARTS {
         let Some(start) = next_start(text, at) else { break };
@@ -166,7 +160,7 @@ fn embedded(text: &str, room: Room<'_>) -> Option<Facts<'static>> {
             Ok((mut facts, taken)) => {
                 end = taken.max(1);
                 unfold(&mut facts, room.deeper());
-                Some(facts.into_owned())
+                Some(facts)
             }
             Err(_) => {
                 is_broken = true;
@@ -196,7 +190,7 @@ fn embedded(text: &str, room: Room<'_>) -> Option<Facts<'static>> {
                         .get(..start)
                         .map(str::trim)
                         .filter(|t| !t.is_empty())
-                        .map(|t| Cow::Owned(t.to_owned()));
+                        .map(str::to_owned);
                 }
                 facts.has_answer |= answer.is_some();
                 return Some(facts);
@@ -210,8 +204,8 @@ fn embedded(text: &str, room: Room<'_>) -> Option<Facts<'static>> {
     astray.or(answer)
 }
 
-/// Whether the text has details that the repair did not find.
-fn has_lost_details(facts: &Facts<'_>, json: &str) -> bool {
+/// Returns whether the text has details that the repair did not find.
+fn has_lost_details(facts: &Facts, json: &str) -> bool {
     let has = |word: &str| memchr::memmem::find(json.as_bytes(), word.as_bytes()).is_some();
     (facts.code.is_none()
         && facts.status.is_none()
@@ -221,7 +215,7 @@ fn has_lost_details(facts: &Facts<'_>, json: &str) -> bool {
         || (facts.retry_delay.is_none() && facts.violations == 0 && has("retryDelay"))
 }
 
-/// Where JSON may start: at `{`, or at the `[` right before one.
+/// Returns where JSON may start: at `{`, or at the `[` right before one.
 fn next_start(text: &str, from: usize) -> Option<usize> {
     let bytes = text.as_bytes();
     let brace = from + memchr::memchr(b'{', bytes.get(from..)?)?;
@@ -232,9 +226,9 @@ fn next_start(text: &str, from: usize) -> Option<usize> {
 
 /// JSON that strict parsing refuses: of another language, broken, cut off, or with its quotes
 /// escaped.
-fn read_broken(json: &str, room: Room<'_>) -> Option<Facts<'static>> {
+fn read_broken(json: &str, room: Room<'_>) -> Option<Facts> {
     if let Some(unescaped) = unescape(json) {
-        let facts = read_text(&unescaped, room.deeper()).into_owned();
+        let facts = read_text(&unescaped, room.deeper());
         if facts.is_telling() {
             return Some(facts);
         }
@@ -242,7 +236,7 @@ fn read_broken(json: &str, room: Room<'_>) -> Option<Facts<'static>> {
     let (repaired, _) = lenient::repair(json);
     let (mut facts, _) = Facts::read(&repaired).ok()?;
     unfold(&mut facts, room.deeper());
-    Some(facts.into_owned())
+    Some(facts)
 }
 
 /// `{\"error\": {\"code\" …` or `{\n  \"error\"` with the backslashes spelled out: JSON that was
@@ -276,7 +270,7 @@ fn unescape(json: &str) -> Option<String> {
 const MAX_PAGE: usize = 64 * 1024;
 const MAX_PAGE_TEXT: usize = 1000;
 
-/// Whether a text that begins with `<` is markup, and not an object that was printed
+/// Returns whether a text that begins with `<` is markup, and not an object that was printed
 /// (`<_InactiveRpcError of RPC …`, `<Response [503]>`).
 fn is_page(text: &str) -> bool {
     let is_tag = text
@@ -288,7 +282,7 @@ fn is_page(text: &str) -> bool {
 }
 
 /// A web page: its text, without markup, styles and scripts.
-fn read_page(page: &str) -> Facts<'_> {
+fn read_page(page: &str) -> Facts {
     let mut text = String::new();
     let mut rest = page;
     let mut read = 0;
@@ -322,12 +316,9 @@ fn read_page(page: &str) -> Facts<'_> {
         read += rest.len() - after.len();
         rest = after;
     }
-    Facts {
-        code: stated_status(&text),
-        message: (!text.is_empty()).then_some(Cow::Owned(text)),
-        is_page: true,
-        ..Facts::default()
-    }
+    let code = stated_status(&text);
+    let message = (!text.is_empty()).then_some(text);
+    Facts { code, message, is_page: true, ..Facts::default() }
 }
 
 fn find_ignoring_case(text: &str, word: &str) -> Option<usize> {

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use proptest::prelude::*;
 
-use super::{classify, classify_without_status};
+use super::{classify, classify_answer, classify_without_status, limit_charge};
 use crate::call::{Call, Dialect};
-use crate::verdict::{Charge, Outcome, Verdict, WaitSource};
+use crate::scan::{Framing, Scanner};
+use crate::verdict::{Charge, Outcome, QuotaCharge, Verdict, WaitSource};
 
 fn image_call() -> Call {
     let mut call = Call::unrecognised();
@@ -237,6 +238,8 @@ fn zero_quotas_are_final_however_they_are_spelled() {
         assert_eq!(verdict.wait(), None, "{name}");
         assert_eq!(verdict.another_model_helps(), elsewhere, "{name}");
     }
+    let unvalued = judged(429, &limited(requests, day, "", "30s"));
+    assert!(unvalued.detail().unwrap().quota.is_some());
     // One exhausted day without a value is a day, and not nothing.
     assert_eq!(judged(429, &limited(requests, day, "", "30s")).outcome(), Outcome::RateLimitedDay);
 }
@@ -603,6 +606,302 @@ fn the_cause_of_a_broken_stream_decides_whether_it_passes() {
     assert!(!zero.is_retryable());
 }
 
+/// Status, body, outcome, charge, whether another model helps.
+#[test]
+fn rules_decide_where_only_they_differ() {
+    use Charge::{Maybe, None as Free};
+    use Outcome as O;
+    let minute = violation("requests", "GenerateRequestsPerMinutePerProjectPerModel", "5");
+    let denied = |details: &str| google_with(403, "PERMISSION_DENIED", "x", details);
+    for (status, body, outcome, charge, elsewhere) in [
+        // A gateway's vague number gives way to its word; Google's number stands.
+        (
+            500,
+            r#"{"error":{"statusCode":500,"code":"unavailable"}}"#.into(),
+            O::Overloaded,
+            Free,
+            true,
+        ),
+        (500, google(500, "UNAVAILABLE", "x"), O::Internal, Free, true),
+        (404, r#"{"error":{"message":"x","code":400}}"#.into(), O::NotFound, Free, false),
+        (
+            500,
+            r#"{"error":{"message":"status: 429 slow down","code":502}}"#.into(),
+            O::RateLimited,
+            Free,
+            true,
+        ),
+        (
+            404,
+            r#"{"error":{"message":"status: 503 x","code":404}}"#.into(),
+            O::NotFound,
+            Free,
+            false,
+        ),
+        // The reason alone.
+        (
+            400,
+            google_with(400, "INVALID_ARGUMENT", "x", &error_info("API_KEY_INVALID", "")),
+            O::Auth,
+            Free,
+            false,
+        ),
+        (
+            400,
+            google_with(400, "INVALID_ARGUMENT", "x", &error_info("SERVICE_DISABLED", "")),
+            O::Permission,
+            Free,
+            false,
+        ),
+        (413, google(413, "INVALID_ARGUMENT", "x"), O::PayloadTooLarge, Free, false),
+        (403, denied(&error_info("INSUFFICIENT_SCOPE", "")), O::Permission, Free, false),
+        (403, denied(&error_info("INSUFFICIENT_CREDITS", "")), O::QuotaZeroOrBilling, Free, false),
+        (403, denied(&error_info("INSUFFICIENT_BALANCE", "")), O::QuotaZeroOrBilling, Free, false),
+        // The service's own faults are not the conversation's.
+        (500, "invalid thought signature".into(), O::Internal, Free, true),
+        (499, "invalid thought signature".into(), O::MissingThoughtSignature, Free, false),
+        // Google's older format.
+        (
+            403,
+            r#"{"error":{"code":403,"message":"x","errors":[{"reason":"dailyLimitExceeded"}]}}"#
+                .into(),
+            O::RateLimitedDay,
+            Free,
+            true,
+        ),
+        (
+            403,
+            r#"{"error":{"code":403,"message":"x","errors":[{"reason":"quotaExceeded"}]}}"#.into(),
+            O::RateLimited,
+            Free,
+            true,
+        ),
+        // Advice to enable billing is a limit's too.
+        (
+            429,
+            google(429, "RESOURCE_EXHAUSTED", "5 per day. Please enable billing"),
+            O::RateLimitedDay,
+            Free,
+            true,
+        ),
+        (
+            400,
+            google(400, "FAILED_PRECONDITION", "Please enable billing"),
+            O::QuotaZeroOrBilling,
+            Free,
+            false,
+        ),
+        // A limit under a status that is none.
+        (403, denied(&quota_failure(&[minute])), O::RateLimitedMinute, Free, true),
+        (403, denied(&error_info("QUOTA_EXCEEDED", "")), O::RateLimited, Free, true),
+        (500, "Rate limit exceeded".into(), O::RateLimited, Free, true),
+        (500, google(500, "INTERNAL", "Rate limit exceeded"), O::Internal, Free, true),
+        // Clashes pass, what exists already does not.
+        (409, google(409, "ABORTED", "clash"), O::Other, Free, false),
+        (409, google(409, "ALREADY_EXISTS", "it already exists"), O::BadRequest, Free, false),
+        (409, "it already exists".into(), O::Other, Free, false),
+        (425, String::new(), O::Other, Free, false),
+        // Fronts know nothing of the origin.
+        (520, String::new(), O::BadGateway, Maybe, true),
+        (527, String::new(), O::BadGateway, Maybe, true),
+        (529, String::new(), O::Overloaded, Free, true),
+        (505, String::new(), O::Internal, Free, true),
+        (407, String::new(), O::Permission, Free, false),
+        (451, String::new(), O::Permission, Free, false),
+        (410, String::new(), O::NotFound, Free, false),
+        (300, google(300, "INVENTED", "x"), O::Other, Maybe, true),
+        (300, google(300, "UNKNOWN", "x"), O::Internal, Maybe, true),
+        // Other things than models are missing.
+        (404, google(404, "NOT_FOUND", "File files/abc does not exist"), O::NotFound, Free, false),
+        (404, google(404, "NOT_FOUND", "x"), O::NotFound, Free, true),
+        (
+            404,
+            r#"{"error":{"message":"x","code":"no_such_model"}}"#.into(),
+            O::NotFound,
+            Free,
+            true,
+        ),
+        // Only Google refuses before any work, and says so with a 400.
+        (
+            400,
+            google(400, "INVALID_ARGUMENT", "prompt contains sensitive words"),
+            O::PromptBlocked,
+            Free,
+            false,
+        ),
+        (
+            500,
+            google(500, "INTERNAL", "prompt contains sensitive words"),
+            O::PromptBlocked,
+            Maybe,
+            false,
+        ),
+        (400, "prompt contains sensitive words".into(), O::PromptBlocked, Maybe, false),
+        (
+            400,
+            r#"{"error":{"message":"x","type":"moderation_blocked"}}"#.into(),
+            O::PromptBlocked,
+            Maybe,
+            false,
+        ),
+        (
+            500,
+            r#"{"error":{"message":"against our policy","code":"image_generation_failed"}}"#.into(),
+            O::ContentBlocked,
+            Maybe,
+            false,
+        ),
+        (
+            500,
+            r#"{"error":{"message":"against the odds","code":"image_generation_failed"}}"#.into(),
+            O::Internal,
+            Free,
+            true,
+        ),
+        (
+            500,
+            r#"{"error":{"message":"x","type":"overloaded_error"}}"#.into(),
+            O::Overloaded,
+            Free,
+            true,
+        ),
+        (
+            403,
+            r#"{"error":{"message":"x","code":"unsupported_country"}}"#.into(),
+            O::Region,
+            Free,
+            false,
+        ),
+        (
+            403,
+            r#"{"error":{"message":"x","code":"billing_hard_limit_reached"}}"#.into(),
+            O::QuotaZeroOrBilling,
+            Free,
+            false,
+        ),
+        (
+            403,
+            r#"{"error":{"message":"x","type":"insufficient_quota"}}"#.into(),
+            O::QuotaZeroOrBilling,
+            Free,
+            false,
+        ),
+        (
+            403,
+            r#"{"error":{"message":"x","code":"insufficient_permission"}}"#.into(),
+            O::Permission,
+            Free,
+            false,
+        ),
+        // A field's limit is no quota's.
+        (
+            400,
+            google(400, "INVALID_ARGUMENT", "count is over the limit: 0"),
+            O::BadRequest,
+            Free,
+            false,
+        ),
+        (400, "quota: limit: 0".into(), O::QuotaZeroOrBilling, Free, false),
+        (400, "size: limit: 0".into(), O::BadRequest, Free, false),
+    ] {
+        let verdict = judged(status, &body);
+        assert_eq!((verdict.outcome(), verdict.charge()), (outcome, charge), "{status} {body}");
+        assert_eq!(verdict.another_model_helps(), elsewhere, "{status} {body}");
+    }
+}
+
+#[test]
+fn a_proxys_header_never_makes_a_day_of_a_limit() {
+    for (headers, want) in [
+        (&[("retry-after", "3600")][..], Outcome::RateLimited),
+        (&[("retry-after", "2")], Outcome::RateLimited),
+    ] {
+        assert_eq!(judged_with(429, headers, "").outcome(), want);
+    }
+    let quota = |text: &str| {
+        let info = error_info("QUOTA_EXHAUSTED", "");
+        judged(429, &google_with(429, "RESOURCE_EXHAUSTED", text, &info)).outcome()
+    };
+    assert_eq!(quota("Your quota will reset after 5m"), Outcome::RateLimitedMinute);
+    assert_eq!(quota("Your quota will reset after 5m1s"), Outcome::RateLimitedDay);
+    // Beside a violated day only hours are believed.
+    let day =
+        |delay| judged(429, &limited("requests", "GenerateRequestsPerDay", "5", delay)).wait();
+    assert_eq!(day("300s"), None);
+    assert_eq!(day("301s").map(|wait| wait.stated()), Some(Duration::from_secs(301)));
+}
+
+/// Two readers knew different shapes: an image in `generatedImages` or in the Responses API's
+/// `output` was found in a short body and missed in a scanned one.
+#[test]
+fn a_response_means_the_same_read_whole_and_scanned() {
+    use Outcome as O;
+    let choice =
+        |member: &str| format!(r#"{{"choices":[{{"message":{{"content":""}},{member}}}]}}"#);
+    for (body, outcome) in [
+        (
+            r#"{"generatedImages":[{"image":{"imageBytes":"iVBO","mimeType":"image/png"}}]}"#
+                .into(),
+            O::Image,
+        ),
+        (r#"{"generated_images":[{"image":{"gcsUri":"gs://b/x.png"}}]}"#.into(), O::Image),
+        (r#"{"predictions":[{"rai_filtered_reason":"blocked"}]}"#.into(), O::ContentBlocked),
+        (
+            r#"{"status":"completed","output":[{"type":"image_generation_call","result":"iVBO"}]}"#
+                .into(),
+            O::Image,
+        ),
+        (
+            r#"{"status":"completed","output":[{"type":"function_call","result":"iVBO"}]}"#.into(),
+            O::NoImage,
+        ),
+        (
+            r#"{"outputs":[{"type":"image","url":"https://h/x.png"}],"status":"completed"}"#.into(),
+            O::Image,
+        ),
+        (
+            r#"{"result":{"data":{"candidates":[{"finishReason":"IMAGE_SAFETY"}]}}}"#.into(),
+            O::ContentBlocked,
+        ),
+        (r#"{"finishReason":"IMAGE_SAFETY"}"#.into(), O::ContentBlocked),
+        (
+            choice(r#""finish_reason":"stop","native_finish_reason":"IMAGE_SAFETY""#),
+            O::ContentBlocked,
+        ),
+        (
+            choice(r#""native_finish_reason":"IMAGE_SAFETY","finish_reason":"stop""#),
+            O::ContentBlocked,
+        ),
+        (
+            choice(
+                r#""finish_reason":"stop","provider_specific_fields":{"native_finish_reason":"MAX_TOKENS"}"#,
+            ),
+            O::OutOfTokens,
+        ),
+        (
+            choice(r#""finish_reason":"error","error":{"code":503,"message":"overloaded"}"#),
+            O::StreamError,
+        ),
+        (
+            r#"{"choices":[{"message":{"content":null,"refusal":"No."},"finish_reason":"stop"}]}"#
+                .into(),
+            O::NoImage,
+        ),
+        (r#"{"error":{},"candidates":[{"finishReason":"NO_IMAGE"}]}"#.into(), O::NoImage),
+        (
+            r#"{"status":"failed","errors":[{"code":"image_safety","message":"x"}]}"#.into(),
+            O::ContentBlocked,
+        ),
+    ] {
+        let mut scanner = Scanner::judging(Framing::Whole);
+        scanner.feed(body.as_bytes()).unwrap();
+        let scanned = classify_answer(&image_call(), &scanner.finish().unwrap());
+        let whole = judged(200, &body);
+        assert_eq!(whole.outcome(), outcome, "{body}");
+        assert_eq!(whole, scanned, "{body}");
+    }
+}
+
 #[test]
 fn finish_numbers_belong_to_their_api() {
     let body = br#"{"candidates":[{"finishReason":9}]}"#;
@@ -804,6 +1103,12 @@ fn verdicts_tell_what_was_stated() {
     assert_eq!(retired.detail().unwrap().successor.as_deref(), Some("new-image"));
     let wrapped = judged(500, &google(503, "UNAVAILABLE", "The model is overloaded."));
     assert_eq!(wrapped.detail().unwrap().inner_status, Some(503));
+    assert_eq!(judged(503, "").detail(), None);
+    let bare = judged(0, &google(503, "UNAVAILABLE", "x"));
+    assert_eq!(bare.detail().unwrap().inner_status, Some(503));
+    assert_eq!(judged(0, "429 Too Many Requests").detail().unwrap().inner_status, Some(429));
+    assert_eq!(wrapped.quota(), QuotaCharge::Counted);
+    assert_eq!(judged(500, "x").quota(), QuotaCharge::Maybe);
     let long = judged(400, &google(400, "INVALID_ARGUMENT", &"é".repeat(2000)));
     assert_eq!(long.message().unwrap().chars().count(), 512);
     let debug = judged(
@@ -836,6 +1141,50 @@ fn gateways_that_lost_patience_know_nothing_of_the_charge() {
         r#"{"error":{"message":"do request failed: context deadline exceeded","code":"do_request_failed"}}"#,
     );
     assert_eq!((gateway.outcome(), gateway.charge()), (Outcome::Deadline, Charge::Maybe));
+}
+
+/// A 200 of countTokens, of a file listing and of a URL that is not Gemini's was called "charged".
+#[test]
+fn only_calls_that_generate_are_charged() {
+    let (get, post) = (Method::GET, Method::POST);
+    let call = |method: &Method, path: &str| {
+        Call::parse(method, &path.parse().unwrap(), &HeaderMap::new(), Some(b"{}"))
+    };
+    let text = r#"{"candidates":[{"content":{"parts":[{"text":"a"}]},"finishReason":"STOP"}]}"#;
+    for (method, path, body, want) in [
+        (&post, "/v1beta/models/m:countTokens", r#"{"totalTokens":7}"#, Charge::None),
+        (&post, "/v1beta/models/m:countTokens", "", Charge::None),
+        (&get, "/v1beta/files", r#"{"files":[{"name":"files/1"}]}"#, Charge::None),
+        (&get, "/v1beta/models", r#"{"models":[]}"#, Charge::None),
+        (&post, "/upload/v1beta/files", r#"{"file":{"name":"files/1"}}"#, Charge::Maybe),
+        (&post, "/orders", "ok", Charge::Maybe),
+        (&post, "/v1beta/models/m:inventedVerb", text, Charge::Maybe),
+        (&post, "/v1beta/models/m:generateContent", text, Charge::Charged),
+        (
+            &post,
+            "/v1beta/models/m:batchGenerateContent",
+            r#"{"name":"batches/1"}"#,
+            Charge::Charged,
+        ),
+    ] {
+        let call = call(method, path);
+        let verdict = classify(&call, StatusCode::OK, &HeaderMap::new(), body.as_bytes());
+        assert_eq!(verdict.charge(), want, "{method} {path}");
+    }
+    let count = call(&post, "/v1beta/models/m:countTokens");
+    assert_eq!(limit_charge(&count, Verdict::answering()).charge(), Charge::None);
+    assert_eq!(limit_charge(&count, Verdict::interrupted()).charge(), Charge::None);
+}
+
+#[test]
+fn a_call_that_is_idempotent_may_be_resent_wherever_it_goes() {
+    for method in [Method::GET, Method::HEAD, Method::PUT, Method::DELETE] {
+        let call = Call::parse(&method, &"/orders/1".parse().unwrap(), &HeaderMap::new(), None);
+        for status in [StatusCode::INTERNAL_SERVER_ERROR, StatusCode::BAD_GATEWAY] {
+            let verdict = classify(&call, status, &HeaderMap::new(), b"");
+            assert!(verdict.is_retryable() && verdict.charge().is_surely_free(), "{method}");
+        }
+    }
 }
 
 fn fixtures() -> Vec<(u16, String)> {
@@ -873,6 +1222,22 @@ fn wrap(body: &str, how: u8) -> String {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1500))]
+
+    /// A POST to an unknown service was sent again after a 500 or 502, since its verdict said that
+    /// nothing was charged.
+    #[test]
+    fn a_call_that_is_not_recognised_is_never_resent(status in 100u16..1000, which in 0usize..10, from_google in any::<bool>()) {
+        let status = StatusCode::from_u16(status).unwrap();
+        let body = if from_google { fixtures().swap_remove(which).1 } else { String::new() };
+        let uri = "/orders".parse().unwrap();
+        let call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(b"{}"));
+        let verdict = classify(&call, status, &HeaderMap::new(), body.as_bytes());
+        let would_be_resent = verdict.is_retryable() || verdict.another_model_helps();
+        prop_assert!(!would_be_resent || !verdict.charge().is_surely_free(), "{:?}", verdict);
+        if matches!(status.as_u16(), 500 | 502 | 503) && !from_google {
+            prop_assert_eq!(verdict.charge(), Charge::Maybe);
+        }
+    }
 
     #[test]
     fn any_bytes_are_judged(status in 100u16..1000, body in proptest::collection::vec(any::<u8>(), 0..400)) {

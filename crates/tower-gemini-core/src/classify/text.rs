@@ -4,6 +4,8 @@ use std::cell::OnceCell;
 
 use memchr::memmem;
 
+use super::phrases::PHRASES;
+
 /// Text in lower case, made once for many searches. Short texts (nearly all messages) stay on the
 /// stack.
 pub(super) struct Lower {
@@ -22,7 +24,7 @@ struct Triples([u64; TRIPLE_WORDS]);
 const TRIPLE_WORDS: usize = 64;
 
 impl Triples {
-    fn of(text: &[u8]) -> Self {
+    fn new(text: &[u8]) -> Self {
         let mut bits = [0; TRIPLE_WORDS];
         let mut triple = 0u32;
         // The first two places hold less than three bytes: two bits too many, which cost nothing
@@ -65,10 +67,7 @@ const SEARCHED: usize = 64 * 1024;
 
 impl Lower {
     pub(super) fn new(text: &str) -> Self {
-        Self::of_bytes(text.as_bytes())
-    }
-
-    pub(super) fn of_bytes(bytes: &[u8]) -> Self {
+        let bytes = text.as_bytes();
         let bytes = bytes.get(..SEARCHED).unwrap_or(bytes);
         let mut lower = Self {
             stack: [0; STACK],
@@ -93,14 +92,14 @@ impl Lower {
         }
     }
 
-    /// Whether the word, given in lower case, is in the text.
+    /// Returns whether the word, given in lower case, is in the text.
     pub(super) fn has(&self, word: &str) -> bool {
-        let triples = self.triples.get_or_init(|| Triples::of(self.bytes()));
+        let triples = self.triples.get_or_init(|| Triples::new(self.bytes()));
         triples.may_hold(word.as_bytes()) && memmem::find(self.bytes(), word.as_bytes()).is_some()
     }
 
-    pub(super) fn has_any(&self, words: &[&str]) -> bool {
-        words.iter().any(|word| self.has(word))
+    pub(super) fn has_any(&self, words: &[impl AsRef<str>]) -> bool {
+        words.iter().any(|word| self.has(word.as_ref()))
     }
 
     /// The text after each occurrence of a word, in order.
@@ -111,25 +110,25 @@ impl Lower {
     }
 }
 
-/// Whether the server says that a quota's limit is zero: `limit: 0`, but neither `limit: 05` nor
+/// Returns whether the server says that a quota's limit is zero: `limit: 0`, but not `limit: 05` or
 /// `limit: 0.5`.
 ///
 /// The same as gemini-cli's `/limit:\s*0(?!\d|\.\d)/i` (googleQuotaErrors.ts), which is the one
-/// tell that all zero-quota messages since 2025-10 share.
+/// sign that all zero-quota messages since 2025-10 share.
 pub(super) fn says_limit_zero(text: &Lower) -> bool {
     text.after("limit:").any(|rest| starts_with_zero(rest.trim_ascii_start()))
 }
 
-/// Whether details that were printed, and not kept as JSON, hold a quota of zero: `quotaValue:0`
-/// (Go's maps), `quota_value: 0` (protobuf's text), `'quota_limit_value': '0'`.
+/// Returns whether details that were printed, and not kept as JSON, hold a quota of zero:
+/// `quotaValue:0` (Go's maps), `quota_value: 0` (protobuf's text), `'quota_limit_value': '0'`.
 pub(super) fn says_quota_zero(text: &Lower) -> bool {
     ["quotavalue", "quota_value", "quota_limit_value"]
         .iter()
         .any(|name| text.after(name).any(|rest| starts_with_zero(after_marks(rest))))
 }
 
-/// What follows a name that was printed: its value, without the marks that languages put between
-/// the two.
+/// Returns what follows a name that was printed: its value, without the marks that languages put
+/// between the two.
 pub(super) fn after_marks(rest: &[u8]) -> &[u8] {
     let marks = rest.iter().take_while(|b| {
         matches!(b, b'"' | b'\'' | b'\\' | b':' | b'=' | b'>' | b'{') || b.is_ascii_whitespace()
@@ -137,13 +136,13 @@ pub(super) fn after_marks(rest: &[u8]) -> &[u8] {
     rest.get(marks.count()..).unwrap_or_default()
 }
 
-/// Whether a number begins here that is a whole zero.
+/// Returns whether a number begins here that is a whole zero.
 fn starts_with_zero(text: &[u8]) -> bool {
     let Some(rest) = text.strip_prefix(b"0") else { return false };
     !matches!(rest, [b'0'..=b'9', ..] | [b'.', b'0'..=b'9', ..])
 }
 
-/// Whether a thought signature is spoken of: `thought_signature`, `Thought signature`,
+/// Returns whether a thought signature is mentioned: `thought_signature`, `Thought signature`,
 /// `thoughtSignature`, with a hyphen too.
 pub(super) fn speaks_of_thought_signature(text: &Lower) -> bool {
     text.after("thought").any(|rest| {
@@ -156,33 +155,13 @@ pub(super) fn speaks_of_thought_signature(text: &Lower) -> bool {
     })
 }
 
-/// Whether the server waives the charge in words: "You will not be charged for this request", "…
-/// for blocked images".
+/// Returns whether the server states that it does not charge: "You will not be charged for this
+/// request", "… for blocked images".
 ///
 /// Only definite forms count. "may not be charged" is no waiver, and neither is anything the
-/// *model* wrote: callers pass `finishMessage` and its relatives, never the answer's own text.
+/// *model* wrote: callers pass `finishMessage` and its relatives, never the response's own text.
 pub(super) fn says_not_charged(text: &str) -> bool {
-    const DEFINITE: &[&str] = &[
-        "will not be charged",
-        "will not be billed",
-        "won't be charged",
-        "won't be billed",
-        "won\u{2019}t be charged",
-        "won\u{2019}t be billed",
-        "are not charged",
-        "is not charged",
-        "were not charged",
-        "was not charged",
-        "have not been charged",
-        "has not been charged",
-        "are not billed",
-        "is not billed",
-        "was not billed",
-        "were not billed",
-        "have not been billed",
-        "has not been billed",
-    ];
-    Lower::new(text).has_any(DEFINITE)
+    Lower::new(text).has_any(&PHRASES.not_charged)
 }
 
 /// The model that a message recommends instead: "… update your code to use models/Y", "Please use Y
@@ -270,23 +249,9 @@ fn is_led_to_status(before: &[u8]) -> bool {
         .unwrap_or(before)
         .trim_ascii_end();
     let before = before.strip_suffix(b"\"").or_else(|| before.strip_suffix(b"'")).unwrap_or(before);
-    const LEADS: &[&[u8]] = &[
-        b"status",
-        b"code",
-        b"error",
-        b"http",
-        b"statuscode",
-        b"resourceexhausted",
-        b"serviceunavailable",
-        b"failedprecondition",
-        b"invalidargument",
-        b"deadlineexceeded",
-        b"internalservererror",
-        b"http/1.1",
-        b"http/2",
-    ];
-    LEADS.iter().any(|lead| {
-        before.len() >= lead.len() && before[before.len() - lead.len()..].eq_ignore_ascii_case(lead)
+    PHRASES.status_leads.iter().any(|lead| {
+        let word = before.len().checked_sub(lead.len()).and_then(|from| before.get(from..));
+        word.is_some_and(|word| word.eq_ignore_ascii_case(lead.as_bytes()))
     })
 }
 
@@ -294,74 +259,19 @@ fn is_status_phrase(code: u16, after: &[u8]) -> bool {
     let after = after.strip_prefix(b".").or_else(|| after.strip_prefix(b":")).unwrap_or(after);
     let after = after.trim_ascii_start();
     let phrase = http::StatusCode::from_u16(code).ok().and_then(|status| status.canonical_reason());
-    let google = match code {
-        400 => "invalid_argument",
-        401 => "unauthenticated",
-        403 => "permission_denied",
-        404 => "not_found",
-        429 => "resource_exhausted",
-        499 => "cancelled",
-        500 => "internal",
-        501 => "unimplemented",
-        503 => "unavailable",
-        504 => "deadline_exceeded",
-        _ => "\0",
-    };
-    let also = match code {
-        400 => "failed_precondition",
-        413 => "request entity too large",
-        504 => "gateway time-out",
-        _ => "\0",
-    };
     let starts = |word: &str| {
-        after.len() >= word.len() && after[..word.len()].eq_ignore_ascii_case(word.as_bytes())
+        let start = after.get(..word.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(word.as_bytes()))
     };
+    let mut phrases = PHRASES.status_phrases.iter();
     phrase.is_some_and(starts)
-        || starts(google)
-        || starts(also)
-        || starts("post http")
-        || starts("client error")
-        || starts("server error")
+        || phrases.any(|(word, of)| (*of == 0 || *of == code) && starts(word))
 }
 
-/// A status by name: Google's canonical words, and the exception classes that LiteLLM and Google's
-/// SDKs put in front.
+/// A status by name.
 fn named_status(text: &str) -> Option<u16> {
-    const NAMES: &[(&str, u16)] = &[
-        ("RESOURCE_EXHAUSTED", 429),
-        ("PERMISSION_DENIED", 403),
-        ("UNAUTHENTICATED", 401),
-        ("INVALID_ARGUMENT", 400),
-        ("FAILED_PRECONDITION", 400),
-        ("DEADLINE_EXCEEDED", 504),
-        ("NOT_FOUND", 404),
-        ("UNAVAILABLE", 503),
-        ("UNIMPLEMENTED", 501),
-        ("status: INTERNAL", 500),
-        ("RateLimitError", 429),
-        ("ResourceExhausted", 429),
-        ("TooManyRequests", 429),
-        ("Too Many Requests", 429),
-        ("ServiceUnavailable", 503),
-        ("Service Unavailable", 503),
-        ("AuthenticationError", 401),
-        ("PermissionDenied", 403),
-        ("NotFoundError", 404),
-        ("BadRequestError", 400),
-        ("Bad Request", 400),
-        ("DeadlineExceeded", 504),
-        ("litellm.Timeout", 408),
-        ("Bad Gateway", 502),
-        ("BadGatewayError", 502),
-        ("Gateway Timeout", 504),
-        ("Gateway Time-out", 504),
-        ("Request Entity Too Large", 413),
-        ("InternalServerError", 500),
-        ("Internal Server Error", 500),
-        ("APIConnectionError", 500),
-    ];
-    NAMES
-        .iter()
+    let mut names = PHRASES.status_names.iter();
+    names
         .find(|(name, _)| memmem::find(text.as_bytes(), name.as_bytes()).is_some())
         .map(|&(_, code)| code)
 }
@@ -369,69 +279,20 @@ fn named_status(text: &str) -> Option<u16> {
 /// The HTTP status of a canonical code's number (google/rpc/code.proto), as gRPC-minded servers put
 /// it into `error.code`.
 pub(super) fn http_of_rpc(code: u64) -> Option<u16> {
-    Some(match code {
-        1 => 499,
-        2 | 13 | 15 => 500,
-        3 | 9 | 11 => 400,
-        4 => 504,
-        5 => 404,
-        6 | 10 => 409,
-        7 => 403,
-        8 => 429,
-        12 => 501,
-        14 => 503,
-        16 => 401,
-        _ => return None,
-    })
+    const HTTP: [u16; 17] =
+        [0, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401];
+    HTTP.get(usize::try_from(code).ok()?).copied().filter(|&status| status > 0)
 }
 
-/// The HTTP status of a `status` word: canonical names, the Interactions API's codes, and HTTP's
-/// own phrases, which the old SDK wrote ("Too Many Requests").
+/// The HTTP status of a `status` word. Compared without case and with blanks for underscores, in
+/// place: this runs for every error body.
 pub(super) fn http_of_word(word: &str) -> Option<u16> {
-    // Compared without case and with blanks for underscores, in place: this runs for every error
-    // body.
     let is = |name: &str| {
-        word.len() == name.len()
-            && word
-                .bytes()
-                .zip(name.bytes())
-                .all(|(a, b)| if a == b' ' { b == b'_' } else { a.eq_ignore_ascii_case(&b) })
+        let is_alike =
+            |(a, b): (u8, u8)| if a == b' ' { b == b'_' } else { a.eq_ignore_ascii_case(&b) };
+        word.len() == name.len() && word.bytes().zip(name.bytes()).all(is_alike)
     };
-    const WORDS: &[(&str, u16)] = &[
-        ("unavailable", 503),
-        ("resource_exhausted", 429),
-        ("invalid_argument", 400),
-        ("internal", 500),
-        ("not_found", 404),
-        ("permission_denied", 403),
-        ("failed_precondition", 400),
-        ("deadline_exceeded", 504),
-        ("unauthenticated", 401),
-        ("cancelled", 499),
-        ("unknown", 500),
-        ("aborted", 409),
-        ("already_exists", 409),
-        ("out_of_range", 400),
-        ("unimplemented", 501),
-        ("data_loss", 500),
-        ("invalid_request", 400),
-        ("parameter_unknown", 400),
-        ("authentication", 401),
-        ("model_not_found", 404),
-        ("rate_limit_exceeded", 429),
-        ("quota_exceeded", 429),
-        ("payment_required", 402),
-        ("api_error", 500),
-        ("service_unavailable", 503),
-        ("too_many_requests", 429),
-        ("internal_server_error", 500),
-        ("bad_request", 400),
-        ("bad_gateway", 502),
-        ("gateway_timeout", 504),
-        ("unauthorized", 401),
-        ("forbidden", 403),
-    ];
-    WORDS.iter().find(|(name, _)| is(name)).map(|&(_, code)| code)
+    PHRASES.status_words.iter().find(|(name, _)| is(name)).map(|&(_, code)| code)
 }
 
 #[cfg(test)]

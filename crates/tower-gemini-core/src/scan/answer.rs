@@ -1,4 +1,4 @@
-//! What the scanner found in an answer.
+//! What the scanner found in a response.
 
 use std::ops::Range;
 
@@ -6,12 +6,12 @@ use bytes::Bytes;
 
 use super::signatures::PartSignature;
 
-/// What one complete 2xx answer says, images apart. Everything is optional: missing fields are
+/// What one complete 2xx response says, images apart. Everything is optional: missing fields are
 /// normal.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Answer {
-    /// Whether anything that looks like an answer was in it (a `candidates`, `choices`, `data`,
+    /// Whether anything that looks like a response was in it (a `candidates`, `choices`, `data`,
     /// `predictions`, `outputs` or `steps` member, even an empty one).
     pub has_candidates: bool,
     /// The last `finishReason` (or `finish_reason`, or Interactions `status`/error code) of the
@@ -27,7 +27,7 @@ pub struct Answer {
     pub rai_filtered_reason: Option<String>,
     /// The last `usageMetadata` (or OpenAI-style `usage`).
     pub usage: Option<Usage>,
-    /// The answer's own text, thoughts apart, cut to a bound (8 KiB).
+    /// The response's own text, thoughts apart, cut to a bound (8 KiB).
     pub text: String,
     /// `modelVersion` (or `model`).
     pub model_version: Option<String>,
@@ -41,21 +41,21 @@ pub struct Answer {
     /// image): there is an image, elsewhere.
     pub image_urls: Vec<String>,
     /// The chosen image: the last that is not a thought, else the last of any kind. Its bytes are
-    /// there only when the scanner was told to decode.
+    /// there only when the scanner is decoding.
     pub image: Option<Image>,
-    /// The raw JSON of an error object met in the answer (`{"error":…}` whole, in an event, or as a
-    /// bare tail of a stream), cut to a bound (64 KiB).
+    /// The raw JSON of an error object met in the response (`{"error":…}` whole, in an event, or as
+    /// a bare tail of a stream), cut to a bound (64 KiB).
     pub error: Option<Bytes>,
     /// Whether the stream said that it had ended: a finish reason, a block reason, `[DONE]`, or a
     /// whole JSON value.
     pub said_end: bool,
-    /// Where the image parts stand in the answer's bytes, for cutting drafts out.
+    /// Where the image parts stand in the response's bytes, for cutting drafts out.
     pub parts: Vec<PartSpan>,
-    /// The parts that came with a thought signature, where the scanner was told to keep them.
+    /// The parts that came with a thought signature, where the scanner was set to keep them.
     pub signatures: Vec<PartSignature>,
 }
 
-/// The image chosen from an answer.
+/// The image chosen from a response.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Image {
@@ -65,13 +65,13 @@ pub struct Image {
     pub len: u64,
     /// `mimeType` as stated; empty where none was.
     pub mime: String,
-    /// Whether every image of the answer was marked as a thought, so that this one is.
+    /// Whether every image of the response was marked as a thought, so that this one is.
     pub is_thought: bool,
     /// Width in pixels, read from the image's own header bytes.
     pub width: Option<u32>,
     /// Height in pixels, read from the image's own header bytes.
     pub height: Option<u32>,
-    /// `thoughtSignature` of the image's part, as spelled (base64), where the scanner was told to
+    /// `thoughtSignature` of the image's part, as spelled (base64), where the scanner was set to
     /// keep it.
     pub signature: Option<Bytes>,
 }
@@ -80,7 +80,7 @@ pub struct Image {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PartSpan {
-    /// The bytes of the part's JSON value (or SSE event data element) within the answer, counted
+    /// The bytes of the part's JSON value (or SSE event data element) within the response, counted
     /// from its first byte.
     pub span: Range<u64>,
     /// Marked `thought: true`.

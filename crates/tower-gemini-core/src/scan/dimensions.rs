@@ -13,16 +13,16 @@ const HEAD: usize = 30;
 /// Reads dimensions from bytes that are pushed in any pieces.
 #[derive(Debug, Default)]
 pub(super) struct Sniffer {
-    state: State,
+    state: SnifferState,
     head: [u8; HEAD],
     len: usize,
-    /// Bytes of a JPEG segment still to be passed over.
+    /// Bytes of a JPEG segment still to be skipped.
     skip: usize,
     found: Option<(u32, u32)>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum SnifferState {
     #[default]
     Head,
     JpegMarker,
@@ -37,7 +37,7 @@ impl Sniffer {
 
     /// Looks at the next bytes.
     pub(super) fn push(&mut self, mut bytes: &[u8]) {
-        while self.state != State::Over && !bytes.is_empty() {
+        while self.state != SnifferState::Over && !bytes.is_empty() {
             if self.skip > 0 {
                 let n = self.skip.min(bytes.len());
                 self.skip -= n;
@@ -48,9 +48,9 @@ impl Sniffer {
             self.len += 1;
             bytes = &bytes[1..];
             match self.state {
-                State::Head => self.head(),
-                State::JpegMarker => self.marker(),
-                State::Over => {}
+                SnifferState::Head => self.head(),
+                SnifferState::JpegMarker => self.marker(),
+                SnifferState::Over => {}
             }
         }
     }
@@ -58,17 +58,17 @@ impl Sniffer {
     fn head(&mut self) {
         let head = &self.head[..self.len];
         if head.len() == 2 && head == [0xFF, 0xD8] {
-            self.state = State::JpegMarker;
+            self.state = SnifferState::JpegMarker;
             self.len = 0;
         } else if head.len() == 10 && head.starts_with(b"GIF8") {
             self.found = Some((le16(head, 6), le16(head, 8)));
-            self.state = State::Over;
+            self.state = SnifferState::Over;
         } else if head.len() == 24 && head.starts_with(b"\x89PNG\r\n\x1a\n") {
             self.found = Some((be32(head, 16), be32(head, 20)));
-            self.state = State::Over;
+            self.state = SnifferState::Over;
         } else if head.len() == HEAD {
             self.found = webp(head);
-            self.state = State::Over;
+            self.state = SnifferState::Over;
         }
     }
 
@@ -80,7 +80,7 @@ impl Sniffer {
             [0xFF, 0xFF] => self.len = 1,
             [0xFF, 0x01 | 0xD0..=0xD8] => self.len = 0,
             // The image's data or its end, with no frame before it.
-            [0xFF, 0xD9 | 0xDA] => self.state = State::Over,
+            [0xFF, 0xD9 | 0xDA] => self.state = SnifferState::Over,
             [0xFF, _] | [0xFF, _, _] => {}
             [0xFF, 0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF, ..] => {
                 if let [_, _, _, _, _, h1, h2, w1, w2] = *head {
@@ -88,17 +88,17 @@ impl Sniffer {
                         u32::from(w1) << 8 | u32::from(w2),
                         u32::from(h1) << 8 | u32::from(h2),
                     ));
-                    self.state = State::Over;
+                    self.state = SnifferState::Over;
                 }
             }
             [0xFF, _, high, low] => {
                 match (usize::from(high) << 8 | usize::from(low)).checked_sub(2) {
                     Some(skip) => self.skip = skip,
-                    None => self.state = State::Over,
+                    None => self.state = SnifferState::Over,
                 }
                 self.len = 0;
             }
-            _ => self.state = State::Over,
+            _ => self.state = SnifferState::Over,
         }
     }
 }

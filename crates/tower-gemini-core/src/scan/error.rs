@@ -1,10 +1,10 @@
-//! What is wrong with an answer's bytes.
+//! What is wrong with a response's bytes.
 
 use std::fmt;
 
-use super::Answer;
+use super::answer::Answer;
 
-/// Why an answer could not be read, and where.
+/// The reason why a response could not be read, and the position.
 ///
 /// ```
 /// use tower_gemini_core::call::Framing;
@@ -13,7 +13,7 @@ use super::Answer;
 /// let mut scanner = Scanner::judging(Framing::Whole);
 /// scanner.feed(br#"{"candidates": [}"#).unwrap_err();
 /// let failure = scanner.finish().unwrap_err();
-/// assert_eq!(failure.error.to_string(), "not valid JSON at byte 16 of the answer");
+/// assert_eq!(failure.error.to_string(), "not valid JSON at byte 16 of the response");
 /// assert!(failure.found.has_candidates);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,20 +40,21 @@ impl ScanError {
         Self { kind, at }
     }
 
-    /// Where the fault is, counted in bytes from the answer's first.
+    /// Returns the byte offset of the fault within the response.
     #[must_use]
     pub fn offset(&self) -> u64 {
         self.at
     }
 
-    /// Whether the answer ended before it was complete. Such an answer may have been paid for.
+    /// Returns whether the response ended before it was complete. Such a response may have been
+    /// paid for.
     #[must_use]
     pub fn is_truncated(&self) -> bool {
         self.kind == ErrorKind::Truncated
     }
 
-    /// Whether the bytes are not what the format allows: bad JSON, bad UTF-8, nesting beyond 127,
-    /// or bytes behind the end.
+    /// Returns whether the bytes are not what the format allows: bad JSON, bad UTF-8, nesting
+    /// beyond 127, or bytes after the end.
     #[must_use]
     pub fn is_malformed(&self) -> bool {
         matches!(
@@ -66,21 +67,21 @@ impl ScanError {
         )
     }
 
-    /// Whether an image's base64 is corrupt.
+    /// Returns whether an image's base64 is corrupt.
     #[must_use]
     pub fn is_corrupt_image(&self) -> bool {
         self.kind == ErrorKind::Base64
     }
 
-    /// Whether an image is larger than
+    /// Returns whether an image is larger than
     /// [`Scanner::max_image_bytes`](super::Scanner::max_image_bytes) allows.
     #[must_use]
     pub fn is_too_large(&self) -> bool {
         self.kind == ErrorKind::TooLarge
     }
 
-    /// Whether a drained image was overwritten by what turned out to be a draft only after its
-    /// bytes.
+    /// Returns whether a drained image was overwritten by what turned out to be a draft only after
+    /// its bytes.
     #[must_use]
     pub fn is_overwritten(&self) -> bool {
         self.kind == ErrorKind::Overwritten
@@ -93,18 +94,18 @@ impl fmt::Display for ScanError {
             ErrorKind::Syntax => "not valid JSON",
             ErrorKind::TooDeep => "nested deeper than 127 levels",
             ErrorKind::Utf8 => "not valid UTF-8",
-            ErrorKind::Truncated => "the answer ends too early",
-            ErrorKind::Trailing => "bytes behind the end of the JSON value",
+            ErrorKind::Truncated => "the response is truncated",
+            ErrorKind::Trailing => "bytes after the end of the JSON value",
             ErrorKind::Base64 => "the image's base64 is corrupt",
             ErrorKind::TooLarge => "the image is larger than allowed",
             ErrorKind::Duplicate => {
-                "a repeated member contradicts the first, on whose word an image was given up,"
+                "a repeated member contradicts the first, because of which an image was dropped,"
             }
             ErrorKind::Overwritten => {
-                "a draft behind the final image was marked as one only after it had been written over it"
+                "a draft was marked as a draft only after it had overwritten the final image"
             }
         };
-        write!(f, "{what} at byte {} of the answer", self.at)
+        write!(f, "{what} at byte {} of the response", self.at)
     }
 }
 

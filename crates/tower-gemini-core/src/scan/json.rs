@@ -1,6 +1,6 @@
 //! A JSON reader that is fed pieces and remembers only where it stands.
 //!
-//! It checks the whole grammar, UTF-8 included, and hands strings on in the pieces they arrive in,
+//! It checks the whole grammar, UTF-8 included, and passes strings on in the pieces they arrive in,
 //! so that neither an image of 20 MB nor a signature of 3 MB is ever collected. What it accepts is
 //! what serde_json accepts, with one difference: numbers too large for an `f64` pass, since nobody
 //! reads them.
@@ -23,7 +23,7 @@ pub(super) enum Scalar<'a> {
     Number(&'a [u8]),
 }
 
-/// Where the tokens go. Offsets count from the answer's first byte.
+/// Where the tokens go. Offsets count from the response's first byte.
 pub(super) trait Sink {
     fn begin(&mut self, object: bool, at: u64) -> Result<(), ScanError>;
     /// `end` is one past the closing bracket.
@@ -35,7 +35,7 @@ pub(super) trait Sink {
     /// Takes as many bytes of base64 as `input` begins with, in whole or in part, where base64 is
     /// wanted; else none. Looking for the string's end first would mean reading an image twice.
     fn string_base64(&mut self, input: &[u8]) -> Result<usize, ScanError>;
-    /// Whether the sink checks the string at hand itself, as far as it can.
+    /// Returns whether the sink checks the current string itself, as far as it can.
     fn checks_string(&self) -> bool;
     /// A run without escapes. `Ok(true)` when the sink itself found it to be printable ASCII, which
     /// saves checking it twice.
@@ -45,17 +45,23 @@ pub(super) trait Sink {
     fn scalar(&mut self, scalar: Scalar<'_>) -> Result<(), ScanError>;
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum LexerState {
+    #[default]
     Value,
     ValueOrEnd,
     Key,
     KeyOrEnd,
     Colon,
     CommaOrEnd,
-    Str { is_key: bool },
+    Str {
+        is_key: bool,
+    },
     Number(Num),
-    Literal { word: &'static [u8], matched: usize },
+    Literal {
+        word: &'static [u8],
+        matched: usize,
+    },
     Done,
 }
 
@@ -90,8 +96,9 @@ impl Num {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Escape {
+    #[default]
     None,
     Slash,
     Hex {
@@ -105,9 +112,9 @@ enum Escape {
 }
 
 /// The reader's state between two pieces.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Lexer {
-    state: State,
+    state: LexerState,
     /// One bit a level: whether it is an object.
     objects: u128,
     depth: u32,
@@ -123,28 +130,12 @@ pub(super) struct Lexer {
 }
 
 impl Lexer {
-    pub(super) fn new() -> Self {
-        Self {
-            state: State::Value,
-            objects: 0,
-            depth: 0,
-            escape: Escape::None,
-            cut: [0; 4],
-            cut_len: 0,
-            key: [0; MAX_KEY],
-            key_len: 0,
-            number: [0; MAX_NUMBER],
-            number_len: 0,
-            started: false,
-        }
-    }
-
-    /// Whether the top-level value is complete.
+    /// Returns whether the top-level value is complete.
     pub(super) fn is_done(&self) -> bool {
-        self.state == State::Done
+        self.state == LexerState::Done
     }
 
-    /// Whether anything but blanks has come.
+    /// Returns whether anything but blanks has come.
     pub(super) fn is_started(&self) -> bool {
         self.started
     }
@@ -159,7 +150,7 @@ impl Lexer {
     ) -> Result<usize, ScanError> {
         let mut i = 0;
         while i < input.len() {
-            if let State::Str { is_key } = self.state {
+            if let LexerState::Str { is_key } = self.state {
                 i += self.string(&input[i..], at + i as u64, is_key, sink)?;
                 continue;
             }
@@ -167,11 +158,11 @@ impl Lexer {
             let here = at + i as u64;
             let syntax = || ScanError::new(ErrorKind::Syntax, here);
             match self.state {
-                State::Done => return Ok(i),
-                State::Number(num) => match num.step(b) {
+                LexerState::Done => return Ok(i),
+                LexerState::Number(num) => match num.step(b) {
                     Some(next) => {
                         self.push_digit(b);
-                        self.state = State::Number(next);
+                        self.state = LexerState::Number(next);
                     }
                     None if num.may_end() => {
                         self.end_number(sink)?;
@@ -179,7 +170,7 @@ impl Lexer {
                     }
                     None => return Err(syntax()),
                 },
-                State::Literal { word, matched } => {
+                LexerState::Literal { word, matched } => {
                     if word.get(matched) != Some(&b) {
                         return Err(syntax());
                     }
@@ -191,51 +182,51 @@ impl Lexer {
                         })?;
                         self.value_done();
                     } else {
-                        self.state = State::Literal { word, matched: matched + 1 };
+                        self.state = LexerState::Literal { word, matched: matched + 1 };
                     }
                 }
                 _ if matches!(b, b' ' | b'\n' | b'\r' | b'\t') => {}
-                State::Value | State::ValueOrEnd => {
+                LexerState::Value | LexerState::ValueOrEnd => {
                     self.started = true;
                     match b {
                         b'{' | b'[' => self.open(b == b'{', here, sink)?,
-                        b']' if self.state == State::ValueOrEnd => self.close(here, sink)?,
+                        b']' if self.state == LexerState::ValueOrEnd => self.close(here, sink)?,
                         b'"' => {
                             sink.string_begin(here)?;
-                            self.state = State::Str { is_key: false };
+                            self.state = LexerState::Str { is_key: false };
                         }
                         b'-' => self.begin_number(b, Num::Minus),
                         b'0' => self.begin_number(b, Num::Zero),
                         b'1'..=b'9' => self.begin_number(b, Num::Int),
-                        b't' => self.state = State::Literal { word: b"true", matched: 1 },
-                        b'f' => self.state = State::Literal { word: b"false", matched: 1 },
-                        b'n' => self.state = State::Literal { word: b"null", matched: 1 },
+                        b't' => self.state = LexerState::Literal { word: b"true", matched: 1 },
+                        b'f' => self.state = LexerState::Literal { word: b"false", matched: 1 },
+                        b'n' => self.state = LexerState::Literal { word: b"null", matched: 1 },
                         _ => return Err(syntax()),
                     }
                 }
-                State::Key | State::KeyOrEnd => match b {
+                LexerState::Key | LexerState::KeyOrEnd => match b {
                     b'"' => {
                         self.key_len = 0;
-                        self.state = State::Str { is_key: true };
+                        self.state = LexerState::Str { is_key: true };
                     }
-                    b'}' if self.state == State::KeyOrEnd => self.close(here, sink)?,
+                    b'}' if self.state == LexerState::KeyOrEnd => self.close(here, sink)?,
                     _ => return Err(syntax()),
                 },
-                State::Colon => {
+                LexerState::Colon => {
                     if b != b':' {
                         return Err(syntax());
                     }
-                    self.state = State::Value;
+                    self.state = LexerState::Value;
                 }
-                State::CommaOrEnd => match (b, self.in_object()) {
+                LexerState::CommaOrEnd => match (b, self.in_object()) {
                     (b',', object) => {
                         sink.comma(here);
-                        self.state = if object { State::Key } else { State::Value };
+                        self.state = if object { LexerState::Key } else { LexerState::Value };
                     }
                     (b'}', true) | (b']', false) => self.close(here, sink)?,
                     _ => return Err(syntax()),
                 },
-                State::Str { .. } => {}
+                LexerState::Str { .. } => {}
             }
             i += 1;
         }
@@ -244,7 +235,7 @@ impl Lexer {
 
     /// The end of the input: an error unless the value is complete.
     pub(super) fn finish<S: Sink>(&mut self, at: u64, sink: &mut S) -> Result<(), ScanError> {
-        if let State::Number(num) = self.state {
+        if let LexerState::Number(num) = self.state {
             if self.depth == 0 && num.may_end() {
                 self.end_number(sink)?;
             }
@@ -263,7 +254,7 @@ impl Lexer {
         sink.begin(object, at)?;
         self.depth += 1;
         self.objects = (self.objects << 1) | u128::from(object);
-        self.state = if object { State::KeyOrEnd } else { State::ValueOrEnd };
+        self.state = if object { LexerState::KeyOrEnd } else { LexerState::ValueOrEnd };
         Ok(())
     }
 
@@ -276,13 +267,13 @@ impl Lexer {
     }
 
     fn value_done(&mut self) {
-        self.state = if self.depth == 0 { State::Done } else { State::CommaOrEnd };
+        self.state = if self.depth == 0 { LexerState::Done } else { LexerState::CommaOrEnd };
     }
 
     fn begin_number(&mut self, b: u8, num: Num) {
         self.number_len = 0;
         self.push_digit(b);
-        self.state = State::Number(num);
+        self.state = LexerState::Number(num);
     }
 
     fn push_digit(&mut self, b: u8) {
@@ -328,7 +319,7 @@ impl Lexer {
                 }
             } else {
                 let checked = self.check(piece, at);
-                // What stands before a fault is handed on, as it would be had it come in a piece of
+                // What stands before a fault is passed on, as it would be had it come in a piece of
                 // its own.
                 let good = checked
                     .as_ref()
@@ -345,7 +336,7 @@ impl Lexer {
         if input[stop] == b'\\' {
             self.escape = Escape::Slash;
         } else if is_key {
-            self.state = State::Colon;
+            self.state = LexerState::Colon;
             sink.key(self.key.get(..self.key_len), at + stop as u64 + 1)?;
         } else {
             sink.string_end(at + stop as u64 + 1)?;
@@ -444,7 +435,7 @@ impl Lexer {
         match (bad, if low < 0x20 { control() } else { None }) {
             (None, None) => Ok(()),
             (Some(error), None) | (None, Some(error)) => Err(error),
-            // Whichever stands first, so that the answer is the same however the bytes were cut.
+            // Whichever stands first, so that the response is the same however the bytes were cut.
             (Some(utf8), Some(control)) => {
                 Err(if utf8.offset() <= control.offset() { utf8 } else { control })
             }

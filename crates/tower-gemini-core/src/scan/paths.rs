@@ -1,14 +1,15 @@
-//! Which place in an answer means what: the shapes of all dialects as one table.
+//! Which place in a response means what: the shapes of all dialects as one table.
 //!
-//! The dialect asked for is no guide, since relays answer one in the shape of another; the place of
-//! a member is.
+//! The dialect asked for is no guide, since relays respond to one in the shape of another; the
+//! place of a member is.
 
 /// What a container is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Node {
-    /// Anything that is passed over.
+    /// Anything that is skipped.
+    #[default]
     Skip,
-    /// One answer, or one chunk or event of it.
+    /// One response, or one chunk or event of it.
     Root,
     /// An array of them.
     RootArray,
@@ -30,6 +31,8 @@ pub(super) enum Node {
     Prediction,
     Choices,
     Choice,
+    /// What gateways keep of the provider's own response beside their translation.
+    Provider,
     Message,
     Images,
     ImageEntry,
@@ -81,11 +84,15 @@ pub(super) enum Field {
     Modality,
     Model,
     ModelVersion,
+    NativeReason,
+    Nested,
     Object,
     OutputDetails,
     Parts,
     Predictions,
+    Provider,
     Rai,
+    Refusal,
     Response,
     Signature,
     Status,
@@ -108,17 +115,17 @@ pub(super) fn field(node: Node, key: &[u8]) -> Field {
         (Node::Root, b"modelVersion" | b"model_version") => F::ModelVersion,
         (Node::Root, b"model") => F::Model,
         (Node::Root, b"responseId" | b"response_id" | b"id") => F::Id,
-        (Node::Root, b"error") => F::Error,
+        (Node::Root | Node::Candidate | Node::Choice, b"error") => F::Error,
         (Node::Root, b"errors") => F::Errors,
-        (Node::Root, b"predictions") => F::Predictions,
+        (Node::Root, b"predictions" | b"generatedImages" | b"generated_images") => F::Predictions,
         (Node::Root, b"choices") => F::Choices,
         (Node::Root, b"data") => F::Data,
-        (Node::Root, b"outputs" | b"steps") => F::Items,
+        (Node::Root, b"outputs" | b"output" | b"steps") => F::Items,
         (Node::Root, b"step" | b"delta") => F::Delta,
         (Node::Root, b"content") => F::Content,
         (Node::Root, b"interaction") => F::Interaction,
-        // What Cloud Code and batch results wrap an answer in.
-        (Node::Root, b"response") => F::Response,
+        // What Cloud Code, batch results and gateways wrap a response in.
+        (Node::Root, b"response" | b"result") => F::Response,
         (Node::Root, b"status") => F::Status,
         (Node::Root, b"object") => F::Object,
         (Node::Root | Node::Item | Node::MessagePart, b"type") | (Node::Root, b"event_type") => {
@@ -127,8 +134,17 @@ pub(super) fn field(node: Node, key: &[u8]) -> Field {
         (Node::Root | Node::DataItem | Node::ImageEntry, b"b64_json") => F::Base64,
 
         (Node::Candidate, b"content") => F::Content,
-        (Node::Candidate | Node::Choice, b"finishReason" | b"finish_reason") => F::FinishReason,
-        (Node::Candidate, b"finishMessage" | b"finish_message") => F::FinishMessage,
+        (Node::Root | Node::Candidate | Node::Choice, b"finishReason" | b"finish_reason") => {
+            F::FinishReason
+        }
+        // OpenRouter and LiteLLM keep Google's own reason beside their translation of it.
+        (Node::Candidate | Node::Choice | Node::Provider, b"native_finish_reason") => {
+            F::NativeReason
+        }
+        (Node::Candidate | Node::Choice, b"provider_specific_fields") => F::Provider,
+        (Node::Candidate, b"finishMessage" | b"finish_message") | (Node::ErrorItem, b"message") => {
+            F::FinishMessage
+        }
         (Node::Content, b"parts") => F::Parts,
         (Node::Part, b"inlineData" | b"inline_data") => F::Inline,
         (Node::Part, b"fileData" | b"file_data") => F::File,
@@ -136,7 +152,8 @@ pub(super) fn field(node: Node, key: &[u8]) -> Field {
         (Node::Part | Node::Item, b"thought") => F::Thought,
         (Node::Part, b"thoughtSignature" | b"thought_signature") => F::Signature,
         (Node::Item, b"signature" | b"thought_signature") => F::Signature,
-        (Node::Inline | Node::Item, b"data") => F::Data,
+        // `result` is the Responses API's.
+        (Node::Inline | Node::Item, b"data") | (Node::Item, b"result") => F::Data,
         (
             Node::Inline | Node::File | Node::Prediction | Node::Item | Node::DataItem,
             b"mimeType" | b"mime_type",
@@ -179,29 +196,35 @@ pub(super) fn field(node: Node, key: &[u8]) -> Field {
         (Node::UsageItem, b"modality") => F::Modality,
         (Node::UsageItem, b"tokenCount" | b"token_count" | b"tokens") => F::Tokens,
 
-        (Node::Prediction, b"bytesBase64Encoded") => F::Base64,
-        (Node::Prediction, b"raiFilteredReason") => F::Rai,
+        (Node::Prediction, b"bytesBase64Encoded" | b"imageBytes") => F::Base64,
+        (Node::Prediction, b"raiFilteredReason" | b"rai_filtered_reason") => F::Rai,
+        (Node::Prediction, b"gcsUri" | b"gcs_uri") => F::Uri,
+        (Node::Prediction, b"image") => F::Nested,
 
         (Node::Choice, b"message") => F::Message,
         (Node::Choice, b"delta") => F::Delta,
         (Node::Message, b"content") => F::Content,
         (Node::Message, b"images") => F::Images,
+        (Node::Message, b"refusal") => F::Refusal,
         (Node::ImageEntry | Node::MessagePart, b"image_url")
         | (Node::ImageEntry | Node::ImageUrl | Node::DataItem, b"url") => F::Uri,
 
         (Node::Item, b"content") => F::Content,
         (Node::Item, b"summary") => F::Summary,
-        (Node::Item, b"uri") => F::Uri,
+        (Node::Item, b"uri" | b"url") => F::Uri,
         (Node::ErrorItem, b"code") => F::Code,
         _ => F::Unknown,
     }
 }
 
-/// What an object or array at that place is. `first` is whether it is its array's first element.
+/// Returns what an object or array at that place is. `first` is whether it is its array's first
+/// element.
 pub(super) fn child(node: Node, field: Field, object: bool, first: bool) -> Node {
     use Field as F;
     match (node, field, object) {
-        (Node::RootArray, _, true) | (Node::Root, F::Response | F::Interaction, true) => Node::Root,
+        (Node::RootArray, _, true) | (Node::Root, F::Response | F::Interaction | F::Data, true) => {
+            Node::Root
+        }
         (Node::Root, F::Candidates, false) => Node::Candidates,
         (Node::Candidates, _, true) if first => Node::Candidate,
         (Node::Candidate, F::Content, true) => Node::Content,
@@ -216,9 +239,10 @@ pub(super) fn child(node: Node, field: Field, object: bool, first: bool) -> Node
         (Node::UsageList, _, true) => Node::UsageItem,
         (Node::Usage, F::OutputDetails, true) => Node::UsageOutput,
         (Node::Root, F::Predictions, false) => Node::Predictions,
-        (Node::Predictions, _, true) => Node::Prediction,
+        (Node::Predictions, _, true) | (Node::Prediction, F::Nested, true) => Node::Prediction,
         (Node::Root, F::Choices, false) => Node::Choices,
         (Node::Choices, _, true) if first => Node::Choice,
+        (Node::Candidate | Node::Choice, F::Provider, true) => Node::Provider,
         (Node::Choice, F::Message | F::Delta, true) => Node::Message,
         (Node::Message, F::Images, false) => Node::Images,
         (Node::Images, _, true) => Node::ImageEntry,
@@ -235,6 +259,11 @@ pub(super) fn child(node: Node, field: Field, object: bool, first: bool) -> Node
         (Node::Errors, _, true) => Node::ErrorItem,
         _ => Node::Skip,
     }
+}
+
+/// Returns whether a type is an image's.
+pub(super) fn is_image(mime: &str) -> bool {
+    mime.get(..6).is_some_and(|family| family.eq_ignore_ascii_case("image/"))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Makes an [`Answer`] of the tokens that the JSON reader hands over.
+//! Builds an [`Answer`] from the tokens that the lexer passes on.
 //!
 //! Nothing here collects more than small strings: an image's base64 goes to the [`Store`] in the
 //! pieces it arrives in.
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::answer::{Answer, Image, PartSpan, TokenCount, Usage};
 use super::error::{ErrorKind, ScanError};
 use super::json::{Scalar, Sink};
-use super::paths::{Field, Node, child, field};
+use super::paths::{Field, Node, child, field, is_image};
 use super::signatures::Collector;
 use super::store::{Meta, Mode, Store};
 use super::uri::{Found, UriReader};
@@ -35,8 +35,8 @@ struct Frame {
     count: u32,
 }
 
-/// How far the answer was before something that a repeated member can take back.
-#[derive(Debug, Clone, Copy)]
+/// How far the response was before something that a repeated member can retract.
+#[derive(Debug, Default, Clone, Copy)]
 struct Mark {
     text: usize,
     images: u32,
@@ -47,8 +47,9 @@ struct Mark {
     corrupt: Option<u64>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Progress {
+    #[default]
     None,
     Reading,
     /// Complete; `true` when its base64 is corrupt.
@@ -56,7 +57,7 @@ enum Progress {
 }
 
 /// Something that can be or hold an image: a part, a prediction, an entry of a list.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Element {
     node: Node,
     at: u64,
@@ -68,31 +69,43 @@ struct Element {
     image: Progress,
     /// Whether it has opened a candidate in the store.
     began: bool,
-    /// Whether its data were passed over, since its type was not an image's.
+    /// Whether its data were skipped, since its type was not an image's.
     passed: bool,
     urls: Vec<String>,
     file_mime: Option<String>,
     file_uri: Option<String>,
     text: Vec<u8>,
     signature: Option<Vec<u8>>,
-    /// An image further in, of which only this element's type will tell what it is.
+    /// An image further in, of which only this element's type says what it is.
     pending: Option<Meta>,
     mark: Mark,
 }
 
-/// What is done with the string at hand.
-#[derive(Debug)]
+/// What is done with the current string.
+#[derive(Debug, Default)]
 enum Text {
+    #[default]
     Skip,
-    Capture { bytes: Vec<u8>, max: usize },
-    Data { at: u64, began: bool },
-    Uri { reader: UriReader, at: u64 },
+    Capture {
+        bytes: Vec<u8>,
+        max: usize,
+    },
+    Data {
+        at: u64,
+        began: bool,
+    },
+    Uri {
+        reader: UriReader,
+        at: u64,
+    },
 }
 
-/// What one document said, kept apart until it ends, so that a repeated member can take it back.
+/// What one document said, kept apart until it ends, so that a repeated member can retract it.
 #[derive(Debug, Default)]
 struct Document {
     finish_reason: Option<String>,
+    /// Google's own reason, where a gateway kept it beside its translation.
+    native_reason: Option<String>,
     finish_message: Option<String>,
     block_reason: Option<String>,
     block_reason_message: Option<String>,
@@ -108,8 +121,8 @@ struct Document {
     /// Images API and Imagen: a complete list, which needs no reason to have ended.
     has_list: bool,
     completed: bool,
-    /// Where an image with corrupt base64 stands. Told when the document ends, since a repeated
-    /// member can take it back.
+    /// Where an image with corrupt base64 stands. Reported when the document ends, since a repeated
+    /// member can retract it.
     corrupt: Option<u64>,
 }
 
@@ -122,8 +135,8 @@ struct Raw {
     bytes: Vec<u8>,
 }
 
-/// Reads one answer, in one document or many.
-#[derive(Debug)]
+/// Reads one response, in one document or many.
+#[derive(Debug, Default)]
 pub(super) struct Reader {
     pub(super) store: Store,
     pub(super) keep_signature: bool,
@@ -132,8 +145,12 @@ pub(super) struct Reader {
     /// Documents that have ended.
     pub(super) events: u64,
     pub(super) has_content: bool,
-    /// Whether the answer itself said that it had ended.
+    /// Whether the response itself said that it had ended.
     pub(super) ended: bool,
+    /// Whether data count as an image even where their base64 is corrupt.
+    pub(super) takes_any: bool,
+    /// Whether the ends of this document were added by a repair, so that they end nothing.
+    pub(super) is_cut: bool,
     document: Document,
     frames: Vec<Frame>,
     elements: Vec<Element>,
@@ -147,22 +164,7 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(mode: Mode) -> Self {
-        Self {
-            store: Store::new(mode),
-            keep_signature: false,
-            collector: None,
-            answer: Answer::default(),
-            events: 0,
-            has_content: false,
-            ended: false,
-            document: Document::default(),
-            frames: Vec::new(),
-            elements: Vec::new(),
-            text: Text::Skip,
-            raw: None,
-            comma: None,
-            ended_span: None,
-        }
+        Self { store: Store::new(mode), ..Self::default() }
     }
 
     /// Copies what `bytes` hold of an error. Called after every piece.
@@ -192,7 +194,7 @@ impl Reader {
         }
     }
 
-    /// The answer, as far as it got. `failed_at` is where it broke.
+    /// Returns what was read, as far as it got. `failed_at` is where it broke.
     pub(super) fn finish(mut self, failed_at: Option<u64>) -> Answer {
         if let Some(at) = failed_at {
             self.salvage(at);
@@ -221,7 +223,7 @@ impl Reader {
         answer
     }
 
-    /// Keeps an image whose bytes had all come when the answer broke: it has been paid for.
+    /// Keeps an image that was complete when the response broke: it has been paid for.
     fn salvage(&mut self, at: u64) {
         while let Some(element) = self.elements.pop() {
             let is_thought = self.is_thought(&element).unwrap_or(element.thought == Some(true));
@@ -230,12 +232,21 @@ impl Reader {
                 self.answer.thought_images += u32::from(is_thought);
                 let signature = element.signature.filter(|_| self.keep_signature);
                 let meta = Meta { mime: element.mime.unwrap_or_default(), signature, part: None };
-                // There is nobody left to tell of a second fault.
+                // Nothing reports a second fault.
                 let _ = self.store.commit(meta, is_thought, at);
             } else if let Some(meta) = element.pending {
                 let _ = self.store.commit(meta, is_thought, at);
             }
         }
+    }
+
+    /// Abandons the current document, which broke off in the middle.
+    pub(super) fn abandon(&mut self) {
+        self.frames.clear();
+        self.elements.clear();
+        self.text = Text::Skip;
+        self.raw = None;
+        self.end_document(false);
     }
 
     fn mark(&self) -> Mark {
@@ -250,7 +261,7 @@ impl Reader {
         }
     }
 
-    /// Takes back everything since a mark.
+    /// Retracts everything since a mark.
     fn roll_back(&mut self, mark: Mark, at: u64) -> Result<(), ScanError> {
         if self.answer.images != mark.images {
             if mark.had_image {
@@ -268,15 +279,16 @@ impl Reader {
         Ok(())
     }
 
-    /// Moves what a document said into the answer. `counts` is whether the document is complete.
+    /// Moves what a document said into the response. `counts` is whether the document is complete.
     fn end_document(&mut self, counts: bool) {
         let document = std::mem::take(&mut self.document);
         let answer = &mut self.answer;
-        let status = document
-            .code
-            .or(document.status.filter(|status| !matches!(&**status, "in_progress" | "queued")));
+        let status = document.status.filter(|status| {
+            document.is_interaction && !matches!(&**status, "in_progress" | "queued")
+        });
+        answer.has_candidates |= document.code.is_some();
         let finish_reason =
-            document.finish_reason.or(if document.is_interaction { status } else { None });
+            document.native_reason.or(document.finish_reason).or(document.code).or(status);
         self.ended |=
             finish_reason.is_some() || document.block_reason.is_some() || document.has_error;
         self.ended |= counts && (document.has_list || document.completed);
@@ -304,9 +316,13 @@ impl Reader {
         self.frames.last().map_or((Node::Skip, Field::Unknown), |frame| (frame.node, frame.field))
     }
 
-    /// A member comes a second time: what the first said does not count.
+    /// Retracts what a member said that is now repeated.
     fn forget(&mut self, node: Node, member: Field, at: u64) -> Result<(), ScanError> {
         use Field as F;
+        if let Some(slot) = self.slot(node, member) {
+            *slot = None;
+            return Ok(());
+        }
         let document = &mut self.document;
         match (node, member) {
             (Node::Root, F::Feedback) => {
@@ -314,22 +330,14 @@ impl Reader {
                 document.block_reason_message = None;
             }
             (Node::Root, F::Usage) => document.usage = None,
-            (Node::Root, F::Error) => {
+            (_, F::Error) => {
                 self.raw = None;
                 if std::mem::take(&mut document.has_error) {
                     self.answer.error = None;
                 }
             }
             (Node::Root, F::Errors) => document.code = None,
-            (Node::Root, F::Status) => document.status = None,
-            (Node::Root, F::Model) => document.model = None,
-            (Node::Root, F::ModelVersion) => document.model_version = None,
-            (Node::Root, F::Id) => document.id = None,
-            (Node::Candidate | Node::Choice, F::FinishReason) => document.finish_reason = None,
-            (Node::Candidate, F::FinishMessage) => document.finish_message = None,
-            (Node::Feedback, F::BlockReason) => document.block_reason = None,
-            (Node::Feedback, F::BlockMessage) => document.block_reason_message = None,
-            (Node::Prediction, F::Rai) => document.rai = None,
+            (_, F::Provider) => document.native_reason = None,
             (Node::Usage, F::Details) => {
                 if let Some(usage) = &mut document.usage {
                     usage.candidates_details.clear();
@@ -355,6 +363,7 @@ impl Reader {
             | (Node::Message, F::Images) => {
                 if node == Node::Root && matches!(member, F::Candidates | F::Choices) {
                     document.finish_reason = None;
+                    document.native_reason = None;
                     document.finish_message = None;
                 }
                 if let Some(element) = self.elements.last_mut() {
@@ -371,22 +380,18 @@ impl Reader {
                             element.passed = false;
                             element.mime = None;
                         }
-                        F::Data | F::Base64 | F::Uri if node != Node::File => {
+                        F::Data | F::Base64 | F::Uri => {
                             element.image = Progress::None;
                             element.passed = false;
                             element.urls.clear();
                         }
-                        F::Uri => element.file_uri = None,
                         F::File => {
                             element.file_uri = None;
                             element.file_mime = None;
                         }
-                        F::Mime if node == Node::File => element.file_mime = None,
-                        F::Mime => element.mime = None,
                         F::Thought => element.thought = None,
                         F::Text => element.text.clear(),
                         F::Signature => element.signature = None,
-                        F::Type => element.kind = None,
                         _ => {}
                     }
                 }
@@ -395,7 +400,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Whether an element is known to be a draft, or known not to be.
+    /// Returns whether an element is known to be a draft, or known not to be.
     fn is_thought(&self, element: &Element) -> Option<bool> {
         let of_type = |kind: &str| kind.contains("thought");
         match element.node {
@@ -423,7 +428,7 @@ impl Reader {
     fn begin_image(&mut self, at: u64) -> Result<(), ScanError> {
         let Some(last) = self.elements.last() else { return Ok(()) };
         let is_image = match last.node {
-            Node::Part | Node::Item => last.mime.as_deref().is_some_and(super::is_image),
+            Node::Part | Node::Item => last.mime.as_deref().is_some_and(is_image),
             _ => true,
         };
         let is_thought = self.is_thought(last);
@@ -441,31 +446,15 @@ impl Reader {
     fn end_image(&mut self) -> Result<(), ScanError> {
         let end = self.store.end()?;
         if let Some(element) = self.elements.last_mut() {
-            element.image = end.map_or(Progress::None, |good| Progress::Done(!good));
+            let takes_any = self.takes_any;
+            element.image = end.map_or(Progress::None, |good| Progress::Done(!good && !takes_any));
         }
         Ok(())
     }
 
     fn begin_element(&mut self, node: Node, at: u64, in_array: bool) {
-        let element = Element {
-            node,
-            at,
-            comma: self.comma,
-            in_array,
-            thought: None,
-            kind: None,
-            mime: None,
-            image: Progress::None,
-            began: false,
-            passed: false,
-            urls: Vec::new(),
-            file_mime: None,
-            file_uri: None,
-            text: Vec::new(),
-            signature: None,
-            pending: None,
-            mark: self.mark(),
-        };
+        let (comma, mark) = (self.comma, self.mark());
+        let element = Element { node, at, comma, in_array, mark, ..Element::default() };
         self.elements.push(element);
         if let (Node::Part, Some(collector)) = (node, &mut self.collector) {
             collector.begin_part();
@@ -526,7 +515,7 @@ impl Reader {
         }
 
         if let (Some(uri), Some(mime)) = (element.file_uri.take(), &element.file_mime) {
-            if super::is_image(mime) {
+            if is_image(mime) {
                 element.urls.push(uri);
             }
         }
@@ -580,57 +569,60 @@ impl Reader {
         self.answer.text.push_str(valid);
     }
 
+    /// Returns where the text of a member is kept that stands for itself.
+    fn slot(&mut self, node: Node, member: Field) -> Option<&mut Option<String>> {
+        use Field as F;
+        let document = &mut self.document;
+        let element = self.elements.last_mut();
+        Some(match member {
+            F::FinishReason => &mut document.finish_reason,
+            F::NativeReason => &mut document.native_reason,
+            F::FinishMessage => &mut document.finish_message,
+            F::BlockReason => &mut document.block_reason,
+            F::BlockMessage => &mut document.block_reason_message,
+            F::Rai => &mut document.rai,
+            F::Model => &mut document.model,
+            F::ModelVersion => &mut document.model_version,
+            F::Id => &mut document.id,
+            F::Status => &mut document.status,
+            F::Code => &mut document.code,
+            F::Type => &mut element?.kind,
+            F::Mime if node == Node::File => &mut element?.file_mime,
+            F::Mime => &mut element?.mime,
+            F::Uri if node == Node::File => &mut element?.file_uri,
+            _ => return None,
+        })
+    }
+
     fn capture_into(&mut self, text: String) {
         use Field as F;
         let (node, member) = self.top();
-        let document = &mut self.document;
-        let count = text.parse();
         match (node, member) {
-            (Node::Candidate | Node::Choice, F::FinishReason) => {
-                document.finish_reason = Some(text)
-            }
-            (Node::Candidate, F::FinishMessage) => document.finish_message = Some(text),
-            (Node::Feedback, F::BlockReason) => document.block_reason = Some(text),
-            (Node::Feedback, F::BlockMessage) => document.block_reason_message = Some(text),
-            (Node::Prediction, F::Rai) => document.rai = Some(text),
-            (Node::Root, F::Model) => document.model = Some(text),
-            (Node::Root, F::ModelVersion) => document.model_version = Some(text),
-            (Node::Root, F::Id) => document.id = Some(text),
-            (Node::Root, F::Status) => document.status = Some(text),
-            (Node::Root, F::Object) => document.is_interaction |= text == "interaction",
-            (Node::ErrorItem, F::Code) => document.code = Some(text),
-            (Node::UsageItem, F::Modality) => {
-                if let Some(item) =
-                    document.usage.as_mut().and_then(|usage| usage.candidates_details.last_mut())
-                {
+            (_, F::Object) => self.document.is_interaction |= text == "interaction",
+            (_, F::Modality) => {
+                let usage = self.document.usage.as_mut();
+                if let Some(item) = usage.and_then(|usage| usage.candidates_details.last_mut()) {
                     item.modality = text;
                 }
             }
             (Node::Usage | Node::UsageItem | Node::UsageOutput, _) => {
-                if let Ok(count) = count {
+                if let Ok(count) = text.parse() {
                     self.count(count);
                 }
             }
+            (_, F::Signature | F::Text) => {
+                self.has_content |= member == F::Text && !text.is_empty();
+                match self.elements.last_mut() {
+                    Some(element) if member == F::Text => element.text = text.into_bytes(),
+                    Some(element) => element.signature = Some(text.into_bytes()),
+                    None => {}
+                }
+            }
             _ => {
-                let Some(element) = self.elements.last_mut() else { return };
-                match member {
-                    F::Type => {
-                        if node == Node::Root {
-                            document.is_interaction |= ["interaction.", "step.", "content."]
-                                .iter()
-                                .any(|family| text.starts_with(family));
-                        }
-                        element.kind = Some(text);
-                    }
-                    F::Mime if node == Node::File => element.file_mime = Some(text),
-                    F::Mime => element.mime = Some(text),
-                    F::Uri => element.file_uri = Some(text),
-                    F::Signature => element.signature = Some(text.into_bytes()),
-                    F::Text => {
-                        self.has_content |= !text.is_empty();
-                        element.text = text.into_bytes();
-                    }
-                    _ => {}
+                self.document.is_interaction |= (node, member) == (Node::Root, F::Type)
+                    && ["interaction.", "step.", "content."].iter().any(|it| text.starts_with(it));
+                if let Some(slot) = self.slot(node, member) {
+                    *slot = Some(text);
                 }
             }
         }
@@ -660,7 +652,7 @@ impl Reader {
         }
     }
 
-    /// What an address or a Markdown text was found to hold.
+    /// Takes what was found in an address or a Markdown text.
     fn found(&mut self, found: Found<'_>, at: u64) -> Result<(), ScanError> {
         let in_text = self.top().0 == Node::Message;
         match found {
@@ -722,13 +714,15 @@ impl Reader {
     }
 }
 
-/// Whether an element with data in it is an image by what it says of its type.
+/// Returns whether an element with data in it is an image by what it says of its type.
 fn is_picture(element: &Element) -> bool {
     match (element.node, element.mime.as_deref()) {
-        (Node::Item, None | Some("")) => element.kind.as_deref() == Some("image"),
+        (Node::Item, None | Some("")) => {
+            matches!(element.kind.as_deref(), Some("image" | "image_generation_call"))
+        }
         // Without a type, data in a part can only be the image that was asked for.
         (Node::Part, None | Some("")) => true,
-        (Node::Part | Node::Item, Some(mime)) => super::is_image(mime),
+        (Node::Part | Node::Item, Some(mime)) => is_image(mime),
         _ => true,
     }
 }
@@ -794,7 +788,7 @@ impl Sink for Reader {
             (Node::Other, _) => self.has_content = true,
             _ => {}
         }
-        if (parent, member) == (Node::Root, Field::Error) {
+        if member == Field::Error {
             self.begin_error(at);
         }
         if is_element(node) {
@@ -814,13 +808,18 @@ impl Sink for Reader {
             self.end_element(end)?;
         }
         if self.raw.as_ref().is_some_and(|raw| raw.to.is_none() && raw.depth == self.frames.len()) {
-            self.end_error(end);
+            if frame.count == 0 {
+                // `"error": {}` says that there is none.
+                self.raw = None;
+            } else {
+                self.end_error(end);
+            }
         }
         if frame.node == Node::Root && matches!(self.top().0, Node::Skip | Node::RootArray) {
             if let Some(at) = self.document.corrupt {
                 return Err(ScanError::new(ErrorKind::Base64, at));
             }
-            self.end_document(true);
+            self.end_document(!self.is_cut);
         }
         Ok(())
     }
@@ -849,7 +848,13 @@ impl Sink for Reader {
             use Field as F;
             self.answer.has_candidates |= matches!(
                 member,
-                F::Candidates | F::Choices | F::Predictions | F::Items | F::Delta | F::Base64
+                F::Candidates
+                    | F::Choices
+                    | F::Predictions
+                    | F::Items
+                    | F::Delta
+                    | F::Base64
+                    | F::FinishReason
             );
             self.document.is_interaction |= matches!(member, F::Items | F::Interaction);
         }
@@ -872,7 +877,7 @@ impl Sink for Reader {
                     .elements
                     .last()
                     .and_then(|element| element.mime.as_deref())
-                    .is_some_and(|mime| !mime.is_empty() && !super::is_image(mime));
+                    .is_some_and(|mime| !mime.is_empty() && !is_image(mime));
                 if let (false, Some(collector)) = (foreign, &mut self.collector) {
                     collector.begin_data();
                 }
@@ -885,7 +890,9 @@ impl Sink for Reader {
             | (Node::Prediction | Node::DataItem | Node::ImageEntry | Node::Root, F::Base64) => {
                 Text::Data { at, began: false }
             }
-            (Node::Message, F::Content) => Text::Uri { reader: UriReader::markdown(), at },
+            (Node::Message, F::Content | F::Refusal) => {
+                Text::Uri { reader: UriReader::markdown(), at }
+            }
             (Node::File, F::Uri) => capture(MAX_TEXT),
             (_, F::Uri) => Text::Uri { reader: UriReader::address(), at },
             (_, F::Text | F::FinishMessage | F::BlockMessage | F::Rai) => capture(MAX_TEXT),
@@ -1020,7 +1027,7 @@ impl Sink for Reader {
                 }
             }
             Scalar::Number(digits) => match (node, member) {
-                (_, F::FinishReason | F::BlockReason | F::Code) => {
+                (_, F::FinishReason | F::NativeReason | F::BlockReason | F::Code) => {
                     self.capture_into(String::from_utf8_lossy(digits).into_owned());
                 }
                 (Node::Usage | Node::UsageItem | Node::UsageOutput, _) => {

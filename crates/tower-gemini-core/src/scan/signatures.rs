@@ -1,4 +1,4 @@
-//! The thought signatures of an answer's parts, each with a key that finds its part again in a
+//! The thought signatures of a response's parts, each with a key that finds its part again in a
 //! later request.
 //!
 //! Clients send a model's turn back re-encoded: base64 in the other alphabet (google-genai in
@@ -18,8 +18,8 @@ use super::base64::{Decoder, Output};
 pub(crate) const MAX_TEXT: usize = 8 << 10;
 /// Parts with a signature that are listed; no model makes more than a dozen.
 const MAX_PARTS: usize = 64;
-/// All signatures of one answer together: the largest recorded has 2.91 MB, and ten drafts with one
-/// each have been seen.
+/// All signatures of one response together: the largest recorded has 2.91 MB, and ten drafts with
+/// one each have been seen.
 const MAX_BYTES: usize = 64 << 20;
 
 /// The secret of a set of [`PartKey`]s: without it nobody can make a part that is taken for
@@ -103,7 +103,7 @@ impl PartKeyer {
     }
 }
 
-/// One part of an answer that came with a signature.
+/// One part of a response that came with a signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PartSignature {
@@ -160,11 +160,11 @@ impl DataHash {
     }
 }
 
-/// Gathers the signatures of an answer's parts while the reader passes them.
+/// Gathers the signatures of a response's parts while the reader passes them.
 pub(super) struct Collector {
     keyer: PartKeyer,
     data: Option<DataHash>,
-    /// Of the part at hand.
+    /// Of the current part.
     image: Option<PartKey>,
     bytes: usize,
     found: Vec<PartSignature>,
@@ -227,7 +227,7 @@ impl Collector {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call::Framing;
+    use crate::scan::Framing;
     use crate::scan::Scanner;
     use base64::Engine as _;
     use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};

@@ -11,7 +11,7 @@ pub(super) enum Run {
     Nothing,
     /// Part of a `data` field.
     Data,
-    /// The end of a line of data: a line feed to whoever joins the lines.
+    /// The end of a line of data: a line feed to the reader that joins the lines.
     DataEnd,
     /// A JSON value that begins here without being in a field. It lasts until it is complete.
     Bare,
@@ -21,8 +21,9 @@ pub(super) enum Run {
     Foreign,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum LineState {
+    #[default]
     LineStart,
     /// Bytes of the field's name so far, and whether they are the beginning of `data`.
     Name {
@@ -40,9 +41,9 @@ enum State {
 const KNOWN: [&[u8]; 3] = [b"event", b"id", b"retry"];
 
 /// The reader's state between two pieces.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Lines {
-    state: State,
+    state: LineState,
     /// A carriage return has ended a line: a line feed behind it is part of that end.
     after_cr: bool,
     /// Whether a field of the format, or a comment, has been met.
@@ -50,18 +51,14 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    pub(super) fn new() -> Self {
-        Self { state: State::LineStart, after_cr: false, has_fields: false }
-    }
-
-    /// Whether this has been a stream of events so far, and not just values.
+    /// Returns whether this has been a stream of events so far, and not just values.
     pub(super) fn has_fields(&self) -> bool {
         self.has_fields
     }
 
-    /// Whether a line is cut off in the middle.
+    /// Returns whether a line is cut off in the middle.
     pub(super) fn is_in_data(&self) -> bool {
-        matches!(self.state, State::Data | State::Space)
+        matches!(self.state, LineState::Data | LineState::Space)
     }
 
     /// The next run in `bytes`, which are not empty, and its length. A bare value's bytes are not
@@ -73,7 +70,7 @@ impl Lines {
         }
         let ends = matches!(b, b'\n' | b'\r');
         match self.state {
-            State::Data => {
+            LineState::Data => {
                 let end = memchr::memchr2(b'\n', b'\r', bytes).unwrap_or(bytes.len());
                 if end > 0 {
                     return (Run::Data, end);
@@ -81,11 +78,11 @@ impl Lines {
                 self.end_line(b);
                 (Run::DataEnd, 1)
             }
-            State::Space => {
-                self.state = State::Data;
+            LineState::Space => {
+                self.state = LineState::Data;
                 (Run::Nothing, usize::from(b == b' '))
             }
-            State::Ignored => {
+            LineState::Ignored => {
                 let end = memchr::memchr2(b'\n', b'\r', bytes).unwrap_or(bytes.len());
                 if end > 0 {
                     return (Run::Nothing, end);
@@ -93,7 +90,7 @@ impl Lines {
                 self.end_line(b);
                 (Run::Nothing, 1)
             }
-            State::LineStart => match b {
+            LineState::LineStart => match b {
                 _ if ends => {
                     self.end_line(b);
                     (Run::Dispatch, 1)
@@ -104,21 +101,21 @@ impl Lines {
                 b' ' | b'\t' => (Run::Nothing, 1),
                 b':' => {
                     self.has_fields = true;
-                    self.state = State::Ignored;
+                    self.state = LineState::Ignored;
                     (Run::Nothing, 1)
                 }
                 _ => {
-                    self.state = State::Name { len: 0, data: true, known: 0b111 };
+                    self.state = LineState::Name { len: 0, data: true, known: 0b111 };
                     (Run::Nothing, 0)
                 }
             },
-            State::Name { len, data, known } => {
+            LineState::Name { len, data, known } => {
                 if b == b':' || ends {
                     let is_data = data && len == 4;
                     let is_known =
                         is_data || (0..3).any(|i| known >> i & 1 == 1 && KNOWN[i].len() == len);
                     self.has_fields |= is_known && b == b':';
-                    self.state = if is_data { State::Space } else { State::Ignored };
+                    self.state = if is_data { LineState::Space } else { LineState::Ignored };
                     if ends {
                         self.end_line(b);
                     }
@@ -130,10 +127,10 @@ impl Lines {
                     .fold(0, |bits, i| bits | 1 << i);
                 let data = data && fits(b"data");
                 if !data && known == 0 {
-                    self.state = State::Ignored;
+                    self.state = LineState::Ignored;
                     return (Run::Foreign, 1);
                 }
-                self.state = State::Name { len: len + 1, data, known };
+                self.state = LineState::Name { len: len + 1, data, known };
                 (Run::Nothing, 1)
             }
         }
@@ -141,12 +138,12 @@ impl Lines {
 
     /// A bare value has ended: the rest of its line is like the rest of any.
     pub(super) fn after_bare(&mut self) {
-        self.state = State::LineStart;
+        self.state = LineState::LineStart;
         self.after_cr = false;
     }
 
     fn end_line(&mut self, b: u8) {
-        self.state = State::LineStart;
+        self.state = LineState::LineStart;
         self.after_cr = b == b'\r';
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! One buffer serves for all candidates: each later one is decoded over the one before, so that
 //! drafts cost no memory and no page is touched for the first time twice. There is one case where
-//! that could lose the image: when the one at hand may be final and the next turns out to be a
+//! that could lose the image: when the current one may be final and the next turns out to be a
 //! draft, or no image at all, only after its bytes. Then the next goes to a second buffer, and the
 //! two change places if it wins.
 
@@ -23,8 +23,9 @@ const MAX_HELD: usize = 512 << 10;
 /// Room for one block of the decoder.
 const SCRATCH: usize = 16 * 1024;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
+    #[default]
     Judge,
     Decode,
     Drain,
@@ -49,7 +50,7 @@ pub(super) struct Kept {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Target {
+enum Destination {
     Main,
     Spare,
     Out,
@@ -60,7 +61,7 @@ enum Target {
 /// The candidate being decoded, or decoded and not yet judged.
 #[derive(Debug)]
 struct Candidate {
-    target: Target,
+    target: Destination,
     base64: Decoder,
     len: u64,
     sniffer: Sniffer,
@@ -89,11 +90,11 @@ struct Outlet {
     dirty: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Store {
     mode: Mode,
     pub(super) max: Option<u64>,
-    /// Bytes of the whole answer, where somebody knows.
+    /// Bytes of the whole response, where it is known.
     pub(super) expected: Option<u64>,
     pub(super) kept: Option<Kept>,
     main: Buffer,
@@ -105,20 +106,10 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn new(mode: Mode) -> Self {
-        Self {
-            mode,
-            max: None,
-            expected: None,
-            kept: None,
-            main: Buffer::default(),
-            spare: Buffer::default(),
-            outlet: Outlet::default(),
-            scratch: Vec::new(),
-            candidate: None,
-        }
+        Self { mode, ..Self::default() }
     }
 
-    /// A candidate begins at byte `at` of the answer. `is_image` says whether its type is known;
+    /// A candidate begins at byte `at` of the response. `is_image` says whether its type is known;
     /// `is_thought`, whether it is known to be a draft or known not to be.
     pub(super) fn begin(
         &mut self,
@@ -130,30 +121,30 @@ impl Store {
         let (target, overwrote, dropped) = match (before, &self.kept) {
             // An earlier candidate of the same element or step: this one stands in its place.
             (Some(before), _) => (before.target, before.overwrote, before.dropped),
-            (None, None) => (Target::Main, false, false),
+            (None, None) => (Destination::Main, false, false),
             (None, Some(kept)) if !kept.is_thought && is_thought == Some(true) => {
-                (Target::Nowhere, false, true)
+                (Destination::Nowhere, false, true)
             }
             (None, Some(kept)) if is_image && (kept.is_thought || is_thought == Some(false)) => {
-                (Target::Main, true, false)
+                (Destination::Main, true, false)
             }
-            (None, Some(_)) => (Target::Spare, false, false),
+            (None, Some(_)) => (Destination::Spare, false, false),
         };
         let target = match (self.mode, target) {
-            (Mode::Judge, _) => Target::Nowhere,
-            (Mode::Drain, Target::Main) => Target::Out,
-            (Mode::Drain, Target::Spare) => Target::Held,
+            (Mode::Judge, _) => Destination::Nowhere,
+            (Mode::Drain, Destination::Main) => Destination::Out,
+            (Mode::Drain, Destination::Spare) => Destination::Held,
             _ => target,
         };
         match target {
-            Target::Main => {
+            Destination::Main => {
                 self.main.used = 0;
                 self.reserve(at);
             }
-            Target::Spare => self.spare.used = 0,
-            Target::Out => self.outlet.restart(),
-            Target::Held => self.outlet.held.clear(),
-            Target::Nowhere => {}
+            Destination::Spare => self.spare.used = 0,
+            Destination::Out => self.outlet.restart(),
+            Destination::Held => self.outlet.held.clear(),
+            Destination::Nowhere => {}
         }
         self.candidate = Some(Box::new(Candidate {
             target,
@@ -168,7 +159,7 @@ impl Store {
         Ok(())
     }
 
-    /// Makes the first allocation the last where the answer's length is known. Pages are only
+    /// Makes the first allocation the last where the response's length is known. Pages are only
     /// touched as bytes arrive.
     fn reserve(&mut self, at: u64) {
         if let (0, Some(expected)) = (self.main.bytes.capacity(), self.expected) {
@@ -208,19 +199,19 @@ impl Store {
     ) -> Result<Option<T>, ScanError> {
         let Some(candidate) = self.candidate.as_deref_mut() else { return Ok(None) };
         let (bytes, used) = match candidate.target {
-            Target::Main => (&mut self.main.bytes, Some(&mut self.main.used)),
-            Target::Spare => (&mut self.spare.bytes, Some(&mut self.spare.used)),
-            Target::Out => (&mut self.outlet.bytes, None),
-            Target::Held => (&mut self.outlet.held, None),
-            Target::Nowhere => (&mut self.scratch, None),
+            Destination::Main => (&mut self.main.bytes, Some(&mut self.main.used)),
+            Destination::Spare => (&mut self.spare.bytes, Some(&mut self.spare.used)),
+            Destination::Out => (&mut self.outlet.bytes, None),
+            Destination::Held => (&mut self.outlet.held, None),
+            Destination::Nowhere => (&mut self.scratch, None),
         };
         let mut scratch_used = 0;
-        let appends = matches!(candidate.target, Target::Out | Target::Held);
+        let appends = matches!(candidate.target, Destination::Out | Destination::Held);
         if appends {
             scratch_used = bytes.len();
         }
         let mut sluice = Sluice {
-            rewinds: candidate.target == Target::Nowhere,
+            rewinds: candidate.target == Destination::Nowhere,
             bytes,
             used: used.unwrap_or(&mut scratch_used),
             len: &mut candidate.len,
@@ -232,8 +223,8 @@ impl Store {
             sluice.bytes.truncate(*sluice.used);
         }
         let value = result.map_err(|kind| ScanError::new(kind, candidate.at))?;
-        if candidate.target == Target::Held && self.outlet.held.len() > MAX_HELD {
-            candidate.target = Target::Out;
+        if candidate.target == Destination::Held && self.outlet.held.len() > MAX_HELD {
+            candidate.target = Destination::Out;
             candidate.overwrote = true;
             candidate.released = true;
             self.outlet.release();
@@ -275,8 +266,8 @@ impl Store {
             return Err(candidate.lost(at));
         }
         match candidate.target {
-            Target::Spare => std::mem::swap(&mut self.main, &mut self.spare),
-            Target::Held => self.outlet.release(),
+            Destination::Spare => std::mem::swap(&mut self.main, &mut self.spare),
+            Destination::Held => self.outlet.release(),
             _ => {}
         }
         self.kept =
@@ -284,7 +275,7 @@ impl Store {
         Ok(())
     }
 
-    /// Whether a candidate has begun that was neither kept nor dropped.
+    /// Returns whether a candidate has begun that was neither kept nor dropped.
     pub(super) fn is_open(&self) -> bool {
         self.candidate.is_some()
     }
@@ -298,8 +289,8 @@ impl Store {
         self.main.bytes
     }
 
-    /// Whether the kept image's bytes are still whole: not so while a later candidate is written
-    /// over them.
+    /// Returns whether the kept image's bytes are still whole: not so while a later candidate is
+    /// written over them.
     pub(super) fn is_intact(&self) -> bool {
         self.candidate.as_ref().is_none_or(|candidate| !candidate.overwrote)
     }
@@ -313,7 +304,7 @@ impl Store {
 }
 
 impl Candidate {
-    /// An image was given up for another that did not deserve it.
+    /// An image was overwritten by something that turned out to be a draft or no image.
     fn lost(&self, at: u64) -> ScanError {
         ScanError::new(
             if self.released { ErrorKind::Overwritten } else { ErrorKind::Duplicate },
@@ -335,7 +326,7 @@ impl Outlet {
     }
 }
 
-/// The decoder's way out: into a buffer, with the header read and the length checked in passing.
+/// The decoder's output: a buffer; the image's header is read and the length checked on the way.
 struct Sluice<'a> {
     bytes: &'a mut Vec<u8>,
     used: &'a mut usize,

@@ -1,13 +1,13 @@
-//! Cuts drafts out of an answer that stays otherwise as it was.
+//! Removes drafts from a response that stays unchanged otherwise.
 
 use std::ops::Range;
 
 use bytes::{Buf, Bytes};
 
-use super::{Answer, PartSpan};
+use super::answer::{Answer, PartSpan};
 
-/// The answer's own chunks without its drafts: every image part but the final one is gone, together
-/// with one comma.
+/// The response's own chunks without its drafts: every image part but the final one is gone,
+/// together with one comma.
 ///
 /// Nothing is written anew: what is left are slices of the same memory, so that text, field order
 /// and thought signatures arrive as the server spelled them. In a stream, an event whose only part

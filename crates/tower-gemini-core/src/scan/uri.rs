@@ -3,7 +3,7 @@
 //! Both are read as they pass, so that a picture of megabytes in a chat message is decoded and not
 //! collected.
 
-/// A URL longer than this is nobody's link to an image (browsers stop at 2 KiB or 8 KiB).
+/// A URL longer than this is not a link to an image (browsers stop at 2 KiB or 8 KiB).
 const MAX_URL: usize = 8 * 1024;
 /// Alternative text longer than this means that the bracket was just a bracket.
 const MAX_ALT: usize = 1024;
@@ -26,7 +26,7 @@ pub(super) enum Found<'a> {
 /// Reads one string.
 #[derive(Debug)]
 pub(super) struct UriReader {
-    state: State,
+    state: UriState,
     head: Vec<u8>,
     /// Whether the string is Markdown; else all of it is one address.
     markdown: bool,
@@ -35,7 +35,7 @@ pub(super) struct UriReader {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum UriState {
     /// The string's first bytes, which may be `data:`.
     Start,
     Text,
@@ -53,12 +53,12 @@ enum State {
 impl UriReader {
     /// A string that is one address.
     pub(super) fn address() -> Self {
-        Self { state: State::Address, head: Vec::new(), markdown: false, is_text: false }
+        Self { state: UriState::Address, head: Vec::new(), markdown: false, is_text: false }
     }
 
     /// A string of Markdown, or with nothing but a data URI in it.
     pub(super) fn markdown() -> Self {
-        Self { state: State::Start, head: Vec::new(), markdown: true, is_text: true }
+        Self { state: UriState::Start, head: Vec::new(), markdown: true, is_text: true }
     }
 
     /// Reads the next bytes of the string, and says with what it met.
@@ -71,100 +71,101 @@ impl UriReader {
             let mut taken = 1;
             let b = bytes[0];
             match self.state {
-                State::Start => {
+                UriState::Start => {
                     if b"data:".get(self.head.len()) == Some(&b) {
                         self.head.push(b);
                         if self.head.len() == 5 {
                             self.markdown = false;
-                            self.state = State::Address;
+                            self.state = UriState::Address;
                         }
                     } else {
                         let head = std::mem::take(&mut self.head);
                         found(Found::Text(&head))?;
-                        self.state = State::Text;
+                        self.state = UriState::Text;
                         taken = 0;
                     }
                 }
-                State::Text => {
+                UriState::Text => {
                     let end = memchr::memchr(b'!', bytes);
                     taken = end.map_or(bytes.len(), |i| i + 1);
                     found(Found::Text(&bytes[..end.unwrap_or(bytes.len())]))?;
                     if end.is_some() {
-                        self.state = State::Bang;
+                        self.state = UriState::Bang;
                     }
                 }
-                State::Bang => {
+                UriState::Bang => {
                     if b == b'[' {
-                        self.state = State::Alt(0);
+                        self.state = UriState::Alt(0);
                     } else {
                         found(Found::Text(b"!"))?;
-                        self.state = State::Text;
+                        self.state = UriState::Text;
                         taken = 0;
                     }
                 }
-                State::Alt(n) => match b {
-                    b']' => self.state = State::Bracket,
+                UriState::Alt(n) => match b {
+                    b']' => self.state = UriState::Bracket,
                     _ if n == MAX_ALT => {
-                        self.state = State::Text;
+                        self.state = UriState::Text;
                         taken = 0;
                     }
                     _ => {
                         found(Found::Text(&bytes[..1]))?;
-                        self.state = State::Alt(n + 1);
+                        self.state = UriState::Alt(n + 1);
                     }
                 },
-                State::Bracket => {
+                UriState::Bracket => {
                     if b == b'(' {
                         self.head.clear();
-                        self.state = State::Address;
+                        self.state = UriState::Address;
                     } else {
-                        self.state = State::Text;
+                        self.state = UriState::Text;
                         taken = 0;
                     }
                 }
-                State::Address => {
+                UriState::Address => {
                     if self.markdown && matches!(b, b')' | b' ' | b'\n' | b'"') {
                         self.hosted(found)?;
-                        self.state = if b == b')' { State::Text } else { State::Rest };
+                        self.state = if b == b')' { UriState::Text } else { UriState::Rest };
                     } else if self.head.len() == MAX_URL {
-                        self.state = if self.markdown { State::Rest } else { State::Ignore };
+                        self.state = if self.markdown { UriState::Rest } else { UriState::Ignore };
                         if self.is_text && !self.markdown {
                             found(Found::Text(&std::mem::take(&mut self.head)))?;
                             self.markdown = true;
-                            self.state = State::Text;
+                            self.state = UriState::Text;
                         }
-                        taken = usize::from(self.state != State::Text);
+                        taken = usize::from(self.state != UriState::Text);
                     } else {
                         self.head.push(b);
                         if b == b',' {
                             if let Some(mime) = data_uri(&self.head) {
-                                self.state = State::Data(self.markdown);
+                                self.state = UriState::Data(self.markdown);
                                 found(Found::Begin(mime))?;
                                 self.head.clear();
                             }
                         }
                     }
                 }
-                State::Data(false) => {
+                UriState::Data(false) => {
                     found(Found::Base64(bytes))?;
                     taken = bytes.len();
                 }
-                State::Data(true) => {
+                UriState::Data(true) => {
                     // The end can only be one of these: neither alphabet has them.
                     let end = memchr::memchr3(b')', b'"', b' ', bytes);
                     taken = end.map_or(bytes.len(), |i| i + 1);
                     found(Found::Base64(&bytes[..end.unwrap_or(bytes.len())]))?;
                     if let Some(end) = end {
                         found(Found::End)?;
-                        self.state = if bytes[end] == b')' { State::Text } else { State::Rest };
+                        self.state =
+                            if bytes[end] == b')' { UriState::Text } else { UriState::Rest };
                     }
                 }
-                State::Rest => {
+                UriState::Rest => {
                     if b == b')' {
-                        self.state = State::Text;
+                        self.state = UriState::Text;
                     }
                 }
-                State::Ignore => taken = bytes.len(),
+                UriState::Ignore => taken = bytes.len(),
             }
             bytes = &bytes[taken..];
         }
@@ -177,15 +178,15 @@ impl UriReader {
         found: &mut impl FnMut(Found<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         match self.state {
-            State::Start => found(Found::Text(&std::mem::take(&mut self.head))),
-            State::Bang => found(Found::Text(b"!")),
-            State::Address if self.is_text && !self.markdown => {
+            UriState::Start => found(Found::Text(&std::mem::take(&mut self.head))),
+            UriState::Bang => found(Found::Text(b"!")),
+            UriState::Address if self.is_text && !self.markdown => {
                 found(Found::Text(&std::mem::take(&mut self.head)))
             }
-            State::Address if !self.markdown => self.hosted(found),
+            UriState::Address if !self.markdown => self.hosted(found),
             // A Markdown image that is never closed is still one: some relays cut the parenthesis
             // off.
-            State::Data(_) => found(Found::End),
+            UriState::Data(_) => found(Found::End),
             _ => Ok(()),
         }
     }
@@ -207,5 +208,5 @@ fn data_uri(head: &[u8]) -> Option<String> {
     let (scheme, rest) = head.split_at_checked(5)?;
     let parameters = rest.strip_suffix(";base64,").or_else(|| rest.strip_suffix(";BASE64,"))?;
     let mime = parameters.split(';').next().unwrap_or_default();
-    (scheme.eq_ignore_ascii_case("data:") && super::is_image(mime)).then(|| mime.to_owned())
+    (scheme.eq_ignore_ascii_case("data:") && super::paths::is_image(mime)).then(|| mime.to_owned())
 }

@@ -1,14 +1,14 @@
-//! Which bytes of a request's body change for another model: pure.
+//! Finds the bytes of a request's body that change for another model.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::words::{Degradation, GivenUp, Signatures, Unfit};
+use super::degradation::{Degradation, GivenUp, Signatures, Unfit};
 use crate::catalog::{Model, Thinking};
 use crate::json::{Cursor, Edits, Kind, Member};
 use crate::size::{ImageSize, parse_aspect, parse_size, ratio_as, size_as, strip_model_prefix};
 
-/// What becomes of the size.
+/// What happens to the size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SizeChange {
     Keep,
@@ -50,7 +50,7 @@ const VERTEX_ONLY: [&str; 5] = [
     "imageOutputOptions",
 ];
 
-/// Returns the edits, and what they give up behind what is given up already.
+/// Returns the edits, and what they give up after what is given up already.
 pub(super) fn edit(
     body: &[u8],
     change: &Change<'_>,
@@ -104,7 +104,7 @@ struct Editor<'a> {
     added: usize,
 }
 
-/// What becomes of a member.
+/// What happens to a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Stays,
@@ -118,12 +118,12 @@ impl<'a> Editor<'a> {
         Cursor::at(self.body, value.start)
     }
 
-    /// None where the value is no object: whatever it is, it is not ours to change.
+    /// Returns none where the value is no object: then there is nothing that we may change.
     fn members(&self, object: &Range<usize>) -> Result<Vec<Member>, Unfit> {
         self.at(object).members().ok_or(Unfit::Unreadable)
     }
 
-    /// A string's text, or a scalar as it is written; nothing where it is longer than an option is.
+    /// Returns a string's text, or any other value as it is written.
     fn word(&self, value: &Range<usize>) -> Cow<'a, str> {
         let raw = || self.body.get(value.clone()).and_then(|raw| std::str::from_utf8(raw).ok());
         let text = self.at(value).text().and_then(|text| text.name());
@@ -262,8 +262,7 @@ impl<'a> Editor<'a> {
         })
     }
 
-    /// `imageConfig`, and what a `responseFormat` beside it said: that one counts where both say
-    /// something.
+    /// Edits `imageConfig`. The options of a `responseFormat` beside it win over its own.
     fn image_config(&mut self, value: &Range<usize>, other: &Options) -> Edited {
         self.object(value, &other.members(), |e, member| match member.name.as_str() {
             "aspectRatio" if other.aspect.is_some() => Ok(Fate::Goes),
@@ -312,7 +311,7 @@ impl<'a> Editor<'a> {
         self.report_size();
         let to = match self.change.size {
             SizeChange::Keep => size,
-            // Pixels say the ratio as well, and clients that speak in pixels have no other way to:
+            // Pixels give the ratio as well, and clients that send pixels have no other way to:
             // 1K of the same shape.
             SizeChange::Drop if ratio.is_some() => ImageSize::K1,
             SizeChange::Drop => return Ok(Fate::Goes),
@@ -423,11 +422,13 @@ impl<'a> Editor<'a> {
     /// A size where none stood, for the step below what is drawn when none is asked for.
     fn insert_size(&mut self, root: &Range<usize>) -> Result<(), Unfit> {
         let SizeChange::Set(size) = self.change.size else { return Ok(()) };
-        if self.sized || self.change.asked_size.is_some() {
+        // No proxy writes 512 behind a name: such a size moves into the body.
+        let moves = self.change.size_in_name && size == ImageSize::Px512;
+        if self.sized || (self.change.asked_size.is_some() && !moves) {
             return Ok(());
         }
-        // Other edits may stand in these objects: only a request in which nothing else changes gets
-        // a size put in.
+        // Other edits may touch the same objects: a size is inserted only where nothing else
+        // changes.
         let is_gemini = self.members(root)?.iter().any(|member| member.name == "contents");
         if !self.edits.is_empty() || !is_gemini {
             return Err(Unfit::Unreadable);

@@ -1,11 +1,11 @@
-//! Another model, another size, another place: what a call may be sent to instead, and the request
-//! rewritten for it.
+//! Targets that a call may be sent to instead (another model, size or upstream), and the rewriting
+//! of requests for them.
 //!
 //! A [`Target`] is a model, perhaps with a cap on the size and an [`Upstream`] of its own. A
 //! request can be [rewritten](rewrite) for it: the model in the path or in the body, the options
-//! that the new model spells otherwise or lacks. Only the bytes that change are made anew; twenty
-//! megabytes of reference images are shared. Everything given up is reported as a [`Degradation`],
-//! and where none is reported not a byte differs.
+//! that the new model spells otherwise or lacks. Only the bytes that change are written anew;
+//! twenty megabytes of reference images are shared. Each difference is reported as a
+//! [`Degradation`], and a request without one is equal byte for byte.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -31,22 +31,22 @@
 //! ```
 
 mod body;
+mod degradation;
 mod rewrite;
 #[cfg(test)]
 mod tests;
 mod upstream;
-mod words;
 
 use std::fmt;
 use std::sync::Arc;
 
+pub use self::degradation::{Degradation, GivenUp, MustKeep, Signatures, Unfit};
 pub use self::rewrite::{Rewrite, Rules, rewrite};
 pub use self::upstream::{Upstream, UpstreamId, UpstreamKind};
-pub use self::words::{Degradation, GivenUp, MustKeep, Signatures, Unfit};
 use crate::call::{ImageSize, ModelId};
 
-/// What a call may be sent to: a model, perhaps up to a size, perhaps in another place. O(1) to
-/// clone.
+/// What a call may be sent to: a model, perhaps with a cap on the size and another upstream. O(1)
+/// to clone.
 ///
 /// ```
 /// use tower_gemini_core::{call::ImageSize, target::Target};
@@ -63,64 +63,64 @@ pub struct Target {
 }
 
 impl Target {
-    /// A model, where the caller sends its calls.
+    /// Creates a target for a model, at the upstream that the caller's request names.
     #[must_use]
     pub fn new(model: &str) -> Self {
         Self { model: ModelId::new(model), size_cap: None, attempts: None, upstream: None }
     }
 
-    /// The largest size asked for there; a call for a larger one is sent with this.
+    /// Caps the size: a call for a larger one is sent with this.
     #[must_use]
     pub fn size_cap(mut self, size: ImageSize) -> Self {
         self.size_cap = Some(size);
         self
     }
 
-    /// How many times it is tried in all before the next one is.
+    /// Sets how many attempts it gets before the next target (at least 1).
     #[must_use]
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = Some(attempts.max(1));
         self
     }
 
-    /// In another place.
+    /// Sends to another upstream.
     #[must_use]
     pub fn on(mut self, upstream: Upstream) -> Self {
         self.upstream = Some(Arc::new(upstream));
         self
     }
 
-    /// The same target with another model.
+    /// Returns the same target with another model.
     #[must_use]
     pub fn with_model(&self, model: &str) -> Self {
         Self { model: ModelId::new(model), ..self.clone() }
     }
 
-    /// Its model.
+    /// Returns its model.
     #[must_use]
     pub fn model(&self) -> &ModelId {
         &self.model
     }
 
-    /// The largest size asked for there, where there is a cap.
+    /// Returns the cap on the size, where there is one.
     #[must_use]
     pub fn max_size(&self) -> Option<ImageSize> {
         self.size_cap
     }
 
-    /// How many times it is tried, where that is set.
+    /// Returns how many attempts it gets, where that is set.
     #[must_use]
     pub fn max_attempts(&self) -> Option<u32> {
         self.attempts
     }
 
-    /// Its own place, where it has one.
+    /// Returns its own upstream, where it has one.
     #[must_use]
     pub fn upstream(&self) -> Option<&Upstream> {
         self.upstream.as_deref()
     }
 
-    /// Who pays there: empty for whoever the caller's credentials belong to.
+    /// Returns the account that pays there; empty for the account of the caller's credentials.
     #[must_use]
     pub fn account(&self) -> &str {
         self.upstream.as_ref().map_or("", |upstream| upstream.account_name())
@@ -141,21 +141,20 @@ impl fmt::Display for Target {
     }
 }
 
-/// Which target an answer came from, in the response's extensions: the answer to "which model was
-/// used?".
+/// Which target a response came from. It stands in the response's extensions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Served {
-    /// The model that answered.
+    /// The model that the request named.
     pub model: Option<ModelId>,
-    /// The size it was asked for; `None` leaves it to the model (1K).
+    /// The size that the request named; `None` leaves it to the model (1K).
     pub size: Option<ImageSize>,
-    /// What was given up on the way to it, by all layers.
+    /// What all layers together gave up.
     pub given_up: Vec<Degradation>,
 }
 
 impl Served {
-    /// An answer of `model` at `size`.
+    /// Creates it for a response of `model` at `size`.
     #[must_use]
     pub fn new(
         model: Option<ModelId>,
@@ -165,7 +164,7 @@ impl Served {
         Self { model, size, given_up }
     }
 
-    /// Whether the image may be another than was asked for.
+    /// Whether the image may differ from the one asked for.
     #[must_use]
     pub fn is_degraded(&self) -> bool {
         self.given_up.iter().any(Degradation::is_loss)

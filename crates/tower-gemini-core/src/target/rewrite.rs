@@ -1,4 +1,4 @@
-//! A request as it will be sent to a target.
+//! Rewrites a request for a target.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use http::request::Parts;
 use http::{Method, Uri};
 
 use super::body::{Change, SizeChange, edit};
-use super::words::{Degradation, GivenUp, MustKeep, Signatures, Unfit};
+use super::degradation::{Degradation, GivenUp, MustKeep, Signatures, Unfit};
 use super::{Target, Upstream};
 use crate::call::{Call, Dialect, ModelId, Verb};
 use crate::catalog::{Catalog, Family, Model, Thinking};
@@ -21,27 +21,28 @@ use crate::size::{ImageSize, size_as, split_model_suffix, strip_model_prefix};
 pub struct Rules<'a> {
     /// What is known of models.
     pub catalog: &'a Catalog,
-    /// What the caller insists on.
+    /// What must be kept.
     pub must_keep: MustKeep,
-    /// What becomes of thought signatures.
+    /// What happens to thought signatures.
     pub signatures: Signatures,
 }
 
 impl<'a> Rules<'a> {
-    /// Nothing must be kept, and signatures are replaced by the placeholder.
+    /// Creates rules with the defaults: nothing must be kept, and signatures are replaced by the
+    /// placeholder.
     #[must_use]
     pub fn new(catalog: &'a Catalog) -> Self {
         Self { catalog, must_keep: MustKeep::nothing(), signatures: Signatures::default() }
     }
 
-    /// What the caller insists on.
+    /// Sets what must be kept.
     #[must_use]
     pub fn must_keep(mut self, must_keep: MustKeep) -> Self {
         self.must_keep = must_keep;
         self
     }
 
-    /// What becomes of thought signatures.
+    /// Sets what happens to thought signatures.
     #[must_use]
     pub fn signatures(mut self, signatures: Signatures) -> Self {
         self.signatures = signatures;
@@ -49,7 +50,7 @@ impl<'a> Rules<'a> {
     }
 }
 
-/// A kept request as it would be sent to a target, and what that gives up.
+/// A request rewritten for a target, and what that gives up.
 ///
 /// Made by [`rewrite`]: [`apply_to_head`](Self::apply_to_head) changes the head of the request it
 /// was made from, [`into_body`](Self::into_body) gives the body that goes with it.
@@ -65,13 +66,13 @@ pub struct Rewrite {
 }
 
 impl Rewrite {
-    /// What it asks for.
+    /// Returns what the rewritten request asks for.
     #[must_use]
     pub fn call(&self) -> &Arc<Call> {
         &self.call
     }
 
-    /// Everything in which it differs from the request it was made from.
+    /// Returns each difference from the request it was made from.
     #[must_use]
     pub fn given_up(&self) -> &[Degradation] {
         &self.given_up
@@ -83,8 +84,8 @@ impl Rewrite {
         self.given_up.is_empty()
     }
 
-    /// The body that goes with the changed head: its bytes in order (`None` where they stay as they
-    /// are), and what it asks for.
+    /// Returns the body that goes with the changed head: its bytes in order (`None` where they do
+    /// not change), and what it asks for.
     #[must_use]
     pub fn into_body(self) -> (Option<Vec<Bytes>>, Arc<Call>) {
         (self.chunks, self.call)
@@ -154,18 +155,16 @@ pub fn rewrite(
     if !is_foreign && size == SizeChange::Keep {
         return Ok(unchanged());
     }
-    // Of a model that stays, only what the target caps changes: its own limits are the server's to
-    // tell.
+    // For the same model only a cap of the target changes anything: the server enforces the model's
+    // own limits.
     let to = model.filter(|_| !same_model);
-    let aspect = match (call.aspect.as_deref(), to) {
-        (Some(from), Some(model)) if !model.takes_ratio(from) => {
-            model.nearest_ratio(from).map(|nearest| (from, nearest))
-        }
-        _ => None,
-    };
+    let aspect = call.aspect.as_deref().zip(to).and_then(|(from, model)| {
+        let nearest = model.nearest_ratio(from).filter(|nearest| *nearest != from)?;
+        Some((from, nearest))
+    });
     keeps(call, rules.must_keep, model, size, aspect.is_some())?;
 
-    let gemini_shaped = matches!(call.dialect, Dialect::GeminiApi | Dialect::VertexAi);
+    let gemini_shaped = call.dialect.is_gemini_shaped();
     let (base, named_size, named_ratio) =
         if call.wants_image { split_model_suffix(asked) } else { (asked, None, None) };
     let is_renamed = !same_model || (named_size.is_some() && size != SizeChange::Keep);
@@ -264,7 +263,7 @@ fn fits(
     }
 }
 
-/// Checks what the caller insists on.
+/// Checks what must be kept.
 fn keeps(
     call: &Call,
     must_keep: MustKeep,
@@ -319,7 +318,7 @@ fn is_readable(parts: &Parts) -> bool {
     !is_encoded && !is_form && parts.method == Method::POST
 }
 
-/// Refuses what only the upstream and the model know for which it was made.
+/// Refuses a body with references that only the model and upstream of the original request know.
 fn belongs_elsewhere(
     body: &[u8],
     call: &Call,
@@ -356,7 +355,7 @@ fn new_suffix(
     let parts = suffix.split('-').filter(|part| !part.is_empty()).filter_map(|part| {
         let is_size = part.ends_with(['k', 'K']);
         let part = match (is_size, size, aspect) {
-            // No proxy writes 512 behind a name.
+            // No proxy writes 512 behind a name: it moves into the body.
             (true, SizeChange::Drop | SizeChange::Set(ImageSize::Px512), _) => return None,
             (true, SizeChange::Set(to), _) => size_as(to, part, to),
             (true, SizeChange::Keep, _) if !takes_size => return None,
@@ -372,7 +371,7 @@ fn new_suffix(
 /// has no verb and stays as it is.
 fn with_model<'p>(path: &'p str, model: Option<&str>, call: &Call) -> (&'p str, Cow<'p, str>) {
     let colon = [":", "%3A", "%3a"].into_iter().find_map(|colon| path.rsplit_once(colon));
-    let in_path = matches!(call.dialect, Dialect::GeminiApi | Dialect::VertexAi);
+    let in_path = call.dialect.is_gemini_shaped();
     let Some((resource, verb)) = colon.filter(|_| in_path) else { return ("", path.into()) };
     let tail = path.get(resource.len()..).unwrap_or("");
     let verb = verb.trim_end_matches('/');

@@ -74,7 +74,7 @@ fn body_of(request: &Request<Held>) -> Bytes {
     request.body().chunks.concat().into()
 }
 
-fn words(given_up: &[Degradation]) -> Vec<String> {
+fn texts(given_up: &[Degradation]) -> Vec<String> {
     given_up.iter().map(ToString::to_string).collect()
 }
 
@@ -396,7 +396,7 @@ fn everything_given_up_is_said() {
         r#"{"contents":[{"parts":[{"text":"x"}]}],"generation_config":{"image_config":{"aspect_ratio":"9:16"}}}"#
     );
     assert_eq!(
-        words(&given_up),
+        texts(&given_up),
         [
             "model gemini-3.1-flash-image → gemini-2.5-flash-image",
             "size 4K dropped",
@@ -406,6 +406,105 @@ fn everything_given_up_is_said() {
             "thinking {\"thinking_level\":\"high\"} dropped",
         ]
     );
+}
+
+#[test]
+fn a_target_that_names_the_same_model_in_other_words_changes_nothing() {
+    let body = r#"{"contents":[{"parts":[{"text":"x"}]}]}"#;
+    let unchanged = |path: &str, target: Target| {
+        let request = request(path, vec![Bytes::copy_from_slice(body.as_bytes())]);
+        let template = Template::new(&request);
+        let rewrite = template.rewritten(&target, &Rules::new(Catalog::builtin())).unwrap();
+        let is_unchanged = rewrite.is_unchanged();
+        assert_eq!(is_unchanged, template.apply(rewrite).uri() == request.uri());
+        is_unchanged
+    };
+    assert!(unchanged(&path_of("nano-banana-pro"), Target::new(PRO)));
+    assert!(unchanged(&path_of("models/gemini-3-pro-image"), Target::new(PRO)));
+    assert!(unchanged(&path_of("unknown-1"), Target::new("unknown-1")));
+    assert!(unchanged(&path_of(PRO), Target::new(PRO).size_cap(ImageSize::K1)));
+    assert!(unchanged("/v1/orders", Target::new(PRO)), "it names no model");
+    assert!(!unchanged(&path_of("unknown-1"), Target::new("unknown-2")));
+    assert!(!unchanged(&path_of("nano-banana-pro"), Target::new(FLASH31)));
+}
+
+#[test]
+fn each_thing_that_must_be_kept_refuses_its_own_targets_and_no_others() {
+    let nothing = MustKeep::nothing;
+    let up_to_1k = |model| Target::new(model).size_cap(ImageSize::K1);
+    let table = [
+        (nothing().size(), FLASH31, Some("4K"), "1:8", Target::new(PRO), None),
+        (nothing().size(), PRO, Some("4K"), "1:1", Target::new(FLASH25), Some(Unfit::KeepsSize)),
+        (nothing().size(), PRO, Some("4K"), "1:1", up_to_1k(PRO), Some(Unfit::KeepsSize)),
+        (nothing().size(), PRO, Some("1K"), "1:1", Target::new(FLASH25), None),
+        (nothing().size(), PRO, None, "1:1", Target::new(FLASH25), None),
+        (nothing().aspect(), PRO, Some("4K"), "16:9", Target::new(FLASH25), None),
+        (nothing().aspect(), FLASH31, None, "1:8", Target::new(PRO), Some(Unfit::KeepsAspect)),
+        (nothing().aspect(), FLASH31, None, "1:8", up_to_1k(FLASH31), None),
+        (nothing().vendor(), PRO, Some("4K"), "1:1", Target::new(FLASH25), None),
+        (nothing().vendor(), PRO, None, "1:1", Target::new("x"), Some(Unfit::KeepsVendor)),
+        (nothing().vendor(), "x-image", None, "1:1", Target::new(PRO), Some(Unfit::KeepsVendor)),
+    ];
+    for (must_keep, from, size, ratio, target, expected) in table {
+        let mut image = json!({ "aspectRatio": ratio });
+        if let Some(size) = size {
+            image["imageSize"] = size.into();
+        }
+        let body = json!({ "contents": [], "generationConfig": { "imageConfig": image } });
+        let request = request(&path_of(from), vec![body.to_string().into()]);
+        let rules = Rules::new(Catalog::builtin()).must_keep(must_keep);
+        let refused = Template::new(&request).rewritten(&target, &rules).err();
+        assert_eq!(refused, expected, "{must_keep:?} {from} {size:?} {ratio} {target}");
+    }
+}
+
+/// A size of 512 has no suffix: it was reported as asked for, and 1K was drawn.
+#[test]
+fn a_size_and_a_ratio_in_the_models_name_are_changed_there() {
+    let body = r#"{"contents":[]}"#;
+    let up_to = |model, size| Target::new(model).size_cap(size);
+    for (from, target, to, expected) in [
+        (
+            "gemini-3-pro-image-4k",
+            up_to(PRO, ImageSize::K2),
+            "gemini-3-pro-image-2k",
+            "size 4K → 2K",
+        ),
+        (
+            "gemini-3-pro-image-4K-16x9",
+            up_to(PRO, ImageSize::K1),
+            "gemini-3-pro-image-1K-16x9",
+            "size 4K → 1K",
+        ),
+        ("gemini-3-pro-image-4k", up_to(PRO, ImageSize::K4), "gemini-3-pro-image-4k", ""),
+        (
+            "gemini-3.1-flash-image-2k-1x8",
+            up_to(FLASH31, ImageSize::Px512),
+            "gemini-3.1-flash-image-1x8",
+            "size 2K → 512",
+        ),
+        (
+            "gemini-3.1-flash-image-1x8",
+            Target::new(FLASH25),
+            "gemini-2.5-flash-image-9x16",
+            "aspect 1:8 → 9:16",
+        ),
+        ("gemini-3-pro-image-4k", Target::new(FLASH25), FLASH25, "size 4K dropped"),
+        ("gemini-3-pro-image-4k", Target::new(FLASH31), "gemini-3.1-flash-image-4k", ""),
+    ] {
+        let (request, given_up) = rewritten(&path_of(from), body, &target).unwrap();
+        assert_eq!(request.uri().path(), path_of(to), "{from} {target}");
+        let read = Call::parse(
+            request.method(),
+            request.uri(),
+            request.headers(),
+            Some(&body_of(&request)),
+        );
+        let call = &request.body().call;
+        assert_eq!((call.size, &call.aspect), (read.size, &read.aspect), "{from} {target}");
+        let given_up = texts(&given_up).into_iter().find(|text| !text.starts_with("model"));
+        assert_eq!(given_up.unwrap_or_default(), expected, "{from} {target}");
+    }
 }
 
 #[test]
@@ -426,7 +525,7 @@ fn a_thinking_level_becomes_the_nearest_that_the_model_knows() {
         let text = String::from_utf8(body_of(&request).to_vec()).unwrap();
         assert_eq!(text, body.replace(asked, expected.unwrap_or(asked)), "{to} {asked}");
         let said = expected.map(|level| format!("thinking thinkingLevel {asked} → {level}"));
-        assert_eq!(words(&given_up).get(1), said.as_ref());
+        assert_eq!(texts(&given_up).get(1), said.as_ref());
     }
 }
 
@@ -438,7 +537,7 @@ fn signatures_do_not_cross_models() {
     let text = String::from_utf8(body_of(&request).to_vec()).unwrap();
     assert_eq!(text.matches(&placeholder).count(), 3, "{text}");
     assert!(!text.contains("c2ln"));
-    assert_eq!(words(&given_up)[1], "signatures 2 (1 missing) → skip_thought_signature_validator");
+    assert_eq!(texts(&given_up)[1], "signatures 2 (1 missing) → skip_thought_signature_validator");
     let (request, _) = rewritten(&path_of(PRO), history, &Target::new(FLASH25)).unwrap();
     let text = String::from_utf8(body_of(&request).to_vec()).unwrap();
     assert!(!text.to_ascii_lowercase().contains("signature"), "{text}");
@@ -479,7 +578,7 @@ fn another_place_gets_its_own_address_and_credentials_and_never_the_callers() {
     assert!(!format!("{target:?}").contains("ya29"));
     let rewrite = template.rewritten(&target, &Rules::new(Catalog::builtin())).unwrap();
     assert_eq!(
-        words(rewrite.given_up()),
+        texts(rewrite.given_up()),
         [
             "upstream generativelanguage.googleapis.com → proxy.example",
             "spelling responseFormat → imageConfig"
@@ -582,11 +681,11 @@ fn what_cannot_be_rewritten_is_said() {
         ),
         Unfit::OtherApi
     );
-    // A call for words must not come back as a picture, at many times the price.
+    // A call for text must not come back as a picture, at many times the price.
     assert_eq!(unfit(&path_of("gemini-2.5-flash"), plain, Target::new(PRO)), Unfit::MakesImages);
-    let words_only = r#"{"contents":[],"generationConfig":{"responseModalities":["TEXT"]}}"#;
+    let text_only = r#"{"contents":[],"generationConfig":{"responseModalities":["TEXT"]}}"#;
     assert!(
-        rewritten(&path_of(PRO), words_only, &Target::new(FLASH31)).is_ok(),
+        rewritten(&path_of(PRO), text_only, &Target::new(FLASH31)).is_ok(),
         "from one such model to another it is one"
     );
     assert_eq!(unfit(&path_of(PRO), "no json", Target::new(FLASH31)), Unfit::Unreadable);
@@ -633,11 +732,15 @@ fn a_size_is_put_in_where_none_stood() {
             r#"{"contents":[],"generationConfig":{"imageConfig":{"aspectRatio":"1:8"}}}"#,
             r#"{"contents":[],"generationConfig":{"imageConfig":{"imageSize":"512","aspectRatio":"1:8"}}}"#,
         ),
+        (
+            r#"{"model":"models/gemini-3.1-flash-image","contents":[]}"#,
+            r#"{"generationConfig":{"imageConfig":{"imageSize":"512"}},"model":"models/gemini-3.1-flash-image","contents":[]}"#,
+        ),
     ] {
         let (request, given_up) =
             rewritten(&path_of(FLASH31), body, &Target::new(FLASH31).size_cap(ImageSize::Px512))
                 .unwrap();
         assert_eq!(String::from_utf8_lossy(&body_of(&request)), expected);
-        assert_eq!(words(&given_up), ["size default → 512"]);
+        assert_eq!(texts(&given_up), ["size default → 512"]);
     }
 }

@@ -47,8 +47,8 @@ impl UpstreamKind {
 /// secret.
 ///
 /// Two upstreams that differ in any of its fields share no quota, health or kept response. Its
-/// `Display` (`vertex-ai https://aiplatform.googleapis.com my-project vertex-eu`) is stable and tells
-/// every two of them apart, so it can be a part of a persistent key.
+/// `Display` (`vertex-ai https://aiplatform.googleapis.com my-project vertex-eu`) is stable and
+/// tells every two of them apart, so it can be a part of a persistent key.
 ///
 /// ```
 /// use http::Uri;
@@ -125,11 +125,11 @@ fn scheme_of(base: &Uri) -> &str {
     base.scheme_str().unwrap_or("https")
 }
 
-/// Another service to send a call to: its address, its form of the Gemini API, its credentials and
-/// the account that pays there.
+/// Another service to send a call to: its address, the form of its API, its credentials and the
+/// account that pays there.
 ///
 /// The caller's own credentials are never sent to it, unless
-/// [`carry_credentials`](Self::carry_credentials) says so. Its own stand in no `Debug`.
+/// [`carry_credentials`](Self::carry_credentials) says so. `Debug` shows none.
 ///
 /// ```
 /// use http::{HeaderValue, Uri};
@@ -254,7 +254,7 @@ impl Upstream {
         self
     }
 
-    /// Sets who pays there. Targets of one account close together when the account is refused.
+    /// Sets the account that pays there. All targets of an account rest when it is refused.
     /// Default: the address.
     #[must_use]
     pub fn account(mut self, account: impl Into<Cow<'static, str>>) -> Self {
@@ -262,7 +262,7 @@ impl Upstream {
         self
     }
 
-    /// Returns who pays there.
+    /// Returns the account that pays there.
     #[must_use]
     pub fn account_name(&self) -> &str {
         match &self.account {
@@ -293,10 +293,9 @@ impl Upstream {
 
     /// Returns the dialect of a call that is sent there; `None` where it cannot be.
     pub(super) fn dialect(&self, call: &Call) -> Option<Dialect> {
-        let gemini_shaped = matches!(call.dialect, Dialect::GeminiApi | Dialect::VertexAi);
         match self.own_dialect() {
             None => Some(call.dialect),
-            own => own.filter(|_| gemini_shaped),
+            own => own.filter(|_| call.dialect.is_gemini_shaped()),
         }
     }
 

@@ -15,21 +15,21 @@ pub struct AnswerErrorsLayer {
 }
 
 impl AnswerErrorsLayer {
-    /// The defaults of the [module](super).
+    /// Creates a layer with the defaults of the [module](super).
     #[must_use]
     pub fn new() -> Self {
         Self { charged: StatusCode::FAILED_DEPENDENCY, clock: Arc::new(SystemClock) }
     }
 
-    /// Which status says that money is or may be gone, and no answer came of it. Clients with
-    /// retries of their own pay again after a 408, 409, 429 or 5xx.
+    /// Sets the status of an error that was or may have been charged. Clients with retries of their
+    /// own pay again after a 408, 409, 429 or 5xx.
     #[must_use]
     pub fn status_when_charged(mut self, status: StatusCode) -> Self {
         self.charged = status;
         self
     }
 
-    /// The wall clock that midnight Pacific is told from.
+    /// Sets the wall clock that the time to midnight Pacific is computed from.
     #[must_use]
     pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
         self.clock = Arc::new(clock);

@@ -1,4 +1,4 @@
-//! Turns errors into answers in Google's form, and tells clients with retries of their own when to
+//! Turns errors into responses in Google's form, and tells clients with retries of their own when to
 //! stop.
 //!
 //! ```
@@ -24,34 +24,36 @@
 //!
 //! # Why
 //!
-//! A server cannot answer with an `Err`, and SDKs behind it understand one form of error: Google's.
+//! A server cannot respond with an `Err`, and SDKs behind it understand one form of error: Google's.
 //! They also retry on their own, by the status alone. openai's client sends three times by default,
-//! others five, whatever it cost (measured 2026-11): so the status and two headers must say what
-//! the verdict knows.
+//! others five, whatever it cost (measured 2026-11). So the status and two headers state what the
+//! verdict knows.
 //!
 //! | what happened | status | `x-should-retry` | `Retry-After` |
 //! | --- | --- | --- | --- |
-//! | an error answer of the API, surely not charged | its own | `false` for 408, 409, 429 and 5xx: our own retries are spent | the hint, rounded up; for a day's limit the time to midnight Pacific |
-//! | an error answer, charged or maybe (a front end's 504, say) | its own where no client sends again after it; else 424, and its own in `x-upstream-status` | `false` | |
+//! | an error of the API, surely not charged | its own | `false` for 408, 409, 429 and 5xx: our own retries are spent | the hint, rounded up; for a day's limit the time to midnight Pacific |
+//! | an error of the API, charged or maybe charged (a front end's 504, say) | its own where no client retries it; else 424, and its own in `x-upstream-status` | `false` | |
 //! | not sent | 503 `UNAVAILABLE` | `false` | |
 //! | our own time limit, surely not charged | 504 `DEADLINE_EXCEEDED` | `false` | |
-//! | the caller's body could not be read | 400 `INVALID_ARGUMENT` | | |
-//! | charged or maybe charged, and no answer to show for it | 424 `ABORTED` | `false` | |
+//! | the request body could not be read | 400 `INVALID_ARGUMENT` | | |
+//! | charged or maybe charged, without a response | 424 `ABORTED` | `false` | |
 //!
-//! 424 is *Failed Dependency* (RFC 4918): no client that was measured sends again after a 4xx other
-//! than 408, 409 and 429, and most of them do after a 502 or 504. Which status it is can be set.
+//! 424 is *Failed Dependency* (RFC 4918): no client that was measured retries a 4xx other than 408,
+//! 409 and 429, and most retry a 502 or 504. The status can be set.
 //!
 //! # Order in the stack
 //!
-//! Outermost, over any judged stack: [`raw`](crate::GeminiStack::raw) and
-//! [`json`](crate::GeminiStack::json) answers pass through it byte for byte. It makes a stack fit
-//! for `axum`'s `Router::layer`, which asks for a service that never fails.
+//! Outermost, over a stack with response bodies: the responses of [`raw`](crate::GeminiStack::raw)
+//! and [`json`](crate::GeminiStack::json) pass through it byte for byte. A stack of
+//! [`images`](crate::GeminiStack::images) has no response body: use `json`, and read the image with
+//! [`FinalImage::from_json`](crate::FinalImage::from_json). With this layer a stack fits axum's
+//! `Router::layer` and `any_service`, which need a service that never fails.
 //!
 //! # Defaults
 //!
 //! | setting | value | source |
 //! | --- | --- | --- |
-//! | status where money is or may be gone | 424 | measured: see above |
+//! | status of an error that was or may have been charged | 424 | measured: see above |
 //!
 //! # Errors
 //!
@@ -63,11 +65,10 @@
 //!
 //! Dropping the future drops the inner one; nothing else is held.
 
-mod answer;
 mod layer;
+mod response;
 mod service;
 
-pub(crate) use answer::clients_retry;
-pub use answer::{HasVerdict, advise, answer_to, seconds_to_wait};
 pub use layer::AnswerErrorsLayer;
-pub use service::{AnswerErrors, AnsweredBody, ResponseFuture};
+pub use response::{error_response, seconds_to_wait, set_retry_headers};
+pub use service::{AnswerErrors, ResponseBody, ResponseFuture};

@@ -4,18 +4,20 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use crate::error::Error;
 use bytes::Bytes;
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
+use tower_gemini_core::verdict::Verdict;
 use tower_service::Service;
 
 use super::AnswerErrorsLayer;
-use super::answer::{HasVerdict, advise, answer_to};
+use super::response::{error_response, set_retry_headers};
+use crate::body::HasVerdict;
+use crate::error::Error;
 use crate::ready::take_ready;
 
-/// Answers where the inner service fails. See the [module](super).
+/// Responds where the inner service fails. See the [module](super).
 #[derive(Debug, Clone)]
 pub struct AnswerErrors<S> {
     inner: S,
@@ -33,13 +35,13 @@ where
     S: Service<R, Response = Response<B>, Error = Error> + Clone,
     B: HasVerdict,
 {
-    type Response = Response<AnsweredBody<B>>;
+    type Response = Response<ResponseBody<B>>;
     type Error = Infallible;
     type Future = ResponseFuture<S, R>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // A service that never fails cannot say that it failed to become ready: the future asks,
-        // and answers with the error.
+        // A service that never fails cannot report that it failed to become ready: the future polls
+        // it, and responds with the error.
         Poll::Ready(Ok(()))
     }
 
@@ -77,7 +79,7 @@ where
     S: Service<R, Response = Response<B>, Error = Error>,
     B: HasVerdict,
 {
-    type Output = Result<Response<AnsweredBody<B>>, Infallible>;
+    type Output = Result<Response<ResponseBody<B>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -85,7 +87,7 @@ where
             let result = match this.step.as_mut().project() {
                 StepProjection::Readying { inner, request } => match ready!(inner.poll_ready(cx)) {
                     Ok(()) => {
-                        // Polled after it was ready: a fault of the caller that must not bring the
+                        // Polled after completion: a fault of the caller that must not bring the
                         // process down.
                         let Some(request) = request.take() else { return Poll::Pending };
                         let future = inner.call(request);
@@ -96,62 +98,50 @@ where
                 },
                 StepProjection::Sent(future) => ready!(future.poll(cx)),
             };
-            let now = this.settings.clock.now();
-            return Poll::Ready(Ok(match result {
+            let (mut parts, body) = match result {
                 Ok(response) => {
-                    let (mut parts, body) = response.into_parts();
-                    advise(
-                        &mut parts.status,
-                        &mut parts.headers,
-                        body.verdict(),
-                        this.settings.charged,
-                        now,
-                    );
-                    Response::from_parts(parts, AnsweredBody(Inner::Upstream(body)))
+                    let (parts, body) = response.into_parts();
+                    (parts, Inner::Upstream(body))
                 }
                 Err(error) => {
-                    let (mut parts, bytes) = answer_to(&error, this.settings.charged).into_parts();
-                    advise(
-                        &mut parts.status,
-                        &mut parts.headers,
-                        Some(error.verdict()),
-                        this.settings.charged,
-                        now,
-                    );
+                    let response = error_response(&error, this.settings.charged);
+                    let (mut parts, bytes) = response.into_parts();
                     if let Some(trail) = error.trail() {
                         parts.extensions.insert(trail.clone());
                     }
-                    let body = AnsweredBody(Inner::Ours {
-                        bytes: Some(bytes),
-                        verdict: Box::new(error.verdict().clone()),
-                    });
-                    Response::from_parts(parts, body)
+                    let verdict = Box::new(error.verdict().clone());
+                    (parts, Inner::Error { bytes: Some(bytes), verdict })
                 }
-            }));
+            };
+            let body = ResponseBody(body);
+            let (status, headers) = (&mut parts.status, &mut parts.headers);
+            let AnswerErrorsLayer { charged, clock } = this.settings;
+            set_retry_headers(status, headers, body.verdict(), *charged, clock.now());
+            return Poll::Ready(Ok(Response::from_parts(parts, body)));
         }
     }
 }
 
 /// The upstream's body, or the text of an error.
 #[pin_project]
-pub struct AnsweredBody<B>(#[pin] Inner<B>);
+pub struct ResponseBody<B>(#[pin] Inner<B>);
 
 #[pin_project(project = InnerProjection)]
 enum Inner<B> {
     Upstream(#[pin] B),
-    Ours { bytes: Option<Bytes>, verdict: Box<tower_gemini_core::verdict::Verdict> },
+    Error { bytes: Option<Bytes>, verdict: Box<Verdict> },
 }
 
-impl<B: HasVerdict> HasVerdict for AnsweredBody<B> {
-    fn verdict(&self) -> Option<&tower_gemini_core::verdict::Verdict> {
+impl<B: HasVerdict> HasVerdict for ResponseBody<B> {
+    fn verdict(&self) -> Option<&Verdict> {
         match &self.0 {
             Inner::Upstream(body) => body.verdict(),
-            Inner::Ours { verdict, .. } => Some(verdict),
+            Inner::Error { verdict, .. } => Some(verdict),
         }
     }
 }
 
-impl<B: Body<Data = Bytes>> Body for AnsweredBody<B> {
+impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -161,7 +151,7 @@ impl<B: Body<Data = Bytes>> Body for AnsweredBody<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project().0.project() {
             InnerProjection::Upstream(body) => body.poll_frame(cx),
-            InnerProjection::Ours { bytes, .. } => {
+            InnerProjection::Error { bytes, .. } => {
                 Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
             }
         }
@@ -170,25 +160,25 @@ impl<B: Body<Data = Bytes>> Body for AnsweredBody<B> {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Inner::Upstream(body) => body.is_end_stream(),
-            Inner::Ours { bytes, .. } => bytes.is_none(),
+            Inner::Error { bytes, .. } => bytes.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Inner::Upstream(body) => body.size_hint(),
-            Inner::Ours { bytes, .. } => {
+            Inner::Error { bytes, .. } => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
         }
     }
 }
 
-impl<B: fmt::Debug> fmt::Debug for AnsweredBody<B> {
+impl<B: fmt::Debug> fmt::Debug for ResponseBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Inner::Upstream(body) => f.debug_tuple("AnsweredBody").field(body).finish(),
-            Inner::Ours { verdict, .. } => f.debug_tuple("AnsweredBody").field(verdict).finish(),
+            Inner::Upstream(body) => f.debug_tuple("ResponseBody").field(body).finish(),
+            Inner::Error { verdict, .. } => f.debug_tuple("ResponseBody").field(verdict).finish(),
         }
     }
 }

@@ -32,6 +32,8 @@ pub struct CallBody(Payload);
 pub struct AttemptBody {
     payload: Payload,
     attempt: Attempt,
+    /// Where this attempt must end before the call does.
+    deadline: Option<Instant>,
 }
 
 /// The body on the wire: what the client sends.
@@ -231,7 +233,7 @@ impl CallBody {
     /// The next attempt of this call. The body is used up: who wants another needs a permit.
     pub(crate) fn into_attempt(self) -> AttemptBody {
         let attempt = self.0.state.new_attempt();
-        AttemptBody { payload: self.0, attempt }
+        AttemptBody { payload: self.0, attempt, deadline: None }
     }
 }
 
@@ -248,10 +250,16 @@ impl AttemptBody {
         self.payload.state.trail()
     }
 
-    /// The moment at which the caller stops waiting for the whole call, where it has one.
+    /// The moment at which this attempt must have ended, where there is one: the call's deadline, or
+    /// an earlier one of its own.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.payload.state.deadline()
+        self.payload.state.deadline().into_iter().chain(self.deadline).min()
+    }
+
+    /// Gives this attempt alone an earlier deadline.
+    pub(crate) fn limit_deadline(&mut self, at: Instant) {
+        self.deadline = self.deadline.into_iter().chain([at]).min();
     }
 
     /// Which attempt of the call this is, from 1 on, all targets and sizes counted.
@@ -322,7 +330,7 @@ impl Body for WireBody {
         let this = &mut *self;
         let abandoned =
             || Poll::Ready(Some(Err(Error::request_body("the attempt was abandoned".into()))));
-        if this.attempt.is_abandoned() {
+        if !this.attempt.read() {
             return abandoned();
         }
         match &mut this.data {
@@ -366,7 +374,7 @@ impl Body for WireBody {
 }
 
 /// The size of a body of which `held` bytes come before the rest.
-pub(super) fn and_held(rest: SizeHint, held: u64) -> SizeHint {
+pub(crate) fn and_held(rest: SizeHint, held: u64) -> SizeHint {
     let mut hint = SizeHint::new();
     hint.set_lower(held.saturating_add(rest.lower()));
     if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(held)) {
@@ -488,11 +496,26 @@ impl fmt::Debug for RequestTemplate {
 mod tests {
     use super::*;
     use std::task::Waker;
+    use std::time::Duration;
     use tower_gemini_core::verdict::{Charge, Verdict};
 
     fn call_body(chunks: Vec<Bytes>) -> CallBody {
         let state = CallState::new(CallOptions::new());
         CallBody::whole(chunks, None, Arc::new(Call::unrecognised()), state)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempts_own_deadline_never_moves_back_nor_beyond_the_calls() {
+        let options = CallOptions::new().deadline(Duration::from_secs(10));
+        let state = CallState::new(options);
+        let at = |seconds| Some(state.started() + Duration::from_secs(seconds));
+        let call = Arc::new(Call::unrecognised());
+        let mut body = CallBody::whole([], None, call, state.clone()).into_attempt();
+        for (limit, deadline) in [(60, 10), (5, 5), (9, 5)] {
+            body.limit_deadline(at(limit).unwrap());
+            assert_eq!(body.deadline(), at(deadline));
+        }
+        assert_eq!(state.deadline(), at(10), "the call's is its own");
     }
 
     /// The body as it is sent, and its attempt.

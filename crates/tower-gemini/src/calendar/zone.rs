@@ -35,7 +35,7 @@ impl fmt::Display for UnknownZone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "the time zone `{}` is not known; enable the feature `tz-bundled`, or give its POSIX rule with Zone::posix",
+            "the time zone `{}` is not known; enable the feature `time-zones`, or give its POSIX rule with Zone::posix",
             self.0
         )
     }
@@ -113,7 +113,7 @@ impl Zone {
         }
     }
 
-    /// A zone by its IANA name. With the feature `tz-bundled` every one is known; without it `UTC`
+    /// A zone by its IANA name. With the feature `time-zones` every one is known; without it `UTC`
     /// and sixteen in which most callers live, by the rules now in force.
     ///
     /// # Errors
@@ -223,8 +223,8 @@ mod tests {
         assert_eq!(Zone::fixed(-3, 30).unwrap().minute_of_week(at("2026-01-05T03:30:00Z")), (0, 0));
     }
 
-    /// Run with `--features tz-bundled`.
-    #[cfg(feature = "tz-bundled")]
+    /// Run with `--features time-zones`.
+    #[cfg(feature = "time-zones")]
     #[test]
     fn with_the_database_every_name_is_known_and_the_table_agrees_with_it() {
         assert_eq!(

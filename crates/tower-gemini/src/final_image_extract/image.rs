@@ -1,7 +1,13 @@
 use std::fmt;
 
+use crate::error::Error;
 use bytes::Bytes;
-use tower_gemini_core::scan::{Answer, Usage};
+use http::HeaderMap;
+use tower_gemini_core::call::{Call, Framing};
+use tower_gemini_core::classify::{classify_answer, classify_without_status};
+use tower_gemini_core::scan::{Answer, Scanner, Usage};
+
+use super::service::refused;
 
 /// The final image of an answer, and what came with it.
 #[derive(Clone, PartialEq)]
@@ -41,6 +47,51 @@ pub struct FinalImage {
 }
 
 impl FinalImage {
+    /// Reads the final image out of a complete JSON response body.
+    ///
+    /// For the responses of [`GeminiStack::json`](crate::GeminiStack::json), over which `KeepPaid`
+    /// and `AnswerErrors` can stand, and of a client without a stack, such as reqwest's
+    /// `response.bytes()`. Takes every shape that [`FinalImageExtract`](crate::FinalImageExtract)
+    /// takes, except server-sent events, and images of any size.
+    ///
+    /// ```
+    /// use tower_gemini::FinalImage;
+    ///
+    /// let body = br#"{"candidates":[{"content":{"parts":[
+    ///     {"inlineData":{"mimeType":"image/png","data":"AA=="},"thought":true},
+    ///     {"inlineData":{"mimeType":"image/png","data":"AQID"}}]},"finishReason":"STOP"}]}"#;
+    /// let image = FinalImage::from_json(body)?;
+    /// assert_eq!((&image.bytes[..], image.drafts), (&[1, 2, 3][..], 1));
+    ///
+    /// let refused = br#"{"candidates":[{"finishReason":"IMAGE_SAFETY"}]}"#;
+    /// assert!(FinalImage::from_json(refused).unwrap_err().is_refusal());
+    /// # Ok::<_, tower_gemini::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`FinalImageExtract`](crate::FinalImageExtract), with the charge as far as the body alone
+    /// says it: the response is a refusal, an error or empty, ends early, or cannot be read.
+    pub fn from_json(body: &[u8]) -> Result<Self, Error> {
+        let mut call = Call::unrecognised();
+        call.wants_image = true;
+        let is_array = body.trim_ascii_start().first() == Some(&b'[');
+        call.framing = if is_array { Framing::JsonArray } else { Framing::Whole };
+        let verdict = || classify_without_status(&call, &HeaderMap::new(), body);
+        let mut scanner = Scanner::decoding(call.framing).max_image_bytes(u64::MAX);
+        let scanned = match scanner.feed(body) {
+            Ok(()) => scanner.finish().map_err(|failure| failure.error),
+            Err(error) => Err(error),
+        };
+        let answer = scanned.map_err(|error| match error.is_truncated() {
+            true => Error::truncated(verdict()),
+            false => Error::corrupt(error.to_string(), verdict()),
+        })?;
+        let verdict = classify_answer(&call, &answer);
+        refused(&verdict)?;
+        Self::from_answer(answer).ok_or_else(|| Error::no_image(verdict))
+    }
+
     /// The image of a scanned answer; `None` where it has none.
     #[must_use]
     pub fn from_answer(answer: Answer) -> Option<Self> {
@@ -105,6 +156,47 @@ impl fmt::Debug for FinalImage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tower_gemini_core::verdict::Charge;
+
+    #[test]
+    fn the_last_image_that_is_no_draft_is_read_from_every_json_shape() {
+        let part =
+            |data: &str| format!(r#"{{"inlineData":{{"mimeType":"image/png","data":"{data}"}}}}"#);
+        let chunk = |parts: &str, finish: &str| {
+            format!(r#"{{"candidates":[{{"content":{{"parts":[{parts}]}}{finish}}}]}}"#)
+        };
+        let stop = r#","finishReason":"STOP""#;
+        let shapes = [
+            chunk(&format!("{},{}", part("AA=="), part("AQID")), stop),
+            format!("[{},{}]", chunk(&part("AA=="), ""), chunk(&part("AQID"), stop)),
+            r#"{"predictions":[{"bytesBase64Encoded":"AQID","mimeType":"image/png"}]}"#.to_owned(),
+            r#"{"created":1,"data":[{"b64_json":"AQID"}]}"#.to_owned(),
+        ];
+        for body in shapes {
+            let image = FinalImage::from_json(body.as_bytes());
+            assert_eq!(&image.expect(&body).bytes[..], [1, 2, 3], "{body}");
+        }
+    }
+
+    // Behind `json` there was no way to the image but to write the extraction anew.
+    #[test]
+    fn a_body_without_an_image_is_an_error_that_says_why_and_what_it_cost() {
+        let error = |body: &str| FinalImage::from_json(body.as_bytes()).unwrap_err();
+        let blocked = error(r#"{"promptFeedback":{"blockReason":"PROHIBITED_CONTENT"}}"#);
+        assert!(blocked.is_refusal(), "{blocked}");
+        let empty = error(r#"{"candidates":[{"finishReason":"STOP"}]}"#);
+        assert!(empty.is_empty_answer() && empty.charge() != Charge::None, "{empty}");
+        let busy = error(
+            r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#,
+        );
+        assert!(busy.to_string().contains("overloaded"), "{busy}");
+        let cut = error(
+            r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"AQ"#,
+        );
+        assert!(cut.is_truncated() && !cut.charge().is_surely_free(), "{cut}");
+        let page = error("<html>502 Bad Gateway</html>");
+        assert!(page.is_corrupt(), "{page}");
+    }
 
     #[test]
     fn an_image_without_a_stated_type_has_the_type_of_its_bytes() {

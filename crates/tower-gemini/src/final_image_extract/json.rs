@@ -4,10 +4,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use crate::body::JudgedBody;
-use crate::error::{BoxError, Error};
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use tower_gemini_core::scan::{Scanner, strip_drafts};
@@ -15,7 +12,9 @@ use tower_gemini_core::verdict::{Outcome, Verdict};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::body::CallBody;
+use crate::body::{CallBody, HasVerdict, JudgedBody};
+use crate::error::{BoxError, Error};
+use crate::headers::{for_changed_body, for_rebuilt_body};
 use crate::stage::CallService;
 
 /// Makes [`FinalImageJson`] services.
@@ -111,16 +110,18 @@ where
             return Ok(Response::from_parts(parts, body));
         }
     }
+    let length = |chunks: &[Bytes]| Some(chunks.iter().map(|chunk| chunk.len() as u64).sum());
     let chunks = match &answer {
-        Some(answer) => strip_drafts(chunks, answer),
-        None => chunks,
+        Some(answer) => {
+            let chunks = strip_drafts(chunks, answer);
+            for_changed_body(&mut parts.headers, length(&chunks));
+            chunks
+        }
+        None => {
+            for_rebuilt_body(&mut parts.headers, length(&chunks));
+            chunks
+        }
     };
-    // A stale length would cut the answer short, or make the client wait for bytes that never come.
-    if parts.headers.contains_key(CONTENT_LENGTH) && !parts.headers.contains_key(TRANSFER_ENCODING)
-    {
-        let length: usize = chunks.iter().map(Bytes::len).sum();
-        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    }
     let verdict = Box::new(body.verdict().clone());
     Ok(Response::from_parts(
         parts,
@@ -153,6 +154,12 @@ impl<B> StrippedBody<B> {
             Inner::Held { verdict, .. } => verdict,
             Inner::Passing(body) | Inner::TooLong { body, .. } => body.verdict(),
         }
+    }
+}
+
+impl<B> HasVerdict for StrippedBody<B> {
+    fn verdict(&self) -> Option<&Verdict> {
+        Some(self.verdict())
     }
 }
 

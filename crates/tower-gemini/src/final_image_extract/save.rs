@@ -61,7 +61,7 @@ where
         if let Some(error) = upstream_error(&parts, &mut body).await {
             return Err(error);
         }
-        refused(&body)?;
+        refused(body.verdict())?;
         let sink = |error: std::io::Error, body: &JudgedBody<B>| {
             Error::sink(error.into(), body.verdict().clone())
         };
@@ -85,7 +85,7 @@ where
             }
         }
         writer.flush().await.map_err(|error| sink(error, &body))?;
-        refused(&body)?;
+        refused(body.verdict())?;
         answer
             .and_then(FinalImage::from_answer)
             .ok_or_else(|| Error::no_image(body.verdict().clone()))

@@ -9,7 +9,7 @@ use http::response::Parts;
 use http::{Request, Response};
 use http_body::Body;
 use tower_gemini_core::scan::{Answer, Scanner};
-use tower_gemini_core::verdict::Outcome;
+use tower_gemini_core::verdict::{Outcome, Verdict};
 use tower_service::Service;
 
 use super::{FinalImage, FinalImageExtractLayer};
@@ -97,20 +97,19 @@ where
     if let Some(error) = upstream_error(parts, body).await {
         return Err(error);
     }
-    refused(body)?;
+    refused(body.verdict())?;
     body.scan_with(scanner);
     let mut answer = None;
     while let Some(frame) = poll_fn(|cx| body.poll_answer(cx, &mut answer)).await {
         frame?;
     }
     // Of a stream the verdict is known only now.
-    refused(body)?;
+    refused(body.verdict())?;
     answer.ok_or_else(|| Error::no_image(body.verdict().clone()))
 }
 
-/// Answers that are judged and hold no image are errors; there is nothing in them to read.
-pub(super) fn refused<B>(body: &JudgedBody<B>) -> Result<(), Error> {
-    let verdict = body.verdict();
+/// Responses that are judged and hold no image are errors; there is nothing in them to read.
+pub(super) fn refused(verdict: &Verdict) -> Result<(), Error> {
     match verdict.outcome() {
         // A call of an unknown kind may still have an image in its answer.
         Outcome::Image | Outcome::Answered => Ok(()),

@@ -1,159 +1,118 @@
 use std::collections::VecDeque;
 use std::fmt;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use crate::error::Error;
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::Response;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::Instant;
 use tower_gemini_core::verdict::Verdict;
 
-use super::detached::{Collected, Task};
-use super::identity::Identity;
-use super::shared::Shared;
-use super::store::Answer;
-use crate::answer_errors::HasVerdict;
+use super::in_flight::{Collected, CompletableBody, InFlight, read_body, read_response};
+use super::registry::Registry;
+use super::store::{CallId, StoredResponse};
+use crate::body::{HasVerdict, and_held};
+use crate::error::Error;
 
-/// Bodies that can be finished without their caller: implemented for all of the house's, there is
-/// nothing to implement by hand.
-pub trait Keepable:
-    Body<Data = Bytes, Error = Error> + HasVerdict + Send + Unpin + 'static
-{
+/// The body of [`KeepPaid`](super::KeepPaid)'s responses. Dropped before its end, it is read to its
+/// end and stored if it was or may have been charged.
+pub struct ResponseBody<B: CompletableBody> {
+    /// Comes before the rest of `body`.
+    ready: VecDeque<Bytes>,
+    /// `None` where all of the response is here.
+    body: Option<B>,
+    verdict: Option<Arc<Verdict>>,
+    /// `None` where nothing depends on what becomes of the body, or that is known already.
+    delivery: Option<Delivery>,
 }
 
-impl<B: Body<Data = Bytes, Error = Error> + HasVerdict + Send + Unpin + 'static> Keepable for B {}
-
-/// The body of [`KeepPaid`](super::KeepPaid)'s answers. Dropped before its end, it is finished and
-/// kept where it was paid for.
-pub struct KeptBody<B: Keepable>(Inner<B>);
-
-enum Inner<B: Keepable> {
-    /// Nothing is kept of it.
-    Passing(B),
-    /// On its way to its caller. `None` once it has ended.
-    Attended(Option<Box<OnItsWay<B>>>),
-    /// An answer that is here whole.
-    Whole { chunks: VecDeque<Bytes>, verdict: Option<Arc<Verdict>>, redeemed: Option<Redeemed> },
+/// What depends on the client's getting all of a body.
+enum Delivery {
+    /// The call, and what was seen of its response.
+    Foreground(Box<(InFlight, Collected)>),
+    /// A stored response.
+    Replay {
+        registry: Arc<Registry>,
+        id: CallId,
+        response: Arc<StoredResponse>,
+        /// The client may ask once more.
+        marks_resends: bool,
+    },
 }
 
-/// Long pieces are handed on in slices of this size. A server takes a piece whole into its own
-/// buffer, however long it is, and then asks for the next: what it has not asked for is what the
-/// caller surely has not got.
+/// Long chunks are handed on in slices of this size. A server takes a chunk whole into its own
+/// buffer, however long it is, and then asks for the next: what it has not asked for has surely not
+/// reached the client.
 const SLICE: usize = 64 * 1024;
 
-/// An answer on its way, and what has gone by of it.
-pub(super) struct OnItsWay<B> {
-    pub(super) body: B,
-    /// What is left of a long piece.
-    rest: Bytes,
-    pub(super) seen: Collected,
-    pub(super) task: Task,
+fn slices(mut chunk: Bytes) -> impl Iterator<Item = Bytes> {
+    std::iter::from_fn(move || match chunk.len() {
+        0 => None,
+        length if length > SLICE + SLICE / 2 => Some(chunk.split_to(SLICE)),
+        _ => Some(std::mem::take(&mut chunk)),
+    })
 }
 
-impl<B: Keepable> OnItsWay<B> {
-    fn is_all_out(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let (rest, body) = (self.rest.len() as u64, self.body.size_hint());
-        let mut hint = SizeHint::new();
-        hint.set_lower(body.lower().saturating_add(rest));
-        if let Some(upper) = body.upper().and_then(|upper| upper.checked_add(rest)) {
-            hint.set_upper(upper);
-        }
-        hint
-    }
-}
-
-/// A kept answer that is being given.
-struct Redeemed {
-    shared: Arc<Shared>,
-    identity: Identity,
-    answer: Arc<Answer>,
-    /// The client marks its resends, so it may have it once more for a while.
-    again: bool,
-}
-
-impl<B: Keepable> KeptBody<B> {
+impl<B: CompletableBody> ResponseBody<B> {
+    /// A body of which nothing is stored.
     pub(super) fn passing(body: B) -> Self {
-        Self(Inner::Passing(body))
+        Self { ready: VecDeque::new(), body: Some(body), verdict: None, delivery: None }
     }
 
-    pub(super) fn attended(body: B, status: StatusCode, headers: HeaderMap, task: Task) -> Self {
-        let seen = Collected::bounded(status, headers, task.shared.clone());
-        Self(Inner::Attended(Some(Box::new(OnItsWay { body, rest: Bytes::new(), seen, task }))))
+    /// A response of this layer's own.
+    pub(super) fn local(bytes: Bytes) -> Self {
+        Self { ready: VecDeque::from([bytes]), body: None, verdict: None, delivery: None }
     }
 
-    pub(super) fn redeemed(
-        shared: Arc<Shared>,
-        identity: Identity,
-        answer: Arc<Answer>,
-        again: bool,
+    /// A stored response that every request with its key gets.
+    pub(super) fn whole(response: &StoredResponse) -> Self {
+        let ready = response.chunks.iter().cloned().flat_map(slices).collect();
+        Self { ready, body: None, verdict: response.verdict.clone(), delivery: None }
+    }
+
+    /// A stored response that is given once.
+    pub(super) fn replay(
+        registry: Arc<Registry>,
+        id: CallId,
+        response: Arc<StoredResponse>,
+        marks_resends: bool,
     ) -> Self {
-        let (chunks, verdict) = (slices(&answer), answer.verdict.clone());
-        Self(Inner::Whole {
-            chunks,
-            verdict,
-            redeemed: Some(Redeemed { shared, identity, answer, again }),
-        })
+        let mut whole = Self::whole(&response);
+        whole.delivery = Some(Delivery::Replay { registry, id, response, marks_resends });
+        whole
     }
 
-    pub(super) fn whole(answer: &Answer) -> Self {
-        Self(Inner::Whole {
-            chunks: slices(answer),
-            verdict: answer.verdict.clone(),
-            redeemed: None,
-        })
+    fn is_all_out(&self) -> bool {
+        self.ready.is_empty() && self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
-    pub(super) fn ours(body: Bytes) -> Self {
-        Self(Inner::Whole { chunks: VecDeque::from([body]), verdict: None, redeemed: None })
-    }
-}
-
-/// An answer in slices.
-fn slices(answer: &Answer) -> VecDeque<Bytes> {
-    let mut slices = VecDeque::new();
-    for mut rest in answer.chunks.iter().cloned() {
-        while !rest.is_empty() {
-            slices.push_back(slice(&mut rest));
+    /// The client has all of it, as far as can be seen from here.
+    fn deliver(&mut self) {
+        match self.delivery.take() {
+            Some(Delivery::Foreground(call)) => {
+                let (call, seen) = *call;
+                call.deliver(seen, self.verdict().cloned());
+            }
+            Some(Delivery::Replay { registry, id, response, marks_resends }) => {
+                registry.with(|calls, now| {
+                    calls.totals.replayed += 1;
+                    calls.delivered(id, marks_resends.then_some(response), now);
+                });
+            }
+            None => {}
         }
     }
-    slices
 }
 
-/// The next slice of a piece, which keeps the rest.
-fn slice(rest: &mut Bytes) -> Bytes {
-    if rest.len() > SLICE + SLICE / 2 { rest.split_to(SLICE) } else { std::mem::take(rest) }
-}
-
-impl Redeemed {
-    fn given(self) {
-        if self.again {
-            // Delivered now, whenever it was made.
-            let answer =
-                Answer { record: Arc::default(), at: Instant::now(), ..(*self.answer).clone() };
-            self.shared.delivered(self.identity, answer);
-        }
-        self.shared.redeemed(self.identity, &self.answer);
-    }
-}
-
-impl<B: Keepable> HasVerdict for KeptBody<B> {
+impl<B: CompletableBody> HasVerdict for ResponseBody<B> {
     fn verdict(&self) -> Option<&Verdict> {
-        match &self.0 {
-            Inner::Passing(body) => body.verdict(),
-            Inner::Attended(on_its_way) => on_its_way.as_ref()?.body.verdict(),
-            Inner::Whole { verdict, .. } => verdict.as_deref(),
-        }
+        self.body.as_ref().map_or(self.verdict.as_deref(), HasVerdict::verdict)
     }
 }
 
-impl<B: Keepable> Body for KeptBody<B> {
+impl<B: CompletableBody> Body for ResponseBody<B> {
     type Data = Bytes;
     type Error = Error;
 
@@ -161,109 +120,129 @@ impl<B: Keepable> Body for KeptBody<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        match &mut self.0 {
-            Inner::Passing(body) => Pin::new(body).poll_frame(cx),
-            Inner::Attended(place) => {
-                let Some(on_its_way) = place else { return Poll::Ready(None) };
-                if on_its_way.rest.is_empty() {
-                    match Pin::new(&mut on_its_way.body).poll_frame(cx) {
-                        Poll::Pending => return Poll::Pending,
-                        Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                            Ok(data) => {
-                                on_its_way.seen.push(&data);
-                                on_its_way.rest = data;
-                            }
-                            Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
-                        },
-                        Poll::Ready(Some(Err(error))) => {
-                            if let Some(on_its_way) = place.take() {
-                                on_its_way.task.failed(&error);
-                            }
-                            return Poll::Ready(Some(Err(error)));
-                        }
-                        Poll::Ready(None) => {
-                            if let Some(on_its_way) = place.take() {
-                                on_its_way.delivered();
-                            }
-                            return Poll::Ready(None);
-                        }
-                    }
+        let this = &mut *self;
+        // An empty chunk is not the end.
+        while let (true, Some(body)) = (this.ready.is_empty(), &mut this.body) {
+            let frame = ready!(Pin::new(body).poll_frame(cx));
+            match (frame.map(|frame| frame.map(Frame::into_data)), &mut this.delivery) {
+                (Some(Ok(Ok(data))), Some(Delivery::Foreground(call))) => {
+                    call.1.push(&data);
+                    this.ready.extend(slices(data));
                 }
-                let data = slice(&mut on_its_way.rest);
-                // Servers do not ask on after this.
-                if on_its_way.is_all_out() {
-                    if let Some(on_its_way) = place.take() {
-                        on_its_way.delivered();
+                (Some(Ok(Ok(data))), _) => this.ready.push_back(data),
+                (Some(Ok(Err(trailers))), _) => return Poll::Ready(Some(Ok(trailers))),
+                (Some(Err(error)), delivery) => {
+                    if let Some(Delivery::Foreground(call)) = delivery.take() {
+                        call.0.fail(&error);
                     }
+                    this.body = None;
+                    return Poll::Ready(Some(Err(error)));
                 }
-                Poll::Ready(Some(Ok(Frame::data(data))))
-            }
-            Inner::Whole { chunks, redeemed, .. } => {
-                let chunk = chunks.pop_front();
-                if chunks.is_empty() {
-                    if let Some(redeemed) = redeemed.take() {
-                        redeemed.given();
-                    }
-                }
-                Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk))))
+                (None, _) => break,
             }
         }
+        let data = this.ready.pop_front();
+        // Servers do not poll again after this.
+        if data.is_none() || this.is_all_out() {
+            this.deliver();
+        }
+        Poll::Ready(data.map(|data| Ok(Frame::data(data))))
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
-            Inner::Passing(body) => body.is_end_stream(),
-            Inner::Attended(on_its_way) => {
-                on_its_way.as_ref().is_none_or(|on_its_way| on_its_way.is_all_out())
-            }
-            Inner::Whole { chunks, .. } => chunks.is_empty(),
-        }
+        self.is_all_out()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
-            Inner::Passing(body) => body.size_hint(),
-            Inner::Attended(on_its_way) => on_its_way
-                .as_ref()
-                .map_or_else(|| SizeHint::with_exact(0), |on_its_way| on_its_way.size_hint()),
-            Inner::Whole { chunks, .. } => {
-                SizeHint::with_exact(chunks.iter().map(|chunk| chunk.len() as u64).sum())
-            }
-        }
+        let ready = self.ready.iter().map(|chunk| chunk.len() as u64).sum();
+        let rest = self.body.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint);
+        and_held(rest, ready)
     }
 }
 
-impl<B: Keepable> Drop for Inner<B> {
+impl<B: CompletableBody> Drop for ResponseBody<B> {
     fn drop(&mut self) {
-        match self {
-            Inner::Passing(_) => {}
-            Inner::Attended(place) => {
-                if let Some(on_its_way) = place.take() {
-                    // A server lets go of a body once it has as much as was announced, and does not
-                    // ask for its end.
-                    if on_its_way.is_all_out() || on_its_way.size_hint().exact() == Some(0) {
-                        on_its_way.delivered();
-                    } else {
-                        on_its_way.left();
-                    }
+        // A server drops a body once it has as much as was announced, and does not ask for its end.
+        if self.is_all_out() || self.size_hint().exact() == Some(0) {
+            return self.deliver();
+        }
+        let is_free = self.verdict().is_some_and(|verdict| verdict.charge().is_surely_free());
+        match (self.delivery.take(), self.body.take()) {
+            (Some(Delivery::Foreground(call)), Some(body)) => {
+                let (call, seen) = *call;
+                if is_free {
+                    call.end_free();
+                } else {
+                    call.complete_detached(read_body(body, seen));
                 }
             }
-            Inner::Whole { redeemed, .. } => {
-                if let Some(Redeemed { shared, identity, answer, .. }) = redeemed.take() {
-                    shared.put_back(identity, &answer);
-                }
+            (Some(Delivery::Replay { registry, id, response, .. }), _) => {
+                registry.with(|calls, now| calls.put_back(id, response, now));
             }
+            _ => {}
         }
     }
 }
 
-impl<B: Keepable> fmt::Debug for KeptBody<B> {
+impl<B: CompletableBody> fmt::Debug for ResponseBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match &self.0 {
-            Inner::Passing(_) => "passing",
-            Inner::Attended(_) => "attended",
-            Inner::Whole { .. } => "whole",
-        };
-        f.debug_tuple("KeptBody").field(&state).finish()
+        f.debug_struct("ResponseBody")
+            .field("is_replay", &self.body.is_none())
+            .finish_non_exhaustive()
+    }
+}
+
+type InnerFuture<B> = Pin<Box<dyn Future<Output = Result<Response<B>, Error>> + Send>>;
+
+/// A call whose client waits for its response. Dropped before the response has come, it is
+/// completed without the client where it may be charged.
+pub(super) struct ForegroundCall<B: CompletableBody>(Option<(InnerFuture<B>, InFlight)>);
+
+impl<B: CompletableBody> ForegroundCall<B> {
+    pub(super) fn new(
+        response: impl Future<Output = Result<Response<B>, Error>> + Send + 'static,
+        call: InFlight,
+    ) -> Self {
+        Self(Some((Box::pin(response), call)))
+    }
+}
+
+impl<B: CompletableBody> Future for ForegroundCall<B> {
+    type Output = Result<Response<ResponseBody<B>>, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // Only `KeepPaid`'s own future polls this, and not after completion.
+        let Some((response, _)) = &mut self.0 else { return Poll::Pending };
+        let response = ready!(response.as_mut().poll(cx));
+        let Some((_, call)) = self.0.take() else { return Poll::Pending };
+        Poll::Ready(match response {
+            Ok(response) => {
+                let (mut parts, body) = response.into_parts();
+                parts.extensions.insert(call.state.trail().clone());
+                let room = Some(call.registry.clone());
+                let seen = Collected::new(parts.status, parts.headers.clone(), room);
+                let mut body = ResponseBody::passing(body);
+                body.delivery = Some(Delivery::Foreground(Box::new((call, seen))));
+                Ok(Response::from_parts(parts, body))
+            }
+            Err(error) => {
+                call.fail(&error);
+                Err(error)
+            }
+        })
+    }
+}
+
+impl<B: CompletableBody> Drop for ForegroundCall<B> {
+    fn drop(&mut self) {
+        let Some((response, call)) = self.0.take() else { return };
+        if call.state.last_may_be_charged() {
+            let room = Some(call.registry.clone());
+            call.complete_detached(read_response(response, room));
+        } else {
+            // Dropped first: the request can go out until then.
+            drop(response);
+            call.abandon();
+        }
     }
 }

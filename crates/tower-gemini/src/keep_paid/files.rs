@@ -1,12 +1,11 @@
-//! Kept answers as files: what outlives the process.
+//! Calls as files: what outlives the process.
 //!
-//! A line of JSON about the answer, then the answer's own bytes.
+//! A line of JSON about the call, then the bytes of its response.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -16,158 +15,52 @@ use tokio::time::Instant;
 use tower_gemini_core::cost::Cost;
 use tower_gemini_core::verdict::Outcome;
 
-use super::identity::Identity;
-use super::store::Answer;
+use super::fingerprint::Fingerprint;
+use super::store::{CallId, StoredResponse};
 
-/// An answer, and for whom it is written down.
+/// A call that is or was written to a file.
 #[derive(Debug)]
-pub(super) struct Written {
-    pub(super) identity: Identity,
-    /// The identity is that of a name which a caller gave to this request.
-    pub(super) named: Option<Identity>,
-    /// Or what [stands in its place](Answer::is_lost): whoever asks is told so, and pays no second
-    /// time.
-    pub(super) answer: Arc<Answer>,
+pub(super) struct SavedCall {
+    pub(super) id: CallId,
+    /// The request that an `Idempotency-Key` was used for.
+    pub(super) keyed_request: Option<Fingerprint>,
+    pub(super) since: Instant,
+    /// `None`: it is lost. Whoever asks for it is told, and does not pay a second time.
+    pub(super) response: Option<Arc<StoredResponse>>,
+    pub(super) file: Option<CallFile>,
 }
 
-/// Where an answer is written down, if it is. What stands in its place before it is there has the
-/// same, so that one file becomes the other.
-#[derive(Debug, Default)]
-pub(super) struct Record(Mutex<Place>);
-
-#[derive(Debug, Default)]
-enum Place {
-    #[default]
-    Nowhere,
-    /// `whole` where the file holds the answer, and not only that there is none; `outdated` where
-    /// the answer waits anew since.
-    At { path: PathBuf, whole: bool, outdated: bool },
-    /// It was given, or nobody may have it any more.
-    Gone,
+/// Where a call is written down.
+#[derive(Debug, Clone)]
+pub(super) struct CallFile {
+    pub(super) path: PathBuf,
+    /// The file holds the response, and not only that there is none.
+    pub(super) has_response: bool,
+    /// When, by the file, the response was stored.
+    pub(super) since: Instant,
 }
 
-/// What is to be done with an answer that is to be written down.
-enum Plan {
-    /// It is.
-    Done,
-    /// It was given meanwhile.
-    Nothing,
-    /// Here, or under a name of its own.
-    Write(Option<PathBuf>),
-    /// From elsewhere.
-    Copy(PathBuf),
-}
-
-impl Record {
-    fn at(path: PathBuf, whole: bool) -> Self {
-        Self(Mutex::new(Place::At { path, whole, outdated: false }))
-    }
-
-    fn place(&self) -> MutexGuard<'_, Place> {
-        // Each write is one assignment.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether both are the same file.
-    pub(super) fn is_at_the_place_of(&self, other: &Self) -> bool {
-        if std::ptr::eq(self, other) {
-            return true;
-        }
-        let path = match &*self.place() {
-            Place::At { path, .. } => path.clone(),
-            _ => return false,
-        };
-        matches!(&*other.place(), Place::At { path: other, .. } if *other == path)
-    }
-
-    /// It was given, or nobody may have it any more. Gives the file that has to go.
-    pub(super) fn forget(&self) -> Option<PathBuf> {
-        match std::mem::replace(&mut *self.place(), Place::Gone) {
-            Place::At { path, .. } => Some(path),
-            _ => None,
-        }
-    }
-
-    /// The file that only says that there is no answer has to go. One that holds an answer stays.
-    fn forget_word(&self) -> Option<PathBuf> {
-        let mut place = self.place();
-        match &*place {
-            Place::At { whole: false, .. } => match std::mem::replace(&mut *place, Place::Gone) {
-                Place::At { path, .. } => Some(path),
-                _ => None,
-            },
-            _ => None,
-        }
-    }
-
-    /// The file that holds an answer.
-    fn whole(&self) -> Option<PathBuf> {
-        match &*self.place() {
-            Place::At { path, whole: true, .. } => Some(path.clone()),
-            _ => None,
-        }
-    }
-
-    /// Whether a file holds the answer.
-    pub(super) fn is_whole(&self) -> bool {
-        self.whole().is_some()
-    }
-
-    /// The answer waits anew, and not since when its file says.
-    pub(super) fn outdate(&self) {
-        if let Place::At { outdated, .. } = &mut *self.place() {
-            *outdated = true;
-        }
-    }
-
-    fn plan(&self, dir: &Path, lost: bool) -> Plan {
-        match &*self.place() {
-            Place::Gone => Plan::Nothing,
-            Place::Nowhere => Plan::Write(None),
-            Place::At { path, whole, outdated } if path.parent() == Some(dir) => {
-                if lost || (*whole && !outdated) {
-                    Plan::Done
-                } else {
-                    Plan::Write(Some(path.clone()))
-                }
-            }
-            // It had to go from memory, and is still there.
-            Place::At { path, whole: true, .. } if lost => Plan::Copy(path.clone()),
-            Place::At { .. } => Plan::Write(None),
-        }
-    }
-
-    /// It is written down now. `false` where it was given meanwhile.
-    fn settle(&self, path: PathBuf, whole: bool) -> bool {
-        let mut place = self.place();
-        match &*place {
-            Place::Gone => {
-                forget(&path);
-                return false;
-            }
-            Place::At { path: before, .. } if *before != path => forget(before),
-            _ => {}
-        }
-        *place = Place::At { path, whole, outdated: false };
-        true
-    }
-}
-
-/// Behind the identity's digits.
-const ENDING: &str = "answer";
+/// The extension of a call's file, and that of the versions before 3.
+const EXTENSIONS: [&str; 2] = ["response", "answer"];
 
 #[derive(Serialize, Deserialize)]
 struct Head {
     version: u32,
-    identity: String,
+    /// The call's number and fingerprint, in hexadecimal digits.
+    call: String,
+    fingerprint: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    named: Option<String>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    lost: bool,
+    keyed_request: Option<String>,
+    /// Milliseconds since 1970.
+    since: u64,
+    /// `None`: the call is lost.
+    response: Option<ResponseHead>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ResponseHead {
     status: u16,
     headers: Vec<(String, String)>,
-    /// Milliseconds since 1970.
-    at: u64,
     at_least_microusd: u64,
     at_most_microusd: Option<u64>,
     outcome: String,
@@ -179,8 +72,8 @@ struct Stamp {
     version: u32,
 }
 
-/// Raised with every change of the form, and of what an identity is made of.
-const VERSION: u32 = 2;
+/// Raised with every change of the format, and of what a fingerprint is made of.
+const VERSION: u32 = 3;
 
 /// Runs what would block the runtime.
 pub(super) async fn blocking<T: Send + 'static>(
@@ -189,76 +82,55 @@ pub(super) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
-/// Writes down what is not yet. One that cannot be written keeps none of the others from it; the
-/// first error comes at the end.
-pub(super) fn save(dir: &Path, all: &[Written], now: SystemTime) -> io::Result<usize> {
-    if all.is_empty() {
-        return Ok(0);
+/// Writes a call to `dir`, unless its file there is up to date.
+pub(super) fn save(dir: &Path, call: &SavedCall, now: SystemTime) -> io::Result<CallFile> {
+    let path = dir.join(format!("{:032x}.{}", call.id.number, EXTENSIONS[0]));
+    let before = call.file.as_ref();
+    let is_current = |file: &&CallFile| {
+        file.path == path
+            && (call.response.is_none() || (file.has_response && file.since == call.since))
+    };
+    if let Some(current) = before.filter(is_current) {
+        return Ok(current.clone());
     }
     fs::create_dir_all(dir)?;
-    let (mut saved, mut failed) = (0, None);
-    for written in all {
-        match save_one(dir, written, now) {
-            Ok(is_there) => saved += usize::from(is_there),
-            Err(error) => failed = failed.or(Some(error)),
-        }
-    }
-    failed.map_or(Ok(saved), Err)
-}
-
-/// `false` where it was given meanwhile.
-fn save_one(dir: &Path, written: &Written, now: SystemTime) -> io::Result<bool> {
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let Written { identity, answer, .. } = written;
-    let plan = answer.record.plan(dir, answer.is_lost());
-    let path = match &plan {
-        Plan::Done => return Ok(true),
-        Plan::Nothing => return Ok(false),
-        Plan::Write(Some(path)) => path.clone(),
-        Plan::Write(None) | Plan::Copy(_) => {
-            // The process and the moment are in the name: an earlier process's file of the same
-            // request is another answer.
-            let (at, number) = (millis(now), NUMBER.fetch_add(1, Ordering::Relaxed));
-            dir.join(format!("{}-{at}-{}-{number}.{ENDING}", identity.to_hex(), std::process::id()))
-        }
-    };
+    // The response had to make room in memory, and is still in a file elsewhere.
+    let copied = before.filter(|file| call.response.is_none() && file.has_response);
     let unfinished = path.with_extension("unfinished");
-    let done = match &plan {
-        Plan::Copy(from) => fs::copy(from, &unfinished)
+    let written = match copied {
+        Some(file) => fs::copy(&file.path, &unfinished)
             .and_then(|_| File::open(&unfinished))
-            .and_then(|copy| copy.sync_all())
-            .map(|()| true),
-        _ => write(&unfinished, written, now).map(|()| !answer.is_lost()),
+            .and_then(|copy| copy.sync_all()),
+        None => write(&unfinished, call, now),
     };
-    let done = done.and_then(|whole| fs::rename(&unfinished, &path).map(|()| whole));
-    match done {
-        Ok(whole) => Ok(answer.record.settle(path, whole)),
-        Err(error) => {
-            let _ = fs::remove_file(unfinished);
-            Err(error)
-        }
+    if let Err(error) = written.and_then(|()| fs::rename(&unfinished, &path)) {
+        let _ = fs::remove_file(unfinished);
+        return Err(error);
     }
+    let has_response = copied.is_some() || call.response.is_some();
+    Ok(CallFile { path, has_response, since: call.since })
 }
 
-fn write(path: &Path, written: &Written, now: SystemTime) -> io::Result<()> {
-    let Written { identity, named, answer } = written;
-    let at = now.checked_sub(answer.at.elapsed()).unwrap_or(now);
+fn write(path: &Path, call: &SavedCall, now: SystemTime) -> io::Result<()> {
+    let since = now.checked_sub(call.since.elapsed()).unwrap_or(now);
+    let millis = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+    let text = |(name, value): (&HeaderName, &HeaderValue)| {
+        Some((name.to_string(), value.to_str().ok()?.to_owned()))
+    };
     let head = Head {
         version: VERSION,
-        identity: identity.to_hex(),
-        named: named.map(Identity::to_hex),
-        lost: answer.is_lost(),
-        status: answer.status.as_u16(),
-        headers: answer
-            .headers
-            .iter()
-            .filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned())))
-            .collect(),
-        at: millis(at),
-        at_least_microusd: answer.cost.at_least_microusd,
-        at_most_microusd: answer.cost.at_most_microusd,
-        outcome: answer.outcome.as_str().to_owned(),
-        bytes: answer.chunks.iter().map(Bytes::len).sum(),
+        call: format!("{:032x}", call.id.number),
+        fingerprint: call.id.fingerprint.to_hex(),
+        keyed_request: call.keyed_request.map(Fingerprint::to_hex),
+        since: u64::try_from(millis).unwrap_or(u64::MAX),
+        response: call.response.as_deref().map(|response| ResponseHead {
+            status: response.status.as_u16(),
+            headers: response.headers.iter().filter_map(text).collect(),
+            at_least_microusd: response.cost.at_least_microusd,
+            at_most_microusd: response.cost.at_most_microusd,
+            outcome: response.outcome.as_str().to_owned(),
+            bytes: response.bytes,
+        }),
     };
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true);
@@ -267,19 +139,19 @@ fn write(path: &Path, written: &Written, now: SystemTime) -> io::Result<()> {
     let mut file = BufWriter::new(options.open(path)?);
     serde_json::to_writer(&mut file, &head)?;
     file.write_all(b"\n")?;
-    for chunk in &answer.chunks {
+    for chunk in call.response.iter().flat_map(|response| &response.chunks) {
         file.write_all(chunk)?;
     }
     file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
 }
 
-/// All whole answers that are not too old, the oldest first.
+/// All whole calls that are not too old, the oldest first.
 pub(super) fn load(
     dir: &Path,
     retention: Duration,
     now: SystemTime,
     steady: Instant,
-) -> io::Result<Vec<Written>> {
+) -> io::Result<Vec<SavedCall>> {
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
@@ -287,137 +159,123 @@ pub(super) fn load(
     let mut found = Vec::new();
     for entry in entries {
         let path = entry?.path();
-        if path.extension().is_none_or(|ending| ending != ENDING) {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if !extension.is_some_and(|extension| EXTENSIONS.contains(&extension)) {
             continue;
         }
-        match load_one(&path) {
-            Ok((identity, named, head, body)) => {
-                let age = now
-                    .duration_since(SystemTime::UNIX_EPOCH + Duration::from_millis(head.at))
-                    .unwrap_or_default();
-                if age >= retention {
-                    forget(&path);
-                    continue;
-                }
-                let at = head.at;
-                let answer =
-                    Arc::new(answer(head, body, path, steady.checked_sub(age).unwrap_or(steady)));
-                found.push((at, Written { identity, named, answer }));
-            }
+        let mut age = Duration::ZERO;
+        let since = |since| {
+            age = now.duration_since(since).unwrap_or_default();
+            steady.checked_sub(age).unwrap_or(steady)
+        };
+        match read(&path, since) {
+            Ok(_) if age >= retention => delete(&path),
+            Ok(call) => found.push(call),
             Err(error)
                 if matches!(
                     error.kind(),
                     io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
                 ) =>
             {
-                tracing::warn!(file = %path.display(), %error, "a kept answer is damaged and cannot be given");
-                // Looked at once is enough; a person may still want to see it.
+                tracing::warn!(file = %path.display(), %error, "the file of a stored response is damaged");
+                // One look is enough; a person may still want to see it.
                 let _ = fs::rename(&path, path.with_extension("damaged"));
             }
-            // Another time it may be read, or by another version.
+            // It may be readable another time, or by another version.
             Err(error) => {
-                tracing::warn!(file = %path.display(), %error, "a kept answer cannot be read, and stays where it is")
+                tracing::warn!(file = %path.display(), %error, "the file of a stored response was left unread");
             }
         }
     }
-    found.sort_by_key(|(at, ..)| *at);
-    Ok(found.into_iter().map(|(_, written)| written).collect())
+    found.sort_by_key(|call| call.since);
+    Ok(found)
 }
 
-fn load_one(path: &Path) -> io::Result<(Identity, Option<Identity>, Head, Vec<u8>)> {
-    let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+/// Reads a call; `since` turns the date in the file into an instant of this process.
+fn read(path: &Path, since: impl FnOnce(SystemTime) -> Instant) -> io::Result<SavedCall> {
+    let damaged = |what| io::Error::new(io::ErrorKind::InvalidData, what);
     let mut file = BufReader::new(File::open(path)?);
     let mut line = Vec::new();
     // A head is far below this; a file without a line is read no further.
     (&mut file).take(1024 * 1024).read_until(b'\n', &mut line)?;
-    // First, as another version's head may be another one.
-    if serde_json::from_slice::<Stamp>(&line)?.version != VERSION {
+    // The version first: another version's head may have another form.
+    let version = serde_json::from_slice::<Stamp>(&line)?.version;
+    if version != VERSION {
         return Err(io::Error::new(
             io::ErrorKind::Unsupported,
-            "it was written by another version",
+            format!("it has format version {version}, and this is version {VERSION}"),
         ));
     }
     let head: Head = serde_json::from_slice(&line)?;
-    let of =
-        |hex: &str| Identity::from_hex(hex).ok_or_else(|| wrong("it does not say whose it is"));
-    let (identity, named) = (of(&head.identity)?, head.named.as_deref().map(of).transpose()?);
     let mut body = Vec::new();
     file.read_to_end(&mut body)?;
-    if body.len() != head.bytes {
-        return Err(wrong("it is not whole"));
+    if body.len() != head.response.as_ref().map_or(0, |response| response.bytes) {
+        return Err(damaged("it is not whole"));
     }
-    Ok((identity, named, head, body))
+    let since = since(SystemTime::UNIX_EPOCH + Duration::from_millis(head.since));
+    decode(head, body, path.to_owned(), since).ok_or_else(|| damaged("it does not say whose it is"))
 }
 
-fn answer(head: Head, body: Vec<u8>, file: PathBuf, at: Instant) -> Answer {
-    let mut headers = HeaderMap::new();
-    for (name, value) in head.headers {
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
-            headers.append(name, value);
+fn decode(head: Head, body: Vec<u8>, path: PathBuf, since: Instant) -> Option<SavedCall> {
+    let number = u128::from_str_radix(&head.call, 16).ok()?;
+    let id = CallId { fingerprint: Fingerprint::from_hex(&head.fingerprint)?, number };
+    let keyed_request = match head.keyed_request {
+        Some(hex) => Some(Fingerprint::from_hex(&hex)?),
+        None => None,
+    };
+    let file = CallFile { path, has_response: head.response.is_some(), since };
+    let response = head.response.map(|head| {
+        let mut headers = HeaderMap::new();
+        for (name, value) in head.headers {
+            if let (Ok(name), Ok(value)) =
+                (HeaderName::try_from(name), HeaderValue::try_from(value))
+            {
+                headers.append(name, value);
+            }
         }
-    }
-    let record = Arc::new(Record::at(file, !head.lost));
-    if head.lost {
-        return Answer { record, ..Answer::lost(at) };
-    }
-    Answer {
-        status: StatusCode::from_u16(head.status).unwrap_or(StatusCode::OK),
-        headers,
-        bytes: body.len(),
-        chunks: vec![Bytes::from(body)],
-        at,
-        cost: Cost {
-            at_least_microusd: head.at_least_microusd,
-            at_most_microusd: head.at_most_microusd,
-        },
-        verdict: None,
-        outcome: Outcome::ALL
-            .iter()
-            .copied()
-            .find(|outcome| outcome.as_str() == head.outcome)
-            .unwrap_or(Outcome::Other),
-        record,
-    }
+        let outcome = Outcome::ALL.iter().find(|outcome| outcome.as_str() == head.outcome);
+        Arc::new(StoredResponse {
+            status: StatusCode::from_u16(head.status).unwrap_or(StatusCode::OK),
+            headers,
+            bytes: body.len(),
+            chunks: vec![Bytes::from(body)],
+            completed_at: since,
+            cost: Cost {
+                at_least_microusd: head.at_least_microusd,
+                at_most_microusd: head.at_most_microusd,
+            },
+            outcome: outcome.copied().unwrap_or(Outcome::Other),
+            verdict: None,
+        })
+    });
+    Some(SavedCall { id, keyed_request, since, response, file: Some(file) })
 }
 
-/// Reads the answer in whose place a loss stands.
-pub(super) async fn read(loss: &Answer) -> io::Result<Answer> {
-    let path = loss.record.whole().ok_or(io::ErrorKind::NotFound)?;
-    let (record, at) = (loss.record.clone(), loss.at);
+/// Reads the response of a call that had to make room in memory.
+pub(super) async fn read_response(file: CallFile) -> io::Result<Arc<StoredResponse>> {
     blocking(move || {
-        let (_, _, head, body) = load_one(&path)?;
-        Ok(Answer { record, ..answer(head, body, path, at) })
+        let call = read(&file.path, |_| file.since)?;
+        call.response.ok_or_else(|| io::ErrorKind::NotFound.into())
     })
     .await
 }
 
-/// It was given, or nobody may have it any more: where it is written down it goes.
-pub(super) fn remove_file(record: &Record) {
-    remove(record.forget());
-}
-
-/// Its loss was told, or cannot be remembered. What holds an answer stays, for the next process.
-pub(super) fn remove_word(record: &Record) {
-    remove(record.forget_word());
-}
-
-fn remove(file: Option<PathBuf>) {
-    let Some(file) = file else { return };
+/// Deletes files without blocking the runtime.
+pub(super) fn delete_all(files: Vec<PathBuf>) {
+    if files.is_empty() {
+        return;
+    }
+    let delete_all = move || files.iter().for_each(|file| delete(file));
     match tokio::runtime::Handle::try_current() {
-        Ok(runtime) => drop(runtime.spawn_blocking(move || forget(&file))),
-        Err(_) => forget(&file),
+        Ok(runtime) => drop(runtime.spawn_blocking(delete_all)),
+        Err(_) => delete_all(),
     }
 }
 
-fn forget(path: &Path) {
+fn delete(path: &Path) {
     if let Err(error) = fs::remove_file(path) {
         if error.kind() != io::ErrorKind::NotFound {
-            tracing::warn!(file = %path.display(), %error, "the file of a kept answer that was given could not be removed");
+            tracing::warn!(file = %path.display(), %error, "the file of a stored response could not be deleted");
         }
     }
-}
-
-fn millis(at: SystemTime) -> u64 {
-    u64::try_from(at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis())
-        .unwrap_or(u64::MAX)
 }

@@ -1,40 +1,27 @@
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tower_layer::Layer;
 
-use super::shared::Shared;
-use super::{KeepCounts, KeepPaid, files};
+use super::registry::{Registry, Settings};
+use super::service::StorableService;
+use super::{KeepCounts, KeepPaid};
 use crate::clock::{Clock, SystemClock};
-use crate::stage::CallHandler;
 
-/// Makes [`KeepPaid`] services that share what is kept. A setting that is changed begins anew, with
-/// nothing kept.
+/// Makes [`KeepPaid`] services that share their stored responses. Changing a setting starts anew,
+/// with nothing stored.
 #[derive(Debug, Clone)]
 pub struct KeepPaidLayer {
-    shared: Arc<Shared>,
-}
-
-/// The settings, with the defaults of the [module](super).
-#[derive(Debug, Clone)]
-pub(super) struct Settings {
-    pub(super) max_detached: usize,
-    pub(super) max_bytes: usize,
-    pub(super) max_time: Duration,
-    pub(super) retention: Duration,
-    pub(super) grace: Duration,
-    pub(super) resend_grace: Duration,
-    pub(super) resend_window: Duration,
-    pub(super) clock: Arc<dyn Clock>,
+    registry: Arc<Registry>,
 }
 
 impl KeepPaidLayer {
-    /// The defaults of the [module](super).
+    /// Creates a layer with the defaults of the [module](super).
     #[must_use]
     pub fn new() -> Self {
-        Self::of(Settings {
+        Self::from_settings(Settings {
             max_detached: 64,
             max_bytes: 256 * 1024 * 1024,
             max_time: Duration::from_secs(660),
@@ -46,129 +33,119 @@ impl KeepPaidLayer {
         })
     }
 
-    fn of(settings: Settings) -> Self {
-        Self { shared: Arc::new(Shared::new(settings)) }
+    fn from_settings(settings: Settings) -> Self {
+        Self { registry: Arc::new(Registry::new(settings)) }
     }
 
     fn with(self, change: impl FnOnce(&mut Settings)) -> Self {
-        let mut settings = self.shared.settings.clone();
+        let mut settings = self.registry.settings.clone();
         change(&mut settings);
-        Self::of(settings)
+        Self::from_settings(settings)
     }
 
-    /// How many attempts are finished without their callers at once. What comes beyond is dropped,
-    /// and told as lost.
+    /// Sets how many calls are completed without their clients at once. Further ones are dropped and
+    /// reported as lost.
     #[must_use]
     pub fn max_detached(self, calls: usize) -> Self {
         self.with(|settings| settings.max_detached = calls)
     }
 
-    /// How many bytes of answers are kept. The oldest go first.
+    /// Sets how many bytes of responses are stored. The oldest make room first.
     #[must_use]
-    pub fn max_kept_bytes(self, bytes: usize) -> Self {
+    pub fn max_stored_bytes(self, bytes: usize) -> Self {
         self.with(|settings| settings.max_bytes = bytes)
     }
 
-    /// How long an attempt may take without its caller.
+    /// Sets how long a call may take without its client.
     #[must_use]
     pub fn max_detached_time(self, time: Duration) -> Self {
         self.with(|settings| settings.max_time = time)
     }
 
-    /// How long an answer waits for its caller.
+    /// Sets how long a stored response waits for its client.
     #[must_use]
     pub fn retention(self, time: Duration) -> Self {
         self.with(|settings| settings.retention = time)
     }
 
-    /// How long a request waits for an identical one of the same caller to be left by its client:
-    /// that a client has hung up may be noticed after its next request has come.
+    /// Sets how long a request waits for the client of an identical one to disconnect: a disconnect
+    /// may be noticed after the client's next request has come.
     #[must_use]
     pub fn grace(self, time: Duration) -> Self {
         self.with(|settings| settings.grace = time)
     }
 
-    /// The same for a request that says that it is a resend (`x-stainless-retry-count` above 0).
+    /// Sets the same for a request that is marked as a resend (`x-stainless-retry-count` above 0).
     #[must_use]
     pub fn resend_grace(self, time: Duration) -> Self {
         self.with(|settings| settings.resend_grace = time)
     }
 
-    /// How long an answer that seemed delivered is kept for a request that says that it is a
-    /// resend: the end of an answer can be lost in the buffers of a socket. Only for clients that
-    /// mark their resends.
+    /// Sets how long a delivered response is kept for a request that is marked as a resend: the end
+    /// of a response can be lost in the buffers of a socket. Only for clients that mark their
+    /// resends.
     #[must_use]
     pub fn resend_window(self, time: Duration) -> Self {
         self.with(|settings| settings.resend_window = time)
     }
 
-    /// The wall clock that answers are dated by when they are written down.
+    /// Sets the wall clock that dates stored responses in their files.
     #[must_use]
     pub fn clock(self, clock: impl Clock + 'static) -> Self {
         self.with(|settings| settings.clock = Arc::new(clock))
     }
 
-    /// What is kept and what became of the rest.
+    /// Returns what is stored now, and what became of the rest.
     #[must_use]
     pub fn counts(&self) -> KeepCounts {
-        self.shared.counts()
+        self.registry.counts()
     }
 
-    /// Waits until nothing is being finished without its caller, at most this long. `false` where
-    /// something still was.
+    /// Waits until no call is being completed without its client, for at most `within`. Returns
+    /// `false` where one still is.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future stops the waiting and nothing else.
     pub async fn drain(&self, within: Duration) -> bool {
-        self.shared.drain(within).await
+        self.registry.drain(within).await
     }
 
-    /// Writes down every answer that nobody has come for, every loss that nobody was told of, and
-    /// what became of each call with an `Idempotency-Key`, each in a file of its own; gives their
-    /// number. What is not finished yet is written down as lost. What is written down already stays
-    /// as it is.
+    /// Saves each stored response, each loss that was not reported, and the result of each
+    /// `Idempotency-Key` to a file in `dir`. Returns their number.
     ///
-    /// A file is written under another name and renamed when it is whole, is readable by its owner
-    /// alone, and holds no credential.
+    /// A call in flight is saved as lost. A file that is up to date stays as it is. Each file is
+    /// written under another name and then renamed, is readable by its owner alone, and holds no
+    /// credential.
     ///
     /// # Errors
     ///
-    /// The first error of the file system. What was written before stays.
+    /// The first error of the file system. The other files are written all the same.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future lets the writing go on.
+    /// Dropping the future does not stop the writing.
     pub async fn save_to(&self, dir: impl Into<PathBuf>) -> io::Result<usize> {
-        let (dir, shared) = (dir.into(), self.shared.clone());
-        files::blocking(move || {
-            let _alone = shared.saving.lock().unwrap_or_else(PoisonError::into_inner);
-            files::save(&dir, &shared.waiting(), shared.settings.clock.now())
-        })
-        .await
+        self.registry.clone().save_to(dir.into()).await
     }
 
-    /// Takes in what [`save_to`](Self::save_to) wrote down, and gives the number of what it took:
-    /// answers, losses and calls with a key. A file goes when its answer has been given, its loss
-    /// told, or when it has become too old, so that a process that is killed in between loses
-    /// nothing. A damaged file is renamed to `*.damaged`; one that cannot be read, or is of another
-    /// version, stays.
+    /// Takes in what [`save_to`](Self::save_to) saved. Returns the number of calls taken in:
+    /// responses, losses and results of keys.
+    ///
+    /// A file is deleted when its response was delivered, its loss reported, or when it has become
+    /// too old, so that a process that is killed in between loses nothing. A damaged file is renamed
+    /// to `*.damaged`. One that cannot be read, or has another format version, stays and is warned
+    /// about.
     ///
     /// # Errors
     ///
-    /// The directory cannot be read. One that is not there is empty.
+    /// The directory cannot be read. A missing one counts as empty.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves the files where they are.
+    /// Dropping the future leaves the files where they are; what was read until then is taken in.
     pub async fn load_from(&self, dir: impl Into<PathBuf>) -> io::Result<usize> {
-        let (dir, settings) = (dir.into(), self.shared.settings.clone());
-        let now = tokio::time::Instant::now();
-        let found = files::blocking(move || {
-            files::load(&dir, settings.retention, settings.clock.now(), now)
-        })
-        .await?;
-        Ok(self.shared.take_in(found))
+        self.registry.clone().load_from(dir.into()).await
     }
 }
 
@@ -178,10 +155,10 @@ impl Default for KeepPaidLayer {
     }
 }
 
-impl<S: CallHandler> Layer<S> for KeepPaidLayer {
+impl<S: StorableService> Layer<S> for KeepPaidLayer {
     type Service = KeepPaid<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        KeepPaid::new(inner, self.shared.clone())
+        KeepPaid::new(inner, self.registry.clone())
     }
 }

@@ -2,477 +2,393 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use crate::body::CallBody;
 use crate::call_state::CallState;
 use crate::error::{Error, TimeLimit};
 use crate::trail::{Step, StopReason};
-use bytes::Bytes;
 use http::{HeaderName, Request, Response, StatusCode};
-use serde_json::json;
-use tokio::sync::{Notify, oneshot};
+use serde_json::Value;
+use tokio::runtime::Handle;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tower_gemini_core::call::Verb;
 use tower_gemini_core::verdict::Verdict;
 use tower_service::Service;
 
-use super::body::{Keepable, KeptBody};
-use super::course::Course;
-use super::detached::{Attended, Task, run_named};
-use super::files;
-use super::identity::Identity;
-use super::named::{Named, NamedResult};
-use super::shared::{Found, Shared, after};
-use super::store::Answer;
-use crate::quota_guard::REFUSAL_DOMAIN;
+use super::body::{ForegroundCall, ResponseBody};
+use super::calls::{Ask, Client, Found, Keyed, after};
+use super::files::{self, CallFile};
+use super::fingerprint::Fingerprint;
+use super::in_flight::{CompletableBody, InFlight, read_response};
+use super::progress::CallEvent;
+use super::registry::Registry;
+use super::store::{CallId, StoredResponse};
 use crate::ready::take_ready;
+use crate::refusal::Refusal;
 
-/// By which a caller says that two requests are one (the IETF's draft of the HTTP `Idempotency-Key`
-/// header).
+/// Says that two requests are one (the IETF's draft of the HTTP `Idempotency-Key` header).
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// By which openai's clients number their sends; 0 is the first.
+/// Numbers the sends of openai's clients; 0 is the first.
 const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
 
-const LOST_BEFORE: &str = "not sent: an earlier request that was the same was or may have been paid for after its caller had gone, and its \
-                           answer was lost; asking once more sends it";
-const LOST_BY_NAME: &str = "an earlier request with this idempotency key was or may have been paid for, and its answer was lost; another \
-                            key asks again";
-
-/// In the extensions of the answer to a request that was not sent because of its `Idempotency-Key`:
-/// the key was used for another request (status 422), or the request is too large to be held, and
-/// so to be told from another (413). The body is an error in Google's form.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct KeyRefused;
-
-/// Finishes what its callers left, and keeps it for them. See the [module](super).
-#[derive(Debug, Clone)]
-pub struct KeepPaid<S> {
-    inner: S,
-    shared: Arc<Shared>,
-}
-
-impl<S> KeepPaid<S> {
-    pub(super) fn new(inner: S, shared: Arc<Shared>) -> Self {
-        Self { inner, shared }
-    }
-}
-
-/// An answer on its way.
-type Answering<B> = Pin<Box<dyn Future<Output = Result<Response<KeptBody<B>>, Error>> + Send>>;
-
-impl<S, B> Service<Request<CallBody>> for KeepPaid<S>
-where
-    S: Service<Request<CallBody>, Response = Response<B>, Error = Error, Future: Send + 'static>
-        + Clone
-        + Send
-        + 'static,
-    B: Keepable,
-{
-    type Response = Response<KeptBody<B>>;
-    type Error = Error;
-    type Future = Answering<B>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<CallBody>) -> Self::Future {
-        let inner = take_ready(&mut self.inner);
-        // Nobody upstream knows it.
-        let key = request.headers_mut().remove(IDEMPOTENCY_KEY);
-        let call = request.body().call();
-        let makes = matches!(call.verb, Verb::Generate | Verb::StreamGenerate | Verb::Predict)
-            && !call.is_continuation;
-        let Some(identity) = makes.then(|| Identity::of(&request)).flatten() else {
-            if makes && key.is_some() {
-                let answer = refused_by_key(
-                    request.body().state(),
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    TOO_LARGE_FOR_A_KEY,
-                );
-                return Box::pin(async move { Ok(answer) });
-            }
-            let mut inner = inner;
-            let answer = inner.call(request);
-            return Box::pin(async move { Ok(answer.await?.map(KeptBody::passing)) });
-        };
-        let sends = request
-            .headers()
-            .get(RETRY_COUNT)
-            .and_then(|count| count.to_str().ok()?.trim().parse::<u32>().ok());
-        let asked = Asked {
-            shared: self.shared.clone(),
-            identity,
-            context: request.body().state().clone(),
-            marks_resends: sends.is_some(),
-            is_resend: sends.is_some_and(|sends| sends > 0),
-        };
-        match key {
-            Some(key) if tokio::runtime::Handle::try_current().is_ok() => {
-                let name = Identity::of_key(&request, key.as_bytes());
-                Box::pin(asked.by_name(name, inner, request))
-            }
-            _ => Box::pin(asked.alone(inner, request)),
-        }
-    }
-}
-
-/// Somebody who waits for a call of a name, and says so when it does no more.
-struct Waiter {
-    named: Named,
-    // Dropped after what is waited with: whoever is told then counts one less.
-    _leaves: Leaves,
-}
-
-impl Waiter {
-    fn new(named: Named) -> Self {
-        let leaves = Leaves(named.left.clone());
-        Self { named, _leaves: leaves }
-    }
-}
-
-struct Leaves(Arc<Notify>);
-
-impl Drop for Leaves {
-    fn drop(&mut self) {
-        self.0.notify_one();
-    }
-}
-
-/// A request and who it is from.
-struct Asked {
-    shared: Arc<Shared>,
-    identity: Identity,
-    context: CallState,
-    /// The client numbers its sends.
-    marks_resends: bool,
-    is_resend: bool,
-}
-
-impl Asked {
-    /// Gives what was kept for this request, or sends it.
-    async fn alone<S, B>(
-        self,
-        mut inner: S,
-        request: Request<CallBody>,
-    ) -> Result<Response<KeptBody<B>>, Error>
-    where
-        S: Service<
-                Request<CallBody>,
-                Response = Response<B>,
-                Error = Error,
-                Future: Send + 'static,
-            >,
-        B: Keepable,
-    {
-        let settings = &self.shared.settings;
-        let grace = after(
-            Instant::now(),
-            if self.is_resend { settings.resend_grace } else { settings.grace },
-        );
-        loop {
-            let (changes, until) = match self.shared.find(
-                self.identity,
-                Instant::now() < grace,
-                self.is_resend,
-                self.marks_resends,
-            ) {
-                Found::Answer(answer) => return Ok(self.redeemed(answer)),
-                Found::Orphan(changes) => (changes, None),
-                Found::Live(changes) => (changes, Some(grace)),
-                Found::OnDisk(loss) => match self.read_back(loss).await {
-                    Some(answer) => return Ok(self.redeemed(answer)),
-                    None if self.buys() => {
-                        self.shared.untell(self.identity);
-                        break;
-                    }
-                    None => return Err(self.lost(LOST_BEFORE)),
-                },
-                Found::Lost if self.buys() => {
-                    self.shared.untell(self.identity);
-                    break;
-                }
-                Found::Lost => return Err(self.lost(LOST_BEFORE)),
-                // Or a request beside another, and not after it.
-                Found::Nothing => break,
-            };
-            self.wait(&changes, until).await?;
-        }
-        let course = Course::begin(&self.context);
-        // Before it counts as one whose caller is there: should it panic, nobody would take it out
-        // again.
-        let answer = inner.call(request);
-        self.shared.enter(self.identity, &course, self.marks_resends && !self.is_resend);
-        let task = Task {
-            shared: self.shared.clone(),
-            identity: self.identity,
-            course,
-            marks_resends: self.marks_resends,
-        };
-        let answer = Attended::new(answer, task).await?;
-        Ok(answer)
-    }
-
-    /// Whether the caller allows a send after one that may have been paid for, and pays with this
-    /// one for it.
-    fn buys(&self) -> bool {
-        self.context.permit_after(&Verdict::interrupted()).is_some()
-    }
-
-    /// Nothing was sent for this request; what was sent before it may have been paid for.
-    fn lost(&self, why: &'static str) -> Error {
-        self.context.record(Step::Stopped { why: StopReason::LostBefore });
-        Error::lost_before(why).with_trail(self.context.trail().clone())
-    }
-
-    /// Reads an answer that had to go from memory. A caller that goes away meanwhile leaves it
-    /// where it is.
-    async fn read_back(&self, loss: Arc<Answer>) -> Option<Arc<Answer>> {
-        struct Taken<'a>(&'a Shared, Identity, Option<Arc<Answer>>);
-        impl Drop for Taken<'_> {
-            fn drop(&mut self) {
-                if let Some(loss) = self.2.take() {
-                    self.0.leave_on_disk(self.1, &loss, false);
-                }
-            }
-        }
-        let mut taken = Taken(&self.shared, self.identity, Some(loss.clone()));
-        let read = files::read(&loss).await;
-        taken.2 = None;
-        match read {
-            Ok(answer) => Some(Arc::new(answer)),
-            Err(error) => {
-                tracing::warn!(%error, "a kept answer that had to go from memory cannot be read from where it is written down");
-                // Before anybody else looks.
-                if self.marks_resends {
-                    self.shared.told_of_loss(self.identity);
-                }
-                self.shared.leave_on_disk(self.identity, &loss, true);
-                None
-            }
-        }
-    }
-
-    /// Waits for something to happen to calls that are alike, until the grace is over or the call's
-    /// deadline is there.
-    async fn wait(&self, changes: &Arc<Notify>, grace: Option<Instant>) -> Result<(), Error> {
-        let mut changed = std::pin::pin!(changes.notified());
-        // Whoever looks first and listens then misses what happens in between.
-        changed.as_mut().enable();
-        if !self.shared.is_waiting_worthwhile(self.identity, changes) {
-            return Ok(());
-        }
-        let deadline = self.context.deadline();
-        let until = match (grace, deadline) {
-            (Some(grace), Some(deadline)) => Some(grace.min(deadline)),
-            (grace, deadline) => grace.or(deadline),
-        };
-        let time = async {
-            match until {
-                Some(until) => sleep_until(until).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            () = changed => Ok(()),
-            () = time => match deadline {
-                Some(deadline) if deadline <= Instant::now() => Err(self.too_late()),
-                _ => Ok(()),
-            },
-        }
-    }
-
-    fn too_late(&self) -> Error {
-        // This call sent nothing; what it waited for goes on.
-        Error::timeout(TimeLimit::Deadline, std::time::Duration::ZERO, Verdict::not_sent())
-            .with_trail(self.context.trail().clone())
-    }
-
-    fn told_again(&self, answer: &Answer) {
-        self.context.record(Step::Redeemed {
-            age: answer.at.elapsed(),
-            cost: answer.cost,
-            outcome: answer.outcome,
-        });
-    }
-
-    fn redeemed<B: Keepable>(&self, answer: Arc<Answer>) -> Response<KeptBody<B>> {
-        self.told_again(&answer);
-        let again = self.marks_resends;
-        self.response(
-            &answer,
-            KeptBody::redeemed(self.shared.clone(), self.identity, answer.clone(), again),
-        )
-    }
-
-    fn response<B: Keepable>(&self, answer: &Answer, body: KeptBody<B>) -> Response<KeptBody<B>> {
-        let mut response = Response::new(body);
-        *response.status_mut() = answer.status;
-        *response.headers_mut() = answer.headers.clone();
-        response.extensions_mut().insert(self.context.trail().clone());
-        response
-    }
-
-    /// Gives what the call of this name came to, or sends it: then all who give it this name get
-    /// its answer.
-    async fn by_name<S, B>(
-        self,
-        name: Identity,
-        mut inner: S,
-        request: Request<CallBody>,
-    ) -> Result<Response<KeptBody<B>>, Error>
-    where
-        S: Service<
-                Request<CallBody>,
-                Response = Response<B>,
-                Error = Error,
-                Future: Send + 'static,
-            >,
-        B: Keepable,
-    {
-        loop {
-            let mut waiter = match self
-                .shared
-                .named(name, self.identity, Course::begin(&self.context))
-                .map_err(Waiter::new)
-            {
-                Err(waiter) if waiter.named.request != self.identity => {
-                    // As the IETF's draft says.
-                    return Ok(refused_by_key(
-                        &self.context,
-                        StatusCode::UNPROCESSABLE_ENTITY,
-                        KEY_REUSED,
-                    ));
-                }
-                Err(waiter) => waiter,
-                Ok(report) => {
-                    let (tell, told) = oneshot::channel();
-                    // In a task from the start: others may come to depend on it, whatever its first
-                    // caller does.
-                    tokio::spawn(run_named(self.shared.clone(), inner.call(request), report, tell));
-                    return match told.await {
-                        Ok(Ok(answer)) => Ok(self.response(&answer, KeptBody::whole(&answer))),
-                        Ok(Err(error)) => Err(error),
-                        // The task ended with the runtime.
-                        Err(_) => Err(Error::truncated(Verdict::interrupted())),
-                    };
-                }
-            };
-            let done = async {
-                let done = waiter
-                    .named
-                    .result
-                    .wait_for(|result| !matches!(result, NamedResult::UnderWay))
-                    .await;
-                done.map_or_else(
-                    |_| NamedResult::Lost(Arc::new(Answer::lost(Instant::now()))),
-                    |result| result.clone(),
-                )
-            };
-            let deadline = self.context.deadline();
-            let time = async {
-                match deadline {
-                    Some(deadline) => sleep_until(deadline).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let result = tokio::select! {
-                biased;
-                result = done => result,
-                () = time => return Err(self.too_late()),
-            };
-            let answer = match result {
-                NamedResult::Answer(answer) => (*answer).clone(),
-                NamedResult::Lost(loss) => match files::read(&loss).await {
-                    Ok(answer) => answer,
-                    Err(_) => return Err(self.lost(LOST_BY_NAME)),
-                },
-                NamedResult::Free | NamedResult::UnderWay => continue,
-            };
-            self.told_again(&answer);
-            return Ok(self.response(&answer, KeptBody::whole(&answer)));
-        }
-    }
-}
-
-/// A reason, and the sentence that says it.
+const LOST: &str = "not sent: an earlier identical request was or may have been charged after its client disconnected, and its response was \
+                    lost; the next identical request is sent";
+const LOST_KEYED: &str = "not sent: an earlier request with this Idempotency-Key was or may have been charged, and its response was lost; use \
+                          another key to send it again";
 const KEY_REUSED: (&str, &str) = (
     "IDEMPOTENCY_KEY_REUSED",
     "Not sent: this Idempotency-Key was used for another request. A new request needs a new key.",
 );
 const TOO_LARGE_FOR_A_KEY: (&str, &str) = (
     "IDEMPOTENCY_KEY_NOT_HONOURED",
-    "Not sent: a request of this size is not held, so that its Idempotency-Key could not keep it from being paid for twice. Send it without \
-     the key, or smaller.",
+    "Not sent: a request of this size is not held in memory, so its Idempotency-Key cannot prevent a second charge. Send it without the key, \
+     or send a smaller request.",
 );
 
-fn refused_by_key<B: Keepable>(
-    context: &CallState,
-    status: StatusCode,
-    (reason, message): (&str, &str),
-) -> Response<KeptBody<B>> {
-    let body = json!({ "error": {
-        "code": status.as_u16(),
-        "message": message,
-        "status": "INVALID_ARGUMENT",
-        "details": [{ "@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "domain": REFUSAL_DOMAIN }],
-    }});
-    let body = Bytes::from(body.to_string());
-    let length = body.len();
-    let mut response = Response::new(KeptBody::ours(body));
-    *response.status_mut() = status;
-    response.extensions_mut().insert(KeyRefused);
-    response.extensions_mut().insert(context.trail().clone());
-    let headers = response.headers_mut();
-    headers.insert(
-        http::header::CONTENT_TYPE,
-        http::HeaderValue::from_static("application/json; charset=UTF-8"),
-    );
-    headers.insert(http::header::CONTENT_LENGTH, http::HeaderValue::from(length));
-    response
+/// Marks a response to a request that was not sent because of its `Idempotency-Key`.
+///
+/// The key was used for another request (status 422), or the request is too large to be held in
+/// memory and compared (413). The body is an error in Google's form. In the response's extensions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct IdempotencyKeyRejected;
+
+/// Completes and stores the responses of calls whose clients disconnected. See the
+/// [module](super).
+#[derive(Debug, Clone)]
+pub struct KeepPaid<S> {
+    inner: S,
+    registry: Arc<Registry>,
 }
 
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::task::Wake;
+impl<S> KeepPaid<S> {
+    pub(super) fn new(inner: S, registry: Arc<Registry>) -> Self {
+        Self { inner, registry }
+    }
+}
 
-    use crate::trail::Trail;
-    use tower::Layer;
+/// A service that takes calls and returns responses that can be stored: what [`KeepPaid`] stands
+/// on.
+///
+/// Implemented for every such service; there is nothing to implement by hand.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot stand below KeepPaid",
+    label = "KeepPaid stores response bodies: it stands below CollectRequest and over FinalImageJson or the layers of the call stage; FinalImageExtract returns decoded images",
+    note = "use `GeminiStack::json` instead of `images`, and read the image with `FinalImage::from_json`"
+)]
+pub trait StorableService:
+    Service<
+        Request<CallBody>,
+        Response = Response<<Self as StorableService>::ResponseBody>,
+        Error = Error,
+        Future: Send,
+    > + Clone
+    + Send
+    + 'static
+{
+    /// The body of its responses.
+    type ResponseBody: CompletableBody;
+}
 
-    use super::*;
-    use crate::keep_paid::KeepPaidLayer;
-    use crate::keep_paid::named::Report;
+#[diagnostic::do_not_recommend]
+impl<S, B> StorableService for S
+where
+    S: Service<Request<CallBody>, Response = Response<B>, Error = Error, Future: Send>
+        + Clone
+        + Send
+        + 'static,
+    B: CompletableBody,
+{
+    type ResponseBody = B;
+}
 
-    struct IsUnheard {
-        report: Report,
-        when_woken: AtomicBool,
+type Stored<S> = Response<ResponseBody<<S as StorableService>::ResponseBody>>;
+
+impl<S: StorableService> Service<Request<CallBody>> for KeepPaid<S> {
+    type Response = Stored<S>;
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx)
     }
 
-    impl Wake for IsUnheard {
-        fn wake(self: Arc<Self>) {
-            self.when_woken.store(self.report.is_unheard(), Ordering::Relaxed);
+    fn call(&mut self, mut request: Request<CallBody>) -> Self::Future {
+        let mut inner = take_ready(&mut self.inner);
+        // The upstream does not know the header.
+        let key = request.headers_mut().remove(IDEMPOTENCY_KEY);
+        let call = request.body().call();
+        let generates = matches!(call.verb, Verb::Generate | Verb::StreamGenerate | Verb::Predict)
+            && !call.is_continuation;
+        let fingerprint = generates.then(|| Fingerprint::of_request(&request)).flatten();
+        let Some(fingerprint) = fingerprint else {
+            if generates && key.is_some() {
+                let state = request.body().state();
+                let refused = rejected(state, StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE_FOR_A_KEY);
+                return Box::pin(async move { Ok(refused) });
+            }
+            let response = inner.call(request);
+            return Box::pin(async move { Ok(response.await?.map(ResponseBody::passing)) });
+        };
+        let retries = request
+            .headers()
+            .get(RETRY_COUNT)
+            .and_then(|count| count.to_str().ok()?.trim().parse::<u32>().ok());
+        let asked = Asked {
+            registry: self.registry.clone(),
+            fingerprint,
+            state: request.body().state().clone(),
+            marks_resends: retries.is_some(),
+            is_resend: retries.is_some_and(|retries| retries > 0),
+        };
+        match key.filter(|_| Handle::try_current().is_ok()) {
+            Some(key) => {
+                let key = Fingerprint::of_key(&request, key.as_bytes());
+                Box::pin(asked.respond_keyed(key, inner, request))
+            }
+            None => Box::pin(asked.respond(inner, request)),
+        }
+    }
+}
+
+/// A request, and who it is from.
+struct Asked {
+    registry: Arc<Registry>,
+    fingerprint: Fingerprint,
+    state: CallState,
+    marks_resends: bool,
+    is_resend: bool,
+}
+
+impl Asked {
+    /// Replays what is stored for this request, or sends it.
+    async fn respond<S: StorableService>(
+        self,
+        mut inner: S,
+        request: Request<CallBody>,
+    ) -> Result<Stored<S>, Error> {
+        let settings = &self.registry.settings;
+        let grace = if self.is_resend { settings.resend_grace } else { settings.grace };
+        let grace = after(Instant::now(), grace);
+        loop {
+            match self.find(Instant::now() < grace) {
+                Found::Response(id, response) => return Ok(self.replay(id, response)),
+                Found::Detached(changed) => self.wait(changed, None).await?,
+                Found::Foreground(changed) => self.wait(changed, Some(grace)).await?,
+                Found::OnDisk(id, file) => {
+                    if let Some(response) = self.read_back(id, file).await {
+                        return Ok(self.replay(id, response));
+                    }
+                    self.buy_or_fail()?;
+                    break;
+                }
+                Found::Lost => {
+                    self.buy_or_fail()?;
+                    break;
+                }
+                // Or a request beside another, and not after it.
+                Found::Nothing => break,
+            }
+        }
+        let state = self.state.clone();
+        let id = self.registry.with(|calls, now| {
+            // A first send shows that the client heard what it was told before.
+            if self.marks_resends && !self.is_resend {
+                calls.forget_reported(self.fingerprint, now);
+            }
+            calls.begin(self.fingerprint, state.clone())
+        });
+        let call = InFlight::new(self.registry.clone(), id, state, self.marks_resends, None);
+        ForegroundCall::new(inner.call(request), call).await
+    }
+
+    fn find(&self, waits: bool) -> Found {
+        let ask = Ask {
+            waits,
+            marks_resends: self.marks_resends,
+            is_resend: self.is_resend,
+            can_read_files: Handle::try_current().is_ok(),
+        };
+        self.registry.with(|calls, now| calls.find(self.fingerprint, ask, now))
+    }
+
+    /// Lets the request be sent after a loss where the caller allows a send after one that may have
+    /// been charged, and pays with this one for it.
+    fn buy_or_fail(&self) -> Result<(), Error> {
+        if self.state.permit_after(&Verdict::interrupted()).is_some() {
+            self.registry.with(|calls, now| calls.forget_reported(self.fingerprint, now));
+            return Ok(());
+        }
+        Err(self.lost(LOST))
+    }
+
+    /// Nothing was sent for this request; what was sent before it may have been charged.
+    fn lost(&self, why: &'static str) -> Error {
+        self.state.record(Step::Stopped { why: StopReason::LostBefore });
+        Error::lost_before(why).with_trail(self.state.trail().clone())
+    }
+
+    /// Reads a response that had to make room in memory. A client that disconnects meanwhile leaves
+    /// it in its file.
+    async fn read_back(&self, id: CallId, file: CallFile) -> Option<Arc<StoredResponse>> {
+        struct Reading<'a>(&'a Registry, CallId, Option<CallEvent>);
+        impl Drop for Reading<'_> {
+            fn drop(&mut self) {
+                if let Some(event) = self.2 {
+                    self.0.with(|calls, now| calls.apply(self.1, event, now));
+                }
+            }
+        }
+        let mut reading = Reading(&self.registry, id, Some(CallEvent::Evict));
+        match files::read_response(file).await {
+            Ok(response) => {
+                reading.2 = None;
+                Some(response)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the file of a stored response cannot be read");
+                reading.2 = Some(CallEvent::Report { remember: self.marks_resends });
+                None
+            }
         }
     }
 
-    // Told while the one who leaves still counted, the call looked once more, saw it there, and was
-    // never told again.
-    #[test]
-    fn who_leaves_a_call_is_gone_when_the_call_is_told() {
-        let shared = KeepPaidLayer::new().layer(()).shared;
-        let (name, request) = (Identity([1; 32]), Identity([2; 32]));
-        let named = || shared.named(name, request, Course::begin(&Trail::new()));
-        let report = named().unwrap();
-        let left = report.left.clone();
-        let told = Arc::new(IsUnheard { report, when_woken: AtomicBool::new(false) });
-        let mut listening = std::pin::pin!(left.notified());
-        let waker = told.clone().into();
-        assert!(listening.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-        let waiter = Waiter::new(named().unwrap_err());
-        assert!(!told.report.is_unheard());
-        drop(waiter);
-        assert!(told.when_woken.load(Ordering::Relaxed));
+    /// Waits for a change of identical calls, until the grace or the call's deadline is over.
+    async fn wait(
+        &self,
+        mut changed: watch::Receiver<()>,
+        grace: Option<Instant>,
+    ) -> Result<(), Error> {
+        tokio::select! {
+            biased;
+            // Closed where none is left: a change too.
+            _ = changed.changed() => Ok(()),
+            error = self.deadline() => Err(error),
+            () = wait_until(grace) => Ok(()),
+        }
     }
+
+    /// Ends at the call's deadline. This call sent nothing; what it waited for goes on.
+    async fn deadline(&self) -> Error {
+        wait_until(self.state.deadline()).await;
+        Error::timeout(TimeLimit::Deadline, Duration::ZERO, Verdict::not_sent())
+            .with_trail(self.state.trail().clone())
+    }
+
+    fn record_replay(&self, response: &StoredResponse) {
+        self.state.record(Step::Redeemed {
+            age: response.completed_at.elapsed(),
+            cost: response.cost,
+            outcome: response.outcome,
+        });
+    }
+
+    fn replay<B: CompletableBody>(
+        &self,
+        id: CallId,
+        response: Arc<StoredResponse>,
+    ) -> Response<ResponseBody<B>> {
+        self.record_replay(&response);
+        let (registry, marks_resends) = (self.registry.clone(), self.marks_resends);
+        let body = ResponseBody::replay(registry, id, response.clone(), marks_resends);
+        self.with_head(&response, body)
+    }
+
+    fn with_head<B: CompletableBody>(
+        &self,
+        stored: &StoredResponse,
+        body: ResponseBody<B>,
+    ) -> Response<ResponseBody<B>> {
+        let mut response = Response::new(body);
+        *response.status_mut() = stored.status;
+        *response.headers_mut() = stored.headers.clone();
+        response.extensions_mut().insert(self.state.trail().clone());
+        response
+    }
+
+    /// Responds with the result of this key's call, or sends it: then all requests with the key get
+    /// its response.
+    async fn respond_keyed<S: StorableService>(
+        self,
+        key: Fingerprint,
+        mut inner: S,
+        request: Request<CallBody>,
+    ) -> Result<Stored<S>, Error> {
+        let response = loop {
+            let state = self.state.clone();
+            let found = self
+                .registry
+                .with(|calls, now| calls.find_keyed(key, self.fingerprint, state.clone(), now));
+            break match found {
+                Keyed::New(id, clients, client) => {
+                    let (reply, result) = oneshot::channel();
+                    let registry = self.registry.clone();
+                    let call = InFlight::new(registry, id, state, false, Some(clients));
+                    call.complete_keyed(read_response(inner.call(request), None), reply);
+                    // The task ends without a result where its runtime does.
+                    let lost = |_| Err(Error::truncated(Verdict::interrupted()));
+                    let response = result.await.unwrap_or_else(lost)?;
+                    drop(client);
+                    return Ok(self.with_head(&response, ResponseBody::whole(&response)));
+                }
+                Keyed::InFlight(client) => match self.join(client).await? {
+                    Some(response) => response,
+                    None => continue,
+                },
+                Keyed::Response(response) => response,
+                Keyed::OnDisk(file) => match files::read_response(file).await {
+                    Ok(response) => response,
+                    Err(_) => return Err(self.lost(LOST_KEYED)),
+                },
+                Keyed::Lost => return Err(self.lost(LOST_KEYED)),
+                // The status is that of the IETF's draft.
+                Keyed::OtherRequest => {
+                    let status = StatusCode::UNPROCESSABLE_ENTITY;
+                    return Ok(rejected(&self.state, status, KEY_REUSED));
+                }
+            };
+        };
+        self.record_replay(&response);
+        Ok(self.with_head(&response, ResponseBody::whole(&response)))
+    }
+
+    /// Waits for the response of a call with a key. `None`: there is none, and why is to be looked
+    /// up.
+    async fn join(&self, mut client: Client) -> Result<Option<Arc<StoredResponse>>, Error> {
+        tokio::select! {
+            biased;
+            response = client.wait_for(Option::is_some) => {
+                Ok(response.ok().and_then(|response| response.clone()))
+            }
+            error = self.deadline() => Err(error),
+        }
+    }
+}
+
+async fn wait_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn rejected<B: CompletableBody>(
+    state: &CallState,
+    status: StatusCode,
+    (reason, message): (&str, &str),
+) -> Response<ResponseBody<B>> {
+    let refusal = Refusal {
+        status,
+        word: "INVALID_ARGUMENT",
+        message: message.to_owned(),
+        reason,
+        metadata: Value::Null,
+        details: Vec::new(),
+    };
+    let mut response = refusal.into_bytes_response().map(ResponseBody::local);
+    response.extensions_mut().insert(IdempotencyKeyRejected);
+    response.extensions_mut().insert(state.trail().clone());
+    response
 }

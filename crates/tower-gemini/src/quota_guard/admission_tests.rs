@@ -57,7 +57,7 @@ proptest! {
         let mut limits = Limits::unlimited();
         for (d, limit) in [rpm, tpm, ipm, rpd].into_iter().enumerate() {
             if which & (1 << d) != 0 {
-                limits = limits.with(Dimension::ALL[d], Some(limit));
+                limits = limits.with(QuotaDimension::ALL[d], Some(limit));
             }
         }
         let mut admission = Admission::new(limits, margin);
@@ -77,7 +77,7 @@ proptest! {
                 }
                 Do::Take { tokens, images, reserve } => {
                     let now = Moment { steady_ms: steady, wall_ms: wall };
-                    let amounts = Amounts::of_call(tokens, images);
+                    let amounts = QuotaAmounts::for_call(tokens, images);
                     match admission.take(now, amounts, reserve) {
                         Ok(receipt) => log.push((steady, amounts.0, PacificDay::holding(wall).number(), Some(receipt))),
                         Err(denied) => prop_assert!(!denied.violations.is_empty()),
@@ -133,7 +133,7 @@ proptest! {
         let mut steady = 0;
         for (ms, tokens, images) in takes {
             steady += ms;
-            let amounts = Amounts::of_call(tokens, images);
+            let amounts = QuotaAmounts::for_call(tokens, images);
             if let Err(denied) = admission.take(at(steady), amounts, 0) {
                 let told = denied.at_ms.unwrap();
                 prop_assert!(told > steady);
@@ -149,7 +149,7 @@ proptest! {
         let mut admission = Admission::new(Limits::unlimited().rpm(rpm), 500);
         let (mut steady, mut sent) = (0, 0);
         while steady < minutes * WINDOW_MS {
-            match admission.take(at(steady), Amounts::of_call(1, 1), 0) {
+            match admission.take(at(steady), QuotaAmounts::for_call(1, 1), 0) {
                 Ok(receipt) => {
                     admission.settle(receipt, None);
                     sent += 1;
@@ -168,11 +168,11 @@ proptest! {
         let mut steady = 0;
         for (ms, tokens) in takes {
             steady += ms;
-            let _ = admission.take(at(steady), Amounts::of_call(tokens, 1), 0);
+            let _ = admission.take(at(steady), QuotaAmounts::for_call(tokens, 1), 0);
         }
         let mut restored = Admission::new(limits, 500);
         restored.begin_at(at(steady));
-        restored.restore(&admission.image(), 0);
+        restored.restore(&admission.snapshot());
         prop_assert_eq!(restored.taken(at(steady)), admission.taken(at(steady)));
         let later = at(steady + 30_000);
         prop_assert_eq!(restored.taken(later), admission.taken(later));
@@ -180,7 +180,7 @@ proptest! {
 }
 
 fn rpd_of(limits: &Limits) -> Option<u64> {
-    limits.get(Dimension::RequestsPerDay)
+    limits.get(QuotaDimension::RequestsPerDay)
 }
 
 #[allow(clippy::type_complexity, reason = "the log's own entry")]
@@ -199,7 +199,7 @@ fn a_clock_set_back_over_midnight_grants_the_day_once() {
     let limits = Limits::unlimited().rpd(3);
     let mut admission = Admission::new(limits, 0);
     let midnight = PacificDay::holding(NOON).end_ms();
-    let one = Amounts::of_call(1, 1);
+    let one = QuotaAmounts::for_call(1, 1);
     let (before, after) = (midnight - 10_000, midnight + 10_000);
     for _ in 0..3 {
         admission.take(Moment { steady_ms: 0, wall_ms: before }, one, 0).unwrap();
@@ -220,7 +220,7 @@ fn a_clock_set_back_over_midnight_grants_the_day_once() {
 fn what_is_sent_at_midnight_counts_in_both_days() {
     let mut admission = Admission::new(Limits::unlimited().rpd(2), 500);
     let midnight = PacificDay::holding(NOON).end_ms();
-    let one = Amounts::of_call(1, 1);
+    let one = QuotaAmounts::for_call(1, 1);
     admission.take(Moment { steady_ms: 0, wall_ms: midnight - 100 }, one, 0).unwrap();
     // It may arrive after midnight, so the new day has one less to give.
     admission.take(Moment { steady_ms: 200, wall_ms: midnight + 100 }, one, 0).unwrap();
@@ -231,16 +231,16 @@ fn what_is_sent_at_midnight_counts_in_both_days() {
 fn a_closed_day_opens_at_midnight_pacific() {
     let mut admission = Admission::new(Limits::unlimited(), 0);
     admission.close_this_day(at(0));
-    let denied = admission.take(at(5), Amounts::of_call(1, 1), 0).unwrap_err();
+    let denied = admission.take(at(5), QuotaAmounts::for_call(1, 1), 0).unwrap_err();
     let midnight = u64::try_from(PacificDay::holding(NOON).end_ms() - NOON).unwrap();
     assert_eq!((denied.at_ms, denied.rest), (Some(midnight), Some(RestReason::DayExhausted)));
-    assert!(admission.take(at(midnight), Amounts::of_call(1, 1), 0).is_ok());
+    assert!(admission.take(at(midnight), QuotaAmounts::for_call(1, 1), 0).is_ok());
 }
 
 #[test]
 fn retries_leave_the_last_of_the_day_to_first_attempts() {
     let mut admission = Admission::new(Limits::unlimited().rpd(10), 0);
-    let one = Amounts::of_call(1, 1);
+    let one = QuotaAmounts::for_call(1, 1);
     for _ in 0..8 {
         admission.take(at(0), one, 2).unwrap();
     }
@@ -252,15 +252,15 @@ fn retries_leave_the_last_of_the_day_to_first_attempts() {
 #[test]
 fn what_is_larger_than_its_limit_never_fits() {
     let mut admission = Admission::new(Limits::unlimited().tpm(100).rpm(5), 0);
-    let denied = admission.take(at(0), Amounts::of_call(101, 1), 0).unwrap_err();
+    let denied = admission.take(at(0), QuotaAmounts::for_call(101, 1), 0).unwrap_err();
     assert_eq!(denied.at_ms, None);
 }
 
 #[test]
 fn an_answer_that_used_less_than_estimated_gives_the_rest_back() {
     let mut admission = Admission::new(Limits::unlimited().tpm(1_000), 0);
-    let receipt = admission.take(at(0), Amounts::of_call(900, 1), 0).unwrap();
+    let receipt = admission.take(at(0), QuotaAmounts::for_call(900, 1), 0).unwrap();
     admission.settle(receipt, Some(300));
-    assert_eq!(admission.taken(at(0)).get(Dimension::TokensPerMinute), 300);
-    assert!(admission.take(at(0), Amounts::of_call(700, 1), 0).is_ok());
+    assert_eq!(admission.taken(at(0)).get(QuotaDimension::TokensPerMinute), 300);
+    assert!(admission.take(at(0), QuotaAmounts::for_call(700, 1), 0).is_ok());
 }

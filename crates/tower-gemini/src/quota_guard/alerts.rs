@@ -1,7 +1,7 @@
 //! Telling once that an allowance runs low: pure.
 
 use super::admission::{Admission, Moment, WINDOW_MS};
-use super::limits::{Dimension, Limits, QuotaKey};
+use super::limits::{Limits, QuotaDimension, QuotaKey};
 
 /// A threshold was crossed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub struct QuotaAlert {
     /// Whose quota.
     pub key: QuotaKey,
     /// Which dimension.
-    pub dimension: Dimension,
+    pub dimension: QuotaDimension,
     /// The threshold, in percent of the limit.
     pub threshold_percent: u8,
     /// What is taken, reservations included.
@@ -32,7 +32,7 @@ pub(crate) struct Alerts {
     /// the usual call stops here.
     quiet_below: [u64; 4],
     seen: Option<Limits>,
-    pending: Vec<(Dimension, u8, u64, u64)>,
+    pending: Vec<(QuotaDimension, u8, u64, u64)>,
 }
 
 impl Alerts {
@@ -68,7 +68,7 @@ impl Alerts {
             return false;
         }
         let day = admission.day().number();
-        for dimension in Dimension::ALL {
+        for dimension in QuotaDimension::ALL {
             let d = dimension.index();
             let Some(limit) = admission.limits().get(dimension) else { continue };
             let amount = taken.get(dimension);
@@ -121,7 +121,7 @@ fn crossed(amount: u64, limit: u64, percent: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::limits::Amounts;
+    use super::super::limits::QuotaAmounts;
     use super::*;
 
     fn at(steady_ms: u64) -> Moment {
@@ -135,7 +135,7 @@ mod tests {
         let mut alerts = Alerts::new(vec![90, 70]);
         let mut told = Vec::new();
         for _ in 0..10 {
-            admission.take(at(0), Amounts::of_call(1, 1), 0).unwrap();
+            admission.take(at(0), QuotaAmounts::for_call(1, 1), 0).unwrap();
             alerts.check(&mut admission, at(0));
             told.extend(
                 alerts.drain(&key).into_iter().map(|alert| (alert.threshold_percent, alert.taken)),
@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(told, [(70, 7), (90, 9)]);
         told.clear();
         for _ in 0..8 {
-            admission.take(at(61_000), Amounts::of_call(1, 1), 0).unwrap();
+            admission.take(at(61_000), QuotaAmounts::for_call(1, 1), 0).unwrap();
             alerts.check(&mut admission, at(61_000));
             told.extend(
                 alerts.drain(&key).into_iter().map(|alert| (alert.threshold_percent, alert.taken)),
@@ -160,7 +160,7 @@ mod tests {
         let mut alerts = Alerts::new(vec![50]);
         let mut count = 0;
         for ms in [0, 1, 86_400_000] {
-            admission.take(at(ms), Amounts::of_call(1, 1), 0).unwrap();
+            admission.take(at(ms), QuotaAmounts::for_call(1, 1), 0).unwrap();
             alerts.check(&mut admission, at(ms));
             count += alerts.drain(&key).len();
         }

@@ -1,45 +1,44 @@
-//! One lock, one line: who came first is served first, and nobody who leaves takes anything along.
+//! The counts of one key and the calls that wait for them, behind one lock.
 //!
-//! Nothing here waits and no timer runs: a place in line is told when to come back, and is woken
-//! when its turn may have come. That is why the same file is compiled against another `Mutex` by
-//! the tests that try every interleaving.
+//! Nothing here waits and no timer runs: an entry of the queue learns when to come back, and is
+//! woken when its turn may have come. The tests that try every interleaving therefore compile this
+//! file against another `Mutex`.
 
-use std::collections::VecDeque;
 use std::task::Waker;
 
 use super::admission::{Admission, Denied, Moment, Receipt, RestReason};
-use super::limits::Amounts;
+use super::limits::QuotaAmounts;
+use super::queue::{WaitQueue, wake};
 use super::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What one call asks for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ask {
-    pub(crate) amounts: Amounts,
+    pub(crate) amounts: QuotaAmounts,
     /// Requests of the day that must be left over: retries leave them to first attempts.
     pub(crate) day_reserve: u64,
 }
 
-/// What stands beside the counts and has a say: the lease from a shared store, the alerts.
-pub(crate) trait Beside {
+/// What is consulted beside the counts: the lease from a shared store, the alerts.
+pub(crate) trait GateHooks {
     /// What a taken amount was covered by.
     type Tag: Copy;
 
     /// Whether the shared store covers this too.
-    fn draw(&mut self, now: Moment, amounts: Amounts) -> Draw<Self::Tag>;
+    fn draw(&mut self, now: Moment, amounts: QuotaAmounts) -> Draw<Self::Tag>;
 
-    /// While the shared store does not answer, and our own counts are held down for that: when to
+    /// While the shared store does not answer, and our own limits are lowered for that: when to
     /// ask it again.
     fn review_at(&self) -> Option<u64>;
 
-    /// Called after something was taken. `true` if there is something to tell, once the lock is
-    /// free.
+    /// Called after something was taken. `true` if an alert is to be sent once the lock is free.
     fn after_take(&mut self, admission: &mut Admission, now: Moment) -> bool;
 
     /// It was surely not counted.
-    fn put_back(&mut self, now: Moment, tag: Self::Tag, amounts: Amounts);
+    fn put_back(&mut self, now: Moment, tag: Self::Tag, amounts: QuotaAmounts);
 
     /// It was counted, with this many tokens instead of those reserved.
-    fn settled(&mut self, tag: Self::Tag, amounts: Amounts, tokens: Option<u64>);
+    fn settled(&mut self, tag: Self::Tag, amounts: QuotaAmounts, tokens: Option<u64>);
 }
 
 /// Whether a shared store covers what is asked for.
@@ -57,46 +56,39 @@ pub(crate) enum Draw<T> {
 pub(crate) struct Taken<T> {
     pub(crate) receipt: Receipt,
     pub(crate) tag: T,
-    /// Whether an alert is to be told.
-    pub(crate) tell: bool,
+    /// Whether an alert is to be sent.
+    pub(crate) alert: bool,
 }
 
 #[derive(Debug)]
 pub(crate) enum Try<T> {
     Taken(Taken<T>),
     Denied(Denied),
-    /// Others wait already, or the store must be asked: get in line.
-    Line,
+    /// Others wait already, or the store must be asked: join the queue.
+    Queue,
 }
 
 #[derive(Debug)]
 pub(crate) enum Turn<T> {
     Taken(Taken<T>),
-    /// Others are before us; we are woken when they are gone.
-    InLine,
-    /// First in line; nothing fits before the moment told.
+    /// Others are before this entry; it is woken when they are gone.
+    Queued,
+    /// First in the queue; nothing fits before the moment given.
     Later(Denied),
-    /// First in line; the store must be asked.
+    /// First in the queue; the store must be asked.
     Fetch,
 }
 
-pub(crate) struct Gate<B> {
-    inner: Mutex<Inner<B>>,
+pub(crate) struct Gate<H> {
+    inner: Mutex<Inner<H>>,
 }
 
-struct Inner<B> {
+struct Inner<H> {
     admission: Admission,
-    beside: B,
-    line: VecDeque<Place>,
-    next_ticket: u64,
-    /// The counts as they will be when everybody in line has been served.
+    hooks: H,
+    queue: WaitQueue<Ask>,
+    /// The counts as they will be when the whole queue has been served.
     plan: Option<Plan>,
-}
-
-struct Place {
-    ticket: u64,
-    ask: Ask,
-    waker: Option<Waker>,
 }
 
 struct Plan {
@@ -104,66 +96,71 @@ struct Plan {
     at: Moment,
 }
 
-/// Up to this many places a plan is made anew when somebody left the line; beyond, the old one is
-/// kept, which tells times that are too late rather than too early. Planning a place takes below a
-/// microsecond.
+/// Up to this many entries a plan is made anew when one leaves the queue; beyond, the old plan is
+/// kept, which predicts times that are too late rather than too early. Planning an entry takes less
+/// than a microsecond.
 const REPLAN_UP_TO: usize = 1_024;
 
-impl<B: Beside> Inner<B> {
-    fn take(&mut self, now: Moment, ask: Ask) -> Try<B::Tag> {
-        let review_at = self.beside.review_at();
+impl<H: GateHooks> Inner<H> {
+    fn denied(&self, now: Moment, ask: Ask) -> Denied {
+        self.admission.denied(now, ask.amounts, ask.day_reserve)
+    }
+
+    fn take(&mut self, now: Moment, ask: Ask) -> Try<H::Tag> {
+        let review_at = self.hooks.review_at();
         if review_at.is_some_and(|at| at <= now.steady_ms) {
-            return Try::Line;
+            return Try::Queue;
         }
         if !self.admission.fits(now, ask.amounts, ask.day_reserve) {
-            let mut denied = self.admission.denied(now, ask.amounts, ask.day_reserve);
+            let mut denied = self.denied(now, ask);
             denied.at_ms = sooner(denied.at_ms, review_at);
             return Try::Denied(denied);
         }
-        match self.beside.draw(now, ask.amounts) {
-            Draw::Covered(tag) => {
-                let receipt = self.admission.force(now, ask.amounts, now.steady_ms);
-                let tell = self.beside.after_take(&mut self.admission, now);
-                Try::Taken(Taken { receipt, tag, tell })
-            }
+        match self.hooks.draw(now, ask.amounts) {
+            Draw::Covered(tag) => Try::Taken(self.record(now, ask, tag)),
             Draw::Later(at_ms) => {
-                let mut denied = self.admission.denied(now, ask.amounts, ask.day_reserve);
+                let mut denied = self.denied(now, ask);
                 denied.at_ms = Some(at_ms.max(now.steady_ms + 1));
                 denied.rest = Some(RestReason::Store);
                 Try::Denied(denied)
             }
-            Draw::Fetch => Try::Line,
+            Draw::Fetch => Try::Queue,
         }
+    }
+
+    fn record(&mut self, now: Moment, ask: Ask, tag: H::Tag) -> Taken<H::Tag> {
+        let receipt = self.admission.force(now, ask.amounts, now.steady_ms);
+        let alert = self.hooks.after_take(&mut self.admission, now);
+        Taken { receipt, tag, alert }
     }
 
     fn planned(&mut self, now: Moment, ask: Ask) -> Option<u64> {
-        if self.plan.is_none() {
-            let mut plan = Plan { admission: self.admission.clone(), at: now };
-            for place in &self.line {
-                plan.book(now, place.ask);
+        let Self { plan, admission, queue, hooks } = self;
+        let plan = plan.get_or_insert_with(|| {
+            let mut plan = Plan { admission: admission.clone(), at: now };
+            for ask in queue.asks() {
+                plan.book(now, *ask);
             }
-            self.plan = Some(plan);
-        }
-        let plan = self.plan.as_mut()?;
-        let from = if plan.at.steady_ms > now.steady_ms { plan.at } else { now };
-        let planned = plan.admission.earliest(from, ask.amounts, ask.day_reserve);
-        sooner(planned, self.beside.review_at().map(|at| at.max(now.steady_ms)))
+            plan
+        });
+        let planned = plan.admission.earliest(plan.from(now), ask.amounts, ask.day_reserve);
+        sooner(planned, hooks.review_at().map(|at| at.max(now.steady_ms)))
     }
 
     fn forget_plan(&mut self) {
-        if self.line.len() <= REPLAN_UP_TO {
+        if self.queue.len() <= REPLAN_UP_TO {
             self.plan = None;
         }
-    }
-
-    fn first_waker(&mut self) -> Option<Waker> {
-        self.line.front_mut().and_then(|place| place.waker.take())
     }
 }
 
 impl Plan {
+    fn from(&self, now: Moment) -> Moment {
+        if self.at.steady_ms > now.steady_ms { self.at } else { now }
+    }
+
     fn book(&mut self, now: Moment, ask: Ask) {
-        let from = if self.at.steady_ms > now.steady_ms { self.at } else { now };
+        let from = self.from(now);
         if let Some(at_ms) = self.admission.earliest(from, ask.amounts, ask.day_reserve) {
             self.at = from.after_ms(at_ms.saturating_sub(from.steady_ms));
             let _ = self.admission.force(self.at, ask.amounts, self.at.steady_ms);
@@ -171,64 +168,63 @@ impl Plan {
     }
 }
 
-impl<B: Beside> Gate<B> {
-    pub(crate) fn new(admission: Admission, beside: B) -> Self {
-        Self {
-            inner: Mutex::new(Inner {
-                admission,
-                beside,
-                line: VecDeque::new(),
-                next_ticket: 0,
-                plan: None,
-            }),
-        }
+impl<H: GateHooks> Gate<H> {
+    pub(crate) fn new(admission: Admission, hooks: H) -> Self {
+        Self { inner: Mutex::new(Inner { admission, hooks, queue: WaitQueue::new(), plan: None }) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner<B>> {
+    fn lock(&self) -> MutexGuard<'_, Inner<H>> {
         // Nothing under the lock can panic half-way: counts are changed by saturating arithmetic,
-        // the line by one push or remove.
+        // the queue by one push or remove.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes at once, or says why not. Whoever comes while others wait gets in line behind them.
-    pub(crate) fn try_take(&self, now: Moment, ask: Ask) -> Try<B::Tag> {
+    /// Makes a change, then wakes the first in the queue, outside the lock, if it may fit now.
+    fn with<R>(&self, change: impl FnOnce(&mut Inner<H>) -> (R, bool)) -> R {
         let mut inner = self.lock();
-        if !inner.line.is_empty() {
-            return Try::Line;
+        let (result, may_fit) = change(&mut inner);
+        let first = if may_fit { inner.queue.first_waker() } else { None };
+        drop(inner);
+        wake(first);
+        result
+    }
+
+    /// Takes at once, or says why not. Whoever comes while others wait joins the queue.
+    pub(crate) fn try_take(&self, now: Moment, ask: Ask) -> Try<H::Tag> {
+        let mut inner = self.lock();
+        if !inner.queue.is_empty() {
+            return Try::Queue;
         }
         inner.take(now, ask)
     }
 
-    /// What a call that does not wait is told while others wait: when its turn would come.
+    /// The refusal of a call that does not wait while others do: it says when its turn would come.
     pub(crate) fn refusal(&self, now: Moment, ask: Ask) -> Denied {
         let mut inner = self.lock();
         let at_ms = inner.planned(now, ask);
-        let mut denied = inner.admission.denied(now, ask.amounts, ask.day_reserve);
+        let mut denied = inner.denied(now, ask);
         denied.at_ms = at_ms.map(|at| at.max(now.steady_ms + 1));
         denied
     }
 
     /// Takes whether it fits or not.
-    pub(crate) fn force(&self, now: Moment, ask: Ask) -> Taken<B::Tag>
+    pub(crate) fn force(&self, now: Moment, ask: Ask) -> Taken<H::Tag>
     where
-        B::Tag: Default,
+        H::Tag: Default,
     {
         let mut inner = self.lock();
-        let Inner { admission, beside, .. } = &mut *inner;
-        let receipt = admission.force(now, ask.amounts, now.steady_ms);
-        let tag = match beside.draw(now, ask.amounts) {
+        let tag = match inner.hooks.draw(now, ask.amounts) {
             Draw::Covered(tag) => tag,
-            _ => B::Tag::default(),
+            _ => H::Tag::default(),
         };
-        let tell = beside.after_take(admission, now);
-        Taken { receipt, tag, tell }
+        inner.record(now, ask, tag)
     }
 
-    /// A place at the end of the line, and when its turn is expected.
+    /// Joins the end of the queue. Returns the ticket and when its turn is expected.
     ///
     /// # Errors
     ///
-    /// [`Denied`] where that would be after `latest_ms`, or never: then there is no place either.
+    /// [`Denied`] where that would be after `latest_ms`, or never: then nothing joins.
     pub(crate) fn join(
         &self,
         now: Moment,
@@ -237,129 +233,102 @@ impl<B: Beside> Gate<B> {
     ) -> Result<(u64, u64), Denied> {
         let mut inner = self.lock();
         let planned = inner.planned(now, ask);
-        let late = planned.is_none_or(|at| latest_ms.is_some_and(|latest| at > latest));
-        let Some(at_ms) = planned.filter(|_| !late) else {
-            let mut denied = inner.admission.denied(now, ask.amounts, ask.day_reserve);
+        let in_time = |at: &u64| latest_ms.is_none_or(|latest| *at <= latest);
+        let Some(at_ms) = planned.filter(in_time) else {
+            let mut denied = inner.denied(now, ask);
             denied.at_ms = planned;
             return Err(denied);
         };
         if let Some(plan) = &mut inner.plan {
             plan.book(now, ask);
         }
-        let ticket = inner.next_ticket;
-        inner.next_ticket += 1;
-        inner.line.push_back(Place { ticket, ask, waker: None });
-        Ok((ticket, at_ms))
+        Ok((inner.queue.join(ask), at_ms))
     }
 
-    /// Whether it is this ticket's turn. Whoever is told to wait is woken through `waker` when
+    /// Whether it is this ticket's turn. An entry that must wait is woken through `waker` when
     /// something changed.
-    pub(crate) fn turn(&self, now: Moment, ticket: u64, waker: &Waker) -> Turn<B::Tag> {
-        let mut inner = self.lock();
-        let Some(first) = inner.line.front() else {
-            return Turn::InLine;
-        };
-        if first.ticket != ticket {
-            if let Some(place) = inner.line.iter_mut().find(|place| place.ticket == ticket) {
-                place.waker = Some(waker.clone());
-            }
-            return Turn::InLine;
-        }
-        let ask = first.ask;
-        match inner.take(now, ask) {
-            Try::Taken(taken) => {
-                inner.line.pop_front();
-                if inner.line.is_empty() {
-                    inner.plan = None;
+    pub(crate) fn turn(&self, now: Moment, ticket: u64, waker: &Waker) -> Turn<H::Tag> {
+        self.with(|inner| {
+            let Some(&ask) = inner.queue.if_first(ticket) else {
+                inner.queue.park(ticket, waker);
+                return (Turn::Queued, false);
+            };
+            match inner.take(now, ask) {
+                Try::Taken(taken) => {
+                    inner.queue.leave(ticket);
+                    if inner.queue.is_empty() {
+                        inner.plan = None;
+                    }
+                    (Turn::Taken(taken), true)
                 }
-                let next = inner.first_waker();
-                drop(inner);
-                wake(next);
-                Turn::Taken(taken)
-            }
-            other => {
-                if let Some(first) = inner.line.front_mut() {
-                    first.waker = Some(waker.clone());
+                Try::Denied(denied) => {
+                    inner.queue.park(ticket, waker);
+                    (Turn::Later(denied), false)
                 }
-                match other {
-                    Try::Denied(denied) => Turn::Later(denied),
-                    _ => Turn::Fetch,
+                Try::Queue => {
+                    inner.queue.park(ticket, waker);
+                    (Turn::Fetch, false)
                 }
             }
-        }
+        })
     }
 
-    /// Gives a place up. Whoever is first then is woken.
+    /// Leaves the queue.
     pub(crate) fn leave(&self, ticket: u64) {
-        let mut inner = self.lock();
-        let Some(at) = inner.line.iter().position(|place| place.ticket == ticket) else {
-            return;
-        };
-        inner.line.remove(at);
-        inner.forget_plan();
-        let next = inner.first_waker();
-        drop(inner);
-        wake(next);
+        self.with(|inner| {
+            let left = inner.queue.leave(ticket);
+            if left {
+                inner.forget_plan();
+            }
+            ((), left)
+        });
     }
 
-    /// The call was counted, or may have been.
-    pub(crate) fn settle(&self, taken: &Taken<B::Tag>, tokens: Option<u64>) {
-        let mut inner = self.lock();
-        inner.admission.settle(taken.receipt, tokens);
-        inner.beside.settled(taken.tag, taken.receipt.amounts(), tokens);
-        // Fewer tokens than estimated may let the first in line through.
-        let next = if tokens.is_some() { inner.first_waker() } else { None };
-        drop(inner);
-        wake(next);
+    /// Records that the call was counted, or may have been.
+    pub(crate) fn settle(&self, taken: &Taken<H::Tag>, tokens: Option<u64>) {
+        self.with(|inner| {
+            inner.admission.settle(taken.receipt, tokens);
+            inner.hooks.settled(taken.tag, taken.receipt.amounts(), tokens);
+            // Fewer tokens than estimated may let the first in the queue through.
+            ((), tokens.is_some())
+        });
     }
 
-    /// The call was surely not counted.
-    pub(crate) fn give_back(&self, now: Moment, taken: &Taken<B::Tag>) {
-        let mut inner = self.lock();
-        inner.admission.give_back(taken.receipt);
-        inner.beside.put_back(now, taken.tag, taken.receipt.amounts());
-        inner.forget_plan();
-        let next = inner.first_waker();
-        drop(inner);
-        wake(next);
+    /// Records that the call was surely not counted.
+    pub(crate) fn give_back(&self, now: Moment, taken: &Taken<H::Tag>) {
+        self.with(|inner| {
+            inner.admission.give_back(taken.receipt);
+            inner.hooks.put_back(now, taken.tag, taken.receipt.amounts());
+            inner.forget_plan();
+            ((), true)
+        });
     }
 
-    /// Changes limits, rests or leases, and lets the first in line look again.
-    pub(crate) fn change<R>(&self, change: impl FnOnce(&mut Admission, &mut B) -> R) -> R {
-        let mut inner = self.lock();
-        let Inner { admission, beside, .. } = &mut *inner;
-        let result = change(admission, beside);
-        inner.forget_plan();
-        let next = inner.first_waker();
-        drop(inner);
-        wake(next);
-        result
+    /// Changes limits, rests or leases, and lets the first in the queue look again.
+    pub(crate) fn change<R>(&self, change: impl FnOnce(&mut Admission, &mut H) -> R) -> R {
+        self.with(|inner| {
+            let result = change(&mut inner.admission, &mut inner.hooks);
+            inner.forget_plan();
+            (result, true)
+        })
     }
 
     /// Looks, and changes nothing that anybody waits for.
-    pub(crate) fn look<R>(&self, look: impl FnOnce(&mut Admission, &mut B) -> R) -> R {
-        let mut inner = self.lock();
-        let Inner { admission, beside, .. } = &mut *inner;
-        look(admission, beside)
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&mut Admission, &mut H) -> R) -> R {
+        let inner = &mut *self.lock();
+        look(&mut inner.admission, &mut inner.hooks)
     }
 
     /// How many wait.
     pub(crate) fn waiting(&self) -> usize {
-        self.lock().line.len()
+        self.lock().queue.len()
     }
 }
 
-/// What our own counts say is not the last word while they wait for the store's.
+/// Our own counts are not the last word while they wait for the store's.
 fn sooner(counted: Option<u64>, review_at: Option<u64>) -> Option<u64> {
     match (counted, review_at) {
         (Some(counted), Some(review)) => Some(counted.min(review)),
         (counted, review) => counted.or(review),
-    }
-}
-
-/// After the lock is free: a waker may run its task at once, on this thread.
-fn wake(waker: Option<Waker>) {
-    if let Some(waker) = waker {
-        waker.wake();
     }
 }

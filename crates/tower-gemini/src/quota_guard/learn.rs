@@ -3,7 +3,7 @@
 use tower_gemini_core::verdict::{Outcome, QuotaDetail, Verdict};
 
 use super::admission::{Moment, RestReason, WINDOW_MS};
-use super::limits::{Amounts, Dimension, Limits};
+use super::limits::{Limits, QuotaAmounts, QuotaDimension};
 
 /// One thing to do about a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,9 +14,9 @@ pub(crate) enum Lesson {
     /// Nothing for so long.
     Rest { ms: u64, reason: RestReason, whole_project: bool },
     /// Google states the limit.
-    Stated { dimension: Dimension, limit: u64 },
+    Stated { dimension: QuotaDimension, limit: u64 },
     /// Near a limit of ours and refused all the same: it is lower than we thought.
-    Lower { dimension: Dimension },
+    Lower { dimension: QuotaDimension },
 }
 
 /// How long a model rests after a 429 that is about capacity and brings no hint (article 004: the
@@ -36,7 +36,7 @@ const NEAR_PERCENT: u64 = 80;
 pub(crate) fn lessons(
     verdict: &Verdict,
     status: Option<u16>,
-    taken: Amounts,
+    taken: QuotaAmounts,
     limits: &Limits,
 ) -> Vec<Lesson> {
     let hint_ms =
@@ -48,8 +48,8 @@ pub(crate) fn lessons(
     match verdict.outcome() {
         Outcome::RateLimitedDay => {
             let mut lessons = vec![Lesson::CloseDay];
-            if let (Some(Dimension::RequestsPerDay), Some(limit)) = (dimension, stated) {
-                lessons.push(Lesson::Stated { dimension: Dimension::RequestsPerDay, limit });
+            if let (Some(QuotaDimension::RequestsPerDay), Some(limit)) = (dimension, stated) {
+                lessons.push(Lesson::Stated { dimension: QuotaDimension::RequestsPerDay, limit });
             }
             lessons
         }
@@ -66,7 +66,7 @@ pub(crate) fn lessons(
             lessons
         }
         Outcome::RateLimited => {
-            let near: Vec<_> = Dimension::ALL
+            let near: Vec<_> = QuotaDimension::ALL
                 .into_iter()
                 .filter(|&dimension| {
                     limits.get(dimension).is_some_and(|limit| {
@@ -99,7 +99,7 @@ pub(crate) fn lessons(
 
 /// Which of our dimensions a violation is about, by the spellings seen (`…PerMinute…`, `…_per_day`,
 /// `…input_token_count`).
-fn dimension_of(quota: &QuotaDetail) -> Option<Dimension> {
+fn dimension_of(quota: &QuotaDetail) -> Option<QuotaDimension> {
     let text = [quota.id.as_deref(), quota.metric.as_deref()]
         .into_iter()
         .flatten()
@@ -113,13 +113,13 @@ fn dimension_of(quota: &QuotaDetail) -> Option<Dimension> {
         has(&["imagesper", "generated_images"]),
     );
     match (day, tokens, images) {
-        (true, false, false) => Some(Dimension::RequestsPerDay),
+        (true, false, false) => Some(QuotaDimension::RequestsPerDay),
         // Tokens or images of a day are none of our dimensions; the day is closed all the same.
         (true, ..) => None,
-        (false, true, _) => Some(Dimension::TokensPerMinute),
-        (false, _, true) => Some(Dimension::ImagesPerMinute),
+        (false, true, _) => Some(QuotaDimension::TokensPerMinute),
+        (false, _, true) => Some(QuotaDimension::ImagesPerMinute),
         (false, false, false) => {
-            has(&["perminute", "per_minute"]).then_some(Dimension::RequestsPerMinute)
+            has(&["perminute", "per_minute"]).then_some(QuotaDimension::RequestsPerMinute)
         }
     }
 }
@@ -147,14 +147,14 @@ impl Learned {
     }
 
     /// Google states the limit. What was configured may be lower on purpose, so it is never passed.
-    pub(crate) fn stated(&mut self, now: Moment, dimension: Dimension, limit: u64) {
+    pub(crate) fn stated(&mut self, now: Moment, dimension: QuotaDimension, limit: u64) {
         let limit =
             self.configured.get(dimension).map_or(limit, |configured| configured.min(limit));
         self.set(now, dimension, limit);
     }
 
     /// Lowered by a tenth, at most once a window: a burst of refusals is one piece of news.
-    pub(crate) fn lower(&mut self, now: Moment, dimension: Dimension) {
+    pub(crate) fn lower(&mut self, now: Moment, dimension: QuotaDimension) {
         let recent =
             self.touched_ms[dimension.index()].is_some_and(|at| now.steady_ms < at + WINDOW_MS);
         if let (Some(limit), false) = (self.current.get(dimension), recent) {
@@ -162,7 +162,7 @@ impl Learned {
         }
     }
 
-    fn set(&mut self, now: Moment, dimension: Dimension, limit: u64) {
+    fn set(&mut self, now: Moment, dimension: QuotaDimension, limit: u64) {
         self.current = self.current.with(dimension, Some(limit));
         self.touched_ms[dimension.index()] =
             (self.configured.get(dimension) != Some(limit)).then_some(now.steady_ms);
@@ -171,7 +171,7 @@ impl Learned {
     /// One step up for each lowered limit whose time has come. `true` if any moved.
     pub(crate) fn probe(&mut self, now: Moment) -> bool {
         let mut moved = false;
-        for dimension in Dimension::ALL {
+        for dimension in QuotaDimension::ALL {
             let (Some(at), Some(limit)) =
                 (self.touched_ms[dimension.index()], self.current.get(dimension))
             else {
@@ -227,14 +227,17 @@ mod tests {
             Some(2),
         );
         assert_eq!(
-            lessons(&verdict, Some(429), Amounts::default(), &Limits::unlimited()),
-            [Lesson::CloseDay, Lesson::Stated { dimension: Dimension::RequestsPerDay, limit: 250 }]
+            lessons(&verdict, Some(429), QuotaAmounts::default(), &Limits::unlimited()),
+            [
+                Lesson::CloseDay,
+                Lesson::Stated { dimension: QuotaDimension::RequestsPerDay, limit: 250 }
+            ]
         );
     }
 
     #[test]
     fn every_spelling_seen_finds_its_dimension() {
-        use Dimension::*;
+        use QuotaDimension::*;
         for (id, dimension) in [
             ("GenerateRequestsPerMinutePerProjectPerModel-FreeTier", Some(RequestsPerMinute)),
             ("GenerateContentInputTokensPerModelPerMinute-FreeTier", Some(TokensPerMinute)),
@@ -258,43 +261,48 @@ mod tests {
     fn far_below_the_limit_a_bare_refusal_rests_the_model_and_lowers_nothing() {
         let limits = Limits::unlimited().rpm(100);
         let bare = verdict(Outcome::RateLimited, None, None, None);
-        let far = lessons(&bare, Some(429), Amounts([10, 0, 0, 10]), &limits);
+        let far = lessons(&bare, Some(429), QuotaAmounts([10, 0, 0, 10]), &limits);
         assert_eq!(
             far,
             [Lesson::Rest { ms: 10_000, reason: RestReason::Capacity, whole_project: false }]
         );
-        let near = lessons(&bare, Some(429), Amounts([95, 0, 0, 95]), &limits);
-        assert!(near.contains(&Lesson::Lower { dimension: Dimension::RequestsPerMinute }));
+        let near = lessons(&bare, Some(429), QuotaAmounts([95, 0, 0, 95]), &limits);
+        assert!(near.contains(&Lesson::Lower { dimension: QuotaDimension::RequestsPerMinute }));
     }
 
     #[test]
     fn a_503_rests_nothing_here() {
         let verdict = verdict(Outcome::Overloaded, None, None, None);
-        assert!(lessons(&verdict, Some(503), Amounts::default(), &Limits::unlimited()).is_empty());
-        assert_eq!(lessons(&verdict, Some(429), Amounts::default(), &Limits::unlimited()).len(), 1);
+        assert!(
+            lessons(&verdict, Some(503), QuotaAmounts::default(), &Limits::unlimited()).is_empty()
+        );
+        assert_eq!(
+            lessons(&verdict, Some(429), QuotaAmounts::default(), &Limits::unlimited()).len(),
+            1
+        );
     }
 
     #[test]
     fn a_lowered_limit_climbs_back_and_never_higher_than_configured() {
         let mut learned = Learned::new(Limits::unlimited().rpm(100));
-        learned.stated(at(0), Dimension::RequestsPerMinute, 75);
+        learned.stated(at(0), QuotaDimension::RequestsPerMinute, 75);
         assert!(!learned.probe(at(PROBE_MS - 1)));
         let mut seen = Vec::new();
         for i in 1..6 {
             learned.probe(at(i * PROBE_MS));
-            seen.extend(learned.current().get(Dimension::RequestsPerMinute));
+            seen.extend(learned.current().get(QuotaDimension::RequestsPerMinute));
         }
         assert_eq!(seen, [85, 95, 100, 100, 100]);
-        learned.stated(at(0), Dimension::RequestsPerMinute, 5_000);
-        assert_eq!(learned.current().get(Dimension::RequestsPerMinute), Some(100));
+        learned.stated(at(0), QuotaDimension::RequestsPerMinute, 5_000);
+        assert_eq!(learned.current().get(QuotaDimension::RequestsPerMinute), Some(100));
     }
 
     #[test]
     fn a_burst_of_refusals_lowers_once() {
         let mut learned = Learned::new(Limits::unlimited().rpm(100));
         for ms in 0..50 {
-            learned.lower(at(ms), Dimension::RequestsPerMinute);
+            learned.lower(at(ms), QuotaDimension::RequestsPerMinute);
         }
-        assert_eq!(learned.current().get(Dimension::RequestsPerMinute), Some(90));
+        assert_eq!(learned.current().get(QuotaDimension::RequestsPerMinute), Some(90));
     }
 }

@@ -10,7 +10,7 @@ use tower_gemini_core::call::Call;
 use tower_gemini_core::verdict::{Detail, Outcome, QuotaDetail, Verdict, WaitHint, WaitSource};
 
 use super::admission::{Denied, RestReason};
-use super::limits::{Dimension, QuotaKey};
+use super::limits::{QuotaDimension, QuotaKey};
 use crate::call_state::CallState;
 use crate::refusal::{REFUSAL_DOMAIN, Refusal};
 use crate::stage::UpstreamBody;
@@ -29,34 +29,27 @@ pub(crate) fn outcome_of(denied: &Denied) -> (Outcome, bool) {
         _ if denied.violations.iter().any(|violation| violation.limit == 0) => {
             (Outcome::QuotaZeroOrBilling, true)
         }
-        _ if violates(Dimension::RequestsPerDay) => (Outcome::RateLimitedDay, true),
+        _ if violates(QuotaDimension::RequestsPerDay) => (Outcome::RateLimitedDay, true),
         Some(RestReason::Store) => (Outcome::RateLimited, true),
         _ => (Outcome::RateLimitedMinute, true),
     }
 }
 
-/// The answer of an admission that says no. `wait` is the time until it would say yes.
-pub(crate) fn refuse<B>(
+/// The response to a call that does not fit. `wait` is the time until it would, and `may_wait` how
+/// long the caller lets it wait: a longer wait is told to clients, and our own retry does not wait
+/// it out.
+pub(crate) fn refuse<B: UpstreamBody>(
     denied: &Denied,
     wait: Option<Duration>,
+    may_wait: Duration,
     key: &QuotaKey,
     call: Arc<Call>,
     state: &CallState,
-) -> Response<JudgedBody<B>>
-where
-    B: UpstreamBody,
-{
+) -> Response<JudgedBody<B>> {
     let (outcome, elsewhere) = outcome_of(denied);
     let model = key.model.as_str();
     let message = message(denied, wait, model);
-    let reason = denied.rest.map_or("RATE_LIMIT_EXCEEDED", |rest| match rest {
-        RestReason::DayExhausted => "QUOTA_EXHAUSTED",
-        RestReason::MinuteExhausted => "RATE_LIMIT_EXCEEDED",
-        RestReason::Capacity => "MODEL_CAPACITY_EXHAUSTED",
-        RestReason::Account => "SPEND_RATE_LIMIT_EXCEEDED",
-        RestReason::KeptForFirstAttempts => "KEPT_FOR_FIRST_ATTEMPTS",
-        RestReason::Store => "QUOTA_STORE_UNAVAILABLE",
-    });
+    let reason = denied.rest.map_or("RATE_LIMIT_EXCEEDED", |rest| words(rest).0);
     let violations: Vec<_> = denied
         .violations
         .iter()
@@ -97,7 +90,10 @@ where
         quota
     });
     let hint = wait.map(|wait| WaitHint::new(wait, WaitSource::QuotaResetDelay));
-    let verdict = Verdict::refused_locally(outcome, hint, elsewhere, detail);
+    let mut verdict = Verdict::refused_locally(outcome, hint, elsewhere, detail);
+    if wait.is_some_and(|wait| wait > may_wait) {
+        verdict = verdict.not_retried();
+    }
     let refusal = Refusal {
         status: StatusCode::TOO_MANY_REQUESTS,
         word: "RESOURCE_EXHAUSTED",
@@ -110,51 +106,52 @@ where
     refusal.into_response(verdict, call, state)
 }
 
-fn message(denied: &Denied, wait: Option<Duration>, model: &str) -> String {
-    let mut text = String::from("Not sent, to stay within the quota: ");
-    let counts: Vec<_> = denied
-        .violations
-        .iter()
-        .map(|violation| {
-            format!("{} of {} {} are taken", violation.used, violation.limit, violation.dimension)
-        })
-        .collect();
-    if !counts.is_empty() {
-        text.push_str(&counts.join(", "));
-    }
-    if let Some(rest) = denied.rest {
-        if !counts.is_empty() {
-            text.push_str("; ");
+/// `ErrorInfo.reason`, and what the message says.
+fn words(rest: RestReason) -> (&'static str, &'static str) {
+    match rest {
+        RestReason::DayExhausted => {
+            ("QUOTA_EXHAUSTED", "the API reported that the day's requests are exhausted")
         }
-        text.push_str(match rest {
-            RestReason::DayExhausted => "the API said that the day's requests are used up",
-            RestReason::MinuteExhausted => "the API said that this minute's limit is reached",
-            RestReason::Capacity => "the API said that it has no capacity now",
-            RestReason::Account => "the API said that the account may not spend more now",
-            RestReason::KeptForFirstAttempts => {
-                "what is left of the day is kept for first attempts"
-            }
-            RestReason::Store => "the shared count says no, or does not answer",
-        });
+        RestReason::MinuteExhausted => {
+            ("RATE_LIMIT_EXCEEDED", "the API reported that this minute's limit is reached")
+        }
+        RestReason::Capacity => {
+            ("MODEL_CAPACITY_EXHAUSTED", "the API reported that it has no capacity now")
+        }
+        RestReason::Account => (
+            "SPEND_RATE_LIMIT_EXCEEDED",
+            "the API reported that the account may not spend more now",
+        ),
+        RestReason::KeptForFirstAttempts => {
+            ("KEPT_FOR_FIRST_ATTEMPTS", "what is left of the day is kept for first attempts")
+        }
+        RestReason::Store => {
+            ("QUOTA_STORE_UNAVAILABLE", "the shared count does not allow it, or does not answer")
+        }
     }
-    if counts.is_empty() && denied.rest.is_none() {
-        text.push_str("others are before this call");
-    }
-    text.push_str(&format!(" (model {model})."));
-    if let Some(wait) = wait {
-        text.push_str(&format!(
-            " Please retry in {}.{:03}s.",
-            wait.as_secs(),
-            wait.subsec_millis()
-        ));
-    }
-    text
+}
+
+fn message(denied: &Denied, wait: Option<Duration>, model: &str) -> String {
+    let counts = denied.violations.iter().map(|violation| {
+        format!("{} of {} {} are taken", violation.used, violation.limit, violation.dimension)
+    });
+    let counts = counts.collect::<Vec<_>>().join(", ");
+    let rest = denied.rest.map(|rest| words(rest).1.to_owned());
+    let why = [Some(counts).filter(|counts| !counts.is_empty()), rest];
+    let why = match why.into_iter().flatten().collect::<Vec<_>>() {
+        why if why.is_empty() => "other calls are before this one".to_owned(),
+        why => why.join("; "),
+    };
+    let retry = wait.map_or_else(String::new, |wait| {
+        format!(" Please retry in {}.{:03}s.", wait.as_secs(), wait.subsec_millis())
+    });
+    format!("Not sent, to stay within the quota: {why} (model {model}).{retry}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::admission::{Admission, Moment};
-    use super::super::limits::{Amounts, Limits};
+    use super::super::limits::{Limits, QuotaAmounts};
     use super::*;
     use http_body_util::{BodyExt, Full};
     use tower_gemini_core::verdict::{Charge, QuotaCharge};
@@ -162,7 +159,7 @@ mod tests {
     fn denied(limits: Limits) -> Denied {
         let now = Moment { steady_ms: 0, wall_ms: 1_773_000_000_000 };
         let mut admission = Admission::new(limits, 0);
-        let one = Amounts::of_call(10, 1);
+        let one = QuotaAmounts::for_call(10, 1);
         while admission.take(now, one, 0).is_ok() {}
         admission.take(now, one, 0).unwrap_err()
     }
@@ -172,13 +169,12 @@ mod tests {
         let denied = denied(Limits::unlimited().rpm(3).ipm(5));
         let key = QuotaKey::new("p", "gemini-3-pro-image");
         let call = Arc::new(Call::unrecognised());
-        let response = refuse::<Full<bytes::Bytes>>(
-            &denied,
-            Some(Duration::from_millis(60_250)),
-            &key,
-            call,
-            CallContext::new(),
-        );
+        let state = CallState::new(crate::CallOptions::new());
+        let wait = Duration::from_millis(60_250);
+        let refuse = |may_wait| {
+            refuse::<Full<bytes::Bytes>>(&denied, Some(wait), may_wait, &key, call.clone(), &state)
+        };
+        let response = refuse(wait);
         assert_eq!(response.status(), 429);
         let verdict = response.body().verdict().clone();
         assert_eq!(
@@ -188,8 +184,13 @@ mod tests {
         assert!(
             verdict.is_retryable()
                 && verdict.another_model_helps()
-                && verdict.resend_permit().is_some()
+                && state.permit_after(&verdict).is_some()
         );
+        // Told all the same, and not waited out by our own retry.
+        let longer = refuse(wait - Duration::from_millis(1));
+        let longer = longer.body().verdict();
+        assert!(!longer.is_retryable() && longer.another_model_helps());
+        assert_eq!(longer.wait(), verdict.wait());
         let body = response.into_body().collect().await.unwrap().to_bytes();
         let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
         let details = &json["error"]["details"];

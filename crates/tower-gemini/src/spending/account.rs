@@ -1,12 +1,12 @@
-//! What was spent, what is set aside, and whether more may be: pure.
+//! Accounts what is spent and what is reserved, by period. Pure.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use super::{Amounts, Caps, Dimension};
+use super::{CapDimension, Caps, SpendAmounts};
 use crate::calendar::{Zone, timestamp};
 
-/// How long a cap counts before it begins anew.
+/// How long a cap counts before it starts anew.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Period {
@@ -16,8 +16,10 @@ pub enum Period {
     Day,
     /// The month of the calendar.
     Month,
-    /// Stretches of this length, counted from 1970-01-01T00:00Z. At least a second.
+    /// Intervals of this length, counted from 1970-01-01T00:00Z. At least a second.
     Every(Duration),
+    /// All time: it never starts anew.
+    Total,
 }
 
 impl Period {
@@ -33,6 +35,7 @@ impl Period {
             Self::Hour => jiff::Unit::Hour,
             Self::Day => jiff::Unit::Day,
             Self::Month => jiff::Unit::Month,
+            Self::Total => return (0, i64::MAX),
             Self::Every(length) => {
                 return fixed(i64::try_from(length.as_secs()).unwrap_or(i64::MAX).max(1));
             }
@@ -51,42 +54,35 @@ impl fmt::Display for Period {
             Self::Day => f.write_str("day"),
             Self::Month => f.write_str("month"),
             Self::Every(length) => write!(f, "{} s", length.as_secs()),
+            Self::Total => f.write_str("total"),
         }
     }
 }
 
-/// A sum of amounts. Wider than they are: an attempt that nothing bounds is `u64::MAX`, and two of
-/// them must come off again one by one.
+/// Sums of amounts. Wider than the amounts: an attempt that nothing bounds is `u64::MAX`, and two
+/// of them must come off again one by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Sums([u128; 5]);
 
 impl Sums {
-    fn add(&mut self, amounts: Amounts) {
-        for (sum, dimension) in self.0.iter_mut().zip(Dimension::ALL) {
-            *sum = sum.saturating_add(amounts.of(dimension).into());
+    fn add(&mut self, amounts: SpendAmounts) {
+        for (sum, amount) in self.0.iter_mut().zip(amounts.to_array()) {
+            *sum = sum.saturating_add(amount.into());
         }
     }
 
-    fn take(&mut self, amounts: Amounts) {
-        for (sum, dimension) in self.0.iter_mut().zip(Dimension::ALL) {
-            *sum = sum.saturating_sub(amounts.of(dimension).into());
+    fn remove(&mut self, amounts: SpendAmounts) {
+        for (sum, amount) in self.0.iter_mut().zip(amounts.to_array()) {
+            *sum = sum.saturating_sub(amount.into());
         }
     }
 
-    fn of(&self, dimension: Dimension) -> u64 {
-        let sum = Dimension::ALL
-            .iter()
-            .position(|&known| known == dimension)
-            .and_then(|at| self.0.get(at));
-        sum.map_or(0, |&sum| u64::try_from(sum).unwrap_or(u64::MAX))
-    }
-
-    fn amounts(&self) -> Amounts {
-        Amounts::from_fn(|dimension| self.of(dimension))
+    fn amounts(&self) -> SpendAmounts {
+        SpendAmounts::from_array(self.0.map(|sum| u64::try_from(sum).unwrap_or(u64::MAX)))
     }
 }
 
-/// One period's account.
+/// The account of one period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Page {
     start: i64,
@@ -106,62 +102,63 @@ struct Book {
     last: Page,
 }
 
-impl Book {
-    fn taken(&self) -> Amounts {
-        self.page.settled.amounts().plus(self.page.reserved.amounts())
-    }
-}
-
-/// What was set aside for one attempt, to be settled once.
+/// What was reserved for one attempt, to be settled once.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reservation {
-    amounts: Amounts,
+pub struct SpendReservation {
+    amounts: SpendAmounts,
     /// The start of each book's period when it was made.
     starts: Vec<i64>,
 }
 
-/// Which cap an attempt might have passed.
+impl SpendReservation {
+    /// Returns what was reserved. Time may be less than was asked for: what is left of a cap.
+    #[must_use]
+    pub fn amounts(&self) -> SpendAmounts {
+        self.amounts
+    }
+}
+
+/// What keeps an attempt from fitting, from what passes by itself to what never does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum BlockedBy {
+    /// Reservations of running attempts: waiting for them may help.
+    Reservations,
+    /// What is spent: only the next period helps, if there is one.
+    Spent,
+    /// The price of the attempt itself, which is above the cap.
+    Price,
+}
+
+/// Says which cap an attempt might have exceeded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CapReached {
     /// The period of the cap, as text; `None` for a cap of each call.
     pub period: Option<String>,
     /// What is capped.
-    pub dimension: Dimension,
+    pub dimension: CapDimension,
     /// The cap.
     pub cap: u64,
-    /// What is spent and set aside already.
+    /// What is spent and reserved already.
     pub taken: u64,
     /// What the attempt might have added.
     pub asked: u64,
+    /// What keeps it from fitting.
+    pub blocked_by: BlockedBy,
     /// Until the period ends; `None` where no waiting helps.
     pub wait: Option<Duration>,
 }
 
-impl Reservation {
-    /// What was set aside. Time may be less than was asked for: what is left of a cap.
-    #[must_use]
-    pub fn amounts(&self) -> Amounts {
-        self.amounts
-    }
-}
-
 impl fmt::Display for CapReached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let show = |amount: u64| {
-            if amount == u64::MAX {
-                "an unknown amount".to_owned()
-            } else {
-                self.dimension.show(amount)
-            }
+        let show = |amount: u64| match amount {
+            u64::MAX => "an unknown amount".to_owned(),
+            _ => self.dimension.show(amount),
         };
-        write!(f, "the cap of {} ", show(self.cap))?;
-        f.write_str(match self.dimension {
-            Dimension::MoneyCertain => "for certain ",
-            Dimension::MoneyAtMost => "at most ",
-            _ => "",
-        })?;
-        match &self.period {
+        write!(f, "the cap of {}{} ", show(self.cap), self.dimension.qualifier())?;
+        match self.period.as_deref() {
+            Some("total") => f.write_str("in total")?,
             Some(period) => write!(f, "a {period}")?,
             None => f.write_str("a call")?,
         }
@@ -174,7 +171,7 @@ impl fmt::Display for CapReached {
     }
 }
 
-/// What one period came to.
+/// Shows what one period came to.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Spent {
@@ -184,10 +181,10 @@ pub struct Spent {
     pub began_unix: i64,
     /// Its caps.
     pub caps: Caps,
-    /// What is spent: of each attempt that has ended, what it came to.
-    pub settled: Amounts,
-    /// What is set aside for attempts under way.
-    pub reserved: Amounts,
+    /// What is spent: for each attempt that has ended, what it came to.
+    pub settled: SpendAmounts,
+    /// What is reserved for running attempts.
+    pub reserved: SpendAmounts,
     /// Images delivered.
     pub images: u64,
     /// Attempts that were not sent because of this period's caps.
@@ -195,22 +192,61 @@ pub struct Spent {
 }
 
 impl Spent {
-    /// What each delivered image cost, failed attempts included; `None` where there is none.
+    /// Returns what each delivered image cost, failed attempts included; `None` where there is none.
     #[must_use]
     pub fn cost_per_image(&self) -> Option<tower_gemini_core::cost::Cost> {
         self.settled.cost().per_image(self.images)
     }
 }
 
-/// The accounts of all periods.
+/// Keeps the accounts of all periods.
 #[derive(Debug, Clone)]
 pub struct Account {
     zone: Zone,
     books: Vec<Book>,
 }
 
+impl Book {
+    fn taken(&self) -> SpendAmounts {
+        self.page.settled.amounts().plus(self.page.reserved.amounts())
+    }
+
+    /// The cap that these amounts would exceed, the most lasting one first.
+    fn blocked(&self, now: SystemTime, amounts: SpendAmounts) -> Option<CapReached> {
+        let blocked = CapDimension::ALL.into_iter().filter_map(|dimension| {
+            let (cap, asked) = (self.caps.get(dimension)?, amounts.get(dimension));
+            let taken = self.taken().get(dimension);
+            if taken.saturating_add(asked) <= cap {
+                return None;
+            }
+            let settled = self.page.settled.amounts().get(dimension);
+            // Time can be granted in part: what is left of it is enough.
+            let least = if dimension == CapDimension::WallTime { asked.min(1) } else { asked };
+            let blocked_by = if least > cap {
+                BlockedBy::Price
+            } else if settled.saturating_add(least) > cap {
+                BlockedBy::Spent
+            } else {
+                BlockedBy::Reservations
+            };
+            let unix = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let end = Duration::from_secs(u64::try_from(self.page.end).unwrap_or(0));
+            let may_fit = blocked_by != BlockedBy::Price && self.page.end < i64::MAX;
+            let wait = may_fit.then(|| end.saturating_sub(unix));
+            let period = Some(self.period.to_string());
+            Some(CapReached { period, dimension, cap, taken, asked, blocked_by, wait })
+        });
+        first_of_the_worst(blocked)
+    }
+}
+
+/// `max_by_key` keeps the last of equals; the first cap is the one to name.
+fn first_of_the_worst(blocked: impl Iterator<Item = CapReached>) -> Option<CapReached> {
+    blocked.reduce(|a, b| if b.blocked_by > a.blocked_by { b } else { a })
+}
+
 impl Account {
-    /// Nothing spent yet. The zone is the one whose calendar days and months begin with.
+    /// Starts with nothing spent. The zone is the one whose calendar days and months start periods.
     #[must_use]
     pub fn new(zone: Zone, periods: impl IntoIterator<Item = (Period, Caps)>) -> Self {
         let book =
@@ -218,7 +254,17 @@ impl Account {
         Self { zone, books: periods.into_iter().map(book).collect() }
     }
 
-    /// Begins new pages where periods have ended. A clock that was set back begins none: what was
+    /// Counts what was spent before: it counts against caps in total, and against no others.
+    #[must_use]
+    pub fn starting_balance(mut self, spent: SpendAmounts) -> Self {
+        self.turn(SystemTime::UNIX_EPOCH);
+        for book in self.books.iter_mut().filter(|book| matches!(book.period, Period::Total)) {
+            book.page.settled.add(spent);
+        }
+        self
+    }
+
+    /// Starts new pages where periods have ended. A clock that was set back starts none: what was
     /// counted stays counted.
     fn turn(&mut self, now: SystemTime) {
         for book in &mut self.books {
@@ -230,58 +276,46 @@ impl Account {
         }
     }
 
-    /// Sets aside the most that an attempt can come to, in every period at once or in none. Of
-    /// time, which the caller can hold to what was granted, what is left of a cap is set aside
-    /// where it is less.
+    /// Reserves for an attempt, in every period at once or in none. Of time, which the caller can
+    /// limit to what was granted, what is left of a cap is reserved where it is less.
     ///
     /// # Errors
     ///
-    /// The first cap that might be passed.
+    /// The cap that might be exceeded: the one that blocks longest, the first of equals.
     pub fn reserve(
         &mut self,
         now: SystemTime,
-        mut amounts: Amounts,
-    ) -> Result<Reservation, CapReached> {
+        mut amounts: SpendAmounts,
+    ) -> Result<SpendReservation, CapReached> {
         self.turn(now);
         let left = |book: &Book| {
-            Some(book.caps.of(Dimension::WallTime)?.saturating_sub(book.taken().wall_ms))
+            Some(book.caps.get(CapDimension::WallTime)?.saturating_sub(book.taken().wall_ms))
         };
         if let Some(left) = self.books.iter().filter_map(left).min().filter(|&left| left > 0) {
             amounts.wall_ms = amounts.wall_ms.min(left);
         }
-        let mut refused = None;
-        for book in &mut self.books {
-            let taken = book.taken();
-            let Some((dimension, cap)) = book.caps.passed_by(taken.plus(amounts)) else { continue };
-            book.page.refused += 1;
-            let unix = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            let end = Duration::from_secs(u64::try_from(book.page.end).unwrap_or(0));
-            let asked = amounts.of(dimension);
-            // In an empty period it would not fit either: then no waiting helps.
-            let fits = asked <= cap || (dimension == Dimension::WallTime && cap > 0);
-            let wait = fits.then(|| end.saturating_sub(unix));
-            let period = Some(book.period.to_string());
-            refused.get_or_insert(CapReached {
-                period,
-                dimension,
-                cap,
-                taken: taken.of(dimension),
-                asked,
-                wait,
-            });
-        }
-        if let Some(refused) = refused {
-            return Err(refused);
+        let blocked = self.books.iter().filter_map(|book| book.blocked(now, amounts));
+        if let Some(reached) = first_of_the_worst(blocked) {
+            return Err(reached);
         }
         for book in &mut self.books {
             book.page.reserved.add(amounts);
         }
-        Ok(Reservation { amounts, starts: self.books.iter().map(|book| book.page.start).collect() })
+        let starts = self.books.iter().map(|book| book.page.start).collect();
+        Ok(SpendReservation { amounts, starts })
     }
 
-    /// Puts what an attempt came to in the place of what was set aside for it, in the periods in
-    /// which it was sent.
-    pub fn settle(&mut self, reservation: Reservation, came_to: Amounts, images: u64) {
+    /// Counts an attempt that was not sent because of this cap.
+    pub fn count_refusal(&mut self, reached: &CapReached) {
+        for book in &mut self.books {
+            if reached.period.as_deref() == Some(&*book.period.to_string()) {
+                book.page.refused += 1;
+            }
+        }
+    }
+
+    /// Replaces what was reserved by what the attempt came to, in the periods in which it was sent.
+    pub fn settle(&mut self, reservation: SpendReservation, came_to: SpendAmounts, images: u64) {
         for (book, start) in self.books.iter_mut().zip(reservation.starts) {
             // Two periods back nobody asks any more.
             let page = match start {
@@ -289,28 +323,34 @@ impl Account {
                 start if start == book.last.start => &mut book.last,
                 _ => continue,
             };
-            page.reserved.take(reservation.amounts);
+            page.reserved.remove(reservation.amounts);
             page.settled.add(came_to);
             page.images += images;
         }
     }
 
-    /// What each period came to so far.
+    /// The lowest cap on money of any period that is below this price, with its period.
+    pub(super) fn caps_below(&self, price: SpendAmounts) -> Option<(String, CapDimension, u64)> {
+        self.books.iter().find_map(|book| {
+            let (dimension, cap) = book.caps.exceeded_by(price)?;
+            Some((book.period.to_string(), dimension, cap))
+        })
+    }
+
+    /// Returns what each period came to so far.
     #[must_use]
     pub fn spent(&mut self, now: SystemTime) -> Vec<Spent> {
         self.turn(now);
-        self.books
-            .iter()
-            .map(|book| Spent {
-                period: book.period.to_string(),
-                began_unix: book.page.start,
-                caps: book.caps,
-                settled: book.page.settled.amounts(),
-                reserved: book.page.reserved.amounts(),
-                images: book.page.images,
-                refused: book.page.refused,
-            })
-            .collect()
+        let spent = |book: &Book| Spent {
+            period: book.period.to_string(),
+            began_unix: book.page.start,
+            caps: book.caps,
+            settled: book.page.settled.amounts(),
+            reserved: book.page.reserved.amounts(),
+            images: book.page.images,
+            refused: book.page.refused,
+        };
+        self.books.iter().map(spent).collect()
     }
 }
 
@@ -323,8 +363,8 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(unix)
     }
 
-    fn dollars(usd: u64) -> Amounts {
-        Amounts {
+    fn dollars(usd: u64) -> SpendAmounts {
+        SpendAmounts {
             certain_microusd: usd * 1_000_000,
             at_most_microusd: usd * 1_000_000,
             attempts: 1,
@@ -342,17 +382,17 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Move {
-        Reserve(Amounts),
+        Reserve(SpendAmounts),
         /// Of the reservation that is open longest or shortest, and how many hundredths of it were
         /// used.
         Settle(bool, u64),
         Wait(u64),
     }
 
-    fn amounts() -> impl Strategy<Value = Amounts> {
+    fn amounts() -> impl Strategy<Value = SpendAmounts> {
         let money = prop_oneof![8 => 0_u64..3_000, 1 => Just(u64::MAX)];
         (money, 0_u64..3, 0_u64..3, 0_u64..500).prop_map(
-            |(money, attempts, quota_units, wall_ms)| Amounts {
+            |(money, attempts, quota_units, wall_ms)| SpendAmounts {
                 certain_microusd: money,
                 at_most_microusd: money,
                 attempts,
@@ -374,12 +414,12 @@ mod tests {
     fn caps() -> impl Strategy<Value = Caps> {
         let cap = |most: u64| proptest::option::of(0..most);
         (cap(8_000), cap(8_000), cap(12), cap(12), cap(2_000)).prop_map(
-            |(certain, at_most, attempts, units, wall)| Caps {
-                certain_microusd: certain,
-                at_most_microusd: at_most,
-                attempts,
-                quota_units: units,
-                wall_ms: wall,
+            |(certain, at_most, attempts, units, wall)| {
+                let caps = [certain, at_most, attempts, units, wall];
+                CapDimension::ALL
+                    .into_iter()
+                    .zip(caps)
+                    .fold(Caps::none(), |all, (dimension, cap)| all.with(dimension, cap))
             },
         )
     }
@@ -392,8 +432,8 @@ mod tests {
         fn no_order_of_reserving_settling_and_dropping_passes_a_cap(hourly in caps(), daily in caps(), moves in moves()) {
             let mut account = Account::new(Zone::utc(), [(Period::Hour, hourly), (Period::Day, daily)]);
             let mut now = NOW;
-            let mut open: Vec<(u64, Reservation)> = Vec::new();
-            let mut spent: Vec<(u64, Amounts)> = Vec::new();
+            let mut open: Vec<(u64, SpendReservation)> = Vec::new();
+            let mut spent: Vec<(u64, SpendAmounts)> = Vec::new();
             for step in moves {
                 match step {
                     Move::Reserve(amounts) => match account.reserve(at(now), amounts) {
@@ -403,14 +443,14 @@ mod tests {
                         }
                         Err(refused) => {
                             let caps = if refused.period.as_deref() == Some("hour") { &hourly } else { &daily };
-                            prop_assert_eq!(caps.of(refused.dimension), Some(refused.cap));
+                            prop_assert_eq!(caps.get(refused.dimension), Some(refused.cap));
                             prop_assert!(u128::from(refused.taken) + u128::from(refused.asked) > u128::from(refused.cap));
                         }
                     },
                     Move::Settle(first, used) if !open.is_empty() => {
                         let (when, reservation) = open.remove(if first { 0 } else { open.len() - 1 });
                         let of = reservation.amounts();
-                        let part = Amounts::from_fn(|dimension| (u128::from(of.of(dimension)) * u128::from(used) / 100) as u64);
+                        let part = SpendAmounts::from_array(of.to_array().map(|amount| (u128::from(amount) * u128::from(used) / 100) as u64));
                         account.settle(reservation, part, 0);
                         spent.push((when, part));
                     }
@@ -421,14 +461,14 @@ mod tests {
                     account.spent(at(now)).iter().zip([(3_600, hourly), (86_400, daily)]).map(|(page, (length, caps))| (length, caps, page))
                 {
                     let here = |when: u64| when / length == now / length;
-                    for dimension in Dimension::ALL {
-                        let sum = |list: &mut dyn Iterator<Item = Amounts>| list.map(|of| u128::from(of.of(dimension))).sum::<u128>();
+                    for dimension in CapDimension::ALL {
+                        let sum = |list: &mut dyn Iterator<Item = SpendAmounts>| list.map(|of| u128::from(of.get(dimension))).sum::<u128>();
                         let settled = sum(&mut spent.iter().filter(|(when, _)| here(*when)).map(|(_, of)| *of));
                         let reserved = sum(&mut open.iter().filter(|(when, _)| here(*when)).map(|(_, of)| of.amounts()));
                         let shown = |sum: u128| u64::try_from(sum).unwrap_or(u64::MAX);
-                        prop_assert_eq!(page.settled.of(dimension), shown(settled));
-                        prop_assert_eq!(page.reserved.of(dimension), shown(reserved));
-                        if let Some(cap) = caps.of(dimension) {
+                        prop_assert_eq!(page.settled.get(dimension), shown(settled));
+                        prop_assert_eq!(page.reserved.get(dimension), shown(reserved));
+                        if let Some(cap) = caps.get(dimension) {
                             prop_assert!(settled + reserved <= u128::from(cap), "{dimension} of {length} s");
                         }
                     }
@@ -436,10 +476,10 @@ mod tests {
             }
             // Nothing leaks: with everything settled nothing is set aside.
             for (_, reservation) in open {
-                account.settle(reservation, Amounts::NONE, 0);
+                account.settle(reservation, SpendAmounts::NONE, 0);
             }
             for page in account.spent(at(now)) {
-                prop_assert_eq!(page.reserved, Amounts::NONE);
+                prop_assert_eq!(page.reserved, SpendAmounts::NONE);
             }
         }
     }
@@ -454,7 +494,7 @@ mod tests {
             "the cap of $5.0000 at most a day might be passed: $3.0000 taken, and this attempt may add $3.0000"
         );
         assert_eq!(refused.wait, Some(Duration::from_secs(86_400 - 1_800)));
-        account.settle(first, Amounts::NONE, 0);
+        account.settle(first, SpendAmounts::NONE, 0);
         assert!(account.reserve(at(NOW), dollars(3)).is_ok());
         assert_eq!(
             account.reserve(at(NOW), dollars(6)).unwrap_err().wait,
@@ -471,7 +511,10 @@ mod tests {
         let today = account.reserve(at(tomorrow), dollars(4)).unwrap();
         account.settle(yesterday, dollars(4), 1);
         let spent = &account.spent(at(tomorrow))[0];
-        assert_eq!((spent.settled, spent.reserved, spent.images), (Amounts::NONE, dollars(4), 0));
+        assert_eq!(
+            (spent.settled, spent.reserved, spent.images),
+            (SpendAmounts::NONE, dollars(4), 0)
+        );
         account.settle(today, dollars(2), 1);
         let spent = &account.spent(at(tomorrow))[0];
         assert_eq!(spent.cost_per_image().unwrap().to_string(), "$2.0000");
@@ -482,12 +525,61 @@ mod tests {
     #[test]
     fn what_is_left_of_the_time_is_granted() {
         let mut account = daily(Caps::none().wall_time(Duration::from_secs(10)));
-        let minute = Amounts { wall_ms: 60_000, ..Amounts::NONE };
+        let minute = SpendAmounts { wall_ms: 60_000, ..SpendAmounts::NONE };
         let reservation = account.reserve(at(NOW), minute).unwrap();
         assert_eq!(reservation.amounts().wall_ms, 10_000);
         let refused = account.reserve(at(NOW), minute).unwrap_err();
-        assert_eq!((refused.dimension, refused.cap), (Dimension::WallTime, 10_000));
-        account.settle(reservation, Amounts { wall_ms: 4_000, ..Amounts::NONE }, 0);
+        assert_eq!((refused.dimension, refused.cap), (CapDimension::WallTime, 10_000));
+        account.settle(reservation, SpendAmounts { wall_ms: 4_000, ..SpendAmounts::NONE }, 0);
         assert_eq!(account.reserve(at(NOW), minute).unwrap().amounts().wall_ms, 6_000);
+    }
+
+    #[test]
+    fn reservations_block_for_a_while_what_is_spent_to_the_end_of_the_period_and_a_price_for_ever()
+    {
+        let blocked = |account: &mut Account, usd| {
+            let reached = account.reserve(at(NOW), dollars(usd)).unwrap_err();
+            (reached.blocked_by, reached.wait.is_some())
+        };
+        let mut account = daily(Caps::none().at_most_usd(5.0));
+        let first = account.reserve(at(NOW), dollars(3)).unwrap();
+        assert_eq!(blocked(&mut account, 3), (BlockedBy::Reservations, true));
+        assert_eq!(blocked(&mut account, 6), (BlockedBy::Price, false));
+        account.settle(first, dollars(3), 1);
+        assert_eq!(blocked(&mut account, 3), (BlockedBy::Spent, true));
+        assert!(account.reserve(at(NOW), dollars(2)).is_ok());
+    }
+
+    #[test]
+    fn what_blocks_longest_is_named_whichever_period_it_is_of() {
+        let caps = Caps::none().at_most_usd(5.0);
+        let mut account = Account::new(Zone::utc(), [(Period::Hour, caps), (Period::Total, caps)])
+            .starting_balance(dollars(4));
+        let held = account.reserve(at(NOW), dollars(1)).unwrap();
+        let reached = account.reserve(at(NOW), dollars(2)).unwrap_err();
+        assert_eq!(
+            (reached.period.as_deref(), reached.blocked_by, reached.wait),
+            (Some("total"), BlockedBy::Spent, None)
+        );
+        assert_eq!(
+            reached.to_string(),
+            "the cap of $5.0000 at most in total might be passed: $5.0000 taken, and this attempt may add $2.0000"
+        );
+        account.count_refusal(&reached);
+        account.settle(held, SpendAmounts::NONE, 0);
+        let spent = account.spent(at(NOW));
+        assert_eq!(spent[0].settled, SpendAmounts::NONE, "the hour is new");
+        assert_eq!((spent[1].settled, spent[0].refused, spent[1].refused), (dollars(4), 0, 1));
+    }
+
+    #[test]
+    fn a_total_never_starts_anew() {
+        let caps = Caps::none().at_most_usd(5.0);
+        let mut account = Account::new(Zone::utc(), [(Period::Total, caps)]);
+        let first = account.reserve(at(NOW), dollars(4)).unwrap();
+        account.settle(first, dollars(4), 1);
+        for years in [1, 20, 200] {
+            assert!(account.reserve(at(NOW + years * 31_556_952), dollars(2)).is_err());
+        }
     }
 }

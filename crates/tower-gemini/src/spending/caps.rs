@@ -3,36 +3,45 @@ use std::time::Duration;
 
 use tower_gemini_core::cost::Cost;
 
-/// What is counted against caps.
+/// What caps can limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Dimension {
+pub enum CapDimension {
     /// Money that surely was paid, in micro-dollars.
     MoneyCertain,
     /// Money that was or may have been paid, in micro-dollars.
     MoneyAtMost,
-    /// Sends.
+    /// Attempts sent.
     Attempts,
     /// Requests that count, or may count, against the API's quota.
     QuotaUnits,
-    /// Time that attempts were under way, in milliseconds.
+    /// Time that attempts were running, in milliseconds.
     WallTime,
 }
 
-impl Dimension {
+impl CapDimension {
     /// Every dimension.
     pub const ALL: [Self; 5] =
         [Self::MoneyCertain, Self::MoneyAtMost, Self::Attempts, Self::QuotaUnits, Self::WallTime];
 
-    /// The word used in refusals and logs.
+    /// Returns the name used in refusals and logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
+        ["money_certain", "money_at_most", "attempts", "quota_units", "wall_time"][self as usize]
+    }
+
+    /// Whether it is money.
+    #[must_use]
+    pub fn is_money(self) -> bool {
+        matches!(self, Self::MoneyCertain | Self::MoneyAtMost)
+    }
+
+    /// What is said of a cap after its amount.
+    pub(super) fn qualifier(self) -> &'static str {
         match self {
-            Self::MoneyCertain => "money_certain",
-            Self::MoneyAtMost => "money_at_most",
-            Self::Attempts => "attempts",
-            Self::QuotaUnits => "quota_units",
-            Self::WallTime => "wall_time",
+            Self::MoneyCertain => " for certain",
+            Self::MoneyAtMost => " at most",
+            _ => "",
         }
     }
 
@@ -47,36 +56,36 @@ impl Dimension {
     }
 }
 
-impl fmt::Display for Dimension {
+impl fmt::Display for CapDimension {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-/// So much in every dimension.
+/// An amount in each dimension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[non_exhaustive]
-pub struct Amounts {
+pub struct SpendAmounts {
     /// Micro-dollars that surely were paid.
     pub certain_microusd: u64,
     /// Micro-dollars that were or may have been paid. `u64::MAX` where nothing bounds them.
     pub at_most_microusd: u64,
-    /// Sends.
+    /// Attempts sent.
     pub attempts: u64,
     /// Requests that count or may count.
     pub quota_units: u64,
-    /// Milliseconds under way.
+    /// Milliseconds that attempts were running.
     pub wall_ms: u64,
 }
 
-impl Amounts {
+impl SpendAmounts {
     /// Nothing.
     pub const NONE: Self =
         Self { certain_microusd: 0, at_most_microusd: 0, attempts: 0, quota_units: 0, wall_ms: 0 };
 
-    /// The money of an interval; what nothing bounds is as much as there is.
+    /// Returns the money of an interval. Where nothing bounds it, it is `u64::MAX`.
     #[must_use]
-    pub fn of_cost(cost: Cost) -> Self {
+    pub fn from_cost(cost: Cost) -> Self {
         Self {
             certain_microusd: cost.at_least_microusd,
             at_most_microusd: cost.at_most_microusd.unwrap_or(u64::MAX),
@@ -84,35 +93,30 @@ impl Amounts {
         }
     }
 
-    /// How much of one dimension.
-    #[must_use]
-    pub fn of(&self, dimension: Dimension) -> u64 {
-        match dimension {
-            Dimension::MoneyCertain => self.certain_microusd,
-            Dimension::MoneyAtMost => self.at_most_microusd,
-            Dimension::Attempts => self.attempts,
-            Dimension::QuotaUnits => self.quota_units,
-            Dimension::WallTime => self.wall_ms,
-        }
+    pub(super) fn to_array(self) -> [u64; 5] {
+        let Self { certain_microusd, at_most_microusd, attempts, quota_units, wall_ms } = self;
+        [certain_microusd, at_most_microusd, attempts, quota_units, wall_ms]
     }
 
-    /// Both together; what does not fit is as much as there is.
+    pub(super) fn from_array(amounts: [u64; 5]) -> Self {
+        let [certain_microusd, at_most_microusd, attempts, quota_units, wall_ms] = amounts;
+        Self { certain_microusd, at_most_microusd, attempts, quota_units, wall_ms }
+    }
+
+    /// Returns the amount in one dimension.
+    #[must_use]
+    pub fn get(&self, dimension: CapDimension) -> u64 {
+        self.to_array()[dimension as usize]
+    }
+
+    /// Returns the sum. It saturates.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
-        Self::from_fn(|dimension| self.of(dimension).saturating_add(other.of(dimension)))
+        let (a, b) = (self.to_array(), other.to_array());
+        Self::from_array(std::array::from_fn(|d| a[d].saturating_add(b[d])))
     }
 
-    pub(super) fn from_fn(of: impl Fn(Dimension) -> u64) -> Self {
-        Self {
-            certain_microusd: of(Dimension::MoneyCertain),
-            at_most_microusd: of(Dimension::MoneyAtMost),
-            attempts: of(Dimension::Attempts),
-            quota_units: of(Dimension::QuotaUnits),
-            wall_ms: of(Dimension::WallTime),
-        }
-    }
-
-    /// The money as an interval.
+    /// Returns the money as an interval.
     #[must_use]
     pub fn cost(&self) -> Cost {
         let at_most = (self.at_most_microusd < u64::MAX).then_some(self.at_most_microusd);
@@ -120,24 +124,18 @@ impl Amounts {
     }
 }
 
-/// What may not be passed. Nothing is capped unless it is set.
+/// Limits what is spent. Nothing is capped unless it is set.
 ///
 /// ```
 /// use std::time::Duration;
 /// use tower_gemini::spending::Caps;
 ///
-/// // Five dollars at the very most, two hundred sends, an hour of attempts.
+/// // Five dollars at the very most, two hundred attempts, an hour of running attempts.
 /// let caps = Caps::none().at_most_usd(5.0).attempts(200).wall_time(Duration::from_secs(3600));
 /// assert_eq!(caps.to_string(), "$5.0000 at most, 200 attempts, 3600.0 s");
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Caps {
-    pub(super) certain_microusd: Option<u64>,
-    pub(super) at_most_microusd: Option<u64>,
-    pub(super) attempts: Option<u64>,
-    pub(super) quota_units: Option<u64>,
-    pub(super) wall_ms: Option<u64>,
-}
+pub struct Caps([Option<u64>; 5]);
 
 impl Caps {
     /// No cap at all.
@@ -146,8 +144,15 @@ impl Caps {
         Self::default()
     }
 
-    /// Money that was or may have been paid, in US dollars. Rounded down to the micro-dollar; what
-    /// is no amount caps at nothing.
+    /// Returns the same caps with one changed.
+    #[must_use]
+    pub fn with(mut self, dimension: CapDimension, cap: Option<u64>) -> Self {
+        self.0[dimension as usize] = cap;
+        self
+    }
+
+    /// Caps money that was or may have been paid, in US dollars. Rounded down to the micro-dollar;
+    /// what is no amount caps at nothing.
     #[must_use]
     #[allow(
         clippy::cast_possible_truncation,
@@ -158,76 +163,61 @@ impl Caps {
         self.at_most_microusd((usd * 1e6) as u64)
     }
 
-    /// Money that was or may have been paid, in micro-dollars.
+    /// Caps money that was or may have been paid, in micro-dollars.
     #[must_use]
-    pub fn at_most_microusd(mut self, microusd: u64) -> Self {
-        self.at_most_microusd = Some(microusd);
-        self
+    pub fn at_most_microusd(self, microusd: u64) -> Self {
+        self.with(CapDimension::MoneyAtMost, Some(microusd))
     }
 
-    /// Money that surely was paid, in micro-dollars.
+    /// Caps money that surely was paid, in micro-dollars.
     #[must_use]
-    pub fn certain_microusd(mut self, microusd: u64) -> Self {
-        self.certain_microusd = Some(microusd);
-        self
+    pub fn certain_microusd(self, microusd: u64) -> Self {
+        self.with(CapDimension::MoneyCertain, Some(microusd))
     }
 
-    /// Sends.
+    /// Caps attempts sent.
     #[must_use]
-    pub fn attempts(mut self, attempts: u64) -> Self {
-        self.attempts = Some(attempts);
-        self
+    pub fn attempts(self, attempts: u64) -> Self {
+        self.with(CapDimension::Attempts, Some(attempts))
     }
 
-    /// Requests that count, or may count, against the API's quota.
+    /// Caps requests that count, or may count, against the API's quota.
     #[must_use]
-    pub fn quota_units(mut self, units: u64) -> Self {
-        self.quota_units = Some(units);
-        self
+    pub fn quota_units(self, units: u64) -> Self {
+        self.with(CapDimension::QuotaUnits, Some(units))
     }
 
-    /// Time that attempts are under way.
+    /// Caps the time that attempts are running.
     #[must_use]
-    pub fn wall_time(mut self, time: Duration) -> Self {
-        self.wall_ms = Some(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-        self
+    pub fn wall_time(self, time: Duration) -> Self {
+        let wall_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.with(CapDimension::WallTime, Some(wall_ms))
     }
 
-    /// The cap of one dimension, where there is one.
+    /// Returns the cap of one dimension, where there is one.
     #[must_use]
-    pub fn of(&self, dimension: Dimension) -> Option<u64> {
-        match dimension {
-            Dimension::MoneyCertain => self.certain_microusd,
-            Dimension::MoneyAtMost => self.at_most_microusd,
-            Dimension::Attempts => self.attempts,
-            Dimension::QuotaUnits => self.quota_units,
-            Dimension::WallTime => self.wall_ms,
-        }
+    pub fn get(&self, dimension: CapDimension) -> Option<u64> {
+        self.0[dimension as usize]
     }
 
-    /// The first dimension in which `amounts` would be past its cap, and that cap.
+    /// Returns the first dimension in which `amounts` would exceed its cap, and that cap.
     #[must_use]
-    pub fn passed_by(&self, amounts: Amounts) -> Option<(Dimension, u64)> {
-        Dimension::ALL.into_iter().find_map(|dimension| {
-            let cap = self.of(dimension)?;
-            (amounts.of(dimension) > cap).then_some((dimension, cap))
+    pub fn exceeded_by(&self, amounts: SpendAmounts) -> Option<(CapDimension, u64)> {
+        CapDimension::ALL.into_iter().find_map(|dimension| {
+            let cap = self.get(dimension)?;
+            (amounts.get(dimension) > cap).then_some((dimension, cap))
         })
     }
 }
 
 impl fmt::Display for Caps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut first = true;
-        for dimension in Dimension::ALL {
-            let Some(cap) = self.of(dimension) else { continue };
-            let kind = match dimension {
-                Dimension::MoneyCertain => " for certain",
-                Dimension::MoneyAtMost => " at most",
-                _ => "",
-            };
-            write!(f, "{}{}{kind}", if first { "" } else { ", " }, dimension.show(cap))?;
-            first = false;
+        let mut separator = "";
+        for dimension in CapDimension::ALL {
+            let Some(cap) = self.get(dimension) else { continue };
+            write!(f, "{separator}{}{}", dimension.show(cap), dimension.qualifier())?;
+            separator = ", ";
         }
-        if first { f.write_str("no cap") } else { Ok(()) }
+        if separator.is_empty() { f.write_str("no cap") } else { Ok(()) }
     }
 }

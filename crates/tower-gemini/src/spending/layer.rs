@@ -1,21 +1,44 @@
+use std::collections::HashSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use tower_gemini_core::call::Call;
+use tower_gemini_core::call::{Call, ImageSize, ModelId, Verb};
 use tower_gemini_core::catalog::Catalog;
+use tower_gemini_core::cost::{Cost, expected};
 use tower_layer::Layer;
 
-use super::{Account, Caps, Period, Plan, Spending, Spent};
+use super::account::{Account, Period, Spent};
+use super::gate::SpendGate;
+use super::plan::worst_case;
+use super::{CapDimension, Caps, Plan, SpendAmounts, Spending};
+use crate::calendar::Zone;
 use crate::clock::{Clock, SystemClock};
-use crate::peak_hour_router::Zone;
 use crate::stage::AttemptService;
+
+/// What is reserved for an attempt before it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReserveBy {
+    /// The most that the attempt can cost. Caps are hard: no cap is exceeded, as long as no bill
+    /// exceeds its worst case.
+    WorstCase {
+        /// How many drafts are assumed to be paid for beside each image. `None`: those that the
+        /// catalogue knows of (10 for a model that thinks, else none). Documentation says that
+        /// drafts are free; with a lower number a bill that counts more can exceed a cap.
+        drafts: Option<u32>,
+    },
+    /// The list price of what is asked for. More calls run at once, and **a cap is no hard limit**:
+    /// it can be exceeded by at most the attempts that are running when it is reached.
+    Expected,
+}
 
 /// Makes [`Spending`] services that share one account.
 #[derive(Clone)]
 pub struct SpendingLayer {
     zone: Zone,
     periods: Vec<(Period, Caps)>,
-    shared: Shared,
+    starting_balance: Cost,
+    pub(super) shared: Shared,
     is_off: bool,
 }
 
@@ -24,11 +47,13 @@ type MakePlan = Arc<dyn Fn(&Call) -> Plan + Send + Sync>;
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) per_call: Caps,
+    pub(super) reserve_by: ReserveBy,
+    pub(super) falls_back: bool,
     pub(super) plan: Option<MakePlan>,
     pub(super) catalog: Option<Arc<Catalog>>,
     pub(super) clock: Arc<dyn Clock>,
     /// Made anew with every change of the layer; shared by every service made of it.
-    pub(super) account: Arc<Mutex<Account>>,
+    pub(super) gate: Arc<Mutex<SpendGate>>,
 }
 
 impl Shared {
@@ -36,110 +61,217 @@ impl Shared {
         self.catalog.as_deref().unwrap_or_else(|| Catalog::builtin())
     }
 
-    pub(super) fn with_account<T>(&self, change: impl FnOnce(&mut Account) -> T) -> T {
-        // Every change is whole: no call of it panics half-way.
-        change(&mut self.account.lock().unwrap_or_else(PoisonError::into_inner))
+    fn drafts(&self) -> Option<u32> {
+        match self.reserve_by {
+            ReserveBy::WorstCase { drafts } => drafts,
+            ReserveBy::Expected => None,
+        }
+    }
+
+    /// The most that an attempt at this call can cost, with the drafts that are assumed.
+    pub(super) fn worst_case(&self, call: &Call) -> u64 {
+        worst_case(self.catalog(), call, self.drafts())
+    }
+
+    /// What is reserved for an attempt at this call.
+    pub(super) fn price(&self, call: &Call) -> u64 {
+        match self.reserve_by {
+            ReserveBy::WorstCase { .. } => self.worst_case(call),
+            ReserveBy::Expected => {
+                expected(self.catalog(), call).at_most_microusd.unwrap_or(u64::MAX)
+            }
+        }
     }
 }
 
 impl SpendingLayer {
-    /// No caps: it only keeps the account of the day.
+    /// Caps nothing: it only keeps the account of the day.
     #[must_use]
     pub fn new() -> Self {
         let zone = Zone::pacific();
         let periods = vec![(Period::Day, Caps::none())];
-        let account = Arc::new(Mutex::new(Account::new(zone.clone(), periods.clone())));
+        let account = Account::new(zone.clone(), periods.clone());
         let shared = Shared {
             per_call: Caps::none(),
+            reserve_by: ReserveBy::WorstCase { drafts: None },
+            falls_back: false,
             plan: None,
             catalog: None,
             clock: Arc::new(SystemClock),
-            account,
+            gate: Arc::new(Mutex::new(SpendGate::new(account))),
         };
-        Self { zone, periods, shared, is_off: false }
+        Self { zone, periods, starting_balance: Cost::ZERO, shared, is_off: false }
     }
 
-    /// Switched off: every call passes, and nothing is counted.
+    /// Switches the layer off: every call passes, and nothing is counted.
     #[must_use]
     pub fn off() -> Self {
         Self { is_off: true, ..Self::new() }
     }
 
-    fn anew(mut self) -> Self {
-        self.shared.account =
-            Arc::new(Mutex::new(Account::new(self.zone.clone(), self.periods.clone())));
+    fn restart(mut self) -> Self {
+        let account = Account::new(self.zone.clone(), self.periods.clone())
+            .starting_balance(SpendAmounts::from_cost(self.starting_balance));
+        self.shared.gate = Arc::new(Mutex::new(SpendGate::new(account)));
         self
     }
 
-    /// The caps of each call, all its attempts together.
+    /// Caps each call, all its attempts together.
     #[must_use]
     pub fn per_call(mut self, caps: Caps) -> Self {
         self.shared.per_call = caps;
         self
     }
 
-    /// The caps of each hour.
+    /// Caps each hour.
     #[must_use]
     pub fn per_hour(self, caps: Caps) -> Self {
         self.per(Period::Hour, caps)
     }
 
-    /// The caps of each day.
+    /// Caps each day.
     #[must_use]
     pub fn per_day(self, caps: Caps) -> Self {
         self.per(Period::Day, caps)
     }
 
-    /// The caps of each month.
+    /// Caps each month.
     #[must_use]
     pub fn per_month(self, caps: Caps) -> Self {
         self.per(Period::Month, caps)
     }
 
-    /// The caps of each period of this kind. Caps of the same kind that were set before are
-    /// replaced.
+    /// Caps what is spent in total, with no period after which it starts anew.
+    /// [`starting_balance`](Self::starting_balance) carries it over a restart.
+    #[must_use]
+    pub fn total(self, caps: Caps) -> Self {
+        self.per(Period::Total, caps)
+    }
+
+    /// Caps each period of this kind. Caps of the same kind that were set before are replaced.
     #[must_use]
     pub fn per(mut self, period: Period, caps: Caps) -> Self {
         let name = period.to_string();
         self.periods.retain(|(known, _)| known.to_string() != name);
         self.periods.push((period, caps));
-        self.anew()
+        self.restart()
     }
 
-    /// The zone whose calendar days and months begin with.
+    /// Starts the total with what was spent before this process began.
+    #[must_use]
+    pub fn starting_balance(mut self, spent: Cost) -> Self {
+        self.starting_balance = spent;
+        self.restart()
+    }
+
+    /// Sets the zone whose calendar days and months start periods. Default: Pacific.
     #[must_use]
     pub fn zone(mut self, zone: Zone) -> Self {
         self.zone = zone;
-        self.anew()
+        self.restart()
     }
 
-    /// What may be done for a call, so that one whose worst case passes its caps is refused before
-    /// its first byte, and not when it has come that far.
+    /// Sets what is reserved for an attempt. Default: the worst case, with the drafts that the
+    /// catalogue knows of.
+    #[must_use]
+    pub fn reserve_by(mut self, reserve_by: ReserveBy) -> Self {
+        self.shared.reserve_by = reserve_by;
+        self
+    }
+
+    /// Lets a fallback ask a cheaper model when a cap on money refuses this one. Default: a cap
+    /// never moves a call to another model.
+    #[must_use]
+    pub fn fall_back_when_capped(mut self) -> Self {
+        self.shared.falls_back = true;
+        self
+    }
+
+    /// Plans each call, so that one whose worst case exceeds its caps is refused before its first
+    /// byte, and not at its third attempt.
     #[must_use]
     pub fn plan(mut self, plan: impl Fn(&Call) -> Plan + Send + Sync + 'static) -> Self {
         self.shared.plan = Some(Arc::new(plan));
         self
     }
 
-    /// Prices by this catalogue.
+    /// Prices by this catalogue. Default: the builtin one.
     #[must_use]
     pub fn catalog(mut self, catalog: Arc<Catalog>) -> Self {
         self.shared.catalog = Some(catalog);
         self
     }
 
-    /// Goes by this clock.
+    /// Reads periods from this clock. Default: the system's.
     #[must_use]
     pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
         self.shared.clock = Arc::new(clock);
         self
     }
 
-    /// What each period came to so far, of all services of this layer.
+    /// Checks at start that every cap on money lets at least one attempt with each of these models
+    /// pass, at this size (`None`: 1K, which is drawn when a request names none).
+    ///
+    /// ```
+    /// use tower_gemini::SpendingLayer;
+    /// use tower_gemini::call::ModelId;
+    /// use tower_gemini::spending::{Caps, ReserveBy};
+    ///
+    /// let models = || [(ModelId::new("gemini-3-pro-image"), None)];
+    /// let spending = SpendingLayer::new().per_day(Caps::none().at_most_usd(1.0));
+    /// let error = spending.check(models()).unwrap_err();
+    /// assert_eq!(
+    ///     error.to_string(),
+    ///     "the cap of $1.0000 at most a day is below the $1.5732 that is reserved for one attempt with \
+    ///      gemini-3-pro-image: no call would pass; raise the cap, assume fewer drafts, or reserve by the expected price"
+    /// );
+    /// assert!(spending.reserve_by(ReserveBy::Expected).check(models()).is_ok());
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] for the first cap that no attempt can pass. Models without a price are left
+    /// to the calls: what bounds nothing passes no cap on money.
+    pub fn check(
+        &self,
+        models: impl IntoIterator<Item = (ModelId, Option<ImageSize>)>,
+    ) -> Result<(), ConfigError> {
+        let mut seen = HashSet::new();
+        for (model, size) in models {
+            let mut call = Call::unrecognised();
+            (call.model, call.size) = (Some(model.clone()), size);
+            (call.verb, call.wants_image, call.images) = (Verb::Generate, true, 1);
+            let price = self.shared.price(&call);
+            if price == u64::MAX || !seen.insert((model.clone(), size)) {
+                continue;
+            }
+            let price = SpendAmounts {
+                certain_microusd: price,
+                at_most_microusd: price,
+                ..SpendAmounts::NONE
+            };
+            let per_call = self.shared.per_call.exceeded_by(price);
+            let per_call = per_call.map(|(dimension, cap)| ("call".to_owned(), dimension, cap));
+            let below = per_call.or_else(|| self.shared.lock().account.caps_below(price));
+            if let Some((period, dimension, cap)) = below {
+                let price_microusd = price.at_most_microusd;
+                return Err(ConfigError::CapBelowOneAttempt {
+                    period,
+                    dimension,
+                    cap,
+                    model,
+                    price_microusd,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns what each period came to so far, of all services of this layer.
     #[must_use]
     pub fn spent(&self) -> Vec<Spent> {
         let now = self.shared.clock.now();
-        self.shared.with_account(|account| account.spent(now))
+        self.shared.lock().account.spent(now)
     }
 }
 
@@ -154,6 +286,7 @@ impl fmt::Debug for SpendingLayer {
         f.debug_struct("SpendingLayer")
             .field("per_call", &self.shared.per_call)
             .field("periods", &self.periods)
+            .field("reserve_by", &self.shared.reserve_by)
             .field("zone", &self.zone)
             .finish_non_exhaustive()
     }
@@ -166,3 +299,40 @@ impl<S: AttemptService> Layer<S> for SpendingLayer {
         Spending::new(inner, (!self.is_off).then(|| self.shared.clone()))
     }
 }
+
+/// Says what is wrong with a layer's settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A cap on money is below what one attempt reserves.
+    #[non_exhaustive]
+    CapBelowOneAttempt {
+        /// The period of the cap: `call`, `day` …
+        period: String,
+        /// What is capped.
+        dimension: CapDimension,
+        /// The cap in micro-dollars.
+        cap: u64,
+        /// The model.
+        model: ModelId,
+        /// What one attempt reserves, in micro-dollars.
+        price_microusd: u64,
+    },
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::CapBelowOneAttempt { period, dimension, cap, model, price_microusd } = self;
+        let (cap, qualifier) = (dimension.show(*cap), dimension.qualifier());
+        let period = if period == "total" { "in total".to_owned() } else { format!("a {period}") };
+        write!(
+            f,
+            "the cap of {cap}{qualifier} {period} is below the {} that is reserved for one attempt \
+             with {model}: no call would pass; raise the cap, assume fewer drafts, or reserve by \
+             the expected price",
+            dimension.show(*price_microusd),
+        )
+    }
+}
+
+impl std::error::Error for ConfigError {}

@@ -1,114 +1,107 @@
-//! What a call can cost before its first byte is sent: pure.
+//! What a call can cost before its first byte is sent. Pure.
 
 use tower_gemini_core::call::{Call, ImageSize, ModelId};
 use tower_gemini_core::catalog::Catalog;
-use tower_gemini_core::cost::{Cost, cost_of};
-use tower_gemini_core::verdict::Verdict;
+use tower_gemini_core::cost;
 
-use super::Amounts;
+use super::SpendAmounts;
 
-/// What may be done for one call: where it may be sent, how often, and how much of that may be paid
-/// without an image.
+/// Describes what may be done for one call: where it may be sent, how often, and how many attempts
+/// may be paid for without an image.
 ///
 /// ```
 /// use http::{HeaderMap, Method, Uri};
 /// use tower_gemini::{call::{Call, ImageSize, ModelId}, catalog::Catalog};
-/// use tower_gemini::spending::{Plan, worst_case};
+/// use tower_gemini::spending::Plan;
 ///
 /// let uri = Uri::from_static("/v1beta/models/gemini-3-pro-image:generateContent");
 /// let body = br#"{"contents":[{"parts":[{"text":"a cat"}]}],"generationConfig":{"imageConfig":{"imageSize":"4K"}}}"#;
 /// let call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(body));
 ///
-/// let plan = Plan::of(&call).attempts(5);
-/// let worst = worst_case(Catalog::builtin(), &plan);
+/// let plan = Plan::new(&call).attempts(5);
+/// let worst = plan.worst_case(Catalog::builtin());
 /// assert_eq!(worst.attempts, 5);
-/// // Only an answer that is surely free is followed by another send: five attempts cost what one costs.
-/// assert_eq!(worst.cost(), worst_case(Catalog::builtin(), &Plan::of(&call)).cost());
+/// // Only an attempt that is surely free is followed by another: five cost at most what one costs.
+/// assert_eq!(worst.cost(), Plan::new(&call).worst_case(Catalog::builtin()).cost());
 /// // What the caller allows to be lost comes on top.
-/// let risky = worst_case(Catalog::builtin(), &plan.allowance(1));
+/// let risky = plan.allowance(1).worst_case(Catalog::builtin());
 /// assert_eq!(risky.at_most_microusd, 2 * worst.at_most_microusd);
 /// ```
 #[derive(Debug, Clone)]
 pub struct Plan {
-    call: Call,
+    /// What may be sent, and how often each.
     targets: Vec<(Call, u32)>,
-    attempts: u32,
     allowance: u32,
+    drafts: Option<u32>,
 }
 
 impl Plan {
-    /// One attempt at what is asked for.
+    /// Plans one attempt at what is asked for.
     #[must_use]
-    pub fn of(call: &Call) -> Self {
-        Self { call: call.clone(), targets: Vec::new(), attempts: 1, allowance: 0 }
+    pub fn new(call: &Call) -> Self {
+        Self { targets: vec![(call.clone(), 1)], allowance: 0, drafts: None }
     }
 
-    /// Up to so many sends of what is asked for.
+    /// Allows so many attempts at what is asked for.
     #[must_use]
     pub fn attempts(mut self, attempts: u32) -> Self {
-        self.attempts = attempts;
+        if let Some((_, first)) = self.targets.first_mut() {
+            *first = attempts;
+        }
         self
     }
 
-    /// Then up to so many sends to another model, or at another size (`None` is the model's own
-    /// choice).
+    /// Allows so many further attempts at another model, or at another size (`None` leaves the size
+    /// to the model).
     #[must_use]
     pub fn or_target(mut self, model: ModelId, size: Option<ImageSize>, attempts: u32) -> Self {
-        let mut call = self.call.clone();
-        call.model = Some(model);
-        call.size = size;
-        self.targets.push((call, attempts));
+        if let Some((call, _)) = self.targets.first() {
+            let mut call = call.clone();
+            (call.model, call.size) = (Some(model), size);
+            self.targets.push((call, attempts));
+        }
         self
     }
 
-    /// So many sends after one that may have been paid for.
+    /// Allows so many attempts after one that may have been paid for.
     #[must_use]
     pub fn allowance(mut self, resends: u32) -> Self {
         self.allowance = resends;
         self
     }
-}
 
-/// The most that a plan can come to, whatever happens. Its lower end is nothing.
-///
-/// A charged answer is never followed by another send, and one that may have been charged only out
-/// of the allowance: so at most one attempt more than the allowance is paid, at the dearest
-/// target's upper end each. An unknown model bounds nothing.
-#[must_use]
-pub fn worst_case(catalog: &Catalog, plan: &Plan) -> Amounts {
-    let attempts = |sends: &u32| u64::from(*sends);
-    let sends = plan
-        .targets
-        .iter()
-        .map(|(_, sends)| sends)
-        .chain([&plan.attempts])
-        .map(attempts)
-        .fold(0, u64::saturating_add);
-    let targets = plan
-        .targets
-        .iter()
-        .chain([(plan.call.clone(), plan.attempts)].iter())
-        .filter(|(_, sends)| *sends > 0)
-        .map(|(call, _)| attempt_at_most(catalog, call))
-        .collect::<Vec<_>>();
-    let dearest = targets.into_iter().max().unwrap_or(0);
-    let paid = sends.min(u64::from(plan.allowance).saturating_add(1));
-    Amounts {
-        certain_microusd: dearest.saturating_mul(paid),
-        at_most_microusd: dearest.saturating_mul(paid),
-        attempts: sends,
-        quota_units: sends,
-        wall_ms: 0,
+    /// Assumes so many drafts beside each image. Default: those that the catalogue knows of.
+    #[must_use]
+    pub fn drafts(mut self, drafts: u32) -> Self {
+        self.drafts = Some(drafts);
+        self
+    }
+
+    /// Returns the most that the plan can come to, whatever happens. Its lower end is nothing.
+    ///
+    /// A charged response is never followed by another attempt, and one that may have been charged
+    /// only within the allowance. So at most one attempt more than the allowance is paid, at the
+    /// worst case of the dearest target each. An unknown model bounds nothing.
+    #[must_use]
+    pub fn worst_case(&self, catalog: &Catalog) -> SpendAmounts {
+        let sends = self.targets.iter().map(|(_, sends)| u64::from(*sends)).sum();
+        let targets = self.targets.iter().filter(|(_, sends)| *sends > 0);
+        let dearest = targets.map(|(call, _)| worst_case(catalog, call, self.drafts)).max();
+        let paid = u64::from(self.allowance).saturating_add(1).min(sends);
+        let money = dearest.unwrap_or(0).saturating_mul(paid);
+        SpendAmounts {
+            certain_microusd: money,
+            at_most_microusd: money,
+            attempts: sends,
+            quota_units: sends,
+            wall_ms: 0,
+        }
     }
 }
 
-/// The most that one attempt can cost: of all that it may end in, the upper end of the dearest.
-pub(super) fn attempt_at_most(catalog: &Catalog, call: &Call) -> u64 {
-    let most = |verdict: &Verdict| match cost_of(catalog, call, verdict, None) {
-        Cost { at_most_microusd: Some(most), .. } => most,
-        _ => u64::MAX,
-    };
-    most(&Verdict::interrupted()).max(most(&Verdict::delivering()))
+/// The worst case of one attempt in micro-dollars; `u64::MAX` where nothing bounds it.
+pub(super) fn worst_case(catalog: &Catalog, call: &Call, drafts: Option<u32>) -> u64 {
+    cost::worst_case(catalog, call, drafts).at_most_microusd.unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -129,11 +122,11 @@ mod tests {
     #[test]
     fn an_unknown_model_bounds_nothing() {
         let worst =
-            worst_case(Catalog::builtin(), &Plan::of(&call("gemini-99-image", "1K")).attempts(3));
+            Plan::new(&call("gemini-99-image", "1K")).attempts(3).worst_case(Catalog::builtin());
         assert_eq!(worst.cost().at_most_microusd, None);
         assert_eq!(
-            worst_case(Catalog::builtin(), &Plan::of(&call("gemini-99-image", "1K")).attempts(0)),
-            Amounts::NONE
+            Plan::new(&call("gemini-99-image", "1K")).attempts(0).worst_case(Catalog::builtin()),
+            SpendAmounts::NONE
         );
     }
 
@@ -149,12 +142,12 @@ mod tests {
         ) {
             let models = [("gemini-3.1-flash-image", "2K"), ("gemini-3-pro-image", "4K"), ("gemini-3.1-flash-image", "1K")];
             let catalog = Catalog::builtin();
-            let plan = Plan::of(&call(models[0].0, models[0].1))
+            let plan = Plan::new(&call(models[0].0, models[0].1))
                 .attempts(sends[0])
                 .or_target(ModelId::new(models[1].0), Some(ImageSize::K4), sends[1])
                 .or_target(ModelId::new(models[2].0), Some(ImageSize::K1), sends[2])
                 .allowance(allowance);
-            let worst = worst_case(catalog, &plan);
+            let worst = plan.worst_case(catalog);
             let (mut left, mut allowed, mut cost, mut attempts) = (sends, allowance, 0_u64, 0_u64);
             for (target, end, drafts) in steps {
                 if left[target] == 0 {

@@ -2,30 +2,30 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::body::{AttemptBody, BodyEnd, BodyGuard, Ended, JudgedBody};
-use crate::error::Error;
-use crate::trail::{Attempt, Step, StopReason};
 use http::{Request, Response, StatusCode};
-use pin_project::pin_project;
 use serde_json::json;
 use tokio::time::Instant;
 use tower_gemini_core::call::Call;
-use tower_gemini_core::cost::cost_of;
+use tower_gemini_core::cost::{Cost, cost_of};
 use tower_gemini_core::redact::redact;
-use tower_gemini_core::scan::Usage;
 use tower_gemini_core::verdict::{Detail, Outcome, QuotaCharge, Verdict, WaitHint, WaitSource};
 use tower_service::Service;
 
-use super::account::{CapReached, Reservation};
+use super::account::{BlockedBy, CapReached, SpendReservation};
+use super::gate::Asked;
 use super::layer::Shared;
-use super::plan::attempt_at_most;
-use super::{Amounts, Caps, Dimension, worst_case};
-use crate::call_state::{Attempt as AttemptHandle, CallState, Place};
+use super::{CapDimension, Caps, SpendAmounts};
+use crate::body::{AttemptBody, JudgedBody};
+use crate::call_state::{CallState, Place, SentAttempt};
+use crate::error::Error;
+use crate::ready::take_ready;
 use crate::refusal::Refusal;
+use crate::reservation::{Asker, AttemptOutcome, Reservation, ReservingFuture, response_future};
 use crate::stage::{AttemptService, UpstreamBody};
+use crate::trail::{Step, StopReason, WaitReason};
 
 /// Keeps what is spent within caps. See the [module](super).
 #[derive(Clone)]
@@ -52,93 +52,164 @@ impl<S: fmt::Debug> fmt::Debug for Spending<S> {
 impl<S: AttemptService> Service<Request<AttemptBody>> for Spending<S> {
     type Response = Response<JudgedBody<S::Upstream>>;
     type Error = Error;
-    type Future = ResponseFuture<S::Future, S::Upstream>;
+    type Future = ResponseFuture<S>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<AttemptBody>) -> Self::Future {
+        ResponseFuture(self.reserve(request))
+    }
+}
+
+/// The longest attempt that `AttemptTimeout` allows by default (4K): reserved where the call has no
+/// nearer deadline, and the longest wait for a reservation then.
+const LONGEST_ATTEMPT: Duration = Duration::from_secs(600);
+
+impl<S: AttemptService> Spending<S> {
+    fn reserve(&mut self, mut request: Request<AttemptBody>) -> ReservingFuture<S, SpendAsker> {
         let Some(shared) = &self.shared else {
-            let inner = self.inner.call(request);
-            return ResponseFuture { state: State::Sent { inner, pending: None } };
+            return ReservingFuture::unreserved(&mut self.inner, request);
         };
         request.body().state().pass(Place::Spending);
-        let call = request.body().call().clone();
-        match shared.admit(&request) {
-            Ok(pending) => ResponseFuture {
-                state: State::Sent {
-                    inner: self.inner.call(request),
-                    pending: Some(Box::new(pending)),
-                },
-            },
-            Err(reached) => {
-                let state = request.body().state().clone();
-                tracing::debug!(
-                    model = call
-                        .model
-                        .as_ref()
-                        .map(|model| tracing::field::display(redact(model.as_str()).into_owned())),
-                    dimension = reached.dimension.as_str(),
-                    period = reached.period.as_deref(),
-                    "not sent: a spending cap might be passed"
-                );
-                state.record(Step::Stopped { why: StopReason::SpendingCap });
-                let response = Some(Box::new(refuse(&reached, call, &state)));
-                ResponseFuture { state: State::Refused { response } }
+        let (asker, asked) = match SpendAsker::new(shared, request.body()) {
+            (asker, Ok(asked)) => (asker, asked),
+            (asker, Err(reached)) => return ReservingFuture::refuse(asker, reached),
+        };
+        match shared.ask(asked) {
+            Asked::Refused(reached) => ReservingFuture::refuse(asker, reached),
+            Asked::Granted(reservation) => {
+                let hold = asker.hold(reservation);
+                hold.limit(&asker, &mut request);
+                ReservingFuture::send(&mut self.inner, request, hold)
+            }
+            Asked::Wait(queued) => {
+                let deadline = asker.asked_at + Duration::from_millis(asked.wall_ms);
+                // The instance that was made ready waits with its request: calling a clone would
+                // exceed limits below this layer.
+                let inner = take_ready(&mut self.inner);
+                let maker = asker.clone();
+                let waiting = async move { Ok(maker.hold(queued.served(deadline).await?)) };
+                ReservingFuture::wait(inner, request, asker, waiting)
             }
         }
     }
 }
 
-/// The longest attempt that `AttemptTimeout` allows by default (4K), set aside where the call has
-/// no nearer deadline.
-const LONGEST_ATTEMPT: Duration = Duration::from_secs(600);
+/// The call that asks.
+#[derive(Clone)]
+struct SpendAsker {
+    shared: Shared,
+    call: Arc<Call>,
+    state: CallState,
+    asked_at: Instant,
+    /// How long the attempt may run, by what is left of the call's time.
+    wall: Duration,
+}
 
-impl Shared {
-    /// Sets aside what this attempt may come to, or says which cap it might pass.
-    fn admit(&self, request: &Request<AttemptBody>) -> Result<Pending, CapReached> {
-        let call = request.body().call().clone();
-        let state = request.body().state().clone();
-        let attempts = state.trail().attempts();
-        let at_most = attempt_at_most(self.catalog(), &call);
+impl SpendAsker {
+    /// Who asks, and what for, or which cap of the call it might exceed.
+    fn new(shared: &Shared, body: &AttemptBody) -> (Self, Result<SpendAmounts, CapReached>) {
         let now = Instant::now();
-        let mut wall = LONGEST_ATTEMPT;
-        if let Some(deadline) = state.deadline() {
-            wall = wall.min(deadline.saturating_duration_since(now));
-        }
-        let mut asked = Amounts {
-            certain_microusd: at_most,
-            at_most_microusd: at_most,
+        let left = body.deadline().map(|deadline| deadline.saturating_duration_since(now));
+        let asker = Self {
+            shared: shared.clone(),
+            call: body.call().clone(),
+            state: body.state().clone(),
+            asked_at: now,
+            wall: left.unwrap_or(LONGEST_ATTEMPT).min(LONGEST_ATTEMPT),
+        };
+        let asked = asker.amounts();
+        (asker, asked)
+    }
+
+    fn amounts(&self) -> Result<SpendAmounts, CapReached> {
+        let Shared { per_call, plan, .. } = &self.shared;
+        let price = self.shared.price(&self.call);
+        let mut asked = SpendAmounts {
+            certain_microusd: price,
+            at_most_microusd: price,
             attempts: 1,
             quota_units: 1,
-            wall_ms: millis(wall),
+            wall_ms: millis(self.wall),
         };
-
-        let used = used(&attempts, at_most);
-        if let Some(cap) = self.per_call.of(Dimension::WallTime) {
-            // Time is held to what is left, not refused as long as there is some.
+        let used = used(&self.state.sent_attempts(), price);
+        if let Some(cap) = per_call.get(CapDimension::WallTime) {
+            // Time is limited to what is left, and not refused as long as there is some.
             asked.wall_ms = asked.wall_ms.min(cap.saturating_sub(used.wall_ms)).max(1);
         }
-        within_call(self.per_call, used, asked)?;
-        if let (Some(plan), true) = (&self.plan, attempts.is_empty()) {
-            let worst = Amounts { wall_ms: 0, ..worst_case(self.catalog(), &plan(&call)) };
-            within_call(self.per_call, Amounts::NONE, worst)?;
+        within_call(*per_call, used, asked)?;
+        if let (Some(plan), true) = (plan, used.attempts == 0) {
+            let worst = plan(&self.call).worst_case(self.shared.catalog());
+            within_call(*per_call, SpendAmounts::NONE, SpendAmounts { wall_ms: 0, ..worst })?;
         }
+        Ok(asked)
+    }
 
-        let wall_time = self.clock.now();
-        let reservation = self.with_account(|account| account.reserve(wall_time, asked))?;
-        let granted = Duration::from_millis(reservation.amounts().wall_ms);
-        if granted < wall {
-            state.limit_deadline(now + granted);
+    fn hold(&self, reservation: SpendReservation) -> SpendHold {
+        SpendHold {
+            shared: self.shared.clone(),
+            call: self.call.clone(),
+            reservation,
+            started: Instant::now(),
         }
-        Ok(Pending {
-            shared: self.clone(),
-            reservation: Some(reservation),
-            call,
-            attempt: request.body().attempt().clone(),
-            started: now,
-        })
+    }
+}
+
+impl Asker for SpendAsker {
+    type Reservation = SpendHold;
+    type Denied = CapReached;
+
+    fn served(&self, hold: &SpendHold, request: &mut Request<AttemptBody>) {
+        let delay = self.asked_at.elapsed();
+        self.state.record(Step::Waited { delay, why: WaitReason::SpendingCap });
+        hold.limit(self, request);
+    }
+
+    /// The refusal of an attempt that might exceed a cap. 402 where no waiting helps, since clients
+    /// resend a 429 on their own.
+    fn refuse<B: UpstreamBody>(self, reached: CapReached) -> Response<JudgedBody<B>> {
+        let model = self.call.model.as_ref();
+        tracing::debug!(
+            model = model.map(|model| tracing::field::display(redact(model.as_str()).into_owned())),
+            dimension = reached.dimension.as_str(),
+            period = reached.period.as_deref(),
+            "not sent: a spending cap might be exceeded"
+        );
+        self.state.record(Step::Stopped { why: StopReason::SpendingCap });
+        let message = format!("Not sent: {reached}.");
+        let mut detail = Detail::default();
+        detail.reason = Some("SPENDING_CAP".to_owned());
+        detail.message = Some(message.clone());
+        let hint = reached.wait.map(|wait| WaitHint::new(wait, WaitSource::QuotaResetDelay));
+        // As an attempt that was not sent, and not as a refusal of the account: no target is at
+        // fault, and none should rest for it. A cheaper model may stay within a cap on money, if the
+        // caller wants another one; caps on attempts and time hold for every model.
+        let elsewhere = self.shared.falls_back && reached.dimension.is_money();
+        let verdict = Verdict::refused_locally(Outcome::NotSent, hint, elsewhere, detail);
+        let retry = reached.wait.map(|wait| {
+            json!({
+                "@type": "type.googleapis.com/google.rpc.RetryInfo",
+                "retryDelay": format!("{}.{:03}s", wait.as_secs(), wait.subsec_millis()),
+            })
+        });
+        Refusal {
+            status: match reached.wait {
+                Some(_) => StatusCode::TOO_MANY_REQUESTS,
+                None => StatusCode::PAYMENT_REQUIRED,
+            },
+            word: "RESOURCE_EXHAUSTED",
+            message,
+            reason: "SPENDING_CAP",
+            metadata: json!({
+                "dimension": reached.dimension.as_str(),
+                "period": reached.period.as_deref().unwrap_or("call"),
+                "cap": reached.cap.to_string(),
+            }),
+            details: retry.into_iter().collect(),
+        }
+        .into_response(verdict, self.call, &self.state)
     }
 }
 
@@ -146,185 +217,70 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn within_call(caps: Caps, used: Amounts, asked: Amounts) -> Result<(), CapReached> {
-    match caps.passed_by(used.plus(asked)) {
-        None => Ok(()),
-        Some((dimension, cap)) => Err(CapReached {
-            period: None,
-            dimension,
-            cap,
-            taken: used.of(dimension),
-            asked: asked.of(dimension),
-            wait: None,
-        }),
-    }
+fn within_call(caps: Caps, used: SpendAmounts, asked: SpendAmounts) -> Result<(), CapReached> {
+    let Some((dimension, cap)) = caps.exceeded_by(used.plus(asked)) else { return Ok(()) };
+    let (taken, asked) = (used.get(dimension), asked.get(dimension));
+    let blocked_by = if asked > cap { BlockedBy::Price } else { BlockedBy::Spent };
+    Err(CapReached { period: None, dimension, cap, taken, asked, blocked_by, wait: None })
 }
 
-/// What the attempts of a call came to so far. One that still runs may come to the most there is.
-fn used(attempts: &[Attempt], at_most: u64) -> Amounts {
-    attempts.iter().fold(Amounts::NONE, |sum, attempt| {
-        let mut one = match attempt.outcome {
-            Some(_) => Amounts::of_cost(attempt.cost),
-            None => {
-                Amounts { certain_microusd: at_most, at_most_microusd: at_most, ..Amounts::NONE }
-            }
-        };
-        one.attempts = 1;
-        one.quota_units = u64::from(attempt.quota != QuotaCharge::None);
-        one.wall_ms = millis(attempt.took);
-        sum.plus(one)
+/// What the attempts of a call came to so far. One that still runs may come to its price.
+fn used(attempts: &[SentAttempt], price: u64) -> SpendAmounts {
+    attempts.iter().fold(SpendAmounts::NONE, |sum, attempt| {
+        let running = Cost { at_least_microusd: price, at_most_microusd: Some(price) };
+        sum.plus(SpendAmounts {
+            attempts: 1,
+            quota_units: u64::from(attempt.quota != QuotaCharge::None),
+            wall_ms: millis(attempt.took),
+            ..SpendAmounts::from_cost(attempt.cost.unwrap_or(running))
+        })
     })
 }
 
-/// The refusal of an attempt that might pass a cap. 402 where no waiting helps, since clients
-/// resend a 429 on their own.
-fn refuse<B: UpstreamBody>(
-    reached: &CapReached,
-    call: Arc<Call>,
-    state: &CallState,
-) -> Response<JudgedBody<B>> {
-    let message = format!("Not sent: {reached}.");
-    let mut detail = Detail::default();
-    detail.reason = Some("SPENDING_CAP".to_owned());
-    detail.message = Some(message.clone());
-    let is_money = matches!(reached.dimension, Dimension::MoneyCertain | Dimension::MoneyAtMost);
-    let hint = reached.wait.map(|wait| WaitHint::new(wait, WaitSource::QuotaResetDelay));
-    // As an attempt that was not sent, and not as a refusal of the account: no target is at fault,
-    // and none should rest for it. A cheaper model may pass a cap of money; caps of attempts and
-    // time hold for every one.
-    let verdict = Verdict::refused_locally(Outcome::NotSent, hint, is_money, detail);
-    let retry = reached.wait.map(|wait| {
-        json!({
-            "@type": "type.googleapis.com/google.rpc.RetryInfo",
-            "retryDelay": format!("{}.{:03}s", wait.as_secs(), wait.subsec_millis()),
-        })
-    });
-    Refusal {
-        status: if reached.wait.is_some() {
-            StatusCode::TOO_MANY_REQUESTS
-        } else {
-            StatusCode::PAYMENT_REQUIRED
-        },
-        word: "RESOURCE_EXHAUSTED",
-        message,
-        reason: "SPENDING_CAP",
-        metadata: json!({
-            "dimension": reached.dimension.as_str(),
-            "period": reached.period.as_deref().unwrap_or("call"),
-            "cap": reached.cap.to_string(),
-        }),
-        details: retry.into_iter().collect(),
-    }
-    .into_response(verdict, call, state)
-}
-
-/// What is set aside for an attempt under way. It is settled once, whatever becomes of the attempt.
-struct Pending {
+/// What is reserved for a running attempt.
+struct SpendHold {
     shared: Shared,
-    reservation: Option<Reservation>,
     call: Arc<Call>,
-    attempt: AttemptHandle,
+    reservation: SpendReservation,
     started: Instant,
 }
 
-impl Pending {
-    fn settle(&mut self, verdict: &Verdict, usage: Option<&Usage>, images: u64) {
-        let Some(reservation) = self.reservation.take() else { return };
-        // What never got as far as the client is in no trail: an admission further in said no, or
-        // was still thinking.
-        let was_sent = self.attempt.was_sent();
-        let came_to = if was_sent {
-            Amounts {
-                attempts: 1,
-                quota_units: u64::from(verdict.quota() != QuotaCharge::None),
-                wall_ms: millis(self.started.elapsed()),
-                ..Amounts::of_cost(cost_of(self.shared.catalog(), &self.call, verdict, usage))
-            }
-        } else {
-            Amounts::NONE
-        };
-        self.shared.with_account(|account| account.settle(reservation, came_to, images));
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        self.settle(&Verdict::interrupted(), None, 0);
-    }
-}
-
-impl BodyGuard for Pending {
-    fn on_end(&mut self, end: &BodyEnd<'_>) {
-        let delivered = end.how == Ended::Complete && end.verdict.outcome() == Outcome::Image;
-        let images = if delivered { u64::from(self.call.images.max(1)) } else { 0 };
-        self.settle(end.verdict, end.usage, images);
-    }
-}
-
-/// The future of [`Spending`].
-#[pin_project]
-pub struct ResponseFuture<F, B> {
-    #[pin]
-    state: State<F, B>,
-}
-
-#[pin_project(project = StateProjection)]
-enum State<F, B> {
-    Sent {
-        #[pin]
-        inner: F,
-        /// Boxed as it moves on into the body.
-        pending: Option<Box<Pending>>,
-    },
-    Refused {
-        // Boxed: it is rare, and large.
-        response: Option<Box<Response<JudgedBody<B>>>>,
-    },
-}
-
-impl<F, B> fmt::Debug for ResponseFuture<F, B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match self.state {
-            State::Sent { .. } => "sent",
-            State::Refused { .. } => "refused",
-        };
-        f.debug_struct("ResponseFuture").field("state", &state).finish_non_exhaustive()
-    }
-}
-
-impl<F, B> Future for ResponseFuture<F, B>
-where
-    F: Future<Output = Result<Response<JudgedBody<B>>, Error>>,
-    B: UpstreamBody,
-{
-    type Output = Result<Response<JudgedBody<B>>, Error>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
-            StateProjection::Sent { inner, pending } => {
-                let result = ready!(inner.poll(cx));
-                let pending = pending.take();
-                Poll::Ready(match result {
-                    Ok(mut response) => {
-                        if let Some(pending) = pending {
-                            response.body_mut().guard(pending);
-                        }
-                        Ok(response)
-                    }
-                    Err(error) => {
-                        if let Some(mut pending) = pending {
-                            pending.settle(error.verdict(), None, 0);
-                        }
-                        Err(error)
-                    }
-                })
-            }
-            StateProjection::Refused { response } => match response.take() {
-                Some(response) => Poll::Ready(Ok(*response)),
-                // Polled after it was ready: a fault of the caller that must not bring the process
-                // down.
-                None => Poll::Pending,
-            },
+impl SpendHold {
+    /// Ends the attempt when the time that was granted is over.
+    fn limit(&self, asker: &SpendAsker, request: &mut Request<AttemptBody>) {
+        let granted = Duration::from_millis(self.reservation.amounts().wall_ms);
+        if granted < asker.wall {
+            request.body_mut().limit_deadline(self.started + granted);
         }
     }
 }
+
+impl Reservation for SpendHold {
+    fn end(self, outcome: &AttemptOutcome<'_>) {
+        let AttemptOutcome { was_sent, verdict, usage, is_delivered } = *outcome;
+        let Self { shared, call, reservation, started } = self;
+        let mut came_to = SpendAmounts::NONE;
+        if was_sent {
+            let price = |verdict: &Verdict| cost_of(shared.catalog(), &call, verdict, usage);
+            // What was not counted is at most what was assumed before it was sent; a count may say
+            // more.
+            let mut most = shared.worst_case(&call);
+            if usage.is_some_and(|usage| usage.total.max(usage.candidates).max(usage.prompt) > 0) {
+                let counted = price(&Verdict::delivering()).at_most_microusd;
+                most = most.max(counted.unwrap_or(u64::MAX));
+            }
+            let bound =
+                Cost { at_least_microusd: 0, at_most_microusd: (most < u64::MAX).then_some(most) };
+            came_to = SpendAmounts {
+                attempts: 1,
+                quota_units: u64::from(verdict.quota() != QuotaCharge::None),
+                wall_ms: millis(started.elapsed()),
+                ..SpendAmounts::from_cost(price(verdict).bounded_by(bound))
+            };
+        }
+        let images = if is_delivered { u64::from(call.images.max(1)) } else { 0 };
+        shared.settle(reservation, came_to, images);
+    }
+}
+
+response_future!("Spending", SpendAsker);

@@ -28,8 +28,8 @@ pub use self::circuits::{Circuit, CircuitState, Circuits, Cooldowns};
 pub use self::ladder::Ladder;
 pub use self::policy::{FallbackPolicy, Reaction};
 pub(crate) use self::service::Fallback;
+use crate::calendar::PacificDay;
 use crate::clock::{Clock, SystemClock};
-use crate::quota_guard::PacificDay;
 
 /// What gives way first where both other models and smaller sizes may be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -1,18 +1,23 @@
 //! What the scanner promises, as tables and properties.
 
+use bytes::Bytes;
+
+use super::paths::is_image;
 use super::*;
+use crate::scan::Framing;
 
 mod dialects;
 mod differential;
+mod stream_strip;
 mod streams;
 mod strip;
 mod traps;
 
 /// What a scan came to, in a form that can be compared.
-type Outcome = Result<Answer, ScanFailure>;
+type Scanned = Result<Answer, ScanFailure>;
 
 /// Scans `body` cut at the given offsets.
-fn scan_cut(mut scanner: Scanner, body: &[u8], cuts: &[usize]) -> Outcome {
+fn scan_cut(mut scanner: Scanner, body: &[u8], cuts: &[usize]) -> Scanned {
     let mut from = 0;
     for &cut in cuts.iter().chain([&body.len()]) {
         // A fault is repeated by `finish`.
@@ -24,7 +29,7 @@ fn scan_cut(mut scanner: Scanner, body: &[u8], cuts: &[usize]) -> Outcome {
 
 /// Scans a body whole, then once for every place to cut it in two, then byte by byte: all must
 /// agree.
-fn scan(framing: Framing, body: impl AsRef<[u8]>) -> Outcome {
+fn scan(framing: Framing, body: impl AsRef<[u8]>) -> Scanned {
     let body = body.as_ref();
     let scanner = || Scanner::decoding(framing).keep_signature(true);
     let whole = scan_cut(scanner(), body, &[]);
@@ -39,8 +44,8 @@ fn scan(framing: Framing, body: impl AsRef<[u8]>) -> Outcome {
 
 /// The other two kinds of scanner must find the same facts, and the drained bytes must be the
 /// image.
-fn judged_and_drained_alike(framing: Framing, body: &[u8], decoded: &Outcome) {
-    let without_bytes = |outcome: &Outcome| match outcome {
+fn judged_and_drained_alike(framing: Framing, body: &[u8], decoded: &Scanned) {
+    let without_bytes = |outcome: &Scanned| match outcome {
         Ok(answer) => {
             let mut answer = answer.clone();
             if let Some(image) = &mut answer.image {

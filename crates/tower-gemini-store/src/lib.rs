@@ -1,0 +1,19 @@
+//! Shares the quota counts of [`tower_gemini`] between processes and machines.
+//!
+//! | store | feature | shared by | survives |
+//! | --- | --- | --- | --- |
+//! | `RedbStore` | `redb` | one process at a time | kill -9 and restart |
+//! | `RedisStore` | `redis` | every process that reaches the server | every client; what the server persists |
+//!
+//! Both implement [`QuotaStore`](tower_gemini::store::QuotaStore); the layer takes either with
+//! [`QuotaGuardLayer::store`](tower_gemini::QuotaGuardLayer::store). No feature is on by default.
+
+#[cfg(feature = "redb")]
+mod redb;
+#[cfg(feature = "redis")]
+mod redis;
+
+#[cfg(feature = "redb")]
+pub use self::redb::RedbStore;
+#[cfg(feature = "redis")]
+pub use self::redis::RedisStore;

@@ -1,0 +1,730 @@
+//! All calls that are known, by their fingerprints. Times are handed in.
+//!
+//! An `Idempotency-Key` is one more fingerprint: its call differs only in how often its result is
+//! given ([`Replay`]), and in that clients may join it while it is in flight.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::KeepCounts;
+use super::files::{CallFile, SavedCall};
+use super::fingerprint::Fingerprint;
+use super::progress::{CallEvent, CallProgress, Replay};
+use super::store::{CallId, Rank, ResponseStore, StoredResponse};
+use crate::call_state::CallState;
+
+/// As many losses are remembered as are reported within minutes by any plausible fleet; a few
+/// hundred bytes each.
+const MAX_LOSSES: usize = 1024;
+
+/// Gives the response of a call with a key to all clients that wait for it. Clients that no longer
+/// wait are not among its receivers.
+pub(super) type Clients = watch::Sender<Option<Arc<StoredResponse>>>;
+pub(super) type Client = watch::Receiver<Option<Arc<StoredResponse>>>;
+
+#[derive(Debug)]
+pub(super) struct Calls {
+    max_detached: usize,
+    retention: Duration,
+    resend_window: Duration,
+    slots: HashMap<Fingerprint, Slot>,
+    store: Box<dyn ResponseStore>,
+    detached: usize,
+    /// When each call is forgotten.
+    expiry: BTreeSet<(Instant, CallId)>,
+    /// Losses; the first one is forgotten first.
+    losses: BTreeSet<(CallProgress, Instant, CallId)>,
+    pub(super) totals: KeepCounts,
+    pub(super) to_do: ToDo,
+}
+
+/// What is left to do when the calls are unlocked.
+#[derive(Debug, Default)]
+pub(super) struct ToDo {
+    pub(super) delete: Vec<PathBuf>,
+    /// Responses that no client received.
+    pub(super) dropped: Vec<Arc<StoredResponse>>,
+    pub(super) forgotten_losses: usize,
+}
+
+/// The calls with one fingerprint.
+#[derive(Debug)]
+struct Slot {
+    calls: Vec<Call>,
+    /// Told of each change.
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug)]
+struct Call {
+    number: u128,
+    progress: CallProgress,
+    /// When it came there: what it is dated by.
+    since: Instant,
+    /// The request that an `Idempotency-Key` was used for.
+    keyed_request: Option<Fingerprint>,
+    /// While it is in flight.
+    state: Option<CallState>,
+    clients: Option<Clients>,
+    /// While it is delivered.
+    in_delivery: Option<Arc<StoredResponse>>,
+    file: Option<CallFile>,
+}
+
+impl Call {
+    fn replay(&self) -> Replay {
+        if self.keyed_request.is_some() { Replay::Always } else { Replay::Once }
+    }
+
+    fn response_file(&self) -> Option<&CallFile> {
+        self.file.as_ref().filter(|file| file.has_response)
+    }
+}
+
+/// Who asks for a response.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ask {
+    /// The request waits for an identical one in the foreground to be disconnected.
+    pub(super) waits: bool,
+    /// The client marks its resends.
+    pub(super) marks_resends: bool,
+    pub(super) is_resend: bool,
+    pub(super) can_read_files: bool,
+}
+
+/// What there is for a request.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// To be delivered, or put back.
+    Response(CallId, Arc<StoredResponse>),
+    /// To be read, and then delivered or put back.
+    OnDisk(CallId, CallFile),
+    /// Another request in flight must change first.
+    Detached(watch::Receiver<()>),
+    Foreground(watch::Receiver<()>),
+    /// It was or may have been charged, and there is no response.
+    Lost,
+    Nothing,
+}
+
+/// What there is for a request with an `Idempotency-Key`.
+#[derive(Debug)]
+pub(super) enum Keyed {
+    /// Nothing: the request is to be sent.
+    New(CallId, Clients, Client),
+    InFlight(Client),
+    Response(Arc<StoredResponse>),
+    OnDisk(CallFile),
+    Lost,
+    /// The key was used for another request.
+    OtherRequest,
+}
+
+impl Calls {
+    pub(super) fn new(
+        max_detached: usize,
+        retention: Duration,
+        resend_window: Duration,
+        store: Box<dyn ResponseStore>,
+    ) -> Self {
+        Self {
+            max_detached,
+            retention,
+            resend_window,
+            slots: HashMap::new(),
+            store,
+            detached: 0,
+            expiry: BTreeSet::new(),
+            losses: BTreeSet::new(),
+            totals: KeepCounts::default(),
+            to_do: ToDo::default(),
+        }
+    }
+
+    /// A call is about to be sent.
+    pub(super) fn begin(&mut self, fingerprint: Fingerprint, state: CallState) -> CallId {
+        self.insert(fingerprint, |call| call.state = Some(state))
+    }
+
+    fn insert(&mut self, fingerprint: Fingerprint, set: impl FnOnce(&mut Call)) -> CallId {
+        let number = fastrand::u128(..);
+        let mut call = Call {
+            number,
+            progress: CallProgress::Foreground,
+            since: Instant::now(),
+            keyed_request: None,
+            state: None,
+            clients: None,
+            in_delivery: None,
+            file: None,
+        };
+        set(&mut call);
+        let id = CallId { fingerprint, number: call.number };
+        self.store.record(id, Some(call.progress));
+        let slot = self
+            .slots
+            .entry(fingerprint)
+            .or_insert_with(|| Slot { calls: Vec::new(), changed: watch::Sender::new(()) });
+        slot.calls.push(call);
+        id
+    }
+
+    fn call_mut(&mut self, id: CallId) -> Option<&mut Call> {
+        let slot = self.slots.get_mut(&id.fingerprint)?;
+        slot.calls.iter_mut().find(|call| call.number == id.number)
+    }
+
+    /// Moves a call on, and does what belongs to its new progress.
+    pub(super) fn apply(&mut self, id: CallId, event: CallEvent, now: Instant) {
+        let Some(call) = self.call_mut(id) else { return };
+        let (before, since, replay) = (call.progress, call.since, call.replay());
+        let next = before.next(event, replay);
+        if next == Some(before) && before != CallProgress::Reported {
+            return;
+        }
+        // A response that made room stays as old as it was.
+        if !matches!(event, CallEvent::Take | CallEvent::Evict) {
+            call.since = now;
+        }
+        let dated = call.since;
+        call.progress = next.unwrap_or(before);
+        if !call.progress.is_in_flight() {
+            call.state = None;
+            call.clients = None;
+        }
+        if before == CallProgress::Delivering {
+            call.in_delivery = None;
+        }
+        let is_settled = next
+            .is_none_or(|next| matches!(next, CallProgress::Delivered | CallProgress::Reported));
+        let file = if is_settled { call.file.take() } else { None };
+        // A response that could not be read stays for the next process.
+        let stays = matches!(event, CallEvent::Report { .. } | CallEvent::Forget);
+        let file = file.filter(|file| !(stays && file.has_response));
+        self.to_do.delete.extend(file.map(|file| file.path));
+
+        self.store.record(id, next);
+        self.unindex(id, before, since);
+        match next {
+            Some(next) => self.index(id, next, dated),
+            None => {
+                let response = self.store.remove(id);
+                if before == CallProgress::Stored && replay == Replay::Once {
+                    self.drop_unasked(response);
+                }
+            }
+        }
+        let Some(slot) = self.slots.get_mut(&id.fingerprint) else { return };
+        slot.changed.send_replace(());
+        if next.is_none() {
+            slot.calls.retain(|call| call.number != id.number);
+            if slot.calls.is_empty() {
+                self.slots.remove(&id.fingerprint);
+            }
+        }
+        while self.losses.len() > MAX_LOSSES {
+            let Some(&(.., oldest)) = self.losses.first() else { break };
+            self.to_do.forgotten_losses += 1;
+            self.apply(oldest, CallEvent::Forget, now);
+        }
+    }
+
+    fn index(&mut self, id: CallId, progress: CallProgress, since: Instant) {
+        self.detached += usize::from(progress == CallProgress::Detached);
+        self.expiry.extend(self.deadline(progress, since).map(|deadline| (deadline, id)));
+        if progress.is_loss() {
+            self.losses.insert((progress, since, id));
+        }
+    }
+
+    fn unindex(&mut self, id: CallId, progress: CallProgress, since: Instant) {
+        self.detached -= usize::from(progress == CallProgress::Detached);
+        if let Some(deadline) = self.deadline(progress, since) {
+            self.expiry.remove(&(deadline, id));
+        }
+        self.losses.remove(&(progress, since, id));
+    }
+
+    /// When a call is forgotten.
+    fn deadline(&self, progress: CallProgress, since: Instant) -> Option<Instant> {
+        match progress {
+            CallProgress::Stored | CallProgress::Lost => Some(after(since, self.retention)),
+            CallProgress::Delivered | CallProgress::Reported => {
+                Some(after(since, self.resend_window))
+            }
+            _ => None,
+        }
+    }
+
+    /// Forgets what is too old: whoever asks for it now asks anew.
+    pub(super) fn expire(&mut self, now: Instant) {
+        while let Some(&(deadline, id)) = self.expiry.first().filter(|(at, _)| *at <= now) {
+            self.expiry.remove(&(deadline, id));
+            self.apply(id, CallEvent::Expire, now);
+        }
+    }
+
+    /// Lets a call go on without a client. `false` where as many do already as may.
+    pub(super) fn detach(&mut self, id: CallId, now: Instant) -> bool {
+        let is_detached = |call: &mut Call| call.progress == CallProgress::Detached;
+        if self.call_mut(id).is_some_and(is_detached) {
+            return true;
+        }
+        let has_room = self.detached < self.max_detached;
+        self.apply(id, if has_room { CallEvent::Detach } else { CallEvent::Lose }, now);
+        has_room
+    }
+
+    /// Stores the response of a call. `is_delivered` where a client has it too, or a file.
+    pub(super) fn store(
+        &mut self,
+        id: CallId,
+        response: Arc<StoredResponse>,
+        is_delivered: bool,
+        now: Instant,
+    ) {
+        self.expire(now);
+        self.apply(id, CallEvent::Store, response.completed_at);
+        let rank = if is_delivered { Rank::Delivered } else { Rank::Undelivered };
+        self.put(id, response, rank, now);
+    }
+
+    fn put(&mut self, id: CallId, response: Arc<StoredResponse>, rank: Rank, now: Instant) {
+        for (evicted, response) in self.store.put(id, response, rank) {
+            let was_waiting = self.call_mut(evicted).is_some_and(|call| {
+                call.progress == CallProgress::Stored && call.replay() == Replay::Once
+            });
+            if was_waiting {
+                self.drop_unasked(Some(response));
+            }
+            self.apply(evicted, CallEvent::Evict, now);
+        }
+    }
+
+    fn drop_unasked(&mut self, response: Option<Arc<StoredResponse>>) {
+        self.totals.expired += 1;
+        self.to_do.dropped.extend(response);
+    }
+
+    /// A client received a response. It is kept for a resend where there is room for it; where there
+    /// is none, the resend is told that it is lost.
+    pub(super) fn delivered(
+        &mut self,
+        id: CallId,
+        for_resend: Option<Arc<StoredResponse>>,
+        now: Instant,
+    ) {
+        self.expire(now);
+        let remember = for_resend.is_some();
+        if let Some(response) = for_resend {
+            self.put(id, response, Rank::Delivered, now);
+        }
+        let has_no_room = remember && self.store.get(id).is_none();
+        let event = if has_no_room {
+            CallEvent::Report { remember }
+        } else {
+            CallEvent::Deliver { remember }
+        };
+        self.apply(id, event, now);
+    }
+
+    /// A client that was given a response disconnected before its end: the response waits again,
+    /// from now on.
+    pub(super) fn put_back(&mut self, id: CallId, response: Arc<StoredResponse>, now: Instant) {
+        self.expire(now);
+        let is_on_disk = self.call_mut(id).is_some_and(|call| call.response_file().is_some());
+        if is_on_disk && !self.store.has_room(response.bytes) {
+            // It can be read again, and needs no other response's room.
+            self.apply(id, CallEvent::Evict, now);
+        } else {
+            self.apply(id, CallEvent::PutBack, now);
+            self.put(id, response, Rank::Undelivered, now);
+        }
+    }
+
+    /// What was told of earlier losses was heard, or does not hold any more.
+    pub(super) fn forget_reported(&mut self, fingerprint: Fingerprint, now: Instant) {
+        while let Some(id) = self.first(fingerprint, CallProgress::Reported) {
+            self.apply(id, CallEvent::Expire, now);
+        }
+    }
+
+    fn first(&self, fingerprint: Fingerprint, progress: CallProgress) -> Option<CallId> {
+        let calls = &self.slots.get(&fingerprint)?.calls;
+        let call = calls.iter().find(|call| call.progress == progress)?;
+        Some(CallId { fingerprint, number: call.number })
+    }
+
+    /// What there is for this request. What was delivered comes last: the resend may be that of
+    /// another call, whose own response is still on its way, or lost.
+    pub(super) fn find(&mut self, fingerprint: Fingerprint, ask: Ask, now: Instant) -> Found {
+        self.expire(now);
+        let Some(slot) = self.slots.get(&fingerprint) else { return Found::Nothing };
+        let changed = slot.changed.subscribe();
+        let first = |progress| self.first(fingerprint, progress);
+        if let Some(id) = first(CallProgress::Stored) {
+            return self.take(id, now);
+        }
+        if first(CallProgress::Detached).is_some() {
+            return Found::Detached(changed);
+        }
+        let in_foreground = [CallProgress::Foreground, CallProgress::Delivering];
+        if ask.waits && in_foreground.into_iter().any(|progress| first(progress).is_some()) {
+            return Found::Foreground(changed);
+        }
+        if let Some(id) = first(CallProgress::Lost) {
+            let file = self.call_mut(id).and_then(|call| call.response_file().cloned());
+            if let Some(file) = file.filter(|_| ask.can_read_files) {
+                self.apply(id, CallEvent::Take, now);
+                return Found::OnDisk(id, file);
+            }
+            self.apply(id, CallEvent::Report { remember: ask.marks_resends }, now);
+            return Found::Lost;
+        }
+        if !ask.is_resend {
+            return Found::Nothing;
+        }
+        if let Some(id) = first(CallProgress::Delivered) {
+            return self.take(id, now);
+        }
+        let Some(id) = first(CallProgress::Reported) else { return Found::Nothing };
+        self.apply(id, CallEvent::Report { remember: true }, now);
+        Found::Lost
+    }
+
+    fn take(&mut self, id: CallId, now: Instant) -> Found {
+        let Some(response) = self.store.remove(id) else { return Found::Nothing };
+        self.apply(id, CallEvent::Take, now);
+        if let Some(call) = self.call_mut(id) {
+            call.in_delivery = Some(response.clone());
+        }
+        Found::Response(id, response)
+    }
+
+    /// What there is for a request with a key, which is sent where there is nothing.
+    pub(super) fn find_keyed(
+        &mut self,
+        key: Fingerprint,
+        request: Fingerprint,
+        state: CallState,
+        now: Instant,
+    ) -> Keyed {
+        self.expire(now);
+        let Some(call) = self.slots.get(&key).and_then(|slot| slot.calls.first()) else {
+            let (clients, client) = watch::channel(None);
+            let id = self.insert(key, |call| {
+                call.keyed_request = Some(request);
+                call.state = Some(state);
+                call.clients = Some(clients.clone());
+            });
+            return Keyed::New(id, clients, client);
+        };
+        if call.keyed_request != Some(request) {
+            return Keyed::OtherRequest;
+        }
+        if let Some(clients) = &call.clients {
+            return Keyed::InFlight(clients.subscribe());
+        }
+        let id = CallId { fingerprint: key, number: call.number };
+        match (self.store.get(id), call.response_file()) {
+            (Some(response), _) => {
+                self.put(id, response.clone(), Rank::Delivered, now);
+                Keyed::Response(response)
+            }
+            (None, Some(file)) => Keyed::OnDisk(file.clone()),
+            (None, None) => Keyed::Lost,
+        }
+    }
+
+    pub(super) fn counts(&self) -> KeepCounts {
+        let all = || self.slots.values().flat_map(|slot| &slot.calls);
+        let once = |progress| {
+            all().filter(|call| call.progress == progress && call.replay() == Replay::Once).count()
+        };
+        KeepCounts {
+            stored: once(CallProgress::Stored),
+            losses: once(CallProgress::Lost),
+            stored_bytes: self.store.bytes(),
+            ..self.totals
+        }
+    }
+
+    /// What must outlive the process: responses that wait for a client or are on their way to one,
+    /// losses, and the results of keys. A call in flight that may be charged is lost with the
+    /// process.
+    pub(super) fn snapshot(&self) -> Vec<SavedCall> {
+        let mut all = Vec::new();
+        for (&fingerprint, slot) in &self.slots {
+            for call in &slot.calls {
+                let id = CallId { fingerprint, number: call.number };
+                let response = match call.progress {
+                    CallProgress::Foreground | CallProgress::Detached => {
+                        if !call.state.as_ref().is_some_and(CallState::may_be_charged) {
+                            continue;
+                        }
+                        None
+                    }
+                    CallProgress::Delivered | CallProgress::Reported => continue,
+                    CallProgress::Delivering => call.in_delivery.clone(),
+                    // Without its verdict a later process knows nothing of an error's charge.
+                    _ => self.store.get(id).filter(|response| response.is_worth_storing()),
+                };
+                let (keyed_request, since, file) =
+                    (call.keyed_request, call.since, call.file.clone());
+                all.push(SavedCall { id, keyed_request, since, response, file });
+            }
+        }
+        all
+    }
+
+    /// A call was written to a file. `false` where it is over already.
+    pub(super) fn saved(&mut self, id: CallId, file: CallFile) -> bool {
+        let is_open = |call: &&mut Call| {
+            !matches!(call.progress, CallProgress::Delivered | CallProgress::Reported)
+        };
+        let Some(call) = self.call_mut(id).filter(is_open) else {
+            self.to_do.delete.push(file.path);
+            return false;
+        };
+        let path = file.path.clone();
+        let before = call.file.replace(file).filter(|before| before.path != path);
+        self.to_do.delete.extend(before.map(|before| before.path));
+        true
+    }
+
+    /// Takes a call in that an earlier process saved. `false` where more is known here.
+    pub(super) fn take_in(&mut self, saved: SavedCall, now: Instant) -> bool {
+        let SavedCall { id, keyed_request, since, response, file } = saved;
+        let known = |call: &&Call| call.number == id.number;
+        let calls = self.slots.get(&id.fingerprint).map_or(&[][..], |slot| &slot.calls);
+        let known = if keyed_request.is_some() { calls.first() } else { calls.iter().find(known) };
+        if let Some(known) = known {
+            let replaces = known.progress == CallProgress::Lost && response.is_some();
+            if !(replaces && keyed_request.is_some()) {
+                return false;
+            }
+            let known = CallId { number: known.number, ..id };
+            self.apply(known, CallEvent::Expire, now);
+        }
+        self.insert(id.fingerprint, |call| {
+            call.number = id.number;
+            call.keyed_request = keyed_request;
+            call.file = file;
+        });
+        self.apply(id, CallEvent::Lose, since);
+        if let Some(response) = response {
+            self.store(id, response, true, now);
+        }
+        true
+    }
+}
+
+/// The instant that is so much later. Beyond a lifetime the difference does not matter.
+pub(super) fn after(moment: Instant, time: Duration) -> Instant {
+    const LIFETIME: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+    moment.checked_add(time.min(LIFETIME)).unwrap_or(moment)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::sync::Mutex;
+    use std::task::{Context, Wake};
+
+    use bytes::Bytes;
+    use http::{HeaderMap, StatusCode};
+    use proptest::prelude::*;
+    use tower_gemini_core::cost::Cost;
+    use tower_gemini_core::verdict::Outcome;
+
+    use super::super::store::MemoryStore;
+    use super::*;
+    use crate::CallOptions;
+
+    const MAX_BYTES: usize = 100;
+    const MAX_DETACHED: usize = 2;
+    const RETENTION: Duration = Duration::from_secs(600);
+    const RESEND_WINDOW: Duration = Duration::from_secs(30);
+
+    fn calls() -> Calls {
+        let store = Box::new(MemoryStore::new(MAX_BYTES));
+        Calls::new(MAX_DETACHED, RETENTION, RESEND_WINDOW, store)
+    }
+
+    fn state() -> CallState {
+        CallState::new(CallOptions::new())
+    }
+
+    fn response(bytes: usize, at: Instant) -> Arc<StoredResponse> {
+        Arc::new(StoredResponse {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            chunks: vec![Bytes::from(vec![0; bytes])],
+            bytes,
+            completed_at: at,
+            cost: Cost::ZERO,
+            outcome: Outcome::Image,
+            verdict: None,
+        })
+    }
+
+    fn ask(marks_resends: bool, is_resend: bool) -> Ask {
+        Ask { waits: false, marks_resends, is_resend, can_read_files: false }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// A client disconnects, and its call is completed with so many bytes.
+        Disconnect {
+            who: u8,
+            bytes: usize,
+        },
+        Ask {
+            who: u8,
+            ask: Ask,
+            takes_all: bool,
+        },
+        Wait(u64),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let ask =
+            (any::<bool>(), any::<bool>()).prop_map(|(marks, resend)| ask(marks, marks && resend));
+        let step = prop_oneof![
+            (0..3u8, 0..120usize).prop_map(|(who, bytes)| Step::Disconnect { who, bytes }),
+            (0..3u8, ask, any::<bool>()).prop_map(|(who, ask, takes_all)| Step::Ask {
+                who,
+                ask,
+                takes_all
+            }),
+            (0..9u64).prop_map(Step::Wait),
+        ];
+        proptest::collection::vec(step, 0..60)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn the_bound_holds_nothing_is_given_twice_and_nothing_vanishes_unreported(steps in steps()) {
+            let (mut calls, mut now) = (calls(), Instant::now());
+            // Calls that were charged, and whose clients have neither a response nor a report.
+            let mut open = 0;
+            for step in steps {
+                match step {
+                    Step::Disconnect { who, bytes } => {
+                        let id = calls.begin(Fingerprint([who; 32]), state());
+                        prop_assert!(calls.detach(id, now));
+                        calls.store(id, response(bytes, now), false, now);
+                        open += 1;
+                    }
+                    Step::Ask { who, ask, takes_all } => {
+                        let before = calls.counts();
+                        match calls.find(Fingerprint([who; 32]), ask, now) {
+                            Found::Response(id, response) => {
+                                let was_waiting = before.stored > calls.counts().stored;
+                                prop_assert!(was_waiting || ask.is_resend, "given twice");
+                                open -= usize::from(was_waiting);
+                                if takes_all {
+                                    calls.delivered(id, ask.marks_resends.then_some(response), now);
+                                } else {
+                                    calls.put_back(id, response, now);
+                                    open += 1;
+                                }
+                            }
+                            Found::Lost => {
+                                let was_unreported = before.losses > calls.counts().losses;
+                                prop_assert!(was_unreported || ask.is_resend, "reported twice");
+                                open -= usize::from(was_unreported);
+                            }
+                            Found::Nothing => {}
+                            found => prop_assert!(false, "{found:?}"),
+                        }
+                    }
+                    Step::Wait(seconds) => now += Duration::from_secs(seconds),
+                }
+                calls.expire(now);
+                let counts = calls.counts();
+                prop_assert!(counts.stored_bytes <= MAX_BYTES);
+                prop_assert_eq!(counts.stored + counts.losses, open);
+            }
+            // No index outlives its call.
+            calls.expire(now + RETENTION);
+            prop_assert!(calls.slots.is_empty() && calls.expiry.is_empty() && calls.losses.is_empty());
+            prop_assert_eq!((calls.store.bytes(), calls.detached), (0, 0));
+        }
+    }
+
+    #[test]
+    fn no_more_calls_are_detached_than_may_and_the_next_one_is_lost() {
+        let (mut calls, now) = (calls(), Instant::now());
+        let ids = [1, 2, 3].map(|who| calls.begin(Fingerprint([who; 32]), state()));
+        assert_eq!(ids.map(|id| calls.detach(id, now)), [true, true, false]);
+        assert!(calls.detach(ids[0], now), "it is detached already");
+        assert_eq!(calls.counts().losses, 1);
+        calls.apply(ids[0], CallEvent::EndFree, now);
+        let next = calls.begin(Fingerprint([4; 32]), state());
+        assert!(calls.detach(next, now));
+    }
+
+    #[test]
+    fn a_delivered_response_goes_only_to_a_marked_resend_and_evicts_none_that_waits() {
+        let (mut calls, now, me) = (calls(), Instant::now(), Fingerprint([1; 32]));
+        let waiting = calls.begin(Fingerprint([2; 32]), state());
+        calls.store(waiting, response(80, now), false, now);
+        let deliver = |calls: &mut Calls| {
+            let id = calls.begin(me, state());
+            calls.delivered(id, Some(response(30, now)), now);
+        };
+        deliver(&mut calls);
+        assert!(matches!(calls.find(me, ask(true, true), now), Found::Lost), "there was no room");
+        calls.forget_reported(me, now);
+        assert_eq!(calls.counts().stored, 1);
+        calls.apply(waiting, CallEvent::Expire, now);
+        deliver(&mut calls);
+        assert!(matches!(calls.find(me, ask(true, false), now), Found::Nothing));
+        let Found::Response(id, _) = calls.find(me, ask(true, true), now) else { panic!() };
+        calls.delivered(id, None, now);
+        deliver(&mut calls);
+        let later = now + RESEND_WINDOW;
+        assert!(matches!(calls.find(me, ask(true, true), later), Found::Nothing));
+    }
+
+    struct OnWake {
+        clients: Clients,
+        receivers: Mutex<Option<usize>>,
+    }
+
+    impl Wake for OnWake {
+        fn wake(self: Arc<Self>) {
+            *self.receivers.lock().unwrap() = Some(self.clients.receiver_count());
+        }
+    }
+
+    // Woken while the client that disconnected still counted, the call looked once more, saw it
+    // there, and was never woken again.
+    #[test]
+    fn a_client_that_disconnects_from_a_call_is_gone_when_the_call_is_woken() {
+        let (mut calls, now) = (calls(), Instant::now());
+        let (key, request) = (Fingerprint([1; 32]), Fingerprint([2; 32]));
+        let Keyed::New(_, clients, client) = calls.find_keyed(key, request, state(), now) else {
+            panic!()
+        };
+        let Keyed::InFlight(second) = calls.find_keyed(key, request, state(), now) else {
+            panic!()
+        };
+        let woken = Arc::new(OnWake { clients: clients.clone(), receivers: Mutex::new(None) });
+        let mut closed = std::pin::pin!(clients.closed());
+        let waker = woken.clone().into();
+        assert!(closed.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        drop(client);
+        assert_eq!(*woken.receivers.lock().unwrap(), None, "one is still there");
+        drop(second);
+        assert_eq!(*woken.receivers.lock().unwrap(), Some(0));
+    }
+}

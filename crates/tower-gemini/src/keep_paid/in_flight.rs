@@ -1,0 +1,382 @@
+//! Calls in flight: what happens to one whose client disconnects.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use crate::error::Error;
+use crate::trail::{NotKeptReason, Step};
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode};
+use http_body::Body;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
+use tower_gemini_core::verdict::{Outcome, Verdict};
+
+use super::calls::{Clients, after};
+use super::progress::CallEvent;
+use super::registry::{Registry, TaskCount};
+use super::store::{CallId, StoredResponse, is_worth_storing};
+use crate::body::HasVerdict;
+use crate::call_state::CallState;
+use crate::headers::for_rebuilt_body;
+
+/// Bodies that can be read to their end without a client. Implemented for every body of this crate;
+/// there is nothing to implement by hand.
+pub trait CompletableBody:
+    Body<Data = Bytes, Error = Error> + HasVerdict + Send + Unpin + 'static
+{
+}
+
+impl<B> CompletableBody for B where
+    B: Body<Data = Bytes, Error = Error> + HasVerdict + Send + Unpin + 'static
+{
+}
+
+/// A call that was or will be sent. Dropped before it has come to anything (a panic, the end of the
+/// runtime), it is lost where it may be charged.
+pub(super) struct InFlight {
+    pub(super) registry: Arc<Registry>,
+    pub(super) id: CallId,
+    pub(super) state: CallState,
+    /// Its client marks its resends.
+    pub(super) marks_resends: bool,
+    /// Who waits for it, where it has a key.
+    pub(super) clients: Option<Clients>,
+    is_detached: bool,
+    is_over: bool,
+    /// Last, so that whoever waits for the task finds its result.
+    task: Option<TaskCount>,
+}
+
+impl InFlight {
+    pub(super) fn new(
+        registry: Arc<Registry>,
+        id: CallId,
+        state: CallState,
+        marks_resends: bool,
+        clients: Option<Clients>,
+    ) -> Self {
+        Self {
+            registry,
+            id,
+            state,
+            marks_resends,
+            clients,
+            is_detached: false,
+            is_over: false,
+            task: None,
+        }
+    }
+
+    fn end(mut self, event: CallEvent) {
+        self.is_over = true;
+        self.registry.with(|calls, now| calls.apply(self.id, event, now));
+    }
+
+    /// The client is told of this error. One that disconnected unnoticed never hears it, and its
+    /// resend is told then.
+    pub(super) fn fail(self, error: &Error) {
+        let may_be_charged =
+            !error.charge().is_surely_free() || self.state.earlier_may_be_charged();
+        let remember = self.marks_resends && may_be_charged;
+        self.end(CallEvent::Report { remember });
+    }
+
+    /// The client has the whole response, as far as can be seen from here.
+    pub(super) fn deliver(mut self, seen: Collected, verdict: Option<Verdict>) {
+        self.is_over = true;
+        let for_resend = self.marks_resends && !is_free(verdict.as_ref());
+        let response = for_resend
+            .then(|| seen.into_response(&self.state, verdict))
+            .flatten()
+            .filter(StoredResponse::is_worth_storing);
+        self.registry.with(|calls, now| match response {
+            // There was no room for a copy, or it is nothing to give.
+            None if for_resend => calls.apply(self.id, CallEvent::Report { remember: true }, now),
+            response => calls.delivered(self.id, response.map(Arc::new), now),
+        });
+    }
+
+    /// The client disconnected, and the last attempt costs nothing.
+    pub(super) fn end_free(self) {
+        let lost = self.state.earlier_may_be_charged();
+        self.end(if lost { CallEvent::Lose } else { CallEvent::EndFree });
+    }
+
+    /// Nobody waits for the call any more and its future was dropped, which may have sent it.
+    pub(super) fn abandon(self) {
+        if self.state.last_may_be_charged() {
+            self.end(CallEvent::Lose);
+        } else {
+            self.end_free();
+        }
+    }
+
+    /// The client disconnected: completes the call in a task of its own, where there is a runtime
+    /// and room for it.
+    pub(super) fn complete_detached(
+        mut self,
+        work: impl Future<Output = Result<Completed, Error>> + Send + 'static,
+    ) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return self.end(CallEvent::Lose);
+        };
+        if self.detach() {
+            self.task = Some(self.registry.count_task());
+            runtime.spawn(complete(Box::pin(work), self, None));
+        }
+    }
+
+    /// Runs a call with a key in a task from its start: other clients may come to wait for it,
+    /// whatever its first one does.
+    pub(super) fn complete_keyed(
+        mut self,
+        work: impl Future<Output = Result<Completed, Error>> + Send + 'static,
+        reply: oneshot::Sender<Result<Arc<StoredResponse>, Error>>,
+    ) {
+        self.task = Some(self.registry.count_task());
+        tokio::spawn(complete(Box::pin(work), self, Some(reply)));
+    }
+
+    /// `false` where too many calls are detached: the call is lost.
+    fn detach(&mut self) -> bool {
+        let has_room = self.registry.with(|calls, now| calls.detach(self.id, now));
+        if !has_room {
+            self.is_over = true;
+            self.count_not_stored(NotKeptReason::TooMany);
+        } else if !std::mem::replace(&mut self.is_detached, true) {
+            tracing::info!(call = ?self.id.fingerprint, "client disconnected: the call is completed without it");
+            self.state.record(Step::CallerLeft);
+        }
+        has_room
+    }
+
+    fn attach(&mut self) {
+        if std::mem::take(&mut self.is_detached) {
+            self.registry.with(|calls, now| calls.apply(self.id, CallEvent::Attach, now));
+        }
+    }
+
+    fn is_alone(&self) -> bool {
+        self.clients.as_ref().is_none_or(Clients::is_closed)
+    }
+
+    fn count_not_stored(&self, why: NotKeptReason) {
+        self.state.record(Step::NotKept { why });
+        self.registry.with(|calls, _| calls.totals.count(why));
+    }
+
+    fn not_stored(self, why: NotKeptReason) {
+        if self.is_detached {
+            tracing::info!(call = ?self.id.fingerprint, why = why.as_str(), "response not stored");
+            self.count_not_stored(why);
+        }
+        if why == NotKeptReason::Free { self.end_free() } else { self.end(CallEvent::Lose) }
+    }
+
+    fn store(mut self, response: Arc<StoredResponse>) {
+        self.is_over = true;
+        if self.is_detached {
+            tracing::info!(call = ?self.id.fingerprint, bytes = response.bytes, "response stored for the next identical request");
+            self.state.record(Step::Kept { bytes: response.bytes as u64 });
+        }
+        let is_delivered = !self.is_alone();
+        self.registry.with(|calls, now| calls.store(self.id, response.clone(), is_delivered, now));
+        if let Some(clients) = &self.clients {
+            clients.send_replace(Some(response));
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if !self.is_over {
+            let lost = self.is_detached || self.state.may_be_charged();
+            let event = if lost { CallEvent::Lose } else { CallEvent::EndFree };
+            self.registry.with(|calls, now| calls.apply(self.id, event, now));
+        }
+    }
+}
+
+type Work = Pin<Box<dyn Future<Output = Result<Completed, Error>> + Send>>;
+
+/// Runs a call to its end. While no client waits for it, it goes on only while it may be charged,
+/// and no longer than [`Settings::max_time`](super::registry::Settings).
+async fn complete(
+    mut work: Work,
+    mut call: InFlight,
+    reply: Option<oneshot::Sender<Result<Arc<StoredResponse>, Error>>>,
+) {
+    let mut deadline = None;
+    let result = loop {
+        let alone = call.is_alone();
+        if alone && !call.state.last_may_be_charged() {
+            // Dropped first: the request can go out until then.
+            drop(work);
+            let is_out = call.state.last_may_be_charged();
+            let why = if is_out { NotKeptReason::Broken } else { NotKeptReason::Free };
+            return call.not_stored(why);
+        }
+        if !alone {
+            call.attach();
+            deadline = None;
+        } else if !call.detach() {
+            return;
+        }
+        let max_time = call.registry.settings.max_time;
+        let until = *deadline.get_or_insert_with(|| after(Instant::now(), max_time));
+        let state = &call.state;
+        let work = poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Ready(result) => Poll::Ready(Some(result)),
+            // The attempt ended free: nobody wants another one.
+            Poll::Pending if alone && !state.last_may_be_charged() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        });
+        let disconnected = async {
+            match &call.clients {
+                Some(clients) if !alone => clients.closed().await,
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            result = work => if let Some(result) = result { break result },
+            () = disconnected => {}
+            () = sleep_until(until), if alone => if call.is_alone() {
+                return call.not_stored(NotKeptReason::TooLate);
+            },
+        }
+    };
+    let useless = |is_free| if is_free { NotKeptReason::Free } else { NotKeptReason::Broken };
+    let result = match result {
+        Ok(Completed { seen, verdict }) => {
+            let is_free = is_free(verdict.as_ref());
+            let is_worth_it = call.clients.is_some()
+                || is_worth_storing(seen.status, outcome_of(verdict.as_ref()));
+            match seen.into_response(&call.state, verdict).map(Arc::new) {
+                response if is_free || !is_worth_it => {
+                    call.not_stored(useless(is_free));
+                    response.map(Ok)
+                }
+                Some(response) => {
+                    call.store(response.clone());
+                    Some(Ok(response))
+                }
+                None => {
+                    call.not_stored(NotKeptReason::TooLarge);
+                    None
+                }
+            }
+        }
+        Err(error) => {
+            call.not_stored(useless(error.charge().is_surely_free()));
+            Some(Err(error))
+        }
+    };
+    if let (Some(reply), Some(result)) = (reply, result) {
+        // A client that disconnected can ask again with the same key.
+        let _ = reply.send(result);
+    }
+}
+
+fn is_free(verdict: Option<&Verdict>) -> bool {
+    verdict.is_some_and(|verdict| verdict.charge().is_surely_free())
+}
+
+fn outcome_of(verdict: Option<&Verdict>) -> Outcome {
+    verdict.map_or(Outcome::Other, Verdict::outcome)
+}
+
+/// A response that was read to its end.
+pub(super) struct Completed {
+    seen: Collected,
+    verdict: Option<Verdict>,
+}
+
+/// Reads a body to its end; `seen` is what was read of it before.
+pub(super) async fn read_body<B: CompletableBody>(
+    mut body: B,
+    mut seen: Collected,
+) -> Result<Completed, Error> {
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        if let Ok(data) = frame?.into_data() {
+            seen.push(&data);
+        }
+    }
+    // The body is dropped before the trail's cost is read: its end writes the attempt's cost there.
+    Ok(Completed { seen, verdict: body.verdict().cloned() })
+}
+
+/// Reads a response to its end. `room` bounds all responses that are held while they are in
+/// transit; without it a response of any size is read.
+pub(super) async fn read_response<B: CompletableBody>(
+    response: impl Future<Output = Result<Response<B>, Error>>,
+    room: Option<Arc<Registry>>,
+) -> Result<Completed, Error> {
+    let (parts, body) = response.await?.into_parts();
+    read_body(body, Collected::new(parts.status, parts.headers, room)).await
+}
+
+/// A response as it is collected. One that is too large, or comes beside too many others, is not
+/// held.
+pub(super) struct Collected {
+    status: StatusCode,
+    headers: HeaderMap,
+    chunks: Option<Vec<Bytes>>,
+    bytes: usize,
+    /// Whose room it takes.
+    room: Option<Arc<Registry>>,
+}
+
+impl Collected {
+    pub(super) fn new(status: StatusCode, headers: HeaderMap, room: Option<Arc<Registry>>) -> Self {
+        Self { status, headers, chunks: Some(Vec::new()), bytes: 0, room }
+    }
+
+    pub(super) fn push(&mut self, chunk: &Bytes) {
+        let Some(chunks) = &mut self.chunks else { return };
+        if self.room.as_ref().is_none_or(|room| room.reserve(chunk.len())) {
+            chunks.push(chunk.clone());
+            self.bytes += chunk.len();
+        } else {
+            self.release();
+        }
+    }
+
+    fn release(&mut self) -> Option<(Vec<Bytes>, usize)> {
+        let chunks = self.chunks.take()?;
+        let bytes = std::mem::take(&mut self.bytes);
+        if let Some(room) = &self.room {
+            room.release(bytes);
+        }
+        Some((chunks, bytes))
+    }
+
+    /// The whole response, where all of it is held.
+    fn into_response(
+        mut self,
+        state: &CallState,
+        verdict: Option<Verdict>,
+    ) -> Option<StoredResponse> {
+        let (chunks, bytes) = self.release()?;
+        for_rebuilt_body(&mut self.headers, Some(bytes as u64));
+        Some(StoredResponse {
+            status: self.status,
+            headers: std::mem::take(&mut self.headers),
+            chunks,
+            bytes,
+            completed_at: Instant::now(),
+            cost: state.cost(),
+            outcome: outcome_of(verdict.as_ref()),
+            verdict: verdict.map(Arc::new),
+        })
+    }
+}
+
+impl Drop for Collected {
+    fn drop(&mut self) {
+        self.release();
+    }
+}

@@ -1,0 +1,153 @@
+//! What all services of one layer share.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use super::calls::Calls;
+use super::store::MemoryStore;
+use super::{KeepCounts, files};
+use crate::clock::Clock;
+
+/// The settings, with the defaults of the [module](super).
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    pub(super) max_detached: usize,
+    pub(super) max_bytes: usize,
+    pub(super) max_time: Duration,
+    pub(super) retention: Duration,
+    pub(super) grace: Duration,
+    pub(super) resend_grace: Duration,
+    pub(super) resend_window: Duration,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+#[derive(Debug)]
+pub(super) struct Registry {
+    pub(super) settings: Settings,
+    calls: Mutex<Calls>,
+    /// How many tasks complete a call.
+    tasks: watch::Sender<usize>,
+    /// Bytes of responses on their way to a client, held in case that it disconnects.
+    in_transit: AtomicUsize,
+    /// One writer of files at a time.
+    saving: Mutex<()>,
+}
+
+/// A task that completes a call: counted while this lives.
+pub(super) struct TaskCount(Arc<Registry>);
+
+impl Drop for TaskCount {
+    fn drop(&mut self) {
+        self.0.tasks.send_modify(|tasks| *tasks = tasks.saturating_sub(1));
+    }
+}
+
+impl Registry {
+    pub(super) fn new(settings: Settings) -> Self {
+        let store = Box::new(MemoryStore::new(settings.max_bytes));
+        let Settings { max_detached, retention, resend_window, .. } = settings;
+        Self {
+            calls: Mutex::new(Calls::new(max_detached, retention, resend_window, store)),
+            settings,
+            tasks: watch::Sender::new(0),
+            in_transit: AtomicUsize::new(0),
+            saving: Mutex::new(()),
+        }
+    }
+
+    /// Changes the calls, and does what is left to do afterwards.
+    pub(super) fn with<T>(&self, change: impl FnOnce(&mut Calls, Instant) -> T) -> T {
+        // A panic in another holder leaves a complete map: each step of a change is one insertion
+        // or removal.
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = change(&mut calls, Instant::now());
+        let to_do = std::mem::take(&mut calls.to_do);
+        drop(calls);
+        files::delete_all(to_do.delete);
+        for response in to_do.dropped {
+            tracing::warn!(
+                bytes = response.bytes,
+                cost_at_least_microusd = response.cost.at_least_microusd,
+                "a stored response was dropped: no client asked for it in time, or newer ones needed its room"
+            );
+        }
+        if to_do.forgotten_losses > 0 {
+            tracing::warn!(
+                count = to_do.forgotten_losses,
+                "more losses than are remembered: an identical request is sent again"
+            );
+        }
+        changed
+    }
+
+    pub(super) fn counts(&self) -> KeepCounts {
+        let counts = self.with(|calls, now| {
+            calls.expire(now);
+            calls.counts()
+        });
+        KeepCounts { detached: *self.tasks.borrow(), ..counts }
+    }
+
+    pub(super) fn count_task(self: &Arc<Self>) -> TaskCount {
+        self.tasks.send_modify(|tasks| *tasks += 1);
+        TaskCount(self.clone())
+    }
+
+    pub(super) async fn drain(&self, within: Duration) -> bool {
+        let mut tasks = self.tasks.subscribe();
+        let drained = timeout(within, tasks.wait_for(|tasks| *tasks == 0)).await;
+        matches!(drained, Ok(Ok(_)))
+    }
+
+    /// Takes room for so many bytes of a response on its way. `false` where there is none: the
+    /// response is held no longer.
+    pub(super) fn reserve(&self, bytes: usize) -> bool {
+        let max = self.settings.max_bytes;
+        let more = |held: usize| held.checked_add(bytes).filter(|held| *held <= max);
+        self.in_transit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    pub(super) fn release(&self, bytes: usize) {
+        self.in_transit.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Writes every call that must outlive the process to a file; one that cannot be written keeps
+    /// none of the others from it.
+    pub(super) async fn save_to(self: Arc<Self>, dir: PathBuf) -> io::Result<usize> {
+        files::blocking(move || {
+            let _alone = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
+            let (mut saved, mut failed) = (0, None);
+            let all = self.with(|calls, now| {
+                calls.expire(now);
+                calls.snapshot()
+            });
+            for call in all {
+                match files::save(&dir, &call, self.settings.clock.now()) {
+                    Ok(file) => {
+                        saved += usize::from(self.with(|calls, _| calls.saved(call.id, file)));
+                    }
+                    Err(error) => failed = failed.or(Some(error)),
+                }
+            }
+            failed.map_or(Ok(saved), Err)
+        })
+        .await
+    }
+
+    pub(super) async fn load_from(self: Arc<Self>, dir: PathBuf) -> io::Result<usize> {
+        let steady = Instant::now();
+        files::blocking(move || {
+            let Settings { retention, clock, .. } = &self.settings;
+            let found = files::load(&dir, *retention, clock.now(), steady)?;
+            let take_in = |call| self.with(|calls, now| calls.take_in(call, now));
+            Ok(found.into_iter().filter_map(|call| take_in(call).then_some(())).count())
+        })
+        .await
+    }
+}

@@ -1,0 +1,390 @@
+//! One key's count with everything a call does with it: take, wait, settle, give back, learn.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+use tower_gemini_core::verdict::Verdict;
+
+use super::admission::{Admission, Denied, Moment, RestReason, Standing, Totals};
+use super::gate::{Ask, Taken, Try, Turn};
+use super::learn::{Lesson, lessons};
+use super::limits::{QuotaAmounts, QuotaDimension};
+use super::state::{KeyHooks, KeyState, QuotaState};
+use super::usage::{DimensionUsage, QuotaUsage, QuotaWait, count};
+use crate::store::Booking;
+
+/// Reserves from one (upstream, project, model) of a layer's count, for callers that do not send
+/// through its services.
+///
+/// ```
+/// use tower_gemini::quota_guard::{Limits, QuotaGuardLayer, QuotaKey};
+///
+/// let layer = QuotaGuardLayer::new(Limits::unlimited().rpm(1));
+/// let handle = layer.handle(&QuotaKey::new("default", "gemini-3-pro-image")).unwrap();
+/// let reservation = handle.try_reserve(120, 1).unwrap();
+/// assert!(handle.try_reserve(120, 1).is_err());
+/// // It was not sent after all.
+/// reservation.give_back();
+/// assert!(handle.try_reserve(120, 1).is_ok());
+/// ```
+#[derive(Clone)]
+pub struct QuotaHandle {
+    pub(crate) state: Arc<QuotaState>,
+    pub(crate) key: Arc<KeyState>,
+}
+
+impl QuotaHandle {
+    /// Reserves one request with so many tokens and images, or says why not. With a shared store
+    /// this works only while a lease lasts; [`reserve`](Self::reserve) asks for the next.
+    ///
+    /// # Errors
+    ///
+    /// [`Denied`], with when it would fit.
+    pub fn try_reserve(&self, tokens: u64, images: u64) -> Result<QuotaReservation, Denied> {
+        let ask = self.ask(tokens, images, false);
+        self.try_take(ask).map_err(|denied| {
+            denied.unwrap_or_else(|| self.key.gate.refusal(self.state.now(), ask))
+        })
+    }
+
+    /// Reserves one request after waiting in the FIFO queue, at the latest at `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// [`Denied`] at once where its turn would come too late, or at the deadline.
+    pub async fn reserve(
+        &self,
+        tokens: u64,
+        images: u64,
+        deadline: Option<Instant>,
+    ) -> Result<QuotaReservation, Denied> {
+        let ask = self.ask(tokens, images, false);
+        if let Ok(reservation) = self.try_take(ask) {
+            return Ok(reservation);
+        }
+        let (queued, _) = self.join(ask, deadline)?;
+        queued.served().await
+    }
+
+    /// Returns how much is used.
+    #[must_use]
+    pub fn usage(&self) -> QuotaUsage {
+        let now = self.state.now();
+        let standing = self.key.gate.look(|admission, _| admission.standing(now));
+        let entry = |standing: Standing| DimensionUsage {
+            dimension: standing.dimension,
+            limit: standing.limit,
+            used: standing.used,
+            reserved: standing.reserved,
+            remaining: standing.remaining(),
+            resets_in: Duration::from_millis(standing.resets_at_ms.saturating_sub(now.steady_ms)),
+        };
+        QuotaUsage {
+            key: self.key.key.clone(),
+            entries: standing.map(entry),
+            waiting: self.key.gate.waiting(),
+        }
+    }
+
+    /// Returns how long from now until what was denied would fit; `None` if never.
+    #[must_use]
+    pub fn wait(&self, denied: &Denied) -> Option<Duration> {
+        let now = self.state.now().steady_ms;
+        denied.at_ms.map(|at| Duration::from_millis(at.saturating_sub(now).max(1)))
+    }
+
+    /// Returns everything that ever happened.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.key.gate.look(|admission, _| admission.totals())
+    }
+
+    /// What a call asks for. A retry leaves a share of the day to first attempts.
+    pub(crate) fn ask(&self, tokens: u64, images: u64, is_retry: bool) -> Ask {
+        let percent = u64::from(self.state.settings.first_attempt_percent.min(100));
+        let per_day = |admission: &mut Admission, _: &mut KeyHooks| {
+            admission.limits().get(QuotaDimension::RequestsPerDay)
+        };
+        let day_reserve = match is_retry && percent > 0 {
+            true => self
+                .key
+                .gate
+                .look(per_day)
+                .map_or(0, |limit| limit / 100 * percent + limit % 100 * percent / 100),
+            false => 0,
+        };
+        Ask { amounts: QuotaAmounts::for_call(tokens, images), day_reserve }
+    }
+
+    /// Takes at once. `Err(None)` where it must join the queue.
+    pub(crate) fn try_take(&self, ask: Ask) -> Result<QuotaReservation, Option<Denied>> {
+        match self.key.gate.try_take(self.state.now(), ask) {
+            Try::Taken(taken) => Ok(self.reservation(taken)),
+            Try::Denied(denied) => Err(Some(denied)),
+            Try::Queue => Err(None),
+        }
+    }
+
+    /// Takes whatever the counts say.
+    pub(crate) fn force(&self, ask: Ask) -> QuotaReservation {
+        self.try_take(ask).unwrap_or_else(|denied| {
+            if denied.is_some() {
+                count(&self.state.counters.shadow_refused);
+                tracing::info!(model = %self.key.model(), "shadow mode: this call would have been refused");
+            }
+            self.reservation(self.key.gate.force(self.state.now(), ask))
+        })
+    }
+
+    fn reservation(&self, taken: Taken<Option<Booking>>) -> QuotaReservation {
+        if taken.alert {
+            self.send_alerts();
+        }
+        QuotaReservation { handle: self.clone(), taken, sent: false, over: false }
+    }
+
+    /// Joins the queue. Returns the entry, to be awaited, and the expected wait.
+    pub(crate) fn join(
+        &self,
+        ask: Ask,
+        latest: Option<Instant>,
+    ) -> Result<(QueuedCall, Duration), Denied> {
+        let now = self.state.now();
+        let latest_ms = latest.map(|at| self.state.steady_ms(at));
+        let ahead = self.key.gate.waiting();
+        let (ticket, at_ms) = self.key.gate.join(now, ask, latest_ms)?;
+        let queued = QueuedCall { handle: self.clone(), ticket, ask, latest_ms };
+        let expected = Duration::from_millis(at_ms.saturating_sub(now.steady_ms));
+        if !expected.is_zero() || ahead > 0 {
+            count(&self.state.counters.waited);
+            if let Some(on_wait) = &self.state.settings.on_wait {
+                on_wait(&QuotaWait { key: self.key.key.clone(), expected, ahead });
+            }
+        }
+        Ok((queued, expected))
+    }
+
+    fn send_alerts(&self) {
+        for alert in self.key.gate.look(|_, hooks| hooks.alerts.drain(&self.key.key)) {
+            tracing::warn!(
+                model = %self.key.model(),
+                dimension = alert.dimension.as_str(),
+                threshold_percent = alert.threshold_percent,
+                taken = alert.taken,
+                limit = alert.limit,
+                "quota runs low"
+            );
+            if let Some(on_alert) = &self.state.settings.on_alert {
+                on_alert(&alert);
+            }
+            self.state.alerts.send_replace(Some(alert));
+        }
+    }
+
+    /// Corrects limits and rests by what a verdict says.
+    pub(crate) fn learn(&self, verdict: &Verdict, status: Option<u16>) {
+        if !self.state.settings.learns {
+            return;
+        }
+        let now = self.state.now();
+        let lessons = self.key.gate.look(|admission, _| {
+            lessons(verdict, status, admission.taken(now), admission.limits())
+        });
+        for lesson in lessons {
+            tracing::info!(model = %self.key.model(), outcome = verdict.outcome().as_str(), ?lesson, "learned from a refusal");
+            if let Lesson::Rest { whole_project: true, .. } = lesson {
+                let account = |key: &Arc<KeyState>| {
+                    let (other, own) = (&key.key, &self.key.key);
+                    other.upstream == own.upstream && other.project == own.project
+                };
+                for key in self.state.all_keys().into_iter().filter(account) {
+                    key.gate.change(|admission, hooks| apply(lesson, now, admission, hooks));
+                }
+            } else {
+                self.key.gate.change(|admission, hooks| apply(lesson, now, admission, hooks));
+            }
+        }
+    }
+}
+
+fn apply(lesson: Lesson, now: Moment, admission: &mut Admission, hooks: &mut KeyHooks) {
+    match lesson {
+        Lesson::Rest { ms, reason, .. } => {
+            admission.rest_until(now.steady_ms.saturating_add(ms), reason);
+        }
+        Lesson::CloseDay => {
+            admission.close_this_day(now);
+            if let Some(pool) = &mut hooks.pool {
+                pool.mark_day_closed();
+            }
+        }
+        Lesson::Stated { dimension, limit } => {
+            hooks.learned.stated(now, dimension, limit);
+            admission.set_limits(hooks.learned.current());
+        }
+        Lesson::Lower { dimension } => {
+            hooks.learned.lower(now, dimension);
+            admission.set_limits(hooks.learned.current());
+        }
+    }
+}
+
+impl fmt::Debug for QuotaHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QuotaHandle").field("key", &self.key.key).finish_non_exhaustive()
+    }
+}
+
+/// A call in the FIFO wait queue. Dropped, it leaves the queue.
+pub(crate) struct QueuedCall {
+    handle: QuotaHandle,
+    ticket: u64,
+    ask: Ask,
+    latest_ms: Option<u64>,
+}
+
+enum Next {
+    Taken(Taken<Option<Booking>>),
+    TooLate(Denied),
+    Fetch,
+}
+
+impl QueuedCall {
+    /// Waits for its turn.
+    pub(crate) async fn served(self) -> Result<QuotaReservation, Denied> {
+        let far = self.handle.state.instant_at(u64::MAX);
+        let mut timer = pin!(sleep_until(far));
+        loop {
+            match poll_fn(|cx| self.poll_next(timer.as_mut(), cx)).await {
+                Next::Taken(taken) => return Ok(self.handle.reservation(taken)),
+                Next::TooLate(denied) => return Err(denied),
+                Next::Fetch => {
+                    let at = |latest| self.handle.state.instant_at(latest);
+                    let latest = self.latest_ms.map_or(far, at);
+                    let exchange = self.handle.exchange(Some(self.ask));
+                    if tokio::time::timeout_at(latest, exchange).await.is_err() {
+                        return Err(self.store_refusal());
+                    }
+                }
+            }
+        }
+    }
+
+    fn poll_next(&self, mut timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<Next> {
+        let QuotaHandle { state, key } = &self.handle;
+        loop {
+            let now = state.now();
+            let too_late = self.latest_ms.is_some_and(|latest| now.steady_ms >= latest);
+            let until = match key.gate.turn(now, self.ticket, cx.waker()) {
+                Turn::Taken(taken) => return Poll::Ready(Next::Taken(taken)),
+                Turn::Later(denied) => {
+                    let in_reach = |at: u64| self.latest_ms.is_none_or(|latest| at <= latest);
+                    if too_late || !denied.at_ms.is_some_and(in_reach) {
+                        return Poll::Ready(Next::TooLate(denied));
+                    }
+                    denied.at_ms
+                }
+                Turn::Fetch if too_late => return Poll::Ready(Next::TooLate(self.store_refusal())),
+                Turn::Fetch => return Poll::Ready(Next::Fetch),
+                Turn::Queued if too_late => {
+                    return Poll::Ready(Next::TooLate(key.gate.refusal(now, self.ask)));
+                }
+                Turn::Queued => self.latest_ms,
+            };
+            let until = state.instant_at(until.unwrap_or(u64::MAX));
+            if timer.deadline() != until {
+                timer.as_mut().reset(until);
+            }
+            match timer.as_mut().poll(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(()) => timer.as_mut().reset(state.instant_at(u64::MAX)),
+            }
+        }
+    }
+
+    /// The refusal for a deadline that passed while only the store's answer was missing.
+    fn store_refusal(&self) -> Denied {
+        let mut denied = self.handle.key.gate.refusal(self.handle.state.now(), self.ask);
+        denied.rest = Some(RestReason::Store);
+        denied
+    }
+}
+
+impl Drop for QueuedCall {
+    fn drop(&mut self) {
+        // After its turn it is no longer in the queue.
+        self.handle.key.gate.leave(self.ticket);
+    }
+}
+
+/// Quota that was reserved for one call.
+///
+/// Dropped before [`sent`](Self::sent) it is given back; dropped after, it counts as used: the
+/// server may have counted it.
+#[must_use = "dropping a reservation gives it back"]
+pub struct QuotaReservation {
+    handle: QuotaHandle,
+    taken: Taken<Option<Booking>>,
+    sent: bool,
+    over: bool,
+}
+
+impl QuotaReservation {
+    /// Records that the request goes out now.
+    pub fn sent(&mut self) {
+        self.sent = true;
+    }
+
+    /// Records that it was counted, with as many input tokens as the response reports, where it
+    /// does.
+    pub fn settle(mut self, tokens: Option<u64>) {
+        self.close(true, tokens);
+    }
+
+    /// Records that it was surely not counted.
+    pub fn give_back(mut self) {
+        self.close(false, None);
+    }
+
+    pub(crate) fn handle(&self) -> &QuotaHandle {
+        &self.handle
+    }
+
+    /// Settles or gives back, once.
+    pub(crate) fn close(&mut self, was_counted: bool, tokens: Option<u64>) {
+        if std::mem::replace(&mut self.over, true) {
+            return;
+        }
+        let QuotaHandle { state, key } = &self.handle;
+        if was_counted {
+            return key.gate.settle(&self.taken, tokens);
+        }
+        // Only a lease needs the time, and reading two clocks costs as much as giving back.
+        let now = match state.settings.store {
+            Some(_) => state.now(),
+            None => Moment { steady_ms: 0, wall_ms: 0 },
+        };
+        key.gate.give_back(now, &self.taken);
+    }
+}
+
+impl Drop for QuotaReservation {
+    fn drop(&mut self) {
+        self.close(self.sent, None);
+    }
+}
+
+impl fmt::Debug for QuotaReservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QuotaReservation")
+            .field("key", &self.handle.key.key)
+            .field("amounts", &self.taken.receipt.amounts())
+            .field("sent", &self.sent)
+            .finish_non_exhaustive()
+    }
+}

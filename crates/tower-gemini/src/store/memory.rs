@@ -1,0 +1,82 @@
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::time::Instant;
+
+use super::{Exchange, ExchangeFuture, QuotaStore, StoredCounts};
+use crate::calendar::unix_ms;
+use crate::clock::{Clock, SystemClock};
+use crate::quota_guard::admission::Moment;
+use crate::quota_guard::limits::{QuotaAmounts, QuotaKey};
+
+/// Counts in this process, for every layer that is given the store.
+///
+/// ```
+/// use std::sync::Arc;
+/// use tower_gemini::quota_guard::{Limits, QuotaGuardLayer};
+/// use tower_gemini::store::MemoryStore;
+///
+/// let store = Arc::new(MemoryStore::new());
+/// let limits = Limits::unlimited().rpm(60);
+/// let (thumbnails, posters) = (
+///     QuotaGuardLayer::new(limits).store(store.clone()),
+///     QuotaGuardLayer::new(limits).store(store),
+/// );
+/// # let _ = (thumbnails, posters);
+/// ```
+pub struct MemoryStore {
+    epoch: Instant,
+    clock: Arc<dyn Clock>,
+    counts: Mutex<HashMap<QuotaKey, StoredCounts>>,
+}
+
+impl MemoryStore {
+    /// Starts empty, with the system's clock.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { epoch: Instant::now(), clock: Arc::new(SystemClock), counts: Mutex::default() }
+    }
+
+    /// Reads days from this clock. Default: the system's.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    fn now(&self) -> Moment {
+        let steady_ms = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Moment { steady_ms, wall_ms: unix_ms(self.clock.now()) }
+    }
+
+    /// Returns what is counted for this key now, for tests and displays.
+    #[must_use]
+    pub fn taken(&self, key: &QuotaKey) -> QuotaAmounts {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.get_mut(key).map(|counts| counts.taken(self.now())).unwrap_or_default()
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore").finish_non_exhaustive()
+    }
+}
+
+impl QuotaStore for MemoryStore {
+    fn exchange(&self, exchange: Exchange) -> ExchangeFuture {
+        let now = self.now();
+        let mut all = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = all
+            .entry(exchange.key.clone())
+            .or_insert_with(|| StoredCounts::new(now, exchange.margin));
+        Box::pin(std::future::ready(Ok(counts.exchange(now, &exchange))))
+    }
+}

@@ -1,0 +1,13 @@
+//! An image is no body whose bytes could be watched.
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use tower_gemini::*;
+
+fn main() {
+    let client = tower::service_fn(|_: Request<WireBody>| async {
+        Ok::<_, std::io::Error>(Response::new(Full::<Bytes>::default()))
+    });
+    let _ = compose(ObserveLayer::new(), GeminiStack::new().images(client));
+}

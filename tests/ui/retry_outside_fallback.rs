@@ -1,0 +1,22 @@
+//! Retry outside a fallback sent 18 for 10.
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use tower_gemini::*;
+
+fn main() {
+    let client = tower::service_fn(|_: Request<WireBody>| async {
+        Ok::<_, std::io::Error>(Response::new(Full::<Bytes>::default()))
+    });
+    let _ = compose(
+        (
+            CollectRequestLayer::new(),
+            JitteredRetryLayer::recommended(),
+            ResolutionFallbackLayer::new(),
+            SingleAttemptLayer::new(),
+            ClassifyGeminiErrorLayer::new(),
+        ),
+        client,
+    );
+}

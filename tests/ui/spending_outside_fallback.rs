@@ -1,0 +1,22 @@
+//! Spending outside a fallback charged four times under a cap for one.
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use tower_gemini::*;
+
+fn main() {
+    let client = tower::service_fn(|_: Request<WireBody>| async {
+        Ok::<_, std::io::Error>(Response::new(Full::<Bytes>::default()))
+    });
+    let _ = compose(
+        (
+            CollectRequestLayer::new(),
+            SpendingLayer::new(),
+            ResolutionFallbackLayer::new(),
+            JitteredRetryLayer::recommended(),
+            ClassifyGeminiErrorLayer::new(),
+        ),
+        client,
+    );
+}

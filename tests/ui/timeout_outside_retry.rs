@@ -1,0 +1,21 @@
+//! A timeout outside retry turned a free 504 into a paid, lost image.
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use tower_gemini::*;
+
+fn main() {
+    let client = tower::service_fn(|_: Request<WireBody>| async {
+        Ok::<_, std::io::Error>(Response::new(Full::<Bytes>::default()))
+    });
+    let _ = compose(
+        (
+            CollectRequestLayer::new(),
+            AttemptTimeoutLayer::new(),
+            JitteredRetryLayer::recommended(),
+            ClassifyGeminiErrorLayer::new(),
+        ),
+        client,
+    );
+}
