@@ -19,7 +19,7 @@ mod service;
 mod tests;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tower_gemini_core::catalog::{Catalog, Date};
 
@@ -28,7 +28,7 @@ pub use self::circuits::{Circuit, CircuitState, Circuits, Cooldowns};
 pub use self::ladder::Ladder;
 pub use self::policy::{FallbackPolicy, Reaction};
 pub(crate) use self::service::Fallback;
-use crate::calendar::PacificDay;
+use crate::calendar::{PacificDay, unix_ms};
 use crate::clock::{Clock, SystemClock};
 
 /// What gives way first where both other models and smaller sizes may be asked for.
@@ -72,19 +72,13 @@ impl Settings {
         self.catalog.as_deref().unwrap_or_else(|| Catalog::builtin())
     }
 
-    fn unix_ms(&self) -> i64 {
-        let since = self.clock.now().duration_since(SystemTime::UNIX_EPOCH);
-        since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-    }
-
     /// How long until the quotas of the day begin anew, at midnight Pacific.
     fn until_midnight(&self) -> Duration {
-        let now = self.unix_ms();
-        let left = PacificDay::holding(now).end_ms().saturating_sub(now);
-        Duration::from_millis(u64::try_from(left).unwrap_or(0))
+        let now = self.clock.now();
+        PacificDay::at(now).time_left(unix_ms(now))
     }
 
     fn today(&self) -> Option<Date> {
-        PacificDay::holding(self.unix_ms()).to_string().parse().ok()
+        PacificDay::at(self.clock.now()).to_string().parse().ok()
     }
 }

@@ -167,6 +167,27 @@ async fn a_closed_account_leaves_the_targets_of_the_others() {
     assert_eq!(sent, ["gemini-3-pro-image 4K", "gemini-3-pro-image 4K"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_target_that_does_not_fit_is_passed_over_at_every_size_and_the_next_is_not() {
+    // Imagen before its date: it is asked in another way.
+    let july = SystemTime::UNIX_EPOCH + Duration::from_secs(1_782_864_000);
+    let chain = Chain::new([PRO, "imagen-4.0-fast-generate-001", FLASH]);
+    let settings = Settings {
+        clock: Arc::new(RuntimeClock::starting_at(july)),
+        ..settings(Some(chain), Some(Ladder::recommended()))
+    };
+    let sent = everywhere(&settings, PRO, "2K");
+    assert_eq!(
+        sent,
+        [
+            "gemini-3-pro-image 2K",
+            "gemini-3-pro-image 1K",
+            "gemini-3.1-flash-image 2K",
+            "gemini-3.1-flash-image 1K",
+        ]
+    );
+}
+
 // Two projects at one address had one circuit, and the second was never asked.
 #[tokio::test(start_paused = true)]
 async fn upstreams_at_one_address_are_told_apart_by_name_kind_and_project() {
