@@ -158,6 +158,7 @@ pub(crate) trait SendGate: fmt::Debug + Send + Sync {
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy)]
+#[allow(dead_code, reason = "for what attaches to the gates; a journal will read all of it")]
 pub(crate) struct AttemptEnd<'a> {
     pub(crate) verdict: &'a Verdict,
     /// What the response says it used.
@@ -206,6 +207,7 @@ impl CallState {
     }
 
     /// When the call began.
+    #[cfg(test)]
     pub(crate) fn started(&self) -> Instant {
         self.0.started
     }
@@ -349,11 +351,6 @@ impl CallState {
         Attempt { index: shared.attempts.len() - 1, state: self.clone() }
     }
 
-    /// How many attempts have been sent.
-    pub(crate) fn attempts_sent(&self) -> usize {
-        self.shared().attempts.iter().filter(|slot| slot.entry.is_some()).count()
-    }
-
     /// How many attempts were made, sent or not.
     pub(crate) fn attempts_made(&self) -> usize {
         self.shared().attempts.len()
@@ -463,7 +460,7 @@ impl Attempt {
     }
 
     /// Lets this attempt pass a further gate.
-    #[allow(dead_code, reason = "reservations attach here")]
+    #[cfg(test)]
     pub(crate) fn add_gate(&self, gate: Arc<dyn SendGate>) {
         self.with(|slot| slot.gates.push(gate));
     }

@@ -320,13 +320,17 @@ impl Calls {
         now: Instant,
     ) {
         self.expire(now);
-        self.apply(id, CallEvent::Deliver { remember: for_resend.is_some() }, now);
+        let remember = for_resend.is_some();
         if let Some(response) = for_resend {
             self.put(id, response, Rank::Delivered, now);
-            if self.store.get(id).is_none() {
-                self.apply(id, CallEvent::Report { remember: true }, now);
-            }
         }
+        let has_no_room = remember && self.store.get(id).is_none();
+        let event = if has_no_room {
+            CallEvent::Report { remember }
+        } else {
+            CallEvent::Deliver { remember }
+        };
+        self.apply(id, event, now);
     }
 
     /// A client that was given a response disconnected before its end: the response waits again,
