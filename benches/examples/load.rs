@@ -233,7 +233,7 @@ fn drive() {
 
     let addr = free_addr();
     let config = dir.join("gateway.toml");
-    std::fs::write(&config, format!("[server]\nlisten = \"{addr}\"\nmax_in_flight = 20000\nmax_connections = 20000\n[upstream]\nbase_url = \"{base}\"\n[log]\nlevel = \"warn\"\n")).unwrap();
+    std::fs::write(&config, format!("[server]\nlisten = \"{addr}\"\nmax_in_flight = 20000\nmax_connections = 20000\n[[upstream]]\nname = \"load\"\nkind = \"gemini\"\nbase_url = \"{base}\"\n[log]\nlevel = \"warn\"\n")).unwrap();
     let mut command = Command::new(&gateway);
     command.arg("--config").arg(&config);
     let ours = Running::start(command, addr);

@@ -1,5 +1,4 @@
-//! What is seen of calls: events, metrics, figures. Held against the trail, and against the
-//! simulator's ledger.
+//! Events, metrics and statistics of calls, compared with the trail and with the simulator's ledger.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -26,19 +25,18 @@ use tower_gemini::call::ModelId;
 use tower_gemini::clock::RuntimeClock;
 use tower_gemini::cost::Cost;
 use tower_gemini::model_fallback::Chain;
-use tower_gemini::observe::{
-    CallId, CallOutcome, Health, HealthTargets, ObserveLayer, record_quota,
-};
+use tower_gemini::observe::{CallId, CallOutcome, ObserveLayer, record_quota};
 use tower_gemini::peak_hour_router::{Schedule, Window, Zone};
 use tower_gemini::quota_guard::{Limits, QuotaGuardLayer};
 use tower_gemini::trail::{AttemptId, Step, Trail};
 use tower_gemini::verdict::{Charge, Outcome, Verdict};
 use tower_gemini::{GeminiStack, ModelFallbackLayer};
+use tower_gemini_gateway::stats::{Health, HealthTargets, Stats};
 use tower_gemini_sim::{Delivered, Fault, Shape, Sim};
 
 use crate::harness::{Scenario, TAG, cases, faults, in_paused_time};
 
-// -- what the facades are told
+// -- what the facades receive
 
 /// An event's fields as text, its message under `message`.
 type Event = BTreeMap<&'static str, String>;
@@ -190,7 +188,7 @@ impl Recorder for Metrics {
     }
 }
 
-/// Everything that is told while a case runs in paused time.
+/// Runs a case in paused time and returns its events and metrics.
 fn told<F: Future>(case: impl FnOnce() -> F) -> (F::Output, Events, Metrics) {
     let (events, metrics) = (Events::default(), Metrics::default());
     let output = events.during(|| {
@@ -268,7 +266,7 @@ proptest! {
     #![proptest_config(cases(1000))]
 
     #[test]
-    fn every_decision_of_a_trail_is_exactly_one_event(
+    fn every_step_of_a_trail_is_exactly_one_event(
         weather in proptest::collection::vec(faults(), 1..7), size in prop::sample::select(vec!["1K", "4K"]), allowance in 0_u32..2,
     ) {
         let scenario = Scenario { size, allowance, ..Scenario::new(weather) };
@@ -309,13 +307,14 @@ proptest! {
     }
 
     #[test]
-    fn metrics_and_figures_agree_with_the_ledger_of_the_server(
+    fn metrics_and_statistics_agree_with_the_ledger_of_the_server(
         calls in proptest::collection::vec(proptest::collection::vec(faults(), 1..4), 1..6), seed in 0_u64..1000,
     ) {
         let scenario = Scenario { seed, ..Scenario::new([]) };
         let ((sim, report), _, metrics) = told(async || {
             let sim = Sim::builder().seed(seed).latency(tower_gemini_sim::Latency::fixed(Duration::from_secs(20))).tiny_images(true).build();
-            let layer = ObserveLayer::new().clock(RuntimeClock::starting_at(SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000)));
+            let stats = Stats::new().clock(RuntimeClock::starting_at(SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000)));
+            let layer = ObserveLayer::new().observer(stats.observer());
             // Without a quota: what it refuses never reaches the server.
             let service = layer.layer(full_stack(&scenario).quota(QuotaGuardLayer::unlimited()).raw(sim.service()));
             for (number, faults) in calls.iter().enumerate() {
@@ -328,7 +327,7 @@ proptest! {
                     let _ = tokio::time::timeout(Duration::from_secs(3600), rest).await;
                 }
             }
-            (sim, layer.observatory().report())
+            (sim, stats.report())
         });
         let ledger = sim.ledger();
         let ours: Vec<_> = ledger.requests().iter().filter(|record| record.call.as_deref().is_some_and(|tag| tag.starts_with("call-"))).collect();
@@ -348,7 +347,7 @@ proptest! {
         prop_assert!(total.cost.contains(paid), "{} in {}", paid, total.cost);
         let counted = ours.iter().filter(|record| record.request_counted).count() as u64;
         prop_assert!(metrics.sum("gemini_quota_requests_at_most_total", &[]) >= counted);
-        prop_assert!(total.quota_at_most >= counted);
+        prop_assert!(total.quota_requests_at_most >= counted);
         let delivered = metrics.sum("gemini_images_delivered_total", &[]);
         let whole = ours.iter().filter(|record| record.delivered == Delivered::Full && record.outcome == "image").count() as u64;
         // A body that ends too early, but after its image, is as good as whole.
@@ -364,16 +363,16 @@ proptest! {
 
         // The figures are the metrics, and their parts their wholes.
         prop_assert_eq!(total.calls, calls.len() as u64);
-        prop_assert_eq!(total.successes + total.failures + total.callers_left, total.calls);
+        prop_assert_eq!(total.successes + total.failures + total.client_disconnects, total.calls);
         prop_assert_eq!(total.attempts, ours.len() as u64);
         // A call whose every target rests sends nothing.
-        let sent = report.recent.iter().filter(|call| call.steps.iter().any(|step| matches!(step, Step::Attempt(_)))).count() as u64;
-        prop_assert_eq!(total.attempts, sent + total.resends + total.fallbacks);
-        prop_assert_eq!(metrics.sum("gemini_resends_total", &[]), total.resends);
-        prop_assert_eq!(metrics.sum("gemini_fallbacks_total", &[]), total.fallbacks);
-        prop_assert_eq!(total.rate_limited + total.overloaded + total.failed_otherwise, total.failed_attempts);
+        let sent = report.recent_calls.iter().filter(|call| call.steps.iter().any(|step| matches!(step, Step::Attempt(_)))).count() as u64;
+        prop_assert_eq!(total.attempts, sent + total.retries + total.fallback_attempts);
+        prop_assert_eq!(metrics.sum("gemini_retries_total", &[]), total.retries);
+        prop_assert_eq!(metrics.sum("gemini_fallback_attempts_total", &[]), total.fallback_attempts);
+        prop_assert_eq!(total.failure_kinds.values().sum::<u64>(), total.failed_attempts);
         prop_assert_eq!(metrics.sum("gemini_call_duration_seconds", &[]), total.calls);
-        prop_assert_eq!(report.recent.len() as u64, total.calls);
+        prop_assert_eq!(report.recent_calls.len() as u64, total.calls);
         let waited: f64 = total.waits.values().map(|wait| wait.seconds).sum();
         prop_assert!((waited - metrics.total("gemini_wait_seconds", &[])).abs() < 0.1);
     }
@@ -387,7 +386,8 @@ proptest! {
         let scenario = Scenario::new(weather);
         let ((report, outcome, paid), events, metrics) = told(async || {
             let sim = scenario.sim();
-            let layer = ObserveLayer::new();
+            let stats = Stats::new();
+            let layer = ObserveLayer::new().observer(stats.observer());
             let service = layer.layer(scenario.stack().raw(sim.service()));
             let (request, _) = request(&scenario, TAG);
             let call = async {
@@ -398,43 +398,44 @@ proptest! {
                 }
             };
             let outcome = tokio::time::timeout(Duration::from_millis(after_ms), call).await;
-            (layer.observatory().report(), outcome, sim.ledger().cost_microusd(TAG))
+            (stats.report(), outcome, sim.ledger().cost_microusd(TAG))
         });
-        prop_assert_eq!(report.in_flight, 0);
+        prop_assert_eq!(report.calls_in_flight, 0);
         prop_assert_eq!(metrics.total("gemini_calls_in_flight", &[]), 0.0);
         prop_assert_eq!(report.total.calls, 1);
         prop_assert_eq!(events.of("call").len(), 1);
         prop_assert_eq!(metrics.sum("gemini_calls_total", &[]), 1);
         prop_assert_eq!(report.total.attempts, events.of("attempt").len() as u64);
         prop_assert!(report.total.cost.contains(paid), "{} in {}", paid, report.total.cost);
-        prop_assert!(!report.recent[0].is_under_way(), "{:?}", report.recent[0].trail);
+        prop_assert!(!report.recent_calls[0].under_way, "{:?}", report.recent_calls[0].trail);
         match outcome {
-            Err(_) => prop_assert_eq!(report.total.callers_left, 1),
+            Err(_) => prop_assert_eq!(report.total.client_disconnects, 1),
             // Only the body of a success was worth waiting for: a refusal is known with the head.
             Ok(Some(true)) => {
                 let is_success = report.total.attempts_with(Outcome::Image) > 0;
-                prop_assert_eq!(report.total.callers_left, u64::from(is_success), "{:?}", report.recent[0]);
+                prop_assert_eq!(report.total.client_disconnects, u64::from(is_success), "{:?}", report.recent_calls[0]);
             }
-            Ok(_) => prop_assert_eq!(report.total.callers_left, 0, "{:?}", report.recent[0]),
+            Ok(_) => prop_assert_eq!(report.total.client_disconnects, 0, "{:?}", report.recent_calls[0]),
         }
     }
 
     /// Among the faults are bodies that quote the caller's key. Callers put keys even where models
     /// belong.
     #[test]
-    fn a_sentinel_key_is_in_nothing_that_is_told(weather in proptest::collection::vec(faults(), 1..4), in_path in any::<bool>()) {
+    fn a_key_is_in_no_event_metric_or_report(weather in proptest::collection::vec(faults(), 1..4), in_path in any::<bool>()) {
         let scenario = Scenario::new(weather);
         let (report, events, metrics) = told(async || {
-            let layer = ObserveLayer::new();
+            let stats = Stats::new();
+            let layer = ObserveLayer::new().observer(stats.observer());
             let service = layer.layer(full_stack(&scenario).raw(scenario.sim().service()));
             let (mut request, _) = request(&scenario, TAG);
             if in_path {
                 *request.uri_mut() = "/v1beta/models/AIzaSyA-sentinel-key-0123456789abcdefghij:generateContent?key=AIzaSyA-sentinel-key-0123456789abcdefghij".parse().unwrap();
             }
             read(service.oneshot(request).await).await;
-            layer.observatory().report()
+            stats.report()
         });
-        let printed = format!("{report} {report:?} {} {:?} {:?}", serde_json::to_string(&report).unwrap(), events.all(), metrics.names());
+        let printed = format!("{report:?} {} {:?} {:?}", serde_json::to_string(&report).unwrap(), events.all(), metrics.names());
         prop_assert!(!printed.contains("sentinel"), "{}", printed);
     }
 
@@ -445,7 +446,8 @@ proptest! {
         names in proptest::collection::vec("[a-zA-Z0-9._-]{1,40}", 4..9), repeat in 1_usize..200,
     ) {
         let (report, _, metrics) = told(async || {
-            let layer = ObserveLayer::new().keep_calls(3);
+            let stats = Stats::new().keep_calls(3);
+            let layer = ObserveLayer::new().observer(stats.observer());
             let inner = service_fn(|request: Request<Full<Bytes>>| async move {
                 let trail = request.extensions().get::<CallOptions>().unwrap().clone().trail_mut().clone();
                 let model = request.uri().path().to_owned();
@@ -459,10 +461,10 @@ proptest! {
                 let path = format!("/v1beta/models/{}:generateContent", name.repeat(repeat));
                 read(service.clone().oneshot(Request::post(path).body(Full::new(Bytes::new())).unwrap()).await).await;
             }
-            layer.observatory().report()
+            stats.report()
         });
         prop_assert_eq!(report.total.calls, names.len() as u64);
-        prop_assert_eq!(report.recent.len(), 3);
+        prop_assert_eq!(report.recent_calls.len(), 3);
         let json = serde_json::to_string(&report).unwrap();
         prop_assert!(json.len() < 20_000, "{} bytes", json.len());
         prop_assert_eq!(report.total.models.keys().collect::<Vec<_>>(), ["other"]);
@@ -471,7 +473,7 @@ proptest! {
 }
 
 #[test]
-fn the_four_scenarios_of_article_001_are_told_as_one_sentence_each() {
+fn common_cases_are_reported_in_one_sentence_each() {
     let told_of = |faults: Vec<Fault>, fallback: bool| {
         let scenario = Scenario::new(faults);
         let (_, events, _) = told(async || {
@@ -500,13 +502,10 @@ fn the_four_scenarios_of_article_001_are_told_as_one_sentence_each() {
         retry_after: Duration::from_secs(9),
         limit: tower_gemini_sim::Limit::Requests,
     };
-    info(
-        told_of(vec![minute, Fault::None], false),
-        "429 (limit of the minute), then success after ",
-    );
+    info(told_of(vec![minute, Fault::None], false), "429 (minute limit), then success after ");
     info(
         told_of(vec![Fault::Overloaded, Fault::None], true),
-        "503 (overloaded) on gemini-3-pro-image, then gemini-3.1-flash-image 1K answered after ",
+        "503 (overloaded) on gemini-3-pro-image, then gemini-3.1-flash-image 1K responded after ",
     );
     let (level, message) = told_of(vec![Fault::Internal; 20], true);
     assert_eq!(level, "WARN");
@@ -518,7 +517,7 @@ fn the_four_scenarios_of_article_001_are_told_as_one_sentence_each() {
 }
 
 #[test]
-fn a_call_is_named_in_its_answer_as_in_its_events() {
+fn a_call_has_the_same_name_in_its_response_and_its_events() {
     let scenario = Scenario::new([]);
     let ((id, attempts), events, _) = told(async || {
         let service = ObserveLayer::new().layer(scenario.stack().raw(scenario.sim().service()));
@@ -533,22 +532,25 @@ fn a_call_is_named_in_its_answer_as_in_its_events() {
 }
 
 #[test]
-fn of_two_observing_layers_the_outer_one_tells() {
+fn of_two_observing_layers_the_outer_one_reports() {
     let scenario = Scenario::new([]);
     let ((outer, inner), events, metrics) = told(async || {
-        let (outer, inner) = (ObserveLayer::new(), ObserveLayer::new());
+        let (outer_stats, inner_stats) = (Stats::new(), Stats::new());
+        let outer = ObserveLayer::new().observer(outer_stats.observer());
+        let inner = ObserveLayer::new().observer(inner_stats.observer());
         let service = outer.layer(inner.layer(scenario.stack().raw(scenario.sim().service())));
         read(service.oneshot(scenario.request(TAG)).await).await.unwrap();
-        (outer.observatory().report(), inner.observatory().report())
+        (outer_stats.report(), inner_stats.report())
     });
     assert_eq!((outer.total.calls, inner.total.calls), (1, 0));
     assert_eq!((events.of("call").len(), metrics.sum("gemini_calls_total", &[])), (1, 1));
 }
 
 #[test]
-fn calls_that_make_nothing_are_in_no_rate() {
+fn calls_that_generate_nothing_are_in_no_rate() {
     let (report, events, metrics) = told(async || {
-        let layer = ObserveLayer::new();
+        let stats = Stats::new();
+        let layer = ObserveLayer::new().observer(stats.observer());
         let inner = service_fn(|_: Request<Full<Bytes>>| async {
             Ok::<_, Infallible>(
                 Response::builder().status(500).body(Full::new(Bytes::new())).unwrap(),
@@ -559,7 +561,7 @@ fn calls_that_make_nothing_are_in_no_rate() {
             let request = Request::post(path).body(Full::new(Bytes::new())).unwrap();
             read(layer.layer(inner).oneshot(request).await).await;
         }
-        layer.observatory().report()
+        stats.report()
     });
     assert_eq!(
         (report.total.calls, report.total.other_calls, report.total.failure_rate),
@@ -597,16 +599,17 @@ impl Body for Announced {
 }
 
 #[test]
-fn who_reads_as_much_as_was_announced_has_the_answer() {
+fn a_response_read_to_its_announced_length_is_delivered() {
     // Servers that send a length drop the body after its last byte, and never see it end: its usage
     // would stay unread.
     for (read, outcome) in [
         (3, CallOutcome::Ended(Outcome::Answered)),
-        (2, CallOutcome::CallerLeft),
-        (0, CallOutcome::CallerLeft),
+        (2, CallOutcome::ClientDisconnected),
+        (0, CallOutcome::ClientDisconnected),
     ] {
         let (report, _, _) = told(async || {
-            let layer = ObserveLayer::new();
+            let stats = Stats::new();
+            let layer = ObserveLayer::new().observer(stats.observer());
             let asked = Arc::new(AtomicU64::new(0));
             let inner = {
                 let asked = asked.clone();
@@ -631,9 +634,9 @@ fn who_reads_as_much_as_was_announced_has_the_answer() {
                 if read == 3 { 4 } else { read },
                 "the end is asked for with the last byte"
             );
-            layer.observatory().report()
+            stats.report()
         });
-        assert_eq!(report.total.calls_with(outcome), 1, "{read}: {:?}", report.recent);
+        assert_eq!(report.total.calls_with(outcome), 1, "{read}: {:?}", report.recent_calls);
     }
 }
 
@@ -645,9 +648,10 @@ fn goes_on(request: &Request<()>) -> (Trail, AttemptId) {
 }
 
 #[test]
-fn what_becomes_of_an_attempt_without_its_caller_is_told_when_it_is_known() {
+fn an_attempt_without_its_client_is_reported_when_it_has_ended() {
     let ((before, after), events, metrics) = told(async || {
-        let layer = ObserveLayer::new();
+        let stats = Stats::new();
+        let layer = ObserveLayer::new().observer(stats.observer());
         let inner = service_fn(|request: Request<()>| async move {
             let (trail, id) = goes_on(&request);
             let left = Left(trail.clone());
@@ -670,28 +674,28 @@ fn what_becomes_of_an_attempt_without_its_caller_is_told_when_it_is_known() {
             Request::post("/v1beta/models/gemini-3-pro-image:generateContent").body(()).unwrap();
         let _ = tokio::time::timeout(Duration::from_secs(12), layer.layer(inner).oneshot(request))
             .await;
-        let before = layer.observatory().report();
+        let before = stats.report();
         tokio::time::sleep(Duration::from_secs(60)).await;
-        (before, layer.observatory().report())
+        (before, stats.report())
     });
-    let call = &before.recent[0];
-    assert!(call.is_under_way());
+    let call = &before.recent_calls[0];
+    assert!(call.under_way);
     assert_eq!(
         (call.outcome, call.cost, before.total.attempts),
-        (CallOutcome::CallerLeft, Cost::UNKNOWN, 0)
+        (CallOutcome::ClientDisconnected, Cost::UNKNOWN, 0)
     );
     assert_eq!(
         call.sentence,
-        "the caller left after 12 s; what may have been paid for is finished without it"
+        "the client disconnected after 12 s; the attempt is completed without it"
     );
-    let call = &after.recent[0];
-    assert!(!call.is_under_way());
+    let call = &after.recent_calls[0];
+    assert!(!call.under_way);
     assert_eq!(
         (call.cost, after.total.cost, after.total.attempts),
         (Cost::exactly(134_000), Cost::exactly(134_000), 1)
     );
     assert_eq!(
-        (after.total.calls, after.total.kept, after.total.finished_without_caller),
+        (after.total.calls, after.total.stored_responses, after.total.completed_without_client),
         (1, 1, 1)
     );
     let names: Vec<_> =
@@ -709,14 +713,15 @@ fn what_becomes_of_an_attempt_without_its_caller_is_told_when_it_is_known() {
 }
 
 #[test]
-fn a_day_of_calls_is_told_by_the_hour_against_its_targets() {
+fn a_day_of_calls_is_reported_by_the_hour_against_its_targets() {
     let (report, _, _) = told(async || {
         // 2026-09-21T14:13:20Z; the peak is from 16:00 to 18:00.
         let clock =
             RuntimeClock::starting_at(SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000));
         let peak = Schedule::new(Zone::utc(), [Window::daily("16:00", "18:00")]).unwrap();
-        let layer =
-            ObserveLayer::new().clock(clock).targets(HealthTargets::recommended().peak_hours(peak));
+        let stats =
+            Stats::new().clock(clock).targets(HealthTargets::recommended().peak_hours(peak));
+        let layer = ObserveLayer::new().observer(stats.observer());
         let sim = Sim::builder()
             .tiny_images(true)
             .latency(tower_gemini_sim::Latency::fixed(Duration::from_secs(20)))
@@ -733,10 +738,10 @@ fn a_day_of_calls_is_told_by_the_hour_against_its_targets() {
             read(service.clone().oneshot(Scenario::new([]).request(TAG)).await).await;
             tokio::time::sleep(Duration::from_secs(580)).await;
         }
-        layer.observatory().report()
+        stats.report()
     });
     assert_eq!((report.total.calls, report.total.failures), (300, 30));
-    assert_eq!(report.recent.len(), 50, "the last calls, and no more");
+    assert_eq!(report.recent_calls.len(), 50, "the last calls, and no more");
     assert_eq!(report.hours.len(), 48, "fifty hours have passed");
     assert_eq!(
         report.last_day.calls,
@@ -744,9 +749,9 @@ fn a_day_of_calls_is_told_by_the_hour_against_its_targets() {
     );
     assert_eq!(report.days.iter().map(|day| day.calls).sum::<u64>(), 300);
     for hour in &report.hours {
-        let of_day = hour.window.start_unix / 3600 % 24;
+        let of_day = hour.window.start_unix_seconds / 3600 % 24;
         assert_eq!(hour.is_peak, Some((16..18).contains(&of_day)), "{of_day}");
-        let health = report.targets.judge(hour.window.failure_rate, hour.is_peak);
+        let health = hour.health;
         let failures = hour.window.failures;
         let expected = match (failures, hour.is_peak) {
             (0, _) => Health::Good,
@@ -756,10 +761,10 @@ fn a_day_of_calls_is_told_by_the_hour_against_its_targets() {
         assert_eq!(health, expected, "{failures} of {} failed at {of_day}", hour.window.calls);
     }
     // Half of the calls took 20 s: shown as at most a fifth more.
-    let p50 = report.total.call_seconds.p50.unwrap();
+    let p50 = report.total.call_seconds_p50.unwrap();
     assert!((20.0..24.0).contains(&p50), "{p50}");
-    assert!(report.to_string().contains("since the start: 300 calls, 10 % failed"), "{report}");
-    assert_eq!(report.day.short(), "no capacity");
+    assert_eq!(report.total.failure_rate, Some(0.1));
+    assert_eq!(report.diagnosis.day.title, "no capacity");
 }
 
 #[test]
@@ -812,7 +817,7 @@ impl Service<Request<()>> for Probe {
 }
 
 #[test]
-fn observing_calls_no_unready_service() {
+fn observe_calls_no_unready_service() {
     in_paused_time(async {
         let mut service = ObserveLayer::new().layer(Probe::default());
         let mut whole = ObserveLayer::new().whole_answers().layer(Probe::default());

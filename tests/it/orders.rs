@@ -129,7 +129,7 @@ async fn refused() -> Vec<(usize, usize)> {
     let classify = ClassifyGeminiErrorLayer::new();
     let signatures = ThoughtSignaturesLayer::new();
     let router = PeakHourRouterLayer::new(Schedule::never());
-    let fallback = ModelFallbackLayer::new(Chain::of(["gemini-3-pro-image"]));
+    let fallback = ModelFallbackLayer::new(Chain::new(["gemini-3-pro-image"]));
     let ladder = ResolutionFallbackLayer::new();
     let (spending, quota) =
         (SpendingLayer::new(), QuotaGuardLayer::new(Limits::unlimited().rpm(1_000)));

@@ -320,11 +320,11 @@ fn a_cap_is_used_up_whatever_runs_side_by_side() {
 
 #[test]
 fn a_call_waits_while_only_reservations_block_and_the_first_is_served_first() {
+    let scenario = Scenario { latency: Duration::from_secs(10), ..Scenario::new([]) };
+    // Room for one worst case at a time, and for five images.
+    let cap = attempt(&scenario) + 5 * 136_000;
     in_paused_time(async {
-        let scenario = Scenario { latency: Duration::from_secs(10), ..Scenario::new([]) };
         let sim = scenario.sim();
-        // Room for one worst case at a time, and for five images.
-        let cap = attempt(&scenario) + 5 * 136_000;
         let spending = SpendingLayer::new().total(Caps::none().at_most_microusd(cap));
         let gemini = stack(&scenario, &sim, &spending);
         let began = tokio::time::Instant::now();
@@ -346,10 +346,10 @@ fn a_call_waits_while_only_reservations_block_and_the_first_is_served_first() {
 
 #[test]
 fn a_call_that_waits_for_reservations_waits_no_longer_than_its_deadline() {
+    let scenario = Scenario { latency: Duration::from_secs(100), ..Scenario::new([]) };
+    let cap = attempt(&scenario) + 200_000;
     in_paused_time(async {
-        let scenario = Scenario { latency: Duration::from_secs(100), ..Scenario::new([]) };
         let sim = scenario.sim();
-        let cap = attempt(&scenario) + 200_000;
         let spending = SpendingLayer::new().per_day(Caps::none().at_most_microusd(cap));
         let gemini = stack(&scenario, &sim, &spending);
         let first = gemini.clone().oneshot(ask(&scenario, "first", &Trail::new()));

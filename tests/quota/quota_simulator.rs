@@ -1,6 +1,5 @@
 //! The simulator enforces real quotas; a guarded stack meets none of them and uses them up.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -188,14 +188,14 @@ pub fn cost_on(
     bill.in_tier(cost)
 }
 
-/// Returns the price that one attempt at a call should have by the list: its final images at the
-/// size at which they are drawn (1K where the call names none), its text input, and for a model
-/// that thinks 529 tokens of thoughts and text an image. Drafts are not in it, since documentation
-/// says that they are free.
+/// Returns the list price of one attempt at a call: its final images at the size at which they are
+/// drawn (1K where the call names none), its text input, and for a model that thinks 529 tokens of
+/// thoughts and text an image (the most in public recordings, 2026-11). Drafts are not included,
+/// because documentation says that they are free.
 ///
 /// Both ends are equal. A call that cannot be charged costs nothing; a model that the catalogue
-/// does not know, or has no price of, is [`Cost::UNKNOWN`]. Nothing is a promise: an attempt may
-/// cost more than this, and at most the [`worst_case`].
+/// does not know, or has no price of, is [`Cost::UNKNOWN`]. It is an estimate: an attempt may cost
+/// more, at most the [`worst_case`].
 ///
 /// ```
 /// use http::{HeaderMap, Method, Uri};
@@ -228,7 +228,7 @@ pub fn expected(catalog: &Catalog, call: &Call) -> Cost {
 ///
 /// The images are priced at the size at which they are drawn: the one that the call names, and 1K
 /// where it names none. `drafts` is how many drafts beside each final image are assumed to be paid
-/// for; `None` takes what the catalogue knows of the model
+/// for by a model that drafts; `None` takes what the catalogue knows of the model
 /// ([`drafts_at_most`](Model::drafts_at_most): none for a model that does not think, else 10). With
 /// a lower number the result can be passed by an attempt that draws more.
 ///
@@ -253,7 +253,8 @@ pub fn expected(catalog: &Catalog, call: &Call) -> Cost {
 pub fn worst_case(catalog: &Catalog, call: &Call, drafts: Option<u32>) -> Cost {
     match Bill::new(platform_of(call), catalog, call) {
         Ok(bill) => {
-            let bill = bill.as_drawn(drafts.unwrap_or(bill.model.drafts_at_most));
+            let known = bill.model.drafts_at_most;
+            let bill = bill.as_drawn(if known == 0 { 0 } else { drafts.unwrap_or(known) });
             bill.in_tier(Cost { at_least_microusd: 0, ..bill.uncounted_image() })
         }
         Err(cost) => cost,
@@ -478,8 +479,8 @@ mod tests {
         let call = call("gemini-3-pro-image", "{}");
         let counted = usage(1000, 2000, 30, 400);
         for verdict in [
-            Verdict::of(Outcome::Overloaded),
-            Verdict::of(Outcome::NoImage).with_charge(Charge::Waived),
+            Verdict::new(Outcome::Overloaded),
+            Verdict::new(Outcome::NoImage).with_charge(Charge::Waived),
             Verdict::not_sent(),
         ] {
             assert_eq!(cost(&call, &verdict, Some(&counted)), Cost::ZERO);
@@ -530,10 +531,10 @@ mod tests {
         // the thoughts on some refusals.
         let counted =
             Usage { prompt: 1119, candidates: 240, thoughts: 240, total: 1359, ..Usage::default() };
-        let refused = cost(&call, &Verdict::of(Outcome::ContentBlocked), Some(&counted));
+        let refused = cost(&call, &Verdict::new(Outcome::ContentBlocked), Some(&counted));
         assert_eq!(refused, Cost::up_to(1119 * 2 + 480 * 12));
         assert!(refused.contains(1119 * 2 + 240 * 12));
-        let uncounted = cost(&call, &Verdict::of(Outcome::PromptBlocked), None);
+        let uncounted = cost(&call, &Verdict::new(Outcome::PromptBlocked), None);
         assert!(
             uncounted.at_most_microusd.is_some_and(|most| most < 134_000),
             "no image was made: {uncounted}"
@@ -597,7 +598,7 @@ mod tests {
         // It neither thinks nor drafts, whatever is assumed of others, and has one size.
         let flash25 = "gemini-2.5-flash-image";
         let other25 = 8192 * 5 / 2 + 77;
-        assert_eq!(most(flash25, "{}", None), 39_000 + other25);
+        assert_eq!(most(flash25, "{}", Some(2)), 39_000 + other25);
         assert_eq!(most(flash25, IN_4K, None), 39_000 + other25);
         assert_eq!(worst_case(catalog, &call("gemini-99-image", "{}"), Some(0)), Cost::UNKNOWN);
     }
@@ -774,7 +775,7 @@ mod tests {
                 prompt, candidates, thoughts, total,
                 candidates_details: vec![TokenCount { modality: "IMAGE".into(), tokens: image }],
             });
-            let cost = cost(&call(&model, body), &Verdict::of(outcome).with_charge(charge), usage.as_ref());
+            let cost = cost(&call(&model, body), &Verdict::new(outcome).with_charge(charge), usage.as_ref());
             prop_assert!(cost.at_most_microusd.is_none_or(|most| cost.at_least_microusd <= most), "{cost:?}");
             if charge.is_surely_free() {
                 prop_assert_eq!(cost, Cost::ZERO);

@@ -1,6 +1,6 @@
 //! Keeps secrets out of everything that is printed.
 //!
-//! Secrets turn up in places nobody thinks of: in the query of a URL that an exception quotes, in
+//! Secrets turn up in unexpected places: in the query of a URL that an exception quotes, in
 //! Google's own error bodies ("Invalid API key: …", "Consumer 'api_key:AIza…' has been
 //! suspended."), and in JSON that is a string inside JSON. Whatever this crate and its layers print
 //! goes through [`redact`]. Names of projects and their numbers are hidden too: they tell whose
@@ -277,7 +277,7 @@ impl<'a> Search<'a> {
     }
 
     /// What stands behind a label and a separator, plain or percent-encoded, quotes and the
-    /// backslashes before them passed over: `key=x`, `key%3Dx`, `"key": "x"`, `\"key\": \"x\"`.
+    /// backslashes before them skipped: `key=x`, `key%3Dx`, `"key": "x"`, `\"key\": \"x\"`.
     fn labelled(&mut self) {
         for at in memchr::memchr3_iter(b'=', b':', b'%', self.bytes) {
             let value = match self.lower.get(at..) {
@@ -292,7 +292,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// The label that ends before `at`, quotes and blanks passed over. It must be a whole word, as
+    /// The label that ends before `at`, quotes and blanks skipped. It must be a whole word, as
     /// `monkey=` is no key, but may have other words in front: `x-goog-api-key`, `user_token`.
     fn label_before(&mut self, at: usize) -> Option<&'static str> {
         let head = self.lower.get(..at)?;

@@ -330,7 +330,7 @@ pub struct QuotaDetail {
 impl Verdict {
     /// A verdict with the outcome's usual charge, quota charge and scope. Crate-private: evidence
     /// cannot be made up.
-    pub(crate) fn of(outcome: Outcome) -> Self {
+    pub(crate) fn new(outcome: Outcome) -> Self {
         let (charge, quota, scope) = outcome.defaults();
         Self {
             outcome,
@@ -390,14 +390,14 @@ impl Verdict {
     /// admission control.
     #[must_use]
     pub fn not_sent() -> Self {
-        Self::of(Outcome::NotSent)
+        Self::new(Outcome::NotSent)
     }
 
     /// The server was never given the whole request, so it cannot have worked on it: no money. Its
     /// head may have arrived, and with it a request of the quota.
     #[must_use]
     pub fn never_whole() -> Self {
-        Self::of(Outcome::NotSent).with_quota(QuotaCharge::Maybe)
+        Self::new(Outcome::NotSent).with_quota(QuotaCharge::Maybe)
     }
 
     /// An admission of our own said no before anything was sent: no money, no quota, and `wait`
@@ -414,7 +414,7 @@ impl Verdict {
         detail: Detail,
     ) -> Self {
         let transient = wait.is_some() && outcome.is_transient();
-        Self::of(outcome)
+        Self::new(outcome)
             .with_charge(Charge::None)
             .with_quota(QuotaCharge::None)
             .with_elsewhere(elsewhere)
@@ -433,34 +433,36 @@ impl Verdict {
     /// for.
     #[must_use]
     pub fn interrupted() -> Self {
-        Self::of(Outcome::Interrupted)
+        Self::new(Outcome::Interrupted)
     }
 
     /// The head says success and more follows than was peeked: an image is on its way and counts as
     /// paid for.
     #[must_use]
     pub fn delivering() -> Self {
-        Self::of(Outcome::Image)
+        Self::new(Outcome::Image)
     }
 
     /// The head says success to a call that asks for no image, and more follows than was peeked.
     #[must_use]
     pub fn answering() -> Self {
-        Self::of(Outcome::Answered)
+        Self::new(Outcome::Answered)
     }
 
     /// A whole response broke off after its head had promised success: the model had run to its
     /// end, so it was paid for.
     #[must_use]
     pub fn interrupted_delivery() -> Self {
-        Self::of(Outcome::Interrupted).with_charge(Charge::Charged).with_quota(QuotaCharge::Counted)
+        Self::new(Outcome::Interrupted)
+            .with_charge(Charge::Charged)
+            .with_quota(QuotaCharge::Counted)
     }
 
     /// A stream broke off with an error after content had been released. What Google bills for it
     /// is not known.
     #[must_use]
     pub fn broken_stream(inner: &Self) -> Self {
-        let mut verdict = Self::of(Outcome::StreamError);
+        let mut verdict = Self::new(Outcome::StreamError);
         verdict.detail.clone_from(&inner.detail);
         verdict
     }
@@ -577,7 +579,7 @@ mod tests {
     #[test]
     fn a_charged_verdict_is_never_called_retryable() {
         for &outcome in Outcome::ALL {
-            let verdict = Verdict::of(outcome).with_charge(Charge::Charged).with_transient(true);
+            let verdict = Verdict::new(outcome).with_charge(Charge::Charged).with_transient(true);
             assert!(!verdict.is_retryable());
         }
     }
@@ -617,11 +619,12 @@ mod tests {
 
     #[test]
     fn what_an_account_is_refused_no_other_model_of_it_cures() {
-        assert!(!Verdict::of(Outcome::SpendRateLimited).another_model_helps());
-        assert!(Verdict::of(Outcome::Overloaded).another_model_helps());
+        assert!(!Verdict::new(Outcome::SpendRateLimited).another_model_helps());
+        assert!(Verdict::new(Outcome::Overloaded).another_model_helps());
         assert!(!Verdict::interrupted_delivery().another_model_helps());
         assert_eq!(Verdict::never_whole().quota(), QuotaCharge::Maybe);
-        assert!(!format!("{:?}", Verdict::never_whole()).contains("detail"));
+        let debug = format!("{:?}", Verdict::never_whole());
+        assert!(debug.contains("NotSent") && !debug.contains("detail"), "{debug}");
         let wait = Some(WaitHint::new(Duration::from_secs(1), WaitSource::Family));
         for (wait, transient) in [(wait, true), (None, false)] {
             let detail = Detail::default();

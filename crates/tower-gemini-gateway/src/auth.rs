@@ -1,45 +1,41 @@
-//! Who asks, and with whose key Google is asked.
+//! Admits callers and signs requests: with the caller's credential or the gateway's own key.
 
 use std::borrow::Cow;
 use std::fmt;
 
-use axum::body::Body;
-use bytes::Bytes;
-use http::header::{
-    AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
-};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Response, StatusCode, Uri};
-use http_body_util::{BodyExt, Limited};
+use http::{StatusCode, Uri};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
-use tower_gemini::redact::redact;
 
-use crate::answers::Refused;
-use crate::config::{self, AuthMode};
-use crate::hide::{star_headers, starred};
+use crate::config::{self, AuthMode, ConfigProblem};
+use crate::responses::Rejection;
+use crate::upstream::Upstream;
 
 const API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
+/// Shorter tokens could be guessed; `openssl rand -hex 16` makes 32 characters.
+const MIN_TOKEN_LENGTH: usize = 16;
 
 /// How callers are admitted.
 pub(crate) enum Auth {
-    /// Their own key goes on.
-    Pass,
-    /// They have tokens, and Google gets this key.
-    Own { key: HeaderValue, tokens: Vec<Token> },
+    /// Everybody; their own credential goes upstream.
+    Passthrough,
+    /// Callers with one of these tokens; upstreams get the gateway's own key.
+    Tokens(Vec<Token>),
 }
 
 pub(crate) struct Token {
     name: String,
-    /// Of the same length whatever the token's, so that comparing tells nothing of it.
+    /// Of the same length for every token, so that the time of a comparison reveals nothing.
     digest: [u8; 32],
 }
 
 impl fmt::Debug for Auth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Pass => f.write_str("Pass"),
-            Self::Own { tokens, .. } => {
+            Self::Passthrough => f.write_str("Passthrough"),
+            Self::Tokens(tokens) => {
                 f.debug_list().entries(tokens.iter().map(|token| &token.name)).finish()
             }
         }
@@ -69,31 +65,21 @@ impl fmt::Debug for Caller {
 }
 
 impl Auth {
-    /// Reads key and tokens from where the configuration says they are. `env` looks a variable up.
+    /// Reads the tokens from where the configuration says they are. `env` looks a variable up.
     pub(crate) fn build(
         config: &config::Auth,
         env: impl Fn(&str) -> Option<String>,
-    ) -> Result<Self, String> {
-        if config.mode == AuthMode::Pass {
-            return Ok(Self::Pass);
+    ) -> Result<Self, ConfigProblem> {
+        if config.mode == AuthMode::Passthrough {
+            return Ok(Self::Passthrough);
         }
-        let read = |what: &str, variable: &Option<String>, file: &Option<std::path::PathBuf>| match (
-            variable, file,
-        ) {
-            (Some(name), _) => env(name)
-                .ok_or_else(|| format!("the environment variable {name} for {what} is not set")),
-            (None, Some(path)) => std::fs::read_to_string(path)
-                .map_err(|error| format!("{what} cannot be read from {}: {error}", path.display())),
-            (None, None) => Err(format!("[auth] does not say where {what} is")),
-        };
-        let key = read("Google's key", &config.api_key_env, &config.api_key_file)?;
-        let mut key = HeaderValue::from_str(key.trim())
-            .map_err(|_| "Google's key holds characters that no key has".to_owned())?;
-        if key.is_empty() {
-            return Err("Google's key is empty".to_owned());
-        }
-        key.set_sensitive(true);
-        let text = read("the callers' tokens", &config.tokens_env, &config.tokens_file)?;
+        let (key, text) = config::read_secret(
+            "the callers' tokens",
+            ("auth.tokens_env", config.tokens_env.as_deref()),
+            ("auth.tokens_file", config.tokens_file.as_deref()),
+            env,
+        )?;
+        let wrong = |what: String, remedy: &str| ConfigProblem::at(key, what, remedy);
         let mut tokens = Vec::new();
         for line in text
             .split(['\n', ','])
@@ -101,53 +87,33 @@ impl Auth {
             .filter(|line| !line.is_empty() && !line.starts_with('#'))
         {
             // The line itself is a secret and is not repeated.
-            let (name, token) =
-                line.split_once(':').ok_or("a line of the tokens is not of the form name:token")?;
+            let (name, token) = line.split_once(':').ok_or_else(|| {
+                wrong("a line of the tokens has no name".into(), "write it as name:token")
+            })?;
             let (name, token) = (name.trim(), token.trim());
-            if token.len() < MIN_TOKEN {
-                return Err(format!(
-                    "the token of {name} is shorter than {MIN_TOKEN} characters, and could be guessed"
+            if token.len() < MIN_TOKEN_LENGTH {
+                return Err(wrong(
+                    format!("the token of {name} is shorter than {MIN_TOKEN_LENGTH} characters"),
+                    "write one that cannot be guessed, as `openssl rand -hex 16` prints",
                 ));
             }
             tokens.push(Token { name: name.to_owned(), digest: Sha256::digest(token).into() });
         }
         if tokens.is_empty() {
-            return Err("there are no callers' tokens, so that nobody could ask".to_owned());
+            return Err(wrong("the list of tokens is empty".into(), "write name:token lines"));
         }
-        Ok(Self::Own { key, tokens })
-    }
-
-    /// Google's sentences about a key hold the key. The gateway's own is none of its callers'
-    /// business.
-    pub(crate) async fn hide_key(&self, answer: Response<Body>) -> Response<Body> {
-        let Self::Own { key, .. } = self else { return answer };
-        let status = answer.status();
-        if status.is_success() || status.is_informational() {
-            return starred(answer, key);
-        }
-        let (mut parts, body) = answer.into_parts();
-        star_headers(&mut parts.headers, key.as_bytes());
-        let body = match Limited::new(body, LONGEST_ERROR).collect().await {
-            Ok(body) => without(&body.to_bytes(), key.as_bytes()),
-            Err(error) => {
-                tracing::debug!(%error, "an error answer broke off, or is too long to be looked through");
-                Bytes::new()
-            }
-        };
-        parts.headers.remove(CONTENT_LENGTH);
-        parts.headers.remove(TRANSFER_ENCODING);
-        Response::from_parts(parts, Body::from(body))
+        Ok(Self::Tokens(tokens))
     }
 
     /// Takes the credential out of a request, key in the query and all, and says who asks.
-    pub(crate) fn admit(&self, parts: &mut Parts) -> Result<Caller, Refused> {
+    pub(crate) fn admit(&self, parts: &mut Parts) -> Result<Caller, Rejection> {
         let in_query = take_query_credential(&mut parts.uri);
         let shown = parts.headers.get_all(API_KEY).iter().count()
             + parts.headers.get_all(AUTHORIZATION).iter().count();
         let key = parts.headers.remove(API_KEY);
         let bearer = parts.headers.remove(AUTHORIZATION);
         if shown > 1 {
-            return Err(Refused::new(
+            return Err(Rejection::new(
                 StatusCode::BAD_REQUEST,
                 "INVALID_ARGUMENT",
                 "Multiple authentication credentials received. Please pass only one.",
@@ -163,57 +129,32 @@ impl Auth {
         if let Some(Credential::Key(value) | Credential::Bearer(value)) = &mut credential {
             value.set_sensitive(true);
         }
-        match self {
-            Self::Pass => Ok(Caller { name: None, is_googles, credential }),
-            Self::Own { key, tokens } => {
-                let shown = credential.as_ref().map(Credential::secret).unwrap_or_default();
-                let digest: [u8; 32] = Sha256::digest(shown).into();
-                // Against all of them, whichever fits: how long it takes tells nothing.
-                let mut fits = None;
-                for token in tokens {
-                    let same: Choice = token.digest.ct_eq(&digest);
-                    if bool::from(same) {
-                        fits = Some(token.name.clone());
-                    }
-                }
-                match fits {
-                    Some(name) if !shown.is_empty() => Ok(Caller {
-                        name: Some(name),
-                        is_googles,
-                        credential: Some(Credential::Key(key.clone())),
-                    }),
-                    _ => Err(Refused::new(
-                        StatusCode::UNAUTHORIZED,
-                        "UNAUTHENTICATED",
-                        "This gateway asks with a key of its own and wants to know who asks: send your token as x-goog-api-key or as a Bearer token.",
-                    )),
-                }
+        let Self::Tokens(tokens) = self else {
+            return Ok(Caller { name: None, is_googles, credential });
+        };
+        let shown = credential.as_ref().map(Credential::secret).unwrap_or_default();
+        let digest: [u8; 32] = Sha256::digest(shown).into();
+        // Compared with all of them, so that the time reveals nothing.
+        let mut matching = None;
+        for token in tokens {
+            let same: Choice = token.digest.ct_eq(&digest);
+            if bool::from(same) {
+                matching = Some(token.name.clone());
             }
+        }
+        match matching {
+            Some(name) if !shown.is_empty() => {
+                Ok(Caller { name: Some(name), is_googles, credential: None })
+            }
+            _ => Err(Rejection::new(
+                StatusCode::UNAUTHORIZED,
+                "UNAUTHENTICATED",
+                "This gateway uses a key of its own and admits callers by token. Send your token \
+                 as x-goog-api-key or as a Bearer token.",
+            )),
         }
     }
 }
-
-/// Of error answers the largest that was collected has 11 KB; pages of front ends are longer.
-const LONGEST_ERROR: usize = 1024 * 1024;
-
-/// A text without this secret, and without anything else that looks like one.
-fn without(text: &[u8], secret: &[u8]) -> Bytes {
-    let mut clean = Vec::with_capacity(text.len());
-    let mut from = 0;
-    for at in memchr::memmem::find_iter(text, secret) {
-        clean.extend_from_slice(&text[from..at]);
-        clean.extend_from_slice(b"***");
-        from = at + secret.len();
-    }
-    clean.extend_from_slice(&text[from..]);
-    match std::str::from_utf8(&clean).map(redact) {
-        Ok(Cow::Owned(clean)) => clean.into(),
-        _ => clean.into(),
-    }
-}
-
-/// As many characters as no list of guesses holds; `openssl rand -hex 16` gives 32.
-const MIN_TOKEN: usize = 16;
 
 impl Credential {
     /// API keys come as Bearer tokens from OpenAI's clients; OAuth tokens (`ya29.…`, or a JWT) stay
@@ -251,11 +192,16 @@ impl Caller {
         self.is_googles
     }
 
-    /// Puts the credential where Gemini's own API reads it, of a client of OpenAI's, whose tokens
-    /// are keys unless they look like OAuth's.
-    pub(crate) fn sign_openai(&self, headers: &mut HeaderMap) {
+    /// The name of the caller's token, where callers have tokens: never a credential.
+    pub(crate) fn token_name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// Signs a request translated from OpenAI's API, whose clients send keys as Bearer tokens. One
+    /// that looks like OAuth's stays a Bearer token.
+    pub(crate) fn sign_openai(&self, upstream: &Upstream, headers: &mut HeaderMap) {
         let key = match &self.credential {
-            Some(Credential::Bearer(bearer)) => bearer
+            Some(Credential::Bearer(bearer)) if upstream.key().is_none() => bearer
                 .to_str()
                 .ok()
                 .and_then(strip_bearer)
@@ -267,38 +213,26 @@ impl Caller {
                 key.set_sensitive(true);
                 headers.insert(API_KEY, key);
             }
-            None => self.sign(headers),
+            None => self.sign(upstream, "", headers),
         }
     }
 
-    /// The name of the caller's token, where callers have tokens: never a credential.
-    pub(crate) fn token_name(&self) -> Option<&str> {
-        self.name.as_deref()
-    }
-
-    /// Puts the credential where Gemini's own API reads it.
-    pub(crate) fn sign(&self, headers: &mut HeaderMap) {
-        match &self.credential {
-            Some(Credential::Key(key)) => headers.insert(API_KEY, key.clone()),
-            Some(Credential::Bearer(bearer)) => headers.insert(AUTHORIZATION, bearer.clone()),
-            None => None,
-        };
-    }
-
-    /// Puts the credential where the API behind this path reads it: Google's OpenAI-style paths
-    /// take a key as a Bearer token.
-    pub(crate) fn sign_for(&self, path: &str, headers: &mut HeaderMap) {
-        match &self.credential {
-            Some(Credential::Key(key)) if path.contains("/openai/") => {
-                if let Ok(mut value) =
-                    HeaderValue::from_bytes(&[b"Bearer ", key.as_bytes()].concat())
-                {
-                    value.set_sensitive(true);
-                    headers.insert(AUTHORIZATION, value);
-                }
+    /// Signs a request for this path. Google's OpenAI-style paths take a key as a Bearer token.
+    pub(crate) fn sign(&self, upstream: &Upstream, path: &str, headers: &mut HeaderMap) {
+        let (name, value) = match (upstream.key(), &self.credential) {
+            (Some(key), _) | (None, Some(Credential::Key(key))) if path.contains("/openai/") => {
+                let Ok(mut value) = HeaderValue::from_bytes(&[b"Bearer ", key.as_bytes()].concat())
+                else {
+                    return;
+                };
+                value.set_sensitive(true);
+                (AUTHORIZATION, value)
             }
-            _ => self.sign(headers),
-        }
+            (Some(key), _) | (None, Some(Credential::Key(key))) => (API_KEY, key.clone()),
+            (None, Some(Credential::Bearer(bearer))) => (AUTHORIZATION, bearer.clone()),
+            (None, None) => return,
+        };
+        headers.insert(name, value);
     }
 }
 
@@ -356,6 +290,8 @@ fn percent_decoded(text: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+    use crate::upstream::Upstreams;
     use http::Request;
 
     const KEY: &str = "AIzaSyA-sentinel-key-0123456789abcdefghij";
@@ -368,21 +304,25 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
-    fn own() -> Auth {
+    fn tokens(text: &str) -> Result<Auth, ConfigProblem> {
         let config = config::Auth {
-            mode: AuthMode::Own,
-            api_key_env: Some("KEY".to_owned()),
+            mode: AuthMode::Tokens,
             tokens_env: Some("TOKENS".to_owned()),
             ..config::Auth::default()
         };
-        Auth::build(&config, |name| {
-            Some(if name == "KEY" {
-                KEY.to_owned()
-            } else {
-                "ann:token-of-ann-012345, ben:token-of-ben-012345".to_owned()
-            })
-        })
-        .unwrap()
+        Auth::build(&config, |_| Some(text.to_owned()))
+    }
+
+    fn upstream(key: Option<&str>) -> Upstream {
+        let file = match key {
+            None => "",
+            Some(_) => {
+                "[[upstream]]\nname = \"g\"\nkind = \"gemini\"\napi_key_env = \"K\"\n[auth]\nmode = \"tokens\"\ntokens_env = \"T\"\n"
+            }
+        };
+        let config = Config::parse(file, "gateway.toml").unwrap();
+        let env = |_: &str| key.map(str::to_owned);
+        Upstreams::build(&config, env).unwrap().iter().next().unwrap().clone()
     }
 
     #[test]
@@ -394,9 +334,9 @@ mod tests {
             (format!("/v1/x?k%65y={KEY}&alt=sse"), "/v1/x?alt=sse"),
         ] {
             let mut parts = parts(&uri, &[]);
-            let caller = Auth::Pass.admit(&mut parts).unwrap();
+            let caller = Auth::Passthrough.admit(&mut parts).unwrap();
             assert_eq!(parts.uri, rest);
-            caller.sign(&mut parts.headers);
+            caller.sign(&upstream(None), "", &mut parts.headers);
             assert_eq!(parts.headers[API_KEY], KEY);
             assert!(!format!("{caller:?} {:?}", parts.headers).contains("sentinel"));
         }
@@ -405,35 +345,37 @@ mod tests {
     #[test]
     fn an_api_key_as_a_bearer_token_is_an_api_key_and_an_oauth_token_stays_one() {
         let mut as_key = parts("/v1/x", &[("authorization", &format!("Bearer {KEY}"))]);
-        Auth::Pass.admit(&mut as_key).unwrap().sign(&mut as_key.headers);
+        Auth::Passthrough.admit(&mut as_key).unwrap().sign(
+            &upstream(None),
+            "",
+            &mut as_key.headers,
+        );
         assert_eq!(as_key.headers[API_KEY], KEY);
         assert!(!as_key.headers.contains_key(AUTHORIZATION));
         let mut oauth = parts("/v1/x", &[("authorization", "Bearer ya29.token")]);
-        Auth::Pass.admit(&mut oauth).unwrap().sign(&mut oauth.headers);
+        Auth::Passthrough.admit(&mut oauth).unwrap().sign(&upstream(None), "", &mut oauth.headers);
         assert_eq!(oauth.headers[AUTHORIZATION], "Bearer ya29.token");
         let mut compat = parts("/v1beta/openai/embeddings", &[("x-goog-api-key", KEY)]);
-        Auth::Pass
-            .admit(&mut compat)
-            .unwrap()
-            .sign_for("/v1beta/openai/embeddings", &mut compat.headers);
+        let caller = Auth::Passthrough.admit(&mut compat).unwrap();
+        caller.sign(&upstream(None), "/v1beta/openai/embeddings", &mut compat.headers);
         assert_eq!(compat.headers[AUTHORIZATION], format!("Bearer {KEY}"));
     }
 
     #[test]
     fn two_credentials_are_one_too_many() {
         let mut both = parts("/v1/x", &[("authorization", "Bearer a"), ("x-goog-api-key", "b")]);
-        assert_eq!(Auth::Pass.admit(&mut both).unwrap_err().status, 400);
+        assert_eq!(Auth::Passthrough.admit(&mut both).unwrap_err().status, 400);
         let mut twice = parts("/v1/x", &[("x-goog-api-key", "a"), ("x-goog-api-key", "b")]);
-        assert_eq!(Auth::Pass.admit(&mut twice).unwrap_err().status, 400);
+        assert_eq!(Auth::Passthrough.admit(&mut twice).unwrap_err().status, 400);
     }
 
     #[test]
     fn a_token_names_its_caller_and_is_replaced_by_the_gateways_key() {
-        let auth = own();
+        let auth = tokens("ann:token-of-ann-012345, ben:token-of-ben-012345").unwrap();
         let mut known = parts("/v1/x", &[("authorization", "Bearer token-of-ben-012345")]);
         let caller = auth.admit(&mut known).unwrap();
         assert_eq!(caller.token_name(), Some("ben"));
-        caller.sign(&mut known.headers);
+        caller.sign(&upstream(Some(KEY)), "", &mut known.headers);
         assert_eq!(known.headers[API_KEY], KEY);
         for wrong in ["token-of-ben-01234", "token-of-ben-0123456", KEY, "", "Bearer"] {
             let mut unknown = parts("/v1/x", &[("x-goog-api-key", wrong)]);
@@ -444,25 +386,11 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_tokens_that_cannot_work_are_refused_without_being_repeated() {
-        let config = config::Auth {
-            mode: AuthMode::Own,
-            api_key_env: Some("KEY".to_owned()),
-            tokens_env: Some("TOKENS".to_owned()),
-            ..config::Auth::default()
-        };
-        let says = |key: Option<&str>, tokens: &str| {
-            let tokens = tokens.to_owned();
-            Auth::build(&config, |name| {
-                if name == "KEY" { key.map(str::to_owned) } else { Some(tokens.clone()) }
-            })
-            .unwrap_err()
-        };
-        assert!(says(None, "a:0123456789abcdef").contains("KEY for Google's key is not set"));
-        assert!(says(Some(" "), "a:0123456789abcdef").contains("empty"));
-        let said = says(Some("k"), "sentinel-without-a-name");
+    fn tokens_that_cannot_work_are_refused_without_being_repeated() {
+        let says = |text: &str| tokens(text).unwrap_err().to_string();
+        let said = says("sentinel-without-a-name");
         assert!(said.contains("name:token") && !said.contains("sentinel"), "{said}");
-        assert!(says(Some("k"), "ann:short").contains("token of ann is shorter than 16"));
-        assert!(says(Some("k"), "# nobody\n").contains("nobody could ask"));
+        assert!(says("ann:short").contains("token of ann is shorter than 16"));
+        assert!(says("# nobody\n").contains("list of tokens is empty"));
     }
 }

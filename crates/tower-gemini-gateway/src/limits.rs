@@ -1,4 +1,4 @@
-//! Bounds on what a caller may take: bytes and silence of a body, and places in flight.
+//! Limits what a caller may take: bytes and silence of a request's body, and requests in flight.
 
 use std::fmt;
 use std::future::Future;
@@ -14,19 +14,21 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Why a request's body was not read on.
+use crate::socket::TrackedBody;
+
+/// Why reading a request's body stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BodyFault {
     /// Longer than this.
-    TooLarge { most: usize },
+    TooLarge { limit: usize },
     /// No byte for this long.
     TooSlow { limit: Duration },
     /// Less than [`LEAST_RATE`] on average, or longer than [`LONGEST`] in all.
     Trickles,
 }
 
-/// Bytes a second that a body must come at on average, once the time that it may be silent for has
-/// passed: whoever sends a byte now and then would hold a place in flight for ever.
+/// Bytes a second that a body must arrive at on average, once the time that it may be silent for
+/// has passed: a client that sends a byte now and then would hold a slot forever.
 const LEAST_RATE: u64 = 1024;
 /// As long as Google takes for a whole call at most (600 s).
 const LONGEST: Duration = Duration::from_secs(600);
@@ -34,22 +36,18 @@ const LONGEST: Duration = Duration::from_secs(600);
 impl fmt::Display for BodyFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooLarge { most } => {
-                write!(
-                    f,
-                    "the request's body is longer than the {most} bytes that this gateway takes (server.max_body)"
-                )
+            Self::TooLarge { limit } => {
+                write!(f, "The request's body is longer than the {limit} bytes of server.max_body.")
             }
-            Self::TooSlow { limit } => {
-                write!(
-                    f,
-                    "nothing of the request's body came for {:.0} s (server.body_idle_timeout)",
-                    limit.as_secs_f64()
-                )
-            }
+            Self::TooSlow { limit } => write!(
+                f,
+                "No byte of the request's body arrived for {:.0} s (server.body_idle_timeout).",
+                limit.as_secs_f64()
+            ),
             Self::Trickles => write!(
                 f,
-                "the request's body came at less than {LEAST_RATE} bytes a second, or was not whole after {} s",
+                "The request's body arrived at less than {LEAST_RATE} bytes a second, or not whole \
+                 within {} s.",
                 LONGEST.as_secs()
             ),
         }
@@ -58,28 +56,27 @@ impl fmt::Display for BodyFault {
 
 impl std::error::Error for BodyFault {}
 
-/// A request's body within its bounds.
-pub(crate) struct Bounded {
+/// A request's body within its limits.
+pub(crate) struct BoundedBody {
     body: Body,
     left: usize,
-    most: usize,
-    limit: Duration,
-    /// How long it was waited for in all. While nobody asks for more of it, it is the reader who
-    /// takes the time.
+    max_bytes: usize,
+    idle_timeout: Duration,
+    /// How long it was waited for in all. While nobody polls it, the reader takes the time.
     waited: Duration,
-    /// Since when it is waited for.
+    /// The start of the present wait.
     since: Option<Instant>,
     silence: Pin<Box<Sleep>>,
 }
 
-impl Bounded {
-    pub(crate) fn new(body: Body, most: usize, limit: Duration) -> Self {
-        let silence = Box::pin(sleep(limit));
-        Self { body, left: most, most, limit, waited: Duration::ZERO, since: None, silence }
+impl BoundedBody {
+    pub(crate) fn new(body: Body, max_bytes: usize, idle_timeout: Duration) -> Self {
+        let (silence, waited) = (Box::pin(sleep(idle_timeout)), Duration::ZERO);
+        Self { body, left: max_bytes, max_bytes, idle_timeout, waited, since: None, silence }
     }
 }
 
-impl HttpBody for Bounded {
+impl HttpBody for BoundedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -95,15 +92,16 @@ impl HttpBody for Bounded {
                         Some(left) => this.left = left,
                         None => {
                             return Poll::Ready(Some(Err(axum::Error::new(BodyFault::TooLarge {
-                                most: this.most,
+                                limit: this.max_bytes,
                             }))));
                         }
                     }
                 }
                 this.waited += this.since.take().map_or(Duration::ZERO, |since| since.elapsed());
-                let (so_far, waited) = ((this.most - this.left) as u64, this.waited);
+                let (so_far, waited) = ((this.max_bytes - this.left) as u64, this.waited);
                 if waited > LONGEST
-                    || (waited > this.limit && so_far < waited.as_secs().saturating_mul(LEAST_RATE))
+                    || (waited > this.idle_timeout
+                        && so_far < waited.as_secs().saturating_mul(LEAST_RATE))
                 {
                     return Poll::Ready(Some(Err(axum::Error::new(BodyFault::Trickles))));
                 }
@@ -113,12 +111,12 @@ impl HttpBody for Bounded {
                 if this.since.is_none() {
                     let now = Instant::now();
                     this.since = Some(now);
-                    this.silence.as_mut().reset(now + this.limit);
+                    this.silence.as_mut().reset(now + this.idle_timeout);
                 }
                 match this.silence.as_mut().poll(cx) {
                     Poll::Ready(()) => {
                         Poll::Ready(Some(Err(axum::Error::new(BodyFault::TooSlow {
-                            limit: this.limit,
+                            limit: this.idle_timeout,
                         }))))
                     }
                     Poll::Pending => Poll::Pending,
@@ -137,22 +135,22 @@ impl HttpBody for Bounded {
     }
 }
 
-/// Places for requests in flight. Each is held until the last byte of its answer, and not only
-/// until its head.
+/// Slots for requests in flight. Each is held until the last byte of its response, not only until
+/// the head.
 #[derive(Debug, Clone)]
-pub(crate) struct Places {
+pub(crate) struct RequestSlots {
     free: Arc<Semaphore>,
     all: usize,
 }
 
-impl Places {
+impl RequestSlots {
     pub(crate) fn new(all: usize) -> Self {
-        // More than tokio's own bound is no bound.
+        // More than tokio's own limit is no limit.
         let all = all.min(Semaphore::MAX_PERMITS);
         Self { free: Arc::new(Semaphore::new(all)), all }
     }
 
-    /// A place, where one is free.
+    /// A slot, where one is free.
     pub(crate) fn take(&self) -> Option<OwnedSemaphorePermit> {
         self.free.clone().try_acquire_owned().ok()
     }
@@ -167,34 +165,9 @@ impl Places {
     }
 }
 
-/// An answer that holds its request's place.
-pub(crate) fn holding(answer: Response<Body>, place: OwnedSemaphorePermit) -> Response<Body> {
-    answer.map(|body| Body::new(Holding { body, _place: place }))
-}
-
-struct Holding {
-    body: Body,
-    _place: OwnedSemaphorePermit,
-}
-
-impl HttpBody for Holding {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
+/// Holds a request's slot until its response ends.
+pub(crate) fn hold_slot(response: Response<Body>, slot: OwnedSemaphorePermit) -> Response<Body> {
+    response.map(|body| Body::new(TrackedBody::response(body, slot)))
 }
 
 #[cfg(test)]
@@ -203,7 +176,7 @@ mod tests {
     use http_body_util::{BodyExt, StreamBody};
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_falls_silent_is_given_up_and_a_slow_one_is_not() {
+    async fn a_silent_body_is_abandoned_and_a_slow_one_is_not() {
         let chunks = |pause: u64| {
             Body::new(StreamBody::new(futures::stream::unfold(0, move |n| async move {
                 tokio::time::sleep(Duration::from_secs(pause)).await;
@@ -211,26 +184,26 @@ mod tests {
                     .then(|| (Ok::<_, axum::Error>(Frame::data(Bytes::from_static(b"x"))), n + 1))
             })))
         };
-        let slow = Bounded::new(chunks(2), 100, Duration::from_secs(10))
+        let slow = BoundedBody::new(chunks(2), 100, Duration::from_secs(10))
             .collect()
             .await
             .unwrap()
             .to_bytes();
         assert_eq!(slow, "xxxxx");
         let error =
-            Bounded::new(chunks(9), 100, Duration::from_secs(10)).collect().await.unwrap_err();
+            BoundedBody::new(chunks(9), 100, Duration::from_secs(10)).collect().await.unwrap_err();
         assert!(error.to_string().contains("less than 1024 bytes a second"), "{error}");
         let error =
-            Bounded::new(chunks(11), 100, Duration::from_secs(10)).collect().await.unwrap_err();
-        assert!(error.to_string().contains("came for 10 s"), "{error}");
+            BoundedBody::new(chunks(11), 100, Duration::from_secs(10)).collect().await.unwrap_err();
+        assert!(error.to_string().contains("arrived for 10 s"), "{error}");
         let error =
-            Bounded::new(chunks(0), 4, Duration::from_secs(10)).collect().await.unwrap_err();
+            BoundedBody::new(chunks(0), 4, Duration::from_secs(10)).collect().await.unwrap_err();
         assert!(error.to_string().contains("longer than the 4 bytes"), "{error}");
     }
 
-    // What an upstream does not take in time is not the caller's silence, nor its trickle.
+    // An upstream that reads slowly once counted as the caller's silence.
     #[tokio::test(start_paused = true)]
-    async fn who_reads_slowly_waits_for_nobody() {
+    async fn a_slow_reader_is_not_a_silent_caller() {
         let chunks = Body::new(StreamBody::new(futures::stream::unfold(0, move |n| async move {
             // As hyper does: asked on, it first has to read the socket.
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -238,7 +211,7 @@ mod tests {
                 (Ok::<_, axum::Error>(Frame::data(Bytes::from_static(b"0123456789"))), n + 1)
             })
         })));
-        let mut body = Bounded::new(chunks, 1_000_000, Duration::from_secs(30));
+        let mut body = BoundedBody::new(chunks, 1_000_000, Duration::from_secs(30));
         let mut came = 0;
         while let Some(frame) = body.frame().await {
             came += frame.unwrap().into_data().unwrap().len();
@@ -248,14 +221,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_place_is_held_to_the_last_byte_of_the_answer() {
-        let places = Places::new(1);
-        let answer = holding(Response::new(Body::from("answer")), places.take().unwrap());
-        assert!(places.take().is_none());
-        assert_eq!(places.taken(), 1);
+    async fn a_slot_is_held_to_the_last_byte_of_the_response() {
+        let slots = RequestSlots::new(1);
+        let answer = hold_slot(Response::new(Body::from("answer")), slots.take().unwrap());
+        assert!(slots.take().is_none());
+        assert_eq!(slots.taken(), 1);
         let body = answer.into_body();
-        assert!(places.take().is_none(), "its head is out, its body is not");
+        assert!(slots.take().is_none(), "the head is out, the body is not");
         drop(body);
-        assert!(places.take().is_some());
+        assert!(slots.take().is_some());
     }
 }

@@ -1,14 +1,14 @@
-//! The log: on standard error, with every key and token taken out, whoever logs.
+//! Logs to standard error, with every key and token masked, whoever logs.
 
 use std::io::{self, IsTerminal, Write};
 
 use tower_gemini::redact::redact;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, ConfigProblem, LogFormat};
 
-/// Begins to log. Inside a program that has set a log of its own, that one stays.
-pub(crate) fn begin(config: &Config) -> Result<(), String> {
+/// Starts the log. A program's own subscriber stays where it has one.
+pub(crate) fn begin(config: &Config) -> Result<(), ConfigProblem> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(config.log.filter()?)
         .with_writer(Redacting(io::stderr))

@@ -2,7 +2,8 @@
 //!
 //! ```not_rust
 //! cargo run -p tower-gemini-gateway -- --simulate                # offline: a simulated Gemini behind it
-//! cargo run --release -p tower-gemini-gateway -- --config gateway.toml
+//! cargo install --path crates/tower-gemini-gateway                # the program gemini-gateway
+//! gemini-gateway --config gateway.toml
 //! ```
 //!
 //! A drop-in base URL for Gemini SDKs that never pays twice. See `--help` and `--print-config`.
@@ -20,7 +21,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => {
             use io::Write;
-            let _ = writeln!(io::stderr(), "gateway: no runtime: {error}");
+            let _ = writeln!(io::stderr(), "gemini-gateway: the runtime cannot start: {error}");
             return ExitCode::from(2);
         }
     };
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
     }))
 }
 
-/// Tells what the operating system says.
+/// Passes the operating system's signals on.
 #[cfg(unix)]
 async fn listen(sender: mpsc::Sender<Signal>) {
     use tokio::signal::unix::{SignalKind, signal};
@@ -44,12 +45,12 @@ async fn listen(sender: mpsc::Sender<Signal>) {
         return std::future::pending().await;
     };
     loop {
-        let told = tokio::select! {
+        let signal = tokio::select! {
             Some(()) = terminate.recv() => Signal::Stop,
             Some(()) = interrupt.recv() => Signal::Stop,
             Some(()) = hangup.recv() => Signal::Reload,
         };
-        if sender.send(told).await.is_err() {
+        if sender.send(signal).await.is_err() {
             return;
         }
     }

@@ -1,4 +1,4 @@
-//! What the gateway says of itself: `/healthz`, `/metrics`, `/status`.
+//! Serves the gateway's own pages: `/healthz`, `/metrics`, `/status`.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -12,41 +12,45 @@ use tokio::time::Instant;
 use tower_gemini::catalog::Catalog;
 use tower_gemini::observe;
 
-use crate::answers::{self, Form, Refused};
-use crate::gateway::Gateway;
-use crate::status::{self, KeptView, QuotaView, SpendingView, StatusView, TargetView};
+use crate::responses::{ErrorFormat, Rejection, json_response};
+use crate::snapshot::Snapshot;
+use crate::status::{self, Circuit, Quota, Spending, Status, Stored};
 
-/// One recorder for the process: the metrics facade has one, and gateways of one process (tests)
-/// share it.
+/// The recorder of the process: the metrics facade has one, and all gateways of a process share it.
 pub(crate) fn recorder() -> &'static PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     HANDLE.get_or_init(|| {
         let recorder = PrometheusBuilder::new()
-            // Up to Google's own limit of ten minutes.
+            // Up to Google's own limit of 600 s.
             .set_buckets(&[0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0])
             .unwrap_or_else(|_| PrometheusBuilder::new())
             .build_recorder();
         let handle = recorder.handle();
-        // Where somebody has set another recorder before, that one gets the figures, and this page
-        // stays empty.
+        // Where the program has another recorder, that one gets the figures and this page is empty.
         let _ = metrics::set_global_recorder(recorder);
         observe::describe_metrics();
         metrics::describe_gauge!(
             "gateway_requests_in_flight",
-            "Requests whose answer's last byte is not out yet"
+            "Requests whose response has not ended"
         );
         metrics::describe_gauge!(
             "gateway_calls_without_caller",
-            "Calls that are finished although their callers left"
+            "Calls that are completed although their clients disconnected"
         );
-        metrics::describe_gauge!("gateway_kept_answers", "Answers that wait for their callers");
-        metrics::describe_gauge!("gateway_kept_bytes", metrics::Unit::Bytes, "What they take");
+        metrics::describe_gauge!(
+            "gateway_kept_answers",
+            "Stored responses that wait for their clients"
+        );
+        metrics::describe_gauge!(
+            "gateway_kept_bytes",
+            metrics::Unit::Bytes,
+            "Bytes of stored responses"
+        );
         handle
     })
 }
 
-/// Samples wait in buckets until somebody sums them up. Where nobody reads `/metrics`, that is
-/// nobody else.
+/// Aggregates samples, which otherwise pile up until somebody reads `/metrics`.
 pub(crate) async fn upkeep(run: impl Fn()) {
     let mut every = tokio::time::interval(Duration::from_secs(5));
     loop {
@@ -56,31 +60,29 @@ pub(crate) async fn upkeep(run: impl Fn()) {
 }
 
 /// The page at this path, where there is one.
-pub(crate) fn page(gateway: &Gateway, path: &str, started: Instant) -> Option<Response<Body>> {
+pub(crate) fn page(gateway: &Snapshot, path: &str, started: Instant) -> Option<Response<Body>> {
     let open = gateway.config().server.status_page;
     match path {
         "/healthz" => Some(text("text/plain; charset=utf-8", "ok\n")),
-        "/metrics" | "/status" | "/status.json" if !open => Some(answers::refused(
-            Form::Gemini,
-            &Refused::new(StatusCode::NOT_FOUND, "NOT_FOUND", "server.status_page is off"),
-        )),
+        "/metrics" | "/status" | "/status.json" if !open => Some(
+            Rejection::new(StatusCode::NOT_FOUND, "NOT_FOUND", "server.status_page is off")
+                .into_response(ErrorFormat::Gemini),
+        ),
         "/metrics" => {
             refresh(gateway);
             recorder().run_upkeep();
             Some(text("text/plain; version=0.0.4; charset=utf-8", recorder().render()))
         }
         "/status" => {
-            let mut response =
-                text("text/html; charset=utf-8", status::page(&view(gateway, started.elapsed())));
+            let mut response = text("text/html; charset=utf-8", status::page());
             let policy = HeaderValue::from_static(status::csp());
-            response
-                .headers_mut()
-                .insert(HeaderName::from_static("content-security-policy"), policy);
+            let name = HeaderName::from_static("content-security-policy");
+            response.headers_mut().insert(name, policy);
             Some(response)
         }
         "/status.json" => {
-            let body = status::json(&view(gateway, started.elapsed()));
-            Some(answers::json_answer(StatusCode::OK, Bytes::from(body)))
+            let body = status(gateway, started.elapsed()).to_json();
+            Some(json_response(StatusCode::OK, Bytes::from(body)))
         }
         _ => None,
     }
@@ -93,33 +95,24 @@ fn text(kind: &'static str, body: impl Into<Body>) -> Response<Body> {
     response
 }
 
-fn view(gateway: &Gateway, up: Duration) -> StatusView {
+fn status(gateway: &Snapshot, up: Duration) -> Status {
     let layers = gateway.layers();
-    let mut view = StatusView::new(layers.observe.observatory().report());
-    view.uptime_seconds = up.as_secs();
-    view.upstream = gateway.upstream().host().unwrap_or_default().to_owned();
-    view.quotas = layers.quota.usages().iter().map(QuotaView::from).collect();
+    let mut status = Status::new(layers.stats.report());
+    status.uptime_seconds = up.as_secs();
+    let upstream = gateway.upstreams().iter().next();
+    status.upstream = upstream.and_then(|one| one.base().host()).unwrap_or_default().to_owned();
+    status.quotas = layers.quota_usages().iter().map(Quota::from).collect();
     let now = Instant::now();
-    view.targets = layers
-        .fallback
-        .circuits()
-        .snapshot()
-        .iter()
-        .map(|circuit| TargetView::new(circuit, now))
-        .collect();
-    view.spending = layers
-        .spending
-        .iter()
-        .flat_map(|spending| spending.spent())
-        .map(|spent| SpendingView::from(&spent))
-        .collect();
-    view.kept = layers.keep.as_ref().map(|keep| {
+    let circuits = layers.fallback.circuits().snapshot();
+    status.circuits = circuits.iter().map(|circuit| Circuit::new(circuit, now)).collect();
+    status.spending = layers.spending.spent().iter().map(Spending::from).collect();
+    status.stored = layers.keep.as_ref().map(|keep| {
         let counts = keep.counts();
-        KeptView {
-            detached: counts.detached as u64,
-            kept: counts.stored as u64,
-            kept_bytes: counts.stored_bytes as u64,
-            redeemed: counts.replayed,
+        Stored {
+            in_progress: counts.detached as u64,
+            stored: counts.stored as u64,
+            stored_bytes: counts.stored_bytes as u64,
+            replayed: counts.replayed,
             free: counts.free,
             lost: counts.incomplete
                 + counts.too_large
@@ -128,17 +121,23 @@ fn view(gateway: &Gateway, up: Duration) -> StatusView {
                 + counts.expired,
         }
     });
-    view
+    status
 }
 
-/// Gauges are read when somebody looks.
-fn refresh(gateway: &Gateway) {
+/// Calls for an image since the start, and those that got one.
+pub(crate) fn delivered(gateway: &Snapshot) -> (u64, u64) {
+    let total = gateway.layers().stats.report().total;
+    (total.calls, total.successes)
+}
+
+/// Sets the gauges, which are read on demand only.
+fn refresh(gateway: &Snapshot) {
     let layers = gateway.layers();
-    observe::record_quota(Catalog::builtin(), &layers.quota.usages());
+    observe::record_quota(Catalog::builtin(), &layers.quota_usages());
     observe::record_circuits(&layers.fallback.circuits().snapshot());
     #[allow(clippy::cast_precision_loss, reason = "counts for people")]
     let set = |name: &'static str, value: usize| metrics::gauge!(name).set(value as f64);
-    set("gateway_requests_in_flight", gateway.places().taken());
+    set("gateway_requests_in_flight", gateway.slots().taken());
     if let Some(keep) = &layers.keep {
         let counts = keep.counts();
         set("gateway_calls_without_caller", counts.detached);

@@ -1,19 +1,20 @@
-//! The configuration file, and the keys and tokens that it names, read again when they change.
+//! Reloads the configuration file, and the keys and tokens that it names, when they change.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, ConfigProblem, GatewayError};
+use crate::gateway::Gateway;
 
-/// How often the file is looked at.
+/// How often the files are checked.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// A configuration file and the files of keys and tokens that it names, looked at now and then.
+/// A configuration file and the files of keys and tokens that it names, checked now and then.
 #[derive(Debug)]
 pub(crate) struct Watched {
     path: PathBuf,
-    /// What the command line says in place of the file.
+    /// The command line's, in place of the file's.
     listen: Option<SocketAddr>,
     seen: Vec<(PathBuf, Option<Stamp>)>,
 }
@@ -27,11 +28,11 @@ impl Watched {
         watched
     }
 
-    /// Looks at the files that this configuration names from now on. Called before they are read:
-    /// what changes after that is seen.
+    /// Watches the files that this configuration names from now on. Called before they are read, so
+    /// that every later change is seen.
     pub(crate) fn follow(&mut self, config: &Config) {
-        let named = [&config.auth.api_key_file, &config.auth.tokens_file];
-        let files = std::iter::once(&self.path).chain(named.into_iter().flatten());
+        let keys = config.upstream.iter().filter_map(|upstream| upstream.api_key_file.as_ref());
+        let files = std::iter::once(&self.path).chain(keys).chain(&config.auth.tokens_file);
         let known = std::mem::take(&mut self.seen);
         self.seen = files
             .map(|file| {
@@ -41,7 +42,7 @@ impl Watched {
             .collect();
     }
 
-    /// Waits until one of the files is another one than it was.
+    /// Waits until one of the files changes.
     pub(crate) async fn changed(&mut self) {
         loop {
             tokio::time::sleep(EVERY).await;
@@ -61,7 +62,7 @@ impl Watched {
     }
 
     /// Reads the configuration.
-    pub(crate) fn read(&self) -> Result<Config, String> {
+    fn read(&self) -> Result<Config, GatewayError> {
         let mut config = read(&self.path)?;
         if let Some(listen) = self.listen {
             config.server.listen = listen;
@@ -70,11 +71,35 @@ impl Watched {
     }
 }
 
+/// Reloads the configuration. One that cannot work changes nothing.
+pub(crate) fn reload(gateway: &Gateway, addr: SocketAddr, watched: Option<&mut Watched>) {
+    let Some(watched) = watched else {
+        tracing::warn!("there is no configuration file to reload; --config names one");
+        return;
+    };
+    let before = gateway.snapshot();
+    let read = watched.read();
+    if let Ok(config) = &read {
+        watched.follow(config);
+    }
+    match read.and_then(|config| gateway.reload_at(addr, &config).map(|()| config)) {
+        Ok(config) => {
+            tracing::info!("configuration reloaded; requests in flight end with the one before");
+            for section in needs_restart(before.config(), &config) {
+                tracing::warn!(section, "changed, and takes effect after a restart");
+            }
+        }
+        Err(error) => tracing::error!(%error, "configuration not reloaded; the one before stays"),
+    }
+}
+
 /// Reads a configuration file.
-pub(crate) fn read(path: &Path) -> Result<Config, String> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
-    Config::parse(&text, &path.display().to_string()).map_err(|error| error.to_string())
+pub(crate) fn read(path: &Path) -> Result<Config, GatewayError> {
+    let file = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        ConfigProblem::at("--config", format!("{file} cannot be read: {error}"), "")
+    })?;
+    Ok(Config::parse(&text, &file)?)
 }
 
 fn stamp(path: &Path) -> Option<Stamp> {
@@ -82,11 +107,11 @@ fn stamp(path: &Path) -> Option<Stamp> {
     Some((meta.modified().ok()?, meta.len()))
 }
 
-/// The sections that differ and take effect only with a restart: a socket is bound once, and the
-/// state behind the others (what is kept for callers, what was spent, what was used of the quota)
-/// is worth more than another setting of it.
-pub(crate) fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
-    // Where answers are written is asked at the end.
+/// The sections that differ and take effect only after a restart: a socket is bound once, and the
+/// state behind the others (stored responses, spending, quota usage) is worth more than new
+/// settings.
+fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    // The directory is read at the end only, and so is the file of signatures.
     let kept = |config: &Config| config::Keep { dir: None, ..config.keep.clone() };
     [
         ("[server]", old.server != new.server),

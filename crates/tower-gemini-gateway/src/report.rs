@@ -1,31 +1,32 @@
-//! What happened to a call, in headers of its answer: pure.
+//! Reports what happened to a call in headers of its response: pure.
 //!
 //! | header | says |
 //! | --- | --- |
 //! | `x-gemini-attempts` | how many requests were sent |
-//! | `x-gemini-model`, `x-gemini-size` | which model answered, and at which size, where the request named one |
-//! | `x-gemini-degraded` | what was given up, where something was |
+//! | `x-gemini-model`, `x-gemini-size` | which model responded, and at which size, where the request named one |
+//! | `x-gemini-degraded` | in what the response differs from the request, where it does: `size 4K -> 2K` |
 //! | `x-gemini-charge` | `none`, `waived`, `maybe` or `charged`: the worst of all attempts |
 //! | `x-gemini-cost-usd` | from at least to at most, by list price: `0.1340-0.1352`, `0.0000-unknown` |
 //! | `x-gemini-waited-ms` | how long the call waited, all in all |
-//! | `x-gemini-redeemed` | `1` where this is the kept answer of an earlier, identical request: nothing was sent |
+//! | `x-gemini-redeemed` | `1` where this is the stored response to an earlier, identical request: nothing was sent |
 //!
-//! Two more are there whether these are asked for or not, as clients go by them: `x-should-retry`,
-//! and `x-upstream-status` where the status is a 424 in place of one after which clients would send
-//! again what may have been paid for.
+//! Two more are always there, since clients act on them: `x-should-retry`, and `x-upstream-status`
+//! where the status is a 424 in place of one after which clients would resend what may have been
+//! paid for.
 //!
-//! Of a stream they say what was known when its head went out. All of them together stay below 1
-//! KiB.
+//! Those of a stream report what was known when its head went out. All of them together stay below
+//! 1 KiB.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use tower_gemini::target::Served;
 use tower_gemini::trail::{Step, Trail};
 use tower_gemini::verdict::Charge;
 
-/// Of what was given up, this much is told: the whole stays below 1 KiB.
+/// The longest value, so that all of them stay below 1 KiB.
 const LONGEST: usize = 240;
 
-/// Adds the headers for what `trail` holds.
-pub(crate) fn add(headers: &mut HeaderMap, trail: &Trail) {
+/// Adds the headers for a trail. `served` is the target of the response, where there is one.
+pub(crate) fn add(headers: &mut HeaderMap, trail: &Trail, served: Option<&Served>) {
     let steps = trail.steps();
     let mut set = |name: &'static str, value: &str| {
         let value: String =
@@ -44,16 +45,11 @@ pub(crate) fn add(headers: &mut HeaderMap, trail: &Trail) {
             set("x-gemini-size", size.as_str());
         }
     }
-    let degraded: Vec<String> = steps
-        .iter()
-        .rev()
-        .find_map(|step| match step {
-            Step::Degraded { given_up } => Some(given_up.iter().map(ToString::to_string).collect()),
-            _ => None,
-        })
-        .unwrap_or_default();
-    if !degraded.is_empty() {
-        set("x-gemini-degraded", &degraded.join(", "));
+    let given_up = served.map(|served| served.given_up.as_slice()).unwrap_or_default();
+    if !given_up.is_empty() {
+        let degraded: Vec<String> = given_up.iter().map(ToString::to_string).collect();
+        // Headers are ASCII.
+        set("x-gemini-degraded", &degraded.join(", ").replace('→', "->"));
     }
     set("x-gemini-charge", worst(attempts.iter().map(|attempt| attempt.charge)).as_str());
     let cost = trail.cost();
@@ -83,11 +79,12 @@ mod tests {
     use std::time::Duration;
     use tower_gemini::call::{ImageSize, ModelId};
     use tower_gemini::cost::Cost;
+    use tower_gemini::target::{Degradation, GivenUp};
     use tower_gemini::trail::WaitReason;
     use tower_gemini::verdict::Verdict;
 
     #[test]
-    fn the_headers_say_what_happened_in_less_than_a_kibibyte() {
+    fn the_headers_report_what_happened_in_less_than_a_kibibyte() {
         let trail = Trail::new();
         trail.begin_attempt(None, None).end(
             Some(503),
@@ -104,7 +101,7 @@ mod tests {
             Duration::ZERO,
         );
         let mut headers = HeaderMap::new();
-        add(&mut headers, &trail);
+        add(&mut headers, &trail, None);
         assert_eq!(headers["x-gemini-attempts"], "2");
         assert_eq!(headers["x-gemini-size"], "2K");
         assert_eq!(headers["x-gemini-charge"], "charged");
@@ -114,5 +111,20 @@ mod tests {
         let size: usize =
             headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
         assert!(size < 1024, "{size}");
+    }
+
+    // After the chain had come back to the model that was asked for, the header still said
+    // "degraded"; and its arrow was lost, as headers are ASCII.
+    #[test]
+    fn the_degraded_header_is_about_the_response_that_is_delivered() {
+        let smaller = Degradation { what: GivenUp::Size, from: "4K".into(), to: Some("2K".into()) };
+        let trail = Trail::new();
+        trail.push(Step::Degraded { given_up: vec![smaller.clone()] });
+        for (given_up, header) in [(vec![], None), (vec![smaller], Some("size 4K -> 2K"))] {
+            let mut headers = HeaderMap::new();
+            add(&mut headers, &trail, Some(&Served::new(None, None, given_up)));
+            let degraded = headers.get("x-gemini-degraded").map(|value| value.to_str().unwrap());
+            assert_eq!(degraded, header);
+        }
     }
 }

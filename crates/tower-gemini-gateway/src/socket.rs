@@ -1,11 +1,11 @@
-//! A caller's socket, with the patience that a server has with it.
+//! A client's socket with the server's timeouts.
 //!
-//! hyper knows one timeout for a request's head, and it runs on an idle connection too: with ten
+//! hyper has one timeout for a request's head, and it runs on an idle connection too: with ten
 //! seconds for a head, clients would find the connections of their pools closed under a request.
-//! Here the two are told apart. A head that does not come is answered, and not only cut; and after
-//! an answer to a request that was not read to its end, what still comes is read and thrown away
-//! for a while: closing at once would reset the connection, and many clients then lose the answer
-//! that says why.
+//! Here the two are separate. A head that does not arrive gets a response before the connection
+//! closes. After a response to a request that was not read to its end, what still arrives is read
+//! and discarded for a while: closing at once would reset the connection, and many clients then
+//! lose the response that says why.
 
 use std::io;
 use std::pin::Pin;
@@ -19,39 +19,40 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// How long a client that is still sending is listened to after its answer: between two pieces, and
-/// in all.
+/// How long a client that is still sending is read after its response: between two chunks, and in
+/// all.
 const LINGER_GAP: Duration = Duration::from_secs(2);
 const LINGER: Duration = Duration::from_secs(15);
 
-/// How patient a connection is.
+/// The timeouts of a connection.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
+pub(crate) struct SocketTimeouts {
     /// For a head, from its first byte to its last.
     pub(crate) head: Duration,
     /// Between requests.
     pub(crate) idle: Duration,
-    /// With a client that takes nothing of its answer.
+    /// For a client that reads nothing of its response.
     pub(crate) stalled: Duration,
 }
 
-/// What the requests and the socket of one connection tell each other.
+/// What the requests and the socket of one connection share.
 #[derive(Debug, Default)]
-pub(crate) struct Line {
-    /// Requests whose answers have not been handed to the socket whole.
+pub(crate) struct ConnectionState {
+    /// Requests whose responses have not been handed to the socket whole.
     busy: AtomicUsize,
-    /// Of the connection, which has to begin its patience anew when the last of them has ended.
+    /// Wakes the connection, which restarts its timeout when the last of them has ended.
     reader: Mutex<Option<Waker>>,
     /// A request's body was left unread.
     unread: AtomicBool,
-    /// A head has come whole, and nothing was read since: a request may be answered before the next
-    /// read.
+    /// A head has arrived whole, and nothing was read since: a request may be answered before the
+    /// next read.
     taken: AtomicBool,
 }
 
-impl Line {
+impl ConnectionState {
     /// A request has begun; it ends with the guard.
     pub(crate) fn enter(self: &Arc<Self>) -> Busy {
         self.busy.fetch_add(1, Ordering::AcqRel);
@@ -59,16 +60,16 @@ impl Line {
         Busy(self.clone())
     }
 
-    /// Whether a request's body was left unread: what comes next on this connection may be the rest
+    /// Whether a request's body was left unread: the next bytes on this connection may be the rest
     /// of it.
     pub(crate) fn is_unread(&self) -> bool {
         self.unread.load(Ordering::Acquire)
     }
 }
 
-/// One request under way on a connection.
+/// One request in flight on a connection.
 #[derive(Debug)]
-pub(crate) struct Busy(Arc<Line>);
+pub(crate) struct Busy(Arc<ConnectionState>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
@@ -81,45 +82,46 @@ impl Drop for Busy {
     }
 }
 
-/// A body that tells its connection's line how it ends. `G` is what is held until then.
-pub(crate) struct OnLine<B, G> {
+/// A body that reports its end to its connection. `G` is held until then.
+pub(crate) struct TrackedBody<B, G> {
     body: B,
     guard: G,
 }
 
 /// Notes a request's body that was dropped before its end.
 pub(crate) struct Unread {
-    line: Arc<Line>,
+    state: Arc<ConnectionState>,
     ended: bool,
 }
 
 impl Drop for Unread {
     fn drop(&mut self) {
         if !self.ended {
-            self.line.unread.store(true, Ordering::Release);
+            self.state.unread.store(true, Ordering::Release);
         }
     }
 }
 
-impl<B: HttpBody> OnLine<B, Unread> {
-    pub(crate) fn request(body: B, line: &Arc<Line>) -> Self {
+impl<B: HttpBody> TrackedBody<B, Unread> {
+    pub(crate) fn request(body: B, state: &Arc<ConnectionState>) -> Self {
         let ended = body.is_end_stream();
-        Self { body, guard: Unread { line: line.clone(), ended } }
+        Self { body, guard: Unread { state: state.clone(), ended } }
     }
 }
 
-impl OnLine<Body, Busy> {
-    pub(crate) fn answer(body: Body, busy: Busy) -> Self {
-        Self { body, guard: busy }
+impl<G: Guard> TrackedBody<Body, G> {
+    pub(crate) fn response(body: Body, guard: G) -> Self {
+        Self { body, guard }
     }
 }
 
-/// What a guard is told of its body.
+/// Learns that its body has ended.
 pub(crate) trait Guard: Unpin {
     fn ended(&mut self) {}
 }
 
 impl Guard for Busy {}
+impl Guard for OwnedSemaphorePermit {}
 
 impl Guard for Unread {
     fn ended(&mut self) {
@@ -127,7 +129,7 @@ impl Guard for Unread {
     }
 }
 
-impl<B: HttpBody<Data = Bytes> + Unpin, G: Guard> HttpBody for OnLine<B, G> {
+impl<B: HttpBody<Data = Bytes> + Unpin, G: Guard> HttpBody for TrackedBody<B, G> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -136,7 +138,7 @@ impl<B: HttpBody<Data = Bytes> + Unpin, G: Guard> HttpBody for OnLine<B, G> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        // A body that broke has nothing left to read.
+        // A broken body has nothing left to read.
         if !matches!(frame, Some(Ok(_))) || self.body.is_end_stream() {
             self.guard.ended();
         }
@@ -156,13 +158,13 @@ impl<B: HttpBody<Data = Bytes> + Unpin, G: Guard> HttpBody for OnLine<B, G> {
 enum Phase {
     /// Between requests.
     Idle,
-    /// Some of a head has come.
+    /// A part of a head has arrived.
     Head,
-    /// A request is under way.
+    /// A request is in flight.
     Busy,
-    /// The refusal of a head is being written, and so much of it is out.
-    Refusing(usize),
-    /// What still comes is thrown away.
+    /// The response to a slow head is being written, and so many bytes of it are out.
+    Rejecting(usize),
+    /// What still arrives is discarded.
     Lingering,
 }
 
@@ -170,9 +172,9 @@ enum Phase {
 #[derive(Debug)]
 pub(crate) struct Socket {
     stream: TcpStream,
-    line: Arc<Line>,
-    patience: Patience,
-    /// What is written where a head does not come in time.
+    state: Arc<ConnectionState>,
+    timeouts: SocketTimeouts,
+    /// What is written where a head does not arrive in time.
     too_slow: Bytes,
     phase: Phase,
     timer: Option<Pin<Box<Sleep>>>,
@@ -183,14 +185,14 @@ pub(crate) struct Socket {
 impl Socket {
     pub(crate) fn new(
         stream: TcpStream,
-        line: Arc<Line>,
-        patience: Patience,
+        state: Arc<ConnectionState>,
+        timeouts: SocketTimeouts,
         too_slow: Bytes,
     ) -> Self {
         Self {
             stream,
-            line,
-            patience,
+            state,
+            timeouts,
             too_slow,
             phase: Phase::Idle,
             timer: None,
@@ -211,16 +213,16 @@ impl Socket {
         self.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready())
     }
 
-    /// Throws away what still comes, until the client closes, falls silent, or has had time enough.
+    /// Discards what still arrives, until the client closes, falls silent, or its time is over.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.phase != Phase::Lingering {
             self.phase = Phase::Lingering;
             self.linger_until = Some(Instant::now() + LINGER);
             self.arm(LINGER_GAP);
         }
-        let mut waste = [0; 8 * 1024];
+        let mut discarded = [0; 8 * 1024];
         loop {
-            let mut buf = ReadBuf::new(&mut waste);
+            let mut buf = ReadBuf::new(&mut discarded);
             match Pin::new(&mut self.stream).poll_read(cx, &mut buf) {
                 Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
                     if self.linger_until.is_none_or(|until| Instant::now() >= until) {
@@ -236,12 +238,12 @@ impl Socket {
         }
     }
 
-    /// Writes the refusal of a head that did not come, and closes.
-    fn poll_refuse(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while let Phase::Refusing(written) = self.phase {
+    /// Writes the response to a slow head, and closes.
+    fn poll_reject(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Phase::Rejecting(written) = self.phase {
             match self.too_slow.get(written..).filter(|rest| !rest.is_empty()) {
                 Some(rest) => match ready!(Pin::new(&mut self.stream).poll_write(cx, rest)) {
-                    Ok(more) if more > 0 => self.phase = Phase::Refusing(written + more),
+                    Ok(more) if more > 0 => self.phase = Phase::Rejecting(written + more),
                     _ => return Poll::Ready(()),
                 },
                 None => {
@@ -255,8 +257,8 @@ impl Socket {
         self.poll_linger(cx)
     }
 
-    /// What a write came to; an error where the client has taken nothing for too long.
-    fn within_patience<T>(
+    /// The result of a write; an error where the client has read nothing for too long.
+    fn within_timeout<T>(
         &mut self,
         cx: &mut Context<'_>,
         written: Poll<io::Result<T>>,
@@ -265,9 +267,9 @@ impl Socket {
             self.stalled = None;
             return written;
         }
-        let patience = self.patience.stalled;
+        let timeout = self.timeouts.stalled;
         let stalled =
-            self.stalled.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + patience)));
+            self.stalled.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + timeout)));
         stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -278,23 +280,23 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if matches!(self.phase, Phase::Refusing(_) | Phase::Lingering) {
-            return self.poll_refuse(cx).map(Ok);
+        if matches!(self.phase, Phase::Rejecting(_) | Phase::Lingering) {
+            return self.poll_reject(cx).map(Ok);
         }
-        if self.line.busy.load(Ordering::Acquire) > 0 {
-            // While a request is under way, its own body has a patience of its own.
+        if self.state.busy.load(Ordering::Acquire) > 0 {
+            // While a request is in flight, its body has a timeout of its own.
             self.phase = Phase::Busy;
             self.timer = None;
-            *self.line.reader.lock().unwrap_or_else(PoisonError::into_inner) =
+            *self.state.reader.lock().unwrap_or_else(PoisonError::into_inner) =
                 Some(cx.waker().clone());
             return Pin::new(&mut self.stream).poll_read(cx, buf);
         }
-        if self.line.taken.swap(false, Ordering::AcqRel)
+        if self.state.taken.swap(false, Ordering::AcqRel)
             || self.phase == Phase::Busy
             || self.timer.is_none()
         {
             self.phase = Phase::Idle;
-            let idle = self.patience.idle;
+            let idle = self.timeouts.idle;
             self.arm(idle);
         }
         let before = buf.filled().len();
@@ -302,7 +304,7 @@ impl AsyncRead for Socket {
             Poll::Ready(read) => {
                 if self.phase == Phase::Idle && buf.filled().len() > before {
                     self.phase = Phase::Head;
-                    let head = self.patience.head;
+                    let head = self.timeouts.head;
                     self.arm(head);
                 }
                 Poll::Ready(read)
@@ -311,9 +313,9 @@ impl AsyncRead for Socket {
             // Read as though the client had closed: hyper closes too.
             Poll::Pending if self.phase == Phase::Idle => Poll::Ready(Ok(())),
             Poll::Pending => {
-                tracing::debug!("the head of a request did not come in time");
-                self.phase = Phase::Refusing(0);
-                self.poll_refuse(cx).map(Ok)
+                tracing::debug!("the head of a request did not arrive in time");
+                self.phase = Phase::Rejecting(0);
+                self.poll_reject(cx).map(Ok)
             }
         }
     }
@@ -326,7 +328,7 @@ impl AsyncWrite for Socket {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.within_patience(cx, written)
+        self.within_timeout(cx, written)
     }
 
     fn poll_write_vectored(
@@ -335,7 +337,7 @@ impl AsyncWrite for Socket {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.within_patience(cx, written)
+        self.within_timeout(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -347,7 +349,8 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let lingers = matches!(self.phase, Phase::Lingering | Phase::Head) || self.line.is_unread();
+        let lingers =
+            matches!(self.phase, Phase::Lingering | Phase::Head) || self.state.is_unread();
         if self.phase != Phase::Lingering {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
         }

@@ -1,11 +1,12 @@
-//! What a request and an answer must lose and gain on their way through: pure.
+//! Rewrites heads and URIs on their way through: pure.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    ACCEPT_RANGES, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, EXPECT, HOST,
+    HeaderMap, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE,
 };
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri};
@@ -14,33 +15,31 @@ use http::{HeaderValue, Uri};
 const HOP_BY_HOP: [HeaderName; 7] =
     [CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
 
-/// Headers by which openai's clients tell how long they wait for a byte, and how often they have
-/// asked.
+/// How long openai's clients wait between two bytes, in seconds.
 pub(crate) const READ_TIMEOUT: HeaderName = HeaderName::from_static("x-stainless-read-timeout");
-/// How long the caller waits, in whole seconds, as Google's SDKs state it.
+/// How long Google's SDKs wait for the whole response, in whole seconds.
 pub(crate) const SERVER_TIMEOUT: HeaderName = HeaderName::from_static("x-server-timeout");
-
-/// How often openai's clients have asked before.
+/// How many retries openai's clients have made.
 pub(crate) const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
-/// By which a caller says that two requests are one.
+/// Two requests with the same value are one.
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// The path with doubled slashes made one: clients double them when the base URL ends in one.
-/// Borrowed where there are none.
-pub(crate) fn tidy_path(path: &str) -> Cow<'_, str> {
+/// Collapses doubled slashes: clients double them when the base URL ends in one. Borrowed where
+/// there are none.
+pub(crate) fn collapse_slashes(path: &str) -> Cow<'_, str> {
     if !path.contains("//") {
         return Cow::Borrowed(path);
     }
-    let mut tidy = String::with_capacity(path.len());
+    let mut collapsed = String::with_capacity(path.len());
     for c in path.chars() {
-        if c != '/' || !tidy.ends_with('/') {
-            tidy.push(c);
+        if c != '/' || !collapsed.ends_with('/') {
+            collapsed.push(c);
         }
     }
-    Cow::Owned(tidy)
+    Cow::Owned(collapsed)
 }
 
-/// A URI with another path, and its query as it was.
+/// Replaces a URI's path and keeps its query.
 pub(crate) fn with_path(uri: &Uri, path: &str) -> Option<Uri> {
     let mut parts = uri.clone().into_parts();
     let text = match uri.query() {
@@ -51,7 +50,7 @@ pub(crate) fn with_path(uri: &Uri, path: &str) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
-/// Where a path and query lives upstream. The base may have a path of its own.
+/// Puts a path and query under an upstream's base, which may have a path of its own.
 pub(crate) fn upstream_uri(base: &Uri, path_and_query: &str) -> Option<Uri> {
     let mut parts = base.clone().into_parts();
     let prefix = base.path().trim_end_matches('/');
@@ -66,14 +65,13 @@ pub(crate) fn is_vertex(path: &str) -> bool {
     version.starts_with('v') && matches!(segments.next(), Some("publishers" | "projects"))
 }
 
-/// Takes out what concerns the caller's connection, what names this host, and what the body's new
-/// length makes a lie.
+/// Removes what concerns the caller's connection only and what names this host.
 pub(crate) fn clean_request(headers: &mut HeaderMap) {
     drop_named_by_connection(headers);
     for name in HOP_BY_HOP.into_iter().chain([HOST, EXPECT]) {
         headers.remove(name);
     }
-    // An empty one is sent by `@google/genai`; none of them is for Google.
+    // `@google/genai` sends an empty one; none of them is for Google.
     headers.remove(http::header::COOKIE);
     for name in
         ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"]
@@ -82,14 +80,14 @@ pub(crate) fn clean_request(headers: &mut HeaderMap) {
     }
 }
 
-/// Takes out of an answer what concerns the connection to Google, or would lead the caller past
-/// this gateway.
-pub(crate) fn clean_answer(headers: &mut HeaderMap) {
+/// Removes what concerns the connection to the upstream only, or would lead the caller past this
+/// gateway.
+pub(crate) fn clean_response(headers: &mut HeaderMap) {
     drop_named_by_connection(headers);
     for name in HOP_BY_HOP {
         headers.remove(name);
     }
-    // It says that this host speaks HTTP/3 on port 443: Google does, and we are not Google.
+    // Says that this host speaks HTTP/3 on port 443: Google does, this gateway does not.
     headers.remove("alt-svc");
     headers.remove(http::header::SET_COOKIE);
 }
@@ -107,16 +105,30 @@ fn drop_named_by_connection(headers: &mut HeaderMap) {
     }
 }
 
-/// A body was replaced: its old length would cut it short or make the reader wait for ever.
-pub(crate) fn forget_length(headers: &mut HeaderMap) {
-    headers.remove(CONTENT_LENGTH);
-    headers.remove(TRANSFER_ENCODING);
+/// Removes what frames a body, of one whose length changed: a stale length would cut it short or
+/// make the reader wait forever, and an exact body under `Transfer-Encoding` is sent empty by
+/// hyper.
+pub(crate) fn remove_length(headers: &mut HeaderMap) {
+    for name in [CONTENT_LENGTH, TRANSFER_ENCODING, TRAILER] {
+        headers.remove(name);
+    }
+}
+
+/// Removes everything that describes a body, of one that is replaced by another.
+pub(crate) fn remove_body_headers(headers: &mut HeaderMap) {
+    remove_length(headers);
+    for name in [CONTENT_ENCODING, CONTENT_RANGE, ACCEPT_RANGES, ETAG] {
+        headers.remove(name);
+    }
+    for name in ["content-md5", "digest", "content-digest", "repr-digest"] {
+        headers.remove(name);
+    }
 }
 
 /// How long the caller says that it waits, less a twentieth (two seconds at most) in which the
-/// answer has to reach it. An answer after that is paid for and lost.
+/// response has to reach it. A response after that is paid for and lost.
 ///
-/// The timeout of openai's clients is one between two bytes: it counts where nothing is sent before
+/// The timeout of openai's clients runs between two bytes: it counts where nothing is sent before
 /// the end (`silent`).
 pub(crate) fn stated_deadline(headers: &HeaderMap, silent: bool) -> Option<Duration> {
     [Some(SERVER_TIMEOUT), silent.then_some(READ_TIMEOUT)]
@@ -137,14 +149,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn doubled_slashes_become_one_and_nothing_else_changes() {
+    fn doubled_slashes_collapse_and_nothing_else_changes() {
         assert_eq!(
-            tidy_path("//v1beta//models/m:generateContent"),
+            collapse_slashes("//v1beta//models/m:generateContent"),
             "/v1beta/models/m:generateContent"
         );
-        assert!(matches!(tidy_path("/v1/models/a%2Fb:generateContent"), Cow::Borrowed(_)));
+        assert!(matches!(collapse_slashes("/v1/models/a%2Fb:generateContent"), Cow::Borrowed(_)));
         let uri = Uri::from_static("http://gw//v1/x?alt=sse&b=//");
-        assert_eq!(with_path(&uri, &tidy_path(uri.path())).unwrap(), "http://gw/v1/x?alt=sse&b=//");
+        assert_eq!(
+            with_path(&uri, &collapse_slashes(uri.path())).unwrap(),
+            "http://gw/v1/x?alt=sse&b=//"
+        );
     }
 
     #[test]
@@ -162,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn vertex_paths_are_told_apart() {
+    fn vertex_paths_are_recognised() {
         for path in [
             "/v1beta1/publishers/google/models/m:generateContent",
             "/v1/projects/p/locations/l/publishers/google/models/m:x",
@@ -197,12 +212,12 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("alt-svc", HeaderValue::from_static("h3=\":443\""));
         headers.insert("server-timing", HeaderValue::from_static("gfet4t7; dur=40"));
-        clean_answer(&mut headers);
+        clean_response(&mut headers);
         assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["server-timing"]);
     }
 
     #[test]
-    fn the_shorter_of_what_is_stated_holds_less_the_way_back() {
+    fn the_shorter_stated_timeout_counts_less_the_way_back() {
         let mut headers = HeaderMap::new();
         assert_eq!(stated_deadline(&headers, true), None);
         headers.insert(READ_TIMEOUT, HeaderValue::from_static("600"));
@@ -210,7 +225,7 @@ mod tests {
         assert_eq!(
             stated_deadline(&headers, false),
             None,
-            "one between two bytes, of which some come"
+            "it runs between two bytes, and some come"
         );
         headers.insert(SERVER_TIMEOUT, HeaderValue::from_static("10"));
         assert_eq!(stated_deadline(&headers, true), Some(Duration::from_millis(9500)));

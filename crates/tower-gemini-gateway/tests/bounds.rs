@@ -30,7 +30,7 @@ struct World {
 async fn world(sim: Sim, server: &str, rest: &str) -> World {
     let upstream = serve(sim.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
     let config = format!(
-        "[server]\nlisten = \"127.0.0.1:0\"\n{server}\n[upstream]\nbase_url = \"{}\"\n{rest}",
+        "[server]\nlisten = \"127.0.0.1:0\"\n{server}\n[[upstream]]\nname = \"sim\"\nkind = \"gemini\"\nbase_url = \"{}\"\n{rest}",
         upstream.url()
     );
     World { sim, _upstream: upstream, gateway: tower_gemini_gateway::start(&config).await.unwrap() }
@@ -177,7 +177,7 @@ async fn a_client_that_sends_all_of_too_much_before_it_reads_is_told_so() {
 async fn a_client_that_takes_nothing_of_its_answer_is_left_and_gets_it_when_it_asks_again() {
     let images = ImageOptions { variants: 1, ..ImageOptions::default() };
     let sim = Sim::builder().latency(Latency::none()).images(images).build();
-    let world = world(sim, "answer_stall_timeout = \"400ms\"", "").await;
+    let world = world(sim, "response_stall_timeout = \"400ms\"", "").await;
     let large =
         APPLE.replacen('{', r#"{"generationConfig":{"imageConfig":{"imageSize":"4K"}},"#, 1);
     let ask = async || {
@@ -310,7 +310,7 @@ async fn another_configuration_takes_effect_at_once_and_a_wrong_one_never() {
     let url = world.gateway.url();
     let config = |rest: &str| {
         format!(
-            "[server]\nlisten = \"127.0.0.1:0\"\n[upstream]\nbase_url = \"{}\"\n{rest}",
+            "[server]\nlisten = \"127.0.0.1:0\"\n[[upstream]]\nname = \"sim\"\nkind = \"gemini\"\nbase_url = \"{}\"\n{rest}",
             world._upstream.url()
         )
     };
@@ -322,9 +322,9 @@ async fn another_configuration_takes_effect_at_once_and_a_wrong_one_never() {
     };
     assert!(ask().await.starts_with("HTTP/1.1 503"));
     let error = world.gateway.reload(&config("[retry]\natempts = 9\n")).unwrap_err();
-    assert!(error.contains("did you mean `attempts`?"), "{error}");
+    assert!(error.to_string().contains("did you mean `attempts`?"), "{error}");
     assert!(ask().await.starts_with("HTTP/1.1 503"), "the one before stays");
-    world.gateway.reload(&config("[answers]\nreport_headers = true\n")).unwrap();
+    world.gateway.reload(&config("[responses]\nreport_headers = true\n")).unwrap();
     let said = ask().await;
     assert!(
         said.starts_with("HTTP/1.1 200") && said.contains("x-gemini-attempts: 2"),
@@ -413,7 +413,7 @@ async fn told_to_end_under_load_it_answers_all_it_took_keeps_what_was_left_and_l
     let upstream = serve(sim.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
     let dir = tempdir("end");
     let config = format!(
-        "[server]\nlisten = \"127.0.0.1:0\"\n[upstream]\nbase_url = \"{}\"\n[keep]\ndir = {:?}\n[log]\nlevel = \"trace\"\n",
+        "[server]\nlisten = \"127.0.0.1:0\"\n[[upstream]]\nname = \"sim\"\nkind = \"gemini\"\nbase_url = \"{}\"\n[keep]\ndir = {:?}\n[log]\nlevel = \"trace\"\n",
         upstream.url(),
         dir.join("kept")
     );
@@ -469,7 +469,7 @@ async fn told_twice_it_ends_at_once_and_says_that_something_may_be_lost() {
     let process = Process::start(
         &dir,
         &format!(
-            "[server]\nlisten = \"127.0.0.1:0\"\n[upstream]\nbase_url = \"{}\"\n",
+            "[server]\nlisten = \"127.0.0.1:0\"\n[[upstream]]\nname = \"sim\"\nkind = \"gemini\"\nbase_url = \"{}\"\n",
             upstream.url()
         ),
     );
@@ -497,7 +497,7 @@ async fn a_changed_file_is_read_again_and_a_broken_one_is_named_and_left() {
     let upstream = serve(sim.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
     let dir = tempdir("reload");
     let config = format!(
-        "[server]\nlisten = \"127.0.0.1:0\"\n[upstream]\nbase_url = \"{}\"\n",
+        "[server]\nlisten = \"127.0.0.1:0\"\n[[upstream]]\nname = \"sim\"\nkind = \"gemini\"\nbase_url = \"{}\"\n",
         upstream.url()
     );
     let process = Process::start(&dir, &config);
@@ -505,8 +505,11 @@ async fn a_changed_file_is_read_again_and_a_broken_one_is_named_and_left() {
     process.signal("HUP");
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!ask(&process.url, 0, KEY).await.contains("x-gemini-attempts"));
-    std::fs::write(dir.join("gateway.toml"), format!("{config}[answers]\nreport_headers = true\n"))
-        .unwrap();
+    std::fs::write(
+        dir.join("gateway.toml"),
+        format!("{config}[responses]\nreport_headers = true\n"),
+    )
+    .unwrap();
     // Without a signal: the file is looked at every two seconds.
     let mut told = false;
     for n in 1..60 {
@@ -520,7 +523,10 @@ async fn a_changed_file_is_read_again_and_a_broken_one_is_named_and_left() {
     process.signal("TERM");
     let (code, log) = tokio::task::spawn_blocking(move || process.end()).await.unwrap();
     assert_eq!(code, 0);
-    assert!(log.contains("did you mean `attempts`?") && log.contains("read again"), "{log}");
+    assert!(
+        log.contains("did you mean `attempts`?") && log.contains("configuration reloaded"),
+        "{log}"
+    );
     std::fs::remove_dir_all(dir).unwrap();
 }
 
@@ -535,7 +541,7 @@ async fn a_token_that_is_withdrawn_opens_nothing_and_a_new_one_does_without_a_re
     let token = |n: usize| format!("token-of-alice-{n:010}");
     std::fs::write(&tokens, format!("alice:{}\n", token(1))).unwrap();
     let config = format!(
-        "[server]\nlisten = \"127.0.0.1:0\"\n[upstream]\nbase_url = \"{}\"\n[auth]\nmode = \"own\"\napi_key_file = {key:?}\ntokens_file = {tokens:?}\n",
+        "[server]\nlisten = \"127.0.0.1:0\"\n[[upstream]]\nname = \"sim\"\nkind = \"gemini\"\nbase_url = \"{}\"\napi_key_file = {key:?}\n[auth]\nmode = \"tokens\"\ntokens_file = {tokens:?}\n",
         upstream.url()
     );
     let process = Process::start(&dir, &config);
@@ -563,10 +569,15 @@ async fn a_token_that_is_withdrawn_opens_nothing_and_a_new_one_does_without_a_re
 #[test]
 fn wrong_arguments_and_files_are_said_in_words_and_start_nothing() {
     for (args, says) in [
-        (vec!["--port", "1"], "`--port` is not known; try --help"),
+        (vec!["--port", "1"], "unexpected argument '--port' found"),
+        (vec!["serve", "--simulate=rain"], "possible values: calm, stormy"),
+        (
+            vec!["check", "--config", "/nowhere/gateway.toml"],
+            "/nowhere/gateway.toml cannot be read",
+        ),
         (vec!["--config", "/nowhere/gateway.toml"], "/nowhere/gateway.toml cannot be read"),
-        (vec!["--listen", "0.0.0.0:0"], "allow_open"),
-        (vec!["--listen", "192.0.2.1:1"], "allow_open"),
+        (vec!["--listen", "0.0.0.0:0"], "allow_public"),
+        (vec!["--listen", "192.0.2.1:1"], "allow_public"),
     ] {
         let output =
             Command::new(env!("CARGO_BIN_EXE_gemini-gateway")).args(&args).output().unwrap();
@@ -582,7 +593,7 @@ fn wrong_arguments_and_files_are_said_in_words_and_start_nothing() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.code() == Some(2)
-            && said.contains("another address goes into server.listen or --listen"),
+            && said.contains("write another address in server.listen or --listen"),
         "{said}"
     );
 }

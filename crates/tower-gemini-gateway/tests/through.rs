@@ -31,6 +31,23 @@ struct World {
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
+/// A file with both kinds of upstream at `url`. What stands before the first section of `extra`
+/// belongs to each upstream.
+fn config(url: &str, extra: &str) -> String {
+    let (of_each, sections) = extra.split_at(extra.find('[').unwrap_or(extra.len()));
+    let upstream = |kind: &str| {
+        format!(
+            "[[upstream]]\nname = \"{kind}\"\nkind = \"{kind}\"\nbase_url = \"{url}\"\n{of_each}"
+        )
+    };
+    let (gemini, vertex) = (upstream("gemini"), upstream("vertex"));
+    let listen = "[server]\nlisten = \"127.0.0.1:0\"\n";
+    match sections.strip_prefix("[server]\n") {
+        Some(more) => format!("{listen}{}{gemini}{vertex}", more),
+        None => format!("{listen}{gemini}{vertex}{sections}"),
+    }
+}
+
 struct Answer {
     status: StatusCode,
     headers: HeaderMap,
@@ -79,10 +96,7 @@ fn decode(data: &str) -> Bytes {
 impl World {
     async fn new(sim: Sim, extra: &str) -> Self {
         let upstream = serve(sim.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let config = format!(
-            "[server]\nlisten = \"127.0.0.1:0\"\n[upstream]\nbase_url = \"{0}\"\nvertex_base_url = \"{0}\"\n{extra}",
-            upstream.url()
-        );
+        let config = config(&upstream.url(), extra);
         let gateway = tower_gemini_gateway::start(&config)
             .await
             .unwrap_or_else(|error| panic!("{error}\n{config}"));
@@ -154,7 +168,7 @@ async fn a_drop_in_base_url_gives_the_final_image_and_no_drafts() {
 
 #[tokio::test]
 async fn drafts_come_along_where_they_are_wanted() {
-    let world = World::new(Sim::quick([drafts()]), "[answers]\nstrip_drafts = false\n").await;
+    let world = World::new(Sim::quick([drafts()]), "[responses]\nstrip_drafts = false\n").await;
     let answer = world.post(PRO, &apple()).await;
     assert_eq!(answer.images().len(), 3);
     assert_eq!(answer.images()[2], world.sim.image_for(0).unwrap());
@@ -407,7 +421,7 @@ async fn a_client_that_gives_up_on_silence_hears_blanks() {
         .latency(Latency::fixed(Duration::from_millis(2500)))
         .tiny_images(true)
         .build();
-    let world = World::new(sim, "[answers]\nheartbeat = \"500ms\"\n").await;
+    let world = World::new(sim, "[responses]\nheartbeat = \"500ms\"\n").await;
     let answer = world.post(PRO, &apple()).await;
     assert!(answer.body.starts_with(b"   "), "{:?}", &answer.body[..8]);
     assert_eq!(answer.images(), [world.sim.image_for(0).unwrap()]);
@@ -416,7 +430,7 @@ async fn a_client_that_gives_up_on_silence_hears_blanks() {
 #[tokio::test]
 async fn headers_tell_what_happened_where_they_are_asked_for() {
     let world =
-        World::new(Sim::quick([Fault::HighDemand]), "[answers]\nreport_headers = true\n").await;
+        World::new(Sim::quick([Fault::HighDemand]), "[responses]\nreport_headers = true\n").await;
     let answer = world.post(PRO, &apple()).await;
     assert_eq!(answer.headers["x-gemini-attempts"], "2");
     assert_eq!(answer.headers["x-gemini-model"], "gemini-3-pro-image");
@@ -446,7 +460,7 @@ async fn what_was_paid_for_is_kept_for_the_one_who_hung_up_and_given_once() {
         .latency(Latency::fixed(Duration::from_millis(1500)))
         .tiny_images(true)
         .build();
-    let world = World::new(sim, "[answers]\nreport_headers = true\n").await;
+    let world = World::new(sim, "[responses]\nreport_headers = true\n").await;
     hang_up(&world, Duration::from_millis(400)).await;
     let answer = world.post(PRO, &apple()).await;
     assert_eq!(answer.images(), [world.sim.image_for(0).unwrap()]);
@@ -743,6 +757,29 @@ async fn what_is_kept_outlives_the_process() {
     assert_eq!(sim.ledger().charges("call"), 1);
 }
 
+// A conversation that went on after a restart had lost its signatures.
+#[tokio::test]
+async fn thought_signatures_outlive_the_process() {
+    let signature = "c2lnbmF0dXJl".repeat(8);
+    let image = json!({ "inlineData": { "mimeType": "image/png", "data": "QUJD".repeat(64) } });
+    let mut signed = image.clone();
+    signed["thoughtSignature"] = json!(signature);
+    let answer = json!({ "candidates": [{ "content": { "role": "model", "parts": [signed] }, "finishReason": "STOP" }] });
+    let (url, asked) = scripted(vec![(200, JSON, answer.to_string())]).await;
+    let dir = tempdir();
+    let extra = format!("[signatures]\nfile = {:?}\n", dir.join("signatures"));
+    let world = world_before(&url, &extra).await;
+    assert_eq!(world.post(PRO, &apple()).await.status, 200);
+    world.gateway.shutdown().await;
+    let world = world_before(&url, &extra).await;
+    let mut turn = apple();
+    let contents = turn["contents"].as_array_mut().unwrap();
+    contents.push(json!({ "role": "model", "parts": [image] }));
+    contents.push(json!({ "role": "user", "parts": [{ "text": "greener" }] }));
+    assert_eq!(world.post(PRO, &turn).await.status, 200);
+    assert!(asked.lock().unwrap()[1].1.contains(&signature), "{:?}", asked.lock().unwrap()[1]);
+}
+
 /// An upstream that gives these answers, one after the other and the last again and again, and
 /// remembers what it was asked.
 async fn scripted(
@@ -775,9 +812,7 @@ async fn scripted(
 }
 
 async fn world_before(url: &str, extra: &str) -> World {
-    let config = format!(
-        "[server]\nlisten = \"127.0.0.1:0\"\n[upstream]\nbase_url = \"{url}\"\nvertex_base_url = \"{url}\"\n{extra}"
-    );
+    let config = config(url, extra);
     let gateway = tower_gemini_gateway::start(&config)
         .await
         .unwrap_or_else(|error| panic!("{error}\n{config}"));
@@ -1006,9 +1041,9 @@ async fn a_reload_neither_forgets_what_is_kept_nor_what_was_spent() {
         .build();
     let world = World::new(sim, "[spending]\nper_day = 3.0\n").await;
     hang_up(&world, Duration::from_millis(300)).await;
-    let config = format!(
-        "[server]\nlisten = \"127.0.0.1:0\"\n[upstream]\nbase_url = \"{0}\"\n[keep]\nretention = \"20m\"\n[spending]\nper_day = 3.0\nper_hour = 100.0\n",
-        world.upstream.as_ref().unwrap().url()
+    let config = config(
+        &world.upstream.as_ref().unwrap().url(),
+        "[keep]\nretention = \"20m\"\n[spending]\nper_day = 3.0\nper_hour = 100.0\n",
     );
     world.gateway.reload(&config).unwrap();
     assert_eq!(world.post(PRO, &apple()).await.status, 200);
@@ -1017,8 +1052,21 @@ async fn a_reload_neither_forgets_what_is_kept_nor_what_was_spent() {
         .send(Request::get(world.url("/status.json")).body(Full::default()).unwrap())
         .await
         .json();
-    let spent = status["view"]["spending"][0]["spent"]["at_least_microusd"].as_u64();
-    assert!(spent.is_some_and(|spent| spent > 100_000), "{}", status["view"]["spending"]);
+    let spent = status["spending"][0]["spent"]["at_least_microusd"].as_u64();
+    assert!(spent.is_some_and(|spent| spent > 100_000), "{}", status["spending"]);
+}
+
+// Fifty dollars that a gateway may spend in all were fifty dollars after each restart.
+#[tokio::test]
+async fn a_total_cap_counts_what_was_spent_before_this_start() {
+    let spent = "[spending]\ntotal = 50.0\nstarting_balance = 49.0\n";
+    let world = World::new(Sim::quick([]), spent).await;
+    let answer = world.post(PRO, &apple()).await;
+    assert_ne!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.json()["error"]["details"][0]["domain"], "tower-gemini", "{}", answer.text());
+    assert_eq!(world.ledger(), (0, 0));
+    let world = World::new(Sim::quick([]), "[spending]\ntotal = 50.0\n").await;
+    assert_eq!(world.post(PRO, &apple()).await.status, 200);
 }
 
 #[tokio::test]
@@ -1036,10 +1084,7 @@ async fn a_rotated_key_of_the_gateways_makes_no_other_callers() {
     let first = world.send(ask()).await;
     assert_eq!(first.status, 200, "{}", first.text());
     std::fs::write(dir.join("key"), "AIzaSyA-sentinel-rotated-3456789abcdefg").unwrap();
-    let config = format!(
-        "[server]\nlisten = \"127.0.0.1:0\"\n[upstream]\nbase_url = \"{0}\"\nvertex_base_url = \"{0}\"\n{extra}",
-        world.upstream.as_ref().unwrap().url()
-    );
+    let config = config(&world.upstream.as_ref().unwrap().url(), &extra);
     world.gateway.reload(&config).unwrap();
     let again = world.send(ask()).await;
     assert_eq!(world.ledger(), (1, 1), "{}", again.status);
@@ -1089,10 +1134,8 @@ async fn an_oauth_token_in_the_query_is_a_bearer() {
 #[tokio::test]
 async fn a_form_that_is_taken_is_protected() {
     let world = World::new(Sim::quick([]), "").await;
-    let config = format!(
-        "[server]\nlisten = \"127.0.0.1:0\"\nmax_body = \"64KiB\"\n[upstream]\nbase_url = \"{0}\"\nvertex_base_url = \"{0}\"\n",
-        world.upstream.as_ref().unwrap().url()
-    );
+    let config =
+        config(&world.upstream.as_ref().unwrap().url(), "[server]\nmax_body = \"64KiB\"\n");
     let gateway = tower_gemini_gateway::start(&config).await.unwrap();
     let mut image = b"\x89PNG\r\n\x1a\n".to_vec();
     image.extend((0..60_000u32).map(|n| (n * 31 % 251) as u8));
@@ -1110,6 +1153,53 @@ async fn a_form_that_is_taken_is_protected() {
         let answer = world.send(request).await;
         assert_eq!((answer.status.as_u16(), world.ledger()), (200, (1, 1)), "{}", answer.text());
     }
+}
+
+// axum sent an empty reply wherever the upstream used chunked encoding: a body that was rebuilt kept
+// the headers of the one before.
+#[tokio::test]
+async fn a_mounted_gateway_delivers_what_an_upstream_sent_in_chunks() {
+    let answer = r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"QUJD"}}]},"finishReason":"STOP"}]}"#;
+    let url = heads(200, "content-type", JSON.to_owned(), answer).await;
+    let config = tower_gemini_gateway::Config::parse(&config(&url, ""), "gateway.toml").unwrap();
+    let gateway = tower_gemini_gateway::Gateway::new(&config).await.unwrap();
+    let app = axum::Router::new().nest("/google", gateway.router());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let own = format!("http://{}/google", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    for (path, body) in [
+        (PRO, apple()),
+        ("/v1/chat/completions", chat("{}")),
+        ("/v1/images/generations", json!({ "model": "gemini-3-pro-image", "prompt": "x" })),
+        ("/v1beta/models/gemini-3-pro-image:countTokens", apple()),
+    ] {
+        let request = Request::post(format!("{own}{path}"))
+            .header("authorization", format!("Bearer {KEY}"))
+            .header("content-type", JSON)
+            .body(Full::<Bytes>::from(body.to_string()))
+            .unwrap();
+        let response = client.request(request).await.unwrap();
+        assert_eq!(response.status(), 200, "{path}");
+        let text = response.into_body().collect().await.unwrap().to_bytes();
+        assert!(String::from_utf8_lossy(&text).contains("QUJD"), "{path}: {text:?}");
+    }
+}
+
+// A path that no upstream of the file answers is nobody else's either.
+#[tokio::test]
+async fn a_path_without_an_upstream_of_its_kind_is_refused_and_nothing_is_sent() {
+    let (url, asked) = scripted(vec![(200, JSON, "{}".to_owned())]).await;
+    let file = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\n[[upstream]]\nname = \"r\"\nkind = \"relay\"\nbase_url = \"{url}\"\n"
+    );
+    let mut world = world_before(&url, "").await;
+    world.gateway = tower_gemini_gateway::start(&file).await.unwrap();
+    let vertex = "/v1/projects/p/locations/global/publishers/google/models/gemini-3-pro-image:generateContent";
+    let answer = world.post(vertex, &apple()).await;
+    assert_eq!(answer.status, 404, "{}", answer.text());
+    assert!(answer.text().contains("[[upstream]]"), "{}", answer.text());
+    assert!(asked.lock().unwrap().is_empty());
 }
 
 async fn heads(status: u16, name: &'static str, value: String, body: &'static str) -> String {
@@ -1160,11 +1250,9 @@ fn what_callers_were_still_waiting_for_at_the_end_is_not_paid_for_again() {
         .tiny_images(true)
         .build();
     let upstream = outside.block_on(serve(sim.clone(), "127.0.0.1:0".parse().unwrap())).unwrap();
-    let config = format!(
-        "[server]\nlisten = \"127.0.0.1:0\"\nshutdown_grace = \"200ms\"\n[upstream]\nbase_url = \"{0}\"\nvertex_base_url = \"{0}\"\n[keep]\ndir = {1:?}\n",
-        upstream.url(),
-        dir.join("kept")
-    );
+    let extra =
+        format!("[server]\nshutdown_grace = \"200ms\"\n[keep]\ndir = {:?}\n", dir.join("kept"));
+    let config = config(&upstream.url(), &extra);
     let ask = |url: String| async move {
         let request = Request::post(format!("{url}{PRO}"))
             .header("x-goog-api-key", KEY)
@@ -1216,7 +1304,7 @@ fn own_key() -> (TempDir, String) {
     std::fs::write(dir.join("tokens"), "# who: token\nalice:token-of-alice-0123456789\n").unwrap();
     let (key, tokens) = (dir.join("key"), dir.join("tokens"));
     let extra =
-        format!("[auth]\nmode = \"own\"\napi_key_file = {key:?}\ntokens_file = {tokens:?}\n");
+        format!("api_key_file = {key:?}\n[auth]\nmode = \"tokens\"\ntokens_file = {tokens:?}\n");
     (dir, extra)
 }
 

@@ -1,4 +1,4 @@
-//! Answers with status 200: what is in them, what they cost, and how each dialect prints them.
+//! Makes responses with status 200: their content, their cost, and their form in each dialect.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::ledger::Bill;
 use crate::model::{Family, Model, Price, Size};
 use crate::request::{ImageRequest, Route, signature_prefix};
 
-/// Which pictures are made and how answers carry them.
+/// Which pictures are drawn and how responses carry them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageOptions {
     /// Pictures of 8 to 64 pixels and signatures of some bytes, so that an answer is a few
@@ -22,7 +22,7 @@ pub struct ImageOptions {
     pub tiny: bool,
     /// Different pictures for each size and ratio. Prompts share them.
     pub variants: u64,
-    /// The arrangement of a good answer, unless a fault asks for another.
+    /// The arrangement of a complete response, unless a fault has another.
     pub shape: Shape,
     /// Bytes of a thought signature before base64. By default 0.8 to 2.2 MB, of which base64 makes
     /// the 1.10, 1.50 and 2.91 MB of three recorded answers of gemini-3-pro-image (pydantic-ai's
@@ -133,7 +133,7 @@ enum Tail {
     NoFinish,
 }
 
-/// An answer before it is printed.
+/// A response before it is serialized.
 #[derive(Debug, Clone)]
 pub(crate) struct Content {
     parts: Vec<Part>,
@@ -145,14 +145,14 @@ pub(crate) struct Content {
     error_instead: bool,
     /// What `usageMetadata` says.
     pub(crate) usage: Usage,
-    /// The model ran to the end.
+    /// The model finished.
     pub(crate) generated: bool,
-    /// Somebody pays.
+    /// It is charged.
     pub(crate) charged: bool,
 }
 
 impl Content {
-    /// The picture that a reader should end with, if the answer holds it.
+    /// Returns the picture that a reader should choose, if the response holds it.
     pub(crate) fn final_picture(&self) -> Option<&Arc<Picture>> {
         if self.error_instead || self.tail != Tail::Good {
             return None;
@@ -164,7 +164,7 @@ impl Content {
     }
 }
 
-/// Everything an answer is made of.
+/// Everything that a response is made of.
 #[derive(Debug)]
 pub(crate) struct Generator<'a> {
     pub(crate) pictures: &'a PictureCache,
@@ -296,7 +296,7 @@ impl Generator<'_> {
         Content { parts, shape, ..self.empty(Some("STOP"), usage) }
     }
 
-    /// The answer that a fault stands for, when it is one with status 200.
+    /// Returns the content of a response with status 200 that meets this fault.
     pub(crate) fn content(&self, fault: &Fault) -> Content {
         let input = self.input_usage();
         let thought = Usage { thoughts: self.thoughts(), ..input };

@@ -1,7 +1,7 @@
-//! Google's refusals, word for word, in every shape in which they arrive.
+//! Makes Google's error responses, word for word, in every form in which they arrive.
 //!
 //! Texts and details are those of recorded answers and official documentation up to October 2026;
-//! where the server's own words were never published, the comment says so.
+//! where the server's own words are unknown, the comment says so.
 
 use std::time::Duration;
 
@@ -212,7 +212,7 @@ impl ApiError {
         )
     }
 
-    /// The 429 of a limit that is really enforced, or of a script that says so.
+    /// The 429 of a limit that is enforced, or of a script.
     pub(crate) fn quota(model: &str, violations: &[Violation], retry_after: Duration) -> Self {
         // The error names the model by an older id than the one asked for (js-genai issue 1322,
         // gemini-cli issue 14657).
@@ -365,7 +365,7 @@ pub(crate) struct About<'a> {
 #[derive(Debug, Clone)]
 pub(crate) enum Failure {
     Google(ApiError),
-    /// Printed by somebody else: a front end, a proxy.
+    /// Made by a front end or a proxy.
     Raw {
         http: u16,
         content_type: &'static str,
@@ -404,8 +404,7 @@ impl Failure {
         Self::Raw { http, content_type: JSON, body: body.compact_string() }
     }
 
-    /// The error that a fault stands for; `None` when the fault is something else than an error
-    /// status.
+    /// Returns the error response of a fault; `None` for faults without an error status.
     pub(crate) fn of(fault: &Fault, about: About<'_>) -> Option<Self> {
         let model = about.model;
         let violation = |limit, value, free_tier| Violation { limit, value, free_tier };

@@ -1,4 +1,4 @@
-//! Bodies that arrive in chunks, late, in part, or not at all.
+//! Sends bodies in chunks, late, in part, or not at all.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -22,7 +22,7 @@ pub(crate) enum End {
     Never,
 }
 
-/// How a body travels.
+/// How a body is sent.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Delivery {
     pub(crate) chunk: usize,
@@ -34,9 +34,9 @@ pub(crate) struct Delivery {
     pub(crate) announced: bool,
 }
 
-/// The body of an answer.
+/// The body of a response.
 ///
-/// Dropping it before the end tells the ledger that the answer did not arrive.
+/// Dropping it before the end records in the ledger that the response was not read.
 pub struct SimBody {
     segments: VecDeque<Bytes>,
     /// Bytes still to be handed over.
@@ -190,7 +190,7 @@ impl Body for SimBody {
     }
 }
 
-/// Tells the ledger how much was taken, at the end or when dropped.
+/// Records how much was read, at the end or when dropped.
 struct Receipt {
     ledger: Arc<Ledger>,
     number: usize,

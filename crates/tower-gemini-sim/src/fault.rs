@@ -1,4 +1,4 @@
-//! What may happen to a request instead of a good answer.
+//! Lists what may happen to a request instead of a complete image response.
 
 use std::time::Duration;
 
@@ -6,9 +6,9 @@ use serde::Serialize;
 
 /// One thing that happens to one request.
 ///
-/// Every variant is an answer (or a silence) that was recorded from the real API, from its official
-/// documentation, or from users' reports; the constructors hold no text, so that a script prints on
-/// one line. [`Fault::all`] lists one or more of each.
+/// Every variant is a response (or a silence) of the real API: recorded, documented or reported by
+/// users. Variants hold no text, so that a script prints on one line. [`Fault::all`] lists one or
+/// more of each.
 ///
 /// ```
 /// use tower_gemini_sim::Fault;
@@ -19,27 +19,26 @@ use serde::Serialize;
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 #[non_exhaustive]
 pub enum Fault {
-    /// Nothing: a good answer.
+    /// No fault: a complete image response.
     #[default]
     None,
-    /// A good answer in one of the shapes seen in the wild.
+    /// A complete image response in one of the shapes that APIs and gateways send.
     Shaped(Shape),
-    /// A good answer, if nobody's deadline passes first, after this long.
+    /// A complete image response after this long, unless a deadline passes first.
     Late {
         /// How long the model works.
         latency: Duration,
     },
 
     // -- 429
-    /// A limit by the minute: `RetryInfo`, `QuotaFailure` and the hint in the text. Waiting helps.
+    /// A per-minute limit: `RetryInfo`, `QuotaFailure` and the hint in the text. Waiting helps.
     RateLimitMinute {
         /// When the window opens. The text keeps the fraction, `RetryInfo` drops it.
         retry_after: Duration,
         /// Which limit.
         limit: Limit,
     },
-    /// The day's limit, with a `RetryInfo` of seconds all the same. Waiting that long does not
-    /// help.
+    /// The per-day limit, although with a `RetryInfo` of seconds. Waiting that long does not help.
     RateLimitDay {
         /// What the misleading `RetryInfo` says.
         retry_after: Duration,
@@ -53,13 +52,13 @@ pub enum Fault {
     ZeroQuotaErrorInfo,
     /// "Resource has been exhausted (e.g. check quota)." and nothing else.
     ExhaustedBare,
-    /// "Resource exhausted. Please try again later.": Google's own capacity, nobody's quota.
+    /// "Resource exhausted. Please try again later.": Google's own capacity, not a quota.
     SharedCapacity,
     /// The account spends too quickly (ten rolling minutes).
     SpendRate,
     /// The project's monthly cap is reached.
     SpendCap,
-    /// Prepaid credits are used up; answered 429 in the wild and 402 in the documentation.
+    /// Prepaid credits are used up; 429 in recorded responses and 402 in the documentation.
     PrepayDepleted {
         /// 402 instead of 429.
         payment_required: bool,
@@ -120,42 +119,42 @@ pub enum Fault {
     MaxTokens,
     /// `STOP` with a text, 1290 image tokens on the bill and no image.
     StopWithoutImage,
-    /// A `finishReason` nobody has heard of.
+    /// A `finishReason` that no documentation names.
     UnknownFinishReason,
     /// 200 whose body is Google's error JSON.
     ErrorInOk,
 
-    // -- the stream goes wrong (answers in one piece get the nearest equivalent, see each)
-    /// After good events a bare JSON error without `data:`. In one piece: as
+    // -- broken streams (unary responses get the nearest equivalent, see each)
+    /// After good events a bare JSON error without `data:`. Unary: as
     /// [`ErrorInOk`](Self::ErrorInOk).
     StreamErrorTail {
-        /// Whether the model had run to the end.
+        /// Whether the model had finished.
         charged: bool,
     },
-    /// After good events `data: {"error": …}`. In one piece: as [`ErrorInOk`](Self::ErrorInOk).
+    /// After good events `data: {"error": …}`. Unary: as [`ErrorInOk`](Self::ErrorInOk).
     StreamErrorEvent {
-        /// Whether the model had run to the end.
+        /// Whether the model had finished.
         charged: bool,
     },
-    /// The answer ends in good order, without the final image and without a `finishReason`.
+    /// The response ends cleanly, without the final image and without a `finishReason`.
     NoFinishReason {
-        /// Whether the model had run to the end.
+        /// Whether the model had finished.
         charged: bool,
     },
 
     // -- transport
-    /// Nobody listens: the request is never received.
+    /// The connection is refused: the request is never received.
     ConnectionRefused,
     /// The request is read, then the connection is reset; no work was done.
     ResetAfterReceipt,
-    /// The image is made and charged, then the connection is reset before the head of the answer.
+    /// The image is generated and charged, then the connection is reset before the head of the answer.
     ResetAfterGeneration,
-    /// The image is made and charged, and the connection ends within the head.
+    /// The image is generated and charged, and the connection ends within the head.
     CutHead {
         /// Bytes of the head that leave the server. In process the head is never handed over.
         at: usize,
     },
-    /// The image is made and charged, and the connection breaks within the body.
+    /// The image is generated and charged, and the connection breaks within the body.
     CutBody {
         /// Bytes of the body that arrive.
         at: usize,
@@ -165,18 +164,18 @@ pub enum Fault {
         /// Bytes of the body that arrive.
         at: usize,
     },
-    /// No answer ever, whatever `X-Server-Timeout` says: the connection is dead and nobody noticed.
+    /// No response ever, whatever `X-Server-Timeout` says: a dead connection.
     NoAnswer {
-        /// Whether the image is made, and charged, behind it (if the server's deadline leaves the
-        /// time).
+        /// Whether the image is generated and charged nevertheless, if the server's deadline leaves
+        /// the time.
         charged: bool,
     },
-    /// The image is made and charged, and the body stops arriving, for ever.
+    /// The image is generated and charged, and the body stalls for ever.
     StallBody {
         /// Bytes of the body that arrive.
         at: usize,
     },
-    /// A good answer that arrives a little at a time.
+    /// A complete image response that arrives in small chunks.
     Trickle {
         /// Bytes at a time.
         chunk: usize,
@@ -203,7 +202,7 @@ pub enum Fault {
 pub enum Limit {
     /// Requests a minute.
     Requests,
-    /// Images a minute. No live body with such an id was ever published; the id is from a third
+    /// Images a minute. No recorded response has such an id; the id is from a third
     /// party's test.
     Images,
     /// Input tokens a minute.

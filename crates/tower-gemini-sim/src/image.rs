@@ -1,4 +1,4 @@
-//! Pictures that decoders accept, drawn once for each kind and shared from then on.
+//! Draws pictures that decoders accept, once for each kind; they are shared from then on.
 //!
 //! A picture is a gradient, a disc and some noise. The noise gives files of realistic weight: about
 //! 1.3 MB at 1K, 5 MB at 2K and 20 MB at 4K. A large JPEG is drawn and encoded as eight strips

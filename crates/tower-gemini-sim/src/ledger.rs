@@ -1,7 +1,8 @@
-//! What really happened: which requests arrived, which images were made, and who paid.
+//! Records what really happened: which requests arrived, which images were generated, what was
+//! charged.
 //!
-//! A client sees answers; only the server knows what it charged. The ledger is that knowledge, so
-//! that a test can hold a client's own bookkeeping against it.
+//! A client sees responses; only the server knows what it charged. Tests compare a client's own
+//! books to this ledger.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -13,10 +14,10 @@ use tokio::time::Instant;
 use crate::fault::Fault;
 use crate::model::Size;
 
-/// How much of the answer's body the other side took.
+/// How much of the response's body the client read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
 pub enum Delivered {
-    /// The last byte of the whole answer.
+    /// All of it, to the last byte.
     Full,
     /// Some of it, or all that a truncated answer held.
     Partial,
@@ -48,15 +49,15 @@ pub struct Record {
     pub received: bool,
     /// Since the simulator's clock began.
     pub received_at: Duration,
-    /// When the answer had been taken, given up, or was never going to come.
+    /// When the response was read to its end or abandoned, or it was certain that none would come.
     pub ended_at: Option<Duration>,
     /// The status of the answer, if there was one.
     pub status: Option<u16>,
-    /// The model ran to the end.
+    /// The model finished.
     pub generated: bool,
-    /// The project pays for this request.
+    /// The project is charged for this request.
     pub charged: bool,
-    /// What it pays, in millionths of a dollar.
+    /// The charge in micro-dollars.
     pub cost_microusd: u64,
     /// Tokens of the input.
     pub input_tokens: u64,
@@ -66,9 +67,9 @@ pub struct Record {
     pub image_tokens: u64,
     /// The request counts against the project's limits.
     pub request_counted: bool,
-    /// How much of the answer was taken.
+    /// How much of the response was read.
     pub delivered: Delivered,
-    /// The caller went away before the answer.
+    /// The client disconnected before the response.
     pub aborted: bool,
     /// [`hash64`](crate::hash64) of the request's body, once it was read.
     pub body_hash: Option<u64>,
@@ -93,15 +94,15 @@ pub struct Totals {
     pub requests: usize,
     /// Requests read.
     pub received: usize,
-    /// Requests whose model ran to the end.
+    /// Requests whose model finished.
     pub generated: usize,
     /// Requests that cost money.
     pub charged: usize,
-    /// Requests that cost money and whose answer did not arrive whole.
+    /// Requests that cost money and whose response was not read whole.
     pub charged_but_undelivered: usize,
     /// Images that arrived whole.
     pub images_delivered: usize,
-    /// All the money, in millionths of a dollar.
+    /// All charges in micro-dollars.
     pub cost_microusd: u64,
     /// Requests that count against limits.
     pub quota_requests: usize,
@@ -139,19 +140,19 @@ impl LedgerSnapshot {
         self.of_call(tag).count()
     }
 
-    /// How often the call was paid for.
+    /// How often the call was charged.
     pub fn charges(&self, tag: &str) -> usize {
         self.of_call(tag).filter(|record| record.charged).count()
     }
 
-    /// What the call cost, in millionths of a dollar.
+    /// What the call cost in micro-dollars.
     pub fn cost_microusd(&self, tag: &str) -> u64 {
         self.of_call(tag).map(|record| record.cost_microusd).sum()
     }
 
-    /// How many attempts of the call arrived after one of them had been charged: each may be paid
-    /// twice. A well-behaved client makes this zero. A charge of an answer that nobody had seen yet
-    /// counts too, because resending was a bet then.
+    /// How many attempts of the call arrived after one of them had been charged: each may be charged
+    /// twice. A well-behaved client makes this zero. A charge that the client could not know of yet
+    /// counts too, since resending was a bet then.
     pub fn sends_after_charge(&self, tag: &str) -> usize {
         let Some(first_charge) = self.of_call(tag).filter_map(|record| record.charged_as).min()
         else {
@@ -194,7 +195,7 @@ pub(crate) struct Bill {
 }
 
 impl Ledger {
-    /// Time since the clock began, which it does with the first question.
+    /// Returns the time since the clock began, which it does with the first call.
     pub(crate) fn now(&self) -> Duration {
         let now = Instant::now();
         now.saturating_duration_since(*self.began.get_or_init(|| now))
@@ -229,7 +230,7 @@ impl Ledger {
         }
     }
 
-    /// The model ran to the end, or something else is paid for.
+    /// Records that the model finished, or that something else is charged.
     pub(crate) fn settle(&self, number: usize, generated: bool, bill: Option<Bill>) {
         let mut inner = self.lock();
         inner.order += 1;

@@ -1,4 +1,4 @@
-//! Limits by project and model: a sliding window of 60 seconds, and a day.
+//! Enforces limits by project and model: a sliding window of 60 seconds, and a day.
 //!
 //! Limits belong to a project, not to a key, and to one model (ai.google.dev "Rate limits",
 //! 2026-09). A request is judged when it arrives and takes its place in every window at once or in
@@ -29,7 +29,7 @@ pub struct Quota {
     pub tpm: Option<u64>,
     /// Requests from one Pacific midnight to the next.
     pub rpd: Option<u64>,
-    /// Whether a request that was answered 429 takes a place too. Nobody published which it is.
+    /// Whether a request that was answered 429 counts too. Google does not document it.
     pub counts_rejected: bool,
 }
 
@@ -50,7 +50,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Midnight Pacific standard time, on the UTC clock.
 const MIDNIGHT: Duration = Duration::from_secs(8 * 60 * 60);
 
-/// What one request weighs.
+/// What one request counts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Weight {
     pub(crate) images: u64,
@@ -94,8 +94,7 @@ impl Limits {
             .map_or(self.general, |(_, quota)| *quota)
     }
 
-    /// Takes a place for one request, or says which limits are in the way and when the last of the
-    /// windows opens.
+    /// Counts one request, or returns the limits that refuse it and when the last window opens.
     pub(crate) fn admit(
         &self,
         project: &Arc<str>,

@@ -1,5 +1,5 @@
-//! What a request asks for, and whether Google would take it. The simulator judges by itself: a
-//! mistake shared with the layers that it tests would be invisible.
+//! Reads what a request asks for, and checks whether Google would accept it. The simulator shares
+//! no code with the layers that it tests: a shared mistake would be invisible.
 
 use std::borrow::Cow;
 use std::time::Duration;

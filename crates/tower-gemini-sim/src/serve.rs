@@ -1,4 +1,4 @@
-//! The simulator behind a socket: HTTP/1.1, keep-alive, and connections that really break.
+//! Serves the simulator over HTTP/1.1, with keep-alive and connections that really break.
 
 use std::io;
 use std::net::SocketAddr;

@@ -35,7 +35,7 @@ pub struct Weather {
 }
 
 impl Weather {
-    /// Nothing ever happens.
+    /// No faults.
     pub fn calm() -> Self {
         Self::default()
     }
@@ -297,7 +297,7 @@ fn exponential(rng: &mut Rng, mean: Duration) -> Duration {
     mean.mul_f64(-(1.0 - rng.f64()).ln())
 }
 
-/// How long answers take.
+/// How long responses take.
 ///
 /// The default is what a published guide of February 2026 gives for images: Pro 30 to 90 s at 1K,
 /// 50 to 120 s at 2K and 100 to 170 s at 4K; Flash 10 to 30 s, and 20 to 60 s at 4K. Errors take 48
@@ -315,7 +315,7 @@ pub struct Latency {
 }
 
 impl Latency {
-    /// Everything is answered at once.
+    /// Responds at once.
     pub fn none() -> Self {
         Self::fixed(Duration::ZERO)
     }

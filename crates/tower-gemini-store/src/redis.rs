@@ -47,18 +47,17 @@ use tower_gemini::store::{Booking, Exchange, ExchangeFuture, QuotaStore, Reply, 
 /// is at most one lease.
 #[derive(Clone)]
 pub struct RedisStore {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
     client: Client,
     prefix: String,
-    script: Script,
+    script: Arc<Script>,
     clock: Arc<dyn Clock>,
     restart_hold: Duration,
-    connect_timeout: Duration,
-    link: Mutex<Link>,
+    link: Arc<Mutex<Link>>,
 }
+
+/// How long connecting may take. The guard has the time limit of an exchange; five times this only
+/// frees what hangs for good.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Default)]
 struct Link {
@@ -83,76 +82,62 @@ impl RedisStore {
         // The URL may hold a password: the error must not repeat it.
         let client = Client::open(url)
             .map_err(|error| StoreError::new(format!("not a redis URL ({:?})", error.kind())))?;
-        let inner = Inner {
+        Ok(Self {
             client,
             prefix: "tower-gemini".to_owned(),
-            script: Script::new(include_str!("redis.lua")),
+            script: Arc::new(Script::new(include_str!("redis.lua"))),
             clock: Arc::new(SystemClock),
             // The window, the longest margin and the longest lease.
             restart_hold: Duration::from_secs(65),
-            connect_timeout: Duration::from_secs(2),
-            link: Mutex::default(),
-        };
-        Ok(Self { inner: Arc::new(inner) })
-    }
-
-    fn set(self, change: impl FnOnce(&mut Inner)) -> Self {
-        let mut inner = match Arc::try_unwrap(self.inner) {
-            Ok(inner) => inner,
-            Err(shared) => Inner {
-                client: shared.client.clone(),
-                prefix: shared.prefix.clone(),
-                script: Script::new(include_str!("redis.lua")),
-                clock: shared.clock.clone(),
-                restart_hold: shared.restart_hold,
-                connect_timeout: shared.connect_timeout,
-                link: Mutex::default(),
-            },
-        };
-        change(&mut inner);
-        Self { inner: Arc::new(inner) }
+            link: Arc::default(),
+        })
     }
 
     /// Sets what every key begins with. Default `tower-gemini`.
     #[must_use]
-    pub fn prefix(self, prefix: &str) -> Self {
-        let prefix = prefix.replace(['{', '}'], "_");
-        self.set(|inner| inner.prefix = prefix)
+    pub fn prefix(mut self, prefix: &str) -> Self {
+        self.prefix = prefix.replace(['{', '}'], "_");
+        // What was reported was reported under other keys.
+        self.link = Arc::default();
+        self
     }
 
     /// Sets how long after its start a server is not trusted. Default 65 s: a window, with margin
     /// and lease.
     #[must_use]
-    pub fn restart_hold(self, hold: Duration) -> Self {
-        self.set(|inner| inner.restart_hold = hold)
+    pub fn restart_hold(mut self, hold: Duration) -> Self {
+        self.restart_hold = hold;
+        self.link = Arc::default();
+        self
     }
 
     /// Reads the day from this clock, corrected by the server's at the first exchange. Default: the
     /// system's.
     #[must_use]
-    pub fn clock(self, clock: impl Clock + 'static) -> Self {
-        self.set(|inner| inner.clock = Arc::new(clock))
+    pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
+        self.clock = Arc::new(clock);
+        self
     }
 }
 
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The client's own Debug shows the password.
-        f.debug_struct("RedisStore").field("prefix", &self.inner.prefix).finish_non_exhaustive()
+        f.debug_struct("RedisStore").field("prefix", &self.prefix).finish_non_exhaustive()
     }
 }
 
 impl QuotaStore for RedisStore {
     fn exchange(&self, exchange: Exchange) -> ExchangeFuture {
-        let inner = self.inner.clone();
-        Box::pin(async move { inner.exchange(exchange).await })
+        let store = self.clone();
+        Box::pin(async move { store.ask(exchange).await })
     }
 }
 
 /// Drops the connection unless the exchange over it came to its end: one that was given up may
 /// never answer.
 struct Probation<'a> {
-    inner: &'a Inner,
+    link: &'a Mutex<Link>,
     number: u64,
     passed: bool,
 }
@@ -163,7 +148,7 @@ impl Drop for Probation<'_> {
             return;
         }
         // Whoever holds the lock connects anew anyway.
-        if let Ok(mut link) = self.inner.link.try_lock() {
+        if let Ok(mut link) = self.link.try_lock() {
             if link.number == self.number {
                 link.connection = None;
             }
@@ -171,8 +156,8 @@ impl Drop for Probation<'_> {
     }
 }
 
-impl Inner {
-    async fn exchange(&self, mut exchange: Exchange) -> Result<Reply, StoreError> {
+impl RedisStore {
+    async fn ask(&self, mut exchange: Exchange) -> Result<Reply, StoreError> {
         let (mut connection, number, hold, mut skew_ms) = self.connection().await?;
         if let (Some(left), true) = (hold, exchange.most > 0) {
             let day = self.today(skew_ms).number();
@@ -191,7 +176,7 @@ impl Inner {
                 exchange.day_floor = None;
             }
         }
-        let mut probation = Probation { inner: self, number, passed: false };
+        let mut probation = Probation { link: &self.link, number, passed: false };
         // Twice at most: the second time by the server's own clock.
         for _ in 0..2 {
             let today = self.today(skew_ms);
@@ -242,9 +227,8 @@ impl Inner {
         let mut link = self.link.lock().await;
         if link.connection.is_none() {
             let config = AsyncConnectionConfig::new()
-                .set_connection_timeout(Some(self.connect_timeout))
-                // The guard has the time limit; this one only frees what hangs for good.
-                .set_response_timeout(Some(self.connect_timeout * 5));
+                .set_connection_timeout(Some(CONNECT_TIMEOUT))
+                .set_response_timeout(Some(CONNECT_TIMEOUT * 5));
             let failed = |error: redis::RedisError| StoreError::new(error.to_string());
             let mut connection = self
                 .client

@@ -158,6 +158,7 @@ pub(crate) trait SendGate: fmt::Debug + Send + Sync {
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy)]
+#[allow(dead_code, reason = "for what attaches to the gates; a journal will read all of it")]
 pub(crate) struct AttemptEnd<'a> {
     pub(crate) verdict: &'a Verdict,
     /// What the response says it used.
@@ -206,6 +207,7 @@ impl CallState {
     }
 
     /// When the call began.
+    #[cfg(test)]
     pub(crate) fn started(&self) -> Instant {
         self.0.started
     }
@@ -229,12 +231,6 @@ impl CallState {
     /// meant for that.
     pub(crate) fn defer(&self, waited: Duration) {
         self.shared().deferred += waited;
-    }
-
-    /// Brings the deadline forward; it never moves back.
-    pub(crate) fn limit_deadline(&self, deadline: Instant) {
-        let mut shared = self.shared();
-        shared.deadline = Some(shared.deadline.map_or(deadline, |at| at.min(deadline)));
     }
 
     /// What the caller insists on, whatever a fallback would give up.
@@ -355,11 +351,6 @@ impl CallState {
         Attempt { index: shared.attempts.len() - 1, state: self.clone() }
     }
 
-    /// How many attempts have been sent.
-    pub(crate) fn attempts_sent(&self) -> usize {
-        self.shared().attempts.iter().filter(|slot| slot.entry.is_some()).count()
-    }
-
     /// How many attempts were made, sent or not.
     pub(crate) fn attempts_made(&self) -> usize {
         self.shared().attempts.len()
@@ -469,7 +460,7 @@ impl Attempt {
     }
 
     /// Lets this attempt pass a further gate.
-    #[allow(dead_code, reason = "reservations attach here")]
+    #[cfg(test)]
     pub(crate) fn add_gate(&self, gate: Arc<dyn SendGate>) {
         self.with(|slot| slot.gates.push(gate));
     }
@@ -659,9 +650,6 @@ mod tests {
         state.default_deadline(Duration::from_secs(10));
         state.default_deadline(Duration::from_secs(60));
         assert_eq!(state.deadline(), Some(started + Duration::from_secs(10)));
-        state.limit_deadline(started + Duration::from_secs(5));
-        state.limit_deadline(started + Duration::from_secs(9));
-        assert_eq!(state.deadline(), Some(started + Duration::from_secs(5)));
     }
 
     #[test]

@@ -32,7 +32,7 @@ async fn app(out: &mut dyn Write) -> Result<(), Box<dyn Error>> {
         .mean_down(Duration::from_secs(100_000));
     let sim = Sim::builder().weather(Weather::calm().outages(overload)).tiny_images(true).build();
 
-    let chain = Chain::of(["gemini-3-pro-image", "gemini-3.1-flash-image"]);
+    let chain = Chain::new(["gemini-3-pro-image", "gemini-3.1-flash-image"]);
     let gemini = GeminiStack::new().fallback_to(chain).images(sim.service());
 
     let answer = gemini.oneshot(request()?).await?;

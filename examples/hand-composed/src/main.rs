@@ -33,7 +33,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 async fn app(out: &mut dyn Write) -> Result<(), Box<dyn Error>> {
     let sim = Sim::quick([Fault::Internal]);
-    let chain = Chain::of(["gemini-3-pro-image", "gemini-3.1-flash-image"]);
+    let chain = Chain::new(["gemini-3-pro-image", "gemini-3.1-flash-image"]);
     let gemini = compose(
         (
             // Any request: errors become responses, and calls are observed.

@@ -40,7 +40,7 @@ async fn app(out: &mut dyn Write) -> Result<(), Box<dyn Error>> {
     let router = PeakHourRouterLayer::new(schedule).in_peak(FLASH, PRO).clock(clock);
     let gemini = GeminiStack::new()
         .peak_hours(router)
-        .fallback_to(Chain::of([FLASH, PRO]))
+        .fallback_to(Chain::new([FLASH, PRO]))
         .images(sim.service());
 
     gemini.clone().oneshot(request(CallOptions::new())?).await?;

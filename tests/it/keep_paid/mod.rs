@@ -22,6 +22,7 @@ use tower_gemini::stack::Raw;
 use tower_gemini::trail::{Step, StopReason, Trail};
 use tower_gemini::verdict::Charge;
 use tower_gemini::{CollectRequestLayer, GeminiStack, KeepPaidLayer, ObserveLayer};
+use tower_gemini_gateway::stats::Stats;
 use tower_gemini_sim::{Fault, Latency, Sim, SimBody, SimService};
 
 use crate::harness::{Ask, Scenario, TAG, cases, faults, in_paused_time};
@@ -486,13 +487,14 @@ fn a_replayed_refusal_is_a_refusal_in_every_figure() {
     in_paused_time(async {
         let scenario = Scenario::new([Fault::Refused(tower_gemini_sim::Refusal::ImageSafety)]);
         let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
-        let observe = ObserveLayer::new();
+        let stats = Stats::new();
+        let observe = ObserveLayer::new().observer(stats.observer());
         let service = observe.layer(stack(&scenario, &sim, &keep));
         let call = whole(service.clone(), request(&scenario, &Trail::new()));
         assert!(tokio::time::timeout(Duration::from_secs(1), call).await.is_err());
         assert!(keep.drain(Duration::from_secs(100)).await);
         whole(service, request(&scenario, &Trail::new())).await.unwrap();
-        let hour = observe.observatory().report().last_hour;
+        let hour = stats.report().last_hour;
         assert_eq!((sim.requests(), hour.images, hour.successes), (1, 0, 0));
     });
 }

@@ -39,7 +39,7 @@ pub(super) fn judge_answer(call: &Call, answer: &Answer) -> Verdict {
         // Sketches and no word of an end: it stopped on the way to the image, however cleanly its
         // JSON is closed.
         if answer.said_end && !(only_drafts && finish.is_none()) {
-            return Verdict::of(Outcome::Image);
+            return Verdict::new(Outcome::Image);
         }
         return cut_off().with_charge(Charge::Charged);
     }
@@ -50,7 +50,7 @@ pub(super) fn judge_answer(call: &Call, answer: &Answer) -> Verdict {
 
 /// The response ended before it said that it had. The server answered, so the request counts.
 fn cut_off() -> Verdict {
-    Verdict::of(Outcome::Interrupted)
+    Verdict::new(Outcome::Interrupted)
         .with_quota(QuotaCharge::Counted)
         .with_reason("no finish reason")
 }
@@ -65,9 +65,9 @@ fn broken_by(call: &Call, answer: &Answer, error: &[u8]) -> Verdict {
     if detail.reason.is_none() {
         detail.reason = Some(cause.outcome().as_str().to_owned());
     }
-    // Where waiting cures nothing, the stream's break is final too, and a model that had begun to
+    // Where waiting does not help, the stream's break is final too, and a model that had begun to
     // response is not missing.
-    Verdict::of(Outcome::StreamError)
+    Verdict::new(Outcome::StreamError)
         .with_charge(if is_paid { Charge::Charged } else { Charge::Maybe })
         .with_transient(is_passing)
         .with_elsewhere(
@@ -88,7 +88,7 @@ fn without_image(
     let is_blocked = block.as_deref().is_some_and(|block| block != "BLOCK_REASON_UNSPECIFIED")
         || (answer.block_reason_message.is_some() && finish.is_none() && answer.text.is_empty());
     if is_blocked {
-        let verdict = Verdict::of(Outcome::PromptBlocked);
+        let verdict = Verdict::new(Outcome::PromptBlocked);
         return match block {
             Some(block) => verdict.with_reason(block),
             None => verdict,
@@ -100,30 +100,30 @@ fn without_image(
             // A text call that ran to its limit got its text, if cut; one that ended for an unknown
             // reason got it too.
             Finish::OutOfTokens | Finish::Unknown if is_text_call => {
-                Verdict::of(Outcome::Answered).with_reason(word)
+                Verdict::new(Outcome::Answered).with_reason(word)
             }
             _ => finish::verdict(call, meaning, word),
         };
     }
     if answer.rai_filtered_reason.is_some() {
-        return Verdict::of(Outcome::ContentBlocked);
+        return Verdict::new(Outcome::ContentBlocked);
     }
     if matches!(call.verb, Verb::Count | Verb::Batch) && answer.said_end {
         // Counts and operations: nothing to recognise in them.
-        return Verdict::of(Outcome::Answered);
+        return Verdict::new(Outcome::Answered);
     }
     if answer.has_candidates {
         let is_empty = answer.text.is_empty() && call.wants_image;
         if !(answer.said_end || is_empty) {
             return cut_off();
         }
-        return Verdict::of(if call.wants_image { Outcome::NoImage } else { Outcome::Answered });
+        return Verdict::new(if call.wants_image { Outcome::NoImage } else { Outcome::Answered });
     }
     if !answer.said_end && (call.wants_image || call.dialect != Dialect::Unrecognised) {
         return cut_off();
     }
     // Foreign JSON, or a page where a response should be.
-    Verdict::of(if call.wants_image { Outcome::Other } else { Outcome::Answered })
+    Verdict::new(if call.wants_image { Outcome::Other } else { Outcome::Answered })
 }
 
 fn has_image_tokens(answer: &Answer) -> bool {

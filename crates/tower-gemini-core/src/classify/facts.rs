@@ -145,7 +145,7 @@ impl Facts {
             || self.retry_delay.is_some()
     }
 
-    /// Takes over what an inner response (one that was wrapped as text) states: it knows better.
+    /// Takes over what an inner response (one wrapped as text) states: it is more specific.
     pub(super) fn absorb(&mut self, inner: Self) {
         if inner.states_error() && (inner.code.is_some() || inner.status.is_some()) {
             self.code = inner.code;

@@ -68,7 +68,7 @@ pub(super) fn meaning(word: &str) -> Finish {
 
 /// The meaning of an Interactions API code in an error (`image_safety`, `no_image`); words of other
 /// errors are none.
-pub(super) fn of_word(code: &str) -> Option<Finish> {
+pub(super) fn from_code(code: &str) -> Option<Finish> {
     let mut codes = PHRASES.finish.codes.iter();
     codes.any(|name| name.eq_ignore_ascii_case(code)).then(|| meaning(&code.to_ascii_uppercase()))
 }
@@ -105,12 +105,12 @@ pub(super) fn verdict(call: &Call, finish: Finish, word: &str) -> Verdict {
         Finish::OutOfTokens => Outcome::OutOfTokens,
         Finish::Blocked => Outcome::ContentBlocked,
         Finish::MissingSignature => Outcome::MissingThoughtSignature,
-        // It ended for a reason that nobody here knows: repeating it blindly would be a guess with
+        // It ended for an unknown reason: repeating it blindly would be a guess with
         // the caller's money.
         Finish::Unknown => {
-            let verdict = Verdict::of(Outcome::Other).with_transient(false).with_elsewhere(true);
+            let verdict = Verdict::new(Outcome::Other).with_transient(false).with_elsewhere(true);
             return verdict.with_reason(word);
         }
     };
-    Verdict::of(outcome).with_reason(word)
+    Verdict::new(outcome).with_reason(word)
 }

@@ -117,7 +117,7 @@ struct Case<'c> {
 impl Case<'_> {
     fn decide(&self) -> Verdict {
         if self.is_everyday_overload() {
-            return Verdict::of(Outcome::Overloaded);
+            return Verdict::new(Outcome::Overloaded);
         }
         self.refused()
             .or_else(|| self.region())
@@ -167,22 +167,22 @@ impl Case<'_> {
             // Imagen blocks prompts with a 400, before any work.
             let charge =
                 if self.code == 400 && self.facts.is_google { Charge::None } else { Charge::Maybe };
-            return Some(Verdict::of(Outcome::PromptBlocked).with_charge(charge));
+            return Some(Verdict::new(Outcome::PromptBlocked).with_charge(charge));
         }
         if self.is_googles_own() {
             return None;
         }
-        // A gateway that says what was blocked knows better than the reason it quotes, which may be
-        // either's.
+        // A gateway that says what was blocked is more specific than the reason it quotes, which may
+        // be either's.
         if self.word().contains("prompt_blocked")
             || (self.text.has("blockreason") && !self.text.has("finish"))
         {
-            return Some(Verdict::of(Outcome::PromptBlocked).with_charge(Charge::Maybe));
+            return Some(Verdict::new(Outcome::PromptBlocked).with_charge(Charge::Maybe));
         }
         // A word of the Interactions API (`image_safety`), or a finish reason that a proxy put into
         // its message.
         let word = self.word();
-        let finish = match finish::of_word(word) {
+        let finish = match finish::from_code(word) {
             Some(finish) => Some((finish, word)),
             None => finish::named_in(self.words),
         };
@@ -203,10 +203,10 @@ impl Case<'_> {
         };
         if is_refusal(word) || is_refusal(self.kind()) || self.text.has_any(&PHRASES.prompt_refused)
         {
-            return Some(Verdict::of(Outcome::PromptBlocked).with_charge(Charge::Maybe));
+            return Some(Verdict::new(Outcome::PromptBlocked).with_charge(Charge::Maybe));
         }
         if word.contains("image_generation_failed") && self.text.has_any(&PHRASES.image_refused) {
-            return Some(Verdict::of(Outcome::ContentBlocked).with_charge(Charge::Maybe));
+            return Some(Verdict::new(Outcome::ContentBlocked).with_charge(Charge::Maybe));
         }
         None
     }
@@ -216,15 +216,15 @@ impl Case<'_> {
             matches!(self.reason(), "LOCATION_TAX_POLICY_VIOLATED" | "LOCATION_POLICY_VIOLATED")
                 || self.word().contains("unsupported_country")
                 || self.text.has_any(&PHRASES.region);
-        named.then(|| Verdict::of(Outcome::Region))
+        named.then(|| Verdict::new(Outcome::Region))
     }
 
     fn spend(&self) -> Option<Verdict> {
         let said = self.text.has_any(&PHRASES.spend_rate);
-        said.then(|| Verdict::of(Outcome::SpendRateLimited))
+        said.then(|| Verdict::new(Outcome::SpendRateLimited))
     }
 
-    /// No quota at all, or nobody pays.
+    /// No quota at all, or no means to pay.
     fn no_quota(&self) -> Option<Verdict> {
         let facts = self.facts;
         // A quota that is zero may be this model's alone; a balance that is used up is everybody's.
@@ -233,7 +233,7 @@ impl Case<'_> {
             || (self.may_be_quota() && says_limit_zero(self.text))
             || (self.may_be_quota() && says_quota_zero(self.text));
         if is_zero {
-            let verdict = Verdict::of(Outcome::QuotaZeroOrBilling);
+            let verdict = Verdict::new(Outcome::QuotaZeroOrBilling);
             let Some(model) = self.zero_model() else { return Some(verdict.with_elsewhere(false)) };
             // No image model has a free tier, so another image model of the same project has none
             // either.
@@ -261,7 +261,7 @@ impl Case<'_> {
             || (self.kind().contains("insufficient") && self.kind().contains("quota"))
             || matches!(word, "payment_required" | "billing_hard_limit_reached")
             || self.text.has_any(&PHRASES.unpaid);
-        is_unpaid.then(|| Verdict::of(Outcome::QuotaZeroOrBilling))
+        is_unpaid.then(|| Verdict::new(Outcome::QuotaZeroOrBilling))
     }
 
     /// The statuses under which "limit: 0" speaks of a quota (gemini-cli asks 429, 499 and 503);
@@ -321,7 +321,7 @@ impl Case<'_> {
             || self.word() == "overloaded_error"
             || self.kind() == "overloaded_error"
             || (self.facts.violations == 0 && says_pooled());
-        said.then(|| Verdict::of(Outcome::Overloaded))
+        said.then(|| Verdict::new(Outcome::Overloaded))
     }
 
     fn deadline(&self) -> Option<Verdict> {
@@ -331,9 +331,9 @@ impl Case<'_> {
             let gateway = !self.facts.is_google
                 && self.code >= 500
                 && self.text.has_any(&PHRASES.gateway_timeout);
-            return gateway.then(|| Verdict::of(Outcome::Deadline).with_charge(Charge::Maybe));
+            return gateway.then(|| Verdict::new(Outcome::Deadline).with_charge(Charge::Maybe));
         }
-        let verdict = Verdict::of(Outcome::Deadline);
+        let verdict = Verdict::new(Outcome::Deadline);
         // When Google gives up it says so itself, and 5xx of its own are not charged. A gateway
         // that gives up knows nothing ("context deadline exceeded" is its own): what it waited for
         // may be finished, and paid for, after it hung up.
@@ -344,9 +344,9 @@ impl Case<'_> {
     fn by_reason(&self) -> Option<Verdict> {
         let is_in = |list: &List| list.iter().any(|reason| reason == self.reason());
         if is_in(&PHRASES.auth_reasons) {
-            Some(Verdict::of(Outcome::Auth))
+            Some(Verdict::new(Outcome::Auth))
         } else {
-            is_in(&PHRASES.permission_reasons).then(|| Verdict::of(Outcome::Permission))
+            is_in(&PHRASES.permission_reasons).then(|| Verdict::new(Outcome::Permission))
         }
     }
 
@@ -359,28 +359,28 @@ impl Case<'_> {
             return None;
         }
         if self.code < 500 && speaks_of_thought_signature(text) {
-            return Some(Verdict::of(Outcome::MissingThoughtSignature));
+            return Some(Verdict::new(Outcome::MissingThoughtSignature));
         }
         if self.code != 404 && text.has_any(&PHRASES.auth) {
-            return Some(Verdict::of(Outcome::Auth));
+            return Some(Verdict::new(Outcome::Auth));
         }
         if self.code == 413 || text.has_any(&PHRASES.too_large) {
-            return Some(Verdict::of(Outcome::PayloadTooLarge));
+            return Some(Verdict::new(Outcome::PayloadTooLarge));
         }
         if text.has("not allowed to use publisher model") {
             // The project lacks this model, not the service.
             return Some(
-                Verdict::of(Outcome::Permission).with_scope(Scope::Model).with_elsewhere(true),
+                Verdict::new(Outcome::Permission).with_scope(Scope::Model).with_elsewhere(true),
             );
         }
         if matches!(self.code, 0 | 400 | 403 | 500..) && text.has_any(&PHRASES.permission) {
-            return Some(Verdict::of(Outcome::Permission));
+            return Some(Verdict::new(Outcome::Permission));
         }
         if matches!(self.code, 0 | 400 | 404 | 500..)
             && (text.has_any(&PHRASES.model_not_found)
                 || (text.has("publisher model") && text.has("not found")))
         {
-            return Some(Verdict::of(Outcome::NotFound).with_elsewhere(true));
+            return Some(Verdict::new(Outcome::NotFound).with_elsewhere(true));
         }
         None
     }
@@ -428,40 +428,40 @@ impl Case<'_> {
         } else {
             Outcome::RateLimited
         };
-        Some(Verdict::of(outcome))
+        Some(Verdict::new(outcome))
     }
 
     fn by_status(&self) -> Verdict {
         let google = self.facts.is_google;
         match self.code {
-            401 => Verdict::of(Outcome::Auth),
-            403 | 407 | 451 => Verdict::of(Outcome::Permission),
+            401 => Verdict::new(Outcome::Auth),
+            403 | 407 | 451 => Verdict::new(Outcome::Permission),
             404 | 410 => self.not_found(),
             409 if self.facts.status == Some(409) && self.text.has("already exists") => {
-                Verdict::of(Outcome::BadRequest)
+                Verdict::new(Outcome::BadRequest)
             }
             // ABORTED: a clash of two writers, which the next attempt may not meet.
             409 | 425 => {
-                Verdict::of(Outcome::Other).with_charge(Charge::None).with_elsewhere(false)
+                Verdict::new(Outcome::Other).with_charge(Charge::None).with_elsewhere(false)
             }
-            413 => Verdict::of(Outcome::PayloadTooLarge),
-            499 | 500 => Verdict::of(Outcome::Internal),
+            413 => Verdict::new(Outcome::PayloadTooLarge),
+            499 | 500 => Verdict::new(Outcome::Internal),
             // The model or the server cannot do this at all; another model may.
-            501 => Verdict::of(Outcome::BadRequest).with_scope(Scope::Model).with_elsewhere(true),
-            502 => Verdict::of(Outcome::BadGateway),
-            503 | 529 => Verdict::of(Outcome::Overloaded),
+            501 => Verdict::new(Outcome::BadRequest).with_scope(Scope::Model).with_elsewhere(true),
+            502 => Verdict::new(Outcome::BadGateway),
+            503 | 529 => Verdict::new(Outcome::Overloaded),
             // A front that lost the origin: whether the origin had begun is unknown (521 to 523
             // never reached it, but a page of an unknown origin is no certainty).
-            520..=527 => Verdict::of(Outcome::BadGateway).with_charge(Charge::Maybe),
-            400..=498 => Verdict::of(Outcome::BadRequest),
-            505..=599 => Verdict::of(Outcome::Internal),
-            _ if google => Verdict::of(Outcome::Internal).with_charge(Charge::Maybe),
-            _ => Verdict::of(Outcome::Other),
+            520..=527 => Verdict::new(Outcome::BadGateway).with_charge(Charge::Maybe),
+            400..=498 => Verdict::new(Outcome::BadRequest),
+            505..=599 => Verdict::new(Outcome::Internal),
+            _ if google => Verdict::new(Outcome::Internal).with_charge(Charge::Maybe),
+            _ => Verdict::new(Outcome::Other),
         }
     }
 
     fn not_found(&self) -> Verdict {
-        let verdict = Verdict::of(Outcome::NotFound);
+        let verdict = Verdict::new(Outcome::NotFound);
         let facts = self.facts;
         // The model is fine where a cache, a file or an earlier interaction is gone; a page instead
         // of JSON means that the host or the path is wrong, and a gateway's "Not Found" without a

@@ -654,6 +654,28 @@ fn rules_decide_where_only_they_differ() {
             false,
         ),
         (413, google(413, "INVALID_ARGUMENT", "x"), O::PayloadTooLarge, Free, false),
+        (403, denied(&error_info("INSUFFICIENT_SCOPE", "")), O::Permission, Free, false),
+        (403, denied(&error_info("INSUFFICIENT_CREDITS", "")), O::QuotaZeroOrBilling, Free, false),
+        (403, denied(&error_info("INSUFFICIENT_BALANCE", "")), O::QuotaZeroOrBilling, Free, false),
+        // The service's own faults are not the conversation's.
+        (500, "invalid thought signature".into(), O::Internal, Free, true),
+        (499, "invalid thought signature".into(), O::MissingThoughtSignature, Free, false),
+        // Google's older format.
+        (
+            403,
+            r#"{"error":{"code":403,"message":"x","errors":[{"reason":"dailyLimitExceeded"}]}}"#
+                .into(),
+            O::RateLimitedDay,
+            Free,
+            true,
+        ),
+        (
+            403,
+            r#"{"error":{"code":403,"message":"x","errors":[{"reason":"quotaExceeded"}]}}"#.into(),
+            O::RateLimited,
+            Free,
+            true,
+        ),
         // Advice to enable billing is a limit's too.
         (
             429,
@@ -802,6 +824,11 @@ fn a_proxys_header_never_makes_a_day_of_a_limit() {
     };
     assert_eq!(quota("Your quota will reset after 5m"), Outcome::RateLimitedMinute);
     assert_eq!(quota("Your quota will reset after 5m1s"), Outcome::RateLimitedDay);
+    // Beside a violated day only hours are believed.
+    let day =
+        |delay| judged(429, &limited("requests", "GenerateRequestsPerDay", "5", delay)).wait();
+    assert_eq!(day("300s"), None);
+    assert_eq!(day("301s").map(|wait| wait.stated()), Some(Duration::from_secs(301)));
 }
 
 /// Two readers knew different shapes: an image in `generatedImages` or in the Responses API's

@@ -24,7 +24,7 @@ struct Triples([u64; TRIPLE_WORDS]);
 const TRIPLE_WORDS: usize = 64;
 
 impl Triples {
-    fn of(text: &[u8]) -> Self {
+    fn new(text: &[u8]) -> Self {
         let mut bits = [0; TRIPLE_WORDS];
         let mut triple = 0u32;
         // The first two places hold less than three bytes: two bits too many, which cost nothing
@@ -67,10 +67,7 @@ const SEARCHED: usize = 64 * 1024;
 
 impl Lower {
     pub(super) fn new(text: &str) -> Self {
-        Self::of_bytes(text.as_bytes())
-    }
-
-    pub(super) fn of_bytes(bytes: &[u8]) -> Self {
+        let bytes = text.as_bytes();
         let bytes = bytes.get(..SEARCHED).unwrap_or(bytes);
         let mut lower = Self {
             stack: [0; STACK],
@@ -97,7 +94,7 @@ impl Lower {
 
     /// Returns whether the word, given in lower case, is in the text.
     pub(super) fn has(&self, word: &str) -> bool {
-        let triples = self.triples.get_or_init(|| Triples::of(self.bytes()));
+        let triples = self.triples.get_or_init(|| Triples::new(self.bytes()));
         triples.may_hold(word.as_bytes()) && memmem::find(self.bytes(), word.as_bytes()).is_some()
     }
 

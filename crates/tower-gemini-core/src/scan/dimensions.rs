@@ -16,7 +16,7 @@ pub(super) struct Sniffer {
     state: SnifferState,
     head: [u8; HEAD],
     len: usize,
-    /// Bytes of a JPEG segment still to be passed over.
+    /// Bytes of a JPEG segment still to be skipped.
     skip: usize,
     found: Option<(u32, u32)>,
 }

@@ -1,6 +1,6 @@
 //! A JSON reader that is fed pieces and remembers only where it stands.
 //!
-//! It checks the whole grammar, UTF-8 included, and hands strings on in the pieces they arrive in,
+//! It checks the whole grammar, UTF-8 included, and passes strings on in the pieces they arrive in,
 //! so that neither an image of 20 MB nor a signature of 3 MB is ever collected. What it accepts is
 //! what serde_json accepts, with one difference: numbers too large for an `f64` pass, since nobody
 //! reads them.
@@ -35,7 +35,7 @@ pub(super) trait Sink {
     /// Takes as many bytes of base64 as `input` begins with, in whole or in part, where base64 is
     /// wanted; else none. Looking for the string's end first would mean reading an image twice.
     fn string_base64(&mut self, input: &[u8]) -> Result<usize, ScanError>;
-    /// Returns whether the sink checks the string at hand itself, as far as it can.
+    /// Returns whether the sink checks the current string itself, as far as it can.
     fn checks_string(&self) -> bool;
     /// A run without escapes. `Ok(true)` when the sink itself found it to be printable ASCII, which
     /// saves checking it twice.
@@ -319,7 +319,7 @@ impl Lexer {
                 }
             } else {
                 let checked = self.check(piece, at);
-                // What stands before a fault is handed on, as it would be had it come in a piece of
+                // What stands before a fault is passed on, as it would be had it come in a piece of
                 // its own.
                 let good = checked
                     .as_ref()

@@ -6,7 +6,7 @@
 /// What a container is.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Node {
-    /// Anything that is passed over.
+    /// Anything that is skipped.
     #[default]
     Skip,
     /// One response, or one chunk or event of it.

@@ -35,7 +35,7 @@ struct Frame {
     count: u32,
 }
 
-/// How far the response was before something that a repeated member can take back.
+/// How far the response was before something that a repeated member can retract.
 #[derive(Debug, Default, Clone, Copy)]
 struct Mark {
     text: usize,
@@ -69,7 +69,7 @@ struct Element {
     image: Progress,
     /// Whether it has opened a candidate in the store.
     began: bool,
-    /// Whether its data were passed over, since its type was not an image's.
+    /// Whether its data were skipped, since its type was not an image's.
     passed: bool,
     urls: Vec<String>,
     file_mime: Option<String>,
@@ -81,7 +81,7 @@ struct Element {
     mark: Mark,
 }
 
-/// What is done with the string at hand.
+/// What is done with the current string.
 #[derive(Debug, Default)]
 enum Text {
     #[default]
@@ -100,7 +100,7 @@ enum Text {
     },
 }
 
-/// What one document said, kept apart until it ends, so that a repeated member can take it back.
+/// What one document said, kept apart until it ends, so that a repeated member can retract it.
 #[derive(Debug, Default)]
 struct Document {
     finish_reason: Option<String>,
@@ -122,7 +122,7 @@ struct Document {
     has_list: bool,
     completed: bool,
     /// Where an image with corrupt base64 stands. Reported when the document ends, since a repeated
-    /// member can take it back.
+    /// member can retract it.
     corrupt: Option<u64>,
 }
 
@@ -261,7 +261,7 @@ impl Reader {
         }
     }
 
-    /// Takes back everything since a mark.
+    /// Retracts everything since a mark.
     fn roll_back(&mut self, mark: Mark, at: u64) -> Result<(), ScanError> {
         if self.answer.images != mark.images {
             if mark.had_image {

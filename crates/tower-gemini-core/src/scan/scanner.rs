@@ -82,8 +82,8 @@ enum Shape {
 #[non_exhaustive]
 pub struct Decoded {
     /// Whether what was written so far was a draft: go back to the start before writing
-    /// [`bytes`](Self::bytes). When the scan ends, cut the writer to [`Image::len`], since a draft
-    /// may have been longer.
+    /// [`bytes`](Self::bytes). When the scan ends, truncate what was written to the image's
+    /// [length](super::Image::len), since a draft may have been longer.
     pub restart: bool,
     /// The bytes to write.
     pub bytes: Bytes,
@@ -107,8 +107,8 @@ impl Scanner {
 
     /// Creates a scanner that finds out everything but keeps no image's bytes.
     ///
-    /// Images are still decoded, to be checked, measured and counted: [`Image::len`],
-    /// [`Image::width`].
+    /// Images are still decoded, to be checked, counted and measured ([length](super::Image::len),
+    /// [width](super::Image::width)).
     #[must_use]
     pub fn judging(framing: Framing) -> Self {
         Self::new(Mode::Judge, framing)
@@ -136,8 +136,8 @@ impl Scanner {
         Self::new(Mode::Drain, framing)
     }
 
-    /// Keeps `thoughtSignature` of the final image's part in [`Image::signature`]. Signatures have
-    /// megabytes: off by default.
+    /// Keeps the final image's `thoughtSignature` in its [signature](super::Image::signature). They
+    /// can have megabytes: off by default.
     #[must_use]
     pub fn keep_signature(mut self, keep: bool) -> Self {
         self.reader.keep_signature = keep;

@@ -164,7 +164,7 @@ impl DataHash {
 pub(super) struct Collector {
     keyer: PartKeyer,
     data: Option<DataHash>,
-    /// Of the part at hand.
+    /// Of the current part.
     image: Option<PartKey>,
     bytes: usize,
     found: Vec<PartSignature>,

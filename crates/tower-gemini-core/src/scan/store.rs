@@ -2,7 +2,7 @@
 //!
 //! One buffer serves for all candidates: each later one is decoded over the one before, so that
 //! drafts cost no memory and no page is touched for the first time twice. There is one case where
-//! that could lose the image: when the one at hand may be final and the next turns out to be a
+//! that could lose the image: when the current one may be final and the next turns out to be a
 //! draft, or no image at all, only after its bytes. Then the next goes to a second buffer, and the
 //! two change places if it wins.
 
@@ -94,7 +94,7 @@ struct Outlet {
 pub(super) struct Store {
     mode: Mode,
     pub(super) max: Option<u64>,
-    /// Bytes of the whole response, where somebody knows.
+    /// Bytes of the whole response, where it is known.
     pub(super) expected: Option<u64>,
     pub(super) kept: Option<Kept>,
     main: Buffer,
@@ -326,7 +326,7 @@ impl Outlet {
     }
 }
 
-/// The decoder's way out: into a buffer, with the header read and the length checked in passing.
+/// The decoder's output: a buffer; the image's header is read and the length checked on the way.
 struct Sluice<'a> {
     bytes: &'a mut Vec<u8>,
     used: &'a mut usize,

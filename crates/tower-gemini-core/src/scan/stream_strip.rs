@@ -20,7 +20,7 @@ use super::strip::strip_drafts;
 /// that says that the response has ended. Unmarked drafts cannot be distinguished from the final
 /// image before the stream is over, and pass.
 ///
-/// Memory: one event and one draft. What is not understood passes untouched.
+/// Memory: one event and one draft. What is not understood passes unchanged.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -64,7 +64,7 @@ enum Cutter {
 
 /// A piece of the stream.
 enum Piece {
-    /// What passes as it is.
+    /// What passes unchanged.
     Passing(Bytes),
     /// An event, where the JSON in it begins.
     Event(Bytes, usize),
@@ -200,7 +200,7 @@ fn whole_list(parts: &[PartSpan]) -> Option<Range<u64>> {
         .then_some(first.span.start..last.span.end)
 }
 
-/// What is marked goes, everything else stays.
+/// Keeps everything that is not marked.
 fn keep_unmarked(answer: &mut Answer) {
     for part in &mut answer.parts {
         part.is_final = !part.is_thought;

@@ -3,7 +3,7 @@
 //! Both are read as they pass, so that a picture of megabytes in a chat message is decoded and not
 //! collected.
 
-/// A URL longer than this is nobody's link to an image (browsers stop at 2 KiB or 8 KiB).
+/// A URL longer than this is not a link to an image (browsers stop at 2 KiB or 8 KiB).
 const MAX_URL: usize = 8 * 1024;
 /// Alternative text longer than this means that the bracket was just a bracket.
 const MAX_ALT: usize = 1024;

@@ -422,7 +422,9 @@ impl<'a> Editor<'a> {
     /// A size where none stood, for the step below what is drawn when none is asked for.
     fn insert_size(&mut self, root: &Range<usize>) -> Result<(), Unfit> {
         let SizeChange::Set(size) = self.change.size else { return Ok(()) };
-        if self.sized || self.change.asked_size.is_some() {
+        // No proxy writes 512 behind a name: such a size moves into the body.
+        let moves = self.change.size_in_name && size == ImageSize::Px512;
+        if self.sized || (self.change.asked_size.is_some() && !moves) {
             return Ok(());
         }
         // Other edits may touch the same objects: a size is inserted only where nothing else

@@ -355,7 +355,7 @@ fn new_suffix(
     let parts = suffix.split('-').filter(|part| !part.is_empty()).filter_map(|part| {
         let is_size = part.ends_with(['k', 'K']);
         let part = match (is_size, size, aspect) {
-            // No proxy writes 512 behind a name.
+            // No proxy writes 512 behind a name: it moves into the body.
             (true, SizeChange::Drop | SizeChange::Set(ImageSize::Px512), _) => return None,
             (true, SizeChange::Set(to), _) => size_as(to, part, to),
             (true, SizeChange::Keep, _) if !takes_size => return None,

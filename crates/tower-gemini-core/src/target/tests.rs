@@ -458,6 +458,55 @@ fn each_thing_that_must_be_kept_refuses_its_own_targets_and_no_others() {
     }
 }
 
+/// A size of 512 has no suffix: it was reported as asked for, and 1K was drawn.
+#[test]
+fn a_size_and_a_ratio_in_the_models_name_are_changed_there() {
+    let body = r#"{"contents":[]}"#;
+    let up_to = |model, size| Target::new(model).size_cap(size);
+    for (from, target, to, expected) in [
+        (
+            "gemini-3-pro-image-4k",
+            up_to(PRO, ImageSize::K2),
+            "gemini-3-pro-image-2k",
+            "size 4K → 2K",
+        ),
+        (
+            "gemini-3-pro-image-4K-16x9",
+            up_to(PRO, ImageSize::K1),
+            "gemini-3-pro-image-1K-16x9",
+            "size 4K → 1K",
+        ),
+        ("gemini-3-pro-image-4k", up_to(PRO, ImageSize::K4), "gemini-3-pro-image-4k", ""),
+        (
+            "gemini-3.1-flash-image-2k-1x8",
+            up_to(FLASH31, ImageSize::Px512),
+            "gemini-3.1-flash-image-1x8",
+            "size 2K → 512",
+        ),
+        (
+            "gemini-3.1-flash-image-1x8",
+            Target::new(FLASH25),
+            "gemini-2.5-flash-image-9x16",
+            "aspect 1:8 → 9:16",
+        ),
+        ("gemini-3-pro-image-4k", Target::new(FLASH25), FLASH25, "size 4K dropped"),
+        ("gemini-3-pro-image-4k", Target::new(FLASH31), "gemini-3.1-flash-image-4k", ""),
+    ] {
+        let (request, given_up) = rewritten(&path_of(from), body, &target).unwrap();
+        assert_eq!(request.uri().path(), path_of(to), "{from} {target}");
+        let read = Call::parse(
+            request.method(),
+            request.uri(),
+            request.headers(),
+            Some(&body_of(&request)),
+        );
+        let call = &request.body().call;
+        assert_eq!((call.size, &call.aspect), (read.size, &read.aspect), "{from} {target}");
+        let given_up = texts(&given_up).into_iter().find(|text| !text.starts_with("model"));
+        assert_eq!(given_up.unwrap_or_default(), expected, "{from} {target}");
+    }
+}
+
 #[test]
 fn a_thinking_level_becomes_the_nearest_that_the_model_knows() {
     for (to, asked, expected) in [

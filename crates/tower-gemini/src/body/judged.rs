@@ -176,10 +176,6 @@ impl<B> JudgedBody<B> {
         self.call_state.trail()
     }
 
-    pub(crate) fn call_state(&self) -> &CallState {
-        &self.call_state
-    }
-
     /// Lets `guard` live as long as the body.
     pub fn guard(&mut self, guard: Box<dyn BodyGuard>) {
         self.state.guards.push(guard);

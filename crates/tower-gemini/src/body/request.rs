@@ -496,11 +496,26 @@ impl fmt::Debug for RequestTemplate {
 mod tests {
     use super::*;
     use std::task::Waker;
+    use std::time::Duration;
     use tower_gemini_core::verdict::{Charge, Verdict};
 
     fn call_body(chunks: Vec<Bytes>) -> CallBody {
         let state = CallState::new(CallOptions::new());
         CallBody::whole(chunks, None, Arc::new(Call::unrecognised()), state)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempts_own_deadline_never_moves_back_nor_beyond_the_calls() {
+        let options = CallOptions::new().deadline(Duration::from_secs(10));
+        let state = CallState::new(options);
+        let at = |seconds| Some(state.started() + Duration::from_secs(seconds));
+        let call = Arc::new(Call::unrecognised());
+        let mut body = CallBody::whole([], None, call, state.clone()).into_attempt();
+        for (limit, deadline) in [(60, 10), (5, 5), (9, 5)] {
+            body.limit_deadline(at(limit).unwrap());
+            assert_eq!(body.deadline(), at(deadline));
+        }
+        assert_eq!(state.deadline(), at(10), "the call's is its own");
     }
 
     /// The body as it is sent, and its attempt.

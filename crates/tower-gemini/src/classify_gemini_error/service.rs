@@ -336,3 +336,93 @@ impl BodyGuard for AttemptLog {
         self.close();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call_options::CallOptions;
+    use crate::call_state::{CallState, Passing as Pass};
+    use crate::collect_request::CollectRequestLayer;
+    use crate::single_attempt::SingleAttemptLayer;
+    use crate::stack::compose;
+    use bytes::Bytes;
+    use http_body_util::Full;
+    use std::sync::Mutex;
+    use tower::{ServiceExt, layer::layer_fn, service_fn};
+    use tower_gemini_core::verdict::Charge;
+
+    /// Records what happens to it; lets attempts pass a millisecond later, or not at all.
+    #[derive(Debug)]
+    struct Journal {
+        passes: bool,
+        log: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl SendGate for Journal {
+        fn pass<'a>(&'a self, _: &'a Call) -> Pass<'a> {
+            Box::pin(async {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                self.log.lock().unwrap().push("passed".into());
+                match self.passes {
+                    true => Ok(()),
+                    false => Err(Error::transport("the journal is full".into(), Verdict::not_sent())),
+                }
+            })
+        }
+
+        fn settle(&self, end: &AttemptEnd<'_>) {
+            self.log.lock().unwrap().push(format!("settled {}", end.verdict.charge()));
+        }
+    }
+
+    async fn log_of(passes: bool) -> (Vec<String>, Result<(), Error>) {
+        let log = Arc::<Mutex<Vec<String>>>::default();
+        let sent = log.clone();
+        let client = service_fn(move |_: Request<WireBody>| {
+            sent.lock().unwrap().push("sent".into());
+            std::future::ready(Ok::<_, std::io::Error>(
+                Response::builder().status(503).body(Full::<Bytes>::default()).unwrap(),
+            ))
+        });
+        let gate = Arc::new(Journal { passes, log: log.clone() });
+        let gated = layer_fn(move |inner| {
+            let gate = gate.clone();
+            tower::util::MapRequest::new(inner, move |request: Request<crate::CallBody>| {
+                request.body().state().add_gate(gate.clone());
+                request
+            })
+        });
+        let classify = ClassifyGeminiErrorLayer::new();
+        let layers = (CollectRequestLayer::new(), gated, SingleAttemptLayer::new(), classify);
+        let outcome = compose(layers, client).oneshot(Request::new(Full::<Bytes>::default())).await;
+        let outcome = outcome.map(drop);
+        let log = log.lock().unwrap().clone();
+        (log, outcome)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_passes_its_gates_before_its_first_byte_and_settles_them_once() {
+        let (log, outcome) = log_of(true).await;
+        assert_eq!(log.len(), 3, "{log:?}");
+        assert_eq!(log[..2], ["passed", "sent"]);
+        assert!(log[2].starts_with("settled"), "{log:?}");
+        assert!(outcome.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_a_gate_refuses_is_not_sent_and_free() {
+        let (log, outcome) = log_of(false).await;
+        assert_eq!(log, ["passed"]);
+        assert_eq!(outcome.unwrap_err().charge(), Charge::None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_is_dropped_at_its_gate_was_not_sent() {
+        let state = CallState::new(CallOptions::new());
+        assert_eq!(state.worst_charge(), Charge::None);
+        let attempt = state.new_attempt();
+        attempt.add_gate(Arc::new(Journal { passes: true, log: Arc::default() }));
+        assert!(!attempt.was_sent());
+        assert_eq!(attempt.cut_off(), Verdict::not_sent());
+    }
+}

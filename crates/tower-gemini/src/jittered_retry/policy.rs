@@ -142,11 +142,6 @@ impl RetryPolicy {
         }
     }
 
-    #[cfg(test)]
-    pub(crate) fn max_attempts(&self) -> u32 {
-        self.attempts
-    }
-
     /// Never retries.
     #[must_use]
     pub fn never() -> Self {

@@ -7,23 +7,23 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 use tower_gemini_core::verdict::Verdict;
 
-use super::observatory::CallWatch;
-use super::outcome::How;
+use super::outcome::HowEnded;
 use super::service::outcome_in;
+use super::watch::CallWatch;
 use crate::body::HasVerdict;
 
-/// An answer's body that is watched to its end. Its bytes are the inner body's.
-// The inner body stands before the watch, and is dropped before it: what was left of it is written
-// into the trail first.
+/// Observes a response's body to its end and passes its frames through.
+// The inner body comes before the watch and is dropped first, so that what it knows is in the trail
+// before the call is reported.
 #[pin_project]
 pub struct ObservedBody<B: Body> {
     #[pin]
     inner: B,
     watch: Option<CallWatch>,
-    /// Bytes still to come, where the body says so exactly.
+    /// Bytes still to come, if the body states its exact length.
     left: Option<u64>,
-    /// What came behind the last byte: it is read at once, because servers that send a length do
-    /// not ask again, and then neither the answer's usage nor its end would be known.
+    /// What followed the last byte. It is read with that byte, because servers that send a length
+    /// do not poll again, and then neither the response's usage nor its end would be known.
     behind: Option<Result<Frame<B::Data>, B::Error>>,
     has_ended: bool,
 }
@@ -34,17 +34,22 @@ impl<B: Body> ObservedBody<B> {
         let has_ended = inner.is_end_stream();
         if let Some(watch) = &mut watch {
             if has_ended {
-                watch.over(How::Complete);
+                watch.end(HowEnded::Complete);
             } else if left == Some(0) {
-                watch.when_dropped = How::Complete;
+                watch.when_dropped = HowEnded::Complete;
             }
         }
         Self { inner, watch, left, behind: None, has_ended }
     }
 
-    /// The body itself, to be looked at.
+    /// Returns the inner body.
     pub fn get_ref(&self) -> &B {
         &self.inner
+    }
+
+    /// Returns the inner body; the call counts as ended as far as its body was read.
+    pub fn into_inner(self) -> B {
+        self.inner
     }
 }
 
@@ -72,20 +77,20 @@ where
         if *this.has_ended {
             return Poll::Ready(None);
         }
-        let mut over = |how| {
+        let mut end = |how| {
             *this.has_ended = true;
             if let Some(watch) = this.watch.as_mut() {
-                watch.over(how);
+                watch.end(how);
             }
         };
         let frame = match ready!(this.inner.as_mut().poll_frame(cx)) {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
-                over(How::Failed(outcome_in(&error)));
+                end(HowEnded::Failed(outcome_in(&error)));
                 return Poll::Ready(Some(Err(error)));
             }
             None => {
-                over(How::Complete);
+                end(HowEnded::Complete);
                 return Poll::Ready(None);
             }
         };
@@ -93,20 +98,20 @@ where
             *left = left.saturating_sub(data.remaining() as u64);
         }
         if this.inner.is_end_stream() {
-            over(How::Complete);
+            end(HowEnded::Complete);
         } else if *this.left == Some(0) {
             match this.inner.as_mut().poll_frame(cx) {
-                Poll::Ready(None) => over(How::Complete),
+                Poll::Ready(None) => end(HowEnded::Complete),
                 Poll::Ready(Some(Ok(behind))) => *this.behind = Some(Ok(behind)),
                 Poll::Ready(Some(Err(error))) => {
-                    over(How::Failed(outcome_in(&error)));
+                    end(HowEnded::Failed(outcome_in(&error)));
                     *this.behind = Some(Err(error));
                 }
                 Poll::Pending => {}
             }
-            // All that was announced is handed on: who stops reading here has it.
+            // Everything announced has been passed on: a client that stops reading here has it all.
             if let Some(watch) = this.watch.as_mut() {
-                watch.when_dropped = How::Complete;
+                watch.when_dropped = HowEnded::Complete;
             }
         }
         Poll::Ready(Some(Ok(frame)))
@@ -124,7 +129,7 @@ where
 impl<B: Body> fmt::Debug for ObservedBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ObservedBody")
-            .field("call", &self.watch.as_ref().map(CallWatch::id))
+            .field("watch", &self.watch)
             .field("has_ended", &self.has_ended)
             .finish_non_exhaustive()
     }

@@ -1,28 +1,28 @@
-//! Steps as they may be printed and kept: without secrets, and of bounded length. Pure.
+//! Redacts steps and bounds their length, so that they can be printed and stored.
 //!
-//! Most of what is in a trail is words of ours; names of models come from callers, and reasons from
-//! servers.
+//! Model names come from callers and reasons from servers; the rest of a trail is ours.
 
 use std::borrow::Cow;
 
-use crate::trail::{Attempt, Step};
+use crate::trail::Step;
 use tower_gemini_core::call::ModelId;
 use tower_gemini_core::redact::redact;
 use tower_gemini_core::target::Degradation;
 
-/// The longest name of a model in the catalogue has 37 characters; a target adds a size and a host.
-const LONGEST: usize = 120;
+/// The longest text kept, in characters: the catalogue's longest model name has 37, and a target adds
+/// a size and a host.
+const MAX_CHARS: usize = 120;
 
-/// A text without secrets, control characters and excess.
+/// Redacts a text, replaces its control characters and cuts it.
 pub(super) fn clip(text: &str) -> Cow<'_, str> {
     let clean = redact(text);
-    let is_plain = clean.len() <= LONGEST && !clean.chars().any(char::is_control);
+    let is_plain = clean.len() <= MAX_CHARS && !clean.chars().any(char::is_control);
     if is_plain {
         return clean;
     }
     let mut short: String =
-        clean.chars().take(LONGEST).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if clean.chars().nth(LONGEST).is_some() {
+        clean.chars().take(MAX_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if clean.chars().nth(MAX_CHARS).is_some() {
         short.push('…');
     }
     short.into()
@@ -40,19 +40,14 @@ fn clip_model(model: &mut ModelId) {
     }
 }
 
-/// An attempt with its texts clipped.
-pub(super) fn attempt(of: &Attempt) -> Attempt {
-    let mut clean = of.clone();
-    clean.model.iter_mut().for_each(clip_model);
-    clean.reason.iter_mut().for_each(clip_in_place);
-    clean
-}
-
-/// A step with its texts clipped.
+/// Clips the texts of a step.
 pub(super) fn step(of: &Step) -> Step {
     let mut clean = of.clone();
     match &mut clean {
-        Step::Attempt(it) => *it = attempt(it),
+        Step::Attempt(attempt) => {
+            attempt.model.iter_mut().for_each(clip_model);
+            attempt.reason.iter_mut().for_each(clip_in_place);
+        }
         Step::Preferred { asked, model, .. } => {
             clip_model(asked);
             clip_model(model);
@@ -92,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_in_the_place_of_a_model_is_hidden() {
+    fn a_key_used_as_a_model_name_is_redacted() {
         let trail = Trail::new();
         let key = "AIzaSyA-sentinel-key-0123456789abcdefghij";
         trail.begin_attempt(Some(ModelId::new(key)), None).end(
@@ -114,9 +109,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_clipped_is_short_and_has_no_control_characters(text in any::<String>()) {
+        fn clipped_texts_are_short_and_have_no_control_characters(text in any::<String>()) {
             let clean = clip(&text);
-            prop_assert!(clean.chars().count() <= LONGEST + 1);
+            prop_assert!(clean.chars().count() <= MAX_CHARS + 1);
             prop_assert!(!clean.chars().any(char::is_control));
         }
     }

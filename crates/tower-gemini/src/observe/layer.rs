@@ -1,75 +1,51 @@
+use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use tower_gemini_core::catalog::Catalog;
 use tower_layer::Layer;
 
-use super::diagnosis::HealthTargets;
-use super::measure::describe_metrics;
-use super::observatory::{Observatory, Settings};
-use super::{Observe, ObserveWhole};
-use crate::clock::Clock;
+use super::observer::CallObserver;
+use super::service::{AtBodyEnd, AtHead, Observe};
+use super::watch::Shared;
 
-/// Makes [`Observe`] services that share one [`Observatory`].
-#[derive(Debug, Clone)]
-pub struct ObserveLayer {
-    settings: Settings,
-    /// Made anew with every change of the layer; shared by every service made of it.
-    observatory: Observatory,
+/// Makes [`Observe`] services.
+pub struct ObserveLayer<M = AtBodyEnd> {
+    shared: Arc<Shared>,
+    mode: PhantomData<fn() -> M>,
 }
 
+/// Makes [`ObserveWhole`](super::ObserveWhole) services. See [`ObserveLayer::whole_answers`].
+pub type ObserveWholeLayer = ObserveLayer<AtHead>;
+
 impl ObserveLayer {
-    /// The defaults of the [module](super).
+    /// Creates a layer with the defaults of the [module](super).
     #[must_use]
     pub fn new() -> Self {
-        describe_metrics();
-        let settings = Settings::default();
-        Self { observatory: Observatory::new(&settings), settings }
+        #[cfg(feature = "metrics")]
+        super::metrics::describe_metrics();
+        Self { shared: Arc::new(Shared::new()), mode: PhantomData }
     }
 
-    fn anew(mut self) -> Self {
-        self.observatory = Observatory::new(&self.settings);
+    /// Sets the models that metrics count by name. Default: the built-in catalogue.
+    #[must_use]
+    pub fn catalog(mut self, catalog: Arc<Catalog>) -> Self {
+        Arc::make_mut(&mut self.shared).catalog = catalog;
         self
     }
 
-    /// The failure rates that are aimed for, and which hours are peak.
+    /// Adds an observer, which is called for every call of the services made from here on.
     #[must_use]
-    pub fn targets(mut self, targets: HealthTargets) -> Self {
-        self.settings.targets = targets;
-        self.anew()
+    pub fn observer(mut self, observer: Arc<dyn CallObserver>) -> Self {
+        Arc::make_mut(&mut self.shared).observers.push(observer);
+        self
     }
 
-    /// The models that are counted by name.
-    #[must_use]
-    pub fn catalog(mut self, catalog: Arc<Catalog>) -> Self {
-        self.settings.catalog = catalog;
-        self.anew()
-    }
-
-    /// Where the hour and the day are read.
-    #[must_use]
-    pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
-        self.settings.clock = Arc::new(clock);
-        self.anew()
-    }
-
-    /// How many of the last calls are kept with their trails.
-    #[must_use]
-    pub fn keep_calls(mut self, calls: usize) -> Self {
-        self.settings.keep_calls = calls;
-        self.anew()
-    }
-
-    /// What is seen. To be asked for when the layer is set: a change of the layer starts anew.
-    #[must_use]
-    pub fn observatory(&self) -> Observatory {
-        self.observatory.clone()
-    }
-
-    /// The same for a stack whose answers are whole when they come, such as one that ends in
-    /// [`FinalImageExtract`](crate::FinalImageExtract). The two may share one observatory.
+    /// Returns the same layer for a stack whose responses are complete with their heads, such as
+    /// one that ends in [`FinalImageExtract`](crate::FinalImageExtract).
     #[must_use]
     pub fn whole_answers(&self) -> ObserveWholeLayer {
-        ObserveWholeLayer { observatory: self.observatory.clone() }
+        ObserveLayer { shared: self.shared.clone(), mode: PhantomData }
     }
 }
 
@@ -79,24 +55,23 @@ impl Default for ObserveLayer {
     }
 }
 
-impl<S> Layer<S> for ObserveLayer {
-    type Service = Observe<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        Observe::new(inner, self.observatory.clone())
+impl<M> Clone for ObserveLayer<M> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone(), mode: PhantomData }
     }
 }
 
-/// Makes [`ObserveWhole`] services. See [`ObserveLayer::whole_answers`].
-#[derive(Debug, Clone)]
-pub struct ObserveWholeLayer {
-    observatory: Observatory,
+impl<M> fmt::Debug for ObserveLayer<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let observers = self.shared.observers.len();
+        f.debug_struct("ObserveLayer").field("observers", &observers).finish_non_exhaustive()
+    }
 }
 
-impl<S> Layer<S> for ObserveWholeLayer {
-    type Service = ObserveWhole<S>;
+impl<S, M> Layer<S> for ObserveLayer<M> {
+    type Service = Observe<S, M>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        ObserveWhole::new(inner, self.observatory.clone())
+        Observe::new(inner, self.shared.clone())
     }
 }

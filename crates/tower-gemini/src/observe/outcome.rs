@@ -1,4 +1,4 @@
-//! What a finished call came to, and which kind of failure an outcome is: pure.
+//! Decides what a finished call came to.
 
 use std::fmt;
 
@@ -6,62 +6,31 @@ use crate::trail::{Step, StopReason};
 use tower_gemini_core::call::{Call, Verb};
 use tower_gemini_core::verdict::Outcome;
 
-/// What a call came to, all its attempts together, as its caller saw it.
+/// The outcome of a call for its client, all attempts together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CallOutcome {
-    /// As its last attempt ended.
+    /// The outcome of its last attempt.
     Ended(Outcome),
-    /// It was given the answer to the same caller's earlier, identical request.
+    /// The stored response to the same client's earlier, identical request was replayed.
     Redeemed,
-    /// Not sent: our own count says that the quota is used up.
+    /// Not sent: the quota is used up by our own count.
     OwnQuota,
-    /// Not sent: it might have passed a spending cap.
+    /// Not sent: it could exceed a spending cap.
     SpendingCap,
-    /// Not sent: every target of the fallback rests or is out of the question.
+    /// Not sent: every target of the fallback is cooling down or unsuitable.
     NoTarget,
-    /// Not sent: an earlier, identical request may have been paid for, and its answer was lost.
+    /// Not sent: an earlier, identical request may have been charged and its response was lost.
     LostBefore,
-    /// Not sent, for another reason of ours that the trail does not tell; the answer does.
-    RefusedHere,
-    /// The caller went away before the answer was whole: neither a success nor a failure.
-    CallerLeft,
+    /// Rejected by a layer for a reason that is in the response, not in the trail.
+    Rejected,
+    /// The client disconnected before the response was complete: neither success nor failure.
+    ClientDisconnected,
 }
 
 impl CallOutcome {
-    /// How many there are.
-    pub(super) const COUNT: usize = Outcome::ALL.len() + 7;
-
-    /// Every one, in the order of [`index`](Self::index).
-    pub(super) fn all() -> impl Iterator<Item = Self> {
-        Outcome::ALL.iter().map(|&outcome| Self::Ended(outcome)).chain([
-            Self::Redeemed,
-            Self::OwnQuota,
-            Self::SpendingCap,
-            Self::NoTarget,
-            Self::LostBefore,
-            Self::RefusedHere,
-            Self::CallerLeft,
-        ])
-    }
-
-    /// Its place in [`all`](Self::all).
-    pub(super) fn index(self) -> usize {
-        let of = |n: usize| Outcome::ALL.len() + n;
-        match self {
-            Self::Ended(outcome) => place(outcome),
-            Self::Redeemed => of(0),
-            Self::OwnQuota => of(1),
-            Self::SpendingCap => of(2),
-            Self::NoTarget => of(3),
-            Self::LostBefore => of(4),
-            Self::RefusedHere => of(5),
-            Self::CallerLeft => of(6),
-        }
-    }
-
-    /// The word used in logs, metrics and reports: that of the [`Outcome`], or `redeemed`,
-    /// `own_quota`, `spending_cap`, `no_target`, `lost_before`, `refused_here`, `caller_left`.
+    /// Returns the name used in logs, metrics and reports: that of the [`Outcome`], or `redeemed`,
+    /// `own_quota`, `spending_cap`, `no_target`, `lost_before`, `rejected`, `client_disconnected`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -71,12 +40,12 @@ impl CallOutcome {
             Self::SpendingCap => "spending_cap",
             Self::NoTarget => "no_target",
             Self::LostBefore => "lost_before",
-            Self::RefusedHere => "refused_here",
-            Self::CallerLeft => "caller_left",
+            Self::Rejected => "rejected",
+            Self::ClientDisconnected => "client_disconnected",
         }
     }
 
-    /// Whether the caller got what it asked for.
+    /// Whether the client got what it requested.
     #[must_use]
     pub fn is_success(self) -> bool {
         match self {
@@ -85,14 +54,15 @@ impl CallOutcome {
         }
     }
 
-    /// Whether the caller did not get it, and was there to notice.
+    /// Whether the client was connected and did not get it.
     #[must_use]
     pub fn is_failure(self) -> bool {
-        !self.is_success() && self != Self::CallerLeft
+        !self.is_success() && self != Self::ClientDisconnected
     }
 
     /// Whether an image was delivered.
-    pub(super) fn is_image(self) -> bool {
+    #[must_use]
+    pub fn is_image(self) -> bool {
         matches!(self, Self::Ended(Outcome::Image) | Self::Redeemed)
     }
 }
@@ -103,135 +73,37 @@ impl fmt::Display for CallOutcome {
     }
 }
 
-/// An outcome's place in [`Outcome::ALL`].
-pub(super) fn place(outcome: Outcome) -> usize {
-    Outcome::ALL.iter().position(|&one| one == outcome).unwrap_or(Outcome::ALL.len() - 1)
-}
-
-/// What kind of failure an attempt ended in: what people tell apart, by what has to be done about
-/// it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum FailureKind {
-    /// A limit of your own: the 429s that are about your project, and spending limits.
-    RateLimited,
-    /// The model has no capacity: 503s, and the 429s that mean the same.
-    Overloaded,
-    /// A fault or a deadline inside the service: 500, 502, 504.
-    ServerFault,
-    /// The prompt or the picture was refused.
-    Refused,
-    /// An answer without the image that was asked for.
-    NoImage,
-    /// The request is malformed, too large, or asks for what the model cannot do.
-    BadRequest,
-    /// The conversation lacks its thought signatures.
-    Signatures,
-    /// The key, its permissions, or the region.
-    Key,
-    /// No such model, any more.
-    Gone,
-    /// It was not sent, or broke off.
-    Transport,
-    /// Nothing known fits.
-    Other,
-}
-
-impl FailureKind {
-    /// All of them.
-    pub const ALL: [Self; 11] = [
-        Self::RateLimited,
-        Self::Overloaded,
-        Self::ServerFault,
-        Self::Refused,
-        Self::NoImage,
-        Self::BadRequest,
-        Self::Signatures,
-        Self::Key,
-        Self::Gone,
-        Self::Transport,
-        Self::Other,
-    ];
-
-    /// The kind of an outcome; `None` of a success.
-    #[must_use]
-    pub fn of(outcome: Outcome) -> Option<Self> {
-        Some(match outcome {
-            Outcome::Image | Outcome::Answered => return None,
-            Outcome::RateLimitedMinute
-            | Outcome::RateLimitedDay
-            | Outcome::RateLimited
-            | Outcome::SpendRateLimited
-            | Outcome::QuotaZeroOrBilling => Self::RateLimited,
-            Outcome::Overloaded => Self::Overloaded,
-            Outcome::Internal | Outcome::Deadline | Outcome::BadGateway => Self::ServerFault,
-            Outcome::ContentBlocked | Outcome::PromptBlocked => Self::Refused,
-            Outcome::NoImage | Outcome::OutOfTokens => Self::NoImage,
-            Outcome::BadRequest | Outcome::PayloadTooLarge => Self::BadRequest,
-            Outcome::MissingThoughtSignature => Self::Signatures,
-            Outcome::Auth | Outcome::Permission | Outcome::Region => Self::Key,
-            Outcome::NotFound => Self::Gone,
-            Outcome::NotSent | Outcome::Interrupted | Outcome::StreamError => Self::Transport,
-            _ => Self::Other,
-        })
-    }
-
-    /// A few words for people.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::RateLimited => "429, limits of your own",
-            Self::Overloaded => "503, no capacity",
-            Self::ServerFault => "500, 502 or 504",
-            Self::Refused => "refused content",
-            Self::NoImage => "no image in the answer",
-            Self::BadRequest => "400, bad request",
-            Self::Signatures => "400, thought signatures",
-            Self::Key => "401 or 403, key or region",
-            Self::Gone => "404, no such model",
-            Self::Transport => "connection",
-            Self::Other => "other",
-        }
-    }
-
-    /// Whether the service is at fault, and not the request, the account or the way to it.
-    pub(super) fn is_service(self) -> bool {
-        matches!(self, Self::Overloaded | Self::ServerFault)
-    }
-}
-
-/// How a call ended, as the outermost layer saw it.
+/// How a call ended for the outermost layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum How {
-    /// The answer was read to its end.
+pub(super) enum HowEnded {
+    /// The response was read to its end.
     Complete,
-    /// There was no answer, or its body broke off; with the outcome that the error holds, where it
-    /// is one of ours.
+    /// There was no response, or its body failed; with the outcome in the error, if it is ours.
     Failed(Option<Outcome>),
-    /// The caller dropped the call before its head had come, or its body before that had ended.
-    Left,
+    /// The call or its response's body was dropped before its end.
+    Dropped,
 }
 
-/// What a call came to, from its trail, its end and the status that its caller saw.
-pub(super) fn outcome_of(steps: &[Step], how: How, status: Option<u16>) -> CallOutcome {
-    let came_to = came_to(steps, how, status);
-    // Who drops a call before its head has come, or the body of a success before it has ended, does
-    // not want it any more. Of a failure the head is all there is to read.
-    if how == How::Left && (status.is_none() || came_to.is_success()) {
-        CallOutcome::CallerLeft
+/// Decides by the trail, the end and the status that the client saw.
+pub(super) fn outcome_of(steps: &[Step], how: HowEnded, status: Option<u16>) -> CallOutcome {
+    let outcome = outcome_if_read(steps, how, status);
+    // A client that drops a call before its head, or the body of a success before its end, has
+    // disconnected. Of a failure the head is all there is to read.
+    if how == HowEnded::Dropped && (status.is_none() || outcome.is_success()) {
+        CallOutcome::ClientDisconnected
     } else {
-        came_to
+        outcome
     }
 }
 
-fn came_to(steps: &[Step], how: How, status: Option<u16>) -> CallOutcome {
+fn outcome_if_read(steps: &[Step], how: HowEnded, status: Option<u16>) -> CallOutcome {
     let succeeded = status.is_none_or(|status| (200..300).contains(&status));
     let said = match how {
-        How::Failed(said) => said.filter(|outcome| !outcome.is_success()),
+        HowEnded::Failed(said) => said.filter(|outcome| !outcome.is_success()),
         _ => None,
     };
-    let failed = matches!(how, How::Failed(_)) || !succeeded;
-    // The last thing that decides: what a fallback passed by before it does not count.
+    let failed = matches!(how, HowEnded::Failed(_)) || !succeeded;
+    // The last decisive step: what a fallback got past before it does not count.
     let last = steps.iter().rev().find_map(|step| match step {
         Step::Attempt(attempt) => Some(match attempt.outcome {
             Some(outcome) if outcome.is_success() && failed => {
@@ -254,14 +126,13 @@ fn came_to(steps: &[Step], how: How, status: Option<u16>) -> CallOutcome {
         (None, _) if none_left() => CallOutcome::NoTarget,
         (None, Some(said)) => CallOutcome::Ended(said),
         (None, None) if failed && status.is_none() => CallOutcome::Ended(Outcome::NotSent),
-        (None, None) if failed => CallOutcome::RefusedHere,
+        (None, None) if failed => CallOutcome::Rejected,
         (None, None) => CallOutcome::Ended(Outcome::Answered),
     }
 }
 
-/// Whether a call asks a model to make something. Only such calls count in rates: a thousand token
-/// counts that succeed do not make images come.
-pub(super) fn is_generating(call: &Call) -> bool {
+/// Whether a call asks a model to generate something.
+pub(super) fn generates(call: &Call) -> bool {
     matches!(call.verb, Verb::Generate | Verb::StreamGenerate | Verb::Predict)
 }
 
@@ -290,115 +161,110 @@ mod tests {
     }
 
     #[test]
-    fn every_outcome_has_a_place_and_a_word_of_its_own() {
-        let all: Vec<_> = CallOutcome::all().collect();
-        assert_eq!(all.len(), CallOutcome::COUNT);
-        for (place, outcome) in all.iter().enumerate() {
-            assert_eq!(outcome.index(), place);
-        }
-        let mut words: Vec<_> = all.iter().map(|outcome| outcome.as_str()).collect();
-        words.sort_unstable();
-        words.dedup();
-        assert_eq!(words.len(), CallOutcome::COUNT);
-    }
-
-    #[test]
-    fn every_failed_outcome_has_a_kind_and_no_success_has_one() {
-        for &outcome in Outcome::ALL {
-            assert_eq!(FailureKind::of(outcome).is_none(), outcome.is_success(), "{outcome}");
-        }
-    }
-
-    #[test]
-    fn a_call_comes_to_what_its_last_attempt_or_refusal_decided() {
+    fn the_last_attempt_or_refusal_decides_the_outcome() {
         let image = attempt(&Verdict::delivering());
         let cut_off = attempt(&Verdict::interrupted());
         let ended = CallOutcome::Ended;
         for (steps, how, status, expected) in [
-            (steps(std::slice::from_ref(&image)), How::Complete, Some(200), ended(Outcome::Image)),
+            (
+                steps(std::slice::from_ref(&image)),
+                HowEnded::Complete,
+                Some(200),
+                ended(Outcome::Image),
+            ),
             (
                 steps(&[cut_off.clone(), image.clone()]),
-                How::Complete,
+                HowEnded::Complete,
                 Some(200),
                 ended(Outcome::Image),
             ),
             (
                 steps(std::slice::from_ref(&cut_off)),
-                How::Failed(Some(Outcome::Interrupted)),
+                HowEnded::Failed(Some(Outcome::Interrupted)),
                 None,
                 ended(Outcome::Interrupted),
             ),
-            // Somebody else's error above a delivered image: the caller did not get it.
+            // Another layer's error over a delivered image: the client did not get it.
             (
                 steps(std::slice::from_ref(&image)),
-                How::Failed(None),
+                HowEnded::Failed(None),
                 Some(200),
                 ended(Outcome::Interrupted),
             ),
-            (steps(std::slice::from_ref(&image)), How::Left, Some(200), CallOutcome::CallerLeft),
-            (Vec::new(), How::Left, None, CallOutcome::CallerLeft),
+            (
+                steps(std::slice::from_ref(&image)),
+                HowEnded::Dropped,
+                Some(200),
+                CallOutcome::ClientDisconnected,
+            ),
+            (Vec::new(), HowEnded::Dropped, None, CallOutcome::ClientDisconnected),
             // The head of an error is all of it, and a refusal is known by then.
             (
                 steps(std::slice::from_ref(&cut_off)),
-                How::Left,
+                HowEnded::Dropped,
                 Some(503),
                 ended(Outcome::Interrupted),
             ),
             (
                 steps(std::slice::from_ref(&cut_off)),
-                How::Left,
+                HowEnded::Dropped,
                 Some(200),
                 ended(Outcome::Interrupted),
             ),
-            (steps(std::slice::from_ref(&cut_off)), How::Left, None, CallOutcome::CallerLeft),
+            (
+                steps(std::slice::from_ref(&cut_off)),
+                HowEnded::Dropped,
+                None,
+                CallOutcome::ClientDisconnected,
+            ),
             (
                 steps(&[stopped(StopReason::QuotaUsedUp)]),
-                How::Complete,
+                HowEnded::Complete,
                 Some(429),
                 CallOutcome::OwnQuota,
             ),
             (
                 steps(&[stopped(StopReason::SpendingCap)]),
-                How::Complete,
+                HowEnded::Complete,
                 Some(402),
                 CallOutcome::SpendingCap,
             ),
             (
                 steps(&[stopped(StopReason::LostBefore)]),
-                How::Failed(Some(Outcome::Interrupted)),
+                HowEnded::Failed(Some(Outcome::Interrupted)),
                 None,
                 CallOutcome::LostBefore,
             ),
             (
                 steps(&[stopped(StopReason::NoTargetLeft)]),
-                How::Complete,
+                HowEnded::Complete,
                 Some(503),
                 CallOutcome::NoTarget,
             ),
-            // The quota of one target was used up, and another answered.
+            // The quota of one target was used up, and another responded.
             (
                 steps(&[stopped(StopReason::QuotaUsedUp), image.clone()]),
-                How::Complete,
+                HowEnded::Complete,
                 Some(200),
                 ended(Outcome::Image),
             ),
             (
                 steps(&[cut_off, stopped(StopReason::QuotaUsedUp)]),
-                How::Complete,
+                HowEnded::Complete,
                 Some(429),
                 CallOutcome::OwnQuota,
             ),
-            (Vec::new(), How::Complete, Some(400), CallOutcome::RefusedHere),
-            (Vec::new(), How::Complete, Some(200), ended(Outcome::Answered)),
-            (Vec::new(), How::Failed(Some(Outcome::NotSent)), None, ended(Outcome::NotSent)),
-            (Vec::new(), How::Failed(None), None, ended(Outcome::NotSent)),
+            (Vec::new(), HowEnded::Complete, Some(400), CallOutcome::Rejected),
+            (Vec::new(), HowEnded::Complete, Some(200), ended(Outcome::Answered)),
+            (Vec::new(), HowEnded::Failed(Some(Outcome::NotSent)), None, ended(Outcome::NotSent)),
+            (Vec::new(), HowEnded::Failed(None), None, ended(Outcome::NotSent)),
             (
                 vec![Step::Redeemed {
                     age: Duration::ZERO,
                     cost: Cost::exactly(1),
                     outcome: Outcome::Image,
                 }],
-                How::Complete,
+                HowEnded::Complete,
                 Some(200),
                 CallOutcome::Redeemed,
             ),
@@ -408,7 +274,10 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_that_left_is_neither_a_success_nor_a_failure() {
-        assert!(!CallOutcome::CallerLeft.is_success() && !CallOutcome::CallerLeft.is_failure());
+    fn a_disconnected_client_is_neither_a_success_nor_a_failure() {
+        assert!(
+            !CallOutcome::ClientDisconnected.is_success()
+                && !CallOutcome::ClientDisconnected.is_failure()
+        );
     }
 }

@@ -1,7 +1,9 @@
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
+use std::marker::PhantomData;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use crate::call_options::CallOptions;
@@ -14,169 +16,176 @@ use tower_gemini_core::verdict::Outcome;
 use tower_service::Service;
 
 use super::body::ObservedBody;
-use super::observatory::{CallWatch, Observatory};
-use super::outcome::{How, is_generating};
+use super::outcome::{HowEnded, generates};
+use super::watch::{CallWatch, Shared};
 
-/// Sees each call from its request to the end of its answer's body. See the [module](super).
-#[derive(Debug, Clone)]
-pub struct Observe<S> {
+/// Observes each call, by default to the end of its response's body. See the [module](super).
+pub struct Observe<S, M = AtBodyEnd> {
     inner: S,
-    observatory: Observatory,
+    shared: Arc<Shared>,
+    mode: PhantomData<fn() -> M>,
 }
 
-impl<S> Observe<S> {
-    pub(super) fn new(inner: S, observatory: Observatory) -> Self {
-        Self { inner, observatory }
-    }
-}
-
-impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Observe<S>
-where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>, Error: 'static>,
-    ResBody: Body<Error: 'static>,
-{
-    type Response = Response<ObservedBody<ResBody>>;
-    type Error = S::Error;
-    type Future = ResponseFuture<S::Future>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let watch = watch(&self.observatory, &mut request);
-        ResponseFuture { inner: self.inner.call(request), watch }
-    }
-}
-
-/// Sees each call from its request to its answer, which is whole when it comes. See
+/// Observes each call to its response, which is complete with its head. See
 /// [`ObserveLayer::whole_answers`](super::ObserveLayer::whole_answers).
-#[derive(Debug, Clone)]
-pub struct ObserveWhole<S> {
-    inner: S,
-    observatory: Observatory,
-}
+pub type ObserveWhole<S> = Observe<S, AtHead>;
 
-impl<S> ObserveWhole<S> {
-    pub(super) fn new(inner: S, observatory: Observatory) -> Self {
-        Self { inner, observatory }
+impl<S, M> Observe<S, M> {
+    pub(super) fn new(inner: S, shared: Arc<Shared>) -> Self {
+        Self { inner, shared, mode: PhantomData }
+    }
+
+    /// Returns the inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns the inner service.
+    pub fn into_inner(self) -> S {
+        self.inner
     }
 }
 
-impl<S, ReqBody, T> Service<Request<ReqBody>> for ObserveWhole<S>
+impl<S: Clone, M> Clone for Observe<S, M> {
+    fn clone(&self) -> Self {
+        Self::new(self.inner.clone(), self.shared.clone())
+    }
+}
+
+impl<S: fmt::Debug, M> fmt::Debug for Observe<S, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observe").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+/// When a call ends: [`AtBodyEnd`] or [`AtHead`].
+pub trait EndsCall<T>: sealed::Sealed {
+    /// The body of observed responses.
+    type Body;
+
+    #[doc(hidden)]
+    fn observe(body: T, watch: Option<Watch>) -> Self::Body;
+}
+
+/// A call ends with its response's body.
+#[derive(Debug, Clone, Copy)]
+pub enum AtBodyEnd {}
+
+/// A call ends with its response's head: the response is complete by then.
+#[derive(Debug, Clone, Copy)]
+pub enum AtHead {}
+
+/// The watch over a call.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Watch(pub(super) CallWatch);
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::AtBodyEnd {}
+    impl Sealed for super::AtHead {}
+}
+
+impl<B: Body> EndsCall<B> for AtBodyEnd {
+    type Body = ObservedBody<B>;
+
+    fn observe(body: B, watch: Option<Watch>) -> ObservedBody<B> {
+        ObservedBody::new(body, watch.map(|watch| watch.0))
+    }
+}
+
+impl<T> EndsCall<T> for AtHead {
+    type Body = T;
+
+    fn observe(body: T, watch: Option<Watch>) -> T {
+        if let Some(Watch(mut watch)) = watch {
+            watch.end(HowEnded::Complete);
+        }
+        body
+    }
+}
+
+impl<S, M, ReqBody, T> Service<Request<ReqBody>> for Observe<S, M>
 where
     S: Service<Request<ReqBody>, Response = Response<T>, Error: 'static>,
+    M: EndsCall<T>,
 {
-    type Response = Response<T>;
+    type Response = Response<M::Body>;
     type Error = S::Error;
-    type Future = WholeFuture<S::Future>;
+    type Future = ResponseFuture<S::Future, M>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let watch = watch(&self.observatory, &mut request);
-        WholeFuture { inner: self.inner.call(request), watch }
+        let watch = start(&self.shared, &mut request);
+        ResponseFuture { inner: self.inner.call(request), watch, mode: PhantomData }
     }
 }
 
-/// A call that is watched already: the outermost of two observing layers tells.
+/// Marks a request that is observed already: the outermost of two observing layers reports it.
 #[derive(Debug, Clone, Copy)]
 struct Observed;
 
-fn watch<B>(observatory: &Observatory, request: &mut Request<B>) -> Option<CallWatch> {
+fn start<B>(shared: &Arc<Shared>, request: &mut Request<B>) -> Option<CallWatch> {
     if request.extensions_mut().insert(Observed).is_some() {
         return None;
     }
-    let is_generating =
-        is_generating(&Call::parse(request.method(), request.uri(), request.headers(), None));
+    let call = Call::parse(request.method(), request.uri(), request.headers(), None);
     let options = request.extensions_mut().get_or_insert_default::<CallOptions>();
-    Some(observatory.begin(options.trail_mut().clone(), is_generating))
+    Some(shared.start(options.trail_mut().clone(), generates(&call)))
 }
 
 /// The future of [`Observe`].
-// The inner future stands before the watch, and is dropped before it: what a dropped call was doing
-// is written into its trail first.
+// The inner future comes before the watch and is dropped first, so that it records what a dropped
+// call was doing before the call is reported.
 #[pin_project]
-pub struct ResponseFuture<F> {
+pub struct ResponseFuture<F, M = AtBodyEnd> {
     #[pin]
     inner: F,
     watch: Option<CallWatch>,
+    mode: PhantomData<fn() -> M>,
 }
 
-impl<F> fmt::Debug for ResponseFuture<F> {
+impl<F, M> fmt::Debug for ResponseFuture<F, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        debug("ResponseFuture", self.watch.as_ref(), f)
+        f.debug_struct("ResponseFuture").field("watch", &self.watch).finish_non_exhaustive()
     }
 }
 
-impl<F, B, E> Future for ResponseFuture<F>
-where
-    F: Future<Output = Result<Response<B>, E>>,
-    B: Body,
-    E: 'static,
-{
-    type Output = Result<Response<ObservedBody<B>>, E>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let answer = answered(ready!(this.inner.poll(cx)), this.watch.as_mut());
-        let watch = this.watch.take();
-        Poll::Ready(answer.map(|response| response.map(|body| ObservedBody::new(body, watch))))
-    }
-}
-
-/// The future of [`ObserveWhole`].
-#[pin_project]
-pub struct WholeFuture<F> {
-    #[pin]
-    inner: F,
-    watch: Option<CallWatch>,
-}
-
-impl<F> fmt::Debug for WholeFuture<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        debug("WholeFuture", self.watch.as_ref(), f)
-    }
-}
-
-impl<F, T, E> Future for WholeFuture<F>
+impl<F, M, T, E> Future for ResponseFuture<F, M>
 where
     F: Future<Output = Result<Response<T>, E>>,
+    M: EndsCall<T>,
     E: 'static,
 {
-    type Output = Result<Response<T>, E>;
+    type Output = Result<Response<M::Body>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let answer = answered(ready!(this.inner.poll(cx)), this.watch.as_mut());
-        if let Some(mut watch) = this.watch.take() {
-            watch.over(How::Complete);
-        }
-        Poll::Ready(answer)
+        let result = ready!(this.inner.poll(cx));
+        let mut watch = this.watch.take();
+        Poll::Ready(match result {
+            Ok(mut response) => {
+                if let Some(watch) = &mut watch {
+                    watch.status = Some(response.status().as_u16());
+                    response.extensions_mut().insert(watch.id().clone());
+                    response.extensions_mut().insert(watch.trail().clone());
+                }
+                Ok(response.map(|body| M::observe(body, watch.map(Watch))))
+            }
+            Err(error) => {
+                if let Some(watch) = &mut watch {
+                    watch.end(HowEnded::Failed(outcome_in(&error)));
+                }
+                Err(error)
+            }
+        })
     }
 }
 
-/// The head of an answer is there, or its error: names the call in the answer, and ends it where
-/// there is none.
-fn answered<T, E: 'static>(
-    mut answer: Result<Response<T>, E>,
-    watch: Option<&mut CallWatch>,
-) -> Result<Response<T>, E> {
-    let Some(watch) = watch else { return answer };
-    match &mut answer {
-        Ok(response) => {
-            watch.status = Some(response.status().as_u16());
-            response.extensions_mut().insert(watch.id());
-            response.extensions_mut().insert(watch.trail().clone());
-        }
-        Err(error) => watch.over(How::Failed(outcome_in(error))),
-    }
-    answer
-}
-
-/// The outcome that an error of ours holds, whatever holds the error.
+/// Returns the outcome in an error of this crate, boxed or not.
 pub(super) fn outcome_in<E: 'static>(error: &E) -> Option<Outcome> {
     let error: &dyn Any = error;
     let ours = match error.downcast_ref::<BoxError>() {
@@ -184,8 +193,4 @@ pub(super) fn outcome_in<E: 'static>(error: &E) -> Option<Outcome> {
         None => error.downcast_ref::<Error>(),
     };
     ours.map(|error| error.verdict().outcome())
-}
-
-fn debug(name: &str, watch: Option<&CallWatch>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    f.debug_struct(name).field("call", &watch.map(CallWatch::id)).finish_non_exhaustive()
 }

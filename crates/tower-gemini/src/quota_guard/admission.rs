@@ -34,7 +34,7 @@ pub const WINDOW_MS: u64 = 60_000;
 /// memory to 256 slots.
 pub const SLOT_MS: u64 = 250;
 
-/// What was taken, to be settled or given back.
+/// Stands for what was taken, to be settled or given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receipt {
     slot: u64,
@@ -60,15 +60,15 @@ impl Receipt {
     }
 }
 
-/// Why nothing was taken.
+/// Says why nothing was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Denied {
     /// When it would fit if nothing else came, in steady milliseconds; `None` when it never will.
     pub at_ms: Option<u64>,
-    /// Every dimension that says no.
+    /// Every dimension that is exceeded.
     pub violations: Vec<Violation>,
-    /// What says no where no count does.
+    /// What refuses although no count does.
     pub rest: Option<RestReason>,
 }
 
@@ -94,13 +94,13 @@ pub struct Violation {
     pub at_ms: Option<u64>,
 }
 
-/// Why a model rests although our counts would let a call through.
+/// Says why a model rests although our counts would let a call through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RestReason {
-    /// Google said that the day's allowance is used up, whatever we counted.
+    /// Google reported that the day is exhausted, whatever we counted.
     DayExhausted,
-    /// Google said that a minute's limit is reached, and for how long.
+    /// Google reported that a minute's limit is reached, and for how long.
     MinuteExhausted,
     /// A 429 far below our limit: Google has no capacity, our quota is fine.
     Capacity,
@@ -108,26 +108,26 @@ pub enum RestReason {
     Account,
     /// What is left of the day is kept for first attempts, and this is not one.
     KeptForFirstAttempts,
-    /// The store that all processes share says no, or did not answer.
+    /// The shared store refuses, or did not answer.
     Store,
 }
 
 impl RestReason {
-    /// The word used in logs and refusals.
+    /// Returns the name used in logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::DayExhausted => "day_exhausted",
-            Self::MinuteExhausted => "minute_exhausted",
-            Self::Capacity => "capacity",
-            Self::Account => "account",
-            Self::KeptForFirstAttempts => "kept_for_first_attempts",
-            Self::Store => "store",
-        }
+        [
+            "day_exhausted",
+            "minute_exhausted",
+            "capacity",
+            "account",
+            "kept_for_first_attempts",
+            "store",
+        ][self as usize]
     }
 }
 
-/// How one dimension stands.
+/// Shows how one dimension stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Standing {
@@ -144,14 +144,15 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// What may still be taken now; `None` where nothing limits it.
+    /// Returns what may still be taken now; `None` where nothing limits it.
     #[must_use]
     pub fn remaining(&self) -> Option<u64> {
         self.limit.map(|limit| limit.saturating_sub(self.used.saturating_add(self.reserved)))
     }
 }
 
-/// Everything that ever happened, for audits: what was taken is settled, given back or outstanding.
+/// Sums up everything that ever happened, for audits: what was taken is settled, given back or
+/// outstanding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Totals {

@@ -49,14 +49,7 @@ pub(crate) fn refuse<B: UpstreamBody>(
     let (outcome, elsewhere) = outcome_of(denied);
     let model = key.model.as_str();
     let message = message(denied, wait, model);
-    let reason = denied.rest.map_or("RATE_LIMIT_EXCEEDED", |rest| match rest {
-        RestReason::DayExhausted => "QUOTA_EXHAUSTED",
-        RestReason::MinuteExhausted => "RATE_LIMIT_EXCEEDED",
-        RestReason::Capacity => "MODEL_CAPACITY_EXHAUSTED",
-        RestReason::Account => "SPEND_RATE_LIMIT_EXCEEDED",
-        RestReason::KeptForFirstAttempts => "KEPT_FOR_FIRST_ATTEMPTS",
-        RestReason::Store => "QUOTA_STORE_UNAVAILABLE",
-    });
+    let reason = denied.rest.map_or("RATE_LIMIT_EXCEEDED", |rest| words(rest).0);
     let violations: Vec<_> = denied
         .violations
         .iter()
@@ -113,45 +106,46 @@ pub(crate) fn refuse<B: UpstreamBody>(
     refusal.into_response(verdict, call, state)
 }
 
-fn message(denied: &Denied, wait: Option<Duration>, model: &str) -> String {
-    let mut text = String::from("Not sent, to stay within the quota: ");
-    let counts: Vec<_> = denied
-        .violations
-        .iter()
-        .map(|violation| {
-            format!("{} of {} {} are taken", violation.used, violation.limit, violation.dimension)
-        })
-        .collect();
-    if !counts.is_empty() {
-        text.push_str(&counts.join(", "));
-    }
-    if let Some(rest) = denied.rest {
-        if !counts.is_empty() {
-            text.push_str("; ");
+/// `ErrorInfo.reason`, and what the message says.
+fn words(rest: RestReason) -> (&'static str, &'static str) {
+    match rest {
+        RestReason::DayExhausted => {
+            ("QUOTA_EXHAUSTED", "the API reported that the day's requests are exhausted")
         }
-        text.push_str(match rest {
-            RestReason::DayExhausted => "the API said that the day's requests are used up",
-            RestReason::MinuteExhausted => "the API said that this minute's limit is reached",
-            RestReason::Capacity => "the API said that it has no capacity now",
-            RestReason::Account => "the API said that the account may not spend more now",
-            RestReason::KeptForFirstAttempts => {
-                "what is left of the day is kept for first attempts"
-            }
-            RestReason::Store => "the shared count says no, or does not answer",
-        });
+        RestReason::MinuteExhausted => {
+            ("RATE_LIMIT_EXCEEDED", "the API reported that this minute's limit is reached")
+        }
+        RestReason::Capacity => {
+            ("MODEL_CAPACITY_EXHAUSTED", "the API reported that it has no capacity now")
+        }
+        RestReason::Account => (
+            "SPEND_RATE_LIMIT_EXCEEDED",
+            "the API reported that the account may not spend more now",
+        ),
+        RestReason::KeptForFirstAttempts => {
+            ("KEPT_FOR_FIRST_ATTEMPTS", "what is left of the day is kept for first attempts")
+        }
+        RestReason::Store => {
+            ("QUOTA_STORE_UNAVAILABLE", "the shared count does not allow it, or does not answer")
+        }
     }
-    if counts.is_empty() && denied.rest.is_none() {
-        text.push_str("others are before this call");
-    }
-    text.push_str(&format!(" (model {model})."));
-    if let Some(wait) = wait {
-        text.push_str(&format!(
-            " Please retry in {}.{:03}s.",
-            wait.as_secs(),
-            wait.subsec_millis()
-        ));
-    }
-    text
+}
+
+fn message(denied: &Denied, wait: Option<Duration>, model: &str) -> String {
+    let counts = denied.violations.iter().map(|violation| {
+        format!("{} of {} {} are taken", violation.used, violation.limit, violation.dimension)
+    });
+    let counts = counts.collect::<Vec<_>>().join(", ");
+    let rest = denied.rest.map(|rest| words(rest).1.to_owned());
+    let why = [Some(counts).filter(|counts| !counts.is_empty()), rest];
+    let why = match why.into_iter().flatten().collect::<Vec<_>>() {
+        why if why.is_empty() => "other calls are before this one".to_owned(),
+        why => why.join("; "),
+    };
+    let retry = wait.map_or_else(String::new, |wait| {
+        format!(" Please retry in {}.{:03}s.", wait.as_secs(), wait.subsec_millis())
+    });
+    format!("Not sent, to stay within the quota: {why} (model {model}).{retry}")
 }
 
 #[cfg(test)]

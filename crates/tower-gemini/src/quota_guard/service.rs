@@ -6,7 +6,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
-use pin_project::pin_project;
 use tokio::time::Instant;
 use tower_gemini_core::call::{Call, Verb};
 use tower_gemini_core::target::UpstreamId;
@@ -25,7 +24,7 @@ use crate::body::{AttemptBody, JudgedBody};
 use crate::call_state::{CallState, Place};
 use crate::error::Error;
 use crate::ready::take_ready;
-use crate::reservation::{Asker, AttemptOutcome, Reservation, ReservingFuture};
+use crate::reservation::{Asker, AttemptOutcome, Reservation, ReservingFuture, response_future};
 use crate::stage::{AttemptService, UpstreamBody};
 use crate::trail::{Step, StopReason, WaitReason};
 
@@ -91,7 +90,7 @@ impl<S: AttemptService> Service<Request<AttemptBody>> for QuotaGuard<S> {
     }
 
     fn call(&mut self, request: Request<AttemptBody>) -> Self::Future {
-        ResponseFuture { reserving: self.reserve(request) }
+        ResponseFuture(self.reserve(request))
     }
 }
 
@@ -194,24 +193,4 @@ impl Reservation for QuotaReservation {
     }
 }
 
-/// The future of [`QuotaGuard`].
-#[pin_project]
-pub struct ResponseFuture<S: AttemptService> {
-    #[pin]
-    reserving: ReservingFuture<S, QuotaAsker>,
-}
-
-impl<S: AttemptService> fmt::Debug for ResponseFuture<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let step = self.reserving.step_name();
-        f.debug_struct("ResponseFuture").field("step", &step).finish_non_exhaustive()
-    }
-}
-
-impl<S: AttemptService> Future for ResponseFuture<S> {
-    type Output = Result<Response<JudgedBody<S::Upstream>>, Error>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project().reserving.poll(cx)
-    }
-}
+response_future!("QuotaGuard", QuotaAsker);

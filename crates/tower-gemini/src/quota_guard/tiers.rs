@@ -1,17 +1,17 @@
-//! Limits that were published, as data with their date: a place to start from, never the truth.
+//! Lists limits that were published, with their dates: a place to start from, never the truth.
 //!
-//! Google no longer publishes limits; they are shown in AI Studio, differ by project and are not
+//! Google no longer publishes limits: AI Studio shows them, they differ by project and are not
 //! guaranteed. A preset that is too high is corrected by what refusals say; one that is too low
-//! wastes allowance. Where the articles contradict each other (article 003 says 10 RPM where 004
-//! says 150 to 300 for another model) both are here, each under its own source.
+//! wastes quota. Sources contradict each other (10 RPM in one, 150 in another, for sibling models),
+//! so each row names its own.
 
 use super::limits::Limits;
 
-/// A project's tier. Free projects have no quota for image models at all (article 003; Google's own
-/// 429s say `limit: 0`).
+/// A project's tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Tier {
-    /// No billing.
+    /// No billing. Free projects have no quota for image models at all (APIYI, Nano Banana 2 limits,
+    /// 2026-03; Google's own 429s say `limit: 0`).
     Free,
     /// Billing linked.
     Tier1,
@@ -21,7 +21,7 @@ pub enum Tier {
     Tier3,
 }
 
-/// Limits somebody published.
+/// Limits that somebody published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PublishedTier {
@@ -37,62 +37,37 @@ pub struct PublishedTier {
     pub source: &'static str,
 }
 
-const fn row(
-    model: &'static str,
-    tier: Tier,
-    limits: Limits,
-    as_of: &'static str,
-    source: &'static str,
-) -> PublishedTier {
-    PublishedTier { model, tier, limits, as_of, source }
-}
+/// Images per minute that a source leaves out.
+const NO_IPM: u64 = u64::MAX;
 
-const NONE: Limits = Limits::unlimited();
+const FLASH: &str = "gemini-3.1-flash-image";
+const PRO: &str = "gemini-3-pro-image";
+const NANO_BANANA: (&str, &str) = ("2026-03", "APIYI, Nano Banana 2 limits");
+/// It gives the image model the row of the text model that it is built on; its IPM is shown in the
+/// dashboard only.
+const GUIDE_429: (&str, &str) = ("2026-02", "APIYI, guide to 429s, row Gemini 3 Pro");
 
-/// Every published row known to us.
-pub const PUBLISHED: &[PublishedTier] = &[
-    row("gemini-3.1-flash-image", Tier::Free, NONE.rpm(0).ipm(0).rpd(0), "2026-03", "article 003"),
-    row(
-        "gemini-3.1-flash-image",
-        Tier::Tier1,
-        NONE.rpm(10).ipm(10).rpd(1_000),
-        "2026-03",
-        "article 003",
-    ),
-    row(
-        "gemini-3.1-flash-image",
-        Tier::Tier2,
-        NONE.rpm(30).ipm(30).rpd(5_000),
-        "2026-03",
-        "article 003",
-    ),
-    row(
-        "gemini-3.1-flash-image",
-        Tier::Tier3,
-        NONE.rpm(60).ipm(60).rpd(10_000),
-        "2026-03",
-        "article 003",
-    ),
-    // Article 004 gives the image model the row of the text model it is built on; its IPM is shown
-    // in the dashboard only.
-    row("gemini-3-pro-image", Tier::Free, NONE.rpm(0).ipm(0).rpd(0), "2026-03", "article 003"),
-    row(
-        "gemini-3-pro-image",
-        Tier::Tier1,
-        NONE.rpm(150).rpd(1_000),
-        "2026-02",
-        "article 004, row Gemini 3 Pro",
-    ),
-    row(
-        "gemini-3-pro-image",
-        Tier::Tier2,
-        NONE.rpm(1_000).rpd(10_000),
-        "2026-02",
-        "article 004, row Gemini 3 Pro",
-    ),
+/// Model, tier, RPM, IPM, RPD, source.
+const ROWS: [(&str, Tier, u64, u64, u64, (&str, &str)); 7] = [
+    (FLASH, Tier::Free, 0, 0, 0, NANO_BANANA),
+    (FLASH, Tier::Tier1, 10, 10, 1_000, NANO_BANANA),
+    (FLASH, Tier::Tier2, 30, 30, 5_000, NANO_BANANA),
+    (FLASH, Tier::Tier3, 60, 60, 10_000, NANO_BANANA),
+    (PRO, Tier::Free, 0, 0, 0, NANO_BANANA),
+    (PRO, Tier::Tier1, 150, NO_IPM, 1_000, GUIDE_429),
+    (PRO, Tier::Tier2, 1_000, NO_IPM, 10_000, GUIDE_429),
 ];
 
-/// The newest published limits of a model at a tier, where anybody published any.
+/// Returns every published row known to us.
+pub fn all() -> impl Iterator<Item = PublishedTier> {
+    ROWS.into_iter().map(|(model, tier, rpm, ipm, rpd, (as_of, source))| {
+        let limits = Limits::unlimited().rpm(rpm).rpd(rpd);
+        let limits = if ipm == NO_IPM { limits } else { limits.ipm(ipm) };
+        PublishedTier { model, tier, limits, as_of, source }
+    })
+}
+
+/// Returns the newest published limits of a model at a tier, where anybody published any.
 ///
 /// ```
 /// use tower_gemini::quota_guard::{QuotaDimension, tiers::{Tier, published}};
@@ -102,9 +77,6 @@ pub const PUBLISHED: &[PublishedTier] = &[
 /// assert_eq!(row.as_of, "2026-03");
 /// ```
 #[must_use]
-pub fn published(model: &str, tier: Tier) -> Option<&'static PublishedTier> {
-    PUBLISHED
-        .iter()
-        .filter(|row| row.model == model && row.tier == tier)
-        .max_by_key(|row| row.as_of)
+pub fn published(model: &str, tier: Tier) -> Option<PublishedTier> {
+    all().filter(|row| row.model == model && row.tier == tier).max_by_key(|row| row.as_of)
 }

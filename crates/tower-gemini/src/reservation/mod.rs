@@ -218,6 +218,31 @@ impl<S: AttemptService, A: Asker> Future for ReservingFuture<S, A> {
     }
 }
 
+/// Names the future of a layer that reserves.
+macro_rules! response_future {
+    ($layer:literal, $asker:ty) => {
+        #[doc = concat!("The future of [`", $layer, "`].")]
+        #[pin_project::pin_project]
+        pub struct ResponseFuture<S: AttemptService>(#[pin] ReservingFuture<S, $asker>);
+
+        impl<S: AttemptService> std::fmt::Debug for ResponseFuture<S> {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                let step = self.0.step_name();
+                f.debug_struct("ResponseFuture").field("step", &step).finish_non_exhaustive()
+            }
+        }
+
+        impl<S: AttemptService> Future for ResponseFuture<S> {
+            type Output = Result<Response<JudgedBody<S::Upstream>>, Error>;
+
+            fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+                self.project().0.poll(cx)
+            }
+        }
+    };
+}
+pub(crate) use response_future;
+
 /// Ends the reservation of an error; that of a response lives to the end of its body.
 fn hold<R: Reservation, B: UpstreamBody>(
     mut held: Held<R>,

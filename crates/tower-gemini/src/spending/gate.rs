@@ -132,3 +132,101 @@ impl Drop for QueuedSpend {
         wake(next);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::super::{Caps, SpendingLayer};
+    use super::*;
+
+    fn attempts(attempts: u64) -> SpendAmounts {
+        SpendAmounts { attempts, ..SpendAmounts::NONE }
+    }
+
+    fn shared(cap: u64) -> Shared {
+        SpendingLayer::new().total(Caps::none().attempts(cap)).shared
+    }
+
+    fn granted(asked: Asked) -> SpendReservation {
+        match asked {
+            Asked::Granted(reservation) => reservation,
+            Asked::Wait(_) => panic!("waits"),
+            Asked::Refused(reached) => panic!("{reached}"),
+        }
+    }
+
+    fn queued(asked: Asked) -> QueuedSpend {
+        match asked {
+            Asked::Wait(queued) => queued,
+            _ => panic!("does not wait"),
+        }
+    }
+
+    fn in_a_minute() -> Instant {
+        Instant::now() + Duration::from_secs(60)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_small_ask_does_not_overtake_a_large_one_that_waits() {
+        let shared = shared(4);
+        let held = granted(shared.ask(attempts(3)));
+        let large = queued(shared.ask(attempts(2)));
+        let small = queued(shared.ask(attempts(1)));
+        let mut large = std::pin::pin!(large.served(in_a_minute()));
+        let mut small = std::pin::pin!(small.served(in_a_minute()));
+        assert!(small.as_mut().now_or_never().is_none() && large.as_mut().now_or_never().is_none());
+        shared.settle(held, SpendAmounts::NONE, 0);
+        // Woken by what was settled, and then by the one before it.
+        let (large, small) = tokio::join!(large, small);
+        assert_eq!(large.unwrap().amounts(), attempts(2));
+        assert_eq!(small.unwrap().amounts(), attempts(1));
+        assert!(shared.lock().queue.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_the_queue_lets_the_next_through() {
+        let shared = shared(4);
+        let _held = granted(shared.ask(attempts(3)));
+        let large = queued(shared.ask(attempts(2)));
+        let small = queued(shared.ask(attempts(1)));
+        let small = tokio::spawn(small.served(in_a_minute()));
+        tokio::task::yield_now().await;
+        drop(large);
+        assert_eq!(small.await.unwrap().unwrap().amounts(), attempts(1));
+        assert!(shared.lock().queue.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_is_refused_when_what_is_spent_comes_to_block_it_or_time_is_up() {
+        let shared = shared(4);
+        let held = granted(shared.ask(attempts(3)));
+        let blocked = tokio::spawn(queued(shared.ask(attempts(2))).served(in_a_minute()));
+        let began = Instant::now();
+        tokio::task::yield_now().await;
+        shared.settle(held, attempts(3), 0);
+        assert_eq!(blocked.await.unwrap().unwrap_err().blocked_by, BlockedBy::Spent);
+        assert_eq!(began.elapsed(), Duration::ZERO);
+
+        let _held = granted(shared.ask(attempts(1)));
+        let shared = self::shared(1);
+        let _held = granted(shared.ask(attempts(1)));
+        let late = queued(shared.ask(attempts(1))).served(in_a_minute()).await;
+        assert_eq!(late.unwrap_err().blocked_by, BlockedBy::Reservations);
+        assert_eq!(began.elapsed(), Duration::from_secs(60));
+        let now = shared.clock.now();
+        assert_eq!(shared.lock().account.spent(now)[1].refused, 1);
+    }
+
+    // A new period starts with nothing reserved, and nobody is there to wake who waits.
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_is_served_when_a_new_period_starts() {
+        let clock = crate::clock::RuntimeClock::starting_at(std::time::UNIX_EPOCH);
+        let every = super::super::Period::Every(Duration::from_secs(50));
+        let layer = SpendingLayer::new().clock(clock).per(every, Caps::none().attempts(1));
+        let _held = granted(layer.shared.ask(attempts(1)));
+        let began = Instant::now();
+        let served = queued(layer.shared.ask(attempts(1))).served(in_a_minute()).await;
+        assert!(served.is_ok() && began.elapsed() == Duration::from_secs(50));
+    }
+}

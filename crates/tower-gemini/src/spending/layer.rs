@@ -11,8 +11,8 @@ use super::account::{Account, Period, Spent};
 use super::gate::SpendGate;
 use super::plan::worst_case;
 use super::{CapDimension, Caps, Plan, SpendAmounts, Spending};
+use crate::calendar::Zone;
 use crate::clock::{Clock, SystemClock};
-use crate::peak_hour_router::Zone;
 use crate::stage::AttemptService;
 
 /// What is reserved for an attempt before it is sent.
@@ -38,7 +38,7 @@ pub struct SpendingLayer {
     zone: Zone,
     periods: Vec<(Period, Caps)>,
     starting_balance: Cost,
-    shared: Shared,
+    pub(super) shared: Shared,
     is_off: bool,
 }
 

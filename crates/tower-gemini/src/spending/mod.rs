@@ -5,26 +5,31 @@
 //! use bytes::Bytes;
 //! use http::{Request, Response};
 //! use http_body_util::{BodyExt, Full};
-//! use tower::{Layer, ServiceExt, service_fn};
+//! use tower::{ServiceExt, service_fn};
 //! use tower_gemini::spending::Caps;
-//! use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer, SpendingLayer};
+//! use tower_gemini::{
+//!     ClassifyGeminiErrorLayer, CollectRequestLayer, SingleAttemptLayer, SpendingLayer, WireBody, compose,
+//! };
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let client = service_fn(|_| async {
+//! let client = service_fn(|_: Request<WireBody>| async {
 //!     let body = br#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"AAAA"}}]},
 //!         "finishReason":"STOP"}],"usageMetadata":{"promptTokenCount":5,"candidatesTokenCount":1120,"totalTokenCount":1125,
 //!         "candidatesTokensDetails":[{"modality":"IMAGE","tokenCount":1120}]}}"#;
 //!     Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(body))))
 //! });
 //! let spending = SpendingLayer::new().per_day(Caps::none().at_most_usd(1.6));
-//! let gemini = CollectRequestLayer::new().layer(spending.layer(ClassifyGeminiErrorLayer::new().layer(client)));
+//! let layers = (
+//!     CollectRequestLayer::new(), SingleAttemptLayer::new(), spending.clone(), ClassifyGeminiErrorLayer::new(),
+//! );
+//! let gemini = compose(layers, client);
 //! let request = || {
 //!     Request::post("/v1beta/models/gemini-3-pro-image:generateContent")
 //!         .body(Full::new(Bytes::from_static(br#"{"generationConfig":{"imageConfig":{"imageSize":"1K"}}}"#)))
 //! };
 //!
-//! let answer = gemini.clone().oneshot(request()?).await?;
-//! answer.into_body().collect().await?;
+//! let response = gemini.clone().oneshot(request()?).await?;
+//! response.into_body().collect().await?;
 //! let day = &spending.spent()[0];
 //! assert_eq!(day.settled.cost().to_string(), "$0.1340 to $0.1344");
 //! assert_eq!(day.cost_per_image().unwrap().to_string(), "$0.1340 to $0.1344");

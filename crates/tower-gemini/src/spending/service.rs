@@ -6,7 +6,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
-use pin_project::pin_project;
 use serde_json::json;
 use tokio::time::Instant;
 use tower_gemini_core::call::Call;
@@ -24,7 +23,7 @@ use crate::call_state::{CallState, Place, SentAttempt};
 use crate::error::Error;
 use crate::ready::take_ready;
 use crate::refusal::Refusal;
-use crate::reservation::{Asker, AttemptOutcome, Reservation, ReservingFuture};
+use crate::reservation::{Asker, AttemptOutcome, Reservation, ReservingFuture, response_future};
 use crate::stage::{AttemptService, UpstreamBody};
 use crate::trail::{Step, StopReason, WaitReason};
 
@@ -60,7 +59,7 @@ impl<S: AttemptService> Service<Request<AttemptBody>> for Spending<S> {
     }
 
     fn call(&mut self, request: Request<AttemptBody>) -> Self::Future {
-        ResponseFuture { reserving: self.reserve(request) }
+        ResponseFuture(self.reserve(request))
     }
 }
 
@@ -284,24 +283,4 @@ impl Reservation for SpendHold {
     }
 }
 
-/// The future of [`Spending`].
-#[pin_project]
-pub struct ResponseFuture<S: AttemptService> {
-    #[pin]
-    reserving: ReservingFuture<S, SpendAsker>,
-}
-
-impl<S: AttemptService> fmt::Debug for ResponseFuture<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let step = self.reserving.step_name();
-        f.debug_struct("ResponseFuture").field("step", &step).finish_non_exhaustive()
-    }
-}
-
-impl<S: AttemptService> Future for ResponseFuture<S> {
-    type Output = Result<Response<JudgedBody<S::Upstream>>, Error>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project().reserving.poll(cx)
-    }
-}
+response_future!("Spending", SpendAsker);

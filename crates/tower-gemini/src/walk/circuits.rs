@@ -350,7 +350,7 @@ fn can_recover_early(cause: Outcome) -> bool {
 /// use tower_gemini::ModelFallbackLayer;
 /// use tower_gemini::model_fallback::Chain;
 ///
-/// let layer = ModelFallbackLayer::new(Chain::of(["gemini-3-pro-image", "gemini-3.1-flash-image"]));
+/// let layer = ModelFallbackLayer::new(Chain::new(["gemini-3-pro-image", "gemini-3.1-flash-image"]));
 /// let circuits = layer.circuits().clone();
 /// assert!(circuits.snapshot().is_empty(), "everything is well");
 /// ```

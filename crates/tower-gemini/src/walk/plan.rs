@@ -37,6 +37,7 @@ pub(super) struct Walk<'a> {
     /// Candidates whose circuits are open, for when nothing else is left.
     open: Vec<Candidate>,
     probed_early: bool,
+    has_sent: bool,
 }
 
 /// A leg at a size.
@@ -106,6 +107,7 @@ impl<'a> Walk<'a> {
             closed_accounts: Vec::new(),
             open: Vec::new(),
             probed_early: false,
+            has_sent: false,
         }
     }
 
@@ -282,12 +284,13 @@ impl<'a> Walk<'a> {
             let rewrite = self.template.rewritten(&target, &rules);
             candidate.rewrite = Some(rewrite.map_err(|unfit| Some(SkipReason::Unfit(unfit)))?);
         }
-        let is_old = match (&candidate.rewrite, &self.settings.chain) {
-            (_, Some(_)) => self.template.state().has_visited(&self.identity(candidate)),
+        let is_unchanged = candidate.rewrite.as_ref().is_some_and(Rewrite::is_unchanged);
+        let is_old = match self.settings.chain {
+            // The request as it came: another fallback above has visited it for this one.
+            Some(_) if is_unchanged && !self.has_sent => false,
+            Some(_) => self.template.state().has_visited(&self.identity(candidate)),
             // A size that stands where it cannot be changed would be asked for again.
-            (rewrite, None) => {
-                candidate.size.is_some() && rewrite.as_ref().is_some_and(Rewrite::is_unchanged)
-            }
+            None => candidate.size.is_some() && is_unchanged,
         };
         if is_old { Err(None) } else { Ok(()) }
     }
@@ -307,6 +310,7 @@ impl<'a> Walk<'a> {
     }
 
     fn visit(&mut self, at: Candidate, guard: Option<Guard>, now: Instant) -> Option<Next> {
+        self.has_sent = true;
         if self.settings.chain.is_some() {
             // In the call's state: a ladder outside makes several walks of one call.
             self.template.state().visit(&self.identity(&at));

@@ -31,6 +31,10 @@ pub(crate) struct Fallback<S> {
 type Answer<S> = Result<Response<JudgedBody<<S as CallService>::Upstream>>, Error>;
 
 impl<S> Fallback<S> {
+    pub(crate) fn is_on(&self) -> bool {
+        self.settings.is_some()
+    }
+
     pub(crate) fn new(inner: S, settings: Option<Arc<Settings>>, circuits: Circuits) -> Self {
         Self { inner, settings, circuits }
     }
@@ -81,6 +85,7 @@ async fn fall_back<S: CallService>(
 ) -> Answer<S> {
     let policy = &settings.policy;
     let state = request.body().state().clone();
+    state.check_order()?;
     if settings.chain.is_some() {
         state.default_deadline(policy.deadline);
         if let Some(resends) = policy.maybe_charged {

@@ -167,6 +167,30 @@ async fn a_closed_account_leaves_the_targets_of_the_others() {
     assert_eq!(sent, ["gemini-3-pro-image 4K", "gemini-3-pro-image 4K"]);
 }
 
+// Two projects at one address had one circuit, and the second was never asked.
+#[tokio::test(start_paused = true)]
+async fn upstreams_at_one_address_are_told_apart_by_name_kind_and_project() {
+    let vertex = |project: &'static str| {
+        let base = Uri::from_static("https://aiplatform.example");
+        Target::new(PRO).on(Upstream::vertex(base, project, "global").account("one payer"))
+    };
+    let chain = Chain::new([PRO]).then(vertex("a")).then(vertex("b")).then(vertex("a"));
+    let mut settings = settings(Some(chain), None);
+    assert_eq!(everywhere(&settings, PRO, "1K").len(), 3, "project a once");
+    settings.cooldowns = Cooldowns::recommended().after_failures(1);
+    let (template, uri) = template(PRO, "1K", CallOptions::new());
+    let (circuits, now) = (Circuits::default(), Instant::now());
+    let mut walk = Walk::new(&settings, &circuits, &template, &HeaderMap::new(), &uri);
+    let mut next = walk.next(now).unwrap();
+    walk.settle(&mut next.visit, now, &overloaded());
+    let names: Vec<_> = circuits.snapshot().into_iter().map(|circuit| circuit.name).collect();
+    assert_eq!(
+        names,
+        ["gemini-3-pro-image at 1K on gemini-api https://gemini.example - gemini.example"]
+    );
+    assert_eq!(walk.next(now).unwrap().visit.label, "gemini-3-pro-image on aiplatform.example");
+}
+
 // A retired model of the caller's own was never asked, although its date was withdrawn.
 #[tokio::test(start_paused = true)]
 async fn a_date_replaces_fallback_targets_and_never_the_model_that_the_call_names() {

@@ -203,7 +203,7 @@ impl Target {
             Self::Gateway => {
                 let url = upstream.url();
                 let base = format!(
-                    "[server]\nlisten = \"127.0.0.1:0\"\n[upstream]\nbase_url = \"{url}\"\nvertex_base_url = \"{url}\"\n"
+                    "[server]\nlisten = \"127.0.0.1:0\"\n[[upstream]]\nname = \"sim\"\nkind = \"relay\"\nbase_url = \"{url}\"\n"
                 );
                 let gateway = tower_gemini_gateway::start(&format!("{base}{toml}")).await.unwrap();
                 Server { upstream, gateway: Some(gateway) }

@@ -1,0 +1,154 @@
+//! Parses the command line: subcommands, with `serve` as the default.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const AFTER_HELP: &str = "\
+SIGHUP, or a change of the file, reloads the configuration. SIGTERM and Ctrl-C finish the requests
+in flight; a second one stops at once.
+
+Exit codes: 0 ended as asked; 1 something that was or may have been paid for is lost;
+2 not started: wrong arguments, configuration or address.";
+
+/// A drop-in base URL for Gemini SDKs that never pays twice.
+#[derive(Debug, Parser)]
+#[command(name = "gemini-gateway", version, after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Option<SubCommand>,
+    /// The configuration file; without it every setting has its default
+    #[arg(short, long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    serve: ServeArgs,
+    /// The same as the subcommand `check`
+    #[arg(long)]
+    check: bool,
+    /// Print a configuration file with every key, its default and what it does
+    #[arg(long)]
+    print_config: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum SubCommand {
+    /// Answer requests (the default)
+    Serve(ServeArgs),
+    /// Read the configuration, report what is wrong with it, and exit
+    Check,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Args)]
+pub(crate) struct ServeArgs {
+    /// The address to listen on, in place of server.listen
+    #[arg(long, value_name = "ADDR", value_parser = listen_address)]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Answer from a simulated Gemini: no key, no network, no money
+    #[arg(
+        long,
+        value_name = "WEATHER",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "calm"
+    )]
+    pub(crate) simulate: Option<SimWeather>,
+}
+
+/// The weather of the simulator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SimWeather {
+    /// Every call succeeds
+    Calm,
+    /// Half of the attempts fail, in the proportions that users report
+    Stormy,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Command {
+    Serve { config: Option<PathBuf>, args: ServeArgs },
+    Check { config: Option<PathBuf>, listen: Option<SocketAddr> },
+    PrintConfig,
+}
+
+/// Parses the arguments after the program's name. An `Err` may also be the text of `--help` or
+/// `--version`.
+pub(crate) fn parse(args: &[String]) -> Result<Command, clap::Error> {
+    let program = std::iter::once("gemini-gateway");
+    let cli = Cli::try_parse_from(program.chain(args.iter().map(String::as_str)))?;
+    if cli.print_config {
+        return Ok(Command::PrintConfig);
+    }
+    let before = cli.serve;
+    Ok(match cli.command {
+        Some(SubCommand::Check) => Command::Check { config: cli.config, listen: before.listen },
+        _ if cli.check => Command::Check { config: cli.config, listen: before.listen },
+        Some(SubCommand::Serve(after)) => Command::Serve {
+            config: cli.config,
+            args: ServeArgs {
+                listen: after.listen.or(before.listen),
+                simulate: after.simulate.or(before.simulate),
+            },
+        },
+        None => Command::Serve { config: cli.config, args: before },
+    })
+}
+
+fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "not an address with a port; write it as 127.0.0.1:8787")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command, String> {
+        let args: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
+        parse(&args).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn serve_is_the_default_and_takes_its_options_before_or_after_its_name() {
+        let serve = |config: Option<&str>, args| {
+            Ok(Command::Serve { config: config.map(PathBuf::from), args })
+        };
+        assert_eq!(parsed(""), serve(None, ServeArgs::default()));
+        let listen = Some("127.0.0.1:1".parse().unwrap());
+        let args = ServeArgs { listen, simulate: Some(SimWeather::Stormy) };
+        for line in [
+            "--config a.toml --listen=127.0.0.1:1 --simulate=stormy",
+            "serve -c a.toml --listen 127.0.0.1:1 --simulate=stormy",
+            "--config=a.toml --simulate=stormy serve --listen 127.0.0.1:1",
+        ] {
+            assert_eq!(parsed(line), serve(Some("a.toml"), args), "{line}");
+        }
+        let calm = ServeArgs { simulate: Some(SimWeather::Calm), ..ServeArgs::default() };
+        assert_eq!(parsed("--simulate"), serve(None, calm));
+        assert_eq!(parsed("--simulate --config a.toml"), serve(Some("a.toml"), calm));
+    }
+
+    #[test]
+    fn check_is_a_subcommand_and_a_flag() {
+        let check = Ok(Command::Check { config: Some("a.toml".into()), listen: None });
+        for line in ["--check -c a.toml", "check -c a.toml", "-c a.toml check"] {
+            assert_eq!(parsed(line), check, "{line}");
+        }
+        assert_eq!(parsed("--print-config"), Ok(Command::PrintConfig));
+    }
+
+    #[test]
+    fn errors_name_the_argument_and_what_to_write() {
+        for (line, says) in [
+            ("--port 1", "unexpected argument '--port'"),
+            ("--confg a.toml", "'--config'"),
+            ("--listen here", "write it as 127.0.0.1:8787"),
+            ("--config", "a value is required for '--config <FILE>'"),
+            ("--simulate=rain", "possible values: calm, stormy"),
+            ("chek", "'check'"),
+        ] {
+            let error = parsed(line).unwrap_err();
+            assert!(error.contains(says) && error.contains("--help"), "{line}: {error}");
+        }
+    }
+}

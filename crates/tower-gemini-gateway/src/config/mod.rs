@@ -1,0 +1,852 @@
+//! Reads the gateway's file: what it may contain, and what is wrong with it when it cannot work.
+
+mod error;
+mod renamed;
+mod values;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use http::Uri;
+use serde::Deserialize;
+use toml::de::DeTable;
+use tower_gemini::catalog::Catalog;
+use tower_gemini::jittered_retry::{RetryPolicy, presets};
+use tower_gemini::peak_hour_router::{Schedule, Window, Zone};
+use tower_gemini::quota_guard::Limits;
+use tower_gemini::target::{self, UpstreamId};
+
+pub use self::error::{ConfigError, ConfigProblem, GatewayError};
+pub(crate) use self::values::{BaseUrl, Size, Span};
+
+/// The documented example, which has every key with its default: `gemini-gateway --print-config`
+/// prints it.
+pub const EXAMPLE: &str = include_str!("../../gateway.toml");
+
+macro_rules! section {
+    ($(#[$meta:meta])* $vis:vis $name:ident { $($field:ident: $kind:ty = $default:expr),* $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, PartialEq, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        $vis struct $name { $(pub(crate) $field: $kind),* }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default),* }
+            }
+        }
+    };
+}
+
+section! {
+    /// A configuration of the gateway. [`EXAMPLE`] documents every key with its default.
+    ///
+    /// ```
+    /// use tower_gemini_gateway::config::{Config, ConfigError, EXAMPLE};
+    ///
+    /// assert_eq!(Config::parse(EXAMPLE, "gateway.toml")?, Config::default());
+    /// # Ok::<(), ConfigError>(())
+    /// ```
+    pub Config {
+        server: Server = Server::default(),
+        upstream: Vec<Upstream> = Upstream::google(),
+        auth: Auth = Auth::default(),
+        responses: Responses = Responses::default(),
+        keep: Keep = Keep::default(),
+        retry: Retry = Retry::default(),
+        fallback: Fallback = Fallback::default(),
+        quota: Quota = Quota::default(),
+        spending: Spending = Spending::default(),
+        peak: Peak = Peak::default(),
+        signatures: Signatures = Signatures::default(),
+        timeouts: Timeouts = Timeouts::default(),
+        log: Log = Log::default(),
+    }
+}
+section! { pub(crate) Server {
+    listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8787)),
+    max_body: Size = Size::mib(110),
+    max_in_flight: usize = 256,
+    max_connections: usize = 4096,
+    header_read_timeout: Span = Span::secs(10),
+    idle_timeout: Span = Span::secs(120),
+    body_idle_timeout: Span = Span::secs(30),
+    response_stall_timeout: Span = Span::secs(60),
+    shutdown_grace: Span = Span::secs(660),
+    status_page: bool = true,
+    allow_public: bool = false,
+}}
+
+/// One `[[upstream]]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Upstream {
+    pub(crate) name: String,
+    pub(crate) kind: UpstreamKind,
+    base_url: Option<BaseUrl>,
+    pub(crate) project: Option<String>,
+    pub(crate) api_key_env: Option<String>,
+    pub(crate) api_key_file: Option<PathBuf>,
+}
+
+/// Which API an upstream speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum UpstreamKind {
+    /// The Gemini Developer API.
+    Gemini,
+    /// Vertex AI.
+    Vertex,
+    /// Somebody else's server that speaks the Gemini Developer API.
+    Relay,
+}
+
+section! { pub(crate) Auth {
+    mode: AuthMode = AuthMode::Passthrough,
+    tokens_env: Option<String> = None,
+    tokens_file: Option<PathBuf> = None,
+}}
+
+/// Whose key goes upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum AuthMode {
+    /// The caller's.
+    Passthrough,
+    /// The gateway's own; callers have tokens.
+    Tokens,
+}
+
+section! { pub(crate) Responses {
+    strip_drafts: bool = true,
+    buffer_up_to: Size = Size::mib(64),
+    heartbeat: Option<Span> = None,
+    report_headers: bool = false,
+}}
+section! { pub(crate) Keep {
+    enabled: bool = true,
+    max_detached: usize = 64,
+    max_bytes: Size = Size::mib(256),
+    max_detached_time: Span = Span::secs(660),
+    retention: Span = Span::secs(600),
+    dir: Option<PathBuf> = None,
+}}
+section! { pub(crate) Retry {
+    policy: String = "recommended".to_owned(),
+    attempts: Option<u32> = None,
+    deadline: Option<Span> = None,
+    maybe_charged_resends: u32 = 0,
+}}
+section! { pub(crate) Fallback {
+    models: Vec<String> = Vec::new(),
+    sizes: bool = false,
+    order: FallbackOrder = FallbackOrder::SizeFirst,
+    keep_size: bool = false,
+    keep_aspect: bool = false,
+}}
+/// What gives way first where other models and smaller sizes may be tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum FallbackOrder {
+    /// A model is tried at smaller sizes before the next model.
+    SizeFirst,
+    /// Every model is tried at a size before a smaller size.
+    ModelFirst,
+}
+
+section! { pub(crate) Quota {
+    rpm: u64 = 0,
+    tpm: u64 = 0,
+    ipm: u64 = 0,
+    rpd: u64 = 0,
+    longest_wait: Span = Span::secs(120),
+    warn_at_percent: u8 = 70,
+    model: BTreeMap<String, ModelQuota> = BTreeMap::new(),
+}}
+section! { pub(crate) ModelQuota {
+    rpm: u64 = 0,
+    tpm: u64 = 0,
+    ipm: u64 = 0,
+    rpd: u64 = 0,
+}}
+section! {
+    /// `[spending]`, in US dollars.
+    pub(crate) Spending {
+        per_call: f64 = 0.0,
+        per_hour: f64 = 0.0,
+        per_day: f64 = 0.0,
+        per_month: f64 = 0.0,
+        total: f64 = 0.0,
+        starting_balance: f64 = 0.0,
+        mode: SpendingMode = SpendingMode::WorstCase,
+        assume_drafts: Option<u32> = None,
+        fall_back_when_capped: bool = false,
+    }
+}
+
+/// What is reserved for an attempt before it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum SpendingMode {
+    /// The most that it can cost: caps are hard.
+    WorstCase,
+    /// The list price: a cap can be exceeded by the attempts in flight.
+    Expected,
+}
+
+section! { pub(crate) Peak {
+    windows: Vec<String> = Vec::new(),
+    zone: String = "UTC".to_owned(),
+    prefer: BTreeMap<String, String> = BTreeMap::new(),
+}}
+section! { pub(crate) Signatures {
+    restore: bool = true,
+    file: Option<PathBuf> = None,
+}}
+section! { pub(crate) Timeouts {
+    connect: Span = Span::secs(10),
+    up_to_2k: Span = Span::secs(300),
+    at_4k: Span = Span::secs(600),
+    idle: Span = Span::secs(120),
+}}
+section! { pub(crate) Log {
+    level: String = "info".to_owned(),
+    format: LogFormat = LogFormat::Text,
+}}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A problem without its line.
+type Check<T> = Result<T, ConfigProblem>;
+
+impl Config {
+    /// Parses a file's text. `file` is what errors call it.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] with every problem that was found: a key that is unknown (with the nearest
+    /// name) or that earlier versions had (with the new spelling), a value of the wrong kind, or
+    /// settings that cannot work.
+    pub fn parse(text: &str, file: &str) -> Result<Self, ConfigError> {
+        let refused = |problems| ConfigError::new(file, problems);
+        let malformed = |error: toml::de::Error| {
+            let line = error.span().map(|span| line_at(text, span.start));
+            let (what, remedy) = with_nearest_name(error.message());
+            refused(vec![ConfigProblem::in_line(line, what, remedy)])
+        };
+        let table = DeTable::parse(text).map_err(malformed)?;
+        let renamed = renamed::problems(table.get_ref(), text);
+        if !renamed.is_empty() {
+            return Err(refused(renamed));
+        }
+        let config: Self = toml::from_str(text).map_err(malformed)?;
+        let located = |problem: ConfigProblem| {
+            let line = problem.key().and_then(|key| locate(table.get_ref(), text, key));
+            problem.with_line(line.map(|found| found.line))
+        };
+        let problems: Vec<_> = config.problems().into_iter().map(located).collect();
+        if problems.is_empty() { Ok(config) } else { Err(refused(problems)) }
+    }
+
+    /// Whether it may listen there: on the address in the file, or the one that it has.
+    pub(crate) fn check_listen(&self, listen: SocketAddr) -> Check<()> {
+        let is_open = self.auth.mode == AuthMode::Passthrough && !self.server.allow_public;
+        if is_open && !listen.ip().is_loopback() {
+            return Err(ConfigProblem::at(
+                "server.listen",
+                format!(
+                    "server.listen = \"{listen}\" lets everybody on the network use this gateway"
+                ),
+                "set [auth] mode = \"tokens\" with tokens, or server.allow_public = true",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Everything that cannot work.
+    fn problems(&self) -> Vec<ConfigProblem> {
+        let mut problems = Vec::new();
+        let mut check = |result: Check<()>| problems.extend(result.err());
+        check(self.check_listen(self.server.listen));
+        for (key, value) in [
+            ("server.max_in_flight", self.server.max_in_flight),
+            ("server.max_connections", self.server.max_connections),
+            ("server.max_body", self.server.max_body.0),
+        ] {
+            let what = || format!("{key} = 0 lets nothing through");
+            check(ensure(value > 0, key, what, "write 1 or more"));
+        }
+        for (key, span) in [
+            ("server.header_read_timeout", Some(self.server.header_read_timeout)),
+            ("server.idle_timeout", Some(self.server.idle_timeout)),
+            ("server.body_idle_timeout", Some(self.server.body_idle_timeout)),
+            ("server.response_stall_timeout", Some(self.server.response_stall_timeout)),
+            ("responses.heartbeat", self.responses.heartbeat),
+            ("keep.max_detached_time", Some(self.keep.max_detached_time)),
+            ("keep.retention", Some(self.keep.retention)),
+            ("retry.deadline", self.retry.deadline),
+            ("timeouts.connect", Some(self.timeouts.connect)),
+            ("timeouts.up_to_2k", Some(self.timeouts.up_to_2k)),
+            ("timeouts.at_4k", Some(self.timeouts.at_4k)),
+            ("timeouts.idle", Some(self.timeouts.idle)),
+        ] {
+            let is_some_time = !span.is_some_and(|span| span.0.is_zero());
+            let what = || format!("{key} = \"0s\" leaves no time");
+            check(ensure(is_some_time, key, what, "write a longer one"));
+        }
+        check(self.check_upstreams());
+        check(self.check_auth());
+        let what = || "retry.attempts = 0 sends nothing".to_owned();
+        let remedy = "1 is a single attempt without retries";
+        check(ensure(self.retry.attempts != Some(0), "retry.attempts", what, remedy));
+        check(self.policy().map(drop));
+        let mut seen = BTreeSet::new();
+        for model in &self.fallback.models {
+            check(known_model("fallback.models", model));
+            let what = || format!("fallback.models holds \"{model}\" twice");
+            let remedy = "a model that failed is not tried again; write it once";
+            check(ensure(seen.insert(model), "fallback.models", what, remedy));
+        }
+        for model in self.quota.model.keys() {
+            check(known_model("quota.model", model));
+        }
+        let (key, percent) = ("quota.warn_at_percent", self.quota.warn_at_percent);
+        let what = || format!("{key} = {percent} is not a percentage");
+        check(ensure((1..=100).contains(&percent), key, what, "write 1 to 100"));
+        let balance = ("starting_balance", self.spending.starting_balance);
+        for (name, usd) in self.spending.caps().into_iter().chain([balance]) {
+            let (key, is_money) = (format!("spending.{name}"), usd.is_finite() && usd >= 0.0);
+            let what = || format!("{key} = {usd} is not an amount of money");
+            check(ensure(is_money, &key, what, "write US dollars, or 0 for none"));
+        }
+        check(self.schedule().map(drop));
+        let has_choice = self.peak.windows.is_empty() || !self.fallback.models.is_empty();
+        let what = || "[peak] has no other model to prefer".to_owned();
+        let remedy = "list the models in [fallback] models";
+        check(ensure(has_choice, "peak.windows", what, remedy));
+        for model in self.peak.prefer.iter().flat_map(|(asked, preferred)| [asked, preferred]) {
+            check(known_model("peak.prefer", model));
+        }
+        check(self.log.filter().map(drop));
+        problems
+    }
+
+    fn check_upstreams(&self) -> Check<()> {
+        let wrong = |what: String, remedy: &str| wrong("upstream", what, remedy);
+        if self.upstream.is_empty() {
+            return wrong("there is no upstream".into(), "write at least one [[upstream]]");
+        }
+        let mut names = BTreeSet::new();
+        for upstream in &self.upstream {
+            let name = &upstream.name;
+            let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            if name.is_empty() || !name.chars().all(is_plain) {
+                return wrong(
+                    format!("\"{name}\" cannot be the name of an upstream"),
+                    "use letters, digits, `-`, `_` and `.`",
+                );
+            }
+            if !names.insert(name) {
+                return wrong(format!("two upstreams are called \"{name}\""), "rename one");
+            }
+            if upstream.kind == UpstreamKind::Relay && upstream.base_url.is_none() {
+                return wrong(
+                    format!("upstream \"{name}\" of kind \"relay\" has no base_url"),
+                    "write base_url = \"https://…\"",
+                );
+            }
+            if upstream.api_key_env.is_some() && upstream.api_key_file.is_some() {
+                return wrong(
+                    format!("upstream \"{name}\" has its key in two places"),
+                    "write api_key_env or api_key_file, not both",
+                );
+            }
+        }
+        for vertex in [true, false] {
+            let mut same = self.upstream.iter().filter(|one| one.kind.is_vertex() == vertex);
+            if let (Some(first), Some(second)) = (same.next(), same.next()) {
+                return wrong(
+                    format!(
+                        "\"{}\" and \"{}\" would answer the same paths",
+                        first.name, second.name
+                    ),
+                    "keep one of kind \"vertex\" and one of kind \"gemini\" or \"relay\"",
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn check_auth(&self) -> Check<()> {
+        let auth = &self.auth;
+        let sources =
+            usize::from(auth.tokens_env.is_some()) + usize::from(auth.tokens_file.is_some());
+        match auth.mode {
+            AuthMode::Passthrough if sources > 0 || self.upstream.iter().any(Upstream::has_key) => {
+                wrong(
+                    "auth.mode",
+                    "mode = \"passthrough\" uses neither a key of an [[upstream]] nor tokens",
+                    "set [auth] mode = \"tokens\", or remove them",
+                )
+            }
+            AuthMode::Tokens if sources != 1 => wrong(
+                "auth.mode",
+                "mode = \"tokens\" needs the callers' tokens from one place",
+                "write tokens_env or tokens_file",
+            ),
+            AuthMode::Tokens => match self.upstream.iter().find(|one| !one.has_key()) {
+                Some(one) => wrong(
+                    "auth.mode",
+                    format!("mode = \"tokens\" needs a key for upstream \"{}\"", one.name),
+                    "write api_key_env or api_key_file in its [[upstream]]",
+                ),
+                None => Ok(()),
+            },
+            AuthMode::Passthrough => Ok(()),
+        }
+    }
+
+    /// How calls are retried.
+    pub(crate) fn policy(&self) -> Check<RetryPolicy> {
+        let name = self.retry.policy.as_str();
+        let mut known = presets::all();
+        known.push(("recommended", RetryPolicy::recommended()));
+        let Some((_, policy)) = known.iter().find(|(preset, _)| *preset == name) else {
+            let nearest = nearest_name(name, known.iter().map(|(preset, _)| *preset));
+            return wrong(
+                "retry.policy",
+                format!("retry.policy = \"{name}\" is not known"),
+                nearest,
+            );
+        };
+        let mut policy = policy.clone();
+        if let Some(attempts) = self.retry.attempts {
+            policy = policy.attempts(attempts);
+        }
+        if let Some(deadline) = self.retry.deadline {
+            policy = policy.deadline(deadline.0);
+        }
+        Ok(policy.maybe_charged_resends(self.retry.maybe_charged_resends))
+    }
+
+    /// Every model that the file names.
+    pub(crate) fn models(&self) -> impl Iterator<Item = &str> {
+        let peak = self.peak.prefer.values();
+        self.fallback.models.iter().chain(self.quota.model.keys()).chain(peak).map(String::as_str)
+    }
+
+    /// The hours in which other models are preferred.
+    pub(crate) fn schedule(&self) -> Check<Option<Schedule>> {
+        const REMEDY: &str = "write windows of the form \"10:00-14:00\"";
+        if self.peak.windows.is_empty() {
+            return Ok(None);
+        }
+        let mut windows = Vec::new();
+        for text in &self.peak.windows {
+            match text.split_once('-') {
+                Some((start, end)) => windows.push(Window::daily(start.trim(), end.trim())),
+                None => return wrong("peak.windows", format!("peak.windows: \"{text}\""), REMEDY),
+            }
+        }
+        Schedule::new(zone(&self.peak.zone)?, windows)
+            .map(Some)
+            .or_else(|error| wrong("peak.windows", format!("peak.windows: {error}"), REMEDY))
+    }
+}
+
+fn ensure(is_right: bool, key: &str, what: impl Fn() -> String, remedy: &str) -> Check<()> {
+    if is_right { Ok(()) } else { wrong(key, what(), remedy) }
+}
+
+fn wrong<T>(key: &str, what: impl Into<String>, remedy: impl Into<String>) -> Check<T> {
+    Err(ConfigProblem::at(key, what, remedy))
+}
+
+fn zone(name: &str) -> Check<Zone> {
+    let offset = || {
+        let (sign, rest) = match name.strip_prefix('+') {
+            Some(rest) => (1, rest),
+            None => (-1, name.strip_prefix('-')?),
+        };
+        let (hours, minutes) = rest.split_once(':').unwrap_or((rest, "0"));
+        let hours: i8 = hours.parse().ok()?;
+        Zone::fixed(sign * hours, minutes.parse().ok()?).ok()
+    };
+    let zone = match name.to_ascii_lowercase().as_str() {
+        "utc" => Some(Zone::utc()),
+        "pacific" => Some(Zone::pacific()),
+        _ => offset(),
+    };
+    zone.ok_or_else(|| {
+        ConfigProblem::at(
+            "peak.zone",
+            format!("peak.zone = \"{name}\" is not known"),
+            "write \"UTC\", \"Pacific\" or an offset such as \"+08:00\"",
+        )
+    })
+}
+
+impl UpstreamKind {
+    pub(crate) fn is_vertex(self) -> bool {
+        self == Self::Vertex
+    }
+}
+
+impl Upstream {
+    const GEMINI: &str = "https://generativelanguage.googleapis.com";
+    const VERTEX: &str = "https://aiplatform.googleapis.com";
+
+    fn new(name: &str, kind: UpstreamKind, base_url: &str) -> Self {
+        let (name, base_url) = (name.to_owned(), BaseUrl::parse(base_url));
+        Self { name, kind, base_url, project: None, api_key_env: None, api_key_file: None }
+    }
+
+    /// Google's own two.
+    fn google() -> Vec<Self> {
+        vec![
+            Self::new("google", UpstreamKind::Gemini, Self::GEMINI),
+            Self::new("vertex", UpstreamKind::Vertex, Self::VERTEX),
+        ]
+    }
+
+    /// One server for the paths of both APIs.
+    pub(crate) fn both_at(name: &str, url: &str) -> Vec<Self> {
+        let vertex = format!("{name}-vertex");
+        vec![
+            Self::new(name, UpstreamKind::Gemini, url),
+            Self::new(&vertex, UpstreamKind::Vertex, url),
+        ]
+    }
+
+    /// Its identity for stores and the trail.
+    pub(crate) fn id(&self) -> UpstreamId {
+        let base = self.base_url();
+        let upstream = match (self.kind, &self.project) {
+            (UpstreamKind::Gemini, _) => target::Upstream::gemini_api(base),
+            (UpstreamKind::Relay, _) => target::Upstream::same_api(base),
+            (UpstreamKind::Vertex, None) => target::Upstream::express(base),
+            (UpstreamKind::Vertex, Some(project)) => {
+                target::Upstream::vertex(base, project.clone(), "global")
+            }
+        };
+        let mut id = upstream.name(self.name.clone()).id();
+        id.project.clone_from(&self.project);
+        id
+    }
+
+    fn has_key(&self) -> bool {
+        self.api_key_env.is_some() || self.api_key_file.is_some()
+    }
+
+    pub(crate) fn base_url(&self) -> Uri {
+        match (&self.base_url, self.kind) {
+            (Some(base), _) => base.0.clone(),
+            (None, UpstreamKind::Vertex) => Uri::from_static(Self::VERTEX),
+            (None, _) => Uri::from_static(Self::GEMINI),
+        }
+    }
+}
+
+impl Quota {
+    pub(crate) fn limits(&self) -> Limits {
+        limits(self.rpm, self.tpm, self.ipm, self.rpd)
+    }
+}
+
+impl ModelQuota {
+    pub(crate) fn limits(&self) -> Limits {
+        limits(self.rpm, self.tpm, self.ipm, self.rpd)
+    }
+}
+
+fn limits(rpm: u64, tpm: u64, ipm: u64, rpd: u64) -> Limits {
+    let mut limits = Limits::unlimited();
+    // Nobody runs a gateway that lets nothing through: 0 is how the file says "no limit".
+    for (value, set) in [
+        (rpm, Limits::rpm as fn(Limits, u64) -> Limits),
+        (tpm, Limits::tpm),
+        (ipm, Limits::ipm),
+        (rpd, Limits::rpd),
+    ] {
+        if value > 0 {
+            limits = set(limits, value);
+        }
+    }
+    limits
+}
+
+impl Spending {
+    /// The caps by name; 0 is none.
+    pub(crate) fn caps(&self) -> [(&'static str, f64); 5] {
+        [
+            ("per_call", self.per_call),
+            ("per_hour", self.per_hour),
+            ("per_day", self.per_day),
+            ("per_month", self.per_month),
+            ("total", self.total),
+        ]
+    }
+}
+
+impl Log {
+    /// The filter of log lines.
+    pub(crate) fn filter(&self) -> Check<tracing_subscriber::EnvFilter> {
+        let quiet = format!("{},hyper=warn,hyper_util=warn,rustls=warn", self.level);
+        tracing_subscriber::EnvFilter::try_new(quiet).or_else(|_| {
+            wrong(
+                "log.level",
+                format!("log.level = \"{}\" is not a level", self.level),
+                "write error, warn, info, debug or trace",
+            )
+        })
+    }
+}
+
+fn known_model(key: &str, model: &str) -> Check<()> {
+    let catalog = Catalog::builtin();
+    if catalog.lookup(model).is_some() {
+        return Ok(());
+    }
+    let nearest = nearest_name(model, catalog.models().map(|model| model.id.as_str()));
+    wrong(key, format!("{key}: the model \"{model}\" is not known"), nearest)
+}
+
+/// Reads a secret from an environment variable or a file, and says under which key it was named.
+pub(crate) fn read_secret<'k>(
+    what: &str,
+    (env_key, variable): (&'k str, Option<&str>),
+    (file_key, file): (&'k str, Option<&Path>),
+    env: impl Fn(&str) -> Option<String>,
+) -> Check<(&'k str, String)> {
+    if let Some(name) = variable {
+        let unset = format!("the environment variable {name} for {what} is not set");
+        let problem = || ConfigProblem::at(env_key, unset, "export it before the gateway starts");
+        return env(name).map(|text| (env_key, text)).ok_or_else(problem);
+    }
+    let Some(path) = file else {
+        return wrong(file_key, format!("{what} has no source"), format!("write {file_key}"));
+    };
+    std::fs::read_to_string(path).map(|text| (file_key, text)).or_else(|error| {
+        wrong(file_key, format!("{what} cannot be read from {}: {error}", path.display()), "")
+    })
+}
+
+/// serde's sentence about an unknown key, with the nearest name in place of the list.
+fn with_nearest_name(message: &str) -> (String, String) {
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    match (message.strip_prefix("unknown field"), quoted.split_first()) {
+        (Some(_), Some((unknown, known))) => (
+            format!("the key `{unknown}` is not known"),
+            nearest_name(unknown, known.iter().copied()),
+        ),
+        _ => (message.to_owned(), String::new()),
+    }
+}
+
+fn nearest_name<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let nearest = known
+        .map(|known| (strsim::jaro_winkler(name, known), known))
+        .max_by(|(a, _), (b, _)| a.total_cmp(b));
+    match nearest {
+        Some((likeness, nearest)) if likeness > 0.7 => format!("did you mean `{nearest}`?"),
+        _ => "`gemini-gateway --print-config` lists everything that is".to_owned(),
+    }
+}
+
+/// Where a key stands in a file, and its value where that is text.
+struct Located<'a> {
+    line: usize,
+    value: Option<&'a str>,
+}
+
+/// Finds a dotted key. Keys of a list of tables are found at the list.
+fn locate<'a>(table: &'a DeTable<'_>, text: &str, key: &str) -> Option<Located<'a>> {
+    let (first, rest) =
+        key.split_once('.').map_or((key, None), |(first, rest)| (first, Some(rest)));
+    let (name, value) = table.iter().find(|(name, _)| name.get_ref() == first)?;
+    match (rest, value.get_ref().as_table()) {
+        (Some(rest), table) => locate(table?, text, rest),
+        (None, _) => Some(Located {
+            line: line_at(text, name.span().start),
+            value: value.get_ref().as_str(),
+        }),
+    }
+}
+
+fn line_at(text: &str, byte: usize) -> usize {
+    text.get(..byte).unwrap_or(text).matches('\n').count() + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: &str) -> String {
+        Config::parse(text, "gateway.toml").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_documented_file_is_the_default() {
+        assert_eq!(Config::parse(EXAMPLE, "gateway.toml").unwrap(), Config::default());
+        assert_eq!(Config::parse("", "gateway.toml").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn every_key_is_documented() {
+        for section in [
+            "server",
+            "[upstream]",
+            "auth",
+            "responses",
+            "keep",
+            "retry",
+            "fallback",
+            "quota",
+            "spending",
+            "peak",
+            "signatures",
+            "timeouts",
+            "log",
+        ] {
+            let error = toml::from_str::<Config>(&format!("[{section}]\n__ = 1\n"))
+                .unwrap_err()
+                .to_string();
+            let keys: Vec<&str> = error
+                .split('`')
+                .skip(1)
+                .step_by(2)
+                .filter(|key| *key != "__" && *key != "model")
+                .collect();
+            assert!(!keys.is_empty(), "{error}");
+            let start = EXAMPLE
+                .find(&format!("\n[{section}]"))
+                .unwrap_or_else(|| panic!("[{section}] is missing"));
+            let text = EXAMPLE[start + 1..].split("\n[").next().unwrap();
+            for key in keys {
+                let documented = text
+                    .lines()
+                    .any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")));
+                assert!(documented, "[{section}] {key}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_commented_out_can_be_commented_in() {
+        for section in EXAMPLE.split("\n\n").skip(1) {
+            let live = commented_in(section);
+            if live.starts_with("[auth]") || live.starts_with("[[upstream]]") {
+                continue; // Only together, and from one place each: below.
+            }
+            Config::parse(&live, "gateway.toml").unwrap_or_else(|error| panic!("{error}\n{live}"));
+        }
+        let sections: String = EXAMPLE
+            .split("\n\n")
+            .filter(|section| section.starts_with("[auth]") || section.starts_with("[[upstream]]"))
+            .fold(String::new(), |all, section| all + &commented_in(section) + "\n");
+        for source in ["_env", "_file"] {
+            let other = if source == "_env" { "_file" } else { "_env = \"G" };
+            let live: String = sections
+                .lines()
+                .filter(|line| !line.split('#').next().unwrap().contains(other))
+                .fold(String::new(), |all, line| all + line + "\n")
+                .replacen("mode = \"passthrough\"", "mode = \"tokens\"", 1);
+            Config::parse(&live, "gateway.toml").unwrap_or_else(|error| panic!("{error}\n{live}"));
+        }
+    }
+
+    fn commented_in(section: &str) -> String {
+        let lines = section.lines().map(|line| line.strip_prefix("# ").unwrap_or(line));
+        lines.fold(String::new(), |all, line| all + line + "\n")
+    }
+
+    #[test]
+    fn a_misspelt_key_is_answered_with_the_nearest_name_and_its_line() {
+        assert_eq!(
+            refusal("[retry]\natempts = 3\n"),
+            "gateway.toml, line 2: the key `atempts` is not known; did you mean `attempts`?"
+        );
+        assert_eq!(
+            refusal("\n[sever]\n"),
+            "gateway.toml, line 2: the key `sever` is not known; did you mean `server`?"
+        );
+        assert!(
+            refusal("[server]\nxyzzy = 1\n")
+                .ends_with("`gemini-gateway --print-config` lists everything that is")
+        );
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_what_to_write() {
+        let relay = "[[upstream]]\nname = \"a\"\nkind = \"relay\"\n";
+        let two = format!(
+            "{relay}base_url = \"http://a\"\n[[upstream]]\nname = \"b\"\nkind = \"gemini\"\n"
+        );
+        let twice = "[[upstream]]\nname = \"a\"\nkind = \"gemini\"\n[[upstream]]\nname = \"a\"\nkind = \"vertex\"\n";
+        let tokens = "[auth]\nmode = \"tokens\"\n";
+        for (text, says) in [
+            ("[server]\nlisten = \"0.0.0.0:80\"\n", "line 2: server.listen"),
+            ("[server]\nlisten = \"0.0.0.0:80\"\n", "allow_public"),
+            ("[server]\nmax_in_flight = 0\n", "lets nothing through"),
+            ("[server]\nmax_in_flight = -1\n", "line 2"),
+            ("[server]\nbody_idle_timeout = \"soon\"\n", "a duration such as"),
+            ("[server]\nbody_idle_timeout = 30\n", "a duration such as"),
+            ("[server]\nbody_idle_timeout = \"0s\"\n", "no time"),
+            ("[server]\nmax_body = \"1 elephant\"\n", "a size such as"),
+            ("upstream = []\n", "at least one [[upstream]]"),
+            (&format!("{relay}base_url = \"generativelanguage\"\n"), "https://host"),
+            (relay, "write base_url"),
+            (&two, "would answer the same paths"),
+            (twice, "two upstreams are called \"a\""),
+            ("[[upstream]]\nname = \"a b\"\nkind = \"gemini\"\n", "cannot be the name"),
+            ("[[upstream]]\nkind = \"gemini\"\n", "missing field `name`"),
+            (&format!("{tokens}tokens_env = \"T\"\n"), "a key for upstream \"google\""),
+            (tokens, "tokens_env or tokens_file"),
+            ("[auth]\ntokens_env = \"T\"\n", "mode = \"tokens\""),
+            (
+                &format!("{}api_key_env = \"K\"\n", relay.replace("relay", "gemini")),
+                "mode = \"tokens\"",
+            ),
+            ("[retry]\nattempts = 0\n", "1 is a single attempt"),
+            ("[retry]\npolicy = \"openai_pyton\"\n", "did you mean `openai_python`?"),
+            (
+                "[fallback]\nmodels = [\"gemini-3-pro-imag\"]\n",
+                "did you mean `gemini-3-pro-image`?",
+            ),
+            ("[fallback]\nmodels = [\"gemini-3-pro-image\", \"gemini-3-pro-image\"]\n", "twice"),
+            ("[quota.model.\"gpt-image\"]\nrpm = 1\n", "the model \"gpt-image\" is not known"),
+            ("[quota]\nwarn_at_percent = 0\n", "percentage"),
+            ("[spending]\nper_day = -1.0\n", "not an amount of money"),
+            ("[spending]\nper_day = inf\n", "not an amount of money"),
+            ("[peak]\nwindows = [\"10:00-14:00\"]\n", "[fallback] models"),
+            ("[peak]\nwindows = [\"ten to two\"]\n", "10:00-14:00"),
+            ("[peak]\nwindows = [\"10:00-10:00\"]\n", "no minute"),
+            ("[peak]\nwindows = [\"10:00-14:00\"]\nzone = \"Mars\"\n", "+08:00"),
+            ("[log]\nlevel = \"lo=u=d\"\n", "debug or trace"),
+            ("[log]\nformat = \"xml\"\n", "json"),
+            ("nonsense", "line 1"),
+        ] {
+            let refusal = refusal(text);
+            assert!(refusal.contains(says), "{text}\n{refusal}\n(should say: {says})");
+        }
+    }
+
+    #[test]
+    fn every_problem_of_a_file_is_reported_at_once() {
+        let error = Config::parse(
+            "[retry]\nattempts = 0\n[quota]\nwarn_at_percent = 0\n[log]\nlevel = \"x=y=z\"\n",
+            "gateway.toml",
+        );
+        let lines: Vec<_> = error.unwrap_err().problems().iter().map(|p| p.line()).collect();
+        assert_eq!(lines, [Some(2), Some(4), Some(6)]);
+    }
+}

@@ -1,0 +1,287 @@
+//! Handles one request: from the caller's socket to a stack, and the response back.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use tokio::time::Instant;
+use tower::ServiceExt;
+use tower_gemini::answer_errors::set_retry_headers;
+use tower_gemini::call::{Call, Dialect, Verb};
+use tower_gemini::clock::{Clock, SystemClock};
+use tower_gemini::keep_paid::{CallerId, IdempotencyKeyRejected, ResponseFormat};
+use tower_gemini::target::Served;
+use tower_gemini::verdict::Verdict;
+use tower_gemini::{CallOptions, Trail};
+use tower_gemini_openai::{Endpoint, ResponseTranslator, list_models, to_gemini};
+
+use crate::buffer::with_heartbeat;
+use crate::limits::{self, BodyFault, BoundedBody};
+use crate::responses::{CHARGED, ErrorFormat, Rejection, error_response, json_response};
+use crate::snapshot::Snapshot;
+use crate::stacks::{Stack, Stacks};
+use crate::transform::Transform;
+use crate::{mask, pages, report, wire};
+
+/// Answers one request: with a page of the gateway's own, a rejection, or the upstream's response.
+pub(crate) async fn handle(
+    gateway: Arc<Snapshot>,
+    started: Instant,
+    request: Request<Body>,
+) -> Response<Body> {
+    let path = wire::collapse_slashes(request.uri().path()).into_owned();
+    // HEAD too, as health checks ask: the server leaves the body out.
+    if matches!(*request.method(), Method::GET | Method::HEAD)
+        && let Some(page) = pages::page(&gateway, &path, started)
+    {
+        return page;
+    }
+    let format = ErrorFormat::for_path(&path);
+    let server = &gateway.config().server;
+    let max_body = server.max_body.0;
+    let stated = request
+        .headers()
+        .get(http::header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if stated.is_some_and(|stated| usize::try_from(stated).map_or(true, |stated| stated > max_body))
+    {
+        return Rejection::fault(BodyFault::TooLarge { limit: max_body }).into_response(format);
+    }
+    let Some(slot) = gateway.slots().take() else {
+        let message = format!(
+            "This gateway has {} requests in flight, its limit (server.max_in_flight).",
+            gateway.slots().all()
+        );
+        let rejection = Rejection::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message);
+        let mut response = rejection.into_response(format);
+        // Nothing was sent and nothing is wrong: a second later a slot may be free.
+        response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
+        return response;
+    };
+    let idle_timeout = server.body_idle_timeout.0;
+    let request = request.map(|body| Body::new(BoundedBody::new(body, max_body, idle_timeout)));
+    let response = match route(gateway, path, request).await {
+        Ok(response) => response,
+        Err(rejection) => rejection.into_response(format),
+    };
+    limits::hold_slot(response, slot)
+}
+
+/// Admits the caller and sends the request to the upstream of its path.
+async fn route(
+    gateway: Arc<Snapshot>,
+    path: String,
+    request: Request<Body>,
+) -> Result<Response<Body>, Rejection> {
+    let (mut parts, body) = request.into_parts();
+    if let Some(uri) = wire::with_path(&parts.uri, &path) {
+        parts.uri = uri;
+    }
+    // The key leaves the URI before anything can print it.
+    let caller = gateway.auth().admit(&mut parts)?;
+    wire::clean_request(&mut parts.headers);
+    // Behind a key of the gateway's own all callers have the same one: a response that is stored
+    // for one must not go to another.
+    if let Some(name) = caller.token_name() {
+        parts.extensions.insert(CallerId::new(name));
+    }
+    // Vertex AI has an OpenAI-style API of its own, with another bill: its paths are not
+    // translated.
+    let endpoint = Endpoint::from_path(&path).filter(|_| !wire::is_vertex(&path));
+    match endpoint {
+        Some(Endpoint::Models) if parts.method == Method::GET && !caller.is_googles() => {
+            Ok(json_response(StatusCode::OK, list_models(now_unix())))
+        }
+        Some(endpoint) if endpoint != Endpoint::Models && parts.method == Method::POST => {
+            let body = collect(body).await?;
+            let translated = match to_gemini(endpoint, &parts.headers, &body) {
+                Ok(translated) => translated,
+                Err(error) => {
+                    let (status, body) = error.into_parts();
+                    return Ok(json_response(status, body));
+                }
+            };
+            let (upstream, stacks) = gateway.route(false).ok_or_else(|| Rejection::path(&path))?;
+            parts.headers = headers_for_gemini(&parts.headers);
+            caller.sign_openai(upstream, &mut parts.headers);
+            parts.uri = wire::upstream_uri(upstream.base(), &translated.path_and_query)
+                .ok_or_else(|| Rejection::path(&path))?;
+            // What is stored for this request must not go to one with the same bytes on Google's
+            // path.
+            parts.extensions.insert(ResponseFormat::new(&translated.translator.to_string()));
+            let stacks = stacks.clone();
+            Ok(generate(gateway, stacks, parts, translated.body, Some(translated.translator)).await)
+        }
+        _ => {
+            let (upstream, stacks) =
+                gateway.route(wire::is_vertex(&path)).ok_or_else(|| Rejection::path(&path))?;
+            caller.sign(upstream, &path, &mut parts.headers);
+            let path_and_query = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+            parts.uri = wire::upstream_uri(upstream.base(), path_and_query)
+                .ok_or_else(|| Rejection::path(&path))?;
+            let call = Call::parse(&parts.method, &parts.uri, &parts.headers, None);
+            if call.dialect == Dialect::Unrecognised || !generates(&call) {
+                // Files, lists, operations, counts: passed through unchanged and unbuffered.
+                let stack = stacks.plain.clone();
+                return Ok(
+                    send(&gateway, stack, Request::from_parts(parts, body), None, false).await
+                );
+            }
+            let body = collect(body).await?;
+            let stacks = stacks.clone();
+            Ok(generate(gateway, stacks, parts, body, None).await)
+        }
+    }
+}
+
+fn generates(call: &Call) -> bool {
+    matches!(call.verb, Verb::Generate | Verb::StreamGenerate | Verb::Predict)
+}
+
+/// Sends a request that generates something, and may cost something.
+async fn generate(
+    gateway: Arc<Snapshot>,
+    stacks: Arc<Stacks>,
+    mut parts: Parts,
+    body: Bytes,
+    reply: Option<ResponseTranslator>,
+) -> Response<Body> {
+    wire::remove_length(&mut parts.headers);
+    let call = Call::parse(&parts.method, &parts.uri, &parts.headers, Some(&body));
+    let streams = call.is_streaming();
+    let stack = match call.is_continuation {
+        true => stacks.plain.clone(),
+        false if streams => stacks.stream.clone(),
+        false => stacks.whole.clone(),
+    };
+    let settings = &gateway.config().responses;
+    let heartbeat = settings.heartbeat.filter(|_| !streams && !call.is_continuation);
+    let strips = settings.strip_drafts && streams && call.wants_image && !call.is_continuation;
+    match &reply {
+        Some(reply) => drop(parts.extensions.insert(Transform::OpenAi(reply.clone()))),
+        None if strips => drop(parts.extensions.insert(Transform::StripDrafts)),
+        None => {}
+    }
+    // A caller's timeout between two bytes is one for the whole call where nothing is sent before
+    // the end.
+    let silent = !streams && heartbeat.is_none();
+    let request = Request::from_parts(parts, Body::from(body));
+    let response = async move { send(&gateway, stack, request, reply.as_ref(), silent).await };
+    match heartbeat {
+        Some(after) => with_heartbeat(response, after.0).await,
+        None => response.await,
+    }
+}
+
+/// Sends a request through a stack and finishes the response's head.
+async fn send(
+    gateway: &Snapshot,
+    stack: Stack,
+    mut request: Request<Body>,
+    reply: Option<&ResponseTranslator>,
+    silent: bool,
+) -> Response<Body> {
+    let trail = Trail::new();
+    let mut options = CallOptions::new().trail(trail.clone()).must_keep(gateway.must_keep());
+    let retry = &gateway.config().retry;
+    if let Some(within) = shorter(
+        wire::stated_deadline(request.headers(), silent),
+        retry.deadline.map(|deadline| deadline.0),
+    ) {
+        options = options.deadline(within);
+    }
+    // For every call, also for one whose earlier send, by a client that disconnected, may have been
+    // paid for and is lost.
+    if retry.maybe_charged_resends > 0 {
+        options = options.maybe_charged_resends(retry.maybe_charged_resends);
+    }
+    request.extensions_mut().insert(options);
+    let now = SystemClock.now();
+    let response = match stack.oneshot(request).await {
+        Ok(response) => {
+            let (mut parts, body) = response.into_parts();
+            wire::clean_response(&mut parts.headers);
+            let verdict = parts.extensions.get::<Verdict>().cloned();
+            set_retry_headers(
+                &mut parts.status,
+                &mut parts.headers,
+                verdict.as_ref(),
+                CHARGED,
+                now,
+            );
+            match reply {
+                // Answered above the layer that translates.
+                Some(reply) if parts.extensions.get::<IdempotencyKeyRejected>().is_some() => {
+                    let body = collect(body).await.unwrap_or_default();
+                    to_openai(Response::from_parts(parts, body), reply)
+                }
+                _ => Response::from_parts(parts, body),
+            }
+        }
+        Err(error) => {
+            let response = error_response(&error, now);
+            match reply {
+                None => response.map(Body::from),
+                Some(reply) => to_openai(response, reply),
+            }
+        }
+    };
+    let mut response = mask::mask_keys(response, &gateway.upstreams().keys()).await;
+    if gateway.config().responses.report_headers {
+        let served = response.extensions().get::<Served>().cloned();
+        report::add(response.headers_mut(), &trail, served.as_ref());
+    }
+    response
+}
+
+/// Translates a response in Google's format that no layer has translated.
+fn to_openai(response: Response<Bytes>, reply: &ResponseTranslator) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    let (status, body) = reply.response(parts.status, &body, now_unix());
+    parts.status = status;
+    wire::remove_body_headers(&mut parts.headers);
+    parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Response::from_parts(parts, Body::from(body))
+}
+
+fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+    a.into_iter().chain(b).min()
+}
+
+/// Reads the whole body of a request. Its limits, in bytes and in time, are the server's.
+async fn collect(body: Body) -> Result<Bytes, Rejection> {
+    let collected = body.collect().await.map_err(|error| Rejection::body(&error))?;
+    Ok(collected.to_bytes())
+}
+
+/// The head of a translated request: nothing of OpenAI's own.
+fn headers_for_gemini(headers: &HeaderMap) -> HeaderMap {
+    let mut kept = HeaderMap::new();
+    // `x-sim-call` ties attempts together in a simulator's ledger, and means nothing to Google.
+    let names = [
+        USER_AGENT,
+        wire::SERVER_TIMEOUT,
+        wire::READ_TIMEOUT,
+        wire::RETRY_COUNT,
+        wire::IDEMPOTENCY_KEY,
+        HeaderName::from_static("x-sim-call"),
+    ];
+    for name in names {
+        if let Some(value) = headers.get(&name) {
+            kept.insert(name, value.clone());
+        }
+    }
+    kept.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    kept.insert(ACCEPT, HeaderValue::from_static("*/*"));
+    kept
+}
+
+/// Seconds since 1970.
+pub(crate) fn now_unix() -> u64 {
+    SystemClock.now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}

@@ -1,0 +1,122 @@
+//! The whole gateway but its sockets, in paused time: the simulator is its client in process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use futures::StreamExt;
+use http::Request;
+use http_body_util::BodyExt;
+use tokio::time::Instant;
+use tower_gemini::calendar::PacificDay;
+use tower_gemini_sim::{Fault, Latency, Sim};
+
+use crate::config::{Config, EXAMPLE};
+use crate::handler::{handle, now_unix};
+use crate::snapshot::Snapshot;
+
+const CALLS: usize = 120;
+const AT_ONCE: usize = 16;
+
+fn request(call: usize, prompt: usize) -> Request<Body> {
+    Request::post("/v1beta/models/gemini-3-pro-image:generateContent")
+        .header("x-goog-api-key", "AIzaSyA-storm-key-0123456789abcdefghijk")
+        .header("x-sim-call", call.to_string())
+        .body(Body::from(format!(r#"{{"contents":[{{"parts":[{{"text":"apple {prompt}"}}]}}]}}"#)))
+        .unwrap()
+}
+
+/// How many of the calls deliver an image, and how long all of them take.
+async fn delivered(config: &Config, seed: u64) -> (usize, Duration) {
+    let latency = Latency::fixed(Duration::from_secs(2));
+    let sim = Sim::builder().storm().seed(seed).latency(latency).tiny_images(true).build();
+    let gateway = Arc::new(Snapshot::over(sim.service(), config, None).unwrap());
+    let started = Instant::now();
+    let calls = futures::stream::iter(0..CALLS).map(|n| {
+        let (gateway, ledger) = (gateway.clone(), sim.clone());
+        let request = request(n, n);
+        async move {
+            let (parts, body) = handle(gateway, started, request).await.into_parts();
+            let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+            let text = String::from_utf8_lossy(&body);
+            let is_image = parts.status.is_success() && text.contains("inlineData");
+            if !is_image && std::env::var_os("STORM_FAILURES").is_some() {
+                let ledger = ledger.ledger();
+                let attempts: Vec<String> = ledger
+                    .of_call(&n.to_string())
+                    .map(|one| format!("{:.0?} {} {}", one.received_at, one.model, one.outcome))
+                    .collect();
+                println!("{:.0?} call {n}: {} after {attempts:?}", started.elapsed(), parts.status);
+            }
+            is_image
+        }
+    });
+    let delivered =
+        calls.buffer_unordered(AT_ONCE).filter(|ok| std::future::ready(*ok)).count().await;
+    let ledger = sim.ledger();
+    let twice = (0..CALLS).filter(|n| ledger.sends_after_charge(&n.to_string()) > 0).count();
+    assert_eq!(twice, 0, "nothing is sent after a charge");
+    (delivered, started.elapsed())
+}
+
+// The demonstration delivered 75 of 120 with the default file, and 18 with the fallback chain and
+// `sizes = true` of its own comments.
+#[tokio::test(start_paused = true)]
+async fn the_storm_loses_few_images_and_the_fallback_chain_saves_more() {
+    let models = EXAMPLE.lines().find(|line| line.starts_with("models = []")).unwrap();
+    let models = models.split_once(": [").unwrap().1;
+    let chain = format!("[fallback]\nmodels = [{models}\nsizes = true\n");
+    let (plain, chain) = (Config::default(), Config::parse(&chain, "gateway.toml").unwrap());
+    let mut results = Vec::new();
+    for seed in 0..6 {
+        let ((without, took), (with, took_with)) =
+            (delivered(&plain, seed).await, delivered(&chain, seed).await);
+        println!(
+            "storm {seed}: {without} of {CALLS} delivered in {took:.0?}; with the chain {with} in \
+             {took_with:.0?}"
+        );
+        results.push((seed, without, with));
+    }
+    for (seed, without, with) in results {
+        assert!(without >= 100, "storm {seed}: {without} delivered with the default file");
+        assert!(with >= 108, "storm {seed}: {with} delivered with the fallback chain");
+    }
+}
+
+fn gateway(sim: &Sim, toml: &str) -> Arc<Snapshot> {
+    let config = Config::parse(toml, "gateway.toml").unwrap();
+    Arc::new(Snapshot::over(sim.service(), &config, None).unwrap())
+}
+
+// The guard refused after a second, and the retry then waited a minute on the guard's own hint.
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_the_file_does_not_allow_is_refused_and_not_waited_out() {
+    let sim = Sim::quick([]);
+    let gateway = gateway(&sim, "[quota]\nrpm = 1\nlongest_wait = \"1s\"\n");
+    let started = Instant::now();
+    assert_eq!(handle(gateway.clone(), started, request(0, 0)).await.status(), 200);
+    assert_eq!(handle(gateway, started, request(1, 1)).await.status(), 429);
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert_eq!(sim.requests(), 1);
+}
+
+// The gateway had no clock: a model whose day was spent was tried again after minutes.
+#[tokio::test(start_paused = true)]
+async fn a_spent_day_rests_until_midnight_pacific() {
+    let spent = Fault::RateLimitDay { retry_after: Duration::from_millis(2_500) };
+    let sim = Sim::quick([spent]);
+    let models = r#"["gemini-3-pro-image", "gemini-3.1-flash-image"]"#;
+    let gateway = gateway(&sim, &format!("[fallback]\nmodels = {models}\n"));
+    let started = Instant::now();
+    let now = i64::try_from(now_unix() * 1000).unwrap();
+    let left = PacificDay::holding(now).end_ms() - now;
+    let left = Duration::from_millis(left.unsigned_abs());
+    for (call, wait) in [Duration::ZERO, left.mul_f64(0.9), left.mul_f64(0.2)].iter().enumerate() {
+        tokio::time::advance(*wait).await;
+        assert_eq!(handle(gateway.clone(), started, request(call, call)).await.status(), 200);
+    }
+    let ledger = sim.ledger();
+    let asked: Vec<&str> = ledger.requests().iter().map(|one| &*one.model).collect();
+    let (pro, flash) = ("gemini-3-pro-image", "gemini-3.1-flash-image");
+    assert_eq!(asked, [pro, flash, flash, pro]);
+}

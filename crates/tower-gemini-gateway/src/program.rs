@@ -1,0 +1,178 @@
+//! The `gemini-gateway` program over any arguments and outputs, so that a test can run it.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tower_gemini_sim::{Latency, ServeHandle, Sim, Totals};
+
+use crate::cli::{self, Command, ServeArgs, SimWeather};
+use crate::config::{self, Config, ConfigProblem, GatewayError, Upstream};
+use crate::reload::{self, Watched};
+use crate::running::{Bound, DONE, NOT_STARTED, Signal};
+use crate::snapshot::Snapshot;
+use crate::{log, pages};
+
+/// Runs the program. `signals` are the operating system's.
+///
+/// Exit codes: 0 ended as asked; 1 something that was or may have been paid for is lost; 2 not
+/// started.
+pub async fn app(
+    args: &[String],
+    output: &mut (dyn Write + Send),
+    errors: &mut (dyn Write + Send),
+    signals: mpsc::Receiver<Signal>,
+) -> u8 {
+    // Where nobody reads the output any more there is nobody to report it to.
+    let mut print =
+        |text: &str| drop(output.write_all(text.as_bytes()).and_then(|()| output.flush()));
+    let mut refuse = |error: &dyn std::fmt::Display| {
+        let _ = writeln!(errors, "gemini-gateway: {error}");
+        NOT_STARTED
+    };
+    let (config, args) = match cli::parse(args) {
+        Ok(Command::Serve { config, args }) => (config, args),
+        Ok(Command::PrintConfig) => {
+            print(config::EXAMPLE);
+            return DONE;
+        }
+        Ok(Command::Check { config, listen }) => {
+            return match check(config.as_deref(), listen) {
+                Ok(()) => {
+                    print("The configuration can work.\n");
+                    DONE
+                }
+                Err(error) => refuse(&error),
+            };
+        }
+        Err(error) if error.use_stderr() => {
+            let _ = write!(errors, "{error}");
+            return NOT_STARTED;
+        }
+        Err(help) => {
+            print(&help.to_string());
+            return DONE;
+        }
+    };
+    match prepare(config, args).await {
+        Ok((bound, watched, sim)) => {
+            print(&welcome(bound.addr, sim.is_some()));
+            let gateway = bound.gateway.clone();
+            let code = bound.run(watched, signals).await;
+            if let Some((sim, server)) = sim {
+                print(&gain(pages::delivered(&gateway.snapshot()), sim.totals()));
+                server.shutdown().await;
+            }
+            code
+        }
+        Err(error) => refuse(&error),
+    }
+}
+
+fn check(path: Option<&Path>, listen: Option<SocketAddr>) -> Result<(), GatewayError> {
+    Snapshot::build(&read_config(path, listen)?, None)?;
+    Ok(())
+}
+
+fn read_config(path: Option<&Path>, listen: Option<SocketAddr>) -> Result<Config, GatewayError> {
+    let mut config = path.map_or_else(|| Ok(Config::default()), reload::read)?;
+    if let Some(listen) = listen {
+        config.server.listen = listen;
+        config.check_listen(listen)?;
+    }
+    Ok(config)
+}
+
+async fn prepare(
+    path: Option<PathBuf>,
+    args: ServeArgs,
+) -> Result<(Bound, Option<Watched>, Option<(Sim, ServeHandle)>), GatewayError> {
+    let mut config = read_config(path.as_deref(), args.listen)?;
+    // A simulated upstream is not in the file, so a changed file must not take its place.
+    let watched = path
+        .filter(|_| args.simulate.is_none())
+        .map(|path| Watched::new(path, args.listen, &config));
+    log::begin(&config)?;
+    let sim = match args.simulate {
+        Some(weather) => {
+            let (here, sim) = (SocketAddr::from(([127, 0, 0, 1], 0)), simulated(weather));
+            let server = tower_gemini_sim::serve(sim.clone(), here).await.map_err(|error| {
+                let what = format!("the simulated Gemini cannot listen on loopback: {error}");
+                ConfigProblem::at("--simulate", what, "")
+            })?;
+            config.upstream = Upstream::both_at("simulator", &server.url());
+            Some((sim, server))
+        }
+        None => None,
+    };
+    Ok((Bound::new(&config).await?, watched, sim))
+}
+
+fn simulated(weather: SimWeather) -> Sim {
+    let sim = Sim::builder().latency(Latency::fixed(Duration::from_secs(2)));
+    match weather {
+        SimWeather::Calm => sim.build(),
+        SimWeather::Stormy => sim.storm().build(),
+    }
+}
+
+/// What the gateway gained over a client that sends once, by the simulator's own ledger.
+fn gain((calls, delivered): (u64, u64), sent: Totals) -> String {
+    if calls == 0 {
+        return String::new();
+    }
+    let once = 100 * sent.images_delivered / sent.requests.max(1);
+    format!(
+        "Through the gateway: {delivered} of {calls} calls got an image ({} %).\n\
+         Sending once: {} of {} requests to the simulated Gemini returned one ({once} %).\n\
+         Paid for: {} images, of which {} did not arrive.\n",
+        100 * delivered / calls,
+        sent.images_delivered,
+        sent.requests,
+        sent.charged,
+        sent.charged_but_undelivered,
+    )
+}
+
+/// How to use it, ready to copy.
+fn welcome(addr: SocketAddr, simulated: bool) -> String {
+    let (key, what) = match simulated {
+        true => (
+            "any-key",
+            "In front of a simulated Gemini: no key, no network, no money. Ctrl-C prints the gain.",
+        ),
+        false => ("$GEMINI_API_KEY", "In front of the upstreams of the configuration."),
+    };
+    format!(
+        "{what}
+
+Python   genai.Client(api_key=…, http_options={{'base_url': 'http://{addr}'}})
+Node     new GoogleGenAI({{ apiKey, httpOptions: {{ baseUrl: 'http://{addr}' }} }})
+OpenAI   OpenAI(api_key=…, base_url='http://{addr}/v1beta/openai/')
+curl     curl -s http://{addr}/v1beta/models/gemini-3-pro-image:generateContent \\
+         -H \"x-goog-api-key: {key}\" -H content-type:application/json \\
+         -d '{{\"contents\":[{{\"parts\":[{{\"text\":\"a red apple\"}}]}}]}}' -o answer.json
+
+What is going on: http://{addr}/status
+
+"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_demonstration_reports_what_the_gateway_gained() {
+        let sim = Sim::quick([]);
+        assert_eq!(gain((0, 0), sim.totals()), "");
+        let text = gain((120, 117), sim.totals());
+        assert!(
+            text.starts_with("Through the gateway: 117 of 120 calls got an image (97 %)."),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,151 @@
+//! Runs a gateway on a socket of its own until it is told to stop.
+
+use std::net::SocketAddr;
+
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::config::{Config, ConfigProblem, GatewayError};
+use crate::gateway::Gateway;
+use crate::reload::{self, Watched};
+use crate::server;
+
+/// Exit code: ended as asked.
+pub(crate) const DONE: u8 = 0;
+/// Exit code: something that was or may have been paid for is lost.
+pub(crate) const LOST: u8 = 1;
+/// Exit code: nothing was started, for arguments, configuration or address.
+pub(crate) const NOT_STARTED: u8 = 2;
+
+/// What reaches a running gateway from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// Stop after the requests in flight; the second time, stop at once.
+    Stop,
+    /// Reload the configuration.
+    Reload,
+}
+
+/// A gateway that runs inside this program, on a socket of its own. Dropping it stops it too,
+/// without waiting for the end.
+#[derive(Debug)]
+pub struct Running {
+    addr: SocketAddr,
+    gateway: Gateway,
+    signals: mpsc::Sender<Signal>,
+    task: JoinHandle<u8>,
+}
+
+impl Running {
+    /// `http://127.0.0.1:port`, without a slash at its end.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// Takes another configuration for the requests to come.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it; the one before stays.
+    pub fn reload(&self, toml: &str) -> Result<(), GatewayError> {
+        self.gateway.reload_at(self.addr, &Config::parse(toml, "gateway.toml")?)
+    }
+
+    /// Stops listening, lets the requests in flight end, and saves what is stored. The exit code of
+    /// the program it would have been.
+    pub async fn shutdown(mut self) -> u8 {
+        // A gateway that has ended receives nothing, and has its code.
+        let _ = self.signals.send(Signal::Stop).await;
+        (&mut self.task).await.unwrap_or(LOST)
+    }
+}
+
+/// Starts a gateway with the configuration in `toml`, on the runtime that this is called in.
+///
+/// # Errors
+///
+/// What is wrong with the configuration or the address.
+pub async fn start(toml: &str) -> Result<Running, GatewayError> {
+    let bound = Bound::new(&Config::parse(toml, "gateway.toml")?).await?;
+    let (addr, gateway) = (bound.addr, bound.gateway.clone());
+    let (signals, received) = mpsc::channel(4);
+    let task = tokio::spawn(bound.run(None, received));
+    Ok(Running { addr, gateway, signals, task })
+}
+
+/// A gateway that has its address and does not answer yet.
+pub(crate) struct Bound {
+    listener: TcpListener,
+    pub(crate) addr: SocketAddr,
+    pub(crate) gateway: Gateway,
+}
+
+impl Bound {
+    pub(crate) async fn new(config: &Config) -> Result<Self, GatewayError> {
+        let listen = config.server.listen;
+        let in_use = |error: std::io::Error| {
+            ConfigProblem::at(
+                "server.listen",
+                format!("cannot listen on {listen}: {error}"),
+                "write another address in server.listen or --listen",
+            )
+        };
+        let listener = TcpListener::bind(listen).await.map_err(in_use)?;
+        let addr = listener.local_addr().map_err(in_use)?;
+        Ok(Self { listener, addr, gateway: Gateway::new(config).await? })
+    }
+
+    /// Answers until it is told to stop, and ends in order. The exit code.
+    pub(crate) async fn run(
+        self,
+        mut watched: Option<Watched>,
+        mut signals: mpsc::Receiver<Signal>,
+    ) -> u8 {
+        let Self { listener, addr, gateway } = self;
+        let limits = gateway.snapshot().config().server.clone();
+        let upstreams = gateway.snapshot().upstreams().to_string();
+        tracing::info!(%addr, upstreams, "listening");
+        // Whether a sender sends or is dropped, it says the same.
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (stop_now, stopped_now) = oneshot::channel::<()>();
+        let mut serving =
+            Box::pin(server::serve(listener, gateway.router(), &limits, stopped, stopped_now));
+        let mut stop = Some(stop);
+        let mut deadline = None;
+        let whole = loop {
+            let changed = async {
+                match &mut watched {
+                    Some(watched) => watched.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let signal = tokio::select! {
+                ended = &mut serving => break ended,
+                () = changed => Signal::Reload,
+                signal = signals.recv() => signal.unwrap_or(Signal::Stop),
+            };
+            match signal {
+                Signal::Reload => reload::reload(&gateway, addr, watched.as_mut()),
+                Signal::Stop if stop.take().is_some() => {
+                    deadline = Some(Instant::now() + limits.shutdown_grace.0);
+                    if signals.is_closed() {
+                        // Nobody is there to say it a second time.
+                        break serving.await;
+                    }
+                }
+                Signal::Stop => {
+                    tracing::warn!("told to stop for the second time: requests in flight are cut");
+                    drop(stop_now);
+                    break serving.await;
+                }
+            }
+        };
+        let left =
+            deadline.filter(|_| whole).map(|end| end.saturating_duration_since(Instant::now()));
+        let saved = gateway.finish(left.unwrap_or_default()).await;
+        if whole && saved { DONE } else { LOST }
+    }
+}

@@ -1,0 +1,349 @@
+//! Builds what one configuration asks for: layers with their state, stacks over them, admission.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tower_gemini::body::WireBody;
+use tower_gemini::call::{ImageSize, ModelId};
+use tower_gemini::catalog::Catalog;
+use tower_gemini::cost::Cost;
+use tower_gemini::model_fallback::{Chain, FallbackOrder};
+use tower_gemini::quota_guard::{OnExhausted, ProjectId};
+use tower_gemini::resolution_fallback::Ladder;
+use tower_gemini::spending::{Caps, ReserveBy};
+use tower_gemini::stage::WireClient;
+use tower_gemini::target::{MustKeep, UpstreamId};
+use tower_gemini::thought_signatures::Missing;
+use tower_gemini::{
+    AttemptTimeoutLayer, CollectRequestLayer, JitteredRetryLayer, KeepPaidLayer,
+    ModelFallbackLayer, ObserveLayer, PeakHourRouterLayer, QuotaGuardLayer,
+    ResolutionFallbackLayer, SpendingLayer, ThoughtSignaturesLayer,
+};
+
+use crate::auth::Auth;
+use crate::config::{self, Config, ConfigProblem};
+use crate::limits::RequestSlots;
+use crate::stacks::{Layers, Stacks};
+use crate::stats::Stats;
+use crate::upstream::{Upstream, Upstreams};
+
+/// Everything that answers requests, built from one configuration and replaced whole by the next.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    config: Config,
+    auth: Auth,
+    upstreams: Upstreams,
+    layers: Layers,
+    /// In the order of the upstreams.
+    stacks: Vec<Arc<Stacks>>,
+    slots: RequestSlots,
+}
+
+impl Snapshot {
+    /// Builds one. State that calls share (quota usage, the health of targets, spending, stored
+    /// responses, signatures) is taken over from `before` wherever its settings are the same.
+    pub(crate) fn build(config: &Config, before: Option<&Self>) -> Result<Self, ConfigProblem> {
+        let client = client(config.timeouts.connect.0).map_err(|error| {
+            ConfigProblem::at("upstream", format!("the TLS client cannot be built: {error}"), "")
+        })?;
+        Self::over(client, config, before)
+    }
+
+    /// As [`build`](Self::build), over any client.
+    pub(crate) fn over<C: WireClient<Future: 'static> + Sync>(
+        client: C,
+        config: &Config,
+        before: Option<&Self>,
+    ) -> Result<Self, ConfigProblem> {
+        let env = |name: &str| std::env::var(name).ok();
+        let auth = Auth::build(&config.auth, env)?;
+        let upstreams = Upstreams::build(config, env)?;
+        for upstream in upstreams.iter().filter(|upstream| upstream.is_unencrypted()) {
+            tracing::warn!(
+                upstream = upstream.id().name,
+                base_url = %upstream.base(),
+                "keys and pictures go to another machine unencrypted: base_url begins with http://"
+            );
+        }
+        let layers = layers(config, &upstreams, before)?;
+        let responses = &config.responses;
+        let (strip_drafts, buffer_up_to) = (responses.strip_drafts, responses.buffer_up_to.0);
+        let stacks = layers.quotas.iter().map(|(_, quota)| {
+            Arc::new(layers.stacks(quota, client.clone(), strip_drafts, buffer_up_to))
+        });
+        let stacks = stacks.collect();
+        let slots = match before {
+            Some(before) => before.slots.clone(),
+            None => RequestSlots::new(config.server.max_in_flight),
+        };
+        Ok(Self { config: config.clone(), auth, upstreams, layers, stacks, slots })
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(crate) fn auth(&self) -> &Auth {
+        &self.auth
+    }
+
+    pub(crate) fn upstreams(&self) -> &Upstreams {
+        &self.upstreams
+    }
+
+    pub(crate) fn layers(&self) -> &Layers {
+        &self.layers
+    }
+
+    /// The upstream for the paths of Vertex AI, or for all others, with its stacks.
+    pub(crate) fn route(&self, vertex: bool) -> Option<(&Upstream, &Arc<Stacks>)> {
+        self.upstreams.iter().zip(&self.stacks).find(|(one, _)| one.is_vertex() == vertex)
+    }
+
+    pub(crate) fn slots(&self) -> &RequestSlots {
+        &self.slots
+    }
+
+    /// What no fallback may give up.
+    pub(crate) fn must_keep(&self) -> MustKeep {
+        let fallback = &self.config.fallback;
+        let nothing = MustKeep::nothing();
+        let size = if fallback.keep_size { nothing.size() } else { nothing };
+        if fallback.keep_aspect { size.aspect() } else { size }
+    }
+}
+
+/// The layers of a configuration. Layers of `before` stay whose settings are the same, and always
+/// those whose state is worth more than new settings: stored responses, spending, quota usage
+/// (`reload::needs_restart`).
+fn layers(
+    config: &Config,
+    upstreams: &Upstreams,
+    before: Option<&Snapshot>,
+) -> Result<Layers, ConfigProblem> {
+    let same_chain = before.filter(|before| before.config.fallback == config.fallback);
+    let stats = before.map_or_else(Stats::new, |before| before.layers.stats.clone());
+    Ok(Layers {
+        observe: ObserveLayer::new().observer(stats.observer()),
+        stats,
+        // A form's images are a third longer in the JSON that it becomes: every body that is
+        // accepted can also be replayed.
+        collect: CollectRequestLayer::new()
+            .max_held_bytes((config.server.max_body.0 / 3 + 1).saturating_mul(4) + 1024 * 1024),
+        keep: before.map_or_else(|| keep(config), |before| before.layers.keep.clone()),
+        signatures: match before {
+            Some(before) if before.config.signatures.restore == config.signatures.restore => {
+                before.layers.signatures.clone()
+            }
+            _ => signatures(&config.signatures)?,
+        },
+        peak: match before.filter(|before| before.config.peak == config.peak) {
+            Some(before) => before.layers.peak.clone(),
+            None => match config.schedule()? {
+                Some(schedule) => config
+                    .peak
+                    .prefer
+                    .iter()
+                    .fold(PeakHourRouterLayer::new(schedule), |peak, (asked, preferred)| {
+                        peak.in_peak(asked, preferred)
+                    }),
+                None => PeakHourRouterLayer::off(),
+            },
+        },
+        fallback: match same_chain {
+            Some(before) => before.layers.fallback.clone(),
+            None => fallback(&config.fallback),
+        },
+        // With other models, sizes are part of the same walk.
+        resolution: if config.fallback.sizes && config.fallback.models.is_empty() {
+            ResolutionFallbackLayer::new()
+        } else {
+            ResolutionFallbackLayer::off()
+        },
+        retry: match before.filter(|before| before.config.retry == config.retry) {
+            Some(before) => before.layers.retry.clone(),
+            None => JitteredRetryLayer::new(config.policy()?),
+        },
+        spending: match before {
+            Some(before) => before.layers.spending.clone(),
+            None => spending(config)?,
+        },
+        quotas: quotas(config, upstreams, before),
+        timeout: AttemptTimeoutLayer::new()
+            .limit(config.timeouts.up_to_2k.0)
+            .limit_for(ImageSize::K4, config.timeouts.at_4k.0)
+            .idle_limit(config.timeouts.idle.0),
+    })
+}
+
+fn signatures(config: &config::Signatures) -> Result<ThoughtSignaturesLayer, ConfigProblem> {
+    if !config.restore {
+        return Ok(ThoughtSignaturesLayer::off());
+    }
+    let layer = ThoughtSignaturesLayer::new().missing(Missing::Send);
+    let Some(file) = &config.file else { return Ok(layer) };
+    layer.load_from(file).map_err(|error| {
+        let what = format!("signatures.file {} cannot be read: {error}", file.display());
+        ConfigProblem::at("signatures.file", what, "make it readable, delete it, or name another")
+    })
+}
+
+fn fallback(config: &config::Fallback) -> ModelFallbackLayer {
+    if config.models.is_empty() {
+        return ModelFallbackLayer::off();
+    }
+    let layer = ModelFallbackLayer::new(Chain::new(config.models.iter().map(String::as_str)));
+    if !config.sizes {
+        return layer;
+    }
+    layer.ladder(Ladder::recommended()).order(match config.order {
+        config::FallbackOrder::SizeFirst => FallbackOrder::SizeFirst,
+        config::FallbackOrder::ModelFirst => FallbackOrder::ModelFirst,
+    })
+}
+
+fn keep(config: &Config) -> Option<KeepPaidLayer> {
+    let keep = &config.keep;
+    keep.enabled.then(|| {
+        KeepPaidLayer::new()
+            .max_detached(keep.max_detached)
+            .max_stored_bytes(keep.max_bytes.0)
+            .max_detached_time(keep.max_detached_time.0)
+            .retention(keep.retention.0)
+    })
+}
+
+/// The spending layer. A cap that no attempt of a model can pass is an error where the file names
+/// the model, and a warning where it is one of the catalogue's.
+fn spending(config: &Config) -> Result<SpendingLayer, ConfigProblem> {
+    let spending = &config.spending;
+    if spending.caps().iter().all(|(_, usd)| *usd <= 0.0) {
+        return Ok(SpendingLayer::off());
+    }
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked: a sum of money"
+    )]
+    let balance = (spending.starting_balance * 1e6).round() as u64;
+    let layer = SpendingLayer::new().starting_balance(Cost::exactly(balance)).reserve_by(
+        match spending.mode {
+            config::SpendingMode::WorstCase => {
+                ReserveBy::WorstCase { drafts: spending.assume_drafts }
+            }
+            config::SpendingMode::Expected => ReserveBy::Expected,
+        },
+    );
+    let layer = if spending.fall_back_when_capped { layer.fall_back_when_capped() } else { layer };
+    let caps = spending.caps().into_iter().filter(|(_, usd)| *usd > 0.0);
+    let layer = caps.fold(layer, |layer, (name, usd)| {
+        let caps = Caps::none().at_most_usd(usd);
+        match name {
+            "per_call" => layer.per_call(caps),
+            "per_hour" => layer.per_hour(caps),
+            "per_day" => layer.per_day(caps),
+            "per_month" => layer.per_month(caps),
+            _ => layer.total(caps),
+        }
+    });
+    let named = config.models().map(|model| (ModelId::new(model), None));
+    layer
+        .check(named)
+        .map_err(|error| ConfigProblem::at("spending", format!("[spending]: {error}"), ""))?;
+    let known = Catalog::builtin().models().map(|model| (ModelId::new(&model.id), None));
+    if let Err(error) = layer.check(known) {
+        tracing::warn!(%error, "[spending] refuses every call of a model");
+    }
+    Ok(layer)
+}
+
+/// One guard per upstream, which counts apart. Those of `before` stay, whatever the settings.
+fn quotas(
+    config: &Config,
+    upstreams: &Upstreams,
+    before: Option<&Snapshot>,
+) -> Vec<(UpstreamId, QuotaGuardLayer)> {
+    let known = before.map(|before| before.layers.quotas.as_slice()).unwrap_or_default();
+    let guard = |id: &UpstreamId| match known.iter().find(|(known, _)| known == id) {
+        Some((_, guard)) => guard.clone(),
+        None => quota(config, id),
+    };
+    upstreams.iter().map(|upstream| (upstream.id().clone(), guard(upstream.id()))).collect()
+}
+
+fn quota(config: &Config, upstream: &UpstreamId) -> QuotaGuardLayer {
+    let quota = &config.quota;
+    let layer = QuotaGuardLayer::new(quota.limits())
+        .upstream(upstream.clone())
+        .on_exhausted(OnExhausted::Wait { at_most: quota.longest_wait.0 })
+        .alert_at([quota.warn_at_percent]);
+    let layer = match &upstream.project {
+        Some(project) => layer.project(ProjectId::new(project.as_str())),
+        // Which keys belong to one project is not known: each key counts as a project of its own.
+        None => layer.project_by_credential_here(),
+    };
+    quota
+        .model
+        .iter()
+        .fold(layer, |layer, (model, limits)| layer.limits_for(model, limits.limits()))
+}
+
+/// HTTP/1.1 only: over HTTP/2 long calls share one connection, and stall together when it does.
+fn client(
+    connect_timeout: Duration,
+) -> Result<Client<HttpsConnector<HttpConnector>, WireBody>, rustls::Error> {
+    let mut http = HttpConnector::new();
+    http.set_connect_timeout(Some(connect_timeout));
+    http.set_nodelay(true);
+    http.enforce_http(false);
+    let https = HttpsConnectorBuilder::new()
+        .with_provider_and_webpki_roots(rustls::crypto::ring::default_provider())?
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(http);
+    Ok(Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(https))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn build(toml: &str) -> Result<Snapshot, ConfigProblem> {
+        Snapshot::build(&Config::parse(toml, "gateway.toml").unwrap(), None)
+    }
+
+    // A cap below the price of one attempt refused every call, and nobody said why.
+    #[test]
+    fn a_cap_that_no_attempt_can_pass_is_reported_at_start() {
+        let pro = "[fallback]\nmodels = [\"gemini-3-pro-image\"]\n[spending]\n";
+        for cap in ["per_call", "per_hour", "per_day", "per_month", "total"] {
+            let error = build(&format!("{pro}{cap} = 1.0\n")).unwrap_err().to_string();
+            assert!(error.contains("no call would pass"), "{cap}: {error}");
+        }
+        for passes in ["per_day = 1.0\nmode = \"expected\"", "per_day = 1.0\nassume_drafts = 2", ""]
+        {
+            build(&format!("{pro}{passes}\n")).unwrap();
+        }
+        build("[spending]\nper_day = 1.0\n").unwrap();
+    }
+
+    #[tokio::test]
+    async fn each_upstream_has_a_quota_of_its_own_that_outlives_a_reload() {
+        let before = build("[quota]\nrpm = 10\n").unwrap();
+        let names = |snapshot: &Snapshot| {
+            let ids = snapshot.layers.quotas.iter().map(|(id, _)| id.to_string());
+            ids.collect::<Vec<_>>()
+        };
+        assert_eq!(names(&before).len(), 2);
+        let config = Config::parse(
+            "[[upstream]]\nname = \"google\"\nkind = \"gemini\"\n[quota]\nrpm = 20\n",
+            "gateway.toml",
+        );
+        let after = Snapshot::build(&config.unwrap(), Some(&before)).unwrap();
+        assert_eq!(names(&after), names(&before)[..1]);
+    }
+}

@@ -1,0 +1,323 @@
+//! Statistics of calls: counts by hour and day, what they mean, and the latest calls.
+//!
+//! [`Stats`] observes any [`ObserveLayer`](tower_gemini::ObserveLayer):
+//!
+//! ```
+//! use tower_gemini::ObserveLayer;
+//! use tower_gemini_gateway::stats::Stats;
+//!
+//! let stats = Stats::new();
+//! let layer = ObserveLayer::new().observer(stats.observer());
+//! # let _ = layer;
+//! assert_eq!(stats.report().diagnosis.hour.summary, "No calls in the last hour.");
+//! ```
+//!
+//! # Defaults
+//!
+//! | setting | value | source |
+//! | --- | --- | --- |
+//! | failure targets | < 5 % off peak, < 20 % at peak | LaoZhang, 2026-01 |
+//! | peak hours | none known: both targets are shown | |
+//! | too aggressive | more than 80 % of the failures are 429s | LaoZhang, 2026-01 |
+//! | fewest calls for a rate | 5 | ours: one failure in four is no rate |
+//! | counts | 13 times five minutes, 48 hours, 30 days, in UTC | ours |
+//! | calls kept with their trails | 50 of at most 100 steps | ours: about 1 MB at worst |
+
+mod counts;
+mod diagnosis;
+mod report;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tower_gemini::calendar::PacificDay;
+use tower_gemini::catalog::Catalog;
+use tower_gemini::clock::{Clock, SystemClock};
+use tower_gemini::cost::Cost;
+use tower_gemini::observe::{
+    CallEnd, CallInfo, CallObserver, ObservedStep, SendKind, attempts, images_of, is_service_fault,
+    model_label, wait_name,
+};
+use tower_gemini::trail::{Attempt, Step};
+use tower_gemini::verdict::{Charge, Outcome, QuotaCharge};
+
+use counts::{Counts, DAYS, FIVES, HOURS, History, Key, bucket};
+use diagnosis::{Figures, diagnose};
+
+pub use diagnosis::{Cause, Diagnosis, Health, HealthTargets, LimitKind};
+pub use report::{Call, Diagnoses, Hour, ModelWindow, Report, Targets, Wait, Window};
+
+/// Counts calls and diagnoses their failures. Cheap to clone; clones share the counts.
+#[derive(Clone)]
+pub struct Stats(Arc<Shared>);
+
+struct Shared {
+    settings: Settings,
+    since: SystemTime,
+    in_flight: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Clone)]
+struct Settings {
+    clock: Arc<dyn Clock>,
+    catalog: Arc<Catalog>,
+    targets: HealthTargets,
+    keep_calls: usize,
+}
+
+struct State {
+    history: History,
+    /// The latest calls, newest last.
+    recent: VecDeque<Call>,
+}
+
+fn unix_seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+impl Stats {
+    /// Creates empty statistics with the defaults of the [module](self).
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with(Settings {
+            clock: Arc::new(SystemClock),
+            catalog: Arc::new(Catalog::builtin().clone()),
+            targets: HealthTargets::recommended(),
+            keep_calls: 50,
+        })
+    }
+
+    fn with(settings: Settings) -> Self {
+        let state = State { history: History::new(), recent: VecDeque::new() };
+        Self(Arc::new(Shared {
+            since: settings.clock.now(),
+            settings,
+            in_flight: AtomicU64::new(0),
+            state: Mutex::new(state),
+        }))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = self.0.settings.clone();
+        change(&mut settings);
+        Self::with(settings)
+    }
+
+    /// Sets the failure targets and the peak hours. Starts with empty counts, as each setter does.
+    #[must_use]
+    pub fn targets(self, targets: HealthTargets) -> Self {
+        self.change(|settings| settings.targets = targets)
+    }
+
+    /// Sets the models that are counted by name.
+    #[must_use]
+    pub fn catalog(self, catalog: Arc<Catalog>) -> Self {
+        self.change(|settings| settings.catalog = catalog)
+    }
+
+    /// Sets the clock that says which hour and day it is.
+    #[must_use]
+    pub fn clock(self, clock: impl Clock + 'static) -> Self {
+        self.change(|settings| settings.clock = Arc::new(clock))
+    }
+
+    /// Sets how many of the latest calls are kept with their trails.
+    #[must_use]
+    pub fn keep_calls(self, calls: usize) -> Self {
+        self.change(|settings| settings.keep_calls = calls)
+    }
+
+    /// Returns the observer to add to an [`ObserveLayer`](tower_gemini::ObserveLayer).
+    #[must_use]
+    pub fn observer(&self) -> Arc<dyn CallObserver> {
+        Arc::new(self.clone())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is an addition that no panic leaves half done.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> SystemTime {
+        self.0.settings.clock.now()
+    }
+
+    /// Reports what has been counted so far and what it means.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let (at, targets) = (self.now(), &self.0.settings.targets);
+        let now = unix_seconds(at);
+        let is_peak = |at: SystemTime| targets.peak_hours.as_ref().map(|hours| hours.is_peak(at));
+        let State { history, recent } = &*self.state();
+        let (hour, day) = (history.fives.sum(now, FIVES), history.hours.sum(now, 24));
+        let latest = history.fives.sum(now, 4);
+        let hours_of_day: Vec<_> = history.hours.latest(now, 24).map(|(_, hour)| hour).collect();
+        let wall_ms = i64::try_from(now.saturating_mul(1000)).unwrap_or(i64::MAX);
+        let left_ms = PacificDay::holding(wall_ms).end_ms().saturating_sub(wall_ms);
+        let of_hour = Figures {
+            when: "in the last hour",
+            counts: &hour,
+            latest: Some(&latest),
+            hours: &[],
+            is_peak: is_peak(at),
+            until_midnight_pacific: Duration::from_millis(u64::try_from(left_ms).unwrap_or(0)),
+        };
+        let of_day = Figures {
+            when: "in the last 24 hours",
+            counts: &day,
+            latest: None,
+            hours: &hours_of_day,
+            is_peak: None,
+            ..of_hour
+        };
+        let hours = history.hours.latest(now, HOURS).map(|(start, counts)| {
+            let window = Window::new(start, counts);
+            let is_peak = is_peak(UNIX_EPOCH + Duration::from_secs(start));
+            Hour { health: targets.judge(window.failure_rate, is_peak), window, is_peak }
+        });
+        let days = history.days.latest(now, DAYS);
+        Report {
+            at_unix_seconds: now,
+            since_unix_seconds: unix_seconds(self.0.since),
+            calls_in_flight: self.0.in_flight.load(Ordering::Relaxed),
+            diagnosis: Diagnoses {
+                hour: diagnose(&of_hour, targets),
+                day: diagnose(&of_day, targets),
+            },
+            last_hour: Window::new(now.saturating_sub(3600), &hour),
+            last_day: Window::new((now / 3600).saturating_sub(23) * 3600, &day),
+            total: Window::new(unix_seconds(self.0.since), &history.total),
+            hours: hours.collect(),
+            days: days.map(|(start, counts)| Window::new(start, counts)).collect(),
+            failure_rate_targets: Targets {
+                off_peak: targets.off_peak,
+                peak: targets.peak,
+                peak_hours_known: targets.peak_hours.is_some(),
+            },
+            recent_calls: recent.iter().rev().cloned().collect(),
+        }
+    }
+
+    fn count_attempt(&self, counts: &mut Counts, generates: bool, attempt: &Attempt) {
+        let Cost { at_least_microusd, at_most_microusd } = attempt.cost;
+        counts.add(Key::CostAtLeastMicrousd, at_least_microusd);
+        counts.add(Key::CostAtMostMicrousd, at_most_microusd.unwrap_or(at_least_microusd));
+        counts.add(Key::UnpricedAttempts, u64::from(at_most_microusd.is_none()));
+        let is_counted = attempt.quota == QuotaCharge::Counted;
+        counts.add(Key::QuotaRequestsAtLeast, u64::from(is_counted));
+        counts.add(Key::QuotaRequestsAtMost, u64::from(attempt.quota != QuotaCharge::None));
+        if !generates {
+            return;
+        }
+        let outcome = attempt.outcome.unwrap_or(Outcome::Interrupted);
+        let model: Arc<str> = model_label(&self.0.settings.catalog, attempt.model.as_ref()).into();
+        counts.add(Key::Attempt(outcome), 1);
+        counts.add(Key::AttemptTook(bucket(attempt.took)), 1);
+        counts.add(Key::ModelAttempts(model.clone()), 1);
+        counts.add(Key::ModelSuccesses(model.clone()), u64::from(outcome.is_success()));
+        counts.add(Key::ModelServiceFaults(model), u64::from(is_service_fault(outcome)));
+        counts.add(Key::ChargedAttempts, u64::from(attempt.charge == Charge::Charged));
+        counts.add(Key::MaybeChargedAttempts, u64::from(attempt.charge == Charge::Maybe));
+    }
+}
+
+impl CallObserver for Stats {
+    fn on_start(&self, _: &CallInfo) {
+        self.0.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn on_send(&self, call: &CallInfo, kind: SendKind) {
+        let key = match kind {
+            SendKind::Retry => Key::Retries,
+            SendKind::Fallback => Key::FallbackAttempts,
+            SendKind::First => return,
+        };
+        let mut counts = Counts::default();
+        counts.add(key, u64::from(call.generates));
+        self.state().history.add(unix_seconds(self.now()), &counts);
+    }
+
+    fn on_step(&self, call: &CallInfo, observed: &ObservedStep<'_>) {
+        let mut counts = Counts::default();
+        match observed.step {
+            Step::Attempt(attempt) => self.count_attempt(&mut counts, call.generates, attempt),
+            Step::Waited { delay, why } => {
+                let ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+                counts.add(Key::Waits(wait_name(*why)), 1);
+                counts.add(Key::WaitMs(wait_name(*why)), ms);
+            }
+            Step::Skipped { .. } => counts.add(Key::SkippedTargets, 1),
+            Step::CallerLeft => counts.add(Key::ClientDisconnects, 1),
+            Step::Kept { .. } => counts.add(Key::Kept, 1),
+            Step::NotKept { .. } => counts.add(Key::NotKept, 1),
+            _ => {}
+        }
+        let mut state = self.state();
+        state.history.add(unix_seconds(self.now()), &counts);
+        // Of a call that has ended already: what an attempt without its client came to.
+        let ended = state.recent.iter_mut().rev().find(|one| one.id == call.id.as_str());
+        if let Some(ended) = ended {
+            ended.add_step(observed.step, observed.attempt);
+        }
+    }
+
+    fn on_end(&self, call: &CallInfo, end: &CallEnd<'_>) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let ended_unix_seconds = unix_seconds(self.now());
+        // Steps are read under the lock that later ones are added under: none is lost between.
+        let mut state = self.state();
+        let steps = end.steps();
+        let mut counts = Counts::default();
+        if call.generates {
+            let is_loss = |step: &Step| matches!(step, Step::Degraded { given_up } if given_up.iter().any(|one| one.is_loss()));
+            let is_degraded = end.outcome.is_success() && steps.iter().any(is_loss);
+            counts.add(Key::Call(end.outcome), 1);
+            counts.add(Key::CallTook(bucket(end.took)), 1);
+            counts.add(Key::Degraded, u64::from(is_degraded));
+            if end.outcome.is_image() {
+                counts.add(Key::Images, 1);
+                counts.add(Key::Drafts, u64::from(images_of(&steps).saturating_sub(1)));
+            }
+            let outcomes = attempts(&steps).filter_map(|attempt| attempt.outcome);
+            for outcome in outcomes.filter(|outcome| !outcome.is_success()) {
+                counts.add(Key::BlamedAttempt(outcome), u64::from(end.outcome.is_failure()));
+            }
+        } else {
+            counts.add(Key::OtherCalls, 1);
+        }
+        state.history.add(ended_unix_seconds, &counts);
+        let mut ended = Call {
+            id: call.id.to_string(),
+            ended_unix_seconds,
+            outcome: end.outcome,
+            sentence: end.sentence.to_owned(),
+            took_ms: u64::try_from(end.took.as_millis()).unwrap_or(u64::MAX),
+            cost: Cost::ZERO,
+            under_way: false,
+            steps: Vec::new(),
+            omitted_steps: 0,
+            trail: Vec::new(),
+        };
+        ended.set_steps(steps);
+        state.recent.push_back(ended);
+        let excess = state.recent.len().saturating_sub(self.0.settings.keep_calls);
+        state.recent.drain(..excess);
+    }
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let in_flight = self.0.in_flight.load(Ordering::Relaxed);
+        f.debug_struct("Stats").field("in_flight", &in_flight).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,183 @@
+//! The upstreams with their keys.
+
+use std::fmt;
+
+use http::{HeaderValue, Uri};
+use tower_gemini::target::UpstreamId;
+
+use crate::config::{self, AuthMode, Config, ConfigProblem, UpstreamKind};
+
+/// One `[[upstream]]` with its key.
+#[derive(Clone)]
+pub(crate) struct Upstream {
+    id: UpstreamId,
+    is_vertex: bool,
+    base: Uri,
+    key: Option<HeaderValue>,
+}
+
+/// The upstreams: at most one for the paths of each API.
+#[derive(Debug, Clone)]
+pub(crate) struct Upstreams(Vec<Upstream>);
+
+impl Upstreams {
+    /// Reads the keys from where the configuration says they are. `env` looks a variable up.
+    pub(crate) fn build(
+        config: &Config,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigProblem> {
+        let has_keys = config.auth.mode == AuthMode::Tokens;
+        let upstreams = config.upstream.iter().map(|upstream| {
+            let key = has_keys.then(|| read_key(upstream, &env)).transpose()?;
+            let (id, base) = (upstream.id(), upstream.base_url());
+            Ok(Upstream { id, is_vertex: upstream.kind == UpstreamKind::Vertex, base, key })
+        });
+        upstreams.collect::<Result<_, _>>().map(Self)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Upstream> {
+        self.0.iter()
+    }
+
+    /// The gateway's own keys, which no caller may see.
+    pub(crate) fn keys(&self) -> Vec<&HeaderValue> {
+        let mut keys: Vec<_> = self.0.iter().filter_map(Upstream::key).collect();
+        keys.dedup();
+        keys
+    }
+}
+
+impl Upstream {
+    /// Its identity: part of the keys of stores and of the trail.
+    pub(crate) fn id(&self) -> &UpstreamId {
+        &self.id
+    }
+
+    /// Whether the paths of Vertex AI are its own.
+    pub(crate) fn is_vertex(&self) -> bool {
+        self.is_vertex
+    }
+
+    pub(crate) fn base(&self) -> &Uri {
+        &self.base
+    }
+
+    /// The gateway's own key for it, where callers have tokens.
+    pub(crate) fn key(&self) -> Option<&HeaderValue> {
+        self.key.as_ref()
+    }
+
+    /// Whether keys and pictures leave this machine without TLS.
+    pub(crate) fn is_unencrypted(&self) -> bool {
+        let host = self.base.host().unwrap_or_default().trim_matches(['[', ']']);
+        let is_local = host == "localhost"
+            || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        self.base.scheme_str() == Some("http") && !is_local
+    }
+}
+
+impl fmt::Display for Upstreams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, upstream) in self.0.iter().enumerate() {
+            let comma = if n > 0 { ", " } else { "" };
+            write!(f, "{comma}{}", upstream.id)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+fn read_key(
+    upstream: &config::Upstream,
+    env: impl Fn(&str) -> Option<String>,
+) -> Result<HeaderValue, ConfigProblem> {
+    let name = &upstream.name;
+    let what = format!("the key of upstream \"{name}\"");
+    let (key, text) = config::read_secret(
+        &what,
+        ("upstream.api_key_env", upstream.api_key_env.as_deref()),
+        ("upstream.api_key_file", upstream.api_key_file.as_deref()),
+        env,
+    )?;
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(ConfigProblem::at(key, format!("{what} is empty"), ""));
+    }
+    let mut secret = HeaderValue::from_str(text).map_err(|_| {
+        ConfigProblem::at(key, format!("{what} has characters that no key has"), "")
+    })?;
+    secret.set_sensitive(true);
+    Ok(secret)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn upstreams(toml: &str, key: Option<&str>) -> Result<Upstreams, ConfigProblem> {
+        let config = Config::parse(toml, "gateway.toml").unwrap();
+        Upstreams::build(&config, |name| {
+            assert_eq!(name, "K");
+            key.map(str::to_owned)
+        })
+    }
+
+    #[test]
+    fn only_plain_http_to_another_machine_is_unencrypted() {
+        for (base, unencrypted) in [
+            ("https://generativelanguage.googleapis.com", false),
+            ("http://127.0.0.1:1", false),
+            ("http://localhost:1", false),
+            ("http://[::1]:1/x", false),
+            ("http://egress.internal:3128", true),
+            ("http://192.0.2.1", true),
+        ] {
+            let file =
+                format!("[[upstream]]\nname = \"a\"\nkind = \"relay\"\nbase_url = \"{base}\"\n");
+            let upstreams = upstreams(&file, None).unwrap();
+            assert_eq!(upstreams.iter().next().unwrap().is_unencrypted(), unencrypted, "{base}");
+        }
+    }
+
+    #[test]
+    fn the_identity_of_an_upstream_has_its_name_kind_address_and_project() {
+        let ids = |file: &str| {
+            let upstreams = upstreams(file, None).unwrap();
+            upstreams.iter().map(|one| one.id().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            ids(""),
+            [
+                "gemini-api https://generativelanguage.googleapis.com - google",
+                "vertex-express https://aiplatform.googleapis.com - vertex",
+            ]
+        );
+        let relay = "[[upstream]]\nname = \"r\"\nkind = \"relay\"\nbase_url = \"https://r/x\"\n";
+        let vertex = "[[upstream]]\nname = \"v\"\nkind = \"vertex\"\nproject = \"p\"\n";
+        assert_eq!(
+            ids(&format!("{relay}{vertex}")),
+            ["same-api https://r/x - r", "vertex-ai https://aiplatform.googleapis.com p v"]
+        );
+    }
+
+    #[test]
+    fn a_key_that_cannot_work_is_refused_without_being_repeated() {
+        let file = "[[upstream]]\nname = \"g\"\nkind = \"gemini\"\napi_key_env = \"K\"\n[auth]\nmode = \"tokens\"\ntokens_env = \"T\"\n";
+        for (key, says) in [
+            (None, "the environment variable K for the key of upstream \"g\" is not set"),
+            (Some(" "), "is empty"),
+            (Some("sentinel\n-key"), "characters that no key has"),
+        ] {
+            let error = upstreams(file, key).unwrap_err().to_string();
+            assert!(error.contains(says) && !error.contains("sentinel"), "{error}");
+        }
+        let kept = upstreams(file, Some("sentinel\n")).unwrap();
+        assert_eq!(kept.keys(), ["sentinel"]);
+        assert!(!format!("{kept:?}").contains("sentinel"));
+    }
+}

@@ -1,0 +1,289 @@
+//! Reads a response of Gemini's, whole or event by event.
+
+use std::borrow::Cow;
+
+use tower_gemini_core::classify::classify_answer;
+use tower_gemini_core::redact::redact;
+use tower_gemini_core::scan::Answer;
+use tower_gemini_core::verdict::Outcome;
+
+use super::error::image_call;
+use super::inline_image::{mime_of, sniffed, standard};
+use super::json::{Json, object};
+
+/// A part of a response that the client receives: anything but thoughts.
+#[derive(Debug)]
+pub(super) enum Part<'a> {
+    Text { text: &'a str, signature: Option<&'a str> },
+    Image(ImagePart<'a>),
+}
+
+/// An image of a response.
+#[derive(Debug)]
+pub(super) struct ImagePart<'a> {
+    pub(super) mime: Cow<'a, str>,
+    /// Base64 of the standard alphabet: Python's decoder silently skips symbols of the other one.
+    pub(super) data: Cow<'a, str>,
+    /// An address instead of data.
+    pub(super) address: Option<&'a str>,
+    pub(super) signature: Option<&'a str>,
+    /// Whether it is marked as a draft. A response with drafts only delivers the last one.
+    pub(super) is_thought: bool,
+}
+
+impl<'a> ImagePart<'a> {
+    pub(super) fn uri(&self) -> Json<'_> {
+        match self.address {
+            Some(address) => address.into(),
+            None => Json::DataUri(Cow::Borrowed(&*self.mime), Cow::Borrowed(&*self.data)),
+        }
+    }
+
+    /// Makes an entry of `message.images` or `delta.images`. The client sends the signature back
+    /// with it, which makes the next edit possible.
+    pub(super) fn entry(&self) -> Json<'_> {
+        let signature = self.signature.map(|signature| ("thought_signature", signature.into()));
+        let entry = [
+            ("type", "image_url".into()),
+            ("image_url", object([("url", self.uri())])),
+            ("index", 0.into()),
+        ];
+        object(entry.into_iter().chain(signature))
+    }
+
+    /// Whether this image wins over an earlier one, given whether that was a draft: the last image
+    /// that is not a draft does, else the last one.
+    pub(super) fn replaces(&self, earlier_is_thought: Option<bool>) -> bool {
+        earlier_is_thought.is_none_or(|earlier| earlier || !self.is_thought)
+    }
+
+    fn from_part(part: &'a Json<'_>, is_thought: bool) -> Option<Self> {
+        let signature = signature_of(part);
+        let (mime, data, address);
+        if let Some(inline) = part.any(&["inlineData", "inline_data"]) {
+            let base64 = inline.text_of(&["data"]).filter(|data| !data.is_empty())?;
+            // Invalid base64 is left to the client to reject: it was charged as it is.
+            data = standard(base64).unwrap_or(Cow::Borrowed(base64));
+            address = None;
+            let stated = inline.text_of(&["mimeType", "mime_type"]).and_then(mime_of);
+            mime = stated.unwrap_or_else(|| Cow::Borrowed(sniffed(&data).unwrap_or("image/png")));
+        } else {
+            let file = part.any(&["fileData", "file_data"])?;
+            let uri = file.text_of(&["fileUri", "file_uri"]).filter(|uri| !uri.is_empty())?;
+            (data, address) = (Cow::Borrowed(""), Some(uri));
+            mime = file.text_of(&["mimeType", "mime_type"]).and_then(mime_of)?;
+        }
+        let is_image = mime.starts_with("image/");
+        is_image.then_some(Self { mime, data, address, signature, is_thought })
+    }
+}
+
+fn signature_of<'a>(part: &'a Json<'_>) -> Option<&'a str> {
+    let signature = part.text_of(&["thoughtSignature", "thought_signature"]);
+    signature.filter(|signature| !signature.is_empty())
+}
+
+fn first_candidate<'a, 'j>(response: &'a Json<'j>) -> Option<&'a Json<'j>> {
+    response.get("candidates")?.list()?.first()
+}
+
+/// Returns the parts of a response, or of one event of it. Only the first candidate counts.
+pub(super) fn parts_of<'a>(response: &'a Json<'_>) -> impl Iterator<Item = Part<'a>> {
+    let parts = first_candidate(response)
+        .and_then(|candidate| candidate.at(&["content", "parts"])?.list())
+        .unwrap_or_default();
+    parts.iter().filter_map(|part| {
+        let is_thought = part.get("thought").is_some_and(Json::is_true);
+        if let Some(image) = ImagePart::from_part(part, is_thought) {
+            return Some(Part::Image(image));
+        }
+        let text = part.text_of(&["text"]).filter(|_| !is_thought)?;
+        Some(Part::Text { text, signature: signature_of(part) })
+    })
+}
+
+/// What a response says next to its parts. In a stream the last event that says it wins.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Facts {
+    finish_reason: Option<String>,
+    finish_message: Option<String>,
+    block_reason: Option<String>,
+    block_message: Option<String>,
+    usage: Option<Usage>,
+    id: Option<String>,
+    model: Option<String>,
+}
+
+/// Token counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Usage {
+    prompt: u64,
+    candidates: u64,
+    thoughts: u64,
+    total: u64,
+    cached: u64,
+    prompt_text: u64,
+    prompt_image: u64,
+    output_text: u64,
+    output_image: u64,
+}
+
+impl Facts {
+    pub(super) fn add(&mut self, response: &Json<'_>) {
+        let candidate = first_candidate(response);
+        let feedback = response.any(&["promptFeedback", "prompt_feedback"]);
+        for (fact, source, names) in [
+            (&mut self.finish_reason, candidate, ["finishReason", "finish_reason"]),
+            (&mut self.finish_message, candidate, ["finishMessage", "finish_message"]),
+            (&mut self.block_reason, feedback, ["blockReason", "block_reason"]),
+            (&mut self.block_message, feedback, ["blockReasonMessage", "block_reason_message"]),
+            (&mut self.id, Some(response), ["responseId", "response_id"]),
+            (&mut self.model, Some(response), ["modelVersion", "model_version"]),
+        ] {
+            // Old SDKs request enums as numbers.
+            let said = source.and_then(|source| source.text_or_number_of(&names));
+            if let Some(said) = said.filter(|said| !said.is_empty()) {
+                *fact = Some(said.into_owned());
+            }
+        }
+        if let Some(usage) = response.any(&["usageMetadata", "usage_metadata"]) {
+            self.usage = Some(Usage::from_metadata(usage));
+        }
+    }
+
+    /// Whether the response said that it is complete.
+    pub(super) fn has_ended(&self) -> bool {
+        self.finish_reason.is_some() || self.block_reason.is_some()
+    }
+
+    pub(super) fn id(&self, created: u64) -> String {
+        self.id.clone().unwrap_or_else(|| format!("chatcmpl-{created}"))
+    }
+
+    pub(super) fn model<'a>(&'a self, requested: &'a str) -> &'a str {
+        self.model.as_deref().unwrap_or(requested)
+    }
+
+    /// Classifies a response without an image, by the rules of the layers.
+    pub(super) fn outcome(&self) -> Outcome {
+        let mut answer = Answer::default();
+        answer.has_candidates = true;
+        answer.said_end = true;
+        answer.finish_reason.clone_from(&self.finish_reason);
+        answer.finish_message.clone_from(&self.finish_message);
+        answer.block_reason.clone_from(&self.block_reason);
+        answer.block_reason_message.clone_from(&self.block_message);
+        classify_answer(&image_call(), &answer).outcome()
+    }
+
+    /// Returns OpenAI's `finish_reason`.
+    pub(super) fn finish_reason(&self) -> &'static str {
+        match self.outcome() {
+            Outcome::OutOfTokens => "length",
+            Outcome::ContentBlocked | Outcome::PromptBlocked => "content_filter",
+            _ => "stop",
+        }
+    }
+
+    /// Returns Gemini's own reason.
+    pub(super) fn native_reason(&self) -> Option<&str> {
+        self.block_reason.as_deref().or(self.finish_reason.as_deref())
+    }
+
+    /// Says why there is no image: the service's message, or its reason. `None` where the model's
+    /// own text is all there is.
+    pub(super) fn refusal(&self) -> Option<String> {
+        if let Some(message) = self.block_message.as_deref().or(self.finish_message.as_deref()) {
+            return Some(redact(message).into_owned());
+        }
+        let reason = self.native_reason()?;
+        let what = match self.outcome() {
+            Outcome::PromptBlocked => "the prompt was blocked",
+            Outcome::ContentBlocked => "the response was blocked",
+            Outcome::OutOfTokens => "the output tokens ran out",
+            Outcome::NoImage if reason == "STOP" => return None,
+            _ => "no image was made",
+        };
+        Some(format!("{what} ({reason})"))
+    }
+
+    /// Returns `usage` of a chat completion.
+    pub(super) fn chat_usage(&self) -> Option<Json<'static>> {
+        let usage = self.usage?;
+        let completion = usage.completion();
+        let prompt_details = counts([
+            ("cached_tokens", usage.cached),
+            ("text_tokens", usage.prompt_text),
+            ("image_tokens", usage.prompt_image),
+        ]);
+        let details = [("reasoning_tokens", usage.thoughts), ("image_tokens", usage.output_image)];
+        Some(object([
+            ("prompt_tokens", usage.prompt.into()),
+            ("completion_tokens", completion.into()),
+            ("total_tokens", usage.total(completion).into()),
+            ("prompt_tokens_details", prompt_details),
+            ("completion_tokens_details", counts(details)),
+        ]))
+    }
+
+    /// Returns `usage` of the images API.
+    pub(super) fn images_usage(&self) -> Option<Json<'static>> {
+        let usage = self.usage?;
+        let output = usage.completion();
+        let details =
+            |text: u64, image: u64| counts([("text_tokens", text), ("image_tokens", image)]);
+        let output_text = usage.output_text.saturating_add(usage.thoughts);
+        Some(object([
+            ("input_tokens", usage.prompt.into()),
+            ("input_tokens_details", details(usage.prompt_text, usage.prompt_image)),
+            ("output_tokens", output.into()),
+            ("output_tokens_details", details(output_text, usage.output_image)),
+            ("total_tokens", usage.total(output).into()),
+        ]))
+    }
+}
+
+fn counts<const N: usize>(counts: [(&'static str, u64); N]) -> Json<'static> {
+    object(counts.map(|(name, count)| (name, count.into())))
+}
+
+impl Usage {
+    fn from_metadata(usage: &Json<'_>) -> Self {
+        let count = |names: [&str; 2]| usage.any(&names).and_then(Json::count).unwrap_or(0);
+        let of_modality = |names: [&str; 2], modality: &str| {
+            let details = usage.any(&names).and_then(Json::list).unwrap_or_default();
+            let has_modality = |detail: &&Json<'_>| {
+                detail.text_of(&["modality"]).is_some_and(|m| m.eq_ignore_ascii_case(modality))
+            };
+            let tokens = |detail: &Json<'_>| {
+                detail.any(&["tokenCount", "token_count"]).and_then(Json::count).unwrap_or(0)
+            };
+            details.iter().filter(has_modality).map(tokens).fold(0, u64::saturating_add)
+        };
+        let input = ["promptTokensDetails", "prompt_tokens_details"];
+        let output = ["candidatesTokensDetails", "candidates_tokens_details"];
+        Self {
+            prompt: count(["promptTokenCount", "prompt_token_count"]),
+            candidates: count(["candidatesTokenCount", "candidates_token_count"]),
+            thoughts: count(["thoughtsTokenCount", "thoughts_token_count"]),
+            total: count(["totalTokenCount", "total_token_count"]),
+            cached: count(["cachedContentTokenCount", "cached_content_token_count"]),
+            prompt_text: of_modality(input, "TEXT"),
+            prompt_image: of_modality(input, "IMAGE"),
+            output_text: of_modality(output, "TEXT"),
+            output_image: of_modality(output, "IMAGE"),
+        }
+    }
+
+    /// Counts the generated tokens, thoughts included. A refusal repeats its thoughts as
+    /// candidates and counts them once in the total.
+    fn completion(&self) -> u64 {
+        let is_repeated = self.candidates == self.thoughts
+            && self.prompt.saturating_add(self.thoughts) == self.total;
+        if is_repeated { self.thoughts } else { self.candidates.saturating_add(self.thoughts) }
+    }
+
+    fn total(&self, completion: u64) -> u64 {
+        if self.total > 0 { self.total } else { self.prompt.saturating_add(completion) }
+    }
+}

@@ -1,0 +1,196 @@
+//! Translates requests to the images API: one prompt, images to edit, and one image back.
+
+use std::borrow::Cow;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http_body_util::{BodyDataStream, Full};
+use multer::{Field, Multipart};
+
+use super::error::OpenAiError;
+use super::inline_image::{self, InlineImage};
+use super::json::{Json, object};
+use super::model::RequestedModel;
+use super::response::ResponseTranslator;
+use super::settings::Settings;
+use super::{Endpoint, GeminiRequest};
+
+/// The most fields of a form: no client sends more than a mask, 16 images and two dozen settings.
+const MAX_FIELDS: usize = 128;
+
+/// A parsed form: its fields as text, and its image files as type and base64.
+#[derive(Debug, Default)]
+pub(super) struct Form {
+    fields: Vec<(String, String)>,
+    pub(super) images: Vec<(String, String)>,
+    has_mask: bool,
+}
+
+impl Form {
+    pub(super) fn parse(body: &Bytes, boundary: String) -> Result<Self, OpenAiError> {
+        let body = BodyDataStream::new(Full::new(body.clone()));
+        let read = pin!(Self::read(Multipart::new(body, boundary)));
+        // All bytes are there, so one poll reads the whole form.
+        match read.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(form) => form,
+            Poll::Pending => Err(OpenAiError::new("the form is incomplete")),
+        }
+    }
+
+    async fn read(mut multipart: Multipart<'_>) -> Result<Self, OpenAiError> {
+        let mut form = Self::default();
+        let mut count = 0;
+        while let Some(field) = multipart.next_field().await.map_err(malformed)? {
+            count += 1;
+            if count > MAX_FIELDS {
+                let message = format!("the form has more than {MAX_FIELDS} fields");
+                return Err(OpenAiError::new(message));
+            }
+            form.add(field).await?;
+        }
+        Ok(form)
+    }
+
+    async fn add(&mut self, field: Field<'_>) -> Result<(), OpenAiError> {
+        // `image`, `image[]`, `image[0]`.
+        let name = field.name().and_then(|name| name.split('[').next()).unwrap_or_default();
+        let name = name.to_owned();
+        let mime = field.content_type().map(ToString::to_string);
+        let is_file = field.file_name().is_some();
+        let bytes = field.bytes().await.map_err(malformed)?;
+        match (&*name, is_file) {
+            ("image" | "images", true) => self.add_image(&mime.unwrap_or_default(), &bytes)?,
+            ("mask" | "markup", _) => self.has_mask |= !bytes.is_empty(),
+            // Unknown files are ignored like unknown fields.
+            (_, true) => {}
+            (_, false) => match String::from_utf8(bytes.into()) {
+                Ok(text) => self.fields.push((name, text)),
+                Err(_) => {
+                    let message = format!("`{name}` is not UTF-8");
+                    return Err(OpenAiError::invalid(name, message));
+                }
+            },
+        }
+        Ok(())
+    }
+
+    fn add_image(&mut self, mime: &str, bytes: &[u8]) -> Result<(), OpenAiError> {
+        let data = STANDARD.encode(bytes);
+        let mime = inline_image::mime_of(mime)
+            .or_else(|| inline_image::sniffed(&data).map(Cow::Borrowed))
+            .map(Cow::into_owned);
+        match mime {
+            _ if bytes.is_empty() => Err(OpenAiError::invalid("image", "`image` is an empty file")),
+            Some(mime) => {
+                self.images.push((mime, data));
+                Ok(())
+            }
+            None => {
+                let message = "`image` is a file whose type is neither stated nor recognised";
+                Err(OpenAiError::invalid("image", message))
+            }
+        }
+    }
+
+    /// Returns the fields as an object; images sent as text stay in a list.
+    pub(super) fn to_json(&self) -> Json<'_> {
+        let is_image = |name: &str| matches!(name, "image" | "images");
+        let (images, others): (Vec<_>, Vec<_>) =
+            self.fields.iter().partition(|(name, _)| is_image(name));
+        let others = others.into_iter().map(|(name, text)| (&**name, Json::from(&**text)));
+        let images: Vec<_> = images.into_iter().map(|(_, text)| Json::from(&**text)).collect();
+        let images = (!images.is_empty()).then_some(("image", Json::List(images)));
+        let mask = self.has_mask.then_some(("mask", Json::Bool(true)));
+        object(others.chain(images).chain(mask))
+    }
+}
+
+fn malformed(error: multer::Error) -> OpenAiError {
+    OpenAiError::new(format!("the form cannot be read: {error}"))
+}
+
+pub(super) fn translate(
+    endpoint: Endpoint,
+    request: &Json<'_>,
+    form: &Form,
+    capacity: usize,
+) -> Result<GeminiRequest, OpenAiError> {
+    let model = RequestedModel::parse(request.get("model"))?;
+    let prompt = request.text_of(&["prompt"]).filter(|prompt| !prompt.trim().is_empty());
+    let prompt =
+        prompt.ok_or_else(|| OpenAiError::invalid("prompt", "`prompt` is missing or empty"))?;
+    let unsupported = |param: &str, what: &str| {
+        Err(OpenAiError::unsupported(param, format!("`{param}` is not supported: {what}")))
+    };
+    if let Some(mask) = ["mask", "markup"].into_iter().find(|name| request.get(name).is_some()) {
+        return unsupported(
+            mask,
+            "Gemini takes none; say in the prompt what to change and what not",
+        );
+    }
+    if request.get("stream").is_some_and(Json::is_true) {
+        return unsupported("stream", "send it to chat/completions, or leave it out");
+    }
+    if request.text_of(&["background"]) == Some("transparent") {
+        let what =
+            "Gemini's images have no transparency; describe a plain background in the prompt";
+        return unsupported("background", what);
+    }
+    let as_url = match request.text_of(&["response_format"]) {
+        None | Some("" | "b64_json") => false,
+        Some("url") => true,
+        Some(_) => {
+            let message = "`response_format` is b64_json or url";
+            return Err(OpenAiError::invalid("response_format", message));
+        }
+    };
+    let mut parts = vec![object([("text", prompt.into())])];
+    if endpoint == Endpoint::ImageEdits {
+        for (mime, data) in &form.images {
+            let image = InlineImage { mime: Cow::Borrowed(mime), data: Cow::Borrowed(data) };
+            parts.push(image.into_part(None));
+        }
+        for name in ["image", "images"] {
+            for image in images_of(request.get(name)) {
+                parts.push(edited_image(name, image)?);
+            }
+        }
+        if parts.len() == 1 {
+            let message = "`image` is missing: there is nothing to edit";
+            return Err(OpenAiError::invalid("image", message));
+        }
+    }
+    let settings = Settings::parse(request, &model, true)?;
+    let content = object([("role", "user".into()), ("parts", Json::List(parts))]);
+    let body = settings.into_body(vec![("contents".into(), Json::List(vec![content]))]);
+    Ok(GeminiRequest {
+        path_and_query: model.path(false),
+        body: body.to_bytes(capacity + 1024).into(),
+        translator: ResponseTranslator::images(as_url),
+    })
+}
+
+fn images_of<'a, 'j>(images: Option<&'a Json<'j>>) -> &'a [Json<'j>] {
+    match images {
+        Some(Json::List(list)) => list,
+        Some(one) => std::slice::from_ref(one),
+        None => &[],
+    }
+}
+
+fn edited_image<'a>(name: &str, image: &'a Json<'_>) -> Result<Json<'a>, OpenAiError> {
+    let text = image.text().or_else(|| {
+        let url = image.any(&["image_url", "url", "b64_json"])?;
+        url.text().or_else(|| url.get("url")?.text())
+    });
+    let Some(text) = text else {
+        let message = format!("`{name}` is not an image; send a file, a data URI or base64");
+        return Err(OpenAiError::unsupported(name, message));
+    };
+    let image = inline_image::from_text(text)
+        .map_err(|error| OpenAiError::invalid(name, format!("`{name}` {}", error.message())))?;
+    Ok(image.into_part(None))
+}

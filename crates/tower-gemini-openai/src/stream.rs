@@ -1,0 +1,215 @@
+//! Translates streamed responses.
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use super::error::{aborted, embedded_error, unreadable_response};
+use super::gemini::{Facts, Part, parts_of};
+use super::json::{Json, object};
+use super::response::extra_content;
+use super::sse::EventReader;
+
+/// Translates Gemini's stream into `chat.completion.chunk` events as it arrives, wherever the
+/// chunks are cut.
+///
+/// Text passes through at once. The image is sent at the end, because only then is the final one
+/// known; drafts are never sent. A stream that ends with an error, or without saying how it ended,
+/// ends in an event `{"error": …}` and without `[DONE]`: OpenAI's clients raise it and do not retry.
+/// An image that was complete by then is sent first, because it was charged.
+///
+/// Memory: one event and one image.
+///
+/// ```
+/// use bytes::Bytes;
+/// use http::HeaderMap;
+/// use tower_gemini_openai::{Endpoint, to_gemini};
+///
+/// let body = br#"{"model": "gemini-3-pro-image", "stream": true, "messages": [{"role": "user", "content": "hi"}]}"#;
+/// let gemini = to_gemini(Endpoint::ChatCompletions, &HeaderMap::new(), &Bytes::from_static(body))?;
+/// let mut stream = gemini.translator.stream(1_700_000_000);
+/// let event = br#"data: {"candidates": [{"content": {"parts": [{"text": "Hello"}]}, "finishReason": "STOP"}]}"#;
+/// let mut events = stream.push(&Bytes::from_static(event));
+/// events.extend(stream.finish());
+/// let text = String::from_utf8(events.concat())?;
+/// assert!(text.contains(r#""delta":{"content":"Hello"}"#) && text.ends_with("data: [DONE]\n\n"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct StreamTranslator {
+    events: EventReader,
+    writer: ChunkWriter,
+}
+
+/// Writes the translated events.
+#[derive(Debug)]
+struct ChunkWriter {
+    model: String,
+    created: u64,
+    include_usage: bool,
+    facts: Facts,
+    /// The image as a finished event, and whether it is marked as a draft.
+    image: Option<(Bytes, bool)>,
+    has_begun: bool,
+    has_signature: bool,
+    has_ended: bool,
+    out: Vec<Bytes>,
+}
+
+impl StreamTranslator {
+    pub(super) fn new(model: String, created: u64, include_usage: bool) -> Self {
+        let writer = ChunkWriter {
+            model,
+            created,
+            include_usage,
+            facts: Facts::default(),
+            image: None,
+            has_begun: false,
+            has_signature: false,
+            has_ended: false,
+            out: Vec::new(),
+        };
+        Self { events: EventReader::default(), writer }
+    }
+
+    /// Takes a chunk of Gemini's stream and returns the events that are complete.
+    #[must_use]
+    pub fn push(&mut self, chunk: &Bytes) -> Vec<Bytes> {
+        let Self { events, writer } = self;
+        if !writer.has_ended && events.push(chunk, &mut |event| writer.event(event)).is_err() {
+            writer.unreadable("an event of the upstream's stream is longer than any response");
+        }
+        std::mem::take(&mut writer.out)
+    }
+
+    /// Returns the last events after Gemini's stream ended without a connection error.
+    #[must_use]
+    pub fn finish(&mut self) -> Vec<Bytes> {
+        let Self { events, writer } = self;
+        if !writer.has_ended {
+            events.finish(&mut |event| writer.event(event));
+            writer.finish();
+        }
+        std::mem::take(&mut writer.out)
+    }
+
+    /// Returns the last events after Gemini's stream broke off.
+    #[must_use]
+    pub fn fail(&mut self, status: StatusCode, message: &str) -> Vec<Bytes> {
+        self.writer.fail(&aborted(status, message).1);
+        std::mem::take(&mut self.writer.out)
+    }
+}
+
+impl ChunkWriter {
+    fn event(&mut self, event: &[u8]) {
+        if self.has_ended || event == b"[DONE]" {
+            return;
+        }
+        match serde_json::from_slice::<Json<'_>>(event) {
+            Ok(Json::List(responses)) => {
+                responses.iter().for_each(|response| self.response(response, event.len()));
+            }
+            Ok(response @ Json::Object(_)) => self.response(&response, event.len()),
+            _ => self.unreadable("an event of the upstream's stream cannot be read"),
+        }
+    }
+
+    fn response(&mut self, response: &Json<'_>, len: usize) {
+        if self.has_ended {
+            return;
+        }
+        if let Some(error) = response.get("error") {
+            return self.fail(&embedded_error(error).1);
+        }
+        self.facts.add(response);
+        if !std::mem::replace(&mut self.has_begun, true) {
+            let delta = object([("role", "assistant".into()), ("content", "".into())]);
+            let chunk = self.chunk(delta, false, 0);
+            self.out.push(chunk);
+        }
+        for part in parts_of(response) {
+            match part {
+                Part::Text { text, signature } => {
+                    let signature = signature.filter(|_| !self.has_signature);
+                    self.has_signature |= signature.is_some();
+                    let content = (!text.is_empty()).then(|| ("content", text.into()));
+                    let extra = signature.map(|signed| ("extra_content", extra_content(signed)));
+                    if content.is_some() || extra.is_some() {
+                        let delta = object(content.into_iter().chain(extra));
+                        let chunk = self.chunk(delta, false, len);
+                        self.out.push(chunk);
+                    }
+                }
+                Part::Image(part) => {
+                    if part.replaces(self.image.as_ref().map(|(_, is_thought)| *is_thought)) {
+                        let delta = object([("images", Json::List(vec![part.entry()]))]);
+                        self.image = Some((self.chunk(delta, false, len), part.is_thought));
+                    }
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self) {
+        if self.has_ended {
+            return;
+        }
+        if !self.facts.has_ended() {
+            return self.unreadable("the upstream's stream ended before the response was complete");
+        }
+        self.has_ended = true;
+        let image = self.image.take();
+        let refusal = if image.is_some() { None } else { self.facts.refusal() };
+        self.out.extend(image.map(|(image, _)| image));
+        let delta = object(refusal.map(|refusal| ("refusal", refusal.into())));
+        let last = self.chunk(delta, true, 0);
+        self.out.push(last);
+        if self.include_usage {
+            let usage = self.line(Json::List(Vec::new()), Some(self.facts.chat_usage().into()), 0);
+            self.out.push(usage);
+        }
+        self.out.push(Bytes::from_static(b"data: [DONE]\n\n"));
+    }
+
+    fn unreadable(&mut self, message: &str) {
+        self.fail(&unreadable_response(message).1);
+    }
+
+    fn fail(&mut self, error: &[u8]) {
+        if std::mem::replace(&mut self.has_ended, true) {
+            return;
+        }
+        let image = self.image.take().filter(|(_, is_thought)| !is_thought);
+        self.out.extend(image.map(|(image, _)| image));
+        self.out.push([b"data: ", error, b"\n\n"].concat().into());
+    }
+
+    fn chunk(&self, delta: Json<'_>, is_last: bool, capacity: usize) -> Bytes {
+        let choice = [
+            ("index", 0.into()),
+            ("delta", delta),
+            ("logprobs", Json::Null),
+            ("finish_reason", is_last.then(|| self.facts.finish_reason()).into()),
+        ];
+        let native = is_last.then(|| ("native_finish_reason", self.facts.native_reason().into()));
+        let choices = Json::List(vec![object(choice.into_iter().chain(native))]);
+        self.line(choices, self.include_usage.then_some(Json::Null), capacity)
+    }
+
+    fn line(&self, choices: Json<'_>, usage: Option<Json<'_>>, capacity: usize) -> Bytes {
+        let chunk = [
+            ("id", self.facts.id(self.created).into()),
+            ("object", "chat.completion.chunk".into()),
+            ("created", self.created.into()),
+            ("model", self.facts.model(&self.model).into()),
+            ("choices", choices),
+        ];
+        let chunk = object(chunk.into_iter().chain(usage.map(|usage| ("usage", usage))));
+        let mut line = Vec::with_capacity(capacity + 512);
+        line.extend_from_slice(b"data: ");
+        // Writing to memory does not fail, and every key is a text.
+        let _ = serde_json::to_writer(&mut line, &chunk);
+        line.extend_from_slice(b"\n\n");
+        Bytes::from(line)
+    }
+}

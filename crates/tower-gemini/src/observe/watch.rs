@@ -1,0 +1,165 @@
+//! Watches one call from its start to its end.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::trail::{Attempt, Step, Trail, TrailObserver};
+use tokio::time::Instant;
+use tower_gemini_core::catalog::Catalog;
+
+use super::observer::{CallEnd, CallId, CallInfo, CallObserver, ObservedStep, SendKind};
+use super::outcome::{HowEnded, outcome_of};
+use super::sentence::sentence;
+use super::{clip, events};
+
+/// What all calls of a layer share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) observers: Vec<Arc<dyn CallObserver>>,
+    /// Distinguishes processes whose logs are read together.
+    prefix: u16,
+    next: Arc<AtomicU64>,
+}
+
+impl Shared {
+    pub(super) fn new() -> Self {
+        Self {
+            catalog: Arc::new(Catalog::builtin().clone()),
+            observers: Vec::new(),
+            prefix: fastrand::u16(..),
+            next: Arc::new(AtomicU64::new(1)),
+        }
+    }
+
+    pub(super) fn start(self: &Arc<Self>, trail: Trail, generates: bool) -> CallWatch {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let id = CallId(format!("{:04x}-{number:x}", self.prefix).into());
+        let call = CallInfo { id, generates };
+        let observer =
+            Arc::new(StepObserver { shared: self.clone(), call, progress: Mutex::default() });
+        observer.each(|one, call| one.on_start(call));
+        // A trail that a caller uses twice holds the steps of the call before.
+        let skip = trail.steps().len();
+        trail.observe(observer.clone());
+        CallWatch {
+            observer,
+            trail,
+            skip,
+            started: Instant::now(),
+            status: None,
+            when_dropped: HowEnded::Dropped,
+            has_ended: false,
+        }
+    }
+}
+
+/// Turns each step of one call's trail into an event, metrics and what other observers make of it.
+struct StepObserver {
+    shared: Arc<Shared>,
+    call: CallInfo,
+    progress: Mutex<Progress>,
+}
+
+#[derive(Default)]
+struct Progress {
+    sent: u32,
+    /// Whether a fallback left a target, so that the next attempt goes to another one.
+    has_moved: bool,
+    last: Option<Attempt>,
+}
+
+impl StepObserver {
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn each(&self, notify: impl Fn(&dyn CallObserver, &CallInfo)) {
+        #[cfg(feature = "metrics")]
+        notify(&super::metrics::Metrics(&self.shared.catalog), &self.call);
+        self.shared.observers.iter().for_each(|one| notify(&**one, &self.call));
+    }
+}
+
+impl TrailObserver for StepObserver {
+    fn on_send(&self, _: &Attempt) {
+        let mut progress = self.progress();
+        progress.sent += 1;
+        let kind = match (progress.sent, std::mem::take(&mut progress.has_moved)) {
+            (1, _) => SendKind::First,
+            (_, true) => SendKind::Fallback,
+            (_, false) => SendKind::Retry,
+        };
+        drop(progress);
+        self.each(|one, call| one.on_send(call, kind));
+    }
+
+    fn on_step(&self, step: &Step) {
+        let clean = clip::step(step);
+        let (attempt, last) = {
+            let mut progress = self.progress();
+            match &clean {
+                Step::Attempt(attempt) => progress.last = Some(attempt.clone()),
+                Step::FellBack { .. } => progress.has_moved = true,
+                _ => {}
+            }
+            (progress.sent, progress.last.clone())
+        };
+        events::step(self.call.id.as_str(), attempt, last.as_ref(), &clean);
+        let observed = ObservedStep { step: &clean, attempt };
+        self.each(|one, call| one.on_step(call, &observed));
+    }
+}
+
+/// Reports the end of one call, once.
+pub(super) struct CallWatch {
+    observer: Arc<StepObserver>,
+    trail: Trail,
+    skip: usize,
+    started: Instant,
+    pub(super) status: Option<u16>,
+    /// How the call has ended if it is dropped.
+    pub(super) when_dropped: HowEnded,
+    has_ended: bool,
+}
+
+impl CallWatch {
+    pub(super) fn id(&self) -> &CallId {
+        &self.observer.call.id
+    }
+
+    pub(super) fn trail(&self) -> &Trail {
+        &self.trail
+    }
+
+    pub(super) fn end(&mut self, how: HowEnded) {
+        if std::mem::replace(&mut self.has_ended, true) {
+            return;
+        }
+        let (trail, skip) = (&self.trail, self.skip);
+        let took = self.started.elapsed();
+        let steps: Vec<_> = trail.steps().iter().skip(skip).map(clip::step).collect();
+        let outcome = outcome_of(&steps, how, self.status);
+        let sentence = &sentence(&steps, outcome, took);
+        let end = CallEnd { outcome, took, sentence, trail, skip };
+        self.observer.each(|one, call| one.on_end(call, &end));
+        let (sent, last) = {
+            let progress = self.observer.progress();
+            (progress.sent, progress.last.clone())
+        };
+        events::end(self.id().as_str(), sent, last.as_ref(), &steps, &end);
+    }
+}
+
+impl fmt::Debug for CallWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("CallWatch").field(&self.id().as_str()).finish()
+    }
+}
+
+impl Drop for CallWatch {
+    fn drop(&mut self) {
+        self.end(self.when_dropped);
+    }
+}
