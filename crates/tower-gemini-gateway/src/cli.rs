@@ -60,7 +60,7 @@ pub(crate) struct ServeArgs {
 pub(crate) enum SimWeather {
     /// Every call succeeds
     Calm,
-    /// Half of the attempts fail, in the proportions that users report
+    /// Overloads, limits and broken connections, as users report them
     Stormy,
 }
 

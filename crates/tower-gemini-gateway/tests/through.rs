@@ -523,7 +523,11 @@ async fn what_was_lost_after_its_caller_had_gone_is_told_to_its_next_request() {
                 answer.text()
             );
             if told == 424 {
-                assert!(answer.text().contains("the next identical request is sent"), "{}", answer.text());
+                assert!(
+                    answer.text().contains("the next identical request is sent"),
+                    "{}",
+                    answer.text()
+                );
                 assert_eq!(answer.headers["x-should-retry"], "false");
                 assert_eq!(world.post(path, &body).await.status, 200);
             }
