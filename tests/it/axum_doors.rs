@@ -205,7 +205,7 @@ async fn chunked_upstream(
 ) -> (Client<HttpConnector, WireBody>, SocketAddr) {
     let router = axum::Router::new().fallback(move |request: Request<Body>| async move {
         let _ = request.into_body().collect().await;
-        let chunks = body.as_bytes().chunks(50).map(|chunk| Ok::<_, io::Error>(chunk));
+        let chunks = body.as_bytes().chunks(50).map(Ok::<_, io::Error>);
         let body = Body::from_stream(futures::stream::iter(chunks));
         Response::builder()
             .status(status)

@@ -365,7 +365,9 @@ mod tests {
                 self.log.lock().unwrap().push("passed".into());
                 match self.passes {
                     true => Ok(()),
-                    false => Err(Error::transport("the journal is full".into(), Verdict::not_sent())),
+                    false => {
+                        Err(Error::transport("the journal is full".into(), Verdict::not_sent()))
+                    }
                 }
             })
         }

@@ -17,7 +17,9 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 fn judged(status: u16, body: &str) -> Verdict {
     let status = StatusCode::from_u16(status).unwrap();
-    classify(&Call::unrecognised(), status, &HeaderMap::new(), body.as_bytes())
+    let uri = http::Uri::from_static("/v1beta/models/gemini-3-pro-image:generateContent");
+    let call = Call::parse(&http::Method::POST, &uri, &HeaderMap::new(), None);
+    classify(&call, status, &HeaderMap::new(), body.as_bytes())
 }
 
 fn overloaded() -> Verdict {

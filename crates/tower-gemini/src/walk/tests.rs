@@ -44,7 +44,9 @@ fn judged(status: u16, word: &str, message: &str) -> Verdict {
     let body =
         format!(r#"{{"error":{{"code":{status},"message":"{message}","status":"{word}"}}}}"#);
     let status = StatusCode::from_u16(status).unwrap();
-    classify(&Call::unrecognised(), status, &HeaderMap::new(), body.as_bytes())
+    let uri = Uri::from_static("/v1beta/models/gemini-3-pro-image:generateContent");
+    let call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), None);
+    classify(&call, status, &HeaderMap::new(), body.as_bytes())
 }
 
 fn overloaded() -> Verdict {
