@@ -135,7 +135,6 @@ use tower_service::Service;
 
 pub use self::layer::ModelFallbackLayer;
 use crate::body::{CallBody, JudgedBody};
-use crate::call_state::Place;
 use crate::error::Error;
 use crate::optional::OptionalFuture;
 use crate::stage::CallService;
@@ -170,9 +169,6 @@ impl<S: CallService> Service<Request<CallBody>> for ModelFallback<S> {
     }
 
     fn call(&mut self, request: Request<CallBody>) -> Self::Future {
-        if self.0.is_on() {
-            request.body().state().pass(Place::ModelFallback);
-        }
         self.0.call(request)
     }
 }

@@ -83,7 +83,6 @@ use tower_service::Service;
 
 pub use self::layer::ResolutionFallbackLayer;
 use crate::body::{CallBody, JudgedBody};
-use crate::call_state::Place;
 use crate::error::Error;
 use crate::optional::OptionalFuture;
 use crate::stage::CallService;
@@ -116,9 +115,6 @@ impl<S: CallService> Service<Request<CallBody>> for ResolutionFallback<S> {
     }
 
     fn call(&mut self, request: Request<CallBody>) -> Self::Future {
-        if self.0.is_on() {
-            request.body().state().pass(Place::ResolutionFallback);
-        }
         self.0.call(request)
     }
 }

@@ -31,10 +31,6 @@ pub(crate) struct Fallback<S> {
 type Answer<S> = Result<Response<JudgedBody<<S as CallService>::Upstream>>, Error>;
 
 impl<S> Fallback<S> {
-    pub(crate) fn is_on(&self) -> bool {
-        self.settings.is_some()
-    }
-
     pub(crate) fn new(inner: S, settings: Option<Arc<Settings>>, circuits: Circuits) -> Self {
         Self { inner, settings, circuits }
     }
