@@ -160,7 +160,7 @@ fn model_names_and_their_suffixes_are_resolved() {
     assert!(
         refusal(Endpoint::ImageGenerations, &image(json!({ "model": "imagen-4" })))
             .1
-            .contains("gemini-3.1-flash-image")
+            .contains("gemini-nano-banana-2.1")
     );
 }
 
