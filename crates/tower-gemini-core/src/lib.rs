@@ -25,3 +25,8 @@ pub mod scan;
 mod size;
 pub mod target;
 pub mod verdict;
+
+/// The README's example runs as a doc test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -90,3 +90,8 @@ pub use gemini::GeminiMiddleware;
 pub use leaf::{ChannelLeaf, LeafFuture};
 pub use middleware::StackMiddleware;
 pub use service::{ReqwestService, ResponseFuture};
+
+/// The README's example runs as a doc test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -81,7 +81,8 @@ pub use thought_signatures::{ThoughtSignatures, ThoughtSignaturesLayer};
 pub use tower_gemini_core::{call, catalog, classify, cost, redact, scan, target, verdict};
 pub use trail::Trail;
 
-/// The README's examples run as doc tests.
+/// The examples of the repository's README and of the crate's run as doc tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;
