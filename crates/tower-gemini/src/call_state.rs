@@ -373,6 +373,7 @@ impl CallState {
     }
 
     /// What the attempts before the last were or may have been charged, and what the last.
+    #[cfg(any(test, feature = "keep-paid"))]
     pub(crate) fn charges(&self) -> (Charge, Charge) {
         let shared = self.shared();
         let Some((last, before)) = shared.attempts.split_last() else {

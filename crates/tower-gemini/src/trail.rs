@@ -480,7 +480,7 @@ impl Trail {
     /// ones too, over the images they delivered. `None` where there is none.
     ///
     /// ```
-    /// use tower_gemini::{Cost, Trail, Verdict};
+    /// use tower_gemini::{Trail, cost::Cost, verdict::Verdict};
     ///
     /// let trail = Trail::new();
     /// assert_eq!(trail.cost_per_image(), None);

@@ -1,8 +1,8 @@
-//! Ends an attempt in time, and lets the server give up first.
+//! Ends an attempt in time, and lets the server give up first, which is free.
 //!
 //! ```
 //! use std::time::Duration;
-//! use tower_gemini::{AttemptTimeoutLayer, core::call::ImageSize};
+//! use tower_gemini::{AttemptTimeoutLayer, call::ImageSize};
 //!
 //! let layer = AttemptTimeoutLayer::new()
 //!     .limit_for(ImageSize::K4, Duration::from_secs(480))

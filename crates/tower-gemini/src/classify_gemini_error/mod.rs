@@ -1,19 +1,21 @@
-//! Reads what an answer means from its body, and puts the verdict beside it.
+//! Reads what a response means from its body, and puts the verdict beside it.
 //!
 //! ```
 //! use bytes::Bytes;
 //! use http::{Request, Response};
 //! use http_body_util::Full;
-//! use tower::{Layer, ServiceExt, service_fn};
-//! use tower_gemini::{ClassifyGeminiErrorLayer, core::verdict::{Charge, Outcome}};
+//! use tower::{ServiceExt, service_fn};
+//! use tower_gemini::verdict::{Charge, Outcome};
+//! use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer, SingleAttemptLayer, WireBody, compose};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
-//! let upstream = service_fn(|_: Request<String>| async {
+//! let upstream = service_fn(|_: Request<WireBody>| async {
 //!     let body = br#"{"error":{"code":503,"message":"The model is overloaded. Please try again later.","status":"UNAVAILABLE"}}"#;
 //!     Ok::<_, std::io::Error>(Response::builder().status(503).body(Full::new(Bytes::from_static(body))).unwrap())
 //! });
 //! let request = Request::post("/v1beta/models/gemini-3.1-flash-image:generateContent").body(String::new()).unwrap();
-//! let response = ClassifyGeminiErrorLayer::new().layer(upstream).oneshot(request).await.unwrap();
+//! let layers = (CollectRequestLayer::new(), SingleAttemptLayer::new(), ClassifyGeminiErrorLayer::new());
+//! let response = compose(layers, upstream).oneshot(request).await.unwrap();
 //! assert_eq!(response.body().verdict().outcome(), Outcome::Overloaded);
 //! assert_eq!(response.body().verdict().charge(), Charge::None);
 //! # }
@@ -35,8 +37,7 @@
 //!
 //! # Order in the stack
 //!
-//! Innermost, right above the client. Works over any request body and any response body that is
-//! `Unpin`.
+//! Innermost, right above the client, which is any [`WireClient`](crate::stage::WireClient).
 //!
 //! # Defaults
 //!

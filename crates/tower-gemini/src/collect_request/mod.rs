@@ -1,14 +1,14 @@
-//! Holds a request's body so that it can be sent again, and reads what it asks for.
+//! Holds a request's body so that further attempts can be made, and reads what it asks for.
 //!
 //! ```
 //! use bytes::Bytes;
 //! use http::{Request, Response};
 //! use http_body_util::Full;
 //! use tower::{Layer, ServiceExt, service_fn};
-//! use tower_gemini::{CollectRequestLayer, core::{body::ReplayBody, call::ImageSize, error::Error}};
+//! use tower_gemini::{CallBody, CollectRequestLayer, Error, call::ImageSize};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
-//! let inner = service_fn(|request: Request<ReplayBody>| async move {
+//! let inner = service_fn(|request: Request<CallBody>| async move {
 //!     assert!(request.body().is_replayable());
 //!     assert_eq!(request.body().call().size, Some(ImageSize::K2));
 //!     Ok::<_, Error>(Response::new(()))
@@ -22,7 +22,8 @@
 //!
 //! # Order in the stack
 //!
-//! Outermost. Every layer that may send again needs it.
+//! Above every layer that works on calls; below [`Observe`](crate::Observe) and
+//! [`AnswerErrors`](crate::AnswerErrors).
 //!
 //! # Defaults
 //!

@@ -4,22 +4,18 @@
 //! use bytes::Bytes;
 //! use http::{Request, Response};
 //! use http_body_util::Full;
-//! use tower::{ServiceBuilder, ServiceExt, service_fn};
-//! use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer, FinalImageExtractLayer};
+//! use tower::{ServiceExt, service_fn};
+//! use tower_gemini::{GeminiStack, WireBody};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
-//! let upstream = service_fn(|_| async {
+//! let upstream = service_fn(|_: Request<WireBody>| async {
 //!     // A draft, marked as a thought, and the final image (one byte each, for brevity).
 //!     let body = br#"{"candidates":[{"content":{"parts":[
 //!         {"inlineData":{"mimeType":"image/png","data":"AA=="},"thought":true},
 //!         {"inlineData":{"mimeType":"image/png","data":"AQ=="}}]},"finishReason":"STOP"}]}"#;
 //!     Ok::<_, std::io::Error>(Response::new(Full::new(Bytes::from_static(body))))
 //! });
-//! let stack = ServiceBuilder::new()
-//!     .layer(CollectRequestLayer::new())
-//!     .layer(FinalImageExtractLayer::new())
-//!     .layer(ClassifyGeminiErrorLayer::new())
-//!     .service(upstream);
+//! let stack = GeminiStack::new().images(upstream);
 //! let request = Request::post("/v1beta/models/gemini-3-pro-image:generateContent").body(Full::new(Bytes::new())).unwrap();
 //! let image = stack.oneshot(request).await.unwrap().into_body();
 //! assert_eq!(&image.bytes[..], [1]);

@@ -17,11 +17,11 @@
 //!
 //! # What is sent again
 //!
-//! Only what a [`ResendPermit`](tower_gemini_core::verdict::ResendPermit) exists for. After a
-//! charged answer there is none. After one that *may* have been charged (a timeout, a reset) there
-//! is one only out of the caller's [`Allowance`](tower_gemini_core::context::Allowance), 0 by
-//! default. Empty answers that the API waives have a small budget of their own. No policy can
-//! change that: the types do not let it.
+//! Only what surely was not charged. After a charged response nothing is sent again. After one that
+//! *may* have been charged (a timeout, a reset) a further attempt is made only within what the
+//! caller allows ([`CallOptions::maybe_charged_resends`](crate::CallOptions::maybe_charged_resends)),
+//! 0 by default. Empty responses that the API waives have a small budget of their own. No policy can
+//! change that: a further attempt needs a permit that only such a verdict grants.
 //!
 //! # How long it waits
 //!

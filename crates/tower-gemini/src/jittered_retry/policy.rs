@@ -33,7 +33,7 @@ impl OutcomePolicy {
 
 /// What is retried, how often, and for how long.
 ///
-/// A policy is advice on top of what may be sent at all: without a [`ResendPermit`] none of it
+/// A policy is advice on top of what may be sent at all: without a permit to resend none of it
 /// applies.
 #[derive(Clone)]
 pub struct RetryPolicy {

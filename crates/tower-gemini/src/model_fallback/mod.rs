@@ -6,12 +6,11 @@
 //! use tower::{ServiceExt, service_fn};
 //! use tower_gemini::target::Served;
 //! use tower_gemini::model_fallback::Chain;
-//! use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer, ModelFallbackLayer};
-//! use tower::ServiceBuilder;
+//! use tower_gemini::{GeminiStack, WireBody};
 //!
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
 //! // Pro is overloaded, the other model is not.
-//! let upstream = service_fn(|request: Request<_>| async move {
+//! let upstream = service_fn(|request: Request<WireBody>| async move {
 //!     Ok::<_, std::io::Error>(if request.uri().path().contains("pro") {
 //!         let body = r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#;
 //!         Response::builder().status(503).body(body.to_owned()).unwrap()
@@ -20,11 +19,8 @@
 //!         Response::new(body.to_owned())
 //!     })
 //! });
-//! let stack = ServiceBuilder::new()
-//!     .layer(CollectRequestLayer::new())
-//!     .layer(ModelFallbackLayer::new(Chain::new(["gemini-3-pro-image", "gemini-3.1-flash-image"])))
-//!     .layer(ClassifyGeminiErrorLayer::new())
-//!     .service(upstream);
+//! let chain = Chain::new(["gemini-3-pro-image", "gemini-3.1-flash-image"]);
+//! let stack = GeminiStack::new().fallback_to(chain).raw(upstream);
 //! let request = Request::post("/v1beta/models/gemini-3-pro-image:generateContent")
 //!     .body(r#"{"contents":[{"parts":[{"text":"a cat"}]}]}"#.to_owned())
 //!     .unwrap();

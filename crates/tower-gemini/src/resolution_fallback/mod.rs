@@ -3,13 +3,13 @@
 //! ```
 //! use http::{Request, Response};
 //! use http_body_util::BodyExt;
-//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//! use tower::{ServiceExt, service_fn};
 //! use tower_gemini::{call::ImageSize, target::Served};
-//! use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer, ResolutionFallbackLayer};
+//! use tower_gemini::{GeminiStack, ResolutionFallbackLayer, WireBody};
 //!
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
 //! // As in the outage of 2026-01-21: 4K runs into the server's deadline, 2K does not.
-//! let upstream = service_fn(|request: Request<tower_gemini::body::ReplayBody>| async move {
+//! let upstream = service_fn(|request: Request<WireBody>| async move {
 //!     let body = request.into_body().collect().await.unwrap().to_bytes();
 //!     Ok::<_, std::io::Error>(if body.windows(4).any(|window| window == b"\"4K\"") {
 //!         let body = r#"{"error":{"code":504,"message":"Deadline expired before operation could complete.","status":"DEADLINE_EXCEEDED"}}"#;
@@ -19,11 +19,7 @@
 //!         Response::new(body.to_owned())
 //!     })
 //! });
-//! let stack = ServiceBuilder::new()
-//!     .layer(CollectRequestLayer::new())
-//!     .layer(ResolutionFallbackLayer::new())
-//!     .layer(ClassifyGeminiErrorLayer::new())
-//!     .service(upstream);
+//! let stack = GeminiStack::new().resolution(ResolutionFallbackLayer::new()).raw(upstream);
 //! let json = r#"{"contents":[{"parts":[{"text":"a cat"}]}],"generationConfig":{"imageConfig":{"imageSize":"4K"}}}"#;
 //! let request = Request::post("/v1beta/models/gemini-3-pro-image:generateContent").body(json.to_owned()).unwrap();
 //! let answer = stack.oneshot(request).await.unwrap();

@@ -6,21 +6,19 @@
 //! use bytes::Bytes;
 //! use http::{Request, Response};
 //! use http_body_util::{BodyExt, Full};
-//! use tower::{Layer, ServiceExt, service_fn};
-//! use tower_gemini::body::ReplayBody;
-//! use tower_gemini::{ClassifyGeminiErrorLayer, CollectRequestLayer, ThoughtSignaturesLayer};
+//! use tower::{ServiceExt, service_fn};
+//! use tower_gemini::{GeminiStack, ThoughtSignaturesLayer, WireBody};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! // Answers with an image and its signature, and shows whether the request had one.
-//! let client = service_fn(|request: Request<ReplayBody>| async {
+//! let client = service_fn(|request: Request<WireBody>| async {
 //!     let body = request.into_body().collect().await.unwrap().to_bytes();
 //!     let signed = String::from_utf8_lossy(&body).contains(r#""thoughtSignature":"c2lnbmVk""#);
 //!     let body = r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"AAAA"},
 //!         "thoughtSignature":"c2lnbmVk"}]},"finishReason":"STOP"}]}"#;
 //!     Ok::<_, Infallible>(Response::builder().header("signed", signed.to_string()).body(Full::<Bytes>::from(body)).unwrap())
 //! });
-//! let gemini = CollectRequestLayer::new()
-//!     .layer(ThoughtSignaturesLayer::new().layer(ClassifyGeminiErrorLayer::new().layer(client)));
+//! let gemini = GeminiStack::new().signatures(ThoughtSignaturesLayer::new()).raw(client);
 //! let post = |body: &'static str| Request::post("/v1beta/models/gemini-3-pro-image:generateContent").body(Full::<Bytes>::from(body));
 //!
 //! gemini.clone().oneshot(post(r#"{"contents":[{"parts":[{"text":"a cat"}]}]}"#)?).await?.into_body().collect().await?;

@@ -13,7 +13,7 @@ use crate::jittered_retry::RetryPolicy;
 /// where it has none.
 ///
 /// ```
-/// use tower_gemini::target::{ImageSize, Target};
+/// use tower_gemini::{call::ImageSize, target::Target};
 /// use tower_gemini::model_fallback::Chain;
 ///
 /// let chain = Chain::new(["gemini-3-pro-image", "gemini-3.1-flash-image"]);

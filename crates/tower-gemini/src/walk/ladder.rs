@@ -12,7 +12,7 @@ use crate::jittered_retry::{RetryOverride, RetryPolicy};
 ///
 /// ```
 /// use tower_gemini::resolution_fallback::Ladder;
-/// use tower_gemini::target::ImageSize;
+/// use tower_gemini::call::ImageSize;
 ///
 /// let ladder = Ladder::recommended();
 /// assert_eq!(ladder.below(Some(ImageSize::K4), None), Some(ImageSize::K2));
