@@ -3,7 +3,7 @@
 //! Only what surely never left, or what the server itself declares that it did not take up, counts
 //! as not sent; everything else may have been paid for. What is not proven here may still be known:
 //! a request whose last byte the client never asked for is free, whatever the client's error says
-//! (see [`Trail::request_is_out`](crate::trail::Trail::request_is_out)).
+//! (see [`WireBody`](crate::WireBody)).
 //!
 //! | error | proves it | why |
 //! | --- | --- | --- |
