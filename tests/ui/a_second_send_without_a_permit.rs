@@ -14,5 +14,5 @@ fn send<B: http_body::Body>(_: B) {}
 
 fn main() {
     let _ = (clone, make);
-    send::<CallBody>(todo!());
+    let _: fn(CallBody) = send::<CallBody>;
 }
