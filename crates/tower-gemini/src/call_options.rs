@@ -128,6 +128,15 @@ impl CallOptions {
     }
 }
 
+impl CallState {
+    /// The state of a call with these options that starts now.
+    pub(crate) fn new(options: CallOptions) -> Self {
+        let CallOptions { deadline, maybe_charged_resends, must_keep, patience, .. } = options;
+        let trail = options.trail.unwrap_or_default();
+        Self::open(trail, must_keep, deadline, maybe_charged_resends, patience, options.preferred)
+    }
+}
+
 /// One call that may pass through the stack more than once, as when a retrying client stands above
 /// it.
 ///

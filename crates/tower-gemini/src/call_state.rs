@@ -18,7 +18,6 @@ use tower_gemini_core::scan::Usage;
 use tower_gemini_core::target::MustKeep;
 use tower_gemini_core::verdict::{Charge, Outcome, QuotaCharge, Verdict};
 
-use crate::call_options::CallOptions;
 use crate::error::Error;
 use crate::trail::{AttemptId, Step, Trail};
 
@@ -183,22 +182,19 @@ impl ResendPermit {
 }
 
 impl CallState {
-    /// The state of a call that starts now.
-    pub(crate) fn new(options: CallOptions) -> Self {
+    /// The state of a call that starts now. Made by [`CallOptions`](crate::CallOptions).
+    pub(crate) fn open(
+        trail: Trail,
+        must_keep: MustKeep,
+        deadline: Option<Duration>,
+        allowance: Option<u32>,
+        patience: Option<Duration>,
+        preferred: Option<ModelId>,
+    ) -> Self {
         let started = Instant::now();
-        let shared = Shared {
-            deadline: options.deadline.and_then(|within| started.checked_add(within)),
-            allowance: options.maybe_charged_resends,
-            patience: options.patience,
-            preferred: options.preferred,
-            ..Shared::default()
-        };
-        Self(Arc::new(Inner {
-            started,
-            trail: options.trail.unwrap_or_default(),
-            must_keep: options.must_keep,
-            shared: Mutex::new(shared),
-        }))
+        let deadline = deadline.and_then(|within| started.checked_add(within));
+        let shared = Shared { deadline, allowance, patience, preferred, ..Shared::default() };
+        Self(Arc::new(Inner { started, trail, must_keep, shared: Mutex::new(shared) }))
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
@@ -589,6 +585,7 @@ impl Attempt {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call_options::CallOptions;
 
     fn state() -> CallState {
         CallState::new(CallOptions::new())
