@@ -15,7 +15,7 @@ use http::Request;
 use http_body_util::{BodyExt, Full};
 use tokio::time::{Instant, sleep_until};
 use tower::ServiceExt;
-use tower_gemini::jittered_retry::presets::article_002_loop;
+use tower_gemini::jittered_retry::presets::exponential_1s_x2;
 use tower_gemini::model_fallback::presets::FLASH_TO_PRO;
 use tower_gemini::target::Served;
 use tower_gemini::{GeminiStack, JitteredRetryLayer, ModelFallbackLayer, ResolutionFallbackLayer};
@@ -95,9 +95,9 @@ pub fn app(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
 /// The sky over both clients: 45 % of the time each model at each size is in a bad stretch, which
 /// lasts 50 minutes on average.
 ///
-/// 45 % is what article 002 (March 2026) claims for 503s at the peak, and a mean of 50 minutes fits
-/// its recovery times (70 % within an hour, 90 % within two). It gives Pro a third to a quarter of
-/// that: here 12 %.
+/// 45 % is what APIYI (503s on Nano Banana 2, 2026-03) claims for 503s at the peak, and a mean of
+/// 50 minutes fits its recovery times (70 % within an hour, 90 % within two). It gives Pro a third
+/// to a quarter of that: here 12 %.
 fn weather() -> Weather {
     let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
     let outages = |model: &str, up| {
@@ -190,7 +190,7 @@ where
 /// Both clients call at the same moments, under the same sky; a line is written for each hour when
 /// its last answer is in.
 async fn watch(options: Options, out: &mut dyn Write) -> io::Result<()> {
-    let retry = || JitteredRetryLayer::new(article_002_loop()).seed(options.seed);
+    let retry = || JitteredRetryLayer::new(exponential_1s_x2()).seed(options.seed);
     let chain = ModelFallbackLayer::new(FLASH_TO_PRO.chain());
     let circuits = chain.circuits().clone();
     let falling = GeminiStack::new()

@@ -29,10 +29,10 @@
 //!
 //! | setting | value | source |
 //! | --- | --- | --- |
-//! | limit of 512, 1K and 2K, and of calls without an image | 300 s | article 001 (Feb 2026): 2.5 to 10 times the usual generation |
-//! | limit of 4K | 600 s | article 001; Google's gRPC configuration for generateContent says 600 s too |
+//! | limit of 512, 1K and 2K, and of calls without an image | 300 s | operators' error guide for Nano Banana Pro, 2026-02: 2.5 to 10 times the usual generation |
+//! | limit of 4K | 600 s | operators' error guide for Nano Banana Pro, 2026-02; Google's gRPC configuration for generateContent says 600 s too |
 //! | margin of `X-Server-Timeout` | 5 s | ours: a few round trips and the 504 on its way |
-//! | idle limit | 120 s | article 001: the shortest read timeout it trusts; 2.8 MB in 300 s has been reported for a whole answer |
+//! | idle limit | 120 s | operators' error guide for Nano Banana Pro, 2026-02: the shortest read timeout it trusts; 2.8 MB in 300 s has been reported for a whole answer |
 //!
 //! A caller's own `X-Server-Timeout` is kept where it is shorter.
 //!

@@ -134,9 +134,9 @@ impl RetryPolicy {
             ignore_hints: false,
             empty_answers: 1,
             maybe_charged: 0,
-            // The shortest usual generation by size (article 001: 1K from 30 s, 2K from 50 s, 4K
-            // from 100 s) would refuse attempts that often succeed; a tenth of it only refuses the
-            // hopeless.
+            // The shortest usual generation by size (operators' error guide for Nano Banana Pro,
+            // 2026-02: 1K from 30 s, 2K from 50 s, 4K from 100 s) would refuse attempts that often
+            // succeed; a tenth of it only refuses the hopeless.
             shortest_attempt: [3, 3, 5, 10].map(Duration::from_secs),
             budget: None,
         }

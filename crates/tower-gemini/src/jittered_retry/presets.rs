@@ -1,13 +1,9 @@
-//! The retry numbers of the five articles and of the official and common clients, each cited.
+//! The retry numbers of five published guides and of the official and common clients, each cited.
 //!
 //! For comparison, and for moving over from them one step at a time. They differ wildly, and every
 //! one of them still runs under this crate's rule: what was or may have been paid for is not sent
 //! again, whatever the original did. Waits of 0 to 1 s of random addition are [`Jitter::Additive`];
 //! none of them reads `RetryInfo` unless said so.
-//!
-//! Articles by number: `000` outage post-mortem of 2026-01-21, `001` error hub (Feb 2026), `002`
-//! 503 on Nano Banana 2 (Mar 2026), `003` "not working" guide (Mar 2026), `004` RESOURCE_EXHAUSTED
-//! guide (Feb 2026).
 
 use std::time::Duration;
 
@@ -28,23 +24,26 @@ fn on_all(mut policy: RetryPolicy, outcomes: &[Outcome], how: OutcomePolicy) -> 
     policy
 }
 
-/// Article 000, full ladder client: 3 attempts, 30 s and 60 s between them, no jitter.
+/// Of the post-mortem of the outage of 2026-01-21 (APIYI), full ladder client: 3 attempts, 30 s and
+/// 60 s between them, no jitter.
 #[must_use]
-pub fn article_000_ladder() -> RetryPolicy {
+pub fn linear_30s() -> RetryPolicy {
     RetryPolicy::uniform(3, Backoff::linear(30 * S, 60 * S).jitter(Jitter::None)).ignore_hints()
 }
 
-/// Article 000, retry queue: 5 resends after 60, 120, 240, 480 and 960 s, no jitter.
+/// Of the post-mortem of the outage of 2026-01-21 (APIYI), retry queue: 5 resends after 60, 120,
+/// 240, 480 and 960 s, no jitter.
 #[must_use]
-pub fn article_000_queue() -> RetryPolicy {
+pub fn queue_60s() -> RetryPolicy {
     RetryPolicy::uniform(6, Backoff::exponential(60 * S, 2.0, 960 * S).jitter(Jitter::None))
         .ignore_hints()
 }
 
-/// Article 001, client class: 3 attempts; a 429 waits 5, 10 … up to 60 s; a 503 is not retried (the
-/// article falls back at once); others wait 1, 2, 4 s.
+/// Of the operators' error guide for Nano Banana Pro (2026-02), client class: 3 attempts; a 429
+/// waits 5, 10 … up to 60 s; a 503 is not retried (the guide falls back at once); others wait 1, 2,
+/// 4 s.
 #[must_use]
-pub fn article_001_client() -> RetryPolicy {
+pub fn rate_limit_5s() -> RetryPolicy {
     let others = Backoff::exponential(S, 2.0, 4 * S).jitter(Jitter::None);
     let quota =
         OutcomePolicy::new(3, Backoff::exponential(5 * S, 2.0, 60 * S).jitter(Jitter::None));
@@ -54,9 +53,10 @@ pub fn article_001_client() -> RetryPolicy {
         .ignore_hints()
 }
 
-/// Article 001, prose: 5 s, doubled to 60 s, up to 2 s more, 5 attempts.
+/// Of the operators' error guide for Nano Banana Pro (2026-02), prose: 5 s, doubled to 60 s, up to
+/// 2 s more, 5 attempts.
 #[must_use]
-pub fn article_001_prose() -> RetryPolicy {
+pub fn jittered_5s_to_60s() -> RetryPolicy {
     RetryPolicy::uniform(
         5,
         Backoff::exponential(5 * S, 2.0, 60 * S).jitter(Jitter::Additive(2 * S)),
@@ -64,54 +64,59 @@ pub fn article_001_prose() -> RetryPolicy {
     .ignore_hints()
 }
 
-/// Article 001, overload: 5 to 10 minutes before the model is tried again.
+/// Of the operators' error guide for Nano Banana Pro (2026-02), overload: 5 to 10 minutes before
+/// the model is tried again.
 #[must_use]
-pub fn article_001_overload() -> RetryPolicy {
+pub fn overload_5min_to_10min() -> RetryPolicy {
     RetryPolicy::uniform(3, Backoff::constant(600 * S).jitter(Jitter::Equal)).only(&[Overloaded])
 }
 
-/// Article 002, 503 loop: 5 resends after 1, 2, 4, 8 and 16 s and up to 1 s more; nothing else is
-/// retried.
+/// Of the article on 503s on Nano Banana 2 (APIYI, 2026-03), 503 loop: 5 resends after 1, 2, 4, 8
+/// and 16 s and up to 1 s more; nothing else is retried.
 #[must_use]
-pub fn article_002_loop() -> RetryPolicy {
+pub fn exponential_1s_x2() -> RetryPolicy {
     let backoff = Backoff::exponential(S, 2.0, 17 * S).jitter(Jitter::Additive(S));
     RetryPolicy::uniform(6, backoff).only(&[Overloaded]).ignore_hints()
 }
 
-/// Article 002, one model of its chain: `attempts` sends (3 on Nano Banana 2, 2 on Pro), 503 only.
+/// Of the article on 503s on Nano Banana 2 (APIYI, 2026-03), one model of its chain: `attempts`
+/// sends (3 on Nano Banana 2, 2 on Pro), 503 only.
 #[must_use]
-pub fn article_002_chain(attempts: u32) -> RetryPolicy {
-    article_002_loop().attempts(attempts)
+pub fn exponential_1s_x2_attempts(attempts: u32) -> RetryPolicy {
+    exponential_1s_x2().attempts(attempts)
 }
 
-/// Article 003: 1 s, doubled to 32 s, with jitter, for 429 by the minute, 502 and 503.
+/// Of the operators' troubleshooting guide for Nano Banana 2 (2026-03): 1 s, doubled to 32 s, with
+/// jitter, for 429 by the minute, 502 and 503.
 #[must_use]
-pub fn article_003() -> RetryPolicy {
+pub fn exponential_1s_to_32s() -> RetryPolicy {
     RetryPolicy::uniform(6, Backoff::exponential(S, 2.0, 32 * S).jitter(Jitter::Full))
         .only(&[RateLimitedMinute, RateLimited, BadGateway, Overloaded])
         .ignore_hints()
 }
 
-/// Article 004, tenacity: 5 attempts, 2, 4, 8, 16 s, for 429 and 503 only.
+/// Of the operators' guide to RESOURCE_EXHAUSTED (2026-02), tenacity: 5 attempts, 2, 4, 8, 16 s,
+/// for 429 and 503 only.
 #[must_use]
-pub fn article_004_tenacity() -> RetryPolicy {
+pub fn exponential_2s_to_60s() -> RetryPolicy {
     RetryPolicy::uniform(5, Backoff::exponential(2 * S, 2.0, 60 * S).jitter(Jitter::None))
         .only(&[RateLimitedMinute, RateLimited, Overloaded])
         .ignore_hints()
 }
 
-/// Article 004, Node: 5 attempts, 2 s doubled to 60 s, up to 1 s more.
+/// Of the operators' guide to RESOURCE_EXHAUSTED (2026-02), Node: 5 attempts, 2 s doubled to 60 s,
+/// up to 1 s more.
 #[must_use]
-pub fn article_004_node() -> RetryPolicy {
+pub fn exponential_2s_to_60s_plus_1s() -> RetryPolicy {
     RetryPolicy::uniform(5, Backoff::exponential(2 * S, 2.0, 60 * S).jitter(Jitter::Additive(S)))
         .only(&[RateLimitedMinute, RateLimited, Overloaded])
         .ignore_hints()
 }
 
-/// Article 004, by error: 429 from 1 s to 30 s, up to 1 s more; 503 from 10 s to 120 s, up to 5 s
-/// more; anything else 5 s.
+/// Of the operators' guide to RESOURCE_EXHAUSTED (2026-02), by error: 429 from 1 s to 30 s, up to 1
+/// s more; 503 from 10 s to 120 s, up to 5 s more; anything else 5 s.
 #[must_use]
-pub fn article_004_by_error() -> RetryPolicy {
+pub fn by_error_10s_to_120s() -> RetryPolicy {
     let quota =
         OutcomePolicy::new(5, Backoff::exponential(S, 2.0, 30 * S).jitter(Jitter::Additive(S)));
     let overload = OutcomePolicy::new(
@@ -194,17 +199,17 @@ pub fn vercel_ai() -> RetryPolicy {
 #[must_use]
 pub fn all() -> Vec<(&'static str, RetryPolicy)> {
     vec![
-        ("article_000_ladder", article_000_ladder()),
-        ("article_000_queue", article_000_queue()),
-        ("article_001_client", article_001_client()),
-        ("article_001_prose", article_001_prose()),
-        ("article_001_overload", article_001_overload()),
-        ("article_002_loop", article_002_loop()),
-        ("article_002_chain", article_002_chain(3)),
-        ("article_003", article_003()),
-        ("article_004_tenacity", article_004_tenacity()),
-        ("article_004_node", article_004_node()),
-        ("article_004_by_error", article_004_by_error()),
+        ("linear_30s", linear_30s()),
+        ("queue_60s", queue_60s()),
+        ("rate_limit_5s", rate_limit_5s()),
+        ("jittered_5s_to_60s", jittered_5s_to_60s()),
+        ("overload_5min_to_10min", overload_5min_to_10min()),
+        ("exponential_1s_x2", exponential_1s_x2()),
+        ("exponential_1s_x2_attempts", exponential_1s_x2_attempts(3)),
+        ("exponential_1s_to_32s", exponential_1s_to_32s()),
+        ("exponential_2s_to_60s", exponential_2s_to_60s()),
+        ("exponential_2s_to_60s_plus_1s", exponential_2s_to_60s_plus_1s()),
+        ("by_error_10s_to_120s", by_error_10s_to_120s()),
         ("google_genai", google_genai()),
         ("grpc_service_config", grpc_service_config()),
         ("gemini_cli", gemini_cli()),
@@ -222,19 +227,18 @@ mod tests {
         policy.schedule_of(outcome).iter().map(Duration::as_secs).collect()
     }
 
-    // Requirements D of the articles: each row's own numbers.
     #[test]
-    fn presets_carry_the_numbers_of_their_articles() {
-        assert_eq!(schedule(&article_000_ladder(), Overloaded), [30, 60]);
-        assert_eq!(schedule(&article_000_queue(), Overloaded), [60, 120, 240, 480, 960]);
-        assert_eq!(schedule(&article_001_client(), RateLimited), [5, 10]);
-        assert_eq!(schedule(&article_001_client(), Overloaded), [0; 0]);
-        assert_eq!(schedule(&article_001_prose(), RateLimited), [5, 10, 20, 40]);
-        assert_eq!(schedule(&article_002_loop(), Overloaded), [1, 2, 4, 8, 16]);
-        assert_eq!(schedule(&article_002_loop(), RateLimited), [0; 0]);
-        assert_eq!(schedule(&article_003(), Overloaded), [1, 2, 4, 8, 16]);
-        assert_eq!(schedule(&article_004_tenacity(), Overloaded), [2, 4, 8, 16]);
-        assert_eq!(schedule(&article_004_by_error(), Overloaded), [10, 20, 40, 80]);
+    fn presets_carry_the_numbers_of_their_sources() {
+        assert_eq!(schedule(&linear_30s(), Overloaded), [30, 60]);
+        assert_eq!(schedule(&queue_60s(), Overloaded), [60, 120, 240, 480, 960]);
+        assert_eq!(schedule(&rate_limit_5s(), RateLimited), [5, 10]);
+        assert_eq!(schedule(&rate_limit_5s(), Overloaded), [0; 0]);
+        assert_eq!(schedule(&jittered_5s_to_60s(), RateLimited), [5, 10, 20, 40]);
+        assert_eq!(schedule(&exponential_1s_x2(), Overloaded), [1, 2, 4, 8, 16]);
+        assert_eq!(schedule(&exponential_1s_x2(), RateLimited), [0; 0]);
+        assert_eq!(schedule(&exponential_1s_to_32s(), Overloaded), [1, 2, 4, 8, 16]);
+        assert_eq!(schedule(&exponential_2s_to_60s(), Overloaded), [2, 4, 8, 16]);
+        assert_eq!(schedule(&by_error_10s_to_120s(), Overloaded), [10, 20, 40, 80]);
         assert_eq!(schedule(&google_genai(), Overloaded), [1, 2, 4, 8]);
         assert_eq!(schedule(&gemini_cli(), Overloaded), [5, 10, 20, 30, 30, 30, 30, 30, 30]);
     }

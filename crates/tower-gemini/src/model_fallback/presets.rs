@@ -9,7 +9,9 @@ use tower_gemini_core::target::Target;
 
 use super::Chain;
 use crate::jittered_retry::RetryPolicy;
-use crate::jittered_retry::presets::{article_001_client, article_002_chain, article_004_tenacity};
+use crate::jittered_retry::presets::{
+    exponential_1s_x2_attempts, exponential_2s_to_60s, rate_limit_5s,
+};
 
 const PRO: &str = "gemini-3-pro-image";
 /// Nano Banana 2.
@@ -49,7 +51,7 @@ pub const PRO_TO_FLASH_25: ChainPreset = ChainPreset {
     source: "operators' error guide for Nano Banana Pro, 2026-02",
     links: &[(PRO, 3), (FLASH_25, 1)],
     wraps: false,
-    retry: |attempts| article_001_client().attempts(attempts),
+    retry: |attempts| rate_limit_5s().attempts(attempts),
 };
 
 /// Nano Banana 2 three times, then Pro twice; waits of 1, 2 s and up to 1 s more between the
@@ -62,7 +64,7 @@ pub const FLASH_TO_PRO: ChainPreset = ChainPreset {
     source: "APIYI, 503s on Nano Banana 2, 2026-03",
     links: &[(FLASH, 3), (PRO, 2)],
     wraps: true,
-    retry: article_002_chain,
+    retry: exponential_1s_x2_attempts,
 };
 
 /// [`FLASH_TO_PRO`] in the peak hours (10 to 14 UTC by its source) and with `prefer_fast` reversed:
@@ -78,7 +80,7 @@ pub const PRO_TO_FLASH_25_TO_IMAGEN: ChainPreset = ChainPreset {
     source: "operators' guide to RESOURCE_EXHAUSTED, 2026-02",
     links: &[(PRO, 2), (FLASH_25, 2), (IMAGEN_FAST, 2)],
     wraps: false,
-    retry: |attempts| article_004_tenacity().attempts(attempts),
+    retry: |attempts| exponential_2s_to_60s().attempts(attempts),
 };
 
 /// Every preset.

@@ -19,8 +19,8 @@ pub(crate) enum Lesson {
     Lower { dimension: QuotaDimension },
 }
 
-/// How long a model rests after a 429 that is about capacity and brings no hint (article 004: the
-/// first wait after an overload).
+/// How long a model rests after a 429 that is about capacity and brings no hint (operators' guide
+/// to RESOURCE_EXHAUSTED, 2026-02: the first wait after an overload).
 const CAPACITY_REST_MS: u64 = 10_000;
 /// A minute's limit without a hint: a whole window (gemini-cli waits 60 s too).
 const MINUTE_REST_MS: u64 = WINDOW_MS;

@@ -28,11 +28,8 @@ pub const ONE_ATTEMPT_EACH: LadderPreset = LadderPreset {
 };
 
 /// "Full client": three attempts at each size, 30 and 60 s between them.
-pub const THREE_ATTEMPTS_EACH: LadderPreset = LadderPreset {
-    name: "three_attempts_each",
-    retry: presets::article_000_ladder,
-    ..ONE_ATTEMPT_EACH
-};
+pub const THREE_ATTEMPTS_EACH: LadderPreset =
+    LadderPreset { name: "three_attempts_each", retry: presets::linear_30s, ..ONE_ATTEMPT_EACH };
 
 /// "Conservative": 4K and then 1K at once, which its source puts at 95 % in the outage (2K at 70 %).
 pub const STRAIGHT_TO_1K: LadderPreset =
