@@ -14,7 +14,7 @@ use crate::call_state::CallState;
 use crate::error::{BoxError, Error};
 use crate::trail::Trail;
 use tower_gemini_core::call::{Call, Framing};
-use tower_gemini_core::classify::{classify, classify_answer};
+use tower_gemini_core::classify::{classify, classify_answer, limit_charge};
 use tower_gemini_core::scan::{Answer, ScanError, Scanner, Usage};
 use tower_gemini_core::verdict::Verdict;
 
@@ -234,11 +234,11 @@ impl State {
                     // itself would have cost.
                     let inner =
                         classify(call, http::StatusCode::OK, &http::HeaderMap::new(), error);
-                    self.verdict = Verdict::broken_stream(&inner);
+                    self.verdict = limit_charge(call, Verdict::broken_stream(&inner));
                     return Err(Error::mid_stream(self.verdict.clone()));
                 }
                 if !answer.said_end && call.framing != Framing::Whole {
-                    self.verdict = Verdict::interrupted();
+                    self.verdict = limit_charge(call, Verdict::interrupted());
                     return Err(Error::truncated(self.verdict.clone()));
                 }
                 self.verdict = classify_answer(call, &answer);
@@ -261,8 +261,8 @@ impl State {
     /// off is not known; an error stays what it was.
     fn cut_off(&self, call: &Call) -> Verdict {
         match (self.verdict.outcome().is_success(), call.framing) {
-            (true, Framing::Whole) => Verdict::interrupted_delivery(),
-            (true, _) => Verdict::interrupted(),
+            (true, Framing::Whole) => limit_charge(call, Verdict::interrupted_delivery()),
+            (true, _) => limit_charge(call, Verdict::interrupted()),
             (false, _) => self.verdict.clone(),
         }
     }

@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::held::Held;
 use tower_gemini_core::call::{Call, Dialect};
-use tower_gemini_core::classify::{classify, classify_answer};
+use tower_gemini_core::classify::{classify, classify_answer, limit_charge};
 use tower_gemini_core::scan::{Answer, Scanner, Usage};
 use tower_gemini_core::verdict::Verdict;
 
@@ -131,6 +131,7 @@ impl Peek {
             // final.
             let verdict =
                 if call.wants_image { Verdict::delivering() } else { Verdict::answering() };
+            let verdict = limit_charge(&call, verdict);
             return Decided { verdict, held, usage: None, images: None, watch };
         }
         let mut scanner = Scanner::judging(call.framing);
@@ -156,6 +157,7 @@ impl Peek {
                 } else {
                     Verdict::interrupted()
                 };
+                let verdict = limit_charge(&call, verdict);
                 Decided { verdict, held, usage: failure.found.usage, images: None, watch: None }
             }
             // Errors inside a 200, broken answers, texts that are no JSON: the classifier reads
@@ -174,4 +176,31 @@ impl Peek {
 /// Whether a broken answer holds nothing that decides what it means.
 fn says_nothing(found: &Answer) -> bool {
     found.error.is_none() && found.finish_reason.is_none() && found.block_reason.is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{Method, Response, Uri};
+    use tower_gemini_core::verdict::Charge;
+
+    fn charge_of(path: &'static str, method: &Method, ended: bool) -> Charge {
+        let call = Call::parse(method, &Uri::from_static(path), &HeaderMap::new(), None);
+        let (head, ()) = Response::new(()).into_parts();
+        let mut peek = Peek::new(Arc::new(call), &head, PeekLimits::default());
+        peek.push(Bytes::from_static(b"{\"files\": [{\"name\": \"a"));
+        peek.decide(&HeaderMap::new(), ended).verdict().charge()
+    }
+
+    // A listing of files that was longer than what is peeked, or broke off, was called "charged".
+    #[test]
+    fn a_response_that_is_longer_than_the_peek_is_charged_only_where_its_call_generates() {
+        for ended in [false, true] {
+            assert_eq!(charge_of("/v1beta/files", &Method::GET, ended), Charge::None);
+            let count = "/v1beta/models/gemini-3-pro-image:countTokens";
+            assert_eq!(charge_of(count, &Method::POST, ended), Charge::None);
+        }
+        let generate = "/v1beta/models/gemini-3-pro-image:generateContent";
+        assert_eq!(charge_of(generate, &Method::POST, false), Charge::Charged);
+    }
 }
