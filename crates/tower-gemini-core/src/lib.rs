@@ -17,6 +17,7 @@
 
 pub mod call;
 pub mod catalog;
+pub mod charge_rules;
 pub mod classify;
 pub mod cost;
 pub mod json;

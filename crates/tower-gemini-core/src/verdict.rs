@@ -173,7 +173,9 @@ outcomes! {
     Overloaded: "overloaded", None, Counted, Model, true;
     /// The server gave up at a deadline (504, or a 503 that says "Deadline expired").
     Deadline: "deadline", None, Counted, Model, true;
-    /// A fault inside the service (500, 499 under load).
+    /// Google cancelled it (499), which happens under load. What that cost is not known.
+    Cancelled: "cancelled", Maybe, Counted, Model, true;
+    /// A fault inside the service (500).
     Internal: "internal", None, Counted, Model, true;
     /// A gateway in front of the service failed (502).
     BadGateway: "bad_gateway", None, Counted, Service, true;
@@ -227,10 +229,14 @@ pub enum WaitSource {
     ResetText,
     /// The `Retry-After` or `retry-after-ms` header. Google sends none; proxies do.
     RetryAfter,
+    /// `retry_after` or a relative of it in a JSON body, as Cloudflare and relays write it.
+    Body,
     /// "try again in 30 seconds" on an HTML page.
     Page,
     /// Nothing was said: the documented length of the family's window (600 s for the spend rate).
     Family,
+    /// The server says that it passes and not when: an estimate of ours.
+    Estimate,
 }
 
 /// How long the server asks to wait.
@@ -525,7 +531,7 @@ impl Verdict {
             && self.transient.unwrap_or_else(|| self.outcome.is_transient())
     }
 
-    /// Returns whether another model behind the same account may response this request.
+    /// Returns whether another model behind the same account may succeed with this request.
     #[must_use]
     pub fn another_model_helps(&self) -> bool {
         if let Some(helps) = self.elsewhere {

@@ -281,7 +281,10 @@ fn explain_line(line: &[u8]) -> Result<Value, Unreadable> {
     answer.insert("retryable_same_model".to_owned(), verdict.is_retryable().into());
     answer.insert(
         "wait_hint_s".to_owned(),
-        verdict.wait().map_or(Value::Null, |wait| seconds(wait.stated())),
+        match verdict.wait() {
+            Some(wait) if wait.source() != WaitSource::Estimate => seconds(wait.stated()),
+            _ => Value::Null,
+        },
     );
     answer.insert("fallback_model_helps".to_owned(), verdict.another_model_helps().into());
     answer.insert("billed".to_owned(), billed(verdict.charge()).into());
@@ -523,6 +526,8 @@ fn in_words(verdict: &Verdict) -> String {
             WaitSource::RetryAfter => "a Retry-After header",
             WaitSource::Page => "the page",
             WaitSource::Family => "the documented window",
+            WaitSource::Body => "retry_after in the body",
+            WaitSource::Estimate => "an estimate: the service says that it passes",
             _ => "the answer",
         };
         say("wait", &format!("{} s, says {source}", decimal(wait.stated())));

@@ -33,6 +33,7 @@ use self::body::Body;
 pub use self::conversation::{Conversation, ModelPart, PartKind};
 use self::path::Route;
 use crate::catalog::Catalog;
+use crate::charge_rules::ChargeRules;
 pub use crate::scan::Framing;
 pub use crate::size::{
     ImageSize, parse_aspect, parse_size, split_model_suffix, strip_model_prefix,
@@ -191,6 +192,9 @@ pub struct Call {
     pub has_other_files: bool,
     /// The service tier asked for, in the body or in Vertex AI's header.
     pub tier: ServiceTier,
+    /// What the upstream charges for where its response does not say;
+    /// [`unknown`](ChargeRules::unknown) until who sends the request knows the upstream.
+    pub charge_rules: ChargeRules,
     /// Input tokens, estimated from the text (4 bytes a token) and the images (258 tokens each):
     /// Gemini API documentation, "Understand and count tokens", 2026-07 (about 4 characters a
     /// token; 258 for an image of up to 384 pixels, and for each tile of a larger one). An estimate
@@ -262,6 +266,7 @@ impl Call {
             is_continuation: seen.continuation,
             has_other_files: seen.other_files,
             tier: tier_of_headers(headers).unwrap_or(seen.tier),
+            charge_rules: ChargeRules::unknown(),
             input_tokens_estimate: seen
                 .text_bytes
                 .div_ceil(BYTES_PER_TOKEN)
@@ -289,6 +294,7 @@ impl Call {
             is_continuation: false,
             has_other_files: false,
             tier: ServiceTier::Standard,
+            charge_rules: ChargeRules::unknown(),
             input_tokens_estimate: 0,
         }
     }

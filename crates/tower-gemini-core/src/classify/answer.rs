@@ -172,6 +172,10 @@ fn charge(call: &Call, answer: &Answer, verdict: &Verdict, finish: Option<&str>)
             Charge::Charged
         }
         Outcome::MissingThoughtSignature if made > 0 => Charge::Charged,
+        // Nothing was made or counted: the upstream's rule for empty successes.
+        Outcome::NoImage | Outcome::Other if answer.usage.is_none() && answer.text.is_empty() => {
+            call.charge_rules.empty_success()
+        }
         _ => Charge::Maybe,
     }
 }

@@ -38,6 +38,8 @@ pub(super) struct Facts {
     pub(super) legacy_reason: Option<String>,
     pub(super) retry_delay: Option<Duration>,
     pub(super) reset_delay: Option<Duration>,
+    /// `retry_after` and its relatives, of whoever answered.
+    pub(super) retry_after: Option<Duration>,
     /// The quota that decides, and its window.
     pub(super) quota: QuotaDetail,
     pub(super) window: QuotaWindow,
@@ -168,6 +170,7 @@ impl Facts {
         }
         self.retry_delay = inner.retry_delay.or(self.retry_delay);
         self.reset_delay = inner.reset_delay.or(self.reset_delay);
+        self.retry_after = inner.retry_after.or(self.retry_after);
         if names_quota(&inner.quota) {
             self.quota = inner.quota;
             self.window = inner.window;
@@ -194,8 +197,10 @@ impl Facts {
                 return self.set_code(status_number(number), depth);
             }
         }
+        // Google's own words are in capitals; a relay's `"status": "unavailable"` is its own.
+        let is_canonical = word.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
         if set_deepest(&mut self.status, &mut self.depths[1], http_of_word(&word), depth) {
-            self.is_google |= is_status;
+            self.is_google |= is_status && is_canonical;
         }
         if !is_status {
             set_deepest(&mut self.word, &mut self.depths[2], non_empty(word), depth);
@@ -244,6 +249,7 @@ impl Facts {
             Slot::ResetDelay => {
                 keep(&mut self.reset_delay, leaf.text().and_then(|text| span(text.as_bytes())));
             }
+            Slot::RetryAfter(unit) => keep(&mut self.retry_after, leaf.after(unit)),
             Slot::SharedPool => {
                 self.shared_pool |= leaf.text().is_some_and(|source| source.contains("shared"));
             }
@@ -323,6 +329,8 @@ enum Position {
     Fields,
     /// `errors[]`.
     Legacy,
+    /// `param`: another response, or a name that says nothing here.
+    Param,
     /// The value of a member that is taken as it is.
     Leaf,
 }
@@ -343,6 +351,8 @@ enum Slot {
     QuotaValue,
     Reason,
     ResetDelay,
+    /// A number of milliseconds, or of seconds.
+    RetryAfter(Duration),
     RetryDelay,
     SharedPool,
     Status,
@@ -407,7 +417,13 @@ fn step(position: Position, key: &str) -> Step {
         }
         (_, "upstreamResponse" | "upstream_response" | "response" | "original_response")
         | (_, "body" | "raw" | "data" | "result") => Walk(P::Raw, 1),
+        (_, "retry_after" | "retryAfter" | "retry_after_seconds" | "retryAfterSeconds") => {
+            Take(S::RetryAfter(Duration::from_secs(1)))
+        }
+        (_, "retry_after_ms" | "retryAfterMs") => Take(S::RetryAfter(Duration::from_millis(1))),
         (P::Error, "type") => Take(S::Kind),
+        // Vercel's gateway puts the upstream's error there; elsewhere it is a field's name.
+        (P::Error, "param") => Walk(P::Param, 1),
         (_, "details") => Walk(P::Details, 1),
         (_, "errors") => Walk(P::Legacy, 0),
         (P::Error, "metadata") => Walk(P::Metadata, 1),
@@ -471,6 +487,22 @@ impl Leaf<'_> {
         }
     }
 
+    /// A wait as `60`, `"60"` or `"60s"`; a number without a unit counts in `unit`.
+    fn after(&self, unit: Duration) -> Option<Duration> {
+        match self {
+            Self::Text(text) => {
+                let count: Option<f64> = text.trim().parse().ok();
+                count.map_or_else(
+                    || span(text.as_bytes()),
+                    |count| Duration::try_from_secs_f64(count * unit.as_secs_f64()).ok(),
+                )
+            }
+            Self::Number(count) => unit.checked_mul(u32::try_from(*count).ok()?),
+            Self::Fraction(count) => Duration::try_from_secs_f64(count * unit.as_secs_f64()).ok(),
+            Self::Object(_) | Self::Nothing => None,
+        }
+    }
+
     fn pairs(self) -> Vec<(String, String)> {
         let Self::Object(members) = self else { return Vec::new() };
         members.into_iter().filter_map(|(key, leaf)| Some((key, leaf.text()?))).collect()
@@ -510,6 +542,10 @@ impl Walk<'_> {
             Position::Leaf => return Leaf::Text(text),
             Position::Error => {
                 facts.has_error |= !text.is_empty();
+                // OAuth's `"error": "invalid_grant"` is a machine word.
+                if !text.contains(char::is_whitespace) {
+                    facts.set_word(text.clone(), depth, false);
+                }
                 facts.set_message(text, depth);
             }
             Position::Message | Position::Legacy => facts.set_message(text, depth),
@@ -520,7 +556,7 @@ impl Walk<'_> {
                 facts.raw = Some(text.into_owned());
             }
             Position::Details => keep(&mut facts.debug, non_empty(text)),
-            Position::Metadata | Position::Violations | Position::Fields => {}
+            Position::Metadata | Position::Violations | Position::Fields | Position::Param => {}
         }
         Leaf::Nothing
     }

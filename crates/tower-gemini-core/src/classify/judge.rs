@@ -12,11 +12,18 @@
 //! 4. **zero quota and billing**, which does not pass.
 //! 5. **Overload by name** (`MODEL_CAPACITY_*`, "No capacity"), which comes as 429 and 503 and is
 //!    nobody's quota.
-//! 6. **Deadlines**, which come as 503, 504 and, wrapped, as 500.
-//! 7. **Keys, permissions, sizes, signatures**: by `ErrorInfo.reason` first, then by the words of
-//!    the message.
-//! 8. **Limits** (429): day before minute, since a violated day makes the minute's hint worthless.
-//! 9. The **status** alone.
+//! 6. **Relays' own failures**: a connection that was never made, broke or timed out, a response
+//!    that the relay could not read or that held no image.
+//! 7. **Deadlines**, which come as 503, 504 and, wrapped, as 500.
+//! 8. **Files** and projects that are not ready, then **keys, permissions, sizes, signatures**: by
+//!    `ErrorInfo.reason` first, then by the words of the message.
+//! 9. **Limits** (429): day before minute, since a violated day makes the minute's hint worthless.
+//! 10. The **status** alone.
+//!
+//! Then the **charge by provenance**: a failure (5xx) is free only where Google said it, where the
+//! words prove that nothing was sent, or where the upstream's [`ChargeRules`] say so.
+//!
+//! [`ChargeRules`]: crate::charge_rules::ChargeRules
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -61,16 +68,17 @@ pub(super) fn judge(call: &Call, http: Option<u16>, headers: &HeaderMap, facts: 
         code: code(http, &facts),
         text: &text,
         words,
+        http,
         hint: wait::hint(&facts, &text, headers),
     };
-    let verdict = case.decide();
+    let verdict = case.by_provenance(case.decide());
     let wait = match verdict.outcome() {
         Outcome::SpendRateLimited => {
             Some(case.hint.unwrap_or(WaitHint::new(SPEND_WINDOW, WaitSource::Family)))
         }
         // "2 s" beside a violated day is wrong; hours are the truth.
         Outcome::RateLimitedDay => case.hint.filter(|hint| hint.stated() > wait::LONG),
-        _ if verdict.is_retryable() => case.hint,
+        _ if verdict.is_retryable() => case.hint.or(verdict.wait()),
         _ => None,
     };
     let code = case.code;
@@ -111,8 +119,15 @@ struct Case<'c> {
     code: u16,
     text: &'c Lower,
     words: &'c str,
+    http: Option<u16>,
     hint: Option<WaitHint>,
 }
+
+/// How long an uploaded file is waited for that is still being processed (seconds:
+/// home-assistant/core#140182), and Vertex AI's service agents ("in a few minutes":
+/// GoogleCloudPlatform/generative-ai#1308). Waits of ours where the service names none.
+const UNTIL_ACTIVE: Duration = Duration::from_secs(5);
+const UNTIL_PROVISIONED: Duration = Duration::from_secs(60);
 
 impl Case<'_> {
     fn decide(&self) -> Verdict {
@@ -124,23 +139,27 @@ impl Case<'_> {
             .or_else(|| self.spend())
             .or_else(|| self.no_quota())
             .or_else(|| self.no_capacity())
+            .or_else(|| self.relay_failed())
             .or_else(|| self.deadline())
+            .or_else(|| self.not_ready())
             .or_else(|| self.by_reason())
             .or_else(|| self.by_words())
             .or_else(|| self.limited())
             .unwrap_or_else(|| self.by_status())
     }
 
-    /// Google's 503 without details, the most frequent error of all. Only two things in its message
-    /// would change the verdict: a "limit: 0" (there is no colon without it) and a deadline; the
-    /// other rules need not be asked.
+    /// Google's 503 without details, the most frequent error of all. Only three things in its
+    /// message would change the verdict: a "limit: 0" (there is no colon without it), a deadline,
+    /// and a relay's connection under Google's status; the other rules need not be asked.
     fn is_everyday_overload(&self) -> bool {
         self.code == 503
             && self.is_googles_own()
             && self.facts.reason.is_none()
             && self.facts.violations == 0
             && memchr::memchr(b':', self.text.bytes()).is_none()
-            && memchr::memmem::find(self.text.bytes(), b"eadline").is_none()
+            && ["eadline", "connect", "timed out", "eof"]
+                .iter()
+                .all(|word| memchr::memmem::find(self.text.bytes(), word.as_bytes()).is_none())
     }
 
     fn reason(&self) -> &str {
@@ -161,6 +180,94 @@ impl Case<'_> {
         self.facts.is_google && self.facts.word.is_none()
     }
 
+    /// Whether the words, or a relay's machine word, hold one of the phrases.
+    fn says(&self, list: &List) -> bool {
+        self.text.has_any(list)
+            || [self.word(), self.kind()]
+                .iter()
+                .any(|word| !word.is_empty() && list.iter().any(|phrase| word.contains(phrase)))
+    }
+
+    /// Whether it reports a failure rather than a refusal: 408, 499, a 5xx, or no status at all.
+    fn is_failure(&self) -> bool {
+        let fails = |code: u16| matches!(code, 408 | 499..);
+        // A relay's own status counts beside the one in its body.
+        self.code == 0
+            || fails(self.code)
+            || (!self.facts.is_google && self.code == 400 && self.http.is_some_and(fails))
+    }
+
+    /// Whether Google itself says what it says: its error in any wrapping, its front end's page, or
+    /// words that only Google writes.
+    fn is_said_by_google(&self) -> bool {
+        self.facts.is_google || self.text.has_any(&PHRASES.googles_own)
+    }
+
+    /// What a relay says of its own connection to the service. It says what an attempt cost,
+    /// whatever status it comes under and even where it comes in Google's format.
+    fn relay_failed(&self) -> Option<Verdict> {
+        // Google's own 400s quote why a URL could not be fetched.
+        let may_be_misnamed = !self.facts.is_google && matches!(self.code, 400 | 409 | 422 | 424);
+        if !self.is_failure() {
+            let broke = may_be_misnamed && self.says(&PHRASES.broke_off);
+            return broke.then(|| Verdict::new(Outcome::Interrupted));
+        }
+        if !self.facts.is_page && self.says(&PHRASES.never_sent) {
+            return Some(
+                Verdict::new(Outcome::BadGateway)
+                    .with_charge(Charge::None)
+                    .with_quota(QuotaCharge::None),
+            );
+        }
+        if self.facts.is_google && self.says(&PHRASES.googles_own) {
+            return None;
+        }
+        if self.says(&PHRASES.no_image) {
+            return Some(Verdict::new(Outcome::NoImage));
+        }
+        let is_googles = self.facts.is_google && self.code != 408;
+        if !is_googles && self.says(&PHRASES.timed_out) {
+            return Some(Verdict::new(Outcome::Deadline).with_charge(Charge::Maybe));
+        }
+        let broke = self.says(&PHRASES.broke_off)
+            || (!self.facts.is_google && self.says(&PHRASES.unreadable));
+        broke.then(|| Verdict::new(Outcome::Interrupted))
+    }
+
+    /// What a failure cost, by who reports it. Refusals (a wrong key, a limit) cost nothing
+    /// whoever reports them.
+    fn by_provenance(&self, verdict: Verdict) -> Verdict {
+        use Outcome as O;
+        let is_proven = verdict.quota() == QuotaCharge::None;
+        let is_unexplained = verdict.charge() == Charge::None
+            && matches!(
+                verdict.outcome(),
+                O::Overloaded | O::Deadline | O::Internal | O::BadGateway | O::Other
+            )
+            && self.is_failure()
+            && !is_proven
+            && !self.is_said_by_google();
+        if is_unexplained { verdict.with_charge(self.call.charge_rules.failure()) } else { verdict }
+    }
+
+    /// What the request names is not ready yet: it passes by waiting.
+    fn not_ready(&self) -> Option<Verdict> {
+        if self.code != 400 {
+            return None;
+        }
+        let wait = if self.text.has_any(&PHRASES.not_active_yet) {
+            UNTIL_ACTIVE
+        } else if self.text.has_any(&PHRASES.being_provisioned) {
+            UNTIL_PROVISIONED
+        } else {
+            return None;
+        };
+        let verdict =
+            Verdict::new(Outcome::Other).with_charge(Charge::None).with_reason("not ready");
+        let verdict = verdict.with_scope(Scope::Request).with_elsewhere(false);
+        Some(verdict.with_wait(Some(WaitHint::new(wait, WaitSource::Estimate))))
+    }
+
     /// A refusal of a prompt or an image, reported as an error.
     fn refused(&self) -> Option<Verdict> {
         if self.text.has_any(&PHRASES.prompt_refused_by_imagen) {
@@ -168,6 +275,14 @@ impl Case<'_> {
             let charge =
                 if self.code == 400 && self.facts.is_google { Charge::None } else { Charge::Maybe };
             return Some(Verdict::new(Outcome::PromptBlocked).with_charge(charge));
+        }
+        if self.code == 400 && self.facts.is_google {
+            // Google's own 400 is not charged, a refusal or not (billing FAQ).
+            let is_refused = self.text.has_any(&PHRASES.image_refused_by_imagen)
+                || finish::named_in(self.words)
+                    .is_some_and(|(finish, _)| finish == Finish::Blocked);
+            let verdict = Verdict::new(Outcome::ContentBlocked).with_charge(Charge::None);
+            return is_refused.then_some(verdict);
         }
         if self.is_googles_own() {
             return None;
@@ -247,6 +362,14 @@ impl Case<'_> {
                     .with_elsewhere(helps),
             );
         }
+        if self.text.has_any(&PHRASES.no_free_tier) {
+            // This model has no free tier; another may.
+            return Some(
+                Verdict::new(Outcome::QuotaZeroOrBilling)
+                    .with_scope(Scope::Model)
+                    .with_elsewhere(true),
+            );
+        }
         let reason = self.reason();
         let word = self.word();
         let has = |text: &str, words: &[&str]| words.iter().any(|word| text.contains(word));
@@ -260,7 +383,7 @@ impl Case<'_> {
                 && has(word, &["quota", "balance", "credit", "fund"]))
             || (self.kind().contains("insufficient") && self.kind().contains("quota"))
             || matches!(word, "payment_required" | "billing_hard_limit_reached")
-            || self.text.has_any(&PHRASES.unpaid);
+            || self.says(&PHRASES.unpaid);
         is_unpaid.then(|| Verdict::new(Outcome::QuotaZeroOrBilling))
     }
 
@@ -328,16 +451,13 @@ impl Case<'_> {
         let googles = self.text.has_any(&PHRASES.deadline);
         let is_timeout = matches!(self.code, 408 | 504 | 524);
         if !googles && !is_timeout {
-            let gateway = !self.facts.is_google
-                && self.code >= 500
-                && self.text.has_any(&PHRASES.gateway_timeout);
-            return gateway.then(|| Verdict::new(Outcome::Deadline).with_charge(Charge::Maybe));
+            return None;
         }
         let verdict = Verdict::new(Outcome::Deadline);
         // When Google gives up it says so itself, and 5xx of its own are not charged. A gateway
         // that gives up knows nothing ("context deadline exceeded" is its own): what it waited for
         // may be finished, and paid for, after it hung up.
-        let is_free = self.facts.is_google || self.text.has("deadline expired");
+        let is_free = self.is_said_by_google() || self.text.has("deadline expired");
         Some(if is_free { verdict } else { verdict.with_charge(Charge::Maybe) })
     }
 
@@ -361,8 +481,16 @@ impl Case<'_> {
         if self.code < 500 && speaks_of_thought_signature(text) {
             return Some(Verdict::new(Outcome::MissingThoughtSignature));
         }
-        if self.code != 404 && text.has_any(&PHRASES.auth) {
+        if self.code != 404 && self.says(&PHRASES.auth) {
             return Some(Verdict::new(Outcome::Auth));
+        }
+        if matches!(self.code, 400 | 403) && text.has_any(&PHRASES.about_a_file) {
+            // The file's absence or its access is this request's matter: the caller, the key and the
+            // model are fine.
+            return Some(Verdict::new(Outcome::BadRequest).with_scope(Scope::Request));
+        }
+        if text.has_any(&PHRASES.account_setting) {
+            return Some(Verdict::new(Outcome::Permission));
         }
         if self.code == 413 || text.has_any(&PHRASES.too_large) {
             return Some(Verdict::new(Outcome::PayloadTooLarge));
@@ -445,7 +573,8 @@ impl Case<'_> {
                 Verdict::new(Outcome::Other).with_charge(Charge::None).with_elsewhere(false)
             }
             413 => Verdict::new(Outcome::PayloadTooLarge),
-            499 | 500 => Verdict::new(Outcome::Internal),
+            499 => Verdict::new(Outcome::Cancelled),
+            500 => Verdict::new(Outcome::Internal),
             // The model or the server cannot do this at all; another model may.
             501 => Verdict::new(Outcome::BadRequest).with_scope(Scope::Model).with_elsewhere(true),
             502 => Verdict::new(Outcome::BadGateway),

@@ -45,6 +45,8 @@ mod text;
 mod wait;
 
 #[cfg(test)]
+mod provenance_tests;
+#[cfg(test)]
 mod tests;
 
 use http::{HeaderMap, StatusCode};
@@ -110,6 +112,7 @@ pub fn classify_answer(call: &Call, answer: &Answer) -> Verdict {
 /// | no (`countTokens`, `GET`) | any | none |
 /// | not known | "charged" | maybe |
 /// | not known, not [idempotent](Call::is_idempotent) | one that a layer might resend after (500, 502, 503, 429 …) | maybe |
+/// | not known, idempotent (`PUT`) | the same | none |
 /// | not known | any other | as the response says |
 ///
 /// Google does not bill its 5xx, but what an unknown service did before it failed is not known. So
@@ -126,6 +129,13 @@ pub fn classify_answer(call: &Call, answer: &Answer) -> Verdict {
 #[must_use]
 pub fn limit_charge(call: &Call, verdict: Verdict) -> Verdict {
     // A caller may know that an image is asked for where the path does not say so.
+    let verdict = match verdict.outcome() {
+        // How an upstream charges for what broke after it was sent is its own rule.
+        Outcome::Interrupted if verdict.charge() == Charge::Maybe => {
+            verdict.with_charge(call.charge_rules.disconnect())
+        }
+        _ => verdict,
+    };
     match call.can_be_charged() {
         Some(true) => verdict,
         _ if call.wants_image => verdict,
@@ -135,6 +145,8 @@ pub fn limit_charge(call: &Call, verdict: Verdict) -> Verdict {
                 !call.is_idempotent() && (verdict.is_retryable() || verdict.another_model_helps());
             if verdict.charge() == Charge::Charged || might_be_resent {
                 verdict.with_charge(Charge::Maybe)
+            } else if call.is_idempotent() && verdict.is_retryable() {
+                verdict.with_charge(Charge::None)
             } else {
                 verdict
             }

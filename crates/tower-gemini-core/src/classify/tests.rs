@@ -253,17 +253,23 @@ fn check(rows: &[Row]) {
         assert_eq!(verdict.outcome(), *outcome, "{body}");
         assert_eq!(verdict.is_retryable(), *retryable, "{body}");
         assert_eq!(verdict.another_model_helps(), *elsewhere, "{body}");
-        if *status >= 400
-            && !matches!(
-                outcome,
-                Outcome::ContentBlocked
-                    | Outcome::NoImage
-                    | Outcome::OutOfTokens
-                    | Outcome::Deadline
-                    | Outcome::BadGateway
-                    | Outcome::PromptBlocked
-            )
-        {
+        // Refusals are free whoever reports them; what failures cost, `provenance.rs` tests.
+        let is_refusal = matches!(
+            outcome,
+            Outcome::RateLimitedMinute
+                | Outcome::RateLimitedDay
+                | Outcome::RateLimited
+                | Outcome::SpendRateLimited
+                | Outcome::QuotaZeroOrBilling
+                | Outcome::BadRequest
+                | Outcome::PayloadTooLarge
+                | Outcome::MissingThoughtSignature
+                | Outcome::Region
+                | Outcome::Auth
+                | Outcome::Permission
+                | Outcome::NotFound
+        );
+        if *status >= 400 && is_refusal {
             assert_eq!(verdict.charge(), Charge::None, "{body}");
         }
         if !retryable && *outcome != Outcome::RateLimitedDay {
@@ -379,8 +385,8 @@ fn families_of_other_statuses() {
         (413, r#"{"error":{"code":"invalid_request","message":"too big"}}"#.into(), O::PayloadTooLarge, false, false),
         (413, r#"{"message":"body limit is 1048576"}"#.into(), O::PayloadTooLarge, false, false),
         // Faults of the service
-        (499, google(499, "CANCELLED", "The operation was cancelled."), O::Internal, true, true),
-        (499, r#"{"error":{"code":"cancelled","message":"x"}}"#.into(), O::Internal, true, true),
+        (499, google(499, "CANCELLED", "The operation was cancelled."), O::Cancelled, true, true),
+        (499, r#"{"error":{"code":"cancelled","message":"x"}}"#.into(), O::Cancelled, true, true),
         (500, google(500, "INTERNAL", "An internal error has occurred. Please retry or report in https://x"), O::Internal, true, true),
         (500, format!("[{}]", google(500, "INTERNAL", "An internal error has occurred.")), O::Internal, true, true),
         (500, "got status: INTERNAL. {\"error\":{\"code\":500,\"message\":\"x\",\"status\":\"INTERNAL\"}}".into(), O::Internal, true, true),
@@ -619,7 +625,7 @@ fn rules_decide_where_only_they_differ() {
             500,
             r#"{"error":{"statusCode":500,"code":"unavailable"}}"#.into(),
             O::Overloaded,
-            Free,
+            Maybe,
             true,
         ),
         (500, google(500, "UNAVAILABLE", "x"), O::Internal, Free, true),
@@ -658,7 +664,7 @@ fn rules_decide_where_only_they_differ() {
         (403, denied(&error_info("INSUFFICIENT_CREDITS", "")), O::QuotaZeroOrBilling, Free, false),
         (403, denied(&error_info("INSUFFICIENT_BALANCE", "")), O::QuotaZeroOrBilling, Free, false),
         // The service's own faults are not the conversation's.
-        (500, "invalid thought signature".into(), O::Internal, Free, true),
+        (500, "invalid thought signature".into(), O::Internal, Maybe, true),
         (499, "invalid thought signature".into(), O::MissingThoughtSignature, Free, false),
         // Google's older format.
         (
@@ -704,8 +710,8 @@ fn rules_decide_where_only_they_differ() {
         // Fronts know nothing of the origin.
         (520, String::new(), O::BadGateway, Maybe, true),
         (527, String::new(), O::BadGateway, Maybe, true),
-        (529, String::new(), O::Overloaded, Free, true),
-        (505, String::new(), O::Internal, Free, true),
+        (529, String::new(), O::Overloaded, Maybe, true),
+        (505, String::new(), O::Internal, Maybe, true),
         (407, String::new(), O::Permission, Free, false),
         (451, String::new(), O::Permission, Free, false),
         (410, String::new(), O::NotFound, Free, false),
@@ -755,14 +761,14 @@ fn rules_decide_where_only_they_differ() {
             500,
             r#"{"error":{"message":"against the odds","code":"image_generation_failed"}}"#.into(),
             O::Internal,
-            Free,
+            Maybe,
             true,
         ),
         (
             500,
             r#"{"error":{"message":"x","type":"overloaded_error"}}"#.into(),
             O::Overloaded,
-            Free,
+            Maybe,
             true,
         ),
         (

@@ -238,6 +238,24 @@ pub(super) fn stated_status(text: &str) -> Option<u16> {
     found.or_else(|| named_status(text))
 }
 
+/// Whether the words before a number end in a lead that stands alone or ends a name of an HTTP error
+/// (`ApiError`, `HTTPError`): "TransferEncodingError: 400" states no status.
+fn ends_in_lead(before: &[u8], lead: &str) -> bool {
+    let Some(from) = before.len().checked_sub(lead.len()) else { return false };
+    let (outside, word) = before.split_at(from);
+    let letters = outside.iter().rev().take_while(|b| b.is_ascii_alphabetic()).count();
+    let prefix = outside.get(outside.len() - letters..).unwrap_or_default();
+    let names_http = || {
+        ["api", "http", "client", "server", "status", "response", "request"].iter().any(|name| {
+            prefix.len() >= name.len() && {
+                let end = prefix.len() - name.len();
+                prefix.get(end..).is_some_and(|end| end.eq_ignore_ascii_case(name.as_bytes()))
+            }
+        })
+    };
+    word.eq_ignore_ascii_case(lead.as_bytes()) && (prefix.is_empty() || names_http())
+}
+
 fn is_led_to_status(before: &[u8]) -> bool {
     let before = before.trim_ascii_end();
     if before.is_empty() {
@@ -249,10 +267,7 @@ fn is_led_to_status(before: &[u8]) -> bool {
         .unwrap_or(before)
         .trim_ascii_end();
     let before = before.strip_suffix(b"\"").or_else(|| before.strip_suffix(b"'")).unwrap_or(before);
-    PHRASES.status_leads.iter().any(|lead| {
-        let word = before.len().checked_sub(lead.len()).and_then(|from| before.get(from..));
-        word.is_some_and(|word| word.eq_ignore_ascii_case(lead.as_bytes()))
-    })
+    PHRASES.status_leads.iter().any(|lead| ends_in_lead(before, lead))
 }
 
 fn is_status_phrase(code: u16, after: &[u8]) -> bool {
@@ -268,8 +283,17 @@ fn is_status_phrase(code: u16, after: &[u8]) -> bool {
         || phrases.any(|(word, of)| (*of == 0 || *of == code) && starts(word))
 }
 
-/// A status by name.
+/// A status by name: gRPC's first, `code = Unavailable`.
 fn named_status(text: &str) -> Option<u16> {
+    let grpc = memmem::find_iter(text.as_bytes(), b"code = ").find_map(|at| {
+        let name = text.get(at + "code = ".len()..)?;
+        let end = name.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(name.len());
+        let name = name.get(..end)?;
+        PHRASES.grpc_names.iter().find(|(known, _)| known == name).map(|&(_, code)| code)
+    });
+    if grpc.is_some() {
+        return grpc;
+    }
     let mut names = PHRASES.status_names.iter();
     names
         .find(|(name, _)| memmem::find(text.as_bytes(), name.as_bytes()).is_some())
@@ -352,6 +376,12 @@ mod tests {
             ("400 POST https://host/v1beta/models/m:generateContent: nope", Some(400)),
             ("a room with 400 chairs and 4096 tables", None),
             ("price 500.25", None),
+            ("<TransferEncodingError: 400, message='Not enough data'>", None),
+            ("ContentLengthError 400", None),
+            ("ApiError: 429", Some(429)),
+            ("rpc error: code = Unavailable desc = The service", Some(503)),
+            ("rpc error: code = DeadlineExceeded desc = context", Some(504)),
+            ("code = Unreal", None),
         ] {
             assert_eq!(stated_status(text), want, "{text}");
         }

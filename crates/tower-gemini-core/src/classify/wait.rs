@@ -13,11 +13,24 @@ use crate::verdict::{WaitHint, WaitSource};
 /// (gemini-cli's `MAX_RETRYABLE_DELAY_SECONDS`, 5 minutes, beyond which it gives the model up).
 pub(super) const LONG: Duration = Duration::from_secs(300);
 
+/// What stands before a wait in a message, and before the end of a quota's window.
+const SAID: [&str; 9] = [
+    "retry in ",
+    "retry after ",
+    "retry-after: ",
+    "try again in ",
+    "try again after ",
+    "please wait ",
+    "wait for ",
+    "available in ",
+    "available again in ",
+];
+const RESETS: [&str; 4] = ["reset after ", "resets after ", "reset in ", "resets in "];
+
 /// The best hint there is. Order of trust: `RetryInfo`, the message, `quotaResetDelay`, the reset
 /// text, headers, a page's text.
 pub(super) fn hint(facts: &Facts, text: &Lower, headers: &HeaderMap) -> Option<WaitHint> {
-    let said =
-        || first_span(text, &["retry in ", "retry after ", "try again in ", "try again after "]);
+    let said = || first_span(text, &SAID);
     // A RetryInfo in text that could not be parsed is still one.
     if let Some(delay) = facts.retry_delay.or_else(|| printed_delay(text)) {
         // Google floors RetryInfo to whole seconds while its message keeps the fraction: the exact
@@ -31,7 +44,7 @@ pub(super) fn hint(facts: &Facts, text: &Lower, headers: &HeaderMap) -> Option<W
         return Some(WaitHint::new(delay, WaitSource::RetryInfo));
     }
     // Most messages without a hint hold no digit at all: one look saves a search for each lead.
-    if facts.reset_delay.is_none() && !has_digit(text.bytes()) {
+    if facts.reset_delay.is_none() && facts.retry_after.is_none() && !has_digit(text.bytes()) {
         return header(headers).map(|wait| WaitHint::new(wait, WaitSource::RetryAfter));
     }
     let from = |span: Option<Duration>, source| span.map(|span| WaitHint::new(span, source));
@@ -41,13 +54,9 @@ pub(super) fn hint(facts: &Facts, text: &Lower, headers: &HeaderMap) -> Option<W
     message
         .filter(|_| !facts.is_page)
         .or_else(|| from(facts.reset_delay, WaitSource::QuotaResetDelay))
-        .or_else(|| {
-            from(
-                first_span(text, &["reset after ", "resets after ", "reset in ", "resets in "]),
-                WaitSource::ResetText,
-            )
-        })
+        .or_else(|| from(first_span(text, &RESETS), WaitSource::ResetText))
         .or_else(|| from(header(headers), WaitSource::RetryAfter))
+        .or_else(|| from(facts.retry_after, WaitSource::Body))
         .or(message)
 }
 
