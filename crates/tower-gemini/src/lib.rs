@@ -78,7 +78,9 @@ pub use single_attempt::{SingleAttempt, SingleAttemptLayer};
 pub use spending::{Spending, SpendingLayer};
 pub use stack::{GeminiStack, compose};
 pub use thought_signatures::{ThoughtSignatures, ThoughtSignaturesLayer};
-pub use tower_gemini_core::{call, catalog, classify, cost, redact, scan, target, verdict};
+pub use tower_gemini_core::{
+    call, catalog, charge_rules, classify, cost, redact, scan, target, verdict,
+};
 pub use trail::Trail;
 
 /// The examples of the repository's README and of the crate's run as doc tests.

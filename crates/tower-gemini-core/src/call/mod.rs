@@ -192,8 +192,8 @@ pub struct Call {
     pub has_other_files: bool,
     /// The service tier asked for, in the body or in Vertex AI's header.
     pub tier: ServiceTier,
-    /// What the upstream charges for where its response does not say;
-    /// [`unknown`](ChargeRules::unknown) until who sends the request knows the upstream.
+    /// What the upstream charges for where its response does not say: by the host of the URI,
+    /// [`unknown`](ChargeRules::unknown) without one.
     pub charge_rules: ChargeRules,
     /// Input tokens, estimated from the text (4 bytes a token) and the images (258 tokens each):
     /// Gemini API documentation, "Understand and count tokens", 2026-07 (about 4 characters a
@@ -266,7 +266,7 @@ impl Call {
             is_continuation: seen.continuation,
             has_other_files: seen.other_files,
             tier: tier_of_headers(headers).unwrap_or(seen.tier),
-            charge_rules: ChargeRules::unknown(),
+            charge_rules: uri.host().map_or_else(ChargeRules::unknown, ChargeRules::for_host),
             input_tokens_estimate: seen
                 .text_bytes
                 .div_ceil(BYTES_PER_TOKEN)

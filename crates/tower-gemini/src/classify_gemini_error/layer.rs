@@ -1,7 +1,9 @@
 use std::sync::Arc;
 
 use crate::body::PeekLimits;
+use http::Uri;
 use tower_gemini_core::catalog::Catalog;
+use tower_gemini_core::charge_rules::ChargeRules;
 use tower_layer::Layer;
 
 use super::ClassifyGeminiError;
@@ -14,13 +16,19 @@ pub struct ClassifyGeminiErrorLayer {
     pub(super) limits: PeekLimits,
     pub(super) evidence: Evidence,
     pub(super) catalog: Option<Arc<Catalog>>,
+    rules: Vec<(String, ChargeRules)>,
 }
 
 impl ClassifyGeminiErrorLayer {
     /// The defaults of the [module](super).
     #[must_use]
     pub fn new() -> Self {
-        Self { limits: PeekLimits::default(), evidence: was_not_sent, catalog: None }
+        Self {
+            limits: PeekLimits::default(),
+            evidence: was_not_sent,
+            catalog: None,
+            rules: Vec::new(),
+        }
     }
 
     /// How much of an answer is read before its head is released.
@@ -42,6 +50,31 @@ impl ClassifyGeminiErrorLayer {
     pub fn catalog(mut self, catalog: Arc<Catalog>) -> Self {
         self.catalog = Some(catalog);
         self
+    }
+
+    /// What the upstream at `host` charges for where its response does not say. Default: the
+    /// builtin rules of that host, and [`ChargeRules::unknown`] where it has none: a failure that
+    /// Google did not report itself may have been charged.
+    ///
+    /// ```
+    /// use tower_gemini::ClassifyGeminiErrorLayer;
+    /// use tower_gemini::charge_rules::ChargeRules;
+    ///
+    /// // A mirror of Google's API, run by people who know that it charges as Google does.
+    /// let layer = ClassifyGeminiErrorLayer::new()
+    ///     .charge_rules("mirror.example", ChargeRules::for_host("generativelanguage.googleapis.com"));
+    /// ```
+    #[must_use]
+    pub fn charge_rules(mut self, host: impl Into<String>, rules: ChargeRules) -> Self {
+        self.rules.push((host.into(), rules));
+        self
+    }
+
+    /// The rules of the upstream that a request goes to.
+    pub(super) fn rules_for(&self, uri: &Uri) -> ChargeRules {
+        let host = uri.host().unwrap_or_default();
+        let set = self.rules.iter().rev().find(|(of, _)| of.eq_ignore_ascii_case(host));
+        set.map_or_else(|| ChargeRules::for_host(host), |&(_, rules)| rules)
     }
 }
 

@@ -54,10 +54,16 @@ impl<S: WireClient> Service<Request<AttemptBody>> for ClassifyGeminiError<S> {
     fn call(&mut self, mut request: Request<AttemptBody>) -> Self::Future {
         request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let attempt = request.body().attempt().clone();
+        let mut call = request.body().call().clone();
+        // A target of another upstream has that upstream's rules.
+        let rules = self.settings.rules_for(request.uri());
+        if call.charge_rules != rules {
+            Arc::make_mut(&mut call).charge_rules = rules;
+        }
         let log = AttemptLog {
             started: Instant::now(),
             status: None,
-            call: request.body().call().clone(),
+            call,
             catalog: self.settings.catalog.clone(),
             end: None,
             was_sent: false,

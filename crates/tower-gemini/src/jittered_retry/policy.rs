@@ -114,6 +114,7 @@ impl RetryPolicy {
             .on(Outcome::Overloaded, slow)
             .on(Outcome::Deadline, slow)
             .on(Outcome::Internal, quick)
+            .on(Outcome::Cancelled, quick)
             .longest_wait(s(120))
             .deadline(s(15 * 60))
             .budget(RetryBudget::new(100, 10, 1))

@@ -190,6 +190,7 @@ fn label(attempt: &Attempt) -> String {
         Outcome::QuotaZeroOrBilling => (429, "no quota or billing"),
         Outcome::Overloaded => (503, "overloaded"),
         Outcome::Internal => (500, ""),
+        Outcome::Cancelled => (499, "cancelled by the service"),
         Outcome::BadGateway => (502, ""),
         Outcome::Deadline => (504, "deadline"),
         Outcome::MissingThoughtSignature => (400, "thought signature"),
@@ -229,6 +230,7 @@ fn advice(outcome: Outcome) -> &'static str {
         }
         Outcome::Deadline => "the service reached its deadline; a smaller image may come",
         Outcome::Internal => "a fault of the service, usually for 15 to 60 minutes",
+        Outcome::Cancelled => "the service cancels under load; what that cost is not known",
         Outcome::BadGateway => "a gateway of the service failed, usually for minutes",
         Outcome::ContentBlocked | Outcome::PromptBlocked => {
             "change the prompt; the same would be refused again"

@@ -36,6 +36,7 @@ impl Observation {
             Outcome::Overloaded
             | Outcome::Deadline
             | Outcome::Internal
+            | Outcome::Cancelled
             | Outcome::BadGateway
             | Outcome::Interrupted
             | Outcome::StreamError => Some(match charge {

@@ -90,8 +90,10 @@ impl Cooldowns {
             | Outcome::Deadline
             | Outcome::Interrupted
             | Outcome::StreamError => (Part::Size, free, self.overload(model)),
+            // A file of the request that is not ready says nothing about its model.
+            _ if verdict.scope() == Scope::Request => return None,
             // A 500 lasts 15 to 60 minutes (operators' error guide for Nano Banana Pro, 2026-02).
-            Outcome::Internal | Outcome::BadGateway | Outcome::Other => {
+            Outcome::Internal | Outcome::Cancelled | Outcome::BadGateway | Outcome::Other => {
                 (Part::Model, free, (MINUTE, 15 * MINUTE))
             }
             // A minute's limit opens after 60 s (the two operators' guides of 2026-02 and 2026-03).
@@ -338,6 +340,7 @@ fn can_recover_early(cause: Outcome) -> bool {
             | Outcome::Interrupted
             | Outcome::StreamError
             | Outcome::Internal
+            | Outcome::Cancelled
             | Outcome::BadGateway
             | Outcome::Other
     )
