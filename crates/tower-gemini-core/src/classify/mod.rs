@@ -40,6 +40,7 @@ mod judge;
 mod lenient;
 mod phrases;
 mod read;
+mod remedy;
 mod span;
 mod text;
 mod wait;
@@ -51,6 +52,7 @@ mod tests;
 
 use http::{HeaderMap, StatusCode};
 
+pub use self::remedy::{Remedy, remedy};
 use crate::call::Call;
 use crate::scan::Answer;
 use crate::verdict::{Charge, Outcome, Verdict};
