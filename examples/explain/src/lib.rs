@@ -10,7 +10,8 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use serde_json::{Map, Number, Value, json};
 use tower_gemini_core::call::{Call, Dialect, Verb};
-use tower_gemini_core::classify::{classify, classify_without_status};
+use tower_gemini_core::charge_rules::ChargeRules;
+use tower_gemini_core::classify::{classify, classify_without_status, remedy};
 use tower_gemini_core::verdict::{Charge, Outcome, Verdict, WaitSource};
 
 /// A 4K image is some 20 MB of base64, and an answer holds up to three of them.
@@ -20,8 +21,8 @@ const HELP: &str = "\
 explain: what an answer of the Gemini image API means, and what to do
 
 USAGE
-    explain [--status CODE]     read one answer from stdin, print it in plain words
-    explain --jsonl             read one JSON object a line, write one JSON object a line
+    explain [--status CODE] [--upstream WHO]   read one answer from stdin, print it in plain words
+    explain --jsonl [--upstream WHO]           read one JSON object a line, write one JSON object a line
 
 INPUT OF THE PLAIN FORM
     Either a bare body, or a whole answer: a status line (HTTP/1.1 429 Too Many Requests), headers, a blank line, the body.
@@ -34,6 +35,7 @@ INPUT OF --jsonl
     id            anything; it is given back (optional)
     method, path  the request, for what was asked (optional; an image is assumed)
     api           gemini, vertex, imagen, openai-compat, interactions or proxy (optional)
+    upstream      who sent the answer, as with --upstream (optional)
 
 OUTPUT OF --jsonl
     kind                  what it means, in one word
@@ -42,13 +44,16 @@ OUTPUT OF --jsonl
     fallback_model_helps  whether another model of the same account may answer
     billed                yes, no or unknown
     why                   a sentence
+    cause, instead        what the request did wrong and what to write instead; only where it is known
 
     A line that cannot be read gives {\"error\": {...}, \"line\": N}, and the rest goes on.
 
 OPTIONS
-    --status CODE   the HTTP status of the pasted answer
-    --jsonl         work on lines of JSON
-    -h, --help      print this
+    --status CODE    the HTTP status of the pasted answer
+    --upstream WHO   who sent it, by name (google, vertex, laozhang, apiyi, unknown) or by host: whose rules say
+                     what a failure costs that Google did not report itself. Default: unknown, which is careful
+    --jsonl          work on lines of JSON
+    -h, --help       print this
 ";
 
 /// Runs the program. The result is the exit code: 0, or 2 where the arguments or the input make no
@@ -61,8 +66,8 @@ pub fn app(
 ) -> u8 {
     let done = match Options::parse(args) {
         Ok(Options { help: true, .. }) => output.write_all(HELP.as_bytes()).map(|()| 0),
-        Ok(Options { jsonl: true, .. }) => lines(&mut input, &mut output).map(|()| 0),
-        Ok(Options { status, .. }) => one(&mut input, &mut output, &mut errors, status),
+        Ok(Options { jsonl: true, rules, .. }) => lines(&mut input, &mut output, rules).map(|()| 0),
+        Ok(options) => one(&mut input, &mut output, &mut errors, &options),
         Err(message) => writeln!(errors, "explain: {message}\n\nTry --help.").map(|()| 2),
     };
     match done.and_then(|code| output.flush().map(|()| code)) {
@@ -82,6 +87,19 @@ struct Options {
     help: bool,
     jsonl: bool,
     status: Option<StatusCode>,
+    rules: Option<ChargeRules>,
+}
+
+/// The charge rules of an upstream, by its name or its host.
+fn rules_of(upstream: &str) -> Result<ChargeRules, String> {
+    match ChargeRules::named(upstream) {
+        Some(rules) => Ok(rules),
+        None if upstream.contains(['.', ':']) => Ok(ChargeRules::for_host(upstream)),
+        None => {
+            let names: Vec<_> = ChargeRules::all().map(ChargeRules::name).collect();
+            Err(format!("no upstream {upstream:?}: name one of {} or a host", names.join(", ")))
+        }
+    }
 }
 
 impl Options {
@@ -89,21 +107,25 @@ impl Options {
         let mut options = Self::default();
         let mut args = args.iter();
         while let Some(arg) = args.next() {
-            let value = match arg.split_once('=') {
-                Some(("--status", value)) => Some(value),
-                _ if arg == "--status" => {
-                    Some(args.next().ok_or("--status needs a code, such as 429")?.as_str())
-                }
-                _ => None,
+            let (name, value) = match arg.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (arg.as_str(), None),
             };
-            match (arg.as_str(), value) {
-                (_, Some(code)) => {
+            match name {
+                "-h" | "--help" => options.help = true,
+                "--jsonl" => options.jsonl = true,
+                "--status" => {
+                    let code = value.or_else(|| args.next().map(String::as_str));
+                    let code = code.ok_or("--status needs a code, such as 429")?;
                     options.status =
                         Some(code.parse().map_err(|_| format!("{code:?} is no HTTP status"))?);
                 }
-                ("-h" | "--help", _) => options.help = true,
-                ("--jsonl", _) => options.jsonl = true,
-                (other, _) => return Err(format!("unknown argument {other:?}")),
+                "--upstream" => {
+                    let who = value.or_else(|| args.next().map(String::as_str));
+                    options.rules =
+                        Some(rules_of(who.ok_or("--upstream needs a name or a host")?)?);
+                }
+                _ => return Err(format!("unknown argument {arg:?}")),
             }
         }
         if options.jsonl && options.status.is_some() {
@@ -121,8 +143,9 @@ fn one(
     input: &mut impl BufRead,
     output: &mut impl Write,
     errors: &mut impl Write,
-    status: Option<StatusCode>,
+    options: &Options,
 ) -> io::Result<u8> {
+    let status = options.status;
     let mut bytes = Vec::new();
     input.take(MAX_INPUT as u64).read_to_end(&mut bytes)?;
     if bytes.trim_ascii().is_empty() && status.is_none() {
@@ -130,8 +153,21 @@ fn one(
         return Ok(2);
     }
     let pasted = Pasted::read(&bytes);
-    let verdict = explain(&image_call(), status.or(pasted.status), &pasted.headers, pasted.body);
+    let mut call = image_call();
+    call.charge_rules = options.rules.unwrap_or_default();
+    let verdict = explain(&call, status.or(pasted.status), &pasted.headers, pasted.body);
     output.write_all(in_words(&verdict).as_bytes())?;
+    if let Some(rules) = options.rules {
+        let date = if rules.date().is_empty() { "" } else { ", " };
+        writeln!(
+            output,
+            "{:<14}{}: {}{date}{}",
+            "rules",
+            rules.name(),
+            rules.source(),
+            rules.date()
+        )?;
+    }
     Ok(0)
 }
 
@@ -201,7 +237,11 @@ fn split_line(bytes: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// The form with one JSON object a line.
-fn lines(input: &mut impl BufRead, output: &mut impl Write) -> io::Result<()> {
+fn lines(
+    input: &mut impl BufRead,
+    output: &mut impl Write,
+    rules: Option<ChargeRules>,
+) -> io::Result<()> {
     let mut line = Vec::new();
     let mut number = 0u64;
     while let Some(is_whole) = read_line(input, &mut line)? {
@@ -212,7 +252,7 @@ fn lines(input: &mut impl BufRead, output: &mut impl Write) -> io::Result<()> {
         }
         let too_long = || format!("the line is longer than {MAX_INPUT} bytes");
         let answer = match is_whole {
-            true => explain_line(text),
+            true => explain_line(text, rules),
             false => Err(Unreadable::new("line_too_long", too_long())),
         };
         let answer = answer.unwrap_or_else(
@@ -252,7 +292,7 @@ impl Unreadable {
     }
 }
 
-fn explain_line(line: &[u8]) -> Result<Value, Unreadable> {
+fn explain_line(line: &[u8], rules: Option<ChargeRules>) -> Result<Value, Unreadable> {
     let text = std::str::from_utf8(line)
         .map_err(|error| Unreadable::new("not_utf8", format!("the line is not UTF-8: {error}")))?;
     let value: Value = serde_json::from_str(text)
@@ -272,7 +312,12 @@ fn explain_line(line: &[u8]) -> Result<Value, Unreadable> {
             &printed
         }
     };
-    let verdict = explain(&call_of(&object), status, &headers, body.as_bytes());
+    let mut call = call_of(&object);
+    call.charge_rules = match object.get("upstream").and_then(Value::as_str) {
+        Some(who) => rules_of(who).map_err(|why| Unreadable::new("no_such_upstream", why))?,
+        None => rules.unwrap_or_default(),
+    };
+    let verdict = explain(&call, status, &headers, body.as_bytes());
     let mut answer = Map::new();
     if let Some(id) = object.get("id") {
         answer.insert("id".to_owned(), id.clone());
@@ -289,6 +334,10 @@ fn explain_line(line: &[u8]) -> Result<Value, Unreadable> {
     answer.insert("fallback_model_helps".to_owned(), verdict.another_model_helps().into());
     answer.insert("billed".to_owned(), billed(verdict.charge()).into());
     answer.insert("why".to_owned(), why(&verdict).into());
+    if let Some(remedy) = remedy(&verdict) {
+        answer.insert("cause".to_owned(), remedy.cause.into());
+        answer.insert("instead".to_owned(), remedy.instead.into());
+    }
     Ok(Value::Object(answer))
 }
 
@@ -448,7 +497,17 @@ fn advice(verdict: &Verdict) -> (&'static str, &'static str) {
         Outcome::Internal => {
             ("the service failed", "try again a few times, then use another model")
         }
-        Outcome::BadGateway => ("a gateway in front of the service failed", "try again shortly"),
+        Outcome::Cancelled => (
+            "the service cancelled it, which it does under load",
+            "try again a few times; whether a try was charged is not known",
+        ),
+        Outcome::BadGateway if verdict.charge().is_surely_free() => {
+            ("a gateway in front of the service failed", "try again shortly")
+        }
+        Outcome::BadGateway => (
+            "a gateway in front of the service failed, and does not know what became of the request",
+            "look whether it was charged before you send it again",
+        ),
         Outcome::BadRequest => {
             ("the request is wrong", "correct it; it fails the same way each time")
         }
@@ -498,7 +557,13 @@ fn in_words(verdict: &Verdict) -> String {
     };
     say("what", kind(verdict.outcome()));
     say("means", means);
-    say("do", todo);
+    match remedy(verdict) {
+        Some(remedy) => {
+            say("cause", remedy.cause);
+            say("instead", remedy.instead);
+        }
+        None => say("do", todo),
+    }
     say(
         "charged",
         match verdict.charge() {

@@ -168,3 +168,41 @@ fn a_closed_pipe_ends_the_program_quietly() {
     assert_eq!(explain::app(&["--jsonl".to_owned()], &line[..], ClosedPipe, &mut err), 0);
     assert!(err.is_empty());
 }
+
+#[test]
+fn the_upstream_decides_what_an_unexplained_failure_cost() {
+    let charged = |args: &[&str]| {
+        let (code, out, err) = run(&[args, &["--status", "502"]].concat(), b"no words of Google's");
+        assert_eq!(code, 0, "{err}");
+        let line = out.lines().find(|line| line.starts_with("charged")).expect("a line").to_owned();
+        (line, out)
+    };
+    assert_eq!(charged(&[]).0, "charged       not known");
+    let (line, out) = charged(&["--upstream", "google"]);
+    assert_eq!(line, "charged       no");
+    assert!(out.contains("rules         google: Gemini API billing FAQ"), "{out}");
+    assert_eq!(charged(&["--upstream=generativelanguage.googleapis.com"]).0, "charged       no");
+    assert_eq!(charged(&["--upstream=relay.example"]).0, "charged       not known");
+    let (code, _, err) = run(&["--upstream", "gogle"], b"x");
+    assert_eq!(code, 2);
+    assert!(err.contains("google, vertex, laozhang, apiyi, unknown"), "{err}");
+
+    let row = |upstream: &str| {
+        json!({"http_status": 502, "body": "x", "upstream": upstream}).to_string() + "\n"
+    };
+    assert_eq!(lines(row("google").as_bytes())[0]["billed"], "no");
+    assert_eq!(lines(row("unknown").as_bytes())[0]["billed"], "unknown");
+    assert_eq!(lines(row("gogle").as_bytes())[0]["error"]["code"], "no_such_upstream");
+}
+
+#[test]
+fn a_refusal_names_its_cause_and_what_to_write_instead() {
+    let lowercase = json!({"http_status": 400, "body": {"error": {"code": 400, "status": "INVALID_ARGUMENT",
+        "message": "Invalid value at 'generation_config.image_config.image_size' (\"2k\")"}}});
+    let row = &lines((lowercase.to_string() + "\n").as_bytes())[0];
+    assert!(row["cause"].as_str().expect("a cause").contains("image size"), "{row}");
+    assert!(row["instead"].as_str().expect("a remedy").contains("capital K"), "{row}");
+    let (_, out, _) = run(&[], br#"{"candidates":[{"finishReason":"IMAGE_PROHIBITED_CONTENT"}]}"#);
+    assert!(out.contains("instead       describe the looks"), "{out}");
+    assert!(lines(b"{\"http_status\": 503, \"body\": \"\"}\n")[0].get("cause").is_none());
+}
