@@ -250,7 +250,7 @@ fn a_route_over_an_upstream_that_sends_chunks_sends_the_whole_body() {
         let keep = KeepPaidLayer::new();
         let raw = errors.layer(GeminiStack::new().raw(client.clone()));
         let json = errors.layer(GeminiStack::new().json(client.clone()));
-        let kept = errors.layer(GeminiStack::new().call_layer(keep).raw(client));
+        let kept = GeminiStack::new().answer_errors(errors).keep_paid(keep).raw(client);
         let replies = [
             over_the_wire(upstream, raw).await,
             over_the_wire(upstream, json).await,
@@ -285,8 +285,10 @@ fn an_error_of_an_upstream_that_sends_chunks_keeps_its_body_on_a_route() {
 fn a_replayed_response_of_an_upstream_that_sends_chunks_keeps_its_body_on_a_route() {
     with_sockets(async {
         let (client, upstream) = chunked_upstream(200, DRAFT_AND_IMAGE).await;
-        let stack = GeminiStack::new().call_layer(KeepPaidLayer::new()).raw(client);
-        let service = AnswerErrorsLayer::new().layer(stack);
+        let service = GeminiStack::new()
+            .answer_errors(AnswerErrorsLayer::new())
+            .keep_paid(KeepPaidLayer::new())
+            .raw(client);
         let keyed = MapRequest::new(service, |mut request: Request<Body>| {
             request.headers_mut().insert("idempotency-key", "one".parse().unwrap());
             request

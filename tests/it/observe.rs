@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
@@ -18,7 +19,7 @@ use metrics::{
     SharedString, Unit,
 };
 use proptest::prelude::*;
-use tower::{Layer, Service, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceExt};
 use tower_gemini::CallOptions;
 use tower_gemini::ResolutionFallbackLayer;
 use tower_gemini::call::ModelId;
@@ -448,9 +449,9 @@ proptest! {
         let (report, _, metrics) = told(async || {
             let stats = Stats::new().keep_calls(3);
             let layer = ObserveLayer::new().observer(stats.observer());
-            let inner = service_fn(|request: Request<Full<Bytes>>| async move {
-                let trail = request.extensions().get::<CallOptions>().unwrap().clone().trail_mut().clone();
-                let model = request.uri().path().to_owned();
+            let inner = AnswerHeads(|request: Parts| async move {
+                let trail = request.extensions.get::<CallOptions>().unwrap().clone().trail_mut().clone();
+                let model = request.uri.path().to_owned();
                 let id = trail.begin_attempt(Some(ModelId::new(&model)), None);
                 id.end(Some(503), &Verdict::interrupted(), Cost::UNKNOWN, Duration::from_millis(1));
                 id.close();
@@ -483,7 +484,7 @@ fn common_cases_are_reported_in_one_sentence_each() {
                     stack.fallback_to(Chain::new(["gemini-3-pro-image", "gemini-3.1-flash-image"]));
             }
             let service =
-                ObserveLayer::new().whole_answers().layer(stack.images(scenario.sim().service()));
+                ObserveLayer::new().whole_responses().layer(stack.images(scenario.sim().service()));
             let _ = service.oneshot(request(&scenario, TAG).0).await;
         });
         let calls = events.of("call");
@@ -551,7 +552,7 @@ fn calls_that_generate_nothing_are_in_no_rate() {
     let (report, events, metrics) = told(async || {
         let stats = Stats::new();
         let layer = ObserveLayer::new().observer(stats.observer());
-        let inner = service_fn(|_: Request<Full<Bytes>>| async {
+        let inner = AnswerHeads(|_| async {
             Ok::<_, Infallible>(
                 Response::builder().status(500).body(Full::new(Bytes::new())).unwrap(),
             )
@@ -559,7 +560,7 @@ fn calls_that_generate_nothing_are_in_no_rate() {
         for path in ["/v1beta/models/gemini-3-pro-image:countTokens", "/v1beta/models", "/healthz"]
         {
             let request = Request::post(path).body(Full::new(Bytes::new())).unwrap();
-            read(layer.layer(inner).oneshot(request).await).await;
+            read(layer.layer(inner.clone()).oneshot(request).await).await;
         }
         stats.report()
     });
@@ -569,6 +570,28 @@ fn calls_that_generate_nothing_are_in_no_rate() {
     );
     assert_eq!(events.of("call").len(), 3);
     assert_eq!(metrics.sum("gemini_calls_total", &["kind=other"]), 3);
+}
+
+/// Answers requests with any body by their heads.
+#[derive(Clone)]
+struct AnswerHeads<F>(F);
+
+impl<F, Answer, T, B> Service<Request<B>> for AnswerHeads<F>
+where
+    F: FnMut(Parts) -> Answer,
+    Answer: Future<Output = Result<T, Infallible>>,
+{
+    type Response = T;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Answer {
+        (self.0)(request.into_parts().0)
+    }
 }
 
 /// A body that counts how often it is asked, ends when it is asked once more than it has chunks,
@@ -613,7 +636,7 @@ fn a_response_read_to_its_announced_length_is_delivered() {
             let asked = Arc::new(AtomicU64::new(0));
             let inner = {
                 let asked = asked.clone();
-                service_fn(move |_: Request<()>| {
+                AnswerHeads(move |_| {
                     ready(Ok::<_, Infallible>(Response::new(Announced {
                         chunks: 3,
                         asked: asked.clone(),
@@ -641,8 +664,8 @@ fn a_response_read_to_its_announced_length_is_delivered() {
 }
 
 /// Stands for a layer that finishes what its caller left: it goes on in a task of its own.
-fn goes_on(request: &Request<()>) -> (Trail, AttemptId) {
-    let trail = request.extensions().get::<CallOptions>().unwrap().clone().trail_mut().clone();
+fn goes_on(request: &Parts) -> (Trail, AttemptId) {
+    let trail = request.extensions.get::<CallOptions>().unwrap().clone().trail_mut().clone();
     let id = trail.begin_attempt(Some(ModelId::new("gemini-3-pro-image")), None);
     (trail, id)
 }
@@ -652,7 +675,7 @@ fn an_attempt_without_its_client_is_reported_when_it_has_ended() {
     let ((before, after), events, metrics) = told(async || {
         let stats = Stats::new();
         let layer = ObserveLayer::new().observer(stats.observer());
-        let inner = service_fn(|request: Request<()>| async move {
+        let inner = AnswerHeads(|request: Parts| async move {
             let (trail, id) = goes_on(&request);
             let left = Left(trail.clone());
             tokio::spawn(async move {
@@ -800,7 +823,7 @@ impl Clone for Probe {
     }
 }
 
-impl Service<Request<()>> for Probe {
+impl<B> Service<Request<B>> for Probe {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
     type Future = Ready<Result<Self::Response, Infallible>>;
@@ -810,21 +833,25 @@ impl Service<Request<()>> for Probe {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: Request<()>) -> Self::Future {
+    fn call(&mut self, _: Request<B>) -> Self::Future {
         assert!(std::mem::take(&mut self.ready), "called without having been made ready");
         ready(Ok(Response::new(Full::new(Bytes::new()))))
     }
+}
+
+async fn call<S: Service<Request<()>, Error: std::fmt::Debug>>(service: &mut S) {
+    service.ready().await.unwrap().call(Request::new(())).await.unwrap();
 }
 
 #[test]
 fn observe_calls_no_unready_service() {
     in_paused_time(async {
         let mut service = ObserveLayer::new().layer(Probe::default());
-        let mut whole = ObserveLayer::new().whole_answers().layer(Probe::default());
+        let mut whole = ObserveLayer::new().whole_responses().layer(Probe::default());
         for _ in 0..2 {
-            service.ready().await.unwrap().call(Request::new(())).await.unwrap();
-            whole.ready().await.unwrap().call(Request::new(())).await.unwrap();
-            service.clone().ready().await.unwrap().call(Request::new(())).await.unwrap();
+            call(&mut service).await;
+            call(&mut whole).await;
+            call(&mut service.clone()).await;
         }
     });
 }

@@ -4,12 +4,10 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
-use http_body_util::BodyExt;
+use tower::Service;
 use tower::util::{BoxCloneSyncService, MapResponse};
-use tower::{Layer, Service};
-use tower_gemini::body::CallBody;
 use tower_gemini::body::HasVerdict;
-use tower_gemini::error::{BoxError, Error};
+use tower_gemini::error::Error;
 use tower_gemini::final_image_extract::FinalImageJsonLayer;
 use tower_gemini::quota_guard::QuotaUsage;
 use tower_gemini::stage::WireClient;
@@ -21,7 +19,7 @@ use tower_gemini::{
 };
 
 use crate::stats::Stats;
-use crate::transform::TransformResponses;
+use crate::transform::TransformLayer;
 
 /// A stack as the handler calls it. A verdict is in the extensions of its responses.
 pub(crate) type Stack = BoxCloneSyncService<Request<Body>, Response<Body>, Error>;
@@ -76,84 +74,50 @@ impl Layers {
         C: WireClient<Future: 'static> + Sync,
     {
         let plain = GeminiStack::new()
+            .observe(self.observe.clone())
             .collect(self.collect)
             .retry(JitteredRetryLayer::off())
             .spending(self.spending.clone())
             .quota(quota.clone())
             .timeout(self.timeout);
+        // Below KeepPaid, so that what is stored are the bytes that the caller gets.
         let full = plain
             .clone()
+            .keep_paid(self.keep.clone().unwrap_or_else(KeepPaidLayer::off))
             .extract_json(FinalImageJsonLayer::new().max_held_bytes(buffer_up_to))
             .signatures(self.signatures.clone())
             .peak_hours(self.peak.clone())
             .fallback(self.fallback.clone())
             .resolution(self.resolution.clone())
             .retry(self.retry.clone());
-        let (keep, client) = (self.keep.clone(), || client.clone());
-        let whole = full.clone().call_layer(Deliver { keep, buffer_up_to: Some(buffer_up_to) });
-        let stream = full.call_layer(Deliver { keep: self.keep.clone(), buffer_up_to: None });
-        let plain = plain.call_layer(Deliver { keep: None, buffer_up_to: None });
+        let whole = full.clone().call_layer(TransformLayer { buffer_up_to: Some(buffer_up_to) });
+        let passing = TransformLayer { buffer_up_to: None };
         Stacks {
             whole: match strip_drafts {
-                true => self.observed(whole.json(client())),
-                false => self.observed(whole.raw(client())),
+                true => erased(whole.json(client.clone())),
+                false => erased(whole.raw(client.clone())),
             },
-            stream: self.observed(stream.raw(client())),
-            plain: self.observed(plain.raw(client())),
+            stream: erased(full.call_layer(passing).raw(client.clone())),
+            plain: erased(plain.call_layer(passing).raw(client)),
         }
     }
-
-    fn observed<S>(&self, stack: S) -> Stack
-    where
-        S: Service<Request<Body>, Response = Response<Body>, Error = Error, Future: Send>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
-    {
-        let observed = self.observe.layer(stack);
-        Stack::new(MapResponse::new(observed, |response: Response<_>| response.map(Body::new)))
-    }
 }
 
-/// What stands between CollectRequest and the layers that choose a target: KeepPaid, so that what
-/// is stored are the bytes that the caller gets, over their transformation.
-#[derive(Debug, Clone)]
-struct Deliver {
-    keep: Option<KeepPaidLayer>,
-    buffer_up_to: Option<usize>,
-}
-
-type Calls = BoxCloneSyncService<Request<CallBody>, Response<Body>, Error>;
-
-impl<S, B> Layer<S> for Deliver
+/// Boxes a stack, and moves the verdict from a body to the extensions of its response.
+fn erased<S, B>(stack: S) -> Stack
 where
-    S: Service<Request<CallBody>, Response = Response<B>, Error = Error, Future: Send>
+    S: Service<Request<Body>, Response = Response<B>, Error = Error, Future: Send>
         + Clone
         + Send
         + Sync
         + 'static,
-    B: HttpBody<Data = Bytes, Error = Error> + HasVerdict + Send + Unpin + 'static,
-{
-    type Service = Calls;
-
-    fn layer(&self, inner: S) -> Calls {
-        let transformed = TransformResponses::new(inner, self.buffer_up_to);
-        match &self.keep {
-            Some(keep) => Calls::new(MapResponse::new(keep.layer(transformed), erased)),
-            None => Calls::new(MapResponse::new(transformed, erased)),
-        }
-    }
-}
-
-/// Moves the verdict from a body to the extensions of its response.
-fn erased<B>(response: Response<B>) -> Response<Body>
-where
     B: HttpBody<Data = Bytes, Error = Error> + HasVerdict + Send + 'static,
 {
-    let (mut parts, body) = response.into_parts();
-    if let Some(verdict) = body.verdict() {
-        parts.extensions.insert(verdict.clone());
-    }
-    Response::from_parts(parts, Body::new(body.map_err(BoxError::from)))
+    Stack::new(MapResponse::new(stack, |response: Response<B>| {
+        let (mut parts, body) = response.into_parts();
+        if let Some(verdict) = body.verdict() {
+            parts.extensions.insert(verdict.clone());
+        }
+        Response::from_parts(parts, Body::new(body))
+    }))
 }

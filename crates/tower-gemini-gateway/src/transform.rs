@@ -14,6 +14,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
+use tower::Layer;
 use tower_gemini::body::CallBody;
 use tower_gemini::body::HasVerdict;
 use tower_gemini::call::Framing;
@@ -44,9 +45,17 @@ pub(crate) struct TransformResponses<S> {
     buffer_up_to: Option<usize>,
 }
 
-impl<S> TransformResponses<S> {
-    pub(crate) fn new(inner: S, buffer_up_to: Option<usize>) -> Self {
-        Self { inner, buffer_up_to }
+/// Makes [`TransformResponses`] services.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TransformLayer {
+    pub(crate) buffer_up_to: Option<usize>,
+}
+
+impl<S> Layer<S> for TransformLayer {
+    type Service = TransformResponses<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        TransformResponses { inner, buffer_up_to: self.buffer_up_to }
     }
 }
 

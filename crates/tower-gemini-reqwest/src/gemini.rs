@@ -29,7 +29,8 @@ impl GeminiMiddleware {
         Self::with(GeminiStack::new())
     }
 
-    /// This stack.
+    /// This stack. One with layers of your own, or with `Observe`, goes into a
+    /// [`StackMiddleware`]: `StackMiddleware::new(stack.raw(ChannelLeaf::new()))`.
     #[must_use]
     pub fn with(stack: GeminiStack) -> Self {
         let form = Form::Raw(StackMiddleware::new(stack.raw(ChannelLeaf::new())));

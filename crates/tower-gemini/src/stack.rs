@@ -8,20 +8,19 @@ use http::Request;
 use tower_layer::{Identity, Layer};
 use tower_service::Service;
 
-use crate::attempt_timeout::{AttemptTimeout, AttemptTimeoutLayer};
-use crate::classify_gemini_error::{ClassifyGeminiError, ClassifyGeminiErrorLayer};
-use crate::collect_request::{CollectRequest, CollectRequestLayer};
-use crate::final_image_extract::{
-    FinalImageExtract, FinalImageExtractLayer, FinalImageJson, FinalImageJsonLayer,
-};
-use crate::jittered_retry::{JitteredRetry, JitteredRetryLayer, RetryPolicy};
-use crate::model_fallback::{Chain, ModelFallback, ModelFallbackLayer};
-use crate::peak_hour_router::{PeakHourRouter, PeakHourRouterLayer};
-use crate::quota_guard::{QuotaGuard, QuotaGuardLayer};
-use crate::resolution_fallback::{ResolutionFallback, ResolutionFallbackLayer};
-use crate::spending::{Spending, SpendingLayer};
-use crate::stage::{AttemptService, CallHandler, WireClient};
-use crate::thought_signatures::{ThoughtSignatures, ThoughtSignaturesLayer};
+use crate::answer_errors::AnswerErrorsLayer;
+use crate::attempt_timeout::AttemptTimeoutLayer;
+use crate::classify_gemini_error::ClassifyGeminiErrorLayer;
+use crate::collect_request::CollectRequestLayer;
+use crate::final_image_extract::{FinalImageExtractLayer, FinalImageJsonLayer};
+use crate::jittered_retry::{JitteredRetryLayer, RetryPolicy};
+use crate::model_fallback::{Chain, ModelFallbackLayer};
+use crate::observe::ObserveLayer;
+use crate::peak_hour_router::PeakHourRouterLayer;
+use crate::quota_guard::QuotaGuardLayer;
+use crate::resolution_fallback::ResolutionFallbackLayer;
+use crate::spending::SpendingLayer;
+use crate::thought_signatures::ThoughtSignaturesLayer;
 
 /// Puts layers over a client, outermost first: a tuple of layers in the order of the stack.
 ///
@@ -57,34 +56,58 @@ pub fn compose<L: Layer<S>, S>(layers: L, client: S) -> L::Service {
     layers.layer(client)
 }
 
-/// The attempt stage over a client.
-type Attempts<S> = Spending<QuotaGuard<AttemptTimeout<ClassifyGeminiError<S>>>>;
-/// The call stage over a service of attempts.
-type Calls<A> =
-    ThoughtSignatures<PeakHourRouter<ModelFallback<ResolutionFallback<JitteredRetry<A>>>>>;
-/// The call stage with the user's own attempt layer in it.
-type Judged<S, A> = Calls<<A as Layer<Attempts<S>>>::Service>;
+/// All layers and the two open slots, outermost first. `E`, `O` and `K` are the slots of
+/// [`AnswerErrors`](crate::AnswerErrors), [`Observe`](crate::Observe) and `KeepPaid`, `X` takes the
+/// image out, `C` and `A` are the user's own layers.
+type Whole<E, O, K, C, X, A> = (
+    E,
+    O,
+    CollectRequestLayer,
+    K,
+    C,
+    X,
+    ThoughtSignaturesLayer,
+    PeakHourRouterLayer,
+    ModelFallbackLayer,
+    ResolutionFallbackLayer,
+    JitteredRetryLayer,
+    A,
+    SpendingLayer,
+    QuotaGuardLayer,
+    AttemptTimeoutLayer,
+    ClassifyGeminiErrorLayer,
+);
+/// All of them over a client.
+type Built<S, E, O, K, C, X, A> = <Whole<E, O, K, C, X, A> as Layer<S>>::Service;
 
 /// The recommended order of layers, over any client.
 ///
 /// | slot | layer | default |
 /// | --- | --- | --- |
-/// | [`collect`](Self::collect) | [`CollectRequest`] | on, always |
+/// | [`answer_errors`](Self::answer_errors) | [`AnswerErrors`](crate::AnswerErrors) | off: a program reads errors better than responses |
+/// | [`observe`](Self::observe) | [`Observe`](crate::Observe) | off |
+/// | [`collect`](Self::collect) | [`CollectRequest`](crate::CollectRequest) | on, always |
+#[cfg_attr(
+    feature = "keep-paid",
+    doc = "| [`keep_paid`](Self::keep_paid) | [`KeepPaid`](crate::KeepPaid) | off: it holds responses in memory |"
+)]
 /// | [`call_layer`](Self::call_layer) | your own, on calls | none |
-/// | [`extract`](Self::extract) | [`FinalImageExtract`], in `images` and `json` | on |
-/// | [`signatures`](Self::signatures) | [`ThoughtSignatures`] | off |
-/// | [`peak_hours`](Self::peak_hours) | [`PeakHourRouter`] | off |
-/// | [`fallback`](Self::fallback) | [`ModelFallback`] | off: an image of another model is the caller's to want |
-/// | [`resolution`](Self::resolution) | [`ResolutionFallback`] | off: a smaller image is the caller's to want |
-/// | [`retry`](Self::retry) | [`JitteredRetry`] | on; [`JitteredRetryLayer::off`] makes one attempt |
+/// | [`extract`](Self::extract) | [`FinalImageExtract`](crate::FinalImageExtract), in `images` and `json` | on |
+/// | [`signatures`](Self::signatures) | [`ThoughtSignatures`](crate::ThoughtSignatures) | off |
+/// | [`peak_hours`](Self::peak_hours) | [`PeakHourRouter`](crate::PeakHourRouter) | off |
+/// | [`fallback`](Self::fallback) | [`ModelFallback`](crate::ModelFallback) | off: whether an image of another model is welcome, the caller decides |
+/// | [`resolution`](Self::resolution) | [`ResolutionFallback`](crate::ResolutionFallback) | off: whether a smaller image is welcome, the caller decides |
+/// | [`retry`](Self::retry) | [`JitteredRetry`](crate::JitteredRetry) | on; [`JitteredRetryLayer::off`] makes one attempt |
 /// | [`attempt_layer`](Self::attempt_layer) | your own, on attempts | none |
-/// | [`spending`](Self::spending) | [`Spending`] | off |
-/// | [`quota`](Self::quota) | [`QuotaGuard`] | off |
-/// | [`timeout`](Self::timeout) | [`AttemptTimeout`] | on |
-/// | [`classify`](Self::classify) | [`ClassifyGeminiError`] | on, always |
+/// | [`spending`](Self::spending) | [`Spending`](crate::Spending) | off |
+/// | [`quota`](Self::quota) | [`QuotaGuard`](crate::QuotaGuard) | off |
+/// | [`timeout`](Self::timeout) | [`AttemptTimeout`](crate::AttemptTimeout) | on |
+/// | [`classify`](Self::classify) | [`ClassifyGeminiError`](crate::ClassifyGeminiError) | on, always |
 ///
-/// [`AnswerErrors`](crate::AnswerErrors), [`Observe`](crate::Observe) and, over `json` and `raw`,
-/// [`KeepPaid`](crate::KeepPaid) stand above it.
+/// `AnswerErrors` and `KeepPaid` need a response body, so `images` with one of them is a compile
+/// error: use `json`, and read the image with
+/// [`FinalImage::from_json`](crate::FinalImage::from_json). `images` is observed by
+/// [`ObserveLayer::whole_responses`].
 ///
 /// State that calls share (the retry budget, the quota's count, the health of targets) is shared by
 /// every service made from one `GeminiStack` and by all their clones. A layer that is off costs
@@ -111,8 +134,17 @@ type Judged<S, A> = Calls<<A as Layer<Attempts<S>>>::Service>;
 /// # }
 /// ```
 #[derive(Debug, Clone)]
-pub struct GeminiStack<C = Identity, A = Identity> {
+pub struct GeminiStack<E = Identity, O = Identity, K = Identity, C = Identity, A = Identity> {
     slots: Slots,
+    /// Layers that change the types of the stack.
+    typed: Typed<E, O, K, C, A>,
+}
+
+#[derive(Debug, Clone)]
+struct Typed<E, O, K, C, A> {
+    answer_errors: E,
+    observe: O,
+    keep_paid: K,
     call_layer: C,
     attempt_layer: A,
 }
@@ -151,7 +183,15 @@ impl GeminiStack {
             timeout: AttemptTimeoutLayer::new(),
             classify: ClassifyGeminiErrorLayer::new(),
         };
-        Self { slots, call_layer: Identity::new(), attempt_layer: Identity::new() }
+        let off = Identity::new;
+        let typed = Typed {
+            answer_errors: off(),
+            observe: off(),
+            keep_paid: off(),
+            call_layer: off(),
+            attempt_layer: off(),
+        };
+        Self { slots, typed }
     }
 }
 
@@ -173,7 +213,43 @@ macro_rules! slots {
     };
 }
 
-impl<C, A> GeminiStack<C, A> {
+/// A setter of a slot whose layer changes the types of the stack.
+macro_rules! typed_slot {
+    ($self:ident.$name:ident = $layer:ident, $($other:ident),*) => {{
+        let Self { slots, typed: Typed { $($other,)* .. } } = $self;
+        GeminiStack { slots, typed: Typed { $name: $layer, $($other),* } }
+    }};
+}
+
+impl<E, O, K, C, A> GeminiStack<E, O, K, C, A> {
+    /// Turns errors into responses, for servers and clients that retry by themselves. Off by
+    /// default. Over [`json`](Self::json) and [`raw`](Self::raw).
+    #[must_use]
+    pub fn answer_errors(
+        self,
+        layer: AnswerErrorsLayer,
+    ) -> GeminiStack<AnswerErrorsLayer, O, K, C, A> {
+        typed_slot!(self.answer_errors = layer, observe, keep_paid, call_layer, attempt_layer)
+    }
+
+    /// Reports every call. Off by default. Over [`images`](Self::images) set
+    /// [`ObserveLayer::whole_responses`].
+    #[must_use]
+    pub fn observe<M>(self, layer: ObserveLayer<M>) -> GeminiStack<E, ObserveLayer<M>, K, C, A> {
+        typed_slot!(self.observe = layer, answer_errors, keep_paid, call_layer, attempt_layer)
+    }
+
+    /// Completes calls whose clients disconnected. Off by default. Over [`json`](Self::json) and
+    /// [`raw`](Self::raw).
+    #[cfg(feature = "keep-paid")]
+    #[must_use]
+    pub fn keep_paid(
+        self,
+        layer: crate::KeepPaidLayer,
+    ) -> GeminiStack<E, O, crate::KeepPaidLayer, C, A> {
+        typed_slot!(self.keep_paid = layer, answer_errors, observe, call_layer, attempt_layer)
+    }
+
     slots! {
         /// How requests are held.
         collect: CollectRequestLayer,
@@ -213,69 +289,72 @@ impl<C, A> GeminiStack<C, A> {
         self.retry(JitteredRetryLayer::new(policy))
     }
 
-    /// Puts a layer of your own on whole calls, above [`FinalImageExtract`]: its service takes
-    /// `Request<CallBody>`.
+    /// Puts a layer of your own on whole calls, above
+    /// [`FinalImageExtract`](crate::FinalImageExtract): its service takes `Request<CallBody>`.
     #[must_use]
-    pub fn call_layer<L>(self, layer: L) -> GeminiStack<L, A> {
-        let Self { slots, attempt_layer, .. } = self;
-        GeminiStack { slots, call_layer: layer, attempt_layer }
+    pub fn call_layer<L>(self, layer: L) -> GeminiStack<E, O, K, L, A> {
+        typed_slot!(self.call_layer = layer, answer_errors, observe, keep_paid, attempt_layer)
     }
 
-    /// Puts a layer of your own on single attempts, below [`JitteredRetry`]: its service is an
-    /// [`AttemptService`].
+    /// Puts a layer of your own on single attempts, below [`JitteredRetry`](crate::JitteredRetry):
+    /// its service is an [`AttemptService`](crate::stage::AttemptService).
     #[must_use]
-    pub fn attempt_layer<L>(self, layer: L) -> GeminiStack<C, L> {
-        let Self { slots, call_layer, .. } = self;
-        GeminiStack { slots, call_layer, attempt_layer: layer }
+    pub fn attempt_layer<L>(self, layer: L) -> GeminiStack<E, O, K, C, L> {
+        typed_slot!(self.attempt_layer = layer, answer_errors, observe, keep_paid, call_layer)
     }
+}
 
+impl<E: Clone, O: Clone, K: Clone, C: Clone, A: Clone> GeminiStack<E, O, K, C, A> {
     /// A service that returns the final image, decoded.
     #[must_use]
-    pub fn images<S>(&self, client: S) -> Images<S, C, A>
+    pub fn images<S>(&self, client: S) -> Images<S, E, O, K, C, A>
     where
-        S: WireClient,
-        A: Layer<Attempts<S>, Service: AttemptService>,
-        C: Layer<FinalImageExtract<Judged<S, A>>, Service: CallHandler>,
+        Whole<E, O, K, C, FinalImageExtractLayer, A>: Layer<S>,
     {
-        let extract = self.slots.extract.layer(self.judged(client));
-        Images(self.slots.collect.layer(self.call_layer.layer(extract)))
+        Images(compose(self.whole(self.slots.extract), client))
     }
 
     /// A service that returns the API's JSON without the drafts. Responses with an error status
     /// pass unchanged.
     #[must_use]
-    pub fn json<S>(&self, client: S) -> Json<S, C, A>
+    pub fn json<S>(&self, client: S) -> Json<S, E, O, K, C, A>
     where
-        S: WireClient,
-        A: Layer<Attempts<S>, Service: AttemptService>,
-        C: Layer<FinalImageJson<Judged<S, A>>, Service: CallHandler>,
+        Whole<E, O, K, C, FinalImageJsonLayer, A>: Layer<S>,
     {
-        let extract = self.slots.extract_json.layer(self.judged(client));
-        Json(self.slots.collect.layer(self.call_layer.layer(extract)))
+        Json(compose(self.whole(self.slots.extract_json), client))
     }
 
     /// A service that returns the API's own response, byte for byte, and a verdict beside it.
     #[must_use]
-    pub fn raw<S>(&self, client: S) -> Raw<S, C, A>
+    pub fn raw<S>(&self, client: S) -> Raw<S, E, O, K, C, A>
     where
-        S: WireClient,
-        A: Layer<Attempts<S>, Service: AttemptService>,
-        C: Layer<Judged<S, A>, Service: CallHandler>,
+        Whole<E, O, K, C, Identity, A>: Layer<S>,
     {
-        Raw(self.slots.collect.layer(self.call_layer.layer(self.judged(client))))
+        Raw(compose(self.whole(Identity::new()), client))
     }
 
-    fn judged<S>(&self, client: S) -> Judged<S, A>
-    where
-        S: WireClient,
-        A: Layer<Attempts<S>, Service: AttemptService>,
-    {
-        let slots = &self.slots;
+    /// All layers in their order.
+    fn whole<X>(&self, extract: X) -> Whole<E, O, K, C, X, A> {
+        let Self { slots, typed } = self.clone();
         let (fallback, resolution) = slots.fallbacks();
-        let attempts = (&slots.spending, &slots.quota, &slots.timeout, &slots.classify);
-        let attempts = self.attempt_layer.layer(compose(attempts, client));
-        let calls = (&slots.signatures, &slots.peak_hours, &fallback, &resolution, &slots.retry);
-        compose(calls, attempts)
+        (
+            typed.answer_errors,
+            typed.observe,
+            slots.collect,
+            typed.keep_paid,
+            typed.call_layer,
+            extract,
+            slots.signatures,
+            slots.peak_hours,
+            fallback,
+            resolution,
+            slots.retry,
+            typed.attempt_layer,
+            slots.spending,
+            slots.quota,
+            slots.timeout,
+            slots.classify,
+        )
     }
 }
 
@@ -292,47 +371,39 @@ impl Slots {
 
 /// The services that a [`GeminiStack`] ends in.
 macro_rules! terminals {
-    ($($(#[$doc:meta])* $name:ident over $inner:ty;)*) => {
+    ($($(#[$doc:meta])* $name:ident with $extract:ty;)*) => {
         $($(#[$doc])*
-        pub struct $name<S, C = Identity, A = Identity>(
-            CollectRequest<<C as Layer<$inner>>::Service>,
+        pub struct $name<S, E = Identity, O = Identity, K = Identity, C = Identity, A = Identity>(
+            Built<S, E, O, K, C, $extract, A>,
         )
         where
-            A: Layer<Attempts<S>>,
-            C: Layer<$inner>;
+            Whole<E, O, K, C, $extract, A>: Layer<S>;
 
-        impl<S, C, A> Clone for $name<S, C, A>
+        impl<S, E, O, K, C, A> Clone for $name<S, E, O, K, C, A>
         where
-            A: Layer<Attempts<S>>,
-            C: Layer<$inner, Service: Clone>,
+            Whole<E, O, K, C, $extract, A>: Layer<S, Service: Clone>,
         {
             fn clone(&self) -> Self {
                 Self(self.0.clone())
             }
         }
 
-        impl<S, C, A> fmt::Debug for $name<S, C, A>
+        impl<S, E, O, K, C, A> fmt::Debug for $name<S, E, O, K, C, A>
         where
-            A: Layer<Attempts<S>>,
-            C: Layer<$inner>,
+            Whole<E, O, K, C, $extract, A>: Layer<S>,
         {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.debug_struct(stringify!($name)).finish_non_exhaustive()
             }
         }
 
-        impl<S, C, A, B> Service<Request<B>> for $name<S, C, A>
+        impl<S, E, O, K, C, A, B> Service<Request<B>> for $name<S, E, O, K, C, A>
         where
-            A: Layer<Attempts<S>>,
-            C: Layer<$inner>,
-            CollectRequest<<C as Layer<$inner>>::Service>: Service<Request<B>>,
+            Whole<E, O, K, C, $extract, A>: Layer<S, Service: Service<Request<B>>>,
         {
-            type Response =
-                <CollectRequest<<C as Layer<$inner>>::Service> as Service<Request<B>>>::Response;
-            type Error =
-                <CollectRequest<<C as Layer<$inner>>::Service> as Service<Request<B>>>::Error;
-            type Future =
-                <CollectRequest<<C as Layer<$inner>>::Service> as Service<Request<B>>>::Future;
+            type Response = <Built<S, E, O, K, C, $extract, A> as Service<Request<B>>>::Response;
+            type Error = <Built<S, E, O, K, C, $extract, A> as Service<Request<B>>>::Error;
+            type Future = <Built<S, E, O, K, C, $extract, A> as Service<Request<B>>>::Future;
 
             fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
                 self.0.poll_ready(cx)
@@ -347,9 +418,9 @@ macro_rules! terminals {
 
 terminals! {
     /// A stack that returns [`FinalImage`](crate::FinalImage)s: [`GeminiStack::images`].
-    Images over FinalImageExtract<Judged<S, A>>;
+    Images with FinalImageExtractLayer;
     /// A stack that returns the API's JSON without drafts: [`GeminiStack::json`].
-    Json over FinalImageJson<Judged<S, A>>;
+    Json with FinalImageJsonLayer;
     /// A stack that returns the API's own responses, judged: [`GeminiStack::raw`].
-    Raw over Judged<S, A>;
+    Raw with Identity;
 }

@@ -176,7 +176,8 @@ impl Body for ProbeBody {
 /// that takes one type of body only stands above these two.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot stand below a layer that works on the caller's own requests",
-    label = "Observe and AnswerErrors take any request and need a response with a body: below them belongs CollectRequest, over KeepPaid, `json` or `raw`; over `images` observe with `ObserveLayer::whole_answers`",
+    label = "Observe and AnswerErrors take any request and need a response with a body: below them belongs CollectRequest, over KeepPaid, `json` or `raw`; observe `images` with `ObserveLayer::whole_responses`",
+    note = "instead of `images` with AnswerErrors use `json`, and read the image with `FinalImage::from_json`",
     note = "the order is AnswerErrors > Observe > CollectRequest > KeepPaid > FinalImageExtract > ThoughtSignatures > PeakHourRouter > ModelFallback > ResolutionFallback > JitteredRetry > Spending > QuotaGuard > AttemptTimeout > ClassifyGeminiError > client; `GeminiStack` is that order ready made"
 )]
 pub trait CallerService:

@@ -18,7 +18,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any_service, get};
 use http::{Request, StatusCode, header};
 use http_body_util::BodyExt as _;
-use tower::{Layer as _, ServiceExt as _};
+use tower::ServiceExt as _;
 use tower_gemini::{AnswerErrorsLayer, GeminiStack};
 use tower_gemini_sim::{Fault, Sim, SimService};
 
@@ -46,7 +46,7 @@ fn router(gemini: &SimService) -> Router {
         }
     };
     // axum asks for services that never fail: errors become responses in Google's form.
-    let proxy = AnswerErrorsLayer::new().layer(GeminiStack::new().json(gemini.clone()));
+    let proxy = GeminiStack::new().answer_errors(AnswerErrorsLayer::new()).json(gemini.clone());
     Router::new().route("/draw", get(draw)).route("/v1beta/{*path}", any_service(proxy))
 }
 

@@ -156,8 +156,7 @@ fn an_error_of_a_key_that_may_be_charged_is_saved_as_lost() {
             Ok::<_, std::io::Error>(response.unwrap())
         });
         let scenario = Scenario::new([]);
-        let service =
-            |keep: &KeepPaidLayer| GeminiStack::new().call_layer(keep.clone()).raw(client);
+        let service = |keep: &KeepPaidLayer| GeminiStack::new().keep_paid(keep.clone()).raw(client);
         let first = KeepPaidLayer::new();
         let response = service(&first).oneshot(with(&scenario, KEY, "one")).await.unwrap();
         let charge = response.body().verdict().map(tower_gemini::verdict::Verdict::charge);

@@ -161,7 +161,7 @@ fn a_request_too_large_to_hold_is_not_sent_with_a_key() {
         let stack = scenario
             .stack()
             .collect(CollectRequestLayer::new().max_held_bytes(10))
-            .call_layer(keep.clone());
+            .keep_paid(keep.clone());
         let service = stack.raw(sim.service());
         let (status, body) = whole(service.clone(), with(&scenario, KEY, "one")).await.unwrap();
         let text = String::from_utf8_lossy(&body);

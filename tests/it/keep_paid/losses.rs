@@ -42,7 +42,7 @@ fn an_error_that_may_be_charged_is_not_stored() {
             Ok::<_, std::io::Error>(response.unwrap())
         });
         let keep = KeepPaidLayer::new();
-        let service = GeminiStack::new().call_layer(keep.clone()).raw(client);
+        let service = GeminiStack::new().keep_paid(keep.clone()).raw(client);
         let scenario = Scenario::new([]);
         let call = whole(service.clone(), with(&scenario, RETRY_COUNT, "0"));
         assert!(tokio::time::timeout(Duration::from_secs(2), call).await.is_err());
@@ -152,7 +152,7 @@ fn an_error_within_a_200_is_not_stored() {
         });
         let scenario = Scenario::new([]);
         let keep = KeepPaidLayer::new();
-        let service = GeminiStack::new().call_layer(keep.clone()).raw(client);
+        let service = GeminiStack::new().keep_paid(keep.clone()).raw(client);
         let _ = tokio::time::timeout(
             Duration::from_secs(2),
             service.clone().oneshot(request(&scenario, &Trail::new())),
@@ -233,7 +233,7 @@ fn a_request_that_is_dispatched_while_it_is_dropped_is_reported_as_lost() {
                 SendsLate(Some(request.into_body()))
             });
             let keep = KeepPaidLayer::new();
-            let service = GeminiStack::new().call_layer(keep.clone()).raw(client);
+            let service = GeminiStack::new().keep_paid(keep.clone()).raw(client);
             let ask = || {
                 let mut request = request(&Scenario::new([]), &Trail::new());
                 if let Some(key) = key {

@@ -11,6 +11,7 @@ use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
+use tower::layer::util::Identity;
 use tower::{Layer, Service, ServiceExt};
 use tower_gemini::CallOptions;
 use tower_gemini::Error;
@@ -32,10 +33,10 @@ mod keys;
 mod losses;
 mod resends;
 
-type Kept = Raw<SimService, KeepPaidLayer>;
+type Kept = Raw<SimService, Identity, Identity, KeepPaidLayer>;
 
 fn stack(scenario: &Scenario, sim: &Sim, keep: &KeepPaidLayer) -> Kept {
-    scenario.stack().call_layer(keep.clone()).raw(sim.service())
+    scenario.stack().keep_paid(keep.clone()).raw(sim.service())
 }
 
 fn request(scenario: &Scenario, trail: &Trail) -> Request<Full<Bytes>> {
@@ -424,7 +425,7 @@ fn a_detached_call_that_fell_back_is_completed() {
         let stack = GeminiStack::new()
             .retry_policy(RetryPolicy::never())
             .fallback_to(Chain::new(["gemini-3-pro-image", "gemini-3.1-flash-image"]));
-        let service = stack.call_layer(keep.clone()).raw(client);
+        let service = stack.keep_paid(keep.clone()).raw(client);
         let (scenario, trail) = (Scenario::new([]), Trail::new());
         let call = whole(service.clone(), request(&scenario, &trail));
         assert!(tokio::time::timeout(Duration::from_secs(2), call).await.is_err());

@@ -162,7 +162,7 @@ fn no_request_waits_for_a_call_that_panicked() {
             async { Ok::<_, std::io::Error>(Response::new(Full::new(Bytes::from("{}")))) }
         });
         let keep = KeepPaidLayer::new().grace(Duration::from_secs(100));
-        let service = GeminiStack::new().call_layer(keep.clone()).raw(client);
+        let service = GeminiStack::new().keep_paid(keep.clone()).raw(client);
         let first =
             tokio::spawn(whole(service.clone(), request(&Scenario::new([]), &Trail::new())));
         assert!(first.await.unwrap_err().is_panic());

@@ -5,14 +5,15 @@
 //! use bytes::Bytes;
 //! use http::{Request, Response};
 //! use http_body_util::{BodyExt, Full};
-//! use tower::{Layer, ServiceExt, service_fn};
+//! use tower::{ServiceExt, service_fn};
 //! use tower_gemini::{AnswerErrorsLayer, GeminiStack};
 //!
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
 //! let unreachable = service_fn(|_| async {
 //!     Err::<Response<Full<Bytes>>, _>(std::io::Error::from(std::io::ErrorKind::ConnectionRefused))
 //! });
-//! let service = AnswerErrorsLayer::new().layer(GeminiStack::new().raw(unreachable));
+//! let stack = GeminiStack::new().answer_errors(AnswerErrorsLayer::new());
+//! let service = stack.raw(unreachable);
 //! let request = Request::post("/v1beta/models/gemini-3-pro-image:generateContent").body(Full::new(Bytes::from("{}"))).unwrap();
 //! let response = service.oneshot(request).await.unwrap(); // the error type is `Infallible`
 //! assert_eq!(response.status(), 503);
@@ -45,7 +46,8 @@
 //!
 //! Outermost, over a stack with response bodies: the responses of [`raw`](crate::GeminiStack::raw)
 //! and [`json`](crate::GeminiStack::json) pass through it byte for byte. A stack of
-//! [`images`](crate::GeminiStack::images) has no response body: use `json`, and read the image with
+//! [`images`](crate::GeminiStack::images) has no response body, so this layer over it is a compile
+//! error: use `json`, and read the image with
 //! [`FinalImage::from_json`](crate::FinalImage::from_json). With this layer a stack fits axum's
 //! `Router::layer` and `any_service`, which need a service that never fails.
 //!

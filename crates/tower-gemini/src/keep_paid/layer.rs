@@ -15,6 +15,7 @@ use crate::clock::{Clock, SystemClock};
 #[derive(Debug, Clone)]
 pub struct KeepPaidLayer {
     registry: Arc<Registry>,
+    is_off: bool,
 }
 
 impl KeepPaidLayer {
@@ -33,14 +34,20 @@ impl KeepPaidLayer {
         })
     }
 
+    /// Stores nothing: a call ends with its client.
+    #[must_use]
+    pub fn off() -> Self {
+        Self { is_off: true, ..Self::new() }
+    }
+
     fn from_settings(settings: Settings) -> Self {
-        Self { registry: Arc::new(Registry::new(settings)) }
+        Self { registry: Arc::new(Registry::new(settings)), is_off: false }
     }
 
     fn with(self, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = self.registry.settings.clone();
         change(&mut settings);
-        Self::from_settings(settings)
+        Self { is_off: self.is_off, ..Self::from_settings(settings) }
     }
 
     /// Sets how many calls are completed without their clients at once. Further ones are dropped and
@@ -159,6 +166,6 @@ impl<S: StorableService> Layer<S> for KeepPaidLayer {
     type Service = KeepPaid<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        KeepPaid::new(inner, self.registry.clone())
+        KeepPaid::new(inner, (!self.is_off).then(|| self.registry.clone()))
     }
 }

@@ -21,7 +21,7 @@
 //!     Ok::<_, std::io::Error>(Response::new(Full::new(Bytes::from_static(body))))
 //! });
 //! let keep = KeepPaidLayer::new();
-//! let gemini = GeminiStack::new().call_layer(keep.clone()).json(client);
+//! let gemini = GeminiStack::new().keep_paid(keep.clone()).json(client);
 //! let request = || {
 //!     Request::post("/v1beta/models/gemini-3-pro-image:generateContent").header("x-goog-api-key", "k").body(Full::new(Bytes::from("{}"))).unwrap()
 //! };
@@ -78,8 +78,8 @@
 //!
 //! Inside [`CollectRequest`](crate::CollectRequest), outside everything that sends. Layers that
 //! buffer or change responses belong inside, so that what is stored is what the client would have
-//! received. It needs a response body, so it stands over `json` and `raw` and not over `images`:
-//! read the image with [`FinalImage::from_json`](crate::FinalImage::from_json).
+//! received. It needs a response body, so it stands over `json` and `raw`. Over `images` it is a
+//! compile error: read the image with [`FinalImage::from_json`](crate::FinalImage::from_json).
 //!
 //! # Defaults
 //!

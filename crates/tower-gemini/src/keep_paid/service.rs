@@ -60,11 +60,12 @@ pub struct IdempotencyKeyRejected;
 #[derive(Debug, Clone)]
 pub struct KeepPaid<S> {
     inner: S,
-    registry: Arc<Registry>,
+    /// `None` where the layer is off.
+    registry: Option<Arc<Registry>>,
 }
 
 impl<S> KeepPaid<S> {
-    pub(super) fn new(inner: S, registry: Arc<Registry>) -> Self {
+    pub(super) fn new(inner: S, registry: Option<Arc<Registry>>) -> Self {
         Self { inner, registry }
     }
 }
@@ -117,6 +118,10 @@ impl<S: StorableService> Service<Request<CallBody>> for KeepPaid<S> {
 
     fn call(&mut self, mut request: Request<CallBody>) -> Self::Future {
         let mut inner = take_ready(&mut self.inner);
+        let passing = |response: S::Future| -> Self::Future {
+            Box::pin(async move { Ok(response.await?.map(ResponseBody::passing)) })
+        };
+        let Some(registry) = self.registry.clone() else { return passing(inner.call(request)) };
         // The upstream does not know the header.
         let key = request.headers_mut().remove(IDEMPOTENCY_KEY);
         let call = request.body().call();
@@ -129,15 +134,14 @@ impl<S: StorableService> Service<Request<CallBody>> for KeepPaid<S> {
                 let refused = rejected(state, StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE_FOR_A_KEY);
                 return Box::pin(async move { Ok(refused) });
             }
-            let response = inner.call(request);
-            return Box::pin(async move { Ok(response.await?.map(ResponseBody::passing)) });
+            return passing(inner.call(request));
         };
         let retries = request
             .headers()
             .get(RETRY_COUNT)
             .and_then(|count| count.to_str().ok()?.trim().parse::<u32>().ok());
         let asked = Asked {
-            registry: self.registry.clone(),
+            registry,
             fingerprint,
             state: request.body().state().clone(),
             marks_resends: retries.is_some(),

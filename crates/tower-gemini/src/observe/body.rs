@@ -8,7 +8,6 @@ use pin_project::pin_project;
 use tower_gemini_core::verdict::Verdict;
 
 use super::outcome::HowEnded;
-use super::service::outcome_in;
 use super::watch::CallWatch;
 use crate::body::HasVerdict;
 
@@ -86,7 +85,7 @@ where
         let frame = match ready!(this.inner.as_mut().poll_frame(cx)) {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
-                end(HowEnded::Failed(outcome_in(&error)));
+                end(HowEnded::failed(&error));
                 return Poll::Ready(Some(Err(error)));
             }
             None => {
@@ -104,7 +103,7 @@ where
                 Poll::Ready(None) => end(HowEnded::Complete),
                 Poll::Ready(Some(Ok(behind))) => *this.behind = Some(Ok(behind)),
                 Poll::Ready(Some(Err(error))) => {
-                    end(HowEnded::Failed(outcome_in(&error)));
+                    end(HowEnded::failed(&error));
                     *this.behind = Some(Err(error));
                 }
                 Poll::Pending => {}

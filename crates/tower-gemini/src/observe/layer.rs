@@ -6,8 +6,9 @@ use tower_gemini_core::catalog::Catalog;
 use tower_layer::Layer;
 
 use super::observer::CallObserver;
-use super::service::{AtBodyEnd, AtHead, Observe};
+use super::service::{AtBodyEnd, AtHead, Observe, ObserveWhole};
 use super::watch::Shared;
+use crate::stage::CallerService;
 
 /// Makes [`Observe`] services.
 pub struct ObserveLayer<M = AtBodyEnd> {
@@ -15,7 +16,7 @@ pub struct ObserveLayer<M = AtBodyEnd> {
     mode: PhantomData<fn() -> M>,
 }
 
-/// Makes [`ObserveWhole`](super::ObserveWhole) services. See [`ObserveLayer::whole_answers`].
+/// Makes [`ObserveWhole`](super::ObserveWhole) services. See [`ObserveLayer::whole_responses`].
 pub type ObserveWholeLayer = ObserveLayer<AtHead>;
 
 impl ObserveLayer {
@@ -44,7 +45,7 @@ impl ObserveLayer {
     /// Returns the same layer for a stack whose responses are complete with their heads, such as
     /// one that ends in [`FinalImageExtract`](crate::FinalImageExtract).
     #[must_use]
-    pub fn whole_answers(&self) -> ObserveWholeLayer {
+    pub fn whole_responses(&self) -> ObserveWholeLayer {
         ObserveLayer { shared: self.shared.clone(), mode: PhantomData }
     }
 }
@@ -68,8 +69,16 @@ impl<M> fmt::Debug for ObserveLayer<M> {
     }
 }
 
-impl<S, M> Layer<S> for ObserveLayer<M> {
-    type Service = Observe<S, M>;
+impl<S: CallerService> Layer<S> for ObserveLayer {
+    type Service = Observe<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Observe::new(inner, self.shared.clone())
+    }
+}
+
+impl<S> Layer<S> for ObserveWholeLayer {
+    type Service = ObserveWhole<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
         Observe::new(inner, self.shared.clone())

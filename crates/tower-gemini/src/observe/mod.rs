@@ -10,7 +10,7 @@
 //! use bytes::Bytes;
 //! use http::{Request, Response};
 //! use http_body_util::{BodyExt, Full};
-//! use tower::{Layer, ServiceExt, service_fn};
+//! use tower::{ServiceExt, service_fn};
 //! use tower_gemini::observe::{CallEnd, CallInfo, CallObserver, ObserveLayer};
 //! use tower_gemini::GeminiStack;
 //!
@@ -31,7 +31,7 @@
 //! });
 //! let sentences = Arc::new(Sentences::default());
 //! let layer = ObserveLayer::new().observer(sentences.clone());
-//! let gemini = layer.layer(GeminiStack::new().raw(client));
+//! let gemini = GeminiStack::new().observe(layer).raw(client);
 //!
 //! let request = Request::post("/v1beta/models/gemini-3-pro-image:generateContent").body(Full::new(Bytes::new())).unwrap();
 //! let response = gemini.oneshot(request).await.unwrap();
@@ -41,7 +41,7 @@
 //! # }
 //! ```
 //!
-//! For a stack that returns [`FinalImage`](crate::FinalImage)s use [`ObserveLayer::whole_answers`].
+//! For a stack that returns [`FinalImage`](crate::FinalImage)s use [`ObserveLayer::whole_responses`].
 //!
 //! # Order in the stack
 //!

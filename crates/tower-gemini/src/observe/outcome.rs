@@ -1,7 +1,9 @@
 //! Decides what a finished call came to.
 
+use std::any::Any;
 use std::fmt;
 
+use crate::error::{BoxError, Error};
 use crate::trail::{Step, StopReason};
 use tower_gemini_core::call::{Call, Verb};
 use tower_gemini_core::verdict::Outcome;
@@ -82,6 +84,18 @@ pub(super) enum HowEnded {
     Failed(Option<Outcome>),
     /// The call or its response's body was dropped before its end.
     Dropped,
+}
+
+impl HowEnded {
+    /// The call failed with this error, which may be one of ours, boxed or not.
+    pub(super) fn failed<E: 'static>(error: &E) -> Self {
+        let error: &dyn Any = error;
+        let ours = match error.downcast_ref::<BoxError>() {
+            Some(boxed) => boxed.downcast_ref::<Error>(),
+            None => error.downcast_ref::<Error>(),
+        };
+        Self::Failed(ours.map(|error| error.verdict().outcome()))
+    }
 }
 
 /// Decides by the trail, the end and the status that the client saw.

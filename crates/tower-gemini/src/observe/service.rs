@@ -1,4 +1,3 @@
-use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
@@ -7,12 +6,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use crate::call_options::CallOptions;
-use crate::error::{BoxError, Error};
 use http::{Request, Response};
 use http_body::Body;
 use pin_project::pin_project;
 use tower_gemini_core::call::Call;
-use tower_gemini_core::verdict::Outcome;
 use tower_service::Service;
 
 use super::body::ObservedBody;
@@ -27,7 +24,7 @@ pub struct Observe<S, M = AtBodyEnd> {
 }
 
 /// Observes each call to its response, which is complete with its head. See
-/// [`ObserveLayer::whole_answers`](super::ObserveLayer::whole_answers).
+/// [`ObserveLayer::whole_responses`](super::ObserveLayer::whole_responses).
 pub type ObserveWhole<S> = Observe<S, AtHead>;
 
 impl<S, M> Observe<S, M> {
@@ -177,20 +174,10 @@ where
             }
             Err(error) => {
                 if let Some(watch) = &mut watch {
-                    watch.end(HowEnded::Failed(outcome_in(&error)));
+                    watch.end(HowEnded::failed(&error));
                 }
                 Err(error)
             }
         })
     }
-}
-
-/// Returns the outcome in an error of this crate, boxed or not.
-pub(super) fn outcome_in<E: 'static>(error: &E) -> Option<Outcome> {
-    let error: &dyn Any = error;
-    let ours = match error.downcast_ref::<BoxError>() {
-        Some(boxed) => boxed.downcast_ref::<Error>(),
-        None => error.downcast_ref::<Error>(),
-    };
-    ours.map(|error| error.verdict().outcome())
 }

@@ -29,7 +29,7 @@ use crate::stats::Stats;
 fn hostile(text: &str) -> Status {
     let report = in_paused_time(async {
         let stats = Stats::new();
-        let layer = ObserveLayer::new().observer(stats.observer());
+        let layer = ObserveLayer::new().observer(stats.observer()).whole_responses();
         let text: String = text.to_owned();
         let inner = service_fn(|request: Request<Full<Bytes>>| {
             let text = text.clone();

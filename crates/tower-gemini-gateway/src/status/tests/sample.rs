@@ -153,6 +153,6 @@ async fn redeemed(observe: &ObserveLayer) {
         }
         Ok::<_, Infallible>(http::Response::new(Full::new(Bytes::from_static(b"{}"))))
     });
-    let response = observe.layer(inner).oneshot(request(0, "2K")).await.unwrap();
+    let response = observe.whole_responses().layer(inner).oneshot(request(0, "2K")).await.unwrap();
     let _ = response.into_body().collect().await;
 }
