@@ -1,7 +1,7 @@
 //! Handles one request: from the caller's socket to a stack, and the response back.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -14,18 +14,20 @@ use tower::ServiceExt;
 use tower_gemini::answer_errors::set_retry_headers;
 use tower_gemini::call::{Call, Dialect, Verb};
 use tower_gemini::clock::{Clock, SystemClock};
+use tower_gemini::headers;
 use tower_gemini::keep_paid::{CallerId, IdempotencyKeyRejected, ResponseFormat};
 use tower_gemini::target::Served;
 use tower_gemini::verdict::Verdict;
 use tower_gemini::{CallOptions, Trail};
 use tower_gemini_openai::{Endpoint, ResponseTranslator, list_models, to_gemini};
 
-use crate::buffer::with_heartbeat;
+use crate::heartbeat::with_heartbeat;
 use crate::limits::{self, BodyFault, BoundedBody};
 use crate::responses::{CHARGED, ErrorFormat, Rejection, error_response, json_response};
 use crate::snapshot::Snapshot;
 use crate::stacks::{Stack, Stacks};
 use crate::transform::Transform;
+use crate::wire::now_unix;
 use crate::{mask, pages, report, wire};
 
 /// Answers one request: with a page of the gateway's own, a rejection, or the upstream's response.
@@ -69,7 +71,7 @@ pub(crate) async fn handle(
         Ok(response) => response,
         Err(rejection) => rejection.into_response(format),
     };
-    limits::hold_slot(response, slot)
+    limits::hold(response, slot)
 }
 
 /// Admits the caller and sends the request to the upstream of its path.
@@ -151,7 +153,7 @@ async fn generate(
     body: Bytes,
     reply: Option<ResponseTranslator>,
 ) -> Response<Body> {
-    wire::remove_length(&mut parts.headers);
+    headers::for_rebuilt_body(&mut parts.headers, None);
     let call = Call::parse(&parts.method, &parts.uri, &parts.headers, Some(&body));
     let streams = call.is_streaming();
     let stack = match call.is_continuation {
@@ -244,7 +246,7 @@ fn to_openai(response: Response<Bytes>, reply: &ResponseTranslator) -> Response<
     let (mut parts, body) = response.into_parts();
     let (status, body) = reply.response(parts.status, &body, now_unix());
     parts.status = status;
-    wire::remove_body_headers(&mut parts.headers);
+    headers::for_changed_body(&mut parts.headers, Some(body.len() as u64));
     parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Response::from_parts(parts, Body::from(body))
 }
@@ -279,9 +281,4 @@ fn headers_for_gemini(headers: &HeaderMap) -> HeaderMap {
     kept.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     kept.insert(ACCEPT, HeaderValue::from_static("*/*"));
     kept
-}
-
-/// Seconds since 1970.
-pub(crate) fn now_unix() -> u64 {
-    SystemClock.now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }

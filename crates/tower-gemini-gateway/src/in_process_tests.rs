@@ -12,8 +12,9 @@ use tower_gemini::calendar::PacificDay;
 use tower_gemini_sim::{Fault, Latency, Sim};
 
 use crate::config::{Config, EXAMPLE};
-use crate::handler::{handle, now_unix};
+use crate::handler::handle;
 use crate::snapshot::Snapshot;
+use crate::wire::now_unix;
 
 const CALLS: usize = 120;
 const AT_ONCE: usize = 16;
@@ -119,4 +120,25 @@ async fn a_spent_day_rests_until_midnight_pacific() {
     let asked: Vec<&str> = ledger.requests().iter().map(|one| &*one.model).collect();
     let (pro, flash) = ("gemini-3-pro-image", "gemini-3.1-flash-image");
     assert_eq!(asked, [pro, flash, flash, pro]);
+}
+
+/// The models that the simulator was asked for, in order.
+fn asked(sim: &Sim) -> Vec<String> {
+    sim.ledger().requests().iter().map(|one| one.model.to_string()).collect()
+}
+
+// Dates of an end were announced and withdrawn: what a call names is sent, and the API says what is
+// gone.
+#[tokio::test(start_paused = true)]
+async fn a_retired_model_that_a_call_names_is_sent_and_a_retired_fallback_target_is_skipped() {
+    let (old, pro) = ("gemini-2.5-flash-image-preview", "gemini-3-pro-image");
+    let storm = [const { Fault::Overloaded }; 9];
+    let sim = Sim::builder().latency(Latency::none()).revive(old).script(storm).build();
+    let fallback = r#"models = ["gemini-3-pro-image-preview", "gemini-3-pro-image"]"#;
+    let gateway = gateway(&sim, &format!("[fallback]\n{fallback}\n[retry]\nattempts = 1\n"));
+    let request = Request::post(format!("/v1beta/models/{old}:generateContent"))
+        .header("x-goog-api-key", "AIzaSyA-storm-key-0123456789abcdefghijk")
+        .body(Body::from(r#"{"contents":[{"parts":[{"text":"apple"}]}]}"#));
+    let _ = handle(gateway, Instant::now(), request.unwrap()).await;
+    assert_eq!(asked(&sim), [old, pro]);
 }

@@ -1,6 +1,6 @@
 //! A drop-in base URL for Gemini SDKs that never pays twice.
 //!
-//! Install the program with `cargo install tower-gemini-gateway` and run
+//! Install the program with `cargo install --path crates/tower-gemini-gateway` and run
 //! `gemini-gateway --simulate`, or mount a [`Gateway`] in an axum app.
 //!
 //! | module | does |
@@ -8,18 +8,18 @@
 //! | [`config`], `cli`, `reload`, `program` | reads what is asked for |
 //! | `gateway`, `snapshot`, `stacks`, `upstream` | builds layers, stacks and upstreams from it |
 //! | `running`, `server`, `socket`, `limits`, `auth` | serves connections within limits, admits callers |
-//! | `handler`, `wire`, `transform`, `buffer`, `mask`, `responses`, `report` | handles one request |
+//! | `handler`, `wire`, `transform`, `heartbeat`, `mask`, `responses`, `report` | handles one request |
 //! | [`stats`] | counts calls and says what the counts mean |
 //! | `pages`, [`status`], `log` | reports on itself |
 //!
 //! [`start`] runs one on a socket of its own inside another program; [`app`] is the whole program.
 
 mod auth;
-mod buffer;
 mod cli;
 pub mod config;
 mod gateway;
 mod handler;
+mod heartbeat;
 #[cfg(test)]
 mod in_process_tests;
 mod limits;

@@ -4,17 +4,16 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
 use http::Response;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
-
-use crate::socket::TrackedBody;
 
 /// Why reading a request's body stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +58,7 @@ impl std::error::Error for BodyFault {}
 /// A request's body within its limits.
 pub(crate) struct BoundedBody {
     body: Body,
-    left: usize,
+    so_far: usize,
     max_bytes: usize,
     idle_timeout: Duration,
     /// How long it was waited for in all. While nobody polls it, the reader takes the time.
@@ -72,7 +71,30 @@ pub(crate) struct BoundedBody {
 impl BoundedBody {
     pub(crate) fn new(body: Body, max_bytes: usize, idle_timeout: Duration) -> Self {
         let (silence, waited) = (Box::pin(sleep(idle_timeout)), Duration::ZERO);
-        Self { body, left: max_bytes, max_bytes, idle_timeout, waited, since: None, silence }
+        Self { body, so_far: 0, max_bytes, idle_timeout, waited, since: None, silence }
+    }
+
+    /// Checks a frame that has arrived.
+    fn admit(&mut self, frame: &Frame<Bytes>) -> Result<(), BodyFault> {
+        self.so_far = self.so_far.saturating_add(frame.data_ref().map_or(0, Bytes::len));
+        if self.so_far > self.max_bytes {
+            return Err(BodyFault::TooLarge { limit: self.max_bytes });
+        }
+        self.waited += self.since.take().map_or(Duration::ZERO, |since| since.elapsed());
+        let expected = self.waited.as_secs().saturating_mul(LEAST_RATE);
+        let trickles = self.waited > self.idle_timeout && (self.so_far as u64) < expected;
+        if trickles || self.waited > LONGEST { Err(BodyFault::Trickles) } else { Ok(()) }
+    }
+
+    /// Waits for the next frame, which has not arrived.
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<BodyFault> {
+        if self.since.is_none() {
+            let now = Instant::now();
+            self.since = Some(now);
+            self.silence.as_mut().reset(now + self.idle_timeout);
+        }
+        let limit = self.idle_timeout;
+        self.silence.as_mut().poll(cx).map(|()| BodyFault::TooSlow { limit })
     }
 }
 
@@ -84,46 +106,15 @@ impl HttpBody for BoundedBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let this = &mut *self;
-        match Pin::new(&mut this.body).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Some(data) = frame.data_ref() {
-                    match this.left.checked_sub(data.len()) {
-                        Some(left) => this.left = left,
-                        None => {
-                            return Poll::Ready(Some(Err(axum::Error::new(BodyFault::TooLarge {
-                                limit: this.max_bytes,
-                            }))));
-                        }
-                    }
-                }
-                this.waited += this.since.take().map_or(Duration::ZERO, |since| since.elapsed());
-                let (so_far, waited) = ((this.max_bytes - this.left) as u64, this.waited);
-                if waited > LONGEST
-                    || (waited > this.idle_timeout
-                        && so_far < waited.as_secs().saturating_mul(LEAST_RATE))
-                {
-                    return Poll::Ready(Some(Err(axum::Error::new(BodyFault::Trickles))));
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Pending => {
-                if this.since.is_none() {
-                    let now = Instant::now();
-                    this.since = Some(now);
-                    this.silence.as_mut().reset(now + this.idle_timeout);
-                }
-                match this.silence.as_mut().poll(cx) {
-                    Poll::Ready(()) => {
-                        Poll::Ready(Some(Err(axum::Error::new(BodyFault::TooSlow {
-                            limit: this.idle_timeout,
-                        }))))
-                    }
-                    Poll::Pending => Poll::Pending,
-                }
-            }
-            other => other,
-        }
+        let fault = match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => match self.admit(&frame) {
+                Ok(()) => return Poll::Ready(Some(Ok(frame))),
+                Err(fault) => fault,
+            },
+            Poll::Pending => ready!(self.poll_silence(cx)),
+            ended => return ended,
+        };
+        Poll::Ready(Some(Err(axum::Error::new(fault))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -165,15 +156,20 @@ impl RequestSlots {
     }
 }
 
-/// Holds a request's slot until its response ends.
-pub(crate) fn hold_slot(response: Response<Body>, slot: OwnedSemaphorePermit) -> Response<Body> {
-    response.map(|body| Body::new(TrackedBody::response(body, slot)))
+/// Holds something until the body of a response has been sent or is dropped.
+pub(crate) fn hold(response: Response<Body>, held: impl Send + 'static) -> Response<Body> {
+    // The closure owns it, and is dropped with the body.
+    let keep = move |error| {
+        let _ = &held;
+        error
+    };
+    response.map(|body| Body::new(body.map_err(keep)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http_body_util::{BodyExt, StreamBody};
+    use http_body_util::StreamBody;
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_body_is_abandoned_and_a_slow_one_is_not() {
@@ -223,7 +219,7 @@ mod tests {
     #[tokio::test]
     async fn a_slot_is_held_to_the_last_byte_of_the_response() {
         let slots = RequestSlots::new(1);
-        let answer = hold_slot(Response::new(Body::from("answer")), slots.take().unwrap());
+        let answer = hold(Response::new(Body::from("answer")), slots.take().unwrap());
         assert!(slots.take().is_none());
         assert_eq!(slots.taken(), 1);
         let body = answer.into_body();

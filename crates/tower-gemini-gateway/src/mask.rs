@@ -2,6 +2,7 @@
 //! contain it, within streams too.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -13,9 +14,8 @@ use http::{HeaderValue, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, Limited};
 use memchr::memmem::{self, Finder};
+use tower_gemini::headers;
 use tower_gemini::redact::redact;
-
-use crate::wire;
 
 /// The largest collected error response has 11 KB; pages of front ends are longer.
 const LONGEST_ERROR: usize = 1024 * 1024;
@@ -43,11 +43,13 @@ pub(crate) async fn mask_keys(response: Response<Body>, keys: &[&HeaderValue]) -
                 Bytes::new()
             }
         };
-        if text.is_empty() {
-            wire::remove_body_headers(&mut parts.headers);
+        let masked = keys.iter().fold(text.clone(), |text, key| without(&text, key.as_bytes()));
+        // A compressed error stays as it is, and says so.
+        match masked == text && !text.is_empty() {
+            true => headers::for_rebuilt_body(&mut parts.headers, None),
+            false => headers::for_changed_body(&mut parts.headers, None),
         }
-        wire::remove_length(&mut parts.headers);
-        body = Body::from(keys.iter().fold(text, |text, key| without(&text, key.as_bytes())));
+        body = Body::from(masked);
     }
     Response::from_parts(parts, body)
 }
@@ -97,13 +99,15 @@ struct MaskedBody<B> {
     secret: Finder<'static>,
     /// What may be the secret's beginning.
     held: Bytes,
-    /// What follows the data.
-    trailers: Option<Frame<Bytes>>,
+    /// What goes out before more is read.
+    ready: VecDeque<Frame<Bytes>>,
+    ended: bool,
 }
 
 impl<B> MaskedBody<B> {
     fn new(body: B, secret: &[u8]) -> Self {
-        Self { body, secret: Finder::new(secret).into_owned(), held: Bytes::new(), trailers: None }
+        let (secret, held) = (Finder::new(secret).into_owned(), Bytes::new());
+        Self { body, secret, held, ready: VecDeque::new(), ended: false }
     }
 
     /// What may be delivered of a chunk. Copied only where a secret is in it, or may be.
@@ -111,9 +115,7 @@ impl<B> MaskedBody<B> {
         let mut chunk = if self.held.is_empty() {
             chunk
         } else {
-            let mut joined = BytesMut::from(std::mem::take(&mut self.held));
-            joined.extend_from_slice(&chunk);
-            joined.freeze()
+            Bytes::from([std::mem::take(&mut self.held), chunk].concat())
         };
         if self.secret.find(&chunk).is_some() {
             let mut clean = BytesMut::from(chunk);
@@ -138,47 +140,37 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for MaskedBody<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = &mut *self;
         loop {
-            if let Some(trailers) = self.trailers.take() {
-                return Poll::Ready(Some(Ok(trailers)));
+            if let Some(frame) = this.ready.pop_front() {
+                return Poll::Ready(Some(Ok(frame)));
             }
-            let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-                Some(Ok(frame)) => frame.into_data().map_err(Some),
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => Err(None),
+            if this.ended {
+                return Poll::Ready(None);
+            }
+            let frame = ready!(Pin::new(&mut this.body).poll_frame(cx)).transpose()?;
+            this.ended = frame.is_none();
+            let (chunk, end) = match frame.map(Frame::into_data) {
+                Some(Ok(chunk)) => (this.pass(chunk), None),
+                Some(Err(trailers)) => (std::mem::take(&mut this.held), Some(trailers)),
+                None => (std::mem::take(&mut this.held), None),
             };
-            let data = match frame {
-                Ok(chunk) if chunk.is_empty() => chunk,
-                Ok(chunk) => match self.pass(chunk) {
-                    // All of it is held.
-                    chunk if chunk.is_empty() => continue,
-                    chunk => chunk,
-                },
-                Err(end) => {
-                    self.trailers = end;
-                    match std::mem::take(&mut self.held) {
-                        held if held.is_empty() && self.trailers.is_some() => continue,
-                        held if held.is_empty() => return Poll::Ready(None),
-                        held => held,
-                    }
-                }
-            };
-            return Poll::Ready(Some(Ok(Frame::data(data))));
+            let data = Some(chunk).filter(|chunk| !chunk.is_empty()).map(Frame::data);
+            this.ready.extend(data.into_iter().chain(end));
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.held.is_empty() && self.trailers.is_none() && self.body.is_end_stream()
+        self.held.is_empty() && self.ready.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let (held, body) = (self.held.len() as u64, self.body.size_hint());
-        let mut hint = SizeHint::new();
-        hint.set_lower(body.lower().saturating_add(held));
-        if let Some(upper) = body.upper().and_then(|upper| upper.checked_add(held)) {
-            hint.set_upper(upper);
+        // Nothing is added or removed: what a response says of its length is still right.
+        let held = self.held.len() as u64;
+        match self.body.size_hint().exact() {
+            Some(length) if self.ready.is_empty() => SizeHint::with_exact(length + held),
+            _ => SizeHint::new(),
         }
-        hint
     }
 }
 

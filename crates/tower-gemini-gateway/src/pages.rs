@@ -4,17 +4,23 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use axum::body::Body;
-use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use http::{HeaderName, Response, StatusCode};
+use http::header::{CONTENT_SECURITY_POLICY, HeaderValue};
+use http::{Response, StatusCode};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::time::Instant;
 use tower_gemini::catalog::Catalog;
 use tower_gemini::observe;
 
-use crate::responses::{ErrorFormat, Rejection, json_response};
+use crate::responses::{ErrorFormat, Rejection, json_response, page as text};
 use crate::snapshot::Snapshot;
 use crate::status::{self, Circuit, Quota, Spending, Status, Stored};
+
+const GAUGES: [(&str, &str); 4] = [
+    ("gateway_requests_in_flight", "Requests whose response has not ended"),
+    ("gateway_calls_without_caller", "Calls completed although their clients disconnected"),
+    ("gateway_kept_answers", "Stored responses that wait for their clients"),
+    ("gateway_kept_bytes", "Bytes of stored responses"),
+];
 
 /// The recorder of the process: the metrics facade has one, and all gateways of a process share it.
 pub(crate) fn recorder() -> &'static PrometheusHandle {
@@ -29,23 +35,9 @@ pub(crate) fn recorder() -> &'static PrometheusHandle {
         // Where the program has another recorder, that one gets the figures and this page is empty.
         let _ = metrics::set_global_recorder(recorder);
         observe::describe_metrics();
-        metrics::describe_gauge!(
-            "gateway_requests_in_flight",
-            "Requests whose response has not ended"
-        );
-        metrics::describe_gauge!(
-            "gateway_calls_without_caller",
-            "Calls that are completed although their clients disconnected"
-        );
-        metrics::describe_gauge!(
-            "gateway_kept_answers",
-            "Stored responses that wait for their clients"
-        );
-        metrics::describe_gauge!(
-            "gateway_kept_bytes",
-            metrics::Unit::Bytes,
-            "Bytes of stored responses"
-        );
+        for (name, description) in GAUGES {
+            metrics::describe_gauge!(name, description);
+        }
         handle
     })
 }
@@ -76,23 +68,15 @@ pub(crate) fn page(gateway: &Snapshot, path: &str, started: Instant) -> Option<R
         "/status" => {
             let mut response = text("text/html; charset=utf-8", status::page());
             let policy = HeaderValue::from_static(status::csp());
-            let name = HeaderName::from_static("content-security-policy");
-            response.headers_mut().insert(name, policy);
+            response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
             Some(response)
         }
         "/status.json" => {
-            let body = status(gateway, started.elapsed()).to_json();
-            Some(json_response(StatusCode::OK, Bytes::from(body)))
+            let status = status(gateway, started.elapsed());
+            Some(json_response(StatusCode::OK, status.to_json()))
         }
         _ => None,
     }
-}
-
-fn text(kind: &'static str, body: impl Into<Body>) -> Response<Body> {
-    let mut response = Response::new(body.into());
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
 }
 
 fn status(gateway: &Snapshot, up: Duration) -> Status {

@@ -13,7 +13,7 @@ use crate::config::{self, Config, ConfigProblem, GatewayError, Upstream};
 use crate::reload::{self, Watched};
 use crate::running::{Bound, DONE, NOT_STARTED, Signal};
 use crate::snapshot::Snapshot;
-use crate::{log, pages};
+use crate::{log, pages, wire};
 
 /// Runs the program. `signals` are the operating system's.
 ///
@@ -110,8 +110,11 @@ async fn prepare(
     Ok((Bound::new(&config).await?, watched, sim))
 }
 
+/// A simulated Gemini at the gateway's own time of day: its peak hours and its midnight are real.
 fn simulated(weather: SimWeather) -> Sim {
-    let sim = Sim::builder().latency(Latency::fixed(Duration::from_secs(2)));
+    let time_of_day = Duration::from_secs(wire::now_unix());
+    let sim =
+        Sim::builder().latency(Latency::fixed(Duration::from_secs(2))).starts_at_utc(time_of_day);
     match weather {
         SimWeather::Calm => sim.build(),
         SimWeather::Stormy => sim.storm().build(),

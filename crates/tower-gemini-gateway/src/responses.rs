@@ -4,9 +4,10 @@ use std::error::Error as StdError;
 use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
+use axum::response::IntoResponse;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use http::{HeaderMap, Response, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{Response, StatusCode};
 use serde_json::json;
 use tower_gemini::answer_errors;
 use tower_gemini::answer_errors::set_retry_headers;
@@ -102,7 +103,7 @@ impl Rejection {
     pub(crate) fn into_response(self, format: ErrorFormat) -> Response<Body> {
         let google = self.to_google().to_string();
         match format {
-            ErrorFormat::Gemini => json_response(self.status, google.into()),
+            ErrorFormat::Gemini => json_response(self.status, google),
             ErrorFormat::OpenAi => {
                 let (status, body) = translate_error(self.status, google.as_bytes());
                 json_response(status, body)
@@ -128,16 +129,14 @@ pub(crate) fn head_too_slow(limit: Duration) -> Bytes {
     ))
 }
 
-pub(crate) fn json_response(status: StatusCode, body: Bytes) -> Response<Body> {
-    let mut response = Response::new(Body::from(body));
-    *response.status_mut() = status;
-    json_headers(response.headers_mut());
-    response
+pub(crate) fn json_response(status: StatusCode, body: impl Into<Body>) -> Response<Body> {
+    (status, page("application/json; charset=UTF-8", body)).into_response()
 }
 
-pub(crate) fn json_headers(headers: &mut HeaderMap) {
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=UTF-8"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+/// A response that no cache keeps.
+pub(crate) fn page(content_type: &'static str, body: impl Into<Body>) -> Response<Body> {
+    let headers = [(CONTENT_TYPE, content_type), (CACHE_CONTROL, "no-store")];
+    (headers, body.into()).into_response()
 }
 
 /// The response for an error of a stack.

@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 
+use crate::limits::hold;
 use crate::socket::{ConnectionState, Socket, SocketTimeouts, TrackedBody};
 use crate::{config, responses};
 
@@ -76,16 +77,14 @@ pub(crate) async fn serve(
             // From here on, not from the first poll of the future: the socket asks whether a
             // request is in flight.
             let busy = state.enter();
-            let response = app
-                .clone()
-                .oneshot(request.map(|body| Body::new(TrackedBody::request(body, &state))));
-            let state = state.clone();
+            let request = request.map(|body| Body::new(TrackedBody::new(body, state.clone())));
+            let (response, state) = (app.clone().oneshot(request), state.clone());
             async move {
                 let mut response = response.await?;
                 if state.is_unread() {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
-                Ok::<_, Infallible>(response.map(|body| TrackedBody::response(body, busy)))
+                Ok::<_, Infallible>(hold(response, busy))
             }
         });
         let connection = graceful.watch(http.serve_connection(TokioIo::new(socket), service));

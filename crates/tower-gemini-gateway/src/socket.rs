@@ -14,13 +14,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use axum::body::Body;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep};
 
 /// How long a client that is still sending is read after its response: between two chunks, and in
 /// all.
@@ -82,19 +80,21 @@ impl Drop for Busy {
     }
 }
 
-/// A body that reports its end to its connection. `G` is held until then.
-pub(crate) struct TrackedBody<B, G> {
+/// A request's body that tells its connection when it is dropped before its end.
+pub(crate) struct TrackedBody<B> {
     body: B,
-    guard: G,
-}
-
-/// Notes a request's body that was dropped before its end.
-pub(crate) struct Unread {
     state: Arc<ConnectionState>,
     ended: bool,
 }
 
-impl Drop for Unread {
+impl<B: HttpBody> TrackedBody<B> {
+    pub(crate) fn new(body: B, state: Arc<ConnectionState>) -> Self {
+        let ended = body.is_end_stream();
+        Self { body, state, ended }
+    }
+}
+
+impl<B> Drop for TrackedBody<B> {
     fn drop(&mut self) {
         if !self.ended {
             self.state.unread.store(true, Ordering::Release);
@@ -102,34 +102,7 @@ impl Drop for Unread {
     }
 }
 
-impl<B: HttpBody> TrackedBody<B, Unread> {
-    pub(crate) fn request(body: B, state: &Arc<ConnectionState>) -> Self {
-        let ended = body.is_end_stream();
-        Self { body, guard: Unread { state: state.clone(), ended } }
-    }
-}
-
-impl<G: Guard> TrackedBody<Body, G> {
-    pub(crate) fn response(body: Body, guard: G) -> Self {
-        Self { body, guard }
-    }
-}
-
-/// Learns that its body has ended.
-pub(crate) trait Guard: Unpin {
-    fn ended(&mut self) {}
-}
-
-impl Guard for Busy {}
-impl Guard for OwnedSemaphorePermit {}
-
-impl Guard for Unread {
-    fn ended(&mut self) {
-        self.ended = true;
-    }
-}
-
-impl<B: HttpBody<Data = Bytes> + Unpin, G: Guard> HttpBody for TrackedBody<B, G> {
+impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for TrackedBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -139,9 +112,7 @@ impl<B: HttpBody<Data = Bytes> + Unpin, G: Guard> HttpBody for TrackedBody<B, G>
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         // A broken body has nothing left to read.
-        if !matches!(frame, Some(Ok(_))) || self.body.is_end_stream() {
-            self.guard.ended();
-        }
+        self.ended |= !matches!(frame, Some(Ok(_))) || self.body.is_end_stream();
         Poll::Ready(frame)
     }
 
@@ -154,18 +125,18 @@ impl<B: HttpBody<Data = Bytes> + Unpin, G: Guard> HttpBody for TrackedBody<B, G>
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Phase {
     /// Between requests.
     Idle,
     /// A part of a head has arrived.
     Head,
-    /// A request is in flight.
+    /// A request is in flight, or the connection is new.
     Busy,
-    /// The response to a slow head is being written, and so many bytes of it are out.
-    Rejecting(usize),
-    /// What still arrives is discarded.
-    Lingering,
+    /// The response to a slow head is being written; this is left of it.
+    Rejecting(Bytes),
+    /// What still arrives is discarded, until then at most.
+    Lingering(Instant),
 }
 
 /// A socket with its timers.
@@ -177,9 +148,9 @@ pub(crate) struct Socket {
     /// What is written where a head does not arrive in time.
     too_slow: Bytes,
     phase: Phase,
-    timer: Option<Pin<Box<Sleep>>>,
+    /// Of the phase.
+    timer: Pin<Box<Sleep>>,
     stalled: Option<Pin<Box<Sleep>>>,
-    linger_until: Option<Instant>,
 }
 
 impl Socket {
@@ -189,69 +160,51 @@ impl Socket {
         timeouts: SocketTimeouts,
         too_slow: Bytes,
     ) -> Self {
-        Self {
-            stream,
-            state,
-            timeouts,
-            too_slow,
-            phase: Phase::Idle,
-            timer: None,
-            stalled: None,
-            linger_until: None,
-        }
+        let timer = Box::pin(sleep(timeouts.idle));
+        Self { stream, state, timeouts, too_slow, phase: Phase::Busy, timer, stalled: None }
     }
 
-    fn arm(&mut self, after: Duration) {
-        let at = Instant::now() + after;
-        match &mut self.timer {
-            Some(timer) => timer.as_mut().reset(at),
-            None => self.timer = Some(Box::pin(sleep_until(at))),
-        }
-    }
-
-    fn is_due(&mut self, cx: &mut Context<'_>) -> bool {
-        self.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready())
+    fn enter(&mut self, phase: Phase, timeout: Duration) {
+        self.phase = phase;
+        self.timer.as_mut().reset(Instant::now() + timeout);
     }
 
     /// Discards what still arrives, until the client closes, falls silent, or its time is over.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.phase != Phase::Lingering {
-            self.phase = Phase::Lingering;
-            self.linger_until = Some(Instant::now() + LINGER);
-            self.arm(LINGER_GAP);
-        }
+        let until = match self.phase {
+            Phase::Lingering(until) => until,
+            _ => {
+                let until = Instant::now() + LINGER;
+                self.enter(Phase::Lingering(until), LINGER_GAP);
+                until
+            }
+        };
         let mut discarded = [0; 8 * 1024];
         loop {
             let mut buf = ReadBuf::new(&mut discarded);
             match Pin::new(&mut self.stream).poll_read(cx, &mut buf) {
-                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
-                    if self.linger_until.is_none_or(|until| Instant::now() >= until) {
-                        return Poll::Ready(());
-                    }
-                    self.arm(LINGER_GAP);
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() && Instant::now() < until => {
+                    self.enter(Phase::Lingering(until), LINGER_GAP);
                 }
                 Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => {
-                    return if self.is_due(cx) { Poll::Ready(()) } else { Poll::Pending };
-                }
+                Poll::Pending => return self.timer.as_mut().poll(cx),
             }
         }
     }
 
     /// Writes the response to a slow head, and closes.
     fn poll_reject(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while let Phase::Rejecting(written) = self.phase {
-            match self.too_slow.get(written..).filter(|rest| !rest.is_empty()) {
-                Some(rest) => match ready!(Pin::new(&mut self.stream).poll_write(cx, rest)) {
-                    Ok(more) if more > 0 => self.phase = Phase::Rejecting(written + more),
-                    _ => return Poll::Ready(()),
-                },
-                None => {
-                    if ready!(Pin::new(&mut self.stream).poll_shutdown(cx)).is_err() {
-                        return Poll::Ready(());
-                    }
-                    return self.poll_linger(cx);
+        while let Phase::Rejecting(rest) = &mut self.phase {
+            let stream = Pin::new(&mut self.stream);
+            if rest.is_empty() {
+                if ready!(stream.poll_shutdown(cx)).is_err() {
+                    return Poll::Ready(());
                 }
+                break;
+            }
+            match ready!(stream.poll_write(cx, rest)) {
+                Ok(written) if written > 0 => rest.advance(written),
+                _ => return Poll::Ready(()),
             }
         }
         self.poll_linger(cx)
@@ -268,8 +221,7 @@ impl Socket {
             return written;
         }
         let timeout = self.timeouts.stalled;
-        let stalled =
-            self.stalled.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + timeout)));
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(timeout)));
         stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -280,41 +232,35 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if matches!(self.phase, Phase::Rejecting(_) | Phase::Lingering) {
+        if matches!(self.phase, Phase::Rejecting(_) | Phase::Lingering(_)) {
             return self.poll_reject(cx).map(Ok);
         }
         if self.state.busy.load(Ordering::Acquire) > 0 {
             // While a request is in flight, its body has a timeout of its own.
             self.phase = Phase::Busy;
-            self.timer = None;
             *self.state.reader.lock().unwrap_or_else(PoisonError::into_inner) =
                 Some(cx.waker().clone());
             return Pin::new(&mut self.stream).poll_read(cx, buf);
         }
-        if self.state.taken.swap(false, Ordering::AcqRel)
-            || self.phase == Phase::Busy
-            || self.timer.is_none()
-        {
-            self.phase = Phase::Idle;
+        if self.state.taken.swap(false, Ordering::AcqRel) || self.phase == Phase::Busy {
             let idle = self.timeouts.idle;
-            self.arm(idle);
+            self.enter(Phase::Idle, idle);
         }
         let before = buf.filled().len();
         match Pin::new(&mut self.stream).poll_read(cx, buf) {
             Poll::Ready(read) => {
                 if self.phase == Phase::Idle && buf.filled().len() > before {
-                    self.phase = Phase::Head;
                     let head = self.timeouts.head;
-                    self.arm(head);
+                    self.enter(Phase::Head, head);
                 }
                 Poll::Ready(read)
             }
-            Poll::Pending if !self.is_due(cx) => Poll::Pending,
+            Poll::Pending if self.timer.as_mut().poll(cx).is_pending() => Poll::Pending,
             // Read as though the client had closed: hyper closes too.
             Poll::Pending if self.phase == Phase::Idle => Poll::Ready(Ok(())),
             Poll::Pending => {
                 tracing::debug!("the head of a request did not arrive in time");
-                self.phase = Phase::Rejecting(0);
+                self.phase = Phase::Rejecting(self.too_slow.clone());
                 self.poll_reject(cx).map(Ok)
             }
         }
@@ -349,12 +295,11 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let lingers =
-            matches!(self.phase, Phase::Lingering | Phase::Head) || self.state.is_unread();
-        if self.phase != Phase::Lingering {
+        let is_lingering = matches!(self.phase, Phase::Lingering(_));
+        if !is_lingering {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
         }
-        if lingers {
+        if is_lingering || self.phase == Phase::Head || self.state.is_unread() {
             ready!(self.poll_linger(cx));
         }
         Poll::Ready(Ok(()))

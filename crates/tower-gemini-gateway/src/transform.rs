@@ -1,33 +1,33 @@
-//! Transforms responses for their callers: removes the drafts of a stream, or translates to
-//! OpenAI's format.
+//! Reads responses whole where that is asked for, so that a cut upstream never reaches a client
+//! that would retry, and transforms them for their callers: removes the drafts of a stream, or
+//! translates to OpenAI's format.
 //!
 //! Stands below `KeepPaid`, so that what counts as delivered, and what is stored, are the bytes
 //! that the caller gets.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tower::Layer;
-use tower_gemini::body::CallBody;
-use tower_gemini::body::HasVerdict;
+use tower_gemini::body::{CallBody, HasVerdict};
 use tower_gemini::call::Framing;
 use tower_gemini::error::Error;
+use tower_gemini::headers;
 use tower_gemini::scan::StreamStripper;
 use tower_gemini::verdict::Verdict;
 use tower_gemini_openai::{ResponseTranslator, StreamTranslator};
 use tower_service::Service;
 
-use crate::buffer::{BufferedBody, buffer};
-use crate::handler::now_unix;
 use crate::responses::CHARGED;
-use crate::wire;
+use crate::wire::now_unix;
 
 /// What to do with a response, in the extensions of its request. Without it, nothing.
 #[derive(Debug, Clone)]
@@ -59,17 +59,14 @@ impl<S> Layer<S> for TransformLayer {
     }
 }
 
-type ResponseFuture<B> =
-    Pin<Box<dyn Future<Output = Result<Response<TransformedBody<B>>, Error>> + Send>>;
-
 impl<S, B> Service<Request<CallBody>> for TransformResponses<S>
 where
     S: Service<Request<CallBody>, Response = Response<B>, Error = Error, Future: Send + 'static>,
     B: Body<Data = Bytes, Error = Error> + HasVerdict + Send + Unpin + 'static,
 {
-    type Response = Response<TransformedBody<BufferedBody<B>>>;
+    type Response = Response<TransformedBody<B>>;
     type Error = Error;
-    type Future = ResponseFuture<BufferedBody<B>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Error>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.inner.poll_ready(cx)
@@ -78,77 +75,88 @@ where
     fn call(&mut self, mut request: Request<CallBody>) -> Self::Future {
         let transform = request.extensions_mut().remove::<Transform>();
         let framing = request.body().call().framing;
-        let (response, limit) = (self.inner.call(request), self.buffer_up_to);
+        // What is to be sent on as it comes is not buffered.
+        let limit = self.buffer_up_to.filter(|_| framing == Framing::Whole);
+        let response = self.inner.call(request);
         Box::pin(async move {
             let response = buffer(response.await?, limit).await?;
             match transform {
-                None => Ok(response.map(|body| TransformedBody(Inner::Unchanged(body)))),
+                None => Ok(response),
                 Some(transform) => transformed(response, transform, framing).await,
             }
         })
     }
 }
 
-async fn transformed<B>(
+/// Reads a response to its end, or until it is longer than `limit`. Without one, reads nothing.
+async fn buffer<B>(
     response: Response<B>,
+    limit: Option<usize>,
+) -> Result<Response<TransformedBody<B>>, Error>
+where
+    B: Body<Data = Bytes, Error = Error> + Unpin,
+{
+    let (mut parts, inner) = response.into_parts();
+    let mut body = TransformedBody { ready: VecDeque::new(), inner, ended: false, change: None };
+    if let Some(limit) = limit {
+        body.read_up_to(limit).await?;
+    }
+    if body.ended {
+        // Trailers need chunks, and chunks have no length.
+        let length = body.size_hint().exact();
+        let is_data = body.ready.iter().all(Frame::is_data);
+        headers::for_rebuilt_body(&mut parts.headers, length.filter(|_| is_data));
+    }
+    Ok(Response::from_parts(parts, body))
+}
+
+async fn transformed<B>(
+    response: Response<TransformedBody<B>>,
     transform: Transform,
     framing: Framing,
 ) -> Result<Response<TransformedBody<B>>, Error>
 where
-    B: Body<Data = Bytes, Error = Error> + HasVerdict + Unpin,
+    B: Body<Data = Bytes, Error = Error> + Unpin,
 {
     let (mut parts, mut body) = response.into_parts();
     let streams = parts.status.is_success() && framing != Framing::Whole;
-    let change = match transform {
-        Transform::StripDrafts if !streams => {
-            return Ok(Response::from_parts(parts, TransformedBody(Inner::Unchanged(body))));
+    let mut length = None;
+    match transform {
+        Transform::StripDrafts if !streams => return Ok(Response::from_parts(parts, body)),
+        Transform::StripDrafts => {
+            body.change = Some(Change::Stripping(StreamStripper::new(framing)));
         }
-        Transform::StripDrafts => Change::Stripping(StreamStripper::new(framing)),
         Transform::OpenAi(reply) if streams => {
-            parts
-                .headers
-                .insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
-            Change::Translating(Box::new(reply.stream(now_unix())))
+            let events = HeaderValue::from_static("text/event-stream; charset=utf-8");
+            parts.headers.insert(CONTENT_TYPE, events);
+            body.change = Some(Change::Translating(Box::new(reply.stream(now_unix()))));
         }
         Transform::OpenAi(reply) => {
             // No head is out: a body that breaks can still become an error.
-            let mut chunks = Vec::new();
-            while let Some(frame) = body.frame().await {
-                chunks.extend(frame?.into_data());
-            }
+            body.read_up_to(usize::MAX).await?;
+            let frames = body.ready.drain(..);
+            let chunks: Vec<Bytes> = frames.filter_map(|frame| frame.into_data().ok()).collect();
             let whole = if let [chunk] = &*chunks { chunk.clone() } else { chunks.concat().into() };
             let (status, translated) = reply.response(parts.status, &whole, now_unix());
             parts.status = status;
-            wire::remove_body_headers(&mut parts.headers);
             parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(translated.len()));
-            let verdict = body.verdict().cloned().map(Box::new);
-            return Ok(Response::from_parts(
-                parts,
-                TransformedBody(Inner::Whole { chunk: Some(translated), verdict }),
-            ));
+            length = Some(translated.len() as u64);
+            body.ready = [Frame::data(translated)].into();
         }
-    };
-    wire::remove_body_headers(&mut parts.headers);
-    let changed = Changed { body, change, ready: VecDeque::new(), ended: false };
-    Ok(Response::from_parts(parts, TransformedBody(Inner::Changed(changed))))
+    }
+    headers::for_changed_body(&mut parts.headers, length);
+    Ok(Response::from_parts(parts, body))
 }
 
-/// The body of a transformed response.
-pub(crate) struct TransformedBody<B>(Inner<B>);
-
-enum Inner<B> {
-    Unchanged(B),
-    Whole { chunk: Option<Bytes>, verdict: Option<Box<Verdict>> },
-    Changed(Changed<B>),
-}
-
-/// A stream that is transformed on its way.
-struct Changed<B> {
-    body: B,
-    change: Change,
-    ready: VecDeque<Bytes>,
+/// The body of a response on its way to the caller: what was read of it, and what is still to come.
+pub(crate) struct TransformedBody<B> {
+    /// What goes out before more is read.
+    ready: VecDeque<Frame<Bytes>>,
+    /// Kept after its end for its verdict.
+    inner: B,
     ended: bool,
+    /// Applied to what is read from now on.
+    change: Option<Change>,
 }
 
 enum Change {
@@ -182,13 +190,26 @@ impl Change {
     }
 }
 
+impl<B: Body<Data = Bytes, Error = Error> + Unpin> TransformedBody<B> {
+    /// Reads until the end, or until more than `limit` bytes are there.
+    async fn read_up_to(&mut self, limit: usize) -> Result<(), Error> {
+        let mut held: usize = self.ready.iter().filter_map(Frame::data_ref).map(Bytes::len).sum();
+        while !self.ended && held <= limit {
+            match self.inner.frame().await.transpose()? {
+                Some(frame) => {
+                    held = held.saturating_add(frame.data_ref().map_or(0, Bytes::len));
+                    self.ready.push_back(frame);
+                }
+                None => self.ended = true,
+            }
+        }
+        Ok(())
+    }
+}
+
 impl<B: HasVerdict> HasVerdict for TransformedBody<B> {
     fn verdict(&self) -> Option<&Verdict> {
-        match &self.0 {
-            Inner::Unchanged(body) => body.verdict(),
-            Inner::Whole { verdict, .. } => verdict.as_deref(),
-            Inner::Changed(changed) => changed.body.verdict(),
-        }
+        self.inner.verdict()
     }
 }
 
@@ -200,55 +221,98 @@ impl<B: Body<Data = Bytes, Error = Error> + Unpin> Body for TransformedBody<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let changed = match &mut self.0 {
-            Inner::Unchanged(body) => return Pin::new(body).poll_frame(cx),
-            Inner::Whole { chunk, .. } => {
-                return Poll::Ready(chunk.take().map(|chunk| Ok(Frame::data(chunk))));
-            }
-            Inner::Changed(changed) => changed,
-        };
+        let this = &mut *self;
         loop {
-            while let Some(chunk) = changed.ready.pop_front() {
-                if !chunk.is_empty() {
-                    return Poll::Ready(Some(Ok(Frame::data(chunk))));
-                }
+            if let Some(frame) = this.ready.pop_front() {
+                return Poll::Ready(Some(Ok(frame)));
             }
-            if changed.ended {
+            if this.ended {
                 return Poll::Ready(None);
             }
-            match ready!(Pin::new(&mut changed.body).poll_frame(cx)) {
-                Some(Ok(frame)) => {
-                    if let Ok(chunk) = frame.into_data() {
-                        changed.ready.extend(changed.change.push(chunk));
-                    }
-                }
-                Some(Err(error)) => {
-                    changed.ended = true;
-                    changed.ready.extend(changed.change.fail(error)?);
-                }
-                None => {
-                    changed.ended = true;
-                    changed.ready.extend(changed.change.finish());
-                }
-            }
+            let frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
+            this.ended = !matches!(frame, Some(Ok(_)));
+            let Some(change) = &mut this.change else { return Poll::Ready(frame) };
+            let chunks = match frame {
+                Some(Ok(frame)) => frame.into_data().map(|chunk| change.push(chunk)),
+                Some(Err(error)) => Ok(change.fail(error)?),
+                None => Ok(change.finish()),
+            };
+            let chunks = chunks.unwrap_or_default().into_iter();
+            this.ready.extend(chunks.filter(|chunk| !chunk.is_empty()).map(Frame::data));
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
-            Inner::Unchanged(body) => body.is_end_stream(),
-            Inner::Whole { chunk, .. } => chunk.is_none(),
-            Inner::Changed(changed) => changed.ended && changed.ready.is_empty(),
-        }
+        let inner_ended = || self.change.is_none() && self.inner.is_end_stream();
+        self.ready.is_empty() && (self.ended || inner_ended())
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
-            Inner::Unchanged(body) => body.size_hint(),
-            Inner::Whole { chunk, .. } => {
-                SizeHint::with_exact(chunk.as_ref().map_or(0, |chunk| chunk.len() as u64))
-            }
-            Inner::Changed(_) => SizeHint::new(),
+        let ready = self.ready.iter().filter_map(Frame::data_ref);
+        match (self.ended, &self.change) {
+            (true, _) => SizeHint::with_exact(ready.map(|chunk| chunk.len() as u64).sum()),
+            (false, None) if self.ready.is_empty() => self.inner.size_hint(),
+            (false, _) => SizeHint::new(),
         }
+    }
+}
+
+impl<B> fmt::Debug for TransformedBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TransformedBody")
+            .field("ready", &self.ready.len())
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::header::CONTENT_LENGTH;
+    use http_body_util::StreamBody;
+
+    fn body(
+        chunks: Vec<Result<&'static str, Error>>,
+    ) -> impl Body<Data = Bytes, Error = Error> + Unpin {
+        StreamBody::new(futures::stream::iter(
+            chunks.into_iter().map(|chunk| chunk.map(|text| Frame::data(Bytes::from(text)))),
+        ))
+    }
+
+    #[tokio::test]
+    async fn a_cut_upstream_is_an_error_before_any_head_goes_out() {
+        let cut = body(vec![Ok("{"), Err(Error::truncated(Verdict::interrupted()))]);
+        assert!(buffer(Response::new(cut), Some(100)).await.unwrap_err().is_truncated());
+    }
+
+    #[tokio::test]
+    async fn a_whole_response_has_its_length_and_a_longer_one_passes_unchanged() {
+        let whole =
+            buffer(Response::new(body(vec![Ok("12345"), Ok("678")])), Some(8)).await.unwrap();
+        assert_eq!(whole.headers()[CONTENT_LENGTH], "8");
+        assert_eq!(whole.into_body().collect().await.unwrap().to_bytes(), "12345678");
+        let long = buffer(Response::new(body(vec![Ok("12345"), Ok("678"), Ok("9")])), Some(7))
+            .await
+            .unwrap();
+        assert!(!long.headers().contains_key(CONTENT_LENGTH));
+        assert_eq!(long.into_body().collect().await.unwrap().to_bytes(), "123456789");
+    }
+
+    // axum answered with an empty body wherever the upstream used chunked encoding: the body had
+    // become exact while `Transfer-Encoding` stayed.
+    #[tokio::test]
+    async fn a_buffered_body_goes_out_with_headers_that_fit_it() {
+        let chunked = Response::builder()
+            .header("transfer-encoding", "chunked")
+            .header("trailer", "x-checksum")
+            .body(body(vec![Ok("12345")]))
+            .unwrap();
+        let whole = buffer(chunked, Some(8)).await.unwrap();
+        let names: Vec<_> = whole.headers().keys().map(|name| name.as_str()).collect();
+        assert_eq!(
+            (names, &whole.headers()[CONTENT_LENGTH]),
+            (vec!["content-length"], &"5".parse().unwrap())
+        );
     }
 }

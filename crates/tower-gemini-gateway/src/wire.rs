@@ -1,15 +1,15 @@
-//! Rewrites heads and URIs on their way through: pure.
+//! Rewrites heads and URIs on their way through.
 
 use std::borrow::Cow;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use http::header::{
-    ACCEPT_RANGES, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, EXPECT, HOST,
-    HeaderMap, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING,
-    UPGRADE,
+    CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri};
+use tower_gemini::clock::{Clock, SystemClock};
 
 /// RFC 9110, 7.6.1: what belongs to one connection and not to the message.
 const HOP_BY_HOP: [HeaderName; 7] =
@@ -105,24 +105,9 @@ fn drop_named_by_connection(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes what frames a body, of one whose length changed: a stale length would cut it short or
-/// make the reader wait forever, and an exact body under `Transfer-Encoding` is sent empty by
-/// hyper.
-pub(crate) fn remove_length(headers: &mut HeaderMap) {
-    for name in [CONTENT_LENGTH, TRANSFER_ENCODING, TRAILER] {
-        headers.remove(name);
-    }
-}
-
-/// Removes everything that describes a body, of one that is replaced by another.
-pub(crate) fn remove_body_headers(headers: &mut HeaderMap) {
-    remove_length(headers);
-    for name in [CONTENT_ENCODING, CONTENT_RANGE, ACCEPT_RANGES, ETAG] {
-        headers.remove(name);
-    }
-    for name in ["content-md5", "digest", "content-digest", "repr-digest"] {
-        headers.remove(name);
-    }
+/// Seconds since 1970.
+pub(crate) fn now_unix() -> u64 {
+    SystemClock.now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// How long the caller says that it waits, less a twentieth (two seconds at most) in which the

@@ -83,6 +83,11 @@ fn signature_of<'a>(part: &'a Json<'_>) -> Option<&'a str> {
     signature.filter(|signature| !signature.is_empty())
 }
 
+/// Puts a signature where Google's own OpenAI-style endpoint does.
+pub(super) fn extra_content(signature: &str) -> Json<'_> {
+    object([("google", object([("thought_signature", signature.into())]))])
+}
+
 fn first_candidate<'a, 'j>(response: &'a Json<'j>) -> Option<&'a Json<'j>> {
     response.get("candidates")?.list()?.first()
 }
@@ -105,13 +110,9 @@ pub(super) fn parts_of<'a>(response: &'a Json<'_>) -> impl Iterator<Item = Part<
 /// What a response says next to its parts. In a stream the last event that says it wins.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Facts {
-    finish_reason: Option<String>,
-    finish_message: Option<String>,
-    block_reason: Option<String>,
-    block_message: Option<String>,
+    /// As the layers read it.
+    answer: Answer,
     usage: Option<Usage>,
-    id: Option<String>,
-    model: Option<String>,
 }
 
 /// Token counts.
@@ -132,13 +133,19 @@ impl Facts {
     pub(super) fn add(&mut self, response: &Json<'_>) {
         let candidate = first_candidate(response);
         let feedback = response.any(&["promptFeedback", "prompt_feedback"]);
+        let answer = &mut self.answer;
+        (answer.has_candidates, answer.said_end) = (true, true);
         for (fact, source, names) in [
-            (&mut self.finish_reason, candidate, ["finishReason", "finish_reason"]),
-            (&mut self.finish_message, candidate, ["finishMessage", "finish_message"]),
-            (&mut self.block_reason, feedback, ["blockReason", "block_reason"]),
-            (&mut self.block_message, feedback, ["blockReasonMessage", "block_reason_message"]),
-            (&mut self.id, Some(response), ["responseId", "response_id"]),
-            (&mut self.model, Some(response), ["modelVersion", "model_version"]),
+            (&mut answer.finish_reason, candidate, ["finishReason", "finish_reason"]),
+            (&mut answer.finish_message, candidate, ["finishMessage", "finish_message"]),
+            (&mut answer.block_reason, feedback, ["blockReason", "block_reason"]),
+            (
+                &mut answer.block_reason_message,
+                feedback,
+                ["blockReasonMessage", "block_reason_message"],
+            ),
+            (&mut answer.response_id, Some(response), ["responseId", "response_id"]),
+            (&mut answer.model_version, Some(response), ["modelVersion", "model_version"]),
         ] {
             // Old SDKs request enums as numbers.
             let said = source.and_then(|source| source.text_or_number_of(&names));
@@ -153,27 +160,33 @@ impl Facts {
 
     /// Whether the response said that it is complete.
     pub(super) fn has_ended(&self) -> bool {
-        self.finish_reason.is_some() || self.block_reason.is_some()
+        self.native_reason().is_some()
     }
 
-    pub(super) fn id(&self, created: u64) -> String {
-        self.id.clone().unwrap_or_else(|| format!("chatcmpl-{created}"))
-    }
-
-    pub(super) fn model<'a>(&'a self, requested: &'a str) -> &'a str {
-        self.model.as_deref().unwrap_or(requested)
+    /// Makes a chat completion, or a chunk of one: `kind` is its `object`.
+    pub(super) fn completion<'a>(
+        &'a self,
+        kind: &'a str,
+        requested_model: &'a str,
+        created: u64,
+        choices: Json<'a>,
+        usage: Option<Json<'a>>,
+    ) -> Json<'a> {
+        let id = self.answer.response_id.clone();
+        let model = self.answer.model_version.as_deref().unwrap_or(requested_model);
+        let completion = [
+            ("id", id.unwrap_or_else(|| format!("chatcmpl-{created}")).into()),
+            ("object", kind.into()),
+            ("created", created.into()),
+            ("model", model.into()),
+            ("choices", choices),
+        ];
+        object(completion.into_iter().chain(usage.map(|usage| ("usage", usage))))
     }
 
     /// Classifies a response without an image, by the rules of the layers.
     pub(super) fn outcome(&self) -> Outcome {
-        let mut answer = Answer::default();
-        answer.has_candidates = true;
-        answer.said_end = true;
-        answer.finish_reason.clone_from(&self.finish_reason);
-        answer.finish_message.clone_from(&self.finish_message);
-        answer.block_reason.clone_from(&self.block_reason);
-        answer.block_reason_message.clone_from(&self.block_message);
-        classify_answer(&image_call(), &answer).outcome()
+        classify_answer(&image_call(), &self.answer).outcome()
     }
 
     /// Returns OpenAI's `finish_reason`.
@@ -187,13 +200,16 @@ impl Facts {
 
     /// Returns Gemini's own reason.
     pub(super) fn native_reason(&self) -> Option<&str> {
-        self.block_reason.as_deref().or(self.finish_reason.as_deref())
+        self.answer.block_reason.as_deref().or(self.answer.finish_reason.as_deref())
     }
 
     /// Says why there is no image: the service's message, or its reason. `None` where the model's
     /// own text is all there is.
     pub(super) fn refusal(&self) -> Option<String> {
-        if let Some(message) = self.block_message.as_deref().or(self.finish_message.as_deref()) {
+        let answer = &self.answer;
+        if let Some(message) =
+            answer.block_reason_message.as_ref().or(answer.finish_message.as_ref())
+        {
             return Some(redact(message).into_owned());
         }
         let reason = self.native_reason()?;

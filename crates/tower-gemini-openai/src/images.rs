@@ -8,11 +8,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::{BodyDataStream, Full};
-use multer::{Field, Multipart};
+use multer::Multipart;
 
 use super::error::OpenAiError;
 use super::inline_image::{self, InlineImage};
-use super::json::{Json, object};
+use super::json::{Json, Members, object};
 use super::model::RequestedModel;
 use super::response::ResponseTranslator;
 use super::settings::Settings;
@@ -21,90 +21,65 @@ use super::{Endpoint, GeminiRequest};
 /// The most fields of a form: no client sends more than a mask, 16 images and two dozen settings.
 const MAX_FIELDS: usize = 128;
 
-/// A parsed form: its fields as text, and its image files as type and base64.
-#[derive(Debug, Default)]
-pub(super) struct Form {
-    fields: Vec<(String, String)>,
-    pub(super) images: Vec<(String, String)>,
-    has_mask: bool,
+/// Reads a form as the JSON that means the same: its fields are texts, its images data URIs.
+pub(super) fn read_form(body: &Bytes, boundary: String) -> Result<Json<'static>, OpenAiError> {
+    let body = BodyDataStream::new(Full::new(body.clone()));
+    let read = pin!(read_fields(Multipart::new(body, boundary)));
+    // All bytes are there, so one poll reads the whole form.
+    match read.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(form) => form,
+        Poll::Pending => Err(OpenAiError::new("the form is incomplete")),
+    }
 }
 
-impl Form {
-    pub(super) fn parse(body: &Bytes, boundary: String) -> Result<Self, OpenAiError> {
-        let body = BodyDataStream::new(Full::new(body.clone()));
-        let read = pin!(Self::read(Multipart::new(body, boundary)));
-        // All bytes are there, so one poll reads the whole form.
-        match read.poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(form) => form,
-            Poll::Pending => Err(OpenAiError::new("the form is incomplete")),
+async fn read_fields(mut form: Multipart<'_>) -> Result<Json<'static>, OpenAiError> {
+    let (mut members, mut images, mut count): (Members<'_>, _, _) = (Vec::new(), Vec::new(), 0);
+    while let Some(field) = form.next_field().await.map_err(malformed)? {
+        count += 1;
+        if count > MAX_FIELDS {
+            let message = format!("the form has more than {MAX_FIELDS} fields");
+            return Err(OpenAiError::new(message));
         }
-    }
-
-    async fn read(mut multipart: Multipart<'_>) -> Result<Self, OpenAiError> {
-        let mut form = Self::default();
-        let mut count = 0;
-        while let Some(field) = multipart.next_field().await.map_err(malformed)? {
-            count += 1;
-            if count > MAX_FIELDS {
-                let message = format!("the form has more than {MAX_FIELDS} fields");
-                return Err(OpenAiError::new(message));
-            }
-            form.add(field).await?;
-        }
-        Ok(form)
-    }
-
-    async fn add(&mut self, field: Field<'_>) -> Result<(), OpenAiError> {
         // `image`, `image[]`, `image[0]`.
         let name = field.name().and_then(|name| name.split('[').next()).unwrap_or_default();
         let name = name.to_owned();
-        let mime = field.content_type().map(ToString::to_string);
+        let mime = field.content_type().map(ToString::to_string).unwrap_or_default();
         let is_file = field.file_name().is_some();
         let bytes = field.bytes().await.map_err(malformed)?;
         match (&*name, is_file) {
-            ("image" | "images", true) => self.add_image(&mime.unwrap_or_default(), &bytes)?,
-            ("mask" | "markup", _) => self.has_mask |= !bytes.is_empty(),
+            ("image" | "images", true) => images.push(image_file(&mime, &bytes)?),
+            ("mask" | "markup", _) if bytes.is_empty() => {}
+            ("mask" | "markup", _) => members.push(("mask".into(), Json::Bool(true))),
             // Unknown files are ignored like unknown fields.
             (_, true) => {}
-            (_, false) => match String::from_utf8(bytes.into()) {
-                Ok(text) => self.fields.push((name, text)),
-                Err(_) => {
+            (_, false) => match (String::from_utf8(bytes.into()), &*name) {
+                (Ok(text), "image" | "images") => images.push(text.into()),
+                (Ok(text), _) => members.push((name.into(), text.into())),
+                (Err(_), _) => {
                     let message = format!("`{name}` is not UTF-8");
                     return Err(OpenAiError::invalid(name, message));
                 }
             },
         }
-        Ok(())
     }
+    if !images.is_empty() {
+        members.push(("image".into(), Json::List(images)));
+    }
+    Ok(Json::Object(members))
+}
 
-    fn add_image(&mut self, mime: &str, bytes: &[u8]) -> Result<(), OpenAiError> {
-        let data = STANDARD.encode(bytes);
-        let mime = inline_image::mime_of(mime)
-            .or_else(|| inline_image::sniffed(&data).map(Cow::Borrowed))
-            .map(Cow::into_owned);
-        match mime {
-            _ if bytes.is_empty() => Err(OpenAiError::invalid("image", "`image` is an empty file")),
-            Some(mime) => {
-                self.images.push((mime, data));
-                Ok(())
-            }
-            None => {
-                let message = "`image` is a file whose type is neither stated nor recognised";
-                Err(OpenAiError::invalid("image", message))
-            }
+fn image_file(mime: &str, bytes: &[u8]) -> Result<Json<'static>, OpenAiError> {
+    if bytes.is_empty() {
+        return Err(OpenAiError::invalid("image", "`image` is an empty file"));
+    }
+    let data = STANDARD.encode(bytes);
+    let mime = inline_image::mime_of(mime).map(Cow::into_owned);
+    match mime.or_else(|| inline_image::sniffed(&data).map(str::to_owned)) {
+        Some(mime) => Ok(Json::DataUri(mime.into(), data.into())),
+        None => {
+            let message = "`image` is a file whose type is neither stated nor recognised";
+            Err(OpenAiError::invalid("image", message))
         }
-    }
-
-    /// Returns the fields as an object; images sent as text stay in a list.
-    pub(super) fn to_json(&self) -> Json<'_> {
-        let is_image = |name: &str| matches!(name, "image" | "images");
-        let (images, others): (Vec<_>, Vec<_>) =
-            self.fields.iter().partition(|(name, _)| is_image(name));
-        let others = others.into_iter().map(|(name, text)| (&**name, Json::from(&**text)));
-        let images: Vec<_> = images.into_iter().map(|(_, text)| Json::from(&**text)).collect();
-        let images = (!images.is_empty()).then_some(("image", Json::List(images)));
-        let mask = self.has_mask.then_some(("mask", Json::Bool(true)));
-        object(others.chain(images).chain(mask))
     }
 }
 
@@ -115,7 +90,6 @@ fn malformed(error: multer::Error) -> OpenAiError {
 pub(super) fn translate(
     endpoint: Endpoint,
     request: &Json<'_>,
-    form: &Form,
     capacity: usize,
 ) -> Result<GeminiRequest, OpenAiError> {
     let model = RequestedModel::parse(request.get("model"))?;
@@ -149,10 +123,6 @@ pub(super) fn translate(
     };
     let mut parts = vec![object([("text", prompt.into())])];
     if endpoint == Endpoint::ImageEdits {
-        for (mime, data) in &form.images {
-            let image = InlineImage { mime: Cow::Borrowed(mime), data: Cow::Borrowed(data) };
-            parts.push(image.into_part(None));
-        }
         for name in ["image", "images"] {
             for image in images_of(request.get(name)) {
                 parts.push(edited_image(name, image)?);
@@ -182,6 +152,10 @@ fn images_of<'a, 'j>(images: Option<&'a Json<'j>>) -> &'a [Json<'j>] {
 }
 
 fn edited_image<'a>(name: &str, image: &'a Json<'_>) -> Result<Json<'a>, OpenAiError> {
+    if let Json::DataUri(mime, data) = image {
+        let image = InlineImage { mime: Cow::Borrowed(mime), data: Cow::Borrowed(data) };
+        return Ok(image.into_part(None));
+    }
     let text = image.text().or_else(|| {
         let url = image.any(&["image_url", "url", "b64_json"])?;
         url.text().or_else(|| url.get("url")?.text())

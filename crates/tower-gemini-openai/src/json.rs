@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
+use serde::ser::{Serialize, Serializer};
 use serde_json::Number;
 
 /// A value that borrows its strings from the text it was parsed from, where they have no escapes.
@@ -229,19 +229,9 @@ impl Serialize for Json<'_> {
             Self::DataUri(mime, data) => {
                 serializer.collect_str(&format_args!("data:{mime};base64,{data}"))
             }
-            Self::List(list) => {
-                let mut seq = serializer.serialize_seq(Some(list.len()))?;
-                for element in list {
-                    seq.serialize_element(element)?;
-                }
-                seq.end()
-            }
+            Self::List(list) => serializer.collect_seq(list),
             Self::Object(members) => {
-                let mut map = serializer.serialize_map(Some(members.len()))?;
-                for (name, value) in members {
-                    map.serialize_entry(&**name, value)?;
-                }
-                map.end()
+                serializer.collect_map(members.iter().map(|(name, value)| (name, value)))
             }
         }
     }

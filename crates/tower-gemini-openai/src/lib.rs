@@ -77,15 +77,13 @@ mod stream;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
-use jiff::civil;
-use jiff::tz::TimeZone;
+use jiff::Timestamp;
 use tower_gemini_core::catalog::{Catalog, Date, Family, Model};
 
 pub use error::{OpenAiError, translate_error};
 pub use response::ResponseTranslator;
 pub use stream::StreamTranslator;
 
-use images::Form;
 use json::{Json, object};
 
 /// An endpoint of OpenAI's API.
@@ -162,9 +160,9 @@ pub fn to_gemini(
     if media_type.eq_ignore_ascii_case(FORM) && endpoint != Endpoint::ChatCompletions {
         let boundary = multer::parse_boundary(content_type)
             .map_err(|_| OpenAiError::new("the form's Content-Type has no boundary"))?;
-        let form = Form::parse(body, boundary)?;
-        let capacity = form.images.iter().map(|(_, data)| data.len() + 64).sum();
-        return images::translate(endpoint, &form.to_json(), &form, capacity);
+        let form = images::read_form(body, boundary)?;
+        // Base64 is a third longer.
+        return images::translate(endpoint, &form, body.len() / 3 * 4);
     }
     let request: Json<'_> = serde_json::from_slice(body).map_err(|error| {
         OpenAiError::new(format!("the body is not the JSON of a request: {error}"))
@@ -175,7 +173,7 @@ pub fn to_gemini(
     match endpoint {
         Endpoint::ChatCompletions => chat::translate(&request, body.len()),
         Endpoint::ImageGenerations | Endpoint::ImageEdits => {
-            images::translate(endpoint, &request, &Form::default(), body.len())
+            images::translate(endpoint, &request, body.len())
         }
         Endpoint::Models => Err(OpenAiError::new("models are listed with GET")),
     }
@@ -206,17 +204,12 @@ pub fn list_models(now_unix_seconds: u64) -> Bytes {
 }
 
 fn date_at(unix_seconds: u64) -> Option<Date> {
-    let at = jiff::Timestamp::from_second(i64::try_from(unix_seconds).ok()?).ok()?;
-    let date = at.to_zoned(TimeZone::UTC).date();
-    let part = |part: i8| u8::try_from(part).ok();
-    Date::new(u16::try_from(date.year()).ok()?, part(date.month())?, part(date.day())?)
+    let at = Timestamp::from_second(i64::try_from(unix_seconds).ok()?).ok()?;
+    at.to_string().split('T').next()?.parse().ok()
 }
 
 fn unix_seconds_at(date: Date) -> Option<u64> {
-    let part = |part: u8| i8::try_from(part).ok();
-    let year = i16::try_from(date.year()).ok()?;
-    let date = civil::Date::new(year, part(date.month())?, part(date.day())?).ok()?;
-    let start = date.to_zoned(TimeZone::UTC).ok()?.timestamp();
+    let start: Timestamp = format!("{date}T00:00:00Z").parse().ok()?;
     u64::try_from(start.as_second()).ok()
 }
 

@@ -5,7 +5,7 @@ use http::StatusCode;
 use tower_gemini_core::verdict::Outcome;
 
 use super::error::{OpenAiError, embedded_error, excerpt, translate_error, unreadable_response};
-use super::gemini::{Facts, ImagePart, Part, parts_of};
+use super::gemini::{Facts, ImagePart, Part, extra_content, parts_of};
 use super::json::{Json, object};
 use super::stream::StreamTranslator;
 
@@ -129,19 +129,8 @@ fn completion<'a>(
         ("finish_reason", facts.finish_reason().into()),
         ("native_finish_reason", facts.native_reason().into()),
     ]);
-    let completion = [
-        ("id", facts.id(created).into()),
-        ("object", "chat.completion".into()),
-        ("created", created.into()),
-        ("model", facts.model(model).into()),
-        ("choices", Json::List(vec![choice])),
-    ];
-    object(completion.into_iter().chain(facts.chat_usage().map(|usage| ("usage", usage))))
-}
-
-/// Puts a signature where Google's own OpenAI-style endpoint does.
-pub(super) fn extra_content(signature: &str) -> Json<'_> {
-    object([("google", object([("thought_signature", signature.into())]))])
+    let choices = Json::List(vec![choice]);
+    facts.completion("chat.completion", model, created, choices, facts.chat_usage())
 }
 
 fn list<'a>(facts: &Facts, image: &'a ImagePart<'_>, as_url: bool, created: u64) -> Json<'a> {

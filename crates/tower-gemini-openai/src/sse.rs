@@ -1,5 +1,7 @@
 //! Splits a stream into its events, as JSON texts.
 
+use bytes::Bytes;
+
 /// The longest event that is collected: what go-genai allows a line of a stream to be (2026-08).
 const MAX_EVENT: usize = 256 << 20;
 
@@ -15,6 +17,8 @@ pub(super) struct EventReader {
     /// Whether `data` is a value outside any event field: Google ends a failing stream with a bare
     /// error.
     is_bare: bool,
+    /// Complete events, until they are returned.
+    events: Vec<Bytes>,
 }
 
 /// An event is longer than any response.
@@ -22,12 +26,8 @@ pub(super) struct EventReader {
 pub(super) struct EventTooLong;
 
 impl EventReader {
-    /// Takes a chunk and emits every complete event.
-    pub(super) fn push(
-        &mut self,
-        mut chunk: &[u8],
-        emit: &mut dyn FnMut(&[u8]),
-    ) -> Result<(), EventTooLong> {
+    /// Takes a chunk and returns every complete event.
+    pub(super) fn push(&mut self, mut chunk: &[u8]) -> Result<Vec<Bytes>, EventTooLong> {
         while !chunk.is_empty() {
             if self.line.len().max(self.data.len()) > MAX_EVENT {
                 return Err(EventTooLong);
@@ -37,7 +37,7 @@ impl EventReader {
                 let (value, rest) = chunk.split_at(end.unwrap_or(chunk.len()));
                 self.data.extend_from_slice(value);
                 if end.is_some() {
-                    self.dispatch(emit);
+                    self.dispatch();
                 }
                 chunk = rest;
                 continue;
@@ -49,7 +49,7 @@ impl EventReader {
                 if matches!(chunk.get(start), Some(b'{' | b'[')) {
                     self.line.clear();
                     // It ends an event that is not complete.
-                    self.dispatch(emit);
+                    self.dispatch();
                     self.is_bare = true;
                     chunk = &chunk[start..];
                     continue;
@@ -60,7 +60,7 @@ impl EventReader {
                 break;
             };
             if self.line.is_empty() {
-                self.end_line(&chunk[..end], emit);
+                self.end_line(&chunk[..end]);
             } else {
                 self.line.extend_from_slice(&chunk[..end]);
                 let mut line = std::mem::take(&mut self.line);
@@ -68,55 +68,56 @@ impl EventReader {
                     // The usual event has one line: it is moved, not copied.
                     line.drain(..5);
                     self.data = line;
-                    self.settle(0, emit);
+                    self.settle(0);
                 } else {
-                    self.end_line(&line, emit);
+                    self.end_line(&line);
                 }
             }
             chunk = &chunk[end + 1..];
         }
-        Ok(())
+        Ok(std::mem::take(&mut self.events))
     }
 
-    /// The stream has ended.
-    pub(super) fn finish(&mut self, emit: &mut dyn FnMut(&[u8])) {
+    /// The stream has ended: returns what is left.
+    pub(super) fn finish(&mut self) -> Vec<Bytes> {
         let line = std::mem::take(&mut self.line);
         if !self.is_bare {
-            self.end_line(&line, emit);
+            self.end_line(&line);
         }
-        self.dispatch(emit);
+        self.dispatch();
+        std::mem::take(&mut self.events)
     }
 
     /// Reads a line without its terminator. CRLF counts as two terminators; the blank line between
     /// them does no harm, because a complete value has been emitted already.
-    fn end_line(&mut self, line: &[u8], emit: &mut dyn FnMut(&[u8])) {
+    fn end_line(&mut self, line: &[u8]) {
         if let Some(data) = line.strip_prefix(b"data:") {
             if !self.data.is_empty() {
                 self.data.push(b'\n');
             }
             let from = self.data.len();
             self.data.extend_from_slice(data);
-            self.settle(from, emit);
+            self.settle(from);
         } else if line.is_empty() && !self.brackets.is_open() {
-            self.dispatch(emit);
+            self.dispatch();
         }
     }
 
-    /// Emits the event if its data, new from `from` on, is complete: some servers omit the blank
+    /// Ends the event if its data, new from `from` on, is complete: some servers omit the blank
     /// line.
-    fn settle(&mut self, from: usize, emit: &mut dyn FnMut(&[u8])) {
+    fn settle(&mut self, from: usize) {
         if self.brackets.feed(&self.data[from..]).is_some() {
-            self.dispatch(emit);
+            self.dispatch();
         }
     }
 
-    fn dispatch(&mut self, emit: &mut dyn FnMut(&[u8])) {
+    fn dispatch(&mut self) {
         self.brackets = BracketDepth::default();
         self.is_bare = false;
-        let data = std::mem::take(&mut self.data);
+        let data = Bytes::from(std::mem::take(&mut self.data));
         let event = data.trim_ascii();
         if !event.is_empty() {
-            emit(event);
+            self.events.push(data.slice_ref(event));
         }
     }
 }
@@ -172,13 +173,11 @@ mod tests {
         let cut = |cuts: &[usize]| {
             let (mut events, mut found, mut from) = (EventReader::default(), Vec::new(), 0);
             for &cut in cuts.iter().chain([&stream.len()]) {
-                let mut emit =
-                    |event: &[u8]| found.push(String::from_utf8_lossy(event).into_owned());
-                events.push(&stream.as_bytes()[from..cut], &mut emit).unwrap();
+                found.extend(events.push(&stream.as_bytes()[from..cut]).unwrap());
                 from = cut;
             }
-            events.finish(&mut |event| found.push(String::from_utf8_lossy(event).into_owned()));
-            found
+            found.extend(events.finish());
+            found.iter().map(|event| String::from_utf8_lossy(event).into_owned()).collect()
         };
         let whole = cut(&[]);
         for at in 0..=stream.len() {

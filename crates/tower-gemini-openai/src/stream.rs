@@ -4,10 +4,9 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use super::error::{aborted, embedded_error, unreadable_response};
-use super::gemini::{Facts, Part, parts_of};
+use super::gemini::{Facts, Part, extra_content, parts_of};
 use super::json::{Json, object};
-use super::response::extra_content;
-use super::sse::EventReader;
+use super::sse::{EventReader, EventTooLong};
 
 /// Translates Gemini's stream into `chat.completion.chunk` events as it arrives, wherever the
 /// chunks are cut.
@@ -36,16 +35,10 @@ use super::sse::EventReader;
 /// ```
 #[derive(Debug)]
 pub struct StreamTranslator {
-    events: EventReader,
-    writer: ChunkWriter,
-}
-
-/// Writes the translated events.
-#[derive(Debug)]
-struct ChunkWriter {
     model: String,
     created: u64,
     include_usage: bool,
+    events: EventReader,
     facts: Facts,
     /// The image as a finished event, and whether it is marked as a draft.
     image: Option<(Bytes, bool)>,
@@ -57,50 +50,51 @@ struct ChunkWriter {
 
 impl StreamTranslator {
     pub(super) fn new(model: String, created: u64, include_usage: bool) -> Self {
-        let writer = ChunkWriter {
+        Self {
             model,
             created,
             include_usage,
+            events: EventReader::default(),
             facts: Facts::default(),
             image: None,
             has_begun: false,
             has_signature: false,
             has_ended: false,
             out: Vec::new(),
-        };
-        Self { events: EventReader::default(), writer }
+        }
     }
 
     /// Takes a chunk of Gemini's stream and returns the events that are complete.
     #[must_use]
     pub fn push(&mut self, chunk: &Bytes) -> Vec<Bytes> {
-        let Self { events, writer } = self;
-        if !writer.has_ended && events.push(chunk, &mut |event| writer.event(event)).is_err() {
-            writer.unreadable("an event of the upstream's stream is longer than any response");
+        if !self.has_ended {
+            match self.events.push(chunk) {
+                Ok(events) => events.iter().for_each(|event| self.event(event)),
+                Err(EventTooLong) => {
+                    self.unreadable("an event of the upstream's stream is longer than any response")
+                }
+            }
         }
-        std::mem::take(&mut writer.out)
+        std::mem::take(&mut self.out)
     }
 
     /// Returns the last events after Gemini's stream ended without a connection error.
     #[must_use]
     pub fn finish(&mut self) -> Vec<Bytes> {
-        let Self { events, writer } = self;
-        if !writer.has_ended {
-            events.finish(&mut |event| writer.event(event));
-            writer.finish();
+        if !self.has_ended {
+            self.events.finish().iter().for_each(|event| self.event(event));
+            self.end();
         }
-        std::mem::take(&mut writer.out)
+        std::mem::take(&mut self.out)
     }
 
     /// Returns the last events after Gemini's stream broke off.
     #[must_use]
     pub fn fail(&mut self, status: StatusCode, message: &str) -> Vec<Bytes> {
-        self.writer.fail(&aborted(status, message).1);
-        std::mem::take(&mut self.writer.out)
+        self.end_with(&aborted(status, message).1);
+        std::mem::take(&mut self.out)
     }
-}
 
-impl ChunkWriter {
     fn event(&mut self, event: &[u8]) {
         if self.has_ended || event == b"[DONE]" {
             return;
@@ -119,7 +113,7 @@ impl ChunkWriter {
             return;
         }
         if let Some(error) = response.get("error") {
-            return self.fail(&embedded_error(error).1);
+            return self.end_with(&embedded_error(error).1);
         }
         self.facts.add(response);
         if !std::mem::replace(&mut self.has_begun, true) {
@@ -150,7 +144,7 @@ impl ChunkWriter {
         }
     }
 
-    fn finish(&mut self) {
+    fn end(&mut self) {
         if self.has_ended {
             return;
         }
@@ -172,10 +166,10 @@ impl ChunkWriter {
     }
 
     fn unreadable(&mut self, message: &str) {
-        self.fail(&unreadable_response(message).1);
+        self.end_with(&unreadable_response(message).1);
     }
 
-    fn fail(&mut self, error: &[u8]) {
+    fn end_with(&mut self, error: &[u8]) {
         if std::mem::replace(&mut self.has_ended, true) {
             return;
         }
@@ -197,14 +191,8 @@ impl ChunkWriter {
     }
 
     fn line(&self, choices: Json<'_>, usage: Option<Json<'_>>, capacity: usize) -> Bytes {
-        let chunk = [
-            ("id", self.facts.id(self.created).into()),
-            ("object", "chat.completion.chunk".into()),
-            ("created", self.created.into()),
-            ("model", self.facts.model(&self.model).into()),
-            ("choices", choices),
-        ];
-        let chunk = object(chunk.into_iter().chain(usage.map(|usage| ("usage", usage))));
+        let (kind, facts) = ("chat.completion.chunk", &self.facts);
+        let chunk = facts.completion(kind, &self.model, self.created, choices, usage);
         let mut line = Vec::with_capacity(capacity + 512);
         line.extend_from_slice(b"data: ");
         // Writing to memory does not fail, and every key is a text.

@@ -1,10 +1,9 @@
 //! Reads durations, sizes and base URLs as people write them.
 
-use std::fmt;
 use std::time::Duration;
 
 use http::Uri;
-use serde::de::{Error as _, Unexpected, Visitor};
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 /// A duration: `90s`, `5m`, `2h`, `250ms`.
@@ -56,36 +55,6 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(*factor)
 }
 
-macro_rules! from_text {
-    ($kind:ident, $expected:literal, $number:expr) => {
-        impl<'de> Deserialize<'de> for $kind {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                struct Text;
-                impl Visitor<'_> for Text {
-                    type Value = $kind;
-                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                        f.write_str($expected)
-                    }
-                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$kind, E> {
-                        $kind::parse(text.trim())
-                            .ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
-                    }
-                    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<$kind, E> {
-                        let unsigned = usize::try_from(number).ok();
-                        unsigned
-                            .and_then($number)
-                            .ok_or_else(|| E::invalid_value(Unexpected::Signed(number), &self))
-                    }
-                }
-                deserializer.deserialize_any(Text)
-            }
-        }
-    };
-}
-
-from_text!(Span, "a duration such as \"90s\", \"5m\", \"2h\" or \"250ms\"", |_| None);
-from_text!(Size, "a size such as \"64MiB\", \"10MB\" or a number of bytes", |n| Some(Size(n)));
-
 /// `https://host`, perhaps with a path, without a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BaseUrl(pub(crate) Uri);
@@ -100,16 +69,26 @@ impl BaseUrl {
     }
 }
 
-impl<'de> Deserialize<'de> for BaseUrl {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Self::parse(&text).ok_or_else(|| {
-            D::Error::custom(format!(
-                "`{text}` is not a base URL; write it as https://host or http://host:port/path"
-            ))
-        })
-    }
+/// Reads a text, or a number as people write it, by the type's own `parse`.
+macro_rules! from_text {
+    ($kind:ident, $expected:literal) => {
+        impl<'de> Deserialize<'de> for $kind {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = match toml::Value::deserialize(deserializer)? {
+                    toml::Value::String(text) => text,
+                    toml::Value::Integer(number) => number.to_string(),
+                    other => other.type_str().to_owned(),
+                };
+                let wrong = || D::Error::custom(format!("`{text}` is not {}", $expected));
+                $kind::parse(text.trim()).ok_or_else(wrong)
+            }
+        }
+    };
 }
+
+from_text!(Span, "a duration such as \"90s\", \"5m\", \"2h\" or \"250ms\"");
+from_text!(Size, "a size such as \"64MiB\", \"10MB\" or a number of bytes");
+from_text!(BaseUrl, "a base URL; write it as https://host or http://host:port/path");
 
 #[cfg(test)]
 mod tests {

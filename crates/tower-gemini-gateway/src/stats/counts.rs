@@ -90,6 +90,12 @@ impl Counts {
     }
 }
 
+/// Divides counts; `None` where there is nothing to divide by.
+#[allow(clippy::cast_precision_loss, reason = "for people: counts stay far below 2^53")]
+pub(super) fn ratio(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
+}
+
 /// Durations are counted in four buckets per doubling, from a millisecond to seventy minutes, which
 /// is longer than any deadline. So a percentile is never too low, and at most 19 % too high.
 const BUCKETS: u8 = 90;

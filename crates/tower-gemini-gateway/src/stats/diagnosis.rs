@@ -15,8 +15,7 @@ use tower_gemini::observe::reason_name;
 use tower_gemini::peak_hour_router::Schedule;
 use tower_gemini::verdict::Outcome;
 
-use super::counts::{Counts, Key};
-use super::report::ratio;
+use super::counts::{Counts, Key, ratio};
 
 /// The failure rates that are aimed for.
 #[derive(Debug, Clone)]

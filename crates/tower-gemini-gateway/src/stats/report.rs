@@ -8,7 +8,7 @@ use tower_gemini::observe::{CallOutcome, cost_of, is_under_way};
 use tower_gemini::trail::{Step, Trail};
 use tower_gemini::verdict::Outcome;
 
-use super::counts::{Counts, Key, percentile};
+use super::counts::{Counts, Key, percentile, ratio};
 use super::diagnosis::{Cause, Diagnosis, Health};
 
 /// What [`Stats`](super::Stats) has counted. The fields are documented with
@@ -115,12 +115,6 @@ pub struct ModelWindow {
 pub struct Wait {
     pub count: u64,
     pub seconds: f64,
-}
-
-/// Divides counts; `None` where there is nothing to divide by.
-#[allow(clippy::cast_precision_loss, reason = "for people: counts stay far below 2^53")]
-pub(super) fn ratio(part: u64, whole: u64) -> Option<f64> {
-    (whole > 0).then(|| part as f64 / whole as f64)
 }
 
 impl Window {
