@@ -50,7 +50,7 @@ pub struct LayerError(BoxError);
 
 impl fmt::Display for LayerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a layer above the client gave up")
+        f.write_str("a layer above the client failed the call")
     }
 }
 
@@ -86,10 +86,9 @@ fn of_ours(ours: GeminiError) -> Error {
     if !ours.cause().is_some_and(|cause| cause.is::<Below>()) {
         return Error::middleware(ours);
     }
-    match ours.into_cause().map(|cause| cause.downcast::<Below>()) {
-        Some(Ok(below)) => below.error,
-        // Neither can be: the cause was looked at above.
-        Some(Err(cause)) => Error::middleware(LayerError(cause)),
+    match ours.into_cause().and_then(|cause| cause.downcast::<Below>().ok()) {
+        Some(below) => below.error,
+        // Cannot be: the cause was looked at above.
         None => Error::middleware(LayerError("the error's cause is gone".into())),
     }
 }

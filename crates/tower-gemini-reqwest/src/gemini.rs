@@ -3,23 +3,17 @@ use std::fmt;
 use http::Extensions;
 use reqwest_middleware::{Middleware, Next, Result};
 use tower_gemini::GeminiStack;
-use tower_gemini::stack::{Json, Raw};
 
 use crate::leaf::ChannelLeaf;
 use crate::middleware::StackMiddleware;
 
 /// The recommended stack as one middleware. See the [crate](crate) for an example.
 ///
-/// Answers are the API's own, byte for byte, or its [JSON without the drafts](Self::json). When
-/// attempts run out, the last answer comes back with its status and its body.
+/// Responses are the API's own, byte for byte, or its [JSON without the drafts](Self::json). When
+/// attempts run out, the last response comes back with its status and its body.
 pub struct GeminiMiddleware {
     stack: GeminiStack,
-    form: Form,
-}
-
-enum Form {
-    Raw(StackMiddleware<Raw<ChannelLeaf>>),
-    Json(StackMiddleware<Json<ChannelLeaf>>),
+    middleware: Box<dyn Middleware>,
 }
 
 impl GeminiMiddleware {
@@ -33,16 +27,16 @@ impl GeminiMiddleware {
     /// [`StackMiddleware`]: `StackMiddleware::new(stack.raw(ChannelLeaf::new()))`.
     #[must_use]
     pub fn with(stack: GeminiStack) -> Self {
-        let form = Form::Raw(StackMiddleware::new(stack.raw(ChannelLeaf::new())));
-        Self { stack, form }
+        let middleware = Box::new(StackMiddleware::new(stack.raw(ChannelLeaf::new())));
+        Self { stack, middleware }
     }
 
-    /// Answers without the drafts: every image but the final one is cut out of the JSON, and
+    /// Removes the drafts from responses: every image but the final one is cut out of the JSON, and
     /// nothing else is touched.
     #[must_use]
     pub fn json(self) -> Self {
-        let form = Form::Json(StackMiddleware::new(self.stack.json(ChannelLeaf::new())));
-        Self { stack: self.stack, form }
+        let middleware = Box::new(StackMiddleware::new(self.stack.json(ChannelLeaf::new())));
+        Self { stack: self.stack, middleware }
     }
 }
 
@@ -66,9 +60,6 @@ impl Middleware for GeminiMiddleware {
         extensions: &mut Extensions,
         next: Next<'_>,
     ) -> Result<reqwest::Response> {
-        match &self.form {
-            Form::Raw(stack) => stack.handle(request, extensions, next).await,
-            Form::Json(stack) => stack.handle(request, extensions, next).await,
-        }
+        self.middleware.handle(request, extensions, next).await
     }
 }

@@ -1,7 +1,6 @@
-use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use http::{Extensions, Request, Response};
 use tokio::sync::{mpsc, oneshot};
@@ -29,7 +28,7 @@ impl ChannelLeaf {
     }
 }
 
-/// One attempt, and where its answer is waited for. That closes when the attempt is given up.
+/// One attempt, and where its response is waited for. That closes when the attempt is given up.
 pub(crate) struct Attempt {
     pub(crate) request: Request<WireBody>,
     pub(crate) reply: oneshot::Sender<Result<Response<reqwest::Body>, BoxError>>,
@@ -41,9 +40,13 @@ pub(crate) struct Attempt {
 pub(crate) struct Line(pub(crate) mpsc::UnboundedSender<Attempt>);
 
 /// What the middleware below left in an attempt's extensions, in the extensions of that attempt's
-/// answer.
+/// response.
 #[derive(Clone)]
 pub(crate) struct Left(pub(crate) Extensions);
+
+/// The future of [`ChannelLeaf`]. Dropping it cancels the attempt.
+pub type LeafFuture =
+    Pin<Box<dyn Future<Output = Result<Response<reqwest::Body>, BoxError>> + Send>>;
 
 impl Service<Request<WireBody>> for ChannelLeaf {
     type Response = Response<reqwest::Body>;
@@ -55,47 +58,21 @@ impl Service<Request<WireBody>> for ChannelLeaf {
     }
 
     fn call(&mut self, mut request: Request<WireBody>) -> LeafFuture {
-        // Taken out: a request that lives on somewhere must not keep the call's line open.
-        let Some(Line(line)) = request.extensions_mut().remove() else {
-            return LeafFuture(Err(Some(
-                "this stack only works inside a StackMiddleware, or a layer dropped the request's extensions",
-            )));
-        };
-        let (reply, answer) = oneshot::channel();
-        LeafFuture(match line.send(Attempt { request, reply }) {
-            Ok(()) => Ok(answer),
-            Err(_) => Err(Some("the call that this attempt belongs to is over")),
+        // Taken out: a request that is kept somewhere must not keep the call's line open.
+        let line = request.extensions_mut().remove::<Line>();
+        Box::pin(async move {
+            let Some(Line(line)) = line else {
+                let why = "this stack only works inside a StackMiddleware, or a layer dropped the \
+                           request's extensions";
+                return Err(NotSent::new(why).into());
+            };
+            let (reply, response) = oneshot::channel();
+            if line.send(Attempt { request, reply }).is_err() {
+                return Err(NotSent::new("the call that this attempt belongs to is over").into());
+            }
+            // It has been handed over, so nobody knows how far it came.
+            let dropped = |_| Err("the call was dropped while its attempt was under way".into());
+            response.await.unwrap_or_else(dropped)
         })
-    }
-}
-
-/// The future of [`ChannelLeaf`]. Dropping it cancels the attempt.
-pub struct LeafFuture(
-    Result<oneshot::Receiver<Result<Response<reqwest::Body>, BoxError>>, Option<&'static str>>,
-);
-
-impl fmt::Debug for LeafFuture {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LeafFuture").finish_non_exhaustive()
-    }
-}
-
-impl Future for LeafFuture {
-    type Output = Result<Response<reqwest::Body>, BoxError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            Ok(answer) => Poll::Ready(match ready!(Pin::new(answer).poll(cx)) {
-                Ok(answer) => answer,
-                // It had been handed over, so nobody knows how far it came.
-                Err(_) => Err("the call was dropped while its attempt was under way".into()),
-            }),
-            Err(why) => match why.take() {
-                Some(why) => Poll::Ready(Err(NotSent::new(why).into())),
-                // Polled after it was ready: a fault of the caller that must not bring the process
-                // down.
-                None => Poll::Pending,
-            },
-        }
     }
 }

@@ -10,16 +10,16 @@
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let server = serve(Sim::quick([Fault::Internal, Fault::None]), ([127, 0, 0, 1], 0).into()).await?;
 //! # let url = server.url();
-//! // `url` is that of a server whose first answer is a 500.
+//! // `url` is that of a server whose first response is a 500.
 //! let client = ClientBuilder::new(client_builder().build()?).with(GeminiMiddleware::new().json()).build();
-//! let answer = client
+//! let response = client
 //!     .post(format!("{url}/v1beta/models/gemini-3-pro-image:generateContent"))
 //!     .header("x-goog-api-key", "a-key")
 //!     .body(r#"{"contents":[{"parts":[{"text":"a cat"}]}]}"#)
 //!     .send()
 //!     .await?;
-//! assert_eq!(answer.status(), 200);
-//! let trail = answer.extensions().get::<Trail>().unwrap();
+//! assert_eq!(response.status(), 200);
+//! let trail = response.extensions().get::<Trail>().unwrap();
 //! assert_eq!(trail.attempts().len(), 2);
 //! # Ok(()) }
 //! ```
@@ -36,10 +36,10 @@
 //!
 //! Whatever is in the middleware's extensions reaches the stack:
 //! [`CallOptions`](tower_gemini::CallOptions) set with
-//! `RequestBuilder::with_extension` are the call's wishes. The
-//! [`Trail`](tower_gemini::trail::Trail) comes back in the answer's extensions and in the
+//! `RequestBuilder::with_extension` are the call's options. The
+//! [`Trail`](tower_gemini::trail::Trail) comes back in the response's extensions and in the
 //! middleware's, there with an error too. Of what the middleware below left in its extensions, that
-//! of the attempt whose answer came back stays. Each attempt has the request's own timeout and
+//! of the attempt whose response came back stays. Each attempt has the request's own timeout and
 //! version.
 //!
 //! # Order in the chain
@@ -52,14 +52,14 @@
 //!
 //! | what happened | what comes |
 //! | --- | --- |
-//! | attempts ran out on an error status | the last answer, with its body |
+//! | attempts ran out on an error status | the last response, with its body |
 //! | the client or a middleware below failed | its own `reqwest_middleware::Error`: `is_connect`, `is_timeout` and `downcast` work as ever |
 //! | a layer of ours failed the call | `Error::Middleware` that downcasts to [`Error`](tower_gemini::error::Error) |
 //! | somebody else's layer failed the call | `Error::Middleware` that downcasts to [`LayerError`], whose source it is |
-//! | the answer's body broke off | reqwest's error of reading it, with ours among its causes |
+//! | the response's body broke off | reqwest's error of reading it, with ours among its causes |
 //!
-//! A key in `?key=` is hidden in every URL that an error of reqwest's or ours, or an answer,
-//! carries; what other people's middleware wraps is theirs to hide. The answer's URL is otherwise
+//! A key in `?key=` is hidden in every URL that an error of reqwest's or ours, or a response,
+//! carries; what other people's middleware wraps is theirs to hide. The response's URL is otherwise
 //! the request's.
 //!
 //! # Cancel safety

@@ -39,13 +39,13 @@ use crate::sync_body::SyncBody;
 ///     .layer(ClassifyGeminiErrorLayer::new())
 ///     .service(ChannelLeaf::new());
 /// let client = ClientBuilder::new(client_builder().build()?).with(StackMiddleware::new(stack)).build();
-/// let answer = client
+/// let response = client
 ///     .post(format!("{url}/v1beta/models/gemini-3-pro-image:generateContent"))
 ///     .header("x-goog-api-key", "a-key")
 ///     .body(r#"{"contents":[{"parts":[{"text":"a cat"}]}]}"#)
 ///     .send()
 ///     .await?;
-/// assert_eq!(answer.status(), 200);
+/// assert_eq!(response.status(), 200);
 /// # Ok(()) }
 /// ```
 ///
@@ -93,7 +93,7 @@ where
         let url = request.url().clone();
         let mut request = Request::<reqwest::Body>::try_from(request)
             .map_err(|error| without_key(Error::Reqwest(error)))?;
-        // The caller's wishes are in the middleware's extensions: each layer finds its own in the
+        // The call's options are in the middleware's extensions: each layer finds its own in the
         // request's.
         request.extensions_mut().extend(extensions.clone());
         // A retrying middleware above passes the same extensions again: it is the same call.
@@ -103,20 +103,20 @@ where
         let trail = options.trail_mut().clone();
         request.extensions_mut().insert(Line(line));
         let outcome = drive(call(stack, request), attempts, extensions, &next).await;
-        let answer = match outcome {
-            Ok(answer) => {
-                let mut answer = with_url(answer, url);
-                if let Some(Left(left)) = answer.extensions_mut().remove() {
+        let response = match outcome {
+            Ok(response) => {
+                let mut response = with_url(response, url);
+                if let Some(Left(left)) = response.extensions_mut().remove() {
                     *extensions = left;
                 }
-                answer.extensions_mut().insert(trail.clone());
-                Ok(answer.map(|body| SyncBody::wrap(Box::pin(body))).into())
+                response.extensions_mut().insert(trail.clone());
+                Ok(response.map(|body| SyncBody::wrap(Box::pin(body))).into())
             }
             Err(error) => Err(out_of_stack(error)),
         };
         // An error has no extensions, so the trail of a call that failed is here.
         extensions.insert(trail);
-        answer
+        response
     }
 }
 
@@ -132,21 +132,21 @@ where
     stack.call(request).await.map_err(Into::into)
 }
 
-/// Runs the stack and, beside it, each attempt that it makes, until the stack has its answer.
+/// Runs the stack and, beside it, each attempt that it makes, until the stack has its response.
 /// Attempts that are still running then have lost, and are dropped.
 async fn drive<T>(
-    answer: impl Future<Output = T>,
+    response: impl Future<Output = T>,
     mut attempts: mpsc::UnboundedReceiver<Attempt>,
     extensions: &Extensions,
     next: &Next<'_>,
 ) -> T {
-    let mut answer = pin!(answer);
+    let mut response = pin!(response);
     // Seldom more than one: a list is searched faster than a set of wakers is kept.
     let mut running: Vec<Pin<Box<dyn Future<Output = ()> + Send + '_>>> = Vec::new();
     poll_fn(|cx| {
         loop {
-            if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
-                return Poll::Ready(answer);
+            if let Poll::Ready(response) = response.as_mut().poll(cx) {
+                return Poll::Ready(response);
             }
             while let Poll::Ready(Some(attempt)) = attempts.poll_recv(cx) {
                 running.push(Box::pin(run(attempt, extensions.clone(), next.clone())));
@@ -162,7 +162,7 @@ async fn drive<T>(
     .await
 }
 
-/// One attempt: the rest of the chain, until it answers or the stack gives it up.
+/// One attempt: the rest of the chain, until it has a response or the stack drops it.
 async fn run(attempt: Attempt, mut extensions: Extensions, next: Next<'_>) {
     let Attempt { request, mut reply } = attempt;
     let request = match to_reqwest(request) {
@@ -184,10 +184,10 @@ async fn run(attempt: Attempt, mut extensions: Extensions, next: Next<'_>) {
     drop(exchange);
     let Some(outcome) = outcome else { return };
     let outcome = match outcome {
-        Ok(answer) => {
-            let mut answer = from_reqwest(answer);
-            answer.extensions_mut().insert(Left(extensions));
-            Ok(answer)
+        Ok(response) => {
+            let mut response = from_reqwest(response);
+            response.extensions_mut().insert(Left(extensions));
+            Ok(response)
         }
         Err(error) => Err(Below::new(error).into()),
     };

@@ -1,12 +1,10 @@
 use std::borrow::Cow;
-use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
 use http_body::Body as _;
-use pin_project::pin_project;
 use reqwest::ResponseBuilderExt;
 use tower_gemini::body::WireBody;
 use tower_gemini::classify_gemini_error::evidence::NotSent;
@@ -21,7 +19,7 @@ use crate::sync_body::SyncBody;
 /// The request's body is handed out piece by piece as the client asks for it, so that the stack
 /// knows of a request that broke off whether the server can have all of it. Errors lose their URL,
 /// which may hold a key; those that came before anything was sent are marked as [`NotSent`]. The
-/// answer keeps its URL, but for the value of a `?key=`: `reqwest::Response::from(answer)` has it.
+/// response keeps its URL, but for the value of a `?key=`: `reqwest::Response::from(response)` has it.
 ///
 /// Make the client with [`client_builder`](crate::client_builder): one that follows redirects, or
 /// sends again by itself, does so behind the stack's back.
@@ -73,56 +71,19 @@ impl Service<Request<WireBody>> for ReqwestService {
     }
 
     fn call(&mut self, request: Request<WireBody>) -> ResponseFuture {
-        let step = match to_reqwest(request) {
-            Ok(request) => Step::Sent { future: Service::call(&mut self.client, request) },
-            Err(error) => Step::Failed { error: Some(error) },
-        };
-        ResponseFuture { step }
+        let sent = to_reqwest(request).map(|request| self.client.execute(request));
+        Box::pin(async move {
+            match sent {
+                Ok(response) => response.await.map(from_reqwest).map_err(without_url),
+                Err(error) => Err(without_url(error)),
+            }
+        })
     }
 }
 
 /// The future of [`ReqwestService`].
-#[pin_project]
-pub struct ResponseFuture {
-    #[pin]
-    step: Step,
-}
-
-#[pin_project(project = StepProjection)]
-enum Step {
-    Sent {
-        #[pin]
-        future: <reqwest::Client as Service<reqwest::Request>>::Future,
-    },
-    Failed {
-        error: Option<reqwest::Error>,
-    },
-}
-
-impl fmt::Debug for ResponseFuture {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The pending request of reqwest prints its URL, which may hold a key.
-        f.debug_struct("ResponseFuture").finish_non_exhaustive()
-    }
-}
-
-impl Future for ResponseFuture {
-    type Output = Result<Response<reqwest::Body>, BoxError>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().step.project() {
-            StepProjection::Sent { future } => {
-                future.poll(cx).map(|answer| answer.map(from_reqwest).map_err(told))
-            }
-            StepProjection::Failed { error } => match error.take() {
-                Some(error) => Poll::Ready(Err(told(error))),
-                // Polled after it was ready: a fault of the caller that must not bring the process
-                // down.
-                None => Poll::Pending,
-            },
-        }
-    }
-}
+pub type ResponseFuture =
+    Pin<Box<dyn Future<Output = Result<Response<reqwest::Body>, BoxError>> + Send>>;
 
 /// A request of the stack as one of reqwest. The timeout and the version that reqwest was asked for
 /// are in its extensions and its head.
@@ -139,34 +100,30 @@ pub(crate) fn to_reqwest(
     request.map(SyncBody::wrap).try_into()
 }
 
-/// An answer of reqwest as one for the stack.
-pub(crate) fn from_reqwest(answer: reqwest::Response) -> Response<reqwest::Body> {
-    let url = answer.url().clone();
+/// A response of reqwest as one for the stack.
+pub(crate) fn from_reqwest(response: reqwest::Response) -> Response<reqwest::Body> {
+    let url = response.url().clone();
     // The conversion loses the URL.
-    with_url(Response::<reqwest::Body>::from(answer), url)
+    with_url(Response::<reqwest::Body>::from(response), url)
 }
 
-/// An answer that has this URL, unless it has one: what a stack answers itself has none, and
+/// A response that has this URL, unless it has one: a stack's own responses have none, and
 /// reqwest would make one up.
-pub(crate) fn with_url<B>(mut answer: Response<B>, url: reqwest::Url) -> Response<B> {
+pub(crate) fn with_url<B>(mut response: Response<B>, url: reqwest::Url) -> Response<B> {
     // Its place in the extensions can only be filled through a builder.
     if let Ok(holder) = Response::builder().url(without_key_in_query(url)).body(()) {
         let mut extensions = holder.into_parts().0.extensions;
-        extensions.extend(std::mem::take(answer.extensions_mut()));
-        *answer.extensions_mut() = extensions;
+        extensions.extend(std::mem::take(response.extensions_mut()));
+        *response.extensions_mut() = extensions;
     }
-    answer
+    response
 }
 
-/// The URL without the value of a key in its query. reqwest puts an answer's URL into the errors of
+/// The URL without the value of a key in its query. reqwest puts a response's URL into the errors of
 /// reading its body and of `error_for_status`, which are logged more often than any other.
 fn without_key_in_query(mut url: reqwest::Url) -> reqwest::Url {
-    let clean =
-        url.query().map(|query| format!("?{query}")).and_then(|query| match redact(&query) {
-            Cow::Owned(clean) => Some(clean),
-            Cow::Borrowed(_) => None,
-        });
-    if let Some(clean) = clean {
+    let query = format!("?{}", url.query().unwrap_or_default());
+    if let Cow::Owned(clean) = redact(&query) {
         url.set_query(clean.strip_prefix('?'));
     }
     url
@@ -178,7 +135,7 @@ pub(crate) fn was_not_sent(error: &reqwest::Error) -> bool {
     error.is_connect() || error.is_builder()
 }
 
-fn told(error: reqwest::Error) -> BoxError {
+fn without_url(error: reqwest::Error) -> BoxError {
     let not_sent = was_not_sent(&error);
     let error = error.without_url();
     if not_sent { NotSent::new(error).into() } else { error.into() }
