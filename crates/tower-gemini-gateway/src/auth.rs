@@ -8,9 +8,9 @@ use http::request::Parts;
 use http::{StatusCode, Uri};
 use percent_encoding::percent_decode_str;
 use sha2::{Digest, Sha256};
-use subtle::{Choice, ConstantTimeEq};
+use subtle::ConstantTimeEq;
 
-use crate::config::{self, AuthMode, ConfigProblem};
+use crate::config::{self, AuthMode, ConfigError};
 use crate::responses::Rejection;
 use crate::upstream::Upstream;
 
@@ -19,6 +19,7 @@ const API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
 const MIN_TOKEN_LENGTH: usize = 16;
 
 /// How callers are admitted.
+#[derive(Debug)]
 pub(crate) enum Auth {
     /// Everybody; their own credential goes upstream.
     Passthrough,
@@ -32,18 +33,14 @@ pub(crate) struct Token {
     digest: [u8; 32],
 }
 
-impl fmt::Debug for Auth {
+impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Passthrough => f.write_str("Passthrough"),
-            Self::Tokens(tokens) => {
-                f.debug_list().entries(tokens.iter().map(|token| &token.name)).finish()
-            }
-        }
+        f.write_str(&self.name)
     }
 }
 
 /// Who asks.
+#[derive(Debug)]
 pub(crate) struct Caller {
     /// Of the token, where there are tokens.
     name: Option<String>,
@@ -52,17 +49,12 @@ pub(crate) struct Caller {
     credential: Option<Credential>,
 }
 
-#[derive(Clone)]
+/// Its values are marked as sensitive, so that `Debug` does not show them.
+#[derive(Debug)]
 enum Credential {
     Key(HeaderValue),
     /// `Bearer …`, as it came.
     Bearer(HeaderValue),
-}
-
-impl fmt::Debug for Caller {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Caller").field("name", &self.name).finish_non_exhaustive()
-    }
 }
 
 impl Auth {
@@ -70,7 +62,7 @@ impl Auth {
     pub(crate) fn build(
         config: &config::Auth,
         env: impl Fn(&str) -> Option<String>,
-    ) -> Result<Self, ConfigProblem> {
+    ) -> Result<Self, ConfigError> {
         if config.mode == AuthMode::Passthrough {
             return Ok(Self::Passthrough);
         }
@@ -80,7 +72,7 @@ impl Auth {
             ("auth.tokens_file", config.tokens_file.as_deref()),
             env,
         )?;
-        let wrong = |what: String, remedy: &str| ConfigProblem::at(key, what, remedy);
+        let wrong = |what: String, remedy: &str| ConfigError::at(key, what, remedy);
         let mut tokens = Vec::new();
         for line in text
             .split(['\n', ','])
@@ -136,16 +128,12 @@ impl Auth {
         let shown = credential.as_ref().map(Credential::secret).unwrap_or_default();
         let digest: [u8; 32] = Sha256::digest(shown).into();
         // Compared with all of them, so that the time reveals nothing.
-        let mut matching = None;
-        for token in tokens {
-            let same: Choice = token.digest.ct_eq(&digest);
-            if bool::from(same) {
-                matching = Some(token.name.clone());
-            }
-        }
-        match matching {
-            Some(name) if !shown.is_empty() => {
-                Ok(Caller { name: Some(name), is_googles, credential: None })
+        let same = tokens.iter().fold(None, |same, token| {
+            if bool::from(token.digest.ct_eq(&digest)) { Some(token) } else { same }
+        });
+        match same {
+            Some(token) if !shown.is_empty() => {
+                Ok(Caller { name: Some(token.name.clone()), is_googles, credential: None })
             }
             _ => Err(Rejection::new(
                 StatusCode::UNAUTHORIZED,
@@ -222,18 +210,17 @@ impl Caller {
     pub(crate) fn sign(&self, upstream: &Upstream, path: &str, headers: &mut HeaderMap) {
         let (name, value) = match (upstream.key(), &self.credential) {
             (Some(key), _) | (None, Some(Credential::Key(key))) if path.contains("/openai/") => {
-                let Ok(mut value) = HeaderValue::from_bytes(&[b"Bearer ", key.as_bytes()].concat())
-                else {
-                    return;
-                };
-                value.set_sensitive(true);
-                (AUTHORIZATION, value)
+                let bearer = [b"Bearer ", key.as_bytes()].concat();
+                (AUTHORIZATION, HeaderValue::from_bytes(&bearer).ok())
             }
-            (Some(key), _) | (None, Some(Credential::Key(key))) => (API_KEY, key.clone()),
-            (None, Some(Credential::Bearer(bearer))) => (AUTHORIZATION, bearer.clone()),
+            (Some(key), _) | (None, Some(Credential::Key(key))) => (API_KEY, Some(key.clone())),
+            (None, Some(Credential::Bearer(bearer))) => (AUTHORIZATION, Some(bearer.clone())),
             (None, None) => return,
         };
-        headers.insert(name, value);
+        if let Some(mut value) = value {
+            value.set_sensitive(true);
+            headers.insert(name, value);
+        }
     }
 }
 
@@ -272,7 +259,7 @@ fn percent_decoded(text: &str) -> Cow<'_, str> {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::upstream::Upstreams;
+    use crate::upstream::upstreams;
     use http::Request;
 
     const KEY: &str = "AIzaSyA-sentinel-key-0123456789abcdefghij";
@@ -285,7 +272,7 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
-    fn tokens(text: &str) -> Result<Auth, ConfigProblem> {
+    fn tokens(text: &str) -> Result<Auth, ConfigError> {
         let config = config::Auth {
             mode: AuthMode::Tokens,
             tokens_env: Some("TOKENS".to_owned()),
@@ -303,7 +290,7 @@ mod tests {
         };
         let config = Config::parse(file, "gateway.toml").unwrap();
         let env = |_: &str| key.map(str::to_owned);
-        Upstreams::build(&config, env).unwrap().iter().next().unwrap().clone()
+        upstreams(&config, env).unwrap().remove(0)
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The gateway as a part of another program: a router, replaceable while it answers.
+//! The gateway as a part of another program: a router whose configuration can be replaced while it runs.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::config::{Config, ConfigProblem, GatewayError};
+use crate::config::{Config, ConfigError};
 use crate::snapshot::Snapshot;
 use crate::{handler, pages};
 
@@ -66,13 +66,13 @@ impl Gateway {
     ///
     /// A setting that this machine refuses: a file that cannot be read, an environment variable
     /// that is not set.
-    pub async fn new(config: &Config) -> Result<Self, GatewayError> {
+    pub async fn new(config: &Config) -> Result<Self, ConfigError> {
         let recorder = pages::recorder();
         let snapshot = Snapshot::build(config, None)?;
         if let (Some(keep), Some(dir)) = (&snapshot.layers().keep, &config.keep.dir) {
             let entries = keep.load_from(dir.clone()).await.map_err(|error| {
                 let what = format!("keep.dir {} cannot be read: {error}", dir.display());
-                ConfigProblem::at("keep.dir", what, "make it readable, or name another directory")
+                ConfigError::at("keep.dir", what, "make it readable, or name another directory")
             })?;
             if entries > 0 {
                 tracing::info!(entries, "stored responses of the earlier process were loaded");
@@ -87,7 +87,7 @@ impl Gateway {
         })
     }
 
-    /// A router that answers every path: Gemini's, Vertex AI's, OpenAI's, and the gateway's own
+    /// A router for every path: Gemini's, Vertex AI's, OpenAI's, and the gateway's own
     /// `/healthz`, `/status`, `/status.json` and `/metrics`. Nest it to give it a prefix.
     pub fn router(&self) -> Router {
         let gateway = self.clone();
@@ -103,13 +103,13 @@ impl Gateway {
     /// # Errors
     ///
     /// As [`new`](Self::new). The configuration before stays.
-    pub fn reload(&self, config: &Config) -> Result<(), GatewayError> {
+    pub fn reload(&self, config: &Config) -> Result<(), ConfigError> {
         let next = Snapshot::build(config, Some(&self.snapshot()))?;
         self.snapshot.send_replace(Arc::new(next));
         Ok(())
     }
 
-    pub(crate) fn reload_at(&self, addr: SocketAddr, config: &Config) -> Result<(), GatewayError> {
+    pub(crate) fn reload_at(&self, addr: SocketAddr, config: &Config) -> Result<(), ConfigError> {
         config.check_listen(addr)?;
         self.reload(config)
     }

@@ -108,34 +108,34 @@ async fn route(
                     return Ok(json_response(status, body));
                 }
             };
-            let (upstream, stacks) = gateway.route(false).ok_or_else(|| Rejection::path(&path))?;
+            let route = gateway.route(false).ok_or_else(|| Rejection::path(&path))?;
             parts.headers = headers_for_gemini(&parts.headers);
-            caller.sign_openai(upstream, &mut parts.headers);
-            parts.uri = wire::upstream_uri(upstream.base(), &translated.path_and_query)
+            caller.sign_openai(&route.upstream, &mut parts.headers);
+            parts.uri = wire::upstream_uri(route.upstream.base(), &translated.path_and_query)
                 .ok_or_else(|| Rejection::path(&path))?;
             // What is stored for this request must not go to one with the same bytes on Google's
             // path.
             parts.extensions.insert(ResponseFormat::new(&translated.translator.to_string()));
-            let stacks = stacks.clone();
+            let stacks = route.stacks.clone();
             Ok(generate(gateway, stacks, parts, translated.body, Some(translated.translator)).await)
         }
         _ => {
-            let (upstream, stacks) =
-                gateway.route(wire::is_vertex(&path)).ok_or_else(|| Rejection::path(&path))?;
-            caller.sign(upstream, &path, &mut parts.headers);
+            let route = gateway.route(wire::is_vertex(&path));
+            let route = route.ok_or_else(|| Rejection::path(&path))?;
+            caller.sign(&route.upstream, &path, &mut parts.headers);
             let path_and_query = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-            parts.uri = wire::upstream_uri(upstream.base(), path_and_query)
+            parts.uri = wire::upstream_uri(route.upstream.base(), path_and_query)
                 .ok_or_else(|| Rejection::path(&path))?;
             let call = Call::parse(&parts.method, &parts.uri, &parts.headers, None);
             if call.dialect == Dialect::Unrecognised || !generates(&call) {
                 // Files, lists, operations, counts: passed through unchanged and unbuffered.
-                let stack = stacks.plain.clone();
+                let stack = route.stacks.plain.clone();
                 return Ok(
                     send(&gateway, stack, Request::from_parts(parts, body), None, false).await
                 );
             }
             let body = collect(body).await?;
-            let stacks = stacks.clone();
+            let stacks = route.stacks.clone();
             Ok(generate(gateway, stacks, parts, body, None).await)
         }
     }
@@ -233,7 +233,7 @@ async fn send(
             }
         }
     };
-    let mut response = mask::mask_keys(response, &gateway.upstreams().keys()).await;
+    let mut response = mask::mask_keys(response, &gateway.keys()).await;
     if gateway.config().responses.report_headers {
         let served = response.extensions().get::<Served>().cloned();
         report::add(response.headers_mut(), &trail, served.as_ref());

@@ -41,7 +41,7 @@ mod transform;
 mod upstream;
 mod wire;
 
-pub use self::config::{Config, ConfigError, GatewayError};
+pub use self::config::{Config, ConfigError};
 pub use self::gateway::Gateway;
 pub use self::program::app;
 pub use self::running::{Running, Signal, start};

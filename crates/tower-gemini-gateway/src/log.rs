@@ -5,10 +5,10 @@ use std::io::{self, IsTerminal, Write};
 use tower_gemini::redact::redact;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::config::{Config, ConfigProblem, LogFormat};
+use crate::config::{Config, ConfigError, LogFormat};
 
 /// Starts the log. A program's own subscriber stays where it has one.
-pub(crate) fn begin(config: &Config) -> Result<(), ConfigProblem> {
+pub(crate) fn begin(config: &Config) -> Result<(), ConfigError> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(config.log.filter()?)
         .with_writer(Redacting(io::stderr))

@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -171,13 +170,6 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for MaskedBody<B> {
             Some(length) if self.ready.is_empty() => SizeHint::with_exact(length + held),
             _ => SizeHint::new(),
         }
-    }
-}
-
-impl<B> fmt::Debug for MaskedBody<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Neither the secret nor what may be a part of it.
-        f.debug_struct("MaskedBody").finish_non_exhaustive()
     }
 }
 

@@ -17,9 +17,9 @@ use crate::status::{self, Circuit, Quota, Spending, Status, Stored};
 
 const GAUGES: [(&str, &str); 4] = [
     ("gateway_requests_in_flight", "Requests whose response has not ended"),
-    ("gateway_calls_without_caller", "Calls completed although their clients disconnected"),
-    ("gateway_kept_answers", "Stored responses that wait for their clients"),
-    ("gateway_kept_bytes", "Bytes of stored responses"),
+    ("gateway_detached_calls", "Calls completed although their clients disconnected"),
+    ("gateway_stored_responses", "Stored responses that wait for their clients"),
+    ("gateway_stored_bytes", "Bytes of stored responses"),
 ];
 
 /// The recorder of the process: the metrics facade has one, and all gateways of a process share it.
@@ -83,9 +83,9 @@ fn status(gateway: &Snapshot, up: Duration) -> Status {
     let layers = gateway.layers();
     let mut status = Status::new(layers.stats.report());
     status.uptime_seconds = up.as_secs();
-    let upstream = gateway.upstreams().iter().next();
+    let upstream = gateway.upstreams().next();
     status.upstream = upstream.and_then(|one| one.base().host()).unwrap_or_default().to_owned();
-    status.quotas = layers.quota_usages().iter().map(Quota::from).collect();
+    status.quotas = gateway.quota_usages().iter().map(Quota::from).collect();
     let now = Instant::now();
     let circuits = layers.fallback.circuits().snapshot();
     status.circuits = circuits.iter().map(|circuit| Circuit::new(circuit, now)).collect();
@@ -117,16 +117,16 @@ pub(crate) fn delivered(gateway: &Snapshot) -> (u64, u64) {
 /// Sets the gauges, which are read on demand only.
 fn refresh(gateway: &Snapshot) {
     let layers = gateway.layers();
-    observe::record_quota(Catalog::builtin(), &layers.quota_usages());
+    observe::record_quota(Catalog::builtin(), &gateway.quota_usages());
     observe::record_circuits(&layers.fallback.circuits().snapshot());
     #[allow(clippy::cast_precision_loss, reason = "counts for people")]
     let set = |name: &'static str, value: usize| metrics::gauge!(name).set(value as f64);
     set("gateway_requests_in_flight", gateway.slots().taken());
     if let Some(keep) = &layers.keep {
         let counts = keep.counts();
-        set("gateway_calls_without_caller", counts.detached);
-        set("gateway_kept_answers", counts.stored);
-        set("gateway_kept_bytes", counts.stored_bytes);
+        set("gateway_detached_calls", counts.detached);
+        set("gateway_stored_responses", counts.stored);
+        set("gateway_stored_bytes", counts.stored_bytes);
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tower_gemini_sim::{Latency, ServeHandle, Sim, Totals};
 
 use crate::cli::{self, Command, ServeArgs, SimWeather};
-use crate::config::{self, Config, ConfigProblem, GatewayError, Upstream};
+use crate::config::{self, Config, ConfigError, Upstream};
 use crate::reload::{self, Watched};
 use crate::running::{Bound, DONE, NOT_STARTED, Signal};
 use crate::snapshot::Snapshot;
@@ -71,12 +71,12 @@ pub async fn app(
     }
 }
 
-fn check(path: Option<&Path>, listen: Option<SocketAddr>) -> Result<(), GatewayError> {
+fn check(path: Option<&Path>, listen: Option<SocketAddr>) -> Result<(), ConfigError> {
     Snapshot::build(&read_config(path, listen)?, None)?;
     Ok(())
 }
 
-fn read_config(path: Option<&Path>, listen: Option<SocketAddr>) -> Result<Config, GatewayError> {
+fn read_config(path: Option<&Path>, listen: Option<SocketAddr>) -> Result<Config, ConfigError> {
     let mut config = path.map_or_else(|| Ok(Config::default()), reload::read)?;
     if let Some(listen) = listen {
         config.server.listen = listen;
@@ -88,7 +88,7 @@ fn read_config(path: Option<&Path>, listen: Option<SocketAddr>) -> Result<Config
 async fn prepare(
     path: Option<PathBuf>,
     args: ServeArgs,
-) -> Result<(Bound, Option<Watched>, Option<(Sim, ServeHandle)>), GatewayError> {
+) -> Result<(Bound, Option<Watched>, Option<(Sim, ServeHandle)>), ConfigError> {
     let mut config = read_config(path.as_deref(), args.listen)?;
     // A simulated upstream is not in the file, so a changed file must not take its place.
     let watched = path
@@ -100,7 +100,7 @@ async fn prepare(
             let (here, sim) = (SocketAddr::from(([127, 0, 0, 1], 0)), simulated(weather));
             let server = tower_gemini_sim::serve(sim.clone(), here).await.map_err(|error| {
                 let what = format!("the simulated Gemini cannot listen on loopback: {error}");
-                ConfigProblem::at("--simulate", what, "")
+                ConfigError::at("--simulate", what, "")
             })?;
             config.upstream = Upstream::both_at("simulator", &server.url());
             Some((sim, server))

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::config::{self, Config, ConfigProblem, GatewayError};
+use crate::config::{self, Config, ConfigError};
 use crate::gateway::Gateway;
 
 /// How often the files are checked.
@@ -62,7 +62,7 @@ impl Watched {
     }
 
     /// Reads the configuration.
-    fn read(&self) -> Result<Config, GatewayError> {
+    fn read(&self) -> Result<Config, ConfigError> {
         let mut config = read(&self.path)?;
         if let Some(listen) = self.listen {
             config.server.listen = listen;
@@ -94,12 +94,12 @@ pub(crate) fn reload(gateway: &Gateway, addr: SocketAddr, watched: Option<&mut W
 }
 
 /// Reads a configuration file.
-pub(crate) fn read(path: &Path) -> Result<Config, GatewayError> {
+pub(crate) fn read(path: &Path) -> Result<Config, ConfigError> {
     let file = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| {
-        ConfigProblem::at("--config", format!("{file} cannot be read: {error}"), "")
+        ConfigError::at("--config", format!("{file} cannot be read: {error}"), "")
     })?;
-    Ok(Config::parse(&text, &file)?)
+    Config::parse(&text, &file)
 }
 
 fn stamp(path: &Path) -> Option<Stamp> {

@@ -79,7 +79,7 @@ impl Rejection {
             StatusCode::NOT_FOUND,
             "NOT_FOUND",
             format!(
-                "No [[upstream]] of this gateway answers {}. Add one of the kind that this path \
+                "No [[upstream]] of this gateway serves {}. Add one of the kind that this path \
                  belongs to.",
                 redact(path)
             ),

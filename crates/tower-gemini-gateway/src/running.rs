@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::config::{Config, ConfigProblem, GatewayError};
+use crate::config::{Config, ConfigError};
 use crate::gateway::Gateway;
 use crate::reload::{self, Watched};
 use crate::server;
@@ -50,7 +50,7 @@ impl Running {
     /// # Errors
     ///
     /// What is wrong with it; the one before stays.
-    pub fn reload(&self, toml: &str) -> Result<(), GatewayError> {
+    pub fn reload(&self, toml: &str) -> Result<(), ConfigError> {
         self.gateway.reload_at(self.addr, &Config::parse(toml, "gateway.toml")?)
     }
 
@@ -68,7 +68,7 @@ impl Running {
 /// # Errors
 ///
 /// What is wrong with the configuration or the address.
-pub async fn start(toml: &str) -> Result<Running, GatewayError> {
+pub async fn start(toml: &str) -> Result<Running, ConfigError> {
     let bound = Bound::new(&Config::parse(toml, "gateway.toml")?).await?;
     let (addr, gateway) = (bound.addr, bound.gateway.clone());
     let (signals, received) = mpsc::channel(4);
@@ -76,7 +76,7 @@ pub async fn start(toml: &str) -> Result<Running, GatewayError> {
     Ok(Running { addr, gateway, signals, task })
 }
 
-/// A gateway that has its address and does not answer yet.
+/// A gateway that has its address and serves nothing yet.
 pub(crate) struct Bound {
     listener: TcpListener,
     pub(crate) addr: SocketAddr,
@@ -84,10 +84,10 @@ pub(crate) struct Bound {
 }
 
 impl Bound {
-    pub(crate) async fn new(config: &Config) -> Result<Self, GatewayError> {
+    pub(crate) async fn new(config: &Config) -> Result<Self, ConfigError> {
         let listen = config.server.listen;
         let in_use = |error: std::io::Error| {
-            ConfigProblem::at(
+            ConfigError::at(
                 "server.listen",
                 format!("cannot listen on {listen}: {error}"),
                 "write another address in server.listen or --listen",
@@ -98,15 +98,19 @@ impl Bound {
         Ok(Self { listener, addr, gateway: Gateway::new(config).await? })
     }
 
-    /// Answers until it is told to stop, and ends in order. The exit code.
+    /// Serves until it is told to stop, and ends in order. Returns the exit code.
     pub(crate) async fn run(
         self,
         mut watched: Option<Watched>,
         mut signals: mpsc::Receiver<Signal>,
     ) -> u8 {
         let Self { listener, addr, gateway } = self;
-        let limits = gateway.snapshot().config().server.clone();
-        let upstreams = gateway.snapshot().upstreams().to_string();
+        let snapshot = gateway.snapshot();
+        let limits = snapshot.config().server.clone();
+        let upstreams: Vec<_> = snapshot.upstreams().map(|one| one.id().to_string()).collect();
+        let upstreams = upstreams.join(", ");
+        // The configuration may be replaced while this runs.
+        drop(snapshot);
         tracing::info!(%addr, upstreams, "listening");
         // Whether a sender sends or is dropped, it says the same.
         let (stop, stopped) = oneshot::channel::<()>();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -12,7 +13,7 @@ use tower_gemini::call::{ImageSize, ModelId};
 use tower_gemini::catalog::Catalog;
 use tower_gemini::cost::Cost;
 use tower_gemini::model_fallback::{Chain, FallbackOrder};
-use tower_gemini::quota_guard::{OnExhausted, ProjectId};
+use tower_gemini::quota_guard::{OnExhausted, ProjectId, QuotaUsage};
 use tower_gemini::resolution_fallback::Ladder;
 use tower_gemini::spending::{Caps, ReserveBy};
 use tower_gemini::stage::WireClient;
@@ -25,30 +26,36 @@ use tower_gemini::{
 };
 
 use crate::auth::Auth;
-use crate::config::{self, Config, ConfigProblem};
+use crate::config::{self, Config, ConfigError};
 use crate::limits::RequestSlots;
 use crate::stacks::{Layers, Stacks};
 use crate::stats::Stats;
-use crate::upstream::{Upstream, Upstreams};
+use crate::upstream::{Upstream, upstreams};
 
-/// Everything that answers requests, built from one configuration and replaced whole by the next.
+/// Everything that serves requests, built from one configuration and replaced whole by the next.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     config: Config,
     auth: Auth,
-    upstreams: Upstreams,
     layers: Layers,
-    /// In the order of the upstreams.
-    stacks: Vec<Arc<Stacks>>,
+    routes: Vec<Route>,
     slots: RequestSlots,
+}
+
+/// An upstream with its own quota and the stacks over it.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) upstream: Upstream,
+    quota: QuotaGuardLayer,
+    pub(crate) stacks: Arc<Stacks>,
 }
 
 impl Snapshot {
     /// Builds one. State that calls share (quota usage, the health of targets, spending, stored
     /// responses, signatures) is taken over from `before` wherever its settings are the same.
-    pub(crate) fn build(config: &Config, before: Option<&Self>) -> Result<Self, ConfigProblem> {
+    pub(crate) fn build(config: &Config, before: Option<&Self>) -> Result<Self, ConfigError> {
         let client = client(config.timeouts.connect.0).map_err(|error| {
-            ConfigProblem::at("upstream", format!("the TLS client cannot be built: {error}"), "")
+            ConfigError::at("upstream", format!("the TLS client cannot be built: {error}"), "")
         })?;
         Self::over(client, config, before)
     }
@@ -58,29 +65,30 @@ impl Snapshot {
         client: C,
         config: &Config,
         before: Option<&Self>,
-    ) -> Result<Self, ConfigProblem> {
+    ) -> Result<Self, ConfigError> {
         let env = |name: &str| std::env::var(name).ok();
         let auth = Auth::build(&config.auth, env)?;
-        let upstreams = Upstreams::build(config, env)?;
-        for upstream in upstreams.iter().filter(|upstream| upstream.is_unencrypted()) {
-            tracing::warn!(
-                upstream = upstream.id().name,
-                base_url = %upstream.base(),
-                "keys and pictures go to another machine unencrypted: base_url begins with http://"
-            );
-        }
-        let layers = layers(config, &upstreams, before)?;
+        let layers = layers(config, before)?;
         let responses = &config.responses;
         let (strip_drafts, buffer_up_to) = (responses.strip_drafts, responses.buffer_up_to.0);
-        let stacks = layers.quotas.iter().map(|(_, quota)| {
-            Arc::new(layers.stacks(quota, client.clone(), strip_drafts, buffer_up_to))
-        });
-        let stacks = stacks.collect();
+        let route = |upstream: Upstream| {
+            if upstream.is_unencrypted() {
+                tracing::warn!(
+                    upstream = upstream.id().name,
+                    base_url = %upstream.base(),
+                    "keys and images go to another machine unencrypted: base_url begins with http://"
+                );
+            }
+            let quota = quota(config, upstream.id(), before);
+            let stacks = layers.stacks(&quota, client.clone(), strip_drafts, buffer_up_to);
+            Route { upstream, quota, stacks: Arc::new(stacks) }
+        };
+        let routes = upstreams(config, env)?.into_iter().map(route).collect();
         let slots = match before {
             Some(before) => before.slots.clone(),
             None => RequestSlots::new(config.server.max_in_flight),
         };
-        Ok(Self { config: config.clone(), auth, upstreams, layers, stacks, slots })
+        Ok(Self { config: config.clone(), auth, layers, routes, slots })
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -91,17 +99,29 @@ impl Snapshot {
         &self.auth
     }
 
-    pub(crate) fn upstreams(&self) -> &Upstreams {
-        &self.upstreams
+    pub(crate) fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
+        self.routes.iter().map(|route| &route.upstream)
+    }
+
+    /// The gateway's own keys, which no caller may see.
+    pub(crate) fn keys(&self) -> Vec<&HeaderValue> {
+        let mut keys: Vec<_> = self.upstreams().filter_map(Upstream::key).collect();
+        keys.dedup();
+        keys
+    }
+
+    /// The usage of every quota.
+    pub(crate) fn quota_usages(&self) -> Vec<QuotaUsage> {
+        self.routes.iter().flat_map(|route| route.quota.usages()).collect()
     }
 
     pub(crate) fn layers(&self) -> &Layers {
         &self.layers
     }
 
-    /// The upstream for the paths of Vertex AI, or for all others, with its stacks.
-    pub(crate) fn route(&self, vertex: bool) -> Option<(&Upstream, &Arc<Stacks>)> {
-        self.upstreams.iter().zip(&self.stacks).find(|(one, _)| one.is_vertex() == vertex)
+    /// The route for the paths of Vertex AI, or for all others.
+    pub(crate) fn route(&self, vertex: bool) -> Option<&Route> {
+        self.routes.iter().find(|route| route.upstream.is_vertex() == vertex)
     }
 
     pub(crate) fn slots(&self) -> &RequestSlots {
@@ -120,13 +140,12 @@ impl Snapshot {
 /// The layers of a configuration. Layers of `before` stay whose settings are the same, and always
 /// those whose state is worth more than new settings: stored responses, spending, quota usage
 /// (`reload::needs_restart`).
-fn layers(
-    config: &Config,
-    upstreams: &Upstreams,
-    before: Option<&Snapshot>,
-) -> Result<Layers, ConfigProblem> {
-    let same_chain = before.filter(|before| before.config.fallback == config.fallback);
-    let stats = before.map_or_else(Stats::new, |before| before.layers.stats.clone());
+fn layers(config: &Config, before: Option<&Snapshot>) -> Result<Layers, ConfigError> {
+    let kept = before.map(|before| &before.layers);
+    let unchanged = |is_same: fn(&Config, &Config) -> bool| {
+        before.filter(|before| is_same(&before.config, config)).map(|before| &before.layers)
+    };
+    let stats = kept.map_or_else(Stats::new, |kept| kept.stats.clone());
     Ok(Layers {
         observe: ObserveLayer::new().observer(stats.observer()),
         stats,
@@ -134,28 +153,17 @@ fn layers(
         // accepted can also be replayed.
         collect: CollectRequestLayer::new()
             .max_held_bytes((config.server.max_body.0 / 3 + 1).saturating_mul(4) + 1024 * 1024),
-        keep: before.map_or_else(|| keep(config), |before| before.layers.keep.clone()),
-        signatures: match before {
-            Some(before) if before.config.signatures.restore == config.signatures.restore => {
-                before.layers.signatures.clone()
-            }
-            _ => signatures(&config.signatures)?,
+        keep: kept.map_or_else(|| keep(config), |kept| kept.keep.clone()),
+        signatures: match unchanged(|a, b| a.signatures.restore == b.signatures.restore) {
+            Some(kept) => kept.signatures.clone(),
+            None => signatures(&config.signatures)?,
         },
-        peak: match before.filter(|before| before.config.peak == config.peak) {
-            Some(before) => before.layers.peak.clone(),
-            None => match config.schedule()? {
-                Some(schedule) => config
-                    .peak
-                    .prefer
-                    .iter()
-                    .fold(PeakHourRouterLayer::new(schedule), |peak, (asked, preferred)| {
-                        peak.in_peak(asked, preferred)
-                    }),
-                None => PeakHourRouterLayer::off(),
-            },
+        peak: match unchanged(|a, b| a.peak == b.peak) {
+            Some(kept) => kept.peak.clone(),
+            None => peak(config)?,
         },
-        fallback: match same_chain {
-            Some(before) => before.layers.fallback.clone(),
+        fallback: match unchanged(|a, b| a.fallback == b.fallback) {
+            Some(kept) => kept.fallback.clone(),
             None => fallback(&config.fallback),
         },
         // With other models, sizes are part of the same walk.
@@ -164,15 +172,14 @@ fn layers(
         } else {
             ResolutionFallbackLayer::off()
         },
-        retry: match before.filter(|before| before.config.retry == config.retry) {
-            Some(before) => before.layers.retry.clone(),
+        retry: match unchanged(|a, b| a.retry == b.retry) {
+            Some(kept) => kept.retry.clone(),
             None => JitteredRetryLayer::new(config.policy()?),
         },
-        spending: match before {
-            Some(before) => before.layers.spending.clone(),
+        spending: match kept {
+            Some(kept) => kept.spending.clone(),
             None => spending(config)?,
         },
-        quotas: quotas(config, upstreams, before),
         timeout: AttemptTimeoutLayer::new()
             .limit(config.timeouts.up_to_2k.0)
             .limit_for(ImageSize::K4, config.timeouts.at_4k.0)
@@ -180,7 +187,7 @@ fn layers(
     })
 }
 
-fn signatures(config: &config::Signatures) -> Result<ThoughtSignaturesLayer, ConfigProblem> {
+fn signatures(config: &config::Signatures) -> Result<ThoughtSignaturesLayer, ConfigError> {
     if !config.restore {
         return Ok(ThoughtSignaturesLayer::off());
     }
@@ -188,8 +195,15 @@ fn signatures(config: &config::Signatures) -> Result<ThoughtSignaturesLayer, Con
     let Some(file) = &config.file else { return Ok(layer) };
     layer.load_from(file).map_err(|error| {
         let what = format!("signatures.file {} cannot be read: {error}", file.display());
-        ConfigProblem::at("signatures.file", what, "make it readable, delete it, or name another")
+        ConfigError::at("signatures.file", what, "make it readable, delete it, or name another")
     })
+}
+
+fn peak(config: &Config) -> Result<PeakHourRouterLayer, ConfigError> {
+    let Some(schedule) = config.schedule()? else { return Ok(PeakHourRouterLayer::off()) };
+    let layer = PeakHourRouterLayer::new(schedule);
+    let prefer = config.peak.prefer.iter();
+    Ok(prefer.fold(layer, |layer, (asked, preferred)| layer.in_peak(asked, preferred)))
 }
 
 fn fallback(config: &config::Fallback) -> ModelFallbackLayer {
@@ -219,7 +233,7 @@ fn keep(config: &Config) -> Option<KeepPaidLayer> {
 
 /// The spending layer. A cap that no attempt of a model can pass is an error where the file names
 /// the model, and a warning where it is one of the catalogue's.
-fn spending(config: &Config) -> Result<SpendingLayer, ConfigProblem> {
+fn spending(config: &Config) -> Result<SpendingLayer, ConfigError> {
     let spending = &config.spending;
     if spending.caps().iter().all(|(_, usd)| *usd <= 0.0) {
         return Ok(SpendingLayer::off());
@@ -253,7 +267,7 @@ fn spending(config: &Config) -> Result<SpendingLayer, ConfigProblem> {
     let named = config.models().map(|model| (ModelId::new(model), None));
     layer
         .check(named)
-        .map_err(|error| ConfigProblem::at("spending", format!("[spending]: {error}"), ""))?;
+        .map_err(|error| ConfigError::at("spending", format!("[spending]: {error}"), ""))?;
     let known = Catalog::builtin().models().map(|model| (ModelId::new(&model.id), None));
     if let Err(error) = layer.check(known) {
         tracing::warn!(%error, "[spending] refuses every call of a model");
@@ -261,21 +275,12 @@ fn spending(config: &Config) -> Result<SpendingLayer, ConfigProblem> {
     Ok(layer)
 }
 
-/// One guard per upstream, which counts apart. Those of `before` stay, whatever the settings.
-fn quotas(
-    config: &Config,
-    upstreams: &Upstreams,
-    before: Option<&Snapshot>,
-) -> Vec<(UpstreamId, QuotaGuardLayer)> {
-    let known = before.map(|before| before.layers.quotas.as_slice()).unwrap_or_default();
-    let guard = |id: &UpstreamId| match known.iter().find(|(known, _)| known == id) {
-        Some((_, guard)) => guard.clone(),
-        None => quota(config, id),
-    };
-    upstreams.iter().map(|upstream| (upstream.id().clone(), guard(upstream.id()))).collect()
-}
-
-fn quota(config: &Config, upstream: &UpstreamId) -> QuotaGuardLayer {
+/// The guard of one upstream, which counts apart. That of `before` stays, whatever the settings.
+fn quota(config: &Config, upstream: &UpstreamId, before: Option<&Snapshot>) -> QuotaGuardLayer {
+    let mut known = before.into_iter().flat_map(|before| &before.routes);
+    if let Some(route) = known.find(|route| route.upstream.id() == upstream) {
+        return route.quota.clone();
+    }
     let quota = &config.quota;
     let layer = QuotaGuardLayer::new(quota.limits())
         .upstream(upstream.clone())
@@ -312,7 +317,7 @@ fn client(
 mod tests {
     use super::*;
 
-    fn build(toml: &str) -> Result<Snapshot, ConfigProblem> {
+    fn build(toml: &str) -> Result<Snapshot, ConfigError> {
         Snapshot::build(&Config::parse(toml, "gateway.toml").unwrap(), None)
     }
 
@@ -335,8 +340,7 @@ mod tests {
     async fn each_upstream_has_a_quota_of_its_own_that_outlives_a_reload() {
         let before = build("[quota]\nrpm = 10\n").unwrap();
         let names = |snapshot: &Snapshot| {
-            let ids = snapshot.layers.quotas.iter().map(|(id, _)| id.to_string());
-            ids.collect::<Vec<_>>()
+            snapshot.upstreams().map(|one| one.id().to_string()).collect::<Vec<_>>()
         };
         assert_eq!(names(&before).len(), 2);
         let config = Config::parse(

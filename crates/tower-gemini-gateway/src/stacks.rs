@@ -9,9 +9,7 @@ use tower::util::{BoxCloneSyncService, MapResponse};
 use tower_gemini::body::HasVerdict;
 use tower_gemini::error::Error;
 use tower_gemini::final_image_extract::FinalImageJsonLayer;
-use tower_gemini::quota_guard::QuotaUsage;
 use tower_gemini::stage::WireClient;
-use tower_gemini::target::UpstreamId;
 use tower_gemini::{
     AttemptTimeoutLayer, CollectRequestLayer, GeminiStack, JitteredRetryLayer, KeepPaidLayer,
     ModelFallbackLayer, ObserveLayer, PeakHourRouterLayer, QuotaGuardLayer,
@@ -38,8 +36,6 @@ pub(crate) struct Layers {
     pub(crate) resolution: ResolutionFallbackLayer,
     pub(crate) retry: JitteredRetryLayer,
     pub(crate) spending: SpendingLayer,
-    /// One for each upstream, in their order.
-    pub(crate) quotas: Vec<(UpstreamId, QuotaGuardLayer)>,
     pub(crate) timeout: AttemptTimeoutLayer,
 }
 
@@ -56,11 +52,6 @@ pub(crate) struct Stacks {
 }
 
 impl Layers {
-    /// The usage of every quota.
-    pub(crate) fn quota_usages(&self) -> Vec<QuotaUsage> {
-        self.quotas.iter().flat_map(|(_, quota)| quota.usages()).collect()
-    }
-
     /// The stacks of one upstream over `client`. `strip_drafts` removes drafts from whole
     /// responses, of which `buffer_up_to` bytes are buffered.
     pub(crate) fn stacks<C>(

@@ -5,7 +5,7 @@ use std::fmt;
 use http::{HeaderValue, Uri};
 use tower_gemini::target::UpstreamId;
 
-use crate::config::{self, AuthMode, Config, ConfigProblem, UpstreamKind};
+use crate::config::{self, AuthMode, Config, ConfigError, UpstreamKind};
 
 /// One `[[upstream]]` with its key.
 #[derive(Clone)]
@@ -16,35 +16,19 @@ pub(crate) struct Upstream {
     key: Option<HeaderValue>,
 }
 
-/// The upstreams: at most one for the paths of each API.
-#[derive(Debug, Clone)]
-pub(crate) struct Upstreams(Vec<Upstream>);
-
-impl Upstreams {
-    /// Reads the keys from where the configuration says they are. `env` looks a variable up.
-    pub(crate) fn build(
-        config: &Config,
-        env: impl Fn(&str) -> Option<String>,
-    ) -> Result<Self, ConfigProblem> {
-        let has_keys = config.auth.mode == AuthMode::Tokens;
-        let upstreams = config.upstream.iter().map(|upstream| {
-            let key = has_keys.then(|| read_key(upstream, &env)).transpose()?;
-            let (id, base) = (upstream.id(), upstream.base_url());
-            Ok(Upstream { id, is_vertex: upstream.kind == UpstreamKind::Vertex, base, key })
-        });
-        upstreams.collect::<Result<_, _>>().map(Self)
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Upstream> {
-        self.0.iter()
-    }
-
-    /// The gateway's own keys, which no caller may see.
-    pub(crate) fn keys(&self) -> Vec<&HeaderValue> {
-        let mut keys: Vec<_> = self.0.iter().filter_map(Upstream::key).collect();
-        keys.dedup();
-        keys
-    }
+/// Reads the upstreams with their keys from where the configuration says they are. `env` looks a
+/// variable up.
+pub(crate) fn upstreams(
+    config: &Config,
+    env: impl Fn(&str) -> Option<String>,
+) -> Result<Vec<Upstream>, ConfigError> {
+    let has_keys = config.auth.mode == AuthMode::Tokens;
+    let upstreams = config.upstream.iter().map(|upstream| {
+        let key = has_keys.then(|| read_key(upstream, &env)).transpose()?;
+        let (id, base) = (upstream.id(), upstream.base_url());
+        Ok(Upstream { id, is_vertex: upstream.kind == UpstreamKind::Vertex, base, key })
+    });
+    upstreams.collect()
 }
 
 impl Upstream {
@@ -76,16 +60,6 @@ impl Upstream {
     }
 }
 
-impl fmt::Display for Upstreams {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, upstream) in self.0.iter().enumerate() {
-            let comma = if n > 0 { ", " } else { "" };
-            write!(f, "{comma}{}", upstream.id)?;
-        }
-        Ok(())
-    }
-}
-
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Upstream").field("id", &self.id).finish_non_exhaustive()
@@ -95,7 +69,7 @@ impl fmt::Debug for Upstream {
 fn read_key(
     upstream: &config::Upstream,
     env: impl Fn(&str) -> Option<String>,
-) -> Result<HeaderValue, ConfigProblem> {
+) -> Result<HeaderValue, ConfigError> {
     let name = &upstream.name;
     let what = format!("the key of upstream \"{name}\"");
     let (key, text) = config::read_secret(
@@ -106,11 +80,10 @@ fn read_key(
     )?;
     let text = text.trim();
     if text.is_empty() {
-        return Err(ConfigProblem::at(key, format!("{what} is empty"), ""));
+        return Err(ConfigError::at(key, format!("{what} is empty"), ""));
     }
-    let mut secret = HeaderValue::from_str(text).map_err(|_| {
-        ConfigProblem::at(key, format!("{what} has characters that no key has"), "")
-    })?;
+    let mut secret = HeaderValue::from_str(text)
+        .map_err(|_| ConfigError::at(key, format!("{what} has characters that no key has"), ""))?;
     secret.set_sensitive(true);
     Ok(secret)
 }
@@ -119,9 +92,9 @@ fn read_key(
 mod tests {
     use super::*;
 
-    fn upstreams(toml: &str, key: Option<&str>) -> Result<Upstreams, ConfigProblem> {
+    fn read(toml: &str, key: Option<&str>) -> Result<Vec<Upstream>, ConfigError> {
         let config = Config::parse(toml, "gateway.toml").unwrap();
-        Upstreams::build(&config, |name| {
+        upstreams(&config, |name| {
             assert_eq!(name, "K");
             key.map(str::to_owned)
         })
@@ -139,15 +112,14 @@ mod tests {
         ] {
             let file =
                 format!("[[upstream]]\nname = \"a\"\nkind = \"relay\"\nbase_url = \"{base}\"\n");
-            let upstreams = upstreams(&file, None).unwrap();
-            assert_eq!(upstreams.iter().next().unwrap().is_unencrypted(), unencrypted, "{base}");
+            assert_eq!(read(&file, None).unwrap()[0].is_unencrypted(), unencrypted, "{base}");
         }
     }
 
     #[test]
     fn the_identity_of_an_upstream_has_its_name_kind_address_and_project() {
         let ids = |file: &str| {
-            let upstreams = upstreams(file, None).unwrap();
+            let upstreams = read(file, None).unwrap();
             upstreams.iter().map(|one| one.id().to_string()).collect::<Vec<_>>()
         };
         assert_eq!(
@@ -173,11 +145,11 @@ mod tests {
             (Some(" "), "is empty"),
             (Some("sentinel\n-key"), "characters that no key has"),
         ] {
-            let error = upstreams(file, key).unwrap_err().to_string();
+            let error = read(file, key).unwrap_err().to_string();
             assert!(error.contains(says) && !error.contains("sentinel"), "{error}");
         }
-        let kept = upstreams(file, Some("sentinel\n")).unwrap();
-        assert_eq!(kept.keys(), ["sentinel"]);
+        let kept = read(file, Some("sentinel\n")).unwrap();
+        assert_eq!(kept[0].key().unwrap(), "sentinel");
         assert!(!format!("{kept:?}").contains("sentinel"));
     }
 }

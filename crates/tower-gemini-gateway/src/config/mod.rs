@@ -17,7 +17,7 @@ use tower_gemini::peak_hour_router::{Schedule, Window, Zone};
 use tower_gemini::quota_guard::Limits;
 use tower_gemini::target::{self, UpstreamId};
 
-pub use self::error::{ConfigError, ConfigProblem, GatewayError};
+pub use self::error::{ConfigError, ConfigProblem};
 pub(crate) use self::values::{BaseUrl, Size, Span};
 
 /// The documented example, which has every key with its default: `gemini-gateway --print-config`
@@ -225,8 +225,7 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// A problem without its line.
-type Check<T> = Result<T, ConfigProblem>;
+type Check<T> = Result<T, ConfigError>;
 
 impl Config {
     /// Parses a file's text. `file` is what errors call it.
@@ -237,11 +236,11 @@ impl Config {
     /// name) or that earlier versions had (with the new spelling), a value of the wrong kind, or
     /// settings that cannot work.
     pub fn parse(text: &str, file: &str) -> Result<Self, ConfigError> {
-        let refused = |problems| ConfigError::new(file, problems);
+        let refused = |problems| ConfigError { file: Some(file.to_owned()), problems };
         let malformed = |error: toml::de::Error| {
             let line = error.span().map(|span| line_at(text, span.start));
             let (what, remedy) = with_nearest_name(error.message());
-            refused(vec![ConfigProblem::in_line(line, what, remedy)])
+            refused(vec![ConfigProblem { line, key: None, what, remedy }])
         };
         let table = DeTable::parse(text).map_err(malformed)?;
         let renamed = renamed::problems(table.get_ref(), text);
@@ -249,40 +248,38 @@ impl Config {
             return Err(refused(renamed));
         }
         let config: Self = toml::from_str(text).map_err(malformed)?;
-        let located = |problem: ConfigProblem| {
-            let line = problem.key().and_then(|key| locate(table.get_ref(), text, key));
-            problem.with_line(line.map(|found| found.line))
-        };
-        let problems: Vec<_> = config.problems().into_iter().map(located).collect();
+        let mut problems = config.problems();
+        for problem in &mut problems {
+            let found = problem.key.as_ref().and_then(|key| locate(table.get_ref(), text, key));
+            problem.line = found.map(|found| found.line);
+        }
         if problems.is_empty() { Ok(config) } else { Err(refused(problems)) }
     }
 
     /// Whether it may listen there: on the address in the file, or the one that it has.
     pub(crate) fn check_listen(&self, listen: SocketAddr) -> Check<()> {
         let is_open = self.auth.mode == AuthMode::Passthrough && !self.server.allow_public;
-        if is_open && !listen.ip().is_loopback() {
-            return Err(ConfigProblem::at(
-                "server.listen",
-                format!(
-                    "server.listen = \"{listen}\" lets everybody on the network use this gateway"
-                ),
-                "set [auth] mode = \"tokens\" with tokens, or server.allow_public = true",
-            ));
-        }
-        Ok(())
+        ensure(
+            !is_open || listen.ip().is_loopback(),
+            "server.listen",
+            format!("server.listen = \"{listen}\" lets everybody on the network use this gateway"),
+            "set [auth] mode = \"tokens\" with tokens, or server.allow_public = true",
+        )
     }
 
     /// Everything that cannot work.
     fn problems(&self) -> Vec<ConfigProblem> {
         let mut problems = Vec::new();
-        let mut check = |result: Check<()>| problems.extend(result.err());
+        let mut check = |result: Check<()>| {
+            problems.extend(result.err().map(|error| error.problems).unwrap_or_default());
+        };
         check(self.check_listen(self.server.listen));
         for (key, value) in [
             ("server.max_in_flight", self.server.max_in_flight),
             ("server.max_connections", self.server.max_connections),
             ("server.max_body", self.server.max_body.0),
         ] {
-            let what = || format!("{key} = 0 lets nothing through");
+            let what = format!("{key} = 0 lets nothing through");
             check(ensure(value > 0, key, what, "write 1 or more"));
         }
         for (key, span) in [
@@ -299,20 +296,19 @@ impl Config {
             ("timeouts.at_4k", Some(self.timeouts.at_4k)),
             ("timeouts.idle", Some(self.timeouts.idle)),
         ] {
-            let is_some_time = !span.is_some_and(|span| span.0.is_zero());
-            let what = || format!("{key} = \"0s\" leaves no time");
-            check(ensure(is_some_time, key, what, "write a longer one"));
+            let what = format!("{key} = \"0s\" leaves no time");
+            check(ensure(span != Some(Span::secs(0)), key, what, "write a longer one"));
         }
         check(self.check_upstreams());
         check(self.check_auth());
-        let what = || "retry.attempts = 0 sends nothing".to_owned();
-        let remedy = "1 is a single attempt without retries";
+        let (what, remedy) =
+            ("retry.attempts = 0 sends nothing", "1 is a single attempt without retries");
         check(ensure(self.retry.attempts != Some(0), "retry.attempts", what, remedy));
         check(self.policy().map(drop));
         let mut seen = BTreeSet::new();
         for model in &self.fallback.models {
             check(known_model("fallback.models", model));
-            let what = || format!("fallback.models holds \"{model}\" twice");
+            let what = format!("fallback.models holds \"{model}\" twice");
             let remedy = "a model that failed is not tried again; write it once";
             check(ensure(seen.insert(model), "fallback.models", what, remedy));
         }
@@ -320,19 +316,18 @@ impl Config {
             check(known_model("quota.model", model));
         }
         let (key, percent) = ("quota.warn_at_percent", self.quota.warn_at_percent);
-        let what = || format!("{key} = {percent} is not a percentage");
+        let what = format!("{key} = {percent} is not a percentage");
         check(ensure((1..=100).contains(&percent), key, what, "write 1 to 100"));
         let balance = ("starting_balance", self.spending.starting_balance);
         for (name, usd) in self.spending.caps().into_iter().chain([balance]) {
             let (key, is_money) = (format!("spending.{name}"), usd.is_finite() && usd >= 0.0);
-            let what = || format!("{key} = {usd} is not an amount of money");
+            let what = format!("{key} = {usd} is not an amount of money");
             check(ensure(is_money, &key, what, "write US dollars, or 0 for none"));
         }
         check(self.schedule().map(drop));
         let has_choice = self.peak.windows.is_empty() || !self.fallback.models.is_empty();
-        let what = || "[peak] has no other model to prefer".to_owned();
-        let remedy = "list the models in [fallback] models";
-        check(ensure(has_choice, "peak.windows", what, remedy));
+        let what = "[peak] has no other model to prefer";
+        check(ensure(has_choice, "peak.windows", what, "list the models in [fallback] models"));
         for model in self.peak.prefer.iter().flat_map(|(asked, preferred)| [asked, preferred]) {
             check(known_model("peak.prefer", model));
         }
@@ -341,78 +336,64 @@ impl Config {
     }
 
     fn check_upstreams(&self) -> Check<()> {
-        let wrong = |what: String, remedy: &str| wrong("upstream", what, remedy);
-        if self.upstream.is_empty() {
-            return wrong("there is no upstream".into(), "write at least one [[upstream]]");
-        }
+        let check =
+            |is_right, what: String, remedy: &str| ensure(is_right, "upstream", what, remedy);
+        let is_any = !self.upstream.is_empty();
+        check(is_any, "there is no upstream".into(), "write at least one [[upstream]]")?;
         let mut names = BTreeSet::new();
         for upstream in &self.upstream {
             let name = &upstream.name;
             let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-            if name.is_empty() || !name.chars().all(is_plain) {
-                return wrong(
-                    format!("\"{name}\" cannot be the name of an upstream"),
-                    "use letters, digits, `-`, `_` and `.`",
-                );
-            }
-            if !names.insert(name) {
-                return wrong(format!("two upstreams are called \"{name}\""), "rename one");
-            }
-            if upstream.kind == UpstreamKind::Relay && upstream.base_url.is_none() {
-                return wrong(
-                    format!("upstream \"{name}\" of kind \"relay\" has no base_url"),
-                    "write base_url = \"https://…\"",
-                );
-            }
-            if upstream.api_key_env.is_some() && upstream.api_key_file.is_some() {
-                return wrong(
-                    format!("upstream \"{name}\" has its key in two places"),
-                    "write api_key_env or api_key_file, not both",
-                );
-            }
+            check(
+                !name.is_empty() && name.chars().all(is_plain),
+                format!("\"{name}\" cannot be the name of an upstream"),
+                "use letters, digits, `-`, `_` and `.`",
+            )?;
+            let what = format!("two upstreams are called \"{name}\"");
+            check(names.insert(name), what, "rename one")?;
+            check(
+                upstream.kind != UpstreamKind::Relay || upstream.base_url.is_some(),
+                format!("upstream \"{name}\" of kind \"relay\" has no base_url"),
+                "write base_url = \"https://…\"",
+            )?;
+            check(
+                upstream.api_key_env.is_none() || upstream.api_key_file.is_none(),
+                format!("upstream \"{name}\" has its key in two places"),
+                "write api_key_env or api_key_file, not both",
+            )?;
         }
         for vertex in [true, false] {
-            let mut same = self.upstream.iter().filter(|one| one.kind.is_vertex() == vertex);
-            if let (Some(first), Some(second)) = (same.next(), same.next()) {
-                return wrong(
-                    format!(
-                        "\"{}\" and \"{}\" would answer the same paths",
-                        first.name, second.name
-                    ),
-                    "keep one of kind \"vertex\" and one of kind \"gemini\" or \"relay\"",
-                );
-            }
+            let same = self.upstream.iter().filter(|one| one.kind.is_vertex() == vertex);
+            let same: Vec<_> = same.map(|one| format!("\"{}\"", one.name)).collect();
+            check(
+                same.len() < 2,
+                format!("{} would answer the same paths", same.join(" and ")),
+                "keep one of kind \"vertex\" and one of kind \"gemini\" or \"relay\"",
+            )?;
         }
         Ok(())
     }
 
     fn check_auth(&self) -> Check<()> {
+        let check =
+            |is_right, what: String, remedy: &str| ensure(is_right, "auth.mode", what, remedy);
         let auth = &self.auth;
-        let sources =
-            usize::from(auth.tokens_env.is_some()) + usize::from(auth.tokens_file.is_some());
-        match auth.mode {
-            AuthMode::Passthrough if sources > 0 || self.upstream.iter().any(Upstream::has_key) => {
-                wrong(
-                    "auth.mode",
-                    "mode = \"passthrough\" uses neither a key of an [[upstream]] nor tokens",
-                    "set [auth] mode = \"tokens\", or remove them",
-                )
-            }
-            AuthMode::Tokens if sources != 1 => wrong(
-                "auth.mode",
-                "mode = \"tokens\" needs the callers' tokens from one place",
-                "write tokens_env or tokens_file",
-            ),
-            AuthMode::Tokens => match self.upstream.iter().find(|one| !one.has_key()) {
-                Some(one) => wrong(
-                    "auth.mode",
-                    format!("mode = \"tokens\" needs a key for upstream \"{}\"", one.name),
-                    "write api_key_env or api_key_file in its [[upstream]]",
-                ),
-                None => Ok(()),
-            },
-            AuthMode::Passthrough => Ok(()),
+        let (env, file) = (auth.tokens_env.is_some(), auth.tokens_file.is_some());
+        if auth.mode == AuthMode::Passthrough {
+            return check(
+                !env && !file && !self.upstream.iter().any(Upstream::has_key),
+                "mode = \"passthrough\" uses neither a key of an [[upstream]] nor tokens".into(),
+                "set [auth] mode = \"tokens\", or remove them",
+            );
         }
+        let what = "mode = \"tokens\" needs the callers' tokens from one place".into();
+        check(env != file, what, "write tokens_env or tokens_file")?;
+        for one in &self.upstream {
+            let what = format!("mode = \"tokens\" needs a key for upstream \"{}\"", one.name);
+            let remedy = "write api_key_env or api_key_file in its [[upstream]]";
+            check(one.has_key(), what, remedy)?;
+        }
+        Ok(())
     }
 
     /// How calls are retried.
@@ -463,12 +444,12 @@ impl Config {
     }
 }
 
-fn ensure(is_right: bool, key: &str, what: impl Fn() -> String, remedy: &str) -> Check<()> {
-    if is_right { Ok(()) } else { wrong(key, what(), remedy) }
+fn ensure(is_right: bool, key: &str, what: impl Into<String>, remedy: &str) -> Check<()> {
+    if is_right { Ok(()) } else { wrong(key, what, remedy) }
 }
 
 fn wrong<T>(key: &str, what: impl Into<String>, remedy: impl Into<String>) -> Check<T> {
-    Err(ConfigProblem::at(key, what, remedy))
+    Err(ConfigError::at(key, what, remedy))
 }
 
 fn zone(name: &str) -> Check<Zone> {
@@ -486,13 +467,9 @@ fn zone(name: &str) -> Check<Zone> {
         "pacific" => Some(Zone::pacific()),
         _ => offset(),
     };
-    zone.ok_or_else(|| {
-        ConfigProblem::at(
-            "peak.zone",
-            format!("peak.zone = \"{name}\" is not known"),
-            "write \"UTC\", \"Pacific\" or an offset such as \"+08:00\"",
-        )
-    })
+    let what = || format!("peak.zone = \"{name}\" is not known");
+    let remedy = "write \"UTC\", \"Pacific\" or an offset such as \"+08:00\"";
+    zone.ok_or_else(|| ConfigError::at("peak.zone", what(), remedy))
 }
 
 impl UpstreamKind {
@@ -558,30 +535,22 @@ impl Upstream {
 
 impl Quota {
     pub(crate) fn limits(&self) -> Limits {
-        limits(self.rpm, self.tpm, self.ipm, self.rpd)
+        limits([self.rpm, self.tpm, self.ipm, self.rpd])
     }
 }
 
 impl ModelQuota {
     pub(crate) fn limits(&self) -> Limits {
-        limits(self.rpm, self.tpm, self.ipm, self.rpd)
+        limits([self.rpm, self.tpm, self.ipm, self.rpd])
     }
 }
 
-fn limits(rpm: u64, tpm: u64, ipm: u64, rpd: u64) -> Limits {
-    let mut limits = Limits::unlimited();
-    // Nobody runs a gateway that lets nothing through: 0 is how the file says "no limit".
-    for (value, set) in [
-        (rpm, Limits::rpm as fn(Limits, u64) -> Limits),
-        (tpm, Limits::tpm),
-        (ipm, Limits::ipm),
-        (rpd, Limits::rpd),
-    ] {
-        if value > 0 {
-            limits = set(limits, value);
-        }
-    }
-    limits
+/// Nobody runs a gateway that lets nothing through: 0 is how the file says "no limit".
+fn limits(values: [u64; 4]) -> Limits {
+    let setters: [fn(Limits, u64) -> Limits; 4] =
+        [Limits::rpm, Limits::tpm, Limits::ipm, Limits::rpd];
+    let stated = values.into_iter().zip(setters).filter(|(value, _)| *value > 0);
+    stated.fold(Limits::unlimited(), |limits, (value, set)| set(limits, value))
 }
 
 impl Spending {
@@ -629,7 +598,7 @@ pub(crate) fn read_secret<'k>(
 ) -> Check<(&'k str, String)> {
     if let Some(name) = variable {
         let unset = format!("the environment variable {name} for {what} is not set");
-        let problem = || ConfigProblem::at(env_key, unset, "export it before the gateway starts");
+        let problem = || ConfigError::at(env_key, unset, "export it before the gateway starts");
         return env(name).map(|text| (env_key, text)).ok_or_else(problem);
     }
     let Some(path) = file else {
@@ -846,7 +815,7 @@ mod tests {
             "[retry]\nattempts = 0\n[quota]\nwarn_at_percent = 0\n[log]\nlevel = \"x=y=z\"\n",
             "gateway.toml",
         );
-        let lines: Vec<_> = error.unwrap_err().problems().iter().map(|p| p.line()).collect();
+        let lines: Vec<_> = error.unwrap_err().problems.iter().map(|p| p.line).collect();
         assert_eq!(lines, [Some(2), Some(4), Some(6)]);
     }
 }

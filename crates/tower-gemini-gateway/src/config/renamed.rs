@@ -34,8 +34,12 @@ pub(super) fn problems(table: &DeTable<'_>, text: &str) -> Vec<ConfigProblem> {
     for (key, value, now) in RENAMED {
         let Some(found) = locate(table, text, key) else { continue };
         let is_meant = value.is_empty() || found.value.is_some_and(|is| is == *value);
-        let is_covered =
-            || problems.iter().any(|p| p.key().is_some_and(|k| k.starts_with(&format!("{key}."))));
+        let is_covered = || {
+            problems
+                .iter()
+                .filter_map(|p| p.key.as_ref())
+                .any(|k| k.starts_with(&format!("{key}.")))
+        };
         if !is_meant || is_covered() {
             continue;
         }
@@ -43,8 +47,9 @@ pub(super) fn problems(table: &DeTable<'_>, text: &str) -> Vec<ConfigProblem> {
             "" => format!("`{key}` is not used any more"),
             value => format!("`{key} = \"{value}\"` is not used any more"),
         };
-        let problem = ConfigProblem::at(key, what, format!("write {now}"));
-        problems.push(problem.with_line(Some(found.line)));
+        let (line, key, remedy) =
+            (Some(found.line), Some((*key).to_owned()), format!("write {now}"));
+        problems.push(ConfigProblem { line, key, what, remedy });
     }
     problems
 }
@@ -66,10 +71,10 @@ mod tests {
     fn each_earlier_key_is_refused_with_its_line_and_the_new_spelling() {
         for (key, value, now) in RENAMED {
             let error = Config::parse(&file_with(key, value), "gateway.toml").unwrap_err();
-            let problem = &error.problems()[0];
-            assert_eq!((error.problems().len(), problem.key()), (1, Some(*key)), "{error}");
-            assert_eq!(problem.remedy(), format!("write {now}"));
-            assert_eq!(problem.line(), Some(if key.contains('.') { 3 } else { 2 }), "{error}");
+            let problem = &error.problems[0];
+            assert_eq!((error.problems.len(), problem.key.as_deref()), (1, Some(*key)), "{error}");
+            assert_eq!(problem.remedy, format!("write {now}"));
+            assert_eq!(problem.line, Some(if key.contains('.') { 3 } else { 2 }), "{error}");
         }
     }
 
@@ -77,7 +82,7 @@ mod tests {
     fn all_earlier_keys_of_a_file_are_reported_at_once() {
         let file = "[upstream]\nbase_url = \"x\"\n[auth]\nmode = \"pass\"\n[peak]\nlead = {}\n";
         let error = Config::parse(file, "gateway.toml").unwrap_err();
-        assert_eq!(error.problems().len(), 3, "{error}");
+        assert_eq!(error.problems.len(), 3, "{error}");
         assert!(error.to_string().contains("line 6: `peak.lead`"), "{error}");
     }
 

@@ -15,7 +15,9 @@ use tower_gemini::observe::reason_name;
 use tower_gemini::peak_hour_router::Schedule;
 use tower_gemini::verdict::Outcome;
 
-use super::counts::{Counts, Key, ratio};
+use super::cause::Cause;
+use super::counts::ratio;
+use super::window::{ModelWindow, Window};
 
 /// The failure rates that are aimed for.
 #[derive(Debug, Clone)]
@@ -56,12 +58,6 @@ impl HealthTargets {
     }
 }
 
-impl Default for HealthTargets {
-    fn default() -> Self {
-        Self::recommended()
-    }
-}
-
 /// How calls fare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -92,68 +88,6 @@ pub enum LimitKind {
     Unnamed,
 }
 
-/// What most failures come from; also the kind of a single failure, by its remedy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Cause {
-    /// 429s: more is sent than the limits allow.
-    RateLimited,
-    /// 503s: the models have no capacity.
-    Overloaded,
-    /// 500s, 502s and 504s of some models.
-    ServerFault,
-    /// Prompts or images are refused.
-    Refused,
-    /// Responses come without images.
-    NoImage,
-    /// Requests are malformed.
-    BadRequest,
-    /// Conversations lack their thought signatures.
-    ThoughtSignatures,
-    /// Keys, permissions or regions.
-    KeyOrRegion,
-    /// Models that no longer exist.
-    ModelGone,
-    /// Connections, and timeouts of our own.
-    Connection,
-    /// No single cause.
-    Mixed,
-    /// Every model fails by the service's own fault.
-    SystemicOutage,
-    /// The configured quota or spending caps.
-    OwnLimits,
-    /// Hardly anything fails.
-    Nothing,
-    /// Too few calls to tell.
-    NotEnoughData,
-}
-
-impl Cause {
-    /// Returns the kind of a failed attempt; `None` for a success.
-    pub(super) fn from_outcome(outcome: Outcome) -> Option<Self> {
-        use Outcome as O;
-        Some(match outcome {
-            O::Image | O::Answered => return None,
-            O::RateLimitedMinute
-            | O::RateLimitedDay
-            | O::RateLimited
-            | O::SpendRateLimited
-            | O::QuotaZeroOrBilling => Self::RateLimited,
-            O::Overloaded => Self::Overloaded,
-            O::Internal | O::Deadline | O::BadGateway => Self::ServerFault,
-            O::ContentBlocked | O::PromptBlocked => Self::Refused,
-            O::NoImage | O::OutOfTokens => Self::NoImage,
-            O::BadRequest | O::PayloadTooLarge => Self::BadRequest,
-            O::MissingThoughtSignature => Self::ThoughtSignatures,
-            O::Auth | O::Permission | O::Region => Self::KeyOrRegion,
-            O::NotFound => Self::ModelGone,
-            O::NotSent | O::Interrupted | O::StreamError => Self::Connection,
-            _ => Self::Mixed,
-        })
-    }
-}
-
 /// What counts mean.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -182,11 +116,11 @@ pub(super) const MIN_CALLS: u64 = 5;
 pub(super) struct Figures<'a> {
     /// `in the last hour`.
     pub(super) when: &'static str,
-    pub(super) counts: &'a Counts,
+    pub(super) window: &'a Window,
     /// The last quarter of an hour: an outage is one before it fills the hour.
-    pub(super) latest: Option<&'a Counts>,
+    pub(super) latest: Option<&'a Window>,
     /// The hours of a day.
-    pub(super) hours: &'a [&'a Counts],
+    pub(super) hours: &'a [Window],
     /// Whether it is peak now, if that is known and the window is short enough.
     pub(super) is_peak: Option<bool>,
     pub(super) until_midnight_pacific: Duration,
@@ -217,13 +151,14 @@ fn text_of(name: &str) -> &'static CauseText {
 
 /// Diagnoses a window.
 pub(super) fn diagnose(figures: &Figures<'_>, targets: &HealthTargets) -> Diagnosis {
-    let blame = Blame::new(figures.counts, targets);
+    let window = figures.window;
+    let blame = Blame::new(window, targets);
     let cause = cause(figures, targets, &blame);
-    let (successes, failures) = totals(figures.counts);
+    let ended = window.successes + window.failures;
     let health = match cause {
         Cause::NotEnoughData => Health::Unknown,
-        _ if successes + failures < MIN_CALLS => Health::Unknown,
-        _ => targets.judge(ratio(failures, successes + failures), figures.is_peak),
+        _ if ended < MIN_CALLS => Health::Unknown,
+        _ => targets.judge(window.failure_rate, figures.is_peak),
     };
     let limit = (cause == Cause::RateLimited).then(|| blame.limit());
     let name = match (cause, limit) {
@@ -232,20 +167,40 @@ pub(super) fn diagnose(figures: &Figures<'_>, targets: &HealthTargets) -> Diagno
         (cause, None) => reason_name(&cause),
     };
     let text = text_of(&name);
-    let fill = |text: &str| fill(text, &text_of(&name).what, figures, &blame);
-    let mut summary = match (cause, successes + failures) {
+    let concentration = concentration(figures, cause);
+    let hours = match concentration {
+        Some(Concentration::FewHours(hours)) => plural(hours as u64, "hour"),
+        _ => String::new(),
+    };
+    let reset = figures.until_midnight_pacific.as_secs().div_ceil(60);
+    let models: Vec<&str> = window.models.keys().map(String::as_str).collect();
+    let placeholders = [
+        ("{share}", blame.share(&text.what)),
+        ("{reset}", format!("in {} h {} min", reset / 60, reset % 60)),
+        ("{hours}", hours),
+        ("{models}", models.join(", ")),
+        ("{kinds}", blame.most_frequent()),
+        ("{own_quota}", window.calls_with(CallOutcome::OwnQuota).to_string()),
+        ("{spending_cap}", window.calls_with(CallOutcome::SpendingCap).to_string()),
+    ];
+    let fill = |text: &str| {
+        let fill = |text: String, (name, value): &(&str, String)| text.replace(name, value);
+        placeholders.iter().fold(text.to_owned(), fill)
+    };
+    let mut summary = match (cause, ended) {
         (Cause::NotEnoughData, 0) => format!("No calls {}.", figures.when),
         (Cause::NotEnoughData, calls) => format!(
-            "{} {}, {failures} failed: too few to tell ({MIN_CALLS} are needed).",
+            "{} {}, {} failed: too few to tell ({MIN_CALLS} are needed).",
             plural(calls, "call"),
             figures.when,
+            window.failures,
         ),
         _ => standing(figures, targets, health),
     };
     if !text.meaning.is_empty() {
         summary = format!("{summary} {}", fill(&text.meaning));
     }
-    let conditional = match concentration(figures, cause) {
+    let conditional = match concentration {
         Some(Concentration::FewHours(_)) => &text.few_hours,
         Some(Concentration::AllDay) => &text.all_day,
         None if blame.are_mostly(Outcome::Deadline) => &text.at_deadline,
@@ -262,49 +217,10 @@ pub(super) fn diagnose(figures: &Figures<'_>, targets: &HealthTargets) -> Diagno
     }
 }
 
-/// Fills the placeholders of a text about failed attempts that were `what`.
-fn fill(text: &str, what: &str, figures: &Figures<'_>, blame: &Blame) -> String {
-    let mut filled = text.to_owned();
-    let mut set = |name: &str, value: &dyn Fn() -> String| {
-        if filled.contains(name) {
-            filled = filled.replace(name, &value());
-        }
-    };
-    let minutes = figures.until_midnight_pacific.as_secs().div_ceil(60);
-    let calls = |outcome| figures.counts.get(&Key::Call(outcome)).to_string();
-    set("{share}", &|| blame.share(what));
-    set("{reset}", &|| format!("in {} h {} min", minutes / 60, minutes % 60));
-    set("{hours}", &|| match concentration(figures, blame.most()) {
-        Some(Concentration::FewHours(hours)) => plural(hours as u64, "hour"),
-        _ => String::new(),
-    });
-    set("{models}", &|| models(figures.counts).into_keys().collect::<Vec<_>>().join(", "));
-    set("{kinds}", &|| {
-        let kind = |(kind, count): &(Cause, u64)| {
-            format!("{} ({count})", reason_name(kind).replace('_', " "))
-        };
-        blame.kinds.iter().take(3).map(kind).collect::<Vec<_>>().join("; ")
-    });
-    set("{own_quota}", &|| calls(CallOutcome::OwnQuota));
-    set("{spending_cap}", &|| calls(CallOutcome::SpendingCap));
-    filled
-}
-
-fn totals(counts: &Counts) -> (u64, u64) {
-    (counts.calls(CallOutcome::is_success), counts.calls(CallOutcome::is_failure))
-}
-
-/// Returns how many attempts there were, and how many of them failed.
-fn attempts(counts: &Counts) -> (u64, u64) {
-    counts.attempts().fold((0, 0), |(all, failed), (outcome, n)| {
-        (all + n, if outcome.is_success() { failed } else { failed + n })
-    })
-}
-
 /// `2 of 120 calls failed in the last hour (1.7 %, target: less than 5 %).`
 fn standing(figures: &Figures<'_>, targets: &HealthTargets, health: Health) -> String {
-    let (successes, failures) = totals(figures.counts);
-    let rate = ratio(failures, successes + failures).map_or_else(|| "-".to_owned(), percent);
+    let window = figures.window;
+    let rate = window.failure_rate.map_or_else(|| "-".to_owned(), percent);
     let (off_peak, peak) = (percent(targets.off_peak), percent(targets.peak));
     let target = match figures.is_peak {
         Some(true) => format!("target at peak: less than {peak}"),
@@ -316,10 +232,10 @@ fn standing(figures: &Figures<'_>, targets: &HealthTargets, health: Health) -> S
         (Health::Strained, None) => ", missed off peak",
         _ => "",
     };
-    let calls = plural(successes + failures, "call");
-    let when = figures.when;
+    let calls = plural(window.successes + window.failures, "call");
+    let (failures, when) = (window.failures, figures.when);
     let text = format!("{failures} of {calls} failed {when} ({rate}; {target}{missed}).");
-    let (all, failed) = attempts(figures.counts);
+    let (all, failed) = (window.attempts, window.failed_attempts);
     if health != Health::Good || all == 0 || failed * 20 < all {
         return text;
     }
@@ -338,15 +254,13 @@ struct Blame {
 }
 
 impl Blame {
-    fn new(counts: &Counts, targets: &HealthTargets) -> Self {
-        let blamed = |key: &Key| match key {
-            Key::BlamedAttempt(outcome) => Some(*outcome),
-            _ => None,
+    fn new(window: &Window, targets: &HealthTargets) -> Self {
+        let by_name = match calls_are_well(window, targets) || window.blamed_outcomes.is_empty() {
+            true => &window.attempt_outcomes,
+            false => &window.blamed_outcomes,
         };
-        let mut outcomes: Vec<_> = counts.select(blamed).collect();
-        if calls_are_well(counts, targets) || outcomes.is_empty() {
-            outcomes = counts.attempts().collect();
-        }
+        let count = |outcome: &Outcome| Some((*outcome, *by_name.get(outcome.as_str())?));
+        let outcomes: Vec<_> = Outcome::ALL.iter().filter_map(count).collect();
         let mut kinds: BTreeMap<Cause, u64> = BTreeMap::new();
         for (outcome, count) in &outcomes {
             if let Some(kind) = Cause::from_outcome(*outcome) {
@@ -387,9 +301,12 @@ impl Blame {
         }
     }
 
-    /// The most frequent kind.
-    fn most(&self) -> Cause {
-        self.kinds.first().map_or(Cause::Mixed, |(kind, _)| *kind)
+    /// `rate limited (8); server fault (2)`.
+    fn most_frequent(&self) -> String {
+        let kind = |(kind, count): &(Cause, u64)| {
+            format!("{} ({count})", reason_name(kind).replace('_', " "))
+        };
+        self.kinds.iter().take(3).map(kind).collect::<Vec<_>>().join("; ")
     }
 
     /// Whether more than half of the most frequent kind ended so.
@@ -412,33 +329,32 @@ impl Blame {
     }
 }
 
-fn calls_are_well(counts: &Counts, targets: &HealthTargets) -> bool {
-    let (successes, failures) = totals(counts);
-    ratio(failures, successes + failures).is_none_or(|rate| rate < targets.off_peak)
+fn calls_are_well(window: &Window, targets: &HealthTargets) -> bool {
+    window.failure_rate.is_none_or(|rate| rate < targets.off_peak)
 }
 
 fn cause(figures: &Figures<'_>, targets: &HealthTargets, blame: &Blame) -> Cause {
-    let counts = figures.counts;
-    if figures.latest.is_some_and(is_outage) || is_outage(counts) {
+    let window = figures.window;
+    if figures.latest.is_some_and(is_outage) || is_outage(window) {
         return Cause::SystemicOutage;
     }
-    let (successes, failures) = totals(counts);
+    let failures = window.failures;
     let most = blame.kinds.first().copied();
     let is_four_fifths = |count: u64| count * 5 > blame.failed * 4;
-    if successes + failures < MIN_CALLS {
+    if window.successes + failures < MIN_CALLS {
         let is_enough = |(kind, count): &(Cause, u64)| {
             failures > 0 && is_four_fifths(*count) && blame.is_conclusive(*kind)
         };
         return most.filter(is_enough).map_or(Cause::NotEnoughData, |(kind, _)| kind);
     }
     let own = [CallOutcome::OwnQuota, CallOutcome::SpendingCap];
-    if counts.calls(|outcome| own.contains(&outcome)) * 2 > failures {
+    if own.map(|outcome| window.calls_with(outcome)).iter().sum::<u64>() * 2 > failures {
         return Cause::OwnLimits;
     }
-    let (all, failed) = attempts(counts);
-    let attempts_are_well = ratio(failed, all).is_none_or(|rate| rate < targets.off_peak);
+    let failed = ratio(window.failed_attempts, window.attempts);
+    let attempts_are_well = failed.is_none_or(|rate| rate < targets.off_peak);
     match most {
-        _ if calls_are_well(counts, targets) && attempts_are_well => Cause::Nothing,
+        _ if calls_are_well(window, targets) && attempts_are_well => Cause::Nothing,
         // Below 80 %, sending slower would not cure most of it (LaoZhang, 2026-01).
         Some((Cause::RateLimited, count)) if !is_four_fifths(count) => Cause::Mixed,
         Some((kind, count)) if count * 2 > blame.failed => kind,
@@ -446,29 +362,14 @@ fn cause(figures: &Figures<'_>, targets: &HealthTargets, blame: &Blame) -> Cause
     }
 }
 
-/// Returns attempts, successes and service faults by model.
-fn models(counts: &Counts) -> BTreeMap<&str, [u64; 3]> {
-    let mut models: BTreeMap<&str, [u64; 3]> = BTreeMap::new();
-    for (key, count) in counts.iter() {
-        let (model, at) = match key {
-            Key::ModelAttempts(model) => (model, 0),
-            Key::ModelSuccesses(model) => (model, 1),
-            Key::ModelServiceFaults(model) => (model, 2),
-            _ => continue,
-        };
-        models.entry(model).or_default()[at] = count;
-    }
-    models
-}
-
 /// Whether every model that was asked failed by the service's own fault, and two or more were
 /// asked.
-fn is_outage(counts: &Counts) -> bool {
-    let (successes, failures) = totals(counts);
-    let models = models(counts);
-    let fails =
-        |[attempts, successes, faults]: &[u64; 3]| *successes == 0 && faults * 5 >= attempts * 4;
-    failures >= MIN_CALLS && successes == 0 && models.len() >= 2 && models.values().all(fails)
+fn is_outage(window: &Window) -> bool {
+    let fails = |of: &ModelWindow| of.successes == 0 && of.service_faults * 5 >= of.attempts * 4;
+    window.failures >= MIN_CALLS
+        && window.successes == 0
+        && window.models.len() >= 2
+        && window.models.values().all(fails)
 }
 
 /// When in a day failures came.
@@ -487,8 +388,8 @@ fn concentration(figures: &Figures<'_>, cause: Cause) -> Option<Concentration> {
         Cause::RateLimited => Outcome::RateLimited,
         _ => return None,
     };
-    let with_calls = figures.hours.iter().filter(|hour| hour.calls(|_| true) > 0);
-    let mut failures: Vec<u64> = with_calls.map(|hour| hour.get(&Key::Attempt(outcome))).collect();
+    let with_calls = figures.hours.iter().filter(|hour| hour.calls > 0);
+    let mut failures: Vec<u64> = with_calls.map(|hour| hour.attempts_with(outcome)).collect();
     if failures.len() < 8 {
         return None;
     }
@@ -527,6 +428,7 @@ mod tests {
     use tower_gemini::observe::is_service_fault;
     use tower_gemini::peak_hour_router::{Window as PeakWindow, Zone};
 
+    use super::super::counts::{Counts, Key};
     use super::*;
 
     const PRO: &str = "gemini-3-pro-image";
@@ -567,23 +469,27 @@ mod tests {
             self.of(count, &[(PRO, Outcome::Image)])
         }
 
-        fn figures(&self) -> Figures<'_> {
-            Figures {
-                when: "in the last hour",
-                counts: &self.0,
-                latest: None,
-                hours: &[],
-                is_peak: None,
-                until_midnight_pacific: Duration::from_secs(5 * 3600 + 90),
-            }
+        fn window(&self) -> Window {
+            Window::new(0, &self.0)
         }
 
         fn diagnosed(&self) -> Diagnosis {
-            diagnose(&self.figures(), &HealthTargets::recommended())
+            diagnose(&figures(&self.window()), &HealthTargets::recommended())
         }
 
         fn diagnosed_at(&self, is_peak: Option<bool>, targets: &HealthTargets) -> Diagnosis {
-            diagnose(&Figures { is_peak, ..self.figures() }, targets)
+            diagnose(&Figures { is_peak, ..figures(&self.window()) }, targets)
+        }
+    }
+
+    fn figures(window: &Window) -> Figures<'_> {
+        Figures {
+            when: "in the last hour",
+            window,
+            latest: None,
+            hours: &[],
+            is_peak: None,
+            until_midnight_pacific: Duration::from_secs(5 * 3600 + 90),
         }
     }
 
@@ -884,9 +790,9 @@ mod tests {
     #[test]
     fn an_outage_is_seen_before_it_fills_the_hour() {
         let outage = [(PRO, Outcome::Internal), (FLASH, Outcome::Overloaded)];
-        let hour = Calls::default().images(50).of(5, &outage);
-        let latest = Calls::default().of(5, &outage);
-        let figures = Figures { latest: Some(&latest.0), ..hour.figures() };
+        let hour = Calls::default().images(50).of(5, &outage).window();
+        let latest = Calls::default().of(5, &outage).window();
+        let figures = Figures { latest: Some(&latest), ..figures(&hour) };
         assert_eq!(diagnose(&figures, &HealthTargets::recommended()).cause, Cause::SystemicOutage);
     }
 
@@ -936,9 +842,9 @@ mod tests {
             (0..24).map(hour).collect()
         };
         let advice = |hours: &[Calls], outcome| {
-            let hours: Vec<_> = hours.iter().map(|hour| &hour.0).collect();
-            let calls = failed(outcome);
-            let figures = Figures { hours: &hours, ..calls.figures() };
+            let hours: Vec<_> = hours.iter().map(Calls::window).collect();
+            let window = failed(outcome).window();
+            let figures = Figures { hours: &hours, ..figures(&window) };
             diagnose(&figures, &HealthTargets::recommended()).advice.join(" ")
         };
         let (peak, all_day) = (|hour: usize| (10..14).contains(&hour), |_: usize| true);

@@ -23,9 +23,11 @@
 //! | counts | 13 times five minutes, 48 hours, 30 days, in UTC | ours |
 //! | calls kept with their trails | 50 of at most 100 steps | ours: about 1 MB at worst |
 
+mod cause;
 mod counts;
 mod diagnosis;
 mod report;
+mod window;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -47,26 +49,20 @@ use tower_gemini::verdict::{Charge, Outcome, QuotaCharge};
 use counts::{Counts, DAYS, FIVES, HOURS, History, Key, bucket};
 use diagnosis::{Figures, diagnose};
 
-pub use diagnosis::{Cause, Diagnosis, Health, HealthTargets, LimitKind};
-pub use report::{Call, Diagnoses, Hour, ModelWindow, Report, Targets, Wait, Window};
+pub use cause::Cause;
+pub use diagnosis::{Diagnosis, Health, HealthTargets, LimitKind};
+pub use report::{Call, Diagnoses, Hour, Report, Targets};
+pub use window::{ModelWindow, Wait, Window};
 
 /// Counts calls and diagnoses their failures. Cheap to clone; clones share the counts.
 #[derive(Clone)]
-pub struct Stats(Arc<Shared>);
-
-struct Shared {
-    settings: Settings,
-    since: SystemTime,
-    in_flight: AtomicU64,
-    state: Mutex<State>,
-}
-
-#[derive(Clone)]
-struct Settings {
+pub struct Stats {
     clock: Arc<dyn Clock>,
-    catalog: Arc<Catalog>,
+    since: SystemTime,
     targets: HealthTargets,
     keep_calls: usize,
+    in_flight: Arc<AtomicU64>,
+    state: Arc<Mutex<State>>,
 }
 
 struct State {
@@ -83,52 +79,37 @@ impl Stats {
     /// Creates empty statistics with the defaults of the [module](self).
     #[must_use]
     pub fn new() -> Self {
-        Self::with(Settings {
+        let state = State { history: History::new(), recent: VecDeque::new() };
+        Self {
             clock: Arc::new(SystemClock),
-            catalog: Arc::new(Catalog::builtin().clone()),
+            since: SystemClock.now(),
             targets: HealthTargets::recommended(),
             keep_calls: 50,
-        })
+            in_flight: Arc::default(),
+            state: Arc::new(Mutex::new(state)),
+        }
     }
 
-    fn with(settings: Settings) -> Self {
-        let state = State { history: History::new(), recent: VecDeque::new() };
-        Self(Arc::new(Shared {
-            since: settings.clock.now(),
-            settings,
-            in_flight: AtomicU64::new(0),
-            state: Mutex::new(state),
-        }))
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Settings)) -> Self {
-        let mut settings = self.0.settings.clone();
-        change(&mut settings);
-        Self::with(settings)
-    }
-
-    /// Sets the failure targets and the peak hours. Starts with empty counts, as each setter does.
+    /// Sets the failure targets and the peak hours.
     #[must_use]
-    pub fn targets(self, targets: HealthTargets) -> Self {
-        self.change(|settings| settings.targets = targets)
+    pub fn targets(mut self, targets: HealthTargets) -> Self {
+        self.targets = targets;
+        self
     }
 
-    /// Sets the models that are counted by name.
+    /// Sets the clock that says which hour and day it is. Set it before anything is counted.
     #[must_use]
-    pub fn catalog(self, catalog: Arc<Catalog>) -> Self {
-        self.change(|settings| settings.catalog = catalog)
-    }
-
-    /// Sets the clock that says which hour and day it is.
-    #[must_use]
-    pub fn clock(self, clock: impl Clock + 'static) -> Self {
-        self.change(|settings| settings.clock = Arc::new(clock))
+    pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
+        self.since = clock.now();
+        self.clock = Arc::new(clock);
+        self
     }
 
     /// Sets how many of the latest calls are kept with their trails.
     #[must_use]
-    pub fn keep_calls(self, calls: usize) -> Self {
-        self.change(|settings| settings.keep_calls = calls)
+    pub fn keep_calls(mut self, calls: usize) -> Self {
+        self.keep_calls = calls;
+        self
     }
 
     /// Returns the observer to add to an [`ObserveLayer`](tower_gemini::ObserveLayer).
@@ -139,28 +120,27 @@ impl Stats {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change is an addition that no panic leaves half done.
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn now(&self) -> SystemTime {
-        self.0.settings.clock.now()
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reports what has been counted so far and what it means.
     #[must_use]
     pub fn report(&self) -> Report {
-        let (at, targets) = (self.now(), &self.0.settings.targets);
+        let (at, targets) = (self.clock.now(), &self.targets);
         let now = unix_seconds(at);
         let is_peak = |at: SystemTime| targets.peak_hours.as_ref().map(|hours| hours.is_peak(at));
         let State { history, recent } = &*self.state();
-        let (hour, day) = (history.fives.sum(now, FIVES), history.hours.sum(now, 24));
-        let latest = history.fives.sum(now, 4);
-        let hours_of_day: Vec<_> = history.hours.latest(now, 24).map(|(_, hour)| hour).collect();
+        let last_hour = Window::new(now.saturating_sub(3600), &history.fives.sum(now, FIVES));
+        let latest = Window::new(now.saturating_sub(900), &history.fives.sum(now, 4));
+        let first_hour = (now / 3600).saturating_sub(23) * 3600;
+        let last_day = Window::new(first_hour, &history.hours.sum(now, 24));
+        let window = |(start, counts): (u64, &Counts)| Window::new(start, counts);
+        let hours_of_day: Vec<_> = history.hours.latest(now, 24).map(window).collect();
         let wall_ms = i64::try_from(now.saturating_mul(1000)).unwrap_or(i64::MAX);
         let left_ms = PacificDay::holding(wall_ms).end_ms().saturating_sub(wall_ms);
         let of_hour = Figures {
             when: "in the last hour",
-            counts: &hour,
+            window: &last_hour,
             latest: Some(&latest),
             hours: &[],
             is_peak: is_peak(at),
@@ -168,31 +148,29 @@ impl Stats {
         };
         let of_day = Figures {
             when: "in the last 24 hours",
-            counts: &day,
+            window: &last_day,
             latest: None,
             hours: &hours_of_day,
             is_peak: None,
             ..of_hour
         };
+        let diagnosis =
+            Diagnoses { hour: diagnose(&of_hour, targets), day: diagnose(&of_day, targets) };
         let hours = history.hours.latest(now, HOURS).map(|(start, counts)| {
             let window = Window::new(start, counts);
             let is_peak = is_peak(UNIX_EPOCH + Duration::from_secs(start));
             Hour { health: targets.judge(window.failure_rate, is_peak), window, is_peak }
         });
-        let days = history.days.latest(now, DAYS);
         Report {
             at_unix_seconds: now,
-            since_unix_seconds: unix_seconds(self.0.since),
-            calls_in_flight: self.0.in_flight.load(Ordering::Relaxed),
-            diagnosis: Diagnoses {
-                hour: diagnose(&of_hour, targets),
-                day: diagnose(&of_day, targets),
-            },
-            last_hour: Window::new(now.saturating_sub(3600), &hour),
-            last_day: Window::new((now / 3600).saturating_sub(23) * 3600, &day),
-            total: Window::new(unix_seconds(self.0.since), &history.total),
+            since_unix_seconds: unix_seconds(self.since),
+            calls_in_flight: self.in_flight.load(Ordering::Relaxed),
+            diagnosis,
+            last_hour,
+            last_day,
+            total: Window::new(unix_seconds(self.since), &history.total),
             hours: hours.collect(),
-            days: days.map(|(start, counts)| Window::new(start, counts)).collect(),
+            days: history.days.latest(now, DAYS).map(window).collect(),
             failure_rate_targets: Targets {
                 off_peak: targets.off_peak,
                 peak: targets.peak,
@@ -214,7 +192,7 @@ impl Stats {
             return;
         }
         let outcome = attempt.outcome.unwrap_or(Outcome::Interrupted);
-        let model: Arc<str> = model_label(&self.0.settings.catalog, attempt.model.as_ref()).into();
+        let model: Arc<str> = model_label(Catalog::builtin(), attempt.model.as_ref()).into();
         counts.add(Key::Attempt(outcome), 1);
         counts.add(Key::AttemptTook(bucket(attempt.took)), 1);
         counts.add(Key::ModelAttempts(model.clone()), 1);
@@ -227,7 +205,7 @@ impl Stats {
 
 impl CallObserver for Stats {
     fn on_start(&self, _: &CallInfo) {
-        self.0.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
     fn on_send(&self, call: &CallInfo, kind: SendKind) {
@@ -238,7 +216,7 @@ impl CallObserver for Stats {
         };
         let mut counts = Counts::default();
         counts.add(key, u64::from(call.generates));
-        self.state().history.add(unix_seconds(self.now()), &counts);
+        self.state().history.add(unix_seconds(self.clock.now()), &counts);
     }
 
     fn on_step(&self, call: &CallInfo, observed: &ObservedStep<'_>) {
@@ -257,7 +235,7 @@ impl CallObserver for Stats {
             _ => {}
         }
         let mut state = self.state();
-        state.history.add(unix_seconds(self.now()), &counts);
+        state.history.add(unix_seconds(self.clock.now()), &counts);
         // Of a call that has ended already: what an attempt without its client came to.
         let ended = state.recent.iter_mut().rev().find(|one| one.id == call.id.as_str());
         if let Some(ended) = ended {
@@ -266,8 +244,8 @@ impl CallObserver for Stats {
     }
 
     fn on_end(&self, call: &CallInfo, end: &CallEnd<'_>) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-        let ended_unix_seconds = unix_seconds(self.now());
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let ended_unix_seconds = unix_seconds(self.clock.now());
         // Steps are read under the lock that later ones are added under: none is lost between.
         let mut state = self.state();
         let steps = end.steps();
@@ -304,7 +282,7 @@ impl CallObserver for Stats {
         };
         ended.set_steps(steps);
         state.recent.push_back(ended);
-        let excess = state.recent.len().saturating_sub(self.0.settings.keep_calls);
+        let excess = state.recent.len().saturating_sub(self.keep_calls);
         state.recent.drain(..excess);
     }
 }
@@ -317,7 +295,7 @@ impl Default for Stats {
 
 impl fmt::Debug for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let in_flight = self.0.in_flight.load(Ordering::Relaxed);
+        let in_flight = self.in_flight.load(Ordering::Relaxed);
         f.debug_struct("Stats").field("in_flight", &in_flight).finish_non_exhaustive()
     }
 }
