@@ -107,6 +107,7 @@ fn type_and_code(outcome: Outcome, status: StatusCode) -> (&'static str, Option<
         // Whatever it means upstream, a client waits after a 429.
         _ if status == StatusCode::TOO_MANY_REQUESTS => LIMITED,
         O::Overloaded
+        | O::Cancelled
         | O::Deadline
         | O::Internal
         | O::BadGateway

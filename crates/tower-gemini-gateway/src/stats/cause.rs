@@ -52,7 +52,7 @@ impl Cause {
             | O::SpendRateLimited
             | O::QuotaZeroOrBilling => Self::RateLimited,
             O::Overloaded => Self::Overloaded,
-            O::Internal | O::Deadline | O::BadGateway => Self::ServerFault,
+            O::Internal | O::Deadline | O::BadGateway | O::Cancelled => Self::ServerFault,
             O::ContentBlocked | O::PromptBlocked => Self::Refused,
             O::NoImage | O::OutOfTokens => Self::NoImage,
             O::BadRequest | O::PayloadTooLarge => Self::BadRequest,
