@@ -13,6 +13,7 @@ use subtle::ConstantTimeEq;
 use crate::config::{self, AuthMode, ConfigError};
 use crate::responses::Rejection;
 use crate::upstream::Upstream;
+use crate::wire::with_path;
 
 const API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
 /// Shorter tokens could be guessed; `openssl rand -hex 16` makes 32 characters.
@@ -39,7 +40,7 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Who asks.
+/// The caller of a request.
 #[derive(Debug)]
 pub(crate) struct Caller {
     /// Of the token, where there are tokens.
@@ -98,7 +99,7 @@ impl Auth {
         Ok(Self::Tokens(tokens))
     }
 
-    /// Takes the credential out of a request, key in the query and all, and says who asks.
+    /// Removes the credential from a request, also from its query, and identifies the caller.
     pub(crate) fn admit(&self, parts: &mut Parts) -> Result<Caller, Rejection> {
         let in_query = take_query_credential(&mut parts.uri);
         let shown = parts.headers.get_all(API_KEY).iter().count()
@@ -241,13 +242,10 @@ fn take_query_credential(uri: &mut Uri) -> Option<Option<Credential>> {
     };
     let credential = query.split('&').find_map(of)?;
     let rest: Vec<&str> = query.split('&').filter(|pair| of(pair).is_none()).collect();
-    let path = uri.path();
-    let text = if rest.is_empty() { path.to_owned() } else { format!("{path}?{}", rest.join("&")) };
-    let mut parts = uri.clone().into_parts();
-    parts.path_and_query = text.parse().ok();
+    let rest = (!rest.is_empty()).then(|| rest.join("&"));
     // A query without its key is as good as it was with it, so this never fails; if it did, the key
     // must not stay in it.
-    *uri = Uri::from_parts(parts).unwrap_or_default();
+    *uri = with_path(uri, uri.path(), rest.as_deref()).unwrap_or_default();
     Some(credential)
 }
 

@@ -64,7 +64,7 @@ pub(crate) enum SimWeather {
     Stormy,
 }
 
-/// What is asked for.
+/// A parsed command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Command {
     Serve { config: Option<PathBuf>, args: ServeArgs },

@@ -102,7 +102,7 @@ impl Gateway {
     ///
     /// # Errors
     ///
-    /// As [`new`](Self::new). The configuration before stays.
+    /// As [`new`](Self::new). The previous configuration stays in effect.
     pub fn reload(&self, config: &Config) -> Result<(), ConfigError> {
         let next = Snapshot::build(config, Some(&self.snapshot()))?;
         self.snapshot.send_replace(Arc::new(next));
@@ -132,7 +132,7 @@ impl Gateway {
         let all = keep.drain(within).await;
         if !all {
             tracing::warn!(
-                "some calls without a client were not completed: what they cost is lost"
+                "some calls of disconnected clients were not completed: what they cost is lost"
             );
         }
         let counts = keep.counts();

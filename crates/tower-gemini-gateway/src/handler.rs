@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
+use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 use tower::ServiceExt;
@@ -46,12 +47,8 @@ pub(crate) async fn handle(
     let format = ErrorFormat::for_path(&path);
     let server = &gateway.config().server;
     let max_body = server.max_body.0;
-    let stated = request
-        .headers()
-        .get(http::header::CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if stated.is_some_and(|stated| usize::try_from(stated).map_or(true, |stated| stated > max_body))
-    {
+    // What its `Content-Length` says.
+    if request.body().size_hint().lower() > max_body as u64 {
         return Rejection::fault(BodyFault::TooLarge { limit: max_body }).into_response(format);
     }
     let Some(slot) = gateway.slots().take() else {
@@ -81,7 +78,7 @@ async fn route(
     request: Request<Body>,
 ) -> Result<Response<Body>, Rejection> {
     let (mut parts, body) = request.into_parts();
-    if let Some(uri) = wire::with_path(&parts.uri, &path) {
+    if let Some(uri) = wire::with_path(&parts.uri, &path, parts.uri.query()) {
         parts.uri = uri;
     }
     // The key leaves the URI before anything can print it.

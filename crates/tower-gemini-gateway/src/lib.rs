@@ -5,12 +5,12 @@
 //!
 //! | module | does |
 //! | --- | --- |
-//! | [`config`], `cli`, `reload`, `program` | reads what is asked for |
-//! | `gateway`, `snapshot`, `stacks`, `upstream` | builds layers, stacks and upstreams from it |
-//! | `running`, `server`, `socket`, `limits`, `auth` | serves connections within limits, admits callers |
-//! | `handler`, `wire`, `transform`, `heartbeat`, `mask`, `responses`, `report` | handles one request |
+//! | [`config`], `cli`, `reload`, `program` | read the arguments and settings |
+//! | `gateway`, `snapshot`, `stacks`, `upstream` | build layers, stacks and upstreams from them |
+//! | `running`, `server`, `socket`, `limits`, `auth` | serve connections within limits, admit callers |
+//! | `handler`, `wire`, `transform`, `heartbeat`, `mask`, `responses`, `report` | handle one request |
 //! | [`stats`] | counts calls and says what the counts mean |
-//! | `pages`, [`status`], `log` | reports on itself |
+//! | `pages`, [`status`], `log` | report the state of the gateway |
 //!
 //! [`start`] runs one on a socket of its own inside another program; [`app`] is the whole program.
 

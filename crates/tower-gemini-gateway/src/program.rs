@@ -41,7 +41,7 @@ pub async fn app(
         Ok(Command::Check { config, listen }) => {
             return match check(config.as_deref(), listen) {
                 Ok(()) => {
-                    print("The configuration can work.\n");
+                    print("The configuration is valid.\n");
                     DONE
                 }
                 Err(error) => refuse(&error),

@@ -71,7 +71,7 @@ impl Watched {
     }
 }
 
-/// Reloads the configuration. One that cannot work changes nothing.
+/// Reloads the configuration. An invalid one changes nothing.
 pub(crate) fn reload(gateway: &Gateway, addr: SocketAddr, watched: Option<&mut Watched>) {
     let Some(watched) = watched else {
         tracing::warn!("there is no configuration file to reload; --config names one");
@@ -84,12 +84,14 @@ pub(crate) fn reload(gateway: &Gateway, addr: SocketAddr, watched: Option<&mut W
     }
     match read.and_then(|config| gateway.reload_at(addr, &config).map(|()| config)) {
         Ok(config) => {
-            tracing::info!("configuration reloaded; requests in flight end with the one before");
+            tracing::info!("configuration reloaded; requests in flight keep the previous one");
             for section in needs_restart(before.config(), &config) {
                 tracing::warn!(section, "changed, and takes effect after a restart");
             }
         }
-        Err(error) => tracing::error!(%error, "configuration not reloaded; the one before stays"),
+        Err(error) => {
+            tracing::error!(%error, "configuration not reloaded; the previous one stays in effect")
+        }
     }
 }
 

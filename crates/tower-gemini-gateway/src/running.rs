@@ -1,4 +1,4 @@
-//! Runs a gateway on a socket of its own until it is told to stop.
+//! Runs a gateway on a socket of its own until it is stopped.
 
 use std::net::SocketAddr;
 
@@ -49,7 +49,7 @@ impl Running {
     ///
     /// # Errors
     ///
-    /// What is wrong with it; the one before stays.
+    /// What is wrong with it; the previous one stays in effect.
     pub fn reload(&self, toml: &str) -> Result<(), ConfigError> {
         self.gateway.reload_at(self.addr, &Config::parse(toml, "gateway.toml")?)
     }
@@ -98,7 +98,7 @@ impl Bound {
         Ok(Self { listener, addr, gateway: Gateway::new(config).await? })
     }
 
-    /// Serves until it is told to stop, and ends in order. Returns the exit code.
+    /// Serves until it is stopped, finishes the requests in flight, and returns the exit code.
     pub(crate) async fn run(
         self,
         mut watched: Option<Watched>,
@@ -141,7 +141,7 @@ impl Bound {
                     }
                 }
                 Signal::Stop => {
-                    tracing::warn!("told to stop for the second time: requests in flight are cut");
+                    tracing::warn!("second signal to stop: requests in flight are cut");
                     drop(stop_now);
                     break serving.await;
                 }

@@ -1,4 +1,4 @@
-//! Builds what one configuration asks for: layers with their state, stacks over them, admission.
+//! Builds what one configuration describes: layers with their state, stacks over them, admission.
 
 use std::sync::Arc;
 use std::time::Duration;

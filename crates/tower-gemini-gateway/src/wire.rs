@@ -39,23 +39,18 @@ pub(crate) fn collapse_slashes(path: &str) -> Cow<'_, str> {
     Cow::Owned(collapsed)
 }
 
-/// Replaces a URI's path and keeps its query.
-pub(crate) fn with_path(uri: &Uri, path: &str) -> Option<Uri> {
+/// Replaces a URI's path and query.
+pub(crate) fn with_path(uri: &Uri, path: &str, query: Option<&str>) -> Option<Uri> {
     let mut parts = uri.clone().into_parts();
-    let text = match uri.query() {
-        Some(query) => format!("{path}?{query}"),
-        None => path.to_owned(),
-    };
+    let text = query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
     parts.path_and_query = Some(PathAndQuery::try_from(text).ok()?);
     Uri::from_parts(parts).ok()
 }
 
 /// Puts a path and query under an upstream's base, which may have a path of its own.
 pub(crate) fn upstream_uri(base: &Uri, path_and_query: &str) -> Option<Uri> {
-    let mut parts = base.clone().into_parts();
     let prefix = base.path().trim_end_matches('/');
-    parts.path_and_query = Some(PathAndQuery::try_from(format!("{prefix}{path_and_query}")).ok()?);
-    Uri::from_parts(parts).ok()
+    with_path(base, &format!("{prefix}{path_and_query}"), None)
 }
 
 /// Whether a path belongs to Vertex AI's hosts and not to the Developer API's.
@@ -142,7 +137,7 @@ mod tests {
         assert!(matches!(collapse_slashes("/v1/models/a%2Fb:generateContent"), Cow::Borrowed(_)));
         let uri = Uri::from_static("http://gw//v1/x?alt=sse&b=//");
         assert_eq!(
-            with_path(&uri, &collapse_slashes(uri.path())).unwrap(),
+            with_path(&uri, &collapse_slashes(uri.path()), uri.query()).unwrap(),
             "http://gw/v1/x?alt=sse&b=//"
         );
     }

@@ -145,7 +145,7 @@ section! { pub(crate) Fallback {
     keep_size: bool = false,
     keep_aspect: bool = false,
 }}
-/// What gives way first where other models and smaller sizes may be tried.
+/// What is tried first: smaller sizes or other models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum FallbackOrder {
@@ -267,7 +267,7 @@ impl Config {
         )
     }
 
-    /// Everything that cannot work.
+    /// Every setting that cannot work.
     fn problems(&self) -> Vec<ConfigProblem> {
         let mut problems = Vec::new();
         let mut check = |result: Check<()>| {
