@@ -141,7 +141,7 @@ impl Bound {
                     }
                 }
                 Signal::Stop => {
-                    tracing::warn!("second signal to stop: requests in flight are cut");
+                    tracing::warn!("asked to stop for the second time: requests in flight are cut");
                     drop(stop_now);
                     break serving.await;
                 }
