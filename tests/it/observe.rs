@@ -317,7 +317,7 @@ proptest! {
             let stats = Stats::new().clock(RuntimeClock::starting_at(SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000)));
             let layer = ObserveLayer::new().observer(stats.observer());
             // Without a quota: what it refuses never reaches the server.
-            let service = layer.layer(full_stack(&scenario).quota(QuotaGuardLayer::unlimited()).raw(sim.service()));
+            let service = layer.layer(full_stack(&scenario).quota(QuotaGuardLayer::off()).raw(sim.service()));
             for (number, faults) in calls.iter().enumerate() {
                 sim.push_script(faults.clone());
                 let (request, _) = request(&scenario, &format!("call-{number}"));

@@ -12,6 +12,7 @@ use tower_gemini::quota_guard::{Admission, Limits, Moment, QuotaAmounts};
 // `gate.rs` imports from `super`: this is all that it imports.
 mod admission {
     pub(crate) use tower_gemini::quota_guard::{Admission, Denied, Moment, Receipt, RestReason};
+    pub(crate) use tower_gemini::store::Booking;
 }
 mod limits {
     pub(crate) use tower_gemini::quota_guard::QuotaAmounts;
@@ -20,6 +21,37 @@ mod sync {
     pub(crate) use shuttle::sync::{Mutex, MutexGuard};
     pub(crate) use std::sync::PoisonError;
 }
+/// No store: it covers everything.
+#[allow(dead_code, reason = "nothing has to wait for a store here")]
+mod lease {
+    pub(crate) enum Draw {
+        Covered(Option<super::admission::Booking>),
+        Later(u64),
+        Fetch,
+    }
+}
+/// Neither alerts nor learned limits.
+mod hooks {
+    use super::admission::{Admission, Booking, Moment};
+    use super::lease::Draw;
+    use super::limits::QuotaAmounts;
+
+    pub(crate) struct KeyHooks;
+
+    impl KeyHooks {
+        pub(crate) fn draw(&mut self, _: Moment, _: QuotaAmounts) -> Draw {
+            Draw::Covered(None)
+        }
+        pub(crate) fn review_at(&self) -> Option<u64> {
+            None
+        }
+        pub(crate) fn after_take(&mut self, _: &mut Admission, _: Moment) -> bool {
+            false
+        }
+        pub(crate) fn put_back(&mut self, _: Moment, _: Option<Booking>, _: QuotaAmounts) {}
+        pub(crate) fn settled(&mut self, _: Option<Booking>, _: QuotaAmounts, _: Option<u64>) {}
+    }
+}
 #[allow(dead_code, reason = "the whole file is compiled; the test needs the queue, not the alerts")]
 #[path = "../../crates/tower-gemini/src/quota_guard/gate.rs"]
 mod gate;
@@ -27,24 +59,8 @@ mod gate;
 #[path = "../../crates/tower-gemini/src/reservation/queue.rs"]
 mod queue;
 
-use gate::{Ask, Draw, Gate, GateHooks, Try, Turn};
-
-struct Alone;
-
-impl GateHooks for Alone {
-    type Tag = ();
-    fn draw(&mut self, _: Moment, _: QuotaAmounts) -> Draw<()> {
-        Draw::Covered(())
-    }
-    fn review_at(&self) -> Option<u64> {
-        None
-    }
-    fn after_take(&mut self, _: &mut Admission, _: Moment) -> bool {
-        false
-    }
-    fn put_back(&mut self, _: Moment, (): (), _: QuotaAmounts) {}
-    fn settled(&mut self, (): (), _: QuotaAmounts, _: Option<u64>) {}
-}
+use gate::{Ask, Gate, Try, Turn};
+use hooks::KeyHooks;
 
 struct Woken(AtomicBool);
 
@@ -60,7 +76,7 @@ const LIMIT: u64 = 2;
 
 /// Takes at once or after waiting; some leave the queue, some give back, some settle. Whoever waits and
 /// was not woken is not served by polling again: a lost wake would leave it waiting for ever.
-fn one_call(gate: &Gate<Alone>, held: &AtomicU64, most: &AtomicU64, behaviour: usize) {
+fn one_call(gate: &Gate, held: &AtomicU64, most: &AtomicU64, behaviour: usize) {
     let taken = match gate.try_take(NOW, ASK) {
         Try::Taken(taken) => Some(taken),
         Try::Denied(_) | Try::Queue => match gate.join(NOW, ASK, None) {
@@ -97,7 +113,7 @@ fn no_interleaving_admits_more_than_the_limit_or_leaves_anything_behind() {
     let run = || {
         let gate = Arc::new(Gate::new(
             Admission::new(Limits::unlimited().rpm(LIMIT).tpm(10 * LIMIT), 0),
-            Alone,
+            KeyHooks,
         ));
         let (held, most) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let calls: Vec<_> = (0..5)
@@ -125,7 +141,7 @@ fn no_interleaving_admits_more_than_the_limit_or_leaves_anything_behind() {
 #[test]
 fn no_wake_is_lost() {
     let run = || {
-        let gate = Arc::new(Gate::new(Admission::new(Limits::unlimited().rpm(1), 0), Alone));
+        let gate = Arc::new(Gate::new(Admission::new(Limits::unlimited().rpm(1), 0), KeyHooks));
         let Try::Taken(first) = gate.try_take(NOW, ASK) else { panic!("the first fits") };
         let (leaver, _) = gate.join(NOW, ASK, None).unwrap();
         let (waiter, _) = gate.join(NOW, ASK, None).unwrap();

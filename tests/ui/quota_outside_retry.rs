@@ -12,7 +12,7 @@ fn main() {
     let _ = compose(
         (
             CollectRequestLayer::new(),
-            QuotaGuardLayer::unlimited(),
+            QuotaGuardLayer::off(),
             JitteredRetryLayer::recommended(),
             ClassifyGeminiErrorLayer::new(),
         ),

@@ -13,7 +13,7 @@ use http_body_util::BodyExt;
 use tokio::time::Instant;
 use tower::ServiceExt;
 use tower_gemini::answer_errors::set_retry_headers;
-use tower_gemini::call::{Call, Dialect, Verb};
+use tower_gemini::call::{Call, Dialect};
 use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::headers;
 use tower_gemini::keep_paid::{CallerId, IdempotencyKeyRejected, ResponseFormat};
@@ -124,7 +124,7 @@ async fn route(
             parts.uri = wire::upstream_uri(route.upstream.base(), path_and_query)
                 .ok_or_else(|| Rejection::path(&path))?;
             let call = Call::parse(&parts.method, &parts.uri, &parts.headers, None);
-            if call.dialect == Dialect::Unrecognised || !generates(&call) {
+            if call.dialect == Dialect::Unrecognised || !call.generates() {
                 // Files, lists, operations, counts: passed through unchanged and unbuffered.
                 let stack = route.stacks.plain.clone();
                 return Ok(
@@ -136,10 +136,6 @@ async fn route(
             Ok(generate(gateway, stacks, parts, body, None).await)
         }
     }
-}
-
-fn generates(call: &Call) -> bool {
-    matches!(call.verb, Verb::Generate | Verb::StreamGenerate | Verb::Predict)
 }
 
 /// Sends a request that generates something, and may cost something.

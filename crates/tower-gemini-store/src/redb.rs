@@ -13,7 +13,7 @@ use tower_gemini::quota_guard::QuotaKey;
 use tower_gemini::store::{Exchange, ExchangeFuture, QuotaStore, Reply, StoreError, StoredCounts};
 
 /// The counts of each [`QuotaKey`], as [`StoredCounts::to_bytes`] writes them.
-const COUNTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("quota_counts_v2");
+const COUNTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("quota_counts_v3");
 
 /// Counts quota in a file that outlives the process: after a kill -9 the day goes on where it was.
 ///

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tower_gemini_core::call::{Call, ModelId};
 use tower_gemini_core::cost::Cost;
 use tower_gemini_core::scan::Usage;
-use tower_gemini_core::target::MustKeep;
+use tower_gemini_core::target::{MustKeep, UpstreamId};
 use tower_gemini_core::verdict::{Charge, Outcome, QuotaCharge, Verdict};
 
 use crate::error::Error;
@@ -469,8 +469,9 @@ impl Attempt {
     }
 
     /// Writes down that the request goes out. Until its end is written it counts as maybe charged.
-    pub(crate) fn begin(&self, call: &Call) {
-        let entry = self.state.trail().begin_attempt(call.model.clone(), call.size);
+    pub(crate) fn begin(&self, call: &Call, upstream: Option<Arc<UpstreamId>>) {
+        let trail = self.state.trail();
+        let entry = trail.begin_attempt_at(upstream, call.model.clone(), call.size);
         self.with(|slot| {
             slot.entry = Some(entry);
             slot.model = call.model.clone();
@@ -655,21 +656,21 @@ mod tests {
         let state = state();
         assert_eq!(state.cut_off().charge(), Charge::None);
         let attempt = state.new_attempt();
-        attempt.begin(&Call::unrecognised());
+        attempt.begin(&Call::unrecognised(), None);
         assert_eq!(attempt.cut_off(), Verdict::never_whole());
         assert!(!attempt.hand_over(), "what was called free must not go out any more");
         assert_eq!(state.cut_off().charge(), Charge::None);
         attempt.end(None, &Verdict::not_sent(), Cost::ZERO, Duration::ZERO);
 
         let attempt = state.new_attempt();
-        attempt.begin(&Call::unrecognised());
+        attempt.begin(&Call::unrecognised(), None);
         attempt.count_as_sent();
         assert_eq!(state.cut_off().charge(), Charge::Maybe);
         assert_eq!(state.worst_charge(), Charge::Maybe);
         attempt.end(None, &Verdict::interrupted(), Cost::UNKNOWN, Duration::ZERO);
 
         let next = state.new_attempt();
-        next.begin(&Call::unrecognised());
+        next.begin(&Call::unrecognised(), None);
         assert_eq!(state.charges(), (Charge::Maybe, Charge::None));
         assert_eq!(state.cut_off().charge(), Charge::None, "the next request is another one");
     }
@@ -679,7 +680,7 @@ mod tests {
     fn a_call_that_is_abandoned_between_two_attempts_was_not_sent() {
         let state = state();
         let attempt = state.new_attempt();
-        attempt.begin(&Call::unrecognised());
+        attempt.begin(&Call::unrecognised(), None);
         attempt.count_as_sent();
         attempt.end(None, &Verdict::not_sent(), Cost::ZERO, Duration::ZERO);
         assert_eq!(state.cut_off(), Verdict::not_sent());
@@ -693,9 +694,9 @@ mod tests {
         let call = || CallState::new(CallOptions::new().trail(trail.clone()));
         let (first, second) = (call(), call());
         let sent = first.new_attempt();
-        sent.begin(&Call::unrecognised());
+        sent.begin(&Call::unrecognised(), None);
         sent.count_as_sent();
-        second.new_attempt().begin(&Call::unrecognised());
+        second.new_attempt().begin(&Call::unrecognised(), None);
         assert_eq!(first.cut_off().charge(), Charge::Maybe);
         assert_eq!(second.cut_off().charge(), Charge::None);
     }

@@ -3,7 +3,7 @@
 //! How long something takes is the runtime's time ([`tokio::time`]).
 
 use std::fmt;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
@@ -25,6 +25,11 @@ use tokio::time::Instant;
 pub trait Clock: fmt::Debug + Send + Sync {
     /// The wall-clock time. It may be set, forward and back.
     fn now(&self) -> SystemTime;
+}
+
+/// A duration in milliseconds; the most that there are for a longer one.
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The machine's own clock.

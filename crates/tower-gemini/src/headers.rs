@@ -59,6 +59,11 @@ pub fn for_changed_body(headers: &mut HeaderMap, length: Option<u64>) {
     }
 }
 
+/// Whether a body is compressed, so that its bytes say nothing to us.
+pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_ENCODING).is_some_and(|value| value != "identity")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,7 +16,8 @@ pub struct OptionalFuture<F, R> {
     state: State<F, R>,
 }
 
-type Boxed<R> = Pin<Box<dyn Future<Output = Result<R, Error>> + Send>>;
+/// The future of a layer that is on.
+pub(crate) type Boxed<R> = Pin<Box<dyn Future<Output = Result<R, Error>> + Send>>;
 
 #[pin_project(project = Projection)]
 enum State<F, R> {

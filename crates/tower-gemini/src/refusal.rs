@@ -1,13 +1,15 @@
-//! Saying no as Google says it, so that every client behind a gateway understands.
+//! Refusals of our own in the form of Google's errors, which every client behind a gateway
+//! understands.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::body::JudgedBody;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 use tower_gemini_core::call::Call;
-use tower_gemini_core::verdict::Verdict;
+use tower_gemini_core::verdict::{Detail, Outcome, Verdict, WaitHint};
 
 use crate::call_state::CallState;
 use crate::headers::for_changed_body;
@@ -30,17 +32,40 @@ pub(crate) struct Refusal<'a> {
     pub(crate) details: Vec<Value>,
 }
 
+/// Google's `RetryInfo`, which its clients read.
+pub(crate) fn retry_info(wait: Duration) -> Value {
+    let delay = match wait.subsec_millis() {
+        0 => format!("{}s", wait.as_secs()),
+        millis => format!("{}.{millis:03}s", wait.as_secs()),
+    };
+    json!({ "@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay })
+}
+
 impl Refusal<'_> {
+    /// The verdict on the call: nothing was sent. `elsewhere` says whether another model may help.
+    pub(crate) fn verdict(
+        &self,
+        outcome: Outcome,
+        wait: Option<WaitHint>,
+        elsewhere: bool,
+    ) -> Verdict {
+        Verdict::refused_locally(outcome, wait, elsewhere, self.detail())
+    }
+
+    pub(crate) fn detail(&self) -> Detail {
+        let mut detail = Detail::default();
+        detail.reason = Some(self.reason.to_owned());
+        detail.message = Some(self.message.clone());
+        detail
+    }
+
     /// The response of a layer below `ClassifyGeminiError`'s verdicts.
-    pub(crate) fn into_response<B>(
+    pub(crate) fn into_response<B: UpstreamBody>(
         self,
         verdict: Verdict,
         call: Arc<Call>,
         state: &CallState,
-    ) -> Response<JudgedBody<B>>
-    where
-        B: UpstreamBody,
-    {
+    ) -> Response<JudgedBody<B>> {
         self.into_bytes_response()
             .map(|bytes| JudgedBody::local(bytes, verdict, call, state.clone()))
     }

@@ -179,7 +179,7 @@ impl GeminiStack {
             resolution: ResolutionFallbackLayer::off(),
             retry: JitteredRetryLayer::recommended(),
             spending: SpendingLayer::off(),
-            quota: QuotaGuardLayer::unlimited(),
+            quota: QuotaGuardLayer::off(),
             timeout: AttemptTimeoutLayer::new(),
             classify: ClassifyGeminiErrorLayer::new(),
         };

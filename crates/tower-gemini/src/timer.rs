@@ -18,10 +18,6 @@ pub(crate) struct Timer {
 }
 
 impl Timer {
-    pub(crate) fn at(at: Instant) -> Self {
-        Self { at: Some(at), sleep: None }
-    }
-
     pub(crate) fn after(start: Instant, time: Duration) -> Self {
         Self { at: start.checked_add(time), sleep: None }
     }

@@ -12,7 +12,7 @@ use serde::{Serialize, Serializer};
 
 use tower_gemini_core::call::{ImageSize, ModelId};
 use tower_gemini_core::cost::Cost;
-use tower_gemini_core::target::{Degradation, Unfit};
+use tower_gemini_core::target::{Degradation, Unfit, UpstreamId};
 use tower_gemini_core::verdict::{Charge, Outcome, QuotaCharge, Verdict};
 
 /// What was decided for one call, in order, by all layers. O(1) to clone; clones share it.
@@ -347,6 +347,9 @@ pub struct Attempt {
     /// The size asked for, where the request names one.
     #[serde(serialize_with = "as_text", skip_serializing_if = "Option::is_none")]
     pub size: Option<ImageSize>,
+    /// The upstream it went to: the target's, or what the request's URI says, where it names a host.
+    #[serde(serialize_with = "as_text", skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<Arc<UpstreamId>>,
     /// The status that came back, where one did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
@@ -406,9 +409,19 @@ impl Trail {
 
     /// Writes down that a request goes out. Until its end is written it counts as maybe charged.
     pub fn begin_attempt(&self, model: Option<ModelId>, size: Option<ImageSize>) -> AttemptId {
+        self.begin_attempt_at(None, model, size)
+    }
+
+    pub(crate) fn begin_attempt_at(
+        &self,
+        upstream: Option<Arc<UpstreamId>>,
+        model: Option<ModelId>,
+        size: Option<ImageSize>,
+    ) -> AttemptId {
         let attempt = Attempt {
             model,
             size,
+            upstream,
             status: None,
             outcome: None,
             reason: None,

@@ -337,6 +337,12 @@ impl Call {
         }
     }
 
+    /// Whether the call asks a model to generate something: not to count, list or poll.
+    #[must_use]
+    pub fn generates(&self) -> bool {
+        matches!(self.verb, Verb::Generate | Verb::StreamGenerate | Verb::Predict)
+    }
+
     /// Whether repeating the request does no more than sending it once: `GET`, `HEAD`, `OPTIONS`,
     /// `TRACE`, `PUT` and `DELETE` (RFC 9110, section 9.2.2). No call that generates is, because
     /// each response is drawn and charged anew.

@@ -72,6 +72,12 @@ impl Rewrite {
         &self.call
     }
 
+    /// Returns the upstream it goes to, where the target names one.
+    #[must_use]
+    pub fn upstream(&self) -> Option<&Upstream> {
+        self.upstream.as_ref().map(|(upstream, _)| &**upstream)
+    }
+
     /// Returns each difference from the request it was made from.
     #[must_use]
     pub fn given_up(&self) -> &[Degradation] {

@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes};
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
 
-use super::held::Held;
+use super::chunks::Chunks;
 use super::peek::Decided;
 use super::request::and_held;
 use crate::call_state::CallState;
@@ -15,7 +15,7 @@ use crate::error::{BoxError, Error};
 use crate::trail::Trail;
 use tower_gemini_core::call::{Call, Framing};
 use tower_gemini_core::classify::{classify, classify_answer, limit_charge};
-use tower_gemini_core::scan::{Answer, ScanError, Scanner, Usage};
+use tower_gemini_core::scan::{Answer, Scanner, Usage};
 use tower_gemini_core::verdict::Verdict;
 
 /// What must live to the end of a body, and may end it.
@@ -72,7 +72,7 @@ pub enum Ended {
 /// mid-stream, an end without a finish reason, JSON that stops short) it ends with a typed
 /// [`Error`], never cleanly. Only `ClassifyGeminiError` makes one.
 pub struct JudgedBody<B> {
-    held: Held,
+    held: Chunks,
     /// `None` once it ended.
     rest: Option<B>,
     /// An error met while an error body was peeked: it comes after what was held.
@@ -87,15 +87,10 @@ struct State {
     verdict: Verdict,
     usage: Option<Usage>,
     images: Option<u32>,
-    watch: Option<Watch>,
+    /// Reads along, for facts only or for the image too. It keeps the first fault that it meets.
+    scanner: Option<Box<Scanner>>,
     guards: Vec<Box<dyn BodyGuard>>,
     ended: bool,
-}
-
-/// What reads along: facts only, or, for whoever takes the image out, the image too.
-struct Watch {
-    scanner: Box<Scanner>,
-    broken: Option<ScanError>,
 }
 
 impl<B> JudgedBody<B>
@@ -109,13 +104,9 @@ where
         call: Arc<Call>,
         call_state: CallState,
     ) -> Self {
-        let Decided { verdict, held, usage, images, watch } = decided;
-        let watch = if rest.is_some() {
-            watch.map(|scanner| Watch { scanner, broken: None })
-        } else {
-            None
-        };
-        let state = State { verdict, usage, images, watch, guards: Vec::new(), ended: false };
+        let Decided { verdict, held, usage, images, scanner } = decided;
+        let scanner = scanner.filter(|_| rest.is_some());
+        let state = State { verdict, usage, images, scanner, guards: Vec::new(), ended: false };
         Self { held, rest, failed: None, call, call_state, state }
     }
 
@@ -127,14 +118,7 @@ where
         call: Arc<Call>,
         call_state: CallState,
     ) -> Self {
-        let mut held = Held::default();
-        held.push(bytes);
-        Self::new(
-            Decided { verdict, held, usage: None, images: None, watch: None },
-            None,
-            call,
-            call_state,
-        )
+        Self::new(Decided::new(verdict, [bytes].into()), None, call, call_state)
     }
 
     /// A body whose upstream failed while it was peeked: what came, and then the error.
@@ -199,19 +183,13 @@ impl<B> JudgedBody<B> {
     /// To be called before the first read: what has been read already is not seen by the new
     /// scanner.
     pub fn scan_with(&mut self, mut scanner: Scanner) {
-        let mut broken = None;
-        for chunk in self.held.iter() {
-            if let Err(error) = scanner.feed(chunk) {
-                broken = Some(error);
-                break;
-            }
-        }
-        self.state.watch = Some(Watch { scanner: Box::new(scanner), broken });
+        let _ = self.held.as_slice().iter().try_for_each(|chunk| scanner.feed(chunk));
+        self.state.scanner = Some(Box::new(scanner));
     }
 
     /// The scanner set with [`scan_with`](Self::scan_with), while the body is being read.
     pub fn scanner_mut(&mut self) -> Option<&mut Scanner> {
-        self.state.watch.as_mut().map(|watch| &mut *watch.scanner)
+        self.state.scanner.as_deref_mut()
     }
 }
 
@@ -219,14 +197,8 @@ impl State {
     /// Everything has come. Judges what passed; an answer that is not whole gives the error that
     /// must end the body.
     fn finish(&mut self, call: &Call) -> Result<Option<Answer>, Error> {
-        let Some(Watch { scanner, broken }) = self.watch.take() else {
-            return Ok(None);
-        };
-        let scanned = match broken {
-            Some(error) => Err(error),
-            None => scanner.finish().map_err(|failure| failure.error),
-        };
-        match scanned {
+        let Some(scanner) = self.scanner.take() else { return Ok(None) };
+        match scanner.finish().map_err(|failure| failure.error) {
             Ok(answer) => {
                 self.usage.clone_from(&answer.usage);
                 if let Some(error) = &answer.error {
@@ -245,13 +217,12 @@ impl State {
                 self.images = Some(answer.images);
                 Ok(Some(answer))
             }
-            Err(error) if error.is_truncated() => {
-                self.verdict = self.cut_off(call);
-                Err(Error::truncated(self.verdict.clone()))
-            }
             Err(error) => {
                 self.verdict = self.cut_off(call);
-                Err(Error::corrupt(error.to_string(), self.verdict.clone()))
+                Err(match error.is_truncated() {
+                    true => Error::truncated(self.verdict.clone()),
+                    false => Error::corrupt(error.to_string(), self.verdict.clone()),
+                })
             }
         }
     }
@@ -295,8 +266,8 @@ where
 {
     fn fail(&mut self, error: Error) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         self.rest = None;
-        self.held = Held::default();
-        self.state.watch = None;
+        self.held = Chunks::default();
+        self.state.scanner = None;
         self.state.verdict = error.verdict().clone();
         self.state.end(Ended::Failed);
         Poll::Ready(Some(Err(error)))
@@ -313,7 +284,7 @@ where
         if self.state.ended {
             return Poll::Ready(None);
         }
-        if let Some(chunk) = self.held.next() {
+        if let Some(chunk) = self.held.pop_front() {
             for guard in &mut self.state.guards {
                 guard.on_data(&chunk);
             }
@@ -343,10 +314,8 @@ where
                         guard.on_chunk(data.len());
                         guard.on_data(&data);
                     }
-                    if let Some(watch) = &mut self.state.watch {
-                        if watch.broken.is_none() {
-                            watch.broken = watch.scanner.feed(&data).err();
-                        }
+                    if let Some(scanner) = &mut self.state.scanner {
+                        let _ = scanner.feed(&data);
                     }
                     Frame::data(data)
                 }
@@ -403,7 +372,7 @@ where
     }
 
     fn size_hint(&self) -> SizeHint {
-        let held = self.held.len() as u64;
+        let held = self.held.bytes() as u64;
         if self.failed.is_some() {
             return SizeHint::default();
         }
@@ -418,7 +387,7 @@ impl<B> fmt::Debug for JudgedBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JudgedBody")
             .field("verdict", &self.state.verdict)
-            .field("held_bytes", &self.held.len())
+            .field("held_bytes", &self.held.bytes())
             .field("open", &self.rest.is_some())
             .finish_non_exhaustive()
     }

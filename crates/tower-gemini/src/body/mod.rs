@@ -4,11 +4,12 @@
 //! body says how far down the stack it is. Up comes a [`JudgedBody`]: the response's own bytes,
 //! unchanged, with a [`Verdict`] beside them.
 
-mod held;
+mod chunks;
 mod judged;
 mod peek;
 mod request;
 
+pub(crate) use chunks::Chunks;
 pub(crate) use judged::verdict_of;
 pub use judged::{BodyEnd, BodyGuard, Ended, JudgedBody};
 pub(crate) use peek::Peek;

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use http::response::Parts;
 use http::{HeaderMap, StatusCode};
 
-use super::held::Held;
+use super::chunks::Chunks;
+use crate::headers::is_encoded;
 use tower_gemini_core::call::{Call, Dialect};
 use tower_gemini_core::classify::{classify, classify_answer, limit_charge};
 use tower_gemini_core::scan::{Answer, Scanner, Usage};
@@ -35,7 +36,7 @@ impl Default for PeekLimits {
 pub(crate) struct Peek {
     call: Arc<Call>,
     status: StatusCode,
-    held: Held,
+    held: Chunks,
     held_bytes: usize,
     bound: usize,
     /// Only for streams: tells when the first event with content has come. Boxed, here and below: a
@@ -48,14 +49,18 @@ pub(crate) struct Peek {
 #[derive(Debug)]
 pub(crate) struct Decided {
     pub(crate) verdict: Verdict,
-    pub(crate) held: Held,
+    pub(crate) held: Chunks,
     pub(crate) usage: Option<Usage>,
     pub(crate) images: Option<u32>,
     /// Judges what is still to come; `None` where nothing is, or nothing can be read from it.
-    pub(crate) watch: Option<Box<Scanner>>,
+    pub(crate) scanner: Option<Box<Scanner>>,
 }
 
 impl Decided {
+    pub(super) fn new(verdict: Verdict, held: Chunks) -> Self {
+        Self { verdict, held, usage: None, images: None, scanner: None }
+    }
+
     /// What the answer means, as far as it is known.
     pub(crate) fn verdict(&self) -> &Verdict {
         &self.verdict
@@ -68,11 +73,8 @@ impl Peek {
         let success = head.status.is_success();
         // A compressed body cannot be judged by its bytes, and an unknown path's answer is none of
         // ours: the status must do.
-        let encoded = head
-            .headers
-            .get(http::header::CONTENT_ENCODING)
-            .is_some_and(|value| value != "identity");
-        let opaque = encoded || (success && call.dialect == Dialect::Unrecognised);
+        let opaque =
+            is_encoded(&head.headers) || (success && call.dialect == Dialect::Unrecognised);
         let bound = match (success, opaque) {
             (true, true) => 0,
             (true, false) => limits.answer_bytes,
@@ -83,7 +85,7 @@ impl Peek {
         Self {
             call,
             status: head.status,
-            held: Held::default(),
+            held: Chunks::default(),
             held_bytes: 0,
             bound,
             stream,
@@ -112,42 +114,32 @@ impl Peek {
         let Self { call, status, held, stream, opaque, .. } = self;
         if opaque {
             // Without a body `classify` falls back to the status.
-            let verdict = classify(&call, status, headers, b"");
-            return Decided { verdict, held, usage: None, images: None, watch: None };
+            return Decided::new(classify(&call, status, headers, b""), held);
         }
         if !status.is_success() {
-            let verdict = classify(&call, status, headers, &held.joined());
-            return Decided { verdict, held, usage: None, images: None, watch: None };
+            return Decided::new(classify(&call, status, headers, &held.joined()), held);
         }
         if !ended {
-            let watch = stream.or_else(|| {
+            let scanner = stream.unwrap_or_else(|| {
                 let mut scanner = Box::new(Scanner::judging(call.framing));
-                for chunk in held.iter() {
-                    let _ = scanner.feed(chunk);
-                }
-                Some(scanner)
+                let _ = held.as_slice().iter().try_for_each(|chunk| scanner.feed(chunk));
+                scanner
             });
             // An image on its way, paid for; or a call that asks for none, whose answer is as
             // final.
             let verdict =
                 if call.wants_image { Verdict::delivering() } else { Verdict::answering() };
             let verdict = limit_charge(&call, verdict);
-            return Decided { verdict, held, usage: None, images: None, watch };
+            return Decided { scanner: Some(scanner), ..Decided::new(verdict, held) };
         }
         let mut scanner = Scanner::judging(call.framing);
         // A fault met while feeding is met again by `finish`, which also says what had been found
         // before it.
-        let _ = held.iter().try_for_each(|chunk| scanner.feed(chunk));
+        let _ = held.as_slice().iter().try_for_each(|chunk| scanner.feed(chunk));
         match scanner.finish() {
             Ok(answer) if answer.error.is_none() => {
-                let images = Some(answer.images);
-                Decided {
-                    verdict: classify_answer(&call, &answer),
-                    held,
-                    usage: answer.usage,
-                    images,
-                    watch: None,
-                }
+                let (verdict, images) = (classify_answer(&call, &answer), Some(answer.images));
+                Decided { usage: answer.usage, images, ..Decided::new(verdict, held) }
             }
             // Its JSON stops short, and nothing in it says why: whatever it was going to be, it
             // broke off.
@@ -157,18 +149,12 @@ impl Peek {
                 } else {
                     Verdict::interrupted()
                 };
-                let verdict = limit_charge(&call, verdict);
-                Decided { verdict, held, usage: failure.found.usage, images: None, watch: None }
+                let decided = Decided::new(limit_charge(&call, verdict), held);
+                Decided { usage: failure.found.usage, ..decided }
             }
             // Errors inside a 200, broken answers, texts that are no JSON: the classifier reads
             // them whole.
-            _ => Decided {
-                verdict: classify(&call, status, headers, &held.joined()),
-                held,
-                usage: None,
-                images: None,
-                watch: None,
-            },
+            _ => Decided::new(classify(&call, status, headers, &held.joined()), held),
         }
     }
 }

@@ -11,8 +11,9 @@ use http::{HeaderMap, Request};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 use tower_gemini_core::call::Call;
-use tower_gemini_core::target::{Rewrite, Rules, Target, Unfit, rewrite};
+use tower_gemini_core::target::{Rewrite, Rules, Target, Unfit, UpstreamId, rewrite};
 
+use super::Chunks;
 use crate::call_options::CallOptions;
 use crate::call_state::{Attempt, CallState, ResendPermit};
 use crate::error::{BoxError, Error};
@@ -47,16 +48,23 @@ pub struct AttemptBody {
 /// one that was called free.
 pub struct WireBody {
     data: Data,
-    next: Cursor,
     call: Arc<Call>,
     attempt: Attempt,
 }
 
 struct Payload {
     data: Data,
+    context: CallContext,
+}
+
+/// What goes with a call's bytes through its layers.
+#[derive(Clone)]
+struct CallContext {
     call: Arc<Call>,
     state: CallState,
     retry: RetryOverride,
+    /// The upstream that a fallback sends it to; `None` is the caller's own.
+    upstream: Option<Arc<UpstreamId>>,
 }
 
 enum Data {
@@ -67,77 +75,18 @@ enum Data {
 /// What was not read of a body that is too large to hold.
 pub(crate) type Rest = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>;
 
-/// Chunks in order. One chunk, the usual case, needs no allocation.
-#[derive(Clone)]
-enum Chunks {
-    One(Bytes),
-    Many(Arc<[Bytes]>),
-}
-
-impl Chunks {
-    fn new(chunks: impl IntoIterator<Item = Bytes>) -> Self {
-        let mut chunks = chunks.into_iter();
-        let first = chunks.next().unwrap_or_default();
-        match chunks.next() {
-            None => Self::One(first),
-            Some(second) => Self::Many([first, second].into_iter().chain(chunks).collect()),
-        }
-    }
-
-    fn as_slice(&self) -> &[Bytes] {
-        match self {
-            Self::One(chunk) => std::slice::from_ref(chunk),
-            Self::Many(chunks) => chunks,
-        }
-    }
-
-    /// The next piece, and whether it is the last.
-    fn next(&self, at: &mut Cursor) -> Option<(Bytes, bool)> {
-        while let Some(chunk) = self.as_slice().get(at.chunk) {
-            let left = chunk.len() - at.offset;
-            let take = if left > SLICE + SLICE / 2 { SLICE } else { left };
-            let piece = chunk.slice(at.offset..at.offset + take);
-            if take == left {
-                *at = Cursor { chunk: at.chunk + 1, offset: 0 };
-            } else {
-                at.offset += take;
-            }
-            if !piece.is_empty() {
-                return Some((piece, self.len_from(*at) == 0));
-            }
-        }
-        None
-    }
-
-    fn len_from(&self, at: Cursor) -> u64 {
-        let all: u64 = self.as_slice().iter().skip(at.chunk).map(|chunk| chunk.len() as u64).sum();
-        all - at.offset as u64
-    }
-}
-
-/// How far a body has been read.
-#[derive(Debug, Clone, Copy, Default)]
-struct Cursor {
-    chunk: usize,
-    offset: usize,
-}
-
 /// A long chunk is handed out in slices of this size: how much of a body a client has asked for is
 /// what tells whether the server can have all of it, and a client asks for the next slice only when
 /// most of the last has left (hyper holds up to about 400 KiB back).
 const SLICE: usize = 64 * 1024;
 
 impl Payload {
-    fn held_bytes(&self) -> u64 {
-        self.data.held().len_from(Cursor::default())
-    }
-
     fn debug(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = if matches!(self.data, Data::Whole { .. }) { "whole" } else { "once" };
         f.debug_struct(name)
             .field("kind", &kind)
-            .field("held_bytes", &self.held_bytes())
-            .field("call", &self.call)
+            .field("held_bytes", &self.data.held().bytes())
+            .field("call", &self.context.call)
             .finish()
     }
 }
@@ -152,45 +101,46 @@ impl Data {
 impl CallBody {
     /// A body that is held whole, in chunks as they came.
     pub(crate) fn whole(
-        chunks: impl IntoIterator<Item = Bytes>,
+        chunks: impl Into<Chunks>,
         trailers: Option<HeaderMap>,
         call: Arc<Call>,
         state: CallState,
     ) -> Self {
-        Self::new(Data::Whole { chunks: Chunks::new(chunks), trailers }, call, state)
+        Self::new(Data::Whole { chunks: chunks.into(), trailers }, call, state)
     }
 
     /// A body that was too large to hold: what was read of it so far, and the rest, which can be
     /// sent once.
     pub(crate) fn once(
-        held: impl IntoIterator<Item = Bytes>,
+        held: impl Into<Chunks>,
         rest: Rest,
         call: Arc<Call>,
         state: CallState,
     ) -> Self {
-        Self::new(Data::Once { held: Chunks::new(held), rest }, call, state)
+        Self::new(Data::Once { held: held.into(), rest }, call, state)
     }
 
     fn new(data: Data, call: Arc<Call>, state: CallState) -> Self {
-        Self(Payload { data, call, state, retry: RetryOverride::default() })
+        let context = CallContext { call, state, retry: RetryOverride::default(), upstream: None };
+        Self(Payload { data, context })
     }
 
     /// What the request asks for.
     #[must_use]
     pub fn call(&self) -> &Arc<Call> {
-        &self.0.call
+        &self.0.context.call
     }
 
     /// What has been decided for this call so far, for people.
     #[must_use]
     pub fn trail(&self) -> &Trail {
-        self.0.state.trail()
+        self.0.context.state.trail()
     }
 
     /// The moment at which the caller stops waiting for the whole call, where it has one.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.0.state.deadline()
+        self.0.context.state.deadline()
     }
 
     /// Whether the bytes are all held, so that further attempts can be made.
@@ -208,17 +158,25 @@ impl CallBody {
         }
     }
 
+    /// The bytes as one piece, where they are all held.
+    pub(crate) fn joined(&self) -> Option<Bytes> {
+        match &self.0.data {
+            Data::Whole { chunks, .. } => Some(chunks.joined()),
+            Data::Once { .. } => None,
+        }
+    }
+
     pub(crate) fn state(&self) -> &CallState {
-        &self.0.state
+        &self.0.context.state
     }
 
     pub(crate) fn retry(&self) -> &RetryOverride {
-        &self.0.retry
+        &self.0.context.retry
     }
 
     /// How this pass of the call is to be retried.
     pub(crate) fn set_retry(&mut self, retry: RetryOverride) {
-        self.0.retry = retry;
+        self.0.context.retry = retry;
     }
 
     /// The same body with other bytes in place of its own: a layer that rewrites a request keeps
@@ -226,13 +184,13 @@ impl CallBody {
     /// stays as it is.
     pub(crate) fn replace_chunks(&mut self, new: Vec<Bytes>) {
         if let Data::Whole { chunks, .. } = &mut self.0.data {
-            *chunks = Chunks::new(new);
+            *chunks = new.into();
         }
     }
 
     /// The next attempt of this call. The body is used up: who wants another needs a permit.
     pub(crate) fn into_attempt(self) -> AttemptBody {
-        let attempt = self.0.state.new_attempt();
+        let attempt = self.0.context.state.new_attempt();
         AttemptBody { payload: self.0, attempt, deadline: None }
     }
 }
@@ -241,20 +199,20 @@ impl AttemptBody {
     /// What the request asks for.
     #[must_use]
     pub fn call(&self) -> &Arc<Call> {
-        &self.payload.call
+        &self.payload.context.call
     }
 
     /// What has been decided for this call so far, for people.
     #[must_use]
     pub fn trail(&self) -> &Trail {
-        self.payload.state.trail()
+        self.payload.context.state.trail()
     }
 
     /// The moment at which this attempt must have ended, where there is one: the call's deadline, or
     /// an earlier one of its own.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.payload.state.deadline().into_iter().chain(self.deadline).min()
+        self.payload.context.state.deadline().into_iter().chain(self.deadline).min()
     }
 
     /// Gives this attempt alone an earlier deadline.
@@ -269,17 +227,22 @@ impl AttemptBody {
     }
 
     pub(crate) fn state(&self) -> &CallState {
-        &self.payload.state
+        &self.payload.context.state
     }
 
     pub(crate) fn attempt(&self) -> &Attempt {
         &self.attempt
     }
 
+    /// The upstream that a fallback sends the attempt to; `None` where it goes to the caller's own.
+    pub(crate) fn upstream(&self) -> Option<&Arc<UpstreamId>> {
+        self.payload.context.upstream.as_ref()
+    }
+
     /// The body as the client sends it.
     pub(crate) fn into_wire(self) -> WireBody {
-        let Payload { data, call, .. } = self.payload;
-        let body = WireBody { data, next: Cursor::default(), call, attempt: self.attempt };
+        let Payload { data, context: CallContext { call, .. } } = self.payload;
+        let body = WireBody { data, call, attempt: self.attempt };
         if body.is_end_stream() {
             // An empty body is never read: it tells nothing.
             body.attempt.count_as_sent();
@@ -334,15 +297,15 @@ impl Body for WireBody {
             return abandoned();
         }
         match &mut this.data {
-            Data::Whole { chunks, trailers } => match chunks.next(&mut this.next) {
+            Data::Whole { chunks, trailers } => match chunks.pop_piece(SLICE) {
                 // Abandoned in this very moment: the last piece stays here.
-                Some((_, true)) if !this.attempt.hand_over() => abandoned(),
-                Some((piece, _)) => Poll::Ready(Some(Ok(Frame::data(piece)))),
+                Some(_) if chunks.is_empty() && !this.attempt.hand_over() => abandoned(),
+                Some(piece) => Poll::Ready(Some(Ok(Frame::data(piece)))),
                 None if !this.attempt.hand_over() => abandoned(),
                 None => Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))),
             },
             Data::Once { held, rest } => {
-                if let Some((piece, _)) = held.next(&mut this.next) {
+                if let Some(piece) = held.pop_piece(SLICE) {
                     return Poll::Ready(Some(Ok(Frame::data(piece))));
                 }
                 // Where it ends is the sender's knowledge: any of what follows may be the last of
@@ -357,15 +320,14 @@ impl Body for WireBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        let held = self.data.held().len_from(self.next);
         match &self.data {
-            Data::Whole { trailers, .. } => trailers.is_none() && held == 0,
-            Data::Once { rest, .. } => held == 0 && rest.is_end_stream(),
+            Data::Whole { chunks, trailers } => trailers.is_none() && chunks.is_empty(),
+            Data::Once { held, rest } => held.is_empty() && rest.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        let held = self.data.held().len_from(self.next);
+        let held = self.data.held().bytes() as u64;
         match &self.data {
             Data::Whole { .. } => SizeHint::with_exact(held),
             Data::Once { rest, .. } => and_held(rest.size_hint(), held),
@@ -401,24 +363,22 @@ impl fmt::Debug for WireBody {
     }
 }
 
-/// A request put by, from which further attempts are made, for a permit each.
+/// A request that is kept to make further attempts of it, for a permit each.
 #[derive(Clone)]
 pub(crate) struct RequestTemplate {
     parts: Parts,
     chunks: Chunks,
     trailers: Option<HeaderMap>,
-    call: Arc<Call>,
-    state: CallState,
-    retry: RetryOverride,
+    context: CallContext,
     /// The chunks in one piece, made once when a rewrite has to read them.
     joined: OnceLock<Bytes>,
 }
 
 impl RequestTemplate {
-    /// Puts a request by before it is sent; `None` where its body is not held whole. The bytes are
+    /// Keeps a request before it is sent; `None` where its body is not held whole. The bytes are
     /// shared, the head is copied.
     pub(crate) fn new(request: &Request<CallBody>) -> Option<Self> {
-        let Payload { data, call, state, retry } = &request.body().0;
+        let Payload { data, context } = &request.body().0;
         let Data::Whole { chunks, trailers } = data else { return None };
         let (mut parts, ()) = Request::new(()).into_parts();
         parts.method = request.method().clone();
@@ -430,20 +390,18 @@ impl RequestTemplate {
             parts,
             chunks: chunks.clone(),
             trailers: trailers.clone(),
-            call: call.clone(),
-            state: state.clone(),
-            retry: retry.clone(),
+            context: context.clone(),
             joined: OnceLock::new(),
         })
     }
 
     /// What the request asks for.
     pub(crate) fn call(&self) -> &Arc<Call> {
-        &self.call
+        &self.context.call
     }
 
     pub(crate) fn state(&self) -> &CallState {
-        &self.state
+        &self.context.state
     }
 
     /// The request as it would be sent to a target, or why it cannot be. Nothing is sent.
@@ -451,10 +409,8 @@ impl RequestTemplate {
     /// A body in one chunk is shared and never copied; one in many is joined once, for all
     /// rewrites.
     pub(crate) fn rewritten(&self, target: &Target, rules: &Rules<'_>) -> Result<Rewrite, Unfit> {
-        rewrite(&self.parts, &self.call, target, rules, || match &self.chunks {
-            Chunks::One(chunk) => chunk.clone(),
-            Chunks::Many(chunks) => self.joined.get_or_init(|| chunks.concat().into()).clone(),
-        })
+        let joined = || self.joined.get_or_init(|| self.chunks.joined()).clone();
+        rewrite(&self.parts, &self.context.call, target, rules, joined)
     }
 
     /// The request once more, byte for byte, for a permit.
@@ -463,8 +419,8 @@ impl RequestTemplate {
         // without another.
         permit.use_up();
         let data = Data::Whole { chunks: self.chunks.clone(), trailers: self.trailers.clone() };
-        let (call, state, retry) = (self.call.clone(), self.state.clone(), self.retry.clone());
-        Request::from_parts(self.parts.clone(), CallBody(Payload { data, call, state, retry }))
+        let payload = Payload { data, context: self.context.clone() };
+        Request::from_parts(self.parts.clone(), CallBody(payload))
     }
 
     /// The request once more, rewritten, for a permit.
@@ -478,20 +434,24 @@ impl RequestTemplate {
 pub(crate) fn instead_of(request: Request<CallBody>, rewrite: Rewrite) -> Request<CallBody> {
     let (mut parts, mut body) = request.into_parts();
     rewrite.apply_to_head(&mut parts);
+    if let Some(upstream) = rewrite.upstream() {
+        body.0.context.upstream = Some(Arc::new(upstream.id()));
+    }
     let (chunks, call) = rewrite.into_body();
     if let Some(chunks) = chunks {
         body.replace_chunks(chunks);
     }
-    body.0.call = call;
+    body.0.context.call = call;
     Request::from_parts(parts, body)
 }
 
 impl fmt::Debug for RequestTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Headers and URI hold keys: they are left out.
-        f.debug_struct("RequestTemplate").field("call", &self.call).finish_non_exhaustive()
+        f.debug_struct("RequestTemplate").field("call", &self.context.call).finish_non_exhaustive()
     }
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -522,7 +482,7 @@ mod tests {
     fn wire(body: CallBody) -> (WireBody, Attempt) {
         let attempt = body.into_attempt();
         let handle = attempt.attempt().clone();
-        handle.begin(&Call::unrecognised());
+        handle.begin(&Call::unrecognised(), None);
         (attempt.into_wire(), handle)
     }
 
@@ -609,14 +569,14 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_the_bytes_may_have_sent_them() {
+    fn a_client_that_takes_the_bytes_may_have_sent_them() {
         let (body, attempt) = wire(call_body(vec!["{}".into()]));
         assert_eq!(body.chunks().unwrap().concat(), b"{}");
         assert_eq!(attempt.cut_off().charge(), Charge::Maybe);
     }
 
     #[test]
-    fn who_only_looks_at_a_call_sends_nothing() {
+    fn looking_at_a_call_sends_nothing() {
         let body = call_body(vec!["{".into(), "}".into()]);
         assert_eq!(body.chunks().unwrap().concat(), b"{}");
         assert_eq!(body.state().worst_charge(), Charge::None);
@@ -632,7 +592,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_sent_once_cannot_be_put_by() {
+    fn a_body_that_can_be_sent_once_makes_no_template() {
         struct Rest(u8);
         impl Body for Rest {
             type Data = Bytes;

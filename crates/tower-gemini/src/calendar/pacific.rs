@@ -3,9 +3,9 @@
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
-use jiff::Timestamp;
-use jiff::civil::Date;
-use jiff::tz::TimeZone;
+use jiff::{Timestamp, Unit};
+
+use super::Zone;
 
 /// Tells where the Pacific day that contains a moment begins and ends.
 ///
@@ -19,23 +19,11 @@ use jiff::tz::TimeZone;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PacificDay {
-    number: i32,
     start_ms: i64,
     end_ms: i64,
 }
 
-/// A rule instead of a time zone database, which a container may lack: daylight time lasts from the
-/// second Sunday of March to the first of November, as in the United States since 2007.
-const RULE: &str = "PST8PDT,M3.2.0,M11.1.0";
-
-fn pacific() -> &'static TimeZone {
-    static ZONE: OnceLock<TimeZone> = OnceLock::new();
-    // The rule is a constant that a test parses; were it wrong, the standard offset would serve
-    // until the test says so.
-    ZONE.get_or_init(|| {
-        TimeZone::posix(RULE).unwrap_or_else(|_| TimeZone::fixed(jiff::tz::offset(-8)))
-    })
-}
+const DAY_MS: i64 = 86_400_000;
 
 /// Milliseconds since 1970 in UTC; 0 for moments before.
 pub(crate) fn unix_ms(moment: SystemTime) -> i64 {
@@ -44,32 +32,27 @@ pub(crate) fn unix_ms(moment: SystemTime) -> i64 {
         .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
-fn start_of(date: Date) -> Option<i64> {
-    date.to_zoned(pacific().clone()).ok().map(|zoned| zoned.timestamp().as_millisecond())
-}
-
 impl PacificDay {
     /// Returns the day that contains this moment, given in milliseconds since 1970 in UTC.
     #[must_use]
     pub fn holding(wall_ms: i64) -> Self {
+        static ZONE: OnceLock<Zone> = OnceLock::new();
         // A year is 10^10.5 ms: what is beyond jiff's years -9999 to 9999 is no time that a quota
         // has.
         let wall_ms = wall_ms.clamp(0, 250_000_000_000_000);
-        let found = Timestamp::from_millisecond(wall_ms).ok().and_then(|at| {
-            let date = at.to_zoned(pacific().clone()).date();
-            let (start_ms, end_ms) = (start_of(date)?, start_of(date.tomorrow().ok()?)?);
-            Some(Self { number: number_of(date), start_ms, end_ms })
-        });
-        // Unreachable for the years clamped to; a day of UTC-8 is still a day.
-        found.unwrap_or_else(|| {
-            let number = wall_ms.saturating_sub(8 * 3_600_000).div_euclid(86_400_000);
-            let start_ms = number * 86_400_000 + 8 * 3_600_000;
-            Self {
-                number: i32::try_from(number).unwrap_or(0),
-                start_ms,
-                end_ms: start_ms + 86_400_000,
+        let at = Timestamp::from_millisecond(wall_ms).ok();
+        let day = at.and_then(|at| ZONE.get_or_init(Zone::pacific).span_of(Unit::Day, at));
+        match day {
+            Some((start, end)) => {
+                Self { start_ms: start.as_millisecond(), end_ms: end.as_millisecond() }
             }
-        })
+            // Unreachable for the years clamped to; a day of UTC-8 is still a day.
+            None => {
+                let behind_ms = 8 * 3_600_000;
+                let start_ms = (wall_ms - behind_ms).div_euclid(DAY_MS) * DAY_MS + behind_ms;
+                Self { start_ms, end_ms: start_ms + DAY_MS }
+            }
+        }
     }
 
     /// The day that contains this moment.
@@ -81,7 +64,8 @@ impl PacificDay {
     /// Returns the days since 1970-01-01 by the Californian calendar.
     #[must_use]
     pub fn number(&self) -> i32 {
-        self.number
+        // A midnight in California is a morning of the same date in UTC.
+        i32::try_from(self.start_ms.div_euclid(DAY_MS)).unwrap_or(i32::MAX)
     }
 
     /// Returns the midnight at which the day begins, in milliseconds since 1970 in UTC.
@@ -109,16 +93,11 @@ impl PacificDay {
     }
 }
 
-fn number_of(date: Date) -> i32 {
-    let epoch = jiff::civil::date(1970, 1, 1);
-    date.since((jiff::Unit::Day, epoch)).map(|span| span.get_days()).unwrap_or(0)
-}
-
 impl std::fmt::Display for PacificDay {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match Timestamp::from_millisecond(self.start_ms) {
-            Ok(at) => write!(f, "{}", at.to_zoned(pacific().clone()).date()),
-            Err(_) => write!(f, "day {}", self.number),
+            Ok(at) => write!(f, "{}", at.strftime("%F")),
+            Err(_) => write!(f, "day {}", self.number()),
         }
     }
 }
@@ -129,11 +108,6 @@ mod tests {
 
     fn ms(text: &str) -> i64 {
         text.parse::<Timestamp>().unwrap().as_millisecond()
-    }
-
-    #[test]
-    fn the_rule_can_be_read() {
-        assert!(TimeZone::posix(RULE).is_ok());
     }
 
     #[test]

@@ -154,28 +154,21 @@ impl Zone {
         date.to_zoned(self.rules.clone()).ok().map(|midnight| midnight.timestamp())
     }
 
-    /// Where the calendar's hour, day or month that holds a moment begins.
-    pub(crate) fn start_of(&self, unit: Unit, at: Timestamp) -> Option<Timestamp> {
+    /// Where the calendar's hour, day or month that holds a moment begins and ends.
+    pub(crate) fn span_of(&self, unit: Unit, at: Timestamp) -> Option<(Timestamp, Timestamp)> {
         let civil = self.rules.to_datetime(at);
-        match unit {
+        let date = civil.date();
+        let (first, next) = match unit {
             // Not by the civil hour: the one that comes twice in autumn would be one hour of two.
             Unit::Hour => {
                 let into = i64::from(civil.minute()) * 60 + i64::from(civil.second());
-                Timestamp::from_second(at.as_second() - into).ok()
+                let start = Timestamp::from_second(at.as_second() - into).ok()?;
+                return Some((start, start.checked_add(SignedDuration::from_hours(1)).ok()?));
             }
-            Unit::Month => self.midnight(civil.date().first_of_month()),
-            _ => self.midnight(civil.date()),
-        }
-    }
-
-    /// Where the hour, day or month after the one that holds a moment begins.
-    pub(crate) fn end_of(&self, unit: Unit, at: Timestamp) -> Option<Timestamp> {
-        let date = self.rules.to_datetime(at).date();
-        match unit {
-            Unit::Hour => self.start_of(unit, at)?.checked_add(SignedDuration::from_hours(1)).ok(),
-            Unit::Month => self.midnight(date.last_of_month().tomorrow().ok()?),
-            _ => self.midnight(date.tomorrow().ok()?),
-        }
+            Unit::Month => (date.first_of_month(), date.last_of_month().tomorrow().ok()?),
+            _ => (date, date.tomorrow().ok()?),
+        };
+        Some((self.midnight(first)?, self.midnight(next)?))
     }
 }
 
@@ -248,17 +241,17 @@ mod tests {
             ("2026-11-01T20:00:00Z", 25),
             ("2026-07-01T20:00:00Z", 24),
         ] {
-            let (start, end) = (
-                zone.start_of(jiff::Unit::Day, at(noon)).unwrap(),
-                zone.end_of(jiff::Unit::Day, at(noon)).unwrap(),
-            );
+            let (start, end) = zone.span_of(Unit::Day, at(noon)).unwrap();
             assert_eq!(end.as_second() - start.as_second(), hours * 3600, "{noon}");
         }
         // Both 01:30 of the morning on which the clock goes back are an hour of their own.
         let (first, second) = (at("2026-11-01T08:30:00Z"), at("2026-11-01T09:30:00Z"));
-        assert_eq!(zone.start_of(jiff::Unit::Hour, first), Some(at("2026-11-01T08:00:00Z")));
-        assert_eq!(zone.start_of(jiff::Unit::Hour, second), Some(at("2026-11-01T09:00:00Z")));
-        assert_eq!(zone.start_of(jiff::Unit::Month, second), Some(at("2026-11-01T07:00:00Z")));
-        assert_eq!(zone.end_of(jiff::Unit::Month, second), Some(at("2026-12-01T08:00:00Z")));
+        for (unit, moment, start, end) in [
+            (Unit::Hour, first, "2026-11-01T08:00:00Z", "2026-11-01T09:00:00Z"),
+            (Unit::Hour, second, "2026-11-01T09:00:00Z", "2026-11-01T10:00:00Z"),
+            (Unit::Month, second, "2026-11-01T07:00:00Z", "2026-12-01T08:00:00Z"),
+        ] {
+            assert_eq!(zone.span_of(unit, moment), Some((at(start), at(end))));
+        }
     }
 }

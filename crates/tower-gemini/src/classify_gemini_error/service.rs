@@ -14,6 +14,7 @@ use tower_gemini_core::call::Call;
 use tower_gemini_core::catalog::Catalog;
 use tower_gemini_core::cost::{self, Cost};
 use tower_gemini_core::scan::Usage;
+use tower_gemini_core::target::UpstreamId;
 use tower_gemini_core::verdict::{Outcome, Verdict};
 use tower_service::Service;
 
@@ -292,7 +293,10 @@ struct AttemptLog {
 impl AttemptLog {
     /// The request goes out.
     fn begin(mut self, request: Request<AttemptBody>) -> (Request<WireBody>, Self) {
-        self.attempt.begin(&self.call);
+        let by_uri = || UpstreamId::from_request(request.uri(), &self.call);
+        let named = request.uri().authority().map(|_| by_uri());
+        let upstream = request.body().upstream().cloned().or_else(|| named.map(Arc::new));
+        self.attempt.begin(&self.call, upstream);
         self.was_sent = true;
         (request.map(AttemptBody::into_wire), self)
     }

@@ -34,6 +34,6 @@ impl<S: CallHandler> Layer<S> for CollectRequestLayer {
     type Service = CollectRequest<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        CollectRequest::new(inner, self.max_held_bytes)
+        CollectRequest { inner, max_held_bytes: self.max_held_bytes }
     }
 }

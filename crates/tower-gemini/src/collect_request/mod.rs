@@ -48,4 +48,4 @@ mod layer;
 mod service;
 
 pub use layer::CollectRequestLayer;
-pub use service::{CollectRequest, ResponseFuture};
+pub use service::CollectRequest;

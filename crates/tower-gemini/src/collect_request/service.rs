@@ -1,37 +1,29 @@
 use std::any::Any;
-use std::fmt;
-use std::future::Future;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
-use crate::body::{CallBody, WireBody};
+use crate::body::{CallBody, Chunks, WireBody};
 use crate::error::{BoxError, Error};
-use bytes::{Buf, Bytes, BytesMut};
-use http::request::Parts;
-use http::{HeaderMap, Request};
+use bytes::{Buf, Bytes};
+use http::Request;
 use http_body::{Body, Frame, SizeHint};
-use pin_project::pin_project;
 use tower_gemini_core::call::{Call, Dialect};
 use tower_service::Service;
 
 use crate::call_options::{CallHandle, CallOptions};
 use crate::call_state::CallState;
 use crate::jittered_retry::RetryOverride;
+use crate::optional::Boxed;
 use crate::ready::take_ready;
 use crate::stage::CallHandler;
 
 /// Turns any request into one that can be sent again. See the [module](super).
 #[derive(Debug, Clone)]
 pub struct CollectRequest<S> {
-    inner: S,
-    max_held_bytes: usize,
-}
-
-impl<S> CollectRequest<S> {
-    pub(super) fn new(inner: S, max_held_bytes: usize) -> Self {
-        Self { inner, max_held_bytes }
-    }
+    pub(super) inner: S,
+    pub(super) max_held_bytes: usize,
 }
 
 impl<S, B> Service<Request<B>> for CollectRequest<S>
@@ -41,80 +33,63 @@ where
 {
     type Response = S::Response;
     type Error = Error;
-    type Future = ResponseFuture<S, B, S::Future>;
+    type Future = Boxed<S::Response>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let collect = Collect::new(request, self.max_held_bytes);
-        ResponseFuture { step: Step::Collecting { collect, inner: take_ready(&mut self.inner) } }
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        // The call's clock starts here: reading a slow upload counts against its deadline.
+        let opening = Opening::new(&mut request);
+        let mut inner = take_ready(&mut self.inner);
+        let max_held_bytes = self.max_held_bytes;
+        Box::pin(async move {
+            let request = collect(request, opening, max_held_bytes).await?;
+            inner.call(request).await
+        })
     }
 }
 
-/// The future of [`CollectRequest`].
-#[pin_project]
-pub struct ResponseFuture<S, B, F> {
-    #[pin]
-    step: Step<S, B, F>,
-}
-
-#[pin_project(project = StepProjection)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "the larger one is the usual one: a box is what it is there to save"
-)]
-enum Step<S, B, F> {
-    Collecting {
-        #[pin]
-        collect: Collect<B>,
-        inner: S,
-    },
-    Sent {
-        #[pin]
-        future: F,
-    },
-}
-
-impl<S, B, F> fmt::Debug for ResponseFuture<S, B, F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture").finish_non_exhaustive()
-    }
-}
-
-impl<S, B> Future for ResponseFuture<S, B, S::Future>
+/// Reads a body into memory up to the bound. The rest of a longer one is sent on as it comes.
+async fn collect<B>(
+    request: Request<B>,
+    opening: Opening,
+    max_held_bytes: usize,
+) -> Result<Request<CallBody>, Error>
 where
-    S: Service<Request<CallBody>, Error = Error>,
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
-    type Output = Result<S::Response, Error>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut step = self.project().step;
-        loop {
-            match step.as_mut().project() {
-                StepProjection::Collecting { collect, inner } => {
-                    let request = ready!(collect.poll(cx))?;
-                    let future = inner.call(request);
-                    step.set(Step::Sent { future });
-                }
-                StepProjection::Sent { future } => return future.poll(cx),
+    let (parts, body) = request.into_parts();
+    let said_to_fit = body
+        .size_hint()
+        .upper()
+        .is_some_and(|most| usize::try_from(most).is_ok_and(|most| most <= max_held_bytes));
+    let mut body = Box::pin(body);
+    let (mut held, mut held_bytes, mut trailers) = (Chunks::default(), 0_usize, None);
+    while held_bytes <= max_held_bytes {
+        let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await else { break };
+        match frame.map_err(|error| Error::request_body(error.into()))?.into_data() {
+            Ok(mut data) => {
+                held_bytes = held_bytes.saturating_add(data.remaining());
+                held.push(data.copy_to_bytes(data.remaining()));
             }
+            Err(frame) => trailers = frame.into_trailers().ok(),
         }
     }
-}
-
-/// Reads a body into memory up to the bound.
-#[pin_project]
-struct Collect<B> {
-    #[pin]
-    body: Reading<B>,
-    /// Taken when the body is held.
-    head: Option<(Parts, Opening)>,
-    held: Held,
-    trailers: Option<HeaderMap>,
-    max_held_bytes: usize,
+    let is_held = held_bytes <= max_held_bytes;
+    if said_to_fit && !is_held {
+        return Err(Error::request_body("the request's body is longer than it said".into()));
+    }
+    // A body in many chunks is read for its call from one piece; the chunks are still what is sent.
+    let bytes = is_held.then(|| held.joined());
+    let call = Call::parse(&parts.method, &parts.uri, &parts.headers, bytes.as_deref());
+    let (call, state) = (Arc::new(call), opening.state.clone());
+    let body = match is_held {
+        true => CallBody::whole(held, trailers, call, state),
+        false => CallBody::once(held, Box::pin(Rest { body }), call, state),
+    };
+    Ok(Request::from_parts(parts, opening.apply(body)?))
 }
 
 /// What the caller's options make of the call.
@@ -131,6 +106,17 @@ const NESTED: &str = "a whole stack stands below ClassifyGeminiError: each attem
                       would be retried by the inner one; put one stack over the client";
 
 impl Opening {
+    fn new<B: 'static>(request: &mut Request<B>) -> Self {
+        let mut options = request.extensions_mut().remove::<CallOptions>().unwrap_or_default();
+        Self {
+            retry: std::mem::take(&mut options.retry),
+            is_idempotent: options.is_idempotent,
+            handle: options.handle.take(),
+            is_nested: (request.body() as &dyn Any).is::<WireBody>(),
+            state: CallState::new(options),
+        }
+    }
+
     fn apply(self, mut body: CallBody) -> Result<CallBody, Error> {
         if self.is_nested {
             return Err(Error::misplaced(NESTED).with_trail(self.state.trail().clone()));
@@ -143,142 +129,6 @@ impl Opening {
         }
         body.set_retry(self.retry);
         Ok(body)
-    }
-}
-
-/// A body that says that it fits is read where it stands. Any other is boxed, so that its rest can
-/// be sent on if it does not.
-#[pin_project(project = ReadingProjection)]
-enum Reading<B> {
-    InPlace(#[pin] B),
-    Boxed(Option<Pin<Box<B>>>),
-}
-
-/// Chunks in order. One chunk, the usual case, needs no allocation.
-#[derive(Default)]
-struct Held {
-    first: Option<Bytes>,
-    more: Vec<Bytes>,
-    bytes: usize,
-}
-
-impl<B> Collect<B>
-where
-    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
-{
-    fn new(mut request: Request<B>, max_held_bytes: usize) -> Self {
-        // The call's clock starts here: reading a slow upload counts against its deadline.
-        let mut options = request.extensions_mut().remove::<CallOptions>().unwrap_or_default();
-        let opening = Opening {
-            retry: std::mem::take(&mut options.retry),
-            is_idempotent: options.is_idempotent,
-            handle: options.handle.take(),
-            is_nested: (request.body() as &dyn Any).is::<WireBody>(),
-            state: CallState::new(options),
-        };
-        let (parts, body) = request.into_parts();
-        let fits = body
-            .size_hint()
-            .upper()
-            .is_some_and(|most| usize::try_from(most).is_ok_and(|most| most <= max_held_bytes));
-        let body = if fits { Reading::InPlace(body) } else { Reading::Boxed(Some(Box::pin(body))) };
-        Self {
-            body,
-            head: Some((parts, opening)),
-            held: Held::default(),
-            trailers: None,
-            max_held_bytes,
-        }
-    }
-}
-
-impl<B> Future for Collect<B>
-where
-    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
-{
-    type Output = Result<Request<CallBody>, Error>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        while let Some(frame) = ready!(this.body.as_mut().poll_frame(cx)) {
-            match frame.map_err(|error| Error::request_body(error.into()))?.into_data() {
-                Ok(mut data) => this.held.push(data.copy_to_bytes(data.remaining())),
-                Err(frame) => *this.trailers = frame.into_trailers().ok(),
-            }
-            if this.held.bytes > *this.max_held_bytes {
-                let Some(body) = this.body.as_mut().take_rest() else {
-                    return Poll::Ready(Err(Error::request_body(
-                        "the request's body is longer than it said".into(),
-                    )));
-                };
-                let Some((parts, opening)) = this.head.take() else { return Poll::Pending };
-                let call = Arc::new(Call::parse(&parts.method, &parts.uri, &parts.headers, None));
-                let held = std::mem::take(this.held);
-                let rest = Box::pin(Rest { body });
-                let body = CallBody::once(held, rest, call, opening.state.clone());
-                return Poll::Ready(
-                    opening.apply(body).map(|body| Request::from_parts(parts, body)),
-                );
-            }
-        }
-        // Polled after it was ready: a fault of the caller that must not bring the process down.
-        let Some((parts, opening)) = this.head.take() else { return Poll::Pending };
-        let held = std::mem::take(this.held);
-        let call =
-            Arc::new(Call::parse(&parts.method, &parts.uri, &parts.headers, Some(&held.joined())));
-        let body = CallBody::whole(held, this.trailers.take(), call, opening.state.clone());
-        Poll::Ready(opening.apply(body).map(|body| Request::from_parts(parts, body)))
-    }
-}
-
-type FramePoll<B> = Poll<Option<Result<Frame<<B as Body>::Data>, <B as Body>::Error>>>;
-
-impl<B: Body> Reading<B> {
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> FramePoll<B> {
-        match self.project() {
-            ReadingProjection::InPlace(body) => body.poll_frame(cx),
-            ReadingProjection::Boxed(Some(body)) => body.as_mut().poll_frame(cx),
-            ReadingProjection::Boxed(None) => Poll::Ready(None),
-        }
-    }
-
-    fn take_rest(self: Pin<&mut Self>) -> Option<Pin<Box<B>>> {
-        match self.project() {
-            ReadingProjection::InPlace(_) => None,
-            ReadingProjection::Boxed(body) => body.take(),
-        }
-    }
-}
-
-impl Held {
-    fn push(&mut self, chunk: Bytes) {
-        self.bytes = self.bytes.saturating_add(chunk.len());
-        match self.first {
-            None => self.first = Some(chunk),
-            Some(_) => self.more.push(chunk),
-        }
-    }
-
-    /// A body in many chunks is read for its call from one piece; the chunks are still what is
-    /// sent.
-    fn joined(&self) -> Bytes {
-        match &self.first {
-            Some(one) if self.more.is_empty() => one.clone(),
-            _ => {
-                let mut all = BytesMut::with_capacity(self.bytes);
-                self.first.iter().chain(&self.more).for_each(|chunk| all.extend_from_slice(chunk));
-                all.freeze()
-            }
-        }
-    }
-}
-
-impl IntoIterator for Held {
-    type Item = Bytes;
-    type IntoIter = std::iter::Chain<std::option::IntoIter<Bytes>, std::vec::IntoIter<Bytes>>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.first.into_iter().chain(self.more)
     }
 }
 
@@ -319,7 +169,7 @@ mod tests {
     use std::collections::VecDeque;
     use tower::{ServiceExt, service_fn};
 
-    /// A body that says of its size what it is told to say.
+    /// A body whose size hint is set by the test.
     struct Says {
         upper: Option<u64>,
         chunks: VecDeque<Bytes>,
@@ -355,7 +205,9 @@ mod tests {
             Ok::<_, Error>((body.to_bytes(), held))
         });
         let chunks = ["one,", "two,", "tri."].map(Bytes::from).into();
-        CollectRequest::new(inner, max).oneshot(Request::new(Says { upper, chunks })).await
+        CollectRequest { inner, max_held_bytes: max }
+            .oneshot(Request::new(Says { upper, chunks }))
+            .await
     }
 
     #[tokio::test]

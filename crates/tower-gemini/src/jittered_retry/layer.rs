@@ -43,6 +43,6 @@ impl<S: AttemptService> Layer<S> for JitteredRetryLayer {
     type Service = JitteredRetry<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        JitteredRetry::new(inner, self.shared.clone())
+        JitteredRetry { inner, shared: self.shared.clone() }
     }
 }

@@ -78,4 +78,4 @@ pub use budget::RetryBudget;
 pub use layer::JitteredRetryLayer;
 pub use policy::{Decision, OutcomePolicy, RetryPolicy, RetryState, Situation};
 pub use retry_override::RetryOverride;
-pub use service::{JitteredRetry, ResponseFuture};
+pub use service::JitteredRetry;

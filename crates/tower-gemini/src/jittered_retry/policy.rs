@@ -1,6 +1,5 @@
 //! Whether to send again, and after how long: pure.
 
-use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::trail::{StopReason, WaitReason};
@@ -35,10 +34,10 @@ impl OutcomePolicy {
 ///
 /// A policy is advice on top of what may be sent at all: without a permit to resend none of it
 /// applies.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct RetryPolicy {
     /// By outcome, in the order of [`Outcome::ALL`]; `None` takes `usual`.
-    outcomes: Vec<Option<OutcomePolicy>>,
+    outcomes: Vec<(Outcome, OutcomePolicy)>,
     usual: OutcomePolicy,
     attempts: u32,
     deadline: Option<Duration>,
@@ -49,7 +48,7 @@ pub struct RetryPolicy {
     ignore_hints: bool,
     empty_answers: u32,
     maybe_charged: u32,
-    shortest_attempt: [Duration; 4],
+    shortest_attempt: [(ImageSize, Duration); 4],
     budget: Option<RetryBudget>,
 }
 
@@ -124,7 +123,7 @@ impl RetryPolicy {
     #[must_use]
     pub fn uniform(attempts: u32, backoff: Backoff) -> Self {
         Self {
-            outcomes: vec![None; Outcome::ALL.len()],
+            outcomes: Vec::new(),
             usual: OutcomePolicy::new(attempts, backoff),
             attempts,
             deadline: None,
@@ -138,7 +137,12 @@ impl RetryPolicy {
             // The shortest usual generation by size (operators' error guide for Nano Banana Pro,
             // 2026-02: 1K from 30 s, 2K from 50 s, 4K from 100 s) would refuse attempts that often
             // succeed; a tenth of it only refuses the hopeless.
-            shortest_attempt: [3, 3, 5, 10].map(Duration::from_secs),
+            shortest_attempt: [
+                (ImageSize::Px512, Duration::from_secs(3)),
+                (ImageSize::K1, Duration::from_secs(3)),
+                (ImageSize::K2, Duration::from_secs(5)),
+                (ImageSize::K4, Duration::from_secs(10)),
+            ],
             budget: None,
         }
     }
@@ -157,9 +161,8 @@ impl RetryPolicy {
     /// How this outcome is retried.
     #[must_use]
     pub fn on(mut self, outcome: Outcome, policy: OutcomePolicy) -> Self {
-        if let Some(slot) = index(outcome).and_then(|i| self.outcomes.get_mut(i)) {
-            *slot = Some(policy);
-        }
+        self.outcomes.retain(|(known, _)| *known != outcome);
+        self.outcomes.push((outcome, policy));
         self
     }
 
@@ -228,8 +231,10 @@ impl RetryPolicy {
     /// The time left below which an attempt of this size is not started.
     #[must_use]
     pub fn shortest_attempt(mut self, size: ImageSize, time: Duration) -> Self {
-        if let Some(slot) = size_index(size).and_then(|at| self.shortest_attempt.get_mut(at)) {
-            *slot = time;
+        for (known, shortest) in &mut self.shortest_attempt {
+            if *known == size {
+                *shortest = time;
+            }
         }
         self
     }
@@ -272,16 +277,14 @@ impl RetryPolicy {
     }
 
     fn for_outcome(&self, outcome: Outcome) -> &OutcomePolicy {
-        index(outcome)
-            .and_then(|i| self.outcomes.get(i))
-            .and_then(Option::as_ref)
-            .unwrap_or(&self.usual)
+        let own = self.outcomes.iter().find(|(known, _)| *known == outcome);
+        own.map_or(&self.usual, |(_, policy)| policy)
     }
 
     fn least_time(&self, call: &Call) -> Duration {
         let size = call.size.or(call.wants_image.then_some(ImageSize::K1));
-        let index = size.and_then(size_index);
-        index.and_then(|index| self.shortest_attempt.get(index)).copied().unwrap_or_default()
+        let shortest = self.shortest_attempt.iter().find(|(known, _)| Some(*known) == size);
+        shortest.map_or(Duration::ZERO, |(_, time)| *time)
     }
 
     /// With the budget that another policy has, where this one has none.
@@ -303,24 +306,19 @@ impl RetryPolicy {
             self.succeeded();
             return Decision::Stop(None);
         }
-        if verdict.charge() == Charge::Charged {
-            return Decision::Stop(Some(StopReason::Charged));
-        }
-        let policy = self.for_outcome(outcome);
-        if !verdict.is_retryable() || policy.attempts <= 1 {
-            return Decision::Stop(Some(StopReason::NotRetryable));
-        }
-        if !now.replayable {
-            return Decision::Stop(Some(StopReason::NotReplayable));
-        }
-        if verdict.charge() == Charge::Maybe && now.allowance == 0 {
-            return Decision::Stop(Some(StopReason::MaybeCharged));
-        }
-        if state.attempts >= self.attempts || same >= policy.attempts {
-            return Decision::Stop(Some(StopReason::AttemptsUsedUp));
-        }
-        if verdict.charge() == Charge::Waived && state.empty_answers >= self.empty_answers {
-            return Decision::Stop(Some(StopReason::AttemptsUsedUp));
+        let (charge, policy) = (verdict.charge(), self.for_outcome(outcome));
+        let is_empty = charge == Charge::Waived;
+        let reasons = [
+            (charge == Charge::Charged, StopReason::Charged),
+            (!verdict.is_retryable() || policy.attempts <= 1, StopReason::NotRetryable),
+            (!now.replayable, StopReason::NotReplayable),
+            (charge == Charge::Maybe && now.allowance == 0, StopReason::MaybeCharged),
+            (state.attempts >= self.attempts, StopReason::AttemptsUsedUp),
+            (same >= policy.attempts, StopReason::AttemptsUsedUp),
+            (is_empty && state.empty_answers >= self.empty_answers, StopReason::AttemptsUsedUp),
+        ];
+        if let Some((_, why)) = reasons.into_iter().find(|(applies, _)| *applies) {
+            return Decision::Stop(Some(why));
         }
         let Some((wait, why)) =
             self.wait(state, policy, same.saturating_sub(1), verdict, now.random)
@@ -343,7 +341,7 @@ impl RetryPolicy {
         if is_blind && self.budget.as_ref().is_some_and(|budget| !budget.withdraw()) {
             return Decision::Stop(Some(StopReason::BudgetSpent));
         }
-        if verdict.charge() == Charge::Waived {
+        if is_empty {
             state.empty_answers = state.empty_answers.saturating_add(1);
         }
         state.last_wait = Some(wait);
@@ -388,27 +386,6 @@ impl RetryPolicy {
     }
 }
 
-impl fmt::Debug for RetryPolicy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let own = Outcome::ALL
-            .iter()
-            .zip(&self.outcomes)
-            .filter_map(|(outcome, policy)| Some((outcome, policy.as_ref()?)));
-        f.debug_struct("RetryPolicy")
-            .field("attempts", &self.attempts)
-            .field("usual", &self.usual)
-            .field("own", &own.collect::<Vec<_>>())
-            .field("longest_wait", &self.longest_wait)
-            .field("deadline", &self.deadline)
-            .field("elapsed", &self.elapsed)
-            .field("ignore_hints", &self.ignore_hints)
-            .field("empty_answers", &self.empty_answers)
-            .field("maybe_charged_resends", &self.maybe_charged)
-            .field("budget", &self.budget)
-            .finish_non_exhaustive()
-    }
-}
-
 impl RetryState {
     /// Nothing sent yet.
     #[must_use]
@@ -443,14 +420,6 @@ fn round_up(wait: Duration) -> Duration {
     } else {
         wait.saturating_add(Duration::from_nanos(u64::from(1_000_000 - part)))
     }
-}
-
-fn size_index(size: ImageSize) -> Option<usize> {
-    ImageSize::ALL.iter().position(|&known| known == size)
-}
-
-fn index(outcome: Outcome) -> Option<usize> {
-    Outcome::ALL.iter().position(|&known| known == outcome)
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until};
-use tower_gemini_core::call::Verb;
 use tower_gemini_core::verdict::Verdict;
 use tower_service::Service;
 
@@ -125,8 +124,7 @@ impl<S: StorableService> Service<Request<CallBody>> for KeepPaid<S> {
         // The upstream does not know the header.
         let key = request.headers_mut().remove(IDEMPOTENCY_KEY);
         let call = request.body().call();
-        let generates = matches!(call.verb, Verb::Generate | Verb::StreamGenerate | Verb::Predict)
-            && !call.is_continuation;
+        let generates = call.generates() && !call.is_continuation;
         let fingerprint = generates.then(|| Fingerprint::of_request(&request)).flatten();
         let Some(fingerprint) = fingerprint else {
             if generates && key.is_some() {

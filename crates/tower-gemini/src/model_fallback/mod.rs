@@ -143,18 +143,6 @@ pub use crate::walk::{
 #[derive(Debug, Clone)]
 pub struct ModelFallback<S>(Fallback<S>);
 
-impl<S> ModelFallback<S> {
-    /// The inner service.
-    pub fn get_ref(&self) -> &S {
-        self.0.get_ref()
-    }
-
-    /// The inner service, without this layer.
-    pub fn into_inner(self) -> S {
-        self.0.into_inner()
-    }
-}
-
 impl<S: CallService> Service<Request<CallBody>> for ModelFallback<S> {
     type Response = Response<JudgedBody<S::Upstream>>;
     type Error = Error;

@@ -9,9 +9,7 @@ use tower_gemini_core::target::Target;
 
 use super::Chain;
 use crate::jittered_retry::RetryPolicy;
-use crate::jittered_retry::presets::{
-    exponential_1s_x2_attempts, exponential_2s_to_60s, rate_limit_5s,
-};
+use crate::jittered_retry::presets::{exponential_1s_x2, exponential_2s_to_60s, rate_limit_5s};
 
 const PRO: &str = "gemini-3-pro-image";
 /// Nano Banana 2.
@@ -64,7 +62,7 @@ pub const FLASH_TO_PRO: ChainPreset = ChainPreset {
     source: "APIYI, 503s on Nano Banana 2, 2026-03",
     links: &[(FLASH, 3), (PRO, 2)],
     wraps: true,
-    retry: exponential_1s_x2_attempts,
+    retry: |attempts| exponential_1s_x2().attempts(attempts),
 };
 
 /// [`FLASH_TO_PRO`] in the peak hours (10 to 14 UTC by its source) and with `prefer_fast` reversed:

@@ -5,7 +5,6 @@ use std::fmt;
 
 use crate::error::{BoxError, Error};
 use crate::trail::{Step, StopReason};
-use tower_gemini_core::call::{Call, Verb};
 use tower_gemini_core::verdict::Outcome;
 
 /// The outcome of a call for its client, all attempts together.
@@ -143,11 +142,6 @@ fn outcome_if_read(steps: &[Step], how: HowEnded, status: Option<u16>) -> CallOu
         (None, None) if failed => CallOutcome::Rejected,
         (None, None) => CallOutcome::Ended(Outcome::Answered),
     }
-}
-
-/// Whether a call asks a model to generate something.
-pub(super) fn generates(call: &Call) -> bool {
-    matches!(call.verb, Verb::Generate | Verb::StreamGenerate | Verb::Predict)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use tower_gemini_core::call::Call;
 use tower_service::Service;
 
 use super::body::ObservedBody;
-use super::outcome::{HowEnded, generates};
+use super::outcome::HowEnded;
 use super::watch::{CallWatch, Shared};
 
 /// Observes each call, by default to the end of its response's body. See the [module](super).
@@ -131,7 +131,7 @@ fn start<B>(shared: &Arc<Shared>, request: &mut Request<B>) -> Option<CallWatch>
     }
     let call = Call::parse(request.method(), request.uri(), request.headers(), None);
     let options = request.extensions_mut().get_or_insert_default::<CallOptions>();
-    Some(shared.start(options.trail_mut().clone(), generates(&call)))
+    Some(shared.start(options.trail_mut().clone(), call.generates()))
 }
 
 /// The future of [`Observe`].

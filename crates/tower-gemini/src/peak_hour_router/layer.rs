@@ -1,18 +1,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tower_layer::Layer;
-
 use super::route::Routes;
-use super::{LearnedHours, Learning, PeakHourRouter, Schedule};
+use super::{LearnedHours, Learning, Schedule};
 use crate::clock::{Clock, SystemClock};
-use crate::stage::CallService;
 
-/// Makes [`PeakHourRouter`] services that share what they learn.
+/// Makes [`PeakHourRouter`](super::PeakHourRouter) services that share what they learn.
 #[derive(Debug, Clone)]
 pub struct PeakHourRouterLayer {
     pub(super) settings: Arc<Settings>,
-    is_off: bool,
+    pub(super) is_off: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -105,13 +102,5 @@ impl PeakHourRouterLayer {
             .learned
             .as_ref()
             .map(|learned| learned.lock().unwrap_or_else(PoisonError::into_inner).clone())
-    }
-}
-
-impl<S: CallService> Layer<S> for PeakHourRouterLayer {
-    type Service = PeakHourRouter<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        PeakHourRouter::new(inner, (!self.is_off).then(|| self.settings.clone()))
     }
 }

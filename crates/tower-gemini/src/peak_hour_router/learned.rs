@@ -386,7 +386,7 @@ mod tests {
         }
 
         #[test]
-        fn what_was_seen_is_worth_half_after_each_half_life(
+        fn an_observation_counts_half_after_each_half_life(
             seen in proptest::collection::vec(observation(), 1..50), days in 1_u32..60, lives in 0_i32..20,
         ) {
             let half_life = Duration::from_secs(u64::from(days) * 86_400);
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shadow_counts_what_learning_would_have_spared() {
+    fn a_shadow_counts_what_learning_would_have_saved() {
         let mut learned = LearnedHours::new(
             Learning::shadow().prior("a", [0.45; 24]).prior("b", [0.125; 24]),
             ["a", "b"],

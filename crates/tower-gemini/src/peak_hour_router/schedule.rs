@@ -550,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_window_is_refused_with_its_name() {
+    fn an_invalid_window_is_refused_with_its_name() {
         let refused = |window| Schedule::new(Zone::utc(), [window]).unwrap_err().to_string();
         assert_eq!(
             refused(Window::daily("10:00", "10:00")),

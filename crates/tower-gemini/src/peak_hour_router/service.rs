@@ -6,9 +6,10 @@ use std::time::{Duration, SystemTime};
 use http::{Request, Response};
 use tokio::time::{Instant, sleep};
 use tower_gemini_core::call::{Call, ModelId};
+use tower_layer::Layer;
 use tower_service::Service;
 
-use super::layer::Settings;
+use super::layer::{PeakHourRouterLayer, Settings};
 use super::learned::{Observation, WeekHour};
 use super::route::{known_as, worth_waiting};
 use crate::body::{CallBody, JudgedBody};
@@ -26,19 +27,12 @@ pub struct PeakHourRouter<S> {
     settings: Option<Arc<Settings>>,
 }
 
-impl<S> PeakHourRouter<S> {
-    pub(super) fn new(inner: S, settings: Option<Arc<Settings>>) -> Self {
-        Self { inner, settings }
-    }
+impl<S: CallService> Layer<S> for PeakHourRouterLayer {
+    type Service = PeakHourRouter<S>;
 
-    /// The inner service.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The inner service, without this layer.
-    pub fn into_inner(self) -> S {
-        self.inner
+    fn layer(&self, inner: S) -> Self::Service {
+        let settings = (!self.is_off).then(|| self.settings.clone());
+        PeakHourRouter { inner, settings }
     }
 }
 

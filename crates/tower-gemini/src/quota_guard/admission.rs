@@ -4,6 +4,8 @@
 //! minute (and the margin) old, so no window of 60 seconds ever exceeds the limit; the price is one
 //! slot's length of allowance.
 
+use std::time::Duration;
+
 use super::limits::{Limits, QuotaAmounts, QuotaDimension};
 use crate::calendar::PacificDay;
 
@@ -34,14 +36,22 @@ pub const WINDOW_MS: u64 = 60_000;
 /// memory to 256 slots.
 pub const SLOT_MS: u64 = 250;
 
+/// Where something was counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct Booking {
+    /// The slot, in the time of the process or store that counts.
+    pub slot: u64,
+    /// The Pacific day.
+    pub day: i32,
+    /// Whether the next day was charged too: so near midnight that Google may count it in either.
+    pub both_days: bool,
+}
+
 /// Stands for what was taken, to be settled or given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receipt {
-    slot: u64,
-    day: i32,
-    /// Taken so near midnight that Google may count it in either day: it is counted in both.
-    both_days: bool,
-    amounts: QuotaAmounts,
+    pub(crate) booking: Booking,
+    pub(crate) amounts: QuotaAmounts,
 }
 
 impl Receipt {
@@ -49,14 +59,6 @@ impl Receipt {
     #[must_use]
     pub fn amounts(&self) -> QuotaAmounts {
         self.amounts
-    }
-
-    pub(crate) fn from_parts(slot: u64, day: i32, both_days: bool, amounts: QuotaAmounts) -> Self {
-        Self { slot, day, both_days, amounts }
-    }
-
-    pub(crate) fn parts(&self) -> (u64, i32, bool) {
-        (self.slot, self.day, self.both_days)
     }
 }
 
@@ -127,10 +129,10 @@ impl RestReason {
     }
 }
 
-/// Shows how one dimension stands.
+/// Shows how much of one dimension is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Standing {
+pub struct DimensionUsage {
     /// Which dimension.
     pub dimension: QuotaDimension,
     /// The limit as it is known now; `None` where nothing limits it.
@@ -139,16 +141,10 @@ pub struct Standing {
     pub used: u64,
     /// Held by calls that are still running.
     pub reserved: u64,
-    /// When the whole allowance is back if nothing more is taken, in steady milliseconds.
-    pub resets_at_ms: u64,
-}
-
-impl Standing {
-    /// Returns what may still be taken now; `None` where nothing limits it.
-    #[must_use]
-    pub fn remaining(&self) -> Option<u64> {
-        self.limit.map(|limit| limit.saturating_sub(self.used.saturating_add(self.reserved)))
-    }
+    /// What may still be taken; `None` where nothing limits it.
+    pub remaining: Option<u64>,
+    /// When the whole allowance is back if nothing more is taken.
+    pub resets_in: Duration,
 }
 
 /// Sums up everything that ever happened, for audits: what was taken is settled, given back or
@@ -436,7 +432,7 @@ impl Admission {
         }
         self.totals.taken = self.totals.taken.plus(amounts);
         self.totals.outstanding = self.totals.outstanding.plus(amounts);
-        Receipt { slot, day: number, both_days, amounts }
+        Receipt { booking: Booking { slot, day: number, both_days }, amounts }
     }
 
     /// When these amounts would fit, in steady milliseconds, if nothing else came; `None` if never.
@@ -504,7 +500,7 @@ impl Admission {
     pub fn settle(&mut self, receipt: Receipt, tokens: Option<u64>) {
         let reserved = receipt.amounts.0[1];
         let actual = tokens.unwrap_or(reserved);
-        self.correct(receipt.slot, |entry| {
+        self.correct(receipt.booking.slot, |entry| {
             entry.taken[1] = entry.taken[1].saturating_sub(reserved) + actual;
             entry.close(receipt.amounts);
         });
@@ -513,7 +509,7 @@ impl Admission {
 
     /// Records that the call was surely not counted: all of it may be used by another.
     pub fn give_back(&mut self, receipt: Receipt) {
-        self.correct(receipt.slot, |entry| {
+        self.correct(receipt.booking.slot, |entry| {
             for (taken, amount) in entry.taken.iter_mut().zip(receipt.amounts.0) {
                 *taken = taken.saturating_sub(amount);
             }
@@ -523,14 +519,15 @@ impl Admission {
     }
 
     /// Adds tokens that a settled call used beyond its estimate.
-    pub fn add_tokens(&mut self, receipt: Receipt, tokens: u64) {
-        self.correct(receipt.slot, |entry| entry.taken[1] += tokens);
+    pub fn add_tokens(&mut self, booking: Booking, tokens: u64) {
+        self.correct(booking.slot, |entry| entry.taken[1] += tokens);
     }
 
     /// Closes a receipt in the days and the totals.
     fn close(&mut self, receipt: Receipt, give_back: bool) {
         let amount = receipt.amounts.0[DAY];
-        let days = [Some(receipt.day), receipt.both_days.then_some(receipt.day + 1)];
+        let Booking { day, both_days, .. } = receipt.booking;
+        let days = [Some(day), both_days.then_some(day + 1)];
         for number in days.into_iter().flatten() {
             if let Some(day) = self.day_mut(number) {
                 day.open = day.open.saturating_sub(amount);
@@ -570,9 +567,9 @@ impl Admission {
         }
     }
 
-    /// Returns how every dimension stands.
+    /// Returns how much of every dimension is used.
     #[must_use]
-    pub fn standing(&mut self, now: Moment) -> [Standing; 4] {
+    pub fn usage(&mut self, now: Moment) -> [DimensionUsage; 4] {
         self.advance(now);
         QuotaDimension::ALL.map(|dimension| {
             let d = dimension.index();
@@ -584,12 +581,14 @@ impl Admission {
                 _ if taken == 0 => now.steady_ms,
                 _ => self.freed_at(d, taken),
             };
-            Standing {
+            let limit = self.limits.0[d];
+            DimensionUsage {
                 dimension,
-                limit: self.limits.0[d],
+                limit,
                 used: taken.saturating_sub(open),
                 reserved: open,
-                resets_at_ms,
+                remaining: limit.map(|limit| limit.saturating_sub(taken)),
+                resets_in: Duration::from_millis(resets_at_ms.saturating_sub(now.steady_ms)),
             }
         })
     }
@@ -601,8 +600,8 @@ impl Admission {
         QuotaAmounts(std::array::from_fn(|d| self.used(d)))
     }
 
-    /// Whether nothing counts any more, now or until this day ends: a new one would answer the
-    /// same.
+    /// Whether nothing counts any more, now or until this day ends: a new one would give the same
+    /// results.
     #[must_use]
     pub fn is_at_rest(&mut self, now: Moment) -> bool {
         self.taken(now).is_zero()
@@ -655,7 +654,7 @@ impl Admission {
 }
 
 /// The part of an [`Admission`] that outlives a process.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Snapshot {
     pub(crate) slots: Vec<(u64, [u64; 3])>,
     pub(crate) days: Vec<(i32, u64)>,

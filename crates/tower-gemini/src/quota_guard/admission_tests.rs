@@ -73,7 +73,7 @@ proptest! {
                 Do::SetWall { by_ms, back_ms } => {
                     wall = (wall + by_ms).max(0);
                     // A steady clock that went back must grant nothing either.
-                    let _ = admission.standing(Moment { steady_ms: steady.saturating_sub(back_ms), wall_ms: wall });
+                    let _ = admission.usage(Moment { steady_ms: steady.saturating_sub(back_ms), wall_ms: wall });
                 }
                 Do::Take { tokens, images, reserve } => {
                     let now = Moment { steady_ms: steady, wall_ms: wall };
@@ -126,7 +126,7 @@ proptest! {
     /// The hint is true: one millisecond before it the call is refused, at it the call is let
     /// through.
     #[test]
-    fn a_denied_call_fits_when_it_was_told_and_not_before(
+    fn a_denied_call_fits_at_the_time_given_and_not_before(
         takes in proptest::collection::vec((0u64..5_000, 0u64..50, 0u64..3), 1..60), rpm in 1u64..10, tpm in 50u64..300, ipm in 3u64..10,
     ) {
         let mut admission = Admission::new(Limits::unlimited().rpm(rpm).tpm(tpm).ipm(ipm), 500);
@@ -217,7 +217,7 @@ fn a_clock_set_back_over_midnight_grants_the_day_once() {
 }
 
 #[test]
-fn what_is_sent_at_midnight_counts_in_both_days() {
+fn a_call_sent_at_midnight_counts_in_both_days() {
     let mut admission = Admission::new(Limits::unlimited().rpd(2), 500);
     let midnight = PacificDay::holding(NOON).end_ms();
     let one = QuotaAmounts::for_call(1, 1);
@@ -250,7 +250,7 @@ fn retries_leave_the_last_of_the_day_to_first_attempts() {
 }
 
 #[test]
-fn what_is_larger_than_its_limit_never_fits() {
+fn a_call_larger_than_its_limit_never_fits() {
     let mut admission = Admission::new(Limits::unlimited().tpm(100).rpm(5), 0);
     let denied = admission.take(at(0), QuotaAmounts::for_call(101, 1), 0).unwrap_err();
     assert_eq!(denied.at_ms, None);

@@ -1,7 +1,7 @@
-//! Telling once that an allowance runs low: pure.
+//! Reports once that an allowance runs low. Pure.
 
 use super::admission::{Admission, Moment, WINDOW_MS};
-use super::limits::{Limits, QuotaDimension, QuotaKey};
+use super::limits::{QuotaDimension, QuotaKey};
 
 /// A threshold was crossed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,85 +24,55 @@ pub struct QuotaAlert {
 pub(crate) struct Alerts {
     /// In percent, ascending.
     thresholds: Vec<u8>,
-    /// How many of them, from the lowest, were told already, by dimension.
-    told: [usize; 4],
-    told_at_ms: [u64; 4],
-    told_on_day: i32,
-    /// The lowest amounts at which there may be something to tell, and the limits they belong to:
-    /// the usual call stops here.
-    quiet_below: [u64; 4],
-    seen: Option<Limits>,
+    reported: [Reported; 4],
     pending: Vec<(QuotaDimension, u8, u64, u64)>,
+}
+
+/// How many thresholds of a dimension were reported, from the lowest, and when the last was.
+#[derive(Debug, Clone, Copy, Default)]
+struct Reported {
+    thresholds: usize,
+    at_ms: u64,
+    day: i32,
 }
 
 impl Alerts {
     pub(crate) fn new(mut thresholds: Vec<u8>) -> Self {
         thresholds.sort_unstable();
         thresholds.dedup();
-        Self {
-            thresholds,
-            told: [0; 4],
-            told_at_ms: [0; 4],
-            told_on_day: i32::MIN,
-            quiet_below: [0; 4],
-            seen: None,
-            pending: Vec::new(),
-        }
+        Self { thresholds, reported: [Reported::default(); 4], pending: Vec::new() }
     }
 
-    /// Looks at the counts after something was taken. `true` if there is something to tell.
+    /// Looks at the counts after something was taken. `true` if there is something to report.
     pub(crate) fn check(&mut self, admission: &mut Admission, now: Moment) -> bool {
         if self.thresholds.is_empty() || admission.limits().is_unlimited() {
             return false;
         }
-        let taken = admission.taken(now);
-        if self.seen != Some(*admission.limits()) {
-            self.seen = Some(*admission.limits());
-            let first = u64::from(self.thresholds.first().copied().unwrap_or(u8::MAX));
-            self.quiet_below = admission
-                .limits()
-                .0
-                .map(|limit| limit.map_or(u64::MAX, |limit| limit / 100 * first));
-        }
-        if self.told == [0; 4] && (0..4).all(|d| taken.0[d] < self.quiet_below[d]) {
-            return false;
-        }
-        let day = admission.day().number();
-        for dimension in QuotaDimension::ALL {
-            let d = dimension.index();
+        let (taken, day) = (admission.taken(now), admission.day().number());
+        for (dimension, reported) in QuotaDimension::ALL.into_iter().zip(&mut self.reported) {
             let Some(limit) = admission.limits().get(dimension) else { continue };
             let amount = taken.get(dimension);
-            if self.told[d] > 0 {
-                // Once per crossing: armed again when the window in which it was told has passed
-                // and the level has fallen.
-                if d == 3 {
-                    if self.told_on_day != day {
-                        self.told[d] = 0;
-                    }
-                } else if now.steady_ms >= self.told_at_ms[d] + WINDOW_MS {
-                    while self.told[d] > 0
-                        && !crossed(amount, limit, self.thresholds[self.told[d] - 1])
-                    {
-                        self.told[d] -= 1;
-                    }
+            let is_crossed = |threshold: &&u8| crossed(amount, limit, **threshold);
+            let all = self.thresholds.iter().take_while(is_crossed).count();
+            // Once per crossing: armed again at midnight, or when the window in which it was
+            // reported has passed and the level has fallen.
+            if dimension == QuotaDimension::RequestsPerDay {
+                if reported.day != day {
+                    reported.thresholds = 0;
                 }
+            } else if now.steady_ms >= reported.at_ms + WINDOW_MS {
+                reported.thresholds = reported.thresholds.min(all);
             }
-            while let Some(&threshold) = self.thresholds.get(self.told[d]) {
-                if !crossed(amount, limit, threshold) {
-                    break;
-                }
-                self.told[d] += 1;
-                self.told_at_ms[d] = now.steady_ms;
-                if d == 3 {
-                    self.told_on_day = day;
-                }
-                self.pending.push((dimension, threshold, amount, limit));
+            if all > reported.thresholds {
+                let new = &self.thresholds[reported.thresholds..all];
+                self.pending.extend(new.iter().map(|&new| (dimension, new, amount, limit)));
+                *reported = Reported { thresholds: all, at_ms: now.steady_ms, day };
             }
         }
         !self.pending.is_empty()
     }
 
-    /// What is to be told, once.
+    /// What is to be reported, once.
     pub(crate) fn drain(&mut self, key: &QuotaKey) -> Vec<QuotaAlert> {
         let alert = |(dimension, threshold_percent, taken, limit)| QuotaAlert {
             key: key.clone(),
@@ -121,7 +91,7 @@ fn crossed(amount: u64, limit: u64, percent: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::limits::QuotaAmounts;
+    use super::super::limits::{Limits, QuotaAmounts};
     use super::*;
 
     fn at(steady_ms: u64) -> Moment {
@@ -129,28 +99,28 @@ mod tests {
     }
 
     #[test]
-    fn a_threshold_is_told_once_and_again_after_its_window() {
+    fn a_threshold_is_reported_once_and_again_after_its_window() {
         let key = QuotaKey::new("p", "m");
         let mut admission = Admission::new(Limits::unlimited().rpm(10), 0);
         let mut alerts = Alerts::new(vec![90, 70]);
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         for _ in 0..10 {
             admission.take(at(0), QuotaAmounts::for_call(1, 1), 0).unwrap();
             alerts.check(&mut admission, at(0));
-            told.extend(
+            reported.extend(
                 alerts.drain(&key).into_iter().map(|alert| (alert.threshold_percent, alert.taken)),
             );
         }
-        assert_eq!(told, [(70, 7), (90, 9)]);
-        told.clear();
+        assert_eq!(reported, [(70, 7), (90, 9)]);
+        reported.clear();
         for _ in 0..8 {
             admission.take(at(61_000), QuotaAmounts::for_call(1, 1), 0).unwrap();
             alerts.check(&mut admission, at(61_000));
-            told.extend(
+            reported.extend(
                 alerts.drain(&key).into_iter().map(|alert| (alert.threshold_percent, alert.taken)),
             );
         }
-        assert_eq!(told, [(70, 7)]);
+        assert_eq!(reported, [(70, 7)]);
     }
 
     #[test]

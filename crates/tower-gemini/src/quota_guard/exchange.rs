@@ -1,100 +1,74 @@
 //! Exchanges with the shared store: one at a time for each key, and none is lost.
 
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
-use std::sync::{Arc, PoisonError};
-use std::task::Poll;
+use std::sync::Arc;
 
-use tokio::time::sleep_until;
+use tokio::sync::OwnedMutexGuard;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep_until, timeout};
 
-use super::admission::{Moment, SLOT_MS};
+use super::admission::SLOT_MS;
 use super::gate::Ask;
 use super::handle::QuotaHandle;
 use super::lease::LeasePool;
-use super::limits::QuotaAmounts;
-use super::state::KeyState;
-use super::usage::count;
-use crate::store::{ExchangeFuture, QuotaStore, Reply, StoreError};
-
-/// An exchange that is under way.
-pub(crate) struct Flight {
-    future: Pin<Box<dyn Future<Output = Result<Reply, StoreError>> + Send>>,
-    sent: Moment,
-    need: QuotaAmounts,
-    unreported: QuotaAmounts,
-    asked: bool,
-}
-
-/// An exchange that is being awaited; dropped before its end it goes back to where the next in the
-/// queue finds it.
-struct Held<'a> {
-    key: &'a KeyState,
-    flight: Option<Flight>,
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        if let Some(flight) = self.flight.take() {
-            *self.key.flight.lock().unwrap_or_else(PoisonError::into_inner) = Some(flight);
-        }
-    }
-}
+use crate::store::{QuotaStore, StoreError};
 
 impl QuotaHandle {
-    /// Asks the store on behalf of whoever is first in the queue. An exchange that was left behind
-    /// is finished first.
-    pub(crate) async fn exchange(&self, ask: Option<Ask>) {
-        let Some(store) = &self.state.settings.store else { return };
-        let left = self.key.flight.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let flight = left.unwrap_or_else(|| self.depart(&**store, ask));
-        let mut held = Held { key: &self.key, flight: Some(flight) };
-        let result = poll_fn(|cx| match &mut held.flight {
-            Some(flight) => flight.future.as_mut().poll(cx),
-            None => Poll::Pending,
-        })
-        .await;
-        if let Some(flight) = held.flight.take() {
-            self.arrive(&flight, result);
+    /// Asks the store on behalf of the first in the queue, unless it is being asked. Whoever waits
+    /// is woken by what comes of it.
+    pub(crate) fn fetch(&self, ask: Ask) {
+        if let Ok(turn) = self.key.exchanging.clone().try_lock_owned() {
+            self.begin_exchange(Some(ask), turn);
         }
     }
 
-    fn depart(&self, store: &dyn QuotaStore, ask: Option<Ask>) -> Flight {
-        count(&self.state.counters.store_exchanges);
+    /// Refunds to the store what is left of the lease.
+    pub(crate) async fn flush(&self) {
+        let turn = self.key.exchanging.clone().lock_owned().await;
+        let wants = |pool: &LeasePool| pool.wants_flush();
+        if self.key.gate.look(|_, hooks| hooks.pool.as_ref().is_some_and(wants)) {
+            let _ = self.begin_exchange(None, turn).await;
+        }
+    }
+
+    /// Makes an exchange on a task of its own: a grant is not lost because the call that asked for
+    /// it went away.
+    fn begin_exchange(&self, ask: Option<Ask>, turn: OwnedMutexGuard<()>) -> JoinHandle<()> {
+        let handle = self.clone();
+        tokio::spawn(async move {
+            if let Some(store) = handle.state.settings.store.clone() {
+                handle.exchange(&*store, ask).await;
+            }
+            drop(turn);
+            // The first in the queue may need the next exchange, and could not begin it yet.
+            handle.key.gate.change(|_, _| ());
+        })
+    }
+
+    async fn exchange(&self, store: &dyn QuotaStore, ask: Option<Ask>) {
+        self.state.count(|counts| counts.store_exchanges += 1);
         let settings = &self.state.settings;
         let sent = self.state.now();
+        let need = ask.map(|ask| (ask.amounts, ask.day_reserve));
         let exchange = self.key.gate.look(|_, hooks| {
             let limits = hooks.learned.current();
-            let need = ask.map(|ask| (ask.amounts, ask.day_reserve));
-            let begin = |pool: &mut LeasePool| {
-                pool.begin(sent, &self.key.key, limits, settings.margin, need)
-            };
-            hooks.pool.as_mut().map(begin)
+            let pool = hooks.pool.as_mut()?;
+            Some(pool.begin(sent, &self.key.key, limits, settings.margin, need))
         });
-        let need = ask.map(|ask| ask.amounts).unwrap_or_default();
-        let unreported = exchange.as_ref().map(|exchange| exchange.unreported).unwrap_or_default();
+        let Some(exchange) = exchange else { return };
+        let unreported = exchange.unreported;
         // A reply that arrives after the lease it grants has expired would grant nothing, again and
         // again.
         let limit = settings.store_timeout.min(settings.lease / 5 * 4);
-        let exchange: ExchangeFuture = match exchange {
-            Some(exchange) => store.exchange(exchange),
-            None => Box::pin(std::future::ready(Ok(Reply::default()))),
+        let reply = match timeout(limit, store.exchange(exchange)).await {
+            Ok(reply) => reply,
+            Err(_) => Err(StoreError::new(format_args!("no answer within {limit:?}"))),
         };
-        let future = Box::pin(async move {
-            match tokio::time::timeout(limit, exchange).await {
-                Ok(result) => result,
-                Err(_) => Err(StoreError::timed_out(limit)),
-            }
-        });
-        Flight { future, sent, need, unreported, asked: ask.is_some() }
-    }
-
-    fn arrive(&self, flight: &Flight, result: Result<Reply, StoreError>) {
         let now = self.state.now();
-        match result {
+        match reply {
             Ok(reply) => {
-                let recovered = self.key.gate.change(|admission, hooks| {
+                let recovered = self.key.gate.look(|admission, hooks| {
                     let Some(pool) = &mut hooks.pool else { return false };
-                    let recovered = pool.apply(flight.sent, now, flight.need, flight.asked, &reply);
+                    let recovered = pool.apply(sent, now, ask.map(|ask| ask.amounts), &reply);
                     if recovered {
                         admission.set_limits(hooks.learned.current());
                     }
@@ -108,16 +82,16 @@ impl QuotaHandle {
                 }
             }
             Err(error) => {
-                count(&self.state.counters.store_failures);
+                self.state.count(|counts| counts.store_failures += 1);
                 tracing::error!(
                     model = %self.key.model(),
                     error = %error,
-                    policy = ?self.state.settings.store_failure,
+                    policy = ?settings.store_failure,
                     "the quota store does not answer"
                 );
-                self.key.gate.change(|admission, hooks| {
+                self.key.gate.look(|admission, hooks| {
                     let Some(pool) = &mut hooks.pool else { return };
-                    if let Some(limits) = pool.fail(now, flight.unreported, admission) {
+                    if let Some(limits) = pool.fail(now, unreported, admission) {
                         admission.set_limits(limits);
                     }
                 });
@@ -128,7 +102,6 @@ impl QuotaHandle {
     /// Refunds what an idle process has left of its lease. One short task a key, which ends by
     /// itself.
     fn flush_later(&self) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let begun = self.key.gate.look(|_, hooks| {
             hooks.pool.as_mut().is_some_and(|pool| !std::mem::replace(&mut pool.flushing, true))
         });
@@ -136,7 +109,7 @@ impl QuotaHandle {
             return;
         }
         let (state, key) = (Arc::downgrade(&self.state), Arc::downgrade(&self.key));
-        runtime.spawn(async move {
+        tokio::spawn(async move {
             loop {
                 let (Some(state), Some(key)) = (state.upgrade(), key.upgrade()) else { return };
                 let handle = QuotaHandle { state, key };
@@ -159,13 +132,5 @@ impl QuotaHandle {
                 sleep_until(at).await;
             }
         });
-    }
-
-    /// Refunds to the store what is left of the lease.
-    pub(crate) async fn flush(&self) {
-        let wants = |pool: &LeasePool| pool.wants_flush();
-        if self.key.gate.look(|_, hooks| hooks.pool.as_ref().is_some_and(wants)) {
-            self.exchange(None).await;
-        }
     }
 }

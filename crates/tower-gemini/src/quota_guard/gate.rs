@@ -6,7 +6,9 @@
 
 use std::task::Waker;
 
-use super::admission::{Admission, Denied, Moment, Receipt, RestReason};
+use super::admission::{Admission, Booking, Denied, Moment, Receipt, RestReason};
+use super::hooks::KeyHooks;
+use super::lease::Draw;
 use super::limits::QuotaAmounts;
 use super::queue::{WaitQueue, wake};
 use super::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,58 +21,27 @@ pub(crate) struct Ask {
     pub(crate) day_reserve: u64,
 }
 
-/// What is consulted beside the counts: the lease from a shared store, the alerts.
-pub(crate) trait GateHooks {
-    /// What a taken amount was covered by.
-    type Tag: Copy;
-
-    /// Whether the shared store covers this too.
-    fn draw(&mut self, now: Moment, amounts: QuotaAmounts) -> Draw<Self::Tag>;
-
-    /// While the shared store does not answer, and our own limits are lowered for that: when to
-    /// ask it again.
-    fn review_at(&self) -> Option<u64>;
-
-    /// Called after something was taken. `true` if an alert is to be sent once the lock is free.
-    fn after_take(&mut self, admission: &mut Admission, now: Moment) -> bool;
-
-    /// It was surely not counted.
-    fn put_back(&mut self, now: Moment, tag: Self::Tag, amounts: QuotaAmounts);
-
-    /// It was counted, with this many tokens instead of those reserved.
-    fn settled(&mut self, tag: Self::Tag, amounts: QuotaAmounts, tokens: Option<u64>);
-}
-
-/// Whether a shared store covers what is asked for.
-#[derive(Debug)]
-pub(crate) enum Draw<T> {
-    Covered(T),
-    /// Not before this moment.
-    Later(u64),
-    /// It must be asked.
-    Fetch,
-}
-
 /// What was taken, and by what it is covered.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Taken<T> {
+pub(crate) struct Taken {
     pub(crate) receipt: Receipt,
-    pub(crate) tag: T,
+    /// The lease that covers it.
+    pub(crate) lease: Option<Booking>,
     /// Whether an alert is to be sent.
     pub(crate) alert: bool,
 }
 
 #[derive(Debug)]
-pub(crate) enum Try<T> {
-    Taken(Taken<T>),
+pub(crate) enum Try {
+    Taken(Taken),
     Denied(Denied),
     /// Others wait already, or the store must be asked: join the queue.
     Queue,
 }
 
 #[derive(Debug)]
-pub(crate) enum Turn<T> {
-    Taken(Taken<T>),
+pub(crate) enum Turn {
+    Taken(Taken),
     /// Others are before this entry; it is woken when they are gone.
     Queued,
     /// First in the queue; nothing fits before the moment given.
@@ -79,13 +50,13 @@ pub(crate) enum Turn<T> {
     Fetch,
 }
 
-pub(crate) struct Gate<H> {
-    inner: Mutex<Inner<H>>,
+pub(crate) struct Gate {
+    inner: Mutex<Inner>,
 }
 
-struct Inner<H> {
+struct Inner {
     admission: Admission,
-    hooks: H,
+    hooks: KeyHooks,
     queue: WaitQueue<Ask>,
     /// The counts as they will be when the whole queue has been served.
     plan: Option<Plan>,
@@ -101,12 +72,12 @@ struct Plan {
 /// than a microsecond.
 const REPLAN_UP_TO: usize = 1_024;
 
-impl<H: GateHooks> Inner<H> {
+impl Inner {
     fn denied(&self, now: Moment, ask: Ask) -> Denied {
         self.admission.denied(now, ask.amounts, ask.day_reserve)
     }
 
-    fn take(&mut self, now: Moment, ask: Ask) -> Try<H::Tag> {
+    fn take(&mut self, now: Moment, ask: Ask) -> Try {
         let review_at = self.hooks.review_at();
         if review_at.is_some_and(|at| at <= now.steady_ms) {
             return Try::Queue;
@@ -117,7 +88,7 @@ impl<H: GateHooks> Inner<H> {
             return Try::Denied(denied);
         }
         match self.hooks.draw(now, ask.amounts) {
-            Draw::Covered(tag) => Try::Taken(self.record(now, ask, tag)),
+            Draw::Covered(lease) => Try::Taken(self.record(now, ask, lease)),
             Draw::Later(at_ms) => {
                 let mut denied = self.denied(now, ask);
                 denied.at_ms = Some(at_ms.max(now.steady_ms + 1));
@@ -128,10 +99,10 @@ impl<H: GateHooks> Inner<H> {
         }
     }
 
-    fn record(&mut self, now: Moment, ask: Ask, tag: H::Tag) -> Taken<H::Tag> {
+    fn record(&mut self, now: Moment, ask: Ask, lease: Option<Booking>) -> Taken {
         let receipt = self.admission.force(now, ask.amounts, now.steady_ms);
         let alert = self.hooks.after_take(&mut self.admission, now);
-        Taken { receipt, tag, alert }
+        Taken { receipt, lease, alert }
     }
 
     fn planned(&mut self, now: Moment, ask: Ask) -> Option<u64> {
@@ -168,19 +139,19 @@ impl Plan {
     }
 }
 
-impl<H: GateHooks> Gate<H> {
-    pub(crate) fn new(admission: Admission, hooks: H) -> Self {
+impl Gate {
+    pub(crate) fn new(admission: Admission, hooks: KeyHooks) -> Self {
         Self { inner: Mutex::new(Inner { admission, hooks, queue: WaitQueue::new(), plan: None }) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner<H>> {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nothing under the lock can panic half-way: counts are changed by saturating arithmetic,
         // the queue by one push or remove.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a change, then wakes the first in the queue, outside the lock, if it may fit now.
-    fn with<R>(&self, change: impl FnOnce(&mut Inner<H>) -> (R, bool)) -> R {
+    fn with<R>(&self, change: impl FnOnce(&mut Inner) -> (R, bool)) -> R {
         let mut inner = self.lock();
         let (result, may_fit) = change(&mut inner);
         let first = if may_fit { inner.queue.first_waker() } else { None };
@@ -190,7 +161,7 @@ impl<H: GateHooks> Gate<H> {
     }
 
     /// Takes at once, or says why not. Whoever comes while others wait joins the queue.
-    pub(crate) fn try_take(&self, now: Moment, ask: Ask) -> Try<H::Tag> {
+    pub(crate) fn try_take(&self, now: Moment, ask: Ask) -> Try {
         let mut inner = self.lock();
         if !inner.queue.is_empty() {
             return Try::Queue;
@@ -208,16 +179,13 @@ impl<H: GateHooks> Gate<H> {
     }
 
     /// Takes whether it fits or not.
-    pub(crate) fn force(&self, now: Moment, ask: Ask) -> Taken<H::Tag>
-    where
-        H::Tag: Default,
-    {
+    pub(crate) fn force(&self, now: Moment, ask: Ask) -> Taken {
         let mut inner = self.lock();
-        let tag = match inner.hooks.draw(now, ask.amounts) {
-            Draw::Covered(tag) => tag,
-            _ => H::Tag::default(),
+        let lease = match inner.hooks.draw(now, ask.amounts) {
+            Draw::Covered(lease) => lease,
+            _ => None,
         };
-        inner.record(now, ask, tag)
+        inner.record(now, ask, lease)
     }
 
     /// Joins the end of the queue. Returns the ticket and when its turn is expected.
@@ -247,7 +215,7 @@ impl<H: GateHooks> Gate<H> {
 
     /// Whether it is this ticket's turn. An entry that must wait is woken through `waker` when
     /// something changed.
-    pub(crate) fn turn(&self, now: Moment, ticket: u64, waker: &Waker) -> Turn<H::Tag> {
+    pub(crate) fn turn(&self, now: Moment, ticket: u64, waker: &Waker) -> Turn {
         self.with(|inner| {
             let Some(&ask) = inner.queue.if_first(ticket) else {
                 inner.queue.park(ticket, waker);
@@ -285,27 +253,27 @@ impl<H: GateHooks> Gate<H> {
     }
 
     /// Records that the call was counted, or may have been.
-    pub(crate) fn settle(&self, taken: &Taken<H::Tag>, tokens: Option<u64>) {
+    pub(crate) fn settle(&self, taken: &Taken, tokens: Option<u64>) {
         self.with(|inner| {
             inner.admission.settle(taken.receipt, tokens);
-            inner.hooks.settled(taken.tag, taken.receipt.amounts(), tokens);
+            inner.hooks.settled(taken.lease, taken.receipt.amounts(), tokens);
             // Fewer tokens than estimated may let the first in the queue through.
             ((), tokens.is_some())
         });
     }
 
     /// Records that the call was surely not counted.
-    pub(crate) fn give_back(&self, now: Moment, taken: &Taken<H::Tag>) {
+    pub(crate) fn give_back(&self, now: Moment, taken: &Taken) {
         self.with(|inner| {
             inner.admission.give_back(taken.receipt);
-            inner.hooks.put_back(now, taken.tag, taken.receipt.amounts());
+            inner.hooks.put_back(now, taken.lease, taken.receipt.amounts());
             inner.forget_plan();
             ((), true)
         });
     }
 
     /// Changes limits, rests or leases, and lets the first in the queue look again.
-    pub(crate) fn change<R>(&self, change: impl FnOnce(&mut Admission, &mut H) -> R) -> R {
+    pub(crate) fn change<R>(&self, change: impl FnOnce(&mut Admission, &mut KeyHooks) -> R) -> R {
         self.with(|inner| {
             let result = change(&mut inner.admission, &mut inner.hooks);
             inner.forget_plan();
@@ -314,7 +282,7 @@ impl<H: GateHooks> Gate<H> {
     }
 
     /// Looks, and changes nothing that anybody waits for.
-    pub(crate) fn look<R>(&self, look: impl FnOnce(&mut Admission, &mut H) -> R) -> R {
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&mut Admission, &mut KeyHooks) -> R) -> R {
         let inner = &mut *self.lock();
         look(&mut inner.admission, &mut inner.hooks)
     }

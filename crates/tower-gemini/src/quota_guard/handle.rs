@@ -1,22 +1,22 @@
 //! One key's count with everything a call does with it: take, wait, settle, give back, learn.
 
 use std::fmt;
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Waker;
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 use tower_gemini_core::verdict::Verdict;
 
-use super::admission::{Admission, Denied, Moment, RestReason, Standing, Totals};
+use super::admission::{Admission, Denied, Moment, RestReason, Totals};
 use super::gate::{Ask, Taken, Try, Turn};
+use super::hooks::KeyHooks;
 use super::learn::{Lesson, lessons};
 use super::limits::{QuotaAmounts, QuotaDimension};
-use super::state::{KeyHooks, KeyState, QuotaState};
-use super::usage::{DimensionUsage, QuotaUsage, QuotaWait, count};
-use crate::store::Booking;
+use super::state::{KeyState, QuotaState};
+use super::usage::{QuotaUsage, QuotaWait};
+use crate::reservation::wait_for_turn;
 
 /// Reserves from one (upstream, project, model) of a layer's count, for callers that do not send
 /// through its services.
@@ -75,18 +75,9 @@ impl QuotaHandle {
     #[must_use]
     pub fn usage(&self) -> QuotaUsage {
         let now = self.state.now();
-        let standing = self.key.gate.look(|admission, _| admission.standing(now));
-        let entry = |standing: Standing| DimensionUsage {
-            dimension: standing.dimension,
-            limit: standing.limit,
-            used: standing.used,
-            reserved: standing.reserved,
-            remaining: standing.remaining(),
-            resets_in: Duration::from_millis(standing.resets_at_ms.saturating_sub(now.steady_ms)),
-        };
         QuotaUsage {
             key: self.key.key.clone(),
-            entries: standing.map(entry),
+            entries: self.key.gate.look(|admission, _| admission.usage(now)),
             waiting: self.key.gate.waiting(),
         }
     }
@@ -106,18 +97,11 @@ impl QuotaHandle {
 
     /// What a call asks for. A retry leaves a share of the day to first attempts.
     pub(crate) fn ask(&self, tokens: u64, images: u64, is_retry: bool) -> Ask {
-        let percent = u64::from(self.state.settings.first_attempt_percent.min(100));
-        let per_day = |admission: &mut Admission, _: &mut KeyHooks| {
-            admission.limits().get(QuotaDimension::RequestsPerDay)
-        };
-        let day_reserve = match is_retry && percent > 0 {
-            true => self
-                .key
-                .gate
-                .look(per_day)
-                .map_or(0, |limit| limit / 100 * percent + limit % 100 * percent / 100),
-            false => 0,
-        };
+        let percent = u128::from(self.state.settings.first_attempt_percent);
+        let share = |limit| u64::try_from(u128::from(limit) * percent / 100).unwrap_or(limit);
+        let limits = is_retry.then(|| self.key.gate.look(|admission, _| *admission.limits()));
+        let per_day = limits.and_then(|limits| limits.get(QuotaDimension::RequestsPerDay));
+        let day_reserve = per_day.map_or(0, share);
         Ask { amounts: QuotaAmounts::for_call(tokens, images), day_reserve }
     }
 
@@ -134,18 +118,18 @@ impl QuotaHandle {
     pub(crate) fn force(&self, ask: Ask) -> QuotaReservation {
         self.try_take(ask).unwrap_or_else(|denied| {
             if denied.is_some() {
-                count(&self.state.counters.shadow_refused);
+                self.state.count(|counts| counts.shadow_refused += 1);
                 tracing::info!(model = %self.key.model(), "shadow mode: this call would have been refused");
             }
             self.reservation(self.key.gate.force(self.state.now(), ask))
         })
     }
 
-    fn reservation(&self, taken: Taken<Option<Booking>>) -> QuotaReservation {
+    fn reservation(&self, taken: Taken) -> QuotaReservation {
         if taken.alert {
             self.send_alerts();
         }
-        QuotaReservation { handle: self.clone(), taken, sent: false, over: false }
+        QuotaReservation { handle: self.clone(), taken, sent: false, is_over: false }
     }
 
     /// Joins the queue. Returns the entry, to be awaited, and the expected wait.
@@ -161,7 +145,7 @@ impl QuotaHandle {
         let queued = QueuedCall { handle: self.clone(), ticket, ask, latest_ms };
         let expected = Duration::from_millis(at_ms.saturating_sub(now.steady_ms));
         if !expected.is_zero() || ahead > 0 {
-            count(&self.state.counters.waited);
+            self.state.count(|counts| counts.waited += 1);
             if let Some(on_wait) = &self.state.settings.on_wait {
                 on_wait(&QuotaWait { key: self.key.key.clone(), expected, ahead });
             }
@@ -248,70 +232,38 @@ pub(crate) struct QueuedCall {
     latest_ms: Option<u64>,
 }
 
-enum Next {
-    Taken(Taken<Option<Booking>>),
-    TooLate(Denied),
-    Fetch,
-}
-
 impl QueuedCall {
     /// Waits for its turn.
     pub(crate) async fn served(self) -> Result<QuotaReservation, Denied> {
-        let far = self.handle.state.instant_at(u64::MAX);
-        let mut timer = pin!(sleep_until(far));
-        loop {
-            match poll_fn(|cx| self.poll_next(timer.as_mut(), cx)).await {
-                Next::Taken(taken) => return Ok(self.handle.reservation(taken)),
-                Next::TooLate(denied) => return Err(denied),
-                Next::Fetch => {
-                    let at = |latest| self.handle.state.instant_at(latest);
-                    let latest = self.latest_ms.map_or(far, at);
-                    let exchange = self.handle.exchange(Some(self.ask));
-                    if tokio::time::timeout_at(latest, exchange).await.is_err() {
-                        return Err(self.store_refusal());
-                    }
-                }
-            }
-        }
+        wait_for_turn(|waker| self.turn(waker)).await
     }
 
-    fn poll_next(&self, mut timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<Next> {
+    /// Whether its turn has come or cannot come in time; else when to look again at the latest.
+    fn turn(&self, waker: &Waker) -> ControlFlow<Result<QuotaReservation, Denied>, Instant> {
         let QuotaHandle { state, key } = &self.handle;
-        loop {
-            let now = state.now();
-            let too_late = self.latest_ms.is_some_and(|latest| now.steady_ms >= latest);
-            let until = match key.gate.turn(now, self.ticket, cx.waker()) {
-                Turn::Taken(taken) => return Poll::Ready(Next::Taken(taken)),
-                Turn::Later(denied) => {
-                    let in_reach = |at: u64| self.latest_ms.is_none_or(|latest| at <= latest);
-                    if too_late || !denied.at_ms.is_some_and(in_reach) {
-                        return Poll::Ready(Next::TooLate(denied));
-                    }
-                    denied.at_ms
+        let now = state.now();
+        let latest = self.latest_ms.unwrap_or(u64::MAX);
+        let is_late = now.steady_ms >= latest;
+        let until = match key.gate.turn(now, self.ticket, waker) {
+            Turn::Taken(taken) => return ControlFlow::Break(Ok(self.handle.reservation(taken))),
+            Turn::Later(denied) => match denied.at_ms.filter(|&at| !is_late && at <= latest) {
+                Some(at) => at,
+                None => return ControlFlow::Break(Err(denied)),
+            },
+            turn if is_late => {
+                let mut denied = key.gate.refusal(now, self.ask);
+                if matches!(turn, Turn::Fetch) {
+                    denied.rest = Some(RestReason::Store);
                 }
-                Turn::Fetch if too_late => return Poll::Ready(Next::TooLate(self.store_refusal())),
-                Turn::Fetch => return Poll::Ready(Next::Fetch),
-                Turn::Queued if too_late => {
-                    return Poll::Ready(Next::TooLate(key.gate.refusal(now, self.ask)));
-                }
-                Turn::Queued => self.latest_ms,
-            };
-            let until = state.instant_at(until.unwrap_or(u64::MAX));
-            if timer.deadline() != until {
-                timer.as_mut().reset(until);
+                return ControlFlow::Break(Err(denied));
             }
-            match timer.as_mut().poll(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(()) => timer.as_mut().reset(state.instant_at(u64::MAX)),
+            Turn::Fetch => {
+                self.handle.fetch(self.ask);
+                latest
             }
-        }
-    }
-
-    /// The refusal for a deadline that passed while only the store's answer was missing.
-    fn store_refusal(&self) -> Denied {
-        let mut denied = self.handle.key.gate.refusal(self.handle.state.now(), self.ask);
-        denied.rest = Some(RestReason::Store);
-        denied
+            Turn::Queued => latest,
+        };
+        ControlFlow::Continue(state.instant_at(until))
     }
 }
 
@@ -329,9 +281,9 @@ impl Drop for QueuedCall {
 #[must_use = "dropping a reservation gives it back"]
 pub struct QuotaReservation {
     handle: QuotaHandle,
-    taken: Taken<Option<Booking>>,
+    taken: Taken,
     sent: bool,
-    over: bool,
+    is_over: bool,
 }
 
 impl QuotaReservation {
@@ -357,7 +309,7 @@ impl QuotaReservation {
 
     /// Settles or gives back, once.
     pub(crate) fn close(&mut self, was_counted: bool, tokens: Option<u64>) {
-        if std::mem::replace(&mut self.over, true) {
+        if std::mem::replace(&mut self.is_over, true) {
             return;
         }
         let QuotaHandle { state, key } = &self.handle;

@@ -7,9 +7,7 @@ use http::Request;
 use http::header::AUTHORIZATION;
 use tokio::sync::watch;
 use tower_gemini_core::target::UpstreamId;
-use tower_layer::Layer;
 
-use super::QuotaGuard;
 use super::alerts::QuotaAlert;
 use super::handle::QuotaHandle;
 use super::limits::{Limits, ProjectId, QuotaKey};
@@ -17,7 +15,6 @@ use super::settings::{OnExhausted, Rules, Settings, StoreFailure};
 use super::state::QuotaState;
 use super::usage::{GuardCounts, QuotaUsage, QuotaWait};
 use crate::clock::{Clock, SystemClock};
-use crate::stage::AttemptService;
 use crate::store::QuotaStore;
 
 /// Tells which project a request belongs to.
@@ -55,8 +52,8 @@ fn credential<B>(request: &Request<B>) -> Option<&str> {
         .or_else(|| request.uri().query()?.split('&').find_map(|pair| pair.strip_prefix("key=")))
 }
 
-/// Makes [`QuotaGuard`] services that share one count, whatever they are made over and however
-/// often they are cloned.
+/// Makes [`QuotaGuard`](super::QuotaGuard) services that share one count, whatever they are made
+/// over and however often they are cloned.
 ///
 /// The settings are fixed once the count exists: a layer that is changed after that begins a count
 /// of its own.
@@ -92,9 +89,9 @@ impl QuotaGuardLayer {
         Self { settings, project, shared: Arc::default() }
     }
 
-    /// Limits nothing: every call passes, at no cost.
+    /// Passes every call on unchanged, at no cost: nothing is limited.
     #[must_use]
-    pub fn unlimited() -> Self {
+    pub fn off() -> Self {
         Self::new(Limits::unlimited())
     }
 
@@ -278,7 +275,7 @@ impl QuotaGuardLayer {
     /// Returns what the guard did so far.
     #[must_use]
     pub fn counts(&self) -> GuardCounts {
-        self.state().counters.read()
+        self.state().counts()
     }
 
     /// Refunds to the store what is left of every lease. For the end of a process; an idle one does
@@ -313,13 +310,5 @@ impl fmt::Debug for QuotaGuardLayer {
             .field("on_exhausted", &self.settings.on_exhausted)
             .field("store", &self.settings.store)
             .finish_non_exhaustive()
-    }
-}
-
-impl<S: AttemptService> Layer<S> for QuotaGuardLayer {
-    type Service = QuotaGuard<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        QuotaGuard::new(inner, self.state().clone(), self.project.clone())
     }
 }

@@ -1,111 +1,106 @@
-//! What a refusal teaches: pure.
+//! What a refusal says about limits that are not published. Pure.
 
 use tower_gemini_core::verdict::{Outcome, QuotaDetail, Verdict};
 
 use super::admission::{Moment, RestReason, WINDOW_MS};
 use super::limits::{Limits, QuotaAmounts, QuotaDimension};
+use crate::clock::millis;
 
-/// One thing to do about a refusal.
+/// One correction that a refusal leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lesson {
-    /// Nothing more before midnight Pacific, whatever the hint says: Google's hints for daily
-    /// limits are seconds long.
+    /// Closes the day until midnight Pacific. The hint is ignored: Google's hints for daily limits
+    /// are seconds long.
     CloseDay,
-    /// Nothing for so long.
+    /// Lets nothing through for this long.
     Rest { ms: u64, reason: RestReason, whole_project: bool },
-    /// Google states the limit.
+    /// Sets the limit that Google states.
     Stated { dimension: QuotaDimension, limit: u64 },
-    /// Near a limit of ours and refused all the same: it is lower than we thought.
+    /// Lowers a limit that was refused although it was not reached.
     Lower { dimension: QuotaDimension },
 }
 
 /// How long a model rests after a 429 that is about capacity and brings no hint (operators' guide
 /// to RESOURCE_EXHAUSTED, 2026-02: the first wait after an overload).
 const CAPACITY_REST_MS: u64 = 10_000;
-/// A minute's limit without a hint: a whole window (gemini-cli waits 60 s too).
+/// How long a model rests after a minute's limit without a hint: a whole window (gemini-cli waits
+/// 60 s too).
 const MINUTE_REST_MS: u64 = WINDOW_MS;
-/// Without means to pay nothing will pass; ours: asked again once a minute, so that a paid bill is
-/// noticed.
+/// How long an account without means to pay rests. Ours: one request a minute notices a paid bill.
 const ACCOUNT_REST_MS: u64 = 60_000;
-/// From this share of a limit on, a refusal without details is believed to be about that limit.
-/// Ours: the estimate of tokens and the order of arrival leave some doubt, 20 % is plenty.
+/// From this share of a limit on, a refusal without details is taken to be about that limit. Ours:
+/// the estimate of tokens and the order of arrival leave some doubt, 20 % is plenty.
 const NEAR_PERCENT: u64 = 80;
 
-/// What a verdict teaches, given what was taken and the limits as we believe them. `status` is the
-/// HTTP status.
+/// Returns the corrections that a verdict leads to, given what was taken and the limits as they are
+/// known now. `status` is the HTTP status.
 pub(crate) fn lessons(
     verdict: &Verdict,
     status: Option<u16>,
     taken: QuotaAmounts,
     limits: &Limits,
 ) -> Vec<Lesson> {
-    let hint_ms =
-        verdict.wait().map(|wait| u64::try_from(wait.not_before().as_millis()).unwrap_or(u64::MAX));
+    let hint_ms = verdict.wait().map(|wait| millis(wait.not_before()));
     let quota = verdict.detail().and_then(|detail| detail.quota.as_ref());
     let dimension = quota.and_then(dimension_of);
     let stated = quota.and_then(|quota| quota.value).filter(|&value| value > 0);
-    let rest = |ms, reason| Lesson::Rest { ms, reason, whole_project: false };
+    let rest = |usual_ms, reason| Lesson::Rest {
+        ms: hint_ms.unwrap_or(usual_ms),
+        reason,
+        whole_project: false,
+    };
     match verdict.outcome() {
         Outcome::RateLimitedDay => {
-            let mut lessons = vec![Lesson::CloseDay];
-            if let (Some(QuotaDimension::RequestsPerDay), Some(limit)) = (dimension, stated) {
-                lessons.push(Lesson::Stated { dimension: QuotaDimension::RequestsPerDay, limit });
-            }
-            lessons
+            let day = dimension.filter(|&of| of == QuotaDimension::RequestsPerDay);
+            let limit =
+                day.zip(stated).map(|(dimension, limit)| Lesson::Stated { dimension, limit });
+            [Lesson::CloseDay].into_iter().chain(limit).collect()
         }
         Outcome::RateLimitedMinute => {
-            let mut lessons =
-                vec![rest(hint_ms.unwrap_or(MINUTE_REST_MS), RestReason::MinuteExhausted)];
-            match (dimension, stated) {
-                (Some(dimension), Some(limit)) => lessons.push(Lesson::Stated { dimension, limit }),
-                (Some(dimension), None) if limits.get(dimension).is_some() => {
-                    lessons.push(Lesson::Lower { dimension })
-                }
-                _ => {}
-            }
-            lessons
+            let limit = dimension.and_then(|dimension| match stated {
+                Some(limit) => Some(Lesson::Stated { dimension, limit }),
+                None => limits.get(dimension).map(|_| Lesson::Lower { dimension }),
+            });
+            let rest = rest(MINUTE_REST_MS, RestReason::MinuteExhausted);
+            [rest].into_iter().chain(limit).collect()
         }
         Outcome::RateLimited => {
-            let near: Vec<_> = QuotaDimension::ALL
-                .into_iter()
-                .filter(|&dimension| {
-                    limits.get(dimension).is_some_and(|limit| {
-                        u128::from(taken.get(dimension)) * 100
-                            >= u128::from(limit) * u128::from(NEAR_PERCENT)
-                    })
+            let is_near = |&dimension: &QuotaDimension| {
+                limits.get(dimension).is_some_and(|limit| {
+                    u128::from(taken.get(dimension)) * 100
+                        >= u128::from(limit) * u128::from(NEAR_PERCENT)
                 })
-                .collect();
-            if near.is_empty() {
-                return vec![rest(hint_ms.unwrap_or(CAPACITY_REST_MS), RestReason::Capacity)];
-            }
-            let mut lessons =
-                vec![rest(hint_ms.unwrap_or(CAPACITY_REST_MS), RestReason::MinuteExhausted)];
-            lessons.extend(near.into_iter().map(|dimension| Lesson::Lower { dimension }));
-            lessons
+            };
+            let near = QuotaDimension::ALL.into_iter().filter(is_near);
+            let lowered: Vec<_> = near.map(|dimension| Lesson::Lower { dimension }).collect();
+            let reason = match lowered.is_empty() {
+                true => RestReason::Capacity,
+                false => RestReason::MinuteExhausted,
+            };
+            [rest(CAPACITY_REST_MS, reason)].into_iter().chain(lowered).collect()
         }
-        // A 503 is for retry and fallback; a 429 that says "no capacity" is the same thing in the
-        // quota's clothes.
+        // A 503 is for retry and fallback. A 429 that says "no capacity" means the same, and rests
+        // the model.
         Outcome::Overloaded if status == Some(429) => {
-            vec![rest(hint_ms.unwrap_or(CAPACITY_REST_MS), RestReason::Capacity)]
+            vec![rest(CAPACITY_REST_MS, RestReason::Capacity)]
         }
         Outcome::SpendRateLimited => {
             let ms = hint_ms.unwrap_or(ACCOUNT_REST_MS);
             vec![Lesson::Rest { ms, reason: RestReason::Account, whole_project: true }]
         }
-        Outcome::QuotaZeroOrBilling => vec![rest(ACCOUNT_REST_MS, RestReason::Account)],
+        Outcome::QuotaZeroOrBilling => {
+            let (ms, reason) = (ACCOUNT_REST_MS, RestReason::Account);
+            vec![Lesson::Rest { ms, reason, whole_project: false }]
+        }
         _ => Vec::new(),
     }
 }
 
-/// Which of our dimensions a violation is about, by the spellings seen (`…PerMinute…`, `…_per_day`,
-/// `…input_token_count`).
+/// Returns which of our dimensions a violation is about, by the spellings seen (`…PerMinute…`,
+/// `…_per_day`, `…input_token_count`).
 fn dimension_of(quota: &QuotaDetail) -> Option<QuotaDimension> {
-    let text = [quota.id.as_deref(), quota.metric.as_deref()]
-        .into_iter()
-        .flatten()
-        .collect::<Vec<_>>()
-        .join(" ");
-    let text = text.to_ascii_lowercase();
+    let words = [quota.id.as_deref(), quota.metric.as_deref()].map(Option::unwrap_or_default);
+    let text = words.join(" ").to_ascii_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
     let (day, tokens, images) = (
         has(&["perday", "per_day", "daily"]),
@@ -114,7 +109,7 @@ fn dimension_of(quota: &QuotaDetail) -> Option<QuotaDimension> {
     );
     match (day, tokens, images) {
         (true, false, false) => Some(QuotaDimension::RequestsPerDay),
-        // Tokens or images of a day are none of our dimensions; the day is closed all the same.
+        // Tokens and images of a day are not among our dimensions; the day is closed all the same.
         (true, ..) => None,
         (false, true, _) => Some(QuotaDimension::TokensPerMinute),
         (false, _, true) => Some(QuotaDimension::ImagesPerMinute),
@@ -124,12 +119,11 @@ fn dimension_of(quota: &QuotaDetail) -> Option<QuotaDimension> {
     }
 }
 
-/// How long a lowered limit is kept before it is tried a step higher. Ours: ten windows, so that a
-/// wrong guess costs a tenth of the refusals that it would cost in each.
+/// How long a lowered limit is kept before it is raised a step. Ours: ten windows, so that a wrong
+/// guess costs a tenth of the refusals that raising it in each window would cost.
 const PROBE_MS: u64 = 10 * WINDOW_MS;
 
-/// What was learned about one (project, model): limits below what was configured, and when they
-/// were last touched.
+/// Holds the limits of one (project, model) that refusals lowered, and when each was last changed.
 #[derive(Debug, Clone)]
 pub(crate) struct Learned {
     configured: Limits,
@@ -146,14 +140,15 @@ impl Learned {
         self.current
     }
 
-    /// Google states the limit. What was configured may be lower on purpose, so it is never passed.
+    /// Sets a limit that Google states. A configured limit may be lower on purpose, so it is never
+    /// exceeded.
     pub(crate) fn stated(&mut self, now: Moment, dimension: QuotaDimension, limit: u64) {
         let limit =
             self.configured.get(dimension).map_or(limit, |configured| configured.min(limit));
         self.set(now, dimension, limit);
     }
 
-    /// Lowered by a tenth, at most once a window: a burst of refusals is one piece of news.
+    /// Lowers a limit by a tenth, at most once a window: a burst of refusals says one thing.
     pub(crate) fn lower(&mut self, now: Moment, dimension: QuotaDimension) {
         let recent =
             self.touched_ms[dimension.index()].is_some_and(|at| now.steady_ms < at + WINDOW_MS);
@@ -168,7 +163,7 @@ impl Learned {
             (self.configured.get(dimension) != Some(limit)).then_some(now.steady_ms);
     }
 
-    /// One step up for each lowered limit whose time has come. `true` if any moved.
+    /// Raises each lowered limit whose time has come by a step. `true` if any changed.
     pub(crate) fn probe(&mut self, now: Moment) -> bool {
         let mut moved = false;
         for dimension in QuotaDimension::ALL {
@@ -180,9 +175,10 @@ impl Learned {
             if now.steady_ms < at + PROBE_MS {
                 continue;
             }
-            let ceiling = self.configured.get(dimension).unwrap_or(u64::MAX);
-            let step = (self.configured.get(dimension).unwrap_or(limit) / 10).max(1);
-            self.set(now, dimension, limit.saturating_add(step).min(ceiling));
+            let configured = self.configured.get(dimension);
+            let step = (configured.unwrap_or(limit) / 10).max(1);
+            let raised = limit.saturating_add(step).min(configured.unwrap_or(u64::MAX));
+            self.set(now, dimension, raised);
             moved = true;
         }
         moved
@@ -283,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lowered_limit_climbs_back_and_never_higher_than_configured() {
+    fn a_lowered_limit_rises_again_up_to_the_configured_one() {
         let mut learned = Learned::new(Limits::unlimited().rpm(100));
         learned.stated(at(0), QuotaDimension::RequestsPerMinute, 75);
         assert!(!learned.probe(at(PROBE_MS - 1)));

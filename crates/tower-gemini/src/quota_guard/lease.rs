@@ -3,10 +3,21 @@
 
 use std::time::Duration;
 
-use super::admission::{Admission, Moment, WINDOW_MS};
-use super::gate::Draw;
+use super::admission::{Admission, Booking, Moment, WINDOW_MS};
 use super::limits::{Limits, QuotaAmounts, QuotaDimension, QuotaKey};
-use crate::store::{Booking, Exchange, Refund, Reply};
+use crate::clock::millis;
+use crate::store::{Exchange, Refund, Reply};
+
+/// Whether a shared store covers what is asked for.
+#[derive(Debug)]
+pub(crate) enum Draw {
+    /// By this lease; `None` where there is no store, or none that answers.
+    Covered(Option<Booking>),
+    /// Not before this moment.
+    Later(u64),
+    /// It must be asked.
+    Fetch,
+}
 
 #[derive(Debug)]
 pub(crate) struct LeasePool {
@@ -51,7 +62,7 @@ const REFUNDS_KEPT: usize = 256;
 impl LeasePool {
     pub(crate) fn new(lease: Duration, open_on_last_lease: bool) -> Self {
         Self {
-            lease_ms: u64::try_from(lease.as_millis()).unwrap_or(1_000),
+            lease_ms: millis(lease),
             open_on_last_lease,
             live: None,
             calls: 1,
@@ -69,7 +80,7 @@ impl LeasePool {
     }
 
     /// Takes these amounts from the live lease, or says when to ask the store.
-    pub(crate) fn draw(&mut self, now: Moment, amounts: QuotaAmounts) -> Draw<Option<Booking>> {
+    pub(crate) fn draw(&mut self, now: Moment, amounts: QuotaAmounts) -> Draw {
         let at = now.steady_ms;
         match &mut self.live {
             Some(live) if at < live.expires_ms && amounts.fits_in(live.left) => {
@@ -109,13 +120,7 @@ impl LeasePool {
         }
     }
 
-    pub(crate) fn put_back(
-        &mut self,
-        now: Moment,
-        booking: Option<Booking>,
-        amounts: QuotaAmounts,
-    ) {
-        let Some(booking) = booking else { return };
+    pub(crate) fn put_back(&mut self, now: Moment, booking: Booking, amounts: QuotaAmounts) {
         match &mut self.live {
             Some(live) if live.booking == booking && now.steady_ms < live.expires_ms => {
                 live.left = live.left.plus(amounts);
@@ -124,13 +129,7 @@ impl LeasePool {
         }
     }
 
-    pub(crate) fn settled(
-        &mut self,
-        booking: Option<Booking>,
-        amounts: QuotaAmounts,
-        tokens: Option<u64>,
-    ) {
-        let (Some(booking), Some(tokens)) = (booking, tokens) else { return };
+    pub(crate) fn settled(&mut self, booking: Booking, amounts: QuotaAmounts, tokens: u64) {
         let reserved = amounts.get(QuotaDimension::TokensPerMinute);
         let unused = QuotaAmounts([0, reserved.saturating_sub(tokens), 0, 0]);
         self.refund(booking, unused, tokens.saturating_sub(reserved));
@@ -193,8 +192,7 @@ impl LeasePool {
         &mut self,
         sent: Moment,
         now: Moment,
-        need: QuotaAmounts,
-        asked: bool,
+        need: Option<QuotaAmounts>,
         reply: &Reply,
     ) -> bool {
         self.down_until = None;
@@ -204,15 +202,14 @@ impl LeasePool {
             self.ever_granted = true;
             self.closed_until = None;
             self.live = Some(LiveLease {
-                left: need.times(u64::from(reply.granted)),
+                left: need.unwrap_or_default().times(u64::from(reply.granted)),
                 booking: reply.booking,
                 // Counted from before the store was asked, which is never later than by its clock.
                 expires_ms: sent.steady_ms.saturating_add(self.lease_ms),
             });
-        } else if asked {
-            let ms = reply.retry_after.map_or(WINDOW_MS, |wait| {
-                u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).saturating_add(1)
-            });
+        } else if need.is_some() {
+            let wait = |wait| millis(wait).saturating_add(1);
+            let ms = reply.retry_after.map_or(WINDOW_MS, wait);
             self.closed_until = Some(now.steady_ms.saturating_add(ms));
         }
         std::mem::take(&mut self.emergency)

@@ -95,8 +95,8 @@
 //! # Cancel safety
 //!
 //! A call that is dropped while it waits leaves the queue and takes nothing. One that may have been
-//! sent counts as used. One that is dropped while a store is asked leaves the exchange to the next
-//! in the queue, so no grant is lost. With a store, one task a key lives for about as long as a
+//! sent counts as used. An exchange with a store runs on a task of its own, so no grant is lost when
+//! the call that asked is dropped. With a store, one more task a key lives for about as long as a
 //! lease, to refund what an idle process had left.
 
 pub(crate) mod admission;
@@ -104,6 +104,7 @@ mod alerts;
 mod exchange;
 mod gate;
 mod handle;
+mod hooks;
 mod layer;
 mod learn;
 mod lease;
@@ -124,15 +125,16 @@ mod sync {
 
 pub use crate::refusal::REFUSAL_DOMAIN;
 pub use admission::{
-    Admission, Denied, Moment, Receipt, RestReason, SLOT_MS, Standing, Totals, Violation, WINDOW_MS,
+    Admission, Denied, DimensionUsage, Moment, Receipt, RestReason, SLOT_MS, Totals, Violation,
+    WINDOW_MS,
 };
 pub use alerts::QuotaAlert;
 pub use handle::{QuotaHandle, QuotaReservation};
 pub use layer::QuotaGuardLayer;
 pub use limits::{Limits, ProjectId, QuotaAmounts, QuotaDimension, QuotaKey};
-pub use service::{QuotaGuard, ResponseFuture};
+pub use service::QuotaGuard;
 pub use settings::{OnExhausted, StoreFailure};
-pub use usage::{DimensionUsage, GuardCounts, QuotaUsage, QuotaWait};
+pub use usage::{GuardCounts, QuotaUsage, QuotaWait};
 
 #[cfg(test)]
 mod tests;

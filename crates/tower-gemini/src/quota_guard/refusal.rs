@@ -1,4 +1,4 @@
-//! Saying no as Google says it, so that every client behind a gateway understands: pure.
+//! The response to a call that does not fit, in the form of Google's own. Pure.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,12 +7,12 @@ use crate::body::JudgedBody;
 use http::{Response, StatusCode};
 use serde_json::json;
 use tower_gemini_core::call::Call;
-use tower_gemini_core::verdict::{Detail, Outcome, QuotaDetail, Verdict, WaitHint, WaitSource};
+use tower_gemini_core::verdict::{Outcome, QuotaDetail, Verdict, WaitHint, WaitSource};
 
 use super::admission::{Denied, RestReason};
 use super::limits::{QuotaDimension, QuotaKey};
 use crate::call_state::CallState;
-use crate::refusal::{REFUSAL_DOMAIN, Refusal};
+use crate::refusal::{REFUSAL_DOMAIN, Refusal, retry_info};
 use crate::stage::UpstreamBody;
 
 /// What a refusal means to retry and fallback.
@@ -36,8 +36,8 @@ pub(crate) fn outcome_of(denied: &Denied) -> (Outcome, bool) {
 }
 
 /// The response to a call that does not fit. `wait` is the time until it would, and `may_wait` how
-/// long the caller lets it wait: a longer wait is told to clients, and our own retry does not wait
-/// it out.
+/// long the caller lets it wait: a longer wait is reported to clients, and our own retry does not
+/// wait for it.
 pub(crate) fn refuse<B: UpstreamBody>(
     denied: &Denied,
     wait: Option<Duration>,
@@ -48,7 +48,6 @@ pub(crate) fn refuse<B: UpstreamBody>(
 ) -> Response<JudgedBody<B>> {
     let (outcome, elsewhere) = outcome_of(denied);
     let model = key.model.as_str();
-    let message = message(denied, wait, model);
     let reason = denied.rest.map_or("RATE_LIMIT_EXCEEDED", |rest| words(rest).0);
     let violations: Vec<_> = denied
         .violations
@@ -66,43 +65,30 @@ pub(crate) fn refuse<B: UpstreamBody>(
     if !violations.is_empty() {
         details.push(json!({ "@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": violations }));
     }
-    if let Some(wait) = wait {
-        details.push(json!({
-            "@type": "type.googleapis.com/google.rpc.RetryInfo",
-            "retryDelay": format!("{}.{:03}s", wait.as_secs(), wait.subsec_millis()),
-        }));
-    }
-    let mut detail = Detail::default();
-    detail.reason = Some(
-        denied
-            .violations
-            .first()
-            .map_or(reason, |violation| violation.dimension.quota_id())
-            .to_owned(),
-    );
-    detail.message = Some(message.clone());
-    detail.quota = denied.violations.first().map(|violation| {
-        let mut quota = QuotaDetail::default();
-        quota.id = Some(violation.dimension.quota_id().to_owned());
-        quota.metric = Some(format!("{REFUSAL_DOMAIN}/{}", violation.dimension));
-        quota.value = Some(violation.limit);
-        quota.dimensions = vec![("model".to_owned(), model.to_owned())];
-        quota
-    });
-    let hint = wait.map(|wait| WaitHint::new(wait, WaitSource::QuotaResetDelay));
-    let mut verdict = Verdict::refused_locally(outcome, hint, elsewhere, detail);
-    if wait.is_some_and(|wait| wait > may_wait) {
-        verdict = verdict.not_retried();
-    }
+    details.extend(wait.map(retry_info));
     let refusal = Refusal {
         status: StatusCode::TOO_MANY_REQUESTS,
         word: "RESOURCE_EXHAUSTED",
-        message,
+        message: message(denied, wait, model),
         reason,
         // The project is left out: its name may tell who the caller's caller is.
         metadata: json!({ "model": model }),
         details,
     };
+    let hint = wait.map(|wait| WaitHint::new(wait, WaitSource::QuotaResetDelay));
+    let mut detail = refusal.detail();
+    if let Some(violation) = denied.violations.first() {
+        let mut quota = QuotaDetail::default();
+        quota.id = Some(violation.dimension.quota_id().to_owned());
+        quota.metric = Some(format!("{REFUSAL_DOMAIN}/{}", violation.dimension));
+        quota.value = Some(violation.limit);
+        quota.dimensions = vec![("model".to_owned(), model.to_owned())];
+        (detail.reason, detail.quota) = (quota.id.clone(), Some(quota));
+    }
+    let mut verdict = Verdict::refused_locally(outcome, hint, elsewhere, detail);
+    if wait.is_some_and(|wait| wait > may_wait) {
+        verdict = verdict.not_retried();
+    }
     refusal.into_response(verdict, call, state)
 }
 

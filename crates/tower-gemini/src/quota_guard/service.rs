@@ -1,30 +1,30 @@
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
+use std::future::ready;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
 use tokio::time::Instant;
-use tower_gemini_core::call::{Call, Verb};
+use tower_gemini_core::call::Call;
 use tower_gemini_core::target::UpstreamId;
 use tower_gemini_core::verdict::{QuotaCharge, Verdict};
+use tower_layer::Layer;
 use tower_service::Service;
 
 use super::admission::Denied;
 use super::handle::{QuotaHandle, QuotaReservation};
-use super::layer::ProjectSource;
+use super::layer::{ProjectSource, QuotaGuardLayer};
 use super::limits::QuotaKey;
 use super::refusal::{outcome_of, refuse};
 use super::settings::OnExhausted;
 use super::state::QuotaState;
-use super::usage::count;
 use crate::body::{AttemptBody, JudgedBody};
 use crate::call_state::{CallState, Place};
 use crate::error::Error;
+use crate::optional::{Boxed, OptionalFuture};
 use crate::ready::take_ready;
-use crate::reservation::{Asker, AttemptOutcome, Reservation, ReservingFuture, response_future};
+use crate::reservation::{AttemptOutcome, Reservation, send};
 use crate::stage::{AttemptService, UpstreamBody};
 use crate::trail::{Step, StopReason, WaitReason};
 
@@ -37,10 +37,6 @@ pub struct QuotaGuard<S> {
 }
 
 impl<S> QuotaGuard<S> {
-    pub(super) fn new(inner: S, state: Arc<QuotaState>, project: Arc<ProjectSource>) -> Self {
-        Self { inner, state, project }
-    }
-
     /// The count that this request is held against; `None` where nothing limits it. Counting tokens
     /// and batches have quotas of their own at Google, which are none of ours.
     fn handle(&self, request: &Request<AttemptBody>) -> Option<QuotaHandle> {
@@ -49,10 +45,7 @@ impl<S> QuotaGuard<S> {
         }
         request.body().state().pass(Place::QuotaGuard);
         let call = request.body().call();
-        if !matches!(call.verb, Verb::Generate | Verb::StreamGenerate | Verb::Predict) {
-            return None;
-        }
-        let model = call.model.clone()?;
+        let model = call.model.clone().filter(|_| call.generates())?;
         let project = self.project.project_of(request);
         let upstream = self.upstream(request);
         let key = self.state.key_state(&QuotaKey { upstream, project, model })?;
@@ -61,6 +54,9 @@ impl<S> QuotaGuard<S> {
 
     /// Where the request goes: the configured upstream, unless it was sent elsewhere.
     fn upstream(&self, request: &Request<AttemptBody>) -> Option<Arc<UpstreamId>> {
+        if let Some(target) = request.body().upstream() {
+            return Some(target.clone());
+        }
         let own = &self.state.settings.upstream;
         if request.uri().authority().is_none() {
             return own.clone();
@@ -80,25 +76,37 @@ impl<S: fmt::Debug> fmt::Debug for QuotaGuard<S> {
     }
 }
 
+impl<S: AttemptService> Layer<S> for QuotaGuardLayer {
+    type Service = QuotaGuard<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        QuotaGuard { inner, state: self.state().clone(), project: self.project.clone() }
+    }
+}
+
 impl<S: AttemptService> Service<Request<AttemptBody>> for QuotaGuard<S> {
     type Response = Response<JudgedBody<S::Upstream>>;
     type Error = Error;
-    type Future = ResponseFuture<S>;
+    type Future = OptionalFuture<S::Future, Self::Response>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<AttemptBody>) -> Self::Future {
-        ResponseFuture(self.reserve(request))
+        match self.handle(&request) {
+            Some(handle) => OptionalFuture::on(self.reserve(handle, request)),
+            None => OptionalFuture::off(self.inner.call(request)),
+        }
     }
 }
 
 impl<S: AttemptService> QuotaGuard<S> {
-    fn reserve(&mut self, request: Request<AttemptBody>) -> ReservingFuture<S, QuotaAsker> {
-        let Some(handle) = self.handle(&request) else {
-            return ReservingFuture::unreserved(&mut self.inner, request);
-        };
+    fn reserve(
+        &mut self,
+        handle: QuotaHandle,
+        request: Request<AttemptBody>,
+    ) -> Boxed<Response<JudgedBody<S::Upstream>>> {
         let body = request.body();
         let (call, is_retry) = (body.call().clone(), body.number() > 1);
         let ask = handle.ask(call.input_tokens_estimate, u64::from(call.images), is_retry);
@@ -107,75 +115,65 @@ impl<S: AttemptService> QuotaGuard<S> {
         // its own limit.
         let (may_wait, in_queue) = match settings.on_exhausted {
             OnExhausted::Shadow => {
-                let reservation = handle.force(ask);
-                return ReservingFuture::send(&mut self.inner, request, reservation);
+                return Box::pin(send(&mut self.inner, request, handle.force(ask)));
             }
             OnExhausted::Refuse => (Duration::ZERO, settings.store_timeout),
             OnExhausted::Wait { at_most } => (at_most, at_most),
         };
         let now = Instant::now();
-        let deadline = body.deadline();
-        let asker = QuotaAsker {
-            state: body.state().clone(),
-            wait_until: now.checked_add(may_wait),
-            handle: handle.clone(),
-            call,
+        let latest = now.checked_add(in_queue).into_iter().chain(body.deadline()).min();
+        let state = body.state().clone();
+        let asker = Asker { state, wait_until: now.checked_add(may_wait), handle, call };
+        let joined = match asker.handle.try_take(ask) {
+            Ok(reservation) => return Box::pin(send(&mut self.inner, request, reservation)),
+            Err(Some(denied)) if settings.on_exhausted == OnExhausted::Refuse => Err(denied),
+            Err(_) => asker.handle.join(ask, latest),
         };
-        match handle.try_take(ask) {
-            Ok(reservation) => {
-                return ReservingFuture::send(&mut self.inner, request, reservation);
-            }
-            Err(Some(denied)) if settings.on_exhausted == OnExhausted::Refuse => {
-                return ReservingFuture::refuse(asker, denied);
-            }
-            Err(_) => {}
+        let (queued, expected) = match joined {
+            Ok(joined) => joined,
+            Err(denied) => return Box::pin(ready(Ok(asker.refuse(&denied)))),
+        };
+        if !expected.is_zero() {
+            asker.state.record(Step::Waited { delay: expected, why: WaitReason::OwnQuota });
         }
-        let latest = now.checked_add(in_queue).into_iter().chain(deadline).min();
-        match handle.join(ask, latest) {
-            Err(denied) => ReservingFuture::refuse(asker, denied),
-            Ok((queued, expected)) => {
-                if !expected.is_zero() {
-                    let why = WaitReason::OwnQuota;
-                    asker.state.record(Step::Waited { delay: expected, why });
-                }
-                // The instance that was made ready waits with its request: calling a clone would
-                // exceed limits below this layer.
-                let inner = take_ready(&mut self.inner);
-                ReservingFuture::wait(inner, request, asker, queued.served())
+        // The instance that was made ready waits with its request: calling a clone would exceed
+        // limits below this layer.
+        let mut inner = take_ready(&mut self.inner);
+        Box::pin(async move {
+            match queued.served().await {
+                Ok(reservation) => send(&mut inner, request, reservation).await,
+                Err(denied) => Ok(asker.refuse(&denied)),
             }
-        }
+        })
     }
 }
 
-/// Who asked, for a refusal.
-struct QuotaAsker {
+/// The call that asks.
+struct Asker {
     handle: QuotaHandle,
     call: Arc<Call>,
     state: CallState,
-    /// How long the caller lets a call wait for quota; `None` for centuries.
+    /// How long the caller lets it wait for quota.
     wait_until: Option<Instant>,
 }
 
-impl Asker for QuotaAsker {
-    type Reservation = QuotaReservation;
-    type Denied = Denied;
-
-    fn refuse<B: UpstreamBody>(self, denied: Denied) -> Response<JudgedBody<B>> {
-        count(&self.handle.state.counters.refused);
-        let wait = self.handle.wait(&denied);
+impl Asker {
+    fn refuse<B: UpstreamBody>(self, denied: &Denied) -> Response<JudgedBody<B>> {
+        self.handle.state.count(|counts| counts.refused += 1);
+        let wait = self.handle.wait(denied);
         tracing::debug!(
             model = %self.handle.key.model(),
             dimension = denied.violations.first().map(|violation| violation.dimension.as_str()),
             rest = denied.rest.map(|rest| rest.as_str()),
             delay_ms = wait.map(|wait| wait.as_millis()),
-            outcome = outcome_of(&denied).0.as_str(),
+            outcome = outcome_of(denied).0.as_str(),
             charge = "none",
             "not sent, to stay within the quota"
         );
         self.state.record(Step::Stopped { why: StopReason::QuotaUsedUp });
         let left = |until: Instant| until.saturating_duration_since(Instant::now());
         let may_wait = self.wait_until.map_or(Duration::MAX, left);
-        refuse(&denied, wait, may_wait, &self.handle.key.key, self.call, &self.state)
+        refuse(denied, wait, may_wait, &self.handle.key.key, self.call, &self.state)
     }
 }
 
@@ -192,5 +190,3 @@ impl Reservation for QuotaReservation {
         self.close(was_counted, tokens);
     }
 }
-
-response_future!("QuotaGuard", QuotaAsker);

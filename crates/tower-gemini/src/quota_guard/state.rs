@@ -3,78 +3,35 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use super::admission::{Admission, Moment, SLOT_MS};
 use super::alerts::{Alerts, QuotaAlert};
-use super::exchange::Flight;
-use super::gate::{Draw, Gate, GateHooks};
+use super::gate::Gate;
+use super::hooks::KeyHooks;
 use super::learn::Learned;
 use super::lease::LeasePool;
-use super::limits::{QuotaAmounts, QuotaKey};
+use super::limits::QuotaKey;
 use super::settings::{Settings, StoreFailure};
-use super::usage::Counters;
+use super::usage::GuardCounts;
 use crate::calendar::unix_ms;
-use crate::store::Booking;
-
-/// The lease, the alerts and the learned limits of one key.
-pub(crate) struct KeyHooks {
-    pub(crate) pool: Option<LeasePool>,
-    pub(crate) alerts: Alerts,
-    pub(crate) learned: Learned,
-}
-
-impl GateHooks for KeyHooks {
-    type Tag = Option<Booking>;
-
-    fn draw(&mut self, now: Moment, amounts: QuotaAmounts) -> Draw<Self::Tag> {
-        match &mut self.pool {
-            None => Draw::Covered(None),
-            Some(pool) => pool.draw(now, amounts),
-        }
-    }
-
-    fn review_at(&self) -> Option<u64> {
-        self.pool.as_ref().and_then(LeasePool::review_at)
-    }
-
-    fn after_take(&mut self, admission: &mut Admission, now: Moment) -> bool {
-        if self.learned.probe(now) && !self.pool.as_ref().is_some_and(|pool| pool.emergency) {
-            admission.set_limits(self.learned.current());
-        }
-        self.alerts.check(admission, now)
-    }
-
-    fn put_back(&mut self, now: Moment, tag: Self::Tag, amounts: QuotaAmounts) {
-        if let Some(pool) = &mut self.pool {
-            pool.put_back(now, tag, amounts);
-        }
-    }
-
-    fn settled(&mut self, tag: Self::Tag, amounts: QuotaAmounts, tokens: Option<u64>) {
-        if let Some(pool) = &mut self.pool {
-            pool.settled(tag, amounts, tokens);
-        }
-    }
-}
+use crate::clock::millis;
 
 /// The counts of one key.
 pub(crate) struct KeyState {
     pub(crate) key: QuotaKey,
-    pub(crate) gate: Gate<KeyHooks>,
-    /// An exchange with the store that is under way. It outlives the call that began it: a grant
-    /// must not be lost because its caller went away.
-    pub(crate) flight: Mutex<Option<Flight>>,
+    pub(crate) gate: Gate,
+    /// Held by the exchange with the store that is under way.
+    pub(crate) exchanging: Arc<Mutex<()>>,
 }
 
 impl KeyState {
     fn new(key: QuotaKey, settings: &Settings) -> Self {
         let limits = settings.rules.limits_for(&key);
-        let margin_ms = u64::try_from(settings.margin.as_millis()).unwrap_or(0);
         let open_on_last_lease = settings.store_failure == StoreFailure::OpenOnLastLease;
         let lease = |_: &_| LeasePool::new(settings.lease, open_on_last_lease);
         let hooks = KeyHooks {
@@ -82,16 +39,15 @@ impl KeyState {
             alerts: Alerts::new(settings.thresholds.clone()),
             learned: Learned::new(limits),
         };
-        let gate = Gate::new(Admission::new(limits, margin_ms), hooks);
-        Self { key, gate, flight: Mutex::new(None) }
+        let gate = Gate::new(Admission::new(limits, millis(settings.margin)), hooks);
+        Self { key, gate, exchanging: Arc::default() }
     }
 
-    /// Whether nobody uses it, and a new one would answer the same.
+    /// Whether it is unused, and a new one would give the same results.
     fn is_at_rest(self: &Arc<Self>, now: Moment) -> bool {
-        // The lock on all keys is held: nobody else can get a handle meanwhile.
+        // The lock on all keys is held, so no other handle can be made meanwhile.
         Arc::strong_count(self) == 1
             && self.gate.waiting() == 0
-            && self.flight.lock().unwrap_or_else(PoisonError::into_inner).is_none()
             && self.gate.look(|admission, hooks| {
                 admission.is_at_rest(now)
                     && !hooks.pool.as_ref().is_some_and(LeasePool::wants_flush)
@@ -120,7 +76,7 @@ pub(crate) struct QuotaState {
     /// When keys at rest were last looked for, in steady milliseconds.
     swept_ms: AtomicU64,
     pub(crate) alerts: watch::Sender<Option<QuotaAlert>>,
-    pub(crate) counters: Counters,
+    counts: std::sync::Mutex<GuardCounts>,
     pub(crate) passes_all: bool,
 }
 
@@ -138,7 +94,7 @@ impl QuotaState {
             keys: RwLock::default(),
             swept_ms: AtomicU64::new(0),
             alerts: watch::Sender::new(None),
-            counters: Counters::default(),
+            counts: std::sync::Mutex::default(),
             passes_all,
         }
     }
@@ -159,8 +115,7 @@ impl QuotaState {
     }
 
     pub(crate) fn steady_ms(&self, at: Instant) -> u64 {
-        let since = at.saturating_duration_since(self.epoch).as_millis();
-        EPOCH_MS + u64::try_from(since).unwrap_or(u64::MAX / 2)
+        EPOCH_MS.saturating_add(millis(at.saturating_duration_since(self.epoch)))
     }
 
     pub(crate) fn instant_at(&self, steady_ms: u64) -> Instant {
@@ -168,6 +123,14 @@ impl QuotaState {
         let a_year_on = self.steady_ms(Instant::now()).saturating_add(31_536_000_000);
         let ms = steady_ms.saturating_sub(EPOCH_MS).min(a_year_on);
         self.epoch + Duration::from_millis(ms)
+    }
+
+    pub(crate) fn count(&self, count: impl FnOnce(&mut GuardCounts)) {
+        count(&mut self.counts.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(crate) fn counts(&self) -> GuardCounts {
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The counts of this key, or `None` where nothing limits it.

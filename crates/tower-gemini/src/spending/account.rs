@@ -40,8 +40,7 @@ impl Period {
                 return fixed(i64::try_from(length.as_secs()).unwrap_or(i64::MAX).max(1));
             }
         };
-        let bounds =
-            timestamp(at).and_then(|at| Some((zone.start_of(unit, at)?, zone.end_of(unit, at)?)));
+        let bounds = timestamp(at).and_then(|at| zone.span_of(unit, at));
         // Only beyond the year 9999.
         bounds.map_or_else(|| fixed(86_400), |(start, end)| (start.as_second(), end.as_second()))
     }
@@ -317,7 +316,7 @@ impl Account {
     /// Replaces what was reserved by what the attempt came to, in the periods in which it was sent.
     pub fn settle(&mut self, reservation: SpendReservation, came_to: SpendAmounts, images: u64) {
         for (book, start) in self.books.iter_mut().zip(reservation.starts) {
-            // Two periods back nobody asks any more.
+            // Periods before the last one are no longer reported.
             let page = match start {
                 start if start == book.page.start => &mut book.page,
                 start if start == book.last.start => &mut book.last,
@@ -523,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_of_the_time_is_granted() {
+    fn the_time_that_is_left_is_granted() {
         let mut account = daily(Caps::none().wall_time(Duration::from_secs(10)));
         let minute = SpendAmounts { wall_ms: 60_000, ..SpendAmounts::NONE };
         let reservation = account.reserve(at(NOW), minute).unwrap();
@@ -551,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn what_blocks_longest_is_named_whichever_period_it_is_of() {
+    fn the_cap_that_blocks_longest_is_named_whatever_its_period() {
         let caps = Caps::none().at_most_usd(5.0);
         let mut account = Account::new(Zone::utc(), [(Period::Hour, caps), (Period::Total, caps)])
             .starting_balance(dollars(4));

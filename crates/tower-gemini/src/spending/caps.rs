@@ -3,6 +3,8 @@ use std::time::Duration;
 
 use tower_gemini_core::cost::Cost;
 
+use crate::clock::millis;
+
 /// What caps can limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -190,8 +192,7 @@ impl Caps {
     /// Caps the time that attempts are running.
     #[must_use]
     pub fn wall_time(self, time: Duration) -> Self {
-        let wall_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        self.with(CapDimension::WallTime, Some(wall_ms))
+        self.with(CapDimension::WallTime, Some(millis(time)))
     }
 
     /// Returns the cap of one dimension, where there is one.

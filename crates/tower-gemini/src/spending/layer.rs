@@ -1,19 +1,17 @@
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use tower_gemini_core::call::{Call, ImageSize, ModelId, Verb};
 use tower_gemini_core::catalog::Catalog;
 use tower_gemini_core::cost::{Cost, expected};
-use tower_layer::Layer;
 
 use super::account::{Account, Period, Spent};
 use super::gate::SpendGate;
 use super::plan::worst_case;
-use super::{CapDimension, Caps, Plan, SpendAmounts, Spending};
+use super::{CapDimension, Caps, Plan, SpendAmounts};
 use crate::calendar::Zone;
 use crate::clock::{Clock, SystemClock};
-use crate::stage::AttemptService;
 
 /// What is reserved for an attempt before it is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,14 +30,14 @@ pub enum ReserveBy {
     Expected,
 }
 
-/// Makes [`Spending`] services that share one account.
+/// Makes [`Spending`](super::Spending) services that share one account.
 #[derive(Clone)]
 pub struct SpendingLayer {
     zone: Zone,
     periods: Vec<(Period, Caps)>,
     starting_balance: Cost,
     pub(super) shared: Shared,
-    is_off: bool,
+    pub(super) is_off: bool,
 }
 
 type MakePlan = Arc<dyn Fn(&Call) -> Plan + Send + Sync>;
@@ -51,9 +49,8 @@ pub(super) struct Shared {
     pub(super) falls_back: bool,
     pub(super) plan: Option<MakePlan>,
     pub(super) catalog: Option<Arc<Catalog>>,
-    pub(super) clock: Arc<dyn Clock>,
     /// Made anew with every change of the layer; shared by every service made of it.
-    pub(super) gate: Arc<Mutex<SpendGate>>,
+    pub(super) gate: SpendGate,
 }
 
 impl Shared {
@@ -97,8 +94,7 @@ impl SpendingLayer {
             falls_back: false,
             plan: None,
             catalog: None,
-            clock: Arc::new(SystemClock),
-            gate: Arc::new(Mutex::new(SpendGate::new(account))),
+            gate: SpendGate::new(Arc::new(SystemClock), account),
         };
         Self { zone, periods, starting_balance: Cost::ZERO, shared, is_off: false }
     }
@@ -112,7 +108,7 @@ impl SpendingLayer {
     fn restart(mut self) -> Self {
         let account = Account::new(self.zone.clone(), self.periods.clone())
             .starting_balance(SpendAmounts::from_cost(self.starting_balance));
-        self.shared.gate = Arc::new(Mutex::new(SpendGate::new(account)));
+        self.shared.gate = SpendGate::new(self.shared.gate.clock, account);
         self
     }
 
@@ -205,7 +201,7 @@ impl SpendingLayer {
     /// Reads periods from this clock. Default: the system's.
     #[must_use]
     pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
-        self.shared.clock = Arc::new(clock);
+        self.shared.gate.clock = Arc::new(clock);
         self
     }
 
@@ -252,7 +248,8 @@ impl SpendingLayer {
             };
             let per_call = self.shared.per_call.exceeded_by(price);
             let per_call = per_call.map(|(dimension, cap)| ("call".to_owned(), dimension, cap));
-            let below = per_call.or_else(|| self.shared.lock().account.caps_below(price));
+            let below =
+                per_call.or_else(|| self.shared.gate.look(|account| account.caps_below(price)));
             if let Some((period, dimension, cap)) = below {
                 let price_microusd = price.at_most_microusd;
                 return Err(ConfigError::CapBelowOneAttempt {
@@ -270,8 +267,8 @@ impl SpendingLayer {
     /// Returns what each period came to so far, of all services of this layer.
     #[must_use]
     pub fn spent(&self) -> Vec<Spent> {
-        let now = self.shared.clock.now();
-        self.shared.lock().account.spent(now)
+        let gate = &self.shared.gate;
+        gate.look(|account| account.spent(gate.clock.now()))
     }
 }
 
@@ -289,14 +286,6 @@ impl fmt::Debug for SpendingLayer {
             .field("reserve_by", &self.shared.reserve_by)
             .field("zone", &self.zone)
             .finish_non_exhaustive()
-    }
-}
-
-impl<S: AttemptService> Layer<S> for SpendingLayer {
-    type Service = Spending<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        Spending::new(inner, (!self.is_off).then(|| self.shared.clone()))
     }
 }
 

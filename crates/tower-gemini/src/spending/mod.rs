@@ -109,4 +109,4 @@ pub use account::{Account, BlockedBy, CapReached, Period, SpendReservation, Spen
 pub use caps::{CapDimension, Caps, SpendAmounts};
 pub use layer::{ConfigError, ReserveBy, SpendingLayer};
 pub use plan::Plan;
-pub use service::{ResponseFuture, Spending};
+pub use service::Spending;

@@ -1,6 +1,5 @@
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
+use std::future::ready;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,19 +10,22 @@ use tokio::time::Instant;
 use tower_gemini_core::call::Call;
 use tower_gemini_core::cost::{Cost, cost_of};
 use tower_gemini_core::redact::redact;
-use tower_gemini_core::verdict::{Detail, Outcome, QuotaCharge, Verdict, WaitHint, WaitSource};
+use tower_gemini_core::verdict::{Outcome, QuotaCharge, Verdict, WaitHint, WaitSource};
+use tower_layer::Layer;
 use tower_service::Service;
 
 use super::account::{BlockedBy, CapReached, SpendReservation};
 use super::gate::Asked;
-use super::layer::Shared;
+use super::layer::{Shared, SpendingLayer};
 use super::{CapDimension, Caps, SpendAmounts};
 use crate::body::{AttemptBody, JudgedBody};
 use crate::call_state::{CallState, Place, SentAttempt};
+use crate::clock::millis;
 use crate::error::Error;
+use crate::optional::{Boxed, OptionalFuture};
 use crate::ready::take_ready;
-use crate::refusal::Refusal;
-use crate::reservation::{Asker, AttemptOutcome, Reservation, ReservingFuture, response_future};
+use crate::refusal::{Refusal, retry_info};
+use crate::reservation::{AttemptOutcome, Reservation, send};
 use crate::stage::{AttemptService, UpstreamBody};
 use crate::trail::{Step, StopReason, WaitReason};
 
@@ -32,12 +34,6 @@ use crate::trail::{Step, StopReason, WaitReason};
 pub struct Spending<S> {
     inner: S,
     shared: Option<Shared>,
-}
-
-impl<S> Spending<S> {
-    pub(super) fn new(inner: S, shared: Option<Shared>) -> Self {
-        Self { inner, shared }
-    }
 }
 
 impl<S: fmt::Debug> fmt::Debug for Spending<S> {
@@ -49,17 +45,28 @@ impl<S: fmt::Debug> fmt::Debug for Spending<S> {
     }
 }
 
+impl<S: AttemptService> Layer<S> for SpendingLayer {
+    type Service = Spending<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Spending { inner, shared: (!self.is_off).then(|| self.shared.clone()) }
+    }
+}
+
 impl<S: AttemptService> Service<Request<AttemptBody>> for Spending<S> {
     type Response = Response<JudgedBody<S::Upstream>>;
     type Error = Error;
-    type Future = ResponseFuture<S>;
+    type Future = OptionalFuture<S::Future, Self::Response>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<AttemptBody>) -> Self::Future {
-        ResponseFuture(self.reserve(request))
+        match self.shared.clone() {
+            Some(shared) => OptionalFuture::on(self.reserve(shared, request)),
+            None => OptionalFuture::off(self.inner.call(request)),
+        }
     }
 }
 
@@ -68,38 +75,45 @@ impl<S: AttemptService> Service<Request<AttemptBody>> for Spending<S> {
 const LONGEST_ATTEMPT: Duration = Duration::from_secs(600);
 
 impl<S: AttemptService> Spending<S> {
-    fn reserve(&mut self, mut request: Request<AttemptBody>) -> ReservingFuture<S, SpendAsker> {
-        let Some(shared) = &self.shared else {
-            return ReservingFuture::unreserved(&mut self.inner, request);
-        };
+    fn reserve(
+        &mut self,
+        shared: Shared,
+        mut request: Request<AttemptBody>,
+    ) -> Boxed<Response<JudgedBody<S::Upstream>>> {
         request.body().state().pass(Place::Spending);
-        let (asker, asked) = match SpendAsker::new(shared, request.body()) {
-            (asker, Ok(asked)) => (asker, asked),
-            (asker, Err(reached)) => return ReservingFuture::refuse(asker, reached),
+        let asker = Asker::new(shared, request.body());
+        let amounts = match asker.amounts() {
+            Ok(amounts) => amounts,
+            Err(reached) => return Box::pin(ready(Ok(asker.refuse(&reached)))),
         };
-        match shared.ask(asked) {
-            Asked::Refused(reached) => ReservingFuture::refuse(asker, reached),
+        let queued = match asker.shared.gate.ask(amounts) {
+            Asked::Refused(reached) => return Box::pin(ready(Ok(asker.refuse(&reached)))),
             Asked::Granted(reservation) => {
-                let hold = asker.hold(reservation);
-                hold.limit(&asker, &mut request);
-                ReservingFuture::send(&mut self.inner, request, hold)
+                let hold = asker.hold(reservation, &mut request);
+                return Box::pin(send(&mut self.inner, request, hold));
             }
-            Asked::Wait(queued) => {
-                let deadline = asker.asked_at + Duration::from_millis(asked.wall_ms);
-                // The instance that was made ready waits with its request: calling a clone would
-                // exceed limits below this layer.
-                let inner = take_ready(&mut self.inner);
-                let maker = asker.clone();
-                let waiting = async move { Ok(maker.hold(queued.served(deadline).await?)) };
-                ReservingFuture::wait(inner, request, asker, waiting)
+            Asked::Wait(queued) => queued,
+        };
+        let deadline = asker.asked_at + Duration::from_millis(amounts.wall_ms);
+        // The instance that was made ready waits with its request: calling a clone would exceed
+        // limits below this layer.
+        let mut inner = take_ready(&mut self.inner);
+        Box::pin(async move {
+            match queued.served(deadline).await {
+                Ok(reservation) => {
+                    let delay = asker.asked_at.elapsed();
+                    asker.state.record(Step::Waited { delay, why: WaitReason::SpendingCap });
+                    let hold = asker.hold(reservation, &mut request);
+                    send(&mut inner, request, hold).await
+                }
+                Err(reached) => Ok(asker.refuse(&reached)),
             }
-        }
+        })
     }
 }
 
 /// The call that asks.
-#[derive(Clone)]
-struct SpendAsker {
+struct Asker {
     shared: Shared,
     call: Arc<Call>,
     state: CallState,
@@ -108,22 +122,15 @@ struct SpendAsker {
     wall: Duration,
 }
 
-impl SpendAsker {
-    /// Who asks, and what for, or which cap of the call it might exceed.
-    fn new(shared: &Shared, body: &AttemptBody) -> (Self, Result<SpendAmounts, CapReached>) {
-        let now = Instant::now();
-        let left = body.deadline().map(|deadline| deadline.saturating_duration_since(now));
-        let asker = Self {
-            shared: shared.clone(),
-            call: body.call().clone(),
-            state: body.state().clone(),
-            asked_at: now,
-            wall: left.unwrap_or(LONGEST_ATTEMPT).min(LONGEST_ATTEMPT),
-        };
-        let asked = asker.amounts();
-        (asker, asked)
+impl Asker {
+    fn new(shared: Shared, body: &AttemptBody) -> Self {
+        let asked_at = Instant::now();
+        let left = body.deadline().map(|deadline| deadline.saturating_duration_since(asked_at));
+        let wall = left.unwrap_or(LONGEST_ATTEMPT).min(LONGEST_ATTEMPT);
+        Self { shared, call: body.call().clone(), state: body.state().clone(), asked_at, wall }
     }
 
+    /// What it asks for, or which cap of the call it might exceed.
     fn amounts(&self) -> Result<SpendAmounts, CapReached> {
         let Shared { per_call, plan, .. } = &self.shared;
         let price = self.shared.price(&self.call);
@@ -147,29 +154,19 @@ impl SpendAsker {
         Ok(asked)
     }
 
-    fn hold(&self, reservation: SpendReservation) -> SpendHold {
-        SpendHold {
-            shared: self.shared.clone(),
-            call: self.call.clone(),
-            reservation,
-            started: Instant::now(),
+    /// Holds the reservation, and ends the attempt when the time that was granted is over.
+    fn hold(&self, reservation: SpendReservation, request: &mut Request<AttemptBody>) -> SpendHold {
+        let (shared, call, started) = (self.shared.clone(), self.call.clone(), Instant::now());
+        let granted = Duration::from_millis(reservation.amounts().wall_ms);
+        if granted < self.wall {
+            request.body_mut().limit_deadline(started + granted);
         }
-    }
-}
-
-impl Asker for SpendAsker {
-    type Reservation = SpendHold;
-    type Denied = CapReached;
-
-    fn served(&self, hold: &SpendHold, request: &mut Request<AttemptBody>) {
-        let delay = self.asked_at.elapsed();
-        self.state.record(Step::Waited { delay, why: WaitReason::SpendingCap });
-        hold.limit(self, request);
+        SpendHold { shared, call, reservation, started }
     }
 
     /// The refusal of an attempt that might exceed a cap. 402 where no waiting helps, since clients
     /// resend a 429 on their own.
-    fn refuse<B: UpstreamBody>(self, reached: CapReached) -> Response<JudgedBody<B>> {
+    fn refuse<B: UpstreamBody>(self, reached: &CapReached) -> Response<JudgedBody<B>> {
         let model = self.call.model.as_ref();
         tracing::debug!(
             model = model.map(|model| tracing::field::display(redact(model.as_str()).into_owned())),
@@ -178,43 +175,29 @@ impl Asker for SpendAsker {
             "not sent: a spending cap might be exceeded"
         );
         self.state.record(Step::Stopped { why: StopReason::SpendingCap });
-        let message = format!("Not sent: {reached}.");
-        let mut detail = Detail::default();
-        detail.reason = Some("SPENDING_CAP".to_owned());
-        detail.message = Some(message.clone());
-        let hint = reached.wait.map(|wait| WaitHint::new(wait, WaitSource::QuotaResetDelay));
         // As an attempt that was not sent, and not as a refusal of the account: no target is at
         // fault, and none should rest for it. A cheaper model may stay within a cap on money, if the
         // caller wants another one; caps on attempts and time hold for every model.
         let elsewhere = self.shared.falls_back && reached.dimension.is_money();
-        let verdict = Verdict::refused_locally(Outcome::NotSent, hint, elsewhere, detail);
-        let retry = reached.wait.map(|wait| {
-            json!({
-                "@type": "type.googleapis.com/google.rpc.RetryInfo",
-                "retryDelay": format!("{}.{:03}s", wait.as_secs(), wait.subsec_millis()),
-            })
-        });
-        Refusal {
+        let refusal = Refusal {
             status: match reached.wait {
                 Some(_) => StatusCode::TOO_MANY_REQUESTS,
                 None => StatusCode::PAYMENT_REQUIRED,
             },
             word: "RESOURCE_EXHAUSTED",
-            message,
+            message: format!("Not sent: {reached}."),
             reason: "SPENDING_CAP",
             metadata: json!({
                 "dimension": reached.dimension.as_str(),
                 "period": reached.period.as_deref().unwrap_or("call"),
                 "cap": reached.cap.to_string(),
             }),
-            details: retry.into_iter().collect(),
-        }
-        .into_response(verdict, self.call, &self.state)
+            details: reached.wait.map(retry_info).into_iter().collect(),
+        };
+        let hint = reached.wait.map(|wait| WaitHint::new(wait, WaitSource::QuotaResetDelay));
+        let verdict = refusal.verdict(Outcome::NotSent, hint, elsewhere);
+        refusal.into_response(verdict, self.call, &self.state)
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn within_call(caps: Caps, used: SpendAmounts, asked: SpendAmounts) -> Result<(), CapReached> {
@@ -245,16 +228,6 @@ struct SpendHold {
     started: Instant,
 }
 
-impl SpendHold {
-    /// Ends the attempt when the time that was granted is over.
-    fn limit(&self, asker: &SpendAsker, request: &mut Request<AttemptBody>) {
-        let granted = Duration::from_millis(self.reservation.amounts().wall_ms);
-        if granted < asker.wall {
-            request.body_mut().limit_deadline(self.started + granted);
-        }
-    }
-}
-
 impl Reservation for SpendHold {
     fn end(self, outcome: &AttemptOutcome<'_>) {
         let AttemptOutcome { was_sent, verdict, usage, is_delivered } = *outcome;
@@ -279,8 +252,6 @@ impl Reservation for SpendHold {
             };
         }
         let images = if is_delivered { u64::from(call.images.max(1)) } else { 0 };
-        shared.settle(reservation, came_to, images);
+        shared.gate.settle(reservation, came_to, images);
     }
 }
-
-response_future!("Spending", SpendAsker);

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Booking, Exchange, Refund, Reply};
+use super::{Exchange, Refund, Reply};
+use crate::clock::millis;
 use crate::quota_guard::admission::{Admission, Moment, Receipt, SLOT_MS, Snapshot};
 use crate::quota_guard::limits::{Limits, QuotaAmounts};
 
@@ -33,7 +34,7 @@ impl StoredCounts {
     /// Starts with nothing taken.
     #[must_use]
     pub fn new(now: Moment, margin: Duration) -> Self {
-        Self::starting(now, u64::try_from(margin.as_millis()).unwrap_or(0))
+        Self::starting(now, millis(margin))
     }
 
     fn starting(now: Moment, margin_ms: u64) -> Self {
@@ -53,12 +54,9 @@ impl StoredCounts {
     pub fn exchange(&mut self, now: Moment, exchange: &Exchange) -> Reply {
         let admission = &mut self.admission;
         admission.set_limits(exchange.limits);
-        for Refund { booking: Booking { slot, day, both_days }, unused, extra_tokens } in
-            &exchange.refunds
-        {
-            let receipt = Receipt::from_parts(*slot, *day, *both_days, *unused);
-            admission.give_back(receipt);
-            admission.add_tokens(receipt, *extra_tokens);
+        for &Refund { booking, unused, extra_tokens } in &exchange.refunds {
+            admission.give_back(Receipt { booking, amounts: unused });
+            admission.add_tokens(booking, extra_tokens);
         }
         if !exchange.unreported.is_zero() {
             let receipt = admission.force(now, exchange.unreported, now.steady_ms);
@@ -72,11 +70,10 @@ impl StoredCounts {
         while calls > 0 && booking.is_none() {
             let amounts = exchange.need.times(u64::from(calls));
             if admission.fits(now, amounts, exchange.day_reserve) {
-                let lease_ms = u64::try_from(exchange.lease.as_millis()).unwrap_or(0);
-                let receipt = admission.force(now, amounts, now.steady_ms.saturating_add(lease_ms));
+                let ends_ms = now.steady_ms.saturating_add(millis(exchange.lease));
+                let receipt = admission.force(now, amounts, ends_ms);
                 admission.settle(receipt, None);
-                let (slot, day, both_days) = receipt.parts();
-                booking = Some((calls, Booking { slot, day, both_days }));
+                booking = Some((calls, receipt.booking));
             }
             calls /= 2;
         }
@@ -93,27 +90,11 @@ impl StoredCounts {
         Reply { retry_after, ..Reply::new(granted, booking, taken, day) }
     }
 
-    /// Returns what must outlive the process: little-endian words, namely the margin, the closed
-    /// day and whether there is one, the numbers of slots and days, then each slot with its three
-    /// amounts and each day with its amount.
+    /// Returns what must outlive the process, as JSON.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let snapshot = self.admission.snapshot();
-        let mut words = vec![
-            self.margin_ms,
-            snapshot.closed_day.map_or(0, word_from),
-            u64::from(snapshot.closed_day.is_some()),
-            snapshot.slots.len() as u64,
-            snapshot.days.len() as u64,
-        ];
-        for (slot, taken) in &snapshot.slots {
-            words.push(*slot);
-            words.extend(taken);
-        }
-        for (day, taken) in &snapshot.days {
-            words.extend([word_from(*day), *taken]);
-        }
-        words.into_iter().flat_map(u64::to_le_bytes).collect()
+        // Numbers and lists of numbers: there is nothing in them that JSON cannot hold.
+        serde_json::to_vec(&(self.margin_ms, self.admission.snapshot())).unwrap_or_default()
     }
 
     /// Reads what [`to_bytes`](Self::to_bytes) wrote; `None` for anything else.
@@ -123,7 +104,7 @@ impl StoredCounts {
     /// twice.
     #[must_use]
     pub fn from_bytes(bytes: &[u8], now: Moment) -> Option<Self> {
-        let (margin_ms, mut snapshot) = decode(bytes)?;
+        let (margin_ms, mut snapshot): (u64, Snapshot) = serde_json::from_slice(bytes).ok()?;
         let newest = snapshot.slots.last().map_or(0, |(slot, _)| *slot);
         // A lease is dated a little ahead, which is no clock that was set back.
         let ahead = newest.saturating_sub(now.steady_ms / SLOT_MS + 8);
@@ -136,34 +117,13 @@ impl StoredCounts {
     }
 }
 
-fn word_from(day: i32) -> u64 {
-    u64::from_le_bytes(i64::from(day).to_le_bytes())
-}
-
-fn decode(bytes: &[u8]) -> Option<(u64, Snapshot)> {
-    let mut words =
-        bytes.chunks_exact(8).map(|word| word.try_into().map(u64::from_le_bytes).unwrap_or(0));
-    let day = |word: u64| i32::try_from(i64::from_le_bytes(word.to_le_bytes())).ok();
-    let margin_ms = words.next()?;
-    let (closed, is_closed) = (day(words.next()?)?, words.next()? == 1);
-    let (slots, days) = (words.next()?, words.next()?);
-    let mut snapshot = Snapshot { closed_day: is_closed.then_some(closed), ..Snapshot::default() };
-    for _ in 0..slots {
-        snapshot.slots.push((words.next()?, [words.next()?, words.next()?, words.next()?]));
-    }
-    for _ in 0..days {
-        snapshot.days.push((day(words.next()?)?, words.next()?));
-    }
-    Some((margin_ms, snapshot))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::quota_guard::limits::QuotaKey;
 
     #[test]
-    fn what_is_decoded_is_what_was_encoded() {
+    fn decoded_counts_are_the_counts_that_were_encoded() {
         let now = Moment { steady_ms: 1_773_000_000_000, wall_ms: 1_773_000_000_000 };
         let mut counts = StoredCounts::new(now, Duration::from_millis(500));
         let key = QuotaKey::new("p", "m");
@@ -172,11 +132,12 @@ mod tests {
         counts.exchange(now, &ask);
         ask.close_day = true;
         counts.exchange(Moment { steady_ms: now.steady_ms + 700, ..now }, &ask);
-        let (margin_ms, snapshot) = decode(&counts.to_bytes()).unwrap();
-        assert_eq!((margin_ms, &snapshot), (500, &counts.admission.snapshot()));
+        let decoded = StoredCounts::from_bytes(&counts.to_bytes(), now).unwrap();
+        let snapshot = decoded.admission.snapshot();
+        assert_eq!((decoded.margin_ms, &snapshot), (500, &counts.admission.snapshot()));
         assert_eq!(snapshot.days, [(20_520, 3)]);
         assert_eq!(snapshot.closed_day, Some(20_520));
-        assert_eq!(decode(b"short"), None);
+        assert!(StoredCounts::from_bytes(b"short", now).is_none());
     }
 
     // A file from the future (its clock was ahead) must not grant the same minute twice.

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{Exchange, ExchangeFuture, QuotaStore, StoredCounts};
 use crate::calendar::unix_ms;
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, SystemClock, millis};
 use crate::quota_guard::admission::Moment;
 use crate::quota_guard::limits::{QuotaAmounts, QuotaKey};
 
@@ -46,8 +46,7 @@ impl MemoryStore {
     }
 
     fn now(&self) -> Moment {
-        let steady_ms = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Moment { steady_ms, wall_ms: unix_ms(self.clock.now()) }
+        Moment { steady_ms: millis(self.epoch.elapsed()), wall_ms: unix_ms(self.clock.now()) }
     }
 
     /// Returns what is counted for this key now, for tests and displays.

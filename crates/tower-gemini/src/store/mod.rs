@@ -33,6 +33,7 @@ use crate::quota_guard::limits::{Limits, QuotaAmounts, QuotaKey};
 mod counts;
 mod memory;
 
+pub use crate::quota_guard::admission::Booking;
 pub use counts::StoredCounts;
 pub use memory::MemoryStore;
 
@@ -116,17 +117,6 @@ impl Refund {
     }
 }
 
-/// Where a store counted a grant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
-pub struct Booking {
-    /// The slot, in the store's time.
-    pub slot: u64,
-    /// The Pacific day.
-    pub day: i32,
-    /// Whether the next day was charged too, because the lease reaches past midnight.
-    pub both_days: bool,
-}
-
 /// What a store answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -161,24 +151,13 @@ impl Reply {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreError {
     what: String,
-    timed_out: bool,
 }
 
 impl StoreError {
     /// A store that failed. `what` is shown to people, so keys in it are redacted.
     #[must_use]
     pub fn new(what: impl fmt::Display) -> Self {
-        Self { what: redact(&what.to_string()).into_owned(), timed_out: false }
-    }
-
-    pub(crate) fn timed_out(after: Duration) -> Self {
-        Self { what: format!("no answer within {} ms", after.as_millis()), timed_out: true }
-    }
-
-    /// Whether it did not answer in time.
-    #[must_use]
-    pub fn is_timeout(&self) -> bool {
-        self.timed_out
+        Self { what: redact(&what.to_string()).into_owned() }
     }
 }
 

@@ -5,14 +5,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tower_gemini_core::scan::PartKeyer;
-use tower_layer::Layer;
 
+use super::Missing;
 use super::file;
 use super::store::Store;
-use super::{Missing, ThoughtSignatures};
-use crate::stage::CallService;
 
-/// Makes [`ThoughtSignatures`] services that share what they have seen.
+/// Makes [`ThoughtSignatures`](super::ThoughtSignatures) services that share what they have seen.
 #[derive(Clone)]
 pub struct ThoughtSignaturesLayer {
     pub(super) missing: Missing,
@@ -130,13 +128,5 @@ impl fmt::Debug for ThoughtSignaturesLayer {
             .field("strict_on_vertex", &self.strict_on_vertex)
             .field("remembered", &self.remembered())
             .finish_non_exhaustive()
-    }
-}
-
-impl<S: CallService> Layer<S> for ThoughtSignaturesLayer {
-    type Service = ThoughtSignatures<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        ThoughtSignatures::new(inner, self.clone())
     }
 }

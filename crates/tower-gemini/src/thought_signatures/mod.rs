@@ -29,7 +29,7 @@
 //!     {"role":"user","parts":[{"text":"with a hat"}]}]}"#)?).await?;
 //! assert_eq!(answer.headers()["signed"], "true");
 //!
-//! // Of this image nobody here has seen a signature.
+//! // No signature of this image was seen.
 //! let refused = gemini.oneshot(post(r#"{"contents":[{"role":"user","parts":[{"text":"a dog"}]},
 //!     {"role":"model","parts":[{"inlineData":{"mimeType":"image/png","data":"BBBB"}}]},
 //!     {"role":"user","parts":[{"text":"with a hat"}]}]}"#)?).await?;
@@ -85,7 +85,7 @@
 //!
 //! # Cancel safety
 //!
-//! Nothing is held. Of an answer that is dropped before its end nothing is remembered.
+//! Nothing is held. A response that is dropped before its end is not remembered.
 
 mod file;
 mod layer;
@@ -95,4 +95,4 @@ mod store;
 
 pub use layer::ThoughtSignaturesLayer;
 pub use policy::{Missing, PLACEHOLDER};
-pub use service::{ResponseFuture, ThoughtSignatures};
+pub use service::ThoughtSignatures;

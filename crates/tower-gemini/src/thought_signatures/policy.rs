@@ -54,8 +54,8 @@ fn model_of(call: &Call) -> Option<&'static tower_gemini_core::catalog::Model> {
 }
 
 /// Whether the service is known to refuse this call for a missing signature. Gemini 3 Pro Image
-/// does not enforce them on Vertex AI (its documentation, 2026-07), and what a model does that the
-/// catalogue does not know nobody here can say.
+/// does not enforce them on Vertex AI (its documentation, 2026-07). A model that the catalogue does
+/// not know is not assumed to.
 pub(super) fn is_enforced(call: &Call, strict_on_vertex: bool) -> bool {
     let Some(model) = model_of(call) else { return false };
     call.wants_image
@@ -97,8 +97,8 @@ pub(super) fn plan<'a>(
     }
 }
 
-/// What a refusal says: first what the API itself says of the first part, so that whoever looks for
-/// its words finds them.
+/// Returns the text of a refusal. It begins with what the API itself says of the first part, so
+/// that a search for the API's words finds it.
 pub(super) fn message(missing: &[&ModelPart]) -> String {
     let mut text = String::new();
     if let Some(first) = missing.first() {
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_was_seen_is_restored_whatever_becomes_of_the_others() {
+    fn a_part_that_was_seen_is_restored_whatever_happens_to_the_others() {
         let keyer = PartKeyer::new([1, 2]);
         let conversation = Conversation::read(BODY, &keyer);
         let image = keyer.image_base64(b"AAAA").unwrap();

@@ -1,26 +1,26 @@
-use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
+use std::future::ready;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use crate::body::{BodyEnd, BodyGuard, CallBody, Ended, JudgedBody};
 use crate::error::Error;
 use crate::trail::{Step, StopReason};
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Request, Response, StatusCode};
-use pin_project::pin_project;
 use serde_json::json;
 use tower_gemini_core::call::{Call, Conversation, ModelPart};
 use tower_gemini_core::scan::Scanner;
-use tower_gemini_core::verdict::{Detail, Outcome, Verdict};
+use tower_gemini_core::verdict::Outcome;
+use tower_layer::Layer;
 use tower_service::Service;
 
 use super::ThoughtSignaturesLayer;
 use super::policy::{Plan, backend_of, is_enforced, message, plan};
 use super::store::Backend;
 use crate::call_state::CallState;
+use crate::headers::is_encoded;
+use crate::optional::OptionalFuture;
 use crate::refusal::Refusal;
 use crate::stage::{CallService, UpstreamBody};
 
@@ -31,85 +31,82 @@ pub struct ThoughtSignatures<S> {
     settings: ThoughtSignaturesLayer,
 }
 
-impl<S> ThoughtSignatures<S> {
-    pub(super) fn new(inner: S, settings: ThoughtSignaturesLayer) -> Self {
-        Self { inner, settings }
+impl<S: CallService> Layer<S> for ThoughtSignaturesLayer {
+    type Service = ThoughtSignatures<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        ThoughtSignatures { inner, settings: self.clone() }
     }
 }
 
 impl<S: CallService> Service<Request<CallBody>> for ThoughtSignatures<S> {
     type Response = Response<JudgedBody<S::Upstream>>;
     type Error = Error;
-    type Future = ResponseFuture<S::Future, S::Upstream>;
+    type Future = OptionalFuture<S::Future, Self::Response>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<CallBody>) -> Self::Future {
-        let state = match check(&self.settings, request) {
-            Checked::Send(request) => State::Sent { inner: self.inner.call(*request) },
-            Checked::Refuse { message, first, call, state } => {
-                tracing::debug!(
-                    content = first.0,
-                    part = first.1,
-                    "not sent: a thought signature is missing"
-                );
-                State::Refused { response: Some(Box::new(refuse(message, first, call, &state))) }
-            }
+        if self.settings.is_off {
+            return OptionalFuture::off(self.inner.call(request));
+        }
+        let attempt = match sign(&self.settings, request) {
+            Ok(request) => self.inner.call(request),
+            Err(refusal) => return OptionalFuture::on(Box::pin(ready(Ok(*refusal)))),
         };
-        ResponseFuture { state, settings: self.settings.clone() }
+        let settings = self.settings.clone();
+        OptionalFuture::on(Box::pin(async move {
+            let mut response = attempt.await?;
+            read_along(&mut response, settings);
+            Ok(response)
+        }))
     }
 }
 
-enum Checked {
-    /// Boxed, as requests are large.
-    Send(Box<Request<CallBody>>),
-    Refuse {
-        message: String,
-        first: (usize, usize),
-        call: Arc<Call>,
-        state: CallState,
-    },
+/// Has the signatures of a response remembered when all of it has come.
+fn read_along<B: UpstreamBody>(
+    response: &mut Response<JudgedBody<B>>,
+    settings: ThoughtSignaturesLayer,
+) {
+    // By the call that was answered: a fallback further in may have sent it elsewhere.
+    let call = response.body().call().clone();
+    let is_read = settings.store.is_some()
+        && response.status().is_success()
+        && !is_encoded(response.headers());
+    if let Some(backend) = backend_of(&call).filter(|_| is_read) {
+        let scanner = Some(Scanner::judging(call.framing).keep_signatures(settings.keyer));
+        response.body_mut().guard(Box::new(ReadAlong { scanner, backend, settings }));
+    }
 }
 
-fn check(settings: &ThoughtSignaturesLayer, request: Request<CallBody>) -> Checked {
-    if settings.is_off {
-        return Checked::Send(Box::new(request));
-    }
+/// The request with the signatures that it lacks; the refusal where there are none for it.
+fn sign<B: UpstreamBody>(
+    settings: &ThoughtSignaturesLayer,
+    request: Request<CallBody>,
+) -> Result<Request<CallBody>, Box<Response<JudgedBody<B>>>> {
     let call = request.body().call().clone();
-    let is_encoded =
-        request.headers().get(CONTENT_ENCODING).is_some_and(|value| value != "identity");
-    let (Some(backend), true, false) = (backend_of(&call), call.multi_turn, is_encoded) else {
-        return Checked::Send(Box::new(request));
+    let applies = call.multi_turn && !is_encoded(request.headers());
+    // Read from one piece. Only the pieces that follow on a signature are then sent from the copy.
+    let (Some(backend), Some(body)) =
+        (backend_of(&call).filter(|_| applies), request.body().joined())
+    else {
+        return Ok(request);
     };
-    let Some(chunks) = request.body().chunks() else {
-        return Checked::Send(Box::new(request));
-    };
-    let body = match chunks {
-        [one] => one.clone(),
-        // Read from one piece. Only the pieces that follow on a signature are then sent from the
-        // copy.
-        many => many.concat().into(),
-    };
+    let state = request.body().state();
     let conversation = Conversation::read(&body, &settings.keyer);
     let seen = |key| settings.with_store(|store| store.get(backend, key)).flatten();
     match plan(&conversation, settings.missing, is_enforced(&call, settings.strict_on_vertex), seen)
     {
-        Plan::Send => Checked::Send(Box::new(request)),
+        Plan::Send => Ok(request),
         Plan::Refuse { missing } => {
-            request.body().state().record(Step::Stopped { why: StopReason::MissingSignature });
-            let first = missing.first().map_or((0, 0), |part| (part.content, part.part));
-            Checked::Refuse {
-                message: message(&missing),
-                first,
-                call,
-                state: request.body().state().clone(),
-            }
+            state.record(Step::Stopped { why: StopReason::MissingSignature });
+            Err(Box::new(refuse(&missing, call, state)))
         }
         Plan::Sign { signatures, restored, placeholders } => {
-            request.body().state().record(Step::Signed { restored, placeholders });
-            Checked::Send(Box::new(signed(request, &body, &signatures)))
+            state.record(Step::Signed { restored, placeholders });
+            Ok(signed(request, &body, &signatures))
         }
     }
 }
@@ -128,28 +125,23 @@ fn signed(
     Request::from_parts(parts, body)
 }
 
-fn refuse<B>(
-    message: String,
-    first: (usize, usize),
+fn refuse<B: UpstreamBody>(
+    missing: &[&ModelPart],
     call: Arc<Call>,
     state: &CallState,
-) -> Response<JudgedBody<B>>
-where
-    B: UpstreamBody,
-{
-    let mut detail = Detail::default();
-    detail.reason = Some("MISSING_THOUGHT_SIGNATURE".to_owned());
-    detail.message = Some(message.clone());
-    let verdict = Verdict::refused_locally(Outcome::MissingThoughtSignature, None, false, detail);
-    Refusal {
+) -> Response<JudgedBody<B>> {
+    let (content, part) = missing.first().map_or((0, 0), |first| (first.content, first.part));
+    tracing::debug!(content, part, "not sent: a thought signature is missing");
+    let refusal = Refusal {
         status: StatusCode::BAD_REQUEST,
         word: "INVALID_ARGUMENT",
-        message,
+        message: message(missing),
         reason: "MISSING_THOUGHT_SIGNATURE",
-        metadata: json!({ "contentPosition": first.0.to_string(), "partPosition": first.1.to_string() }),
+        metadata: json!({ "contentPosition": content.to_string(), "partPosition": part.to_string() }),
         details: Vec::new(),
-    }
-    .into_response(verdict, call, state)
+    };
+    let verdict = refusal.verdict(Outcome::MissingThoughtSignature, None, false);
+    refusal.into_response(verdict, call, state)
 }
 
 /// Reads along with an answer and remembers its signatures when all of it has come.
@@ -169,7 +161,7 @@ impl BodyGuard for ReadAlong {
     }
 
     fn on_end(&mut self, end: &BodyEnd<'_>) {
-        // Of a broken answer nobody sends a turn back.
+        // The turn of a broken response is not sent back.
         let Some(scanner) = self.scanner.take().filter(|_| end.how == Ended::Complete) else {
             return;
         };
@@ -179,80 +171,6 @@ impl BodyGuard for ReadAlong {
                     store.put(self.backend, part.part, part.signature);
                 }
             });
-        }
-    }
-}
-
-/// The future of [`ThoughtSignatures`].
-#[pin_project]
-pub struct ResponseFuture<F, B> {
-    #[pin]
-    state: State<F, B>,
-    settings: ThoughtSignaturesLayer,
-}
-
-#[pin_project(project = StateProjection)]
-enum State<F, B> {
-    Sent {
-        #[pin]
-        inner: F,
-    },
-    Refused {
-        // Boxed: it is rare, and large.
-        response: Option<Box<Response<JudgedBody<B>>>>,
-    },
-}
-
-impl<F, B> fmt::Debug for ResponseFuture<F, B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match self.state {
-            State::Sent { .. } => "sent",
-            State::Refused { .. } => "refused",
-        };
-        f.debug_struct("ResponseFuture").field("state", &state).finish_non_exhaustive()
-    }
-}
-
-impl<F, B> Future for ResponseFuture<F, B>
-where
-    F: Future<Output = Result<Response<JudgedBody<B>>, Error>>,
-    B: UpstreamBody,
-{
-    type Output = Result<Response<JudgedBody<B>>, Error>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        match this.state.project() {
-            StateProjection::Sent { inner } => {
-                let mut response = ready!(inner.poll(cx))?;
-                // By the call that was answered: a fallback further in may have sent it elsewhere.
-                let call = response.body().call().clone();
-                let is_encoded = response
-                    .headers()
-                    .get(CONTENT_ENCODING)
-                    .is_some_and(|value| value != "identity");
-                if let (Some(backend), true, true, false) = (
-                    backend_of(&call),
-                    response.status().is_success(),
-                    this.settings.store.is_some(),
-                    is_encoded,
-                ) {
-                    let scanner =
-                        Scanner::judging(call.framing).keep_signatures(this.settings.keyer);
-                    response.body_mut().guard(Box::new(ReadAlong {
-                        scanner: Some(scanner),
-                        backend,
-                        settings: this.settings.clone(),
-                    }));
-                }
-                Poll::Ready(Ok(response))
-            }
-            StateProjection::Refused { response } => match response.take() {
-                Some(response) => Poll::Ready(Ok(*response)),
-                // Polled after it was ready: a fault of the caller that must not bring the process
-                // down.
-                None => Poll::Pending,
-            },
         }
     }
 }

@@ -15,21 +15,16 @@ pub(super) enum Backend {
 
 type Key = (Backend, PartKey);
 
-#[derive(Debug)]
-struct Entry {
-    signature: Bytes,
-    /// When it was last asked for, counted in questions.
-    used: u64,
-}
-
 /// The signatures asked for last, as many as fit.
 #[derive(Debug)]
 pub(super) struct Store {
     max_entries: usize,
     max_bytes: usize,
     bytes: usize,
+    /// Counts the uses.
     clock: u64,
-    by_key: HashMap<Key, Entry>,
+    /// The signatures, each with its last use.
+    by_key: HashMap<Key, (Bytes, u64)>,
     /// The oldest first.
     by_use: BTreeMap<u64, Key>,
 }
@@ -64,34 +59,35 @@ impl Store {
             let Some((_, oldest)) = self.by_use.pop_first() else { break };
             self.remove(oldest);
         }
-        self.clock += 1;
-        self.bytes += signature.len();
-        self.by_use.insert(self.clock, (backend, part));
-        self.by_key.insert((backend, part), Entry { signature, used: self.clock });
+        self.insert((backend, part), signature);
     }
 
-    fn remove(&mut self, key: Key) {
-        if let Some(entry) = self.by_key.remove(&key) {
-            self.bytes -= entry.signature.len();
-            self.by_use.remove(&entry.used);
-        }
+    fn insert(&mut self, key: Key, signature: Bytes) {
+        self.clock += 1;
+        self.bytes += signature.len();
+        self.by_use.insert(self.clock, key);
+        self.by_key.insert(key, (signature, self.clock));
+    }
+
+    fn remove(&mut self, key: Key) -> Option<Bytes> {
+        let (signature, used) = self.by_key.remove(&key)?;
+        self.bytes -= signature.len();
+        self.by_use.remove(&used);
+        Some(signature)
     }
 
     /// The signature of a part, where it was seen.
     pub(super) fn get(&mut self, backend: Backend, part: PartKey) -> Option<Bytes> {
-        let entry = self.by_key.get_mut(&(backend, part))?;
-        self.clock += 1;
-        self.by_use.remove(&entry.used);
-        entry.used = self.clock;
-        self.by_use.insert(self.clock, (backend, part));
-        Some(entry.signature.clone())
+        let signature = self.remove((backend, part))?;
+        self.insert((backend, part), signature.clone());
+        Some(signature)
     }
 
     /// Everything that is remembered, the oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Backend, PartKey, &Bytes)> {
         self.by_use
             .values()
-            .filter_map(|key| self.by_key.get(key).map(|entry| (key.0, key.1, &entry.signature)))
+            .filter_map(|key| self.by_key.get(key).map(|(signature, _)| (key.0, key.1, signature)))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -153,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_break_out_of_its_string_is_not_kept() {
+    fn a_signature_that_could_break_out_of_its_string_is_not_kept() {
         let mut store = Store::new(8, 100);
         store.put(Backend::GeminiApi, key(1), Bytes::from_static(b"AAAA\",\"x\":\""));
         assert_eq!(store.len(), 0);

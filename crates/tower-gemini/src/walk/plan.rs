@@ -184,15 +184,13 @@ impl<'a> Walk<'a> {
     /// at once; by the retry's own policy at the end.
     pub(super) fn retries(&self, visit: &Visit, own: RetryOverride) -> RetryOverride {
         let by_link = |mut retries: RetryOverride| {
-            let leg = self.leg(visit.leg);
-            if let Some(policy) = leg.and_then(|leg| leg.retry.clone()) {
-                retries = retries.policy(policy);
+            let leg = &self.legs[visit.leg];
+            if let Some(policy) = &leg.retry {
+                retries = retries.policy(policy.clone());
             }
-            match leg.and_then(|leg| leg.target.max_attempts()) {
+            match leg.target.max_attempts() {
                 Some(attempts) => retries.attempts(attempts),
-                None if visit.more_targets && leg.is_some_and(|leg| leg.retry.is_none()) => {
-                    retries.attempts(1)
-                }
+                None if visit.more_targets && leg.retry.is_none() => retries.attempts(1),
                 None => retries,
             }
         };
@@ -220,22 +218,20 @@ impl<'a> Walk<'a> {
 
     /// Goes on after a visit, only where the policy allows.
     pub(super) fn go_on(&mut self, from: &Visit, verdict: &Verdict, ways: Ways) {
-        let successor = (verdict.outcome() == Outcome::NotFound)
-            .then(|| {
-                let named = verdict.detail().and_then(|detail| detail.successor.clone());
-                named.or_else(|| self.model(from.leg).and_then(|model| model.successor.clone()))
-            })
-            .flatten();
+        let named = || verdict.detail()?.successor.clone();
+        let known = || self.model(from.leg)?.successor.clone();
+        let is_gone = verdict.outcome() == Outcome::NotFound;
+        let successor = if is_gone { named().or_else(known) } else { None };
         let sizes = ways.sizes || successor.is_some();
         self.queue.retain(|next| if next.leg == from.leg { sizes } else { ways.targets });
-        let Some(target) = self.leg(from.leg).map(|leg| leg.target.clone()) else { return };
+        let target = &self.legs[from.leg].target;
         if ways.account_closed {
             self.closed_accounts.push(target.account().to_owned());
         }
         // A target that is gone is followed by its successor at once.
         if let Some(successor) = successor {
             let model = target.model().as_str();
-            self.circuits.learn_successor(model, self.upstream(from.leg), &successor);
+            self.circuits.learn_successor(model, &self.upstreams[from.leg], &successor);
             self.succeed(from.leg, &successor);
             self.queue.push_front(Candidate::new(from.leg, from.size));
         }
@@ -247,8 +243,7 @@ impl<'a> Walk<'a> {
         let mut successions = 0;
         loop {
             let mut candidate = self.queue.pop_front()?;
-            let leg = self.leg(candidate.leg)?;
-            let why = match self.successor(candidate.leg, leg) {
+            let why = match self.successor(candidate.leg) {
                 Some(Some(successor)) if successions < MAX_SUCCESSIONS => {
                     successions += 1;
                     self.succeed(candidate.leg, &successor);
@@ -257,7 +252,7 @@ impl<'a> Walk<'a> {
                     continue;
                 }
                 Some(_) => SkipReason::Gone,
-                None if self.is_closed(leg) => SkipReason::Account,
+                None if self.is_closed(candidate.leg) => SkipReason::Account,
                 None => return Some(candidate),
             };
             self.skip(candidate.leg, why);
@@ -271,13 +266,11 @@ impl<'a> Walk<'a> {
         if candidate.size.is_some_and(|size| !makes(self.model(candidate.leg), size)) {
             return Err(None);
         }
-        let leg = self.leg(candidate.leg).ok_or(None)?;
         if candidate.rewrite.is_none() {
-            let caps = [leg.target.max_size(), candidate.size];
-            let target = match caps.into_iter().flatten().min() {
-                Some(cap) => leg.target.clone().size_cap(cap),
-                None => leg.target.clone(),
-            };
+            let mut target = self.legs[candidate.leg].target.clone();
+            if let Some(cap) = target.max_size().into_iter().chain(candidate.size).min() {
+                target = target.size_cap(cap);
+            }
             let rules = Rules::new(self.settings.catalog())
                 .must_keep(self.template.state().must_keep())
                 .signatures(self.settings.policy.signatures);
@@ -322,7 +315,7 @@ impl<'a> Walk<'a> {
             *found = *found || self.could_visit(next, now);
         }
         self.queue = queue;
-        let (size, target) = (at.size, &self.leg(at.leg)?.target);
+        let (size, target) = (at.size, &self.legs[at.leg].target);
         let rewrite = at.rewrite?;
         let label = if self.settings.may_shrink(self.template) {
             format!("{target} {}", rewrite.call().size.unwrap_or(ImageSize::K1))
@@ -336,11 +329,10 @@ impl<'a> Walk<'a> {
     /// Whether a candidate could be visited now: until then the retries inside have no reason to
     /// wait long.
     fn could_visit(&self, candidate: &mut Candidate, now: Instant) -> bool {
-        let Some(leg) = self.leg(candidate.leg) else { return false };
-        match self.successor(candidate.leg, leg) {
+        match self.successor(candidate.leg) {
             Some(successor) => successor.is_some(),
             None => {
-                !self.is_closed(leg)
+                !self.is_closed(candidate.leg)
                     && self.prepare(candidate).is_ok()
                     && (self.settings.chain.is_none()
                         || self.circuits.check(&self.keys(candidate), now, false).is_ok())
@@ -348,40 +340,32 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn leg(&self, leg: usize) -> Option<&Leg> {
-        self.legs.get(leg)
-    }
-
     fn model(&self, leg: usize) -> Option<&'a Model> {
-        let target = &self.leg(leg)?.target;
-        self.settings.catalog().lookup(target.model().as_str())
+        self.settings.catalog().lookup(self.legs[leg].target.model().as_str())
     }
 
-    fn upstream(&self, leg: usize) -> &str {
-        self.upstreams.get(leg).map_or("", String::as_str)
-    }
-
-    fn is_closed(&self, leg: &Leg) -> bool {
-        self.closed_accounts.iter().any(|closed| closed == leg.target.account())
+    fn is_closed(&self, leg: usize) -> bool {
+        self.closed_accounts.iter().any(|closed| closed == self.legs[leg].target.account())
     }
 
     /// `None` where the model is served as far as is known; otherwise what takes its place, if
     /// anything does. Announced dates are the earliest possible ones: the model that the call names
     /// is given up only by the API's own response.
-    fn successor(&self, at: usize, leg: &Leg) -> Option<Option<String>> {
+    fn successor(&self, at: usize) -> Option<Option<String>> {
+        let leg = &self.legs[at];
         let (model, catalog) = (leg.target.model().as_str(), self.settings.catalog());
         let retired = self.today.filter(|_| !leg.is_named).and_then(|today| {
             let entry = catalog.lookup(model).filter(|entry| entry.is_retired_on(today))?;
             Some(catalog.successor_on(entry, today).map(|successor| successor.id.clone()))
         });
-        let learned = || self.circuits.successor(model, self.upstream(at)).map(Some);
+        let learned = || self.circuits.successor(model, &self.upstreams[at]).map(Some);
         retired.or_else(learned)
     }
 
     /// Puts a successor in the place of a leg's model: says so in this call's trail, and once in the
     /// log.
     fn succeed(&mut self, at: usize, successor: &str) {
-        let Some(leg) = self.legs.get_mut(at) else { return };
+        let leg = &mut self.legs[at];
         let model = leg.target.model().as_str().to_owned();
         leg.target = leg.target.with_model(successor);
         leg.is_named = false;
@@ -401,13 +385,13 @@ impl<'a> Walk<'a> {
 
     /// What a candidate asks for: a call asks for nothing twice.
     fn identity(&self, candidate: &Candidate) -> String {
-        let Some(leg) = self.leg(candidate.leg) else { return String::new() };
+        let target = &self.legs[candidate.leg].target;
         let size = candidate.rewrite.as_ref().and_then(|rewrite| rewrite.call().size);
         format!(
             "{} on {} of {} {}",
-            id_of(leg.target.model().as_str(), self.settings.catalog()),
-            self.upstream(candidate.leg),
-            leg.target.account(),
+            id_of(target.model().as_str(), self.settings.catalog()),
+            self.upstreams[candidate.leg],
+            target.account(),
             size.map_or("", |size| size.as_str()),
         )
     }
@@ -415,15 +399,14 @@ impl<'a> Walk<'a> {
     /// By the size that is asked for in the end: that is what needs the capacity.
     fn keys(&self, candidate: &Candidate) -> Keys {
         let size = candidate.rewrite.as_ref().and_then(|rewrite| rewrite.call().size);
-        let Some(leg) = self.leg(candidate.leg) else { return Keys::new("", size, "", "") };
-        let model = id_of(leg.target.model().as_str(), self.settings.catalog());
-        let account = leg.target.account();
-        let payer = if account.is_empty() { &self.payer } else { account };
-        Keys::new(model, size, self.upstream(candidate.leg), payer)
+        let target = &self.legs[candidate.leg].target;
+        let model = id_of(target.model().as_str(), self.settings.catalog());
+        let payer = if target.account().is_empty() { &self.payer } else { target.account() };
+        Keys::new(model, size, &self.upstreams[candidate.leg], payer)
     }
 
     fn skip(&self, leg: usize, why: SkipReason) {
-        let target = self.leg(leg).map_or_else(String::new, |leg| leg.target.to_string());
+        let target = self.legs[leg].target.to_string();
         self.template.state().record(Step::Skipped { target, why });
     }
 }

@@ -130,13 +130,9 @@ impl FallbackPolicy {
     /// Decides what follows.
     pub(super) fn next(&self, at: &Situation<'_>) -> Decision {
         let (verdict, outcome) = (at.verdict, at.verdict.outcome());
-        let stop = |why| Decision::Stop(Some(why));
         let sizes = at.ladder.is_some_and(|ladder| ladder.steps_down_after(outcome));
         if outcome.is_success() || !(at.has_chain || sizes) {
             return Decision::Stop(None);
-        }
-        if verdict.charge() == Charge::Charged {
-            return stop(StopReason::Charged);
         }
         let account_closed = verdict.scope() == Scope::Account && !verdict.another_model_helps();
         let own = self.reactions.iter().find(|(known, _)| *known == outcome);
@@ -144,17 +140,20 @@ impl FallbackPolicy {
             && own.map_or(account_closed || verdict.another_model_helps(), |(_, reaction)| {
                 *reaction == Reaction::FallBack
             });
-        if !(targets || sizes) {
-            return stop(StopReason::NotRetryable);
-        }
-        if verdict.charge() == Charge::Maybe && at.allowance_left == 0 {
-            return stop(StopReason::MaybeCharged);
-        }
-        if outcome == Outcome::NoImage && at.empty_answers >= self.empty_answers {
-            return stop(StopReason::AttemptsUsedUp);
-        }
-        if at.deadline.is_some_and(|deadline| deadline <= at.now) {
-            return stop(StopReason::DeadlineTooNear);
+        let charge = verdict.charge();
+        let is_late = at.deadline.is_some_and(|deadline| deadline <= at.now);
+        let reasons = [
+            (charge == Charge::Charged, StopReason::Charged),
+            (!(targets || sizes), StopReason::NotRetryable),
+            (charge == Charge::Maybe && at.allowance_left == 0, StopReason::MaybeCharged),
+            (
+                outcome == Outcome::NoImage && at.empty_answers >= self.empty_answers,
+                StopReason::AttemptsUsedUp,
+            ),
+            (is_late, StopReason::DeadlineTooNear),
+        ];
+        if let Some((_, why)) = reasons.into_iter().find(|(applies, _)| *applies) {
+            return Decision::Stop(Some(why));
         }
         Decision::Continue(Ways { targets, sizes, account_closed })
     }

@@ -5,14 +5,11 @@ use std::time::Duration;
 use http::{Response, StatusCode};
 use serde_json::json;
 use tower_gemini_core::call::ModelId;
-use tower_gemini_core::verdict::{Detail, Outcome, Verdict, WaitHint, WaitSource};
+use tower_gemini_core::verdict::{Outcome, WaitHint, WaitSource};
 
 use crate::body::{JudgedBody, RequestTemplate};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, retry_info};
 use crate::stage::UpstreamBody;
-
-/// `ErrorInfo.reason` of this refusal.
-const REASON: &str = "NO_TARGET_LEFT";
 
 /// A 503 in Google's form. `wait` is the time until the first target may be tried again.
 pub(super) fn refuse<B: UpstreamBody>(
@@ -22,6 +19,7 @@ pub(super) fn refuse<B: UpstreamBody>(
     // Whole seconds, rounded up: what Google's clients read.
     let seconds =
         wait.map(|wait| wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)));
+    let wait = seconds.map(Duration::from_secs);
     let name = template.call().model.as_ref().map_or("", ModelId::as_str);
     let message = match seconds {
         Some(seconds) => format!(
@@ -29,23 +27,15 @@ pub(super) fn refuse<B: UpstreamBody>(
         ),
         None => format!("No target is left for {name}: none of them can answer this request."),
     };
-    let retry_info = |seconds| {
-        let delay = format!("{seconds}s");
-        json!({ "@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay })
-    };
-    let mut detail = Detail::default();
-    detail.reason = Some(REASON.to_owned());
-    detail.message = Some(message.clone());
-    let hint =
-        seconds.map(|seconds| WaitHint::new(Duration::from_secs(seconds), WaitSource::RetryAfter));
-    let verdict = Verdict::refused_locally(Outcome::Overloaded, hint, false, detail);
     let refusal = Refusal {
         status: StatusCode::SERVICE_UNAVAILABLE,
         word: "UNAVAILABLE",
         message,
-        reason: REASON,
+        reason: "NO_TARGET_LEFT",
         metadata: json!({ "model": name }),
-        details: seconds.map(retry_info).into_iter().collect(),
+        details: wait.map(retry_info).into_iter().collect(),
     };
+    let hint = wait.map(|wait| WaitHint::new(wait, WaitSource::RetryAfter));
+    let verdict = refusal.verdict(Outcome::Overloaded, hint, false);
     refusal.into_response(verdict, template.call().clone(), template.state())
 }

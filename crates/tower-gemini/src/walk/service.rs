@@ -4,7 +4,7 @@ use std::task::{Context, Poll};
 
 use http::{Request, Response};
 use tokio::time::{Instant, timeout_at};
-use tower_gemini_core::call::{Dialect, Verb};
+use tower_gemini_core::call::Dialect;
 use tower_gemini_core::target::{Degradation, Served};
 use tower_gemini_core::verdict::Outcome;
 use tower_service::Service;
@@ -33,14 +33,6 @@ type Answer<S> = Result<Response<JudgedBody<<S as CallService>::Upstream>>, Erro
 impl<S> Fallback<S> {
     pub(crate) fn new(inner: S, settings: Option<Arc<Settings>>, circuits: Circuits) -> Self {
         Self { inner, settings, circuits }
-    }
-
-    pub(crate) fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    pub(crate) fn into_inner(self) -> S {
-        self.inner
     }
 }
 
@@ -210,10 +202,9 @@ impl Settings {
     /// Whether another target could answer such a call.
     fn applies_to(&self, template: &RequestTemplate) -> bool {
         let call = template.call();
-        let makes = matches!(call.verb, Verb::Generate | Verb::StreamGenerate | Verb::Predict);
         call.model.is_some()
             && match self.chain {
-                Some(_) => makes && call.dialect != Dialect::Unrecognised,
+                Some(_) => call.generates() && call.dialect != Dialect::Unrecognised,
                 None => self.may_shrink(template),
             }
     }

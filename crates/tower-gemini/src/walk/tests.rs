@@ -97,7 +97,7 @@ fn everywhere(settings: &Settings, model: &str, size: &str) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_gives_way_first_is_data() {
+async fn the_fallback_order_is_data() {
     let mut settings =
         settings(Some(Chain::new([PRO, FLASH, FLASH_25])), Some(Ladder::recommended()));
     assert_eq!(

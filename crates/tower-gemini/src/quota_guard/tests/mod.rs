@@ -123,7 +123,7 @@ async fn two_days_of_full_demand_keep_both_days_and_use_them() {
 
 #[tokio::test(start_paused = true)]
 async fn without_limits_nothing_is_counted() {
-    let layer = QuotaGuardLayer::unlimited();
+    let layer = QuotaGuardLayer::off();
     let service = guard(
         &layer,
         service_fn(|request| async move {
@@ -155,7 +155,7 @@ async fn a_reservation_lives_to_the_end_of_the_body() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_what_was_surely_not_counted_is_given_back() {
+async fn only_quota_that_was_surely_not_counted_is_given_back() {
     for (verdict, used) in [(Verdict::not_sent(), 0), (Verdict::interrupted(), 1)] {
         assert_eq!(verdict.quota() == QuotaCharge::None, used == 0);
         let layer = layer(Limits::unlimited().rpm(5));
@@ -216,7 +216,7 @@ async fn a_client_that_sends_in_call_uses_quota_even_if_its_future_is_never_poll
 
 // A task of the client's may go on with the body of a request that was given back.
 #[tokio::test(start_paused = true)]
-async fn what_was_given_back_can_not_be_sent_later() {
+async fn an_attempt_whose_quota_was_given_back_cannot_be_sent_later() {
     let layer = layer(Limits::unlimited().rpm(5));
     let kept = Arc::new(Mutex::new(None));
     let mut service = over_client(&layer, {
@@ -311,7 +311,7 @@ async fn a_call_is_refused_at_once_with_the_true_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_waits_for_its_turn_and_is_told_how_long() {
+async fn a_call_waits_for_its_turn_and_the_expected_wait_is_reported() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let layer = layer(Limits::unlimited().rpm(1)).on_wait({
         let told = told.clone();
@@ -648,6 +648,6 @@ proptest! {
 }
 
 #[test]
-fn the_call_made_here_is_one_that_is_counted() {
+fn the_call_of_these_tests_is_one_that_is_counted() {
     assert_eq!(call(1, 1).model.as_ref().unwrap().as_str(), MODEL);
 }
