@@ -3,7 +3,7 @@
 //! The dialect asked for is no guide, since relays respond to one in the shape of another; the
 //! place of a member is.
 
-/// What a container is.
+/// What an object is, or each element of an array.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Node {
     /// Anything that is skipped.
@@ -11,47 +11,33 @@ pub(super) enum Node {
     Skip,
     /// One response, or one chunk or event of it.
     Root,
-    /// An array of them.
-    RootArray,
-    Candidates,
     Candidate,
     Content,
-    Parts,
     Part,
     Inline,
     File,
-    /// An object within a part that is neither data nor text: a function call, code and the like.
-    Other,
     Feedback,
     Usage,
-    UsageList,
     UsageItem,
     UsageOutput,
-    Predictions,
     Prediction,
-    Choices,
     Choice,
     /// What gateways keep of the provider's own response beside their translation.
     Provider,
     Message,
-    Images,
     ImageEntry,
     ImageUrl,
-    MessageParts,
     MessagePart,
-    DataList,
     DataItem,
     /// Interactions: steps, outputs, and the contents of steps.
-    Items,
     Item,
-    Errors,
     ErrorItem,
 }
 
 /// What a member is, whatever its spelling.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Field {
+    #[default]
     Unknown,
     Base64,
     BlockMessage,
@@ -64,14 +50,18 @@ pub(super) enum Field {
     CountImages,
     CountPrompt,
     CountThoughts,
+    CountTokens,
     CountTotal,
     Data,
+    DataList,
     Delta,
     Details,
     Error,
     Errors,
     Feedback,
     File,
+    FileMime,
+    FileUri,
     FinishMessage,
     FinishReason,
     Id,
@@ -79,15 +69,15 @@ pub(super) enum Field {
     Inline,
     Interaction,
     Items,
+    /// A text that may show an image.
+    Markdown,
     Message,
     Mime,
     Modality,
     Model,
     ModelVersion,
     NativeReason,
-    Nested,
     Object,
-    OutputDetails,
     Parts,
     Predictions,
     Provider,
@@ -99,166 +89,210 @@ pub(super) enum Field {
     Summary,
     Text,
     Thought,
-    Tokens,
     Type,
     Uri,
     Usage,
 }
 
-/// The member that `key` is within `node`.
-pub(super) fn field(node: Node, key: &[u8]) -> Field {
+/// A member that means something.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Member {
+    names: &'static [&'static str],
+    pub(super) field: Field,
+    /// What its value is where that is an object.
+    pub(super) object: Node,
+    /// What each element is where its value is an array.
+    pub(super) each: Node,
+}
+
+const fn value(field: Field, names: &'static [&'static str]) -> Member {
+    Member { names, field, object: Node::Skip, each: Node::Skip }
+}
+
+const fn object(field: Field, names: &'static [&'static str], object: Node) -> Member {
+    Member { object, ..value(field, names) }
+}
+
+const fn array(field: Field, names: &'static [&'static str], each: Node) -> Member {
+    Member { each, ..value(field, names) }
+}
+
+/// The members of a node. Names are in camel case, and read in snake case as well.
+fn members(node: Node) -> &'static [Member] {
     use Field as F;
-    match (node, key) {
-        (Node::Root, b"candidates") => F::Candidates,
-        (Node::Root, b"promptFeedback" | b"prompt_feedback") => F::Feedback,
-        (Node::Root, b"usageMetadata" | b"usage_metadata" | b"usage") => F::Usage,
-        (Node::Root, b"modelVersion" | b"model_version") => F::ModelVersion,
-        (Node::Root, b"model") => F::Model,
-        (Node::Root, b"responseId" | b"response_id" | b"id") => F::Id,
-        (Node::Root | Node::Candidate | Node::Choice, b"error") => F::Error,
-        (Node::Root, b"errors") => F::Errors,
-        (Node::Root, b"predictions" | b"generatedImages" | b"generated_images") => F::Predictions,
-        (Node::Root, b"choices") => F::Choices,
-        (Node::Root, b"data") => F::Data,
-        (Node::Root, b"outputs" | b"output" | b"steps") => F::Items,
-        (Node::Root, b"step" | b"delta") => F::Delta,
-        (Node::Root, b"content") => F::Content,
-        (Node::Root, b"interaction") => F::Interaction,
+    const ROOT: &[Member] = &[
+        array(F::Candidates, &["candidates"], Node::Candidate),
+        object(F::Feedback, &["promptFeedback"], Node::Feedback),
+        object(F::Usage, &["usageMetadata", "usage"], Node::Usage),
+        value(F::ModelVersion, &["modelVersion"]),
+        value(F::Model, &["model"]),
+        value(F::Id, &["responseId", "id"]),
+        value(F::Error, &["error"]),
+        array(F::Errors, &["errors"], Node::ErrorItem),
+        array(F::Predictions, &["predictions", "generatedImages"], Node::Prediction),
+        array(F::Choices, &["choices"], Node::Choice),
+        Member { object: Node::Root, ..array(F::DataList, &["data"], Node::DataItem) },
+        array(F::Items, &["outputs", "output", "steps"], Node::Item),
+        object(F::Delta, &["step", "delta"], Node::Item),
+        object(F::Content, &["content"], Node::Item),
+        object(F::Interaction, &["interaction"], Node::Root),
         // What Cloud Code, batch results and gateways wrap a response in.
-        (Node::Root, b"response" | b"result") => F::Response,
-        (Node::Root, b"status") => F::Status,
-        (Node::Root, b"object") => F::Object,
-        (Node::Root | Node::Item | Node::MessagePart, b"type") | (Node::Root, b"event_type") => {
-            F::Type
-        }
-        (Node::Root | Node::DataItem | Node::ImageEntry, b"b64_json") => F::Base64,
-
-        (Node::Candidate, b"content") => F::Content,
-        (Node::Root | Node::Candidate | Node::Choice, b"finishReason" | b"finish_reason") => {
-            F::FinishReason
-        }
+        object(F::Response, &["response", "result"], Node::Root),
+        value(F::Status, &["status"]),
+        value(F::Object, &["object"]),
+        value(F::Type, &["type", "eventType"]),
+        value(F::Base64, &["b64Json"]),
+        value(F::FinishReason, &["finishReason"]),
+    ];
+    const CANDIDATE: &[Member] = &[
+        object(F::Content, &["content"], Node::Content),
+        value(F::FinishReason, &["finishReason"]),
+        value(F::FinishMessage, &["finishMessage"]),
+        value(F::Error, &["error"]),
         // OpenRouter and LiteLLM keep Google's own reason beside their translation of it.
-        (Node::Candidate | Node::Choice | Node::Provider, b"native_finish_reason") => {
-            F::NativeReason
-        }
-        (Node::Candidate | Node::Choice, b"provider_specific_fields") => F::Provider,
-        (Node::Candidate, b"finishMessage" | b"finish_message") | (Node::ErrorItem, b"message") => {
-            F::FinishMessage
-        }
-        (Node::Content, b"parts") => F::Parts,
-        (Node::Part, b"inlineData" | b"inline_data") => F::Inline,
-        (Node::Part, b"fileData" | b"file_data") => F::File,
-        (Node::Part | Node::Item | Node::MessagePart, b"text") => F::Text,
-        (Node::Part | Node::Item, b"thought") => F::Thought,
-        (Node::Part, b"thoughtSignature" | b"thought_signature") => F::Signature,
-        (Node::Item, b"signature" | b"thought_signature") => F::Signature,
+        value(F::NativeReason, &["nativeFinishReason"]),
+        object(F::Provider, &["providerSpecificFields"], Node::Provider),
+    ];
+    const PART: &[Member] = &[
+        object(F::Inline, &["inlineData"], Node::Inline),
+        object(F::File, &["fileData"], Node::File),
+        value(F::Text, &["text"]),
+        value(F::Thought, &["thought"]),
+        value(F::Signature, &["thoughtSignature"]),
+    ];
+    const USAGE: &[Member] = &[
+        value(
+            F::CountPrompt,
+            &["promptTokenCount", "promptTokens", "inputTokens", "totalInputTokens"],
+        ),
+        value(
+            F::CountCandidates,
+            &["candidatesTokenCount", "completionTokens", "outputTokens", "totalOutputTokens"],
+        ),
+        value(F::CountThoughts, &["thoughtsTokenCount", "totalThoughtTokens"]),
+        value(F::CountTotal, &["totalTokenCount", "totalTokens"]),
+        array(F::Details, &["candidatesTokensDetails", "outputTokensByModality"], Node::UsageItem),
+        object(F::Unknown, &["completionTokensDetails", "outputTokensDetails"], Node::UsageOutput),
+    ];
+    const PREDICTION: &[Member] = &[
+        value(F::Base64, &["bytesBase64Encoded", "imageBytes"]),
+        value(F::Mime, &["mimeType"]),
+        value(F::Rai, &["raiFilteredReason"]),
+        value(F::Uri, &["gcsUri"]),
+        object(F::Unknown, &["image"], Node::Prediction),
+    ];
+    const CHOICE: &[Member] = &[
+        object(F::Message, &["message"], Node::Message),
+        object(F::Delta, &["delta"], Node::Message),
+        value(F::FinishReason, &["finishReason"]),
+        value(F::Error, &["error"]),
+        value(F::NativeReason, &["nativeFinishReason"]),
+        object(F::Provider, &["providerSpecificFields"], Node::Provider),
+    ];
+    const MESSAGE: &[Member] = &[
+        array(F::Markdown, &["content"], Node::MessagePart),
+        array(F::Images, &["images"], Node::ImageEntry),
+        value(F::Refusal, &["refusal"]),
+    ];
+    const ITEM: &[Member] = &[
+        value(F::Type, &["type"]),
+        value(F::Text, &["text"]),
+        value(F::Thought, &["thought"]),
+        value(F::Signature, &["signature", "thoughtSignature"]),
         // `result` is the Responses API's.
-        (Node::Inline | Node::Item, b"data") | (Node::Item, b"result") => F::Data,
-        (
-            Node::Inline | Node::File | Node::Prediction | Node::Item | Node::DataItem,
-            b"mimeType" | b"mime_type",
-        ) => F::Mime,
-        (Node::File, b"fileUri" | b"file_uri") => F::Uri,
-
-        (Node::Feedback, b"blockReason" | b"block_reason") => F::BlockReason,
-        (Node::Feedback, b"blockReasonMessage" | b"block_reason_message") => F::BlockMessage,
-
-        (
-            Node::Usage,
-            b"promptTokenCount"
-            | b"prompt_token_count"
-            | b"prompt_tokens"
-            | b"input_tokens"
-            | b"total_input_tokens",
-        ) => F::CountPrompt,
-        (
-            Node::Usage,
-            b"candidatesTokenCount"
-            | b"candidates_token_count"
-            | b"completion_tokens"
-            | b"output_tokens"
-            | b"total_output_tokens",
-        ) => F::CountCandidates,
-        (
-            Node::Usage,
-            b"thoughtsTokenCount" | b"thoughts_token_count" | b"total_thought_tokens",
-        )
-        | (Node::UsageOutput, b"reasoning_tokens") => F::CountThoughts,
-        (Node::Usage, b"totalTokenCount" | b"total_token_count" | b"total_tokens") => F::CountTotal,
-        (
-            Node::Usage,
-            b"candidatesTokensDetails"
-            | b"candidates_tokens_details"
-            | b"output_tokens_by_modality",
-        ) => F::Details,
-        (Node::Usage, b"completion_tokens_details" | b"output_tokens_details") => F::OutputDetails,
-        (Node::UsageOutput, b"image_tokens") => F::CountImages,
-        (Node::UsageItem, b"modality") => F::Modality,
-        (Node::UsageItem, b"tokenCount" | b"token_count" | b"tokens") => F::Tokens,
-
-        (Node::Prediction, b"bytesBase64Encoded" | b"imageBytes") => F::Base64,
-        (Node::Prediction, b"raiFilteredReason" | b"rai_filtered_reason") => F::Rai,
-        (Node::Prediction, b"gcsUri" | b"gcs_uri") => F::Uri,
-        (Node::Prediction, b"image") => F::Nested,
-
-        (Node::Choice, b"message") => F::Message,
-        (Node::Choice, b"delta") => F::Delta,
-        (Node::Message, b"content") => F::Content,
-        (Node::Message, b"images") => F::Images,
-        (Node::Message, b"refusal") => F::Refusal,
-        (Node::ImageEntry | Node::MessagePart, b"image_url")
-        | (Node::ImageEntry | Node::ImageUrl | Node::DataItem, b"url") => F::Uri,
-
-        (Node::Item, b"content") => F::Content,
-        (Node::Item, b"summary") => F::Summary,
-        (Node::Item, b"uri" | b"url") => F::Uri,
-        (Node::ErrorItem, b"code") => F::Code,
-        _ => F::Unknown,
+        value(F::Data, &["data", "result"]),
+        value(F::Mime, &["mimeType"]),
+        value(F::Uri, &["uri", "url"]),
+        Member { each: Node::Item, ..object(F::Content, &["content"], Node::Item) },
+        Member { each: Node::Item, ..object(F::Summary, &["summary"], Node::Item) },
+    ];
+    match node {
+        Node::Skip => &[],
+        Node::Root => ROOT,
+        Node::Candidate => CANDIDATE,
+        Node::Content => const { &[array(F::Parts, &["parts"], Node::Part)] },
+        Node::Part => PART,
+        Node::Inline => const { &[value(F::Data, &["data"]), value(F::Mime, &["mimeType"])] },
+        Node::File => {
+            const { &[value(F::FileUri, &["fileUri"]), value(F::FileMime, &["mimeType"])] }
+        }
+        Node::Feedback => {
+            const {
+                &[
+                    value(F::BlockReason, &["blockReason"]),
+                    value(F::BlockMessage, &["blockReasonMessage"]),
+                ]
+            }
+        }
+        Node::Usage => USAGE,
+        Node::UsageItem => {
+            const {
+                &[
+                    value(F::Modality, &["modality"]),
+                    value(F::CountTokens, &["tokenCount", "tokens"]),
+                ]
+            }
+        }
+        Node::UsageOutput => {
+            const {
+                &[
+                    value(F::CountThoughts, &["reasoningTokens"]),
+                    value(F::CountImages, &["imageTokens"]),
+                ]
+            }
+        }
+        Node::Prediction => PREDICTION,
+        Node::Choice => CHOICE,
+        Node::Provider => const { &[value(F::NativeReason, &["nativeFinishReason"])] },
+        Node::Message => MESSAGE,
+        Node::ImageEntry => {
+            const {
+                &[
+                    value(F::Base64, &["b64Json"]),
+                    object(F::Uri, &["imageUrl", "url"], Node::ImageUrl),
+                ]
+            }
+        }
+        Node::ImageUrl => const { &[value(F::Uri, &["url"])] },
+        Node::MessagePart => {
+            const {
+                &[
+                    value(F::Type, &["type"]),
+                    value(F::Text, &["text"]),
+                    object(F::Uri, &["imageUrl"], Node::ImageUrl),
+                ]
+            }
+        }
+        Node::DataItem => {
+            const {
+                &[
+                    value(F::Base64, &["b64Json"]),
+                    value(F::Mime, &["mimeType"]),
+                    value(F::Uri, &["url"]),
+                ]
+            }
+        }
+        Node::Item => ITEM,
+        Node::ErrorItem => {
+            const { &[value(F::Code, &["code"]), value(F::FinishMessage, &["message"])] }
+        }
     }
 }
 
-/// Returns what an object or array at that place is. `first` is whether it is its array's first
-/// element.
-pub(super) fn child(node: Node, field: Field, object: bool, first: bool) -> Node {
-    use Field as F;
-    match (node, field, object) {
-        (Node::RootArray, _, true) | (Node::Root, F::Response | F::Interaction | F::Data, true) => {
-            Node::Root
-        }
-        (Node::Root, F::Candidates, false) => Node::Candidates,
-        (Node::Candidates, _, true) if first => Node::Candidate,
-        (Node::Candidate, F::Content, true) => Node::Content,
-        (Node::Content, F::Parts, false) => Node::Parts,
-        (Node::Parts, _, true) => Node::Part,
-        (Node::Part, F::Inline, true) => Node::Inline,
-        (Node::Part, F::File, true) => Node::File,
-        (Node::Part, _, true) => Node::Other,
-        (Node::Root, F::Feedback, true) => Node::Feedback,
-        (Node::Root, F::Usage, true) => Node::Usage,
-        (Node::Usage, F::Details, false) => Node::UsageList,
-        (Node::UsageList, _, true) => Node::UsageItem,
-        (Node::Usage, F::OutputDetails, true) => Node::UsageOutput,
-        (Node::Root, F::Predictions, false) => Node::Predictions,
-        (Node::Predictions, _, true) | (Node::Prediction, F::Nested, true) => Node::Prediction,
-        (Node::Root, F::Choices, false) => Node::Choices,
-        (Node::Choices, _, true) if first => Node::Choice,
-        (Node::Candidate | Node::Choice, F::Provider, true) => Node::Provider,
-        (Node::Choice, F::Message | F::Delta, true) => Node::Message,
-        (Node::Message, F::Images, false) => Node::Images,
-        (Node::Images, _, true) => Node::ImageEntry,
-        (Node::ImageEntry | Node::MessagePart, F::Uri, true) => Node::ImageUrl,
-        (Node::Message, F::Content, false) => Node::MessageParts,
-        (Node::MessageParts, _, true) => Node::MessagePart,
-        (Node::Root, F::Data, false) => Node::DataList,
-        (Node::DataList, _, true) => Node::DataItem,
-        (Node::Root, F::Items, false) | (Node::Item, F::Content | F::Summary, false) => Node::Items,
-        (Node::Root, F::Delta | F::Content, true)
-        | (Node::Items, _, true)
-        | (Node::Item, F::Content | F::Summary, true) => Node::Item,
-        (Node::Root, F::Errors, false) => Node::Errors,
-        (Node::Errors, _, true) => Node::ErrorItem,
-        _ => Node::Skip,
-    }
+/// The member that `key` is within `node`.
+pub(super) fn member(node: Node, key: &[u8]) -> Member {
+    let is = |name: &&str| key == name.as_bytes() || is_snake(key, name);
+    let found = members(node).iter().find(|member| member.names.iter().any(is));
+    found.copied().unwrap_or_default()
+}
+
+/// Whether `key` is that name in snake case.
+fn is_snake(key: &[u8], name: &str) -> bool {
+    let mut key = key.iter();
+    name.bytes().all(|b| {
+        (!b.is_ascii_uppercase() || key.next() == Some(&b'_'))
+            && key.next() == Some(&b.to_ascii_lowercase())
+    }) && key.next().is_none()
 }
 
 /// Returns whether a type is an image's.

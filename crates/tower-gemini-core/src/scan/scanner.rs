@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 
-use super::answer::Answer;
+use super::answer::{Answer, PartSpan};
 use super::error::{ErrorKind, ScanError, ScanFailure};
 use super::framing::Framing;
 use super::json::Lexer;
 use super::read::Reader;
-use super::signatures::{Collector, PartKeyer};
+use super::signatures::PartKeyer;
 use super::sse::{Lines, Run};
 use super::store::Mode;
 
@@ -148,7 +148,7 @@ impl Scanner {
     /// finds the part again. Up to 64 MiB: off by default.
     #[must_use]
     pub fn keep_signatures(mut self, keyer: PartKeyer) -> Self {
-        self.reader.collector = Some(Box::new(Collector::new(keyer)));
+        self.reader.store.keyer = Some(keyer);
         self
     }
 
@@ -223,6 +223,27 @@ impl Scanner {
     #[must_use]
     pub fn position(&self) -> u64 {
         self.at
+    }
+
+    /// Returns how the response is framed, as far as its bytes say so.
+    pub(super) fn found_framing(&self) -> Option<Framing> {
+        match self.shape {
+            Shape::Lines if self.lines.has_fields() => Some(Framing::Sse),
+            Shape::Whole if self.reader.is_array() => Some(Framing::JsonArray),
+            _ => None,
+        }
+    }
+
+    /// Returns whether an event, or a chunk of an array, has begun and not ended.
+    pub(super) fn is_in_event(&self) -> bool {
+        self.reader.is_in_document()
+    }
+
+    /// Takes where the images of the event stand that was just read, and whether it said that the
+    /// response has ended.
+    pub(super) fn take_event(&mut self) -> (Vec<PartSpan>, bool) {
+        let answer = &mut self.reader.answer;
+        (std::mem::take(&mut answer.parts), answer.finish_reason.take().is_some())
     }
 
     /// Ends the scan and returns what the response holds.
