@@ -102,17 +102,6 @@ impl<'a> Text<'a> {
             .and_then(|name| name.get(..word.len()).map(|start| start.eq_ignore_ascii_case(word)))
             .unwrap_or(false)
     }
-
-    /// Returns the bytes of a string that ought to be ASCII, escapes undone. Without escapes, as in
-    /// all base64 seen, nothing is copied or checked.
-    #[must_use]
-    pub fn unescaped(&self) -> Option<Cow<'a, [u8]>> {
-        if self.escaped {
-            self.decoded().map(|text| Cow::Owned(text.into_owned().into_bytes()))
-        } else {
-            Some(Cow::Borrowed(self.raw()))
-        }
-    }
 }
 
 /// What kind of value stands at a cursor.
@@ -248,24 +237,16 @@ impl<'a> Cursor<'a> {
     /// Takes a whole number, written as a number or as a string (protobuf writes 64-bit ones so);
     /// any other value is skipped.
     pub fn count(&mut self) -> Option<u32> {
-        let name;
-        let word = match self.kind() {
-            Kind::Text => {
-                name = self.string()?.name()?;
-                name.trim()
-            }
-            Kind::Other => std::str::from_utf8(self.scalar()).ok()?,
-            Kind::Object | Kind::Array => {
-                self.skip();
-                return None;
-            }
-        };
+        let is_scalar = matches!(self.kind(), Kind::Text | Kind::Other);
+        let span = self.span();
+        let word = std::str::from_utf8(self.bytes.get(span)?).ok().filter(|_| is_scalar)?;
+        let number = word.trim_matches('"').trim().parse::<f64>().ok();
         #[allow(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "a cast of a float saturates"
         )]
-        word.parse::<f64>().ok().filter(|number| number.is_finite()).map(|number| number as u32)
+        number.filter(|number| number.is_finite()).map(|number| number as u32)
     }
 
     /// Takes a `true`; any other value is skipped.
@@ -275,17 +256,10 @@ impl<'a> Cursor<'a> {
         is_scalar && self.bytes.get(span) == Some(b"true")
     }
 
-    fn scalar(&mut self) -> &'a [u8] {
+    fn scalar(&mut self) {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let ends = |byte: &u8| {
-            matches!(
-                byte,
-                b',' | b'}' | b']' | b' ' | b'\n' | b'\r' | b'\t' | b'"' | b'{' | b'[' | b':'
-            )
-        };
-        let end = rest.iter().position(ends).unwrap_or(rest.len());
-        self.at += end;
-        rest.get(..end).unwrap_or_default()
+        let end = rest.iter().position(|byte| b",}] \n\r\t\"{[:".contains(byte));
+        self.at += end.unwrap_or(rest.len());
     }
 
     /// Skips one value of any kind, however deep, without recursion.
@@ -317,9 +291,7 @@ impl<'a> Cursor<'a> {
                     self.at += 1;
                     continue;
                 }
-                Some(_) => {
-                    self.scalar();
-                }
+                Some(_) => self.scalar(),
             }
             if depth == 0 {
                 return;

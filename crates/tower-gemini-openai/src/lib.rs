@@ -77,7 +77,6 @@ mod stream;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
-use jiff::civil;
 use jiff::tz::TimeZone;
 use tower_gemini_core::catalog::{Catalog, Date, Family, Model};
 
@@ -207,15 +206,10 @@ pub fn list_models(now_unix_seconds: u64) -> Bytes {
 
 fn date_at(unix_seconds: u64) -> Option<Date> {
     let at = jiff::Timestamp::from_second(i64::try_from(unix_seconds).ok()?).ok()?;
-    let date = at.to_zoned(TimeZone::UTC).date();
-    let part = |part: i8| u8::try_from(part).ok();
-    Date::new(u16::try_from(date.year()).ok()?, part(date.month())?, part(date.day())?)
+    Some(at.to_zoned(TimeZone::UTC).date())
 }
 
 fn unix_seconds_at(date: Date) -> Option<u64> {
-    let part = |part: u8| i8::try_from(part).ok();
-    let year = i16::try_from(date.year()).ok()?;
-    let date = civil::Date::new(year, part(date.month())?, part(date.day())?).ok()?;
     let start = date.to_zoned(TimeZone::UTC).ok()?.timestamp();
     u64::try_from(start.as_second()).ok()
 }

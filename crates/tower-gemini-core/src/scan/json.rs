@@ -15,6 +15,9 @@ const MAX_KEY: usize = 32;
 /// Digits of a number that are kept: enough for any count.
 const MAX_NUMBER: usize = 32;
 
+/// What ends the streams of OpenAI's dialects, which is no JSON.
+const DONE: &[u8] = b"[DONE]";
+
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum LexerState {
     #[default]
@@ -90,12 +93,19 @@ pub(super) struct Lexer {
     number: [u8; MAX_NUMBER],
     number_len: usize,
     started: bool,
+    /// Whether the value is no value, but `[DONE]`.
+    said_done: bool,
 }
 
 impl Lexer {
     /// Returns whether the top-level value is complete.
     pub(super) fn is_done(&self) -> bool {
         self.state == LexerState::Done
+    }
+
+    /// Returns whether `[DONE]` stood in place of a value.
+    pub(super) fn said_done(&self) -> bool {
+        self.said_done
     }
 
     /// Returns whether anything but blanks has come.
@@ -138,8 +148,13 @@ impl Lexer {
                         return Err(syntax());
                     }
                     if matched + 1 == word.len() {
-                        sink.scalar(word);
-                        self.value_done();
+                        if word == DONE {
+                            self.said_done = true;
+                            self.close(here, sink)?;
+                        } else {
+                            sink.scalar(word);
+                            self.value_done();
+                        }
                     } else {
                         self.state = LexerState::Literal { word, matched: matched + 1 };
                     }
@@ -162,6 +177,9 @@ impl Lexer {
                         b't' => self.state = LexerState::Literal { word: b"true", matched: 1 },
                         b'f' => self.state = LexerState::Literal { word: b"false", matched: 1 },
                         b'n' => self.state = LexerState::Literal { word: b"null", matched: 1 },
+                        b'D' if sink.takes_done && self.opened_array() => {
+                            self.state = LexerState::Literal { word: DONE, matched: 2 };
+                        }
                         _ => return Err(syntax()),
                     }
                 }
@@ -202,6 +220,11 @@ impl Lexer {
             }
         }
         if self.is_done() { Ok(()) } else { Err(ScanError::new(ErrorKind::Truncated, at)) }
+    }
+
+    /// Returns whether the value is an array that has just begun.
+    fn opened_array(&self) -> bool {
+        self.depth == 1 && self.state == LexerState::ValueOrEnd
     }
 
     fn in_object(&self) -> bool {

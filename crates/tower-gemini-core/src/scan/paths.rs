@@ -20,15 +20,14 @@ pub(super) enum Node {
     Usage,
     UsageItem,
     UsageOutput,
-    Prediction,
     Choice,
     /// What gateways keep of the provider's own response beside their translation.
     Provider,
     Message,
-    ImageEntry,
+    /// An image, or what holds one, in a list: Imagen's predictions, the Images API's data, and a
+    /// chat message's parts and images.
+    Entry,
     ImageUrl,
-    MessagePart,
-    DataItem,
     /// Interactions: steps, outputs, and the contents of steps.
     Item,
     ErrorItem,
@@ -94,196 +93,146 @@ pub(super) enum Field {
     Usage,
 }
 
-/// A member that means something.
+/// A member of an object: what it is, what its value is where that is an object, and what each
+/// element is where its value is an array.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Member {
-    names: &'static [&'static str],
     pub(super) field: Field,
-    /// What its value is where that is an object.
     pub(super) object: Node,
-    /// What each element is where its value is an array.
     pub(super) each: Node,
 }
 
-const fn value(field: Field, names: &'static [&'static str]) -> Member {
-    Member { names, field, object: Node::Skip, each: Node::Skip }
-}
+/// A [`Member`] with its names, which are in camel case, and read in snake case as well.
+type Row = (Field, &'static [&'static str], Node, Node);
 
-const fn object(field: Field, names: &'static [&'static str], object: Node) -> Member {
-    Member { object, ..value(field, names) }
-}
-
-const fn array(field: Field, names: &'static [&'static str], each: Node) -> Member {
-    Member { each, ..value(field, names) }
-}
-
-/// The members of a node. Names are in camel case, and read in snake case as well.
-fn members(node: Node) -> &'static [Member] {
+fn members(node: Node) -> &'static [Row] {
     use Field as F;
-    const ROOT: &[Member] = &[
-        array(F::Candidates, &["candidates"], Node::Candidate),
-        object(F::Feedback, &["promptFeedback"], Node::Feedback),
-        object(F::Usage, &["usageMetadata", "usage"], Node::Usage),
-        value(F::ModelVersion, &["modelVersion"]),
-        value(F::Model, &["model"]),
-        value(F::Id, &["responseId", "id"]),
-        value(F::Error, &["error"]),
-        array(F::Errors, &["errors"], Node::ErrorItem),
-        array(F::Predictions, &["predictions", "generatedImages"], Node::Prediction),
-        array(F::Choices, &["choices"], Node::Choice),
-        Member { object: Node::Root, ..array(F::DataList, &["data"], Node::DataItem) },
-        array(F::Items, &["outputs", "output", "steps"], Node::Item),
-        object(F::Delta, &["step", "delta"], Node::Item),
-        object(F::Content, &["content"], Node::Item),
-        object(F::Interaction, &["interaction"], Node::Root),
-        // What Cloud Code, batch results and gateways wrap a response in.
-        object(F::Response, &["response", "result"], Node::Root),
-        value(F::Status, &["status"]),
-        value(F::Object, &["object"]),
-        value(F::Type, &["type", "eventType"]),
-        value(F::Base64, &["b64Json"]),
-        value(F::FinishReason, &["finishReason"]),
-    ];
-    const CANDIDATE: &[Member] = &[
-        object(F::Content, &["content"], Node::Content),
-        value(F::FinishReason, &["finishReason"]),
-        value(F::FinishMessage, &["finishMessage"]),
-        value(F::Error, &["error"]),
-        // OpenRouter and LiteLLM keep Google's own reason beside their translation of it.
-        value(F::NativeReason, &["nativeFinishReason"]),
-        object(F::Provider, &["providerSpecificFields"], Node::Provider),
-    ];
-    const PART: &[Member] = &[
-        object(F::Inline, &["inlineData"], Node::Inline),
-        object(F::File, &["fileData"], Node::File),
-        value(F::Text, &["text"]),
-        value(F::Thought, &["thought"]),
-        value(F::Signature, &["thoughtSignature"]),
-    ];
-    const USAGE: &[Member] = &[
-        value(
-            F::CountPrompt,
-            &["promptTokenCount", "promptTokens", "inputTokens", "totalInputTokens"],
-        ),
-        value(
-            F::CountCandidates,
-            &["candidatesTokenCount", "completionTokens", "outputTokens", "totalOutputTokens"],
-        ),
-        value(F::CountThoughts, &["thoughtsTokenCount", "totalThoughtTokens"]),
-        value(F::CountTotal, &["totalTokenCount", "totalTokens"]),
-        array(F::Details, &["candidatesTokensDetails", "outputTokensByModality"], Node::UsageItem),
-        object(F::Unknown, &["completionTokensDetails", "outputTokensDetails"], Node::UsageOutput),
-    ];
-    const PREDICTION: &[Member] = &[
-        value(F::Base64, &["bytesBase64Encoded", "imageBytes"]),
-        value(F::Mime, &["mimeType"]),
-        value(F::Rai, &["raiFilteredReason"]),
-        value(F::Uri, &["gcsUri"]),
-        object(F::Unknown, &["image"], Node::Prediction),
-    ];
-    const CHOICE: &[Member] = &[
-        object(F::Message, &["message"], Node::Message),
-        object(F::Delta, &["delta"], Node::Message),
-        value(F::FinishReason, &["finishReason"]),
-        value(F::Error, &["error"]),
-        value(F::NativeReason, &["nativeFinishReason"]),
-        object(F::Provider, &["providerSpecificFields"], Node::Provider),
-    ];
-    const MESSAGE: &[Member] = &[
-        array(F::Markdown, &["content"], Node::MessagePart),
-        array(F::Images, &["images"], Node::ImageEntry),
-        value(F::Refusal, &["refusal"]),
-    ];
-    const ITEM: &[Member] = &[
-        value(F::Type, &["type"]),
-        value(F::Text, &["text"]),
-        value(F::Thought, &["thought"]),
-        value(F::Signature, &["signature", "thoughtSignature"]),
-        // `result` is the Responses API's.
-        value(F::Data, &["data", "result"]),
-        value(F::Mime, &["mimeType"]),
-        value(F::Uri, &["uri", "url"]),
-        Member { each: Node::Item, ..object(F::Content, &["content"], Node::Item) },
-        Member { each: Node::Item, ..object(F::Summary, &["summary"], Node::Item) },
-    ];
+    use Node as N;
     match node {
-        Node::Skip => &[],
-        Node::Root => ROOT,
-        Node::Candidate => CANDIDATE,
-        Node::Content => const { &[array(F::Parts, &["parts"], Node::Part)] },
-        Node::Part => PART,
-        Node::Inline => const { &[value(F::Data, &["data"]), value(F::Mime, &["mimeType"])] },
-        Node::File => {
-            const { &[value(F::FileUri, &["fileUri"]), value(F::FileMime, &["mimeType"])] }
+        N::Skip => &[],
+        N::Root => &[
+            (F::Candidates, &["candidates"], N::Skip, N::Candidate),
+            (F::Feedback, &["promptFeedback"], N::Feedback, N::Skip),
+            (F::Usage, &["usageMetadata", "usage"], N::Usage, N::Skip),
+            (F::ModelVersion, &["modelVersion"], N::Skip, N::Skip),
+            (F::Model, &["model"], N::Skip, N::Skip),
+            (F::Id, &["responseId", "id"], N::Skip, N::Skip),
+            (F::Error, &["error"], N::Skip, N::Skip),
+            (F::Errors, &["errors"], N::Skip, N::ErrorItem),
+            (F::Predictions, &["predictions", "generatedImages"], N::Skip, N::Entry),
+            (F::Choices, &["choices"], N::Skip, N::Choice),
+            (F::DataList, &["data"], N::Root, N::Entry),
+            (F::Items, &["outputs", "output", "steps"], N::Skip, N::Item),
+            (F::Delta, &["step", "delta"], N::Item, N::Skip),
+            (F::Content, &["content"], N::Item, N::Skip),
+            (F::Interaction, &["interaction"], N::Root, N::Skip),
+            // What Cloud Code, batch results and gateways wrap a response in.
+            (F::Response, &["response", "result"], N::Root, N::Skip),
+            (F::Status, &["status"], N::Skip, N::Skip),
+            (F::Object, &["object"], N::Skip, N::Skip),
+            (F::Type, &["type", "eventType"], N::Skip, N::Skip),
+            (F::Base64, &["b64Json"], N::Skip, N::Skip),
+            (F::FinishReason, &["finishReason"], N::Skip, N::Skip),
+        ],
+        N::Candidate => &[
+            (F::Content, &["content"], N::Content, N::Skip),
+            (F::FinishReason, &["finishReason"], N::Skip, N::Skip),
+            (F::FinishMessage, &["finishMessage"], N::Skip, N::Skip),
+            (F::Error, &["error"], N::Skip, N::Skip),
+            // OpenRouter and LiteLLM keep Google's own reason beside their translation of it.
+            (F::NativeReason, &["nativeFinishReason"], N::Skip, N::Skip),
+            (F::Provider, &["providerSpecificFields"], N::Provider, N::Skip),
+        ],
+        N::Content => &[(F::Parts, &["parts"], N::Skip, N::Part)],
+        N::Part => &[
+            (F::Inline, &["inlineData"], N::Inline, N::Skip),
+            (F::File, &["fileData"], N::File, N::Skip),
+            (F::Text, &["text"], N::Skip, N::Skip),
+            (F::Thought, &["thought"], N::Skip, N::Skip),
+            (F::Signature, &["thoughtSignature"], N::Skip, N::Skip),
+        ],
+        N::Inline => {
+            &[(F::Data, &["data"], N::Skip, N::Skip), (F::Mime, &["mimeType"], N::Skip, N::Skip)]
         }
-        Node::Feedback => {
-            const {
-                &[
-                    value(F::BlockReason, &["blockReason"]),
-                    value(F::BlockMessage, &["blockReasonMessage"]),
-                ]
-            }
-        }
-        Node::Usage => USAGE,
-        Node::UsageItem => {
-            const {
-                &[
-                    value(F::Modality, &["modality"]),
-                    value(F::CountTokens, &["tokenCount", "tokens"]),
-                ]
-            }
-        }
-        Node::UsageOutput => {
-            const {
-                &[
-                    value(F::CountThoughts, &["reasoningTokens"]),
-                    value(F::CountImages, &["imageTokens"]),
-                ]
-            }
-        }
-        Node::Prediction => PREDICTION,
-        Node::Choice => CHOICE,
-        Node::Provider => const { &[value(F::NativeReason, &["nativeFinishReason"])] },
-        Node::Message => MESSAGE,
-        Node::ImageEntry => {
-            const {
-                &[
-                    value(F::Base64, &["b64Json"]),
-                    object(F::Uri, &["imageUrl", "url"], Node::ImageUrl),
-                ]
-            }
-        }
-        Node::ImageUrl => const { &[value(F::Uri, &["url"])] },
-        Node::MessagePart => {
-            const {
-                &[
-                    value(F::Type, &["type"]),
-                    value(F::Text, &["text"]),
-                    object(F::Uri, &["imageUrl"], Node::ImageUrl),
-                ]
-            }
-        }
-        Node::DataItem => {
-            const {
-                &[
-                    value(F::Base64, &["b64Json"]),
-                    value(F::Mime, &["mimeType"]),
-                    value(F::Uri, &["url"]),
-                ]
-            }
-        }
-        Node::Item => ITEM,
-        Node::ErrorItem => {
-            const { &[value(F::Code, &["code"]), value(F::FinishMessage, &["message"])] }
-        }
+        N::File => &[
+            (F::FileUri, &["fileUri"], N::Skip, N::Skip),
+            (F::FileMime, &["mimeType"], N::Skip, N::Skip),
+        ],
+        N::Feedback => &[
+            (F::BlockReason, &["blockReason"], N::Skip, N::Skip),
+            (F::BlockMessage, &["blockReasonMessage"], N::Skip, N::Skip),
+        ],
+        N::Usage => &[
+            (F::CountPrompt, &PROMPT_COUNTS, N::Skip, N::Skip),
+            (F::CountCandidates, &CANDIDATES_COUNTS, N::Skip, N::Skip),
+            (F::CountThoughts, &["thoughtsTokenCount", "totalThoughtTokens"], N::Skip, N::Skip),
+            (F::CountTotal, &["totalTokenCount", "totalTokens"], N::Skip, N::Skip),
+            (F::Details, &["candidatesTokensDetails"], N::Skip, N::UsageItem),
+            (F::Details, &["outputTokensByModality"], N::Skip, N::UsageItem),
+            (F::Unknown, &["completionTokensDetails"], N::UsageOutput, N::Skip),
+            (F::Unknown, &["outputTokensDetails"], N::UsageOutput, N::Skip),
+        ],
+        N::UsageItem => &[
+            (F::Modality, &["modality"], N::Skip, N::Skip),
+            (F::CountTokens, &["tokenCount", "tokens"], N::Skip, N::Skip),
+        ],
+        N::UsageOutput => &[
+            (F::CountThoughts, &["reasoningTokens"], N::Skip, N::Skip),
+            (F::CountImages, &["imageTokens"], N::Skip, N::Skip),
+        ],
+        N::Choice => &[
+            (F::Message, &["message"], N::Message, N::Skip),
+            (F::Delta, &["delta"], N::Message, N::Skip),
+            (F::FinishReason, &["finishReason"], N::Skip, N::Skip),
+            (F::Error, &["error"], N::Skip, N::Skip),
+            (F::NativeReason, &["nativeFinishReason"], N::Skip, N::Skip),
+            (F::Provider, &["providerSpecificFields"], N::Provider, N::Skip),
+        ],
+        N::Provider => &[(F::NativeReason, &["nativeFinishReason"], N::Skip, N::Skip)],
+        N::Message => &[
+            (F::Markdown, &["content"], N::Skip, N::Entry),
+            (F::Images, &["images"], N::Skip, N::Entry),
+            (F::Refusal, &["refusal"], N::Skip, N::Skip),
+        ],
+        N::Entry => &[
+            (F::Type, &["type"], N::Skip, N::Skip),
+            (F::Text, &["text"], N::Skip, N::Skip),
+            (F::Base64, &["b64Json", "bytesBase64Encoded", "imageBytes"], N::Skip, N::Skip),
+            (F::Mime, &["mimeType"], N::Skip, N::Skip),
+            (F::Uri, &["imageUrl", "url", "gcsUri"], N::ImageUrl, N::Skip),
+            (F::Rai, &["raiFilteredReason"], N::Skip, N::Skip),
+            (F::Unknown, &["image"], N::Entry, N::Skip),
+        ],
+        N::ImageUrl => &[(F::Uri, &["url"], N::Skip, N::Skip)],
+        N::Item => &[
+            (F::Type, &["type"], N::Skip, N::Skip),
+            (F::Text, &["text"], N::Skip, N::Skip),
+            (F::Thought, &["thought"], N::Skip, N::Skip),
+            (F::Signature, &["signature", "thoughtSignature"], N::Skip, N::Skip),
+            // `result` is the Responses API's.
+            (F::Data, &["data", "result"], N::Skip, N::Skip),
+            (F::Mime, &["mimeType"], N::Skip, N::Skip),
+            (F::Uri, &["uri", "url"], N::Skip, N::Skip),
+            (F::Content, &["content"], N::Item, N::Item),
+            (F::Summary, &["summary"], N::Item, N::Item),
+        ],
+        N::ErrorItem => &[
+            (F::Code, &["code"], N::Skip, N::Skip),
+            (F::FinishMessage, &["message"], N::Skip, N::Skip),
+        ],
     }
 }
+
+const PROMPT_COUNTS: [&str; 4] =
+    ["promptTokenCount", "promptTokens", "inputTokens", "totalInputTokens"];
+const CANDIDATES_COUNTS: [&str; 4] =
+    ["candidatesTokenCount", "completionTokens", "outputTokens", "totalOutputTokens"];
 
 /// The member that `key` is within `node`.
 pub(super) fn member(node: Node, key: &[u8]) -> Member {
     let is = |name: &&str| key == name.as_bytes() || is_snake(key, name);
-    let found = members(node).iter().find(|member| member.names.iter().any(is));
-    found.copied().unwrap_or_default()
+    let found = members(node).iter().find(|row| row.1.iter().any(is));
+    found.map(|&(field, _, object, each)| Member { field, object, each }).unwrap_or_default()
 }
 
 /// Whether `key` is that name in snake case.

@@ -9,8 +9,8 @@ use super::answer::{Answer, Image, PartSpan, TokenCount, Usage};
 use super::error::{ErrorKind, ScanError};
 use super::paths::{Field, Member, Node, is_image, member};
 use super::signatures::{PartKey, PartSignature};
-use super::store::{Meta, Mode, Store};
-use super::uri::{Found, UriReader};
+use super::store::{Found, Mode, Store};
+use super::uri::{Piece, UriReader};
 
 /// `Answer::text` and `finishMessage` are cut here.
 const MAX_TEXT: usize = 8 << 10;
@@ -69,22 +69,19 @@ struct Element {
     comma: Option<u64>,
     in_array: bool,
     thought: Option<bool>,
-    kind: Option<String>,
-    mime: Option<String>,
+    said: Said,
     image: Progress,
     /// Whether it has opened a candidate in the store.
     began: bool,
     /// Whether its data were skipped, since its type was not an image's.
     passed: bool,
     urls: Vec<String>,
-    file_mime: Option<String>,
-    file_uri: Option<String>,
     text: Vec<u8>,
     signature: Option<Vec<u8>>,
     /// The key of its image.
     key: Option<PartKey>,
     /// An image further in, of which only this element's type says what it is.
-    pending: Option<Meta>,
+    pending: Option<Found>,
     mark: Mark,
 }
 
@@ -107,22 +104,31 @@ enum Text {
     },
 }
 
+/// Short texts, by the member that said them last.
+#[derive(Debug, Default)]
+struct Said(Vec<(Field, String)>);
+
+impl Said {
+    fn get(&self, field: Field) -> Option<&str> {
+        self.0.iter().find(|said| said.0 == field).map(|said| &*said.1)
+    }
+
+    fn set(&mut self, field: Field, text: String) {
+        self.take(field);
+        self.0.push((field, text));
+    }
+
+    fn take(&mut self, field: Field) -> Option<String> {
+        let at = self.0.iter().position(|said| said.0 == field)?;
+        Some(self.0.swap_remove(at).1)
+    }
+}
+
 /// What one document said, kept apart until it ends, so that a repeated member can retract it.
 #[derive(Debug, Default)]
 struct Document {
-    finish_reason: Option<String>,
-    /// Google's own reason, where a gateway kept it beside its translation.
-    native_reason: Option<String>,
-    finish_message: Option<String>,
-    block_reason: Option<String>,
-    block_reason_message: Option<String>,
-    rai: Option<String>,
+    said: Said,
     usage: Option<Usage>,
-    model: Option<String>,
-    model_version: Option<String>,
-    id: Option<String>,
-    status: Option<String>,
-    code: Option<String>,
     is_interaction: bool,
     has_error: bool,
     /// Images API and Imagen: a complete list, which needs no reason to have ended.
@@ -153,6 +159,8 @@ pub(super) struct Reader {
     pub(super) has_content: bool,
     /// Whether the response itself said that it had ended.
     pub(super) ended: bool,
+    /// Whether `[DONE]` may stand in place of a value.
+    pub(super) takes_done: bool,
     /// Whether data count as an image even where their base64 is corrupt.
     pub(super) takes_any: bool,
     /// Whether the ends of this document were added by a repair, so that they end nothing.
@@ -214,18 +222,10 @@ impl Reader {
         self.end_document(false);
         let mut answer = self.answer;
         if let Some(kept) = self.store.kept.take() {
-            if let Some(part) = kept.meta.part.and_then(|part| answer.parts.get_mut(part)) {
+            if let Some(part) = kept.part.and_then(|part| answer.parts.get_mut(part)) {
                 part.is_final = true;
             }
-            answer.image = Some(Image {
-                bytes: Bytes::from(self.store.into_bytes()),
-                len: kept.len,
-                mime: kept.meta.mime,
-                is_thought: kept.is_thought,
-                width: kept.size.map(|(width, _)| width),
-                height: kept.size.map(|(_, height)| height),
-                signature: kept.meta.signature.map(Bytes::from),
-            });
+            answer.image = Some(Image { bytes: self.store.into_bytes().into(), ..kept.image });
         }
         answer
     }
@@ -272,29 +272,31 @@ impl Reader {
 
     /// Moves what a document said into the response. `counts` is whether the document is complete.
     fn end_document(&mut self, counts: bool) {
+        use Field as F;
         let document = std::mem::take(&mut self.document);
+        let mut said = document.said;
         let answer = &mut self.answer;
-        let status = document.status.filter(|status| {
-            document.is_interaction && !matches!(&**status, "in_progress" | "queued")
-        });
-        answer.has_candidates |= document.code.is_some();
-        let finish_reason =
-            document.native_reason.or(document.finish_reason).or(document.code).or(status);
-        self.ended |=
-            finish_reason.is_some() || document.block_reason.is_some() || document.has_error;
+        answer.has_candidates |= said.get(F::Code).is_some();
+        if !document.is_interaction || matches!(said.get(F::Status), Some("in_progress" | "queued"))
+        {
+            said.take(F::Status);
+        }
+        let reasons = [F::NativeReason, F::FinishReason, F::Code, F::Status];
+        let says = |field: &F| said.get(*field).is_some();
+        self.ended |= reasons.iter().any(says) || says(&F::BlockReason) || document.has_error;
         self.ended |= counts && (document.has_list || document.completed);
         self.has_content |= self.ended;
-        for (to, from) in [
-            (&mut answer.finish_reason, finish_reason),
-            (&mut answer.finish_message, document.finish_message),
-            (&mut answer.block_reason, document.block_reason),
-            (&mut answer.block_reason_message, document.block_reason_message),
-            (&mut answer.rai_filtered_reason, document.rai),
-            (&mut answer.model_version, document.model_version.or(document.model)),
-            (&mut answer.response_id, document.id),
+        for (to, fields) in [
+            (&mut answer.finish_reason, &reasons[..]),
+            (&mut answer.finish_message, &[F::FinishMessage]),
+            (&mut answer.block_reason, &[F::BlockReason]),
+            (&mut answer.block_reason_message, &[F::BlockMessage]),
+            (&mut answer.rai_filtered_reason, &[F::Rai]),
+            (&mut answer.model_version, &[F::ModelVersion, F::Model]),
+            (&mut answer.response_id, &[F::Id]),
         ] {
-            if from.is_some() {
-                *to = from;
+            if let Some(text) = fields.iter().find_map(|field| said.take(*field)) {
+                *to = Some(text);
             }
         }
         if document.usage.is_some() {
@@ -322,6 +324,8 @@ impl Reader {
     /// Retracts what a member said that is now repeated.
     fn forget(&mut self, field: Field, at: u64) -> Result<(), ScanError> {
         use Field as F;
+        self.count(field, 0);
+        let Some(element) = self.elements.last_mut() else { return Ok(()) };
         let said = match field {
             F::Feedback => &[F::BlockReason, F::BlockMessage][..],
             F::Errors => &[F::Code],
@@ -332,12 +336,9 @@ impl Reader {
             _ => std::slice::from_ref(&field),
         };
         for field in said {
-            if let Some(slot) = self.slot(*field) {
-                *slot = None;
-            }
+            self.document.said.take(*field);
+            element.said.take(*field);
         }
-        self.count(field, 0);
-        let Some(element) = self.elements.last_mut() else { return Ok(()) };
         match field {
             F::Usage => self.document.usage = None,
             F::Details => {
@@ -388,17 +389,17 @@ impl Reader {
         let element = self.elements.last()?;
         match element.node {
             Node::Part => element.thought,
-            Node::Root => element.kind.as_deref().map(|kind| kind.contains("partial_image")),
+            Node::Root => element.said.get(Field::Type).map(|kind| kind.contains("partial_image")),
             Node::Item => {
                 let mut items = self.elements.iter().filter(|item| item.node == Node::Item);
                 let is_marked = |item: &Element| {
-                    let kind = item.kind.as_deref();
+                    let kind = item.said.get(Field::Type);
                     item.thought == Some(true) || kind.is_some_and(|kind| kind.contains("thought"))
                 };
                 if items.clone().any(is_marked) {
                     return Some(true);
                 }
-                items.next()?.kind.is_some().then_some(false)
+                items.next()?.said.get(Field::Type).map(|_| false)
             }
             _ => Some(false),
         }
@@ -412,7 +413,7 @@ impl Reader {
         }
         let Some(element) = self.elements.last_mut() else { return };
         let is_image = match element.node {
-            Node::Part | Node::Item => element.mime.as_deref().is_some_and(is_image),
+            Node::Part | Node::Item => element.said.get(Field::Mime).is_some_and(is_image),
             _ => true,
         };
         element.image = Progress::Reading;
@@ -453,34 +454,41 @@ impl Reader {
                 let _ = self.store.cancel(end);
                 return Ok(());
             }
-            let meta = Meta {
+            let signature = element.signature.take().filter(|_| self.keep_signature);
+            let found = Found {
+                image: Image {
+                    mime: element.said.take(Field::Mime).unwrap_or_default(),
+                    signature: signature.map(Bytes::from),
+                    is_thought,
+                    ..Image::default()
+                },
                 part: self.list_span(&element, end, is_thought),
-                mime: element.mime.take().unwrap_or_default(),
-                signature: element.signature.take().filter(|_| self.keep_signature),
             };
             match outer.and_then(|outer| self.elements.get_mut(outer)) {
                 Some(outer) => {
-                    outer.pending = Some(meta);
+                    outer.pending = Some(found);
                     outer.began = true;
                 }
-                None => self.store.commit(meta, is_thought, end)?,
+                None => self.store.commit(found, end)?,
             }
-        } else if let Some(meta) = element.pending.take() {
+        } else if let Some(mut found) = element.pending.take() {
             let parts = self.answer.parts.iter_mut().skip(element.mark.parts);
             for part in parts.filter(|part| is_thought && !part.is_thought) {
                 part.is_thought = true;
                 self.answer.thought_images += 1;
             }
-            self.store.commit(meta, is_thought, end)?;
+            found.image.is_thought = is_thought;
+            self.store.commit(found, end)?;
         } else if element.began {
             self.store.cancel(end)?;
         }
 
-        if element.file_mime.as_deref().is_some_and(is_image) {
-            element.urls.extend(element.file_uri.take());
+        if element.said.get(Field::FileMime).is_some_and(is_image) {
+            element.urls.extend(element.said.take(Field::FileUri));
         }
-        let shows =
-            element.node != Node::Item || element.kind.as_deref() == Some("image") || is_picture;
+        let shows = element.node != Node::Item
+            || element.said.get(Field::Type) == Some("image")
+            || is_picture;
         if shows && !is_thought {
             self.has_content |= !element.urls.is_empty();
             let room = MAX_LISTED.saturating_sub(self.answer.image_urls.len());
@@ -496,7 +504,7 @@ impl Reader {
             }
         }
         if element.node == Node::Root {
-            let kind = element.kind.as_deref().unwrap_or_default();
+            let kind = element.said.get(Field::Type).unwrap_or_default();
             self.document.completed |= kind.ends_with(".completed") || kind.ends_with(".complete");
         }
         Ok(())
@@ -536,31 +544,6 @@ impl Reader {
         self.ended_span
     }
 
-    /// Returns where the text of a member is kept that stands for itself.
-    fn slot(&mut self, field: Field) -> Option<&mut Option<String>> {
-        use Field as F;
-        let document = &mut self.document;
-        let element = self.elements.last_mut();
-        Some(match field {
-            F::FinishReason => &mut document.finish_reason,
-            F::NativeReason => &mut document.native_reason,
-            F::FinishMessage => &mut document.finish_message,
-            F::BlockReason => &mut document.block_reason,
-            F::BlockMessage => &mut document.block_reason_message,
-            F::Rai => &mut document.rai,
-            F::Model => &mut document.model,
-            F::ModelVersion => &mut document.model_version,
-            F::Id => &mut document.id,
-            F::Status => &mut document.status,
-            F::Code => &mut document.code,
-            F::Type => &mut element?.kind,
-            F::Mime => &mut element?.mime,
-            F::FileMime => &mut element?.file_mime,
-            F::FileUri => &mut element?.file_uri,
-            _ => return None,
-        })
-    }
-
     fn take_text(&mut self, text: String) {
         use Field as F;
         let (node, field) = self.top();
@@ -586,9 +569,10 @@ impl Reader {
                 if let Ok(count) = text.parse() {
                     self.count(field, count);
                 }
-                if let Some(slot) = self.slot(field) {
-                    *slot = Some(text);
-                }
+                let element = self.elements.last_mut();
+                let is_its = matches!(field, F::Type | F::Mime | F::FileMime | F::FileUri);
+                let said = element.filter(|_| is_its).map(|element| &mut element.said);
+                said.unwrap_or(&mut self.document.said).set(field, text);
             }
         }
     }
@@ -617,38 +601,39 @@ impl Reader {
     }
 
     /// Takes what was found in an address or a Markdown text.
-    fn found(&mut self, found: Found<'_>, at: u64) -> Result<(), ScanError> {
+    fn found(&mut self, piece: Piece<'_>, at: u64) -> Result<(), ScanError> {
         let in_text = self.top().0 == Node::Message;
-        match found {
-            Found::Text(text) => {
+        match piece {
+            Piece::Text(text) => {
                 self.has_content |= !text.is_empty();
                 if let Some(element) = self.elements.last_mut() {
                     append(&mut element.text, text, MAX_TEXT);
                 }
             }
-            Found::Begin(mime) => {
+            Piece::Begin(mime) => {
                 if let Some(element) = self.elements.last_mut() {
-                    element.mime = Some(mime);
+                    element.said.set(Field::Mime, mime);
                 }
                 self.begin_image(at);
             }
-            Found::Base64(piece) => self.store.piece(piece)?,
-            Found::End => {
+            Piece::Base64(base64) => self.store.piece(base64)?,
+            Piece::End => {
                 self.end_image()?;
                 if !in_text {
                     return Ok(());
                 }
                 let Some(element) = self.elements.last_mut() else { return Ok(()) };
-                let mime = element.mime.take().unwrap_or_default();
+                let mime = element.said.take(Field::Mime).unwrap_or_default();
                 if std::mem::replace(&mut element.image, Progress::None) == Progress::Done(false) {
                     self.answer.images += 1;
-                    self.store.commit(Meta { mime, ..Meta::default() }, false, at)?;
+                    let image = Image { mime, ..Image::default() };
+                    self.store.commit(Found { image, part: None }, at)?;
                 } else {
                     // A text that only looks like an image is a text.
                     self.store.cancel(at)?;
                 }
             }
-            Found::Url(url) => {
+            Piece::Url(url) => {
                 let is_link = url.starts_with("http") || !in_text;
                 if let Some(element) = self
                     .elements
@@ -677,9 +662,9 @@ impl Reader {
 
 /// Returns whether an element with data in it is an image by what it says of its type.
 fn is_picture(element: &Element) -> bool {
-    match (element.node, element.mime.as_deref()) {
+    match (element.node, element.said.get(Field::Mime)) {
         (Node::Item, None | Some("")) => {
-            matches!(element.kind.as_deref(), Some("image" | "image_generation_call"))
+            matches!(element.said.get(Field::Type), Some("image" | "image_generation_call"))
         }
         // Without a type, data in a part can only be the image that was asked for.
         (Node::Part, None | Some("")) => true,
@@ -690,17 +675,7 @@ fn is_picture(element: &Element) -> bool {
 
 /// Nodes of which each is an [`Element`].
 fn is_element(node: Node) -> bool {
-    matches!(
-        node,
-        Node::Root
-            | Node::Part
-            | Node::Prediction
-            | Node::ImageEntry
-            | Node::Message
-            | Node::MessagePart
-            | Node::DataItem
-            | Node::Item
-    )
+    matches!(node, Node::Root | Node::Part | Node::Entry | Node::Message | Node::Item)
 }
 
 /// What the lexer found. Offsets count from the response's first byte.
@@ -838,7 +813,7 @@ impl Reader {
             F::Data if node == Node::Inline => {
                 let element = self.elements.last_mut();
                 let is_foreign = element.is_some_and(|element| {
-                    let mime = element.mime.as_deref().unwrap_or_default();
+                    let mime = element.said.get(F::Mime).unwrap_or_default();
                     element.passed = !mime.is_empty() && !is_image(mime);
                     element.passed
                 });

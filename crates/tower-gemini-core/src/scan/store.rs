@@ -6,6 +6,7 @@
 //! draft, or no image at all, only after its bytes. Then the next goes to a second buffer, and the
 //! two change places if it wins.
 
+use super::answer::Image;
 use super::base64::{Decoder, Out};
 use super::dimensions::Sniffer;
 use super::error::{ErrorKind, ScanError};
@@ -30,22 +31,12 @@ pub(super) enum Mode {
     Drain,
 }
 
-/// What is known of a candidate besides its bytes.
-#[derive(Debug, Default)]
-pub(super) struct Meta {
-    pub(super) mime: String,
-    pub(super) signature: Option<Vec<u8>>,
+/// An image of the response, its bytes apart.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) image: Image,
     /// Index of its span.
     pub(super) part: Option<usize>,
-}
-
-/// The candidate chosen so far.
-#[derive(Debug)]
-pub(super) struct Kept {
-    pub(super) meta: Meta,
-    pub(super) is_thought: bool,
-    pub(super) len: u64,
-    pub(super) size: Option<(u32, u32)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +71,7 @@ pub(super) struct Store {
     pub(super) expected: Option<u64>,
     /// Makes a key of every image.
     pub(super) keyer: Option<PartKeyer>,
-    pub(super) kept: Option<Kept>,
+    pub(super) kept: Option<Found>,
     /// The kept image's bytes; while draining, those that are to be taken.
     main: Vec<u8>,
     /// A doubtful candidate's bytes.
@@ -105,10 +96,12 @@ impl Store {
             // An earlier candidate of the same element or step: this one stands in its place.
             (Some(before), _) => (before.target, before.overwrote, before.dropped),
             (None, None) => (Destination::Main, false, false),
-            (None, Some(kept)) if !kept.is_thought && is_thought == Some(true) => {
+            (None, Some(kept)) if !kept.image.is_thought && is_thought == Some(true) => {
                 (Destination::Nowhere, false, true)
             }
-            (None, Some(kept)) if is_image && (kept.is_thought || is_thought == Some(false)) => {
+            (None, Some(kept))
+                if is_image && (kept.image.is_thought || is_thought == Some(false)) =>
+            {
                 (Destination::Main, true, false)
             }
             (None, Some(_)) => (Destination::Spare, false, false),
@@ -217,13 +210,9 @@ impl Store {
     }
 
     /// The candidate is an image: keeps it or the one before.
-    pub(super) fn commit(
-        &mut self,
-        meta: Meta,
-        is_thought: bool,
-        at: u64,
-    ) -> Result<(), ScanError> {
-        if is_thought && self.kept.as_ref().is_some_and(|kept| !kept.is_thought) {
+    pub(super) fn commit(&mut self, mut found: Found, at: u64) -> Result<(), ScanError> {
+        let is_thought = found.image.is_thought;
+        if is_thought && self.kept.as_ref().is_some_and(|kept| !kept.image.is_thought) {
             return self.cancel(at);
         }
         let Some(candidate) = self.candidate.take() else { return Ok(()) };
@@ -234,8 +223,9 @@ impl Store {
         if candidate.target == Destination::Spare {
             self.promote();
         }
-        self.kept =
-            Some(Kept { meta, is_thought, len: candidate.len, size: candidate.sniffer.size() });
+        found.image.len = candidate.len;
+        (found.image.width, found.image.height) = candidate.sniffer.size().unzip();
+        self.kept = Some(found);
         Ok(())
     }
 

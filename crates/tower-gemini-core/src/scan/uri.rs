@@ -10,7 +10,7 @@ const MAX_ALT: usize = 1024;
 
 /// What a string holds, in order.
 #[derive(Debug, PartialEq)]
-pub(super) enum Found<'a> {
+pub(super) enum Piece<'a> {
     /// Plain text.
     Text(&'a [u8]),
     /// The head of a data URI of this type: base64 follows.
@@ -65,7 +65,7 @@ impl UriReader {
     pub(super) fn push<E>(
         &mut self,
         mut bytes: &[u8],
-        found: &mut impl FnMut(Found<'_>) -> Result<(), E>,
+        found: &mut impl FnMut(Piece<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         while !bytes.is_empty() {
             let mut taken = 1;
@@ -80,7 +80,7 @@ impl UriReader {
                         }
                     } else {
                         let head = std::mem::take(&mut self.head);
-                        found(Found::Text(&head))?;
+                        found(Piece::Text(&head))?;
                         self.state = UriState::Text;
                         taken = 0;
                     }
@@ -88,7 +88,7 @@ impl UriReader {
                 UriState::Text => {
                     let end = memchr::memchr(b'!', bytes);
                     taken = end.map_or(bytes.len(), |i| i + 1);
-                    found(Found::Text(&bytes[..end.unwrap_or(bytes.len())]))?;
+                    found(Piece::Text(&bytes[..end.unwrap_or(bytes.len())]))?;
                     if end.is_some() {
                         self.state = UriState::Bang;
                     }
@@ -97,7 +97,7 @@ impl UriReader {
                     if b == b'[' {
                         self.state = UriState::Alt(0);
                     } else {
-                        found(Found::Text(b"!"))?;
+                        found(Piece::Text(b"!"))?;
                         self.state = UriState::Text;
                         taken = 0;
                     }
@@ -109,7 +109,7 @@ impl UriReader {
                         taken = 0;
                     }
                     _ => {
-                        found(Found::Text(&bytes[..1]))?;
+                        found(Piece::Text(&bytes[..1]))?;
                         self.state = UriState::Alt(n + 1);
                     }
                 },
@@ -129,7 +129,7 @@ impl UriReader {
                     } else if self.head.len() == MAX_URL {
                         self.state = if self.markdown { UriState::Rest } else { UriState::Ignore };
                         if self.is_text && !self.markdown {
-                            found(Found::Text(&std::mem::take(&mut self.head)))?;
+                            found(Piece::Text(&std::mem::take(&mut self.head)))?;
                             self.markdown = true;
                             self.state = UriState::Text;
                         }
@@ -139,23 +139,23 @@ impl UriReader {
                         if b == b',' {
                             if let Some(mime) = data_uri(&self.head) {
                                 self.state = UriState::Data(self.markdown);
-                                found(Found::Begin(mime))?;
+                                found(Piece::Begin(mime))?;
                                 self.head.clear();
                             }
                         }
                     }
                 }
                 UriState::Data(false) => {
-                    found(Found::Base64(bytes))?;
+                    found(Piece::Base64(bytes))?;
                     taken = bytes.len();
                 }
                 UriState::Data(true) => {
                     // The end can only be one of these: neither alphabet has them.
                     let end = memchr::memchr3(b')', b'"', b' ', bytes);
                     taken = end.map_or(bytes.len(), |i| i + 1);
-                    found(Found::Base64(&bytes[..end.unwrap_or(bytes.len())]))?;
+                    found(Piece::Base64(&bytes[..end.unwrap_or(bytes.len())]))?;
                     if let Some(end) = end {
-                        found(Found::End)?;
+                        found(Piece::End)?;
                         self.state =
                             if bytes[end] == b')' { UriState::Text } else { UriState::Rest };
                     }
@@ -175,30 +175,30 @@ impl UriReader {
     /// The string ends.
     pub(super) fn finish<E>(
         &mut self,
-        found: &mut impl FnMut(Found<'_>) -> Result<(), E>,
+        found: &mut impl FnMut(Piece<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         match self.state {
-            UriState::Start => found(Found::Text(&std::mem::take(&mut self.head))),
-            UriState::Bang => found(Found::Text(b"!")),
+            UriState::Start => found(Piece::Text(&std::mem::take(&mut self.head))),
+            UriState::Bang => found(Piece::Text(b"!")),
             UriState::Address if self.is_text && !self.markdown => {
-                found(Found::Text(&std::mem::take(&mut self.head)))
+                found(Piece::Text(&std::mem::take(&mut self.head)))
             }
             UriState::Address if !self.markdown => self.hosted(found),
             // A Markdown image that is never closed is still one: some relays cut the parenthesis
             // off.
-            UriState::Data(_) => found(Found::End),
+            UriState::Data(_) => found(Piece::End),
             _ => Ok(()),
         }
     }
 
-    fn hosted<E>(&mut self, found: &mut impl FnMut(Found<'_>) -> Result<(), E>) -> Result<(), E> {
+    fn hosted<E>(&mut self, found: &mut impl FnMut(Piece<'_>) -> Result<(), E>) -> Result<(), E> {
         let head = std::mem::take(&mut self.head);
         if head.is_empty()
             || head.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"data:"))
         {
             return Ok(());
         }
-        found(Found::Url(String::from_utf8_lossy(&head).into_owned()))
+        found(Piece::Url(String::from_utf8_lossy(&head).into_owned()))
     }
 }
 
