@@ -3,6 +3,9 @@
 //! Both are read as they pass, so that a picture of megabytes in a chat message is decoded and not
 //! collected.
 
+use super::error::ScanError;
+
+const DATA: &[u8] = b"data:";
 /// A URL longer than this is not a link to an image (browsers stop at 2 KiB or 8 KiB).
 const MAX_URL: usize = 8 * 1024;
 /// Alternative text longer than this means that the bracket was just a bracket.
@@ -36,8 +39,6 @@ pub(super) struct UriReader {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum UriState {
-    /// The string's first bytes, which may be `data:`.
-    Start,
     Text,
     Bang,
     Alt(usize),
@@ -47,7 +48,6 @@ enum UriState {
     Data(bool),
     /// A Markdown title, or an address too long.
     Rest,
-    Ignore,
 }
 
 impl UriReader {
@@ -58,33 +58,19 @@ impl UriReader {
 
     /// A string of Markdown, or with nothing but a data URI in it.
     pub(super) fn markdown() -> Self {
-        Self { state: UriState::Start, head: Vec::new(), markdown: true, is_text: true }
+        Self { state: UriState::Address, head: Vec::new(), markdown: false, is_text: true }
     }
 
     /// Reads the next bytes of the string, and says with what it met.
-    pub(super) fn push<E>(
+    pub(super) fn push(
         &mut self,
         mut bytes: &[u8],
-        found: &mut impl FnMut(Piece<'_>) -> Result<(), E>,
-    ) -> Result<(), E> {
+        found: &mut impl FnMut(Piece<'_>) -> Result<(), ScanError>,
+    ) -> Result<(), ScanError> {
         while !bytes.is_empty() {
             let mut taken = 1;
             let b = bytes[0];
             match self.state {
-                UriState::Start => {
-                    if b"data:".get(self.head.len()) == Some(&b) {
-                        self.head.push(b);
-                        if self.head.len() == 5 {
-                            self.markdown = false;
-                            self.state = UriState::Address;
-                        }
-                    } else {
-                        let head = std::mem::take(&mut self.head);
-                        found(Piece::Text(&head))?;
-                        self.state = UriState::Text;
-                        taken = 0;
-                    }
-                }
                 UriState::Text => {
                     let end = memchr::memchr(b'!', bytes);
                     taken = end.map_or(bytes.len(), |i| i + 1);
@@ -123,25 +109,26 @@ impl UriReader {
                     }
                 }
                 UriState::Address => {
+                    let at = self.head.len();
+                    // A text is one address only if it is a data URI.
+                    let is_data = DATA.get(at).is_none_or(|expected| *expected == b);
                     if self.markdown && matches!(b, b')' | b' ' | b'\n' | b'"') {
                         self.hosted(found)?;
                         self.state = if b == b')' { UriState::Text } else { UriState::Rest };
-                    } else if self.head.len() == MAX_URL {
-                        self.state = if self.markdown { UriState::Rest } else { UriState::Ignore };
-                        if self.is_text && !self.markdown {
-                            found(Piece::Text(&std::mem::take(&mut self.head)))?;
-                            self.markdown = true;
-                            self.state = UriState::Text;
-                        }
-                        taken = usize::from(self.state != UriState::Text);
+                    } else if self.is_text && !self.markdown && (at == MAX_URL || !is_data) {
+                        found(Piece::Text(&std::mem::take(&mut self.head)))?;
+                        self.markdown = true;
+                        self.state = UriState::Text;
+                        taken = 0;
+                    } else if at == MAX_URL {
+                        self.state = UriState::Rest;
                     } else {
                         self.head.push(b);
-                        if b == b',' {
-                            if let Some(mime) = data_uri(&self.head) {
-                                self.state = UriState::Data(self.markdown);
-                                found(Piece::Begin(mime))?;
-                                self.head.clear();
-                            }
+                        let mime = if b == b',' { data_uri(&self.head) } else { None };
+                        if let Some(mime) = mime {
+                            self.state = UriState::Data(self.markdown);
+                            found(Piece::Begin(mime))?;
+                            self.head.clear();
                         }
                     }
                 }
@@ -161,11 +148,10 @@ impl UriReader {
                     }
                 }
                 UriState::Rest => {
-                    if b == b')' {
+                    if b == b')' && self.markdown {
                         self.state = UriState::Text;
                     }
                 }
-                UriState::Ignore => taken = bytes.len(),
             }
             bytes = &bytes[taken..];
         }
@@ -173,12 +159,11 @@ impl UriReader {
     }
 
     /// The string ends.
-    pub(super) fn finish<E>(
+    pub(super) fn finish(
         &mut self,
-        found: &mut impl FnMut(Piece<'_>) -> Result<(), E>,
-    ) -> Result<(), E> {
+        found: &mut impl FnMut(Piece<'_>) -> Result<(), ScanError>,
+    ) -> Result<(), ScanError> {
         match self.state {
-            UriState::Start => found(Piece::Text(&std::mem::take(&mut self.head))),
             UriState::Bang => found(Piece::Text(b"!")),
             UriState::Address if self.is_text && !self.markdown => {
                 found(Piece::Text(&std::mem::take(&mut self.head)))
@@ -191,7 +176,10 @@ impl UriReader {
         }
     }
 
-    fn hosted<E>(&mut self, found: &mut impl FnMut(Piece<'_>) -> Result<(), E>) -> Result<(), E> {
+    fn hosted(
+        &mut self,
+        found: &mut impl FnMut(Piece<'_>) -> Result<(), ScanError>,
+    ) -> Result<(), ScanError> {
         let head = std::mem::take(&mut self.head);
         if head.is_empty()
             || head.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"data:"))
