@@ -6,14 +6,14 @@
 //! names its source and its day. Text models are not in it: nothing here depends on them.
 //!
 //! ```
-//! use tower_gemini_core::catalog::{Catalog, Date};
+//! use tower_gemini_core::catalog::{Catalog, date};
 //!
 //! let catalog = Catalog::builtin();
 //! let model = catalog.lookup("models/gemini-3-pro-image-4k").unwrap();
 //! assert_eq!(model.id, "gemini-3-pro-image");
 //!
 //! let preview = catalog.lookup("gemini-3-pro-image-preview").unwrap();
-//! let today = Date::new(2026, 11, 22).unwrap();
+//! let today = date(2026, 11, 22);
 //! assert!(preview.is_retired_on(today));
 //! assert_eq!(catalog.successor_on(preview, today).unwrap().id, "gemini-3-pro-image");
 //! ```
@@ -43,11 +43,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::str::FromStr;
 use std::sync::{Arc, LazyLock};
 
+pub use jiff::civil::{Date, date};
+use serde::Deserialize;
 use serde::de::{self, Deserializer};
-use serde::{Deserialize, Serialize};
 
 use crate::size::{ImageSize, ratio_distance, split_model_suffix, strip_model_prefix};
 
@@ -55,95 +55,6 @@ use crate::size::{ImageSize, ratio_distance, split_model_suffix, strip_model_pre
 /// 2026-07).
 pub const COMMON_RATIOS: [&str; 10] =
     ["1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9"];
-
-/// A day of the calendar, without a clock and without a time zone.
-///
-/// ```
-/// use tower_gemini_core::catalog::Date;
-///
-/// let shutdown: Date = "2026-06-25".parse().unwrap();
-/// assert!(shutdown < Date::new(2026, 11, 22).unwrap());
-/// assert!("2026-13-01".parse::<Date>().is_err());
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Date {
-    year: u16,
-    month: u8,
-    day: u8,
-}
-
-impl Date {
-    /// A day; `None` where there is no such day.
-    #[must_use]
-    pub fn new(year: u16, month: u8, day: u8) -> Option<Self> {
-        let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-        let days = match month {
-            1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
-            4 | 6 | 9 | 11 => 30,
-            2 => 28 + u8::from(leap),
-            _ => return None,
-        };
-        (1..=days).contains(&day).then_some(Self { year, month, day })
-    }
-
-    /// The year.
-    #[must_use]
-    pub fn year(self) -> u16 {
-        self.year
-    }
-
-    /// The month, 1 to 12.
-    #[must_use]
-    pub fn month(self) -> u8 {
-        self.month
-    }
-
-    /// The day of the month, from 1.
-    #[must_use]
-    pub fn day(self) -> u8 {
-        self.day
-    }
-}
-
-impl FromStr for Date {
-    type Err = CatalogError;
-
-    fn from_str(text: &str) -> Result<Self, CatalogError> {
-        let number = |part: &str| {
-            part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse::<u16>().ok())?
-        };
-        let date = || {
-            let (year, rest) = text.split_once('-')?;
-            let (month, day) = rest.split_once('-')?;
-            let small = |part| u8::try_from(number(part)?).ok();
-            Self::new(number(year)?, small(month)?, small(day)?)
-        };
-        date().ok_or_else(|| {
-            CatalogError::new(format!("`{text}` is not a date; write it as 2026-06-25"))
-        })
-    }
-}
-
-impl fmt::Display for Date {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:04}-{:02}-{:02}", self.year, self.month, self.day)
-    }
-}
-
-impl TryFrom<String> for Date {
-    type Error = CatalogError;
-
-    fn try_from(text: String) -> Result<Self, CatalogError> {
-        text.parse()
-    }
-}
-
-impl From<Date> for String {
-    fn from(date: Date) -> Self {
-        date.to_string()
-    }
-}
 
 /// Which line of models an id belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
@@ -215,6 +126,13 @@ impl From<String> for Platform {
     }
 }
 
+fn day<'de, T: From<Date>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse::<Date>().map(T::from).map_err(|_| {
+        de::Error::custom(format_args!("`{text}` is not a date; write it as 2026-06-25"))
+    })
+}
+
 /// Sizes are spelled exactly as the API spells them.
 impl<'de> Deserialize<'de> for ImageSize {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -246,6 +164,7 @@ pub struct Price {
     /// Where the price was read.
     pub source: String,
     /// When it was read.
+    #[serde(deserialize_with = "day")]
     pub as_of: Date,
 }
 
@@ -315,9 +234,11 @@ pub struct Model {
     /// How long a spell of 503s usually lasts, in minutes, from and to.
     pub recovery_minutes: Option<(u32, u32)>,
     /// When it came out.
+    #[serde(default, deserialize_with = "day")]
     pub released: Option<Date>,
     /// The first day on which it no longer answers. A model that is deprecated without a date has a
     /// successor and no such day.
+    #[serde(default, deserialize_with = "day")]
     pub retired: Option<Date>,
     /// What its maker names as its successor.
     pub successor: Option<String>,
@@ -325,6 +246,7 @@ pub struct Model {
     #[serde(default)]
     pub source: String,
     /// When they were read.
+    #[serde(default, deserialize_with = "day")]
     pub as_of: Option<Date>,
     /// Its list prices (`[[model.price]]`).
     #[serde(default, rename = "price")]
@@ -438,16 +360,16 @@ pub struct Catalog {
     index: HashMap<Arc<str>, usize>,
 }
 
-static BUILTIN: LazyLock<Result<Catalog, CatalogError>> =
-    LazyLock::new(|| Catalog::from_toml(include_str!("../catalog/models.toml")));
-static EMPTY: LazyLock<Catalog> = LazyLock::new(Catalog::default);
+// A test parses the file, so the empty catalogue is never released; it avoids a panic.
+static BUILTIN: LazyLock<Catalog> =
+    LazyLock::new(|| Catalog::from_toml(MODELS).unwrap_or_default());
+const MODELS: &str = include_str!("../catalog/models.toml");
 
 impl Catalog {
     /// Returns what is publicly known of Gemini's image models.
     #[must_use]
     pub fn builtin() -> &'static Self {
-        // A test parses the file, so the empty catalogue is never released; it avoids a panic.
-        BUILTIN.as_ref().unwrap_or_else(|_| &EMPTY)
+        &BUILTIN
     }
 
     /// Reads a catalogue.
@@ -623,11 +545,11 @@ fn nearest_name(message: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
-    const WRITTEN: Date = Date { year: 2026, month: 11, day: 22 };
+    const WRITTEN: Date = date(2026, 11, 22);
 
     #[test]
     fn the_builtin_catalogue_parses() {
-        let catalog = BUILTIN.as_ref().unwrap();
+        let catalog = Catalog::from_toml(MODELS).unwrap();
         assert!(catalog.models().count() >= 11);
     }
 
@@ -769,7 +691,7 @@ mod tests {
     fn a_deprecated_model_without_a_date_is_not_retired() {
         let catalog = Catalog::builtin();
         let flash = catalog.lookup("gemini-3.1-flash-image").unwrap();
-        assert!(!flash.is_retired_on(Date { year: 2027, ..WRITTEN }));
+        assert!(!flash.is_retired_on(date(2027, 11, 22)));
         assert_eq!(flash.successor.as_deref(), Some("gemini-nano-banana-2.1"));
         for imagen in ["imagen-4-fast", "imagen-4-standard"] {
             let successor = catalog.successor_on(catalog.lookup(imagen).unwrap(), WRITTEN).unwrap();

@@ -173,17 +173,16 @@ pub fn cost_on(
         // A count met before the break is of what was made by then.
         (Outcome::Interrupted | Outcome::StreamError | Outcome::Other, Some(usage)) => {
             let (counted, uncounted) = (bill.counted_tokens(usage), bill.uncounted_image());
-            Cost::at_most(
-                counted.at_most_microusd.zip(uncounted.at_most_microusd).map(|(a, b)| a.max(b)),
-            )
+            let most = counted.at_most_microusd.zip(uncounted.at_most_microusd);
+            Cost { at_least_microusd: 0, at_most_microusd: most.map(|(a, b)| a.max(b)) }
         }
         (_, Some(usage)) => bill.counted_tokens(usage),
         // A refusal made no image that could be billed; thoughts and input may be. Anything else
         // may have made one.
         (Outcome::ContentBlocked | Outcome::PromptBlocked | Outcome::OutOfTokens, None) => {
-            Cost::at_most(bill.non_image_at_most())
+            bill.uncounted_non_image()
         }
-        (_, None) => Cost { at_least_microusd: 0, ..bill.uncounted_image() },
+        (_, None) => bill.uncounted_image().or_free(),
     };
     bill.in_tier(cost)
 }
@@ -211,12 +210,12 @@ pub fn expected(catalog: &Catalog, call: &Call) -> Cost {
         Ok(bill) => bill.as_drawn(0),
         Err(cost) => return cost,
     };
-    let images = u64::from(if call.wants_image { call.images.max(1) } else { 0 });
-    let image = if images == 0 { Some(0) } else { bill.image().map(|(_, high)| high) };
+    let images = u64::from(call.images.max(1));
+    let image = if call.wants_image { bill.image().times(images) } else { Cost::ZERO };
     let text = if bill.model.thinking == Thinking::None { 0 } else { TEXT_TOKENS_SEEN };
-    let other = bill.priced(call.input_tokens_estimate, text.saturating_mul(images.max(1)));
-    let microusd = sum([image.map(|one| one.saturating_mul(images)), other]);
-    let Some(microusd) = microusd else { return Cost::UNKNOWN };
+    let text = text.saturating_mul(if call.wants_image { images } else { 1 });
+    let cost = image + bill.priced(call.input_tokens_estimate, text);
+    let Some(microusd) = cost.at_most_microusd else { return Cost::UNKNOWN };
     Cost::exactly(match call.tier {
         ServiceTier::Standard => microusd,
         ServiceTier::Flex => microusd / 2,
@@ -255,7 +254,7 @@ pub fn worst_case(catalog: &Catalog, call: &Call, drafts: Option<u32>) -> Cost {
         Ok(bill) => {
             let known = bill.model.drafts_at_most;
             let bill = bill.as_drawn(if known == 0 { 0 } else { drafts.unwrap_or(known) });
-            bill.in_tier(Cost { at_least_microusd: 0, ..bill.uncounted_image() })
+            bill.in_tier(bill.uncounted_image().or_free())
         }
         Err(cost) => cost,
     }
@@ -308,7 +307,7 @@ impl<'a> Bill<'a> {
 
     /// What one image may cost: the listed price is rounded and the tokens' price is exact, so both
     /// ends are needed.
-    fn image(&self) -> Option<(u64, u64)> {
+    fn image(&self) -> Cost {
         let sizes = self.size.as_ref().map_or(self.model.sizes.as_slice(), std::slice::from_ref);
         let prices = || {
             sizes.iter().flat_map(|size| {
@@ -317,56 +316,52 @@ impl<'a> Bill<'a> {
                 let exact = tokens
                     .zip(self.price.image_output_microusd_per_mtok)
                     .map(|(&tokens, rate)| tokens_price(tokens, rate));
-                [listed, exact.map(|(low, _)| low), exact.map(|(_, high)| high)]
-                    .into_iter()
-                    .flatten()
+                let low = exact.map(|exact| exact.at_least_microusd);
+                let high = exact.and_then(|exact| exact.at_most_microusd);
+                [listed, low, high].into_iter().flatten()
             })
         };
-        prices().min().zip(prices().max())
+        prices().min().map_or(Cost::UNKNOWN, |least| Cost {
+            at_least_microusd: least,
+            at_most_microusd: prices().max(),
+        })
     }
 
     fn counted_image(&self, usage: &Usage) -> Cost {
-        let Some((one_low, one_high)) = self.image() else { return Cost::UNKNOWN };
-        let image_tokens = usage.image_tokens();
-        let (image_low, image_high) = match self.price.image_output_microusd_per_mtok {
-            Some(rate) if image_tokens > 0 => {
-                let (low, high) = tokens_price(image_tokens, rate);
-                // Counted drafts may be free: then one image is what is paid, and never more than
-                // was counted.
-                (low.min(one_low), high)
+        let one = self.image();
+        let images = match (usage.image_tokens(), self.price.image_output_microusd_per_mtok) {
+            // Counted drafts may be free: then one image is what is paid, and never more than was
+            // counted.
+            (tokens @ 1.., Some(rate)) => {
+                let counted = tokens_price(tokens, rate);
+                let least = counted.at_least_microusd.min(one.at_least_microusd);
+                Cost { at_least_microusd: least, ..counted }
             }
             // Gateways leave the details out.
-            _ => (one_low, self.images_at_most(one_high)),
+            _ => self.images(one),
         };
-        Cost {
-            at_least_microusd: image_low,
-            at_most_microusd: sum([Some(image_high), self.non_image(usage)]),
-        }
+        images + self.non_image(usage)
     }
 
     fn uncounted_image(&self) -> Cost {
-        let Some((low, high)) = self.image() else { return Cost::UNKNOWN };
-        Cost {
-            at_least_microusd: low,
-            at_most_microusd: sum([Some(self.images_at_most(high)), self.non_image_at_most()]),
-        }
+        self.images(self.image()) + self.uncounted_non_image()
     }
 
     /// Prices a response that counted, and is not surely an image: image tokens count where there
     /// are any.
     fn counted_tokens(&self, usage: &Usage) -> Cost {
         let images = match (usage.image_tokens(), self.price.image_output_microusd_per_mtok) {
-            (0, _) => Some(0),
-            (tokens, Some(rate)) => Some(tokens_price(tokens, rate).1),
-            (_, None) => None,
+            (0, _) => Cost::ZERO,
+            (tokens, Some(rate)) => tokens_price(tokens, rate).or_free(),
+            (_, None) => Cost::UNKNOWN,
         };
-        Cost { at_least_microusd: 0, at_most_microusd: sum([images, self.non_image(usage)]) }
+        images + self.non_image(usage)
     }
 
     /// Returns the most that all but the images of a counted response cost. `candidates` may hold
     /// text that the details leave out, and on refusals it repeats the thoughts, so it is taken
     /// whole.
-    fn non_image(&self, usage: &Usage) -> Option<u64> {
+    fn non_image(&self, usage: &Usage) -> Cost {
         let text =
             usage.candidates.saturating_sub(usage.image_tokens()).saturating_add(usage.thoughts);
         // Tool use and whatever else only the total knows of is billed as input.
@@ -376,41 +371,36 @@ impl<'a> Bill<'a> {
         self.priced(input, text)
     }
 
-    fn non_image_at_most(&self) -> Option<u64> {
+    fn uncounted_non_image(&self) -> Cost {
         let mut input =
             self.call.input_tokens_estimate.saturating_mul(INPUT_FACTOR).saturating_add(INPUT_BASE);
         // Nothing is known of how long a film or a document is; the model's limit is.
         if self.call.has_other_files {
             input = u64::MAX;
         }
-        if let Some(limit) = self.model.input_token_limit {
-            input = input.min(limit);
-        }
-        let text = self
-            .model
-            .output_token_limit
-            .map_or(TEXT_TOKENS_AT_MOST, |limit| limit.min(TEXT_TOKENS_AT_MOST));
+        let input = input.min(self.model.input_token_limit.unwrap_or(u64::MAX));
+        let text = self.model.output_token_limit.unwrap_or(u64::MAX).min(TEXT_TOKENS_AT_MOST);
         self.priced(input, text.saturating_mul(u64::from(self.call.images.max(1))))
     }
 
-    fn priced(&self, input: u64, text: u64) -> Option<u64> {
+    /// The most that input and text cost; they may be free.
+    fn priced(&self, input: u64, text: u64) -> Cost {
         // Imagen, and relays with a price by the image, have no tokens to pay for.
         let by_the_image = self.price.image_output_microusd_per_mtok.is_none();
         let part = |tokens: u64, rate: Option<u64>| match rate {
-            Some(rate) => Some(tokens_price(tokens, rate).1),
-            None if tokens == 0 || by_the_image => Some(0),
-            None => None,
+            Some(rate) => tokens_price(tokens, rate).or_free(),
+            None if tokens == 0 || by_the_image => Cost::ZERO,
+            None => Cost::UNKNOWN,
         };
-        sum([
-            part(input, self.price.input_microusd_per_mtok),
-            part(text, self.price.text_output_microusd_per_mtok),
-        ])
+        part(input, self.price.input_microusd_per_mtok)
+            + part(text, self.price.text_output_microusd_per_mtok)
     }
 
-    fn images_at_most(&self, one: u64) -> u64 {
+    /// From one image to all that were asked for, with their drafts.
+    fn images(&self, one: Cost) -> Cost {
         // A model that cannot make several makes one all the same.
         let images = u64::from(self.call.images.max(1));
-        one.saturating_mul(images).saturating_mul(1 + u64::from(self.drafts))
+        one.times(images.saturating_mul(1 + u64::from(self.drafts)))
     }
 
     /// Flex costs half, and what was asked as flex is never served dearer than standard; priority
@@ -420,28 +410,31 @@ impl<'a> Bill<'a> {
         match self.call.tier {
             ServiceTier::Standard => cost,
             ServiceTier::Flex => Cost { at_least_microusd: cost.at_least_microusd / 2, ..cost },
-            ServiceTier::Priority => Cost {
-                at_most_microusd: cost.at_most_microusd.map(|most| most.saturating_mul(2)),
-                ..cost
-            },
+            ServiceTier::Priority => cost.times(2),
         }
     }
 }
 
 /// The price of some tokens, rounded down and up.
-fn tokens_price(tokens: u64, microusd_per_mtok: u64) -> (u64, u64) {
+fn tokens_price(tokens: u64, microusd_per_mtok: u64) -> Cost {
     let product = u128::from(tokens) * u128::from(microusd_per_mtok);
     let whole = |value: u128| u64::try_from(value).unwrap_or(u64::MAX);
-    (whole(product / 1_000_000), whole(product.div_ceil(1_000_000)))
-}
-
-fn sum<const N: usize>(parts: [Option<u64>; N]) -> Option<u64> {
-    parts.into_iter().try_fold(0_u64, |sum, part| Some(sum.saturating_add(part?)))
+    Cost {
+        at_least_microusd: whole(product / 1_000_000),
+        at_most_microusd: Some(whole(product.div_ceil(1_000_000))),
+    }
 }
 
 impl Cost {
-    fn at_most(microusd: Option<u64>) -> Self {
-        Self { at_least_microusd: 0, at_most_microusd: microusd }
+    /// From nothing to as much as before.
+    fn or_free(self) -> Self {
+        Self { at_least_microusd: 0, ..self }
+    }
+
+    /// From once to so many times as much.
+    fn times(self, most: u64) -> Self {
+        let at_most = self.at_most_microusd.map(|one| one.saturating_mul(most));
+        Self { at_most_microusd: at_most, ..self }
     }
 }
 

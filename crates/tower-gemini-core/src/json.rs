@@ -6,29 +6,6 @@
 //! needs no recursion. It reads a body that was cut short up to the cut, where a deserialiser would
 //! return nothing, and leaves it to the server to reject what is not JSON: a caller that must not
 //! accept a fault asks [`Cursor::is_broken`].
-//!
-//! ```
-//! use bytes::Bytes;
-//! use tower_gemini_core::json::{Cursor, Edits};
-//!
-//! let body = Bytes::from_static(br#"{"generation_config": {"imageConfig": {"image_size": "4K"}}}"#);
-//! let (mut size, mut span) = (None, 0..0);
-//! Cursor::new(&body).object(|c, name| match name {
-//!     // Names are in camel case, however the text spells them.
-//!     b"generationConfig" => c.object(|c, _| c.object(|c, _| {
-//!         let start = c.position();
-//!         size = c.text().and_then(|text| text.decoded());
-//!         span = start..c.position_after();
-//!     })),
-//!     _ => c.skip(),
-//! });
-//! assert_eq!(size.as_deref(), Some("4K"));
-//!
-//! let mut edits = Edits::default();
-//! edits.replace(span, "\"2K\"");
-//! let body = edits.apply(&body).concat();
-//! assert_eq!(body, br#"{"generation_config": {"imageConfig": {"image_size": "2K"}}}"#);
-//! ```
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -37,7 +14,7 @@ use bytes::Bytes;
 
 /// A position in a JSON text. Its methods take one value each and move behind it.
 #[derive(Debug, Clone)]
-pub struct Cursor<'a> {
+pub(crate) struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
     broken: bool,
@@ -45,7 +22,7 @@ pub struct Cursor<'a> {
 
 /// A string of the text.
 #[derive(Debug, Clone, Copy)]
-pub struct Text<'a> {
+pub(crate) struct Text<'a> {
     /// With both quotes, so that a real decoder can take it.
     quoted: &'a [u8],
     escaped: bool,
@@ -57,20 +34,17 @@ impl<'a> Text<'a> {
     }
 
     /// Returns the number of bytes between the quotes, escapes counted as written.
-    #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.raw().len()
     }
 
     /// Whether nothing stands between the quotes.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Returns the text. `None` where it is not UTF-8 or an escape is broken.
-    #[must_use]
-    pub fn decoded(&self) -> Option<Cow<'a, str>> {
+    pub(crate) fn decoded(&self) -> Option<Cow<'a, str>> {
         if self.escaped {
             serde_json::from_slice::<String>(self.quoted).ok().map(Cow::Owned)
         } else {
@@ -79,15 +53,13 @@ impl<'a> Text<'a> {
     }
 
     /// Returns the text, unless it is longer than any name or option is (1 KiB).
-    #[must_use]
-    pub fn name(&self) -> Option<Cow<'a, str>> {
+    pub(crate) fn name(&self) -> Option<Cow<'a, str>> {
         const LONGEST: usize = 1024;
         if self.len() > LONGEST { None } else { self.decoded() }
     }
 
     /// Whether it is this word, in any case.
-    #[must_use]
-    pub fn is(&self, word: &str) -> bool {
+    pub(crate) fn is(&self, word: &str) -> bool {
         if self.escaped {
             self.name().is_some_and(|name| name.eq_ignore_ascii_case(word))
         } else {
@@ -96,28 +68,16 @@ impl<'a> Text<'a> {
     }
 
     /// Whether it starts with this word, in any case.
-    #[must_use]
-    pub fn starts_with(&self, word: &str) -> bool {
+    pub(crate) fn starts_with(&self, word: &str) -> bool {
         self.name()
             .and_then(|name| name.get(..word.len()).map(|start| start.eq_ignore_ascii_case(word)))
             .unwrap_or(false)
-    }
-
-    /// Returns the bytes of a string that ought to be ASCII, escapes undone. Without escapes, as in
-    /// all base64 seen, nothing is copied or checked.
-    #[must_use]
-    pub fn unescaped(&self) -> Option<Cow<'a, [u8]>> {
-        if self.escaped {
-            self.decoded().map(|text| Cow::Owned(text.into_owned().into_bytes()))
-        } else {
-            Some(Cow::Borrowed(self.raw()))
-        }
     }
 }
 
 /// What kind of value stands at a cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// `{…}`
     Object,
     /// `[…]`
@@ -130,53 +90,47 @@ pub enum Kind {
 
 /// One member of an object.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Member {
+pub(crate) struct Member {
     /// Its name in camel case, however it is spelled.
-    pub name: String,
+    pub(crate) name: String,
     /// Whether the name is spelled with an underscore.
-    pub is_snake: bool,
+    pub(crate) is_snake: bool,
     /// Where it stands, from the quote of its name to the end of its value.
-    pub span: Range<usize>,
+    pub(crate) span: Range<usize>,
     /// Where its value stands.
-    pub value: Range<usize>,
+    pub(crate) value: Range<usize>,
 }
 
 impl<'a> Cursor<'a> {
     /// Starts at the beginning of a text, behind a byte order mark.
-    #[must_use]
-    pub fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self::at(bytes, if bytes.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 })
     }
 
     /// Starts within a text: at the start of a span that another cursor gave.
-    #[must_use]
-    pub fn at(bytes: &'a [u8], position: usize) -> Self {
+    pub(crate) fn at(bytes: &'a [u8], position: usize) -> Self {
         Self { bytes, at: position, broken: false }
     }
 
     /// Returns where the next value begins.
-    pub fn position(&mut self) -> usize {
+    pub(crate) fn position(&mut self) -> usize {
         self.peek();
         self.at
     }
 
     /// Returns where the value just taken ended.
-    #[must_use]
-    pub fn position_after(&self) -> usize {
+    pub(crate) fn position_after(&self) -> usize {
         self.at
     }
 
     /// Whether what has been read so far is not JSON. A text can be broken without being found so:
     /// what is skipped is not checked beyond its brackets and quotes.
-    #[must_use]
-    pub fn is_broken(&self) -> bool {
+    pub(crate) fn is_broken(&self) -> bool {
         self.broken
     }
 
     /// Whether nothing is left but white space.
-    #[must_use]
-    pub fn is_at_end(&mut self) -> bool {
+    pub(crate) fn is_at_end(&mut self) -> bool {
         self.peek().is_none()
     }
 
@@ -207,7 +161,7 @@ impl<'a> Cursor<'a> {
 
     /// Returns what stands at the cursor, and moves nowhere.
     #[inline]
-    pub fn kind(&mut self) -> Kind {
+    pub(crate) fn kind(&mut self) -> Kind {
         match self.peek() {
             Some(b'{') => Kind::Object,
             Some(b'[') => Kind::Array,
@@ -217,7 +171,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Takes a string; any other value is skipped.
-    pub fn text(&mut self) -> Option<Text<'a>> {
+    pub(crate) fn text(&mut self) -> Option<Text<'a>> {
         if self.kind() != Kind::Text {
             self.skip();
             return None;
@@ -247,49 +201,34 @@ impl<'a> Cursor<'a> {
 
     /// Takes a whole number, written as a number or as a string (protobuf writes 64-bit ones so);
     /// any other value is skipped.
-    pub fn count(&mut self) -> Option<u32> {
-        let name;
-        let word = match self.kind() {
-            Kind::Text => {
-                name = self.string()?.name()?;
-                name.trim()
-            }
-            Kind::Other => std::str::from_utf8(self.scalar()).ok()?,
-            Kind::Object | Kind::Array => {
-                self.skip();
-                return None;
-            }
-        };
+    pub(crate) fn count(&mut self) -> Option<u32> {
+        let is_scalar = matches!(self.kind(), Kind::Text | Kind::Other);
+        let span = self.span();
+        let word = std::str::from_utf8(self.bytes.get(span)?).ok().filter(|_| is_scalar)?;
+        let number = word.trim_matches('"').trim().parse::<f64>().ok();
         #[allow(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "a cast of a float saturates"
         )]
-        word.parse::<f64>().ok().filter(|number| number.is_finite()).map(|number| number as u32)
+        number.filter(|number| number.is_finite()).map(|number| number as u32)
     }
 
     /// Takes a `true`; any other value is skipped.
-    pub fn is_true(&mut self) -> bool {
+    pub(crate) fn is_true(&mut self) -> bool {
         let is_scalar = self.kind() == Kind::Other;
         let span = self.span();
         is_scalar && self.bytes.get(span) == Some(b"true")
     }
 
-    fn scalar(&mut self) -> &'a [u8] {
+    fn scalar(&mut self) {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let ends = |byte: &u8| {
-            matches!(
-                byte,
-                b',' | b'}' | b']' | b' ' | b'\n' | b'\r' | b'\t' | b'"' | b'{' | b'[' | b':'
-            )
-        };
-        let end = rest.iter().position(ends).unwrap_or(rest.len());
-        self.at += end;
-        rest.get(..end).unwrap_or_default()
+        let end = rest.iter().position(|byte| b",}] \n\r\t\"{[:".contains(byte));
+        self.at += end.unwrap_or(rest.len());
     }
 
     /// Skips one value of any kind, however deep, without recursion.
-    pub fn skip(&mut self) {
+    pub(crate) fn skip(&mut self) {
         let mut depth = 0_usize;
         loop {
             match self.peek() {
@@ -317,9 +256,7 @@ impl<'a> Cursor<'a> {
                     self.at += 1;
                     continue;
                 }
-                Some(_) => {
-                    self.scalar();
-                }
+                Some(_) => self.scalar(),
             }
             if depth == 0 {
                 return;
@@ -328,7 +265,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Skips one value and returns where it stands.
-    pub fn span(&mut self) -> Range<usize> {
+    pub(crate) fn span(&mut self) -> Range<usize> {
         let start = self.position();
         self.skip();
         start..self.at
@@ -336,7 +273,7 @@ impl<'a> Cursor<'a> {
 
     /// Walks the members of an object, with names in camel case however they are spelled; any other
     /// value is skipped. The callback takes exactly one value.
-    pub fn object(&mut self, mut member: impl FnMut(&mut Self, &[u8])) {
+    pub(crate) fn object(&mut self, mut member: impl FnMut(&mut Self, &[u8])) {
         let mut camel = [0; LONGEST_KEY];
         self.walk(|c, key, _| member(c, in_camel_case(key, &mut camel)));
     }
@@ -364,7 +301,7 @@ impl<'a> Cursor<'a> {
 
     /// Walks the elements of an array. A value that is no array is taken as the only element:
     /// Google's JSON parser does so too, and its own samples write `"contents": {…}`.
-    pub fn each(&mut self, mut element: impl FnMut(&mut Self)) {
+    pub(crate) fn each(&mut self, mut element: impl FnMut(&mut Self)) {
         if self.kind() != Kind::Array {
             return element(self);
         }
@@ -384,8 +321,7 @@ impl<'a> Cursor<'a> {
 
     /// Returns the members of the object at the cursor, none where another value stands there;
     /// `None` where it is broken.
-    #[must_use]
-    pub fn members(mut self) -> Option<Vec<Member>> {
+    pub(crate) fn members(mut self) -> Option<Vec<Member>> {
         let mut members = Vec::new();
         let mut camel = [0; LONGEST_KEY];
         self.walk(|c, key, start| {
@@ -403,8 +339,7 @@ impl<'a> Cursor<'a> {
 
     /// Returns where the elements of the array at the cursor stand (as [`each`](Self::each) walks
     /// them); `None` where it is broken.
-    #[must_use]
-    pub fn elements(mut self) -> Option<Vec<Range<usize>>> {
+    pub(crate) fn elements(mut self) -> Option<Vec<Range<usize>>> {
         let mut elements = Vec::new();
         self.each(|c| elements.push(c.span()));
         (!self.broken).then_some(elements)
@@ -413,24 +348,23 @@ impl<'a> Cursor<'a> {
 
 /// Replacements in a text, in any order, of which no two overlap.
 #[derive(Debug, Default)]
-pub struct Edits(Vec<(Range<usize>, Bytes)>);
+pub(crate) struct Edits(Vec<(Range<usize>, Bytes)>);
 
 impl Edits {
     /// Replaces a span; an empty one is a place at which the text is inserted, after what was
     /// inserted there before.
-    pub fn replace(&mut self, span: Range<usize>, text: impl Into<Bytes>) {
+    pub(crate) fn replace(&mut self, span: Range<usize>, text: impl Into<Bytes>) {
         self.0.push((span, text.into()));
     }
 
     /// Whether nothing is replaced.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Takes entries out of a container, commas included, and puts new ones in front of the rest.
     /// `spans` are all its entries in order; `gone` says which of them go.
-    pub fn reshape(
+    pub(crate) fn reshape(
         &mut self,
         container: &Range<usize>,
         spans: &[Range<usize>],
@@ -463,8 +397,7 @@ impl Edits {
     /// Returns the text with the edits made, as slices of the original and the new pieces between
     /// them: nothing is copied. A replacement that overlaps an earlier one, or reaches beyond the
     /// text, is left out.
-    #[must_use]
-    pub fn apply(mut self, text: &Bytes) -> Vec<Bytes> {
+    pub(crate) fn apply(mut self, text: &Bytes) -> Vec<Bytes> {
         self.0.sort_by_key(|(span, _)| (span.start, span.end));
         let mut chunks = Vec::with_capacity(2 * self.0.len() + 1);
         let mut at = 0;

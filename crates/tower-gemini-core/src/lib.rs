@@ -12,7 +12,6 @@
 //! | [`target`] | [`Target`](target::Target): what a call may be sent to instead, and the request rewritten for it |
 //! | [`catalog`] | models as data: sizes, prices, dates |
 //! | [`cost`] | money as intervals |
-//! | [`json`] | the JSON text of a request: reading, skipping, splicing |
 //! | [`redact`] | keeping keys out of everything that is printed |
 
 pub mod call;
@@ -20,7 +19,7 @@ pub mod catalog;
 pub mod charge_rules;
 pub mod classify;
 pub mod cost;
-pub mod json;
+mod json;
 pub mod redact;
 pub mod scan;
 mod size;

@@ -15,12 +15,9 @@
 //! ```
 
 use std::borrow::Cow;
-use std::fmt;
 use std::ops::Range;
-use std::sync::LazyLock;
 
-use http::{HeaderMap, HeaderName, Uri};
-use memchr::memmem::{self, Finder};
+use memchr::memmem;
 
 const HIDDEN: &str = "***";
 
@@ -29,7 +26,7 @@ const HIDDEN: &str = "***";
 /// The operation is idempotent. Its work is linear in the text, but for sorting what it found.
 #[must_use]
 pub fn redact(text: &str) -> Cow<'_, str> {
-    if !may_hold_a_secret(text) {
+    if !may_hold_a_secret(text.as_bytes()) {
         return Cow::Borrowed(text);
     }
     let lower = text.to_ascii_lowercase();
@@ -52,81 +49,6 @@ pub fn redact(text: &str) -> Cow<'_, str> {
     }
     clean.push_str(text.get(at..).unwrap_or_default());
     Cow::Owned(clean)
-}
-
-/// Returns a URI as text, without secrets.
-///
-/// ```
-/// let uri: http::Uri = "https://host/v1/projects/my-shop/x?alt=sse&key=abc".parse().unwrap();
-/// assert_eq!(tower_gemini_core::redact::redact_uri(&uri), "https://host/v1/projects/***/x?alt=sse&key=***");
-/// ```
-#[must_use]
-pub fn redact_uri(uri: &Uri) -> String {
-    redact(&uri.to_string()).into_owned()
-}
-
-/// Prepares headers for printing: hides the whole values of those that carry credentials, and
-/// secrets in all others.
-///
-/// ```
-/// let mut headers = http::HeaderMap::new();
-/// headers.insert("x-goog-api-key", "anything".parse().unwrap());
-/// headers.insert("accept", "*/*".parse().unwrap());
-/// let shown = tower_gemini_core::redact::redact_headers(&headers).to_string();
-/// assert_eq!(shown, "x-goog-api-key: ***, accept: */*");
-/// ```
-#[must_use]
-pub fn redact_headers(headers: &HeaderMap) -> RedactedHeaders<'_> {
-    RedactedHeaders(headers)
-}
-
-/// Headers without their secrets, made by [`redact_headers`].
-pub struct RedactedHeaders<'a>(&'a HeaderMap);
-
-/// Headers whose value is a credential as a whole.
-const SECRET_HEADERS: [&str; 10] = [
-    "authorization",
-    "proxy-authorization",
-    "x-goog-api-key",
-    "api-key",
-    "x-api-key",
-    "cookie",
-    "set-cookie",
-    "x-goog-iam-authorization-token",
-    "x-goog-user-project",
-    "x-serverless-authorization",
-];
-
-impl RedactedHeaders<'_> {
-    fn shown(name: &HeaderName, value: &http::HeaderValue) -> String {
-        if value.is_sensitive() || SECRET_HEADERS.contains(&name.as_str()) {
-            HIDDEN.to_owned()
-        } else {
-            redact(&String::from_utf8_lossy(value.as_bytes())).into_owned()
-        }
-    }
-}
-
-impl fmt::Display for RedactedHeaders<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (position, (name, value)) in self.0.iter().enumerate() {
-            write!(
-                f,
-                "{}{name}: {}",
-                if position == 0 { "" } else { ", " },
-                Self::shown(name, value)
-            )?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for RedactedHeaders<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map()
-            .entries(self.0.iter().map(|(name, value)| (name.as_str(), Self::shown(name, value))))
-            .finish()
-    }
 }
 
 /// What makes a secret of the value behind a separator (`api_key=…`, `"x-goog-api-key": "…"`,
@@ -154,25 +76,32 @@ const LABELS: [&str; 18] = [
 
 /// Prefixes that name their own kind, and how many characters at least follow. Google's keys have
 /// 35 after `AIza`; fewer than 20 hides those that were cut short in a log as well.
-static SELF_NAMED: LazyLock<[(Finder<'static>, usize); 8]> = LazyLock::new(|| {
-    [
-        ("AIza", 20),
-        ("AQ.", 16),
-        ("ya29.", 8),
-        ("sk-", 16),
-        ("sk_", 16),
-        ("eyJ", 16),
-        ("GOCSPX-", 8),
-        ("1//0", 20),
-    ]
-    .map(|(prefix, least)| (Finder::new(prefix), least))
-});
+const SELF_NAMED: [(&str, usize); 8] = [
+    ("AIza", 20),
+    ("AQ.", 16),
+    ("ya29.", 8),
+    ("sk-", 16),
+    ("sk_", 16),
+    ("eyJ", 16),
+    ("GOCSPX-", 8),
+    ("1//0", 20),
+];
+
+/// Words behind which a secret follows at once, in lower case, what may stand between, and what the
+/// secret consists of.
+const ANNOUNCED: [(&str, &[u8], Extent); 5] = [
+    ("projects/", b"", Extent::Name),
+    ("projects%2f", b"", Extent::Name),
+    // "Invalid API key: …": the next word, whatever it is.
+    ("api key:", b" '\"\\`", Extent::Value),
+    ("bearer", b" +\t", Extent::Token),
+    ("basic", b" +\t", Extent::Token),
+];
 
 /// Returns whether the text is worth a closer look. Every label but one holds `k` or a separator
 /// right behind it, and every separator is one of three bytes or their percent-encoding; a plain
 /// sentence has none of them.
-fn may_hold_a_secret(text: &str) -> bool {
-    let bytes = text.as_bytes();
+fn may_hold_a_secret(bytes: &[u8]) -> bool {
     let has_word = |word: &[u8]| {
         memchr::memchr2_iter(word[0], word[0].to_ascii_uppercase(), bytes).any(|at| {
             bytes.get(at..at + word.len()).is_some_and(|found| found.eq_ignore_ascii_case(word))
@@ -180,7 +109,7 @@ fn may_hold_a_secret(text: &str) -> bool {
     };
     memchr::memchr3(b'=', b':', b'/', bytes).is_some()
         || memchr::memchr2(b'%', b'\\', bytes).is_some()
-        || SELF_NAMED.iter().any(|(finder, _)| finder.find(bytes).is_some())
+        || SELF_NAMED.iter().any(|(prefix, _)| memmem::find(bytes, prefix.as_bytes()).is_some())
         || has_word(b"earer")
         || has_word(b"asic")
 }
@@ -194,6 +123,8 @@ enum Extent {
     Value,
     /// A line or JSON string: cookies are lists.
     Line,
+    /// The name of a resource.
+    Name,
 }
 
 impl Extent {
@@ -202,6 +133,7 @@ impl Extent {
             Self::Token => b.is_ascii_alphanumeric() || b"-_.+/=~".contains(&b),
             Self::Value => !b.is_ascii_whitespace() && !b"\"'`&,;)(][}{<>\\#|".contains(&b),
             Self::Line => !b"\r\n\"'".contains(&b),
+            Self::Name => b.is_ascii_alphanumeric() || b"-_.:".contains(&b),
         }
     }
 }
@@ -215,7 +147,7 @@ struct Search<'a> {
     bytes: &'a [u8],
     lower: &'a [u8],
     /// The last run of each kind.
-    runs: [Range<usize>; 3],
+    runs: [Range<usize>; 4],
     spans: Vec<Range<usize>>,
     /// Bytes looked at one by one, for the test that this grows with the text.
     looked_at: usize,
@@ -229,14 +161,7 @@ impl<'a> Search<'a> {
     fn run(mut self) -> Self {
         self.self_named();
         self.labelled();
-        self.schemes();
-        self.projects();
-        // "Invalid API key: …": the next word, whatever it is.
-        for at in memmem::find_iter(self.lower, "api key:") {
-            let start = self.skip(at + 8, |b| b" '\"\\`".contains(&b));
-            let end = self.end_of(Extent::Value, start);
-            self.spans.push(start..end);
-        }
+        self.announced();
         self
     }
 
@@ -262,14 +187,13 @@ impl<'a> Search<'a> {
     /// Keys that name their own kind.
     fn self_named(&mut self) {
         let bytes = self.bytes;
-        for (finder, least) in &*SELF_NAMED {
-            for at in finder.find_iter(bytes) {
+        for (prefix, least) in SELF_NAMED {
+            for at in memmem::find_iter(bytes, prefix) {
                 let end = self.end_of(Extent::Token, at);
                 // A key that follows other letters at once is still a key when it is long enough:
                 // escapes end in letters (`\nAIza…`, `%3DAIza…`).
-                let is_key = end - at >= finder.needle().len() + least
-                    && (finder.needle() == b"AIza" || starts_word(bytes, at));
-                if is_key {
+                let is_apart = prefix == "AIza" || starts_word(bytes, at);
+                if is_apart && end - at >= prefix.len() + least {
                     self.spans.push(at..end);
                 }
             }
@@ -332,33 +256,23 @@ impl<'a> Search<'a> {
         self.spans.push(start..end);
     }
 
-    /// Finds `Bearer …`: blanks, then the secret. Ordinary sentences hold the word too ("the bearer
-    /// of bad news"), so what follows must look like a token.
-    fn schemes(&mut self) {
-        for scheme in ["bearer", "basic"] {
-            for at in memmem::find_iter(self.lower, scheme) {
-                let behind = at + scheme.len();
-                let mut start = self.skip(behind, |b| b" +\t".contains(&b));
-                while self.is_at(start, "%20") {
+    fn announced(&mut self) {
+        for (word, between, extent) in ANNOUNCED {
+            for at in memmem::find_iter(self.lower, word) {
+                let behind = at + word.len();
+                let mut start = self.skip(behind, |b| between.contains(&b));
+                // Ordinary sentences hold the name of a scheme too ("the bearer of bad news"), so
+                // what follows must stand apart and look like a token.
+                let is_scheme = matches!(extent, Extent::Token);
+                while is_scheme && self.is_at(start, "%20") {
                     start += 3;
                     self.looked_at += 3;
                 }
-                let end = self.end_of(Extent::Token, start);
+                let end = self.end_of(extent, start);
                 let token = self.bytes.get(start..end).unwrap_or_default();
-                if start > behind && token.len() >= 8 && looks_random(token) {
+                if !is_scheme || (start > behind && token.len() >= 8 && looks_random(token)) {
                     self.spans.push(start..end);
                 }
-            }
-        }
-    }
-
-    /// `projects/…`: the secret follows at once.
-    fn projects(&mut self) {
-        for path in ["projects/", "projects%2f"] {
-            for at in memmem::find_iter(self.lower, path) {
-                let start = at + path.len();
-                let end = self.skip(start, |b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b));
-                self.spans.push(start..end);
             }
         }
     }
@@ -457,37 +371,6 @@ mod tests {
                 "{text} became {}",
                 redact(text)
             );
-        }
-    }
-
-    #[test]
-    fn headers_with_credentials_are_hidden_whole() {
-        let mut headers = HeaderMap::new();
-        for name in [
-            "authorization",
-            "x-goog-api-key",
-            "cookie",
-            "set-cookie",
-            "proxy-authorization",
-            "api-key",
-            "x-api-key",
-        ] {
-            headers.insert(HeaderName::from_static(name), "any thing at all".parse().unwrap());
-        }
-        headers.insert("referer", "https://h/?key=short".parse().unwrap());
-        let mut marked: http::HeaderValue = "wholly-mine".parse().unwrap();
-        marked.set_sensitive(true);
-        headers.insert("x-mine", marked);
-        for shown in
-            [redact_headers(&headers).to_string(), format!("{:?}", redact_headers(&headers))]
-        {
-            assert!(
-                !shown.contains("any thing")
-                    && !shown.contains("short")
-                    && !shown.contains("wholly-mine"),
-                "{shown}"
-            );
-            assert!(shown.contains("referer"));
         }
     }
 

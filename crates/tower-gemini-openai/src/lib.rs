@@ -77,7 +77,7 @@ mod stream;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
-use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use tower_gemini_core::catalog::{Catalog, Date, Family, Model};
 
 pub use error::{OpenAiError, translate_error};
@@ -204,12 +204,12 @@ pub fn list_models(now_unix_seconds: u64) -> Bytes {
 }
 
 fn date_at(unix_seconds: u64) -> Option<Date> {
-    let at = Timestamp::from_second(i64::try_from(unix_seconds).ok()?).ok()?;
-    at.to_string().split('T').next()?.parse().ok()
+    let at = jiff::Timestamp::from_second(i64::try_from(unix_seconds).ok()?).ok()?;
+    Some(at.to_zoned(TimeZone::UTC).date())
 }
 
 fn unix_seconds_at(date: Date) -> Option<u64> {
-    let start: Timestamp = format!("{date}T00:00:00Z").parse().ok()?;
+    let start = date.to_zoned(TimeZone::UTC).ok()?.timestamp();
     u64::try_from(start.as_second()).ok()
 }
 

@@ -9,14 +9,18 @@ use super::ServiceTier;
 use crate::json::{Cursor, Kind};
 use crate::size::{ImageSize, parse_aspect, parse_size};
 
+const FORMAT: usize = 0;
+const CONFIG: usize = 1;
+const PIXELS: usize = 2;
+
 /// What was found.
 #[derive(Debug, Default)]
 pub(super) struct Body<'a> {
     pub(super) model: Option<Cow<'a, str>>,
     pub(super) size: Option<ImageSize>,
-    aspect_of_format: Option<Cow<'static, str>>,
-    aspect_of_config: Option<Cow<'static, str>>,
-    aspect_of_size: Option<Cow<'static, str>>,
+    /// The ratios asked for in `responseFormat`, in `imageConfig` or elsewhere, and by a size in
+    /// pixels: the first that is there counts.
+    aspects: [Option<Cow<'static, str>>; 3],
     /// Whether the modalities asked for include an image; `None` where none are named.
     pub(super) modalities: Option<bool>,
     /// Whether an image format is asked for, which means the same where no modalities are named.
@@ -34,13 +38,9 @@ pub(super) struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    /// Returns the ratio asked for: `responseFormat` replaces `imageConfig`, and both win over a
-    /// size in pixels.
+    /// Returns the ratio asked for.
     pub(super) fn aspect(&mut self) -> Option<Cow<'static, str>> {
-        self.aspect_of_format
-            .take()
-            .or_else(|| self.aspect_of_config.take())
-            .or_else(|| self.aspect_of_size.take())
+        self.aspects.iter_mut().find_map(Option::take)
     }
 
     pub(super) fn from_json(bytes: &'a [u8]) -> Self {
@@ -54,13 +54,13 @@ impl<'a> Body<'a> {
         c.object(|c, key| match key {
             b"contents" | b"messages" | b"input" => c.each(|c| self.turn(c, 4)),
             b"systemInstruction" => self.turn(c, 4),
-            b"generationConfig" => self.generation_config(c),
             b"model" => self.model = name(c).filter(|name| !name.is_empty()),
             b"modalities" | b"responseModalities" => self.modalities(c),
-            b"imageConfig" => self.image_config(c, false),
+            b"generationConfig" => self.options(c, true),
+            b"imageConfig" | b"parameters" => self.options(c, false),
             b"responseFormat" => self.response_format(c),
             b"size" | b"imageSize" | b"imageResolution" | b"resolution" => self.size(c),
-            b"aspectRatio" => self.aspect_of_config = aspect(c),
+            b"aspectRatio" => self.aspects[CONFIG] = aspect(c),
             b"n" => self.n = c.count(),
             b"stream" => self.stream = c.is_true(),
             b"prompt" => self.prompt(c),
@@ -69,7 +69,6 @@ impl<'a> Body<'a> {
                 c.skip();
             }),
             b"instances" => c.each(|c| self.instance(c)),
-            b"parameters" => self.parameters(c),
             b"continuationToken" | b"previousInteractionId" => {
                 self.continuation |= c.text().is_some_and(|text| !text.is_empty())
             }
@@ -79,12 +78,16 @@ impl<'a> Body<'a> {
         });
     }
 
-    fn generation_config(&mut self, c: &mut Cursor<'a>) {
+    /// `generationConfig`, `imageConfig`, or the `parameters` of `predict`.
+    fn options(&mut self, c: &mut Cursor<'a>, is_outer: bool) {
         c.object(|c, key| match key {
             b"responseModalities" => self.modalities(c),
-            b"imageConfig" => self.image_config(c, false),
-            b"responseFormat" => self.response_format(c),
+            b"imageConfig" if is_outer => self.options(c, false),
+            b"responseFormat" if is_outer => self.response_format(c),
             b"candidateCount" => self.candidate_count = c.count(),
+            b"sampleCount" => self.sample_count = c.count(),
+            b"aspectRatio" => self.aspects[CONFIG] = aspect(c),
+            b"size" | b"imageSize" | b"sampleImageSize" => self.size(c),
             _ => c.skip(),
         });
     }
@@ -112,23 +115,20 @@ impl<'a> Body<'a> {
             c.object(|c, key| match key {
                 b"image" => {
                     self.image_format |= c.kind() == Kind::Object;
-                    self.image_config(c, true);
+                    c.object(|c, key| self.format_option(c, key));
                 }
                 b"type" => self.image_format |= c.text().is_some_and(|text| text.is("image")),
-                b"imageSize" => self.size(c),
-                b"aspectRatio" => self.aspect_of_format = aspect(c),
-                _ => c.skip(),
+                _ => self.format_option(c, key),
             });
         });
     }
 
-    fn image_config(&mut self, c: &mut Cursor<'a>, in_format: bool) {
-        c.object(|c, key| match key {
+    fn format_option(&mut self, c: &mut Cursor<'a>, key: &[u8]) {
+        match key {
             b"imageSize" | b"size" => self.size(c),
-            b"aspectRatio" if in_format => self.aspect_of_format = aspect(c),
-            b"aspectRatio" => self.aspect_of_config = aspect(c),
+            b"aspectRatio" => self.aspects[FORMAT] = aspect(c),
             _ => c.skip(),
-        });
+        }
     }
 
     fn size(&mut self, c: &mut Cursor<'a>) {
@@ -144,7 +144,7 @@ impl<'a> Body<'a> {
     fn note_size(&mut self, name: &str) {
         if let Some((size, ratio)) = parse_size(name) {
             self.size = self.size.max(Some(size));
-            self.aspect_of_size = ratio.map(Cow::Borrowed).or(self.aspect_of_size.take());
+            self.aspects[PIXELS] = ratio.map(Cow::Borrowed).or(self.aspects[PIXELS].take());
         }
     }
 
@@ -222,16 +222,6 @@ impl<'a> Body<'a> {
         });
     }
 
-    fn parameters(&mut self, c: &mut Cursor<'a>) {
-        c.object(|c, key| match key {
-            b"sampleCount" => self.sample_count = c.count(),
-            b"candidateCount" => self.candidate_count = c.count(),
-            b"aspectRatio" => self.aspect_of_config = aspect(c),
-            b"sampleImageSize" | b"imageSize" => self.size(c),
-            _ => c.skip(),
-        });
-    }
-
     /// The form of `images/edits`. Only the heads of its parts and short values are looked at; a
     /// picture is passed over at the speed of a substring search.
     pub(super) fn from_form(bytes: &'a [u8], boundary: &str) -> Self {
@@ -276,7 +266,7 @@ impl<'a> Body<'a> {
                 match name {
                     "model" if !value.is_empty() => self.model = Some(Cow::Borrowed(value)),
                     "size" | "image_size" | "imageSize" | "resolution" => self.note_size(value),
-                    "aspect_ratio" | "aspectRatio" => self.aspect_of_config = parse_aspect(value),
+                    "aspect_ratio" | "aspectRatio" => self.aspects[CONFIG] = parse_aspect(value),
                     "n" => self.n = value.parse().ok(),
                     "stream" => self.stream = value.eq_ignore_ascii_case("true"),
                     _ => {}

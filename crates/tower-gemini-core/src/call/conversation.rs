@@ -97,14 +97,22 @@ pub struct Conversation {
 }
 
 /// A part as it was read, before its turn's role is known.
-#[derive(Default)]
 struct Raw<'a> {
-    start: usize,
     text: Option<Text<'a>>,
     data: Option<Text<'a>>,
     is_image: bool,
     is_thought: bool,
-    signature: Option<(Range<usize>, bool)>,
+    signature: Signature,
+}
+
+impl Raw<'_> {
+    fn kind(&self) -> PartKind {
+        match self.text {
+            _ if self.is_image => PartKind::Image,
+            Some(_) => PartKind::Text,
+            None => PartKind::Other,
+        }
+    }
 }
 
 impl Conversation {
@@ -174,25 +182,15 @@ fn turn<'a>(c: &mut Cursor<'a>, content: usize, keyer: &PartKeyer, parts: &mut V
     if !is_model {
         return;
     }
-    let kind = |raw: &Raw<'_>| match (raw.is_image, raw.text) {
-        (true, _) => PartKind::Image,
-        (false, Some(_)) => PartKind::Text,
-        (false, None) => PartKind::Other,
-    };
-    let first_shown = raw.iter().position(|raw| !raw.is_thought && kind(raw) != PartKind::Other);
+    let is_shown = |raw: &Raw<'_>| !raw.is_thought && raw.kind() != PartKind::Other;
+    let first_shown = raw.iter().position(is_shown);
     let is_in_image_turn = raw.iter().any(|raw| raw.is_image && !raw.is_thought);
-    for (index, raw) in raw.iter().enumerate() {
-        let signature = match &raw.signature {
-            Some((_, true)) => Signature::Present,
-            Some((span, false)) => Signature::Empty(span.clone()),
-            // Behind the opening bracket: a part that is anything has a member to stand before.
-            None => Signature::Absent(raw.start + 1),
-        };
-        let kind = kind(raw);
-        let key = match (&signature, kind) {
+    for (index, raw) in raw.into_iter().enumerate() {
+        let kind = raw.kind();
+        let key = match (&raw.signature, kind) {
             (Signature::Present, _) => None,
             (_, PartKind::Image) => {
-                raw.data.and_then(|data| keyer.image_base64(&data.unescaped()?))
+                raw.data.and_then(|data| keyer.image_base64(data.decoded()?.as_bytes()))
             }
             // Longer than what a text is known by six times over, since each of its bytes may be an
             // escape.
@@ -211,14 +209,21 @@ fn turn<'a>(c: &mut Cursor<'a>, content: usize, keyer: &PartKeyer, parts: &mut V
             is_first_shown: first_shown == Some(index),
             is_in_image_turn,
             key,
-            signature,
+            signature: raw.signature,
         });
     }
     const { assert!(MAX_KEYED_TEXT < 1 << 20) };
 }
 
 fn part<'a>(c: &mut Cursor<'a>) -> Raw<'a> {
-    let mut raw = Raw { start: c.position(), ..Raw::default() };
+    let mut raw = Raw {
+        text: None,
+        data: None,
+        is_image: false,
+        is_thought: false,
+        // Behind the opening bracket: a part that is anything has a member to stand before.
+        signature: Signature::Absent(c.position() + 1),
+    };
     c.object(|c, key| match key {
         b"text" => raw.text = c.text().filter(|text| !text.is_empty()),
         b"thought" => raw.is_thought = c.is_true(),
@@ -238,7 +243,11 @@ fn part<'a>(c: &mut Cursor<'a>) -> Raw<'a> {
         b"thoughtSignature" => {
             let start = c.position();
             let has_text = c.text().is_some_and(|text| !text.is_empty());
-            raw.signature = Some((start..c.position_after(), has_text));
+            raw.signature = if has_text {
+                Signature::Present
+            } else {
+                Signature::Empty(start..c.position_after())
+            };
         }
         _ => c.skip(),
     });

@@ -366,15 +366,18 @@ const BYTES_PER_TOKEN: u64 = 4;
 const TOKENS_PER_IMAGE: u64 = 258;
 
 fn read_body<'a>(headers: &HeaderMap, body: Option<&'a [u8]>) -> Body<'a> {
-    let Some(bytes) = body else { return Body::default() };
-    let header = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
-    if header(CONTENT_ENCODING).is_some_and(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
-        return Body::default();
-    }
-    match header(CONTENT_TYPE).and_then(body::form_boundary) {
+    let Some(bytes) = body.filter(|_| !is_encoded(headers)) else { return Body::default() };
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    match kind.and_then(body::form_boundary) {
         Some(boundary) => Body::from_form(bytes, boundary),
         None => Body::from_json(bytes),
     }
+}
+
+/// Whether a body with these headers is compressed.
+pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
+    let encoding = headers.get(CONTENT_ENCODING);
+    encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
 /// What Vertex AI calls the service tier of pay-as-you-go requests (Vertex AI documentation,
@@ -387,13 +390,8 @@ fn tier_of_headers(headers: &HeaderMap) -> Option<ServiceTier> {
 
 /// Versions seen in the wild are borrowed, others copied.
 fn version(word: &str) -> Cow<'static, str> {
-    match word {
-        "v1" => Cow::Borrowed("v1"),
-        "v1beta" => Cow::Borrowed("v1beta"),
-        "v1beta1" => Cow::Borrowed("v1beta1"),
-        "v1alpha" => Cow::Borrowed("v1alpha"),
-        other => Cow::Owned(other.to_owned()),
-    }
+    let known = ["v1", "v1beta", "v1beta1", "v1alpha"].into_iter().find(|known| *known == word);
+    known.map_or_else(|| Cow::Owned(word.to_owned()), Cow::Borrowed)
 }
 
 /// Whether a model that the catalogue does not know makes images: a name with one of the family

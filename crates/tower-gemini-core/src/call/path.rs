@@ -142,19 +142,11 @@ fn is_version(word: &str) -> bool {
 
 /// Segments with where they start, the last one first.
 fn segments_from_right(path: &str) -> impl Iterator<Item = (&str, usize)> {
-    let mut rest = Some(path);
-    std::iter::from_fn(move || {
-        let path = rest?;
-        Some(match path.bytes().rposition(|byte| byte == b'/') {
-            Some(slash) => {
-                rest = path.get(..slash);
-                (path.get(slash + 1..).unwrap_or(""), slash + 1)
-            }
-            None => {
-                rest = None;
-                (path, 0)
-            }
-        })
+    let mut end = path.len();
+    path.rsplit('/').map(move |segment| {
+        let start = end - segment.len();
+        end = start.saturating_sub(1);
+        (segment, start)
     })
 }
 

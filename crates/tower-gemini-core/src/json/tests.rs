@@ -1,6 +1,30 @@
 use super::*;
 use proptest::prelude::*;
 
+#[test]
+fn a_value_is_read_and_replaced_where_it_stands() {
+    let body =
+        Bytes::from_static(br#"{"generation_config": {"imageConfig": {"image_size": "4K"}}}"#);
+    let (mut size, mut span) = (None, 0..0);
+    Cursor::new(&body).object(|c, name| match name {
+        // Names are in camel case, however the text spells them.
+        b"generationConfig" => c.object(|c, _| {
+            c.object(|c, _| {
+                let start = c.position();
+                size = c.text().and_then(|text| text.decoded());
+                span = start..c.position_after();
+            });
+        }),
+        _ => c.skip(),
+    });
+    assert_eq!(size.as_deref(), Some("4K"));
+
+    let mut edits = Edits::default();
+    edits.replace(span, "\"2K\"");
+    let body = edits.apply(&body).concat();
+    assert_eq!(body, br#"{"generation_config": {"imageConfig": {"image_size": "2K"}}}"#);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 

@@ -31,19 +31,12 @@ static ENGINES: LazyLock<[Fast; 2]> = LazyLock::new(|| {
     ]
 });
 
-/// Symbols decoded at a time: the output room is cleared just before it is written, and at this
-/// size it is still in the first-level cache.
+/// Symbols decoded at a time: what they decode to is passed on while it is still in the first-level
+/// cache.
 const BLOCK: usize = 16 * 1024;
 
-/// Where decoded bytes go.
-pub(super) trait Output {
-    /// What stops the output.
-    type Error;
-    /// Room for `n` more bytes.
-    fn room(&mut self, n: usize) -> Result<&mut [u8], Self::Error>;
-    /// The first `n` bytes of that room are written.
-    fn written(&mut self, n: usize) -> Result<(), Self::Error>;
-}
+/// Where decoded bytes go, block by block.
+pub(super) type Out<'a, E> = dyn FnMut(&[u8]) -> Result<(), E> + 'a;
 
 /// The decoder's state between two pieces.
 #[derive(Debug, Default)]
@@ -54,72 +47,53 @@ pub(super) struct Decoder {
     /// Index of the engine that was right last.
     engine: usize,
     corrupt: bool,
+    /// Room for one decoded block.
+    room: Vec<u8>,
 }
 
 impl Decoder {
-    /// Decodes a piece. `Ok(true)` when all of it was printable ASCII that base64 may hold.
-    pub(super) fn push<O: Output>(&mut self, piece: &[u8], out: &mut O) -> Result<bool, O::Error> {
+    /// Decodes a piece.
+    pub(super) fn push<E>(&mut self, piece: &[u8], out: &mut Out<'_, E>) -> Result<(), E> {
         let mut rest = piece;
-        let mut plain = true;
-        while !rest.is_empty() {
-            if self.corrupt {
-                return Ok(false);
-            }
-            let mut taken = 0;
-            if self.carry_len == 0 && self.pads == 0 && rest.len() >= 4 {
-                taken = self.bulk(&rest[..rest.len().min(BLOCK) & !3], out)?;
-            }
+        while let (Some(&b), false) = (rest.first(), self.corrupt) {
+            let taken = self.run(rest, out)?;
             if taken == 0 {
-                plain &= rest[0] >= b' ';
-                self.symbol(rest[0], out)?;
-                taken = 1;
+                self.symbol(b, out)?;
             }
-            rest = &rest[taken..];
+            rest = &rest[taken.max(1)..];
         }
-        Ok(plain && !self.corrupt)
+        Ok(())
     }
 
     /// Decodes as many symbols as `input` begins with, and says how many. It stops at anything
     /// else, and may stop before.
-    pub(super) fn run<O: Output>(&mut self, input: &[u8], out: &mut O) -> Result<usize, O::Error> {
+    pub(super) fn run<E>(&mut self, input: &[u8], out: &mut Out<'_, E>) -> Result<usize, E> {
         if self.corrupt || self.pads > 0 {
             return Ok(0);
         }
         let mut taken = 0;
         while self.carry_len > 0 {
             match input.get(taken) {
-                Some(&b) if b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'-' | b'_') => {
-                    self.symbol(b, out)?
+                Some(&b) if b.is_ascii_alphanumeric() || b"+/-_".contains(&b) => {
+                    self.symbol(b, out)?;
                 }
                 _ => return Ok(taken),
             }
             taken += 1;
         }
-        while input.len() - taken >= 4 {
+        loop {
             let block = &input[taken..];
             let block = &block[..block.len().min(BLOCK) & !3];
             let good = self.bulk(block, out)?;
             taken += good;
-            if good < block.len() {
-                break;
-            }
-        }
-        Ok(taken)
-    }
-
-    /// Decodes one byte that was spelled as an escape.
-    pub(super) fn push_char<O: Output>(&mut self, c: char, out: &mut O) -> Result<(), O::Error> {
-        match u8::try_from(c) {
-            Ok(b) => self.symbol(b, out),
-            Err(_) => {
-                self.corrupt = true;
-                Ok(())
+            if good < BLOCK {
+                return Ok(taken);
             }
         }
     }
 
     /// The end of the text: whether all of it was base64.
-    pub(super) fn finish<O: Output>(&mut self, out: &mut O) -> Result<bool, O::Error> {
+    pub(super) fn finish<E>(&mut self, out: &mut Out<'_, E>) -> Result<bool, E> {
         let fits = match (self.carry_len, self.pads) {
             (0, 0) => true,
             (2, pads) => pads == 0 || pads == 2,
@@ -135,30 +109,31 @@ impl Decoder {
 
     /// Decodes as much of a block of whole quads as either engine takes, and says how many symbols
     /// that was.
-    fn bulk<O: Output>(&mut self, block: &[u8], out: &mut O) -> Result<usize, O::Error> {
+    fn bulk<E>(&mut self, block: &[u8], out: &mut Out<'_, E>) -> Result<usize, E> {
+        if block.is_empty() {
+            return Ok(0);
+        }
+        self.room.resize(BLOCK / 4 * 3, 0);
         let mut best = 0;
         for engine in [self.engine, 1 - self.engine] {
-            let good = match attempt(engine, block, out)? {
-                None => {
-                    self.engine = engine;
-                    return Ok(block.len());
-                }
-                Some(good) => good,
-            };
+            let good = attempt(engine, block, &mut self.room);
             if good > best {
-                best = good;
-                self.engine = engine;
+                (best, self.engine) = (good, engine);
+            }
+            if good == block.len() {
+                break;
             }
         }
         // The engines stop at the first foreign byte; the quads before it are decoded again, now
         // for good.
-        if best > 0 && attempt(self.engine, &block[..best], out)?.is_some() {
-            return Ok(0);
+        if best < block.len() && attempt(self.engine, &block[..best], &mut self.room) < best {
+            best = 0;
         }
+        out(&self.room[..best / 4 * 3])?;
         Ok(best)
     }
 
-    fn symbol<O: Output>(&mut self, b: u8, out: &mut O) -> Result<(), O::Error> {
+    fn symbol<E>(&mut self, b: u8, out: &mut Out<'_, E>) -> Result<(), E> {
         let standard = match b {
             b' ' | b'\n' | b'\r' | b'\t' => return Ok(()),
             b'=' => {
@@ -174,8 +149,8 @@ impl Decoder {
                 return Ok(());
             }
         };
-        if self.pads > 0 {
-            self.corrupt = true;
+        self.corrupt |= self.pads > 0;
+        if self.corrupt {
             return Ok(());
         }
         self.carry[self.carry_len] = standard;
@@ -183,37 +158,30 @@ impl Decoder {
         if self.carry_len == 4 { self.flush(out) } else { Ok(()) }
     }
 
-    fn flush<O: Output>(&mut self, out: &mut O) -> Result<(), O::Error> {
+    fn flush<E>(&mut self, out: &mut Out<'_, E>) -> Result<(), E> {
         let len = std::mem::take(&mut self.carry_len);
-        if len > 0 {
-            let bytes = len * 3 / 4;
-            // The engine wants room for whole quads, whatever it writes.
-            let mut quad = [0; 3];
-            match ENGINES[0].decode_slice(&self.carry[..len], &mut quad) {
-                Ok(n) if n == bytes => {
-                    out.room(bytes)?.copy_from_slice(&quad[..bytes]);
-                    out.written(bytes)?;
-                }
-                _ => self.corrupt = true,
+        // The engine wants room for whole quads, whatever it writes.
+        let mut quad = [0; 3];
+        match ENGINES[0].decode_slice(&self.carry[..len], &mut quad) {
+            Ok(0) => Ok(()),
+            Ok(n) => out(&quad[..n]),
+            Err(_) => {
+                self.corrupt = true;
+                Ok(())
             }
         }
-        Ok(())
     }
 }
 
-/// Decodes a block of whole quads; else says how many whole quads' symbols stand before the first
-/// foreign byte.
-fn attempt<O: Output>(engine: usize, block: &[u8], out: &mut O) -> Result<Option<usize>, O::Error> {
-    let decoded = ENGINES[engine].decode_slice(block, out.room(block.len() / 4 * 3)?);
-    Ok(match decoded {
-        Ok(n) => {
-            out.written(n)?;
-            None
-        }
+/// Decodes a block of whole quads, and says how many whole quads' symbols stand before the first
+/// foreign byte: all of them where the block is decoded.
+fn attempt(engine: usize, block: &[u8], room: &mut [u8]) -> usize {
+    match ENGINES[engine].decode_slice(block, &mut room[..block.len() / 4 * 3]) {
+        Ok(_) => block.len(),
         Err(DecodeSliceError::DecodeError(DecodeError::InvalidByte(at, _))) => {
-            Some(at.min(block.len() - 1) & !3)
+            at.min(block.len() - 1) & !3
         }
         // Only the last quad can be at fault otherwise: padding.
-        Err(_) => Some(block.len() - 4),
-    })
+        Err(_) => block.len().saturating_sub(4),
+    }
 }

@@ -61,10 +61,10 @@ impl Sniffer {
             self.state = SnifferState::JpegMarker;
             self.len = 0;
         } else if head.len() == 10 && head.starts_with(b"GIF8") {
-            self.found = Some((le16(head, 6), le16(head, 8)));
+            self.found = Some((le(&head[6..8]), le(&head[8..10])));
             self.state = SnifferState::Over;
         } else if head.len() == 24 && head.starts_with(b"\x89PNG\r\n\x1a\n") {
-            self.found = Some((be32(head, 16), be32(head, 20)));
+            self.found = Some((be(&head[16..20]), be(&head[20..24])));
             self.state = SnifferState::Over;
         } else if head.len() == HEAD {
             self.found = webp(head);
@@ -83,17 +83,14 @@ impl Sniffer {
             [0xFF, 0xD9 | 0xDA] => self.state = SnifferState::Over,
             [0xFF, _] | [0xFF, _, _] => {}
             [0xFF, 0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF, ..] => {
-                if let [_, _, _, _, _, h1, h2, w1, w2] = *head {
-                    self.found = Some((
-                        u32::from(w1) << 8 | u32::from(w2),
-                        u32::from(h1) << 8 | u32::from(h2),
-                    ));
+                if head.len() == 9 {
+                    self.found = Some((be(&head[7..]), be(&head[5..7])));
                     self.state = SnifferState::Over;
                 }
             }
-            [0xFF, _, high, low] => {
-                match (usize::from(high) << 8 | usize::from(low)).checked_sub(2) {
-                    Some(skip) => self.skip = skip,
+            [0xFF, _, _, _] => {
+                match be(&head[2..]).checked_sub(2) {
+                    Some(skip) => self.skip = skip as usize,
                     None => self.state = SnifferState::Over,
                 }
                 self.len = 0;
@@ -108,28 +105,24 @@ fn webp(head: &[u8]) -> Option<(u32, u32)> {
         return None;
     }
     match &head[12..16] {
-        b"VP8X" => Some((1 + le24(head, 24), 1 + le24(head, 27))),
+        b"VP8X" => Some((1 + le(&head[24..27]), 1 + le(&head[27..30]))),
         b"VP8L" if head[20] == 0x2F => {
-            let bits = u32::from_le_bytes([head[21], head[22], head[23], head[24]]);
+            let bits = le(&head[21..25]);
             Some((1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)))
         }
         b"VP8 " if head[23..26] == [0x9D, 0x01, 0x2A] => {
-            Some((le16(head, 26) & 0x3FFF, le16(head, 28) & 0x3FFF))
+            Some((le(&head[26..28]) & 0x3FFF, le(&head[28..30]) & 0x3FFF))
         }
         _ => None,
     }
 }
 
-fn be32(b: &[u8], i: usize) -> u32 {
-    u32::from_be_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]])
+fn be(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0, |number, byte| number << 8 | u32::from(*byte))
 }
 
-fn le16(b: &[u8], i: usize) -> u32 {
-    u32::from(b[i]) | u32::from(b[i + 1]) << 8
-}
-
-fn le24(b: &[u8], i: usize) -> u32 {
-    le16(b, i) | u32::from(b[i + 2]) << 16
+fn le(bytes: &[u8]) -> u32 {
+    bytes.iter().rfold(0, |number, byte| number << 8 | u32::from(*byte))
 }
 
 #[cfg(test)]

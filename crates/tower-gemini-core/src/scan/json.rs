@@ -1,4 +1,4 @@
-//! A JSON reader that is fed pieces and remembers only where it stands.
+//! A JSON lexer that is fed pieces and remembers only where it stands.
 //!
 //! It checks the whole grammar, UTF-8 included, and passes strings on in the pieces they arrive in,
 //! so that neither an image of 20 MB nor a signature of 3 MB is ever collected. What it accepts is
@@ -6,6 +6,7 @@
 //! reads them.
 
 use super::error::{ErrorKind, ScanError};
+use super::read::Reader;
 
 /// Containers within containers: serde_json refuses the 128th too.
 const MAX_DEPTH: u32 = 127;
@@ -14,36 +15,8 @@ const MAX_KEY: usize = 32;
 /// Digits of a number that are kept: enough for any count.
 const MAX_NUMBER: usize = 32;
 
-/// A value that is neither a container nor a string.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Scalar<'a> {
-    Null,
-    Bool(bool),
-    /// As spelled; cut after 32 bytes.
-    Number(&'a [u8]),
-}
-
-/// Where the tokens go. Offsets count from the response's first byte.
-pub(super) trait Sink {
-    fn begin(&mut self, object: bool, at: u64) -> Result<(), ScanError>;
-    /// `end` is one past the closing bracket.
-    fn end(&mut self, end: u64) -> Result<(), ScanError>;
-    fn comma(&mut self, at: u64);
-    /// `None` for a key longer than any that means something.
-    fn key(&mut self, key: Option<&[u8]>, end: u64) -> Result<(), ScanError>;
-    fn string_begin(&mut self, at: u64) -> Result<(), ScanError>;
-    /// Takes as many bytes of base64 as `input` begins with, in whole or in part, where base64 is
-    /// wanted; else none. Looking for the string's end first would mean reading an image twice.
-    fn string_base64(&mut self, input: &[u8]) -> Result<usize, ScanError>;
-    /// Returns whether the sink checks the current string itself, as far as it can.
-    fn checks_string(&self) -> bool;
-    /// A run without escapes. `Ok(true)` when the sink itself found it to be printable ASCII, which
-    /// saves checking it twice.
-    fn string_piece(&mut self, piece: &[u8]) -> Result<bool, ScanError>;
-    fn string_escape(&mut self, c: char) -> Result<(), ScanError>;
-    fn string_end(&mut self, end: u64) -> Result<(), ScanError>;
-    fn scalar(&mut self, scalar: Scalar<'_>) -> Result<(), ScanError>;
-}
+/// What ends the streams of OpenAI's dialects, which is no JSON.
+const DONE: &[u8] = b"[DONE]";
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum LexerState {
@@ -67,6 +40,7 @@ enum LexerState {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Num {
+    Start,
     Minus,
     Zero,
     Int,
@@ -84,8 +58,9 @@ impl Num {
 
     fn step(self, b: u8) -> Option<Self> {
         Some(match (self, b) {
-            (Self::Minus, b'0') => Self::Zero,
-            (Self::Minus, b'1'..=b'9') | (Self::Int, b'0'..=b'9') => Self::Int,
+            (Self::Start, b'-') => Self::Minus,
+            (Self::Start | Self::Minus, b'0') => Self::Zero,
+            (Self::Start | Self::Minus, b'1'..=b'9') | (Self::Int, b'0'..=b'9') => Self::Int,
             (Self::Zero | Self::Int, b'.') => Self::Dot,
             (Self::Zero | Self::Int | Self::Frac, b'e' | b'E') => Self::Exp,
             (Self::Dot | Self::Frac, b'0'..=b'9') => Self::Frac,
@@ -96,20 +71,8 @@ impl Num {
     }
 }
 
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Escape {
-    #[default]
-    None,
-    Slash,
-    Hex {
-        digits: u8,
-        value: u16,
-        high: Option<u16>,
-    },
-    /// A high surrogate stands alone until `\u` and the low one have come.
-    LowSlash(u16),
-    LowU(u16),
-}
+/// The longest escape, without its first backslash: two surrogates (`uD83D\uDE00`).
+const MAX_ESCAPE: usize = 11;
 
 /// The reader's state between two pieces.
 #[derive(Debug, Default)]
@@ -118,7 +81,10 @@ pub(super) struct Lexer {
     /// One bit a level: whether it is an object.
     objects: u128,
     depth: u32,
-    escape: Escape,
+    /// An escape that is not complete, without its first backslash.
+    escape: [u8; MAX_ESCAPE],
+    escape_len: usize,
+    in_escape: bool,
     /// The start of a character that the last piece cut in two.
     cut: [u8; 4],
     cut_len: usize,
@@ -127,12 +93,19 @@ pub(super) struct Lexer {
     number: [u8; MAX_NUMBER],
     number_len: usize,
     started: bool,
+    /// Whether the value is no value, but `[DONE]`.
+    said_done: bool,
 }
 
 impl Lexer {
     /// Returns whether the top-level value is complete.
     pub(super) fn is_done(&self) -> bool {
         self.state == LexerState::Done
+    }
+
+    /// Returns whether `[DONE]` stood in place of a value.
+    pub(super) fn said_done(&self) -> bool {
+        self.said_done
     }
 
     /// Returns whether anything but blanks has come.
@@ -142,11 +115,11 @@ impl Lexer {
 
     /// Reads on and says how many bytes it took: all of them, unless the top-level value ended
     /// before.
-    pub(super) fn feed<S: Sink>(
+    pub(super) fn feed(
         &mut self,
         input: &[u8],
         at: u64,
-        sink: &mut S,
+        sink: &mut Reader,
     ) -> Result<usize, ScanError> {
         let mut i = 0;
         while i < input.len() {
@@ -165,7 +138,7 @@ impl Lexer {
                         self.state = LexerState::Number(next);
                     }
                     None if num.may_end() => {
-                        self.end_number(sink)?;
+                        self.end_number(sink);
                         continue;
                     }
                     None => return Err(syntax()),
@@ -175,12 +148,13 @@ impl Lexer {
                         return Err(syntax());
                     }
                     if matched + 1 == word.len() {
-                        sink.scalar(match word[0] {
-                            b't' => Scalar::Bool(true),
-                            b'f' => Scalar::Bool(false),
-                            _ => Scalar::Null,
-                        })?;
-                        self.value_done();
+                        if word == DONE {
+                            self.said_done = true;
+                            self.close(here, sink)?;
+                        } else {
+                            sink.scalar(word);
+                            self.value_done();
+                        }
                     } else {
                         self.state = LexerState::Literal { word, matched: matched + 1 };
                     }
@@ -192,15 +166,20 @@ impl Lexer {
                         b'{' | b'[' => self.open(b == b'{', here, sink)?,
                         b']' if self.state == LexerState::ValueOrEnd => self.close(here, sink)?,
                         b'"' => {
-                            sink.string_begin(here)?;
+                            sink.string_begin(here);
                             self.state = LexerState::Str { is_key: false };
                         }
-                        b'-' => self.begin_number(b, Num::Minus),
-                        b'0' => self.begin_number(b, Num::Zero),
-                        b'1'..=b'9' => self.begin_number(b, Num::Int),
+                        b'-' | b'0'..=b'9' => {
+                            self.number_len = 0;
+                            self.state = LexerState::Number(Num::Start);
+                            continue;
+                        }
                         b't' => self.state = LexerState::Literal { word: b"true", matched: 1 },
                         b'f' => self.state = LexerState::Literal { word: b"false", matched: 1 },
                         b'n' => self.state = LexerState::Literal { word: b"null", matched: 1 },
+                        b'D' if sink.takes_done && self.opened_array() => {
+                            self.state = LexerState::Literal { word: DONE, matched: 2 };
+                        }
                         _ => return Err(syntax()),
                     }
                 }
@@ -234,31 +213,36 @@ impl Lexer {
     }
 
     /// The end of the input: an error unless the value is complete.
-    pub(super) fn finish<S: Sink>(&mut self, at: u64, sink: &mut S) -> Result<(), ScanError> {
+    pub(super) fn finish(&mut self, at: u64, sink: &mut Reader) -> Result<(), ScanError> {
         if let LexerState::Number(num) = self.state {
             if self.depth == 0 && num.may_end() {
-                self.end_number(sink)?;
+                self.end_number(sink);
             }
         }
         if self.is_done() { Ok(()) } else { Err(ScanError::new(ErrorKind::Truncated, at)) }
+    }
+
+    /// Returns whether the value is an array that has just begun.
+    fn opened_array(&self) -> bool {
+        self.depth == 1 && self.state == LexerState::ValueOrEnd
     }
 
     fn in_object(&self) -> bool {
         self.objects & 1 == 1
     }
 
-    fn open<S: Sink>(&mut self, object: bool, at: u64, sink: &mut S) -> Result<(), ScanError> {
+    fn open(&mut self, object: bool, at: u64, sink: &mut Reader) -> Result<(), ScanError> {
         if self.depth == MAX_DEPTH {
             return Err(ScanError::new(ErrorKind::TooDeep, at));
         }
-        sink.begin(object, at)?;
+        sink.begin(object, at);
         self.depth += 1;
         self.objects = (self.objects << 1) | u128::from(object);
         self.state = if object { LexerState::KeyOrEnd } else { LexerState::ValueOrEnd };
         Ok(())
     }
 
-    fn close<S: Sink>(&mut self, at: u64, sink: &mut S) -> Result<(), ScanError> {
+    fn close(&mut self, at: u64, sink: &mut Reader) -> Result<(), ScanError> {
         sink.end(at + 1)?;
         self.depth -= 1;
         self.objects >>= 1;
@@ -270,12 +254,6 @@ impl Lexer {
         self.state = if self.depth == 0 { LexerState::Done } else { LexerState::CommaOrEnd };
     }
 
-    fn begin_number(&mut self, b: u8, num: Num) {
-        self.number_len = 0;
-        self.push_digit(b);
-        self.state = LexerState::Number(num);
-    }
-
     fn push_digit(&mut self, b: u8) {
         if let Some(slot) = self.number.get_mut(self.number_len) {
             *slot = b;
@@ -283,22 +261,25 @@ impl Lexer {
         }
     }
 
-    fn end_number<S: Sink>(&mut self, sink: &mut S) -> Result<(), ScanError> {
-        sink.scalar(Scalar::Number(&self.number[..self.number_len]))?;
+    fn end_number(&mut self, sink: &mut Reader) {
+        sink.scalar(&self.number[..self.number_len]);
         self.value_done();
-        Ok(())
     }
 
     /// Reads within a string and says how many bytes it took.
-    fn string<S: Sink>(
+    fn string(
         &mut self,
         input: &[u8],
         at: u64,
         is_key: bool,
-        sink: &mut S,
+        sink: &mut Reader,
     ) -> Result<usize, ScanError> {
-        if self.escape != Escape::None {
-            self.escaped(input[0], at, is_key, sink)?;
+        if self.in_escape {
+            let c = self.escaped(input[0]).ok_or(ScanError::new(ErrorKind::Syntax, at))?;
+            if let Some(c) = c {
+                (self.in_escape, self.escape_len) = (false, 0);
+                self.pass(c.encode_utf8(&mut [0; 4]).as_bytes(), is_key, sink)?;
+            }
             return Ok(1);
         }
         if !is_key && self.cut_len == 0 {
@@ -307,45 +288,49 @@ impl Lexer {
                 return Ok(taken);
             }
         }
-        let stop = memchr::memchr2(b'"', b'\\', input);
-        let piece = &input[..stop.unwrap_or(input.len())];
-        if !piece.is_empty() {
-            if is_key {
-                self.push_key(piece);
-                self.check(piece, at)?;
-            } else if sink.checks_string() && self.cut_len == 0 {
-                if !sink.string_piece(piece)? {
-                    self.check(piece, at)?;
-                }
-            } else {
-                let checked = self.check(piece, at);
-                // What stands before a fault is passed on, as it would be had it come in a piece of
-                // its own.
-                let good = checked
-                    .as_ref()
-                    .err()
-                    .map_or(piece.len() as u64, |error| error.offset().saturating_sub(at));
-                sink.string_piece(&piece[..good as usize])?;
-                checked?;
-            }
-        }
+        let quote = memchr::memchr2(b'"', b'\\', input);
+        let mut piece = &input[..quote.unwrap_or(input.len())];
+        // One pass that compilers turn into vector code: plain English ends here.
+        let (low, high) =
+            piece.iter().fold((0xFF, 0), |(low, high): (u8, u8), &b| (low.min(b), high | b));
+        let control = if low < 0x20 { piece.iter().position(|b| *b < 0x20) } else { None };
+        let stop = control.or(quote);
+        piece = &piece[..stop.unwrap_or(piece.len())];
+        let checked =
+            if high < 0x80 && self.cut_len == 0 { Ok(()) } else { self.check_utf8(piece, at) };
+        // What stands before a fault is passed on, as it would be had it come in a piece of its
+        // own.
+        let good = checked
+            .as_ref()
+            .err()
+            .map_or(piece.len() as u64, |error| error.offset().saturating_sub(at));
+        self.pass(&piece[..good as usize], is_key, sink)?;
+        checked?;
         let Some(stop) = stop else { return Ok(input.len()) };
+        let end = at + stop as u64;
         if self.cut_len > 0 {
-            return Err(ScanError::new(ErrorKind::Utf8, at + stop as u64 - self.cut_len as u64));
+            return Err(ScanError::new(ErrorKind::Utf8, end - self.cut_len as u64));
         }
-        if input[stop] == b'\\' {
-            self.escape = Escape::Slash;
-        } else if is_key {
-            self.state = LexerState::Colon;
-            sink.key(self.key.get(..self.key_len), at + stop as u64 + 1)?;
-        } else {
-            sink.string_end(at + stop as u64 + 1)?;
-            self.value_done();
+        match input[stop] {
+            b'\\' => self.in_escape = true,
+            b'"' if is_key => {
+                self.state = LexerState::Colon;
+                sink.key(self.key.get(..self.key_len), end + 1)?;
+            }
+            b'"' => {
+                sink.string_end(end + 1)?;
+                self.value_done();
+            }
+            _ => return Err(ScanError::new(ErrorKind::Syntax, end)),
         }
         Ok(stop + 1)
     }
 
-    fn push_key(&mut self, piece: &[u8]) {
+    /// Passes on what a key or a string says.
+    fn pass(&mut self, piece: &[u8], is_key: bool, sink: &mut Reader) -> Result<(), ScanError> {
+        if !is_key {
+            return sink.string_piece(piece);
+        }
         let end = self.key_len + piece.len();
         if let Some(room) = self.key.get_mut(self.key_len..end) {
             room.copy_from_slice(piece);
@@ -354,94 +339,40 @@ impl Lexer {
             // Longer than the buffer: `get(..key_len)` then gives `None`, for good.
             self.key_len = MAX_KEY + 1;
         }
+        Ok(())
     }
 
-    fn escaped<S: Sink>(
-        &mut self,
-        b: u8,
-        at: u64,
-        is_key: bool,
-        sink: &mut S,
-    ) -> Result<(), ScanError> {
-        let syntax = || ScanError::new(ErrorKind::Syntax, at);
-        let c = match self.escape {
-            Escape::None => return Ok(()),
-            Escape::Slash => match b {
-                b'"' | b'\\' | b'/' => char::from(b),
-                b'b' => '\u{8}',
-                b'f' => '\u{c}',
-                b'n' => '\n',
-                b'r' => '\r',
-                b't' => '\t',
-                b'u' => {
-                    self.escape = Escape::Hex { digits: 0, value: 0, high: None };
-                    return Ok(());
-                }
-                _ => return Err(syntax()),
+    /// Takes the next byte of an escape: `Some(None)` until it is complete, `None` where it is
+    /// none.
+    fn escaped(&mut self, b: u8) -> Option<Option<char>> {
+        *self.escape.get_mut(self.escape_len)? = b;
+        self.escape_len += 1;
+        let unit = |digits: &[u8]| {
+            digits.iter().fold(0, |unit, b| unit << 4 | char::from(*b).to_digit(16).unwrap_or(0))
+        };
+        match (self.escape_len, b) {
+            (1, b'u') | (6, b'\\') | (7, b'u') => Some(None),
+            (1, b'"' | b'\\' | b'/') => Some(Some(char::from(b))),
+            (1, b'b') => Some(Some('\u{8}')),
+            (1, b'f') => Some(Some('\u{c}')),
+            (1, b'n') => Some(Some('\n')),
+            (1, b'r') => Some(Some('\r')),
+            (1, b't') => Some(Some('\t')),
+            (2..=4 | 8..=10, _) if b.is_ascii_hexdigit() => Some(None),
+            (5, _) if b.is_ascii_hexdigit() => match unit(&self.escape[1..5]) {
+                // A high surrogate means something only together with a low one.
+                0xD800..=0xDBFF => Some(None),
+                unit => char::from_u32(unit).map(Some),
             },
-            Escape::LowSlash(high) => {
-                self.escape = Escape::LowU(high);
-                return if b == b'\\' { Ok(()) } else { Err(syntax()) };
+            (11, _) if b.is_ascii_hexdigit() => {
+                let units = [unit(&self.escape[1..5]) as u16, unit(&self.escape[7..]) as u16];
+                char::decode_utf16(units).next()?.ok().map(Some)
             }
-            Escape::LowU(high) => {
-                self.escape = Escape::Hex { digits: 0, value: 0, high: Some(high) };
-                return if b == b'u' { Ok(()) } else { Err(syntax()) };
-            }
-            Escape::Hex { digits, value, high } => {
-                let digit = char::from(b).to_digit(16).ok_or_else(syntax)?;
-                let value = (value << 4) | digit as u16;
-                if digits < 3 {
-                    self.escape = Escape::Hex { digits: digits + 1, value, high };
-                    return Ok(());
-                }
-                let code = match (high, value) {
-                    (None, 0xD800..=0xDBFF) => {
-                        self.escape = Escape::LowSlash(value);
-                        return Ok(());
-                    }
-                    (Some(high), 0xDC00..=0xDFFF) => {
-                        0x1_0000 + ((u32::from(high) & 0x3FF) << 10) + (u32::from(value) & 0x3FF)
-                    }
-                    (None, _) => u32::from(value),
-                    (Some(_), _) => return Err(syntax()),
-                };
-                char::from_u32(code).ok_or_else(syntax)?
-            }
-        };
-        self.escape = Escape::None;
-        if is_key {
-            self.push_key(c.encode_utf8(&mut [0; 4]).as_bytes());
-            Ok(())
-        } else {
-            sink.string_escape(c)
+            _ => None,
         }
     }
 
-    /// Checks a run of a string for control characters and UTF-8, across pieces.
-    fn check(&mut self, piece: &[u8], at: u64) -> Result<(), ScanError> {
-        // One pass that compilers turn into vector code: base64 and plain English end here.
-        let (low, high) =
-            piece.iter().fold((0xFF, 0), |(low, high): (u8, u8), &b| (low.min(b), high | b));
-        if high < 0x80 && low >= 0x20 && self.cut_len == 0 {
-            return Ok(());
-        }
-        let control = || {
-            piece
-                .iter()
-                .position(|&b| b < 0x20)
-                .map(|i| ScanError::new(ErrorKind::Syntax, at + i as u64))
-        };
-        let bad = self.check_utf8(piece, at).err();
-        match (bad, if low < 0x20 { control() } else { None }) {
-            (None, None) => Ok(()),
-            (Some(error), None) | (None, Some(error)) => Err(error),
-            // Whichever stands first, so that the response is the same however the bytes were cut.
-            (Some(utf8), Some(control)) => {
-                Err(if utf8.offset() <= control.offset() { utf8 } else { control })
-            }
-        }
-    }
-
+    /// Checks a run of a string for UTF-8, across pieces.
     fn check_utf8(&mut self, mut piece: &[u8], mut at: u64) -> Result<(), ScanError> {
         while self.cut_len > 0 && !piece.is_empty() {
             let start = at - self.cut_len as u64;

@@ -7,11 +7,10 @@ use bytes::Bytes;
 
 use super::answer::{Answer, Image, PartSpan, TokenCount, Usage};
 use super::error::{ErrorKind, ScanError};
-use super::json::{Scalar, Sink};
-use super::paths::{Field, Node, child, field, is_image};
-use super::signatures::Collector;
-use super::store::{Meta, Mode, Store};
-use super::uri::{Found, UriReader};
+use super::paths::{Field, Member, Node, is_image, member};
+use super::signatures::{PartKey, PartSignature};
+use super::store::{Found, Mode, Store};
+use super::uri::{Piece, UriReader};
 
 /// `Answer::text` and `finishMessage` are cut here.
 const MAX_TEXT: usize = 8 << 10;
@@ -22,16 +21,22 @@ const MAX_ERROR: usize = 64 << 10;
 /// Signatures are kept up to here: the largest recorded has 2.91 MB, and CLIProxyAPI stops at 32
 /// MiB.
 const MAX_SIGNATURE: usize = 32 << 20;
+/// All listed signatures of one response together: ten drafts with one each have been seen.
+const MAX_SIGNATURES: usize = 64 << 20;
+/// Parts with a signature that are listed; no model makes more than a dozen.
+const MAX_SIGNED: usize = 64;
 /// Spans and addresses are listed up to here; no model makes more than a handful.
 const MAX_LISTED: usize = 1024;
 
 #[derive(Debug, Clone, Copy)]
 struct Frame {
+    /// What it is; of an array, what each of its objects is.
     node: Node,
-    field: Field,
+    is_array: bool,
+    member: Member,
     /// One bit a member that has been met.
     seen: u64,
-    /// Elements begun, of an array.
+    /// Values begun.
     count: u32,
 }
 
@@ -64,20 +69,19 @@ struct Element {
     comma: Option<u64>,
     in_array: bool,
     thought: Option<bool>,
-    kind: Option<String>,
-    mime: Option<String>,
+    said: Said,
     image: Progress,
     /// Whether it has opened a candidate in the store.
     began: bool,
     /// Whether its data were skipped, since its type was not an image's.
     passed: bool,
     urls: Vec<String>,
-    file_mime: Option<String>,
-    file_uri: Option<String>,
     text: Vec<u8>,
     signature: Option<Vec<u8>>,
+    /// The key of its image.
+    key: Option<PartKey>,
     /// An image further in, of which only this element's type says what it is.
-    pending: Option<Meta>,
+    pending: Option<Found>,
     mark: Mark,
 }
 
@@ -100,22 +104,31 @@ enum Text {
     },
 }
 
+/// Short texts, by the member that said them last.
+#[derive(Debug, Default)]
+struct Said(Vec<(Field, String)>);
+
+impl Said {
+    fn get(&self, field: Field) -> Option<&str> {
+        self.0.iter().find(|said| said.0 == field).map(|said| &*said.1)
+    }
+
+    fn set(&mut self, field: Field, text: String) {
+        self.take(field);
+        self.0.push((field, text));
+    }
+
+    fn take(&mut self, field: Field) -> Option<String> {
+        let at = self.0.iter().position(|said| said.0 == field)?;
+        Some(self.0.swap_remove(at).1)
+    }
+}
+
 /// What one document said, kept apart until it ends, so that a repeated member can retract it.
 #[derive(Debug, Default)]
 struct Document {
-    finish_reason: Option<String>,
-    /// Google's own reason, where a gateway kept it beside its translation.
-    native_reason: Option<String>,
-    finish_message: Option<String>,
-    block_reason: Option<String>,
-    block_reason_message: Option<String>,
-    rai: Option<String>,
+    said: Said,
     usage: Option<Usage>,
-    model: Option<String>,
-    model_version: Option<String>,
-    id: Option<String>,
-    status: Option<String>,
-    code: Option<String>,
     is_interaction: bool,
     has_error: bool,
     /// Images API and Imagen: a complete list, which needs no reason to have ended.
@@ -140,13 +153,14 @@ struct Raw {
 pub(super) struct Reader {
     pub(super) store: Store,
     pub(super) keep_signature: bool,
-    pub(super) collector: Option<Box<Collector>>,
     pub(super) answer: Answer,
     /// Documents that have ended.
     pub(super) events: u64,
     pub(super) has_content: bool,
     /// Whether the response itself said that it had ended.
     pub(super) ended: bool,
+    /// Whether `[DONE]` may stand in place of a value.
+    pub(super) takes_done: bool,
     /// Whether data count as an image even where their base64 is corrupt.
     pub(super) takes_any: bool,
     /// Whether the ends of this document were added by a repair, so that they end nothing.
@@ -197,53 +211,30 @@ impl Reader {
     /// Returns what was read, as far as it got. `failed_at` is where it broke.
     pub(super) fn finish(mut self, failed_at: Option<u64>) -> Answer {
         if let Some(at) = failed_at {
-            self.salvage(at);
+            // An image that was complete has been paid for. Its part is not.
+            let parts = self.answer.parts.len();
+            while !self.elements.is_empty() {
+                // Nothing reports a second fault.
+                let _ = self.end_element(at);
+            }
+            self.answer.parts.truncate(parts);
         }
         self.end_document(false);
         let mut answer = self.answer;
-        answer.signatures =
-            self.collector.take().map(|collector| collector.finish()).unwrap_or_default();
-        let intact = self.store.is_intact();
         if let Some(kept) = self.store.kept.take() {
-            if let Some(part) = kept.meta.part.and_then(|part| answer.parts.get_mut(part)) {
+            if let Some(part) = kept.part.and_then(|part| answer.parts.get_mut(part)) {
                 part.is_final = true;
             }
-            if intact {
-                answer.image = Some(Image {
-                    bytes: Bytes::from(self.store.into_bytes()),
-                    len: kept.len,
-                    mime: kept.meta.mime,
-                    is_thought: kept.is_thought,
-                    width: kept.size.map(|(width, _)| width),
-                    height: kept.size.map(|(_, height)| height),
-                    signature: kept.meta.signature.map(Bytes::from),
-                });
-            }
+            answer.image = Some(Image { bytes: self.store.into_bytes().into(), ..kept.image });
         }
         answer
-    }
-
-    /// Keeps an image that was complete when the response broke: it has been paid for.
-    fn salvage(&mut self, at: u64) {
-        while let Some(element) = self.elements.pop() {
-            let is_thought = self.is_thought(&element).unwrap_or(element.thought == Some(true));
-            if element.image == Progress::Done(false) && is_picture(&element) {
-                self.answer.images += 1;
-                self.answer.thought_images += u32::from(is_thought);
-                let signature = element.signature.filter(|_| self.keep_signature);
-                let meta = Meta { mime: element.mime.unwrap_or_default(), signature, part: None };
-                // Nothing reports a second fault.
-                let _ = self.store.commit(meta, is_thought, at);
-            } else if let Some(meta) = element.pending {
-                let _ = self.store.commit(meta, is_thought, at);
-            }
-        }
     }
 
     /// Abandons the current document, which broke off in the middle.
     pub(super) fn abandon(&mut self) {
         self.frames.clear();
         self.elements.clear();
+        let _ = self.store.cancel(0);
         self.text = Text::Skip;
         self.raw = None;
         self.end_document(false);
@@ -281,29 +272,31 @@ impl Reader {
 
     /// Moves what a document said into the response. `counts` is whether the document is complete.
     fn end_document(&mut self, counts: bool) {
+        use Field as F;
         let document = std::mem::take(&mut self.document);
+        let mut said = document.said;
         let answer = &mut self.answer;
-        let status = document.status.filter(|status| {
-            document.is_interaction && !matches!(&**status, "in_progress" | "queued")
-        });
-        answer.has_candidates |= document.code.is_some();
-        let finish_reason =
-            document.native_reason.or(document.finish_reason).or(document.code).or(status);
-        self.ended |=
-            finish_reason.is_some() || document.block_reason.is_some() || document.has_error;
+        answer.has_candidates |= said.get(F::Code).is_some();
+        if !document.is_interaction || matches!(said.get(F::Status), Some("in_progress" | "queued"))
+        {
+            said.take(F::Status);
+        }
+        let reasons = [F::NativeReason, F::FinishReason, F::Code, F::Status];
+        let says = |field: &F| said.get(*field).is_some();
+        self.ended |= reasons.iter().any(says) || says(&F::BlockReason) || document.has_error;
         self.ended |= counts && (document.has_list || document.completed);
         self.has_content |= self.ended;
-        for (to, from) in [
-            (&mut answer.finish_reason, finish_reason),
-            (&mut answer.finish_message, document.finish_message),
-            (&mut answer.block_reason, document.block_reason),
-            (&mut answer.block_reason_message, document.block_reason_message),
-            (&mut answer.rai_filtered_reason, document.rai),
-            (&mut answer.model_version, document.model_version.or(document.model)),
-            (&mut answer.response_id, document.id),
+        for (to, fields) in [
+            (&mut answer.finish_reason, &reasons[..]),
+            (&mut answer.finish_message, &[F::FinishMessage]),
+            (&mut answer.block_reason, &[F::BlockReason]),
+            (&mut answer.block_reason_message, &[F::BlockMessage]),
+            (&mut answer.rai_filtered_reason, &[F::Rai]),
+            (&mut answer.model_version, &[F::ModelVersion, F::Model]),
+            (&mut answer.response_id, &[F::Id]),
         ] {
-            if from.is_some() {
-                *to = from;
+            if let Some(text) = fields.iter().find_map(|field| said.take(*field)) {
+                *to = Some(text);
             }
         }
         if document.usage.is_some() {
@@ -312,135 +305,121 @@ impl Reader {
         self.events += u64::from(counts);
     }
 
+    /// Returns whether an object that is a document has begun and not ended.
+    pub(super) fn is_in_document(&self) -> bool {
+        self.frames.iter().any(|frame| !frame.is_array)
+    }
+
+    /// Returns whether documents stand in an array.
+    pub(super) fn is_array(&self) -> bool {
+        self.frames.first().is_some_and(|frame| frame.is_array)
+    }
+
+    /// The object that is being read, and its current member.
     fn top(&self) -> (Node, Field) {
-        self.frames.last().map_or((Node::Skip, Field::Unknown), |frame| (frame.node, frame.field))
+        let object = self.frames.last().filter(|frame| !frame.is_array);
+        object.map(|frame| (frame.node, frame.member.field)).unwrap_or_default()
     }
 
     /// Retracts what a member said that is now repeated.
-    fn forget(&mut self, node: Node, member: Field, at: u64) -> Result<(), ScanError> {
+    fn forget(&mut self, field: Field, at: u64) -> Result<(), ScanError> {
         use Field as F;
-        if let Some(slot) = self.slot(node, member) {
-            *slot = None;
-            return Ok(());
+        self.count(field, 0);
+        let Some(element) = self.elements.last_mut() else { return Ok(()) };
+        let said = match field {
+            F::Feedback => &[F::BlockReason, F::BlockMessage][..],
+            F::Errors => &[F::Code],
+            F::Provider => &[F::NativeReason],
+            F::Candidates | F::Choices => &[F::FinishReason, F::NativeReason, F::FinishMessage],
+            F::Inline => &[F::Mime],
+            F::File => &[F::FileMime, F::FileUri],
+            _ => std::slice::from_ref(&field),
+        };
+        for field in said {
+            self.document.said.take(*field);
+            element.said.take(*field);
         }
-        let document = &mut self.document;
-        match (node, member) {
-            (Node::Root, F::Feedback) => {
-                document.block_reason = None;
-                document.block_reason_message = None;
-            }
-            (Node::Root, F::Usage) => document.usage = None,
-            (_, F::Error) => {
-                self.raw = None;
-                if std::mem::take(&mut document.has_error) {
-                    self.answer.error = None;
-                }
-            }
-            (Node::Root, F::Errors) => document.code = None,
-            (_, F::Provider) => document.native_reason = None,
-            (Node::Usage, F::Details) => {
-                if let Some(usage) = &mut document.usage {
+        match field {
+            F::Usage => self.document.usage = None,
+            F::Details => {
+                if let Some(usage) = &mut self.document.usage {
                     usage.candidates_details.clear();
                 }
             }
-            (Node::Usage | Node::UsageItem | Node::UsageOutput, _) => self.count(0),
-            (
-                Node::Root,
-                F::Candidates
-                | F::Choices
-                | F::Predictions
-                | F::Data
-                | F::Items
-                | F::Delta
-                | F::Content
-                | F::Response
-                | F::Interaction,
-            )
-            | (Node::Candidate | Node::Item | Node::Message, F::Content)
-            | (Node::Item, F::Summary)
-            | (Node::Content, F::Parts)
-            | (Node::Choice, F::Message | F::Delta)
-            | (Node::Message, F::Images) => {
-                if node == Node::Root && matches!(member, F::Candidates | F::Choices) {
-                    document.finish_reason = None;
-                    document.native_reason = None;
-                    document.finish_message = None;
-                }
-                if let Some(element) = self.elements.last_mut() {
-                    element.pending = None;
-                    let mark = element.mark;
-                    self.roll_back(mark, at)?;
+            F::Error => {
+                self.raw = None;
+                if std::mem::take(&mut self.document.has_error) {
+                    self.answer.error = None;
                 }
             }
-            _ => {
-                if let Some(element) = self.elements.last_mut() {
-                    match member {
-                        F::Inline => {
-                            element.image = Progress::None;
-                            element.passed = false;
-                            element.mime = None;
-                        }
-                        F::Data | F::Base64 | F::Uri => {
-                            element.image = Progress::None;
-                            element.passed = false;
-                            element.urls.clear();
-                        }
-                        F::File => {
-                            element.file_uri = None;
-                            element.file_mime = None;
-                        }
-                        F::Thought => element.thought = None,
-                        F::Text => element.text.clear(),
-                        F::Signature => element.signature = None,
-                        _ => {}
-                    }
-                }
+            F::Candidates
+            | F::Choices
+            | F::Predictions
+            | F::DataList
+            | F::Items
+            | F::Delta
+            | F::Content
+            | F::Response
+            | F::Interaction
+            | F::Summary
+            | F::Parts
+            | F::Message
+            | F::Markdown
+            | F::Images => {
+                element.pending = None;
+                let mark = element.mark;
+                self.roll_back(mark, at)?;
             }
+            F::Inline | F::Data | F::Base64 | F::Uri => {
+                element.image = Progress::None;
+                element.key = None;
+                element.passed = false;
+                element.urls.clear();
+            }
+            F::Thought => element.thought = None,
+            F::Text => element.text.clear(),
+            F::Signature => element.signature = None,
+            _ => {}
         }
         Ok(())
     }
 
-    /// Returns whether an element is known to be a draft, or known not to be.
-    fn is_thought(&self, element: &Element) -> Option<bool> {
-        let of_type = |kind: &str| kind.contains("thought");
+    /// Returns whether the innermost element is known to be a draft, or known not to be.
+    fn is_thought(&self) -> Option<bool> {
+        let element = self.elements.last()?;
         match element.node {
             Node::Part => element.thought,
-            Node::Root => element.kind.as_deref().map(|kind| kind.contains("partial_image")),
+            Node::Root => element.said.get(Field::Type).map(|kind| kind.contains("partial_image")),
             Node::Item => {
-                let outer = self
-                    .elements
-                    .iter()
-                    .filter(|outer| outer.node == Node::Item && outer.at != element.at);
-                let mut chain: Vec<&Element> = outer.collect();
-                chain.push(element);
-                if chain.iter().any(|item| {
-                    item.thought == Some(true) || item.kind.as_deref().is_some_and(of_type)
-                }) {
+                let mut items = self.elements.iter().filter(|item| item.node == Node::Item);
+                let is_marked = |item: &Element| {
+                    let kind = item.said.get(Field::Type);
+                    item.thought == Some(true) || kind.is_some_and(|kind| kind.contains("thought"))
+                };
+                if items.clone().any(is_marked) {
                     return Some(true);
                 }
-                chain[0].kind.is_some().then_some(false)
+                items.next()?.said.get(Field::Type).map(|_| false)
             }
             _ => Some(false),
         }
     }
 
     /// The first bytes of an image's base64.
-    fn begin_image(&mut self, at: u64) -> Result<(), ScanError> {
-        let Some(last) = self.elements.last() else { return Ok(()) };
-        let is_image = match last.node {
-            Node::Part | Node::Item => last.mime.as_deref().is_some_and(is_image),
-            _ => true,
-        };
-        let is_thought = self.is_thought(last);
+    fn begin_image(&mut self, at: u64) {
+        let is_thought = self.is_thought();
         for element in &mut self.elements {
             element.image = Progress::None;
         }
-        if let Some(element) = self.elements.last_mut() {
-            element.image = Progress::Reading;
-            element.began = true;
-        }
+        let Some(element) = self.elements.last_mut() else { return };
+        let is_image = match element.node {
+            Node::Part | Node::Item => element.said.get(Field::Mime).is_some_and(is_image),
+            _ => true,
+        };
+        element.image = Progress::Reading;
+        element.began = true;
         self.has_content = true;
-        self.store.begin(at, is_image, is_thought)
+        self.store.begin(at, is_image, is_thought);
     }
 
     fn end_image(&mut self) -> Result<(), ScanError> {
@@ -448,98 +427,105 @@ impl Reader {
         if let Some(element) = self.elements.last_mut() {
             let takes_any = self.takes_any;
             element.image = end.map_or(Progress::None, |good| Progress::Done(!good && !takes_any));
+            element.key = self.store.key().filter(|_| end == Some(true));
         }
         Ok(())
     }
 
-    fn begin_element(&mut self, node: Node, at: u64, in_array: bool) {
-        let (comma, mark) = (self.comma, self.mark());
-        let element = Element { node, at, comma, in_array, mark, ..Element::default() };
-        self.elements.push(element);
-        if let (Node::Part, Some(collector)) = (node, &mut self.collector) {
-            collector.begin_part();
-        }
-    }
-
     fn end_element(&mut self, end: u64) -> Result<(), ScanError> {
+        let known = self.is_thought();
         let Some(mut element) = self.elements.pop() else { return Ok(()) };
-        if let (Node::Part, Some(collector)) = (element.node, &mut self.collector) {
-            collector.end_part(&element.text, element.signature.as_ref());
-        }
-        let known = self.is_thought(&element);
-        let outer = self.elements.iter().position(|outer| outer.node == Node::Item);
-        let waits = element.node == Node::Item && known.is_none() && outer.is_some();
+        self.list_signature(&element);
         let is_thought = known.unwrap_or(false);
+        let is_picture = is_picture(&element);
+        // The outermost item's type, where it stands behind, says what those in it are.
+        let waits = element.node == Node::Item && known.is_none();
+        let outer = self.elements.iter().position(|outer| waits && outer.node == Node::Item);
 
-        if element.passed && is_picture(&element) {
+        if element.passed && is_picture {
             return Err(ScanError::new(ErrorKind::Duplicate, end));
         }
-        if let (Progress::Done(corrupt), true) = (element.image, is_picture(&element)) {
+        if let (Progress::Done(corrupt), true) = (element.image, is_picture) {
             self.answer.images += 1;
             self.answer.thought_images += u32::from(is_thought);
             if corrupt {
                 self.document.corrupt.get_or_insert(element.at);
-                self.store.discard();
+                // What it was written over is lost with it.
+                let _ = self.store.cancel(end);
                 return Ok(());
             }
-            let part = self.list_span(&element, end, is_thought);
-            let mime = element.mime.take().unwrap_or_default();
-            let meta = Meta {
-                mime,
-                signature: element.signature.take().filter(|_| self.keep_signature),
-                part,
+            let signature = element.signature.take().filter(|_| self.keep_signature);
+            let found = Found {
+                image: Image {
+                    mime: element.said.take(Field::Mime).unwrap_or_default(),
+                    signature: signature.map(Bytes::from),
+                    is_thought,
+                    ..Image::default()
+                },
+                part: self.list_span(&element, end, is_thought),
             };
-            match outer.and_then(|outer| self.elements.get_mut(outer)).filter(|_| waits) {
+            match outer.and_then(|outer| self.elements.get_mut(outer)) {
                 Some(outer) => {
-                    outer.pending = Some(meta);
+                    outer.pending = Some(found);
                     outer.began = true;
                 }
-                None => self.store.commit(meta, is_thought, end)?,
+                None => self.store.commit(found, end)?,
             }
-        } else if let Some(meta) = element.pending.take() {
-            if is_thought {
-                for part in self
-                    .answer
-                    .parts
-                    .iter_mut()
-                    .skip(element.mark.parts)
-                    .filter(|part| !part.is_thought)
-                {
-                    part.is_thought = true;
-                    self.answer.thought_images += 1;
-                }
+        } else if let Some(mut found) = element.pending.take() {
+            let parts = self.answer.parts.iter_mut().skip(element.mark.parts);
+            for part in parts.filter(|part| is_thought && !part.is_thought) {
+                part.is_thought = true;
+                self.answer.thought_images += 1;
             }
-            self.store.commit(meta, is_thought, end)?;
-        } else if element.began && self.store.is_open() {
+            found.image.is_thought = is_thought;
+            self.store.commit(found, end)?;
+        } else if element.began {
             self.store.cancel(end)?;
         }
 
-        if let (Some(uri), Some(mime)) = (element.file_uri.take(), &element.file_mime) {
-            if is_image(mime) {
-                element.urls.push(uri);
-            }
+        if element.said.get(Field::FileMime).is_some_and(is_image) {
+            element.urls.extend(element.said.take(Field::FileUri));
         }
         let shows = element.node != Node::Item
-            || element.kind.as_deref() == Some("image")
-            || is_picture(&element);
+            || element.said.get(Field::Type) == Some("image")
+            || is_picture;
         if shows && !is_thought {
             self.has_content |= !element.urls.is_empty();
             let room = MAX_LISTED.saturating_sub(self.answer.image_urls.len());
             self.answer.image_urls.extend(element.urls.into_iter().take(room));
         }
-        if waits {
-            if let Some(outer) = outer.and_then(|outer| self.elements.get_mut(outer)) {
-                let room = MAX_TEXT.saturating_sub(outer.text.len());
-                outer.text.extend_from_slice(&element.text[..element.text.len().min(room)]);
+        match outer.and_then(|outer| self.elements.get_mut(outer)) {
+            Some(outer) => append(&mut outer.text, &element.text, MAX_TEXT),
+            None if is_thought => {}
+            None => {
+                let room = MAX_TEXT.saturating_sub(self.answer.text.len());
+                let text = &element.text[..element.text.len().min(room)];
+                self.answer.text.push_str(valid(text));
             }
-        } else if !is_thought {
-            self.append_text(&element.text);
         }
         if element.node == Node::Root {
-            let kind = element.kind.as_deref().unwrap_or_default();
+            let kind = element.said.get(Field::Type).unwrap_or_default();
             self.document.completed |= kind.ends_with(".completed") || kind.ends_with(".complete");
         }
         Ok(())
+    }
+
+    /// Lists the signature of a part that ends.
+    fn list_signature(&mut self, part: &Element) {
+        let (Node::Part, Some(keyer), Some(signature)) =
+            (part.node, &self.store.keyer, part.signature.as_deref())
+        else {
+            return;
+        };
+        let text = || Some(valid(&part.text)).filter(|text| !text.is_empty());
+        let key = part.key.or_else(|| text().map(|text| keyer.text(text)));
+        let listed = &mut self.answer.signatures;
+        let bytes: usize = listed.iter().map(|listed| listed.signature.len()).sum();
+        let fits = listed.len() < MAX_SIGNED && bytes + signature.len() <= MAX_SIGNATURES;
+        if let Some(part) = key.filter(|_| fits && !signature.is_empty()) {
+            let signature = Bytes::copy_from_slice(signature);
+            listed.push(PartSignature { part, signature });
+        }
     }
 
     fn list_span(&mut self, element: &Element, end: u64, is_thought: bool) -> Option<usize> {
@@ -558,81 +544,43 @@ impl Reader {
         self.ended_span
     }
 
-    fn append_text(&mut self, text: &[u8]) {
-        let room = MAX_TEXT.saturating_sub(self.answer.text.len());
-        let text = &text[..text.len().min(room)];
-        let valid = match std::str::from_utf8(text) {
-            Ok(text) => text,
-            // Only a character that the bound has cut.
-            Err(error) => std::str::from_utf8(&text[..error.valid_up_to()]).unwrap_or_default(),
-        };
-        self.answer.text.push_str(valid);
-    }
-
-    /// Returns where the text of a member is kept that stands for itself.
-    fn slot(&mut self, node: Node, member: Field) -> Option<&mut Option<String>> {
+    fn take_text(&mut self, text: String) {
         use Field as F;
-        let document = &mut self.document;
-        let element = self.elements.last_mut();
-        Some(match member {
-            F::FinishReason => &mut document.finish_reason,
-            F::NativeReason => &mut document.native_reason,
-            F::FinishMessage => &mut document.finish_message,
-            F::BlockReason => &mut document.block_reason,
-            F::BlockMessage => &mut document.block_reason_message,
-            F::Rai => &mut document.rai,
-            F::Model => &mut document.model,
-            F::ModelVersion => &mut document.model_version,
-            F::Id => &mut document.id,
-            F::Status => &mut document.status,
-            F::Code => &mut document.code,
-            F::Type => &mut element?.kind,
-            F::Mime if node == Node::File => &mut element?.file_mime,
-            F::Mime => &mut element?.mime,
-            F::Uri if node == Node::File => &mut element?.file_uri,
-            _ => return None,
-        })
-    }
-
-    fn capture_into(&mut self, text: String) {
-        use Field as F;
-        let (node, member) = self.top();
-        match (node, member) {
-            (_, F::Object) => self.document.is_interaction |= text == "interaction",
-            (_, F::Modality) => {
+        let (node, field) = self.top();
+        match field {
+            F::Object => self.document.is_interaction |= text == "interaction",
+            F::Modality => {
                 let usage = self.document.usage.as_mut();
                 if let Some(item) = usage.and_then(|usage| usage.candidates_details.last_mut()) {
                     item.modality = text;
                 }
             }
-            (Node::Usage | Node::UsageItem | Node::UsageOutput, _) => {
-                if let Ok(count) = text.parse() {
-                    self.count(count);
-                }
-            }
-            (_, F::Signature | F::Text) => {
-                self.has_content |= member == F::Text && !text.is_empty();
+            F::Signature | F::Text => {
+                self.has_content |= field == F::Text && !text.is_empty();
                 match self.elements.last_mut() {
-                    Some(element) if member == F::Text => element.text = text.into_bytes(),
+                    Some(element) if field == F::Text => element.text = text.into_bytes(),
                     Some(element) => element.signature = Some(text.into_bytes()),
                     None => {}
                 }
             }
             _ => {
-                self.document.is_interaction |= (node, member) == (Node::Root, F::Type)
+                self.document.is_interaction |= (node, field) == (Node::Root, F::Type)
                     && ["interaction.", "step.", "content."].iter().any(|it| text.starts_with(it));
-                if let Some(slot) = self.slot(node, member) {
-                    *slot = Some(text);
+                if let Ok(count) = text.parse() {
+                    self.count(field, count);
                 }
+                let element = self.elements.last_mut();
+                let is_its = matches!(field, F::Type | F::Mime | F::FileMime | F::FileUri);
+                let said = element.filter(|_| is_its).map(|element| &mut element.said);
+                said.unwrap_or(&mut self.document.said).set(field, text);
             }
         }
     }
 
-    fn count(&mut self, count: u64) {
+    fn count(&mut self, field: Field, count: u64) {
         use Field as F;
-        let (_, member) = self.top();
         let Some(usage) = &mut self.document.usage else { return };
-        match member {
+        match field {
             F::CountPrompt => usage.prompt = count,
             F::CountCandidates => usage.candidates = count,
             F::CountThoughts => usage.thoughts = count,
@@ -643,7 +591,7 @@ impl Reader {
                     .candidates_details
                     .push(TokenCount { modality: "IMAGE".to_owned(), tokens: count });
             }
-            F::Tokens => {
+            F::CountTokens => {
                 if let Some(item) = usage.candidates_details.last_mut() {
                     item.tokens = count;
                 }
@@ -653,41 +601,39 @@ impl Reader {
     }
 
     /// Takes what was found in an address or a Markdown text.
-    fn found(&mut self, found: Found<'_>, at: u64) -> Result<(), ScanError> {
+    fn found(&mut self, piece: Piece<'_>, at: u64) -> Result<(), ScanError> {
         let in_text = self.top().0 == Node::Message;
-        match found {
-            Found::Text(text) => {
+        match piece {
+            Piece::Text(text) => {
                 self.has_content |= !text.is_empty();
                 if let Some(element) = self.elements.last_mut() {
-                    let room = MAX_TEXT.saturating_sub(element.text.len());
-                    element.text.extend_from_slice(&text[..text.len().min(room)]);
+                    append(&mut element.text, text, MAX_TEXT);
                 }
             }
-            Found::Begin(mime) => {
+            Piece::Begin(mime) => {
                 if let Some(element) = self.elements.last_mut() {
-                    element.mime = Some(mime);
+                    element.said.set(Field::Mime, mime);
                 }
-                self.begin_image(at)?;
+                self.begin_image(at);
             }
-            Found::Base64(piece) => {
-                self.store.piece(piece)?;
-            }
-            Found::End => {
+            Piece::Base64(base64) => self.store.piece(base64)?,
+            Piece::End => {
                 self.end_image()?;
                 if !in_text {
                     return Ok(());
                 }
                 let Some(element) = self.elements.last_mut() else { return Ok(()) };
-                let mime = element.mime.take().unwrap_or_default();
+                let mime = element.said.take(Field::Mime).unwrap_or_default();
                 if std::mem::replace(&mut element.image, Progress::None) == Progress::Done(false) {
                     self.answer.images += 1;
-                    self.store.commit(Meta { mime, ..Meta::default() }, false, at)?;
+                    let image = Image { mime, ..Image::default() };
+                    self.store.commit(Found { image, part: None }, at)?;
                 } else {
                     // A text that only looks like an image is a text.
                     self.store.cancel(at)?;
                 }
             }
-            Found::Url(url) => {
+            Piece::Url(url) => {
                 let is_link = url.starts_with("http") || !in_text;
                 if let Some(element) = self
                     .elements
@@ -716,9 +662,9 @@ impl Reader {
 
 /// Returns whether an element with data in it is an image by what it says of its type.
 fn is_picture(element: &Element) -> bool {
-    match (element.node, element.mime.as_deref()) {
+    match (element.node, element.said.get(Field::Mime)) {
         (Node::Item, None | Some("")) => {
-            matches!(element.kind.as_deref(), Some("image" | "image_generation_call"))
+            matches!(element.said.get(Field::Type), Some("image" | "image_generation_call"))
         }
         // Without a type, data in a part can only be the image that was asked for.
         (Node::Part, None | Some("")) => true,
@@ -729,82 +675,69 @@ fn is_picture(element: &Element) -> bool {
 
 /// Nodes of which each is an [`Element`].
 fn is_element(node: Node) -> bool {
-    matches!(
-        node,
-        Node::Root
-            | Node::Part
-            | Node::Prediction
-            | Node::ImageEntry
-            | Node::Message
-            | Node::MessagePart
-            | Node::DataItem
-            | Node::Item
-    )
+    matches!(node, Node::Root | Node::Part | Node::Entry | Node::Message | Node::Item)
 }
 
-impl Sink for Reader {
-    fn begin(&mut self, object: bool, at: u64) -> Result<(), ScanError> {
-        let (parent, member) = self.top();
-        let in_array = matches!(
-            parent,
-            Node::RootArray
-                | Node::Parts
-                | Node::Candidates
-                | Node::Predictions
-                | Node::Choices
-                | Node::Images
-                | Node::MessageParts
-                | Node::DataList
-                | Node::Items
-                | Node::UsageList
-                | Node::Errors
-        );
-        let node = match self.frames.last_mut() {
-            None if object => Node::Root,
-            None => Node::RootArray,
-            Some(frame) => {
-                let first = frame.count == 0;
-                frame.count += 1;
-                child(parent, member, object, first)
+/// What the lexer found. Offsets count from the response's first byte.
+impl Reader {
+    pub(super) fn begin(&mut self, object: bool, at: u64) {
+        use Field as F;
+        let parent = self.frames.last().copied();
+        self.begin_value();
+        let (node, in_array) = match parent {
+            None => (Node::Root, false),
+            Some(Frame { node, is_array: true, count, .. }) => {
+                // Only the first candidate counts.
+                let is_other = count > 0 && matches!(node, Node::Candidate | Node::Choice);
+                (if object && !is_other { node } else { Node::Skip }, true)
             }
+            Some(Frame { member, .. }) => (if object { member.object } else { member.each }, false),
         };
-        match (node, parent) {
-            (Node::Root, Node::Skip | Node::RootArray) => self.document = Document::default(),
-            (Node::Usage, _) => self.document.usage = Some(Usage::default()),
-            (Node::UsageItem, _) => {
-                if let Some(usage) = self
-                    .document
-                    .usage
-                    .as_mut()
-                    .filter(|usage| usage.candidates_details.len() < MAX_LISTED)
-                {
-                    usage.candidates_details.push(TokenCount::default());
+        let (place, field) = self.top();
+        match node {
+            Node::Root if object && parent.is_none_or(|parent| parent.is_array) => {
+                self.document = Document::default();
+            }
+            Node::Usage => self.document.usage = Some(Usage::default()),
+            Node::UsageItem if object => {
+                let usage = self.document.usage.as_mut();
+                let details = usage.map(|usage| &mut usage.candidates_details);
+                if let Some(details) = details.filter(|details| details.len() < MAX_LISTED) {
+                    details.push(TokenCount::default());
                 }
             }
-            (Node::DataList | Node::Predictions, _) => {
-                self.answer.has_candidates = true;
-                self.document.has_list = true;
-            }
-            (Node::Other, _) => self.has_content = true,
+            // A function call, code and the like.
+            Node::Skip if object && place == Node::Part => self.has_content = true,
             _ => {}
         }
-        if member == Field::Error {
+        if !object && matches!(field, F::DataList | F::Predictions) {
+            self.answer.has_candidates = true;
+            self.document.has_list = true;
+        }
+        if field == F::Error {
             self.begin_error(at);
         }
-        if is_element(node) {
-            self.begin_element(node, at, in_array);
+        if object && is_element(node) {
+            let (comma, mark) = (self.comma, self.mark());
+            let element = Element { node, at, comma, in_array, mark, ..Element::default() };
+            self.elements.push(element);
         }
-        self.frames.push(Frame { node, field: Field::Unknown, seen: 0, count: 0 });
+        self.frames.push(Frame {
+            node,
+            is_array: !object,
+            member: Member::default(),
+            seen: 0,
+            count: 0,
+        });
         self.comma = None;
-        self.ended_span = None;
-        Ok(())
     }
 
-    fn end(&mut self, end: u64) -> Result<(), ScanError> {
+    /// `end` is one past the closing bracket.
+    pub(super) fn end(&mut self, end: u64) -> Result<(), ScanError> {
         self.comma = None;
         self.ended_span = None;
         let Some(frame) = self.frames.pop() else { return Ok(()) };
-        if is_element(frame.node) {
+        if !frame.is_array && is_element(frame.node) {
             self.end_element(end)?;
         }
         if self.raw.as_ref().is_some_and(|raw| raw.to.is_none() && raw.depth == self.frames.len()) {
@@ -815,7 +748,8 @@ impl Sink for Reader {
                 self.end_error(end);
             }
         }
-        if frame.node == Node::Root && matches!(self.top().0, Node::Skip | Node::RootArray) {
+        let is_outermost = self.frames.last().is_none_or(|outer| outer.is_array);
+        if frame.node == Node::Root && !frame.is_array && is_outermost {
             if let Some(at) = self.document.corrupt {
                 return Err(ScanError::new(ErrorKind::Base64, at));
             }
@@ -824,7 +758,7 @@ impl Sink for Reader {
         Ok(())
     }
 
-    fn comma(&mut self, at: u64) {
+    pub(super) fn comma(&mut self, at: u64) {
         self.comma = Some(at);
         if let Some(part) = self.ended_span.take().and_then(|part| self.answer.parts.get_mut(part))
         {
@@ -832,22 +766,22 @@ impl Sink for Reader {
         }
     }
 
-    fn key(&mut self, key: Option<&[u8]>, end: u64) -> Result<(), ScanError> {
+    /// `None` for a key longer than any that means something.
+    pub(super) fn key(&mut self, key: Option<&[u8]>, end: u64) -> Result<(), ScanError> {
         self.comma = None;
         let Some(frame) = self.frames.last_mut() else { return Ok(()) };
-        let member = key.map_or(Field::Unknown, |key| field(frame.node, key));
-        frame.field = member;
-        if member == Field::Unknown {
+        frame.member = key.map(|key| member(frame.node, key)).unwrap_or_default();
+        let field = frame.member.field;
+        if field == Field::Unknown {
             return Ok(());
         }
-        let node = frame.node;
-        let bit = 1_u64 << (member as u8);
+        let bit = 1_u64 << (field as u8);
         let repeated = frame.seen & bit != 0;
         frame.seen |= bit;
-        if node == Node::Root {
+        if frame.node == Node::Root {
             use Field as F;
             self.answer.has_candidates |= matches!(
-                member,
+                field,
                 F::Candidates
                     | F::Choices
                     | F::Predictions
@@ -856,131 +790,94 @@ impl Sink for Reader {
                     | F::Base64
                     | F::FinishReason
             );
-            self.document.is_interaction |= matches!(member, F::Items | F::Interaction);
+            self.document.is_interaction |= matches!(field, F::Items | F::Interaction);
         }
-        if repeated { self.forget(node, member, end) } else { Ok(()) }
+        if repeated { self.forget(field, end) } else { Ok(()) }
     }
 
-    fn string_begin(&mut self, at: u64) -> Result<(), ScanError> {
-        use Field as F;
-        self.comma = None;
+    fn begin_value(&mut self) {
         self.ended_span = None;
         if let Some(frame) = self.frames.last_mut() {
             frame.count += 1;
         }
+    }
+
+    pub(super) fn string_begin(&mut self, at: u64) {
+        use Field as F;
+        self.comma = None;
+        self.begin_value();
         let capture = |max| Text::Capture { bytes: Vec::new(), max };
-        let (node, member) = self.top();
-        self.text = match (node, member) {
-            (_, F::Unknown) | (Node::Skip, _) => Text::Skip,
-            (Node::Inline, F::Data) => {
-                let foreign = self
-                    .elements
-                    .last()
-                    .and_then(|element| element.mime.as_deref())
-                    .is_some_and(|mime| !mime.is_empty() && !is_image(mime));
-                if let (false, Some(collector)) = (foreign, &mut self.collector) {
-                    collector.begin_data();
-                }
-                if let Some(element) = self.elements.last_mut() {
-                    element.passed = foreign;
-                }
-                if foreign { Text::Skip } else { Text::Data { at, began: false } }
+        let (node, field) = self.top();
+        self.text = match field {
+            F::Unknown => Text::Skip,
+            F::Data if node == Node::Inline => {
+                let element = self.elements.last_mut();
+                let is_foreign = element.is_some_and(|element| {
+                    let mime = element.said.get(F::Mime).unwrap_or_default();
+                    element.passed = !mime.is_empty() && !is_image(mime);
+                    element.passed
+                });
+                if is_foreign { Text::Skip } else { Text::Data { at, began: false } }
             }
-            (Node::Item, F::Data)
-            | (Node::Prediction | Node::DataItem | Node::ImageEntry | Node::Root, F::Base64) => {
-                Text::Data { at, began: false }
-            }
-            (Node::Message, F::Content | F::Refusal) => {
-                Text::Uri { reader: UriReader::markdown(), at }
-            }
-            (Node::File, F::Uri) => capture(MAX_TEXT),
-            (_, F::Uri) => Text::Uri { reader: UriReader::address(), at },
-            (_, F::Text | F::FinishMessage | F::BlockMessage | F::Rai) => capture(MAX_TEXT),
-            (_, F::Signature) if self.keep_signature || self.collector.is_some() => {
+            F::Data | F::Base64 => Text::Data { at, began: false },
+            F::Markdown | F::Refusal => Text::Uri { reader: UriReader::markdown(), at },
+            F::Uri => Text::Uri { reader: UriReader::address(), at },
+            F::Text | F::FinishMessage | F::BlockMessage | F::Rai | F::FileUri => capture(MAX_TEXT),
+            F::Signature if self.keep_signature || self.store.keyer.is_some() => {
                 capture(MAX_SIGNATURE)
             }
-            (_, F::Signature) => Text::Skip,
-            (Node::Root, F::Error) => {
+            F::Signature => Text::Skip,
+            F::Error if node == Node::Root => {
                 self.begin_error(at);
                 Text::Skip
             }
             _ => capture(MAX_NAME),
         };
-        Ok(())
     }
 
-    fn string_base64(&mut self, input: &[u8]) -> Result<usize, ScanError> {
-        if let Text::Data { at, began: false } = self.text {
-            // Anything but a symbol goes the long way.
-            if !input[0].is_ascii_alphanumeric() {
-                return Ok(0);
-            }
-            self.text = Text::Data { at, began: true };
-            self.begin_image(at)?;
-        }
-        if !matches!(self.text, Text::Data { .. }) {
+    /// Takes as many bytes of base64 as `input` begins with, in whole or in part, where base64 is
+    /// wanted; else none. Looking for the string's end first would mean reading an image twice.
+    pub(super) fn string_base64(&mut self, input: &[u8]) -> Result<usize, ScanError> {
+        if !matches!(self.text, Text::Data { .. }) || matches!(input[0], b'"' | b'\\') {
             return Ok(0);
         }
-        let taken = self.store.run(input)?;
-        if let Some(collector) = &mut self.collector {
-            collector.data(input.get(..taken).unwrap_or_default());
+        self.begin_data();
+        self.store.run(input)
+    }
+
+    /// The first byte of a string of base64: an empty one is no image.
+    fn begin_data(&mut self) {
+        if let Text::Data { at, began: began @ false } = &mut self.text {
+            *began = true;
+            let at = *at;
+            self.begin_image(at);
         }
-        Ok(taken)
     }
 
-    fn checks_string(&self) -> bool {
-        matches!(self.text, Text::Data { .. })
-    }
-
-    fn string_piece(&mut self, piece: &[u8]) -> Result<bool, ScanError> {
+    /// A run of the string, its escapes undone.
+    pub(super) fn string_piece(&mut self, piece: &[u8]) -> Result<(), ScanError> {
         if piece.is_empty() {
-            return Ok(true);
+            return Ok(());
         }
         match &mut self.text {
             Text::Skip => {}
-            Text::Capture { bytes, max } => {
-                let room = max.saturating_sub(bytes.len());
-                bytes.extend_from_slice(&piece[..piece.len().min(room)]);
-            }
-            Text::Data { at, began } => {
-                let (at, first) = (*at, !std::mem::replace(began, true));
-                if first {
-                    self.begin_image(at)?;
-                }
-                if let Some(collector) = &mut self.collector {
-                    collector.data(piece);
-                }
+            Text::Capture { bytes, max } => append(bytes, piece, *max),
+            Text::Data { .. } => {
+                self.begin_data();
                 return self.store.piece(piece);
             }
             Text::Uri { .. } => {
-                if let Text::Uri { mut reader, at } = std::mem::replace(&mut self.text, Text::Skip)
-                {
+                if let Text::Uri { mut reader, at } = std::mem::take(&mut self.text) {
                     reader.push(piece, &mut |found| self.found(found, at))?;
                     self.text = Text::Uri { reader, at };
                 }
             }
         }
-        Ok(false)
+        Ok(())
     }
 
-    fn string_escape(&mut self, c: char) -> Result<(), ScanError> {
-        if let Text::Data { at, began } = &mut self.text {
-            let (at, first) = (*at, !std::mem::replace(began, true));
-            if first {
-                self.begin_image(at)?;
-            }
-            if let Some(collector) = &mut self.collector {
-                // Base64 is ASCII; whatever else is spelled here makes it corrupt in both decoders.
-                collector.data(c.encode_utf8(&mut [0; 4]).as_bytes());
-            }
-            return self.store.escape(c);
-        }
-        let mut buffer = [0; 4];
-        self.string_piece(c.encode_utf8(&mut buffer).as_bytes()).map(|_| ())
-    }
-
-    fn string_end(&mut self, end: u64) -> Result<(), ScanError> {
-        match std::mem::replace(&mut self.text, Text::Skip) {
+    pub(super) fn string_end(&mut self, end: u64) -> Result<(), ScanError> {
+        match std::mem::take(&mut self.text) {
             Text::Skip => {
                 if self.top() == (Node::Root, Field::Error) {
                     match self.raw.as_ref().map(|raw| raw.from + 2 == end) {
@@ -990,21 +887,13 @@ impl Sink for Reader {
                 }
             }
             Text::Capture { bytes, .. } => {
-                let text = String::from_utf8(bytes).unwrap_or_else(|error| {
-                    // Only a character that the bound has cut.
-                    let valid = error.utf8_error().valid_up_to();
-                    let mut bytes = error.into_bytes();
-                    bytes.truncate(valid);
-                    String::from_utf8(bytes).unwrap_or_default()
-                });
-                self.capture_into(text);
+                let text = String::from_utf8(bytes);
+                let text = text.unwrap_or_else(|error| valid(error.as_bytes()).to_owned());
+                self.take_text(text);
             }
             Text::Data { began, .. } => {
                 if began {
                     self.end_image()?;
-                }
-                if let Some(collector) = &mut self.collector {
-                    collector.end_data();
                 }
             }
             Text::Uri { mut reader, at } => reader.finish(&mut |found| self.found(found, at))?,
@@ -1012,36 +901,40 @@ impl Sink for Reader {
         Ok(())
     }
 
-    fn scalar(&mut self, scalar: Scalar<'_>) -> Result<(), ScanError> {
+    /// A value that is neither a container nor a string, as spelled; a number is cut after 32
+    /// bytes.
+    pub(super) fn scalar(&mut self, word: &[u8]) {
         use Field as F;
         self.comma = None;
-        self.ended_span = None;
-        if let Some(frame) = self.frames.last_mut() {
-            frame.count += 1;
-        }
-        let (node, member) = self.top();
-        match scalar {
-            Scalar::Bool(thought) if member == F::Thought => {
+        self.begin_value();
+        let (_, field) = self.top();
+        let word = std::str::from_utf8(word).unwrap_or_default();
+        match (word, field) {
+            ("true" | "false", F::Thought) => {
                 if let Some(element) = self.elements.last_mut() {
-                    element.thought = Some(thought);
+                    element.thought = Some(word == "true");
                 }
             }
-            Scalar::Number(digits) => match (node, member) {
-                (_, F::FinishReason | F::NativeReason | F::BlockReason | F::Code) => {
-                    self.capture_into(String::from_utf8_lossy(digits).into_owned());
-                }
-                (Node::Usage | Node::UsageItem | Node::UsageOutput, _) => {
-                    let spelled = std::str::from_utf8(digits).unwrap_or_default();
-                    // Some gateways write counts as floats.
-                    let count = spelled
-                        .parse()
-                        .or_else(|_| spelled.parse::<f64>().map(|count| count as u64));
-                    self.count(count.unwrap_or(0));
-                }
-                _ => {}
-            },
-            _ => {}
+            ("true" | "false" | "null", _) => {}
+            (_, F::FinishReason | F::NativeReason | F::BlockReason | F::Code) => {
+                self.take_text(word.to_owned());
+            }
+            _ => {
+                // Some gateways write counts as floats.
+                let count = word.parse().or_else(|_| word.parse::<f64>().map(|count| count as u64));
+                self.count(field, count.unwrap_or(0));
+            }
         }
-        Ok(())
     }
+}
+
+/// Appends as much as a bound leaves room for.
+fn append(to: &mut Vec<u8>, bytes: &[u8], max: usize) {
+    let room = max.saturating_sub(to.len());
+    to.extend_from_slice(&bytes[..bytes.len().min(room)]);
+}
+
+/// The text without a character that a bound has cut.
+fn valid(text: &[u8]) -> &str {
+    text.utf8_chunks().next().map_or("", |chunk| chunk.valid())
 }

@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 
-use super::answer::Answer;
+use super::answer::{Answer, PartSpan};
 use super::error::{ErrorKind, ScanError, ScanFailure};
 use super::framing::Framing;
 use super::json::Lexer;
 use super::read::Reader;
-use super::signatures::{Collector, PartKeyer};
+use super::signatures::PartKeyer;
 use super::sse::{Lines, Run};
 use super::store::Mode;
 
@@ -16,7 +16,6 @@ use super::store::Mode;
 const DEFAULT_MAX_IMAGE_BYTES: u64 = 256 << 20;
 
 const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
-const DONE: &[u8] = b"[DONE]";
 
 /// Reads one response as its bytes arrive.
 ///
@@ -37,8 +36,6 @@ pub struct Scanner {
     hint: Framing,
     at: u64,
     bom: usize,
-    /// How much of `[DONE]` has come.
-    done_len: usize,
     said_done: bool,
     error: Option<ScanError>,
 }
@@ -99,7 +96,6 @@ impl Scanner {
             hint,
             at: 0,
             bom: 0,
-            done_len: 0,
             said_done: false,
             error: None,
         }
@@ -148,7 +144,7 @@ impl Scanner {
     /// finds the part again. Up to 64 MiB: off by default.
     #[must_use]
     pub fn keep_signatures(mut self, keyer: PartKeyer) -> Self {
-        self.reader.collector = Some(Box::new(Collector::new(keyer)));
+        self.reader.store.keyer = Some(keyer);
         self
     }
 
@@ -202,16 +198,6 @@ impl Scanner {
         self.reader.has_content
     }
 
-    /// Returns whether the response's end has been read: its one JSON value is closed, or `[DONE]`
-    /// was said. Only blanks may follow the former. Streams of Gemini never say so.
-    #[must_use]
-    pub fn is_complete(&self) -> bool {
-        match self.shape {
-            Shape::Whole => self.lexer.is_done(),
-            _ => self.said_done,
-        }
-    }
-
     /// Returns how many complete JSON objects were read that are a response, or a chunk or event of
     /// one.
     #[must_use]
@@ -223,6 +209,27 @@ impl Scanner {
     #[must_use]
     pub fn position(&self) -> u64 {
         self.at
+    }
+
+    /// Returns how the response is framed, as far as its bytes say so.
+    pub(super) fn found_framing(&self) -> Option<Framing> {
+        match self.shape {
+            Shape::Lines if self.lines.has_fields() => Some(Framing::Sse),
+            Shape::Whole if self.reader.is_array() => Some(Framing::JsonArray),
+            _ => None,
+        }
+    }
+
+    /// Returns whether an event, or a chunk of an array, has begun and not ended.
+    pub(super) fn is_in_event(&self) -> bool {
+        self.reader.is_in_document()
+    }
+
+    /// Takes where the images of the event stand that was just read, and whether it said that the
+    /// response has ended.
+    pub(super) fn take_event(&mut self) -> (Vec<PartSpan>, bool) {
+        let answer = &mut self.reader.answer;
+        (std::mem::take(&mut answer.parts), answer.finish_reason.take().is_some())
     }
 
     /// Ends the scan and returns what the response holds.
@@ -291,6 +298,7 @@ impl Scanner {
             b'{' | b':' | b'd' | b'e' | b'i' | b'r' => Shape::Lines,
             _ => Shape::Whole,
         };
+        self.reader.takes_done = self.shape == Shape::Lines;
         Ok(0)
     }
 
@@ -321,7 +329,7 @@ impl Scanner {
         let (run, len) = self.lines.next(bytes);
         match run {
             Run::Nothing => {}
-            Run::Data => return self.data(&bytes[..len]),
+            Run::Data => return self.json(&bytes[..len]),
             Run::DataEnd => self.end_data_line()?,
             Run::Dispatch => self.end_event()?,
             Run::Bare => {
@@ -342,40 +350,9 @@ impl Scanner {
         Ok(len)
     }
 
-    /// Reads data of an event.
-    fn data(&mut self, bytes: &[u8]) -> Result<usize, ScanError> {
-        if self.lexer.is_started() {
-            return self.json(bytes);
-        }
-        if self.done_len == DONE.len() {
-            return match bytes.iter().position(|b| !matches!(b, b' ' | b'\t')) {
-                Some(i) => Err(ScanError::new(ErrorKind::Trailing, self.at + i as u64)),
-                None => Ok(bytes.len()),
-            };
-        }
-        if DONE[self.done_len] == bytes[0] {
-            self.done_len += 1;
-            return Ok(1);
-        }
-        self.not_done()?;
-        self.json(bytes)
-    }
-
-    /// Reads as JSON what looked like `[DONE]`.
-    fn not_done(&mut self) -> Result<(), ScanError> {
-        let len = std::mem::take(&mut self.done_len);
-        self.lexer.feed(&DONE[..len], self.at - len as u64, &mut self.reader)?;
-        Ok(())
-    }
-
     fn end_data_line(&mut self) -> Result<(), ScanError> {
-        if self.done_len == DONE.len() {
-            self.said_done = true;
-            self.done_len = 0;
-            return Ok(());
-        }
-        self.not_done()?;
         if self.lexer.is_done() {
+            self.said_done |= self.lexer.said_done();
             // Some servers leave the blank line out: a value that is complete needs none.
             self.lexer = Lexer::default();
         } else if self.lexer.is_started() {

@@ -25,25 +25,23 @@ pub(super) enum Run {
 enum LineState {
     #[default]
     LineStart,
-    /// Bytes of the field's name so far, and whether they are the beginning of `data`.
-    Name {
-        len: usize,
-        data: bool,
-        known: u8,
-    },
+    /// Behind so many bytes of a field's name.
+    Name(usize),
     /// Behind `data:`, where one blank is dropped.
     Space,
     Data,
     Ignored,
 }
 
-/// Field names of the format, `data` apart.
-const KNOWN: [&[u8]; 3] = [b"event", b"id", b"retry"];
+/// Field names of the format.
+const KNOWN: [&[u8]; 4] = [b"data", b"event", b"id", b"retry"];
 
 /// The reader's state between two pieces.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     state: LineState,
+    /// The bytes of a field's name.
+    name: [u8; 6],
     /// A carriage return has ended a line: a line feed behind it is part of that end.
     after_cr: bool,
     /// Whether a field of the format, or a comment, has been met.
@@ -105,15 +103,15 @@ impl Lines {
                     (Run::Nothing, 1)
                 }
                 _ => {
-                    self.state = LineState::Name { len: 0, data: true, known: 0b111 };
+                    self.state = LineState::Name(0);
                     (Run::Nothing, 0)
                 }
             },
-            LineState::Name { len, data, known } => {
+            LineState::Name(len) => {
                 if b == b':' || ends {
-                    let is_data = data && len == 4;
-                    let is_known =
-                        is_data || (0..3).any(|i| known >> i & 1 == 1 && KNOWN[i].len() == len);
+                    let name = &self.name[..len];
+                    let is_known = KNOWN.contains(&name);
+                    let is_data = name == b"data";
                     self.has_fields |= is_known && b == b':';
                     self.state = if is_data { LineState::Space } else { LineState::Ignored };
                     if ends {
@@ -121,16 +119,13 @@ impl Lines {
                     }
                     return (if is_known { Run::Nothing } else { Run::Foreign }, 1);
                 }
-                let fits = |name: &[u8]| name.get(len) == Some(&b);
-                let known = (0..3)
-                    .filter(|&i| known >> i & 1 == 1 && fits(KNOWN[i]))
-                    .fold(0, |bits, i| bits | 1 << i);
-                let data = data && fits(b"data");
-                if !data && known == 0 {
+                // No known name fills the room, so that there is always room for one byte more.
+                self.name[len] = b;
+                if !KNOWN.iter().any(|known| known.starts_with(&self.name[..=len])) {
                     self.state = LineState::Ignored;
                     return (Run::Foreign, 1);
                 }
-                self.state = LineState::Name { len: len + 1, data, known };
+                self.state = LineState::Name(len + 1);
                 (Run::Nothing, 1)
             }
         }

@@ -6,9 +6,11 @@
 //! draft, or no image at all, only after its bytes. Then the next goes to a second buffer, and the
 //! two change places if it wins.
 
-use super::base64::{Decoder, Output};
+use super::answer::Image;
+use super::base64::{Decoder, Out};
 use super::dimensions::Sniffer;
 use super::error::{ErrorKind, ScanError};
+use super::signatures::{ImageHash, PartKey, PartKeyer};
 
 /// Growth by this part of the length, and at least [`MIN_GROWTH`]: peak memory stays within a few
 /// hundredths of the image, and large blocks grow in place or by moving pages.
@@ -20,8 +22,6 @@ const MAX_RESERVED: u64 = 64 << 20;
 /// How much of a doubtful candidate a draining scanner holds back before it lets it overwrite the
 /// image that is written. Half of the megabyte that draining may take.
 const MAX_HELD: usize = 512 << 10;
-/// Room for one block of the decoder.
-const SCRATCH: usize = 16 * 1024;
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
@@ -31,30 +31,18 @@ pub(super) enum Mode {
     Drain,
 }
 
-/// What is known of a candidate besides its bytes.
-#[derive(Debug, Default)]
-pub(super) struct Meta {
-    pub(super) mime: String,
-    pub(super) signature: Option<Vec<u8>>,
+/// An image of the response, its bytes apart.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) image: Image,
     /// Index of its span.
     pub(super) part: Option<usize>,
-}
-
-/// The candidate chosen so far.
-#[derive(Debug)]
-pub(super) struct Kept {
-    pub(super) meta: Meta,
-    pub(super) is_thought: bool,
-    pub(super) len: u64,
-    pub(super) size: Option<(u32, u32)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Destination {
     Main,
     Spare,
-    Out,
-    Held,
     Nowhere,
 }
 
@@ -65,6 +53,7 @@ struct Candidate {
     base64: Decoder,
     len: u64,
     sniffer: Sniffer,
+    hash: Option<ImageHash>,
     /// Its bytes went over those of the kept image.
     overwrote: bool,
     /// Its bytes are not kept, since it is marked as a draft behind a final image.
@@ -75,33 +64,23 @@ struct Candidate {
 }
 
 #[derive(Debug, Default)]
-struct Buffer {
-    bytes: Vec<u8>,
-    used: usize,
-}
-
-/// Decoded bytes on their way to a writer.
-#[derive(Debug, Default)]
-struct Outlet {
-    bytes: Vec<u8>,
-    held: Vec<u8>,
-    restart: bool,
-    /// Whether anything has been put out since the writer's start.
-    dirty: bool,
-}
-
-#[derive(Debug, Default)]
 pub(super) struct Store {
     mode: Mode,
     pub(super) max: Option<u64>,
     /// Bytes of the whole response, where it is known.
     pub(super) expected: Option<u64>,
-    pub(super) kept: Option<Kept>,
-    main: Buffer,
-    spare: Buffer,
-    outlet: Outlet,
-    scratch: Vec<u8>,
+    /// Makes a key of every image.
+    pub(super) keyer: Option<PartKeyer>,
+    pub(super) kept: Option<Found>,
+    /// The kept image's bytes; while draining, those that are to be taken.
+    main: Vec<u8>,
+    /// A doubtful candidate's bytes.
+    spare: Vec<u8>,
     candidate: Option<Box<Candidate>>,
+    /// What was taken so far is overwritten by what comes.
+    restart: bool,
+    /// Whether anything has been taken since the writer's start.
+    dirty: bool,
 }
 
 impl Store {
@@ -111,39 +90,29 @@ impl Store {
 
     /// A candidate begins at byte `at` of the response. `is_image` says whether its type is known;
     /// `is_thought`, whether it is known to be a draft or known not to be.
-    pub(super) fn begin(
-        &mut self,
-        at: u64,
-        is_image: bool,
-        is_thought: Option<bool>,
-    ) -> Result<(), ScanError> {
+    pub(super) fn begin(&mut self, at: u64, is_image: bool, is_thought: Option<bool>) {
         let before = self.candidate.take();
         let (target, overwrote, dropped) = match (before, &self.kept) {
             // An earlier candidate of the same element or step: this one stands in its place.
             (Some(before), _) => (before.target, before.overwrote, before.dropped),
             (None, None) => (Destination::Main, false, false),
-            (None, Some(kept)) if !kept.is_thought && is_thought == Some(true) => {
+            (None, Some(kept)) if !kept.image.is_thought && is_thought == Some(true) => {
                 (Destination::Nowhere, false, true)
             }
-            (None, Some(kept)) if is_image && (kept.is_thought || is_thought == Some(false)) => {
+            (None, Some(kept))
+                if is_image && (kept.image.is_thought || is_thought == Some(false)) =>
+            {
                 (Destination::Main, true, false)
             }
             (None, Some(_)) => (Destination::Spare, false, false),
         };
-        let target = match (self.mode, target) {
-            (Mode::Judge, _) => Destination::Nowhere,
-            (Mode::Drain, Destination::Main) => Destination::Out,
-            (Mode::Drain, Destination::Spare) => Destination::Held,
-            _ => target,
-        };
+        let target = if self.mode == Mode::Judge { Destination::Nowhere } else { target };
         match target {
             Destination::Main => {
-                self.main.used = 0;
+                self.restart();
                 self.reserve(at);
             }
-            Destination::Spare => self.spare.used = 0,
-            Destination::Out => self.outlet.restart(),
-            Destination::Held => self.outlet.held.clear(),
+            Destination::Spare => self.spare.clear(),
             Destination::Nowhere => {}
         }
         self.candidate = Some(Box::new(Candidate {
@@ -151,38 +120,35 @@ impl Store {
             base64: Decoder::default(),
             len: 0,
             sniffer: Sniffer::default(),
+            hash: self.keyer.as_ref().map(PartKeyer::image),
             overwrote,
             dropped,
             released: false,
             at,
         }));
-        Ok(())
     }
 
     /// Makes the first allocation the last where the response's length is known. Pages are only
     /// touched as bytes arrive.
     fn reserve(&mut self, at: u64) {
-        if let (0, Some(expected)) = (self.main.bytes.capacity(), self.expected) {
+        if let (Mode::Decode, 0, Some(expected)) = (self.mode, self.main.capacity(), self.expected)
+        {
             let decoded = (expected.saturating_sub(at) / 4 * 3 + 3)
                 .min(MAX_RESERVED)
                 .min(self.max.unwrap_or(u64::MAX));
             // A refusal only means growing step by step.
-            let _ = self.main.bytes.try_reserve_exact(usize::try_from(decoded).unwrap_or(0));
+            let _ = self.main.try_reserve_exact(usize::try_from(decoded).unwrap_or(0));
         }
     }
 
-    /// The next run of the candidate's base64. `Ok(true)` when all of it was printable ASCII.
-    pub(super) fn piece(&mut self, piece: &[u8]) -> Result<bool, ScanError> {
-        self.decode(|base64, out| base64.push(piece, out)).map(|plain| plain.unwrap_or(false))
+    /// The next run of the candidate's base64.
+    pub(super) fn piece(&mut self, piece: &[u8]) -> Result<(), ScanError> {
+        self.decode(|base64, out| base64.push(piece, out)).map(|_| ())
     }
 
     /// As much of the candidate's base64 as `input` begins with, and how much that is.
     pub(super) fn run(&mut self, input: &[u8]) -> Result<usize, ScanError> {
-        self.decode(|base64, out| base64.run(input, out)).map(|taken| taken.unwrap_or(0))
-    }
-
-    pub(super) fn escape(&mut self, c: char) -> Result<(), ScanError> {
-        self.decode(|base64, out| base64.push_char(c, out)).map(|_| ())
+        self.decode(|base64, out| base64.run(input, out)).map(Option::unwrap_or_default)
     }
 
     /// The end of the candidate's base64: `Some(false)` when it is corrupt, `None` when it is
@@ -195,111 +161,99 @@ impl Store {
 
     fn decode<T>(
         &mut self,
-        step: impl FnOnce(&mut Decoder, &mut Sluice<'_>) -> Result<T, ErrorKind>,
+        step: impl FnOnce(&mut Decoder, &mut Out<'_, ErrorKind>) -> Result<T, ErrorKind>,
     ) -> Result<Option<T>, ScanError> {
         let Some(candidate) = self.candidate.as_deref_mut() else { return Ok(None) };
-        let (bytes, used) = match candidate.target {
-            Destination::Main => (&mut self.main.bytes, Some(&mut self.main.used)),
-            Destination::Spare => (&mut self.spare.bytes, Some(&mut self.spare.used)),
-            Destination::Out => (&mut self.outlet.bytes, None),
-            Destination::Held => (&mut self.outlet.held, None),
-            Destination::Nowhere => (&mut self.scratch, None),
+        let mut bytes = match candidate.target {
+            Destination::Main => Some(&mut self.main),
+            Destination::Spare => Some(&mut self.spare),
+            Destination::Nowhere => None,
         };
-        let mut scratch_used = 0;
-        let appends = matches!(candidate.target, Destination::Out | Destination::Held);
-        if appends {
-            scratch_used = bytes.len();
-        }
-        let mut sluice = Sluice {
-            rewinds: candidate.target == Destination::Nowhere,
-            bytes,
-            used: used.unwrap_or(&mut scratch_used),
-            len: &mut candidate.len,
-            max: self.max.unwrap_or(u64::MAX),
-            sniffer: &mut candidate.sniffer,
-        };
-        let result = step(&mut candidate.base64, &mut sluice);
-        if appends {
-            sluice.bytes.truncate(*sluice.used);
-        }
-        let value = result.map_err(|kind| ScanError::new(kind, candidate.at))?;
-        if candidate.target == Destination::Held && self.outlet.held.len() > MAX_HELD {
-            candidate.target = Destination::Out;
+        let max = self.max.unwrap_or(u64::MAX);
+        let value = step(&mut candidate.base64, &mut |decoded| {
+            candidate.sniffer.push(decoded);
+            if let Some(hash) = &mut candidate.hash {
+                hash.push(decoded);
+            }
+            if let Some(bytes) = &mut bytes {
+                append(bytes, decoded)?;
+            }
+            candidate.len += decoded.len() as u64;
+            if candidate.len > max { Err(ErrorKind::TooLarge) } else { Ok(()) }
+        })
+        .map_err(|kind| ScanError::new(kind, candidate.at))?;
+        let is_held = self.mode == Mode::Drain && candidate.target == Destination::Spare;
+        if is_held && self.spare.len() > MAX_HELD {
+            candidate.target = Destination::Main;
             candidate.overwrote = true;
             candidate.released = true;
-            self.outlet.release();
+            self.promote();
         }
         Ok(Some(value))
     }
 
-    /// The candidate is no image after all.
+    /// The key of the candidate, whose base64 has ended.
+    pub(super) fn key(&self) -> Option<PartKey> {
+        self.candidate.as_ref()?.hash.as_ref().map(ImageHash::key)
+    }
+
+    /// The candidate, if there is one, is no image after all, or one that cannot be read. An image
+    /// that it was written over is lost.
     pub(super) fn cancel(&mut self, at: u64) -> Result<(), ScanError> {
-        self.outlet.held.clear();
         match self.candidate.take() {
-            Some(candidate) if candidate.overwrote => Err(candidate.lost(at)),
+            Some(candidate) if candidate.overwrote => {
+                self.kept = None;
+                Err(candidate.lost(at))
+            }
             _ => Ok(()),
         }
     }
 
-    /// The candidate is an image that cannot be read.
-    pub(super) fn discard(&mut self) {
-        self.outlet.held.clear();
-        if self.candidate.take().is_some_and(|candidate| candidate.overwrote) {
-            self.kept = None;
-        }
-    }
-
     /// The candidate is an image: keeps it or the one before.
-    pub(super) fn commit(
-        &mut self,
-        meta: Meta,
-        is_thought: bool,
-        at: u64,
-    ) -> Result<(), ScanError> {
-        let Some(candidate) = self.candidate.take() else { return Ok(()) };
-        if is_thought && self.kept.as_ref().is_some_and(|kept| !kept.is_thought) {
-            self.outlet.held.clear();
-            return if candidate.overwrote { Err(candidate.lost(at)) } else { Ok(()) };
+    pub(super) fn commit(&mut self, mut found: Found, at: u64) -> Result<(), ScanError> {
+        let is_thought = found.image.is_thought;
+        if is_thought && self.kept.as_ref().is_some_and(|kept| !kept.image.is_thought) {
+            return self.cancel(at);
         }
+        let Some(candidate) = self.candidate.take() else { return Ok(()) };
         // Marked as a draft before its bytes and as none behind them: the bytes are gone.
         if candidate.dropped && !is_thought {
             return Err(candidate.lost(at));
         }
-        match candidate.target {
-            Destination::Spare => std::mem::swap(&mut self.main, &mut self.spare),
-            Destination::Held => self.outlet.release(),
-            _ => {}
+        if candidate.target == Destination::Spare {
+            self.promote();
         }
-        self.kept =
-            Some(Kept { meta, is_thought, len: candidate.len, size: candidate.sniffer.size() });
+        found.image.len = candidate.len;
+        (found.image.width, found.image.height) = candidate.sniffer.size().unzip();
+        self.kept = Some(found);
         Ok(())
     }
 
-    /// Returns whether a candidate has begun that was neither kept nor dropped.
-    pub(super) fn is_open(&self) -> bool {
-        self.candidate.is_some()
+    /// The kept image's bytes; empty unless they were to be kept here.
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        if self.mode == Mode::Decode { self.main } else { Vec::new() }
     }
 
-    /// The kept image's bytes.
-    pub(super) fn into_bytes(mut self) -> Vec<u8> {
-        if self.mode != Mode::Decode {
-            return Vec::new();
-        }
-        self.main.bytes.truncate(self.main.used);
-        self.main.bytes
-    }
-
-    /// Returns whether the kept image's bytes are still whole: not so while a later candidate is
-    /// written over them.
-    pub(super) fn is_intact(&self) -> bool {
-        self.candidate.as_ref().is_none_or(|candidate| !candidate.overwrote)
-    }
-
-    /// Takes what has been decoded since the last call.
+    /// Takes what has been decoded since the last call, where that is drained.
     pub(super) fn take(&mut self) -> (bool, Vec<u8>) {
-        let bytes = std::mem::take(&mut self.outlet.bytes);
-        self.outlet.dirty |= !bytes.is_empty();
-        (std::mem::take(&mut self.outlet.restart), bytes)
+        if self.mode != Mode::Drain {
+            return (false, Vec::new());
+        }
+        let bytes = std::mem::take(&mut self.main);
+        self.dirty |= !bytes.is_empty();
+        (std::mem::take(&mut self.restart), bytes)
+    }
+
+    /// What comes next is written over what the main buffer, or the writer, holds.
+    fn restart(&mut self) {
+        self.main.clear();
+        self.restart |= std::mem::take(&mut self.dirty);
+    }
+
+    /// The doubtful candidate takes the place of what was kept.
+    fn promote(&mut self) {
+        self.restart();
+        std::mem::swap(&mut self.main, &mut self.spare);
     }
 }
 
@@ -313,57 +267,12 @@ impl Candidate {
     }
 }
 
-impl Outlet {
-    fn restart(&mut self) {
-        self.bytes.clear();
-        self.restart |= self.dirty;
-        self.dirty = false;
+/// Appends to a buffer that grows by little.
+fn append(buffer: &mut Vec<u8>, bytes: &[u8]) -> Result<(), ErrorKind> {
+    if buffer.capacity() - buffer.len() < bytes.len() {
+        let grow = bytes.len().max((buffer.len() / GROWTH_PART).max(MIN_GROWTH));
+        buffer.try_reserve_exact(grow).map_err(|_| ErrorKind::TooLarge)?;
     }
-
-    fn release(&mut self) {
-        self.restart();
-        self.bytes = std::mem::take(&mut self.held);
-    }
-}
-
-/// The decoder's output: a buffer; the image's header is read and the length checked on the way.
-struct Sluice<'a> {
-    bytes: &'a mut Vec<u8>,
-    used: &'a mut usize,
-    len: &'a mut u64,
-    max: u64,
-    sniffer: &'a mut Sniffer,
-    /// Nothing is kept: every block goes to the same place.
-    rewinds: bool,
-}
-
-impl Output for Sluice<'_> {
-    type Error = ErrorKind;
-
-    fn room(&mut self, n: usize) -> Result<&mut [u8], ErrorKind> {
-        if self.rewinds {
-            *self.used = 0;
-            if self.bytes.len() < n {
-                self.bytes.resize(SCRATCH.max(n), 0);
-            }
-        }
-        let end = *self.used + n;
-        if self.bytes.len() < end {
-            if self.bytes.capacity() < end {
-                let len = self.bytes.len();
-                let grow = (end - len).max((len / GROWTH_PART).max(MIN_GROWTH));
-                self.bytes.try_reserve_exact(grow).map_err(|_| ErrorKind::TooLarge)?;
-            }
-            self.bytes.resize(end, 0);
-        }
-        Ok(&mut self.bytes[*self.used..end])
-    }
-
-    fn written(&mut self, n: usize) -> Result<(), ErrorKind> {
-        let from = *self.used;
-        self.sniffer.push(&self.bytes[from..from + n]);
-        *self.used = from + n;
-        *self.len += n as u64;
-        if *self.len > self.max { Err(ErrorKind::TooLarge) } else { Ok(()) }
-    }
+    buffer.extend_from_slice(bytes);
+    Ok(())
 }

@@ -3,12 +3,12 @@
 use std::mem;
 use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
-use super::answer::{Answer, PartSpan};
+use super::answer::PartSpan;
 use super::framing::Framing;
 use super::scanner::Scanner;
-use super::strip::strip_drafts;
+use super::strip::{cuts, without};
 
 /// Removes drafts that are marked as thoughts from a streamed response as it passes.
 ///
@@ -45,62 +45,51 @@ use super::strip::strip_drafts;
 /// ```
 #[derive(Debug)]
 pub struct StreamStripper {
-    cutter: Cutter,
+    framing: Framing,
+    scanner: Scanner,
+    /// An event that has not ended yet.
+    event: Vec<Bytes>,
     /// The last draft, as an event that holds nothing else.
     draft: Option<Bytes>,
     /// An image that is no draft has passed.
     has_image: bool,
 }
 
-#[derive(Debug)]
-enum Cutter {
-    /// A line that has not ended yet, and whether it could still be one of data.
-    Lines(Vec<Bytes>),
-    /// An element of an array that has not ended yet.
-    Elements { element: Vec<Bytes>, depth: u32, in_string: bool, escaped: bool },
-    /// One value: nothing to do.
-    Whole,
-}
-
-/// A piece of the stream.
-enum Piece {
-    /// What passes unchanged.
-    Passing(Bytes),
-    /// An event, where the JSON in it begins.
-    Event(Bytes, usize),
-}
-
 impl StreamStripper {
     /// Creates a stripper for a stream of that framing. A whole response passes unchanged: see
-    /// [`strip_drafts`].
+    /// [`strip_drafts`](super::strip_drafts).
     #[must_use]
     pub fn new(framing: Framing) -> Self {
-        let cutter = match framing {
-            Framing::Sse => Cutter::Lines(Vec::new()),
-            Framing::JsonArray => {
-                Cutter::Elements { element: Vec::new(), depth: 0, in_string: false, escaped: false }
-            }
-            Framing::Whole => Cutter::Whole,
-        };
-        Self { cutter, draft: None, has_image: false }
+        let (scanner, event) = (Scanner::judging(framing), Vec::new());
+        Self { framing, scanner, event, draft: None, has_image: false }
     }
 
     /// Takes the next chunk, and returns what may pass.
     #[must_use]
-    pub fn push(&mut self, chunk: Bytes) -> Vec<Bytes> {
-        let mut pieces = Vec::new();
-        match &mut self.cutter {
-            Cutter::Whole => return vec![chunk],
-            Cutter::Lines(held) => cut_lines(held, chunk, &mut pieces),
-            Cutter::Elements { element, depth, in_string, escaped } => {
-                cut_elements(element, depth, in_string, escaped, chunk, &mut pieces);
-            }
+    pub fn push(&mut self, mut chunk: Bytes) -> Vec<Bytes> {
+        if self.framing == Framing::Whole {
+            return vec![chunk];
         }
         let mut out = Vec::new();
-        for piece in pieces {
-            match piece {
-                Piece::Passing(bytes) => out.push(bytes),
-                Piece::Event(bytes, json) => self.event(bytes, json, &mut out),
+        while !chunk.is_empty() {
+            // Every event ends at a brace, and base64 holds none. One begins at a brace, and in a
+            // stream of lines its line with it.
+            let end = if self.scanner.is_in_event() {
+                memchr::memchr(b'}', &chunk).map(|brace| brace + 1)
+            } else {
+                let stop = memchr::memchr3(b'{', b'\n', b'\r', &chunk);
+                stop.map(|at| if chunk[at] == b'{' { at.max(1) } else { at + 1 })
+            };
+            let piece = chunk.split_to(end.unwrap_or(chunk.len()));
+            let is_apart =
+                self.framing != Framing::Sse || piece.ends_with(b"\n") || piece.ends_with(b"\r");
+            let events = self.scanner.events_seen();
+            let fed = self.scanner.feed(&piece);
+            self.event.push(piece);
+            if self.scanner.events_seen() > events {
+                self.end_event(&mut out);
+            } else if fed.is_err() || (is_apart && !self.scanner.is_in_event()) {
+                out.append(&mut self.event);
             }
         }
         out
@@ -109,72 +98,54 @@ impl StreamStripper {
     /// Ends the stream, and returns what was held.
     #[must_use]
     pub fn finish(&mut self) -> Vec<Bytes> {
-        let mut out = Vec::new();
-        match &mut self.cutter {
-            Cutter::Whole => {}
-            // Without a word that it has ended, the array's bracket is behind us: only events can
-            // be added.
-            Cutter::Elements { element, .. } => out = mem::take(element),
-            Cutter::Lines(held) => {
-                // Some servers in between leave out what ends the last line.
-                let line = joined(mem::take(held));
-                match json_of(&line) {
-                    Some(json) => self.event(line, json, &mut out),
-                    None => out.push(line),
-                }
-                if let Some(draft) = self.draft.take().filter(|_| !self.has_image) {
-                    // Whatever the last event ended with, it is over: an empty line more means
-                    // nothing.
-                    out.push(Bytes::from_static(b"\r\n\r\n"));
-                    out.push(draft);
-                }
+        let mut out = mem::take(&mut self.event);
+        // Without a word that it has ended, an array's bracket is behind us: only events of their
+        // own can be added.
+        if self.framing == Framing::Sse && !self.has_image {
+            if let Some(draft) = self.draft.take() {
+                // Whatever the last event ended with, it is over: an empty line more means nothing.
+                out.push(Bytes::from_static(b"\r\n\r\n"));
+                out.push(draft);
             }
         }
         out
     }
 
-    fn event(&mut self, bytes: Bytes, json: usize, out: &mut Vec<Bytes>) {
-        let mut scanner = Scanner::judging(Framing::Whole);
-        let scanned = scanner.feed(&bytes[json..]).ok().and_then(|()| scanner.finish().ok());
-        let Some(mut answer) = scanned else {
-            out.push(bytes);
-            return;
-        };
-        if answer.parts.is_empty() && answer.finish_reason.is_none() {
-            out.push(bytes);
+    fn end_event(&mut self, out: &mut Vec<Bytes>) {
+        let event = mem::take(&mut self.event);
+        let len: usize = event.iter().map(Bytes::len).sum();
+        let start = self.scanner.position() - len as u64;
+        let (mut parts, is_last) = self.scanner.take_event();
+        if self.scanner.found_framing() != Some(self.framing) {
+            out.extend(event);
             return;
         }
-        self.has_image |= answer.parts.iter().any(|part| !part.is_thought);
+        self.has_image |= parts.iter().any(|part| !part.is_thought);
         if self.has_image {
             self.draft = None;
-        } else if let Some(part) = answer.parts.iter().rev().find(|part| part.in_array) {
-            let span = part.span.start as usize + json..part.span.end as usize + json;
-            self.draft = bytes.get(span).map(|part| self.lone(part));
+        } else if let Some(PartSpan { span, .. }) = parts.iter().rfind(|part| part.in_array) {
+            let around = vec![0..span.start, span.end..u64::MAX];
+            self.draft = Some(self.lone(&without(event.clone(), start, around).concat()));
         }
-        if answer.finish_reason.is_some() {
+        if is_last {
             // Nothing follows that could make it a draft.
             out.extend(self.draft.take());
         }
-        let drafts = answer.parts.iter().any(|part| part.is_thought && part.in_array);
-        if !drafts {
-            out.push(bytes);
-            return;
-        }
-        if let Some(list) = whole_list(&answer.parts) {
-            out.push(bytes.slice(..json + list.start as usize));
+        if let Some(list) = whole_list(&parts) {
+            out.extend(without(event.clone(), start, vec![list.start..u64::MAX]));
             out.push(Bytes::from_static(b"{\"text\":\"\"}"));
-            out.push(bytes.slice(json + list.end as usize..));
+            out.extend(without(event, start, vec![0..list.end]));
             return;
         }
-        keep_unmarked(&mut answer);
-        out.push(bytes.slice(..json));
-        out.extend(strip_drafts([bytes.slice(json..)], &answer));
+        // Drafts that are events of their own pass, since nothing can stand in their place.
+        parts.iter_mut().for_each(|part| part.is_final = !part.is_thought || !part.in_array);
+        out.extend(without(event, start, cuts(&parts)));
     }
 
     /// An event that holds this part alone.
     fn lone(&self, part: &[u8]) -> Bytes {
-        let (before, after): (&[u8], &[u8]) = match self.cutter {
-            Cutter::Lines(_) => (b"data: ", b"\r\n\r\n"),
+        let (before, after): (&[u8], &[u8]) = match self.framing {
+            Framing::Sse => (b"data: ", b"\r\n\r\n"),
             _ => (b"", b"\n,\r\n"),
         };
         [
@@ -198,108 +169,4 @@ fn whole_list(parts: &[PartSpan]) -> Option<Range<u64>> {
     let drafts = parts.iter().all(|part| part.is_thought && part.in_array);
     (drafts && joined && first.comma_before.is_none() && last.comma_after.is_none())
         .then_some(first.span.start..last.span.end)
-}
-
-/// Keeps everything that is not marked.
-fn keep_unmarked(answer: &mut Answer) {
-    for part in &mut answer.parts {
-        part.is_final = !part.is_thought;
-    }
-}
-
-/// Cuts a stream of events into lines. Those of data come when they are whole; all others pass as
-/// they come.
-fn cut_lines(held: &mut Vec<Bytes>, mut chunk: Bytes, pieces: &mut Vec<Piece>) {
-    while !chunk.is_empty() {
-        // A carriage return ends a line too, alone or in front of a line feed, which then is a line
-        // without anything in it.
-        match memchr::memchr2(b'\n', b'\r', &chunk) {
-            Some(end) => {
-                held.push(chunk.split_to(end + 1));
-                let line = joined(mem::take(held));
-                pieces.push(match json_of(&line) {
-                    Some(json) => Piece::Event(line, json),
-                    None => Piece::Passing(line),
-                });
-            }
-            None => held.push(mem::take(&mut chunk)),
-        }
-    }
-}
-
-/// Returns where the JSON of a line of data begins.
-fn json_of(line: &[u8]) -> Option<usize> {
-    let rest = line.strip_prefix(b"data:")?;
-    let blanks = rest.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
-    (rest.get(blanks) == Some(&b'{')).then_some(5 + blanks)
-}
-
-/// Cuts an array into its elements; what stands between them passes.
-fn cut_elements(
-    element: &mut Vec<Bytes>,
-    depth: &mut u32,
-    in_string: &mut bool,
-    escaped: &mut bool,
-    chunk: Bytes,
-    pieces: &mut Vec<Piece>,
-) {
-    // From where on nothing has been given out.
-    let (mut from, mut at) = (0, 0);
-    while at < chunk.len() {
-        if *in_string {
-            if mem::take(escaped) {
-                at += 1;
-                continue;
-            }
-            match memchr::memchr2(b'"', b'\\', &chunk[at..]) {
-                Some(end) => {
-                    *escaped = chunk[at + end] == b'\\';
-                    *in_string = *escaped;
-                    at += end + 1;
-                }
-                None => at = chunk.len(),
-            }
-            continue;
-        }
-        match chunk[at] {
-            b'"' if *depth > 0 => *in_string = true,
-            b'{' => {
-                if *depth == 0 {
-                    if at > from {
-                        pieces.push(Piece::Passing(chunk.slice(from..at)));
-                    }
-                    from = at;
-                }
-                *depth += 1;
-            }
-            b'}' if *depth > 0 => {
-                *depth -= 1;
-                if *depth == 0 {
-                    element.push(chunk.slice(from..=at));
-                    pieces.push(Piece::Event(joined(mem::take(element)), 0));
-                    from = at + 1;
-                }
-            }
-            _ => {}
-        }
-        at += 1;
-    }
-    if from < chunk.len() {
-        let rest = chunk.slice(from..);
-        if *depth > 0 {
-            element.push(rest);
-        } else {
-            pieces.push(Piece::Passing(rest));
-        }
-    }
-}
-
-/// In one piece, which costs a copy only where there are several.
-fn joined(mut chunks: Vec<Bytes>) -> Bytes {
-    if chunks.len() == 1 {
-        return chunks.pop().unwrap_or_default();
-    }
-    let mut all = BytesMut::with_capacity(chunks.iter().map(Bytes::len).sum());
-    chunks.iter().for_each(|chunk| all.extend_from_slice(chunk));
-    all.freeze()
 }

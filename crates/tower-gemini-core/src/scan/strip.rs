@@ -36,9 +36,17 @@ use super::answer::{Answer, PartSpan};
 /// ```
 #[must_use]
 pub fn strip_drafts(chunks: impl IntoIterator<Item = Bytes>, answer: &Answer) -> Vec<Bytes> {
-    let mut cuts = cuts(&answer.parts).into_iter().peekable();
+    without(chunks, 0, cuts(&answer.parts))
+}
+
+/// The chunks without these ranges, which are in order and apart. The first chunk begins at `at`.
+pub(super) fn without(
+    chunks: impl IntoIterator<Item = Bytes>,
+    mut at: u64,
+    cuts: Vec<Range<u64>>,
+) -> Vec<Bytes> {
+    let mut cuts = cuts.into_iter().peekable();
     let mut kept = Vec::new();
-    let mut at = 0_u64;
     for mut chunk in chunks {
         while !chunk.is_empty() {
             let end = at + chunk.len() as u64;
@@ -60,7 +68,7 @@ pub fn strip_drafts(chunks: impl IntoIterator<Item = Bytes>, answer: &Answer) ->
 }
 
 /// The ranges to leave out, in order and apart.
-fn cuts(parts: &[PartSpan]) -> Vec<Range<u64>> {
+pub(super) fn cuts(parts: &[PartSpan]) -> Vec<Range<u64>> {
     let mut cuts = Vec::new();
     for (i, part) in parts.iter().enumerate() {
         if part.is_final {

@@ -3,6 +3,9 @@
 //! Both are read as they pass, so that a picture of megabytes in a chat message is decoded and not
 //! collected.
 
+use super::error::ScanError;
+
+const DATA: &[u8] = b"data:";
 /// A URL longer than this is not a link to an image (browsers stop at 2 KiB or 8 KiB).
 const MAX_URL: usize = 8 * 1024;
 /// Alternative text longer than this means that the bracket was just a bracket.
@@ -10,7 +13,7 @@ const MAX_ALT: usize = 1024;
 
 /// What a string holds, in order.
 #[derive(Debug, PartialEq)]
-pub(super) enum Found<'a> {
+pub(super) enum Piece<'a> {
     /// Plain text.
     Text(&'a [u8]),
     /// The head of a data URI of this type: base64 follows.
@@ -36,8 +39,6 @@ pub(super) struct UriReader {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum UriState {
-    /// The string's first bytes, which may be `data:`.
-    Start,
     Text,
     Bang,
     Alt(usize),
@@ -47,7 +48,6 @@ enum UriState {
     Data(bool),
     /// A Markdown title, or an address too long.
     Rest,
-    Ignore,
 }
 
 impl UriReader {
@@ -58,37 +58,23 @@ impl UriReader {
 
     /// A string of Markdown, or with nothing but a data URI in it.
     pub(super) fn markdown() -> Self {
-        Self { state: UriState::Start, head: Vec::new(), markdown: true, is_text: true }
+        Self { state: UriState::Address, head: Vec::new(), markdown: false, is_text: true }
     }
 
     /// Reads the next bytes of the string, and says with what it met.
-    pub(super) fn push<E>(
+    pub(super) fn push(
         &mut self,
         mut bytes: &[u8],
-        found: &mut impl FnMut(Found<'_>) -> Result<(), E>,
-    ) -> Result<(), E> {
+        found: &mut impl FnMut(Piece<'_>) -> Result<(), ScanError>,
+    ) -> Result<(), ScanError> {
         while !bytes.is_empty() {
             let mut taken = 1;
             let b = bytes[0];
             match self.state {
-                UriState::Start => {
-                    if b"data:".get(self.head.len()) == Some(&b) {
-                        self.head.push(b);
-                        if self.head.len() == 5 {
-                            self.markdown = false;
-                            self.state = UriState::Address;
-                        }
-                    } else {
-                        let head = std::mem::take(&mut self.head);
-                        found(Found::Text(&head))?;
-                        self.state = UriState::Text;
-                        taken = 0;
-                    }
-                }
                 UriState::Text => {
                     let end = memchr::memchr(b'!', bytes);
                     taken = end.map_or(bytes.len(), |i| i + 1);
-                    found(Found::Text(&bytes[..end.unwrap_or(bytes.len())]))?;
+                    found(Piece::Text(&bytes[..end.unwrap_or(bytes.len())]))?;
                     if end.is_some() {
                         self.state = UriState::Bang;
                     }
@@ -97,7 +83,7 @@ impl UriReader {
                     if b == b'[' {
                         self.state = UriState::Alt(0);
                     } else {
-                        found(Found::Text(b"!"))?;
+                        found(Piece::Text(b"!"))?;
                         self.state = UriState::Text;
                         taken = 0;
                     }
@@ -109,7 +95,7 @@ impl UriReader {
                         taken = 0;
                     }
                     _ => {
-                        found(Found::Text(&bytes[..1]))?;
+                        found(Piece::Text(&bytes[..1]))?;
                         self.state = UriState::Alt(n + 1);
                     }
                 },
@@ -123,49 +109,49 @@ impl UriReader {
                     }
                 }
                 UriState::Address => {
+                    let at = self.head.len();
+                    // A text is one address only if it is a data URI.
+                    let is_data = DATA.get(at).is_none_or(|expected| *expected == b);
                     if self.markdown && matches!(b, b')' | b' ' | b'\n' | b'"') {
                         self.hosted(found)?;
                         self.state = if b == b')' { UriState::Text } else { UriState::Rest };
-                    } else if self.head.len() == MAX_URL {
-                        self.state = if self.markdown { UriState::Rest } else { UriState::Ignore };
-                        if self.is_text && !self.markdown {
-                            found(Found::Text(&std::mem::take(&mut self.head)))?;
-                            self.markdown = true;
-                            self.state = UriState::Text;
-                        }
-                        taken = usize::from(self.state != UriState::Text);
+                    } else if self.is_text && !self.markdown && (at == MAX_URL || !is_data) {
+                        found(Piece::Text(&std::mem::take(&mut self.head)))?;
+                        self.markdown = true;
+                        self.state = UriState::Text;
+                        taken = 0;
+                    } else if at == MAX_URL {
+                        self.state = UriState::Rest;
                     } else {
                         self.head.push(b);
-                        if b == b',' {
-                            if let Some(mime) = data_uri(&self.head) {
-                                self.state = UriState::Data(self.markdown);
-                                found(Found::Begin(mime))?;
-                                self.head.clear();
-                            }
+                        let mime = if b == b',' { data_uri(&self.head) } else { None };
+                        if let Some(mime) = mime {
+                            self.state = UriState::Data(self.markdown);
+                            found(Piece::Begin(mime))?;
+                            self.head.clear();
                         }
                     }
                 }
                 UriState::Data(false) => {
-                    found(Found::Base64(bytes))?;
+                    found(Piece::Base64(bytes))?;
                     taken = bytes.len();
                 }
                 UriState::Data(true) => {
                     // The end can only be one of these: neither alphabet has them.
                     let end = memchr::memchr3(b')', b'"', b' ', bytes);
                     taken = end.map_or(bytes.len(), |i| i + 1);
-                    found(Found::Base64(&bytes[..end.unwrap_or(bytes.len())]))?;
+                    found(Piece::Base64(&bytes[..end.unwrap_or(bytes.len())]))?;
                     if let Some(end) = end {
-                        found(Found::End)?;
+                        found(Piece::End)?;
                         self.state =
                             if bytes[end] == b')' { UriState::Text } else { UriState::Rest };
                     }
                 }
                 UriState::Rest => {
-                    if b == b')' {
+                    if b == b')' && self.markdown {
                         self.state = UriState::Text;
                     }
                 }
-                UriState::Ignore => taken = bytes.len(),
             }
             bytes = &bytes[taken..];
         }
@@ -173,32 +159,34 @@ impl UriReader {
     }
 
     /// The string ends.
-    pub(super) fn finish<E>(
+    pub(super) fn finish(
         &mut self,
-        found: &mut impl FnMut(Found<'_>) -> Result<(), E>,
-    ) -> Result<(), E> {
+        found: &mut impl FnMut(Piece<'_>) -> Result<(), ScanError>,
+    ) -> Result<(), ScanError> {
         match self.state {
-            UriState::Start => found(Found::Text(&std::mem::take(&mut self.head))),
-            UriState::Bang => found(Found::Text(b"!")),
+            UriState::Bang => found(Piece::Text(b"!")),
             UriState::Address if self.is_text && !self.markdown => {
-                found(Found::Text(&std::mem::take(&mut self.head)))
+                found(Piece::Text(&std::mem::take(&mut self.head)))
             }
             UriState::Address if !self.markdown => self.hosted(found),
             // A Markdown image that is never closed is still one: some relays cut the parenthesis
             // off.
-            UriState::Data(_) => found(Found::End),
+            UriState::Data(_) => found(Piece::End),
             _ => Ok(()),
         }
     }
 
-    fn hosted<E>(&mut self, found: &mut impl FnMut(Found<'_>) -> Result<(), E>) -> Result<(), E> {
+    fn hosted(
+        &mut self,
+        found: &mut impl FnMut(Piece<'_>) -> Result<(), ScanError>,
+    ) -> Result<(), ScanError> {
         let head = std::mem::take(&mut self.head);
         if head.is_empty()
             || head.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"data:"))
         {
             return Ok(());
         }
-        found(Found::Url(String::from_utf8_lossy(&head).into_owned()))
+        found(Piece::Url(String::from_utf8_lossy(&head).into_owned()))
     }
 }
 

@@ -207,24 +207,34 @@ impl<'a> Editor<'a> {
     fn generation_config(&mut self, value: &Range<usize>) -> Edited {
         let members = self.members(value)?;
         let respell = self.change.respell;
-        let mut options = Options::default();
+        let (mut options, mut is_snake) = (Vec::new(), false);
         for format in members.iter().filter(|m| respell && m.name == "responseFormat") {
             self.respell(&format.value, &mut options)?;
-            options.snake = format.is_snake;
-            let to = options.has_image().then_some(Cow::Borrowed("imageConfig"));
+            is_snake = format.is_snake;
+            let to = (!options.is_empty()).then_some(Cow::Borrowed("imageConfig"));
             self.give_up(GivenUp::Spelling, "responseFormat", to);
         }
-        let mut new = Vec::new();
-        if options.has_image() && !members.iter().any(|member| member.name == "imageConfig") {
-            let name = options.spell("imageConfig", "image_config");
-            new.push(format!("\"{name}\":{{{}}}", options.members().join(",")));
-        }
+        let config = member_texts(&options, is_snake);
+        let is_new = !options.is_empty() && !members.iter().any(|m| m.name == "imageConfig");
+        let new = [("imageConfig", format!("{{{}}}", config.join(",")))];
+        let new = if is_new { member_texts(&new, is_snake) } else { Vec::new() };
         self.object(value, &new, |e, member| match member.name.as_str() {
             "responseFormat" if respell => Ok(Fate::Goes),
             "responseFormat" => e.response_format(&member.value),
             "thinkingConfig" => e.thinking(&member.value),
-            "imageConfig" => e.image_config(&member.value, &std::mem::take(&mut options)),
-            _ => Ok(Fate::Stays),
+            // The options of a `responseFormat` beside it win over its own.
+            "imageConfig" => e.object(&member.value, &config, |e, member| {
+                let name = member.name.as_str();
+                if options.iter().any(|option| option.0 == name) {
+                    return Ok(Fate::Goes);
+                }
+                if e.change.leaves_vertex && VERTEX_ONLY.contains(&name) {
+                    e.give_up(GivenUp::ImageOption, name.to_owned(), None);
+                    return Ok(Fate::Goes);
+                }
+                e.image_option(member)
+            }),
+            _ => e.image_option(member),
         })
     }
 
@@ -242,36 +252,26 @@ impl<'a> Editor<'a> {
                         "imageSize" => {
                             e.sized = true;
                             e.report_size();
-                            options.size = match e.change.size {
+                            let size = match e.change.size {
                                 SizeChange::Keep => e.change.asked_size,
                                 SizeChange::Drop => None,
                                 SizeChange::Set(size) => Some(size),
                             };
+                            options.retain(|option| option.0 != "imageSize");
+                            options.extend(size.map(|size| ("imageSize", quoted(size.as_str()))));
                         }
                         "aspectRatio" => {
                             let asked = e.word(&option.value);
                             let plain = parse_aspect(&asked).unwrap_or(Cow::Owned(asked.into()));
-                            let to = e.new_aspect(&plain).map(str::to_owned);
-                            options.aspect = Some(to.unwrap_or(plain.into_owned()));
+                            let ratio = e.new_aspect(&plain).unwrap_or(&plain);
+                            options.retain(|option| option.0 != "aspectRatio");
+                            options.push(("aspectRatio", quoted(ratio)));
                         }
                         _ => e.give_up(GivenUp::ImageOption, option.name, None),
                     }
                 }
             }
             Ok(Fate::Stays)
-        })
-    }
-
-    /// Edits `imageConfig`. The options of a `responseFormat` beside it win over its own.
-    fn image_config(&mut self, value: &Range<usize>, other: &Options) -> Edited {
-        self.object(value, &other.members(), |e, member| match member.name.as_str() {
-            "aspectRatio" if other.aspect.is_some() => Ok(Fate::Goes),
-            "imageSize" if other.size.is_some() => Ok(Fate::Goes),
-            name if e.change.leaves_vertex && VERTEX_ONLY.contains(&name) => {
-                e.give_up(GivenUp::ImageOption, name.to_owned(), None);
-                Ok(Fate::Goes)
-            }
-            _ => e.image_option(member),
         })
     }
 
@@ -464,32 +464,18 @@ fn nearest_level<'m>(asked: &str, model: &'m Model) -> Option<&'m str> {
     levels.min_by_key(|level| rank(level).abs_diff(rank(asked))).map(String::as_str)
 }
 
-/// What `responseFormat.image` asked for.
-#[derive(Debug, Default)]
-struct Options {
-    size: Option<ImageSize>,
-    aspect: Option<String>,
-    snake: bool,
-}
+/// Members by their names in camel case, with their values as JSON.
+type Options = Vec<(&'static str, String)>;
 
-impl Options {
-    fn has_image(&self) -> bool {
-        self.size.is_some() || self.aspect.is_some()
-    }
-
-    fn spell(&self, camel: &'static str, snake: &'static str) -> &'static str {
-        if self.snake { snake } else { camel }
-    }
-
-    fn members(&self) -> Vec<String> {
-        let aspect = self.aspect.as_ref().map(|ratio| {
-            format!("\"{}\":{}", self.spell("aspectRatio", "aspect_ratio"), quoted(ratio))
-        });
-        let size = self
-            .size
-            .map(|size| format!("\"{}\":\"{size}\"", self.spell("imageSize", "image_size")));
-        aspect.into_iter().chain(size).collect()
-    }
+/// Spells each member.
+fn member_texts(members: &[(&'static str, String)], is_snake: bool) -> Vec<String> {
+    let spelled = |name: &'static str| match name {
+        "imageConfig" if is_snake => "image_config",
+        "imageSize" if is_snake => "image_size",
+        "aspectRatio" if is_snake => "aspect_ratio",
+        _ => name,
+    };
+    members.iter().map(|(name, value)| format!("\"{}\":{value}", spelled(name))).collect()
 }
 
 fn quoted(text: &str) -> String {

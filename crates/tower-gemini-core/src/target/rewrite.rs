@@ -4,14 +4,14 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Method, Uri};
 
 use super::body::{Change, SizeChange, edit};
 use super::degradation::{Degradation, GivenUp, MustKeep, Signatures, Unfit};
 use super::{Target, Upstream};
-use crate::call::{Call, Dialect, ModelId, Verb};
+use crate::call::{Call, Dialect, ModelId, Verb, is_encoded};
 use crate::catalog::{Catalog, Family, Model, Thinking};
 use crate::size::{ImageSize, size_as, split_model_suffix, strip_model_prefix};
 
@@ -315,13 +315,10 @@ fn settle_size(
 
 /// Whether the body is text that can be edited.
 fn is_readable(parts: &Parts) -> bool {
-    let header =
-        |name| parts.headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
-    let is_encoded =
-        header(CONTENT_ENCODING).is_some_and(|encoding| !encoding.eq_ignore_ascii_case("identity"));
-    let is_form = header(CONTENT_TYPE)
-        .is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("multipart/"));
-    !is_encoded && !is_form && parts.method == Method::POST
+    let kind = parts.headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let family = kind.trim_ascii_start().get(.."multipart/".len());
+    let is_form = family.is_some_and(|family| family.eq_ignore_ascii_case(b"multipart/"));
+    !is_encoded(&parts.headers) && !is_form && parts.method == Method::POST
 }
 
 /// Refuses a body with references that only the model and upstream of the original request know.

@@ -73,14 +73,14 @@ pub struct UpstreamId {
 }
 
 impl UpstreamId {
-    fn new(name: Option<&str>, kind: UpstreamKind, base: &Uri, project: Option<&str>) -> Self {
-        let host = base.host().unwrap_or("");
-        let port = base.port().map(|port| format!(":{port}")).unwrap_or_default();
-        let path = base.path().trim_end_matches('/');
+    /// The identity of what `uri` addresses, whose own path is `path`.
+    fn new(kind: UpstreamKind, uri: &Uri, path: &str, project: Option<&str>) -> Self {
+        let (scheme, host) = (uri.scheme_str().unwrap_or("https"), uri.host().unwrap_or(""));
+        let port = uri.port().map(|port| format!(":{port}")).unwrap_or_default();
         Self {
-            name: name.unwrap_or(host).to_owned(),
+            name: host.to_owned(),
             kind,
-            base_url: format!("{}://{host}{port}{path}", scheme_of(base)),
+            base_url: format!("{scheme}://{host}{port}{}", path.trim_end_matches('/')),
             project: project.map(str::to_owned),
         }
     }
@@ -107,9 +107,7 @@ impl UpstreamId {
             Dialect::VertexAi => UpstreamKind::VertexAi,
             _ => UpstreamKind::SameApi,
         };
-        let mut parts = uri.clone().into_parts();
-        parts.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
-        Self::new(None, kind, &Uri::from_parts(parts).unwrap_or_default(), project)
+        Self::new(kind, uri, "", project)
     }
 }
 
@@ -119,10 +117,6 @@ impl fmt::Display for UpstreamId {
         let project = self.project.as_deref().unwrap_or("-");
         write!(f, "{} {} {project} {}", self.kind.as_str(), self.base_url, self.name)
     }
-}
-
-fn scheme_of(base: &Uri) -> &str {
-    base.scheme_str().unwrap_or("https")
 }
 
 /// Another service to send a call to: its address, the form of its API, its credentials and the
@@ -280,7 +274,10 @@ impl Upstream {
     /// Returns its identity: name, kind, base URL and project.
     #[must_use]
     pub fn id(&self) -> UpstreamId {
-        UpstreamId::new(self.name.as_deref(), self.kind, &self.base, self.project.as_deref())
+        let (base, project) = (&self.base, self.project.as_deref());
+        let id = UpstreamId::new(self.kind, base, base.path(), project);
+        let name = self.name.as_deref().map_or(id.name, str::to_owned);
+        UpstreamId { name, ..id }
     }
 
     fn own_dialect(&self) -> Option<Dialect> {
