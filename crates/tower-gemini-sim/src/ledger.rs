@@ -5,13 +5,14 @@
 //! books to this ledger.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::fault::Fault;
+use crate::lock;
 use crate::model::Size;
 
 /// How much of the response's body the client read.
@@ -150,8 +151,8 @@ impl LedgerSnapshot {
         self.of_call(tag).map(|record| record.cost_microusd).sum()
     }
 
-    /// How many attempts of the call arrived after one of them had been charged: each may be charged
-    /// twice. A well-behaved client makes this zero. A charge that the client could not know of yet
+    /// How many attempts of the call arrived after one of them had been charged: each may be
+    /// charged twice. A well-behaved client makes this zero. A charge that the client could not know of yet
     /// counts too, since resending was a bet then.
     pub fn sends_after_charge(&self, tag: &str) -> usize {
         let Some(first_charge) = self.of_call(tag).filter_map(|record| record.charged_as).min()
@@ -202,7 +203,7 @@ impl Ledger {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 
     /// Opens a record. `draw` is given the number and says which fault it meets, under the lock, so

@@ -3,13 +3,14 @@
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
 
 use crate::fault::{Fault, Forbidden, Refusal, Shape};
 use crate::hash::{hash64, mix};
+use crate::lock;
 use crate::model::Size;
 
 /// Describes which faults happen, and how often.
@@ -261,7 +262,7 @@ impl WeatherState {
                 Each::Model => (model, None),
                 Each::Size => (model, Some(size)),
             };
-            let mut periods = self.periods.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut periods = lock(&self.periods);
             let period =
                 periods.entry((index, name.clone(), size_of_period)).or_insert_with(|| {
                     let subject = hash64(name.as_bytes())
@@ -306,7 +307,8 @@ fn exponential(rng: &mut Rng, mean: Duration) -> Duration {
 /// ```
 /// use std::time::Duration;
 /// use tower_gemini_sim::{Latency, Size};
-/// let slow_4k = Latency::default().with(None, Some(Size::K4), Duration::from_secs(580)..=Duration::from_secs(620));
+/// let seconds = Duration::from_secs;
+/// let slow_4k = Latency::default().with(None, Some(Size::K4), seconds(580)..=seconds(620));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Latency {
