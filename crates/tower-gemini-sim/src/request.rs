@@ -98,37 +98,29 @@ fn query<'a>(uri: &'a Uri, name: &str) -> Option<&'a str> {
     pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
 }
 
-/// Who asks.
+/// Who asks: with a key, a token, both or neither.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Credentials {
-    Nobody,
-    Key(String),
-    Bearer(String),
-    Both,
+pub(crate) struct Credentials {
+    pub(crate) key: Option<String>,
+    pub(crate) bearer: Option<String>,
 }
 
 impl Credentials {
     pub(crate) fn of(uri: &Uri, headers: &HeaderMap) -> Self {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        let key =
-            text("x-goog-api-key").or_else(|| query(uri, "key")).filter(|key| !key.is_empty());
-        let bearer = text("authorization")
-            .and_then(|value| {
-                value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer "))
-            })
-            .filter(|token| !token.is_empty());
-        match (key, bearer) {
-            (None, None) => Self::Nobody,
-            (Some(key), None) => Self::Key(key.to_owned()),
-            (None, Some(token)) => Self::Bearer(token.to_owned()),
-            (Some(_), Some(_)) => Self::Both,
-        }
+        let owned = |secret: &str| (!secret.is_empty()).then(|| secret.to_owned());
+        let bearer = text("authorization").and_then(|value| {
+            value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer "))
+        });
+        let key = text("x-goog-api-key").or_else(|| query(uri, "key"));
+        Self { key: key.and_then(owned), bearer: bearer.and_then(owned) }
     }
 
+    /// The secret, where there is one and not two.
     pub(crate) fn secret(&self) -> &str {
-        match self {
-            Self::Key(secret) | Self::Bearer(secret) => secret,
-            Self::Nobody | Self::Both => "",
+        match (&self.key, &self.bearer) {
+            (Some(secret), None) | (None, Some(secret)) => secret,
+            _ => "",
         }
     }
 }
@@ -749,8 +741,11 @@ mod tests {
     fn two_credentials_are_one_too_many() {
         let mut headers = HeaderMap::new();
         let uri: Uri = "/v1beta/models/m:generateContent?key=k1".parse().unwrap();
-        assert_eq!(Credentials::of(&uri, &headers), Credentials::Key("k1".into()));
+        let key = Credentials { key: Some("k1".into()), bearer: None };
+        assert_eq!(Credentials::of(&uri, &headers), key);
         headers.insert("authorization", "Bearer t".parse().unwrap());
-        assert_eq!(Credentials::of(&uri, &headers), Credentials::Both);
+        let both = Credentials::of(&uri, &headers);
+        assert_eq!(both, Credentials { bearer: Some("t".into()), ..key });
+        assert_eq!(both.secret(), "");
     }
 }

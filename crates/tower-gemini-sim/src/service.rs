@@ -450,12 +450,12 @@ impl Inner {
         let is_good = !self.settings.rejected_keys.contains(secret)
             && self.settings.accepted_keys.as_ref().is_none_or(|keys| keys.contains(secret));
         let takes_tokens = matches!(caller.route.api, Api::OpenAiChat | Api::OpenAiImages);
-        Err(caller.error(match caller.credentials {
-            Credentials::Both => "two_credentials",
-            Credentials::Nobody if caller.route.api == Api::Vertex => "unauthenticated",
-            Credentials::Nobody => "bad_request_api_key_invalid",
+        Err(caller.error(match (&caller.credentials.key, &caller.credentials.bearer) {
+            (Some(_), Some(_)) => "two_credentials",
+            (None, None) if caller.route.api == Api::Vertex => "unauthenticated",
+            (None, None) => "bad_request_api_key_invalid",
             _ if is_good => return Ok(()),
-            Credentials::Bearer(_) if !takes_tokens => "unauthenticated",
+            (None, Some(_)) if !takes_tokens => "unauthenticated",
             _ => "bad_request_api_key_invalid",
         }))
     }
