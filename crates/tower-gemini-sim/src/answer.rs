@@ -17,7 +17,7 @@ use crate::request::{ImageRequest, Route, signature_prefix};
 /// Which pictures are drawn and how responses carry them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageOptions {
-    /// Pictures of 8 to 64 pixels and signatures of some bytes, so that an answer is a few
+    /// Pictures of 8 to 64 pixels and signatures of some bytes, so that a response is a few
     /// kilobytes.
     pub tiny: bool,
     /// Different pictures for each size and ratio. Prompts share them.
@@ -25,7 +25,7 @@ pub struct ImageOptions {
     /// The arrangement of a complete response, unless a fault has another.
     pub shape: Shape,
     /// Bytes of a thought signature before base64. By default 0.8 to 2.2 MB, of which base64 makes
-    /// the 1.10, 1.50 and 2.91 MB of three recorded answers of gemini-3-pro-image (pydantic-ai's
+    /// the 1.10, 1.50 and 2.91 MB of three recorded responses of gemini-3-pro-image (pydantic-ai's
     /// test recordings, 2026); 48 when tiny.
     pub signature_bytes: Option<usize>,
     /// Whether drafts cost tokens. Google's documentation says no; a reseller measured 1120 tokens
@@ -109,7 +109,7 @@ impl Usage {
             "candidatesTokenCount": positive(self.output()),
             "totalTokenCount": self.total(),
             "promptTokensDetails": Self::details(self.prompt_text, self.prompt_image),
-            // The details leave the text out, as recorded answers do.
+            // The details leave the text out, as recorded responses do.
             "candidatesTokensDetails": positive(self.image).map(|image| Self::details(0, image)),
             "thoughtsTokenCount": positive(self.thoughts),
             "trafficType": (api == Api::Vertex).then_some("ON_DEMAND"),
@@ -142,7 +142,7 @@ impl Part {
     }
 }
 
-/// How the answer ends.
+/// How the response ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tail {
     Good,
@@ -176,7 +176,7 @@ impl Content {
         part.picture.as_ref()
     }
 
-    /// The parts that leave the server: an answer that breaks never holds its final image.
+    /// The parts that leave the server: a response that breaks never holds its final image.
     fn sent(&self) -> impl Iterator<Item = &Part> {
         self.parts.iter().filter(|part| self.tail == Tail::Good || !part.is_final)
     }
@@ -245,7 +245,7 @@ impl Generator<'_> {
     }
 
     fn thoughts(&self) -> u64 {
-        // Recorded answers spend 200 to 400 tokens thinking about one image.
+        // Recorded responses spend 200 to 400 tokens thinking about one image.
         if self.model.thinks() { 200 + self.prompt_hash() % 200 } else { 0 }
     }
 
@@ -446,7 +446,7 @@ impl Generator<'_> {
         }
     }
 
-    /// A whole answer or one event of it.
+    /// A whole response or one event of it.
     fn gemini(&self, content: &Content, candidate: Option<Json>, usage: Usage) -> Json {
         let feedback = content.block.map(|reason| {
             let message = (self.route.api == Api::Vertex)
@@ -576,7 +576,7 @@ impl Generator<'_> {
         (text, (!images.is_empty()).then_some(images))
     }
 
-    /// A whole answer, or a chunk of one, around its only choice.
+    /// A whole response, or a chunk of one, around its only choice.
     fn chat(&self, object: &'static str, choice: Json, usage: Option<Json>) -> Json {
         obj! {
             "choices": vec![choice],
@@ -672,6 +672,6 @@ impl Generator<'_> {
     }
 }
 
-/// OpenAI-style answers carry a time; the simulator has no calendar, so it is always 2026-10-01
+/// OpenAI-style responses carry a time; the simulator has no calendar, so it is always 2026-10-01
 /// 00:00 UTC.
 const CREATED: u64 = 1_790_812_800;

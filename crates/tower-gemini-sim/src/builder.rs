@@ -92,13 +92,13 @@ impl Builder {
         seed: u64,
         /// Sets what happens by chance.
         weather: Weather,
-        /// Sets how long answers take.
+        /// Sets how long responses take.
         latency: Latency,
         /// Sets the limits of every model, for each project.
         quota: Quota,
         /// Sets which pictures are made.
         images: ImageOptions,
-        /// Sets whether answers have a `content-length`; over HTTP they are chunked otherwise, as
+        /// Sets whether responses have a `content-length`; over HTTP they are chunked otherwise, as
         /// Google's are.
         announce_length: bool,
         /// Sets when the server itself gives up on a generation and answers 504.

@@ -11,7 +11,7 @@ pub(crate) enum Api {
     Interactions,
 }
 
-/// How an answer is divided: one object, server-sent events, or an array of events.
+/// How a response is divided: one object, server-sent events, or an array of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Framing {
     #[default]

@@ -166,7 +166,7 @@ faults! {
     NoImage = "no_image";
     /// `finishReason: IMAGE_OTHER`, with or without "You will not be charged for this request."
     ImageOther {
-        /// Whether the answer says that it is free, and is.
+        /// Whether the response says that it is free, and is.
         waived: bool,
     } = "image_other" => [true, false].map(|waived| Self::ImageOther { waived });
     /// `finishReason: MAX_TOKENS`: thinking used them all.
@@ -391,7 +391,7 @@ kinds! {
     }
 }
 
-/// How the parts of a good answer are arranged.
+/// How the parts of a good response are arranged.
 ///
 /// The default is what the documentation describes: drafts first, marked `thought: true`, then a
 /// text, then the final image.
@@ -454,7 +454,7 @@ impl Default for Shape {
 }
 
 impl Fault {
-    /// Whether the connection, not an answer, says that something is wrong: the caller sees an
+    /// Whether the connection, not a response, says that something is wrong: the caller sees an
     /// error instead of a response, a broken body or nothing at all.
     pub fn is_transport(&self) -> bool {
         matches!(

@@ -94,7 +94,7 @@ fn draw(width: u32, height: u32, variant: u64, noise: u32) -> Vec<u8> {
     for y in 0..height {
         let down = 100 * y / height;
         for x in 0..width {
-            // One draw a pixel: an xorshift is enough, nobody guesses these.
+            // One draw a pixel: an xorshift is enough, nobody has to guess them.
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
@@ -128,9 +128,10 @@ fn png(width: u32, height: u32, variant: u64, tiny: bool) -> Vec<u8> {
     file
 }
 
-/// Chosen so that a 1K PNG weighs 1.3 to 1.9 MB, as recorded answers of gemini-2.5-flash-image do.
+/// Chosen so that a 1K PNG weighs 1.3 to 1.9 MB, as recorded responses of gemini-2.5-flash-image
+/// do.
 const PNG_NOISE: u32 = 8;
-/// Chosen so that a 1K JPEG weighs 0.9 to 1.5 MB and a 4K one about 20 MB, as recorded answers of
+/// Chosen so that a 1K JPEG weighs 0.9 to 1.5 MB and a 4K one about 20 MB, as recorded responses of
 /// gemini-3-pro-image do.
 const JPEG_NOISE: u32 = 80;
 const JPEG_QUALITY: u8 = 92;

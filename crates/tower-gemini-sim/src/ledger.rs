@@ -43,8 +43,8 @@ pub struct Record {
     pub size: Option<Size>,
     /// The fault that was scripted or drawn.
     pub fault: Fault,
-    /// What decided the answer: `image`, a fault's name, or a check of the server such as `quota`,
-    /// `invalid_key`, `rejected`.
+    /// What decided the response: `image`, a fault's name, or a check of the server such as
+    /// `quota_day`, `credentials`, `rejected`.
     pub outcome: &'static str,
     /// Whether the request was read; a refused connection was not.
     pub received: bool,
@@ -52,7 +52,7 @@ pub struct Record {
     pub received_at: Duration,
     /// When the response was read to its end or abandoned, or it was certain that none would come.
     pub ended_at: Option<Duration>,
-    /// The status of the answer, if there was one.
+    /// The status of the response, if there was one.
     pub status: Option<u16>,
     /// The model finished.
     pub generated: bool,
@@ -74,7 +74,7 @@ pub struct Record {
     pub aborted: bool,
     /// [`hash64`](crate::hash64) of the request's body, once it was read.
     pub body_hash: Option<u64>,
-    /// [`hash64`](crate::hash64) of the final image's file in the answer.
+    /// [`hash64`](crate::hash64) of the final image's file in the response.
     pub image_hash: Option<u64>,
     /// Length of that file.
     pub image_len: Option<usize>,

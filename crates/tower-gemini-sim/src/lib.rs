@@ -57,10 +57,10 @@
 //!
 //! | outcome | charged |
 //! | --- | --- |
-//! | the model finished, whether or not the answer arrived | its tokens |
+//! | the model finished, whether or not the response arrived | its tokens |
 //! | the caller disconnected while the model ran | its tokens ([setting](Builder::abort_charges)) |
 //! | refused after generation | input and thinking |
-//! | the answer says "You will not be charged" | nothing |
+//! | the response says "You will not be charged" | nothing |
 //! | blocked prompt | its input ([setting](Builder::blocked_prompts_charge)) |
 //! | 4xx and 5xx, refused connection | nothing |
 //!

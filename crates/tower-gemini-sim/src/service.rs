@@ -114,7 +114,7 @@ impl Sim {
         lock(&self.inner.final_images).clear();
     }
 
-    /// Returns the file of the final image in the answer to a request, whether or not it arrived.
+    /// Returns the file of the final image in the response to a request, whether or not it arrived.
     pub fn image_for(&self, number: usize) -> Option<Bytes> {
         lock(&self.inner.final_images).get(&number).map(|picture| picture.bytes.clone())
     }
@@ -195,7 +195,7 @@ struct AbortGuard {
 }
 
 impl AbortGuard {
-    /// The request ends without an answer.
+    /// The request ends without a response.
     fn fail(mut self, kind: SimErrorKind) -> SimError {
         self.over = true;
         let now = self.inner.now();
@@ -320,7 +320,7 @@ impl Inner {
         };
         self.ledger.edit(number, |record| {
             record.received = true;
-            // Of a body that was not read there is no hash.
+            // A body that was not read has no hash.
             record.body_hash = bytes.as_ref().filter(|_| is_read).map(|bytes| hash64(bytes));
         });
 
@@ -618,7 +618,7 @@ impl Inner {
         let mut response = Response::new(SimBody::new(body, delivery, self.ledger.clone(), number));
         *response.status_mut() =
             StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        // As in recorded answers; no rate-limit headers and no Retry-After, ever.
+        // As in recorded responses; no rate-limit headers and no Retry-After, ever.
         let timing = format!("gfet4t7; dur={}", 40 + mix(number as u64) % 100);
         let headers = [
             ("content-type", content_type),

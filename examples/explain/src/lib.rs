@@ -4,7 +4,6 @@
 //! judges one response; `advice.toml` holds what to do about it.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::io::{self, BufRead, Read, Write};
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use tower_gemini_core::charge_rules::ChargeRules;
 use tower_gemini_core::classify::{classify, classify_without_status, remedy};
 use tower_gemini_core::verdict::{Charge, Outcome, Verdict, WaitSource};
 
-/// A 4K image is some 20 MB of base64, and an answer holds up to three of them.
+/// A 4K image is some 20 MB of base64, and a response holds up to three of them.
 const MAX_INPUT: usize = 64 * 1024 * 1024;
 
 /// Explains what a response of the Gemini image API means, and what to do
@@ -162,11 +161,7 @@ fn add(headers: &mut HeaderMap, name: &[u8], value: &[u8]) {
 }
 
 /// The form with one JSON object a line.
-fn lines(
-    input: &mut impl BufRead,
-    output: &mut impl Write,
-    rules: ChargeRules,
-) -> io::Result<()> {
+fn lines(input: &mut impl BufRead, output: &mut impl Write, rules: ChargeRules) -> io::Result<()> {
     let mut line = Vec::new();
     let mut number = 0u64;
     while let Some(is_whole) = read_line(input, &mut line)? {
@@ -352,37 +347,21 @@ fn why(verdict: &Verdict) -> String {
     verdict.reason().map_or_else(|| means.clone(), |reason| format!("{means} ({reason})"))
 }
 
-/// The plain form's output.
+/// The plain form's output: a line for everything that is known.
 fn as_text(verdict: &Verdict) -> String {
-    let advice = advice(verdict);
-    let mut text = String::new();
-    // Writing to a string cannot fail.
-    let mut say = |label: &str, words: &str| {
-        let _ = writeln!(text, "{label:<14}{words}");
-    };
-    say("what", kind(verdict.outcome()));
-    say("means", &advice.means);
-    match remedy(verdict) {
-        Some(remedy) => {
-            say("cause", remedy.cause);
-            say("instead", remedy.instead);
-        }
-        None => say("do", &advice.r#do),
-    }
+    let (advice, remedy, detail) = (advice(verdict), remedy(verdict), verdict.detail());
     let charged = match verdict.charge() {
         Charge::None => "no",
         Charge::Waived => "no, the answer says so",
         Charge::Charged => "yes",
         Charge::Maybe => "not known",
     };
-    say("charged", charged);
     let later = match verdict.is_retryable() {
         true => "may do better later",
         false => "will not do better, or has been paid for",
     };
-    say("same model", later);
-    say("other model", if verdict.another_model_helps() { "may answer" } else { "will not help" });
-    if let Some(wait) = verdict.wait() {
+    let other = if verdict.another_model_helps() { "may answer" } else { "will not help" };
+    let wait = verdict.wait().map(|wait| {
         let source = match wait.source() {
             WaitSource::RetryInfo => "RetryInfo",
             WaitSource::Message => "the message",
@@ -393,29 +372,35 @@ fn as_text(verdict: &Verdict) -> String {
             WaitSource::Family => "the documented window",
             _ => "the answer",
         };
-        say("wait", &format!("{} s, says {source}", decimal(wait.stated())));
-    }
-    if let Some(detail) = verdict.detail() {
-        let quota = detail.quota.as_ref().map(|quota| {
-            let limit = quota.value.map(|value| value.to_string());
-            let name = quota.id.as_deref().or(quota.metric.as_deref()).unwrap_or("not named");
-            format!("{name}, limit {}", limit.as_deref().unwrap_or("not stated"))
-        });
-        let message = detail.message.as_ref();
-        let message = message.map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "));
-        for (label, words) in [
-            ("reason", detail.reason.as_ref().map(ToString::to_string)),
-            ("inner status", detail.inner_status.map(|status| status.to_string())),
-            ("quota", quota),
-            ("use instead", detail.successor.as_ref().map(ToString::to_string)),
-            ("server says", message),
-        ] {
-            if let Some(words) = words {
-                say(label, &words);
-            }
-        }
-    }
-    text
+        format!("{} s, says {source}", decimal(wait.stated()))
+    });
+    let quota = detail.and_then(|detail| detail.quota.as_ref()).map(|quota| {
+        let limit = quota.value.map_or_else(|| "not stated".to_owned(), |value| value.to_string());
+        let name = quota.id.as_deref().or(quota.metric.as_deref()).unwrap_or("not named");
+        format!("{name}, limit {limit}")
+    });
+    let says = detail.and_then(|detail| detail.message.as_deref());
+    let one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = |label: &str, text: Option<String>| {
+        text.map(|text| format!("{label:<14}{text}\n")).unwrap_or_default()
+    };
+    [
+        line("what", Some(kind(verdict.outcome()).to_owned())),
+        line("means", Some(advice.means.clone())),
+        line("cause", remedy.as_ref().map(|remedy| remedy.cause.to_string())),
+        line("instead", remedy.as_ref().map(|remedy| remedy.instead.to_string())),
+        line("do", remedy.is_none().then(|| advice.r#do.clone())),
+        line("charged", Some(charged.to_owned())),
+        line("same model", Some(later.to_owned())),
+        line("other model", Some(other.to_owned())),
+        line("wait", wait),
+        line("reason", detail.and_then(|detail| detail.reason.as_ref()).map(ToString::to_string)),
+        line("inner status", detail.and_then(|d| d.inner_status).map(|code| code.to_string())),
+        line("quota", quota),
+        line("use instead", detail.and_then(|d| d.successor.as_ref()).map(ToString::to_string)),
+        line("server says", says.map(one_line)),
+    ]
+    .concat()
 }
 
 #[cfg(test)]
