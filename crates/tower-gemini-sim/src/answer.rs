@@ -4,20 +4,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::api_error::mid_stream;
-use crate::dialect::{Api, Framing, Verb};
+use crate::api_error::{ApiError, finish_message};
+use crate::dialect::{Api, Framing, JSON, SSE, Verb};
 use crate::fault::{Fault, Shape};
 use crate::hash::{hash64, mix};
 use crate::image::{Picture, PictureCache, PictureKey};
-use crate::json::{Json, obj};
+use crate::json::{Fields, Json, obj};
 use crate::ledger::Bill;
-use crate::model::{Family, Model, Price, Size};
+use crate::model::{Model, Price, Size};
 use crate::request::{ImageRequest, Route, signature_prefix};
 
 /// Which pictures are drawn and how responses carry them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageOptions {
-    /// Pictures of 8 to 64 pixels and signatures of some bytes, so that an answer is a few
+    /// Pictures of 8 to 64 pixels and signatures of some bytes, so that a response is a few
     /// kilobytes.
     pub tiny: bool,
     /// Different pictures for each size and ratio. Prompts share them.
@@ -25,7 +25,7 @@ pub struct ImageOptions {
     /// The arrangement of a complete response, unless a fault has another.
     pub shape: Shape,
     /// Bytes of a thought signature before base64. By default 0.8 to 2.2 MB, of which base64 makes
-    /// the 1.10, 1.50 and 2.91 MB of three recorded answers of gemini-3-pro-image (pydantic-ai's
+    /// the 1.10, 1.50 and 2.91 MB of three recorded responses of gemini-3-pro-image (pydantic-ai's
     /// test recordings, 2026); 48 when tiny.
     pub signature_bytes: Option<usize>,
     /// Whether drafts cost tokens. Google's documentation says no; a reseller measured 1120 tokens
@@ -63,8 +63,25 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
+    /// Tokens before anything is made.
+    pub(crate) fn of_input(asked: &ImageRequest, model: &Model) -> Self {
+        Self {
+            prompt_text: asked.prompt_text_tokens(),
+            prompt_image: asked.input_images * model.input_image_tokens,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn input(&self) -> u64 {
         self.prompt_text + self.prompt_image
+    }
+
+    fn output(&self) -> u64 {
+        self.text + self.image
+    }
+
+    fn total(&self) -> u64 {
+        self.input() + self.output() + self.thoughts
     }
 
     pub(crate) fn bill(&self, price: Price) -> Bill {
@@ -77,54 +94,55 @@ impl Usage {
         }
     }
 
-    fn details(text: u64, image: u64) -> Json {
-        let entry =
-            |modality: &'static str, count: u64| obj! { "modality": modality, "tokenCount": count };
-        let mut details = Vec::new();
-        if text > 0 {
-            details.push(entry("TEXT", text));
-        }
-        if image > 0 {
-            details.push(entry("IMAGE", image));
-        }
-        details.into()
+    fn details(text: u64, image: u64) -> Vec<Json> {
+        [("TEXT", text), ("IMAGE", image)]
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(modality, count)| obj! { "modality": modality, "tokenCount": count })
+            .collect()
     }
 
     fn json(&self, api: Api) -> Json {
-        let candidates = self.text + self.image;
-        let mut fields = vec![("promptTokenCount", Json::Num(self.input()))];
-        if candidates > 0 {
-            fields.push(("candidatesTokenCount", candidates.into()));
+        let positive = |count: u64| (count > 0).then_some(count);
+        obj! {
+            "promptTokenCount": self.input(),
+            "candidatesTokenCount": positive(self.output()),
+            "totalTokenCount": self.total(),
+            "promptTokensDetails": Self::details(self.prompt_text, self.prompt_image),
+            // The details leave the text out, as recorded responses do.
+            "candidatesTokensDetails": positive(self.image).map(|image| Self::details(0, image)),
+            "thoughtsTokenCount": positive(self.thoughts),
+            "trafficType": (api == Api::Vertex).then_some("ON_DEMAND"),
         }
-        fields.push(("totalTokenCount", (self.input() + candidates + self.thoughts).into()));
-        fields.push(("promptTokensDetails", Self::details(self.prompt_text, self.prompt_image)));
-        if self.image > 0 {
-            // The details leave the text out, as recorded answers do.
-            fields.push(("candidatesTokensDetails", Self::details(0, self.image)));
-        }
-        if self.thoughts > 0 {
-            fields.push(("thoughtsTokenCount", self.thoughts.into()));
-        }
-        if api == Api::Vertex {
-            fields.push(("trafficType", "ON_DEMAND".into()));
-        }
-        Json::Obj(fields)
     }
 
     fn openai(&self) -> Json {
-        let completion = self.text + self.image + self.thoughts;
-        obj! { "completion_tokens": completion, "prompt_tokens": self.input(), "total_tokens": completion + self.input() }
+        obj! {
+            "completion_tokens": self.output() + self.thoughts,
+            "prompt_tokens": self.input(),
+            "total_tokens": self.total(),
+        }
     }
 }
 
-#[derive(Debug, Clone)]
-enum Part {
-    Text { text: String, signature: Option<Bytes> },
-    Empty,
-    Image { picture: Arc<Picture>, thought: bool, signature: Option<Bytes>, is_final: bool },
+/// A part of a response: a text, a picture, or neither.
+#[derive(Debug, Clone, Default)]
+struct Part {
+    text: Option<&'static str>,
+    picture: Option<Arc<Picture>>,
+    signature: Option<Bytes>,
+    thought: bool,
+    /// The picture that a reader should choose.
+    is_final: bool,
 }
 
-/// How the answer ends.
+impl Part {
+    fn text(text: &'static str) -> Self {
+        Self { text: Some(text), ..Self::default() }
+    }
+}
+
+/// How the response ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tail {
     Good,
@@ -139,7 +157,7 @@ pub(crate) struct Content {
     parts: Vec<Part>,
     finish: Option<&'static str>,
     finish_message: Option<&'static str>,
-    block: Option<(&'static str, Option<&'static str>)>,
+    block: Option<&'static str>,
     tail: Tail,
     shape: Shape,
     error_instead: bool,
@@ -154,13 +172,22 @@ pub(crate) struct Content {
 impl Content {
     /// Returns the picture that a reader should choose, if the response holds it.
     pub(crate) fn final_picture(&self) -> Option<&Arc<Picture>> {
-        if self.error_instead || self.tail != Tail::Good {
-            return None;
-        }
-        self.parts.iter().find_map(|part| match part {
-            Part::Image { picture, is_final: true, .. } => Some(picture),
-            _ => None,
-        })
+        let part = self.sent().find(|part| part.is_final && !self.error_instead)?;
+        part.picture.as_ref()
+    }
+
+    /// The parts that leave the server: a response that breaks never holds its final image.
+    fn sent(&self) -> impl Iterator<Item = &Part> {
+        self.parts.iter().filter(|part| self.tail == Tail::Good || !part.is_final)
+    }
+
+    /// Those that gateways pass on: they drop marked thoughts.
+    fn shown(&self) -> impl Iterator<Item = &Part> {
+        self.sent().filter(|part| part.is_final || !part.thought)
+    }
+
+    fn shown_pictures(&self) -> impl Iterator<Item = &Arc<Picture>> {
+        self.shown().filter_map(|part| part.picture.as_ref())
     }
 }
 
@@ -185,48 +212,40 @@ impl Generator<'_> {
         mix(self.seed ^ hash64(self.asked.prompt.as_bytes()))
     }
 
+    fn variant(&self) -> u64 {
+        self.prompt_hash() % self.options.variants.max(1)
+    }
+
     fn picture(&self, size: Size, which: u64) -> Arc<Picture> {
-        let variant = self.prompt_hash() % self.options.variants.max(1);
-        self.pictures.picture(&PictureKey {
-            family: self.model.family,
-            size,
-            ratio: self.asked.ratio,
+        self.pictures.picture(PictureKey {
+            dimensions: self.model.dimensions(size, self.asked.ratio, self.options.tiny),
             jpeg: self.model.jpeg,
             tiny: self.options.tiny,
             // Drafts and further images are other pictures than the final one.
-            variant: variant + which * 1_000_003,
+            variant: self.variant() + which * 1_000_003,
         })
     }
 
     fn signature(&self, of_image: bool) -> Option<Bytes> {
-        if !self.model.thinks() || !matches!(self.route.api, Api::Developer | Api::Vertex) {
+        let realistic = &self.model.signature_bytes;
+        if realistic.is_empty() || !matches!(self.route.api, Api::Developer | Api::Vertex) {
             return None;
         }
-        let variant = self.prompt_hash() % self.options.variants.max(1);
-        let realistic = match (self.model.family, variant % 3) {
-            (Family::Pro3, 1) => 1_125_000,
-            (Family::Pro3, 2) => 2_182_500,
-            _ => 825_000,
-        };
+        let variant = self.variant();
         let bytes = match self.options.signature_bytes {
             Some(bytes) if of_image => bytes,
             _ if self.options.tiny || !of_image => 48,
-            _ => realistic,
+            _ => realistic[(variant % 3) as usize % realistic.len()],
         };
         Some(self.pictures.signature(signature_prefix(self.route.api), bytes, variant))
     }
 
-    /// Tokens before anything is made.
     fn input_usage(&self) -> Usage {
-        Usage {
-            prompt_text: self.asked.prompt_text_tokens(),
-            prompt_image: self.asked.input_images * self.model.input_image_tokens(),
-            ..Usage::default()
-        }
+        Usage::of_input(self.asked, self.model)
     }
 
     fn thoughts(&self) -> u64 {
-        // Recorded answers spend 200 to 400 tokens thinking about one image.
+        // Recorded responses spend 200 to 400 tokens thinking about one image.
         if self.model.thinks() { 200 + self.prompt_hash() % 200 } else { 0 }
     }
 
@@ -234,7 +253,7 @@ impl Generator<'_> {
         Content {
             parts: Vec::new(),
             finish,
-            finish_message: None,
+            finish_message: finish.and_then(finish_message),
             block: None,
             tail: Tail::Good,
             shape: self.options.shape,
@@ -245,51 +264,52 @@ impl Generator<'_> {
         }
     }
 
+    fn only_text(&self, text: &'static str, finish: &'static str, usage: Usage) -> Content {
+        Content { parts: vec![Part::text(text)], ..self.empty(Some(finish), usage) }
+    }
+
     fn good(&self, shape: Shape) -> Content {
         let mut usage = self.input_usage();
         usage.thoughts = self.thoughts();
         if !self.model.makes_images() {
             usage.text = 12;
-            let mut content = self.empty(Some("STOP"), usage);
-            content.parts.push(Part::Text {
-                text: "A cat sits on a sunny wall and looks at you.".to_owned(),
-                signature: None,
-            });
-            return content;
+            return self.only_text("A cat sits on a sunny wall and looks at you.", "STOP", usage);
         }
         let drafts = if self.model.thinks() { u64::from(shape.drafts) } else { 0 };
         let draft_size = if shape.drafts_small { Size::K1 } else { self.asked.size };
-        usage.image = self.model.image_tokens(self.asked.size) * self.asked.count;
+        let tokens = |size| self.model.image_tokens.get(&size).copied().unwrap_or_default();
+        usage.image = tokens(self.asked.size) * self.asked.count;
         if self.options.drafts_charged {
-            usage.image += drafts * self.model.image_tokens(draft_size);
+            usage.image += drafts * tokens(draft_size);
         }
-        usage.text = if shape.text { CAPTION_TOKENS } else { 0 };
 
-        let mut parts = Vec::new();
-        let draft = |index: u64, thought: bool| Part::Image {
-            picture: self.picture(draft_size, 100 + index),
+        let draft = |index: u64, thought: bool| Part {
+            picture: Some(self.picture(draft_size, 100 + index)),
             thought,
             signature: if thought { None } else { self.signature(true) },
-            is_final: false,
+            ..Part::default()
         };
-        parts.extend((0..drafts).map(|index| draft(index, shape.drafts_marked)));
-        let caption = Part::Text { text: CAPTION.to_owned(), signature: self.signature(false) };
-        let mut after = Vec::new();
+        let mut parts: Vec<_> =
+            (0..drafts).map(|index| draft(index, shape.drafts_marked)).collect();
+        let mut caption = None;
         if shape.text {
-            (if shape.text_last { &mut after } else { &mut parts }).push(caption);
+            usage.text = CAPTION_TOKENS;
+            caption = Some(Part { signature: self.signature(false), ..Part::text(CAPTION) });
+        }
+        if !shape.text_last {
+            parts.extend(caption.take());
         }
         if shape.empty_part {
-            parts.push(Part::Empty);
+            parts.push(Part::default());
         }
-        for further in (0..self.asked.count).rev() {
-            parts.push(Part::Image {
-                picture: self.picture(self.asked.size, further),
-                thought: shape.final_marked,
-                signature: self.signature(true),
-                is_final: further == 0,
-            });
-        }
-        parts.append(&mut after);
+        parts.extend((0..self.asked.count).rev().map(|further| Part {
+            picture: Some(self.picture(self.asked.size, further)),
+            thought: shape.final_marked,
+            signature: self.signature(true),
+            is_final: further == 0,
+            ..Part::default()
+        }));
+        parts.extend(caption);
         if shape.draft_after_final && drafts > 0 {
             parts.push(draft(drafts, true));
         }
@@ -300,74 +320,37 @@ impl Generator<'_> {
     pub(crate) fn content(&self, fault: &Fault) -> Content {
         let input = self.input_usage();
         let thought = Usage { thoughts: self.thoughts(), ..input };
-        let good = || self.good(self.options.shape);
-        match fault {
-            Fault::Shaped(shape) => self.good(*shape),
-            Fault::Refused(refusal) => {
-                let message = match refusal {
-                    crate::fault::Refusal::ImageProhibitedContent => Some(
-                        "Unable to show the generated image due to interests of third-party content providers. Please edit your prompt \
-                         and try again. If you think this was an error, send feedback.",
-                    ),
-                    crate::fault::Refusal::ImageSafety => Some(
-                        "Unable to show the generated image. The image was filtered out because it violated Google's Responsible AI \
-                         practices. Try rephrasing the prompt.",
-                    ),
-                    crate::fault::Refusal::ModelArmor => Some(
-                        "The response violated Responsible AI Safety settings (Hate Speech, Harassment, Dangerous) filters.",
-                    ),
-                    _ => None,
-                };
+        match *fault {
+            Fault::Shaped(shape) => self.good(shape),
+            Fault::Refused(refusal) => Content {
                 // Imagen's refusal says that it is free.
-                let charged = self.route.verb != Verb::Predict;
-                Content {
-                    finish_message: message,
-                    charged,
-                    ..self.empty(Some(refusal.as_str()), thought)
-                }
-            }
-            Fault::PromptBlocked(block) => {
-                let message = (self.route.api == Api::Vertex)
-                    .then_some("The prompt violated Prompt Injection and Jailbreak filters.");
-                Content {
-                    block: Some((block.as_str(), message)),
-                    generated: false,
-                    charged: self.blocked_prompts_charge,
-                    ..self.empty(None, input)
-                }
-            }
+                charged: self.route.verb != Verb::Predict,
+                ..self.empty(Some(refusal.as_str()), thought)
+            },
+            Fault::PromptBlocked(block) => Content {
+                block: Some(block.as_str()),
+                generated: false,
+                charged: self.blocked_prompts_charge,
+                ..self.empty(None, input)
+            },
             Fault::NoImage => {
-                let mut content = self.empty(Some("NO_IMAGE"), Usage { text: 9, ..thought });
-                content.parts.push(Part::Text {
-                    text: "I could not make an image of that.".to_owned(),
-                    signature: None,
-                });
-                content
+                let usage = Usage { text: 9, ..thought };
+                self.only_text("I could not make an image of that.", "NO_IMAGE", usage)
             }
             Fault::ImageOther { waived: true } => Content {
-                finish_message: Some(
-                    "Unable to show the generated image. The model could not generate the image based on the prompt provided. You will \
-                     not be charged for this request. Try rephrasing the prompt.",
-                ),
+                finish_message: finish_message("IMAGE_OTHER_WAIVED"),
                 charged: false,
                 ..self.empty(Some("IMAGE_OTHER"), input)
             },
-            Fault::ImageOther { waived: false } => Content {
-                finish_message: Some(
-                    "Unable to show the generated image. The model could not generate the image based on the prompt provided.",
-                ),
-                ..self.empty(Some("IMAGE_OTHER"), Usage { text: 11, ..thought })
-            },
-            Fault::MaxTokens => self.empty(Some("MAX_TOKENS"), thought),
-            Fault::StopWithoutImage => {
-                let mut content =
-                    self.empty(Some("STOP"), Usage { text: 20, image: 1290, ..thought });
-                content.parts.push(Part::Text {
-                    text: "I imagine a cat on a sunny wall, looking straight at you.".to_owned(),
-                    signature: None,
-                });
-                content
+            Fault::ImageOther { waived: false } => {
+                self.empty(Some("IMAGE_OTHER"), Usage { text: 11, ..thought })
             }
+            Fault::MaxTokens => self.empty(Some("MAX_TOKENS"), thought),
+            Fault::StopWithoutImage => self.only_text(
+                "I imagine a cat on a sunny wall, looking straight at you.",
+                "STOP",
+                Usage { text: 20, image: 1290, ..thought },
+            ),
             Fault::UnknownFinishReason => self.empty(Some("IMAGE_TOO_BEAUTIFUL"), thought),
             Fault::ErrorInOk => Content {
                 error_instead: true,
@@ -375,23 +358,17 @@ impl Generator<'_> {
                 charged: false,
                 ..self.empty(None, input)
             },
-            Fault::StreamErrorTail { charged } => {
-                Content { generated: *charged, charged: *charged, ..self.broken(Tail::RawError) }
-            }
-            Fault::StreamErrorEvent { charged } => {
-                Content { generated: *charged, charged: *charged, ..self.broken(Tail::ErrorEvent) }
-            }
-            Fault::NoFinishReason { charged } => {
-                Content { generated: *charged, charged: *charged, ..self.broken(Tail::NoFinish) }
-            }
-            _ => good(),
+            Fault::StreamErrorTail { charged } => self.broken(Tail::RawError, charged),
+            Fault::StreamErrorEvent { charged } => self.broken(Tail::ErrorEvent, charged),
+            Fault::NoFinishReason { charged } => self.broken(Tail::NoFinish, charged),
+            _ => self.good(self.options.shape),
         }
     }
 
-    fn broken(&self, tail: Tail) -> Content {
+    fn broken(&self, tail: Tail, charged: bool) -> Content {
         let content = self.good(Shape::with_drafts(1));
         let error_instead = tail != Tail::NoFinish && self.route.framing == Framing::Whole;
-        Content { tail, error_instead, ..content }
+        Content { tail, error_instead, generated: charged, charged, ..content }
     }
 
     /// Content type and body.
@@ -399,7 +376,7 @@ impl Generator<'_> {
         let api = self.route.api;
         let content_type = if self.route.framing == Framing::Sse { SSE } else { JSON };
         if content.error_instead {
-            return (content_type, mid_stream().body(api, self.route.framing));
+            return ApiError::mid_stream().print(api, self.route.framing);
         }
         let body = match (api, self.route.verb, self.route.framing) {
             (_, Verb::Predict, _) => self.predictions(content).pretty(),
@@ -431,127 +408,85 @@ impl Generator<'_> {
             .collect()
     }
 
-    /// The parts that leave the server: an answer that breaks never holds its final image.
-    fn sent<'c>(&self, content: &'c Content) -> impl Iterator<Item = &'c Part> {
-        let good = content.tail == Tail::Good;
-        content
-            .parts
-            .iter()
-            .filter(move |part| good || !matches!(part, Part::Image { is_final: true, .. }))
-    }
-
     fn gemini_part(&self, part: &Part, shape: Shape) -> Json {
-        let (inline, mime) = if shape.snake_case {
-            ("inline_data", "mime_type")
-        } else {
-            ("inlineData", "mimeType")
-        };
-        let signature_name =
-            if shape.snake_case { "thought_signature" } else { "thoughtSignature" };
-        let mut fields = Vec::new();
-        match part {
-            Part::Empty => {}
-            Part::Text { text, signature } => {
-                fields.push(("text", Json::from(text.clone())));
-                fields.extend(
-                    signature.clone().map(|signature| (signature_name, Json::Blob(signature))),
-                );
+        let name = |camel, snake| if shape.snake_case { snake } else { camel };
+        let data = part.picture.as_ref().map(|picture| {
+            let mime = Json::from(picture.mime());
+            let mut fields = [
+                (name("mimeType", "mime_type"), mime),
+                ("data", Json::from(picture.base64.clone())),
+            ];
+            if shape.data_first {
+                fields.reverse();
             }
-            Part::Image { picture, thought, signature, .. } => {
-                let mut data = vec![
-                    (mime, Json::from(picture.mime())),
-                    ("data", Json::Blob(picture.base64.clone())),
-                ];
-                if shape.data_first {
-                    data.reverse();
-                }
-                if *thought && !shape.thought_after_data {
-                    fields.push(("thought", true.into()));
-                }
-                fields.push((inline, Json::Obj(data)));
-                fields.extend(
-                    signature.clone().map(|signature| (signature_name, Json::Blob(signature))),
-                );
-                if *thought && shape.thought_after_data {
-                    fields.push(("thought", true.into()));
-                }
-            }
+            Json::Obj(Fields::new(fields))
+        });
+        let thought = |after| (part.thought && shape.thought_after_data == after).then_some(true);
+        obj! {
+            "text": part.text,
+            "thought": thought(false),
+            (name("inlineData", "inline_data")): data,
+            (name("thoughtSignature", "thought_signature")): part.signature.clone(),
+            "thought": thought(true),
         }
-        Json::Obj(fields)
-    }
-
-    fn trailer(&self, content: &Content, usage: Usage) -> Vec<(&'static str, Json)> {
-        let mut fields = Vec::new();
-        if !content.shape.no_usage {
-            fields.push(("usageMetadata", usage.json(self.route.api)));
-        }
-        fields.push(("modelVersion", self.model.id.into()));
-        fields.push(("responseId", self.response_id().into()));
-        fields
-    }
-
-    fn feedback(content: &Content) -> Option<(&'static str, Json)> {
-        let (reason, message) = content.block?;
-        let mut fields = vec![("blockReason", Json::from(reason))];
-        fields.extend(message.map(|message| ("blockReasonMessage", Json::from(message))));
-        Some(("promptFeedback", Json::Obj(fields)))
     }
 
     fn candidate(&self, content: &Content, parts: Vec<Json>, last: bool) -> Json {
-        let mut fields = Vec::new();
-        if !parts.is_empty() {
-            fields.push(("content", obj! { "parts": parts, "role": "model" }));
-        } else if last && content.finish == Some("IMAGE_OTHER") {
-            fields.push(("content", obj! {}));
+        let only_last = |text: Option<&'static str>| text.filter(|_| last);
+        let shown = if !parts.is_empty() {
+            Some(obj! { "parts": parts, "role": "model" })
+        } else {
+            (last && content.finish == Some("IMAGE_OTHER")).then(|| obj! {})
+        };
+        obj! {
+            "content": shown,
+            "finishReason": only_last(content.finish),
+            "index": 0u64,
+            "finishMessage": only_last(content.finish_message),
         }
-        if last {
-            fields.extend(content.finish.map(|finish| ("finishReason", Json::from(finish))));
+    }
+
+    /// A whole response or one event of it.
+    fn gemini(&self, content: &Content, candidate: Option<Json>, usage: Usage) -> Json {
+        let feedback = content.block.map(|reason| {
+            let message = (self.route.api == Api::Vertex)
+                .then_some("The prompt violated Prompt Injection and Jailbreak filters.");
+            obj! { "blockReason": reason, "blockReasonMessage": message }
+        });
+        obj! {
+            "candidates": candidate.map(|candidate| vec![candidate]),
+            "promptFeedback": feedback,
+            "usageMetadata": (!content.shape.no_usage).then(|| usage.json(self.route.api)),
+            "modelVersion": self.model.id.as_str(),
+            "responseId": self.response_id(),
         }
-        fields.push(("index", 0u64.into()));
-        if last {
-            fields.extend(
-                content.finish_message.map(|message| ("finishMessage", Json::from(message))),
-            );
-        }
-        Json::Obj(fields)
     }
 
     fn gemini_whole(&self, content: &Content) -> Json {
-        let mut fields = Vec::new();
-        if content.block.is_none() {
-            let parts =
-                self.sent(content).map(|part| self.gemini_part(part, content.shape)).collect();
-            let candidate = self.candidate(content, parts, content.tail == Tail::Good);
-            fields.push(("candidates", vec![candidate].into()));
-        }
-        fields.extend(Self::feedback(content));
-        fields.extend(self.trailer(content, content.usage));
-        Json::Obj(fields)
+        let candidate = content.block.is_none().then(|| {
+            let parts = content.sent().map(|part| self.gemini_part(part, content.shape)).collect();
+            self.candidate(content, parts, content.tail == Tail::Good)
+        });
+        self.gemini(content, candidate, content.usage)
     }
 
     fn gemini_events(&self, content: &Content) -> Vec<Json> {
-        let event = |candidate: Option<Json>, usage: Usage| {
-            let mut fields: Vec<(&'static str, Json)> = Vec::new();
-            fields.extend(candidate.map(|candidate| ("candidates", vec![candidate].into())));
-            fields.extend(Self::feedback(content));
-            fields.extend(self.trailer(content, usage));
-            Json::Obj(fields)
-        };
         if content.block.is_some() {
-            return vec![event(None, content.usage)];
+            return vec![self.gemini(content, None, content.usage)];
         }
         let so_far = self.input_usage();
-        let mut events: Vec<Json> = self
-            .sent(content)
+        let mut events: Vec<Json> = content
+            .sent()
             .map(|part| {
-                let part = self.gemini_part(part, content.shape);
-                event(Some(self.candidate(content, vec![part], false)), so_far)
+                let parts = vec![self.gemini_part(part, content.shape)];
+                self.gemini(content, Some(self.candidate(content, parts, false)), so_far)
             })
             .collect();
         if content.tail == Tail::Good {
             let closing =
                 if content.parts.is_empty() { Vec::new() } else { vec![obj! { "text": "" }] };
-            events.push(event(Some(self.candidate(content, closing, true)), content.usage));
+            let candidate = self.candidate(content, closing, true);
+            events.push(self.gemini(content, Some(candidate), content.usage));
         }
         events
     }
@@ -569,8 +504,8 @@ impl Generator<'_> {
         match content.tail {
             // Pretty-printed and without "data:", as the front end writes it when a stream is
             // already under way.
-            Tail::RawError => body.extend(mid_stream().event(self.route.api).pretty()),
-            Tail::ErrorEvent => push(&mut body, &mid_stream().event(self.route.api)),
+            Tail::RawError => body.extend(ApiError::mid_stream().event(self.route.api).pretty()),
+            Tail::ErrorEvent => push(&mut body, &ApiError::mid_stream().event(self.route.api)),
             Tail::Good => {
                 if let Some(done) = done {
                     body.push(Bytes::from(format!("data: {done}\r\n\r\n")));
@@ -584,7 +519,7 @@ impl Generator<'_> {
     fn array(&self, content: &Content) -> Vec<Bytes> {
         let mut events = self.gemini_events(content);
         if matches!(content.tail, Tail::RawError | Tail::ErrorEvent) {
-            events.push(mid_stream().event(self.route.api));
+            events.push(ApiError::mid_stream().event(self.route.api));
         }
         let mut body = vec![Bytes::from_static(b"[")];
         for (index, event) in events.iter().enumerate() {
@@ -599,17 +534,16 @@ impl Generator<'_> {
 
     fn predictions(&self, content: &Content) -> Json {
         if content.block.is_some() || content.parts.is_empty() {
-            return obj! { "predictions": vec![obj! { "raiFilteredReason":
-            "Unable to show generated images. All images were filtered out because they violated Vertex AI's usage guidelines. You will \
-             not be charged for blocked images. Try rephrasing the prompt. If you think this was an error, send feedback." }] };
+            let reason = "Unable to show generated images. All images were filtered out because \
+                they violated Vertex AI's usage guidelines. You will not be charged for blocked \
+                images. Try rephrasing the prompt. If you think this was an error, send feedback.";
+            return obj! { "predictions": vec![obj! { "raiFilteredReason": reason }] };
         }
-        let images: Vec<Json> = self
-            .sent(content)
-            .filter_map(|part| match part {
-                Part::Image { picture, .. } => {
-                    Some(obj! { "mimeType": picture.mime(), "bytesBase64Encoded": Json::Blob(picture.base64.clone()) })
-                }
-                _ => None,
+        let pictures = content.sent().filter_map(|part| part.picture.as_ref());
+        let images: Vec<Json> = pictures
+            .map(|picture| {
+                let base64 = picture.base64.clone();
+                obj! { "mimeType": picture.mime(), "bytesBase64Encoded": base64 }
             })
             .collect();
         obj! { "predictions": images }
@@ -617,55 +551,59 @@ impl Generator<'_> {
 
     fn openai_finish(content: &Content) -> Json {
         match content.finish {
+            _ if content.tail != Tail::Good => Json::Null,
             _ if content.block.is_some() => "content_filter".into(),
-            Some("STOP") => "stop".into(),
+            Some("STOP" | "NO_IMAGE" | "IMAGE_OTHER") => "stop".into(),
             Some("MAX_TOKENS") => "length".into(),
-            Some("NO_IMAGE" | "IMAGE_OTHER") => "stop".into(),
             Some(_) => "content_filter".into(),
             None => Json::Null,
         }
     }
 
-    /// Text and images of a message.
-    fn openai_message(&self, content: &Content) -> (String, Vec<Json>) {
-        let mut text = String::new();
-        let mut images = Vec::new();
-        for part in self.sent(content) {
-            match part {
-                Part::Text { text: more, .. } => text.push_str(more),
-                // Gateways drop marked thoughts.
-                Part::Image { picture, thought, is_final, .. } if *is_final || !*thought => {
-                    let url = Json::DataUrl(picture.mime(), picture.base64.clone());
-                    images.push(obj! { "type": "image_url", "image_url": obj! { "url": url }, "index": images.len() as u64 });
-                }
-                _ => {}
-            }
+    /// Text and images of a message; no list of images where there is none.
+    fn openai_message(content: &Content) -> (String, Option<Vec<Json>>) {
+        let text = content.shown().filter_map(|part| part.text).collect();
+        let images: Vec<Json> = content
+            .shown_pictures()
+            .enumerate()
+            .map(|(index, picture)| {
+                let prefix = format!("data:{};base64,", picture.mime());
+                let url = Json::Blob(prefix, picture.base64.clone());
+                let index = index as u64;
+                obj! { "type": "image_url", "image_url": obj! { "url": url }, "index": index }
+            })
+            .collect();
+        (text, (!images.is_empty()).then_some(images))
+    }
+
+    /// A whole response, or a chunk of one, around its only choice.
+    fn chat(&self, object: &'static str, choice: Json, usage: Option<Json>) -> Json {
+        obj! {
+            "choices": vec![choice],
+            "created": CREATED,
+            "id": self.response_id(),
+            "model": self.model.id.as_str(),
+            "object": object,
+            "usage": usage,
         }
-        (text, images)
     }
 
     fn chat_whole(&self, content: &Content) -> Json {
-        let (text, images) = self.openai_message(content);
-        let mut message = vec![("role", Json::from("assistant")), ("content", Json::from(text))];
-        if !images.is_empty() {
-            message.push(("images", images.into()));
-        }
-        let finish =
-            if content.tail == Tail::Good { Self::openai_finish(content) } else { Json::Null };
-        obj! { "choices": vec![obj! { "finish_reason": finish, "index": 0u64, "message": Json::Obj(message) }], "created": CREATED,
-        "id": self.response_id(), "model": self.model.id, "object": "chat.completion", "usage": content.usage.openai() }
+        let (text, images) = Self::openai_message(content);
+        let message = obj! { "role": "assistant", "content": text, "images": images };
+        let finish = Self::openai_finish(content);
+        let choice = obj! { "finish_reason": finish, "index": 0u64, "message": message };
+        self.chat("chat.completion", choice, Some(content.usage.openai()))
     }
 
     fn chat_events(&self, content: &Content) -> Vec<Json> {
-        let (text, images) = self.openai_message(content);
+        let (text, images) = Self::openai_message(content);
         let chunk = |delta: Json, finish: Json| {
-            obj! { "choices": vec![obj! { "delta": delta, "finish_reason": finish, "index": 0u64 }], "created": CREATED,
-            "id": self.response_id(), "model": self.model.id, "object": "chat.completion.chunk" }
+            let choice = obj! { "delta": delta, "finish_reason": finish, "index": 0u64 };
+            self.chat("chat.completion.chunk", choice, None)
         };
         let mut events = vec![chunk(obj! { "role": "assistant", "content": text }, Json::Null)];
-        if !images.is_empty() {
-            events.push(chunk(obj! { "images": images }, Json::Null));
-        }
+        events.extend(images.map(|images| chunk(obj! { "images": images }, Json::Null)));
         if content.tail == Tail::Good {
             events.push(chunk(obj! {}, Self::openai_finish(content)));
         }
@@ -673,80 +611,67 @@ impl Generator<'_> {
     }
 
     fn images_api(&self, content: &Content) -> Json {
-        let data: Vec<Json> = self
-            .sent(content)
-            .filter_map(|part| match part {
-                Part::Image { picture, thought, is_final, .. } if *is_final || !*thought => {
-                    Some(obj! { "b64_json": Json::Blob(picture.base64.clone()) })
-                }
-                _ => None,
-            })
+        let data: Vec<Json> = content
+            .shown_pictures()
+            .map(|picture| obj! { "b64_json": picture.base64.clone() })
             .collect();
         obj! { "created": CREATED, "data": data, "usage": content.usage.openai() }
     }
 
-    /// The Interactions API's name of a block: the finish reason in lower case, without "image" for
-    /// those that have none.
-    fn interaction_error(content: &Content) -> Option<String> {
-        let reason = content.block.map(|(reason, _)| reason).or(content.finish)?;
-        (reason != "STOP").then(|| reason.to_ascii_lowercase())
-    }
-
-    fn interaction_outputs(&self, content: &Content) -> Vec<Json> {
-        self.sent(content)
-            .filter_map(|part| match part {
-                Part::Text { text, .. } => Some(obj! { "type": "text", "text": text.clone() }),
-                Part::Image { picture, thought, is_final, .. } if *is_final || !*thought => {
-                    Some(obj! { "type": "image", "mime_type": picture.mime(), "data": Json::Blob(picture.base64.clone()) })
-                }
-                _ => None,
-            })
-            .collect()
+    fn interaction_outputs(content: &Content) -> Vec<Json> {
+        let output = |part: &Part| match (&part.picture, part.text) {
+            (Some(picture), _) => Some(obj! {
+                "type": "image",
+                "mime_type": picture.mime(),
+                "data": picture.base64.clone(),
+            }),
+            (None, Some(text)) => Some(obj! { "type": "text", "text": text }),
+            (None, None) => None,
+        };
+        content.shown().filter_map(output).collect()
     }
 
     fn interaction(&self, content: &Content) -> Json {
-        let error = Self::interaction_error(content);
-        let status = if error.is_some() { "failed" } else { "completed" };
-        let mut fields = vec![
-            ("id", Json::from(self.response_id())),
-            ("object", "interaction".into()),
-            ("model", self.model.id.into()),
-            ("status", status.into()),
-            ("outputs", self.interaction_outputs(content).into()),
-        ];
-        if let Some(code) = error {
-            let mut error = vec![("code", Json::from(code))];
-            error.extend(content.finish_message.map(|message| ("message", Json::from(message))));
-            fields.push(("errors", vec![Json::Obj(error)].into()));
+        // Its name of a block is the reason in lower case.
+        let error =
+            content.block.or(content.finish).filter(|reason| *reason != "STOP").map(|code| {
+                let message = content.finish_message;
+                vec![obj! { "code": code.to_ascii_lowercase(), "message": message }]
+            });
+        let usage = content.usage;
+        obj! {
+            "id": self.response_id(),
+            "object": "interaction",
+            "model": self.model.id.as_str(),
+            "status": if error.is_some() { "failed" } else { "completed" },
+            "outputs": Self::interaction_outputs(content),
+            "errors": error,
+            "usage": obj! {
+                "total_input_tokens": usage.input(),
+                "total_output_tokens": usage.output(),
+                "total_thought_tokens": usage.thoughts,
+                "total_tokens": usage.total(),
+            },
         }
-        let output = content.usage.text + content.usage.image;
-        fields.push((
-            "usage",
-            obj! { "total_input_tokens": content.usage.input(), "total_output_tokens": output,
-            "total_thought_tokens": content.usage.thoughts, "total_tokens": content.usage.input() + output + content.usage.thoughts },
-        ));
-        Json::Obj(fields)
     }
 
     fn interaction_events(&self, content: &Content) -> Vec<Json> {
-        let mut events: Vec<Json> = self
-            .interaction_outputs(content)
+        let mut events: Vec<Json> = Self::interaction_outputs(content)
             .into_iter()
             .enumerate()
-            .map(|(index, output)| obj! { "event_type": "content.delta", "index": index as u64, "delta": output })
+            .map(|(index, output)| {
+                let index = index as u64;
+                obj! { "event_type": "content.delta", "index": index, "delta": output }
+            })
             .collect();
         if content.tail == Tail::Good {
-            events.push(obj! { "event_type": "interaction.complete", "interaction": self.interaction(content) });
+            let whole = self.interaction(content);
+            events.push(obj! { "event_type": "interaction.complete", "interaction": whole });
         }
         events
     }
 }
 
-/// OpenAI-style answers carry a time; the simulator has no calendar, so it is always 2026-10-01
+/// OpenAI-style responses carry a time; the simulator has no calendar, so it is always 2026-10-01
 /// 00:00 UTC.
 const CREATED: u64 = 1_790_812_800;
-
-pub(crate) const JSON: &str = "application/json; charset=UTF-8";
-/// What `alt=sse` answers, errors included: a plain JSON error comes under this type too
-/// (js-genai's recordings, 2025-08).
-pub(crate) const SSE: &str = "text/event-stream";

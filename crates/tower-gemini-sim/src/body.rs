@@ -45,7 +45,13 @@ pub struct SimBody {
     withheld: usize,
     delivery: Delivery,
     sleep: Option<Pin<Box<Sleep>>>,
-    receipt: Receipt,
+    ledger: Arc<Ledger>,
+    number: usize,
+    /// Bytes that were handed over.
+    taken: usize,
+    /// The last byte that leaves the server is the last one of the response.
+    complete: bool,
+    /// The ledger has the end.
     finished: bool,
     #[cfg(feature = "serve")]
     flush: Option<crate::connection::FlushWaiter>,
@@ -72,27 +78,45 @@ impl SimBody {
         let complete = left == whole && delivery.end == End::Clean;
         // A body that ends in good order is announced with the length that it has.
         let withheld = if delivery.end == End::Clean { 0 } else { whole - left };
-        Self {
+        let mut body = Self {
             segments: segments.into_iter().filter(|segment| !segment.is_empty()).collect(),
             left,
             withheld,
             delivery,
             sleep: None,
-            receipt: Receipt { ledger, number, taken: 0, complete },
+            ledger,
+            number,
+            taken: 0,
+            complete,
             finished: false,
             #[cfg(feature = "serve")]
             flush: None,
-        }
-        .settled()
+        };
+        // A response without a body has arrived with its head.
+        body.close_if_whole();
+        body
     }
 
-    /// An answer without a body has arrived with its head.
-    fn settled(mut self) -> Self {
-        if self.left == 0 && self.receipt.complete {
-            self.receipt.close(true);
-            self.finished = true;
+    fn close_if_whole(&mut self) {
+        if self.left == 0 && self.complete {
+            self.close(Delivered::Full);
         }
-        self
+    }
+
+    /// Records how much was read, once.
+    fn close(&mut self, delivered: Delivered) {
+        if std::mem::replace(&mut self.finished, true) {
+            return;
+        }
+        let now = self.ledger.now();
+        self.ledger.edit(self.number, |record| {
+            record.delivered = delivered;
+            record.ended_at = Some(now);
+        });
+    }
+
+    fn close_early(&mut self) {
+        self.close(if self.taken == 0 { Delivered::NotDelivered } else { Delivered::Partial });
     }
 
     #[cfg(feature = "serve")]
@@ -148,18 +172,14 @@ impl Body for SimBody {
                 this.sleep = None;
             }
             let chunk = this.next_chunk();
-            this.receipt.taken += chunk.len();
-            if this.left == 0 && this.receipt.complete {
-                this.receipt.close(true);
-                this.finished = true;
-            }
+            this.taken += chunk.len();
+            this.close_if_whole();
             return Poll::Ready(Some(Ok(Frame::data(chunk))));
         }
         match this.delivery.end {
             End::Never => Poll::Pending,
             End::Clean => {
-                this.receipt.close(false);
-                this.finished = true;
+                this.close_early();
                 Poll::Ready(None)
             }
             End::Broken => {
@@ -170,8 +190,7 @@ impl Body for SimBody {
                 }
                 #[cfg(not(feature = "serve"))]
                 let _ = cx;
-                this.receipt.close(false);
-                this.finished = true;
+                this.close_early();
                 Poll::Ready(Some(Err(SimError::new(SimErrorKind::BodyCut))))
             }
         }
@@ -190,33 +209,8 @@ impl Body for SimBody {
     }
 }
 
-/// Records how much was read, at the end or when dropped.
-struct Receipt {
-    ledger: Arc<Ledger>,
-    number: usize,
-    taken: usize,
-    complete: bool,
-}
-
-impl Receipt {
-    fn close(&mut self, whole: bool) {
-        let delivered = match (whole, self.taken) {
-            (true, _) => Delivered::Full,
-            (false, 0) => Delivered::NotDelivered,
-            (false, _) => Delivered::Partial,
-        };
-        let now = self.ledger.now();
-        self.ledger.edit(self.number, |record| {
-            if record.ended_at.is_none() {
-                record.delivered = delivered;
-                record.ended_at = Some(now);
-            }
-        });
-    }
-}
-
-impl Drop for Receipt {
+impl Drop for SimBody {
     fn drop(&mut self) {
-        self.close(false);
+        self.close_early();
     }
 }

@@ -1,6 +1,6 @@
 //! The settings of a simulator.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use crate::answer::ImageOptions;
@@ -19,7 +19,7 @@ use crate::weather::{Latency, Weather};
 /// | quota | none |
 /// | images | full size, see [`ImageOptions`] |
 /// | chunks | 64 KiB, no delay, length not announced |
-/// | server's own deadline | 600 s, the timeout of Google's published gRPC service config for `generateContent` |
+/// | server's own deadline | 600 s, the timeout of `generateContent` in Google's gRPC service config |
 /// | request bodies | up to 100 MB (blog.google, January 2026) |
 /// | keys | every key is accepted, and is a project of its own |
 /// | requests of disconnected callers | are finished and charged |
@@ -28,8 +28,7 @@ use crate::weather::{Latency, Weather};
 #[derive(Debug, Clone)]
 pub struct Builder {
     pub(crate) seed: u64,
-    pub(crate) script: Vec<Fault>,
-    pub(crate) scripts_by_call: HashMap<String, Vec<Fault>>,
+    pub(crate) scripts: Scripts,
     pub(crate) weather: Weather,
     pub(crate) latency: Latency,
     pub(crate) quota: Quota,
@@ -51,12 +50,18 @@ pub struct Builder {
     pub(crate) time_of_day: Duration,
 }
 
+/// Faults to come, of any call and of calls with a tag.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Scripts {
+    pub(crate) common: VecDeque<Fault>,
+    pub(crate) by_call: HashMap<String, VecDeque<Fault>>,
+}
+
 impl Default for Builder {
     fn default() -> Self {
         Self {
             seed: 0,
-            script: Vec::new(),
-            scripts_by_call: HashMap::new(),
+            scripts: Scripts::default(),
             weather: Weather::calm(),
             latency: Latency::default(),
             quota: Quota::UNLIMITED,
@@ -82,29 +87,29 @@ impl Default for Builder {
 
 impl Builder {
     setters! {
-        /// Sets the seed of weather, latency and pictures. The same seed and the same requests in the
-        /// same order give the same run.
+        /// Sets the seed of weather, latency and pictures. The same seed and the same requests in
+        /// the same order give the same run.
         seed: u64,
         /// Sets what happens by chance.
         weather: Weather,
-        /// Sets how long answers take.
+        /// Sets how long responses take.
         latency: Latency,
         /// Sets the limits of every model, for each project.
         quota: Quota,
         /// Sets which pictures are made.
         images: ImageOptions,
-        /// Sets whether answers have a `content-length`; over HTTP they are chunked otherwise, as
+        /// Sets whether responses have a `content-length`; over HTTP they are chunked otherwise, as
         /// Google's are.
         announce_length: bool,
         /// Sets when the server itself gives up on a generation and answers 504.
         server_deadline: Duration,
         /// Sets the size of the largest request body; larger ones are answered 400.
         max_request_bytes: usize,
-        /// Sets whether a request is finished and charged whose caller disconnected. Google does not
-        /// document it; js-genai's documentation says that usage may still be charged.
+        /// Sets whether a request is finished and charged whose caller disconnected. Google does
+        /// not document it; js-genai's documentation says that usage may still be charged.
         abort_charges: bool,
-        /// Sets whether a blocked prompt costs its input tokens. Google does not document it for image
-        /// models; `usageMetadata` counts them.
+        /// Sets whether a blocked prompt costs its input tokens. Google does not document it for
+        /// image models; `usageMetadata` counts them.
         blocked_prompts_charge: bool,
     }
 
@@ -112,7 +117,7 @@ impl Builder {
     /// weather decides.
     #[must_use]
     pub fn script(mut self, faults: impl IntoIterator<Item = Fault>) -> Self {
-        self.script = faults.into_iter().collect();
+        self.scripts.common = faults.into_iter().collect();
         self
     }
 
@@ -122,7 +127,10 @@ impl Builder {
     ///
     /// ```
     /// use tower_gemini_sim::{Fault, Sim};
-    /// let sim = Sim::builder().script_of("cat", [Fault::HighDemand]).script_of("dog", [Fault::NoImage]).build();
+    /// let sim = Sim::builder()
+    ///     .script_of("cat", [Fault::HighDemand])
+    ///     .script_of("dog", [Fault::NoImage])
+    ///     .build();
     /// # let _ = sim;
     /// ```
     #[must_use]
@@ -131,7 +139,7 @@ impl Builder {
         call: impl Into<String>,
         faults: impl IntoIterator<Item = Fault>,
     ) -> Self {
-        self.scripts_by_call.insert(call.into(), faults.into_iter().collect());
+        self.scripts.by_call.insert(call.into(), faults.into_iter().collect());
         self
     }
 
@@ -156,8 +164,8 @@ impl Builder {
     /// Sources: that minute and day belong to a project and a model, and that failed requests count
     /// (ai.google.dev "Rate limits", 2026-09); the shares by size (APIYI, post-mortem of the outage
     /// of 2026-01-21: 1K ~95 %, 2K ~70 %, 4K below 20 % delivered); the length of outages is that
-    /// of users' reports (see [`Outages`](crate::Outages)), a hundred times shorter; 429s are by far
-    /// the most frequent failure, then 503 (operators' error guide for Nano Banana Pro, 2026-02).
+    /// of users' reports (see [`Outages`](crate::Outages)), a hundred times shorter; 429s are by
+    /// far the most frequent failure, then 503 (operators' error guide for Nano Banana Pro, 2026-02).
     /// The other numbers are chosen for the demonstration.
     ///
     /// ```

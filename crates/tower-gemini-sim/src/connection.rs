@@ -1,12 +1,15 @@
-//! One TCP connection that breaks on demand: cut within a head, cut after what was written, or reset.
+//! One TCP connection that breaks on demand: cut within a head, cut after what was written, or
+//! reset.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+
+use crate::lock;
 
 /// What the bodies and the socket of one connection share.
 #[derive(Debug, Default)]
@@ -24,7 +27,7 @@ struct State {
 
 impl Connection {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     pub(crate) fn cut_head(&self, at: Option<usize>) {

@@ -1,8 +1,9 @@
 //! Names the dialects in which requests are asked and answered.
 
 /// The API that a path belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Api {
+    #[default]
     Developer,
     Vertex,
     OpenAiChat,
@@ -10,19 +11,26 @@ pub(crate) enum Api {
     Interactions,
 }
 
-/// How an answer is divided: one object, server-sent events, or an array of events.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a response is divided: one object, server-sent events, or an array of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Framing {
+    #[default]
     Whole,
     Sse,
     Array,
 }
 
 /// What a request wants to be done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Verb {
     Generate,
     Count,
     Predict,
+    #[default]
     Other,
 }
+
+pub(crate) const JSON: &str = "application/json; charset=UTF-8";
+/// What `alt=sse` answers, errors included: a plain JSON error comes under this type too
+/// (js-genai's recordings, 2025-08).
+pub(crate) const SSE: &str = "text/event-stream";

@@ -10,9 +10,9 @@ pub enum SimErrorKind {
     ConnectionRefused,
     /// The connection was reset after the request had been received.
     ConnectionReset,
-    /// The connection ended within the head of the answer.
+    /// The connection ended within the head of the response.
     HeadCut,
-    /// The connection ended within the body of the answer.
+    /// The connection ended within the body of the response.
     BodyCut,
     /// The caller's own body failed while it was being read.
     RequestBody,

@@ -1,34 +1,81 @@
 //! Lists what may happen to a request instead of a complete image response.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// One thing that happens to one request.
-///
-/// Every variant is a response (or a silence) of the real API: recorded, documented or reported by
-/// users. Variants hold no text, so that a script prints on one line. [`Fault::all`] lists one or
-/// more of each.
-///
-/// ```
-/// use tower_gemini_sim::Fault;
-/// assert!(Fault::all().len() > 80);
-/// assert_eq!(Fault::nth(0), Fault::None);
-/// assert_eq!(Fault::HighDemand.name(), "high_demand");
-/// ```
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
-#[non_exhaustive]
-pub enum Fault {
+/// Declares the faults: the variants of [`Fault`], each with its name and, unless it is one value,
+/// the values of it that [`Fault::all`] lists.
+macro_rules! faults {
+    ($(#[$meta:meta])* $enum:ident: $($(#[$doc:meta])* $fault:ident $(($kind:ty))? $({
+        $($(#[$of_field:meta])* $field:ident: $type:ty,)*
+    })? = $name:literal $(=> $values:expr)?;)*) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, PartialEq, Default, Serialize)]
+        #[non_exhaustive]
+        pub enum $enum {
+            $($(#[$doc])* $fault $(($kind))? $({ $($(#[$of_field])* $field: $type,)* })?,)*
+        }
+
+        impl $enum {
+            /// Every kind of fault, at least once; kinds with a choice appear once for each.
+            pub fn all() -> Vec<Self> {
+                let mut all = Vec::new();
+                $(all.extend(faults!(@ $fault $($values)?));)*
+                all
+            }
+
+            /// A short name for ledgers and traces.
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$fault { .. } => $name,)*
+                }
+            }
+        }
+    };
+    (@ $fault:ident) => { [Self::$fault] };
+    (@ $fault:ident $values:expr) => { $values };
+}
+
+faults! {
+    /// One thing that happens to one request.
+    ///
+    /// Every variant is a response (or a silence) of the real API: recorded, documented or reported
+    /// by users. Variants hold no text, so that a script prints on one line. [`Fault::all`] lists
+    /// one or more of each.
+    ///
+    /// ```
+    /// use tower_gemini_sim::Fault;
+    /// assert!(Fault::all().len() > 80);
+    /// assert_eq!(Fault::HighDemand.name(), "high_demand");
+    /// ```
+    Fault:
+
     /// No fault: a complete image response.
     #[default]
-    None,
+    None = "none";
     /// A complete image response in one of the shapes that APIs and gateways send.
-    Shaped(Shape),
+    Shaped(Shape) = "shaped" => [
+        Self::Shaped(Shape::with_drafts(2)),
+        Self::Shaped(Shape { drafts_marked: false, drafts_small: true, ..Shape::with_drafts(1) }),
+        Self::Shaped(Shape { final_marked: true, ..Shape::DOCUMENTED }),
+        Self::Shaped(Shape { thought_after_data: true, ..Shape::with_drafts(2) }),
+        Self::Shaped(Shape { draft_after_final: true, ..Shape::with_drafts(1) }),
+        Self::Shaped(Shape { text_last: true, empty_part: true, ..Shape::DOCUMENTED }),
+        Self::Shaped(Shape {
+            snake_case: true,
+            data_first: true,
+            no_usage: true,
+            ..Shape::DOCUMENTED
+        }),
+        Self::Shaped(Shape { text: false, ..Shape::DOCUMENTED }),
+    ];
     /// A complete image response after this long, unless a deadline passes first.
     Late {
         /// How long the model works.
         latency: Duration,
-    },
+    } = "late" => [Self::Late { latency: Duration::from_secs(400) }];
 
     // -- 429
     /// A per-minute limit: `RetryInfo`, `QuotaFailure` and the hint in the text. Waiting helps.
@@ -37,92 +84,99 @@ pub enum Fault {
         retry_after: Duration,
         /// Which limit.
         limit: Limit,
-    },
+    } = "rate_limit_minute" => [
+        (34_074, Limit::Requests),
+        (34_074, Limit::Images),
+        (34_074, Limit::InputTokens),
+        (539, Limit::Requests),
+    ].map(|(ms, limit)| Self::RateLimitMinute { retry_after: Duration::from_millis(ms), limit });
     /// The per-day limit, although with a `RetryInfo` of seconds. Waiting that long does not help.
     RateLimitDay {
         /// What the misleading `RetryInfo` says.
         retry_after: Duration,
-    },
+    } = "rate_limit_day" => [Self::RateLimitDay { retry_after: Duration::from_millis(2_500) }];
     /// `limit: 0`: this project may not use this model, yet `RetryInfo` says some seconds.
     ZeroQuota {
         /// What the misleading `RetryInfo` says.
         retry_after: Duration,
-    },
+    } = "zero_quota" => [Self::ZeroQuota { retry_after: Duration::from_millis(58_211) }];
     /// `ErrorInfo` with `quota_limit_value: "0"`, and no hint.
-    ZeroQuotaErrorInfo,
+    ZeroQuotaErrorInfo = "zero_quota_error_info";
     /// "Resource has been exhausted (e.g. check quota)." and nothing else.
-    ExhaustedBare,
+    ExhaustedBare = "exhausted_bare";
     /// "Resource exhausted. Please try again later.": Google's own capacity, not a quota.
-    SharedCapacity,
+    SharedCapacity = "shared_capacity";
     /// The account spends too quickly (ten rolling minutes).
-    SpendRate,
+    SpendRate = "spend_rate";
     /// The project's monthly cap is reached.
-    SpendCap,
+    SpendCap = "spend_cap";
     /// Prepaid credits are used up; 429 in recorded responses and 402 in the documentation.
     PrepayDepleted {
         /// 402 instead of 429.
         payment_required: bool,
-    },
+    } = "prepay_depleted" => [false, true]
+        .map(|payment_required| Self::PrepayDepleted { payment_required });
     /// `MODEL_CAPACITY_EXHAUSTED`, as 429 or as 503.
     CapacityExhausted {
         /// 503 instead of 429.
         unavailable: bool,
-    },
+    } = "capacity_exhausted" => [false, true]
+        .map(|unavailable| Self::CapacityExhausted { unavailable });
 
     // -- 5xx and relatives
     /// 503 "The model is overloaded. Please try again later."
-    Overloaded,
+    Overloaded = "overloaded";
     /// 503 "This model is currently experiencing high demand…"
-    HighDemand,
+    HighDemand = "high_demand";
     /// 503 "The service is currently unavailable."
-    ServiceUnavailable,
+    ServiceUnavailable = "service_unavailable";
     /// 503 "Deadline expired before operation could complete."
-    DeadlineExpired503,
+    DeadlineExpired503 = "deadline_expired_503";
     /// 504 with the same text.
-    DeadlineExpired504,
+    DeadlineExpired504 = "deadline_expired_504";
     /// 500 "An internal error has occurred…"
-    Internal,
+    Internal = "internal";
     /// 501.
-    Unimplemented,
+    Unimplemented = "unimplemented";
     /// 502 as HTML of the front end, "try again in 30 seconds".
-    BadGatewayHtml,
+    BadGatewayHtml = "bad_gateway_html";
     /// 499 without any client having cancelled.
-    Cancelled,
+    Cancelled = "cancelled";
     /// 408, which only proxies send.
-    RequestTimeout,
+    RequestTimeout = "request_timeout";
 
     // -- other 4xx
     /// One of the 400s.
-    BadRequest(BadRequest),
+    BadRequest(BadRequest) = "bad_request" => BadRequest::ALL.map(Self::BadRequest);
     /// 401 of an expired token.
-    Unauthenticated,
+    Unauthenticated = "unauthenticated";
     /// One of the 403s.
-    Forbidden(Forbidden),
+    Forbidden(Forbidden) = "forbidden" => Forbidden::ALL.map(Self::Forbidden);
     /// One of the 404s.
-    NotFound(NotFound),
+    NotFound(NotFound) = "not_found" => NotFound::ALL.map(Self::NotFound);
     /// 413 as HTML of a proxy, sent before the body is read.
-    PayloadTooLargeHtml,
+    PayloadTooLargeHtml = "payload_too_large_html";
 
     // -- 200 without a usable image
     /// 200 with a `finishReason` that says why there is no image. Tokens are charged.
-    Refused(Refusal),
+    Refused(Refusal) = "refused" => Refusal::ALL.map(Self::Refused);
     /// 200 with `promptFeedback.blockReason` and no candidate.
-    PromptBlocked(Block),
+    PromptBlocked(Block) = "prompt_blocked" => Block::ALL.map(Self::PromptBlocked);
     /// `finishReason: NO_IMAGE`.
-    NoImage,
+    NoImage = "no_image";
     /// `finishReason: IMAGE_OTHER`, with or without "You will not be charged for this request."
     ImageOther {
-        /// Whether the answer says that it is free, and is.
+        /// Whether the response says that it is free, and is.
         waived: bool,
-    },
+    } = "image_other" => [true, false].map(|waived| Self::ImageOther { waived });
     /// `finishReason: MAX_TOKENS`: thinking used them all.
-    MaxTokens,
+    MaxTokens = "max_tokens";
     /// `STOP` with a text, 1290 image tokens on the bill and no image.
-    StopWithoutImage,
+    StopWithoutImage = "stop_without_image";
     /// A `finishReason` that no documentation names.
-    UnknownFinishReason,
+    UnknownFinishReason = "unknown_finish_reason";
     /// 200 whose body is Google's error JSON.
-    ErrorInOk,
+    ErrorInOk = "error_in_ok";
 
     // -- broken streams (unary responses get the nearest equivalent, see each)
     /// After good events a bare JSON error without `data:`. Unary: as
@@ -130,107 +184,88 @@ pub enum Fault {
     StreamErrorTail {
         /// Whether the model had finished.
         charged: bool,
-    },
+    } = "stream_error_tail" => [false, true].map(|charged| Self::StreamErrorTail { charged });
     /// After good events `data: {"error": …}`. Unary: as [`ErrorInOk`](Self::ErrorInOk).
     StreamErrorEvent {
         /// Whether the model had finished.
         charged: bool,
-    },
+    } = "stream_error_event" => [false, true].map(|charged| Self::StreamErrorEvent { charged });
     /// The response ends cleanly, without the final image and without a `finishReason`.
     NoFinishReason {
         /// Whether the model had finished.
         charged: bool,
-    },
+    } = "no_finish_reason" => [false, true].map(|charged| Self::NoFinishReason { charged });
 
     // -- transport
     /// The connection is refused: the request is never received.
-    ConnectionRefused,
+    ConnectionRefused = "connection_refused";
     /// The request is read, then the connection is reset; no work was done.
-    ResetAfterReceipt,
-    /// The image is generated and charged, then the connection is reset before the head of the answer.
-    ResetAfterGeneration,
+    ResetAfterReceipt = "reset_after_receipt";
+    /// The image is generated and charged, then the connection is reset before the head of the
+    /// answer.
+    ResetAfterGeneration = "reset_after_generation";
     /// The image is generated and charged, and the connection ends within the head.
     CutHead {
         /// Bytes of the head that leave the server. In process the head is never handed over.
         at: usize,
-    },
+    } = "cut_head" => [Self::CutHead { at: 17 }];
     /// The image is generated and charged, and the connection breaks within the body.
     CutBody {
         /// Bytes of the body that arrive.
         at: usize,
-    },
+    } = "cut_body" => [0, 300].map(|at| Self::CutBody { at });
     /// As [`CutBody`](Self::CutBody), but the body ends as though it were complete.
     TruncatedBody {
         /// Bytes of the body that arrive.
         at: usize,
-    },
+    } = "truncated_body" => [0, 300].map(|at| Self::TruncatedBody { at });
     /// No response ever, whatever `X-Server-Timeout` says: a dead connection.
     NoAnswer {
         /// Whether the image is generated and charged nevertheless, if the server's deadline leaves
         /// the time.
         charged: bool,
-    },
+    } = "no_answer" => [false, true].map(|charged| Self::NoAnswer { charged });
     /// The image is generated and charged, and the body stalls for ever.
     StallBody {
         /// Bytes of the body that arrive.
         at: usize,
-    },
+    } = "stall_body" => [0, 300].map(|at| Self::StallBody { at });
     /// A complete image response that arrives in small chunks.
     Trickle {
         /// Bytes at a time.
         chunk: usize,
         /// The pause before each.
         every: Duration,
-    },
+    } = "trickle" => [Self::Trickle { chunk: 97, every: Duration::from_millis(10) }];
 
     // -- proxies
     /// 500 of a proxy around a stringified 503.
-    ProxyWrapped503,
+    ProxyWrapped503 = "proxy_wrapped_503";
     /// 500 of a proxy that hides a 429.
-    ProxyHidden429,
+    ProxyHidden429 = "proxy_hidden_429";
     /// A proxy's 404 around somebody's 429, in OpenRouter's form.
-    ProxyPreviousErrors,
+    ProxyPreviousErrors = "proxy_previous_errors";
     /// Google's 503 as a one-element array, with the legacy `errors` member.
-    ErrorArray503,
+    ErrorArray503 = "error_array_503";
     /// "Max retries exhausted. Last error: …", as text around JSON.
-    ProxyText503,
+    ProxyText503 = "proxy_text_503";
 }
 
-/// Which limit a 429 by the minute names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[non_exhaustive]
-pub enum Limit {
-    /// Requests a minute.
-    Requests,
-    /// Images a minute. No recorded response has such an id; the id is from a third
-    /// party's test.
-    Images,
-    /// Input tokens a minute.
-    InputTokens,
-    /// Requests a day.
-    RequestsPerDay,
-}
-
-/// Declares kinds of one fault, with the list of them all and, where the wire has a word for each,
-/// that word.
+/// Declares kinds of one fault, each with its word: that of the wire where the wire has one.
 macro_rules! kinds {
-    ($(#[$meta:meta])* $name:ident { $($(#[$of:meta])* $kind:ident,)* }) => {
+    ($(#[$meta:meta])* $name:ident { $($(#[$of:meta])* $kind:ident = $word:literal,)* }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
         #[non_exhaustive]
         pub enum $name {
-            $($(#[$of])* $kind,)*
+            $($(#[$of])* #[doc = concat!("`", $word, "`")] $kind,)*
         }
 
         impl $name {
-            const ALL: &[Self] = &[$(Self::$kind),*];
-        }
-    };
-    ($(#[$meta:meta])* $name:ident { $($kind:ident = $word:literal,)* }) => {
-        kinds! { $(#[$meta])* $name { $(#[doc = concat!("`", $word, "`.")] $kind,)* } }
+            /// Every one of them.
+            pub const ALL: [Self; [$($word),*].len()] = [$(Self::$kind),*];
 
-        impl $name {
-            /// Returns the word of the wire.
+            /// Returns its word.
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$kind => $word,)*
@@ -241,34 +276,49 @@ macro_rules! kinds {
 }
 
 kinds! {
+    /// Which limit a 429 names.
+    Limit {
+        /// Requests a minute.
+        Requests = "requests",
+        /// Images a minute. No recorded response has such an id; the id is from a third party's
+        /// test.
+        Images = "images",
+        /// Input tokens a minute.
+        InputTokens = "input_tokens",
+        /// Requests a day.
+        RequestsPerDay = "requests_per_day",
+    }
+}
+
+kinds! {
     /// The 400s.
     BadRequest {
         /// "Request contains an invalid argument."
-        Generic,
+        Generic = "generic",
         /// `API_KEY_INVALID`; the body holds the key.
-        ApiKeyInvalid,
+        ApiKeyInvalid = "api_key_invalid",
         /// "API key expired. Please renew the API key."
-        ApiKeyExpired,
+        ApiKeyExpired = "api_key_expired",
         /// A field nobody knows, with `BadRequest` details.
-        UnknownField,
+        UnknownField = "unknown_field",
         /// "Unable to process input image. Please retry or report…", although retrying is useless.
-        InputImage,
+        InputImage = "input_image",
         /// Inline data over the limit, with the old number.
-        PayloadTooLarge,
+        PayloadTooLarge = "payload_too_large",
         /// `FAILED_PRECONDITION`: the caller's country.
-        Location,
+        Location = "location",
         /// `FAILED_PRECONDITION`, the reason only in `DebugInfo`.
-        LocationGrpcMessage,
+        LocationGrpcMessage = "location_grpc_message",
         /// A turn of the history lacks its signature.
-        MissingThoughtSignature,
+        MissingThoughtSignature = "missing_thought_signature",
         /// A signature of another backend.
-        InvalidThoughtSignature,
+        InvalidThoughtSignature = "invalid_thought_signature",
         /// More tokens than the context holds.
-        TooManyTokens,
+        TooManyTokens = "too_many_tokens",
         /// Imagen's way of blocking a prompt.
-        PromptPolicy,
+        PromptPolicy = "prompt_policy",
         /// A picture by URL that may not be fetched.
-        UrlRobots,
+        UrlRobots = "url_robots",
     }
 }
 
@@ -276,17 +326,17 @@ kinds! {
     /// The 403s.
     Forbidden {
         /// The API is not enabled.
-        ServiceDisabled,
+        ServiceDisabled = "service_disabled",
         /// Vertex: no permission.
-        IamPermission,
+        IamPermission = "iam_permission",
         /// "Your API key was reported as leaked."
-        KeyLeaked,
+        KeyLeaked = "key_leaked",
         /// "Consumer 'api_key:…' has been suspended."; the body holds the key.
-        Suspended,
+        Suspended = "suspended",
         /// "The caller does not have permission", nothing more.
-        Generic,
+        Generic = "generic",
         /// "Your project has been denied access."
-        ProjectDenied,
+        ProjectDenied = "project_denied",
     }
 }
 
@@ -294,17 +344,17 @@ kinds! {
     /// The 404s.
     NotFound {
         /// The model is not known.
-        Model,
+        Model = "model",
         /// "no longer available to new users", naming the successor.
-        Retired,
+        Retired = "retired",
         /// Vertex's wording.
-        PublisherModel,
+        PublisherModel = "publisher_model",
         /// "Requested entity was not found."
-        Entity,
+        Entity = "entity",
         /// The cached content is gone; the model is fine.
-        CachedContent,
+        CachedContent = "cached_content",
         /// HTML: wrong host or path.
-        Html,
+        Html = "html",
     }
 }
 
@@ -341,7 +391,7 @@ kinds! {
     }
 }
 
-/// How the parts of a good answer are arranged.
+/// How the parts of a good response are arranged.
 ///
 /// The default is what the documentation describes: drafts first, marked `thought: true`, then a
 /// text, then the final image.
@@ -404,114 +454,7 @@ impl Default for Shape {
 }
 
 impl Fault {
-    /// Every kind of fault, at least once; kinds with a choice appear once for each.
-    pub fn all() -> Vec<Self> {
-        let some_seconds = Duration::from_millis(34_074);
-        let mut all = vec![
-            Self::None,
-            Self::Shaped(Shape::with_drafts(2)),
-            Self::Shaped(Shape {
-                drafts_marked: false,
-                drafts_small: true,
-                ..Shape::with_drafts(1)
-            }),
-            Self::Shaped(Shape { final_marked: true, ..Shape::DOCUMENTED }),
-            Self::Shaped(Shape { thought_after_data: true, ..Shape::with_drafts(2) }),
-            Self::Shaped(Shape { draft_after_final: true, ..Shape::with_drafts(1) }),
-            Self::Shaped(Shape { text_last: true, empty_part: true, ..Shape::DOCUMENTED }),
-            Self::Shaped(Shape {
-                snake_case: true,
-                data_first: true,
-                no_usage: true,
-                ..Shape::DOCUMENTED
-            }),
-            Self::Shaped(Shape { text: false, ..Shape::DOCUMENTED }),
-            Self::Late { latency: Duration::from_secs(400) },
-        ];
-        for limit in [Limit::Requests, Limit::Images, Limit::InputTokens] {
-            all.push(Self::RateLimitMinute { retry_after: some_seconds, limit });
-        }
-        all.extend([
-            Self::RateLimitMinute {
-                retry_after: Duration::from_millis(539),
-                limit: Limit::Requests,
-            },
-            Self::RateLimitDay { retry_after: Duration::from_millis(2_500) },
-            Self::ZeroQuota { retry_after: Duration::from_millis(58_211) },
-            Self::ZeroQuotaErrorInfo,
-            Self::ExhaustedBare,
-            Self::SharedCapacity,
-            Self::SpendRate,
-            Self::SpendCap,
-            Self::PrepayDepleted { payment_required: false },
-            Self::PrepayDepleted { payment_required: true },
-            Self::CapacityExhausted { unavailable: false },
-            Self::CapacityExhausted { unavailable: true },
-            Self::Overloaded,
-            Self::HighDemand,
-            Self::ServiceUnavailable,
-            Self::DeadlineExpired503,
-            Self::DeadlineExpired504,
-            Self::Internal,
-            Self::Unimplemented,
-            Self::BadGatewayHtml,
-            Self::Cancelled,
-            Self::RequestTimeout,
-            Self::Unauthenticated,
-            Self::PayloadTooLargeHtml,
-        ]);
-        all.extend(BadRequest::ALL.iter().copied().map(Self::BadRequest));
-        all.extend(Forbidden::ALL.iter().copied().map(Self::Forbidden));
-        all.extend(NotFound::ALL.iter().copied().map(Self::NotFound));
-        all.extend(Refusal::ALL.iter().copied().map(Self::Refused));
-        all.extend(Block::ALL.iter().copied().map(Self::PromptBlocked));
-        all.extend([
-            Self::NoImage,
-            Self::ImageOther { waived: true },
-            Self::ImageOther { waived: false },
-            Self::MaxTokens,
-            Self::StopWithoutImage,
-            Self::UnknownFinishReason,
-            Self::ErrorInOk,
-        ]);
-        for charged in [false, true] {
-            all.extend([
-                Self::StreamErrorTail { charged },
-                Self::StreamErrorEvent { charged },
-                Self::NoFinishReason { charged },
-                Self::NoAnswer { charged },
-            ]);
-        }
-        all.extend([
-            Self::ConnectionRefused,
-            Self::ResetAfterReceipt,
-            Self::ResetAfterGeneration,
-            Self::CutHead { at: 17 },
-            Self::CutBody { at: 0 },
-            Self::CutBody { at: 300 },
-            Self::TruncatedBody { at: 0 },
-            Self::TruncatedBody { at: 300 },
-            Self::StallBody { at: 0 },
-            Self::StallBody { at: 300 },
-            Self::Trickle { chunk: 97, every: Duration::from_millis(10) },
-            Self::ProxyWrapped503,
-            Self::ProxyHidden429,
-            Self::ProxyPreviousErrors,
-            Self::ErrorArray503,
-            Self::ProxyText503,
-        ]);
-        all
-    }
-
-    /// The fault at `index` of [`all`](Self::all), beginning again after the last: a property test
-    /// draws a number.
-    pub fn nth(index: usize) -> Self {
-        let all = Self::all();
-        let index = index % all.len();
-        all.into_iter().nth(index).unwrap_or(Self::None)
-    }
-
-    /// Whether the connection, not an answer, says that something is wrong: the caller sees an
+    /// Whether the connection, not a response, says that something is wrong: the caller sees an
     /// error instead of a response, a broken body or nothing at all.
     pub fn is_transport(&self) -> bool {
         matches!(
@@ -531,62 +474,16 @@ impl Fault {
         matches!(self, Self::NoAnswer { .. } | Self::StallBody { .. })
     }
 
-    /// A short name for ledgers and traces.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Shaped(_) => "shaped",
-            Self::Late { .. } => "late",
-            Self::RateLimitMinute { .. } => "rate_limit_minute",
-            Self::RateLimitDay { .. } => "rate_limit_day",
-            Self::ZeroQuota { .. } => "zero_quota",
-            Self::ZeroQuotaErrorInfo => "zero_quota_error_info",
-            Self::ExhaustedBare => "exhausted_bare",
-            Self::SharedCapacity => "shared_capacity",
-            Self::SpendRate => "spend_rate",
-            Self::SpendCap => "spend_cap",
-            Self::PrepayDepleted { .. } => "prepay_depleted",
-            Self::CapacityExhausted { .. } => "capacity_exhausted",
-            Self::Overloaded => "overloaded",
-            Self::HighDemand => "high_demand",
-            Self::ServiceUnavailable => "service_unavailable",
-            Self::DeadlineExpired503 => "deadline_expired_503",
-            Self::DeadlineExpired504 => "deadline_expired_504",
-            Self::Internal => "internal",
-            Self::Unimplemented => "unimplemented",
-            Self::BadGatewayHtml => "bad_gateway_html",
-            Self::Cancelled => "cancelled",
-            Self::RequestTimeout => "request_timeout",
-            Self::BadRequest(_) => "bad_request",
-            Self::Unauthenticated => "unauthenticated",
-            Self::Forbidden(_) => "forbidden",
-            Self::NotFound(_) => "not_found",
-            Self::PayloadTooLargeHtml => "payload_too_large_html",
-            Self::Refused(_) => "refused",
-            Self::PromptBlocked(_) => "prompt_blocked",
-            Self::NoImage => "no_image",
-            Self::ImageOther { .. } => "image_other",
-            Self::MaxTokens => "max_tokens",
-            Self::StopWithoutImage => "stop_without_image",
-            Self::UnknownFinishReason => "unknown_finish_reason",
-            Self::ErrorInOk => "error_in_ok",
-            Self::StreamErrorTail { .. } => "stream_error_tail",
-            Self::StreamErrorEvent { .. } => "stream_error_event",
-            Self::NoFinishReason { .. } => "no_finish_reason",
-            Self::ConnectionRefused => "connection_refused",
-            Self::ResetAfterReceipt => "reset_after_receipt",
-            Self::ResetAfterGeneration => "reset_after_generation",
-            Self::CutHead { .. } => "cut_head",
-            Self::CutBody { .. } => "cut_body",
-            Self::TruncatedBody { .. } => "truncated_body",
-            Self::NoAnswer { .. } => "no_answer",
-            Self::StallBody { .. } => "stall_body",
-            Self::Trickle { .. } => "trickle",
-            Self::ProxyWrapped503 => "proxy_wrapped_503",
-            Self::ProxyHidden429 => "proxy_hidden_429",
-            Self::ProxyPreviousErrors => "proxy_previous_errors",
-            Self::ErrorArray503 => "error_array_503",
-            Self::ProxyText503 => "proxy_text_503",
-        }
+    /// Where its error stands in `responses.toml`.
+    pub(crate) fn key(&self) -> Cow<'static, str> {
+        let kind = match self {
+            Self::BadRequest(kind) => kind.as_str(),
+            Self::Forbidden(kind) => kind.as_str(),
+            Self::NotFound(kind) => kind.as_str(),
+            Self::PrepayDepleted { payment_required: true } => "402",
+            Self::CapacityExhausted { unavailable: true } => "503",
+            _ => return self.name().into(),
+        };
+        format!("{}_{kind}", self.name()).into()
     }
 }

@@ -23,7 +23,7 @@ pub fn hash64(bytes: &[u8]) -> u64 {
 }
 
 /// Up to eight bytes as a number.
-fn little_endian(bytes: &[u8]) -> u64 {
+pub(crate) fn little_endian(bytes: &[u8]) -> u64 {
     let mut word = [0u8; 8];
     word[..bytes.len()].copy_from_slice(bytes);
     u64::from_le_bytes(word)

@@ -7,20 +7,19 @@
 //! of seconds.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
-use crate::hash::{hash64, mix};
-use crate::model::{Family, Size, dimensions};
+use crate::hash::{hash64, little_endian, mix};
+use crate::lock;
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct PictureKey {
-    pub(crate) family: Family,
-    pub(crate) size: Size,
-    pub(crate) ratio: &'static str,
+    /// Width and height.
+    pub(crate) dimensions: (u32, u32),
     pub(crate) jpeg: bool,
     pub(crate) tiny: bool,
     pub(crate) variant: u64,
@@ -49,36 +48,26 @@ pub(crate) struct PictureCache {
 }
 
 impl PictureCache {
-    pub(crate) fn picture(&self, key: &PictureKey) -> Arc<Picture> {
-        // The lock is held while drawing, so that two requests for one picture draw it once.
-        let mut pictures = self.pictures.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(picture) = pictures.get(key) {
-            return picture.clone();
-        }
-        let (width, height) = dimensions(key.family, key.size, key.ratio, key.tiny);
-        let file = if key.jpeg {
-            jpeg(width, height, key.variant, key.tiny)
-        } else {
-            png(width, height, key.variant, key.tiny)
+    pub(crate) fn picture(&self, key: PictureKey) -> Arc<Picture> {
+        let draw = || {
+            let (width, height) = key.dimensions;
+            let encode = if key.jpeg { jpeg } else { png };
+            let file = encode(width, height, key.variant, key.tiny);
+            Arc::new(Picture {
+                base64: STANDARD.encode(&file).into(),
+                hash: hash64(&file),
+                bytes: file.into(),
+                jpeg: key.jpeg,
+            })
         };
-        let picture = Arc::new(Picture {
-            base64: STANDARD.encode(&file).into(),
-            hash: hash64(&file),
-            bytes: file.into(),
-            jpeg: key.jpeg,
-        });
-        pictures.insert(key.clone(), picture.clone());
-        picture
+        // The lock is held while drawing, so that two requests for one picture draw it once.
+        lock(&self.pictures).entry(key).or_insert_with(draw).clone()
     }
 
     /// A thought signature: base64 of `bytes` meaningless bytes, which begin with `prefix`.
     pub(crate) fn signature(&self, prefix: [u8; 6], bytes: usize, variant: u64) -> Bytes {
-        let seed = mix(variant
-            ^ u64::from_le_bytes([
-                prefix[0], prefix[1], prefix[2], prefix[3], prefix[4], prefix[5], 0, 0,
-            ]));
-        let mut signatures = self.signatures.lock().unwrap_or_else(PoisonError::into_inner);
-        signatures
+        let seed = mix(variant ^ little_endian(&prefix));
+        lock(&self.signatures)
             .entry((bytes, seed))
             .or_insert_with(|| {
                 let mut raw = prefix.to_vec();
@@ -105,7 +94,7 @@ fn draw(width: u32, height: u32, variant: u64, noise: u32) -> Vec<u8> {
     for y in 0..height {
         let down = 100 * y / height;
         for x in 0..width {
-            // One draw a pixel: an xorshift is enough, nobody guesses these.
+            // One draw a pixel: an xorshift is enough, nobody has to guess them.
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
@@ -139,9 +128,10 @@ fn png(width: u32, height: u32, variant: u64, tiny: bool) -> Vec<u8> {
     file
 }
 
-/// Chosen so that a 1K PNG weighs 1.3 to 1.9 MB, as recorded answers of gemini-2.5-flash-image do.
+/// Chosen so that a 1K PNG weighs 1.3 to 1.9 MB, as recorded responses of gemini-2.5-flash-image
+/// do.
 const PNG_NOISE: u32 = 8;
-/// Chosen so that a 1K JPEG weighs 0.9 to 1.5 MB and a 4K one about 20 MB, as recorded answers of
+/// Chosen so that a 1K JPEG weighs 0.9 to 1.5 MB and a 4K one about 20 MB, as recorded responses of
 /// gemini-3-pro-image do.
 const JPEG_NOISE: u32 = 80;
 const JPEG_QUALITY: u8 = 92;
@@ -226,9 +216,17 @@ fn split_at_restarts(data: &[u8]) -> Vec<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{RATIOS, Ratio, Size, known};
 
-    fn key(family: Family, size: Size, ratio: &'static str, jpeg: bool, tiny: bool) -> PictureKey {
-        PictureKey { family, size, ratio, jpeg, tiny, variant: 7 }
+    const FLASH: &str = "gemini-2.5-flash-image";
+    const PRO: &str = "gemini-3-pro-image";
+    const FLASH31: &str = "gemini-3.1-flash-image";
+    const SQUARE: &Ratio = &RATIOS[0];
+
+    fn key(model: &str, size: Size, ratio: &Ratio, tiny: bool) -> PictureKey {
+        let model = known(model).unwrap();
+        let dimensions = model.dimensions(size, ratio, tiny);
+        PictureKey { dimensions, jpeg: model.jpeg, tiny, variant: 7 }
     }
 
     fn png_dimensions(file: &[u8]) -> (u32, u32) {
@@ -255,15 +253,12 @@ mod tests {
     #[test]
     fn png_pictures_decode_at_every_ratio() {
         let pictures = PictureCache::default();
-        for ratio in crate::model::RATIOS {
-            let key = key(Family::Flash25, Size::K1, ratio, false, true);
-            let picture = pictures.picture(&key);
-            assert_eq!(
-                png_dimensions(&picture.bytes),
-                dimensions(Family::Flash25, Size::K1, ratio, true)
-            );
+        for ratio in known(FLASH).unwrap().ratios() {
+            let key = key(FLASH, Size::K1, ratio, true);
+            let picture = pictures.picture(key);
+            assert_eq!(png_dimensions(&picture.bytes), key.dimensions, "{}", ratio.name);
         }
-        let full = pictures.picture(&key(Family::Flash25, Size::K1, "1:1", false, false));
+        let full = pictures.picture(key(FLASH, Size::K1, SQUARE, false));
         assert_eq!(png_dimensions(&full.bytes), (1024, 1024));
         assert!((1_200_000..2_000_000).contains(&full.bytes.len()), "{}", full.bytes.len());
     }
@@ -272,13 +267,10 @@ mod tests {
     fn jpeg_pictures_have_the_asked_size_at_every_ratio() {
         let pictures = PictureCache::default();
         for size in Size::ALL {
-            for ratio in crate::model::ALL_RATIOS {
-                let picture = pictures.picture(&key(Family::Flash31, size, ratio, true, true));
-                assert_eq!(
-                    jpeg_dimensions(&picture.bytes),
-                    dimensions(Family::Flash31, size, ratio, true),
-                    "{size:?} {ratio}"
-                );
+            for ratio in &RATIOS {
+                let key = key(FLASH31, size, ratio, true);
+                let picture = pictures.picture(key);
+                assert_eq!(jpeg_dimensions(&picture.bytes), key.dimensions, "{size:?} {ratio:?}");
             }
         }
     }
@@ -291,7 +283,7 @@ mod tests {
             (Size::K2, 2048, 4_000_000..6_500_000),
             (Size::K4, 4096, 15_000_000..25_000_000),
         ] {
-            let picture = pictures.picture(&key(Family::Pro3, size, "1:1", true, false));
+            let picture = pictures.picture(key(PRO, size, SQUARE, false));
             assert_eq!(jpeg_dimensions(&picture.bytes), (side, side));
             assert!(
                 weight.contains(&picture.bytes.len()),
@@ -303,12 +295,9 @@ mod tests {
 
     #[test]
     fn two_variants_differ_and_one_variant_repeats() {
-        let one = PictureCache::default().picture(&key(Family::Pro3, Size::K1, "1:1", true, true));
-        let again =
-            PictureCache::default().picture(&key(Family::Pro3, Size::K1, "1:1", true, true));
-        assert_eq!(one.hash, again.hash);
-        let other = PictureCache::default()
-            .picture(&PictureKey { variant: 8, ..key(Family::Pro3, Size::K1, "1:1", true, true) });
-        assert_ne!(one.hash, other.hash);
+        let picture = |key| PictureCache::default().picture(key);
+        let one = key(PRO, Size::K1, SQUARE, true);
+        assert_eq!(picture(one).hash, picture(one).hash);
+        assert_ne!(picture(one).hash, picture(PictureKey { variant: 8, ..one }).hash);
     }
 }

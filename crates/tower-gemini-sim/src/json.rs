@@ -2,33 +2,107 @@
 //! base64 that are shared, not copied.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use bytes::Bytes;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 /// A value to be printed. Fields keep their order, unlike in `serde_json`, because tests cut
 /// answers at a byte.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Deserialize)]
+#[serde(untagged)]
 pub(crate) enum Json {
     Null,
     Bool(bool),
     Num(u64),
     Str(Cow<'static, str>),
-    /// A string that needs no escapes: base64 of an image or of a signature, shared with the cache.
-    Blob(Bytes),
-    /// A `data:` URL around shared base64.
-    DataUrl(&'static str, Bytes),
     Arr(Vec<Json>),
-    Obj(Vec<(&'static str, Json)>),
+    Obj(Fields),
+    /// A string that needs no escapes, after a prefix that needs none: the base64 of an image or of
+    /// a signature, shared with the cache.
+    #[serde(skip)]
+    Blob(String, Bytes),
+    /// The value of a field that is left out.
+    #[serde(skip)]
+    Absent,
+}
+
+/// The fields of an object in their order.
+#[derive(Debug, Clone)]
+pub(crate) struct Fields(Vec<(Cow<'static, str>, Json)>);
+
+impl Fields {
+    pub(crate) fn new<const N: usize>(fields: [(&'static str, Json); N]) -> Self {
+        let present = fields.into_iter().filter(|(_, value)| !matches!(value, Json::Absent));
+        Self(present.map(|(name, value)| (name.into(), value)).collect())
+    }
+}
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Fields(fields))
+            }
+        }
+
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+/// An object literal: values are anything that becomes a [`Json`]; fields of which there is `None`
+/// are left out.
+macro_rules! obj {
+    ($($name:tt : $value:expr),* $(,)?) => {
+        $crate::json::Json::Obj($crate::json::Fields::new([
+            $(($name, $crate::json::Json::from($value))),*
+        ]))
+    };
+}
+pub(crate) use obj;
+
+/// What becomes a value, and how.
+macro_rules! values {
+    ($($from:ty => $make:expr,)*) => {
+        $(impl From<$from> for Json {
+            fn from(value: $from) -> Self {
+                $make(value)
+            }
+        })*
+    };
+}
+
+values! {
+    &'static str => |text: &'static str| Self::Str(text.into()),
+    String => |text: String| Self::Str(text.into()),
+    u64 => Self::Num,
+    bool => Self::Bool,
+    Vec<Json> => Self::Arr,
+    Bytes => |base64| Self::Blob(String::new(), base64),
+}
+
+impl<T: Into<Json>> From<Option<T>> for Json {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Absent, Into::into)
+    }
 }
 
 impl Json {
-    pub(crate) fn str(text: impl Into<Cow<'static, str>>) -> Self {
-        Self::Str(text.into())
-    }
-
     /// Two spaces, one field a line: what `generateContent` answers.
     pub(crate) fn pretty(&self) -> Vec<Bytes> {
-        let mut out = Printer::new(true);
+        let mut out = Printer { pretty: true, ..Printer::default() };
         out.value(self, 0);
         out.newline(0);
         out.finish()
@@ -36,24 +110,13 @@ impl Json {
 
     /// `": "` after names and nothing after commas: what an event of `alt=sse` holds.
     pub(crate) fn compact(&self) -> Vec<Bytes> {
-        let mut out = Printer::new(false);
+        let mut out = Printer::default();
         out.value(self, 0);
         out.finish()
     }
-
-    pub(crate) fn pretty_string(&self) -> String {
-        join(&self.pretty())
-    }
-
-    pub(crate) fn compact_string(&self) -> String {
-        join(&self.compact())
-    }
 }
 
-fn join(segments: &[Bytes]) -> String {
-    segments.iter().map(|segment| String::from_utf8_lossy(segment)).collect()
-}
-
+#[derive(Default)]
 struct Printer {
     pretty: bool,
     text: Vec<u8>,
@@ -61,10 +124,6 @@ struct Printer {
 }
 
 impl Printer {
-    fn new(pretty: bool) -> Self {
-        Self { pretty, text: Vec::with_capacity(4096), segments: Vec::new() }
-    }
-
     fn finish(mut self) -> Vec<Bytes> {
         self.seal();
         self.segments
@@ -83,137 +142,95 @@ impl Printer {
         }
     }
 
-    fn shared(&mut self, blob: &Bytes) {
-        // Small blobs are cheaper to copy than to carry as a segment of their own.
-        if blob.len() < 4096 {
-            self.text.extend_from_slice(blob);
-        } else {
-            self.seal();
-            self.segments.push(blob.clone());
+    fn value(&mut self, value: &Json, depth: usize) {
+        match value {
+            Json::Null | Json::Absent => self.text.extend_from_slice(b"null"),
+            Json::Bool(value) => self.text.extend_from_slice(value.to_string().as_bytes()),
+            Json::Num(number) => self.text.extend_from_slice(number.to_string().as_bytes()),
+            Json::Str(text) => self.string(text),
+            Json::Blob(prefix, blob) => {
+                self.text.push(b'"');
+                self.text.extend_from_slice(prefix.as_bytes());
+                // Small blobs are cheaper to copy than to carry as a segment of their own.
+                if blob.len() < 4096 {
+                    self.text.extend_from_slice(blob);
+                } else {
+                    self.seal();
+                    self.segments.push(blob.clone());
+                }
+                self.text.push(b'"');
+            }
+            Json::Arr(items) => self.list(b"[]", items, depth, |out, item, depth| {
+                out.value(item, depth);
+            }),
+            Json::Obj(Fields(fields)) => {
+                self.list(b"{}", fields, depth, |out, (name, item), depth| {
+                    out.string(name);
+                    out.text.extend_from_slice(b": ");
+                    out.value(item, depth);
+                });
+            }
         }
     }
 
-    fn value(&mut self, value: &Json, depth: usize) {
-        match value {
-            Json::Null => self.text.extend_from_slice(b"null"),
-            Json::Bool(true) => self.text.extend_from_slice(b"true"),
-            Json::Bool(false) => self.text.extend_from_slice(b"false"),
-            Json::Num(number) => self.text.extend_from_slice(number.to_string().as_bytes()),
-            Json::Str(text) => self.string(text),
-            Json::Blob(blob) => {
-                self.text.push(b'"');
-                self.shared(blob);
-                self.text.push(b'"');
+    fn list<T>(
+        &mut self,
+        brackets: &[u8; 2],
+        items: &[T],
+        depth: usize,
+        print: impl Fn(&mut Self, &T, usize),
+    ) {
+        self.text.push(brackets[0]);
+        for (index, item) in items.iter().enumerate() {
+            if index > 0 {
+                self.text.push(b',');
             }
-            Json::DataUrl(mime, blob) => {
-                self.text.extend_from_slice(b"\"data:");
-                self.text.extend_from_slice(mime.as_bytes());
-                self.text.extend_from_slice(b";base64,");
-                self.shared(blob);
-                self.text.push(b'"');
-            }
-            Json::Arr(items) => {
-                self.text.push(b'[');
-                for (index, item) in items.iter().enumerate() {
-                    if index > 0 {
-                        self.text.push(b',');
-                    }
-                    self.newline(depth + 1);
-                    self.value(item, depth + 1);
-                }
-                if !items.is_empty() {
-                    self.newline(depth);
-                }
-                self.text.push(b']');
-            }
-            Json::Obj(fields) => {
-                self.text.push(b'{');
-                for (index, (name, item)) in fields.iter().enumerate() {
-                    if index > 0 {
-                        self.text.push(b',');
-                    }
-                    self.newline(depth + 1);
-                    self.string(name);
-                    self.text.extend_from_slice(b": ");
-                    self.value(item, depth + 1);
-                }
-                if !fields.is_empty() {
-                    self.newline(depth);
-                }
-                self.text.push(b'}');
-            }
+            self.newline(depth + 1);
+            print(self, item, depth + 1);
         }
+        if !items.is_empty() {
+            self.newline(depth);
+        }
+        self.text.push(brackets[1]);
     }
 
     fn string(&mut self, text: &str) {
-        self.text.push(b'"');
-        if !text.bytes().any(|byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
-            self.text.extend_from_slice(text.as_bytes());
-            self.text.push(b'"');
-            return;
-        }
-        for byte in text.bytes() {
-            match byte {
-                b'"' => self.text.extend_from_slice(b"\\\""),
-                b'\\' => self.text.extend_from_slice(b"\\\\"),
-                b'\n' => self.text.extend_from_slice(b"\\n"),
-                b'\r' => self.text.extend_from_slice(b"\\r"),
-                b'\t' => self.text.extend_from_slice(b"\\t"),
-                0..0x20 => self.text.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
-                _ => self.text.push(byte),
-            }
-        }
-        self.text.push(b'"');
+        // Writing into memory does not fail.
+        let _ = serde_json::to_writer(&mut self.text, text);
     }
-}
-
-/// An object literal: names are `&'static str`, values are anything that becomes a [`Json`].
-macro_rules! obj {
-    ($($name:literal : $value:expr),* $(,)?) => {
-        $crate::json::Json::Obj(vec![$(($name, $crate::json::Json::from($value))),*])
-    };
-}
-pub(crate) use obj;
-
-/// What becomes a value, and how.
-macro_rules! values {
-    ($($from:ty => $make:expr,)*) => {
-        $(impl From<$from> for Json {
-            fn from(value: $from) -> Self {
-                $make(value)
-            }
-        })*
-    };
-}
-
-values! {
-    &'static str => Self::str,
-    String => Self::str,
-    u64 => Self::Num,
-    bool => Self::Bool,
-    Vec<Json> => Self::Arr,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn text(segments: Vec<Bytes>) -> String {
+        String::from_utf8(segments.concat()).unwrap()
+    }
+
     #[test]
     fn printed_json_reads_back_as_the_same_value() {
-        let value = obj! { "a": "q\"uo\\te\n\u{1}ü", "b": vec![Json::Num(1), Json::Null, Json::Bool(true)], "c": obj! {}, "d": Vec::new(),
-        "e": Json::Blob(Bytes::from(vec![b'A'; 5000])), "f": Json::DataUrl("image/png", Bytes::from_static(b"AAAA")) };
+        let value = obj! {
+            "a": "q\"uo\\te\n\u{1}ü",
+            "b": vec![Json::Num(1), Json::Null, Json::Bool(true)],
+            "c": obj! {},
+            "d": Vec::new(),
+            "e": Bytes::from(vec![b'A'; 5000]),
+            "f": Json::Blob("data:image/png;base64,".into(), Bytes::from_static(b"AAAA")),
+            "g": None::<u64>,
+        };
         let expected = serde_json::json!({ "a": "q\"uo\\te\n\u{1}ü", "b": [1, null, true], "c": {}, "d": [],
             "e": "A".repeat(5000), "f": "data:image/png;base64,AAAA" });
-        for text in [value.pretty_string(), value.compact_string()] {
+        for text in [text(value.pretty()), text(value.compact())] {
             assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), expected);
         }
     }
 
     #[test]
     fn names_and_values_are_spaced_as_google_spaces_them() {
-        assert_eq!(obj! { "a": 1u64, "b": 2u64 }.compact_string(), r#"{"a": 1,"b": 2}"#);
+        assert_eq!(text(obj! { "a": 1u64, "b": 2u64 }.compact()), r#"{"a": 1,"b": 2}"#);
         assert_eq!(
-            obj! { "a": vec![Json::Num(1)] }.pretty_string(),
+            text(obj! { "a": vec![Json::Num(1)] }.pretty()),
             "{\n  \"a\": [\n    1\n  ]\n}\n"
         );
     }

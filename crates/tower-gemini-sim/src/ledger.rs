@@ -5,13 +5,14 @@
 //! books to this ledger.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::fault::Fault;
+use crate::lock;
 use crate::model::Size;
 
 /// How much of the response's body the client read.
@@ -42,8 +43,8 @@ pub struct Record {
     pub size: Option<Size>,
     /// The fault that was scripted or drawn.
     pub fault: Fault,
-    /// What decided the answer: `image`, a fault's name, or a check of the server such as `quota`,
-    /// `invalid_key`, `rejected`.
+    /// What decided the response: `image`, a fault's name, or a check of the server such as
+    /// `quota_day`, `credentials`, `rejected`.
     pub outcome: &'static str,
     /// Whether the request was read; a refused connection was not.
     pub received: bool,
@@ -51,7 +52,7 @@ pub struct Record {
     pub received_at: Duration,
     /// When the response was read to its end or abandoned, or it was certain that none would come.
     pub ended_at: Option<Duration>,
-    /// The status of the answer, if there was one.
+    /// The status of the response, if there was one.
     pub status: Option<u16>,
     /// The model finished.
     pub generated: bool,
@@ -73,7 +74,7 @@ pub struct Record {
     pub aborted: bool,
     /// [`hash64`](crate::hash64) of the request's body, once it was read.
     pub body_hash: Option<u64>,
-    /// [`hash64`](crate::hash64) of the final image's file in the answer.
+    /// [`hash64`](crate::hash64) of the final image's file in the response.
     pub image_hash: Option<u64>,
     /// Length of that file.
     pub image_len: Option<usize>,
@@ -150,8 +151,8 @@ impl LedgerSnapshot {
         self.of_call(tag).map(|record| record.cost_microusd).sum()
     }
 
-    /// How many attempts of the call arrived after one of them had been charged: each may be charged
-    /// twice. A well-behaved client makes this zero. A charge that the client could not know of yet
+    /// How many attempts of the call arrived after one of them had been charged: each may be
+    /// charged twice. A well-behaved client makes this zero. A charge that the client could not know of yet
     /// counts too, since resending was a bet then.
     pub fn sends_after_charge(&self, tag: &str) -> usize {
         let Some(first_charge) = self.of_call(tag).filter_map(|record| record.charged_as).min()
@@ -202,7 +203,7 @@ impl Ledger {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 
     /// Opens a record. `draw` is given the number and says which fault it meets, under the lock, so

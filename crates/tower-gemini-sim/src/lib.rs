@@ -13,8 +13,9 @@
 //!
 //! let sim = Sim::quick([Fault::HighDemand]);
 //! let mut gemini = sim.service();
+//! let url = "https://gemini.example/v1beta/models/gemini-3-pro-image:generateContent";
 //! let request = || {
-//!     http::Request::post("https://gemini.example/v1beta/models/gemini-3-pro-image:generateContent")
+//!     http::Request::post(url)
 //!         .header("x-goog-api-key", "a-key")
 //!         .header("x-sim-call", "cat")
 //!         .body(Full::from(r#"{ "contents": [{ "parts": [{ "text": "a cat" }] }] }"#))
@@ -56,11 +57,11 @@
 //!
 //! | outcome | charged |
 //! | --- | --- |
-//! | the model finished, whether or not the answer arrived | its tokens |
-//! | the caller disconnected while the model ran | its tokens (a [setting](Builder::abort_charges)) |
+//! | the model finished, whether or not the response arrived | its tokens |
+//! | the caller disconnected while the model ran | its tokens ([setting](Builder::abort_charges)) |
 //! | refused after generation | input and thinking |
-//! | the answer says "You will not be charged" | nothing |
-//! | blocked prompt | its input (a [setting](Builder::blocked_prompts_charge)) |
+//! | the response says "You will not be charged" | nothing |
+//! | blocked prompt | its input ([setting](Builder::blocked_prompts_charge)) |
 //! | 4xx and 5xx, refused connection | nothing |
 //!
 //! Every request that was received counts against the project's limits; a 429 does only [if
@@ -121,6 +122,11 @@ pub use quota::Quota;
 pub use serve::{ServeHandle, serve};
 pub use service::{RequestNumber, Sim, SimFuture, SimService};
 pub use weather::{Each, Latency, Outages, Weather};
+
+/// Locks a mutex whose holder may have panicked: every change under these locks is complete.
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
 
 /// The README's example runs as a doc test.
 #[cfg(doctest)]

@@ -6,11 +6,12 @@
 //! midnight Pacific in winter; daylight saving is left out.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::api_error::Violation;
 use crate::fault::Limit;
+use crate::lock;
 
 /// The limits of one model for one project; `None` is no limit.
 ///
@@ -51,7 +52,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const MIDNIGHT: Duration = Duration::from_secs(8 * 60 * 60);
 
 /// What one request counts.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Weight {
     pub(crate) images: u64,
     pub(crate) tokens: u64,
@@ -107,7 +108,7 @@ impl Limits {
         if quota == Quota::UNLIMITED {
             return Ok(());
         }
-        let mut usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut usage = lock(&self.usage);
         let usage = usage.entry((project.clone(), model.clone())).or_default();
         while usage.recent.front().is_some_and(|(at, _)| now.saturating_sub(*at) >= WINDOW) {
             usage.recent.pop_front();

@@ -1,18 +1,18 @@
 //! Reads what a request asks for, and checks whether Google would accept it. The simulator shares
 //! no code with the layers that it tests: a shared mistake would be invisible.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use http::{HeaderMap, Method, Uri};
+use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
 use crate::api_error::ApiError;
 use crate::dialect::{Api, Framing, Verb};
-use crate::model::{ALL_RATIOS, Model, RATIOS, Size};
+use crate::model::{Model, RATIOS, Ratio, Size};
 
 /// What the path says.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Route {
     pub(crate) api: Api,
     pub(crate) verb: Verb,
@@ -32,52 +32,46 @@ impl Route {
         if method != Method::POST {
             return None;
         }
-        let path = percent_decoded(uri.path());
+        let path = percent_decode_str(uri.path()).decode_utf8_lossy();
         let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
         let version = segments
             .iter()
             .find(|segment| matches!(**segment, "v1" | "v1beta" | "v1alpha" | "v1beta1"))
-            .map_or_else(|| "v1beta".to_owned(), |version| (*version).to_owned());
-        let last = *segments.last()?;
-        let before = segments.len().checked_sub(2).map_or("", |index| segments[index]);
-        let by_body = |api, method: &str| {
-            let (model, method) = (String::new(), method.to_owned());
-            Some(Self {
-                api,
-                verb: Verb::Generate,
-                framing: Framing::Whole,
-                model,
-                version: version.clone(),
-                method,
-            })
+            .unwrap_or(&"v1beta");
+        let (before, last) = match segments.as_slice() {
+            [] => return None,
+            [last] => ("", *last),
+            [.., before, last] => (*before, *last),
         };
-        match (before, last) {
-            ("chat", "completions") => return by_body(Api::OpenAiChat, "chatCompletions"),
-            ("images", "generations") => return by_body(Api::OpenAiImages, "imageGenerations"),
-            (_, "interactions") => return by_body(Api::Interactions, "createInteraction"),
-            _ => {}
+        let by_body = match (before, last) {
+            ("chat", "completions") => Some((Api::OpenAiChat, "chatCompletions")),
+            ("images", "generations") => Some((Api::OpenAiImages, "imageGenerations")),
+            (_, "interactions") => Some((Api::Interactions, "createInteraction")),
+            _ => None,
+        };
+        let version = (*version).to_owned();
+        if let Some((api, method)) = by_body {
+            let method = method.to_owned();
+            return Some(Self { api, verb: Verb::Generate, version, method, ..Self::default() });
         }
         let (model, method) = last.split_once(':')?;
         if !matches!(before, "models" | "tunedModels" | "endpoints" | "dynamic") || model.is_empty()
         {
             return None;
         }
-        let api = if segments.iter().any(|segment| matches!(*segment, "publishers" | "projects")) {
-            Api::Vertex
-        } else {
-            Api::Developer
-        };
-        let sse = query(uri, "alt").is_some_and(|alt| alt == "sse");
+        let on_vertex = segments.iter().any(|name| matches!(*name, "publishers" | "projects"));
         let (verb, framing) = match method {
             "generateContent" => (Verb::Generate, Framing::Whole),
-            "streamGenerateContent" if sse => (Verb::Generate, Framing::Sse),
+            "streamGenerateContent" if query(uri, "alt") == Some("sse") => {
+                (Verb::Generate, Framing::Sse)
+            }
             "streamGenerateContent" => (Verb::Generate, Framing::Array),
             "countTokens" => (Verb::Count, Framing::Whole),
             "predict" => (Verb::Predict, Framing::Whole),
             _ => (Verb::Other, Framing::Whole),
         };
         Some(Self {
-            api,
+            api: if on_vertex { Api::Vertex } else { Api::Developer },
             verb,
             framing,
             model: model.to_owned(),
@@ -85,63 +79,48 @@ impl Route {
             method: method.to_owned(),
         })
     }
-}
 
-fn percent_decoded(path: &str) -> Cow<'_, str> {
-    if !path.contains('%') {
-        return path.into();
+    /// Reads from the body what such a path leaves to it: the model, and whether to stream.
+    pub(crate) fn read_body(&mut self, body: &Value) {
+        if self.model.is_empty() {
+            let name = text(body, "model").unwrap_or_default();
+            self.model = name.rsplit('/').next().unwrap_or(name).to_owned();
+        }
+        let streams = body.get("stream").and_then(Value::as_bool) == Some(true);
+        if streams && matches!(self.api, Api::OpenAiChat | Api::Interactions) {
+            self.framing = Framing::Sse;
+        }
     }
-    let mut out = Vec::with_capacity(path.len());
-    let bytes = path.as_bytes();
-    let mut at = 0;
-    while at < bytes.len() {
-        let decoded = (bytes[at] == b'%')
-            .then(|| path.get(at + 1..at + 3))
-            .flatten()
-            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        out.push(decoded.unwrap_or(bytes[at]));
-        at += if decoded.is_some() { 3 } else { 1 };
-    }
-    String::from_utf8_lossy(&out).into_owned().into()
 }
 
 fn query<'a>(uri: &'a Uri, name: &str) -> Option<&'a str> {
-    uri.query()?.split('&').find_map(|pair| {
-        pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| value)
-    })
+    let mut pairs = uri.query()?.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
 }
 
-/// Who asks.
+/// Who asks: with a key, a token, both or neither.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Credentials {
-    Nobody,
-    Key(String),
-    Bearer(String),
-    Both,
+pub(crate) struct Credentials {
+    pub(crate) key: Option<String>,
+    pub(crate) bearer: Option<String>,
 }
 
 impl Credentials {
     pub(crate) fn of(uri: &Uri, headers: &HeaderMap) -> Self {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        let key =
-            text("x-goog-api-key").or_else(|| query(uri, "key")).filter(|key| !key.is_empty());
-        let bearer = text("authorization")
-            .and_then(|value| {
-                value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer "))
-            })
-            .filter(|token| !token.is_empty());
-        match (key, bearer) {
-            (None, None) => Self::Nobody,
-            (Some(key), None) => Self::Key(key.to_owned()),
-            (None, Some(token)) => Self::Bearer(token.to_owned()),
-            (Some(_), Some(_)) => Self::Both,
-        }
+        let owned = |secret: &str| (!secret.is_empty()).then(|| secret.to_owned());
+        let bearer = text("authorization").and_then(|value| {
+            value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer "))
+        });
+        let key = text("x-goog-api-key").or_else(|| query(uri, "key"));
+        Self { key: key.and_then(owned), bearer: bearer.and_then(owned) }
     }
 
+    /// The secret, where there is one and not two.
     pub(crate) fn secret(&self) -> &str {
-        match self {
-            Self::Key(secret) | Self::Bearer(secret) => secret,
-            Self::Nobody | Self::Both => "",
+        match (&self.key, &self.bearer) {
+            (Some(secret), None) | (None, Some(secret)) => secret,
+            _ => "",
         }
     }
 }
@@ -158,7 +137,7 @@ pub(crate) struct ImageRequest {
     pub(crate) prompt: String,
     pub(crate) input_images: u64,
     pub(crate) size: Size,
-    pub(crate) ratio: &'static str,
+    pub(crate) ratio: &'static Ratio,
     pub(crate) count: u64,
 }
 
@@ -195,14 +174,8 @@ fn is_named(name: &str, camel: &str) -> bool {
     }) && letters.next().is_none()
 }
 
-/// The model a body names, without prefixes.
-pub(crate) fn model_in_body(body: &Value) -> Option<String> {
-    let name = body.get("model")?.as_str()?;
-    Some(name.rsplit('/').next().unwrap_or(name).to_owned())
-}
-
-pub(crate) fn streams_in_body(body: &Value) -> bool {
-    body.get("stream").and_then(Value::as_bool).unwrap_or(false)
+fn text<'a>(value: &'a Value, name: &str) -> Option<&'a str> {
+    value.get(name).and_then(Value::as_str)
 }
 
 pub(crate) fn json(bytes: &[u8]) -> Result<Value, ApiError> {
@@ -231,10 +204,10 @@ pub(crate) fn check(
     }
 }
 
-const TOP_LEVEL: &str = "contents systemInstruction tools toolConfig safetySettings generationConfig \
-    cachedContent model labels serviceTier generateContentRequest";
-const GENERATION_CONFIG: &str = "stopSequences responseMimeType responseSchema responseJsonSchema responseModalities \
-    candidateCount maxOutputTokens temperature topP topK seed presencePenalty \
+const TOP_LEVEL: &str = "contents systemInstruction tools toolConfig safetySettings \
+    generationConfig cachedContent model labels serviceTier generateContentRequest";
+const GENERATION_CONFIG: &str = "stopSequences responseMimeType responseSchema responseJsonSchema \
+    responseModalities candidateCount maxOutputTokens temperature topP topK seed presencePenalty \
     frequencyPenalty responseLogprobs logprobs enableEnhancedCivicAnswers speechConfig \
     thinkingConfig imageConfig responseFormat mediaResolution audioTimestamp";
 const IMAGE_CONFIG: &str = "aspectRatio imageSize";
@@ -264,11 +237,7 @@ fn check_generate(api: Api, model: &Model, body: &Value) -> Result<ImageRequest,
     let contents = match field(body, "contents") {
         Some(Value::Array(contents)) if !contents.is_empty() => contents.as_slice(),
         Some(object @ Value::Object(_)) => std::slice::from_ref(object),
-        _ => {
-            return Err(ApiError::invalid(
-                "* GenerateContentRequest.contents: contents is not specified\n",
-            ));
-        }
+        _ => return Err(no_contents()),
     };
     if field(config, "candidateCount").and_then(Value::as_u64).is_some_and(|count| count > 1)
         && model.makes_images()
@@ -278,24 +247,22 @@ fn check_generate(api: Api, model: &Model, body: &Value) -> Result<ImageRequest,
     let mut prompt = String::new();
     let mut input_images = 0;
     for (turn, content) in contents.iter().enumerate() {
-        let of_model = content.get("role").and_then(Value::as_str) == Some("model");
+        let of_model = text(content, "role") == Some("model");
         let parts = match content.get("parts") {
             Some(Value::Array(parts)) if !parts.is_empty() => parts.as_slice(),
             Some(object @ Value::Object(_)) => std::slice::from_ref(object),
             _ if of_model => &[],
             _ => {
                 return Err(ApiError::invalid(format!(
-                    "* GenerateContentRequest.contents[{turn}].parts: contents.parts must not be empty.\n"
+                    "* GenerateContentRequest.contents[{turn}].parts: contents.parts must not be \
+                     empty.\n"
                 )));
             }
         };
         for (index, part) in parts.iter().enumerate() {
-            if let Some(text) = part.get("text").and_then(Value::as_str) {
+            if let Some(text) = text(part, "text") {
                 if text.is_empty() && !of_model {
-                    return Err(ApiError::invalid(format!(
-                        "* GenerateContentRequest.contents[{turn}].parts[{index}].data: required oneof field 'data' must have one \
-                         initialized field\n"
-                    )));
+                    return Err(no_data(turn, index));
                 }
                 if !of_model {
                     prompt.push_str(text);
@@ -313,9 +280,7 @@ fn check_generate(api: Api, model: &Model, body: &Value) -> Result<ImageRequest,
         }
     }
     if prompt.is_empty() && input_images == 0 {
-        return Err(ApiError::invalid(
-            "* GenerateContentRequest.contents[0].parts[0].data: required oneof field 'data' must have one initialized field\n",
-        ));
+        return Err(no_data(0, 0));
     }
     if input_images > MAX_REFERENCE_IMAGES && model.makes_images() {
         return Err(ApiError::invalid(format!(
@@ -326,7 +291,7 @@ fn check_generate(api: Api, model: &Model, body: &Value) -> Result<ImageRequest,
     let mut wanted = SizeAndRatio::default();
     wanted.read(image_config);
     if let Some(format) = field(config, "responseFormat") {
-        if model.family == crate::model::Family::Flash25 {
+        if model.makes_images() && !model.takes_size {
             return Err(ApiError::unknown_field("responseFormat", "generation_config"));
         }
         let entries = format.as_array().map_or(std::slice::from_ref(format), Vec::as_slice);
@@ -334,8 +299,25 @@ fn check_generate(api: Api, model: &Model, body: &Value) -> Result<ImageRequest,
             wanted.read(image);
         }
     }
-    let (size, ratio) = wanted.settle(model)?;
-    Ok(ImageRequest { prompt, input_images, size, ratio, count: 1 })
+    let level = field(config, "thinkingConfig").and_then(|config| field(config, "thinkingLevel"));
+    if let Some(level) = level.and_then(Value::as_str) {
+        let known = || model.thinking_levels.iter().map(String::as_str);
+        if known().next().is_some() && !known().any(|known| known.eq_ignore_ascii_case(level)) {
+            return Err(ApiError::one_of("thinking_config.thinking_level", known()));
+        }
+    }
+    wanted.settle(model, prompt, input_images, 1)
+}
+
+fn no_contents() -> ApiError {
+    ApiError::invalid("* GenerateContentRequest.contents: contents is not specified\n")
+}
+
+fn no_data(turn: usize, part: usize) -> ApiError {
+    ApiError::invalid(format!(
+        "* GenerateContentRequest.contents[{turn}].parts[{part}].data: required oneof field 'data' \
+         must have one initialized field\n"
+    ))
 }
 
 /// ai.google.dev "Image generation", 2026-07.
@@ -401,59 +383,41 @@ impl SizeAndRatio {
         self.ratio = text("aspectRatio").or(self.ratio.take());
     }
 
-    fn settle(self, model: &Model) -> Result<(Size, &'static str), ApiError> {
+    fn settle(
+        self,
+        model: &Model,
+        prompt: impl Into<String>,
+        input_images: u64,
+        count: u64,
+    ) -> Result<ImageRequest, ApiError> {
         if !model.makes_images() && self.ratio.is_some() {
             return Err(ApiError::invalid("Aspect ratio is not enabled for this model"));
         }
         let size = match &self.size {
             None => Size::K1,
-            Some(_) if !model.takes_size() => {
+            Some(_) if !model.takes_size => {
                 return Err(ApiError::invalid("Image size is not enabled for this model"));
             }
             Some(text) => {
-                size_by_any_name(text).filter(|size| model.sizes.contains(size)).ok_or_else(
-                    || ApiError::one_of("image_size", model.sizes.iter().map(|size| size.as_str())),
-                )?
+                let known = &model.image_tokens;
+                let wrong = || {
+                    ApiError::one_of("image_config.image_size", known.keys().map(|k| k.as_str()))
+                };
+                Size::parse(text).filter(|size| known.contains_key(size)).ok_or_else(wrong)?
             }
         };
-        let known: &[&'static str] = if model.extreme_ratios { &ALL_RATIOS } else { &RATIOS };
         let ratio = match &self.ratio {
-            None => "1:1",
-            Some(text) => known
-                .iter()
-                .find(|ratio| **ratio == text.as_str() || ratio_enum(ratio) == *text)
-                .ok_or_else(|| ApiError::one_of("aspect_ratio", known.iter().copied()))?,
+            None => &RATIOS[0],
+            Some(text) => {
+                let word = text.strip_prefix("ASPECT_RATIO_");
+                let is_asked = |ratio: &&Ratio| ratio.name == text || Some(ratio.word) == word;
+                let names = || model.ratios().map(|ratio| ratio.name);
+                let wrong = || ApiError::one_of("image_config.aspect_ratio", names());
+                model.ratios().find(is_asked).ok_or_else(wrong)?
+            }
         };
-        Ok((size, ratio))
+        Ok(ImageRequest { prompt: prompt.into(), input_images, size, ratio, count })
     }
-}
-
-/// `2K`, or the enum of the Agent Platform reference.
-fn size_by_any_name(text: &str) -> Option<Size> {
-    match text {
-        "IMAGE_SIZE_FIVE_TWELVE" => Some(Size::Px512),
-        "IMAGE_SIZE_ONE_K" => Some(Size::K1),
-        "IMAGE_SIZE_TWO_K" => Some(Size::K2),
-        "IMAGE_SIZE_FOUR_K" => Some(Size::K4),
-        _ => Size::parse(text),
-    }
-}
-
-/// `16:9` as `ASPECT_RATIO_SIXTEEN_BY_NINE`.
-fn ratio_enum(ratio: &str) -> String {
-    let word = |number: &str| match number {
-        "1" => "ONE",
-        "2" => "TWO",
-        "3" => "THREE",
-        "4" => "FOUR",
-        "5" => "FIVE",
-        "8" => "EIGHT",
-        "9" => "NINE",
-        "16" => "SIXTEEN",
-        _ => "TWENTY_ONE",
-    };
-    let (width, height) = ratio.split_once(':').unwrap_or((ratio, ""));
-    format!("ASPECT_RATIO_{}_BY_{}", word(width), word(height))
 }
 
 fn check_predict(model: &Model, body: &Value) -> Result<ImageRequest, ApiError> {
@@ -468,15 +432,14 @@ fn check_predict(model: &Model, body: &Value) -> Result<ImageRequest, ApiError> 
         })?;
     let parameters = body.get("parameters").unwrap_or(&Value::Null);
     // The cookbook writes "1k", the SDKs "1K": both worked.
-    let size =
-        parameters.get("sampleImageSize").and_then(Value::as_str).map(str::to_ascii_uppercase);
-    let ratio = parameters.get("aspectRatio").and_then(Value::as_str).map(str::to_owned);
-    let (size, ratio) = SizeAndRatio { size, ratio }.settle(model)?;
+    let size = text(parameters, "sampleImageSize").map(str::to_ascii_uppercase);
+    let ratio = text(parameters, "aspectRatio").map(str::to_owned);
+    let wanted = SizeAndRatio { size, ratio };
     let count = parameters.get("sampleCount").and_then(Value::as_u64).unwrap_or(1);
     if !(1..=4).contains(&count) {
         return Err(ApiError::invalid("sampleCount must be between 1 and 4, inclusive."));
     }
-    Ok(ImageRequest { prompt: prompt.to_owned(), input_images: 0, size, ratio, count })
+    wanted.settle(model, prompt, 0, count)
 }
 
 /// Sizes of OpenAI's form: `4K` as it is, or the class of the longer side of `4096x4096`.
@@ -504,7 +467,7 @@ fn prompt_of<'a>(
     for content in contents.into_iter().flatten() {
         prompt.push_str(content.as_str().unwrap_or(""));
         for part in content.as_array().into_iter().flatten() {
-            prompt.push_str(part.get("text").and_then(Value::as_str).unwrap_or(""));
+            prompt.push_str(text(part, "text").unwrap_or(""));
             images += u64::from(is_image(part));
         }
     }
@@ -516,38 +479,31 @@ fn check_chat(model: &Model, body: &Value) -> Result<ImageRequest, ApiError> {
     let contents = messages.iter().map(|message| message.get("content"));
     let (prompt, input_images) = prompt_of(contents, |part| part.get("image_url").is_some());
     if prompt.is_empty() && input_images == 0 {
-        return Err(ApiError::invalid(
-            "* GenerateContentRequest.contents: contents is not specified\n",
-        ));
+        return Err(no_contents());
     }
     let mut wanted =
-        SizeAndRatio { size: size_of_openai(body).filter(|_| model.takes_size()), ratio: None };
+        SizeAndRatio { size: size_of_openai(body).filter(|_| model.takes_size), ratio: None };
     for place in ["/image_config", "/extra_body/google/image_config", "/extra_body/image_config"] {
         wanted.read(body.pointer(place).unwrap_or(&Value::Null));
     }
-    let (size, ratio) = wanted.settle(model)?;
-    Ok(ImageRequest { prompt, input_images, size, ratio, count: 1 })
+    wanted.settle(model, prompt, input_images, 1)
 }
 
 fn check_images(model: &Model, body: &Value) -> Result<ImageRequest, ApiError> {
-    let prompt = body
-        .get("prompt")
-        .and_then(Value::as_str)
+    let prompt = text(body, "prompt")
         .filter(|prompt| !prompt.is_empty())
         .ok_or_else(|| ApiError::invalid("Invalid value at 'prompt': prompt is required."))?;
     let wanted = SizeAndRatio {
-        size: size_of_openai(body).filter(|_| model.takes_size()),
-        ratio: body.get("aspect_ratio").and_then(Value::as_str).map(str::to_owned),
+        size: size_of_openai(body).filter(|_| model.takes_size),
+        ratio: text(body, "aspect_ratio").map(str::to_owned),
     };
-    let (size, ratio) = wanted.settle(model)?;
     let count = body.get("n").and_then(Value::as_u64).unwrap_or(1).clamp(1, 4);
-    Ok(ImageRequest { prompt: prompt.to_owned(), input_images: 0, size, ratio, count })
+    wanted.settle(model, prompt, 0, count)
 }
 
 fn check_interaction(model: &Model, body: &Value) -> Result<ImageRequest, ApiError> {
-    let (prompt, input_images) = prompt_of([body.get("input")], |part| {
-        part.get("type").and_then(Value::as_str) == Some("image")
-    });
+    let (prompt, input_images) =
+        prompt_of([body.get("input")], |part| text(part, "type") == Some("image"));
     if prompt.is_empty() && input_images == 0 {
         return Err(ApiError::invalid("The value at 'input' is required."));
     }
@@ -560,8 +516,7 @@ fn check_interaction(model: &Model, body: &Value) -> Result<ImageRequest, ApiErr
     ] {
         wanted.read(body.pointer(place).unwrap_or(&Value::Null));
     }
-    let (size, ratio) = wanted.settle(model)?;
-    Ok(ImageRequest { prompt, input_images, size, ratio, count: 1 })
+    wanted.settle(model, prompt, input_images, 1)
 }
 
 #[cfg(test)]
@@ -628,7 +583,7 @@ mod tests {
             with_image_config(serde_json::json!({ "imageSize": "2K", "aspectRatio": "16:9" }));
         for body in [snake, camel] {
             let asked = asked("gemini-3-pro-image", &body).unwrap();
-            assert_eq!((asked.size, asked.ratio), (Size::K2, "16:9"));
+            assert_eq!((asked.size, asked.ratio.name), (Size::K2, "16:9"));
         }
     }
 
@@ -641,7 +596,7 @@ mod tests {
             let body = serde_json::json!({ "contents": [{ "parts": [{ "text": "a cat" }] }],
                 "generationConfig": { "responseFormat": format } });
             let asked = asked("gemini-3-pro-image", &body).unwrap();
-            assert_eq!((asked.size, asked.ratio), (Size::K4, "21:9"));
+            assert_eq!((asked.size, asked.ratio.name), (Size::K4, "21:9"));
         }
     }
 
@@ -690,6 +645,33 @@ mod tests {
                 .message
                 .contains("at 'generation_config': Cannot find field.")
         );
+    }
+
+    #[test]
+    fn nano_banana_2_1_takes_its_own_sizes_ratios_and_thinking_levels() {
+        let model = "gemini-nano-banana-2.1";
+        for size in ["1K", "2K", "4K"] {
+            for ratio in ["1:1", "21:9", "1:4", "4:1", "1:8", "8:1"] {
+                let config = serde_json::json!({ "imageSize": size, "aspectRatio": ratio });
+                let asked = asked(model, &with_image_config(config)).unwrap();
+                assert_eq!((asked.size.as_str(), asked.ratio.name), (size, ratio));
+            }
+        }
+        let too_small = with_image_config(serde_json::json!({ "imageSize": "512" }));
+        let refused = asked(model, &too_small).unwrap_err();
+        assert_eq!(refused.http, 400);
+        assert!(refused.message.contains("must be one of '1K', '2K', or '4K'."));
+
+        let thinking = |level: &str| {
+            serde_json::json!({ "contents": [{ "parts": [{ "text": "a cat" }] }],
+                "generationConfig": { "thinkingConfig": { "thinkingLevel": level } } })
+        };
+        for level in ["minimal", "MEDIUM", "high"] {
+            assert!(asked(model, &thinking(level)).is_ok(), "{level}");
+        }
+        assert_eq!(asked(model, &thinking("low")).unwrap_err().http, 400);
+        assert!(asked("gemini-3.1-flash-image", &thinking("medium")).is_err());
+        assert!(asked("gemini-3-pro-image", &thinking("low")).is_ok(), "its levels are not known");
     }
 
     #[test]
@@ -759,8 +741,11 @@ mod tests {
     fn two_credentials_are_one_too_many() {
         let mut headers = HeaderMap::new();
         let uri: Uri = "/v1beta/models/m:generateContent?key=k1".parse().unwrap();
-        assert_eq!(Credentials::of(&uri, &headers), Credentials::Key("k1".into()));
+        let key = Credentials { key: Some("k1".into()), bearer: None };
+        assert_eq!(Credentials::of(&uri, &headers), key);
         headers.insert("authorization", "Bearer t".parse().unwrap());
-        assert_eq!(Credentials::of(&uri, &headers), Credentials::Both);
+        let both = Credentials::of(&uri, &headers);
+        assert_eq!(both, Credentials { bearer: Some("t".into()), ..key });
+        assert_eq!(both.secret(), "");
     }
 }

@@ -1,33 +1,34 @@
 //! The simulator as a tower service: takes a request, answers, fails or stays silent, and records
 //! the truth in the ledger.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 
-use crate::answer::{Generator, JSON, SSE};
-use crate::api_error::{About, ApiError, Failure};
+use crate::answer::{Generator, Usage};
+use crate::api_error::{ApiError, Violation};
 use crate::body::{Delivery, End, SimBody};
-use crate::builder::Builder;
-use crate::dialect::{Api, Framing, Verb};
+use crate::builder::{Builder, Scripts};
+use crate::dialect::{Api, JSON, Verb};
 use crate::error::{SimError, SimErrorKind};
 use crate::fault::{Fault, Limit};
 use crate::hash::{hash64, mix};
 use crate::image::{Picture, PictureCache};
 use crate::json::obj;
 use crate::ledger::{Bill, Ledger, LedgerSnapshot, Totals};
+use crate::lock;
 use crate::model::{Model, known};
 use crate::quota::{Limits, Weight};
-use crate::request::{
-    Credentials, ImageRequest, Route, check, json, model_in_body, server_timeout, streams_in_body,
-};
+use crate::request::{Credentials, ImageRequest, Route, check, json, server_timeout};
 use crate::weather::{Latency, WeatherState};
 
 /// A simulated Gemini. Clones share everything: ledger, script, limits and clock.
@@ -41,8 +42,7 @@ pub struct Sim {
 #[derive(Debug)]
 struct Inner {
     settings: Builder,
-    script: Mutex<VecDeque<Fault>>,
-    scripts_by_call: Mutex<HashMap<String, VecDeque<Fault>>>,
+    scripts: Mutex<Scripts>,
     weather: WeatherState,
     limits: Limits,
     pictures: PictureCache,
@@ -55,13 +55,7 @@ impl Builder {
     /// outside a tokio runtime.
     pub fn build(self) -> Sim {
         let inner = Inner {
-            script: Mutex::new(self.script.iter().cloned().collect()),
-            scripts_by_call: Mutex::new(
-                self.scripts_by_call
-                    .iter()
-                    .map(|(call, faults)| (call.clone(), faults.iter().cloned().collect()))
-                    .collect(),
-            ),
+            scripts: Mutex::new(self.scripts.clone()),
             weather: WeatherState::new(self.seed, self.weather.clone()),
             limits: Limits::new(self.quota, self.quota_by_model.clone()),
             pictures: PictureCache::default(),
@@ -95,7 +89,7 @@ impl Sim {
 
     /// Appends to the script.
     pub fn push_script(&self, faults: impl IntoIterator<Item = Fault>) {
-        self.inner.script.lock().unwrap_or_else(PoisonError::into_inner).extend(faults);
+        lock(&self.inner.scripts).common.extend(faults);
     }
 
     /// Returns what happened so far.
@@ -117,13 +111,12 @@ impl Sim {
     /// at 0 again.
     pub fn clear_ledger(&self) {
         self.inner.ledger.forget();
-        self.inner.final_images.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        lock(&self.inner.final_images).clear();
     }
 
-    /// Returns the file of the final image in the answer to a request, whether or not it arrived.
+    /// Returns the file of the final image in the response to a request, whether or not it arrived.
     pub fn image_for(&self, number: usize) -> Option<Bytes> {
-        let images = self.inner.final_images.lock().unwrap_or_else(PoisonError::into_inner);
-        images.get(&number).map(|picture| picture.bytes.clone())
+        lock(&self.inner.final_images).get(&number).map(|picture| picture.bytes.clone())
     }
 
     /// Returns the project that a key belongs to, as the ledger names it.
@@ -202,16 +195,12 @@ struct AbortGuard {
 }
 
 impl AbortGuard {
-    /// The request ended without an answer.
-    fn end(&mut self) {
+    /// The request ends without a response.
+    fn fail(mut self, kind: SimErrorKind) -> SimError {
         self.over = true;
         let now = self.inner.now();
         self.inner.ledger.edit(self.number, |record| record.ended_at = Some(now));
-    }
-
-    /// From here on the body records the end.
-    fn hand_over(&mut self) {
-        self.over = true;
+        SimError::new(kind)
     }
 }
 
@@ -231,19 +220,51 @@ impl Drop for AbortGuard {
     }
 }
 
-/// What is known of a request before its body is read.
+/// Who asks for what.
 struct Caller {
     route: Route,
-    secret: String,
+    path: String,
+    credentials: Credentials,
     project: Arc<str>,
     model: Arc<str>,
 }
 
-/// What the server decided.
-enum Decision {
-    Fail { failure: Failure, outcome: &'static str },
+impl Caller {
+    /// The words that an error about this request may need.
+    fn words<'a>(&'a self, successor: &'a str) -> [(&'static str, &'a str); 6] {
+        [
+            ("{model}", &self.route.model),
+            ("{successor}", successor),
+            ("{version}", &self.route.version),
+            ("{method}", &self.route.method),
+            ("{secret}", self.credentials.secret()),
+            ("{path}", &self.path),
+        ]
+    }
+
+    /// Returns the error of this name in `responses.toml`.
+    fn error(&self, key: &str) -> ApiError {
+        ApiError::named(key, &self.words(""))
+    }
+}
+
+/// What the server does for a request that it accepts.
+enum Task {
     Count { tokens: u64 },
-    Make { model: &'static Model, asked: ImageRequest, fault: Fault },
+    Make { model: &'static Model, asked: ImageRequest },
+}
+
+/// An error, and what the ledger calls it.
+struct Refused {
+    error: ApiError,
+    outcome: &'static str,
+}
+
+impl Refused {
+    /// By the checks of the request.
+    fn rejected(error: ApiError) -> Self {
+        Self { error, outcome: "rejected" }
+    }
 }
 
 impl Inner {
@@ -264,160 +285,122 @@ impl Inner {
     }
 
     fn next_fault(&self, number: usize, call: Option<&str>) -> Fault {
-        let own = call.and_then(|call| {
-            let mut scripts = self.scripts_by_call.lock().unwrap_or_else(PoisonError::into_inner);
-            scripts.get_mut(call).and_then(VecDeque::pop_front)
-        });
-        if let Some(fault) = own {
-            return fault;
-        }
-        let scripted = self.script.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-        scripted.unwrap_or_else(|| self.weather.fault(number, self.time_of_day()))
+        let mut scripts = lock(&self.scripts);
+        let own = call.and_then(|call| scripts.by_call.get_mut(call)?.pop_front());
+        own.or_else(|| scripts.common.pop_front())
+            .unwrap_or_else(|| self.weather.fault(number, self.time_of_day()))
     }
 
-    pub(crate) async fn handle<B>(self: Arc<Self>, request: Request<B>) -> Result<Handled, SimError>
+    async fn handle<B>(self: Arc<Self>, request: Request<B>) -> Result<Handled, SimError>
     where
         B: Body<Data = Bytes> + Send + 'static,
     {
         let (parts, body) = request.into_parts();
         let tag: Option<Arc<str>> =
             parts.headers.get("x-sim-call").and_then(|tag| tag.to_str().ok()).map(Arc::from);
-        let (number, fault) =
+        let (number, mut fault) =
             self.ledger.open(self.now(), |number| self.next_fault(number, tag.as_deref()));
-        let mut guard = AbortGuard { inner: self.clone(), number, if_dropped: None, over: false };
-        let caller =
-            self.caller(&parts.uri, &parts.headers, Route::parse(&parts.method, &parts.uri));
+        let guard = AbortGuard { inner: self.clone(), number, if_dropped: None, over: false };
+        let mut caller = self.caller(&parts);
         self.ledger.edit(number, |record| {
             record.call = tag;
             record.project = caller.project.clone();
             record.model = caller.model.clone();
         });
         if fault == Fault::ConnectionRefused {
-            guard.end();
-            return Err(SimError::new(SimErrorKind::ConnectionRefused));
+            return Err(guard.fail(SimErrorKind::ConnectionRefused));
         }
         // A proxy that dislikes the length does not read on.
-        let bytes = if fault == Fault::PayloadTooLargeHtml {
-            Some(Bytes::new())
-        } else {
-            match collect(body, self.settings.max_request_bytes).await {
-                Ok(bytes) => bytes,
-                Err(error) => {
-                    self.ledger.edit(number, |record| record.outcome = "request_body_broken");
-                    guard.end();
-                    return Err(error);
-                }
-            }
+        let is_read = fault != Fault::PayloadTooLargeHtml;
+        let most = self.settings.max_request_bytes;
+        let read = if is_read { collect(body, most).await } else { Ok(Some(Bytes::new())) };
+        let Ok(bytes) = read else {
+            self.ledger.edit(number, |record| record.outcome = "request_body_broken");
+            return Err(guard.fail(SimErrorKind::RequestBody));
         };
         self.ledger.edit(number, |record| {
             record.received = true;
-            // Of a body that was not read there is no hash.
-            record.body_hash = bytes
-                .as_ref()
-                .filter(|_| fault != Fault::PayloadTooLargeHtml)
-                .map(|bytes| hash64(bytes));
+            // A body that was not read has no hash.
+            record.body_hash = bytes.as_ref().filter(|_| is_read).map(|bytes| hash64(bytes));
         });
 
-        let mut caller = caller;
-        let decision = match &bytes {
-            Some(bytes) => {
-                self.decide(number, &mut caller, &parts.headers, &parts.uri, bytes, fault.clone())
-            }
-            None => rejected(ApiError::payload_too_large(self.settings.max_request_bytes)),
+        let task = match &bytes {
+            Some(bytes) => self.decide(number, &mut caller, bytes, &mut fault),
+            None => Err(Refused::rejected(ApiError::invalid(format!(
+                "Request payload size exceeds the limit: {most} bytes."
+            )))),
         };
-        let timeout = server_timeout(&parts.headers)
-            .unwrap_or(Duration::MAX)
-            .min(self.settings.server_deadline);
-        match decision {
-            Decision::Fail { failure, outcome } => {
+        self.ledger.edit(number, |record| record.model = caller.model.clone());
+        match task {
+            Err(Refused { error, outcome }) => {
                 self.ledger.edit(number, |record| {
                     record.outcome = outcome;
-                    record.model = caller.model.clone();
                     // 4xx and 5xx count (ai.google.dev "Billing", 2026-09); whether a 429 does is a
-                    // setting, which `decide` looked at.
-                    record.request_counted |= failure.http() != 429;
+                    // setting, which `admit` looked at.
+                    record.request_counted |= error.http != 429;
                 });
                 tokio::time::sleep(self.weather.latency(number, self.settings.latency.of_error()))
                     .await;
                 if fault == Fault::ResetAfterReceipt {
-                    guard.end();
-                    return Err(SimError::new(SimErrorKind::ConnectionReset));
+                    return Err(guard.fail(SimErrorKind::ConnectionReset));
                 }
-                Ok(self.failed(guard, &caller.route, &failure))
+                Ok(self.failed(guard, &caller.route, &error))
             }
-            Decision::Count { tokens } => {
+            Ok(Task::Count { tokens }) => {
                 self.ledger.edit(number, |record| {
                     record.outcome = "count";
-                    record.model = caller.model.clone();
                     record.request_counted = true;
                 });
                 let details = obj! { "modality": "TEXT", "tokenCount": tokens };
                 let body =
                     obj! { "totalTokens": tokens, "promptTokensDetails": vec![details] }.pretty();
-                Ok(self.answered(guard, StatusCode::OK, JSON, body, self.delivery(&Fault::None)))
+                Ok(self.answered(guard, 200, (JSON, body), &Fault::None))
             }
-            Decision::Make { model, asked, fault } => {
+            Ok(Task::Make { model, asked }) => {
+                let timeout = server_timeout(&parts.headers)
+                    .unwrap_or(Duration::MAX)
+                    .min(self.settings.server_deadline);
                 self.make(guard, &caller, model, &asked, &fault, timeout).await
             }
         }
     }
 
-    fn caller(&self, uri: &Uri, headers: &HeaderMap, route: Option<Route>) -> Caller {
-        let credentials = Credentials::of(uri, headers);
-        let route = route.unwrap_or_else(|| Route {
-            api: Api::Developer,
-            verb: Verb::Other,
-            framing: Framing::Whole,
-            model: String::new(),
-            version: String::new(),
-            method: String::new(),
-        });
-        let secret = credentials.secret().to_owned();
+    fn caller(&self, parts: &Parts) -> Caller {
+        let credentials = Credentials::of(&parts.uri, &parts.headers);
+        let route = Route::parse(&parts.method, &parts.uri).unwrap_or_default();
         Caller {
-            project: self.project_of(&secret),
+            path: parts.uri.path().to_owned(),
+            project: self.project_of(credentials.secret()),
             model: route.model.as_str().into(),
+            credentials,
             route,
-            secret,
         }
     }
 
     /// Decides what becomes of a request: front end, credentials, limits, the fault that it meets
-    /// and the checks of its body, in this order.
+    /// (or an outage) and the checks of its body, in this order.
     fn decide(
         &self,
         number: usize,
         caller: &mut Caller,
-        headers: &HeaderMap,
-        uri: &Uri,
         bytes: &Bytes,
-        mut fault: Fault,
-    ) -> Decision {
+        fault: &mut Fault,
+    ) -> Result<Task, Refused> {
         if caller.route.method.is_empty() {
-            return Decision::Fail {
-                failure: Failure::html_404(uri.path()),
-                outcome: "no_such_path",
-            };
+            return Err(Refused { error: caller.error("not_found_html"), outcome: "no_such_path" });
         }
         let parsed = json(bytes);
         if let Ok(body) = &parsed {
-            if caller.route.model.is_empty() {
-                caller.route.model = model_in_body(body).unwrap_or_default();
-                caller.model = caller.route.model.as_str().into();
-            }
-            if matches!(caller.route.api, Api::OpenAiChat | Api::Interactions)
-                && streams_in_body(body)
-            {
-                caller.route.framing = Framing::Sse;
-            }
+            caller.route.read_body(body);
+            caller.model = caller.route.model.as_str().into();
         }
-        let model = known(&caller.route.model);
+        let verb = caller.route.verb;
+        let makes = matches!(verb, Verb::Generate | Verb::Predict);
         let checked = parsed.and_then(|body| {
-            let model = self.living_model(caller, model)?;
-            check(caller.route.api, caller.route.verb, model, &body).map(|asked| (model, asked))
+            let model = self.living_model(caller)?;
+            check(caller.route.api, verb, model, &body).map(|asked| (model, asked))
         });
-        if let (Fault::None, Ok((_, asked)), Verb::Generate | Verb::Predict) =
-            (&fault, &checked, caller.route.verb)
-        {
+        if let (Fault::None, Ok((_, asked)), true) = (&*fault, &checked, makes) {
             let outage =
                 self.weather.outage(number, &caller.project, &caller.model, asked.size, self.now());
             if let Some(outage) = outage {
@@ -425,139 +408,92 @@ impl Inner {
                     record.fault = outage.clone();
                     record.outcome = outage.name();
                 });
-                fault = outage;
+                *fault = outage;
             }
         }
 
-        let overridden = {
-            let about = About {
-                model: &caller.route.model,
-                successor: model
-                    .and_then(|model| model.retired)
-                    .map_or("gemini-3.1-flash-image", |retired| retired.successor),
-                version: &caller.route.version,
-                method: &caller.route.method,
-                secret: &caller.secret,
-            };
-            Failure::of(&fault, about)
-        };
+        let successor = known(&caller.model).and_then(|model| model.retired.as_deref());
+        let words = caller.words(successor.unwrap_or("gemini-3.1-flash-image"));
+        let scripted = ApiError::of(fault, &caller.model, &words);
         // A proxy or front end in the way answers before anybody asks for a key.
-        if let Some(failure @ Failure::Raw { .. }) = overridden {
-            return Decision::Fail { failure, outcome: fault.name() };
-        }
-        if let Err(refused) = self.authenticate(caller, uri, headers) {
-            return Decision::Fail { failure: Failure::Google(refused), outcome: "credentials" };
-        }
-
-        let weight = match &checked {
-            Ok((model, asked)) if caller.route.verb != Verb::Count => Weight {
-                images: if model.makes_images() { asked.count } else { 0 },
-                tokens: asked.prompt_text_tokens()
-                    + asked.input_images * model.input_image_tokens(),
-            },
-            _ => Weight { images: 0, tokens: 0 },
-        };
-        // Scripted 429s are somebody else's limit: they take no place in ours.
-        let scripted_429 = overridden.as_ref().is_some_and(|failure| failure.http() == 429);
-        if caller.route.verb != Verb::Count && !scripted_429 {
-            let admitted = self.limits.admit(
-                &caller.project,
-                &caller.model,
-                self.now(),
-                self.settings.time_of_day,
-                weight,
-            );
-            if let Err(over) = admitted {
-                self.ledger.edit(number, |record| record.request_counted = over.counted);
-                let daily = over
-                    .violations
-                    .iter()
-                    .any(|violation| violation.limit == Limit::RequestsPerDay);
-                let failure = Failure::Google(ApiError::quota(
-                    &caller.route.model,
-                    &over.violations,
-                    over.retry_after,
-                ));
-                return Decision::Fail {
-                    failure,
-                    outcome: if daily { "quota_day" } else { "quota_minute" },
-                };
+        if !scripted.as_ref().is_some_and(ApiError::is_page) {
+            self.authenticate(caller).map_err(|error| Refused { error, outcome: "credentials" })?;
+            // Scripted 429s are somebody else's limit: they take no place in ours.
+            let is_429 = scripted.as_ref().is_some_and(|error| error.http == 429);
+            if verb != Verb::Count && !is_429 {
+                let weight = checked.as_ref().map_or(Weight::default(), |(model, asked)| Weight {
+                    images: if model.makes_images() { asked.count } else { 0 },
+                    tokens: Usage::of_input(asked, model).input(),
+                });
+                self.admit(number, caller, weight)?;
             }
         }
-        if let Some(failure) = overridden {
-            return Decision::Fail { failure, outcome: fault.name() };
+        if let Some(error) = scripted {
+            return Err(Refused { error, outcome: fault.name() });
         }
-        if fault == Fault::ResetAfterReceipt {
-            return Decision::Fail {
-                failure: Failure::Google(ApiError::unimplemented()),
-                outcome: fault.name(),
-            };
+        if *fault == Fault::ResetAfterReceipt {
+            return Err(Refused { error: caller.error("unimplemented"), outcome: fault.name() });
         }
-        match checked {
-            Err(refused) => rejected(refused),
-            Ok((model, asked)) => match caller.route.verb {
-                Verb::Other => rejected(ApiError::unimplemented()),
-                Verb::Count => Decision::Count {
-                    tokens: asked.prompt_text_tokens()
-                        + asked.input_images * model.input_image_tokens(),
-                },
-                Verb::Generate | Verb::Predict => {
-                    self.ledger.edit(number, |record| record.size = Some(asked.size));
-                    Decision::Make { model, asked, fault }
-                }
-            },
+        let (model, asked) = checked.map_err(Refused::rejected)?;
+        match verb {
+            Verb::Other => Err(Refused::rejected(caller.error("unimplemented"))),
+            Verb::Count => Ok(Task::Count { tokens: Usage::of_input(&asked, model).input() }),
+            Verb::Generate | Verb::Predict => {
+                self.ledger.edit(number, |record| record.size = Some(asked.size));
+                Ok(Task::Make { model, asked })
+            }
         }
     }
 
-    fn authenticate(
-        &self,
-        caller: &Caller,
-        uri: &Uri,
-        headers: &HeaderMap,
-    ) -> Result<(), ApiError> {
-        let good = |secret: &str| {
-            !self.settings.rejected_keys.contains(secret)
-                && self.settings.accepted_keys.as_ref().is_none_or(|keys| keys.contains(secret))
-        };
-        let token_dialect = matches!(caller.route.api, Api::OpenAiChat | Api::OpenAiImages);
-        match Credentials::of(uri, headers) {
-            Credentials::Both => Err(ApiError::two_credentials()),
-            Credentials::Nobody if caller.route.api == Api::Vertex => {
-                Err(ApiError::unauthenticated())
-            }
-            Credentials::Nobody => Err(ApiError::invalid_key("")),
-            Credentials::Key(key) if !good(&key) => Err(ApiError::invalid_key(&key)),
-            Credentials::Bearer(key) if !good(&key) && token_dialect => {
-                Err(ApiError::invalid_key(&key))
-            }
-            Credentials::Bearer(token) if !good(&token) => Err(ApiError::unauthenticated()),
-            Credentials::Key(_) | Credentials::Bearer(_) => Ok(()),
-        }
+    fn authenticate(&self, caller: &Caller) -> Result<(), ApiError> {
+        let secret = caller.credentials.secret();
+        let is_good = !self.settings.rejected_keys.contains(secret)
+            && self.settings.accepted_keys.as_ref().is_none_or(|keys| keys.contains(secret));
+        let takes_tokens = matches!(caller.route.api, Api::OpenAiChat | Api::OpenAiImages);
+        Err(caller.error(match (&caller.credentials.key, &caller.credentials.bearer) {
+            (Some(_), Some(_)) => "two_credentials",
+            (None, None) if caller.route.api == Api::Vertex => "unauthenticated",
+            (None, None) => "bad_request_api_key_invalid",
+            _ if is_good => return Ok(()),
+            (None, Some(_)) if !takes_tokens => "unauthenticated",
+            _ => "bad_request_api_key_invalid",
+        }))
     }
 
-    fn living_model(
-        &self,
-        caller: &Caller,
-        model: Option<&'static Model>,
-    ) -> Result<&'static Model, ApiError> {
-        let id = caller.route.model.as_str();
+    fn admit(&self, number: usize, caller: &Caller, weight: Weight) -> Result<(), Refused> {
+        let time_of_day = self.settings.time_of_day;
+        let admitted =
+            self.limits.admit(&caller.project, &caller.model, self.now(), time_of_day, weight);
+        admitted.map_err(|over| {
+            self.ledger.edit(number, |record| record.request_counted = over.counted);
+            let is_daily = |of: &Violation| of.limit == Limit::RequestsPerDay;
+            let is_daily = over.violations.iter().any(is_daily);
+            Refused {
+                error: ApiError::quota(&caller.model, &over.violations, over.retry_after),
+                outcome: if is_daily { "quota_day" } else { "quota_minute" },
+            }
+        })
+    }
+
+    fn living_model(&self, caller: &Caller) -> Result<&'static Model, ApiError> {
+        let route = &caller.route;
+        let id = route.model.as_str();
+        let retired =
+            |successor: &str| ApiError::named("not_found_retired", &caller.words(successor));
         if let Some(successor) = self.settings.retired.get(id) {
-            return Err(ApiError::retired_model(id, successor));
+            return Err(retired(successor));
         }
-        let unknown = || match caller.route.api {
-            Api::Vertex => ApiError::publisher_model(id),
-            _ => ApiError::unknown_model(id, &caller.route.version, &caller.route.method),
+        let unknown = || {
+            let is_vertex = route.api == Api::Vertex;
+            caller.error(if is_vertex { "not_found_publisher_model" } else { "not_found_model" })
         };
-        let model = model.ok_or_else(unknown)?;
-        match model.retired {
-            Some(retired) if !self.settings.revived.contains(id) => {
-                Err(ApiError::retired_model(id, retired.successor))
-            }
+        let model = known(id).ok_or_else(unknown)?;
+        match &model.retired {
+            Some(successor) if !self.settings.revived.contains(id) => Err(retired(successor)),
             // Imagen only predicts, and nothing else does.
-            _ if (caller.route.verb == Verb::Predict)
-                != (model.family == crate::model::Family::Imagen)
-                && matches!(caller.route.api, Api::Developer | Api::Vertex)
-                && matches!(caller.route.verb, Verb::Predict | Verb::Generate) =>
+            _ if (route.verb == Verb::Predict) != model.predicts
+                && matches!(route.api, Api::Developer | Api::Vertex)
+                && matches!(route.verb, Verb::Predict | Verb::Generate) =>
             {
                 Err(unknown())
             }
@@ -587,53 +523,43 @@ impl Inner {
             blocked_prompts_charge: self.settings.blocked_prompts_charge,
         };
         let content = generator.content(fault);
-        let price = self.settings.prices.get(model.id).copied().unwrap_or(model.price);
+        let price = self.settings.prices.get(&model.id).copied().unwrap_or(model.price);
         let bill = content.usage.bill(price);
         let never_made = matches!(fault, Fault::NoAnswer { charged: false });
         let charged = content.charged && !never_made;
         let generated = content.generated && !never_made;
-        let picture = content.final_picture().filter(|_| generated).cloned();
         self.ledger.edit(number, |record| {
             record.request_counted = true;
-            if let Some(picture) = &picture {
+            record.input_tokens = bill.input_tokens;
+        });
+
+        let latency = match fault {
+            Fault::Late { latency } => *latency,
+            _ if content.generated => {
+                self.weather.latency(number, &self.settings.latency.of_image(&model.id, asked.size))
+            }
+            _ => self.weather.latency(number, self.settings.latency.of_error()),
+        };
+        if latency > timeout {
+            tokio::time::sleep(timeout).await;
+            self.ledger.edit(number, |record| record.outcome = "server_deadline");
+            if matches!(fault, Fault::NoAnswer { .. }) {
+                std::future::pending::<()>().await;
+            }
+            return Ok(self.failed(guard, &caller.route, &caller.error("deadline_expired_504")));
+        }
+        let picture = content.final_picture().filter(|_| generated);
+        self.ledger.edit(number, |record| {
+            if let Some(picture) = picture {
                 record.outcome = if *fault == Fault::None { "image" } else { fault.name() };
                 record.image_hash = Some(picture.hash);
                 record.image_len = Some(picture.bytes.len());
             } else if *fault == Fault::None {
                 record.outcome = "text";
             }
-            record.input_tokens = bill.input_tokens;
         });
         if let Some(picture) = picture {
-            self.final_images
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(number, picture);
-        }
-
-        let latency = match fault {
-            Fault::Late { latency } => *latency,
-            _ if content.generated => {
-                self.weather.latency(number, &self.settings.latency.of_image(model.id, asked.size))
-            }
-            _ => self.weather.latency(number, self.settings.latency.of_error()),
-        };
-        if latency > timeout {
-            tokio::time::sleep(timeout).await;
-            self.ledger.edit(number, |record| {
-                record.outcome = "server_deadline";
-                record.image_hash = None;
-                record.image_len = None;
-            });
-            self.final_images.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
-            if matches!(fault, Fault::NoAnswer { .. }) {
-                std::future::pending::<()>().await;
-            }
-            return Ok(self.failed(
-                guard,
-                &caller.route,
-                &Failure::Google(ApiError::deadline_504()),
-            ));
+            lock(&self.final_images).insert(number, picture.clone());
         }
         if charged {
             guard.if_dropped = Some(bill);
@@ -645,19 +571,13 @@ impl Inner {
         self.ledger.settle(number, generated, charged.then_some(bill));
         match fault {
             Fault::NoAnswer { .. } => std::future::pending().await,
-            Fault::ResetAfterGeneration => {
-                guard.end();
-                return Err(SimError::new(SimErrorKind::ConnectionReset));
-            }
-            _ => {}
+            Fault::ResetAfterGeneration => Err(guard.fail(SimErrorKind::ConnectionReset)),
+            Fault::CutHead { at } => Ok(Handled {
+                cut_head: Some(*at),
+                ..self.answered(guard, 200, generator.print(&content), fault)
+            }),
+            _ => Ok(self.answered(guard, 200, generator.print(&content), fault)),
         }
-        let (content_type, body) = generator.print(&content);
-        let mut handled =
-            self.answered(guard, StatusCode::OK, content_type, body, self.delivery(fault));
-        if let Fault::CutHead { at } = fault {
-            handled.cut_head = Some(*at);
-        }
-        Ok(handled)
     }
 
     fn delivery(&self, fault: &Fault) -> Delivery {
@@ -678,57 +598,46 @@ impl Inner {
         delivery
     }
 
-    fn failed(self: &Arc<Self>, guard: AbortGuard, route: &Route, failure: &Failure) -> Handled {
-        let status =
-            StatusCode::from_u16(failure.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let (content_type, body) = match failure {
-            Failure::Google(refused) => {
-                let content_type = if route.framing == Framing::Sse { SSE } else { JSON };
-                (content_type, refused.body(route.api, route.framing))
-            }
-            Failure::Raw { content_type, body, .. } => {
-                (*content_type, vec![Bytes::from(body.clone())])
-            }
-        };
-        self.answered(guard, status, content_type, body, self.delivery(&Fault::None))
+    fn failed(&self, guard: AbortGuard, route: &Route, error: &ApiError) -> Handled {
+        self.answered(guard, error.http, error.print(route.api, route.framing), &Fault::None)
     }
 
+    /// A response of this status, content type and body, delivered as the fault says. From here on
+    /// the body records the end.
     fn answered(
-        self: &Arc<Self>,
+        &self,
         mut guard: AbortGuard,
-        status: StatusCode,
-        content_type: &'static str,
-        body: Vec<Bytes>,
-        delivery: Delivery,
+        status: u16,
+        (content_type, body): (&'static str, Vec<Bytes>),
+        fault: &Fault,
     ) -> Handled {
         let number = guard.number;
-        guard.hand_over();
-        self.ledger.edit(number, |record| record.status = Some(status.as_u16()));
+        guard.over = true;
+        self.ledger.edit(number, |record| record.status = Some(status));
+        let delivery = self.delivery(fault);
         let mut response = Response::new(SimBody::new(body, delivery, self.ledger.clone(), number));
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        // As in recorded answers; no rate-limit headers and no Retry-After, ever.
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-        headers.insert(header::VARY, HeaderValue::from_static("Origin, X-Origin, Referer"));
-        headers.insert(header::SERVER, HeaderValue::from_static("scaffolding on HTTPServer2"));
-        headers.insert("x-xss-protection", HeaderValue::from_static("0"));
-        headers.insert("x-frame-options", HeaderValue::from_static("SAMEORIGIN"));
-        headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-        let milliseconds = 40 + mix(number as u64) % 100;
-        if let Ok(timing) = HeaderValue::from_str(&format!("gfet4t7; dur={milliseconds}")) {
-            headers.insert("server-timing", timing);
+        *response.status_mut() =
+            StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        // As in recorded responses; no rate-limit headers and no Retry-After, ever.
+        let timing = format!("gfet4t7; dur={}", 40 + mix(number as u64) % 100);
+        let headers = [
+            ("content-type", content_type),
+            ("vary", "Origin, X-Origin, Referer"),
+            ("server", "scaffolding on HTTPServer2"),
+            ("x-xss-protection", "0"),
+            ("x-frame-options", "SAMEORIGIN"),
+            ("x-content-type-options", "nosniff"),
+            ("server-timing", &timing),
+            ("alt-svc", "h3=\":443\"; ma=2592000,h3-29=\":443\"; ma=2592000"),
+        ];
+        for (name, value) in headers {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                response.headers_mut().insert(name, value);
+            }
         }
-        headers.insert(
-            "alt-svc",
-            HeaderValue::from_static("h3=\":443\"; ma=2592000,h3-29=\":443\"; ma=2592000"),
-        );
         response.extensions_mut().insert(RequestNumber(number));
         Handled { response, cut_head: None }
     }
-}
-
-fn rejected(refused: ApiError) -> Decision {
-    Decision::Fail { failure: Failure::Google(refused), outcome: "rejected" }
 }
 
 /// Reads a request's body; `None` when it is longer than `most`.
@@ -736,15 +645,10 @@ async fn collect<B>(body: B, most: usize) -> Result<Option<Bytes>, SimError>
 where
     B: Body<Data = Bytes> + Send + 'static,
 {
-    let mut body = Box::pin(body);
-    let mut whole = BytesMut::new();
-    while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
-        let frame = frame.map_err(|_| SimError::new(SimErrorKind::RequestBody))?;
-        let Ok(data) = frame.into_data() else { continue };
-        if whole.len() + data.len() > most {
-            return Ok(None);
-        }
-        whole.extend_from_slice(&data);
+    let broken = || SimError::new(SimErrorKind::RequestBody);
+    match Limited::new(Box::pin(body).map_err(|_| broken()), most).collect().await {
+        Ok(whole) => Ok(Some(whole.to_bytes())),
+        Err(error) if error.is::<LengthLimitError>() => Ok(None),
+        Err(_) => Err(broken()),
     }
-    Ok(Some(whole.freeze()))
 }

@@ -3,13 +3,14 @@
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
 
 use crate::fault::{Fault, Forbidden, Refusal, Shape};
 use crate::hash::{hash64, mix};
+use crate::lock;
 use crate::model::Size;
 
 /// Describes which faults happen, and how often.
@@ -29,8 +30,8 @@ use crate::model::Size;
 /// ```
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Weather {
-    mix: Vec<(f64, Fault)>,
-    hourly: Option<([f64; 24], Fault)>,
+    /// Faults with their share in each hour of the UTC day.
+    mix: Vec<([f64; 24], Fault)>,
     outages: Vec<Outages>,
 }
 
@@ -44,7 +45,7 @@ impl Weather {
     pub fn everything(share: f64) -> Self {
         let all = Fault::all();
         let each = share / all.len() as f64;
-        Self { mix: all.into_iter().map(|fault| (each, fault)).collect(), ..Self::default() }
+        all.into_iter().fold(Self::calm(), |weather, fault| weather.with(each, fault))
     }
 
     /// The faults of [`Builder::storm`](crate::Builder::storm), which documents them.
@@ -82,20 +83,19 @@ impl Weather {
             14..18 => 0.25,
             _ => 0.10,
         };
-        Self { hourly: Some((std::array::from_fn(rate), Fault::HighDemand)), ..Self::default() }
+        Self::calm().by_hour(std::array::from_fn(rate), Fault::HighDemand)
     }
 
     /// Adds a fault that happens to this share of the requests, each by itself.
     #[must_use]
-    pub fn with(mut self, probability: f64, fault: Fault) -> Self {
-        self.mix.push((probability, fault));
-        self
+    pub fn with(self, probability: f64, fault: Fault) -> Self {
+        self.by_hour([probability; 24], fault)
     }
 
     /// Adds a fault whose share depends on the hour of the simulator's UTC clock.
     #[must_use]
     pub fn by_hour(mut self, probabilities: [f64; 24], fault: Fault) -> Self {
-        self.hourly = Some((probabilities, fault));
+        self.mix.push((probabilities, fault));
         self
     }
 
@@ -223,24 +223,13 @@ impl WeatherState {
 
     /// The fault that one request meets before anybody looks at it.
     pub(crate) fn fault(&self, number: usize, time_of_day: Duration) -> Fault {
-        if self.weather.mix.is_empty() && self.weather.hourly.is_none() {
-            return Fault::None;
-        }
-        let mut rng = self.rng(number, 1);
-        let mut point = rng.f64();
-        for (probability, fault) in &self.weather.mix {
-            point -= probability;
-            if point < 0.0 {
-                return fault.clone();
-            }
-        }
-        if let Some((by_hour, fault)) = &self.weather.hourly {
-            let hour = (time_of_day.as_secs() / 3600 % 24) as usize;
-            if rng.f64() < by_hour[hour] {
-                return fault.clone();
-            }
-        }
-        Fault::None
+        let hour = (time_of_day.as_secs() / 3600 % 24) as usize;
+        let mut point = self.rng(number, 1).f64();
+        let drawn = self.weather.mix.iter().find(|(by_hour, _)| {
+            point -= by_hour[hour];
+            point < 0.0
+        });
+        drawn.map_or(Fault::None, |(_, fault)| fault.clone())
     }
 
     /// The fault of an outage that this request falls into, if there is one now.
@@ -261,7 +250,7 @@ impl WeatherState {
                 Each::Model => (model, None),
                 Each::Size => (model, Some(size)),
             };
-            let mut periods = self.periods.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut periods = lock(&self.periods);
             let period =
                 periods.entry((index, name.clone(), size_of_period)).or_insert_with(|| {
                     let subject = hash64(name.as_bytes())
@@ -306,7 +295,8 @@ fn exponential(rng: &mut Rng, mean: Duration) -> Duration {
 /// ```
 /// use std::time::Duration;
 /// use tower_gemini_sim::{Latency, Size};
-/// let slow_4k = Latency::default().with(None, Some(Size::K4), Duration::from_secs(580)..=Duration::from_secs(620));
+/// let seconds = Duration::from_secs;
+/// let slow_4k = Latency::default().with(None, Some(Size::K4), seconds(580)..=seconds(620));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Latency {

@@ -1,93 +1,39 @@
 //! Explains responses of the Gemini image API: what each means, what it cost, and what to do.
 //!
 //! [`app`] is the whole program over any reader and writers, so that a test runs it. [`explain`]
-//! judges one response.
+//! judges one response; `advice.toml` holds what to do about it.
 
-use std::fmt::Write as _;
+use std::collections::HashMap;
 use std::io::{self, BufRead, Read, Write};
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use clap::Parser;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
-use serde_json::{Map, Number, Value, json};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
 use tower_gemini_core::call::{Call, Dialect, Verb};
 use tower_gemini_core::charge_rules::ChargeRules;
 use tower_gemini_core::classify::{classify, classify_without_status, remedy};
 use tower_gemini_core::verdict::{Charge, Outcome, Verdict, WaitSource};
 
-/// A 4K image is some 20 MB of base64, and an answer holds up to three of them.
+/// A 4K image is some 20 MB of base64, and a response holds up to three of them.
 const MAX_INPUT: usize = 64 * 1024 * 1024;
 
-const HELP: &str = "\
-explain: what an answer of the Gemini image API means, and what to do
-
-USAGE
-    explain [--status CODE] [--upstream WHO]   read one answer from stdin, print it in plain words
-    explain --jsonl [--upstream WHO]           read one JSON object a line, write one JSON object a line
-
-INPUT OF THE PLAIN FORM
-    Either a bare body, or a whole answer: a status line (HTTP/1.1 429 Too Many Requests), headers, a blank line, the body.
-    Without a status the body has to say what it is.
-
-INPUT OF --jsonl
-    http_status   the status of the answer; null or absent where it is not known
-    headers       an object of strings (optional)
-    body          the body, as a string
-    id            anything; it is given back (optional)
-    method, path  the request, for what was asked (optional; an image is assumed)
-    api           gemini, vertex, imagen, openai-compat, interactions or proxy (optional)
-    upstream      who sent the answer, as with --upstream (optional)
-
-OUTPUT OF --jsonl
-    kind                  what it means, in one word
-    retryable_same_model  whether the same request may do better later, without having been paid for
-    wait_hint_s           how long the server asks to wait, in seconds as stated, or null
-    fallback_model_helps  whether another model of the same account may answer
-    billed                yes, no or unknown
-    why                   a sentence
-    cause, instead        what the request did wrong and what to write instead; only where it is known
-
-    A line that cannot be read gives {\"error\": {...}, \"line\": N}, and the rest goes on.
-
-OPTIONS
-    --status CODE    the HTTP status of the pasted answer
-    --upstream WHO   who sent it, by name (google, vertex, laozhang, apiyi, unknown) or by host: whose rules say
-                     what a failure costs that Google did not report itself. Default: unknown, which is careful
-    --jsonl          work on lines of JSON
-    -h, --help       print this
-";
-
-/// Runs the program. The result is the exit code: 0, or 2 where the arguments or the input make no
-/// sense.
-pub fn app(
-    args: &[String],
-    mut input: impl BufRead,
-    mut output: impl Write,
-    mut errors: impl Write,
-) -> u8 {
-    let done = match Options::parse(args) {
-        Ok(Options { help: true, .. }) => output.write_all(HELP.as_bytes()).map(|()| 0),
-        Ok(Options { jsonl: true, rules, .. }) => lines(&mut input, &mut output, rules).map(|()| 0),
-        Ok(options) => one(&mut input, &mut output, &mut errors, &options),
-        Err(message) => writeln!(errors, "explain: {message}\n\nTry --help.").map(|()| 2),
-    };
-    match done.and_then(|code| output.flush().map(|()| code)) {
-        Ok(code) => code,
-        // The reader of our output has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-        Err(error) => {
-            // Nothing is left to tell it to if this fails too.
-            let _ = writeln!(errors, "explain: {error}");
-            2
-        }
-    }
-}
-
-#[derive(Default)]
+/// Explains what a response of the Gemini image API means, and what to do
+#[derive(Debug, Parser)]
+#[command(name = "explain", after_help = include_str!("../help.txt"))]
 struct Options {
-    help: bool,
-    jsonl: bool,
+    /// The HTTP status of the pasted response
+    #[arg(long, value_name = "CODE", conflicts_with = "jsonl")]
     status: Option<StatusCode>,
-    rules: Option<ChargeRules>,
+    /// Who sent it, by name (google, vertex, laozhang, apiyi, unknown) or by host: whose rules say
+    /// what a failure costs that Google did not report itself; unknown, which is careful, by default
+    #[arg(long, value_name = "WHO", value_parser = rules_of)]
+    upstream: Option<ChargeRules>,
+    /// Read one JSON object a line, write one JSON object a line
+    #[arg(long)]
+    jsonl: bool,
 }
 
 /// The charge rules of an upstream, by its name or its host.
@@ -102,39 +48,32 @@ fn rules_of(upstream: &str) -> Result<ChargeRules, String> {
     }
 }
 
-impl Options {
-    fn parse(args: &[String]) -> Result<Self, String> {
-        let mut options = Self::default();
-        let mut args = args.iter();
-        while let Some(arg) = args.next() {
-            let (name, value) = match arg.split_once('=') {
-                Some((name, value)) => (name, Some(value)),
-                None => (arg.as_str(), None),
-            };
-            match name {
-                "-h" | "--help" => options.help = true,
-                "--jsonl" => options.jsonl = true,
-                "--status" => {
-                    let code = value.or_else(|| args.next().map(String::as_str));
-                    let code = code.ok_or("--status needs a code, such as 429")?;
-                    options.status =
-                        Some(code.parse().map_err(|_| format!("{code:?} is no HTTP status"))?);
-                }
-                "--upstream" => {
-                    let who = value.or_else(|| args.next().map(String::as_str));
-                    options.rules =
-                        Some(rules_of(who.ok_or("--upstream needs a name or a host")?)?);
-                }
-                _ => return Err(format!("unknown argument {arg:?}")),
-            }
+/// Runs the program. The result is the exit code: 0, or 2 where the arguments or the input make no
+/// sense.
+pub fn app(
+    args: &[String],
+    mut input: impl BufRead,
+    mut output: impl Write,
+    mut errors: impl Write,
+) -> u8 {
+    let args = std::iter::once("explain").chain(args.iter().map(String::as_str));
+    let done = match Options::try_parse_from(args) {
+        Ok(Options { jsonl: true, upstream, .. }) => {
+            lines(&mut input, &mut output, upstream.unwrap_or_default()).map(|()| 0)
         }
-        if options.jsonl && options.status.is_some() {
-            return Err(
-                "--status belongs to the plain form; with --jsonl each line has its http_status"
-                    .to_owned(),
-            );
+        Ok(options) => one(&mut input, &mut output, &mut errors, &options),
+        Err(help) if !help.use_stderr() => write!(output, "{help}").map(|()| 0),
+        Err(error) => write!(errors, "explain: {error}").map(|()| 2),
+    };
+    match done.and_then(|code| output.flush().map(|()| code)) {
+        Ok(code) => code,
+        // The reader of our output has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+        Err(error) => {
+            // Nothing is left to tell it to if this fails too.
+            let _ = writeln!(errors, "explain: {error}");
+            2
         }
-        Ok(options)
     }
 }
 
@@ -145,33 +84,27 @@ fn one(
     errors: &mut impl Write,
     options: &Options,
 ) -> io::Result<u8> {
-    let status = options.status;
     let mut bytes = Vec::new();
     input.take(MAX_INPUT as u64).read_to_end(&mut bytes)?;
-    if bytes.trim_ascii().is_empty() && status.is_none() {
-        writeln!(errors, "explain: nothing on stdin. Paste an answer, or try --help.")?;
+    if bytes.trim_ascii().is_empty() && options.status.is_none() {
+        writeln!(errors, "explain: nothing on stdin. Paste a response, or try --help.")?;
         return Ok(2);
     }
-    let pasted = Pasted::read(&bytes);
+    let (pasted_status, headers, body) =
+        whole_response(&bytes).unwrap_or((None, HeaderMap::new(), &bytes));
     let mut call = image_call();
-    call.charge_rules = options.rules.unwrap_or_default();
-    let verdict = explain(&call, status.or(pasted.status), &pasted.headers, pasted.body);
-    output.write_all(in_words(&verdict).as_bytes())?;
-    if let Some(rules) = options.rules {
+    call.charge_rules = options.upstream.unwrap_or_default();
+    let verdict = explain(&call, options.status.or(pasted_status), &headers, body);
+    output.write_all(as_text(&verdict).as_bytes())?;
+    if let Some(rules) = options.upstream {
         let date = if rules.date().is_empty() { "" } else { ", " };
-        writeln!(
-            output,
-            "{:<14}{}: {}{date}{}",
-            "rules",
-            rules.name(),
-            rules.source(),
-            rules.date()
-        )?;
+        let (name, source) = (rules.name(), rules.source());
+        writeln!(output, "{:<14}{name}: {source}{date}{}", "rules", rules.date())?;
     }
     Ok(0)
 }
 
-/// Judges one answer; without a status, by its body.
+/// Judges one response; without a status, by its body.
 #[must_use]
 pub fn explain(
     call: &Call,
@@ -193,55 +126,42 @@ fn image_call() -> Call {
     call
 }
 
-/// An answer as pasted: a whole one with its head, or a bare body.
-struct Pasted<'a> {
-    status: Option<StatusCode>,
-    headers: HeaderMap,
-    body: &'a [u8],
-}
-
-impl<'a> Pasted<'a> {
-    fn read(bytes: &'a [u8]) -> Self {
-        let bare = Self { status: None, headers: HeaderMap::new(), body: bytes };
-        let start = bytes.trim_ascii_start();
-        if !start.starts_with(b"HTTP/") {
-            return bare;
+/// Status, headers and body of a response that was pasted with its head; `None` for a bare body.
+fn whole_response(bytes: &[u8]) -> Option<(Option<StatusCode>, HeaderMap, &[u8])> {
+    let (line, mut rest) = split_line(bytes.trim_ascii_start().strip_prefix(b"HTTP/")?);
+    let mut words = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
+    let status = StatusCode::from_bytes(words.nth(1)?).ok()?;
+    let mut headers = HeaderMap::new();
+    while !rest.is_empty() {
+        let (line, after) = split_line(rest);
+        rest = after;
+        if line.is_empty() {
+            break;
         }
-        let (line, mut rest) = split_line(start);
-        let code = line.split(|b| *b == b' ').filter(|word| !word.is_empty()).nth(1);
-        let Some(status) = code.and_then(|code| StatusCode::from_bytes(code).ok()) else {
-            return bare;
-        };
-        let mut headers = HeaderMap::new();
-        while !rest.is_empty() {
-            let (line, after) = split_line(rest);
-            rest = after;
-            if line.is_empty() {
-                break;
-            }
-            if let Some(at) = line.iter().position(|b| *b == b':')
-                && let Ok(name) = HeaderName::from_bytes(line[..at].trim_ascii())
-                && let Ok(value) = HeaderValue::from_bytes(line[at + 1..].trim_ascii())
-            {
-                headers.append(name, value);
-            }
+        if let Some(at) = line.iter().position(|byte| *byte == b':') {
+            add(&mut headers, &line[..at], line[at + 1..].trim_ascii());
         }
-        Self { status: Some(status), headers, body: rest }
     }
+    Some((Some(status), headers, rest))
 }
 
 fn split_line(bytes: &[u8]) -> (&[u8], &[u8]) {
-    let end = bytes.iter().position(|b| *b == b'\n').unwrap_or(bytes.len());
+    let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
     let line = bytes[..end].strip_suffix(b"\r").unwrap_or(&bytes[..end]);
     (line, bytes.get(end + 1..).unwrap_or_default())
 }
 
+/// Adds a header, unless it could not have been sent: that is not worth a failed response.
+fn add(headers: &mut HeaderMap, name: &[u8], value: &[u8]) {
+    if let Ok(name) = HeaderName::from_bytes(name.trim_ascii())
+        && let Ok(value) = HeaderValue::from_bytes(value)
+    {
+        headers.append(name, value);
+    }
+}
+
 /// The form with one JSON object a line.
-fn lines(
-    input: &mut impl BufRead,
-    output: &mut impl Write,
-    rules: Option<ChargeRules>,
-) -> io::Result<()> {
+fn lines(input: &mut impl BufRead, output: &mut impl Write, rules: ChargeRules) -> io::Result<()> {
     let mut line = Vec::new();
     let mut number = 0u64;
     while let Some(is_whole) = read_line(input, &mut line)? {
@@ -250,15 +170,14 @@ fn lines(
         if is_whole && text.is_empty() {
             continue;
         }
-        let too_long = || format!("the line is longer than {MAX_INPUT} bytes");
-        let answer = match is_whole {
+        let explained = match is_whole {
             true => explain_line(text, rules),
-            false => Err(Unreadable::new("line_too_long", too_long())),
+            false => Err(("line_too_long", format!("the line is longer than {MAX_INPUT} bytes"))),
         };
-        let answer = answer.unwrap_or_else(
-            |why| json!({"error": {"code": why.code, "message": why.message}, "line": number}),
-        );
-        serde_json::to_writer(&mut *output, &answer)?;
+        let explained = explained.unwrap_or_else(|(code, message)| {
+            json!({ "error": { "code": code, "message": message }, "line": number })
+        });
+        serde_json::to_writer(&mut *output, &explained)?;
         output.write_all(b"\n")?;
         output.flush()?;
     }
@@ -280,76 +199,54 @@ fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<
     Ok(Some(false))
 }
 
-/// Why a line could not be explained.
-struct Unreadable {
-    code: &'static str,
-    message: String,
-}
+/// Why a line could not be explained: a code and a message.
+type Unreadable = (&'static str, String);
 
-impl Unreadable {
-    fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
-    }
-}
-
-fn explain_line(line: &[u8], rules: Option<ChargeRules>) -> Result<Value, Unreadable> {
+fn explain_line(line: &[u8], rules: ChargeRules) -> Result<Value, Unreadable> {
     let text = std::str::from_utf8(line)
-        .map_err(|error| Unreadable::new("not_utf8", format!("the line is not UTF-8: {error}")))?;
+        .map_err(|error| ("not_utf8", format!("the line is not UTF-8: {error}")))?;
     let value: Value = serde_json::from_str(text)
-        .map_err(|error| Unreadable::new("not_json", format!("the line is not JSON: {error}")))?;
+        .map_err(|error| ("not_json", format!("the line is not JSON: {error}")))?;
     let Value::Object(object) = value else {
-        return Err(Unreadable::new("not_an_object", "the line is not a JSON object"));
+        return Err(("not_an_object", "the line is not a JSON object".to_owned()));
     };
-    let status = status_of(object.get("http_status"))?;
+    let status = match object.get("http_status") {
+        None | Some(Value::Null) => None,
+        Some(status) => Some(string(status).trim().parse().map_err(|_| {
+            ("bad_status", "http_status is neither null nor an HTTP status".to_owned())
+        })?),
+    };
     let headers = headers_of(object.get("headers"))?;
-    let printed;
-    let body = match object.get("body") {
-        Some(Value::String(body)) => body.as_str(),
-        None | Some(Value::Null) => "",
-        // A body that was parsed on the way here.
-        Some(other) => {
-            printed = other.to_string();
-            &printed
-        }
-    };
+    // A body may have been parsed on the way here.
+    let body = object.get("body").filter(|body| !body.is_null()).map(string).unwrap_or_default();
     let mut call = call_of(&object);
     call.charge_rules = match object.get("upstream").and_then(Value::as_str) {
-        Some(who) => rules_of(who).map_err(|why| Unreadable::new("no_such_upstream", why))?,
-        None => rules.unwrap_or_default(),
+        Some(who) => rules_of(who).map_err(|why| ("no_such_upstream", why))?,
+        None => rules,
     };
     let verdict = explain(&call, status, &headers, body.as_bytes());
-    let mut answer = Map::new();
-    if let Some(id) = object.get("id") {
-        answer.insert("id".to_owned(), id.clone());
-    }
-    answer.insert("kind".to_owned(), kind(verdict.outcome()).into());
-    answer.insert("retryable_same_model".to_owned(), verdict.is_retryable().into());
-    answer.insert(
-        "wait_hint_s".to_owned(),
-        match verdict.wait() {
-            Some(wait) if wait.source() != WaitSource::Estimate => seconds(wait.stated()),
-            _ => Value::Null,
-        },
-    );
-    answer.insert("fallback_model_helps".to_owned(), verdict.another_model_helps().into());
-    answer.insert("billed".to_owned(), billed(verdict.charge()).into());
-    answer.insert("why".to_owned(), why(&verdict).into());
+    let wait = verdict.wait().and_then(|wait| serde_json::from_str(&decimal(wait.stated())).ok());
+    let mut explained = json!({
+        "kind": kind(verdict.outcome()),
+        "retryable_same_model": verdict.is_retryable(),
+        "wait_hint_s": wait.unwrap_or(Value::Null),
+        "fallback_model_helps": verdict.another_model_helps(),
+        "billed": billed(verdict.charge()),
+        "why": why(&verdict),
+    });
     if let Some(remedy) = remedy(&verdict) {
-        answer.insert("cause".to_owned(), remedy.cause.into());
-        answer.insert("instead".to_owned(), remedy.instead.into());
+        explained["cause"] = remedy.cause.into();
+        explained["instead"] = remedy.instead.into();
     }
-    Ok(Value::Object(answer))
+    if let Some(id) = object.get("id") {
+        explained["id"] = id.clone();
+    }
+    Ok(explained)
 }
 
-fn status_of(status: Option<&Value>) -> Result<Option<StatusCode>, Unreadable> {
-    let text = match status {
-        None | Some(Value::Null) => return Ok(None),
-        Some(Value::String(text)) => text.trim().to_owned(),
-        Some(other) => other.to_string(),
-    };
-    text.parse().map(Some).map_err(|_| {
-        Unreadable::new("bad_status", "http_status is neither null nor an HTTP status")
-    })
+/// A string, or another value as JSON.
+fn string(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 fn headers_of(headers: Option<&Value>) -> Result<HeaderMap, Unreadable> {
@@ -357,17 +254,11 @@ fn headers_of(headers: Option<&Value>) -> Result<HeaderMap, Unreadable> {
     let headers = match headers {
         None | Some(Value::Null) => return Ok(map),
         Some(Value::Object(headers)) => headers,
-        Some(_) => return Err(Unreadable::new("bad_headers", "headers is not an object")),
+        Some(_) => return Err(("bad_headers", "headers is not an object".to_owned())),
     };
     for (name, value) in headers {
         for value in value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice) {
-            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            // A header that could not have been sent is not worth a failed line.
-            if let Ok(name) = HeaderName::from_bytes(name.as_bytes())
-                && let Ok(value) = HeaderValue::from_str(&text)
-            {
-                map.append(name, value);
-            }
+            add(&mut map, name.as_bytes(), string(value).as_bytes());
         }
     }
     Ok(map)
@@ -415,174 +306,62 @@ fn billed(charge: Charge) -> &'static str {
     }
 }
 
-/// Seconds as a JSON number with the digits that were stated, and none that arithmetic on floats
-/// would add.
-fn seconds(span: Duration) -> Value {
-    let text = decimal(span);
-    if let Ok(whole) = text.parse::<u64>() {
-        return whole.into();
-    }
-    text.parse::<f64>().ok().and_then(Number::from_f64).map_or(Value::Null, Value::Number)
-}
-
+/// Seconds with the digits that were stated, and none that arithmetic on floats would add.
 fn decimal(span: Duration) -> String {
     let text = format!("{}.{:09}", span.as_secs(), span.subsec_nanos());
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
+/// An entry of `advice.toml`.
+#[derive(Debug, Default, Deserialize)]
+struct Advice {
+    means: String,
+    r#do: String,
+}
+
+static ADVICE: LazyLock<HashMap<String, Advice>> = LazyLock::new(|| {
+    let read = toml::from_str(include_str!("../advice.toml"));
+    debug_assert!(read.is_ok(), "{read:?}");
+    read.unwrap_or_default()
+});
+
 /// What an outcome means, and what to do about it.
-fn advice(verdict: &Verdict) -> (&'static str, &'static str) {
-    match verdict.outcome() {
-        Outcome::Image => ("there is an image", "use it; it is paid for"),
-        Outcome::Answered => ("it is a complete answer", "use it"),
-        Outcome::NoImage => match verdict.charge() {
-            Charge::Charged => (
-                "no image came, and tokens were paid for",
-                "change the prompt rather than repeat it; each try costs again",
-            ),
-            Charge::Waived => (
-                "no image came, and the server says it charges nothing",
-                "try once or twice more, then reword the prompt",
-            ),
-            _ => (
-                "no image came, and it is not known what that cost",
-                "reword the prompt, or try again if the cost does not matter",
-            ),
-        },
-        Outcome::OutOfTokens => (
-            "the output tokens ran out before an image was made",
-            "raise maxOutputTokens or lower the thinking level",
-        ),
-        Outcome::ContentBlocked => (
-            "the result was refused after it was made",
-            "change the prompt; the same one is refused and paid for again",
-        ),
-        Outcome::PromptBlocked => {
-            ("the prompt was refused", "change the prompt; no model takes it as it is")
-        }
-        Outcome::StreamError | Outcome::Interrupted if verdict.is_retryable() => {
-            ("the answer broke off", "treat it as failed; a new try may be charged once more")
-        }
-        Outcome::StreamError | Outcome::Interrupted => (
-            "the answer broke off, and a new try would cost again or fail again",
-            "treat it as failed and look at the cause",
-        ),
-        Outcome::RateLimitedMinute => {
-            ("a limit of this minute is used up", "wait, or use another model")
-        }
-        Outcome::RateLimitedDay => (
-            "a limit of this day is used up",
-            "use another model, or wait for midnight Pacific; short hints are wrong here",
-        ),
-        Outcome::RateLimited => (
-            "some limit is used up, and the answer does not say which",
-            "wait, or use another model",
-        ),
-        Outcome::SpendRateLimited => (
-            "the account spends faster than its tier allows",
-            "send nothing for ten minutes; other models are closed too",
-        ),
-        Outcome::QuotaZeroOrBilling => (
-            "there is no quota, or nobody pays",
-            "set up billing, add credit or raise the cap; waiting changes nothing",
-        ),
-        Outcome::Overloaded => (
-            "the model has no capacity right now",
-            "wait with growing pauses, or use another model at once",
-        ),
-        Outcome::Deadline => (
-            "the server gave up at its deadline",
-            "try again, at a smaller size or with a longer deadline",
-        ),
-        Outcome::Internal => {
-            ("the service failed", "try again a few times, then use another model")
-        }
-        Outcome::Cancelled => (
-            "the service cancelled it, which it does under load",
-            "try again a few times; whether a try was charged is not known",
-        ),
-        Outcome::BadGateway if verdict.charge().is_surely_free() => {
-            ("a gateway in front of the service failed", "try again shortly")
-        }
-        Outcome::BadGateway => (
-            "a gateway in front of the service failed, and does not know what became of the request",
-            "look whether it was charged before you send it again",
-        ),
-        Outcome::BadRequest => {
-            ("the request is wrong", "correct it; it fails the same way each time")
-        }
-        Outcome::PayloadTooLarge => {
-            ("the request is too large", "send smaller or fewer images, or upload them as files")
-        }
-        Outcome::MissingThoughtSignature => (
-            "the conversation lacks a thought signature",
-            "send back every signature as it was received, on its own part",
-        ),
-        Outcome::Region => {
-            ("the caller's place is not served", "call from a place that is, or through Vertex AI")
-        }
-        Outcome::Auth => ("the key or token is wrong", "replace it"),
-        Outcome::Permission => (
-            "the key may not do this",
-            "grant the permission, enable the API, or use another project",
-        ),
-        Outcome::NotFound if verdict.another_model_helps() => {
-            ("there is no such model here", "correct the model's id, or use another model")
-        }
-        Outcome::NotFound => (
-            "there is nothing at this address",
-            "correct the address or the name; another model does not help",
-        ),
-        Outcome::NotSent => ("it was never sent", "send it again"),
-        _ => ("it is nothing that is known", "look at the body"),
-    }
+fn advice(verdict: &Verdict) -> &'static Advice {
+    static NONE: LazyLock<Advice> = LazyLock::new(Advice::default);
+    let outcome = verdict.outcome().as_str();
+    let conditions = [
+        (verdict.charge().is_surely_free(), "free".to_owned()),
+        (true, verdict.charge().to_string()),
+        (verdict.is_retryable(), "retryable".to_owned()),
+        (verdict.another_model_helps(), "other_model".to_owned()),
+    ];
+    let keys = conditions.into_iter().filter(|(holds, _)| *holds);
+    let keys = keys.map(|(_, condition)| format!("{outcome}_{condition}"));
+    let mut keys = keys.chain([outcome.to_owned(), "other".to_owned()]);
+    keys.find_map(|key| ADVICE.get(&key)).unwrap_or(&NONE)
 }
 
 /// One sentence for machines to log.
 fn why(verdict: &Verdict) -> String {
-    let (means, _) = advice(verdict);
-    match verdict.reason() {
-        Some(reason) => format!("{means} ({reason})"),
-        None => means.to_owned(),
-    }
+    let means = &advice(verdict).means;
+    verdict.reason().map_or_else(|| means.clone(), |reason| format!("{means} ({reason})"))
 }
 
-/// The plain form's output.
-fn in_words(verdict: &Verdict) -> String {
-    let (means, todo) = advice(verdict);
-    let mut text = String::new();
-    // Writing to a string cannot fail.
-    let mut say = |label: &str, words: &str| {
-        let _ = writeln!(text, "{label:<14}{words}");
+/// The plain form's output: a line for everything that is known.
+fn as_text(verdict: &Verdict) -> String {
+    let (advice, remedy, detail) = (advice(verdict), remedy(verdict), verdict.detail());
+    let charged = match verdict.charge() {
+        Charge::None => "no",
+        Charge::Waived => "no, the answer says so",
+        Charge::Charged => "yes",
+        Charge::Maybe => "not known",
     };
-    say("what", kind(verdict.outcome()));
-    say("means", means);
-    match remedy(verdict) {
-        Some(remedy) => {
-            say("cause", remedy.cause);
-            say("instead", remedy.instead);
-        }
-        None => say("do", todo),
-    }
-    say(
-        "charged",
-        match verdict.charge() {
-            Charge::None => "no",
-            Charge::Waived => "no, the answer says so",
-            Charge::Charged => "yes",
-            Charge::Maybe => "not known",
-        },
-    );
-    say(
-        "same model",
-        if verdict.is_retryable() {
-            "may do better later"
-        } else {
-            "will not do better, or has been paid for"
-        },
-    );
-    say("other model", if verdict.another_model_helps() { "may answer" } else { "will not help" });
-    if let Some(wait) = verdict.wait() {
+    let later = match verdict.is_retryable() {
+        true => "may do better later",
+        false => "will not do better, or has been paid for",
+    };
+    let other = if verdict.another_model_helps() { "may answer" } else { "will not help" };
+    let wait = verdict.wait().map(|wait| {
         let source = match wait.source() {
             WaitSource::RetryInfo => "RetryInfo",
             WaitSource::Message => "the message",
@@ -591,31 +370,47 @@ fn in_words(verdict: &Verdict) -> String {
             WaitSource::RetryAfter => "a Retry-After header",
             WaitSource::Page => "the page",
             WaitSource::Family => "the documented window",
-            WaitSource::Body => "retry_after in the body",
-            WaitSource::Estimate => "an estimate: the service says that it passes",
             _ => "the answer",
         };
-        say("wait", &format!("{} s, says {source}", decimal(wait.stated())));
+        format!("{} s, says {source}", decimal(wait.stated()))
+    });
+    let quota = detail.and_then(|detail| detail.quota.as_ref()).map(|quota| {
+        let limit = quota.value.map_or_else(|| "not stated".to_owned(), |value| value.to_string());
+        let name = quota.id.as_deref().or(quota.metric.as_deref()).unwrap_or("not named");
+        format!("{name}, limit {limit}")
+    });
+    let says = detail.and_then(|detail| detail.message.as_deref());
+    let one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = |label: &str, text: Option<String>| {
+        text.map(|text| format!("{label:<14}{text}\n")).unwrap_or_default()
+    };
+    [
+        line("what", Some(kind(verdict.outcome()).to_owned())),
+        line("means", Some(advice.means.clone())),
+        line("cause", remedy.as_ref().map(|remedy| remedy.cause.to_string())),
+        line("instead", remedy.as_ref().map(|remedy| remedy.instead.to_string())),
+        line("do", remedy.is_none().then(|| advice.r#do.clone())),
+        line("charged", Some(charged.to_owned())),
+        line("same model", Some(later.to_owned())),
+        line("other model", Some(other.to_owned())),
+        line("wait", wait),
+        line("reason", detail.and_then(|detail| detail.reason.as_ref()).map(ToString::to_string)),
+        line("inner status", detail.and_then(|d| d.inner_status).map(|code| code.to_string())),
+        line("quota", quota),
+        line("use instead", detail.and_then(|d| d.successor.as_ref()).map(ToString::to_string)),
+        line("server says", says.map(one_line)),
+    ]
+    .concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_outcome_has_advice() {
+        for outcome in Outcome::ALL {
+            assert!(ADVICE.contains_key(outcome.as_str()), "{outcome}");
+        }
     }
-    if let Some(detail) = verdict.detail() {
-        if let Some(reason) = &detail.reason {
-            say("reason", reason);
-        }
-        if let Some(status) = detail.inner_status {
-            say("inner status", &status.to_string());
-        }
-        if let Some(quota) = &detail.quota {
-            let limit =
-                quota.value.map_or_else(|| "not stated".to_owned(), |value| value.to_string());
-            let name = quota.id.as_deref().or(quota.metric.as_deref()).unwrap_or("not named");
-            say("quota", &format!("{name}, limit {limit}"));
-        }
-        if let Some(successor) = &detail.successor {
-            say("use instead", successor);
-        }
-        if let Some(message) = &detail.message {
-            say("server says", &message.split_whitespace().collect::<Vec<_>>().join(" "));
-        }
-    }
-    text
 }

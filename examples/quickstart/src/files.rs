@@ -9,53 +9,38 @@ const SLUG_CHARS: usize = 32;
 
 /// A prompt as a file name: lower-case words and dashes.
 pub(crate) fn slug(prompt: &str) -> String {
-    let mut slug = String::new();
-    let mut chars = 0;
-    for char in prompt.chars() {
-        if chars >= SLUG_CHARS {
-            break;
-        }
-        if char.is_alphanumeric() {
-            slug.extend(char.to_lowercase());
-            chars += 1;
-        } else if !slug.is_empty() && !slug.ends_with('-') {
-            slug.push('-');
-            chars += 1;
-        }
-    }
+    let words: Vec<_> = prompt.split(|char: char| !char.is_alphanumeric()).collect();
+    let words = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join("-");
+    let slug: String = words.to_lowercase().chars().take(SLUG_CHARS).collect();
     let slug = slug.trim_end_matches('-');
     if slug.is_empty() { "image".to_owned() } else { slug.to_owned() }
 }
 
 /// By the bytes; where they say nothing, by the media type, which gateways get wrong more often.
 pub(crate) fn extension(bytes: &[u8], mime: &str) -> &'static str {
-    match bytes {
-        [0x89, b'P', b'N', b'G', ..] => "png",
-        [0xff, 0xd8, 0xff, ..] => "jpg",
-        [b'G', b'I', b'F', b'8', ..] => "gif",
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => "webp",
-        _ => match mime {
-            "image/png" => "png",
-            "image/jpeg" | "image/jpg" => "jpg",
-            "image/gif" => "gif",
-            "image/webp" => "webp",
-            _ => "img",
-        },
+    match (bytes, mime) {
+        ([0x89, b'P', b'N', b'G', ..], _) => "png",
+        ([0xff, 0xd8, 0xff, ..], _) => "jpg",
+        ([b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..], _) => "webp",
+        (_, "image/png") => "png",
+        (_, "image/jpeg" | "image/jpg") => "jpg",
+        (_, "image/webp") => "webp",
+        _ => "img",
     }
 }
 
 /// Makes the directory and tries it, before anything is paid for that could not be kept.
 pub(crate) fn prepare(dir: &Path) -> Result<(), String> {
     let failed = |what: &str, error: io::Error| {
+        let dir = dir.display();
         format!(
-            "cannot {what} the output directory `{}`: {error}. Choose another with --out DIR.",
-            dir.display()
+            "cannot {what} the output directory `{dir}`: {error}. Choose another with --out DIR."
         )
     };
     fs::create_dir_all(dir).map_err(|error| failed("make", error))?;
     let trial = dir.join(format!(".quickstart-{}", std::process::id()));
-    File::create(&trial).map_err(|error| failed("write into", error))?;
-    fs::remove_file(&trial).map_err(|error| failed("write into", error))
+    let tried = File::create(&trial).and_then(|_| fs::remove_file(&trial));
+    tried.map_err(|error| failed("write into", error))
 }
 
 /// Writes an image. Without `replace` a file that exists is left alone, and the new one gets a
@@ -67,34 +52,24 @@ pub(crate) fn write(
     bytes: &[u8],
     replace: bool,
 ) -> Result<PathBuf, String> {
-    let mut number = 1u32;
-    loop {
-        let path = dir.join(if number == 1 {
-            format!("{name}.{extension}")
-        } else {
-            format!("{name}-{number}.{extension}")
-        });
-        let failed = |error: io::Error| format!("cannot write `{}`: {error}", path.display());
-        let opened = if replace {
-            File::create(&path)
-        } else {
-            OpenOptions::new().write(true).create_new(true).open(&path)
-        };
-        let mut file = match opened {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < 10_000 => {
-                number += 1;
-                continue;
+    let mut path = dir.join(format!("{name}.{extension}"));
+    let mut options = OpenOptions::new();
+    options.write(true).create(replace).truncate(replace).create_new(!replace);
+    for number in 2..10_000 {
+        match options.open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                path = dir.join(format!("{name}-{number}.{extension}"));
             }
-            opened => opened.map_err(failed)?,
-        };
-        if let Err(error) = file.write_all(bytes) {
-            // Half an image helps nobody. Where it cannot be removed either, the error says what
-            // happened all the same.
-            let _ = fs::remove_file(&path);
-            return Err(failed(error));
+            opened => {
+                let written = opened.and_then(|mut file| file.write_all(bytes));
+                return match written {
+                    Ok(()) => Ok(path),
+                    Err(error) => Err(format!("cannot write `{}`: {error}", path.display())),
+                };
+            }
         }
-        return Ok(path);
     }
+    Err(format!("there are too many files like `{}`", path.display()))
 }
 
 #[cfg(test)]

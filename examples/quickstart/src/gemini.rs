@@ -10,20 +10,48 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde_json::json;
-use tower_gemini::CallOptions;
-use tower_gemini::Trail;
 use tower_gemini::body::WireBody;
 use tower_gemini::call::ImageSize;
 use tower_gemini::jittered_retry::RetryPolicy;
-use tower_gemini::stage::WireClient;
-use tower_gemini::{GeminiStack, JitteredRetryLayer, stack::Images};
+use tower_gemini::stack::Images;
+use tower_gemini::{CallOptions, GeminiStack, JitteredRetryLayer, Trail};
 
-/// A server that does not take a connection in this time takes none; nothing was sent then, so
-/// another attempt is free.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::run::Saved;
+
+pub(crate) type HttpsClient = Client<HttpsConnector<HttpConnector>, WireBody>;
+
+/// A client for https, with the certificates of Mozilla's list, and for http.
+pub(crate) fn client() -> Result<HttpsClient, rustls::Error> {
+    let mut http = HttpConnector::new();
+    // A server that does not take a connection in this time takes none; nothing was sent then, so
+    // another attempt is free.
+    http.set_connect_timeout(Some(Duration::from_secs(10)));
+    http.set_nodelay(true);
+    http.enforce_http(false);
+    // Naming the provider keeps a second one, pulled in by somebody else, from making this
+    // ambiguous.
+    let https = HttpsConnectorBuilder::new()
+        .with_provider_and_webpki_roots(rustls::crypto::ring::default_provider())?
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(http);
+    Ok(Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(https))
+}
+
+/// The recommended stack over that client: it takes requests and returns images.
+pub(crate) fn stack(
+    policy: RetryPolicy,
+    seed: Option<u64>,
+) -> Result<Images<HttpsClient>, rustls::Error> {
+    let mut retry = JitteredRetryLayer::new(policy);
+    if let Some(seed) = seed {
+        retry = retry.seed(seed);
+    }
+    Ok(GeminiStack::new().retry(retry).images(client()?))
+}
 
 /// One picture to draw.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Job {
     /// Name of the call and of its file.
     pub(crate) name: String,
@@ -35,26 +63,26 @@ pub(crate) struct Job {
     pub(crate) endpoint: String,
     /// What is decided on the way, readable at any time.
     pub(crate) trail: Trail,
+    /// A file, or why there is none; `None` until then.
+    pub(crate) end: Option<Result<Saved, String>>,
 }
 
 impl Job {
-    pub(crate) fn new(prompt: &str, model: &str, size: Option<ImageSize>, endpoint: &str) -> Self {
-        Self {
-            name: crate::files::slug(prompt),
-            prompt: prompt.to_owned(),
-            model: model.to_owned(),
-            size,
-            endpoint: endpoint.to_owned(),
-            trail: Trail::new(),
-        }
+    pub(crate) fn new(
+        name: String,
+        prompt: &str,
+        model: &str,
+        size: Option<ImageSize>,
+        endpoint: &str,
+    ) -> Self {
+        let [prompt, model, endpoint] = [prompt, model, endpoint].map(str::to_owned);
+        Self { name, prompt, model, size, endpoint, trail: Trail::new(), end: None }
     }
 
-    /// Where it goes.
     pub(crate) fn url(&self) -> String {
         format!("{}/v1beta/models/{}:generateContent", self.endpoint, self.model)
     }
 
-    /// What it says.
     pub(crate) fn body(&self) -> String {
         let mut config = json!({ "responseModalities": ["TEXT", "IMAGE"] });
         if let Some(size) = self.size {
@@ -72,48 +100,4 @@ impl Job {
             .extension(CallOptions::new().trail(self.trail.clone()))
             .body(Full::from(self.body()))
     }
-}
-
-/// The recommended stack over a client.
-pub(crate) fn stack<C: WireClient>(client: C, policy: RetryPolicy, seed: Option<u64>) -> Images<C> {
-    let retry = JitteredRetryLayer::new(policy);
-    let retry = match seed {
-        Some(seed) => retry.seed(seed),
-        None => retry,
-    };
-    GeminiStack::new().retry(retry).images(client)
-}
-
-/// A client for http.
-pub(crate) fn plain_client() -> Client<HttpConnector, WireBody> {
-    client(connector())
-}
-
-/// A client for https, with the certificates of Mozilla's list.
-pub(crate) fn secure_client()
--> Result<Client<HttpsConnector<HttpConnector>, WireBody>, rustls::Error> {
-    let mut http = connector();
-    http.enforce_http(false);
-    // Naming the provider keeps a second one, pulled in by somebody else, from making this
-    // ambiguous.
-    let https = HttpsConnectorBuilder::new()
-        .with_provider_and_webpki_roots(rustls::crypto::ring::default_provider())?
-        .https_or_http()
-        .enable_http1()
-        .wrap_connector(http);
-    Ok(client(https))
-}
-
-fn connector() -> HttpConnector {
-    let mut http = HttpConnector::new();
-    http.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    http.set_nodelay(true);
-    http
-}
-
-fn client<C>(connector: C) -> Client<C, WireBody>
-where
-    C: hyper_util::client::legacy::connect::Connect + Clone,
-{
-    Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector)
 }

@@ -1,7 +1,6 @@
 //! Pictures through bad weather: the logic of the `quickstart` program.
 //!
 //! [`app`] is the whole program over any input, output and interruption, so that a test runs it.
-//! The part to copy is `gemini.rs`: a client, the stack around it, and a request.
 
 mod args;
 mod demo;
@@ -15,15 +14,11 @@ mod talk;
 use std::future::Future;
 use std::io::{BufRead, Write};
 
-use crate::args::{HELP, Mode, Options};
+use clap::Parser as _;
+
+use crate::args::Options;
 use crate::talk::Talk;
 
-/// All images are there, and the bookkeeping holds.
-const DONE: u8 = 0;
-/// An image is missing, or the bookkeeping does not hold.
-const FAILED: u8 = 1;
-/// Nothing was sent: the arguments, the key or the machine do not allow it.
-const NOT_STARTED: u8 = 2;
 /// What shells give for Ctrl-C: 128 and the number of SIGINT.
 const INTERRUPTED: u8 = 130;
 
@@ -52,37 +47,33 @@ pub fn app(
 ) -> u8 {
     let Surroundings { key, input, output, errors, colour } = surroundings;
     let mut talk = Talk::new(output, colour);
-    let done = match Options::parse(args) {
-        Ok(Options { mode: Mode::Help, .. }) => {
-            talk.text(HELP);
-            Ok(DONE)
+    let args = std::iter::once("quickstart").chain(args.iter().map(String::as_str));
+    let options = match Options::try_parse_from(args) {
+        Ok(options) => options,
+        Err(help) if !help.use_stderr() => {
+            talk.text(&help.to_string());
+            return 0;
         }
-        Ok(Options { out, mode: Mode::Simulated(demo) }) => {
-            on_runtime(async { demo::demo(&demo, &out, &mut talk, interrupted).await })
+        Err(wrong) => {
+            // There is nobody left to tell where this fails too.
+            let _ = write!(errors, "{wrong}");
+            return 2;
         }
-        Ok(Options { out, mode: Mode::Real(real) }) => {
-            real::prepare(&real, &out, key, input, &mut talk).and_then(|ready| match ready {
-                Some(ready) => {
-                    on_runtime(async { real::real(ready, &mut talk, interrupted).await })
-                }
-                None => Ok(FAILED),
-            })
-        }
-        Err(message) => Err(format!("{message}\n\nTry --help.")),
     };
+    // Two workers: the simulator draws on one while the other keeps reporting what happens.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let done = runtime.map_err(|error| format!("no runtime: {error}")).and_then(|runtime| {
+        runtime.block_on(async {
+            if options.real {
+                real::real(&options, key, input, &mut talk, interrupted).await
+            } else {
+                demo::demo(&options, &mut talk, interrupted).await
+            }
+        })
+    });
     done.unwrap_or_else(|message| {
-        // There is nobody left to tell where this fails too.
         let _ = writeln!(errors, "quickstart: {message}");
-        NOT_STARTED
+        2
     })
-}
-
-/// Two workers: the simulator draws on one while the other keeps telling what happens.
-fn on_runtime(work: impl Future<Output = Result<u8, String>>) -> Result<u8, String> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|error| format!("no runtime: {error}"))?
-        .block_on(work)
 }

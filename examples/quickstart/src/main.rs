@@ -5,7 +5,8 @@
 //! GEMINI_API_KEY=... cargo run -p quickstart -- --real --prompt "a red panda reading a newspaper"
 //! ```
 //!
-//! Draws pictures through bad weather, and holds its bookkeeping against the truth. See `--help`.
+//! Draws pictures through bad weather, and compares its books with what was really charged. The
+//! part to copy is `gemini.rs`: a client, the stack around it, and a request. See `--help`.
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;

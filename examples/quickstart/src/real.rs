@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::io::BufRead;
-use std::path::{Path, PathBuf};
 
 use http::{HeaderMap, HeaderValue, Method, Uri};
 use tower_gemini::call::{Call, ImageSize};
@@ -11,78 +10,66 @@ use tower_gemini::cost::{Cost, cost_of};
 use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::verdict::Verdict;
 
-use crate::args::Real;
-use crate::gemini::{self, Job};
-use crate::run::{Ended, Settings, run};
+use crate::args::Options;
+use crate::gemini::{Job, stack};
+use crate::run::{Settings, run};
 use crate::talk::Talk;
-use crate::{DONE, FAILED, INTERRUPTED, files, report};
+use crate::{INTERRUPTED, files, report};
 
-/// Calls under way at a time: the smallest paid tier allows ten images a minute.
-const AT_ONCE: usize = 3;
-
-/// What is asked for, checked and agreed to.
-pub(crate) struct Ready {
-    jobs: Vec<Job>,
-    key: HeaderValue,
-    out: PathBuf,
-}
-
-/// Checks everything that can be checked before money is spent, says how much that may be, and
-/// asks. `None` where the answer is no.
-pub(crate) fn prepare(
-    options: &Real,
-    out: &Path,
+/// Checks everything that can be checked before money is spent, says how much that may be, asks,
+/// and draws.
+pub(crate) async fn real(
+    options: &Options,
     key: Option<String>,
     input: Option<&mut dyn BufRead>,
     talk: &mut Talk<'_>,
-) -> Result<Option<Ready>, String> {
+    interrupted: impl Future<Output = ()>,
+) -> Result<u8, String> {
     let key = key.map(|key| key.trim().to_owned()).filter(|key| !key.is_empty()).ok_or(
-        "--real needs a key: set the environment variable GEMINI_API_KEY to one from https://aistudio.google.com/apikey. \
-         Without --real nothing is needed.",
+        "--real needs a key: set the environment variable GEMINI_API_KEY to one from \
+         https://aistudio.google.com/apikey. Without --real nothing is needed.",
     )?;
     let mut key = HeaderValue::from_str(&key)
         .map_err(|_| "GEMINI_API_KEY holds characters that no key has")?;
     key.set_sensitive(true);
     let size = size_to_ask(&options.model, options.size)?;
-    let job = || Job::new(&options.prompt, &options.model, size, &options.endpoint);
-    files::prepare(out)?;
+    let job = |name| Job::new(name, &options.prompt, &options.model, size, &options.endpoint);
+    files::prepare(&options.out)?;
 
-    let first = job();
-    let uri: Uri = first
-        .url()
-        .parse()
-        .map_err(|error| format!("no request can be made of this endpoint: {error}"))?;
-    let call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(first.body().as_bytes()));
-    let estimate = cost_of(Catalog::builtin(), &call, &Verdict::delivering(), None);
+    let name = files::slug(&options.prompt);
+    let mut jobs: Vec<_> = match options.count {
+        1 => vec![job(name)],
+        count => (1..=count).map(|number| job(format!("{name}-{number}"))).collect(),
+    };
+    let images = if options.count == 1 { "image" } else { "images" };
     talk.plain(&format!(
-        "{} of {} at {}: {}. Nothing is sent again after it was, or may have been, paid for.",
-        if options.count == 1 { "1 image".to_owned() } else { format!("{} images", options.count) },
+        "{} {images} of {} at {}: {}. Nothing is sent again after it was, or may have been, paid for.",
+        options.count,
         options.model,
         options.size,
-        priced(estimate, options.count)
+        price(&jobs)?
     ));
     if !options.yes {
-        let Some(input) = input else {
-            return Err("nobody is there to agree to the price; --yes agrees".into());
-        };
+        let input = input.ok_or("nobody is there to agree to the price; --yes agrees")?;
         talk.text("Send it? [y/N] ");
         let mut answer = String::new();
         input.read_line(&mut answer).map_err(|error| format!("no answer can be read: {error}"))?;
         if !matches!(answer.trim().to_lowercase().as_str(), "y" | "yes") {
             talk.plain("Nothing was sent.");
-            return Ok(None);
+            return Ok(1);
         }
     }
-    let jobs = (1..=options.count)
-        .map(|number| {
-            let mut job = job();
-            if options.count > 1 {
-                job.name = format!("{}-{number}", job.name);
-            }
-            job
-        })
-        .collect();
-    Ok(Some(Ready { jobs, key, out: out.to_owned() }))
+
+    let gemini = stack(RetryPolicy::recommended(), None).map_err(|error| error.to_string())?;
+    let settings = Settings { key, out: options.out.clone(), simulated: false };
+    talk.plain("");
+    let stopped = run(gemini, &mut jobs, settings, talk, interrupted).await;
+    talk.plain("");
+    report::table(talk, &jobs, None);
+    report::explain(talk, &jobs, None);
+    report::so_far(talk, &jobs);
+    let all_saved = report::saved(&jobs) == jobs.len();
+    Ok(if stopped { INTERRUPTED } else { u8::from(!all_saved) })
 }
 
 /// Models of one size refuse to be asked for it; sizes that a known model does not make are better
@@ -98,45 +85,25 @@ fn size_to_ask(model: &str, size: ImageSize) -> Result<Option<ImageSize>, String
     }
 }
 
-fn priced(one: Cost, count: u32) -> String {
-    let count = u64::from(count);
-    let all = |microusd: u64| Cost::exactly(microusd.saturating_mul(count));
-    match one.at_most_microusd {
+/// What these jobs, which are alike, may cost.
+fn price(jobs: &[Job]) -> Result<String, String> {
+    let first = jobs.first().ok_or("there is nothing to draw")?;
+    let uri: Uri = first
+        .url()
+        .parse()
+        .map_err(|error| format!("no request can be made of this endpoint: {error}"))?;
+    let call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(first.body().as_bytes()));
+    let one = cost_of(Catalog::builtin(), &call, &Verdict::delivering(), None);
+    let all = |microusd: u64| Cost::exactly(microusd.saturating_mul(jobs.len() as u64));
+    Ok(match one.at_most_microusd {
         Some(most) => format!(
-            "usually little more than {}, at the very most {} (if ten drafts each and long thoughts were charged)",
+            "usually little more than {}, at the very most {} (if ten drafts each and long \
+             thoughts were charged)",
             all(one.at_least_microusd),
             all(most)
         ),
         None => {
             "the price list does not know this model, so nothing bounds what it costs".to_owned()
         }
-    }
-}
-
-pub(crate) async fn real(
-    ready: Ready,
-    talk: &mut Talk<'_>,
-    interrupted: impl Future<Output = ()>,
-) -> Result<u8, String> {
-    let client = gemini::secure_client().map_err(|error| format!("no TLS: {error}"))?;
-    let settings = Settings {
-        key: ready.key,
-        out: ready.out,
-        replace: false,
-        at_once: AT_ONCE,
-        tag_calls: false,
-    };
-    talk.plain("");
-    let gemini = gemini::stack(client, RetryPolicy::recommended(), None);
-    let (reports, stopped) = run(gemini, ready.jobs, settings, talk, interrupted).await;
-    talk.plain("");
-    report::table(talk, &reports, None);
-    report::explain(talk, &reports, None);
-    report::so_far(talk, &reports);
-    let all_saved = reports.iter().all(|report| matches!(report.ended, Ended::Saved(_)));
-    Ok(match (stopped, all_saved) {
-        (true, _) => INTERRUPTED,
-        (false, true) => DONE,
-        (false, false) => FAILED,
     })
 }

@@ -3,12 +3,12 @@
 use std::io::Write;
 
 /// How a line is meant.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tone {
     Plain,
-    Good,
-    Waiting,
-    Bad,
+    Good = 32,
+    Waiting = 33,
+    Bad = 31,
 }
 
 /// Writes lines. A reader who has seen enough (`| head`) ends the talk and not the work: what is
@@ -25,16 +25,10 @@ impl<'a> Talk<'a> {
     }
 
     pub(crate) fn line(&mut self, tone: Tone, line: &str) {
-        let code = match tone {
-            _ if !self.colour => None,
-            Tone::Plain => None,
-            Tone::Good => Some("32"),
-            Tone::Waiting => Some("33"),
-            Tone::Bad => Some("31"),
-        };
-        match code {
-            Some(code) => self.text(&format!("\x1b[{code}m{line}\x1b[0m\n")),
-            None => self.text(&format!("{line}\n")),
+        if self.colour && tone != Tone::Plain {
+            self.text(&format!("\x1b[{}m{line}\x1b[0m\n", tone as u8));
+        } else {
+            self.text(&format!("{line}\n"));
         }
     }
 

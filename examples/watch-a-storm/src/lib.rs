@@ -5,11 +5,11 @@
 //! of minutes, as users report them. A ladder of waits that ends after minutes does not outlive
 //! them; another model, or a smaller image, does.
 
-use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::Duration;
 
 use bytes::Bytes;
+use clap::Parser;
 use futures::future::{join, join_all};
 use http::Request;
 use http_body_util::{BodyExt, Full};
@@ -17,71 +17,46 @@ use tokio::time::{Instant, sleep_until};
 use tower::ServiceExt;
 use tower_gemini::jittered_retry::presets::exponential_1s_x2;
 use tower_gemini::model_fallback::presets::FLASH_TO_PRO;
+use tower_gemini::stack::Raw;
 use tower_gemini::target::Served;
 use tower_gemini::{GeminiStack, JitteredRetryLayer, ModelFallbackLayer, ResolutionFallbackLayer};
-use tower_gemini_sim::{Each, Fault, Outages, Sim, Totals, Weather};
+use tower_gemini_sim::{Each, Fault, Outages, Sim, SimService, Weather};
 
-const HELP: &str = "\
-A storm at Gemini's image models, watched by two clients under the same sky. Offline; hours pass in seconds.
-
-usage: watch-a-storm [--seed N] [--hours N] [--every SECONDS]
-
-  --seed N         the weather and the jitter; the same seed gives the same run (default 20)
-  --hours N        how long the storm lasts (default 8, at most 240)
-  --every SECONDS  a call for a 4K image every so many seconds, from each client (default 60)
-";
+/// A storm at Gemini's image models, watched by two clients under the same sky. Offline; hours pass
+/// in seconds.
+#[derive(Debug, Parser)]
+#[command(name = "watch-a-storm")]
+struct Options {
+    /// The weather and the jitter; the same seed gives the same run
+    #[arg(long, default_value_t = 20)]
+    seed: u64,
+    /// How long the storm lasts
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=240))]
+    hours: u64,
+    /// A call for a 4K image every so many seconds, from each client
+    #[arg(long, value_name = "SECONDS", default_value_t = 60,
+        value_parser = clap::value_parser!(u64).range(1..=3600))]
+    every: u64,
+}
 
 /// The model that is asked for.
 const MODEL: &str = "gemini-3.1-flash-image";
 
-/// What the command line asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Options {
-    seed: u64,
-    hours: u64,
-    every: u64,
-}
-
-impl Options {
-    /// `None` asks for help.
-    fn parse(args: &[String]) -> Result<Option<Self>, String> {
-        let mut options = Self { seed: 20, hours: 8, every: 60 };
-        let mut args = args.iter();
-        while let Some(arg) = args.next() {
-            let mut number = || -> Result<u64, String> {
-                let value = args.next().ok_or_else(|| format!("{arg} wants a number"))?;
-                value.parse().map_err(|_| format!("{arg} wants a number, and got `{value}`"))
-            };
-            match arg.as_str() {
-                "-h" | "--help" => return Ok(None),
-                "--seed" => options.seed = number()?,
-                "--hours" => options.hours = number()?.clamp(1, 240),
-                "--every" => options.every = number()?.clamp(1, 3600),
-                other => return Err(format!("unknown argument `{other}`")),
-            }
-        }
-        Ok(Some(options))
-    }
-}
-
 /// Runs the program. Returns its exit code.
 pub fn app(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
-    let options = match Options::parse(args) {
-        Ok(Some(options)) => options,
-        Ok(None) => return u8::from(out.write_all(HELP.as_bytes()).is_err()),
-        Err(message) => {
+    let args = std::iter::once("watch-a-storm").chain(args.iter().map(String::as_str));
+    let options = match Options::try_parse_from(args) {
+        Ok(options) => options,
+        Err(help) if !help.use_stderr() => return u8::from(write!(out, "{help}").is_err()),
+        Err(error) => {
             // There is nobody left to tell when standard error is closed.
-            let _ = writeln!(err, "watch-a-storm: {message}\n\n{HELP}");
+            let _ = write!(err, "{error}");
             return 2;
         }
     };
-    let Ok(runtime) =
-        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()
-    else {
-        let _ = writeln!(err, "watch-a-storm: no runtime can be started here");
-        return 1;
-    };
-    match runtime.block_on(watch(options, out)) {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    match runtime.and_then(|runtime| runtime.block_on(watch(&options, out))) {
         Ok(()) => 0,
         // A reader that has seen enough closes the pipe.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
@@ -115,133 +90,98 @@ fn weather() -> Weather {
         .with(0.01, Fault::Internal)
 }
 
-/// What became of one call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ended {
-    Asked,
-    Smaller,
-    Other,
-    Failed,
-}
-
-impl Ended {
-    fn mark(self) -> char {
-        match self {
-            Self::Asked => '#',
-            Self::Smaller => '+',
-            Self::Other => 'o',
-            Self::Failed => '.',
-        }
-    }
-}
-
 /// One of the two clients, with a simulator of its own: the same seed, so the same sky.
 struct Client {
     name: &'static str,
     sim: Sim,
-    stack: GeminiStack,
+    gemini: Raw<SimService>,
+    /// What became of each call.
+    marks: Vec<char>,
 }
+
+/// As asked, smaller, by another model, or not at all.
+const MARKS: [char; 4] = ['#', '+', 'o', '.'];
 
 impl Client {
     fn new(name: &'static str, seed: u64, stack: GeminiStack) -> Self {
         let sim = Sim::builder().seed(seed).weather(weather()).tiny_images(true).build();
-        Self { name, sim, stack }
+        Self { name, gemini: stack.raw(sim.service()), sim, marks: Vec::new() }
+    }
+
+    fn count(&self, mark: char) -> usize {
+        self.marks.iter().filter(|found| **found == mark).count()
+    }
+
+    fn images(&self) -> usize {
+        self.marks.len() - self.count('.')
     }
 }
 
-async fn call<S, B>(service: S, number: u64) -> Ended
-where
-    S: tower::Service<
-            Request<Full<Bytes>>,
-            Response = http::Response<B>,
-            Error = tower_gemini::error::Error,
-        >,
-    B: http_body::Body,
-{
+/// Calls for a 4K image; returns its mark, or `None` without an image.
+async fn call(gemini: Raw<SimService>, number: u64) -> Option<char> {
     let body = serde_json::json!({
         "contents": [{ "role": "user", "parts": [{ "text": "a lighthouse in a storm" }] }],
         "generationConfig": { "imageConfig": { "imageSize": "4K" } },
     });
-    let request =
-        Request::post(format!("https://gemini.example/v1beta/models/{MODEL}:generateContent"))
-            .header("x-goog-api-key", "any")
-            .header("x-sim-call", number.to_string())
-            .body(Full::from(body.to_string()));
-    let Ok(request) = request else { return Ended::Failed };
-    let Ok(answer) = service.oneshot(request).await else { return Ended::Failed };
-    let (parts, body) = answer.into_parts();
-    if body.collect().await.is_err() {
-        return Ended::Failed;
-    }
-    if !parts.status.is_success() {
-        return Ended::Failed;
-    }
+    let url = format!("https://gemini.example/v1beta/models/{MODEL}:generateContent");
+    let request = Request::post(url)
+        .header("x-goog-api-key", "any")
+        .header("x-sim-call", number.to_string())
+        .body(Full::<Bytes>::from(body.to_string()))
+        .ok()?;
+    let (parts, body) = gemini.oneshot(request).await.ok()?.into_parts();
+    body.collect().await.ok()?;
     let served = parts.extensions.get::<Served>();
     let model =
-        served.and_then(|served| served.model.as_ref()).map_or(MODEL, |model| model.as_str());
-    let size = served.and_then(|served| served.size).map_or("4K", |size| size.as_str());
-    match (model == MODEL, size == "4K") {
-        (true, true) => Ended::Asked,
-        (true, false) => Ended::Smaller,
-        (false, _) => Ended::Other,
-    }
+        served.and_then(|served| served.model.as_ref()).is_none_or(|id| id.as_str() == MODEL);
+    let size = served.and_then(|served| served.size).is_none_or(|size| size.as_str() == "4K");
+    parts.status.is_success().then_some(match (model, size) {
+        (true, true) => '#',
+        (true, false) => '+',
+        (false, _) => 'o',
+    })
 }
 
 /// Both clients call at the same moments, under the same sky; a line is written for each hour when
 /// its last answer is in.
-async fn watch(options: Options, out: &mut dyn Write) -> io::Result<()> {
-    let retry = || JitteredRetryLayer::new(exponential_1s_x2()).seed(options.seed);
+async fn watch(options: &Options, out: &mut dyn Write) -> io::Result<()> {
+    let Options { seed, hours, every } = *options;
+    let stack =
+        || GeminiStack::new().retry(JitteredRetryLayer::new(exponential_1s_x2()).seed(seed));
     let chain = ModelFallbackLayer::new(FLASH_TO_PRO.chain());
     let circuits = chain.circuits().clone();
-    let falling = GeminiStack::new()
-        .retry(retry())
-        .fallback(chain)
-        .resolution(ResolutionFallbackLayer::new());
-    let plain = Client::new("retry", options.seed, GeminiStack::new().retry(retry()));
-    let falling = Client::new("fallback", options.seed, falling);
-    let (plain_service, falling_service) =
-        (plain.stack.raw(plain.sim.service()), falling.stack.raw(falling.sim.service()));
+    let falling = stack().fallback(chain).resolution(ResolutionFallbackLayer::new());
+    let mut clients = [Client::new("retry", seed, stack()), Client::new("fallback", seed, falling)];
 
     writeln!(
         out,
-        "{MODEL} at 4K, a call every {} s from each client, seed {}",
-        options.every, options.seed
+        "{MODEL} at 4K, a call every {every} s from each client, seed {seed}\n\
+         \x20 retry     APIYI's loop: 5 resends in about half a minute\n\
+         \x20 fallback  APIYI's chain (Nano Banana 2 three times, then Pro twice), each at 4K, 2K, 1K\n\
+         \x20 # as asked   + smaller   o another model   . no image\n"
     )?;
-    writeln!(out, "  retry     APIYI's loop: 5 resends in about half a minute")?;
-    writeln!(
-        out,
-        "  fallback  APIYI's chain (Nano Banana 2 three times, then Pro twice), each at 4K, 2K, 1K"
-    )?;
-    writeln!(out, "  # as asked   + smaller   o another model   . no image\n")?;
     let started = Instant::now();
-    let calls = 3600 / options.every;
-    let (mut plain_tally, mut falling_tally) = (Tally::default(), Tally::default());
-    for hour in 0..options.hours {
+    let calls = 3600 / every;
+    for hour in 0..hours {
         let answers = (0..calls).map(|slot| {
             let number = hour * calls + slot;
-            let (plain, falling) = (plain_service.clone(), falling_service.clone());
+            let [retry, fallback] = [0, 1].map(|client: usize| clients[client].gemini.clone());
             async move {
-                sleep_until(started + Duration::from_secs(number * options.every)).await;
-                join(call(plain, number), call(falling, number)).await
+                sleep_until(started + Duration::from_secs(number * every)).await;
+                join(call(retry, number), call(fallback, number)).await
             }
         });
         let (retried, fallen): (Vec<_>, Vec<_>) = join_all(answers).await.into_iter().unzip();
-        for (client, ended, tally) in
-            [(&plain, retried, &mut plain_tally), (&falling, fallen, &mut falling_tally)]
-        {
-            ended.iter().for_each(|ended| tally.add(ended));
+        for (client, marks) in clients.iter_mut().zip([retried, fallen]) {
+            let marks: Vec<_> = marks.into_iter().map(|mark| mark.unwrap_or('.')).collect();
             let label = if client.name == "retry" { format!("{hour:>3} h") } else { String::new() };
-            writeln!(
-                out,
-                "{label:>5}  {:<8} {} {:>3} of {calls}",
-                client.name,
-                bar(&ended),
-                images(&ended)
-            )?;
+            let images = marks.iter().filter(|mark| **mark != '.').count();
+            writeln!(out, "{label:>5}  {:<8} {} {images:>3} of {calls}", client.name, bar(&marks))?;
+            client.marks.extend(marks);
         }
         out.flush()?;
     }
-    summary(out, options, [(&plain, &plain_tally), (&falling, &falling_tally)])?;
+    summary(out, hours, &clients)?;
     let unwell: Vec<_> = circuits.snapshot().into_iter().map(|circuit| circuit.name).collect();
     if !unwell.is_empty() {
         writeln!(out, "\nresting at the end: {}", unwell.join(", "))?;
@@ -249,94 +189,46 @@ async fn watch(options: Options, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-fn images(ended: &[Ended]) -> usize {
-    ended.iter().filter(|ended| !matches!(ended, Ended::Failed)).count()
-}
-
-/// At most 60 characters, each the commonest end of its share of the hour.
-fn bar(ended: &[Ended]) -> String {
-    let width = ended.len().min(60);
+/// At most 60 characters, each the commonest mark of its share of the hour.
+fn bar(marks: &[char]) -> String {
+    let width = marks.len().min(60);
     (0..width)
-        .map(|at| {
-            let share = ended
-                .get(at * ended.len() / width..(at + 1) * ended.len() / width)
-                .unwrap_or_default();
-            let count = |mark| share.iter().filter(|ended| ended.mark() == mark).count();
-            ['#', '+', 'o', '.'].into_iter().max_by_key(|mark| count(*mark)).unwrap_or('.')
+        .filter_map(|at| {
+            let share = &marks[at * marks.len() / width..(at + 1) * marks.len() / width];
+            let count = |mark: &char| share.iter().filter(|found| *found == mark).count();
+            MARKS.into_iter().max_by_key(count)
         })
         .collect()
 }
 
-/// How many calls ended how.
-#[derive(Debug, Default)]
-struct Tally {
-    calls: usize,
-    asked: usize,
-    smaller: usize,
-    other: usize,
-}
-
-impl Tally {
-    fn add(&mut self, ended: &Ended) {
-        self.calls += 1;
-        match ended {
-            Ended::Asked => self.asked += 1,
-            Ended::Smaller => self.smaller += 1,
-            Ended::Other => self.other += 1,
-            Ended::Failed => {}
-        }
-    }
-
-    fn images(&self) -> usize {
-        self.asked + self.smaller + self.other
-    }
-}
-
-fn summary(
-    out: &mut dyn Write,
-    options: Options,
-    clients: [(&Client, &Tally); 2],
-) -> io::Result<()> {
-    let totals = clients.map(|(client, _)| client.sim.totals());
-    let dollars =
-        |micros: u64| format!("${}.{:02}", micros / 1_000_000, micros % 1_000_000 / 10_000);
-    let each = |totals: &Totals| match u64::try_from(totals.images_delivered) {
-        Ok(images) if images > 0 => {
-            format!("${:.4}", totals.cost_microusd as f64 / 1e6 / images as f64)
-        }
-        _ => "-".to_owned(),
+fn summary(out: &mut dyn Write, hours: u64, clients: &[Client; 2]) -> io::Result<()> {
+    writeln!(out)?;
+    let mut row = |name: &str, value: &dyn Fn(&Client) -> String| {
+        let [retry, fallback] = [0, 1].map(|client: usize| value(&clients[client]));
+        writeln!(out, "{name:<34}{retry:>12}{fallback:>12}")
     };
-    let mut table = String::new();
-    let mut row = |name: &str, values: [String; 2]| {
-        // Writing into a string does not fail.
-        let _ = writeln!(table, "{name:<34}{:>12}{:>12}", values[0], values[1]);
-    };
-    row(
-        &format!("after {} hours", options.hours),
-        clients.map(|(client, _)| client.name.to_owned()),
-    );
-    row("calls", clients.map(|(_, tally)| tally.calls.to_string()));
-    row("images", clients.map(|(_, tally)| tally.images().to_string()));
-    row("  as asked", clients.map(|(_, tally)| tally.asked.to_string()));
-    row("  smaller, of the same model", clients.map(|(_, tally)| tally.smaller.to_string()));
-    row("  of the other model", clients.map(|(_, tally)| tally.other.to_string()));
-    row(
-        "requests against the day's quota",
-        [0, 1].map(|i: usize| totals[i].quota_requests.to_string()),
-    );
-    row("paid", [0, 1].map(|i: usize| dollars(totals[i].cost_microusd)));
-    row("paid for an image", [0, 1].map(|i: usize| each(&totals[i])));
-    row(
-        "paid and not delivered",
-        [0, 1].map(|i: usize| totals[i].charged_but_undelivered.to_string()),
-    );
-    let resent =
-        clients.map(|(client, _)| client.sim.ledger().resent_after_charge().len().to_string());
-    row("calls sent again after a charge", resent);
-    let more = clients[1].1.images().saturating_sub(clients[0].1.images());
-    writeln!(
-        out,
-        "\n{table}\nthe fallback delivered {more} images more, of {} calls",
-        clients[0].1.calls
-    )
+    row(&format!("after {hours} hours"), &|client| client.name.to_owned())?;
+    row("calls", &|client| client.marks.len().to_string())?;
+    row("images", &|client| client.images().to_string())?;
+    row("  as asked", &|client| client.count('#').to_string())?;
+    row("  smaller, of the same model", &|client| client.count('+').to_string())?;
+    row("  of the other model", &|client| client.count('o').to_string())?;
+    row("requests against the day's quota", &|client| {
+        client.sim.totals().quota_requests.to_string()
+    })?;
+    let dollars = |client: &Client| client.sim.totals().cost_microusd as f64 / 1e6;
+    row("paid", &|client| format!("${:.2}", dollars(client)))?;
+    row("paid for an image", &|client| match client.sim.totals().images_delivered {
+        0 => "-".to_owned(),
+        images => format!("${:.4}", dollars(client) / images as f64),
+    })?;
+    row("paid and not delivered", &|client| {
+        client.sim.totals().charged_but_undelivered.to_string()
+    })?;
+    row("calls sent again after a charge", &|client| {
+        client.sim.ledger().resent_after_charge().len().to_string()
+    })?;
+    let [retry, fallback] = clients;
+    let more = fallback.images().saturating_sub(retry.images());
+    writeln!(out, "\nthe fallback delivered {more} images more, of {} calls", retry.marks.len())
 }
