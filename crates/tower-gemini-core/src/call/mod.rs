@@ -32,7 +32,7 @@ use http::{HeaderMap, HeaderName, Method, Uri};
 use self::body::Body;
 pub use self::conversation::{Conversation, ModelPart, PartKind};
 use self::path::Route;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Thinking};
 use crate::charge_rules::ChargeRules;
 pub use crate::scan::Framing;
 pub use crate::size::{
@@ -297,6 +297,24 @@ impl Call {
             charge_rules: ChargeRules::unknown(),
             input_tokens_estimate: 0,
         }
+    }
+
+    /// Whether the model draws drafts that a response may hold unmarked: it thinks, by the builtin
+    /// catalogue. A model that is not known is taken not to, so that no image of it is left out.
+    ///
+    /// ```
+    /// use http::{HeaderMap, Method, Uri};
+    /// use tower_gemini_core::call::Call;
+    ///
+    /// let call = |path| Call::parse(&Method::POST, &Uri::from_static(path), &HeaderMap::new(), None);
+    /// assert!(call("/v1beta/models/gemini-3-pro-image:generateContent").makes_drafts());
+    /// assert!(!call("/v1beta/models/gemini-2.5-flash-image:generateContent").makes_drafts());
+    /// assert!(!call("/v1beta/models/not-known:generateContent").makes_drafts());
+    /// ```
+    #[must_use]
+    pub fn makes_drafts(&self) -> bool {
+        let model = self.model.as_ref().and_then(|id| Catalog::builtin().interned(id.as_str()));
+        model.is_some_and(|(_, model)| model.thinking != Thinking::None)
     }
 
     /// Whether the response comes in pieces.

@@ -43,6 +43,9 @@ pub struct Answer {
     /// The chosen image: the last that is not a thought, else the last of any kind. Its bytes are
     /// there only when the scanner is decoding.
     pub image: Option<Image>,
+    /// The final images before that one, in order: all that are not thoughts and that no later one
+    /// replaces.
+    pub earlier_images: Vec<Image>,
     /// The raw JSON of an error object met in the response (`{"error":…}` whole, in an event, or as
     /// a bare tail of a stream), cut to a bound (64 KiB).
     pub error: Option<Bytes>,
@@ -85,7 +88,7 @@ pub struct PartSpan {
     pub span: Range<u64>,
     /// Marked `thought: true`.
     pub is_thought: bool,
-    /// Whether this is the chosen image.
+    /// Whether this is a final image.
     pub is_final: bool,
     /// Whether it is an element of an array. If not, it is an event of its own.
     pub in_array: bool,

@@ -12,6 +12,9 @@ pub(super) enum Node {
     /// One response, or one chunk or event of it.
     Root,
     Candidate,
+    /// A candidate behind the first: only its images count. A choice likewise.
+    OtherCandidate,
+    OtherChoice,
     Content,
     Part,
     Inline,
@@ -143,6 +146,11 @@ fn members(node: Node) -> &'static [Row] {
             (F::NativeReason, &["nativeFinishReason"], N::Skip, N::Skip),
             (F::Provider, &["providerSpecificFields"], N::Provider, N::Skip),
         ],
+        N::OtherCandidate => &[(F::Content, &["content"], N::Content, N::Skip)],
+        N::OtherChoice => &[
+            (F::Message, &["message"], N::Message, N::Skip),
+            (F::Delta, &["delta"], N::Message, N::Skip),
+        ],
         N::Content => &[(F::Parts, &["parts"], N::Skip, N::Part)],
         N::Part => &[
             (F::Inline, &["inlineData"], N::Inline, N::Skip),
@@ -192,6 +200,8 @@ fn members(node: Node) -> &'static [Row] {
         N::Message => &[
             (F::Markdown, &["content"], N::Skip, N::Entry),
             (F::Images, &["images"], N::Skip, N::Entry),
+            // Relays that keep Gemini's own parts.
+            (F::Parts, &["multiModContent"], N::Skip, N::Part),
             (F::Refusal, &["refusal"], N::Skip, N::Skip),
         ],
         N::Entry => &[

@@ -97,11 +97,24 @@ enum Text {
     Data {
         at: u64,
         began: bool,
+        /// How much of `data:` it begins with, as some relays' base64 does.
+        scheme: usize,
     },
+    /// An address; `in_text` for a text that may show images.
     Uri {
         reader: UriReader,
         at: u64,
+        in_text: bool,
     },
+}
+
+/// A text that shows an image, cut by the deltas of a stream.
+#[derive(Debug)]
+struct Carried {
+    reader: UriReader,
+    at: u64,
+    /// The type of the image whose base64 has begun.
+    mime: Option<String>,
 }
 
 /// Short texts, by the member that said them last.
@@ -169,6 +182,7 @@ pub(super) struct Reader {
     frames: Vec<Frame>,
     elements: Vec<Element>,
     text: Text,
+    carried: Option<Carried>,
     raw: Option<Raw>,
     /// Where the token just read was a comma.
     comma: Option<u64>,
@@ -210,6 +224,16 @@ impl Reader {
 
     /// Returns what was read, as far as it got. `failed_at` is where it broke.
     pub(super) fn finish(mut self, failed_at: Option<u64>) -> Answer {
+        if let Some(carried) = self.carried.take() {
+            self.elements.push(Element { node: Node::Message, ..Element::default() });
+            let mut text = self.resume(carried);
+            if let Text::Uri { reader, at, .. } = &mut text {
+                let at = *at;
+                // Nothing reports a second fault.
+                let _ = reader.finish(&mut |found| self.found(found, at, true));
+            }
+            let _ = self.end_element(0);
+        }
         if let Some(at) = failed_at {
             // An image that was complete has been paid for. Its part is not.
             let parts = self.answer.parts.len();
@@ -221,12 +245,19 @@ impl Reader {
         }
         self.end_document(false);
         let mut answer = self.answer;
-        if let Some(kept) = self.store.kept.take() {
-            if let Some(part) = kept.part.and_then(|part| answer.parts.get_mut(part)) {
+        let mut images = std::mem::take(&mut self.store.settled);
+        if let Some(mut kept) = self.store.kept.take() {
+            kept.image.bytes = self.store.into_bytes().into();
+            images.push(kept);
+        }
+        for part in images.iter().filter_map(|found| found.part) {
+            if let Some(part) = answer.parts.get_mut(part) {
                 part.is_final = true;
             }
-            answer.image = Some(Image { bytes: self.store.into_bytes().into(), ..kept.image });
         }
+        let mut images: Vec<_> = images.into_iter().map(|found| found.image).collect();
+        answer.image = images.pop();
+        answer.earlier_images = images;
         answer
     }
 
@@ -236,8 +267,33 @@ impl Reader {
         self.elements.clear();
         let _ = self.store.cancel(0);
         self.text = Text::Skip;
+        self.carried = None;
         self.raw = None;
         self.end_document(false);
+    }
+
+    /// Goes on reading a text that the deltas of a stream have cut.
+    fn resume(&mut self, carried: Carried) -> Text {
+        if let Some(element) = self.elements.last_mut() {
+            if let Some(mime) = carried.mime {
+                element.said.set(Field::Mime, mime);
+                element.image = Progress::Reading;
+                element.began = true;
+            }
+        }
+        Text::Uri { reader: carried.reader, at: carried.at, in_text: true }
+    }
+
+    /// Whether it is a candidate behind the first.
+    fn is_other(&self) -> bool {
+        self.frames.iter().any(|it| matches!(it.node, Node::OtherCandidate | Node::OtherChoice))
+    }
+
+    /// Whether the text that is being read is one of a stream's deltas, which go on where the one
+    /// before ended.
+    fn is_delta(&self) -> bool {
+        let outer = self.frames.len().checked_sub(2).and_then(|outer| self.frames.get(outer));
+        outer.is_some_and(|frame| frame.node == Node::Choice && frame.member.field == Field::Delta)
     }
 
     fn mark(&self) -> Mark {
@@ -247,7 +303,7 @@ impl Reader {
             thought_images: self.answer.thought_images,
             urls: self.answer.image_urls.len(),
             parts: self.answer.parts.len(),
-            had_image: self.store.kept.is_some(),
+            had_image: self.store.kept.is_some() || !self.store.settled.is_empty(),
             corrupt: self.document.corrupt,
         }
     }
@@ -255,10 +311,12 @@ impl Reader {
     /// Retracts everything since a mark.
     fn roll_back(&mut self, mark: Mark, at: u64) -> Result<(), ScanError> {
         if self.answer.images != mark.images {
-            if mark.had_image {
+            // Candidates have no marks of their own.
+            if mark.had_image || self.is_other() {
                 return Err(ScanError::new(ErrorKind::Duplicate, at));
             }
             self.store.kept = None;
+            self.store.settled.clear();
         }
         self.answer.text.truncate(mark.text);
         self.answer.images = mark.images;
@@ -376,8 +434,12 @@ impl Reader {
                 element.passed = false;
                 element.urls.clear();
             }
+            F::Text => {
+                element.text.clear();
+                let mark = element.mark;
+                self.roll_back(mark, at)?;
+            }
             F::Thought => element.thought = None,
-            F::Text => element.text.clear(),
             F::Signature => element.signature = None,
             _ => {}
         }
@@ -471,6 +533,10 @@ impl Reader {
                 }
                 None => self.store.commit(found, end)?,
             }
+            // Each entry of a list of results is one of what was asked for.
+            if element.node == Node::Entry && self.document.has_list {
+                self.store.settle();
+            }
         } else if let Some(mut found) = element.pending.take() {
             let parts = self.answer.parts.iter_mut().skip(element.mark.parts);
             for part in parts.filter(|part| is_thought && !part.is_thought) {
@@ -479,7 +545,7 @@ impl Reader {
             }
             found.image.is_thought = is_thought;
             self.store.commit(found, end)?;
-        } else if element.began {
+        } else if element.began && self.carried.is_none() {
             self.store.cancel(end)?;
         }
 
@@ -494,13 +560,20 @@ impl Reader {
             let room = MAX_LISTED.saturating_sub(self.answer.image_urls.len());
             self.answer.image_urls.extend(element.urls.into_iter().take(room));
         }
+        let is_read = !self.is_other();
         match outer.and_then(|outer| self.elements.get_mut(outer)) {
             Some(outer) => append(&mut outer.text, &element.text, MAX_TEXT),
             None if is_thought => {}
             None => {
                 let room = MAX_TEXT.saturating_sub(self.answer.text.len());
                 let text = &element.text[..element.text.len().min(room)];
-                self.answer.text.push_str(valid(text));
+                if is_read {
+                    self.answer.text.push_str(valid(text));
+                }
+                if !element.text.trim_ascii().is_empty() {
+                    // Text behind an image: the model goes on to the next.
+                    self.store.settle();
+                }
             }
         }
         if element.node == Node::Root {
@@ -555,12 +628,9 @@ impl Reader {
                     item.modality = text;
                 }
             }
-            F::Signature | F::Text => {
-                self.has_content |= field == F::Text && !text.is_empty();
-                match self.elements.last_mut() {
-                    Some(element) if field == F::Text => element.text = text.into_bytes(),
-                    Some(element) => element.signature = Some(text.into_bytes()),
-                    None => {}
+            F::Signature => {
+                if let Some(element) = self.elements.last_mut() {
+                    element.signature = Some(text.into_bytes());
                 }
             }
             _ => {
@@ -601,13 +671,15 @@ impl Reader {
     }
 
     /// Takes what was found in an address or a Markdown text.
-    fn found(&mut self, piece: Piece<'_>, at: u64) -> Result<(), ScanError> {
-        let in_text = self.top().0 == Node::Message;
+    fn found(&mut self, piece: Piece<'_>, at: u64, in_text: bool) -> Result<(), ScanError> {
         match piece {
-            Piece::Text(text) => {
+            Piece::Text(text) | Piece::Alt(text) => {
                 self.has_content |= !text.is_empty();
-                if let Some(element) = self.elements.last_mut() {
-                    append(&mut element.text, text, MAX_TEXT);
+                let Some(element) = self.elements.last_mut() else { return Ok(()) };
+                append(&mut element.text, text, MAX_TEXT);
+                let is_between = matches!(piece, Piece::Text(_)) && !text.trim_ascii().is_empty();
+                if is_between && element.thought != Some(true) {
+                    self.store.settle();
                 }
             }
             Piece::Begin(mime) => {
@@ -624,9 +696,12 @@ impl Reader {
                 }
                 let Some(element) = self.elements.last_mut() else { return Ok(()) };
                 let mime = element.said.take(Field::Mime).unwrap_or_default();
+                let is_thought = element.thought == Some(true);
                 if std::mem::replace(&mut element.image, Progress::None) == Progress::Done(false) {
+                    element.began = false;
                     self.answer.images += 1;
-                    let image = Image { mime, ..Image::default() };
+                    self.answer.thought_images += u32::from(is_thought);
+                    let image = Image { mime, is_thought, ..Image::default() };
                     self.store.commit(Found { image, part: None }, at)?;
                 } else {
                     // A text that only looks like an image is a text.
@@ -688,8 +763,20 @@ impl Reader {
             None => (Node::Root, false),
             Some(Frame { node, is_array: true, count, .. }) => {
                 // Only the first candidate counts.
-                let is_other = count > 0 && matches!(node, Node::Candidate | Node::Choice);
-                (if object && !is_other { node } else { Node::Skip }, true)
+                let node = match node {
+                    Node::Candidate | Node::Choice if object && count > 0 => {
+                        // Another candidate: its images are results too, and its words are not read.
+                        self.store.settle();
+                        if node == Node::Candidate {
+                            Node::OtherCandidate
+                        } else {
+                            Node::OtherChoice
+                        }
+                    }
+                    _ if object => node,
+                    _ => Node::Skip,
+                };
+                (node, true)
             }
             Some(Frame { member, .. }) => (if object { member.object } else { member.each }, false),
         };
@@ -817,12 +904,18 @@ impl Reader {
                     element.passed = !mime.is_empty() && !is_image(mime);
                     element.passed
                 });
-                if is_foreign { Text::Skip } else { Text::Data { at, began: false } }
+                if is_foreign { Text::Skip } else { Text::Data { at, began: false, scheme: 0 } }
             }
-            F::Data | F::Base64 => Text::Data { at, began: false },
-            F::Markdown | F::Refusal => Text::Uri { reader: UriReader::markdown(), at },
-            F::Uri => Text::Uri { reader: UriReader::address(), at },
-            F::Text | F::FinishMessage | F::BlockMessage | F::Rai | F::FileUri => capture(MAX_TEXT),
+            F::Data | F::Base64 => Text::Data { at, began: false, scheme: 0 },
+            F::Markdown if self.carried.is_some() && self.is_delta() => match self.carried.take() {
+                Some(carried) => self.resume(carried),
+                None => Text::Skip,
+            },
+            F::Markdown | F::Refusal | F::Text => {
+                Text::Uri { reader: UriReader::markdown(), at, in_text: true }
+            }
+            F::Uri => Text::Uri { reader: UriReader::address(), at, in_text: false },
+            F::FinishMessage | F::BlockMessage | F::Rai | F::FileUri => capture(MAX_TEXT),
             F::Signature if self.keep_signature || self.store.keyer.is_some() => {
                 capture(MAX_SIGNATURE)
             }
@@ -841,17 +934,36 @@ impl Reader {
         if !matches!(self.text, Text::Data { .. }) || matches!(input[0], b'"' | b'\\') {
             return Ok(0);
         }
-        self.begin_data();
-        self.store.run(input)
+        match self.begin_data(input)? {
+            // It goes on as an address, which is not read in bulk.
+            taken if !matches!(self.text, Text::Data { .. }) => Ok(taken),
+            0 => self.store.run(input),
+            taken => Ok(taken),
+        }
     }
 
-    /// The first byte of a string of base64: an empty one is no image.
-    fn begin_data(&mut self) {
-        if let Text::Data { at, began: began @ false } = &mut self.text {
-            *began = true;
-            let at = *at;
-            self.begin_image(at);
+    /// The first bytes of a string of base64: an empty one is no image. Returns how many of them
+    /// were its scheme, which is no base64.
+    fn begin_data(&mut self, input: &[u8]) -> Result<usize, ScanError> {
+        const SCHEME: &[u8] = b"data:";
+        let Text::Data { at, began: began @ false, scheme } = &mut self.text else { return Ok(0) };
+        let at = *at;
+        let is_next = |byte: &u8| SCHEME.get(*scheme) == Some(byte);
+        if input.first().is_some_and(is_next) {
+            *scheme += 1;
+            if *scheme == SCHEME.len() {
+                let reader = UriReader::data_address();
+                self.text = Text::Uri { reader, at, in_text: false };
+            }
+            return Ok(1);
         }
+        *began = true;
+        let begun = &SCHEME[..*scheme];
+        self.begin_image(at);
+        if !begun.is_empty() {
+            self.store.piece(begun)?;
+        }
+        Ok(0)
     }
 
     /// A run of the string, its escapes undone.
@@ -863,13 +975,19 @@ impl Reader {
             Text::Skip => {}
             Text::Capture { bytes, max } => append(bytes, piece, *max),
             Text::Data { .. } => {
-                self.begin_data();
-                return self.store.piece(piece);
+                let mut piece = piece;
+                while !piece.is_empty() && matches!(self.text, Text::Data { .. }) {
+                    match self.begin_data(piece)? {
+                        0 => return self.store.piece(piece),
+                        taken => piece = &piece[taken..],
+                    }
+                }
+                return self.string_piece(piece);
             }
             Text::Uri { .. } => {
-                if let Text::Uri { mut reader, at } = std::mem::take(&mut self.text) {
-                    reader.push(piece, &mut |found| self.found(found, at))?;
-                    self.text = Text::Uri { reader, at };
+                if let Text::Uri { mut reader, at, in_text } = std::mem::take(&mut self.text) {
+                    reader.push(piece, &mut |found| self.found(found, at, in_text))?;
+                    self.text = Text::Uri { reader, at, in_text };
                 }
             }
         }
@@ -896,7 +1014,15 @@ impl Reader {
                     self.end_image()?;
                 }
             }
-            Text::Uri { mut reader, at } => reader.finish(&mut |found| self.found(found, at))?,
+            Text::Uri { reader, at, in_text: true } if self.is_delta() && reader.is_open() => {
+                let element = self.elements.last_mut();
+                let mime = element.filter(|element| element.image == Progress::Reading);
+                let mime = mime.map(|it| it.said.take(Field::Mime).unwrap_or_default());
+                self.carried = Some(Carried { reader, at, mime });
+            }
+            Text::Uri { mut reader, at, in_text } => {
+                reader.finish(&mut |found| self.found(found, at, in_text))?;
+            }
         }
         Ok(())
     }

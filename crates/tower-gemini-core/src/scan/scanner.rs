@@ -148,6 +148,15 @@ impl Scanner {
         self
     }
 
+    /// Sets whether images that are not marked as thoughts may be drafts, as those of a model that
+    /// thinks ([`Call::makes_drafts`](crate::call::Call::makes_drafts)): then the last wins of those
+    /// without text between them. If not, every one is final. Default: they may be.
+    #[must_use]
+    pub fn unmarked_drafts(mut self, may_be: bool) -> Self {
+        self.reader.store.unmarked_are_final = !may_be;
+        self
+    }
+
     /// Fails with [`ScanError::is_too_large`] when any image decodes to more than this.
     #[must_use]
     pub fn max_image_bytes(mut self, max: u64) -> Self {

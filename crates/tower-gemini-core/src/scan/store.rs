@@ -1,7 +1,10 @@
-//! Which image's bytes are kept, and where they are decoded to.
+//! Which images' bytes are kept, and where they are decoded to.
 //!
-//! One buffer serves for all candidates: each later one is decoded over the one before, so that
-//! drafts cost no memory and no page is touched for the first time twice. There is one case where
+//! One buffer serves for all candidates that may replace each other: each later one is decoded over
+//! the one before, so that drafts cost no memory and no page is touched for the first time twice. An
+//! image that nothing can replace any more (text follows it, or it stands in a list of results) is
+//! *settled*: it keeps its buffer, and the next image gets a new one.
+//! There is one case where
 //! that could lose the image: when the current one may be final and the next turns out to be a
 //! draft, or no image at all, only after its bytes. Then the next goes to a second buffer, and the
 //! two change places if it wins.
@@ -72,6 +75,10 @@ pub(super) struct Store {
     /// Makes a key of every image.
     pub(super) keyer: Option<PartKeyer>,
     pub(super) kept: Option<Found>,
+    /// Final images that nothing replaces any more, in order, with their bytes.
+    pub(super) settled: Vec<Found>,
+    /// Whether images without a mark are final, each of them.
+    pub(super) unmarked_are_final: bool,
     /// The kept image's bytes; while draining, those that are to be taken.
     main: Vec<u8>,
     /// A doubtful candidate's bytes.
@@ -81,6 +88,7 @@ pub(super) struct Store {
     restart: bool,
     /// Whether anything has been taken since the writer's start.
     dirty: bool,
+    settled_bytes: u64,
 }
 
 impl Store {
@@ -91,6 +99,9 @@ impl Store {
     /// A candidate begins at byte `at` of the response. `is_image` says whether its type is known;
     /// `is_thought`, whether it is known to be a draft or known not to be.
     pub(super) fn begin(&mut self, at: u64, is_image: bool, is_thought: Option<bool>) {
+        if self.unmarked_are_final && self.candidate.is_none() {
+            self.settle();
+        }
         let before = self.candidate.take();
         let (target, overwrote, dropped) = match (before, &self.kept) {
             // An earlier candidate of the same element or step: this one stands in its place.
@@ -126,6 +137,20 @@ impl Store {
             released: false,
             at,
         }));
+    }
+
+    /// The kept image, if it is none of the drafts, is final: whatever follows does not replace it.
+    /// A draining store has one writer, for which the last image wins.
+    pub(super) fn settle(&mut self) {
+        let is_final = self.kept.as_ref().is_some_and(|kept| !kept.image.is_thought);
+        if !is_final || self.candidate.is_some() || self.mode == Mode::Drain {
+            return;
+        }
+        if let Some(mut found) = self.kept.take() {
+            found.image.bytes = std::mem::take(&mut self.main).into();
+            self.settled_bytes += found.image.len;
+            self.settled.push(found);
+        }
     }
 
     /// Makes the first allocation the last where the response's length is known. Pages are only
@@ -169,7 +194,7 @@ impl Store {
             Destination::Spare => Some(&mut self.spare),
             Destination::Nowhere => None,
         };
-        let max = self.max.unwrap_or(u64::MAX);
+        let max = self.max.unwrap_or(u64::MAX).saturating_sub(self.settled_bytes);
         let value = step(&mut candidate.base64, &mut |decoded| {
             candidate.sniffer.push(decoded);
             if let Some(hash) = &mut candidate.hash {
@@ -212,7 +237,9 @@ impl Store {
     /// The candidate is an image: keeps it or the one before.
     pub(super) fn commit(&mut self, mut found: Found, at: u64) -> Result<(), ScanError> {
         let is_thought = found.image.is_thought;
-        if is_thought && self.kept.as_ref().is_some_and(|kept| !kept.image.is_thought) {
+        let has_final = self.kept.as_ref().is_some_and(|kept| !kept.image.is_thought)
+            || !self.settled.is_empty();
+        if is_thought && has_final {
             return self.cancel(at);
         }
         let Some(candidate) = self.candidate.take() else { return Ok(()) };

@@ -16,6 +16,8 @@ const MAX_ALT: usize = 1024;
 pub(super) enum Piece<'a> {
     /// Plain text.
     Text(&'a [u8]),
+    /// The alternative text of an image.
+    Alt(&'a [u8]),
     /// The head of a data URI of this type: base64 follows.
     Begin(String),
     /// Base64.
@@ -56,9 +58,23 @@ impl UriReader {
         Self { state: UriState::Address, head: Vec::new(), markdown: false, is_text: false }
     }
 
+    /// An address whose `data:` has been read.
+    pub(super) fn data_address() -> Self {
+        Self { head: b"data:".to_vec(), ..Self::address() }
+    }
+
     /// A string of Markdown, or with nothing but a data URI in it.
     pub(super) fn markdown() -> Self {
         Self { state: UriState::Address, head: Vec::new(), markdown: false, is_text: true }
+    }
+
+    /// Whether it is within what may be an image, so that it matters where the string ends.
+    pub(super) fn is_open(&self) -> bool {
+        match self.state {
+            UriState::Start => !self.head.is_empty(),
+            UriState::Text | UriState::Ignore => false,
+            _ => true,
+        }
     }
 
     /// Reads the next bytes of the string, and says with what it met.
@@ -95,7 +111,7 @@ impl UriReader {
                         taken = 0;
                     }
                     _ => {
-                        found(Piece::Text(&bytes[..1]))?;
+                        found(Piece::Alt(&bytes[..1]))?;
                         self.state = UriState::Alt(n + 1);
                     }
                 },

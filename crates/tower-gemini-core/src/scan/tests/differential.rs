@@ -7,26 +7,35 @@ use serde_json::Value;
 
 use super::*;
 
-/// The plain way: `Ok` with the image's bytes and whether it is a thought; `Err` where it cannot be
-/// read.
-fn plainly(body: &[u8]) -> Result<Option<(Vec<u8>, bool)>, String> {
+/// The plain way: `Ok` with the final images' bytes and whether they are thoughts; `Err` where it
+/// cannot be read.
+fn plainly(body: &[u8]) -> Result<Vec<(Vec<u8>, bool)>, String> {
     let value: Value = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    let mut chosen: Option<(Vec<u8>, bool)> = None;
-    let parts = value["candidates"][0]["content"]["parts"].as_array().cloned().unwrap_or_default();
-    for part in parts {
-        let inline = &part["inlineData"];
-        let Some(data) = inline["data"].as_str() else { continue };
-        let mime = inline["mimeType"].as_str().unwrap_or_default();
-        if !mime.is_empty() && !is_image(mime) {
-            continue;
-        }
-        let bytes = decode(data)?;
-        if bytes.is_empty() {
-            continue;
-        }
-        let is_thought = part["thought"] == true;
-        if !is_thought || chosen.as_ref().is_none_or(|(_, is_thought)| *is_thought) {
-            chosen = Some((bytes, is_thought));
+    let mut chosen: Vec<(Vec<u8>, bool)> = Vec::new();
+    // Whether the next image stands beside the last one, and not in its place.
+    let mut is_settled = true;
+    for candidate in value["candidates"].as_array().cloned().unwrap_or_default() {
+        is_settled |= candidate.is_object();
+        for part in candidate["content"]["parts"].as_array().cloned().unwrap_or_default() {
+            let is_thought = part["thought"] == true;
+            let text = part["text"].as_str().unwrap_or_default();
+            is_settled |= !is_thought && !text.trim_ascii().is_empty();
+            let inline = &part["inlineData"];
+            let Some(data) = inline["data"].as_str() else { continue };
+            let mime = inline["mimeType"].as_str().unwrap_or_default();
+            if !mime.is_empty() && !is_image(mime) {
+                continue;
+            }
+            let bytes = decode(data)?;
+            let has_final = chosen.iter().any(|(_, is_thought)| !is_thought);
+            if bytes.is_empty() || (is_thought && has_final) {
+                continue;
+            }
+            if !(has_final && is_settled) {
+                chosen.pop();
+            }
+            chosen.push((bytes, is_thought));
+            is_settled = false;
         }
     }
     Ok(chosen)
@@ -54,6 +63,10 @@ fn decode(data: &str) -> Result<Vec<u8>, String> {
         .map_err(|error| error.to_string())
 }
 
+fn finals(answer: Answer) -> impl Iterator<Item = Image> {
+    answer.earlier_images.into_iter().chain(answer.image)
+}
+
 fn assert_alike(body: &[u8], cuts: &[usize]) {
     let scanned = scan_cut(Scanner::decoding(Framing::Whole), body, &[]);
     assert_eq!(
@@ -64,7 +77,8 @@ fn assert_alike(body: &[u8], cuts: &[usize]) {
     );
     match (plainly(body), scanned) {
         (Ok(plain), Ok(answer)) => {
-            let found = answer.image.map(|image| (image.bytes.to_vec(), image.is_thought));
+            let found = finals(answer).map(|image| (image.bytes.to_vec(), image.is_thought));
+            let found: Vec<_> = found.collect();
             assert_eq!(found, plain, "{}", String::from_utf8_lossy(body));
         }
         // A deliberate difference: numbers that no `f64` can hold are nobody's business here.
@@ -314,13 +328,15 @@ proptest! {
     }
 
     #[test]
-    fn stripped_answers_are_json_with_one_image(body in answer()) {
+    fn stripped_answers_are_json_with_the_final_images_alone(body in answer()) {
         let Ok(answer) = scan_cut(Scanner::decoding(Framing::Whole), body.as_bytes(), &[]) else { return Ok(()) };
         let left = strip_drafts([Bytes::from(body.clone())], &answer).concat();
         prop_assert!(serde_json::from_slice::<Value>(&left).is_ok(), "{}", body);
         // What a repeated list took back stays where it was, and counts as little as before.
         let again = scan_cut(Scanner::decoding(Framing::Whole), &left, &[]).unwrap();
-        prop_assert_eq!(again.image.map(|image| image.bytes), answer.image.map(|image| image.bytes));
-        prop_assert!(again.images <= 1);
+        let bytes = |answer: Answer| finals(answer).map(|image| image.bytes).collect::<Vec<_>>();
+        let (images, again) = (again.images, bytes(again));
+        prop_assert_eq!(images as usize, again.len());
+        prop_assert_eq!(again, bytes(answer));
     }
 }

@@ -199,7 +199,7 @@ fn repeated_lists_count_once() {
 }
 
 #[test]
-fn only_the_first_candidate_counts() {
+fn the_images_of_every_candidate_count_and_the_words_of_the_first() {
     let body = format!(
         r#"{{"candidates":[{{"content":{{"parts":[{}]}},"finishReason":"STOP"}},{{"content":{{"parts":[{}]}},"finishReason":"OTHER"}}]}}"#,
         part(FINAL, ""),
@@ -208,8 +208,9 @@ fn only_the_first_candidate_counts() {
     let answer = whole(body);
     assert_eq!(
         (image(&answer), answer.images, answer.finish_reason.as_deref()),
-        (&b"final"[..], 1, Some("STOP"))
+        (&b"draft"[..], 2, Some("STOP"))
     );
+    assert_eq!(&answer.earlier_images[0].bytes[..], b"final");
 }
 
 #[test]
