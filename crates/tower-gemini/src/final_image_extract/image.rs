@@ -3,13 +3,14 @@ use std::fmt;
 use crate::error::Error;
 use bytes::Bytes;
 use http::HeaderMap;
-use tower_gemini_core::call::{Call, Framing};
+use tower_gemini_core::call::{Call, Framing, ModelId};
 use tower_gemini_core::classify::{classify_answer, classify_without_status};
-use tower_gemini_core::scan::{Answer, Scanner, Usage};
+use tower_gemini_core::scan::{Answer, Image, Scanner, Usage};
 
 use super::service::refused;
 
-/// The final image of an answer, and what came with it.
+/// The final image of an answer, and what came with it; of several final images the first, and the
+/// [others](Self::others) in order.
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct FinalImage {
@@ -44,6 +45,11 @@ pub struct FinalImage {
     pub response_id: Option<String>,
     /// Where the image is, where the answer names a place instead of holding it (some proxies do).
     pub url: Option<String>,
+    /// The final images behind this one, in order: a response can interleave several with text, and
+    /// a request can ask for several.
+    pub others: Vec<Image>,
+    /// The places of the final images behind this one, where the answer names places.
+    pub other_urls: Vec<String>,
 }
 
 impl FinalImage {
@@ -78,11 +84,23 @@ impl FinalImage {
         let is_array = body.trim_ascii_start().first() == Some(&b'[');
         call.framing = if is_array { Framing::JsonArray } else { Framing::Whole };
         let verdict = || classify_without_status(&call, &HeaderMap::new(), body);
-        let mut scanner = Scanner::decoding(call.framing).max_image_bytes(u64::MAX);
-        let scanned = match scanner.feed(body) {
-            Ok(()) => scanner.finish().map_err(|failure| failure.error),
-            Err(error) => Err(error),
+        let scan = |unmarked_drafts| {
+            let scanner = Scanner::decoding(call.framing).unmarked_drafts(unmarked_drafts);
+            let mut scanner = scanner.max_image_bytes(u64::MAX);
+            match scanner.feed(body) {
+                Ok(()) => scanner.finish().map_err(|failure| failure.error),
+                Err(error) => Err(error),
+            }
         };
+        let mut scanned = scan(true);
+        // Which model drew it the response itself says, after the images.
+        if let Ok(answer) = &scanned {
+            let mut drawn_by = call.clone();
+            drawn_by.model = answer.model_version.as_deref().map(ModelId::new);
+            if !drawn_by.makes_drafts() && answer.images - answer.thought_images > 1 {
+                scanned = scan(false);
+            }
+        }
         let answer = scanned.map_err(|error| match error.is_truncated() {
             true => Error::truncated(verdict()),
             false => Error::corrupt(error.to_string(), verdict()),
@@ -95,21 +113,23 @@ impl FinalImage {
     /// The image of a scanned answer; `None` where it has none.
     #[must_use]
     pub fn from_answer(answer: Answer) -> Option<Self> {
-        let url = answer.image_urls.last().cloned();
-        let image = match answer.image {
-            Some(image) => image,
-            None => {
-                url.as_ref()?;
-                tower_gemini_core::scan::Image::default()
-            }
+        let mut finals = answer.earlier_images;
+        finals.extend(answer.image);
+        for image in finals.iter_mut().filter(|image| image.mime.is_empty()) {
+            sniff(image.bytes.get(..12).unwrap_or(&image.bytes)).clone_into(&mut image.mime);
+        }
+        let mut urls = answer.image_urls;
+        let drafts = (answer.images as usize).saturating_sub(finals.len());
+        let (image, url) = match (finals.is_empty(), urls.is_empty()) {
+            (true, true) => return None,
+            (true, false) => (Image::default(), Some(urls.remove(0))),
+            (false, _) => (finals.remove(0), None),
         };
-        let url = url.filter(|_| image.len == 0);
-        let image_head = image.bytes.slice(..image.bytes.len().min(12));
         Some(Self {
-            drafts: answer.images.saturating_sub(u32::from(image.len > 0)),
+            drafts: u32::try_from(drafts).unwrap_or(u32::MAX),
             bytes: image.bytes,
             len: image.len,
-            mime: if image.mime.is_empty() { sniff(&image_head).to_owned() } else { image.mime },
+            mime: image.mime,
             width: image.width,
             height: image.height,
             is_thought: image.is_thought,
@@ -120,6 +140,8 @@ impl FinalImage {
             model_version: answer.model_version,
             response_id: answer.response_id,
             url,
+            others: finals,
+            other_urls: urls,
         })
     }
 }
@@ -146,6 +168,7 @@ impl fmt::Debug for FinalImage {
             .field("height", &self.height)
             .field("is_thought", &self.is_thought)
             .field("drafts", &self.drafts)
+            .field("others", &(self.others.len() + self.other_urls.len()))
             .field("finish_reason", &self.finish_reason)
             .field("signature_bytes", &self.signature.as_ref().map(Bytes::len))
             .field("model_version", &self.model_version)
@@ -163,7 +186,9 @@ mod tests {
         let part =
             |data: &str| format!(r#"{{"inlineData":{{"mimeType":"image/png","data":"{data}"}}}}"#);
         let chunk = |parts: &str, finish: &str| {
-            format!(r#"{{"candidates":[{{"content":{{"parts":[{parts}]}}{finish}}}]}}"#)
+            format!(
+                r#"{{"candidates":[{{"content":{{"parts":[{parts}]}}{finish}}}],"modelVersion":"gemini-3-pro-image"}}"#
+            )
         };
         let stop = r#","finishReason":"STOP""#;
         let shapes = [
@@ -176,6 +201,36 @@ mod tests {
             let image = FinalImage::from_json(body.as_bytes());
             assert_eq!(&image.expect(&body).bytes[..], [1, 2, 3], "{body}");
         }
+    }
+
+    // A response with several images gave one of them, although all were paid for.
+    #[test]
+    fn all_final_images_are_delivered_in_order() {
+        let part = |data: &str| format!(r#"{{"inlineData":{{"data":"{data}"}}}}"#);
+        let body = |parts: [String; 3], model: &str| {
+            let parts = parts.join(",");
+            format!(
+                r#"{{"candidates":[{{"content":{{"parts":[{parts}]}},"finishReason":"STOP"}}],"modelVersion":"{model}"}}"#
+            )
+        };
+        let all = |body: &str| {
+            let image = FinalImage::from_json(body.as_bytes()).expect(body);
+            let others = image.others.into_iter().map(|image| image.bytes);
+            (
+                std::iter::once(image.bytes).chain(others).map(|it| it[0]).collect::<Vec<_>>(),
+                image.drafts,
+            )
+        };
+        let text = r#"{"text":"and"}"#.to_owned();
+        let interleaved = body([part("AQ=="), text, part("Ag==")], "gemini-3-pro-image");
+        assert_eq!(all(&interleaved), (vec![1, 2], 0));
+        let beside = [part("AQ=="), part("Ag=="), part("Aw==")];
+        assert_eq!(all(&body(beside.clone(), "gemini-3-pro-image")), (vec![3], 2));
+        assert_eq!(all(&body(beside.clone(), "gemini-2.5-flash-image")), (vec![1, 2, 3], 0));
+        assert_eq!(all(&body(beside, "not-known")), (vec![1, 2, 3], 0));
+        let urls = br#"{"data":[{"url":"https://h/1"},{"url":"https://h/2"}]}"#;
+        let image = FinalImage::from_json(urls).unwrap();
+        assert_eq!((image.url.as_deref(), image.other_urls.len()), (Some("https://h/1"), 1));
     }
 
     // Behind `json` there was no way to the image but to write the extraction anew.

@@ -95,7 +95,9 @@ where
     if !parts.status.is_success() || body.verdict().outcome() != Outcome::Image {
         return Ok(Response::from_parts(parts, StrippedBody(Inner::Passing(Box::new(body)))));
     }
-    body.scan_with(Scanner::judging(body.call().framing));
+    let call = body.call();
+    let scanner = Scanner::judging(call.framing).unmarked_drafts(call.makes_drafts());
+    body.scan_with(scanner);
     let (mut chunks, mut trailers, mut answer, mut held) = (Vec::new(), None, None, 0_usize);
     while let Some(frame) = poll_fn(|cx| body.poll_answer(cx, &mut answer)).await {
         match frame.map_err(|error| error.with_trail(trail.clone()))?.into_data() {

@@ -69,6 +69,7 @@ where
     let (mut parts, mut body) = response.into_parts();
     let trail = body.trail().clone();
     let mut scanner = Scanner::decoding(body.call().framing)
+        .unmarked_drafts(body.call().makes_drafts())
         .max_image_bytes(settings.max_image_bytes)
         .keep_signature(settings.keep_signature);
     // Known lengths spare small answers the buffer's growth (a third of the time at 1K, measured
