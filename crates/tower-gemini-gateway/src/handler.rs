@@ -12,7 +12,7 @@ use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 use tower::ServiceExt;
-use tower_gemini::answer_errors::set_retry_headers;
+use tower_gemini::answer_errors::{RetryHeaders, set_retry_headers};
 use tower_gemini::call::{Call, Dialect};
 use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::headers;
@@ -24,7 +24,7 @@ use tower_gemini_openai::{Endpoint, ResponseTranslator, list_models, to_gemini};
 
 use crate::heartbeat::with_heartbeat;
 use crate::limits::{self, BodyFault, BoundedBody};
-use crate::responses::{CHARGED, ErrorFormat, Rejection, error_response, json_response};
+use crate::responses::{ErrorFormat, Rejection, error_response, json_response};
 use crate::snapshot::Snapshot;
 use crate::stacks::{Stack, Stacks};
 use crate::transform::Transform;
@@ -206,7 +206,7 @@ async fn send(
                 &mut parts.status,
                 &mut parts.headers,
                 verdict.as_ref(),
-                CHARGED,
+                &RetryHeaders::default(),
                 now,
             );
             match reply {

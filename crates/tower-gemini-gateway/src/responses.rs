@@ -10,7 +10,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{Response, StatusCode};
 use serde_json::json;
 use tower_gemini::answer_errors;
-use tower_gemini::answer_errors::set_retry_headers;
+use tower_gemini::answer_errors::{RetryHeaders, set_retry_headers};
 use tower_gemini::error::Error;
 use tower_gemini::redact::redact;
 use tower_gemini_openai::{Endpoint, translate_error};
@@ -142,7 +142,8 @@ pub(crate) fn page(content_type: &'static str, body: impl Into<Body>) -> Respons
 /// The response for an error of a stack.
 pub(crate) fn error_response(error: &Error, now: SystemTime) -> Response<Bytes> {
     let (mut parts, body) = answer_errors::error_response(error, CHARGED).into_parts();
-    set_retry_headers(&mut parts.status, &mut parts.headers, Some(error.verdict()), CHARGED, now);
+    let told = RetryHeaders::default();
+    set_retry_headers(&mut parts.status, &mut parts.headers, Some(error.verdict()), &told, now);
     Response::from_parts(parts, body)
 }
 

@@ -32,7 +32,7 @@
 //!
 //! | what happened | status | `x-should-retry` | `Retry-After` |
 //! | --- | --- | --- | --- |
-//! | an error of the API, surely not charged | its own | `false` for 408, 409, 429 and 5xx: our own retries are spent | the hint, rounded up; for a day's limit the time to midnight Pacific |
+//! | an error of the API, surely not charged | its own | `false` for 408, 409, 429 and 5xx: our own retries are spent | the hint, rounded up, for a day's limit the time to midnight Pacific; beyond 120 s in `x-closed-for` instead |
 //! | an error of the API, charged or maybe charged (a front end's 504, say) | its own where no client retries it; else 424, and its own in `x-upstream-status` | `false` | |
 //! | not sent | 503 `UNAVAILABLE` | `false` | |
 //! | our own time limit, surely not charged | 504 `DEADLINE_EXCEEDED` | `false` | |
@@ -56,6 +56,7 @@
 //! | setting | value | source |
 //! | --- | --- | --- |
 //! | status of an error that was or may have been charged | 424 | measured: see above |
+//! | longest `Retry-After` | 120 s | openai's client honours waits up to 120 s; google-genai's Interactions client sleeps the 14 hours of a day's limit (measured 2026-11) |
 //!
 //! # Errors
 //!
@@ -72,5 +73,5 @@ mod response;
 mod service;
 
 pub use layer::AnswerErrorsLayer;
-pub use response::{error_response, seconds_to_wait, set_retry_headers};
+pub use response::{RetryHeaders, error_response, seconds_to_wait, set_retry_headers};
 pub use service::{AnswerErrors, ResponseBody, ResponseFuture};

@@ -16,6 +16,28 @@ use crate::refusal::{Refusal, clients_retry, json_response};
 /// 1.x.
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const X_UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-upstream-status");
+/// Seconds until a wait ends that is too long to be waited out. No client reads it.
+const X_CLOSED_FOR: HeaderName = HeaderName::from_static("x-closed-for");
+
+/// What clients with retries of their own are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RetryHeaders {
+    /// The status of an error that was or may have been charged.
+    pub charged: StatusCode,
+    /// The longest wait that `Retry-After` states.
+    pub longest_retry_after: Duration,
+}
+
+impl Default for RetryHeaders {
+    /// 424, and 120 s.
+    fn default() -> Self {
+        Self {
+            charged: StatusCode::FAILED_DEPENDENCY,
+            longest_retry_after: Duration::from_secs(120),
+        }
+    }
+}
 
 /// Turns an error into a response in Google's form. The text is the error's own, without secrets.
 ///
@@ -84,20 +106,21 @@ pub fn seconds_to_wait(verdict: &Verdict, now: SystemTime) -> Option<u64> {
 /// the [module](super) says.
 ///
 /// Where clients would retry the status and the response was or may have been charged, the status
-/// becomes `charged`, and the upstream's own stands in `x-upstream-status`. `x-should-retry` and
-/// `Retry-After` are set.
+/// becomes that of `told`, and the upstream's own stands in `x-upstream-status`. `x-should-retry` and
+/// `Retry-After` are set; a wait beyond [`RetryHeaders::longest_retry_after`] stands in
+/// `x-closed-for` in place of `Retry-After`, since there are clients that sleep whatever it says.
 pub fn set_retry_headers(
     status: &mut StatusCode,
     headers: &mut HeaderMap,
     verdict: Option<&Verdict>,
-    charged: StatusCode,
+    told: &RetryHeaders,
     now: SystemTime,
 ) {
     let upstream = *status;
     let may_be_charged = verdict.is_some_and(|verdict| !verdict.charge().is_surely_free());
     // Most clients go by the status alone.
     if may_be_charged && clients_retry(upstream) {
-        *status = charged;
+        *status = told.charged;
         headers.insert(X_UPSTREAM_STATUS, HeaderValue::from(upstream.as_u16()));
     }
     if clients_retry(*status) || (may_be_charged && !status.is_success()) {
@@ -105,6 +128,42 @@ pub fn set_retry_headers(
     }
     let verdict = verdict.filter(|_| clients_retry(*status));
     if let Some(seconds) = verdict.and_then(|verdict| seconds_to_wait(verdict, now)) {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        if seconds <= told.longest_retry_after.as_secs() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        } else {
+            headers.remove(header::RETRY_AFTER);
+            headers.insert(X_CLOSED_FOR, HeaderValue::from(seconds));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tower_gemini_core::verdict::{Detail, WaitHint, WaitSource};
+
+    use super::*;
+
+    #[test]
+    fn only_waits_worth_making_are_stated() {
+        let told = |seconds, longest| {
+            let hint = WaitHint::new(Duration::from_secs(seconds), WaitSource::Message);
+            let outcome = Outcome::RateLimitedMinute;
+            let verdict = Verdict::refused_locally(outcome, Some(hint), true, Detail::default());
+            let mut headers = HeaderMap::new();
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("9999"));
+            let told = RetryHeaders {
+                longest_retry_after: Duration::from_secs(longest),
+                ..RetryHeaders::default()
+            };
+            let mut status = StatusCode::TOO_MANY_REQUESTS;
+            let now = SystemTime::UNIX_EPOCH;
+            set_retry_headers(&mut status, &mut headers, Some(&verdict), &told, now);
+            assert_eq!(headers["x-should-retry"], "false");
+            let of = |name| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+            (of("retry-after"), of("x-closed-for"))
+        };
+        assert_eq!(told(120, 120), (Some("120".to_owned()), None));
+        assert_eq!(told(121, 120), (None, Some("121".to_owned())));
+        assert_eq!(told(121, 300), (Some("121".to_owned()), None));
     }
 }

@@ -104,7 +104,7 @@ where
                     (parts, Inner::Upstream(body))
                 }
                 Err(error) => {
-                    let response = error_response(&error, this.settings.charged);
+                    let response = error_response(&error, this.settings.told.charged);
                     let (mut parts, bytes) = response.into_parts();
                     if let Some(trail) = error.trail() {
                         parts.extensions.insert(trail.clone());
@@ -115,8 +115,8 @@ where
             };
             let body = ResponseBody(body);
             let (status, headers) = (&mut parts.status, &mut parts.headers);
-            let AnswerErrorsLayer { charged, clock } = this.settings;
-            set_retry_headers(status, headers, body.verdict(), *charged, clock.now());
+            let AnswerErrorsLayer { told, clock } = this.settings;
+            set_retry_headers(status, headers, body.verdict(), told, clock.now());
             return Poll::Ready(Ok(Response::from_parts(parts, body)));
         }
     }
