@@ -116,8 +116,15 @@ pub fn parse_size(text: &str) -> Option<(ImageSize, Option<&'static str>)> {
     let pixels =
         |side: &str| side.trim().parse::<u16>().ok().filter(|&side| side >= 64).map(f64::from);
     let (width, height) = (pixels(width)?, pixels(height)?);
+    if (width, height) == OWN_21_9_AT_512 {
+        return Some((ImageSize::Px512, Some("21:9")));
+    }
     Some((size_of_area(width * height), Some(nearest_ratio(width / height))))
 }
+
+/// What the documentation gives for 21:9 at 512 (Gemini API, image generation, 2026-07), although
+/// the ratio of these numbers is nearer to 4:1.
+const OWN_21_9_AT_512: (f64, f64) = (792.0, 168.0);
 
 const PIXEL_SEPARATORS: [char; 4] = ['x', 'X', '*', '×'];
 
@@ -273,6 +280,43 @@ mod tests {
         {
             assert_eq!(parse_size(text), None, "{text}");
         }
+    }
+
+    /// Google's table of pixels (Gemini API documentation, image generation, 2026-07): the row of 1K,
+    /// and for each class its factor.
+    #[test]
+    fn every_size_of_googles_table_is_its_row() {
+        let rows = [
+            ("1:1", 1024, 1024),
+            ("1:4", 512, 2048),
+            ("1:8", 384, 3072),
+            ("2:3", 848, 1264),
+            ("3:2", 1264, 848),
+            ("3:4", 896, 1200),
+            ("4:1", 2048, 512),
+            ("4:3", 1200, 896),
+            ("4:5", 928, 1152),
+            ("5:4", 1152, 928),
+            ("8:1", 3072, 384),
+            ("9:16", 768, 1376),
+            ("16:9", 1376, 768),
+            ("21:9", 1584, 672),
+            // The older model's own.
+            ("2:3", 832, 1248),
+            ("3:4", 864, 1184),
+            ("4:3", 1184, 864),
+            ("4:5", 896, 1152),
+            ("9:16", 768, 1344),
+            ("16:9", 1344, 768),
+            ("21:9", 1536, 672),
+        ];
+        for (ratio, width, height) in rows {
+            for (half_factors, size) in [1, 2, 4, 8].into_iter().zip(ImageSize::ALL) {
+                let text = format!("{}x{}", width * half_factors / 2, height * half_factors / 2);
+                assert_eq!(parse_size(&text), Some((size, Some(ratio))), "{text}");
+            }
+        }
+        assert_eq!(parse_size("792x168"), Some((ImageSize::Px512, Some("21:9"))));
     }
 
     #[test]

@@ -59,7 +59,9 @@ impl<'a> Body<'a> {
             b"generationConfig" => self.options(c, true),
             b"imageConfig" | b"parameters" => self.options(c, false),
             b"responseFormat" => self.response_format(c),
-            b"size" | b"imageSize" | b"imageResolution" | b"resolution" => self.size(c),
+            b"size" | b"imageSize" | b"imageResolution" | b"image_resolution" | b"resolution" => {
+                self.size(c)
+            }
             b"aspectRatio" => self.aspects[CONFIG] = aspect(c),
             b"n" => self.n = c.count(),
             b"stream" => self.stream = c.is_true(),
@@ -265,7 +267,9 @@ impl<'a> Body<'a> {
                 let Some(value) = text.map(str::trim) else { return };
                 match name {
                     "model" if !value.is_empty() => self.model = Some(Cow::Borrowed(value)),
-                    "size" | "image_size" | "imageSize" | "resolution" => self.note_size(value),
+                    "size" | "image_size" | "imageSize" | "image_resolution" | "resolution" => {
+                        self.note_size(value);
+                    }
                     "aspect_ratio" | "aspectRatio" => self.aspects[CONFIG] = parse_aspect(value),
                     "n" => self.n = value.parse().ok(),
                     "stream" => self.stream = value.eq_ignore_ascii_case("true"),
