@@ -71,8 +71,9 @@ impl UriReader {
     /// Whether it is within what may be an image, so that it matters where the string ends.
     pub(super) fn is_open(&self) -> bool {
         match self.state {
-            UriState::Start => !self.head.is_empty(),
-            UriState::Text | UriState::Ignore => false,
+            UriState::Text => false,
+            UriState::Address => self.markdown || !self.head.is_empty(),
+            UriState::Rest => self.markdown,
             _ => true,
         }
     }
