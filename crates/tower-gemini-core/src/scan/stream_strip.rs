@@ -1,5 +1,6 @@
 //! Removes marked drafts from a stream as it passes, without buffering the stream.
 
+use std::iter::once;
 use std::mem;
 use std::ops::Range;
 
@@ -124,7 +125,7 @@ impl StreamStripper {
         if self.has_image {
             self.draft = None;
         } else if let Some(PartSpan { span, .. }) = parts.iter().rfind(|part| part.in_array) {
-            let around = vec![0..span.start, span.end..u64::MAX];
+            let around = [0..span.start, span.end..u64::MAX];
             self.draft = Some(self.lone(&without(event.clone(), start, around).concat()));
         }
         if is_last {
@@ -132,9 +133,9 @@ impl StreamStripper {
             out.extend(self.draft.take());
         }
         if let Some(list) = whole_list(&parts) {
-            out.extend(without(event.clone(), start, vec![list.start..u64::MAX]));
+            out.extend(without(event.clone(), start, once(list.start..u64::MAX)));
             out.push(Bytes::from_static(b"{\"text\":\"\"}"));
-            out.extend(without(event, start, vec![0..list.end]));
+            out.extend(without(event, start, once(0..list.end)));
             return;
         }
         // Drafts that are events of their own pass, since nothing can stand in their place.

@@ -43,7 +43,7 @@ pub fn strip_drafts(chunks: impl IntoIterator<Item = Bytes>, answer: &Answer) ->
 pub(super) fn without(
     chunks: impl IntoIterator<Item = Bytes>,
     mut at: u64,
-    cuts: Vec<Range<u64>>,
+    cuts: impl IntoIterator<Item = Range<u64>>,
 ) -> Vec<Bytes> {
     let mut cuts = cuts.into_iter().peekable();
     let mut kept = Vec::new();

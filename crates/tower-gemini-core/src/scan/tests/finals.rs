@@ -33,8 +33,10 @@ fn images_with_text_between_them_are_all_final() {
     let body = response(&parts);
     assert_eq!(finals(Scanner::decoding(Framing::Whole), &body), ["one", "two", "three"]);
     scan(Framing::Whole, &body).expect("the same however it is cut");
-    let stream: String =
-        parts.iter().map(|part| format!("data: {}\n\n", response(&[part.clone()]))).collect();
+    let stream: String = parts
+        .iter()
+        .map(|part| format!("data: {}\n\n", response(std::slice::from_ref(part))))
+        .collect();
     assert_eq!(finals(Scanner::decoding(Framing::Sse), &stream), ["one", "two", "three"]);
     scan(Framing::Sse, &stream).expect("the same however it is cut");
     let beside = response(&[image(ONE), blank, image(TWO)]);
