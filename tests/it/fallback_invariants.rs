@@ -151,7 +151,7 @@ fn holds(case: &Case, script: Vec<Fault>, seed: u64) -> Result<(), TestCaseError
                     .map(|(_, attempts)| *attempts);
                 // A successor takes over the place of the model it replaces, its attempts too.
                 let inherited = trail.steps().into_iter().filter_map(|step| match step {
-                    Step::Succeeded { model, successor } if successor == name => Some(
+                    Step::Replaced { model, successor } if successor == name => Some(
                         case.chain
                             .iter()
                             .filter(|(index, _)| MODELS[*index] == model)

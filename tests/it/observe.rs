@@ -687,7 +687,7 @@ fn an_attempt_without_its_client_is_reported_when_it_has_ended() {
                     Duration::from_secs(30),
                 );
                 id.close();
-                trail.push(Step::Kept { bytes: 1_000_000 });
+                trail.push(Step::Stored { bytes: 1_000_000 });
             });
             std::future::pending::<()>().await;
             drop(left);
@@ -723,14 +723,14 @@ fn an_attempt_without_its_client_is_reported_when_it_has_ended() {
     );
     let names: Vec<_> =
         events.all().iter().filter_map(|event| event.get("step").cloned()).collect();
-    assert_eq!(names, ["caller_left", "call", "attempt", "kept"]);
-    assert_eq!(metrics.sum("gemini_kept_answers_total", &[]), 1);
+    assert_eq!(names, ["client_disconnected", "call", "attempt", "stored"]);
+    assert_eq!(metrics.sum("gemini_stored_responses_total", &[]), 1);
 
     /// Says so when it is dropped.
     struct Left(Trail);
     impl Drop for Left {
         fn drop(&mut self) {
-            self.0.push(Step::CallerLeft);
+            self.0.push(Step::ClientDisconnected);
         }
     }
 }

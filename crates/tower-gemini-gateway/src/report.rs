@@ -58,7 +58,7 @@ pub(crate) fn add(headers: &mut HeaderMap, trail: &Trail, served: Option<&Served
     let most = cost.at_most_microusd.map_or_else(|| "unknown".to_owned(), usd);
     set("x-gemini-cost-usd", &format!("{}-{most}", usd(cost.at_least_microusd)));
     set("x-gemini-waited-ms", &trail.waited().as_millis().to_string());
-    if steps.iter().any(|step| matches!(step, Step::Redeemed { .. })) {
+    if steps.iter().any(|step| matches!(step, Step::Replayed { .. })) {
         set("x-gemini-redeemed", "1");
     }
 }

@@ -515,7 +515,7 @@ async fn a_second_pass_with_the_same_extensions_is_refused_after_what_may_have_b
     let Error::Middleware(error) = error else { panic!("{error:?}") };
     assert_eq!(
         error.downcast_ref::<GeminiError>().unwrap().to_string(),
-        "not sent: this call was sent before and may have been paid for; allow it with \
+        "not sent: this call was sent before and may have been charged; allow it with \
          CallOptions::maybe_charged_resends; it may have been charged"
     );
     assert_eq!((upstream.sends(), upstream.charges()), (1, 1));

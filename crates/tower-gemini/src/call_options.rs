@@ -1,4 +1,4 @@
-//! What a caller may want of one call.
+//! Per-call options, and handles of calls.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -55,7 +55,7 @@ impl CallOptions {
         self
     }
 
-    /// How many times the call may be sent again after an attempt that may have been paid for.
+    /// How many times the call may be resent after an attempt that may have been charged.
     /// Default 0.
     #[must_use]
     pub fn maybe_charged_resends(mut self, resends: u32) -> Self {
@@ -63,14 +63,14 @@ impl CallOptions {
         self
     }
 
-    /// Writes the trail of this call here too, readable even when the call is dropped or fails.
+    /// Records the steps of this call in this trail, readable even when the call is dropped or fails.
     #[must_use]
     pub fn trail(mut self, trail: Trail) -> Self {
         self.trail = Some(trail);
         self
     }
 
-    /// What no fallback may give up. Default: everything may be given up for an image.
+    /// What no fallback may give up. Default: everything may be given up.
     #[must_use]
     pub fn must_keep(mut self, must_keep: MustKeep) -> Self {
         self.must_keep = must_keep;
@@ -85,8 +85,8 @@ impl CallOptions {
         self
     }
 
-    /// Lets [`PeakHourRouter`](crate::PeakHourRouter) hold the call back this long for an hour in
-    /// which it is likelier to succeed. Default: it is sent at once.
+    /// Lets [`PeakHourRouter`](crate::PeakHourRouter) delay the call this long for an hour in which
+    /// it is likelier to succeed. Default: it is sent at once.
     #[must_use]
     pub fn deferrable_for(mut self, patience: Duration) -> Self {
         self.patience = Some(patience);
@@ -140,10 +140,10 @@ impl CallState {
 /// One call that may pass through the stack more than once, as when a retrying client stands above
 /// it.
 ///
-/// A further request with the same handle is sent when everything before it surely cost nothing.
-/// Where it was or may have been paid for the request fails before anything is sent, unless the
-/// caller allows it ([`CallOptions::maybe_charged_resends`]); what was paid for is never sent
-/// again. O(1) to clone; the clones stand for the same call.
+/// A further request with the same handle is sent if nothing before it was charged. If an earlier
+/// one may have been charged, the request fails before anything is sent, unless the caller allows
+/// it ([`CallOptions::maybe_charged_resends`]); what was charged is never resent. O(1) to clone; the
+/// clones stand for the same call.
 #[derive(Clone, Default)]
 pub struct CallHandle(Arc<Mutex<Vec<CallState>>>);
 
@@ -162,7 +162,7 @@ impl CallHandle {
         charges.max_by_key(|&charge| severity(charge)).unwrap_or(Charge::None)
     }
 
-    /// Adds a pass, or says that it must not be sent.
+    /// Adds a pass, or returns an error if it must not be sent.
     pub(crate) fn enter(&self, state: &CallState) -> Result<(), Error> {
         let charge = self.charge();
         let allowed = match charge {

@@ -574,13 +574,6 @@ impl Attempt {
             entry.close();
         }
     }
-
-    /// Writes down how many images the response held, drafts included.
-    pub(crate) fn count_images(&self, images: u32) {
-        if let Some(entry) = self.with(|slot| slot.entry.clone()).flatten() {
-            entry.count_images(images);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -11,16 +11,16 @@ use crate::trail::Trail;
 use tower_gemini_core::redact::redact;
 use tower_gemini_core::verdict::{Charge, Detail, Outcome, Verdict};
 
-/// A boxed error of somebody else's.
+/// A boxed error of another crate.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// Why a call gave no answer, or an answer without the image that was asked for.
+/// Why a call returned no response, or a response without the requested image.
 ///
-/// Seven layers leave one cause: an `Error` that meets another of our layers is passed on and never
-/// wrapped. It always holds a [`Verdict`], so retry and fallback ask one question of answers and
-/// errors alike, and [`charge`](Self::charge) tells what the failure cost. Its `Display`, its
-/// `Debug` and those of its [`source`](StdError::source) hide keys and tokens;
-/// [`into_cause`](Self::into_cause) gives the raw cause to who wants it.
+/// Errors never nest: every layer of this crate passes an `Error` on and never wraps it. It always
+/// holds a [`Verdict`], so retry and fallback treat responses and errors alike, and
+/// [`charge`](Self::charge) says what the failure cost. Its `Display`, its `Debug` and those of its
+/// [`source`](StdError::source) hide keys and tokens; [`into_cause`](Self::into_cause) returns the
+/// raw cause.
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -36,26 +36,26 @@ enum Kind {
     Transport,
     /// The caller's own request body failed while it was read.
     RequestBody,
-    /// Our own patience ended, in the head or the body.
+    /// A time limit of ours ran out, in the head or the body.
     Timeout { limit: Duration, what: TimeLimit },
-    /// The answer's body ended before its JSON or its stream did.
+    /// The response's body ended before its JSON or its stream did.
     Truncated,
     /// The stream carried an error after content had been released.
     MidStream,
-    /// The answer is not what the API speaks (corrupt base64, bad JSON, bad UTF-8).
+    /// The response is malformed (corrupt base64, bad JSON, bad UTF-8).
     Corrupt { what: String },
-    /// A complete 2xx without the image that was asked for.
+    /// A complete 2xx without the requested image.
     NoImage,
-    /// A complete answer with another status than 2xx.
+    /// A complete response with an error status.
     Upstream { status: StatusCode, body: Bytes },
-    /// The answer is larger than the caller's bound.
+    /// The response is larger than the caller's bound.
     TooLarge { max_bytes: u64 },
     /// The caller's writer failed while the image was written to it.
     Sink,
     /// Not sent: the layers of the stack stand in an order that does not work.
     Misplaced { why: &'static str },
-    /// Not sent: an earlier request was or may have been paid for, and its answer was lost.
-    LostBefore { why: &'static str },
+    /// Not sent: an earlier request was or may have been charged.
+    ResendRefused { why: &'static str },
 }
 
 /// Which of the caller's limits ran out.
@@ -100,7 +100,7 @@ impl Error {
         Self::new(Kind::Timeout { limit, what }, verdict, None)
     }
 
-    /// The answer ended before it was whole.
+    /// The response ended before it was complete.
     #[must_use]
     pub fn truncated(verdict: Verdict) -> Self {
         Self::new(Kind::Truncated, verdict, None)
@@ -112,26 +112,26 @@ impl Error {
         Self::new(Kind::MidStream, verdict, None)
     }
 
-    /// The answer cannot be read. `what` says where and why.
+    /// The response cannot be read. `what` says where and why.
     #[must_use]
     pub fn corrupt(what: impl Into<String>, verdict: Verdict) -> Self {
         Self::new(Kind::Corrupt { what: what.into() }, verdict, None)
     }
 
-    /// A complete 2xx without the image that was asked for.
+    /// A complete 2xx without the requested image.
     #[must_use]
     pub fn no_image(verdict: Verdict) -> Self {
         Self::new(Kind::NoImage, verdict, None)
     }
 
-    /// A complete answer with an error status, where the caller asked for an image and not for a
+    /// A complete response with an error status, where the caller requested an image and not a
     /// response.
     #[must_use]
     pub fn upstream(status: StatusCode, body: Bytes, verdict: Verdict) -> Self {
         Self::new(Kind::Upstream { status, body }, verdict, None)
     }
 
-    /// The answer is larger than the caller's bound.
+    /// The response is larger than the caller's bound.
     #[must_use]
     pub fn too_large(max_bytes: u64, verdict: Verdict) -> Self {
         Self::new(Kind::TooLarge { max_bytes }, verdict, None)
@@ -143,31 +143,31 @@ impl Error {
         Self::new(Kind::Sink, verdict, Some(cause))
     }
 
-    /// Not sent, as an earlier request was or may have been paid for and its answer was lost: that
-    /// is what its charge speaks of. `why` is the sentence about it.
+    /// Not sent, because an earlier request was or may have been charged and its response was lost.
+    /// The charge is that of the earlier request. `why` is the error's text.
     #[must_use]
-    pub fn lost_before(why: &'static str) -> Self {
-        Self::new(Kind::LostBefore { why }, Verdict::interrupted(), None)
+    pub fn resend_refused(why: &'static str) -> Self {
+        Self::new(Kind::ResendRefused { why }, Verdict::interrupted(), None)
     }
 
-    /// Not sent, as the same call was sent before and was or may have been paid for.
+    /// Not sent, because the same call was sent before and was or may have been charged.
     pub(crate) fn sent_before(charge: Charge) -> Self {
         let (why, verdict) = match charge {
             Charge::Charged => (
-                "not sent: this call was sent before and paid for; start another call to pay again",
+                "not sent: this call was sent before and charged; start another call to pay again",
                 Verdict::interrupted_delivery(),
             ),
             _ => (
-                "not sent: this call was sent before and may have been paid for; allow it with \
+                "not sent: this call was sent before and may have been charged; allow it with \
                  CallOptions::maybe_charged_resends",
                 Verdict::interrupted(),
             ),
         };
-        Self::new(Kind::LostBefore { why }, verdict, None)
+        Self::new(Kind::ResendRefused { why }, verdict, None)
     }
 
-    /// Not sent, as the layers stand in an order that does not work. `why` says which, and what to
-    /// do.
+    /// Not sent, because the layers stand in an order that does not work. `why` says which, and
+    /// what to do.
     pub(crate) fn misplaced(why: &'static str) -> Self {
         let verdict = Verdict::refused_locally(Outcome::BadRequest, None, false, Detail::default());
         Self::new(Kind::Misplaced { why }, verdict, None)
@@ -180,7 +180,7 @@ impl Error {
         self
     }
 
-    /// The same error where more is known of the attempt than its maker knew.
+    /// Replaces the verdict, where more is known of the attempt.
     pub(crate) fn with_verdict(mut self, verdict: Verdict) -> Self {
         self.0.verdict = verdict;
         self
@@ -198,13 +198,13 @@ impl Error {
         self.0.verdict.charge()
     }
 
-    /// What was decided on the way, where a layer kept it.
+    /// The call's trail, if the call has one.
     #[must_use]
     pub fn trail(&self) -> Option<&Trail> {
         self.0.trail.as_ref()
     }
 
-    /// The most telling machine word: a finish reason, a block reason, a quota id.
+    /// The most specific code in the response: a finish reason, a block reason, a quota id.
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         self.0.verdict.reason()
@@ -222,15 +222,14 @@ impl Error {
         matches!(self.0.kind, Kind::RequestBody)
     }
 
-    /// Whether nothing was sent because an earlier request may have been paid for, and its answer
-    /// was lost.
+    /// Whether nothing was sent because an earlier request was or may have been charged.
     #[must_use]
-    pub fn is_lost_before(&self) -> bool {
-        matches!(self.0.kind, Kind::LostBefore { .. })
+    pub fn is_resend_refused(&self) -> bool {
+        matches!(self.0.kind, Kind::ResendRefused { .. })
     }
 
     /// Whether nothing was sent because the layers of the stack stand in an order that does not
-    /// work: a fault of the program, which no retry mends.
+    /// work: a fault of the program, which no retry fixes.
     #[must_use]
     pub fn is_misplaced_layer(&self) -> bool {
         matches!(self.0.kind, Kind::Misplaced { .. })
@@ -251,7 +250,7 @@ impl Error {
         }
     }
 
-    /// Whether the answer ended before it was whole.
+    /// Whether the response ended before it was complete.
     #[must_use]
     pub fn is_truncated(&self) -> bool {
         matches!(self.0.kind, Kind::Truncated)
@@ -263,13 +262,13 @@ impl Error {
         matches!(self.0.kind, Kind::MidStream)
     }
 
-    /// Whether the answer cannot be read.
+    /// Whether the response cannot be read.
     #[must_use]
     pub fn is_corrupt(&self) -> bool {
         matches!(self.0.kind, Kind::Corrupt { .. })
     }
 
-    /// Whether the model or the prompt filter refused: final, and possibly paid for.
+    /// Whether the model or the prompt filter refused: final, and possibly charged.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         matches!(self.0.verdict.outcome(), Outcome::ContentBlocked | Outcome::PromptBlocked)
@@ -281,7 +280,7 @@ impl Error {
         matches!(self.0.kind, Kind::NoImage) && !self.is_refusal()
     }
 
-    /// The error status that the upstream answered with, where it did.
+    /// The error status of the upstream's response, if it sent one.
     #[must_use]
     pub fn status(&self) -> Option<StatusCode> {
         match self.0.kind {
@@ -290,7 +289,7 @@ impl Error {
         }
     }
 
-    /// The upstream's error body as it came (not redacted), where there is one.
+    /// The upstream's error body, not redacted, if it sent one.
     #[must_use]
     pub fn upstream_body(&self) -> Option<&Bytes> {
         match &self.0.kind {
@@ -299,13 +298,13 @@ impl Error {
         }
     }
 
-    /// The raw cause, unredacted, where somebody else's error caused this one.
+    /// The raw cause, unredacted, if another crate's error caused this one.
     #[must_use]
     pub fn into_cause(self) -> Option<BoxError> {
         self.0.cause.map(|cause| cause.0)
     }
 
-    /// The raw cause by reference: its own `Display` may hold keys.
+    /// The raw cause by reference: its own `Display` may contain keys.
     #[must_use]
     pub fn cause(&self) -> Option<&(dyn StdError + Send + Sync + 'static)> {
         self.0.cause.as_ref().map(|cause| &*cause.0)
@@ -323,33 +322,33 @@ impl fmt::Display for Error {
             Kind::RequestBody => f.write_str("the request body could not be read")?,
             Kind::Timeout { limit, what } => {
                 let what = match what {
-                    TimeLimit::Attempt => "no whole answer within the attempt's limit of",
-                    TimeLimit::Idle => "nothing more of the answer came for",
+                    TimeLimit::Attempt => "no complete response within the attempt's limit of",
+                    TimeLimit::Idle => "nothing more of the response came for",
                     TimeLimit::Deadline => {
-                        "no whole answer before the call's deadline, which left this attempt"
+                        "no complete response before the call's deadline, which left this attempt"
                     }
                 };
                 write!(f, "{what} {:.1} s", limit.as_secs_f64())?;
             }
-            Kind::Truncated => f.write_str("the answer ended before it was whole")?,
+            Kind::Truncated => f.write_str("the response ended before it was complete")?,
             Kind::MidStream => f.write_str("the stream broke off with an error")?,
-            Kind::Corrupt { what } => write!(f, "the answer cannot be read: {}", redact(what))?,
+            Kind::Corrupt { what } => write!(f, "the response cannot be read: {}", redact(what))?,
             Kind::NoImage => f.write_str(match inner.verdict.outcome() {
                 Outcome::PromptBlocked => "the prompt was blocked",
                 Outcome::ContentBlocked => "the image was refused",
                 Outcome::OutOfTokens => {
                     "the model ran out of output tokens before it drew an image"
                 }
-                _ => "the answer holds no image",
+                _ => "the response holds no image",
             })?,
             Kind::Upstream { status, .. } => {
-                write!(f, "the API answered {status} ({})", inner.verdict.outcome())?
+                write!(f, "the API responded {status} ({})", inner.verdict.outcome())?
             }
             Kind::TooLarge { max_bytes } => {
                 write!(f, "the image is larger than the {max_bytes} bytes allowed")?
             }
             Kind::Sink => f.write_str("the image could not be written")?,
-            Kind::LostBefore { why } | Kind::Misplaced { why } => f.write_str(why)?,
+            Kind::ResendRefused { why } | Kind::Misplaced { why } => f.write_str(why)?,
         }
         if let Some(reason) = inner.verdict.reason() {
             write!(f, ", {}", redact(reason))?;
@@ -396,7 +395,7 @@ impl StdError for Error {
     }
 }
 
-/// Somebody else's error, printed without secrets: a client's error text may hold the URL with its
+/// Another crate's error, printed without secrets: a client's error text may hold the URL with its
 /// `?key=`.
 struct Cause(BoxError);
 
@@ -436,13 +435,13 @@ mod tests {
             Error::timeout(TimeLimit::Attempt, Duration::from_secs(300), Verdict::interrupted());
         assert_eq!(
             error.to_string(),
-            "no whole answer within the attempt's limit of 300.0 s; it may have been charged"
+            "no complete response within the attempt's limit of 300.0 s; it may have been charged"
         );
-        let error = Error::lost_before("not sent: the answer to an earlier request was lost");
-        assert!(error.is_lost_before() && !error.is_transport());
+        let error = Error::resend_refused("not sent: the response to an earlier request was lost");
+        assert!(error.is_resend_refused() && !error.is_transport());
         assert_eq!(
             error.to_string(),
-            "not sent: the answer to an earlier request was lost; it may have been charged"
+            "not sent: the response to an earlier request was lost; it may have been charged"
         );
         let error = Error::transport("connection refused".into(), Verdict::not_sent());
         assert_eq!(

@@ -2,27 +2,28 @@
 //!
 //! | layer | what it does |
 //! | --- | --- |
-//! | [`AnswerErrors`] | answers where a stack fails, in Google's form, and says when not to ask again |
-//! | [`Observe`] | tells what becomes of every call: events, metrics, figures by the hour, and what they mean |
-//! | [`CollectRequest`] | holds the request's body, so that it can be sent again, and reads the [`Call`](call::Call) |
+//! | [`AnswerErrors`] | turns errors into responses in Google's form, and tells clients with retries when to stop |
+//! | [`Observe`] | reports every call: `tracing` events, metrics, and hooks for statistics |
+//! | [`CollectRequest`] | holds the request's body so that it can be replayed, and reads the [`Call`](call::Call) |
 #![cfg_attr(
     feature = "keep-paid",
     doc = "| [`KeepPaid`] | completes calls whose clients disconnected after dispatch, and replays the response to the next identical request |"
 )]
-//! | [`FinalImageExtract`] | gives the final image, or the same JSON without the drafts |
-//! | [`ModelFallback`] | gets the image from another model, in another place, and says what that gave up |
-//! | [`ResolutionFallback`] | gets a smaller image when the large one does not come |
-//! | [`ThoughtSignatures`] | gives the API back the signatures that it asks for in further turns |
-//! | [`PeakHourRouter`] | lets another model lead in peak hours, and calls that can wait do so |
-//! | [`JitteredRetry`] | sends again what was surely not paid for, when that may help |
-//! | [`Spending`] | sends nothing that might pass what you are ready to spend |
+//! | [`FinalImageExtract`] | returns the final image, decoded, or the same JSON without the drafts |
+//! | [`ThoughtSignatures`] | restores the thought signatures that the API checks in further turns |
+//! | [`PeakHourRouter`] | tries another model first in peak hours, and delays calls that can wait |
+//! | [`ModelFallback`] | falls back to other models and upstreams, and reports what that gave up |
+//! | [`ResolutionFallback`] | falls back to smaller images when a large one fails |
+//! | [`JitteredRetry`] | retries attempts that were certainly not charged, when that may help |
+//! | [`Spending`] | sends nothing that could exceed a spending cap |
 //! | [`QuotaGuard`] | sends only what the quota allows |
-//! | [`AttemptTimeout`] | ends an attempt in time, and lets the server give up first |
-//! | [`ClassifyGeminiError`] | reads what an answer means from its body, not from its status |
+//! | [`AttemptTimeout`] | ends attempts in time, and lets the server time out first |
+//! | [`ClassifyGeminiError`] | decides what a response means by its body, not by its status |
 //!
-//! That is the order of the stack too, from your code down to the client. [`GeminiStack`] is that
-//! order, ready made.
+//! The table has the order of the stack, from your code down to the client. [`GeminiStack`] is that
+//! order, ready made, with a slot for each layer.
 
+mod access;
 pub mod answer_errors;
 pub mod attempt_timeout;
 pub mod body;

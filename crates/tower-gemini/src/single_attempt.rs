@@ -52,6 +52,8 @@ pub struct SingleAttempt<S> {
     inner: S,
 }
 
+crate::access::inner_access!(SingleAttempt);
+
 impl<S: AttemptService> Service<Request<CallBody>> for SingleAttempt<S> {
     type Response = Response<JudgedBody<S::Upstream>>;
     type Error = Error;

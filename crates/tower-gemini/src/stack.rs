@@ -84,7 +84,7 @@ type Built<S, E, O, K, C, X, A> = <Whole<E, O, K, C, X, A> as Layer<S>>::Service
 ///
 /// | slot | layer | default |
 /// | --- | --- | --- |
-/// | [`answer_errors`](Self::answer_errors) | [`AnswerErrors`](crate::AnswerErrors) | off: a program reads errors better than responses |
+/// | [`answer_errors`](Self::answer_errors) | [`AnswerErrors`](crate::AnswerErrors) | off: a program can read an `Error` |
 /// | [`observe`](Self::observe) | [`Observe`](crate::Observe) | off |
 /// | [`collect`](Self::collect) | [`CollectRequest`](crate::CollectRequest) | on, always |
 #[cfg_attr(
@@ -95,8 +95,8 @@ type Built<S, E, O, K, C, X, A> = <Whole<E, O, K, C, X, A> as Layer<S>>::Service
 /// | [`extract`](Self::extract) | [`FinalImageExtract`](crate::FinalImageExtract), in `images` and `json` | on |
 /// | [`signatures`](Self::signatures) | [`ThoughtSignatures`](crate::ThoughtSignatures) | off |
 /// | [`peak_hours`](Self::peak_hours) | [`PeakHourRouter`](crate::PeakHourRouter) | off |
-/// | [`fallback`](Self::fallback) | [`ModelFallback`](crate::ModelFallback) | off: whether an image of another model is welcome, the caller decides |
-/// | [`resolution`](Self::resolution) | [`ResolutionFallback`](crate::ResolutionFallback) | off: whether a smaller image is welcome, the caller decides |
+/// | [`fallback`](Self::fallback) | [`ModelFallback`](crate::ModelFallback) | off: another model gives another image |
+/// | [`resolution`](Self::resolution) | [`ResolutionFallback`](crate::ResolutionFallback) | off: a smaller image is another image |
 /// | [`retry`](Self::retry) | [`JitteredRetry`](crate::JitteredRetry) | on; [`JitteredRetryLayer::off`] makes one attempt |
 /// | [`attempt_layer`](Self::attempt_layer) | your own, on attempts | none |
 /// | [`spending`](Self::spending) | [`Spending`](crate::Spending) | off |
@@ -253,23 +253,23 @@ impl<E, O, K, C, A> GeminiStack<E, O, K, C, A> {
     slots! {
         /// How requests are held.
         collect: CollectRequestLayer,
-        /// How [`images`](Self::images) takes the final image out.
+        /// How [`images`](Self::images) extracts the final image.
         extract: FinalImageExtractLayer,
         /// How [`json`](Self::json) removes drafts.
         extract_json: FinalImageJsonLayer,
         /// Restores thought signatures in further turns. Off by default.
         signatures: ThoughtSignaturesLayer,
-        /// Lets another model lead in peak hours. Off by default.
+        /// Tries another model first in peak hours. Off by default.
         peak_hours: PeakHourRouterLayer,
-        /// Which other models and upstreams are asked. Off by default.
+        /// Falls back to other models and upstreams. Off by default.
         fallback: ModelFallbackLayer,
-        /// Which smaller sizes are asked for. Off by default.
+        /// Falls back to smaller sizes. Off by default.
         resolution: ResolutionFallbackLayer,
         /// How calls are retried.
         retry: JitteredRetryLayer,
-        /// What may be spent. Off by default.
+        /// Limits what is spent. Off by default.
         spending: SpendingLayer,
-        /// How much may be sent. Off by default: nothing is counted and nothing waits.
+        /// Limits what is sent. Off by default: nothing is counted and nothing waits.
         quota: QuotaGuardLayer,
         /// How long attempts may take.
         timeout: AttemptTimeoutLayer,

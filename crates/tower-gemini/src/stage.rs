@@ -1,4 +1,4 @@
-//! The stages of a request as traits, with the sentence that an invalid order is answered with.
+//! The stages of a request as traits, with the error message for an invalid order.
 //!
 //! The order of the stack is written down once, in [`GeminiStack`](crate::GeminiStack).
 //!

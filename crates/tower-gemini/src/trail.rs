@@ -5,10 +5,12 @@
 //! failed or was dropped: an attempt that was cut off stays in it as *maybe charged*.
 
 use std::fmt;
+use std::iter::Sum;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
+use smallvec::SmallVec;
 
 use tower_gemini_core::call::{ImageSize, ModelId};
 use tower_gemini_core::cost::Cost;
@@ -17,55 +19,27 @@ use tower_gemini_core::verdict::{Charge, Outcome, QuotaCharge, Verdict};
 
 /// What was decided for one call, in order, by all layers. O(1) to clone; clones share it.
 #[derive(Clone, Default)]
-pub struct Trail(Arc<Shared>);
+pub struct Trail(Arc<Mutex<Shared>>);
 
 #[derive(Default)]
 struct Shared {
-    steps: Mutex<Steps>,
-}
-
-/// Steps in order. The usual call has one, its only attempt, which needs no allocation beside the
-/// trail's own.
-#[derive(Default)]
-struct Steps {
-    first: Option<Step>,
-    more: Vec<Step>,
+    /// The usual call has one step, its only attempt, which needs no allocation beside the trail's
+    /// own.
+    steps: SmallVec<[Step; 1]>,
     observers: Vec<Arc<dyn TrailObserver>>,
 }
 
-/// Reads along as a trail grows: for logs and metrics, in one place for all layers.
+/// Receives the steps of a trail as they are recorded: for logs and metrics, in one place for all
+/// layers.
 ///
-/// Called by whichever task takes the step, outside the trail's lock. It must not block.
+/// Called in whichever task records the step, outside the trail's lock. It must not block.
 pub trait TrailObserver: Send + Sync {
-    /// A request goes out. What it ends in comes with [`on_step`](Self::on_step).
+    /// A request is sent. Its outcome comes with [`on_step`](Self::on_step).
     fn on_send(&self, _attempt: &Attempt) {}
 
     /// A step is known in full: a decision when it is taken, an attempt once, when it has ended
     /// (its body too).
     fn on_step(&self, step: &Step);
-}
-
-impl Steps {
-    /// Gives the step's place.
-    fn push(&mut self, step: Step) -> usize {
-        if self.first.is_none() {
-            self.first = Some(step);
-            return 0;
-        }
-        self.more.push(step);
-        self.more.len()
-    }
-
-    fn get_mut(&mut self, at: usize) -> Option<&mut Step> {
-        match at.checked_sub(1) {
-            None => self.first.as_mut(),
-            Some(at) => self.more.get_mut(at),
-        }
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &Step> {
-        self.first.iter().chain(&self.more)
-    }
 }
 
 /// One entry of a [`Trail`].
@@ -75,22 +49,22 @@ impl Steps {
 pub enum Step {
     /// A request went out.
     Attempt(Attempt),
-    /// A layer asked for another model to lead than the one the call names.
+    /// A layer asked for another model to be tried first than the one that the call names.
     Preferred {
         /// The model that the call names.
-        #[serde(serialize_with = "in_words")]
+        #[serde(serialize_with = "as_display")]
         asked: ModelId,
         /// The model that should be tried first.
-        #[serde(serialize_with = "in_words")]
+        #[serde(serialize_with = "as_display")]
         model: ModelId,
         /// Why.
         why: PreferReason,
     },
-    /// Thought signatures that the request lacked were written into it.
+    /// Missing thought signatures were added to the request.
     Signed {
-        /// Such as had been seen.
+        /// Signatures that were seen in earlier responses.
         restored: u32,
-        /// Documented placeholders, where none had.
+        /// Documented placeholders, where none was seen.
         placeholders: u32,
     },
     /// A layer waited before the next attempt.
@@ -103,203 +77,173 @@ pub enum Step {
     },
     /// A fallback left a target for the next one.
     FellBack {
-        /// Where the last attempt went.
+        /// The target of the last attempt.
         from: String,
-        /// Where the next one goes.
+        /// The target of the next one.
         to: String,
-        /// What the last attempt ended in.
+        /// The outcome of the last attempt.
         #[serde(serialize_with = "as_display")]
         why: Outcome,
     },
-    /// A fallback passed a target over.
+    /// A fallback skipped a target.
     Skipped {
-        /// Which.
+        /// The target.
         target: String,
         /// Why.
         why: SkipReason,
     },
-    /// The next attempt asks for less, or for something else, than the caller did; or again for
-    /// what the caller did. The last of these steps holds.
+    /// The next attempt requests less, or something else, than the caller did; or again what the
+    /// caller did. The last of these steps holds.
     Degraded {
         /// Everything in which it differs from the caller's request; empty where it does not.
         given_up: Vec<Degradation>,
     },
-    /// A model no longer answers, and its successor takes its place.
-    Succeeded {
-        /// The model asked for.
+    /// A model is retired and replaced by its successor.
+    Replaced {
+        /// The requested model.
         model: String,
-        /// The one that takes its place.
+        /// Its successor.
         successor: String,
     },
-    /// A layer decided that nothing more is sent, and the last answer stands.
+    /// A layer decided that nothing more is sent, and the last response stands.
     Stopped {
         /// Why.
         why: StopReason,
     },
-    /// The caller went away after a request was sent: what may have been paid for is finished
-    /// without it.
-    CallerLeft,
-    /// An answer whose caller went away is kept for that caller's next identical request.
-    Kept {
+    /// The client disconnected after dispatch: what may be charged is completed without it.
+    ClientDisconnected,
+    /// The response of a detached call is stored for the same client's next identical request.
+    Stored {
         /// Its size.
         bytes: u64,
     },
-    /// An answer whose caller went away was not kept.
-    NotKept {
+    /// The response of a detached call was not stored.
+    NotStored {
         /// Why.
-        why: NotKeptReason,
+        why: NotStoredReason,
     },
-    /// Nothing was sent: this is the answer to the same caller's earlier, identical request.
-    Redeemed {
-        /// How long ago it was complete; zero where it was waited for.
+    /// Nothing was sent: the response to the same client's earlier, identical request is replayed.
+    Replayed {
+        /// How long ago it was complete; zero if the call waited for it.
         #[serde(rename = "age_ms", serialize_with = "as_millis")]
         age: Duration,
         /// What it cost then. This call costs nothing.
         cost: Cost,
-        /// What it means: a refusal is given again like an image.
-        #[serde(serialize_with = "in_words")]
+        /// Its outcome: a refusal is replayed like an image.
+        #[serde(serialize_with = "as_display")]
         outcome: Outcome,
     },
 }
 
-/// Why an answer whose caller went away was not kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum NotKeptReason {
-    /// Nothing was paid for it: asking again costs nothing.
-    Free,
-    /// It did not come whole.
-    Broken,
-    /// It is larger than all that may be kept.
-    TooLarge,
-    /// As many attempts as allowed are being finished without their callers already.
-    TooMany,
-    /// It took longer than an attempt without a caller may take.
-    TooLate,
-}
-
-impl NotKeptReason {
-    /// One phrase for people.
+impl Step {
+    /// The attempt, where the step is one.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub fn as_attempt(&self) -> Option<&Attempt> {
         match self {
-            Self::Free => "nothing was paid for it",
-            Self::Broken => "it did not come whole",
-            Self::TooLarge => "it is too large to keep",
-            Self::TooMany => "too many calls are being finished without their callers",
-            Self::TooLate => "it took too long",
+            Self::Attempt(attempt) => Some(attempt),
+            _ => None,
         }
     }
 }
 
-/// Why another model was asked to lead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum PreferReason {
-    /// The schedule has a peak at this hour.
-    PeakHours,
-    /// By what was learned of this hour, the other model fails less.
-    LearnedHours,
-    /// To learn how the other model does at this hour.
-    Exploring,
-}
-
-impl PreferReason {
-    /// One phrase for people.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::PeakHours => "peak hours",
-            Self::LearnedHours => "learned hours",
-            Self::Exploring => "to learn this hour",
+/// Declares reasons, each with one phrase for people.
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$of:meta])* $variant:ident = $phrase:literal,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+        #[serde(rename_all = "snake_case")]
+        #[non_exhaustive]
+        pub enum $name {
+            $($(#[$of])* $variant,)*
         }
-    }
-}
 
-/// Why a wait was as long as it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum WaitReason {
-    /// The call was deferred to a quiet hour.
-    QuietHours,
-    /// The layer's own backoff.
-    Backoff,
-    /// The server asked for it.
-    ServerHint,
-    /// The circuits of all targets were open: until one of them closed, or could be probed.
-    Cooldown,
-    /// Our own admission keeps within a quota; the delay is what was expected when the wait began.
-    OwnQuota,
-    /// Running attempts had reserved what is left below a spending cap; the delay is what the wait
-    /// took.
-    SpendingCap,
-}
-
-/// Why nothing more was sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum StopReason {
-    /// It might have passed a cap of our own on what is spent: nothing was sent.
-    SpendingCap,
-    /// Another attempt would not do better.
-    NotRetryable,
-    /// It was paid for, or is on its way.
-    Charged,
-    /// It may have been paid for, and the caller's allowance is spent (or was never given).
-    MaybeCharged,
-    /// The policy's attempts are used up.
-    AttemptsUsedUp,
-    /// The time the policy allows is used up.
-    ElapsedUsedUp,
-    /// The wait, or the attempt after it, would not end before the deadline.
-    DeadlineTooNear,
-    /// The hinted wait is longer than the policy waits.
-    WaitTooLong,
-    /// The retry budget that all calls share is empty.
-    BudgetSpent,
-    /// The request's body was too large to keep for a second send.
-    NotReplayable,
-    /// Our own admission found the quota used up: nothing was sent.
-    QuotaUsedUp,
-    /// The request lacks a thought signature that the API checks: nothing was sent.
-    MissingSignature,
-    /// No target is left to fall back to.
-    NoTargetLeft,
-    /// An earlier, identical request was or may have been paid for after its caller had gone, and
-    /// its answer was lost: nothing was sent.
-    LostBefore,
-}
-
-impl StopReason {
-    /// One sentence for people.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::SpendingCap => "it might have passed a spending cap",
-            Self::NotRetryable => "another attempt would end the same",
-            Self::Charged => "it was paid for",
-            Self::MaybeCharged => "it may have been paid for",
-            Self::AttemptsUsedUp => "attempts used up",
-            Self::ElapsedUsedUp => "retry time used up",
-            Self::DeadlineTooNear => "deadline too near",
-            Self::WaitTooLong => "the wait asked for is too long",
-            Self::BudgetSpent => "retry budget empty",
-            Self::NotReplayable => "body too large to replay",
-            Self::QuotaUsedUp => "our own count says the quota is used up",
-            Self::MissingSignature => "a thought signature is missing",
-            Self::NoTargetLeft => "no target is left",
-            Self::LostBefore => {
-                "an earlier, identical request may have been paid for, and its answer was lost"
+        impl $name {
+            /// One phrase for people.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $phrase,)*
+                }
             }
         }
+    )*};
+}
+
+reasons! {
+    /// Why the response of a detached call was not stored.
+    NotStoredReason {
+        /// Nothing was charged for it: a resend costs nothing.
+        Free = "nothing was charged for it",
+        /// It is incomplete.
+        Broken = "it is incomplete",
+        /// It is larger than all that may be stored.
+        TooLarge = "it is too large to store",
+        /// As many calls as allowed are being completed without their clients already.
+        TooMany = "too many calls are being completed without their clients",
+        /// It took longer than a call without a client may take.
+        TooLate = "it took too long",
+    }
+    /// Why another model is tried first.
+    PreferReason {
+        /// The schedule has a peak at this hour.
+        PeakHours = "peak hours",
+        /// By what was learned of this hour, the other model fails less.
+        LearnedHours = "learned hours",
+        /// To learn how the other model does at this hour.
+        Exploring = "to learn this hour",
+    }
+    /// Why a wait was as long as it was.
+    WaitReason {
+        /// The call was deferred to a quiet hour.
+        QuietHours = "for a quiet hour",
+        /// The layer's own backoff.
+        Backoff = "backoff",
+        /// The server asked for it.
+        ServerHint = "the server asked for it",
+        /// The circuits of all targets were open: until one of them closed, or could be probed.
+        Cooldown = "until a target could be tried again",
+        /// Our own admission keeps within a quota; the delay is what was expected when the wait
+        /// began.
+        OwnQuota = "to stay within the quota",
+        /// Running attempts had reserved what is left below a spending cap; the delay is what the
+        /// wait took.
+        SpendingCap = "for what running attempts have reserved",
+    }
+    /// Why nothing more was sent.
+    StopReason {
+        /// It might have exceeded a spending cap: nothing was sent.
+        SpendingCap = "it might have exceeded a spending cap",
+        /// Another attempt would not do better.
+        NotRetryable = "another attempt would end the same",
+        /// It was charged, or is being delivered.
+        Charged = "it was charged",
+        /// It may have been charged, and the caller's allowance is spent (or was never given).
+        MaybeCharged = "it may have been charged",
+        /// The policy's attempts are used up.
+        AttemptsUsedUp = "attempts used up",
+        /// The time the policy allows is used up.
+        ElapsedUsedUp = "retry time used up",
+        /// The wait, or the attempt after it, would not end before the deadline.
+        DeadlineTooNear = "deadline too near",
+        /// The hinted wait is longer than the policy waits.
+        WaitTooLong = "the hinted wait is too long",
+        /// The retry budget that all calls share is empty.
+        BudgetSpent = "retry budget empty",
+        /// The request's body was too large to hold for a second send.
+        NotReplayable = "body too large to replay",
+        /// Our own admission found the quota used up: nothing was sent.
+        QuotaUsedUp = "our own count says the quota is used up",
+        /// The request lacks a thought signature that the API checks: nothing was sent.
+        MissingSignature = "a thought signature is missing",
+        /// No target is left to fall back to.
+        NoTargetLeft = "no target is left",
+        /// An earlier, identical request was or may have been charged after its client
+        /// disconnected, and its response was lost: nothing was sent.
+        EarlierResponseLost = "an earlier, identical request may have been charged and its response was lost",
     }
 }
 
-/// Why a target was passed over.
+/// Why a target was skipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -318,7 +262,7 @@ pub enum SkipReason {
     Unfit(Unfit),
     /// No such model, and no successor is known.
     Gone,
-    /// The same was asked of it before, for this call.
+    /// The same was requested of it before, for this call.
     AlreadyTried,
 }
 
@@ -337,7 +281,7 @@ impl fmt::Display for SkipReason {
     }
 }
 
-/// One send and what came of it.
+/// One attempt and its outcome.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Attempt {
@@ -353,10 +297,10 @@ pub struct Attempt {
     /// The status that came back, where one did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// What it ended in; `None` while it runs.
+    /// Its outcome; `None` while it runs.
     #[serde(serialize_with = "as_text", skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
-    /// The most telling machine word (finish reason, quota id …).
+    /// The most specific code in the response (finish reason, quota id …).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// What is known of the money. An attempt that was dropped while it ran counts as `maybe`.
@@ -367,16 +311,16 @@ pub struct Attempt {
     pub quota: QuotaCharge,
     /// Money, in micro-dollars, from at least to at most.
     pub cost: Cost,
-    /// How many images its answer held, drafts included: all but the last are drafts. `None` where
+    /// How many images its response held, drafts included: all but the last are drafts. `None` if
     /// its end was not read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub images: Option<u32>,
-    /// From send to the end of the answer, in the runtime's time.
+    /// From dispatch to the end of the response, in the runtime's time.
     #[serde(rename = "took_ms", serialize_with = "as_millis")]
     pub took: Duration,
 }
 
-/// A place in a trail, to write an attempt's end to.
+/// The entry of an attempt in a trail, to record its end in.
 #[derive(Debug, Clone)]
 pub struct AttemptId {
     trail: Trail,
@@ -390,24 +334,29 @@ impl Trail {
         Self::default()
     }
 
-    fn steps_mut(&self) -> MutexGuard<'_, Steps> {
+    fn shared(&self) -> MutexGuard<'_, Shared> {
         // A panic in another holder leaves a complete list: every write is one push or one
         // assignment.
-        self.0.steps.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets `observer` read along from here on.
+    /// What the attempts so far add up to.
+    fn sum<T: Sum<T>>(&self, of: impl Fn(&Attempt) -> T) -> T {
+        self.shared().steps.iter().filter_map(Step::as_attempt).map(of).sum()
+    }
+
+    /// Reports every further step to `observer`.
     pub fn observe(&self, observer: Arc<dyn TrailObserver>) {
-        self.steps_mut().observers.push(observer);
+        self.shared().observers.push(observer);
     }
 
-    /// Whoever asks to read along, asked outside the lock: an observer may read the trail.
+    /// The observers, which are called outside the lock: an observer may read the trail.
     fn observers(&self) -> Vec<Arc<dyn TrailObserver>> {
         // Cloning an empty list allocates nothing.
-        self.steps_mut().observers.clone()
+        self.shared().observers.clone()
     }
 
-    /// Writes down that a request goes out. Until its end is written it counts as maybe charged.
+    /// Records that a request is sent. Until its end is recorded it counts as maybe charged.
     pub fn begin_attempt(&self, model: Option<ModelId>, size: Option<ImageSize>) -> AttemptId {
         self.begin_attempt_at(None, model, size)
     }
@@ -434,59 +383,45 @@ impl Trail {
         for observer in self.observers() {
             observer.on_send(&attempt);
         }
-        let at = self.steps_mut().push(Step::Attempt(attempt));
-        AttemptId { trail: self.clone(), at }
+        let steps = &mut self.shared().steps;
+        steps.push(Step::Attempt(attempt));
+        AttemptId { trail: self.clone(), at: steps.len() - 1 }
     }
 
-    /// Writes down a decision.
+    /// Records a decision.
     pub fn push(&self, step: Step) {
         for observer in self.observers() {
             observer.on_step(&step);
         }
-        self.steps_mut().push(step);
+        self.shared().steps.push(step);
     }
 
     /// All steps so far, in order.
     #[must_use]
     pub fn steps(&self) -> Vec<Step> {
-        self.steps_mut().iter().cloned().collect()
+        self.shared().steps.to_vec()
     }
 
     /// The attempts so far, in order.
     #[must_use]
     pub fn attempts(&self) -> Vec<Attempt> {
-        self.steps_mut()
-            .iter()
-            .filter_map(|step| match step {
-                Step::Attempt(attempt) => Some(attempt.clone()),
-                _ => None,
-            })
-            .collect()
-    }
-
-    /// How many attempts there were so far, without copying them.
-    #[must_use]
-    pub fn attempt_count(&self) -> usize {
-        self.steps_mut().iter().filter(|step| matches!(step, Step::Attempt(_))).count()
+        self.shared().steps.iter().filter_map(Step::as_attempt).cloned().collect()
     }
 
     /// How long the layers waited, all in all.
     #[must_use]
     pub fn waited(&self) -> Duration {
-        self.steps_mut()
-            .iter()
-            .map(|step| match step {
-                Step::Waited { delay, .. } => *delay,
-                _ => Duration::ZERO,
-            })
-            .sum()
+        let waited = |step: &Step| match step {
+            Step::Waited { delay, .. } => Some(*delay),
+            _ => None,
+        };
+        self.shared().steps.iter().filter_map(waited).sum()
     }
 
     /// How many attempts delivered an image, or are delivering one.
     #[must_use]
     pub fn images_delivered(&self) -> u64 {
-        let delivered = |step: &&Step| matches!(step, Step::Attempt(attempt) if attempt.outcome == Some(Outcome::Image));
-        self.steps_mut().iter().filter(delivered).count() as u64
+        self.sum(|attempt| u64::from(attempt.outcome == Some(Outcome::Image)))
     }
 
     /// What each delivered image cost, from at least to at most: all attempts of the call, failed
@@ -509,21 +444,21 @@ impl Trail {
     /// What the call cost so far, from at least to at most, all attempts together.
     #[must_use]
     pub fn cost(&self) -> Cost {
-        self.steps_mut()
-            .iter()
-            .map(|step| match step {
-                Step::Attempt(attempt) => attempt.cost,
-                _ => Cost::ZERO,
-            })
-            .sum()
+        self.sum(|attempt| attempt.cost)
     }
 }
 
 impl AttemptId {
-    /// Writes down how the attempt ended. May be called again when the body's end says more than
-    /// its head did.
+    fn update(&self, change: impl FnOnce(&mut Attempt)) {
+        if let Some(Step::Attempt(attempt)) = self.trail.shared().steps.get_mut(self.at) {
+            change(attempt);
+        }
+    }
+
+    /// Records how the attempt ended. May be called again when the body's end says more than its
+    /// head did.
     pub fn end(&self, status: Option<u16>, verdict: &Verdict, cost: Cost, took: Duration) {
-        if let Some(Step::Attempt(attempt)) = self.trail.steps_mut().get_mut(self.at) {
+        self.update(|attempt| {
             attempt.status = status.or(attempt.status);
             attempt.outcome = Some(verdict.outcome());
             attempt.reason = verdict.reason().map(str::to_owned);
@@ -531,35 +466,28 @@ impl AttemptId {
             attempt.quota = verdict.quota();
             attempt.cost = cost;
             attempt.took = took;
-        }
+        });
     }
 
-    /// Writes down how many images the answer held, drafts included.
+    /// Records how many images the response held, drafts included.
     pub fn count_images(&self, images: u32) {
-        if let Some(Step::Attempt(attempt)) = self.trail.steps_mut().get_mut(self.at) {
-            attempt.images = Some(images);
-        }
+        self.update(|attempt| attempt.images = Some(images));
     }
 
-    /// Nothing more will be known of the attempt: tells those who read along what has been written
-    /// down of it.
+    /// Nothing more will be known of the attempt: reports it to the trail's observers.
     pub fn close(&self) {
         let observers = self.trail.observers();
         if observers.is_empty() {
             return;
         }
-        let step = self.trail.steps_mut().get_mut(self.at).map(|step| step.clone());
-        if let Some(step) = step {
-            for observer in observers {
-                observer.on_step(&step);
-            }
-        }
+        let step = self.trail.shared().steps.get(self.at).cloned();
+        step.iter().for_each(|step| observers.iter().for_each(|one| one.on_step(step)));
     }
 }
 
 impl fmt::Debug for Trail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.steps_mut().iter()).finish()
+        f.debug_list().entries(&self.shared().steps).finish()
     }
 }
 
@@ -567,7 +495,7 @@ impl fmt::Display for Trail {
     /// One line a step.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut number = 0;
-        for (i, step) in self.steps_mut().iter().enumerate() {
+        for (i, step) in self.shared().steps.iter().enumerate() {
             if i > 0 {
                 f.write_str("\n")?;
             }
@@ -607,15 +535,7 @@ impl fmt::Display for Trail {
                     write!(f, "signatures restored: {restored}, placeholders: {placeholders}")?;
                 }
                 Step::Waited { delay, why } => {
-                    let why = match why {
-                        WaitReason::QuietHours => "for a quiet hour",
-                        WaitReason::Backoff => "backoff",
-                        WaitReason::ServerHint => "the server asked for it",
-                        WaitReason::Cooldown => "until a target could be tried again",
-                        WaitReason::OwnQuota => "to stay within the quota",
-                        WaitReason::SpendingCap => "for what running attempts have reserved",
-                    };
-                    write!(f, "waited {:.1} s ({why})", delay.as_secs_f64())?;
+                    write!(f, "waited {:.1} s ({})", delay.as_secs_f64(), why.as_str())?;
                 }
                 Step::FellBack { from, to, why } => {
                     write!(f, "fell back from {from} to {to} ({why})")?
@@ -630,23 +550,26 @@ impl fmt::Display for Trail {
                         write!(f, "{}{given_up}", if i > 0 { ", " } else { "" })?;
                     }
                 }
-                Step::Succeeded { model, successor } => {
+                Step::Replaced { model, successor } => {
                     write!(f, "{model} is retired: {successor} takes its place")?
                 }
                 Step::Stopped { why } => write!(f, "stopped: {}", why.as_str())?,
-                Step::CallerLeft => f.write_str("the caller went away: finished without it")?,
-                Step::Kept { bytes } => write!(
-                    f,
-                    "the answer is kept for the caller's next identical request ({bytes} bytes)"
-                )?,
-                Step::NotKept { why } => write!(f, "the answer was not kept: {}", why.as_str())?,
-                Step::Redeemed { age, cost, .. } => {
-                    write!(
-                        f,
-                        "given the answer of an earlier, identical request, {:.1} s old, paid for then ({cost})",
-                        age.as_secs_f64()
-                    )?;
+                Step::ClientDisconnected => {
+                    f.write_str("the client disconnected; the attempt is completed without it")?
                 }
+                Step::Stored { bytes } => write!(
+                    f,
+                    "the response is stored for the next identical request ({bytes} bytes)"
+                )?,
+                Step::NotStored { why } => {
+                    write!(f, "the response is not stored: {}", why.as_str())?
+                }
+                Step::Replayed { age, cost, .. } => write!(
+                    f,
+                    "replayed the response to an earlier, identical request, {:.1} s old, charged \
+                     then ({cost})",
+                    age.as_secs_f64()
+                )?,
             }
         }
         Ok(())
@@ -655,7 +578,7 @@ impl fmt::Display for Trail {
 
 impl Serialize for Trail {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.steps_mut().iter())
+        serializer.collect_seq(&self.shared().steps)
     }
 }
 
@@ -671,10 +594,6 @@ fn as_text<S: Serializer, T: fmt::Display>(
         Some(value) => serializer.collect_str(value),
         None => serializer.serialize_none(),
     }
-}
-
-fn in_words<S: Serializer, T: fmt::Display>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(value)
 }
 
 fn as_display<S: Serializer, T: fmt::Display>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
@@ -720,10 +639,10 @@ mod tests {
         attempt.end(None, &Verdict::delivering(), Cost::ZERO, Duration::ZERO);
         attempt.end(None, &Verdict::interrupted_delivery(), Cost::ZERO, Duration::ZERO);
         attempt.close();
-        trail.push(Step::CallerLeft);
+        trail.push(Step::ClientDisconnected);
         assert_eq!(
             *heard.0.lock().unwrap(),
-            ["sent None", "ended Some(Interrupted)", "CallerLeft"]
+            ["sent None", "ended Some(Interrupted)", "ClientDisconnected"]
         );
     }
 

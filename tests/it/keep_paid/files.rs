@@ -389,7 +389,7 @@ fn a_call_in_the_foreground_is_saved_as_lost() {
         let reported = whole(stack(&scenario, &sim, &next), request(&scenario, &Trail::new()))
             .await
             .unwrap_err();
-        assert!(reported.is_lost_before(), "{reported}");
+        assert!(reported.is_resend_refused(), "{reported}");
         tokio::time::sleep(Duration::from_millis(600)).await;
         assert_eq!(sim.ledger().charges(TAG), 1);
     });

@@ -206,7 +206,7 @@ fn the_loss_of_an_earlier_attempt_of_a_key_is_reported_too() {
         drop(call);
         assert!(keep.drain(Duration::from_secs(100)).await);
         let reported = whole(service, with(&scenario, KEY, "one")).await.unwrap_err();
-        assert!(reported.is_lost_before(), "{reported}");
+        assert!(reported.is_resend_refused(), "{reported}");
         assert_eq!(sim.ledger().charges(TAG), 1);
     });
 }
@@ -237,7 +237,7 @@ fn clients_that_wait_with_a_key_get_a_response_that_is_larger_than_the_bound() {
         let send = || whole(service.clone(), with(&scenario, KEY, "one"));
         let (first, second) = tokio::join!(send(), send());
         assert_eq!(first.unwrap(), second.unwrap());
-        assert!(send().await.unwrap_err().is_lost_before());
+        assert!(send().await.unwrap_err().is_resend_refused());
         assert_eq!(sim.ledger().charges(TAG), 1);
     });
 }

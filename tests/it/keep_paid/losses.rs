@@ -95,7 +95,10 @@ fn the_loss_of_a_detached_call_is_reported_once() {
             let lost = whole(service.clone(), request(&scenario, &trail)).await.unwrap_err();
             assert_eq!((lost.charge(), sim.requests()), (Charge::Maybe, 1), "{lost}");
             assert!(
-                matches!(trail.steps()[..], [Step::Stopped { why: StopReason::LostBefore }]),
+                matches!(
+                    trail.steps()[..],
+                    [Step::Stopped { why: StopReason::EarlierResponseLost }]
+                ),
                 "{trail}"
             );
             assert_eq!(whole(service, request(&scenario, &Trail::new())).await.unwrap().0, 200);
@@ -198,7 +201,7 @@ fn the_loss_of_an_earlier_attempt_is_reported_too() {
         assert!(keep.drain(Duration::from_secs(100)).await);
         // Without an allowance this time.
         let reported = whole(service, request(&scenario, &Trail::new())).await.unwrap_err();
-        assert!(reported.is_lost_before(), "{reported}");
+        assert!(reported.is_resend_refused(), "{reported}");
         assert_eq!(sim.ledger().charges(TAG), 1);
     });
 }
@@ -248,7 +251,7 @@ fn a_request_that_is_dispatched_while_it_is_dropped_is_reported_as_lost() {
                 .await
                 .unwrap()
                 .unwrap_err();
-            assert!(reported.is_lost_before(), "{key:?}: {reported}");
+            assert!(reported.is_resend_refused(), "{key:?}: {reported}");
         }
     });
 }
@@ -266,7 +269,7 @@ fn detached_calls_with_a_key_are_within_the_bound_too() {
         assert!(keep.drain(Duration::from_secs(100)).await);
         assert_eq!(keep.counts().too_many, 1);
         assert_eq!(whole(service.clone(), with(&scenario, KEY, "one")).await.unwrap().0, 200);
-        assert!(whole(service, with(&scenario, KEY, "two")).await.unwrap_err().is_lost_before());
+        assert!(whole(service, with(&scenario, KEY, "two")).await.unwrap_err().is_resend_refused());
         assert_eq!(sim.requests(), 2);
     });
 }

@@ -261,10 +261,13 @@ fn both_trails_state_what_happened() {
         tokio::time::sleep(Duration::from_secs(60)).await;
         whole(service, request(&scenario, &second)).await.unwrap();
         assert!(
-            matches!(first.steps()[..], [Step::Attempt(_), Step::CallerLeft, Step::Kept { .. }]),
+            matches!(
+                first.steps()[..],
+                [Step::Attempt(_), Step::ClientDisconnected, Step::Stored { .. }]
+            ),
             "{first}"
         );
-        let [Step::Redeemed { age, cost, .. }] = second.steps()[..] else { panic!("{second}") };
+        let [Step::Replayed { age, cost, .. }] = second.steps()[..] else { panic!("{second}") };
         assert!(
             age >= Duration::from_secs(40) && cost == first.cost() && cost.at_least_microusd > 0,
             "{second}"

@@ -107,7 +107,7 @@ fn a_resend_that_comes_before_its_call_breaks_gets_the_loss() {
         tokio::time::sleep(Duration::from_millis(19_500)).await;
         assert!(!first.is_finished());
         let reported = whole(service, with(&scenario, RETRY_COUNT, "1")).await.unwrap_err();
-        assert!(reported.is_lost_before() && first.await.unwrap().is_err(), "{reported}");
+        assert!(reported.is_resend_refused() && first.await.unwrap().is_err(), "{reported}");
         assert_eq!(sim.ledger().charges(TAG), 1);
     });
 }
@@ -121,7 +121,7 @@ fn a_marked_resend_of_a_response_that_is_too_large_to_hold_gets_the_loss() {
         let service = stack(&scenario, &sim, &keep);
         whole(service.clone(), with(&scenario, RETRY_COUNT, "0")).await.unwrap();
         let reported = whole(service.clone(), with(&scenario, RETRY_COUNT, "1")).await.unwrap_err();
-        assert!(reported.is_lost_before() && sim.requests() == 1, "{reported}");
+        assert!(reported.is_resend_refused() && sim.requests() == 1, "{reported}");
         whole(service, with(&scenario, RETRY_COUNT, "0")).await.unwrap();
         assert_eq!(sim.ledger().charges(TAG), 2, "a new call is a new call");
     });

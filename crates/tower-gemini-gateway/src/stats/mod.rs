@@ -229,9 +229,9 @@ impl CallObserver for Stats {
                 counts.add(Key::WaitMs(wait_name(*why)), ms);
             }
             Step::Skipped { .. } => counts.add(Key::SkippedTargets, 1),
-            Step::CallerLeft => counts.add(Key::ClientDisconnects, 1),
-            Step::Kept { .. } => counts.add(Key::Kept, 1),
-            Step::NotKept { .. } => counts.add(Key::NotKept, 1),
+            Step::ClientDisconnected => counts.add(Key::ClientDisconnects, 1),
+            Step::Stored { .. } => counts.add(Key::Kept, 1),
+            Step::NotStored { .. } => counts.add(Key::NotKept, 1),
             _ => {}
         }
         let mut state = self.state();

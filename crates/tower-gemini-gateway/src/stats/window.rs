@@ -135,7 +135,7 @@ impl Window {
             completed_without_client: n(Key::ClientDisconnects),
             stored_responses: n(Key::Kept),
             not_stored_responses: n(Key::NotKept),
-            replayed_responses: calls(CallOutcome::Redeemed),
+            replayed_responses: calls(CallOutcome::Replayed),
             images: n(Key::Images),
             drafts: n(Key::Drafts),
             cost,

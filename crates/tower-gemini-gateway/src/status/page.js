@@ -156,7 +156,7 @@
         h("tr", {}, h("th", { scope: "row" }, name(key)), cell(number(hour[field][key] ?? 0)), cell(number(count)),
           h("td", {}, bar(kind(key), count / sorted[0][1], 0, false, number(count) + " " + name(key))))));
     };
-    const kind = (outcome) => ["success", "answered", "redeemed"].includes(outcome) ? "good" : outcome === "client_disconnected" ? "left" : "failing";
+    const kind = (outcome) => ["success", "answered", "replayed"].includes(outcome) ? "good" : outcome === "client_disconnected" ? "left" : "failing";
     const waits = Object.entries(day.waits).map(([why, wait]) => number(wait.count) + " times for " + seconds(wait.seconds) + " in total (" + words(why) + ")");
     return [ratio,
       h("div", { class: "two" }, counts("Calls by outcome", "Outcome", "outcomes", words, kind),
@@ -235,7 +235,7 @@
   };
 
   const calls = (s) => {
-    const good = ["success", "answered", "redeemed"];
+    const good = ["success", "answered", "replayed"];
     const one = (call) => {
       const [kind, sign] = call.outcome === "client_disconnected" ? ["left", "↩"] : good.includes(call.outcome) ? ["good", "✓"] : ["failing", "✕"];
       return h("details", { id: "call-" + call.id },

@@ -74,4 +74,4 @@ mod service;
 
 pub use layer::AnswerErrorsLayer;
 pub use response::{RetryHeaders, error_response, seconds_to_wait, set_retry_headers};
-pub use service::{AnswerErrors, ResponseBody, ResponseFuture};
+pub use service::{AnswerErrors, ResponseBody};

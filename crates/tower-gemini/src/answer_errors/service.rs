@@ -1,8 +1,8 @@
 use std::convert::Infallible;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::Response;
@@ -24,6 +24,8 @@ pub struct AnswerErrors<S> {
     settings: AnswerErrorsLayer,
 }
 
+crate::access::inner_access!(AnswerErrors);
+
 impl<S> AnswerErrors<S> {
     pub(super) fn new(inner: S, settings: AnswerErrorsLayer) -> Self {
         Self { inner, settings }
@@ -32,12 +34,13 @@ impl<S> AnswerErrors<S> {
 
 impl<S, R, B> Service<R> for AnswerErrors<S>
 where
-    S: Service<R, Response = Response<B>, Error = Error> + Clone,
-    B: HasVerdict,
+    S: Service<R, Response = Response<B>, Error = Error, Future: Send> + Clone + Send + 'static,
+    R: Send + 'static,
+    B: HasVerdict + 'static,
 {
     type Response = Response<ResponseBody<B>>;
     type Error = Infallible;
-    type Future = ResponseFuture<S, R>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         // A service that never fails cannot report that it failed to become ready: the future polls
@@ -46,79 +49,40 @@ where
     }
 
     fn call(&mut self, request: R) -> Self::Future {
-        let inner = take_ready(&mut self.inner);
-        ResponseFuture {
-            step: Step::Readying { inner, request: Some(request) },
-            settings: self.settings.clone(),
-        }
+        let mut inner = take_ready(&mut self.inner);
+        let settings = self.settings.clone();
+        Box::pin(async move {
+            let response = match poll_fn(|cx| inner.poll_ready(cx)).await {
+                Ok(()) => inner.call(request).await,
+                Err(error) => Err(error),
+            };
+            Ok(settings.respond(response))
+        })
     }
 }
 
-/// The future of [`AnswerErrors`].
-#[pin_project]
-pub struct ResponseFuture<S: Service<R>, R> {
-    #[pin]
-    step: Step<S, R, S::Future>,
-    settings: AnswerErrorsLayer,
-}
-
-#[pin_project(project = StepProjection)]
-enum Step<S, R, F> {
-    Readying { inner: S, request: Option<R> },
-    Sent(#[pin] F),
-}
-
-impl<S: Service<R>, R> fmt::Debug for ResponseFuture<S, R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture").finish_non_exhaustive()
-    }
-}
-
-impl<S, R, B> Future for ResponseFuture<S, R>
-where
-    S: Service<R, Response = Response<B>, Error = Error>,
-    B: HasVerdict,
-{
-    type Output = Result<Response<ResponseBody<B>>, Infallible>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        loop {
-            let result = match this.step.as_mut().project() {
-                StepProjection::Readying { inner, request } => match ready!(inner.poll_ready(cx)) {
-                    Ok(()) => {
-                        // Polled after completion: a fault of the caller that must not bring the
-                        // process down.
-                        let Some(request) = request.take() else { return Poll::Pending };
-                        let future = inner.call(request);
-                        this.step.set(Step::Sent(future));
-                        continue;
-                    }
-                    Err(error) => Err(error),
-                },
-                StepProjection::Sent(future) => ready!(future.poll(cx)),
-            };
-            let (mut parts, body) = match result {
-                Ok(response) => {
-                    let (parts, body) = response.into_parts();
-                    (parts, Inner::Upstream(body))
+impl AnswerErrorsLayer {
+    fn respond<B: HasVerdict>(
+        &self,
+        response: Result<Response<B>, Error>,
+    ) -> Response<ResponseBody<B>> {
+        let (mut parts, body) = match response {
+            Ok(response) => {
+                let (parts, body) = response.into_parts();
+                (parts, ResponseBody(Inner::Upstream(body)))
+            }
+            Err(error) => {
+                let (mut parts, bytes) = error_response(&error, self.told.charged).into_parts();
+                if let Some(trail) = error.trail() {
+                    parts.extensions.insert(trail.clone());
                 }
-                Err(error) => {
-                    let response = error_response(&error, this.settings.told.charged);
-                    let (mut parts, bytes) = response.into_parts();
-                    if let Some(trail) = error.trail() {
-                        parts.extensions.insert(trail.clone());
-                    }
-                    let verdict = Box::new(error.verdict().clone());
-                    (parts, Inner::Error { bytes: Some(bytes), verdict })
-                }
-            };
-            let body = ResponseBody(body);
-            let (status, headers) = (&mut parts.status, &mut parts.headers);
-            let AnswerErrorsLayer { told, clock } = this.settings;
-            set_retry_headers(status, headers, body.verdict(), told, clock.now());
-            return Poll::Ready(Ok(Response::from_parts(parts, body)));
-        }
+                let verdict = Box::new(error.verdict().clone());
+                (parts, ResponseBody(Inner::Error { bytes: Some(bytes), verdict }))
+            }
+        };
+        let (status, headers) = (&mut parts.status, &mut parts.headers);
+        set_retry_headers(status, headers, body.verdict(), &self.told, self.clock.now());
+        Response::from_parts(parts, body)
     }
 }
 

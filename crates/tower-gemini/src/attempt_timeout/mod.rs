@@ -12,8 +12,8 @@
 //!
 //! # Why
 //!
-//! A timeout of ours leaves an attempt that may have been paid for. So each attempt also carries
-//! `X-Server-Timeout`, a margin below our own limit: the server gives up first and answers 504,
+//! A timeout of ours leaves an attempt that may have been charged. So each attempt also carries
+//! `X-Server-Timeout`, a margin below our own limit: the server gives up first and responds 504,
 //! which is not charged. Our own limit is the last resort, and its verdict says so: *maybe
 //! charged*.
 //!
@@ -32,7 +32,7 @@
 //! | limit of 512, 1K and 2K, and of calls without an image | 300 s | operators' error guide for Nano Banana Pro, 2026-02: 2.5 to 10 times the usual generation |
 //! | limit of 4K | 600 s | operators' error guide for Nano Banana Pro, 2026-02; Google's gRPC configuration for generateContent says 600 s too |
 //! | margin of `X-Server-Timeout` | 5 s | ours: a few round trips and the 504 on its way |
-//! | idle limit | 120 s | operators' error guide for Nano Banana Pro, 2026-02: the shortest read timeout it trusts; 2.8 MB in 300 s has been reported for a whole answer |
+//! | idle limit | 120 s | operators' error guide for Nano Banana Pro, 2026-02: the shortest read timeout it trusts; 2.8 MB in 300 s has been reported for a whole response |
 //!
 //! A caller's own `X-Server-Timeout` is kept where it is shorter.
 //!
@@ -51,4 +51,4 @@ mod limits;
 mod service;
 
 pub use layer::AttemptTimeoutLayer;
-pub use service::{AttemptTimeout, ResponseFuture};
+pub use service::AttemptTimeout;

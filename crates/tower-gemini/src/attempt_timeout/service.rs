@@ -1,6 +1,5 @@
-use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -10,7 +9,6 @@ use crate::call_state::{Attempt, Place};
 use crate::error::{Error, TimeLimit};
 use http::header::{HeaderName, HeaderValue};
 use http::{Request, Response};
-use pin_project::pin_project;
 use tokio::time::Instant;
 use tower_gemini_core::verdict::Verdict;
 use tower_service::Service;
@@ -30,16 +28,21 @@ pub struct AttemptTimeout<S> {
     told: Arc<[HeaderValue; 5]>,
 }
 
+crate::access::inner_access!(AttemptTimeout);
+
 impl<S> AttemptTimeout<S> {
     pub(super) fn new(inner: S, limits: Limits) -> Self {
         Self { inner, limits, told: Arc::new(limits.told()) }
     }
 }
 
+type ResponseFuture<B> =
+    Pin<Box<dyn Future<Output = Result<Response<JudgedBody<B>>, Error>> + Send>>;
+
 impl<S: AttemptService> Service<Request<AttemptBody>> for AttemptTimeout<S> {
     type Response = Response<JudgedBody<S::Upstream>>;
     type Error = Error;
-    type Future = ResponseFuture<S::Future>;
+    type Future = ResponseFuture<S::Upstream>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.inner.poll_ready(cx)
@@ -68,77 +71,49 @@ impl<S: AttemptService> Service<Request<AttemptBody>> for AttemptTimeout<S> {
             _ => HeaderValue::from(self.limits.server_seconds(limit, stated)),
         };
         request.headers_mut().insert(X_SERVER_TIMEOUT.clone(), told);
-        ResponseFuture {
-            inner: self.inner.call(request),
-            timer: Some(Timer::after(now, limit)),
-            limit,
-            what,
-            idle: self.limits.idle,
-            attempt,
-        }
+        let limit = Limit { timer: Timer::after(now, limit), limit, what, idle: self.limits.idle };
+        Box::pin(limit.end_in_time(self.inner.call(request), attempt))
     }
 }
 
-/// The future of [`AttemptTimeout`].
-#[pin_project]
-pub struct ResponseFuture<F> {
-    #[pin]
-    inner: F,
-    /// Moves on into the body.
-    timer: Option<Timer>,
+/// How long one attempt may take.
+struct Limit {
+    timer: Timer,
     limit: Duration,
     what: TimeLimit,
     idle: Option<Duration>,
-    attempt: Attempt,
 }
 
-impl<F> fmt::Debug for ResponseFuture<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture")
-            .field("limit", &self.limit)
-            .field("what", &self.what)
-            .finish_non_exhaustive()
-    }
-}
-
-impl<F, B> Future for ResponseFuture<F>
-where
-    F: Future<Output = Result<Response<JudgedBody<B>>, Error>>,
-    B: UpstreamBody,
-{
-    type Output = Result<Response<JudgedBody<B>>, Error>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        // The answer first: one that is there at the last moment is worth more than our impatience.
-        if let Poll::Ready(result) = this.inner.poll(cx) {
-            let mut response = result?;
-            if let Some(timer) = this.timer.take() {
+impl Limit {
+    async fn end_in_time<B: UpstreamBody>(
+        mut self,
+        response: impl Future<Output = Result<Response<JudgedBody<B>>, Error>>,
+        attempt: Attempt,
+    ) -> Result<Response<JudgedBody<B>>, Error> {
+        let response = pin!(response);
+        tokio::select! {
+            // The response first: one that is there at the last moment is worth more than the limit.
+            biased;
+            response = response => {
+                let mut response = response?;
                 if response.body().is_open() {
-                    let guard = TimeGuard {
-                        timer,
-                        limit: *this.limit,
-                        what: *this.what,
-                        idle: this.idle.map(Idle::new),
-                    };
-                    response.body_mut().guard(Box::new(guard));
+                    let Self { timer, limit, what, idle } = self;
+                    let idle = idle.map(Idle::new);
+                    response.body_mut().guard(Box::new(TimeGuard { timer, limit, what, idle }));
                 }
+                Ok(response)
             }
-            return Poll::Ready(Ok(response));
-        }
-        match this.timer.as_mut().map(|timer| timer.poll(cx)) {
-            Some(Poll::Ready(())) => {
-                let verdict = this.attempt.cut_off();
+            () = poll_fn(|cx| self.timer.poll(cx)) => {
+                let verdict = attempt.cut_off();
                 tracing::debug!(
-                    limit_ms = this.limit.as_millis(),
+                    limit_ms = self.limit.as_millis(),
                     outcome = verdict.outcome().as_str(),
                     charge = verdict.charge().as_str(),
                     "attempt timed out"
                 );
-                let error = Error::timeout(*this.what, *this.limit, verdict);
-                Poll::Ready(Err(error.with_trail(this.attempt.state().trail().clone())))
+                let error = Error::timeout(self.what, self.limit, verdict);
+                Err(error.with_trail(attempt.state().trail().clone()))
             }
-            _ => Poll::Pending,
         }
     }
 }
@@ -178,11 +153,8 @@ impl BodyGuard for TimeGuard {
         }
         if let Some(idle) = &mut self.idle {
             if idle.poll(cx).is_ready() {
-                return Poll::Ready(Error::timeout(
-                    TimeLimit::Idle,
-                    idle.limit,
-                    Verdict::interrupted(),
-                ));
+                let verdict = Verdict::interrupted();
+                return Poll::Ready(Error::timeout(TimeLimit::Idle, idle.limit, verdict));
             }
         }
         Poll::Pending

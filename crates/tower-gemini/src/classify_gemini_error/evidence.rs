@@ -1,7 +1,7 @@
 //! Was it sent? What a client's error proves.
 //!
 //! Only what surely never left, or what the server itself declares that it did not take up, counts
-//! as not sent; everything else may have been paid for. What is not proven here may still be known:
+//! as not sent; everything else may have been charged. What is not proven here may still be known:
 //! a request whose last byte the client never asked for is free, whatever the client's error says
 //! (see [`WireBody`](crate::WireBody)).
 //!
@@ -23,83 +23,65 @@ use std::io;
 /// Tells whether a client's error proves that the request never reached the server.
 pub type Evidence = fn(&(dyn StdError + 'static)) -> bool;
 
-/// Marks an error that came before anything was sent. A client adapter that knows wraps its error
-/// in this.
-///
-/// ```
-/// use tower_gemini::classify_gemini_error::evidence::{NotSent, was_not_sent};
-///
-/// let error = NotSent::new("the pool is closed");
-/// assert!(was_not_sent(&error));
-/// ```
-#[derive(Debug)]
-pub struct NotSent(Box<dyn StdError + Send + Sync>);
+/// Declares errors that mark their cause.
+macro_rules! markers {
+    ($($(#[$doc:meta])* $name:ident)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct $name(Box<dyn StdError + Send + Sync>);
 
-impl NotSent {
-    /// The cause, which came before anything was sent.
-    #[must_use]
-    pub fn new(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self(cause.into())
-    }
+        impl $name {
+            /// Marks this cause.
+            #[must_use]
+            pub fn new(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+                Self(cause.into())
+            }
 
-    /// The cause again.
-    #[must_use]
-    pub fn into_inner(self) -> Box<dyn StdError + Send + Sync> {
-        self.0
-    }
+            /// Returns the cause.
+            #[must_use]
+            pub fn into_inner(self) -> Box<dyn StdError + Send + Sync> {
+                self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+
+        impl StdError for $name {
+            fn source(&self) -> Option<&(dyn StdError + 'static)> {
+                self.0.source()
+            }
+        }
+    )*};
 }
 
-impl fmt::Display for NotSent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
-    }
-}
-
-impl StdError for NotSent {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source()
-    }
-}
-
-/// Marks an error after which the request may have been sent, whatever its causes look like.
-///
-/// A client that followed a redirect, say, may fail to connect to the second server after the first
-/// had the whole request.
-///
-/// ```
-/// use std::io;
-/// use tower_gemini::classify_gemini_error::evidence::{MayBeSent, was_not_sent};
-///
-/// let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
-/// assert!(!was_not_sent(&MayBeSent::new(refused)));
-/// ```
-#[derive(Debug)]
-pub struct MayBeSent(Box<dyn StdError + Send + Sync>);
-
-impl MayBeSent {
-    /// The cause, which proves nothing.
-    #[must_use]
-    pub fn new(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self(cause.into())
-    }
-
-    /// The cause again.
-    #[must_use]
-    pub fn into_inner(self) -> Box<dyn StdError + Send + Sync> {
-        self.0
-    }
-}
-
-impl fmt::Display for MayBeSent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
-    }
-}
-
-impl StdError for MayBeSent {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source()
-    }
+markers! {
+    /// Marks an error that came before anything was sent. A client adapter that knows this wraps
+    /// its error.
+    ///
+    /// ```
+    /// use tower_gemini::classify_gemini_error::evidence::{NotSent, was_not_sent};
+    ///
+    /// let error = NotSent::new("the pool is closed");
+    /// assert!(was_not_sent(&error));
+    /// ```
+    NotSent
+    /// Marks an error after which the request may have been sent, whatever its causes look like.
+    ///
+    /// A client that followed a redirect, say, may fail to connect to the second server after the
+    /// first had the whole request.
+    ///
+    /// ```
+    /// use std::io;
+    /// use tower_gemini::classify_gemini_error::evidence::{MayBeSent, was_not_sent};
+    ///
+    /// let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+    /// assert!(!was_not_sent(&MayBeSent::new(refused)));
+    /// ```
+    MayBeSent
 }
 
 /// The default evidence, for any client. The [module](self) lists what it accepts.
@@ -157,7 +139,7 @@ pub fn was_not_sent(error: &(dyn StdError + 'static)) -> bool {
 /// `INTERNAL_ERROR`, `HTTP_1_1_REQUIRED`) it may have.
 ///
 /// h2 gives a request the server's `GOAWAY` as its error only where the request's stream is beyond
-/// the last one that it names, or was never opened; a request below it ends with its answer, or
+/// the last one that it names, or was never opened; a request below it ends with its response, or
 /// with the error of the connection.
 #[cfg(feature = "http2")]
 fn stream_was_never_started(error: &h2::Error) -> bool {

@@ -31,7 +31,7 @@ impl ClassifyGeminiErrorLayer {
         }
     }
 
-    /// How much of an answer is read before its head is released.
+    /// How much of a response is read before its head is released.
     #[must_use]
     pub fn limits(mut self, limits: PeekLimits) -> Self {
         self.limits = limits;

@@ -24,15 +24,15 @@
 //! # Why
 //!
 //! A 429 may be a minute's limit, a day's, no quota at all, an account's spending, or Google's own
-//! capacity; a 200 may be a refusal, an empty answer or an error. The status alone decides wrongly
+//! capacity; a 200 may be a refusal, an empty response or an error. The status alone decides wrongly
 //! in each of these.
 //!
 //! # When the verdict is known
 //!
 //! Of an error the whole body is read, up to a bound, and given back unchanged; so the connection
-//! can be used again even when the answer is dropped. Of a 2xx the first 64 KiB are read: an answer
+//! can be used again even when the response is dropped. Of a 2xx the first 64 KiB are read: a response
 //! that ends within them is judged before its head is released, a longer one is an image on its
-//! way. Of a stream, reading stops at the first event with content. After that the answer is judged
+//! way. Of a stream, reading stops at the first event with content. After that the response is judged
 //! as it passes, and ends with an error where it is not whole.
 //!
 //! # Order in the stack
@@ -43,7 +43,7 @@
 //!
 //! | setting | value | source |
 //! | --- | --- | --- |
-//! | bytes of a 2xx read before its head is released | 64 KiB | refusals and empty answers recorded so far stay below 3 KiB |
+//! | bytes of a 2xx read before its head is released | 64 KiB | refusals and empty responses recorded so far stay below 3 KiB |
 //! | bytes of an error read | 256 KiB | linkerd drains to 64 KiB; error pages with embedded assets are larger |
 //! | `Accept-Encoding` | replaced by `identity` | a body that cannot be read cannot be judged, and images do not compress |
 //!
@@ -62,4 +62,4 @@ mod layer;
 mod service;
 
 pub use layer::ClassifyGeminiErrorLayer;
-pub use service::{ClassifyGeminiError, ResponseFuture};
+pub use service::ClassifyGeminiError;

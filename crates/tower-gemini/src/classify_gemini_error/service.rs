@@ -1,14 +1,11 @@
-use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn, ready};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Buf;
 use http::header::{ACCEPT_ENCODING, HeaderValue};
 use http::{Request, Response, StatusCode};
-use http_body::Body;
-use pin_project::pin_project;
 use tokio::time::Instant;
 use tower_gemini_core::call::Call;
 use tower_gemini_core::catalog::Catalog;
@@ -21,18 +18,20 @@ use tower_service::Service;
 use super::ClassifyGeminiErrorLayer;
 use super::evidence::Evidence;
 use crate::body::{AttemptBody, BodyEnd, BodyGuard, Ended, JudgedBody, Peek, PeekLimits, WireBody};
-use crate::call_state::{Attempt, AttemptEnd, SendGate};
+use crate::call_state::{Attempt, AttemptEnd};
 use crate::error::{BoxError, Error};
 use crate::headers::for_passed_body;
 use crate::ready::take_ready;
 use crate::stage::{UpstreamBody, WireClient};
 
-/// Judges the answers of a client. See the [module](super).
+/// Judges the responses of a client. See the [module](super).
 #[derive(Debug, Clone)]
 pub struct ClassifyGeminiError<S> {
     inner: S,
     settings: ClassifyGeminiErrorLayer,
 }
+
+crate::access::inner_access!(ClassifyGeminiError);
 
 impl<S> ClassifyGeminiError<S> {
     pub(super) fn new(inner: S, settings: ClassifyGeminiErrorLayer) -> Self {
@@ -40,10 +39,13 @@ impl<S> ClassifyGeminiError<S> {
     }
 }
 
+type ResponseFuture<B> =
+    Pin<Box<dyn Future<Output = Result<Response<JudgedBody<B>>, Error>> + Send>>;
+
 impl<S: WireClient> Service<Request<AttemptBody>> for ClassifyGeminiError<S> {
     type Response = Response<JudgedBody<S::ResponseBody>>;
     type Error = Error;
-    type Future = ResponseFuture<S, S::Future, S::ResponseBody>;
+    type Future = ResponseFuture<S::ResponseBody>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         // Nothing has been sent while a client only says that it is not ready.
@@ -71,162 +73,79 @@ impl<S: WireClient> Service<Request<AttemptBody>> for ClassifyGeminiError<S> {
             is_closed: false,
             attempt,
         };
-        let gates = log.attempt.gates();
-        let (step, log) = if let Err(error) = log.attempt.state().check_order() {
-            let passing: Passing = Box::pin(std::future::ready(Err(error)));
-            (Step::Passing { passing, waiting: Some((self.inner.clone(), request)) }, log)
-        } else if gates.is_empty() {
-            let (request, log) = log.begin(request);
-            (Step::Sent { future: self.inner.call(request) }, log)
-        } else {
-            let passing = Box::pin(pass(gates, log.call.clone()));
-            let waiting = Some((take_ready(&mut self.inner), request));
-            (Step::Passing { passing, waiting }, log)
-        };
-        ResponseFuture {
-            step,
-            log: Some(log),
-            limits: self.settings.limits,
-            evidence: self.settings.evidence,
+        if let Err(error) = log.attempt.state().check_order() {
+            return Box::pin(ready(Err(error)));
         }
+        let ClassifyGeminiErrorLayer { limits, evidence, .. } = self.settings;
+        let gates = log.attempt.gates();
+        if gates.is_empty() {
+            let (request, log) = log.begin(request);
+            return Box::pin(
+                Sent { future: self.inner.call(request), log }.judged(limits, evidence),
+            );
+        }
+        let mut client = take_ready(&mut self.inner);
+        Box::pin(async move {
+            for gate in gates {
+                gate.pass(&log.call).await?;
+            }
+            let (request, log) = log.begin(request);
+            Sent { future: client.call(request), log }.judged(limits, evidence).await
+        })
     }
 }
 
-/// Passes every gate in turn.
-async fn pass(gates: Vec<Arc<dyn SendGate>>, call: Arc<Call>) -> Result<(), Error> {
-    for gate in gates {
-        gate.pass(&call).await?;
-    }
-    Ok(())
+/// An attempt that is with the client. Dropped before its verdict is known, it was cut off, and may
+/// have been charged.
+struct Sent<F> {
+    /// Dropped before the log: the request can go out until then.
+    future: F,
+    log: AttemptLog,
 }
 
-type Passing = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
-
-/// The future of [`ClassifyGeminiError`].
-#[pin_project]
-pub struct ResponseFuture<S, F, B> {
-    #[pin]
-    step: Step<S, F, B>,
-    /// Taken when the verdict is known. Dropped before that, the attempt was cut off, and may have
-    /// been charged.
-    log: Option<AttemptLog>,
-    limits: PeekLimits,
-    evidence: Evidence,
-}
-
-#[pin_project(project = StepProjection)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "it lives in a future that is moved once; a box would be one more allocation for each attempt"
-)]
-enum Step<S, F, B> {
-    /// Boxed: the usual attempt has no gates.
-    Passing {
-        passing: Passing,
-        waiting: Option<(S, Request<AttemptBody>)>,
-    },
-    Sent {
-        #[pin]
-        future: F,
-    },
-    Peeking {
-        head: Option<http::response::Parts>,
-        peek: Option<Peek>,
-        body: Option<B>,
-    },
-}
-
-impl<S, F, B> fmt::Debug for ResponseFuture<S, F, B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture")
-            .field("call", &self.log.as_ref().map(|log| &log.call))
-            .finish_non_exhaustive()
-    }
-}
-
-impl<S: WireClient> Future for ResponseFuture<S, S::Future, S::ResponseBody> {
-    type Output = Result<Response<JudgedBody<S::ResponseBody>>, Error>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        loop {
-            match this.step.as_mut().project() {
-                StepProjection::Passing { passing, waiting } => {
-                    let passed = ready!(passing.as_mut().poll(cx));
-                    let (Some((mut client, request)), Some(log)) =
-                        (waiting.take(), this.log.take())
-                    else {
-                        // Polled after it was ready: a fault of the caller that must not bring the
-                        // process down.
-                        return Poll::Pending;
-                    };
-                    passed?;
-                    let (request, log) = log.begin(request);
-                    *this.log = Some(log);
-                    this.step.set(Step::Sent { future: client.call(request) });
+impl<F> Sent<F> {
+    async fn judged<B, E>(
+        self,
+        limits: PeekLimits,
+        evidence: Evidence,
+    ) -> Result<Response<JudgedBody<B>>, Error>
+    where
+        F: Future<Output = Result<Response<B>, E>>,
+        B: UpstreamBody,
+        E: Into<BoxError>,
+    {
+        // In this order: what is declared last is dropped first.
+        let mut log = self.log;
+        let future = self.future;
+        let (head, mut body) = match future.await {
+            Ok(response) => response.into_parts(),
+            Err(error) => {
+                let error: BoxError = error.into();
+                // A server that was never given the whole request cannot have worked on it.
+                let verdict =
+                    if evidence(&*error) { Verdict::not_sent() } else { log.attempt.cut_off() };
+                let error = Error::transport(error, verdict);
+                log.end(error.verdict(), None, None);
+                return Err(error.with_trail(log.attempt.state().trail().clone()));
+            }
+        };
+        log.status = Some(head.status);
+        let mut peek = Peek::new(log.call.clone(), &head, limits);
+        let (mut failed, mut ended) = (None, false);
+        while peek.wants_more() && !ended && failed.is_none() {
+            match poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+                Some(Ok(frame)) => {
+                    // Trailers of a response this short carry nothing that a verdict needs.
+                    if let Ok(mut data) = frame.into_data() {
+                        peek.push(data.copy_to_bytes(data.remaining()));
+                    }
                 }
-                StepProjection::Sent { future } => match ready!(future.poll(cx)) {
-                    Ok(response) => {
-                        let (head, body) = response.into_parts();
-                        let peek = this.log.as_mut().map(|log| {
-                            log.status = Some(head.status);
-                            Peek::new(log.call.clone(), &head, *this.limits)
-                        });
-                        this.step.set(Step::Peeking { head: Some(head), peek, body: Some(body) });
-                    }
-                    Err(error) => {
-                        let error: BoxError = error.into();
-                        let verdict = match this.log {
-                            _ if (this.evidence)(&*error) => Verdict::not_sent(),
-                            // A server that was never given the whole request cannot have worked on
-                            // it.
-                            Some(log) => log.attempt.cut_off(),
-                            None => Verdict::interrupted(),
-                        };
-                        let mut error = Error::transport(error, verdict);
-                        if let Some(mut log) = this.log.take() {
-                            log.end(error.verdict(), None, None);
-                            error = error.with_trail(log.attempt.state().trail().clone());
-                        }
-                        return Poll::Ready(Err(error));
-                    }
-                },
-                StepProjection::Peeking { head, peek, body } => {
-                    let mut failed = None;
-                    let mut ended = false;
-                    if let (Some(peek), Some(body)) = (peek.as_mut(), body.as_mut()) {
-                        while peek.wants_more() {
-                            match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-                                Some(Ok(frame)) => {
-                                    // Trailers of an answer this short carry nothing that a verdict
-                                    // needs.
-                                    if let Ok(mut data) = frame.into_data() {
-                                        peek.push(data.copy_to_bytes(data.remaining()));
-                                    }
-                                }
-                                Some(Err(error)) => {
-                                    failed = Some(error.into());
-                                    break;
-                                }
-                                None => {
-                                    ended = true;
-                                    break;
-                                }
-                            }
-                        }
-                        ended = ended || (failed.is_none() && body.is_end_stream());
-                    }
-                    let (Some(head), Some(peek), Some(body), Some(log)) =
-                        (head.take(), peek.take(), body.take(), this.log.take())
-                    else {
-                        // Polled after it was ready: a fault of the caller that must not bring the
-                        // process down.
-                        return Poll::Pending;
-                    };
-                    return Poll::Ready(judge(head, peek, body, failed, ended, log));
-                }
+                Some(Err(error)) => failed = Some(error.into()),
+                None => ended = true,
             }
         }
+        ended = ended || (failed.is_none() && body.is_end_stream());
+        judge(head, peek, body, failed, ended, log)
     }
 }
 
@@ -305,14 +224,9 @@ impl AttemptLog {
         let catalog = self.catalog.as_deref().unwrap_or_else(|| Catalog::builtin());
         let cost = cost::cost_of(catalog, &self.call, verdict, usage);
         self.attempt.end(self.status, verdict, cost, self.started.elapsed());
-        if let Some(images) = images.filter(|&images| images > 0) {
-            self.attempt.count_images(images);
-        }
         self.end = Some((verdict.clone(), usage.cloned(), images, cost));
     }
-}
 
-impl AttemptLog {
     /// Nothing more will be known.
     fn close(&mut self) {
         if std::mem::replace(&mut self.is_closed, true) {
@@ -338,7 +252,7 @@ impl Drop for AttemptLog {
 
 impl BodyGuard for AttemptLog {
     fn on_end(&mut self, end: &BodyEnd<'_>) {
-        // An image that nobody read to its end is as paid for as before; only what was read says
+        // An image that nobody read to its end is as charged as before; only what was read says
         // more.
         if end.how != Ended::Dropped || end.verdict.outcome() != Outcome::Image {
             self.end(end.verdict, end.usage, end.images);
@@ -351,7 +265,7 @@ impl BodyGuard for AttemptLog {
 mod tests {
     use super::*;
     use crate::call_options::CallOptions;
-    use crate::call_state::{CallState, Passing as Pass};
+    use crate::call_state::{CallState, Passing as Pass, SendGate};
     use crate::collect_request::CollectRequestLayer;
     use crate::single_attempt::SingleAttemptLayer;
     use crate::stack::compose;

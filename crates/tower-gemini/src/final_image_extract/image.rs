@@ -9,23 +9,23 @@ use tower_gemini_core::scan::{Answer, Image, Scanner, Usage};
 
 use super::service::refused;
 
-/// The final image of an answer, and what came with it; of several final images the first, and the
+/// The final image of a response, and what came with it; of several final images the first, and the
 /// [others](Self::others) in order.
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct FinalImage {
-    /// The image file, decoded. Empty only where it was written elsewhere, or the answer gave a
+    /// The image file, decoded. Empty only where it was written elsewhere, or the response gave a
     /// [`url`](Self::url) instead.
     pub bytes: Bytes,
     /// How many bytes the image file has, wherever they are.
     pub len: u64,
-    /// Its media type as the answer states it, or, where it states none, as the bytes show.
+    /// Its media type as the response states it, or, where it states none, as the bytes show.
     pub mime: String,
     /// Width in pixels, read from the image's own header.
     pub width: Option<u32>,
     /// Height in pixels, read from the image's own header.
     pub height: Option<u32>,
-    /// Every image of the answer was marked as a thought, so this is the last of those. Strict
+    /// Every image of the response was marked as a thought, so this is the last of those. Strict
     /// callers take it for a sketch.
     pub is_thought: bool,
     /// Drafts that came with it and were left out.
@@ -34,16 +34,16 @@ pub struct FinalImage {
     pub finish_reason: Option<String>,
     /// The model's own text, thoughts apart, cut to 8 KiB.
     pub text: String,
-    /// What the answer says it used. Missing usage never costs an image.
+    /// What the response says it used. Missing usage never costs an image.
     pub usage: Option<Usage>,
     /// The image part's thought signature as spelled (base64); it must go back with the image in a
     /// further turn.
     pub signature: Option<Bytes>,
-    /// The model that answered.
+    /// The model that responded.
     pub model_version: Option<String>,
-    /// The answer's id.
+    /// The response's id.
     pub response_id: Option<String>,
-    /// Where the image is, where the answer names a place instead of holding it (some proxies do).
+    /// Where the image is, where the response names a place instead of holding it (some proxies do).
     pub url: Option<String>,
     /// The final images behind this one, in order: a response can interleave several with text, and
     /// a request can ask for several.
@@ -110,7 +110,7 @@ impl FinalImage {
         Self::from_answer(answer).ok_or_else(|| Error::no_image(verdict))
     }
 
-    /// The image of a scanned answer; `None` where it has none.
+    /// The image of a scanned response; `None` where it has none.
     #[must_use]
     pub fn from_answer(answer: Answer) -> Option<Self> {
         let mut finals = answer.earlier_images;
@@ -269,7 +269,7 @@ mod tests {
         assert_eq!(typed(b"\xFF\xD8\xFF\xE0", "").as_deref(), Some("image/jpeg"));
         assert_eq!(typed(b"RIFF....WEBPVP8 ", "").as_deref(), Some("image/webp"));
         assert_eq!(typed(b"\x01", "").as_deref(), Some(""));
-        // What the answer states is passed on as it is.
+        // What the response states is passed on as it is.
         assert_eq!(typed(b"\x89PNG", "image/x-odd").as_deref(), Some("image/x-odd"));
     }
 }

@@ -12,7 +12,7 @@ use tower_gemini_core::verdict::{Outcome, Verdict};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::body::{CallBody, HasVerdict, JudgedBody};
+use crate::body::{CallBody, HasVerdict, JudgedBody, and_held};
 use crate::error::{BoxError, Error};
 use crate::headers::{for_changed_body, for_rebuilt_body};
 use crate::stage::CallService;
@@ -24,15 +24,15 @@ pub struct FinalImageJsonLayer {
 }
 
 impl FinalImageJsonLayer {
-    /// Leaves drafts out of answers of up to 128 MiB: more than twice the 54 MB of a 4K image with
+    /// Leaves drafts out of responses of up to 128 MiB: more than twice the 54 MB of a 4K image with
     /// two drafts (measured 2026-11).
     #[must_use]
     pub fn new() -> Self {
         Self { max_held_bytes: 128 * 1024 * 1024 }
     }
 
-    /// How much of an answer is held. A longer one passes as it is, with its drafts: it was paid
-    /// for.
+    /// How much of a response is held. A longer one passes as it is, with its drafts: it was
+    /// charged.
     #[must_use]
     pub fn max_held_bytes(mut self, bytes: usize) -> Self {
         self.max_held_bytes = bytes;
@@ -57,14 +57,16 @@ impl<S: CallService> Layer<S> for FinalImageJsonLayer {
 /// Gives the API's own JSON without the drafts: every image part but the final one is cut out, and
 /// nothing else is touched. Signatures, text and part order stay as the server spelled them.
 ///
-/// Which image is final is known only at the end, so an answer with images is held whole, a stream
-/// too. Answers with an error status, refusals and answers without an image pass unchanged. An
-/// answer that is not whole is an error, with its charge.
+/// Which image is final is known only at the end, so a response with images is held whole, a stream
+/// too. Responses with an error status, refusals and responses without an image pass unchanged. A
+/// response that is not complete is an error, with its charge.
 #[derive(Debug, Clone)]
 pub struct FinalImageJson<S> {
     inner: S,
     max_held_bytes: usize,
 }
+
+crate::access::inner_access!(FinalImageJson);
 
 impl<S: CallService> Service<Request<CallBody>> for FinalImageJson<S> {
     type Response = Response<StrippedBody<S::Upstream>>;
@@ -93,7 +95,7 @@ where
     let trail = body.trail().clone();
     parts.extensions.insert(trail.clone());
     if !parts.status.is_success() || body.verdict().outcome() != Outcome::Image {
-        return Ok(Response::from_parts(parts, StrippedBody(Inner::Passing(Box::new(body)))));
+        return Ok(Response::from_parts(parts, StrippedBody::passing(Vec::new(), body)));
     }
     let call = body.call();
     let scanner = Scanner::judging(call.framing).unmarked_drafts(call.makes_drafts());
@@ -108,8 +110,7 @@ where
             Err(frame) => trailers = frame.into_trailers().ok(),
         }
         if held > max_held_bytes {
-            let body = StrippedBody(Inner::TooLong { chunks: chunks.into(), body: Box::new(body) });
-            return Ok(Response::from_parts(parts, body));
+            return Ok(Response::from_parts(parts, StrippedBody::passing(chunks, body)));
         }
     }
     let length = |chunks: &[Bytes]| Some(chunks.iter().map(|chunk| chunk.len() as u64).sum());
@@ -125,36 +126,38 @@ where
         }
     };
     let verdict = Box::new(body.verdict().clone());
-    Ok(Response::from_parts(
-        parts,
-        StrippedBody(Inner::Held { chunks: chunks.into(), trailers, verdict }),
-    ))
+    let rest = Rest::Held { trailers, verdict };
+    Ok(Response::from_parts(parts, StrippedBody { chunks: chunks.into(), rest }))
 }
 
-/// The body of [`FinalImageJson`]'s answers.
-pub struct StrippedBody<B>(Inner<B>);
+/// The body of [`FinalImageJson`]'s responses.
+pub struct StrippedBody<B> {
+    chunks: VecDeque<Bytes>,
+    rest: Rest<B>,
+}
 
-enum Inner<B> {
+/// What follows the chunks.
+enum Rest<B> {
     Held {
-        chunks: VecDeque<Bytes>,
         trailers: Option<http::HeaderMap>,
         verdict: Box<Verdict>,
     },
+    /// The rest of a response that is passed on: there is nothing to strip, or it is too long to
+    /// be held.
     Passing(Box<JudgedBody<B>>),
-    /// What was held of an answer that is too long to be held, and its rest.
-    TooLong {
-        chunks: VecDeque<Bytes>,
-        body: Box<JudgedBody<B>>,
-    },
 }
 
 impl<B> StrippedBody<B> {
-    /// What the answer means, as far as is known.
+    fn passing(chunks: Vec<Bytes>, body: JudgedBody<B>) -> Self {
+        Self { chunks: chunks.into(), rest: Rest::Passing(Box::new(body)) }
+    }
+
+    /// What the response means, as far as is known.
     #[must_use]
     pub fn verdict(&self) -> &Verdict {
-        match &self.0 {
-            Inner::Held { verdict, .. } => verdict,
-            Inner::Passing(body) | Inner::TooLong { body, .. } => body.verdict(),
+        match &self.rest {
+            Rest::Held { verdict, .. } => verdict,
+            Rest::Passing(body) => body.verdict(),
         }
     }
 }
@@ -176,47 +179,37 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        match &mut self.get_mut().0 {
-            Inner::Held { chunks, trailers, .. } => Poll::Ready(match chunks.pop_front() {
-                Some(chunk) => Some(Ok(Frame::data(chunk))),
-                None => trailers.take().map(|trailers| Ok(Frame::trailers(trailers))),
-            }),
-            Inner::Passing(body) => Pin::new(body).poll_frame(cx),
-            Inner::TooLong { chunks, body } => match chunks.pop_front() {
-                Some(chunk) => Poll::Ready(Some(Ok(Frame::data(chunk)))),
-                None => Pin::new(body).poll_frame(cx),
-            },
+        let this = self.get_mut();
+        if let Some(chunk) = this.chunks.pop_front() {
+            return Poll::Ready(Some(Ok(Frame::data(chunk))));
+        }
+        match &mut this.rest {
+            Rest::Held { trailers, .. } => {
+                Poll::Ready(trailers.take().map(Frame::trailers).map(Ok))
+            }
+            Rest::Passing(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
-            Inner::Held { chunks, trailers, .. } => chunks.is_empty() && trailers.is_none(),
-            Inner::Passing(body) => body.is_end_stream(),
-            Inner::TooLong { chunks, body } => chunks.is_empty() && body.is_end_stream(),
-        }
+        let rest_ended = match &self.rest {
+            Rest::Held { trailers, .. } => trailers.is_none(),
+            Rest::Passing(body) => body.is_end_stream(),
+        };
+        self.chunks.is_empty() && rest_ended
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
-            Inner::Held { chunks, .. } => {
-                SizeHint::with_exact(chunks.iter().map(|chunk| chunk.len() as u64).sum())
-            }
-            Inner::Passing(body) => body.size_hint(),
-            Inner::TooLong { .. } => SizeHint::new(),
-        }
+        let rest = match &self.rest {
+            Rest::Held { .. } => SizeHint::with_exact(0),
+            Rest::Passing(body) => body.size_hint(),
+        };
+        and_held(rest, self.chunks.iter().map(|chunk| chunk.len() as u64).sum())
     }
 }
 
 impl<B> fmt::Debug for StrippedBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Inner::Held { chunks, .. } => {
-                f.debug_struct("StrippedBody").field("chunks", &chunks.len()).finish()
-            }
-            Inner::Passing(body) | Inner::TooLong { body, .. } => {
-                f.debug_tuple("StrippedBody").field(body).finish()
-            }
-        }
+        f.debug_struct("StrippedBody").field("chunks", &self.chunks.len()).finish_non_exhaustive()
     }
 }

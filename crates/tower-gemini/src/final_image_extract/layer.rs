@@ -32,7 +32,7 @@ impl FinalImageExtractLayer {
     }
 
     /// The same JSON without the drafts, in place of the image: for callers that read the API's
-    /// answer themselves.
+    /// response themselves.
     #[must_use]
     pub fn json() -> FinalImageJsonLayer {
         FinalImageJsonLayer::new()

@@ -1,4 +1,4 @@
-//! Gives the final image of an answer, and nothing else; or the same JSON without the drafts.
+//! Gives the final image of a response, and nothing else; or the same JSON without the drafts.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -31,7 +31,7 @@
 //!
 //! # What it reads
 //!
-//! Answers of Gemini and Vertex, whole, in a JSON array and as server-sent events; Imagen's
+//! Responses of Gemini and Vertex, whole, in a JSON array and as server-sent events; Imagen's
 //! predictions; OpenAI-style chat (`images[]`, data URIs) and images (`b64_json`). The image is
 //! decoded while it arrives, into one buffer.
 //!
@@ -50,13 +50,13 @@
 //!
 //! # Errors
 //!
-//! A refusal, an empty answer, an answer with an error status and a body that is not whole are
+//! A refusal, an empty response, a response with an error status and a body that is not whole are
 //! typed [`Error`](crate::error::Error)s that name the reason and the charge. The
-//! `json` form passes answers with an error status on as they are.
+//! `json` form passes responses with an error status on as they are.
 //!
 //! # Cancel safety
 //!
-//! Dropping the future drops the answer; what was paid for stays paid for, and the trail says so.
+//! Dropping the future drops the response; what was charged stays charged, and the trail says so.
 
 mod image;
 mod json;

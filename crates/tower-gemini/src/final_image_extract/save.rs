@@ -11,7 +11,7 @@ use tower_gemini_core::scan::Scanner;
 use super::FinalImage;
 use super::service::{refused, upstream_error};
 
-/// Writes the final image of a judged answer to `writer` while it arrives, in less than a megabyte
+/// Writes the final image of a judged response to `writer` while it arrives, in less than a megabyte
 /// of memory whatever its size.
 ///
 /// A draft that came first is overwritten: the writer goes back to where it stood, so it must be

@@ -16,12 +16,14 @@ use super::{FinalImage, FinalImageExtractLayer};
 use crate::body::CallBody;
 use crate::stage::CallService;
 
-/// Gives the final image of each answer. See the [module](super).
+/// Gives the final image of each response. See the [module](super).
 #[derive(Debug, Clone)]
 pub struct FinalImageExtract<S> {
     inner: S,
     settings: FinalImageExtractLayer,
 }
+
+crate::access::inner_access!(FinalImageExtract);
 
 impl<S> FinalImageExtract<S> {
     pub(super) fn new(inner: S, settings: FinalImageExtractLayer) -> Self {
@@ -45,12 +47,12 @@ impl<S: CallService> Service<Request<CallBody>> for FinalImageExtract<S> {
     }
 }
 
-/// Answers up to this length are read into a buffer of their size: 1K and 2K images, as a rule.
+/// Responses up to this length are read into a buffer of their size: 1K and 2K images, as a rule.
 const LENGTH_HELPS_UP_TO: u64 = 8 * 1024 * 1024;
 
-/// Takes the final image out of a judged answer, for pipelines that do so by hand.
+/// Takes the final image out of a judged response, for pipelines that do so by hand.
 ///
-/// The answer's trail goes into the response's extensions.
+/// The response's trail goes into the response's extensions.
 ///
 /// # Errors
 ///
@@ -58,7 +60,7 @@ const LENGTH_HELPS_UP_TO: u64 = 8 * 1024 * 1024;
 ///
 /// # Cancel safety
 ///
-/// Dropping the future drops the answer.
+/// Dropping the future drops the response.
 pub async fn extract<B>(
     response: Response<JudgedBody<B>>,
     settings: FinalImageExtractLayer,
@@ -72,7 +74,7 @@ where
         .unmarked_drafts(body.call().makes_drafts())
         .max_image_bytes(settings.max_image_bytes)
         .keep_signature(settings.keep_signature);
-    // Known lengths spare small answers the buffer's growth (a third of the time at 1K, measured
+    // Known lengths spare small responses the buffer's growth (a third of the time at 1K, measured
     // 2026-11). A large one with drafts would reserve twice its image for it and touch more memory
     // than growing does.
     if let Some(len) = body.size_hint().exact().filter(|&len| len <= LENGTH_HELPS_UP_TO) {
@@ -90,7 +92,7 @@ where
     }
 }
 
-/// Reads an answer to its end with `scanner`, and says what there is instead of an image.
+/// Reads a response to its end with `scanner`, and says what there is instead of an image.
 async fn read<B>(parts: &Parts, body: &mut JudgedBody<B>, scanner: Scanner) -> Result<Answer, Error>
 where
     B: Body<Error: Into<BoxError>> + Unpin,
@@ -112,7 +114,7 @@ where
 /// Responses that are judged and hold no image are errors; there is nothing in them to read.
 pub(super) fn refused(verdict: &Verdict) -> Result<(), Error> {
     match verdict.outcome() {
-        // A call of an unknown kind may still have an image in its answer.
+        // A call of an unknown kind may still have an image in its response.
         Outcome::Image | Outcome::Answered => Ok(()),
         Outcome::Interrupted => Err(Error::truncated(verdict.clone())),
         Outcome::StreamError => Err(Error::mid_stream(verdict.clone())),
@@ -120,7 +122,7 @@ pub(super) fn refused(verdict: &Verdict) -> Result<(), Error> {
     }
 }
 
-/// The error of an answer with an error status, with its body for [`Error::upstream_body`]. Of a
+/// The error of a response with an error status, with its body for [`Error::upstream_body`]. Of a
 /// body that fails or is too long the rest is left out: the verdict is known already.
 pub(super) async fn upstream_error<B>(parts: &Parts, body: &mut JudgedBody<B>) -> Option<Error>
 where

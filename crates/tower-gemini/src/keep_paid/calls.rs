@@ -11,11 +11,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::KeepCounts;
 use super::files::{CallFile, SavedCall};
 use super::fingerprint::Fingerprint;
 use super::progress::{CallEvent, CallProgress, Replay};
-use super::store::{CallId, Rank, ResponseStore, StoredResponse};
+use super::stored::{CallId, StoredResponse};
+use super::{KeepCounts, Settings};
 use crate::call_state::CallState;
 
 /// As many losses are remembered as are reported within minutes by any plausible fleet; a few
@@ -32,8 +32,13 @@ pub(super) struct Calls {
     max_detached: usize,
     retention: Duration,
     resend_window: Duration,
+    max_bytes: usize,
     slots: HashMap<Fingerprint, Slot>,
-    store: Box<dyn ResponseStore>,
+    /// Of all stored responses.
+    stored_bytes: usize,
+    /// Stored responses, numbered; the first one makes room first.
+    eviction: BTreeSet<(Rank, u64, CallId)>,
+    next_stored: u64,
     detached: usize,
     /// When each call is forgotten.
     expiry: BTreeSet<(Instant, CallId)>,
@@ -71,8 +76,10 @@ struct Call {
     /// While it is in flight.
     state: Option<CallState>,
     clients: Option<Clients>,
-    /// While it is delivered.
-    in_delivery: Option<Arc<StoredResponse>>,
+    /// While it is stored or delivered.
+    response: Option<Arc<StoredResponse>>,
+    /// Its place in the order of eviction, while it is stored.
+    stored_as: Option<(Rank, u64)>,
     file: Option<CallFile>,
 }
 
@@ -81,9 +88,22 @@ impl Call {
         if self.keyed_request.is_some() { Replay::Always } else { Replay::Once }
     }
 
+    fn stored(&self) -> Option<&Arc<StoredResponse>> {
+        self.response.as_ref().filter(|_| self.stored_as.is_some())
+    }
+
     fn response_file(&self) -> Option<&CallFile> {
         self.file.as_ref().filter(|file| file.has_response)
     }
+}
+
+/// Which responses make room first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// A client has it, as far as can be seen from here, or a file.
+    Delivered,
+    /// It is nowhere else.
+    Undelivered,
 }
 
 /// Who asks for a response.
@@ -102,7 +122,7 @@ pub(super) struct Ask {
 pub(super) enum Found {
     /// To be delivered, or put back.
     Response(CallId, Arc<StoredResponse>),
-    /// To be read, and then delivered or put back.
+    /// To be read, and then [taken](Calls::take_read).
     OnDisk(CallId, CallFile),
     /// Another request in flight must change first.
     Detached(watch::Receiver<()>),
@@ -126,18 +146,17 @@ pub(super) enum Keyed {
 }
 
 impl Calls {
-    pub(super) fn new(
-        max_detached: usize,
-        retention: Duration,
-        resend_window: Duration,
-        store: Box<dyn ResponseStore>,
-    ) -> Self {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let Settings { max_detached, max_bytes, retention, resend_window, .. } = *settings;
         Self {
             max_detached,
             retention,
             resend_window,
+            max_bytes,
             slots: HashMap::new(),
-            store,
+            stored_bytes: 0,
+            eviction: BTreeSet::new(),
+            next_stored: 0,
             detached: 0,
             expiry: BTreeSet::new(),
             losses: BTreeSet::new(),
@@ -160,12 +179,12 @@ impl Calls {
             keyed_request: None,
             state: None,
             clients: None,
-            in_delivery: None,
+            response: None,
+            stored_as: None,
             file: None,
         };
         set(&mut call);
         let id = CallId { fingerprint, number: call.number };
-        self.store.record(id, Some(call.progress));
         let slot = self
             .slots
             .entry(fingerprint)
@@ -197,8 +216,8 @@ impl Calls {
             call.state = None;
             call.clients = None;
         }
-        if before == CallProgress::Delivering {
-            call.in_delivery = None;
+        if before == CallProgress::Delivering && call.stored_as.is_none() {
+            call.response = None;
         }
         let is_settled = next
             .is_none_or(|next| matches!(next, CallProgress::Delivered | CallProgress::Reported));
@@ -208,12 +227,11 @@ impl Calls {
         let file = file.filter(|file| !(stays && file.has_response));
         self.to_do.delete.extend(file.map(|file| file.path));
 
-        self.store.record(id, next);
         self.unindex(id, before, since);
         match next {
             Some(next) => self.index(id, next, dated),
             None => {
-                let response = self.store.remove(id);
+                let response = self.unstore(id);
                 if before == CallProgress::Stored && replay == Replay::Once {
                     self.drop_unasked(response);
                 }
@@ -294,16 +312,50 @@ impl Calls {
         self.put(id, response, rank, now);
     }
 
+    /// Stores a response, or changes its rank. It is evicted itself if it is larger than the bound,
+    /// or if only responses of a higher rank could make room for it.
     fn put(&mut self, id: CallId, response: Arc<StoredResponse>, rank: Rank, now: Instant) {
-        for (evicted, response) in self.store.put(id, response, rank) {
-            let was_waiting = self.call_mut(evicted).is_some_and(|call| {
-                call.progress == CallProgress::Stored && call.replay() == Replay::Once
-            });
-            if was_waiting {
-                self.drop_unasked(Some(response));
+        self.unstore(id);
+        while !self.has_room(response.bytes) {
+            let first = self.eviction.first().filter(|(first, ..)| *first <= rank);
+            let Some(&(.., victim)) = first.filter(|_| response.bytes <= self.max_bytes) else {
+                return self.evict(id, response, now);
+            };
+            if let Some(response) = self.unstore(victim) {
+                self.evict(victim, response, now);
             }
-            self.apply(evicted, CallEvent::Evict, now);
         }
+        let (bytes, stored_as) = (response.bytes, (rank, self.next_stored));
+        let Some(call) = self.call_mut(id) else { return };
+        (call.response, call.stored_as) = (Some(response), Some(stored_as));
+        self.stored_bytes += bytes;
+        self.next_stored += 1;
+        self.eviction.insert((rank, stored_as.1, id));
+    }
+
+    /// Takes a response out of what is stored.
+    fn unstore(&mut self, id: CallId) -> Option<Arc<StoredResponse>> {
+        let call = self.call_mut(id)?;
+        let (rank, number) = call.stored_as.take()?;
+        let response = call.response.take()?;
+        self.eviction.remove(&(rank, number, id));
+        self.stored_bytes -= response.bytes;
+        Some(response)
+    }
+
+    fn evict(&mut self, id: CallId, response: Arc<StoredResponse>, now: Instant) {
+        let was_waiting = self.call_mut(id).is_some_and(|call| {
+            call.progress == CallProgress::Stored && call.replay() == Replay::Once
+        });
+        if was_waiting {
+            self.drop_unasked(Some(response));
+        }
+        self.apply(id, CallEvent::Evict, now);
+    }
+
+    /// Whether so many more bytes can be stored without another response making room.
+    fn has_room(&self, bytes: usize) -> bool {
+        self.stored_bytes.checked_add(bytes).is_some_and(|bytes| bytes <= self.max_bytes)
     }
 
     fn drop_unasked(&mut self, response: Option<Arc<StoredResponse>>) {
@@ -324,7 +376,7 @@ impl Calls {
         if let Some(response) = for_resend {
             self.put(id, response, Rank::Delivered, now);
         }
-        let has_no_room = remember && self.store.get(id).is_none();
+        let has_no_room = remember && self.call_mut(id).is_none_or(|call| call.stored_as.is_none());
         let event = if has_no_room {
             CallEvent::Report { remember }
         } else {
@@ -338,7 +390,7 @@ impl Calls {
     pub(super) fn put_back(&mut self, id: CallId, response: Arc<StoredResponse>, now: Instant) {
         self.expire(now);
         let is_on_disk = self.call_mut(id).is_some_and(|call| call.response_file().is_some());
-        if is_on_disk && !self.store.has_room(response.bytes) {
+        if is_on_disk && !self.has_room(response.bytes) {
             // It can be read again, and needs no other response's room.
             self.apply(id, CallEvent::Evict, now);
         } else {
@@ -380,7 +432,6 @@ impl Calls {
         if let Some(id) = first(CallProgress::Lost) {
             let file = self.call_mut(id).and_then(|call| call.response_file().cloned());
             if let Some(file) = file.filter(|_| ask.can_read_files) {
-                self.apply(id, CallEvent::Take, now);
                 return Found::OnDisk(id, file);
             }
             self.apply(id, CallEvent::Report { remember: ask.marks_resends }, now);
@@ -398,12 +449,28 @@ impl Calls {
     }
 
     fn take(&mut self, id: CallId, now: Instant) -> Found {
-        let Some(response) = self.store.remove(id) else { return Found::Nothing };
+        let Some(response) = self.unstore(id) else { return Found::Nothing };
         self.apply(id, CallEvent::Take, now);
         if let Some(call) = self.call_mut(id) {
-            call.in_delivery = Some(response.clone());
+            call.response = Some(response.clone());
         }
         Found::Response(id, response)
+    }
+
+    /// A response was read from its file, or could not be. `false` if another request was faster.
+    pub(super) fn take_read(
+        &mut self,
+        id: CallId,
+        response: Option<&Arc<StoredResponse>>,
+        remember: bool,
+        now: Instant,
+    ) -> bool {
+        let is_lost = |call: &&mut Call| call.progress == CallProgress::Lost;
+        let Some(call) = self.call_mut(id).filter(is_lost) else { return false };
+        call.response = response.cloned();
+        let event = response.map_or(CallEvent::Report { remember }, |_| CallEvent::Take);
+        self.apply(id, event, now);
+        true
     }
 
     /// What there is for a request with a key, which is sent where there is nothing.
@@ -431,7 +498,7 @@ impl Calls {
             return Keyed::InFlight(clients.subscribe());
         }
         let id = CallId { fingerprint: key, number: call.number };
-        match (self.store.get(id), call.response_file()) {
+        match (call.stored().cloned(), call.response_file()) {
             (Some(response), _) => {
                 self.put(id, response.clone(), Rank::Delivered, now);
                 Keyed::Response(response)
@@ -449,7 +516,7 @@ impl Calls {
         KeepCounts {
             stored: once(CallProgress::Stored),
             losses: once(CallProgress::Lost),
-            stored_bytes: self.store.bytes(),
+            stored_bytes: self.stored_bytes,
             ..self.totals
         }
     }
@@ -470,9 +537,9 @@ impl Calls {
                         None
                     }
                     CallProgress::Delivered | CallProgress::Reported => continue,
-                    CallProgress::Delivering => call.in_delivery.clone(),
+                    CallProgress::Delivering => call.response.clone(),
                     // Without its verdict a later process knows nothing of an error's charge.
-                    _ => self.store.get(id).filter(|response| response.is_worth_storing()),
+                    _ => call.stored().filter(|response| response.is_worth_storing()).cloned(),
                 };
                 let (keyed_request, since, file) =
                     (call.keyed_request, call.since, call.file.clone());
@@ -542,7 +609,6 @@ mod tests {
     use tower_gemini_core::cost::Cost;
     use tower_gemini_core::verdict::Outcome;
 
-    use super::super::store::MemoryStore;
     use super::*;
     use crate::CallOptions;
 
@@ -552,8 +618,13 @@ mod tests {
     const RESEND_WINDOW: Duration = Duration::from_secs(30);
 
     fn calls() -> Calls {
-        let store = Box::new(MemoryStore::new(MAX_BYTES));
-        Calls::new(MAX_DETACHED, RETENTION, RESEND_WINDOW, store)
+        Calls::new(&Settings {
+            max_detached: MAX_DETACHED,
+            max_bytes: MAX_BYTES,
+            retention: RETENTION,
+            resend_window: RESEND_WINDOW,
+            ..Settings::default()
+        })
     }
 
     fn state() -> CallState {
@@ -656,7 +727,7 @@ mod tests {
             // No index outlives its call.
             calls.expire(now + RETENTION);
             prop_assert!(calls.slots.is_empty() && calls.expiry.is_empty() && calls.losses.is_empty());
-            prop_assert_eq!((calls.store.bytes(), calls.detached), (0, 0));
+            prop_assert_eq!((calls.stored_bytes, calls.detached, calls.eviction.len()), (0, 0, 0));
         }
     }
 

@@ -16,7 +16,7 @@ use tower_gemini_core::cost::Cost;
 use tower_gemini_core::verdict::Outcome;
 
 use super::fingerprint::Fingerprint;
-use super::store::{CallId, StoredResponse};
+use super::stored::{CallId, StoredResponse};
 
 /// A call that is or was written to a file.
 #[derive(Debug)]
@@ -219,8 +219,8 @@ fn read(path: &Path, since: impl FnOnce(SystemTime) -> Instant) -> io::Result<Sa
 fn decode(head: Head, body: Vec<u8>, path: PathBuf, since: Instant) -> Option<SavedCall> {
     let number = u128::from_str_radix(&head.call, 16).ok()?;
     let id = CallId { fingerprint: Fingerprint::from_hex(&head.fingerprint)?, number };
-    let keyed_request = match head.keyed_request {
-        Some(hex) => Some(Fingerprint::from_hex(&hex)?),
+    let keyed_request = match &head.keyed_request {
+        Some(hex) => Some(Fingerprint::from_hex(hex)?),
         None => None,
     };
     let file = CallFile { path, has_response: head.response.is_some(), since };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use crate::error::Error;
-use crate::trail::{NotKeptReason, Step};
+use crate::trail::{NotStoredReason, Step};
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
@@ -16,8 +16,8 @@ use tower_gemini_core::verdict::{Outcome, Verdict};
 
 use super::calls::{Clients, after};
 use super::progress::CallEvent;
-use super::registry::{Registry, TaskCount};
-use super::store::{CallId, StoredResponse, is_worth_storing};
+use super::registry::{Registry, Room, TaskCount};
+use super::stored::{CallId, StoredResponse, is_worth_storing};
 use crate::body::HasVerdict;
 use crate::call_state::CallState;
 use crate::headers::for_rebuilt_body;
@@ -145,10 +145,10 @@ impl InFlight {
         let has_room = self.registry.with(|calls, now| calls.detach(self.id, now));
         if !has_room {
             self.is_over = true;
-            self.count_not_stored(NotKeptReason::TooMany);
+            self.count_not_stored(NotStoredReason::TooMany);
         } else if !std::mem::replace(&mut self.is_detached, true) {
             tracing::info!(call = ?self.id.fingerprint, "client disconnected: the call is completed without it");
-            self.state.record(Step::CallerLeft);
+            self.state.record(Step::ClientDisconnected);
         }
         has_room
     }
@@ -163,24 +163,24 @@ impl InFlight {
         self.clients.as_ref().is_none_or(Clients::is_closed)
     }
 
-    fn count_not_stored(&self, why: NotKeptReason) {
-        self.state.record(Step::NotKept { why });
+    fn count_not_stored(&self, why: NotStoredReason) {
+        self.state.record(Step::NotStored { why });
         self.registry.with(|calls, _| calls.totals.count(why));
     }
 
-    fn not_stored(self, why: NotKeptReason) {
+    fn not_stored(self, why: NotStoredReason) {
         if self.is_detached {
             tracing::info!(call = ?self.id.fingerprint, why = why.as_str(), "response not stored");
             self.count_not_stored(why);
         }
-        if why == NotKeptReason::Free { self.end_free() } else { self.end(CallEvent::Lose) }
+        if why == NotStoredReason::Free { self.end_free() } else { self.end(CallEvent::Lose) }
     }
 
     fn store(mut self, response: Arc<StoredResponse>) {
         self.is_over = true;
         if self.is_detached {
             tracing::info!(call = ?self.id.fingerprint, bytes = response.bytes, "response stored for the next identical request");
-            self.state.record(Step::Kept { bytes: response.bytes as u64 });
+            self.state.record(Step::Stored { bytes: response.bytes as u64 });
         }
         let is_delivered = !self.is_alone();
         self.registry.with(|calls, now| calls.store(self.id, response.clone(), is_delivered, now));
@@ -203,7 +203,7 @@ impl Drop for InFlight {
 type Work = Pin<Box<dyn Future<Output = Result<Completed, Error>> + Send>>;
 
 /// Runs a call to its end. While no client waits for it, it goes on only while it may be charged,
-/// and no longer than [`Settings::max_time`](super::registry::Settings).
+/// and no longer than [`Settings::max_time`](super::Settings).
 async fn complete(
     mut work: Work,
     mut call: InFlight,
@@ -216,7 +216,7 @@ async fn complete(
             // Dropped first: the request can go out until then.
             drop(work);
             let is_out = call.state.last_may_be_charged();
-            let why = if is_out { NotKeptReason::Broken } else { NotKeptReason::Free };
+            let why = if is_out { NotStoredReason::Broken } else { NotStoredReason::Free };
             return call.not_stored(why);
         }
         if !alone {
@@ -245,11 +245,11 @@ async fn complete(
             result = work => if let Some(result) = result { break result },
             () = disconnected => {}
             () = sleep_until(until), if alone => if call.is_alone() {
-                return call.not_stored(NotKeptReason::TooLate);
+                return call.not_stored(NotStoredReason::TooLate);
             },
         }
     };
-    let useless = |is_free| if is_free { NotKeptReason::Free } else { NotKeptReason::Broken };
+    let useless = |is_free| if is_free { NotStoredReason::Free } else { NotStoredReason::Broken };
     let result = match result {
         Ok(Completed { seen, verdict }) => {
             let is_free = is_free(verdict.as_ref());
@@ -265,7 +265,7 @@ async fn complete(
                     Some(Ok(response))
                 }
                 None => {
-                    call.not_stored(NotKeptReason::TooLarge);
+                    call.not_stored(NotStoredReason::TooLarge);
                     None
                 }
             }
@@ -313,7 +313,7 @@ pub(super) async fn read_body<B: CompletableBody>(
 /// transit; without it a response of any size is read.
 pub(super) async fn read_response<B: CompletableBody>(
     response: impl Future<Output = Result<Response<B>, Error>>,
-    room: Option<Arc<Registry>>,
+    room: Option<Room>,
 ) -> Result<Completed, Error> {
     let (parts, body) = response.await?.into_parts();
     read_body(body, Collected::new(parts.status, parts.headers, room)).await
@@ -326,46 +326,34 @@ pub(super) struct Collected {
     headers: HeaderMap,
     chunks: Option<Vec<Bytes>>,
     bytes: usize,
-    /// Whose room it takes.
-    room: Option<Arc<Registry>>,
+    /// The room that it takes, where that is bounded.
+    room: Option<Room>,
 }
 
 impl Collected {
-    pub(super) fn new(status: StatusCode, headers: HeaderMap, room: Option<Arc<Registry>>) -> Self {
+    pub(super) fn new(status: StatusCode, headers: HeaderMap, room: Option<Room>) -> Self {
         Self { status, headers, chunks: Some(Vec::new()), bytes: 0, room }
     }
 
     pub(super) fn push(&mut self, chunk: &Bytes) {
         let Some(chunks) = &mut self.chunks else { return };
-        if self.room.as_ref().is_none_or(|room| room.reserve(chunk.len())) {
+        let fits = self.room.as_mut().is_none_or(|room| grow(room, chunk.len()));
+        if fits {
             chunks.push(chunk.clone());
             self.bytes += chunk.len();
         } else {
-            self.release();
+            (self.chunks, self.room) = (None, None);
         }
-    }
-
-    fn release(&mut self) -> Option<(Vec<Bytes>, usize)> {
-        let chunks = self.chunks.take()?;
-        let bytes = std::mem::take(&mut self.bytes);
-        if let Some(room) = &self.room {
-            room.release(bytes);
-        }
-        Some((chunks, bytes))
     }
 
     /// The whole response, where all of it is held.
-    fn into_response(
-        mut self,
-        state: &CallState,
-        verdict: Option<Verdict>,
-    ) -> Option<StoredResponse> {
-        let (chunks, bytes) = self.release()?;
-        for_rebuilt_body(&mut self.headers, Some(bytes as u64));
+    fn into_response(self, state: &CallState, verdict: Option<Verdict>) -> Option<StoredResponse> {
+        let Self { status, mut headers, chunks, bytes, .. } = self;
+        for_rebuilt_body(&mut headers, Some(bytes as u64));
         Some(StoredResponse {
-            status: self.status,
-            headers: std::mem::take(&mut self.headers),
-            chunks,
+            status,
+            headers,
+            chunks: chunks?,
             bytes,
             completed_at: Instant::now(),
             cost: state.cost(),
@@ -375,8 +363,9 @@ impl Collected {
     }
 }
 
-impl Drop for Collected {
-    fn drop(&mut self) {
-        self.release();
-    }
+/// Takes so many more bytes of room, or nothing.
+fn grow(room: &mut Room, bytes: usize) -> bool {
+    let more = u32::try_from(bytes).ok();
+    let more = more.and_then(|bytes| room.semaphore().clone().try_acquire_many_owned(bytes).ok());
+    more.map(|more| room.merge(more)).is_some()
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tower_layer::Layer;
 
-use super::registry::{Registry, Settings};
+use super::registry::Registry;
 use super::service::StorableService;
-use super::{KeepCounts, KeepPaid};
-use crate::clock::{Clock, SystemClock};
+use super::{KeepCounts, KeepPaid, Settings};
+use crate::clock::Clock;
 
 /// Makes [`KeepPaid`] services that share their stored responses. Changing a setting starts anew,
 /// with nothing stored.
@@ -22,16 +22,7 @@ impl KeepPaidLayer {
     /// Creates a layer with the defaults of the [module](super).
     #[must_use]
     pub fn new() -> Self {
-        Self::from_settings(Settings {
-            max_detached: 64,
-            max_bytes: 256 * 1024 * 1024,
-            max_time: Duration::from_secs(660),
-            retention: Duration::from_secs(600),
-            grace: Duration::from_millis(100),
-            resend_grace: Duration::from_secs(2),
-            resend_window: Duration::from_secs(30),
-            clock: Arc::new(SystemClock),
-        })
+        Self::from_settings(Settings::default())
     }
 
     /// Stores nothing: a call ends with its client.

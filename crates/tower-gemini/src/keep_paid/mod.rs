@@ -69,10 +69,10 @@
 //!   for another request is answered 422, and for a body that is too large to hold 413; nothing is
 //!   sent then ([`IdempotencyKeyRejected`]). A continuation ignores the key.
 //!
-//! The trail of the first call has [`CallerLeft`](crate::trail::Step::CallerLeft) and
-//! [`Kept`](crate::trail::Step::Kept); that of the second has
-//! [`Redeemed`](crate::trail::Step::Redeemed), no attempt and no cost. A request that fails because
-//! of a loss ends with [`LostBefore`](crate::trail::StopReason::LostBefore).
+//! The trail of the first call has [`ClientDisconnected`](crate::trail::Step::ClientDisconnected) and
+//! [`Stored`](crate::trail::Step::Stored); that of the second has
+//! [`Replayed`](crate::trail::Step::Replayed), no attempt and no cost. A request that fails because
+//! of a loss ends with [`EarlierResponseLost`](crate::trail::StopReason::EarlierResponseLost).
 //!
 //! # Order in the stack
 //!
@@ -120,9 +120,13 @@ mod layer;
 mod progress;
 mod registry;
 mod service;
-mod store;
+mod stored;
 
-use crate::trail::NotKeptReason;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{Clock, SystemClock};
+use crate::trail::NotStoredReason;
 pub use body::ResponseBody;
 pub use fingerprint::{CallerId, ResponseFormat};
 pub use in_flight::CompletableBody;
@@ -158,13 +162,41 @@ pub struct KeepCounts {
     pub expired: u64,
 }
 
+/// The settings of the layer, with the defaults of the [module](self).
+#[derive(Debug, Clone)]
+struct Settings {
+    max_detached: usize,
+    max_bytes: usize,
+    max_time: Duration,
+    retention: Duration,
+    grace: Duration,
+    resend_grace: Duration,
+    resend_window: Duration,
+    clock: Arc<dyn Clock>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_detached: 64,
+            max_bytes: 256 * 1024 * 1024,
+            max_time: Duration::from_secs(660),
+            retention: Duration::from_secs(600),
+            grace: Duration::from_millis(100),
+            resend_grace: Duration::from_secs(2),
+            resend_window: Duration::from_secs(30),
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
+
 impl KeepCounts {
-    fn count(&mut self, why: NotKeptReason) {
+    fn count(&mut self, why: NotStoredReason) {
         *match why {
-            NotKeptReason::Free => &mut self.free,
-            NotKeptReason::Broken => &mut self.incomplete,
-            NotKeptReason::TooLarge => &mut self.too_large,
-            NotKeptReason::TooMany => &mut self.too_many,
+            NotStoredReason::Free => &mut self.free,
+            NotStoredReason::Broken => &mut self.incomplete,
+            NotStoredReason::TooLarge => &mut self.too_large,
+            NotStoredReason::TooMany => &mut self.too_many,
             _ => &mut self.too_late,
         } += 1;
     }

@@ -2,30 +2,14 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
 use super::calls::Calls;
-use super::store::MemoryStore;
-use super::{KeepCounts, files};
-use crate::clock::Clock;
-
-/// The settings, with the defaults of the [module](super).
-#[derive(Debug, Clone)]
-pub(super) struct Settings {
-    pub(super) max_detached: usize,
-    pub(super) max_bytes: usize,
-    pub(super) max_time: Duration,
-    pub(super) retention: Duration,
-    pub(super) grace: Duration,
-    pub(super) resend_grace: Duration,
-    pub(super) resend_window: Duration,
-    pub(super) clock: Arc<dyn Clock>,
-}
+use super::{KeepCounts, Settings, files};
 
 #[derive(Debug)]
 pub(super) struct Registry {
@@ -34,10 +18,13 @@ pub(super) struct Registry {
     /// How many tasks complete a call.
     tasks: watch::Sender<usize>,
     /// Bytes of responses on their way to a client, held in case that it disconnects.
-    in_transit: AtomicUsize,
+    in_transit: Arc<Semaphore>,
     /// One writer of files at a time.
     saving: Mutex<()>,
 }
+
+/// Room taken for bytes of responses on their way.
+pub(super) type Room = OwnedSemaphorePermit;
 
 /// A task that completes a call: counted while this lives.
 pub(super) struct TaskCount(Arc<Registry>);
@@ -50,13 +37,11 @@ impl Drop for TaskCount {
 
 impl Registry {
     pub(super) fn new(settings: Settings) -> Self {
-        let store = Box::new(MemoryStore::new(settings.max_bytes));
-        let Settings { max_detached, retention, resend_window, .. } = settings;
         Self {
-            calls: Mutex::new(Calls::new(max_detached, retention, resend_window, store)),
-            settings,
+            calls: Mutex::new(Calls::new(&settings)),
             tasks: watch::Sender::new(0),
-            in_transit: AtomicUsize::new(0),
+            in_transit: Arc::new(Semaphore::new(settings.max_bytes.min(Semaphore::MAX_PERMITS))),
+            settings,
             saving: Mutex::new(()),
         }
     }
@@ -105,16 +90,9 @@ impl Registry {
         matches!(drained, Ok(Ok(_)))
     }
 
-    /// Takes room for so many bytes of a response on its way. `false` where there is none: the
-    /// response is held no longer.
-    pub(super) fn reserve(&self, bytes: usize) -> bool {
-        let max = self.settings.max_bytes;
-        let more = |held: usize| held.checked_add(bytes).filter(|held| *held <= max);
-        self.in_transit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
-    }
-
-    pub(super) fn release(&self, bytes: usize) {
-        self.in_transit.fetch_sub(bytes, Ordering::Relaxed);
+    /// Room for responses on their way, to be taken byte by byte.
+    pub(super) fn room(&self) -> Option<Room> {
+        self.in_transit.clone().try_acquire_many_owned(0).ok()
     }
 
     /// Writes every call that must outlive the process to a file; one that cannot be written keeps

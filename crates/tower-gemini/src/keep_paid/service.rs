@@ -18,12 +18,11 @@ use tower_service::Service;
 
 use super::body::{ForegroundCall, ResponseBody};
 use super::calls::{Ask, Client, Found, Keyed, after};
-use super::files::{self, CallFile};
+use super::files;
 use super::fingerprint::Fingerprint;
 use super::in_flight::{CompletableBody, InFlight, read_response};
-use super::progress::CallEvent;
 use super::registry::Registry;
-use super::store::{CallId, StoredResponse};
+use super::stored::{CallId, StoredResponse};
 use crate::ready::take_ready;
 use crate::refusal::Refusal;
 
@@ -62,6 +61,8 @@ pub struct KeepPaid<S> {
     /// `None` where the layer is off.
     registry: Option<Arc<Registry>>,
 }
+
+crate::access::inner_access!(KeepPaid);
 
 impl<S> KeepPaid<S> {
     pub(super) fn new(inner: S, registry: Option<Arc<Registry>>) -> Self {
@@ -179,12 +180,22 @@ impl Asked {
                 Found::Response(id, response) => return Ok(self.replay(id, response)),
                 Found::Detached(changed) => self.wait(changed, None).await?,
                 Found::Foreground(changed) => self.wait(changed, Some(grace)).await?,
+                // A client that disconnects meanwhile leaves it in its file.
                 Found::OnDisk(id, file) => {
-                    if let Some(response) = self.read_back(id, file).await {
-                        return Ok(self.replay(id, response));
+                    let read = files::read_response(file).await;
+                    let remember = self.marks_resends;
+                    let taken = self
+                        .registry
+                        .with(|calls, now| calls.take_read(id, read.as_ref().ok(), remember, now));
+                    match read {
+                        _ if !taken => {}
+                        Ok(response) => return Ok(self.replay(id, response)),
+                        Err(error) => {
+                            tracing::warn!(%error, "the file of a stored response cannot be read");
+                            self.buy_or_fail()?;
+                            break;
+                        }
                     }
-                    self.buy_or_fail()?;
-                    break;
                 }
                 Found::Lost => {
                     self.buy_or_fail()?;
@@ -228,33 +239,8 @@ impl Asked {
 
     /// Nothing was sent for this request; what was sent before it may have been charged.
     fn lost(&self, why: &'static str) -> Error {
-        self.state.record(Step::Stopped { why: StopReason::LostBefore });
-        Error::lost_before(why).with_trail(self.state.trail().clone())
-    }
-
-    /// Reads a response that had to make room in memory. A client that disconnects meanwhile leaves
-    /// it in its file.
-    async fn read_back(&self, id: CallId, file: CallFile) -> Option<Arc<StoredResponse>> {
-        struct Reading<'a>(&'a Registry, CallId, Option<CallEvent>);
-        impl Drop for Reading<'_> {
-            fn drop(&mut self) {
-                if let Some(event) = self.2 {
-                    self.0.with(|calls, now| calls.apply(self.1, event, now));
-                }
-            }
-        }
-        let mut reading = Reading(&self.registry, id, Some(CallEvent::Evict));
-        match files::read_response(file).await {
-            Ok(response) => {
-                reading.2 = None;
-                Some(response)
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the file of a stored response cannot be read");
-                reading.2 = Some(CallEvent::Report { remember: self.marks_resends });
-                None
-            }
-        }
+        self.state.record(Step::Stopped { why: StopReason::EarlierResponseLost });
+        Error::resend_refused(why).with_trail(self.state.trail().clone())
     }
 
     /// Waits for a change of identical calls, until the grace or the call's deadline is over.
@@ -280,7 +266,7 @@ impl Asked {
     }
 
     fn record_replay(&self, response: &StoredResponse) {
-        self.state.record(Step::Redeemed {
+        self.state.record(Step::Replayed {
             age: response.completed_at.elapsed(),
             cost: response.cost,
             outcome: response.outcome,

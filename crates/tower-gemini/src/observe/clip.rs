@@ -58,7 +58,7 @@ pub(super) fn step(of: &Step) -> Step {
         }
         Step::Skipped { target, .. } => clip_in_place(target),
         Step::Degraded { given_up } => given_up.iter_mut().for_each(clip_degradation),
-        Step::Succeeded { model, successor } => {
+        Step::Replaced { model, successor } => {
             clip_in_place(model);
             clip_in_place(successor);
         }

@@ -157,31 +157,31 @@ pub(super) fn step(call: &str, attempt: u32, last: Option<&Attempt>, step: &Step
             let fields = Fields { why: Some(given_up.join(", ").into()), ..base };
             (Level::INFO, "degraded", "the next attempt requests less".into(), fields)
         }
-        Step::Succeeded { model, successor } => {
+        Step::Replaced { model, successor } => {
             let fields = Fields { from: Some(model), to: Some(successor), ..base };
             let message = "the model is retired and replaced by its successor";
-            (Level::DEBUG, "succeeded", message.into(), fields)
+            (Level::DEBUG, "replaced", message.into(), fields)
         }
         Step::Stopped { why } => {
             let fields = Fields { why: Some(reason_name(why)), ..base };
             (Level::DEBUG, "stopped", "nothing more is sent".into(), fields)
         }
-        Step::CallerLeft => {
+        Step::ClientDisconnected => {
             let message = "the client disconnected; the attempt is completed without it";
-            (Level::INFO, "caller_left", message.into(), base)
+            (Level::INFO, "client_disconnected", message.into(), base)
         }
-        Step::Kept { bytes } => {
+        Step::Stored { bytes } => {
             let message =
                 format!("the response is stored for an identical request ({bytes} bytes)");
-            (Level::INFO, "kept", message.into(), base)
+            (Level::INFO, "stored", message.into(), base)
         }
-        Step::NotKept { why } => {
+        Step::NotStored { why } => {
             let fields = Fields { why: Some(reason_name(why)), ..base };
-            (Level::INFO, "not_kept", "the response is not stored".into(), fields)
+            (Level::INFO, "not_stored", "the response is not stored".into(), fields)
         }
-        Step::Redeemed { age, cost, .. } => {
+        Step::Replayed { age, cost, .. } => {
             let fields = Fields { cost: Some(*cost), took: Some(*age), ..base };
-            (Level::INFO, "redeemed", "stored response replayed".into(), fields)
+            (Level::INFO, "replayed", "stored response replayed".into(), fields)
         }
     };
     fields.emit(level, call, name, &message);
@@ -210,7 +210,7 @@ pub(super) fn end(
 
 #[cfg(test)]
 mod tests {
-    use crate::trail::{NotKeptReason, PreferReason, StopReason};
+    use crate::trail::{NotStoredReason, PreferReason, StopReason};
     use tower_gemini_core::target::Unfit;
 
     use super::*;
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn reasons_have_the_names_that_trails_have() {
         assert_eq!(reason_name(&StopReason::AttemptsUsedUp), "attempts_used_up");
-        assert_eq!(reason_name(&NotKeptReason::TooLate), "too_late");
+        assert_eq!(reason_name(&NotStoredReason::TooLate), "too_late");
         assert_eq!(reason_name(&PreferReason::PeakHours), "peak_hours");
         assert_eq!(reason_name(&SkipReason::Gone), "gone");
         assert_eq!(

@@ -52,9 +52,9 @@ const COUNTERS: &[(&str, &str)] = &[
     ("gemini_stops_total", "Decisions to send nothing more, by why."),
     ("gemini_preferred_total", "Calls that try another model first, by why."),
     ("gemini_client_disconnects_total", "Clients that disconnected after dispatch."),
-    ("gemini_kept_answers_total", "Responses stored for an identical request."),
-    ("gemini_not_kept_answers_total", "Responses that were not stored, by why."),
-    ("gemini_redeemed_answers_total", "Stored responses that were replayed."),
+    ("gemini_stored_responses_total", "Responses stored for an identical request."),
+    ("gemini_not_stored_responses_total", "Responses that were not stored, by why."),
+    ("gemini_replayed_responses_total", "Stored responses that were replayed."),
 ];
 
 #[rustfmt::skip]
@@ -139,10 +139,12 @@ impl CallObserver for Metrics<'_> {
                 }
             }
             Step::Stopped { why } => by_why("gemini_stops_total", reason_name(why)),
-            Step::CallerLeft => counter!("gemini_client_disconnects_total").increment(1),
-            Step::Kept { .. } => counter!("gemini_kept_answers_total").increment(1),
-            Step::NotKept { why } => by_why("gemini_not_kept_answers_total", reason_name(why)),
-            Step::Redeemed { .. } => counter!("gemini_redeemed_answers_total").increment(1),
+            Step::ClientDisconnected => counter!("gemini_client_disconnects_total").increment(1),
+            Step::Stored { .. } => counter!("gemini_stored_responses_total").increment(1),
+            Step::NotStored { why } => {
+                by_why("gemini_not_stored_responses_total", reason_name(why))
+            }
+            Step::Replayed { .. } => counter!("gemini_replayed_responses_total").increment(1),
             _ => {}
         }
     }
@@ -168,7 +170,7 @@ impl CallObserver for Metrics<'_> {
             counter!("gemini_drafts_total").increment(u64::from(drafts));
             // A replayed image costs what it cost then: the call that paid delivered none.
             let replayed = |step: &Step| match step {
-                Step::Redeemed { cost, .. } => Some(*cost),
+                Step::Replayed { cost, .. } => Some(*cost),
                 _ => None,
             };
             let cost = cost_of(&steps) + steps.iter().filter_map(replayed).sum::<Cost>();

@@ -63,12 +63,12 @@
 //! | `fell_back` | info | that a fallback leaves a target | `from`, `to`; `outcome` is the cause |
 //! | `skipped` | debug | that a fallback skips a target | `to`: the target, `why`, `delay_ms`: its remaining cooldown |
 //! | `degraded` | info | that the next attempt requests less | `why`: everything given up |
-//! | `succeeded` | debug | that a retired model is replaced by its successor | `from`, `to` |
+//! | `replaced` | debug | that a retired model is replaced by its successor | `from`, `to` |
 //! | `preferred` | debug | that another model is tried first | `from`, `to`, `why` |
 //! | `signed` | debug | that thought signatures were added to the request | |
-//! | `caller_left` | info | that the client disconnected and the attempt continues | |
-//! | `kept`, `not_kept` | info | what became of such a response | `why` |
-//! | `redeemed` | info | that a stored response is replayed | `took_ms`: its age, and its cost then |
+//! | `client_disconnected` | info | that the client disconnected and the attempt continues | |
+//! | `stored`, `not_stored` | info | what became of such a response | `why` |
+//! | `replayed` | info | that a stored response is replayed | `took_ms`: its age, and its cost then |
 //! | `call` | info | the end of the call; the message is a sentence about it | `outcome`, `charge` and cost of the whole call, `took_ms`; `attempt` is the number of attempts |
 //!
 //! `attempt` counts from 1; a decision carries the outcome of the attempt before it. `outcome` is a
@@ -96,8 +96,8 @@
 //! | `gemini_retries_total`, `gemini_fallback_attempts_total` | counter | |
 //! | `gemini_fallbacks_total` | counter | `outcome` that caused it |
 //! | `gemini_degradations_total` | counter | `what` |
-//! | `gemini_skipped_targets_total`, `gemini_stops_total`, `gemini_preferred_total`, `gemini_not_kept_answers_total` | counter | `why` |
-//! | `gemini_client_disconnects_total`, `gemini_kept_answers_total`, `gemini_redeemed_answers_total` | counter | |
+//! | `gemini_skipped_targets_total`, `gemini_stops_total`, `gemini_preferred_total`, `gemini_not_stored_responses_total` | counter | `why` |
+//! | `gemini_client_disconnects_total`, `gemini_stored_responses_total`, `gemini_replayed_responses_total` | counter | |
 //! | `gemini_quota_used_ratio` | gauge | `model`, `dimension`; set by `record_quota` |
 //! | `gemini_circuits_open` | gauge | set by `record_circuits` |
 //!
@@ -150,7 +150,7 @@ pub use observer::{
 };
 pub use outcome::CallOutcome;
 pub use sentence::is_under_way;
-pub use service::{AtBodyEnd, AtHead, EndsCall, Observe, ObserveWhole, ResponseFuture};
+pub use service::{AtBodyEnd, AtHead, EndsCall, Observe, ObserveWhole};
 
 use tower_gemini_core::call::ModelId;
 use tower_gemini_core::catalog::Catalog;

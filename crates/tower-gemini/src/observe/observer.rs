@@ -124,10 +124,7 @@ impl CallEnd<'_> {
 
 /// Returns the attempts among steps.
 pub fn attempts(steps: &[Step]) -> impl DoubleEndedIterator<Item = &Attempt> {
-    steps.iter().filter_map(|step| match step {
-        Step::Attempt(attempt) => Some(attempt),
-        _ => None,
-    })
+    steps.iter().filter_map(Step::as_attempt)
 }
 
 /// Returns what all attempts among steps cost.

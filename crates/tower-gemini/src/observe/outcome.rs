@@ -14,7 +14,7 @@ pub enum CallOutcome {
     /// The outcome of its last attempt.
     Ended(Outcome),
     /// The stored response to the same client's earlier, identical request was replayed.
-    Redeemed,
+    Replayed,
     /// Not sent: the quota is used up by our own count.
     OwnQuota,
     /// Not sent: it could exceed a spending cap.
@@ -22,7 +22,7 @@ pub enum CallOutcome {
     /// Not sent: every target of the fallback is cooling down or unsuitable.
     NoTarget,
     /// Not sent: an earlier, identical request may have been charged and its response was lost.
-    LostBefore,
+    EarlierResponseLost,
     /// Rejected by a layer for a reason that is in the response, not in the trail.
     Rejected,
     /// The client disconnected before the response was complete: neither success nor failure.
@@ -30,17 +30,17 @@ pub enum CallOutcome {
 }
 
 impl CallOutcome {
-    /// Returns the name used in logs, metrics and reports: that of the [`Outcome`], or `redeemed`,
-    /// `own_quota`, `spending_cap`, `no_target`, `lost_before`, `rejected`, `client_disconnected`.
+    /// Returns the name used in logs, metrics and reports: that of the [`Outcome`], or `replayed`,
+    /// `own_quota`, `spending_cap`, `no_target`, `earlier_response_lost`, `rejected`, `client_disconnected`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ended(outcome) => outcome.as_str(),
-            Self::Redeemed => "redeemed",
+            Self::Replayed => "replayed",
             Self::OwnQuota => "own_quota",
             Self::SpendingCap => "spending_cap",
             Self::NoTarget => "no_target",
-            Self::LostBefore => "lost_before",
+            Self::EarlierResponseLost => "earlier_response_lost",
             Self::Rejected => "rejected",
             Self::ClientDisconnected => "client_disconnected",
         }
@@ -51,7 +51,7 @@ impl CallOutcome {
     pub fn is_success(self) -> bool {
         match self {
             Self::Ended(outcome) => outcome.is_success(),
-            other => other == Self::Redeemed,
+            other => other == Self::Replayed,
         }
     }
 
@@ -64,7 +64,7 @@ impl CallOutcome {
     /// Whether an image was delivered.
     #[must_use]
     pub fn is_image(self) -> bool {
-        matches!(self, Self::Ended(Outcome::Image) | Self::Redeemed)
+        matches!(self, Self::Ended(Outcome::Image) | Self::Replayed)
     }
 }
 
@@ -125,11 +125,13 @@ fn outcome_if_read(steps: &[Step], how: HowEnded, status: Option<u16>) -> CallOu
             Some(outcome) => CallOutcome::Ended(outcome),
             None => CallOutcome::Ended(said.unwrap_or(Outcome::Interrupted)),
         }),
-        Step::Redeemed { outcome: Outcome::Image, .. } if !failed => Some(CallOutcome::Redeemed),
-        Step::Redeemed { outcome, .. } if !failed => Some(CallOutcome::Ended(*outcome)),
+        Step::Replayed { outcome: Outcome::Image, .. } if !failed => Some(CallOutcome::Replayed),
+        Step::Replayed { outcome, .. } if !failed => Some(CallOutcome::Ended(*outcome)),
         Step::Stopped { why: StopReason::QuotaUsedUp } => Some(CallOutcome::OwnQuota),
         Step::Stopped { why: StopReason::SpendingCap } => Some(CallOutcome::SpendingCap),
-        Step::Stopped { why: StopReason::LostBefore } => Some(CallOutcome::LostBefore),
+        Step::Stopped { why: StopReason::EarlierResponseLost } => {
+            Some(CallOutcome::EarlierResponseLost)
+        }
         _ => None,
     });
     let none_left =
@@ -238,10 +240,10 @@ mod tests {
                 CallOutcome::SpendingCap,
             ),
             (
-                steps(&[stopped(StopReason::LostBefore)]),
+                steps(&[stopped(StopReason::EarlierResponseLost)]),
                 HowEnded::Failed(Some(Outcome::Interrupted)),
                 None,
-                CallOutcome::LostBefore,
+                CallOutcome::EarlierResponseLost,
             ),
             (
                 steps(&[stopped(StopReason::NoTargetLeft)]),
@@ -267,14 +269,14 @@ mod tests {
             (Vec::new(), HowEnded::Failed(Some(Outcome::NotSent)), None, ended(Outcome::NotSent)),
             (Vec::new(), HowEnded::Failed(None), None, ended(Outcome::NotSent)),
             (
-                vec![Step::Redeemed {
+                vec![Step::Replayed {
                     age: Duration::ZERO,
                     cost: Cost::exactly(1),
                     outcome: Outcome::Image,
                 }],
                 HowEnded::Complete,
                 Some(200),
-                CallOutcome::Redeemed,
+                CallOutcome::Replayed,
             ),
         ] {
             assert_eq!(outcome_of(&steps, how, status), expected, "{steps:?} {how:?} {status:?}");

@@ -24,9 +24,9 @@ pub fn is_under_way(step: &Step) -> bool {
 pub(super) fn sentence(steps: &[Step], outcome: CallOutcome, took: Duration) -> String {
     let all: Vec<_> = attempts(steps).collect();
     let mut text = match outcome {
-        CallOutcome::Redeemed => return redeemed(steps),
+        CallOutcome::Replayed => return replayed(steps),
         CallOutcome::ClientDisconnected => {
-            let goes_on = steps.iter().any(|step| matches!(step, Step::CallerLeft))
+            let goes_on = steps.iter().any(|step| matches!(step, Step::ClientDisconnected))
                 && steps.iter().any(is_under_way);
             let text = format!("the client disconnected after {}", seconds(took));
             if all.is_empty() {
@@ -104,12 +104,12 @@ fn failure(steps: &[Step], all: &[&Attempt], outcome: CallOutcome) -> String {
         CallOutcome::OwnQuota => (false, "the quota is used up by our own count"),
         CallOutcome::SpendingCap => (false, "it could exceed a spending cap"),
         CallOutcome::NoTarget => (false, "every target is cooling down or unsuitable"),
-        CallOutcome::LostBefore => {
+        CallOutcome::EarlierResponseLost => {
             (false, "an earlier, identical request may have been charged and its response was lost")
         }
         CallOutcome::Rejected => (false, "it was rejected; the response says why"),
         CallOutcome::Ended(outcome) => (!all.is_empty(), advice(outcome)),
-        CallOutcome::Redeemed | CallOutcome::ClientDisconnected => (false, ""),
+        CallOutcome::Replayed | CallOutcome::ClientDisconnected => (false, ""),
     };
     if !is_sent {
         text.push_str(if text.is_empty() { "not sent" } else { ", then not sent" });
@@ -121,9 +121,9 @@ fn failure(steps: &[Step], all: &[&Attempt], outcome: CallOutcome) -> String {
     text
 }
 
-fn redeemed(steps: &[Step]) -> String {
+fn replayed(steps: &[Step]) -> String {
     let age = steps.iter().find_map(|step| match step {
-        Step::Redeemed { age, .. } => Some(*age),
+        Step::Replayed { age, .. } => Some(*age),
         _ => None,
     });
     let age = age.filter(|age| !age.is_zero());
@@ -155,7 +155,7 @@ fn stopped_by(steps: &[Step]) -> Option<StopReason> {
     let is_implied = |why: &R| {
         matches!(
             why,
-            R::NotRetryable | R::Charged | R::QuotaUsedUp | R::SpendingCap | R::LostBefore
+            R::NotRetryable | R::Charged | R::QuotaUsedUp | R::SpendingCap | R::EarlierResponseLost
         )
     };
     last.filter(|why| !is_implied(why))
@@ -267,7 +267,7 @@ fn seconds(time: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::trail::{AttemptId, NotKeptReason, Trail, WaitReason};
+    use crate::trail::{AttemptId, NotStoredReason, Trail, WaitReason};
     use http::{HeaderMap, Method, StatusCode};
     use tower_gemini_core::call::{Call, ModelId};
     use tower_gemini_core::classify::classify;
@@ -406,7 +406,7 @@ mod tests {
                 cut_off(Story::new())
                     .then(stopped(StopReason::MaybeCharged))
                     .ends(HowEnded::Failed(Some(Outcome::Interrupted)), None),
-                "interrupted: it broke off after it was sent (stopped: it may have been paid for); possibly charged: $0.0000 to $0.7200",
+                "interrupted: it broke off after it was sent (stopped: it may have been charged); possibly charged: $0.0000 to $0.7200",
             ),
             (
                 Story::new()
@@ -435,7 +435,7 @@ mod tests {
             ),
             (
                 Story::new()
-                    .then(stopped(StopReason::LostBefore))
+                    .then(stopped(StopReason::EarlierResponseLost))
                     .ends(HowEnded::Failed(Some(Outcome::Interrupted)), None),
                 "not sent: an earlier, identical request may have been charged and its response was lost; nothing was charged",
             ),
@@ -459,20 +459,20 @@ mod tests {
                 {
                     let story = Story::new();
                     let _ = story.begin(PRO);
-                    story.then(Step::CallerLeft).ends(HowEnded::Dropped, None)
+                    story.then(Step::ClientDisconnected).ends(HowEnded::Dropped, None)
                 },
                 "the client disconnected after 41 s; the attempt is completed without it",
             ),
             (
                 cut_off(Story::new())
-                    .then(Step::CallerLeft)
-                    .then(Step::NotKept { why: NotKeptReason::Broken })
+                    .then(Step::ClientDisconnected)
+                    .then(Step::NotStored { why: NotStoredReason::Broken })
                     .ends(HowEnded::Dropped, None),
                 "the client disconnected after 41 s; possibly charged: $0.0000 to $0.7200",
             ),
             (
                 Story::new()
-                    .then(Step::Redeemed {
+                    .then(Step::Replayed {
                         age: Duration::from_secs(12),
                         cost: Cost::exactly(134_000),
                         outcome: Outcome::Image,
@@ -488,11 +488,11 @@ mod tests {
     #[test]
     fn every_outcome_has_a_sentence_of_one_line() {
         let ours = [
-            CallOutcome::Redeemed,
+            CallOutcome::Replayed,
             CallOutcome::OwnQuota,
             CallOutcome::SpendingCap,
             CallOutcome::NoTarget,
-            CallOutcome::LostBefore,
+            CallOutcome::EarlierResponseLost,
             CallOutcome::Rejected,
             CallOutcome::ClientDisconnected,
         ];

@@ -3,12 +3,11 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use crate::call_options::CallOptions;
 use http::{Request, Response};
 use http_body::Body;
-use pin_project::pin_project;
 use tower_gemini_core::call::Call;
 use tower_service::Service;
 
@@ -32,9 +31,14 @@ impl<S, M> Observe<S, M> {
         Self { inner, shared, mode: PhantomData }
     }
 
-    /// Returns the inner service.
+    /// Returns a reference to the inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
+    }
+
+    /// Returns a mutable reference to the inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
     }
 
     /// Returns the inner service.
@@ -55,13 +59,14 @@ impl<S: fmt::Debug, M> fmt::Debug for Observe<S, M> {
     }
 }
 
-/// When a call ends: [`AtBodyEnd`] or [`AtHead`].
-pub trait EndsCall<T>: sealed::Sealed {
+/// When a call ends: [`AtBodyEnd`] or [`AtHead`]. There are no others: only this crate can name
+/// what is passed to `observe`.
+pub trait EndsCall<T> {
     /// The body of observed responses.
     type Body;
 
     #[doc(hidden)]
-    fn observe(body: T, watch: Option<Watch>) -> Self::Body;
+    fn observe(body: T, watch: Option<CallWatch>) -> Self::Body;
 }
 
 /// A call ends with its response's body.
@@ -72,44 +77,35 @@ pub enum AtBodyEnd {}
 #[derive(Debug, Clone, Copy)]
 pub enum AtHead {}
 
-/// The watch over a call.
-#[doc(hidden)]
-#[derive(Debug)]
-pub struct Watch(pub(super) CallWatch);
-
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for super::AtBodyEnd {}
-    impl Sealed for super::AtHead {}
-}
-
 impl<B: Body> EndsCall<B> for AtBodyEnd {
     type Body = ObservedBody<B>;
 
-    fn observe(body: B, watch: Option<Watch>) -> ObservedBody<B> {
-        ObservedBody::new(body, watch.map(|watch| watch.0))
+    fn observe(body: B, watch: Option<CallWatch>) -> ObservedBody<B> {
+        ObservedBody::new(body, watch)
     }
 }
 
 impl<T> EndsCall<T> for AtHead {
     type Body = T;
 
-    fn observe(body: T, watch: Option<Watch>) -> T {
-        if let Some(Watch(mut watch)) = watch {
-            watch.end(HowEnded::Complete);
-        }
+    fn observe(body: T, watch: Option<CallWatch>) -> T {
+        watch.into_iter().for_each(|mut watch| watch.end(HowEnded::Complete));
         body
     }
 }
 
+type ResponseFuture<B, E> = Pin<Box<dyn Future<Output = Result<Response<B>, E>> + Send>>;
+
 impl<S, M, ReqBody, T> Service<Request<ReqBody>> for Observe<S, M>
 where
-    S: Service<Request<ReqBody>, Response = Response<T>, Error: 'static>,
-    M: EndsCall<T>,
+    S: Service<Request<ReqBody>, Response = Response<T>, Error: 'static, Future: Send> + 'static,
+    M: EndsCall<T> + 'static,
+    ReqBody: 'static,
+    T: 'static,
 {
     type Response = Response<M::Body>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, M>;
+    type Future = ResponseFuture<M::Body, S::Error>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -117,7 +113,41 @@ where
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let watch = start(&self.shared, &mut request);
-        ResponseFuture { inner: self.inner.call(request), watch, mode: PhantomData }
+        Box::pin(Watched { response: self.inner.call(request), watch }.observe::<M, _, _>())
+    }
+}
+
+/// A call whose response has not come.
+struct Watched<F> {
+    /// Dropped before the watch, so that it records what a dropped call was doing before the call is
+    /// reported.
+    response: F,
+    watch: Option<CallWatch>,
+}
+
+impl<F> Watched<F> {
+    async fn observe<M, T, E>(self) -> Result<Response<M::Body>, E>
+    where
+        F: Future<Output = Result<Response<T>, E>>,
+        M: EndsCall<T>,
+        E: 'static,
+    {
+        // Moved out first, to be dropped last.
+        let mut watch = self.watch;
+        match self.response.await {
+            Ok(mut response) => {
+                if let Some(watch) = &mut watch {
+                    watch.status = Some(response.status().as_u16());
+                    response.extensions_mut().insert(watch.id().clone());
+                    response.extensions_mut().insert(watch.trail().clone());
+                }
+                Ok(response.map(|body| M::observe(body, watch)))
+            }
+            Err(error) => {
+                watch.into_iter().for_each(|mut watch| watch.end(HowEnded::failed(&error)));
+                Err(error)
+            }
+        }
     }
 }
 
@@ -132,52 +162,4 @@ fn start<B>(shared: &Arc<Shared>, request: &mut Request<B>) -> Option<CallWatch>
     let call = Call::parse(request.method(), request.uri(), request.headers(), None);
     let options = request.extensions_mut().get_or_insert_default::<CallOptions>();
     Some(shared.start(options.trail_mut().clone(), call.generates()))
-}
-
-/// The future of [`Observe`].
-// The inner future comes before the watch and is dropped first, so that it records what a dropped
-// call was doing before the call is reported.
-#[pin_project]
-pub struct ResponseFuture<F, M = AtBodyEnd> {
-    #[pin]
-    inner: F,
-    watch: Option<CallWatch>,
-    mode: PhantomData<fn() -> M>,
-}
-
-impl<F, M> fmt::Debug for ResponseFuture<F, M> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture").field("watch", &self.watch).finish_non_exhaustive()
-    }
-}
-
-impl<F, M, T, E> Future for ResponseFuture<F, M>
-where
-    F: Future<Output = Result<Response<T>, E>>,
-    M: EndsCall<T>,
-    E: 'static,
-{
-    type Output = Result<Response<M::Body>, E>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let result = ready!(this.inner.poll(cx));
-        let mut watch = this.watch.take();
-        Poll::Ready(match result {
-            Ok(mut response) => {
-                if let Some(watch) = &mut watch {
-                    watch.status = Some(response.status().as_u16());
-                    response.extensions_mut().insert(watch.id().clone());
-                    response.extensions_mut().insert(watch.trail().clone());
-                }
-                Ok(response.map(|body| M::observe(body, watch.map(Watch))))
-            }
-            Err(error) => {
-                if let Some(watch) = &mut watch {
-                    watch.end(HowEnded::failed(&error));
-                }
-                Err(error)
-            }
-        })
-    }
 }

@@ -62,7 +62,7 @@ struct StepObserver {
     progress: Mutex<Progress>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Progress {
     sent: u32,
     /// Whether a fallback left a target, so that the next attempt goes to another one.
@@ -97,23 +97,22 @@ impl TrailObserver for StepObserver {
 
     fn on_step(&self, step: &Step) {
         let clean = clip::step(step);
-        let (attempt, last) = {
-            let mut progress = self.progress();
-            match &clean {
-                Step::Attempt(attempt) => progress.last = Some(attempt.clone()),
-                Step::FellBack { .. } => progress.has_moved = true,
-                _ => {}
-            }
-            (progress.sent, progress.last.clone())
-        };
-        events::step(self.call.id.as_str(), attempt, last.as_ref(), &clean);
-        let observed = ObservedStep { step: &clean, attempt };
+        let mut progress = self.progress();
+        match &clean {
+            Step::Attempt(attempt) => progress.last = Some(attempt.clone()),
+            Step::FellBack { .. } => progress.has_moved = true,
+            _ => {}
+        }
+        let Progress { sent, last, .. } = progress.clone();
+        drop(progress);
+        events::step(self.call.id.as_str(), sent, last.as_ref(), &clean);
+        let observed = ObservedStep { step: &clean, attempt: sent };
         self.each(|one, call| one.on_step(call, &observed));
     }
 }
 
 /// Reports the end of one call, once.
-pub(super) struct CallWatch {
+pub struct CallWatch {
     observer: Arc<StepObserver>,
     trail: Trail,
     skip: usize,
@@ -144,10 +143,7 @@ impl CallWatch {
         let sentence = &sentence(&steps, outcome, took);
         let end = CallEnd { outcome, took, sentence, trail, skip };
         self.observer.each(|one, call| one.on_end(call, &end));
-        let (sent, last) = {
-            let progress = self.observer.progress();
-            (progress.sent, progress.last.clone())
-        };
+        let Progress { sent, last, .. } = self.observer.progress().clone();
         events::end(self.id().as_str(), sent, last.as_ref(), &steps, &end);
     }
 }

@@ -380,7 +380,7 @@ impl<'a> Walk<'a> {
             );
         }
         let successor = successor.to_owned();
-        self.template.state().record(Step::Succeeded { model, successor });
+        self.template.state().record(Step::Replaced { model, successor });
     }
 
     /// What a candidate asks for: a call asks for nothing twice.

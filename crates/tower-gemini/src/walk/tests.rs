@@ -252,7 +252,7 @@ async fn the_successor_of_a_model_is_tried_at_smaller_sizes_too_and_remembered()
     let (second, uri) = template(preview, "2K", CallOptions::new());
     let mut walk = Walk::new(&settings, &circuits, &second, &HeaderMap::new(), &uri);
     assert_eq!(model_and_size(&walk.next(Instant::now()).unwrap()), "gemini-3-pro-image 2K");
-    let succeeded = Step::Succeeded { model: preview.to_owned(), successor: PRO.to_owned() };
+    let succeeded = Step::Replaced { model: preview.to_owned(), successor: PRO.to_owned() };
     assert_eq!(second.state().trail().steps(), [succeeded]);
 }
 

@@ -31,7 +31,7 @@ fn hostile(text: &str) -> Status {
         let stats = Stats::new();
         let layer = ObserveLayer::new().observer(stats.observer()).whole_responses();
         let text: String = text.to_owned();
-        let inner = service_fn(|request: Request<Full<Bytes>>| {
+        let inner = service_fn(move |request: Request<Full<Bytes>>| {
             let text = text.clone();
             let trail =
                 request.extensions().get::<CallOptions>().unwrap().clone().trail_mut().clone();
@@ -59,7 +59,7 @@ fn hostile(text: &str) -> Status {
             let request = Request::post("/v1beta/models/m:generateContent")
                 .body(Full::new(Bytes::new()))
                 .unwrap();
-            let response = layer.layer(inner).oneshot(request).await.unwrap();
+            let response = layer.layer(inner.clone()).oneshot(request).await.unwrap();
             response.into_body().collect().await.unwrap();
         }
         stats.report()

@@ -145,7 +145,7 @@ async fn redeemed(observe: &ObserveLayer) {
     let inner = service_fn(|request: Request<Full<Bytes>>| async move {
         if let Some(options) = request.extensions().get::<CallOptions>() {
             let trail = options.clone().trail_mut().clone();
-            trail.push(Step::Redeemed {
+            trail.push(Step::Replayed {
                 age: Duration::from_secs(14),
                 cost: Cost::exactly(134_400),
                 outcome: Outcome::Image,

@@ -1,0 +1,92 @@
+//! What is stored of a call, and which responses are worth storing.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use tokio::time::Instant;
+use tower_gemini_core::cost::Cost;
+use tower_gemini_core::verdict::{Outcome, Verdict};
+
+use super::fingerprint::Fingerprint;
+use crate::refusal::clients_retry;
+
+/// Names one call: what it is found by, and a number that no other call has, in any process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct CallId {
+    pub(super) fingerprint: Fingerprint,
+    pub(super) number: u128,
+}
+
+/// A whole response.
+#[derive(Debug, Clone)]
+pub(super) struct StoredResponse {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) chunks: Vec<Bytes>,
+    pub(super) bytes: usize,
+    pub(super) completed_at: Instant,
+    /// What all attempts of the call cost.
+    pub(super) cost: Cost,
+    pub(super) outcome: Outcome,
+    /// `None` where another process received the response.
+    pub(super) verdict: Option<Arc<Verdict>>,
+}
+
+impl StoredResponse {
+    /// Whether the response may be given to a later request.
+    pub(super) fn is_worth_storing(&self) -> bool {
+        is_worth_storing(self.status, self.outcome)
+    }
+}
+
+/// Whether a response is what was paid for, whatever its status: a refusal that was charged is a
+/// 200 of Google's and an error of other APIs. An error that may have been charged (a front end's
+/// 504) is worth nothing to anybody, and a status after which clients retry would make them ask for
+/// it without end.
+pub(super) fn is_worth_storing(status: StatusCode, outcome: Outcome) -> bool {
+    if status.is_success() {
+        return !matches!(outcome, Outcome::Interrupted | Outcome::StreamError);
+    }
+    // 425 too: it asks the client to send again later.
+    let is_final =
+        status.is_client_error() && !clients_retry(status) && status != StatusCode::TOO_EARLY;
+    let is_result = matches!(
+        outcome,
+        Outcome::Image
+            | Outcome::Answered
+            | Outcome::NoImage
+            | Outcome::OutOfTokens
+            | Outcome::ContentBlocked
+            | Outcome::PromptBlocked
+    );
+    is_final && is_result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_final_status_with_a_result_is_worth_storing() {
+        for &outcome in Outcome::ALL {
+            for status in (200..600).filter_map(|code| StatusCode::from_u16(code).ok()) {
+                let retried =
+                    status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 425 | 429);
+                let worth = is_worth_storing(status, outcome);
+                assert!(
+                    !(worth && (retried || outcome == Outcome::Interrupted)),
+                    "{status} {outcome:?}"
+                );
+                let refused = matches!(
+                    outcome,
+                    Outcome::ContentBlocked | Outcome::PromptBlocked | Outcome::NoImage
+                );
+                if refused && (status == 200 || status == 400) {
+                    assert!(worth, "{status} {outcome:?}");
+                }
+            }
+        }
+        assert!(!is_worth_storing(StatusCode::FAILED_DEPENDENCY, Outcome::Other));
+    }
+}
