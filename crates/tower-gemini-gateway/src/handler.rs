@@ -197,18 +197,14 @@ async fn send(
     }
     request.extensions_mut().insert(options);
     let now = SystemClock.now();
+    let mut told = RetryHeaders::default();
+    told.longest_retry_after = gateway.config().responses.longest_retry_after.0;
     let response = match stack.oneshot(request).await {
         Ok(response) => {
             let (mut parts, body) = response.into_parts();
             wire::clean_response(&mut parts.headers);
             let verdict = parts.extensions.get::<Verdict>().cloned();
-            set_retry_headers(
-                &mut parts.status,
-                &mut parts.headers,
-                verdict.as_ref(),
-                &RetryHeaders::default(),
-                now,
-            );
+            set_retry_headers(&mut parts.status, &mut parts.headers, verdict.as_ref(), &told, now);
             match reply {
                 // Answered above the layer that translates.
                 Some(reply) if parts.extensions.get::<IdempotencyKeyRejected>().is_some() => {
@@ -219,7 +215,7 @@ async fn send(
             }
         }
         Err(error) => {
-            let response = error_response(&error, now);
+            let response = error_response(&error, &told, now);
             match reply {
                 None => response.map(Body::from),
                 Some(reply) => to_openai(response, reply),

@@ -140,10 +140,13 @@ pub(crate) fn page(content_type: &'static str, body: impl Into<Body>) -> Respons
 }
 
 /// The response for an error of a stack.
-pub(crate) fn error_response(error: &Error, now: SystemTime) -> Response<Bytes> {
+pub(crate) fn error_response(
+    error: &Error,
+    told: &RetryHeaders,
+    now: SystemTime,
+) -> Response<Bytes> {
     let (mut parts, body) = answer_errors::error_response(error, CHARGED).into_parts();
-    let told = RetryHeaders::default();
-    set_retry_headers(&mut parts.status, &mut parts.headers, Some(error.verdict()), &told, now);
+    set_retry_headers(&mut parts.status, &mut parts.headers, Some(error.verdict()), told, now);
     Response::from_parts(parts, body)
 }
 

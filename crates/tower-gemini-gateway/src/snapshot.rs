@@ -80,7 +80,13 @@ impl Snapshot {
                 );
             }
             let quota = quota(config, upstream.id(), before);
-            let stacks = layers.stacks(&quota, client.clone(), strip_drafts, buffer_up_to);
+            let stacks = layers.stacks(
+                &quota,
+                upstream.classify(),
+                client.clone(),
+                strip_drafts,
+                buffer_up_to,
+            );
             Route { upstream, quota, stacks: Arc::new(stacks) }
         };
         let routes = upstreams(config, env)?.into_iter().map(route).collect();

@@ -11,9 +11,9 @@ use tower_gemini::error::Error;
 use tower_gemini::final_image_extract::FinalImageJsonLayer;
 use tower_gemini::stage::WireClient;
 use tower_gemini::{
-    AttemptTimeoutLayer, CollectRequestLayer, GeminiStack, JitteredRetryLayer, KeepPaidLayer,
-    ModelFallbackLayer, ObserveLayer, PeakHourRouterLayer, QuotaGuardLayer,
-    ResolutionFallbackLayer, SpendingLayer, ThoughtSignaturesLayer,
+    AttemptTimeoutLayer, ClassifyGeminiErrorLayer, CollectRequestLayer, GeminiStack,
+    JitteredRetryLayer, KeepPaidLayer, ModelFallbackLayer, ObserveLayer, PeakHourRouterLayer,
+    QuotaGuardLayer, ResolutionFallbackLayer, SpendingLayer, ThoughtSignaturesLayer,
 };
 
 use crate::stats::Stats;
@@ -57,6 +57,7 @@ impl Layers {
     pub(crate) fn stacks<C>(
         &self,
         quota: &QuotaGuardLayer,
+        classify: ClassifyGeminiErrorLayer,
         client: C,
         strip_drafts: bool,
         buffer_up_to: usize,
@@ -70,7 +71,8 @@ impl Layers {
             .retry(JitteredRetryLayer::off())
             .spending(self.spending.clone())
             .quota(quota.clone())
-            .timeout(self.timeout);
+            .timeout(self.timeout)
+            .classify(classify);
         // Below KeepPaid, so that what is stored are the bytes that the caller gets.
         let full = plain
             .clone()

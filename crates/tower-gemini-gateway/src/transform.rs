@@ -123,7 +123,7 @@ where
     match transform {
         Transform::StripDrafts if !streams => return Ok(Response::from_parts(parts, body)),
         Transform::StripDrafts => {
-            body.change = Some(Change::Stripping(StreamStripper::new(framing)));
+            body.change = Some(Change::Stripping(Box::new(StreamStripper::new(framing))));
         }
         Transform::OpenAi(reply) if streams => {
             let events = HeaderValue::from_static("text/event-stream; charset=utf-8");
@@ -159,7 +159,7 @@ pub(crate) struct TransformedBody<B> {
 }
 
 enum Change {
-    Stripping(StreamStripper),
+    Stripping(Box<StreamStripper>),
     Translating(Box<StreamTranslator>),
 }
 

@@ -3,6 +3,8 @@
 use std::fmt;
 
 use http::{HeaderValue, Uri};
+use tower_gemini::ClassifyGeminiErrorLayer;
+use tower_gemini::charge_rules::ChargeRules;
 use tower_gemini::target::UpstreamId;
 
 use crate::config::{self, AuthMode, Config, ConfigError, UpstreamKind};
@@ -14,6 +16,7 @@ pub(crate) struct Upstream {
     is_vertex: bool,
     base: Uri,
     key: Option<HeaderValue>,
+    charge_rules: ChargeRules,
 }
 
 /// Reads the upstreams with their keys from where the configuration says they are. `env` looks a
@@ -26,7 +29,8 @@ pub(crate) fn upstreams(
     let upstreams = config.upstream.iter().map(|upstream| {
         let key = has_keys.then(|| read_key(upstream, &env)).transpose()?;
         let (id, base) = (upstream.id(), upstream.base_url());
-        Ok(Upstream { id, is_vertex: upstream.kind == UpstreamKind::Vertex, base, key })
+        let is_vertex = upstream.kind == UpstreamKind::Vertex;
+        Ok(Upstream { id, is_vertex, base, key, charge_rules: upstream.charge_rules() })
     });
     upstreams.collect()
 }
@@ -44,6 +48,12 @@ impl Upstream {
 
     pub(crate) fn base(&self) -> &Uri {
         &self.base
+    }
+
+    /// Judges responses by what it charges for.
+    pub(crate) fn classify(&self) -> ClassifyGeminiErrorLayer {
+        let host = self.base.host().unwrap_or_default();
+        ClassifyGeminiErrorLayer::new().charge_rules(host, self.charge_rules)
     }
 
     /// The gateway's own key for it, where callers have tokens.

@@ -58,10 +58,11 @@ pub(super) fn translate(request: &Json<'_>, capacity: usize) -> Result<GeminiReq
     }
     let stream = request.get("stream").is_some_and(Json::is_true);
     let include_usage = request.at(&["stream_options", "include_usage"]).is_some_and(Json::is_true);
+    let has_drafts = model.has_drafts();
     Ok(GeminiRequest {
         path_and_query: model.path(stream),
         body: settings.into_body(members).to_bytes(capacity + 1024).into(),
-        translator: ResponseTranslator::chat(model.name, include_usage),
+        translator: ResponseTranslator::chat(model.name, include_usage, has_drafts),
     })
 }
 

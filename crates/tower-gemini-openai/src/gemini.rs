@@ -2,9 +2,12 @@
 
 use std::borrow::Cow;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use tower_gemini_core::classify::classify_answer;
 use tower_gemini_core::redact::redact;
-use tower_gemini_core::scan::Answer;
+use tower_gemini_core::scan::{Answer, Image};
 use tower_gemini_core::verdict::Outcome;
 
 use super::error::image_call;
@@ -14,8 +17,67 @@ use super::json::{Json, object};
 /// A part of a response that the client receives: anything but thoughts.
 #[derive(Debug)]
 pub(super) enum Part<'a> {
-    Text { text: &'a str, signature: Option<&'a str> },
+    Text {
+        text: &'a str,
+        signature: Option<&'a str>,
+    },
     Image(ImagePart<'a>),
+    /// Another candidate begins, of which only the images count.
+    Candidate,
+}
+
+/// Finds the final images by the rules of [`tower_gemini_core::scan`]: of the unmarked images of a
+/// model that thinks, the last of those without text between them.
+#[derive(Debug)]
+pub(super) struct Finals<T> {
+    images: Vec<T>,
+    /// The last image is a draft, for want of a better one.
+    is_draft: bool,
+    /// Whatever follows does not replace the last image.
+    is_settled: bool,
+    has_unmarked_drafts: bool,
+}
+
+impl<T> Finals<T> {
+    pub(super) fn new(has_unmarked_drafts: bool) -> Self {
+        Self { images: Vec::new(), is_draft: false, is_settled: true, has_unmarked_drafts }
+    }
+
+    pub(super) fn add(&mut self, image: T, is_thought: bool) {
+        let has_final = !self.images.is_empty() && !self.is_draft;
+        if is_thought && has_final {
+            return;
+        }
+        if self.is_draft || (self.has_unmarked_drafts && !self.is_settled) {
+            self.images.pop();
+        }
+        self.images.push(image);
+        (self.is_draft, self.is_settled) = (is_thought, false);
+    }
+
+    /// A text, or another candidate: the images before it are final.
+    pub(super) fn settle(&mut self) {
+        self.is_settled |= !self.is_draft;
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.images.is_empty()
+    }
+
+    /// How many images are known to be final.
+    pub(super) fn settled(&self) -> usize {
+        let open = self.is_draft || (self.has_unmarked_drafts && !self.is_settled);
+        self.images.len() - usize::from(open && !self.images.is_empty())
+    }
+
+    /// Whether the only image is a draft.
+    pub(super) fn is_draft(&self) -> bool {
+        self.is_draft
+    }
+
+    pub(super) fn as_slice(&self) -> &[T] {
+        &self.images
+    }
 }
 
 /// An image of a response.
@@ -27,7 +89,7 @@ pub(super) struct ImagePart<'a> {
     /// An address instead of data.
     pub(super) address: Option<&'a str>,
     pub(super) signature: Option<&'a str>,
-    /// Whether it is marked as a draft. A response with drafts only delivers the last one.
+    /// Whether it is marked as a draft. Of a response with drafts only, the last one counts.
     pub(super) is_thought: bool,
 }
 
@@ -41,20 +103,24 @@ impl<'a> ImagePart<'a> {
 
     /// Makes an entry of `message.images` or `delta.images`. The client sends the signature back
     /// with it, which makes the next edit possible.
-    pub(super) fn entry(&self) -> Json<'_> {
+    pub(super) fn entry(&self, index: usize) -> Json<'_> {
         let signature = self.signature.map(|signature| ("thought_signature", signature.into()));
         let entry = [
             ("type", "image_url".into()),
             ("image_url", object([("url", self.uri())])),
-            ("index", 0.into()),
+            ("index", (index as u64).into()),
         ];
         object(entry.into_iter().chain(signature))
     }
 
-    /// Whether this image wins over an earlier one, given whether that was a draft: the last image
-    /// that is not a draft does, else the last one.
-    pub(super) fn replaces(&self, earlier_is_thought: Option<bool>) -> bool {
-        earlier_is_thought.is_none_or(|earlier| earlier || !self.is_thought)
+    /// An image that the scanner found.
+    pub(super) fn from_scanned(image: &'a Image) -> Self {
+        let data = Cow::Owned(STANDARD.encode(&image.bytes));
+        let mime = match image.mime.as_str() {
+            "" => Cow::Borrowed(sniffed(&data).unwrap_or("image/png")),
+            mime => Cow::Borrowed(mime),
+        };
+        Self { mime, data, address: None, signature: None, is_thought: image.is_thought }
     }
 
     fn from_part(part: &'a Json<'_>, is_thought: bool) -> Option<Self> {
@@ -92,18 +158,21 @@ fn first_candidate<'a, 'j>(response: &'a Json<'j>) -> Option<&'a Json<'j>> {
     response.get("candidates")?.list()?.first()
 }
 
-/// Returns the parts of a response, or of one event of it. Only the first candidate counts.
+/// Returns the parts of a response, or of one event of it: those of the first candidate, and the
+/// images of the others.
 pub(super) fn parts_of<'a>(response: &'a Json<'_>) -> impl Iterator<Item = Part<'a>> {
-    let parts = first_candidate(response)
-        .and_then(|candidate| candidate.at(&["content", "parts"])?.list())
-        .unwrap_or_default();
-    parts.iter().filter_map(|part| {
-        let is_thought = part.get("thought").is_some_and(Json::is_true);
-        if let Some(image) = ImagePart::from_part(part, is_thought) {
-            return Some(Part::Image(image));
-        }
-        let text = part.text_of(&["text"]).filter(|_| !is_thought)?;
-        Some(Part::Text { text, signature: signature_of(part) })
+    let candidates = response.get("candidates").and_then(Json::list).unwrap_or_default();
+    candidates.iter().enumerate().flat_map(|(n, candidate)| {
+        let parts = candidate.at(&["content", "parts"]).and_then(Json::list).unwrap_or_default();
+        let parts = parts.iter().filter_map(move |part| {
+            let is_thought = part.get("thought").is_some_and(Json::is_true);
+            if let Some(image) = ImagePart::from_part(part, is_thought) {
+                return Some(Part::Image(image));
+            }
+            let text = part.text_of(&["text"]).filter(|_| !is_thought && n == 0)?;
+            Some(Part::Text { text, signature: signature_of(part) })
+        });
+        (n > 0).then_some(Part::Candidate).into_iter().chain(parts)
     })
 }
 

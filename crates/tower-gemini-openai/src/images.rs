@@ -139,7 +139,7 @@ pub(super) fn translate(
     Ok(GeminiRequest {
         path_and_query: model.path(false),
         body: body.to_bytes(capacity + 1024).into(),
-        translator: ResponseTranslator::images(as_url),
+        translator: ResponseTranslator::images(as_url, model.has_drafts()),
     })
 }
 

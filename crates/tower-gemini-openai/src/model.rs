@@ -71,6 +71,11 @@ impl RequestedModel {
         format!("/v1beta/{collection}{}:{verb}", self.id)
     }
 
+    /// Whether its responses may hold drafts that are not marked: it thinks.
+    pub(super) fn has_drafts(&self) -> bool {
+        self.known.is_some_and(|model| model.thinking != Thinking::None)
+    }
+
     /// Returns `thinkingLevel` for OpenAI's `reasoning_effort`; `None` where the model has no
     /// choice.
     pub(super) fn thinking_level(&self, effort: &str) -> Option<&'static str> {
@@ -196,7 +201,19 @@ impl<'a> RequestedImage<'a> {
         };
         Self {
             size: size("image_config", &configs, &["image_size", "imageSize"])
-                .or_else(|| size("image_size", sources, &["image_size", "imageSize", "resolution"]))
+                .or_else(|| {
+                    size(
+                        "image_size",
+                        sources,
+                        &[
+                            "image_size",
+                            "imageSize",
+                            "image_resolution",
+                            "imageResolution",
+                            "resolution",
+                        ],
+                    )
+                })
                 .or_else(|| size("size", sources, &["size"])),
             ratio: text(&configs, &RATIO).or_else(|| text(sources, &RATIO)),
             quality: text(sources, &["quality"]).filter(|_| with_quality),

@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 use http::StatusCode;
+use tower_gemini_core::scan::{Framing, Image, Scanner};
 use tower_gemini_core::verdict::Outcome;
 
 use super::error::{OpenAiError, embedded_error, excerpt, translate_error, unreadable_response};
-use super::gemini::{Facts, ImagePart, Part, extra_content, parts_of};
+use super::gemini::{Facts, Finals, ImagePart, Part, extra_content, parts_of};
 use super::json::{Json, object};
 use super::stream::StreamTranslator;
 
@@ -19,25 +20,26 @@ pub struct ResponseTranslator(Format);
 
 #[derive(Debug, Clone)]
 enum Format {
-    Chat { model: String, include_usage: bool },
-    Images { as_url: bool },
+    Chat { model: String, include_usage: bool, has_drafts: bool },
+    Images { as_url: bool, has_drafts: bool },
 }
 
 /// Bytes of a response next to its image.
 const FRAME_BYTES: usize = 4096;
 
 impl ResponseTranslator {
-    pub(super) fn chat(model: String, include_usage: bool) -> Self {
-        Self(Format::Chat { model, include_usage })
+    /// `has_drafts`: whether the model draws drafts that are not marked.
+    pub(super) fn chat(model: String, include_usage: bool, has_drafts: bool) -> Self {
+        Self(Format::Chat { model, include_usage, has_drafts })
     }
 
-    pub(super) fn images(as_url: bool) -> Self {
-        Self(Format::Images { as_url })
+    pub(super) fn images(as_url: bool, has_drafts: bool) -> Self {
+        Self(Format::Images { as_url, has_drafts })
     }
 
     /// Translates a whole response. `created` is the time in seconds since 1970.
     ///
-    /// A refusal is a chat completion (`content_filter`) and a 400 of the images API, as OpenAI
+    /// All final images are delivered. A refusal is a chat completion (`content_filter`) and a 400 of the images API, as OpenAI
     /// does it: it was charged, and no client retries a 400. A response that cannot be read was
     /// charged too; it becomes a 424.
     #[must_use]
@@ -56,7 +58,8 @@ impl ResponseTranslator {
             return embedded_error(error);
         }
         let (mut facts, mut text, mut signature) = (Facts::default(), String::new(), None);
-        let mut image: Option<ImagePart<'_>> = None;
+        let (Format::Chat { has_drafts, .. } | Format::Images { has_drafts, .. }) = self.0;
+        let mut images = Finals::new(has_drafts);
         for event in events {
             facts.add(event);
             for part in parts_of(event) {
@@ -64,20 +67,33 @@ impl ResponseTranslator {
                     Part::Text { text: more, signature: signed } => {
                         text.push_str(more);
                         signature = signature.or(signed);
+                        if !more.trim().is_empty() {
+                            images.settle();
+                        }
                     }
-                    Part::Image(part) if part.replaces(image.as_ref().map(|i| i.is_thought)) => {
-                        image = Some(part);
+                    Part::Candidate => images.settle(),
+                    Part::Image(part) => {
+                        let is_thought = part.is_thought;
+                        images.add(part, is_thought);
                     }
-                    Part::Image(_) => {}
                 }
             }
         }
-        let translated = match (&self.0, &image) {
-            (Format::Chat { model, .. }, image) => {
-                completion(&facts, &text, signature, image.as_ref(), model, created)
+        let translated = match (&self.0, images.as_slice()) {
+            (Format::Chat { model, .. }, images) => {
+                completion(&facts, &text, signature, images, model, created)
             }
-            (Format::Images { as_url }, Some(image)) => list(&facts, image, *as_url, created),
-            (Format::Images { .. }, None) => return no_image(&facts, &text).into_parts(),
+            (Format::Images { .. }, []) => {
+                // Relays put images into text, or respond in another shape.
+                let scanned = scanned(body, has_drafts);
+                if scanned.is_empty() {
+                    return no_image(&facts, &text).into_parts();
+                }
+                let found: Vec<_> = scanned.iter().map(ImagePart::from_scanned).collect();
+                let listed = self.list(&facts, &found, created);
+                return (StatusCode::OK, listed.to_bytes(body.len() + FRAME_BYTES).into());
+            }
+            (Format::Images { .. }, images) => self.list(&facts, images, created),
         };
         (StatusCode::OK, Bytes::from(translated.to_bytes(body.len() + FRAME_BYTES)))
     }
@@ -86,22 +102,51 @@ impl ResponseTranslator {
     #[must_use]
     pub fn stream(&self, created: u64) -> StreamTranslator {
         match &self.0 {
-            Format::Chat { model, include_usage } => {
-                StreamTranslator::new(model.clone(), created, *include_usage)
+            Format::Chat { model, include_usage, has_drafts } => {
+                StreamTranslator::new(model.clone(), created, *include_usage, *has_drafts)
             }
             // The images API rejects `stream`.
-            Format::Images { .. } => StreamTranslator::new(String::new(), created, false),
+            Format::Images { .. } => StreamTranslator::new(String::new(), created, false, true),
         }
     }
+
+    fn list<'a>(&self, facts: &Facts, images: &'a [ImagePart<'_>], created: u64) -> Json<'a> {
+        let wants_url = matches!(self.0, Format::Images { as_url: true, .. });
+        let entries = images.iter().map(|image| {
+            object([match wants_url || image.address.is_some() {
+                true => ("url", image.uri()),
+                false => ("b64_json", (*image.data).into()),
+            }])
+        });
+        let list = [("created", created.into()), ("data", Json::List(entries.collect()))];
+        // The format that came, not the requested one: the model chooses it.
+        let format = images.first().and_then(|image| image.mime.strip_prefix("image/"));
+        let format = format.filter(|format| matches!(*format, "png" | "jpeg" | "webp" | "gif"));
+        let format = format.map(|format| ("output_format", format.into()));
+        let usage = facts.images_usage().map(|usage| ("usage", usage));
+        object(list.into_iter().chain(format).chain(usage))
+    }
+}
+
+/// The final images of a response in any shape.
+fn scanned(body: &[u8], has_drafts: bool) -> Vec<Image> {
+    let mut scanner = Scanner::decoding(Framing::Whole).unmarked_drafts(has_drafts);
+    let answer = match scanner.feed(body) {
+        Ok(()) => scanner.finish().unwrap_or_else(|failure| *failure.found),
+        Err(_) => return Vec::new(),
+    };
+    answer.earlier_images.into_iter().chain(answer.image).collect()
 }
 
 impl std::fmt::Display for ResponseTranslator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.0 {
-            Format::Chat { model, include_usage } => {
-                write!(f, "openai-chat/1 usage={include_usage} model={model}")
+            Format::Chat { model, include_usage, has_drafts } => {
+                write!(f, "openai-chat/2 usage={include_usage} drafts={has_drafts} model={model}")
             }
-            Format::Images { as_url } => write!(f, "openai-images/1 url={as_url}"),
+            Format::Images { as_url, has_drafts } => {
+                write!(f, "openai-images/2 url={as_url} drafts={has_drafts}")
+            }
         }
     }
 }
@@ -110,17 +155,18 @@ fn completion<'a>(
     facts: &'a Facts,
     text: &'a str,
     signature: Option<&'a str>,
-    image: Option<&'a ImagePart<'_>>,
+    images: &'a [ImagePart<'_>],
     model: &'a str,
     created: u64,
 ) -> Json<'a> {
-    let refusal = if image.is_some() { None } else { facts.refusal() };
+    let refusal = if images.is_empty() { facts.refusal() } else { None };
     let message = [
         ("role", "assistant".into()),
         ("content", Some(text).filter(|text| !text.is_empty()).into()),
         ("refusal", refusal.into()),
     ];
-    let images = image.map(|image| ("images", Json::List(vec![image.entry()])));
+    let entries = images.iter().enumerate().map(|(n, image)| image.entry(n)).collect();
+    let images = (!images.is_empty()).then_some(("images", Json::List(entries)));
     let extra = signature.map(|signature| ("extra_content", extra_content(signature)));
     let choice = object([
         ("index", 0.into()),
@@ -131,21 +177,6 @@ fn completion<'a>(
     ]);
     let choices = Json::List(vec![choice]);
     facts.completion("chat.completion", model, created, choices, facts.chat_usage())
-}
-
-fn list<'a>(facts: &Facts, image: &'a ImagePart<'_>, as_url: bool, created: u64) -> Json<'a> {
-    let entry = if as_url || image.address.is_some() {
-        ("url", image.uri())
-    } else {
-        ("b64_json", (*image.data).into())
-    };
-    let list = [("created", created.into()), ("data", Json::List(vec![object([entry])]))];
-    // The format that came, not the requested one: the model chooses it.
-    let format = image.mime.strip_prefix("image/");
-    let format = format.filter(|format| matches!(*format, "png" | "jpeg" | "webp" | "gif"));
-    let format = format.map(|format| ("output_format", format.into()));
-    let usage = facts.images_usage().map(|usage| ("usage", usage));
-    object(list.into_iter().chain(format).chain(usage))
 }
 
 fn no_image(facts: &Facts, text: &str) -> OpenAiError {

@@ -4,19 +4,20 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use super::error::{aborted, embedded_error, unreadable_response};
-use super::gemini::{Facts, Part, extra_content, parts_of};
+use super::gemini::{Facts, Finals, Part, extra_content, parts_of};
 use super::json::{Json, object};
 use super::sse::{EventReader, EventTooLong};
 
 /// Translates Gemini's stream into `chat.completion.chunk` events as it arrives, wherever the
 /// chunks are cut.
 ///
-/// Text passes through at once. The image is sent at the end, because only then is the final one
-/// known; drafts are never sent. A stream that ends with an error, or without saying how it ended,
+/// Text passes through at once. An image is sent as soon as it is known to be final: when text
+/// follows it, another image does and the model draws no drafts, or at the end. Drafts are never
+/// sent. A stream that ends with an error, or without saying how it ended,
 /// ends in an event `{"error": …}` and without `[DONE]`: OpenAI's clients raise it and do not retry.
 /// An image that was complete by then is sent first, because it was charged.
 ///
-/// Memory: one event and one image.
+/// Memory: one event and the final images.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -40,8 +41,10 @@ pub struct StreamTranslator {
     include_usage: bool,
     events: EventReader,
     facts: Facts,
-    /// The image as a finished event, and whether it is marked as a draft.
-    image: Option<(Bytes, bool)>,
+    /// The images as finished events.
+    images: Finals<Bytes>,
+    /// How many of them have been sent.
+    sent: usize,
     has_begun: bool,
     has_signature: bool,
     has_ended: bool,
@@ -49,14 +52,15 @@ pub struct StreamTranslator {
 }
 
 impl StreamTranslator {
-    pub(super) fn new(model: String, created: u64, include_usage: bool) -> Self {
+    pub(super) fn new(model: String, created: u64, include_usage: bool, has_drafts: bool) -> Self {
         Self {
             model,
             created,
             include_usage,
             events: EventReader::default(),
             facts: Facts::default(),
-            image: None,
+            images: Finals::new(has_drafts),
+            sent: 0,
             has_begun: false,
             has_signature: false,
             has_ended: false,
@@ -124,6 +128,9 @@ impl StreamTranslator {
         for part in parts_of(response) {
             match part {
                 Part::Text { text, signature } => {
+                    if !text.trim().is_empty() {
+                        self.settle();
+                    }
                     let signature = signature.filter(|_| !self.has_signature);
                     self.has_signature |= signature.is_some();
                     let content = (!text.is_empty()).then(|| ("content", text.into()));
@@ -134,14 +141,28 @@ impl StreamTranslator {
                         self.out.push(chunk);
                     }
                 }
+                Part::Candidate => self.settle(),
                 Part::Image(part) => {
-                    if part.replaces(self.image.as_ref().map(|(_, is_thought)| *is_thought)) {
-                        let delta = object([("images", Json::List(vec![part.entry()]))]);
-                        self.image = Some((self.chunk(delta, false, len), part.is_thought));
-                    }
+                    let entry = part.entry(self.images.settled());
+                    let delta = object([("images", Json::List(vec![entry]))]);
+                    self.images.add(self.chunk(delta, false, len), part.is_thought);
+                    self.send_images(self.images.settled());
                 }
             }
         }
+    }
+
+    /// Text or another candidate follows: the images before it are final.
+    fn settle(&mut self) {
+        self.images.settle();
+        self.send_images(self.images.settled());
+    }
+
+    /// Sends the images up to this one that have not been sent.
+    fn send_images(&mut self, up_to: usize) {
+        let images = self.images.as_slice().get(self.sent..up_to).unwrap_or_default();
+        self.out.extend(images.iter().cloned());
+        self.sent = self.sent.max(up_to);
     }
 
     fn end(&mut self) {
@@ -152,9 +173,8 @@ impl StreamTranslator {
             return self.unreadable("the upstream's stream ended before the response was complete");
         }
         self.has_ended = true;
-        let image = self.image.take();
-        let refusal = if image.is_some() { None } else { self.facts.refusal() };
-        self.out.extend(image.map(|(image, _)| image));
+        let refusal = if self.images.is_empty() { self.facts.refusal() } else { None };
+        self.send_images(self.images.as_slice().len());
         let delta = object(refusal.map(|refusal| ("refusal", refusal.into())));
         let last = self.chunk(delta, true, 0);
         self.out.push(last);
@@ -173,8 +193,9 @@ impl StreamTranslator {
         if std::mem::replace(&mut self.has_ended, true) {
             return;
         }
-        let image = self.image.take().filter(|(_, is_thought)| !is_thought);
-        self.out.extend(image.map(|(image, _)| image));
+        if !self.images.is_draft() {
+            self.send_images(self.images.as_slice().len());
+        }
         self.out.push([b"data: ", error, b"\n\n"].concat().into());
     }
 

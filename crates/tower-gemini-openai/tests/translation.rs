@@ -901,6 +901,67 @@ fn a_draft_after_the_image_is_not_delivered() {
     assert!(told.contains(URI) && !told.contains("RFJB"), "{told}");
 }
 
+fn translator_of(endpoint: Endpoint, model: &str) -> ResponseTranslator {
+    let request = if endpoint == Endpoint::ChatCompletions { chat } else { image };
+    translate(endpoint, &request(json!({ "model": model }))).unwrap().translator
+}
+
+/// A response of three images gave one of them, although all were paid for.
+#[test]
+fn every_final_image_is_delivered_in_order() {
+    let images = |answer: &Value| -> Vec<String> {
+        let chat = answer.pointer("/choices/0/message/images");
+        let listed = chat.or(answer.get("data")).and_then(Value::as_array).unwrap();
+        let urls = listed.iter().map(|entry| {
+            let at = entry.pointer("/image_url/url").or(entry.get("b64_json"));
+            at.and_then(Value::as_str).unwrap().rsplit(',').next().unwrap().to_owned()
+        });
+        urls.collect()
+    };
+    let one = |data: &str| picture(data, json!({}));
+    let text = json!({ "text": "and then" });
+    let interleaved = json!([one("QUJD"), text, one("REVG"), text, one("R0hJ")]);
+    let beside = json!([one("QUJD"), one("REVG")]);
+    for endpoint in [Endpoint::ChatCompletions, Endpoint::ImageGenerations] {
+        let of = |model: &str, parts: &Value| {
+            let translator = translator_of(endpoint, model);
+            images(&translated_response(&translator, &gemini(parts.clone(), "STOP")).1)
+        };
+        assert_eq!(of("gemini-3-pro-image", &interleaved), ["QUJD", "REVG", "R0hJ"]);
+        assert_eq!(of("gemini-3-pro-image", &beside), ["REVG"], "drafts that are not marked");
+        assert_eq!(of("gemini-2.5-flash-image", &beside), ["QUJD", "REVG"]);
+        assert_eq!(of("some-image-model", &beside), ["QUJD", "REVG"]);
+        let mut second = gemini(json!([]), "IMAGE_SAFETY");
+        let other = gemini(json!([one("QUJD")]), "STOP")["candidates"][0].clone();
+        second["candidates"].as_array_mut().unwrap().push(other);
+        let translator = translator_of(endpoint, "gemini-3-pro-image");
+        assert_eq!(images(&translated_response(&translator, &second).1), ["QUJD"]);
+    }
+    let in_text = gemini(json!([{ "text": "![](data:image/png;base64,QUJD)" }]), "STOP");
+    let translator = translator_of(Endpoint::ImageGenerations, "gemini-3-pro-image");
+    assert_eq!(images(&translated_response(&translator, &in_text).1), ["QUJD"]);
+}
+
+#[test]
+fn a_stream_sends_an_image_as_soon_as_it_is_final() {
+    let event = |parts: Value| format!("data: {}\n\n", part_event(parts));
+    let one = |data: &str| picture(data, json!({}));
+    let end = format!("data: {}\n\n", gemini(json!([]), "STOP"));
+    let parts = [one("QUJD"), json!({ "text": "and then" }), one("REVG"), one("R0hJ")];
+    let body: String = parts.into_iter().map(|part| event(json!([part]))).collect();
+    let sent = |model: &str| {
+        let mut stream = translator_of(Endpoint::ChatCompletions, model).stream(NOW);
+        let mut events = stream.push(&Bytes::from(format!("{body}{end}")));
+        events.extend(stream.finish());
+        let text = String::from_utf8(events.concat()).unwrap();
+        ["QUJD", "and then", "REVG", "R0hJ"].map(|part| text.find(part))
+    };
+    let [first, text, second, third] = sent("gemini-3-pro-image");
+    assert!(first < text && text < third && second.is_none());
+    let [first, text, second, third] = sent("gemini-2.5-flash-image");
+    assert!(first < text && text < second && second < third && second.is_some());
+}
+
 #[test]
 fn finish_reasons_and_refusals_are_translated() {
     for (reason, word) in [
@@ -1460,9 +1521,9 @@ fn a_translator_has_a_stable_name() {
     assert_eq!(
         names,
         [
-            "openai-chat/1 usage=true model=gemini-3-pro-image",
-            "openai-images/1 url=false",
-            "openai-images/1 url=true",
+            "openai-chat/2 usage=true model=gemini-3-pro-image",
+            "openai-images/2 url=false",
+            "openai-images/2 url=true",
         ]
     );
 }

@@ -12,6 +12,7 @@ use http::Uri;
 use serde::Deserialize;
 use toml::de::DeTable;
 use tower_gemini::catalog::Catalog;
+use tower_gemini::charge_rules::ChargeRules;
 use tower_gemini::jittered_retry::{RetryPolicy, presets};
 use tower_gemini::peak_hour_router::{Schedule, Window, Zone};
 use tower_gemini::quota_guard::Limits;
@@ -88,6 +89,7 @@ pub(crate) struct Upstream {
     pub(crate) project: Option<String>,
     pub(crate) api_key_env: Option<String>,
     pub(crate) api_key_file: Option<PathBuf>,
+    charge_rules: Option<String>,
 }
 
 /// Which API an upstream speaks.
@@ -123,6 +125,7 @@ section! { pub(crate) Responses {
     buffer_up_to: Size = Size::mib(64),
     heartbeat: Option<Span> = None,
     report_headers: bool = false,
+    longest_retry_after: Span = Span::secs(120),
 }}
 section! { pub(crate) Keep {
     enabled: bool = true,
@@ -351,6 +354,13 @@ impl Config {
             )?;
             let what = format!("two upstreams are called \"{name}\"");
             check(names.insert(name), what, "rename one")?;
+            let rules = upstream.charge_rules.as_deref().unwrap_or("unknown");
+            let names: Vec<_> = ChargeRules::all().map(ChargeRules::name).collect();
+            check(
+                ChargeRules::named(rules).is_some(),
+                format!("upstream \"{name}\" has unknown charge_rules \"{rules}\""),
+                &format!("write one of {}", names.join(", ")),
+            )?;
             check(
                 upstream.kind != UpstreamKind::Relay || upstream.base_url.is_some(),
                 format!("upstream \"{name}\" of kind \"relay\" has no base_url"),
@@ -484,7 +494,8 @@ impl Upstream {
 
     fn new(name: &str, kind: UpstreamKind, base_url: &str) -> Self {
         let (name, base_url) = (name.to_owned(), BaseUrl::parse(base_url));
-        Self { name, kind, base_url, project: None, api_key_env: None, api_key_file: None }
+        let (api_key_env, api_key_file, charge_rules) = (None, None, None);
+        Self { name, kind, base_url, project: None, api_key_env, api_key_file, charge_rules }
     }
 
     /// Google's own two.
@@ -518,6 +529,14 @@ impl Upstream {
         let mut id = upstream.name(self.name.clone()).id();
         id.project.clone_from(&self.project);
         id
+    }
+
+    /// What it charges for where its responses do not say: as configured, else by its host.
+    pub(crate) fn charge_rules(&self) -> ChargeRules {
+        let configured = self.charge_rules.as_deref().and_then(ChargeRules::named);
+        configured.unwrap_or_else(|| {
+            self.base_url().host().map_or_else(ChargeRules::unknown, ChargeRules::for_host)
+        })
     }
 
     fn has_key(&self) -> bool {
@@ -775,6 +794,10 @@ mod tests {
             (&format!("{relay}base_url = \"generativelanguage\"\n"), "https://host"),
             (relay, "write base_url"),
             (&two, "would answer the same paths"),
+            (
+                &format!("{relay}base_url = \"http://a\"\ncharge_rules = \"gogle\"\n"),
+                "write one of google, vertex, laozhang, apiyi, unknown",
+            ),
             (twice, "two upstreams are called \"a\""),
             ("[[upstream]]\nname = \"a b\"\nkind = \"gemini\"\n", "cannot be the name"),
             ("[[upstream]]\nkind = \"gemini\"\n", "missing field `name`"),
