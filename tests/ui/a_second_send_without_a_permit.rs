@@ -10,7 +10,13 @@ fn make() -> AttemptBody {
     AttemptBody {}
 }
 
-fn send<B: http_body::Body>(_: B) {}
+/// What a client takes as a request's body.
+trait CanBeSent {}
+
+#[diagnostic::do_not_recommend]
+impl<B: http_body::Body> CanBeSent for B {}
+
+fn send<B: CanBeSent>(_: B) {}
 
 fn main() {
     let _ = (clone, make);

@@ -1358,8 +1358,8 @@ fn a_stream_is_translated_in_every_framing() {
         json!([
             { "role": "assistant", "content": "" },
             { "content": "Here", "extra_content": { "google": { "thought_signature": "t" } } },
-            { "content": " it is." },
             { "images": [image] },
+            { "content": " it is." },
             {},
         ])
     );
@@ -1521,9 +1521,9 @@ fn a_translator_has_a_stable_name() {
     assert_eq!(
         names,
         [
-            "openai-chat/2 usage=true model=gemini-3-pro-image",
-            "openai-images/2 url=false",
-            "openai-images/2 url=true",
+            "openai-chat/2 usage=true drafts=true model=gemini-3-pro-image",
+            "openai-images/2 url=false drafts=true",
+            "openai-images/2 url=true drafts=true",
         ]
     );
 }

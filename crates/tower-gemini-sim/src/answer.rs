@@ -297,7 +297,10 @@ impl Generator<'_> {
             caption = Some(Part { signature: self.signature(false), ..Part::text(CAPTION) });
         }
         if !shape.text_last {
-            parts.extend(caption.take());
+            // Drafts that are not marked stand right before their image: with text between them,
+            // both are images of their own (Vertex AI documentation, interleaved output).
+            let at = if shape.drafts_marked { parts.len() } else { 0 };
+            parts.splice(at..at, caption.take());
         }
         if shape.empty_part {
             parts.push(Part::default());
