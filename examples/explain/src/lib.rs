@@ -225,7 +225,9 @@ fn explain_line(line: &[u8], rules: ChargeRules) -> Result<Value, Unreadable> {
         None => rules,
     };
     let verdict = explain(&call, status, &headers, body.as_bytes());
-    let wait = verdict.wait().and_then(|wait| serde_json::from_str(&decimal(wait.stated())).ok());
+    // Only what the server states: an estimate of ours is none of its hints.
+    let wait = verdict.wait().filter(|wait| wait.source() != WaitSource::Estimate);
+    let wait = wait.and_then(|wait| serde_json::from_str(&decimal(wait.stated())).ok());
     let mut explained = json!({
         "kind": kind(verdict.outcome()),
         "retryable_same_model": verdict.is_retryable(),
@@ -369,7 +371,9 @@ fn as_text(verdict: &Verdict) -> String {
             WaitSource::ResetText => "the reset text",
             WaitSource::RetryAfter => "a Retry-After header",
             WaitSource::Page => "the page",
+            WaitSource::Body => "retry_after in the body",
             WaitSource::Family => "the documented window",
+            WaitSource::Estimate => "an estimate of ours: the service says that it passes",
             _ => "the answer",
         };
         format!("{} s, says {source}", decimal(wait.stated()))

@@ -206,3 +206,14 @@ fn a_refusal_names_its_cause_and_what_to_write_instead() {
     assert!(out.contains("instead       describe the looks"), "{out}");
     assert!(lines(b"{\"http_status\": 503, \"body\": \"\"}\n")[0].get("cause").is_none());
 }
+
+#[test]
+fn a_wait_that_the_server_does_not_state_is_no_hint() {
+    let body = json!({"error": {"code": 400, "status": "FAILED_PRECONDITION",
+        "message": "Service agents are being provisioned. So please try again in a few minutes."}});
+    let row = json!({"http_status": 400, "body": body});
+    let row = &lines((row.to_string() + "\n").as_bytes())[0];
+    assert_eq!((&row["retryable_same_model"], &row["wait_hint_s"]), (&json!(true), &json!(null)));
+    let (_, out, _) = run(&["--status", "400"], body.to_string().as_bytes());
+    assert!(out.contains("60 s, says an estimate of ours"), "{out}");
+}

@@ -14,10 +14,8 @@ pub(crate) use judged::verdict_of;
 pub use judged::{BodyEnd, BodyGuard, Ended, JudgedBody};
 pub(crate) use peek::Peek;
 pub use peek::PeekLimits;
-#[cfg(feature = "keep-paid")]
-pub(crate) use request::and_held;
 pub use request::{AttemptBody, CallBody, WireBody};
-pub(crate) use request::{RequestTemplate, instead_of};
+pub(crate) use request::{RequestTemplate, and_held, instead_of};
 use tower_gemini_core::verdict::Verdict;
 
 /// A body whose response was judged.
