@@ -1,13 +1,16 @@
 //! The whole gateway but its sockets, in paused time: the simulator is its client in process.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
+use bytes::Bytes;
 use futures::StreamExt;
-use http::Request;
-use http_body_util::BodyExt;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
 use tokio::time::Instant;
+use tower_gemini::body::WireBody;
 use tower_gemini::calendar::PacificDay;
 use tower_gemini_sim::{Fault, Latency, Sim};
 
@@ -141,4 +144,94 @@ async fn a_retired_model_that_a_call_names_is_sent_and_a_retired_fallback_target
         .body(Body::from(r#"{"contents":[{"parts":[{"text":"apple"}]}]}"#));
     let _ = handle(gateway, Instant::now(), request.unwrap()).await;
     assert_eq!(asked(&sim), [old, pro]);
+}
+
+/// What a caller gets, and how often the upstream is asked, where it always answers so.
+async fn behind_a_relay(more: &str, status: u16, body: &'static str) -> (u16, usize) {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counted = sent.clone();
+    let client = tower::service_fn(move |_: Request<WireBody>| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        let response = Response::builder().status(status).body(Full::new(Bytes::from(body)));
+        std::future::ready(response)
+    });
+    let relay =
+        "[[upstream]]\nname = \"r\"\nkind = \"relay\"\nbase_url = \"https://relay.example\"\n";
+    let config = Config::parse(&format!("{relay}{more}"), "gateway.toml").unwrap();
+    let gateway = Arc::new(Snapshot::over(client, &config, None).unwrap());
+    let response = handle(gateway, Instant::now(), request(0, 0)).await;
+    (response.status().as_u16(), sent.load(Ordering::Relaxed))
+}
+
+// A relay's page or broken connection was called free: the image that it had lost was paid for twice.
+#[tokio::test(start_paused = true)]
+async fn a_relays_own_failure_is_sent_once_and_googles_is_retried() {
+    let nginx = "<html><title>502 Bad Gateway</title><center>nginx</center></html>";
+    assert_eq!(behind_a_relay("", 502, nginx).await, (424, 1));
+    let broke = r#"{"error":{"message":"unexpected EOF","code":"do_request_failed"}}"#;
+    assert_eq!(behind_a_relay("", 500, broke).await, (424, 1));
+    let (status, sent) = behind_a_relay("[retry]\nmaybe_charged_resends = 1\n", 500, broke).await;
+    assert_eq!((status, sent), (424, 2), "the operator bought one resend");
+    let google = r#"{"error":{"code":503,"message":"The model is overloaded. Please try again later.","status":"UNAVAILABLE"}}"#;
+    let refused =
+        r#"{"error":{"message":"dial tcp: connection refused","code":"do_request_failed"}}"#;
+    for (rules, status, body) in
+        [("", 503, google), ("", 500, refused), ("charge_rules = \"google\"\n", 502, nginx)]
+    {
+        let (told, sent) = behind_a_relay(rules, status, body).await;
+        assert_eq!(told, status, "{body}");
+        assert!(sent > 1, "{body}");
+    }
+}
+
+// Imagen's four predictions came out as one, and of text, image, text, image, text, image one image
+// was left.
+#[tokio::test(start_paused = true)]
+async fn every_final_image_passes_byte_for_byte() {
+    let image =
+        |data: &str| format!(r#"{{"inlineData":{{"mimeType":"image/png","data":"{data}"}}}}"#);
+    let text = r#"{"text": "and then"}"#;
+    let content = |parts: &str| {
+        format!(r#"{{ "content": {{"role":"model","parts":[{parts}]}}, "finishReason":"STOP"}}"#)
+    };
+    let prediction =
+        |data: &str| format!(r#"{{"bytesBase64Encoded":"{data}","mimeType":"image/png"}}"#);
+    let interleaved = [text, &image("QUJD"), text, &image("REVG"), text, &image("R0hJ")].join(",");
+    let pro = "gemini-3-pro-image:generateContent";
+    for (path, body) in [
+        (pro, format!(r#"{{"candidates":[{}]}}"#, content(&interleaved))),
+        (
+            pro,
+            format!(
+                r#"{{"candidates":[{},{}]}}"#,
+                content(&image("QUJD")),
+                content(&image("REVG"))
+            ),
+        ),
+        (
+            "gemini-2.5-flash-image:generateContent",
+            format!(r#"{{"candidates":[{}]}}"#, content(&[image("QUJD"), image("REVG")].join(","))),
+        ),
+        (
+            "imagen-4.0-generate-001:predict",
+            format!(
+                r#"{{"predictions":[{}]}}"#,
+                ["QUJD", "REVG", "R0hJ", "SktM"].map(prediction).join(", ")
+            ),
+        ),
+    ] {
+        let sent = Bytes::from(body.clone());
+        let client = tower::service_fn(move |_: Request<WireBody>| {
+            std::future::ready(Ok::<_, std::io::Error>(Response::new(Full::new(sent.clone()))))
+        });
+        let gateway = Arc::new(Snapshot::over(client, &Config::default(), None).unwrap());
+        let request = Request::post(format!("/v1beta/models/{path}"))
+            .header("x-goog-api-key", "AIzaSyA-key-0123456789abcdefghijklmnopq")
+            .body(Body::from("{}"))
+            .unwrap();
+        let response = handle(gateway, Instant::now(), request).await;
+        assert_eq!(response.status(), 200, "{path}");
+        let passed = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(passed, body.as_bytes(), "{path}");
+    }
 }
