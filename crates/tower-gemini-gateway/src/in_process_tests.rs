@@ -235,3 +235,23 @@ async fn every_final_image_passes_byte_for_byte() {
         assert_eq!(passed, body.as_bytes(), "{path}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_begins_with_an_error_is_not_charged() {
+    let error = "data: {\"error\":{\"code\":503,\"message\":\"The model is overloaded.\",\"status\":\"UNAVAILABLE\"}}\n\n";
+    let client = tower::service_fn(move |_: Request<WireBody>| {
+        let response = Response::builder().header("content-type", "text/event-stream");
+        std::future::ready(response.body(Full::new(Bytes::from(error))))
+    });
+    let config = Config::parse("[responses]\nreport_headers = true\n", "gateway.toml").unwrap();
+    let gateway = Arc::new(Snapshot::over(client, &config, None).unwrap());
+    let path = "/v1beta/models/gemini-3-pro-image:streamGenerateContent?alt=sse";
+    let request = Request::post(path)
+        .header("x-goog-api-key", "AIzaSyA-key-0123456789abcdefghijklmnopq")
+        .body(Body::from("{}"))
+        .unwrap();
+    let response = handle(gateway, Instant::now(), request).await;
+    assert_eq!(response.headers()["x-gemini-charge"], "maybe");
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, error);
+}
