@@ -50,7 +50,7 @@
 //!
 //! # Responses
 //!
-//! The response holds the final image and no draft: as `message.images[0]` (chat) or `data[0]`
+//! The response holds every final image in order and no draft: in `message.images` (chat) or `data`
 //! (images). `finish_reason` is `stop`, `length` or `content_filter`; Gemini's own value is in
 //! `native_finish_reason`, and the service's explanation in `refusal`. The images API reports a
 //! refusal as a 400: it was charged, and no client retries a 400. Errors are objects, keep their

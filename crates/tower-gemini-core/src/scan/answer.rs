@@ -40,7 +40,7 @@ pub struct Answer {
     /// Image URLs that are not data URIs (`image_url`, `data[].url`, `fileData.fileUri` of an
     /// image): there is an image, elsewhere.
     pub image_urls: Vec<String>,
-    /// The chosen image: the last that is not a thought, else the last of any kind. Its bytes are
+    /// The last final image: not a thought, unless there are only thoughts. Its bytes are
     /// there only when the scanner is decoding.
     pub image: Option<Image>,
     /// The final images before that one, in order: all that are not thoughts and that no later one

@@ -31,10 +31,14 @@
 //!
 //! # Which image is final
 //!
-//! The last that is not marked `thought`, else the last of any kind, flagged
-//! [`is_thought`](Image::is_thought). Only the first candidate counts. Shapes are distinguished by
-//! structure, whatever was asked for: Gemini and Vertex `candidates`, Imagen `predictions`,
-//! OpenAI-style `choices` and `data`, image events, Interactions `outputs` and `steps`.
+//! Every one that is not marked `thought`, in order, with one exception: of the unmarked images of a
+//! model that thinks ([`unmarked_drafts`](Scanner::unmarked_drafts)), the last wins of those without
+//! text between them. A response with nothing but thoughts gives the last, flagged
+//! [`is_thought`](Image::is_thought). The last final image is [`Answer::image`], those before it are
+//! [`Answer::earlier_images`]. Images of every candidate count, words of the first only. Shapes are
+//! distinguished by structure, whatever was asked for: Gemini and Vertex `candidates`, Imagen
+//! `predictions`, OpenAI-style `choices` and `data`, image events, Interactions `outputs` and
+//! `steps`, and data URIs in texts.
 //!
 //! # Which framing
 //!
@@ -49,12 +53,12 @@
 //! numbers beyond `f64` pass, and so does a byte order mark; a repeated member wins over the first
 //! as usual, but where the first has cost an image its place in the buffer (`"thought": true`
 //! before the data, `"thought": false` behind them), the scan fails instead of choosing wrong.
-//! Corrupt base64 of an image in the first candidate is an error too. A response that is an error
+//! Corrupt base64 of an image is an error too. A response that is an error
 //! object is none: see [`Answer::error`].
 //!
 //! # Memory
 //!
-//! One image, plus a thirty-second of it, for any number of drafts before it. The buffer grows by
+//! The final images, plus a thirty-second of the last, for any number of drafts before it. The buffer grows by
 //! that much at a time, which is free where large blocks are reallocated by moving pages (the
 //! system allocator of Linux) and costs copies where they are not: there, set the length with
 //! [`Scanner::expect_len`]. Where an image follows one that may be final and is not known

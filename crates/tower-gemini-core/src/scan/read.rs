@@ -762,7 +762,6 @@ impl Reader {
         let (node, in_array) = match parent {
             None => (Node::Root, false),
             Some(Frame { node, is_array: true, count, .. }) => {
-                // Only the first candidate counts.
                 let node = match node {
                     Node::Candidate | Node::Choice if object && count > 0 => {
                         // Another candidate: its images are results too, and its words are not read.

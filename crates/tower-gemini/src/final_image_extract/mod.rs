@@ -1,4 +1,4 @@
-//! Gives the final image of a response, and nothing else; or the same JSON without the drafts.
+//! Gives the final images of a response, and nothing else; or the same JSON without the drafts.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -23,17 +23,19 @@
 //! # }
 //! ```
 //!
-//! # Which image is the final one
+//! # Which images are final
 //!
-//! The last that is not marked as a thought; where all are, the last of any kind, and
-//! [`FinalImage::is_thought`] says so. Never the first, and never by the presence of a signature:
-//! drafts have been seen with signatures and without marks.
+//! All that are not marked as a thought, with one exception: a model that thinks (by the catalogue)
+//! also sends drafts without a mark, so of its images without text between them the last wins. Where
+//! all are marked, it is the last of any kind, and [`FinalImage::is_thought`] says so. Never by the
+//! presence of a signature: drafts have been seen with signatures. Of several final images the first
+//! is the [`FinalImage`], and [`FinalImage::others`] are the further ones in order.
 //!
 //! # What it reads
 //!
 //! Responses of Gemini and Vertex, whole, in a JSON array and as server-sent events; Imagen's
-//! predictions; OpenAI-style chat (`images[]`, data URIs) and images (`b64_json`). The image is
-//! decoded while it arrives, into one buffer.
+//! predictions; OpenAI-style chat (`images[]`, data URIs) and images (`b64_json`). Images are
+//! decoded while they arrive, each into one buffer.
 //!
 //! # Order in the stack
 //!
