@@ -40,12 +40,15 @@ pub fn redact(text: &str) -> Cow<'_, str> {
     spans.sort_unstable_by_key(|span| (span.start, span.end));
     let mut clean = String::with_capacity(text.len());
     let mut at = 0;
+    // Spans that touch are one: a second pass would find them as one.
+    let mut hidden_to = None;
     for span in spans {
-        if span.start >= at {
+        if span.start >= at && hidden_to != Some(span.start) {
             clean.push_str(text.get(at..span.start).unwrap_or_default());
             clean.push_str(HIDDEN);
         }
         at = at.max(span.end);
+        hidden_to = Some(at);
     }
     clean.push_str(text.get(at..).unwrap_or_default());
     Cow::Owned(clean)
