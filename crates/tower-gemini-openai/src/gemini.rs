@@ -75,6 +75,10 @@ impl<T> Finals<T> {
         self.is_draft
     }
 
+    pub(super) fn as_mut_slice(&mut self) -> &mut [T] {
+        &mut self.images
+    }
+
     pub(super) fn as_slice(&self) -> &[T] {
         &self.images
     }

@@ -67,7 +67,7 @@ impl ResponseTranslator {
                     Part::Text { text: more, signature: signed } => {
                         text.push_str(more);
                         signature = signature.or(signed);
-                        if !more.trim().is_empty() {
+                        if !more.trim_ascii().is_empty() {
                             images.settle();
                         }
                     }

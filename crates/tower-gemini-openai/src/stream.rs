@@ -17,7 +17,7 @@ use super::sse::{EventReader, EventTooLong};
 /// ends in an event `{"error": …}` and without `[DONE]`: OpenAI's clients raise it and do not retry.
 /// An image that was complete by then is sent first, because it was charged.
 ///
-/// Memory: one event and the final images.
+/// Memory: one event and one image.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -128,7 +128,7 @@ impl StreamTranslator {
         for part in parts_of(response) {
             match part {
                 Part::Text { text, signature } => {
-                    if !text.trim().is_empty() {
+                    if !text.trim_ascii().is_empty() {
                         self.settle();
                     }
                     let signature = signature.filter(|_| !self.has_signature);
@@ -160,8 +160,9 @@ impl StreamTranslator {
 
     /// Sends the images up to this one that have not been sent.
     fn send_images(&mut self, up_to: usize) {
-        let images = self.images.as_slice().get(self.sent..up_to).unwrap_or_default();
-        self.out.extend(images.iter().cloned());
+        let images = self.images.as_mut_slice().get_mut(self.sent..up_to).unwrap_or_default();
+        // What was sent is not held any longer.
+        self.out.extend(images.iter_mut().map(std::mem::take));
         self.sent = self.sent.max(up_to);
     }
 

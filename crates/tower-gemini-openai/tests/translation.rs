@@ -10,7 +10,8 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tower_gemini_core::call::{Call, Verb};
+use tower_gemini_core::call::{Call, Framing, Verb};
+use tower_gemini_core::scan::Scanner;
 use tower_gemini_openai::{
     Endpoint, GeminiRequest, OpenAiError, ResponseTranslator, list_models, to_gemini,
     translate_error,
@@ -1718,6 +1719,42 @@ proptest! {
         let chunks = read(&streamed(format!("data: {answer}\n\n").as_bytes(), &[])).0;
         let url = chunks[1]["choices"][0]["delta"]["images"][0]["image_url"]["url"].as_str().unwrap();
         prop_assert_eq!(&STANDARD.decode(url.strip_prefix("data:image/png;base64,").unwrap()).unwrap(), &bytes);
+    }
+
+    #[test]
+    fn core_and_the_translation_find_the_same_final_images(
+        kinds in prop::collection::vec(0..5_u8, 0..8),
+        thinks in any::<bool>(),
+    ) {
+        let parts = kinds.iter().enumerate().map(|(n, kind)| match kind {
+            0 | 1 => picture(&STANDARD.encode(format!("image {n}")), json!({})),
+            2 => draft(&STANDARD.encode(format!("draft {n}"))),
+            3 => json!({ "text": "and then" }),
+            _ => json!({ "text": "\n" }),
+        });
+        let answer = gemini(parts.collect(), "STOP");
+        let mut scanner = Scanner::decoding(Framing::Whole).unmarked_drafts(thinks);
+        scanner.feed(answer.to_string().as_bytes()).unwrap();
+        let found = scanner.finish().unwrap();
+        let found = found.earlier_images.into_iter().chain(found.image);
+        let found: Vec<_> = found.map(|image| STANDARD.encode(&image.bytes)).collect();
+
+        let model = if thinks { "gemini-3-pro-image" } else { "gemini-2.5-flash-image" };
+        let (_, listed) =
+            translated_response(&translator_of(Endpoint::ImageGenerations, model), &answer);
+        let listed = listed["data"].as_array().cloned().unwrap_or_default();
+        let listed: Vec<_> = listed.iter().map(|it| it["b64_json"].as_str().unwrap()).collect();
+        prop_assert_eq!(&listed, &found);
+
+        let mut stream = translator_of(Endpoint::ChatCompletions, model).stream(NOW);
+        let mut events = stream.push(&Bytes::from(format!("data: {answer}\n\n")));
+        events.extend(stream.finish());
+        let (chunks, ..) = read(std::str::from_utf8(&events.concat()).unwrap());
+        let images = chunks.iter().filter_map(|chunk| {
+            let url = chunk.pointer("/choices/0/delta/images/0/image_url/url")?.as_str()?;
+            url.rsplit(',').next().map(str::to_owned)
+        });
+        prop_assert_eq!(images.collect::<Vec<_>>(), found);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 /// Adds `get_ref`, `get_mut` and `into_inner`, as tower's own services have them.
 macro_rules! inner_access {
-    ($service:ident) => {
-        impl<S> $service<S> {
+    ($service:ident $(, $mode:ident)?) => {
+        impl<S $(, $mode)?> $service<S $(, $mode)?> {
             /// Returns a reference to the inner service.
             pub fn get_ref(&self) -> &S {
                 &self.inner

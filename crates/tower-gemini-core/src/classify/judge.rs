@@ -203,6 +203,12 @@ impl Case<'_> {
         self.facts.is_google || self.text.has_any(&PHRASES.googles_own)
     }
 
+    /// Whether the words prove that nothing was sent. A page proves nothing: whose connection it
+    /// speaks of is not known.
+    fn proves_unsent(&self) -> bool {
+        !self.facts.is_page && self.says(&PHRASES.never_sent)
+    }
+
     /// What a relay says of its own connection to the service. It says what an attempt cost,
     /// whatever status it comes under and even where it comes in Google's format.
     fn relay_failed(&self) -> Option<Verdict> {
@@ -212,7 +218,7 @@ impl Case<'_> {
             let broke = may_be_misnamed && self.says(&PHRASES.broke_off);
             return broke.then(|| Verdict::new(Outcome::Interrupted));
         }
-        if !self.facts.is_page && self.says(&PHRASES.never_sent) {
+        if self.proves_unsent() {
             return Some(
                 Verdict::new(Outcome::BadGateway)
                     .with_charge(Charge::None)
@@ -238,15 +244,14 @@ impl Case<'_> {
     /// whoever reports them.
     fn by_provenance(&self, verdict: Verdict) -> Verdict {
         use Outcome as O;
-        let is_proven = verdict.quota() == QuotaCharge::None;
         let is_unexplained = verdict.charge() == Charge::None
             && matches!(
                 verdict.outcome(),
                 O::Overloaded | O::Deadline | O::Internal | O::BadGateway | O::Other
             )
             && self.is_failure()
-            && !is_proven
-            && !self.is_said_by_google();
+            && !self.is_said_by_google()
+            && !self.proves_unsent();
         if is_unexplained { verdict.with_charge(self.call.charge_rules.failure()) } else { verdict }
     }
 

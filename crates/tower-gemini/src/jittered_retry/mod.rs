@@ -48,7 +48,7 @@
 //! | longest wait | 120 s | operators' guide to RESOURCE_EXHAUSTED, 2026-02 (503) |
 //! | minute's limit, no hint | 5 s, doubled to 60 s | operators' error guide for Nano Banana Pro, 2026-02 (429) |
 //! | overload | 10 s, doubled to 120 s | operators' guide to RESOURCE_EXHAUSTED, 2026-02 (503): articles that start at 1 s outlive 1 in 70 outages |
-//! | 500, 502, 499, not sent | 1 s, doubled to 32 s | operators' troubleshooting guide for Nano Banana 2, 2026-03 (502 and 503) |
+//! | 500, 502, not sent, and 499 within the allowance | 1 s, doubled to 32 s | operators' troubleshooting guide for Nano Banana 2, 2026-03 (502 and 503) |
 //! | jitter | equal (half fixed, half random) | ours: full jitter halves the mean wait, which an overload does not want |
 //! | upward jitter on a hint | up to 20 %, at least 250 ms | gemini-cli (0 to 20 %) |
 //! | empty answers that are waived | 1 resend | ours |

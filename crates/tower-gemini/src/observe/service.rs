@@ -30,22 +30,9 @@ impl<S, M> Observe<S, M> {
     pub(super) fn new(inner: S, shared: Arc<Shared>) -> Self {
         Self { inner, shared, mode: PhantomData }
     }
-
-    /// Returns a reference to the inner service.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// Returns a mutable reference to the inner service.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// Returns the inner service.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
 }
+
+crate::access::inner_access!(Observe, M);
 
 impl<S: Clone, M> Clone for Observe<S, M> {
     fn clone(&self) -> Self {
