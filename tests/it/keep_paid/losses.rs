@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// As long as identical requests are told of a loss.
+const LOSS_WINDOW: Duration = Duration::from_secs(60);
+
 #[test]
 fn a_response_that_is_too_large_or_too_late_is_counted_and_not_stored() {
     in_paused_time(async {
@@ -29,7 +32,7 @@ fn a_response_that_is_too_large_or_too_late_is_counted_and_not_stored() {
 }
 
 /// A front end's 504 may be charged and is no result. Its client did not receive it: the next
-/// request gets an error, once.
+/// request gets an error.
 #[test]
 fn an_error_that_may_be_charged_is_not_stored() {
     in_paused_time(async {
@@ -52,7 +55,8 @@ fn an_error_that_may_be_charged_is_not_stored() {
             (lost.charge(), keep.counts().stored, keep.counts().incomplete),
             (Charge::Maybe, 0, 1)
         );
-        assert!(lost.to_string().contains("the next identical request is sent"), "{lost}");
+        assert!(lost.to_string().contains("within a minute of each other"), "{lost}");
+        tokio::time::sleep(LOSS_WINDOW).await;
         let (status, _) = whole(service, with(&scenario, RETRY_COUNT, "0")).await.unwrap();
         assert_eq!((status, keep.counts().replayed), (504, 0));
     });
@@ -71,14 +75,15 @@ fn a_request_with_an_allowance_is_sent_again_after_a_loss() {
         // The allowance is spent on the earlier send: this one's own loss is reported.
         assert_eq!(whole(service.clone(), bought).await.unwrap_err().charge(), Charge::Maybe);
         assert_eq!(sim.ledger().charges(TAG), 2);
+        tokio::time::sleep(LOSS_WINDOW).await;
         assert_eq!(whole(service, request(&scenario, &Trail::new())).await.unwrap().0, 200);
         assert_eq!(sim.ledger().charges(TAG), 3, "it was reported: sending again is another call");
     });
 }
 
-/// Whatever cannot be stored is reported to the next identical request, once.
+/// Whatever cannot be stored is reported to identical requests.
 #[test]
-fn the_loss_of_a_detached_call_is_reported_once() {
+fn the_loss_of_a_detached_call_is_reported_for_a_minute() {
     in_paused_time(async {
         let scenario = Scenario::new([]);
         for keep in [
@@ -91,16 +96,20 @@ fn the_loss_of_a_detached_call_is_reported_once() {
             disconnect(service.clone(), request(&scenario, &Trail::new()), Patience::Time(5_000))
                 .await;
             assert!(keep.drain(Duration::from_secs(1000)).await);
-            let trail = Trail::new();
-            let lost = whole(service.clone(), request(&scenario, &trail)).await.unwrap_err();
-            assert_eq!((lost.charge(), sim.requests()), (Charge::Maybe, 1), "{lost}");
-            assert!(
-                matches!(
-                    trail.steps()[..],
-                    [Step::Stopped { why: StopReason::EarlierResponseLost }]
-                ),
-                "{trail}"
-            );
+            for _ in 0..3 {
+                let trail = Trail::new();
+                let lost = whole(service.clone(), request(&scenario, &trail)).await.unwrap_err();
+                assert_eq!((lost.charge(), sim.requests()), (Charge::Maybe, 1), "{lost}");
+                assert!(
+                    matches!(
+                        trail.steps()[..],
+                        [Step::Stopped { why: StopReason::EarlierResponseLost }]
+                    ),
+                    "{trail}"
+                );
+                tokio::time::sleep(LOSS_WINDOW / 2).await;
+            }
+            tokio::time::sleep(LOSS_WINDOW).await;
             assert_eq!(whole(service, request(&scenario, &Trail::new())).await.unwrap().0, 200);
         }
     });
@@ -135,6 +144,33 @@ fn an_evicted_response_is_reported_as_lost() {
             200
         );
         assert_eq!(sim.ledger().charges(TAG), 3, "the one to measure, and two");
+    });
+}
+
+/// litellm with `num_retries` sends again 0.2 s after our 424, and does not mark it as a resend.
+#[test]
+fn who_was_told_of_a_loss_and_sends_again_at_once_is_told_again() {
+    in_paused_time(async {
+        let page = tower::service_fn(|request: Request<tower_gemini::WireBody>| async move {
+            let _ = request.into_body().collect().await;
+            let page = Response::builder().status(502).body(Full::new(Bytes::from("<html>nginx")));
+            Ok::<_, std::io::Error>(page.unwrap())
+        });
+        let cut = Scenario::new([Fault::ResetAfterGeneration]);
+        let sim = cut.sim();
+        let scenario = Scenario::new([]);
+        let ask = || request(&scenario, &Trail::new());
+        let service = stack(&cut, &sim, &KeepPaidLayer::new());
+        assert!(!whole(service.clone(), ask()).await.unwrap_err().is_resend_refused());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(whole(service.clone(), ask()).await.unwrap_err().is_resend_refused());
+        assert_eq!(sim.ledger().charges(TAG), 1);
+        tokio::time::sleep(LOSS_WINDOW).await;
+        assert_eq!(whole(service, ask()).await.unwrap().0, 200);
+
+        let service = GeminiStack::new().keep_paid(KeepPaidLayer::new()).raw(page);
+        assert_eq!(whole(service.clone(), ask()).await.unwrap().0, 502);
+        assert!(whole(service, ask()).await.unwrap_err().is_resend_refused());
     });
 }
 

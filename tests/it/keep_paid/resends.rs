@@ -127,7 +127,7 @@ fn a_marked_resend_of_a_response_that_is_too_large_to_hold_gets_the_loss() {
     });
 }
 
-/// The client got the first one's loss, and sent a new call.
+/// The client got the first one's loss, and sent a new call when it was forgotten.
 #[test]
 fn a_resend_of_a_free_call_does_not_get_an_earlier_calls_loss() {
     in_paused_time(async {
@@ -140,7 +140,7 @@ fn a_resend_of_a_free_call_does_not_get_an_earlier_calls_loss() {
             whole(service.clone(), with(&scenario, RETRY_COUNT, "0")).await.unwrap_err().charge(),
             Charge::Maybe
         );
-        // Within the window of a resend.
+        tokio::time::sleep(Duration::from_secs(60)).await;
         let mut again = with(&scenario, RETRY_COUNT, "0");
         again.extensions_mut().insert(CallOptions::new().deadline(Duration::from_secs(1)));
         assert_eq!(whole(service.clone(), again).await.unwrap().0, 503);

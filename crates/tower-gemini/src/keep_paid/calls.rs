@@ -32,6 +32,7 @@ pub(super) struct Calls {
     max_detached: usize,
     retention: Duration,
     resend_window: Duration,
+    loss_window: Duration,
     max_bytes: usize,
     slots: HashMap<Fingerprint, Slot>,
     /// Of all stored responses.
@@ -71,6 +72,8 @@ struct Call {
     progress: CallProgress,
     /// When it came there: what it is dated by.
     since: Instant,
+    /// When a client was first told that it is lost.
+    first_report: Option<Instant>,
     /// The request that an `Idempotency-Key` was used for.
     keyed_request: Option<Fingerprint>,
     /// While it is in flight.
@@ -111,8 +114,7 @@ enum Rank {
 pub(super) struct Ask {
     /// The request waits for an identical one in the foreground to be disconnected.
     pub(super) waits: bool,
-    /// The client marks its resends.
-    pub(super) marks_resends: bool,
+    /// Marked as one.
     pub(super) is_resend: bool,
     pub(super) can_read_files: bool,
 }
@@ -147,11 +149,12 @@ pub(super) enum Keyed {
 
 impl Calls {
     pub(super) fn new(settings: &Settings) -> Self {
-        let Settings { max_detached, max_bytes, retention, resend_window, .. } = *settings;
+        let Settings { max_detached, max_bytes, retention, resend_window, loss_window, .. } = *settings;
         Self {
             max_detached,
             retention,
             resend_window,
+            loss_window,
             max_bytes,
             slots: HashMap::new(),
             stored_bytes: 0,
@@ -176,6 +179,7 @@ impl Calls {
             number,
             progress: CallProgress::Foreground,
             since: Instant::now(),
+            first_report: None,
             keyed_request: None,
             state: None,
             clients: None,
@@ -200,10 +204,18 @@ impl Calls {
 
     /// Moves a call on, and does what belongs to its new progress.
     pub(super) fn apply(&mut self, id: CallId, event: CallEvent, now: Instant) {
+        let retention = self.retention;
         let Some(call) = self.call_mut(id) else { return };
         let (before, since, replay) = (call.progress, call.since, call.replay());
         let next = before.next(event, replay);
-        if next == Some(before) && before != CallProgress::Reported {
+        let is_report = event == CallEvent::Report && next == Some(CallProgress::Reported);
+        if is_report {
+            // Each report makes the window longer, for as long as a response would be stored.
+            let first = *call.first_report.get_or_insert(now);
+            if before == CallProgress::Reported && now >= after(first, retention) {
+                return;
+            }
+        } else if next == Some(before) {
             return;
         }
         // A response that made room stays as old as it was.
@@ -219,12 +231,12 @@ impl Calls {
         if before == CallProgress::Delivering && call.stored_as.is_none() {
             call.response = None;
         }
-        let is_settled = next
-            .is_none_or(|next| matches!(next, CallProgress::Delivered | CallProgress::Reported));
-        let file = if is_settled { call.file.take() } else { None };
         // A response that could not be read stays for the next process.
-        let stays = matches!(event, CallEvent::Report { .. } | CallEvent::Forget);
-        let file = file.filter(|file| !(stays && file.has_response));
+        if matches!(event, CallEvent::Report | CallEvent::Forget) {
+            call.file.take_if(|file| file.has_response);
+        }
+        let is_settled = next.is_none_or(|next| next == CallProgress::Delivered);
+        let file = if is_settled { call.file.take() } else { None };
         self.to_do.delete.extend(file.map(|file| file.path));
 
         self.unindex(id, before, since);
@@ -272,9 +284,8 @@ impl Calls {
     fn deadline(&self, progress: CallProgress, since: Instant) -> Option<Instant> {
         match progress {
             CallProgress::Stored | CallProgress::Lost => Some(after(since, self.retention)),
-            CallProgress::Delivered | CallProgress::Reported => {
-                Some(after(since, self.resend_window))
-            }
+            CallProgress::Delivered => Some(after(since, self.resend_window)),
+            CallProgress::Reported => Some(after(since, self.loss_window)),
             _ => None,
         }
     }
@@ -376,13 +387,7 @@ impl Calls {
         if let Some(response) = for_resend {
             self.put(id, response, Rank::Delivered, now);
         }
-        let has_no_room = remember && self.call_mut(id).is_none_or(|call| call.stored_as.is_none());
-        let event = if has_no_room {
-            CallEvent::Report { remember }
-        } else {
-            CallEvent::Deliver { remember }
-        };
-        self.apply(id, event, now);
+        self.apply(id, CallEvent::Deliver { remember }, now);
     }
 
     /// A client that was given a response disconnected before its end: the response waits again,
@@ -399,7 +404,7 @@ impl Calls {
         }
     }
 
-    /// What was told of earlier losses was heard, or does not hold any more.
+    /// The client pays again for what was lost.
     pub(super) fn forget_reported(&mut self, fingerprint: Fingerprint, now: Instant) {
         while let Some(id) = self.first(fingerprint, CallProgress::Reported) {
             self.apply(id, CallEvent::Expire, now);
@@ -434,22 +439,22 @@ impl Calls {
             if let Some(file) = file.filter(|_| ask.can_read_files) {
                 return Found::OnDisk(id, file);
             }
-            self.apply(id, CallEvent::Report { remember: ask.marks_resends }, now);
-            return Found::Lost;
+            return self.report(id, now);
         }
-        if !ask.is_resend {
-            return Found::Nothing;
-        }
-        if let Some(id) = first(CallProgress::Delivered) {
+        if let Some(id) = first(CallProgress::Delivered).filter(|_| ask.is_resend) {
             return self.take(id, now);
         }
-        let Some(id) = first(CallProgress::Reported) else { return Found::Nothing };
-        self.apply(id, CallEvent::Report { remember: true }, now);
+        first(CallProgress::Reported).map_or(Found::Nothing, |id| self.report(id, now))
+    }
+
+    fn report(&mut self, id: CallId, now: Instant) -> Found {
+        self.apply(id, CallEvent::Report, now);
         Found::Lost
     }
 
     fn take(&mut self, id: CallId, now: Instant) -> Found {
-        let Some(response) = self.unstore(id) else { return Found::Nothing };
+        // There was no room for a copy.
+        let Some(response) = self.unstore(id) else { return Found::Lost };
         self.apply(id, CallEvent::Take, now);
         if let Some(call) = self.call_mut(id) {
             call.response = Some(response.clone());
@@ -462,13 +467,12 @@ impl Calls {
         &mut self,
         id: CallId,
         response: Option<&Arc<StoredResponse>>,
-        remember: bool,
         now: Instant,
     ) -> bool {
         let is_lost = |call: &&mut Call| call.progress == CallProgress::Lost;
         let Some(call) = self.call_mut(id).filter(is_lost) else { return false };
         call.response = response.cloned();
-        let event = response.map_or(CallEvent::Report { remember }, |_| CallEvent::Take);
+        let event = response.map_or(CallEvent::Report, |_| CallEvent::Take);
         self.apply(id, event, now);
         true
     }
@@ -536,7 +540,7 @@ impl Calls {
                         }
                         None
                     }
-                    CallProgress::Delivered | CallProgress::Reported => continue,
+                    CallProgress::Delivered => continue,
                     CallProgress::Delivering => call.response.clone(),
                     // Without its verdict a later process knows nothing of an error's charge.
                     _ => call.stored().filter(|response| response.is_worth_storing()).cloned(),
@@ -551,9 +555,7 @@ impl Calls {
 
     /// A call was written to a file. `false` where it is over already.
     pub(super) fn saved(&mut self, id: CallId, file: CallFile) -> bool {
-        let is_open = |call: &&mut Call| {
-            !matches!(call.progress, CallProgress::Delivered | CallProgress::Reported)
-        };
+        let is_open = |call: &&mut Call| call.progress != CallProgress::Delivered;
         let Some(call) = self.call_mut(id).filter(is_open) else {
             self.to_do.delete.push(file.path);
             return false;
@@ -644,8 +646,8 @@ mod tests {
         })
     }
 
-    fn ask(marks_resends: bool, is_resend: bool) -> Ask {
-        Ask { waits: false, marks_resends, is_resend, can_read_files: false }
+    fn ask(is_resend: bool) -> Ask {
+        Ask { waits: false, is_resend, can_read_files: false }
     }
 
     #[derive(Debug, Clone)]
@@ -657,22 +659,24 @@ mod tests {
         },
         Ask {
             who: u8,
-            ask: Ask,
+            marks_resends: bool,
+            is_resend: bool,
             takes_all: bool,
         },
         Wait(u64),
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let ask =
-            (any::<bool>(), any::<bool>()).prop_map(|(marks, resend)| ask(marks, marks && resend));
         let step = prop_oneof![
             (0..3u8, 0..120usize).prop_map(|(who, bytes)| Step::Disconnect { who, bytes }),
-            (0..3u8, ask, any::<bool>()).prop_map(|(who, ask, takes_all)| Step::Ask {
-                who,
-                ask,
-                takes_all
-            }),
+            (0..3u8, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+                |(who, marks_resends, resend, takes_all)| Step::Ask {
+                    who,
+                    marks_resends,
+                    is_resend: marks_resends && resend,
+                    takes_all
+                }
+            ),
             (0..9u64).prop_map(Step::Wait),
         ];
         proptest::collection::vec(step, 0..60)
@@ -694,15 +698,15 @@ mod tests {
                         calls.store(id, response(bytes, now), false, now);
                         open += 1;
                     }
-                    Step::Ask { who, ask, takes_all } => {
+                    Step::Ask { who, marks_resends, is_resend, takes_all } => {
                         let before = calls.counts();
-                        match calls.find(Fingerprint([who; 32]), ask, now) {
+                        match calls.find(Fingerprint([who; 32]), ask(is_resend), now) {
                             Found::Response(id, response) => {
                                 let was_waiting = before.stored > calls.counts().stored;
-                                prop_assert!(was_waiting || ask.is_resend, "given twice");
+                                prop_assert!(was_waiting || is_resend, "given twice");
                                 open -= usize::from(was_waiting);
                                 if takes_all {
-                                    calls.delivered(id, ask.marks_resends.then_some(response), now);
+                                    calls.delivered(id, marks_resends.then_some(response), now);
                                 } else {
                                     calls.put_back(id, response, now);
                                     open += 1;
@@ -710,7 +714,6 @@ mod tests {
                             }
                             Found::Lost => {
                                 let was_unreported = before.losses > calls.counts().losses;
-                                prop_assert!(was_unreported || ask.is_resend, "reported twice");
                                 open -= usize::from(was_unreported);
                             }
                             Found::Nothing => {}
@@ -753,17 +756,42 @@ mod tests {
             calls.delivered(id, Some(response(30, now)), now);
         };
         deliver(&mut calls);
-        assert!(matches!(calls.find(me, ask(true, true), now), Found::Lost), "there was no room");
-        calls.forget_reported(me, now);
+        assert!(matches!(calls.find(me, ask(true), now), Found::Lost), "there was no room");
+        assert!(matches!(calls.find(me, ask(false), now), Found::Nothing), "it was delivered");
         assert_eq!(calls.counts().stored, 1);
+        calls.expire(now + RESEND_WINDOW);
         calls.apply(waiting, CallEvent::Expire, now);
         deliver(&mut calls);
-        assert!(matches!(calls.find(me, ask(true, false), now), Found::Nothing));
-        let Found::Response(id, _) = calls.find(me, ask(true, true), now) else { panic!() };
+        assert!(matches!(calls.find(me, ask(false), now), Found::Nothing));
+        let Found::Response(id, _) = calls.find(me, ask(true), now) else { panic!() };
         calls.delivered(id, None, now);
         deliver(&mut calls);
         let later = now + RESEND_WINDOW;
-        assert!(matches!(calls.find(me, ask(true, true), later), Found::Nothing));
+        assert!(matches!(calls.find(me, ask(true), later), Found::Nothing));
+    }
+
+    // litellm sends again 0.2 s after our 424, and not marked as a resend: it paid twice.
+    #[test]
+    fn a_loss_is_reported_until_a_minute_after_the_last_request_and_not_for_ever() {
+        let s = Duration::from_secs;
+        let (mut calls, mut now, me) = (calls(), Instant::now(), Fingerprint([1; 32]));
+        let id = calls.begin(me, state());
+        calls.apply(id, CallEvent::Report, now);
+        let first = now;
+        let mut is_told = |now| match calls.find(me, ask(false), now) {
+            Found::Lost => true,
+            Found::Nothing => false,
+            found => panic!("{found:?}"),
+        };
+        while is_told(now) {
+            now += s(59);
+            assert!(now < first + RETENTION + s(120), "it never ends");
+        }
+        assert!(now > first + RETENTION, "{:?}", now - first);
+
+        let id = calls.begin(me, state());
+        calls.apply(id, CallEvent::Report, now);
+        assert!(matches!(calls.find(me, ask(false), now + s(60)), Found::Nothing));
     }
 
     struct OnWake {

@@ -75,26 +75,28 @@ impl InFlight {
         self.registry.with(|calls, now| calls.apply(self.id, event, now));
     }
 
-    /// The client is told of this error. One that disconnected unnoticed never hears it, and its
-    /// resend is told then.
+    /// The client is told of this error, and its resends are told of what may have been charged:
+    /// some SDKs resend whatever they hear.
     pub(super) fn fail(self, error: &Error) {
-        let may_be_charged =
-            !error.charge().is_surely_free() || self.state.earlier_may_be_charged();
-        let remember = self.marks_resends && may_be_charged;
-        self.end(CallEvent::Report { remember });
+        let is_free = error.charge().is_surely_free() && !self.state.earlier_may_be_charged();
+        self.end(if is_free { CallEvent::EndFree } else { CallEvent::Report });
     }
 
     /// The client has the whole response, as far as can be seen from here.
     pub(super) fn deliver(mut self, seen: Collected, verdict: Option<Verdict>) {
+        let is_free = is_free(verdict.as_ref());
+        if !is_free && !is_worth_storing(seen.status, outcome_of(verdict.as_ref())) {
+            // It told the client of a loss.
+            return self.end(CallEvent::Report);
+        }
         self.is_over = true;
-        let for_resend = self.marks_resends && !is_free(verdict.as_ref());
-        let response = for_resend
-            .then(|| seen.into_response(&self.state, verdict))
-            .flatten()
-            .filter(StoredResponse::is_worth_storing);
+        let is_for_resend = self.marks_resends && !is_free;
+        let response = is_for_resend.then(|| seen.into_response(&self.state, verdict)).flatten();
         self.registry.with(|calls, now| match response {
-            // There was no room for a copy, or it is nothing to give.
-            None if for_resend => calls.apply(self.id, CallEvent::Report { remember: true }, now),
+            // There was no room for a copy.
+            None if is_for_resend => {
+                calls.apply(self.id, CallEvent::Deliver { remember: true }, now);
+            }
             response => calls.delivered(self.id, response.map(Arc::new), now),
         });
     }

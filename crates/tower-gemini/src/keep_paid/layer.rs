@@ -87,6 +87,14 @@ impl KeepPaidLayer {
         self.with(|settings| settings.resend_window = time)
     }
 
+    /// Sets how long identical requests are told of a loss, counted from the last of them: some
+    /// SDKs resend by themselves whatever they hear. It ends at the latest a retention and this
+    /// long after the first.
+    #[must_use]
+    pub fn loss_window(self, time: Duration) -> Self {
+        self.with(|settings| settings.loss_window = time)
+    }
+
     /// Sets the wall clock that dates stored responses in their files.
     #[must_use]
     pub fn clock(self, clock: impl Clock + 'static) -> Self {

@@ -55,10 +55,10 @@
 //! * Once. If the client that gets the response disconnects before its end, it is stored again.
 //! * Where a response that was or may have been charged is lost (it broke off, ended in an error
 //!   that says nothing of money, was too large, too late or one too many, or had to make room and
-//!   is in no file), the next identical request fails once with an error that is *maybe charged*,
-//!   and nothing is sent for it. A client that marks its resends may not have received that error:
-//!   its next resend fails too, within 30 s. Set
-//!   [`maybe_charged_resends`](crate::CallOptions::maybe_charged_resends) to pay again instead.
+//!   is in no file), identical requests fail with an error that is *maybe charged*, and nothing is
+//!   sent for them: so does the resend of a client that has just received such an error. That ends
+//!   60 s after the last of them, or once a request allows it to be charged again
+//!   ([`maybe_charged_resends`](crate::CallOptions::maybe_charged_resends)), which is sent.
 //! * Never for a concurrent request: two identical requests whose clients are both connected are
 //!   two calls. A disconnect may be noticed a moment after the client's next request has come, so a
 //!   request waits up to the grace for an identical one to be disconnected.
@@ -90,6 +90,7 @@
 //! | time for a call without a client | 660 s | Google's own deadline of 600 s (gRPC service config), and the way back |
 //! | retention of a stored response | 10 minutes | the longest series of resends that was measured ends within 5 |
 //! | grace for an identical call to be disconnected | 100 ms | a closed socket is noticed within a few on loopback; 2 s for a request marked as a resend |
+//! | identical requests are told of a loss | 60 s after the last, 11 minutes at most | the longest wait between two resends of google-genai and openai is 60 s; litellm resends after 0.2 s |
 //! | kept for a marked resend after a delivery | 30 s | the longest wait of openai's clients between two sends is 8 s |
 //!
 //! # Errors
@@ -172,6 +173,7 @@ struct Settings {
     grace: Duration,
     resend_grace: Duration,
     resend_window: Duration,
+    loss_window: Duration,
     clock: Arc<dyn Clock>,
 }
 
@@ -185,6 +187,7 @@ impl Default for Settings {
             grace: Duration::from_millis(100),
             resend_grace: Duration::from_secs(2),
             resend_window: Duration::from_secs(30),
+            loss_window: Duration::from_secs(60),
             clock: Arc::new(SystemClock),
         }
     }

@@ -5,7 +5,7 @@
 /// ```text
 ///                     ┌─────────── put back ───────────┐
 /// Foreground ─▶ Detached ─▶ Stored ─▶ Delivering ─▶ Delivered (for a marked resend)
-///     └────────────┴─▶ Lost ◀─┴─── evicted   └─▶ Reported (a loss, for a marked resend)
+///     └────────────┴─▶ Lost ◀─┴─── evicted   └─▶ Reported (for resends)
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum CallProgress {
@@ -20,8 +20,7 @@ pub(super) enum CallProgress {
     /// The response went to a client, as far as can be seen from here. It is replayed only to a
     /// request that is marked as a resend.
     Delivered,
-    /// A client was told that the response is lost. Only a request that is marked as a resend is
-    /// told again.
+    /// A client was told that the response is lost, and identical requests are told again.
     Reported,
     /// The call was or may have been charged, and there is no response in memory.
     Lost,
@@ -57,8 +56,8 @@ pub(super) enum CallEvent {
     Evict,
     /// A client received the response; `remember` keeps it for a resend.
     Deliver { remember: bool },
-    /// A client was told that there is no response; `remember` tells a resend again.
-    Report { remember: bool },
+    /// A client was told that there is no response.
+    Report,
     /// It is too old, or the client's next request shows that it heard.
     Expire,
     /// More losses are remembered than there is room for.
@@ -83,14 +82,16 @@ impl CallProgress {
             (Self::Delivering, On::PutBack) => Self::Stored,
             (Self::Stored | Self::Delivering, On::Evict) => Self::Lost,
             (Self::Delivered, On::Evict) => return None,
-            (Self::Foreground | Self::Delivering, On::Deliver { remember }) if !always => {
+            // Lost: there was no room for the copy that a resend would get.
+            (Self::Foreground | Self::Delivering | Self::Lost, On::Deliver { remember })
+                if !always =>
+            {
                 return remember.then_some(Self::Delivered);
             }
             // In flight or being delivered: the client that waits is told.
-            (
-                Self::Foreground | Self::Delivering | Self::Lost | Self::Reported,
-                On::Report { remember },
-            ) if !always => return remember.then_some(Self::Reported),
+            (Self::Foreground | Self::Delivering | Self::Lost, On::Report) if !always => {
+                Self::Reported
+            }
             (Self::Foreground | Self::Detached | Self::Delivering, On::Expire | On::Forget) => self,
             (_, On::Expire) => return None,
             (Self::Lost | Self::Reported, On::Forget) => return None,
@@ -125,7 +126,7 @@ mod tests {
             Just(CallEvent::PutBack),
             Just(CallEvent::Evict),
             any::<bool>().prop_map(|remember| CallEvent::Deliver { remember }),
-            any::<bool>().prop_map(|remember| CallEvent::Report { remember }),
+            Just(CallEvent::Report),
             Just(CallEvent::Expire),
             Just(CallEvent::Forget),
         ];
@@ -154,7 +155,7 @@ mod tests {
                 let told = matches!(
                     event,
                     CallEvent::EndFree | CallEvent::Deliver { remember: false }
-                        | CallEvent::Report { remember: false } | CallEvent::Expire | CallEvent::Forget
+                        | CallEvent::Expire | CallEvent::Forget
                 );
                 // What was delivered may make room untold.
                 prop_assert!(progress.is_some() || told || event == CallEvent::Evict);

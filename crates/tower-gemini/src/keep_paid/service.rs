@@ -31,8 +31,8 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Numbers the sends of openai's clients; 0 is the first.
 const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
 
-const LOST: &str = "not sent: an earlier identical request was or may have been charged after its client disconnected, and its response was \
-                    lost; the next identical request is sent";
+const LOST: &str = "not sent: an earlier identical request was or may have been charged, and its response was lost; identical requests within \
+                    a minute of each other get this error, unless they allow a resend that may be charged again";
 const LOST_KEYED: &str = "not sent: an earlier request with this Idempotency-Key was or may have been charged, and its response was lost; use \
                           another key to send it again";
 const KEY_REUSED: (&str, &str) = (
@@ -183,10 +183,9 @@ impl Asked {
                 // A client that disconnects meanwhile leaves it in its file.
                 Found::OnDisk(id, file) => {
                     let read = files::read_response(file).await;
-                    let remember = self.marks_resends;
                     let taken = self
                         .registry
-                        .with(|calls, now| calls.take_read(id, read.as_ref().ok(), remember, now));
+                        .with(|calls, now| calls.take_read(id, read.as_ref().ok(), now));
                     match read {
                         _ if !taken => {}
                         Ok(response) => return Ok(self.replay(id, response)),
@@ -206,13 +205,7 @@ impl Asked {
             }
         }
         let state = self.state.clone();
-        let id = self.registry.with(|calls, now| {
-            // A first send shows that the client heard what it was told before.
-            if self.marks_resends && !self.is_resend {
-                calls.forget_reported(self.fingerprint, now);
-            }
-            calls.begin(self.fingerprint, state.clone())
-        });
+        let id = self.registry.with(|calls, _| calls.begin(self.fingerprint, state.clone()));
         let call = InFlight::new(self.registry.clone(), id, state, self.marks_resends, None);
         ForegroundCall::new(inner.call(request), call).await
     }
@@ -220,7 +213,6 @@ impl Asked {
     fn find(&self, waits: bool) -> Found {
         let ask = Ask {
             waits,
-            marks_resends: self.marks_resends,
             is_resend: self.is_resend,
             can_read_files: Handle::try_current().is_ok(),
         };
