@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tower_gemini::quota_guard::{Limits, QuotaDimension, QuotaGuardLayer, QuotaKey, StoreFailure};
+use tower_gemini::quota_guard::{
+    Limits, QuotaAmounts, QuotaDimension, QuotaGuardLayer, QuotaKey, StoreFailure,
+};
+use tower_gemini::store::{Exchange, QuotaStore};
 use tower_gemini_store::RedisStore;
 
 use crate::common::MODEL;
@@ -314,5 +317,24 @@ fn the_script_counts_what_the_guard_counts() {
         assert_eq!(more, 8);
         let ledger = handle.usage();
         assert_eq!(ledger.entries[QuotaDimension::ALL.len() - 1].used, 13);
+    });
+}
+
+#[test]
+fn a_day_that_was_closed_and_reopened_grants_again() {
+    let Some(server) = Server::start() else { return };
+    block_on(async {
+        let store = RedisStore::open(&server.url()).unwrap().restart_hold(Duration::ZERO);
+        let granted = async |close_day| {
+            let need = QuotaAmounts::for_call(10, 1);
+            let mut ask = Exchange::new(key(), Limits::unlimited().rpm(50), need, 1);
+            ask.close_day = close_day;
+            store.exchange(ask).await.unwrap().granted
+        };
+        let mut all = Vec::new();
+        for close_day in [None, Some(true), None, Some(false), None] {
+            all.push(granted(close_day).await);
+        }
+        assert_eq!(all, [1, 0, 0, 1, 1]);
     });
 }

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 const AFTER_HELP: &str = "\
-SIGHUP, or a change of the file, reloads the configuration. SIGTERM and Ctrl-C finish the requests
+SIGHUP, or a change of the file, reloads the configuration; SIGHUP also tries again what the API closed
+(a day's limit, after a change of tier). SIGTERM and Ctrl-C finish the requests
 in flight; a second one stops at once.
 
 Exit codes: 0 ended as asked; 1 something that was or may have been paid for is lost;

@@ -10,6 +10,7 @@ use http::Request;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tower_gemini::QuotaGuardLayer;
 
 use crate::config::{Config, ConfigError};
 use crate::snapshot::Snapshot;
@@ -107,6 +108,15 @@ impl Gateway {
         let next = Snapshot::build(config, Some(&self.snapshot()))?;
         self.snapshot.send_replace(Arc::new(next));
         Ok(())
+    }
+
+    /// Tries again what refusals closed: days that are spent, models and accounts that rest. For an
+    /// operator who knows better, as after a change of tier.
+    pub fn reopen(&self) {
+        let snapshot = self.snapshot();
+        let days: usize = snapshot.quotas().map(QuotaGuardLayer::reopen).sum();
+        let circuits = snapshot.layers().fallback.circuits().reset();
+        tracing::info!(days, circuits, "what refusals closed is tried again");
     }
 
     pub(crate) fn reload_at(&self, addr: SocketAddr, config: &Config) -> Result<(), ConfigError> {

@@ -84,6 +84,9 @@ async fn route(
     // The key leaves the URI before anything can print it.
     let caller = gateway.auth().admit(&mut parts)?;
     wire::clean_request(&mut parts.headers);
+    if let Some(resends) = maybe_charged_resends(&mut parts.headers)? {
+        parts.extensions.insert(resends);
+    }
     // Behind a key of the gateway's own all callers have the same one: a response that is stored
     // for one must not go to another.
     if let Some(name) = caller.token_name() {
@@ -137,6 +140,32 @@ async fn route(
         }
     }
 }
+
+/// What [`wire::MAYBE_CHARGED_RESENDS`] says, in the extensions of a request.
+#[derive(Debug, Clone, Copy)]
+struct MaybeChargedResends(u32);
+
+/// Takes the header out: it is not for the upstream.
+fn maybe_charged_resends(
+    headers: &mut HeaderMap,
+) -> Result<Option<MaybeChargedResends>, Rejection> {
+    let Some(value) = headers.remove(wire::MAYBE_CHARGED_RESENDS) else { return Ok(None) };
+    let resends = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    match resends.filter(|resends| *resends <= MOST_MAYBE_CHARGED_RESENDS) {
+        Some(resends) => Ok(Some(MaybeChargedResends(resends))),
+        None => {
+            let message = format!(
+                "{} is the number of resends that may be charged again: write 0 to \
+                 {MOST_MAYBE_CHARGED_RESENDS}. Nothing was sent.",
+                wire::MAYBE_CHARGED_RESENDS
+            );
+            Err(Rejection::new(StatusCode::BAD_REQUEST, "INVALID_ARGUMENT", message))
+        }
+    }
+}
+
+/// Ours: as many as any client that was measured resends by itself.
+const MOST_MAYBE_CHARGED_RESENDS: u32 = 10;
 
 /// Sends a request that generates something, and may cost something.
 async fn generate(
@@ -192,8 +221,10 @@ async fn send(
     }
     // For every call, also for one whose earlier send, by a client that disconnected, may have been
     // paid for and is lost.
-    if retry.maybe_charged_resends > 0 {
-        options = options.maybe_charged_resends(retry.maybe_charged_resends);
+    let stated = request.extensions().get().map(|&MaybeChargedResends(resends)| resends);
+    let resends = stated.unwrap_or(retry.maybe_charged_resends);
+    if resends > 0 {
+        options = options.maybe_charged_resends(resends);
     }
     request.extensions_mut().insert(options);
     let now = SystemClock.now();

@@ -24,7 +24,7 @@ pub(crate) const NOT_STARTED: u8 = 2;
 pub enum Signal {
     /// Stop after the requests in flight; the second time, stop at once.
     Stop,
-    /// Reload the configuration.
+    /// Reload the configuration, and try again what refusals closed (see [`Gateway::reopen`]).
     Reload,
 }
 
@@ -43,6 +43,12 @@ impl Running {
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.addr)
+    }
+
+    /// The gateway itself.
+    #[must_use]
+    pub fn gateway(&self) -> &Gateway {
+        &self.gateway
     }
 
     /// Takes another configuration for the requests to come.
@@ -128,11 +134,17 @@ impl Bound {
             };
             let signal = tokio::select! {
                 ended = &mut serving => break ended,
-                () = changed => Signal::Reload,
+                () = changed => {
+                    reload::reload(&gateway, addr, watched.as_mut());
+                    continue;
+                }
                 signal = signals.recv() => signal.unwrap_or(Signal::Stop),
             };
             match signal {
-                Signal::Reload => reload::reload(&gateway, addr, watched.as_mut()),
+                Signal::Reload => {
+                    gateway.reopen();
+                    reload::reload(&gateway, addr, watched.as_mut());
+                }
                 Signal::Stop if stop.take().is_some() => {
                     deadline = Some(Instant::now() + limits.shutdown_grace.0);
                     if signals.is_closed() {

@@ -116,6 +116,10 @@ impl Snapshot {
         keys
     }
 
+    pub(crate) fn quotas(&self) -> impl Iterator<Item = &QuotaGuardLayer> {
+        self.routes.iter().map(|route| &route.quota)
+    }
+
     /// The usage of every quota.
     pub(crate) fn quota_usages(&self) -> Vec<QuotaUsage> {
         self.routes.iter().flat_map(|route| route.quota.usages()).collect()
@@ -234,6 +238,7 @@ fn keep(config: &Config) -> Option<KeepPaidLayer> {
             .max_stored_bytes(keep.max_bytes.0)
             .max_detached_time(keep.max_detached_time.0)
             .retention(keep.retention.0)
+            .loss_window(keep.loss_window.0)
     })
 }
 

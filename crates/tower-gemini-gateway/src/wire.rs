@@ -21,6 +21,10 @@ pub(crate) const READ_TIMEOUT: HeaderName = HeaderName::from_static("x-stainless
 pub(crate) const SERVER_TIMEOUT: HeaderName = HeaderName::from_static("x-server-timeout");
 /// How many retries openai's clients have made.
 pub(crate) const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
+/// How many resends this request may have after an attempt that may have been paid for, in place
+/// of `retry.maybe_charged_resends`. One of them pays for an earlier request that was lost.
+pub(crate) const MAYBE_CHARGED_RESENDS: HeaderName =
+    HeaderName::from_static("x-gemini-maybe-charged-resends");
 /// Two requests with the same value are one.
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 

@@ -524,15 +524,59 @@ async fn what_was_lost_after_its_caller_had_gone_is_told_to_its_next_request() {
             );
             if told == 424 {
                 assert!(
-                    answer.text().contains("the next identical request is sent"),
+                    answer.text().contains("within a minute of each other"),
                     "{}",
                     answer.text()
                 );
                 assert_eq!(answer.headers["x-should-retry"], "false");
-                assert_eq!(world.post(path, &body).await.status, 200);
+                // As an SDK that resends whatever it hears, and as one who wants to pay again.
+                assert_eq!(world.post(path, &body).await.status, 424, "{path}");
+                let with = |resends: &str| {
+                    let mut request = world.request(path, &body);
+                    let name = "x-gemini-maybe-charged-resends";
+                    request.headers_mut().insert(name, resends.parse().unwrap());
+                    world.send(request)
+                };
+                let wrong = with("yes").await;
+                assert_eq!(wrong.status, 400, "{}", wrong.text());
+                assert!(wrong.text().contains("write 0 to 10"), "{}", wrong.text());
+                assert_eq!(world.ledger(), (1, 1));
+                assert_eq!(with("1").await.status, 200);
+                assert_eq!(world.ledger(), (2, 2));
             }
         }
     }
+}
+
+// A day's limit was asked five times by five sends of one SDK, each a unit of the day's quota.
+#[tokio::test]
+async fn a_day_that_google_closed_is_asked_once_until_an_operator_reopens_it() {
+    let day = Fault::RateLimitDay { retry_after: Duration::from_millis(2_500) };
+    let world = World::quick([day]).await;
+    let first = world.post(PRO, &apple()).await;
+    assert_eq!((first.status.as_u16(), world.sim.requests()), (429, 1), "{}", first.text());
+    for path in [PRO, "/v1/chat/completions", "/v1/images/generations"] {
+        let body = match path {
+            PRO => apple(),
+            "/v1/chat/completions" => chat("{}"),
+            _ => json!({ "model": "gemini-3-pro-image", "prompt": "an apple" }),
+        };
+        let refused = world.post(path, &body).await;
+        assert_eq!(refused.status, 429, "{path}: {}", refused.text());
+        assert!(refused.text().contains("the day's requests are exhausted"), "{}", refused.text());
+        assert!(!refused.headers.contains_key("retry-after"), "{:?}", refused.headers);
+        assert!(refused.headers.contains_key("x-closed-for"), "{:?}", refused.headers);
+    }
+    assert_eq!(world.sim.requests(), 1);
+    // Another model, and another project, are none of it.
+    let flash = "/v1beta/models/gemini-3.1-flash-image:generateContent";
+    assert_eq!(world.post(flash, &apple()).await.status, 200);
+    let mut other = world.request(PRO, &apple());
+    other.headers_mut().insert("x-goog-api-key", "another".parse().unwrap());
+    assert_eq!(world.send(other).await.status, 200);
+
+    world.gateway.gateway().reopen();
+    assert_eq!(world.post(PRO, &apple()).await.status, 200);
 }
 
 // The shape that an answer is told in is part of the request, and no other caller.

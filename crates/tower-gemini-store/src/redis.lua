@@ -3,7 +3,7 @@
 -- KEYS: 1 the minute's sums and slots (hash), 2 its slots in order (list), 3 4 5 yesterday, today and tomorrow (counters),
 --       6 the day that Google said is used up
 -- ARGV: 1 slots an entry stays  2 slot ms  3 lease ms  4 margin ms  5-8 limits (-1: none)  9-12 need  13 calls at most
---       14 requests of the day to leave over  15 close the day (0 or 1)  16-18 the three days' numbers
+--       14 requests of the day to leave over  15 close the day (1), reopen it (2) or neither (0)  16-18 the three days' numbers
 --       19 20 where today begins and ends, ms  21 22 a day and what was heard of it (-1: nothing)  23-26 unreported
 --       27 number of returns, then for each: slot, day, both days, four amounts back, tokens more
 -- Gives: granted, slot, day, both days, retry after ms (-1: never), four amounts taken; or -1 and the server's time, where the
@@ -65,6 +65,7 @@ if n[23] > 0 or n[26] > 0 then
     redis.call('SET', today, tonumber(redis.call('GET', today) or 0) + n[26], 'PXAT', day_end)
 end
 if n[15] == 1 then redis.call('SET', closed, n[17], 'PXAT', n[20]) end
+if n[15] == 2 then redis.call('DEL', closed) end
 
 local at = math.floor((now + lease_ms) / slot_ms)
 local name = string.format('%d', at)

@@ -297,7 +297,10 @@ impl RedisStore {
         for amount in exchange.need.0 {
             script.arg(int(amount));
         }
-        script.arg(exchange.most).arg(int(exchange.day_reserve)).arg(u8::from(exchange.close_day));
+        script
+            .arg(exchange.most)
+            .arg(int(exchange.day_reserve))
+            .arg(exchange.close_day.map_or(0, |close| if close { 1 } else { 2 }));
         script
             .arg(number - 1)
             .arg(number)

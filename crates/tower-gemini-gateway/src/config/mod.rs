@@ -133,6 +133,7 @@ section! { pub(crate) Keep {
     max_bytes: Size = Size::mib(256),
     max_detached_time: Span = Span::secs(660),
     retention: Span = Span::secs(600),
+    loss_window: Span = Span::secs(60),
     dir: Option<PathBuf> = None,
 }}
 section! { pub(crate) Retry {

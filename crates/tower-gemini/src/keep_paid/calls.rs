@@ -149,7 +149,8 @@ pub(super) enum Keyed {
 
 impl Calls {
     pub(super) fn new(settings: &Settings) -> Self {
-        let Settings { max_detached, max_bytes, retention, resend_window, loss_window, .. } = *settings;
+        let Settings { max_detached, max_bytes, retention, resend_window, loss_window, .. } =
+            *settings;
         Self {
             max_detached,
             retention,

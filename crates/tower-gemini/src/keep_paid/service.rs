@@ -211,11 +211,8 @@ impl Asked {
     }
 
     fn find(&self, waits: bool) -> Found {
-        let ask = Ask {
-            waits,
-            is_resend: self.is_resend,
-            can_read_files: Handle::try_current().is_ok(),
-        };
+        let ask =
+            Ask { waits, is_resend: self.is_resend, can_read_files: Handle::try_current().is_ok() };
         self.registry.with(|calls, now| calls.find(self.fingerprint, ask, now))
     }
 

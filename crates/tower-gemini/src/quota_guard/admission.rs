@@ -554,6 +554,14 @@ impl Admission {
         self.closed_day = Some(self.day.number());
     }
 
+    /// Ends a closed day and a rest: calls pass as far as the counts allow. `true` if there was
+    /// one.
+    pub fn reopen(&mut self, now: Moment) -> bool {
+        self.advance(now);
+        let closed = self.closed_day.take() == Some(self.day.number());
+        closed | self.rest.take().is_some_and(|(until, _)| now.steady_ms < until)
+    }
+
     /// Counts at least this much of that day, as a store reported it.
     pub fn day_is_at_least(&mut self, number: i32, taken: u64) {
         match self.day_mut(number) {

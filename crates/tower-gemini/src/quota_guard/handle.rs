@@ -12,7 +12,7 @@ use tower_gemini_core::verdict::Verdict;
 use super::admission::{Admission, Denied, Moment, RestReason, Totals};
 use super::gate::{Ask, Taken, Try, Turn};
 use super::hooks::KeyHooks;
-use super::learn::{Lesson, lessons};
+use super::learn::{Learned, Lesson, lessons};
 use super::limits::{QuotaAmounts, QuotaDimension};
 use super::state::{KeyState, QuotaState};
 use super::usage::{QuotaUsage, QuotaWait};
@@ -170,6 +170,19 @@ impl QuotaHandle {
         }
     }
 
+    /// Forgets what refusals taught about this key. `true` if it was closed or rested.
+    pub(crate) fn reopen(&self) -> bool {
+        self.key.gate.change(|admission, hooks| {
+            hooks.learned = Learned::new(self.state.settings.rules.limits_for(&self.key.key));
+            let was_closed = admission.reopen(self.state.now());
+            admission.set_limits(hooks.learned.current());
+            if let Some(pool) = &mut hooks.pool {
+                pool.reopen();
+            }
+            was_closed
+        })
+    }
+
     /// Corrects limits and rests by what a verdict says.
     pub(crate) fn learn(&self, verdict: &Verdict, status: Option<u16>) {
         if !self.state.settings.learns {
@@ -179,7 +192,12 @@ impl QuotaHandle {
         let lessons = self.key.gate.look(|admission, _| {
             lessons(verdict, status, admission.taken(now), admission.limits())
         });
+        // Where nothing is limited, only what the service closed is remembered.
+        let is_limited = !self.state.settings.rules.limits_for(&self.key.key).is_unlimited();
         for lesson in lessons {
+            if !is_limited && lesson != Lesson::CloseDay {
+                continue;
+            }
             tracing::info!(model = %self.key.model(), outcome = verdict.outcome().as_str(), ?lesson, "learned from a refusal");
             if let Lesson::Rest { whole_project: true, .. } = lesson {
                 let account = |key: &Arc<KeyState>| {
@@ -204,7 +222,7 @@ fn apply(lesson: Lesson, now: Moment, admission: &mut Admission, hooks: &mut Key
         Lesson::CloseDay => {
             admission.close_this_day(now);
             if let Some(pool) = &mut hooks.pool {
-                pool.mark_day_closed();
+                pool.close_day();
             }
         }
         Lesson::Stated { dimension, limit } => {

@@ -66,10 +66,11 @@ pub struct QuotaGuardLayer {
 
 impl QuotaGuardLayer {
     /// Applies these limits to every model. [`limits_for`](Self::limits_for) sets those of one model
-    /// or project.
+    /// or project. Without limits it still refuses what goes to a model whose day Google closed.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         let settings = Settings {
+            is_off: false,
             rules: Rules { default: limits, rules: Vec::new() },
             on_exhausted: OnExhausted::Wait { at_most: Duration::from_secs(120) },
             margin: Duration::from_millis(500),
@@ -89,10 +90,10 @@ impl QuotaGuardLayer {
         Self { settings, project, shared: Arc::default() }
     }
 
-    /// Passes every call on unchanged, at no cost: nothing is limited.
+    /// Passes every call on unchanged, at no cost: nothing is limited or remembered.
     #[must_use]
     pub fn off() -> Self {
-        Self::new(Limits::unlimited())
+        Self::new(Limits::unlimited()).set(|settings| settings.is_off = true)
     }
 
     fn set(mut self, change: impl FnOnce(&mut Settings)) -> Self {
@@ -104,7 +105,10 @@ impl QuotaGuardLayer {
     /// Sets the limits of this model, for every project.
     #[must_use]
     pub fn limits_for(self, model: &str, limits: Limits) -> Self {
-        self.set(|settings| settings.rules.rules.push((None, Some(model.to_owned()), limits)))
+        self.set(|settings| {
+            settings.is_off = false;
+            settings.rules.rules.push((None, Some(model.to_owned()), limits));
+        })
     }
 
     /// Sets the limits of this project: of one model, or of each model that has no rule of its own.
@@ -116,7 +120,8 @@ impl QuotaGuardLayer {
         limits: Limits,
     ) -> Self {
         self.set(|settings| {
-            settings.rules.rules.push((Some(project), model.map(str::to_owned), limits))
+            settings.is_off = false;
+            settings.rules.rules.push((Some(project), model.map(str::to_owned), limits));
         })
     }
 
@@ -276,6 +281,16 @@ impl QuotaGuardLayer {
     #[must_use]
     pub fn counts(&self) -> GuardCounts {
         self.state().counts()
+    }
+
+    /// Forgets what refusals taught: closed days, rests and lowered limits. For an operator who
+    /// knows better, as after a change of tier. Returns how many keys had a closed day or a rest.
+    ///
+    /// A shared store hears of it with the next exchange; other processes that saw the refusal
+    /// themselves keep to it.
+    pub fn reopen(&self) -> usize {
+        let handles = self.handles();
+        handles.into_iter().filter(QuotaHandle::reopen).count()
     }
 
     /// Refunds to the store what is left of every lease. For the end of a process; an idle one does

@@ -30,7 +30,7 @@ pub(crate) struct LeasePool {
     down_until: Option<u64>,
     refunds: Vec<Refund>,
     unreported: QuotaAmounts,
-    close_day: bool,
+    close_day: Option<bool>,
     /// The day and its count as last heard from the store.
     heard: Option<(i32, u64)>,
     heard_taken: QuotaAmounts,
@@ -70,7 +70,7 @@ impl LeasePool {
             down_until: None,
             refunds: Vec::new(),
             unreported: QuotaAmounts::default(),
-            close_day: false,
+            close_day: None,
             heard: None,
             heard_taken: QuotaAmounts::default(),
             emergency: false,
@@ -135,13 +135,19 @@ impl LeasePool {
         self.refund(booking, unused, tokens.saturating_sub(reserved));
     }
 
-    pub(crate) fn mark_day_closed(&mut self) {
-        self.close_day = true;
+    /// The store is to be told that the day is closed.
+    pub(crate) fn close_day(&mut self) {
+        self.close_day = Some(true);
+    }
+
+    /// The store is to be told that the day is open again, and asked at once.
+    pub(crate) fn reopen(&mut self) {
+        (self.close_day, self.closed_until) = (Some(false), None);
     }
 
     /// Whether something is left that others could use.
     pub(crate) fn wants_flush(&self) -> bool {
-        self.live.is_some() || !self.refunds.is_empty() || self.close_day
+        self.live.is_some() || !self.refunds.is_empty() || self.close_day.is_some()
     }
 
     /// When the live lease ends, if there is one.

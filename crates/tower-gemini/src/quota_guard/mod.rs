@@ -57,6 +57,8 @@
 //!   day stays closed until midnight Pacific, whatever the hint says; a refusal without details, far
 //!   below our limits, is a lack of capacity: the model rests, the limit stays. Lowered limits are
 //!   raised again step by step.
+//! - **Remembers a closed day without any limits**, for each upstream, project and model. An
+//!   operator who knows better ends it with [`reopen`](QuotaGuardLayer::reopen).
 //! - **Knows the Pacific day** by rule, both daylight changes included, without a time zone database.
 //!   A clock that is set back grants nothing twice.
 //! - **Counts per upstream, project and model.** Several API keys of a named project share one count.
@@ -73,7 +75,7 @@
 //!
 //! | setting | value | source |
 //! | --- | --- | --- |
-//! | limits | none: every call passes | Google publishes none; [`tiers`] lists published ones, with their dates |
+//! | limits | none: every call passes, but for days that Google closed | Google publishes none; [`tiers`] lists published ones, with their dates |
 //! | exhausted | wait, at most 120 s | the longest wait of [`JitteredRetry`](crate::jittered_retry) (APIYI, guide to 429s, 2026-02) |
 //! | window | 60 s | Google's rate-limit pages, 2026-02 |
 //! | margin of the window | 500 ms | ours: how much closer two requests may get on the way; costs 0.8 % of the quota |

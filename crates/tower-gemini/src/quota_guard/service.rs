@@ -1,5 +1,5 @@
 use std::fmt;
-use std::future::ready;
+use std::future::{Future, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use http::{Request, Response};
 use tokio::time::Instant;
 use tower_gemini_core::call::Call;
 use tower_gemini_core::target::UpstreamId;
-use tower_gemini_core::verdict::{QuotaCharge, Verdict};
+use tower_gemini_core::verdict::{Outcome, QuotaCharge, Verdict};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -37,19 +37,17 @@ pub struct QuotaGuard<S> {
 }
 
 impl<S> QuotaGuard<S> {
-    /// The count that this request is held against; `None` where nothing limits it. Counting tokens
-    /// and batches have quotas of their own at Google, which are none of ours.
-    fn handle(&self, request: &Request<AttemptBody>) -> Option<QuotaHandle> {
-        if self.state.passes_all {
+    /// What this request is counted for; `None` where the layer is off. Counting tokens and batches
+    /// have quotas of their own at Google, which are none of ours.
+    fn key(&self, request: &Request<AttemptBody>) -> Option<QuotaKey> {
+        if self.state.settings.is_off {
             return None;
         }
         request.body().state().pass(Place::QuotaGuard);
         let call = request.body().call();
         let model = call.model.clone().filter(|_| call.generates())?;
         let project = self.project.project_of(request);
-        let upstream = self.upstream(request);
-        let key = self.state.key_state(&QuotaKey { upstream, project, model })?;
-        Some(QuotaHandle { state: self.state.clone(), key })
+        Some(QuotaKey { upstream: self.upstream(request), project, model })
     }
 
     /// Where the request goes: the configured upstream, unless it was sent elsewhere.
@@ -94,10 +92,14 @@ impl<S: AttemptService> Service<Request<AttemptBody>> for QuotaGuard<S> {
     }
 
     fn call(&mut self, request: Request<AttemptBody>) -> Self::Future {
-        match self.handle(&request) {
-            Some(handle) => OptionalFuture::on(self.reserve(handle, request)),
-            None => OptionalFuture::off(self.inner.call(request)),
-        }
+        let Some(key) = self.key(&request) else {
+            return OptionalFuture::off(self.inner.call(request));
+        };
+        let state = self.state.clone();
+        OptionalFuture::on(match state.key_state(&key) {
+            Some(key) => self.reserve(QuotaHandle { state, key }, request),
+            None => Box::pin(watch_for_closed_day(self.inner.call(request), state, key)),
+        })
     }
 }
 
@@ -146,6 +148,24 @@ impl<S: AttemptService> QuotaGuard<S> {
             }
         })
     }
+}
+
+/// Sends an attempt that nothing limits. If it learns that the day is over, the next is not sent.
+async fn watch_for_closed_day<B: UpstreamBody>(
+    response: impl Future<Output = Result<Response<JudgedBody<B>>, Error>>,
+    state: Arc<QuotaState>,
+    key: QuotaKey,
+) -> Result<Response<JudgedBody<B>>, Error> {
+    let response = response.await?;
+    let verdict = response.body().verdict();
+    if verdict.outcome() == Outcome::RateLimitedDay {
+        let handle = QuotaHandle { key: state.add_key(&key), state };
+        // Where there is no room for the key it shares another.
+        if handle.key.key == key {
+            handle.learn(verdict, Some(response.status().as_u16()));
+        }
+    }
+    Ok(response)
 }
 
 /// The call that asks.

@@ -60,14 +60,12 @@ impl Rules {
         });
         rule.map_or(self.default, |(.., limits)| *limits)
     }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.default.is_unlimited() && self.rules.is_empty()
-    }
 }
 
 #[derive(Clone)]
 pub(crate) struct Settings {
+    /// Nothing is limited, and nothing remembered.
+    pub(crate) is_off: bool,
     pub(crate) rules: Rules,
     pub(crate) on_exhausted: OnExhausted,
     pub(crate) margin: Duration,

@@ -77,7 +77,6 @@ pub(crate) struct QuotaState {
     swept_ms: AtomicU64,
     pub(crate) alerts: watch::Sender<Option<QuotaAlert>>,
     counts: std::sync::Mutex<GuardCounts>,
-    pub(crate) passes_all: bool,
 }
 
 /// The steady clock starts here, so that nothing is ever before its beginning.
@@ -85,7 +84,6 @@ const EPOCH_MS: u64 = 1_000_000;
 
 impl QuotaState {
     pub(crate) fn new(settings: Settings) -> Self {
-        let passes_all = settings.rules.is_empty();
         Self {
             settings,
             epoch: Instant::now(),
@@ -95,7 +93,6 @@ impl QuotaState {
             swept_ms: AtomicU64::new(0),
             alerts: watch::Sender::new(None),
             counts: std::sync::Mutex::default(),
-            passes_all,
         }
     }
 
@@ -133,14 +130,15 @@ impl QuotaState {
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The counts of this key, or `None` where nothing limits it.
+    /// The counts of this key, or `None` where nothing limits it and its day was never closed.
     pub(crate) fn key_state(&self, key: &QuotaKey) -> Option<Arc<KeyState>> {
-        if let Some(known) = self.keys.read().unwrap_or_else(PoisonError::into_inner).get(key) {
-            return Some(known.clone());
-        }
-        if self.settings.rules.limits_for(key).is_unlimited() {
-            return None;
-        }
+        let known = self.keys.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
+        let is_limited = || !self.settings.rules.limits_for(key).is_unlimited();
+        known.or_else(|| is_limited().then(|| self.add_key(key)))
+    }
+
+    /// The counts of this key, whether anything limits it or not.
+    pub(crate) fn add_key(&self, key: &QuotaKey) -> Arc<KeyState> {
         let now = self.now();
         let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
         let is_full =
@@ -152,7 +150,7 @@ impl QuotaState {
         }
         let key = if is_full(&keys) { QuotaKey::new("*", "*") } else { key.clone() };
         let new = || Arc::new(KeyState::new(key.clone(), &self.settings));
-        Some(keys.entry(key.clone()).or_insert_with(new).clone())
+        keys.entry(key.clone()).or_insert_with(new).clone()
     }
 
     /// Every key that was asked for so far, in order.

@@ -62,8 +62,10 @@ impl StoredCounts {
             let receipt = admission.force(now, exchange.unreported, now.steady_ms);
             admission.settle(receipt, None);
         }
-        if exchange.close_day {
-            admission.close_this_day(now);
+        match exchange.close_day {
+            Some(true) => admission.close_this_day(now),
+            Some(false) => drop(admission.reopen(now)),
+            None => {}
         }
         let mut booking = None;
         let mut calls = exchange.most;
@@ -130,7 +132,7 @@ mod tests {
         let need = QuotaAmounts::for_call(7, 2);
         let mut ask = Exchange::new(key, Limits::unlimited().rpm(60).rpd(9), need, 3);
         counts.exchange(now, &ask);
-        ask.close_day = true;
+        ask.close_day = Some(true);
         counts.exchange(Moment { steady_ms: now.steady_ms + 700, ..now }, &ask);
         let decoded = StoredCounts::from_bytes(&counts.to_bytes(), now).unwrap();
         let snapshot = decoded.admission.snapshot();
@@ -138,6 +140,9 @@ mod tests {
         assert_eq!(snapshot.days, [(20_520, 3)]);
         assert_eq!(snapshot.closed_day, Some(20_520));
         assert!(StoredCounts::from_bytes(b"short", now).is_none());
+        ask.close_day = Some(false);
+        counts.exchange(Moment { steady_ms: now.steady_ms + 900, ..now }, &ask);
+        assert_eq!(counts.admission.snapshot().closed_day, None, "an operator reopened it");
     }
 
     // A file from the future (its clock was ahead) must not grant the same minute twice.

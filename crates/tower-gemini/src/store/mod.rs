@@ -72,8 +72,9 @@ pub struct Exchange {
     pub refunds: Vec<Refund>,
     /// What was sent while the store could not be asked.
     pub unreported: QuotaAmounts,
-    /// Google reported that the present day is exhausted.
-    pub close_day: bool,
+    /// Google reported that the present day is exhausted (`true`), or an operator that it is open
+    /// again (`false`).
+    pub close_day: Option<bool>,
     /// The day's count as the process last received it. Only for a store that lost its memory:
     /// others may have refunded since.
     pub day_floor: Option<(i32, u64)>,
@@ -93,7 +94,7 @@ impl Exchange {
             day_reserve: 0,
             refunds: Vec::new(),
             unreported: QuotaAmounts::default(),
-            close_day: false,
+            close_day: None,
             day_floor: None,
         }
     }

@@ -429,26 +429,38 @@ async fn the_instance_that_was_made_ready_is_the_one_that_is_called() {
 
 #[tokio::test(start_paused = true)]
 async fn an_exhausted_day_closes_the_model_to_midnight_pacific_whatever_the_hint_says() {
-    let layer = layer(Limits::unlimited().rpm(100));
     let hint = WaitHint::new(Duration::from_secs(2), WaitSource::RetryInfo);
-    let verdict =
-        Verdict::refused_locally(Outcome::RateLimitedDay, Some(hint), true, Detail::default());
-    let service = guard(
-        &layer,
-        service_fn(move |request| {
-            let verdict = verdict.clone();
-            async move { Ok::<_, Error>(answer(&request, 429, verdict)) }
-        }),
-    );
-    drop(service.clone().oneshot(request(1, 1, CallOptions::new())).await.unwrap());
-    let refused = service.oneshot(request(1, 1, CallOptions::new())).await.unwrap();
-    let wait = refused.body().verdict().wait().unwrap().stated();
-    // 2026-03-08 12:59 Pacific daylight time (20:00 UTC) to midnight.
-    assert!(
-        wait > Duration::from_secs(10 * 3600) && wait < Duration::from_secs(12 * 3600),
-        "{wait:?}"
-    );
-    assert_eq!(refused.body().verdict().outcome(), Outcome::RateLimitedDay);
+    // 2026-03-08 12:59 Pacific daylight time (20:00 UTC).
+    let to_midnight = Duration::from_secs(10 * 3600)..Duration::from_secs(12 * 3600);
+    // It is remembered where nothing is limited, too.
+    for limits in [Limits::unlimited().rpm(100), Limits::unlimited()] {
+        let (layer, sent) = (layer(limits), Arc::new(AtomicU32::new(0)));
+        let counted = sent.clone();
+        let service = guard(
+            &layer,
+            service_fn(move |request| {
+                let (outcome, hint) = (Outcome::RateLimitedDay, Some(hint));
+                let verdict = Verdict::refused_locally(outcome, hint, true, Detail::default());
+                counted.fetch_add(1, Ordering::Relaxed);
+                async move { Ok::<_, Error>(answer(&request, 429, verdict)) }
+            }),
+        );
+        let ask = || service.clone().oneshot(request(1, 1, CallOptions::new()));
+        drop(ask().await.unwrap());
+        for _ in 0..5 {
+            let refused = ask().await.unwrap();
+            let wait = refused.body().verdict().wait().unwrap().stated();
+            assert!(to_midnight.contains(&wait), "{wait:?}");
+            assert_eq!(refused.body().verdict().outcome(), Outcome::RateLimitedDay);
+        }
+        assert_eq!(sent.load(Ordering::Relaxed), 1);
+        assert_eq!((layer.reopen(), layer.reopen()), (1, 0));
+        drop(ask().await.unwrap());
+        assert_eq!(sent.load(Ordering::Relaxed), 2, "a tier was upgraded: it is asked again");
+        tokio::time::advance(to_midnight.end).await;
+        drop(ask().await.unwrap());
+        assert_eq!(sent.load(Ordering::Relaxed), 3, "it is another day");
+    }
 }
 
 #[tokio::test(start_paused = true)]
