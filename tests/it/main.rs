@@ -24,6 +24,7 @@ mod observe;
 mod orders;
 mod peak_router;
 mod ready;
+mod resends;
 mod secrets;
 mod signatures_history;
 mod spending_caps;

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use http_body_util::{BodyExt, Full};
+use tower::ServiceExt;
 use tower_gemini::error::TimeLimit;
 use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::verdict::{Charge, Outcome};
-use tower_gemini_sim::Fault;
+use tower_gemini_sim::{Fault, Sim};
 
 use crate::harness::{Ask, Scenario, TAG, in_paused_time, run, violations};
 
@@ -76,4 +78,38 @@ fn a_stream_that_trickles_is_not_held_and_not_cut() {
     let (status, _, broken) = report.answer.as_ref().unwrap();
     assert_eq!((*status, broken.is_none()), (200, true), "{report}");
     assert_eq!(violations(&scenario, &report), []);
+}
+
+// A limit of 300 s ended what a caller waited 900 s for, and a flex call while it queued.
+#[test]
+fn a_caller_that_waits_longer_and_a_flex_call_get_the_time_that_they_need() {
+    let status_of = |late: u64, header: Option<&str>, flex: bool| {
+        in_paused_time(async {
+            let scenario = once([Fault::Late { latency: Duration::from_secs(late) }]);
+            let sim = Sim::builder()
+                .script(scenario.faults.clone())
+                .server_deadline(Duration::from_secs(3_600))
+                .tiny_images(true)
+                .build();
+            let mut request = scenario.request(TAG);
+            if let Some(seconds) = header {
+                request.headers_mut().insert("x-server-timeout", seconds.parse().unwrap());
+            }
+            if flex {
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                let body = String::from_utf8(body.to_vec()).unwrap();
+                let body = body.replacen('{', r#"{"serviceTier":"flex","#, 1);
+                let mut whole = scenario.request(TAG);
+                *whole.body_mut() = Full::from(body);
+                request = whole;
+            }
+            let response = scenario.stack().raw(sim.service()).oneshot(request).await.unwrap();
+            response.status().as_u16()
+        })
+    };
+    assert_eq!(status_of(400, None, false), 504);
+    assert_eq!(status_of(880, Some("900"), false), 200);
+    assert_eq!(status_of(896, Some("900"), false), 504, "the server gives up before we do");
+    assert_eq!(status_of(1_300, Some("9000"), false), 504, "the longest is twenty minutes");
+    assert_eq!(status_of(1_100, None, true), 200);
 }

@@ -12,6 +12,7 @@ use http_body_util::{BodyExt, Full};
 use tokio::time::Instant;
 use tower_gemini::body::WireBody;
 use tower_gemini::calendar::PacificDay;
+use tower_gemini::clock::{Clock, RuntimeClock, SystemClock};
 use tower_gemini_sim::{Fault, Latency, Sim};
 
 use crate::config::{Config, EXAMPLE};
@@ -34,7 +35,7 @@ fn request(call: usize, prompt: usize) -> Request<Body> {
 async fn delivered(config: &Config, seed: u64) -> (usize, Duration) {
     let latency = Latency::fixed(Duration::from_secs(2));
     let sim = Sim::builder().storm().seed(seed).latency(latency).tiny_images(true).build();
-    let gateway = Arc::new(Snapshot::over(sim.service(), config, None).unwrap());
+    let gateway = Arc::new(Snapshot::over(sim.service(), clock(), config, None).unwrap());
     let started = Instant::now();
     let calls = futures::stream::iter(0..CALLS).map(|n| {
         let (gateway, ledger) = (gateway.clone(), sim.clone());
@@ -87,9 +88,14 @@ async fn the_storm_loses_few_images_and_the_fallback_chain_saves_more() {
     }
 }
 
+/// Runs with the paused runtime.
+fn clock() -> RuntimeClock {
+    RuntimeClock::starting_at(SystemClock.now())
+}
+
 fn gateway(sim: &Sim, toml: &str) -> Arc<Snapshot> {
     let config = Config::parse(toml, "gateway.toml").unwrap();
-    Arc::new(Snapshot::over(sim.service(), &config, None).unwrap())
+    Arc::new(Snapshot::over(sim.service(), clock(), &config, None).unwrap())
 }
 
 // The guard refused after a second, and the retry then waited a minute on the guard's own hint.
@@ -158,7 +164,7 @@ async fn behind_a_relay(more: &str, status: u16, body: &'static str) -> (u16, us
     let relay =
         "[[upstream]]\nname = \"r\"\nkind = \"relay\"\nbase_url = \"https://relay.example\"\n";
     let config = Config::parse(&format!("{relay}{more}"), "gateway.toml").unwrap();
-    let gateway = Arc::new(Snapshot::over(client, &config, None).unwrap());
+    let gateway = Arc::new(Snapshot::over(client, clock(), &config, None).unwrap());
     let response = handle(gateway, Instant::now(), request(0, 0)).await;
     (response.status().as_u16(), sent.load(Ordering::Relaxed))
 }
@@ -224,7 +230,7 @@ async fn every_final_image_passes_byte_for_byte() {
         let client = tower::service_fn(move |_: Request<WireBody>| {
             std::future::ready(Ok::<_, std::io::Error>(Response::new(Full::new(sent.clone()))))
         });
-        let gateway = Arc::new(Snapshot::over(client, &Config::default(), None).unwrap());
+        let gateway = Arc::new(Snapshot::over(client, clock(), &Config::default(), None).unwrap());
         let request = Request::post(format!("/v1beta/models/{path}"))
             .header("x-goog-api-key", "AIzaSyA-key-0123456789abcdefghijklmnopq")
             .body(Body::from("{}"))
@@ -244,7 +250,7 @@ async fn a_stream_that_begins_with_an_error_is_not_charged() {
         std::future::ready(response.body(Full::new(Bytes::from(error))))
     });
     let config = Config::parse("[responses]\nreport_headers = true\n", "gateway.toml").unwrap();
-    let gateway = Arc::new(Snapshot::over(client, &config, None).unwrap());
+    let gateway = Arc::new(Snapshot::over(client, clock(), &config, None).unwrap());
     let path = "/v1beta/models/gemini-3-pro-image:streamGenerateContent?alt=sse";
     let request = Request::post(path)
         .header("x-goog-api-key", "AIzaSyA-key-0123456789abcdefghijklmnopq")

@@ -11,6 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower_gemini::body::WireBody;
 use tower_gemini::call::{ImageSize, ModelId};
 use tower_gemini::catalog::Catalog;
+use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::cost::Cost;
 use tower_gemini::model_fallback::{Chain, FallbackOrder};
 use tower_gemini::quota_guard::{OnExhausted, ProjectId, QuotaUsage};
@@ -57,12 +58,13 @@ impl Snapshot {
         let client = client(config.timeouts.connect.0).map_err(|error| {
             ConfigError::at("upstream", format!("the TLS client cannot be built: {error}"), "")
         })?;
-        Self::over(client, config, before)
+        Self::over(client, SystemClock, config, before)
     }
 
-    /// As [`build`](Self::build), over any client.
+    /// As [`build`](Self::build), over any client. `clock` dates the days of quotas.
     pub(crate) fn over<C: WireClient<Future: 'static> + Sync>(
         client: C,
+        clock: impl Clock + Clone + 'static,
         config: &Config,
         before: Option<&Self>,
     ) -> Result<Self, ConfigError> {
@@ -79,7 +81,7 @@ impl Snapshot {
                     "keys and images go to another machine unencrypted: base_url begins with http://"
                 );
             }
-            let quota = quota(config, upstream.id(), before);
+            let quota = quota(config, upstream.id(), before, clock.clone());
             let stacks = layers.stacks(
                 &quota,
                 upstream.classify(),
@@ -184,7 +186,8 @@ fn layers(config: &Config, before: Option<&Snapshot>) -> Result<Layers, ConfigEr
         },
         retry: match unchanged(|a, b| a.retry == b.retry) {
             Some(kept) => kept.retry.clone(),
-            None => JitteredRetryLayer::new(config.policy()?),
+            None => JitteredRetryLayer::new(config.policy()?)
+                .continue_resends(config.retry.continue_resends.0),
         },
         spending: match kept {
             Some(kept) => kept.spending.clone(),
@@ -193,6 +196,7 @@ fn layers(config: &Config, before: Option<&Snapshot>) -> Result<Layers, ConfigEr
         timeout: AttemptTimeoutLayer::new()
             .limit(config.timeouts.up_to_2k.0)
             .limit_for(ImageSize::K4, config.timeouts.at_4k.0)
+            .longest(config.timeouts.longest.0)
             .idle_limit(config.timeouts.idle.0),
     })
 }
@@ -287,7 +291,12 @@ fn spending(config: &Config) -> Result<SpendingLayer, ConfigError> {
 }
 
 /// The guard of one upstream, which counts apart. That of `before` stays, whatever the settings.
-fn quota(config: &Config, upstream: &UpstreamId, before: Option<&Snapshot>) -> QuotaGuardLayer {
+fn quota(
+    config: &Config,
+    upstream: &UpstreamId,
+    before: Option<&Snapshot>,
+    clock: impl Clock + 'static,
+) -> QuotaGuardLayer {
     let mut known = before.into_iter().flat_map(|before| &before.routes);
     if let Some(route) = known.find(|route| route.upstream.id() == upstream) {
         return route.quota.clone();
@@ -295,6 +304,7 @@ fn quota(config: &Config, upstream: &UpstreamId, before: Option<&Snapshot>) -> Q
     let quota = &config.quota;
     let layer = QuotaGuardLayer::new(quota.limits())
         .upstream(upstream.clone())
+        .clock(clock)
         .on_exhausted(OnExhausted::Wait { at_most: quota.longest_wait.0 })
         .alert_at([quota.warn_at_percent]);
     let layer = match &upstream.project {

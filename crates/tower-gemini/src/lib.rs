@@ -36,6 +36,7 @@ pub mod collect_request;
 pub mod error;
 pub mod final_image_extract;
 pub mod headers;
+mod identity;
 pub mod jittered_retry;
 #[cfg(feature = "keep-paid")]
 pub mod keep_paid;

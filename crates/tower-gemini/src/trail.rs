@@ -75,6 +75,11 @@ pub enum Step {
         /// Why that long.
         why: WaitReason,
     },
+    /// The request is its client's own resend of a call that has just failed, and goes on with it.
+    Continued {
+        /// How many attempts that call made.
+        attempts: u32,
+    },
     /// A fallback left a target for the next one.
     FellBack {
         /// The target of the last attempt.
@@ -564,6 +569,10 @@ impl fmt::Display for Trail {
                 Step::NotStored { why } => {
                     write!(f, "the response is not stored: {}", why.as_str())?
                 }
+                Step::Continued { attempts } => write!(
+                    f,
+                    "resend of a call that has just failed after {attempts} attempts: goes on with it"
+                )?,
                 Step::Replayed { age, cost, .. } => write!(
                     f,
                     "replayed the response to an earlier, identical request, {:.1} s old, charged \

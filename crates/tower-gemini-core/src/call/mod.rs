@@ -25,6 +25,7 @@ mod path;
 use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, Method, Uri};
@@ -141,6 +142,16 @@ pub enum ServiceTier {
 }
 
 impl ServiceTier {
+    /// How long a request of this tier may wait for its turn before it is served: flex "queues 1
+    /// to 15 minutes" (Gemini API documentation, flex inference, 2026-08), the others not.
+    #[must_use]
+    pub fn queue_time(self) -> Duration {
+        match self {
+            Self::Flex => Duration::from_secs(15 * 60),
+            _ => Duration::ZERO,
+        }
+    }
+
     fn named(name: &str) -> Self {
         if name.eq_ignore_ascii_case("flex") {
             Self::Flex

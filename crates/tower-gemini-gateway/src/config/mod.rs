@@ -140,6 +140,7 @@ section! { pub(crate) Retry {
     policy: String = "recommended".to_owned(),
     attempts: Option<u32> = None,
     deadline: Option<Span> = None,
+    continue_resends: Span = Span::secs(60),
     maybe_charged_resends: u32 = 0,
 }}
 section! { pub(crate) Fallback {
@@ -212,6 +213,7 @@ section! { pub(crate) Timeouts {
     connect: Span = Span::secs(10),
     up_to_2k: Span = Span::secs(300),
     at_4k: Span = Span::secs(600),
+    longest: Span = Span::secs(1200),
     idle: Span = Span::secs(120),
 }}
 section! { pub(crate) Log {
@@ -298,6 +300,7 @@ impl Config {
             ("timeouts.connect", Some(self.timeouts.connect)),
             ("timeouts.up_to_2k", Some(self.timeouts.up_to_2k)),
             ("timeouts.at_4k", Some(self.timeouts.at_4k)),
+            ("timeouts.longest", Some(self.timeouts.longest)),
             ("timeouts.idle", Some(self.timeouts.idle)),
         ] {
             let what = format!("{key} = \"0s\" leaves no time");

@@ -29,6 +29,14 @@ impl AttemptTimeoutLayer {
         self
     }
 
+    /// The longest limit that a caller can ask for with `X-Server-Timeout`. A limit of a size that
+    /// is longer holds all the same.
+    #[must_use]
+    pub fn longest(mut self, limit: Duration) -> Self {
+        self.limits.longest = limit;
+        self
+    }
+
     /// The limit of every attempt, whatever its size.
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Self {

@@ -12,6 +12,8 @@ pub(super) struct Limits {
     pub(super) other: Duration,
     pub(super) margin: Duration,
     pub(super) idle: Option<Duration>,
+    /// The longest limit that a caller can ask for.
+    pub(super) longest: Duration,
 }
 
 impl Default for Limits {
@@ -22,6 +24,7 @@ impl Default for Limits {
             other: usual,
             margin: Duration::from_secs(5),
             idle: Some(Duration::from_secs(120)),
+            longest: Duration::from_secs(20 * 60),
         }
     }
 }
@@ -46,6 +49,13 @@ impl Limits {
         self.by_size.get(slot).copied().unwrap_or(self.other)
     }
 
+    /// The limit of one attempt of a call. `stated` is how long the caller waits: a longer wait than
+    /// ours raises the limit.
+    pub(super) fn of(&self, call: &Call, stated: Option<Duration>) -> Duration {
+        let usual = self.attempt(slot(call)).saturating_add(call.tier.queue_time());
+        stated.map_or(usual, |stated| usual.max(stated.min(self.longest)))
+    }
+
     /// What to tell the server of each limit as it stands, by [`slot`].
     pub(super) fn told(&self) -> [HeaderValue; 5] {
         let [a, b, c, d] = self.by_size;
@@ -63,6 +73,7 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tower_gemini_core::call::ServiceTier;
 
     #[test]
     fn the_server_gives_up_before_we_do() {
@@ -79,6 +90,23 @@ mod tests {
         let limits = Limits::default();
         assert_eq!(limits.server_seconds(Duration::from_secs(300), Some(60)), 60);
         assert_eq!(limits.server_seconds(Duration::from_secs(300), Some(900)), 295);
+    }
+
+    #[test]
+    fn a_longer_wish_of_the_caller_raises_the_limit_up_to_the_longest() {
+        let (limits, s) = (Limits::default(), Duration::from_secs);
+        let call = Call::unrecognised();
+        for (stated, limit) in [(None, 300), (Some(60), 300), (Some(900), 900), (Some(9_000), 1200)]
+        {
+            assert_eq!(limits.of(&call, stated.map(s)), s(limit), "{stated:?}");
+        }
+    }
+
+    #[test]
+    fn a_flex_call_is_not_ended_while_it_queues() {
+        let mut call = Call::unrecognised();
+        call.tier = ServiceTier::Flex;
+        assert_eq!(Limits::default().of(&call, None), Duration::from_secs(300 + 900));
     }
 
     #[test]

@@ -33,8 +33,13 @@
 //! | limit of 4K | 600 s | operators' error guide for Nano Banana Pro, 2026-02; Google's gRPC configuration for generateContent says 600 s too |
 //! | margin of `X-Server-Timeout` | 5 s | ours: a few round trips and the 504 on its way |
 //! | idle limit | 120 s | operators' error guide for Nano Banana Pro, 2026-02: the shortest read timeout it trusts; 2.8 MB in 300 s has been reported for a whole response |
+//! | more for the flex tier | 15 min | it queues so long ([`ServiceTier::queue_time`]) |
+//! | longest limit that a caller can ask for | 20 min | ours: flex's queue and the usual limit |
 //!
-//! A caller's own `X-Server-Timeout` is kept where it is shorter.
+//! A caller's own `X-Server-Timeout` is kept where it is shorter. A longer one raises our limit, and
+//! the server is told a margin less.
+//!
+//! [`ServiceTier::queue_time`]: crate::call::ServiceTier::queue_time
 //!
 //! # Errors
 //!

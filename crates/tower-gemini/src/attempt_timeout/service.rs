@@ -52,8 +52,12 @@ impl<S: AttemptService> Service<Request<AttemptBody>> for AttemptTimeout<S> {
         let attempt = request.body().attempt().clone();
         request.body().state().pass(Place::AttemptTimeout);
         let slot = slot(request.body().call());
+        let stated: Option<u64> = request
+            .headers()
+            .get(&X_SERVER_TIMEOUT)
+            .and_then(|value| value.to_str().ok()?.trim().parse().ok());
         let usual = self.limits.attempt(slot);
-        let mut limit = usual;
+        let mut limit = self.limits.of(request.body().call(), stated.map(Duration::from_secs));
         let mut what = TimeLimit::Attempt;
         let now = Instant::now();
         if let Some(deadline) = request.body().deadline() {
@@ -62,10 +66,6 @@ impl<S: AttemptService> Service<Request<AttemptBody>> for AttemptTimeout<S> {
                 (limit, what) = (left, TimeLimit::Deadline);
             }
         }
-        let stated = request
-            .headers()
-            .get(&X_SERVER_TIMEOUT)
-            .and_then(|value| value.to_str().ok()?.trim().parse().ok());
         let told = match self.told.get(slot) {
             Some(told) if stated.is_none() && limit == usual => told.clone(),
             _ => HeaderValue::from(self.limits.server_seconds(limit, stated)),

@@ -400,6 +400,14 @@ impl RequestTemplate {
         &self.context.call
     }
 
+    pub(crate) fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    pub(crate) fn chunks(&self) -> &[Bytes] {
+        self.chunks.as_slice()
+    }
+
     pub(crate) fn state(&self) -> &CallState {
         &self.context.state
     }

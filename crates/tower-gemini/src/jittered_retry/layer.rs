@@ -1,7 +1,9 @@
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tower_layer::Layer;
 
+use super::resend::Resends;
 use super::service::Shared;
 use super::{JitteredRetry, RetryPolicy};
 use crate::stage::AttemptService;
@@ -16,7 +18,8 @@ impl JitteredRetryLayer {
     /// Retries by `policy`.
     #[must_use]
     pub fn new(policy: RetryPolicy) -> Self {
-        Self { shared: Arc::new(Shared { policy, random: Mutex::new(fastrand::Rng::new()) }) }
+        let random = Mutex::new(fastrand::Rng::new());
+        Self { shared: Arc::new(Shared { policy, random, resends: None }) }
     }
 
     /// Retries by [`RetryPolicy::recommended`].
@@ -34,8 +37,26 @@ impl JitteredRetryLayer {
     /// Draws jitter from this seed, so that a run can be repeated.
     #[must_use]
     pub fn seed(self, seed: u64) -> Self {
-        let random = Mutex::new(fastrand::Rng::with_seed(seed));
-        Self { shared: Arc::new(Shared { policy: self.shared.policy.clone(), random }) }
+        self.with(|shared| shared.random = Mutex::new(fastrand::Rng::with_seed(seed)))
+    }
+
+    /// Lets the resend of a client that retries by itself go on with the call that failed: its
+    /// attempts count, one more is made, and not before the next would have been. A request counts
+    /// as a resend when it is identical, from the same caller, and comes within `window` of the
+    /// moment in which the next attempt would have been made. Default: zero, each request is a call
+    /// of its own.
+    #[must_use]
+    pub fn continue_resends(self, window: Duration) -> Self {
+        self.with(|shared| shared.resends = Resends::within(window))
+    }
+
+    fn with(self, change: impl FnOnce(&mut Shared)) -> Self {
+        let Shared { policy, random, resends } = &*self.shared;
+        let random = random.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let resends = resends.as_ref().and_then(|resends| Resends::within(resends.window()));
+        let mut shared = Shared { policy: policy.clone(), random: Mutex::new(random), resends };
+        change(&mut shared);
+        Self { shared: Arc::new(shared) }
     }
 }
 

@@ -29,6 +29,14 @@
 //! millisecond. A hint longer than the policy waits ends the call at once with the server's answer.
 //! No wait outlives the deadline, and an attempt that could not end before it is not started.
 //!
+//! # Clients that resend by themselves
+//!
+//! An SDK that resends what failed multiplies our attempts: five sends of google-genai times three
+//! of ours are fifteen requests, each of them a unit of the day's quota. With
+//! [`continue_resends`](JitteredRetryLayer::continue_resends) an identical request of the same caller
+//! goes on with the call that failed: one attempt, not before the next would have been made. If the
+//! server named a longer wait than the request can wait, it is refused, and nothing is sent.
+//!
 //! # What comes back
 //!
 //! When attempts run out, the last upstream answer with its body, not an error of ours.
@@ -44,7 +52,7 @@
 //! | setting | value | source |
 //! | --- | --- | --- |
 //! | attempts in all | 5 | what the official SDKs use when retry is on |
-//! | deadline of a call | 15 min | ours: one 4K attempt at its limit, and a wait; a longer one is a queue's business |
+//! | deadline of a call | 15 min, 30 min in the flex tier | ours: one 4K attempt at its limit, and a wait; a longer one is a queue's business |
 //! | longest wait | 120 s | operators' guide to RESOURCE_EXHAUSTED, 2026-02 (503) |
 //! | minute's limit, no hint | 5 s, doubled to 60 s | operators' error guide for Nano Banana Pro, 2026-02 (429) |
 //! | overload | 10 s, doubled to 120 s | operators' guide to RESOURCE_EXHAUSTED, 2026-02 (503): articles that start at 1 s outlive 1 in 70 outages |
@@ -52,6 +60,7 @@
 //! | jitter | equal (half fixed, half random) | ours: full jitter halves the mean wait, which an overload does not want |
 //! | upward jitter on a hint | up to 20 %, at least 250 ms | gemini-cli (0 to 20 %) |
 //! | empty answers that are waived | 1 resend | ours |
+//! | resends continue their call | off; the gateway: 60 s | the longest wait between two sends of google-genai |
 //! | retry budget | 100 tokens, 10 a resend, 1 back for each success | ours, after the SDKs of AWS (500, 5, 1) |
 //!
 //! [`presets`] holds the numbers of every article and of the official clients.
@@ -70,6 +79,7 @@ mod budget;
 mod layer;
 mod policy;
 pub mod presets;
+mod resend;
 mod retry_override;
 mod service;
 

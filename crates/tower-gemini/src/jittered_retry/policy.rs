@@ -355,6 +355,44 @@ impl RetryPolicy {
         }
     }
 
+    /// What is remembered of a call that failed, for its client's own resend: it is allowed one
+    /// attempt at least.
+    pub(super) fn continued(&self, mut state: RetryState) -> RetryState {
+        state.attempts = state.attempts.min(self.attempts.saturating_sub(1));
+        for (outcome, count) in &mut state.by_outcome {
+            *count = (*count).min(self.for_outcome(*outcome).attempts.saturating_sub(1));
+        }
+        state
+    }
+
+    /// How long a resend would wait after the last attempt, however long that is.
+    pub(super) fn wait_after(
+        &self,
+        state: &RetryState,
+        verdict: &Verdict,
+        random: f64,
+    ) -> (Duration, WaitReason) {
+        let outcome = verdict.outcome();
+        let same = state.by_outcome.iter().find(|(known, _)| *known == outcome);
+        let n = same.map_or(0, |(_, count)| count.saturating_sub(1));
+        let wait = self.wait(state, self.for_outcome(outcome), n, verdict, random);
+        let hint = verdict.wait().map(|hint| hint.not_before()).unwrap_or_default();
+        wait.unwrap_or((hint, WaitReason::ServerHint))
+    }
+
+    /// How long the resend of a failed call waits of what is `left` of its wait; `None` where it
+    /// must not be sent. Only a wait that the server named is worth a refusal.
+    pub(super) fn wait_for_resend(
+        &self,
+        (left, why): (Duration, WaitReason),
+        call: &Call,
+        time: Option<Duration>,
+    ) -> Option<Duration> {
+        let most = time.map_or(Duration::MAX, |time| time.saturating_sub(self.least_time(call)));
+        let most = most.min(self.longest_wait);
+        (left <= most || why != WaitReason::ServerHint).then_some(left.min(most))
+    }
+
     /// The wait, or `None` where the server asks for a longer one than the policy waits.
     fn wait(
         &self,

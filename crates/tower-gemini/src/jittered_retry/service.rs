@@ -2,12 +2,14 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::{Request, Response};
 use tokio::time::{Instant, sleep, timeout_at};
 use tower_gemini_core::verdict::Verdict;
 use tower_service::Service;
 
+use super::resend::Resends;
 use super::{Decision, RetryPolicy, RetryState, Situation};
 use crate::body::{CallBody, JudgedBody, RequestTemplate, verdict_of};
 use crate::error::{Error, TimeLimit};
@@ -28,6 +30,7 @@ pub struct JitteredRetry<S> {
 pub(super) struct Shared {
     pub(super) policy: RetryPolicy,
     pub(super) random: Mutex<fastrand::Rng>,
+    pub(super) resends: Option<Resends>,
 }
 
 impl<S: AttemptService> Service<Request<CallBody>> for JitteredRetry<S> {
@@ -57,7 +60,7 @@ async fn send_and_retry<S: AttemptService>(
     let override_policy = body.retry().over(&shared.policy);
     let policy = override_policy.as_ref().unwrap_or(&shared.policy);
     if let Some(within) = policy.call_deadline() {
-        state.default_deadline(within);
+        state.default_deadline(within.saturating_add(call.tier.queue_time()));
     }
     state.default_allowance(policy.default_allowance());
     let timed_out = |verdict| {
@@ -69,8 +72,30 @@ async fn send_and_retry<S: AttemptService>(
         return Err(timed_out(Verdict::not_sent()));
     }
     let template = RequestTemplate::new(&request);
-    let mut request = request.map(CallBody::into_attempt);
     let mut retries = RetryState::new();
+    let resends = shared.resends.as_ref().zip(template.as_ref());
+    if let Some(failed) = resends.and_then(|(resends, template)| resends.find(template)) {
+        state.record(Step::Continued { attempts: failed.retries.attempts() });
+        let (not_before, why) = failed.not_before;
+        let left = not_before.saturating_duration_since(started);
+        let time = state.deadline().map(|deadline| deadline - started);
+        match policy.wait_for_resend((left, why), &call, time) {
+            Some(Duration::ZERO) => {}
+            Some(delay) => {
+                state.record(Step::Waited { delay, why });
+                sleep(delay).await;
+                poll_fn(|cx| inner.poll_ready(cx)).await?;
+            }
+            None => {
+                state.record(Step::Stopped { why: StopReason::WaitTooLong });
+                if let Some(template) = &template {
+                    return Ok(failed.refuse(template, left));
+                }
+            }
+        }
+        retries = policy.continued(failed.retries);
+    }
+    let mut request = request.map(CallBody::into_attempt);
     loop {
         let answer = {
             let mut attempt = pin!(inner.call(request));
@@ -87,6 +112,9 @@ async fn send_and_retry<S: AttemptService>(
         if verdict.outcome().is_success() {
             // Nothing to decide: neither clock nor dice are asked.
             policy.succeeded();
+            if let Some((resends, template)) = resends {
+                resends.forget(template);
+            }
             return answer;
         }
         let now = Situation {
@@ -117,6 +145,12 @@ async fn send_and_retry<S: AttemptService>(
         };
         if let Some(why) = stop {
             state.record(Step::Stopped { why });
+        }
+        if let Some((resends, template)) = resends {
+            if verdict.is_retryable() && verdict.charge().is_surely_free() {
+                let wait = policy.wait_after(&retries, verdict, now.random);
+                resends.remember(template, retries, verdict, wait);
+            }
         }
         return answer;
     }

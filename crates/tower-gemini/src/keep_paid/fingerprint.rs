@@ -4,32 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::body::CallBody;
+use crate::identity;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderName, Request, Uri};
+use http::Request;
+use http::header::CONTENT_TYPE;
 use sha2::{Digest, Sha256};
-
-/// Tells callers apart that share one credential, in the extensions of a request.
-///
-/// Behind a server that sends a key of its own, all callers have the same credential. The id stands
-/// for the credential, which may then change.
-///
-/// ```
-/// use tower_gemini::keep_paid::CallerId;
-///
-/// let mut request = http::Request::new(());
-/// request.extensions_mut().insert(CallerId::new("alice"));
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CallerId(Arc<str>);
-
-impl CallerId {
-    /// An id that no other caller has.
-    #[must_use]
-    pub fn new(id: &str) -> Self {
-        Self(Arc::from(id))
-    }
-}
 
 /// Names the format that the response is translated into, in the extensions of a request.
 ///
@@ -54,8 +33,6 @@ impl ResponseFormat {
     }
 }
 
-const API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
-
 /// A hash of a request and its caller. The caller's credential cannot be read out of it.
 ///
 /// What goes into it is part of the file format: a change of it raises the version of both.
@@ -68,11 +45,7 @@ impl Fingerprint {
         let chunks = request.body().chunks()?;
         let mut hash = Fields::new(b"keep-paid 3 request");
         hash.caller(request);
-        hash.field(request.method().as_str().as_bytes());
-        hash.field(request.uri().path().as_bytes());
-        for pair in query(request.uri()).filter(|pair| !is_credential(pair)) {
-            hash.field(pair.as_bytes());
-        }
+        identity::head(request.method(), request.uri(), |bytes| hash.field(bytes));
         let format = request.extensions().get::<ResponseFormat>();
         hash.field(format.map_or(b"", |format| format.0.as_bytes()));
         hash.field(request.headers().get(CONTENT_TYPE).map_or(b"", |value| value.as_bytes()));
@@ -133,24 +106,9 @@ impl Fields {
         self.0.update(bytes);
     }
 
-    /// By id, or by the credential wherever clients put it. The same key in another place makes
-    /// another caller: that costs a hit and gives nothing away.
     fn caller<B>(&mut self, request: &Request<B>) {
-        if let Some(id) = request.extensions().get::<CallerId>() {
-            self.field(b"id");
-            self.field(id.0.as_bytes());
-            return;
-        }
-        self.field(b"credential");
-        for name in [API_KEY, AUTHORIZATION] {
-            for value in request.headers().get_all(&name) {
-                self.field(value.as_bytes());
-            }
-            self.field(b"");
-        }
-        for pair in query(request.uri()).filter(|pair| is_credential(pair)) {
-            self.field(pair.as_bytes());
-        }
+        let head = (request.uri(), request.headers(), request.extensions());
+        identity::caller(head, |bytes| self.field(bytes));
     }
 
     fn done(self) -> Fingerprint {
@@ -158,19 +116,12 @@ impl Fields {
     }
 }
 
-fn query(uri: &Uri) -> impl Iterator<Item = &str> {
-    uri.query().into_iter().flat_map(|query| query.split('&'))
-}
-
-fn is_credential(pair: &str) -> bool {
-    ["key=", "access_token=", "oauth_token="].iter().any(|name| pair.starts_with(name))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::CallOptions;
     use crate::call_state::CallState;
+    use crate::identity::CallerId;
     use proptest::prelude::*;
     use std::sync::Arc;
     use tower_gemini_core::call::Call;

@@ -4,6 +4,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use crate::error::Error;
 use crate::trail::{NotStoredReason, Step};
@@ -44,6 +45,8 @@ pub(super) struct InFlight {
     pub(super) marks_resends: bool,
     /// Who waits for it, where it has a key.
     pub(super) clients: Option<Clients>,
+    /// How long it may queue at the service, beside the time that every call has.
+    queue_time: Duration,
     is_detached: bool,
     is_over: bool,
     /// Last, so that whoever waits for the task finds its result.
@@ -64,10 +67,16 @@ impl InFlight {
             state,
             marks_resends,
             clients,
+            queue_time: Duration::ZERO,
             is_detached: false,
             is_over: false,
             task: None,
         }
+    }
+
+    pub(super) fn queued_for(mut self, queue_time: Duration) -> Self {
+        self.queue_time = queue_time;
+        self
     }
 
     fn end(mut self, event: CallEvent) {
@@ -227,7 +236,7 @@ async fn complete(
         } else if !call.detach() {
             return;
         }
-        let max_time = call.registry.settings.max_time;
+        let max_time = call.registry.settings.max_time.saturating_add(call.queue_time);
         let until = *deadline.get_or_insert_with(|| after(Instant::now(), max_time));
         let state = &call.state;
         let work = poll_fn(|cx| match work.as_mut().poll(cx) {

@@ -87,7 +87,7 @@
 //! | --- | --- | --- |
 //! | calls completed without a client, at once | 64 | a fourth of the gateway's requests in flight |
 //! | bytes stored, and as many of responses in transit | 256 MiB | five 4K images with two drafts (54 MB of JSON each), a hundred of 1K |
-//! | time for a call without a client | 660 s | Google's own deadline of 600 s (gRPC service config), and the way back |
+//! | time for a call without a client | 660 s, 15 min more in the flex tier | Google's own deadline of 600 s (gRPC service config), and the way back |
 //! | retention of a stored response | 10 minutes | the longest series of resends that was measured ends within 5 |
 //! | grace for an identical call to be disconnected | 100 ms | a closed socket is noticed within a few on loopback; 2 s for a request marked as a resend |
 //! | identical requests are told of a loss | 60 s after the last, 11 minutes at most | the longest wait between two resends of google-genai and openai is 60 s; litellm resends after 0.2 s |
@@ -127,9 +127,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
+pub use crate::identity::CallerId;
 use crate::trail::NotStoredReason;
 pub use body::ResponseBody;
-pub use fingerprint::{CallerId, ResponseFormat};
+pub use fingerprint::ResponseFormat;
 pub use in_flight::CompletableBody;
 pub use layer::KeepPaidLayer;
 pub use service::{IdempotencyKeyRejected, KeepPaid, StorableService};

@@ -166,6 +166,10 @@ pub(super) fn step(call: &str, attempt: u32, last: Option<&Attempt>, step: &Step
             let fields = Fields { why: Some(reason_name(why)), ..base };
             (Level::DEBUG, "stopped", "nothing more is sent".into(), fields)
         }
+        Step::Continued { attempts } => {
+            let message = format!("goes on with a call that failed after {attempts} attempts");
+            (Level::DEBUG, "continued", message.into(), base)
+        }
         Step::ClientDisconnected => {
             let message = "the client disconnected; the attempt is completed without it";
             (Level::INFO, "client_disconnected", message.into(), base)

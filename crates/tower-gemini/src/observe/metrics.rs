@@ -54,6 +54,7 @@ const COUNTERS: &[(&str, &str)] = &[
     ("gemini_client_disconnects_total", "Clients that disconnected after dispatch."),
     ("gemini_stored_responses_total", "Responses stored for an identical request."),
     ("gemini_not_stored_responses_total", "Responses that were not stored, by why."),
+    ("gemini_continued_calls_total", "Resends of calls that had just failed, which went on with them."),
     ("gemini_replayed_responses_total", "Stored responses that were replayed."),
 ];
 
@@ -139,6 +140,7 @@ impl CallObserver for Metrics<'_> {
                 }
             }
             Step::Stopped { why } => by_why("gemini_stops_total", reason_name(why)),
+            Step::Continued { .. } => counter!("gemini_continued_calls_total").increment(1),
             Step::ClientDisconnected => counter!("gemini_client_disconnects_total").increment(1),
             Step::Stored { .. } => counter!("gemini_stored_responses_total").increment(1),
             Step::NotStored { why } => {

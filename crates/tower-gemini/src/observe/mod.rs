@@ -97,7 +97,7 @@
 //! | `gemini_fallbacks_total` | counter | `outcome` that caused it |
 //! | `gemini_degradations_total` | counter | `what` |
 //! | `gemini_skipped_targets_total`, `gemini_stops_total`, `gemini_preferred_total`, `gemini_not_stored_responses_total` | counter | `why` |
-//! | `gemini_client_disconnects_total`, `gemini_stored_responses_total`, `gemini_replayed_responses_total` | counter | |
+//! | `gemini_continued_calls_total`, `gemini_client_disconnects_total`, `gemini_stored_responses_total`, `gemini_replayed_responses_total` | counter | |
 //! | `gemini_quota_used_ratio` | gauge | `model`, `dimension`; set by `record_quota` |
 //! | `gemini_circuits_open` | gauge | set by `record_circuits` |
 //!
