@@ -7,7 +7,7 @@ import { createRequire } from "node:module";
 const { GoogleGenAI } = await import(createRequire(`${process.env.NODE_HOME}/`).resolve("@google/genai"));
 
 const sha256 = (bytes) => createHash("sha256").update(bytes).digest("hex");
-const { BASE_URL, API_KEY, SIM_CALL, MODEL = "gemini-3-pro-image", SIZE } = process.env;
+const { BASE_URL, API_KEY, SIM_CALL, MODEL = "gemini-3-pro-image", SIZE, SENDS } = process.env;
 const said = { ok: false, error_type: null, error: null, status: null, images: [], chosen_sha256: null, finish_reason: null, text: null };
 
 // As documented: each image is written to the same file, so the last one stays.
@@ -25,7 +25,9 @@ function save(answer) {
 }
 
 try {
-  const api = new GoogleGenAI({ apiKey: API_KEY, httpOptions: { baseUrl: BASE_URL, headers: { "x-sim-call": SIM_CALL } } });
+  const retryOptions = SENDS ? { retryOptions: { attempts: Number(SENDS) } } : {};
+  const httpOptions = { baseUrl: BASE_URL, headers: { "x-sim-call": SIM_CALL }, ...retryOptions };
+  const api = new GoogleGenAI({ apiKey: API_KEY, httpOptions });
   const config = { responseModalities: ["TEXT", "IMAGE"], ...(SIZE ? { imageConfig: { imageSize: SIZE } } : {}) };
   const request = { model: MODEL, contents: "A cat in a teacup", config };
   if (process.argv[2] === "stream") {

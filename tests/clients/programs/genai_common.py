@@ -6,11 +6,14 @@ import tempfile
 from google import genai
 from google.genai import types
 
-from report import API_KEY, BASE_URL, HEADERS, SIZE
+from report import API_KEY, BASE_URL, HEADERS, SENDS, SIZE
 
 
 def client():
-    return genai.Client(api_key=API_KEY, http_options=types.HttpOptions(base_url=BASE_URL, headers=HEADERS))
+    # Its own waits of 1 to 60 s would only make the test longer.
+    retries = types.HttpRetryOptions(attempts=SENDS, initial_delay=0.1, max_delay=0.5) if SENDS else None
+    options = types.HttpOptions(base_url=BASE_URL, headers=HEADERS, retry_options=retries)
+    return genai.Client(api_key=API_KEY, http_options=options)
 
 
 def config():

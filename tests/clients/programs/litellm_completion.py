@@ -7,7 +7,7 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
 import litellm
 
-from report import API_KEY, BASE_URL, HEADERS, MODEL, PROMPT, SIZE, Report, decoded
+from report import API_KEY, BASE_URL, HEADERS, MODEL, PROMPT, SENDS, SIZE, Report, decoded
 
 # It prints advice on errors, and stdout is for the report.
 litellm.suppress_debug_info = True
@@ -22,6 +22,7 @@ with Report() as report:
         api_key=API_KEY,
         extra_headers=HEADERS,
         **size,
+        **({"num_retries": SENDS - 1} if SENDS else {}),
     )
     choice = answer.choices[0]
     report.finish_reason(choice.finish_reason)

@@ -2,10 +2,11 @@
 
 from openai import OpenAI
 
-from report import API_KEY, BASE_URL, HEADERS, MODEL, PROMPT, SIZE, Report, decoded
+from report import API_KEY, BASE_URL, HEADERS, MODEL, PROMPT, SENDS, SIZE, Report, decoded
 
 with Report() as report:
-    client = OpenAI(base_url=f"{BASE_URL}/v1beta/openai/", api_key=API_KEY, default_headers=HEADERS)
+    retries = {"max_retries": SENDS - 1} if SENDS else {}
+    client = OpenAI(base_url=f"{BASE_URL}/v1beta/openai/", api_key=API_KEY, default_headers=HEADERS, **retries)
     extra = {"modalities": ["image", "text"]}
     if SIZE:
         extra["image_config"] = {"image_size": SIZE}

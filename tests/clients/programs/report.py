@@ -10,6 +10,7 @@ API_KEY = os.environ["API_KEY"]
 CALL = os.environ["SIM_CALL"]
 MODEL = os.environ.get("MODEL", "gemini-3-pro-image")
 SIZE = os.environ.get("SIZE")  # such as "4K"; nothing is asked for otherwise
+SENDS = int(os.environ.get("SENDS", "0"))  # how often the client may send one call; 0 leaves it to its defaults
 PROMPT = "A cat in a teacup"
 HEADERS = {"x-sim-call": CALL}
 

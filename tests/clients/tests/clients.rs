@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bed::{Case, Run, each_client};
 use tower_gemini::GeminiStack;
-use tower_gemini::jittered_retry::RetryPolicy;
+use tower_gemini::jittered_retry::{RetryPolicy, presets};
 use tower_gemini::model_fallback::Chain;
 use tower_gemini_sim::{
     Fault, ImageOptions, Latency, Limit, Outages, Refusal, Shape, Sim, Weather,
@@ -91,6 +91,65 @@ async fn when_a_model_is_down_another_makes_the_image() {
         false => {
             assert_eq!(bill(run), (if client.retries { 3 } else { 1 }, 0, false));
             assert_eq!(run.saw.status, Some(503));
+        }
+    })
+    .await;
+}
+
+fn never_well(fault: Fault) -> impl Fn() -> Sim {
+    let outage = Outages::new(fault)
+        .model(LEADER)
+        .mean_up(Duration::ZERO)
+        .mean_down(Duration::from_secs(1_000_000));
+    let sky = Weather::calm().outages(outage);
+    move || Sim::builder().latency(Latency::none()).tiny_images(true).weather(sky.clone()).build()
+}
+
+/// The most that five sends of a client and three of ours may come to.
+const MOST_REQUESTS: usize = 7;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_sends_of_a_client_and_three_of_ours_are_seven_and_none_hangs() {
+    let case = Case::new("503, five sends", never_well(Fault::HighDemand)).sends(5).gateway(
+        r#"
+        [retry]
+        policy = "grpc_service_config"
+        attempts = 3
+        "#,
+    );
+    let policy = presets::grpc_service_config().attempts(3);
+    let case = case.stack(GeminiStack::new().retry_policy(policy));
+    each_client(&case, |client, run| {
+        assert_eq!((run.charges(), run.saw.ok, run.saw.status), (0, false, Some(503)));
+        match run.guarded {
+            true => assert!((3..=MOST_REQUESTS).contains(&run.requests()), "{}", run.requests()),
+            false => assert!(run.requests() >= if client.resends_on_demand { 5 } else { 1 }),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_day_that_is_over_is_asked_for_once_and_no_client_waits_for_midnight() {
+    let day = Fault::RateLimitDay { retry_after: Duration::from_millis(2_500) };
+    let case = Case::new("429_day, five sends", never_well(day)).sends(5);
+    each_client(&case, |client, run| {
+        assert_eq!((run.charges(), run.saw.ok, run.saw.status), (0, false, Some(429)));
+        match run.guarded {
+            true => assert_eq!(run.requests(), 1),
+            false => assert!(run.requests() >= if client.resends_on_demand { 5 } else { 1 }),
+        }
+    })
+    .await;
+}
+
+// litellm with `num_retries` sent again 0.2 s after our 424, and paid twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_is_paid_for_once_however_often_its_client_sends() {
+    let case = Case::new("reset, five sends", || Sim::quick([Fault::ResetAfterGeneration]));
+    each_client(&case.sends(5), |_, run| {
+        if run.guarded {
+            assert_eq!(bill(run), (1, 1, false));
         }
     })
     .await;

@@ -34,6 +34,8 @@ pub(crate) struct Client {
     pub(crate) retries: bool,
     /// Sends a call a second time when the connection ended before the head of the answer.
     pub(crate) retries_resets: bool,
+    /// It can be told how often to send a call.
+    pub(crate) resends_on_demand: bool,
     /// Its documented snippet takes drafts for images.
     pub(crate) takes_drafts: bool,
     /// It has the stack in its own chain of middleware, and needs no gateway.
@@ -57,6 +59,7 @@ struct Job {
     key: &'static str,
     call: &'static str,
     size: Option<&'static str>,
+    sends: Option<u32>,
     /// For clients that have one in themselves.
     #[cfg_attr(not(feature = "rust-clients"), allow(dead_code))]
     stack: GeminiStack,
@@ -70,6 +73,7 @@ impl Client {
             turns: 1,
             retries: false,
             retries_resets: false,
+            resends_on_demand: !matches!(program, Program::Shell(_) | Program::Rust(_)),
             takes_drafts: false,
             has_the_stack: false,
         }
@@ -94,7 +98,11 @@ impl Client {
             ..Self::new("litellm", Program::Python("litellm_completion.py"))
         },
         Self::new("@google/genai", Program::Node("unary")),
-        Self::new("@google/genai stream", Program::Node("stream")),
+        Self {
+            // As the one before, and each of its resends waits for seconds.
+            resends_on_demand: false,
+            ..Self::new("@google/genai stream", Program::Node("stream"))
+        },
         Self { takes_drafts: true, ..Self::new("curl, as documented", Program::Shell("curl.sh")) },
         #[cfg(feature = "rust-clients")]
         Self::new("rig-core", Program::Rust(|job| Box::pin(rust_clients::rig(job)))),
@@ -126,6 +134,9 @@ impl Client {
         command.env("BASE_URL", job.url).env("API_KEY", job.key).env("SIM_CALL", job.call);
         if let Some(size) = job.size {
             command.env("SIZE", size);
+        }
+        if let Some(sends) = job.sends.filter(|_| self.resends_on_demand) {
+            command.env("SENDS", sends.to_string());
         }
         let output = command
             .output()
@@ -242,6 +253,7 @@ pub(crate) struct Case {
     toml: &'static str,
     stack: GeminiStack,
     size: Option<&'static str>,
+    sends: Option<u32>,
     within: Duration,
 }
 
@@ -253,6 +265,7 @@ impl Case {
             toml: "",
             stack: GeminiStack::new(),
             size: None,
+            sends: None,
             within: Duration::from_secs(60),
         }
     }
@@ -270,6 +283,11 @@ impl Case {
     /// The size that clients ask for.
     pub(crate) fn size(self, size: &'static str) -> Self {
         Self { size: Some(size), ..self }
+    }
+
+    /// How often clients that can be told so send a call.
+    pub(crate) fn sends(self, sends: u32) -> Self {
+        Self { sends: Some(sends), ..self }
     }
 
     /// How long a program may take before it is killed and the case has failed.
@@ -364,6 +382,7 @@ async fn run(case: &Case, client: &Client, target: Target) -> Run {
         key: KEY,
         call: client.name,
         size: case.size,
+        sends: case.sends,
         stack: case.stack.clone(),
     };
     let began = Instant::now();
