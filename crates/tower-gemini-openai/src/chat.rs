@@ -57,11 +57,18 @@ pub(super) fn translate(request: &Json<'_>, capacity: usize) -> Result<GeminiReq
         members.push(("systemInstruction".into(), object([("parts", Json::List(system))])));
     }
     let stream = request.get("stream").is_some_and(Json::is_true);
+    let count = settings.count;
+    if stream && count > 1 {
+        let message = "`n` above 1 is not supported with `stream`; leave out `stream`, or send \
+                       several requests";
+        return Err(OpenAiError::unsupported("n", message));
+    }
     let include_usage = request.at(&["stream_options", "include_usage"]).is_some_and(Json::is_true);
     let has_drafts = model.has_drafts();
     Ok(GeminiRequest {
         path_and_query: model.path(stream),
         body: settings.into_body(members).to_bytes(capacity + 1024).into(),
+        count,
         translator: ResponseTranslator::chat(model.name, include_usage, has_drafts),
     })
 }

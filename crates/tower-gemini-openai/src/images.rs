@@ -1,4 +1,4 @@
-//! Translates requests to the images API: one prompt, images to edit, and one image back.
+//! Translates requests to the images API: one prompt, images to edit, and images back.
 
 use std::borrow::Cow;
 use std::pin::pin;
@@ -134,11 +134,13 @@ pub(super) fn translate(
         }
     }
     let settings = Settings::parse(request, &model, true)?;
+    let count = settings.count;
     let content = object([("role", "user".into()), ("parts", Json::List(parts))]);
     let body = settings.into_body(vec![("contents".into(), Json::List(vec![content]))]);
     Ok(GeminiRequest {
         path_and_query: model.path(false),
         body: body.to_bytes(capacity + 1024).into(),
+        count,
         translator: ResponseTranslator::images(as_url, model.has_drafts()),
     })
 }

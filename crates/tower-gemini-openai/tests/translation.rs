@@ -417,9 +417,10 @@ const URI: &str = "data:image/png;base64,QUJD";
 #[test]
 fn what_would_be_charged_in_vain_is_rejected_with_a_reason() {
     for (more, param, words) in [
-        (json!({ "n": 2 }), "n", "one image per request"),
-        (json!({ "n": 0 }), "n", "1"),
-        (json!({ "n": "many" }), "n", "1"),
+        (json!({ "n": 2, "stream": true }), "n", "with `stream`"),
+        (json!({ "n": 0 }), "n", "from 1 to 10"),
+        (json!({ "n": 11 }), "n", "from 1 to 10"),
+        (json!({ "n": "many" }), "n", "from 1 to 10"),
         (
             json!({ "google": { "generation_config": { "candidate_count": 3 } } }),
             "candidateCount",
@@ -477,8 +478,8 @@ fn what_would_be_charged_in_vain_is_rejected_with_a_reason() {
     for (endpoint, more, param, words) in [
         (Endpoint::ImageGenerations, json!({ "prompt": "" }), "prompt", "missing"),
         (Endpoint::ImageGenerations, json!({ "prompt": null }), "prompt", "missing"),
-        (Endpoint::ImageGenerations, json!({ "n": 4 }), "n", "one image per request"),
-        (Endpoint::ImageGenerations, json!({ "n": "4" }), "n", "one image per request"),
+        (Endpoint::ImageGenerations, json!({ "n": 1.5 }), "n", "from 1 to 10"),
+        (Endpoint::ImageGenerations, json!({ "n": "40" }), "n", "from 1 to 10"),
         (Endpoint::ImageGenerations, json!({ "stream": true }), "stream", "chat/completions"),
         (
             Endpoint::ImageGenerations,
@@ -673,7 +674,7 @@ fn images_to_edit_are_read_from_forms_and_json() {
         ("image", Some(""), b"\xff\xd8\xff\xe0 jpeg"),
         ("prompt", None, "redder, s'il vous pla\u{ee}t".as_bytes()),
         ("size", None, b"2048x2048"),
-        ("n", None, b"1"),
+        ("n", None, b"4"),
     ];
     let (mut headers, body) = multipart(&fields);
     let translated = translate_raw(Endpoint::ImageEdits, &headers, &body).unwrap();
@@ -687,7 +688,7 @@ fn images_to_edit_are_read_from_forms_and_json() {
         "contents": [{ "role": "user", "parts": parts }],
         "generationConfig": { "responseModalities": ["IMAGE"], "imageConfig": image_config },
     });
-    assert_eq!(body_of(&translated), expected);
+    assert_eq!((body_of(&translated), translated.count), (expected, 4));
     assert!(
         translate_raw(Endpoint::ImageEdits, &headers, &body[..body.len() - 9]).is_err(),
         "a form that breaks off"
@@ -725,7 +726,7 @@ fn images_to_edit_are_read_from_forms_and_json() {
         (vec![("image", Some(""), &b"what"[..])], "image"),
         (vec![good, ("prompt", None, b"\xff")], "prompt"),
         (vec![good, ("size", None, b"huge")], "size"),
-        (vec![good, ("n", None, b"2")], "n"),
+        (vec![good, ("n", None, b"11")], "n"),
         (vec![], "image"),
     ] {
         let (headers, body) = multipart(&[&base[..], &more].concat());
