@@ -30,6 +30,7 @@
 //! | `model` | its id in the catalogue: aliases (`nano-banana-pro`), `google/…`, `models/…`; a size or ratio suffix (`-4k`, `-2k-9x16`) goes into `imageConfig` |
 //! | `messages` of `system` and `developer` | `systemInstruction` |
 //! | `messages` of `user` and `assistant` | `contents`: text, `image_url` data URIs in either base64 alphabet, data URIs in Markdown |
+//! | `image_url` and `file` with `gs://…`, `files/…` or the URI of an uploaded file | `fileData`, with the type that is stated (`format`) or in the name; nothing is fetched |
 //! | `message.images[]` of an assistant | the image that the model made, with its `thought_signature` |
 //! | `message.extra_content.google.thought_signature` | the signature of its text |
 //! | `size` (`1024x1024`, `4K`, `auto`), `image_size`, `aspect_ratio`, `image_config` | `imageConfig`; `image_config` wins over `image_size` over `size` over `quality` over the model's suffix |
@@ -43,8 +44,8 @@
 //! | `n` from 1 to 10 | [`GeminiRequest::count`]: so many requests, because Gemini's image models make one image per request; [`ResponseMerger`] merges the responses |
 //! | `stream`, `stream_options.include_usage` | `streamGenerateContent`; a last chunk with token counts |
 //!
-//! Rejected before anything is sent, with a message that says what to do: images by address, audio
-//! and files; `n` above 10, or above 1 of a streamed chat; `mask`; `background: transparent`; tools;
+//! Rejected before anything is sent, with a message that says what to do: images by any other
+//! address; audio; `n` above 10, or above 1 of a streamed chat; `mask`; `background: transparent`; tools;
 //! `stream` of the images API; sizes that the model does not make. Other members, such as `user`,
 //! `style` or `output_format`, are ignored: none of them changes what is charged.
 //!
