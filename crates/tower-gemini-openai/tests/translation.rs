@@ -192,7 +192,7 @@ fn sizes_and_ratios_become_image_config() {
         (json!({ "aspectRatio": "auto" }), json!(null)),
         (json!({ "image_size": "4K", "size": "1024x1024" }), json!({ "imageSize": "4K" })),
         (
-            json!({ "image_config": { "image_size": "2K", "aspect_ratio": "21:9" } }),
+            json!({ "image_config": { "image_size": "2K", "aspect_ratio": ["21:9"] } }),
             json!({ "aspectRatio": "21:9", "imageSize": "2K" }),
         ),
         (
