@@ -57,9 +57,9 @@ impl fmt::Display for ImageSize {
 }
 
 /// Aspect ratios with a name in any of the APIs (Gemini API and Agent Platform documentation,
-/// 2026-07): as spelled, as proxies write them into a model's name, as words of the enum, and as
+/// 2026-07; the SDKs have the same 14, google-genai 2.19): as spelled, as proxies write them into a model's name, as words of the enum, and as
 /// numbers.
-const RATIOS: [(&str, &str, &str, f64); 15] = [
+const RATIOS: [(&str, &str, &str, f64); 14] = [
     ("1:1", "1x1", "ONE_BY_ONE", 1.0),
     ("2:3", "2x3", "TWO_BY_THREE", 2.0 / 3.0),
     ("3:2", "3x2", "THREE_BY_TWO", 3.0 / 2.0),
@@ -70,7 +70,6 @@ const RATIOS: [(&str, &str, &str, f64); 15] = [
     ("9:16", "9x16", "NINE_BY_SIXTEEN", 9.0 / 16.0),
     ("16:9", "16x9", "SIXTEEN_BY_NINE", 16.0 / 9.0),
     ("21:9", "21x9", "TWENTY_ONE_BY_NINE", 21.0 / 9.0),
-    ("9:21", "9x21", "NINE_BY_TWENTY_ONE", 9.0 / 21.0),
     ("1:4", "1x4", "ONE_BY_FOUR", 1.0 / 4.0),
     ("4:1", "4x1", "FOUR_BY_ONE", 4.0),
     ("1:8", "1x8", "ONE_BY_EIGHT", 1.0 / 8.0),
@@ -78,21 +77,44 @@ const RATIOS: [(&str, &str, &str, f64); 15] = [
 ];
 
 /// Returns an aspect ratio as `16:9`, whichever of the APIs' spellings it has (`16:9`, `16x9`,
-/// `ASPECT_RATIO_SIXTEEN_BY_NINE`). A ratio without a name is kept as it is, because only the
+/// `ASPECT_RATIO_SIXTEEN_BY_NINE`, `ASPECT_RATIO_16_9`, `IMAGE_ASPECT_RATIO_LANDSCAPE`). A ratio
+/// without a name is kept as it is, because only the
 /// server can judge it. `None` for a value that leaves the choice to the model (`auto`).
 #[must_use]
 pub fn parse_aspect(text: &str) -> Option<Cow<'static, str>> {
     let text = text.trim();
-    let words = text.strip_prefix("ASPECT_RATIO_");
-    let known = RATIOS
-        .iter()
-        .find(|known| words.map_or(known.0 == text || known.1 == text, |words| known.2 == words));
+    let words = enum_words(text);
+    let known = RATIOS.iter().find(|known| match words {
+        None => known.0 == text || known.1 == text,
+        Some(words) => {
+            let (orientation, numbers) = match words.split_once('_') {
+                Some((first @ ("LANDSCAPE" | "PORTRAIT"), numbers)) => (first, numbers),
+                _ => (words, words),
+            };
+            match orientation {
+                "SQUARE" => known.0 == "1:1",
+                "LANDSCAPE" if numbers == words => known.0 == "16:9",
+                "PORTRAIT" if numbers == words => known.0 == "9:16",
+                _ => {
+                    known.2 == numbers
+                        || known.2.replace("_BY_", "_") == numbers
+                        || known.0.replace(':', "_") == numbers
+                }
+            }
+        }
+    });
     if known.is_some() || words.is_some() {
         return known.map(|known| Cow::Borrowed(known.0));
     }
     // Nothing longer than this is a ratio.
     let is_ratio = (1..=16).contains(&text.len()) && !text.eq_ignore_ascii_case("auto");
     is_ratio.then(|| Cow::Owned(text.to_owned()))
+}
+
+/// Returns what stands behind the prefix of an enum: that of Agent Platform, or that of Google's
+/// image tools.
+fn enum_words(text: &str) -> Option<&str> {
+    text.strip_prefix("IMAGE_").unwrap_or(text).strip_prefix("ASPECT_RATIO_")
 }
 
 /// Returns the size that a text means in any of the APIs, and the aspect ratio where it is given in
@@ -155,8 +177,12 @@ pub(crate) fn ratio_as(ratio: &str, like: &str) -> String {
     let Some(known) = RATIOS.iter().find(|known| known.0 == ratio) else {
         return ratio.to_owned();
     };
-    if like.trim().starts_with("ASPECT_RATIO_") {
-        format!("ASPECT_RATIO_{}", known.2)
+    let like = like.trim();
+    if let Some(words) = enum_words(like) {
+        let prefix = like.strip_suffix(words).unwrap_or("ASPECT_RATIO_");
+        let is_in_digits = words.ends_with(|last: char| last.is_ascii_digit());
+        let digits = is_in_digits.then(|| known.0.replace(':', "_"));
+        format!("{prefix}{}", digits.as_deref().unwrap_or(known.2))
     } else if like.contains(':') {
         known.0.to_owned()
     } else {
@@ -325,12 +351,36 @@ mod tests {
             ("16:9", "16:9"),
             ("16x9", "16:9"),
             ("ASPECT_RATIO_SIXTEEN_BY_NINE", "16:9"),
+            ("ASPECT_RATIO_TWENTY_ONE_BY_NINE", "21:9"),
+            ("ASPECT_RATIO_16_9", "16:9"),
+            ("ASPECT_RATIO_LANDSCAPE", "16:9"),
+            ("ASPECT_RATIO_LANDSCAPE_4_3", "4:3"),
+            ("IMAGE_ASPECT_RATIO_PORTRAIT", "9:16"),
+            ("IMAGE_ASPECT_RATIO_PORTRAIT_THREE_FOUR", "3:4"),
+            ("IMAGE_ASPECT_RATIO_SQUARE", "1:1"),
             ("7:3", "7:3"),
+            ("9:21", "9:21"),
             (" 1:1 ", "1:1"),
         ] {
             assert_eq!(parse_aspect(text).as_deref(), Some(ratio), "{text}");
         }
-        for text in ["", "auto", "ASPECT_RATIO_UNSPECIFIED", "a very long thing that is no ratio"] {
+        for (like, spelled) in [
+            ("16:9", "4:3"),
+            ("16x9", "4x3"),
+            ("ASPECT_RATIO_SIXTEEN_BY_NINE", "ASPECT_RATIO_FOUR_BY_THREE"),
+            ("ASPECT_RATIO_16_9", "ASPECT_RATIO_4_3"),
+            ("IMAGE_ASPECT_RATIO_LANDSCAPE", "IMAGE_ASPECT_RATIO_FOUR_BY_THREE"),
+        ] {
+            assert_eq!(ratio_as("4:3", like), spelled, "{like}");
+            assert_eq!(parse_aspect(spelled).as_deref(), Some("4:3"), "{spelled}");
+        }
+        for text in [
+            "",
+            "auto",
+            "ASPECT_RATIO_UNSPECIFIED",
+            "ASPECT_RATIO_PORTRAIT_16",
+            "a very long thing that is no ratio",
+        ] {
             assert_eq!(parse_aspect(text), None, "{text}");
         }
     }

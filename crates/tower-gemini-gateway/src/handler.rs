@@ -17,19 +17,19 @@ use tower_gemini::call::{Call, Dialect};
 use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::headers;
 use tower_gemini::keep_paid::{CallerId, IdempotencyKeyRejected, ResponseFormat};
-use tower_gemini::target::Served;
 use tower_gemini::verdict::Verdict;
 use tower_gemini::{CallOptions, Trail};
 use tower_gemini_openai::{Endpoint, ResponseTranslator, list_models, to_gemini};
 
 use crate::heartbeat::with_heartbeat;
 use crate::limits::{self, BodyFault, BoundedBody};
+use crate::report::{self, Reported};
 use crate::responses::{ErrorFormat, Rejection, error_response, json_response};
 use crate::snapshot::Snapshot;
 use crate::stacks::{Stack, Stacks};
 use crate::transform::Transform;
 use crate::wire::now_unix;
-use crate::{mask, pages, report, wire};
+use crate::{mask, pages, several, wire};
 
 /// Answers one request: with a page of the gateway's own, a rejection, or the upstream's response.
 pub(crate) async fn handle(
@@ -117,7 +117,8 @@ async fn route(
             // path.
             parts.extensions.insert(ResponseFormat::new(&translated.translator.to_string()));
             let stacks = route.stacks.clone();
-            Ok(generate(gateway, stacks, parts, translated.body, Some(translated.translator)).await)
+            let reply = Some((translated.translator, translated.count));
+            Ok(generate(gateway, stacks, parts, translated.body, reply).await)
         }
         _ => {
             let route = gateway.route(wire::is_vertex(&path));
@@ -129,10 +130,9 @@ async fn route(
             let call = Call::parse(&parts.method, &parts.uri, &parts.headers, None);
             if call.dialect == Dialect::Unrecognised || !call.generates() {
                 // Files, lists, operations, counts: passed through unchanged and unbuffered.
-                let stack = route.stacks.plain.clone();
-                return Ok(
-                    send(&gateway, stack, Request::from_parts(parts, body), None, false).await
-                );
+                let call = (route.stacks.plain.clone(), Request::from_parts(parts, body));
+                let response = send(&gateway, call, None, false, Instant::now()).await;
+                return Ok(reported(&gateway, response));
             }
             let body = collect(body).await?;
             let stacks = route.stacks.clone();
@@ -167,13 +167,13 @@ fn maybe_charged_resends(
 /// Ours: as many as any client that was measured resends by itself.
 const MOST_MAYBE_CHARGED_RESENDS: u32 = 10;
 
-/// Sends a request that generates something, and may cost something.
+/// Sends a request that generates something, and may cost something: as often as `reply` says.
 async fn generate(
     gateway: Arc<Snapshot>,
     stacks: Arc<Stacks>,
     mut parts: Parts,
     body: Bytes,
-    reply: Option<ResponseTranslator>,
+    reply: Option<(ResponseTranslator, usize)>,
 ) -> Response<Body> {
     headers::for_rebuilt_body(&mut parts.headers, None);
     let call = Call::parse(&parts.method, &parts.uri, &parts.headers, Some(&body));
@@ -187,28 +187,43 @@ async fn generate(
     let heartbeat = settings.heartbeat.filter(|_| !streams && !call.is_continuation);
     let strips = settings.strip_drafts && streams && call.wants_image && !call.is_continuation;
     match &reply {
-        Some(reply) => drop(parts.extensions.insert(Transform::OpenAi(reply.clone()))),
+        Some((reply, 1)) => drop(parts.extensions.insert(Transform::OpenAi(reply.clone()))),
+        Some((reply, _)) => drop(parts.extensions.insert(Transform::OpenAiPart(reply.clone()))),
         None if strips => drop(parts.extensions.insert(Transform::StripDrafts)),
         None => {}
     }
     // A caller's timeout between two bytes is one for the whole call where nothing is sent before
     // the end.
     let silent = !streams && heartbeat.is_none();
-    let request = Request::from_parts(parts, Body::from(body));
-    let response = async move { send(&gateway, stack, request, reply.as_ref(), silent).await };
+    let response = async move {
+        let (reply, count) = reply.map_or((None, 1), |(reply, count)| (Some(reply), count));
+        let (reply, started) = (reply.as_ref(), Instant::now());
+        let send = |parts| {
+            let call = (stack.clone(), Request::from_parts(parts, Body::from(body.clone())));
+            send(&gateway, call, reply, silent, started)
+        };
+        match reply.filter(|_| count > 1) {
+            Some(reply) => {
+                let (response, calls) = several::answer(parts, reply, count, send).await;
+                with_report(&gateway, response, &calls)
+            }
+            None => reported(&gateway, send(parts).await),
+        }
+    };
     match heartbeat {
         Some(after) => with_heartbeat(response, after.0).await,
         None => response.await,
     }
 }
 
-/// Sends a request through a stack and finishes the response's head.
+/// Sends a request through a stack and finishes the response's head, but for what is reported. The
+/// caller's time runs since `started`.
 async fn send(
     gateway: &Snapshot,
-    stack: Stack,
-    mut request: Request<Body>,
+    (stack, mut request): (Stack, Request<Body>),
     reply: Option<&ResponseTranslator>,
     silent: bool,
+    started: Instant,
 ) -> Response<Body> {
     let trail = Trail::new();
     let mut options = CallOptions::new().trail(trail.clone()).must_keep(gateway.must_keep());
@@ -217,7 +232,7 @@ async fn send(
         wire::stated_deadline(request.headers(), silent),
         retry.deadline.map(|deadline| deadline.0),
     ) {
-        options = options.deadline(within);
+        options = options.deadline(within.saturating_sub(started.elapsed()));
     }
     // For every call, also for one whose earlier send, by a client that disconnected, may have been
     // paid for and is lost.
@@ -246,7 +261,8 @@ async fn send(
             }
         }
         Err(error) => {
-            let response = error_response(&error, &told, now);
+            let mut response = error_response(&error, &told, now);
+            response.extensions_mut().insert(error.verdict().clone());
             match reply {
                 None => response.map(Body::from),
                 Some(reply) => to_openai(response, reply),
@@ -254,9 +270,23 @@ async fn send(
         }
     };
     let mut response = mask::mask_keys(response, &gateway.keys()).await;
+    response.extensions_mut().insert(trail);
+    response
+}
+
+/// Adds the headers that report what happened to a call.
+fn reported(gateway: &Snapshot, response: Response<Body>) -> Response<Body> {
+    let calls: Vec<_> = Reported::find(response.extensions()).into_iter().collect();
+    with_report(gateway, response, &calls)
+}
+
+fn with_report(
+    gateway: &Snapshot,
+    mut response: Response<Body>,
+    calls: &[Reported],
+) -> Response<Body> {
     if gateway.config().responses.report_headers {
-        let served = response.extensions().get::<Served>().cloned();
-        report::add(response.headers_mut(), &trail, served.as_ref());
+        report::add(response.headers_mut(), calls);
     }
     response
 }

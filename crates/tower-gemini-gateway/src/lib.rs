@@ -32,6 +32,9 @@ mod report;
 mod responses;
 mod running;
 mod server;
+mod several;
+#[cfg(test)]
+mod several_tests;
 mod snapshot;
 mod socket;
 mod stacks;

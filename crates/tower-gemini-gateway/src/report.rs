@@ -10,6 +10,10 @@
 //! | `x-gemini-waited-ms` | how long the call waited, all in all |
 //! | `x-gemini-redeemed` | `1` where this is the stored response to an earlier, identical request: nothing was sent |
 //!
+//! Of a response that holds the images of several calls (`n` of OpenAI's API) they report the sums,
+//! the worst charge and how many images are redeemed. `x-gemini-missing` is always there where
+//! fewer images came than were asked for, and says why: `1 of 3: the image was refused`.
+//!
 //! Two more are always there, since clients act on them: `x-should-retry`, and `x-upstream-status`
 //! where the status is a 424 in place of one after which clients would resend what may have been
 //! paid for.
@@ -17,7 +21,10 @@
 //! Those of a stream report what was known when its head went out. All of them together stay below
 //! 1 KiB.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use std::time::Duration;
+
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
+use tower_gemini::cost::Cost;
 use tower_gemini::target::Served;
 use tower_gemini::trail::{Step, Trail};
 use tower_gemini::verdict::Charge;
@@ -25,17 +32,35 @@ use tower_gemini::verdict::Charge;
 /// The longest value, so that all of them stay below 1 KiB.
 const LONGEST: usize = 240;
 
-/// Adds the headers for a trail. `served` is the target of the response, where there is one.
-pub(crate) fn add(headers: &mut HeaderMap, trail: &Trail, served: Option<&Served>) {
-    let steps = trail.steps();
+/// What is reported of one call.
+#[derive(Debug, Clone)]
+pub(crate) struct Reported {
+    pub(crate) trail: Trail,
+    /// The target of the response, where there is one.
+    pub(crate) served: Option<Served>,
+}
+
+impl Reported {
+    /// Of a response whose extensions hold both.
+    pub(crate) fn find(extensions: &Extensions) -> Option<Self> {
+        let trail = extensions.get::<Trail>()?.clone();
+        Some(Self { trail, served: extensions.get().cloned() })
+    }
+}
+
+/// A text as the value of a header: what is not ASCII and what is too long is left out.
+pub(crate) fn header_value(text: &str) -> HeaderValue {
+    let ascii = text.chars().filter(|c| c.is_ascii() && !c.is_ascii_control());
+    let value: String = ascii.take(LONGEST).collect();
+    HeaderValue::from_str(&value).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// Adds the headers for the calls that a response comes from.
+pub(crate) fn add(headers: &mut HeaderMap, calls: &[Reported]) {
     let mut set = |name: &'static str, value: &str| {
-        let value: String =
-            value.chars().filter(|c| c.is_ascii() && !c.is_ascii_control()).take(LONGEST).collect();
-        if let Ok(value) = HeaderValue::from_str(&value) {
-            headers.insert(HeaderName::from_static(name), value);
-        }
+        headers.insert(HeaderName::from_static(name), header_value(value));
     };
-    let attempts = trail.attempts();
+    let attempts: Vec<_> = calls.iter().flat_map(|call| call.trail.attempts()).collect();
     set("x-gemini-attempts", &attempts.len().to_string());
     if let Some(last) = attempts.last() {
         if let Some(model) = &last.model {
@@ -45,21 +70,31 @@ pub(crate) fn add(headers: &mut HeaderMap, trail: &Trail, served: Option<&Served
             set("x-gemini-size", size.as_str());
         }
     }
-    let given_up = served.map(|served| served.given_up.as_slice()).unwrap_or_default();
-    if !given_up.is_empty() {
-        let degraded: Vec<String> = given_up.iter().map(ToString::to_string).collect();
+    let given_up = calls.iter().filter_map(|call| call.served.as_ref());
+    let mut degraded: Vec<String> = Vec::new();
+    for one in given_up.flat_map(|served| &served.given_up).map(ToString::to_string) {
+        if !degraded.contains(&one) {
+            degraded.push(one);
+        }
+    }
+    if !degraded.is_empty() {
         // Headers are ASCII.
         set("x-gemini-degraded", &degraded.join(", ").replace('→', "->"));
     }
     set("x-gemini-charge", worst(attempts.iter().map(|attempt| attempt.charge)).as_str());
-    let cost = trail.cost();
+    let cost: Cost = calls.iter().map(|call| call.trail.cost()).sum();
     #[allow(clippy::cast_precision_loss, reason = "for people: four digits are shown")]
     let usd = |microusd: u64| format!("{:.4}", microusd as f64 / 1e6);
     let most = cost.at_most_microusd.map_or_else(|| "unknown".to_owned(), usd);
     set("x-gemini-cost-usd", &format!("{}-{most}", usd(cost.at_least_microusd)));
-    set("x-gemini-waited-ms", &trail.waited().as_millis().to_string());
-    if steps.iter().any(|step| matches!(step, Step::Replayed { .. })) {
-        set("x-gemini-redeemed", "1");
+    let waited: Duration = calls.iter().map(|call| call.trail.waited()).sum();
+    set("x-gemini-waited-ms", &waited.as_millis().to_string());
+    let is_replayed = |call: &&Reported| {
+        call.trail.steps().iter().any(|step| matches!(step, Step::Replayed { .. }))
+    };
+    let redeemed = calls.iter().filter(is_replayed).count();
+    if redeemed > 0 {
+        set("x-gemini-redeemed", &redeemed.to_string());
     }
 }
 
@@ -76,9 +111,7 @@ fn worst(charges: impl Iterator<Item = Charge>) -> Charge {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
     use tower_gemini::call::{ImageSize, ModelId};
-    use tower_gemini::cost::Cost;
     use tower_gemini::target::{Degradation, GivenUp};
     use tower_gemini::trail::WaitReason;
     use tower_gemini::verdict::Verdict;
@@ -101,7 +134,7 @@ mod tests {
             Duration::ZERO,
         );
         let mut headers = HeaderMap::new();
-        add(&mut headers, &trail, None);
+        add(&mut headers, &[Reported { trail, served: None }]);
         assert_eq!(headers["x-gemini-attempts"], "2");
         assert_eq!(headers["x-gemini-size"], "2K");
         assert_eq!(headers["x-gemini-charge"], "charged");
@@ -122,7 +155,8 @@ mod tests {
         trail.push(Step::Degraded { given_up: vec![smaller.clone()] });
         for (given_up, header) in [(vec![], None), (vec![smaller], Some("size 4K -> 2K"))] {
             let mut headers = HeaderMap::new();
-            add(&mut headers, &trail, Some(&Served::new(None, None, given_up)));
+            let served = Some(Served::new(None, None, given_up));
+            add(&mut headers, &[Reported { trail: trail.clone(), served }]);
             let degraded = headers.get("x-gemini-degraded").map(|value| value.to_str().unwrap());
             assert_eq!(degraded, header);
         }

@@ -35,6 +35,9 @@ pub(crate) enum Transform {
     StripDrafts,
     /// Translate to OpenAI's format.
     OpenAi(ResponseTranslator),
+    /// The same for one of several responses that become one. It has a blank behind its end, which
+    /// is read when the client has all of them: until then it does not count as delivered.
+    OpenAiPart(ResponseTranslator),
 }
 
 /// Buffers whole responses of the inner service where that is asked for, and transforms them.
@@ -120,6 +123,7 @@ where
     let (mut parts, mut body) = response.into_parts();
     let streams = parts.status.is_success() && framing != Framing::Whole;
     let mut length = None;
+    let is_part = matches!(transform, Transform::OpenAiPart(_));
     match transform {
         Transform::StripDrafts if !streams => return Ok(Response::from_parts(parts, body)),
         Transform::StripDrafts => {
@@ -130,7 +134,7 @@ where
             parts.headers.insert(CONTENT_TYPE, events);
             body.change = Some(Change::Translating(Box::new(reply.stream(now_unix()))));
         }
-        Transform::OpenAi(reply) => {
+        Transform::OpenAi(reply) | Transform::OpenAiPart(reply) => {
             // No head is out: a body that breaks can still become an error.
             body.read_up_to(usize::MAX).await?;
             let frames = body.ready.drain(..);
@@ -139,8 +143,10 @@ where
             let (status, translated) = reply.response(parts.status, &whole, now_unix());
             parts.status = status;
             parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            length = Some(translated.len() as u64);
-            body.ready = [Frame::data(translated)].into();
+            let blank = if is_part { Bytes::from_static(b"\n") } else { Bytes::new() };
+            length = Some((translated.len() + blank.len()) as u64);
+            let chunks = [translated, blank].into_iter().filter(|chunk| !chunk.is_empty());
+            body.ready = chunks.map(Frame::data).collect();
         }
     }
     headers::for_changed_body(&mut parts.headers, length);

@@ -1048,13 +1048,12 @@ async fn an_answer_that_was_cut_on_its_way_to_the_caller_is_there_for_its_next_r
         r#"{{"candidates":[{{"content":{{"parts":[{{"inlineData":{{"mimeType":"image/png","data":"{data}"}}}}]}},"finishReason":"STOP"}}]}}"#
     );
     let (url, asked) = scripted(vec![(200, JSON, answer)]).await;
-    for (path, body) in [
-        (PRO, apple()),
-        ("/v1/chat/completions", chat("{}")),
-        (
-            "/v1/images/generations",
-            json!({ "model": "gemini-3-pro-image", "prompt": "a red apple" }),
-        ),
+    let images = |n: usize| json!({ "model": "gemini-3-pro-image", "prompt": "apples", "n": n });
+    for (path, body, calls) in [
+        (PRO, apple(), 1),
+        ("/v1/chat/completions", chat("{}"), 1),
+        ("/v1/images/generations", images(1), 1),
+        ("/v1/images/generations", images(3), 3),
     ] {
         asked.lock().unwrap().clear();
         let world = world_before(&url, "").await;
@@ -1064,20 +1063,20 @@ async fn an_answer_that_was_cut_on_its_way_to_the_caller_is_there_for_its_next_r
             body.len()
         );
         // And again: what was kept and cut on its way is kept on.
-        for _ in 0..3 {
-            some_of(&world, &request, 1 << 20).await;
+        for n in 0..3 {
+            some_of(&world, &request, (n * (calls - 1) * data.len()).max(1 << 20) / 2).await;
         }
         let mut again =
             Request::post(world.url(path)).header("authorization", format!("Bearer {KEY}"));
         again.headers_mut().unwrap().insert("content-type", JSON.parse().unwrap());
         let told = world.send(again.body(Full::from(body)).unwrap()).await;
         assert!(
-            told.status == 200 && told.body.len() > data.len(),
+            told.status == 200 && told.body.len() > calls * data.len(),
             "{} {}",
             told.status,
             told.body.len()
         );
-        assert_eq!(asked.lock().unwrap().len(), 1, "{path}");
+        assert_eq!(asked.lock().unwrap().len(), calls, "{path}");
     }
 }
 

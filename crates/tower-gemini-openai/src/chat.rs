@@ -57,11 +57,18 @@ pub(super) fn translate(request: &Json<'_>, capacity: usize) -> Result<GeminiReq
         members.push(("systemInstruction".into(), object([("parts", Json::List(system))])));
     }
     let stream = request.get("stream").is_some_and(Json::is_true);
+    let count = settings.count;
+    if stream && count > 1 {
+        let message = "`n` above 1 is not supported with `stream`; leave out `stream`, or send \
+                       several requests";
+        return Err(OpenAiError::unsupported("n", message));
+    }
     let include_usage = request.at(&["stream_options", "include_usage"]).is_some_and(Json::is_true);
     let has_drafts = model.has_drafts();
     Ok(GeminiRequest {
         path_and_query: model.path(stream),
         body: settings.into_body(members).to_bytes(capacity + 1024).into(),
+        count,
         translator: ResponseTranslator::chat(model.name, include_usage, has_drafts),
     })
 }
@@ -114,8 +121,8 @@ fn model_parts<'a>(message: &'a Json<'_>, path: &ParamPath) -> Result<Vec<Json<'
         let part = image_part(image, &path.nested("images", i))?;
         // Some relays send the image twice, in `images` and as Markdown. It is sent, and charged,
         // once.
-        let data = part.at(&["inlineData", "data"]);
-        match parts.iter().position(|known| known.at(&["inlineData", "data"]) == data) {
+        let data = data_of(&part);
+        match parts.iter().position(|known| data.is_some() && data_of(known) == data) {
             Some(known) => parts[known] = part,
             None => images.push(part),
         }
@@ -135,6 +142,11 @@ fn model_parts<'a>(message: &'a Json<'_>, path: &ParamPath) -> Result<Vec<Json<'
     let (mut first, second) = if images_first { (images, parts) } else { (parts, images) };
     first.extend(second);
     Ok(first)
+}
+
+/// What tells a part's image from others.
+fn data_of<'p>(part: &'p Json<'_>) -> Option<&'p str> {
+    part.at(&["inlineData", "data"]).or_else(|| part.at(&["fileData", "fileUri"]))?.text()
 }
 
 fn is_signed(part: &Json<'_>) -> bool {
@@ -181,11 +193,13 @@ fn content_parts<'a>(
             (_, Some("refusal")) => {
                 add_text(&mut parts, part.text_of(&["refusal"]).unwrap_or_default(), None);
             }
-            (_, Some("image_url" | "input_image")) => parts.push(image_part(part, &path)?),
+            (_, Some("image_url" | "input_image" | "file" | "input_file")) => {
+                parts.push(image_part(part, &path)?);
+            }
             (_, Some(kind)) => {
                 let kind: String = kind.chars().take(40).collect();
                 return path.unsupported(&format!(
-                    "is of type `{kind}`, which is not translated; text and image_url are"
+                    "is of type `{kind}`, which is not translated; text, image_url and file are"
                 ));
             }
             (_, None) => return path.invalid("has no `type`; it is text or image_url"),
@@ -205,14 +219,18 @@ fn add_text<'a>(parts: &mut Vec<Json<'a>>, text: &'a str, mut signature: Option<
     }
 }
 
-/// Translates `{"image_url": {"url": "data:…"}}`, or the address without the object around it.
+/// Translates `{"image_url": {"url": "data:…"}}`, or the address without the object around it, or
+/// `{"file": {"file_id": "files/…"}}`.
 fn image_part<'a>(part: &'a Json<'_>, path: &ParamPath) -> Result<Json<'a>, OpenAiError> {
-    let url = part.get("image_url").map(|url| url.get("url").unwrap_or(url));
-    let Some(url) = url.or_else(|| part.get("url")).and_then(Json::text) else {
-        return path.invalid("has no `image_url.url`");
+    const NAMES: [&str; 5] = ["url", "file_data", "file_id", "file_uri", "file_url"];
+    const TYPES: [&str; 3] = ["format", "mime_type", "mimeType"];
+    let source = part.any(&["image_url", "file"]).unwrap_or(part);
+    let Some(url) = source.text().or_else(|| source.text_of(&NAMES)) else {
+        return path.invalid("has no `image_url.url` or `file.file_id`");
     };
-    match inline_image::from_uri(url) {
-        Ok(image) => Ok(image.into_part(signature_of(part))),
+    let mime = source.text_of(&TYPES).or_else(|| part.text_of(&TYPES));
+    match inline_image::part_of(url, mime, signature_of(part), inline_image::from_uri) {
+        Ok(part) => Ok(part),
         Err(error @ ImageError::Remote) => path.unsupported(error.message()),
         Err(error) => path.invalid(error.message()),
     }

@@ -1,4 +1,4 @@
-//! Translates requests to the images API: one prompt, images to edit, and one image back.
+//! Translates requests to the images API: one prompt, images to edit, and images back.
 
 use std::borrow::Cow;
 use std::pin::pin;
@@ -134,11 +134,13 @@ pub(super) fn translate(
         }
     }
     let settings = Settings::parse(request, &model, true)?;
+    let count = settings.count;
     let content = object([("role", "user".into()), ("parts", Json::List(parts))]);
     let body = settings.into_body(vec![("contents".into(), Json::List(vec![content]))]);
     Ok(GeminiRequest {
         path_and_query: model.path(false),
         body: body.to_bytes(capacity + 1024).into(),
+        count,
         translator: ResponseTranslator::images(as_url, model.has_drafts()),
     })
 }
@@ -157,14 +159,13 @@ fn edited_image<'a>(name: &str, image: &'a Json<'_>) -> Result<Json<'a>, OpenAiE
         return Ok(image.into_part(None));
     }
     let text = image.text().or_else(|| {
-        let url = image.any(&["image_url", "url", "b64_json"])?;
+        let url = image.any(&["image_url", "url", "b64_json", "file_id"])?;
         url.text().or_else(|| url.get("url")?.text())
     });
     let Some(text) = text else {
         let message = format!("`{name}` is not an image; send a file, a data URI or base64");
         return Err(OpenAiError::unsupported(name, message));
     };
-    let image = inline_image::from_text(text)
-        .map_err(|error| OpenAiError::invalid(name, format!("`{name}` {}", error.message())))?;
-    Ok(image.into_part(None))
+    inline_image::part_of(text, None, None, inline_image::from_text)
+        .map_err(|error| OpenAiError::invalid(name, format!("`{name}` {}", error.message())))
 }

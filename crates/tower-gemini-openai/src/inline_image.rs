@@ -25,6 +25,8 @@ impl<'a> InlineImage<'a> {
 pub(super) enum ImageError {
     /// It is an address, and nothing is fetched.
     Remote,
+    /// It is a file of Google's whose type is neither stated nor in its name.
+    FileType,
     /// It is not a data URI of base64.
     NotData,
     /// Its data is empty or not base64.
@@ -37,13 +39,67 @@ impl ImageError {
     pub(super) fn message(self) -> &'static str {
         match self {
             Self::Remote => {
-                "is an address, and addresses are not fetched; send the image itself as a data URI (`data:image/png;base64,…`)"
+                "is an address, and addresses are not fetched; send the image itself as a data URI (`data:image/png;base64,…`), or a file of Google's (`files/…`, `gs://…`)"
             }
+            Self::FileType => "has a name without a type; state it as `format` (`image/png`)",
             Self::NotData => "is not a data URI of base64 (`data:image/png;base64,…`)",
             Self::Base64 => "is not valid base64",
             Self::Type => "has no image type; start it with `data:image/png;base64,`",
         }
     }
+}
+
+/// Makes a part of what a client sends as an image: a file of Google's, which Gemini reads itself,
+/// or what `read` takes.
+pub(super) fn part_of<'a>(
+    text: &'a str,
+    stated_mime: Option<&'a str>,
+    signature: Option<&'a str>,
+    read: impl FnOnce(&'a str) -> Result<InlineImage<'a>, ImageError>,
+) -> Result<Json<'a>, ImageError> {
+    let Some(uri) = file_uri(text.trim()) else { return Ok(read(text)?.into_part(signature)) };
+    let named = || Some(Cow::Borrowed(mime_of_name(&uri)?));
+    let mime = stated_mime.and_then(mime_of).or_else(named);
+    // Google knows what type a file has that was uploaded to it, and asks for that of any other.
+    if mime.is_none() && uri.starts_with(BUCKET) {
+        return Err(ImageError::FileType);
+    }
+    let mime = mime.map(|mime| ("mimeType", mime.into()));
+    let file = object([("fileUri", uri.into())].into_iter().chain(mime));
+    let signature = signature.map(|signature| ("thoughtSignature", signature.into()));
+    Ok(object([("fileData", file)].into_iter().chain(signature)))
+}
+
+const BUCKET: &str = "gs://";
+
+/// The URI of a file in Google's storage: in a bucket, or uploaded with the Files API, whose names
+/// (`files/abc`) are short for their URIs.
+fn file_uri(text: &str) -> Option<Cow<'_, str>> {
+    const HOST: &str = "https://generativelanguage.googleapis.com/";
+    let path = text.strip_prefix(HOST);
+    let is_named = |path: &str| path.strip_prefix("files/").is_some_and(|name| !name.is_empty());
+    if text.len() > BUCKET.len() && text.starts_with(BUCKET)
+        || path.and_then(|path| path.split_once('/')).is_some_and(|(_, path)| is_named(path))
+    {
+        return Some(Cow::Borrowed(text));
+    }
+    is_named(text).then(|| Cow::Owned(format!("{HOST}v1beta/{text}")))
+}
+
+/// The type that a file's name ends with, of those that the image models read.
+fn mime_of_name(uri: &str) -> Option<&'static str> {
+    const TYPES: [(&str, &str); 8] = [
+        ("png", "image/png"),
+        ("jpg", "image/jpeg"),
+        ("jpeg", "image/jpeg"),
+        ("webp", "image/webp"),
+        ("heic", "image/heic"),
+        ("heif", "image/heif"),
+        ("gif", "image/gif"),
+        ("pdf", "application/pdf"),
+    ];
+    let (_, name) = uri.split(['?', '#']).next()?.rsplit_once('.')?;
+    TYPES.iter().find(|(end, _)| name.eq_ignore_ascii_case(end)).map(|(_, mime)| *mime)
 }
 
 /// Parses a data URI.

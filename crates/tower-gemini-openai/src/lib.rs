@@ -30,6 +30,7 @@
 //! | `model` | its id in the catalogue: aliases (`nano-banana-pro`), `google/…`, `models/…`; a size or ratio suffix (`-4k`, `-2k-9x16`) goes into `imageConfig` |
 //! | `messages` of `system` and `developer` | `systemInstruction` |
 //! | `messages` of `user` and `assistant` | `contents`: text, `image_url` data URIs in either base64 alphabet, data URIs in Markdown |
+//! | `image_url` and `file` with `gs://…`, `files/…` or the URI of an uploaded file | `fileData`, with the type that is stated (`format`) or in the name; nothing is fetched |
 //! | `message.images[]` of an assistant | the image that the model made, with its `thought_signature` |
 //! | `message.extra_content.google.thought_signature` | the signature of its text |
 //! | `size` (`1024x1024`, `4K`, `auto`), `image_size`, `aspect_ratio`, `image_config` | `imageConfig`; `image_config` wins over `image_size` over `size` over `quality` over the model's suffix |
@@ -40,13 +41,13 @@
 //! | `service_tier` | `serviceTier`, because it changes the price |
 //! | `generation_config`, `image_config`, `thinking_config`, `safety_settings` at the top or in `extra_body` | copied, over what was derived from the rest |
 //! | `google` at the top or in `extra_body` | the same, and all its other members next to the contents |
+//! | `n` from 1 to 10 | [`GeminiRequest::count`]: so many requests, because Gemini's image models make one image per request; [`ResponseMerger`] merges the responses |
 //! | `stream`, `stream_options.include_usage` | `streamGenerateContent`; a last chunk with token counts |
 //!
-//! Rejected before anything is sent, with a message that says what to do: images by address, audio
-//! and files; `n` above 1 (Gemini's image models make one image per request); `mask`; `background:
-//! transparent`; tools; `stream` of the images API; sizes that the model does not make. Other
-//! members, such as `user`, `style` or `output_format`, are ignored: none of them changes what is
-//! charged.
+//! Rejected before anything is sent, with a message that says what to do: images by any other
+//! address; audio; `n` above 10, or above 1 of a streamed chat; `mask`; `background: transparent`; tools;
+//! `stream` of the images API; sizes that the model does not make. Other members, such as `user`,
+//! `style` or `output_format`, are ignored: none of them changes what is charged.
 //!
 //! # Responses
 //!
@@ -68,6 +69,7 @@ mod gemini;
 mod images;
 mod inline_image;
 mod json;
+mod merge;
 mod model;
 mod response;
 mod settings;
@@ -81,6 +83,7 @@ use jiff::tz::TimeZone;
 use tower_gemini_core::catalog::{Catalog, Date, Family, Model};
 
 pub use error::{OpenAiError, translate_error};
+pub use merge::ResponseMerger;
 pub use response::ResponseTranslator;
 pub use stream::StreamTranslator;
 
@@ -138,6 +141,10 @@ pub struct GeminiRequest {
     pub path_and_query: String,
     /// The JSON body.
     pub body: Bytes,
+    /// How many responses the client wants: `n`, from 1 to 10. Gemini's image models make one image
+    /// per request, so the request is to be sent so often. [`ResponseTranslator::merger`] makes one
+    /// response of the translated ones.
+    pub count: usize,
     /// Translates the response to this request.
     pub translator: ResponseTranslator,
 }

@@ -199,6 +199,11 @@ impl<'a> RequestedImage<'a> {
         let text = |sources: &[&'a Json<'_>], names: &[&str]| {
             sources.iter().find_map(|source| source.text_of(names))
         };
+        // Also a list of one.
+        let ratio = |sources: &[&'a Json<'_>]| {
+            let stated = sources.iter().find_map(|source| source.any(&RATIO))?;
+            stated.list().map_or(Some(stated), <[_]>::first)?.text()
+        };
         Self {
             size: size("image_config", &configs, &["image_size", "imageSize"])
                 .or_else(|| {
@@ -215,7 +220,7 @@ impl<'a> RequestedImage<'a> {
                     )
                 })
                 .or_else(|| size("size", sources, &["size"])),
-            ratio: text(&configs, &RATIO).or_else(|| text(sources, &RATIO)),
+            ratio: ratio(&configs).or_else(|| ratio(sources)),
             quality: text(sources, &["quality"]).filter(|_| with_quality),
         }
     }

@@ -8,6 +8,7 @@ use tower_gemini_core::verdict::Outcome;
 use super::error::{OpenAiError, embedded_error, excerpt, translate_error, unreadable_response};
 use super::gemini::{Facts, Finals, ImagePart, Part, extra_content, parts_of};
 use super::json::{Json, object};
+use super::merge::ResponseMerger;
 use super::stream::StreamTranslator;
 
 /// Translates the response to a translated request.
@@ -108,6 +109,13 @@ impl ResponseTranslator {
             // The images API rejects `stream`.
             Format::Images { .. } => StreamTranslator::new(String::new(), created, false, true),
         }
+    }
+
+    /// Returns a merger of the responses to [`count`](crate::GeminiRequest::count) calls, each
+    /// translated by this translator and with a success status.
+    #[must_use]
+    pub fn merger(&self) -> ResponseMerger {
+        ResponseMerger::new(matches!(self.0, Format::Chat { .. }))
     }
 
     fn list<'a>(&self, facts: &Facts, images: &'a [ImagePart<'_>], created: u64) -> Json<'a> {

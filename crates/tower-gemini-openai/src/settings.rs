@@ -14,6 +14,8 @@ pub(super) struct Settings<'a> {
     config: Members<'a>,
     /// Members next to `generationConfig`.
     siblings: Members<'a>,
+    /// `n`.
+    pub(super) count: usize,
 }
 
 /// Members that Gemini has no equivalent for; a response that ignored them would be charged in
@@ -39,6 +41,9 @@ const SAMPLING: [(&str, &str); 6] = [
 /// minutes for many thousands.
 const MAX_MEMBERS: usize = 1024;
 
+/// The most responses to one request: what OpenAI's images API allows.
+const MAX_COUNT: usize = 10;
+
 fn invalid<T>(param: &str, message: &str) -> Result<T, OpenAiError> {
     Err(OpenAiError::invalid(param, message))
 }
@@ -60,11 +65,11 @@ impl<'a> Settings<'a> {
             }
         }
         check_member_counts(None, request)?;
-        check_count(request)?;
+        let count = read_count(request)?;
         let sources: Vec<_> =
             [Some(request), request.get("extra_body")].into_iter().flatten().collect();
         let google: Vec<_> = sources.iter().filter_map(|source| source.get("google")).collect();
-        let mut settings = Self::default();
+        let mut settings = Self { count, ..Self::default() };
         settings.read_generation(request, model)?;
         settings.read_modalities(&sources, image_only)?;
         let all = [sources.as_slice(), &google].concat();
@@ -80,7 +85,9 @@ impl<'a> Settings<'a> {
         }
         let count = settings.config.iter().find(|(name, _)| name == "candidateCount");
         if count.and_then(|(_, count)| count.number()).is_some_and(|count| count > 1.0) {
-            return Err(too_many("candidateCount"));
+            let message = "`candidateCount` above 1 is not supported: Gemini's image models make \
+                           one image per request; send `n`";
+            return Err(OpenAiError::unsupported("candidateCount", message));
         }
         Ok(settings)
     }
@@ -255,21 +262,11 @@ fn check_member_counts(name: Option<&str>, value: &Json<'_>) -> Result<(), OpenA
     members.iter().try_for_each(|(name, value)| check_member_counts(Some(name), value))
 }
 
-/// Checks `n`: Gemini's image models make one image per request.
-fn check_count(request: &Json<'_>) -> Result<(), OpenAiError> {
-    match request.get("n").map(Json::number) {
-        None | Some(Some(1.0)) => Ok(()),
-        Some(Some(n)) if n > 1.0 => Err(too_many("n")),
-        Some(_) => invalid("n", "`n` is 1: Gemini's image models make one image per request"),
-    }
-}
-
-fn too_many(param: &str) -> OpenAiError {
-    let message = format!(
-        "`{param}` above 1 is not supported: Gemini's image models make one image per request; send \
-         several requests"
-    );
-    OpenAiError::unsupported(param, message)
+/// Reads `n`. Gemini's image models make one image per request, so it says how many requests.
+fn read_count(request: &Json<'_>) -> Result<usize, OpenAiError> {
+    let Some(n) = request.get("n") else { return Ok(1) };
+    let known = (1..=MAX_COUNT).find(|&count| n.number() == Some(count as f64));
+    known.map_or_else(|| invalid("n", &format!("`n` is a number from 1 to {MAX_COUNT}")), Ok)
 }
 
 fn is_empty(value: &Json<'_>) -> bool {

@@ -124,19 +124,24 @@ impl EventReader {
 
 /// Finds the end of an object or array by its brackets.
 #[derive(Debug, Default)]
-struct BracketDepth {
+pub(super) struct BracketDepth {
     depth: usize,
     in_string: bool,
     is_escaped: bool,
 }
 
 impl BracketDepth {
+    /// Begins within so many brackets.
+    pub(super) fn within(depth: usize) -> Self {
+        Self { depth, ..Self::default() }
+    }
+
     fn is_open(&self) -> bool {
         self.depth > 0
     }
 
     /// Returns where the value ends, if it does.
-    fn feed(&mut self, bytes: &[u8]) -> Option<usize> {
+    pub(super) fn feed(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;
         while let Some(&b) = bytes.get(at) {
             if std::mem::take(&mut self.is_escaped) {

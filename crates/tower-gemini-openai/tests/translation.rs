@@ -192,7 +192,7 @@ fn sizes_and_ratios_become_image_config() {
         (json!({ "aspectRatio": "auto" }), json!(null)),
         (json!({ "image_size": "4K", "size": "1024x1024" }), json!({ "imageSize": "4K" })),
         (
-            json!({ "image_config": { "image_size": "2K", "aspect_ratio": "21:9" } }),
+            json!({ "image_config": { "image_size": "2K", "aspect_ratio": ["21:9"] } }),
             json!({ "aspectRatio": "21:9", "imageSize": "2K" }),
         ),
         (
@@ -417,9 +417,10 @@ const URI: &str = "data:image/png;base64,QUJD";
 #[test]
 fn what_would_be_charged_in_vain_is_rejected_with_a_reason() {
     for (more, param, words) in [
-        (json!({ "n": 2 }), "n", "one image per request"),
-        (json!({ "n": 0 }), "n", "1"),
-        (json!({ "n": "many" }), "n", "1"),
+        (json!({ "n": 2, "stream": true }), "n", "with `stream`"),
+        (json!({ "n": 0 }), "n", "from 1 to 10"),
+        (json!({ "n": 11 }), "n", "from 1 to 10"),
+        (json!({ "n": "many" }), "n", "from 1 to 10"),
         (
             json!({ "google": { "generation_config": { "candidate_count": 3 } } }),
             "candidateCount",
@@ -451,7 +452,13 @@ fn what_would_be_charged_in_vain_is_rejected_with_a_reason() {
         (only(user(json!(5))), "messages[0]", "content"),
         (only(user(json!([{ "type": "text" }]))), "messages[0].content[0]", "text"),
         (only(user(json!([{ "type": "input_audio" }]))), "messages[0].content[0]", "input_audio"),
-        (only(user(json!([{ "type": "file" }]))), "messages[0].content[0]", "`file`"),
+        (only(user(json!([{ "type": "file" }]))), "messages[0].content[0]", "file_id"),
+        (
+            only(user(json!([{ "type": "file", "file": { "file_id": "file-abc" } }]))),
+            "messages[0].content[0]",
+            "data URI",
+        ),
+        (only(user(json!([shown("gs://bucket/cat")]))), "messages[0].content[0]", "format"),
         (only(user(json!([{}]))), "messages[0].content[0]", "type"),
         (only(user(json!([{ "type": "image_url" }]))), "messages[0].content[0]", "image_url.url"),
         (
@@ -477,8 +484,8 @@ fn what_would_be_charged_in_vain_is_rejected_with_a_reason() {
     for (endpoint, more, param, words) in [
         (Endpoint::ImageGenerations, json!({ "prompt": "" }), "prompt", "missing"),
         (Endpoint::ImageGenerations, json!({ "prompt": null }), "prompt", "missing"),
-        (Endpoint::ImageGenerations, json!({ "n": 4 }), "n", "one image per request"),
-        (Endpoint::ImageGenerations, json!({ "n": "4" }), "n", "one image per request"),
+        (Endpoint::ImageGenerations, json!({ "n": 1.5 }), "n", "from 1 to 10"),
+        (Endpoint::ImageGenerations, json!({ "n": "40" }), "n", "from 1 to 10"),
         (Endpoint::ImageGenerations, json!({ "stream": true }), "stream", "chat/completions"),
         (
             Endpoint::ImageGenerations,
@@ -512,6 +519,70 @@ fn what_would_be_charged_in_vain_is_rejected_with_a_reason() {
         ] {
             assert!(translate_raw(endpoint, &HeaderMap::new(), body.as_bytes()).is_err(), "{body}");
         }
+    }
+}
+
+#[test]
+fn files_of_googles_are_left_to_gemini_to_read() {
+    const UPLOADED: &str = "https://generativelanguage.googleapis.com/v1beta/files/abc-123";
+    let file = |uri: &str, mime: Value| {
+        let mut file = json!({ "fileUri": uri });
+        if !mime.is_null() {
+            file["mimeType"] = mime;
+        }
+        json!({ "fileData": file })
+    };
+    for (part, expected) in [
+        (shown("gs://bucket/a/cat.JPG"), file("gs://bucket/a/cat.JPG", json!("image/jpeg"))),
+        (shown(UPLOADED), file(UPLOADED, json!(null))),
+        (shown("files/abc-123"), file(UPLOADED, json!(null))),
+        (
+            json!({ "type": "image_url", "image_url": { "url": "gs://bucket/cat", "format": "image/webp" } }),
+            file("gs://bucket/cat", json!("image/webp")),
+        ),
+        (
+            json!({ "type": "file", "file": { "file_id": UPLOADED, "format": "image/jpg" } }),
+            file(UPLOADED, json!("image/jpeg")),
+        ),
+        (
+            json!({ "type": "input_image", "image_url": null, "file_id": "files/abc-123" }),
+            file(UPLOADED, json!(null)),
+        ),
+        (
+            json!({ "type": "input_file", "file_url": "gs://b/doc.pdf" }),
+            file("gs://b/doc.pdf", json!("application/pdf")),
+        ),
+        (
+            json!({ "type": "file", "file": { "filename": "cat.png", "file_data": URI } }),
+            inline("image/png", "QUJD"),
+        ),
+    ] {
+        let body = only(user(json!([{ "type": "text", "text": "redder" }, part])));
+        let body = body_of(&translate(Endpoint::ChatCompletions, &chat(body)).unwrap());
+        assert_eq!(body["contents"][0]["parts"], json!([{ "text": "redder" }, expected]), "{part}");
+    }
+    for image_of in [json!("gs://b/cat.png"), json!([{ "image_url": "gs://b/cat.png" }])] {
+        let body = image(json!({ "image": image_of }));
+        let body = body_of(&translate(Endpoint::ImageEdits, &body).unwrap());
+        assert_eq!(body["contents"][0]["parts"][1], file("gs://b/cat.png", json!("image/png")));
+    }
+    // What the model made and left in a bucket comes back beside its text.
+    let drawn =
+        json!({ "role": "assistant", "content": "here", "images": [shown("gs://b/o.png")] });
+    let body = json!({ "messages": [drawn, user(json!("redder"))] });
+    let body = body_of(&translate(Endpoint::ChatCompletions, &chat(body)).unwrap());
+    let parts = json!([{ "text": "here" }, file("gs://b/o.png", json!("image/png"))]);
+    assert_eq!(body["contents"][0]["parts"], parts);
+    for (address, words) in [
+        ("https://storage.googleapis.com/b/cat.png", "not fetched"),
+        ("https://generativelanguage.googleapis.com/v1beta/models/x", "not fetched"),
+        ("http://generativelanguage.googleapis.com/v1beta/files/x", "not fetched"),
+        ("files/", "data URI"),
+        ("gs://", "not fetched"),
+    ] {
+        let body = chat(only(user(json!([shown(address)]))));
+        let (_, message) = refusal(Endpoint::ChatCompletions, &body);
+        assert!(message.contains(words), "{address}: {message}");
     }
 }
 
@@ -673,7 +744,7 @@ fn images_to_edit_are_read_from_forms_and_json() {
         ("image", Some(""), b"\xff\xd8\xff\xe0 jpeg"),
         ("prompt", None, "redder, s'il vous pla\u{ee}t".as_bytes()),
         ("size", None, b"2048x2048"),
-        ("n", None, b"1"),
+        ("n", None, b"4"),
     ];
     let (mut headers, body) = multipart(&fields);
     let translated = translate_raw(Endpoint::ImageEdits, &headers, &body).unwrap();
@@ -687,7 +758,7 @@ fn images_to_edit_are_read_from_forms_and_json() {
         "contents": [{ "role": "user", "parts": parts }],
         "generationConfig": { "responseModalities": ["IMAGE"], "imageConfig": image_config },
     });
-    assert_eq!(body_of(&translated), expected);
+    assert_eq!((body_of(&translated), translated.count), (expected, 4));
     assert!(
         translate_raw(Endpoint::ImageEdits, &headers, &body[..body.len() - 9]).is_err(),
         "a form that breaks off"
@@ -725,7 +796,7 @@ fn images_to_edit_are_read_from_forms_and_json() {
         (vec![("image", Some(""), &b"what"[..])], "image"),
         (vec![good, ("prompt", None, b"\xff")], "prompt"),
         (vec![good, ("size", None, b"huge")], "size"),
-        (vec![good, ("n", None, b"2")], "n"),
+        (vec![good, ("n", None, b"11")], "n"),
         (vec![], "image"),
     ] {
         let (headers, body) = multipart(&[&base[..], &more].concat());

@@ -27,6 +27,34 @@ impl CallerId {
     }
 }
 
+/// Names the format that the response is translated into, in the extensions of a request.
+///
+/// Needed where neither the path nor the body says which format that is: requests that differ only
+/// in it are two requests of the same caller. The name must be stable: it is part of what stored
+/// responses are found by, in later processes too. Never build it from a `Debug` text.
+///
+/// ```
+/// use tower_gemini::keep_paid::ResponseFormat;
+///
+/// let mut request = http::Request::new(());
+/// request.extensions_mut().insert(ResponseFormat::new("openai.chat"));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResponseFormat(Arc<str>);
+
+impl ResponseFormat {
+    /// A name that no other format has.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self(Arc::from(name))
+    }
+
+    /// The name in a request's extensions, or nothing.
+    pub(crate) fn of(extensions: &Extensions) -> &[u8] {
+        extensions.get().map_or(b"", |format: &Self| format.0.as_bytes())
+    }
+}
+
 const API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
 
 /// Hands over what tells the caller of a request from others, field by field: an id, or the

@@ -27,7 +27,7 @@ pub(crate) const AT_ONCE: usize = 3;
 
 #[derive(Debug)]
 pub(crate) struct Saved {
-    pub(crate) path: PathBuf,
+    pub(crate) paths: Vec<PathBuf>,
     pub(crate) image: FinalImage,
 }
 
@@ -122,12 +122,16 @@ where
         return Err(format!("the answer gives a place instead of bytes: {place}"));
     }
     let (name, out, replace) = (job.name.clone(), settings.out.clone(), settings.simulated);
-    let (bytes, extension) = (image.bytes.clone(), files::extension(&image.bytes, &image.mime));
     // Disks are slow; other calls go on meanwhile.
-    let write = move || files::write(&out, &name, extension, &bytes, replace);
+    let write = move || {
+        let files = image.files(&name);
+        let paths: Result<_, _> =
+            files.map(|(file, bytes)| files::write(&out, &file, bytes, replace)).collect();
+        Ok(Saved { paths: paths?, image })
+    };
     match tokio::task::spawn_blocking(write).await {
-        Ok(Ok(path)) => Ok(Saved { path, image }),
-        Ok(Err(error)) => Err(format!("it was paid for and lost: {error}")),
+        Ok(Ok(saved)) => Ok(saved),
+        Ok(Err::<_, String>(error)) => Err(format!("it was paid for and lost: {error}")),
         Err(error) => Err(format!("it was paid for and lost: {error}")),
     }
 }
@@ -150,7 +154,8 @@ impl Saved {
             drafts => format!(", {drafts} drafts left out"),
         };
         let sketch = if self.image.is_thought { ", only a sketch" } else { "" };
-        format!("saved {} ({}, {size}{drafts}{sketch})", self.path.display(), self.pixels())
+        let paths: Vec<_> = self.paths.iter().map(|path| path.display().to_string()).collect();
+        format!("saved {} ({}, {size}{drafts}{sketch})", paths.join(", "), self.pixels())
     }
 }
 

@@ -307,6 +307,12 @@ fn name<'a>(c: &mut Cursor<'a>) -> Option<Cow<'a, str>> {
     c.text()?.name()
 }
 
+/// A ratio, or a list of one.
 fn aspect(c: &mut Cursor<'_>) -> Option<Cow<'static, str>> {
-    parse_aspect(&name(c)?)
+    let mut first = None;
+    c.each(|c| {
+        let named = name(c);
+        first = first.take().or_else(|| parse_aspect(&named?));
+    });
+    first
 }

@@ -261,7 +261,8 @@ impl<'a> Editor<'a> {
                             options.extend(size.map(|size| ("imageSize", quoted(size.as_str()))));
                         }
                         "aspectRatio" => {
-                            let asked = e.word(&option.value);
+                            let first = e.at(&option.value).elements().unwrap_or_default();
+                            let asked = e.word(first.first().unwrap_or(&option.value));
                             let plain = parse_aspect(&asked).unwrap_or(Cow::Owned(asked.into()));
                             let ratio = e.new_aspect(&plain).unwrap_or(&plain);
                             options.retain(|option| option.0 != "aspectRatio");
@@ -297,12 +298,15 @@ impl<'a> Editor<'a> {
                 self.word(value)
             }
             "aspectRatio" => {
-                let asked = self.at(value).text().and_then(|text| text.name()).unwrap_or_default();
-                let to = parse_aspect(&asked).and_then(|plain| self.new_aspect(&plain));
-                if let Some(to) = to {
-                    self.edits.replace(value.clone(), quoted(&ratio_as(to, &asked)));
-                }
-                return Ok(Fate::Stays);
+                // Also where it is a list of one.
+                return self.elements(value, |e, value| {
+                    let asked = e.at(value).text().and_then(|text| text.name()).unwrap_or_default();
+                    let to = parse_aspect(&asked).and_then(|plain| e.new_aspect(&plain));
+                    if let Some(to) = to {
+                        e.edits.replace(value.clone(), quoted(&ratio_as(to, &asked)));
+                    }
+                    Ok(Fate::Stays)
+                });
             }
             _ => return Ok(Fate::Stays),
         };

@@ -387,6 +387,40 @@ fn the_model_is_put_into_bodies_that_name_it() {
     }
 }
 
+// A list of one, as some relays take it, and the other enums passed on as they were: the fallback's
+// model refused them.
+#[test]
+fn a_ratio_is_adapted_however_it_is_spelled() {
+    for (asked, adapted, respelled) in [
+        (json!("1:8"), json!("9:16"), "9:16"),
+        (json!(["1:8"]), json!(["9:16"]), "9:16"),
+        (json!("1x8"), json!("9x16"), "9:16"),
+        (json!("ASPECT_RATIO_1_8"), json!("ASPECT_RATIO_9_16"), "9:16"),
+        (json!(["ASPECT_RATIO_ONE_BY_EIGHT"]), json!(["ASPECT_RATIO_NINE_BY_SIXTEEN"]), "9:16"),
+        (json!("ASPECT_RATIO_LANDSCAPE"), json!("ASPECT_RATIO_LANDSCAPE"), "16:9"),
+        (json!(["16:9"]), json!(["16:9"]), "16:9"),
+    ] {
+        for name in ["aspectRatio", "aspect_ratio"] {
+            let body =
+                json!({ "contents": [], "generationConfig": { "imageConfig": { name: asked } } });
+            let target = Target::new(FLASH25);
+            let (request, given_up) =
+                rewritten(&path_of(FLASH31), &body.to_string(), &target).unwrap();
+            let now: Value = serde_json::from_slice(&body_of(&request)).unwrap();
+            assert_eq!(now["generationConfig"]["imageConfig"][name], adapted, "{asked}");
+            let said = texts(&given_up).contains(&"aspect 1:8 → 9:16".to_owned());
+            assert_eq!(said, asked != adapted, "{asked}: {given_up:?}");
+            assert_call_is_true(&request);
+            let format = json!([{ "image": { name: asked } }]);
+            let body = json!({ "contents": [], "generationConfig": { "responseFormat": format } });
+            let (request, _) = rewritten(&path_of(FLASH31), &body.to_string(), &target).unwrap();
+            let now: Value = serde_json::from_slice(&body_of(&request)).unwrap();
+            let config = json!({ "aspectRatio": respelled });
+            assert_eq!(now["generationConfig"]["imageConfig"], config, "{asked}");
+        }
+    }
+}
+
 #[test]
 fn everything_given_up_is_said() {
     let body = r#"{"contents":[{"parts":[{"text":"x"}]}],"generation_config":{"response_format":[{"image":{"image_size":"IMAGE_SIZE_FOUR_K","aspect_ratio":"ASPECT_RATIO_ONE_BY_EIGHT","mime_type":"image/png"}}],"thinking_config":{"thinking_level":"high"}}}"#;

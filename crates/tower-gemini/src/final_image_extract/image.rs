@@ -144,6 +144,45 @@ impl FinalImage {
             other_urls: urls,
         })
     }
+
+    /// All final images as files to write, in order: `name.png`, or of several `name-1.png`,
+    /// `name-2.png` and so on. The ending is that of the type that the bytes show, or else of the
+    /// stated one.
+    ///
+    /// ```
+    /// # use tower_gemini::FinalImage;
+    /// # let dir = std::env::temp_dir();
+    /// let body = br#"{"candidates":[{"content":{"parts":[
+    ///     {"inlineData":{"mimeType":"image/png","data":"AQID"}}, {"text":"and a dog"},
+    ///     {"inlineData":{"mimeType":"image/jpeg","data":"BAUG"}}]},"finishReason":"STOP"}]}"#;
+    /// let image = FinalImage::from_json(body)?;
+    /// for (name, bytes) in image.files("pets") {
+    ///     std::fs::write(dir.join(name), bytes)?;
+    /// }
+    /// assert_eq!(std::fs::read(dir.join("pets-1.png"))?, [1, 2, 3]);
+    /// assert_eq!(std::fs::read(dir.join("pets-2.jpg"))?, [4, 5, 6]);
+    /// # for name in ["pets-1.png", "pets-2.jpg"] { std::fs::remove_file(dir.join(name))?; }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn files(&self, name: &str) -> impl Iterator<Item = (String, &Bytes)> {
+        let others = self.others.iter().map(|image| (&image.bytes, image.mime.as_str()));
+        let images = std::iter::once((&self.bytes, self.mime.as_str())).chain(others);
+        images.filter(|(bytes, _)| !bytes.is_empty()).enumerate().map(move |(n, (bytes, mime))| {
+            let number = if self.others.is_empty() { String::new() } else { format!("-{}", n + 1) };
+            (format!("{name}{number}.{}", ending(bytes, mime)), bytes)
+        })
+    }
+}
+
+fn ending(bytes: &[u8], mime: &str) -> &'static str {
+    let shown = sniff(bytes.get(..12).unwrap_or(bytes));
+    match if shown.is_empty() { mime } else { shown } {
+        "image/png" => "png",
+        "image/jpeg" | "image/jpg" => "jpg",
+        "image/webp" => "webp",
+        "image/gif" => "gif",
+        _ => "img",
+    }
 }
 
 /// The media type that a file's first bytes show; empty where they show none that an image model
@@ -251,6 +290,14 @@ mod tests {
         assert!(cut.is_truncated() && !cut.charge().is_surely_free(), "{cut}");
         let page = error("<html>502 Bad Gateway</html>");
         assert!(page.is_corrupt(), "{page}");
+    }
+
+    #[test]
+    fn the_bytes_decide_the_ending_of_a_file() {
+        assert_eq!(ending(b"\x89PNG\r\n", "image/jpeg"), "png");
+        assert_eq!(ending(b"\xff\xd8\xff\xe0", "image/png"), "jpg");
+        assert_eq!(ending(b"?", "image/webp"), "webp");
+        assert_eq!(ending(b"?", "text/html"), "img");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tower_gemini_core::verdict::{Outcome, Verdict, WaitHint, WaitSource};
 
 use super::RetryState;
 use crate::body::{JudgedBody, RequestTemplate};
-use crate::identity;
+use crate::identity::{self, ResponseFormat};
 use crate::refusal::{Refusal, retry_info};
 use crate::stage::UpstreamBody;
 use crate::trail::WaitReason;
@@ -110,6 +110,7 @@ impl Resends {
         let head = (&parts.uri, &parts.headers, &parts.extensions);
         identity::caller(head, |bytes| bytes.hash(&mut hash));
         identity::head(&parts.method, &parts.uri, |bytes| bytes.hash(&mut hash));
+        ResponseFormat::of(&parts.extensions).hash(&mut hash);
         request.chunks().iter().for_each(|chunk| hash.write(chunk));
         hash.finish()
     }

@@ -1,37 +1,13 @@
 //! Whether two requests are the same one, from the same caller: pure.
 
 use std::fmt;
-use std::sync::Arc;
 
 use crate::body::CallBody;
-use crate::identity;
+use crate::identity::{self, ResponseFormat};
 use bytes::Bytes;
 use http::Request;
 use http::header::CONTENT_TYPE;
 use sha2::{Digest, Sha256};
-
-/// Names the format that the response is translated into, in the extensions of a request.
-///
-/// Needed where neither the path nor the body says which format that is: requests that differ only
-/// in it are two requests of the same caller. The name must be stable: it is part of what stored
-/// responses are found by, in later processes too. Never build it from a `Debug` text.
-///
-/// ```
-/// use tower_gemini::keep_paid::ResponseFormat;
-///
-/// let mut request = http::Request::new(());
-/// request.extensions_mut().insert(ResponseFormat::new("openai.chat"));
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ResponseFormat(Arc<str>);
-
-impl ResponseFormat {
-    /// A name that no other format has.
-    #[must_use]
-    pub fn new(name: &str) -> Self {
-        Self(Arc::from(name))
-    }
-}
 
 /// A hash of a request and its caller. The caller's credential cannot be read out of it.
 ///
@@ -46,8 +22,7 @@ impl Fingerprint {
         let mut hash = Fields::new(b"keep-paid 3 request");
         hash.caller(request);
         identity::head(request.method(), request.uri(), |bytes| hash.field(bytes));
-        let format = request.extensions().get::<ResponseFormat>();
-        hash.field(format.map_or(b"", |format| format.0.as_bytes()));
+        hash.field(ResponseFormat::of(request.extensions()));
         hash.field(request.headers().get(CONTENT_TYPE).map_or(b"", |value| value.as_bytes()));
         // As one field, however it was cut.
         hash.length(chunks.iter().map(Bytes::len).sum());

@@ -127,10 +127,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
-pub use crate::identity::CallerId;
+pub use crate::identity::{CallerId, ResponseFormat};
 use crate::trail::NotStoredReason;
 pub use body::ResponseBody;
-pub use fingerprint::ResponseFormat;
 pub use in_flight::CompletableBody;
 pub use layer::KeepPaidLayer;
 pub use service::{IdempotencyKeyRejected, KeepPaid, StorableService};
