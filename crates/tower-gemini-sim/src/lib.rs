@@ -99,6 +99,7 @@ mod error;
 mod fault;
 mod hash;
 mod image;
+mod interactions;
 mod json;
 mod ledger;
 mod model;

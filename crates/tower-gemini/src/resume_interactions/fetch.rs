@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use tower_gemini_core::call::{Call, Framing};
 use tower_gemini_core::scan::Scanner;
 
-use super::plan::{Fetched, address, delay, judge};
+use super::plan::{Events, Fetched, address, delay, judge};
 use crate::body::WireBody;
 use crate::call_state::Attempt;
 use crate::error::BoxError;
@@ -80,19 +80,19 @@ impl<S: WireClient> Fetch<S> {
         (self.fetches, self.failures) = (0, 0);
     }
 
-    /// Fetches the interaction until it has ended: what follows the event `after` of its stream,
-    /// where that is known and can be had, or all of it.
+    /// Fetches the interaction until it has ended: these events of its stream, where they can be had,
+    /// or all of it.
     pub(super) async fn resume(
         &mut self,
         id: &str,
-        after: Option<&str>,
+        events: Option<Events<'_>>,
     ) -> Resumed<S::ResponseBody> {
         while self.failures < MAX_FAILURES && self.fetches < MAX_FETCHES {
             sleep(delay(self.fetches)).await;
             self.fetches += 1;
-            let after = after.filter(|_| self.streams);
-            let how = if after.is_some() { FetchKind::Stream } else { FetchKind::Poll };
-            let (fetched, resumed) = self.fetch(id, after, how).await;
+            let events = events.filter(|_| self.streams);
+            let how = if events.is_some() { FetchKind::Stream } else { FetchKind::Poll };
+            let (fetched, resumed) = self.fetch(id, events, how).await;
             match (fetched, how) {
                 (Fetched::Ended, _) => return resumed,
                 (Fetched::Running, _) => self.failures = 0,
@@ -107,12 +107,12 @@ impl<S: WireClient> Fetch<S> {
     async fn fetch(
         &mut self,
         id: &str,
-        after: Option<&str>,
+        events: Option<Events<'_>>,
         how: FetchKind,
     ) -> (Fetched, Resumed<S::ResponseBody>) {
         let (mut status, mut said) = (None, None);
         let mut fetched = (Fetched::Failed, Resumed::Lost);
-        if let Some(response) = self.send(id, after).await {
+        if let Some(response) = self.send(id, events).await {
             let (head, mut body) = response.into_parts();
             status = Some(head.status.as_u16());
             if head.status.is_success() && is_event_stream(&head.headers) {
@@ -142,8 +142,12 @@ impl<S: WireClient> Fetch<S> {
         fetched
     }
 
-    async fn send(&mut self, id: &str, after: Option<&str>) -> Option<Response<S::ResponseBody>> {
-        let uri = address(&self.started, id, after)?;
+    async fn send(
+        &mut self,
+        id: &str,
+        events: Option<Events<'_>>,
+    ) -> Option<Response<S::ResponseBody>> {
+        let uri = address(&self.started, id, events)?;
         let call = Arc::new(Call::parse(&Method::GET, &uri, &self.headers, None));
         let mut request = Request::new(WireBody::empty(call, self.attempt.clone()));
         *request.uri_mut() = uri;

@@ -26,12 +26,23 @@ pub(super) fn is_usable(id: &str) -> bool {
     (1..=512).contains(&id.len()) && id.bytes().all(is_plain)
 }
 
+/// What of an interaction's stream is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Events<'a> {
+    All,
+    /// What follows the event of this id.
+    After(&'a str),
+}
+
 /// The address of an interaction that was started at `started`, whose query stays: it may hold the
-/// key. `after` is the event behind which its stream is to be resumed.
-pub(super) fn address(started: &Uri, id: &str, after: Option<&str>) -> Option<Uri> {
+/// key. Without `events` it is the interaction as it is now.
+pub(super) fn address(started: &Uri, id: &str, events: Option<Events<'_>>) -> Option<Uri> {
     let mut path_and_query = format!("{}/{id}", started.path().trim_end_matches('/'));
-    let stream = after.map(|event| {
-        format!("stream=true&last_event_id={}", utf8_percent_encode(event, NON_ALPHANUMERIC))
+    let stream = events.map(|events| match events {
+        Events::All => "stream=true".to_owned(),
+        Events::After(id) => {
+            format!("stream=true&last_event_id={}", utf8_percent_encode(id, NON_ALPHANUMERIC))
+        }
     });
     let mut sign = '?';
     for part in started.query().into_iter().chain(stream.as_deref()) {
@@ -93,7 +104,8 @@ pub(super) struct Event {
 }
 
 impl Event {
-    fn read(bytes: Vec<Bytes>) -> Self {
+    /// Reads an event, or the beginning of one.
+    pub(super) fn read(bytes: Vec<Bytes>) -> Self {
         let mut scanner = Scanner::judging(Framing::Sse);
         // What cannot be read says nothing, and whoever judges the response will see it.
         let _ = bytes.iter().try_for_each(|piece| scanner.feed(piece));
@@ -101,18 +113,25 @@ impl Event {
         let (id, interaction) = (owned(scanner.event_id()), owned(scanner.response_id()));
         Self { id, interaction, is_last: scanner.has_closed(), bytes }
     }
+
+    /// Whether it is an error that stands behind the events without being one, as Google ends
+    /// failing streams.
+    pub(super) fn is_bare_error(&self) -> bool {
+        let first = self.bytes.first().map(|bytes| bytes.trim_ascii_start());
+        self.is_last && first.is_some_and(|bytes| bytes.starts_with(b"{"))
+    }
 }
 
 /// Cuts a stream into its events.
 #[derive(Debug)]
-pub(super) struct Events {
+pub(super) struct Splitter {
     /// What was read of the event that is not complete.
     held: Vec<Bytes>,
     line_is_empty: bool,
     after_cr: bool,
 }
 
-impl Events {
+impl Splitter {
     pub(super) fn new() -> Self {
         Self { held: Vec::new(), line_is_empty: true, after_cr: false }
     }
@@ -163,8 +182,10 @@ impl Events {
 pub(super) struct Progress {
     /// The interaction's id.
     pub(super) interaction: Option<String>,
-    /// The id of the last event.
-    pub(super) last: Option<String>,
+    /// The id of the last event that was passed on.
+    last: Option<String>,
+    /// Whether any event was passed on.
+    has_begun: bool,
     /// Whether its last event was passed on.
     pub(super) is_over: bool,
     seen: HashSet<String>,
@@ -179,11 +200,28 @@ impl Progress {
             }
             self.last = Some(id.clone());
         }
-        if self.interaction.is_none() {
-            self.interaction = event.interaction.clone().filter(|id| is_usable(id));
-        }
+        self.has_begun = true;
+        self.name(event);
         self.is_over |= event.is_last;
         true
+    }
+
+    /// Takes the interaction's id, if it was not known. Returns whether it is now.
+    pub(super) fn name(&mut self, event: &Event) -> bool {
+        let id = event.interaction.as_ref().filter(|id| is_usable(id));
+        let is_new = self.interaction.is_none() && id.is_some();
+        if is_new {
+            self.interaction = id.cloned();
+        }
+        is_new
+    }
+
+    /// What is missing of the stream; `None` where the last event that was passed on has no id.
+    pub(super) fn missing(&self) -> Option<Events<'_>> {
+        match &self.last {
+            Some(id) => Some(Events::After(id)),
+            None => (!self.has_begun).then_some(Events::All),
+        }
     }
 }
 
@@ -202,17 +240,17 @@ mod tests {
 
     #[test]
     fn an_interaction_is_fetched_where_it_was_started_with_the_same_query() {
-        let address = |started: &str, after| {
-            address(&started.parse().unwrap(), "v1_a", after).unwrap().to_string()
+        let address = |started: &str, events| {
+            address(&started.parse().unwrap(), "v1_a", events).unwrap().to_string()
         };
         let base = "https://g.example/v1beta/interactions";
         assert_eq!(address(base, None), format!("{base}/v1_a"));
         assert_eq!(address(&format!("{base}/?key=k"), None), format!("{base}/v1_a?key=k"));
         assert_eq!(
-            address(&format!("{base}?key=k"), Some("e/1&x=")),
+            address(&format!("{base}?key=k"), Some(Events::After("e/1&x="))),
             format!("{base}/v1_a?key=k&stream=true&last_event_id=e%2F1%26x%3D")
         );
-        assert_eq!(address("/interactions", None), "/interactions/v1_a");
+        assert_eq!(address("/interactions", Some(Events::All)), "/interactions/v1_a?stream=true");
     }
 
     #[test]
@@ -254,23 +292,39 @@ mod tests {
     fn a_whole_interaction_is_one_event_however_it_is_printed() {
         let document =
             [Bytes::from("{\r\n  \"id\": \"v1_a\",\n"), Bytes::from("\"status\":\"failed\"}\n")];
-        let mut events = Events::new().push(completed_event(&document).into());
+        let mut events = Splitter::new().push(completed_event(&document).into());
         let event = events.pop().unwrap();
         assert!(events.is_empty() && event.is_last);
         assert_eq!(event.interaction.as_deref(), Some("v1_a"));
     }
 
     #[test]
+    fn only_a_bare_error_ends_a_stream_without_a_blank_line() {
+        let held = |text: &'static str| {
+            let mut splitter = Splitter::new();
+            assert!(splitter.push(Bytes::from_static(text.as_bytes())).is_empty(), "{text}");
+            Event::read(splitter.take_held()).is_bare_error()
+        };
+        assert!(held("{\n  \"error\": {\n    \"code\": 503\n  }\n}"));
+        assert!(!held("{\n  \"error\": {\n    \"code\": 503"));
+        assert!(!held("data: {\"event_type\":\"interaction.completed\"}\n"));
+        assert!(!held(""));
+    }
+
+    #[test]
     fn an_event_that_was_passed_on_is_not_passed_on_again() {
         let event = |id: &str| {
             let text = format!("data: {{\"event_id\":\"{id}\",\"event_type\":\"step.stop\"}}\n\n");
-            Events::new().push(text.into()).pop().unwrap()
+            Splitter::new().push(text.into()).pop().unwrap()
         };
         let mut progress = Progress::default();
+        assert_eq!(progress.missing(), Some(Events::All));
         assert!(progress.take(&event("a")) && progress.take(&event("b")));
         assert!(!progress.take(&event("a")) && !progress.take(&event("b")));
-        assert_eq!(progress.last.as_deref(), Some("b"));
+        assert_eq!(progress.missing(), Some(Events::After("b")));
+        let mut progress = Progress::default();
         assert!(progress.take(&Event::default()) && progress.take(&Event::default()));
+        assert_eq!(progress.missing(), None, "events without ids are not told apart");
     }
 
     proptest! {
@@ -286,7 +340,7 @@ mod tests {
                 stream.push_str(&format!("event: x{end}data: {{\"event_id\":\"e{i}\"}}{end}{end}"));
             }
             let mut bytes = Bytes::from(stream.clone() + "data: {\"event_id\":\"cut");
-            let (mut events, mut ids, mut passed) = (Events::new(), Vec::new(), Vec::new());
+            let (mut events, mut ids, mut passed) = (Splitter::new(), Vec::new(), Vec::new());
             let mut cuts = cuts.into_iter();
             while !bytes.is_empty() {
                 let chunk = bytes.split_to(cuts.next().unwrap_or(usize::MAX).min(bytes.len()));

@@ -13,7 +13,7 @@ use tower_service::Service;
 use super::ResumeInteractionsLayer;
 use super::body::{Pipe, Piped, Rest, ResumedBody};
 use super::fetch::{Fetch, Resumed, is_event_stream, next};
-use super::plan::{Events, Progress, completed_event, is_usable};
+use super::plan::{Event, Progress, Splitter, completed_event, is_usable};
 use crate::body::WireBody;
 use crate::error::BoxError;
 use crate::headers::{for_changed_body, for_rebuilt_body, is_encoded};
@@ -140,7 +140,7 @@ async fn stream<S: WireClient>(
 ) -> Option<BoxError> {
     let mut progress = Progress::default();
     loop {
-        let mut events = Events::new();
+        let mut events = Splitter::new();
         let mut error = None;
         while let Some(chunk) = next(&mut body).await {
             let chunk = match chunk {
@@ -151,12 +151,9 @@ async fn stream<S: WireClient>(
                 }
             };
             for event in events.push(chunk) {
-                let was_known = progress.interaction.is_some();
+                name(&fetch, progress.name(&event), &progress);
                 if progress.take(&event) {
                     fetch.advanced();
-                    if let Some(id) = progress.interaction.as_deref().filter(|_| !was_known) {
-                        fetch.attempt.name_interaction(id);
-                    }
                     pipe.send(event.bytes).await;
                 }
             }
@@ -165,23 +162,32 @@ async fn stream<S: WireClient>(
                 return pass(&mut body, &pipe).await;
             }
         }
-        let id = progress.interaction.as_deref().filter(|_| !progress.is_over);
-        let Some(id) = id else {
+        let cut = Event::read(events.take_held());
+        name(&fetch, progress.name(&cut), &progress);
+        progress.is_over |= cut.is_bare_error();
+        let Some(id) = progress.interaction.as_deref().filter(|_| !progress.is_over) else {
             // What stands behind the last event is not an event, and may be an error.
-            pipe.send(events.take_held()).await;
+            pipe.send(cut.bytes).await;
             return error.filter(|_| !progress.is_over);
         };
-        match fetch.resume(id, progress.last.as_deref()).await {
+        match fetch.resume(id, progress.missing()).await {
             Resumed::Stream(resumed) => body = resumed,
             Resumed::Document(_, document) => {
                 pipe.send([completed_event(&document).into()]).await;
                 return None;
             }
             Resumed::Lost => {
-                pipe.send(events.take_held()).await;
+                pipe.send(cut.bytes).await;
                 return error;
             }
         }
+    }
+}
+
+/// Writes down an interaction's id that is new.
+fn name<S>(fetch: &Fetch<S>, is_new: bool, progress: &Progress) {
+    if let Some(id) = progress.interaction.as_deref().filter(|_| is_new) {
+        fetch.attempt.name_interaction(id);
     }
 }
 
