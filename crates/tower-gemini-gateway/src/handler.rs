@@ -223,6 +223,7 @@ async fn send(
         }
     };
     let mut response = mask::mask_keys(response, &gateway.keys()).await;
+    report::add_interaction(response.headers_mut(), &trail);
     if gateway.config().responses.report_headers {
         let served = response.extensions().get::<Served>().cloned();
         report::add(response.headers_mut(), &trail, served.as_ref());

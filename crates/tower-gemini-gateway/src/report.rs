@@ -10,9 +10,10 @@
 //! | `x-gemini-waited-ms` | how long the call waited, all in all |
 //! | `x-gemini-redeemed` | `1` where this is the stored response to an earlier, identical request: nothing was sent |
 //!
-//! Two more are always there, since clients act on them: `x-should-retry`, and `x-upstream-status`
+//! Three more are always there, since clients act on them: `x-should-retry`, `x-upstream-status`
 //! where the status is a 424 in place of one after which clients would resend what may have been
-//! paid for.
+//! paid for, and `x-gemini-interaction-id` where the response named its interaction, which can be
+//! fetched by that id.
 //!
 //! Those of a stream report what was known when its head went out. All of them together stay below
 //! 1 KiB.
@@ -24,6 +25,14 @@ use tower_gemini::verdict::Charge;
 
 /// The longest value, so that all of them stay below 1 KiB.
 const LONGEST: usize = 240;
+
+/// Adds the id of the interaction that the response is of.
+pub(crate) fn add_interaction(headers: &mut HeaderMap, trail: &Trail) {
+    let id = trail.interaction_id().and_then(|id| HeaderValue::try_from(id).ok());
+    if let Some(id) = id {
+        headers.insert(HeaderName::from_static("x-gemini-interaction-id"), id);
+    }
+}
 
 /// Adds the headers for a trail. `served` is the target of the response, where there is one.
 pub(crate) fn add(headers: &mut HeaderMap, trail: &Trail, served: Option<&Served>) {

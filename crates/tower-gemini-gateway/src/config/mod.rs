@@ -61,6 +61,7 @@ section! {
         spending: Spending = Spending::default(),
         peak: Peak = Peak::default(),
         signatures: Signatures = Signatures::default(),
+        interactions: Interactions = Interactions::default(),
         timeouts: Timeouts = Timeouts::default(),
         log: Log = Log::default(),
     }
@@ -206,6 +207,9 @@ section! { pub(crate) Peak {
 section! { pub(crate) Signatures {
     restore: bool = true,
     file: Option<PathBuf> = None,
+}}
+section! { pub(crate) Interactions {
+    resume: bool = true,
 }}
 section! { pub(crate) Timeouts {
     connect: Span = Span::secs(10),
@@ -702,6 +706,7 @@ mod tests {
             "spending",
             "peak",
             "signatures",
+            "interactions",
             "timeouts",
             "log",
         ] {
