@@ -18,6 +18,7 @@ mod extract;
 mod fallback_invariants;
 mod fallback_stack;
 mod harness;
+mod interactions;
 mod invariants;
 mod keep_paid;
 mod observe;

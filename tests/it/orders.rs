@@ -47,7 +47,7 @@ macro_rules! row {
     ($outer:ty; ($($inner:ty),*)) => { [$(Pair::<$outer, $inner>::COMPILES),*] };
 }
 
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 15] = [
     "AnswerErrors",
     "Observe",
     "CollectRequest",
@@ -62,21 +62,23 @@ const NAMES: [&str; 14] = [
     "QuotaGuard",
     "AttemptTimeout",
     "ClassifyGeminiError",
+    "ResumeInteractions",
 ];
 
 /// `COMPILES[outer][inner]`: whether the outer layer can stand directly over the inner one, which
 /// stands on what it needs.
-fn compiles() -> [[bool; 14]; 14] {
+fn compiles() -> [[bool; 15]; 15] {
     rows!(
         AnswerErrorsLayer, ObserveLayer, CollectRequestLayer, KeepPaidLayer, FinalImageExtractLayer,
         ThoughtSignaturesLayer, PeakHourRouterLayer, ModelFallbackLayer, ResolutionFallbackLayer,
         JitteredRetryLayer, SpendingLayer, QuotaGuardLayer, AttemptTimeoutLayer,
-        ClassifyGeminiErrorLayer;
+        ClassifyGeminiErrorLayer, ResumeInteractionsLayer;
         (
             AnswerErrors<Collected>, Observe<Collected>, Collected, KeepPaid<Json>,
             FinalImageExtract<Calls>, ThoughtSignatures<Calls>, PeakHourRouter<Calls>,
             ModelFallback<Calls>, ResolutionFallback<Calls>, JitteredRetry<Attempts>,
-            Spending<Attempts>, QuotaGuard<Attempts>, AttemptTimeout<Attempts>, Attempts
+            Spending<Attempts>, QuotaGuard<Attempts>, AttemptTimeout<Attempts>, Attempts,
+            ResumeInteractions<Client>
         )
     )
 }
@@ -160,13 +162,18 @@ async fn refused() -> Vec<(usize, usize)> {
     let stack = || compose((collect, json(), single, classify.clone()), client());
     let outer = || (collect, single, classify.clone());
     let answering = compose(outer(), AnswerErrorsLayer::new().layer(stack()));
-    for (inner, is_refused) in [
-        (0, answers_misplaced(answering).await),
-        (1, is_refused(compose(outer(), ObserveLayer::new().layer(stack()))).await),
-        (2, is_refused(compose(outer(), stack())).await),
+    let resume = || (outer(), ResumeInteractionsLayer::new());
+    let resuming = compose(resume(), AnswerErrorsLayer::new().layer(stack()));
+    for (outer, inner, is_refused) in [
+        (13, 0, answers_misplaced(answering).await),
+        (13, 1, is_refused(compose(outer(), ObserveLayer::new().layer(stack()))).await),
+        (13, 2, is_refused(compose(outer(), stack())).await),
+        (14, 0, answers_misplaced(resuming).await),
+        (14, 1, is_refused(compose(resume(), ObserveLayer::new().layer(stack()))).await),
+        (14, 2, is_refused(compose(resume(), stack())).await),
     ] {
         if is_refused {
-            refused.push((13, inner));
+            refused.push((outer, inner));
         }
     }
     attempts!((10, spending), (11, quota), (12, timeout); ((10, spending), (11, quota), (12, timeout)));
@@ -187,19 +194,20 @@ const FINE: &[(usize, usize, &str)] = &[
     (11, 10, "money is reserved after the turn has come: a quota may wait in vain"),
     (11, 11, "two quotas: both must allow the attempt"),
     (12, 12, "the shorter limit ends the attempt"),
+    (14, 14, "the outer one finds nothing broken"),
 ];
 
-fn table(compiles: &[[bool; 14]; 14], refused: &[(usize, usize)]) -> String {
+fn table(compiles: &[[bool; 15]; 15], refused: &[(usize, usize)]) -> String {
     let mut out = String::from(
         "Outer layers are rows, inner ones columns, numbered in the order of the stack. `·` is a\n\
          compile error, `!` a typed error before anything is sent\n\
          ([`Error::is_misplaced_layer`](crate::Error::is_misplaced_layer)), `+` the recommended order, `~`\n\
          another order that is fine.\n\n|  | outer |",
     );
-    for i in 1..=14 {
+    for i in 1..=15 {
         out.push_str(&format!(" {i} |"));
     }
-    out.push_str(&format!("\n| --- | --- |{}\n", " --- |".repeat(14)));
+    out.push_str(&format!("\n| --- | --- |{}\n", " --- |".repeat(15)));
     for (o, row) in compiles.iter().enumerate() {
         out.push_str(&format!("| {} | `{}` |", o + 1, NAMES[o]));
         for (i, &compiles) in row.iter().enumerate() {

@@ -270,6 +270,7 @@ async fn send(
         }
     };
     let mut response = mask::mask_keys(response, &gateway.keys()).await;
+    report::add_interaction(response.headers_mut(), &trail);
     response.extensions_mut().insert(trail);
     response
 }

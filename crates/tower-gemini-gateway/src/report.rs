@@ -14,9 +14,10 @@
 //! the worst charge and how many images are redeemed. `x-gemini-missing` is always there where
 //! fewer images came than were asked for, and says why: `1 of 3: the image was refused`.
 //!
-//! Two more are always there, since clients act on them: `x-should-retry`, and `x-upstream-status`
+//! Three more are always there, since clients act on them: `x-should-retry`, `x-upstream-status`
 //! where the status is a 424 in place of one after which clients would resend what may have been
-//! paid for.
+//! paid for, and `x-gemini-interaction-id` where the response named its interaction, which can be
+//! fetched by that id.
 //!
 //! Those of a stream report what was known when its head went out. All of them together stay below
 //! 1 KiB.
@@ -53,6 +54,14 @@ pub(crate) fn header_value(text: &str) -> HeaderValue {
     let ascii = text.chars().filter(|c| c.is_ascii() && !c.is_ascii_control());
     let value: String = ascii.take(LONGEST).collect();
     HeaderValue::from_str(&value).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// Adds the id of the interaction that the response is of.
+pub(crate) fn add_interaction(headers: &mut HeaderMap, trail: &Trail) {
+    let id = trail.interaction_id().and_then(|id| HeaderValue::try_from(id).ok());
+    if let Some(id) = id {
+        headers.insert(HeaderName::from_static("x-gemini-interaction-id"), id);
+    }
 }
 
 /// Adds the headers for the calls that a response comes from.

@@ -11,6 +11,7 @@ use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tokio::time::Instant;
+use tower_gemini::clock::SystemClock;
 use tower_gemini_sim::{Fault, Latency, Refusal, Sim};
 
 use crate::config::Config;
@@ -28,7 +29,7 @@ impl World {
         let sim = Sim::builder().script(faults).latency(latency).tiny_images(true).build();
         let config = format!("[responses]\nreport_headers = true\n{more}");
         let config = Config::parse(&config, "gateway.toml").unwrap();
-        let gateway = Arc::new(Snapshot::over(sim.service(), &config, None).unwrap());
+        let gateway = Arc::new(Snapshot::over(sim.service(), SystemClock, &config, None).unwrap());
         Self { sim, gateway }
     }
 

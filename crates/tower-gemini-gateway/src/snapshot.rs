@@ -23,7 +23,7 @@ use tower_gemini::thought_signatures::Missing;
 use tower_gemini::{
     AttemptTimeoutLayer, CollectRequestLayer, JitteredRetryLayer, KeepPaidLayer,
     ModelFallbackLayer, ObserveLayer, PeakHourRouterLayer, QuotaGuardLayer,
-    ResolutionFallbackLayer, SpendingLayer, ThoughtSignaturesLayer,
+    ResolutionFallbackLayer, ResumeInteractionsLayer, SpendingLayer, ThoughtSignaturesLayer,
 };
 
 use crate::auth::Auth;
@@ -198,6 +198,10 @@ fn layers(config: &Config, before: Option<&Snapshot>) -> Result<Layers, ConfigEr
             .limit_for(ImageSize::K4, config.timeouts.at_4k.0)
             .longest(config.timeouts.longest.0)
             .idle_limit(config.timeouts.idle.0),
+        resume: match config.interactions.resume {
+            true => ResumeInteractionsLayer::new(),
+            false => ResumeInteractionsLayer::off(),
+        },
     })
 }
 

@@ -13,7 +13,8 @@ use tower_gemini::stage::WireClient;
 use tower_gemini::{
     AttemptTimeoutLayer, ClassifyGeminiErrorLayer, CollectRequestLayer, GeminiStack,
     JitteredRetryLayer, KeepPaidLayer, ModelFallbackLayer, ObserveLayer, PeakHourRouterLayer,
-    QuotaGuardLayer, ResolutionFallbackLayer, SpendingLayer, ThoughtSignaturesLayer,
+    QuotaGuardLayer, ResolutionFallbackLayer, ResumeInteractionsLayer, SpendingLayer,
+    ThoughtSignaturesLayer,
 };
 
 use crate::stats::Stats;
@@ -37,6 +38,7 @@ pub(crate) struct Layers {
     pub(crate) retry: JitteredRetryLayer,
     pub(crate) spending: SpendingLayer,
     pub(crate) timeout: AttemptTimeoutLayer,
+    pub(crate) resume: ResumeInteractionsLayer,
 }
 
 /// The three stacks.
@@ -72,7 +74,8 @@ impl Layers {
             .spending(self.spending.clone())
             .quota(quota.clone())
             .timeout(self.timeout)
-            .classify(classify);
+            .classify(classify)
+            .resume(self.resume);
         // Below KeepPaid, so that what is stored are the bytes that the caller gets.
         let full = plain
             .clone()

@@ -20,7 +20,9 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower_gemini_gateway::Running;
-use tower_gemini_sim::{Fault, Latency, Refusal, ServeHandle, Shape, Sim, hash64, serve};
+use tower_gemini_sim::{
+    Fault, Forbidden, Latency, Refusal, ServeHandle, Shape, Sim, hash64, serve,
+};
 
 const KEY: &str = "AIzaSyA-sentinel-key-0123456789abcdefghij";
 
@@ -437,6 +439,34 @@ async fn headers_tell_what_happened_where_they_are_asked_for() {
     assert_eq!(answer.headers["x-gemini-charge"], "charged");
     let quiet = World::quick([]).await.post(PRO, &apple()).await;
     assert!(!quiet.headers.keys().any(|name| name.as_str().starts_with("x-gemini-")));
+}
+
+#[tokio::test]
+async fn an_interaction_that_is_cut_is_delivered_with_its_id_and_one_that_is_lost_names_it() {
+    let ask = json!({ "model": "gemini-3-pro-image", "input": "a red apple" });
+    let cut = Fault::CutBody { at: 300 };
+    let world = World::quick([cut.clone()]).await;
+    let answer = world.post("/v1beta/interactions", &ask).await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.json()["status"].as_str()),
+        (200, Some("completed"))
+    );
+    assert_eq!(answer.headers["x-gemini-interaction-id"], answer.json()["id"].as_str().unwrap());
+    assert_eq!((world.sim.requests(), world.sim.totals().charged), (2, 1));
+
+    let world = World::new(Sim::quick([cut]), "[interactions]\nresume = false\n").await;
+    let answer = world.post("/v1beta/interactions", &ask).await;
+    assert_eq!(answer.status, 424, "{}", answer.text());
+    assert!(!answer.headers.contains_key("x-gemini-interaction-id"), "it was not looked for");
+
+    // The key may not fetch it.
+    let forbidden = Fault::Forbidden(Forbidden::Generic);
+    let world = World::quick([Fault::CutBody { at: 300 }, forbidden]).await;
+    let answer = world.post("/v1beta/interactions", &ask).await;
+    assert_eq!(answer.status, 424, "{}", answer.text());
+    let id = answer.headers["x-gemini-interaction-id"].to_str().unwrap();
+    assert!(answer.text().contains(&format!("it is interaction {id}")), "{}", answer.text());
+    assert_eq!((world.sim.requests(), world.sim.totals().charged), (2, 1));
 }
 
 /// Sends a request and hangs up after `patience`.

@@ -1,6 +1,7 @@
 //! Makes responses with status 200: their content, their cost, and their form in each dialect.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -9,6 +10,7 @@ use crate::dialect::{Api, Framing, JSON, SSE, Verb};
 use crate::fault::{Fault, Shape};
 use crate::hash::{hash64, mix};
 use crate::image::{Picture, PictureCache, PictureKey};
+use crate::interactions::{Event, Interaction};
 use crate::json::{Fields, Json, obj};
 use crate::ledger::Bill;
 use crate::model::{Model, Price, Size};
@@ -393,8 +395,8 @@ impl Generator<'_> {
             (Api::OpenAiChat, _, Framing::Whole) => self.chat_whole(content).compact(),
             (Api::OpenAiChat, _, _) => self.sse(content, self.chat_events(content), Some("[DONE]")),
             (Api::OpenAiImages, _, _) => self.images_api(content).compact(),
-            (Api::Interactions, _, Framing::Whole) => self.interaction(content).pretty(),
-            (Api::Interactions, _, _) => self.sse(content, self.interaction_events(content), None),
+            (Api::Interactions, _, Framing::Whole) => self.interaction_whole(content).pretty(),
+            (Api::Interactions, _, _) => self.interaction_stream(content),
         };
         (content_type, body)
     }
@@ -634,44 +636,112 @@ impl Generator<'_> {
         content.shown().filter_map(output).collect()
     }
 
-    fn interaction(&self, content: &Content) -> Json {
-        // Its name of a block is the reason in lower case.
-        let error =
-            content.block.or(content.finish).filter(|reason| *reason != "STOP").map(|code| {
-                let message = content.finish_message;
-                vec![obj! { "code": code.to_ascii_lowercase(), "message": message }]
-            });
-        let usage = content.usage;
-        obj! {
-            "id": self.response_id(),
-            "object": "interaction",
-            "model": self.model.id.as_str(),
-            "status": if error.is_some() { "failed" } else { "completed" },
-            "outputs": Self::interaction_outputs(content),
-            "errors": error,
-            "usage": obj! {
+    pub(crate) fn interaction_id(&self) -> String {
+        format!("v1_{}", self.response_id())
+    }
+
+    /// An interaction with this status: one that has not ended says no more.
+    fn interaction(
+        &self,
+        status: &'static str,
+        steps: Option<Json>,
+        end: Option<&Content>,
+    ) -> Json {
+        let errors = end.and_then(Self::interaction_error);
+        let usage = end.map(|content| content.usage).map(|usage| {
+            obj! {
                 "total_input_tokens": usage.input(),
                 "total_output_tokens": usage.output(),
                 "total_thought_tokens": usage.thoughts,
                 "total_tokens": usage.total(),
-            },
+            }
+        });
+        obj! {
+            "id": self.interaction_id(),
+            "object": "interaction",
+            "model": self.model.id.as_str(),
+            "status": status,
+            "steps": steps,
+            "errors": errors,
+            "usage": usage,
         }
     }
 
-    fn interaction_events(&self, content: &Content) -> Vec<Json> {
-        let mut events: Vec<Json> = Self::interaction_outputs(content)
-            .into_iter()
-            .enumerate()
-            .map(|(index, output)| {
-                let index = index as u64;
-                obj! { "event_type": "content.delta", "index": index, "delta": output }
-            })
-            .collect();
-        if content.tail == Tail::Good {
-            let whole = self.interaction(content);
-            events.push(obj! { "event_type": "interaction.complete", "interaction": whole });
+    fn interaction_error(content: &Content) -> Option<Vec<Json>> {
+        if content.tail != Tail::Good {
+            return Some(vec![obj! { "code": "api_error" }]);
         }
+        // Its name of a block is the reason in lower case.
+        let code = content.block.or(content.finish).filter(|reason| *reason != "STOP")?;
+        let message = content.finish_message;
+        Some(vec![obj! { "code": code.to_ascii_lowercase(), "message": message }])
+    }
+
+    fn interaction_status(content: &Content) -> &'static str {
+        if Self::interaction_error(content).is_some() { "failed" } else { "completed" }
+    }
+
+    fn interaction_whole(&self, content: &Content) -> Json {
+        let output = Self::interaction_outputs(content);
+        let steps = Json::from(vec![obj! { "type": "model_output", "content": output }]);
+        self.interaction(Self::interaction_status(content), Some(steps), Some(content))
+    }
+
+    /// Every event with its name and id (ai.google.dev "Streaming interactions", 2026-10): the last
+    /// has the usage and no steps.
+    fn interaction_events(&self, content: &Content) -> Vec<Event> {
+        let mut events = Vec::new();
+        let mut push = |name: &'static str, field: &'static str, value: Json| {
+            let id = format!("evt_{}", events.len());
+            let index = name.starts_with("step.").then_some(0u64);
+            let json =
+                obj! { "event_type": name, "event_id": id.clone(), "index": index, field: value };
+            let mut bytes = vec![Bytes::from(format!("event: {name}\r\ndata: "))];
+            bytes.extend(json.compact());
+            bytes.push(Bytes::from_static(b"\r\n\r\n"));
+            events.push(Event { id, bytes });
+        };
+        push("interaction.created", "interaction", self.interaction("in_progress", None, None));
+        push("step.start", "step", obj! { "type": "model_output" });
+        for output in Self::interaction_outputs(content) {
+            push("step.delta", "delta", output);
+        }
+        push("step.stop", "step", Json::Absent);
+        let end = self.interaction(Self::interaction_status(content), None, Some(content));
+        push("interaction.completed", "interaction", end);
         events
+    }
+
+    fn interaction_stream(&self, content: &Content) -> Vec<Bytes> {
+        let mut events = self.interaction_events(content);
+        let error = ApiError::mid_stream().event(self.route.api);
+        let tail = match content.tail {
+            Tail::Good => Vec::new(),
+            Tail::RawError => error.pretty(),
+            Tail::ErrorEvent => {
+                let mut event = vec![Bytes::from_static(b"event: error\r\ndata: ")];
+                event.extend(error.compact());
+                event.push(Bytes::from_static(b"\r\n\r\n"));
+                event
+            }
+            Tail::NoFinish => Vec::new(),
+        };
+        if content.tail != Tail::Good {
+            events.pop();
+        }
+        events.into_iter().flat_map(|event| event.bytes).chain(tail).collect()
+    }
+
+    /// The interaction as the server stores it: it ends at `ends_at`.
+    pub(crate) fn stored(&self, content: &Content, ends_at: Duration) -> Interaction {
+        Interaction {
+            ends_at,
+            running: self.interaction("in_progress", None, None).pretty(),
+            cancelled: self.interaction("cancelled", None, None).pretty(),
+            whole: self.interaction_whole(content).pretty(),
+            events: self.interaction_events(content),
+            is_cancelled: false,
+        }
     }
 }
 

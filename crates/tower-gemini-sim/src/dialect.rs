@@ -26,6 +26,10 @@ pub(crate) enum Verb {
     Generate,
     Count,
     Predict,
+    /// Fetch what was stored.
+    Fetch,
+    /// End what is stored and goes on.
+    Cancel,
     #[default]
     Other,
 }

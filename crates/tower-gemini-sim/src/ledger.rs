@@ -66,6 +66,8 @@ pub struct Record {
     pub text_tokens: u64,
     /// Tokens of images.
     pub image_tokens: u64,
+    /// It fetched an interaction that was started before, which generates and costs nothing.
+    pub is_fetch: bool,
     /// The request counts against the project's limits.
     pub request_counted: bool,
     /// How much of the response was read.
@@ -136,9 +138,9 @@ impl LedgerSnapshot {
         self.requests.iter().filter(move |record| record.call.as_deref() == Some(tag))
     }
 
-    /// How often the call was sent, refused connections included.
+    /// How often the call was sent, refused connections included and fetches not.
     pub fn sends(&self, tag: &str) -> usize {
-        self.of_call(tag).count()
+        self.of_call(tag).filter(|record| !record.is_fetch).count()
     }
 
     /// How often the call was charged.
@@ -159,7 +161,8 @@ impl LedgerSnapshot {
         else {
             return 0;
         };
-        self.of_call(tag).filter(|record| record.received && record.arrived > first_charge).count()
+        let is_late = |record: &&Record| record.received && record.arrived > first_charge;
+        self.of_call(tag).filter(is_late).filter(|record| !record.is_fetch).count()
     }
 
     /// The same for every tag that is not zero.

@@ -39,7 +39,9 @@
 //!
 //! * The Developer API and Vertex AI under any prefix (`generateContent`, `streamGenerateContent`
 //!   as events and as an array, `countTokens`, Imagen's `predict`), the OpenAI-style
-//!   `chat/completions` and `images/generations`, and `interactions`.
+//!   `chat/completions` and `images/generations`, and `interactions`, which are stored: they can be
+//!   fetched by their ids, whole or as a stream behind an event, run in the background, and be
+//!   cancelled.
 //! * The checks of the real server: keys, retired models, sizes in lower case, ratios, missing
 //!   signatures, and so on.
 //! * Faults by [script](Builder::script), by [chance](Weather::with) or for a
@@ -99,6 +101,7 @@ mod error;
 mod fault;
 mod hash;
 mod image;
+mod interactions;
 mod json;
 mod ledger;
 mod model;

@@ -23,15 +23,19 @@ pub(crate) struct Route {
     pub(crate) version: String,
     /// The verb as written, for the text of a 404.
     pub(crate) method: String,
+    /// The stored interaction that it is about, and the event behind which its stream is wanted.
+    pub(crate) interaction: String,
+    pub(crate) after: Option<String>,
+    /// Whether only the id is waited for.
+    pub(crate) background: bool,
+    /// Whether the interaction is not to be stored.
+    pub(crate) unstored: bool,
 }
 
 impl Route {
     /// Reads the path from the right, because gateways put anything before it. `None` is a path
     /// that the front end does not know.
     pub(crate) fn parse(method: &Method, uri: &Uri) -> Option<Self> {
-        if method != Method::POST {
-            return None;
-        }
         let path = percent_decode_str(uri.path()).decode_utf8_lossy();
         let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
         let version = segments
@@ -43,6 +47,30 @@ impl Route {
             [last] => ("", *last),
             [.., before, last] => (*before, *last),
         };
+        let stored = |verb, name: &str, id: &str| Self {
+            api: Api::Interactions,
+            verb,
+            framing: match query(uri, "stream") {
+                Some("true") => Framing::Sse,
+                _ => Framing::Whole,
+            },
+            version: (*version).to_owned(),
+            method: name.to_owned(),
+            interaction: id.to_owned(),
+            after: query(uri, "last_event_id")
+                .map(|id| percent_decode_str(id).decode_utf8_lossy().into_owned()),
+            ..Self::default()
+        };
+        match (method, before, last.split_once(':')) {
+            (&Method::GET, "interactions", None) => {
+                return Some(stored(Verb::Fetch, "getInteraction", last));
+            }
+            (&Method::POST, "interactions", Some((id, "cancel"))) => {
+                return Some(stored(Verb::Cancel, "cancelInteraction", id));
+            }
+            (&Method::POST, ..) => {}
+            _ => return None,
+        }
         let by_body = match (before, last) {
             ("chat", "completions") => Some((Api::OpenAiChat, "chatCompletions")),
             ("images", "generations") => Some((Api::OpenAiImages, "imageGenerations")),
@@ -77,6 +105,7 @@ impl Route {
             model: model.to_owned(),
             version,
             method: method.to_owned(),
+            ..Self::default()
         })
     }
 
@@ -90,6 +119,9 @@ impl Route {
         if streams && matches!(self.api, Api::OpenAiChat | Api::Interactions) {
             self.framing = Framing::Sse;
         }
+        let says = |name: &str, word| body.get(name).and_then(Value::as_bool) == Some(word);
+        self.background = self.api == Api::Interactions && says("background", true);
+        self.unstored = says("store", false);
     }
 }
 

@@ -18,11 +18,12 @@ use crate::answer::{Generator, Usage};
 use crate::api_error::{ApiError, Violation};
 use crate::body::{Delivery, End, SimBody};
 use crate::builder::{Builder, Scripts};
-use crate::dialect::{Api, JSON, Verb};
+use crate::dialect::{Api, Framing, JSON, SSE, Verb};
 use crate::error::{SimError, SimErrorKind};
 use crate::fault::{Fault, Limit};
 use crate::hash::{hash64, mix};
 use crate::image::{Picture, PictureCache};
+use crate::interactions::Interactions;
 use crate::json::obj;
 use crate::ledger::{Bill, Ledger, LedgerSnapshot, Totals};
 use crate::lock;
@@ -47,6 +48,7 @@ struct Inner {
     limits: Limits,
     pictures: PictureCache,
     final_images: Mutex<HashMap<usize, Arc<Picture>>>,
+    interactions: Interactions,
     ledger: Arc<Ledger>,
 }
 
@@ -60,6 +62,7 @@ impl Builder {
             limits: Limits::new(self.quota, self.quota_by_model.clone()),
             pictures: PictureCache::default(),
             final_images: Mutex::default(),
+            interactions: Interactions::default(),
             ledger: Arc::default(),
             settings: self,
         };
@@ -250,8 +253,15 @@ impl Caller {
 
 /// What the server does for a request that it accepts.
 enum Task {
-    Count { tokens: u64 },
-    Make { model: &'static Model, asked: ImageRequest },
+    Count {
+        tokens: u64,
+    },
+    /// Fetch or cancel an interaction.
+    Stored,
+    Make {
+        model: &'static Model,
+        asked: ImageRequest,
+    },
 }
 
 /// An error, and what the ledger calls it.
@@ -306,6 +316,7 @@ impl Inner {
             record.call = tag;
             record.project = caller.project.clone();
             record.model = caller.model.clone();
+            record.is_fetch = matches!(caller.route.verb, Verb::Fetch | Verb::Cancel);
         });
         if fault == Fault::ConnectionRefused {
             return Err(guard.fail(SimErrorKind::ConnectionRefused));
@@ -356,6 +367,7 @@ impl Inner {
                     obj! { "totalTokens": tokens, "promptTokensDetails": vec![details] }.pretty();
                 Ok(self.answered(guard, 200, (JSON, body), &Fault::None))
             }
+            Ok(Task::Stored) => self.stored(guard, &caller, &fault).await,
             Ok(Task::Make { model, asked }) => {
                 let timeout = server_timeout(&parts.headers)
                     .unwrap_or(Duration::MAX)
@@ -420,7 +432,7 @@ impl Inner {
             self.authenticate(caller).map_err(|error| Refused { error, outcome: "credentials" })?;
             // Scripted 429s are somebody else's limit: they take no place in ours.
             let is_429 = scripted.as_ref().is_some_and(|error| error.http == 429);
-            if verb != Verb::Count && !is_429 {
+            if !matches!(verb, Verb::Count | Verb::Fetch | Verb::Cancel) && !is_429 {
                 let weight = checked.as_ref().map_or(Weight::default(), |(model, asked)| Weight {
                     images: if model.makes_images() { asked.count } else { 0 },
                     tokens: Usage::of_input(asked, model).input(),
@@ -434,9 +446,14 @@ impl Inner {
         if *fault == Fault::ResetAfterReceipt {
             return Err(Refused { error: caller.error("unimplemented"), outcome: fault.name() });
         }
+        if matches!(verb, Verb::Fetch | Verb::Cancel) {
+            return Ok(Task::Stored);
+        }
         let (model, asked) = checked.map_err(Refused::rejected)?;
         match verb {
-            Verb::Other => Err(Refused::rejected(caller.error("unimplemented"))),
+            Verb::Other | Verb::Fetch | Verb::Cancel => {
+                Err(Refused::rejected(caller.error("unimplemented")))
+            }
             Verb::Count => Ok(Task::Count { tokens: Usage::of_input(&asked, model).input() }),
             Verb::Generate | Verb::Predict => {
                 self.ledger.edit(number, |record| record.size = Some(asked.size));
@@ -501,6 +518,37 @@ impl Inner {
         }
     }
 
+    /// An interaction that was stored.
+    async fn stored(
+        &self,
+        guard: AbortGuard,
+        caller: &Caller,
+        fault: &Fault,
+    ) -> Result<Handled, SimError> {
+        if *fault == (Fault::NoAnswer { charged: false }) {
+            std::future::pending::<()>().await;
+        }
+        let (route, now) = (&caller.route, self.now());
+        let id = route.interaction.as_str();
+        let found = match route.verb {
+            Verb::Cancel => self.interactions.cancel(&caller.project, id, now),
+            _ => self.interactions.get(&caller.project, id),
+        };
+        self.ledger.edit(guard.number, |record| record.outcome = "fetched");
+        let Some(interaction) = found else {
+            return Ok(self.failed(guard, route, &caller.error("not_found_entity")));
+        };
+        if route.framing != Framing::Sse {
+            return Ok(self.answered(guard, 200, (JSON, interaction.document(now)), fault));
+        }
+        let Some(events) = interaction.events_after(route.after.as_deref()) else {
+            let error = ApiError::invalid("The value at 'last_event_id' is not an event.");
+            return Ok(self.failed(guard, route, &error));
+        };
+        tokio::time::sleep(interaction.ends_at.saturating_sub(now)).await;
+        Ok(self.answered(guard, 200, (SSE, events), fault))
+    }
+
     /// The model runs.
     async fn make(
         self: Arc<Self>,
@@ -560,6 +608,18 @@ impl Inner {
         });
         if let Some(picture) = picture {
             lock(&self.final_images).insert(number, picture.clone());
+        }
+        if caller.route.api == Api::Interactions && !caller.route.unstored && !never_made {
+            let (id, ends_at) = (generator.interaction_id(), self.now() + latency);
+            let stored = generator.stored(&content, ends_at);
+            if caller.route.background && caller.route.framing == Framing::Whole {
+                // It goes on whether or not anybody waits for it.
+                self.ledger.settle(number, generated, charged.then_some(bill));
+                let body = stored.running.clone();
+                self.interactions.store(caller.project.clone(), id, stored);
+                return Ok(self.answered(guard, 200, (JSON, body), fault));
+            }
+            self.interactions.store(caller.project.clone(), id, stored);
         }
         if charged {
             guard.if_dropped = Some(bill);

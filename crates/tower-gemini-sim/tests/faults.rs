@@ -319,3 +319,76 @@ async fn errors_take_the_dialect_of_the_request() {
         503
     );
 }
+
+/// An interaction is stored under the id that its first bytes state, and fetched without a charge.
+#[tokio::test(start_paused = true)]
+async fn an_interaction_is_fetched_by_its_id_and_charged_once() {
+    const URL: &str = "https://gemini.example/v1beta/interactions";
+    let ask = |more: &str| {
+        let body = format!(r#"{{ "model": "{PRO}", "input": "a cat"{more} }}"#);
+        http::Request::post(URL).header("x-goog-api-key", "key-1").body(body).unwrap()
+    };
+    let get = |rest: &str| {
+        let request = http::Request::get(format!("{URL}/{rest}"));
+        request.header("x-goog-api-key", "key-1").body(String::new()).unwrap()
+    };
+    let read = async |sim: &Sim, request: http::Request<String>| {
+        let response = sim.service().call(request).await.unwrap();
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await;
+        (status, body.map(|body| String::from_utf8(body.to_bytes().to_vec()).unwrap()))
+    };
+    let id_of = |text: &str| {
+        let (_, rest) = text.split_once("\"v1_").unwrap();
+        format!("v1_{}", rest.split_once('"').unwrap().0)
+    };
+
+    // Whole, cut after the id.
+    let sim = Sim::quick([]);
+    let (_, whole) = read(&sim, ask("")).await;
+    let whole = whole.unwrap();
+    let (_, again) = read(&sim, get(&id_of(&whole))).await;
+    assert_eq!(again.unwrap(), whole);
+    assert_eq!(read(&sim, get("v1_unknown")).await.0, 404);
+
+    // Streamed: every event has an id, and those behind one can be had alone.
+    let (_, stream) = read(&sim, ask(r#", "stream": true"#)).await;
+    let stream = stream.unwrap();
+    let events: Vec<_> = stream.split_inclusive("\r\n\r\n").collect();
+    assert!(events[0].starts_with("event: interaction.created"), "{stream}");
+    assert!(events.last().unwrap().starts_with("event: interaction.completed"), "{stream}");
+    for (i, event) in events.iter().enumerate() {
+        assert!(event.contains(&format!("\"event_id\": \"evt_{i}\"")), "{event}");
+        let rest = format!("{}?stream=true&last_event_id=evt_{i}", id_of(&stream));
+        assert_eq!(read(&sim, get(&rest)).await.1.unwrap(), events[i + 1..].concat());
+    }
+    let unknown = format!("{}?stream=true&last_event_id=evt_99", id_of(&stream));
+    assert_eq!(read(&sim, get(&unknown)).await.0, 400);
+    assert_eq!(sim.totals().charged, 2);
+
+    // In the background: the id at once, the image when it is there.
+    let slow = Sim::builder()
+        .latency(tower_gemini_sim::Latency::fixed(Duration::from_secs(20)))
+        .tiny_images(true)
+        .build();
+    let (_, running) = read(&slow, ask(r#", "background": true"#)).await;
+    let id = id_of(&running.unwrap());
+    assert_eq!(slow.now(), Duration::ZERO);
+    assert!(read(&slow, get(&id)).await.1.unwrap().contains("in_progress"));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(read(&slow, get(&id)).await.1.unwrap().contains("\"data\""));
+    // One that is cancelled before it ends stays so.
+    let (_, running) = read(&slow, ask(r#", "background": true"#)).await;
+    let id = id_of(&running.unwrap());
+    let cancel =
+        http::Request::post(format!("{URL}/{id}:cancel")).header("x-goog-api-key", "key-1");
+    assert!(
+        read(&slow, cancel.body(String::new()).unwrap()).await.1.unwrap().contains("cancelled")
+    );
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(read(&slow, get(&id)).await.1.unwrap().contains("cancelled"));
+
+    // One that is not stored cannot be fetched.
+    let (_, whole) = read(&sim, ask(r#", "store": false"#)).await;
+    assert_eq!(read(&sim, get(&id_of(&whole.unwrap()))).await.0, 404);
+}

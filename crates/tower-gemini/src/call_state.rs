@@ -114,6 +114,8 @@ struct Slot {
     model: Option<ModelId>,
     end: Option<SentAttempt>,
     gates: Vec<Arc<dyn SendGate>>,
+    /// The interaction that it started, once its id was read.
+    interaction: Option<String>,
 }
 
 /// What an attempt that was sent has come to.
@@ -311,17 +313,21 @@ impl CallState {
 
     /// How many resends after attempts that may have been charged are left.
     pub(crate) fn allowance_left(&self) -> u32 {
-        self.shared().allowance.unwrap_or(0)
+        let shared = self.shared();
+        if shared.has_interaction() { 0 } else { shared.allowance.unwrap_or(0) }
     }
 
     /// Leave to send once more after what this verdict says: free where surely nothing was paid,
     /// one unit of the allowance where it may have been, and `None` where it was, or the allowance
-    /// is spent.
+    /// is spent. An interaction whose id is known is fetched: no allowance sends it again.
     pub(crate) fn permit_after(&self, verdict: &Verdict) -> Option<ResendPermit> {
         match verdict.charge() {
             Charge::None | Charge::Waived => Some(ResendPermit(())),
             Charge::Maybe => {
                 let mut shared = self.shared();
+                if shared.has_interaction() {
+                    return None;
+                }
                 if shared.may_repeat {
                     return Some(ResendPermit(()));
                 }
@@ -407,6 +413,13 @@ impl CallState {
             Some(attempt) if !attempt.has_ended() => attempt.cut_off(),
             _ => Verdict::not_sent(),
         }
+    }
+}
+
+impl Shared {
+    /// Whether the last attempt started an interaction whose id is known.
+    fn has_interaction(&self) -> bool {
+        self.attempts.last().is_some_and(|slot| slot.interaction.is_some())
     }
 }
 
@@ -503,6 +516,14 @@ impl Attempt {
     /// The request counts as sent from now on, whatever becomes of its body.
     pub(crate) fn count_as_sent(&self) {
         self.hand_over();
+    }
+
+    /// The response named the interaction that it is of. A server that names it has the request,
+    /// whatever the client has read of its body.
+    pub(crate) fn name_interaction(&self, id: &str) {
+        self.count_as_sent();
+        self.with(|slot| slot.interaction = Some(id.to_owned()));
+        self.state.record(Step::Interaction { id: id.to_owned() });
     }
 
     /// The client asks for some of the body. `false` if the attempt was abandoned before its

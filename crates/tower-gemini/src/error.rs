@@ -204,6 +204,13 @@ impl Error {
         self.0.trail.as_ref()
     }
 
+    /// The id of the interaction that the last response named: the caller can fetch it by
+    /// `GET …/interactions/{id}`, and should not send the call again.
+    #[must_use]
+    pub fn interaction_id(&self) -> Option<String> {
+        self.trail().and_then(Trail::interaction_id)
+    }
+
     /// The most specific code in the response: a finish reason, a block reason, a quota id.
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
@@ -365,7 +372,11 @@ impl fmt::Display for Error {
             Charge::Waived => "; the API says that it is not charged",
             Charge::Maybe => "; it may have been charged",
             Charge::Charged => "; it was charged",
-        })
+        })?;
+        match self.interaction_id() {
+            Some(id) => write!(f, "; it is interaction {id}"),
+            None => Ok(()),
+        }
     }
 }
 

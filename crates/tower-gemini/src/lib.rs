@@ -19,6 +19,7 @@
 //! | [`QuotaGuard`] | sends only what the quota allows |
 //! | [`AttemptTimeout`] | ends attempts in time, and lets the server time out first |
 //! | [`ClassifyGeminiError`] | decides what a response means by its body, not by its status |
+//! | [`ResumeInteractions`] | fetches an interaction whose response broke off by its id, and delivers it |
 //!
 //! The table has the order of the stack, from your code down to the client. [`GeminiStack`] is that
 //! order, ready made, with a slot for each layer.
@@ -36,7 +37,7 @@ pub mod collect_request;
 pub mod error;
 pub mod final_image_extract;
 pub mod headers;
-mod identity;
+pub mod identity;
 pub mod jittered_retry;
 #[cfg(feature = "keep-paid")]
 pub mod keep_paid;
@@ -49,6 +50,7 @@ mod ready;
 mod refusal;
 mod reservation;
 pub mod resolution_fallback;
+pub mod resume_interactions;
 mod single_attempt;
 pub mod spending;
 pub mod stack;
@@ -76,6 +78,7 @@ pub use optional::OptionalFuture;
 pub use peak_hour_router::{PeakHourRouter, PeakHourRouterLayer};
 pub use quota_guard::{QuotaGuard, QuotaGuardLayer};
 pub use resolution_fallback::{ResolutionFallback, ResolutionFallbackLayer};
+pub use resume_interactions::{ResumeInteractions, ResumeInteractionsLayer};
 pub use single_attempt::{SingleAttempt, SingleAttemptLayer};
 pub use spending::{Spending, SpendingLayer};
 pub use stack::{GeminiStack, compose};

@@ -19,6 +19,7 @@ use crate::observe::ObserveLayer;
 use crate::peak_hour_router::PeakHourRouterLayer;
 use crate::quota_guard::QuotaGuardLayer;
 use crate::resolution_fallback::ResolutionFallbackLayer;
+use crate::resume_interactions::ResumeInteractionsLayer;
 use crate::spending::SpendingLayer;
 use crate::thought_signatures::ThoughtSignaturesLayer;
 
@@ -75,7 +76,7 @@ type Whole<E, O, K, C, X, A> = (
     SpendingLayer,
     QuotaGuardLayer,
     AttemptTimeoutLayer,
-    ClassifyGeminiErrorLayer,
+    (ClassifyGeminiErrorLayer, ResumeInteractionsLayer),
 );
 /// All of them over a client.
 type Built<S, E, O, K, C, X, A> = <Whole<E, O, K, C, X, A> as Layer<S>>::Service;
@@ -103,6 +104,7 @@ type Built<S, E, O, K, C, X, A> = <Whole<E, O, K, C, X, A> as Layer<S>>::Service
 /// | [`quota`](Self::quota) | [`QuotaGuard`](crate::QuotaGuard) | off |
 /// | [`timeout`](Self::timeout) | [`AttemptTimeout`](crate::AttemptTimeout) | on |
 /// | [`classify`](Self::classify) | [`ClassifyGeminiError`](crate::ClassifyGeminiError) | on, always |
+/// | [`resume`](Self::resume) | [`ResumeInteractions`](crate::ResumeInteractions) | on: it concerns interactions only |
 ///
 /// `AnswerErrors` and `KeepPaid` need a response body, so `images` with one of them is a compile
 /// error: use `json`, and read the image with
@@ -163,6 +165,7 @@ struct Slots {
     quota: QuotaGuardLayer,
     timeout: AttemptTimeoutLayer,
     classify: ClassifyGeminiErrorLayer,
+    resume: ResumeInteractionsLayer,
 }
 
 impl GeminiStack {
@@ -182,6 +185,7 @@ impl GeminiStack {
             quota: QuotaGuardLayer::off(),
             timeout: AttemptTimeoutLayer::new(),
             classify: ClassifyGeminiErrorLayer::new(),
+            resume: ResumeInteractionsLayer::new(),
         };
         let off = Identity::new;
         let typed = Typed {
@@ -275,6 +279,8 @@ impl<E, O, K, C, A> GeminiStack<E, O, K, C, A> {
         timeout: AttemptTimeoutLayer,
         /// How responses are judged.
         classify: ClassifyGeminiErrorLayer,
+        /// How interactions are fetched whose responses broke off.
+        resume: ResumeInteractionsLayer,
     }
 
     /// Falls back along this chain.
@@ -353,7 +359,7 @@ impl<E: Clone, O: Clone, K: Clone, C: Clone, A: Clone> GeminiStack<E, O, K, C, A
             slots.spending,
             slots.quota,
             slots.timeout,
-            slots.classify,
+            (slots.classify, slots.resume),
         )
     }
 }

@@ -25,7 +25,7 @@ impl<B: Body<Error: Into<BoxError>> + Unpin + Send + 'static> UpstreamBody for B
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot stand below a layer that works on calls",
     label = "this layer works on whole calls: put JitteredRetry (or SingleAttempt) below it, and CollectRequest, KeepPaid and FinalImageExtract above it",
-    note = "the order is AnswerErrors > Observe > CollectRequest > KeepPaid > FinalImageExtract > ThoughtSignatures > PeakHourRouter > ModelFallback > ResolutionFallback > JitteredRetry > Spending > QuotaGuard > AttemptTimeout > ClassifyGeminiError > client; `GeminiStack` is that order ready made"
+    note = "the order is AnswerErrors > Observe > CollectRequest > KeepPaid > FinalImageExtract > ThoughtSignatures > PeakHourRouter > ModelFallback > ResolutionFallback > JitteredRetry > Spending > QuotaGuard > AttemptTimeout > ClassifyGeminiError > ResumeInteractions > client; `GeminiStack` is that order ready made"
 )]
 pub trait CallService:
     Service<
@@ -60,7 +60,7 @@ where
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot stand below a layer that works on attempts",
     label = "this layer works on single attempts: below it belong only Spending, QuotaGuard, AttemptTimeout and ClassifyGeminiError, in that order; layers that make further attempts stand above JitteredRetry",
-    note = "the order is AnswerErrors > Observe > CollectRequest > KeepPaid > FinalImageExtract > ThoughtSignatures > PeakHourRouter > ModelFallback > ResolutionFallback > JitteredRetry > Spending > QuotaGuard > AttemptTimeout > ClassifyGeminiError > client; `GeminiStack` is that order ready made"
+    note = "the order is AnswerErrors > Observe > CollectRequest > KeepPaid > FinalImageExtract > ThoughtSignatures > PeakHourRouter > ModelFallback > ResolutionFallback > JitteredRetry > Spending > QuotaGuard > AttemptTimeout > ClassifyGeminiError > ResumeInteractions > client; `GeminiStack` is that order ready made"
 )]
 pub trait AttemptService:
     Service<
@@ -100,7 +100,7 @@ where
     message = "`{Self}` is not a client that ClassifyGeminiError can send by",
     label = "a client is a `Service<http::Request<WireBody>>`, `Clone`, and returns `http::Response<B>`",
     note = "hyper-util: name the body, `Client<_, tower_gemini::WireBody>`; reqwest: wrap the client, `tower_gemini_reqwest::ReqwestService::new(client)`",
-    note = "no layer of this crate stands below ClassifyGeminiError: it is the innermost"
+    note = "only ResumeInteractions stands below ClassifyGeminiError, directly over the client"
 )]
 pub trait WireClient:
     Service<
@@ -139,7 +139,7 @@ where
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot stand below CollectRequest",
     label = "CollectRequest makes calls of requests: the layers that work on calls belong below it, down to JitteredRetry; attempts and the client belong further down",
-    note = "the order is AnswerErrors > Observe > CollectRequest > KeepPaid > FinalImageExtract > ThoughtSignatures > PeakHourRouter > ModelFallback > ResolutionFallback > JitteredRetry > Spending > QuotaGuard > AttemptTimeout > ClassifyGeminiError > client; `GeminiStack` is that order ready made"
+    note = "the order is AnswerErrors > Observe > CollectRequest > KeepPaid > FinalImageExtract > ThoughtSignatures > PeakHourRouter > ModelFallback > ResolutionFallback > JitteredRetry > Spending > QuotaGuard > AttemptTimeout > ClassifyGeminiError > ResumeInteractions > client; `GeminiStack` is that order ready made"
 )]
 pub trait CallHandler:
     Service<Request<CallBody>, Error = Error, Future: Send> + Clone + Send + 'static
@@ -178,7 +178,7 @@ impl Body for ProbeBody {
     message = "`{Self}` cannot stand below a layer that works on the caller's own requests",
     label = "Observe and AnswerErrors take any request and need a response with a body: below them belongs CollectRequest, over KeepPaid, `json` or `raw`; observe `images` with `ObserveLayer::whole_responses`",
     note = "instead of `images` with AnswerErrors use `json`, and read the image with `FinalImage::from_json`",
-    note = "the order is AnswerErrors > Observe > CollectRequest > KeepPaid > FinalImageExtract > ThoughtSignatures > PeakHourRouter > ModelFallback > ResolutionFallback > JitteredRetry > Spending > QuotaGuard > AttemptTimeout > ClassifyGeminiError > client; `GeminiStack` is that order ready made"
+    note = "the order is AnswerErrors > Observe > CollectRequest > KeepPaid > FinalImageExtract > ThoughtSignatures > PeakHourRouter > ModelFallback > ResolutionFallback > JitteredRetry > Spending > QuotaGuard > AttemptTimeout > ClassifyGeminiError > ResumeInteractions > client; `GeminiStack` is that order ready made"
 )]
 pub trait CallerService:
     Service<

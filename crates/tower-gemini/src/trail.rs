@@ -115,6 +115,23 @@ pub enum Step {
         /// Why.
         why: StopReason,
     },
+    /// The response named the interaction that it is of, by which it can be fetched: it is never sent
+    /// again.
+    Interaction {
+        /// Its id.
+        id: String,
+    },
+    /// An interaction whose response broke off was fetched by its id, which costs nothing.
+    Fetched {
+        /// How.
+        how: FetchKind,
+        /// The status that came back; `None` where no response did.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        status: Option<u16>,
+        /// The status of the interaction (`completed`, `in_progress` …), where it was read.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        said: Option<String>,
+    },
     /// The client disconnected after dispatch: what may be charged is completed without it.
     ClientDisconnected,
     /// The response of a detached call is stored for the same client's next identical request.
@@ -175,6 +192,13 @@ macro_rules! reasons {
 }
 
 reasons! {
+    /// How an interaction was fetched.
+    FetchKind {
+        /// The interaction as it is now.
+        Poll = "polled",
+        /// What follows the last event of its stream.
+        Stream = "resumed its stream",
+    }
     /// Why the response of a detached call was not stored.
     NotStoredReason {
         /// Nothing was charged for it: a resend costs nothing.
@@ -413,6 +437,15 @@ impl Trail {
         self.shared().steps.iter().filter_map(Step::as_attempt).cloned().collect()
     }
 
+    /// The id of the last interaction that a response named.
+    #[must_use]
+    pub fn interaction_id(&self) -> Option<String> {
+        self.shared().steps.iter().rev().find_map(|step| match step {
+            Step::Interaction { id } => Some(id.clone()),
+            _ => None,
+        })
+    }
+
     /// How long the layers waited, all in all.
     #[must_use]
     pub fn waited(&self) -> Duration {
@@ -559,6 +592,15 @@ impl fmt::Display for Trail {
                     write!(f, "{model} is retired: {successor} takes its place")?
                 }
                 Step::Stopped { why } => write!(f, "stopped: {}", why.as_str())?,
+                Step::Interaction { id } => write!(f, "interaction {id}")?,
+                Step::Fetched { how, status, said } => {
+                    write!(f, "{} the interaction", how.as_str())?;
+                    match (status, said) {
+                        (Some(status), Some(said)) => write!(f, ": {status}, {said}")?,
+                        (Some(status), None) => write!(f, ": {status}")?,
+                        (None, _) => f.write_str(": no response")?,
+                    }
+                }
                 Step::ClientDisconnected => {
                     f.write_str("the client disconnected; the attempt is completed without it")?
                 }

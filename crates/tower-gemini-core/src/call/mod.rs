@@ -53,7 +53,7 @@ pub enum Dialect {
     OpenAiChat,
     /// `…/images/generations` and `…/images/edits`, the model in the body.
     OpenAiImages,
-    /// `…/interactions`, the model in the body.
+    /// `…/interactions`, the model in the body, and `GET …/interactions/{id}`.
     Interactions,
     /// Anything else.
     Unrecognised,
@@ -221,11 +221,15 @@ impl Call {
     #[must_use]
     pub fn parse(method: &Method, uri: &Uri, headers: &HeaderMap, body: Option<&[u8]>) -> Self {
         let unrecognised = || Self { method: method.clone(), ..Self::unrecognised() };
+        let path = path::normalised(uri.path());
         // Listing models, polling operations: nothing that makes an image is a GET.
         if *method != Method::POST {
-            return unrecognised();
+            let is_fetch = *method == Method::GET && path::names_interaction(&path);
+            let dialect = if is_fetch { Dialect::Interactions } else { Dialect::Unrecognised };
+            let streams = is_fetch && uri.query().is_some_and(path::wants_stream);
+            let framing = if streams { Framing::Sse } else { Framing::Whole };
+            return Self { dialect, framing, ..unrecognised() };
         }
-        let path = path::normalised(uri.path());
         let route = Route::parse(&path, uri.query());
         if route.dialect == Dialect::Unrecognised {
             return unrecognised();
@@ -370,6 +374,23 @@ impl Call {
     #[must_use]
     pub fn generates(&self) -> bool {
         matches!(self.verb, Verb::Generate | Verb::StreamGenerate | Verb::Predict)
+    }
+
+    /// Whether it fetches an interaction that was started before, by its id: `GET …/interactions/{id}`.
+    /// The response is judged as that of the call that started it, and is never charged again.
+    ///
+    /// ```
+    /// use http::{HeaderMap, Method, Uri};
+    /// use tower_gemini_core::call::Call;
+    ///
+    /// let uri = Uri::from_static("/v1beta/interactions/v1_abc");
+    /// let call = Call::parse(&Method::GET, &uri, &HeaderMap::new(), None);
+    /// assert!(call.fetches_interaction() && !call.generates());
+    /// assert_eq!(call.can_be_charged(), Some(false));
+    /// ```
+    #[must_use]
+    pub fn fetches_interaction(&self) -> bool {
+        self.dialect == Dialect::Interactions && self.method == Method::GET
     }
 
     /// Whether repeating the request does no more than sending it once: `GET`, `HEAD`, `OPTIONS`,

@@ -102,6 +102,18 @@ fn method(verb: &str, query: Option<&str>) -> (Verb, Framing) {
     }
 }
 
+/// Whether it is `…/interactions/{id}`.
+pub(super) fn names_interaction(path: &str) -> bool {
+    let mut segments = path.rsplit('/');
+    let is_id = segments.next().is_some_and(|id| !id.is_empty() && !id.contains(':'));
+    is_id && segments.next() == Some("interactions")
+}
+
+/// `stream=true`.
+pub(super) fn wants_stream(query: &str) -> bool {
+    query.split('&').any(|pair| pair == "stream=true")
+}
+
 /// `alt=sse`, and `$alt=sse` as Google's system parameters spell it; old SDKs append
 /// `;enum-encoding=int`.
 fn wants_sse(query: &str) -> bool {

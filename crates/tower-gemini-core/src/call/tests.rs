@@ -121,6 +121,31 @@ fn what_asks_for_an_image_and_what_does_not() {
 }
 
 #[test]
+fn an_interaction_is_fetched_by_its_id() {
+    let of = |method: &Method, path: &str| {
+        Call::parse(method, &path.parse().unwrap(), &HeaderMap::new(), None)
+    };
+    for (path, framing) in [
+        ("/v1beta/interactions/v1_abc", Framing::Whole),
+        ("/any/v1//interactions/v1_abc/?key=k", Framing::Whole),
+        ("/v1beta/interactions/v1_abc?stream=true&last_event_id=7", Framing::Sse),
+    ] {
+        let call = of(&Method::GET, path);
+        assert!(call.fetches_interaction() && !call.generates(), "{path}");
+        assert_eq!((call.framing, call.can_be_charged()), (framing, Some(false)), "{path}");
+    }
+    for (method, path) in [
+        (Method::GET, "/v1beta/interactions"),
+        (Method::GET, "/v1beta/interactions/"),
+        (Method::GET, "/v1beta/files/x"),
+        (Method::POST, "/v1beta/interactions/v1_abc:cancel"),
+        (Method::DELETE, "/v1beta/interactions/v1_abc"),
+    ] {
+        assert_eq!(of(&method, path).dialect, Dialect::Unrecognised, "{method} {path}");
+    }
+}
+
+#[test]
 fn only_posts_are_calls() {
     for method in [Method::GET, Method::HEAD, Method::OPTIONS, Method::DELETE] {
         assert_eq!(

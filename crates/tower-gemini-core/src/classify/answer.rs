@@ -3,13 +3,15 @@
 //! Rules in this order:
 //!
 //! 1. An **error** in it: the stream broke, whatever came before, a `STOP` included.
-//! 2. An **image** that is more than a draft: that was asked for, and is paid for.
-//! 3. A **block** of the prompt.
-//! 4. The **finish reason**.
-//! 5. An end that was not announced: the stream **broke off**.
-//! 6. Whether there was anything of an answer at all.
+//! 2. The **status** of an interaction, where it is not done or says more than a finish reason.
+//! 3. An **image** that is more than a draft: that was asked for, and is paid for.
+//! 4. A **block** of the prompt.
+//! 5. The **finish reason**.
+//! 6. An end that was not announced: the stream **broke off**.
+//! 7. Whether there was anything of an answer at all.
 
 use http::HeaderMap;
+use serde_json::json;
 
 use super::finish::{self, Finish};
 use super::judge::{clip, judge};
@@ -24,8 +26,15 @@ pub(super) fn judge_answer(call: &Call, answer: &Answer) -> Verdict {
         return broken_by(call, answer, error);
     }
     let has_image = answer.images > 0 || !answer.image_urls.is_empty();
-    let finish =
-        answer.finish_reason.as_deref().map(|spelled| finish::finish_word(call.dialect, spelled));
+    // A response out of a log does not say which API it is of.
+    let is_known = !matches!(call.dialect, Dialect::Interactions | Dialect::Unrecognised);
+    let status = answer.status.as_deref().filter(|_| !is_known);
+    if let Some(verdict) = status.and_then(|status| by_status(call, answer, status, has_image)) {
+        return verdict;
+    }
+    let status = status.filter(|_| call.dialect == Dialect::Interactions);
+    let finish = answer.finish_reason.as_deref().or(status);
+    let finish = finish.map(|spelled| finish::finish_word(call.dialect, spelled));
     let meaning = finish.as_deref().map(finish::meaning);
     if has_image {
         let only_drafts = answer.image_urls.is_empty() && answer.thought_images >= answer.images;
@@ -43,9 +52,46 @@ pub(super) fn judge_answer(call: &Call, answer: &Answer) -> Verdict {
         }
         return cut_off().with_charge(Charge::Charged);
     }
-    let verdict = without_image(call, answer, finish.as_deref(), meaning);
+    let mut verdict = without_image(call, answer, finish.as_deref(), meaning);
+    if call.fetches_interaction() && answer.said_end {
+        // However often it is fetched, it stays what it is.
+        verdict = verdict.with_transient(false).with_elsewhere(false);
+    }
     let charge = charge(call, answer, &verdict, finish.as_deref());
     describe(verdict.with_charge(charge), answer)
+}
+
+/// What the status of an interaction says that no finish reason does (Gemini API documentation,
+/// Interactions API and background execution, 2026-11). `None` for one that is judged as any other
+/// answer: `completed`, `incomplete`, `budget_exceeded`, `failed` by a code of a refusal.
+fn by_status(call: &Call, answer: &Answer, status: &str, has_image: bool) -> Option<Verdict> {
+    let charge = if made(answer) > 0 { Charge::Charged } else { Charge::Maybe };
+    match status {
+        // It goes on without this response: it is fetched by its id, and never sent again.
+        "queued" | "in_progress" if answer.said_end && !(has_image && call.is_streaming()) => {
+            let verdict = Verdict::new(Outcome::Answered).with_charge(Charge::Maybe);
+            Some(verdict.with_reason(status))
+        }
+        _ if has_image => None,
+        // The caller's tool is asked for.
+        "requires_action" => {
+            Some(Verdict::new(Outcome::Answered).with_charge(charge).with_reason(status))
+        }
+        // Somebody asked for that.
+        "cancelled" => {
+            let verdict = Verdict::new(Outcome::Cancelled).with_charge(charge).with_reason(status);
+            Some(verdict.with_transient(false).with_elsewhere(false))
+        }
+        "failed" => {
+            let code = answer.finish_reason.as_deref().filter(|code| *code != status)?;
+            if finish::from_code(code).is_some() {
+                return None;
+            }
+            let error = json!({ "error": { "code": code, "message": answer.finish_message } });
+            Some(broken_by(call, answer, error.to_string().as_bytes()))
+        }
+        _ => None,
+    }
 }
 
 /// The response ended before it said that it had. The server answered, so the request counts.
@@ -130,6 +176,11 @@ fn has_image_tokens(answer: &Answer) -> bool {
     answer.usage.as_ref().is_some_and(|usage| usage.image_tokens() > 0)
 }
 
+/// Output tokens, thoughts included.
+fn made(answer: &Answer) -> u64 {
+    answer.usage.as_ref().map_or(0, |usage| usage.candidates.saturating_add(usage.thoughts))
+}
+
 /// Returns what an imageless 2xx cost, from its usage and its words. Only words of the service
 /// waive; the model's own do not.
 fn charge(call: &Call, answer: &Answer, verdict: &Verdict, finish: Option<&str>) -> Charge {
@@ -142,8 +193,7 @@ fn charge(call: &Call, answer: &Answer, verdict: &Verdict, finish: Option<&str>)
     if is_waived {
         return Charge::Waived;
     }
-    let made =
-        answer.usage.as_ref().map_or(0, |usage| usage.candidates.saturating_add(usage.thoughts));
+    let made = made(answer);
     match verdict.outcome() {
         Outcome::Answered | Outcome::Image => Charge::Charged,
         // Model Armor screens before the model is asked, and the recorded usage of its blocks

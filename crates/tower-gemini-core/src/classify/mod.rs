@@ -53,7 +53,7 @@ mod tests;
 use http::{HeaderMap, StatusCode};
 
 pub use self::remedy::{Remedy, remedy};
-use crate::call::Call;
+use crate::call::{Call, Dialect};
 use crate::scan::Answer;
 use crate::verdict::{Charge, Outcome, Verdict};
 
@@ -133,7 +133,10 @@ pub fn limit_charge(call: &Call, verdict: Verdict) -> Verdict {
     // A caller may know that an image is asked for where the path does not say so.
     let verdict = match verdict.outcome() {
         // How an upstream charges for what broke after it was sent is its own rule.
-        Outcome::Interrupted if verdict.charge() == Charge::Maybe => {
+        // An interaction goes on without its connection.
+        Outcome::Interrupted
+            if verdict.charge() == Charge::Maybe && call.dialect != Dialect::Interactions =>
+        {
             verdict.with_charge(call.charge_rules.disconnect())
         }
         _ => verdict,

@@ -1083,6 +1083,60 @@ fn events_of_interactions_bring_the_image() {
     assert!(!verdict.is_retryable() && verdict.charge() == Charge::Charged);
 }
 
+/// Every status of an interaction, whole: (what else it says, outcome, charge, whether it is worth
+/// sending again).
+#[test]
+fn an_interaction_is_judged_by_its_status() {
+    use {Charge as C, Outcome as O};
+    const USAGE: &str = r#","usage":{"total_output_tokens":9}"#;
+    const SAFE: &str = r#","errors":[{"code":"image_safety","message":"no"}]"#;
+    const BUSY: &str = r#","errors":[{"code":"service_unavailable","message":"later"}]"#;
+    const IMAGE: &str = r#","steps":[{"type":"model_output","content":[{"type":"image","mime_type":"image/png","data":"iVBO"}]}]"#;
+    const BY_URI: &str = r#","steps":[{"type":"model_output","content":[{"type":"image","mime_type":"image/png","uri":"https://files.example/a"}]}]"#;
+    let table = [
+        ("queued", "", O::Answered, C::Maybe, false),
+        ("in_progress", "", O::Answered, C::Maybe, false),
+        ("in_progress", USAGE, O::Answered, C::Maybe, false),
+        ("incomplete", "", O::OutOfTokens, C::Maybe, false),
+        ("incomplete", USAGE, O::OutOfTokens, C::Charged, false),
+        ("completed", "", O::NoImage, C::Maybe, true),
+        ("completed", USAGE, O::NoImage, C::Charged, false),
+        ("completed", IMAGE, O::Image, C::Charged, false),
+        ("completed", BY_URI, O::Image, C::Charged, false),
+        ("failed", SAFE, O::ContentBlocked, C::Maybe, false),
+        ("failed", BUSY, O::StreamError, C::Maybe, true),
+        ("failed", "", O::NoImage, C::Maybe, true),
+        ("cancelled", "", O::Cancelled, C::Maybe, false),
+        ("cancelled", USAGE, O::Cancelled, C::Charged, false),
+        ("requires_action", "", O::Answered, C::Maybe, false),
+        ("requires_action", USAGE, O::Answered, C::Charged, false),
+        ("budget_exceeded", "", O::OutOfTokens, C::Maybe, false),
+        ("budget_exceeded", USAGE, O::OutOfTokens, C::Charged, false),
+    ];
+    let call = |method: &Method, path: &str| {
+        let mut call = Call::parse(method, &path.parse().unwrap(), &HeaderMap::new(), None);
+        call.wants_image = *method == Method::POST;
+        call
+    };
+    let made = call(&Method::POST, "/v1beta/interactions");
+    let fetched = call(&Method::GET, "/v1beta/interactions/v1_abc");
+    for (status, rest, outcome, charge, again) in table {
+        let document = format!(r#"{{"id":"v1_abc","status":"{status}"{rest}}}"#);
+        let judge =
+            |call: &Call| classify(call, StatusCode::OK, &HeaderMap::new(), document.as_bytes());
+        let verdict = judge(&made);
+        let found = (verdict.outcome(), verdict.charge());
+        assert_eq!(found, (outcome, charge), "{document}");
+        assert_eq!(verdict.is_retryable(), again && charge != C::Charged, "{document}");
+        let verdict = judge(&fetched);
+        assert_eq!(verdict.charge(), C::None, "fetching costs nothing: {document}");
+        // Cut off, it says nothing, and its connection is not what it was charged for.
+        let cut = &document.as_bytes()[..document.len() - 1];
+        let verdict = classify(&made, StatusCode::OK, &HeaderMap::new(), cut);
+        assert!(!verdict.charge().is_surely_free(), "{document}: {verdict}");
+    }
+}
+
 #[test]
 fn calls_that_want_no_image_are_answered_by_text() {
     let text =

@@ -31,8 +31,13 @@ pub struct Answer {
     pub text: String,
     /// `modelVersion` (or `model`).
     pub model_version: Option<String>,
-    /// `responseId` (or `id`).
+    /// `responseId` (or `id`, or `interaction_id`).
     pub response_id: Option<String>,
+    /// The last `status`, as spelled: of an interaction, `completed`, `in_progress` and so on.
+    pub status: Option<String>,
+    /// `event_id` of the last complete event of an interaction's stream, from which it can be
+    /// resumed.
+    pub event_id: Option<String>,
     /// Image parts of any kind.
     pub images: u32,
     /// Image parts marked as thoughts.

@@ -172,6 +172,8 @@ pub(super) struct Reader {
     pub(super) has_content: bool,
     /// Whether the response itself said that it had ended.
     pub(super) ended: bool,
+    /// Whether the event came that is the last one of a stream.
+    pub(super) closed: bool,
     /// Whether `[DONE]` may stand in place of a value.
     pub(super) takes_done: bool,
     /// Whether data count as an image even where their base64 is corrupt.
@@ -335,10 +337,17 @@ impl Reader {
         let mut said = document.said;
         let answer = &mut self.answer;
         answer.has_candidates |= said.get(F::Code).is_some();
+        if let Some(status) = said.get(F::Status) {
+            answer.status = Some(status.to_owned());
+        }
         if !document.is_interaction || matches!(said.get(F::Status), Some("in_progress" | "queued"))
         {
             said.take(F::Status);
         }
+        if counts {
+            answer.event_id = said.take(F::EventId).or(answer.event_id.take());
+        }
+        self.closed |= counts && (document.completed || document.has_error);
         let reasons = [F::NativeReason, F::FinishReason, F::Code, F::Status];
         let says = |field: &F| said.get(*field).is_some();
         self.ended |= reasons.iter().any(says) || says(&F::BlockReason) || document.has_error;
@@ -361,6 +370,11 @@ impl Reader {
             answer.usage = document.usage;
         }
         self.events += u64::from(counts);
+    }
+
+    /// Returns the id of the response, as soon as it was read.
+    pub(super) fn response_id(&self) -> Option<&str> {
+        self.document.said.get(Field::Id).or(self.answer.response_id.as_deref())
     }
 
     /// Returns whether an object that is a document has begun and not ended.

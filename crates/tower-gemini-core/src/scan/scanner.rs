@@ -214,6 +214,37 @@ impl Scanner {
         self.reader.events
     }
 
+    /// Returns the id that the response gives itself (`responseId`, `id`, `interaction_id`), as soon
+    /// as it was read: of an interaction, the id by which it can be fetched.
+    ///
+    /// ```
+    /// use tower_gemini_core::call::Framing;
+    /// use tower_gemini_core::scan::Scanner;
+    ///
+    /// let mut scanner = Scanner::judging(Framing::Whole);
+    /// scanner.feed(br#"{"object": "interaction", "id": "v1_abc", "sta"#)?;
+    /// assert_eq!(scanner.response_id(), Some("v1_abc"));
+    /// # Ok::<(), tower_gemini_core::scan::ScanError>(())
+    /// ```
+    #[must_use]
+    pub fn response_id(&self) -> Option<&str> {
+        self.reader.response_id()
+    }
+
+    /// Returns the `event_id` of the last complete event, from which an interaction's stream can be
+    /// resumed.
+    #[must_use]
+    pub fn event_id(&self) -> Option<&str> {
+        self.reader.answer.event_id.as_deref()
+    }
+
+    /// Returns whether the stream's last event was read: one whose type ends in `.completed`, an
+    /// error, or `[DONE]`.
+    #[must_use]
+    pub fn has_closed(&self) -> bool {
+        self.reader.closed || self.said_done
+    }
+
     /// Returns how many bytes were read without fault.
     #[must_use]
     pub fn position(&self) -> u64 {

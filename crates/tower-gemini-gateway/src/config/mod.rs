@@ -61,6 +61,7 @@ section! {
         spending: Spending = Spending::default(),
         peak: Peak = Peak::default(),
         signatures: Signatures = Signatures::default(),
+        interactions: Interactions = Interactions::default(),
         timeouts: Timeouts = Timeouts::default(),
         log: Log = Log::default(),
     }
@@ -208,6 +209,9 @@ section! { pub(crate) Peak {
 section! { pub(crate) Signatures {
     restore: bool = true,
     file: Option<PathBuf> = None,
+}}
+section! { pub(crate) Interactions {
+    resume: bool = true,
 }}
 section! { pub(crate) Timeouts {
     connect: Span = Span::secs(10),
@@ -706,6 +710,7 @@ mod tests {
             "spending",
             "peak",
             "signatures",
+            "interactions",
             "timeouts",
             "log",
         ] {

@@ -14,7 +14,7 @@ impl Chunks {
         self.chunks.push(chunk);
     }
 
-    pub(super) fn pop_front(&mut self) -> Option<Bytes> {
+    pub(crate) fn pop_front(&mut self) -> Option<Bytes> {
         let chunk = self.chunks.get_mut(self.taken)?;
         self.taken += 1;
         Some(std::mem::take(chunk))
@@ -35,7 +35,7 @@ impl Chunks {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.as_slice().iter().all(Bytes::is_empty)
     }
 
@@ -44,7 +44,7 @@ impl Chunks {
     }
 
     /// How many bytes there are in all.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.as_slice().iter().map(Bytes::len).sum()
     }
 

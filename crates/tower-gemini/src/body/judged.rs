@@ -265,6 +265,7 @@ where
     B: Body<Error: Into<BoxError>> + Unpin,
 {
     fn fail(&mut self, error: Error) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let error = error.with_trail(self.call_state.trail().clone());
         self.rest = None;
         self.held = Chunks::default();
         self.state.scanner = None;

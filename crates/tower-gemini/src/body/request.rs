@@ -258,6 +258,15 @@ impl WireBody {
         &self.call
     }
 
+    pub(crate) fn attempt(&self) -> &Attempt {
+        &self.attempt
+    }
+
+    /// An empty body of a further request of the same attempt.
+    pub(crate) fn empty(call: Arc<Call>, attempt: Attempt) -> Self {
+        Self { data: Data::Whole { chunks: Chunks::default(), trailers: None }, call, attempt }
+    }
+
     /// The bytes in order, where they are all held, for clients that take a body in one piece.
     ///
     /// Whoever has them may send them, so the request counts as sent from here on.

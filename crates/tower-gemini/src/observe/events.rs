@@ -170,6 +170,20 @@ pub(super) fn step(call: &str, attempt: u32, last: Option<&Attempt>, step: &Step
             let message = format!("goes on with a call that failed after {attempts} attempts");
             (Level::DEBUG, "continued", message.into(), base)
         }
+        Step::Interaction { id } => {
+            let fields = Fields { reason: Some(id), ..base };
+            (Level::DEBUG, "interaction", "the response named its interaction".into(), fields)
+        }
+        Step::Fetched { how, status, said } => {
+            let why = Some(reason_name(how));
+            let fields = Fields { status: *status, reason: said.as_deref(), why, ..base };
+            (
+                Level::INFO,
+                "fetched",
+                "fetched an interaction whose response broke off".into(),
+                fields,
+            )
+        }
         Step::ClientDisconnected => {
             let message = "the client disconnected; the attempt is completed without it";
             (Level::INFO, "client_disconnected", message.into(), base)

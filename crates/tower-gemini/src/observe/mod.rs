@@ -66,6 +66,8 @@
 //! | `replaced` | debug | that a retired model is replaced by its successor | `from`, `to` |
 //! | `preferred` | debug | that another model is tried first | `from`, `to`, `why` |
 //! | `signed` | debug | that thought signatures were added to the request | |
+//! | `interaction` | debug | that the response named its interaction | `reason`: the id |
+//! | `fetched` | info | that an interaction whose response broke off was fetched by its id | `why`: `poll`, `stream`; `status`; `reason`: the status of the interaction |
 //! | `client_disconnected` | info | that the client disconnected and the attempt continues | |
 //! | `stored`, `not_stored` | info | what became of such a response | `why` |
 //! | `replayed` | info | that a stored response is replayed | `took_ms`: its age, and its cost then |

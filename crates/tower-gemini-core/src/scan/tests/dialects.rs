@@ -171,6 +171,35 @@ fn interactions() {
     assert_eq!(error.error.unwrap(), r#"{"error":{"code":"rate_limit_exceeded"}}"#);
 }
 
+/// What a stream can be resumed by is known as soon as it was read, however it is cut.
+#[test]
+fn the_id_and_the_last_event_of_an_interaction_are_known_at_every_byte() {
+    let events = [
+        r#"{"event_type":"interaction.created","interaction":{"id":"v1_a","status":"in_progress"},"event_id":"e1"}"#,
+        r#"{"event_id":"e2","event_type":"interaction.status_update","interaction_id":"v1_a","status":"completed"}"#,
+        r#"{"event_id":"e3","event_type":"interaction.completed","interaction":{"id":"v1_a","status":"completed"}}"#,
+    ];
+    let (mut stream, mut ends) = (String::new(), Vec::new());
+    for event in events {
+        stream.push_str(&format!("data: {event}"));
+        ends.push(stream.len());
+        stream.push_str("\n\n");
+    }
+    let read = stream.find("v1_a\"").unwrap() + "v1_a\"".len();
+    for cut in 0..=stream.len() {
+        let mut scanner = Scanner::judging(Framing::Sse);
+        scanner.feed(&stream.as_bytes()[..cut]).unwrap();
+        assert_eq!(scanner.response_id(), (cut >= read).then_some("v1_a"), "{cut}");
+        let complete = ends.iter().filter(|&&end| end <= cut).count();
+        let last = (complete > 0).then(|| format!("e{complete}"));
+        assert_eq!(scanner.event_id(), last.as_deref(), "{cut}");
+        assert_eq!(scanner.has_closed(), complete == 3, "a status alone ends nothing: {cut}");
+        let answer = scanner.finish().unwrap_or_else(|failure| *failure.found);
+        assert_eq!(answer.response_id.as_deref(), (cut >= read).then_some("v1_a"), "{cut}");
+        assert_eq!(answer.event_id, last, "{cut}");
+    }
+}
+
 #[test]
 fn a_wrapped_answer_is_an_answer() {
     let answer = whole(format!(r#"{{"response":{},"traceId":"x"}}"#, parts(&part(FINAL, ""))));
