@@ -105,6 +105,7 @@ mod interactions;
 mod json;
 mod ledger;
 mod model;
+mod outage;
 mod quota;
 mod request;
 #[cfg(feature = "serve")]
@@ -120,11 +121,12 @@ pub use fault::{BadRequest, Block, Fault, Forbidden, Limit, NotFound, Refusal, S
 pub use hash::hash64;
 pub use ledger::{Delivered, LedgerSnapshot, Record, Totals};
 pub use model::{Price, Size};
+pub use outage::{Each, Outages};
 pub use quota::Quota;
 #[cfg(feature = "serve")]
 pub use serve::{ServeHandle, serve};
 pub use service::{RequestNumber, Sim, SimFuture, SimService};
-pub use weather::{Each, Latency, Outages, Weather};
+pub use weather::{Latency, Weather};
 
 /// Locks a mutex whose holder may have panicked: every change under these locks is complete.
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {

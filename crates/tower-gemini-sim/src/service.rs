@@ -28,6 +28,7 @@ use crate::json::obj;
 use crate::ledger::{Bill, Ledger, LedgerSnapshot, Totals};
 use crate::lock;
 use crate::model::{Model, known};
+use crate::outage::Asked;
 use crate::quota::{Limits, Weight};
 use crate::request::{Credentials, ImageRequest, Route, check, json, server_timeout};
 use crate::weather::{Latency, WeatherState};
@@ -413,8 +414,16 @@ impl Inner {
             check(caller.route.api, verb, model, &body).map(|asked| (model, asked))
         });
         if let (Fault::None, Ok((_, asked)), true) = (&*fault, &checked, makes) {
-            let outage =
-                self.weather.outage(number, &caller.project, &caller.model, asked.size, self.now());
+            let outage = self.weather.outage(
+                number,
+                &Asked {
+                    project: &caller.project,
+                    model: &caller.model,
+                    size: asked.size,
+                    now: self.now(),
+                    starts_at: self.settings.time_of_day,
+                },
+            );
             if let Some(outage) = outage {
                 self.ledger.edit(number, |record| {
                     record.fault = outage.clone();

@@ -1,17 +1,15 @@
 //! Draws faults and latencies. Both are functions of the seed, the number of the request and, for
 //! outages, the time, so the same seed and the same requests give the same run.
 
-use std::collections::HashMap;
 use std::ops::RangeInclusive;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
 
 use crate::fault::{Fault, Forbidden, Refusal, Shape};
-use crate::hash::{hash64, mix};
-use crate::lock;
+use crate::hash::mix;
 use crate::model::Size;
+use crate::outage::{Asked, Each, OutageState, Outages};
 
 /// Describes which faults happen, and how often.
 ///
@@ -107,113 +105,18 @@ impl Weather {
     }
 }
 
-/// What has outages of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Each {
-    /// Each model.
-    #[default]
-    Model,
-    /// Each size of each model.
-    Size,
-    /// Each project, which is each key unless [`Builder::project`](crate::Builder::project) says
-    /// otherwise: all its models fail together.
-    Project,
-}
-
-/// Periods of good and bad time that follow each other, of exponential length.
-///
-/// Independent faults make retrying look better than it is: users report that 503s of one model
-/// last for tens of minutes (70 % are over within an hour: APIYI, 503s on Nano Banana 2, 2026-03,
-/// which fits a mean of 50 minutes).
-///
-/// # Defaults
-///
-/// | setting | default |
-/// | --- | --- |
-/// | [`model`](Self::model) | every model |
-/// | [`each`](Self::each) | each model has outages of its own |
-/// | [`mean_up`](Self::mean_up) | 1 hour |
-/// | [`mean_down`](Self::mean_down) | 50 minutes |
-/// | [`share`](Self::share) | 1: every request of the period fails |
-#[derive(Debug, Clone, PartialEq)]
-pub struct Outages {
-    fault: Fault,
-    model: Option<String>,
-    each: Each,
-    mean_up: Duration,
-    mean_down: Duration,
-    share: f64,
-    share_by_size: Vec<(Size, f64)>,
-}
-
-impl Outages {
-    setters! {
-        /// Sets what has outages of its own.
-        each: Each,
-        /// Sets the mean time between two outages. Zero begins with an outage.
-        mean_up: Duration,
-        /// Sets the mean length of an outage.
-        mean_down: Duration,
-        /// Sets the share of the requests that fail during an outage.
-        share: f64,
-    }
-
-    /// Outages in which requests meet this fault.
-    pub fn new(fault: Fault) -> Self {
-        Self {
-            fault,
-            model: None,
-            each: Each::Model,
-            mean_up: Duration::from_secs(3_600),
-            mean_down: Duration::from_secs(3_000),
-            share: 1.0,
-            share_by_size: Vec::new(),
-        }
-    }
-
-    /// Restricts the outages to one model.
-    #[must_use]
-    pub fn model(mut self, model: impl Into<String>) -> Self {
-        self.model = Some(model.into());
-        self
-    }
-
-    /// Sets that share for requests of one size.
-    #[must_use]
-    pub fn share_at(mut self, size: Size, share: f64) -> Self {
-        self.share_by_size.push((size, share));
-        self
-    }
-
-    fn share_of(&self, size: Size) -> f64 {
-        let own = self.share_by_size.iter().rev().find(|(of, _)| *of == size);
-        own.map_or(self.share, |(_, share)| *share)
-    }
-}
-
-/// The present period of one sequence of outages.
-#[derive(Debug)]
-struct Period {
-    rng: Rng,
-    down: bool,
-    until: Duration,
-}
-
-/// Which outages, and of which project, model or size.
-type Subject = (usize, Arc<str>, Option<Size>);
-
 /// The weather with its memory.
 #[derive(Debug)]
 pub(crate) struct WeatherState {
     seed: u64,
     weather: Weather,
-    periods: Mutex<HashMap<Subject, Period>>,
+    outages: Vec<OutageState>,
 }
 
 impl WeatherState {
     pub(crate) fn new(seed: u64, weather: Weather) -> Self {
-        Self { seed, weather, periods: Mutex::default() }
+        let outages = OutageState::of(seed, &weather.outages);
+        Self { seed, weather, outages }
     }
 
     /// A generator for one request and one purpose, whatever else happens at the same time.
@@ -232,43 +135,14 @@ impl WeatherState {
         drawn.map_or(Fault::None, |(_, fault)| fault.clone())
     }
 
-    /// The fault of an outage that this request falls into, if there is one now.
-    pub(crate) fn outage(
-        &self,
-        number: usize,
-        project: &Arc<str>,
-        model: &Arc<str>,
-        size: Size,
-        now: Duration,
-    ) -> Option<Fault> {
-        for (index, outages) in self.weather.outages.iter().enumerate() {
-            if outages.model.as_ref().is_some_and(|only| **only != **model) {
-                continue;
-            }
-            let (name, size_of_period) = match outages.each {
-                Each::Project => (project, None),
-                Each::Model => (model, None),
-                Each::Size => (model, Some(size)),
-            };
-            let mut periods = lock(&self.periods);
-            let period =
-                periods.entry((index, name.clone(), size_of_period)).or_insert_with(|| {
-                    let subject = hash64(name.as_bytes())
-                        ^ size_of_period.map_or(0, |size| hash64(size.as_str().as_bytes()));
-                    let mut rng = Rng::with_seed(mix(self.seed ^ subject ^ index as u64));
-                    let until = exponential(&mut rng, outages.mean_up);
-                    Period { rng, down: false, until }
-                });
-            while period.until <= now {
-                period.down = !period.down;
-                let mean = if period.down { outages.mean_down } else { outages.mean_up };
-                period.until += exponential(&mut period.rng, mean).max(Duration::from_millis(1));
-            }
-            if period.down && self.rng(number, 2 + index as u64).f64() < outages.share_of(size) {
-                return Some(outages.fault.clone());
-            }
-        }
-        None
+    /// The fault of an outage that this request falls into, if there is one.
+    pub(crate) fn outage(&self, number: usize, asked: &Asked<'_>) -> Option<Fault> {
+        let mut outages = self.outages.iter().zip(&self.weather.outages).enumerate();
+        outages.find_map(|(index, (state, outages))| {
+            let share = state.share_failing(outages, asked);
+            let is_hit = share > 0.0 && self.rng(number, 2 + index as u64).f64() < share;
+            is_hit.then(|| outages.fault.clone())
+        })
     }
 
     /// How long the model works for one request.
@@ -280,10 +154,6 @@ impl WeatherState {
             *range.start() + span.mul_f64(self.rng(number, 0x1a7e).f64())
         }
     }
-}
-
-fn exponential(rng: &mut Rng, mean: Duration) -> Duration {
-    mean.mul_f64(-(1.0 - rng.f64()).ln())
 }
 
 /// How long responses take.
@@ -395,22 +265,6 @@ mod tests {
         };
         assert!((240..400).contains(&failures(3)));
         assert!((1_700..1_900).contains(&failures(12)));
-    }
-
-    #[test]
-    fn an_outage_lasts_and_ends() {
-        let minutes = |count: u64| Duration::from_secs(60 * count);
-        let outages = Outages::new(Fault::HighDemand).each(Each::Size).mean_up(minutes(200));
-        let weather = WeatherState::new(3, Weather::calm().outages(outages));
-        let (project, model): (Arc<str>, Arc<str>) = ("p".into(), "m".into());
-        let bad: Vec<bool> = (0..200_000)
-            .map(|minute| weather.outage(0, &project, &model, Size::K1, minutes(minute)).is_some())
-            .collect();
-        let share = bad.iter().filter(|bad| **bad).count() as f64 / bad.len() as f64;
-        assert!((0.17..0.23).contains(&share), "{share}");
-        let beginnings = bad.windows(2).filter(|pair| !pair[0] && pair[1]).count();
-        let mean = bad.iter().filter(|bad| **bad).count() as f64 / beginnings as f64;
-        assert!((45.0..56.0).contains(&mean), "{mean}");
     }
 
     #[test]
