@@ -38,11 +38,14 @@ pub struct Builder {
     pub(crate) chunk_delay: Duration,
     pub(crate) announce_length: bool,
     pub(crate) server_deadline: Duration,
+    /// Later deadlines, by the time after the start.
+    pub(crate) later_deadlines: Vec<(Duration, Duration)>,
     pub(crate) max_request_bytes: usize,
     pub(crate) accepted_keys: Option<HashSet<String>>,
     pub(crate) rejected_keys: HashSet<String>,
     pub(crate) projects: HashMap<String, String>,
-    pub(crate) retired: HashMap<String, String>,
+    /// The successor of a model, and from when on after the start.
+    pub(crate) retired: HashMap<String, (Duration, String)>,
     pub(crate) revived: HashSet<String>,
     pub(crate) prices: HashMap<String, Price>,
     pub(crate) abort_charges: bool,
@@ -71,6 +74,7 @@ impl Default for Builder {
             chunk_delay: Duration::ZERO,
             announce_length: false,
             server_deadline: Duration::from_secs(600),
+            later_deadlines: Vec::new(),
             max_request_bytes: 100_000_000,
             accepted_keys: None,
             rejected_keys: HashSet::new(),
@@ -228,8 +232,28 @@ impl Builder {
 
     /// Answers 404 for this model, naming a successor.
     #[must_use]
-    pub fn retire(mut self, model: impl Into<String>, successor: impl Into<String>) -> Self {
-        self.retired.insert(model.into(), successor.into());
+    pub fn retire(self, model: impl Into<String>, successor: impl Into<String>) -> Self {
+        self.retire_from(Duration::ZERO, model, successor)
+    }
+
+    /// Retires a model so long after the start.
+    #[must_use]
+    pub fn retire_from(
+        mut self,
+        at: Duration,
+        model: impl Into<String>,
+        successor: impl Into<String>,
+    ) -> Self {
+        self.retired.insert(model.into(), (at, successor.into()));
+        self
+    }
+
+    /// Changes the server's own deadline so long after the start, as Google did within the outage of
+    /// 2026-01-21.
+    #[must_use]
+    pub fn server_deadline_from(mut self, at: Duration, deadline: Duration) -> Self {
+        self.later_deadlines.push((at, deadline));
+        self.later_deadlines.sort_by_key(|(at, _)| *at);
         self
     }
 

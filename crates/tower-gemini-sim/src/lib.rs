@@ -47,6 +47,7 @@
 //! * Faults by [script](Builder::script), by [chance](Weather::with) or for a
 //!   [period](Weather::outages), [limits](Builder::quota), and [latency](Builder::latency), on
 //!   tokio's clock: a paused runtime simulates a day in seconds.
+//! * [`Scenario`]: all of that in a TOML file, with the calls that meet it.
 //! * [`Builder::storm`]: a documented mix of all of these for demonstrations.
 //!
 //! # Headers
@@ -108,6 +109,7 @@ mod model;
 mod outage;
 mod quota;
 mod request;
+mod scenario;
 #[cfg(feature = "serve")]
 mod serve;
 mod service;
@@ -123,6 +125,7 @@ pub use ledger::{Delivered, LedgerSnapshot, Record, Totals};
 pub use model::{Price, Size};
 pub use outage::{Each, Outages};
 pub use quota::Quota;
+pub use scenario::{ArrivalKind, Arrivals, Scenario, ScenarioError, Wanted};
 #[cfg(feature = "serve")]
 pub use serve::{ServeHandle, serve};
 pub use service::{RequestNumber, Sim, SimFuture, SimService};

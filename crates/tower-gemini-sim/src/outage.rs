@@ -19,7 +19,8 @@ const HOUR: f64 = 3600.0;
 const MOST: f64 = 0.98;
 
 /// What has outages of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Each {
     /// Each model.

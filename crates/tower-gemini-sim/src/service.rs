@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -287,6 +288,16 @@ impl Inner {
         self.settings.time_of_day + self.now()
     }
 
+    fn latency(&self, number: usize, range: &RangeInclusive<Duration>) -> Duration {
+        let load = self.settings.latency.load(self.time_of_day());
+        self.weather.latency(number, range).mul_f64(load)
+    }
+
+    fn server_deadline(&self) -> Duration {
+        let later = self.settings.later_deadlines.iter().rev().find(|(at, _)| *at <= self.now());
+        later.map_or(self.settings.server_deadline, |(_, deadline)| *deadline)
+    }
+
     fn project_of(&self, key: &str) -> Arc<str> {
         match self.settings.projects.get(key) {
             Some(project) => project.as_str().into(),
@@ -351,8 +362,7 @@ impl Inner {
                     // setting, which `admit` looked at.
                     record.request_counted |= error.http != 429;
                 });
-                tokio::time::sleep(self.weather.latency(number, self.settings.latency.of_error()))
-                    .await;
+                tokio::time::sleep(self.latency(number, self.settings.latency.of_error())).await;
                 if fault == Fault::ResetAfterReceipt {
                     return Err(guard.fail(SimErrorKind::ConnectionReset));
                 }
@@ -372,7 +382,7 @@ impl Inner {
             Ok(Task::Make { model, asked }) => {
                 let timeout = server_timeout(&parts.headers)
                     .unwrap_or(Duration::MAX)
-                    .min(self.settings.server_deadline);
+                    .min(self.server_deadline());
                 self.make(guard, &caller, model, &asked, &fault, timeout).await
             }
         }
@@ -506,7 +516,8 @@ impl Inner {
         let id = route.model.as_str();
         let retired =
             |successor: &str| ApiError::named("not_found_retired", &caller.words(successor));
-        if let Some(successor) = self.settings.retired.get(id) {
+        let gone = self.settings.retired.get(id).filter(|(at, _)| *at <= self.now());
+        if let Some((_, successor)) = gone {
             return Err(retired(successor));
         }
         let unknown = || {
@@ -593,9 +604,9 @@ impl Inner {
         let latency = match fault {
             Fault::Late { latency } => *latency,
             _ if content.generated => {
-                self.weather.latency(number, &self.settings.latency.of_image(&model.id, asked.size))
+                self.latency(number, &self.settings.latency.of_image(&model.id, asked.size))
             }
-            _ => self.weather.latency(number, self.settings.latency.of_error()),
+            _ => self.latency(number, self.settings.latency.of_error()),
         };
         if latency > timeout {
             tokio::time::sleep(timeout).await;

@@ -168,10 +168,11 @@ impl WeatherState {
 /// let seconds = Duration::from_secs;
 /// let slow_4k = Latency::default().with(None, Some(Size::K4), seconds(580)..=seconds(620));
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Latency {
     rules: Vec<(Option<String>, Option<Size>, RangeInclusive<Duration>)>,
     errors: RangeInclusive<Duration>,
+    by_hour: Option<[f64; 24]>,
 }
 
 impl Latency {
@@ -182,7 +183,11 @@ impl Latency {
 
     /// Images and errors take exactly this long.
     pub fn fixed(latency: Duration) -> Self {
-        Self { rules: vec![(None, None, latency..=latency)], errors: latency..=latency }
+        Self {
+            rules: vec![(None, None, latency..=latency)],
+            errors: latency..=latency,
+            by_hour: None,
+        }
     }
 
     /// Sets the time of images of one model, or of all, at one size, or at all; the last rule that
@@ -205,6 +210,18 @@ impl Latency {
         self
     }
 
+    /// Makes images and errors so many times slower in each hour of the simulator's UTC clock.
+    #[must_use]
+    pub fn by_hour(mut self, factors: [f64; 24]) -> Self {
+        self.by_hour = Some(factors);
+        self
+    }
+
+    pub(crate) fn load(&self, time_of_day: Duration) -> f64 {
+        let hour = (time_of_day.as_secs() / 3600 % 24) as usize;
+        self.by_hour.map_or(1.0, |factors| factors[hour].max(0.0))
+    }
+
     pub(crate) fn of_image(&self, model: &str, size: Size) -> RangeInclusive<Duration> {
         self.rules
             .iter()
@@ -225,7 +242,8 @@ impl Default for Latency {
     fn default() -> Self {
         let seconds = |from, to| Duration::from_secs(from)..=Duration::from_secs(to);
         let pro = Some("gemini-3-pro-image");
-        Self { rules: Vec::new(), errors: Duration::from_millis(48)..=Duration::from_millis(144) }
+        let errors = Duration::from_millis(48)..=Duration::from_millis(144);
+        Self { rules: Vec::new(), errors, by_hour: None }
             .with(None, None, seconds(10, 30))
             .with(None, Some(Size::K4), seconds(20, 60))
             .with(pro, Some(Size::K1), seconds(30, 90))

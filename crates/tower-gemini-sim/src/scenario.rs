@@ -1,0 +1,467 @@
+//! Weather in a file: a provider model, and the calls that meet it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, de};
+
+use crate::builder::Builder;
+use crate::fault::Fault;
+use crate::model::{Size, known};
+use crate::outage::{Each, Outages};
+use crate::quota::Quota;
+use crate::weather::{Latency, Weather};
+
+/// What a scenario's file says: the provider in its weather, and the calls that are sent.
+///
+/// ```
+/// use tower_gemini_sim::Scenario;
+///
+/// let scenario = Scenario::parse(
+///     r#"
+///     about = "One model that is down half of the time"
+///     hours = 6
+///
+///     [arrivals]
+///     per_hour = 20
+///
+///     [[outages]]
+///     share = 0.5            # of the time; or by_hour = [24 shares]
+///     mean_minutes = 50
+///     "#,
+/// )?;
+/// let sim = scenario.builder().seed(1).tiny_images(true).build();
+/// # let _ = sim;
+/// # Ok::<(), tower_gemini_sim::ScenarioError>(())
+/// ```
+///
+/// | key | meaning | default |
+/// | --- | --- | --- |
+/// | `about` | a sentence | |
+/// | `hours` | how long it lasts | 24 |
+/// | `starts_at_utc` | the hour of the day at its start | 0 |
+/// | `server_deadline_minutes` | when the server gives up on a generation | 10 |
+/// | `latency_by_hour` | 24 factors: load makes images slower | 1 |
+/// | `[arrivals]` | see [`Arrivals`] | 60 an hour |
+/// | `[[outages]]` | `fault` (with `late_seconds` for `late`), `model`, `size`, `each`, `share` or `by_hour`, `mean_minutes`, `shape`, `correlation`, `independent`, `released_days_ago`, `steps`, `share_by_size`: see [`Outages`] | none |
+/// | `[[faults]]` | `fault`, `share`: each request by itself | none |
+/// | `[[latency]]` | `model`, `size`, `seconds = [from, to]` | [`Latency::default`] |
+/// | `[quota]`, `[quota.model."…"]` | `rpm`, `ipm`, `tpm`, `rpd`, `counts_rejected` | none |
+/// | `[[deadlines]]` | `minute`, `minutes`: the server's deadline from a moment on | none |
+/// | `[[retirements]]` | `minute`, `model`, `successor`: 404 from a moment on | none |
+///
+/// The names of faults are those of [`Fault::name`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Scenario {
+    /// What it is, in a sentence.
+    pub about: String,
+    /// How long it lasts.
+    pub hours: u32,
+    /// The hour of the UTC day at which it starts.
+    pub starts_at_utc: u32,
+    /// The calls that are sent. A simulator takes any others too.
+    pub arrivals: Arrivals,
+    server_deadline_minutes: u64,
+    latency_by_hour: Option<[f64; 24]>,
+    outages: Vec<OutageSpec>,
+    faults: Vec<FaultSpec>,
+    latency: Vec<LatencySpec>,
+    quota: QuotaSpec,
+    deadlines: Vec<DeadlineSpec>,
+    retirements: Vec<RetirementSpec>,
+}
+
+impl Default for Scenario {
+    fn default() -> Self {
+        Self {
+            about: String::new(),
+            hours: 24,
+            starts_at_utc: 0,
+            arrivals: Arrivals::default(),
+            server_deadline_minutes: 10,
+            latency_by_hour: None,
+            outages: Vec::new(),
+            faults: Vec::new(),
+            latency: Vec::new(),
+            quota: QuotaSpec::default(),
+            deadlines: Vec::new(),
+            retirements: Vec::new(),
+        }
+    }
+}
+
+/// Which calls are sent, and when. `[arrivals]` of a [`Scenario`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Arrivals {
+    /// `open`: by chance, whatever became of the others. `closed`: so many `workers`, each of which
+    /// sends its next call a `pause_seconds` after its last. `bursts`: `burst` calls at once, every
+    /// `every_minutes`. `batch`: all of them at the start, `workers` at a time.
+    pub kind: ArrivalKind,
+    /// Calls an hour in the mean. In a batch, as many as would come in all hours.
+    pub per_hour: f64,
+    /// How busy the hours of the UTC day are, beside each other.
+    pub by_hour: Option<[f64; 24]>,
+    /// Workers of a closed loop or a batch.
+    pub workers: u32,
+    /// The pause of a worker.
+    pub pause_seconds: u64,
+    /// Calls in a burst.
+    pub burst: u32,
+    /// The time between two bursts.
+    pub every_minutes: u64,
+    /// How long a caller waits for its image.
+    pub deadline_minutes: u64,
+    /// What is asked for, by share.
+    pub mix: Vec<Wanted>,
+}
+
+impl Default for Arrivals {
+    fn default() -> Self {
+        let wanted =
+            Wanted { model: "gemini-3.1-flash-image".to_owned(), size: Size::K1, share: 1.0 };
+        Self {
+            kind: ArrivalKind::Open,
+            per_hour: 60.0,
+            by_hour: None,
+            workers: 4,
+            pause_seconds: 10,
+            burst: 30,
+            every_minutes: 30,
+            deadline_minutes: 15,
+            mix: vec![wanted],
+        }
+    }
+}
+
+/// How calls arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ArrivalKind {
+    /// By chance, whatever became of the others.
+    Open,
+    /// From workers that wait for their last call.
+    Closed,
+    /// Many at once, now and then.
+    Bursts,
+    /// All of them at the start.
+    Batch,
+}
+
+/// One kind of call in a [mix](Arrivals::mix).
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Wanted {
+    /// The model that the call names.
+    pub model: String,
+    /// The size that it asks for.
+    pub size: Size,
+    /// Its share of the calls.
+    pub share: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OutageSpec {
+    #[serde(default = "high_demand", deserialize_with = "fault")]
+    fault: Fault,
+    /// Of the fault `late`: how long the model works.
+    late_seconds: Option<f64>,
+    model: Option<String>,
+    size: Option<Size>,
+    #[serde(default)]
+    each: Each,
+    share: Option<f64>,
+    by_hour: Option<[f64; 24]>,
+    #[serde(default = "fifty")]
+    mean_minutes: f64,
+    #[serde(default = "one")]
+    shape: f64,
+    #[serde(default)]
+    correlation: f64,
+    #[serde(default)]
+    independent: bool,
+    released_days_ago: Option<f64>,
+    /// Minutes after the start, and the share of the requests that fail from then on.
+    #[serde(default)]
+    steps: Vec<(f64, f64)>,
+    #[serde(default)]
+    share_by_size: Vec<(Size, f64)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FaultSpec {
+    #[serde(deserialize_with = "fault")]
+    fault: Fault,
+    share: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LatencySpec {
+    model: Option<String>,
+    size: Option<Size>,
+    seconds: (f64, f64),
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct QuotaSpec {
+    rpm: Option<u64>,
+    ipm: Option<u64>,
+    tpm: Option<u64>,
+    rpd: Option<u64>,
+    counts_rejected: bool,
+    /// Those of one model, in place of the others.
+    model: BTreeMap<String, Self>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeadlineSpec {
+    minute: f64,
+    minutes: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RetirementSpec {
+    minute: f64,
+    model: String,
+    successor: String,
+}
+
+fn high_demand() -> Fault {
+    Fault::HighDemand
+}
+
+fn fifty() -> f64 {
+    50.0
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+fn fault<'de, D: Deserializer<'de>>(input: D) -> Result<Fault, D::Error> {
+    let name = String::deserialize(input)?;
+    Fault::all().into_iter().find(|fault| fault.name() == name).ok_or_else(|| {
+        de::Error::custom(format!("no fault is called \"{name}\"; Fault::name lists them"))
+    })
+}
+
+/// Why a scenario cannot be used, with the line where that is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScenarioError(String);
+
+impl fmt::Display for ScenarioError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ScenarioError {}
+
+/// Those of this crate, by name.
+const BUILT_IN: &[(&str, &str)] = &[
+    ("calm", include_str!("../scenarios/calm.toml")),
+    ("independent", include_str!("../scenarios/independent.toml")),
+    ("peak-day", include_str!("../scenarios/peak-day.toml")),
+    ("correlated", include_str!("../scenarios/correlated.toml")),
+    ("release-week", include_str!("../scenarios/release-week.toml")),
+    ("outage-2026-01-21", include_str!("../scenarios/outage-2026-01-21.toml")),
+    ("tight-quota", include_str!("../scenarios/tight-quota.toml")),
+    ("relay", include_str!("../scenarios/relay.toml")),
+    ("bursts", include_str!("../scenarios/bursts.toml")),
+];
+
+impl Scenario {
+    /// The scenarios of this crate, each with its name and the text of its file.
+    pub fn built_in() -> &'static [(&'static str, &'static str)] {
+        BUILT_IN
+    }
+
+    /// One of [`built_in`](Self::built_in).
+    pub fn named(name: &str) -> Option<Self> {
+        let (_, text) = BUILT_IN.iter().find(|(known, _)| *known == name)?;
+        Self::parse(text).ok()
+    }
+
+    /// Parses a file's text.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is wrong: a key or a value that is not known, or a number that cannot
+    /// be.
+    pub fn parse(text: &str) -> Result<Self, ScenarioError> {
+        let scenario: Self =
+            toml::from_str(text).map_err(|error| ScenarioError(error.to_string()))?;
+        match scenario.fault() {
+            Some(what) => Err(ScenarioError(what)),
+            None => Ok(scenario),
+        }
+    }
+
+    /// What cannot be.
+    fn fault(&self) -> Option<String> {
+        let is_share = |share: &f64| (0.0..=1.0).contains(share);
+        let shares = |name: &'static str, shares: &[f64]| {
+            let wrong = shares.iter().find(|share| !is_share(share))?;
+            Some(format!("{name} = {wrong} is no share; write 0 to 1"))
+        };
+        let unknown = |model: &String| {
+            known(model).is_none().then(|| format!("the model \"{model}\" is not simulated"))
+        };
+        let of_outage = |one: &OutageSpec| {
+            if one.mean_minutes <= 0.0 || one.shape <= 0.0 {
+                return Some("mean_minutes and shape of [[outages]] are above 0".to_owned());
+            }
+            let is_alone = one.share.is_none() && one.by_hour.is_none() && one.steps.is_empty();
+            if is_alone {
+                return Some("[[outages]] need a share, by_hour or steps".to_owned());
+            }
+            let of_steps: Vec<f64> = one.steps.iter().map(|(_, share)| *share).collect();
+            shares("share", one.share.as_slice())
+                .or_else(|| shares("by_hour", one.by_hour.as_ref().map_or(&[], |all| all)))
+                .or_else(|| shares("correlation", &[one.correlation]))
+                .or_else(|| shares("steps", &of_steps))
+                .or_else(|| one.model.as_ref().and_then(unknown))
+        };
+        let arrivals = &self.arrivals;
+        let share: f64 = arrivals.mix.iter().map(|one| one.share).sum();
+        let mut wrong = [
+            (self.hours == 0, "hours = 0 leaves no time"),
+            (self.starts_at_utc > 23, "starts_at_utc is an hour, 0 to 23"),
+            (arrivals.per_hour < 0.0, "per_hour of [arrivals] is 0 or more"),
+            (arrivals.workers == 0, "workers of [arrivals] is 1 or more"),
+            (arrivals.every_minutes == 0, "every_minutes of [arrivals] is 1 or more"),
+            (share <= 0.0, "the shares of [[arrivals.mix]] come to nothing"),
+        ]
+        .into_iter();
+        let wrong = wrong.find_map(|(is_wrong, what)| is_wrong.then(|| what.to_owned()));
+        wrong
+            .or_else(|| self.outages.iter().find_map(of_outage))
+            .or_else(|| self.faults.iter().find_map(|one| shares("share", &[one.share])))
+            .or_else(|| arrivals.mix.iter().find_map(|one| unknown(&one.model)))
+    }
+
+    /// The simulator of this scenario, without a seed.
+    pub fn builder(&self) -> Builder {
+        let mut weather = Weather::calm();
+        for one in &self.outages {
+            weather = weather.outages(one.outages());
+        }
+        for one in &self.faults {
+            weather = weather.with(one.share, one.fault.clone());
+        }
+        let mut latency = Latency::default();
+        for one in &self.latency {
+            latency = latency.with(one.model.as_deref(), one.size, range(one.seconds));
+        }
+        if let Some(factors) = self.latency_by_hour {
+            latency = latency.by_hour(factors);
+        }
+        let mut builder = Builder::default()
+            .weather(weather)
+            .latency(latency)
+            .quota(self.quota.quota())
+            .server_deadline(Duration::from_secs(60 * self.server_deadline_minutes))
+            .starts_at_utc(Duration::from_secs(3600 * u64::from(self.starts_at_utc)));
+        for (model, limits) in &self.quota.model {
+            builder = builder.quota_of(model.clone(), limits.quota());
+        }
+        for one in &self.deadlines {
+            builder = builder.server_deadline_from(minutes(one.minute), minutes(one.minutes));
+        }
+        for one in &self.retirements {
+            builder = builder.retire_from(minutes(one.minute), &one.model, &one.successor);
+        }
+        builder
+    }
+}
+
+impl OutageSpec {
+    fn outages(&self) -> Outages {
+        let steps = self.steps.iter().map(|&(minute, share)| (minutes(minute), share));
+        let fault = match (&self.fault, self.late_seconds) {
+            (Fault::Late { .. }, Some(seconds)) => Fault::Late { latency: minutes(seconds / 60.0) },
+            (fault, _) => fault.clone(),
+        };
+        let mut outages = Outages::new(fault)
+            .each(self.each)
+            .mean_down(minutes(self.mean_minutes))
+            .shape(self.shape)
+            .correlation(self.correlation)
+            .independent(self.independent)
+            .steps(steps);
+        if let Some(model) = &self.model {
+            outages = outages.model(model.clone());
+        }
+        if let Some(size) = self.size {
+            outages = outages.size(size);
+        }
+        if let Some(shares) = self.by_hour.or(self.share.map(|share| [share; 24])) {
+            outages = outages.by_hour(shares);
+        }
+        if let Some(days) = self.released_days_ago {
+            outages = outages.released_before(minutes(days * 24.0 * 60.0));
+        }
+        let by_size = self.share_by_size.iter();
+        by_size.fold(outages, |outages, &(size, share)| outages.share_at(size, share))
+    }
+}
+
+impl QuotaSpec {
+    fn quota(&self) -> Quota {
+        let Self { rpm, ipm, tpm, rpd, counts_rejected, .. } = *self;
+        Quota { rpm, ipm, tpm, rpd, counts_rejected }
+    }
+}
+
+fn minutes(minutes: f64) -> Duration {
+    Duration::try_from_secs_f64(minutes * 60.0).unwrap_or_default()
+}
+
+fn range((from, to): (f64, f64)) -> RangeInclusive<Duration> {
+    let seconds = |seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    seconds(from)..=seconds(to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_scenario_of_this_crate_can_be_built() {
+        for (name, text) in Scenario::built_in() {
+            let scenario = Scenario::parse(text).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert!(!scenario.about.is_empty(), "{name}");
+            let _ = scenario.builder().seed(1).build();
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_an_error_that_says_so() {
+        for (text, told) in [
+            ("hour = 3", "unknown field `hour`"),
+            ("hours = 0", "leaves no time"),
+            ("[[outages]]\nmean_minutes = 5", "need a share"),
+            ("[[outages]]\nshare = 1.5", "share = 1.5 is no share"),
+            ("[[outages]]\nshare = 0.5\nfault = \"rain\"", "no fault is called \"rain\""),
+            ("[[outages]]\nshare = 0.5\nmodel = \"gpt\"", "\"gpt\" is not simulated"),
+            ("[[outages]]\nshare = 0.5\nmean_minutes = 0", "above 0"),
+            ("[arrivals]\nmix = []", "come to nothing"),
+        ] {
+            let error = Scenario::parse(text).unwrap_err().to_string();
+            assert!(error.contains(told), "{text}: {error}");
+        }
+    }
+}
