@@ -38,6 +38,8 @@ enum SubCommand {
     Serve(ServeArgs),
     /// Read the configuration, report what is wrong with it, and exit
     Check,
+    /// Serve a scenario: a simulated Gemini in its weather, without a gateway
+    Simulate(SimulateArgs),
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Args)]
@@ -56,6 +58,20 @@ pub(crate) struct ServeArgs {
     pub(crate) simulate: Option<SimWeather>,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub(crate) struct SimulateArgs {
+    /// A file, or the name of a scenario that comes with the program
+    #[arg(long, value_name = "FILE", default_value = "peak-day")]
+    pub(crate) scenario: String,
+    /// The same seed and the same requests give the same run
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// The address to listen on
+    #[arg(id = "at", long = "listen", value_name = "ADDR", value_parser = listen_address,
+        default_value = crate::simulate::LISTEN)]
+    pub(crate) listen: SocketAddr,
+}
+
 /// The weather of the simulator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SimWeather {
@@ -70,6 +86,7 @@ pub(crate) enum SimWeather {
 pub(crate) enum Command {
     Serve { config: Option<PathBuf>, args: ServeArgs },
     Check { config: Option<PathBuf>, listen: Option<SocketAddr> },
+    Simulate(SimulateArgs),
     PrintConfig,
 }
 
@@ -85,6 +102,7 @@ pub(crate) fn parse(args: &[String]) -> Result<Command, clap::Error> {
     Ok(match cli.command {
         Some(SubCommand::Check) => Command::Check { config: cli.config, listen: before.listen },
         _ if cli.check => Command::Check { config: cli.config, listen: before.listen },
+        Some(SubCommand::Simulate(args)) => Command::Simulate(args),
         Some(SubCommand::Serve(after)) => Command::Serve {
             config: cli.config,
             args: ServeArgs {

@@ -35,6 +35,7 @@ mod server;
 mod several;
 #[cfg(test)]
 mod several_tests;
+mod simulate;
 mod snapshot;
 mod socket;
 mod stacks;

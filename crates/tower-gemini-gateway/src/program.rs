@@ -12,6 +12,7 @@ use crate::cli::{self, Command, ServeArgs, SimWeather};
 use crate::config::{self, Config, ConfigError, Upstream};
 use crate::reload::{self, Watched};
 use crate::running::{Bound, DONE, NOT_STARTED, Signal};
+use crate::simulate::Simulation;
 use crate::snapshot::Snapshot;
 use crate::{log, pages, wire};
 
@@ -34,6 +35,16 @@ pub async fn app(
     };
     let (config, args) = match cli::parse(args) {
         Ok(Command::Serve { config, args }) => (config, args),
+        Ok(Command::Simulate(args)) => {
+            return match Simulation::start(&args).await {
+                Ok(simulation) => {
+                    print(&simulation.welcome());
+                    print(&simulation.run(signals).await);
+                    DONE
+                }
+                Err(error) => refuse(&error),
+            };
+        }
         Ok(Command::PrintConfig) => {
             print(config::EXAMPLE);
             return DONE;

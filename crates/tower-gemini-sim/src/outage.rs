@@ -370,19 +370,17 @@ impl Hazards {
     /// When a good period that begins at `from` ends.
     fn end_of_good(&mut self, outages: &Outages, part: Part, from: f64, rng: &mut Rng) -> f64 {
         /// After so many hours without an outage there is none any more.
-        const LONGEST: f64 = 10_000.0;
+        const LONGEST: u64 = 10_000;
         let mut left = -(1.0 - rng.f64()).ln();
-        let mut at = from;
-        while at < from + LONGEST * HOUR {
-            let hour = (at / HOUR) as u64;
+        let first = (from / HOUR) as u64;
+        for hour in first..first + LONGEST {
+            let begins = from.max(hour as f64 * HOUR);
             let hazard = self.of(outages, part, hour);
-            let end = (hour + 1) as f64 * HOUR;
-            if hazard * (end - at) > left {
-                return at + left / hazard;
+            let of_hour = hazard * ((hour + 1) as f64 * HOUR - begins);
+            if of_hour > left {
+                return begins + left / hazard;
             }
-            left -= hazard * (end - at);
-            // Rounding must not keep it in the same hour.
-            at = end.max(at.next_up());
+            left -= of_hour;
         }
         f64::INFINITY
     }

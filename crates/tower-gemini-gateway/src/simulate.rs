@@ -1,0 +1,85 @@
+//! `gemini-gateway simulate`: a scenario of the simulator over HTTP, for any client.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use tokio::sync::mpsc;
+use tower_gemini_sim::{Scenario, ServeHandle, Sim, Totals};
+
+use crate::cli::SimulateArgs;
+use crate::running::Signal;
+
+/// Where it listens unless it is told: beside the gateway's own port.
+pub(crate) const LISTEN: &str = "127.0.0.1:8788";
+
+/// A scenario that is served.
+pub(crate) struct Simulation {
+    sim: Sim,
+    server: ServeHandle,
+    about: String,
+}
+
+/// Why it is not.
+#[derive(Debug)]
+pub(crate) enum SimulationError {
+    NoScenario(String),
+    Wrong(String, tower_gemini_sim::ScenarioError),
+    Listen(SocketAddr, std::io::Error),
+}
+
+impl fmt::Display for SimulationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoScenario(name) => {
+                let known: Vec<_> = Scenario::built_in().iter().map(|(name, _)| *name).collect();
+                let known = known.join(", ");
+                write!(f, "{name} is neither a file nor one of the scenarios {known}")
+            }
+            Self::Wrong(name, error) => write!(f, "the scenario {name} cannot be used: {error}"),
+            Self::Listen(addr, error) => {
+                write!(f, "cannot listen on {addr}: {error}; name another address with --listen")
+            }
+        }
+    }
+}
+
+impl Simulation {
+    pub(crate) async fn start(args: &SimulateArgs) -> Result<Self, SimulationError> {
+        let name = &args.scenario;
+        let known = Scenario::built_in().iter().find(|(known, _)| known == name);
+        let text = match (std::fs::read_to_string(Path::new(name)), known) {
+            (Ok(text), _) => text,
+            (Err(_), Some((_, text))) => (*text).to_owned(),
+            (Err(_), None) => return Err(SimulationError::NoScenario(name.clone())),
+        };
+        let scenario =
+            Scenario::parse(&text).map_err(|error| SimulationError::Wrong(name.clone(), error))?;
+        let sim = scenario.builder().seed(args.seed).build();
+        let server = tower_gemini_sim::serve(sim.clone(), args.listen)
+            .await
+            .map_err(|error| SimulationError::Listen(args.listen, error))?;
+        Ok(Self { sim, server, about: scenario.about })
+    }
+
+    pub(crate) fn welcome(&self) -> String {
+        format!(
+            "{}.\nA simulated Gemini at {url}: base URL of any client, with any key.\n\
+             OpenAI clients: {url}/v1beta/openai/. Ctrl-C prints what was charged.\n",
+            self.about,
+            url = self.server.url(),
+        )
+    }
+
+    /// Serves until it is stopped, and says what came of it.
+    pub(crate) async fn run(self, mut signals: mpsc::Receiver<Signal>) -> String {
+        while signals.recv().await == Some(Signal::Reload) {}
+        let Totals { requests, charged, images_delivered, charged_but_undelivered, .. } =
+            self.sim.totals();
+        self.server.shutdown().await;
+        format!(
+            "{requests} requests, {images_delivered} images delivered; {charged} requests charged, \
+             of which {charged_but_undelivered} did not arrive.\n"
+        )
+    }
+}
