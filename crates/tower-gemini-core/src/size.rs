@@ -57,8 +57,8 @@ impl fmt::Display for ImageSize {
 }
 
 /// Aspect ratios with a name in any of the APIs (Gemini API and Agent Platform documentation,
-/// 2026-07; the SDKs have the same 14, google-genai 2.19): as spelled, as proxies write them into a model's name, as words of the enum, and as
-/// numbers.
+/// 2026-07; the SDKs have the same 14, google-genai 2.19): as spelled, as proxies write them into a
+/// model's name, as words of the enum, and as numbers.
 const RATIOS: [(&str, &str, &str, f64); 14] = [
     ("1:1", "1x1", "ONE_BY_ONE", 1.0),
     ("2:3", "2x3", "TWO_BY_THREE", 2.0 / 3.0),

@@ -45,9 +45,9 @@
 //! | `stream`, `stream_options.include_usage` | `streamGenerateContent`; a last chunk with token counts |
 //!
 //! Rejected before anything is sent, with a message that says what to do: images by any other
-//! address; audio; `n` above 10, or above 1 of a streamed chat; `mask`; `background: transparent`; tools;
-//! `stream` of the images API; sizes that the model does not make. Other members, such as `user`,
-//! `style` or `output_format`, are ignored: none of them changes what is charged.
+//! address; audio; `n` above 10, or above 1 of a streamed chat; `mask`; `background: transparent`;
+//! tools; `stream` of the images API; sizes that the model does not make. Other members, such as
+//! `user`, `style` or `output_format`, are ignored: none of them changes what is charged.
 //!
 //! # Responses
 //!

@@ -1,5 +1,7 @@
 //! What finish reasons and block reasons mean to a caller who wants an image.
 
+use std::borrow::Cow;
+
 use super::phrases::{List, PHRASES};
 use crate::call::{Call, Dialect};
 use crate::verdict::{Outcome, Verdict};
@@ -23,26 +25,29 @@ pub(super) enum Finish {
 
 /// A finish reason in upper case, without the prefixes of enum printers (`FinishReason.STOP`), a
 /// number as its name in that dialect.
-pub(super) fn finish_word(dialect: Dialect, spelled: &str) -> String {
+pub(super) fn finish_word(dialect: Dialect, spelled: &str) -> Cow<'_, str> {
     let numbers = &PHRASES.numbers;
     let is_vertex = dialect == Dialect::VertexAi;
     word(spelled, if is_vertex { &numbers.finish_of_vertex } else { &numbers.finish })
 }
 
 /// The same for a block reason.
-pub(super) fn block_word(dialect: Dialect, spelled: &str) -> String {
+pub(super) fn block_word(dialect: Dialect, spelled: &str) -> Cow<'_, str> {
     let numbers = &PHRASES.numbers;
     let is_vertex = dialect == Dialect::VertexAi;
     word(spelled, if is_vertex { &numbers.block_of_vertex } else { &numbers.block })
 }
 
-fn word(spelled: &str, names: &List) -> String {
+fn word<'a>(spelled: &'a str, names: &'a List) -> Cow<'a, str> {
     let spelled = spelled.trim();
     if let Ok(number) = spelled.parse::<usize>() {
-        return names.get(number).map_or(spelled, String::as_str).to_owned();
+        return Cow::Borrowed(names.get(number).map_or(spelled, String::as_str));
     }
     let tail = spelled.rsplit('.').next().unwrap_or(spelled);
-    tail.to_ascii_uppercase().replace([' ', '-'], "_")
+    match tail.bytes().all(|b| b.is_ascii_uppercase() || b == b'_') {
+        true => Cow::Borrowed(tail),
+        false => Cow::Owned(tail.to_ascii_uppercase().replace([' ', '-'], "_")),
+    }
 }
 
 /// Returns what a finish reason (in upper case) says.

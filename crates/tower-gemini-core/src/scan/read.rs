@@ -247,19 +247,21 @@ impl Reader {
         }
         self.end_document(false);
         let mut answer = self.answer;
-        let mut images = std::mem::take(&mut self.store.settled);
-        if let Some(mut kept) = self.store.kept.take() {
-            kept.image.bytes = self.store.into_bytes().into();
-            images.push(kept);
-        }
-        for part in images.iter().filter_map(|found| found.part) {
+        let mut earlier = std::mem::take(&mut self.store.settled);
+        let last = match self.store.kept.take() {
+            Some(mut kept) => {
+                kept.image.bytes = self.store.into_bytes().into();
+                Some(kept)
+            }
+            None => earlier.pop(),
+        };
+        for part in earlier.iter().chain(&last).filter_map(|found| found.part) {
             if let Some(part) = answer.parts.get_mut(part) {
                 part.is_final = true;
             }
         }
-        let mut images: Vec<_> = images.into_iter().map(|found| found.image).collect();
-        answer.image = images.pop();
-        answer.earlier_images = images;
+        answer.earlier_images = earlier.into_iter().map(|found| found.image).collect();
+        answer.image = last.map(|found| found.image);
         answer
     }
 

@@ -212,9 +212,11 @@ struct AttemptLog {
 impl AttemptLog {
     /// The request goes out.
     fn begin(mut self, request: Request<AttemptBody>) -> (Request<WireBody>, Self) {
-        let by_uri = || UpstreamId::from_request(request.uri(), &self.call);
-        let named = request.uri().authority().map(|_| by_uri());
-        let upstream = request.body().upstream().cloned().or_else(|| named.map(Arc::new));
+        let by_uri = || {
+            request.uri().authority()?;
+            Some(Arc::new(UpstreamId::from_request(request.uri(), &self.call)))
+        };
+        let upstream = request.body().upstream().cloned().or_else(by_uri);
         self.attempt.begin(&self.call, upstream);
         self.was_sent = true;
         (request.map(AttemptBody::into_wire), self)

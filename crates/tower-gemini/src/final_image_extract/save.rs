@@ -16,8 +16,9 @@ use super::service::{refused, upstream_error};
 ///
 /// A draft that came first is overwritten: the writer goes back to where it stood, so it must be
 /// able to seek. Of several final images the last is written: read those with
-/// [`extract`](super::extract), and [`FinalImage::files`] names them. Cut the file to [`FinalImage::len`] afterwards, since a draft may
-/// have been longer (`file.set_len(image.len)`). The returned image's `bytes` are empty.
+/// [`extract`](super::extract), and [`FinalImage::files`] names them. Cut the file to
+/// [`FinalImage::len`] afterwards, since a draft may have been longer (`file.set_len(image.len)`).
+/// The returned image's `bytes` are empty.
 ///
 /// ```
 /// use std::io::Cursor;
