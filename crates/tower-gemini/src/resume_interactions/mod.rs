@@ -84,6 +84,8 @@
 //!
 //! # Cancel safety
 //!
+//! The time limits of [`AttemptTimeout`](crate::AttemptTimeout) and the call's deadline hold for the
+//! fetches too; a stream that waits for one passes nothing on, so its idle limit runs.
 //! Dropping the future or the body drops the client's and ends the fetches. The interaction goes on
 //! at the server.
 
