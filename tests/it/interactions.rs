@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 use tokio::time::Instant;
 use tower::{ServiceExt, service_fn};
+use tower_gemini::model_fallback::Chain;
 use tower_gemini::trail::{FetchKind, Step};
 use tower_gemini::verdict::{Charge, Outcome};
 use tower_gemini::{
@@ -144,9 +145,14 @@ fn an_interaction_cut_before_its_id_may_have_been_charged_and_is_not_sent_again(
 fn an_interaction_that_cannot_be_fetched_is_not_sent_again_whatever_is_allowed() {
     for form in FORMS {
         let at = id_ends(&story(vec![], form).body) + 200;
-        for fault in cuts(at) {
+        let chain = || Chain::new(["gemini-3.1-flash-image", "gemini-3-pro-image"]);
+        let stacks = [GeminiStack::new(), GeminiStack::new().fallback_to(chain())];
+        for (fault, stack) in cuts(at)
+            .into_iter()
+            .flat_map(|fault| stacks.clone().map(|stack| (fault.clone(), stack)))
+        {
             let faults = std::iter::once(fault.clone()).chain(vec![Fault::HighDemand; 9]).collect();
-            let story = story_of(GeminiStack::new(), faults, form, 5);
+            let story = story_of(stack, faults, form, 5);
             let ledger = story.sim.ledger();
             assert_eq!((ledger.sends(TAG), ledger.charges(TAG)), (1, 1), "{form} {fault:?}");
             assert!(!story.charge().is_surely_free(), "{form} {fault:?}");

@@ -55,6 +55,13 @@ use crate::sync_body::SyncBody;
 /// extensions a second time, the request is sent if the first pass surely cost nothing. If it was or
 /// may have been charged, the second pass fails before anything is sent, unless the caller allows
 /// it with [`CallOptions::maybe_charged_resends`].
+///
+/// # Interactions
+///
+/// The middleware below is lent until the response's head has come. So an interaction whose whole
+/// response breaks off is fetched, and a stream that breaks off is not resumed: it ends with an error
+/// that has the interaction's id, about 15 s later. Over
+/// [`ReqwestService`](crate::ReqwestService) both are.
 pub struct StackMiddleware<S> {
     /// Only cloned under the lock, which lets stacks in that are not `Sync`.
     stack: Mutex<S>,

@@ -142,8 +142,8 @@ impl CallState {
 ///
 /// A further request with the same handle is sent if nothing before it was charged. If an earlier
 /// one may have been charged, the request fails before anything is sent, unless the caller allows
-/// it ([`CallOptions::maybe_charged_resends`]); what was charged is never resent. O(1) to clone; the
-/// clones stand for the same call.
+/// it ([`CallOptions::maybe_charged_resends`]); what was charged is never resent, nor is an
+/// interaction whose id is known. O(1) to clone; the clones stand for the same call.
 #[derive(Clone, Default)]
 pub struct CallHandle(Arc<Mutex<Vec<CallState>>>);
 
@@ -162,12 +162,19 @@ impl CallHandle {
         charges.max_by_key(|&charge| severity(charge)).unwrap_or(Charge::None)
     }
 
+    fn has_interaction(&self) -> bool {
+        let passes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        passes.iter().any(CallState::has_interaction)
+    }
+
     /// Adds a pass, or returns an error if it must not be sent.
     pub(crate) fn enter(&self, state: &CallState) -> Result<(), Error> {
         let charge = self.charge();
         let allowed = match charge {
             Charge::None | Charge::Waived => true,
-            Charge::Maybe => state.permit_after(&Verdict::interrupted()).is_some(),
+            Charge::Maybe => {
+                !self.has_interaction() && state.permit_after(&Verdict::interrupted()).is_some()
+            }
             Charge::Charged => false,
         };
         if !allowed {

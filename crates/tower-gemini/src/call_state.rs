@@ -339,6 +339,12 @@ impl CallState {
         }
     }
 
+    /// Whether its last attempt started an interaction whose id is known: it is fetched, and never
+    /// sent again.
+    pub(crate) fn has_interaction(&self) -> bool {
+        self.shared().has_interaction()
+    }
+
     /// Lets every attempt of the call pass this gate.
     #[allow(dead_code, reason = "a journal attaches here")]
     pub(crate) fn add_gate(&self, gate: Arc<dyn SendGate>) {
@@ -629,6 +635,21 @@ mod tests {
         let state = with_allowance(5);
         assert!(state.permit_after(&Verdict::delivering()).is_none());
         assert_eq!(state.allowance_left(), 5);
+    }
+
+    #[test]
+    fn no_allowance_sends_an_interaction_again_whose_id_is_known() {
+        let state = with_allowance(5);
+        let attempt = state.new_attempt();
+        attempt.name_interaction("v1_a");
+        assert_eq!(attempt.cut_off(), Verdict::interrupted(), "the server has the request");
+        assert!(state.permit_after(&Verdict::interrupted()).is_none());
+        assert_eq!((state.allowance_left(), state.has_interaction()), (0, true));
+        // It has ended, and cost nothing: the next attempt is another interaction.
+        assert!(state.permit_after(&Verdict::not_sent()).is_some());
+        state.new_attempt();
+        assert!(state.permit_after(&Verdict::interrupted()).is_some());
+        assert_eq!(state.allowance_left(), 4);
     }
 
     #[test]

@@ -331,7 +331,9 @@ static ADVICE: LazyLock<HashMap<String, Advice>> = LazyLock::new(|| {
 fn advice(verdict: &Verdict) -> &'static Advice {
     static NONE: LazyLock<Advice> = LazyLock::new(Advice::default);
     let outcome = verdict.outcome().as_str();
+    let reason = verdict.reason().unwrap_or_default();
     let conditions = [
+        (!reason.is_empty(), reason.to_owned()),
         (verdict.charge().is_surely_free(), "free".to_owned()),
         (true, verdict.charge().to_string()),
         (verdict.is_retryable(), "retryable".to_owned()),

@@ -208,6 +208,16 @@ fn a_refusal_names_its_cause_and_what_to_write_instead() {
 }
 
 #[test]
+fn an_interaction_that_goes_on_is_to_be_fetched_and_not_sent_again() {
+    let running = r#"{"id":"v1_a","object":"interaction","status":"in_progress"}"#;
+    let (_, out, _) = run(&[], running.as_bytes());
+    assert!(out.contains("fetch it by its id"), "{out}");
+    let row = json!({"http_status": 200, "body": running, "api": "interactions"});
+    let row = &lines((row.to_string() + "\n").as_bytes())[0];
+    assert_eq!((&row["retryable_same_model"], &row["billed"]), (&json!(false), &json!("unknown")));
+}
+
+#[test]
 fn a_wait_that_the_server_does_not_state_is_no_hint() {
     let body = json!({"error": {"code": 400, "status": "FAILED_PRECONDITION",
         "message": "Service agents are being provisioned. So please try again in a few minutes."}});

@@ -280,6 +280,9 @@ impl Facts {
                 leaf => self.set_code(leaf.number().and_then(status_number), depth + 2),
             },
             Slot::Answer => self.has_answer = true,
+            Slot::Object => {
+                self.has_answer |= leaf.text().is_some_and(|kind| kind.starts_with("interaction"));
+            }
         }
     }
 }
@@ -345,6 +348,7 @@ enum Slot {
     LegacyMessage,
     LegacyReason,
     Model,
+    Object,
     QuotaDimensions,
     QuotaId,
     QuotaMetric,
@@ -422,6 +426,8 @@ fn step(position: Position, key: &str) -> Step {
         }
         (_, "retry_after_ms" | "retryAfterMs") => Take(S::RetryAfter(Duration::from_millis(1))),
         (P::Error, "type") => Take(S::Kind),
+        // An interaction, or an event of one.
+        (_, "object" | "event_type") => Take(S::Object),
         // Vercel's gateway puts the upstream's error there; elsewhere it is a field's name.
         (P::Error, "param") => Walk(P::Param, 1),
         (_, "details") => Walk(P::Details, 1),

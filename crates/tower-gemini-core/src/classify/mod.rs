@@ -117,6 +117,11 @@ pub fn classify_answer(call: &Call, answer: &Answer) -> Verdict {
 /// | not known, idempotent (`PUT`) | the same | none |
 /// | not known | any other | as the response says |
 ///
+/// A response that broke off costs what the upstream's [`ChargeRules`] say, except for an
+/// interaction: that goes on without its connection.
+///
+/// [`ChargeRules`]: crate::charge_rules::ChargeRules
+///
 /// Google does not bill its 5xx, but what an unknown service did before it failed is not known. So
 /// a `POST` that is not recognised is sent once.
 ///

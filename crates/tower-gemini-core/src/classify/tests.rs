@@ -1130,6 +1130,10 @@ fn an_interaction_is_judged_by_its_status() {
         assert_eq!(verdict.is_retryable(), again && charge != C::Charged, "{document}");
         let verdict = judge(&fetched);
         assert_eq!(verdict.charge(), C::None, "fetching costs nothing: {document}");
+        // A log need not say which API it is of, nor which status it came with.
+        let logged = document.replace("\"id\"", "\"object\":\"interaction\",\"id\"");
+        let verdict = classify_without_status(&image_call(), &HeaderMap::new(), logged.as_bytes());
+        assert_eq!(verdict.outcome(), outcome, "{logged}");
         // Cut off, it says nothing, and its connection is not what it was charged for.
         let cut = &document.as_bytes()[..document.len() - 1];
         let verdict = classify(&made, StatusCode::OK, &HeaderMap::new(), cut);

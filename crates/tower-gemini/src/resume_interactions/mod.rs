@@ -5,7 +5,7 @@
 //! use http::{Method, Request, Response};
 //! use http_body_util::{BodyExt, Full};
 //! use tower::{ServiceExt, service_fn};
-//! use tower_gemini::{GeminiStack, WireBody};
+//! use tower_gemini::{CallOptions, GeminiStack, Trail, WireBody};
 //!
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
 //! // The response to the POST is cut; the interaction goes on.
@@ -22,12 +22,16 @@
 //! });
 //! let gemini = GeminiStack::new().images(client);
 //! let body = r#"{"model": "gemini-3-pro-image", "input": "a red apple"}"#;
-//! let request = Request::post("/v1beta/interactions").body(Full::from(body)).unwrap();
-//! let image = gemini.oneshot(request).await.unwrap();
-//! assert_eq!(image.bytes(), &[1, 2, 3][..]);
-//! // One attempt was made, and one interaction was started and fetched.
-//! assert_eq!(image.trail().attempts().len(), 1);
-//! assert_eq!(image.trail().interaction_id().as_deref(), Some("v1_abc"));
+//! let trail = Trail::new();
+//! let request = Request::post("/v1beta/interactions")
+//!     .extension(CallOptions::new().trail(trail.clone()))
+//!     .body(Full::<Bytes>::from(body))
+//!     .unwrap();
+//! let image = gemini.oneshot(request).await.unwrap().into_body();
+//! assert_eq!(image.bytes[..], [1, 2, 3]);
+//! // One attempt was made, and the interaction that it started was fetched.
+//! assert_eq!(trail.attempts().len(), 1);
+//! assert_eq!(trail.interaction_id().as_deref(), Some("v1_abc"));
 //! # }
 //! ```
 //!
@@ -80,6 +84,8 @@
 //!
 //! # Cancel safety
 //!
+//! The time limits of [`AttemptTimeout`](crate::AttemptTimeout) and the call's deadline hold for the
+//! fetches too; a stream that waits for one passes nothing on, so its idle limit runs.
 //! Dropping the future or the body drops the client's and ends the fetches. The interaction goes on
 //! at the server.
 
