@@ -83,3 +83,32 @@ impl Simulation {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scenario_of_the_readme_is_one() {
+        let readme = include_str!("../README.md");
+        let example = readme.split("```toml\n").find(|block| block.starts_with("about")).unwrap();
+        Scenario::parse(example.split("```").next().unwrap()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_scenario_is_served_and_what_was_charged_is_told() {
+        let args = SimulateArgs {
+            scenario: "calm".to_owned(),
+            seed: 1,
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        };
+        let simulation = Simulation::start(&args).await.unwrap();
+        assert!(simulation.welcome().contains(&simulation.server.url()));
+        let (sender, signals) = mpsc::channel(1);
+        sender.send(Signal::Stop).await.unwrap();
+        assert!(simulation.run(signals).await.starts_with("0 requests"));
+        let wrong = SimulateArgs { scenario: "nope".to_owned(), ..args };
+        let error = Simulation::start(&wrong).await.err().unwrap().to_string();
+        assert!(error.contains("peak-day"), "{error}");
+    }
+}
