@@ -77,6 +77,8 @@ struct Element {
     passed: bool,
     urls: Vec<String>,
     text: Vec<u8>,
+    /// The text as it is, with the images that it shows, where signatures are kept.
+    whole_text: Vec<u8>,
     signature: Option<Vec<u8>>,
     /// The key of its image.
     key: Option<PartKey>,
@@ -606,8 +608,9 @@ impl Reader {
         else {
             return;
         };
-        let text = || Some(valid(&part.text)).filter(|text| !text.is_empty());
-        let key = part.key.or_else(|| text().map(|text| keyer.text(text)));
+        // A text that shows an image is known by all of it.
+        let text = Some(valid(&part.whole_text)).filter(|text| !text.is_empty());
+        let key = text.map(|text| keyer.text(text)).or(part.key);
         let listed = &mut self.answer.signatures;
         let bytes: usize = listed.iter().map(|listed| listed.signature.len()).sum();
         let fits = listed.len() < MAX_SIGNED && bytes + signature.len() <= MAX_SIGNATURES;
@@ -1000,6 +1003,10 @@ impl Reader {
                 return self.string_piece(piece);
             }
             Text::Uri { .. } => {
+                if let (Some(element), Some(_)) = (self.elements.last_mut(), &self.store.keyer) {
+                    // As it is, with the images that it shows.
+                    append(&mut element.whole_text, piece, MAX_TEXT);
+                }
                 if let Text::Uri { mut reader, at, in_text } = std::mem::take(&mut self.text) {
                     reader.push(piece, &mut |found| self.found(found, at, in_text))?;
                     self.text = Text::Uri { reader, at, in_text };

@@ -164,7 +164,11 @@ mod tests {
     fn parts() -> impl Strategy<Value = Vec<Part>> {
         let bytes = |max| proptest::collection::vec(any::<u8>(), 1..max);
         let part = (
-            proptest::option::of("\\PC{1,20}"),
+            // Markdown's images are part of the text.
+            proptest::option::of(prop_oneof![
+                "\\PC{1,20}",
+                "a?!\\[b?(\\]\\(data:image/png;base64,QUJD\\))?",
+            ]),
             bytes(60),
             proptest::option::of(bytes(90)),
             any::<bool>(),
