@@ -144,29 +144,27 @@ fn holds(case: &Case, script: Vec<Fault>, seed: u64) -> Result<(), TestCaseError
             // number of its own.
             for (model, size) in &visits {
                 let name = model.as_ref().map_or("", |model| model.as_str());
-                let of_chain = case
-                    .chain
-                    .iter()
-                    .filter(|(index, _)| MODELS[*index] == name)
-                    .map(|(_, attempts)| *attempts);
-                // A successor takes over the place of the model it replaces, its attempts too.
-                let inherited = trail.steps().into_iter().filter_map(|step| match step {
-                    Step::Replaced { model, successor } if successor == name => Some(
-                        case.chain
-                            .iter()
-                            .filter(|(index, _)| MODELS[*index] == model)
-                            .map(|(_, attempts)| *attempts)
-                            .max()
-                            .unwrap_or(5),
-                    ),
-                    _ => None,
-                });
+                let of_chain = |name: &str| {
+                    let links = case.chain.iter().filter(|(index, _)| MODELS[*index] == name);
+                    links.map(|(_, attempts)| *attempts).max()
+                };
+                // A successor takes over the place of the model it replaces, and its attempts, and
+                // so does the successor's own.
+                let mut inherited: Vec<(String, u32)> = Vec::new();
+                for step in trail.steps() {
+                    let Step::Replaced { model, successor } = step else { continue };
+                    let before = inherited.iter().filter(|(name, _)| *name == model);
+                    let before = before.map(|(_, attempts)| *attempts).max();
+                    let attempts = before.max(of_chain(&model)).unwrap_or(5);
+                    inherited.push((successor, attempts));
+                }
+                let inherited = inherited.iter().filter(|(successor, _)| successor == name);
                 // A model that is asked for and stands in no chain is a link of its own, whoever's
                 // successor it is besides.
                 let is_own = name == MODELS[case.asked]
                     && case.chain.iter().all(|(index, _)| *index != case.asked);
-                let cap = of_chain.chain(inherited).chain(is_own.then_some(5)).max().unwrap_or(5)
-                    as usize;
+                let caps = inherited.map(|(_, attempts)| *attempts).chain(of_chain(name));
+                let cap = caps.chain(is_own.then_some(5)).max().unwrap_or(5) as usize;
                 let sent = trail
                     .attempts()
                     .iter()
@@ -245,4 +243,24 @@ fn a_model_that_is_asked_for_and_succeeds_another_keeps_its_own_attempts() {
         Fault::Overloaded,
     ];
     holds(&case, script, 0).unwrap();
+}
+
+// Both links retire towards one model, the first through the second: it has the attempts of both.
+#[test]
+fn the_attempts_of_a_link_travel_along_a_line_of_successors() {
+    let case = Case {
+        chain: vec![(2, 2), (1, 1)],
+        wraps: false,
+        asked: 2,
+        size: "1K",
+        ladder: 0,
+        allowance: 0,
+        deadline: None,
+        keeps_size: false,
+        calls: 2,
+    };
+    for gone in [tower_gemini_sim::NotFound::Retired, tower_gemini_sim::NotFound::Model] {
+        let script = [Fault::NotFound(gone.clone()), Fault::NotFound(gone), Fault::Overloaded];
+        holds(&case, script.to_vec(), 0).unwrap();
+    }
 }
