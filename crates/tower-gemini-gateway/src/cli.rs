@@ -60,12 +60,17 @@ pub(crate) struct ServeArgs {
 
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct SimulateArgs {
-    /// A file, or the name of a scenario that comes with the program
+    /// A file, or the name of a scenario that comes with the program. A file that ends in .csv is
+    /// replayed: what log.observations wrote
     #[arg(long, value_name = "FILE", default_value = "peak-day")]
     pub(crate) scenario: String,
     /// The same seed and the same requests give the same run
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
+    /// Print the scenario that fits a file of observations, with how well its numbers are known,
+    /// and exit
+    #[arg(long, value_name = "CSV")]
+    pub(crate) fit: Option<std::path::PathBuf>,
     /// The address to listen on
     #[arg(id = "at", long = "listen", value_name = "ADDR", value_parser = listen_address,
         default_value = crate::simulate::LISTEN)]

@@ -25,6 +25,7 @@ mod in_process_tests;
 mod limits;
 mod log;
 mod mask;
+mod observations;
 mod pages;
 mod program;
 mod reload;

@@ -8,11 +8,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tower_gemini_sim::{Latency, ServeHandle, Sim, Totals};
 
-use crate::cli::{self, Command, ServeArgs, SimWeather};
+use crate::cli::{self, Command, ServeArgs, SimWeather, SimulateArgs};
 use crate::config::{self, Config, ConfigError, Upstream};
 use crate::reload::{self, Watched};
 use crate::running::{Bound, DONE, NOT_STARTED, Signal};
-use crate::simulate::Simulation;
+use crate::simulate::{self, Simulation};
 use crate::snapshot::Snapshot;
 use crate::{log, pages, wire};
 
@@ -35,6 +35,15 @@ pub async fn app(
     };
     let (config, args) = match cli::parse(args) {
         Ok(Command::Serve { config, args }) => (config, args),
+        Ok(Command::Simulate(SimulateArgs { fit: Some(file), .. })) => {
+            return match simulate::fitted(&file) {
+                Ok(scenario) => {
+                    print(&scenario);
+                    DONE
+                }
+                Err(error) => refuse(&error),
+            };
+        }
         Ok(Command::Simulate(args)) => {
             return match Simulation::start(&args).await {
                 Ok(simulation) => {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use tokio::sync::mpsc;
-use tower_gemini_sim::{Scenario, ServeHandle, Sim, Totals};
+use tower_gemini_sim::{Observations, Scenario, ServeHandle, Sim, Totals};
 
 use crate::cli::SimulateArgs;
 use crate::running::Signal;
@@ -24,6 +24,7 @@ pub(crate) struct Simulation {
 #[derive(Debug)]
 pub(crate) enum SimulationError {
     NoScenario(String),
+    Unreadable(String, std::io::Error),
     Wrong(String, tower_gemini_sim::ScenarioError),
     Listen(SocketAddr, std::io::Error),
 }
@@ -36,12 +37,22 @@ impl fmt::Display for SimulationError {
                 let known = known.join(", ");
                 write!(f, "{name} is neither a file nor one of the scenarios {known}")
             }
+            Self::Unreadable(name, error) => write!(f, "{name} cannot be read: {error}"),
             Self::Wrong(name, error) => write!(f, "the scenario {name} cannot be used: {error}"),
             Self::Listen(addr, error) => {
                 write!(f, "cannot listen on {addr}: {error}; name another address with --listen")
             }
         }
     }
+}
+
+/// The scenario that fits a file of observations.
+pub(crate) fn fitted(file: &Path) -> Result<String, SimulationError> {
+    let name = file.display().to_string();
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| SimulationError::Unreadable(name.clone(), error))?;
+    let seen = Observations::parse(&text).map_err(|error| SimulationError::Wrong(name, error))?;
+    Ok(seen.fit().to_string())
 }
 
 impl Simulation {
@@ -53,8 +64,11 @@ impl Simulation {
             (Err(_), Some((_, text))) => (*text).to_owned(),
             (Err(_), None) => return Err(SimulationError::NoScenario(name.clone())),
         };
-        let scenario =
-            Scenario::parse(&text).map_err(|error| SimulationError::Wrong(name.clone(), error))?;
+        let scenario = match name.ends_with(".csv") {
+            true => Observations::parse(&text).map(Scenario::replaying),
+            false => Scenario::parse(&text),
+        };
+        let scenario = scenario.map_err(|error| SimulationError::Wrong(name.clone(), error))?;
         let sim = scenario.builder().seed(args.seed).build();
         let server = tower_gemini_sim::serve(sim.clone(), args.listen)
             .await
@@ -100,6 +114,7 @@ mod tests {
         let args = SimulateArgs {
             scenario: "calm".to_owned(),
             seed: 1,
+            fit: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         };
         let simulation = Simulation::start(&args).await.unwrap();

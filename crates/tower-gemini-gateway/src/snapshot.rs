@@ -29,6 +29,7 @@ use tower_gemini::{
 use crate::auth::Auth;
 use crate::config::{self, Config, ConfigError};
 use crate::limits::RequestSlots;
+use crate::observations::ObservationFile;
 use crate::stacks::{Layers, Stacks};
 use crate::stats::Stats;
 use crate::upstream::{Upstream, upstreams};
@@ -159,7 +160,10 @@ fn layers(config: &Config, before: Option<&Snapshot>) -> Result<Layers, ConfigEr
     };
     let stats = kept.map_or_else(Stats::new, |kept| kept.stats.clone());
     Ok(Layers {
-        observe: ObserveLayer::new().observer(stats.observer()),
+        observe: match kept {
+            Some(kept) => kept.observe.clone(),
+            None => observe(config, &stats)?,
+        },
         stats,
         // A form's images are a third longer in the JSON that it becomes: every body that is
         // accepted can also be replayed.
@@ -203,6 +207,16 @@ fn layers(config: &Config, before: Option<&Snapshot>) -> Result<Layers, ConfigEr
             false => ResumeInteractionsLayer::off(),
         },
     })
+}
+
+fn observe(config: &Config, stats: &Stats) -> Result<ObserveLayer, ConfigError> {
+    let layer = ObserveLayer::new().observer(stats.observer());
+    let Some(path) = &config.log.observations else { return Ok(layer) };
+    let file = ObservationFile::open(path).map_err(|error| {
+        let what = format!("log.observations {} cannot be written: {error}", path.display());
+        ConfigError::at("log.observations", what, "make it writable, or name another file")
+    })?;
+    Ok(layer.observer(Arc::new(file)))
 }
 
 fn signatures(config: &config::Signatures) -> Result<ThoughtSignaturesLayer, ConfigError> {

@@ -106,6 +106,7 @@ mod interactions;
 mod json;
 mod ledger;
 mod model;
+mod observed;
 mod outage;
 mod quota;
 mod request;
@@ -123,6 +124,7 @@ pub use fault::{BadRequest, Block, Fault, Forbidden, Limit, NotFound, Refusal, S
 pub use hash::hash64;
 pub use ledger::{Delivered, LedgerSnapshot, Record, Totals};
 pub use model::{Price, Size};
+pub use observed::{Fit, ModelFit, OBSERVATIONS_HEADER, Observation, Observations};
 pub use outage::{Each, Outages};
 pub use quota::Quota;
 pub use scenario::{ArrivalKind, Arrivals, Scenario, ScenarioError, Wanted};

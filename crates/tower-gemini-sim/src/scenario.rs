@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, de};
 use crate::builder::Builder;
 use crate::fault::Fault;
 use crate::model::{Size, known};
+use crate::observed::Observations;
 use crate::outage::{Each, Outages};
 use crate::quota::Quota;
 use crate::weather::{Latency, Weather};
@@ -73,6 +74,8 @@ pub struct Scenario {
     quota: QuotaSpec,
     deadlines: Vec<DeadlineSpec>,
     retirements: Vec<RetirementSpec>,
+    #[serde(skip)]
+    observed: Observations,
 }
 
 impl Default for Scenario {
@@ -90,6 +93,7 @@ impl Default for Scenario {
             quota: QuotaSpec::default(),
             deadlines: Vec::new(),
             retirements: Vec::new(),
+            observed: Observations::default(),
         }
     }
 }
@@ -262,6 +266,12 @@ fn fault<'de, D: Deserializer<'de>>(input: D) -> Result<Fault, D::Error> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScenarioError(String);
 
+impl ScenarioError {
+    pub(crate) fn new(what: String) -> Self {
+        Self(what)
+    }
+}
+
 impl fmt::Display for ScenarioError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -308,6 +318,16 @@ impl Scenario {
             Some(what) => Err(ScenarioError(what)),
             None => Ok(scenario),
         }
+    }
+
+    /// What was seen, again: a request meets what the last such request until its moment met. The
+    /// scenario lasts as long as the observations, and begins at midnight UTC.
+    #[must_use]
+    pub fn replaying(observed: Observations) -> Self {
+        let last = observed.all().last().map_or(0, |one| one.at.as_secs());
+        let about = format!("{} requests that were seen, replayed", observed.all().len());
+        let hours = u32::try_from(last.div_ceil(3600)).unwrap_or(u32::MAX).max(1);
+        Self { about, hours, observed, ..Self::default() }
     }
 
     /// What cannot be.
@@ -362,6 +382,7 @@ impl Scenario {
         for one in &self.faults {
             weather = weather.with(one.share, one.fault.clone());
         }
+        weather = weather.observed(self.observed.clone());
         let mut latency = Latency::default();
         for one in &self.latency {
             latency = latency.with(one.model.as_deref(), one.size, range(one.seconds));

@@ -9,6 +9,7 @@ use fastrand::Rng;
 use crate::fault::{Fault, Forbidden, Refusal, Shape};
 use crate::hash::mix;
 use crate::model::Size;
+use crate::observed::Observations;
 use crate::outage::{Asked, Each, OutageState, Outages};
 
 /// Describes which faults happen, and how often.
@@ -31,6 +32,7 @@ pub struct Weather {
     /// Faults with their share in each hour of the UTC day.
     mix: Vec<([f64; 24], Fault)>,
     outages: Vec<Outages>,
+    observed: Observations,
 }
 
 impl Weather {
@@ -97,6 +99,12 @@ impl Weather {
         self
     }
 
+    /// Adds what was seen: a request meets what the last one of its model and size met.
+    pub(crate) fn observed(mut self, observed: Observations) -> Self {
+        self.observed = observed;
+        self
+    }
+
     /// Adds outages: periods in which requests meet this fault.
     #[must_use]
     pub fn outages(mut self, outages: Outages) -> Self {
@@ -137,6 +145,13 @@ impl WeatherState {
 
     /// The fault of an outage that this request falls into, if there is one.
     pub(crate) fn outage(&self, number: usize, asked: &Asked<'_>) -> Option<Fault> {
+        let seen = self.weather.observed.until(asked.model, asked.size, asked.now);
+        if let Some(seen) = seen {
+            return match seen.fault()? {
+                Fault::None => Some(Fault::Late { latency: seen.latency }),
+                fault => Some(fault),
+            };
+        }
         let mut outages = self.outages.iter().zip(&self.weather.outages).enumerate();
         outages.find_map(|(index, (state, outages))| {
             let share = state.share_failing(outages, asked);

@@ -223,6 +223,7 @@ section! { pub(crate) Timeouts {
 section! { pub(crate) Log {
     level: String = "info".to_owned(),
     format: LogFormat = LogFormat::Text,
+    observations: Option<PathBuf> = None,
 }}
 
 /// How log lines look.
