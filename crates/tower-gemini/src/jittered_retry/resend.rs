@@ -148,3 +148,82 @@ impl Failed {
         refusal.into_response(verdict.not_retried(), request.call().clone(), request.state())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use http::Request;
+    use http_body_util::{BodyExt, Full};
+    use tower_gemini_core::call::{Call, Verb};
+    use tower_gemini_core::verdict::Detail;
+
+    use super::*;
+    use crate::CallOptions;
+    use crate::body::CallBody;
+    use crate::call_state::CallState;
+
+    fn request(key: &str, prompt: &str) -> RequestTemplate {
+        let mut call = Call::unrecognised();
+        call.verb = Verb::Generate;
+        let state = CallState::new(CallOptions::new());
+        let chunks = [Bytes::copy_from_slice(prompt.as_bytes())];
+        let request = Request::post("/v1beta/models/m:generateContent")
+            .header("x-goog-api-key", key)
+            .body(CallBody::whole(chunks, None, Arc::new(call), state));
+        RequestTemplate::new(&request.unwrap()).unwrap()
+    }
+
+    fn overloaded() -> Verdict {
+        Verdict::refused_locally(Outcome::Overloaded, None, true, Detail::default())
+    }
+
+    fn remember(resends: &Resends, request: &RequestTemplate) {
+        let wait = (Duration::from_secs(10), WaitReason::Backoff);
+        resends.remember(request, RetryState::new(), &overloaded(), wait);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_same_request_of_the_same_caller_within_the_window_is_a_resend() {
+        let resends = Resends::within(Duration::from_secs(60)).unwrap();
+        remember(&resends, &request("ann", "a cat"));
+        assert!(resends.find(&request("ann", "a cat")).is_some());
+        assert!(resends.find(&request("ben", "a cat")).is_none());
+        assert!(resends.find(&request("ann", "a dog")).is_none());
+        tokio::time::advance(Duration::from_secs(70)).await;
+        assert!(resends.find(&request("ann", "a cat")).is_none(), "it is a call of its own");
+        remember(&resends, &request("ann", "a cat"));
+        resends.forget(&request("ann", "a cat"));
+        assert!(resends.find(&request("ann", "a cat")).is_none(), "it succeeded");
+        assert!(Resends::within(Duration::ZERO).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_calls_are_remembered_than_there_is_room_for() {
+        let resends = Resends::within(Duration::from_secs(60)).unwrap();
+        for n in 0..MAX_KNOWN + 10 {
+            remember(&resends, &request("ann", &n.to_string()));
+        }
+        assert_eq!(resends.known().len(), MAX_KNOWN);
+        tokio::time::advance(Duration::from_secs(70)).await;
+        remember(&resends, &request("ann", "one more"));
+        assert_eq!(resends.known().len(), 1, "those that are over make room");
+    }
+
+    #[tokio::test]
+    async fn a_resend_that_comes_too_early_is_told_when_it_is_due() {
+        let resends = Resends::within(Duration::from_secs(60)).unwrap();
+        let request = request("ann", "a cat");
+        remember(&resends, &request);
+        let failed = resends.find(&request).unwrap();
+        let wait = Duration::from_millis(8_200);
+        let response: Response<JudgedBody<Full<Bytes>>> = failed.refuse(&request, wait);
+        let verdict = response.body().verdict().clone();
+        assert_eq!((response.status().as_u16(), verdict.is_retryable()), (503, false));
+        assert!(verdict.charge().is_surely_free() && verdict.another_model_helps());
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let text = String::from_utf8(body.to_vec()).unwrap();
+        assert!(text.contains("due again in 9 s. Please retry in 9s."), "{text}");
+    }
+}
