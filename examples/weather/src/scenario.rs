@@ -60,40 +60,46 @@ fn world(starts_at: u64, stretches: Vec<Stretch>) -> World {
 
 /// The claimed hours as outages, of which `shared` hit both models at once.
 pub fn hours(starts_at: u64, shared: f64) -> World {
-    let stretches = CLAIMED_HOURS.iter().enumerate().map(|(index, &(hour, rate))| {
-        let mut outages = vec![
-            Outage::at_rate(Some(FLASH), rate * (1.0 - shared)),
-            Outage::at_rate(Some(PRO), rate * PRO_SHARE),
-        ];
-        if shared > 0.0 {
-            outages.push(Outage::at_rate(None, rate * shared));
-        }
-        // The scenario may start within a stretch.
-        let end = CLAIMED_HOURS.get(index + 1).map_or(24, |next| next.0);
-        let from =
-            if end <= starts_at { hour + 24 - starts_at } else { hour.saturating_sub(starts_at) };
-        stretch(secs(from * HOUR), outages, noise())
+    by_hours(starts_at, |rate| {
+        let of = |model, rate| (rate > 0.0).then(|| Outage::at_rate(model, rate));
+        let own = rate * (1.0 - shared);
+        let all = [of(Some(FLASH), own), of(Some(PRO), rate * PRO_SHARE), of(None, rate * shared)];
+        all.into_iter().flatten().collect()
+    })
+}
+
+/// The claimed hours, each request by itself: what the guides' arithmetic assumes.
+pub fn independent() -> World {
+    by_hours(0, |rate| {
+        [(FLASH, rate), (PRO, rate * PRO_SHARE)]
+            .map(|(model, rate)| Outage::independent(model, rate))
+            .into()
+    })
+}
+
+fn by_hours(starts_at: u64, outages: impl Fn(f64) -> Vec<Outage>) -> World {
+    let ends = CLAIMED_HOURS.iter().skip(1).map(|(hour, _)| *hour).chain([24]);
+    let stretches = CLAIMED_HOURS.iter().zip(ends).map(|(&(hour, rate), end)| {
+        // A scenario that starts later begins within a stretch, and goes on into the next day.
+        let day = if end <= starts_at { 24 } else { 0 };
+        let from = secs((hour + day).saturating_sub(starts_at) * HOUR);
+        stretch(from, outages(rate), noise())
     });
     let mut stretches: Vec<_> = stretches.collect();
     stretches.sort_by_key(|stretch| stretch.from);
     world(starts_at, stretches)
 }
 
-/// The claimed hours, each request by itself: what the guides' arithmetic assumes.
-pub fn independent() -> World {
-    let rate = |hour: usize| {
-        let since = CLAIMED_HOURS.iter().rev().find(|(from, _)| *from <= hour as u64);
-        since.map_or(0.0, |(_, rate)| *rate)
-    };
-    let weather = noise().by_hour(std::array::from_fn(rate), Fault::HighDemand);
-    world(0, vec![stretch(Duration::ZERO, Vec::new(), weather)])
+/// One rate all the time, with memory or without.
+pub fn steady(flash: f64, pro: f64, outage: fn(&'static str, f64) -> Outage) -> World {
+    let outages = [(FLASH, flash), (PRO, pro)].into_iter().filter(|(_, rate)| *rate > 0.0);
+    let outages = outages.map(|(model, rate)| outage(model, rate)).collect();
+    world(10, vec![stretch(Duration::ZERO, outages, noise())])
 }
 
-/// One rate of outages all the time.
-pub fn steady(flash: f64, pro: f64) -> World {
-    let outages = [(FLASH, flash), (PRO, pro)].into_iter().filter(|(_, rate)| *rate > 0.0);
-    let outages = outages.map(|(model, rate)| Outage::at_rate(Some(model), rate)).collect();
-    world(10, vec![stretch(Duration::ZERO, outages, noise())])
+/// Outages of one model.
+pub fn with_memory(model: &'static str, rate: f64) -> Outage {
+    Outage::at_rate(Some(model), rate)
 }
 
 /// The outage of 2026-01-21 from 10:00 UTC (APIYI, post-mortem): the shares that fail at 1K, 2K and
@@ -147,7 +153,7 @@ pub fn all() -> Vec<Scenario> {
         what: "A day of Nano Banana 2: 503s come as outages of 50 minutes on average, with the \
                hourly rates of the article on 503s (8 to 45 %); Pro has a quarter of them.",
         world: hours(0, 0.0),
-        traffic: Traffic::Poisson { per_hour: 120.0, at_peak: 0.30 },
+        traffic: Traffic::Poisson { per_hour: 60.0, at_peak: 0.30 },
         asks: (FLASH, "1K"),
         lasts: secs(24 * HOUR),
         patience: secs(15 * MINUTE),
@@ -184,13 +190,13 @@ pub fn all() -> Vec<Scenario> {
             "peak",
             "Twelve hours of the worst rate: 45 % of the time Nano Banana 2 is in an outage, and \
              12 % of it Pro is.",
-            steady(0.45, 0.12),
+            steady(0.45, 0.12, with_memory),
             12,
         ),
         part(
             "release",
             "The first days after a release: 60 % of the time in outages, by the same article.",
-            steady(0.60, 0.12),
+            steady(0.60, 0.12, with_memory),
             12,
         ),
         Scenario {
@@ -204,13 +210,13 @@ pub fn all() -> Vec<Scenario> {
             )
         },
         Scenario {
-            world: World { quota: tier_1(), ..steady(0.05, 0.02) },
+            world: World { quota: tier_1(), ..steady(0.05, 0.02, with_memory) },
             traffic: Traffic::Bursts { every: secs(10 * MINUTE), calls: 25 },
             ..part(
                 "bursts",
                 "A small project (10 requests a minute, 1,000 a day) that wants 25 images at once \
                  every ten minutes.",
-                steady(0.05, 0.02),
+                steady(0.05, 0.02, with_memory),
                 6,
             )
         },

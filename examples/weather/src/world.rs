@@ -61,6 +61,12 @@ impl Outage {
         Self { fault: Fault::HighDemand, model, up, down, shares: [1.0; 3] }
     }
 
+    /// Each request by itself fails with this probability: weather without memory.
+    pub fn independent(model: &'static str, rate: f64) -> Self {
+        let (up, down) = (Duration::ZERO, Duration::from_secs(1_000_000 * 3600));
+        Self { fault: Fault::HighDemand, model: Some(model), up, down, shares: [rate; 3] }
+    }
+
     fn build(&self, fault: Fault, shares: [f64; 3]) -> Outages {
         let each = if self.model.is_some() { Each::Model } else { Each::Project };
         let outages = Outages::new(fault).each(each).mean_up(self.up).mean_down(self.down);
@@ -98,6 +104,15 @@ pub struct World {
 }
 
 impl World {
+    /// The same without what goes wrong now and then.
+    #[must_use]
+    pub fn without_noise(mut self) -> Self {
+        for stretch in &mut self.stretches {
+            stretch.noise = Weather::calm();
+        }
+        self
+    }
+
     /// The simulator. Its clock starts now, [`WARM_UP`] before the scenario.
     pub fn sky(&self, seed: u64) -> Sky {
         self.sky_of(seed, |stretch| {
