@@ -131,7 +131,7 @@ pub fn figures() -> Vec<Figure> {
         "H2",
         "70 % Nano Banana 2 and 30 % Pro: $0.039 an image",
         "the article's prices",
-        (0.0385, 0.0395 + 1e-9),
+        (0.0385, 0.0396),
         mix,
         true,
     );

@@ -45,6 +45,10 @@ struct Options {
     /// How many skies each scenario has [default: 16, or 2 with --reduced]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     seeds: Option<u64>,
+    /// How many calls there are, as a multiple of the scenario's [default: 1, or 0.25 with
+    /// --reduced]
+    #[arg(long, value_name = "FACTOR")]
+    scale: Option<f64>,
 }
 
 /// Runs the program. Returns its exit code.
@@ -96,7 +100,7 @@ fn simulate(
         }
     };
     let seeds = options.seeds.unwrap_or(if options.reduced { 2 } else { 16 });
-    let scale = if options.reduced { 0.25 } else { 1.0 };
+    let scale = options.scale.unwrap_or(if options.reduced { 0.25 } else { 1.0 });
     let rows = rows(&scenarios, &policies, seeds, scale, err);
     let is_whole = options.scenario.is_empty() && options.policy.is_empty();
     let figures = if is_whole && !options.reduced { headline::figures() } else { Vec::new() };

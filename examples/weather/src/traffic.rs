@@ -63,7 +63,9 @@ impl Traffic {
             Self::Batch { calls, workers } => {
                 Self::Batch { calls: (calls as f64 * scale) as usize, workers }
             }
-            other => other,
+            // Bursts of another size would meet the limits in another way.
+            Self::Bursts { every, calls } => Self::Bursts { every: every.div_f64(scale), calls },
+            Self::Loop { .. } => self,
         }
     }
 
@@ -97,5 +99,37 @@ impl Traffic {
                 Plan::Closed { workers, pause: Duration::ZERO, calls }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    #[test]
+    fn as_many_calls_as_asked_come_when_they_should() {
+        let traffic = Traffic::Poisson { per_hour: 200.0, at_peak: 0.3 };
+        let Plan::Open(times) = traffic.plan(6, DAY, 1) else { panic!("an open loop") };
+        assert!((4_500..5_100).contains(&times.len()), "{}", times.len());
+        assert!(times.is_sorted());
+        // 10 to 14 UTC are the hours 4 to 8 of a day that starts at 6.
+        let peak = times.iter().filter(|at| (4..8).contains(&(at.as_secs() / 3600))).count();
+        assert!((0.27..0.33).contains(&(peak as f64 / times.len() as f64)));
+    }
+
+    #[test]
+    fn bursts_come_at_once() {
+        let traffic = Traffic::Bursts { every: DAY / 2, calls: 3 };
+        let Plan::Open(times) = traffic.plan(0, DAY, 1) else { panic!("an open loop") };
+        assert_eq!(times, [[Duration::ZERO; 3], [DAY / 2; 3]].concat());
+    }
+
+    #[test]
+    fn a_part_of_a_batch_is_smaller() {
+        let batch = Traffic::Batch { calls: 400, workers: 4 }.scaled(0.25);
+        let plan = Plan::Closed { workers: 4, pause: Duration::ZERO, calls: 100 };
+        assert_eq!(batch.plan(0, DAY, 1), plan);
     }
 }

@@ -113,6 +113,12 @@ impl World {
         self
     }
 
+    /// Whether there are outages that begin and end, so that it helps to know of them.
+    pub fn has_knowable_outages(&self) -> bool {
+        let mut outages = self.stretches.iter().flat_map(|stretch| &stretch.outages);
+        outages.any(|outage| !outage.up.is_zero())
+    }
+
     /// The simulator. Its clock starts now, [`WARM_UP`] before the scenario.
     pub fn sky(&self, seed: u64) -> Sky {
         self.sky_of(seed, |stretch| {

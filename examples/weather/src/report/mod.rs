@@ -96,19 +96,24 @@ impl Report {
 /// A cell of the scoreboard.
 type Cell = fn(&Score) -> String;
 
+/// A number with so many digits; nothing where there was no image to divide by.
+fn number(value: f64, digits: usize) -> String {
+    if value.is_finite() { format!("{value:.digits$}") } else { String::new() }
+}
+
 /// The columns of the scoreboard.
 const COLUMNS: [(&str, Cell); 15] = [
     ("calls", |score| score.calls.to_string()),
     ("delivered_pct", |score| format!("{:.2}", 100.0 * score.success())),
     ("as_asked_pct", |score| format!("{:.2}", 100.0 * share(score.as_asked, score.calls))),
-    ("p50_s", |score| format!("{:.1}", score.seconds(0.50))),
-    ("p95_s", |score| format!("{:.1}", score.seconds(0.95))),
-    ("p99_s", |score| format!("{:.1}", score.seconds(0.99))),
-    ("usd_per_image", |score| format!("{:.4}", score.dollars_per_image())),
+    ("p50_s", |score| number(score.seconds(0.50), 1)),
+    ("p95_s", |score| number(score.seconds(0.95), 1)),
+    ("p99_s", |score| number(score.seconds(0.99), 1)),
+    ("usd_per_image", |score| number(score.dollars_per_image(), 4)),
     ("charges_for_nothing", |score| score.for_nothing.to_string()),
     ("duplicate_charges", |score| score.duplicates.to_string()),
-    ("quota_per_image", |score| format!("{:.3}", score.per_image(score.quota))),
-    ("attempts_per_image", |score| format!("{:.3}", score.per_image(score.attempts))),
+    ("quota_per_image", |score| number(score.per_image(score.quota), 3)),
+    ("attempts_per_image", |score| number(score.per_image(score.attempts), 3)),
     ("out_of_time", |score| score.out_of_time.to_string()),
     ("requests", |score| score.attempts.to_string()),
     ("costs_stated", |score| score.stated.0.to_string()),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Report, Row};
+use super::{Report, Row, number};
 use crate::headline::NOT_SIMULATED;
 use crate::score::{Score, share};
 use crate::zoo::ALL;
@@ -96,15 +96,21 @@ fn answer(report: &Report) -> String {
         );
     }
     let batch = |policy| score("batch", policy).map(percent);
-    if let (Some(ours), Some(free), Some(patient)) =
-        (batch("ours"), batch("ours-no-budget"), batch("ours-patient"))
-    {
+    let lossy = |policy| score("lossy", policy).map(percent);
+    if let (Some(ours), Some(free), Some(patient), Some(lossy), Some(lossy_free)) = (
+        batch("ours"),
+        batch("ours-no-budget"),
+        batch("ours-patient"),
+        lossy("ours"),
+        lossy("ours-no-budget"),
+    ) {
         let _ = writeln!(
             text,
             "- **Our own defaults have a weak spot:** the retry budget (100 tokens, 10 a resend, 1 back \
              for a success) is empty after ten failures, and from then on a batch runs through an \
              outage at full speed and fails. Of 1,600 images four at a time the defaults deliver \
-             {ours}, without the budget {free}, with waits from 30 s up {patient}.",
+             {ours}, without the budget {free}, with waits from 30 s up {patient}. Where \
+             requests fail one by one (`lossy`), the budget costs images too: {lossy} against {lossy_free}.",
         );
     }
     if let (Some(whole), Some(apart)) =
@@ -141,23 +147,24 @@ fn scoreboard(report: &Report, first: &Row) -> String {
     for Row { policy, score, .. } in report.of(name) {
         // Who may take another model or size is compared to the oracle that may.
         let is_free = score.as_asked < score.delivered;
-        let oracle = success(if is_free { "oracle-chain" } else { "oracle" });
+        let oracle = success(if is_free { "oracle-chain" } else { "oracle" })
+            .filter(|_| first.scenario.world.has_knowable_outages());
         let regret = oracle.map(|oracle| format!("{:.1}", 100.0 * (oracle - score.success())));
         let emphasis = if policy.is_ours() { "**" } else { "" };
         let _ = writeln!(
             table,
-            "| {emphasis}{}{emphasis} | {:.1} % | {:.1} % | {:.0} | {:.0} | {:.0} | {:.4} | {} | {} | {:.2} | {:.2} | {} | {} |",
+            "| {emphasis}{}{emphasis} | {:.1} % | {:.1} % | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             policy.name,
             100.0 * score.success(),
             100.0 * share(score.as_asked, score.calls),
-            score.seconds(0.50),
-            score.seconds(0.95),
-            score.seconds(0.99),
-            score.dollars_per_image(),
+            number(score.seconds(0.50), 0),
+            number(score.seconds(0.95), 0),
+            number(score.seconds(0.99), 0),
+            number(score.dollars_per_image(), 4),
             score.for_nothing,
             score.duplicates,
-            score.per_image(score.quota),
-            score.per_image(score.attempts),
+            number(score.per_image(score.quota), 2),
+            number(score.per_image(score.attempts), 2),
             score.out_of_time,
             regret.unwrap_or_default(),
         );

@@ -64,22 +64,28 @@ fn both<P: Picture>(picture: &P, dir: &Path, name: &str) -> Result<(), Box<dyn E
 }
 
 /// The policies that pictures with few lines show, each with its colour.
-const SHOWN: [(&str, RGBColor); 8] = [
-    ("no-retry", RGBColor(150, 150, 150)),
-    ("google-genai", RGBColor(230, 159, 0)),
-    ("guide-503-loop", RGBColor(204, 121, 167)),
+const SHOWN: [(&str, RGBColor); 9] = [
+    ("oracle-chain", RGBColor(0, 0, 0)),
     ("guide-503-chain", RGBColor(160, 60, 110)),
     ("litellm", RGBColor(213, 94, 0)),
+    ("google-genai", RGBColor(230, 159, 0)),
+    ("no-retry", RGBColor(150, 150, 150)),
     ("ours", RGBColor(86, 180, 233)),
+    ("ours-patient", RGBColor(0, 158, 115)),
     ("ours-chain", RGBColor(0, 114, 178)),
-    ("oracle-chain", RGBColor(0, 0, 0)),
+    ("ours-quick-chain", RGBColor(40, 40, 160)),
 ];
+/// Others whose names stand in the picture of the costs.
+const NAMED: [&str; 6] =
+    ["oracle", "guide-queue", "guide-our-rule", "guide-errors", "sdk-on-proxy", "gemini-cli"];
 
 /// Lines, with a legend.
 struct Lines {
     caption: String,
     axes: (&'static str, &'static str),
     x: (f64, f64),
+    /// Says what a place on the x axis means.
+    x_label: fn(&f64) -> String,
     lines: Vec<(&'static str, RGBColor, Vec<(f64, f64)>)>,
 }
 
@@ -107,6 +113,7 @@ impl Lines {
             caption: format!("Calls that gave an image, by hour of the scenario `{scenario}`"),
             axes: ("hour (UTC)", "images, % of the calls"),
             x: (0.0, 24.0),
+            x_label: |hour| format!("{hour:02.0}"),
             lines: Self::new(report, scenario, by_hour),
         }
     }
@@ -117,16 +124,17 @@ impl Lines {
             let point = |step: usize| {
                 let at = (all * step / 200).min(all.saturating_sub(1));
                 let seconds = *row.score.times.get(at)? as f64 / 1000.0;
-                Some((seconds, 100.0 * (at + 1) as f64 / row.score.calls as f64))
+                Some((seconds.log10(), 100.0 * (at + 1) as f64 / row.score.calls as f64))
             };
             let points: Vec<_> = (0..=200).filter_map(point).collect();
-            let last = points.last().map(|(_, percent)| (900.0, *percent));
+            let last = points.last().map(|(_, percent)| (3.0, *percent));
             points.into_iter().chain(last).collect()
         };
         Self {
             caption: format!("Calls that have their image after so long, scenario `{scenario}`"),
-            axes: ("seconds since the call", "images, % of the calls"),
-            x: (0.0, 900.0),
+            axes: ("seconds since the call (logarithmic)", "images, % of the calls"),
+            x: (0.9, 3.0),
+            x_label: |log| format!("{:.0}", 10_f64.powf(*log)),
             lines: Self::new(report, scenario, by_time),
         }
     }
@@ -150,6 +158,8 @@ impl Picture for Lines {
             .label_style((FONT, 15))
             .x_desc(self.axes.0)
             .y_desc(self.axes.1)
+            .x_label_formatter(&self.x_label)
+            .y_label_formatter(&|percent| format!("{percent:.0}"))
             .draw()?;
         for (name, colour, points) in &self.lines {
             let style = colour.stroke_width(3);
@@ -184,7 +194,9 @@ impl Points {
             (row.policy.name, colour(row), success, dollars)
         });
         Self {
-            caption: format!("What a delivered image costs, scenario `{scenario}`"),
+            caption: format!(
+                "Cost of a delivered image, scenario `{scenario}` (ours blue, others orange)"
+            ),
             points: points.collect(),
         }
     }
@@ -219,12 +231,18 @@ impl Picture for Points {
             .label_style((FONT, 15))
             .x_desc("images, % of the calls")
             .y_desc("dollars for an image, all charges counted")
+            .x_label_formatter(&|percent| format!("{percent:.0}"))
+            .y_label_formatter(&|dollars| format!("{dollars:.2}"))
             .draw()?;
         // Names of points that lie close together stand one below the other.
         let mut placed: Vec<(f64, f64)> = Vec::new();
         let mut points = self.points.clone();
         points.sort_by(|a, b| b.3.total_cmp(&a.3));
         for (name, colour, success, dollars) in points {
+            chart.draw_series([Circle::new((success, dollars), 4, colour.filled())])?;
+            if !SHOWN.iter().any(|(shown, _)| *shown == name) && !NAMED.contains(&name) {
+                continue;
+            }
             let crowd = |y: f64| {
                 placed
                     .iter()
@@ -240,7 +258,6 @@ impl Picture for Points {
                 [(success, dollars), (success + 0.4, y)],
                 colour.mix(0.4),
             )])?;
-            chart.draw_series([Circle::new((success, dollars), 4, colour.filled())])?;
             chart.draw_series([Text::new(name, (success + 0.5, y + dearest * 0.012), text)])?;
         }
         area.present()?;

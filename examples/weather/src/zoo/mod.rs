@@ -123,6 +123,7 @@ policies! {
     "ours-all", U(ours::chain_and_sizes), "our defaults, smaller sizes, and the other model";
     "ours-quick-chain", U(ours::quick_chain), "both models, no budget, circuits open for 1 to 5 min";
     "ours-no-budget", U(ours::no_budget), "our defaults without the retry budget";
+    "ours-wide-budget", U(ours::wide_budget), "our defaults with the budget of AWS: 500 tokens, 5 a resend";
     "ours-hasty", U(ours::hasty), "no budget, a 503 waits from 1 s";
     "ours-patient", U(ours::patient), "no budget, a 503 waits from 30 s, eight attempts";
     "guide-our-rule", U(ours::guide_under_our_rule), "the chain on 503s through our layers";

@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 use tower_gemini::clock::RuntimeClock;
-use tower_gemini::jittered_retry::{Backoff, OutcomePolicy, RetryPolicy};
+use tower_gemini::jittered_retry::{Backoff, OutcomePolicy, RetryBudget, RetryPolicy};
 use tower_gemini::model_fallback::{Chain, Cooldowns, presets::FLASH_TO_PRO};
 use tower_gemini::stack::Json;
 use tower_gemini::trail::{Step, StopReason};
@@ -95,6 +95,12 @@ pub fn chain_and_sizes(setting: Setting) -> Stack {
 /// The defaults without the retry budget.
 pub fn no_budget(setting: Setting) -> Stack {
     setting.stack(RetryPolicy::recommended().no_budget(), CONTINUE)
+}
+
+/// The defaults with the retry budget of the SDKs of AWS: 500 tokens, 5 a resend.
+pub fn wide_budget(setting: Setting) -> Stack {
+    let budget = RetryBudget::new(500, 5, 1);
+    setting.stack(RetryPolicy::recommended().budget(budget), CONTINUE)
 }
 
 /// The defaults, a 503 from 1 s to 32 s instead of 10 s to 120 s, without the budget.
