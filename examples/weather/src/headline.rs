@@ -11,7 +11,7 @@ use tower_gemini_sim::Quota;
 use crate::client::{Ask, FLASH, PRO};
 use crate::drive::{run, side_by_side};
 use crate::scenario::{Scenario, all, hours, january, steady, tier_1, with_memory};
-use crate::score::Score;
+use crate::score::{Score, share};
 use crate::traffic::{Plan, Traffic};
 use crate::world::{Outage, WARM_UP, World};
 use crate::zoo::{find, secs};
@@ -78,284 +78,156 @@ impl Trial {
     }
 }
 
+/// A claim, and what counts as the same figure.
+#[derive(Clone, Copy)]
+struct Claim(&'static str, &'static str, f64, f64);
+
+impl Claim {
+    fn if_so(self, assuming: &'static str, found: f64, should_hold: bool) -> Figure {
+        let Self(id, claim, from, to) = self;
+        Figure { id, claim, assuming, claimed: (from, to), found, should_hold }
+    }
+}
+
 /// Every figure. Takes some seconds.
 pub fn figures() -> Vec<Figure> {
-    let mut found = Vec::new();
-    let mut add = |id, claim, assuming, claimed, value, should_hold| {
-        found.push(Figure { id, claim, assuming, claimed, found: value, should_hold });
-    };
-    let peak = |outage| steady(0.45, 0.12, outage).without_noise();
-    let alone = || peak(Outage::independent);
-    let outages = || peak(with_memory);
-    let success = |world, policy| Trial::new(world, policy).success();
+    [success_at_peak(), prices(), recovery(), january_sizes(), releases(), health(), pacing()]
+        .concat()
+}
 
-    let (once, in_outage) = (success(alone(), "no-retry"), success(outages(), "no-retry"));
-    add("H1", "one attempt at the peak: 55 %", "failures independent", (0.53, 0.57), once, true);
-    let retry_alone = success(alone(), "guide-503-loop");
-    let retry_outage = success(outages(), "guide-503-loop");
-    let over_90 = (0.90, 1.0);
-    add("H1", "retries alone: over 90 %", "failures independent", over_90, retry_alone, true);
-    add("H1", "retries alone: over 90 %", "outages of 50 min", over_90, retry_outage, false);
+fn success_at_peak() -> Vec<Figure> {
+    let success = |world: World, policy| Trial::new(world.without_noise(), policy).success();
+    let alone = |policy| success(steady(0.45, 0.12, Outage::independent), policy);
+    let outages = |policy| success(steady(0.45, 0.12, with_memory), policy);
+    let correlated = Trial::new(hours(10, 0.5).without_noise(), "guide-503-chain").run(4, 36);
+    let once = Claim("H1", "one attempt at the peak: 55 %", 0.53, 0.57);
+    let retries = Claim("H1", "retries alone: over 90 %", 0.90, 1.0);
     // 1 - 0.45 × 0.12 is 94.6 %.
-    let over_95 = (0.94, 1.0);
-    let chain = |world| success(world, "guide-503-chain");
-    add(
-        "H1",
-        "with the other model: over 95 %",
-        "failures independent",
-        over_95,
-        chain(alone()),
-        true,
-    );
-    add(
-        "H1",
-        "with the other model: over 95 %",
-        "outages, models apart",
-        over_95,
-        chain(outages()),
-        true,
-    );
-    let both = World { starts_at: 10, ..hours(10, 0.5) }.without_noise();
-    let correlated = Trial::new(both, "guide-503-chain").run(4, 36).success();
-    add(
-        "H1",
-        "with the other model: over 95 %",
-        "half of the outages hit both models",
-        over_95,
-        correlated,
-        false,
-    );
+    let chain = Claim("H1", "with the other model: over 95 %", 0.94, 1.0);
+    let failing = Claim("H8", "up to 45 % of the calls meet a 503 at the peak", 0.39, 0.51);
+    let ladder = Claim("H9", "a ladder of 31 s outlives about 1.4 % of outages", 0.005, 0.025);
+    let (in_outage, retried) = (outages("no-retry"), outages("guide-503-loop"));
+    let saved = (retried - in_outage) / (1.0 - in_outage);
+    vec![
+        once.if_so("failures independent", alone("no-retry"), true),
+        retries.if_so("failures independent", alone("guide-503-loop"), true),
+        retries.if_so("outages of 50 min", retried, false),
+        chain.if_so("failures independent", alone("guide-503-chain"), true),
+        chain.if_so("outages, models apart", outages("guide-503-chain"), true),
+        chain.if_so("half of the outages hit both models", correlated.success(), false),
+        failing.if_so("outages of 50 min", 1.0 - in_outage, true),
+        ladder.if_so("outages of 50 min", saved, true),
+    ]
+}
 
+/// What is arithmetic, with the articles' own prices.
+fn prices() -> Vec<Figure> {
     let mix = 0.7 * 0.035 + 0.3 * 0.05;
-    add(
-        "H2",
-        "70 % Nano Banana 2 and 30 % Pro: $0.039 an image",
-        "the article's prices",
-        (0.0385, 0.0396),
-        mix,
-        true,
-    );
-    add(
-        "H2",
-        "that is 11 % more",
-        "the article's prices",
-        (0.105, 0.115),
-        mix / 0.035 - 1.0,
-        false,
-    );
-    add(
-        "H3",
-        "30 % of the calls fall into 10 to 14 UTC",
-        "calls spread evenly",
-        (0.27, 0.33),
-        peak_share(1.0 / 6.0),
-        false,
-    );
-    add(
-        "H3",
-        "30 % of the calls fall into 10 to 14 UTC",
-        "a demand that peaks then",
-        (0.27, 0.33),
-        peak_share(0.30),
-        true,
-    );
-    add(
-        "H4",
-        "Pro has 3 to 4 times fewer 503s",
-        "12 % against 45 %",
-        (3.0, 4.0),
-        0.45 / 0.12,
-        true,
-    );
-    add(
-        "H4",
-        "Pro has 3 to 4 times fewer 503s",
-        "10 % against 45 %",
-        (3.0, 4.0),
-        0.45 / 0.10,
-        false,
-    );
-
-    let cheaper = (0.30, 0.40);
-    add(
-        "H5",
-        "off-peak hours cost 30 to 40 % less",
-        "a failed attempt costs what an image does",
-        cheaper,
-        1.0 - 0.55 / 0.90,
-        true,
-    );
+    let mixed = Claim("H2", "70 % Nano Banana 2, 30 % Pro: $0.039 an image", 0.0385, 0.0396);
+    let dearer = Claim("H2", "that is 11 % more", 0.105, 0.115);
+    let demand = Claim("H3", "30 % of the calls fall into 10 to 14 UTC", 0.27, 0.33);
+    let fewer = Claim("H4", "Pro has 3 to 4 times fewer 503s", 3.0, 4.0);
+    let hours = Claim("H5", "off-peak hours cost 30 to 40 % less", 0.30, 0.40);
+    let together = Claim("H6", "batch, Flash and Pro together save 60 to 70 %", 0.60, 0.70);
+    let drafts = Claim("H16", "drafts at 1K and one 4K: about half the cost", 0.45, 0.55);
+    let batch = Claim("H18", "batches cost half", 0.49, 0.51);
     let bill = |rate| {
-        Trial::new(steady(rate, 0.0, with_memory).without_noise(), "google-genai")
-            .run(6, 12)
-            .dollars_per_image()
-    };
-    add(
-        "H5",
-        "off-peak hours cost 30 to 40 % less",
-        "the ledger: 503s are free",
-        cheaper,
-        1.0 - bill(0.10) / bill(0.45),
-        false,
-    );
-    let saved = 1.0 - (0.05 * 0.134 + 0.25 * 0.067 + 0.70 * 0.039) / 0.134;
-    add(
-        "H6",
-        "batch, Flash and Pro together save 60 to 70 %",
-        "5 % Pro, 25 % batch, 70 % Flash",
-        (0.60, 0.70),
-        saved,
-        true,
-    );
-    add(
-        "H8",
-        "up to 45 % of the calls meet a 503 at the peak",
-        "outages of 50 min",
-        (0.39, 0.51),
-        1.0 - in_outage,
-        true,
-    );
-
-    let lengths = outage_lengths();
-    let within = |minutes| {
-        lengths.iter().filter(|length| **length <= minutes).count() as f64 / lengths.len() as f64
-    };
-    add(
-        "H9",
-        "70 % are over within 60 min",
-        "lengths are exponential, mean 50 min",
-        (0.65, 0.75),
-        within(60),
-        true,
-    );
-    add(
-        "H9",
-        "90 % are over within 120 min",
-        "lengths are exponential, mean 50 min",
-        (0.87, 0.94),
-        within(120),
-        true,
-    );
-    let saved = (retry_outage - in_outage) / (1.0 - in_outage);
-    add(
-        "H9",
-        "a ladder of 31 s outlives about 1.4 % of them",
-        "the same",
-        (0.005, 0.025),
-        saved,
-        true,
-    );
-
-    let size = |size| {
-        Trial { asks: (PRO, size), ..Trial::new(late_january(), "no-retry") }.run(5, 6).success()
-    };
-    add(
-        "H11",
-        "1K in the outage of January: about 95 %",
-        "the article's table",
-        (0.92, 0.98),
-        size("1K"),
-        true,
-    );
-    add("H11", "2K: about 70 %", "the article's table", (0.65, 0.75), size("2K"), true);
-    add("H11", "4K: below 20 %", "the article's table", (0.0, 0.20), size("4K"), true);
-    let ladder = |patience| {
-        Trial { asks: (PRO, "4K"), patience, ..Trial::new(late_january(), "ours-sizes") }
-            .run(5, 6)
-            .success()
-    };
-    add(
-        "H12",
-        "4K, 2K, 1K one after the other: over 95 %",
-        "callers wait 15 min",
-        over_95,
-        ladder(900),
-        false,
-    );
-    add(
-        "H12",
-        "4K, 2K, 1K one after the other: over 95 %",
-        "callers wait an hour",
-        over_95,
-        ladder(3600),
-        true,
-    );
-
-    for (claim, range, rate) in [
-        ("days 1 to 3 after a release: 50 to 70 % of 503s", (0.50, 0.70), 0.60),
-        ("days 4 to 7: 30 to 40 %", (0.28, 0.42), 0.35),
-        ("weeks 1 to 3: 15 to 25 %", (0.15, 0.25), 0.20),
-        ("then 5 to 10 %", (0.05, 0.10), 0.075),
-    ] {
         let world = steady(rate, 0.0, with_memory).without_noise();
-        add(
-            "H13",
-            claim,
-            "outages of 50 min",
-            range,
-            1.0 - Trial::new(world, "no-retry").run(12, 36).success(),
-            true,
-        );
-    }
-    for (policy, should_hold) in [("no-retry", false), ("ours-quick-chain", true)] {
+        Trial::new(world, "google-genai").run(6, 12).dollars_per_image()
+    };
+    let all_in = 1.0 - (0.05 * 0.134 + 0.25 * 0.067 + 0.70 * 0.039) / 0.134;
+    let drafted = |n: f64| 1.0 - (n * 0.067 + 0.151) / ((n + 1.0) * 0.151);
+    vec![
+        mixed.if_so("the article's prices", mix, true),
+        dearer.if_so("the article's prices", mix / 0.035 - 1.0, false),
+        demand.if_so("calls spread evenly", peak_share(1.0 / 6.0), false),
+        demand.if_so("a demand that peaks then", peak_share(0.30), true),
+        fewer.if_so("12 % against 45 %", 0.45 / 0.12, true),
+        fewer.if_so("10 % against 45 %", 0.45 / 0.10, false),
+        hours.if_so("a failed attempt costs what an image does", 1.0 - 0.55 / 0.90, true),
+        hours.if_so("the ledger: 503s are free", 1.0 - bill(0.10) / bill(0.45), false),
+        together.if_so("5 % Pro, 25 % batch, 70 % Flash", all_in, true),
+        drafts.if_so("two drafts", drafted(2.0), false),
+        drafts.if_so("seven drafts", drafted(7.0), true),
+        batch.if_so("$0.067 against $0.134", 0.067 / 0.134, true),
+    ]
+}
+
+fn recovery() -> Vec<Figure> {
+    let lengths = outage_lengths();
+    let within =
+        |minutes| share(lengths.iter().filter(|of| **of <= minutes).count(), lengths.len());
+    let hour = Claim("H9", "70 % are over within 60 min", 0.65, 0.75);
+    let two_hours = Claim("H9", "90 % are over within 120 min", 0.87, 0.94);
+    let assuming = "lengths are exponential, mean 50 min";
+    vec![hour.if_so(assuming, within(60), true), two_hours.if_so(assuming, within(120), true)]
+}
+
+fn january_sizes() -> Vec<Figure> {
+    let trial = |policy, size, patience| {
+        let trial = Trial { asks: (PRO, size), patience, ..Trial::new(late_january(), policy) };
+        trial.run(5, 6).success()
+    };
+    let size = |size| trial("no-retry", size, 900);
+    let ladder = |patience| trial("ours-sizes", "4K", patience);
+    let small = Claim("H11", "1K in the outage of January: about 95 %", 0.92, 0.98);
+    let middle = Claim("H11", "2K: about 70 %", 0.65, 0.75);
+    let large = Claim("H11", "4K: below 20 %", 0.0, 0.20);
+    let all = Claim("H12", "4K, 2K, 1K one after the other: over 95 %", 0.94, 1.0);
+    vec![
+        small.if_so("the article's table", size("1K"), true),
+        middle.if_so("the article's table", size("2K"), true),
+        large.if_so("the article's table", size("4K"), true),
+        all.if_so("callers wait 15 min", ladder(900), false),
+        all.if_so("callers wait an hour", ladder(3600), true),
+    ]
+}
+
+fn releases() -> Vec<Figure> {
+    let failing = |rate| {
+        let world = steady(rate, 0.0, with_memory).without_noise();
+        1.0 - Trial::new(world, "no-retry").run(12, 36).success()
+    };
+    [
+        (Claim("H13", "days 1 to 3 after a release: 50 to 70 % of 503s", 0.50, 0.70), 0.60),
+        (Claim("H13", "days 4 to 7: 30 to 40 %", 0.28, 0.42), 0.35),
+        (Claim("H13", "weeks 1 to 3: 15 to 25 %", 0.15, 0.25), 0.20),
+        (Claim("H13", "then 5 to 10 %", 0.05, 0.10), 0.075),
+    ]
+    .map(|(claim, rate)| claim.if_so("outages of 50 min", failing(rate), true))
+    .into()
+}
+
+fn health() -> Vec<Figure> {
+    let calm = Claim("H14", "healthy: below 5 % of failures off the peak", 0.0, 0.05);
+    let peak = Claim("H14", "healthy: below 20 % at the peak", 0.0, 0.20);
+    let of = |policy, assuming, should_hold| {
         let day = Trial::new(hours(0, 0.0), policy).run(24, 12);
-        let (peak, calm): (Vec<_>, Vec<_>) = (0..24).partition(|hour| (10..14).contains(hour));
-        let failed = |hours: Vec<usize>| {
-            let sum = |of: fn((usize, usize)) -> usize| {
-                hours.iter().map(|hour| of(day.by_hour[*hour])).sum::<usize>() as f64
-            };
-            1.0 - sum(|(_, images)| images) / sum(|(calls, _)| calls)
+        let failed = |at_peak| {
+            let hours = day.by_hour.iter().enumerate();
+            let hours = hours.filter(|(hour, _)| (10..14).contains(hour) == at_peak);
+            let (calls, images) = hours.fold((0, 0), |sum, (_, of)| (sum.0 + of.0, sum.1 + of.1));
+            1.0 - share(images, calls)
         };
-        let assuming = if should_hold { "after our fallback" } else { "one attempt" };
-        add(
-            "H14",
-            "healthy: below 5 % of failures off the peak",
-            assuming,
-            (0.0, 0.05),
-            failed(calm),
-            should_hold,
-        );
-        add(
-            "H14",
-            "healthy: below 20 % at the peak",
-            assuming,
-            (0.0, 0.20),
-            failed(peak),
-            should_hold,
-        );
-    }
-    for (workers, assuming, should_hold) in [
-        (1, "one program, 10 requests a minute", true),
-        (10, "ten programs, 10 requests a minute", false),
-    ] {
-        let world =
-            World { quota: Quota { rpd: None, ..tier_1() }, ..steady(0.0, 0.0, with_memory) };
+        [(calm, false), (peak, true)]
+            .map(|(claim, at_peak)| claim.if_so(assuming, failed(at_peak), should_hold))
+    };
+    [of("no-retry", "one attempt", false), of("ours-quick-chain", "after our fallback", true)]
+        .concat()
+}
+
+fn pacing() -> Vec<Figure> {
+    let claim = Claim("H15", "`sleep(1)` between calls ends most 429s", 0.90, 1.0);
+    let success = |workers| {
+        let quota = Quota { rpd: None, ..tier_1() };
+        let world = World { quota, ..steady(0.0, 0.0, with_memory) }.without_noise();
         let traffic = Traffic::Loop { workers, pause: secs(1) };
-        let paced = Trial { traffic, ..Trial::new(world.without_noise(), "no-retry") };
-        add(
-            "H15",
-            "`sleep(1)` between calls ends most 429s",
-            assuming,
-            (0.90, 1.0),
-            paced.run(1, 2).success(),
-            should_hold,
-        );
-    }
-    for (drafts, should_hold) in [(2, false), (7, true)] {
-        let n = f64::from(drafts);
-        let saved = 1.0 - (n * 0.067 + 0.151) / ((n + 1.0) * 0.151);
-        let assuming = if should_hold { "seven drafts" } else { "two drafts" };
-        add(
-            "H16",
-            "drafts at 1K and one 4K: about half the cost",
-            assuming,
-            (0.45, 0.55),
-            saved,
-            should_hold,
-        );
-    }
-    add("H18", "batches cost half", "$0.067 against $0.134", (0.49, 0.51), 0.067 / 0.134, true);
-    found
+        Trial { traffic, ..Trial::new(world, "no-retry") }.run(1, 2).success()
+    };
+    vec![
+        claim.if_so("one program, 10 requests a minute", success(1), true),
+        claim.if_so("ten programs, 10 requests a minute", success(10), false),
+    ]
 }
 
 /// Claims that are inputs or not about traffic, and why they are not in the table.

@@ -113,6 +113,24 @@ fn answer(report: &Report) -> String {
              requests fail one by one (`lossy`), the budget costs images too: {lossy} against {lossy_free}.",
         );
     }
+    if let (Some(long), Some(short), Some(oracle)) =
+        (score("day", "ours-chain"), score("day", "ours-quick-chain"), score("day", "oracle-chain"))
+    {
+        let asked = |score: &Score| format!("{:.1} %", 100.0 * share(score.as_asked, score.calls));
+        let _ = writeln!(
+            text,
+            "- **Our circuits stay open too long.** A probe is one free request, and a circuit that \
+             is open when the outage is over sends calls to a dearer model. Over the day, 5 to 120 \
+             minutes give the model asked for to {} of the calls at ${:.4} an image; 1 to 5 minutes \
+             to {} at ${:.4} (with an oracle {} at ${:.4}).",
+            asked(long),
+            long.dollars_per_image(),
+            asked(short),
+            short.dollars_per_image(),
+            asked(oracle),
+            oracle.dollars_per_image(),
+        );
+    }
     if let (Some(whole), Some(apart)) =
         (score("bursts", "sdk-on-ours"), score("bursts", "sdk-on-ours-apart"))
     {
