@@ -79,6 +79,9 @@ const SHOWN: [(&str, RGBColor); 9] = [
 const NAMED: [&str; 6] =
     ["oracle", "guide-queue", "guide-our-rule", "guide-errors", "sdk-on-proxy", "gemini-cli"];
 
+/// A policy's name, colour and points.
+type Line = (&'static str, RGBColor, Vec<(f64, f64)>);
+
 /// Lines, with a legend.
 struct Lines {
     caption: String,
@@ -86,15 +89,15 @@ struct Lines {
     x: (f64, f64),
     /// Says what a place on the x axis means.
     x_label: fn(&f64) -> String,
-    lines: Vec<(&'static str, RGBColor, Vec<(f64, f64)>)>,
+    lines: Vec<Line>,
 }
 
 impl Lines {
-    fn new(
+    fn shown(
         report: &Report,
         scenario: &str,
         points: impl Fn(&Row) -> Vec<(f64, f64)>,
-    ) -> Vec<(&'static str, RGBColor, Vec<(f64, f64)>)> {
+    ) -> Vec<Line> {
         let shown = SHOWN.iter().filter_map(|(name, colour)| {
             report.row(scenario, name).map(|row| (*name, *colour, points(row)))
         });
@@ -114,7 +117,7 @@ impl Lines {
             axes: ("hour (UTC)", "images, % of the calls"),
             x: (0.0, 24.0),
             x_label: |hour| format!("{hour:02.0}"),
-            lines: Self::new(report, scenario, by_hour),
+            lines: Self::shown(report, scenario, by_hour),
         }
     }
 
@@ -135,7 +138,7 @@ impl Lines {
             axes: ("seconds since the call (logarithmic)", "images, % of the calls"),
             x: (0.9, 3.0),
             x_label: |log| format!("{:.0}", 10_f64.powf(*log)),
-            lines: Self::new(report, scenario, by_time),
+            lines: Self::shown(report, scenario, by_time),
         }
     }
 }

@@ -17,6 +17,9 @@ use crate::world::SkyService;
 /// How often it looks.
 const LOOK: u64 = 5;
 
+/// By model and size: at which look, and whether it was up.
+type Seen = HashMap<(&'static str, &'static str), (u64, bool)>;
+
 /// See the [module](self).
 #[derive(Clone)]
 pub struct Oracle {
@@ -24,7 +27,7 @@ pub struct Oracle {
     /// The same sky without anything but its outages.
     outages: SkyService,
     /// What was seen at which look, so that a thousand waiting calls look once.
-    seen: Arc<Mutex<HashMap<(&'static str, &'static str), (u64, bool)>>>,
+    seen: Arc<Mutex<Seen>>,
     falls_back: bool,
     began: Instant,
 }
@@ -40,10 +43,9 @@ impl Oracle {
         let look = self.began.elapsed().as_secs() / LOOK;
         let key = (ask.model, ask.size);
         let lock = || self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, up)) = lock().get(&key) {
-            if *at == look {
-                return *up;
-            }
+        let known = lock().get(&key).copied();
+        if let Some((_, up)) = known.filter(|(at, _)| *at == look) {
+            return up;
         }
         let answer = self.outages.clone().oneshot(ask.request()).await;
         let up = answer.is_ok_and(|response| response.status().is_success());
