@@ -42,7 +42,7 @@ struct Options {
     /// Only this policy (may be repeated)
     #[arg(long, value_name = "NAME")]
     policy: Vec<String>,
-    /// How many skies each scenario has [default: 16, or 2 with --reduced]
+    /// How many skies each scenario has [default: 12, or 2 with --reduced]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     seeds: Option<u64>,
     /// How many calls there are, as a multiple of the scenario's [default: 1, or 0.25 with
@@ -99,7 +99,7 @@ fn simulate(
             return Ok(2);
         }
     };
-    let seeds = options.seeds.unwrap_or(if options.reduced { 2 } else { 16 });
+    let seeds = options.seeds.unwrap_or(if options.reduced { 2 } else { 12 });
     let scale = options.scale.unwrap_or(if options.reduced { 0.25 } else { 1.0 });
     let rows = rows(&scenarios, &policies, seeds, scale, err);
     let is_whole = options.scenario.is_empty() && options.policy.is_empty();

@@ -50,6 +50,8 @@ pub struct Score {
     pub out_of_time: usize,
     /// Calls whose cost our layers state, and those where the interval holds the truth.
     pub stated: (usize, usize),
+    /// The upper ends of those intervals together, and how many have none.
+    pub at_most: (u64, usize),
     /// Calls and images by the hour (UTC) of the call.
     pub by_hour: [(usize, usize); 24],
 }
@@ -97,6 +99,8 @@ impl Score {
         if policy.is_ours() {
             self.stated.0 += 1;
             self.stated.1 += usize::from(call.cost.contains(cost));
+            self.at_most.0 += call.cost.at_most_microusd.unwrap_or(0);
+            self.at_most.1 += usize::from(call.cost.at_most_microusd.is_none());
         }
         let hour = (scenario.world.starts_at + call.asked_at.as_secs() / 3600) % 24;
         let hour = &mut self.by_hour[hour as usize];
@@ -120,6 +124,8 @@ impl Score {
         self.out_of_time += other.out_of_time;
         self.stated.0 += other.stated.0;
         self.stated.1 += other.stated.1;
+        self.at_most.0 += other.at_most.0;
+        self.at_most.1 += other.at_most.1;
         for (own, other) in self.by_hour.iter_mut().zip(other.by_hour) {
             own.0 += other.0;
             own.1 += other.1;

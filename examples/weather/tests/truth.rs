@@ -32,6 +32,11 @@ fn ours_is_never_charged_twice_and_states_the_cost() {
         assert!(score.calls > 0, "{name}");
         assert_eq!(score.duplicates, 0, "{name} is charged twice");
         assert_eq!(score.stated, (score.calls, score.calls), "{name} states a wrong cost");
+        assert_eq!(score.at_most.1, 0, "{name} states no upper end");
+        // An interval that holds everything would be true too.
+        if scenario.name == "calm" {
+            assert!(score.at_most.0 as f64 <= 1.5 * score.cost as f64, "{name}: {score:?}");
+        }
     }
 }
 

@@ -102,7 +102,7 @@ fn number(value: f64, digits: usize) -> String {
 }
 
 /// The columns of the scoreboard.
-const COLUMNS: [(&str, Cell); 15] = [
+const COLUMNS: [(&str, Cell); 17] = [
     ("calls", |score| score.calls.to_string()),
     ("delivered_pct", |score| format!("{:.2}", 100.0 * score.success())),
     ("as_asked_pct", |score| format!("{:.2}", 100.0 * share(score.as_asked, score.calls))),
@@ -118,4 +118,6 @@ const COLUMNS: [(&str, Cell); 15] = [
     ("requests", |score| score.attempts.to_string()),
     ("costs_stated", |score| score.stated.0.to_string()),
     ("costs_true", |score| score.stated.1.to_string()),
+    ("true_usd", |score| number(score.cost as f64 / 1e6, 2)),
+    ("stated_at_most_usd", |score| number(score.at_most.0 as f64 / 1e6, 2)),
 ];
