@@ -1,0 +1,153 @@
+//! A simulated day at Gemini's image models, and what each way of retrying makes of it.
+//!
+//! [`scenario`] has the days, [`zoo`] those who are compared, [`drive`] runs one through the other
+//! in virtual time, [`score`] asks the simulator's ledger what became of it, [`headline`] repeats
+//! the figures of published articles, and [`report`] writes it all down.
+
+pub mod client;
+pub mod drive;
+pub mod headline;
+pub mod report;
+pub mod scenario;
+pub mod score;
+pub mod traffic;
+pub mod world;
+pub mod zoo;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use clap::Parser;
+
+use report::{Report, Row};
+use scenario::Scenario;
+use score::Score;
+use zoo::Policy;
+
+/// A simulated day at Gemini's image models, and what each way of retrying makes of it. Offline;
+/// days pass in a fraction of a second.
+#[derive(Debug, Parser)]
+#[command(name = "weather")]
+struct Options {
+    /// Where the report goes
+    #[arg(long, value_name = "DIR", default_value = "examples/weather/report")]
+    out: PathBuf,
+    /// Two skies, a quarter of the calls, no repetition of the articles' figures
+    #[arg(long)]
+    reduced: bool,
+    /// Only this scenario (may be repeated)
+    #[arg(long, value_name = "NAME")]
+    scenario: Vec<String>,
+    /// Only this policy (may be repeated)
+    #[arg(long, value_name = "NAME")]
+    policy: Vec<String>,
+    /// How many skies each scenario has [default: 12, or 2 with --reduced]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    seeds: Option<u64>,
+    /// How many calls there are, as a multiple of the scenario's [default: 1, or 0.25 with
+    /// --reduced]
+    #[arg(long, value_name = "FACTOR")]
+    scale: Option<f64>,
+}
+
+/// Runs the program. Returns its exit code.
+pub fn app(args: &[String], out: &mut dyn Write, err: &mut (dyn Write + Send)) -> u8 {
+    let with_name = std::iter::once("weather").chain(args.iter().map(String::as_str));
+    let options = match Options::try_parse_from(with_name) {
+        Ok(options) => options,
+        Err(help) if !help.use_stderr() => return u8::from(write!(out, "{help}").is_err()),
+        Err(error) => {
+            // There is nobody left to tell when standard error is closed.
+            let _ = write!(err, "{error}");
+            return 2;
+        }
+    };
+    let command = format!("cargo run --release -p weather -- {}", args.join(" "));
+    match simulate(&options, command.trim_end_matches(" -- ").to_owned(), out, err) {
+        Ok(code) => code,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+        Err(error) => {
+            let _ = writeln!(err, "weather: {error}");
+            1
+        }
+    }
+}
+
+/// Those of `all` that are wanted, or the first name that is not known.
+fn chosen<T>(all: Vec<T>, wanted: &[String], name: fn(&T) -> &str) -> Result<Vec<T>, String> {
+    let known: Vec<_> = all.iter().map(name).collect();
+    if let Some(unknown) = wanted.iter().find(|wanted| !known.contains(&wanted.as_str())) {
+        return Err(format!("`{unknown}` is not one of {}", known.join(", ")));
+    }
+    let is_wanted = |one: &T| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name(one));
+    Ok(all.into_iter().filter(is_wanted).collect())
+}
+
+fn simulate(
+    options: &Options,
+    command: String,
+    out: &mut dyn Write,
+    err: &mut (dyn Write + Send),
+) -> io::Result<u8> {
+    let scenarios = chosen(scenario::all(), &options.scenario, |scenario| scenario.name);
+    let policies = chosen(zoo::ALL.iter().collect(), &options.policy, |policy| policy.name);
+    let (scenarios, policies) = match (scenarios, policies) {
+        (Ok(scenarios), Ok(policies)) => (scenarios, policies),
+        (Err(unknown), _) | (_, Err(unknown)) => {
+            writeln!(err, "weather: {unknown}")?;
+            return Ok(2);
+        }
+    };
+    let seeds = options.seeds.unwrap_or(if options.reduced { 2 } else { 12 });
+    let scale = options.scale.unwrap_or(if options.reduced { 0.25 } else { 1.0 });
+    let rows = rows(&scenarios, &policies, seeds, scale, err);
+    let is_whole = options.scenario.is_empty() && options.policy.is_empty();
+    let figures = if is_whole && !options.reduced { headline::figures() } else { Vec::new() };
+    let report = Report { rows, figures, seeds, command };
+    report.write(&options.out)?;
+    let requests: usize = report.rows.iter().map(|row| row.score.attempts).sum();
+    writeln!(err, "{requests} requests; the report is in {}", options.out.display())?;
+    write!(out, "{}", report.scoreboard())?;
+    Ok(0)
+}
+
+/// Runs every policy through every scenario, under as many skies.
+pub fn rows(
+    scenarios: &[Scenario],
+    policies: &[&'static Policy],
+    seeds: u64,
+    scale: f64,
+    err: &mut (dyn Write + Send),
+) -> Vec<Row> {
+    let pairs: Vec<_> = scenarios
+        .iter()
+        .flat_map(|scenario| policies.iter().map(move |policy| (scenario, *policy)))
+        .collect();
+    let jobs: Vec<_> =
+        pairs.iter().flat_map(|pair| (0..seeds).map(move |seed| (*pair, seed))).collect();
+    let err = Mutex::new(err);
+    let mut scores = drive::side_by_side(
+        &jobs,
+        |((scenario, policy), seed)| drive::run(scenario, policy, *seed, scale),
+        |ended, ((scenario, policy), _)| {
+            let mut err = err.lock().unwrap_or_else(PoisonError::into_inner);
+            // Progress is worth no failure.
+            let _ = write!(
+                err,
+                "\r{ended} of {}: {} in {:<40}",
+                jobs.len(),
+                policy.name,
+                scenario.name
+            );
+            let _ = if ended == jobs.len() { writeln!(err) } else { err.flush() };
+        },
+    )
+    .into_iter();
+    let row = |(scenario, policy): (&Scenario, &'static Policy)| {
+        let own = scores.by_ref().take(seeds as usize);
+        let score = own.reduce(Score::merge).unwrap_or_default();
+        Row { scenario: scenario.clone(), policy, score }
+    };
+    pairs.into_iter().map(row).collect()
+}

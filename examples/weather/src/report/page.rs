@@ -1,0 +1,248 @@
+//! The page: first the answer, then the pictures, then the tables and the method.
+
+use std::fmt::Write as _;
+
+use super::{Report, Row, number};
+use crate::headline::NOT_SIMULATED;
+use crate::score::{Score, share};
+use crate::zoo::ALL;
+
+/// The whole page as Markdown.
+pub(super) fn page(report: &Report, pictures: &[(&str, String)]) -> String {
+    let mut page = String::from("# What retrying gains, and what it costs\n\n");
+    page += &answer(report);
+    page += "\n## Pictures\n\n";
+    for (name, caption) in pictures {
+        let _ = writeln!(page, "![{caption}]({name}.svg)\n");
+    }
+    page += "## Scoreboards\n\n";
+    page += COLUMNS;
+    let mut last = "";
+    for row in &report.rows {
+        if row.scenario.name != last {
+            last = row.scenario.name;
+            page += &scoreboard(report, row);
+        }
+    }
+    page += &figures(report);
+    page += &method(report);
+    page
+}
+
+/// The findings in sentences, as far as there are rows for them.
+fn answer(report: &Report) -> String {
+    let mut text = String::new();
+    let score = |scenario, policy| report.row(scenario, policy).map(|row| &row.score);
+    let percent = |score: &Score| format!("{:.1} %", 100.0 * score.success());
+    if let (
+        Some(none),
+        Some(retries),
+        Some(sdk),
+        Some(chain),
+        Some(ours),
+        Some(quick),
+        Some(oracle),
+    ) = (
+        score("peak", "no-retry"),
+        score("peak", "guide-503-loop"),
+        score("peak", "google-genai"),
+        score("peak", "guide-503-chain"),
+        score("peak", "ours-chain"),
+        score("peak", "ours-quick-chain"),
+        score("peak", "oracle-chain"),
+    ) {
+        let _ = writeln!(
+            text,
+            "- **Retrying the same model does not help in an outage; another model does.** At the \
+             peak of the published figures (45 % of the time in outages of 50 minutes) one attempt \
+             delivers {}. Half a minute of resends makes that {} (the guides' loop) or {} \
+             (google-genai) and takes {:.1} requests for each image. Going on to the other model \
+             delivers {} (the guides' chain), {} (ours) or {} (ours with short cooldowns). A client that \
+             knew of every outage would deliver {}.",
+            percent(none),
+            percent(retries),
+            percent(sdk),
+            retries.per_image(retries.quota),
+            percent(chain),
+            percent(ours),
+            percent(quick),
+            percent(oracle),
+        );
+    }
+    let theirs = report.of("lossy").filter(|row| !row.policy.is_ours());
+    if let Some(worst) = theirs.max_by_key(|row| row.score.duplicates) {
+        let ours: usize = report
+            .rows
+            .iter()
+            .filter(|row| row.policy.is_ours())
+            .map(|row| row.score.duplicates)
+            .sum();
+        let _ = writeln!(
+            text,
+            "- **Blind resends are paid twice.** Where 8 % of the responses get lost, `{}` is charged \
+             twice for {:.1} % of its calls. Over all scenarios our layers are charged twice {ours} \
+             times.",
+            worst.policy.name,
+            100.0 * share(worst.score.duplicates, worst.score.calls),
+        );
+    }
+    let stated = report.rows.iter().map(|row| row.score.stated);
+    let (stated, right) = stated.fold((0, 0), |sum, own| (sum.0 + own.0, sum.1 + own.1));
+    if stated > 0 {
+        let width = |of: &str| {
+            let ours = report.rows.iter().filter(|row| row.policy.is_ours());
+            let ours = ours.filter(|row| row.scenario.name == of);
+            let sums = ours.map(|row| (row.score.at_most.0, row.score.cost));
+            let (most, truth) = sums.fold((0, 0), |sum, own| (sum.0 + own.0, sum.1 + own.1));
+            100.0 * (most as f64 / truth as f64 - 1.0)
+        };
+        let _ = writeln!(
+            text,
+            "- **What our layers say a call cost is true:** the interval holds the ledger's sum for \
+             {right} of {stated} calls. Its upper ends together are {:.0} % above the truth on a calm \
+             day, and {:.0} % where responses get lost: of an attempt that broke off nobody can know.",
+            width("calm"),
+            width("lossy"),
+        );
+    }
+    let batch = |policy| score("batch", policy).map(percent);
+    let lossy = |policy| score("lossy", policy).map(percent);
+    if let (Some(ours), Some(free), Some(patient), Some(lossy), Some(lossy_free)) = (
+        batch("ours"),
+        batch("ours-no-budget"),
+        batch("ours-patient"),
+        lossy("ours"),
+        lossy("ours-no-budget"),
+    ) {
+        let _ = writeln!(
+            text,
+            "- **Our own defaults have a weak spot:** the retry budget (100 tokens, 10 a resend, 1 back \
+             for a success) is empty after ten failures, and from then on a batch runs through an \
+             outage at full speed and fails. Of 1,600 images four at a time the defaults deliver \
+             {ours}, without the budget {free}, with waits from 30 s up {patient}. Where \
+             requests fail one by one (`lossy`), the budget costs images too: {lossy} against {lossy_free}.",
+        );
+    }
+    if let (Some(long), Some(short), Some(oracle)) =
+        (score("day", "ours-chain"), score("day", "ours-quick-chain"), score("day", "oracle-chain"))
+    {
+        let asked = |score: &Score| format!("{:.1} %", 100.0 * share(score.as_asked, score.calls));
+        let _ = writeln!(
+            text,
+            "- **Our circuits stay open too long.** A probe costs one request of quota, and a circuit that \
+             is open when the outage is over sends calls to a dearer model. Over the day, 5 to 120 \
+             minutes give the model asked for to {} of the calls at ${:.4} an image; 1 to 5 minutes \
+             to {} at ${:.4} (with an oracle {} at ${:.4}).",
+            asked(long),
+            long.dollars_per_image(),
+            asked(short),
+            short.dollars_per_image(),
+            asked(oracle),
+            oracle.dollars_per_image(),
+        );
+    }
+    let resends = ["bursts", "batch"].map(|name| {
+        let [whole, apart] = ["sdk-on-ours", "sdk-on-ours-apart"].map(|of| score(name, of));
+        whole.zip(apart).map(|(whole, apart)| {
+            let with = |score: &Score| {
+                format!("{} with {:.1}", percent(score), score.per_image(score.attempts))
+            };
+            format!("in `{name}` {}, and {}", with(whole), with(apart))
+        })
+    });
+    if let [Some(bursts), Some(batch)] = resends {
+        let _ = writeln!(
+            text,
+            "- **An SDK's own resends, continued or not** (`continue_resends`): google-genai over our \
+             gateway delivers, with so many requests for each image, first continued and then each a \
+             call of its own: {bursts}; {batch}.",
+        );
+    }
+    text
+}
+
+const COLUMNS: &str = "\
+*images*: calls that gave one · *as asked*: of the model and the size asked for · *p50, p95, p99*: \
+seconds to the image · *$*: all charges for each delivered image · *nothing*: charges without a \
+delivered image · *twice*: charges of a call after its first · *quota*, *sent*: requests counted \
+and sent for each image · *late*: calls whose time was up · *regret*: images that the oracle of the \
+same freedom delivers and this does not, in points.\n";
+
+fn scoreboard(report: &Report, first: &Row) -> String {
+    let name = first.scenario.name;
+    let mut table = format!(
+        "\n### {name}\n\n{}\n\n| policy | images | as asked | p50 | p95 | p99 | $ | nothing | twice | quota | sent | late | regret |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
+        first.scenario.what
+    );
+    let success = |policy| report.row(name, policy).map(|row| row.score.success());
+    for Row { policy, score, .. } in report.of(name) {
+        // Who may take another model or size is compared to the oracle that may.
+        let is_free = score.as_asked < score.delivered;
+        let oracle = success(if is_free { "oracle-chain" } else { "oracle" })
+            .filter(|_| first.scenario.world.has_knowable_outages());
+        let regret = oracle.map(|oracle| format!("{:.1}", 100.0 * (oracle - score.success())));
+        let emphasis = if policy.is_ours() { "**" } else { "" };
+        let _ = writeln!(
+            table,
+            "| {emphasis}{}{emphasis} | {:.1} % | {:.1} % | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            policy.name,
+            100.0 * score.success(),
+            100.0 * share(score.as_asked, score.calls),
+            number(score.seconds(0.50), 0),
+            number(score.seconds(0.95), 0),
+            number(score.seconds(0.99), 0),
+            number(score.dollars_per_image(), 4),
+            score.for_nothing,
+            score.duplicates,
+            number(score.per_image(score.quota), 2),
+            number(score.per_image(score.attempts), 2),
+            score.out_of_time,
+            regret.unwrap_or_default(),
+        );
+    }
+    table
+}
+
+fn figures(report: &Report) -> String {
+    if report.figures.is_empty() {
+        return String::new();
+    }
+    let mut table = String::from(
+        "\n## The articles' figures\n\nEach claim is run again under the assumption beside it. The \
+         range is what counts as the same figure.\n\n| | claim | assuming | range | found | |\n|---|---|---|--:|--:|---|\n",
+    );
+    for figure in &report.figures {
+        let holds = if figure.holds() { "holds" } else { "**does not hold**" };
+        let (from, to) = figure.claimed;
+        let _ = writeln!(
+            table,
+            "| {} | {} | {} | {from:.3} to {to:.3} | {:.4} | {holds} |",
+            figure.id, figure.claim, figure.assuming, figure.found,
+        );
+    }
+    table += "\nNot simulated:\n\n";
+    for (id, why) in NOT_SIMULATED {
+        let _ = writeln!(table, "- {id}: {why}");
+    }
+    table
+}
+
+fn method(report: &Report) -> String {
+    let mut text = format!(
+        "\n## Method\n\nEvery policy meets the same {} skies in each scenario: a seed fixes outages, \
+         faults, latencies, arrivals and jitter. Time is virtual, so a day takes a fraction of a second. The \
+         layers are the real ones; the Gemini API is `tower-gemini-sim`, whose ledger is the truth \
+         for everything in these tables. A caller waits 15 minutes, in `batch` six hours.\n\n\
+         Other people's clients are written from their documentation and from measurements; each has \
+         its source in `src/zoo`, and a test of its delays. They are sent straight to the simulator, \
+         so that what they resend after a charge shows. Two things are simpler than in \
+         reality: the simulator's outages of one model are all of one kind, with a mean of 50 minutes \
+         and every request failing; and its 429s always name the wait.\n\n| policy | what it is |\n|---|---|\n",
+        report.seeds
+    );
+    for policy in ALL {
+        let _ = writeln!(text, "| {} | {} |", policy.name, policy.what);
+    }
+    let _ = write!(text, "\nThis directory is written by `{}`.\n", report.command);
+    text
+}

@@ -1,0 +1,172 @@
+//! Our layers in the order of `GeminiStack`, as the gateway builds them.
+
+use std::time::{Duration, SystemTime};
+
+use futures::future::BoxFuture;
+use http_body_util::BodyExt;
+use tower::ServiceExt;
+use tower_gemini::clock::RuntimeClock;
+use tower_gemini::jittered_retry::{Backoff, OutcomePolicy, RetryBudget, RetryPolicy};
+use tower_gemini::model_fallback::{Chain, Cooldowns, presets::FLASH_TO_PRO};
+use tower_gemini::stack::Json;
+use tower_gemini::trail::{Step, StopReason};
+use tower_gemini::verdict::Outcome;
+use tower_gemini::{
+    AnswerErrorsLayer, CallOptions, GeminiStack, JitteredRetryLayer, ModelFallbackLayer,
+    ResolutionFallbackLayer,
+};
+
+use super::secs;
+use crate::client::{Ask, Client, FLASH, Failure, PRO, Reply, reply};
+use crate::world::{SkyService, WARM_UP};
+
+/// A stack before it has a client.
+type Stack = GeminiStack<AnswerErrorsLayer>;
+/// What a stack needs of the run: the seed of its jitter, and the wall clock.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// Seed of the jitter.
+    pub seed: u64,
+    /// Wall time as the weather has it.
+    pub clock: RuntimeClock,
+}
+
+impl Setting {
+    /// A scenario that starts at this hour of 2026-11-15, after the warm-up that begins now.
+    pub fn new(seed: u64, starts_at: u64) -> Self {
+        let midnight = SystemTime::UNIX_EPOCH + secs(1_794_700_800);
+        let clock = RuntimeClock::starting_at(midnight + secs(starts_at * 3600) - WARM_UP);
+        Self { seed, clock }
+    }
+
+    fn stack(self, policy: RetryPolicy, continue_resends: Duration) -> Stack {
+        let retry = JitteredRetryLayer::new(policy).seed(self.seed);
+        GeminiStack::new()
+            .retry(retry.continue_resends(continue_resends))
+            .answer_errors(AnswerErrorsLayer::new().clock(self.clock))
+    }
+
+    fn falling(self, stack: Stack, chain: Chain) -> Stack {
+        stack.fallback(ModelFallbackLayer::new(chain).clock(self.clock))
+    }
+}
+
+/// The gateway's window for resends of its clients.
+const CONTINUE: Duration = secs(60);
+
+fn both_models() -> Chain {
+    Chain::new([FLASH, PRO]).wrapping()
+}
+
+/// The gateway's defaults: recommended retry, resends continued.
+pub fn default(setting: Setting) -> Stack {
+    setting.stack(RetryPolicy::recommended(), CONTINUE)
+}
+
+/// The defaults without continued resends.
+pub fn without_continue(setting: Setting) -> Stack {
+    setting.stack(RetryPolicy::recommended(), Duration::ZERO)
+}
+
+/// The defaults and the other model.
+pub fn chain(setting: Setting) -> Stack {
+    setting.falling(default(setting), both_models())
+}
+
+/// Both models without the budget, and circuits that open for 1 to 5 minutes instead of the
+/// catalogue's 5 to 120.
+pub fn quick_chain(setting: Setting) -> Stack {
+    let (first, longest) = (secs(60), secs(300));
+    let cooldowns = Cooldowns::recommended().flash(first, longest).pro(first, longest);
+    let fallback = ModelFallbackLayer::new(both_models()).cooldowns(cooldowns).clock(setting.clock);
+    no_budget(setting).fallback(fallback)
+}
+
+/// The defaults and smaller sizes.
+pub fn sizes(setting: Setting) -> Stack {
+    default(setting).resolution(ResolutionFallbackLayer::new())
+}
+
+/// The defaults, smaller sizes, and the other model.
+pub fn chain_and_sizes(setting: Setting) -> Stack {
+    chain(setting).resolution(ResolutionFallbackLayer::new())
+}
+
+/// The defaults without the retry budget.
+pub fn no_budget(setting: Setting) -> Stack {
+    setting.stack(RetryPolicy::recommended().no_budget(), CONTINUE)
+}
+
+/// The defaults with the retry budget of the SDKs of AWS: 500 tokens, 5 a resend.
+pub fn wide_budget(setting: Setting) -> Stack {
+    let budget = RetryBudget::new(500, 5, 1);
+    setting.stack(RetryPolicy::recommended().budget(budget), CONTINUE)
+}
+
+/// The defaults, a 503 from 1 s to 32 s instead of 10 s to 120 s, without the budget.
+pub fn hasty(setting: Setting) -> Stack {
+    overload(setting, 5, Backoff::exponential(secs(1), 2.0, secs(32)))
+}
+
+/// The defaults, a 503 from 30 s to 300 s and eight attempts, without the budget.
+pub fn patient(setting: Setting) -> Stack {
+    overload(setting, 8, Backoff::exponential(secs(30), 2.0, secs(300)))
+}
+
+fn overload(setting: Setting, attempts: u32, backoff: Backoff) -> Stack {
+    let policy = RetryPolicy::recommended()
+        .attempts(attempts)
+        .on(Outcome::Overloaded, OutcomePolicy::new(attempts, backoff))
+        .longest_wait(secs(300))
+        .no_budget();
+    setting.stack(policy, CONTINUE)
+}
+
+/// The waits and the chain of the guide on 503s, under our rule: what may have been charged is not
+/// sent again.
+pub fn guide_under_our_rule(setting: Setting) -> Stack {
+    let policy = tower_gemini::jittered_retry::presets::exponential_1s_x2();
+    setting.falling(setting.stack(policy, Duration::ZERO), FLASH_TO_PRO.chain())
+}
+
+/// A stack over the simulator.
+#[derive(Clone)]
+pub struct Ours(Json<SkyService, AnswerErrorsLayer>);
+
+impl std::fmt::Debug for Ours {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ours")
+    }
+}
+
+impl Ours {
+    /// Puts the stack over the simulator.
+    pub fn new(stack: &Stack, sky: SkyService) -> Self {
+        Self(stack.json(sky))
+    }
+}
+
+impl Client for Ours {
+    fn call(&self, ask: Ask) -> BoxFuture<'static, Reply> {
+        let stack = self.0.clone();
+        Box::pin(async move {
+            let trail = ask.new_trail();
+            let mut request = ask.request();
+            let options = CallOptions::new().deadline(ask.patience).trail(trail.clone());
+            request.extensions_mut().insert(options);
+            let seen = match stack.oneshot(request).await {
+                Ok(response) => {
+                    let status = response.status().as_u16();
+                    match response.into_body().collect().await {
+                        Ok(body) => reply(status, &body.to_bytes()),
+                        Err(_) => Reply::failed(Failure::Cut),
+                    }
+                }
+                Err(never) => match never {},
+            };
+            let near =
+                |step: &Step| matches!(step, Step::Stopped { why: StopReason::DeadlineTooNear });
+            Reply { out_of_time: trail.steps().iter().any(near), ..seen }
+        })
+    }
+}
