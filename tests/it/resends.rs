@@ -17,7 +17,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 
 /// A stack of so many attempts that continues resends.
 fn stack(attempts: u32) -> GeminiStack {
-    let policy = RetryPolicy::recommended().attempts(attempts).no_budget();
+    let policy = RetryPolicy::recommended().attempts(attempts);
     GeminiStack::new().retry(JitteredRetryLayer::new(policy).seed(7).continue_resends(WINDOW))
 }
 

@@ -231,8 +231,6 @@ pub struct Model {
     /// How long one image usually takes, in seconds, from and to, by size.
     #[serde(default)]
     pub typical_seconds: BTreeMap<ImageSize, (u32, u32)>,
-    /// How long a spell of 503s usually lasts, in minutes, from and to.
-    pub recovery_minutes: Option<(u32, u32)>,
     /// When it came out.
     #[serde(default, deserialize_with = "day")]
     pub released: Option<Date>,

@@ -212,8 +212,7 @@ fn health() -> Vec<Figure> {
         [(calm, false), (peak, true)]
             .map(|(claim, at_peak)| claim.if_so(assuming, failed(at_peak), should_hold))
     };
-    [of("no-retry", "one attempt", false), of("ours-quick-chain", "after our fallback", true)]
-        .concat()
+    [of("no-retry", "one attempt", false), of("ours-chain", "after our fallback", true)].concat()
 }
 
 fn pacing() -> Vec<Figure> {

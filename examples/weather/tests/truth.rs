@@ -45,7 +45,7 @@ const CAP: u64 = 2_000_000;
 
 fn capped(setting: Setting) -> GeminiStack<AnswerErrorsLayer> {
     let caps = Caps::none().at_most_microusd(CAP);
-    ours::quick_chain(setting).spending(SpendingLayer::new().total(caps).clock(setting.clock))
+    ours::chain(setting).spending(SpendingLayer::new().total(caps).clock(setting.clock))
 }
 
 #[test]

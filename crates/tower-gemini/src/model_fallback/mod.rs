@@ -101,7 +101,7 @@
 //! | failures that open a circuit | 3 in a row, after the retries inside | ours: one free failure says little and costs nothing |
 //! | refused credentials that open an account's | 2 in a row | ours |
 //! | spent days and accounts without credit that do | 1 | only time or money cures them |
-//! | cooldown of an overloaded model | the catalogue's `recovery_minutes`, first to longest; else Flash 5 to 15 min, Pro 30 to 120 min | operators' error guide for Nano Banana Pro, 2026-02 |
+//! | cooldown of an overloaded model | 1 min, doubled to 5 min | measured, by the example `weather`: 5 to 120 min, as the guides have it, send calls to another model long after an outage is over |
 //! | 500, 502 | 1 min, doubled to 15 min | the same guide says 15 to 60 min; a first one is often alone |
 //! | quota of a minute | the hint, else 60 s | operators' guides, 2026-02 and 2026-03 |
 //! | quota of a day | to midnight Pacific | Gemini API documentation, rate limits (2026-08) |

@@ -6,7 +6,6 @@ use http::{HeaderMap, StatusCode};
 use proptest::prelude::*;
 use tokio::time::Instant;
 use tower_gemini_core::call::{Call, ImageSize};
-use tower_gemini_core::catalog::{Catalog, Model};
 use tower_gemini_core::classify::classify;
 use tower_gemini_core::verdict::Verdict;
 
@@ -74,14 +73,10 @@ fn keys() -> Keys {
     at(ImageSize::K4, "caller")
 }
 
-fn pro() -> Option<&'static Model> {
-    Catalog::builtin().lookup("gemini-3-pro-image")
-}
-
 /// One call ends in this.
 fn call(circuits: &Circuits, now: Instant, verdict: &Verdict, cooldowns: &Cooldowns) {
     let guard = circuits.admit(keys(), now, false).unwrap();
-    guard.settle(now, verdict, pro(), 5 * 60 * MINUTE, cooldowns);
+    guard.settle(now, verdict, 5 * 60 * MINUTE, cooldowns);
 }
 
 fn left(circuits: &Circuits, keys: &Keys, now: Instant) -> Option<Duration> {
@@ -124,7 +119,7 @@ proptest! {
                 2 => {
                     let guard = guards.swap_remove(which.index(guards.len()));
                     let probed = guard.probed().to_vec();
-                    guard.settle(now, &verdict(kind), pro(), Duration::ZERO, &cooldowns);
+                    guard.settle(now, &verdict(kind), Duration::ZERO, &cooldowns);
                     if kind == 0 {
                         let is_closed = circuits.snapshot().iter().all(|circuit| !probed.contains(&circuit.name));
                         prop_assert!(is_closed, "a successful probe closes the circuit");
@@ -145,22 +140,14 @@ proptest! {
 }
 
 #[test]
-fn pro_cools_down_for_tens_of_minutes_and_flash_for_minutes_and_longer_each_time() {
-    let overloaded = overloaded();
-    for (id, first, longest) in [("gemini-3-pro-image", 30, 120), ("gemini-2.5-flash-image", 5, 15)]
-    {
-        let (model, circuits) = (Catalog::builtin().lookup(id), Circuits::default());
-        let cooldowns = Cooldowns::recommended().after_failures(1);
-        let keys = Keys::new(id, None, "", "caller");
-        let mut now = Instant::now();
-        for expected in
-            [first, 2 * first, 4 * first, 8 * first].map(|minutes: u32| minutes.min(longest))
-        {
-            let guard = circuits.admit(keys.clone(), now, false).unwrap();
-            guard.settle(now, &overloaded, model, Duration::ZERO, &cooldowns);
-            assert_eq!(left(&circuits, &keys, now), Some(MINUTE * expected), "{id}");
-            now += MINUTE * expected;
-        }
+fn an_overloaded_model_cools_down_for_minutes_and_longer_each_time() {
+    let circuits = Circuits::default();
+    let cooldowns = Cooldowns::recommended().after_failures(1);
+    let mut now = Instant::now();
+    for expected in [1, 2, 4, 5, 5] {
+        call(&circuits, now, &overloaded(), &cooldowns);
+        assert_eq!(left(&circuits, &keys(), now), Some(MINUTE * expected));
+        now += MINUTE * expected;
     }
 }
 
@@ -174,7 +161,7 @@ fn one_free_failure_opens_no_circuit_and_a_row_of_them_does() {
         r#"{"error":{"code":404,"message":"models/m is not found for API version v1beta, or is not supported for generateContent.","status":"NOT_FOUND"}}"#,
     );
     for (verdict, row, opens_for) in [
-        (overloaded(), 3, 30 * MINUTE),
+        (overloaded(), 3, MINUTE),
         (verdict(2), 3, MINUTE),
         // The hint of 34 s, and a second that hints are rounded up by.
         (minute_spent(), 3, Duration::from_secs(35)),
@@ -205,18 +192,18 @@ fn a_success_between_two_failures_breaks_the_row() {
 // Those who wait for a circuit would wait for ever if every early probe moved its end.
 #[test]
 fn an_early_probe_that_fails_leaves_the_cooldown_as_it_was_and_a_success_ends_it() {
-    let cooldowns = Cooldowns::recommended().after_failures(1);
+    let cooldowns = Cooldowns::recommended().after_failures(1).overload(30 * MINUTE, 120 * MINUTE);
     let (now, circuits) = (Instant::now(), Circuits::default());
     call(&circuits, now, &overloaded(), &cooldowns);
     let later = now + 10 * MINUTE;
     let guard = circuits.admit(keys(), later, true).unwrap();
     assert_eq!(circuits.check(&keys(), later, true), Err(SkipReason::Probed));
-    guard.settle(later, &overloaded(), pro(), Duration::ZERO, &cooldowns);
+    guard.settle(later, &overloaded(), Duration::ZERO, &cooldowns);
     assert_eq!(left(&circuits, &keys(), later), Some(20 * MINUTE));
     drop(circuits.admit(keys(), later, true).unwrap());
     assert_eq!(left(&circuits, &keys(), later), Some(20 * MINUTE), "a dropped one too");
     let guard = circuits.admit(keys(), later, true).unwrap();
-    guard.settle(later, &Verdict::delivering(), pro(), Duration::ZERO, &cooldowns);
+    guard.settle(later, &Verdict::delivering(), Duration::ZERO, &cooldowns);
     assert!(circuits.snapshot().is_empty());
 }
 
@@ -244,7 +231,7 @@ fn circuits_are_named_by_what_they_protect() {
     let name = |verdict: Verdict| {
         let circuits = Circuits::default();
         let guard = circuits.admit(keys.clone(), now, false).unwrap();
-        guard.settle(now, &verdict, None, MINUTE, &Cooldowns::recommended());
+        guard.settle(now, &verdict, MINUTE, &Cooldowns::recommended());
         circuits.snapshot().remove(0).name
     };
     assert_eq!(name(overloaded()), "m at 1K on gemini.example");

@@ -11,7 +11,6 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 use tower_gemini_core::call::ImageSize;
-use tower_gemini_core::catalog::{Family, Model};
 use tower_gemini_core::verdict::{Outcome, Scope, Verdict};
 
 use crate::trail::SkipReason;
@@ -21,9 +20,7 @@ use crate::trail::SkipReason;
 #[derive(Debug, Clone)]
 pub struct Cooldowns {
     failures: u32,
-    flash: (Duration, Duration),
-    pro: (Duration, Duration),
-    from_catalog: bool,
+    overload: (Duration, Duration),
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -32,12 +29,7 @@ impl Cooldowns {
     /// The defaults listed in [`model_fallback`](crate::model_fallback).
     #[must_use]
     pub fn recommended() -> Self {
-        Self {
-            failures: 3,
-            flash: (5 * MINUTE, 15 * MINUTE),
-            pro: (30 * MINUTE, 120 * MINUTE),
-            from_catalog: true,
-        }
+        Self { failures: 3, overload: (MINUTE, 5 * MINUTE) }
     }
 
     /// How many free failures in a row open a circuit, each counted after the retries inside.
@@ -50,38 +42,15 @@ impl Cooldowns {
         self
     }
 
-    /// The first and the longest cooldown of an overloaded model of the Flash line, whatever the
-    /// catalogue says.
-    #[must_use]
-    pub fn flash(mut self, first: Duration, longest: Duration) -> Self {
-        (self.flash, self.from_catalog) = ((first, longest.max(first)), false);
-        self
-    }
-
-    /// The first and the longest cooldown of an overloaded model of the Pro line, whatever the
-    /// catalogue says.
-    #[must_use]
-    pub fn pro(mut self, first: Duration, longest: Duration) -> Self {
-        (self.pro, self.from_catalog) = ((first, longest.max(first)), false);
-        self
-    }
-
     /// The first and the longest cooldown of an overloaded model.
-    fn overload(&self, model: Option<&Model>) -> (Duration, Duration) {
-        match model.and_then(|model| model.recovery_minutes) {
-            Some((from, to)) if self.from_catalog => (MINUTE * from, MINUTE * to.max(from)),
-            _ if model.is_some_and(|model| model.family == Family::Pro) => self.pro,
-            _ => self.flash,
-        }
+    #[must_use]
+    pub fn overload(mut self, first: Duration, longest: Duration) -> Self {
+        self.overload = (first, longest.max(first));
+        self
     }
 
     /// What a failure says about its target; `None` where it says nothing bad.
-    fn failure(
-        &self,
-        verdict: &Verdict,
-        model: Option<&Model>,
-        midnight: Duration,
-    ) -> Option<Failure> {
+    fn failure(&self, verdict: &Verdict, midnight: Duration) -> Option<Failure> {
         let hint = |usual: Duration| verdict.wait().map_or(usual, |hint| hint.not_before());
         let (free, refused, at_once) = (self.failures, self.failures.min(2), 1);
         let (part, after, (first, longest)) = match verdict.outcome() {
@@ -89,7 +58,7 @@ impl Cooldowns {
             Outcome::Overloaded
             | Outcome::Deadline
             | Outcome::Interrupted
-            | Outcome::StreamError => (Part::Size, free, self.overload(model)),
+            | Outcome::StreamError => (Part::Size, free, self.overload),
             // A file of the request that is not ready says nothing about its model.
             _ if verdict.scope() == Scope::Request => return None,
             // A 500 lasts 15 to 60 minutes (operators' error guide for Nano Banana Pro, 2026-02).
@@ -466,14 +435,13 @@ impl Guard {
         self,
         now: Instant,
         verdict: &Verdict,
-        model: Option<&Model>,
         midnight: Duration,
         cooldowns: &Cooldowns,
     ) {
         let mut known = self.circuits.known();
         if verdict.outcome().is_success() {
             known.states.succeed(&self.keys, &self.probed, now);
-        } else if let Some(failure) = cooldowns.failure(verdict, model, midnight) {
+        } else if let Some(failure) = cooldowns.failure(verdict, midnight) {
             let key = self.keys.part(failure.part);
             let probed = self.probed.iter().any(|probed| probed == key);
             known.states.fail(key, probed, now, &failure);

@@ -213,7 +213,7 @@ impl<'a> Walk<'a> {
             Outcome::RateLimitedDay => self.settings.until_midnight(),
             _ => Duration::ZERO,
         };
-        guard.settle(now, verdict, self.model(visit.leg), midnight, &self.settings.cooldowns);
+        guard.settle(now, verdict, midnight, &self.settings.cooldowns);
     }
 
     /// Goes on after a visit, only where the policy allows.

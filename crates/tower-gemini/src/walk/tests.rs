@@ -288,26 +288,28 @@ async fn each_target_is_retried_as_it_says_and_once_while_another_can_be_tried()
     assert_eq!(attempts(&alone, PRO, "4K"), [2, 2, 5]);
 }
 
-/// A chain of which all circuits are open, until so long from now.
+/// A chain of which all circuits are open: Flash's for 25 minutes, Pro's from now on.
 fn all_open(settings: &Settings, verdict: &Verdict) -> (Circuits, Instant) {
-    let (circuits, now) = (Circuits::default(), Instant::now());
-    for model in [PRO, FLASH] {
+    let (circuits, began) = (Circuits::default(), Instant::now());
+    let later = began + Duration::from_secs(25 * 60);
+    for (model, now) in [(FLASH, began), (PRO, later)] {
         let (template, uri) = template(model, "1K", CallOptions::new());
         let mut walk = Walk::new(settings, &circuits, &template, &HeaderMap::new(), &uri);
         let mut next = walk.next(now).unwrap();
         walk.settle(&mut next.visit, now, verdict);
     }
-    (circuits, now)
+    (circuits, later)
 }
 
 #[tokio::test(start_paused = true)]
 async fn where_all_circuits_are_open_a_call_wakes_when_the_first_is_due() {
     let mut settings = settings(Some(Chain::new([PRO, FLASH])), None);
-    settings.cooldowns = Cooldowns::recommended().after_failures(1);
+    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+    settings.cooldowns =
+        Cooldowns::recommended().after_failures(1).overload(minutes(30), minutes(120));
     let (circuits, now) = all_open(&settings, &overloaded());
     let (template, uri) = template(PRO, "1K", CallOptions::new());
     let mut walk = Walk::new(&settings, &circuits, &template, &HeaderMap::new(), &uri);
-    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
     assert!(walk.next(now).is_none());
     assert_eq!(walk.shortest_cooldown(now), Some(minutes(5)), "Flash");
     assert_eq!(walk.wake_at(now, now + minutes(6)), Some(now + minutes(5)));

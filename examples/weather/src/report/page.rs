@@ -34,21 +34,12 @@ fn answer(report: &Report) -> String {
     let mut text = String::new();
     let score = |scenario, policy| report.row(scenario, policy).map(|row| &row.score);
     let percent = |score: &Score| format!("{:.1} %", 100.0 * score.success());
-    if let (
-        Some(none),
-        Some(retries),
-        Some(sdk),
-        Some(chain),
-        Some(ours),
-        Some(quick),
-        Some(oracle),
-    ) = (
+    if let (Some(none), Some(retries), Some(sdk), Some(chain), Some(ours), Some(oracle)) = (
         score("peak", "no-retry"),
         score("peak", "guide-503-loop"),
         score("peak", "google-genai"),
         score("peak", "guide-503-chain"),
         score("peak", "ours-chain"),
-        score("peak", "ours-quick-chain"),
         score("peak", "oracle-chain"),
     ) {
         let _ = writeln!(
@@ -57,15 +48,14 @@ fn answer(report: &Report) -> String {
              peak of the published figures (45 % of the time in outages of 50 minutes) one attempt \
              delivers {}. Half a minute of resends makes that {} (the guides' loop) or {} \
              (google-genai) and takes {:.1} requests for each image. Going on to the other model \
-             delivers {} (the guides' chain), {} (ours) or {} (ours with short cooldowns). A client that \
-             knew of every outage would deliver {}.",
+             delivers {} (the guides' chain) or {} (ours). A client that knew of every outage would \
+             deliver {}.",
             percent(none),
             percent(retries),
             percent(sdk),
             retries.per_image(retries.quota),
             percent(chain),
             percent(ours),
-            percent(quick),
             percent(oracle),
         );
     }
@@ -107,29 +97,32 @@ fn answer(report: &Report) -> String {
     }
     let batch = |policy| score("batch", policy).map(percent);
     let lossy = |policy| score("lossy", policy).map(percent);
-    if let (Some(ours), Some(free), Some(patient), Some(lossy), Some(lossy_free)) = (
+    if let (Some(free), Some(budget), Some(patient), Some(lossy_free), Some(lossy)) = (
         batch("ours"),
-        batch("ours-no-budget"),
+        batch("ours-budget"),
         batch("ours-patient"),
         lossy("ours"),
-        lossy("ours-no-budget"),
+        lossy("ours-budget"),
     ) {
         let _ = writeln!(
             text,
-            "- **Our own defaults have a weak spot:** the retry budget (100 tokens, 10 a resend, 1 back \
-             for a success) is empty after ten failures, and from then on a batch runs through an \
-             outage at full speed and fails. Of 1,600 images four at a time the defaults deliver \
-             {ours}, without the budget {free}, with waits from 30 s up {patient}. Where \
-             requests fail one by one (`lossy`), the budget costs images too: {lossy} against {lossy_free}.",
+            "- **A retry budget costs images**, so our defaults have none: with 100 tokens, 10 a resend \
+             and 1 back for a success, as they had until 2026-11, it is empty after ten failures, \
+             and from then on a batch runs through an outage at full speed and fails. Of 1,600 \
+             images four at a time it delivers {budget}, without it our defaults deliver {free}, \
+             and with waits from 30 s up {patient}. Where requests fail one by one (`lossy`): \
+             {lossy} against {lossy_free}.",
         );
     }
-    if let (Some(long), Some(short), Some(oracle)) =
-        (score("day", "ours-chain"), score("day", "ours-quick-chain"), score("day", "oracle-chain"))
-    {
+    if let (Some(long), Some(short), Some(oracle)) = (
+        score("day", "ours-long-circuits"),
+        score("day", "ours-chain"),
+        score("day", "oracle-chain"),
+    ) {
         let asked = |score: &Score| format!("{:.1} %", 100.0 * share(score.as_asked, score.calls));
         let _ = writeln!(
             text,
-            "- **Our circuits stay open too long.** A probe costs one request of quota, and a circuit that \
+            "- **A circuit that stays open long costs more than it saves**, so ours close within minutes. A probe costs one request of quota, and a circuit that \
              is open when the outage is over sends calls to a dearer model. Over the day, 5 to 120 \
              minutes give the model asked for to {} of the calls at ${:.4} an image; 1 to 5 minutes \
              to {} at ${:.4} (with an oracle {} at ${:.4}).",

@@ -73,7 +73,7 @@ const SHOWN: [(&str, RGBColor); 9] = [
     ("ours", RGBColor(86, 180, 233)),
     ("ours-patient", RGBColor(0, 158, 115)),
     ("ours-chain", RGBColor(0, 114, 178)),
-    ("ours-quick-chain", RGBColor(40, 40, 160)),
+    ("ours-long-circuits", RGBColor(40, 40, 160)),
 ];
 /// Others whose names stand in the picture of the costs.
 const NAMED: [&str; 6] =

@@ -80,7 +80,7 @@ impl Policy {
             }
             Kind::Oracle { falls_back } => {
                 let outages = world.outages_only(seed).service();
-                Arc::new(Oracle::new(Arc::new(ours(ours::no_budget)), outages, falls_back))
+                Arc::new(Oracle::new(Arc::new(ours(ours::default)), outages, falls_back))
             }
         }
     }
@@ -121,11 +121,11 @@ policies! {
     "ours-chain", U(ours::chain), "and the other model";
     "ours-sizes", U(ours::sizes), "our defaults and smaller sizes";
     "ours-all", U(ours::chain_and_sizes), "our defaults, smaller sizes, and the other model";
-    "ours-quick-chain", U(ours::quick_chain), "both models, no budget, circuits open for 1 to 5 min";
-    "ours-no-budget", U(ours::no_budget), "our defaults without the retry budget";
+    "ours-long-circuits", U(ours::long_circuits), "both models, circuits open for 5 to 120 min";
+    "ours-budget", U(ours::budget), "our defaults with a retry budget: 100 tokens, 10 a resend";
     "ours-wide-budget", U(ours::wide_budget), "our defaults with the budget of AWS: 500 tokens, 5 a resend";
-    "ours-hasty", U(ours::hasty), "no budget, a 503 waits from 1 s";
-    "ours-patient", U(ours::patient), "no budget, a 503 waits from 30 s, eight attempts";
+    "ours-hasty", U(ours::hasty), "a 503 waits from 1 s";
+    "ours-patient", U(ours::patient), "a 503 waits from 30 s, eight attempts";
     "guide-our-rule", U(ours::guide_under_our_rule), "the chain on 503s through our layers";
     "sdk-on-ours", S(ours::default), "google-genai with retries over our gateway";
     "sdk-on-ours-apart", S(ours::without_continue), "the same, each resend a call of its own";

@@ -73,13 +73,12 @@ pub fn chain(setting: Setting) -> Stack {
     setting.falling(default(setting), both_models())
 }
 
-/// Both models without the budget, and circuits that open for 1 to 5 minutes instead of the
-/// catalogue's 5 to 120.
-pub fn quick_chain(setting: Setting) -> Stack {
-    let (first, longest) = (secs(60), secs(300));
-    let cooldowns = Cooldowns::recommended().flash(first, longest).pro(first, longest);
+/// The defaults and the other model, with circuits that stay open as long as the guides say that
+/// outages last, 5 to 120 minutes.
+pub fn long_circuits(setting: Setting) -> Stack {
+    let cooldowns = Cooldowns::recommended().overload(secs(5 * 60), secs(120 * 60));
     let fallback = ModelFallbackLayer::new(both_models()).cooldowns(cooldowns).clock(setting.clock);
-    no_budget(setting).fallback(fallback)
+    default(setting).fallback(fallback)
 }
 
 /// The defaults and smaller sizes.
@@ -92,9 +91,11 @@ pub fn chain_and_sizes(setting: Setting) -> Stack {
     chain(setting).resolution(ResolutionFallbackLayer::new())
 }
 
-/// The defaults without the retry budget.
-pub fn no_budget(setting: Setting) -> Stack {
-    setting.stack(RetryPolicy::recommended().no_budget(), CONTINUE)
+/// The defaults with a retry budget of 100 tokens, 10 a resend, 1 back for a success. Until 2026-11
+/// this was our default.
+pub fn budget(setting: Setting) -> Stack {
+    let budget = RetryBudget::new(100, 10, 1);
+    setting.stack(RetryPolicy::recommended().budget(budget), CONTINUE)
 }
 
 /// The defaults with the retry budget of the SDKs of AWS: 500 tokens, 5 a resend.
@@ -103,12 +104,12 @@ pub fn wide_budget(setting: Setting) -> Stack {
     setting.stack(RetryPolicy::recommended().budget(budget), CONTINUE)
 }
 
-/// The defaults, a 503 from 1 s to 32 s instead of 10 s to 120 s, without the budget.
+/// The defaults, a 503 from 1 s to 32 s instead of 10 s to 120 s.
 pub fn hasty(setting: Setting) -> Stack {
     overload(setting, 5, Backoff::exponential(secs(1), 2.0, secs(32)))
 }
 
-/// The defaults, a 503 from 30 s to 300 s and eight attempts, without the budget.
+/// The defaults, a 503 from 30 s to 300 s and eight attempts.
 pub fn patient(setting: Setting) -> Stack {
     overload(setting, 8, Backoff::exponential(secs(30), 2.0, secs(300)))
 }
@@ -117,8 +118,7 @@ fn overload(setting: Setting, attempts: u32, backoff: Backoff) -> Stack {
     let policy = RetryPolicy::recommended()
         .attempts(attempts)
         .on(Outcome::Overloaded, OutcomePolicy::new(attempts, backoff))
-        .longest_wait(secs(300))
-        .no_budget();
+        .longest_wait(secs(300));
     setting.stack(policy, CONTINUE)
 }
 
