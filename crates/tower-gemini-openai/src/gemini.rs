@@ -26,64 +26,6 @@ pub(super) enum Part<'a> {
     Candidate,
 }
 
-/// Finds the final images by the rules of [`tower_gemini_core::scan`]: of the unmarked images of a
-/// model that thinks, the last of those without text between them.
-#[derive(Debug)]
-pub(super) struct Finals<T> {
-    images: Vec<T>,
-    /// The last image is a draft, for want of a better one.
-    is_draft: bool,
-    /// Whatever follows does not replace the last image.
-    is_settled: bool,
-    has_unmarked_drafts: bool,
-}
-
-impl<T> Finals<T> {
-    pub(super) fn new(has_unmarked_drafts: bool) -> Self {
-        Self { images: Vec::new(), is_draft: false, is_settled: true, has_unmarked_drafts }
-    }
-
-    pub(super) fn add(&mut self, image: T, is_thought: bool) {
-        let has_final = !self.images.is_empty() && !self.is_draft;
-        if is_thought && has_final {
-            return;
-        }
-        if self.is_draft || (self.has_unmarked_drafts && !self.is_settled) {
-            self.images.pop();
-        }
-        self.images.push(image);
-        (self.is_draft, self.is_settled) = (is_thought, false);
-    }
-
-    /// A text, or another candidate: the images before it are final.
-    pub(super) fn settle(&mut self) {
-        self.is_settled |= !self.is_draft;
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.images.is_empty()
-    }
-
-    /// How many images are known to be final.
-    pub(super) fn settled(&self) -> usize {
-        let open = self.is_draft || (self.has_unmarked_drafts && !self.is_settled);
-        self.images.len() - usize::from(open && !self.images.is_empty())
-    }
-
-    /// Whether the only image is a draft.
-    pub(super) fn is_draft(&self) -> bool {
-        self.is_draft
-    }
-
-    pub(super) fn as_mut_slice(&mut self) -> &mut [T] {
-        &mut self.images
-    }
-
-    pub(super) fn as_slice(&self) -> &[T] {
-        &self.images
-    }
-}
-
 /// An image of a response.
 #[derive(Debug)]
 pub(super) struct ImagePart<'a> {

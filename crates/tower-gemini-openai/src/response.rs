@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 use http::StatusCode;
-use tower_gemini_core::scan::{Framing, Image, Scanner};
+use tower_gemini_core::scan::{Finals, Framing, Image, Scanner};
 use tower_gemini_core::verdict::Outcome;
 
 use super::error::{OpenAiError, embedded_error, excerpt, translate_error, unreadable_response};
-use super::gemini::{Facts, Finals, ImagePart, Part, extra_content, parts_of};
+use super::gemini::{Facts, ImagePart, Part, extra_content, parts_of};
 use super::json::{Json, object};
 use super::merge::ResponseMerger;
 use super::stream::StreamTranslator;
@@ -60,7 +60,7 @@ impl ResponseTranslator {
         }
         let (mut facts, mut text, mut signature) = (Facts::default(), String::new(), None);
         let (Format::Chat { has_drafts, .. } | Format::Images { has_drafts, .. }) = self.0;
-        let mut images = Finals::new(has_drafts);
+        let (mut finals, mut images) = (Finals::new(has_drafts), Vec::new());
         for event in events {
             facts.add(event);
             for part in parts_of(event) {
@@ -69,18 +69,19 @@ impl ResponseTranslator {
                         text.push_str(more);
                         signature = signature.or(signed);
                         if !more.trim_ascii().is_empty() {
-                            images.settle();
+                            images.extend(finals.text());
                         }
                     }
-                    Part::Candidate => images.settle(),
+                    Part::Candidate => images.extend(finals.text()),
                     Part::Image(part) => {
                         let is_thought = part.is_thought;
-                        images.add(part, is_thought);
+                        images.extend(finals.image(part, is_thought));
                     }
                 }
             }
         }
-        let translated = match (&self.0, images.as_slice()) {
+        images.extend(finals.end());
+        let translated = match (&self.0, &images[..]) {
             (Format::Chat { model, .. }, images) => {
                 completion(&facts, &text, signature, images, model, created)
             }

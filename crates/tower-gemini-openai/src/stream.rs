@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use http::StatusCode;
+use tower_gemini_core::scan::Finals;
 
 use super::error::{aborted, embedded_error, unreadable_response};
-use super::gemini::{Facts, Finals, Part, extra_content, parts_of};
+use super::gemini::{Facts, Part, extra_content, parts_of};
 use super::json::{Json, object};
 use super::sse::{EventReader, EventTooLong};
 
@@ -43,7 +44,7 @@ pub struct StreamTranslator {
     facts: Facts,
     /// The images as finished events.
     images: Finals<Bytes>,
-    /// How many of them have been sent.
+    /// How many images have been sent.
     sent: usize,
     has_begun: bool,
     has_signature: bool,
@@ -129,7 +130,8 @@ impl StreamTranslator {
             match part {
                 Part::Text { text, signature } => {
                     if !text.trim_ascii().is_empty() {
-                        self.settle();
+                        let image = self.images.text();
+                        self.send_image(image);
                     }
                     let signature = signature.filter(|_| !self.has_signature);
                     self.has_signature |= signature.is_some();
@@ -141,29 +143,23 @@ impl StreamTranslator {
                         self.out.push(chunk);
                     }
                 }
-                Part::Candidate => self.settle(),
+                Part::Candidate => {
+                    let image = self.images.text();
+                    self.send_image(image);
+                }
                 Part::Image(part) => {
-                    let entry = part.entry(self.images.settled());
-                    let delta = object([("images", Json::List(vec![entry]))]);
-                    self.images.add(self.chunk(delta, false, len), part.is_thought);
-                    self.send_images(self.images.settled());
+                    let delta = object([("images", Json::List(vec![part.entry(self.sent)]))]);
+                    let image = self.chunk(delta, false, len);
+                    let image = self.images.image(image, part.is_thought);
+                    self.send_image(image);
                 }
             }
         }
     }
 
-    /// Text or another candidate follows: the images before it are final.
-    fn settle(&mut self) {
-        self.images.settle();
-        self.send_images(self.images.settled());
-    }
-
-    /// Sends the images up to this one that have not been sent.
-    fn send_images(&mut self, up_to: usize) {
-        let images = self.images.as_mut_slice().get_mut(self.sent..up_to).unwrap_or_default();
-        // What was sent is not held any longer.
-        self.out.extend(images.iter_mut().map(std::mem::take));
-        self.sent = self.sent.max(up_to);
+    fn send_image(&mut self, image: Option<Bytes>) {
+        self.sent += usize::from(image.is_some());
+        self.out.extend(image);
     }
 
     fn end(&mut self) {
@@ -175,7 +171,7 @@ impl StreamTranslator {
         }
         self.has_ended = true;
         let refusal = if self.images.is_empty() { self.facts.refusal() } else { None };
-        self.send_images(self.images.as_slice().len());
+        self.out.extend(self.images.end());
         let delta = object(refusal.map(|refusal| ("refusal", refusal.into())));
         let last = self.chunk(delta, true, 0);
         self.out.push(last);
@@ -195,7 +191,7 @@ impl StreamTranslator {
             return;
         }
         if !self.images.is_draft() {
-            self.send_images(self.images.as_slice().len());
+            self.out.extend(self.images.end());
         }
         self.out.push([b"data: ", error, b"\n\n"].concat().into());
     }

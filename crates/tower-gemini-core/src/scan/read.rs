@@ -249,21 +249,14 @@ impl Reader {
         }
         self.end_document(false);
         let mut answer = self.answer;
-        let mut earlier = std::mem::take(&mut self.store.settled);
-        let last = match self.store.kept.take() {
-            Some(mut kept) => {
-                kept.image.bytes = self.store.into_bytes().into();
-                Some(kept)
-            }
-            None => earlier.pop(),
-        };
-        for part in earlier.iter().chain(&last).filter_map(|found| found.part) {
+        let finals = self.store.end_response();
+        for part in finals.iter().filter_map(|found| found.part) {
             if let Some(part) = answer.parts.get_mut(part) {
                 part.is_final = true;
             }
         }
-        answer.earlier_images = earlier.into_iter().map(|found| found.image).collect();
-        answer.image = last.map(|found| found.image);
+        answer.earlier_images = finals.into_iter().map(|found| found.image).collect();
+        answer.image = answer.earlier_images.pop();
         answer
     }
 
@@ -309,7 +302,7 @@ impl Reader {
             thought_images: self.answer.thought_images,
             urls: self.answer.image_urls.len(),
             parts: self.answer.parts.len(),
-            had_image: self.store.kept.is_some() || !self.store.settled.is_empty(),
+            had_image: !self.store.is_empty(),
             corrupt: self.document.corrupt,
         }
     }
@@ -321,8 +314,7 @@ impl Reader {
             if mark.had_image || self.is_other() {
                 return Err(ScanError::new(ErrorKind::Duplicate, at));
             }
-            self.store.kept = None;
-            self.store.settled.clear();
+            self.store.clear();
         }
         self.answer.text.truncate(mark.text);
         self.answer.images = mark.images;
@@ -485,14 +477,15 @@ impl Reader {
         }
     }
 
-    /// The first bytes of an image's base64.
-    fn begin_image(&mut self, at: u64) {
+    /// The first bytes of an image's base64. A text may only look like one until it ends.
+    fn begin_image(&mut self, at: u64, in_text: bool) {
         let is_thought = self.is_thought();
         for element in &mut self.elements {
             element.image = Progress::None;
         }
         let Some(element) = self.elements.last_mut() else { return };
         let is_image = match element.node {
+            _ if in_text => false,
             Node::Part | Node::Item => element.said.get(Field::Mime).is_some_and(is_image),
             _ => true,
         };
@@ -705,7 +698,7 @@ impl Reader {
                 if let Some(element) = self.elements.last_mut() {
                     element.said.set(Field::Mime, mime);
                 }
-                self.begin_image(at);
+                self.begin_image(at, in_text);
             }
             Piece::Base64(base64) => self.store.piece(base64)?,
             Piece::End => {
@@ -977,7 +970,7 @@ impl Reader {
         }
         *began = true;
         let begun = &SCHEME[..*scheme];
-        self.begin_image(at);
+        self.begin_image(at, false);
         if !begun.is_empty() {
             self.store.piece(begun)?;
         }
