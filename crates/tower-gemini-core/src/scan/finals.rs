@@ -47,8 +47,8 @@ impl<T> Finals<T> {
         if self.unmarked_drafts { None } else { self.text() }
     }
 
-    /// A text that is not blank comes, or another candidate. Returns the image before it, if that is
-    /// final now.
+    /// A text that is not blank comes, or another candidate. Returns the image before it, if that
+    /// is final now.
     #[must_use]
     pub fn text(&mut self) -> Option<T> {
         let image = self.open.take_if(|_| !self.is_draft)?;
@@ -68,8 +68,7 @@ impl<T> Finals<T> {
     }
 
     /// Returns the last image, as long as the next one may replace it.
-    #[must_use]
-    pub fn open(&self) -> Option<&T> {
+    pub(super) fn open(&self) -> Option<&T> {
         self.open.as_ref()
     }
 
@@ -85,10 +84,9 @@ impl<T> Finals<T> {
         self.open.is_none() && !self.has_final
     }
 
-    /// Returns whether an image with that mark is taken: a marked draft is not, behind an image that
-    /// is none.
-    #[must_use]
-    pub fn takes(&self, is_thought: bool) -> bool {
+    /// Returns whether an image with that mark is taken: a marked draft is not, behind an image
+    /// that is none.
+    pub(super) fn takes(&self, is_thought: bool) -> bool {
         !is_thought || self.is_empty() || self.is_draft()
     }
 }

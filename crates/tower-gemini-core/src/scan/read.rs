@@ -10,7 +10,7 @@ use super::error::{ErrorKind, ScanError};
 use super::paths::{Field, Member, Node, is_image, member};
 use super::signatures::{PartKey, PartSignature};
 use super::store::{Found, Mode, Store};
-use super::uri::{Piece, UriReader};
+use super::uri::{Piece, UriReader, is_blank, is_link};
 
 /// `Answer::text` and `finishMessage` are cut here.
 const MAX_TEXT: usize = 8 << 10;
@@ -77,6 +77,8 @@ struct Element {
     passed: bool,
     urls: Vec<String>,
     text: Vec<u8>,
+    /// Words have been read since its last image.
+    has_words: bool,
     /// The text as it is, with the images that it shows, where signatures are kept.
     whole_text: Vec<u8>,
     signature: Option<Vec<u8>>,
@@ -446,6 +448,7 @@ impl Reader {
             }
             F::Text => {
                 element.text.clear();
+                element.has_words = false;
                 let mark = element.mark;
                 self.roll_back(mark, at)?;
             }
@@ -573,7 +576,10 @@ impl Reader {
         }
         let is_read = !self.is_other();
         match outer.and_then(|outer| self.elements.get_mut(outer)) {
-            Some(outer) => append(&mut outer.text, &element.text, MAX_TEXT),
+            Some(outer) => {
+                append(&mut outer.text, &element.text, MAX_TEXT);
+                outer.has_words |= element.has_words;
+            }
             None if is_thought => {}
             None => {
                 let room = MAX_TEXT.saturating_sub(self.answer.text.len());
@@ -581,7 +587,7 @@ impl Reader {
                 if is_read {
                     self.answer.text.push_str(valid(text));
                 }
-                if !element.text.trim_ascii().is_empty() {
+                if element.has_words {
                     // Text behind an image: the model goes on to the next.
                     self.store.settle();
                 }
@@ -689,14 +695,15 @@ impl Reader {
                 self.has_content |= !text.is_empty();
                 let Some(element) = self.elements.last_mut() else { return Ok(()) };
                 append(&mut element.text, text, MAX_TEXT);
-                let is_between = matches!(piece, Piece::Text(_)) && !text.trim_ascii().is_empty();
-                if is_between && element.thought != Some(true) {
-                    self.store.settle();
-                }
+                element.has_words |= matches!(piece, Piece::Text(_)) && !is_blank(text);
             }
             Piece::Begin(mime) => {
                 if let Some(element) = self.elements.last_mut() {
                     element.said.set(Field::Mime, mime);
+                    let has_words = std::mem::take(&mut element.has_words);
+                    if has_words && element.thought != Some(true) {
+                        self.store.settle();
+                    }
                 }
                 self.begin_image(at, in_text);
             }
@@ -721,7 +728,7 @@ impl Reader {
                 }
             }
             Piece::Url(url) => {
-                let is_link = url.starts_with("http") || !in_text;
+                let is_link = is_link(&url) || !in_text;
                 if let Some(element) = self
                     .elements
                     .last_mut()
