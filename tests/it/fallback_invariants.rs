@@ -260,7 +260,7 @@ fn the_attempts_of_a_link_travel_along_a_line_of_successors() {
         calls: 2,
     };
     for gone in [tower_gemini_sim::NotFound::Retired, tower_gemini_sim::NotFound::Model] {
-        let script = [Fault::NotFound(gone.clone()), Fault::NotFound(gone), Fault::Overloaded];
+        let script = [Fault::NotFound(gone), Fault::NotFound(gone), Fault::Overloaded];
         holds(&case, script.to_vec(), 0).unwrap();
     }
 }

@@ -27,6 +27,7 @@ mod peak_router;
 mod ready;
 mod resends;
 mod secrets;
+mod shapes;
 mod signatures_history;
 mod spending_caps;
 mod timeouts;

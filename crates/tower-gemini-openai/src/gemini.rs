@@ -22,66 +22,8 @@ pub(super) enum Part<'a> {
         signature: Option<&'a str>,
     },
     Image(ImagePart<'a>),
-    /// Another candidate begins, of which only the images count.
-    Candidate,
-}
-
-/// Finds the final images by the rules of [`tower_gemini_core::scan`]: of the unmarked images of a
-/// model that thinks, the last of those without text between them.
-#[derive(Debug)]
-pub(super) struct Finals<T> {
-    images: Vec<T>,
-    /// The last image is a draft, for want of a better one.
-    is_draft: bool,
-    /// Whatever follows does not replace the last image.
-    is_settled: bool,
-    has_unmarked_drafts: bool,
-}
-
-impl<T> Finals<T> {
-    pub(super) fn new(has_unmarked_drafts: bool) -> Self {
-        Self { images: Vec::new(), is_draft: false, is_settled: true, has_unmarked_drafts }
-    }
-
-    pub(super) fn add(&mut self, image: T, is_thought: bool) {
-        let has_final = !self.images.is_empty() && !self.is_draft;
-        if is_thought && has_final {
-            return;
-        }
-        if self.is_draft || (self.has_unmarked_drafts && !self.is_settled) {
-            self.images.pop();
-        }
-        self.images.push(image);
-        (self.is_draft, self.is_settled) = (is_thought, false);
-    }
-
-    /// A text, or another candidate: the images before it are final.
-    pub(super) fn settle(&mut self) {
-        self.is_settled |= !self.is_draft;
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.images.is_empty()
-    }
-
-    /// How many images are known to be final.
-    pub(super) fn settled(&self) -> usize {
-        let open = self.is_draft || (self.has_unmarked_drafts && !self.is_settled);
-        self.images.len() - usize::from(open && !self.images.is_empty())
-    }
-
-    /// Whether the only image is a draft.
-    pub(super) fn is_draft(&self) -> bool {
-        self.is_draft
-    }
-
-    pub(super) fn as_mut_slice(&mut self) -> &mut [T] {
-        &mut self.images
-    }
-
-    pub(super) fn as_slice(&self) -> &[T] {
-        &self.images
-    }
+    /// Another candidate begins, or says something: of those, only the images count.
+    Other,
 }
 
 /// An image of a response.
@@ -91,7 +33,7 @@ pub(super) struct ImagePart<'a> {
     /// Base64 of the standard alphabet: Python's decoder silently skips symbols of the other one.
     pub(super) data: Cow<'a, str>,
     /// An address instead of data.
-    pub(super) address: Option<&'a str>,
+    pub(super) address: Option<Cow<'a, str>>,
     pub(super) signature: Option<&'a str>,
     /// Whether it is marked as a draft. Of a response with drafts only, the last one counts.
     pub(super) is_thought: bool,
@@ -99,8 +41,8 @@ pub(super) struct ImagePart<'a> {
 
 impl<'a> ImagePart<'a> {
     pub(super) fn uri(&self) -> Json<'_> {
-        match self.address {
-            Some(address) => address.into(),
+        match &self.address {
+            Some(address) => (**address).into(),
             None => Json::DataUri(Cow::Borrowed(&*self.mime), Cow::Borrowed(&*self.data)),
         }
     }
@@ -117,14 +59,20 @@ impl<'a> ImagePart<'a> {
         object(entry.into_iter().chain(signature))
     }
 
-    /// An image that the scanner found.
-    pub(super) fn from_scanned(image: &'a Image) -> Self {
-        let data = Cow::Owned(STANDARD.encode(&image.bytes));
-        let mime = match image.mime.as_str() {
-            "" => Cow::Borrowed(sniffed(&data).unwrap_or("image/png")),
-            mime => Cow::Borrowed(mime),
-        };
+    /// An image that core found.
+    pub(super) fn from_scanned(image: &Image) -> Self {
+        let data = STANDARD.encode(&image.bytes);
+        let mime = mime_of(&image.mime).map_or_else(
+            || Cow::Borrowed(sniffed(&data).unwrap_or("image/png")),
+            |mime| Cow::Owned(mime.into_owned()),
+        );
+        let data = Cow::Owned(data);
         Self { mime, data, address: None, signature: None, is_thought: image.is_thought }
+    }
+
+    pub(super) fn from_address(address: Cow<'a, str>) -> Self {
+        let (mime, data) = (Cow::Borrowed(""), Cow::Borrowed(""));
+        Self { mime, data, address: Some(address), signature: None, is_thought: false }
     }
 
     fn from_part(part: &'a Json<'_>, is_thought: bool) -> Option<Self> {
@@ -132,6 +80,11 @@ impl<'a> ImagePart<'a> {
         let (mime, data, address);
         if let Some(inline) = part.any(&["inlineData", "inline_data"]) {
             let base64 = inline.text_of(&["data"]).filter(|data| !data.is_empty())?;
+            // Some relays' data are a data URI.
+            let base64 = match base64.split_once(',') {
+                Some((head, data)) if head.starts_with("data:") => data,
+                _ => base64,
+            };
             // Invalid base64 is left to the client to reject: it was charged as it is.
             data = standard(base64).unwrap_or(Cow::Borrowed(base64));
             address = None;
@@ -140,12 +93,24 @@ impl<'a> ImagePart<'a> {
         } else {
             let file = part.any(&["fileData", "file_data"])?;
             let uri = file.text_of(&["fileUri", "file_uri"]).filter(|uri| !uri.is_empty())?;
-            (data, address) = (Cow::Borrowed(""), Some(uri));
+            (data, address) = (Cow::Borrowed(""), Some(Cow::Borrowed(uri)));
             mime = file.text_of(&["mimeType", "mime_type"]).and_then(mime_of)?;
         }
         let is_image = mime.starts_with("image/");
         is_image.then_some(Self { mime, data, address, signature, is_thought })
     }
+}
+
+/// Whether core found an image, or the address of one.
+pub(super) fn has_images(answer: &Answer) -> bool {
+    answer.image.is_some() || !answer.image_urls.is_empty()
+}
+
+/// The final images that core found.
+pub(super) fn images_of(answer: &Answer) -> Vec<ImagePart<'_>> {
+    let images = answer.earlier_images.iter().chain(&answer.image).map(ImagePart::from_scanned);
+    let addresses = answer.image_urls.iter().map(|url| Cow::Borrowed(&**url));
+    images.chain(addresses.map(ImagePart::from_address)).collect()
 }
 
 fn signature_of<'a>(part: &'a Json<'_>) -> Option<&'a str> {
@@ -162,6 +127,20 @@ fn first_candidate<'a, 'j>(response: &'a Json<'j>) -> Option<&'a Json<'j>> {
     response.get("candidates")?.list()?.first()
 }
 
+/// Unwraps a response from what Cloud Code, batch results and gateways put around it.
+pub(super) fn unwrapped<'a, 'j>(response: &'a Json<'j>) -> &'a Json<'j> {
+    let inner = response.any(&["response", "result"]);
+    match inner.filter(|inner| matches!(inner, Json::Object(_)) && !is_geminis(response)) {
+        Some(inner) => unwrapped(inner),
+        None => response,
+    }
+}
+
+/// Whether a response, or an event of one, is in the shape of Gemini's.
+pub(super) fn is_geminis(response: &Json<'_>) -> bool {
+    response.any(&["candidates", "promptFeedback", "prompt_feedback"]).is_some()
+}
+
 /// Returns the parts of a response, or of one event of it: those of the first candidate, and the
 /// images of the others.
 pub(super) fn parts_of<'a>(response: &'a Json<'_>) -> impl Iterator<Item = Part<'a>> {
@@ -171,12 +150,17 @@ pub(super) fn parts_of<'a>(response: &'a Json<'_>) -> impl Iterator<Item = Part<
         let parts = parts.iter().filter_map(move |part| {
             let is_thought = part.get("thought").is_some_and(Json::is_true);
             if let Some(image) = ImagePart::from_part(part, is_thought) {
-                return Some(Part::Image(image));
+                // The address of a draft is not listed.
+                return (image.address.is_none() || !is_thought).then_some(Part::Image(image));
             }
-            let text = part.text_of(&["text"]).filter(|_| !is_thought && n == 0)?;
-            Some(Part::Text { text, signature: signature_of(part) })
+            let text = part.text_of(&["text"]).filter(|_| !is_thought)?;
+            Some(match n {
+                0 => Part::Text { text, signature: signature_of(part) },
+                _ if text.trim_ascii().is_empty() => return None,
+                _ => Part::Other,
+            })
         });
-        (n > 0).then_some(Part::Candidate).into_iter().chain(parts)
+        (n > 0).then_some(Part::Other).into_iter().chain(parts)
     })
 }
 
@@ -203,6 +187,19 @@ struct Usage {
 }
 
 impl Facts {
+    /// Of a response in another shape, as core read it.
+    pub(super) fn from_answer(answer: Answer) -> Self {
+        let usage = answer.usage.as_ref().map(|usage| Usage {
+            prompt: usage.prompt,
+            candidates: usage.candidates.saturating_sub(usage.thoughts),
+            thoughts: usage.thoughts,
+            total: usage.total,
+            output_image: usage.image_tokens(),
+            ..Usage::default()
+        });
+        Self { answer, usage }
+    }
+
     pub(super) fn add(&mut self, response: &Json<'_>) {
         let candidate = first_candidate(response);
         let feedback = response.any(&["promptFeedback", "prompt_feedback"]);

@@ -2,11 +2,13 @@
 
 use bytes::Bytes;
 use http::StatusCode;
-use tower_gemini_core::scan::{Framing, Image, Scanner};
+use tower_gemini_core::scan::{Answer, Finals, Framing, Image, Scanner, TextPiece};
 use tower_gemini_core::verdict::Outcome;
 
 use super::error::{OpenAiError, embedded_error, excerpt, translate_error, unreadable_response};
-use super::gemini::{Facts, Finals, ImagePart, Part, extra_content, parts_of};
+use super::gemini::{
+    Facts, ImagePart, Part, extra_content, has_images, images_of, is_geminis, parts_of, unwrapped,
+};
 use super::json::{Json, object};
 use super::merge::ResponseMerger;
 use super::stream::StreamTranslator;
@@ -40,9 +42,10 @@ impl ResponseTranslator {
 
     /// Translates a whole response. `created` is the time in seconds since 1970.
     ///
-    /// All final images are delivered. A refusal is a chat completion (`content_filter`) and a 400 of the images API, as OpenAI
-    /// does it: it was charged, and no client retries a 400. A response that cannot be read was
-    /// charged too; it becomes a 424.
+    /// All final images are delivered, whatever shape the response has: those that a text shows
+    /// stay in the text of a chat completion. A refusal is a chat completion (`content_filter`) and
+    /// a 400 of the images API, as OpenAI does it: it was charged, and no client retries a 400. A
+    /// response that cannot be read was charged too; it becomes a 424.
     #[must_use]
     pub fn response(&self, status: StatusCode, body: &[u8], created: u64) -> (StatusCode, Bytes) {
         if !status.is_success() {
@@ -55,12 +58,20 @@ impl ResponseTranslator {
             Ok(Json::List(events)) if !events.is_empty() => events.as_slice(),
             _ => return unreadable_response("the upstream's response is not Gemini's JSON"),
         };
+        let events: Vec<_> = events.iter().map(unwrapped).collect();
         if let Some(error) = events.iter().find_map(|event| event.get("error")) {
             return embedded_error(error);
         }
-        let (mut facts, mut text, mut signature) = (Facts::default(), String::new(), None);
         let (Format::Chat { has_drafts, .. } | Format::Images { has_drafts, .. }) = self.0;
-        let mut images = Finals::new(has_drafts);
+        // Relays respond in other shapes, which core knows.
+        let scanned = match events.iter().any(|event| is_geminis(event)) {
+            true => None,
+            false => scanned(body, has_drafts).filter(has_images),
+        };
+        let (mut facts, mut text, mut signature) = (Facts::default(), String::new(), None);
+        let (mut finals, mut images) = (Finals::new(has_drafts), Vec::new());
+        let is_chat = matches!(self.0, Format::Chat { .. });
+        let mut addresses = Vec::new();
         for event in events {
             facts.add(event);
             for part in parts_of(event) {
@@ -68,32 +79,44 @@ impl ResponseTranslator {
                     Part::Text { text: more, signature: signed } => {
                         text.push_str(more);
                         signature = signature.or(signed);
-                        if !more.trim_ascii().is_empty() {
-                            images.settle();
+                        for piece in TextPiece::all(more) {
+                            match piece {
+                                TextPiece::Words => images.extend(finals.text()),
+                                TextPiece::Image(image) => {
+                                    images.extend(finals.image(Found::InText(image), false));
+                                }
+                                TextPiece::Address(_) if is_chat => {}
+                                TextPiece::Address(address) => {
+                                    addresses.push(ImagePart::from_address(address.into()));
+                                }
+                            }
                         }
                     }
-                    Part::Candidate => images.settle(),
+                    Part::Other => images.extend(finals.text()),
+                    Part::Image(part) if part.address.is_some() => addresses.push(part),
                     Part::Image(part) => {
                         let is_thought = part.is_thought;
-                        images.add(part, is_thought);
+                        images.extend(finals.image(Found::Part(part), is_thought));
                     }
                 }
             }
         }
-        let translated = match (&self.0, images.as_slice()) {
+        images.extend(finals.end());
+        let images = images.into_iter().filter_map(|found| match found {
+            Found::Part(part) => Some(part),
+            Found::InText(image) => (!is_chat).then(|| ImagePart::from_scanned(&image)),
+        });
+        let mut images: Vec<_> = images.chain(addresses).collect();
+        if let Some(answer) = &scanned {
+            images = images_of(answer);
+            text.clone_from(&answer.text);
+            facts = Facts::from_answer(answer.clone());
+        }
+        let translated = match (&self.0, &images[..]) {
             (Format::Chat { model, .. }, images) => {
                 completion(&facts, &text, signature, images, model, created)
             }
-            (Format::Images { .. }, []) => {
-                // Relays put images into text, or respond in another shape.
-                let scanned = scanned(body, has_drafts);
-                if scanned.is_empty() {
-                    return no_image(&facts, &text).into_parts();
-                }
-                let found: Vec<_> = scanned.iter().map(ImagePart::from_scanned).collect();
-                let listed = self.list(&facts, &found, created);
-                return (StatusCode::OK, listed.to_bytes(body.len() + FRAME_BYTES).into());
-            }
+            (Format::Images { .. }, []) => return no_image(&facts, &text).into_parts(),
             (Format::Images { .. }, images) => self.list(&facts, images, created),
         };
         (StatusCode::OK, Bytes::from(translated.to_bytes(body.len() + FRAME_BYTES)))
@@ -136,24 +159,28 @@ impl ResponseTranslator {
     }
 }
 
-/// The final images of a response in any shape.
-fn scanned(body: &[u8], has_drafts: bool) -> Vec<Image> {
+/// An image of a response.
+enum Found<'a> {
+    Part(ImagePart<'a>),
+    /// A text shows it: a chat's client finds it there.
+    InText(Image),
+}
+
+/// What core reads in a response of any shape.
+fn scanned(body: &[u8], has_drafts: bool) -> Option<Answer> {
     let mut scanner = Scanner::decoding(Framing::Whole).unmarked_drafts(has_drafts);
-    let answer = match scanner.feed(body) {
-        Ok(()) => scanner.finish().unwrap_or_else(|failure| *failure.found),
-        Err(_) => return Vec::new(),
-    };
-    answer.earlier_images.into_iter().chain(answer.image).collect()
+    scanner.feed(body).ok()?;
+    Some(scanner.finish().unwrap_or_else(|failure| *failure.found))
 }
 
 impl std::fmt::Display for ResponseTranslator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.0 {
             Format::Chat { model, include_usage, has_drafts } => {
-                write!(f, "openai-chat/2 usage={include_usage} drafts={has_drafts} model={model}")
+                write!(f, "openai-chat/3 usage={include_usage} drafts={has_drafts} model={model}")
             }
             Format::Images { as_url, has_drafts } => {
-                write!(f, "openai-images/2 url={as_url} drafts={has_drafts}")
+                write!(f, "openai-images/3 url={as_url} drafts={has_drafts}")
             }
         }
     }

@@ -2,9 +2,12 @@
 
 use bytes::Bytes;
 use http::StatusCode;
+use tower_gemini_core::scan::{Finals, Framing, Scanner, TextPiece};
 
 use super::error::{aborted, embedded_error, unreadable_response};
-use super::gemini::{Facts, Finals, Part, extra_content, parts_of};
+use super::gemini::{
+    Facts, Part, extra_content, has_images, images_of, is_geminis, parts_of, unwrapped,
+};
 use super::json::{Json, object};
 use super::sse::{EventReader, EventTooLong};
 
@@ -13,11 +16,12 @@ use super::sse::{EventReader, EventTooLong};
 ///
 /// Text passes through at once. An image is sent as soon as it is known to be final: when text
 /// follows it, another image does and the model draws no drafts, or at the end. Drafts are never
-/// sent. A stream that ends with an error, or without saying how it ended,
-/// ends in an event `{"error": …}` and without `[DONE]`: OpenAI's clients raise it and do not retry.
-/// An image that was complete by then is sent first, because it was charged.
+/// sent. A response in another shape than Gemini's is read to its end and sent then. A stream that
+/// ends with an error, or without saying how it ended, ends in an event `{"error": …}` and without
+/// `[DONE]`: OpenAI's clients raise it and do not retry. An image that was complete by then is sent
+/// first, because it was charged.
 ///
-/// Memory: one event and one image.
+/// Memory: one event and one image; of a response in another shape, its final images.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -43,8 +47,10 @@ pub struct StreamTranslator {
     facts: Facts,
     /// The images as finished events.
     images: Finals<Bytes>,
-    /// How many of them have been sent.
+    /// How many images have been sent.
     sent: usize,
+    /// Reads a response in another shape, which relays respond in. `None` once it is Gemini's.
+    foreign: Option<Box<Scanner>>,
     has_begun: bool,
     has_signature: bool,
     has_ended: bool,
@@ -61,6 +67,7 @@ impl StreamTranslator {
             facts: Facts::default(),
             images: Finals::new(has_drafts),
             sent: 0,
+            foreign: Some(Box::new(Scanner::decoding(Framing::Sse).unmarked_drafts(has_drafts))),
             has_begun: false,
             has_signature: false,
             has_ended: false,
@@ -72,6 +79,10 @@ impl StreamTranslator {
     #[must_use]
     pub fn push(&mut self, chunk: &Bytes) -> Vec<Bytes> {
         if !self.has_ended {
+            if let Some(scanner) = &mut self.foreign {
+                // What it cannot read is read here.
+                let _ = scanner.feed(chunk);
+            }
             match self.events.push(chunk) {
                 Ok(events) => events.iter().for_each(|event| self.event(event)),
                 Err(EventTooLong) => {
@@ -95,6 +106,9 @@ impl StreamTranslator {
     /// Returns the last events after Gemini's stream broke off.
     #[must_use]
     pub fn fail(&mut self, status: StatusCode, message: &str) -> Vec<Bytes> {
+        if !self.has_ended {
+            self.end_foreign();
+        }
         self.end_with(&aborted(status, message).1);
         std::mem::take(&mut self.out)
     }
@@ -116,8 +130,12 @@ impl StreamTranslator {
         if self.has_ended {
             return;
         }
+        let response = unwrapped(response);
         if let Some(error) = response.get("error") {
             return self.end_with(&embedded_error(error).1);
+        }
+        if is_geminis(response) {
+            self.foreign = None;
         }
         self.facts.add(response);
         if !std::mem::replace(&mut self.has_begun, true) {
@@ -128,8 +146,14 @@ impl StreamTranslator {
         for part in parts_of(response) {
             match part {
                 Part::Text { text, signature } => {
-                    if !text.trim_ascii().is_empty() {
-                        self.settle();
+                    for piece in TextPiece::all(text) {
+                        let image = match piece {
+                            TextPiece::Words => self.images.text(),
+                            // It is sent with the text.
+                            TextPiece::Image(_) => self.images.image(Bytes::new(), false),
+                            TextPiece::Address(_) => None,
+                        };
+                        self.send_image(image);
                     }
                     let signature = signature.filter(|_| !self.has_signature);
                     self.has_signature |= signature.is_some();
@@ -141,41 +165,41 @@ impl StreamTranslator {
                         self.out.push(chunk);
                     }
                 }
-                Part::Candidate => self.settle(),
+                Part::Other => {
+                    let image = self.images.text();
+                    self.send_image(image);
+                }
                 Part::Image(part) => {
-                    let entry = part.entry(self.images.settled());
-                    let delta = object([("images", Json::List(vec![entry]))]);
-                    self.images.add(self.chunk(delta, false, len), part.is_thought);
-                    self.send_images(self.images.settled());
+                    let delta = object([("images", Json::List(vec![part.entry(self.sent)]))]);
+                    let image = self.chunk(delta, false, len);
+                    let image = match part.address {
+                        Some(_) => Some(image),
+                        None => self.images.image(image, part.is_thought),
+                    };
+                    self.send_image(image);
                 }
             }
         }
     }
 
-    /// Text or another candidate follows: the images before it are final.
-    fn settle(&mut self) {
-        self.images.settle();
-        self.send_images(self.images.settled());
-    }
-
-    /// Sends the images up to this one that have not been sent.
-    fn send_images(&mut self, up_to: usize) {
-        let images = self.images.as_mut_slice().get_mut(self.sent..up_to).unwrap_or_default();
-        // What was sent is not held any longer.
-        self.out.extend(images.iter_mut().map(std::mem::take));
-        self.sent = self.sent.max(up_to);
+    fn send_image(&mut self, image: Option<Bytes>) {
+        let image = image.filter(|image| !image.is_empty());
+        self.sent += usize::from(image.is_some());
+        self.out.extend(image);
     }
 
     fn end(&mut self) {
         if self.has_ended {
             return;
         }
-        if !self.facts.has_ended() {
+        if !self.end_foreign() && !self.facts.has_ended() {
             return self.unreadable("the upstream's stream ended before the response was complete");
         }
         self.has_ended = true;
-        let refusal = if self.images.is_empty() { self.facts.refusal() } else { None };
-        self.send_images(self.images.as_slice().len());
+        let has_none = self.images.is_empty() && self.sent == 0;
+        let refusal = if has_none { self.facts.refusal() } else { None };
+        let image = self.images.end();
+        self.send_image(image);
         let delta = object(refusal.map(|refusal| ("refusal", refusal.into())));
         let last = self.chunk(delta, true, 0);
         self.out.push(last);
@@ -184,6 +208,25 @@ impl StreamTranslator {
             self.out.push(usage);
         }
         self.out.push(Bytes::from_static(b"data: [DONE]\n\n"));
+    }
+
+    /// Sends the text and the images of a response in another shape. Returns whether there was one
+    /// that was complete; of one that was not, drafts are not sent.
+    fn end_foreign(&mut self) -> bool {
+        let Some(scanner) = self.foreign.take() else { return false };
+        let answer = scanner.finish().unwrap_or_else(|failure| *failure.found);
+        if !has_images(&answer) {
+            return false;
+        }
+        let mut images = images_of(&answer);
+        images.retain(|image| answer.said_end || !image.is_thought);
+        let content = (!answer.text.is_empty()).then(|| ("content", (*answer.text).into()));
+        let entries = images.iter().enumerate().map(|(n, image)| image.entry(n)).collect();
+        let images = [("images", Json::List(entries))];
+        self.facts = Facts::from_answer(answer.clone());
+        let delta = self.chunk(object(content.into_iter().chain(images)), false, 0);
+        self.send_image(Some(delta));
+        answer.said_end
     }
 
     fn unreadable(&mut self, message: &str) {
@@ -195,7 +238,8 @@ impl StreamTranslator {
             return;
         }
         if !self.images.is_draft() {
-            self.send_images(self.images.as_slice().len());
+            let image = self.images.end();
+            self.send_image(image);
         }
         self.out.push([b"data: ", error, b"\n\n"].concat().into());
     }

@@ -1593,9 +1593,9 @@ fn a_translator_has_a_stable_name() {
     assert_eq!(
         names,
         [
-            "openai-chat/2 usage=true drafts=true model=gemini-3-pro-image",
-            "openai-images/2 url=false drafts=true",
-            "openai-images/2 url=true drafts=true",
+            "openai-chat/3 usage=true drafts=true model=gemini-3-pro-image",
+            "openai-images/3 url=false drafts=true",
+            "openai-images/3 url=true drafts=true",
         ]
     );
 }
@@ -1794,16 +1794,29 @@ proptest! {
 
     #[test]
     fn core_and_the_translation_find_the_same_final_images(
-        kinds in prop::collection::vec(0..5_u8, 0..8),
+        kinds in prop::collection::vec(0..9_u8, 0..8),
+        second in prop::collection::vec(0..9_u8, 0..4),
         thinks in any::<bool>(),
     ) {
-        let parts = kinds.iter().enumerate().map(|(n, kind)| match kind {
+        let shown = |n: usize| {
+            format!("![](data:image/png;base64,{})", STANDARD.encode(format!("shown {n}")))
+        };
+        let part = |(n, kind): (usize, &u8)| match kind {
             0 | 1 => picture(&STANDARD.encode(format!("image {n}")), json!({})),
             2 => draft(&STANDARD.encode(format!("draft {n}"))),
             3 => json!({ "text": "and then" }),
+            4 => json!({ "text": "hm", "thought": true }),
+            5 => json!({ "text": shown(n) }),
+            6 => json!({ "text": format!("See {}", shown(n)) }),
+            7 => json!({ "text": "![](data:image/png;base64,QUJDc" }),
             _ => json!({ "text": "\n" }),
-        });
-        let answer = gemini(parts.collect(), "STOP");
+        };
+        let parts = |kinds: &[u8]| kinds.iter().enumerate().map(part).collect::<Value>();
+        let mut answer = gemini(parts(&kinds), "STOP");
+        // Of another candidate, texts are not translated.
+        let second: Vec<_> = second.into_iter().filter(|kind| !(5..8).contains(kind)).collect();
+        let other = json!({ "content": { "parts": parts(&second) } });
+        answer["candidates"].as_array_mut().unwrap().push(other);
         let mut scanner = Scanner::decoding(Framing::Whole).unmarked_drafts(thinks);
         scanner.feed(answer.to_string().as_bytes()).unwrap();
         let found = scanner.finish().unwrap();
@@ -1825,7 +1838,10 @@ proptest! {
             let url = chunk.pointer("/choices/0/delta/images/0/image_url/url")?.as_str()?;
             url.rsplit(',').next().map(str::to_owned)
         });
-        prop_assert_eq!(images.collect::<Vec<_>>(), found);
+        // Those that a text shows stay in it.
+        let shown = STANDARD.encode("shown");
+        let listed: Vec<_> = found.into_iter().filter(|it| !it.starts_with(&shown[..6])).collect();
+        prop_assert_eq!(images.collect::<Vec<_>>(), listed);
     }
 
     #[test]

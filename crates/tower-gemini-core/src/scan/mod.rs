@@ -31,14 +31,15 @@
 //!
 //! # Which image is final
 //!
-//! Every one that is not marked `thought`, in order, with one exception: of the unmarked images of a
-//! model that thinks ([`unmarked_drafts`](Scanner::unmarked_drafts)), the last wins of those without
-//! text between them. A response with nothing but thoughts gives the last, flagged
-//! [`is_thought`](Image::is_thought). The last final image is [`Answer::image`], those before it are
-//! [`Answer::earlier_images`]. Images of every candidate count, words of the first only. Shapes are
-//! distinguished by structure, whatever was asked for: Gemini and Vertex `candidates`, Imagen
-//! `predictions`, OpenAI-style `choices` and `data`, image events, Interactions `outputs` and
-//! `steps`, and data URIs in texts.
+//! Every one that is not marked `thought`, in order, with one exception: of the unmarked images of
+//! a model that thinks ([`unmarked_drafts`](Scanner::unmarked_drafts)), the last wins of those
+//! without text between them. A response with nothing but thoughts gives the last, flagged
+//! [`is_thought`](Image::is_thought). The last final image is [`Answer::image`], those before it
+//! are [`Answer::earlier_images`]. [`Finals`] is this rule alone, for readers that need more of
+//! each part than [`Scanner`] keeps. Images of every candidate count, words of the first only.
+//! Shapes are distinguished by structure, whatever was asked for: Gemini and Vertex `candidates`,
+//! Imagen `predictions`, OpenAI-style `choices` and `data`, image events, Interactions `outputs`
+//! and `steps`, and data URIs in texts.
 //!
 //! # Which framing
 //!
@@ -69,6 +70,7 @@ mod answer;
 mod base64;
 mod dimensions;
 mod error;
+mod finals;
 mod framing;
 mod json;
 mod paths;
@@ -86,10 +88,12 @@ mod values;
 
 pub use answer::{Answer, Image, PartSpan, TokenCount, Usage};
 pub use error::{ScanError, ScanFailure};
+pub use finals::Finals;
 pub use framing::Framing;
 pub use scanner::{Decoded, Scanner};
 pub(crate) use signatures::MAX_TEXT as MAX_KEYED_TEXT;
 pub use signatures::{PartKey, PartKeyer, PartSignature};
 pub use stream_strip::StreamStripper;
 pub use strip::strip_drafts;
+pub use uri::TextPiece;
 pub(crate) use values::ValueReader;

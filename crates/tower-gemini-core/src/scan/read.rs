@@ -10,7 +10,7 @@ use super::error::{ErrorKind, ScanError};
 use super::paths::{Field, Member, Node, is_image, member};
 use super::signatures::{PartKey, PartSignature};
 use super::store::{Found, Mode, Store};
-use super::uri::{Piece, UriReader};
+use super::uri::{Piece, UriReader, is_blank, is_link};
 
 /// `Answer::text` and `finishMessage` are cut here.
 const MAX_TEXT: usize = 8 << 10;
@@ -77,6 +77,8 @@ struct Element {
     passed: bool,
     urls: Vec<String>,
     text: Vec<u8>,
+    /// Words have been read since its last image.
+    has_words: bool,
     /// The text as it is, with the images that it shows, where signatures are kept.
     whole_text: Vec<u8>,
     signature: Option<Vec<u8>>,
@@ -249,21 +251,14 @@ impl Reader {
         }
         self.end_document(false);
         let mut answer = self.answer;
-        let mut earlier = std::mem::take(&mut self.store.settled);
-        let last = match self.store.kept.take() {
-            Some(mut kept) => {
-                kept.image.bytes = self.store.into_bytes().into();
-                Some(kept)
-            }
-            None => earlier.pop(),
-        };
-        for part in earlier.iter().chain(&last).filter_map(|found| found.part) {
+        let finals = self.store.end_response();
+        for part in finals.iter().filter_map(|found| found.part) {
             if let Some(part) = answer.parts.get_mut(part) {
                 part.is_final = true;
             }
         }
-        answer.earlier_images = earlier.into_iter().map(|found| found.image).collect();
-        answer.image = last.map(|found| found.image);
+        answer.earlier_images = finals.into_iter().map(|found| found.image).collect();
+        answer.image = answer.earlier_images.pop();
         answer
     }
 
@@ -309,7 +304,7 @@ impl Reader {
             thought_images: self.answer.thought_images,
             urls: self.answer.image_urls.len(),
             parts: self.answer.parts.len(),
-            had_image: self.store.kept.is_some() || !self.store.settled.is_empty(),
+            had_image: !self.store.is_empty(),
             corrupt: self.document.corrupt,
         }
     }
@@ -321,8 +316,7 @@ impl Reader {
             if mark.had_image || self.is_other() {
                 return Err(ScanError::new(ErrorKind::Duplicate, at));
             }
-            self.store.kept = None;
-            self.store.settled.clear();
+            self.store.clear();
         }
         self.answer.text.truncate(mark.text);
         self.answer.images = mark.images;
@@ -454,6 +448,7 @@ impl Reader {
             }
             F::Text => {
                 element.text.clear();
+                element.has_words = false;
                 let mark = element.mark;
                 self.roll_back(mark, at)?;
             }
@@ -485,14 +480,15 @@ impl Reader {
         }
     }
 
-    /// The first bytes of an image's base64.
-    fn begin_image(&mut self, at: u64) {
+    /// The first bytes of an image's base64. A text may only look like one until it ends.
+    fn begin_image(&mut self, at: u64, in_text: bool) {
         let is_thought = self.is_thought();
         for element in &mut self.elements {
             element.image = Progress::None;
         }
         let Some(element) = self.elements.last_mut() else { return };
         let is_image = match element.node {
+            _ if in_text => false,
             Node::Part | Node::Item => element.said.get(Field::Mime).is_some_and(is_image),
             _ => true,
         };
@@ -580,7 +576,10 @@ impl Reader {
         }
         let is_read = !self.is_other();
         match outer.and_then(|outer| self.elements.get_mut(outer)) {
-            Some(outer) => append(&mut outer.text, &element.text, MAX_TEXT),
+            Some(outer) => {
+                append(&mut outer.text, &element.text, MAX_TEXT);
+                outer.has_words |= element.has_words;
+            }
             None if is_thought => {}
             None => {
                 let room = MAX_TEXT.saturating_sub(self.answer.text.len());
@@ -588,7 +587,7 @@ impl Reader {
                 if is_read {
                     self.answer.text.push_str(valid(text));
                 }
-                if !element.text.trim_ascii().is_empty() {
+                if element.has_words {
                     // Text behind an image: the model goes on to the next.
                     self.store.settle();
                 }
@@ -696,16 +695,17 @@ impl Reader {
                 self.has_content |= !text.is_empty();
                 let Some(element) = self.elements.last_mut() else { return Ok(()) };
                 append(&mut element.text, text, MAX_TEXT);
-                let is_between = matches!(piece, Piece::Text(_)) && !text.trim_ascii().is_empty();
-                if is_between && element.thought != Some(true) {
-                    self.store.settle();
-                }
+                element.has_words |= matches!(piece, Piece::Text(_)) && !is_blank(text);
             }
             Piece::Begin(mime) => {
                 if let Some(element) = self.elements.last_mut() {
                     element.said.set(Field::Mime, mime);
+                    let has_words = std::mem::take(&mut element.has_words);
+                    if has_words && element.thought != Some(true) {
+                        self.store.settle();
+                    }
                 }
-                self.begin_image(at);
+                self.begin_image(at, in_text);
             }
             Piece::Base64(base64) => self.store.piece(base64)?,
             Piece::End => {
@@ -728,7 +728,7 @@ impl Reader {
                 }
             }
             Piece::Url(url) => {
-                let is_link = url.starts_with("http") || !in_text;
+                let is_link = is_link(&url) || !in_text;
                 if let Some(element) = self
                     .elements
                     .last_mut()
@@ -977,7 +977,7 @@ impl Reader {
         }
         *began = true;
         let begun = &SCHEME[..*scheme];
-        self.begin_image(at);
+        self.begin_image(at, false);
         if !begun.is_empty() {
             self.store.piece(begun)?;
         }

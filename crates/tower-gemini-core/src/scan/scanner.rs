@@ -153,7 +153,7 @@ impl Scanner {
     /// without text between them. If not, every one is final. Default: they may be.
     #[must_use]
     pub fn unmarked_drafts(mut self, may_be: bool) -> Self {
-        self.reader.store.unmarked_are_final = !may_be;
+        self.reader.store.set_unmarked_drafts(may_be);
         self
     }
 

@@ -13,6 +13,7 @@ use super::answer::Image;
 use super::base64::{Decoder, Out};
 use super::dimensions::Sniffer;
 use super::error::{ErrorKind, ScanError};
+use super::finals::Finals;
 use super::signatures::{ImageHash, PartKey, PartKeyer};
 
 /// Growth by this part of the length, and at least [`MIN_GROWTH`]: peak memory stays within a few
@@ -74,11 +75,10 @@ pub(super) struct Store {
     pub(super) expected: Option<u64>,
     /// Makes a key of every image.
     pub(super) keyer: Option<PartKeyer>,
-    pub(super) kept: Option<Found>,
+    /// Holds the kept image, which the next may replace.
+    finals: Finals<Found>,
     /// Final images that nothing replaces any more, in order, with their bytes.
-    pub(super) settled: Vec<Found>,
-    /// Whether images without a mark are final, each of them.
-    pub(super) unmarked_are_final: bool,
+    settled: Vec<Found>,
     /// The kept image's bytes; while draining, those that are to be taken.
     main: Vec<u8>,
     /// A doubtful candidate's bytes.
@@ -96,18 +96,31 @@ impl Store {
         Self { mode, ..Self::default() }
     }
 
+    /// Whether images without a mark may be drafts. A draining store has one writer, for which the
+    /// last image wins.
+    pub(super) fn set_unmarked_drafts(&mut self, may_be: bool) {
+        self.finals = Finals::new(may_be || self.mode == Mode::Drain);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.finals.is_empty()
+    }
+
+    /// Forgets every image.
+    pub(super) fn clear(&mut self) {
+        self.finals.clear();
+        self.settled.clear();
+    }
+
     /// A candidate begins at byte `at` of the response. `is_image` says whether its type is known;
     /// `is_thought`, whether it is known to be a draft or known not to be.
     pub(super) fn begin(&mut self, at: u64, is_image: bool, is_thought: Option<bool>) {
-        if self.unmarked_are_final && self.candidate.is_none() {
-            self.settle();
-        }
         let before = self.candidate.take();
-        let (target, overwrote, dropped) = match (before, &self.kept) {
+        let (target, overwrote, dropped) = match (before, self.finals.open()) {
             // An earlier candidate of the same element or step: this one stands in its place.
             (Some(before), _) => (before.target, before.overwrote, before.dropped),
             (None, None) => (Destination::Main, false, false),
-            (None, Some(kept)) if !kept.image.is_thought && is_thought == Some(true) => {
+            (None, Some(_)) if is_thought.is_some_and(|mark| !self.finals.takes(mark)) => {
                 (Destination::Nowhere, false, true)
             }
             (None, Some(kept))
@@ -139,14 +152,17 @@ impl Store {
         }));
     }
 
-    /// The kept image, if it is none of the drafts, is final: whatever follows does not replace it.
-    /// A draining store has one writer, for which the last image wins.
+    /// A text follows, or another candidate: the kept image, if it is no draft, is final.
     pub(super) fn settle(&mut self) {
-        let is_final = self.kept.as_ref().is_some_and(|kept| !kept.image.is_thought);
-        if !is_final || self.candidate.is_some() || self.mode == Mode::Drain {
-            return;
+        // A draining store has one writer, for which the last image wins.
+        if self.candidate.is_none() && self.mode != Mode::Drain {
+            let settled = self.finals.text();
+            self.push_settled(settled);
         }
-        if let Some(mut found) = self.kept.take() {
+    }
+
+    fn push_settled(&mut self, settled: Option<Found>) {
+        if let Some(mut found) = settled {
             found.image.bytes = std::mem::take(&mut self.main).into();
             self.settled_bytes += found.image.len;
             self.settled.push(found);
@@ -227,7 +243,7 @@ impl Store {
     pub(super) fn cancel(&mut self, at: u64) -> Result<(), ScanError> {
         match self.candidate.take() {
             Some(candidate) if candidate.overwrote => {
-                self.kept = None;
+                let _ = self.finals.end();
                 Err(candidate.lost(at))
             }
             _ => Ok(()),
@@ -237,9 +253,7 @@ impl Store {
     /// The candidate is an image: keeps it or the one before.
     pub(super) fn commit(&mut self, mut found: Found, at: u64) -> Result<(), ScanError> {
         let is_thought = found.image.is_thought;
-        let has_final = self.kept.as_ref().is_some_and(|kept| !kept.image.is_thought)
-            || !self.settled.is_empty();
-        if is_thought && has_final {
+        if !self.finals.takes(is_thought) {
             return self.cancel(at);
         }
         let Some(candidate) = self.candidate.take() else { return Ok(()) };
@@ -252,13 +266,21 @@ impl Store {
         }
         found.image.len = candidate.len;
         (found.image.width, found.image.height) = candidate.sniffer.size().unzip();
-        self.kept = Some(found);
+        let settled = self.finals.image(found, is_thought);
+        self.push_settled(settled);
         Ok(())
     }
 
-    /// The kept image's bytes; empty unless they were to be kept here.
-    pub(super) fn into_bytes(self) -> Vec<u8> {
-        if self.mode == Mode::Decode { self.main } else { Vec::new() }
+    /// Ends the response, and returns its final images in order.
+    pub(super) fn end_response(&mut self) -> Vec<Found> {
+        let mut settled = std::mem::take(&mut self.settled);
+        if let Some(mut last) = self.finals.end() {
+            if self.mode == Mode::Decode {
+                last.image.bytes = std::mem::take(&mut self.main).into();
+            }
+            settled.push(last);
+        }
+        settled
     }
 
     /// Takes what has been decoded since the last call, where that is drained.

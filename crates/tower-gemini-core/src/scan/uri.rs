@@ -3,6 +3,8 @@
 //! Both are read as they pass, so that a picture of megabytes in a chat message is decoded and not
 //! collected.
 
+use super::answer::Image;
+use super::base64::Decoder;
 use super::error::ScanError;
 
 const DATA: &[u8] = b"data:";
@@ -205,6 +207,70 @@ impl UriReader {
         }
         found(Piece::Url(String::from_utf8_lossy(&head).into_owned()))
     }
+}
+
+/// What a text holds, in order, as far as [`Finals`](super::Finals) needs it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TextPiece {
+    /// Words: anything that is not blank.
+    Words,
+    /// An image that the text shows: a data URI in Markdown, or one that is all of the text.
+    Image(Image),
+    /// The address of an image, in Markdown.
+    Address(String),
+}
+
+impl TextPiece {
+    /// Reads a text as [`Scanner`](super::Scanner) does.
+    ///
+    /// ```
+    /// use tower_gemini_core::scan::TextPiece;
+    ///
+    /// let pieces = TextPiece::all("A cat: ![](data:image/png;base64,Y2F0)");
+    /// let [TextPiece::Words, TextPiece::Image(image)] = &pieces[..] else { panic!("{pieces:?}") };
+    /// assert_eq!((&image.bytes[..], &*image.mime), (&b"cat"[..], "image/png"));
+    /// ```
+    #[must_use]
+    pub fn all(text: &str) -> Vec<Self> {
+        let (mut pieces, mut reader) = (Vec::new(), UriReader::markdown());
+        let (mut image, mut base64, mut bytes) = (Image::default(), Decoder::default(), Vec::new());
+        let mut found = |piece: Piece<'_>| {
+            let mut take = |decoded: &[u8]| -> Result<(), ScanError> {
+                bytes.extend_from_slice(decoded);
+                Ok(())
+            };
+            match piece {
+                Piece::Text(text) if !is_blank(text) => pieces.push(Self::Words),
+                Piece::Url(url) if is_link(&url) => pieces.push(Self::Address(url)),
+                Piece::Begin(mime) => image.mime = mime,
+                Piece::Base64(piece) => base64.push(piece, &mut take)?,
+                Piece::End => {
+                    let is_good = std::mem::take(&mut base64).finish(&mut take)?;
+                    let (mut image, bytes) =
+                        (std::mem::take(&mut image), std::mem::take(&mut bytes));
+                    if is_good && !bytes.is_empty() {
+                        (image.len, image.bytes) = (bytes.len() as u64, bytes.into());
+                        pieces.push(Self::Image(image));
+                    }
+                }
+                _ => {}
+            }
+            Ok(())
+        };
+        // Nothing here fails.
+        let _ = reader.push(text.as_bytes(), &mut found).and_then(|()| reader.finish(&mut found));
+        pieces
+    }
+}
+
+/// Whether an address in a text leads anywhere.
+pub(super) fn is_link(url: &str) -> bool {
+    url.starts_with("http")
+}
+
+/// Whether a text is no word between two images.
+pub(super) fn is_blank(text: &[u8]) -> bool {
+    text.trim_ascii().is_empty()
 }
 
 /// The type in `data:image/png;base64,`, where the head is of that kind.

@@ -165,3 +165,50 @@ fn a_text_that_only_looks_like_an_image_is_a_text() {
         assert_eq!(answer.images, 0, "{text}");
     }
 }
+
+// A thought image was decoded over, and the response ended in an error although it was valid.
+#[test]
+fn a_text_that_only_looks_like_an_image_costs_no_image() {
+    let thought = image(ONE).replace("}}", r#"},"thought":true}"#);
+    for kept in [thought, image(ONE)] {
+        for text in [
+            "![](data:image/png;base64,QUJDc",
+            "![](data:image/png;base64,%%)",
+            "data:image/png;base64,Q",
+        ] {
+            let text = serde_json::json!({ "text": text }).to_string();
+            for parts in [vec![kept.clone(), text.clone()], vec![text.clone(), kept.clone()]] {
+                let body = response(&parts);
+                assert_eq!(finals(Scanner::decoding(Framing::Whole), &body), ["one"], "{body}");
+                let stream: String = parts
+                    .iter()
+                    .map(|part| format!("data: {}\n\n", response(std::slice::from_ref(part))))
+                    .collect();
+                assert_eq!(finals(Scanner::decoding(Framing::Sse), &stream), ["one"], "{body}");
+            }
+        }
+    }
+}
+
+// Whether a text is a thought was not asked where the mark stood behind it.
+#[test]
+fn a_thought_between_unmarked_drafts_makes_none_of_them_final() {
+    for thought in [r#"{"text":"hm","thought":true}"#, r#"{"thought":true,"text":"hm"}"#] {
+        let body = response(&[image(ONE), thought.to_owned(), image(TWO)]);
+        assert_eq!(finals(Scanner::decoding(Framing::Whole), &body), ["two"], "{body}");
+    }
+}
+
+#[test]
+fn the_words_of_a_text_settle_what_stands_before_them() {
+    let shown = |data| format!("![it](data:image/png;base64,{data})");
+    for (text, expected) in [
+        (format!("{}{}", shown(TWO), shown(THREE)), &["three"][..]),
+        (format!("and {}{}", shown(TWO), shown(THREE)), &["one", "three"]),
+        (format!("{} and {}", shown(TWO), shown(THREE)), &["two", "three"]),
+        (format!("{} and ", shown(TWO)), &["two"]),
+    ] {
+        let body = response(&[image(ONE), serde_json::json!({ "text": text }).to_string()]);
+        assert_eq!(finals(Scanner::decoding(Framing::Whole), &body), expected, "{body}");
+    }
+}
