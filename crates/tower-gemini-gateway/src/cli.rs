@@ -62,7 +62,7 @@ pub(crate) struct ServeArgs {
 pub(crate) struct SimulateArgs {
     /// A file, or the name of a scenario that comes with the program. A file that ends in .csv is
     /// replayed: what log.observations wrote
-    #[arg(long, value_name = "FILE", default_value = "peak-day")]
+    #[arg(long, value_name = "FILE", default_value = "day")]
     pub(crate) scenario: String,
     /// The same seed and the same requests give the same run
     #[arg(long, default_value_t = 1)]
@@ -73,7 +73,7 @@ pub(crate) struct SimulateArgs {
     pub(crate) fit: Option<std::path::PathBuf>,
     /// The address to listen on
     #[arg(id = "at", long = "listen", value_name = "ADDR", value_parser = listen_address,
-        default_value = crate::simulate::LISTEN)]
+        default_value = "127.0.0.1:8788")]
     pub(crate) listen: SocketAddr,
 }
 

@@ -10,9 +10,6 @@ use tower_gemini_sim::{Observations, Scenario, ServeHandle, Sim, Totals};
 use crate::cli::SimulateArgs;
 use crate::running::Signal;
 
-/// Where it listens unless it is told: beside the gateway's own port.
-pub(crate) const LISTEN: &str = "127.0.0.1:8788";
-
 /// A scenario that is served.
 pub(crate) struct Simulation {
     sim: Sim,
@@ -124,6 +121,6 @@ mod tests {
         assert!(simulation.run(signals).await.starts_with("0 requests"));
         let wrong = SimulateArgs { scenario: "nope".to_owned(), ..args };
         let error = Simulation::start(&wrong).await.err().unwrap().to_string();
-        assert!(error.contains("peak-day"), "{error}");
+        assert!(error.contains("day-correlated"), "{error}");
     }
 }

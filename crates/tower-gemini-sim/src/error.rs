@@ -65,3 +65,21 @@ impl error::Error for SimError {
         Some(&self.source)
     }
 }
+
+/// Why a scenario or a file of observations cannot be used, with the line where that is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScenarioError(String);
+
+impl ScenarioError {
+    pub(crate) fn new(what: String) -> Self {
+        Self(what)
+    }
+}
+
+impl fmt::Display for ScenarioError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl error::Error for ScenarioError {}

@@ -119,7 +119,7 @@ mod weather;
 pub use answer::ImageOptions;
 pub use body::SimBody;
 pub use builder::Builder;
-pub use error::{SimError, SimErrorKind};
+pub use error::{ScenarioError, SimError, SimErrorKind};
 pub use fault::{BadRequest, Block, Fault, Forbidden, Limit, NotFound, Refusal, Shape};
 pub use hash::hash64;
 pub use ledger::{Delivered, LedgerSnapshot, Record, Totals};
@@ -127,7 +127,7 @@ pub use model::{Price, Size};
 pub use observed::{Fit, ModelFit, OBSERVATIONS_HEADER, Observation, Observations};
 pub use outage::{Each, Outages};
 pub use quota::Quota;
-pub use scenario::{ArrivalKind, Arrivals, Scenario, ScenarioError, Wanted};
+pub use scenario::{ArrivalKind, Arrivals, Scenario, Wanted};
 #[cfg(feature = "serve")]
 pub use serve::{ServeHandle, serve};
 pub use service::{RequestNumber, Sim, SimFuture, SimService};

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
+use crate::error::ScenarioError;
 use crate::fault::{Fault, Limit, Refusal};
 use crate::model::Size;
-use crate::scenario::ScenarioError;
 
 /// The first line of a file of observations.
 pub const OBSERVATIONS_HEADER: &str = "seconds,model,size,outcome,latency_ms";

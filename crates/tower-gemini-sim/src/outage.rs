@@ -184,6 +184,17 @@ impl Outages {
     }
 }
 
+/// The shares of [`Weather::claimed_hours`](crate::Weather::claimed_hours), with their source there.
+pub(crate) fn claimed_hours() -> [f64; 24] {
+    std::array::from_fn(|hour| match hour {
+        0..6 => 0.08,
+        6..10 => 0.15,
+        10..14 => 0.45,
+        14..18 => 0.25,
+        _ => 0.10,
+    })
+}
+
 /// The mean of a Weibull distribution of scale 1, which is Γ(1 + 1/shape): the area below its
 /// survival function.
 fn mean_of_weibull(shape: f64) -> f64 {
@@ -464,16 +475,8 @@ mod tests {
         assert!((45.0..56.0).contains(&mean), "{mean}");
     }
 
-    /// The claims of APIYI, 503s on Nano Banana 2, 2026-03.
     fn claimed() -> Outages {
-        let rate = |hour: usize| match hour {
-            0..6 => 0.08,
-            6..10 => 0.15,
-            10..14 => 0.45,
-            14..18 => 0.25,
-            _ => 0.10,
-        };
-        Outages::new(Fault::HighDemand).by_hour(std::array::from_fn(rate)).shape(0.94)
+        Outages::new(Fault::HighDemand).by_hour(claimed_hours()).shape(0.94)
     }
 
     #[test]

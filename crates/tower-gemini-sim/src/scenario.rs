@@ -1,13 +1,13 @@
 //! Weather in a file: a provider model, and the calls that meet it.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 
 use crate::builder::Builder;
+use crate::error::ScenarioError;
 use crate::fault::Fault;
 use crate::model::{Size, known};
 use crate::observed::Observations;
@@ -47,13 +47,15 @@ use crate::weather::{Latency, Weather};
 /// | `latency_by_hour` | 24 factors: load makes images slower | 1 |
 /// | `[arrivals]` | see [`Arrivals`] | 60 an hour |
 /// | `[[outages]]` | `fault` (with `late_seconds` for `late`), `model`, `size`, `each`, `share` or `by_hour`, `mean_minutes`, `shape`, `correlation`, `independent`, `released_days_ago`, `steps`, `share_by_size`: see [`Outages`] | none |
+/// | `usual_faults` | what goes wrong on a good day too: 1 % of 500s, 0.3 % of 502s, 0.4 % of resets, 0.5 % of refusals. The shares are ours, of the size that status dashboards show | false |
 /// | `[[faults]]` | `fault`, `share`: each request by itself | none |
 /// | `[[latency]]` | `model`, `size`, `seconds = [from, to]` | [`Latency::default`] |
 /// | `[quota]`, `[quota.model."…"]` | `rpm`, `ipm`, `tpm`, `rpd`, `counts_rejected` | none |
 /// | `[[deadlines]]` | `minute`, `minutes`: the server's deadline from a moment on | none |
 /// | `[[retirements]]` | `minute`, `model`, `successor`: 404 from a moment on | none |
 ///
-/// The names of faults are those of [`Fault::name`].
+/// The names of faults are those of [`Fault::name`]. Of several faults with one name,
+/// `cut_body#2` is the second in [`Fault::all`].
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -68,6 +70,7 @@ pub struct Scenario {
     pub arrivals: Arrivals,
     server_deadline_minutes: u64,
     latency_by_hour: Option<[f64; 24]>,
+    usual_faults: bool,
     outages: Vec<OutageSpec>,
     faults: Vec<FaultSpec>,
     latency: Vec<LatencySpec>,
@@ -87,6 +90,7 @@ impl Default for Scenario {
             arrivals: Arrivals::default(),
             server_deadline_minutes: 10,
             latency_by_hour: None,
+            usual_faults: false,
             outages: Vec::new(),
             faults: Vec::new(),
             latency: Vec::new(),
@@ -107,8 +111,10 @@ pub struct Arrivals {
     /// sends its next call a `pause_seconds` after its last. `bursts`: `burst` calls at once, every
     /// `every_minutes`. `batch`: all of them at the start, `workers` at a time.
     pub kind: ArrivalKind,
-    /// Calls an hour in the mean. In a batch, as many as would come in all hours.
+    /// Calls an hour in the mean, in an open loop.
     pub per_hour: f64,
+    /// Calls of a batch.
+    pub calls: u32,
     /// How busy the hours of the UTC day are, beside each other.
     pub by_hour: Option<[f64; 24]>,
     /// Workers of a closed loop or a batch.
@@ -132,6 +138,7 @@ impl Default for Arrivals {
         Self {
             kind: ArrivalKind::Open,
             per_hour: 60.0,
+            calls: 1_000,
             by_hour: None,
             workers: 4,
             pause_seconds: 10,
@@ -256,41 +263,28 @@ fn one() -> f64 {
 }
 
 fn fault<'de, D: Deserializer<'de>>(input: D) -> Result<Fault, D::Error> {
-    let name = String::deserialize(input)?;
-    Fault::all().into_iter().find(|fault| fault.name() == name).ok_or_else(|| {
-        de::Error::custom(format!("no fault is called \"{name}\"; Fault::name lists them"))
+    let named = String::deserialize(input)?;
+    let (name, number) = named.split_once('#').unwrap_or((&named, "1"));
+    let mut all = Fault::all().into_iter().filter(|fault| fault.name() == name);
+    let found = number.parse::<usize>().ok().and_then(|number| all.nth(number.checked_sub(1)?));
+    found.ok_or_else(|| {
+        de::Error::custom(format!("no fault is called \"{named}\"; Fault::name lists them"))
     })
 }
-
-/// Why a scenario cannot be used, with the line where that is known.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ScenarioError(String);
-
-impl ScenarioError {
-    pub(crate) fn new(what: String) -> Self {
-        Self(what)
-    }
-}
-
-impl fmt::Display for ScenarioError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for ScenarioError {}
 
 /// Those of this crate, by name.
 const BUILT_IN: &[(&str, &str)] = &[
     ("calm", include_str!("../scenarios/calm.toml")),
     ("independent", include_str!("../scenarios/independent.toml")),
-    ("peak-day", include_str!("../scenarios/peak-day.toml")),
-    ("correlated", include_str!("../scenarios/correlated.toml")),
-    ("release-week", include_str!("../scenarios/release-week.toml")),
-    ("outage-2026-01-21", include_str!("../scenarios/outage-2026-01-21.toml")),
-    ("tight-quota", include_str!("../scenarios/tight-quota.toml")),
-    ("relay", include_str!("../scenarios/relay.toml")),
+    ("day", include_str!("../scenarios/day.toml")),
+    ("day-correlated", include_str!("../scenarios/day-correlated.toml")),
+    ("peak", include_str!("../scenarios/peak.toml")),
+    ("release", include_str!("../scenarios/release.toml")),
+    ("january", include_str!("../scenarios/january.toml")),
     ("bursts", include_str!("../scenarios/bursts.toml")),
+    ("lossy", include_str!("../scenarios/lossy.toml")),
+    ("relay", include_str!("../scenarios/relay.toml")),
+    ("batch", include_str!("../scenarios/batch.toml")),
 ];
 
 impl Scenario {
@@ -313,11 +307,17 @@ impl Scenario {
     /// be.
     pub fn parse(text: &str) -> Result<Self, ScenarioError> {
         let scenario: Self =
-            toml::from_str(text).map_err(|error| ScenarioError(error.to_string()))?;
-        match scenario.fault() {
-            Some(what) => Err(ScenarioError(what)),
+            toml::from_str(text).map_err(|error| ScenarioError::new(error.to_string()))?;
+        match scenario.problem() {
+            Some(what) => Err(ScenarioError::new(what)),
             None => Ok(scenario),
         }
+    }
+
+    /// Whether there are outages that begin and end, so that it would help to know of them.
+    #[must_use]
+    pub fn has_lasting_outages(&self) -> bool {
+        self.outages.iter().any(|one| !one.independent && one.steps.is_empty())
     }
 
     /// What was seen, again: a request meets what the last such request until its moment met. The
@@ -331,7 +331,7 @@ impl Scenario {
     }
 
     /// What cannot be.
-    fn fault(&self) -> Option<String> {
+    fn problem(&self) -> Option<String> {
         let is_share = |share: &f64| (0.0..=1.0).contains(share);
         let shares = |name: &'static str, shares: &[f64]| {
             let wrong = shares.iter().find(|share| !is_share(share))?;
@@ -375,7 +375,7 @@ impl Scenario {
 
     /// The simulator of this scenario, without a seed.
     pub fn builder(&self) -> Builder {
-        let mut weather = Weather::calm();
+        let mut weather = if self.usual_faults { Weather::usual() } else { Weather::calm() };
         for one in &self.outages {
             weather = weather.outages(one.outages());
         }

@@ -28,7 +28,7 @@ use crate::interactions::Interactions;
 use crate::json::obj;
 use crate::ledger::{Bill, Ledger, LedgerSnapshot, Totals};
 use crate::lock;
-use crate::model::{Model, known};
+use crate::model::{Model, Size, known};
 use crate::outage::Asked;
 use crate::quota::{Limits, Weight};
 use crate::request::{Credentials, ImageRequest, Route, check, json, server_timeout};
@@ -105,6 +105,14 @@ impl Sim {
     /// Returns sums over what happened so far, without copying the records.
     pub fn totals(&self) -> Totals {
         self.inner.ledger.totals()
+    }
+
+    /// Returns the share of such requests that fail now because of an outage, of the one that hits
+    /// most of them: what only an oracle knows.
+    pub fn share_failing(&self, key: &str, model: &str, size: Size) -> f64 {
+        let inner = &self.inner;
+        let project = inner.project_of(key);
+        inner.weather.share_failing(&inner.asked(&project, &model.into(), size))
     }
 
     /// Returns how many requests were sent so far.
@@ -288,6 +296,10 @@ impl Inner {
         self.settings.time_of_day + self.now()
     }
 
+    fn asked<'a>(&self, project: &'a Arc<str>, model: &'a Arc<str>, size: Size) -> Asked<'a> {
+        Asked { project, model, size, now: self.now(), starts_at: self.settings.time_of_day }
+    }
+
     fn latency(&self, number: usize, range: &RangeInclusive<Duration>) -> Duration {
         let load = self.settings.latency.load(self.time_of_day());
         self.weather.latency(number, range).mul_f64(load)
@@ -424,16 +436,8 @@ impl Inner {
             check(caller.route.api, verb, model, &body).map(|asked| (model, asked))
         });
         if let (Fault::None, Ok((_, asked)), true) = (&*fault, &checked, makes) {
-            let outage = self.weather.outage(
-                number,
-                &Asked {
-                    project: &caller.project,
-                    model: &caller.model,
-                    size: asked.size,
-                    now: self.now(),
-                    starts_at: self.settings.time_of_day,
-                },
-            );
+            let asked = self.asked(&caller.project, &caller.model, asked.size);
+            let outage = self.weather.outage(number, &asked);
             if let Some(outage) = outage {
                 self.ledger.edit(number, |record| {
                     record.fault = outage.clone();

@@ -10,7 +10,7 @@ use crate::fault::{Fault, Forbidden, Refusal, Shape};
 use crate::hash::mix;
 use crate::model::Size;
 use crate::observed::Observations;
-use crate::outage::{Asked, Each, OutageState, Outages};
+use crate::outage::{Asked, Each, OutageState, Outages, claimed_hours};
 
 /// Describes which faults happen, and how often.
 ///
@@ -76,14 +76,17 @@ impl Weather {
     /// % from 00, 15 % from 06, 45 % from 10, 25 % from 14 and 10 % from 18. Other guides place the
     /// peak elsewhere; none was measured by Google.
     pub fn claimed_hours() -> Self {
-        let rate = |hour: usize| match hour {
-            0..6 => 0.08,
-            6..10 => 0.15,
-            10..14 => 0.45,
-            14..18 => 0.25,
-            _ => 0.10,
-        };
-        Self::calm().by_hour(std::array::from_fn(rate), Fault::HighDemand)
+        Self::calm().by_hour(claimed_hours(), Fault::HighDemand)
+    }
+
+    /// What goes wrong on a good day too: `usual_faults` of a [`Scenario`](crate::Scenario).
+    pub(crate) fn usual() -> Self {
+        Self::calm()
+            .with(0.01, Fault::Internal)
+            .with(0.003, Fault::BadGatewayHtml)
+            .with(0.002, Fault::ResetAfterReceipt)
+            .with(0.002, Fault::ResetAfterGeneration)
+            .with(0.005, Fault::Refused(Refusal::ImageSafety))
     }
 
     /// Adds a fault that happens to this share of the requests, each by itself.
@@ -141,6 +144,12 @@ impl WeatherState {
             point < 0.0
         });
         drawn.map_or(Fault::None, |(_, fault)| fault.clone())
+    }
+
+    /// The largest share of such requests that any outage makes fail now.
+    pub(crate) fn share_failing(&self, asked: &Asked<'_>) -> f64 {
+        let all = self.outages.iter().zip(&self.weather.outages);
+        all.map(|(state, outages)| state.share_failing(outages, asked)).fold(0.0, f64::max)
     }
 
     /// The fault of an outage that this request falls into, if there is one.

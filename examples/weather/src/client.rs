@@ -9,13 +9,15 @@ use http::Request;
 use http_body_util::{BodyExt, Full};
 use tower::ServiceExt;
 use tower_gemini::Trail;
-
-use crate::world::SkyService;
+use tower_gemini_sim::SimService;
 
 /// Nano Banana 2.
 pub const FLASH: &str = "gemini-3.1-flash-image";
 /// Nano Banana Pro.
 pub const PRO: &str = "gemini-3-pro-image";
+
+/// The key that every client sends.
+pub const KEY: &str = "any";
 
 /// One image that somebody wants.
 #[derive(Debug, Clone)]
@@ -95,7 +97,7 @@ impl Ask {
         let url = format!("https://gemini.example/v1beta/models/{model}:generateContent");
         *request.uri_mut() = url.parse().unwrap_or_default();
         let headers = request.headers_mut();
-        headers.insert("x-goog-api-key", http::HeaderValue::from_static("any"));
+        headers.insert("x-goog-api-key", http::HeaderValue::from_static(KEY));
         headers.insert("x-sim-call", http::HeaderValue::from(*number));
         request
     }
@@ -133,7 +135,7 @@ pub fn reply(status: u16, body: &[u8]) -> Reply {
 
 /// Sends once and reads the answer: the client under every policy that is not ours.
 #[derive(Debug, Clone)]
-pub struct Wire(pub SkyService);
+pub struct Wire(pub SimService);
 
 impl Client for Wire {
     fn call(&self, ask: Ask) -> BoxFuture<'static, Reply> {

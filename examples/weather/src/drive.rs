@@ -10,8 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::client::{Ask, Client};
 use crate::scenario::Scenario;
 use crate::score::{Call, Score};
-use crate::traffic::Plan;
-use crate::world::WARM_UP;
+use crate::traffic::{Plan, plan};
 use crate::zoo::Policy;
 
 /// Runs `policy` through `scenario` with `scale` of its calls.
@@ -29,20 +28,18 @@ pub fn run(scenario: &Scenario, policy: &Policy, seed: u64, scale: f64) -> Score
 }
 
 async fn day(scenario: &Scenario, policy: &Policy, seed: u64, scale: f64) -> Score {
-    let world = &scenario.world;
-    let sky = world.sky(seed);
-    let client = policy.client(world, &sky, seed);
-    sleep(WARM_UP).await;
-    let start = Instant::now();
-    let plan = scenario.traffic.scaled(scale).plan(world.starts_at, scenario.lasts, seed);
-    let wish = Wish { asks: scenario.asks, patience: scenario.patience };
-    let calls = match plan {
+    let sim = scenario.sim(seed);
+    let client = policy.client(scenario, &sim, seed);
+    sleep(scenario.skip).await;
+    let (start, patience) = (Instant::now(), scenario.patience());
+    let wish = |number| Wish { number, asks: scenario.asks(seed, number), patience };
+    let calls = match plan(scenario, seed, scale) {
         Plan::Open(times) => {
             let calls = times.into_iter().enumerate().map(|(number, at)| {
-                let client = client.clone();
+                let (client, wish) = (client.clone(), wish(number));
                 tokio::spawn(async move {
                     sleep_until(start + at).await;
-                    one(&*client, wish, number, start).await
+                    one(&*client, wish, start).await
                 })
             });
             join_all(calls.collect::<Vec<_>>()).await.into_iter().flatten().collect()
@@ -50,12 +47,12 @@ async fn day(scenario: &Scenario, policy: &Policy, seed: u64, scale: f64) -> Sco
         Plan::Closed { workers, pause, calls } => {
             let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
             join_all((0..workers).map(|_| async {
-                while start.elapsed() < scenario.lasts {
+                while start.elapsed() < scenario.lasts() {
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     if number >= calls {
                         break;
                     }
-                    let call = one(&*client, wish, number, start).await;
+                    let call = one(&*client, wish(number), start).await;
                     done.lock().unwrap_or_else(PoisonError::into_inner).push(call);
                     sleep(pause).await;
                 }
@@ -64,18 +61,19 @@ async fn day(scenario: &Scenario, policy: &Policy, seed: u64, scale: f64) -> Sco
             done.into_inner().unwrap_or_else(PoisonError::into_inner)
         }
     };
-    Score::new(scenario, policy, calls, sky.records())
+    Score::new(scenario, policy, calls, sim.ledger().requests().to_vec())
 }
 
-/// What every call of a scenario wants.
+/// What one call of a scenario wants.
 #[derive(Clone, Copy)]
 struct Wish {
+    number: usize,
     asks: (&'static str, &'static str),
     patience: Duration,
 }
 
-async fn one(client: &dyn Client, wish: Wish, number: usize, start: Instant) -> Call {
-    let Wish { asks: (model, size), patience } = wish;
+async fn one(client: &dyn Client, wish: Wish, start: Instant) -> Call {
+    let Wish { number, asks: (model, size), patience } = wish;
     let ask = Ask { number, model, size, patience, trails: Arc::default() };
     let trails = ask.trails.clone();
     let asked_at = start.elapsed();
@@ -85,6 +83,7 @@ async fn one(client: &dyn Client, wish: Wish, number: usize, start: Instant) -> 
     let trails = std::mem::take(&mut *trails.lock().unwrap_or_else(PoisonError::into_inner));
     Call {
         number,
+        asks: wish.asks,
         asked_at,
         took: start.elapsed() - asked_at,
         out_of_time: reply.as_ref().map_or(true, |reply| reply.out_of_time),

@@ -3,17 +3,14 @@
 
 use std::time::Duration;
 
-use futures::FutureExt;
 use tokio::time::sleep;
-use tower::ServiceExt;
-use tower_gemini_sim::Quota;
+use tower_gemini_sim::Size;
 
-use crate::client::{Ask, FLASH, PRO};
+use crate::client::{FLASH, KEY, PRO};
 use crate::drive::{run, side_by_side};
-use crate::scenario::{Scenario, all, hours, january, steady, tier_1, with_memory};
+use crate::scenario::{Scenario, find as find_scenario};
 use crate::score::{Score, share};
-use crate::traffic::{Plan, Traffic};
-use crate::world::{Outage, WARM_UP, World};
+use crate::traffic::{Plan, plan};
 use crate::zoo::{find, secs};
 
 /// One claim under one assumption.
@@ -42,41 +39,54 @@ impl Figure {
 
 /// One small experiment.
 struct Trial {
-    world: World,
+    scenario: Scenario,
     policy: &'static str,
-    asks: (&'static str, &'static str),
-    patience: u64,
-    traffic: Traffic,
 }
 
 impl Trial {
-    fn new(world: World, policy: &'static str) -> Self {
-        let traffic = Traffic::Poisson { per_hour: 30.0, at_peak: 1.0 / 6.0 };
-        Self { world, policy, asks: (FLASH, "1K"), patience: 900, traffic }
+    /// With calls for Nano Banana 2 at 1K that come evenly, in the weather of this text.
+    fn new(weather: &str, policy: &'static str) -> Self {
+        let text = format!("starts_at_utc = 10\narrivals.per_hour = 30\n{weather}");
+        Self { scenario: parsed(&text), policy }
+    }
+
+    /// In a scenario of the simulator, with other calls.
+    fn of(name: &str, arrivals: &str, policy: &'static str) -> Self {
+        let mut scenario = find_scenario(name).unwrap_or_else(|| parsed(""));
+        scenario.of.arrivals = parsed(&format!("[arrivals]\n{arrivals}")).of.arrivals;
+        Self { scenario, policy }
     }
 
     /// Over some hours, from `seeds` different skies.
-    fn run(&self, hours: u64, seeds: u64) -> Score {
-        let scenario = Scenario {
-            name: "trial",
-            what: "",
-            world: self.world.clone(),
-            traffic: self.traffic,
-            asks: self.asks,
-            lasts: secs(hours * 3600),
-            patience: secs(self.patience),
-        };
+    fn run(mut self, hours: u32, seeds: u64) -> Score {
+        self.scenario.of.hours = hours;
         let Some(policy) = find(self.policy) else { return Score::default() };
         let seeds: Vec<u64> = (0..seeds).collect();
-        let scores = side_by_side(&seeds, |seed| run(&scenario, policy, *seed, 1.0), |_, _| {});
-        scores.into_iter().reduce(Score::merge).unwrap_or_default()
+        let one = |seed: &u64| run(&self.scenario, policy, *seed, 1.0);
+        side_by_side(&seeds, one, |_, _| {}).into_iter().reduce(Score::merge).unwrap_or_default()
     }
 
     /// The share that gets an image, over 24 skies of six hours.
-    fn success(&self) -> f64 {
+    fn success(self) -> f64 {
         self.run(6, 24).success()
     }
 }
+
+fn parsed(text: &str) -> Scenario {
+    // A text of this file that is wrong would fail the test of the figures.
+    Scenario::parse("trial", text).unwrap_or_else(|error| unreachable!("{text}: {error}"))
+}
+
+/// One rate of each model all the time; each request by itself, or in outages of 50 minutes.
+fn steady(flash: f64, pro: f64, memory: &str) -> String {
+    let outage = |(model, rate): (&str, f64)| {
+        format!("[[outages]]\nmodel = \"{model}\"\nshare = {rate}\n{memory}\n")
+    };
+    [(FLASH, flash), (PRO, pro)].map(outage).concat()
+}
+
+const APART: &str = "independent = true";
+const IN_OUTAGES: &str = "mean_minutes = 50";
 
 /// A claim, and what counts as the same figure.
 #[derive(Clone, Copy)]
@@ -96,10 +106,14 @@ pub fn figures() -> Vec<Figure> {
 }
 
 fn success_at_peak() -> Vec<Figure> {
-    let success = |world: World, policy| Trial::new(world.without_noise(), policy).success();
-    let alone = |policy| success(steady(0.45, 0.12, Outage::independent), policy);
-    let outages = |policy| success(steady(0.45, 0.12, with_memory), policy);
-    let correlated = Trial::new(hours(10, 0.5).without_noise(), "guide-503-chain").run(4, 36);
+    let alone = |policy| Trial::new(&steady(0.45, 0.12, APART), policy).success();
+    let outages = |policy| Trial::new(&steady(0.45, 0.12, IN_OUTAGES), policy).success();
+    // Half of what Nano Banana 2 has is Pro's too, as in `day-correlated` from 10 to 14.
+    let together = format!(
+        "{}[[outages]]\neach = \"project\"\nshare = 0.225\n{IN_OUTAGES}",
+        steady(0.225, 0.12, IN_OUTAGES)
+    );
+    let correlated = Trial::new(&together, "guide-503-chain").run(4, 36);
     let once = Claim("H1", "one attempt at the peak: 55 %", 0.53, 0.57);
     let retries = Claim("H1", "retries alone: over 90 %", 0.90, 1.0);
     // 1 - 0.45 × 0.12 is 94.6 %.
@@ -132,8 +146,8 @@ fn prices() -> Vec<Figure> {
     let drafts = Claim("H16", "drafts at 1K and one 4K: about half the cost", 0.45, 0.55);
     let batch = Claim("H18", "batches cost half", 0.49, 0.51);
     let bill = |rate| {
-        let world = steady(rate, 0.0, with_memory).without_noise();
-        Trial::new(world, "google-genai").run(6, 12).dollars_per_image()
+        let weather = steady(rate, 0.0, IN_OUTAGES);
+        Trial::new(&weather, "google-genai").run(6, 12).dollars_per_image()
     };
     let all_in = 1.0 - (0.05 * 0.134 + 0.25 * 0.067 + 0.70 * 0.039) / 0.134;
     let drafted = |n: f64| 1.0 - (n * 0.067 + 0.151) / ((n + 1.0) * 0.151);
@@ -164,12 +178,18 @@ fn recovery() -> Vec<Figure> {
 }
 
 fn january_sizes() -> Vec<Figure> {
-    let trial = |policy, size, patience| {
-        let trial = Trial { asks: (PRO, size), patience, ..Trial::new(late_january(), policy) };
-        trial.run(5, 6).success()
+    let trial = |policy, size, minutes| {
+        let arrivals = format!(
+            "per_hour = 30\ndeadline_minutes = {minutes}\n\
+             mix = [{{ model = \"{PRO}\", size = \"{size}\", share = 1.0 }}]"
+        );
+        let mut trial = Trial::of("january", &arrivals, policy);
+        // From its second hour on it was complete.
+        trial.scenario.skip = secs(3600);
+        trial.run(6, 6).success()
     };
-    let size = |size| trial("no-retry", size, 900);
-    let ladder = |patience| trial("ours-sizes", "4K", patience);
+    let size = |size| trial("no-retry", size, 15);
+    let ladder = |minutes| trial("ours-sizes", "4K", minutes);
     let small = Claim("H11", "1K in the outage of January: about 95 %", 0.92, 0.98);
     let middle = Claim("H11", "2K: about 70 %", 0.65, 0.75);
     let large = Claim("H11", "4K: below 20 %", 0.0, 0.20);
@@ -178,16 +198,14 @@ fn january_sizes() -> Vec<Figure> {
         small.if_so("the article's table", size("1K"), true),
         middle.if_so("the article's table", size("2K"), true),
         large.if_so("the article's table", size("4K"), true),
-        all.if_so("callers wait 15 min", ladder(900), false),
-        all.if_so("callers wait an hour", ladder(3600), true),
+        all.if_so("callers wait 15 min", ladder(15), false),
+        all.if_so("callers wait an hour", ladder(60), true),
     ]
 }
 
 fn releases() -> Vec<Figure> {
-    let failing = |rate| {
-        let world = steady(rate, 0.0, with_memory).without_noise();
-        1.0 - Trial::new(world, "no-retry").run(12, 36).success()
-    };
+    let failing =
+        |rate| 1.0 - Trial::new(&steady(rate, 0.0, IN_OUTAGES), "no-retry").run(12, 36).success();
     [
         (Claim("H13", "days 1 to 3 after a release: 50 to 70 % of 503s", 0.50, 0.70), 0.60),
         (Claim("H13", "days 4 to 7: 30 to 40 %", 0.28, 0.42), 0.35),
@@ -202,7 +220,7 @@ fn health() -> Vec<Figure> {
     let calm = Claim("H14", "healthy: below 5 % of failures off the peak", 0.0, 0.05);
     let peak = Claim("H14", "healthy: below 20 % at the peak", 0.0, 0.20);
     let of = |policy, assuming, should_hold| {
-        let day = Trial::new(hours(0, 0.0), policy).run(24, 12);
+        let day = Trial::of("day", "per_hour = 30", policy).run(24, 12);
         let failed = |at_peak| {
             let hours = day.by_hour.iter().enumerate();
             let hours = hours.filter(|(hour, _)| (10..14).contains(hour) == at_peak);
@@ -218,10 +236,11 @@ fn health() -> Vec<Figure> {
 fn pacing() -> Vec<Figure> {
     let claim = Claim("H15", "`sleep(1)` between calls ends most 429s", 0.90, 1.0);
     let success = |workers| {
-        let quota = Quota { rpd: None, ..tier_1() };
-        let world = World { quota, ..steady(0.0, 0.0, with_memory) }.without_noise();
-        let traffic = Traffic::Loop { workers, pause: secs(1) };
-        Trial { traffic, ..Trial::new(world, "no-retry") }.run(1, 2).success()
+        let loops = format!(
+            "arrivals.kind = \"closed\"\narrivals.workers = {workers}\n\
+             arrivals.pause_seconds = 1\n[quota]\nrpm = 10\nipm = 10"
+        );
+        Trial::new(&loops, "no-retry").run(1, 2).success()
     };
     vec![
         claim.if_so("one program, 10 requests a minute", success(1), true),
@@ -240,47 +259,27 @@ pub const NOT_SIMULATED: &[(&str, &str)] = &[
     ("H19", "Better prompts resolve 80 %: not about traffic."),
 ];
 
-/// The outage of January from its second hour, when it was complete.
-fn late_january() -> World {
-    let mut world = january();
-    let first = world.stretches.iter().position(|stretch| stretch.from >= secs(3600));
-    world.stretches.drain(..first.unwrap_or(0));
-    for stretch in &mut world.stretches {
-        stretch.from -= secs(3600);
-    }
-    world
-}
-
 fn peak_share(at_peak: f64) -> f64 {
-    let traffic = Traffic::Poisson { per_hour: 400.0, at_peak };
-    let Plan::Open(times) = traffic.plan(0, secs(24 * 3600), 1) else { return 0.0 };
+    let (peak, other) = (at_peak / 4.0, (1.0 - at_peak) / 20.0);
+    let by_hour: [f64; 24] =
+        std::array::from_fn(|hour| if (10..14).contains(&hour) { peak } else { other });
+    let day = parsed(&format!("[arrivals]\nper_hour = 400\nby_hour = {by_hour:?}"));
+    let Plan::Open(times) = plan(&day, 1, 1.0) else { return 0.0 };
     let is_peak = |at: &&Duration| (10..14).contains(&(at.as_secs() / 3600));
     times.iter().filter(is_peak).count() as f64 / times.len() as f64
 }
 
 /// The lengths of outages in minutes, watched every other minute over 1,200 hours.
 fn outage_lengths() -> Vec<u64> {
-    let world = steady(0.5, 0.0, with_memory);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let Ok(runtime) = runtime else { return Vec::new() };
     runtime.block_on(async {
-        let gemini = world.outages_only(7).service();
-        let ask = Ask {
-            number: 0,
-            model: FLASH,
-            size: "1K",
-            patience: WARM_UP,
-            trails: Default::default(),
-        };
+        let sim = parsed(&steady(0.5, 0.0, IN_OUTAGES)).sim(7);
         let (mut lengths, mut down) = (Vec::new(), 0);
         for _ in 0..36_000 {
             sleep(secs(120)).await;
-            let up = gemini
-                .clone()
-                .oneshot(ask.request())
-                .map(|answer| answer.is_ok_and(|answer| answer.status().is_success()))
-                .await;
+            let up = sim.share_failing(KEY, FLASH, Size::K1) < 0.5;
             if up && down > 0 {
                 lengths.push(down);
             }
@@ -288,9 +287,4 @@ fn outage_lengths() -> Vec<u64> {
         }
         lengths
     })
-}
-
-/// The scenarios by name.
-pub fn scenario(name: &str) -> Option<Scenario> {
-    all().into_iter().find(|scenario| scenario.name == name)
 }

@@ -11,11 +11,10 @@ pub mod report;
 pub mod scenario;
 pub mod score;
 pub mod traffic;
-pub mod world;
 pub mod zoo;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use clap::Parser;
@@ -36,7 +35,7 @@ struct Options {
     /// Two skies, a quarter of the calls, no repetition of the articles' figures
     #[arg(long)]
     reduced: bool,
-    /// Only this scenario (may be repeated)
+    /// Only this scenario, by name or from a file (may be repeated)
     #[arg(long, value_name = "NAME")]
     scenario: Vec<String>,
     /// Only this policy (may be repeated)
@@ -74,14 +73,33 @@ pub fn app(args: &[String], out: &mut dyn Write, err: &mut (dyn Write + Send)) -
     }
 }
 
-/// Those of `all` that are wanted, or the first name that is not known.
-fn chosen<T>(all: Vec<T>, wanted: &[String], name: fn(&T) -> &str) -> Result<Vec<T>, String> {
-    let known: Vec<_> = all.iter().map(name).collect();
-    if let Some(unknown) = wanted.iter().find(|wanted| !known.contains(&wanted.as_str())) {
-        return Err(format!("`{unknown}` is not one of {}", known.join(", ")));
+/// The scenarios that are wanted, by name or from files, or what is wrong with one.
+fn scenarios(wanted: &[String]) -> Result<Vec<Scenario>, String> {
+    let all = scenario::all();
+    let known: Vec<_> = all.iter().map(|scenario| scenario.name.as_str()).collect();
+    let known = known.join(", ");
+    let named = |name: &String| {
+        if let Some(scenario) = scenario::find(name) {
+            return Ok(scenario);
+        }
+        let text = std::fs::read_to_string(name)
+            .map_err(|_| format!("`{name}` is neither a file nor one of {known}"))?;
+        let stem = Path::new(name).file_stem().unwrap_or_default().to_string_lossy();
+        Scenario::parse(&stem, &text).map_err(|error| format!("{name}: {error}"))
+    };
+    if wanted.is_empty() { Ok(all) } else { wanted.iter().map(named).collect() }
+}
+
+/// The policies that are wanted, or the first name that is not known.
+fn policies(wanted: &[String]) -> Result<Vec<&'static Policy>, String> {
+    let named = |name: &String| {
+        let known: Vec<_> = zoo::ALL.iter().map(|policy| policy.name).collect();
+        zoo::find(name).ok_or_else(|| format!("`{name}` is not one of {}", known.join(", ")))
+    };
+    match wanted.is_empty() {
+        true => Ok(zoo::ALL.iter().collect()),
+        false => wanted.iter().map(named).collect(),
     }
-    let is_wanted = |one: &T| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name(one));
-    Ok(all.into_iter().filter(is_wanted).collect())
 }
 
 fn simulate(
@@ -90,8 +108,7 @@ fn simulate(
     out: &mut dyn Write,
     err: &mut (dyn Write + Send),
 ) -> io::Result<u8> {
-    let scenarios = chosen(scenario::all(), &options.scenario, |scenario| scenario.name);
-    let policies = chosen(zoo::ALL.iter().collect(), &options.policy, |policy| policy.name);
+    let (scenarios, policies) = (scenarios(&options.scenario), policies(&options.policy));
     let (scenarios, policies) = match (scenarios, policies) {
         (Ok(scenarios), Ok(policies)) => (scenarios, policies),
         (Err(unknown), _) | (_, Err(unknown)) => {

@@ -13,7 +13,9 @@ use crate::zoo::Policy;
 pub struct Call {
     /// Its number, which the ledger knows too.
     pub number: usize,
-    /// Since the scenario's start.
+    /// The model and the size that it asks for.
+    pub asks: (&'static str, &'static str),
+    /// Since the first call could come.
     pub asked_at: Duration,
     /// Until the caller had an image or an error.
     pub took: Duration,
@@ -83,7 +85,7 @@ impl Score {
         let image = own.iter().rev().find(arrived).filter(|_| call.got_image);
         let charges = own.iter().filter(|record| record.charged).count();
         let cost = own.iter().map(|record| record.cost_microusd).sum();
-        let (model, size) = scenario.asks;
+        let (model, size) = call.asks;
         let is_as_asked = image.is_some_and(|record| {
             *record.model == *model && record.size.is_some_and(|of| of.as_str() == size)
         });
@@ -102,7 +104,7 @@ impl Score {
             self.at_most.0 += call.cost.at_most_microusd.unwrap_or(0);
             self.at_most.1 += usize::from(call.cost.at_most_microusd.is_none());
         }
-        let hour = (scenario.world.starts_at + call.asked_at.as_secs() / 3600) % 24;
+        let hour = (scenario.first_hour() + call.asked_at.as_secs() / 3600) % 24;
         let hour = &mut self.by_hour[hour as usize];
         hour.0 += 1;
         hour.1 += usize::from(image.is_some());

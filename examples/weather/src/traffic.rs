@@ -3,39 +3,10 @@
 use std::time::Duration;
 
 use fastrand::Rng;
+use tower_gemini_sim::{ArrivalKind, Arrivals};
 
-/// Who asks when.
-#[derive(Debug, Clone, Copy)]
-pub enum Traffic {
-    /// Many people, who do not wait for each other.
-    Poisson {
-        /// Calls an hour on average.
-        per_hour: f64,
-        /// The share of a day's calls that falls into 10 to 14 UTC; a sixth is even.
-        at_peak: f64,
-    },
-    /// Programs in a loop: the next call follows on the last.
-    Loop {
-        /// How many.
-        workers: usize,
-        /// The pause between two calls.
-        pause: Duration,
-    },
-    /// A pile of calls at once, again and again.
-    Bursts {
-        /// How often.
-        every: Duration,
-        /// How many.
-        calls: usize,
-    },
-    /// A fixed number of calls, some at a time.
-    Batch {
-        /// How many.
-        calls: usize,
-        /// At a time.
-        workers: usize,
-    },
-}
+use crate::scenario::Scenario;
+use crate::zoo::secs;
 
 /// The calls of a scenario.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,51 +24,52 @@ pub enum Plan {
     },
 }
 
-impl Traffic {
-    /// The same, with this share of the calls.
-    pub fn scaled(self, scale: f64) -> Self {
-        match self {
-            Self::Poisson { per_hour, at_peak } => {
-                Self::Poisson { per_hour: per_hour * scale, at_peak }
-            }
-            Self::Batch { calls, workers } => {
-                Self::Batch { calls: (calls as f64 * scale) as usize, workers }
-            }
-            // Bursts of another size would meet the limits in another way.
-            Self::Bursts { every, calls } => Self::Bursts { every: every.div_f64(scale), calls },
-            Self::Loop { .. } => self,
+/// Draws the calls of a scenario, with `scale` of them.
+pub fn plan(scenario: &Scenario, seed: u64, scale: f64) -> Plan {
+    let arrivals = scenario.arrivals();
+    let lasts = scenario.lasts();
+    let workers = arrivals.workers as usize;
+    match arrivals.kind {
+        ArrivalKind::Closed => {
+            let pause = secs(arrivals.pause_seconds);
+            Plan::Closed { workers, pause, calls: usize::MAX }
         }
+        ArrivalKind::Batch => {
+            let calls = (f64::from(arrivals.calls) * scale) as usize;
+            Plan::Closed { workers, pause: Duration::ZERO, calls }
+        }
+        ArrivalKind::Bursts => {
+            // Bursts of another size would meet the limits in another way.
+            let every = secs(arrivals.every_minutes * 60).div_f64(scale);
+            let bursts = (lasts.as_secs_f64() / every.as_secs_f64()) as u32;
+            Plan::Open((0..bursts).flat_map(|n| vec![every * n; arrivals.burst as usize]).collect())
+        }
+        _ => Plan::Open(by_chance(arrivals, scenario.first_hour(), lasts, seed, scale)),
     }
+}
 
-    /// Draws the calls of the time from `starts_at` o'clock UTC on.
-    pub fn plan(self, starts_at: u64, lasts: Duration, seed: u64) -> Plan {
-        match self {
-            Self::Poisson { per_hour, at_peak } => {
-                let most = per_hour * 24.0 * (at_peak / 4.0).max((1.0 - at_peak) / 20.0);
-                let mut rng = Rng::with_seed(seed ^ 0x7aff1c);
-                let (mut at, mut calls) = (0.0, Vec::new());
-                loop {
-                    // Candidates at the highest rate, thinned to the rate of the hour.
-                    at -= 3600.0 * (1.0 - rng.f64()).ln() / most;
-                    if at >= lasts.as_secs_f64() {
-                        return Plan::Open(calls);
-                    }
-                    let hour = (starts_at + (at / 3600.0) as u64) % 24;
-                    let is_peak = (10..14).contains(&hour);
-                    let share = if is_peak { at_peak / 4.0 } else { (1.0 - at_peak) / 20.0 };
-                    if rng.f64() < per_hour * 24.0 * share / most {
-                        calls.push(Duration::from_secs_f64(at));
-                    }
-                }
-            }
-            Self::Loop { workers, pause } => Plan::Closed { workers, pause, calls: usize::MAX },
-            Self::Bursts { every, calls } => {
-                let bursts = (lasts.as_secs_f64() / every.as_secs_f64()) as u32;
-                Plan::Open((0..bursts).flat_map(|n| vec![every * n; calls]).collect())
-            }
-            Self::Batch { calls, workers } => {
-                Plan::Closed { workers, pause: Duration::ZERO, calls }
-            }
+/// Times of calls by people who do not wait for each other.
+fn by_chance(
+    arrivals: &Arrivals,
+    first_hour: u64,
+    lasts: Duration,
+    seed: u64,
+    scale: f64,
+) -> Vec<Duration> {
+    let by_hour = arrivals.by_hour.unwrap_or([1.0; 24]);
+    let mean = by_hour.iter().sum::<f64>() / 24.0;
+    let rate = |hour: u64| arrivals.per_hour * scale * by_hour[(hour % 24) as usize] / mean;
+    let most = (0..24).map(rate).fold(0.0, f64::max);
+    let mut rng = Rng::with_seed(seed ^ 0x7aff1c);
+    let (mut at, mut calls) = (0.0, Vec::new());
+    loop {
+        // Candidates at the highest rate, thinned to the rate of the hour.
+        at -= 3600.0 * (1.0 - rng.f64()).ln() / most;
+        if at >= lasts.as_secs_f64() {
+            return calls;
+        }
+        if rng.f64() < rate(first_hour + (at / 3600.0) as u64) / most {
+            calls.push(Duration::from_secs_f64(at));
         }
     }
 }
@@ -108,10 +80,18 @@ mod tests {
 
     const DAY: Duration = Duration::from_secs(24 * 3600);
 
+    fn scenario(toml: &str) -> Scenario {
+        Scenario::parse("test", toml).unwrap()
+    }
+
     #[test]
     fn as_many_calls_as_asked_come_when_they_should() {
-        let traffic = Traffic::Poisson { per_hour: 200.0, at_peak: 0.3 };
-        let Plan::Open(times) = traffic.plan(6, DAY, 1) else { panic!("an open loop") };
+        let traffic = scenario(
+            "starts_at_utc = 6\n[arrivals]\nper_hour = 200\n\
+             by_hour = [0.84, 0.84, 0.84, 0.84, 0.84, 0.84, 0.84, 0.84, 0.84, 0.84, 1.8, 1.8, 1.8, \
+             1.8, 0.84, 0.84, 0.84, 0.84, 0.84, 0.84, 0.84, 0.84, 0.84, 0.84]",
+        );
+        let Plan::Open(times) = plan(&traffic, 1, 1.0) else { panic!("an open loop") };
         assert!((4_500..5_100).contains(&times.len()), "{}", times.len());
         assert!(times.is_sorted());
         // 10 to 14 UTC are the hours 4 to 8 of a day that starts at 6.
@@ -121,15 +101,15 @@ mod tests {
 
     #[test]
     fn bursts_come_at_once() {
-        let traffic = Traffic::Bursts { every: DAY / 2, calls: 3 };
-        let Plan::Open(times) = traffic.plan(0, DAY, 1) else { panic!("an open loop") };
+        let toml = "[arrivals]\nkind = \"bursts\"\nburst = 3\nevery_minutes = 720";
+        let Plan::Open(times) = plan(&scenario(toml), 1, 1.0) else { panic!("an open loop") };
         assert_eq!(times, [[Duration::ZERO; 3], [DAY / 2; 3]].concat());
     }
 
     #[test]
     fn a_part_of_a_batch_is_smaller() {
-        let batch = Traffic::Batch { calls: 400, workers: 4 }.scaled(0.25);
-        let plan = Plan::Closed { workers: 4, pause: Duration::ZERO, calls: 100 };
-        assert_eq!(batch.plan(0, DAY, 1), plan);
+        let batch = scenario("[arrivals]\nkind = \"batch\"\ncalls = 400\nworkers = 4");
+        let part = Plan::Closed { workers: 4, pause: Duration::ZERO, calls: 100 };
+        assert_eq!(plan(&batch, 1, 0.25), part);
     }
 }

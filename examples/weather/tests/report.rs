@@ -59,6 +59,25 @@ fn the_committed_table_is_what_the_program_writes() {
 }
 
 #[test]
+fn the_scenario_of_the_readme_can_be_run() {
+    let readme = include_str!("../README.md");
+    let example = readme.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("weather-readme");
+    std::fs::create_dir_all(&dir).unwrap();
+    let file = dir.join("mine.toml");
+    std::fs::write(&file, example).unwrap();
+    let (out, file) = (dir.to_str().unwrap(), file.to_str().unwrap());
+    let (code, csv, err) =
+        run(&["--out", out, "--scenario", file, "--policy", "no-retry", "--seeds", "4"]);
+    assert_eq!(code, 0, "{err}");
+    let row = cells(&csv)[1].clone();
+    assert_eq!(row[..2], ["mine", "no-retry"]);
+    // A third of the time it is down.
+    let delivered: f64 = row[3].parse().unwrap();
+    assert!((50.0..85.0).contains(&delivered), "{csv}");
+}
+
+#[test]
 fn one_scenario_and_one_policy_can_be_run() {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("weather-one");
     let dir = dir.to_str().unwrap();
@@ -78,5 +97,8 @@ fn wrong_arguments_are_said_and_help_is_given() {
     }
     let (code, _, err) = run(&["--scenario", "sunshine"]);
     assert_eq!(code, 2);
-    assert!(err.contains("`sunshine` is not one of calm, independent, day"), "{err}");
+    assert!(
+        err.contains("`sunshine` is neither a file nor one of calm, independent, day"),
+        "{err}"
+    );
 }

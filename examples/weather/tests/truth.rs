@@ -64,7 +64,7 @@ fn a_hard_cap_is_never_exceeded() {
 
 #[test]
 fn blind_clients_are_charged_twice_in_the_same_weather() {
-    let lossy = headline::scenario("lossy").unwrap();
+    let lossy = scenario::find("lossy").unwrap();
     for name in ["openai", "litellm", "sdk-on-proxy", "guide-ladder"] {
         let score = run(&lossy, find(name).unwrap(), 1, 0.5);
         assert!(score.duplicates > 0, "{name}");
@@ -85,7 +85,7 @@ fn the_same_seed_gives_the_same_day() {
 
 #[test]
 fn another_seed_gives_another_day() {
-    let day = headline::scenario("day").unwrap();
+    let day = scenario::find("day").unwrap();
     let ours = find("ours").unwrap();
     assert_ne!(run(&day, ours, 1, 0.2), run(&day, ours, 2, 0.2));
 }

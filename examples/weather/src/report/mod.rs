@@ -75,8 +75,8 @@ impl Report {
         for Row { scenario, policy, score } in &self.rows {
             for (hour, (calls, images)) in score.by_hour.iter().enumerate() {
                 if *calls > 0 {
-                    let names = (scenario.name, policy.name);
-                    let _ = write!(csv, "\n{},{},{hour},{calls},{images}", names.0, names.1);
+                    let (scenario, policy) = (&scenario.name, policy.name);
+                    let _ = write!(csv, "\n{scenario},{policy},{hour},{calls},{images}");
                 }
             }
         }

@@ -20,7 +20,7 @@ pub(super) fn page(report: &Report, pictures: &[(&str, String)]) -> String {
     let mut last = "";
     for row in &report.rows {
         if row.scenario.name != last {
-            last = row.scenario.name;
+            last = &row.scenario.name;
             page += &scoreboard(report, row);
         }
     }
@@ -162,17 +162,17 @@ and sent for each image · *late*: calls whose time was up · *regret*: images t
 same freedom delivers and this does not, in points.\n";
 
 fn scoreboard(report: &Report, first: &Row) -> String {
-    let name = first.scenario.name;
+    let name = first.scenario.name.as_str();
     let mut table = format!(
         "\n### {name}\n\n{}\n\n| policy | images | as asked | p50 | p95 | p99 | $ | nothing | twice | quota | sent | late | regret |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
-        first.scenario.what
+        first.scenario.of.about
     );
     let success = |policy| report.row(name, policy).map(|row| row.score.success());
     for Row { policy, score, .. } in report.of(name) {
         // Who may take another model or size is compared to the oracle that may.
         let is_free = score.as_asked < score.delivered;
         let oracle = success(if is_free { "oracle-chain" } else { "oracle" })
-            .filter(|_| first.scenario.world.has_knowable_outages());
+            .filter(|_| first.scenario.of.has_lasting_outages());
         let regret = oracle.map(|oracle| format!("{:.1}", 100.0 * (oracle - score.success())));
         let emphasis = if policy.is_ours() { "**" } else { "" };
         let _ = writeln!(

@@ -26,7 +26,7 @@ pub(super) fn write(report: &Report, dir: &Path) -> io::Result<Vec<(&'static str
     register_font(FONT, FontStyle::Normal, dejavu::sans::regular())
         .map_err(|_| io::Error::other("the font cannot be read"))?;
     let has = |name: &str| report.of(name).next().is_some();
-    let first = report.rows.first().map_or("", |row| row.scenario.name);
+    let first = report.rows.first().map_or("", |row| row.scenario.name.as_str());
     let day = if has("day") { "day" } else { first };
     let peak = if has("peak") { "peak" } else { first };
     let mut written = Vec::new();

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tower_gemini::{AnswerErrorsLayer, GeminiStack};
+use tower_gemini_sim::Sim;
 
 use crate::client::{Client, Failure, Wire};
-use crate::world::{Sky, World};
+use crate::scenario::Scenario;
 use foreign::{Foreign, Spec};
 use oracle::Oracle;
 use ours::{Ours, Setting};
@@ -62,11 +63,12 @@ impl Policy {
         matches!(self.kind, Kind::Ours(_) | Kind::SdkOverOurs(_) | Kind::Oracle { .. })
     }
 
-    /// The policy at work under this sky.
-    pub fn client(&self, world: &World, sky: &Sky, seed: u64) -> Arc<dyn Client> {
-        let wire = Wire(sky.service());
+    /// The policy at work, with this simulator behind it.
+    pub fn client(&self, scenario: &Scenario, sim: &Sim, seed: u64) -> Arc<dyn Client> {
+        let wire = Wire(sim.service());
         let ours = |stack: fn(Setting) -> _| {
-            Ours::new(&stack(Setting::new(seed, world.starts_at)), sky.service())
+            let setting = Setting::new(seed, scenario.of.starts_at_utc.into());
+            Ours::new(&stack(setting), sim.service())
         };
         match self.kind {
             Kind::Foreign(spec) => Arc::new(Foreign::new(spec(), Arc::new(wire), seed)),
@@ -79,8 +81,7 @@ impl Policy {
                 Arc::new(Foreign::new(clients::google_genai(), Arc::new(ours(stack)), seed))
             }
             Kind::Oracle { falls_back } => {
-                let outages = world.outages_only(seed).service();
-                Arc::new(Oracle::new(Arc::new(ours(ours::default)), outages, falls_back))
+                Arc::new(Oracle::new(Arc::new(ours(ours::default)), sim.clone(), falls_back))
             }
         }
     }

@@ -1,56 +1,41 @@
 //! Our layers with one thing more: they know of outages, and send nothing into them. No real client
 //! can; what others miss of it is their regret.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep};
-use tower::ServiceExt;
+use tower_gemini_sim::{Sim, Size};
 
 use super::foreign::other;
 use super::secs;
-use crate::client::{Ask, Client, Failure, Reply};
-use crate::world::SkyService;
+use crate::client::{Ask, Client, Failure, KEY, Reply};
 
 /// How often it looks.
 const LOOK: u64 = 5;
 
-/// By model and size: at which look, and whether it was up.
-type Seen = HashMap<(&'static str, &'static str), (u64, bool)>;
+/// From this share of failing requests on it sends nothing into an outage.
+const HOPELESS: f64 = 0.95;
 
 /// See the [module](self).
 #[derive(Clone)]
 pub struct Oracle {
     inner: Arc<dyn Client>,
-    /// The same sky without anything but its outages.
-    outages: SkyService,
-    /// What was seen at which look, so that a thousand waiting calls look once.
-    seen: Arc<Mutex<Seen>>,
+    sim: Sim,
     falls_back: bool,
-    began: Instant,
 }
 
 impl Oracle {
-    /// Asks `inner`, looks at `outages`, and takes the other model where the one asked for is in an
-    /// outage, if it `falls_back`.
-    pub fn new(inner: Arc<dyn Client>, outages: SkyService, falls_back: bool) -> Self {
-        Self { inner, outages, seen: Arc::default(), falls_back, began: Instant::now() }
+    /// Asks `inner`, looks at the simulator's outages, and takes the other model where the one asked
+    /// for is in one, if it `falls_back`.
+    pub fn new(inner: Arc<dyn Client>, sim: Sim, falls_back: bool) -> Self {
+        Self { inner, sim, falls_back }
     }
 
-    async fn is_up(&self, ask: &Ask) -> bool {
-        let look = self.began.elapsed().as_secs() / LOOK;
-        let key = (ask.model, ask.size);
-        let lock = || self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = lock().get(&key).copied();
-        if let Some((_, up)) = known.filter(|(at, _)| *at == look) {
-            return up;
-        }
-        let answer = self.outages.clone().oneshot(ask.request()).await;
-        let up = answer.is_ok_and(|response| response.status().is_success());
-        lock().insert(key, (look, up));
-        up
+    fn is_up(&self, ask: &Ask) -> bool {
+        let size = Size::parse(ask.size).unwrap_or(Size::K1);
+        self.sim.share_failing(KEY, ask.model, size) < HOPELESS
     }
 
     async fn run(self, ask: Ask) -> Reply {
@@ -59,8 +44,8 @@ impl Oracle {
         while let Some(patience) = ask.patience.checked_sub(began.elapsed()) {
             let ask = Ask { patience, ..ask.clone() };
             let stand_in = Ask { model: other(ask.model), ..ask.clone() };
-            let there = self.is_up(&ask).await;
-            if there || (self.falls_back && self.is_up(&stand_in).await) {
+            let there = self.is_up(&ask);
+            if there || (self.falls_back && self.is_up(&stand_in)) {
                 last = self.inner.call(if there { ask } else { stand_in }).await;
                 // Another outage began meanwhile.
                 if last.result != Err(Failure::Overloaded) {

@@ -15,10 +15,10 @@ use tower_gemini::{
     AnswerErrorsLayer, CallOptions, GeminiStack, JitteredRetryLayer, ModelFallbackLayer,
     ResolutionFallbackLayer,
 };
+use tower_gemini_sim::SimService;
 
 use super::secs;
 use crate::client::{Ask, Client, FLASH, Failure, PRO, Reply, reply};
-use crate::world::{SkyService, WARM_UP};
 
 /// A stack before it has a client.
 type Stack = GeminiStack<AnswerErrorsLayer>;
@@ -32,10 +32,10 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// A scenario that starts at this hour of 2026-11-15, after the warm-up that begins now.
+    /// A scenario that starts now, at this hour of 2026-11-15.
     pub fn new(seed: u64, starts_at: u64) -> Self {
         let midnight = SystemTime::UNIX_EPOCH + secs(1_794_700_800);
-        let clock = RuntimeClock::starting_at(midnight + secs(starts_at * 3600) - WARM_UP);
+        let clock = RuntimeClock::starting_at(midnight + secs(starts_at * 3600));
         Self { seed, clock }
     }
 
@@ -131,7 +131,7 @@ pub fn guide_under_our_rule(setting: Setting) -> Stack {
 
 /// A stack over the simulator.
 #[derive(Clone)]
-pub struct Ours(Json<SkyService, AnswerErrorsLayer>);
+pub struct Ours(Json<SimService, AnswerErrorsLayer>);
 
 impl std::fmt::Debug for Ours {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -141,8 +141,8 @@ impl std::fmt::Debug for Ours {
 
 impl Ours {
     /// Puts the stack over the simulator.
-    pub fn new(stack: &Stack, sky: SkyService) -> Self {
-        Self(stack.json(sky))
+    pub fn new(stack: &Stack, sim: SimService) -> Self {
+        Self(stack.json(sim))
     }
 }
 
