@@ -32,6 +32,12 @@ pub(crate) struct Refusal<'a> {
     pub(crate) details: Vec<Value>,
 }
 
+/// Whole seconds, rounded up: what Google's clients read.
+pub(crate) fn whole_seconds(wait: Duration) -> Duration {
+    let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
+    Duration::from_secs(seconds)
+}
+
 /// Google's `RetryInfo`, which its clients read.
 pub(crate) fn retry_info(wait: Duration) -> Value {
     let delay = match wait.subsec_millis() {

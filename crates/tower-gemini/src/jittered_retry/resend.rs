@@ -12,14 +12,14 @@ use tower_gemini_core::verdict::{Outcome, Verdict, WaitHint, WaitSource};
 use super::RetryState;
 use crate::body::{JudgedBody, RequestTemplate};
 use crate::identity::{self, ResponseFormat};
-use crate::refusal::{Refusal, retry_info};
+use crate::refusal::{Refusal, retry_info, whole_seconds};
 use crate::stage::UpstreamBody;
 use crate::trail::WaitReason;
 use http::{Response, StatusCode};
 
 /// As many failed calls as any plausible fleet resends within the window; some hundred bytes each.
 const MAX_KNOWN: usize = 4096;
-/// The longest wait that is remembered.
+/// Ours: who is told to wait longer than an hour is no client that resends by itself.
 const LONGEST: Duration = Duration::from_secs(3600);
 
 /// Calls that failed a moment ago, by a keyed hash of request and caller.
@@ -123,8 +123,8 @@ impl Failed {
         request: &RequestTemplate,
         wait: Duration,
     ) -> Response<JudgedBody<B>> {
-        let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
-        let wait = Duration::from_secs(seconds);
+        let wait = whole_seconds(wait);
+        let seconds = wait.as_secs();
         let (status, word) = match self.outcome {
             Outcome::RateLimited | Outcome::RateLimitedMinute | Outcome::SpendRateLimited => {
                 (StatusCode::TOO_MANY_REQUESTS, "RESOURCE_EXHAUSTED")

@@ -13,6 +13,7 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
+use tower_gemini_core::call::ServiceTier;
 use tower_gemini_core::verdict::{Outcome, Verdict};
 
 use super::calls::{Clients, after};
@@ -45,8 +46,8 @@ pub(super) struct InFlight {
     pub(super) marks_resends: bool,
     /// Who waits for it, where it has a key.
     pub(super) clients: Option<Clients>,
-    /// How long it may queue at the service, beside the time that every call has.
-    queue_time: Duration,
+    /// How long it may go on without a client.
+    max_time: Duration,
     is_detached: bool,
     is_over: bool,
     /// Last, so that whoever waits for the task finds its result.
@@ -58,25 +59,21 @@ impl InFlight {
         registry: Arc<Registry>,
         id: CallId,
         state: CallState,
+        tier: ServiceTier,
         marks_resends: bool,
         clients: Option<Clients>,
     ) -> Self {
         Self {
+            max_time: registry.settings.max_time.saturating_add(tier.queue_time()),
             registry,
             id,
             state,
             marks_resends,
             clients,
-            queue_time: Duration::ZERO,
             is_detached: false,
             is_over: false,
             task: None,
         }
-    }
-
-    pub(super) fn queued_for(mut self, queue_time: Duration) -> Self {
-        self.queue_time = queue_time;
-        self
     }
 
     fn end(mut self, event: CallEvent) {
@@ -236,8 +233,7 @@ async fn complete(
         } else if !call.detach() {
             return;
         }
-        let max_time = call.registry.settings.max_time.saturating_add(call.queue_time);
-        let until = *deadline.get_or_insert_with(|| after(Instant::now(), max_time));
+        let until = *deadline.get_or_insert_with(|| after(Instant::now(), call.max_time));
         let state = &call.state;
         let work = poll_fn(|cx| match work.as_mut().poll(cx) {
             Poll::Ready(result) => Poll::Ready(Some(result)),

@@ -206,9 +206,8 @@ impl Asked {
         }
         let state = self.state.clone();
         let id = self.registry.with(|calls, _| calls.begin(self.fingerprint, state.clone()));
-        let queue_time = request.body().call().tier.queue_time();
-        let call = InFlight::new(self.registry.clone(), id, state, self.marks_resends, None)
-            .queued_for(queue_time);
+        let tier = request.body().call().tier;
+        let call = InFlight::new(self.registry.clone(), id, state, tier, self.marks_resends, None);
         ForegroundCall::new(inner.call(request), call).await
     }
 
@@ -304,9 +303,8 @@ impl Asked {
                 Keyed::New(id, clients, client) => {
                     let (reply, result) = oneshot::channel();
                     let registry = self.registry.clone();
-                    let queue_time = request.body().call().tier.queue_time();
-                    let call = InFlight::new(registry, id, state, false, Some(clients))
-                        .queued_for(queue_time);
+                    let tier = request.body().call().tier;
+                    let call = InFlight::new(registry, id, state, tier, false, Some(clients));
                     call.complete_keyed(read_response(inner.call(request), None), reply);
                     // The task ends without a result where its runtime does.
                     let lost = |_| Err(Error::truncated(Verdict::interrupted()));

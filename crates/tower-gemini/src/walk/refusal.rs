@@ -8,7 +8,7 @@ use tower_gemini_core::call::ModelId;
 use tower_gemini_core::verdict::{Outcome, WaitHint, WaitSource};
 
 use crate::body::{JudgedBody, RequestTemplate};
-use crate::refusal::{Refusal, retry_info};
+use crate::refusal::{Refusal, retry_info, whole_seconds};
 use crate::stage::UpstreamBody;
 
 /// A 503 in Google's form. `wait` is the time until the first target may be tried again.
@@ -16,12 +16,9 @@ pub(super) fn refuse<B: UpstreamBody>(
     template: &RequestTemplate,
     wait: Option<Duration>,
 ) -> Response<JudgedBody<B>> {
-    // Whole seconds, rounded up: what Google's clients read.
-    let seconds =
-        wait.map(|wait| wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)));
-    let wait = seconds.map(Duration::from_secs);
+    let wait = wait.map(whole_seconds);
     let name = template.call().model.as_ref().map_or("", ModelId::as_str);
-    let message = match seconds {
+    let message = match wait.as_ref().map(Duration::as_secs) {
         Some(seconds) => format!(
             "No target is left for {name}: all of them are cooling down after failures. Please retry in {seconds}s."
         ),
