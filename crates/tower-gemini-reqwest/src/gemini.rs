@@ -13,6 +13,8 @@ use crate::middleware::StackMiddleware;
 /// attempts run out, the last response comes back with its status and its body.
 pub struct GeminiMiddleware {
     stack: GeminiStack,
+    leaf: ChannelLeaf,
+    is_json: bool,
     middleware: Box<dyn Middleware>,
 }
 
@@ -27,16 +29,29 @@ impl GeminiMiddleware {
     /// [`StackMiddleware`]: `StackMiddleware::new(stack.raw(ChannelLeaf::new()))`.
     #[must_use]
     pub fn with(stack: GeminiStack) -> Self {
-        let middleware = Box::new(StackMiddleware::new(stack.raw(ChannelLeaf::new())));
-        Self { stack, middleware }
+        Self::build(stack, ChannelLeaf::new(), false)
     }
 
     /// Removes the drafts from responses: every image but the final one is cut out of the JSON, and
     /// nothing else is touched.
     #[must_use]
     pub fn json(self) -> Self {
-        let middleware = Box::new(StackMiddleware::new(self.stack.json(ChannelLeaf::new())));
-        Self { stack: self.stack, middleware }
+        Self::build(self.stack, self.leaf, true)
+    }
+
+    /// Resumes streams of interactions that break off, through this client:
+    /// [`ChannelLeaf::resuming_with`]. Without it they end with an error that has the id.
+    #[must_use]
+    pub fn resume_streams_with(self, client: reqwest::Client) -> Self {
+        Self::build(self.stack, ChannelLeaf::resuming_with(client), self.is_json)
+    }
+
+    fn build(stack: GeminiStack, leaf: ChannelLeaf, is_json: bool) -> Self {
+        let middleware: Box<dyn Middleware> = match is_json {
+            true => Box::new(StackMiddleware::new(stack.json(leaf.clone()))),
+            false => Box::new(StackMiddleware::new(stack.raw(leaf.clone()))),
+        };
+        Self { stack, leaf, is_json, middleware }
     }
 }
 

@@ -3,11 +3,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use http::{Extensions, Request, Response};
+use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{mpsc, oneshot};
 use tower_gemini::body::WireBody;
 use tower_gemini::classify_gemini_error::evidence::NotSent;
 use tower_gemini::error::BoxError;
 use tower_service::Service;
+
+use crate::service::ReqwestService;
 
 /// The innermost service of a stack in a [`StackMiddleware`](crate::StackMiddleware): it stands for
 /// the middleware below and the client.
@@ -15,9 +18,9 @@ use tower_service::Service;
 /// A stack lives as long as its program, and a chain of middleware is only lent to each call. So
 /// this service sends nothing itself: it hands each attempt to the call that it belongs to, which
 /// is waiting for it. Outside a `StackMiddleware` every call fails, unsent.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ChannelLeaf {
-    _private: (),
+    resuming: Option<ReqwestService>,
 }
 
 impl ChannelLeaf {
@@ -25,6 +28,14 @@ impl ChannelLeaf {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Fetches an interaction whose stream breaks off through this client, without the middleware
+    /// below: by then the chain has gone back to its owner. Nothing but fetches goes this way.
+    /// Default: no client, so that such a stream ends with an error that has the interaction's id.
+    #[must_use]
+    pub fn resuming_with(client: reqwest::Client) -> Self {
+        Self { resuming: Some(ReqwestService::new(client)) }
     }
 }
 
@@ -60,6 +71,7 @@ impl Service<Request<WireBody>> for ChannelLeaf {
     fn call(&mut self, mut request: Request<WireBody>) -> LeafFuture {
         // Taken out: a request that is kept somewhere must not keep the call's line open.
         let line = request.extensions_mut().remove::<Line>();
+        let resuming = self.resuming.clone().filter(|_| request.method().is_safe());
         Box::pin(async move {
             let Some(Line(line)) = line else {
                 let why = "this stack only works inside a StackMiddleware, or a layer dropped the \
@@ -67,7 +79,10 @@ impl Service<Request<WireBody>> for ChannelLeaf {
                 return Err(NotSent::new(why).into());
             };
             let (reply, response) = oneshot::channel();
-            if line.send(Attempt { request, reply }).is_err() {
+            if let Err(SendError(attempt)) = line.send(Attempt { request, reply }) {
+                if let Some(mut client) = resuming {
+                    return client.call(attempt.request).await;
+                }
                 return Err(NotSent::new("the call that this attempt belongs to is over").into());
             }
             // It has been handed over, so nobody knows how far it came.

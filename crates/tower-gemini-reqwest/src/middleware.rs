@@ -59,9 +59,9 @@ use crate::sync_body::SyncBody;
 /// # Interactions
 ///
 /// The middleware below is lent until the response's head has come. So an interaction whose whole
-/// response breaks off is fetched, and a stream that breaks off is not resumed: it ends with an error
-/// that has the interaction's id, about 15 s later. Over
-/// [`ReqwestService`](crate::ReqwestService) both are.
+/// response breaks off is fetched through it; a stream that breaks off needs a client of its own for
+/// that ([`ChannelLeaf::resuming_with`](crate::ChannelLeaf::resuming_with)), or it ends with an error
+/// that has the interaction's id, about 15 s later.
 pub struct StackMiddleware<S> {
     /// Only cloned under the lock, which lets stacks in that are not `Sync`.
     stack: Mutex<S>,

@@ -70,6 +70,29 @@ async fn the_json_form_has_no_drafts_and_the_same_image() {
     assert!(lengths[1] < lengths[0]);
 }
 
+// The chain is gone when a stream breaks off, so the fetch needs a client of its own.
+#[tokio::test]
+async fn a_stream_of_an_interaction_that_breaks_off_is_resumed_and_paid_for_once() {
+    let stream = async |faults: Vec<Fault>| {
+        let upstream = Upstream::scripted(faults).await;
+        let resuming = client_builder().build().unwrap();
+        let client = client(GeminiMiddleware::with(quick_stack()).resume_streams_with(resuming));
+        let request = client.post(format!("{}/v1beta/interactions", upstream.server.url()));
+        let request = request.header("x-goog-api-key", KEY).header("x-sim-call", "cat");
+        let body = r#"{"model":"gemini-3-pro-image","input":"a red apple","stream":true}"#;
+        let answer = request.body(body).send().await.unwrap();
+        let text = answer.text().await.unwrap();
+        let data = text.lines().filter_map(|line| line.strip_prefix("data: ").map(str::to_owned));
+        (data.collect::<Vec<_>>(), upstream.sends(), upstream.charges())
+    };
+    let uncut = stream(vec![]).await;
+    assert!(uncut.0.last().unwrap().contains("interaction.completed"), "{:?}", uncut.0);
+    assert_eq!((uncut.1, uncut.2), (1, 1));
+    for at in [300, 700] {
+        assert_eq!(stream(vec![Fault::CutBody { at }]).await, uncut, "{at}");
+    }
+}
+
 // A stack that is built anew for each call counts anew for each call: a limit of one let fifty
 // through.
 #[tokio::test]
