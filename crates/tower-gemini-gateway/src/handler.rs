@@ -195,20 +195,24 @@ async fn generate(
     // A caller's timeout between two bytes is one for the whole call where nothing is sent before
     // the end.
     let silent = !streams && heartbeat.is_none();
+    let (reply, count) = reply.map_or((None, 1), |(reply, count)| (Some(reply), count));
     let response = async move {
-        let (reply, count) = reply.map_or((None, 1), |(reply, count)| (Some(reply), count));
-        let (reply, started) = (reply.as_ref(), Instant::now());
-        let send = |parts| {
-            let call = (stack.clone(), Request::from_parts(parts, Body::from(body.clone())));
-            send(&gateway, call, reply, silent, started)
+        let started = Instant::now();
+        let Some(reply) = reply.as_ref().filter(|_| count > 1) else {
+            let call = (stack, Request::from_parts(parts, Body::from(body)));
+            let response = send(&gateway, call, reply.as_ref(), silent, started).await;
+            return reported(&gateway, response);
         };
-        match reply.filter(|_| count > 1) {
-            Some(reply) => {
-                let (response, calls) = several::answer(parts, reply, count, send).await;
-                with_report(&gateway, response, &calls)
-            }
-            None => reported(&gateway, send(parts).await),
-        }
+        let each = |parts| {
+            let (gateway, stack, reply) = (gateway.clone(), stack.clone(), reply.clone());
+            let call = (stack, Request::from_parts(parts, Body::from(body.clone())));
+            async move { send(&gateway, call, Some(&reply), silent, started).await }
+        };
+        let (response, calls) = match streams {
+            true => several::stream(parts, reply, count, each).await,
+            false => several::answer(parts, reply, count, each).await,
+        };
+        with_report(&gateway, response, &calls)
     };
     match heartbeat {
         Some(after) => with_heartbeat(response, after.0).await,

@@ -8,16 +8,16 @@ use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{Stream, StreamExt, stream};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, response};
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt;
 use serde_json::Value;
 use tower_gemini::headers;
 use tower_gemini::keep_paid::ResponseFormat;
 use tower_gemini::verdict::Verdict;
-use tower_gemini_openai::{ResponseMerger, ResponseTranslator};
+use tower_gemini_openai::{ChoiceStream, ResponseMerger, ResponseTranslator};
 
 use crate::report::{self, Reported};
 use crate::wire;
@@ -44,22 +44,14 @@ where
         let response = send(part(&parts, reply, n, count));
         async move { (n, response.await) }
     });
-    let mut responses: Vec<_> =
-        futures::stream::iter(calls).buffer_unordered(AT_ONCE).collect().await;
+    let mut responses: Vec<_> = stream::iter(calls).buffer_unordered(AT_ONCE).collect().await;
     responses.sort_unstable_by_key(|(n, _)| *n);
     let responses: Vec<_> = responses.into_iter().map(|(_, response)| response).collect();
     let reported = responses.iter().filter_map(|one| Reported::find(one.extensions())).collect();
-    let (came, mut failed): (Vec<_>, Vec<_>) =
+    let (came, failed): (Vec<_>, Vec<_>) =
         responses.into_iter().partition(|response| response.status().is_success());
     let mut came = came.into_iter();
-    let Some(first) = came.next() else {
-        let told = failed.swap_remove(failed.iter().position(may_be_charged).unwrap_or(0));
-        // Their clients know of them: whoever asks again asks for new ones.
-        for response in failed {
-            let _ = response.into_body().collect().await;
-        }
-        return (told, reported);
-    };
+    let Some(first) = came.next() else { return (told_of(failed).await, reported) };
     let (mut head, body) = first.into_parts();
     let mut bodies = vec![body];
     bodies.extend(came.map(Response::into_body));
@@ -67,11 +59,8 @@ where
     let mut reasons = Vec::new();
     for response in failed {
         let status = response.status();
-        let mut body = response.into_body();
-        // Its first chunk, and not its end, before which it does not count as delivered.
-        let chunk =
-            body.frame().await.and_then(Result::ok).and_then(|frame| frame.into_data().ok());
-        let said = chunk.as_deref().and_then(message).unwrap_or_else(|| status.to_string());
+        let (error, body) = opened(response).await;
+        let said = error.as_deref().and_then(message).unwrap_or_else(|| status.to_string());
         if !reasons.contains(&said) {
             reasons.push(said);
         }
@@ -86,6 +75,164 @@ where
     let merger = reply.merger();
     let body = MergedBody { merger: Some(merger), merged: count - missing, at: 0, bodies };
     (Response::from_parts(head, Body::new(body)), reported)
+}
+
+/// The one error of several that the client is told.
+async fn told_of(mut failed: Vec<Response<Body>>) -> Response<Body> {
+    let told = failed.swap_remove(failed.iter().position(may_be_charged).unwrap_or(0));
+    // Their clients know of them: whoever asks again asks for new ones.
+    for response in failed {
+        let _ = response.into_body().collect().await;
+    }
+    told
+}
+
+/// What an error says: its first chunk, and not its end, before which it does not count as
+/// delivered.
+async fn opened(response: Response<Body>) -> (Option<Bytes>, Body) {
+    let mut body = response.into_body();
+    let frame = body.frame().await.and_then(Result::ok);
+    (frame.and_then(|frame| frame.into_data().ok()), body)
+}
+
+/// As [`answer`], with one stream, in which each call is a choice. It begins when the first of them
+/// does. Where one fails after that, its error ends the stream when all others have ended.
+pub(crate) async fn stream<F>(
+    parts: Parts,
+    reply: &ResponseTranslator,
+    count: usize,
+    send: impl Fn(Parts) -> F,
+) -> (Response<Body>, Vec<Reported>)
+where
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let calls: Vec<_> =
+        (0..count).map(|n| steps(n, send(part(&parts, reply, n, count))).boxed()).collect();
+    let mut steps = stream::iter(calls).flatten_unordered(AT_ONCE);
+    let (mut reported, mut failed) = (Vec::new(), Vec::new());
+    loop {
+        match steps.next().await {
+            Some(Step::Failed(response)) => {
+                reported.extend(Reported::find(response.extensions()));
+                failed.push(response);
+            }
+            Some(Step::Began(mut head)) => {
+                reported.extend(Reported::find(&head.extensions));
+                headers::for_changed_body(&mut head.headers, None);
+                let (ended, rests, is_over) = (Vec::new(), Vec::new(), false);
+                let choices = Choices { steps, count, failed, ended, rests, is_over };
+                let body = choices.into_body();
+                return (Response::from_parts(head, body), reported);
+            }
+            // Nothing else comes before a call has begun.
+            Some(Step::Events(_) | Step::Ended(..)) => {}
+            None => return (told_of(failed).await, reported),
+        }
+    }
+}
+
+/// What happens in a call, in order: it begins, goes on and ends, or it fails.
+enum Step {
+    Began(response::Parts),
+    Events(Vec<Bytes>),
+    /// The last events, what there is to say at the end, and the rest of the body, which is read
+    /// when the client has taken all.
+    Ended(Vec<Bytes>, ChoiceStream, Body),
+    Failed(Response<Body>),
+}
+
+fn steps(
+    n: usize,
+    response: impl Future<Output = Response<Body>> + Send + 'static,
+) -> impl Stream<Item = Step> + Send {
+    let head = async move {
+        let response = response.await;
+        if !response.status().is_success() {
+            return stream::iter([Step::Failed(response)]).left_stream();
+        }
+        let (head, body) = response.into_parts();
+        let began = stream::iter([Step::Began(head)]);
+        began.chain(events(ChoiceStream::new(n), body)).right_stream()
+    };
+    stream::once(head).flatten()
+}
+
+fn events(choice: ChoiceStream, body: Body) -> impl Stream<Item = Step> + Send {
+    stream::unfold(Some((choice, body)), |state| async {
+        let (mut choice, mut body) = state?;
+        let events = match body.frame().await {
+            Some(Ok(frame)) => {
+                frame.into_data().map_or_else(|_| Vec::new(), |chunk| choice.push(&chunk))
+            }
+            Some(Err(_)) | None => {
+                choice.end();
+                Vec::new()
+            }
+        };
+        Some(match choice.has_ended() {
+            true => (Step::Ended(events, choice, body), None),
+            false => (Step::Events(events), Some((choice, body))),
+        })
+    })
+}
+
+/// One stream of several calls on its way to the client.
+struct Choices<S> {
+    steps: S,
+    count: usize,
+    failed: Vec<Response<Body>>,
+    ended: Vec<ChoiceStream>,
+    /// What is left of their bodies.
+    rests: Vec<Body>,
+    is_over: bool,
+}
+
+impl<S: Stream<Item = Step> + Send + Unpin + 'static> Choices<S> {
+    fn into_body(self) -> Body {
+        let events = stream::unfold(self, |mut this| async {
+            let events = this.next().await?;
+            Some((stream::iter(events), this))
+        });
+        Body::from_stream(events.flatten().map(Ok::<_, axum::Error>))
+    }
+
+    /// The next events. `None` when the client has taken all of them.
+    async fn next(&mut self) -> Option<Vec<Bytes>> {
+        match self.steps.next().await {
+            Some(Step::Began(_)) => return Some(Vec::new()),
+            Some(Step::Events(events)) => return Some(events),
+            Some(Step::Ended(events, choice, rest)) => {
+                self.ended.push(choice);
+                self.rests.push(rest);
+                return Some(events);
+            }
+            Some(Step::Failed(response)) => {
+                self.failed.push(response);
+                return Some(Vec::new());
+            }
+            None if !std::mem::replace(&mut self.is_over, true) => {}
+            None => {
+                for rest in self.rests.drain(..) {
+                    let _ = rest.collect().await;
+                }
+                return None;
+            }
+        }
+        // Money is or may be gone behind a call that had begun.
+        let mut error = self.ended.iter().find_map(|choice| choice.error().cloned());
+        self.failed.sort_by_key(|response| !may_be_charged(response));
+        let missing = self.count - self.ended.iter().filter(|it| it.error().is_none()).count();
+        for response in self.failed.drain(..) {
+            let (said, rest) = opened(response).await;
+            error = error.or(said);
+            self.rests.push(rest);
+        }
+        if missing > 0 {
+            let why = error.as_deref().and_then(message);
+            tracing::warn!(missing, asked = self.count, why, "not every image was made");
+        }
+        Some(ChoiceStream::finish(&self.ended, error.as_deref()))
+    }
 }
 
 /// The request for one image: the first is identified as the only one would be, since it is worth

@@ -198,3 +198,105 @@ async fn a_request_with_a_key_gets_the_same_images_as_often_as_it_is_sent() {
     let (status, _, answer) = read(world.send_keyed(IMAGES, &other, Some("a")).await).await;
     assert_eq!((status, world.ledger()), (422, (3, 3)), "{answer}");
 }
+
+fn chat(n: u64) -> Value {
+    json!({
+        "model": "gemini-3-pro-image", "n": n, "stream": true,
+        "stream_options": { "include_usage": true },
+        "messages": [{ "role": "user", "content": "an apple" }],
+    })
+}
+
+/// The events of a stream.
+fn events(text: &[u8]) -> Vec<Value> {
+    let text = std::str::from_utf8(text).unwrap();
+    let events = text.split("\n\n").filter_map(|event| event.strip_prefix("data: "));
+    events.map(|event| serde_json::from_str(event).unwrap_or(json!(event))).collect()
+}
+
+impl World {
+    async fn chat_events(&self, n: u64) -> (HeaderMap, Vec<Value>) {
+        let response = self.send("/v1/chat/completions", &chat(n)).await;
+        assert_eq!(response.status(), 200);
+        let (parts, body) = response.into_parts();
+        (parts.headers, events(&body.collect().await.unwrap().to_bytes()))
+    }
+}
+
+/// How many images each of so many choices got, and how many times it ended.
+fn choices(events: &[Value], n: usize) -> Vec<(usize, usize)> {
+    let mut choices = vec![(0, 0); n];
+    for choice in events.iter().filter_map(|event| event["choices"].get(0)) {
+        let (images, ends) = &mut choices[choice["index"].as_u64().unwrap() as usize];
+        *images += choice["delta"]["images"].as_array().map_or(0, Vec::len);
+        *ends += usize::from(choice["finish_reason"] == "stop");
+    }
+    choices
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_streamed_chat_has_as_many_choices_as_were_asked_for() {
+    let world = World::new([], "");
+    let (_, one) = world.chat_events(1).await;
+    let started = Instant::now();
+    let (headers, several) = world.chat_events(5).await;
+    assert_eq!(world.ledger(), (6, 6));
+    assert_eq!(choices(&several, 5), [(1, 1); 5]);
+    assert_eq!(started.elapsed().as_secs(), 4, "four at once");
+    assert_eq!(headers["content-type"], "text/event-stream; charset=utf-8");
+    let tokens = |events: &[Value]| {
+        let usages = events.iter().filter_map(|event| event["usage"]["total_tokens"].as_u64());
+        usages.collect::<Vec<_>>()
+    };
+    assert_eq!(tokens(&several), [5 * tokens(&one)[0]], "once, and the sum");
+    let ends = several.iter().filter(|event| **event == "[DONE]").count();
+    assert!(ends == 1 && several.last().unwrap() == "[DONE]");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_several_that_is_cut_anywhere_is_there_as_a_whole() {
+    let world = World::new([], "");
+    let whole = world.chat_events(3).await.1.len();
+    assert_eq!(world.ledger(), (3, 3));
+    for taken in 0..=whole + 1 {
+        let mut body = world.send("/v1/chat/completions", &chat(3)).await.into_body();
+        for _ in 0..taken {
+            if let Some(frame) = body.frame().await {
+                frame.unwrap();
+            }
+        }
+    }
+    // The last of them was taken to its end.
+    assert_eq!(world.ledger(), (6, 6));
+    let (_, events) = world.chat_events(3).await;
+    assert_eq!((choices(&events, 3), world.ledger()), (vec![(1, 1); 3], (9, 9)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_of_one_of_several_comes_behind_all_that_the_others_made() {
+    let once = "[retry]\nattempts = 1\n";
+    let refused = Fault::Refused(Refusal::ImageSafety);
+    for (fault, told, came) in [
+        (Fault::Overloaded, Some("overloaded"), 2),
+        (Fault::CutBody { at: 700 }, Some("charged"), 2),
+        // A refusal is a choice like any other.
+        (refused, None, 2),
+    ] {
+        let world = World::new([fault.clone()], once);
+        let (_, events) = world.chat_events(3).await;
+        let images = choices(&events, 3).iter().map(|(images, _)| images).sum::<usize>();
+        assert_eq!((images, world.ledger().0), (came, 3), "{fault:?}");
+        let last = events.last().unwrap();
+        match told {
+            None => assert_eq!(last, "[DONE]"),
+            Some(told) => {
+                let message = last["error"]["message"].as_str().unwrap_or_default();
+                assert!(message.contains(told), "{fault:?} {last}");
+            }
+        }
+    }
+    // Without any choice it is no stream.
+    let world = World::new([Fault::Overloaded, Fault::Overloaded], once);
+    let response = world.send("/v1/chat/completions", &chat(2)).await;
+    assert_eq!(response.status(), 503);
+}

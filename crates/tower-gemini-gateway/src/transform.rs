@@ -17,10 +17,11 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tower::Layer;
 use tower_gemini::body::{CallBody, HasVerdict};
-use tower_gemini::call::Framing;
+use tower_gemini::call::{Framing, ModelId};
 use tower_gemini::error::Error;
 use tower_gemini::headers;
 use tower_gemini::scan::StreamStripper;
+use tower_gemini::target::Served;
 use tower_gemini::verdict::Verdict;
 use tower_gemini_openai::{ResponseTranslator, StreamTranslator};
 use tower_service::Service;
@@ -38,6 +39,16 @@ pub(crate) enum Transform {
     /// The same for one of several responses that become one. It has a blank behind its end, which
     /// is read when the client has all of them: until then it does not count as delivered.
     OpenAiPart(ResponseTranslator),
+}
+
+impl Transform {
+    fn drawn_by(self, model: Option<&ModelId>) -> Self {
+        match (self, model) {
+            (Self::OpenAi(reply), Some(model)) => Self::OpenAi(reply.drawn_by(model)),
+            (Self::OpenAiPart(reply), Some(model)) => Self::OpenAiPart(reply.drawn_by(model)),
+            (other, _) => other,
+        }
+    }
 }
 
 /// Buffers whole responses of the inner service where that is asked for, and transforms them.
@@ -76,7 +87,8 @@ where
 
     fn call(&mut self, mut request: Request<CallBody>) -> Self::Future {
         let transform = request.extensions_mut().remove::<Transform>();
-        let framing = request.body().call().framing;
+        let call = request.body().call();
+        let (framing, makes_drafts) = (call.framing, call.makes_drafts());
         // What is to be sent on as it comes is not buffered.
         let limit = self.buffer_up_to.filter(|_| framing == Framing::Whole);
         let response = self.inner.call(request);
@@ -84,7 +96,7 @@ where
             let response = buffer(response.await?, limit).await?;
             match transform {
                 None => Ok(response),
-                Some(transform) => transformed(response, transform, framing).await,
+                Some(transform) => transformed(response, transform, framing, makes_drafts).await,
             }
         })
     }
@@ -99,7 +111,9 @@ where
     B: Body<Data = Bytes, Error = Error> + Unpin,
 {
     let (mut parts, inner) = response.into_parts();
-    let mut body = TransformedBody { ready: VecDeque::new(), inner, ended: false, change: None };
+    let (ready, broken, change) = (VecDeque::new(), None, None);
+    let mut body =
+        TransformedBody { ready, inner, ended: false, broken, blank_behind: false, change };
     if let Some(limit) = limit {
         body.read_up_to(limit).await?;
     }
@@ -116,6 +130,7 @@ async fn transformed<B>(
     response: Response<TransformedBody<B>>,
     transform: Transform,
     framing: Framing,
+    makes_drafts: bool,
 ) -> Result<Response<TransformedBody<B>>, Error>
 where
     B: Body<Data = Bytes, Error = Error> + Unpin,
@@ -124,15 +139,21 @@ where
     let streams = parts.status.is_success() && framing != Framing::Whole;
     let mut length = None;
     let is_part = matches!(transform, Transform::OpenAiPart(_));
-    match transform {
+    // A fallback may have changed the model.
+    let served = parts.extensions.get::<Served>().and_then(|served| served.model.clone());
+    match transform.drawn_by(served.as_ref()) {
         Transform::StripDrafts if !streams => return Ok(Response::from_parts(parts, body)),
         Transform::StripDrafts => {
-            body.change = Some(Change::Stripping(Box::new(StreamStripper::new(framing))));
+            let may_be = served.map_or(makes_drafts, |model| model.makes_drafts());
+            let stripper = StreamStripper::new(framing).unmarked_drafts(may_be);
+            body.change = Some(Change::Stripping(Box::new(stripper)));
         }
-        Transform::OpenAi(reply) if streams => {
+        Transform::OpenAi(reply) | Transform::OpenAiPart(reply) if streams => {
             let events = HeaderValue::from_static("text/event-stream; charset=utf-8");
             parts.headers.insert(CONTENT_TYPE, events);
-            body.change = Some(Change::Translating(Box::new(reply.stream(now_unix()))));
+            let translator = Box::new(reply.stream(now_unix()));
+            body.change = Some(Change::Translating(translator));
+            body.blank_behind = is_part;
         }
         Transform::OpenAi(reply) | Transform::OpenAiPart(reply) => {
             // No head is out: a body that breaks can still become an error.
@@ -160,6 +181,10 @@ pub(crate) struct TransformedBody<B> {
     /// Kept after its end for its verdict.
     inner: B,
     ended: bool,
+    /// What comes behind everything else.
+    broken: Option<Error>,
+    /// Whether a blank line comes behind the end of a stream.
+    blank_behind: bool,
     /// Applied to what is read from now on.
     change: Option<Change>,
 }
@@ -184,13 +209,13 @@ impl Change {
         }
     }
 
-    /// The stream broke off. `Err` cuts the connection.
-    fn fail(&mut self, error: Error) -> Result<Vec<Bytes>, Error> {
+    /// The stream broke off: what still goes out, and the error that cuts the connection behind it.
+    fn fail(&mut self, error: Error) -> (Vec<Bytes>, Option<Error>) {
         match self {
-            Self::Stripping(_) => Err(error),
+            Self::Stripping(stripper) => (stripper.fail(), Some(error)),
             // openai's clients raise the text of an error event; a cut would be a connection error,
             // after which they retry.
-            Self::Translating(translator) => Ok(translator.fail(CHARGED, &error.to_string())),
+            Self::Translating(translator) => (translator.fail(CHARGED, &error.to_string()), None),
         }
     }
 }
@@ -232,29 +257,36 @@ impl<B: Body<Data = Bytes, Error = Error> + Unpin> Body for TransformedBody<B> {
                 return Poll::Ready(Some(Ok(frame)));
             }
             if this.ended {
-                return Poll::Ready(None);
+                return Poll::Ready(this.broken.take().map(Err));
             }
             let frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
             this.ended = !matches!(frame, Some(Ok(_)));
             let Some(change) = &mut this.change else { return Poll::Ready(frame) };
             let chunks = match frame {
                 Some(Ok(frame)) => frame.into_data().map(|chunk| change.push(chunk)),
-                Some(Err(error)) => Ok(change.fail(error)?),
+                Some(Err(error)) => {
+                    let (held, error) = change.fail(error);
+                    this.broken = error;
+                    Ok(held)
+                }
                 None => Ok(change.finish()),
             };
-            let chunks = chunks.unwrap_or_default().into_iter();
+            let blank = Bytes::from_static(b"\n");
+            let blank = (this.ended && this.blank_behind).then_some(blank);
+            let chunks = chunks.unwrap_or_default().into_iter().chain(blank);
             this.ready.extend(chunks.filter(|chunk| !chunk.is_empty()).map(Frame::data));
         }
     }
 
     fn is_end_stream(&self) -> bool {
         let inner_ended = || self.change.is_none() && self.inner.is_end_stream();
-        self.ready.is_empty() && (self.ended || inner_ended())
+        self.ready.is_empty() && self.broken.is_none() && (self.ended || inner_ended())
     }
 
     fn size_hint(&self) -> SizeHint {
         let ready = self.ready.iter().filter_map(Frame::data_ref);
         match (self.ended, &self.change) {
+            _ if self.broken.is_some() => SizeHint::new(),
             (true, _) => SizeHint::with_exact(ready.map(|chunk| chunk.len() as u64).sum()),
             (false, None) if self.ready.is_empty() => self.inner.size_hint(),
             (false, _) => SizeHint::new(),
@@ -311,5 +343,51 @@ mod tests {
             (names, &whole.headers()[CONTENT_LENGTH]),
             (vec!["content-length"], &"5".parse().unwrap())
         );
+    }
+
+    const DRAFT: &str = "data: {\"candidates\":[{\"content\":{\"parts\":[{\"inlineData\":{\"mimeType\":\"image/png\",\"data\":\"ZHJhZnQ=\"}}]}}]}\n\n";
+    const IMAGE: &str = "data: {\"candidates\":[{\"content\":{\"parts\":[{\"inlineData\":{\"mimeType\":\"image/png\",\"data\":\"ZmluYWw=\"}}]}}]}\n\n";
+
+    async fn stripped(
+        chunks: Vec<Result<&'static str, Error>>,
+        drawn_by: Option<&str>,
+    ) -> (String, Option<Error>) {
+        let mut response = buffer(Response::new(body(chunks)), None).await.unwrap();
+        if let Some(model) = drawn_by {
+            let served = Served::new(Some(ModelId::new(model)), None, Vec::new());
+            response.extensions_mut().insert(served);
+        }
+        let response = transformed(response, Transform::StripDrafts, Framing::Sse, true).await;
+        let (mut out, mut error) = (Vec::new(), None);
+        let mut body = response.unwrap().into_body();
+        while let Some(frame) = body.frame().await {
+            match frame {
+                Ok(frame) => out.extend(frame.into_data().unwrap()),
+                Err(broken) => error = Some(broken),
+            }
+        }
+        assert!(body.is_end_stream());
+        (String::from_utf8(out).unwrap(), error)
+    }
+
+    #[tokio::test]
+    async fn an_unmarked_draft_never_passes_and_an_image_that_came_always_does() {
+        let (out, error) = stripped(vec![Ok(DRAFT), Ok(IMAGE)], None).await;
+        assert!(!out.contains("ZHJhZnQ=") && out.ends_with(IMAGE) && error.is_none(), "{out}");
+        // The next image would have made it a draft, but the upstream broke off before: it is paid.
+        let cut = || Err(Error::truncated(Verdict::interrupted()));
+        for chunks in
+            [vec![Ok(DRAFT), Ok(IMAGE), cut()], vec![Ok(DRAFT), Ok(IMAGE), Ok("data: {"), cut()]]
+        {
+            let (out, error) = stripped(chunks, None).await;
+            assert!(!out.contains("ZHJhZnQ=") && out.ends_with(IMAGE), "{out}");
+            assert!(error.unwrap().is_truncated());
+        }
+    }
+
+    #[tokio::test]
+    async fn whether_images_may_be_drafts_depends_on_the_model_that_drew_them() {
+        let (out, _) = stripped(vec![Ok(DRAFT), Ok(IMAGE)], Some("gemini-2.5-flash-image")).await;
+        assert_eq!(out, [DRAFT, IMAGE].concat());
     }
 }

@@ -344,19 +344,33 @@ async fn a_stream_stays_a_stream_and_loses_its_drafts() {
     }
     assert_eq!(first, Some(false), "the first byte came before the upstream was done");
     let text = String::from_utf8(text).unwrap();
-    let images: Vec<Bytes> = text
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line.strip_prefix("data:")?.trim()).ok())
-        .flat_map(|event| {
-            Answer {
-                status: StatusCode::OK,
-                headers: HeaderMap::new(),
-                body: event.to_string().into(),
-            }
-            .images()
-        })
-        .collect();
+    let images: Vec<Bytes> = events(&text).flat_map(|event| event.images()).collect();
     assert_eq!(images, [world.sim.image_for(0).unwrap()]);
+}
+
+/// Each event of a stream, as a response of its own.
+fn events(text: &str) -> impl Iterator<Item = Answer> + '_ {
+    let events = text.lines().filter_map(|line| line.strip_prefix("data:"));
+    events.map(|event| Answer {
+        status: StatusCode::OK,
+        headers: HeaderMap::new(),
+        body: event.trim().to_owned().into(),
+    })
+}
+
+#[tokio::test]
+async fn drafts_that_are_not_marked_are_left_out_of_every_dialect() {
+    for path in ["generateContent", "streamGenerateContent", "streamGenerateContent?alt=sse"] {
+        let shape = Shape { drafts_marked: false, ..Shape::with_drafts(2) };
+        let world = World::quick([Fault::Shaped(shape)]).await;
+        let answer =
+            world.post(&format!("/v1beta/models/gemini-3-pro-image:{path}"), &apple()).await;
+        let images = match answer.text().starts_with("data:") {
+            false => answer.images(),
+            true => events(&answer.text()).flat_map(|event| event.images()).collect(),
+        };
+        assert_eq!(images, [world.sim.image_for(0).unwrap()], "{path}: {}", answer.text());
+    }
 }
 
 #[tokio::test]

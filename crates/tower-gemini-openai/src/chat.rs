@@ -58,11 +58,6 @@ pub(super) fn translate(request: &Json<'_>, capacity: usize) -> Result<GeminiReq
     }
     let stream = request.get("stream").is_some_and(Json::is_true);
     let count = settings.count;
-    if stream && count > 1 {
-        let message = "`n` above 1 is not supported with `stream`; leave out `stream`, or send \
-                       several requests";
-        return Err(OpenAiError::unsupported("n", message));
-    }
     let include_usage = request.at(&["stream_options", "include_usage"]).is_some_and(Json::is_true);
     let has_drafts = model.has_drafts();
     Ok(GeminiRequest {

@@ -41,11 +41,11 @@
 //! | `service_tier` | `serviceTier`, because it changes the price |
 //! | `generation_config`, `image_config`, `thinking_config`, `safety_settings` at the top or in `extra_body` | copied, over what was derived from the rest |
 //! | `google` at the top or in `extra_body` | the same, and all its other members next to the contents |
-//! | `n` from 1 to 10 | [`GeminiRequest::count`]: so many requests, because Gemini's image models make one image per request; [`ResponseMerger`] merges the responses |
+//! | `n` from 1 to 10 | [`GeminiRequest::count`]: so many requests, because Gemini's image models make one image per request; [`ResponseMerger`] merges the responses, [`ChoiceStream`] the streams |
 //! | `stream`, `stream_options.include_usage` | `streamGenerateContent`; a last chunk with token counts |
 //!
 //! Rejected before anything is sent, with a message that says what to do: images by any other
-//! address; audio; `n` above 10, or above 1 of a streamed chat; `mask`; `background: transparent`;
+//! address; audio; `n` above 10; `mask`; `background: transparent`;
 //! tools; `stream` of the images API; sizes that the model does not make. Other members, such as
 //! `user`, `style` or `output_format`, are ignored: none of them changes what is charged.
 //!
@@ -83,7 +83,7 @@ use jiff::tz::TimeZone;
 use tower_gemini_core::catalog::{Catalog, Date, Family, Model};
 
 pub use error::{OpenAiError, translate_error};
-pub use merge::ResponseMerger;
+pub use merge::{ChoiceStream, ResponseMerger};
 pub use response::ResponseTranslator;
 pub use stream::StreamTranslator;
 
@@ -143,7 +143,7 @@ pub struct GeminiRequest {
     pub body: Bytes,
     /// How many responses the client wants: `n`, from 1 to 10. Gemini's image models make one image
     /// per request, so the request is to be sent so often. [`ResponseTranslator::merger`] makes one
-    /// response of the translated ones.
+    /// response of the translated ones, and [`ChoiceStream`] one stream.
     pub count: usize,
     /// Translates the response to this request.
     pub translator: ResponseTranslator,

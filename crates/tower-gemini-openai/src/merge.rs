@@ -3,8 +3,12 @@
 use bytes::Bytes;
 use memchr::memmem;
 
+use super::error::unreadable_response;
 use super::json::{Json, Members};
-use super::sse::BracketDepth;
+use super::sse::{BracketDepth, EventReader, EventTooLong};
+
+/// What the only choice of a response begins with.
+const CHOICE: &[u8] = br#""choices":[{"index":0"#;
 
 /// Merges the translated responses to [`GeminiRequest::count`](crate::GeminiRequest::count) calls
 /// into one, as they are read, one after the other.
@@ -71,8 +75,7 @@ impl ResponseMerger {
         let mut begin = None;
         if matches!(self.place, Place::Head) {
             self.held.extend_from_slice(&rest);
-            let list: &[u8] =
-                if self.is_chat { br#""choices":[{"index":0"# } else { br#""data":["# };
+            let list: &[u8] = if self.is_chat { CHOICE } else { br#""data":["# };
             let Some(at) = memmem::find(&self.held, list) else { return Bytes::new() };
             rest = Bytes::from(self.held.split_off(at + list.len()));
             let head = std::mem::take(&mut self.held);
@@ -129,6 +132,118 @@ impl ResponseMerger {
         let comma: &[u8] = if sum.is_empty() { b"" } else { b"," };
         Bytes::from([b"]", comma, &Json::Object(sum).to_bytes(512)[1..]].concat())
     }
+}
+
+/// The translated stream of one of [`GeminiRequest::count`](crate::GeminiRequest::count) calls, as
+/// a choice of the one stream that the client asked for.
+///
+/// Choices may be pushed in any order and in turn. Memory: one event each.
+///
+/// ```
+/// use tower_gemini_openai::ChoiceStream;
+///
+/// let (mut first, mut second) = (ChoiceStream::new(0), ChoiceStream::new(1));
+/// let chunk = br#"data: {"choices":[{"index":0,"delta":{"content":"Hi"}}]}"#;
+/// let mut out = second.push(&[&chunk[..], b"\n\ndata: [DONE]\n\n"].concat());
+/// assert!(second.has_ended() && !first.has_ended());
+/// out.extend(first.push(b"data: [DONE]\n\n"));
+/// out.extend(ChoiceStream::finish(&[first, second], None));
+/// assert_eq!(
+///     String::from_utf8(out.concat())?,
+///     "data: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\"Hi\"}}]}\n\ndata: [DONE]\n\n",
+/// );
+/// # Ok::<(), std::string::FromUtf8Error>(())
+/// ```
+#[derive(Debug)]
+pub struct ChoiceStream {
+    index: usize,
+    events: EventReader,
+    /// The event with the token counts.
+    usage: Option<Bytes>,
+    error: Option<Bytes>,
+    has_ended: bool,
+}
+
+impl ChoiceStream {
+    /// Creates the choice with that index.
+    #[must_use]
+    pub fn new(index: usize) -> Self {
+        let events = EventReader::default();
+        Self { index, events, usage: None, error: None, has_ended: false }
+    }
+
+    /// Takes a chunk of the call's stream and returns the events that are complete. The token
+    /// counts and the end are held for [`finish`](Self::finish).
+    #[must_use]
+    pub fn push(&mut self, chunk: &[u8]) -> Vec<Bytes> {
+        let events = self.events.push(chunk).unwrap_or_else(|EventTooLong| {
+            let message = "an event of the upstream's stream is longer than any response";
+            vec![unreadable_response(message).1]
+        });
+        events.into_iter().filter_map(|event| self.event(event)).collect()
+    }
+
+    /// Ends a stream that broke off. Where it had not [ended](Self::has_ended), that is its error.
+    pub fn end(&mut self) {
+        if !std::mem::replace(&mut self.has_ended, true) {
+            self.error = Some(unreadable_response("a response ended before it was complete").1);
+        }
+    }
+
+    /// Whether the last event was read: the end of the stream, or an error.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
+    /// The error that the stream ended with, as OpenAI's JSON.
+    #[must_use]
+    pub fn error(&self) -> Option<&Bytes> {
+        self.error.as_ref()
+    }
+
+    /// Returns the last events, after every choice has ended: the sum of the token counts, and the
+    /// end, or the error that stands in its place.
+    #[must_use]
+    pub fn finish(choices: &[Self], error: Option<&[u8]>) -> Vec<Bytes> {
+        let mut sum: Option<Members<'_>> = None;
+        for usage in choices.iter().filter_map(|choice| choice.usage.as_deref()) {
+            match (&mut sum, serde_json::from_slice(usage)) {
+                (None, Ok(Json::Object(first))) => sum = Some(first),
+                (Some(sum), Ok(Json::Object(mut more))) => {
+                    more.retain(|(name, _)| name == "usage");
+                    add(sum, more);
+                }
+                _ => {}
+            }
+        }
+        let usage = sum.map(|sum| line(&[&Json::Object(sum).to_bytes(512)]));
+        usage.into_iter().chain([line(&[error.unwrap_or(b"[DONE]")])]).collect()
+    }
+
+    fn event(&mut self, event: Bytes) -> Option<Bytes> {
+        if self.has_ended {
+            return None;
+        }
+        let is_error = event.starts_with(br#"{"error":"#);
+        if is_error || event == b"[DONE]"[..] {
+            self.has_ended = true;
+            self.error = is_error.then_some(event);
+            return None;
+        }
+        // A text that quotes this has its quotes escaped.
+        let Some(at) = memmem::find(&event, CHOICE) else {
+            self.usage = Some(event);
+            return None;
+        };
+        let (head, rest) = event.split_at(at + CHOICE.len());
+        let index = self.index.to_string();
+        Some(line(&[&head[..head.len() - 1], index.as_bytes(), rest]))
+    }
+}
+
+fn line(pieces: &[&[u8]]) -> Bytes {
+    Bytes::from([b"data: ", &*pieces.concat(), b"\n\n"].concat())
 }
 
 /// The members after a list, as an object of their own.
@@ -202,5 +317,48 @@ mod tests {
             r#"{"data":[1,2]}"#,
             "blanks between them"
         );
+    }
+
+    #[test]
+    fn choices_of_a_stream_keep_their_events_whole_and_in_order_wherever_they_are_cut() {
+        let event = |text: &str, index: usize| {
+            format!(
+                r#"data: {{"id":"x","model":"\"choices\":[{{\"index\":0","choices":[{{"index":{index},"delta":{{"content":"{text}","index":0}}}}]}}"#
+            ) + "\n\n"
+        };
+        let usage = |count: u32| {
+            format!(r#"data: {{"created":5,"choices":[],"usage":{{"a":{count},"of":{{"b":1}}}}}}"#)
+                + "\n\n"
+        };
+        let stream = |texts: &[&str], end: &str| {
+            texts.iter().map(|text| event(text, 0)).collect::<String>() + &usage(2) + end
+        };
+        let error = r#"{"error":{"message":"lost"}}"#;
+        let texts = [&["one", "[DONE]"][..], &["two ]}"], &[]];
+        let ends = ["data: [DONE]\n\n", "data: [DONE]\n\n", &format!("data: {error}\n\n")];
+        for cut in [1, 2, 3, 7, 16, 1000] {
+            let mut choices: Vec<_> = (0..3).map(ChoiceStream::new).collect();
+            for (choice, (texts, end)) in choices.iter_mut().zip(texts.iter().zip(ends)) {
+                let mut out = Vec::new();
+                for chunk in stream(texts, end).as_bytes().chunks(cut) {
+                    assert!(!choice.has_ended() || chunk == b"\n", "{cut}");
+                    out.extend(choice.push(chunk));
+                }
+                let expected: String = texts.iter().map(|text| event(text, choice.index)).collect();
+                assert_eq!(String::from_utf8(out.concat()).unwrap(), expected);
+                assert!(choice.has_ended());
+                choice.end();
+            }
+            let mut cut_off = ChoiceStream::new(3);
+            cut_off.end();
+            assert!(cut_off.has_ended() && cut_off.error().is_some());
+            let errors: Vec<_> = choices.iter().map(ChoiceStream::error).collect();
+            assert_eq!(errors, [None, None, Some(&Bytes::from_static(error.as_bytes()))]);
+            for (told, end) in [(None, "[DONE]"), (Some(error), error)] {
+                let out = ChoiceStream::finish(&choices, told.map(str::as_bytes)).concat();
+                let sum = usage(6).replace("\"b\":1", "\"b\":3");
+                assert_eq!(String::from_utf8(out).unwrap(), format!("{sum}data: {end}\n\n"));
+            }
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::StatusCode;
+use tower_gemini_core::call::ModelId;
 use tower_gemini_core::scan::{Answer, Finals, Framing, Image, Scanner, TextPiece};
 use tower_gemini_core::verdict::Outcome;
 
@@ -38,6 +39,15 @@ impl ResponseTranslator {
 
     pub(super) fn images(as_url: bool, has_drafts: bool) -> Self {
         Self(Format::Images { as_url, has_drafts })
+    }
+
+    /// Sets the model that drew the response, where it is not the one that was asked for: whether
+    /// its images may be drafts depends on it.
+    #[must_use]
+    pub fn drawn_by(mut self, model: &ModelId) -> Self {
+        let (Format::Chat { has_drafts, .. } | Format::Images { has_drafts, .. }) = &mut self.0;
+        *has_drafts = model.makes_drafts();
+        self
     }
 
     /// Translates a whole response. `created` is the time in seconds since 1970.

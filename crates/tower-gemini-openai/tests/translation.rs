@@ -10,7 +10,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tower_gemini_core::call::{Call, Framing, Verb};
+use tower_gemini_core::call::{Call, Framing, ModelId, Verb};
 use tower_gemini_core::scan::Scanner;
 use tower_gemini_openai::{
     Endpoint, GeminiRequest, OpenAiError, ResponseTranslator, list_models, to_gemini,
@@ -417,7 +417,6 @@ const URI: &str = "data:image/png;base64,QUJD";
 #[test]
 fn what_would_be_charged_in_vain_is_rejected_with_a_reason() {
     for (more, param, words) in [
-        (json!({ "n": 2, "stream": true }), "n", "with `stream`"),
         (json!({ "n": 0 }), "n", "from 1 to 10"),
         (json!({ "n": 11 }), "n", "from 1 to 10"),
         (json!({ "n": "many" }), "n", "from 1 to 10"),
@@ -1873,5 +1872,34 @@ proptest! {
         prop_assert_eq!(&streamed(&bytes, &(0..bytes.len()).collect::<Vec<_>>()), &whole);
         let (_, error, done) = read(&whole);
         prop_assert!(error.is_some() != done);
+    }
+}
+
+#[test]
+fn whether_images_may_be_drafts_depends_on_the_model_that_drew_them() {
+    let image = |data: &str| json!({ "inlineData": { "mimeType": "image/png", "data": data } });
+    let content = json!({ "parts": [image("ZHJhZnQ="), image("ZmluYWw=")] });
+    let response = json!({ "candidates": [{ "content": content, "finishReason": "STOP" }] });
+    let response = response.to_string();
+    for (asked, drawn_by, images) in [
+        ("gemini-3-pro-image", "gemini-2.5-flash-image", 2),
+        ("gemini-2.5-flash-image", "gemini-3-pro-image", 1),
+    ] {
+        let body = json!({ "model": asked, "messages": [{ "role": "user", "content": "a cat" }] });
+        let request =
+            to_gemini(Endpoint::ChatCompletions, &HeaderMap::new(), &body.to_string().into());
+        let translator = request.unwrap().translator.drawn_by(&ModelId::new(drawn_by));
+        let (_, whole) = translator.response(StatusCode::OK, response.as_bytes(), 0);
+        let mut stream = translator.stream(0);
+        let mut events = stream.push(&format!("data: {response}\n\n").into());
+        events.extend(stream.finish());
+        for text in [whole, events.concat().into()] {
+            let text = std::str::from_utf8(&text).unwrap();
+            assert_eq!(
+                text.matches("data:image/png;base64,").count(),
+                images,
+                "{drawn_by}: {text}"
+            );
+        }
     }
 }

@@ -107,6 +107,22 @@ impl ModelId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether the model draws drafts that a response may hold unmarked: it thinks, by the builtin
+    /// catalogue. A model that is not known is taken not to, so that no image of it is left out.
+    ///
+    /// ```
+    /// use tower_gemini_core::call::ModelId;
+    ///
+    /// assert!(ModelId::new("gemini-3-pro-image").makes_drafts());
+    /// assert!(!ModelId::new("gemini-2.5-flash-image").makes_drafts());
+    /// assert!(!ModelId::new("not-known").makes_drafts());
+    /// ```
+    #[must_use]
+    pub fn makes_drafts(&self) -> bool {
+        let known = Catalog::builtin().interned(self.as_str());
+        known.is_some_and(|(_, model)| model.thinking != Thinking::None)
+    }
 }
 
 impl Borrow<str> for ModelId {
@@ -314,22 +330,11 @@ impl Call {
         }
     }
 
-    /// Whether the model draws drafts that a response may hold unmarked: it thinks, by the builtin
-    /// catalogue. A model that is not known is taken not to, so that no image of it is left out.
-    ///
-    /// ```
-    /// use http::{HeaderMap, Method, Uri};
-    /// use tower_gemini_core::call::Call;
-    ///
-    /// let call = |path| Call::parse(&Method::POST, &Uri::from_static(path), &HeaderMap::new(), None);
-    /// assert!(call("/v1beta/models/gemini-3-pro-image:generateContent").makes_drafts());
-    /// assert!(!call("/v1beta/models/gemini-2.5-flash-image:generateContent").makes_drafts());
-    /// assert!(!call("/v1beta/models/not-known:generateContent").makes_drafts());
-    /// ```
+    /// Whether a response may hold drafts that are not marked:
+    /// [`ModelId::makes_drafts`] of its model.
     #[must_use]
     pub fn makes_drafts(&self) -> bool {
-        let model = self.model.as_ref().and_then(|id| Catalog::builtin().interned(id.as_str()));
-        model.is_some_and(|(_, model)| model.thinking != Thinking::None)
+        self.model.as_ref().is_some_and(ModelId::makes_drafts)
     }
 
     /// Whether the response comes in pieces.

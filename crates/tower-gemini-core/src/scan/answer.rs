@@ -101,6 +101,8 @@ pub struct PartSpan {
     pub comma_before: Option<u64>,
     /// Where the comma behind it stands, if it is an array's element and not the last.
     pub comma_after: Option<u64>,
+    /// A text, or the beginning of another candidate, stands between the image before and this.
+    pub(super) after_text: bool,
 }
 
 /// Token counts. Missing fields are 0; nothing is computed by subtraction.

@@ -194,6 +194,8 @@ pub(super) struct Reader {
     comma: Option<u64>,
     /// The span that the token just read has ended.
     ended_span: Option<usize>,
+    /// A text stands behind the last image, or the beginning of another candidate.
+    pub(super) after_text: bool,
 }
 
 impl Reader {
@@ -549,7 +551,7 @@ impl Reader {
             }
             // Each entry of a list of results is one of what was asked for.
             if element.node == Node::Entry && self.document.has_list {
-                self.store.settle();
+                self.settle();
             }
         } else if let Some(mut found) = element.pending.take() {
             let parts = self.answer.parts.iter_mut().skip(element.mark.parts);
@@ -589,7 +591,7 @@ impl Reader {
                 }
                 if element.has_words {
                     // Text behind an image: the model goes on to the next.
-                    self.store.settle();
+                    self.settle();
                 }
             }
         }
@@ -619,6 +621,12 @@ impl Reader {
         }
     }
 
+    /// The image so far is final, unless it is a draft: a text follows, or another candidate.
+    fn settle(&mut self) {
+        self.store.settle();
+        self.after_text = true;
+    }
+
     fn list_span(&mut self, element: &Element, end: u64, is_thought: bool) -> Option<usize> {
         if self.answer.parts.len() == MAX_LISTED {
             return None;
@@ -630,6 +638,7 @@ impl Reader {
             in_array: element.in_array,
             comma_before: element.comma,
             comma_after: None,
+            after_text: std::mem::take(&mut self.after_text),
         });
         self.ended_span = Some(self.answer.parts.len() - 1);
         self.ended_span
@@ -702,7 +711,7 @@ impl Reader {
                     element.said.set(Field::Mime, mime);
                     let has_words = std::mem::take(&mut element.has_words);
                     if has_words && element.thought != Some(true) {
-                        self.store.settle();
+                        self.settle();
                     }
                 }
                 self.begin_image(at, in_text);
@@ -784,7 +793,7 @@ impl Reader {
                 let node = match node {
                     Node::Candidate | Node::Choice if object && count > 0 => {
                         // Another candidate: its images are results too, and its words are not read.
-                        self.store.settle();
+                        self.settle();
                         if node == Node::Candidate {
                             Node::OtherCandidate
                         } else {

@@ -265,11 +265,12 @@ impl Scanner {
         self.reader.is_in_document()
     }
 
-    /// Takes where the images of the event stand that was just read, and whether it said that the
-    /// response has ended.
-    pub(super) fn take_event(&mut self) -> (Vec<PartSpan>, bool) {
-        let answer = &mut self.reader.answer;
-        (std::mem::take(&mut answer.parts), answer.finish_reason.take().is_some())
+    /// Takes where the images of the event stand that was just read, whether a text stands behind
+    /// them, and whether it said that the response has ended.
+    pub(super) fn take_event(&mut self) -> (Vec<PartSpan>, bool, bool) {
+        let Reader { answer, after_text, .. } = &mut self.reader;
+        let is_last = answer.finish_reason.take().is_some();
+        (std::mem::take(&mut answer.parts), std::mem::take(after_text), is_last)
     }
 
     /// Ends the scan and returns what the response holds.

@@ -1,5 +1,6 @@
-//! Removes marked drafts from a stream as it passes, without buffering the stream.
+//! Removes drafts from a stream as it passes, without buffering the stream.
 
+use std::collections::VecDeque;
 use std::iter::once;
 use std::mem;
 use std::ops::Range;
@@ -7,21 +8,27 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::answer::PartSpan;
+use super::finals::Finals;
 use super::framing::Framing;
 use super::scanner::Scanner;
 use super::strip::{cuts, without};
 
-/// Removes drafts that are marked as thoughts from a streamed response as it passes.
+/// Removes drafts from a streamed response as it passes, by the [rule](super#which-image-is-final)
+/// that every reader of a response shares.
 ///
 /// Each event passes as soon as it is complete, byte for byte but for its drafts; an event that
 /// held nothing but drafts stays, with an empty text in their place: the chats of Google's SDKs
 /// (google-genai 3.4, `@google/genai` 3.1) forget a whole turn in which one event has no part. The
-/// last draft is held until an unmarked image comes and makes it one. Where none does, it *is* the
-/// image (a lone image is marked in the wild), and goes out in an event of its own before the one
-/// that says that the response has ended. Unmarked drafts cannot be distinguished from the final
-/// image before the stream is over, and pass.
+/// last marked draft is held until an unmarked image comes and makes it one. Where none does, it
+/// *is* the image (a lone image is marked in the wild), and goes out in an event of its own before
+/// the one that says that the response has ended.
 ///
-/// Memory: one event and one draft. What is not understood passes unchanged.
+/// An image that is not marked may still be a draft, if [the model thinks](Self::unmarked_drafts):
+/// its event waits, and those behind it, until a text, the word that the response has ended or the
+/// end of the stream makes it final, or the next image a draft. A draft that is an event of its own
+/// passes, since nothing can stand in its place.
+///
+/// Memory: one event, one draft, and the events that wait. What is not understood passes unchanged.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -50,10 +57,21 @@ pub struct StreamStripper {
     scanner: Scanner,
     /// An event that has not ended yet.
     event: Vec<Bytes>,
-    /// The last draft, as an event that holds nothing else.
+    /// Complete events, of which the first has an image that the next may replace.
+    waiting: VecDeque<Event>,
+    /// The images so far, each by where it begins.
+    finals: Finals<u64>,
+    /// The last marked draft, as an event that holds nothing else.
     draft: Option<Bytes>,
-    /// An image that is no draft has passed.
-    has_image: bool,
+}
+
+/// A complete event, and what stands before the next.
+#[derive(Debug)]
+struct Event {
+    chunks: Vec<Bytes>,
+    /// Where its first byte stands in the stream.
+    start: u64,
+    images: Vec<PartSpan>,
 }
 
 impl StreamStripper {
@@ -61,8 +79,18 @@ impl StreamStripper {
     /// [`strip_drafts`](super::strip_drafts).
     #[must_use]
     pub fn new(framing: Framing) -> Self {
-        let (scanner, event) = (Scanner::judging(framing), Vec::new());
-        Self { framing, scanner, event, draft: None, has_image: false }
+        let (scanner, finals) = (Scanner::judging(framing), Finals::default());
+        let (event, waiting) = (Vec::new(), VecDeque::new());
+        Self { framing, scanner, event, waiting, finals, draft: None }
+    }
+
+    /// Sets whether images that are not marked as thoughts may be drafts, as those of a model that
+    /// thinks ([`ModelId::makes_drafts`](crate::call::ModelId::makes_drafts)). If not, none of them
+    /// waits, and all pass. Default: they may be.
+    #[must_use]
+    pub fn unmarked_drafts(mut self, may_be: bool) -> Self {
+        self.finals = Finals::new(may_be);
+        self
     }
 
     /// Takes the next chunk, and returns what may pass.
@@ -89,8 +117,12 @@ impl StreamStripper {
             self.event.push(piece);
             if self.scanner.events_seen() > events {
                 self.end_event(&mut out);
-            } else if fed.is_err() || (is_apart && !self.scanner.is_in_event()) {
+            } else if fed.is_err() {
+                self.release_all(&mut out);
                 out.append(&mut self.event);
+            } else if is_apart && !self.scanner.is_in_event() {
+                let waiting = self.waiting.back_mut().map(|event| &mut event.chunks);
+                waiting.unwrap_or(&mut out).append(&mut self.event);
             }
         }
         out
@@ -99,52 +131,98 @@ impl StreamStripper {
     /// Ends the stream, and returns what was held.
     #[must_use]
     pub fn finish(&mut self) -> Vec<Bytes> {
-        let mut out = mem::take(&mut self.event);
+        let mut out = self.fail();
+        out.append(&mut self.event);
         // Without a word that it has ended, an array's bracket is behind us: only events of their
         // own can be added.
-        if self.framing == Framing::Sse && !self.has_image {
-            if let Some(draft) = self.draft.take() {
-                // Whatever the last event ended with, it is over: an empty line more means nothing.
-                out.push(Bytes::from_static(b"\r\n\r\n"));
-                out.push(draft);
-            }
+        if let Some(draft) = self.draft.take_if(|_| self.framing == Framing::Sse) {
+            // Whatever the last event ended with, it is over: an empty line more means nothing.
+            out.push(Bytes::from_static(b"\r\n\r\n"));
+            out.push(draft);
         }
         out
     }
 
+    /// Ends a stream that broke off, and returns the events that waited: an image that nothing has
+    /// replaced has been paid for.
+    #[must_use]
+    pub fn fail(&mut self) -> Vec<Bytes> {
+        let mut out = Vec::new();
+        self.release_all(&mut out);
+        out
+    }
+
     fn end_event(&mut self, out: &mut Vec<Bytes>) {
-        let event = mem::take(&mut self.event);
-        let len: usize = event.iter().map(Bytes::len).sum();
+        let chunks = mem::take(&mut self.event);
+        let len: usize = chunks.iter().map(Bytes::len).sum();
         let start = self.scanner.position() - len as u64;
-        let (mut parts, is_last) = self.scanner.take_event();
+        let (images, ends_in_text, is_last) = self.scanner.take_event();
         if self.scanner.found_framing() != Some(self.framing) {
-            out.extend(event);
+            self.release_all(out);
+            out.extend(chunks);
             return;
         }
-        self.has_image |= parts.iter().any(|part| !part.is_thought);
-        if self.has_image {
-            self.draft = None;
-        } else if let Some(PartSpan { span, .. }) = parts.iter().rfind(|part| part.in_array) {
-            let around = [0..span.start, span.end..u64::MAX];
-            self.draft = Some(self.lone(&without(event.clone(), start, around).concat()));
+        let marks: Vec<_> = images
+            .iter()
+            .map(|image| (image.span.clone(), image.is_thought, image.in_array, image.after_text))
+            .collect();
+        self.waiting.push_back(Event { chunks, start, images });
+        for (span, is_thought, in_array, after_text) in marks {
+            if after_text {
+                self.settle();
+            }
+            let is_taken = (in_array || !is_thought) && self.finals.takes(is_thought);
+            if is_taken {
+                let settled = self.finals.image(span.start, is_thought);
+                self.mark_final(settled);
+                self.draft = is_thought.then(|| self.lone(&span));
+            }
+            if !in_array {
+                self.settle();
+                self.mark_final(Some(span.start));
+            }
+        }
+        if ends_in_text || is_last {
+            self.settle();
         }
         if is_last {
             // Nothing follows that could make it a draft.
             out.extend(self.draft.take());
         }
-        if let Some(list) = whole_list(&parts) {
-            out.extend(without(event.clone(), start, once(list.start..u64::MAX)));
-            out.push(Bytes::from_static(b"{\"text\":\"\"}"));
-            out.extend(without(event, start, once(0..list.end)));
-            return;
-        }
-        // Drafts that are events of their own pass, since nothing can stand in their place.
-        parts.iter_mut().for_each(|part| part.is_final = !part.is_thought || !part.in_array);
-        out.extend(without(event, start, cuts(&parts)));
+        self.release(out);
     }
 
-    /// An event that holds this part alone.
-    fn lone(&self, part: &[u8]) -> Bytes {
+    /// The image before what comes is final, unless it is marked as a draft.
+    fn settle(&mut self) {
+        let settled = self.finals.text();
+        self.mark_final(settled);
+    }
+
+    fn mark_final(&mut self, at: Option<u64>) {
+        let images = self.waiting.iter_mut().flat_map(|event| &mut event.images);
+        for image in images.filter(|image| Some(image.span.start) == at) {
+            image.is_final = true;
+        }
+    }
+
+    /// Passes the events in which nothing can change any more.
+    fn release(&mut self, out: &mut Vec<Bytes>) {
+        let open = self.finals.open().filter(|_| !self.finals.is_draft()).copied();
+        let is_open = |event: &Event| event.images.iter().any(|it| Some(it.span.start) == open);
+        let passing = self.waiting.iter().position(is_open).unwrap_or(self.waiting.len());
+        self.waiting.drain(..passing).for_each(|event| event.pass(out));
+    }
+
+    fn release_all(&mut self, out: &mut Vec<Bytes>) {
+        self.settle();
+        self.release(out);
+    }
+
+    /// An event that holds this part of the last event alone.
+    fn lone(&self, part: &Range<u64>) -> Bytes {
+        let event = self.waiting.back().map(|event| (event.chunks.clone(), event.start));
+        let (chunks, start) = event.unwrap_or_default();
+        let part = without(chunks, start, [0..part.start, part.end..u64::MAX]).concat();
         let (before, after): (&[u8], &[u8]) = match self.framing {
             Framing::Sse => (b"data: ", b"\r\n\r\n"),
             _ => (b"", b"\n,\r\n"),
@@ -152,12 +230,26 @@ impl StreamStripper {
         [
             before,
             b"{\"candidates\":[{\"content\":{\"parts\":[",
-            part,
+            &part,
             b"],\"role\":\"model\"},\"index\":0}]}",
             after,
         ]
         .concat()
         .into()
+    }
+}
+
+impl Event {
+    /// Its bytes without its drafts.
+    fn pass(self, out: &mut Vec<Bytes>) {
+        let Self { chunks, start, images } = self;
+        let Some(list) = whole_list(&images) else {
+            out.extend(without(chunks, start, cuts(&images)));
+            return;
+        };
+        out.extend(without(chunks.clone(), start, once(list.start..u64::MAX)));
+        out.push(Bytes::from_static(b"{\"text\":\"\"}"));
+        out.extend(without(chunks, start, once(0..list.end)));
     }
 }
 
@@ -167,7 +259,7 @@ fn whole_list(parts: &[PartSpan]) -> Option<Range<u64>> {
     let joined = parts
         .windows(2)
         .all(|pair| pair[0].comma_after.is_some() && pair[0].comma_after == pair[1].comma_before);
-    let drafts = parts.iter().all(|part| part.is_thought && part.in_array);
-    (drafts && joined && first.comma_before.is_none() && last.comma_after.is_none())
+    let are_drafts = parts.iter().all(|part| !part.is_final && part.in_array);
+    (are_drafts && joined && first.comma_before.is_none() && last.comma_after.is_none())
         .then_some(first.span.start..last.span.end)
 }

@@ -95,9 +95,10 @@ impl FinalImage {
         let mut scanned = scan(true);
         // Which model drew it the response itself says, after the images.
         if let Ok(answer) = &scanned {
-            let mut drawn_by = call.clone();
-            drawn_by.model = answer.model_version.as_deref().map(ModelId::new);
-            if !drawn_by.makes_drafts() && answer.images - answer.thought_images > 1 {
+            let drawn_by = answer.model_version.as_deref().map(ModelId::new);
+            if !drawn_by.is_some_and(|model| model.makes_drafts())
+                && answer.images - answer.thought_images > 1
+            {
                 scanned = scan(false);
             }
         }

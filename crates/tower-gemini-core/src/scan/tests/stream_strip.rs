@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// An event with these parts: `d` a draft, `i` an image, `t` a text, and `.` the end.
+/// An event with these parts: `d` a draft, `i` an image, `t` a text, `b` a blank one, and `.` the end.
 fn event(parts: &str, snake: bool) -> String {
     let mut end = "";
     let mut list = Vec::new();
@@ -19,6 +19,7 @@ fn event(parts: &str, snake: bool) -> String {
             'd' if n % 2 == 0 => list.push(format!("{{{},\"thought\":true}}", image("d"))),
             'd' => list.push(format!("{{\"thought\":true,{}}}", image("d"))),
             'i' => list.push(format!("{{{},\"thoughtSignature\":\"c2ln\"}}", image("i"))),
+            'b' => list.push("{\"text\":\" \\n\"}".to_owned()),
             't' => list.push("{\"text\":\"a } { \\\" \\\\ b\"}".to_owned()),
             _ => end = ",\"finishReason\":\"STOP\"",
         }
@@ -40,7 +41,11 @@ fn stream(framing: Framing, events: &[String]) -> String {
 }
 
 fn through(framing: Framing, text: &str, cuts: &[usize]) -> String {
-    let (mut stripper, mut out, mut at) = (StreamStripper::new(framing), Vec::new(), 0);
+    stripped_by(StreamStripper::new(framing), text, cuts)
+}
+
+fn stripped_by(mut stripper: StreamStripper, text: &str, cuts: &[usize]) -> String {
+    let (mut out, mut at) = (Vec::new(), 0);
     let mut cuts: Vec<usize> =
         cuts.iter().map(|cut| cut % (text.len() + 1)).chain([text.len()]).collect();
     cuts.sort_unstable();
@@ -64,14 +69,7 @@ fn events(framing: Framing, text: &str) -> Vec<serde_json::Value> {
 
 /// What every reader of the stream reads: its parts in order.
 fn parts(framing: Framing, text: &str) -> Vec<serde_json::Value> {
-    let events: Vec<serde_json::Value> = match framing {
-        Framing::Sse => text
-            .lines()
-            .filter_map(|line| serde_json::from_str(line.strip_prefix("data:")?).ok())
-            .collect(),
-        _ => serde_json::from_str(text).unwrap(),
-    };
-    events
+    events(framing, text)
         .iter()
         .flat_map(|event| {
             event["candidates"][0]["content"]["parts"].as_array().cloned().unwrap_or_default()
@@ -99,34 +97,67 @@ proptest! {
 
     #[test]
     fn drafts_go_and_everything_else_stays_in_order_however_it_is_cut(
-        events in proptest::collection::vec("[dit]{0,4}", 1..5),
+        events in proptest::collection::vec("[ditb]{0,4}", 1..5),
         sse in any::<bool>(),
         snake in any::<bool>(),
+        unmarked in any::<bool>(),
         cuts in proptest::collection::vec(any::<usize>(), 0..12),
     ) {
         let framing = if sse { Framing::Sse } else { Framing::JsonArray };
+        let stripper = || StreamStripper::new(framing).unmarked_drafts(unmarked);
         let mut events: Vec<String> = events.iter().map(|parts| event(parts, snake)).collect();
         events.push(event("t.", snake));
         let text = stream(framing, &events);
-        let stripped = through(framing, &text, &cuts);
-        prop_assert_eq!(&stripped, &through(framing, &text, &[]));
+        let stripped = stripped_by(stripper(), &text, &cuts);
+        prop_assert_eq!(&stripped, &stripped_by(stripper(), &text, &[]));
         let (before, after) = (parts(framing, &text), parts(framing, &stripped));
         prop_assert!(!empties(framing, &stripped) || empties(framing, &text), "SDKs forget a turn with an event without parts");
         // What stands in for drafts says nothing.
-        let after: Vec<_> = after.into_iter().filter(|part| part["text"] != "").collect();
-        let kept: Vec<_> = before.iter().filter(|part| !is_draft(part)).cloned().collect();
-        prop_assert_eq!(&after.iter().filter(|part| !is_draft(part)).cloned().collect::<Vec<_>>(), &kept);
-        let drafts: Vec<_> = after.iter().filter(|part| is_draft(part)).collect();
-        if kept.iter().any(is_image) {
-            prop_assert!(drafts.is_empty());
-        } else {
-            // A lone marked image is the final one.
-            let last = before.iter().rfind(|part| is_draft(part));
-            prop_assert_eq!(drafts, last.into_iter().collect::<Vec<_>>());
+        let mut after: Vec<_> = after.into_iter().filter(|part| part["text"] != "").collect();
+        let mut finals = Finals::new(unmarked);
+        let mut kept = Vec::new();
+        for (at, part) in before.iter().enumerate() {
+            let text = part["text"].as_str().unwrap_or_default();
+            kept.extend(if is_image(part) { finals.image(at, is_draft(part)) } else if text.trim().is_empty() { None } else { finals.text() });
         }
-        if before.iter().all(|part| !is_draft(part)) {
-            prop_assert_eq!(stripped, text, "without drafts nothing changes");
+        let lone = finals.end();
+        if let Some(at) = lone {
+            // A lone marked image is the final one, and goes out when that is known.
+            let moved = after.iter().position(is_image).map(|at| after.remove(at));
+            prop_assert_eq!(moved.as_ref(), before.get(at));
         }
+        let expected: Vec<_> = before.iter().enumerate().filter(|(at, part)| !is_image(part) || kept.contains(at)).map(|(_, part)| part.clone()).collect();
+        prop_assert_eq!(&after, &expected);
+        if lone.is_none() && expected.len() == before.len() {
+            prop_assert_eq!(&stripped, &text, "without drafts nothing changes");
+        }
+        // And a reader that takes every image gets what a reader of the whole stream calls final.
+        let images = |text: &str, unmarked| {
+            let mut scanner = Scanner::decoding(framing).unmarked_drafts(unmarked);
+            scanner.feed(text.as_bytes()).unwrap();
+            let answer = scanner.finish().unwrap();
+            let images = answer.earlier_images.into_iter().chain(answer.image);
+            images.map(|image| image.bytes).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(images(&stripped, false), images(&text, unmarked));
+    }
+
+    // A caller is left with every image that may have been the last, wherever the upstream breaks.
+    #[test]
+    fn a_stream_that_breaks_gives_out_the_image_that_nothing_has_replaced(
+        events in proptest::collection::vec("[ditb]{0,3}", 1..6),
+        at in any::<usize>(),
+    ) {
+        let mut all: Vec<String> = events.iter().map(|parts| event(parts, false)).collect();
+        all.push(event(".", false));
+        let text = stream(Framing::Sse, &all);
+        let text = &text[..at % (text.len() + 1)];
+        let mut stripper = StreamStripper::new(Framing::Sse);
+        let mut out = stripper.push(Bytes::copy_from_slice(text.as_bytes()));
+        out.extend(stripper.fail());
+        let out = String::from_utf8(out.concat()).unwrap();
+        let last = parts(Framing::Sse, text).into_iter().rfind(|part| is_image(part) && !is_draft(part));
+        prop_assert_eq!(parts(Framing::Sse, &out).into_iter().rfind(|part| is_image(part) && !is_draft(part)), last);
     }
 
     #[test]
