@@ -23,6 +23,7 @@ mod invariants;
 mod keep_paid;
 mod observe;
 mod orders;
+mod outages;
 mod peak_router;
 mod ready;
 mod resends;

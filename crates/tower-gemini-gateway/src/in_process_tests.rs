@@ -98,6 +98,25 @@ fn gateway(sim: &Sim, toml: &str) -> Arc<Snapshot> {
     Arc::new(Snapshot::over(sim.service(), clock(), &config, None).unwrap())
 }
 
+#[tokio::test(start_paused = true)]
+async fn in_an_outage_one_request_a_minute_is_sent_for_all_callers_or_each_sends_its_own() {
+    for (more, least, most) in [("", 10, 25), ("[retry]\nprobe_every = \"0s\"\n", 60, 150)] {
+        let outage = Duration::from_secs(600);
+        let sim = Sim::quick((0..1000).map(|_| Fault::Overloaded));
+        let gateway = gateway(&sim, more);
+        let started = Instant::now();
+        let calls = futures::stream::iter(0..30).map(|n| {
+            let (gateway, request) = (gateway.clone(), request(n, n));
+            async move {
+                tokio::time::sleep(Duration::from_secs(10) * n as u32).await;
+                handle(gateway, started, request).await
+            }
+        });
+        let _ = tokio::time::timeout(outage, calls.buffer_unordered(30).count()).await;
+        assert!((least..=most).contains(&sim.requests()), "{more} {}", sim.requests());
+    }
+}
+
 // The guard refused after a second, and the retry then waited a minute on the guard's own hint.
 #[tokio::test(start_paused = true)]
 async fn a_wait_that_the_file_does_not_allow_is_refused_and_not_waited_out() {

@@ -253,6 +253,12 @@ impl CallState {
 
     /// A layer is passed on the way down. Only the way of the first attempt is looked at: the
     /// others are the same.
+    /// Whether the call has passed a layer that asks for other models or sizes.
+    pub(crate) fn has_fallbacks(&self) -> bool {
+        let fallbacks = Place::ModelFallback.bit() | Place::ResolutionFallback.bit();
+        self.shared().passed & fallbacks != 0
+    }
+
     pub(crate) fn pass(&self, place: Place) {
         let mut shared = self.shared();
         let is_of_attempts =

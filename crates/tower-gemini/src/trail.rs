@@ -231,6 +231,9 @@ reasons! {
         ServerHint = "the server asked for it",
         /// The circuits of all targets were open: until one of them closed, or could be probed.
         Cooldown = "until a target could be tried again",
+        /// The model was in an outage: until an attempt was answered, or it was this call's turn to
+        /// find out.
+        Outage = "for the end of the model's outage",
         /// Our own admission keeps within a quota; the delay is what was expected when the wait
         /// began.
         OwnQuota = "to stay within the quota",

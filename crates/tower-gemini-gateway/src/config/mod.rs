@@ -13,7 +13,7 @@ use serde::Deserialize;
 use toml::de::DeTable;
 use tower_gemini::catalog::Catalog;
 use tower_gemini::charge_rules::ChargeRules;
-use tower_gemini::jittered_retry::{RetryPolicy, presets};
+use tower_gemini::jittered_retry::{OutagePolicy, RetryPolicy, presets};
 use tower_gemini::peak_hour_router::{Schedule, Window, Zone};
 use tower_gemini::quota_guard::Limits;
 use tower_gemini::target::{self, UpstreamId};
@@ -141,6 +141,7 @@ section! { pub(crate) Retry {
     policy: String = "recommended".to_owned(),
     attempts: Option<u32> = None,
     deadline: Option<Span> = None,
+    probe_every: Option<Span> = None,
     continue_resends: Span = Span::secs(60),
     maybe_charged_resends: u32 = 0,
 }}
@@ -435,6 +436,14 @@ impl Config {
         if let Some(deadline) = self.retry.deadline {
             policy = policy.deadline(deadline.0);
         }
+        let outages = match self.retry.probe_every {
+            Some(every) if every.0.is_zero() => None,
+            Some(every) => Some(OutagePolicy::recommended().probe_every(every.0)),
+            None => policy.outage_policy(),
+        };
+        // The other half is for models that are well.
+        let most_waiting = self.server.max_in_flight.div_ceil(2);
+        let policy = policy.outages(outages.map(|outages| outages.most_waiting(most_waiting)));
         Ok(policy.maybe_charged_resends(self.retry.maybe_charged_resends))
     }
 

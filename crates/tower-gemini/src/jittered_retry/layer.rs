@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use tower_layer::Layer;
 
+use super::outages::Outages;
 use super::resend::Resends;
 use super::service::Shared;
 use super::{JitteredRetry, RetryPolicy};
@@ -19,7 +20,9 @@ impl JitteredRetryLayer {
     #[must_use]
     pub fn new(policy: RetryPolicy) -> Self {
         let random = Mutex::new(fastrand::Rng::new());
-        Self { shared: Arc::new(Shared { policy, random, resends: None }) }
+        Self {
+            shared: Arc::new(Shared { policy, random, resends: None, outages: Outages::default() }),
+        }
     }
 
     /// Retries by [`RetryPolicy::recommended`].
@@ -51,10 +54,11 @@ impl JitteredRetryLayer {
     }
 
     fn with(self, change: impl FnOnce(&mut Shared)) -> Self {
-        let Shared { policy, random, resends } = &*self.shared;
+        let Shared { policy, random, resends, .. } = &*self.shared;
         let random = random.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let resends = resends.as_ref().and_then(|resends| Resends::within(resends.window()));
-        let mut shared = Shared { policy: policy.clone(), random: Mutex::new(random), resends };
+        let (policy, outages) = (policy.clone(), Outages::default());
+        let mut shared = Shared { policy, random: Mutex::new(random), resends, outages };
         change(&mut shared);
         Self { shared: Arc::new(shared) }
     }

@@ -29,6 +29,15 @@
 //! millisecond. A hint longer than the policy waits ends the call at once with the server's answer.
 //! No wait outlives the deadline, and an attempt that could not end before it is not started.
 //!
+//! # Outages are outlived together
+//!
+//! Overloads last: 50 minutes on average. After three in a row, of whichever calls, a model counts as
+//! in an outage at that size. Then one attempt a minute is sent to find out whether it is over, and
+//! all other calls wait, within their deadline, to be sent when it is. A call that has failed spreads
+//! its further attempts over the time that it has. One that has no time to wait gets a 503 of ours
+//! (`MODEL_IN_OUTAGE`), unsent, that says when the next attempt is due. Calls with a fallback do not
+//! wait here: it has circuits of its own. [`RetryPolicy::outages`] sets this.
+//!
 //! # Clients that resend by themselves
 //!
 //! An SDK that resends what failed multiplies our attempts: five sends of google-genai times three
@@ -39,7 +48,8 @@
 //!
 //! # What comes back
 //!
-//! When attempts run out, the last upstream answer with its body, not an error of ours.
+//! When attempts run out, the last upstream answer with its body, not an error of ours. Where an
+//! outage leaves no time for another, the 503 above.
 //!
 //! # Order in the stack
 //!
@@ -57,6 +67,7 @@
 //! | minute's limit, no hint | 5 s, doubled to 60 s | operators' error guide for Nano Banana Pro, 2026-02 (429) |
 //! | overload | 10 s, doubled to 120 s | operators' guide to RESOURCE_EXHAUSTED, 2026-02 (503): articles that start at 1 s outlive 1 in 70 outages |
 //! | 500, 502, not sent, and 499 within the allowance | 1 s, doubled to 32 s | operators' troubleshooting guide for Nano Banana 2, 2026-03 (502 and 503) |
+//! | an outage | three overloads in a row; one attempt a minute of all calls; at most 1,000 wait, in the gateway half of its places | measured, by the example `weather`: 99 % of a batch instead of 84 %, with half of the quota |
 //! | jitter | equal (half fixed, half random) | ours: full jitter halves the mean wait, which an overload does not want |
 //! | upward jitter on a hint | up to 20 %, at least 250 ms | gemini-cli (0 to 20 %) |
 //! | empty answers that are waived | 1 resend | ours |
@@ -77,6 +88,7 @@
 mod backoff;
 mod budget;
 mod layer;
+mod outages;
 mod policy;
 pub mod presets;
 mod resend;
@@ -86,6 +98,7 @@ mod service;
 pub use backoff::{Backoff, Jitter};
 pub use budget::RetryBudget;
 pub use layer::JitteredRetryLayer;
+pub use outages::OutagePolicy;
 pub use policy::{Decision, OutcomePolicy, RetryPolicy, RetryState, Situation};
 pub use retry_override::RetryOverride;
 pub use service::JitteredRetry;

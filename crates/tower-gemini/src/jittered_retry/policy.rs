@@ -6,7 +6,7 @@ use crate::trail::{StopReason, WaitReason};
 use tower_gemini_core::call::{Call, ImageSize};
 use tower_gemini_core::verdict::{Charge, Outcome, Verdict};
 
-use super::{Backoff, RetryBudget};
+use super::{Backoff, OutagePolicy, RetryBudget};
 
 /// How one outcome is retried.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -50,6 +50,7 @@ pub struct RetryPolicy {
     maybe_charged: u32,
     shortest_attempt: [(ImageSize, Duration); 4],
     budget: Option<RetryBudget>,
+    outages: Option<OutagePolicy>,
 }
 
 /// Where a call stands when its last attempt has been judged.
@@ -116,6 +117,7 @@ impl RetryPolicy {
             .on(Outcome::Cancelled, quick)
             .longest_wait(s(120))
             .deadline(s(15 * 60))
+            .outages(Some(OutagePolicy::recommended()))
     }
 
     /// One schedule for every outcome that may be retried at all.
@@ -143,6 +145,7 @@ impl RetryPolicy {
                 (ImageSize::K4, Duration::from_secs(10)),
             ],
             budget: None,
+            outages: None,
         }
     }
 
@@ -247,6 +250,26 @@ impl RetryPolicy {
         self
     }
 
+    /// When calls wait for the end of a model's outage together: one of them is sent from time to
+    /// time, and the others wait within their deadline. `None`: each call finds out by itself.
+    /// Default: `None`, and [`OutagePolicy::recommended`] of [`recommended`](Self::recommended).
+    #[must_use]
+    pub fn outages(mut self, policy: Option<OutagePolicy>) -> Self {
+        self.outages = policy;
+        self
+    }
+
+    /// Returns what was set by [`outages`](Self::outages).
+    #[must_use]
+    pub fn outage_policy(&self) -> Option<OutagePolicy> {
+        self.outages
+    }
+
+    /// How many more sends a call may make.
+    pub(super) fn attempts_left(&self, state: &RetryState) -> u32 {
+        self.attempts.saturating_sub(state.attempts)
+    }
+
     pub(super) fn call_deadline(&self) -> Option<Duration> {
         self.deadline
     }
@@ -275,7 +298,7 @@ impl RetryPolicy {
         own.map_or(&self.usual, |(_, policy)| policy)
     }
 
-    fn least_time(&self, call: &Call) -> Duration {
+    pub(super) fn least_time(&self, call: &Call) -> Duration {
         let size = call.size.or(call.wants_image.then_some(ImageSize::K1));
         let shortest = self.shortest_attempt.iter().find(|(known, _)| Some(*known) == size);
         shortest.map_or(Duration::ZERO, |(_, time)| *time)

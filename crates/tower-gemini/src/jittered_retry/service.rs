@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tower_gemini_core::verdict::Verdict;
 use tower_service::Service;
 
+use super::outages::{Gate, Outages, Pass};
 use super::resend::Resends;
 use super::{Decision, RetryPolicy, RetryState, Situation};
 use crate::body::{CallBody, JudgedBody, RequestTemplate, verdict_of};
@@ -16,7 +17,7 @@ use crate::error::{Error, TimeLimit};
 use crate::optional::Boxed;
 use crate::ready::take_ready;
 use crate::stage::AttemptService;
-use crate::trail::{Step, StopReason};
+use crate::trail::{Step, StopReason, WaitReason};
 
 /// Retries what was surely not paid for. See the [module](super).
 #[derive(Debug, Clone)]
@@ -31,6 +32,7 @@ pub(super) struct Shared {
     pub(super) policy: RetryPolicy,
     pub(super) random: Mutex<fastrand::Rng>,
     pub(super) resends: Option<Resends>,
+    pub(super) outages: Outages,
 }
 
 impl<S: AttemptService> Service<Request<CallBody>> for JitteredRetry<S> {
@@ -95,6 +97,21 @@ async fn send_and_retry<S: AttemptService>(
         }
         retries = policy.continued(failed.retries);
     }
+    // A fallback has circuits of its own, and somewhere else to go.
+    let gate = policy.outage_policy().filter(|_| call.generates() && !state.has_fallbacks());
+    let gate = gate.zip(template.as_ref()).map(|(policy, request)| Gate {
+        outages: &shared.outages,
+        policy,
+        request,
+    });
+    let mut pass = None;
+    if let Some(gate) = gate {
+        match enter(gate, policy, None).await {
+            Ok(free) => pass = Some(free),
+            Err(wait) => return Ok(gate.refuse(wait)),
+        }
+        poll_fn(|cx| inner.poll_ready(cx)).await?;
+    }
     let mut request = request.map(CallBody::into_attempt);
     loop {
         let answer = {
@@ -109,6 +126,9 @@ async fn send_and_retry<S: AttemptService>(
             }
         };
         let verdict = verdict_of(&answer);
+        if let Some(pass) = pass.take() {
+            pass.settle(verdict);
+        }
         if verdict.outcome().is_success() {
             // Nothing to decide: neither clock nor dice are asked.
             policy.succeeded();
@@ -135,6 +155,12 @@ async fn send_and_retry<S: AttemptService>(
                     drop(answer);
                     state.record(Step::Waited { delay: wait, why });
                     sleep(wait).await;
+                    if let Some(gate) = gate {
+                        match enter(gate, policy, Some(&retries)).await {
+                            Ok(free) => pass = Some(free),
+                            Err(wait) => return Ok(gate.refuse(wait)),
+                        }
+                    }
                     poll_fn(|cx| inner.poll_ready(cx)).await?;
                     request = template.again(permit).map(CallBody::into_attempt);
                     continue;
@@ -154,6 +180,32 @@ async fn send_and_retry<S: AttemptService>(
         }
         return answer;
     }
+}
+
+/// Waits for the end of an outage, or for this call's turn to find out whether it is over. A call
+/// that has `failed` spreads its further attempts over the time that it has; others go first.
+async fn enter<'a>(
+    gate: Gate<'a>,
+    policy: &RetryPolicy,
+    failed: Option<&RetryState>,
+) -> Result<Pass<'a>, Duration> {
+    let (state, began) = (gate.request.state(), Instant::now());
+    let latest = state.deadline().map(|deadline| {
+        deadline.checked_sub(policy.least_time(gate.request.call())).unwrap_or(began)
+    });
+    let not_before = failed.zip(latest).map_or(began, |(retries, latest)| {
+        let share = policy.attempts_left(retries).saturating_add(1);
+        began + latest.saturating_duration_since(began) / share
+    });
+    let pass = gate.pass(not_before, latest).await;
+    let delay = began.elapsed();
+    if !delay.is_zero() {
+        state.record(Step::Waited { delay, why: WaitReason::Outage });
+    }
+    if pass.is_err() {
+        state.record(Step::Stopped { why: StopReason::DeadlineTooNear });
+    }
+    pass
 }
 
 fn random(random: &Mutex<fastrand::Rng>) -> f64 {

@@ -104,6 +104,7 @@ pub fn wait_name(why: WaitReason) -> &'static str {
         WaitReason::OwnQuota => "own_quota",
         WaitReason::SpendingCap => "spending_cap",
         WaitReason::Cooldown => "cooldown",
+        WaitReason::Outage => "outage",
     }
 }
 

@@ -126,6 +126,7 @@ policies! {
     "ours-budget", U(ours::budget), "our defaults with a retry budget: 100 tokens, 10 a resend";
     "ours-wide-budget", U(ours::wide_budget), "our defaults with the budget of AWS: 500 tokens, 5 a resend";
     "ours-hasty", U(ours::hasty), "a 503 waits from 1 s";
+    "ours-alone", U(ours::alone), "our defaults, each call finds out by itself about outages";
     "ours-patient", U(ours::patient), "a 503 waits from 30 s, eight attempts";
     "guide-our-rule", U(ours::guide_under_our_rule), "the chain on 503s through our layers";
     "sdk-on-ours", S(ours::default), "google-genai with retries over our gateway";

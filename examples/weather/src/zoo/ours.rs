@@ -63,6 +63,11 @@ pub fn default(setting: Setting) -> Stack {
     setting.stack(RetryPolicy::recommended(), CONTINUE)
 }
 
+/// The defaults, each call by itself: how it was until 2026-11.
+pub fn alone(setting: Setting) -> Stack {
+    setting.stack(RetryPolicy::recommended().outages(None), CONTINUE)
+}
+
 /// The defaults without continued resends.
 pub fn without_continue(setting: Setting) -> Stack {
     setting.stack(RetryPolicy::recommended(), Duration::ZERO)
