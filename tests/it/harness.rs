@@ -19,6 +19,7 @@ use tower_gemini::CallOptions;
 use tower_gemini::Error;
 use tower_gemini::Trail;
 use tower_gemini::jittered_retry::{JitteredRetryLayer, RetryPolicy};
+use tower_gemini::trail::{Step, WaitReason};
 use tower_gemini::{AttemptTimeoutLayer, GeminiStack};
 use tower_gemini_sim::{
     Fault, Latency, LedgerSnapshot, Record, Refusal, Sim, SimError, SimService,
@@ -390,7 +391,12 @@ pub(crate) fn violations(scenario: &Scenario, report: &Report) -> Vec<Violation>
     let allowed = scenario.allowance as usize;
     let (mut after_charge, mut after_maybe, mut after_terminal, mut early, mut long) =
         (0, 0, 0, false, false);
-    let cap = scenario.policy.cap() + Duration::from_millis(2);
+    // In an outage a call waits for others, as long as its deadline lets it.
+    let in_outages = report.trail.steps().into_iter().filter_map(|step| match step {
+        Step::Waited { delay, why: WaitReason::Outage } => Some(delay),
+        _ => None,
+    });
+    let cap = scenario.policy.cap() + in_outages.sum::<Duration>() + Duration::from_millis(2);
     for pair in records.windows(2) {
         let [before, after] = pair else { continue };
         // Each resend is one bet; what follows on an uncharged answer after it is not another.

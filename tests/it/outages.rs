@@ -140,9 +140,9 @@ fn each_call_finds_out_by_itself_where_that_is_asked_for() {
 
 // Five attempts were over after three minutes, and the call failed with twelve to spare.
 #[test]
-fn a_call_alone_spreads_its_attempts_over_its_time() {
+fn a_call_alone_keeps_its_last_attempt_for_later() {
     in_paused_time(async {
-        let model = Model::back_after(9 * MINUTE);
+        let model = Model::back_after(7 * MINUTE);
         let began = Instant::now();
         let (status, _, trail) = model.call(&stack(OutagePolicy::recommended()), 15 * MINUTE).await;
         assert_eq!((status, trail.attempts().len()), (200, 5), "{trail}");

@@ -33,8 +33,8 @@
 //!
 //! Overloads last: 50 minutes on average. After three in a row, of whichever calls, a model counts as
 //! in an outage at that size. Then one attempt a minute is sent to find out whether it is over, and
-//! all other calls wait, within their deadline, to be sent when it is. A call that has failed spreads
-//! its further attempts over the time that it has. One that has no time to wait gets a 503 of ours
+//! all other calls wait, within their deadline, to be sent when it is. A call keeps its last attempt for
+//! the middle of the time that it has left. One that has no time to wait gets a 503 of ours
 //! (`MODEL_IN_OUTAGE`), unsent, that says when the next attempt is due. Calls with a fallback do not
 //! wait here: it has circuits of its own. [`RetryPolicy::outages`] sets this.
 //!

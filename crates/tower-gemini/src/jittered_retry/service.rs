@@ -182,8 +182,8 @@ async fn send_and_retry<S: AttemptService>(
     }
 }
 
-/// Waits for the end of an outage, or for this call's turn to find out whether it is over. A call
-/// that has `failed` spreads its further attempts over the time that it has; others go first.
+/// Waits for the end of an outage, or for this call's turn to find out whether it is over. `failed` is
+/// what a call that has been sent has behind it.
 async fn enter<'a>(
     gate: Gate<'a>,
     policy: &RetryPolicy,
@@ -193,10 +193,11 @@ async fn enter<'a>(
     let latest = state.deadline().map(|deadline| {
         deadline.checked_sub(policy.least_time(gate.request.call())).unwrap_or(began)
     });
-    let not_before = failed.zip(latest).map_or(began, |(retries, latest)| {
-        let share = policy.attempts_left(retries).saturating_add(1);
-        began + latest.saturating_duration_since(began) / share
-    });
+    // The last attempt is kept for the middle of the time that is left.
+    let last = failed.filter(|retries| policy.attempts_left(retries) <= 1);
+    let not_before = last
+        .and(latest)
+        .map_or(began, |latest| began + latest.saturating_duration_since(began) / 2);
     let pass = gate.pass(not_before, latest).await;
     let delay = began.elapsed();
     if !delay.is_zero() {

@@ -11,6 +11,7 @@ use crate::zoo::ALL;
 pub(super) fn page(report: &Report, pictures: &[(&str, String)]) -> String {
     let mut page = String::from("# What retrying gains, and what it costs\n\n");
     page += &answer(report);
+    page += &beside(report);
     page += "\n## Pictures\n\n";
     for (name, caption) in pictures {
         let _ = writeln!(page, "![{caption}]({name}.svg)\n");
@@ -95,23 +96,39 @@ fn answer(report: &Report) -> String {
             width("lossy"),
         );
     }
-    let batch = |policy| score("batch", policy).map(percent);
-    let lossy = |policy| score("lossy", policy).map(percent);
-    if let (Some(free), Some(budget), Some(patient), Some(lossy_free), Some(lossy)) = (
-        batch("ours"),
-        batch("ours-budget"),
-        batch("ours-patient"),
-        lossy("ours"),
-        lossy("ours-budget"),
-    ) {
+    let together = ["ours", "ours-alone", "ours-alone-patient", "no-retry", "oracle"];
+    if let [Some(ours), Some(alone), Some(patient), Some(none), Some(oracle)] =
+        together.map(|policy| score("day", policy))
+    {
+        let with =
+            |score: &Score| format!("{} with {:.2}", percent(score), score.per_image(score.quota));
         let _ = writeln!(
             text,
-            "- **A retry budget costs images**, so our defaults have none: with 100 tokens, 10 a resend \
-             and 1 back for a success, as they had until 2026-11, it is empty after ten failures, \
-             and from then on a batch runs through an outage at full speed and fails. Of 1,600 \
-             images four at a time it delivers {budget}, without it our defaults deliver {free}, \
-             and with waits from 30 s up {patient}. Where requests fail one by one (`lossy`): \
-             {lossy} against {lossy_free}.",
+            "- **Calls that outlive an outage together come near to one who knows when it ends**, so ours \
+             do. While a model is overloaded, one attempt a minute of all calls finds out whether it \
+             is back, and the others wait. Over `day` and without another model that delivers, with \
+             so many requests against the quota for each image, {}. Each call by itself: {}; with \
+             more patience (a 503 from 30 s up, eight attempts): {}. One attempt: {}. The oracle: {}.",
+            with(ours),
+            with(alone),
+            with(patient),
+            with(none),
+            with(oracle),
+        );
+    }
+    let budget = ["batch", "lossy"].map(|name| {
+        let [alone, budget] = ["ours-alone", "ours-alone-budget"].map(|of| score(name, of));
+        budget.zip(alone).map(|(budget, alone)| {
+            format!("in `{name}` {} in place of {}", percent(budget), percent(alone))
+        })
+    });
+    if let [Some(batch), Some(lossy)] = budget {
+        let _ = writeln!(
+            text,
+            "- **A retry budget costs images**, so our defaults have none. With 100 tokens, 10 a resend \
+             and 1 back for a success it is empty after ten failures, and from then on a batch runs \
+             through an outage at full speed and fails. Where each call finds out by itself, it \
+             delivers {batch}; where requests fail one by one, {lossy}.",
         );
     }
     if let (Some(long), Some(short), Some(oracle)) = (
@@ -152,6 +169,60 @@ fn answer(report: &Report) -> String {
         );
     }
     text
+}
+
+/// Ours beside whoever delivers most of the others, by what they may do.
+fn beside(report: &Report) -> String {
+    let mut text = String::new();
+    for (title, ours, oracle, is_free) in [
+        ("with the model and the size asked for", "ours", "oracle", false),
+        ("with another model or size", "ours-chain", "oracle-chain", true),
+    ] {
+        let mut table = String::new();
+        let mut names: Vec<_> = report.rows.iter().map(|row| &row.scenario).collect();
+        names.dedup_by_key(|scenario| &scenario.name);
+        for scenario in names.into_iter().filter(|one| one.of.has_lasting_outages()) {
+            let others = report.of(&scenario.name).filter(|row| {
+                !row.policy.is_ours() && (row.score.as_asked < row.score.delivered) == is_free
+            });
+            let success = |row: &&Row| row.score.success();
+            let best = others.max_by(|a, b| success(a).total_cmp(&success(b)));
+            let [ours, none, oracle] =
+                [ours, "no-retry", oracle].map(|policy| report.row(&scenario.name, policy));
+            let (Some(best), Some(ours), Some(none), Some(oracle)) = (best, ours, none, oracle)
+            else {
+                continue;
+            };
+            let cells = |row: &Row| {
+                format!(
+                    "{:.1} % | {:.2} | {}",
+                    100.0 * row.score.success(),
+                    row.score.per_image(row.score.quota),
+                    number(row.score.dollars_per_image(), 4),
+                )
+            };
+            let [ours_at, none, oracle] = [&ours, &none, &oracle].map(success);
+            let _ = writeln!(
+                table,
+                "| {} | {} | {} | {} | {:.0} % |",
+                scenario.name,
+                best.policy.name,
+                cells(best),
+                cells(ours),
+                (100.0 * (oracle - ours_at) / (oracle - none)).max(0.0),
+            );
+        }
+        if !table.is_empty() {
+            let _ = write!(
+                text,
+                "\nWho delivers most {title}, and `{ours}`. *Quota* and *$* are those of each image; \
+                 *missed* is what is missing to `{oracle}`, as a share of what it gains over one \
+                 attempt.\n\n| scenario | best of the others | images | quota | $ | ours: images | \
+                 quota | $ | missed |\n|---|---|--:|--:|--:|--:|--:|--:|--:|\n{table}",
+            );
+        }
+    }
+    if text.is_empty() { text } else { format!("\n## Beside the best of the others\n{text}") }
 }
 
 const COLUMNS: &str = "\

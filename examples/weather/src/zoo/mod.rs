@@ -123,11 +123,9 @@ policies! {
     "ours-sizes", U(ours::sizes), "our defaults and smaller sizes";
     "ours-all", U(ours::chain_and_sizes), "our defaults, smaller sizes, and the other model";
     "ours-long-circuits", U(ours::long_circuits), "both models, circuits open for 5 to 120 min";
-    "ours-budget", U(ours::budget), "our defaults with a retry budget: 100 tokens, 10 a resend";
-    "ours-wide-budget", U(ours::wide_budget), "our defaults with the budget of AWS: 500 tokens, 5 a resend";
-    "ours-hasty", U(ours::hasty), "a 503 waits from 1 s";
-    "ours-alone", U(ours::alone), "our defaults, each call finds out by itself about outages";
-    "ours-patient", U(ours::patient), "a 503 waits from 30 s, eight attempts";
+    "ours-alone", U(ours::alone), "our defaults, but each call finds out by itself about outages";
+    "ours-alone-budget", U(ours::budget), "and a retry budget: 100 tokens, 10 a resend";
+    "ours-alone-patient", U(ours::patient), "each call by itself, a 503 from 30 s, eight attempts";
     "guide-our-rule", U(ours::guide_under_our_rule), "the chain on 503s through our layers";
     "sdk-on-ours", S(ours::default), "google-genai with retries over our gateway";
     "sdk-on-ours-apart", S(ours::without_continue), "the same, each resend a call of its own";

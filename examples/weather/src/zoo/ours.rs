@@ -63,11 +63,6 @@ pub fn default(setting: Setting) -> Stack {
     setting.stack(RetryPolicy::recommended(), CONTINUE)
 }
 
-/// The defaults, each call by itself: how it was until 2026-11.
-pub fn alone(setting: Setting) -> Stack {
-    setting.stack(RetryPolicy::recommended().outages(None), CONTINUE)
-}
-
 /// The defaults without continued resends.
 pub fn without_continue(setting: Setting) -> Stack {
     setting.stack(RetryPolicy::recommended(), Duration::ZERO)
@@ -96,35 +91,25 @@ pub fn chain_and_sizes(setting: Setting) -> Stack {
     chain(setting).resolution(ResolutionFallbackLayer::new())
 }
 
-/// The defaults with a retry budget of 100 tokens, 10 a resend, 1 back for a success. Until 2026-11
-/// this was our default.
+/// The defaults, each call by itself.
+pub fn alone(setting: Setting) -> Stack {
+    setting.stack(by_itself(), CONTINUE)
+}
+
+/// The same with a retry budget of 100 tokens, 10 a resend, 1 back for a success.
 pub fn budget(setting: Setting) -> Stack {
-    let budget = RetryBudget::new(100, 10, 1);
-    setting.stack(RetryPolicy::recommended().budget(budget), CONTINUE)
+    setting.stack(by_itself().budget(RetryBudget::new(100, 10, 1)), CONTINUE)
 }
 
-/// The defaults with the retry budget of the SDKs of AWS: 500 tokens, 5 a resend.
-pub fn wide_budget(setting: Setting) -> Stack {
-    let budget = RetryBudget::new(500, 5, 1);
-    setting.stack(RetryPolicy::recommended().budget(budget), CONTINUE)
-}
-
-/// The defaults, a 503 from 1 s to 32 s instead of 10 s to 120 s.
-pub fn hasty(setting: Setting) -> Stack {
-    overload(setting, 5, Backoff::exponential(secs(1), 2.0, secs(32)))
-}
-
-/// The defaults, a 503 from 30 s to 300 s and eight attempts.
+/// Each call by itself, a 503 from 30 s to 300 s and eight attempts.
 pub fn patient(setting: Setting) -> Stack {
-    overload(setting, 8, Backoff::exponential(secs(30), 2.0, secs(300)))
+    let slow = OutcomePolicy::new(8, Backoff::exponential(secs(30), 2.0, secs(300)));
+    let policy = by_itself().attempts(8).on(Outcome::Overloaded, slow).longest_wait(secs(300));
+    setting.stack(policy, CONTINUE)
 }
 
-fn overload(setting: Setting, attempts: u32, backoff: Backoff) -> Stack {
-    let policy = RetryPolicy::recommended()
-        .attempts(attempts)
-        .on(Outcome::Overloaded, OutcomePolicy::new(attempts, backoff))
-        .longest_wait(secs(300));
-    setting.stack(policy, CONTINUE)
+fn by_itself() -> RetryPolicy {
+    RetryPolicy::recommended().outages(None)
 }
 
 /// The waits and the chain of the guide on 503s, under our rule: what may have been charged is not
