@@ -7,6 +7,7 @@
 pub mod client;
 pub mod drive;
 pub mod headline;
+pub mod hours;
 pub mod report;
 pub mod scenario;
 pub mod score;
@@ -35,6 +36,9 @@ struct Options {
     /// Two skies, a quarter of the calls, no repetition of the articles' figures
     #[arg(long)]
     reduced: bool,
+    /// Compares tables of peak hours in each other's worlds, and nothing else
+    #[arg(long, conflicts_with_all = ["scenario", "policy", "scale"])]
+    hours: bool,
     /// Only this scenario, by name or from a file (may be repeated)
     #[arg(long, value_name = "NAME")]
     scenario: Vec<String>,
@@ -108,6 +112,13 @@ fn simulate(
     out: &mut dyn Write,
     err: &mut (dyn Write + Send),
 ) -> io::Result<u8> {
+    if options.hours {
+        let trial = hours::Trial::new(options.reduced, options.seeds);
+        let found = trial.run(err);
+        hours::write(&found, &options.out)?;
+        write!(out, "{}", hours::csv(&found))?;
+        return Ok(0);
+    }
     let (scenarios, policies) = (scenarios(&options.scenario), policies(&options.policy));
     let (scenarios, policies) = match (scenarios, policies) {
         (Ok(scenarios), Ok(policies)) => (scenarios, policies),

@@ -16,7 +16,7 @@ use crate::client::{Client, Failure, Wire};
 use crate::scenario::Scenario;
 use foreign::{Foreign, Spec};
 use oracle::Oracle;
-use ours::{Ours, Setting};
+use ours::{Hours, Ours, Setting};
 
 /// Seconds.
 pub(crate) const fn secs(seconds: u64) -> Duration {
@@ -48,6 +48,8 @@ pub enum Kind {
     Stacked(fn() -> Spec, fn() -> Spec),
     /// Our layers.
     Ours(fn(Setting) -> GeminiStack<AnswerErrorsLayer>),
+    /// Our layers with both models, and peak hours.
+    Hours(Hours),
     /// google-genai with its retries over our layers.
     SdkOverOurs(fn(Setting) -> GeminiStack<AnswerErrorsLayer>),
     /// It knows when outages end, and may take the other model.
@@ -60,16 +62,17 @@ pub enum Kind {
 impl Policy {
     /// Whether our layers decide about every attempt.
     pub fn is_ours(&self) -> bool {
-        matches!(self.kind, Kind::Ours(_) | Kind::SdkOverOurs(_) | Kind::Oracle { .. })
+        matches!(
+            self.kind,
+            Kind::Ours(_) | Kind::Hours(_) | Kind::SdkOverOurs(_) | Kind::Oracle { .. }
+        )
     }
 
     /// The policy at work, with this simulator behind it.
     pub fn client(&self, scenario: &Scenario, sim: &Sim, seed: u64) -> Arc<dyn Client> {
         let wire = Wire(sim.service());
-        let ours = |stack: fn(Setting) -> _| {
-            let setting = Setting::new(seed, scenario.of.starts_at_utc.into());
-            Ours::new(&stack(setting), sim.service())
-        };
+        let setting = Setting::new(seed, scenario.of.starts_at_utc.into());
+        let ours = |stack: fn(Setting) -> _| Ours::new(&stack(setting), sim.service());
         match self.kind {
             Kind::Foreign(spec) => Arc::new(Foreign::new(spec(), Arc::new(wire), seed)),
             Kind::Stacked(outer, inner) => {
@@ -77,6 +80,7 @@ impl Policy {
                 Arc::new(Foreign::new(outer(), Arc::new(inner), seed))
             }
             Kind::Ours(stack) => Arc::new(ours(stack)),
+            Kind::Hours(hours) => Arc::new(Ours::new(&hours.stack(setting), sim.service())),
             Kind::SdkOverOurs(stack) => {
                 Arc::new(Foreign::new(clients::google_genai(), Arc::new(ours(stack)), seed))
             }
