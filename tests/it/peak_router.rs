@@ -8,22 +8,22 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use proptest::prelude::*;
 use tower::{Layer, Service, ServiceExt};
 use tower_gemini::body::WireBody;
 use tower_gemini::call::ModelId;
-use tower_gemini::clock::{Clock, RuntimeClock};
+use tower_gemini::clock::RuntimeClock;
 use tower_gemini::error::TimeLimit;
 use tower_gemini::jittered_retry::RetryPolicy;
-use tower_gemini::model_fallback::{Chain, Cooldowns, FallbackPolicy, Reaction};
-use tower_gemini::peak_hour_router::{Learning, Schedule, presets};
+use tower_gemini::model_fallback::{Chain, FallbackPolicy, Reaction};
+use tower_gemini::peak_hour_router::presets;
 use tower_gemini::target::Target;
 use tower_gemini::trail::{PreferReason, Step, Trail, WaitReason};
 use tower_gemini::verdict::Outcome;
 use tower_gemini::{
     CallOptions, ClassifyGeminiErrorLayer, CollectRequestLayer, Error, GeminiStack,
-    JitteredRetryLayer, ModelFallbackLayer, PeakHourRouterLayer, SingleAttemptLayer,
+    JitteredRetryLayer, ModelFallbackLayer, PeakHourRouterLayer,
 };
 use tower_gemini_sim::Fault;
 
@@ -265,112 +265,6 @@ proptest! {
         let quiet = schedule.quiet_from(at).unwrap().duration_since(at).unwrap();
         prop_assert_eq!(waited, if quiet <= Duration::from_secs(patience) { quiet } else { Duration::ZERO });
     }
-}
-
-/// A service whose Flash fails from 03:00 to 05:00 UTC, which no preset says, and otherwise never.
-#[derive(Clone)]
-struct Night {
-    clock: RuntimeClock,
-    failures: Arc<Mutex<(u64, u64)>>,
-}
-
-impl Service<Request<WireBody>> for Night {
-    type Response = Response<Full<Bytes>>;
-    type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<WireBody>) -> Self::Future {
-        let unix = self.clock.now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-        let fails =
-            (3..5).contains(&(unix % 86_400 / 3600)) && request.uri().path().contains("flash");
-        let mut failures = self.failures.lock().unwrap();
-        failures.0 += 1;
-        failures.1 += u64::from(fails);
-        let (status, body) = if fails { (503, OVERLOADED) } else { (200, IMAGE) };
-        ready(Ok(Response::builder().status(status).body(Full::from(body)).unwrap()))
-    }
-}
-
-/// Calls and failures of five weeks, a call every quarter of an hour; and the last week of them
-/// alone.
-async fn five_weeks(router: PeakHourRouterLayer) -> ((u64, u64), (u64, u64), PeakHourRouterLayer) {
-    let clock = clock();
-    let router = router.clock(clock);
-    let night = Night { clock, failures: Arc::default() };
-    let failures = night.failures.clone();
-    let policy = FallbackPolicy::recommended().on(Outcome::Overloaded, Reaction::Stop);
-    let cooldowns = Cooldowns::recommended().after_failures(u32::MAX);
-    let fallback = ModelFallbackLayer::new(Chain::default()).policy(policy).cooldowns(cooldowns);
-    let gemini = router.layer(
-        fallback
-            .layer(SingleAttemptLayer::new().layer(ClassifyGeminiErrorLayer::new().layer(night))),
-    );
-    let gemini = CollectRequestLayer::new().layer(gemini);
-    let mut before = (0, 0);
-    for n in 0..5 * 7 * 96 {
-        if n == 4 * 7 * 96 {
-            before = *failures.lock().unwrap();
-        }
-        let answer = gemini.clone().oneshot(ask(FLASH, CallOptions::new())).await.unwrap();
-        answer.into_body().collect().await.unwrap();
-        tokio::time::advance(minutes(15)).await;
-    }
-    let all = *failures.lock().unwrap();
-    (all, (all.0 - before.0, all.1 - before.1), router)
-}
-
-#[test]
-fn hours_that_no_preset_names_are_learned_and_a_shadow_changes_nothing() {
-    in_paused_time(async {
-        let routed = || PeakHourRouterLayer::new(Schedule::never()).in_peak(FLASH, PRO);
-        let (plain, last_plain, _) = five_weeks(routed()).await;
-        let (shadowed, _, shadow) = five_weeks(routed().learn(Learning::shadow())).await;
-        let (learned, last, router) = five_weeks(routed().learn(Learning::on())).await;
-        println!("plain {plain:?}, learned {learned:?}, last week {last_plain:?} and {last:?}");
-        assert_eq!(plain, shadowed, "a shadow routes as the schedule does");
-        let compared = shadow.learned().unwrap().shadow();
-        println!("{compared:?}");
-        assert_eq!(compared.calls, plain.0);
-        assert!(
-            compared.differ > 0
-                && compared.expected_failures_learned < compared.expected_failures_scheduled
-        );
-        // Ten failures in a hundred more than Pro's are needed to move; each hour of the week
-        // learns for itself.
-        assert!(learned.1 * 2 < plain.1, "{learned:?} of {plain:?}");
-        assert!(
-            last.1 * 3 < last_plain.1,
-            "by the fifth week two in three are spared: {last:?} of {last_plain:?}"
-        );
-        assert!(router.learned().unwrap().failure_is_free(FLASH, 0));
-    });
-}
-
-#[test]
-fn what_attempts_inside_a_retry_came_to_is_learned_too() {
-    in_paused_time(async {
-        let scenario = Scenario::new([Fault::Overloaded, Fault::Overloaded]);
-        let sim = scenario.sim();
-        let router = PeakHourRouterLayer::new(Schedule::never())
-            .in_peak(PRO, FLASH)
-            .learn(Learning::on())
-            .clock(clock());
-        let gemini = scenario.stack().peak_hours(router.clone()).raw(sim.service());
-        gemini.oneshot(scenario.request(TAG)).await.unwrap();
-        assert_eq!(sim.ledger().sends(TAG), 3);
-        let learned = router.learned().unwrap();
-        let hour = tower_gemini::peak_hour_router::WeekHour {
-            of_week: presets::TEN_TO_FOURTEEN_UTC.schedule().hour_of_week(clock().now()),
-            of_utc_day: 12,
-            unix: clock().now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() as i64,
-        };
-        assert!((learned.weight(PRO, hour) - 3.0).abs() < 0.01, "{}", learned.weight(PRO, hour));
-        assert!(learned.rate(PRO, hour) > 0.125);
-    });
 }
 
 // The rule of APIYI, 503s on Nano Banana 2, 2026-03: in peak hours Pro leads, and Nano Banana 2,

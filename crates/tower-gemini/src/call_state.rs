@@ -16,7 +16,7 @@ use tower_gemini_core::call::{Call, ModelId};
 use tower_gemini_core::cost::Cost;
 use tower_gemini_core::scan::Usage;
 use tower_gemini_core::target::{MustKeep, UpstreamId};
-use tower_gemini_core::verdict::{Charge, Outcome, QuotaCharge, Verdict};
+use tower_gemini_core::verdict::{Charge, QuotaCharge, Verdict};
 
 use crate::error::Error;
 use crate::trail::{AttemptId, Step, Trail};
@@ -111,7 +111,6 @@ struct Slot {
     is_read: bool,
     /// Its place in the trail, once it was sent.
     entry: Option<AttemptId>,
-    model: Option<ModelId>,
     end: Option<SentAttempt>,
     gates: Vec<Arc<dyn SendGate>>,
     /// The interaction that it started, once its id was read.
@@ -121,8 +120,6 @@ struct Slot {
 /// What an attempt that was sent has come to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SentAttempt {
-    /// What it ended in; `None` while it runs.
-    pub(crate) outcome: Option<Outcome>,
     pub(crate) charge: Charge,
     pub(crate) quota: QuotaCharge,
     /// `None` while it runs.
@@ -365,20 +362,6 @@ impl CallState {
         Attempt { index: shared.attempts.len() - 1, state: self.clone() }
     }
 
-    /// How many attempts were made, sent or not.
-    pub(crate) fn attempts_made(&self) -> usize {
-        self.shared().attempts.len()
-    }
-
-    /// What became of the attempts that have ended, from the first one that is not skipped on.
-    pub(crate) fn ended(&self, skipped: usize) -> Vec<(ModelId, Outcome, Charge)> {
-        let ended = |slot: &Slot| {
-            let SentAttempt { outcome: Some(outcome), charge, .. } = slot.end? else { return None };
-            Some((slot.model.clone()?, outcome, charge))
-        };
-        self.shared().attempts.iter().skip(skipped).filter_map(ended).collect()
-    }
-
     /// The most that any attempt was or may have been charged.
     pub(crate) fn worst_charge(&self) -> Charge {
         let shared = self.shared();
@@ -406,7 +389,6 @@ impl CallState {
     /// What the attempts that were sent have come to so far.
     pub(crate) fn sent_attempts(&self) -> Vec<SentAttempt> {
         let running = SentAttempt {
-            outcome: None,
             charge: Charge::Maybe,
             quota: QuotaCharge::Maybe,
             cost: None,
@@ -497,10 +479,7 @@ impl Attempt {
     pub(crate) fn begin(&self, call: &Call, upstream: Option<Arc<UpstreamId>>) {
         let trail = self.state.trail();
         let entry = trail.begin_attempt_at(upstream, call.model.clone(), call.size);
-        self.with(|slot| {
-            slot.entry = Some(entry);
-            slot.model = call.model.clone();
-        });
+        self.with(|slot| slot.entry = Some(entry));
     }
 
     /// Whether the request was sent, or may have been.
@@ -583,9 +562,7 @@ impl Attempt {
     ) {
         let entry = self.with(|slot| {
             let (charge, quota) = (verdict.charge(), verdict.quota());
-            let outcome = verdict.outcome();
-            slot.end =
-                Some(SentAttempt { outcome: Some(outcome), charge, quota, cost: Some(cost), took });
+            slot.end = Some(SentAttempt { charge, quota, cost: Some(cost), took });
             slot.entry.clone()
         });
         if let Some(entry) = entry.flatten() {

@@ -216,10 +216,6 @@ reasons! {
     PreferReason {
         /// The schedule has a peak at this hour.
         PeakHours = "peak hours",
-        /// By what was learned of this hour, the other model fails less.
-        LearnedHours = "learned hours",
-        /// To learn how the other model does at this hour.
-        Exploring = "to learn this hour",
     }
     /// Why a wait was as long as it was.
     WaitReason {

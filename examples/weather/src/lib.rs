@@ -2,7 +2,7 @@
 //!
 //! [`scenario`] has the days, [`zoo`] those who are compared, [`drive`] runs one through the other
 //! in virtual time, [`score`] asks the simulator's ledger what became of it, [`headline`] repeats
-//! the figures of published articles, and [`report`] writes it all down.
+//! the figures of published articles, [`hours`] their peak hours, and [`report`] writes it all down.
 
 pub mod client;
 pub mod drive;
@@ -37,7 +37,7 @@ struct Options {
     #[arg(long)]
     reduced: bool,
     /// Compares tables of peak hours in each other's worlds, and nothing else
-    #[arg(long, conflicts_with_all = ["scenario", "policy", "scale"])]
+    #[arg(long, conflicts_with_all = ["scenario", "policy"])]
     hours: bool,
     /// Only this scenario, by name or from a file (may be repeated)
     #[arg(long, value_name = "NAME")]
@@ -112,11 +112,12 @@ fn simulate(
     out: &mut dyn Write,
     err: &mut (dyn Write + Send),
 ) -> io::Result<u8> {
+    let seeds = options.seeds.unwrap_or(if options.reduced { 2 } else { 12 });
+    let scale = options.scale.unwrap_or(if options.reduced { 0.25 } else { 1.0 });
     if options.hours {
-        let trial = hours::Trial::new(options.reduced, options.seeds);
-        let found = trial.run(err);
-        hours::write(&found, &options.out)?;
-        write!(out, "{}", hours::csv(&found))?;
+        let rows = hours::rows(seeds, scale, err);
+        hours::write(&rows, &options.out, &command)?;
+        write!(out, "{}", hours::csv(&rows))?;
         return Ok(0);
     }
     let (scenarios, policies) = (scenarios(&options.scenario), policies(&options.policy));
@@ -127,8 +128,6 @@ fn simulate(
             return Ok(2);
         }
     };
-    let seeds = options.seeds.unwrap_or(if options.reduced { 2 } else { 12 });
-    let scale = options.scale.unwrap_or(if options.reduced { 0.25 } else { 1.0 });
     let rows = rows(&scenarios, &policies, seeds, scale, err);
     let is_whole = options.scenario.is_empty() && options.policy.is_empty();
     let figures = if is_whole && !options.reduced { headline::figures() } else { Vec::new() };

@@ -17,8 +17,6 @@ pub struct Scenario {
     pub of: tower_gemini_sim::Scenario,
     /// How far into it the first call comes.
     pub skip: Duration,
-    /// How long calls are made and not scored, so that what learns has learned.
-    pub warm_up: Duration,
 }
 
 impl Scenario {
@@ -29,8 +27,7 @@ impl Scenario {
     /// What is wrong with it.
     pub fn parse(name: &str, text: &str) -> Result<Self, ScenarioError> {
         let of = tower_gemini_sim::Scenario::parse(text)?;
-        let (skip, warm_up) = (Duration::ZERO, Duration::ZERO);
-        Ok(Self { name: name.to_owned(), of, skip, warm_up })
+        Ok(Self { name: name.to_owned(), of, skip: Duration::ZERO })
     }
 
     /// Its simulator, whose clock starts now.

@@ -63,12 +63,11 @@ impl Score {
     pub fn new(
         scenario: &Scenario,
         policy: &Policy,
-        mut calls: Vec<Call>,
+        calls: Vec<Call>,
         mut records: Vec<Record>,
     ) -> Self {
         let number = |record: &Record| record.call.as_deref().and_then(|tag| tag.parse().ok());
         records.sort_by_cached_key(|record| (number(record), record.received_at));
-        calls.retain(|call| call.asked_at >= scenario.warm_up);
         let mut score = Self { calls: calls.len(), ..Self::default() };
         for call in calls {
             let first = records.partition_point(|record| number(record) < Some(call.number));

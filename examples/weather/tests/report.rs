@@ -59,6 +59,22 @@ fn the_committed_table_is_what_the_program_writes() {
 }
 
 #[test]
+fn a_table_of_peak_hours_changes_which_model_answers_and_not_how_many_images_come() {
+    let rows = weather::hours::rows(1, 0.02, &mut std::io::sink());
+    let csv = weather::hours::csv(&rows);
+    let rows = cells(&csv);
+    let figure = |row: &[&str], at: usize| row[at].parse::<f64>().unwrap();
+    for world in rows[1..].chunks(4) {
+        let (none, tables) = world.split_first().unwrap();
+        assert_eq!(none[1], "none", "{csv}");
+        for table in tables {
+            assert!((figure(table, 2) - figure(none, 2)).abs() < 3.0, "{table:?}: {csv}");
+            assert!(figure(table, 4) < figure(none, 4), "{table:?}: {csv}");
+        }
+    }
+}
+
+#[test]
 fn the_scenario_of_the_readme_can_be_run() {
     let readme = include_str!("../README.md");
     let example = readme.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();

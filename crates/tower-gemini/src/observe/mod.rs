@@ -76,7 +76,7 @@
 //! `attempt` counts from 1; a decision carries the outcome of the attempt before it. `outcome` is a
 //! name of [`Outcome`](crate::verdict::Outcome) or [`CallOutcome`]. A call that shows a
 //! systemic outage is a warning. Layers emit events of their own only for what is not part of a
-//! call: quota alerts, failures of a store, learned hours. No event contains a prompt.
+//! call: quota alerts, failures of a store. No event contains a prompt.
 //!
 //! # Metrics
 //!

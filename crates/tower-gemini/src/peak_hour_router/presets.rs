@@ -2,7 +2,7 @@
 //!
 //! They contradict each other: the worst hours of one are the best of another, and one repeats
 //! another's figures in another time zone. None was measured by Google. So none is a default: take
-//! one knowingly, or as the prior of what is [learned](super::Learning).
+//! one knowingly.
 //!
 //! | preset | peak | in UTC | source |
 //! | --- | --- | --- | --- |

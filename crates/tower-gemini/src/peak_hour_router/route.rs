@@ -36,15 +36,6 @@ impl Routes {
     pub(super) fn scheduled(&self, asked: &str, in_peak: bool) -> Option<&Route> {
         self.0.iter().find(|route| route.asked == asked && route.in_peak == in_peak)
     }
-
-    /// The other model that this one is ever compared with.
-    pub(super) fn other(&self, asked: &str) -> Option<&str> {
-        self.0.iter().find(|route| route.asked == asked).map(|route| route.lead.as_str())
-    }
-
-    pub(super) fn models(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().flat_map(|route| [route.asked.as_str(), route.lead.as_str()])
-    }
 }
 
 /// How long a call that may wait should: until the next quiet moment, where it comes within
@@ -76,7 +67,10 @@ mod tests {
         assert!(routes.scheduled(known_as("nano-banana-2"), false).is_none());
         assert!(routes.scheduled("gemini-3-pro-image", true).is_none());
         routes.set("nano-banana-2", "mine", true);
-        assert_eq!(routes.other("gemini-3.1-flash-image"), Some("mine"));
+        assert_eq!(
+            routes.scheduled("gemini-3.1-flash-image", true).map(|route| &*route.lead),
+            Some("mine")
+        );
     }
 
     #[test]

@@ -284,12 +284,6 @@ impl Schedule {
         at.checked_add(Duration::try_from(now.duration_since(from)).ok()?)
     }
 
-    /// The hour of the week, from Monday 00:00 on the zone's clock: 0 to 167.
-    #[must_use]
-    pub fn hour_of_week(&self, at: SystemTime) -> usize {
-        timestamp(at).map_or(0, |at| usize::from(self.zone.minute_of_week(at).0 / 60))
-    }
-
     fn span_at(&self, at: Timestamp) -> Option<(Span, u16, i64)> {
         let (minute, nanos) = self.zone.minute_of_week(at);
         let behind = self.spans.partition_point(|span| span.start <= minute);

@@ -1,7 +1,7 @@
 use std::future::poll_fn;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http::{Request, Response};
 use tokio::time::{Instant, sleep};
@@ -10,7 +10,6 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::layer::{PeakHourRouterLayer, Settings};
-use super::learned::{Observation, WeekHour};
 use super::route::{known_as, worth_waiting};
 use crate::body::{CallBody, JudgedBody};
 use crate::call_state::{CallState, Place};
@@ -71,13 +70,8 @@ async fn route<S: CallService>(
         settings.wait_for_quiet(&state).await;
         poll_fn(|cx| inner.poll_ready(cx)).await?;
     }
-    let is_observed = settings.lead(request.body().call(), &state);
-    let before = state.attempts_made();
-    let answer = inner.call(request).await;
-    if is_observed {
-        settings.learn(&state, before);
-    }
-    answer
+    settings.lead(request.body().call(), &state);
+    inner.call(request).await
 }
 
 /// A deferred call looks at the clock this often: it may have been set, and the machine may have
@@ -92,13 +86,6 @@ fn patience(state: &CallState, reserve: Duration) -> Duration {
 }
 
 impl Settings {
-    fn hour(&self, at: SystemTime) -> WeekHour {
-        let unix = at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let of_utc_day = usize::try_from(unix % 86_400 / 3600).unwrap_or(0);
-        let unix = i64::try_from(unix).unwrap_or(i64::MAX);
-        WeekHour { of_week: self.schedule.hour_of_week(at), of_utc_day, unix }
-    }
-
     fn wait(&self, patience: Duration) -> Option<Duration> {
         worth_waiting(&self.schedule, self.clock.now(), patience)
     }
@@ -113,56 +100,19 @@ impl Settings {
         state.record(Step::Waited { delay, why: WaitReason::QuietHours });
     }
 
-    /// Prefers the model that should lead this call. Returns whether its attempts are learned from.
-    fn lead(&self, call: &Call, state: &CallState) -> bool {
-        let Some(asked) = call.model.as_ref() else { return false };
-        let name = known_as(asked.as_str());
+    /// Prefers the model that should lead this call.
+    fn lead(&self, call: &Call, state: &CallState) {
         // A continuation belongs to the model that began it; a caller's own preference wins.
-        if !(call.is_continuation || state.preferred().is_some()) {
-            if let Some((lead, why)) = self.choose(name).filter(|(lead, _)| *lead != name) {
-                let model = ModelId::new(lead);
-                state.record(Step::Preferred { asked: asked.clone(), model: model.clone(), why });
-                state.prefer(model);
-            }
+        let Some(asked) = call.model.as_ref() else { return };
+        if call.is_continuation || state.preferred().is_some() {
+            return;
         }
-        // Models that only ever lead are learned from too.
-        self.learned.is_some() && self.routes.models().any(|model| model == name)
-    }
-
-    /// Which model leads calls for this one, and why.
-    fn choose(&self, asked: &str) -> Option<(&str, PreferReason)> {
-        let now = self.clock.now();
-        let route = self.routes.scheduled(asked, self.schedule.is_peak(now));
-        let scheduled = route.map(|route| (route.lead.as_str(), PreferReason::PeakHours));
-        let (Some(learned), Some(other)) = (&self.learned, self.routes.other(asked)) else {
-            return scheduled;
-        };
-        let random = self.random.lock().unwrap_or_else(PoisonError::into_inner).f64();
-        let hour = self.hour(now);
-        let mut learned = learned.lock().unwrap_or_else(PoisonError::into_inner);
-        let choice = learned.choose(asked, other, hour, random).map(|why| (other, why));
-        if !learned.is_shadow() {
-            return choice;
-        }
-        let by_schedule = scheduled.map_or(asked, |(lead, _)| lead);
-        let by_learning = choice.map_or(asked, |(lead, _)| lead);
-        learned.compare(by_schedule, by_learning, hour);
-        if by_schedule != by_learning {
-            tracing::debug!(model = asked, by_learning, by_schedule, "learning would differ");
-        }
-        scheduled
-    }
-
-    /// Learns from the attempts of a call that has come back. One that was dropped says nothing
-    /// about the hour.
-    fn learn(&self, state: &CallState, before: usize) {
-        let Some(learned) = &self.learned else { return };
-        let hour = self.hour(self.clock.now());
-        let mut learned = learned.lock().unwrap_or_else(PoisonError::into_inner);
-        for (model, outcome, charge) in state.ended(before) {
-            if let Some(observation) = Observation::from_outcome(outcome, charge) {
-                learned.observe(known_as(model.as_str()), hour, observation);
-            }
-        }
+        let name = known_as(asked.as_str());
+        let route = self.routes.scheduled(name, self.schedule.is_peak(self.clock.now()));
+        let Some(route) = route.filter(|route| route.lead != name) else { return };
+        let (asked, model, why) =
+            (asked.clone(), ModelId::new(&route.lead), PreferReason::PeakHours);
+        state.record(Step::Preferred { asked, model: model.clone(), why });
+        state.prefer(model);
     }
 }

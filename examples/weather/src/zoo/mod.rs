@@ -9,6 +9,7 @@ pub mod ours;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tower_gemini::peak_hour_router::presets::PeakHours;
 use tower_gemini::{AnswerErrorsLayer, GeminiStack};
 use tower_gemini_sim::Sim;
 
@@ -16,7 +17,7 @@ use crate::client::{Client, Failure, Wire};
 use crate::scenario::Scenario;
 use foreign::{Foreign, Spec};
 use oracle::Oracle;
-use ours::{Hours, Ours, Setting};
+use ours::{Ours, Setting};
 
 /// Seconds.
 pub(crate) const fn secs(seconds: u64) -> Duration {
@@ -48,8 +49,8 @@ pub enum Kind {
     Stacked(fn() -> Spec, fn() -> Spec),
     /// Our layers.
     Ours(fn(Setting) -> GeminiStack<AnswerErrorsLayer>),
-    /// Our layers with both models, and peak hours.
-    Hours(Hours),
+    /// Our layers with both models and the peak hours of a table.
+    PeakHours(PeakHours),
     /// google-genai with its retries over our layers.
     SdkOverOurs(fn(Setting) -> GeminiStack<AnswerErrorsLayer>),
     /// It knows when outages end, and may take the other model.
@@ -64,7 +65,7 @@ impl Policy {
     pub fn is_ours(&self) -> bool {
         matches!(
             self.kind,
-            Kind::Ours(_) | Kind::Hours(_) | Kind::SdkOverOurs(_) | Kind::Oracle { .. }
+            Kind::Ours(_) | Kind::PeakHours(_) | Kind::SdkOverOurs(_) | Kind::Oracle { .. }
         )
     }
 
@@ -80,7 +81,9 @@ impl Policy {
                 Arc::new(Foreign::new(outer(), Arc::new(inner), seed))
             }
             Kind::Ours(stack) => Arc::new(ours(stack)),
-            Kind::Hours(hours) => Arc::new(Ours::new(&hours.stack(setting), sim.service())),
+            Kind::PeakHours(table) => {
+                Arc::new(Ours::new(&ours::peak_hours(setting, table), sim.service()))
+            }
             Kind::SdkOverOurs(stack) => {
                 Arc::new(Foreign::new(clients::google_genai(), Arc::new(ours(stack)), seed))
             }

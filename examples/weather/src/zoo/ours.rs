@@ -9,7 +9,6 @@ use tower_gemini::clock::RuntimeClock;
 use tower_gemini::jittered_retry::{Backoff, OutcomePolicy, RetryBudget, RetryPolicy};
 use tower_gemini::model_fallback::{Chain, Cooldowns, presets::FLASH_TO_PRO};
 use tower_gemini::peak_hour_router::presets::PeakHours;
-use tower_gemini::peak_hour_router::{Learning, Schedule};
 use tower_gemini::stack::Json;
 use tower_gemini::trail::{Step, StopReason};
 use tower_gemini::verdict::Outcome;
@@ -121,30 +120,10 @@ pub fn guide_under_our_rule(setting: Setting) -> Stack {
     setting.falling(setting.stack(policy, Duration::ZERO), FLASH_TO_PRO.chain())
 }
 
-/// Who leads a call when.
-#[derive(Debug, Clone, Copy)]
-pub enum Hours {
-    /// The model asked for, always.
-    Asked,
-    /// The other model, in the peak hours of a table.
-    Table(PeakHours),
-    /// The other model, in hours that were learned.
-    Learned(fn() -> Learning),
-}
-
-impl Hours {
-    /// The defaults and the other model, with these hours.
-    pub fn stack(self, setting: Setting) -> Stack {
-        let router = match self {
-            Self::Asked => PeakHourRouterLayer::off(),
-            Self::Table(table) => PeakHourRouterLayer::new(table.schedule()),
-            Self::Learned(learning) => {
-                PeakHourRouterLayer::new(Schedule::never()).learn(learning()).seed(setting.seed)
-            }
-        };
-        let router = router.in_peak(FLASH, PRO).in_peak(PRO, FLASH).clock(setting.clock);
-        chain(setting).peak_hours(router)
-    }
+/// The defaults and the other model, which leads in the peak hours of a table.
+pub fn peak_hours(setting: Setting, table: PeakHours) -> Stack {
+    let router = PeakHourRouterLayer::new(table.schedule()).clock(setting.clock);
+    chain(setting).peak_hours(router.in_peak(FLASH, PRO).in_peak(PRO, FLASH))
 }
 
 /// A stack over the simulator.
