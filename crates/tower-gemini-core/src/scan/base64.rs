@@ -113,7 +113,11 @@ impl Decoder {
         if block.is_empty() {
             return Ok(0);
         }
-        self.room.resize(BLOCK / 4 * 3, 0);
+        // No more than it needs: zeroing a whole block would cost more than decoding a small image.
+        let decoded = block.len() / 4 * 3;
+        if self.room.len() < decoded {
+            self.room.resize(decoded, 0);
+        }
         let mut best = 0;
         for engine in [self.engine, 1 - self.engine] {
             let good = attempt(engine, block, &mut self.room);

@@ -71,6 +71,10 @@ impl Num {
     }
 }
 
+fn is_blank(b: u8) -> bool {
+    matches!(b, b' ' | b'\n' | b'\r' | b'\t')
+}
+
 /// The longest escape, without its first backslash: two surrogates (`uD83D\uDE00`).
 const MAX_ESCAPE: usize = 11;
 
@@ -159,7 +163,11 @@ impl Lexer {
                         self.state = LexerState::Literal { word, matched: matched + 1 };
                     }
                 }
-                _ if matches!(b, b' ' | b'\n' | b'\r' | b'\t') => {}
+                _ if is_blank(b) => {
+                    // A third of a pretty-printed document is blanks, in runs.
+                    i += input[i..].iter().take_while(|b| is_blank(**b)).count();
+                    continue;
+                }
                 LexerState::Value | LexerState::ValueOrEnd => {
                     self.started = true;
                     match b {

@@ -242,7 +242,10 @@ const CANDIDATES_COUNTS: [&str; 4] =
 
 /// The member that `key` is within `node`.
 pub(super) fn member(node: Node, key: &[u8]) -> Member {
-    let is = |name: &&str| key == name.as_bytes() || is_snake(key, name);
+    // Both spellings begin with the same letter, and most names with another.
+    let is = |name: &&str| {
+        key.first() == name.as_bytes().first() && (key == name.as_bytes() || is_snake(key, name))
+    };
     let found = members(node).iter().find(|row| row.1.iter().any(is));
     found.map(|&(field, _, object, each)| Member { field, object, each }).unwrap_or_default()
 }

@@ -89,6 +89,8 @@ struct State {
     images: Option<u32>,
     /// Reads along, for facts only or for the image too. It keeps the first fault that it meets.
     scanner: Option<Box<Scanner>>,
+    /// What it says, where the peek read all of it.
+    answer: Option<Box<Answer>>,
     guards: Vec<Box<dyn BodyGuard>>,
     ended: bool,
 }
@@ -104,9 +106,10 @@ where
         call: Arc<Call>,
         call_state: CallState,
     ) -> Self {
-        let Decided { verdict, held, usage, images, scanner } = decided;
+        let Decided { verdict, held, usage, images, scanner, answer } = decided;
         let scanner = scanner.filter(|_| rest.is_some());
-        let state = State { verdict, usage, images, scanner, guards: Vec::new(), ended: false };
+        let guards = Vec::new();
+        let state = State { verdict, usage, images, scanner, answer, guards, ended: false };
         Self { held, rest, failed: None, call, call_state, state }
     }
 
@@ -187,6 +190,17 @@ impl<B> JudgedBody<B> {
         self.state.scanner = Some(Box::new(scanner));
     }
 
+    /// Has drafts told from images in the result of [`poll_answer`](Self::poll_answer). A response
+    /// that ended within its peek is not read again.
+    pub(crate) fn find_drafts(&mut self) {
+        let drafts = self.call.makes_drafts();
+        let is_whole = |answer: &Answer| answer.said_end || self.call.framing == Framing::Whole;
+        // The peek takes images without a mark for drafts.
+        if !drafts || !self.state.answer.as_deref().is_some_and(is_whole) {
+            self.scan_with(Scanner::judging(self.call.framing).unmarked_drafts(drafts));
+        }
+    }
+
     /// The scanner set with [`scan_with`](Self::scan_with), while the body is being read.
     pub fn scanner_mut(&mut self) -> Option<&mut Scanner> {
         self.state.scanner.as_deref_mut()
@@ -197,7 +211,9 @@ impl State {
     /// Everything has come. Judges what passed; an answer that is not whole gives the error that
     /// must end the body.
     fn finish(&mut self, call: &Call) -> Result<Option<Answer>, Error> {
-        let Some(scanner) = self.scanner.take() else { return Ok(None) };
+        let Some(scanner) = self.scanner.take() else {
+            return Ok(self.answer.take().map(|answer| *answer));
+        };
         match scanner.finish().map_err(|failure| failure.error) {
             Ok(answer) => {
                 self.usage.clone_from(&answer.usage);

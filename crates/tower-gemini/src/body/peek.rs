@@ -54,11 +54,13 @@ pub(crate) struct Decided {
     pub(crate) images: Option<u32>,
     /// Judges what is still to come; `None` where nothing is, or nothing can be read from it.
     pub(crate) scanner: Option<Box<Scanner>>,
+    /// All that a good response says, where none is still to come.
+    pub(crate) answer: Option<Box<Answer>>,
 }
 
 impl Decided {
     pub(super) fn new(verdict: Verdict, held: Chunks) -> Self {
-        Self { verdict, held, usage: None, images: None, scanner: None }
+        Self { verdict, held, usage: None, images: None, scanner: None, answer: None }
     }
 
     /// What the answer means, as far as it is known.
@@ -139,7 +141,9 @@ impl Peek {
         match scanner.finish() {
             Ok(answer) if answer.error.is_none() => {
                 let (verdict, images) = (classify_answer(&call, &answer), Some(answer.images));
-                Decided { usage: answer.usage, images, ..Decided::new(verdict, held) }
+                let usage = answer.usage.clone();
+                let answer = Some(Box::new(answer));
+                Decided { usage, images, answer, ..Decided::new(verdict, held) }
             }
             // Its JSON stops short, and nothing in it says why: whatever it was going to be, it
             // broke off.

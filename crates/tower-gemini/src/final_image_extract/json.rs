@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
-use tower_gemini_core::scan::{Scanner, strip_drafts};
+use tower_gemini_core::scan::strip_drafts;
 use tower_gemini_core::verdict::{Outcome, Verdict};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -97,9 +97,7 @@ where
     if !parts.status.is_success() || body.verdict().outcome() != Outcome::Image {
         return Ok(Response::from_parts(parts, StrippedBody::passing(Vec::new(), body)));
     }
-    let call = body.call();
-    let scanner = Scanner::judging(call.framing).unmarked_drafts(call.makes_drafts());
-    body.scan_with(scanner);
+    body.find_drafts();
     let (mut chunks, mut trailers, mut answer, mut held) = (Vec::new(), None, None, 0_usize);
     while let Some(frame) = poll_fn(|cx| body.poll_answer(cx, &mut answer)).await {
         match frame.map_err(|error| error.with_trail(trail.clone()))?.into_data() {
