@@ -33,8 +33,11 @@ pub(crate) struct Fields(Vec<(Cow<'static, str>, Json)>);
 
 impl Fields {
     pub(crate) fn new<const N: usize>(fields: [(&'static str, Json); N]) -> Self {
-        let present = fields.into_iter().filter(|(_, value)| !matches!(value, Json::Absent));
-        Self(present.map(|(name, value)| (name.into(), value)).collect())
+        let mut present = Vec::with_capacity(N);
+        let is_present = |(_, value): &(_, Json)| !matches!(value, Json::Absent);
+        let named = fields.into_iter().filter(is_present);
+        present.extend(named.map(|(name, value)| (name.into(), value)));
+        Self(present)
     }
 }
 
@@ -102,7 +105,9 @@ impl<T: Into<Json>> From<Option<T>> for Json {
 impl Json {
     /// Two spaces, one field a line: what `generateContent` answers.
     pub(crate) fn pretty(&self) -> Vec<Bytes> {
-        let mut out = Printer { pretty: true, ..Printer::default() };
+        // Room for a response with a small image: growing would copy it four times.
+        let text = Vec::with_capacity(4096);
+        let mut out = Printer { pretty: true, text, ..Printer::default() };
         out.value(self, 0);
         out.newline(0);
         out.finish()
@@ -146,7 +151,10 @@ impl Printer {
         match value {
             Json::Null | Json::Absent => self.text.extend_from_slice(b"null"),
             Json::Bool(value) => self.text.extend_from_slice(value.to_string().as_bytes()),
-            Json::Num(number) => self.text.extend_from_slice(number.to_string().as_bytes()),
+            Json::Num(number) => {
+                // Writing into memory does not fail, here and below.
+                let _ = serde_json::to_writer(&mut self.text, number);
+            }
             Json::Str(text) => self.string(text),
             Json::Blob(prefix, blob) => {
                 self.text.push(b'"');
@@ -195,8 +203,13 @@ impl Printer {
     }
 
     fn string(&mut self, text: &str) {
-        // Writing into memory does not fail.
-        let _ = serde_json::to_writer(&mut self.text, text);
+        if text.bytes().any(|b| b < b' ' || matches!(b, b'"' | b'\\')) {
+            let _ = serde_json::to_writer(&mut self.text, text);
+        } else {
+            self.text.push(b'"');
+            self.text.extend_from_slice(text.as_bytes());
+            self.text.push(b'"');
+        }
     }
 }
 

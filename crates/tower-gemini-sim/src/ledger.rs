@@ -185,8 +185,18 @@ pub(crate) struct Ledger {
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// In order of their numbers, some of which were [taken](Ledger::take_ended).
     records: Vec<Record>,
+    /// The number of the next request.
+    next: usize,
     order: u64,
+}
+
+impl Inner {
+    fn get_mut(&mut self, number: usize) -> Option<&mut Record> {
+        let at = self.records.binary_search_by_key(&number, |record| record.number).ok()?;
+        self.records.get_mut(at)
+    }
 }
 
 /// What a request costs, if it does.
@@ -213,7 +223,8 @@ impl Ledger {
     /// that scripts and numbers agree.
     pub(crate) fn open(&self, at: Duration, draw: impl FnOnce(usize) -> Fault) -> (usize, Fault) {
         let mut inner = self.lock();
-        let number = inner.records.len();
+        let number = inner.next;
+        inner.next += 1;
         let fault = draw(number);
         inner.order += 1;
         let arrived = inner.order;
@@ -229,7 +240,7 @@ impl Ledger {
     }
 
     pub(crate) fn edit(&self, number: usize, change: impl FnOnce(&mut Record)) {
-        if let Some(record) = self.lock().records.get_mut(number) {
+        if let Some(record) = self.lock().get_mut(number) {
             change(record);
         }
     }
@@ -239,7 +250,7 @@ impl Ledger {
         let mut inner = self.lock();
         inner.order += 1;
         let order = inner.order;
-        let Some(record) = inner.records.get_mut(number) else { return };
+        let Some(record) = inner.get_mut(number) else { return };
         record.generated |= generated;
         if let Some(bill) = bill {
             record.charged = true;
@@ -261,8 +272,16 @@ impl Ledger {
         totals(&self.lock().records)
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.lock().records.len()
+    pub(crate) fn sent(&self) -> usize {
+        self.lock().next
+    }
+
+    pub(crate) fn take_ended(&self) -> Vec<Record> {
+        let mut inner = self.lock();
+        let all = std::mem::take(&mut inner.records).into_iter();
+        let (ended, open) = all.partition(|record| record.ended_at.is_some());
+        inner.records = open;
+        ended
     }
 
     pub(crate) fn forget(&self) {

@@ -1,6 +1,7 @@
 //! Reads what a request asks for, and checks whether Google would accept it. The simulator shares
 //! no code with the layers that it tests: a shared mistake would be invisible.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use http::{HeaderMap, Method, Uri};
@@ -236,22 +237,35 @@ pub(crate) fn check(
     }
 }
 
-const TOP_LEVEL: &str = "contents systemInstruction tools toolConfig safetySettings \
-    generationConfig cachedContent model labels serviceTier generateContentRequest";
-const GENERATION_CONFIG: &str = "stopSequences responseMimeType responseSchema responseJsonSchema \
-    responseModalities candidateCount maxOutputTokens temperature topP topK seed presencePenalty \
-    frequencyPenalty responseLogprobs logprobs enableEnhancedCivicAnswers speechConfig \
-    thinkingConfig imageConfig responseFormat mediaResolution audioTimestamp";
-const IMAGE_CONFIG: &str = "aspectRatio imageSize";
+/// Names, split once: they are asked for with every field of every request.
+type Names = LazyLock<Vec<&'static str>>;
+
+static TOP_LEVEL: Names = LazyLock::new(|| {
+    "contents systemInstruction tools toolConfig safetySettings generationConfig cachedContent \
+     model labels serviceTier generateContentRequest"
+        .split(' ')
+        .collect()
+});
+static GENERATION_CONFIG: Names = LazyLock::new(|| {
+    "stopSequences responseMimeType responseSchema responseJsonSchema responseModalities \
+     candidateCount maxOutputTokens temperature topP topK seed presencePenalty frequencyPenalty \
+     responseLogprobs logprobs enableEnhancedCivicAnswers speechConfig thinkingConfig imageConfig \
+     responseFormat mediaResolution audioTimestamp"
+        .split(' ')
+        .collect()
+});
+const IMAGE_CONFIG: &[&str] = &["aspectRatio", "imageSize"];
 /// Members that only Vertex takes (python-genai 2.19 raises before sending them to the Developer
 /// API).
-const IMAGE_CONFIG_VERTEX: &str =
-    "personGeneration prominentPeople outputMimeType compressionQuality imageOutputOptions";
+static IMAGE_CONFIG_VERTEX: Names = LazyLock::new(|| {
+    "personGeneration prominentPeople outputMimeType compressionQuality imageOutputOptions"
+        .split(' ')
+        .collect()
+});
 
 /// Refuses fields that are in none of the lists of names.
-fn unknown_fields(value: &Value, at: &str, known: &str, also: &str) -> Result<(), ApiError> {
-    let known =
-        |name: &str| known.split(' ').chain(also.split(' ')).any(|camel| is_named(name, camel));
+fn unknown_fields(value: &Value, at: &str, known: &[&str], also: &[&str]) -> Result<(), ApiError> {
+    let known = |name: &str| known.iter().chain(also).any(|camel| is_named(name, camel));
     match value.as_object().and_then(|object| object.keys().find(|name| !known(name))) {
         Some(name) => Err(ApiError::unknown_field(name, at)),
         None => Ok(()),
@@ -259,11 +273,11 @@ fn unknown_fields(value: &Value, at: &str, known: &str, also: &str) -> Result<()
 }
 
 fn check_generate(api: Api, model: &Model, body: &Value) -> Result<ImageRequest, ApiError> {
-    unknown_fields(body, "", TOP_LEVEL, "")?;
+    unknown_fields(body, "", &TOP_LEVEL, &[])?;
     let config = field(body, "generationConfig").unwrap_or(&Value::Null);
-    unknown_fields(config, "generation_config", GENERATION_CONFIG, "")?;
+    unknown_fields(config, "generation_config", &GENERATION_CONFIG, &[])?;
     let image_config = field(config, "imageConfig").unwrap_or(&Value::Null);
-    let vertex_only = if api == Api::Vertex { IMAGE_CONFIG_VERTEX } else { "" };
+    let vertex_only: &[&str] = if api == Api::Vertex { &IMAGE_CONFIG_VERTEX } else { &[] };
     unknown_fields(image_config, "generation_config.image_config", IMAGE_CONFIG, vertex_only)?;
 
     let contents = match field(body, "contents") {

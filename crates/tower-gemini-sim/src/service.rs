@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 
@@ -26,7 +26,7 @@ use crate::hash::{hash64, mix};
 use crate::image::{Picture, PictureCache};
 use crate::interactions::Interactions;
 use crate::json::obj;
-use crate::ledger::{Bill, Ledger, LedgerSnapshot, Totals};
+use crate::ledger::{Bill, Ledger, LedgerSnapshot, Record, Totals};
 use crate::lock;
 use crate::model::{Model, Size, known};
 use crate::outage::Asked;
@@ -117,7 +117,19 @@ impl Sim {
 
     /// Returns how many requests were sent so far.
     pub fn requests(&self) -> usize {
-        self.inner.ledger.len()
+        self.inner.ledger.sent()
+    }
+
+    /// Removes the requests that have ended from the ledger, and returns them in order of arrival.
+    /// A long run that calls it now and then needs no more memory than a short one. Later snapshots
+    /// and totals are without them; numbers go on.
+    pub fn take_ended(&self) -> Vec<Record> {
+        let ended = self.inner.ledger.take_ended();
+        let mut images = lock(&self.inner.final_images);
+        for record in &ended {
+            images.remove(&record.number);
+        }
+        ended
     }
 
     /// Empties the ledger, for long runs in one simulator. Call it between requests: numbers begin
@@ -222,14 +234,14 @@ impl Drop for AbortGuard {
         if self.over {
             return;
         }
+        if let Some(bill) = self.if_dropped.filter(|_| self.inner.settings.abort_charges) {
+            self.inner.ledger.settle(self.number, true, Some(bill));
+        }
         let now = self.inner.now();
         self.inner.ledger.edit(self.number, |record| {
             record.aborted = true;
             record.ended_at = Some(now);
         });
-        if let Some(bill) = self.if_dropped.filter(|_| self.inner.settings.abort_charges) {
-            self.inner.ledger.settle(self.number, true, Some(bill));
-        }
     }
 }
 
@@ -704,20 +716,21 @@ impl Inner {
             StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         // As in recorded responses; no rate-limit headers and no Retry-After, ever.
         let timing = format!("gfet4t7; dur={}", 40 + mix(number as u64) % 100);
-        let headers = [
-            ("content-type", content_type),
-            ("vary", "Origin, X-Origin, Referer"),
-            ("server", "scaffolding on HTTPServer2"),
-            ("x-xss-protection", "0"),
-            ("x-frame-options", "SAMEORIGIN"),
-            ("x-content-type-options", "nosniff"),
-            ("server-timing", &timing),
-            ("alt-svc", "h3=\":443\"; ma=2592000,h3-29=\":443\"; ma=2592000"),
-        ];
-        for (name, value) in headers {
-            if let Ok(value) = HeaderValue::from_str(value) {
-                response.headers_mut().insert(name, value);
-            }
+        let headers = response.headers_mut();
+        headers.reserve(8);
+        for (name, value) in [
+            (header::CONTENT_TYPE, content_type),
+            (header::VARY, "Origin, X-Origin, Referer"),
+            (header::SERVER, "scaffolding on HTTPServer2"),
+            (header::X_XSS_PROTECTION, "0"),
+            (header::X_FRAME_OPTIONS, "SAMEORIGIN"),
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (header::ALT_SVC, "h3=\":443\"; ma=2592000,h3-29=\":443\"; ma=2592000"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        if let Ok(timing) = HeaderValue::try_from(timing) {
+            headers.insert("server-timing", timing);
         }
         response.extensions_mut().insert(RequestNumber(number));
         Handled { response, cut_head: None }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{CAT, FLASH, FLASH31, PRO, final_image, generate, post, send, sized, stream, tagged};
 use tower_gemini_sim::{
-    Delivered, Fault, ImageOptions, Latency, Quota, Shape, Sim, Size, Weather, hash64,
+    Delivered, Fault, ImageOptions, Latency, Quota, Record, Shape, Sim, Size, Weather, hash64,
 };
 use tower_service::Service as _;
 
@@ -279,6 +279,23 @@ async fn requests_are_checked_as_google_checks_them() {
         assert!(taken.text().contains(text), "{what}: {}", taken.text());
     }
     assert_eq!(sim.totals().charged, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_taken_from_the_ledger_has_ended_and_numbers_go_on() {
+    let sim = Sim::builder().latency(Latency::fixed(seconds(20))).tiny_images(true).build();
+    let mut open = Box::pin(send(&sim, generate(PRO)));
+    tokio::time::timeout(seconds(10), &mut open).await.unwrap_err();
+    tokio::time::timeout(seconds(5), send(&sim, generate(PRO))).await.unwrap_err();
+    let numbers = |records: Vec<Record>| records.iter().map(|one| one.number).collect::<Vec<_>>();
+    let aborted = sim.take_ended();
+    assert!(aborted[0].charged && aborted[0].aborted);
+    assert_eq!(numbers(aborted), [1]);
+    assert_eq!(open.await.unwrap().status, 200);
+    assert_eq!(send(&sim, generate(PRO)).await.unwrap().status, 200);
+    assert_eq!(numbers(sim.ledger().requests().to_vec()), [0, 2]);
+    assert_eq!(numbers(sim.take_ended()), [0, 2]);
+    assert_eq!((sim.requests(), sim.totals().requests, sim.image_for(0)), (3, 0, None));
 }
 
 #[tokio::test(start_paused = true)]

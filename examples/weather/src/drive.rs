@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::client::{Ask, Client};
 use crate::scenario::Scenario;
-use crate::score::{Call, Score};
+use crate::score::{Call, Score, Scorer};
 use crate::traffic::{Plan, plan};
 use crate::zoo::Policy;
 
@@ -33,19 +34,24 @@ async fn day(scenario: &Scenario, policy: &Policy, seed: u64, scale: f64) -> Sco
     sleep(scenario.skip).await;
     let (start, patience) = (Instant::now(), scenario.patience());
     let wish = |number| Wish { number, asks: scenario.asks(seed, number), patience };
-    let calls = match plan(scenario, seed, scale) {
+    let mut scorer = Scorer::new(scenario, policy, &sim);
+    match plan(scenario, seed, scale) {
         Plan::Open(times) => {
-            let calls = times.into_iter().enumerate().map(|(number, at)| {
+            let mut calls = JoinSet::new();
+            for (number, at) in times.into_iter().enumerate() {
+                sleep_until(start + at).await;
                 let (client, wish) = (client.clone(), wish(number));
-                tokio::spawn(async move {
-                    sleep_until(start + at).await;
-                    one(&*client, wish, start).await
-                })
-            });
-            join_all(calls.collect::<Vec<_>>()).await.into_iter().flatten().collect()
+                calls.spawn(async move { one(&*client, wish, start).await });
+                while let Some(ended) = calls.try_join_next() {
+                    ended.into_iter().for_each(|call| scorer.add(call));
+                }
+            }
+            while let Some(ended) = calls.join_next().await {
+                ended.into_iter().for_each(|call| scorer.add(call));
+            }
         }
         Plan::Closed { workers, pause, calls } => {
-            let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+            let (next, shared) = (AtomicUsize::new(0), Mutex::new(&mut scorer));
             join_all((0..workers).map(|_| async {
                 while start.elapsed() < scenario.lasts() {
                     let number = next.fetch_add(1, Ordering::Relaxed);
@@ -53,15 +59,14 @@ async fn day(scenario: &Scenario, policy: &Policy, seed: u64, scale: f64) -> Sco
                         break;
                     }
                     let call = one(&*client, wish(number), start).await;
-                    done.lock().unwrap_or_else(PoisonError::into_inner).push(call);
+                    shared.lock().unwrap_or_else(PoisonError::into_inner).add(call);
                     sleep(pause).await;
                 }
             }))
             .await;
-            done.into_inner().unwrap_or_else(PoisonError::into_inner)
         }
-    };
-    Score::new(scenario, policy, calls, sim.ledger().requests().to_vec())
+    }
+    scorer.finish()
 }
 
 /// What one call of a scenario wants.

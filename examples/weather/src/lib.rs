@@ -2,7 +2,8 @@
 //!
 //! [`scenario`] has the days, [`zoo`] those who are compared, [`drive`] runs one through the other
 //! in virtual time, [`score`] asks the simulator's ledger what became of it, [`headline`] repeats
-//! the figures of published articles, [`hours`] their peak hours, and [`report`] writes it all down.
+//! the figures of published articles, [`hours`] their peak hours, [`report`] writes it all down, and
+//! [`speed`] measures how long a day takes.
 
 pub mod client;
 pub mod drive;
@@ -11,6 +12,7 @@ pub mod hours;
 pub mod report;
 pub mod scenario;
 pub mod score;
+pub mod speed;
 pub mod traffic;
 pub mod zoo;
 
@@ -52,6 +54,10 @@ struct Options {
     /// --reduced]
     #[arg(long, value_name = "FACTOR")]
     scale: Option<f64>,
+    /// No report: one run of a million calls on one core, `ours` in `day` unless others are named;
+    /// prints requests, seconds and peak memory
+    #[arg(long)]
+    speed: bool,
 }
 
 /// Runs the program. Returns its exit code.
@@ -128,6 +134,12 @@ fn simulate(
             return Ok(2);
         }
     };
+    if options.speed {
+        let scenario = scenarios.iter().find(|one| one.name == "day").unwrap_or(&scenarios[0]);
+        let policy = policies.iter().find(|one| one.name == "ours").unwrap_or(&policies[0]);
+        speed::measure(scenario, policy, options.scale, out)?;
+        return Ok(0);
+    }
     let rows = rows(&scenarios, &policies, seeds, scale, err);
     let is_whole = options.scenario.is_empty() && options.policy.is_empty();
     let figures = if is_whole && !options.reduced { headline::figures() } else { Vec::new() };

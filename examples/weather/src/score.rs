@@ -1,9 +1,10 @@
 //! What became of the calls, by the simulator's ledger: the truth, whatever a client believes.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tower_gemini::cost::Cost;
-use tower_gemini_sim::{Delivered, Record};
+use tower_gemini_sim::{Delivered, Record, Sim};
 
 use crate::scenario::Scenario;
 use crate::zoo::Policy;
@@ -25,6 +26,59 @@ pub struct Call {
     pub got_image: bool,
     /// What our layers say it cost.
     pub cost: Cost,
+}
+
+/// Compares the calls of a run to the simulator's ledger while it goes on, and keeps the sums only.
+#[derive(Debug)]
+pub struct Scorer<'a> {
+    scenario: &'a Scenario,
+    policy: &'a Policy,
+    sim: &'a Sim,
+    /// Calls that have ended since the ledger was last read.
+    ended: Vec<Call>,
+    /// Requests of calls that have not.
+    requests: HashMap<usize, Vec<Record>>,
+    score: Score,
+}
+
+/// Calls between two looks into the ledger.
+const BATCH: usize = 1024;
+
+impl<'a> Scorer<'a> {
+    /// No call has ended.
+    pub fn new(scenario: &'a Scenario, policy: &'a Policy, sim: &'a Sim) -> Self {
+        let (ended, requests, score) = (Vec::new(), HashMap::new(), Score::default());
+        Self { scenario, policy, sim, ended, requests, score }
+    }
+
+    /// A call has ended.
+    pub fn add(&mut self, call: Call) {
+        self.ended.push(call);
+        if self.ended.len() == BATCH {
+            self.settle();
+        }
+    }
+
+    fn settle(&mut self) {
+        for record in self.sim.take_ended() {
+            if let Some(number) = record.call.as_deref().and_then(|tag| tag.parse().ok()) {
+                self.requests.entry(number).or_default().push(record);
+            }
+        }
+        for call in self.ended.drain(..) {
+            let mut own = self.requests.remove(&call.number).unwrap_or_default();
+            // One that was abandoned may have ended before an earlier one.
+            own.sort_unstable_by_key(|record| record.number);
+            self.score.add(self.scenario, self.policy, &call, &own);
+        }
+    }
+
+    /// The sums, when every call has ended.
+    pub fn finish(mut self) -> Score {
+        self.settle();
+        self.score.times.sort_unstable();
+        self.score
+    }
 }
 
 /// Sums over the calls of one or more runs.
@@ -59,29 +113,10 @@ pub struct Score {
 }
 
 impl Score {
-    /// Compares the calls to the ledger.
-    pub fn new(
-        scenario: &Scenario,
-        policy: &Policy,
-        calls: Vec<Call>,
-        mut records: Vec<Record>,
-    ) -> Self {
-        let number = |record: &Record| record.call.as_deref().and_then(|tag| tag.parse().ok());
-        records.sort_by_cached_key(|record| (number(record), record.received_at));
-        let mut score = Self { calls: calls.len(), ..Self::default() };
-        for call in calls {
-            let first = records.partition_point(|record| number(record) < Some(call.number));
-            let own = records[first..].iter();
-            let own = own.take_while(|record| number(record) == Some(call.number));
-            score.add(scenario, policy, &call, &own.collect::<Vec<_>>());
-        }
-        score.times.sort_unstable();
-        score
-    }
-
-    fn add(&mut self, scenario: &Scenario, policy: &Policy, call: &Call, own: &[&Record]) {
+    /// Counts a call, whose requests these are in order of arrival.
+    fn add(&mut self, scenario: &Scenario, policy: &Policy, call: &Call, own: &[Record]) {
         let arrived =
-            |record: &&&Record| record.image_hash.is_some() && record.delivered == Delivered::Full;
+            |record: &&Record| record.image_hash.is_some() && record.delivered == Delivered::Full;
         let image = own.iter().rev().find(arrived).filter(|_| call.got_image);
         let charges = own.iter().filter(|record| record.charged).count();
         let cost = own.iter().map(|record| record.cost_microusd).sum();
@@ -89,6 +124,7 @@ impl Score {
         let is_as_asked = image.is_some_and(|record| {
             *record.model == *model && record.size.is_some_and(|of| of.as_str() == size)
         });
+        self.calls += 1;
         self.delivered += usize::from(image.is_some());
         self.as_asked += usize::from(is_as_asked);
         self.times.extend(image.map(|_| call.took.as_millis() as u64));
