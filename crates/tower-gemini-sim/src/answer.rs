@@ -104,7 +104,7 @@ impl Usage {
             .collect()
     }
 
-    fn json(&self, api: Api) -> Json {
+    fn json(&self, api: Api, flex: bool) -> Json {
         let positive = |count: u64| (count > 0).then_some(count);
         obj! {
             "promptTokenCount": self.input(),
@@ -114,7 +114,9 @@ impl Usage {
             // The details leave the text out, as recorded responses do.
             "candidatesTokensDetails": positive(self.image).map(|image| Self::details(0, image)),
             "thoughtsTokenCount": positive(self.thoughts),
-            "trafficType": (api == Api::Vertex).then_some("ON_DEMAND"),
+            "serviceTier": (flex && api == Api::Developer).then_some("flex"),
+            "trafficType": (api == Api::Vertex)
+                .then_some(if flex { "ON_DEMAND_FLEX" } else { "ON_DEMAND" }),
         }
     }
 
@@ -461,7 +463,7 @@ impl Generator<'_> {
         obj! {
             "candidates": candidate.map(|candidate| vec![candidate]),
             "promptFeedback": feedback,
-            "usageMetadata": (!content.shape.no_usage).then(|| usage.json(self.route.api)),
+            "usageMetadata": (!content.shape.no_usage).then(|| usage.json(self.route.api, self.asked.flex)),
             "modelVersion": self.model.id.as_str(),
             "responseId": self.response_id(),
         }

@@ -41,6 +41,8 @@ pub struct Record {
     pub model: Arc<str>,
     /// The size asked for, once the request was understood.
     pub size: Option<Size>,
+    /// It asked for the flex tier, which costs half.
+    pub flex: bool,
     /// The fault that was scripted or drawn.
     pub fault: Fault,
     /// What decided the response: `image`, a fault's name, or a check of the server such as

@@ -131,7 +131,7 @@ pub use scenario::{ArrivalKind, Arrivals, Scenario, Wanted};
 #[cfg(feature = "serve")]
 pub use serve::{ServeHandle, serve};
 pub use service::{RequestNumber, Sim, SimFuture, SimService};
-pub use weather::{Latency, Weather};
+pub use weather::{Flex, Latency, Weather};
 
 /// Locks a mutex whose holder may have panicked: every change under these locks is complete.
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {

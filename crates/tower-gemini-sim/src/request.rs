@@ -172,6 +172,8 @@ pub(crate) struct ImageRequest {
     pub(crate) size: Size,
     pub(crate) ratio: &'static Ratio,
     pub(crate) count: u64,
+    /// Whether it asks for the flex tier.
+    pub(crate) flex: bool,
 }
 
 impl ImageRequest {
@@ -228,13 +230,15 @@ pub(crate) fn check(
     model: &Model,
     body: &Value,
 ) -> Result<ImageRequest, ApiError> {
-    match (api, verb) {
+    let asked = match (api, verb) {
         (Api::OpenAiChat, _) => check_chat(model, body),
         (Api::OpenAiImages, _) => check_images(model, body),
         (Api::Interactions, _) => check_interaction(model, body),
         (_, Verb::Predict) => check_predict(model, body),
         _ => check_generate(api, model, body),
-    }
+    }?;
+    let tier = field(body, "serviceTier").and_then(Value::as_str).unwrap_or_default();
+    Ok(ImageRequest { flex: tier.eq_ignore_ascii_case("flex"), ..asked })
 }
 
 /// Names, split once: they are asked for with every field of every request.
@@ -462,7 +466,7 @@ impl SizeAndRatio {
                 model.ratios().find(is_asked).ok_or_else(wrong)?
             }
         };
-        Ok(ImageRequest { prompt: prompt.into(), input_images, size, ratio, count })
+        Ok(ImageRequest { prompt: prompt.into(), input_images, size, ratio, count, flex: false })
     }
 }
 

@@ -13,7 +13,7 @@ use crate::model::{Size, known};
 use crate::observed::Observations;
 use crate::outage::{Each, Outages};
 use crate::quota::Quota;
-use crate::weather::{Latency, Weather};
+use crate::weather::{Flex, Latency, Weather};
 
 /// What a scenario's file says: the provider in its weather, and the calls that are sent.
 ///
@@ -49,6 +49,7 @@ use crate::weather::{Latency, Weather};
 /// | `[[outages]]` | `fault` (with `late_seconds` for `late`), `model`, `size`, `each`, `share` or `by_hour`, `mean_minutes`, `shape`, `correlation`, `independent`, `released_days_ago`, `steps`, `share_by_size`: see [`Outages`] | none |
 /// | `usual_faults` | what goes wrong on a good day too: 1 % of 500s, 0.3 % of 502s, 0.4 % of resets, 0.5 % of refusals. The shares are ours, of the size that status dashboards show | false |
 /// | `[[faults]]` | `fault`, `share`: each request by itself | none |
+/// | `[flex]` | `shed_by_hour`, `shed_in_stream`, `queue_seconds = [from, to]`: see [`Flex`] | nothing |
 /// | `[[latency]]` | `model`, `size`, `seconds = [from, to]` | [`Latency::default`] |
 /// | `[quota]`, `[quota.model."…"]` | `rpm`, `ipm`, `tpm`, `rpd`, `counts_rejected` | none |
 /// | `[[deadlines]]` | `minute`, `minutes`: the server's deadline from a moment on | none |
@@ -73,6 +74,7 @@ pub struct Scenario {
     usual_faults: bool,
     outages: Vec<OutageSpec>,
     faults: Vec<FaultSpec>,
+    flex: Flex,
     latency: Vec<LatencySpec>,
     quota: QuotaSpec,
     deadlines: Vec<DeadlineSpec>,
@@ -93,6 +95,7 @@ impl Default for Scenario {
             usual_faults: false,
             outages: Vec::new(),
             faults: Vec::new(),
+            flex: Flex::default(),
             latency: Vec::new(),
             quota: QuotaSpec::default(),
             deadlines: Vec::new(),
@@ -133,8 +136,12 @@ pub struct Arrivals {
 
 impl Default for Arrivals {
     fn default() -> Self {
-        let wanted =
-            Wanted { model: "gemini-3.1-flash-image".to_owned(), size: Size::K1, share: 1.0 };
+        let wanted = Wanted {
+            model: "gemini-3.1-flash-image".to_owned(),
+            size: Size::K1,
+            share: 1.0,
+            flex: false,
+        };
         Self {
             kind: ArrivalKind::Open,
             per_hour: 60.0,
@@ -176,6 +183,9 @@ pub struct Wanted {
     pub size: Size,
     /// Its share of the calls.
     pub share: f64,
+    /// Whether it asks for the flex tier.
+    #[serde(default)]
+    pub flex: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -285,6 +295,7 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("lossy", include_str!("../scenarios/lossy.toml")),
     ("relay", include_str!("../scenarios/relay.toml")),
     ("batch", include_str!("../scenarios/batch.toml")),
+    ("flex", include_str!("../scenarios/flex.toml")),
 ];
 
 impl Scenario {
@@ -363,6 +374,7 @@ impl Scenario {
             (arrivals.per_hour < 0.0, "per_hour of [arrivals] is 0 or more"),
             (arrivals.workers == 0, "workers of [arrivals] is 1 or more"),
             (arrivals.every_minutes == 0, "every_minutes of [arrivals] is 1 or more"),
+            (self.flex.queue_seconds.0 > self.flex.queue_seconds.1, "queue_seconds go up"),
             (share <= 0.0, "the shares of [[arrivals.mix]] come to nothing"),
         ]
         .into_iter();
@@ -370,6 +382,8 @@ impl Scenario {
         wrong
             .or_else(|| self.outages.iter().find_map(of_outage))
             .or_else(|| self.faults.iter().find_map(|one| shares("share", &[one.share])))
+            .or_else(|| shares("shed_by_hour", &self.flex.shed_by_hour))
+            .or_else(|| shares("shed_in_stream", &[self.flex.shed_in_stream]))
             .or_else(|| arrivals.mix.iter().find_map(|one| unknown(&one.model)))
     }
 
@@ -382,7 +396,7 @@ impl Scenario {
         for one in &self.faults {
             weather = weather.with(one.share, one.fault.clone());
         }
-        weather = weather.observed(self.observed.clone());
+        weather = weather.observed(self.observed.clone()).flex(self.flex);
         let mut latency = Latency::default();
         for one in &self.latency {
             latency = latency.with(one.model.as_deref(), one.size, range(one.seconds));
@@ -470,6 +484,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_set_of_flex_comes_back_from_toml() {
+        let mut flex =
+            Flex { shed_in_stream: 0.2, queue_seconds: (60.0, 900.0), ..Flex::default() };
+        flex.shed_by_hour[10] = 0.45;
+        let Flex { shed_by_hour, shed_in_stream, queue_seconds: (from, to) } = flex;
+        let text = format!(
+            "[flex]\nshed_by_hour = {shed_by_hour:?}\nshed_in_stream = {shed_in_stream}\n\
+             queue_seconds = [{from}, {to}]"
+        );
+        assert_eq!(Scenario::parse(&text).unwrap().flex, flex);
+        assert_eq!(Scenario::parse("").unwrap().flex, Flex::default());
+    }
+
+    #[test]
     fn what_cannot_be_is_an_error_that_says_so() {
         for (text, told) in [
             ("hour = 3", "unknown field `hour`"),
@@ -480,6 +508,8 @@ mod tests {
             ("[[outages]]\nshare = 0.5\nmodel = \"gpt\"", "\"gpt\" is not simulated"),
             ("[[outages]]\nshare = 0.5\nmean_minutes = 0", "above 0"),
             ("[arrivals]\nmix = []", "come to nothing"),
+            ("[flex]\nshed_in_stream = 2.0", "shed_in_stream = 2 is no share"),
+            ("[flex]\nqueue_seconds = [9, 1]", "queue_seconds go up"),
         ] {
             let error = Scenario::parse(text).unwrap_err().to_string();
             assert!(error.contains(told), "{text}: {error}");

@@ -404,9 +404,7 @@ impl Inner {
             }
             Ok(Task::Stored) => self.stored(guard, &caller, &fault).await,
             Ok(Task::Make { model, asked }) => {
-                let timeout = server_timeout(&parts.headers)
-                    .unwrap_or(Duration::MAX)
-                    .min(self.server_deadline());
+                let timeout = server_timeout(&parts.headers).unwrap_or(Duration::MAX);
                 self.make(guard, &caller, model, &asked, &fault, timeout).await
             }
         }
@@ -448,9 +446,11 @@ impl Inner {
             check(caller.route.api, verb, model, &body).map(|asked| (model, asked))
         });
         if let (Fault::None, Ok((_, asked)), true) = (&*fault, &checked, makes) {
+            let (flex, streams) = (asked.flex, caller.route.framing != Framing::Whole);
             let asked = self.asked(&caller.project, &caller.model, asked.size);
+            let shed = || self.weather.shed(number, self.time_of_day(), streams);
             let outage = self.weather.outage(number, &asked);
-            if let Some(outage) = outage {
+            if let Some(outage) = outage.or_else(|| if flex { shed() } else { None }) {
                 self.ledger.edit(number, |record| {
                     record.fault = outage.clone();
                     record.outcome = outage.name();
@@ -491,7 +491,10 @@ impl Inner {
             }
             Verb::Count => Ok(Task::Count { tokens: Usage::of_input(&asked, model).input() }),
             Verb::Generate | Verb::Predict => {
-                self.ledger.edit(number, |record| record.size = Some(asked.size));
+                self.ledger.edit(number, |record| {
+                    record.size = Some(asked.size);
+                    record.flex = asked.flex;
+                });
                 Ok(Task::Make { model, asked })
             }
         }
@@ -609,6 +612,8 @@ impl Inner {
         let content = generator.content(fault);
         let price = self.settings.prices.get(&model.id).copied().unwrap_or(model.price);
         let bill = content.usage.bill(price);
+        let parts = if asked.flex { 2 } else { 1 };
+        let bill = Bill { cost_microusd: bill.cost_microusd / parts, ..bill };
         let never_made = matches!(fault, Fault::NoAnswer { charged: false });
         let charged = content.charged && !never_made;
         let generated = content.generated && !never_made;
@@ -624,6 +629,10 @@ impl Inner {
             }
             _ => self.latency(number, self.settings.latency.of_error()),
         };
+        // A caller's deadline runs while the request queues, the server's own does not.
+        let queue = if asked.flex { self.weather.queue(number) } else { Duration::ZERO };
+        let timeout = timeout.min(self.server_deadline() + queue);
+        let latency = queue + latency;
         if latency > timeout {
             tokio::time::sleep(timeout).await;
             self.ledger.edit(number, |record| record.outcome = "server_deadline");
@@ -657,11 +666,14 @@ impl Inner {
             }
             self.interactions.store(caller.project.clone(), id, stored);
         }
+        if !queue.is_zero() {
+            tokio::time::sleep(queue).await;
+        }
         if charged {
             guard.if_dropped = Some(bill);
         }
-        if !latency.is_zero() {
-            tokio::time::sleep(latency).await;
+        if latency > queue {
+            tokio::time::sleep(latency - queue).await;
         }
         guard.if_dropped = None;
         self.ledger.settle(number, generated, charged.then_some(bill));

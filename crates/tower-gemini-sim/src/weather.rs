@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use fastrand::Rng;
+use serde::Deserialize;
 
 use crate::fault::{Fault, Forbidden, Refusal, Shape};
 use crate::hash::mix;
@@ -33,6 +34,25 @@ pub struct Weather {
     mix: Vec<([f64; 24], Fault)>,
     outages: Vec<Outages>,
     observed: Observations,
+    flex: Flex,
+}
+
+/// What happens to requests in the flex tier, beside what happens to all. They cost half.
+///
+/// By default nothing: what Google says is that flex queues for 1 to 15 minutes and is shed first
+/// (Gemini API documentation, flex inference, 2026-08), not how often. A request whose caller
+/// disconnects while it queues is taken to cost nothing, which nobody documents.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Flex {
+    /// The share that is shed, with a 503, in each hour of the UTC day. Each request by itself.
+    pub shed_by_hour: [f64; 24],
+    /// The share of the streams among those that get the error in the middle (llmgateway issue
+    /// 3616, 2026-08).
+    pub shed_in_stream: f64,
+    /// How long the others queue before the model begins, from and to.
+    pub queue_seconds: (f64, f64),
 }
 
 impl Weather {
@@ -108,12 +128,24 @@ impl Weather {
         self
     }
 
+    /// Sets what happens to requests in the flex tier.
+    #[must_use]
+    pub fn flex(mut self, flex: Flex) -> Self {
+        self.flex = flex;
+        self
+    }
+
     /// Adds outages: periods in which requests meet this fault.
     #[must_use]
     pub fn outages(mut self, outages: Outages) -> Self {
         self.outages.push(outages);
         self
     }
+}
+
+/// Of the UTC day.
+fn hour(time_of_day: Duration) -> usize {
+    (time_of_day.as_secs() / 3600 % 24) as usize
 }
 
 /// The weather with its memory.
@@ -137,7 +169,7 @@ impl WeatherState {
 
     /// The fault that one request meets before anybody looks at it.
     pub(crate) fn fault(&self, number: usize, time_of_day: Duration) -> Fault {
-        let hour = (time_of_day.as_secs() / 3600 % 24) as usize;
+        let hour = hour(time_of_day);
         let mut point = self.rng(number, 1).f64();
         let drawn = self.weather.mix.iter().find(|(by_hour, _)| {
             point -= by_hour[hour];
@@ -167,6 +199,30 @@ impl WeatherState {
             let is_hit = share > 0.0 && self.rng(number, 2 + index as u64).f64() < share;
             is_hit.then(|| outages.fault.clone())
         })
+    }
+
+    /// What a request in the flex tier meets when it is shed.
+    pub(crate) fn shed(
+        &self,
+        number: usize,
+        time_of_day: Duration,
+        streams: bool,
+    ) -> Option<Fault> {
+        let Flex { shed_by_hour, shed_in_stream, .. } = self.weather.flex;
+        let mut rng = self.rng(number, 0xf1e5);
+        let is_shed = rng.f64() < shed_by_hour[hour(time_of_day)];
+        let in_stream = streams && rng.f64() < shed_in_stream;
+        is_shed.then_some(match in_stream {
+            true => Fault::StreamErrorTail { charged: false },
+            false => Fault::HighDemand,
+        })
+    }
+
+    /// How long a request in the flex tier queues.
+    pub(crate) fn queue(&self, number: usize) -> Duration {
+        let (from, to) = self.weather.flex.queue_seconds;
+        let seconds = from + (to - from) * self.rng(number, 0x90e0e).f64();
+        Duration::try_from_secs_f64(seconds).unwrap_or_default()
     }
 
     /// How long the model works for one request.
@@ -242,8 +298,7 @@ impl Latency {
     }
 
     pub(crate) fn load(&self, time_of_day: Duration) -> f64 {
-        let hour = (time_of_day.as_secs() / 3600 % 24) as usize;
-        self.by_hour.map_or(1.0, |factors| factors[hour].max(0.0))
+        self.by_hour.map_or(1.0, |factors| factors[hour(time_of_day)].max(0.0))
     }
 
     pub(crate) fn of_image(&self, model: &str, size: Size) -> RangeInclusive<Duration> {

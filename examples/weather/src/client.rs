@@ -28,6 +28,8 @@ pub struct Ask {
     pub model: &'static str,
     /// The size.
     pub size: &'static str,
+    /// Whether it asks for the flex tier.
+    pub flex: bool,
     /// How long the caller waits for all of it.
     pub patience: Duration,
     /// The trails of our layers, which state what they believe the call cost.
@@ -88,9 +90,10 @@ pub trait Client: Send + Sync {
 impl Ask {
     /// The request, as any client sends it. The prompt differs from call to call.
     pub fn request(&self) -> Request<Full<Bytes>> {
-        let Self { number, model, size, .. } = self;
+        let Self { number, model, size, flex, .. } = self;
+        let tier = if *flex { r#""serviceTier":"flex","# } else { "" };
         let body = format!(
-            r#"{{"contents":[{{"role":"user","parts":[{{"text":"lighthouse {number} in a storm"}}]}}],"generationConfig":{{"imageConfig":{{"imageSize":"{size}"}}}}}}"#
+            r#"{{{tier}"contents":[{{"role":"user","parts":[{{"text":"lighthouse {number} in a storm"}}]}}],"generationConfig":{{"imageConfig":{{"imageSize":"{size}"}}}}}}"#
         );
         let mut request = Request::new(Full::from(body));
         *request.method_mut() = http::Method::POST;

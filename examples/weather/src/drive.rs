@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::client::{Ask, Client};
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, Wanted};
 use crate::score::{Call, Score, Scorer};
 use crate::traffic::{Plan, plan};
 use crate::zoo::Policy;
@@ -73,13 +73,13 @@ async fn day(scenario: &Scenario, policy: &Policy, seed: u64, scale: f64) -> Sco
 #[derive(Clone, Copy)]
 struct Wish {
     number: usize,
-    asks: (&'static str, &'static str),
+    asks: Wanted,
     patience: Duration,
 }
 
 async fn one(client: &dyn Client, wish: Wish, start: Instant) -> Call {
-    let Wish { number, asks: (model, size), patience } = wish;
-    let ask = Ask { number, model, size, patience, trails: Arc::default() };
+    let Wish { number, asks: Wanted { model, size, flex }, patience } = wish;
+    let ask = Ask { number, model, size, flex, patience, trails: Arc::default() };
     let trails = ask.trails.clone();
     let asked_at = start.elapsed();
     // A moment longer than the deadline of those who keep one.

@@ -8,6 +8,17 @@ use tower_gemini_sim::{Arrivals, ScenarioError, Sim};
 
 use crate::zoo::secs;
 
+/// What a call asks for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted {
+    /// The model.
+    pub model: &'static str,
+    /// The size.
+    pub size: &'static str,
+    /// Whether it is in the flex tier.
+    pub flex: bool,
+}
+
 /// A scenario and its name.
 #[derive(Debug, Clone)]
 pub struct Scenario {
@@ -55,8 +66,8 @@ impl Scenario {
         u64::from(self.of.starts_at_utc) + self.skip.as_secs() / 3600
     }
 
-    /// The model and the size that a call asks for.
-    pub fn asks(&self, seed: u64, number: usize) -> (&'static str, &'static str) {
+    /// What a call asks for.
+    pub fn asks(&self, seed: u64, number: usize) -> Wanted {
         let mix = &self.arrivals().mix;
         let mut point = 0.0;
         if mix.len() > 1 {
@@ -67,9 +78,10 @@ impl Scenario {
             point -= wanted.share;
             point < 0.0
         });
-        let Some(wanted) = drawn.or(mix.last()) else { return ("", "") };
+        let Some(wanted) = drawn.or(mix.last()) else { return Wanted::default() };
         let known = Catalog::builtin().lookup(&wanted.model);
-        (known.map_or("", |model| &model.id), wanted.size.as_str())
+        let model = known.map_or("", |model| &model.id);
+        Wanted { model, size: wanted.size.as_str(), flex: wanted.flex }
     }
 }
 
@@ -82,4 +94,16 @@ pub fn all() -> Vec<Scenario> {
 /// One of them.
 pub fn find(name: &str) -> Option<Scenario> {
     all().into_iter().find(|scenario| scenario.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_calls_ask_for_the_flex_tier_as_the_mix_says() {
+        let scenario = find("flex").unwrap();
+        let flex = (0..1_000).filter(|number| scenario.asks(1, *number).flex).count();
+        assert!((700..800).contains(&flex), "{flex}");
+    }
 }

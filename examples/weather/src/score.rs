@@ -6,7 +6,7 @@ use std::time::Duration;
 use tower_gemini::cost::Cost;
 use tower_gemini_sim::{Delivered, Record, Sim};
 
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, Wanted};
 use crate::zoo::Policy;
 
 /// One call, as its caller saw it.
@@ -14,8 +14,8 @@ use crate::zoo::Policy;
 pub struct Call {
     /// Its number, which the ledger knows too.
     pub number: usize,
-    /// The model and the size that it asks for.
-    pub asks: (&'static str, &'static str),
+    /// What it asks for.
+    pub asks: Wanted,
     /// Since the first call could come.
     pub asked_at: Duration,
     /// Until the caller had an image or an error.
@@ -120,7 +120,7 @@ impl Score {
         let image = own.iter().rev().find(arrived).filter(|_| call.got_image);
         let charges = own.iter().filter(|record| record.charged).count();
         let cost = own.iter().map(|record| record.cost_microusd).sum();
-        let (model, size) = call.asks;
+        let Wanted { model, size, .. } = call.asks;
         let is_as_asked = image.is_some_and(|record| {
             *record.model == *model && record.size.is_some_and(|of| of.as_str() == size)
         });

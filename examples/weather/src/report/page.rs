@@ -296,7 +296,8 @@ fn method(report: &Report) -> String {
         "\n## Method\n\nEvery policy meets the same {} skies in each scenario: a seed fixes outages, \
          faults, latencies, arrivals and jitter. Time is virtual, so a day takes a fraction of a second. The \
          layers are the real ones; the Gemini API is `tower-gemini-sim`, whose ledger is the truth \
-         for everything in these tables. A caller waits 15 minutes, in `batch` six hours.\n\n\
+         for everything in these tables. A caller waits 15 minutes, in \
+         `flex` 30, in `batch` six hours.\n\n\
          Other people's clients are written from their documentation and from measurements; each has \
          its source in `src/zoo`, and a test of its delays. They are sent straight to the simulator, \
          so that what they resend after a charge shows. Two things are simpler than in \
