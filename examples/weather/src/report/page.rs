@@ -178,7 +178,8 @@ fn beside(report: &Report) -> String {
         ("with the model and the size asked for", "ours", "oracle", false),
         ("with another model or size", "ours-chain", "oracle-chain", true),
     ] {
-        let mut table = String::new();
+        let (mut table, mut notes) = (String::new(), String::new());
+        let (mut dearer, mut thriftier) = (0.0_f64, 0.0_f64);
         let mut names: Vec<_> = report.rows.iter().map(|row| &row.scenario).collect();
         names.dedup_by_key(|scenario| &scenario.name);
         for scenario in names.into_iter().filter(|one| one.of.has_lasting_outages()) {
@@ -201,6 +202,23 @@ fn beside(report: &Report) -> String {
                     number(row.score.dollars_per_image(), 4),
                 )
             };
+            let more = |a: f64, b: f64| 100.0 * (a / b - 1.0);
+            let (own, others) = (&ours.score, &best.score);
+            dearer = dearer.max(more(own.dollars_per_image(), others.dollars_per_image()));
+            let quota = [others, own].map(|score| score.per_image(score.quota));
+            thriftier = thriftier.max(-more(quota[1], quota[0]));
+            if others.success() > own.success() {
+                let _ = writeln!(
+                    notes,
+                    "- `{}`: `{}` delivers more because it sends again what may have been paid for. It \
+                     is charged twice for {} of {} calls, and ours for {}.",
+                    scenario.name,
+                    best.policy.name,
+                    others.duplicates,
+                    others.calls,
+                    own.duplicates,
+                );
+            }
             let [ours_at, none, oracle] = [&ours, &none, &oracle].map(success);
             let _ = writeln!(
                 table,
@@ -213,12 +231,23 @@ fn beside(report: &Report) -> String {
             );
         }
         if !table.is_empty() {
+            let _ = writeln!(
+                notes,
+                "- An image of `{ours}` takes up to {thriftier:.0} % less quota, and up to {dearer:.0} % more \
+                 money.{}",
+                match is_free && dearer >= 1.0 {
+                    true =>
+                        " While its circuit is open, nothing is sent to the model asked for, and the \
+                             other one draws, which may be the dearer one.",
+                    false => "",
+                }
+            );
             let _ = write!(
                 text,
                 "\nWho delivers most {title}, and `{ours}`. *Quota* and *$* are those of each image; \
                  *missed* is what is missing to `{oracle}`, as a share of what it gains over one \
                  attempt.\n\n| scenario | best of the others | images | quota | $ | ours: images | \
-                 quota | $ | missed |\n|---|---|--:|--:|--:|--:|--:|--:|--:|\n{table}",
+                 quota | $ | missed |\n|---|---|--:|--:|--:|--:|--:|--:|--:|\n{table}\n{notes}",
             );
         }
     }
