@@ -125,7 +125,7 @@ pub(crate) fn known(id: &str) -> Option<&'static Model> {
     MODELS.iter().find(|model| model.id == id)
 }
 
-static MODELS: LazyLock<Vec<Model>> = LazyLock::new(|| {
+pub(crate) static MODELS: LazyLock<Vec<Model>> = LazyLock::new(|| {
     let read: Result<BTreeMap<String, Vec<Model>>, _> =
         toml::from_str(include_str!("../models.toml"));
     debug_assert!(read.is_ok(), "{read:?}");

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, de};
 use crate::builder::Builder;
 use crate::error::ScenarioError;
 use crate::fault::Fault;
-use crate::model::{Size, known};
+use crate::model::{MODELS, Size, known};
 use crate::observed::Observations;
 use crate::outage::{Each, Outages};
 use crate::quota::Quota;
@@ -38,25 +38,9 @@ use crate::weather::{Flex, Latency, Weather};
 /// # Ok::<(), tower_gemini_sim::ScenarioError>(())
 /// ```
 ///
-/// | key | meaning | default |
-/// | --- | --- | --- |
-/// | `about` | a sentence | |
-/// | `hours` | how long it lasts | 24 |
-/// | `starts_at_utc` | the hour of the day at its start | 0 |
-/// | `server_deadline_minutes` | when the server gives up on a generation | 10 |
-/// | `latency_by_hour` | 24 factors: load makes images slower | 1 |
-/// | `[arrivals]` | see [`Arrivals`] | 60 an hour |
-/// | `[[outages]]` | `fault` (with `late_seconds` for `late`), `model`, `size`, `each`, `share` or `by_hour`, `mean_minutes`, `shape`, `correlation`, `independent`, `released_days_ago`, `steps`, `share_by_size`: see [`Outages`] | none |
-/// | `usual_faults` | what goes wrong on a good day too: 1 % of 500s, 0.3 % of 502s, 0.4 % of resets, 0.5 % of refusals. The shares are ours, of the size that status dashboards show | false |
-/// | `[[faults]]` | `fault`, `share`: each request by itself | none |
-/// | `[flex]` | `shed_by_hour`, `shed_in_stream`, `queue_seconds = [from, to]`: see [`Flex`] | nothing |
-/// | `[[latency]]` | `model`, `size`, `seconds = [from, to]` | [`Latency::default`] |
-/// | `[quota]`, `[quota.model."…"]` | `rpm`, `ipm`, `tpm`, `rpd`, `counts_rejected` | none |
-/// | `[[deadlines]]` | `minute`, `minutes`: the server's deadline from a moment on | none |
-/// | `[[retirements]]` | `minute`, `model`, `successor`: 404 from a moment on | none |
+/// # The file
 ///
-/// The names of faults are those of [`Fault::name`]. Of several faults with one name,
-/// `cut_body#2` is the second in [`Fault::all`].
+#[doc = include_str!("../SCENARIOS.md")]
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -278,7 +262,10 @@ fn fault<'de, D: Deserializer<'de>>(input: D) -> Result<Fault, D::Error> {
     let mut all = Fault::all().into_iter().filter(|fault| fault.name() == name);
     let found = number.parse::<usize>().ok().and_then(|number| all.nth(number.checked_sub(1)?));
     found.ok_or_else(|| {
-        de::Error::custom(format!("no fault is called \"{named}\"; Fault::name lists them"))
+        let mut names: Vec<_> = Fault::all().iter().map(Fault::name).collect();
+        names.dedup();
+        let names = names.join(", ");
+        de::Error::custom(format!("no fault is called \"{named}\"; there are {names}"))
     })
 }
 
@@ -349,15 +336,20 @@ impl Scenario {
             Some(format!("{name} = {wrong} is no share; write 0 to 1"))
         };
         let unknown = |model: &String| {
-            known(model).is_none().then(|| format!("the model \"{model}\" is not simulated"))
+            let models = || MODELS.iter().map(|model| &*model.id).collect::<Vec<_>>().join(", ");
+            known(model)
+                .is_none()
+                .then(|| format!("the model \"{model}\" is not simulated; there are {}", models()))
         };
         let of_outage = |one: &OutageSpec| {
             if one.mean_minutes <= 0.0 || one.shape <= 0.0 {
                 return Some("mean_minutes and shape of [[outages]] are above 0".to_owned());
             }
-            let is_alone = one.share.is_none() && one.by_hour.is_none() && one.steps.is_empty();
-            if is_alone {
-                return Some("[[outages]] need a share, by_hour or steps".to_owned());
+            let given = [one.share.is_some(), one.by_hour.is_some(), !one.steps.is_empty()];
+            if given.into_iter().filter(|is_given| *is_given).count() != 1 {
+                return Some(
+                    "[[outages]] have a share, by_hour or steps, and one of them".to_owned(),
+                );
             }
             let of_steps: Vec<f64> = one.steps.iter().map(|(_, share)| *share).collect();
             shares("share", one.share.as_slice())
@@ -375,16 +367,23 @@ impl Scenario {
             (arrivals.workers == 0, "workers of [arrivals] is 1 or more"),
             (arrivals.every_minutes == 0, "every_minutes of [arrivals] is 1 or more"),
             (self.flex.queue_seconds.0 > self.flex.queue_seconds.1, "queue_seconds go up"),
-            (share <= 0.0, "the shares of [[arrivals.mix]] come to nothing"),
+            (
+                arrivals.mix.iter().any(|one| one.flex) && self.flex == Flex::default(),
+                "flex = true in [[arrivals.mix]] needs [flex] with queue_seconds or shed_by_hour",
+            ),
         ]
         .into_iter();
         let wrong = wrong.find_map(|(is_wrong, what)| is_wrong.then(|| what.to_owned()));
+        let is_whole = (share - 1.0).abs() < 0.005;
+        let sum = format!("the shares of [[arrivals.mix]] sum to {share:.2}; write shares of 1");
         wrong
+            .or_else(|| (!is_whole).then_some(sum))
             .or_else(|| self.outages.iter().find_map(of_outage))
             .or_else(|| self.faults.iter().find_map(|one| shares("share", &[one.share])))
             .or_else(|| shares("shed_by_hour", &self.flex.shed_by_hour))
             .or_else(|| shares("shed_in_stream", &[self.flex.shed_in_stream]))
             .or_else(|| arrivals.mix.iter().find_map(|one| unknown(&one.model)))
+            .or_else(|| self.quota.model.keys().find_map(unknown))
     }
 
     /// The simulator of this scenario, without a seed.
@@ -484,6 +483,13 @@ mod tests {
     }
 
     #[test]
+    fn the_scenario_of_the_reference_can_be_built() {
+        let (_, text) = include_str!("../SCENARIOS.md").split_once("```toml").unwrap();
+        let scenario = Scenario::parse(text.split_once("```").unwrap().0).unwrap();
+        assert_eq!((scenario.hours, scenario.arrivals.mix.len()), (8, 2));
+    }
+
+    #[test]
     fn what_is_set_of_flex_comes_back_from_toml() {
         let mut flex =
             Flex { shed_in_stream: 0.2, queue_seconds: (60.0, 900.0), ..Flex::default() };
@@ -502,12 +508,24 @@ mod tests {
         for (text, told) in [
             ("hour = 3", "unknown field `hour`"),
             ("hours = 0", "leaves no time"),
-            ("[[outages]]\nmean_minutes = 5", "need a share"),
+            ("[[outages]]\nmean_minutes = 5", "have a share, by_hour or steps, and one"),
+            ("[[outages]]\nshare = 0.5\nsteps = [[0, 1]]", "and one of them"),
             ("[[outages]]\nshare = 1.5", "share = 1.5 is no share"),
-            ("[[outages]]\nshare = 0.5\nfault = \"rain\"", "no fault is called \"rain\""),
-            ("[[outages]]\nshare = 0.5\nmodel = \"gpt\"", "\"gpt\" is not simulated"),
+            (
+                "[[outages]]\nshare = 0.5\nfault = \"rain\"",
+                "no fault is called \"rain\"; there are none, shaped, late, rate_limit",
+            ),
+            (
+                "[[outages]]\nshare = 0.5\nmodel = \"gpt\"",
+                "\"gpt\" is not simulated; there are gemini-",
+            ),
+            ("[quota.model.gpt]\nrpm = 1", "\"gpt\" is not simulated"),
             ("[[outages]]\nshare = 0.5\nmean_minutes = 0", "above 0"),
-            ("[arrivals]\nmix = []", "come to nothing"),
+            ("[arrivals]\nmix = []", "sum to 0.00; write shares of 1"),
+            (
+                "[[arrivals.mix]]\nmodel = \"gemini-3-pro-image\"\nsize = \"1K\"\nshare = 1\nflex = true",
+                "needs [flex]",
+            ),
             ("[flex]\nshed_in_stream = 2.0", "shed_in_stream = 2 is no share"),
             ("[flex]\nqueue_seconds = [9, 1]", "queue_seconds go up"),
         ] {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{Report, Row, number};
 use crate::headline::NOT_SIMULATED;
 use crate::score::{Score, share};
-use crate::zoo::ALL;
+use crate::zoo::{ALL, Policy};
 
 /// The whole page as Markdown.
 pub(super) fn page(report: &Report, pictures: &[(&str, String)]) -> String {
@@ -81,20 +81,24 @@ fn answer(report: &Report) -> String {
     let (stated, right) = stated.fold((0, 0), |sum, own| (sum.0 + own.0, sum.1 + own.1));
     if stated > 0 {
         let width = |of: &str| {
-            let ours = report.rows.iter().filter(|row| row.policy.is_ours());
-            let ours = ours.filter(|row| row.scenario.name == of);
+            let ours = report.of(of).filter(|row| row.policy.is_ours());
             let sums = ours.map(|row| (row.score.at_most.0, row.score.cost));
             let (most, truth) = sums.fold((0, 0), |sum, own| (sum.0 + own.0, sum.1 + own.1));
-            100.0 * (most as f64 / truth as f64 - 1.0)
+            (truth > 0).then_some(100.0 * (most as f64 / truth as f64 - 1.0))
         };
-        let _ = writeln!(
+        let _ = write!(
             text,
             "- **What our layers say a call cost is true:** the interval holds the ledger's sum for \
-             {right} of {stated} calls. Its upper ends together are {:.0} % above the truth on a calm \
-             day, and {:.0} % where responses get lost: of an attempt that broke off nobody can know.",
-            width("calm"),
-            width("lossy"),
+             {right} of {stated} calls.",
         );
+        if let (Some(calm), Some(lossy)) = (width("calm"), width("lossy")) {
+            let _ = write!(
+                text,
+                " Its upper ends together are {calm:.0} % above the truth on a calm day, and \
+                 {lossy:.0} % where responses get lost: of an attempt that broke off nobody can know.",
+            );
+        }
+        text.push('\n');
     }
     let together = ["ours", "ours-alone", "ours-alone-patient", "no-retry", "oracle"];
     if let [Some(ours), Some(alone), Some(patient), Some(none), Some(oracle)] =
@@ -321,20 +325,29 @@ fn figures(report: &Report) -> String {
 }
 
 fn method(report: &Report) -> String {
+    let mut waits: Vec<_> = report.rows.iter().map(|row| &row.scenario).collect();
+    waits.dedup_by_key(|scenario| &scenario.name);
+    let waits: Vec<_> = waits
+        .into_iter()
+        .map(|one| format!("`{}` {}", one.name, one.patience().as_secs() / 60))
+        .collect();
+    let waits = waits.join(", ");
     let mut text = format!(
         "\n## Method\n\nEvery policy meets the same {} skies in each scenario: a seed fixes outages, \
          faults, latencies, arrivals and jitter. Time is virtual, so a day takes a fraction of a second. The \
          layers are the real ones; the Gemini API is `tower-gemini-sim`, whose ledger is the truth \
-         for everything in these tables. A caller waits 15 minutes, in \
-         `flex` 30, in `batch` six hours.\n\n\
+         for everything in these tables. How many minutes a caller \
+         waits: {waits}.\n\n\
          Other people's clients are written from their documentation and from measurements; each has \
          its source in `src/zoo`, and a test of its delays. They are sent straight to the simulator, \
          so that what they resend after a charge shows. Two things are simpler than in \
-         reality: the simulator's outages of one model are all of one kind, with a mean of 50 minutes \
-         and every request failing; and its 429s always name the wait.\n\n| policy | what it is |\n|---|---|\n",
+         reality: the outages of one model are all of one kind (in the built-in days with a mean of 50 \
+         minutes, in `relay` of 20), and the simulator's 429s always name the wait. *Regret* needs the \
+         policies `oracle` and `oracle-chain`.\n\n| policy | what it is |\n|---|---|\n",
         report.seeds
     );
-    for policy in ALL {
+    let took_part = |policy: &&Policy| report.rows.iter().any(|row| row.policy.name == policy.name);
+    for policy in ALL.iter().filter(took_part) {
         let _ = writeln!(text, "| {} | {} |", policy.name, policy.what);
     }
     let _ = write!(text, "\nThis directory is written by `{}`.\n", report.command);
