@@ -15,7 +15,8 @@ use tower_gemini::jittered_retry::{OutagePolicy, RetryPolicy};
 use tower_gemini::model_fallback::Chain;
 use tower_gemini::trail::{Step, StopReason, WaitReason};
 use tower_gemini::{
-    CallOptions, GeminiStack, JitteredRetryLayer, ModelFallbackLayer, Trail, WireBody,
+    CallOptions, GeminiStack, JitteredRetryLayer, ModelFallbackLayer, ResolutionFallbackLayer,
+    Trail, WireBody,
 };
 
 use crate::harness::{Ask, Scenario, cases, in_paused_time};
@@ -161,8 +162,8 @@ fn a_call_that_cannot_wait_is_refused_unsent_and_told_when_to_come_back() {
         let (status, text, trail) = model.call(&stack, Duration::from_secs(10)).await;
         assert_eq!((status, model.sends()), (503, before), "{text}");
         assert!(trail.attempts().is_empty(), "{trail}");
-        let expected = "Not sent: gemini-3-pro-image at 1K has been overloaded for a while, and this \
-                        call has no time to wait for its recovery. Please retry in ";
+        let expected = "Not sent: gemini-3-pro-image at 1K is overloaded, and this call has no time to \
+                        wait for its recovery. Please retry in ";
         assert!(text.contains(expected) && text.contains("MODEL_IN_OUTAGE"), "{text}");
         let stopped = Step::Stopped { why: StopReason::DeadlineTooNear };
         assert!(trail.steps().contains(&stopped), "{trail}");
@@ -208,6 +209,12 @@ fn no_more_calls_wait_than_may() {
         let all = calls(&model, &stack, 10, Duration::from_millis(1), 15 * MINUTE).await;
         let refused = all.iter().filter(|(status, ..)| *status == 503).count();
         assert_eq!(refused, 6);
+        let stopped = Step::Stopped { why: StopReason::TooManyWait };
+        let told = all.iter().filter(|(_, text, trail)| {
+            text.contains("too many calls wait for its recovery")
+                && trail.steps().contains(&stopped)
+        });
+        assert_eq!(told.count(), 6);
         // Their places are free again.
         assert_eq!(model.call(&stack, MINUTE).await.0, 200);
     });
@@ -222,6 +229,32 @@ fn a_call_with_another_model_to_go_to_does_not_wait_for_an_outage() {
         let all = calls(&model, &stack, 6, MINUTE, 15 * MINUTE).await;
         assert!(!all.iter().any(|(.., trail)| waited_for_outage(trail)));
     });
+}
+
+// At the smallest size there is nowhere else to go. One key of the gateway's file, `sizes = true`,
+// made every call find out by itself.
+#[test]
+fn a_call_that_can_only_shrink_waits_at_its_smallest_size() {
+    in_paused_time(async {
+        let model = Model::back_after(5 * MINUTE);
+        let sizes = ResolutionFallbackLayer::new();
+        let stack = stack(OutagePolicy::recommended()).resolution(sizes);
+        let all = calls(&model, &stack, 20, Duration::from_secs(10), 15 * MINUTE).await;
+        assert!(all.iter().all(|(status, ..)| *status == 200));
+        assert!(model.overloads() <= 3 + 5, "{}", model.overloads());
+    });
+}
+
+// Each call of a real clock recorded a wait of some nanoseconds.
+#[tokio::test]
+async fn a_call_that_need_not_wait_records_no_wait() {
+    let policy = RetryPolicy::recommended().attempts(1);
+    let stack = GeminiStack::new().retry(JitteredRetryLayer::new(policy));
+    let down = Model::back_after(MINUTE);
+    assert_eq!(down.call(&stack, MINUTE).await.0, 503);
+    let up = Model { takes: Duration::ZERO, ..Model::back_after(Duration::ZERO) };
+    let (status, _, trail) = up.call(&stack, MINUTE).await;
+    assert_eq!((status, waited_for_outage(&trail)), (200, false), "{trail}");
 }
 
 proptest! {

@@ -12,7 +12,8 @@
 //!
 //! Of a response that holds the images of several calls (`n` of OpenAI's API) they report the sums,
 //! the worst charge and how many images are redeemed. `x-gemini-missing` is always there where
-//! fewer images came than were asked for, and says why: `1 of 3: the image was refused`.
+//! fewer images came than were asked for, and says why: `1 of 3: the image was refused`. A stream
+//! begins before that is known, and ends with the error.
 //!
 //! Three more are always there, since clients act on them: `x-should-retry`, `x-upstream-status`
 //! where the status is a 424 in place of one after which clients would resend what may have been

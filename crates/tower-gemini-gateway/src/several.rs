@@ -29,6 +29,9 @@ const AT_ONCE: usize = 4;
 /// How many images are missing, and why.
 const MISSING: HeaderName = HeaderName::from_static("x-gemini-missing");
 
+/// The error of a choice that is missing and does not say why.
+const UNSAID: &[u8] = br#"{"error":{"message":"not every image was made","type":"server_error","param":null,"code":null}}"#;
+
 /// Sends a request for each of `count` images with `send`, and answers with all that came: with the
 /// first error where none did, one after which money is or may be gone before any other.
 pub(crate) async fn answer<F>(
@@ -226,6 +229,9 @@ impl<S: Stream<Item = Step> + Send + Unpin + 'static> Choices<S> {
             let (said, rest) = opened(response).await;
             error = error.or(said);
             self.rests.push(rest);
+        }
+        if missing > 0 && error.is_none() {
+            error = Some(Bytes::from_static(UNSAID));
         }
         if missing > 0 {
             let why = error.as_deref().and_then(message);

@@ -366,7 +366,11 @@ impl Scenario {
             (arrivals.per_hour < 0.0, "per_hour of [arrivals] is 0 or more"),
             (arrivals.workers == 0, "workers of [arrivals] is 1 or more"),
             (arrivals.every_minutes == 0, "every_minutes of [arrivals] is 1 or more"),
-            (self.flex.queue_seconds.0 > self.flex.queue_seconds.1, "queue_seconds go up"),
+            (
+                !(0.0..=self.flex.queue_seconds.1.min(86_400.0))
+                    .contains(&self.flex.queue_seconds.0),
+                "queue_seconds go up from 0, to a day at the most",
+            ),
             (
                 arrivals.mix.iter().any(|one| one.flex) && self.flex == Flex::default(),
                 "flex = true in [[arrivals.mix]] needs [flex] with queue_seconds or shed_by_hour",
@@ -374,8 +378,9 @@ impl Scenario {
         ]
         .into_iter();
         let wrong = wrong.find_map(|(is_wrong, what)| is_wrong.then(|| what.to_owned()));
-        let is_whole = (share - 1.0).abs() < 0.005;
-        let sum = format!("the shares of [[arrivals.mix]] sum to {share:.2}; write shares of 1");
+        let is_whole = (share - 1.0).abs() < 0.015;
+        let sum =
+            format!("the shares of [[arrivals.mix]] sum to {:.2}; write shares of 1", share.abs());
         wrong
             .or_else(|| (!is_whole).then_some(sum))
             .or_else(|| self.outages.iter().find_map(of_outage))
@@ -527,7 +532,8 @@ mod tests {
                 "needs [flex]",
             ),
             ("[flex]\nshed_in_stream = 2.0", "shed_in_stream = 2 is no share"),
-            ("[flex]\nqueue_seconds = [9, 1]", "queue_seconds go up"),
+            ("[flex]\nqueue_seconds = [9, 1]", "queue_seconds go up from 0"),
+            ("[flex]\nqueue_seconds = [-5, 10]", "queue_seconds go up from 0"),
         ] {
             let error = Scenario::parse(text).unwrap_err().to_string();
             assert!(error.contains(told), "{text}: {error}");

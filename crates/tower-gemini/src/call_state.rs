@@ -250,12 +250,6 @@ impl CallState {
 
     /// A layer is passed on the way down. Only the way of the first attempt is looked at: the
     /// others are the same.
-    /// Whether the call has passed a layer that asks for other models or sizes.
-    pub(crate) fn has_fallbacks(&self) -> bool {
-        let fallbacks = Place::ModelFallback.bit() | Place::ResolutionFallback.bit();
-        self.shared().passed & fallbacks != 0
-    }
-
     pub(crate) fn pass(&self, place: Place) {
         let mut shared = self.shared();
         let is_of_attempts =
@@ -268,6 +262,11 @@ impl CallState {
             shared.misplaced.get_or_insert(why);
         }
         shared.passed |= place.bit();
+    }
+
+    /// Whether the call has passed a chain of models, which has circuits of its own.
+    pub(crate) fn has_model_fallback(&self) -> bool {
+        self.shared().passed & Place::ModelFallback.bit() != 0
     }
 
     /// An error where the layers passed so far stand in an order that does not work.

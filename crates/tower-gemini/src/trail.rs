@@ -253,6 +253,8 @@ reasons! {
         ElapsedUsedUp = "retry time used up",
         /// The wait, or the attempt after it, would not end before the deadline.
         DeadlineTooNear = "deadline too near",
+        /// The model is in an outage, and as many calls wait for its end as may.
+        TooManyWait = "too many calls wait for the end of the model's outage",
         /// The hinted wait is longer than the policy waits.
         WaitTooLong = "the hinted wait is too long",
         /// The retry budget that all calls share is empty.

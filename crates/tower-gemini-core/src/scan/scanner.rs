@@ -270,7 +270,10 @@ impl Scanner {
     pub(super) fn take_event(&mut self) -> (Vec<PartSpan>, bool, bool) {
         let Reader { answer, after_text, .. } = &mut self.reader;
         let is_last = answer.finish_reason.take().is_some();
-        (std::mem::take(&mut answer.parts), std::mem::take(after_text), is_last)
+        // Nothing comes behind an error that could make a draft of an image.
+        let is_over = answer.error.is_some() || answer.block_reason.is_some();
+        let is_settled = std::mem::take(after_text) || is_over;
+        (std::mem::take(&mut answer.parts), is_settled, is_last)
     }
 
     /// Ends the scan and returns what the response holds.

@@ -28,7 +28,7 @@ use super::strip::{cuts, without};
 /// end of the stream makes it final, or the next image a draft. A draft that is an event of its own
 /// passes, since nothing can stand in its place.
 ///
-/// Memory: one event, one draft, and the events that wait. What is not understood passes unchanged.
+/// Memory: one event, one draft, and up to 64 MiB of events that wait. What is not understood passes unchanged.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -64,6 +64,10 @@ pub struct StreamStripper {
     /// The last marked draft, as an event that holds nothing else.
     draft: Option<Bytes>,
 }
+
+/// What may wait for the next image: one of 4K with its thought signature has 27 MB of JSON. Beyond it
+/// the image passes.
+const MAX_WAITING: usize = 64 << 20;
 
 /// A complete event, and what stands before the next.
 #[derive(Debug)]
@@ -144,7 +148,7 @@ impl StreamStripper {
     }
 
     /// Ends a stream that broke off, and returns the events that waited: an image that nothing has
-    /// replaced has been paid for.
+    /// replaced has been paid for. A marked one is a draft as long as the response has not ended.
     #[must_use]
     pub fn fail(&mut self) -> Vec<Bytes> {
         let mut out = Vec::new();
@@ -182,7 +186,8 @@ impl StreamStripper {
                 self.mark_final(Some(span.start));
             }
         }
-        if ends_in_text || is_last {
+        let held: usize = self.waiting.iter().flat_map(|event| &event.chunks).map(Bytes::len).sum();
+        if ends_in_text || is_last || held > MAX_WAITING {
             self.settle();
         }
         if is_last {

@@ -9,7 +9,8 @@ use super::service::Shared;
 use super::{JitteredRetry, RetryPolicy};
 use crate::stage::AttemptService;
 
-/// Makes [`JitteredRetry`] services that share one retry budget and one source of randomness.
+/// Makes [`JitteredRetry`] services that share one retry budget, one source of randomness, and what
+/// they know of outages and of calls that failed.
 #[derive(Debug, Clone)]
 pub struct JitteredRetryLayer {
     shared: Arc<Shared>,

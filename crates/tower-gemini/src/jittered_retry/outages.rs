@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{Response, StatusCode};
 use serde_json::json;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tower_gemini_core::call::{ImageSize, ModelId};
 use tower_gemini_core::target::UpstreamId;
 use tower_gemini_core::verdict::{Charge, Outcome, Verdict, WaitHint, WaitSource};
@@ -16,6 +16,7 @@ use tower_gemini_core::verdict::{Charge, Outcome, Verdict, WaitHint, WaitSource}
 use crate::body::{JudgedBody, RequestTemplate};
 use crate::refusal::{Refusal, retry_info, whole_seconds};
 use crate::stage::UpstreamBody;
+use crate::trail::{Step, StopReason, WaitReason};
 
 /// When a model counts as overloaded, and how often it is asked whether it still is.
 ///
@@ -46,11 +47,11 @@ impl OutagePolicy {
     /// The time between two attempts in an outage, of all calls together.
     #[must_use]
     pub fn probe_every(mut self, time: Duration) -> Self {
-        self.probe_every = time;
+        self.probe_every = time.min(LONGEST);
         self
     }
 
-    /// How many calls may wait for the end of an outage. Further ones are refused: they would take
+    /// How many calls may wait for the end of one outage. Further ones are refused: they would take
     /// the places of calls for other models.
     #[must_use]
     pub fn most_waiting(mut self, calls: usize) -> Self {
@@ -64,6 +65,12 @@ impl Default for OutagePolicy {
         Self::recommended()
     }
 }
+
+/// The longest time between two probes, and the longest wait of a call without a deadline.
+const LONGEST: Duration = Duration::from_secs(15 * 60);
+
+/// Who has waited for the end of an outage is sent within so long after it, and not all at once.
+const SPREAD: Duration = Duration::from_secs(3);
 
 /// Overloads in a row, of one model at one size.
 #[derive(Debug, Clone, Copy)]
@@ -80,7 +87,8 @@ const MAX_KNOWN: usize = 1024;
 #[derive(Debug, Default)]
 struct Known {
     outages: HashMap<String, Outage>,
-    waiting: usize,
+    /// How many calls wait for the end of each.
+    waiting: HashMap<String, usize>,
 }
 
 /// Whether an attempt may be sent.
@@ -129,12 +137,25 @@ impl Known {
         outage.failures = outage.failures.saturating_add(1);
     }
 
+    fn probe_at(&self, key: &str, now: Instant) -> Instant {
+        self.outages.get(key).map_or(now, |outage| outage.probe_at)
+    }
+
     /// A probe that has found nothing out: the next call may probe at once.
     fn release(&mut self, key: &str, now: Instant) {
         if let Some(outage) = self.outages.get_mut(key) {
             outage.probe_at = now;
         }
     }
+}
+
+/// Why an attempt is not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// The call has no time to wait; the next probe is due then.
+    Late(Duration),
+    /// Too many wait already.
+    Full(Duration),
 }
 
 /// Shared by all services of one layer.
@@ -157,35 +178,62 @@ pub(super) struct Gate<'a> {
     pub(super) outages: &'a Outages,
     pub(super) policy: OutagePolicy,
     pub(super) request: &'a RequestTemplate,
+    /// Whether the call waits. One that has somewhere else to go only tells what it meets.
+    pub(super) waits: bool,
 }
 
 impl<'a> Gate<'a> {
+    /// Whether an attempt may be sent without a look.
+    pub(super) fn is_open(self) -> bool {
+        !self.waits || self.outages.known().outages.is_empty()
+    }
+
+    /// The leave of a gate that [is open](Self::is_open).
+    pub(super) fn unchecked(self) -> Pass<'a> {
+        Pass { gate: self, probed: None }
+    }
+
     /// Waits until an attempt may be sent: at once, where nothing is known against it; as a probe,
-    /// not before `not_before`; or when another's probe is answered. `Err` where that is not before
-    /// `latest`, with how long the next probe takes.
+    /// not before `not_before`; or when another's probe is answered, after a moment of up to
+    /// [`SPREAD`] times `random`. `Err` where that is not before `latest`.
     ///
     /// Cancel safety: who is dropped waits no longer, and leaves its probe to the next.
     pub(super) async fn pass(
         self,
         not_before: Instant,
-        latest: Option<Instant>,
-    ) -> Result<Pass<'a>, Duration> {
-        if self.outages.known().outages.is_empty() {
-            return Ok(Pass { gate: self, probed: None });
-        }
+        latest: Instant,
+        random: f64,
+    ) -> Result<Pass<'a>, Refused> {
         let key = self.key();
-        let mut place = None;
-        loop {
+        let mut place: Option<Place<'a>> = None;
+        let passed = loop {
             // Made before the outages are looked at, it misses no change.
             let changed = self.outages.changed.notified();
             let now = Instant::now();
-            let due = match self.look(&key, (now, not_before), latest, &mut place)? {
-                Admission::Free => return Ok(Pass { gate: self, probed: None }),
-                Admission::Probe => return Ok(Pass { gate: self, probed: Some(key) }),
-                Admission::Wait(due) => due,
+            let due = match self.look(&key, (now, not_before), latest, &mut place) {
+                Ok(Admission::Wait(due)) => due,
+                Ok(Admission::Probe) => break Ok(Pass { gate: self, probed: Some(key) }),
+                Ok(Admission::Free) => break Ok(self.unchecked()),
+                Err(refused) => break Err(refused),
             };
-            let _ = timeout_at(latest.map_or(due, |latest| latest.min(due)), changed).await;
+            let _ = timeout_at(latest.min(due), changed).await;
+        };
+        if let Some(place) = &place {
+            if passed.as_ref().is_ok_and(|pass| pass.probed.is_none()) {
+                let left = latest.saturating_duration_since(Instant::now());
+                sleep(SPREAD.mul_f64(random).min(left)).await;
+            }
+            let (delay, why) = (place.since.elapsed(), WaitReason::Outage);
+            self.request.state().record(Step::Waited { delay, why });
         }
+        if let Err(refused) = &passed {
+            let why = match refused {
+                Refused::Late(_) => StopReason::DeadlineTooNear,
+                Refused::Full(_) => StopReason::TooManyWait,
+            };
+            self.request.state().record(Step::Stopped { why });
+        }
+        passed
     }
 
     /// Looks whether an attempt may be sent, and takes a place among those who wait.
@@ -193,29 +241,33 @@ impl<'a> Gate<'a> {
         self,
         key: &str,
         (now, not_before): (Instant, Instant),
-        latest: Option<Instant>,
+        latest: Instant,
         place: &mut Option<Place<'a>>,
-    ) -> Result<Admission, Duration> {
+    ) -> Result<Admission, Refused> {
         let mut known = self.outages.known();
         let admission = known.admit(key, (now, not_before), self.policy);
-        if let Admission::Wait(_) = admission {
-            let is_full = place.is_none() && known.waiting >= self.policy.most_waiting;
-            if is_full || latest.is_some_and(|latest| latest <= now) {
-                let probe_at = known.outages.get(key).map_or(now, |outage| outage.probe_at);
-                return Err(probe_at.saturating_duration_since(now));
+        if let (Admission::Wait(_), probe_at) = (admission, known.probe_at(key, now)) {
+            let next = probe_at.saturating_duration_since(now);
+            if latest <= now {
+                return Err(Refused::Late(next));
             }
-            place.get_or_insert_with(|| {
-                known.waiting += 1;
-                Place(self.outages)
-            });
+            if place.is_none() {
+                let waiting = known.waiting.entry(key.to_owned()).or_default();
+                if *waiting >= self.policy.most_waiting {
+                    return Err(Refused::Full(next));
+                }
+                *waiting += 1;
+                *place = Some(Place { outages: self.outages, key: key.to_owned(), since: now });
+            }
         }
         Ok(admission)
     }
 
+    /// Calls in the flex tier are shed while others are served.
     fn key(&self) -> String {
         let call = self.request.call();
         let upstream = UpstreamId::from_request(&self.request.parts().uri, call);
-        format!("{} on {upstream}", self.what())
+        format!("{} {:?} on {upstream}", self.what(), call.tier)
     }
 
     fn what(&self) -> String {
@@ -224,12 +276,20 @@ impl<'a> Gate<'a> {
         format!("{model} at {}", call.size.unwrap_or(ImageSize::K1))
     }
 
-    /// A 503 in Google's form for a call that cannot wait for the next probe.
-    pub(super) fn refuse<B: UpstreamBody>(self, wait: Duration) -> Response<JudgedBody<B>> {
-        let wait = whole_seconds(wait.max(Duration::from_secs(1)));
+    /// A 503 in Google's form for a call that is not sent, or not again, and the time until the next
+    /// probe.
+    pub(super) fn refuse<B: UpstreamBody>(
+        self,
+        refused: Refused,
+        was_sent: bool,
+    ) -> Response<JudgedBody<B>> {
+        let (wait, why) = match refused {
+            Refused::Late(wait) => (wait, "this call has no time to wait for its recovery"),
+            Refused::Full(wait) => (wait, "too many calls wait for its recovery"),
+        };
+        let (wait, again) = (whole_seconds(wait.max(SECOND)), if was_sent { " again" } else { "" });
         let message = format!(
-            "Not sent: {} has been overloaded for a while, and this call has no time to wait for \
-             its recovery. Please retry in {}s.",
+            "Not sent{again}: {} is overloaded, and {why}. Please retry in {}s.",
             self.what(),
             wait.as_secs()
         );
@@ -247,12 +307,24 @@ impl<'a> Gate<'a> {
     }
 }
 
+const SECOND: Duration = Duration::from_secs(1);
+
 /// A call that waits.
-struct Place<'a>(&'a Outages);
+struct Place<'a> {
+    outages: &'a Outages,
+    key: String,
+    since: Instant,
+}
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.known().waiting -= 1;
+        let mut known = self.outages.known();
+        if let Some(waiting) = known.waiting.get_mut(&self.key) {
+            *waiting -= 1;
+            if *waiting == 0 {
+                known.waiting.remove(&self.key);
+            }
+        }
     }
 }
 

@@ -53,6 +53,10 @@ pub struct RetryPolicy {
     outages: Option<OutagePolicy>,
 }
 
+/// How long a call waits for the end of an outage that has no deadline: as long as one by
+/// [`RetryPolicy::recommended`].
+const LONGEST_CALL: Duration = Duration::from_secs(15 * 60);
+
 /// Where a call stands when its last attempt has been judged.
 #[derive(Debug, Clone, Copy)]
 pub struct Situation<'a> {
@@ -265,9 +269,29 @@ impl RetryPolicy {
         self.outages
     }
 
-    /// How many more sends a call may make.
+    /// How many more sends a call may make to an overloaded model.
     pub(super) fn attempts_left(&self, state: &RetryState) -> u32 {
-        self.attempts.saturating_sub(state.attempts)
+        let overloads = state.by_outcome.iter().find(|(known, _)| *known == Outcome::Overloaded);
+        let overloads = overloads.map_or(0, |(_, count)| *count);
+        let of_outcome = self.for_outcome(Outcome::Overloaded).attempts.saturating_sub(overloads);
+        self.attempts.saturating_sub(state.attempts).min(of_outcome)
+    }
+
+    /// When the last attempt may be sent: within the deadline, and within what the policy gives to
+    /// retries.
+    pub(super) fn latest_send(
+        &self,
+        call: &Call,
+        deadline: Option<tokio::time::Instant>,
+        started: tokio::time::Instant,
+    ) -> tokio::time::Instant {
+        let usual = started + LONGEST_CALL;
+        let latest =
+            deadline.unwrap_or(usual).checked_sub(self.least_time(call)).unwrap_or(started);
+        match self.elapsed.and_then(|elapsed| started.checked_add(elapsed)) {
+            Some(elapsed) => latest.min(elapsed),
+            None => latest,
+        }
     }
 
     pub(super) fn call_deadline(&self) -> Option<Duration> {

@@ -14,6 +14,7 @@ use super::RetryPolicy;
 pub struct RetryOverride {
     policy: Option<Arc<RetryPolicy>>,
     attempts: Option<u32>,
+    has_elsewhere: bool,
 }
 
 impl RetryOverride {
@@ -35,6 +36,16 @@ impl RetryOverride {
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = Some(attempts);
         self
+    }
+
+    /// Something else can be asked for at once, another model or a smaller size.
+    pub(crate) fn elsewhere(mut self, has_elsewhere: bool) -> Self {
+        self.has_elsewhere = has_elsewhere;
+        self
+    }
+
+    pub(crate) fn has_elsewhere(&self) -> bool {
+        self.has_elsewhere
     }
 
     /// The policy that holds in place of the layer's own, where this changes anything.

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tower_gemini_core::verdict::Verdict;
 use tower_service::Service;
 
-use super::outages::{Gate, Outages, Pass};
+use super::outages::{Gate, Outages, Pass, Refused};
 use super::resend::Resends;
 use super::{Decision, RetryPolicy, RetryState, Situation};
 use crate::body::{CallBody, JudgedBody, RequestTemplate, verdict_of};
@@ -17,7 +17,7 @@ use crate::error::{Error, TimeLimit};
 use crate::optional::Boxed;
 use crate::ready::take_ready;
 use crate::stage::AttemptService;
-use crate::trail::{Step, StopReason, WaitReason};
+use crate::trail::{Step, StopReason};
 
 /// Retries what was surely not paid for. See the [module](super).
 #[derive(Debug, Clone)]
@@ -60,6 +60,7 @@ async fn send_and_retry<S: AttemptService>(
     let body = request.body();
     let (call, state) = (body.call().clone(), body.state().clone());
     let override_policy = body.retry().over(&shared.policy);
+    let has_elsewhere = body.retry().has_elsewhere();
     let policy = override_policy.as_ref().unwrap_or(&shared.policy);
     if let Some(within) = policy.call_deadline() {
         state.default_deadline(within.saturating_add(call.tier.queue_time()));
@@ -97,18 +98,21 @@ async fn send_and_retry<S: AttemptService>(
         }
         retries = policy.continued(failed.retries);
     }
-    // A fallback has circuits of its own, and somewhere else to go.
-    let gate = policy.outage_policy().filter(|_| call.generates() && !state.has_fallbacks());
-    let gate = gate.zip(template.as_ref()).map(|(policy, request)| Gate {
-        outages: &shared.outages,
-        policy,
-        request,
-    });
+    // Whoever waits, what is known is known by the layer's policy.
+    let waits = policy.outage_policy().is_some() && !state.has_model_fallback() && !has_elsewhere;
+    let outage_policy = shared.policy.outage_policy().or(policy.outage_policy());
+    let gate = outage_policy.filter(|_| call.generates()).zip(template.as_ref());
+    let gate =
+        gate.map(|(policy, request)| Gate { outages: &shared.outages, policy, request, waits });
     let mut pass = None;
     if let Some(gate) = gate {
-        match enter(gate, policy, None).await {
-            Ok(free) => pass = Some(free),
-            Err(wait) => return Ok(gate.refuse(wait)),
+        if !gate.is_open() {
+            // A place in the service below is not held while others could use it.
+            inner = inner.clone();
+        }
+        match enter(gate, &shared, policy, &RetryState::new(), started).await {
+            Ok(leave) => pass = Some(leave),
+            Err(refused) => return Ok(gate.refuse(refused, false)),
         }
         poll_fn(|cx| inner.poll_ready(cx)).await?;
     }
@@ -151,14 +155,23 @@ async fn send_and_retry<S: AttemptService>(
             Decision::Stop(why) => why,
             Decision::Resend { wait, why } => match (&template, state.permit_after(verdict)) {
                 (Some(template), Some(permit)) => {
+                    // What the caller allowed to be sent again is its own risk, and waits for nobody.
+                    let gate = gate.filter(|_| verdict.charge().is_surely_free());
+                    let verdict = verdict.clone();
                     // Dropped before the wait: it holds a connection, and nobody will read it.
                     drop(answer);
                     state.record(Step::Waited { delay: wait, why });
                     sleep(wait).await;
                     if let Some(gate) = gate {
-                        match enter(gate, policy, Some(&retries)).await {
-                            Ok(free) => pass = Some(free),
-                            Err(wait) => return Ok(gate.refuse(wait)),
+                        match enter(gate, &shared, policy, &retries, started).await {
+                            Ok(leave) => pass = Some(leave),
+                            Err(refused) => {
+                                if let Some((resends, template)) = resends {
+                                    let wait = policy.wait_after(&retries, &verdict, 0.5);
+                                    resends.remember(template, retries, &verdict, wait);
+                                }
+                                return Ok(gate.refuse(refused, true));
+                            }
                         }
                     }
                     poll_fn(|cx| inner.poll_ready(cx)).await?;
@@ -182,31 +195,23 @@ async fn send_and_retry<S: AttemptService>(
     }
 }
 
-/// Waits for the end of an outage, or for this call's turn to find out whether it is over. `failed` is
-/// what a call that has been sent has behind it.
+/// Waits for the end of an outage, or for this call's turn to find out whether it is over.
 async fn enter<'a>(
     gate: Gate<'a>,
+    shared: &Shared,
     policy: &RetryPolicy,
-    failed: Option<&RetryState>,
-) -> Result<Pass<'a>, Duration> {
-    let (state, began) = (gate.request.state(), Instant::now());
-    let latest = state.deadline().map(|deadline| {
-        deadline.checked_sub(policy.least_time(gate.request.call())).unwrap_or(began)
-    });
+    retries: &RetryState,
+    started: Instant,
+) -> Result<Pass<'a>, Refused> {
+    if gate.is_open() {
+        return Ok(gate.unchecked());
+    }
+    let now = Instant::now();
+    let latest = policy.latest_send(gate.request.call(), gate.request.state().deadline(), started);
     // The last attempt is kept for the middle of the time that is left.
-    let last = failed.filter(|retries| policy.attempts_left(retries) <= 1);
-    let not_before = last
-        .and(latest)
-        .map_or(began, |latest| began + latest.saturating_duration_since(began) / 2);
-    let pass = gate.pass(not_before, latest).await;
-    let delay = began.elapsed();
-    if !delay.is_zero() {
-        state.record(Step::Waited { delay, why: WaitReason::Outage });
-    }
-    if pass.is_err() {
-        state.record(Step::Stopped { why: StopReason::DeadlineTooNear });
-    }
-    pass
+    let is_last = retries.attempts() > 0 && policy.attempts_left(retries) <= 1;
+    let share = if is_last { latest.saturating_duration_since(now) / 2 } else { Duration::ZERO };
+    gate.pass(now + share, latest, random(&shared.random)).await
 }
 
 fn random(random: &Mutex<fastrand::Rng>) -> f64 {

@@ -238,7 +238,13 @@ fn decode(head: Head, body: Vec<u8>, path: PathBuf, since: Instant) -> Option<Sa
             status: StatusCode::from_u16(head.status).unwrap_or(StatusCode::OK),
             headers,
             bytes: body.len(),
-            chunks: vec![Bytes::from(body)],
+            chunks: {
+                // The last byte apart, as a part of several has it: before it is read, what the client
+                // has does not count as all.
+                let body = Bytes::from(body);
+                let last = body.len().saturating_sub(1);
+                vec![body.slice(..last), body.slice(last..)]
+            },
             completed_at: since,
             cost: Cost {
                 at_least_microusd: head.at_least_microusd,

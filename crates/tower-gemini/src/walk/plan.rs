@@ -200,10 +200,11 @@ impl<'a> Walk<'a> {
             }
             _ => retries,
         };
-        match self.settings.order {
+        let retries = match self.settings.order {
             FallbackOrder::SizeFirst => by_size(by_link(own)),
             FallbackOrder::ModelFirst => by_link(by_size(own)),
-        }
+        };
+        retries.elsewhere(visit.more_targets || visit.more_sizes)
     }
 
     /// Records in the circuits what came of a visit.

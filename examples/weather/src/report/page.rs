@@ -108,8 +108,8 @@ fn answer(report: &Report) -> String {
             |score: &Score| format!("{} with {:.2}", percent(score), score.per_image(score.quota));
         let _ = writeln!(
             text,
-            "- **Calls that outlive an outage together come near to one who knows when it ends**, so ours \
-             do. While a model is overloaded, one attempt a minute of all calls finds out whether it \
+            "- **Calls that wait for the end of an outage together deliver nearly what an oracle does**, so \
+             ours do. While a model is overloaded, one attempt a minute of all calls finds out whether it \
              is back, and the others wait. Over `day` and without another model that delivers, with \
              so many requests against the quota for each image, {}. Each call by itself: {}; with \
              more patience (a 503 from 30 s up, eight attempts): {}. One attempt: {}. The oracle: {}.",
@@ -211,7 +211,7 @@ fn beside(report: &Report) -> String {
             dearer = dearer.max(more(own.dollars_per_image(), others.dollars_per_image()));
             let quota = [others, own].map(|score| score.per_image(score.quota));
             thriftier = thriftier.max(-more(quota[1], quota[0]));
-            if others.success() > own.success() {
+            if others.success() > own.success() && others.duplicates > 0 {
                 let _ = writeln!(
                     notes,
                     "- `{}`: `{}` delivers more because it sends again what may have been paid for. It \

@@ -71,7 +71,7 @@ const SHOWN: [(&str, RGBColor); 9] = [
     ("google-genai", RGBColor(230, 159, 0)),
     ("no-retry", RGBColor(150, 150, 150)),
     ("ours", RGBColor(86, 180, 233)),
-    ("ours-patient", RGBColor(0, 158, 115)),
+    ("ours-alone", RGBColor(0, 158, 115)),
     ("ours-chain", RGBColor(0, 114, 178)),
     ("ours-long-circuits", RGBColor(40, 40, 160)),
 ];
