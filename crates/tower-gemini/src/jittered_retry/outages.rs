@@ -66,7 +66,7 @@ impl Default for OutagePolicy {
     }
 }
 
-/// The longest time between two probes, and the longest wait of a call without a deadline.
+/// The longest time between two probes.
 const LONGEST: Duration = Duration::from_secs(15 * 60);
 
 /// Who has waited for the end of an outage is sent within so long after it, and not all at once.
