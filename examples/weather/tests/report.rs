@@ -75,10 +75,10 @@ fn a_table_of_peak_hours_changes_which_model_answers_and_not_how_many_images_com
 }
 
 #[test]
-fn the_scenario_of_the_readme_can_be_run() {
-    let readme = include_str!("../README.md");
-    let example = readme.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("weather-readme");
+fn the_scenario_of_the_reference_can_be_run() {
+    let reference = include_str!("../../../crates/tower-gemini-sim/SCENARIOS.md");
+    let example = reference.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("weather-reference");
     std::fs::create_dir_all(&dir).unwrap();
     let file = dir.join("mine.toml");
     std::fs::write(&file, example).unwrap();
@@ -88,9 +88,9 @@ fn the_scenario_of_the_readme_can_be_run() {
     assert_eq!(code, 0, "{err}");
     let row = cells(&csv)[1].clone();
     assert_eq!(row[..2], ["mine", "no-retry"]);
-    // A third of the time it is down.
+    // One model is down for a fifth of the time, and 4K of the other for a third of the evening.
     let delivered: f64 = row[3].parse().unwrap();
-    assert!((50.0..85.0).contains(&delivered), "{csv}");
+    assert!((60.0..95.0).contains(&delivered), "{csv}");
 }
 
 #[test]
