@@ -265,8 +265,8 @@ impl Scanner {
         self.reader.is_in_document()
     }
 
-    /// Takes where the images of the event stand that was just read, whether a text stands behind
-    /// them, and whether it said that the response has ended.
+    /// Takes where the images of the event stand that was just read, whether a text or an error stands
+    /// behind them, and whether it said that the response has ended.
     pub(super) fn take_event(&mut self) -> (Vec<PartSpan>, bool, bool) {
         let Reader { answer, after_text, .. } = &mut self.reader;
         let is_last = answer.finish_reason.take().is_some();

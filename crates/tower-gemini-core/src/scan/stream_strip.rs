@@ -67,7 +67,7 @@ pub struct StreamStripper {
 
 /// What may wait for the next image: one of 4K with its thought signature has 27 MB of JSON. Beyond it
 /// the image passes.
-const MAX_WAITING: usize = 64 << 20;
+const MAX_WAITING: u64 = 64 << 20;
 
 /// A complete event, and what stands before the next.
 #[derive(Debug)]
@@ -186,7 +186,8 @@ impl StreamStripper {
                 self.mark_final(Some(span.start));
             }
         }
-        let held: usize = self.waiting.iter().flat_map(|event| &event.chunks).map(Bytes::len).sum();
+        let waits_since = self.waiting.front().map_or(start, |event| event.start);
+        let held = self.scanner.position() - waits_since;
         if ends_in_text || is_last || held > MAX_WAITING {
             self.settle();
         }
@@ -204,8 +205,9 @@ impl StreamStripper {
     }
 
     fn mark_final(&mut self, at: Option<u64>) {
+        let Some(at) = at else { return };
         let images = self.waiting.iter_mut().flat_map(|event| &mut event.images);
-        for image in images.filter(|image| Some(image.span.start) == at) {
+        for image in images.filter(|image| image.span.start == at) {
             image.is_final = true;
         }
     }

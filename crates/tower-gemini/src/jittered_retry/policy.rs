@@ -53,9 +53,9 @@ pub struct RetryPolicy {
     outages: Option<OutagePolicy>,
 }
 
-/// How long a call waits for the end of an outage that has no deadline: as long as one by
-/// [`RetryPolicy::recommended`].
-const LONGEST_CALL: Duration = Duration::from_secs(15 * 60);
+/// The deadline of [`RetryPolicy::recommended`]. A call without one waits no longer for the end of an
+/// outage.
+const USUAL_DEADLINE: Duration = Duration::from_secs(15 * 60);
 
 /// Where a call stands when its last attempt has been judged.
 #[derive(Debug, Clone, Copy)]
@@ -120,7 +120,7 @@ impl RetryPolicy {
             .on(Outcome::Internal, quick)
             .on(Outcome::Cancelled, quick)
             .longest_wait(s(120))
-            .deadline(s(15 * 60))
+            .deadline(USUAL_DEADLINE)
             .outages(Some(OutagePolicy::recommended()))
     }
 
@@ -285,7 +285,7 @@ impl RetryPolicy {
         deadline: Option<tokio::time::Instant>,
         started: tokio::time::Instant,
     ) -> tokio::time::Instant {
-        let usual = started + LONGEST_CALL;
+        let usual = started + USUAL_DEADLINE;
         let latest =
             deadline.unwrap_or(usual).checked_sub(self.least_time(call)).unwrap_or(started);
         match self.elapsed.and_then(|elapsed| started.checked_add(elapsed)) {

@@ -157,7 +157,7 @@ async fn send_and_retry<S: AttemptService>(
                 (Some(template), Some(permit)) => {
                     // What the caller allowed to be sent again is its own risk, and waits for nobody.
                     let gate = gate.filter(|_| verdict.charge().is_surely_free());
-                    let verdict = verdict.clone();
+                    let (verdict, random) = (verdict.clone(), now.random);
                     // Dropped before the wait: it holds a connection, and nobody will read it.
                     drop(answer);
                     state.record(Step::Waited { delay: wait, why });
@@ -167,7 +167,7 @@ async fn send_and_retry<S: AttemptService>(
                             Ok(leave) => pass = Some(leave),
                             Err(refused) => {
                                 if let Some((resends, template)) = resends {
-                                    let wait = policy.wait_after(&retries, &verdict, 0.5);
+                                    let wait = policy.wait_after(&retries, &verdict, random);
                                     resends.remember(template, retries, &verdict, wait);
                                 }
                                 return Ok(gate.refuse(refused, true));

@@ -243,3 +243,22 @@ fn a_bare_error_behind_the_events_passes() {
     let text = format!("data: {}\n\n{error}", event("d", false));
     assert!(through(Framing::Sse, &text, &[10, 50]).contains(error));
 }
+
+#[test]
+fn what_waits_for_the_next_image_has_a_bound() {
+    let mut stripper = StreamStripper::new(Framing::Sse);
+    let image = format!("data: {}\r\n\r\n", event("i", false));
+    assert!(stripper.push(Bytes::from(image.clone())).is_empty());
+    let thought = format!(
+        "data: {{\"candidates\":[{{\"content\":{{\"parts\":[{{\"thought\":true,\"text\":\"{}\"}}]}}}}]}}\n\n",
+        "a".repeat(1 << 20)
+    );
+    let thought = Bytes::from(thought);
+    let passed = (1..100).find_map(|n| {
+        let out = stripper.push(thought.clone()).concat();
+        (!out.is_empty()).then_some((n, out))
+    });
+    let (thoughts, out) = passed.unwrap();
+    assert_eq!(thoughts, 64);
+    assert!(out.starts_with(image.as_bytes()), "it passes as it came");
+}
