@@ -198,6 +198,27 @@ fn a_response_from_a_file_whose_delivery_is_cut_is_there_for_the_next_request() 
     });
 }
 
+// A part of several images has a blank at its end, which is read when the client has all of them. From
+// a file it came in one chunk with the rest, and counted as delivered.
+#[test]
+fn a_response_from_a_file_is_not_delivered_before_its_last_byte() {
+    in_dir("last-byte", async |dir| {
+        let scenario = Scenario { latency: Duration::from_millis(150), ..Scenario::new([]) };
+        let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+        let first = stack(&scenario, &sim, &keep);
+        disconnect(first, request(&scenario, &Trail::new()), Patience::Time(10)).await;
+        assert!(keep.drain(Duration::from_secs(10)).await);
+        keep.save_to(dir).await.unwrap();
+        let next = KeepPaidLayer::new();
+        next.load_from(dir).await.unwrap();
+        let service = stack(&scenario, &sim, &next);
+        disconnect(service.clone(), request(&scenario, &Trail::new()), Patience::Chunks(1)).await;
+        assert_eq!(next.counts().stored, 1);
+        assert_eq!(whole(service, request(&scenario, &Trail::new())).await.unwrap().0, 200);
+        assert_eq!(sim.ledger().charges(TAG), 1);
+    });
+}
+
 #[test]
 fn a_key_whose_call_was_in_flight_at_the_end_is_not_charged_twice() {
     in_dir("under-way", async |dir| {
