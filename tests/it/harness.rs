@@ -19,7 +19,7 @@ use tower_gemini::CallOptions;
 use tower_gemini::Error;
 use tower_gemini::Trail;
 use tower_gemini::jittered_retry::{JitteredRetryLayer, RetryPolicy};
-use tower_gemini::trail::{Step, WaitReason};
+use tower_gemini::trail::{Step, StopReason, WaitReason};
 use tower_gemini::{AttemptTimeoutLayer, GeminiStack};
 use tower_gemini_sim::{
     Fault, Latency, LedgerSnapshot, Record, Refusal, Sim, SimError, SimService,
@@ -432,7 +432,12 @@ pub(crate) fn violations(scenario: &Scenario, report: &Report) -> Vec<Violation>
             Some(_) => last.starts_with(bytes),
         };
         let status_of_last = records.iter().rev().find_map(|record| record.status);
-        check(same && status_of_last == Some(*status), Violation::Mixture);
+        // Where an outage leaves no time for a further attempt, the error is ours.
+        let stopped = Step::Stopped { why: StopReason::DeadlineTooNear };
+        let is_ours = *status == 503
+            && String::from_utf8_lossy(bytes).contains("\"MODEL_IN_OUTAGE\"")
+            && report.trail.steps().contains(&stopped);
+        check(is_ours || same && status_of_last == Some(*status), Violation::Mixture);
     }
     check(report.trail.cost().contains(report.ledger.cost_microusd(TAG)), Violation::LedgerWrong);
     found

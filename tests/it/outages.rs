@@ -19,7 +19,9 @@ use tower_gemini::{
     Trail, WireBody,
 };
 
-use crate::harness::{Ask, Scenario, cases, in_paused_time};
+use tower_gemini_sim::Fault;
+
+use crate::harness::{Ask, Scenario, cases, in_paused_time, run, violations};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -255,6 +257,18 @@ async fn a_call_that_need_not_wait_records_no_wait() {
     let up = Model { takes: Duration::ZERO, ..Model::back_after(Duration::ZERO) };
     let (status, _, trail) = up.call(&stack, MINUTE).await;
     assert_eq!((status, waited_for_outage(&trail)), (200, false), "{trail}");
+}
+
+// The deadline ends around the time of the first probe.
+#[test]
+fn a_call_that_an_outage_leaves_no_time_for_breaks_no_invariant() {
+    for seconds in 50..90 {
+        let mut scenario = Scenario::new(vec![Fault::Overloaded; 5]);
+        scenario.deadline = Some(Duration::from_secs(seconds));
+        let report = in_paused_time(run(&scenario));
+        let found = violations(&scenario, &report);
+        assert!(found.is_empty(), "{seconds} s: {found:?}\n{report}");
+    }
 }
 
 proptest! {
