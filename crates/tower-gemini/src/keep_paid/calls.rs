@@ -17,6 +17,7 @@ use super::progress::{CallEvent, CallProgress, Replay};
 use super::stored::{CallId, StoredResponse};
 use super::{KeepCounts, Settings};
 use crate::call_state::CallState;
+use crate::store::{Journal, JournalChange};
 
 /// As many losses are remembered as are reported within minutes by any plausible fleet; a few
 /// hundred bytes each.
@@ -47,6 +48,7 @@ pub(super) struct Calls {
     losses: BTreeSet<(CallProgress, Instant, CallId)>,
     pub(super) totals: KeepCounts,
     pub(super) to_do: ToDo,
+    journal: Option<Arc<dyn Journal>>,
 }
 
 /// What is left to do when the calls are unlocked.
@@ -84,6 +86,25 @@ struct Call {
     /// Its place in the order of eviction, while it is stored.
     stored_as: Option<(Rank, u64)>,
     file: Option<CallFile>,
+    journaled: Journaled,
+}
+
+/// What the journal has of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Journaled {
+    #[default]
+    Nothing,
+    /// That it was or may have been charged.
+    Record,
+    /// Its response too.
+    Response,
+}
+
+/// Where a response is that is not in memory.
+#[derive(Debug, Clone)]
+pub(super) enum Copy {
+    File(CallFile),
+    Journal(u128, Instant),
 }
 
 impl Call {
@@ -95,8 +116,45 @@ impl Call {
         self.response.as_ref().filter(|_| self.stored_as.is_some())
     }
 
-    fn response_file(&self) -> Option<&CallFile> {
-        self.file.as_ref().filter(|file| file.has_response)
+    /// Its response, where it is not only in memory.
+    fn copy(&self) -> Option<Copy> {
+        let file = self.file.clone().filter(|file| file.has_response).map(Copy::File);
+        let journal = || Copy::Journal(self.number, self.since);
+        file.or_else(|| (self.journaled == Journaled::Response).then(journal))
+    }
+
+    /// What is to be written down when this happens.
+    fn change(
+        &mut self,
+        event: CallEvent,
+        next: Option<CallProgress>,
+        settings: (Duration, Duration),
+    ) -> Option<JournalChange> {
+        use CallEvent as On;
+        let (retention, loss_window) = settings;
+        let has_copy = self.journaled == Journaled::Response;
+        if self.journaled == Journaled::Nothing {
+            return None;
+        }
+        match (event, next) {
+            // A response that could not be read stays for the next process.
+            (On::Report | On::Forget, _) if has_copy => {
+                self.journaled = Journaled::Nothing;
+                None
+            }
+            (_, None | Some(CallProgress::Delivered)) => {
+                self.journaled = Journaled::Nothing;
+                Some(JournalChange::Forget)
+            }
+            (On::Lose | On::PutBack | On::Store | On::Evict, _) if has_copy => {
+                Some(JournalChange::Taken(false))
+            }
+            (On::Lose | On::Evict, _) => Some(JournalChange::Lost(retention)),
+            (On::Report, _) => Some(JournalChange::Lost(loss_window)),
+            (On::Detach, _) => Some(JournalChange::Detached(true)),
+            (On::Attach, _) => Some(JournalChange::Detached(false)),
+            _ => None,
+        }
     }
 }
 
@@ -125,7 +183,7 @@ pub(super) enum Found {
     /// To be delivered, or put back.
     Response(CallId, Arc<StoredResponse>),
     /// To be read, and then [taken](Calls::take_read).
-    OnDisk(CallId, CallFile),
+    Elsewhere(CallId, Copy),
     /// Another request in flight must change first.
     Detached(watch::Receiver<()>),
     Foreground(watch::Receiver<()>),
@@ -141,7 +199,7 @@ pub(super) enum Keyed {
     New(CallId, Clients, Client),
     InFlight(Client),
     Response(Arc<StoredResponse>),
-    OnDisk(CallFile),
+    Elsewhere(Copy),
     Lost,
     /// The key was used for another request.
     OtherRequest,
@@ -166,6 +224,7 @@ impl Calls {
             losses: BTreeSet::new(),
             totals: KeepCounts::default(),
             to_do: ToDo::default(),
+            journal: settings.journal.clone(),
         }
     }
 
@@ -187,6 +246,7 @@ impl Calls {
             response: None,
             stored_as: None,
             file: None,
+            journaled: Journaled::Nothing,
         };
         set(&mut call);
         let id = CallId { fingerprint, number: call.number };
@@ -198,6 +258,38 @@ impl Calls {
         id
     }
 
+    /// An attempt of the call is written down from now on.
+    pub(super) fn journaled(&mut self, id: CallId) {
+        if let Some(call) = self.call_mut(id).filter(|call| call.journaled == Journaled::Nothing) {
+            call.journaled = Journaled::Record;
+        }
+    }
+
+    /// Whether the journal has a record of the call, and not its response.
+    pub(super) fn is_to_be_written(&mut self, id: CallId) -> bool {
+        self.call_mut(id).is_some_and(|call| call.journaled == Journaled::Record)
+    }
+
+    /// The journal holds the response.
+    pub(super) fn written(&mut self, id: CallId) {
+        if let Some(call) = self.call_mut(id) {
+            call.journaled = Journaled::Response;
+        }
+    }
+
+    /// Whether the journal, and so another process, knows of the response.
+    pub(super) fn is_shared(&mut self, id: CallId) -> bool {
+        self.call_mut(id).is_some_and(|call| call.journaled != Journaled::Nothing)
+    }
+
+    /// Another process gives the response to a client.
+    pub(super) fn taken_elsewhere(&mut self, id: CallId, now: Instant) {
+        if let Some(call) = self.call_mut(id) {
+            call.journaled = Journaled::Nothing;
+        }
+        self.apply(id, CallEvent::Deliver { remember: false }, now);
+    }
+
     fn call_mut(&mut self, id: CallId) -> Option<&mut Call> {
         let slot = self.slots.get_mut(&id.fingerprint)?;
         slot.calls.iter_mut().find(|call| call.number == id.number)
@@ -205,7 +297,7 @@ impl Calls {
 
     /// Moves a call on, and does what belongs to its new progress.
     pub(super) fn apply(&mut self, id: CallId, event: CallEvent, now: Instant) {
-        let retention = self.retention;
+        let (retention, loss_window) = (self.retention, self.loss_window);
         let Some(call) = self.call_mut(id) else { return };
         let (before, since, replay) = (call.progress, call.since, call.replay());
         let next = before.next(event, replay);
@@ -232,6 +324,7 @@ impl Calls {
         if before == CallProgress::Delivering && call.stored_as.is_none() {
             call.response = None;
         }
+        let change = call.change(event, next, (retention, loss_window));
         // A response that could not be read stays for the next process.
         if matches!(event, CallEvent::Report | CallEvent::Forget) {
             call.file.take_if(|file| file.has_response);
@@ -240,6 +333,10 @@ impl Calls {
         let file = if is_settled { call.file.take() } else { None };
         self.to_do.delete.extend(file.map(|file| file.path));
 
+        // Under the lock: the journal hears of the changes in their order.
+        if let (Some(journal), Some(change)) = (&self.journal, change) {
+            drop(journal.write(id.number, change));
+        }
         self.unindex(id, before, since);
         match next {
             Some(next) => self.index(id, next, dated),
@@ -395,7 +492,7 @@ impl Calls {
     /// from now on.
     pub(super) fn put_back(&mut self, id: CallId, response: Arc<StoredResponse>, now: Instant) {
         self.expire(now);
-        let is_on_disk = self.call_mut(id).is_some_and(|call| call.response_file().is_some());
+        let is_on_disk = self.call_mut(id).is_some_and(|call| call.copy().is_some());
         if is_on_disk && !self.has_room(response.bytes) {
             // It can be read again, and needs no other response's room.
             self.apply(id, CallEvent::Evict, now);
@@ -436,9 +533,9 @@ impl Calls {
             return Found::Foreground(changed);
         }
         if let Some(id) = first(CallProgress::Lost) {
-            let file = self.call_mut(id).and_then(|call| call.response_file().cloned());
-            if let Some(file) = file.filter(|_| ask.can_read_files) {
-                return Found::OnDisk(id, file);
+            let copy = self.call_mut(id).and_then(|call| call.copy());
+            if let Some(copy) = copy.filter(|_| ask.can_read_files) {
+                return Found::Elsewhere(id, copy);
             }
             return self.report(id, now);
         }
@@ -503,12 +600,12 @@ impl Calls {
             return Keyed::InFlight(clients.subscribe());
         }
         let id = CallId { fingerprint: key, number: call.number };
-        match (call.stored().cloned(), call.response_file()) {
+        match (call.stored().cloned(), call.copy()) {
             (Some(response), _) => {
                 self.put(id, response.clone(), Rank::Delivered, now);
                 Keyed::Response(response)
             }
-            (None, Some(file)) => Keyed::OnDisk(file.clone()),
+            (None, Some(copy)) => Keyed::Elsewhere(copy),
             (None, None) => Keyed::Lost,
         }
     }
@@ -569,6 +666,22 @@ impl Calls {
 
     /// Takes a call in that an earlier process saved. `false` where more is known here.
     pub(super) fn take_in(&mut self, saved: SavedCall, now: Instant) -> bool {
+        self.take_in_from(saved, None, now)
+    }
+
+    /// Takes a call in that is in the journal, and belongs to this process now.
+    pub(super) fn take_over(&mut self, saved: SavedCall, now: Instant) -> bool {
+        let has_response = saved.response.is_some();
+        let journaled = if has_response { Journaled::Response } else { Journaled::Record };
+        self.take_in_from(saved, Some(journaled), now)
+    }
+
+    fn take_in_from(
+        &mut self,
+        saved: SavedCall,
+        journaled: Option<Journaled>,
+        now: Instant,
+    ) -> bool {
         let SavedCall { id, keyed_request, since, response, file } = saved;
         let known = |call: &&Call| call.number == id.number;
         let calls = self.slots.get(&id.fingerprint).map_or(&[][..], |slot| &slot.calls);
@@ -587,6 +700,9 @@ impl Calls {
             call.file = file;
         });
         self.apply(id, CallEvent::Lose, since);
+        if let (Some(call), Some(journaled)) = (self.call_mut(id), journaled) {
+            call.journaled = journaled;
+        }
         if let Some(response) = response {
             self.store(id, response, true, now);
         }

@@ -38,6 +38,13 @@ impl Fingerprint {
         hash.done()
     }
 
+    /// Of who sends a request.
+    pub(super) fn of_caller<B>(request: &Request<B>) -> Self {
+        let mut hash = Fields::new(b"keep-paid 3 caller");
+        hash.caller(request);
+        hash.done()
+    }
+
     pub(super) fn to_hex(self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }

@@ -17,12 +17,14 @@ use tower_gemini_core::call::ServiceTier;
 use tower_gemini_core::verdict::{Outcome, Verdict};
 
 use super::calls::{Clients, after};
+use super::journal::encode;
 use super::progress::CallEvent;
 use super::registry::{Registry, Room, TaskCount};
 use super::stored::{CallId, StoredResponse, is_worth_storing};
 use crate::body::HasVerdict;
 use crate::call_state::CallState;
 use crate::headers::for_rebuilt_body;
+use crate::store::JournalChange;
 
 /// Bodies that can be read to their end without a client. Implemented for every body of this crate;
 /// there is nothing to implement by hand.
@@ -97,7 +99,7 @@ impl InFlight {
         }
         self.is_over = true;
         let is_for_resend = self.marks_resends && !is_free;
-        let response = is_for_resend.then(|| seen.into_response(&self.state, verdict)).flatten();
+        let response = is_for_resend.then(|| seen.response(&self.state, verdict)).flatten();
         self.registry.with(|calls, now| match response {
             // There was no room for a copy.
             None if is_for_resend => {
@@ -105,6 +107,39 @@ impl InFlight {
             }
             response => calls.delivered(self.id, response.map(Arc::new), now),
         });
+    }
+
+    /// Writes a charged response into the journal, where there is one. `taken`: a client waits for
+    /// it.
+    pub(super) fn write_down(
+        &self,
+        response: Option<StoredResponse>,
+        taken: bool,
+    ) -> Option<Writing> {
+        let journal = self.registry.settings.journal.clone()?;
+        let response = response.filter(StoredResponse::is_worth_storing)?;
+        let id = self.id;
+        if !self.registry.with(|calls, _| calls.is_to_be_written(id)) {
+            return None;
+        }
+        let keep_for = self.registry.settings.retention;
+        let registry = self.registry.clone();
+        let written = encode(&response).map(|response| {
+            journal.write(id.number, JournalChange::Stored { response, taken, keep_for })
+        });
+        Some(Box::pin(async move {
+            let written = match written {
+                Ok(written) => written.await,
+                Err(error) => Err(error),
+            };
+            match written {
+                Ok(true) => registry.with(|calls, _| calls.written(id)),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "a response could not be written to the journal: a crash would lose it");
+                }
+            }
+        }))
     }
 
     /// The client disconnected, and the last attempt costs nothing.
@@ -208,6 +243,9 @@ impl Drop for InFlight {
     }
 }
 
+/// The writing of a response into a journal.
+pub(super) type Writing = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 type Work = Pin<Box<dyn Future<Output = Result<Completed, Error>> + Send>>;
 
 /// Runs a call to its end. While no client waits for it, it goes on only while it may be charged,
@@ -262,12 +300,15 @@ async fn complete(
             let is_free = is_free(verdict.as_ref());
             let is_worth_it = call.clients.is_some()
                 || is_worth_storing(seen.status, outcome_of(verdict.as_ref()));
-            match seen.into_response(&call.state, verdict).map(Arc::new) {
+            match seen.response(&call.state, verdict).map(Arc::new) {
                 response if is_free || !is_worth_it => {
                     call.not_stored(useless(is_free));
                     response.map(Ok)
                 }
                 Some(response) => {
+                    if let Some(writing) = call.write_down(Some((*response).clone()), false) {
+                        writing.await;
+                    }
                     call.store(response.clone());
                     Some(Ok(response))
                 }
@@ -354,14 +395,18 @@ impl Collected {
     }
 
     /// The whole response, where all of it is held.
-    fn into_response(self, state: &CallState, verdict: Option<Verdict>) -> Option<StoredResponse> {
-        let Self { status, mut headers, chunks, bytes, .. } = self;
-        for_rebuilt_body(&mut headers, Some(bytes as u64));
+    pub(super) fn response(
+        &self,
+        state: &CallState,
+        verdict: Option<Verdict>,
+    ) -> Option<StoredResponse> {
+        let (chunks, mut headers) = (self.chunks.clone()?, self.headers.clone());
+        for_rebuilt_body(&mut headers, Some(self.bytes as u64));
         Some(StoredResponse {
-            status,
+            status: self.status,
             headers,
-            chunks: chunks?,
-            bytes,
+            chunks,
+            bytes: self.bytes,
             completed_at: Instant::now(),
             cost: state.cost(),
             outcome: outcome_of(verdict.as_ref()),

@@ -117,6 +117,7 @@ mod charges;
 mod files;
 mod fingerprint;
 mod in_flight;
+mod journal;
 mod layer;
 mod progress;
 mod registry;
@@ -128,6 +129,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
 pub use crate::identity::{CallerId, ResponseFormat};
+use crate::store::Journal;
 use crate::trail::NotStoredReason;
 pub use body::ResponseBody;
 pub use in_flight::CompletableBody;
@@ -175,6 +177,7 @@ struct Settings {
     resend_window: Duration,
     loss_window: Duration,
     clock: Arc<dyn Clock>,
+    journal: Option<Arc<dyn Journal>>,
 }
 
 impl Default for Settings {
@@ -189,6 +192,7 @@ impl Default for Settings {
             resend_window: Duration::from_secs(30),
             loss_window: Duration::from_secs(60),
             clock: Arc::new(SystemClock),
+            journal: None,
         }
     }
 }

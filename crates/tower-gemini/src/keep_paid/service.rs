@@ -18,13 +18,14 @@ use tower_service::Service;
 
 use super::body::{ForegroundCall, ResponseBody};
 use super::calls::{Ask, Client, Found, Keyed, after};
-use super::files;
 use super::fingerprint::Fingerprint;
 use super::in_flight::{CompletableBody, InFlight, read_response};
+use super::journal::{JournalGate, LOOK_AGAIN};
 use super::registry::Registry;
 use super::stored::{CallId, StoredResponse};
 use crate::ready::take_ready;
 use crate::refusal::Refusal;
+use crate::store::{JournalChange, StoreError};
 
 /// Says that two requests are one (the IETF's draft of the HTTP `Idempotency-Key` header).
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -174,23 +175,35 @@ impl Asked {
     ) -> Result<Stored<S>, Error> {
         let settings = &self.registry.settings;
         let grace = if self.is_resend { settings.resend_grace } else { settings.grace };
-        let grace = after(Instant::now(), grace);
+        let asked = Instant::now();
+        let grace = after(asked, grace);
         loop {
+            let elsewhere = self.claim(self.fingerprint).await?;
             match self.find(Instant::now() < grace) {
-                Found::Response(id, response) => return Ok(self.replay(id, response)),
+                Found::Response(id, response) => {
+                    let replay = self.replay(id, response);
+                    if self.takes(id).await {
+                        return Ok(replay);
+                    }
+                }
                 Found::Detached(changed) => self.wait(changed, None).await?,
                 Found::Foreground(changed) => self.wait(changed, Some(grace)).await?,
                 // A client that disconnects meanwhile leaves it in its file.
-                Found::OnDisk(id, file) => {
-                    let read = files::read_response(file).await;
+                Found::Elsewhere(id, copy) => {
+                    let read = self.registry.read(copy).await;
                     let taken = self
                         .registry
                         .with(|calls, now| calls.take_read(id, read.as_ref().ok(), now));
                     match read {
                         _ if !taken => {}
-                        Ok(response) => return Ok(self.replay(id, response)),
+                        Ok(response) => {
+                            let replay = self.replay(id, response);
+                            if self.takes(id).await {
+                                return Ok(replay);
+                            }
+                        }
                         Err(error) => {
-                            tracing::warn!(%error, "the file of a stored response cannot be read");
+                            tracing::warn!(%error, "a stored response cannot be read");
                             self.buy_or_fail()?;
                             break;
                         }
@@ -201,14 +214,72 @@ impl Asked {
                     break;
                 }
                 // Or a request beside another, and not after it.
-                Found::Nothing => break,
+                Found::Nothing => match elsewhere {
+                    // Its process may be gone: that shows when it is not heard of again.
+                    Some((detached, heard))
+                        if detached || Instant::now() < grace || heard > asked.elapsed() =>
+                    {
+                        self.wait_elsewhere().await?;
+                    }
+                    _ => break,
+                },
             }
         }
         let state = self.state.clone();
         let id = self.registry.with(|calls, _| calls.begin(self.fingerprint, state.clone()));
+        self.gate(id, None, &request);
         let tier = request.body().call().tier;
         let call = InFlight::new(self.registry.clone(), id, state, tier, self.marks_resends, None);
         ForegroundCall::new(inner.call(request), call).await
+    }
+
+    /// Lets each attempt of the call be recorded before it is sent, where there is a journal.
+    fn gate(
+        &self,
+        id: CallId,
+        keyed: Option<Fingerprint>,
+        request: &Request<CallBody>,
+    ) -> Option<Arc<JournalGate>> {
+        let gate = Arc::new(JournalGate::new(&self.registry, id, keyed, request)?);
+        self.state.add_gate(gate.clone());
+        Some(gate)
+    }
+
+    async fn claim(&self, fingerprint: Fingerprint) -> Result<Option<(bool, Duration)>, Error> {
+        self.registry.claim(fingerprint).await.map_err(|error| self.unknown(error))
+    }
+
+    /// What was sent before cannot be known: nothing is sent.
+    fn unknown(&self, error: StoreError) -> Error {
+        Error::not_recorded(error).with_trail(self.state.trail().clone())
+    }
+
+    /// Whether this process may give a stored response away: not where another one does.
+    async fn takes(&self, id: CallId) -> bool {
+        let Some(journal) = &self.registry.settings.journal else { return true };
+        if !self.registry.with(|calls, _| calls.is_shared(id)) {
+            return true;
+        }
+        match journal.write(id.number, JournalChange::Taken(true)).await {
+            Ok(false) => {
+                self.registry.with(|calls, now| calls.taken_elsewhere(id, now));
+                false
+            }
+            Ok(true) => true,
+            Err(error) => {
+                tracing::warn!(%error, "the journal does not know that a stored response is given away");
+                true
+            }
+        }
+    }
+
+    /// Waits before the next look at what another process does.
+    async fn wait_elsewhere(&self) -> Result<(), Error> {
+        tokio::select! {
+            biased;
+            error = self.deadline() => Err(error),
+            () = tokio::time::sleep(LOOK_AGAIN) => Ok(()),
+        }
     }
 
     fn find(&self, waits: bool) -> Found {
@@ -295,6 +366,10 @@ impl Asked {
         request: Request<CallBody>,
     ) -> Result<Stored<S>, Error> {
         let response = loop {
+            if self.claim(key).await?.is_some() {
+                self.wait_elsewhere().await?;
+                continue;
+            }
             let state = self.state.clone();
             let found = self
                 .registry
@@ -304,7 +379,14 @@ impl Asked {
                     let (reply, result) = oneshot::channel();
                     let registry = self.registry.clone();
                     let tier = request.body().call().tier;
+                    let gate = self.gate(id, Some(self.fingerprint), &request);
                     let call = InFlight::new(registry, id, state, tier, false, Some(clients));
+                    if let Some(gate) = gate {
+                        if !gate.take_key().await.map_err(|error| self.unknown(error))? {
+                            call.end_free();
+                            continue;
+                        }
+                    }
                     call.complete_keyed(read_response(inner.call(request), None), reply);
                     // The task ends without a result where its runtime does.
                     let lost = |_| Err(Error::truncated(Verdict::interrupted()));
@@ -317,7 +399,7 @@ impl Asked {
                     None => continue,
                 },
                 Keyed::Response(response) => response,
-                Keyed::OnDisk(file) => match files::read_response(file).await {
+                Keyed::Elsewhere(copy) => match self.registry.read(copy).await {
                     Ok(response) => response,
                     Err(_) => return Err(self.lost(LOST_KEYED)),
                 },

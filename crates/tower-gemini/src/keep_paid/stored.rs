@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tower_gemini_core::cost::Cost;
 use tower_gemini_core::verdict::{Outcome, Verdict};
@@ -31,6 +32,62 @@ pub(super) struct StoredResponse {
     pub(super) outcome: Outcome,
     /// `None` where another process received the response.
     pub(super) verdict: Option<Arc<Verdict>>,
+}
+
+/// A stored response without its body, as it is written down.
+#[derive(Serialize, Deserialize)]
+pub(super) struct ResponseHead {
+    status: u16,
+    headers: Vec<(String, String)>,
+    at_least_microusd: u64,
+    at_most_microusd: Option<u64>,
+    outcome: String,
+    pub(super) bytes: usize,
+}
+
+impl ResponseHead {
+    pub(super) fn of(response: &StoredResponse) -> Self {
+        let text = |(name, value): (&HeaderName, &HeaderValue)| {
+            Some((name.to_string(), value.to_str().ok()?.to_owned()))
+        };
+        Self {
+            status: response.status.as_u16(),
+            headers: response.headers.iter().filter_map(text).collect(),
+            at_least_microusd: response.cost.at_least_microusd,
+            at_most_microusd: response.cost.at_most_microusd,
+            outcome: response.outcome.as_str().to_owned(),
+            bytes: response.bytes,
+        }
+    }
+
+    /// The response with this body, which another process received at that moment.
+    pub(super) fn with_body(self, body: Bytes, completed_at: Instant) -> StoredResponse {
+        let mut headers = HeaderMap::new();
+        for (name, value) in self.headers {
+            if let (Ok(name), Ok(value)) =
+                (HeaderName::try_from(name), HeaderValue::try_from(value))
+            {
+                headers.append(name, value);
+            }
+        }
+        let outcome = Outcome::ALL.iter().find(|outcome| outcome.as_str() == self.outcome);
+        // The last byte apart, as a part of several has it: before it is read, what the client has
+        // does not count as all.
+        let last = body.len().saturating_sub(1);
+        StoredResponse {
+            status: StatusCode::from_u16(self.status).unwrap_or(StatusCode::OK),
+            headers,
+            bytes: body.len(),
+            chunks: vec![body.slice(..last), body.slice(last..)],
+            completed_at,
+            cost: Cost {
+                at_least_microusd: self.at_least_microusd,
+                at_most_microusd: self.at_most_microusd,
+            },
+            outcome: outcome.copied().unwrap_or(Outcome::Other),
+            verdict: None,
+        }
+    }
 }
 
 impl StoredResponse {

@@ -31,10 +31,15 @@ use tower_gemini_core::redact::redact;
 use crate::quota_guard::limits::{Limits, QuotaAmounts, QuotaKey};
 
 mod counts;
+mod journal;
 mod memory;
 
 pub use crate::quota_guard::admission::Booking;
 pub use counts::StoredCounts;
+pub use journal::{
+    CallFingerprint, Claim, Journal, JournalChange, JournalFuture, JournalRecord, JournalResponse,
+    JournalState, JournalTable, MemoryJournal, TableChange,
+};
 pub use memory::MemoryStore;
 
 /// The future that [`QuotaStore::exchange`] returns.
@@ -164,7 +169,7 @@ impl StoreError {
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the quota store failed: {}", self.what)
+        write!(f, "the store failed: {}", self.what)
     }
 }
 
