@@ -164,7 +164,7 @@ impl StoreError {
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the quota store failed: {}", self.what)
+        write!(f, "the store failed: {}", self.what)
     }
 }
 
