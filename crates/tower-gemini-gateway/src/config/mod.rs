@@ -317,10 +317,6 @@ impl Config {
             check(ensure(span != Some(Span::secs(0)), key, what, "write a longer one"));
         }
         let server = &self.server;
-        let (key, is_redis) = ("server.store_password_env", server.store != StoreUrl::Redb);
-        let what = "server.store_password_env is the password of a redis, and there is none";
-        let is_used = is_redis || server.store_password_env.is_none();
-        check(ensure(is_used, key, what, "write server.store = \"redis://…\""));
         let is_plain = !server.store_prefix.is_empty() && !server.store_prefix.contains(['{', '}']);
         let what = "server.store_prefix is empty or has braces, which redis clusters read";
         check(ensure(is_plain, "server.store_prefix", what, "write letters, digits and `-`"));
@@ -857,7 +853,6 @@ mod tests {
             ("[log]\nlevel = \"lo=u=d\"\n", "debug or trace"),
             ("[log]\nformat = \"xml\"\n", "json"),
             ("[server]\nstore = \"postgres://u:secret@db\"\n", "redis://host:6379/0"),
-            ("[server]\nstore_password_env = \"P\"\n", "write server.store = \"redis://…\""),
             ("[server]\nstore_prefix = \"{a}\"\n", "letters, digits"),
             ("nonsense", "line 1"),
         ] {
