@@ -14,6 +14,7 @@ use tower_gemini::QuotaGuardLayer;
 
 use crate::config::{Config, ConfigError};
 use crate::snapshot::Snapshot;
+use crate::state::State;
 use crate::{handler, pages};
 
 /// A gateway without a socket: an [`axum::Router`] for somebody else's server. Clones share their
@@ -60,16 +61,17 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Builds a gateway and loads what an earlier one saved in `keep.dir` and `signatures.file`.
+    /// Builds a gateway, opens its state (`server.state_dir`, `server.store`), and loads what an
+    /// earlier one saved in `keep.dir` and `signatures.file`.
     /// Installs a Prometheus recorder for `/metrics` where the program has no recorder of its own.
     ///
     /// # Errors
     ///
-    /// A setting that this machine refuses: a file that cannot be read, an environment variable
-    /// that is not set.
+    /// A setting that this machine refuses: a file that cannot be read, a state directory that
+    /// cannot be written or is in use, an environment variable that is not set.
     pub async fn new(config: &Config) -> Result<Self, ConfigError> {
         let recorder = pages::recorder();
-        let snapshot = Snapshot::build(config, None)?;
+        let snapshot = Snapshot::first(config, State::open(&config.server).await?)?;
         if let (Some(keep), Some(dir)) = (&snapshot.layers().keep, &config.keep.dir) {
             let entries = keep.load_from(dir.clone()).await.map_err(|error| {
                 let what = format!("keep.dir {} cannot be read: {error}", dir.display());
@@ -89,7 +91,7 @@ impl Gateway {
     }
 
     /// A router for every path: Gemini's, Vertex AI's, OpenAI's, and the gateway's own
-    /// `/healthz`, `/status`, `/status.json` and `/metrics`. Nest it to give it a prefix.
+    /// `/livez`, `/readyz`, `/healthz`, `/status`, `/status.json` and `/metrics`. Nest it to give it a prefix.
     pub fn router(&self) -> Router {
         let gateway = self.clone();
         Router::new().fallback(move |request: Request<Body>| {
@@ -122,6 +124,17 @@ impl Gateway {
     pub(crate) fn reload_at(&self, addr: SocketAddr, config: &Config) -> Result<(), ConfigError> {
         config.check_listen(addr)?;
         self.reload(config)
+    }
+
+    /// Why this gateway takes no paid work at present, as `/readyz` says.
+    #[must_use]
+    pub fn not_ready(&self) -> Option<String> {
+        self.snapshot().not_ready()
+    }
+
+    /// `/readyz` fails from now on: no new requests should come. Those that do are served.
+    pub fn stop_being_ready(&self) {
+        self.snapshot().stop_being_ready();
     }
 
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {

@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | [`config`], `cli`, `reload`, `program` | read the arguments and settings |
 //! | `gateway`, `snapshot`, `stacks`, `upstream` | build layers, stacks and upstreams from them |
+//! | `state`, `state_guard` | open what outlives the process, and refuse paid work while it cannot be written |
 //! | `running`, `server`, `socket`, `limits`, `auth` | serve connections within limits, admit callers |
 //! | `handler`, `wire`, `transform`, `heartbeat`, `mask`, `responses`, `report` | handle one request |
 //! | [`stats`] | counts calls and says what the counts mean |
@@ -40,6 +41,8 @@ mod simulate;
 mod snapshot;
 mod socket;
 mod stacks;
+mod state;
+mod state_guard;
 pub mod stats;
 pub mod status;
 mod transform;
@@ -50,6 +53,7 @@ pub use self::config::{Config, ConfigError};
 pub use self::gateway::Gateway;
 pub use self::program::app;
 pub use self::running::{Running, Signal, start};
+pub use self::state::State;
 
 /// The README's example runs as a doc test.
 #[cfg(doctest)]

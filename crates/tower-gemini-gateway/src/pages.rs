@@ -1,4 +1,4 @@
-//! Serves the gateway's own pages: `/healthz`, `/metrics`, `/status`.
+//! Serves the gateway's own pages: `/livez`, `/readyz`, `/healthz`, `/metrics`, `/status`.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -55,7 +55,9 @@ pub(crate) async fn upkeep(run: impl Fn()) {
 pub(crate) fn page(gateway: &Snapshot, path: &str, started: Instant) -> Option<Response<Body>> {
     let open = gateway.config().server.status_page;
     match path {
-        "/healthz" => Some(text("text/plain; charset=utf-8", "ok\n")),
+        // While the process runs: restarting it helps nothing else.
+        "/livez" | "/healthz" => Some(text("text/plain; charset=utf-8", "ok\n")),
+        "/readyz" => Some(readiness(gateway)),
         "/metrics" | "/status" | "/status.json" if !open => Some(
             Rejection::new(StatusCode::NOT_FOUND, "NOT_FOUND", "server.status_page is off")
                 .into_response(ErrorFormat::Gemini),
@@ -76,6 +78,19 @@ pub(crate) fn page(gateway: &Snapshot, path: &str, started: Instant) -> Option<R
             Some(json_response(StatusCode::OK, status.to_json()))
         }
         _ => None,
+    }
+}
+
+/// Whether requests should come here.
+fn readiness(gateway: &Snapshot) -> Response<Body> {
+    let plain = "text/plain; charset=utf-8";
+    match gateway.not_ready() {
+        None => text(plain, "ok\n"),
+        Some(why) => {
+            let mut response = text(plain, format!("{why}\n"));
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            response
+        }
     }
 }
 

@@ -146,6 +146,7 @@ impl Bound {
                     reload::reload(&gateway, addr, watched.as_mut());
                 }
                 Signal::Stop if stop.take().is_some() => {
+                    gateway.stop_being_ready();
                     deadline = Some(Instant::now() + limits.shutdown_grace.0);
                     if signals.is_closed() {
                         // Nobody is there to say it a second time.

@@ -1,6 +1,7 @@
 //! Builds what one configuration describes: layers with their state, stacks over them, admission.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -31,6 +32,7 @@ use crate::config::{self, Config, ConfigError};
 use crate::limits::RequestSlots;
 use crate::observations::ObservationFile;
 use crate::stacks::{Layers, Stacks};
+use crate::state::State;
 use crate::stats::Stats;
 use crate::upstream::{Upstream, upstreams};
 
@@ -42,6 +44,8 @@ pub(crate) struct Snapshot {
     layers: Layers,
     routes: Vec<Route>,
     slots: RequestSlots,
+    state: State,
+    stopping: Arc<AtomicBool>,
 }
 
 /// An upstream with its own quota and the stacks over it.
@@ -56,18 +60,44 @@ impl Snapshot {
     /// Builds one. State that calls share (quota usage, the health of targets, spending, stored
     /// responses, signatures) is taken over from `before` wherever its settings are the same.
     pub(crate) fn build(config: &Config, before: Option<&Self>) -> Result<Self, ConfigError> {
+        let state = before.map(|before| before.state.clone()).unwrap_or_default();
+        Self::with_state(config, before, state)
+    }
+
+    /// The first one of a gateway, over what it has opened.
+    pub(crate) fn first(config: &Config, state: State) -> Result<Self, ConfigError> {
+        Self::with_state(config, None, state)
+    }
+
+    fn with_state(
+        config: &Config,
+        before: Option<&Self>,
+        state: State,
+    ) -> Result<Self, ConfigError> {
         let client = client(config.timeouts.connect.0).map_err(|error| {
             ConfigError::at("upstream", format!("the TLS client cannot be built: {error}"), "")
         })?;
-        Self::over(client, SystemClock, config, before)
+        Self::assemble(client, SystemClock, config, before, state)
     }
 
     /// As [`build`](Self::build), over any client. `clock` dates the days of quotas.
+    #[cfg(test)]
     pub(crate) fn over<C: WireClient<Future: 'static> + Sync>(
         client: C,
         clock: impl Clock + Clone + 'static,
         config: &Config,
         before: Option<&Self>,
+    ) -> Result<Self, ConfigError> {
+        let state = before.map(|before| before.state.clone()).unwrap_or_default();
+        Self::assemble(client, clock, config, before, state)
+    }
+
+    fn assemble<C: WireClient<Future: 'static> + Sync>(
+        client: C,
+        clock: impl Clock + Clone + 'static,
+        config: &Config,
+        before: Option<&Self>,
+        state: State,
     ) -> Result<Self, ConfigError> {
         let env = |name: &str| std::env::var(name).ok();
         let auth = Auth::build(&config.auth, env)?;
@@ -82,8 +112,9 @@ impl Snapshot {
                     "keys and images go to another machine unencrypted: base_url begins with http://"
                 );
             }
-            let quota = quota(config, upstream.id(), before, clock.clone());
+            let quota = quota(config, upstream.id(), before, &state, clock.clone());
             let stacks = layers.stacks(
+                &state,
                 &quota,
                 upstream.classify(),
                 client.clone(),
@@ -93,11 +124,12 @@ impl Snapshot {
             Route { upstream, quota, stacks: Arc::new(stacks) }
         };
         let routes = upstreams(config, env)?.into_iter().map(route).collect();
+        let stopping = before.map(|before| before.stopping.clone()).unwrap_or_default();
         let slots = match before {
             Some(before) => before.slots.clone(),
             None => RequestSlots::new(config.server.max_in_flight),
         };
-        Ok(Self { config: config.clone(), auth, layers, routes, slots })
+        Ok(Self { config: config.clone(), auth, layers, routes, slots, state, stopping })
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -139,6 +171,18 @@ impl Snapshot {
 
     pub(crate) fn slots(&self) -> &RequestSlots {
         &self.slots
+    }
+
+    /// Why this gateway takes no paid work at present.
+    pub(crate) fn not_ready(&self) -> Option<String> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Some("this gateway is shutting down".to_owned());
+        }
+        self.state.problem()
+    }
+
+    pub(crate) fn stop_being_ready(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
     }
 
     /// What no fallback may give up.
@@ -313,6 +357,7 @@ fn quota(
     config: &Config,
     upstream: &UpstreamId,
     before: Option<&Snapshot>,
+    state: &State,
     clock: impl Clock + 'static,
 ) -> QuotaGuardLayer {
     let mut known = before.into_iter().flat_map(|before| &before.routes);
@@ -328,7 +373,16 @@ fn quota(
     let layer = match &upstream.project {
         Some(project) => layer.project(ProjectId::new(project.as_str())),
         // Which keys belong to one project is not known: each key counts as a project of its own.
-        None => layer.project_by_credential_here(),
+        None => match state.secret() {
+            Some(secret) => layer.project_by_credential(secret, []),
+            None => layer.project_by_credential_here(),
+        },
+    };
+    // The longest that there are: a disk that is busy for a moment is no store that fails.
+    let patience = Duration::from_secs(2);
+    let layer = match state.store() {
+        Some(store) => layer.store(store.quota()).lease(patience).store_timeout(patience),
+        None => layer,
     };
     quota
         .model

@@ -17,6 +17,8 @@ use tower_gemini::{
     ThoughtSignaturesLayer,
 };
 
+use crate::state::State;
+use crate::state_guard::StateGuardLayer;
 use crate::stats::Stats;
 use crate::transform::TransformLayer;
 
@@ -58,6 +60,7 @@ impl Layers {
     /// responses, of which `buffer_up_to` bytes are buffered.
     pub(crate) fn stacks<C>(
         &self,
+        state: &State,
         quota: &QuotaGuardLayer,
         classify: ClassifyGeminiErrorLayer,
         client: C,
@@ -86,14 +89,16 @@ impl Layers {
             .fallback(self.fallback.clone())
             .resolution(self.resolution.clone())
             .retry(self.retry.clone());
-        let whole = full.clone().call_layer(TransformLayer { buffer_up_to: Some(buffer_up_to) });
-        let passing = TransformLayer { buffer_up_to: None };
+        let layers = |transform| (transform, StateGuardLayer { state: state.clone() });
+        let buffering = layers(TransformLayer { buffer_up_to: Some(buffer_up_to) });
+        let whole = full.clone().call_layer(buffering);
+        let passing = layers(TransformLayer { buffer_up_to: None });
         Stacks {
             whole: match strip_drafts {
                 true => erased(whole.json(client.clone())),
                 false => erased(whole.raw(client.clone())),
             },
-            stream: erased(full.call_layer(passing).raw(client.clone())),
+            stream: erased(full.call_layer(passing.clone()).raw(client.clone())),
             plain: erased(plain.call_layer(passing).raw(client)),
         }
     }

@@ -17,3 +17,12 @@ mod redis;
 pub use self::redb::RedbStore;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisStore;
+
+/// Bytes that nobody can guess: the standard library's keys for its hash maps are random, from the
+/// operating system, and never leave the process.
+#[cfg(any(feature = "redb", feature = "redis"))]
+fn random() -> [u8; 16] {
+    use std::hash::{BuildHasher, RandomState};
+    let (a, b) = (RandomState::new().hash_one(0_u8), RandomState::new().hash_one(1_u8));
+    (u128::from(a) << 64 | u128::from(b)).to_le_bytes()
+}

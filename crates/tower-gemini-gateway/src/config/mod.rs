@@ -19,7 +19,7 @@ use tower_gemini::quota_guard::Limits;
 use tower_gemini::target::{self, UpstreamId};
 
 pub use self::error::{ConfigError, ConfigProblem};
-pub(crate) use self::values::{BaseUrl, Size, Span};
+pub(crate) use self::values::{BaseUrl, Size, Span, StoreUrl};
 
 /// The documented example, which has every key with its default: `gemini-gateway --print-config`
 /// prints it.
@@ -78,6 +78,10 @@ section! { pub(crate) Server {
     shutdown_grace: Span = Span::secs(660),
     status_page: bool = true,
     allow_public: bool = false,
+    state_dir: Option<PathBuf> = None,
+    store: StoreUrl = StoreUrl::redb(),
+    store_password_env: Option<String> = None,
+    store_prefix: String = "tower-gemini".to_owned(),
 }}
 
 /// One `[[upstream]]`.
@@ -312,6 +316,10 @@ impl Config {
             let what = format!("{key} = \"0s\" leaves no time");
             check(ensure(span != Some(Span::secs(0)), key, what, "write a longer one"));
         }
+        let server = &self.server;
+        let is_plain = !server.store_prefix.is_empty() && !server.store_prefix.contains(['{', '}']);
+        let what = "server.store_prefix is empty or has braces, which redis clusters read";
+        check(ensure(is_plain, "server.store_prefix", what, "write letters, digits and `-`"));
         check(self.check_upstreams());
         check(self.check_auth());
         let (what, remedy) =
@@ -844,10 +852,13 @@ mod tests {
             ("[peak]\nwindows = [\"10:00-14:00\"]\nzone = \"Mars\"\n", "+08:00"),
             ("[log]\nlevel = \"lo=u=d\"\n", "debug or trace"),
             ("[log]\nformat = \"xml\"\n", "json"),
+            ("[server]\nstore = \"postgres://u:secret@db\"\n", "redis://host:6379/0"),
+            ("[server]\nstore_prefix = \"{a}\"\n", "letters, digits"),
             ("nonsense", "line 1"),
         ] {
             let refusal = refusal(text);
             assert!(refusal.contains(says), "{text}\n{refusal}\n(should say: {says})");
+            assert!(!refusal.contains("secret"), "{refusal}");
         }
     }
 

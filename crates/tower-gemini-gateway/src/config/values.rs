@@ -1,5 +1,6 @@
 //! Reads durations, sizes and base URLs as people write them.
 
+use std::fmt;
 use std::time::Duration;
 
 use http::Uri;
@@ -66,6 +67,41 @@ impl BaseUrl {
             && uri.host().is_some_and(|host| !host.is_empty())
             && uri.query().is_none();
         is_base.then_some(Self(uri))
+    }
+}
+
+/// Where state is kept: `redb` for a file in the state directory, or the URL of a Redis.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum StoreUrl {
+    Redb,
+    Redis(String),
+}
+
+impl StoreUrl {
+    pub(crate) const fn redb() -> Self {
+        Self::Redb
+    }
+}
+
+impl fmt::Debug for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A URL may hold a password.
+        f.write_str(if matches!(self, Self::Redb) { "redb" } else { "redis" })
+    }
+}
+
+impl<'de> Deserialize<'de> for StoreUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let schemes = ["redis://", "rediss://", "unix://", "redis+unix://"];
+        match text.as_str() {
+            "redb" => Ok(Self::Redb),
+            url if schemes.iter().any(|scheme| url.starts_with(scheme)) => Ok(Self::Redis(text)),
+            _ => Err(D::Error::custom(
+                "server.store is neither \"redb\" nor a URL such as \"redis://host:6379/0\" or \
+                 \"rediss://host:6379/0\" (TLS)",
+            )),
+        }
     }
 }
 

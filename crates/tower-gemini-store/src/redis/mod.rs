@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Script};
+use redis::{AsyncConnectionConfig, Client};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tower_gemini::calendar::PacificDay;
 use tower_gemini::clock::{Clock, SystemClock};
-use tower_gemini::quota_guard::{QuotaAmounts, QuotaDimension, QuotaKey, SLOT_MS, WINDOW_MS};
-use tower_gemini::store::{Booking, Exchange, ExchangeFuture, QuotaStore, Reply, StoreError};
+use tower_gemini::quota_guard::QuotaKey;
+use tower_gemini::store::StoreError;
+
+mod quota;
 
 /// Counts quota in Redis (6.2 or later) or Valkey, for every process that reaches the server.
 ///
@@ -49,7 +51,6 @@ use tower_gemini::store::{Booking, Exchange, ExchangeFuture, QuotaStore, Reply, 
 pub struct RedisStore {
     client: Client,
     prefix: String,
-    script: Arc<Script>,
     clock: Arc<dyn Clock>,
     restart_hold: Duration,
     link: Arc<Mutex<Link>>,
@@ -79,13 +80,10 @@ impl RedisStore {
     ///
     /// Where the URL cannot be read.
     pub fn open(url: &str) -> Result<Self, StoreError> {
-        // The URL may hold a password: the error must not repeat it.
-        let client = Client::open(url)
-            .map_err(|error| StoreError::new(format!("not a redis URL ({:?})", error.kind())))?;
+        let client = Client::open(url).map_err(|error| not_a_url(&error))?;
         Ok(Self {
             client,
             prefix: "tower-gemini".to_owned(),
-            script: Arc::new(Script::new(include_str!("redis.lua"))),
             clock: Arc::new(SystemClock),
             // The window, the longest margin and the longest lease.
             restart_hold: Duration::from_secs(65),
@@ -111,6 +109,20 @@ impl RedisStore {
         self
     }
 
+    /// Sets the password, in place of one in the URL.
+    ///
+    /// # Errors
+    ///
+    /// None that is known: the client is made anew.
+    pub fn password(mut self, password: &str) -> Result<Self, StoreError> {
+        let info = self.client.get_connection_info().clone();
+        let settings = info.redis_settings().clone().set_password(password);
+        let made = Client::open(info.set_redis_settings(settings));
+        self.client = made.map_err(|error| not_a_url(&error))?;
+        self.link = Arc::default();
+        Ok(self)
+    }
+
     /// Reads the day from this clock, corrected by the server's at the first exchange. Default: the
     /// system's.
     #[must_use]
@@ -118,19 +130,45 @@ impl RedisStore {
         self.clock = Arc::new(clock);
         self
     }
+
+    /// Random bytes that all processes with this server and prefix share, for
+    /// [`project_by_credential`](tower_gemini::QuotaGuardLayer::project_by_credential): they count a
+    /// credential together. They are made at the first call, and stay as long as the server keeps
+    /// them.
+    ///
+    /// # Errors
+    ///
+    /// Where the server cannot be reached or written.
+    pub async fn shared_secret(&self) -> Result<[u8; 16], StoreError> {
+        let name = self.name("secret", "");
+        let random = crate::random();
+        let share = async |mut connection: MultiplexedConnection| {
+            let mut set = redis::cmd("SET");
+            set.arg(&name).arg(&random[..]).arg("NX").exec_async(&mut connection).await?;
+            redis::cmd("GET").arg(&name).query_async::<Vec<u8>>(&mut connection).await
+        };
+        let shared = self.run(share).await?;
+        shared.try_into().map_err(|_| StoreError::new("the shared secret has another form"))
+    }
+
+    /// Writes a key that expires, to find out whether that is possible.
+    ///
+    /// # Errors
+    ///
+    /// Where it is not: a server that cannot be reached, is out of memory, or only reads.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        let name = self.name("probe", "");
+        let write = async |mut connection| {
+            redis::cmd("SET").arg(name).arg(1).arg("EX").arg(60).query_async(&mut connection).await
+        };
+        self.run(write).await
+    }
 }
 
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The client's own Debug shows the password.
         f.debug_struct("RedisStore").field("prefix", &self.prefix).finish_non_exhaustive()
-    }
-}
-
-impl QuotaStore for RedisStore {
-    fn exchange(&self, exchange: Exchange) -> ExchangeFuture {
-        let store = self.clone();
-        Box::pin(async move { store.ask(exchange).await })
     }
 }
 
@@ -157,61 +195,6 @@ impl Drop for Probation<'_> {
 }
 
 impl RedisStore {
-    async fn ask(&self, mut exchange: Exchange) -> Result<Reply, StoreError> {
-        let (mut connection, number, hold, mut skew_ms) = self.connection().await?;
-        if let (Some(left), true) = (hold, exchange.most > 0) {
-            let day = self.today(skew_ms).number();
-            tracing::warn!(
-                left_ms = left.as_millis(),
-                "the quota's redis has just started: it may have forgotten the last minute"
-            );
-            let heard =
-                exchange.day_floor.filter(|(heard, _)| *heard == day).map_or(0, |(_, taken)| taken);
-            return Ok(Reply::refused(Some(left), QuotaAmounts([0, 0, 0, heard]), day));
-        }
-        {
-            let mut link = self.link.lock().await;
-            if !link.reported.as_mut().is_some_and(|reported| reported.insert(exchange.key.clone()))
-            {
-                exchange.day_floor = None;
-            }
-        }
-        let mut probation = Probation { link: &self.link, number, passed: false };
-        // Twice at most: the second time by the server's own clock.
-        for _ in 0..2 {
-            let today = self.today(skew_ms);
-            let answer: Vec<i64> = self
-                .invocation(&exchange, &today)
-                .invoke_async(&mut connection)
-                .await
-                .map_err(|error| StoreError::new(error.to_string()))?;
-            match answer.as_slice() {
-                [-1, server_ms] => {
-                    skew_ms = server_ms.saturating_sub(self.wall_ms());
-                    tracing::warn!(
-                        skew_ms,
-                        "our clock and the quota store's are in different days"
-                    );
-                    self.link.lock().await.skew_ms = skew_ms;
-                }
-                &[granted, slot, day, both, retry_ms, t0, t1, t2, t3] => {
-                    probation.passed = true;
-                    let amount = |value: i64| u64::try_from(value).unwrap_or(0);
-                    let day = i32::try_from(day).unwrap_or(0);
-                    let taken = QuotaAmounts([t0, t1, t2, t3].map(amount));
-                    let booking = Booking { slot: amount(slot), day, both_days: both == 1 };
-                    let after = |ms: u64| Duration::from_millis(ms.max(1));
-                    return Ok(match u32::try_from(granted).unwrap_or(0) {
-                        0 => Reply::refused(u64::try_from(retry_ms).ok().map(after), taken, day),
-                        granted => Reply::new(granted, booking, taken, day),
-                    });
-                }
-                _ => return Err(StoreError::new("the script's reply has another form")),
-            }
-        }
-        Err(StoreError::new("the server's clock moves between days"))
-    }
-
     fn wall_ms(&self) -> i64 {
         let since = self.clock.now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
@@ -221,15 +204,13 @@ impl RedisStore {
         PacificDay::holding(self.wall_ms().saturating_add(skew_ms))
     }
 
-    async fn connection(
-        &self,
-    ) -> Result<(MultiplexedConnection, u64, Option<Duration>, i64), StoreError> {
+    /// Connects where there is no connection, and says what is known of the server.
+    async fn connected(&self) -> Result<Connected<'_>, StoreError> {
         let mut link = self.link.lock().await;
         if link.connection.is_none() {
             let config = AsyncConnectionConfig::new()
                 .set_connection_timeout(Some(CONNECT_TIMEOUT))
                 .set_response_timeout(Some(CONNECT_TIMEOUT * 5));
-            let failed = |error: redis::RedisError| StoreError::new(error.to_string());
             let mut connection = self
                 .client
                 .get_multiplexed_async_connection_with_config(&config)
@@ -256,7 +237,7 @@ impl RedisStore {
                 }
                 Some(_) => {}
                 None => tracing::warn!(
-                    "the quota's redis does not report its uptime: a restart would go unnoticed"
+                    "the store's redis does not report its uptime: a restart would go unnoticed"
                 ),
             }
             link.number += 1;
@@ -266,70 +247,48 @@ impl RedisStore {
             .hold_until
             .map(|until| until.saturating_duration_since(Instant::now()))
             .filter(|left| !left.is_zero());
-        match &link.connection {
-            Some(connection) => Ok((connection.clone(), link.number, hold, link.skew_ms)),
-            None => Err(StoreError::new("not connected")),
-        }
+        let Some(connection) = link.connection.clone() else {
+            return Err(StoreError::new("not connected"));
+        };
+        let probation = Probation { link: &self.link, number: link.number, passed: false };
+        Ok(Connected { connection, probation, hold, skew_ms: link.skew_ms })
     }
 
-    fn invocation<'a>(
-        &'a self,
-        exchange: &Exchange,
-        today: &PacificDay,
-    ) -> redis::ScriptInvocation<'a> {
-        let mut script = self.script.prepare_invoke();
-        let base = self.base(&exchange.key);
-        let number = i64::from(today.number());
-        script.key(format!("{base}:w")).key(format!("{base}:q"));
-        for day in number - 1..=number + 1 {
-            script.key(format!("{base}:d{day}"));
-        }
-        script.key(format!("{base}:c"));
-        let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
-        let int = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
-        let margin_ms = ms(exchange.margin);
-        let stay = (WINDOW_MS + margin_ms.unsigned_abs()).div_ceil(SLOT_MS);
-        script.arg(stay).arg(SLOT_MS).arg(ms(exchange.lease)).arg(margin_ms);
-        for limit in QuotaDimension::ALL.map(|dimension| exchange.limits.get(dimension)) {
-            // Lua counts in doubles, exact to 2^53: limits beyond are none.
-            script.arg(limit.filter(|&limit| limit < 1 << 53).map_or(-1, int));
-        }
-        for amount in exchange.need.0 {
-            script.arg(int(amount));
-        }
-        script
-            .arg(exchange.most)
-            .arg(int(exchange.day_reserve))
-            .arg(exchange.close_day.map_or(0, |close| if close { 1 } else { 2 }));
-        script
-            .arg(number - 1)
-            .arg(number)
-            .arg(number + 1)
-            .arg(today.start_ms())
-            .arg(today.end_ms());
-        let (heard, taken) =
-            exchange.day_floor.map_or((-1, 0), |(day, taken)| (i64::from(day), int(taken)));
-        script.arg(heard).arg(taken);
-        for amount in exchange.unreported.0 {
-            script.arg(int(amount));
-        }
-        script.arg(exchange.refunds.len());
-        for refund in &exchange.refunds {
-            let Booking { slot, day, both_days } = refund.booking;
-            script.arg(int(slot)).arg(day).arg(u8::from(both_days));
-            for amount in refund.unused.0 {
-                script.arg(int(amount));
-            }
-            script.arg(int(refund.extra_tokens));
-        }
-        script
+    /// Runs one command or script to its end.
+    async fn run<T>(
+        &self,
+        run: impl AsyncFnOnce(MultiplexedConnection) -> redis::RedisResult<T>,
+    ) -> Result<T, StoreError> {
+        let Connected { connection, mut probation, .. } = self.connected().await?;
+        let answer = run(connection).await.map_err(failed)?;
+        probation.passed = true;
+        Ok(answer)
     }
 
-    fn base(&self, key: &QuotaKey) -> String {
+    /// The name of a key. Keys of one `group` share a slot of a cluster.
+    fn name(&self, group: &str, rest: &str) -> String {
         // Braces would begin another hash tag.
-        let key = key.to_string().replace('{', "%7B").replace('}', "%7D");
-        format!("{}:{{{key}}}", self.prefix)
+        let group = group.replace('{', "%7B").replace('}', "%7D");
+        format!("{}:{{{group}}}{rest}", self.prefix)
     }
+}
+
+/// A connection on [`Probation`], with what is known of the server.
+struct Connected<'a> {
+    connection: MultiplexedConnection,
+    probation: Probation<'a>,
+    /// How long the server is not trusted yet.
+    hold: Option<Duration>,
+    skew_ms: i64,
+}
+
+/// The URL may hold a password: the error must not repeat it.
+fn not_a_url(error: &redis::RedisError) -> StoreError {
+    StoreError::new(format!("not a redis URL ({:?})", error.kind()))
+}
+
+fn failed(error: redis::RedisError) -> StoreError {
+    StoreError::new(error.to_string())
 }
 
 fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {

@@ -1,0 +1,426 @@
+//! Opens what outlives the process: the state directory, and the store in it or on a redis.
+//!
+//! The directory belongs to one gateway at a time and is probed as long as that runs: what cannot
+//! be written is a [`problem`](State::problem), and new paid work is refused meanwhile.
+
+use std::fmt;
+use std::fs::{File, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use tower_gemini::store::{QuotaStore, StoreError};
+#[cfg(feature = "redb")]
+use tower_gemini_store::RedbStore;
+#[cfg(feature = "redis")]
+use tower_gemini_store::RedisStore;
+
+use crate::config::{self, ConfigError, StoreUrl};
+
+/// How often the directory and the store are probed while all is well. Each probe flushes the disk
+/// twice.
+const PROBE_EVERY: Duration = Duration::from_secs(15);
+/// The same while something cannot be written.
+const PROBE_AGAIN: Duration = Duration::from_secs(2);
+/// A probe that takes longer has failed: what is written at the end of it is of no use to a call.
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
+
+/// What outlives the process; clones share it. The default keeps nothing.
+#[derive(Debug, Clone, Default)]
+pub struct State(Option<Arc<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    dir: Option<Directory>,
+    store: Store,
+    secret: [u8; 16],
+    problem: Mutex<Option<String>>,
+}
+
+/// The store that a gateway uses. It has one of the features `redb` and `redis`, or both.
+#[derive(Clone)]
+pub(crate) enum Store {
+    /// A file in the state directory.
+    #[cfg(feature = "redb")]
+    Redb(RedbStore),
+    /// A server that replicas share.
+    #[cfg(feature = "redis")]
+    Redis(RedisStore),
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl State {
+    /// Opens what the configuration names, and probes it. Has to be called in a runtime.
+    ///
+    /// # Errors
+    ///
+    /// A directory that cannot be made or written or that another gateway uses, a file in it that
+    /// is no database, or a redis that cannot be reached or written.
+    pub(crate) async fn open(config: &config::Server) -> Result<Self, ConfigError> {
+        let dir = config.state_dir.clone().map(Directory::open).transpose()?;
+        let Some(store) = Store::open(config, dir.as_ref().map(|dir| dir.path.as_path()))? else {
+            tracing::warn!(
+                "a crash of this process forgets what was paid for, what counts against caps and \
+                 the day's requests: set server.state_dir, or server.store to a redis"
+            );
+            return Ok(Self::default());
+        };
+        let unusable = |what: String| ConfigError::at("server.store", what, "");
+        let secret = tokio::time::timeout(PROBE_LIMIT, store.secret());
+        let secret = secret.await.map_err(|_| unusable(too_slow(&store)))?;
+        let secret = secret.map_err(|error| unusable(failed(&store, &error)))?;
+        let inner = Inner { dir, store, secret, problem: Mutex::default() };
+        if let Some(problem) = inner.probe().await {
+            return Err(unusable(problem));
+        }
+        let inner = Arc::new(inner);
+        tokio::spawn(watch(Arc::downgrade(&inner)));
+        Ok(Self(Some(inner)))
+    }
+
+    /// Why nothing can be kept at present. Probed every 15 s, and every 2 s while there is one.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        let inner = self.0.as_deref()?;
+        let probed = inner.problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        probed.or_else(|| inner.store.problem())
+    }
+
+    /// The state directory.
+    #[must_use]
+    pub fn dir(&self) -> Option<&Path> {
+        self.0.as_deref()?.dir.as_ref().map(|dir| dir.path.as_path())
+    }
+
+    /// The store, where there is one.
+    pub(crate) fn store(&self) -> Option<&Store> {
+        self.0.as_deref().map(|inner| &inner.store)
+    }
+
+    /// Random bytes that every process that shares this state has: fingerprints that are made with
+    /// them are the same in all of them.
+    pub(crate) fn secret(&self) -> Option<[u8; 16]> {
+        self.0.as_deref().map(|inner| inner.secret)
+    }
+}
+
+/// Probes as long as the state is in use.
+async fn watch(state: Weak<Inner>) {
+    let mut pause = PROBE_EVERY;
+    loop {
+        tokio::time::sleep(pause).await;
+        let Some(state) = state.upgrade() else { return };
+        let found = state.probe().await;
+        pause = if found.is_some() { PROBE_AGAIN } else { PROBE_EVERY };
+        let mut problem = state.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&*problem, &found) {
+            (None, Some(found)) => {
+                tracing::error!(problem = found, "state cannot be written: paid work is refused");
+            }
+            (Some(_), None) => tracing::warn!("state is written again: paid work is taken again"),
+            _ => {}
+        }
+        *problem = found;
+        // A store that failed between two probes is probed sooner.
+        if state.store.problem().is_some() {
+            pause = PROBE_AGAIN;
+        }
+    }
+}
+
+impl Inner {
+    async fn probe(&self) -> Option<String> {
+        if let Some(dir) = &self.dir {
+            let path = dir.path.clone();
+            let written = tokio::task::spawn_blocking(move || Directory::probe(&path));
+            let problem = match tokio::time::timeout(PROBE_LIMIT, written).await {
+                Ok(Ok(Ok(()))) => None,
+                Ok(Ok(Err(error))) => Some(error.to_string()),
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some(format!("no write ended within {} s", PROBE_LIMIT.as_secs())),
+            };
+            if let Some(problem) = problem {
+                let path = dir.path.display();
+                return Some(format!("the state directory {path} cannot be written: {problem}"));
+            }
+        }
+        match tokio::time::timeout(PROBE_LIMIT, self.store.probe()).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(failed(&self.store, &error)),
+            Err(_) => Some(too_slow(&self.store)),
+        }
+    }
+}
+
+fn failed(store: &Store, error: &StoreError) -> String {
+    format!("the {} cannot be used: {error}", store.name())
+}
+
+fn too_slow(store: &Store) -> String {
+    format!("the {} did not answer within {} s", store.name(), PROBE_LIMIT.as_secs())
+}
+
+impl Store {
+    fn open(config: &config::Server, dir: Option<&Path>) -> Result<Option<Self>, ConfigError> {
+        match &config.store {
+            StoreUrl::Redb => dir.map(Self::open_redb).transpose(),
+            StoreUrl::Redis(url) => Self::open_redis(url, config).map(Some),
+        }
+    }
+
+    #[cfg(feature = "redb")]
+    fn open_redb(dir: &Path) -> Result<Self, ConfigError> {
+        let path = dir.join("state.redb");
+        RedbStore::open(&path).map(Self::Redb).map_err(|error| {
+            let what = format!("{} cannot be opened: {error}", path.display());
+            let remedy =
+                "restore it from a backup, or move it away: the state that it held is lost";
+            ConfigError::at("server.state_dir", what, remedy)
+        })
+    }
+
+    #[cfg(not(feature = "redb"))]
+    fn open_redb(_dir: &Path) -> Result<Self, ConfigError> {
+        let what = "this gateway was built without the feature `redb`";
+        Err(ConfigError::at("server.store", what, "write server.store = \"redis://…\""))
+    }
+
+    #[cfg(feature = "redis")]
+    fn open_redis(url: &str, config: &config::Server) -> Result<Self, ConfigError> {
+        if url.starts_with("rediss:") {
+            // TLS needs a provider by name where a program has more than one. An earlier one stays.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
+        let wrong = |error: StoreError| ConfigError::at("server.store", error.to_string(), "");
+        let mut store = RedisStore::open(url).map_err(wrong)?.prefix(&config.store_prefix);
+        if let Some(name) = &config.store_password_env {
+            let unset = || {
+                let what = format!("the environment variable {name} is not set");
+                ConfigError::at("server.store_password_env", what, "export it before the start")
+            };
+            store = store.password(&std::env::var(name).map_err(|_| unset())?).map_err(wrong)?;
+        }
+        Ok(Self::Redis(store))
+    }
+
+    #[cfg(not(feature = "redis"))]
+    fn open_redis(_url: &str, _config: &config::Server) -> Result<Self, ConfigError> {
+        let what = "this gateway was built without the feature `redis`";
+        Err(ConfigError::at("server.store", what, "write server.store = \"redb\""))
+    }
+
+    fn name(&self) -> &'static str {
+        match *self {
+            #[cfg(feature = "redb")]
+            Self::Redb(_) => "store in the state directory",
+            #[cfg(feature = "redis")]
+            Self::Redis(_) => "redis of server.store",
+        }
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        match self {
+            #[cfg(feature = "redb")]
+            Self::Redb(store) => store.probe().await,
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.probe().await,
+        }
+    }
+
+    /// What the last write found, where that is known without asking.
+    fn problem(&self) -> Option<String> {
+        match self {
+            #[cfg(feature = "redb")]
+            Self::Redb(store) => store.problem().map(|error| failed(self, &error)),
+            #[cfg(feature = "redis")]
+            Self::Redis(_) => None,
+        }
+    }
+
+    async fn secret(&self) -> Result<[u8; 16], StoreError> {
+        match self {
+            #[cfg(feature = "redb")]
+            Self::Redb(store) => store.shared_secret().await,
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.shared_secret().await,
+        }
+    }
+
+    pub(crate) fn quota(&self) -> Arc<dyn QuotaStore> {
+        match self.clone() {
+            #[cfg(feature = "redb")]
+            Self::Redb(store) => Arc::new(store),
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => Arc::new(store),
+        }
+    }
+}
+
+/// The state directory, locked for this process until it is dropped or the process ends.
+#[derive(Debug)]
+struct Directory {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Directory {
+    fn open(path: PathBuf) -> Result<Self, ConfigError> {
+        let shown = path.display().to_string();
+        let unusable = |what: String, remedy: &str| {
+            ConfigError::at("server.state_dir", format!("{shown} {what}"), remedy)
+        };
+        let refused = |error: io::Error| {
+            let remedy = "make it writable for this user, or name another directory";
+            unusable(format!("cannot be used: {error}"), remedy)
+        };
+        private_dir(&path).map_err(refused)?;
+        let mut lock = File::options();
+        lock.create(true).write(true).truncate(false);
+        let lock = lock.open(path.join("lock")).map_err(refused)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let what = "is in use by another gateway".to_owned();
+                let remedy = "give each gateway a directory of its own; replicas share a redis \
+                              (server.store)";
+                return Err(unusable(what, remedy));
+            }
+            Err(TryLockError::Error(error)) => return Err(refused(error)),
+        }
+        Self::probe(&path).map_err(refused)?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// Writes a new file to the disk and removes it.
+    fn probe(dir: &Path) -> io::Result<()> {
+        let path = dir.join("probe");
+        let written = File::create(&path).and_then(|mut file| {
+            // A block of the disk, so that a full one is noticed.
+            file.write_all(&[b'.'; 4096])?;
+            file.sync_all()
+        });
+        let removed = std::fs::remove_file(&path);
+        written.and(removed)
+    }
+}
+
+/// Makes a directory that only its owner can read. One that others can read is warned about.
+fn private_dir(path: &Path) -> io::Result<()> {
+    let mut dir = std::fs::DirBuilder::new();
+    dir.recursive(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+        dir.mode(0o700).create(path)?;
+        let mode = std::fs::metadata(path)?.permissions().mode();
+        if mode & 0o077 != 0 {
+            let (path, mode) = (path.display(), format!("{:o}", mode & 0o777));
+            tracing::warn!(%path, mode, "other users can read the state directory: chmod 0700 it");
+        }
+        Ok(())
+    }
+    #[cfg(not(unix))]
+    dir.create(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    /// A directory of this test's own, removed at the end.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let name = format!("gemini-gateway-state-{name}-{}", std::process::id());
+            Self(std::env::temp_dir().join(name))
+        }
+
+        fn config(&self) -> config::Server {
+            let toml = format!("[server]\nstate_dir = {:?}\n", self.0.join("deep/state"));
+            Config::parse(&toml, "gateway.toml").unwrap().server
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_directory_is_made_for_its_owner_and_serves_one_gateway_at_a_time() {
+        let scratch = Scratch::new("one");
+        let state = State::open(&scratch.config()).await.unwrap();
+        assert_eq!((state.problem(), state.dir().is_some()), (None, true));
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = std::fs::metadata(state.dir().unwrap()).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700);
+        }
+        let error = State::open(&scratch.config()).await.unwrap_err().to_string();
+        assert!(error.contains("in use by another gateway"), "{error}");
+        assert!(error.contains("server.store"), "says what to do: {error}");
+        let secret = state.secret();
+        drop(state);
+        let state = State::open(&scratch.config()).await.unwrap();
+        assert_eq!(state.secret(), secret, "the same after a restart");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_database_is_refused_and_stays_as_it_was() {
+        let scratch = Scratch::new("foreign");
+        let dir = scratch.config().state_dir.unwrap();
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("state.redb"), b"something else").unwrap();
+        let error = State::open(&scratch.config()).await.unwrap_err().to_string();
+        assert!(error.contains("state.redb cannot be opened"), "{error}");
+        assert_eq!(std::fs::read(dir.join("state.redb")).unwrap(), b"something else");
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_cannot_be_made_is_refused_at_start() {
+        let scratch = Scratch::new("blocked");
+        std::fs::create_dir_all(&scratch.0).unwrap();
+        std::fs::write(scratch.0.join("deep"), b"a file in its place").unwrap();
+        let error = State::open(&scratch.config()).await.unwrap_err().to_string();
+        assert!(error.contains("cannot be used"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_redis_that_cannot_be_reached_is_refused_at_start_without_its_password() {
+        let config = "[server]\nstore = \"redis://:very-secret@127.0.0.1:1/0\"\n";
+        let config = Config::parse(config, "gateway.toml").unwrap().server;
+        let error = State::open(&config).await.unwrap_err().to_string();
+        assert!(error.contains("the redis of server.store cannot be used"), "{error}");
+        assert!(!format!("{error} {config:?}").contains("very-secret"));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_kept_and_nothing_fails_without_a_state_dir() {
+        let state = State::open(&config::Server::default()).await.unwrap();
+        assert!(state.store().is_none() && state.problem().is_none());
+    }
+
+    // A directory that is moved away under a running gateway stands for a disk that fails.
+    #[tokio::test]
+    async fn a_directory_that_goes_away_is_a_problem_until_it_is_back() {
+        let scratch = Scratch::new("away");
+        let state = State::open(&scratch.config()).await.unwrap();
+        let (dir, away) = (state.dir().unwrap().to_owned(), scratch.0.join("away"));
+        let inner = state.0.clone().unwrap();
+        std::fs::rename(&dir, &away).unwrap();
+        let problem = inner.probe().await.unwrap();
+        assert!(problem.contains("cannot be written"), "{problem}");
+        std::fs::rename(&away, &dir).unwrap();
+        assert_eq!(inner.probe().await, None);
+    }
+}
