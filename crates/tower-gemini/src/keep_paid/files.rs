@@ -16,7 +16,7 @@ use tower_gemini_core::cost::Cost;
 use tower_gemini_core::verdict::Outcome;
 
 use super::fingerprint::Fingerprint;
-use super::stored::{CallId, StoredResponse};
+use super::stored::{CallId, StoredResponse, last_byte_apart};
 
 /// A call that is or was written to a file.
 #[derive(Debug)]
@@ -238,13 +238,7 @@ fn decode(head: Head, body: Vec<u8>, path: PathBuf, since: Instant) -> Option<Sa
             status: StatusCode::from_u16(head.status).unwrap_or(StatusCode::OK),
             headers,
             bytes: body.len(),
-            chunks: {
-                // The last byte apart, as a part of several has it: before it is read, what the client
-                // has does not count as all.
-                let body = Bytes::from(body);
-                let last = body.len().saturating_sub(1);
-                vec![body.slice(..last), body.slice(last..)]
-            },
+            chunks: last_byte_apart(vec![Bytes::from(body)]),
             completed_at: since,
             cost: Cost {
                 at_least_microusd: head.at_least_microusd,

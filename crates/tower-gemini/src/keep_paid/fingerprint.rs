@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::shares::Caller;
 use crate::body::CallBody;
 use crate::identity::{self, ResponseFormat};
 use bytes::Bytes;
@@ -36,6 +37,14 @@ impl Fingerprint {
         hash.caller(request);
         hash.field(key);
         hash.done()
+    }
+
+    /// What tells the caller of a request from others, for this process.
+    pub(super) fn caller_of<B>(request: &Request<B>) -> Caller {
+        let mut hash = Fields::new(b"keep-paid caller");
+        hash.caller(request);
+        let Self(digest) = hash.done();
+        digest.iter().take(8).fold(0, |number, &byte| number << 8 | u64::from(byte))
     }
 
     pub(super) fn to_hex(self) -> String {

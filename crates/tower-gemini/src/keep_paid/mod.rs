@@ -120,7 +120,9 @@ mod in_flight;
 mod layer;
 mod progress;
 mod registry;
+mod room;
 mod service;
+mod shares;
 mod stored;
 
 use std::sync::Arc;

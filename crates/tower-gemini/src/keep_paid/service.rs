@@ -8,7 +8,8 @@ use crate::body::CallBody;
 use crate::call_state::CallState;
 use crate::error::{Error, TimeLimit};
 use crate::trail::{Step, StopReason};
-use http::{HeaderName, Request, Response, StatusCode};
+use http::header::RETRY_AFTER;
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
@@ -22,6 +23,8 @@ use super::files;
 use super::fingerprint::Fingerprint;
 use super::in_flight::{CompletableBody, InFlight, read_response};
 use super::registry::Registry;
+use super::room::Room;
+use super::shares::Caller;
 use super::stored::{CallId, StoredResponse};
 use crate::ready::take_ready;
 use crate::refusal::Refusal;
@@ -39,6 +42,10 @@ const KEY_REUSED: (&str, &str) = (
     "IDEMPOTENCY_KEY_REUSED",
     "Not sent: this Idempotency-Key was used for another request. A new request needs a new key.",
 );
+const TOO_MANY: (&str, &str) = (
+    "TOO_MANY_WAIT_FOR_ONE_CALL",
+    "Not sent: enough requests wait for the response of this same call. Send it again when one of them has ended.",
+);
 const TOO_LARGE_FOR_A_KEY: (&str, &str) = (
     "IDEMPOTENCY_KEY_NOT_HONOURED",
     "Not sent: a request of this size is not held in memory, so its Idempotency-Key cannot prevent a second charge. Send it without the key, \
@@ -47,8 +54,8 @@ const TOO_LARGE_FOR_A_KEY: (&str, &str) = (
 
 /// Marks a response to a request that was not sent because of its `Idempotency-Key`.
 ///
-/// The key was used for another request (status 422), or the request is too large to be held in
-/// memory and compared (413). The body is an error in Google's form. In the response's extensions.
+/// The key was used for another request (status 422), the request is too large to be held in memory
+/// and compared (413), or enough requests wait for the same call (429). The body is an error in Google's form. In the response's extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct IdempotencyKeyRejected;
@@ -142,6 +149,7 @@ impl<S: StorableService> Service<Request<CallBody>> for KeepPaid<S> {
         let asked = Asked {
             registry,
             fingerprint,
+            caller: Fingerprint::caller_of(&request),
             state: request.body().state().clone(),
             marks_resends: retries.is_some(),
             is_resend: retries.is_some_and(|retries| retries > 0),
@@ -160,6 +168,7 @@ impl<S: StorableService> Service<Request<CallBody>> for KeepPaid<S> {
 struct Asked {
     registry: Arc<Registry>,
     fingerprint: Fingerprint,
+    caller: Caller,
     state: CallState,
     marks_resends: bool,
     is_resend: bool,
@@ -180,6 +189,7 @@ impl Asked {
                 Found::Response(id, response) => return Ok(self.replay(id, response)),
                 Found::Detached(changed) => self.wait(changed, None).await?,
                 Found::Foreground(changed) => self.wait(changed, Some(grace)).await?,
+                Found::TooMany => return Ok(too_many(&self.state)),
                 // A client that disconnects meanwhile leaves it in its file.
                 Found::OnDisk(id, file) => {
                     let read = files::read_response(file).await;
@@ -205,7 +215,9 @@ impl Asked {
             }
         }
         let state = self.state.clone();
-        let id = self.registry.with(|calls, _| calls.begin(self.fingerprint, state.clone()));
+        let id = self
+            .registry
+            .with(|calls, _| calls.begin(self.fingerprint, self.caller, state.clone()));
         let tier = request.body().call().tier;
         let call = InFlight::new(self.registry.clone(), id, state, tier, self.marks_resends, None);
         ForegroundCall::new(inner.call(request), call).await
@@ -296,16 +308,17 @@ impl Asked {
     ) -> Result<Stored<S>, Error> {
         let response = loop {
             let state = self.state.clone();
-            let found = self
-                .registry
-                .with(|calls, now| calls.find_keyed(key, self.fingerprint, state.clone(), now));
+            let from = (self.caller, state.clone());
+            let found =
+                self.registry.with(|calls, now| calls.find_keyed(key, self.fingerprint, from, now));
             break match found {
                 Keyed::New(id, clients, client) => {
                     let (reply, result) = oneshot::channel();
                     let registry = self.registry.clone();
                     let tier = request.body().call().tier;
+                    let room = Room::of(&state, None);
                     let call = InFlight::new(registry, id, state, tier, false, Some(clients));
-                    call.complete_keyed(read_response(inner.call(request), None), reply);
+                    call.complete_keyed(read_response(inner.call(request), room), reply);
                     // The task ends without a result where its runtime does.
                     let lost = |_| Err(Error::truncated(Verdict::interrupted()));
                     let response = result.await.unwrap_or_else(lost)?;
@@ -321,6 +334,7 @@ impl Asked {
                     Ok(response) => response,
                     Err(_) => return Err(self.lost(LOST_KEYED)),
                 },
+                Keyed::TooMany => return Ok(too_many(&self.state)),
                 Keyed::Lost => return Err(self.lost(LOST_KEYED)),
                 // The status is that of the IETF's draft.
                 Keyed::OtherRequest => {
@@ -353,6 +367,13 @@ async fn wait_until(moment: Option<Instant>) {
     }
 }
 
+/// Enough requests wait for the call that this one would wait for.
+fn too_many<B: CompletableBody>(state: &CallState) -> Response<ResponseBody<B>> {
+    let mut response = rejected(state, StatusCode::TOO_MANY_REQUESTS, TOO_MANY);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("2"));
+    response
+}
+
 fn rejected<B: CompletableBody>(
     state: &CallState,
     status: StatusCode,
@@ -360,7 +381,10 @@ fn rejected<B: CompletableBody>(
 ) -> Response<ResponseBody<B>> {
     let refusal = Refusal {
         status,
-        word: "INVALID_ARGUMENT",
+        word: match status {
+            StatusCode::TOO_MANY_REQUESTS => "RESOURCE_EXHAUSTED",
+            _ => "INVALID_ARGUMENT",
+        },
         message: message.to_owned(),
         reason,
         metadata: Value::Null,

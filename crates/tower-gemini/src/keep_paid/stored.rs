@@ -63,6 +63,16 @@ pub(super) fn is_worth_storing(status: StatusCode, outcome: Outcome) -> bool {
     is_final && is_result
 }
 
+/// The same chunks with the last byte in one of its own: before it is read, what a client has does
+/// not count as all, also where it stands for a part of several responses.
+pub(super) fn last_byte_apart(mut chunks: Vec<Bytes>) -> Vec<Bytes> {
+    if let Some(last) = chunks.last_mut().filter(|last| last.len() > 1) {
+        let end = last.split_off(last.len() - 1);
+        chunks.push(end);
+    }
+    chunks
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
