@@ -266,7 +266,7 @@ impl<B: CompletableBody> Future for ForegroundCall<B> {
             Ok(response) => {
                 let (mut parts, body) = response.into_parts();
                 parts.extensions.insert(call.state.trail().clone());
-                let room = call.registry.room();
+                let room = call.registry.room(&call.state);
                 let seen = Collected::new(parts.status, parts.headers.clone(), room);
                 let mut body = ResponseBody::passing(body);
                 body.delivery = Some(Delivery::Foreground(Box::new((call, seen))));
@@ -284,7 +284,7 @@ impl<B: CompletableBody> Drop for ForegroundCall<B> {
     fn drop(&mut self) {
         let Some((response, call)) = self.0.take() else { return };
         if call.state.last_may_be_charged() {
-            let room = call.registry.room();
+            let room = call.registry.room(&call.state);
             call.complete_detached(read_response(response, room));
         } else {
             // Dropped first: the request can go out until then.

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::files::{CallFile, SavedCall};
 use super::fingerprint::Fingerprint;
 use super::progress::{CallEvent, CallProgress, Replay};
+use super::shares::{Caller, Shares};
 use super::stored::{CallId, StoredResponse};
 use super::{KeepCounts, Settings};
 use crate::call_state::CallState;
@@ -22,6 +23,13 @@ use crate::store::{Journal, JournalChange};
 /// As many losses are remembered as are reported within minutes by any plausible fleet; a few
 /// hundred bytes each.
 const MAX_LOSSES: usize = 1024;
+
+/// As many clients wait for one call: more than the workers that share one job, and few enough that
+/// a caller cannot fill a server with requests that do nothing but wait.
+const MAX_WAITING: usize = 32;
+
+/// A stored response takes this much beside its bytes: it bounds how many there are.
+const LEAST_BYTES: usize = 1024;
 
 /// Gives the response of a call with a key to all clients that wait for it. Clients that no longer
 /// wait are not among its receivers.
@@ -38,14 +46,21 @@ pub(super) struct Calls {
     slots: HashMap<Fingerprint, Slot>,
     /// Of all stored responses.
     stored_bytes: usize,
-    /// Stored responses, numbered; the first one makes room first.
-    eviction: BTreeSet<(Rank, u64, CallId)>,
+    stored_count: usize,
+    /// Stored responses by their callers, numbered; of those of a caller the first one makes room
+    /// first.
+    delivered: Shares<(u64, CallId)>,
+    undelivered: Shares<(u64, CallId)>,
     next_stored: u64,
     detached: usize,
+    /// Calls without a key that are stored, and that are lost and unreported.
+    waiting: usize,
+    unreported: usize,
     /// When each call is forgotten.
     expiry: BTreeSet<(Instant, CallId)>,
-    /// Losses; the first one is forgotten first.
-    losses: BTreeSet<(CallProgress, Instant, CallId)>,
+    /// Losses; of those of a caller the first one is forgotten first.
+    losses: Shares<(CallProgress, Instant, CallId)>,
+    losses_count: usize,
     pub(super) totals: KeepCounts,
     pub(super) to_do: ToDo,
     journal: Option<Arc<dyn Journal>>,
@@ -71,6 +86,7 @@ struct Slot {
 #[derive(Debug)]
 struct Call {
     number: u128,
+    caller: Caller,
     progress: CallProgress,
     /// When it came there: what it is dated by.
     since: Instant,
@@ -187,6 +203,8 @@ pub(super) enum Found {
     /// Another request in flight must change first.
     Detached(watch::Receiver<()>),
     Foreground(watch::Receiver<()>),
+    /// Enough requests wait for it.
+    TooMany,
     /// It was or may have been charged, and there is no response.
     Lost,
     Nothing,
@@ -198,6 +216,8 @@ pub(super) enum Keyed {
     /// Nothing: the request is to be sent.
     New(CallId, Clients, Client),
     InFlight(Client),
+    /// Enough requests wait for it.
+    TooMany,
     Response(Arc<StoredResponse>),
     Elsewhere(Copy),
     Lost,
@@ -217,11 +237,16 @@ impl Calls {
             max_bytes,
             slots: HashMap::new(),
             stored_bytes: 0,
-            eviction: BTreeSet::new(),
+            stored_count: 0,
+            delivered: Shares::default(),
+            undelivered: Shares::default(),
             next_stored: 0,
             detached: 0,
+            waiting: 0,
+            unreported: 0,
             expiry: BTreeSet::new(),
-            losses: BTreeSet::new(),
+            losses: Shares::default(),
+            losses_count: 0,
             totals: KeepCounts::default(),
             to_do: ToDo::default(),
             journal: settings.journal.clone(),
@@ -229,14 +254,20 @@ impl Calls {
     }
 
     /// A call is about to be sent.
-    pub(super) fn begin(&mut self, fingerprint: Fingerprint, state: CallState) -> CallId {
-        self.insert(fingerprint, |call| call.state = Some(state))
+    pub(super) fn begin(
+        &mut self,
+        fingerprint: Fingerprint,
+        caller: Caller,
+        state: CallState,
+    ) -> CallId {
+        self.insert(fingerprint, |call| (call.caller, call.state) = (caller, Some(state)))
     }
 
     fn insert(&mut self, fingerprint: Fingerprint, set: impl FnOnce(&mut Call)) -> CallId {
         let number = fastrand::u128(..);
         let mut call = Call {
             number,
+            caller: 0,
             progress: CallProgress::Foreground,
             since: Instant::now(),
             first_report: None,
@@ -300,6 +331,7 @@ impl Calls {
         let (retention, loss_window) = (self.retention, self.loss_window);
         let Some(call) = self.call_mut(id) else { return };
         let (before, since, replay) = (call.progress, call.since, call.replay());
+        let caller = call.caller;
         let next = before.next(event, replay);
         let is_report = event == CallEvent::Report && next == Some(CallProgress::Reported);
         if is_report {
@@ -337,9 +369,9 @@ impl Calls {
         if let (Some(journal), Some(change)) = (&self.journal, change) {
             drop(journal.write(id.number, change));
         }
-        self.unindex(id, before, since);
+        self.unindex((id, caller, replay), before, since);
         match next {
-            Some(next) => self.index(id, next, dated),
+            Some(next) => self.index((id, caller, replay), next, dated),
             None => {
                 let response = self.unstore(id);
                 if before == CallProgress::Stored && replay == Replay::Once {
@@ -355,27 +387,55 @@ impl Calls {
                 self.slots.remove(&id.fingerprint);
             }
         }
-        while self.losses.len() > MAX_LOSSES {
-            let Some(&(.., oldest)) = self.losses.first() else { break };
+        while self.losses_count > MAX_LOSSES {
+            let Some((.., oldest)) = self.losses.first_to_go(caller, 0) else { break };
             self.to_do.forgotten_losses += 1;
             self.apply(oldest, CallEvent::Forget, now);
         }
     }
 
-    fn index(&mut self, id: CallId, progress: CallProgress, since: Instant) {
-        self.detached += usize::from(progress == CallProgress::Detached);
+    fn index(
+        &mut self,
+        (id, caller, replay): (CallId, Caller, Replay),
+        progress: CallProgress,
+        since: Instant,
+    ) {
         self.expiry.extend(self.deadline(progress, since).map(|deadline| (deadline, id)));
+        if let Some(count) = self.count_of(progress, replay) {
+            *count += 1;
+        }
         if progress.is_loss() {
-            self.losses.insert((progress, since, id));
+            self.losses.insert(caller, (progress, since, id), 1);
+            self.losses_count += 1;
         }
     }
 
-    fn unindex(&mut self, id: CallId, progress: CallProgress, since: Instant) {
-        self.detached -= usize::from(progress == CallProgress::Detached);
+    fn unindex(
+        &mut self,
+        (id, caller, replay): (CallId, Caller, Replay),
+        progress: CallProgress,
+        since: Instant,
+    ) {
         if let Some(deadline) = self.deadline(progress, since) {
             self.expiry.remove(&(deadline, id));
         }
-        self.losses.remove(&(progress, since, id));
+        if let Some(count) = self.count_of(progress, replay) {
+            *count -= 1;
+        }
+        if progress.is_loss() {
+            self.losses.remove(caller, &(progress, since, id));
+            self.losses_count -= 1;
+        }
+    }
+
+    /// What counts the calls that have come so far.
+    fn count_of(&mut self, progress: CallProgress, replay: Replay) -> Option<&mut usize> {
+        match (progress, replay) {
+            (CallProgress::Detached, _) => Some(&mut self.detached),
+            (CallProgress::Stored, Replay::Once) => Some(&mut self.waiting),
+            (CallProgress::Lost, Replay::Once) => Some(&mut self.unreported),
+            _ => None,
+        }
     }
 
     /// When a call is forgotten.
@@ -422,12 +482,14 @@ impl Calls {
     }
 
     /// Stores a response, or changes its rank. It is evicted itself if it is larger than the bound,
-    /// or if only responses of a higher rank could make room for it.
+    /// if only responses of a higher rank could make room for it, or if its caller would hold more
+    /// than any other.
     fn put(&mut self, id: CallId, response: Arc<StoredResponse>, rank: Rank, now: Instant) {
         self.unstore(id);
+        let Some(caller) = self.call_mut(id).map(|call| call.caller) else { return };
         while !self.has_room(response.bytes) {
-            let first = self.eviction.first().filter(|(first, ..)| *first <= rank);
-            let Some(&(.., victim)) = first.filter(|_| response.bytes <= self.max_bytes) else {
+            let first = self.first_to_go(rank, caller, response.bytes);
+            let Some(victim) = first.filter(|_| response.bytes <= self.max_bytes) else {
                 return self.evict(id, response, now);
             };
             if let Some(response) = self.unstore(victim) {
@@ -438,17 +500,37 @@ impl Calls {
         let Some(call) = self.call_mut(id) else { return };
         (call.response, call.stored_as) = (Some(response), Some(stored_as));
         self.stored_bytes += bytes;
+        self.stored_count += 1;
         self.next_stored += 1;
-        self.eviction.insert((rank, stored_as.1, id));
+        self.ranked(rank).insert(caller, (stored_as.1, id), bytes.max(1));
+    }
+
+    /// What makes room for a response of this rank and caller. What was delivered does before what
+    /// is nowhere else.
+    fn first_to_go(&self, rank: Rank, caller: Caller, bytes: usize) -> Option<CallId> {
+        let (shares, bytes) = match rank {
+            Rank::Undelivered if self.delivered.is_empty() => (&self.undelivered, bytes),
+            Rank::Undelivered => (&self.delivered, 0),
+            Rank::Delivered => (&self.delivered, bytes),
+        };
+        shares.first_to_go(caller, bytes).map(|(_, id)| id)
+    }
+
+    fn ranked(&mut self, rank: Rank) -> &mut Shares<(u64, CallId)> {
+        match rank {
+            Rank::Delivered => &mut self.delivered,
+            Rank::Undelivered => &mut self.undelivered,
+        }
     }
 
     /// Takes a response out of what is stored.
     fn unstore(&mut self, id: CallId) -> Option<Arc<StoredResponse>> {
         let call = self.call_mut(id)?;
         let (rank, number) = call.stored_as.take()?;
-        let response = call.response.take()?;
-        self.eviction.remove(&(rank, number, id));
+        let (response, caller) = (call.response.take()?, call.caller);
+        self.ranked(rank).remove(caller, &(number, id));
         self.stored_bytes -= response.bytes;
+        self.stored_count -= 1;
         Some(response)
     }
 
@@ -464,7 +546,9 @@ impl Calls {
 
     /// Whether so many more bytes can be stored without another response making room.
     fn has_room(&self, bytes: usize) -> bool {
-        self.stored_bytes.checked_add(bytes).is_some_and(|bytes| bytes <= self.max_bytes)
+        let most = self.max_bytes / LEAST_BYTES + MAX_WAITING;
+        self.stored_count < most
+            && self.stored_bytes.checked_add(bytes).is_some_and(|bytes| bytes <= self.max_bytes)
     }
 
     fn drop_unasked(&mut self, response: Option<Arc<StoredResponse>>) {
@@ -520,17 +604,18 @@ impl Calls {
     pub(super) fn find(&mut self, fingerprint: Fingerprint, ask: Ask, now: Instant) -> Found {
         self.expire(now);
         let Some(slot) = self.slots.get(&fingerprint) else { return Found::Nothing };
+        let has_enough = slot.changed.receiver_count() >= MAX_WAITING;
         let changed = slot.changed.subscribe();
         let first = |progress| self.first(fingerprint, progress);
         if let Some(id) = first(CallProgress::Stored) {
             return self.take(id, now);
         }
         if first(CallProgress::Detached).is_some() {
-            return Found::Detached(changed);
+            return if has_enough { Found::TooMany } else { Found::Detached(changed) };
         }
         let in_foreground = [CallProgress::Foreground, CallProgress::Delivering];
         if ask.waits && in_foreground.into_iter().any(|progress| first(progress).is_some()) {
-            return Found::Foreground(changed);
+            return if has_enough { Found::TooMany } else { Found::Foreground(changed) };
         }
         if let Some(id) = first(CallProgress::Lost) {
             let copy = self.call_mut(id).and_then(|call| call.copy());
@@ -580,14 +665,14 @@ impl Calls {
         &mut self,
         key: Fingerprint,
         request: Fingerprint,
-        state: CallState,
+        (caller, state): (Caller, CallState),
         now: Instant,
     ) -> Keyed {
         self.expire(now);
         let Some(call) = self.slots.get(&key).and_then(|slot| slot.calls.first()) else {
             let (clients, client) = watch::channel(None);
             let id = self.insert(key, |call| {
-                call.keyed_request = Some(request);
+                (call.caller, call.keyed_request) = (caller, Some(request));
                 call.state = Some(state);
                 call.clients = Some(clients.clone());
             });
@@ -597,6 +682,9 @@ impl Calls {
             return Keyed::OtherRequest;
         }
         if let Some(clients) = &call.clients {
+            if clients.receiver_count() >= MAX_WAITING {
+                return Keyed::TooMany;
+            }
             return Keyed::InFlight(clients.subscribe());
         }
         let id = CallId { fingerprint: key, number: call.number };
@@ -611,13 +699,9 @@ impl Calls {
     }
 
     pub(super) fn counts(&self) -> KeepCounts {
-        let all = || self.slots.values().flat_map(|slot| &slot.calls);
-        let once = |progress| {
-            all().filter(|call| call.progress == progress && call.replay() == Replay::Once).count()
-        };
         KeepCounts {
-            stored: once(CallProgress::Stored),
-            losses: once(CallProgress::Lost),
+            stored: self.waiting,
+            losses: self.unreported,
             stored_bytes: self.stored_bytes,
             ..self.totals
         }
@@ -810,7 +894,7 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Disconnect { who, bytes } => {
-                        let id = calls.begin(Fingerprint([who; 32]), state());
+                        let id = calls.begin(Fingerprint([who; 32]), u64::from(who), state());
                         prop_assert!(calls.detach(id, now));
                         calls.store(id, response(bytes, now), false, now);
                         open += 1;
@@ -843,33 +927,100 @@ mod tests {
                 let counts = calls.counts();
                 prop_assert!(counts.stored_bytes <= MAX_BYTES);
                 prop_assert_eq!(counts.stored + counts.losses, open);
+                let all = || calls.slots.values().flat_map(|slot| &slot.calls);
+                let count = |what| all().filter(|call| call.progress == what).count();
+                prop_assert_eq!(counts.stored, count(CallProgress::Stored));
+                prop_assert_eq!(counts.losses, count(CallProgress::Lost));
             }
             // No index outlives its call.
             calls.expire(now + RETENTION);
             prop_assert!(calls.slots.is_empty() && calls.expiry.is_empty() && calls.losses.is_empty());
-            prop_assert_eq!((calls.stored_bytes, calls.detached, calls.eviction.len()), (0, 0, 0));
+            prop_assert_eq!((calls.stored_bytes, calls.stored_count, calls.detached), (0, 0, 0));
+            prop_assert!(calls.delivered.is_empty() && calls.undelivered.is_empty());
+            prop_assert_eq!((calls.waiting, calls.unreported, calls.losses_count), (0, 0, 0));
         }
     }
 
     #[test]
     fn no_more_calls_are_detached_than_may_and_the_next_one_is_lost() {
         let (mut calls, now) = (calls(), Instant::now());
-        let ids = [1, 2, 3].map(|who| calls.begin(Fingerprint([who; 32]), state()));
+        let ids = [1, 2, 3].map(|who| calls.begin(Fingerprint([who; 32]), 1, state()));
         assert_eq!(ids.map(|id| calls.detach(id, now)), [true, true, false]);
         assert!(calls.detach(ids[0], now), "it is detached already");
         assert_eq!(calls.counts().losses, 1);
         calls.apply(ids[0], CallEvent::EndFree, now);
-        let next = calls.begin(Fingerprint([4; 32]), state());
+        let next = calls.begin(Fingerprint([4; 32]), 1, state());
         assert!(calls.detach(next, now));
+    }
+
+    // One caller's hang-ups pushed out the only image that another had waiting.
+    #[test]
+    fn a_caller_who_disconnects_often_pushes_out_its_own_responses_and_no_others() {
+        let (mut calls, now) = (calls(), Instant::now());
+        let mine = calls.begin(Fingerprint([0; 32]), 1, state());
+        calls.store(mine, response(20, now), false, now);
+        for n in 1..=70 {
+            let theirs = calls.begin(Fingerprint([n; 32]), 2, state());
+            calls.store(theirs, response(10, now), false, now);
+        }
+        assert_eq!(calls.counts().stored, 1 + 8, "and a caller has all the room that is left");
+        let found = calls.find(Fingerprint([0; 32]), ask(false), now);
+        assert!(matches!(found, Found::Response(..)), "{found:?}");
+    }
+
+    #[test]
+    fn one_callers_losses_do_not_make_another_pay_twice() {
+        let (mut calls, now) = (calls(), Instant::now());
+        let lose = |calls: &mut Calls, who: u32, caller| {
+            let mut fingerprint = [0; 32];
+            fingerprint[..4].copy_from_slice(&who.to_le_bytes());
+            let id = calls.begin(Fingerprint(fingerprint), caller, state());
+            calls.apply(id, CallEvent::Lose, now);
+            Fingerprint(fingerprint)
+        };
+        let mine = lose(&mut calls, 0, 1);
+        for n in 1..=2 * MAX_LOSSES as u32 {
+            lose(&mut calls, n, 2);
+        }
+        assert_eq!(calls.counts().losses, MAX_LOSSES);
+        assert!(matches!(calls.find(mine, ask(false), now), Found::Lost));
+    }
+
+    // 256 requests with one key, or 256 identical ones, waited for one call and filled a gateway.
+    #[test]
+    fn no_more_requests_wait_for_one_call_than_a_job_has_workers() {
+        let (mut calls, now) = (calls(), Instant::now());
+        let (key, request) = (Fingerprint([1; 32]), Fingerprint([2; 32]));
+        let mut waiting = Vec::new();
+        let too_many = loop {
+            match calls.find_keyed(key, request, (1, state()), now) {
+                Keyed::New(_, _, client) | Keyed::InFlight(client) => waiting.push(client),
+                other => break other,
+            }
+        };
+        assert!(matches!(too_many, Keyed::TooMany) && waiting.len() == MAX_WAITING);
+        waiting.pop();
+        assert!(matches!(calls.find_keyed(key, request, (1, state()), now), Keyed::InFlight(_)));
+
+        let id = calls.begin(request, 1, state());
+        assert!(calls.detach(id, now));
+        let mut waiting = Vec::new();
+        let too_many = loop {
+            match calls.find(request, ask(false), now) {
+                Found::Detached(changed) => waiting.push(changed),
+                other => break other,
+            }
+        };
+        assert!(matches!(too_many, Found::TooMany) && waiting.len() == MAX_WAITING);
     }
 
     #[test]
     fn a_delivered_response_goes_only_to_a_marked_resend_and_evicts_none_that_waits() {
         let (mut calls, now, me) = (calls(), Instant::now(), Fingerprint([1; 32]));
-        let waiting = calls.begin(Fingerprint([2; 32]), state());
+        let waiting = calls.begin(Fingerprint([2; 32]), 1, state());
         calls.store(waiting, response(80, now), false, now);
         let deliver = |calls: &mut Calls| {
-            let id = calls.begin(me, state());
+            let id = calls.begin(me, 1, state());
             calls.delivered(id, Some(response(30, now)), now);
         };
         deliver(&mut calls);
@@ -892,7 +1043,7 @@ mod tests {
     fn a_loss_is_reported_until_a_minute_after_the_last_request_and_not_for_ever() {
         let s = Duration::from_secs;
         let (mut calls, mut now, me) = (calls(), Instant::now(), Fingerprint([1; 32]));
-        let id = calls.begin(me, state());
+        let id = calls.begin(me, 1, state());
         calls.apply(id, CallEvent::Report, now);
         let first = now;
         let mut is_told = |now| match calls.find(me, ask(false), now) {
@@ -906,7 +1057,7 @@ mod tests {
         }
         assert!(now > first + RETENTION, "{:?}", now - first);
 
-        let id = calls.begin(me, state());
+        let id = calls.begin(me, 1, state());
         calls.apply(id, CallEvent::Report, now);
         assert!(matches!(calls.find(me, ask(false), now + s(60)), Found::Nothing));
     }
@@ -928,10 +1079,11 @@ mod tests {
     fn a_client_that_disconnects_from_a_call_is_gone_when_the_call_is_woken() {
         let (mut calls, now) = (calls(), Instant::now());
         let (key, request) = (Fingerprint([1; 32]), Fingerprint([2; 32]));
-        let Keyed::New(_, clients, client) = calls.find_keyed(key, request, state(), now) else {
+        let Keyed::New(_, clients, client) = calls.find_keyed(key, request, (1, state()), now)
+        else {
             panic!()
         };
-        let Keyed::InFlight(second) = calls.find_keyed(key, request, state(), now) else {
+        let Keyed::InFlight(second) = calls.find_keyed(key, request, (1, state()), now) else {
             panic!()
         };
         let woken = Arc::new(OnWake { clients: clients.clone(), receivers: Mutex::new(None) });

@@ -19,8 +19,9 @@ use tower_gemini_core::verdict::{Outcome, Verdict};
 use super::calls::{Clients, after};
 use super::journal::encode;
 use super::progress::CallEvent;
-use super::registry::{Registry, Room, TaskCount};
-use super::stored::{CallId, StoredResponse, is_worth_storing};
+use super::registry::{Registry, TaskCount};
+use super::room::Room;
+use super::stored::{CallId, StoredResponse, is_worth_storing, last_byte_apart};
 use crate::body::HasVerdict;
 use crate::call_state::CallState;
 use crate::headers::for_rebuilt_body;
@@ -350,6 +351,8 @@ pub(super) async fn read_body<B: CompletableBody>(
 ) -> Result<Completed, Error> {
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         if let Ok(data) = frame?.into_data() {
+            // Nobody waits for it: reading on can wait for room.
+            seen.room.wait_for(seen.bytes + data.len()).await;
             seen.push(&data);
         }
     }
@@ -357,15 +360,18 @@ pub(super) async fn read_body<B: CompletableBody>(
     Ok(Completed { seen, verdict: body.verdict().cloned() })
 }
 
-/// Reads a response to its end. `room` bounds all responses that are held while they are in
-/// transit; without it a response of any size is read.
+/// Reads a response to its end, and holds as much of it as there is room for.
 pub(super) async fn read_response<B: CompletableBody>(
     response: impl Future<Output = Result<Response<B>, Error>>,
-    room: Option<Room>,
+    room: Room,
 ) -> Result<Completed, Error> {
     let (parts, body) = response.await?.into_parts();
     read_body(body, Collected::new(parts.status, parts.headers, room)).await
 }
+
+/// Shorter chunks are copied together: a slice of a few bytes keeps the whole buffer that a client
+/// read it into, which can be a thousand times as long.
+const COPIED_BELOW: usize = 32 * 1024;
 
 /// A response as it is collected. One that is too large, or comes beside too many others, is not
 /// held.
@@ -373,25 +379,34 @@ pub(super) struct Collected {
     status: StatusCode,
     headers: HeaderMap,
     chunks: Option<Vec<Bytes>>,
+    /// The end of the chunks.
+    copied: Vec<u8>,
     bytes: usize,
-    /// The room that it takes, where that is bounded.
-    room: Option<Room>,
+    room: Room,
 }
 
 impl Collected {
-    pub(super) fn new(status: StatusCode, headers: HeaderMap, room: Option<Room>) -> Self {
-        Self { status, headers, chunks: Some(Vec::new()), bytes: 0, room }
+    pub(super) fn new(status: StatusCode, headers: HeaderMap, room: Room) -> Self {
+        Self { status, headers, chunks: Some(Vec::new()), copied: Vec::new(), bytes: 0, room }
     }
 
     pub(super) fn push(&mut self, chunk: &Bytes) {
         let Some(chunks) = &mut self.chunks else { return };
-        let fits = self.room.as_mut().is_none_or(|room| grow(room, chunk.len()));
-        if fits {
-            chunks.push(chunk.clone());
-            self.bytes += chunk.len();
+        let bytes = self.bytes + chunk.len();
+        if !self.room.holds(bytes, chunk.len()) {
+            (self.chunks, self.copied, self.room) = (None, Vec::new(), Room::unbounded());
+        } else if chunk.len() < COPIED_BELOW {
+            self.copied.extend_from_slice(chunk);
+            if self.copied.len() >= 2 * COPIED_BELOW {
+                chunks.push(std::mem::take(&mut self.copied).into());
+            }
         } else {
-            (self.chunks, self.room) = (None, None);
+            if !self.copied.is_empty() {
+                chunks.push(std::mem::take(&mut self.copied).into());
+            }
+            chunks.push(chunk.clone());
         }
+        self.bytes = bytes;
     }
 
     /// The whole response, where all of it is held.
@@ -400,12 +415,15 @@ impl Collected {
         state: &CallState,
         verdict: Option<Verdict>,
     ) -> Option<StoredResponse> {
-        let (chunks, mut headers) = (self.chunks.clone()?, self.headers.clone());
+        let (mut chunks, mut headers) = (self.chunks.clone()?, self.headers.clone());
+        if !self.copied.is_empty() {
+            chunks.push(Bytes::copy_from_slice(&self.copied));
+        }
         for_rebuilt_body(&mut headers, Some(self.bytes as u64));
         Some(StoredResponse {
             status: self.status,
             headers,
-            chunks,
+            chunks: last_byte_apart(chunks),
             bytes: self.bytes,
             completed_at: Instant::now(),
             cost: state.cost(),
@@ -415,9 +433,40 @@ impl Collected {
     }
 }
 
-/// Takes so many more bytes of room, or nothing.
-fn grow(room: &mut Room, bytes: usize) -> bool {
-    let more = u32::try_from(bytes).ok();
-    let more = more.and_then(|bytes| room.semaphore().clone().try_acquire_many_owned(bytes).ok());
-    more.map(|more| room.merge(more)).is_some()
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::CallOptions;
+
+    /// A buffer of a client's, of which a chunk is a slice.
+    #[allow(dead_code, reason = "counted by its clones")]
+    struct Buffer(Arc<()>, Vec<u8>);
+
+    impl AsRef<[u8]> for Buffer {
+        fn as_ref(&self) -> &[u8] {
+            &self.1
+        }
+    }
+
+    // A response in chunks of a few bytes kept every buffer of 8 KiB that one of them was read into.
+    #[test]
+    fn a_stored_response_keeps_no_buffer_that_is_much_longer_than_what_it_holds() {
+        let buffers = Arc::new(());
+        let mut seen = Collected::new(StatusCode::OK, HeaderMap::new(), Room::unbounded());
+        let mut whole = Vec::new();
+        for n in 0..20_000_u32 {
+            let buffer = Bytes::from_owner(Buffer(buffers.clone(), vec![n as u8; 8192]));
+            seen.push(&buffer.slice(..n as usize % 9));
+            whole.extend_from_slice(&buffer[..n as usize % 9]);
+        }
+        let long = Bytes::from_owner(Buffer(buffers.clone(), vec![7; COPIED_BELOW]));
+        seen.push(&long);
+        whole.extend_from_slice(&long);
+        drop(long);
+        assert_eq!(Arc::strong_count(&buffers), 2, "only the buffer that is used whole");
+        let state = CallState::new(CallOptions::new());
+        let stored = seen.into_response(&state, None).unwrap();
+        assert_eq!((stored.chunks.concat(), stored.bytes), (whole.clone(), whole.len()));
+        assert_eq!(stored.chunks.last().map(Bytes::len), Some(1), "it is not all before its end");
+    }
 }

@@ -121,7 +121,9 @@ mod journal;
 mod layer;
 mod progress;
 mod registry;
+mod room;
 mod service;
+mod shares;
 mod stored;
 
 use std::sync::Arc;

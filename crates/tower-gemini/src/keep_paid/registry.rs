@@ -5,15 +5,17 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
 use super::calls::{Calls, Copy};
 use super::fingerprint::Fingerprint;
 use super::journal::{decode, taken_over};
+use super::room::Room;
 use super::stored::StoredResponse;
 use super::{KeepCounts, Settings, files};
 use crate::calendar::unix_ms;
+use crate::call_state::CallState;
 use crate::store::{Claim, StoreError};
 
 #[derive(Debug)]
@@ -27,9 +29,6 @@ pub(super) struct Registry {
     /// One writer of files at a time.
     saving: Mutex<()>,
 }
-
-/// Room taken for bytes of responses on their way.
-pub(super) type Room = OwnedSemaphorePermit;
 
 /// A task that completes a call: counted while this lives.
 pub(super) struct TaskCount(Arc<Registry>);
@@ -95,9 +94,9 @@ impl Registry {
         matches!(drained, Ok(Ok(_)))
     }
 
-    /// Room for responses on their way, to be taken byte by byte.
-    pub(super) fn room(&self) -> Option<Room> {
-        self.in_transit.clone().try_acquire_many_owned(0).ok()
+    /// Room for the response of a call on its way.
+    pub(super) fn room(&self, state: &CallState) -> Room {
+        Room::of(state, Some(&self.in_transit))
     }
 
     /// Writes every call that must outlive the process to a file; one that cannot be written keeps

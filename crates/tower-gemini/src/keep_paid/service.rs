@@ -8,7 +8,8 @@ use crate::body::CallBody;
 use crate::call_state::CallState;
 use crate::error::{Error, TimeLimit};
 use crate::trail::{Step, StopReason};
-use http::{HeaderName, Request, Response, StatusCode};
+use http::header::RETRY_AFTER;
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
@@ -22,6 +23,8 @@ use super::fingerprint::Fingerprint;
 use super::in_flight::{CompletableBody, InFlight, read_response};
 use super::journal::{JournalGate, LOOK_AGAIN};
 use super::registry::Registry;
+use super::room::Room;
+use super::shares::Caller;
 use super::stored::{CallId, StoredResponse};
 use crate::ready::take_ready;
 use crate::refusal::Refusal;
@@ -40,6 +43,10 @@ const KEY_REUSED: (&str, &str) = (
     "IDEMPOTENCY_KEY_REUSED",
     "Not sent: this Idempotency-Key was used for another request. A new request needs a new key.",
 );
+const TOO_MANY: (&str, &str) = (
+    "TOO_MANY_WAIT_FOR_ONE_CALL",
+    "Not sent: enough requests wait for the response of this same call. Send it again when one of them has ended.",
+);
 const TOO_LARGE_FOR_A_KEY: (&str, &str) = (
     "IDEMPOTENCY_KEY_NOT_HONOURED",
     "Not sent: a request of this size is not held in memory, so its Idempotency-Key cannot prevent a second charge. Send it without the key, \
@@ -48,8 +55,8 @@ const TOO_LARGE_FOR_A_KEY: (&str, &str) = (
 
 /// Marks a response to a request that was not sent because of its `Idempotency-Key`.
 ///
-/// The key was used for another request (status 422), or the request is too large to be held in
-/// memory and compared (413). The body is an error in Google's form. In the response's extensions.
+/// The key was used for another request (status 422), the request is too large to be held in memory
+/// and compared (413), or enough requests wait for the same call (429). The body is an error in Google's form. In the response's extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct IdempotencyKeyRejected;
@@ -143,6 +150,7 @@ impl<S: StorableService> Service<Request<CallBody>> for KeepPaid<S> {
         let asked = Asked {
             registry,
             fingerprint,
+            caller: Fingerprint::of_caller(&request).short(),
             state: request.body().state().clone(),
             marks_resends: retries.is_some(),
             is_resend: retries.is_some_and(|retries| retries > 0),
@@ -161,6 +169,7 @@ impl<S: StorableService> Service<Request<CallBody>> for KeepPaid<S> {
 struct Asked {
     registry: Arc<Registry>,
     fingerprint: Fingerprint,
+    caller: Caller,
     state: CallState,
     marks_resends: bool,
     is_resend: bool,
@@ -188,6 +197,7 @@ impl Asked {
                 }
                 Found::Detached(changed) => self.wait(changed, None).await?,
                 Found::Foreground(changed) => self.wait(changed, Some(grace)).await?,
+                Found::TooMany => return Ok(too_many(&self.state)),
                 // A client that disconnects meanwhile leaves it in its file.
                 Found::Elsewhere(id, copy) => {
                     let read = self.registry.read(copy).await;
@@ -226,7 +236,9 @@ impl Asked {
             }
         }
         let state = self.state.clone();
-        let id = self.registry.with(|calls, _| calls.begin(self.fingerprint, state.clone()));
+        let id = self
+            .registry
+            .with(|calls, _| calls.begin(self.fingerprint, self.caller, state.clone()));
         self.gate(id, None, &request);
         let tier = request.body().call().tier;
         let call = InFlight::new(self.registry.clone(), id, state, tier, self.marks_resends, None);
@@ -371,9 +383,9 @@ impl Asked {
                 continue;
             }
             let state = self.state.clone();
-            let found = self
-                .registry
-                .with(|calls, now| calls.find_keyed(key, self.fingerprint, state.clone(), now));
+            let from = (self.caller, state.clone());
+            let found =
+                self.registry.with(|calls, now| calls.find_keyed(key, self.fingerprint, from, now));
             break match found {
                 Keyed::New(id, clients, client) => {
                     let (reply, result) = oneshot::channel();
@@ -387,7 +399,8 @@ impl Asked {
                             continue;
                         }
                     }
-                    call.complete_keyed(read_response(inner.call(request), None), reply);
+                    let room = Room::of(&self.state, None);
+                    call.complete_keyed(read_response(inner.call(request), room), reply);
                     // The task ends without a result where its runtime does.
                     let lost = |_| Err(Error::truncated(Verdict::interrupted()));
                     let response = result.await.unwrap_or_else(lost)?;
@@ -403,6 +416,7 @@ impl Asked {
                     Ok(response) => response,
                     Err(_) => return Err(self.lost(LOST_KEYED)),
                 },
+                Keyed::TooMany => return Ok(too_many(&self.state)),
                 Keyed::Lost => return Err(self.lost(LOST_KEYED)),
                 // The status is that of the IETF's draft.
                 Keyed::OtherRequest => {
@@ -435,6 +449,13 @@ async fn wait_until(moment: Option<Instant>) {
     }
 }
 
+/// Enough requests wait for the call that this one would wait for.
+fn too_many<B: CompletableBody>(state: &CallState) -> Response<ResponseBody<B>> {
+    let mut response = rejected(state, StatusCode::TOO_MANY_REQUESTS, TOO_MANY);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("2"));
+    response
+}
+
 fn rejected<B: CompletableBody>(
     state: &CallState,
     status: StatusCode,
@@ -442,7 +463,10 @@ fn rejected<B: CompletableBody>(
 ) -> Response<ResponseBody<B>> {
     let refusal = Refusal {
         status,
-        word: "INVALID_ARGUMENT",
+        word: match status {
+            StatusCode::TOO_MANY_REQUESTS => "RESOURCE_EXHAUSTED",
+            _ => "INVALID_ARGUMENT",
+        },
         message: message.to_owned(),
         reason,
         metadata: Value::Null,

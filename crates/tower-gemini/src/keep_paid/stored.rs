@@ -71,14 +71,11 @@ impl ResponseHead {
             }
         }
         let outcome = Outcome::ALL.iter().find(|outcome| outcome.as_str() == self.outcome);
-        // The last byte apart, as a part of several has it: before it is read, what the client has
-        // does not count as all.
-        let last = body.len().saturating_sub(1);
         StoredResponse {
             status: StatusCode::from_u16(self.status).unwrap_or(StatusCode::OK),
             headers,
             bytes: body.len(),
-            chunks: vec![body.slice(..last), body.slice(last..)],
+            chunks: last_byte_apart(vec![body]),
             completed_at,
             cost: Cost {
                 at_least_microusd: self.at_least_microusd,
@@ -118,6 +115,16 @@ pub(super) fn is_worth_storing(status: StatusCode, outcome: Outcome) -> bool {
             | Outcome::PromptBlocked
     );
     is_final && is_result
+}
+
+/// The same chunks with the last byte in one of its own: before it is read, what a client has does
+/// not count as all, also where it stands for a part of several responses.
+pub(super) fn last_byte_apart(mut chunks: Vec<Bytes>) -> Vec<Bytes> {
+    if let Some(last) = chunks.last_mut().filter(|last| last.len() > 1) {
+        let end = last.split_off(last.len() - 1);
+        chunks.push(end);
+    }
+    chunks
 }
 
 #[cfg(test)]
