@@ -21,7 +21,7 @@ const URL: &str = "QUOTA_TEST_REDIS_URL";
 const SECONDS: &str = "QUOTA_TEST_SECONDS";
 const RPM: u64 = 600;
 
-struct Server {
+pub(crate) struct Server {
     child: Child,
     port: u16,
     dir: PathBuf,
@@ -29,7 +29,7 @@ struct Server {
 
 impl Server {
     /// `None`, said aloud, where the program is missing.
-    fn start() -> Option<Self> {
+    pub(crate) fn start() -> Option<Self> {
         test_programs::find(&["redis-server"], "redis-server")?;
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let dir =
@@ -41,7 +41,7 @@ impl Server {
         Some(server)
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
     }
 

@@ -72,6 +72,35 @@ pub struct JournalRecord {
     pub keep_for_ms: u64,
 }
 
+impl JournalRecord {
+    /// A record of a call in flight that begins now. For tests of stores.
+    #[must_use]
+    pub fn new(call: u128, fingerprint: CallFingerprint, keep_for: Duration) -> Self {
+        Self {
+            call,
+            fingerprint,
+            keyed_request: None,
+            caller: [0; 32],
+            target: String::new(),
+            at_most_microusd: None,
+            outcome: None,
+            state: JournalState::InFlight { detached: false },
+            since_ms: u64::try_from(unix_ms(SystemClock.now())).unwrap_or(0),
+            keep_for_ms: millis(keep_for),
+        }
+    }
+
+    /// What an attempt came to, as records say it.
+    #[must_use]
+    pub fn in_words(cost: Cost) -> String {
+        let least = cost.at_least_microusd;
+        match cost.at_most_microusd {
+            Some(most) => format!("charged {least} to {most} microusd"),
+            None => format!("charged at least {least} microusd"),
+        }
+    }
+}
+
 /// How far a call has come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -130,6 +159,14 @@ pub struct JournalResponse {
     pub head: String,
     /// The body.
     pub chunks: Vec<Bytes>,
+}
+
+impl JournalChange {
+    /// The response is here, to be kept this long. `taken`: a client waits for it.
+    #[must_use]
+    pub fn stored(response: JournalResponse, taken: bool, keep_for: Duration) -> Self {
+        Self::Stored { response, taken, keep_for }
+    }
 }
 
 impl JournalResponse {
@@ -261,7 +298,7 @@ impl JournalTable {
         };
         match change {
             JournalChange::Begin(_) => {}
-            JournalChange::Charged(cost) => record.outcome = Some(in_words(*cost)),
+            JournalChange::Charged(cost) => record.outcome = Some(JournalRecord::in_words(*cost)),
             JournalChange::Lost(keep_for) => stay(JournalState::Lost, *keep_for),
             JournalChange::Stored { response, taken, keep_for } => {
                 let head = response.head.clone();
@@ -359,14 +396,6 @@ impl JournalTable {
 
 fn end_of(record: &JournalRecord) -> u64 {
     record.since_ms.saturating_add(record.keep_for_ms)
-}
-
-fn in_words(cost: Cost) -> String {
-    let least = cost.at_least_microusd;
-    match cost.at_most_microusd {
-        Some(most) => format!("charged {least} to {most} microusd"),
-        None => format!("charged at least {least} microusd"),
-    }
 }
 
 /// A journal in memory: shared by layers of one process, and gone with it. For tests, and for
