@@ -5,9 +5,10 @@
 //!
 //! | module | does |
 //! | --- | --- |
-//! | [`config`], `cli`, `reload`, `program` | read the arguments and settings |
-//! | `gateway`, `snapshot`, `stacks`, `upstream` | build layers, stacks and upstreams from them |
-//! | `running`, `server`, `socket`, `limits`, `auth` | serve connections within limits, admit callers |
+//! | [`config`], `cli`, `reload`, `guard`, `program` | read the arguments and settings |
+//! | `gateway`, `snapshot`, `stacks`, `upstream`, `outbound` | build layers, stacks and upstreams |
+//! | `running`, `server`, `socket`, `tls`, `limits` | serve connections within limits |
+//! | `auth`, `door` | admit callers, and what they ask for |
 //! | `handler`, `wire`, `transform`, `heartbeat`, `mask`, `responses`, `report` | handle one request |
 //! | [`stats`] | counts calls and says what the counts mean |
 //! | `pages`, [`status`], `log` | report the state of the gateway |
@@ -17,7 +18,9 @@
 mod auth;
 mod cli;
 pub mod config;
+mod door;
 mod gateway;
+mod guard;
 mod handler;
 mod heartbeat;
 #[cfg(test)]
@@ -26,6 +29,7 @@ mod limits;
 mod log;
 mod mask;
 mod observations;
+mod outbound;
 mod pages;
 mod program;
 mod reload;
@@ -42,6 +46,7 @@ mod socket;
 mod stacks;
 pub mod stats;
 pub mod status;
+mod tls;
 mod transform;
 mod upstream;
 mod wire;
