@@ -16,20 +16,21 @@ use tower_gemini::answer_errors::{RetryHeaders, set_retry_headers};
 use tower_gemini::call::{Call, Dialect};
 use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::headers;
-use tower_gemini::keep_paid::{CallerId, IdempotencyKeyRejected, ResponseFormat};
+use tower_gemini::keep_paid::{IdempotencyKeyRejected, ResponseFormat};
 use tower_gemini::verdict::Verdict;
 use tower_gemini::{CallOptions, Trail};
 use tower_gemini_openai::{Endpoint, ResponseTranslator, list_models, to_gemini};
 
+use crate::door::{self, Entry, Visit};
 use crate::heartbeat::with_heartbeat;
-use crate::limits::{self, BodyFault, BoundedBody};
+use crate::limits::{BodyFault, BoundedBody};
 use crate::report::{self, Reported};
 use crate::responses::{ErrorFormat, Rejection, error_response, json_response};
 use crate::snapshot::Snapshot;
 use crate::stacks::{Stack, Stacks};
 use crate::transform::Transform;
 use crate::wire::now_unix;
-use crate::{mask, pages, several, wire};
+use crate::{mask, several, wire};
 
 /// Answers one request: with a page of the gateway's own, a rejection, or the upstream's response.
 pub(crate) async fn handle(
@@ -38,18 +39,17 @@ pub(crate) async fn handle(
     request: Request<Body>,
 ) -> Response<Body> {
     let path = wire::collapse_slashes(request.uri().path()).into_owned();
-    // HEAD too, as health checks ask: the server leaves the body out.
-    if matches!(*request.method(), Method::GET | Method::HEAD)
-        && let Some(page) = pages::page(&gateway, &path, started)
-    {
-        return page;
-    }
+    let (request, entry) = match door::enter(&gateway, &path, started, request).await {
+        Ok(entered) => entered,
+        Err(response) => return response,
+    };
     let format = ErrorFormat::for_path(&path);
     let server = &gateway.config().server;
     let max_body = server.max_body.0;
     // What its `Content-Length` says.
     if request.body().size_hint().lower() > max_body as u64 {
-        return Rejection::fault(BodyFault::TooLarge { limit: max_body }).into_response(format);
+        let rejection = Rejection::fault(BodyFault::TooLarge { limit: max_body });
+        return entry.leave(rejection.into_response(format), ());
     }
     let Some(slot) = gateway.slots().take() else {
         let message = format!(
@@ -60,37 +60,32 @@ pub(crate) async fn handle(
         let mut response = rejection.into_response(format);
         // Nothing was sent and nothing is wrong: a second later a slot may be free.
         response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
-        return response;
+        return entry.leave(response, ());
     };
     let idle_timeout = server.body_idle_timeout.0;
     let request = request.map(|body| Body::new(BoundedBody::new(body, max_body, idle_timeout)));
-    let response = match route(gateway, path, request).await {
+    let response = match route(gateway, path, &entry, request).await {
         Ok(response) => response,
         Err(rejection) => rejection.into_response(format),
     };
-    limits::hold(response, slot)
+    entry.leave(response, slot)
 }
 
-/// Admits the caller and sends the request to the upstream of its path.
+/// Sends a request that came in to the upstream of its path.
 async fn route(
     gateway: Arc<Snapshot>,
     path: String,
+    entry: &Entry,
     request: Request<Body>,
 ) -> Result<Response<Body>, Rejection> {
     let (mut parts, body) = request.into_parts();
-    if let Some(uri) = wire::with_path(&parts.uri, &path, parts.uri.query()) {
-        parts.uri = uri;
-    }
-    // The key leaves the URI before anything can print it.
-    let caller = gateway.auth().admit(&mut parts)?;
+    let caller = &entry.caller;
     wire::clean_request(&mut parts.headers);
     if let Some(resends) = maybe_charged_resends(&mut parts.headers)? {
         parts.extensions.insert(resends);
     }
-    // Behind a key of the gateway's own all callers have the same one: a response that is stored
-    // for one must not go to another.
-    if let Some(name) = caller.token_name() {
-        parts.extensions.insert(CallerId::new(name));
+    if let Some(id) = entry.caller_id() {
+        parts.extensions.insert(id);
     }
     // Vertex AI has an OpenAI-style API of its own, with another bill: its paths are not
     // translated.
@@ -108,6 +103,7 @@ async fn route(
                     return Ok(json_response(status, body));
                 }
             };
+            entry.check_body(&translated.body)?;
             let route = gateway.route(false).ok_or_else(|| Rejection::path(&path))?;
             parts.headers = headers_for_gemini(&parts.headers);
             caller.sign_openai(&route.upstream, &mut parts.headers);
@@ -130,11 +126,20 @@ async fn route(
             let call = Call::parse(&parts.method, &parts.uri, &parts.headers, None);
             if call.dialect == Dialect::Unrecognised || !call.generates() {
                 // Files, lists, operations, counts: passed through unchanged and unbuffered.
+                let body = match entry.reads_body(&parts.method) {
+                    true => {
+                        let body = collect(body).await?;
+                        entry.check_body(&body)?;
+                        Body::from(body)
+                    }
+                    false => body,
+                };
                 let call = (route.stacks.plain.clone(), Request::from_parts(parts, body));
                 let response = send(&gateway, call, None, false, Instant::now()).await;
-                return Ok(reported(&gateway, response));
+                return Ok(entry.note(reported(&gateway, response)).await);
             }
             let body = collect(body).await?;
+            entry.check_body(&body)?;
             let stacks = route.stacks.clone();
             Ok(generate(gateway, stacks, parts, body, None).await)
         }
@@ -230,6 +235,9 @@ async fn send(
     started: Instant,
 ) -> Response<Body> {
     let trail = Trail::new();
+    if let Some(visit) = request.extensions().get::<Arc<Visit>>() {
+        visit.follow(&trail);
+    }
     let mut options = CallOptions::new().trail(trail.clone()).must_keep(gateway.must_keep());
     let retry = &gateway.config().retry;
     if let Some(within) = shorter(

@@ -35,6 +35,7 @@ pub(crate) fn recorder() -> &'static PrometheusHandle {
         // Where the program has another recorder, that one gets the figures and this page is empty.
         let _ = metrics::set_global_recorder(recorder);
         observe::describe_metrics();
+        crate::door::describe_metrics();
         for (name, description) in GAUGES {
             metrics::describe_gauge!(name, description);
         }
@@ -48,6 +49,16 @@ pub(crate) async fn upkeep(run: impl Fn()) {
     loop {
         every.tick().await;
         run();
+    }
+}
+
+/// Whether there is a page at this path, and whether it is one of the status pages, which show
+/// spending.
+pub(crate) fn is_page(path: &str) -> Option<bool> {
+    match path {
+        "/healthz" => Some(false),
+        "/metrics" | "/status" | "/status.json" => Some(true),
+        _ => None,
     }
 }
 

@@ -17,8 +17,9 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
+
+use crate::tls::Stream;
 
 /// How long a client that is still sending is read after its response: between two chunks, and in
 /// all.
@@ -142,7 +143,7 @@ enum Phase {
 /// A socket with its timers.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     state: Arc<ConnectionState>,
     timeouts: SocketTimeouts,
     /// What is written where a head does not arrive in time.
@@ -155,7 +156,7 @@ pub(crate) struct Socket {
 
 impl Socket {
     pub(crate) fn new(
-        stream: TcpStream,
+        stream: Stream,
         state: Arc<ConnectionState>,
         timeouts: SocketTimeouts,
         too_slow: Bytes,

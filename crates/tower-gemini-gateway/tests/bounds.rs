@@ -44,7 +44,7 @@ impl World {
 
 fn head(length: usize, more: &str) -> String {
     format!(
-        "POST {PRO} HTTP/1.1\r\nhost: gw\r\nx-goog-api-key: {KEY}\r\nx-sim-call: call\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n{more}\r\n"
+        "POST {PRO} HTTP/1.1\r\nhost: localhost\r\nx-goog-api-key: {KEY}\r\nx-sim-call: call\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n{more}\r\n"
     )
 }
 
@@ -159,7 +159,7 @@ async fn a_client_that_sends_all_of_too_much_before_it_reads_is_told_so() {
         let large = "x".repeat(8 * 1024 * 1024);
         let (head, body) = if chunked {
             let head = format!(
-                "POST {PRO} HTTP/1.1\r\nhost: gw\r\nx-goog-api-key: {KEY}\r\ntransfer-encoding: chunked\r\n\r\n"
+                "POST {PRO} HTTP/1.1\r\nhost: localhost\r\nx-goog-api-key: {KEY}\r\ntransfer-encoding: chunked\r\n\r\n"
             );
             (head, format!("{:x}\r\n{large}\r\n0\r\n\r\n", large.len()))
         } else {
@@ -219,7 +219,7 @@ async fn a_body_over_the_limit_is_answered_413_whether_it_says_so_or_not() {
     assert!(said.starts_with("HTTP/1.1 413") && said.contains("max_body"), "{said}");
     let mut chunked = world.connect().await;
     let head = format!(
-        "POST {PRO} HTTP/1.1\r\nhost: gw\r\nx-goog-api-key: {KEY}\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
+        "POST {PRO} HTTP/1.1\r\nhost: localhost\r\nx-goog-api-key: {KEY}\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
     );
     chunked.write_all(head.as_bytes()).await.unwrap();
     // The gateway may close before all of it is written.
@@ -396,7 +396,7 @@ async fn ask(url: &str, prompt: usize, key: &str) -> String {
     let body = APPLE.replace("apple", &format!("apple {prompt}"));
     let mut stream = TcpStream::connect(url.trim_start_matches("http://")).await.unwrap();
     let head = format!(
-        "POST {PRO}?key={key} HTTP/1.1\r\nhost: gw\r\nx-sim-call: {prompt}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        "POST {PRO}?key={key} HTTP/1.1\r\nhost: localhost\r\nx-sim-call: {prompt}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
         body.len()
     );
     stream.write_all(head.as_bytes()).await.unwrap();

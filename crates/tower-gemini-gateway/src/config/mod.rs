@@ -77,12 +77,24 @@ section! { pub(crate) Server {
     response_stall_timeout: Span = Span::secs(60),
     shutdown_grace: Span = Span::secs(660),
     status_page: bool = true,
+    status_listen: Option<SocketAddr> = None,
     allow_public: bool = false,
     state_dir: Option<PathBuf> = None,
     store: StoreUrl = StoreUrl::redb(),
     store_password_env: Option<String> = None,
     store_prefix: String = "tower-gemini".to_owned(),
+    hosts: Vec<String> = Vec::new(),
+    accept_changes: Option<String> = None,
+    tls: Option<Tls> = None,
 }}
+
+/// `[server.tls]`: the certificate of the listener.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Tls {
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
+}
 
 /// One `[[upstream]]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -95,6 +107,8 @@ pub(crate) struct Upstream {
     pub(crate) api_key_env: Option<String>,
     pub(crate) api_key_file: Option<PathBuf>,
     charge_rules: Option<String>,
+    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) proxy: Option<BaseUrl>,
 }
 
 /// Which API an upstream speaks.
@@ -229,6 +243,7 @@ section! { pub(crate) Log {
     level: String = "info".to_owned(),
     format: LogFormat = LogFormat::Text,
     observations: Option<PathBuf> = None,
+    audit: Option<PathBuf> = None,
 }}
 
 /// How log lines look.
@@ -389,6 +404,12 @@ impl Config {
                 format!("upstream \"{name}\" has its key in two places"),
                 "write api_key_env or api_key_file, not both",
             )?;
+            let is_http = |proxy: &BaseUrl| proxy.0.scheme_str() == Some("http");
+            check(
+                upstream.proxy.as_ref().is_none_or(is_http),
+                format!("the proxy of upstream \"{name}\" is reached by http:// only"),
+                "write proxy = \"http://host:port\": what goes through it is encrypted all the same",
+            )?;
         }
         for vertex in [true, false] {
             let same = self.upstream.iter().filter(|one| one.kind.is_vertex() == vertex);
@@ -508,6 +529,16 @@ fn zone(name: &str) -> Check<Zone> {
     zone.ok_or_else(|| ConfigError::at("peak.zone", what(), remedy))
 }
 
+impl AuthMode {
+    /// As the file spells it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Passthrough => "passthrough",
+            Self::Tokens => "tokens",
+        }
+    }
+}
+
 impl UpstreamKind {
     pub(crate) fn is_vertex(self) -> bool {
         self == Self::Vertex
@@ -520,8 +551,19 @@ impl Upstream {
 
     fn new(name: &str, kind: UpstreamKind, base_url: &str) -> Self {
         let (name, base_url) = (name.to_owned(), BaseUrl::parse(base_url));
-        let (api_key_env, api_key_file, charge_rules) = (None, None, None);
-        Self { name, kind, base_url, project: None, api_key_env, api_key_file, charge_rules }
+        let (project, api_key_env, api_key_file, charge_rules) = (None, None, None, None);
+        let (ca_file, proxy) = (None, None);
+        Self {
+            name,
+            kind,
+            base_url,
+            project,
+            api_key_env,
+            api_key_file,
+            charge_rules,
+            ca_file,
+            proxy,
+        }
     }
 
     /// Google's own two.
@@ -739,7 +781,7 @@ mod tests {
                 .split('`')
                 .skip(1)
                 .step_by(2)
-                .filter(|key| *key != "__" && *key != "model")
+                .filter(|key| !matches!(*key, "__" | "model" | "tls"))
                 .collect();
             assert!(!keys.is_empty(), "{error}");
             let start = EXAMPLE
