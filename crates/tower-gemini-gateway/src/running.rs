@@ -112,7 +112,7 @@ impl Bound {
     ) -> u8 {
         let Self { listener, addr, gateway } = self;
         let snapshot = gateway.snapshot();
-        let limits = snapshot.config().server.clone();
+        let (limits, queue) = (snapshot.config().server.clone(), snapshot.queue().clone());
         let upstreams: Vec<_> = snapshot.upstreams().map(|one| one.id().to_string()).collect();
         let upstreams = upstreams.join(", ");
         // The configuration may be replaced while this runs.
@@ -121,8 +121,9 @@ impl Bound {
         // Whether a sender sends or is dropped, it says the same.
         let (stop, stopped) = oneshot::channel::<()>();
         let (stop_now, stopped_now) = oneshot::channel::<()>();
+        let router = gateway.router();
         let mut serving =
-            Box::pin(server::serve(listener, gateway.router(), &limits, stopped, stopped_now));
+            Box::pin(server::serve(listener, router, &limits, &queue, stopped, stopped_now));
         let mut stop = Some(stop);
         let mut deadline = None;
         let whole = loop {

@@ -28,8 +28,9 @@ use tower_gemini::{
 
 use crate::auth::Auth;
 use crate::config::{self, Config, ConfigError};
-use crate::limits::RequestSlots;
+use crate::memory;
 use crate::observations::ObservationFile;
+use crate::queue::Queue;
 use crate::stacks::{Layers, Stacks};
 use crate::stats::Stats;
 use crate::upstream::{Upstream, upstreams};
@@ -41,7 +42,7 @@ pub(crate) struct Snapshot {
     auth: Auth,
     layers: Layers,
     routes: Vec<Route>,
-    slots: RequestSlots,
+    queue: Queue,
 }
 
 /// An upstream with its own quota and the stacks over it.
@@ -93,11 +94,11 @@ impl Snapshot {
             Route { upstream, quota, stacks: Arc::new(stacks) }
         };
         let routes = upstreams(config, env)?.into_iter().map(route).collect();
-        let slots = match before {
-            Some(before) => before.slots.clone(),
-            None => RequestSlots::new(config.server.max_in_flight),
+        let queue = match before {
+            Some(before) => before.queue.clone(),
+            None => queue(config),
         };
-        Ok(Self { config: config.clone(), auth, layers, routes, slots })
+        Ok(Self { config: config.clone(), auth, layers, routes, queue })
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -137,8 +138,8 @@ impl Snapshot {
         self.routes.iter().find(|route| route.upstream.is_vertex() == vertex)
     }
 
-    pub(crate) fn slots(&self) -> &RequestSlots {
-        &self.slots
+    pub(crate) fn queue(&self) -> &Queue {
+        &self.queue
     }
 
     /// What no fallback may give up.
@@ -252,12 +253,38 @@ fn fallback(config: &config::Fallback) -> ModelFallbackLayer {
     })
 }
 
+/// As many calls is one request at most: `n` of OpenAI's API.
+const MOST_IMAGES: usize = 10;
+
+/// What requests wait for. Settings that cannot be kept are raised or said.
+fn queue(config: &Config) -> Queue {
+    let (limits, most_calls) = (memory::limits(config), config.most_calls());
+    if let Some(written) = config.keep.max_detached.filter(|written| *written < most_calls) {
+        tracing::warn!(
+            written,
+            raised_to = most_calls,
+            "keep.max_detached is raised to server.max_in_flight: a call whose client disconnects \
+             would be lost, although it is paid for"
+        );
+    }
+    let longest = memory::longest_body(&limits);
+    if longest < config.server.max_body.0 {
+        tracing::warn!(
+            longest_body = longest,
+            max_body = config.server.max_body.0,
+            "server.memory has no room for a body of server.max_body: longer ones get a 413"
+        );
+    }
+    Queue::new(limits)
+}
+
 fn keep(config: &Config) -> Option<KeepPaidLayer> {
     let keep = &config.keep;
     keep.enabled.then(|| {
         KeepPaidLayer::new()
-            .max_detached(keep.max_detached)
-            .max_stored_bytes(keep.max_bytes.0)
+            // The gateway's queue counts them, by request; one for several images is as many calls.
+            .max_detached(config.most_calls().saturating_mul(MOST_IMAGES))
+            .max_stored_bytes(config.kept_bytes())
             .max_detached_time(keep.max_detached_time.0)
             .retention(keep.retention.0)
             .loss_window(keep.loss_window.0)

@@ -164,7 +164,8 @@ pub fn translate_error(status: StatusCode, body: &[u8]) -> (StatusCode, Bytes) {
     let details = details.map(|details| details.to_bytes(1024));
     let details = details.map(|details| redact(&String::from_utf8_lossy(&details)).into_owned());
     let details = details.as_deref();
-    let details = details.and_then(|details| json::parse(details.as_bytes(), json::MAX_VALUES).ok());
+    let details =
+        details.and_then(|details| json::parse(details.as_bytes(), json::MAX_VALUES).ok());
     (status, Bytes::from(error_object(message, kind, Json::Null, code, details).to_bytes(1024)))
 }
 
