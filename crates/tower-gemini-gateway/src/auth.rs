@@ -154,6 +154,12 @@ impl Caller {
         self.is_googles
     }
 
+    /// What it takes its share as: a token, or whose credential it shows.
+    pub(crate) fn sharer(&self) -> crate::queue::Caller {
+        let shown = self.credential.as_ref().map(Credential::secret).unwrap_or_default();
+        crate::memory::caller(self.token_name().map_or(shown, str::as_bytes))
+    }
+
     /// The name of the caller's token, where callers have tokens: never a credential.
     pub(crate) fn token_name(&self) -> Option<&str> {
         self.token.as_deref().map(|token| token.name.as_str())

@@ -24,13 +24,15 @@ use tower_gemini_openai::{Endpoint, ResponseTranslator, list_models, to_gemini};
 use crate::door::{self, Entry, Visit};
 use crate::heartbeat::with_heartbeat;
 use crate::limits::{BodyFault, BoundedBody};
+use crate::memory::{Handling, RequestMemory};
+use crate::queue::Place;
 use crate::report::{self, Reported};
 use crate::responses::{ErrorFormat, Rejection, error_response, json_response};
 use crate::snapshot::Snapshot;
 use crate::stacks::{Stack, Stacks};
 use crate::transform::Transform;
 use crate::wire::now_unix;
-use crate::{mask, several, wire};
+use crate::{config, mask, memory, several, wire};
 
 /// Answers one request: with a page of the gateway's own, a rejection, or the upstream's response.
 pub(crate) async fn handle(
@@ -51,24 +53,11 @@ pub(crate) async fn handle(
         let rejection = Rejection::fault(BodyFault::TooLarge { limit: max_body });
         return entry.leave(rejection.into_response(format), ());
     }
-    let Some(slot) = gateway.slots().take() else {
-        let message = format!(
-            "This gateway has {} requests in flight, its limit (server.max_in_flight).",
-            gateway.slots().all()
-        );
-        let rejection = Rejection::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message);
-        let mut response = rejection.into_response(format);
-        // Nothing was sent and nothing is wrong: a second later a slot may be free.
-        response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
-        return entry.leave(response, ());
-    };
-    let idle_timeout = server.body_idle_timeout.0;
-    let request = request.map(|body| Body::new(BoundedBody::new(body, max_body, idle_timeout)));
-    let response = match route(gateway, path, &entry, request).await {
-        Ok(response) => response,
-        Err(rejection) => rejection.into_response(format),
-    };
-    entry.leave(response, slot)
+    match route(gateway, path, &entry, request).await {
+        // Its place and memory are taken until the last byte is out.
+        Ok((response, taken)) => entry.leave(response, taken),
+        Err(rejection) => entry.leave(rejection.into_response(format), ()),
+    }
 }
 
 /// Sends a request that came in to the upstream of its path.
@@ -77,8 +66,33 @@ async fn route(
     path: String,
     entry: &Entry,
     request: Request<Body>,
-) -> Result<Response<Body>, Rejection> {
+) -> Result<(Response<Body>, (Place, Arc<RequestMemory>)), Rejection> {
     let (mut parts, body) = request.into_parts();
+    // Vertex AI has an OpenAI-style API of its own, with another bill: its paths are not
+    // translated.
+    let endpoint = Endpoint::from_path(&path).filter(|_| !wire::is_vertex(&path));
+    let handling = Handling::of(&parts, endpoint);
+    let arrived = Instant::now();
+    let size = (handling, body.size_hint());
+    let sharer = entry.caller.sharer();
+    let (place, memory) = memory::admit(gateway.queue(), sharer, &parts, size).await?;
+    parts.extensions.insert(Arrived(arrived));
+    parts.extensions.insert(memory.clone());
+    let config::Server { max_body, body_idle_timeout, .. } = &gateway.config().server;
+    let body = BoundedBody::new(body, max_body.0, body_idle_timeout.0, Some(memory.clone()));
+    let request = (parts, Body::new(body));
+    let response = forward(gateway, path, endpoint, entry, request).await?;
+    Ok((response, (place, memory)))
+}
+
+/// Sends an admitted request to the upstream of its path.
+async fn forward(
+    gateway: Arc<Snapshot>,
+    path: String,
+    endpoint: Option<Endpoint>,
+    entry: &Entry,
+    (mut parts, body): (Parts, Body),
+) -> Result<Response<Body>, Rejection> {
     let caller = &entry.caller;
     wire::clean_request(&mut parts.headers);
     if let Some(resends) = maybe_charged_resends(&mut parts.headers)? {
@@ -87,9 +101,6 @@ async fn route(
     if let Some(id) = entry.caller_id() {
         parts.extensions.insert(id);
     }
-    // Vertex AI has an OpenAI-style API of its own, with another bill: its paths are not
-    // translated.
-    let endpoint = Endpoint::from_path(&path).filter(|_| !wire::is_vertex(&path));
     match endpoint {
         Some(Endpoint::Models) if parts.method == Method::GET && !caller.is_googles() => {
             Ok(json_response(StatusCode::OK, list_models(now_unix())))
@@ -135,7 +146,7 @@ async fn route(
                     false => body,
                 };
                 let call = (route.stacks.plain.clone(), Request::from_parts(parts, body));
-                let response = send(&gateway, call, None, false, Instant::now()).await;
+                let response = send(&gateway, call, None, false).await;
                 return Ok(entry.note(reported(&gateway, response)).await);
             }
             let body = collect(body).await?;
@@ -183,6 +194,15 @@ async fn generate(
     headers::for_rebuilt_body(&mut parts.headers, None);
     let call = Call::parse(&parts.method, &parts.uri, &parts.headers, Some(&body));
     let streams = call.is_streaming();
+    if let Some(memory) = parts.extensions.get::<Arc<RequestMemory>>() {
+        // What it was translated from is gone.
+        let weight = match &reply {
+            None => memory::RESPONSE_PASSED,
+            Some(_) if streams => memory::RESPONSE_STREAMED,
+            Some(_) => memory::RESPONSE_TRANSLATED,
+        };
+        memory.settle(body.len(), weight);
+    }
     let stack = match call.is_continuation {
         true => stacks.plain.clone(),
         false if streams => stacks.stream.clone(),
@@ -202,16 +222,15 @@ async fn generate(
     let silent = !streams && heartbeat.is_none();
     let (reply, count) = reply.map_or((None, 1), |(reply, count)| (Some(reply), count));
     let response = async move {
-        let started = Instant::now();
         let Some(reply) = reply.as_ref().filter(|_| count > 1) else {
             let call = (stack, Request::from_parts(parts, Body::from(body)));
-            let response = send(&gateway, call, reply.as_ref(), silent, started).await;
+            let response = send(&gateway, call, reply.as_ref(), silent).await;
             return reported(&gateway, response);
         };
         let each = |parts| {
             let (gateway, stack, reply) = (gateway.clone(), stack.clone(), reply.clone());
             let call = (stack, Request::from_parts(parts, Body::from(body.clone())));
-            async move { send(&gateway, call, Some(&reply), silent, started).await }
+            async move { send(&gateway, call, Some(&reply), silent).await }
         };
         let (response, calls) = match streams {
             true => several::stream(parts, reply, count, each).await,
@@ -225,14 +244,16 @@ async fn generate(
     }
 }
 
-/// Sends a request through a stack and finishes the response's head, but for what is reported. The
-/// caller's time runs since `started`.
+/// When a request came, in its extensions: the caller's time runs since then.
+#[derive(Debug, Clone, Copy)]
+struct Arrived(Instant);
+
+/// Sends a request through a stack and finishes the response's head, but for what is reported.
 async fn send(
     gateway: &Snapshot,
     (stack, mut request): (Stack, Request<Body>),
     reply: Option<&ResponseTranslator>,
     silent: bool,
-    started: Instant,
 ) -> Response<Body> {
     let trail = Trail::new();
     if let Some(visit) = request.extensions().get::<Arc<Visit>>() {
@@ -244,7 +265,14 @@ async fn send(
         wire::stated_deadline(request.headers(), silent),
         retry.deadline.map(|deadline| deadline.0),
     ) {
-        options = options.deadline(within.saturating_sub(started.elapsed()));
+        let waited =
+            request.extensions().get().map_or(Duration::ZERO, |at: &Arrived| at.0.elapsed());
+        options = options.deadline(within.saturating_sub(waited));
+    }
+    if let Some(memory) = request.extensions_mut().remove::<Arc<RequestMemory>>() {
+        let response = memory.response();
+        request.extensions_mut().insert(response.clone());
+        options = options.memory(response);
     }
     // For every call, also for one whose earlier send, by a client that disconnected, may have been
     // paid for and is lost.
@@ -319,9 +347,16 @@ fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
 }
 
 /// Reads the whole body of a request. Its limits, in bytes and in time, are the server's.
-async fn collect(body: Body) -> Result<Bytes, Rejection> {
-    let collected = body.collect().await.map_err(|error| Rejection::body(&error))?;
-    Ok(collected.to_bytes())
+async fn collect(mut body: Body) -> Result<Bytes, Rejection> {
+    // In one piece from the start: joined at the end, it would be there twice.
+    let length = body.size_hint().exact().and_then(|length| usize::try_from(length).ok());
+    let mut whole = Vec::with_capacity(length.unwrap_or(0));
+    while let Some(frame) = body.frame().await {
+        if let Ok(chunk) = frame.map_err(|error| Rejection::body(&error))?.into_data() {
+            whole.extend_from_slice(&chunk);
+        }
+    }
+    Ok(whole.into())
 }
 
 /// The head of a translated request: nothing of OpenAI's own.

@@ -147,7 +147,12 @@ fn refresh(gateway: &Snapshot) {
     observe::record_circuits(&layers.fallback.circuits().snapshot());
     #[allow(clippy::cast_precision_loss, reason = "counts for people")]
     let set = |name: &'static str, value: usize| metrics::gauge!(name).set(value as f64);
-    set("gateway_requests_in_flight", gateway.slots().taken());
+    let usage = gateway.queue().usage();
+    set("gateway_requests_in_flight", usage.places);
+    set("gateway_calls", usage.calls);
+    set("gateway_requests_waiting", usage.waiting);
+    set("gateway_callers", usage.callers);
+    set("gateway_memory_bytes", usage.bytes);
     if let Some(keep) = &layers.keep {
         let counts = keep.counts();
         set("gateway_detached_calls", counts.detached);

@@ -131,7 +131,7 @@ impl Bound {
     ) -> u8 {
         let Self { listener, status, tls, addr, gateway } = self;
         let snapshot = gateway.snapshot();
-        let limits = snapshot.config().server.clone();
+        let (limits, queue) = (snapshot.config().server.clone(), snapshot.queue().clone());
         let upstreams: Vec<_> = snapshot.upstreams().map(|one| one.id().to_string()).collect();
         let upstreams = upstreams.join(", ");
         // The configuration may be replaced while this runs.
@@ -146,14 +146,15 @@ impl Bound {
         let (_open_too, never_now) = oneshot::channel::<()>();
         if let Some(status) = status {
             let (router, limits) = (gateway.status_router(), limits.clone());
-            let tls = tls.clone();
+            let (tls, queue) = (tls.clone(), queue.clone());
             tracing::info!(addr = ?status.local_addr().ok(), "listening for the status pages");
             pages.spawn(async move {
-                server::serve(status, tls, router, &limits, never, never_now).await;
+                server::serve(status, tls, router, &limits, &queue, never, never_now).await;
             });
         }
-        let mut serving =
-            Box::pin(server::serve(listener, tls, gateway.router(), &limits, stopped, stopped_now));
+        let router = gateway.router();
+        let served = server::serve(listener, tls, router, &limits, &queue, stopped, stopped_now);
+        let mut serving = Box::pin(served);
         let mut stop = Some(stop);
         let mut deadline = None;
         let whole = loop {

@@ -20,9 +20,10 @@ use tower::ServiceExt;
 
 use crate::door::Connection;
 use crate::limits::hold;
+use crate::queue::Queue;
 use crate::socket::{ConnectionState, Socket, SocketTimeouts, TrackedBody};
 use crate::tls::Acceptor;
-use crate::{config, responses};
+use crate::{config, files, responses};
 
 /// Room for a request's head: Google's own front end accepts 16 KiB a header; SDKs send one or two.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -34,6 +35,7 @@ pub(crate) async fn serve(
     tls: Acceptor,
     app: Router,
     limits: &config::Server,
+    queue: &Queue,
     mut stop: oneshot::Receiver<()>,
     stop_now: oneshot::Receiver<()>,
 ) -> bool {
@@ -41,12 +43,14 @@ pub(crate) async fn serve(
     // The socket's own timeouts tell heads from idle connections, and respond.
     http.header_read_timeout(None).max_buf_size(MAX_HEAD_BYTES).keep_alive(true);
     let timeouts = SocketTimeouts {
+        first_byte: limits.first_byte_timeout.0,
         head: limits.header_read_timeout.0,
         idle: limits.idle_timeout.0,
         stalled: limits.response_stall_timeout.0,
     };
     let too_slow = responses::head_too_slow(timeouts.head);
-    let connections = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
+    let most = files::most_connections(limits).min(Semaphore::MAX_PERMITS);
+    let connections = Arc::new(Semaphore::new(most));
     let graceful = GracefulShutdown::new();
     // They end with this future: what is lost with them is known then, and can be saved as lost.
     let mut tasks = JoinSet::new();
@@ -78,7 +82,8 @@ pub(crate) async fn serve(
         let connection = Connection::new(peer, local);
         let app = app.clone();
         let state = Arc::new(ConnectionState::default());
-        let socket = Socket::new(tls.stream(stream), state.clone(), timeouts, too_slow.clone());
+        let stream = tls.stream(stream);
+        let socket = Socket::new(stream, state.clone(), timeouts, too_slow.clone(), queue.clone());
         let service = service_fn(move |request: Request<Incoming>| {
             // From here on, not from the first poll of the future: the socket asks whether a
             // request is in flight.

@@ -25,9 +25,10 @@ use tower_gemini::{
 use crate::auth::Auth;
 use crate::config::{self, Config, ConfigError};
 use crate::door::Door;
-use crate::limits::RequestSlots;
+use crate::memory;
 use crate::observations::ObservationFile;
 use crate::outbound;
+use crate::queue::Queue;
 use crate::stacks::{Layers, Stacks};
 use crate::state::State;
 use crate::stats::Stats;
@@ -40,7 +41,7 @@ pub(crate) struct Snapshot {
     auth: Auth,
     layers: Layers,
     routes: Vec<Route>,
-    slots: RequestSlots,
+    queue: Queue,
     state: State,
     stopping: Arc<AtomicBool>,
     door: Arc<Door>,
@@ -129,15 +130,15 @@ impl Snapshot {
         let upstreams = upstreams(config, env)?.into_iter().zip(&config.upstream);
         let routes = upstreams.map(route).collect::<Result<_, ConfigError>>()?;
         let stopping = before.map(|before| before.stopping.clone()).unwrap_or_default();
-        let slots = match before {
-            Some(before) => before.slots.clone(),
-            None => RequestSlots::new(config.server.max_in_flight),
+        let queue = match before {
+            Some(before) => before.queue.clone(),
+            None => queue(config),
         };
         let door = match before {
             Some(before) => before.door.clone(),
             None => Arc::new(Door::new(config, Arc::new(clock))?),
         };
-        Ok(Self { config: config.clone(), auth, layers, routes, slots, state, stopping, door })
+        Ok(Self { config: config.clone(), auth, layers, routes, queue, state, stopping, door })
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -177,8 +178,8 @@ impl Snapshot {
         self.routes.iter().find(|route| route.upstream.is_vertex() == vertex)
     }
 
-    pub(crate) fn slots(&self) -> &RequestSlots {
-        &self.slots
+    pub(crate) fn queue(&self) -> &Queue {
+        &self.queue
     }
 
     /// Why this gateway takes no paid work at present.
@@ -308,12 +309,38 @@ fn fallback(config: &config::Fallback) -> ModelFallbackLayer {
     })
 }
 
+/// As many calls is one request at most: `n` of OpenAI's API.
+const MOST_IMAGES: usize = 10;
+
+/// What requests wait for. Settings that cannot be kept are raised or said.
+fn queue(config: &Config) -> Queue {
+    let (limits, most_calls) = (memory::limits(config), config.most_calls());
+    if let Some(written) = config.keep.max_detached.filter(|written| *written < most_calls) {
+        tracing::warn!(
+            written,
+            raised_to = most_calls,
+            "keep.max_detached is raised to server.max_in_flight: a call whose client disconnects \
+             would be lost, although it is paid for"
+        );
+    }
+    let longest = memory::longest_body(&limits);
+    if longest < config.server.max_body.0 {
+        tracing::warn!(
+            longest_body = longest,
+            max_body = config.server.max_body.0,
+            "server.memory has no room for a body of server.max_body: longer ones get a 413"
+        );
+    }
+    Queue::new(limits)
+}
+
 fn keep(config: &Config) -> Option<KeepPaidLayer> {
     let keep = &config.keep;
     keep.enabled.then(|| {
         KeepPaidLayer::new()
-            .max_detached(keep.max_detached)
-            .max_stored_bytes(keep.max_bytes.0)
+            // The gateway's queue counts them, by request; one for several images is as many calls.
+            .max_detached(config.most_calls().saturating_mul(MOST_IMAGES))
+            .max_stored_bytes(config.kept_bytes())
             .max_detached_time(keep.max_detached_time.0)
             .retention(keep.retention.0)
             .loss_window(keep.loss_window.0)

@@ -69,8 +69,12 @@ section! {
 section! { pub(crate) Server {
     listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8787)),
     max_body: Size = Size::mib(110),
+    memory: Size = Size::mib(1024),
     max_in_flight: usize = 256,
+    queue: usize = 1024,
+    queue_time: Span = Span::secs(120),
     max_connections: usize = 4096,
+    first_byte_timeout: Span = Span::secs(30),
     header_read_timeout: Span = Span::secs(10),
     idle_timeout: Span = Span::secs(120),
     body_idle_timeout: Span = Span::secs(30),
@@ -148,8 +152,8 @@ section! { pub(crate) Responses {
 }}
 section! { pub(crate) Keep {
     enabled: bool = true,
-    max_detached: usize = 64,
-    max_bytes: Size = Size::mib(256),
+    max_detached: Option<usize> = None,
+    max_bytes: Option<Size> = None,
     max_detached_time: Span = Span::secs(660),
     retention: Span = Span::secs(600),
     loss_window: Span = Span::secs(60),
@@ -314,6 +318,7 @@ impl Config {
             check(ensure(value > 0, key, what, "write 1 or more"));
         }
         for (key, span) in [
+            ("server.first_byte_timeout", Some(self.server.first_byte_timeout)),
             ("server.header_read_timeout", Some(self.server.header_read_timeout)),
             ("server.idle_timeout", Some(self.server.idle_timeout)),
             ("server.body_idle_timeout", Some(self.server.body_idle_timeout)),
@@ -335,6 +340,7 @@ impl Config {
         let is_plain = !server.store_prefix.is_empty() && !server.store_prefix.contains(['{', '}']);
         let what = "server.store_prefix is empty or has braces, which redis clusters read";
         check(ensure(is_plain, "server.store_prefix", what, "write letters, digits and `-`"));
+        check(self.check_memory());
         check(self.check_upstreams());
         check(self.check_auth());
         let (what, remedy) =
@@ -369,6 +375,33 @@ impl Config {
         }
         check(self.log.filter().map(drop));
         problems
+    }
+
+    fn check_memory(&self) -> Check<()> {
+        let memory = self.server.memory.0;
+        let what = "server.memory is too little for one image and its JSON".to_owned();
+        let least = Size::mib(64).0;
+        ensure(memory >= least, "server.memory", what, "write \"64MiB\" or more")?;
+        let what = "keep.max_bytes takes more than half of server.memory".to_owned();
+        let kept = self.keep.max_bytes.map_or(0, |bytes| bytes.0);
+        ensure(
+            kept <= memory / 2,
+            "keep.max_bytes",
+            what,
+            "write less, or raise server.memory: the other half is for requests in flight",
+        )
+    }
+
+    /// What stored responses may take of the memory: a quarter, where nothing else is written.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.keep.max_bytes.map_or(self.server.memory.0 / 4, |bytes| bytes.0)
+    }
+
+    /// How many calls there may be, with their clients or without: what a client hangs up on is
+    /// never one too many.
+    pub(crate) fn most_calls(&self) -> usize {
+        let places = self.server.max_in_flight;
+        self.keep.max_detached.map_or(places.saturating_mul(2), |calls| calls.max(places))
     }
 
     fn check_upstreams(&self) -> Check<()> {

@@ -4,6 +4,7 @@
 //! given ([`Replay`]), and in that clients may join it while it is in flight.
 
 use std::collections::{BTreeSet, HashMap};
+use std::mem::take;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +48,8 @@ pub(super) struct Calls {
     /// Of all stored responses.
     stored_bytes: usize,
     stored_count: usize,
+    /// Of responses on their way from here to a client: they can come back.
+    delivering_bytes: usize,
     /// Stored responses by their callers, numbered; of those of a caller the first one makes room
     /// first.
     delivered: Shares<(u64, CallId)>,
@@ -99,6 +102,8 @@ struct Call {
     clients: Option<Clients>,
     /// While it is stored or delivered.
     response: Option<Arc<StoredResponse>>,
+    /// What it takes of the bound while it is delivered.
+    delivering_bytes: usize,
     /// Its place in the order of eviction, while it is stored.
     stored_as: Option<(Rank, u64)>,
     file: Option<CallFile>,
@@ -238,6 +243,7 @@ impl Calls {
             slots: HashMap::new(),
             stored_bytes: 0,
             stored_count: 0,
+            delivering_bytes: 0,
             delivered: Shares::default(),
             undelivered: Shares::default(),
             next_stored: 0,
@@ -275,6 +281,7 @@ impl Calls {
             state: None,
             clients: None,
             response: None,
+            delivering_bytes: 0,
             stored_as: None,
             file: None,
             journaled: Journaled::Nothing,
@@ -353,8 +360,12 @@ impl Calls {
             call.state = None;
             call.clients = None;
         }
-        if before == CallProgress::Delivering && call.stored_as.is_none() {
-            call.response = None;
+        let mut delivered_bytes = 0;
+        if before == CallProgress::Delivering {
+            delivered_bytes = take(&mut call.delivering_bytes);
+            if call.stored_as.is_none() {
+                call.response = None;
+            }
         }
         let change = call.change(event, next, (retention, loss_window));
         // A response that could not be read stays for the next process.
@@ -369,6 +380,7 @@ impl Calls {
         if let (Some(journal), Some(change)) = (&self.journal, change) {
             drop(journal.write(id.number, change));
         }
+        self.delivering_bytes -= delivered_bytes;
         self.unindex((id, caller, replay), before, since);
         match next {
             Some(next) => self.index((id, caller, replay), next, dated),
@@ -548,7 +560,11 @@ impl Calls {
     fn has_room(&self, bytes: usize) -> bool {
         let most = self.max_bytes / LEAST_BYTES + MAX_WAITING;
         self.stored_count < most
-            && self.stored_bytes.checked_add(bytes).is_some_and(|bytes| bytes <= self.max_bytes)
+            && self
+                .stored_bytes
+                .checked_add(self.delivering_bytes)
+                .and_then(|held| held.checked_add(bytes))
+                .is_some_and(|bytes| bytes <= self.max_bytes)
     }
 
     fn drop_unasked(&mut self, response: Option<Arc<StoredResponse>>) {
@@ -567,6 +583,9 @@ impl Calls {
         self.expire(now);
         let remember = for_resend.is_some();
         if let Some(response) = for_resend {
+            // It takes the same room once more, and not twice.
+            let delivering = self.call_mut(id).map(|call| take(&mut call.delivering_bytes));
+            self.delivering_bytes -= delivering.unwrap_or_default();
             self.put(id, response, Rank::Delivered, now);
         }
         self.apply(id, CallEvent::Deliver { remember }, now);
@@ -639,9 +658,7 @@ impl Calls {
         // There was no room for a copy.
         let Some(response) = self.unstore(id) else { return Found::Lost };
         self.apply(id, CallEvent::Take, now);
-        if let Some(call) = self.call_mut(id) {
-            call.response = Some(response.clone());
-        }
+        self.count_delivering(id, &response);
         Found::Response(id, response)
     }
 
@@ -654,10 +671,21 @@ impl Calls {
     ) -> bool {
         let is_lost = |call: &&mut Call| call.progress == CallProgress::Lost;
         let Some(call) = self.call_mut(id).filter(is_lost) else { return false };
-        call.response = response.cloned();
+        call.response = None;
         let event = response.map_or(CallEvent::Report, |_| CallEvent::Take);
         self.apply(id, event, now);
+        if let Some(response) = response {
+            self.count_delivering(id, response);
+        }
         true
+    }
+
+    /// A response is on its way to a client, and takes its room as long as it can come back.
+    fn count_delivering(&mut self, id: CallId, response: &Arc<StoredResponse>) {
+        let is_delivering = |call: &&mut Call| call.progress == CallProgress::Delivering;
+        let Some(call) = self.call_mut(id).filter(is_delivering) else { return };
+        (call.response, call.delivering_bytes) = (Some(response.clone()), response.bytes);
+        self.delivering_bytes += response.bytes;
     }
 
     /// What there is for a request with a key, which is sent where there is nothing.
@@ -936,6 +964,7 @@ mod tests {
             calls.expire(now + RETENTION);
             prop_assert!(calls.slots.is_empty() && calls.expiry.is_empty() && calls.losses.is_empty());
             prop_assert_eq!((calls.stored_bytes, calls.stored_count, calls.detached), (0, 0, 0));
+            prop_assert_eq!(calls.delivering_bytes, 0);
             prop_assert!(calls.delivered.is_empty() && calls.undelivered.is_empty());
             prop_assert_eq!((calls.waiting, calls.unreported, calls.losses_count), (0, 0, 0));
         }
@@ -951,6 +980,28 @@ mod tests {
         calls.apply(ids[0], CallEvent::EndFree, now);
         let next = calls.begin(Fingerprint([4; 32]), 1, state());
         assert!(calls.detach(next, now));
+    }
+
+    // Forty clients that took their stored responses and did not read them held as much again.
+    #[test]
+    fn a_response_on_its_way_takes_its_room_until_it_is_delivered() {
+        let (mut calls, now) = (calls(), Instant::now());
+        let keep = |calls: &mut Calls, who: u8| {
+            let id = calls.begin(Fingerprint([who; 32]), 1, state());
+            calls.store(id, response(60, now), false, now);
+        };
+        keep(&mut calls, 1);
+        let found = calls.find(Fingerprint([1; 32]), ask(false), now);
+        let Found::Response(id, given) = found else { panic!("{found:?}") };
+        keep(&mut calls, 2);
+        assert!(matches!(calls.find(Fingerprint([2; 32]), ask(false), now), Found::Lost));
+        calls.put_back(id, given, now);
+        assert_eq!((calls.counts().stored, calls.counts().stored_bytes), (1, 60));
+        let found = calls.find(Fingerprint([1; 32]), ask(false), now);
+        let Found::Response(id, _) = found else { panic!("{found:?}") };
+        calls.delivered(id, None, now);
+        keep(&mut calls, 3);
+        assert!(matches!(calls.find(Fingerprint([3; 32]), ask(false), now), Found::Response(..)));
     }
 
     // One caller's hang-ups pushed out the only image that another had waiting.

@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::body::CallBody;
+use crate::call_memory::CallMemory;
 use crate::call_state::CallState;
 use crate::error::{Error, TimeLimit};
 use crate::trail::{Step, StopReason};
@@ -45,7 +46,7 @@ const KEY_REUSED: (&str, &str) = (
 );
 const TOO_MANY: (&str, &str) = (
     "TOO_MANY_WAIT_FOR_ONE_CALL",
-    "Not sent: enough requests wait for the response of this same call. Send it again when one of them has ended.",
+    "Not sent: enough requests wait for the response of this same call, or are given it. Send it again when one of them has ended.",
 );
 const TOO_LARGE_FOR_A_KEY: (&str, &str) = (
     "IDEMPOTENCY_KEY_NOT_HONOURED",
@@ -425,6 +426,11 @@ impl Asked {
                 }
             };
         };
+        // It stays where it is, for when others of its clients have read theirs.
+        let has_room = |memory: &Arc<dyn CallMemory>| memory.try_hold(response.bytes);
+        if !self.state.memory().is_none_or(has_room) {
+            return Ok(too_many(&self.state));
+        }
         self.record_replay(&response);
         Ok(self.with_head(&response, ResponseBody::whole(&response)))
     }
