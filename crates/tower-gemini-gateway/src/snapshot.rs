@@ -105,7 +105,7 @@ impl Snapshot {
             Some(before) => before.auth.clone(),
             None => Auth::build(&config.auth, env)?,
         };
-        let layers = layers(config, before)?;
+        let layers = layers(config, before, &state)?;
         let responses = &config.responses;
         let (strip_drafts, buffer_up_to) = (responses.strip_drafts, responses.buffer_up_to.0);
         let route = |(upstream, settings): (Upstream, &config::Upstream)| {
@@ -190,6 +190,11 @@ impl Snapshot {
         self.state.problem().or_else(|| self.auth.problem())
     }
 
+    /// Whether paid calls are recorded outside of memory.
+    pub(crate) fn has_journal(&self) -> bool {
+        self.state.store().is_some()
+    }
+
     pub(crate) fn stop_being_ready(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
@@ -210,7 +215,11 @@ impl Snapshot {
 /// The layers of a configuration. Layers of `before` stay whose settings are the same, and always
 /// those whose state is worth more than new settings: stored responses, spending, quota usage
 /// (`reload::needs_restart`).
-fn layers(config: &Config, before: Option<&Snapshot>) -> Result<Layers, ConfigError> {
+fn layers(
+    config: &Config,
+    before: Option<&Snapshot>,
+    state: &State,
+) -> Result<Layers, ConfigError> {
     let kept = before.map(|before| &before.layers);
     let unchanged = |is_same: fn(&Config, &Config) -> bool| {
         before.filter(|before| is_same(&before.config, config)).map(|before| &before.layers)
@@ -226,7 +235,7 @@ fn layers(config: &Config, before: Option<&Snapshot>) -> Result<Layers, ConfigEr
         // accepted can also be replayed.
         collect: CollectRequestLayer::new()
             .max_held_bytes((config.server.max_body.0 / 3 + 1).saturating_mul(4) + 1024 * 1024),
-        keep: kept.map_or_else(|| keep(config), |kept| kept.keep.clone()),
+        keep: kept.map_or_else(|| keep(config, state), |kept| kept.keep.clone()),
         signatures: match unchanged(|a, b| a.signatures.restore == b.signatures.restore) {
             Some(kept) => kept.signatures.clone(),
             None => signatures(&config.signatures)?,
@@ -334,16 +343,20 @@ fn queue(config: &Config) -> Queue {
     Queue::new(limits)
 }
 
-fn keep(config: &Config) -> Option<KeepPaidLayer> {
+fn keep(config: &Config, state: &State) -> Option<KeepPaidLayer> {
     let keep = &config.keep;
     keep.enabled.then(|| {
-        KeepPaidLayer::new()
+        let layer = KeepPaidLayer::new()
             // The gateway's queue counts them, by request; one for several images is as many calls.
             .max_detached(config.most_calls().saturating_mul(MOST_IMAGES))
             .max_stored_bytes(config.kept_bytes())
             .max_detached_time(keep.max_detached_time.0)
             .retention(keep.retention.0)
-            .loss_window(keep.loss_window.0)
+            .loss_window(keep.loss_window.0);
+        match state.store() {
+            Some(store) => layer.journal(store.journal()),
+            None => layer,
+        }
     })
 }
 
