@@ -21,7 +21,7 @@ const URL: &str = "QUOTA_TEST_REDIS_URL";
 const SECONDS: &str = "QUOTA_TEST_SECONDS";
 const RPM: u64 = 600;
 
-struct Server {
+pub(crate) struct Server {
     child: Child,
     port: u16,
     dir: PathBuf,
@@ -29,7 +29,7 @@ struct Server {
 
 impl Server {
     /// `None`, said aloud, where the program is missing.
-    fn start() -> Option<Self> {
+    pub(crate) fn start() -> Option<Self> {
         test_programs::find(&["redis-server"], "redis-server")?;
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let dir =
@@ -41,7 +41,7 @@ impl Server {
         Some(server)
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
     }
 
@@ -100,7 +100,7 @@ impl Drop for Server {
 }
 
 /// A bounded wait for another process: no runtime's clock moves it.
-fn pause(wait: Duration) {
+pub(crate) fn pause(wait: Duration) {
     let (_sender, receiver) = std::sync::mpsc::channel::<()>();
     let _ = receiver.recv_timeout(wait);
 }
@@ -114,7 +114,7 @@ fn key() -> QuotaKey {
     QuotaKey::new("default", MODEL)
 }
 
-fn block_on<F: Future>(future: F) -> F::Output {
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 

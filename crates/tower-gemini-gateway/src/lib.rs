@@ -27,6 +27,8 @@ mod limits;
 mod log;
 mod mask;
 mod observations;
+#[cfg(test)]
+mod ops_tests;
 mod pages;
 mod program;
 mod reload;

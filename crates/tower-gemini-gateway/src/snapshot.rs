@@ -92,7 +92,7 @@ impl Snapshot {
         Self::assemble(client, clock, config, before, state)
     }
 
-    fn assemble<C: WireClient<Future: 'static> + Sync>(
+    pub(crate) fn assemble<C: WireClient<Future: 'static> + Sync>(
         client: C,
         clock: impl Clock + Clone + 'static,
         config: &Config,
@@ -101,7 +101,7 @@ impl Snapshot {
     ) -> Result<Self, ConfigError> {
         let env = |name: &str| std::env::var(name).ok();
         let auth = Auth::build(&config.auth, env)?;
-        let layers = layers(config, before)?;
+        let layers = layers(config, before, &state)?;
         let responses = &config.responses;
         let (strip_drafts, buffer_up_to) = (responses.strip_drafts, responses.buffer_up_to.0);
         let route = |upstream: Upstream| {
@@ -173,6 +173,10 @@ impl Snapshot {
         &self.slots
     }
 
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
     /// Why this gateway takes no paid work at present.
     pub(crate) fn not_ready(&self) -> Option<String> {
         if self.stopping.load(Ordering::Relaxed) {
@@ -197,7 +201,11 @@ impl Snapshot {
 /// The layers of a configuration. Layers of `before` stay whose settings are the same, and always
 /// those whose state is worth more than new settings: stored responses, spending, quota usage
 /// (`reload::needs_restart`).
-fn layers(config: &Config, before: Option<&Snapshot>) -> Result<Layers, ConfigError> {
+fn layers(
+    config: &Config,
+    before: Option<&Snapshot>,
+    state: &State,
+) -> Result<Layers, ConfigError> {
     let kept = before.map(|before| &before.layers);
     let unchanged = |is_same: fn(&Config, &Config) -> bool| {
         before.filter(|before| is_same(&before.config, config)).map(|before| &before.layers)
@@ -239,7 +247,7 @@ fn layers(config: &Config, before: Option<&Snapshot>) -> Result<Layers, ConfigEr
         },
         spending: match kept {
             Some(kept) => kept.spending.clone(),
-            None => spending(config)?,
+            None => spending(config, state)?,
         },
         timeout: AttemptTimeoutLayer::new()
             .limit(config.timeouts.up_to_2k.0)
@@ -310,7 +318,7 @@ fn keep(config: &Config) -> Option<KeepPaidLayer> {
 
 /// The spending layer. A cap that no attempt of a model can pass is an error where the file names
 /// the model, and a warning where it is one of the catalogue's.
-fn spending(config: &Config) -> Result<SpendingLayer, ConfigError> {
+fn spending(config: &Config, state: &State) -> Result<SpendingLayer, ConfigError> {
     let spending = &config.spending;
     if spending.caps().iter().all(|(_, usd)| *usd <= 0.0) {
         return Ok(SpendingLayer::off());
@@ -329,6 +337,10 @@ fn spending(config: &Config) -> Result<SpendingLayer, ConfigError> {
             config::SpendingMode::Expected => ReserveBy::Expected,
         },
     );
+    let layer = match state.store() {
+        Some(store) => layer.store(store.spending()),
+        None => layer,
+    };
     let layer = if spending.fall_back_when_capped { layer.fall_back_when_capped() } else { layer };
     let caps = spending.caps().into_iter().filter(|(_, usd)| *usd > 0.0);
     let layer = caps.fold(layer, |layer, (name, usd)| {

@@ -14,8 +14,10 @@ use crate::random;
 
 mod commit;
 mod quota;
+mod spending;
 
-/// Keeps counts in a file that outlives the process: after a kill -9 the day goes on where it was.
+/// Keeps counts of quotas and what is spent in a file that outlives the process: after a kill -9 the
+/// day goes on where it was.
 ///
 /// A grant is on the disk before it is used; grants that are asked for at the same time share one
 /// flush of the disk. One process at a time: a second is refused when it opens the file, with an
@@ -49,6 +51,7 @@ struct Inner {
     /// dated by.
     opened_ms: u64,
     quota: Arc<quota::Counts>,
+    spending: Arc<spending::Accounts>,
 }
 
 impl RedbStore {
@@ -78,9 +81,11 @@ impl RedbStore {
         })?;
         let writer = Writer::start(path.as_ref().to_owned(), database)?;
         let quota = Arc::new(quota::Counts::new(writer.failures()));
+        let run = u128::from_le_bytes(random()) as u64;
+        let spending = Arc::new(spending::Accounts::new(run, writer.failures()));
         let opened_ms = unix_ms(&clock);
         let (clock, epoch) = (Arc::new(clock), Instant::now());
-        Ok(Self { inner: Arc::new(Inner { writer, clock, epoch, opened_ms, quota }) })
+        Ok(Self { inner: Arc::new(Inner { writer, clock, epoch, opened_ms, quota, spending }) })
     }
 
     /// Lets the disk lag behind by this much: a grant is used before it is on the disk, and a crash
@@ -96,6 +101,12 @@ impl RedbStore {
     #[must_use]
     pub fn problem(&self) -> Option<StoreError> {
         self.inner.writer.problem()
+    }
+
+    /// Writes what waits and closes the file, whoever has clones of the store: every later use of
+    /// them is an error, and the file can be opened again. It blocks on the disk.
+    pub fn close(&self) {
+        self.inner.writer.close();
     }
 
     /// Writes a row, to find out whether that is possible.
