@@ -9,6 +9,7 @@
 )]
 
 mod common;
+mod journal;
 mod quota_redb;
 mod quota_redis;
 mod quota_shuttle;

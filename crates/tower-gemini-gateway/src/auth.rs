@@ -1,50 +1,36 @@
 //! Admits callers and signs requests: with the caller's credential or the gateway's own key.
 
 use std::borrow::Cow;
-use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{StatusCode, Uri};
 use percent_encoding::percent_decode_str;
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 
 use crate::config::{self, AuthMode, ConfigError};
+use crate::door::{Token, TokenSource};
 use crate::responses::Rejection;
 use crate::upstream::Upstream;
 use crate::wire::with_path;
 
 const API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
-/// Shorter tokens could be guessed; `openssl rand -hex 16` makes 32 characters.
-const MIN_TOKEN_LENGTH: usize = 16;
 
 /// How callers are admitted.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Auth {
     /// Everybody; their own credential goes upstream.
     Passthrough,
     /// Callers with one of these tokens; upstreams get the gateway's own key.
-    Tokens(Vec<Token>),
-}
-
-pub(crate) struct Token {
-    name: String,
-    /// Of the same length for every token, so that the time of a comparison reveals nothing.
-    digest: [u8; 32],
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
-    }
+    Tokens(Arc<TokenSource>),
 }
 
 /// The caller of a request.
 #[derive(Debug)]
 pub(crate) struct Caller {
-    /// Of the token, where there are tokens.
-    name: Option<String>,
+    /// Where there are tokens.
+    token: Option<Arc<Token>>,
     /// The key came where only Google's clients put it.
     is_googles: bool,
     credential: Option<Credential>,
@@ -64,43 +50,22 @@ impl Auth {
         config: &config::Auth,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
-        if config.mode == AuthMode::Passthrough {
-            return Ok(Self::Passthrough);
+        match config.mode {
+            AuthMode::Passthrough => Ok(Self::Passthrough),
+            AuthMode::Tokens => Ok(Self::Tokens(Arc::new(TokenSource::open(config, env)?))),
         }
-        let (key, text) = config::read_secret(
-            "the callers' tokens",
-            ("auth.tokens_env", config.tokens_env.as_deref()),
-            ("auth.tokens_file", config.tokens_file.as_deref()),
-            env,
-        )?;
-        let wrong = |what: String, remedy: &str| ConfigError::at(key, what, remedy);
-        let mut tokens = Vec::new();
-        for line in text
-            .split(['\n', ','])
-            .map(str::trim)
-            .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        {
-            // The line itself is a secret and is not repeated.
-            let (name, token) = line.split_once(':').ok_or_else(|| {
-                wrong("a line of the tokens has no name".into(), "write it as name:token")
-            })?;
-            let (name, token) = (name.trim(), token.trim());
-            if token.len() < MIN_TOKEN_LENGTH {
-                return Err(wrong(
-                    format!("the token of {name} is shorter than {MIN_TOKEN_LENGTH} characters"),
-                    "write one that cannot be guessed, as `openssl rand -hex 16` prints",
-                ));
-            }
-            tokens.push(Token { name: name.to_owned(), digest: Sha256::digest(token).into() });
+    }
+
+    /// Why nobody is admitted, where that is so.
+    pub(crate) fn problem(&self) -> Option<String> {
+        match self {
+            Self::Passthrough => None,
+            Self::Tokens(source) => source.problem(),
         }
-        if tokens.is_empty() {
-            return Err(wrong("the list of tokens is empty".into(), "write name:token lines"));
-        }
-        Ok(Self::Tokens(tokens))
     }
 
     /// Removes the credential from a request, also from its query, and identifies the caller.
-    pub(crate) fn admit(&self, parts: &mut Parts) -> Result<Caller, Rejection> {
+    pub(crate) fn admit(&self, parts: &mut Parts, now: SystemTime) -> Result<Caller, Rejection> {
         let in_query = take_query_credential(&mut parts.uri);
         let shown = parts.headers.get_all(API_KEY).iter().count()
             + parts.headers.get_all(AUTHORIZATION).iter().count();
@@ -123,28 +88,35 @@ impl Auth {
         if let Some(Credential::Key(value) | Credential::Bearer(value)) = &mut credential {
             value.set_sensitive(true);
         }
-        let Self::Tokens(tokens) = self else {
-            return Ok(Caller { name: None, is_googles, credential });
+        let Self::Tokens(source) = self else {
+            return Ok(Caller { token: None, is_googles, credential });
         };
         let shown = credential.as_ref().map(Credential::secret).unwrap_or_default();
-        let digest: [u8; 32] = Sha256::digest(shown).into();
-        // Compared with all of them, so that the time reveals nothing.
-        let same = tokens.iter().fold(None, |same, token| {
-            if bool::from(token.digest.ct_eq(&digest)) { Some(token) } else { same }
-        });
-        match same {
-            Some(token) if !shown.is_empty() => {
-                Ok(Caller { name: Some(token.name.clone()), is_googles, credential: None })
-            }
-            _ => Err(Rejection::new(
-                StatusCode::UNAUTHORIZED,
-                "UNAUTHENTICATED",
+        let found = source.find(shown).map_err(|_| {
+            // The reason is in the log and not for those who are not admitted.
+            Rejection::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "UNAVAILABLE",
+                "This gateway cannot read its list of tokens and admits nobody. Nothing was sent.",
+            )
+        })?;
+        let unauthenticated =
+            |message: &str| Rejection::new(StatusCode::UNAUTHORIZED, UNAUTHENTICATED, message);
+        let token = found.ok_or_else(|| {
+            unauthenticated(
                 "This gateway uses a key of its own and admits callers by token. Send your token \
                  as x-goog-api-key or as a Bearer token.",
-            )),
+            )
+        })?;
+        if token.grants.expires.is_some_and(|end| end <= now) {
+            return Err(unauthenticated("This token has expired. Ask for another one."));
         }
+        Ok(Caller { token: Some(token), is_googles, credential: None })
     }
 }
+
+/// Google's name of the status 401.
+pub(crate) const UNAUTHENTICATED: &str = "UNAUTHENTICATED";
 
 impl Credential {
     /// API keys come as Bearer tokens from OpenAI's clients; OAuth tokens (`ya29.…`, or a JWT) stay
@@ -182,9 +154,25 @@ impl Caller {
         self.is_googles
     }
 
+    /// What it takes its share as: a token, or whose credential it shows.
+    pub(crate) fn sharer(&self) -> crate::queue::Caller {
+        let shown = self.credential.as_ref().map(Credential::secret).unwrap_or_default();
+        crate::memory::caller(self.token_name().map_or(shown, str::as_bytes))
+    }
+
     /// The name of the caller's token, where callers have tokens: never a credential.
     pub(crate) fn token_name(&self) -> Option<&str> {
-        self.name.as_deref()
+        self.token.as_deref().map(|token| token.name.as_str())
+    }
+
+    /// The caller's token, where callers have tokens.
+    pub(crate) fn token(&self) -> Option<&Arc<Token>> {
+        self.token.as_ref()
+    }
+
+    /// Whether nothing tells this caller from others.
+    pub(crate) fn is_anonymous(&self) -> bool {
+        self.token.is_none() && self.credential.is_none()
     }
 
     /// Signs a request translated from OpenAI's API, whose clients send keys as Bearer tokens. One
@@ -257,8 +245,16 @@ fn percent_decoded(text: &str) -> Cow<'_, str> {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::door::hashed;
     use crate::upstream::upstreams;
     use http::Request;
+    use std::time::Duration;
+
+    impl Auth {
+        fn admit_now(&self, parts: &mut Parts) -> Result<Caller, Rejection> {
+            self.admit(parts, SystemTime::UNIX_EPOCH)
+        }
+    }
 
     const KEY: &str = "AIzaSyA-sentinel-key-0123456789abcdefghij";
 
@@ -300,7 +296,7 @@ mod tests {
             (format!("/v1/x?k%65y={KEY}&alt=sse"), "/v1/x?alt=sse"),
         ] {
             let mut parts = parts(&uri, &[]);
-            let caller = Auth::Passthrough.admit(&mut parts).unwrap();
+            let caller = Auth::Passthrough.admit_now(&mut parts).unwrap();
             assert_eq!(parts.uri, rest);
             caller.sign(&upstream(None), "", &mut parts.headers);
             assert_eq!(parts.headers[API_KEY], KEY);
@@ -311,7 +307,7 @@ mod tests {
     #[test]
     fn an_api_key_as_a_bearer_token_is_an_api_key_and_an_oauth_token_stays_one() {
         let mut as_key = parts("/v1/x", &[("authorization", &format!("Bearer {KEY}"))]);
-        Auth::Passthrough.admit(&mut as_key).unwrap().sign(
+        Auth::Passthrough.admit_now(&mut as_key).unwrap().sign(
             &upstream(None),
             "",
             &mut as_key.headers,
@@ -319,10 +315,14 @@ mod tests {
         assert_eq!(as_key.headers[API_KEY], KEY);
         assert!(!as_key.headers.contains_key(AUTHORIZATION));
         let mut oauth = parts("/v1/x", &[("authorization", "Bearer ya29.token")]);
-        Auth::Passthrough.admit(&mut oauth).unwrap().sign(&upstream(None), "", &mut oauth.headers);
+        Auth::Passthrough.admit_now(&mut oauth).unwrap().sign(
+            &upstream(None),
+            "",
+            &mut oauth.headers,
+        );
         assert_eq!(oauth.headers[AUTHORIZATION], "Bearer ya29.token");
         let mut compat = parts("/v1beta/openai/embeddings", &[("x-goog-api-key", KEY)]);
-        let caller = Auth::Passthrough.admit(&mut compat).unwrap();
+        let caller = Auth::Passthrough.admit_now(&mut compat).unwrap();
         caller.sign(&upstream(None), "/v1beta/openai/embeddings", &mut compat.headers);
         assert_eq!(compat.headers[AUTHORIZATION], format!("Bearer {KEY}"));
     }
@@ -330,24 +330,24 @@ mod tests {
     #[test]
     fn two_credentials_are_one_too_many() {
         let mut both = parts("/v1/x", &[("authorization", "Bearer a"), ("x-goog-api-key", "b")]);
-        assert_eq!(Auth::Passthrough.admit(&mut both).unwrap_err().status, 400);
+        assert_eq!(Auth::Passthrough.admit_now(&mut both).unwrap_err().status, 400);
         let mut twice = parts("/v1/x", &[("x-goog-api-key", "a"), ("x-goog-api-key", "b")]);
-        assert_eq!(Auth::Passthrough.admit(&mut twice).unwrap_err().status, 400);
+        assert_eq!(Auth::Passthrough.admit_now(&mut twice).unwrap_err().status, 400);
     }
 
     #[test]
     fn a_token_names_its_caller_and_is_replaced_by_the_gateways_key() {
         let auth = tokens("ann:token-of-ann-012345, ben:token-of-ben-012345").unwrap();
         let mut known = parts("/v1/x", &[("authorization", "Bearer token-of-ben-012345")]);
-        let caller = auth.admit(&mut known).unwrap();
+        let caller = auth.admit_now(&mut known).unwrap();
         assert_eq!(caller.token_name(), Some("ben"));
         caller.sign(&upstream(Some(KEY)), "", &mut known.headers);
         assert_eq!(known.headers[API_KEY], KEY);
         for wrong in ["token-of-ben-01234", "token-of-ben-0123456", KEY, "", "Bearer"] {
             let mut unknown = parts("/v1/x", &[("x-goog-api-key", wrong)]);
-            assert_eq!(auth.admit(&mut unknown).unwrap_err().status, 401, "{wrong}");
+            assert_eq!(auth.admit_now(&mut unknown).unwrap_err().status, 401, "{wrong}");
         }
-        assert_eq!(auth.admit(&mut parts("/v1/x", &[])).unwrap_err().status, 401);
+        assert_eq!(auth.admit_now(&mut parts("/v1/x", &[])).unwrap_err().status, 401);
         assert!(!format!("{auth:?}").contains("token-of"));
     }
 
@@ -358,5 +358,22 @@ mod tests {
         assert!(said.contains("name:token") && !said.contains("sentinel"), "{said}");
         assert!(says("ann:short").contains("token of ann is shorter than 16"));
         assert!(says("# nobody\n").contains("list of tokens is empty"));
+    }
+
+    #[test]
+    fn a_token_opens_nothing_after_its_expiry() {
+        let hash = hashed("token-of-ann-0123456");
+        let auth = tokens(&format!(
+            "[[token]]\nname = \"ann\"\nhash = \"{hash}\"\nexpires = 2026-12-01T00:00:00Z\n"
+        ));
+        let end = SystemTime::UNIX_EPOCH + Duration::from_secs(1_796_083_200);
+        let admit = |now| {
+            let mut parts = parts("/v1/x", &[("x-goog-api-key", "token-of-ann-0123456")]);
+            auth.as_ref().unwrap().admit(&mut parts, now).map(drop)
+        };
+        assert!(admit(end - Duration::from_secs(1)).is_ok());
+        let rejection = admit(end).unwrap_err();
+        assert_eq!(rejection.status, 401);
+        assert!(format!("{rejection:?}").contains("has expired"));
     }
 }

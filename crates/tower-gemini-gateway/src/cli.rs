@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::door::manage::TokenCommand;
+
 const AFTER_HELP: &str = "\
 SIGHUP, or a change of the file, reloads the configuration; SIGHUP also tries again what the API closed
 (a day's limit, after a change of tier). SIGTERM and Ctrl-C finish the requests
@@ -40,6 +42,9 @@ enum SubCommand {
     Check,
     /// Serve a scenario: a simulated Gemini in its weather, without a gateway
     Simulate(SimulateArgs),
+    /// Make and revoke the tokens of callers
+    #[command(subcommand)]
+    Token(TokenCommand),
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Args)]
@@ -87,11 +92,12 @@ pub(crate) enum SimWeather {
 }
 
 /// A parsed command line.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Command {
     Serve { config: Option<PathBuf>, args: ServeArgs },
     Check { config: Option<PathBuf>, listen: Option<SocketAddr> },
     Simulate(SimulateArgs),
+    Token { config: Option<PathBuf>, command: TokenCommand },
     PrintConfig,
 }
 
@@ -108,6 +114,7 @@ pub(crate) fn parse(args: &[String]) -> Result<Command, clap::Error> {
         Some(SubCommand::Check) => Command::Check { config: cli.config, listen: before.listen },
         _ if cli.check => Command::Check { config: cli.config, listen: before.listen },
         Some(SubCommand::Simulate(args)) => Command::Simulate(args),
+        Some(SubCommand::Token(command)) => Command::Token { config: cli.config, command },
         Some(SubCommand::Serve(after)) => Command::Serve {
             config: cli.config,
             args: ServeArgs {

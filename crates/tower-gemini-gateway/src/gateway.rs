@@ -13,9 +13,10 @@ use tokio::time::Instant;
 use tower_gemini::{QuotaGuardLayer, SpendingLayer};
 
 use crate::config::{Config, ConfigError};
+use crate::door::Connection;
 use crate::snapshot::Snapshot;
 use crate::state::State;
-use crate::{handler, pages};
+use crate::{guard, handler, pages, reload};
 
 /// A gateway without a socket: an [`axum::Router`] for somebody else's server. Clones share their
 /// state.
@@ -84,11 +85,9 @@ impl Gateway {
         let mut upkeep = JoinSet::new();
         upkeep.spawn(pages::upkeep(|| recorder.run_upkeep()));
         upkeep.spawn(follow_spending(snapshot.layers().spending.clone()));
-        Ok(Self {
-            snapshot: watch::Sender::new(Arc::new(snapshot)),
-            started: Instant::now(),
-            _upkeep: Arc::new(upkeep),
-        })
+        let snapshot = watch::Sender::new(Arc::new(snapshot));
+        upkeep.spawn(reload::watch_tokens(snapshot.subscribe()));
+        Ok(Self { snapshot, started: Instant::now(), _upkeep: Arc::new(upkeep) })
     }
 
     /// A router for every path: Gemini's, Vertex AI's, OpenAI's, and the gateway's own
@@ -100,17 +99,51 @@ impl Gateway {
         })
     }
 
+    /// The status pages alone, for a port of their own.
+    pub(crate) fn status_router(&self) -> Router {
+        let gateway = self.clone();
+        Router::new().fallback(move |mut request: Request<Body>| {
+            if let Some(connection) = request.extensions_mut().get_mut::<Connection>() {
+                *connection = connection.for_status();
+            }
+            handler::handle(gateway.snapshot(), gateway.started, request)
+        })
+    }
+
     /// Takes another configuration for the requests to come. Requests in flight end with the one
     /// they began with; changes of `[server]`, `[keep]`, `[quota]`, `[spending]` and `[log]` need a
     /// new gateway.
     ///
     /// # Errors
     ///
-    /// As [`new`](Self::new). The previous configuration stays in effect.
+    /// As [`new`](Self::new), and where `[auth]` or an upstream changed without
+    /// `server.accept_changes`. The previous configuration stays in effect.
     pub fn reload(&self, config: &Config) -> Result<(), ConfigError> {
-        let next = Snapshot::build(config, Some(&self.snapshot()))?;
+        self.reload_with(config, Vec::new())
+    }
+
+    /// As [`reload`](Self::reload), from a file that lost this.
+    pub(crate) fn reload_with(
+        &self,
+        config: &Config,
+        lost: Vec<String>,
+    ) -> Result<(), ConfigError> {
+        let before = self.snapshot();
+        let accepted = guard::check(before.config(), config, lost)?;
+        let next = Snapshot::build(config, Some(&before))?;
+        if !accepted.is_empty() {
+            let changes = accepted.join("; ");
+            tracing::warn!(changes, "accepted by server.accept_changes, and in effect now");
+        }
         self.snapshot.send_replace(Arc::new(next));
         Ok(())
+    }
+
+    /// Why nobody is admitted, where that is so: the list of tokens is unreadable, empty or has a
+    /// bad line. For health checks.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.snapshot().auth().problem()
     }
 
     /// Tries again what refusals closed: days that are spent, models and accounts that rest. For an
@@ -122,9 +155,14 @@ impl Gateway {
         tracing::info!(days, circuits, "what refusals closed is tried again");
     }
 
-    pub(crate) fn reload_at(&self, addr: SocketAddr, config: &Config) -> Result<(), ConfigError> {
+    pub(crate) fn reload_at(
+        &self,
+        addr: SocketAddr,
+        config: &Config,
+        lost: Vec<String>,
+    ) -> Result<(), ConfigError> {
         config.check_listen(addr)?;
-        self.reload(config)
+        self.reload_with(config, lost)
     }
 
     /// Why this gateway takes no paid work at present, as `/readyz` says.
@@ -149,7 +187,10 @@ impl Gateway {
         let snapshot = self.snapshot();
         let whole = self.save(&snapshot, within).await;
         // Last, when every call has ended: what is not settled counts as its worst case.
-        let settled = snapshot.layers().spending.all_settled();
+        let settled = async {
+            snapshot.layers().spending.all_settled().await;
+            snapshot.door().all_settled().await;
+        };
         if tokio::time::timeout(SETTLING, settled).await.is_err() {
             tracing::warn!(
                 "the store did not take what the last calls cost: they count as their worst case"

@@ -16,20 +16,23 @@ use tower_gemini::answer_errors::{RetryHeaders, set_retry_headers};
 use tower_gemini::call::{Call, Dialect};
 use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::headers;
-use tower_gemini::keep_paid::{CallerId, IdempotencyKeyRejected, ResponseFormat};
+use tower_gemini::keep_paid::{IdempotencyKeyRejected, ResponseFormat};
 use tower_gemini::verdict::Verdict;
 use tower_gemini::{CallOptions, Trail};
 use tower_gemini_openai::{Endpoint, ResponseTranslator, list_models, to_gemini};
 
+use crate::door::{self, Entry, Visit};
 use crate::heartbeat::with_heartbeat;
-use crate::limits::{self, BodyFault, BoundedBody};
+use crate::limits::{BodyFault, BoundedBody};
+use crate::memory::{Handling, RequestMemory};
+use crate::queue::Place;
 use crate::report::{self, Reported};
 use crate::responses::{ErrorFormat, Rejection, error_response, json_response};
 use crate::snapshot::Snapshot;
 use crate::stacks::{Stack, Stacks};
 use crate::transform::Transform;
 use crate::wire::now_unix;
-use crate::{mask, pages, several, wire};
+use crate::{config, mask, memory, several, wire};
 
 /// Answers one request: with a page of the gateway's own, a rejection, or the upstream's response.
 pub(crate) async fn handle(
@@ -38,63 +41,66 @@ pub(crate) async fn handle(
     request: Request<Body>,
 ) -> Response<Body> {
     let path = wire::collapse_slashes(request.uri().path()).into_owned();
-    // HEAD too, as health checks ask: the server leaves the body out.
-    if matches!(*request.method(), Method::GET | Method::HEAD)
-        && let Some(page) = pages::page(&gateway, &path, started)
-    {
-        return page;
-    }
+    let (request, entry) = match door::enter(&gateway, &path, started, request).await {
+        Ok(entered) => entered,
+        Err(response) => return response,
+    };
     let format = ErrorFormat::for_path(&path);
     let server = &gateway.config().server;
     let max_body = server.max_body.0;
     // What its `Content-Length` says.
     if request.body().size_hint().lower() > max_body as u64 {
-        return Rejection::fault(BodyFault::TooLarge { limit: max_body }).into_response(format);
+        let rejection = Rejection::fault(BodyFault::TooLarge { limit: max_body });
+        return entry.leave(rejection.into_response(format), ());
     }
-    let Some(slot) = gateway.slots().take() else {
-        let message = format!(
-            "This gateway has {} requests in flight, its limit (server.max_in_flight).",
-            gateway.slots().all()
-        );
-        let rejection = Rejection::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message);
-        let mut response = rejection.into_response(format);
-        // Nothing was sent and nothing is wrong: a second later a slot may be free.
-        response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
-        return response;
-    };
-    let idle_timeout = server.body_idle_timeout.0;
-    let request = request.map(|body| Body::new(BoundedBody::new(body, max_body, idle_timeout)));
-    let response = match route(gateway, path, request).await {
-        Ok(response) => response,
-        Err(rejection) => rejection.into_response(format),
-    };
-    limits::hold(response, slot)
+    match route(gateway, path, &entry, request).await {
+        // Its place and memory are taken until the last byte is out.
+        Ok((response, taken)) => entry.leave(response, taken),
+        Err(rejection) => entry.leave(rejection.into_response(format), ()),
+    }
 }
 
-/// Admits the caller and sends the request to the upstream of its path.
+/// Sends a request that came in to the upstream of its path.
 async fn route(
     gateway: Arc<Snapshot>,
     path: String,
+    entry: &Entry,
     request: Request<Body>,
-) -> Result<Response<Body>, Rejection> {
+) -> Result<(Response<Body>, (Place, Arc<RequestMemory>)), Rejection> {
     let (mut parts, body) = request.into_parts();
-    if let Some(uri) = wire::with_path(&parts.uri, &path, parts.uri.query()) {
-        parts.uri = uri;
-    }
-    // The key leaves the URI before anything can print it.
-    let caller = gateway.auth().admit(&mut parts)?;
+    // Vertex AI has an OpenAI-style API of its own, with another bill: its paths are not
+    // translated.
+    let endpoint = Endpoint::from_path(&path).filter(|_| !wire::is_vertex(&path));
+    let handling = Handling::of(&parts, endpoint);
+    let arrived = Instant::now();
+    let size = (handling, body.size_hint());
+    let sharer = entry.caller.sharer();
+    let (place, memory) = memory::admit(gateway.queue(), sharer, &parts, size).await?;
+    parts.extensions.insert(Arrived(arrived));
+    parts.extensions.insert(memory.clone());
+    let config::Server { max_body, body_idle_timeout, .. } = &gateway.config().server;
+    let body = BoundedBody::new(body, max_body.0, body_idle_timeout.0, Some(memory.clone()));
+    let request = (parts, Body::new(body));
+    let response = forward(gateway, path, endpoint, entry, request).await?;
+    Ok((response, (place, memory)))
+}
+
+/// Sends an admitted request to the upstream of its path.
+async fn forward(
+    gateway: Arc<Snapshot>,
+    path: String,
+    endpoint: Option<Endpoint>,
+    entry: &Entry,
+    (mut parts, body): (Parts, Body),
+) -> Result<Response<Body>, Rejection> {
+    let caller = &entry.caller;
     wire::clean_request(&mut parts.headers);
     if let Some(resends) = maybe_charged_resends(&mut parts.headers)? {
         parts.extensions.insert(resends);
     }
-    // Behind a key of the gateway's own all callers have the same one: a response that is stored
-    // for one must not go to another.
-    if let Some(name) = caller.token_name() {
-        parts.extensions.insert(CallerId::new(name));
+    if let Some(id) = entry.caller_id() {
+        parts.extensions.insert(id);
     }
-    // Vertex AI has an OpenAI-style API of its own, with another bill: its paths are not
-    // translated.
-    let endpoint = Endpoint::from_path(&path).filter(|_| !wire::is_vertex(&path));
     match endpoint {
         Some(Endpoint::Models) if parts.method == Method::GET && !caller.is_googles() => {
             Ok(json_response(StatusCode::OK, list_models(now_unix())))
@@ -108,6 +114,7 @@ async fn route(
                     return Ok(json_response(status, body));
                 }
             };
+            entry.check_body(&translated.body)?;
             let route = gateway.route(false).ok_or_else(|| Rejection::path(&path))?;
             parts.headers = headers_for_gemini(&parts.headers);
             caller.sign_openai(&route.upstream, &mut parts.headers);
@@ -130,11 +137,20 @@ async fn route(
             let call = Call::parse(&parts.method, &parts.uri, &parts.headers, None);
             if call.dialect == Dialect::Unrecognised || !call.generates() {
                 // Files, lists, operations, counts: passed through unchanged and unbuffered.
+                let body = match entry.reads_body(&parts.method) {
+                    true => {
+                        let body = collect(body).await?;
+                        entry.check_body(&body)?;
+                        Body::from(body)
+                    }
+                    false => body,
+                };
                 let call = (route.stacks.plain.clone(), Request::from_parts(parts, body));
-                let response = send(&gateway, call, None, false, Instant::now()).await;
-                return Ok(reported(&gateway, response));
+                let response = send(&gateway, call, None, false).await;
+                return Ok(entry.note(reported(&gateway, response)).await);
             }
             let body = collect(body).await?;
+            entry.check_body(&body)?;
             let stacks = route.stacks.clone();
             Ok(generate(gateway, stacks, parts, body, None).await)
         }
@@ -178,6 +194,15 @@ async fn generate(
     headers::for_rebuilt_body(&mut parts.headers, None);
     let call = Call::parse(&parts.method, &parts.uri, &parts.headers, Some(&body));
     let streams = call.is_streaming();
+    if let Some(memory) = parts.extensions.get::<Arc<RequestMemory>>() {
+        // What it was translated from is gone.
+        let weight = match &reply {
+            None => memory::RESPONSE_PASSED,
+            Some(_) if streams => memory::RESPONSE_STREAMED,
+            Some(_) => memory::RESPONSE_TRANSLATED,
+        };
+        memory.settle(body.len(), weight);
+    }
     let stack = match call.is_continuation {
         true => stacks.plain.clone(),
         false if streams => stacks.stream.clone(),
@@ -197,16 +222,15 @@ async fn generate(
     let silent = !streams && heartbeat.is_none();
     let (reply, count) = reply.map_or((None, 1), |(reply, count)| (Some(reply), count));
     let response = async move {
-        let started = Instant::now();
         let Some(reply) = reply.as_ref().filter(|_| count > 1) else {
             let call = (stack, Request::from_parts(parts, Body::from(body)));
-            let response = send(&gateway, call, reply.as_ref(), silent, started).await;
+            let response = send(&gateway, call, reply.as_ref(), silent).await;
             return reported(&gateway, response);
         };
         let each = |parts| {
             let (gateway, stack, reply) = (gateway.clone(), stack.clone(), reply.clone());
             let call = (stack, Request::from_parts(parts, Body::from(body.clone())));
-            async move { send(&gateway, call, Some(&reply), silent, started).await }
+            async move { send(&gateway, call, Some(&reply), silent).await }
         };
         let (response, calls) = match streams {
             true => several::stream(parts, reply, count, each).await,
@@ -220,23 +244,35 @@ async fn generate(
     }
 }
 
-/// Sends a request through a stack and finishes the response's head, but for what is reported. The
-/// caller's time runs since `started`.
+/// When a request came, in its extensions: the caller's time runs since then.
+#[derive(Debug, Clone, Copy)]
+struct Arrived(Instant);
+
+/// Sends a request through a stack and finishes the response's head, but for what is reported.
 async fn send(
     gateway: &Snapshot,
     (stack, mut request): (Stack, Request<Body>),
     reply: Option<&ResponseTranslator>,
     silent: bool,
-    started: Instant,
 ) -> Response<Body> {
     let trail = Trail::new();
+    if let Some(visit) = request.extensions().get::<Arc<Visit>>() {
+        visit.follow(&trail);
+    }
     let mut options = CallOptions::new().trail(trail.clone()).must_keep(gateway.must_keep());
     let retry = &gateway.config().retry;
     if let Some(within) = shorter(
         wire::stated_deadline(request.headers(), silent),
         retry.deadline.map(|deadline| deadline.0),
     ) {
-        options = options.deadline(within.saturating_sub(started.elapsed()));
+        let waited =
+            request.extensions().get().map_or(Duration::ZERO, |at: &Arrived| at.0.elapsed());
+        options = options.deadline(within.saturating_sub(waited));
+    }
+    if let Some(memory) = request.extensions_mut().remove::<Arc<RequestMemory>>() {
+        let response = memory.response();
+        request.extensions_mut().insert(response.clone());
+        options = options.memory(response);
     }
     // For every call, also for one whose earlier send, by a client that disconnected, may have been
     // paid for and is lost.
@@ -311,9 +347,16 @@ fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
 }
 
 /// Reads the whole body of a request. Its limits, in bytes and in time, are the server's.
-async fn collect(body: Body) -> Result<Bytes, Rejection> {
-    let collected = body.collect().await.map_err(|error| Rejection::body(&error))?;
-    Ok(collected.to_bytes())
+async fn collect(mut body: Body) -> Result<Bytes, Rejection> {
+    // In one piece from the start: joined at the end, it would be there twice.
+    let length = body.size_hint().exact().and_then(|length| usize::try_from(length).ok());
+    let mut whole = Vec::with_capacity(length.unwrap_or(0));
+    while let Some(frame) = body.frame().await {
+        if let Ok(chunk) = frame.map_err(|error| Rejection::body(&error))?.into_data() {
+            whole.extend_from_slice(&chunk);
+        }
+    }
+    Ok(whole.into())
 }
 
 /// The head of a translated request: nothing of OpenAI's own.

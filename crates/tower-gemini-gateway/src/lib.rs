@@ -5,10 +5,11 @@
 //!
 //! | module | does |
 //! | --- | --- |
-//! | [`config`], `cli`, `reload`, `program` | read the arguments and settings |
-//! | `gateway`, `snapshot`, `stacks`, `upstream` | build layers, stacks and upstreams from them |
+//! | [`config`], `cli`, `reload`, `guard`, `program` | read the arguments and settings |
+//! | `gateway`, `snapshot`, `stacks`, `upstream`, `outbound` | build layers, stacks and upstreams |
+//! | `running`, `server`, `socket`, `tls`, `limits` | serve connections within limits |
+//! | `auth`, `door` | admit callers, and what they ask for |
 //! | `state`, `state_guard` | open what outlives the process, and refuse paid work while it cannot be written |
-//! | `running`, `server`, `socket`, `limits`, `auth` | serve connections within limits, admit callers |
 //! | `handler`, `wire`, `transform`, `heartbeat`, `mask`, `responses`, `report` | handle one request |
 //! | [`stats`] | counts calls and says what the counts mean |
 //! | `pages`, [`status`], `log` | report the state of the gateway |
@@ -18,7 +19,10 @@
 mod auth;
 mod cli;
 pub mod config;
+mod door;
+mod files;
 mod gateway;
+mod guard;
 mod handler;
 mod heartbeat;
 #[cfg(test)]
@@ -26,11 +30,14 @@ mod in_process_tests;
 mod limits;
 mod log;
 mod mask;
+mod memory;
 mod observations;
 #[cfg(test)]
 mod ops_tests;
+mod outbound;
 mod pages;
 mod program;
+mod queue;
 mod reload;
 mod report;
 mod responses;
@@ -47,6 +54,7 @@ mod state;
 mod state_guard;
 pub mod stats;
 pub mod status;
+mod tls;
 mod transform;
 mod upstream;
 mod wire;

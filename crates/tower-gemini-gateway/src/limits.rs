@@ -1,4 +1,4 @@
-//! Limits what a caller may take: bytes and silence of a request's body, and requests in flight.
+//! Limits what the body of a request may take: bytes, memory, silence, and the time of others.
 
 use std::fmt;
 use std::future::Future;
@@ -12,8 +12,9 @@ use bytes::Bytes;
 use http::Response;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
+
+use crate::memory::{Pressure, RequestMemory};
 
 /// Why reading a request's body stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,12 @@ pub(crate) enum BodyFault {
     TooSlow { limit: Duration },
     /// Less than [`LEAST_RATE`] on average, or longer than [`LONGEST`] in all.
     Trickles,
+    /// Slower than others can wait for what it holds.
+    OthersWait,
+    /// There is no memory for more of it now.
+    NoMemory,
+    /// It takes so many bytes, more than there are.
+    NeverFits { takes: usize },
 }
 
 /// Bytes a second that a body must arrive at on average, once the time that it may be silent for
@@ -31,6 +38,13 @@ pub(crate) enum BodyFault {
 const LEAST_RATE: u64 = 1024;
 /// As long as Google takes for a whole call at most (600 s).
 const LONGEST: Duration = Duration::from_secs(600);
+/// How long a body may take while others wait, before it is looked at how fast it is.
+const UNHURRIED: Duration = Duration::from_secs(5);
+/// Bytes a second that it must arrive at then, if its caller has no more than its share: a picture
+/// of 2 MB in half a minute. Of a caller that has more, a body that is not there yet gives way.
+const LEAST_RATE_UNDER_PRESSURE: u64 = 64 * 1024;
+/// How often it is looked at whether others wait.
+const LOOKS_EVERY: Duration = Duration::from_secs(1);
 
 impl fmt::Display for BodyFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -49,6 +63,19 @@ impl fmt::Display for BodyFault {
                  within {} s.",
                 LONGEST.as_secs()
             ),
+            Self::OthersWait => f.write_str(
+                "The request's body arrived too slowly while other requests waited for its place. \
+                 Nothing was sent; send it again.",
+            ),
+            Self::NoMemory => f.write_str(
+                "This gateway has no memory for the rest of the request's body now \
+                 (server.memory). Nothing was sent; send it again, with a Content-Length.",
+            ),
+            Self::NeverFits { takes } => write!(
+                f,
+                "The request's body and its response take {takes} bytes of memory, more than this \
+                 gateway has for requests (server.memory). Nothing was read or sent."
+            ),
         }
     }
 }
@@ -61,17 +88,25 @@ pub(crate) struct BoundedBody {
     so_far: usize,
     max_bytes: usize,
     idle_timeout: Duration,
+    /// What it takes, where that is accounted for.
+    memory: Option<Arc<RequestMemory>>,
     /// How long it was waited for in all. While nobody polls it, the reader takes the time.
     waited: Duration,
     /// The start of the present wait.
     since: Option<Instant>,
-    silence: Pin<Box<Sleep>>,
+    /// When it is looked at next.
+    look: Pin<Box<Sleep>>,
 }
 
 impl BoundedBody {
-    pub(crate) fn new(body: Body, max_bytes: usize, idle_timeout: Duration) -> Self {
-        let (silence, waited) = (Box::pin(sleep(idle_timeout)), Duration::ZERO);
-        Self { body, so_far: 0, max_bytes, idle_timeout, waited, since: None, silence }
+    pub(crate) fn new(
+        body: Body,
+        max_bytes: usize,
+        idle_timeout: Duration,
+        memory: Option<Arc<RequestMemory>>,
+    ) -> Self {
+        let (look, waited) = (Box::pin(sleep(idle_timeout)), Duration::ZERO);
+        Self { body, so_far: 0, max_bytes, idle_timeout, memory, waited, since: None, look }
     }
 
     /// Checks a frame that has arrived.
@@ -80,21 +115,53 @@ impl BoundedBody {
         if self.so_far > self.max_bytes {
             return Err(BodyFault::TooLarge { limit: self.max_bytes });
         }
+        if self.memory.as_ref().is_some_and(|memory| !memory.receive(self.so_far)) {
+            return Err(BodyFault::NoMemory);
+        }
         self.waited += self.since.take().map_or(Duration::ZERO, |since| since.elapsed());
-        let expected = self.waited.as_secs().saturating_mul(LEAST_RATE);
-        let trickles = self.waited > self.idle_timeout && (self.so_far as u64) < expected;
-        if trickles || self.waited > LONGEST { Err(BodyFault::Trickles) } else { Ok(()) }
+        self.check_rate(self.waited)
+    }
+
+    /// Checks how much has come in this time.
+    fn check_rate(&self, waited: Duration) -> Result<(), BodyFault> {
+        let is_below = |rate: u64| (self.so_far as u64) < waited.as_secs().saturating_mul(rate);
+        if waited > LONGEST || (waited > self.idle_timeout && is_below(LEAST_RATE)) {
+            return Err(BodyFault::Trickles);
+        }
+        let pressure = match &self.memory {
+            Some(memory) if waited > UNHURRIED => memory.pressure(),
+            _ => Pressure::None,
+        };
+        let gives_way = match pressure {
+            Pressure::None => false,
+            Pressure::OthersWait => is_below(LEAST_RATE_UNDER_PRESSURE),
+            Pressure::OverShare => true,
+        };
+        if gives_way { Err(BodyFault::OthersWait) } else { Ok(()) }
     }
 
     /// Waits for the next frame, which has not arrived.
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<BodyFault> {
-        if self.since.is_none() {
+        let looks_every = self.idle_timeout.min(LOOKS_EVERY);
+        let since = *self.since.get_or_insert_with(|| {
             let now = Instant::now();
-            self.since = Some(now);
-            self.silence.as_mut().reset(now + self.idle_timeout);
+            self.look.as_mut().reset(now + looks_every);
+            now
+        });
+        while self.look.as_mut().poll(cx).is_ready() {
+            let silent = since.elapsed();
+            if silent >= self.idle_timeout {
+                return Poll::Ready(BodyFault::TooSlow { limit: self.idle_timeout });
+            }
+            match self.check_rate(self.waited + silent) {
+                Err(fault @ BodyFault::OthersWait) => return Poll::Ready(fault),
+                // The next frame is told.
+                _ => {}
+            }
+            let next = looks_every.min(self.idle_timeout - silent);
+            self.look.as_mut().reset(Instant::now() + next);
         }
-        let limit = self.idle_timeout;
-        self.silence.as_mut().poll(cx).map(|()| BodyFault::TooSlow { limit })
+        Poll::Pending
     }
 }
 
@@ -126,36 +193,6 @@ impl HttpBody for BoundedBody {
     }
 }
 
-/// Slots for requests in flight. Each is held until the last byte of its response, not only until
-/// the head.
-#[derive(Debug, Clone)]
-pub(crate) struct RequestSlots {
-    free: Arc<Semaphore>,
-    all: usize,
-}
-
-impl RequestSlots {
-    pub(crate) fn new(all: usize) -> Self {
-        // More than tokio's own limit is no limit.
-        let all = all.min(Semaphore::MAX_PERMITS);
-        Self { free: Arc::new(Semaphore::new(all)), all }
-    }
-
-    /// A slot, where one is free.
-    pub(crate) fn take(&self) -> Option<OwnedSemaphorePermit> {
-        self.free.clone().try_acquire_owned().ok()
-    }
-
-    pub(crate) fn all(&self) -> usize {
-        self.all
-    }
-
-    /// How many are taken.
-    pub(crate) fn taken(&self) -> usize {
-        self.all - self.free.available_permits()
-    }
-}
-
 /// Holds something until the body of a response has been sent or is dropped.
 pub(crate) fn hold(response: Response<Body>, held: impl Send + 'static) -> Response<Body> {
     // The closure owns it, and is dropped with the body.
@@ -180,20 +217,26 @@ mod tests {
                     .then(|| (Ok::<_, axum::Error>(Frame::data(Bytes::from_static(b"x"))), n + 1))
             })))
         };
-        let slow = BoundedBody::new(chunks(2), 100, Duration::from_secs(10))
+        let slow = BoundedBody::new(chunks(2), 100, Duration::from_secs(10), None)
             .collect()
             .await
             .unwrap()
             .to_bytes();
         assert_eq!(slow, "xxxxx");
-        let error =
-            BoundedBody::new(chunks(9), 100, Duration::from_secs(10)).collect().await.unwrap_err();
+        let error = BoundedBody::new(chunks(9), 100, Duration::from_secs(10), None)
+            .collect()
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("less than 1024 bytes a second"), "{error}");
-        let error =
-            BoundedBody::new(chunks(11), 100, Duration::from_secs(10)).collect().await.unwrap_err();
+        let error = BoundedBody::new(chunks(11), 100, Duration::from_secs(10), None)
+            .collect()
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("arrived for 10 s"), "{error}");
-        let error =
-            BoundedBody::new(chunks(0), 4, Duration::from_secs(10)).collect().await.unwrap_err();
+        let error = BoundedBody::new(chunks(0), 4, Duration::from_secs(10), None)
+            .collect()
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("longer than the 4 bytes"), "{error}");
     }
 
@@ -207,7 +250,7 @@ mod tests {
                 (Ok::<_, axum::Error>(Frame::data(Bytes::from_static(b"0123456789"))), n + 1)
             })
         })));
-        let mut body = BoundedBody::new(chunks, 1_000_000, Duration::from_secs(30));
+        let mut body = BoundedBody::new(chunks, 1_000_000, Duration::from_secs(30), None);
         let mut came = 0;
         while let Some(frame) = body.frame().await {
             came += frame.unwrap().into_data().unwrap().len();
@@ -217,14 +260,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slot_is_held_to_the_last_byte_of_the_response() {
-        let slots = RequestSlots::new(1);
-        let answer = hold(Response::new(Body::from("answer")), slots.take().unwrap());
-        assert!(slots.take().is_none());
-        assert_eq!(slots.taken(), 1);
-        let body = answer.into_body();
-        assert!(slots.take().is_none(), "the head is out, the body is not");
+    async fn what_is_held_with_a_response_is_held_to_its_last_byte() {
+        let held = Arc::new(());
+        let response = hold(Response::new(Body::from("answer")), held.clone());
+        let body = response.into_body();
+        assert_eq!(Arc::strong_count(&held), 2, "the head is out, the body is not");
         drop(body);
-        assert!(slots.take().is_some());
+        assert_eq!(Arc::strong_count(&held), 1);
     }
 }

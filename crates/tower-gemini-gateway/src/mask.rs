@@ -8,11 +8,12 @@ use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use http::header::HeaderMap;
-use http::{HeaderValue, Response};
+use http::header::{CONTENT_ENCODING, HeaderMap};
+use http::{HeaderValue, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, Limited};
 use memchr::memmem::{self, Finder};
+use serde_json::json;
 use tower_gemini::headers;
 use tower_gemini::redact::redact;
 
@@ -42,8 +43,12 @@ pub(crate) async fn mask_keys(response: Response<Body>, keys: &[&HeaderValue]) -
                 Bytes::new()
             }
         };
-        let masked = keys.iter().fold(text.clone(), |text, key| without(&text, key.as_bytes()));
-        // A compressed error stays as it is, and says so.
+        let encoding = parts.headers.get(CONTENT_ENCODING).filter(|value| *value != "identity");
+        let masked = match encoding {
+            // A key in it could not be seen.
+            Some(encoding) => unreadable(parts.status, encoding),
+            None => keys.iter().fold(text.clone(), |text, key| without(&text, key.as_bytes())),
+        };
         match masked == text && !text.is_empty() {
             true => headers::for_rebuilt_body(&mut parts.headers, None),
             false => headers::for_changed_body(&mut parts.headers, None),
@@ -51,6 +56,19 @@ pub(crate) async fn mask_keys(response: Response<Body>, keys: &[&HeaderValue]) -
         body = Body::from(masked);
     }
     Response::from_parts(parts, body)
+}
+
+/// What stands in the place of an error whose encoding was not asked for.
+fn unreadable(status: StatusCode, encoding: &HeaderValue) -> Bytes {
+    let encoding: String =
+        encoding.to_str().unwrap_or("unknown").chars().filter(char::is_ascii).take(40).collect();
+    let message = format!(
+        "The upstream answered {} with an error in the encoding \"{encoding}\", which was not asked \
+         for. It is not passed on: the gateway's own key may be in it.",
+        status.as_u16()
+    );
+    let error = json!({ "code": status.as_u16(), "message": message, "status": "UNKNOWN" });
+    json!({ "error": error }).to_string().into()
 }
 
 /// A text without this secret, and without anything else that looks like one.
@@ -250,5 +268,18 @@ mod tests {
         let masked = mask_keys(error, &[&secret]).await;
         assert!(masked.headers().is_empty(), "{:?}", masked.headers());
         assert_eq!(masked.into_body().collect().await.unwrap().to_bytes(), "key ***");
+    }
+
+    // A key in a compressed error went through to callers.
+    #[tokio::test]
+    async fn an_error_in_an_encoding_that_was_not_asked_for_is_not_passed_on() {
+        let secret = HeaderValue::from_static(SECRET);
+        let error = Response::builder().status(403).header("content-encoding", "gzip");
+        let error = error.body(Body::from("AIAIza, as gzip")).unwrap();
+        let masked = mask_keys(error, &[&secret]).await;
+        assert!(masked.headers().get("content-encoding").is_none());
+        let body = masked.into_body().collect().await.unwrap().to_bytes();
+        let said = std::str::from_utf8(&body).unwrap();
+        assert!(said.contains("403 with an error in the encoding") && !said.contains(SECRET));
     }
 }

@@ -93,15 +93,14 @@ fn the_unit_and_the_image_leave_time_to_finish_and_files_enough() {
     let docker: u64 = docker.split_whitespace().next().unwrap().parse().unwrap();
     assert!(Duration::from_secs(docker) >= least, "{docker} s");
     let files: usize = setting(UNIT, "LimitNOFILE").parse().unwrap();
-    let keep = Config::default().keep;
-    assert!(files >= 2 * (server.max_connections + server.max_in_flight + keep.max_detached));
+    assert!(files >= 2 * (server.max_connections + 4 * Config::default().most_calls()));
 }
 
 #[test]
 fn alerts_that_name_a_limit_name_the_default() {
     let config = Config::default();
     assert!(ALERTS.contains(&format!("> 0.9 * {}\n", config.server.max_in_flight)));
-    assert!(ALERTS.contains(&format!("> 0.9 * {}\n", config.keep.max_bytes.0)));
+    assert!(ALERTS.contains(&format!("> 0.9 * {}\n", config.kept_bytes())));
 }
 
 #[test]

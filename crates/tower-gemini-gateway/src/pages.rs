@@ -16,10 +16,14 @@ use crate::responses::{ErrorFormat, Rejection, json_response, page as text};
 use crate::snapshot::Snapshot;
 use crate::status::{self, Circuit, Quota, Spending, Status, Stored};
 
-const GAUGES: [(&str, &str); 6] = [
+const GAUGES: [(&str, &str); 10] = [
     ("gateway_ready", "1 while /readyz answers 200, else 0"),
     ("gateway_spent_ratio", "Spent and reserved share of the nearest cap, by period"),
     ("gateway_requests_in_flight", "Requests whose response has not ended"),
+    ("gateway_calls", "Calls of requests that have a place"),
+    ("gateway_requests_waiting", "Requests that wait for a place or for memory"),
+    ("gateway_callers", "Callers that have a place or wait for one"),
+    ("gateway_memory_bytes", "Bytes of the memory budget that are taken"),
     ("gateway_detached_calls", "Calls completed although their clients disconnected"),
     ("gateway_stored_responses", "Stored responses that wait for their clients"),
     ("gateway_stored_bytes", "Bytes of stored responses"),
@@ -45,6 +49,7 @@ pub(crate) fn recorder() -> &'static PrometheusHandle {
 /// Describes every metric of the page.
 pub(crate) fn describe_metrics() {
     observe::describe_metrics();
+    crate::door::describe_metrics();
     for (name, description) in GAUGES {
         metrics::describe_gauge!(name, description);
     }
@@ -56,6 +61,16 @@ pub(crate) async fn upkeep(run: impl Fn()) {
     loop {
         every.tick().await;
         run();
+    }
+}
+
+/// Whether there is a page at this path, and whether it is one of the status pages, which show
+/// spending.
+pub(crate) fn is_page(path: &str) -> Option<bool> {
+    match path {
+        "/livez" | "/readyz" | "/healthz" => Some(false),
+        "/metrics" | "/status" | "/status.json" => Some(true),
+        _ => None,
     }
 }
 
@@ -148,7 +163,12 @@ fn refresh(gateway: &Snapshot) {
     for (period, share) in layers.spending.spent().iter().filter_map(nearest_cap) {
         metrics::gauge!("gateway_spent_ratio", "period" => period).set(share);
     }
-    set("gateway_requests_in_flight", gateway.slots().taken());
+    let usage = gateway.queue().usage();
+    set("gateway_requests_in_flight", usage.places);
+    set("gateway_calls", usage.calls);
+    set("gateway_requests_waiting", usage.waiting);
+    set("gateway_callers", usage.callers);
+    set("gateway_memory_bytes", usage.bytes);
     if let Some(keep) = &layers.keep {
         let counts = keep.counts();
         set("gateway_detached_calls", counts.detached);

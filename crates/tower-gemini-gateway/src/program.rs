@@ -10,7 +10,8 @@ use tower_gemini_sim::{Latency, ServeHandle, Sim, Totals};
 
 use crate::cli::{self, Command, ServeArgs, SimWeather, SimulateArgs};
 use crate::config::{self, Config, ConfigError, Upstream};
-use crate::reload::{self, Watched};
+use crate::door::manage;
+use crate::reload::{self, FromFile, Watched};
 use crate::running::{Bound, DONE, NOT_STARTED, Signal};
 use crate::simulate::{self, Simulation};
 use crate::snapshot::Snapshot;
@@ -54,6 +55,19 @@ pub async fn app(
                 Err(error) => refuse(&error),
             };
         }
+        Ok(Command::Token { config, command }) => {
+            let known = match config.as_deref().map(reload::read).transpose() {
+                Ok(file) => file.and_then(|file| file.config.auth.tokens_file),
+                Err(error) => return refuse(&error),
+            };
+            return match manage::run(&command, known) {
+                Ok(said) => {
+                    print(&said);
+                    DONE
+                }
+                Err(error) => refuse(&error),
+            };
+        }
         Ok(Command::PrintConfig) => {
             print(config::EXAMPLE);
             return DONE;
@@ -78,7 +92,7 @@ pub async fn app(
     };
     match prepare(config, args).await {
         Ok((bound, watched, sim)) => {
-            print(&welcome(bound.addr, sim.is_some()));
+            print(&welcome(&format!("{}://{}", bound.scheme(), bound.addr), sim.is_some()));
             let gateway = bound.gateway.clone();
             let code = bound.run(watched, signals).await;
             if let Some((sim, server)) = sim {
@@ -92,28 +106,29 @@ pub async fn app(
 }
 
 fn check(path: Option<&Path>, listen: Option<SocketAddr>) -> Result<(), ConfigError> {
-    Snapshot::build(&read_config(path, listen)?, None)?;
+    Snapshot::build(&read_config(path, listen)?.config, None)?;
     Ok(())
 }
 
-fn read_config(path: Option<&Path>, listen: Option<SocketAddr>) -> Result<Config, ConfigError> {
-    let mut config = path.map_or_else(|| Ok(Config::default()), reload::read)?;
+fn read_config(path: Option<&Path>, listen: Option<SocketAddr>) -> Result<FromFile, ConfigError> {
+    let without = || Ok(FromFile { config: Config::default(), text: String::new() });
+    let mut file = path.map_or_else(without, reload::read)?;
     if let Some(listen) = listen {
-        config.server.listen = listen;
-        config.check_listen(listen)?;
+        file.config.server.listen = listen;
+        file.config.check_listen(listen)?;
     }
-    Ok(config)
+    Ok(file)
 }
 
 async fn prepare(
     path: Option<PathBuf>,
     args: ServeArgs,
 ) -> Result<(Bound, Option<Watched>, Option<(Sim, ServeHandle)>), ConfigError> {
-    let mut config = read_config(path.as_deref(), args.listen)?;
+    let file = read_config(path.as_deref(), args.listen)?;
     // A simulated upstream is not in the file, so a changed file must not take its place.
-    let watched = path
-        .filter(|_| args.simulate.is_none())
-        .map(|path| Watched::new(path, args.listen, &config));
+    let watched =
+        path.filter(|_| args.simulate.is_none()).map(|path| Watched::new(path, args.listen, &file));
+    let mut config = file.config;
     log::begin(&config)?;
     let sim = match args.simulate {
         Some(weather) => {
@@ -160,7 +175,7 @@ fn gain((calls, delivered): (u64, u64), sent: Totals) -> String {
 }
 
 /// How to use it, ready to copy.
-fn welcome(addr: SocketAddr, simulated: bool) -> String {
+fn welcome(url: &str, simulated: bool) -> String {
     let (key, what) = match simulated {
         true => (
             "any-key",
@@ -171,14 +186,14 @@ fn welcome(addr: SocketAddr, simulated: bool) -> String {
     format!(
         "{what}
 
-Python   genai.Client(api_key=…, http_options={{'base_url': 'http://{addr}'}})
-Node     new GoogleGenAI({{ apiKey, httpOptions: {{ baseUrl: 'http://{addr}' }} }})
-OpenAI   OpenAI(api_key=…, base_url='http://{addr}/v1beta/openai/')
-curl     curl -s http://{addr}/v1beta/models/gemini-3-pro-image:generateContent \\
+Python   genai.Client(api_key=…, http_options={{'base_url': '{url}'}})
+Node     new GoogleGenAI({{ apiKey, httpOptions: {{ baseUrl: '{url}' }} }})
+OpenAI   OpenAI(api_key=…, base_url='{url}/v1beta/openai/')
+curl     curl -s {url}/v1beta/models/gemini-3-pro-image:generateContent \\
          -H \"x-goog-api-key: {key}\" -H content-type:application/json \\
          -d '{{\"contents\":[{{\"parts\":[{{\"text\":\"a red apple\"}}]}}]}}' -o answer.json
 
-What is going on: http://{addr}/status
+What is going on: {url}/status
 
 "
     )

@@ -1,38 +1,56 @@
-//! Reloads the configuration file, and the keys and tokens that it names, when they change.
+//! Reloads the configuration file, and the keys that it names, when they change. Tokens are read
+//! apart from it, by [`TokenSource`](crate::door::TokenSource).
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
 
 use crate::config::{self, Config, ConfigError};
 use crate::gateway::Gateway;
+use crate::guard;
+use crate::snapshot::Snapshot;
 
 /// How often the files are checked.
-const EVERY: Duration = Duration::from_secs(2);
+const EVERY: Duration = Duration::from_secs(1);
 
-/// A configuration file and the files of keys and tokens that it names, checked now and then.
+/// A configuration file and the files of keys that it names, checked now and then.
 #[derive(Debug)]
 pub(crate) struct Watched {
     path: PathBuf,
     /// The command line's, in place of the file's.
     listen: Option<SocketAddr>,
+    /// The file as it is in effect.
+    text: String,
     seen: Vec<(PathBuf, Option<Stamp>)>,
 }
 
 type Stamp = (SystemTime, u64);
 
+/// A configuration with the text that it was read from.
+#[derive(Debug)]
+pub(crate) struct FromFile {
+    pub(crate) config: Config,
+    pub(crate) text: String,
+}
+
 impl Watched {
-    pub(crate) fn new(path: PathBuf, listen: Option<SocketAddr>, config: &Config) -> Self {
-        let mut watched = Self { path, listen, seen: Vec::new() };
-        watched.follow(config);
+    pub(crate) fn new(path: PathBuf, listen: Option<SocketAddr>, file: &FromFile) -> Self {
+        let mut watched = Self { path, listen, text: file.text.clone(), seen: Vec::new() };
+        watched.follow(&file.config);
         watched
     }
 
     /// Watches the files that this configuration names from now on. Called before they are read, so
     /// that every later change is seen.
     pub(crate) fn follow(&mut self, config: &Config) {
-        let keys = config.upstream.iter().filter_map(|upstream| upstream.api_key_file.as_ref());
-        let files = std::iter::once(&self.path).chain(keys).chain(&config.auth.tokens_file);
+        let keys = config
+            .upstream
+            .iter()
+            .flat_map(|upstream| upstream.api_key_file.iter().chain(&upstream.ca_file));
+        let files = std::iter::once(&self.path).chain(keys);
         let known = std::mem::take(&mut self.seen);
         self.seen = files
             .map(|file| {
@@ -42,32 +60,38 @@ impl Watched {
             .collect();
     }
 
-    /// Waits until one of the files changes.
+    /// Waits until one of the files has changed, and no longer changes: one that is still being
+    /// written is not read.
     pub(crate) async fn changed(&mut self) {
+        let mut before = self.stamps();
         loop {
             tokio::time::sleep(EVERY).await;
-            let mut changed = false;
-            for (file, seen) in &mut self.seen {
-                let now = stamp(file);
-                // A file that is away for a moment is being replaced.
-                if now.is_some() && now != *seen {
-                    *seen = now;
-                    changed = true;
+            let now = self.stamps();
+            let is_settled = std::mem::replace(&mut before, now.clone()) == now;
+            // A file that is away for a moment is being replaced.
+            let is_change = |(now, (_, seen)): (&Option<Stamp>, &(_, Option<Stamp>))| {
+                now.is_some() && now != seen
+            };
+            if is_settled && now.iter().zip(&self.seen).any(is_change) {
+                for (now, (_, seen)) in now.into_iter().zip(&mut self.seen) {
+                    *seen = now.or(*seen);
                 }
-            }
-            if changed {
                 return;
             }
         }
     }
 
+    fn stamps(&self) -> Vec<Option<Stamp>> {
+        self.seen.iter().map(|(file, _)| stamp(file)).collect()
+    }
+
     /// Reads the configuration.
-    fn read(&self) -> Result<Config, ConfigError> {
-        let mut config = read(&self.path)?;
+    fn read(&self) -> Result<FromFile, ConfigError> {
+        let mut file = read(&self.path)?;
         if let Some(listen) = self.listen {
-            config.server.listen = listen;
+            file.config.server.listen = listen;
         }
-        Ok(config)
+        Ok(file)
     }
 }
 
@@ -79,15 +103,20 @@ pub(crate) fn reload(gateway: &Gateway, addr: SocketAddr, watched: Option<&mut W
     };
     let before = gateway.snapshot();
     let read = watched.read();
-    if let Ok(config) = &read {
-        watched.follow(config);
+    if let Ok(file) = &read {
+        watched.follow(&file.config);
     }
-    match read.and_then(|config| gateway.reload_at(addr, &config).map(|()| config)) {
-        Ok(config) => {
+    let reloaded = read.and_then(|file| {
+        let lost = guard::lost(&watched.text, &file.text);
+        gateway.reload_at(addr, &file.config, lost).map(|()| file)
+    });
+    match reloaded {
+        Ok(file) => {
             tracing::info!("configuration reloaded; requests in flight keep the previous one");
-            for section in needs_restart(before.config(), &config) {
+            for section in needs_restart(before.config(), &file.config) {
                 tracing::warn!(section, "changed, and takes effect after a restart");
             }
+            watched.text = file.text;
         }
         Err(error) => {
             tracing::error!(%error, "configuration not reloaded; the previous one stays in effect")
@@ -96,12 +125,23 @@ pub(crate) fn reload(gateway: &Gateway, addr: SocketAddr, watched: Option<&mut W
 }
 
 /// Reads a configuration file.
-pub(crate) fn read(path: &Path) -> Result<Config, ConfigError> {
+pub(crate) fn read(path: &Path) -> Result<FromFile, ConfigError> {
     let file = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| {
         ConfigError::at("--config", format!("{file} cannot be read: {error}"), "")
     })?;
-    Config::parse(&text, &file)
+    Ok(FromFile { config: Config::parse(&text, &file)?, text })
+}
+
+/// Keeps the list of tokens fresh while nobody asks, so that its problems are logged, and a file
+/// system that does not respond blocks no request.
+pub(crate) async fn watch_tokens(snapshot: watch::Receiver<Arc<Snapshot>>) {
+    loop {
+        tokio::time::sleep(EVERY).await;
+        let auth = snapshot.borrow().auth().clone();
+        // It ends by itself; a look that panics is followed by the next.
+        let _ = tokio::task::spawn_blocking(move || auth.problem()).await;
+    }
 }
 
 fn stamp(path: &Path) -> Option<Stamp> {
@@ -115,8 +155,9 @@ fn stamp(path: &Path) -> Option<Stamp> {
 fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     // The directory is read at the end only, and so is the file of signatures.
     let kept = |config: &Config| config::Keep { dir: None, ..config.keep.clone() };
+    let server = |config: &Config| config::Server { accept_changes: None, ..config.server.clone() };
     [
-        ("[server]", old.server != new.server),
+        ("[server]", server(old) != server(new)),
         ("[keep]", kept(old) != kept(new)),
         ("[quota]", old.quota != new.quota),
         ("[spending]", old.spending != new.spending),

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use axum::body::Body;
 use axum::response::IntoResponse;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{Response, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
 use serde_json::json;
 use tower_gemini::answer_errors;
 use tower_gemini::answer_errors::{RetryHeaders, set_retry_headers};
@@ -53,7 +53,12 @@ impl Rejection {
 
     pub(crate) fn fault(fault: BodyFault) -> Self {
         let (status, name) = match fault {
-            BodyFault::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "INVALID_ARGUMENT"),
+            BodyFault::TooLarge { .. } | BodyFault::NeverFits { .. } => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "INVALID_ARGUMENT")
+            }
+            BodyFault::OthersWait | BodyFault::NoMemory => {
+                (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE")
+            }
             BodyFault::TooSlow { .. } | BodyFault::Trickles => {
                 (StatusCode::REQUEST_TIMEOUT, "DEADLINE_EXCEEDED")
             }
@@ -102,13 +107,18 @@ impl Rejection {
 
     pub(crate) fn into_response(self, format: ErrorFormat) -> Response<Body> {
         let google = self.to_google().to_string();
-        match format {
+        let mut response = match format {
             ErrorFormat::Gemini => json_response(self.status, google),
             ErrorFormat::OpenAi => {
                 let (status, body) = translate_error(self.status, google.as_bytes());
                 json_response(status, body)
             }
+        };
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            // Nothing was sent and nothing is wrong: a moment later there may be a place.
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("2"));
         }
+        response
     }
 }
 

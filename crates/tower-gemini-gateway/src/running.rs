@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::config::{Config, ConfigError};
 use crate::gateway::Gateway;
 use crate::reload::{self, Watched};
 use crate::server;
+use crate::tls::Acceptor;
 
 /// Exit code: ended as asked.
 pub(crate) const DONE: u8 = 0;
@@ -32,6 +33,7 @@ pub enum Signal {
 /// without waiting for the end.
 #[derive(Debug)]
 pub struct Running {
+    scheme: &'static str,
     addr: SocketAddr,
     gateway: Gateway,
     signals: mpsc::Sender<Signal>,
@@ -39,10 +41,10 @@ pub struct Running {
 }
 
 impl Running {
-    /// `http://127.0.0.1:port`, without a slash at its end.
+    /// `http://127.0.0.1:port`, without a slash at its end; `https` with `[server.tls]`.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}", self.addr)
+        format!("{}://{}", self.scheme, self.addr)
     }
 
     /// The gateway itself.
@@ -57,7 +59,7 @@ impl Running {
     ///
     /// What is wrong with it; the previous one stays in effect.
     pub fn reload(&self, toml: &str) -> Result<(), ConfigError> {
-        self.gateway.reload_at(self.addr, &Config::parse(toml, "gateway.toml")?)
+        self.gateway.reload_at(self.addr, &Config::parse(toml, "gateway.toml")?, Vec::new())
     }
 
     /// Stops listening, lets the requests in flight end, and saves what is stored. The exit code of
@@ -76,32 +78,49 @@ impl Running {
 /// What is wrong with the configuration or the address.
 pub async fn start(toml: &str) -> Result<Running, ConfigError> {
     let bound = Bound::new(&Config::parse(toml, "gateway.toml")?).await?;
-    let (addr, gateway) = (bound.addr, bound.gateway.clone());
+    let (scheme, addr, gateway) = (bound.scheme(), bound.addr, bound.gateway.clone());
     let (signals, received) = mpsc::channel(4);
     let task = tokio::spawn(bound.run(None, received));
-    Ok(Running { addr, gateway, signals, task })
+    Ok(Running { scheme, addr, gateway, signals, task })
+}
+
+async fn bind(key: &str, listen: SocketAddr) -> Result<TcpListener, ConfigError> {
+    TcpListener::bind(listen).await.map_err(|error| {
+        let option = if key == "server.listen" { " or --listen" } else { "" };
+        ConfigError::at(
+            key,
+            format!("cannot listen on {listen}: {error}"),
+            format!("write another address in {key}{option}"),
+        )
+    })
 }
 
 /// A gateway that has its address and serves nothing yet.
 pub(crate) struct Bound {
     listener: TcpListener,
+    /// Of the status pages.
+    status: Option<TcpListener>,
+    tls: Acceptor,
     pub(crate) addr: SocketAddr,
     pub(crate) gateway: Gateway,
 }
 
 impl Bound {
     pub(crate) async fn new(config: &Config) -> Result<Self, ConfigError> {
-        let listen = config.server.listen;
-        let in_use = |error: std::io::Error| {
-            ConfigError::at(
-                "server.listen",
-                format!("cannot listen on {listen}: {error}"),
-                "write another address in server.listen or --listen",
-            )
+        let tls = Acceptor::new(config.server.tls.as_ref())?;
+        let listener = bind("server.listen", config.server.listen).await?;
+        let addr = listener.local_addr().map_err(|error| {
+            ConfigError::at("server.listen", format!("the socket has no address: {error}"), "")
+        })?;
+        let status = match config.server.status_listen {
+            Some(listen) => Some(bind("server.status_listen", listen).await?),
+            None => None,
         };
-        let listener = TcpListener::bind(listen).await.map_err(in_use)?;
-        let addr = listener.local_addr().map_err(in_use)?;
-        Ok(Self { listener, addr, gateway: Gateway::new(config).await? })
+        Ok(Self { listener, status, tls, addr, gateway: Gateway::new(config).await? })
+    }
+
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.tls.is_tls() { "https" } else { "http" }
     }
 
     /// Serves until it is stopped, finishes the requests in flight, and returns the exit code.
@@ -110,9 +129,9 @@ impl Bound {
         mut watched: Option<Watched>,
         mut signals: mpsc::Receiver<Signal>,
     ) -> u8 {
-        let Self { listener, addr, gateway } = self;
+        let Self { listener, status, tls, addr, gateway } = self;
         let snapshot = gateway.snapshot();
-        let limits = snapshot.config().server.clone();
+        let (limits, queue) = (snapshot.config().server.clone(), snapshot.queue().clone());
         let upstreams: Vec<_> = snapshot.upstreams().map(|one| one.id().to_string()).collect();
         let upstreams = upstreams.join(", ");
         // The configuration may be replaced while this runs.
@@ -121,8 +140,21 @@ impl Bound {
         // Whether a sender sends or is dropped, it says the same.
         let (stop, stopped) = oneshot::channel::<()>();
         let (stop_now, stopped_now) = oneshot::channel::<()>();
-        let mut serving =
-            Box::pin(server::serve(listener, gateway.router(), &limits, stopped, stopped_now));
+        // Served until the end, and dropped with this future.
+        let mut pages = JoinSet::new();
+        let (_open, never) = oneshot::channel::<()>();
+        let (_open_too, never_now) = oneshot::channel::<()>();
+        if let Some(status) = status {
+            let (router, limits) = (gateway.status_router(), limits.clone());
+            let (tls, queue) = (tls.clone(), queue.clone());
+            tracing::info!(addr = ?status.local_addr().ok(), "listening for the status pages");
+            pages.spawn(async move {
+                server::serve(status, tls, router, &limits, &queue, never, never_now).await;
+            });
+        }
+        let router = gateway.router();
+        let served = server::serve(listener, tls, router, &limits, &queue, stopped, stopped_now);
+        let mut serving = Box::pin(served);
         let mut stop = Some(stop);
         let mut deadline = None;
         let whole = loop {

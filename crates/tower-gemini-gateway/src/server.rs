@@ -18,9 +18,12 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 
+use crate::door::Connection;
 use crate::limits::hold;
+use crate::queue::Queue;
 use crate::socket::{ConnectionState, Socket, SocketTimeouts, TrackedBody};
-use crate::{config, responses};
+use crate::tls::Acceptor;
+use crate::{config, files, responses};
 
 /// Room for a request's head: Google's own front end accepts 16 KiB a header; SDKs send one or two.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -29,8 +32,10 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// until `stop_now` resolves. Returns `false` where something was still in flight then.
 pub(crate) async fn serve(
     listener: TcpListener,
+    tls: Acceptor,
     app: Router,
     limits: &config::Server,
+    queue: &Queue,
     mut stop: oneshot::Receiver<()>,
     stop_now: oneshot::Receiver<()>,
 ) -> bool {
@@ -38,12 +43,14 @@ pub(crate) async fn serve(
     // The socket's own timeouts tell heads from idle connections, and respond.
     http.header_read_timeout(None).max_buf_size(MAX_HEAD_BYTES).keep_alive(true);
     let timeouts = SocketTimeouts {
+        first_byte: limits.first_byte_timeout.0,
         head: limits.header_read_timeout.0,
         idle: limits.idle_timeout.0,
         stalled: limits.response_stall_timeout.0,
     };
     let too_slow = responses::head_too_slow(timeouts.head);
-    let connections = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
+    let most = files::most_connections(limits).min(Semaphore::MAX_PERMITS);
+    let connections = Arc::new(Semaphore::new(most));
     let graceful = GracefulShutdown::new();
     // They end with this future: what is lost with them is known then, and can be saved as lost.
     let mut tasks = JoinSet::new();
@@ -59,8 +66,8 @@ pub(crate) async fn serve(
             // Reap ended connections.
             Some(_) = tasks.join_next() => continue,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Mostly out of file descriptors: a moment later some are free.
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -70,14 +77,19 @@ pub(crate) async fn serve(
         };
         // Small responses go out at once. A socket that cannot do it works without.
         let _ = stream.set_nodelay(true);
+        // A socket that has no address of its own any more is closed.
+        let Ok(local) = stream.local_addr() else { continue };
+        let connection = Connection::new(peer, local);
         let app = app.clone();
         let state = Arc::new(ConnectionState::default());
-        let socket = Socket::new(stream, state.clone(), timeouts, too_slow.clone());
+        let stream = tls.stream(stream);
+        let socket = Socket::new(stream, state.clone(), timeouts, too_slow.clone(), queue.clone());
         let service = service_fn(move |request: Request<Incoming>| {
             // From here on, not from the first poll of the future: the socket asks whether a
             // request is in flight.
             let busy = state.enter();
-            let request = request.map(|body| Body::new(TrackedBody::new(body, state.clone())));
+            let mut request = request.map(|body| Body::new(TrackedBody::new(body, state.clone())));
+            request.extensions_mut().insert(connection);
             let (response, state) = (app.clone().oneshot(request), state.clone());
             async move {
                 let mut response = response.await?;
@@ -87,10 +99,10 @@ pub(crate) async fn serve(
                 Ok::<_, Infallible>(hold(response, busy))
             }
         });
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(socket), service));
+        let served = graceful.watch(http.serve_connection(TokioIo::new(socket), service));
         tasks.spawn(async move {
             // A broken connection, or a slow head, concerns nobody else.
-            if let Err(error) = connection.await {
+            if let Err(error) = served.await {
                 tracing::debug!(%error, "a connection ended early");
             }
             drop(slot);

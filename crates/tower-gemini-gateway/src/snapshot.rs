@@ -5,11 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::HeaderValue;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tower_gemini::body::WireBody;
 use tower_gemini::call::{ImageSize, ModelId};
 use tower_gemini::catalog::Catalog;
 use tower_gemini::clock::{Clock, SystemClock};
@@ -29,10 +24,13 @@ use tower_gemini::{
 
 use crate::auth::Auth;
 use crate::config::{self, Config, ConfigError};
-use crate::limits::RequestSlots;
+use crate::door::Door;
+use crate::memory;
 use crate::observations::ObservationFile;
+use crate::outbound;
+use crate::queue::Queue;
 use crate::stacks::{Layers, Stacks};
-use crate::state::State;
+use crate::state::{State, Store};
 use crate::stats::Stats;
 use crate::upstream::{Upstream, upstreams};
 
@@ -43,9 +41,10 @@ pub(crate) struct Snapshot {
     auth: Auth,
     layers: Layers,
     routes: Vec<Route>,
-    slots: RequestSlots,
+    queue: Queue,
     state: State,
     stopping: Arc<AtomicBool>,
+    door: Arc<Door>,
 }
 
 /// An upstream with its own quota and the stacks over it.
@@ -74,9 +73,8 @@ impl Snapshot {
         before: Option<&Self>,
         state: State,
     ) -> Result<Self, ConfigError> {
-        let client = client(config.timeouts.connect.0).map_err(|error| {
-            ConfigError::at("upstream", format!("the TLS client cannot be built: {error}"), "")
-        })?;
+        let connect = config.timeouts.connect.0;
+        let client = |upstream: &config::Upstream| outbound::client(upstream, connect);
         Self::assemble(client, SystemClock, config, before, state)
     }
 
@@ -89,22 +87,28 @@ impl Snapshot {
         before: Option<&Self>,
     ) -> Result<Self, ConfigError> {
         let state = before.map(|before| before.state.clone()).unwrap_or_default();
-        Self::assemble(client, clock, config, before, state)
+        Self::assemble(|_| Ok(client.clone()), clock, config, before, state)
     }
 
+    /// Builds one over the client of each upstream.
     pub(crate) fn assemble<C: WireClient<Future: 'static> + Sync>(
-        client: C,
+        client: impl Fn(&config::Upstream) -> Result<C, ConfigError>,
         clock: impl Clock + Clone + 'static,
         config: &Config,
         before: Option<&Self>,
         state: State,
     ) -> Result<Self, ConfigError> {
         let env = |name: &str| std::env::var(name).ok();
-        let auth = Auth::build(&config.auth, env)?;
+        // The list of tokens is read apart from the configuration: what is wrong with it keeps no
+        // other change from taking effect.
+        let auth = match before.filter(|before| before.config.auth == config.auth) {
+            Some(before) => before.auth.clone(),
+            None => Auth::build(&config.auth, env)?,
+        };
         let layers = layers(config, before, &state)?;
         let responses = &config.responses;
         let (strip_drafts, buffer_up_to) = (responses.strip_drafts, responses.buffer_up_to.0);
-        let route = |upstream: Upstream| {
+        let route = |(upstream, settings): (Upstream, &config::Upstream)| {
             if upstream.is_unencrypted() {
                 tracing::warn!(
                     upstream = upstream.id().name,
@@ -117,19 +121,27 @@ impl Snapshot {
                 &state,
                 &quota,
                 upstream.classify(),
-                client.clone(),
+                client(settings)?,
                 strip_drafts,
                 buffer_up_to,
             );
-            Route { upstream, quota, stacks: Arc::new(stacks) }
+            Ok(Route { upstream, quota, stacks: Arc::new(stacks) })
         };
-        let routes = upstreams(config, env)?.into_iter().map(route).collect();
+        let upstreams = upstreams(config, env)?.into_iter().zip(&config.upstream);
+        let routes = upstreams.map(route).collect::<Result<_, ConfigError>>()?;
         let stopping = before.map(|before| before.stopping.clone()).unwrap_or_default();
-        let slots = match before {
-            Some(before) => before.slots.clone(),
-            None => RequestSlots::new(config.server.max_in_flight),
+        let queue = match before {
+            Some(before) => before.queue.clone(),
+            None => queue(config),
         };
-        Ok(Self { config: config.clone(), auth, layers, routes, slots, state, stopping })
+        let door = match before {
+            Some(before) => before.door.clone(),
+            None => {
+                let spending = state.store().map(Store::spending);
+                Arc::new(Door::new(config, Arc::new(clock), spending)?)
+            }
+        };
+        Ok(Self { config: config.clone(), auth, layers, routes, queue, state, stopping, door })
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -169,24 +181,28 @@ impl Snapshot {
         self.routes.iter().find(|route| route.upstream.is_vertex() == vertex)
     }
 
-    pub(crate) fn slots(&self) -> &RequestSlots {
-        &self.slots
+    pub(crate) fn queue(&self) -> &Queue {
+        &self.queue
     }
 
     pub(crate) fn state(&self) -> &State {
         &self.state
     }
 
-    /// Why this gateway takes no paid work at present.
+    /// Why this gateway takes no paid work at present: it lets nobody in, or could not record it.
     pub(crate) fn not_ready(&self) -> Option<String> {
         if self.stopping.load(Ordering::Relaxed) {
             return Some("this gateway is shutting down".to_owned());
         }
-        self.state.problem()
+        self.state.problem().or_else(|| self.auth.problem())
     }
 
     pub(crate) fn stop_being_ready(&self) {
         self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn door(&self) -> &Arc<Door> {
+        &self.door
     }
 
     /// What no fallback may give up.
@@ -304,12 +320,38 @@ fn fallback(config: &config::Fallback) -> ModelFallbackLayer {
     })
 }
 
+/// As many calls is one request at most: `n` of OpenAI's API.
+const MOST_IMAGES: usize = 10;
+
+/// What requests wait for. Settings that cannot be kept are raised or said.
+fn queue(config: &Config) -> Queue {
+    let (limits, most_calls) = (memory::limits(config), config.most_calls());
+    if let Some(written) = config.keep.max_detached.filter(|written| *written < most_calls) {
+        tracing::warn!(
+            written,
+            raised_to = most_calls,
+            "keep.max_detached is raised to server.max_in_flight: a call whose client disconnects \
+             would be lost, although it is paid for"
+        );
+    }
+    let longest = memory::longest_body(&limits);
+    if longest < config.server.max_body.0 {
+        tracing::warn!(
+            longest_body = longest,
+            max_body = config.server.max_body.0,
+            "server.memory has no room for a body of server.max_body: longer ones get a 413"
+        );
+    }
+    Queue::new(limits)
+}
+
 fn keep(config: &Config) -> Option<KeepPaidLayer> {
     let keep = &config.keep;
     keep.enabled.then(|| {
         KeepPaidLayer::new()
-            .max_detached(keep.max_detached)
-            .max_stored_bytes(keep.max_bytes.0)
+            // The gateway's queue counts them, by request; one for several images is as many calls.
+            .max_detached(config.most_calls().saturating_mul(MOST_IMAGES))
+            .max_stored_bytes(config.kept_bytes())
             .max_detached_time(keep.max_detached_time.0)
             .retention(keep.retention.0)
             .loss_window(keep.loss_window.0)
@@ -400,22 +442,6 @@ fn quota(
         .model
         .iter()
         .fold(layer, |layer, (model, limits)| layer.limits_for(model, limits.limits()))
-}
-
-/// HTTP/1.1 only: over HTTP/2 long calls share one connection, and stall together when it does.
-fn client(
-    connect_timeout: Duration,
-) -> Result<Client<HttpsConnector<HttpConnector>, WireBody>, rustls::Error> {
-    let mut http = HttpConnector::new();
-    http.set_connect_timeout(Some(connect_timeout));
-    http.set_nodelay(true);
-    http.enforce_http(false);
-    let https = HttpsConnectorBuilder::new()
-        .with_provider_and_webpki_roots(rustls::crypto::ring::default_provider())?
-        .https_or_http()
-        .enable_http1()
-        .wrap_connector(http);
-    Ok(Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(https))
 }
 
 #[cfg(test)]

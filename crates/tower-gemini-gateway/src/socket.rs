@@ -17,8 +17,10 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
+
+use crate::queue::Queue;
+use crate::tls::Stream;
 
 /// How long a client that is still sending is read after its response: between two chunks, and in
 /// all.
@@ -28,12 +30,31 @@ const LINGER: Duration = Duration::from_secs(15);
 /// The timeouts of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SocketTimeouts {
+    /// For the first byte on a new connection.
+    pub(crate) first_byte: Duration,
     /// For a head, from its first byte to its last.
     pub(crate) head: Duration,
     /// Between requests.
     pub(crate) idle: Duration,
     /// For a client that reads nothing of its response.
     pub(crate) stalled: Duration,
+}
+
+/// While others wait for what a response takes, its client is looked at after waiting so long for
+/// it, and has to read at this rate, in bytes a second: a picture of 2 MB in half a minute.
+const UNHURRIED: Duration = Duration::from_secs(5);
+const LEAST_RATE_UNDER_PRESSURE: u64 = 64 * 1024;
+
+/// How fast a client reads its response.
+#[derive(Debug)]
+struct Pace {
+    /// Since when it has read nothing.
+    silent_since: Option<Instant>,
+    /// How long it was waited for, and what it has read in that time.
+    waited: Duration,
+    bytes: u64,
+    /// When that is looked at next.
+    look: Pin<Box<Sleep>>,
 }
 
 /// What the requests and the socket of one connection share.
@@ -142,7 +163,7 @@ enum Phase {
 /// A socket with its timers.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     state: Arc<ConnectionState>,
     timeouts: SocketTimeouts,
     /// What is written where a head does not arrive in time.
@@ -150,18 +171,25 @@ pub(crate) struct Socket {
     phase: Phase,
     /// Of the phase.
     timer: Pin<Box<Sleep>>,
-    stalled: Option<Pin<Box<Sleep>>>,
+    /// `None` where the client has never been waited for.
+    pace: Option<Pace>,
+    /// Whether anything has arrived.
+    is_new: bool,
+    /// What others may wait for.
+    queue: Queue,
 }
 
 impl Socket {
     pub(crate) fn new(
-        stream: TcpStream,
+        stream: Stream,
         state: Arc<ConnectionState>,
         timeouts: SocketTimeouts,
         too_slow: Bytes,
+        queue: Queue,
     ) -> Self {
-        let timer = Box::pin(sleep(timeouts.idle));
-        Self { stream, state, timeouts, too_slow, phase: Phase::Busy, timer, stalled: None }
+        let (timer, phase) = (Box::pin(sleep(timeouts.first_byte)), Phase::Busy);
+        let (pace, is_new) = (None, true);
+        Self { stream, state, timeouts, too_slow, phase, timer, pace, is_new, queue }
     }
 
     fn enter(&mut self, phase: Phase, timeout: Duration) {
@@ -210,19 +238,43 @@ impl Socket {
         self.poll_linger(cx)
     }
 
-    /// The result of a write; an error where the client has read nothing for too long.
-    fn within_timeout<T>(
+    /// The result of a write; an error where the client has read nothing for too long, or too slowly
+    /// while others wait.
+    fn at_pace(
         &mut self,
         cx: &mut Context<'_>,
-        written: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.stalled = None;
-            return written;
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(result) = written {
+            if let (Some(pace), Ok(bytes)) = (&mut self.pace, &result) {
+                pace.bytes += *bytes as u64;
+                pace.waited += pace.silent_since.take().map_or(Duration::ZERO, |it| it.elapsed());
+            }
+            return Poll::Ready(result);
         }
-        let timeout = self.timeouts.stalled;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(timeout)));
-        stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        let limit = self.timeouts.stalled;
+        let look_after = limit.min(UNHURRIED);
+        let pace = self.pace.get_or_insert_with(|| Pace {
+            silent_since: None,
+            waited: Duration::ZERO,
+            bytes: 0,
+            look: Box::pin(sleep(look_after)),
+        });
+        if pace.silent_since.is_none() {
+            pace.silent_since = Some(Instant::now());
+            pace.look.as_mut().reset(Instant::now() + look_after);
+        }
+        loop {
+            let silent = pace.silent_since.map_or(Duration::ZERO, |it| it.elapsed());
+            let waited = pace.waited + silent;
+            let is_slow = pace.bytes < waited.as_secs() * LEAST_RATE_UNDER_PRESSURE;
+            let gives_way = waited >= UNHURRIED && is_slow && self.queue.is_under_pressure();
+            if silent >= limit || gives_way {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            ready!(pace.look.as_mut().poll(cx));
+            pace.look.as_mut().reset(Instant::now() + look_after.min(limit - silent));
+        }
     }
 }
 
@@ -243,12 +295,14 @@ impl AsyncRead for Socket {
             return Pin::new(&mut self.stream).poll_read(cx, buf);
         }
         if self.state.taken.swap(false, Ordering::AcqRel) || self.phase == Phase::Busy {
-            let idle = self.timeouts.idle;
+            self.pace = None;
+            let idle = if self.is_new { self.timeouts.first_byte } else { self.timeouts.idle };
             self.enter(Phase::Idle, idle);
         }
         let before = buf.filled().len();
         match Pin::new(&mut self.stream).poll_read(cx, buf) {
             Poll::Ready(read) => {
+                self.is_new &= buf.filled().len() == before;
                 if self.phase == Phase::Idle && buf.filled().len() > before {
                     let head = self.timeouts.head;
                     self.enter(Phase::Head, head);
@@ -274,7 +328,7 @@ impl AsyncWrite for Socket {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.within_timeout(cx, written)
+        self.at_pace(cx, written)
     }
 
     fn poll_write_vectored(
@@ -283,7 +337,7 @@ impl AsyncWrite for Socket {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.within_timeout(cx, written)
+        self.at_pace(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -17,6 +17,7 @@ use tower_gemini::{
     ThoughtSignaturesLayer,
 };
 
+use crate::door::TokenSpendingLayer;
 use crate::state::State;
 use crate::state_guard::StateGuardLayer;
 use crate::stats::Stats;
@@ -74,6 +75,7 @@ impl Layers {
             .observe(self.observe.clone())
             .collect(self.collect)
             .retry(JitteredRetryLayer::off())
+            .attempt_layer(TokenSpendingLayer)
             .spending(self.spending.clone())
             .quota(quota.clone())
             .timeout(self.timeout)

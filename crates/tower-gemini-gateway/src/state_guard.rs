@@ -116,7 +116,8 @@ mod tests {
         let (scratch, sim) = (Scratch::new("guard"), Sim::quick([]));
         let state = State::open(&scratch.config()).await.unwrap();
         let config = Config::default();
-        let snapshot = Snapshot::assemble(sim.service(), SystemClock, &config, None, state.clone());
+        let snapshot =
+            Snapshot::assemble(|_| Ok(sim.service()), SystemClock, &config, None, state.clone());
         let gateway = Arc::new(snapshot.unwrap());
         let gemini = "/v1beta/models/gemini-3-pro-image:generateContent";
         let prompt = r#"{"contents":[{"parts":[{"text":"an apple"}]}]}"#;

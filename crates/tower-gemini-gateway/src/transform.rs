@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tower::Layer;
+use tower_gemini::CallMemory as _;
 use tower_gemini::body::{CallBody, HasVerdict};
 use tower_gemini::call::{Framing, ModelId};
 use tower_gemini::error::Error;
@@ -26,6 +28,7 @@ use tower_gemini::verdict::Verdict;
 use tower_gemini_openai::{ResponseTranslator, StreamTranslator};
 use tower_service::Service;
 
+use crate::memory::ResponseMemory;
 use crate::responses::CHARGED;
 use crate::wire::now_unix;
 
@@ -87,13 +90,14 @@ where
 
     fn call(&mut self, mut request: Request<CallBody>) -> Self::Future {
         let transform = request.extensions_mut().remove::<Transform>();
+        let memory = request.extensions_mut().remove::<Arc<ResponseMemory>>();
         let call = request.body().call();
         let (framing, makes_drafts) = (call.framing, call.makes_drafts());
         // What is to be sent on as it comes is not buffered.
         let limit = self.buffer_up_to.filter(|_| framing == Framing::Whole);
         let response = self.inner.call(request);
         Box::pin(async move {
-            let response = buffer(response.await?, limit).await?;
+            let response = buffer(response.await?, limit, memory).await?;
             match transform {
                 None => Ok(response),
                 Some(transform) => transformed(response, transform, framing, makes_drafts).await,
@@ -102,20 +106,24 @@ where
     }
 }
 
-/// Reads a response to its end, or until it is longer than `limit`. Without one, reads nothing.
+/// Reads a response to its end, or until it is longer than `limit` or than there is memory. Without
+/// a limit, reads nothing.
 async fn buffer<B>(
     response: Response<B>,
     limit: Option<usize>,
+    memory: Option<Arc<ResponseMemory>>,
 ) -> Result<Response<TransformedBody<B>>, Error>
 where
     B: Body<Data = Bytes, Error = Error> + Unpin,
 {
     let (mut parts, inner) = response.into_parts();
     let (ready, broken, change) = (VecDeque::new(), None, None);
+    let (ended, blank_behind) = (false, false);
+    let read = 0;
     let mut body =
-        TransformedBody { ready, inner, ended: false, broken, blank_behind: false, change };
+        TransformedBody { ready, inner, ended, broken, blank_behind, change, memory, read };
     if let Some(limit) = limit {
-        body.read_up_to(limit).await?;
+        body.read_up_to(limit, false).await?;
     }
     if body.ended {
         // Trailers need chunks, and chunks have no length.
@@ -157,7 +165,7 @@ where
         }
         Transform::OpenAi(reply) | Transform::OpenAiPart(reply) => {
             // No head is out: a body that breaks can still become an error.
-            body.read_up_to(usize::MAX).await?;
+            body.read_up_to(usize::MAX, true).await?;
             let frames = body.ready.drain(..);
             let chunks: Vec<Bytes> = frames.filter_map(|frame| frame.into_data().ok()).collect();
             let whole = if let [chunk] = &*chunks { chunk.clone() } else { chunks.concat().into() };
@@ -187,7 +195,13 @@ pub(crate) struct TransformedBody<B> {
     blank_behind: bool,
     /// Applied to what is read from now on.
     change: Option<Change>,
+    /// Accounts for what is read and held.
+    memory: Option<Arc<ResponseMemory>>,
+    read: usize,
 }
+
+/// What a stream may hold back where there is no memory for it: an event with a preview.
+const HELD_WITHOUT_ROOM: u64 = 256 * 1024;
 
 enum Change {
     Stripping(Box<StreamStripper>),
@@ -221,19 +235,42 @@ impl Change {
 }
 
 impl<B: Body<Data = Bytes, Error = Error> + Unpin> TransformedBody<B> {
-    /// Reads until the end, or until more than `limit` bytes are there.
-    async fn read_up_to(&mut self, limit: usize) -> Result<(), Error> {
-        let mut held: usize = self.ready.iter().filter_map(Frame::data_ref).map(Bytes::len).sum();
-        while !self.ended && held <= limit {
+    /// Reads until the end, or until more than `limit` bytes are there or there is no memory for
+    /// them. What is needed whole waits for memory and is then read all the same: it is paid for.
+    async fn read_up_to(&mut self, limit: usize, is_needed: bool) -> Result<(), Error> {
+        while !self.ended && self.read <= limit {
             match self.inner.frame().await.transpose()? {
                 Some(frame) => {
-                    held = held.saturating_add(frame.data_ref().map_or(0, Bytes::len));
+                    let bytes = frame.data_ref().map_or(0, Bytes::len);
+                    self.read = self.read.saturating_add(bytes);
                     self.ready.push_back(frame);
                 }
                 None => self.ended = true,
             }
+            if let Some(memory) = &self.memory
+                && !memory.try_hold(self.read)
+                && !memory.clone().hold(self.read).await
+                && !is_needed
+            {
+                break;
+            }
         }
         Ok(())
+    }
+
+    /// Accounts for a chunk of a stream. Where there is no memory for what is held back of it, it
+    /// passes with its drafts.
+    fn account(&mut self, bytes: usize) -> Vec<Bytes> {
+        self.read = self.read.saturating_add(bytes);
+        let has_room = self.memory.as_ref().is_none_or(|memory| memory.try_hold(self.read));
+        match &mut self.change {
+            Some(Change::Stripping(stripper))
+                if !has_room && stripper.held_bytes() > HELD_WITHOUT_ROOM =>
+            {
+                stripper.pass_all()
+            }
+            _ => Vec::new(),
+        }
     }
 }
 
@@ -263,7 +300,15 @@ impl<B: Body<Data = Bytes, Error = Error> + Unpin> Body for TransformedBody<B> {
             this.ended = !matches!(frame, Some(Ok(_)));
             let Some(change) = &mut this.change else { return Poll::Ready(frame) };
             let chunks = match frame {
-                Some(Ok(frame)) => frame.into_data().map(|chunk| change.push(chunk)),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(chunk) => {
+                        let bytes = chunk.len();
+                        let mut chunks = change.push(chunk);
+                        chunks.extend(this.account(bytes));
+                        Ok(chunks)
+                    }
+                    Err(trailers) => Err(trailers),
+                },
                 Some(Err(error)) => {
                     let (held, error) = change.fail(error);
                     this.broken = error;
@@ -311,19 +356,20 @@ mod tests {
     #[tokio::test]
     async fn a_cut_upstream_is_an_error_before_any_head_goes_out() {
         let cut = body(vec![Ok("{"), Err(Error::truncated(Verdict::interrupted()))]);
-        let error = buffer(Response::new(cut), Some(100)).await.err().unwrap();
+        let error = buffer(Response::new(cut), Some(100), None).await.err().unwrap();
         assert!(error.is_truncated());
     }
 
     #[tokio::test]
     async fn a_whole_response_has_its_length_and_a_longer_one_passes_unchanged() {
         let whole =
-            buffer(Response::new(body(vec![Ok("12345"), Ok("678")])), Some(8)).await.unwrap();
+            buffer(Response::new(body(vec![Ok("12345"), Ok("678")])), Some(8), None).await.unwrap();
         assert_eq!(whole.headers()[CONTENT_LENGTH], "8");
         assert_eq!(whole.into_body().collect().await.unwrap().to_bytes(), "12345678");
-        let long = buffer(Response::new(body(vec![Ok("12345"), Ok("678"), Ok("9")])), Some(7))
-            .await
-            .unwrap();
+        let long =
+            buffer(Response::new(body(vec![Ok("12345"), Ok("678"), Ok("9")])), Some(7), None)
+                .await
+                .unwrap();
         assert!(!long.headers().contains_key(CONTENT_LENGTH));
         assert_eq!(long.into_body().collect().await.unwrap().to_bytes(), "123456789");
     }
@@ -337,7 +383,7 @@ mod tests {
             .header("trailer", "x-checksum")
             .body(body(vec![Ok("12345")]))
             .unwrap();
-        let whole = buffer(chunked, Some(8)).await.unwrap();
+        let whole = buffer(chunked, Some(8), None).await.unwrap();
         let names: Vec<_> = whole.headers().keys().map(|name| name.as_str()).collect();
         assert_eq!(
             (names, &whole.headers()[CONTENT_LENGTH]),
@@ -352,7 +398,7 @@ mod tests {
         chunks: Vec<Result<&'static str, Error>>,
         drawn_by: Option<&str>,
     ) -> (String, Option<Error>) {
-        let mut response = buffer(Response::new(body(chunks)), None).await.unwrap();
+        let mut response = buffer(Response::new(body(chunks)), None, None).await.unwrap();
         if let Some(model) = drawn_by {
             let served = Served::new(Some(ModelId::new(model)), None, Vec::new());
             response.extensions_mut().insert(served);

@@ -8,6 +8,7 @@ use tower_gemini::charge_rules::ChargeRules;
 use tower_gemini::target::UpstreamId;
 
 use crate::config::{self, AuthMode, Config, ConfigError, UpstreamKind};
+use crate::door::warn_if_readable_by_others;
 
 /// One `[[upstream]]` with its key.
 #[derive(Clone)]
@@ -88,6 +89,9 @@ fn read_key(
         ("upstream.api_key_file", upstream.api_key_file.as_deref()),
         env,
     )?;
+    if let Some(file) = &upstream.api_key_file {
+        warn_if_readable_by_others(file, &what);
+    }
     let text = text.trim();
     if text.is_empty() {
         return Err(ConfigError::at(key, format!("{what} is empty"), ""));

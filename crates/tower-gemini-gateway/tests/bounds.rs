@@ -37,6 +37,15 @@ async fn world(sim: Sim, server: &str, rest: &str) -> World {
 }
 
 impl World {
+    async fn in_flight(&self) -> f64 {
+        let mut stream = self.connect().await;
+        let head = "GET /metrics HTTP/1.1\r\nhost: gw\r\nconnection: close\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let page = to_the_end(&mut stream).await;
+        let gauge = page.lines().find_map(|line| line.strip_prefix("gateway_requests_in_flight "));
+        gauge.map_or(0.0, |value| value.parse().unwrap())
+    }
+
     async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.gateway.url().trim_start_matches("http://")).await.unwrap()
     }
@@ -44,7 +53,7 @@ impl World {
 
 fn head(length: usize, more: &str) -> String {
     format!(
-        "POST {PRO} HTTP/1.1\r\nhost: gw\r\nx-goog-api-key: {KEY}\r\nx-sim-call: call\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n{more}\r\n"
+        "POST {PRO} HTTP/1.1\r\nhost: localhost\r\nx-goog-api-key: {KEY}\r\nx-sim-call: call\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n{more}\r\n"
     )
 }
 
@@ -159,7 +168,7 @@ async fn a_client_that_sends_all_of_too_much_before_it_reads_is_told_so() {
         let large = "x".repeat(8 * 1024 * 1024);
         let (head, body) = if chunked {
             let head = format!(
-                "POST {PRO} HTTP/1.1\r\nhost: gw\r\nx-goog-api-key: {KEY}\r\ntransfer-encoding: chunked\r\n\r\n"
+                "POST {PRO} HTTP/1.1\r\nhost: localhost\r\nx-goog-api-key: {KEY}\r\ntransfer-encoding: chunked\r\n\r\n"
             );
             (head, format!("{:x}\r\n{large}\r\n0\r\n\r\n", large.len()))
         } else {
@@ -219,7 +228,7 @@ async fn a_body_over_the_limit_is_answered_413_whether_it_says_so_or_not() {
     assert!(said.starts_with("HTTP/1.1 413") && said.contains("max_body"), "{said}");
     let mut chunked = world.connect().await;
     let head = format!(
-        "POST {PRO} HTTP/1.1\r\nhost: gw\r\nx-goog-api-key: {KEY}\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
+        "POST {PRO} HTTP/1.1\r\nhost: localhost\r\nx-goog-api-key: {KEY}\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
     );
     chunked.write_all(head.as_bytes()).await.unwrap();
     // The gateway may close before all of it is written.
@@ -276,13 +285,109 @@ async fn thousands_of_idle_connections_leave_room_for_work() {
     assert!(to_the_end(&mut busy).await.starts_with("HTTP/1.1 200"));
 }
 
+// 744 of 1,000 clients were refused, although each would have had its turn.
+#[tokio::test]
+async fn requests_above_the_limit_wait_for_their_turn_and_none_is_refused() {
+    let sim =
+        Sim::builder().latency(Latency::fixed(Duration::from_millis(50))).tiny_images(true).build();
+    let world = world(sim, "max_in_flight = 4", "").await;
+    let url = world.gateway.url();
+    let asked = (0..40).map(|n| ask(&url, n, KEY));
+    for said in futures::future::join_all(asked).await {
+        assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+    }
+    assert_eq!(world.sim.requests(), 40);
+}
+
+#[tokio::test]
+async fn a_request_waits_no_longer_than_half_of_the_time_it_states() {
+    let sim =
+        Sim::builder().latency(Latency::fixed(Duration::from_secs(4))).tiny_images(true).build();
+    let world = world(sim, "max_in_flight = 1", "").await;
+    let mut first = world.connect().await;
+    first.write_all(head(APPLE.len(), "").as_bytes()).await.unwrap();
+    first.write_all(APPLE.as_bytes()).await.unwrap();
+    while world.sim.requests() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mut second = world.connect().await;
+    let more = "x-server-timeout: 2\r\nconnection: close\r\n";
+    second.write_all(head(APPLE.len(), more).as_bytes()).await.unwrap();
+    let said = to_the_end(&mut second).await;
+    assert!(said.starts_with("HTTP/1.1 503") && said.contains("server.queue_time"), "{said}");
+    assert_eq!(world.sim.requests(), 1);
+}
+
+// Bodies of 110 MB were read, and kept, before anybody had looked at their token.
+#[tokio::test]
+async fn without_a_token_not_a_byte_of_a_body_is_asked_for() {
+    let dir = tempdir("token");
+    let file = |name: &str, text: &str| {
+        std::fs::write(dir.join(name), text).unwrap();
+        dir.join(name)
+    };
+    let (tokens, key) = (file("tokens", "ann:token-of-ann-0123456789\n"), file("key", KEY));
+    let upstream = serve(Sim::quick([]), "127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let config = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\n[[upstream]]\nname = \"sim\"\nkind = \"gemini\"\nbase_url = \"{}\"\napi_key_file = {key:?}\n[auth]\nmode = \"tokens\"\ntokens_file = {tokens:?}\n",
+        upstream.url()
+    );
+    let gateway = tower_gemini_gateway::start(&config).await.unwrap();
+    for path in [PRO, "/v1/chat/completions"] {
+        let addr = gateway.url().trim_start_matches("http://").to_owned();
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: gw\r\nauthorization: Bearer wrong\r\nexpect: 100-continue\r\ncontent-length: 100000000\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let said = to_the_end(&mut stream).await;
+        assert!(said.starts_with("HTTP/1.1 401"), "{said}");
+    }
+}
+
+// Thousands of them took all connections for two minutes each.
+#[tokio::test]
+async fn a_connection_on_which_nothing_comes_is_closed_soon() {
+    let world = world(Sim::quick([]), "first_byte_timeout = \"200ms\"", "").await;
+    let mut silent = world.connect().await;
+    assert_eq!(to_the_end(&mut silent).await, "");
+}
+
+// 256 bodies that came at a byte a second held all places for ten minutes.
+#[tokio::test]
+async fn slow_bodies_give_way_to_those_who_wait() {
+    let world = world(Sim::quick([]), "max_in_flight = 2", "").await;
+    let mut slow = Vec::new();
+    for _ in 0..2 {
+        let mut stream = world.connect().await;
+        stream.write_all(head(1_000_000, "connection: close\r\n").as_bytes()).await.unwrap();
+        slow.push(stream);
+    }
+    while world.in_flight().await < 2.0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let said = ask(&world.gateway.url(), 1, "another").await;
+    assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+    let mut given_way = Vec::new();
+    for mut stream in slow {
+        let said = tokio::time::timeout(Duration::from_millis(500), to_the_end(&mut stream)).await;
+        given_way.extend(said.ok());
+    }
+    assert!(
+        given_way
+            .iter()
+            .any(|said| said.starts_with("HTTP/1.1 503") && said.contains("too slowly")),
+        "{given_way:?}"
+    );
+}
+
 #[tokio::test]
 async fn a_place_in_flight_is_held_to_the_end_of_the_answer() {
     let sim = Sim::builder()
         .latency(Latency::fixed(Duration::from_millis(800)))
         .tiny_images(true)
         .build();
-    let world = world(sim, "max_in_flight = 1", "").await;
+    let world = world(sim, "max_in_flight = 1\nqueue = 0", "").await;
     let mut first = world.connect().await;
     first.write_all(head(APPLE.len(), "connection: close\r\n").as_bytes()).await.unwrap();
     first.write_all(APPLE.as_bytes()).await.unwrap();
@@ -295,7 +400,7 @@ async fn a_place_in_flight_is_held_to_the_end_of_the_answer() {
     let said = to_the_end(&mut second).await;
     assert!(
         said.starts_with("HTTP/1.1 503")
-            && said.contains("retry-after: 1")
+            && said.contains("retry-after: 2")
             && said.contains("max_in_flight"),
         "{said}"
     );
@@ -396,7 +501,7 @@ async fn ask(url: &str, prompt: usize, key: &str) -> String {
     let body = APPLE.replace("apple", &format!("apple {prompt}"));
     let mut stream = TcpStream::connect(url.trim_start_matches("http://")).await.unwrap();
     let head = format!(
-        "POST {PRO}?key={key} HTTP/1.1\r\nhost: gw\r\nx-sim-call: {prompt}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        "POST {PRO}?key={key} HTTP/1.1\r\nhost: localhost\r\nx-sim-call: {prompt}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
         body.len()
     );
     stream.write_all(head.as_bytes()).await.unwrap();

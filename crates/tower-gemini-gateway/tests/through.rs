@@ -1103,7 +1103,7 @@ async fn an_answer_that_was_cut_on_its_way_to_the_caller_is_there_for_its_next_r
         let world = world_before(&url, "").await;
         let body = body.to_string();
         let request = format!(
-            "POST {path} HTTP/1.1\r\nhost: gw\r\nauthorization: Bearer {KEY}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {KEY}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
         // And again: what was kept and cut on its way is kept on.

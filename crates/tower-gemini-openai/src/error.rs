@@ -9,7 +9,7 @@ use tower_gemini_core::classify::classify;
 use tower_gemini_core::redact::redact;
 use tower_gemini_core::verdict::Outcome;
 
-use super::json::{Json, object};
+use super::json::{self, Json, object};
 
 /// The longest error body whose details are kept: the largest collected one has 11 KB.
 const MAX_PARSED_BYTES: usize = 256 * 1024;
@@ -141,7 +141,7 @@ pub fn translate_error(status: StatusCode, body: &[u8]) -> (StatusCode, Bytes) {
     let judged = if status.is_success() { StatusCode::BAD_GATEWAY } else { status };
     let verdict = classify(&image_call(), judged, &HeaderMap::new(), body);
     let is_short = body.len() <= MAX_PARSED_BYTES;
-    let parsed: Option<Json<'_>> = serde_json::from_slice(body).ok().filter(|_| is_short);
+    let parsed = is_short.then(|| json::parse(body, json::MAX_VALUES).ok()).flatten();
     let response =
         parsed.as_ref().map(|value| value.list().and_then(<[_]>::first).unwrap_or(value));
     let google = response.and_then(|response| response.get("error"));
@@ -163,7 +163,9 @@ pub fn translate_error(status: StatusCode, body: &[u8]) -> (StatusCode, Bytes) {
     let details = google.and_then(|error| error.get("details"));
     let details = details.map(|details| details.to_bytes(1024));
     let details = details.map(|details| redact(&String::from_utf8_lossy(&details)).into_owned());
-    let details = details.as_deref().and_then(|details| serde_json::from_str(details).ok());
+    let details = details.as_deref();
+    let details =
+        details.and_then(|details| json::parse(details.as_bytes(), json::MAX_VALUES).ok());
     (status, Bytes::from(error_object(message, kind, Json::Null, code, details).to_bytes(1024)))
 }
 

@@ -1,9 +1,10 @@
 //! JSON whose strings are not copied: a conversation holds images of megabytes that are only moved.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
 use serde_json::Number;
 
@@ -155,67 +156,95 @@ impl<'a, T: Into<Json<'a>>> From<Option<T>> for Json<'a> {
     }
 }
 
-impl<'de> Deserialize<'de> for Json<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct JsonVisitor;
-        impl<'de> Visitor<'de> for JsonVisitor {
-            type Value = Json<'de>;
+/// The most values of a request, member names included: a conversation of some three thousand
+/// messages. Each takes up to a hundred bytes in memory and as little as two in the text, so that
+/// their number is what bounds the memory of a tree.
+pub(super) const MAX_VALUES: usize = 32 * 1024;
+/// The most values of a response, which was charged: as a list of events it can have many.
+pub(super) const MAX_RESPONSE_VALUES: usize = 512 * 1024;
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("any JSON value")
-            }
+/// Parses a text of at most `max_values` values.
+///
+/// # Errors
+///
+/// What the parser says, or that there are too many values.
+pub(super) fn parse(text: &[u8], max_values: usize) -> Result<Json<'_>, serde_json::Error> {
+    let room = Cell::new(max_values);
+    let mut parser = serde_json::Deserializer::from_slice(text);
+    let value = Bounded { room: &room }.deserialize(&mut parser)?;
+    parser.end()?;
+    Ok(value)
+}
 
-            fn visit_unit<E>(self) -> Result<Self::Value, E> {
-                Ok(Json::Null)
-            }
+/// Reads a value while there is room for one.
+#[derive(Clone, Copy)]
+struct Bounded<'r> {
+    room: &'r Cell<usize>,
+}
 
-            fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
-                Ok(Json::Bool(value))
-            }
+impl<'de> DeserializeSeed<'de> for Bounded<'_> {
+    type Value = Json<'de>;
 
-            fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
-                Ok(Json::Number(value.into()))
-            }
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        let too_many = || Error::custom("it has too many values, names of members included");
+        let left = self.room.get().checked_sub(1).ok_or_else(too_many)?;
+        self.room.set(left);
+        deserializer.deserialize_any(self)
+    }
+}
 
-            fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
-                Ok(Json::Number(value.into()))
-            }
+impl<'de> Visitor<'de> for Bounded<'_> {
+    type Value = Json<'de>;
 
-            fn visit_f64<E>(self, value: f64) -> Result<Self::Value, E> {
-                Ok(Number::from_f64(value).map_or(Json::Null, Json::Number))
-            }
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
 
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Json::Text(Cow::Borrowed(text)))
-            }
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(Json::Null)
+    }
 
-            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Json::Text(Cow::Owned(text.to_owned())))
-            }
+    fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
+        Ok(Json::Bool(value))
+    }
 
-            fn visit_seq<A: SeqAccess<'de>>(
-                self,
-                mut elements: A,
-            ) -> Result<Self::Value, A::Error> {
-                let mut list = Vec::new();
-                while let Some(element) = elements.next_element()? {
-                    list.push(element);
-                }
-                Ok(Json::List(list))
-            }
+    fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
+        Ok(Json::Number(value.into()))
+    }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                // A key is read as a value to borrow it as values are borrowed.
-                while let Some((name, value)) = entries.next_entry::<Json<'_>, Json<'_>>()? {
-                    if let Json::Text(name) = name {
-                        members.push((name, value));
-                    }
-                }
-                Ok(Json::Object(members))
+    fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
+        Ok(Json::Number(value.into()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Self::Value, E> {
+        Ok(Number::from_f64(value).map_or(Json::Null, Json::Number))
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(Json::Text(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Json::Text(Cow::Owned(text.to_owned())))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self::Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(element) = elements.next_element_seed(self)? {
+            list.push(element);
+        }
+        Ok(Json::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::new();
+        // A key is read as a value to borrow it as values are borrowed.
+        while let Some((name, value)) = entries.next_entry_seed(self, self)? {
+            if let Json::Text(name) = name {
+                members.push((name, value));
             }
         }
-        deserializer.deserialize_any(JsonVisitor)
+        Ok(Json::Object(members))
     }
 }
 
@@ -234,5 +263,24 @@ impl Serialize for Json<'_> {
                 serializer.collect_map(members.iter().map(|(name, value)| (name, value)))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // 84 MB of `{"":0},` took 4 GB, and the process with it.
+    #[test]
+    fn a_tree_has_so_many_values_and_no_more() {
+        for filler in ["{\"\":0}", "0", "[]", "{\"a\":1,\"b\":2}"] {
+            let text = format!("{{\"x\":[{}]}}", vec![filler; MAX_VALUES + 1].join(","));
+            let error = parse(text.as_bytes(), MAX_VALUES).unwrap_err().to_string();
+            assert!(error.contains("too many values"), "{error}");
+            assert!(parse(text.as_bytes(), 4 * MAX_VALUES).is_ok() || filler.contains("a"));
+        }
+        let most = format!("[{}]", vec!["0"; MAX_VALUES - 1].join(","));
+        assert!(parse(most.as_bytes(), MAX_VALUES).is_ok());
+        assert!(parse(b"{} {}", MAX_VALUES).is_err(), "and it is one");
     }
 }

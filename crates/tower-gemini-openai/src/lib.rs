@@ -171,7 +171,7 @@ pub fn to_gemini(
         // Base64 is a third longer.
         return images::translate(endpoint, &form, body.len() / 3 * 4);
     }
-    let request: Json<'_> = serde_json::from_slice(body).map_err(|error| {
+    let request = json::parse(body, json::MAX_VALUES).map_err(|error| {
         OpenAiError::new(format!("the body is not the JSON of a request: {error}"))
     })?;
     if request.members().is_none() {

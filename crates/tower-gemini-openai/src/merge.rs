@@ -4,7 +4,7 @@ use bytes::Bytes;
 use memchr::memmem;
 
 use super::error::unreadable_response;
-use super::json::{Json, Members};
+use super::json::{self, Json, Members};
 use super::sse::{BracketDepth, EventReader, EventTooLong};
 
 /// What the only choice of a response begins with.
@@ -125,7 +125,7 @@ impl ResponseMerger {
         let ends: Vec<Vec<u8>> = ends.iter().map(|end| as_object(end)).collect();
         let mut sum = Members::new();
         for end in &ends {
-            if let Ok(Json::Object(members)) = serde_json::from_slice(end) {
+            if let Ok(Json::Object(members)) = json::parse(end, json::MAX_VALUES) {
                 add(&mut sum, members);
             }
         }
@@ -208,7 +208,7 @@ impl ChoiceStream {
     pub fn finish(choices: &[Self], error: Option<&[u8]>) -> Vec<Bytes> {
         let mut sum: Option<Members<'_>> = None;
         for usage in choices.iter().filter_map(|choice| choice.usage.as_deref()) {
-            match (&mut sum, serde_json::from_slice(usage)) {
+            match (&mut sum, json::parse(usage, json::MAX_VALUES)) {
                 (None, Ok(Json::Object(first))) => sum = Some(first),
                 (Some(sum), Ok(Json::Object(mut more))) => {
                     more.retain(|(name, _)| name == "usage");

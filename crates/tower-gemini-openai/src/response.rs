@@ -10,7 +10,7 @@ use super::error::{OpenAiError, embedded_error, excerpt, translate_error, unread
 use super::gemini::{
     Facts, ImagePart, Part, extra_content, has_images, images_of, is_geminis, parts_of, unwrapped,
 };
-use super::json::{Json, object};
+use super::json::{self, Json, object};
 use super::merge::ResponseMerger;
 use super::stream::StreamTranslator;
 
@@ -61,7 +61,7 @@ impl ResponseTranslator {
         if !status.is_success() {
             return translate_error(status, body);
         }
-        let parsed = serde_json::from_slice::<Json<'_>>(body);
+        let parsed = json::parse(body, json::MAX_RESPONSE_VALUES);
         let events = match &parsed {
             Ok(response @ Json::Object(_)) => std::slice::from_ref(response),
             // Some servers respond with the events of a stream.

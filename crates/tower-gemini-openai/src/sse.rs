@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 
-/// The longest event that is collected: what go-genai allows a line of a stream to be (2026-08).
-const MAX_EVENT: usize = 256 << 20;
+/// The longest event that is collected: twice one of 4K with its thought signature (27 MB of JSON,
+/// measured 2026-11).
+const MAX_EVENT: usize = 64 << 20;
 
 /// Collects events from chunks, wherever they are cut. Reads every byte once and copies an event at
 /// most twice.

@@ -8,7 +8,7 @@ use super::error::{aborted, embedded_error, unreadable_response};
 use super::gemini::{
     Facts, Part, extra_content, has_images, images_of, is_geminis, parts_of, unwrapped,
 };
-use super::json::{Json, object};
+use super::json::{self, Json, object};
 use super::sse::{EventReader, EventTooLong};
 
 /// Translates Gemini's stream into `chat.completion.chunk` events as it arrives, wherever the
@@ -117,7 +117,7 @@ impl StreamTranslator {
         if self.has_ended || event == b"[DONE]" {
             return;
         }
-        match serde_json::from_slice::<Json<'_>>(event) {
+        match json::parse(event, json::MAX_RESPONSE_VALUES) {
             Ok(Json::List(responses)) => {
                 responses.iter().for_each(|response| self.response(response, event.len()));
             }

@@ -8,6 +8,7 @@ use tower_gemini_core::call::ModelId;
 use tower_gemini_core::target::MustKeep;
 use tower_gemini_core::verdict::{Charge, Verdict};
 
+use crate::call_memory::CallMemory;
 use crate::call_state::{CallState, severity};
 use crate::error::Error;
 use crate::jittered_retry::RetryOverride;
@@ -39,6 +40,7 @@ pub struct CallOptions {
     pub(crate) retry: RetryOverride,
     pub(crate) is_idempotent: bool,
     pub(crate) handle: Option<CallHandle>,
+    pub(crate) memory: Option<Arc<dyn CallMemory>>,
 }
 
 impl CallOptions {
@@ -115,6 +117,14 @@ impl CallOptions {
         self
     }
 
+    /// Accounts for what is held of the response, and is dropped when the call has ended, with its
+    /// client or without. Default: nothing is accounted for.
+    #[must_use]
+    pub fn memory(mut self, memory: Arc<dyn CallMemory>) -> Self {
+        self.memory = Some(memory);
+        self
+    }
+
     /// The time the whole call may take, where it was set.
     #[must_use]
     pub fn deadline_within(&self) -> Option<Duration> {
@@ -134,6 +144,7 @@ impl CallState {
         let CallOptions { deadline, maybe_charged_resends, must_keep, patience, .. } = options;
         let trail = options.trail.unwrap_or_default();
         Self::open(trail, must_keep, deadline, maybe_charged_resends, patience, options.preferred)
+            .with_memory(options.memory)
     }
 }
 

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -18,6 +18,7 @@ use tower_gemini_core::scan::Usage;
 use tower_gemini_core::target::{MustKeep, UpstreamId};
 use tower_gemini_core::verdict::{Charge, QuotaCharge, Verdict};
 
+use crate::call_memory::CallMemory;
 use crate::error::Error;
 use crate::trail::{AttemptId, Step, Trail};
 
@@ -30,6 +31,7 @@ struct Inner {
     trail: Trail,
     must_keep: MustKeep,
     shared: Mutex<Shared>,
+    memory: OnceLock<Arc<dyn CallMemory>>,
 }
 
 #[derive(Default)]
@@ -193,7 +195,21 @@ impl CallState {
         let started = Instant::now();
         let deadline = deadline.and_then(|within| started.checked_add(within));
         let shared = Shared { deadline, allowance, patience, preferred, ..Shared::default() };
-        Self(Arc::new(Inner { started, trail, must_keep, shared: Mutex::new(shared) }))
+        let (shared, memory) = (Mutex::new(shared), OnceLock::new());
+        Self(Arc::new(Inner { started, trail, must_keep, shared, memory }))
+    }
+
+    /// Accounts for what is held of the response.
+    pub(crate) fn with_memory(self, memory: Option<Arc<dyn CallMemory>>) -> Self {
+        if let Some(memory) = memory {
+            let _ = self.0.memory.set(memory);
+        }
+        self
+    }
+
+    /// What accounts for the bytes that are held of the response.
+    pub(crate) fn memory(&self) -> Option<&Arc<dyn CallMemory>> {
+        self.0.memory.get()
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
@@ -348,7 +364,7 @@ impl CallState {
     }
 
     /// Lets every attempt of the call pass this gate.
-    #[allow(dead_code, reason = "a journal attaches here")]
+    #[cfg(any(test, feature = "keep-paid"))]
     pub(crate) fn add_gate(&self, gate: Arc<dyn SendGate>) {
         self.shared().gates.push(gate);
     }

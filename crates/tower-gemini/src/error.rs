@@ -52,6 +52,8 @@ enum Kind {
     TooLarge { max_bytes: u64 },
     /// The caller's writer failed while the image was written to it.
     Sink,
+    /// Not sent: the journal could not record it first.
+    NotRecorded,
     /// Not sent: the layers of the stack stand in an order that does not work.
     Misplaced { why: &'static str },
     /// Not sent: an earlier request was or may have been charged.
@@ -173,6 +175,14 @@ impl Error {
         Self::new(Kind::Misplaced { why }, verdict, None)
     }
 
+    /// Not sent, because the journal could not record the attempt first: what it cost would be
+    /// forgotten by a crash.
+    #[cfg(feature = "keep-paid")]
+    pub(crate) fn not_recorded(cause: crate::store::StoreError) -> Self {
+        let verdict = Verdict::refused_locally(Outcome::NotSent, None, false, Detail::default());
+        Self::new(Kind::NotRecorded, verdict, Some(Box::new(cause)))
+    }
+
     /// Adds the call's trail.
     #[must_use]
     pub fn with_trail(mut self, trail: Trail) -> Self {
@@ -240,6 +250,12 @@ impl Error {
     #[must_use]
     pub fn is_misplaced_layer(&self) -> bool {
         matches!(self.0.kind, Kind::Misplaced { .. })
+    }
+
+    /// Whether nothing was sent because the journal could not record it first.
+    #[must_use]
+    pub fn is_not_recorded(&self) -> bool {
+        matches!(self.0.kind, Kind::NotRecorded)
     }
 
     /// Whether one of the caller's time limits ran out.
@@ -356,6 +372,10 @@ impl fmt::Display for Error {
             }
             Kind::Sink => f.write_str("the image could not be written")?,
             Kind::ResendRefused { why } | Kind::Misplaced { why } => f.write_str(why)?,
+            Kind::NotRecorded => f.write_str(
+                "not sent: what is paid for is recorded first, and the journal cannot be written; \
+                 make its store writable",
+            )?,
         }
         if let Some(reason) = inner.verdict.reason() {
             write!(f, ", {}", redact(reason))?;

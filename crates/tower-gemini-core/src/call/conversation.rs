@@ -90,6 +90,10 @@ impl ModelPart {
     }
 }
 
+/// The most parts that are read of a turn, and kept of a request: many more than any conversation
+/// has. A body of two bytes a part would take a hundred times its size.
+const MAX_PARTS: usize = 16 * 1024;
+
 /// The model's own turns in a request of Gemini's shape.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Conversation {
@@ -175,7 +179,10 @@ fn turn<'a>(c: &mut Cursor<'a>, content: usize, keyer: &PartKeyer, parts: &mut V
         b"parts" => {
             // A member that comes twice replaces the one before.
             raw.clear();
-            c.each(|c| raw.push(part(c)));
+            c.each(|c| match raw.len() {
+                ..MAX_PARTS => raw.push(part(c)),
+                _ => c.skip(),
+            });
         }
         _ => c.skip(),
     });
@@ -185,7 +192,8 @@ fn turn<'a>(c: &mut Cursor<'a>, content: usize, keyer: &PartKeyer, parts: &mut V
     let is_shown = |raw: &Raw<'_>| !raw.is_thought && raw.kind() != PartKind::Other;
     let first_shown = raw.iter().position(is_shown);
     let is_in_image_turn = raw.iter().any(|raw| raw.is_image && !raw.is_thought);
-    for (index, raw) in raw.into_iter().enumerate() {
+    let room = MAX_PARTS.saturating_sub(parts.len());
+    for (index, raw) in raw.into_iter().enumerate().take(room) {
         let kind = raw.kind();
         let key = match (&raw.signature, kind) {
             (Signature::Present, _) => None,
@@ -304,6 +312,19 @@ mod tests {
             Conversation::sign(&body, &[(&found.parts()[0], Bytes::from_static(b"QUJD"))]).concat();
         let value: Value = serde_json::from_slice(&signed[3..]).unwrap();
         assert_eq!(value["contents"][0]["parts"][0]["thoughtSignature"], "QUJD");
+    }
+
+    // 110 MB of them took gigabytes.
+    #[test]
+    fn a_conversation_of_countless_parts_takes_no_more_than_so_many() {
+        let parts = |count: usize| vec!["0"; count].join(",");
+        let turn = |parts: &str| format!("{{\"role\":\"model\",\"parts\":[{parts}]}}");
+        let many = turn(&parts(MAX_PARTS + 9));
+        for turns in [many.clone(), vec![turn(&parts(99)); MAX_PARTS / 99 + 9].join(",")] {
+            let body = format!("{{\"contents\":[{turns}]}}");
+            let found = Conversation::read(body.as_bytes(), &keyer());
+            assert_eq!(found.parts().len(), MAX_PARTS);
+        }
     }
 
     #[test]

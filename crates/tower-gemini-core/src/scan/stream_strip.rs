@@ -28,7 +28,8 @@ use super::strip::{cuts, without};
 /// end of the stream makes it final, or the next image a draft. A draft that is an event of its own
 /// passes, since nothing can stand in its place.
 ///
-/// Memory: one event, one draft, and up to 64 MiB of events that wait. What is not understood passes unchanged.
+/// Memory: one event of up to 64 MiB, one draft, and up to 64 MiB of events that wait. What is not
+/// understood, and an event that is longer, passes unchanged.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -55,8 +56,11 @@ use super::strip::{cuts, without};
 pub struct StreamStripper {
     framing: Framing,
     scanner: Scanner,
-    /// An event that has not ended yet.
+    /// An event that has not ended yet, and what it takes.
     event: Vec<Bytes>,
+    event_bytes: u64,
+    /// An event was longer than what is held: everything passes as it is from there on.
+    passes: bool,
     /// Complete events, of which the first has an image that the next may replace.
     waiting: VecDeque<Event>,
     /// The images so far, each by where it begins.
@@ -85,7 +89,8 @@ impl StreamStripper {
     pub fn new(framing: Framing) -> Self {
         let (scanner, finals) = (Scanner::judging(framing), Finals::default());
         let (event, waiting) = (Vec::new(), VecDeque::new());
-        Self { framing, scanner, event, waiting, finals, draft: None }
+        let (event_bytes, passes) = (0, false);
+        Self { framing, scanner, event, event_bytes, passes, waiting, finals, draft: None }
     }
 
     /// Sets whether images that are not marked as thoughts may be drafts, as those of a model that
@@ -100,11 +105,11 @@ impl StreamStripper {
     /// Takes the next chunk, and returns what may pass.
     #[must_use]
     pub fn push(&mut self, mut chunk: Bytes) -> Vec<Bytes> {
-        if self.framing == Framing::Whole {
+        if self.framing == Framing::Whole || self.passes {
             return vec![chunk];
         }
         let mut out = Vec::new();
-        while !chunk.is_empty() {
+        while !chunk.is_empty() && !self.passes {
             // Every event ends at a brace, and base64 holds none. One begins at a brace, and in a
             // stream of lines its line with it.
             let end = if self.scanner.is_in_event() {
@@ -118,25 +123,55 @@ impl StreamStripper {
                 self.framing != Framing::Sse || piece.ends_with(b"\n") || piece.ends_with(b"\r");
             let events = self.scanner.events_seen();
             let fed = self.scanner.feed(&piece);
+            self.event_bytes += (piece.len() + size_of::<Bytes>()) as u64;
             self.event.push(piece);
-            if self.scanner.events_seen() > events {
+            if self.event_bytes > MAX_WAITING {
+                out.extend(self.pass_all());
+            } else if self.scanner.events_seen() > events {
                 self.end_event(&mut out);
             } else if fed.is_err() {
                 self.release_all(&mut out);
-                out.append(&mut self.event);
+                self.take_event_into(&mut out);
             } else if is_apart && !self.scanner.is_in_event() {
                 let waiting = self.waiting.back_mut().map(|event| &mut event.chunks);
                 waiting.unwrap_or(&mut out).append(&mut self.event);
+                self.event_bytes = 0;
             }
         }
+        out.extend(Some(chunk).filter(|rest| !rest.is_empty()));
         out
+    }
+
+    /// How much is held back, with what it takes to hold it.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        let waits_since = self.waiting.front().map_or(self.scanner.position(), |event| event.start);
+        let draft = self.draft.as_ref().map_or(0, |draft| draft.len() as u64);
+        (self.scanner.position() - waits_since).max(self.event_bytes) + draft
+    }
+
+    /// Gives up: returns what is held, and lets everything pass as it is from now on, drafts
+    /// included. For a stream that is too long to be held, and was charged.
+    #[must_use]
+    pub fn pass_all(&mut self) -> Vec<Bytes> {
+        let mut out = self.fail();
+        // Nothing tells any more whether another image follows it.
+        out.extend(self.draft.take());
+        self.take_event_into(&mut out);
+        self.passes = true;
+        out
+    }
+
+    fn take_event_into(&mut self, out: &mut Vec<Bytes>) {
+        out.append(&mut self.event);
+        self.event_bytes = 0;
     }
 
     /// Ends the stream, and returns what was held.
     #[must_use]
     pub fn finish(&mut self) -> Vec<Bytes> {
         let mut out = self.fail();
-        out.append(&mut self.event);
+        self.take_event_into(&mut out);
         // Without a word that it has ended, an array's bracket is behind us: only events of their
         // own can be added.
         if let Some(draft) = self.draft.take_if(|_| self.framing == Framing::Sse) {
@@ -158,6 +193,7 @@ impl StreamStripper {
 
     fn end_event(&mut self, out: &mut Vec<Bytes>) {
         let chunks = mem::take(&mut self.event);
+        self.event_bytes = 0;
         let len: usize = chunks.iter().map(Bytes::len).sum();
         let start = self.scanner.position() - len as u64;
         let (images, ends_in_text, is_last) = self.scanner.take_event();

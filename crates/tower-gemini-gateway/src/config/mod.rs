@@ -69,20 +69,36 @@ section! {
 section! { pub(crate) Server {
     listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8787)),
     max_body: Size = Size::mib(110),
+    memory: Size = Size::mib(1024),
     max_in_flight: usize = 256,
+    queue: usize = 1024,
+    queue_time: Span = Span::secs(120),
     max_connections: usize = 4096,
+    first_byte_timeout: Span = Span::secs(30),
     header_read_timeout: Span = Span::secs(10),
     idle_timeout: Span = Span::secs(120),
     body_idle_timeout: Span = Span::secs(30),
     response_stall_timeout: Span = Span::secs(60),
     shutdown_grace: Span = Span::secs(660),
     status_page: bool = true,
+    status_listen: Option<SocketAddr> = None,
     allow_public: bool = false,
     state_dir: Option<PathBuf> = None,
     store: StoreUrl = StoreUrl::redb(),
     store_password_env: Option<String> = None,
     store_prefix: String = "tower-gemini".to_owned(),
+    hosts: Vec<String> = Vec::new(),
+    accept_changes: Option<String> = None,
+    tls: Option<Tls> = None,
 }}
+
+/// `[server.tls]`: the certificate of the listener.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Tls {
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
+}
 
 /// One `[[upstream]]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -95,6 +111,8 @@ pub(crate) struct Upstream {
     pub(crate) api_key_env: Option<String>,
     pub(crate) api_key_file: Option<PathBuf>,
     charge_rules: Option<String>,
+    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) proxy: Option<BaseUrl>,
 }
 
 /// Which API an upstream speaks.
@@ -134,8 +152,8 @@ section! { pub(crate) Responses {
 }}
 section! { pub(crate) Keep {
     enabled: bool = true,
-    max_detached: usize = 64,
-    max_bytes: Size = Size::mib(256),
+    max_detached: Option<usize> = None,
+    max_bytes: Option<Size> = None,
     max_detached_time: Span = Span::secs(660),
     retention: Span = Span::secs(600),
     loss_window: Span = Span::secs(60),
@@ -229,6 +247,7 @@ section! { pub(crate) Log {
     level: String = "info".to_owned(),
     format: LogFormat = LogFormat::Text,
     observations: Option<PathBuf> = None,
+    audit: Option<PathBuf> = None,
 }}
 
 /// How log lines look.
@@ -299,6 +318,7 @@ impl Config {
             check(ensure(value > 0, key, what, "write 1 or more"));
         }
         for (key, span) in [
+            ("server.first_byte_timeout", Some(self.server.first_byte_timeout)),
             ("server.header_read_timeout", Some(self.server.header_read_timeout)),
             ("server.idle_timeout", Some(self.server.idle_timeout)),
             ("server.body_idle_timeout", Some(self.server.body_idle_timeout)),
@@ -320,6 +340,7 @@ impl Config {
         let is_plain = !server.store_prefix.is_empty() && !server.store_prefix.contains(['{', '}']);
         let what = "server.store_prefix is empty or has braces, which redis clusters read";
         check(ensure(is_plain, "server.store_prefix", what, "write letters, digits and `-`"));
+        check(self.check_memory());
         check(self.check_upstreams());
         check(self.check_auth());
         let (what, remedy) =
@@ -356,6 +377,33 @@ impl Config {
         problems
     }
 
+    fn check_memory(&self) -> Check<()> {
+        let memory = self.server.memory.0;
+        let what = "server.memory is too little for one image and its JSON".to_owned();
+        let least = Size::mib(64).0;
+        ensure(memory >= least, "server.memory", what, "write \"64MiB\" or more")?;
+        let what = "keep.max_bytes takes more than half of server.memory".to_owned();
+        let kept = self.keep.max_bytes.map_or(0, |bytes| bytes.0);
+        ensure(
+            kept <= memory / 2,
+            "keep.max_bytes",
+            what,
+            "write less, or raise server.memory: the other half is for requests in flight",
+        )
+    }
+
+    /// What stored responses may take of the memory: a quarter, where nothing else is written.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.keep.max_bytes.map_or(self.server.memory.0 / 4, |bytes| bytes.0)
+    }
+
+    /// How many calls there may be, with their clients or without: what a client hangs up on is
+    /// never one too many.
+    pub(crate) fn most_calls(&self) -> usize {
+        let places = self.server.max_in_flight;
+        self.keep.max_detached.map_or(places.saturating_mul(2), |calls| calls.max(places))
+    }
+
     fn check_upstreams(&self) -> Check<()> {
         let check =
             |is_right, what: String, remedy: &str| ensure(is_right, "upstream", what, remedy);
@@ -388,6 +436,12 @@ impl Config {
                 upstream.api_key_env.is_none() || upstream.api_key_file.is_none(),
                 format!("upstream \"{name}\" has its key in two places"),
                 "write api_key_env or api_key_file, not both",
+            )?;
+            let is_http = |proxy: &BaseUrl| proxy.0.scheme_str() == Some("http");
+            check(
+                upstream.proxy.as_ref().is_none_or(is_http),
+                format!("the proxy of upstream \"{name}\" is reached by http:// only"),
+                "write proxy = \"http://host:port\": what goes through it is encrypted all the same",
             )?;
         }
         for vertex in [true, false] {
@@ -508,6 +562,16 @@ fn zone(name: &str) -> Check<Zone> {
     zone.ok_or_else(|| ConfigError::at("peak.zone", what(), remedy))
 }
 
+impl AuthMode {
+    /// As the file spells it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Passthrough => "passthrough",
+            Self::Tokens => "tokens",
+        }
+    }
+}
+
 impl UpstreamKind {
     pub(crate) fn is_vertex(self) -> bool {
         self == Self::Vertex
@@ -520,8 +584,19 @@ impl Upstream {
 
     fn new(name: &str, kind: UpstreamKind, base_url: &str) -> Self {
         let (name, base_url) = (name.to_owned(), BaseUrl::parse(base_url));
-        let (api_key_env, api_key_file, charge_rules) = (None, None, None);
-        Self { name, kind, base_url, project: None, api_key_env, api_key_file, charge_rules }
+        let (project, api_key_env, api_key_file, charge_rules) = (None, None, None, None);
+        let (ca_file, proxy) = (None, None);
+        Self {
+            name,
+            kind,
+            base_url,
+            project,
+            api_key_env,
+            api_key_file,
+            charge_rules,
+            ca_file,
+            proxy,
+        }
     }
 
     /// Google's own two.
@@ -739,7 +814,7 @@ mod tests {
                 .split('`')
                 .skip(1)
                 .step_by(2)
-                .filter(|key| *key != "__" && *key != "model")
+                .filter(|key| !matches!(*key, "__" | "model" | "tls"))
                 .collect();
             assert!(!keys.is_empty(), "{error}");
             let start = EXAMPLE

@@ -108,6 +108,11 @@ impl Writer {
         lock(&self.shared.problem).clone()
     }
 
+    /// Whether a change that is ready is on the disk.
+    pub(crate) fn flushes(&self) -> bool {
+        self.shared.flush_within_ms.load(Ordering::Relaxed) == 0
+    }
+
     pub(crate) fn flush_within(&self, delay: Duration) {
         let ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         self.shared.flush_within_ms.store(ms, Ordering::Relaxed);

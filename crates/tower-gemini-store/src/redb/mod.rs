@@ -13,6 +13,7 @@ use self::commit::{Writer, boxed};
 use crate::random;
 
 mod commit;
+mod journal;
 mod quota;
 mod spending;
 
@@ -21,8 +22,9 @@ mod spending;
 ///
 /// A grant is on the disk before it is used; grants that are asked for at the same time share one
 /// flush of the disk. One process at a time: a second is refused when it opens the file, with an
-/// error that says so. Processes that share a quota need a `RedisStore`. Clones share the file; the
-/// last one that is dropped waits until everything is written.
+/// error that says so. Processes that share a quota need a `RedisStore`. As a
+/// [`Journal`](tower_gemini::store::Journal) it holds stored responses in a directory beside the
+/// file, with the extension `responses`. Clones share the file; the last one that is dropped waits until everything is written.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -52,6 +54,7 @@ struct Inner {
     opened_ms: u64,
     quota: Arc<quota::Counts>,
     spending: Arc<spending::Accounts>,
+    journal: Arc<journal::Records>,
 }
 
 impl RedbStore {
@@ -79,13 +82,15 @@ impl RedbStore {
             ),
             other => StoreError::new(other),
         })?;
+        let opened_ms = unix_ms(&clock);
+        let journal = Arc::new(journal::Records::open(path.as_ref(), &database, opened_ms)?);
         let writer = Writer::start(path.as_ref().to_owned(), database)?;
         let quota = Arc::new(quota::Counts::new(writer.failures()));
         let run = u128::from_le_bytes(random()) as u64;
         let spending = Arc::new(spending::Accounts::new(run, writer.failures()));
-        let opened_ms = unix_ms(&clock);
         let (clock, epoch) = (Arc::new(clock), Instant::now());
-        Ok(Self { inner: Arc::new(Inner { writer, clock, epoch, opened_ms, quota, spending }) })
+        let inner = Inner { writer, clock, epoch, opened_ms, quota, spending, journal };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Lets the disk lag behind by this much: a grant is used before it is on the disk, and a crash

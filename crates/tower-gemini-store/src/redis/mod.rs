@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -10,8 +10,9 @@ use tokio::time::Instant;
 use tower_gemini::calendar::PacificDay;
 use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::quota_guard::QuotaKey;
-use tower_gemini::store::StoreError;
+use tower_gemini::store::{CallFingerprint, StoreError};
 
+mod journal;
 mod quota;
 mod spending;
 
@@ -59,6 +60,13 @@ pub struct RedisStore {
     restart_hold: Duration,
     give_up_after: Duration,
     link: Arc<Mutex<Link>>,
+    /// Names this process in a journal.
+    owner: String,
+    max_response_bytes: usize,
+    replicas: u32,
+    lanes: Arc<journal::Lanes>,
+    /// Of the calls that this process has records of.
+    fingerprints: Arc<std::sync::Mutex<HashMap<u128, CallFingerprint>>>,
 }
 
 /// How long connecting may take. The guard has the time limit of an exchange; five times this only
@@ -95,6 +103,11 @@ impl RedisStore {
             // No attempt takes longer than `AttemptTimeout`'s 20 minutes.
             give_up_after: Duration::from_secs(30 * 60),
             link: Arc::default(),
+            owner: crate::random().iter().map(|byte| format!("{byte:02x}")).collect(),
+            max_response_bytes: 256 * 1024 * 1024,
+            replicas: 0,
+            lanes: Arc::default(),
+            fingerprints: Arc::default(),
         })
     }
 

@@ -59,11 +59,12 @@ pub fn error_response(error: &Error, charged: StatusCode) -> Response<Bytes> {
         }
         None => (StatusCode::BAD_GATEWAY, "UNAVAILABLE"),
     };
+    let outcome = verdict.outcome().as_str().to_uppercase();
     let refusal = Refusal {
         status,
         word,
         message: error.to_string(),
-        reason: &verdict.outcome().as_str().to_uppercase(),
+        reason: if error.is_not_recorded() { "STATE_NOT_WRITABLE" } else { &outcome },
         metadata: json!({ "charge": verdict.charge().as_str() }),
         details: Vec::new(),
     };

@@ -2,6 +2,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::body::{CallBody, HasVerdict, JudgedBody, and_held};
+use crate::call_memory::CallMemory;
 use crate::error::{BoxError, Error};
 use crate::headers::{for_changed_body, for_rebuilt_body};
 use crate::stage::CallService;
@@ -31,8 +33,8 @@ impl FinalImageJsonLayer {
         Self { max_held_bytes: 128 * 1024 * 1024 }
     }
 
-    /// How much of a response is held. A longer one passes as it is, with its drafts: it was
-    /// charged.
+    /// How much of a response is held. A longer one, and one for which the call's
+    /// [`CallMemory`] has no room, passes as it is, with its drafts: it was charged.
     #[must_use]
     pub fn max_held_bytes(mut self, bytes: usize) -> Self {
         self.max_held_bytes = bytes;
@@ -78,15 +80,17 @@ impl<S: CallService> Service<Request<CallBody>> for FinalImageJson<S> {
     }
 
     fn call(&mut self, request: Request<CallBody>) -> Self::Future {
+        let memory = request.body().state().memory().cloned();
         let future = self.inner.call(request);
         let max_held_bytes = self.max_held_bytes;
-        Box::pin(async move { strip(future.await?, max_held_bytes).await })
+        Box::pin(async move { strip(future.await?, max_held_bytes, memory).await })
     }
 }
 
 async fn strip<B>(
     response: Response<JudgedBody<B>>,
     max_held_bytes: usize,
+    memory: Option<Arc<dyn CallMemory>>,
 ) -> Result<Response<StrippedBody<B>>, Error>
 where
     B: Body<Error: Into<BoxError>> + Unpin,
@@ -107,7 +111,11 @@ where
             }
             Err(frame) => trailers = frame.into_trailers().ok(),
         }
-        if held > max_held_bytes {
+        let has_room = match &memory {
+            Some(memory) => memory.try_hold(held) || memory.clone().hold(held).await,
+            None => true,
+        };
+        if held > max_held_bytes || !has_room {
             return Ok(Response::from_parts(parts, StrippedBody::passing(chunks, body)));
         }
     }

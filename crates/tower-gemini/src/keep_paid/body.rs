@@ -10,7 +10,7 @@ use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use tower_gemini_core::verdict::Verdict;
 
-use super::in_flight::{Collected, CompletableBody, InFlight, read_body, read_response};
+use super::in_flight::{Collected, CompletableBody, InFlight, Writing, read_body, read_response};
 use super::registry::Registry;
 use super::stored::{CallId, StoredResponse};
 use crate::body::{HasVerdict, and_held};
@@ -26,6 +26,11 @@ pub struct ResponseBody<B: CompletableBody> {
     verdict: Option<Arc<Verdict>>,
     /// `None` where nothing depends on what becomes of the body, or that is known already.
     delivery: Option<Delivery>,
+    /// All of the response is here, and is written into the journal before the last of it goes on.
+    writing: Option<Writing>,
+    is_written: bool,
+    has_ended: bool,
+    trailers: Option<Frame<Bytes>>,
 }
 
 /// What depends on the client's getting all of a body.
@@ -56,20 +61,33 @@ fn slices(mut chunk: Bytes) -> impl Iterator<Item = Bytes> {
 }
 
 impl<B: CompletableBody> ResponseBody<B> {
+    fn of(ready: VecDeque<Bytes>, body: Option<B>, verdict: Option<Arc<Verdict>>) -> Self {
+        Self {
+            ready,
+            body,
+            verdict,
+            delivery: None,
+            writing: None,
+            is_written: false,
+            has_ended: false,
+            trailers: None,
+        }
+    }
+
     /// A body of which nothing is stored.
     pub(super) fn passing(body: B) -> Self {
-        Self { ready: VecDeque::new(), body: Some(body), verdict: None, delivery: None }
+        Self::of(VecDeque::new(), Some(body), None)
     }
 
     /// A response of this layer's own.
     pub(super) fn local(bytes: Bytes) -> Self {
-        Self { ready: VecDeque::from([bytes]), body: None, verdict: None, delivery: None }
+        Self::of(VecDeque::from([bytes]), None, None)
     }
 
     /// A stored response that every request with its key gets.
     pub(super) fn whole(response: &StoredResponse) -> Self {
         let ready = response.chunks.iter().cloned().flat_map(slices).collect();
-        Self { ready, body: None, verdict: response.verdict.clone(), delivery: None }
+        Self::of(ready, None, response.verdict.clone())
     }
 
     /// A stored response that is given once.
@@ -85,7 +103,24 @@ impl<B: CompletableBody> ResponseBody<B> {
     }
 
     fn is_all_out(&self) -> bool {
-        self.ready.is_empty() && self.body.as_ref().is_none_or(Body::is_end_stream)
+        self.ready.is_empty()
+            && self.trailers.is_none()
+            && self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    /// Writes the response down once all of it is here.
+    fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let (false, Some(Delivery::Foreground(call))) = (self.is_written, &self.delivery) {
+            let (call, seen) = &**call;
+            let response = seen.response(&call.state, self.verdict().cloned());
+            self.writing = call.write_down(response, true);
+            self.is_written = true;
+        }
+        if let Some(writing) = &mut self.writing {
+            ready!(writing.as_mut().poll(cx));
+            self.writing = None;
+        }
+        Poll::Ready(())
     }
 
     /// The client has all of it, as far as can be seen from here.
@@ -121,16 +156,23 @@ impl<B: CompletableBody> Body for ResponseBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = &mut *self;
-        // An empty chunk is not the end.
-        while let (true, Some(body)) = (this.ready.is_empty(), &mut this.body) {
-            let frame = ready!(Pin::new(body).poll_frame(cx));
+        while let Some(body) = this.body.as_mut().filter(|_| !this.has_ended) {
+            // An empty chunk is not the end. Of what was announced, the end is asked for before the
+            // last chunk goes on.
+            if !this.ready.is_empty() && body.size_hint().exact() != Some(0) {
+                break;
+            }
+            let frame = match Pin::new(body).poll_frame(cx) {
+                Poll::Pending if !this.ready.is_empty() => break,
+                frame => ready!(frame),
+            };
             match (frame.map(|frame| frame.map(Frame::into_data)), &mut this.delivery) {
                 (Some(Ok(Ok(data))), Some(Delivery::Foreground(call))) => {
                     call.1.push(&data);
                     this.ready.extend(slices(data));
                 }
                 (Some(Ok(Ok(data))), _) => this.ready.push_back(data),
-                (Some(Ok(Err(trailers))), _) => return Poll::Ready(Some(Ok(trailers))),
+                (Some(Ok(Err(trailers))), _) => this.trailers = Some(trailers),
                 (Some(Err(error)), delivery) => {
                     if let Some(Delivery::Foreground(call)) = delivery.take() {
                         call.0.fail(&error);
@@ -138,15 +180,18 @@ impl<B: CompletableBody> Body for ResponseBody<B> {
                     this.body = None;
                     return Poll::Ready(Some(Err(error)));
                 }
-                (None, _) => break,
+                (None, _) => this.has_ended = true,
             }
         }
-        let data = this.ready.pop_front();
+        if this.has_ended || this.body.as_ref().is_none_or(Body::is_end_stream) {
+            ready!(this.poll_written(cx));
+        }
+        let data = this.ready.pop_front().map(Frame::data).or_else(|| this.trailers.take());
         // Servers do not poll again after this.
         if data.is_none() || this.is_all_out() {
             this.deliver();
         }
-        Poll::Ready(data.map(|data| Ok(Frame::data(data))))
+        Poll::Ready(data.map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -163,7 +208,9 @@ impl<B: CompletableBody> Body for ResponseBody<B> {
 impl<B: CompletableBody> Drop for ResponseBody<B> {
     fn drop(&mut self) {
         // A server drops a body once it has as much as was announced, and does not ask for its end.
-        if self.is_all_out() || self.size_hint().exact() == Some(0) {
+        // Not while it is written down: the client has not seen its end.
+        let is_all_out = self.is_all_out() || self.size_hint().exact() == Some(0);
+        if is_all_out && self.writing.is_none() {
             return self.deliver();
         }
         let is_free = self.verdict().is_some_and(|verdict| verdict.charge().is_surely_free());
@@ -219,7 +266,7 @@ impl<B: CompletableBody> Future for ForegroundCall<B> {
             Ok(response) => {
                 let (mut parts, body) = response.into_parts();
                 parts.extensions.insert(call.state.trail().clone());
-                let room = call.registry.room();
+                let room = call.registry.room(&call.state);
                 let seen = Collected::new(parts.status, parts.headers.clone(), room);
                 let mut body = ResponseBody::passing(body);
                 body.delivery = Some(Delivery::Foreground(Box::new((call, seen))));
@@ -237,7 +284,7 @@ impl<B: CompletableBody> Drop for ForegroundCall<B> {
     fn drop(&mut self) {
         let Some((response, call)) = self.0.take() else { return };
         if call.state.last_may_be_charged() {
-            let room = call.registry.room();
+            let room = call.registry.room(&call.state);
             call.complete_detached(read_response(response, room));
         } else {
             // Dropped first: the request can go out until then.

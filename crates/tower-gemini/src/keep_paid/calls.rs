@@ -4,6 +4,7 @@
 //! given ([`Replay`]), and in that clients may join it while it is in flight.
 
 use std::collections::{BTreeSet, HashMap};
+use std::mem::take;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +15,22 @@ use tokio::time::Instant;
 use super::files::{CallFile, SavedCall};
 use super::fingerprint::Fingerprint;
 use super::progress::{CallEvent, CallProgress, Replay};
+use super::shares::{Caller, Shares};
 use super::stored::{CallId, StoredResponse};
 use super::{KeepCounts, Settings};
 use crate::call_state::CallState;
+use crate::store::{Journal, JournalChange};
 
 /// As many losses are remembered as are reported within minutes by any plausible fleet; a few
 /// hundred bytes each.
 const MAX_LOSSES: usize = 1024;
+
+/// As many clients wait for one call: more than the workers that share one job, and few enough that
+/// a caller cannot fill a server with requests that do nothing but wait.
+const MAX_WAITING: usize = 32;
+
+/// A stored response takes this much beside its bytes: it bounds how many there are.
+const LEAST_BYTES: usize = 1024;
 
 /// Gives the response of a call with a key to all clients that wait for it. Clients that no longer
 /// wait are not among its receivers.
@@ -37,16 +47,26 @@ pub(super) struct Calls {
     slots: HashMap<Fingerprint, Slot>,
     /// Of all stored responses.
     stored_bytes: usize,
-    /// Stored responses, numbered; the first one makes room first.
-    eviction: BTreeSet<(Rank, u64, CallId)>,
+    stored_count: usize,
+    /// Of responses on their way from here to a client: they can come back.
+    delivering_bytes: usize,
+    /// Stored responses by their callers, numbered; of those of a caller the first one makes room
+    /// first.
+    delivered: Shares<(u64, CallId)>,
+    undelivered: Shares<(u64, CallId)>,
     next_stored: u64,
     detached: usize,
+    /// Calls without a key that are stored, and that are lost and unreported.
+    waiting: usize,
+    unreported: usize,
     /// When each call is forgotten.
     expiry: BTreeSet<(Instant, CallId)>,
-    /// Losses; the first one is forgotten first.
-    losses: BTreeSet<(CallProgress, Instant, CallId)>,
+    /// Losses; of those of a caller the first one is forgotten first.
+    losses: Shares<(CallProgress, Instant, CallId)>,
+    losses_count: usize,
     pub(super) totals: KeepCounts,
     pub(super) to_do: ToDo,
+    journal: Option<Arc<dyn Journal>>,
 }
 
 /// What is left to do when the calls are unlocked.
@@ -69,6 +89,7 @@ struct Slot {
 #[derive(Debug)]
 struct Call {
     number: u128,
+    caller: Caller,
     progress: CallProgress,
     /// When it came there: what it is dated by.
     since: Instant,
@@ -81,9 +102,30 @@ struct Call {
     clients: Option<Clients>,
     /// While it is stored or delivered.
     response: Option<Arc<StoredResponse>>,
+    /// What it takes of the bound while it is delivered.
+    delivering_bytes: usize,
     /// Its place in the order of eviction, while it is stored.
     stored_as: Option<(Rank, u64)>,
     file: Option<CallFile>,
+    journaled: Journaled,
+}
+
+/// What the journal has of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Journaled {
+    #[default]
+    Nothing,
+    /// That it was or may have been charged.
+    Record,
+    /// Its response too.
+    Response,
+}
+
+/// Where a response is that is not in memory.
+#[derive(Debug, Clone)]
+pub(super) enum Copy {
+    File(CallFile),
+    Journal(u128, Instant),
 }
 
 impl Call {
@@ -95,8 +137,45 @@ impl Call {
         self.response.as_ref().filter(|_| self.stored_as.is_some())
     }
 
-    fn response_file(&self) -> Option<&CallFile> {
-        self.file.as_ref().filter(|file| file.has_response)
+    /// Its response, where it is not only in memory.
+    fn copy(&self) -> Option<Copy> {
+        let file = self.file.clone().filter(|file| file.has_response).map(Copy::File);
+        let journal = || Copy::Journal(self.number, self.since);
+        file.or_else(|| (self.journaled == Journaled::Response).then(journal))
+    }
+
+    /// What is to be written down when this happens.
+    fn change(
+        &mut self,
+        event: CallEvent,
+        next: Option<CallProgress>,
+        settings: (Duration, Duration),
+    ) -> Option<JournalChange> {
+        use CallEvent as On;
+        let (retention, loss_window) = settings;
+        let has_copy = self.journaled == Journaled::Response;
+        if self.journaled == Journaled::Nothing {
+            return None;
+        }
+        match (event, next) {
+            // A response that could not be read stays for the next process.
+            (On::Report | On::Forget, _) if has_copy => {
+                self.journaled = Journaled::Nothing;
+                None
+            }
+            (_, None | Some(CallProgress::Delivered)) => {
+                self.journaled = Journaled::Nothing;
+                Some(JournalChange::Forget)
+            }
+            (On::Lose | On::PutBack | On::Store | On::Evict, _) if has_copy => {
+                Some(JournalChange::Taken(false))
+            }
+            (On::Lose | On::Evict, _) => Some(JournalChange::Lost(retention)),
+            (On::Report, _) => Some(JournalChange::Lost(loss_window)),
+            (On::Detach, _) => Some(JournalChange::Detached(true)),
+            (On::Attach, _) => Some(JournalChange::Detached(false)),
+            _ => None,
+        }
     }
 }
 
@@ -125,10 +204,12 @@ pub(super) enum Found {
     /// To be delivered, or put back.
     Response(CallId, Arc<StoredResponse>),
     /// To be read, and then [taken](Calls::take_read).
-    OnDisk(CallId, CallFile),
+    Elsewhere(CallId, Copy),
     /// Another request in flight must change first.
     Detached(watch::Receiver<()>),
     Foreground(watch::Receiver<()>),
+    /// Enough requests wait for it.
+    TooMany,
     /// It was or may have been charged, and there is no response.
     Lost,
     Nothing,
@@ -140,8 +221,10 @@ pub(super) enum Keyed {
     /// Nothing: the request is to be sent.
     New(CallId, Clients, Client),
     InFlight(Client),
+    /// Enough requests wait for it.
+    TooMany,
     Response(Arc<StoredResponse>),
-    OnDisk(CallFile),
+    Elsewhere(Copy),
     Lost,
     /// The key was used for another request.
     OtherRequest,
@@ -159,25 +242,38 @@ impl Calls {
             max_bytes,
             slots: HashMap::new(),
             stored_bytes: 0,
-            eviction: BTreeSet::new(),
+            stored_count: 0,
+            delivering_bytes: 0,
+            delivered: Shares::default(),
+            undelivered: Shares::default(),
             next_stored: 0,
             detached: 0,
+            waiting: 0,
+            unreported: 0,
             expiry: BTreeSet::new(),
-            losses: BTreeSet::new(),
+            losses: Shares::default(),
+            losses_count: 0,
             totals: KeepCounts::default(),
             to_do: ToDo::default(),
+            journal: settings.journal.clone(),
         }
     }
 
     /// A call is about to be sent.
-    pub(super) fn begin(&mut self, fingerprint: Fingerprint, state: CallState) -> CallId {
-        self.insert(fingerprint, |call| call.state = Some(state))
+    pub(super) fn begin(
+        &mut self,
+        fingerprint: Fingerprint,
+        caller: Caller,
+        state: CallState,
+    ) -> CallId {
+        self.insert(fingerprint, |call| (call.caller, call.state) = (caller, Some(state)))
     }
 
     fn insert(&mut self, fingerprint: Fingerprint, set: impl FnOnce(&mut Call)) -> CallId {
         let number = fastrand::u128(..);
         let mut call = Call {
             number,
+            caller: 0,
             progress: CallProgress::Foreground,
             since: Instant::now(),
             first_report: None,
@@ -185,8 +281,10 @@ impl Calls {
             state: None,
             clients: None,
             response: None,
+            delivering_bytes: 0,
             stored_as: None,
             file: None,
+            journaled: Journaled::Nothing,
         };
         set(&mut call);
         let id = CallId { fingerprint, number: call.number };
@@ -198,6 +296,38 @@ impl Calls {
         id
     }
 
+    /// An attempt of the call is written down from now on.
+    pub(super) fn journaled(&mut self, id: CallId) {
+        if let Some(call) = self.call_mut(id).filter(|call| call.journaled == Journaled::Nothing) {
+            call.journaled = Journaled::Record;
+        }
+    }
+
+    /// Whether the journal has a record of the call, and not its response.
+    pub(super) fn is_to_be_written(&mut self, id: CallId) -> bool {
+        self.call_mut(id).is_some_and(|call| call.journaled == Journaled::Record)
+    }
+
+    /// The journal holds the response.
+    pub(super) fn written(&mut self, id: CallId) {
+        if let Some(call) = self.call_mut(id) {
+            call.journaled = Journaled::Response;
+        }
+    }
+
+    /// Whether the journal, and so another process, knows of the response.
+    pub(super) fn is_shared(&mut self, id: CallId) -> bool {
+        self.call_mut(id).is_some_and(|call| call.journaled != Journaled::Nothing)
+    }
+
+    /// Another process gives the response to a client.
+    pub(super) fn taken_elsewhere(&mut self, id: CallId, now: Instant) {
+        if let Some(call) = self.call_mut(id) {
+            call.journaled = Journaled::Nothing;
+        }
+        self.apply(id, CallEvent::Deliver { remember: false }, now);
+    }
+
     fn call_mut(&mut self, id: CallId) -> Option<&mut Call> {
         let slot = self.slots.get_mut(&id.fingerprint)?;
         slot.calls.iter_mut().find(|call| call.number == id.number)
@@ -205,9 +335,10 @@ impl Calls {
 
     /// Moves a call on, and does what belongs to its new progress.
     pub(super) fn apply(&mut self, id: CallId, event: CallEvent, now: Instant) {
-        let retention = self.retention;
+        let (retention, loss_window) = (self.retention, self.loss_window);
         let Some(call) = self.call_mut(id) else { return };
         let (before, since, replay) = (call.progress, call.since, call.replay());
+        let caller = call.caller;
         let next = before.next(event, replay);
         let is_report = event == CallEvent::Report && next == Some(CallProgress::Reported);
         if is_report {
@@ -229,9 +360,14 @@ impl Calls {
             call.state = None;
             call.clients = None;
         }
-        if before == CallProgress::Delivering && call.stored_as.is_none() {
-            call.response = None;
+        let mut delivered_bytes = 0;
+        if before == CallProgress::Delivering {
+            delivered_bytes = take(&mut call.delivering_bytes);
+            if call.stored_as.is_none() {
+                call.response = None;
+            }
         }
+        let change = call.change(event, next, (retention, loss_window));
         // A response that could not be read stays for the next process.
         if matches!(event, CallEvent::Report | CallEvent::Forget) {
             call.file.take_if(|file| file.has_response);
@@ -240,9 +376,14 @@ impl Calls {
         let file = if is_settled { call.file.take() } else { None };
         self.to_do.delete.extend(file.map(|file| file.path));
 
-        self.unindex(id, before, since);
+        // Under the lock: the journal hears of the changes in their order.
+        if let (Some(journal), Some(change)) = (&self.journal, change) {
+            drop(journal.write(id.number, change));
+        }
+        self.delivering_bytes -= delivered_bytes;
+        self.unindex((id, caller, replay), before, since);
         match next {
-            Some(next) => self.index(id, next, dated),
+            Some(next) => self.index((id, caller, replay), next, dated),
             None => {
                 let response = self.unstore(id);
                 if before == CallProgress::Stored && replay == Replay::Once {
@@ -258,27 +399,55 @@ impl Calls {
                 self.slots.remove(&id.fingerprint);
             }
         }
-        while self.losses.len() > MAX_LOSSES {
-            let Some(&(.., oldest)) = self.losses.first() else { break };
+        while self.losses_count > MAX_LOSSES {
+            let Some((.., oldest)) = self.losses.first_to_go(caller, 0) else { break };
             self.to_do.forgotten_losses += 1;
             self.apply(oldest, CallEvent::Forget, now);
         }
     }
 
-    fn index(&mut self, id: CallId, progress: CallProgress, since: Instant) {
-        self.detached += usize::from(progress == CallProgress::Detached);
+    fn index(
+        &mut self,
+        (id, caller, replay): (CallId, Caller, Replay),
+        progress: CallProgress,
+        since: Instant,
+    ) {
         self.expiry.extend(self.deadline(progress, since).map(|deadline| (deadline, id)));
+        if let Some(count) = self.count_of(progress, replay) {
+            *count += 1;
+        }
         if progress.is_loss() {
-            self.losses.insert((progress, since, id));
+            self.losses.insert(caller, (progress, since, id), 1);
+            self.losses_count += 1;
         }
     }
 
-    fn unindex(&mut self, id: CallId, progress: CallProgress, since: Instant) {
-        self.detached -= usize::from(progress == CallProgress::Detached);
+    fn unindex(
+        &mut self,
+        (id, caller, replay): (CallId, Caller, Replay),
+        progress: CallProgress,
+        since: Instant,
+    ) {
         if let Some(deadline) = self.deadline(progress, since) {
             self.expiry.remove(&(deadline, id));
         }
-        self.losses.remove(&(progress, since, id));
+        if let Some(count) = self.count_of(progress, replay) {
+            *count -= 1;
+        }
+        if progress.is_loss() {
+            self.losses.remove(caller, &(progress, since, id));
+            self.losses_count -= 1;
+        }
+    }
+
+    /// What counts the calls that have come so far.
+    fn count_of(&mut self, progress: CallProgress, replay: Replay) -> Option<&mut usize> {
+        match (progress, replay) {
+            (CallProgress::Detached, _) => Some(&mut self.detached),
+            (CallProgress::Stored, Replay::Once) => Some(&mut self.waiting),
+            (CallProgress::Lost, Replay::Once) => Some(&mut self.unreported),
+            _ => None,
+        }
     }
 
     /// When a call is forgotten.
@@ -325,12 +494,14 @@ impl Calls {
     }
 
     /// Stores a response, or changes its rank. It is evicted itself if it is larger than the bound,
-    /// or if only responses of a higher rank could make room for it.
+    /// if only responses of a higher rank could make room for it, or if its caller would hold more
+    /// than any other.
     fn put(&mut self, id: CallId, response: Arc<StoredResponse>, rank: Rank, now: Instant) {
         self.unstore(id);
+        let Some(caller) = self.call_mut(id).map(|call| call.caller) else { return };
         while !self.has_room(response.bytes) {
-            let first = self.eviction.first().filter(|(first, ..)| *first <= rank);
-            let Some(&(.., victim)) = first.filter(|_| response.bytes <= self.max_bytes) else {
+            let first = self.first_to_go(rank, caller, response.bytes);
+            let Some(victim) = first.filter(|_| response.bytes <= self.max_bytes) else {
                 return self.evict(id, response, now);
             };
             if let Some(response) = self.unstore(victim) {
@@ -341,17 +512,37 @@ impl Calls {
         let Some(call) = self.call_mut(id) else { return };
         (call.response, call.stored_as) = (Some(response), Some(stored_as));
         self.stored_bytes += bytes;
+        self.stored_count += 1;
         self.next_stored += 1;
-        self.eviction.insert((rank, stored_as.1, id));
+        self.ranked(rank).insert(caller, (stored_as.1, id), bytes.max(1));
+    }
+
+    /// What makes room for a response of this rank and caller. What was delivered does before what
+    /// is nowhere else.
+    fn first_to_go(&self, rank: Rank, caller: Caller, bytes: usize) -> Option<CallId> {
+        let (shares, bytes) = match rank {
+            Rank::Undelivered if self.delivered.is_empty() => (&self.undelivered, bytes),
+            Rank::Undelivered => (&self.delivered, 0),
+            Rank::Delivered => (&self.delivered, bytes),
+        };
+        shares.first_to_go(caller, bytes).map(|(_, id)| id)
+    }
+
+    fn ranked(&mut self, rank: Rank) -> &mut Shares<(u64, CallId)> {
+        match rank {
+            Rank::Delivered => &mut self.delivered,
+            Rank::Undelivered => &mut self.undelivered,
+        }
     }
 
     /// Takes a response out of what is stored.
     fn unstore(&mut self, id: CallId) -> Option<Arc<StoredResponse>> {
         let call = self.call_mut(id)?;
         let (rank, number) = call.stored_as.take()?;
-        let response = call.response.take()?;
-        self.eviction.remove(&(rank, number, id));
+        let (response, caller) = (call.response.take()?, call.caller);
+        self.ranked(rank).remove(caller, &(number, id));
         self.stored_bytes -= response.bytes;
+        self.stored_count -= 1;
         Some(response)
     }
 
@@ -367,7 +558,13 @@ impl Calls {
 
     /// Whether so many more bytes can be stored without another response making room.
     fn has_room(&self, bytes: usize) -> bool {
-        self.stored_bytes.checked_add(bytes).is_some_and(|bytes| bytes <= self.max_bytes)
+        let most = self.max_bytes / LEAST_BYTES + MAX_WAITING;
+        self.stored_count < most
+            && self
+                .stored_bytes
+                .checked_add(self.delivering_bytes)
+                .and_then(|held| held.checked_add(bytes))
+                .is_some_and(|bytes| bytes <= self.max_bytes)
     }
 
     fn drop_unasked(&mut self, response: Option<Arc<StoredResponse>>) {
@@ -386,6 +583,9 @@ impl Calls {
         self.expire(now);
         let remember = for_resend.is_some();
         if let Some(response) = for_resend {
+            // It takes the same room once more, and not twice.
+            let delivering = self.call_mut(id).map(|call| take(&mut call.delivering_bytes));
+            self.delivering_bytes -= delivering.unwrap_or_default();
             self.put(id, response, Rank::Delivered, now);
         }
         self.apply(id, CallEvent::Deliver { remember }, now);
@@ -395,7 +595,7 @@ impl Calls {
     /// from now on.
     pub(super) fn put_back(&mut self, id: CallId, response: Arc<StoredResponse>, now: Instant) {
         self.expire(now);
-        let is_on_disk = self.call_mut(id).is_some_and(|call| call.response_file().is_some());
+        let is_on_disk = self.call_mut(id).is_some_and(|call| call.copy().is_some());
         if is_on_disk && !self.has_room(response.bytes) {
             // It can be read again, and needs no other response's room.
             self.apply(id, CallEvent::Evict, now);
@@ -423,22 +623,23 @@ impl Calls {
     pub(super) fn find(&mut self, fingerprint: Fingerprint, ask: Ask, now: Instant) -> Found {
         self.expire(now);
         let Some(slot) = self.slots.get(&fingerprint) else { return Found::Nothing };
+        let has_enough = slot.changed.receiver_count() >= MAX_WAITING;
         let changed = slot.changed.subscribe();
         let first = |progress| self.first(fingerprint, progress);
         if let Some(id) = first(CallProgress::Stored) {
             return self.take(id, now);
         }
         if first(CallProgress::Detached).is_some() {
-            return Found::Detached(changed);
+            return if has_enough { Found::TooMany } else { Found::Detached(changed) };
         }
         let in_foreground = [CallProgress::Foreground, CallProgress::Delivering];
         if ask.waits && in_foreground.into_iter().any(|progress| first(progress).is_some()) {
-            return Found::Foreground(changed);
+            return if has_enough { Found::TooMany } else { Found::Foreground(changed) };
         }
         if let Some(id) = first(CallProgress::Lost) {
-            let file = self.call_mut(id).and_then(|call| call.response_file().cloned());
-            if let Some(file) = file.filter(|_| ask.can_read_files) {
-                return Found::OnDisk(id, file);
+            let copy = self.call_mut(id).and_then(|call| call.copy());
+            if let Some(copy) = copy.filter(|_| ask.can_read_files) {
+                return Found::Elsewhere(id, copy);
             }
             return self.report(id, now);
         }
@@ -457,9 +658,7 @@ impl Calls {
         // There was no room for a copy.
         let Some(response) = self.unstore(id) else { return Found::Lost };
         self.apply(id, CallEvent::Take, now);
-        if let Some(call) = self.call_mut(id) {
-            call.response = Some(response.clone());
-        }
+        self.count_delivering(id, &response);
         Found::Response(id, response)
     }
 
@@ -472,10 +671,21 @@ impl Calls {
     ) -> bool {
         let is_lost = |call: &&mut Call| call.progress == CallProgress::Lost;
         let Some(call) = self.call_mut(id).filter(is_lost) else { return false };
-        call.response = response.cloned();
+        call.response = None;
         let event = response.map_or(CallEvent::Report, |_| CallEvent::Take);
         self.apply(id, event, now);
+        if let Some(response) = response {
+            self.count_delivering(id, response);
+        }
         true
+    }
+
+    /// A response is on its way to a client, and takes its room as long as it can come back.
+    fn count_delivering(&mut self, id: CallId, response: &Arc<StoredResponse>) {
+        let is_delivering = |call: &&mut Call| call.progress == CallProgress::Delivering;
+        let Some(call) = self.call_mut(id).filter(is_delivering) else { return };
+        (call.response, call.delivering_bytes) = (Some(response.clone()), response.bytes);
+        self.delivering_bytes += response.bytes;
     }
 
     /// What there is for a request with a key, which is sent where there is nothing.
@@ -483,14 +693,14 @@ impl Calls {
         &mut self,
         key: Fingerprint,
         request: Fingerprint,
-        state: CallState,
+        (caller, state): (Caller, CallState),
         now: Instant,
     ) -> Keyed {
         self.expire(now);
         let Some(call) = self.slots.get(&key).and_then(|slot| slot.calls.first()) else {
             let (clients, client) = watch::channel(None);
             let id = self.insert(key, |call| {
-                call.keyed_request = Some(request);
+                (call.caller, call.keyed_request) = (caller, Some(request));
                 call.state = Some(state);
                 call.clients = Some(clients.clone());
             });
@@ -500,27 +710,26 @@ impl Calls {
             return Keyed::OtherRequest;
         }
         if let Some(clients) = &call.clients {
+            if clients.receiver_count() >= MAX_WAITING {
+                return Keyed::TooMany;
+            }
             return Keyed::InFlight(clients.subscribe());
         }
         let id = CallId { fingerprint: key, number: call.number };
-        match (call.stored().cloned(), call.response_file()) {
+        match (call.stored().cloned(), call.copy()) {
             (Some(response), _) => {
                 self.put(id, response.clone(), Rank::Delivered, now);
                 Keyed::Response(response)
             }
-            (None, Some(file)) => Keyed::OnDisk(file.clone()),
+            (None, Some(copy)) => Keyed::Elsewhere(copy),
             (None, None) => Keyed::Lost,
         }
     }
 
     pub(super) fn counts(&self) -> KeepCounts {
-        let all = || self.slots.values().flat_map(|slot| &slot.calls);
-        let once = |progress| {
-            all().filter(|call| call.progress == progress && call.replay() == Replay::Once).count()
-        };
         KeepCounts {
-            stored: once(CallProgress::Stored),
-            losses: once(CallProgress::Lost),
+            stored: self.waiting,
+            losses: self.unreported,
             stored_bytes: self.stored_bytes,
             ..self.totals
         }
@@ -569,6 +778,22 @@ impl Calls {
 
     /// Takes a call in that an earlier process saved. `false` where more is known here.
     pub(super) fn take_in(&mut self, saved: SavedCall, now: Instant) -> bool {
+        self.take_in_from(saved, None, now)
+    }
+
+    /// Takes a call in that is in the journal, and belongs to this process now.
+    pub(super) fn take_over(&mut self, saved: SavedCall, now: Instant) -> bool {
+        let has_response = saved.response.is_some();
+        let journaled = if has_response { Journaled::Response } else { Journaled::Record };
+        self.take_in_from(saved, Some(journaled), now)
+    }
+
+    fn take_in_from(
+        &mut self,
+        saved: SavedCall,
+        journaled: Option<Journaled>,
+        now: Instant,
+    ) -> bool {
         let SavedCall { id, keyed_request, since, response, file } = saved;
         let known = |call: &&Call| call.number == id.number;
         let calls = self.slots.get(&id.fingerprint).map_or(&[][..], |slot| &slot.calls);
@@ -587,6 +812,9 @@ impl Calls {
             call.file = file;
         });
         self.apply(id, CallEvent::Lose, since);
+        if let (Some(call), Some(journaled)) = (self.call_mut(id), journaled) {
+            call.journaled = journaled;
+        }
         if let Some(response) = response {
             self.store(id, response, true, now);
         }
@@ -694,7 +922,7 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Disconnect { who, bytes } => {
-                        let id = calls.begin(Fingerprint([who; 32]), state());
+                        let id = calls.begin(Fingerprint([who; 32]), u64::from(who), state());
                         prop_assert!(calls.detach(id, now));
                         calls.store(id, response(bytes, now), false, now);
                         open += 1;
@@ -727,33 +955,123 @@ mod tests {
                 let counts = calls.counts();
                 prop_assert!(counts.stored_bytes <= MAX_BYTES);
                 prop_assert_eq!(counts.stored + counts.losses, open);
+                let all = || calls.slots.values().flat_map(|slot| &slot.calls);
+                let count = |what| all().filter(|call| call.progress == what).count();
+                prop_assert_eq!(counts.stored, count(CallProgress::Stored));
+                prop_assert_eq!(counts.losses, count(CallProgress::Lost));
             }
             // No index outlives its call.
             calls.expire(now + RETENTION);
             prop_assert!(calls.slots.is_empty() && calls.expiry.is_empty() && calls.losses.is_empty());
-            prop_assert_eq!((calls.stored_bytes, calls.detached, calls.eviction.len()), (0, 0, 0));
+            prop_assert_eq!((calls.stored_bytes, calls.stored_count, calls.detached), (0, 0, 0));
+            prop_assert_eq!(calls.delivering_bytes, 0);
+            prop_assert!(calls.delivered.is_empty() && calls.undelivered.is_empty());
+            prop_assert_eq!((calls.waiting, calls.unreported, calls.losses_count), (0, 0, 0));
         }
     }
 
     #[test]
     fn no_more_calls_are_detached_than_may_and_the_next_one_is_lost() {
         let (mut calls, now) = (calls(), Instant::now());
-        let ids = [1, 2, 3].map(|who| calls.begin(Fingerprint([who; 32]), state()));
+        let ids = [1, 2, 3].map(|who| calls.begin(Fingerprint([who; 32]), 1, state()));
         assert_eq!(ids.map(|id| calls.detach(id, now)), [true, true, false]);
         assert!(calls.detach(ids[0], now), "it is detached already");
         assert_eq!(calls.counts().losses, 1);
         calls.apply(ids[0], CallEvent::EndFree, now);
-        let next = calls.begin(Fingerprint([4; 32]), state());
+        let next = calls.begin(Fingerprint([4; 32]), 1, state());
         assert!(calls.detach(next, now));
+    }
+
+    // Forty clients that took their stored responses and did not read them held as much again.
+    #[test]
+    fn a_response_on_its_way_takes_its_room_until_it_is_delivered() {
+        let (mut calls, now) = (calls(), Instant::now());
+        let keep = |calls: &mut Calls, who: u8| {
+            let id = calls.begin(Fingerprint([who; 32]), 1, state());
+            calls.store(id, response(60, now), false, now);
+        };
+        keep(&mut calls, 1);
+        let found = calls.find(Fingerprint([1; 32]), ask(false), now);
+        let Found::Response(id, given) = found else { panic!("{found:?}") };
+        keep(&mut calls, 2);
+        assert!(matches!(calls.find(Fingerprint([2; 32]), ask(false), now), Found::Lost));
+        calls.put_back(id, given, now);
+        assert_eq!((calls.counts().stored, calls.counts().stored_bytes), (1, 60));
+        let found = calls.find(Fingerprint([1; 32]), ask(false), now);
+        let Found::Response(id, _) = found else { panic!("{found:?}") };
+        calls.delivered(id, None, now);
+        keep(&mut calls, 3);
+        assert!(matches!(calls.find(Fingerprint([3; 32]), ask(false), now), Found::Response(..)));
+    }
+
+    // One caller's hang-ups pushed out the only image that another had waiting.
+    #[test]
+    fn a_caller_who_disconnects_often_pushes_out_its_own_responses_and_no_others() {
+        let (mut calls, now) = (calls(), Instant::now());
+        let mine = calls.begin(Fingerprint([0; 32]), 1, state());
+        calls.store(mine, response(20, now), false, now);
+        for n in 1..=70 {
+            let theirs = calls.begin(Fingerprint([n; 32]), 2, state());
+            calls.store(theirs, response(10, now), false, now);
+        }
+        assert_eq!(calls.counts().stored, 1 + 8, "and a caller has all the room that is left");
+        let found = calls.find(Fingerprint([0; 32]), ask(false), now);
+        assert!(matches!(found, Found::Response(..)), "{found:?}");
+    }
+
+    #[test]
+    fn one_callers_losses_do_not_make_another_pay_twice() {
+        let (mut calls, now) = (calls(), Instant::now());
+        let lose = |calls: &mut Calls, who: u32, caller| {
+            let mut fingerprint = [0; 32];
+            fingerprint[..4].copy_from_slice(&who.to_le_bytes());
+            let id = calls.begin(Fingerprint(fingerprint), caller, state());
+            calls.apply(id, CallEvent::Lose, now);
+            Fingerprint(fingerprint)
+        };
+        let mine = lose(&mut calls, 0, 1);
+        for n in 1..=2 * MAX_LOSSES as u32 {
+            lose(&mut calls, n, 2);
+        }
+        assert_eq!(calls.counts().losses, MAX_LOSSES);
+        assert!(matches!(calls.find(mine, ask(false), now), Found::Lost));
+    }
+
+    // 256 requests with one key, or 256 identical ones, waited for one call and filled a gateway.
+    #[test]
+    fn no_more_requests_wait_for_one_call_than_a_job_has_workers() {
+        let (mut calls, now) = (calls(), Instant::now());
+        let (key, request) = (Fingerprint([1; 32]), Fingerprint([2; 32]));
+        let mut waiting = Vec::new();
+        let too_many = loop {
+            match calls.find_keyed(key, request, (1, state()), now) {
+                Keyed::New(_, _, client) | Keyed::InFlight(client) => waiting.push(client),
+                other => break other,
+            }
+        };
+        assert!(matches!(too_many, Keyed::TooMany) && waiting.len() == MAX_WAITING);
+        waiting.pop();
+        assert!(matches!(calls.find_keyed(key, request, (1, state()), now), Keyed::InFlight(_)));
+
+        let id = calls.begin(request, 1, state());
+        assert!(calls.detach(id, now));
+        let mut waiting = Vec::new();
+        let too_many = loop {
+            match calls.find(request, ask(false), now) {
+                Found::Detached(changed) => waiting.push(changed),
+                other => break other,
+            }
+        };
+        assert!(matches!(too_many, Found::TooMany) && waiting.len() == MAX_WAITING);
     }
 
     #[test]
     fn a_delivered_response_goes_only_to_a_marked_resend_and_evicts_none_that_waits() {
         let (mut calls, now, me) = (calls(), Instant::now(), Fingerprint([1; 32]));
-        let waiting = calls.begin(Fingerprint([2; 32]), state());
+        let waiting = calls.begin(Fingerprint([2; 32]), 1, state());
         calls.store(waiting, response(80, now), false, now);
         let deliver = |calls: &mut Calls| {
-            let id = calls.begin(me, state());
+            let id = calls.begin(me, 1, state());
             calls.delivered(id, Some(response(30, now)), now);
         };
         deliver(&mut calls);
@@ -776,7 +1094,7 @@ mod tests {
     fn a_loss_is_reported_until_a_minute_after_the_last_request_and_not_for_ever() {
         let s = Duration::from_secs;
         let (mut calls, mut now, me) = (calls(), Instant::now(), Fingerprint([1; 32]));
-        let id = calls.begin(me, state());
+        let id = calls.begin(me, 1, state());
         calls.apply(id, CallEvent::Report, now);
         let first = now;
         let mut is_told = |now| match calls.find(me, ask(false), now) {
@@ -790,7 +1108,7 @@ mod tests {
         }
         assert!(now > first + RETENTION, "{:?}", now - first);
 
-        let id = calls.begin(me, state());
+        let id = calls.begin(me, 1, state());
         calls.apply(id, CallEvent::Report, now);
         assert!(matches!(calls.find(me, ask(false), now + s(60)), Found::Nothing));
     }
@@ -812,10 +1130,11 @@ mod tests {
     fn a_client_that_disconnects_from_a_call_is_gone_when_the_call_is_woken() {
         let (mut calls, now) = (calls(), Instant::now());
         let (key, request) = (Fingerprint([1; 32]), Fingerprint([2; 32]));
-        let Keyed::New(_, clients, client) = calls.find_keyed(key, request, state(), now) else {
+        let Keyed::New(_, clients, client) = calls.find_keyed(key, request, (1, state()), now)
+        else {
             panic!()
         };
-        let Keyed::InFlight(second) = calls.find_keyed(key, request, state(), now) else {
+        let Keyed::InFlight(second) = calls.find_keyed(key, request, (1, state()), now) else {
             panic!()
         };
         let woken = Arc::new(OnWake { clients: clients.clone(), receivers: Mutex::new(None) });

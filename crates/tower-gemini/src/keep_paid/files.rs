@@ -9,14 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
-use tower_gemini_core::cost::Cost;
-use tower_gemini_core::verdict::Outcome;
 
 use super::fingerprint::Fingerprint;
-use super::stored::{CallId, StoredResponse};
+use super::stored::{CallId, ResponseHead, StoredResponse};
 
 /// A call that is or was written to a file.
 #[derive(Debug)]
@@ -55,16 +52,6 @@ struct Head {
     since: u64,
     /// `None`: the call is lost.
     response: Option<ResponseHead>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct ResponseHead {
-    status: u16,
-    headers: Vec<(String, String)>,
-    at_least_microusd: u64,
-    at_most_microusd: Option<u64>,
-    outcome: String,
-    bytes: usize,
 }
 
 #[derive(Deserialize)]
@@ -114,23 +101,13 @@ pub(super) fn save(dir: &Path, call: &SavedCall, now: SystemTime) -> io::Result<
 fn write(path: &Path, call: &SavedCall, now: SystemTime) -> io::Result<()> {
     let since = now.checked_sub(call.since.elapsed()).unwrap_or(now);
     let millis = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
-    let text = |(name, value): (&HeaderName, &HeaderValue)| {
-        Some((name.to_string(), value.to_str().ok()?.to_owned()))
-    };
     let head = Head {
         version: VERSION,
         call: format!("{:032x}", call.id.number),
         fingerprint: call.id.fingerprint.to_hex(),
         keyed_request: call.keyed_request.map(Fingerprint::to_hex),
         since: u64::try_from(millis).unwrap_or(u64::MAX),
-        response: call.response.as_deref().map(|response| ResponseHead {
-            status: response.status.as_u16(),
-            headers: response.headers.iter().filter_map(text).collect(),
-            at_least_microusd: response.cost.at_least_microusd,
-            at_most_microusd: response.cost.at_most_microusd,
-            outcome: response.outcome.as_str().to_owned(),
-            bytes: response.bytes,
-        }),
+        response: call.response.as_deref().map(ResponseHead::of),
     };
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true);
@@ -224,36 +201,7 @@ fn decode(head: Head, body: Vec<u8>, path: PathBuf, since: Instant) -> Option<Sa
         None => None,
     };
     let file = CallFile { path, has_response: head.response.is_some(), since };
-    let response = head.response.map(|head| {
-        let mut headers = HeaderMap::new();
-        for (name, value) in head.headers {
-            if let (Ok(name), Ok(value)) =
-                (HeaderName::try_from(name), HeaderValue::try_from(value))
-            {
-                headers.append(name, value);
-            }
-        }
-        let outcome = Outcome::ALL.iter().find(|outcome| outcome.as_str() == head.outcome);
-        Arc::new(StoredResponse {
-            status: StatusCode::from_u16(head.status).unwrap_or(StatusCode::OK),
-            headers,
-            bytes: body.len(),
-            chunks: {
-                // The last byte apart, as a part of several has it: before it is read, what the client
-                // has does not count as all.
-                let body = Bytes::from(body);
-                let last = body.len().saturating_sub(1);
-                vec![body.slice(..last), body.slice(last..)]
-            },
-            completed_at: since,
-            cost: Cost {
-                at_least_microusd: head.at_least_microusd,
-                at_most_microusd: head.at_most_microusd,
-            },
-            outcome: outcome.copied().unwrap_or(Outcome::Other),
-            verdict: None,
-        })
-    });
+    let response = head.response.map(|head| Arc::new(head.with_body(Bytes::from(body), since)));
     Some(SavedCall { id, keyed_request, since, response, file: Some(file) })
 }
 

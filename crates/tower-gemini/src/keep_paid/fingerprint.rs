@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::shares::Caller;
 use crate::body::CallBody;
 use crate::identity::{self, ResponseFormat};
 use bytes::Bytes;
@@ -36,6 +37,18 @@ impl Fingerprint {
         hash.caller(request);
         hash.field(key);
         hash.done()
+    }
+
+    /// Of who sends a request.
+    pub(super) fn of_caller<B>(request: &Request<B>) -> Self {
+        let mut hash = Fields::new(b"keep-paid 3 caller");
+        hash.caller(request);
+        hash.done()
+    }
+
+    /// A digest of it, for this process.
+    pub(super) fn short(self) -> Caller {
+        self.0.iter().take(8).fold(0, |number, &byte| number << 8 | u64::from(byte))
     }
 
     pub(super) fn to_hex(self) -> String {

@@ -17,12 +17,15 @@ use tower_gemini_core::call::ServiceTier;
 use tower_gemini_core::verdict::{Outcome, Verdict};
 
 use super::calls::{Clients, after};
+use super::journal::encode;
 use super::progress::CallEvent;
-use super::registry::{Registry, Room, TaskCount};
-use super::stored::{CallId, StoredResponse, is_worth_storing};
+use super::registry::{Registry, TaskCount};
+use super::room::Room;
+use super::stored::{CallId, StoredResponse, is_worth_storing, last_byte_apart};
 use crate::body::HasVerdict;
 use crate::call_state::CallState;
 use crate::headers::for_rebuilt_body;
+use crate::store::JournalChange;
 
 /// Bodies that can be read to their end without a client. Implemented for every body of this crate;
 /// there is nothing to implement by hand.
@@ -97,7 +100,7 @@ impl InFlight {
         }
         self.is_over = true;
         let is_for_resend = self.marks_resends && !is_free;
-        let response = is_for_resend.then(|| seen.into_response(&self.state, verdict)).flatten();
+        let response = is_for_resend.then(|| seen.response(&self.state, verdict)).flatten();
         self.registry.with(|calls, now| match response {
             // There was no room for a copy.
             None if is_for_resend => {
@@ -105,6 +108,39 @@ impl InFlight {
             }
             response => calls.delivered(self.id, response.map(Arc::new), now),
         });
+    }
+
+    /// Writes a charged response into the journal, where there is one. `taken`: a client waits for
+    /// it.
+    pub(super) fn write_down(
+        &self,
+        response: Option<StoredResponse>,
+        taken: bool,
+    ) -> Option<Writing> {
+        let journal = self.registry.settings.journal.clone()?;
+        let response = response.filter(StoredResponse::is_worth_storing)?;
+        let id = self.id;
+        if !self.registry.with(|calls, _| calls.is_to_be_written(id)) {
+            return None;
+        }
+        let keep_for = self.registry.settings.retention;
+        let registry = self.registry.clone();
+        let written = encode(&response).map(|response| {
+            journal.write(id.number, JournalChange::Stored { response, taken, keep_for })
+        });
+        Some(Box::pin(async move {
+            let written = match written {
+                Ok(written) => written.await,
+                Err(error) => Err(error),
+            };
+            match written {
+                Ok(true) => registry.with(|calls, _| calls.written(id)),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "a response could not be written to the journal: a crash would lose it");
+                }
+            }
+        }))
     }
 
     /// The client disconnected, and the last attempt costs nothing.
@@ -208,6 +244,9 @@ impl Drop for InFlight {
     }
 }
 
+/// The writing of a response into a journal.
+pub(super) type Writing = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 type Work = Pin<Box<dyn Future<Output = Result<Completed, Error>> + Send>>;
 
 /// Runs a call to its end. While no client waits for it, it goes on only while it may be charged,
@@ -262,12 +301,15 @@ async fn complete(
             let is_free = is_free(verdict.as_ref());
             let is_worth_it = call.clients.is_some()
                 || is_worth_storing(seen.status, outcome_of(verdict.as_ref()));
-            match seen.into_response(&call.state, verdict).map(Arc::new) {
+            match seen.response(&call.state, verdict).map(Arc::new) {
                 response if is_free || !is_worth_it => {
                     call.not_stored(useless(is_free));
                     response.map(Ok)
                 }
                 Some(response) => {
+                    if let Some(writing) = call.write_down(Some((*response).clone()), false) {
+                        writing.await;
+                    }
                     call.store(response.clone());
                     Some(Ok(response))
                 }
@@ -309,6 +351,8 @@ pub(super) async fn read_body<B: CompletableBody>(
 ) -> Result<Completed, Error> {
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         if let Ok(data) = frame?.into_data() {
+            // Nobody waits for it: reading on can wait for room.
+            seen.room.wait_for(seen.bytes + data.len()).await;
             seen.push(&data);
         }
     }
@@ -316,15 +360,18 @@ pub(super) async fn read_body<B: CompletableBody>(
     Ok(Completed { seen, verdict: body.verdict().cloned() })
 }
 
-/// Reads a response to its end. `room` bounds all responses that are held while they are in
-/// transit; without it a response of any size is read.
+/// Reads a response to its end, and holds as much of it as there is room for.
 pub(super) async fn read_response<B: CompletableBody>(
     response: impl Future<Output = Result<Response<B>, Error>>,
-    room: Option<Room>,
+    room: Room,
 ) -> Result<Completed, Error> {
     let (parts, body) = response.await?.into_parts();
     read_body(body, Collected::new(parts.status, parts.headers, room)).await
 }
+
+/// Shorter chunks are copied together: a slice of a few bytes keeps the whole buffer that a client
+/// read it into, which can be a thousand times as long.
+const COPIED_BELOW: usize = 32 * 1024;
 
 /// A response as it is collected. One that is too large, or comes beside too many others, is not
 /// held.
@@ -332,36 +379,52 @@ pub(super) struct Collected {
     status: StatusCode,
     headers: HeaderMap,
     chunks: Option<Vec<Bytes>>,
+    /// The end of the chunks.
+    copied: Vec<u8>,
     bytes: usize,
-    /// The room that it takes, where that is bounded.
-    room: Option<Room>,
+    room: Room,
 }
 
 impl Collected {
-    pub(super) fn new(status: StatusCode, headers: HeaderMap, room: Option<Room>) -> Self {
-        Self { status, headers, chunks: Some(Vec::new()), bytes: 0, room }
+    pub(super) fn new(status: StatusCode, headers: HeaderMap, room: Room) -> Self {
+        Self { status, headers, chunks: Some(Vec::new()), copied: Vec::new(), bytes: 0, room }
     }
 
     pub(super) fn push(&mut self, chunk: &Bytes) {
         let Some(chunks) = &mut self.chunks else { return };
-        let fits = self.room.as_mut().is_none_or(|room| grow(room, chunk.len()));
-        if fits {
-            chunks.push(chunk.clone());
-            self.bytes += chunk.len();
+        let bytes = self.bytes + chunk.len();
+        if !self.room.holds(bytes, chunk.len()) {
+            (self.chunks, self.copied, self.room) = (None, Vec::new(), Room::unbounded());
+        } else if chunk.len() < COPIED_BELOW {
+            self.copied.extend_from_slice(chunk);
+            if self.copied.len() >= 2 * COPIED_BELOW {
+                chunks.push(std::mem::take(&mut self.copied).into());
+            }
         } else {
-            (self.chunks, self.room) = (None, None);
+            if !self.copied.is_empty() {
+                chunks.push(std::mem::take(&mut self.copied).into());
+            }
+            chunks.push(chunk.clone());
         }
+        self.bytes = bytes;
     }
 
     /// The whole response, where all of it is held.
-    fn into_response(self, state: &CallState, verdict: Option<Verdict>) -> Option<StoredResponse> {
-        let Self { status, mut headers, chunks, bytes, .. } = self;
-        for_rebuilt_body(&mut headers, Some(bytes as u64));
+    pub(super) fn response(
+        &self,
+        state: &CallState,
+        verdict: Option<Verdict>,
+    ) -> Option<StoredResponse> {
+        let (mut chunks, mut headers) = (self.chunks.clone()?, self.headers.clone());
+        if !self.copied.is_empty() {
+            chunks.push(Bytes::copy_from_slice(&self.copied));
+        }
+        for_rebuilt_body(&mut headers, Some(self.bytes as u64));
         Some(StoredResponse {
-            status,
+            status: self.status,
             headers,
-            chunks: chunks?,
-            bytes,
+            chunks: last_byte_apart(chunks),
+            bytes: self.bytes,
             completed_at: Instant::now(),
             cost: state.cost(),
             outcome: outcome_of(verdict.as_ref()),
@@ -370,9 +433,40 @@ impl Collected {
     }
 }
 
-/// Takes so many more bytes of room, or nothing.
-fn grow(room: &mut Room, bytes: usize) -> bool {
-    let more = u32::try_from(bytes).ok();
-    let more = more.and_then(|bytes| room.semaphore().clone().try_acquire_many_owned(bytes).ok());
-    more.map(|more| room.merge(more)).is_some()
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::CallOptions;
+
+    /// A buffer of a client's, of which a chunk is a slice.
+    #[allow(dead_code, reason = "counted by its clones")]
+    struct Buffer(Arc<()>, Vec<u8>);
+
+    impl AsRef<[u8]> for Buffer {
+        fn as_ref(&self) -> &[u8] {
+            &self.1
+        }
+    }
+
+    // A response in chunks of a few bytes kept every buffer of 8 KiB that one of them was read into.
+    #[test]
+    fn a_stored_response_keeps_no_buffer_that_is_much_longer_than_what_it_holds() {
+        let buffers = Arc::new(());
+        let mut seen = Collected::new(StatusCode::OK, HeaderMap::new(), Room::unbounded());
+        let mut whole = Vec::new();
+        for n in 0..20_000_u32 {
+            let buffer = Bytes::from_owner(Buffer(buffers.clone(), vec![n as u8; 8192]));
+            seen.push(&buffer.slice(..n as usize % 9));
+            whole.extend_from_slice(&buffer[..n as usize % 9]);
+        }
+        let long = Bytes::from_owner(Buffer(buffers.clone(), vec![7; COPIED_BELOW]));
+        seen.push(&long);
+        whole.extend_from_slice(&long);
+        drop(long);
+        assert_eq!(Arc::strong_count(&buffers), 2, "only the buffer that is used whole");
+        let state = CallState::new(CallOptions::new());
+        let stored = seen.into_response(&state, None).unwrap();
+        assert_eq!((stored.chunks.concat(), stored.bytes), (whole.clone(), whole.len()));
+        assert_eq!(stored.chunks.last().map(Bytes::len), Some(1), "it is not all before its end");
+    }
 }

@@ -9,6 +9,7 @@ use super::registry::Registry;
 use super::service::StorableService;
 use super::{KeepCounts, KeepPaid, Settings};
 use crate::clock::Clock;
+use crate::store::Journal;
 
 /// Makes [`KeepPaid`] services that share their stored responses. Changing a setting starts anew,
 /// with nothing stored.
@@ -99,6 +100,14 @@ impl KeepPaidLayer {
     #[must_use]
     pub fn clock(self, clock: impl Clock + 'static) -> Self {
         self.with(|settings| settings.clock = Arc::new(clock))
+    }
+
+    /// Records each attempt of a call here before its first byte, and what becomes of the call, so
+    /// that nothing is paid twice across crashes and processes. An attempt that cannot be recorded
+    /// is not sent. Default: none, what is stored ends with the process.
+    #[must_use]
+    pub fn journal(self, journal: Arc<dyn Journal>) -> Self {
+        self.with(|settings| settings.journal = Some(journal))
     }
 
     /// Returns what is stored now, and what became of the rest.

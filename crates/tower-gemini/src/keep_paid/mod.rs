@@ -117,10 +117,13 @@ mod charges;
 mod files;
 mod fingerprint;
 mod in_flight;
+mod journal;
 mod layer;
 mod progress;
 mod registry;
+mod room;
 mod service;
+mod shares;
 mod stored;
 
 use std::sync::Arc;
@@ -128,6 +131,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
 pub use crate::identity::{CallerId, ResponseFormat};
+use crate::store::Journal;
 use crate::trail::NotStoredReason;
 pub use body::ResponseBody;
 pub use in_flight::CompletableBody;
@@ -175,6 +179,7 @@ struct Settings {
     resend_window: Duration,
     loss_window: Duration,
     clock: Arc<dyn Clock>,
+    journal: Option<Arc<dyn Journal>>,
 }
 
 impl Default for Settings {
@@ -189,6 +194,7 @@ impl Default for Settings {
             resend_window: Duration::from_secs(30),
             loss_window: Duration::from_secs(60),
             clock: Arc::new(SystemClock),
+            journal: None,
         }
     }
 }

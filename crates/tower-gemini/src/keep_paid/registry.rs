@@ -5,11 +5,18 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
-use super::calls::Calls;
+use super::calls::{Calls, Copy};
+use super::fingerprint::Fingerprint;
+use super::journal::{decode, taken_over};
+use super::room::Room;
+use super::stored::StoredResponse;
 use super::{KeepCounts, Settings, files};
+use crate::calendar::unix_ms;
+use crate::call_state::CallState;
+use crate::store::{Claim, StoreError};
 
 #[derive(Debug)]
 pub(super) struct Registry {
@@ -22,9 +29,6 @@ pub(super) struct Registry {
     /// One writer of files at a time.
     saving: Mutex<()>,
 }
-
-/// Room taken for bytes of responses on their way.
-pub(super) type Room = OwnedSemaphorePermit;
 
 /// A task that completes a call: counted while this lives.
 pub(super) struct TaskCount(Arc<Registry>);
@@ -90,9 +94,9 @@ impl Registry {
         matches!(drained, Ok(Ok(_)))
     }
 
-    /// Room for responses on their way, to be taken byte by byte.
-    pub(super) fn room(&self) -> Option<Room> {
-        self.in_transit.clone().try_acquire_many_owned(0).ok()
+    /// Room for the response of a call on its way.
+    pub(super) fn room(&self, state: &CallState) -> Room {
+        Room::of(state, Some(&self.in_transit))
     }
 
     /// Writes every call that must outlive the process to a file; one that cannot be written keeps
@@ -116,6 +120,39 @@ impl Registry {
             failed.map_or(Ok(saved), Err)
         })
         .await
+    }
+
+    /// Takes over what another process knows of this fingerprint. Returns whether another process
+    /// works on it: whether without a client, and how long ago that process was heard of.
+    pub(super) async fn claim(
+        &self,
+        fingerprint: Fingerprint,
+    ) -> Result<Option<(bool, Duration)>, StoreError> {
+        let Some(journal) = &self.settings.journal else { return Ok(None) };
+        match journal.claim(fingerprint.0).await? {
+            Claim::Nothing => Ok(None),
+            Claim::InFlight { detached, heard } => Ok(Some((detached, heard))),
+            Claim::Call(record, response) => {
+                let now_ms = unix_ms(self.settings.clock.now());
+                self.with(|calls, now| {
+                    calls.take_over(taken_over(&record, response, now_ms, now), now)
+                });
+                Ok(None)
+            }
+        }
+    }
+
+    /// Reads a response that is not in memory.
+    pub(super) async fn read(&self, copy: Copy) -> io::Result<Arc<StoredResponse>> {
+        match (copy, &self.settings.journal) {
+            (Copy::File(file), _) => files::read_response(file).await,
+            (Copy::Journal(call, since), Some(journal)) => {
+                let stored = journal.read(call).await.map_err(io::Error::other)?;
+                let response = stored.and_then(|stored| decode(stored, since));
+                response.ok_or_else(|| io::ErrorKind::NotFound.into())
+            }
+            (Copy::Journal(..), None) => Err(io::ErrorKind::NotFound.into()),
+        }
     }
 
     pub(super) async fn load_from(self: Arc<Self>, dir: PathBuf) -> io::Result<usize> {

@@ -5,10 +5,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::body::CallBody;
+use crate::call_memory::CallMemory;
 use crate::call_state::CallState;
 use crate::error::{Error, TimeLimit};
 use crate::trail::{Step, StopReason};
-use http::{HeaderName, Request, Response, StatusCode};
+use http::header::RETRY_AFTER;
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
@@ -18,13 +20,16 @@ use tower_service::Service;
 
 use super::body::{ForegroundCall, ResponseBody};
 use super::calls::{Ask, Client, Found, Keyed, after};
-use super::files;
 use super::fingerprint::Fingerprint;
 use super::in_flight::{CompletableBody, InFlight, read_response};
+use super::journal::{JournalGate, LOOK_AGAIN};
 use super::registry::Registry;
+use super::room::Room;
+use super::shares::Caller;
 use super::stored::{CallId, StoredResponse};
 use crate::ready::take_ready;
 use crate::refusal::Refusal;
+use crate::store::{JournalChange, StoreError};
 
 /// Says that two requests are one (the IETF's draft of the HTTP `Idempotency-Key` header).
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -39,6 +44,10 @@ const KEY_REUSED: (&str, &str) = (
     "IDEMPOTENCY_KEY_REUSED",
     "Not sent: this Idempotency-Key was used for another request. A new request needs a new key.",
 );
+const TOO_MANY: (&str, &str) = (
+    "TOO_MANY_WAIT_FOR_ONE_CALL",
+    "Not sent: enough requests wait for the response of this same call, or are given it. Send it again when one of them has ended.",
+);
 const TOO_LARGE_FOR_A_KEY: (&str, &str) = (
     "IDEMPOTENCY_KEY_NOT_HONOURED",
     "Not sent: a request of this size is not held in memory, so its Idempotency-Key cannot prevent a second charge. Send it without the key, \
@@ -47,8 +56,8 @@ const TOO_LARGE_FOR_A_KEY: (&str, &str) = (
 
 /// Marks a response to a request that was not sent because of its `Idempotency-Key`.
 ///
-/// The key was used for another request (status 422), or the request is too large to be held in
-/// memory and compared (413). The body is an error in Google's form. In the response's extensions.
+/// The key was used for another request (status 422), the request is too large to be held in memory
+/// and compared (413), or enough requests wait for the same call (429). The body is an error in Google's form. In the response's extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct IdempotencyKeyRejected;
@@ -142,6 +151,7 @@ impl<S: StorableService> Service<Request<CallBody>> for KeepPaid<S> {
         let asked = Asked {
             registry,
             fingerprint,
+            caller: Fingerprint::of_caller(&request).short(),
             state: request.body().state().clone(),
             marks_resends: retries.is_some(),
             is_resend: retries.is_some_and(|retries| retries > 0),
@@ -160,6 +170,7 @@ impl<S: StorableService> Service<Request<CallBody>> for KeepPaid<S> {
 struct Asked {
     registry: Arc<Registry>,
     fingerprint: Fingerprint,
+    caller: Caller,
     state: CallState,
     marks_resends: bool,
     is_resend: bool,
@@ -174,23 +185,36 @@ impl Asked {
     ) -> Result<Stored<S>, Error> {
         let settings = &self.registry.settings;
         let grace = if self.is_resend { settings.resend_grace } else { settings.grace };
-        let grace = after(Instant::now(), grace);
+        let asked = Instant::now();
+        let grace = after(asked, grace);
         loop {
+            let elsewhere = self.claim(self.fingerprint).await?;
             match self.find(Instant::now() < grace) {
-                Found::Response(id, response) => return Ok(self.replay(id, response)),
+                Found::Response(id, response) => {
+                    let replay = self.replay(id, response);
+                    if self.takes(id).await {
+                        return Ok(replay);
+                    }
+                }
                 Found::Detached(changed) => self.wait(changed, None).await?,
                 Found::Foreground(changed) => self.wait(changed, Some(grace)).await?,
+                Found::TooMany => return Ok(too_many(&self.state)),
                 // A client that disconnects meanwhile leaves it in its file.
-                Found::OnDisk(id, file) => {
-                    let read = files::read_response(file).await;
+                Found::Elsewhere(id, copy) => {
+                    let read = self.registry.read(copy).await;
                     let taken = self
                         .registry
                         .with(|calls, now| calls.take_read(id, read.as_ref().ok(), now));
                     match read {
                         _ if !taken => {}
-                        Ok(response) => return Ok(self.replay(id, response)),
+                        Ok(response) => {
+                            let replay = self.replay(id, response);
+                            if self.takes(id).await {
+                                return Ok(replay);
+                            }
+                        }
                         Err(error) => {
-                            tracing::warn!(%error, "the file of a stored response cannot be read");
+                            tracing::warn!(%error, "a stored response cannot be read");
                             self.buy_or_fail()?;
                             break;
                         }
@@ -201,14 +225,74 @@ impl Asked {
                     break;
                 }
                 // Or a request beside another, and not after it.
-                Found::Nothing => break,
+                Found::Nothing => match elsewhere {
+                    // Its process may be gone: that shows when it is not heard of again.
+                    Some((detached, heard))
+                        if detached || Instant::now() < grace || heard > asked.elapsed() =>
+                    {
+                        self.wait_elsewhere().await?;
+                    }
+                    _ => break,
+                },
             }
         }
         let state = self.state.clone();
-        let id = self.registry.with(|calls, _| calls.begin(self.fingerprint, state.clone()));
+        let id = self
+            .registry
+            .with(|calls, _| calls.begin(self.fingerprint, self.caller, state.clone()));
+        self.gate(id, None, &request);
         let tier = request.body().call().tier;
         let call = InFlight::new(self.registry.clone(), id, state, tier, self.marks_resends, None);
         ForegroundCall::new(inner.call(request), call).await
+    }
+
+    /// Lets each attempt of the call be recorded before it is sent, where there is a journal.
+    fn gate(
+        &self,
+        id: CallId,
+        keyed: Option<Fingerprint>,
+        request: &Request<CallBody>,
+    ) -> Option<Arc<JournalGate>> {
+        let gate = Arc::new(JournalGate::new(&self.registry, id, keyed, request)?);
+        self.state.add_gate(gate.clone());
+        Some(gate)
+    }
+
+    async fn claim(&self, fingerprint: Fingerprint) -> Result<Option<(bool, Duration)>, Error> {
+        self.registry.claim(fingerprint).await.map_err(|error| self.unknown(error))
+    }
+
+    /// What was sent before cannot be known: nothing is sent.
+    fn unknown(&self, error: StoreError) -> Error {
+        Error::not_recorded(error).with_trail(self.state.trail().clone())
+    }
+
+    /// Whether this process may give a stored response away: not where another one does.
+    async fn takes(&self, id: CallId) -> bool {
+        let Some(journal) = &self.registry.settings.journal else { return true };
+        if !self.registry.with(|calls, _| calls.is_shared(id)) {
+            return true;
+        }
+        match journal.write(id.number, JournalChange::Taken(true)).await {
+            Ok(false) => {
+                self.registry.with(|calls, now| calls.taken_elsewhere(id, now));
+                false
+            }
+            Ok(true) => true,
+            Err(error) => {
+                tracing::warn!(%error, "the journal does not know that a stored response is given away");
+                true
+            }
+        }
+    }
+
+    /// Waits before the next look at what another process does.
+    async fn wait_elsewhere(&self) -> Result<(), Error> {
+        tokio::select! {
+            biased;
+            error = self.deadline() => Err(error),
+            () = tokio::time::sleep(LOOK_AGAIN) => Ok(()),
+        }
     }
 
     fn find(&self, waits: bool) -> Found {
@@ -295,17 +379,29 @@ impl Asked {
         request: Request<CallBody>,
     ) -> Result<Stored<S>, Error> {
         let response = loop {
+            if self.claim(key).await?.is_some() {
+                self.wait_elsewhere().await?;
+                continue;
+            }
             let state = self.state.clone();
-            let found = self
-                .registry
-                .with(|calls, now| calls.find_keyed(key, self.fingerprint, state.clone(), now));
+            let from = (self.caller, state.clone());
+            let found =
+                self.registry.with(|calls, now| calls.find_keyed(key, self.fingerprint, from, now));
             break match found {
                 Keyed::New(id, clients, client) => {
                     let (reply, result) = oneshot::channel();
                     let registry = self.registry.clone();
                     let tier = request.body().call().tier;
+                    let gate = self.gate(id, Some(self.fingerprint), &request);
                     let call = InFlight::new(registry, id, state, tier, false, Some(clients));
-                    call.complete_keyed(read_response(inner.call(request), None), reply);
+                    if let Some(gate) = gate {
+                        if !gate.take_key().await.map_err(|error| self.unknown(error))? {
+                            call.end_free();
+                            continue;
+                        }
+                    }
+                    let room = Room::of(&self.state, None);
+                    call.complete_keyed(read_response(inner.call(request), room), reply);
                     // The task ends without a result where its runtime does.
                     let lost = |_| Err(Error::truncated(Verdict::interrupted()));
                     let response = result.await.unwrap_or_else(lost)?;
@@ -317,10 +413,11 @@ impl Asked {
                     None => continue,
                 },
                 Keyed::Response(response) => response,
-                Keyed::OnDisk(file) => match files::read_response(file).await {
+                Keyed::Elsewhere(copy) => match self.registry.read(copy).await {
                     Ok(response) => response,
                     Err(_) => return Err(self.lost(LOST_KEYED)),
                 },
+                Keyed::TooMany => return Ok(too_many(&self.state)),
                 Keyed::Lost => return Err(self.lost(LOST_KEYED)),
                 // The status is that of the IETF's draft.
                 Keyed::OtherRequest => {
@@ -329,6 +426,11 @@ impl Asked {
                 }
             };
         };
+        // It stays where it is, for when others of its clients have read theirs.
+        let has_room = |memory: &Arc<dyn CallMemory>| memory.try_hold(response.bytes);
+        if !self.state.memory().is_none_or(has_room) {
+            return Ok(too_many(&self.state));
+        }
         self.record_replay(&response);
         Ok(self.with_head(&response, ResponseBody::whole(&response)))
     }
@@ -353,6 +455,13 @@ async fn wait_until(moment: Option<Instant>) {
     }
 }
 
+/// Enough requests wait for the call that this one would wait for.
+fn too_many<B: CompletableBody>(state: &CallState) -> Response<ResponseBody<B>> {
+    let mut response = rejected(state, StatusCode::TOO_MANY_REQUESTS, TOO_MANY);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("2"));
+    response
+}
+
 fn rejected<B: CompletableBody>(
     state: &CallState,
     status: StatusCode,
@@ -360,7 +469,10 @@ fn rejected<B: CompletableBody>(
 ) -> Response<ResponseBody<B>> {
     let refusal = Refusal {
         status,
-        word: "INVALID_ARGUMENT",
+        word: match status {
+            StatusCode::TOO_MANY_REQUESTS => "RESOURCE_EXHAUSTED",
+            _ => "INVALID_ARGUMENT",
+        },
         message: message.to_owned(),
         reason,
         metadata: Value::Null,

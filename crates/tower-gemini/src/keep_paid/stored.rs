@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tower_gemini_core::cost::Cost;
 use tower_gemini_core::verdict::{Outcome, Verdict};
@@ -31,6 +32,59 @@ pub(super) struct StoredResponse {
     pub(super) outcome: Outcome,
     /// `None` where another process received the response.
     pub(super) verdict: Option<Arc<Verdict>>,
+}
+
+/// A stored response without its body, as it is written down.
+#[derive(Serialize, Deserialize)]
+pub(super) struct ResponseHead {
+    status: u16,
+    headers: Vec<(String, String)>,
+    at_least_microusd: u64,
+    at_most_microusd: Option<u64>,
+    outcome: String,
+    pub(super) bytes: usize,
+}
+
+impl ResponseHead {
+    pub(super) fn of(response: &StoredResponse) -> Self {
+        let text = |(name, value): (&HeaderName, &HeaderValue)| {
+            Some((name.to_string(), value.to_str().ok()?.to_owned()))
+        };
+        Self {
+            status: response.status.as_u16(),
+            headers: response.headers.iter().filter_map(text).collect(),
+            at_least_microusd: response.cost.at_least_microusd,
+            at_most_microusd: response.cost.at_most_microusd,
+            outcome: response.outcome.as_str().to_owned(),
+            bytes: response.bytes,
+        }
+    }
+
+    /// The response with this body, which another process received at that moment.
+    pub(super) fn with_body(self, body: Bytes, completed_at: Instant) -> StoredResponse {
+        let mut headers = HeaderMap::new();
+        for (name, value) in self.headers {
+            if let (Ok(name), Ok(value)) =
+                (HeaderName::try_from(name), HeaderValue::try_from(value))
+            {
+                headers.append(name, value);
+            }
+        }
+        let outcome = Outcome::ALL.iter().find(|outcome| outcome.as_str() == self.outcome);
+        StoredResponse {
+            status: StatusCode::from_u16(self.status).unwrap_or(StatusCode::OK),
+            headers,
+            bytes: body.len(),
+            chunks: last_byte_apart(vec![body]),
+            completed_at,
+            cost: Cost {
+                at_least_microusd: self.at_least_microusd,
+                at_most_microusd: self.at_most_microusd,
+            },
+            outcome: outcome.copied().unwrap_or(Outcome::Other),
+            verdict: None,
+        }
+    }
 }
 
 impl StoredResponse {
@@ -61,6 +115,16 @@ pub(super) fn is_worth_storing(status: StatusCode, outcome: Outcome) -> bool {
             | Outcome::PromptBlocked
     );
     is_final && is_result
+}
+
+/// The same chunks with the last byte in one of its own: before it is read, what a client has does
+/// not count as all, also where it stands for a part of several responses.
+pub(super) fn last_byte_apart(mut chunks: Vec<Bytes>) -> Vec<Bytes> {
+    if let Some(last) = chunks.last_mut().filter(|last| last.len() > 1) {
+        let end = last.split_off(last.len() - 1);
+        chunks.push(end);
+    }
+    chunks
 }
 
 #[cfg(test)]

@@ -286,6 +286,18 @@ impl Account {
         Self { zone, books: periods.into_iter().map(book).collect() }
     }
 
+    /// Replaces the caps of each period of this kind. What is counted stays counted, and what is
+    /// reserved stays reserved. `false` where no period is of this kind.
+    pub fn set_caps(&mut self, period: &Period, caps: Caps) -> bool {
+        let name = period.to_string();
+        let mut is_known = false;
+        for book in self.books.iter_mut().filter(|book| book.period.to_string() == name) {
+            book.caps = caps;
+            is_known = true;
+        }
+        is_known
+    }
+
     /// Counts what was spent before: it counts against caps in total, and against no others.
     #[must_use]
     pub fn starting_balance(mut self, spent: SpendAmounts) -> Self {

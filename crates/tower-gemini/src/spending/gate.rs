@@ -6,8 +6,8 @@ use std::task::Waker;
 
 use tokio::time::Instant;
 
-use super::SpendAmounts;
-use super::account::{Account, BlockedBy, CapReached, SpendReservation};
+use super::account::{Account, BlockedBy, CapReached, Period, SpendReservation};
+use super::{Caps, SpendAmounts};
 use crate::clock::Clock;
 use crate::reservation::queue::{WaitQueue, wake};
 use crate::reservation::wait_for_turn;
@@ -65,6 +65,11 @@ impl SpendGate {
             Asked::Wait(QueuedSpend { gate: self.clone(), ticket: queue.join(()), amounts })
         };
         self.with(|account, queue| (ask(account, queue), false))
+    }
+
+    /// Replaces caps; a higher one may let the first in the queue through.
+    pub(super) fn set_caps(&self, period: &Period, caps: Caps) -> bool {
+        self.with(|account, _| (account.set_caps(period, caps), true))
     }
 
     /// Replaces a reservation by what its attempt came to.
@@ -127,7 +132,7 @@ mod tests {
 
     use futures::FutureExt;
 
-    use super::super::{Caps, SpendingLayer};
+    use super::super::SpendingLayer;
     use super::*;
 
     fn attempts(attempts: u64) -> SpendAmounts {

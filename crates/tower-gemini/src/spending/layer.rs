@@ -177,6 +177,24 @@ impl SpendingLayer {
         self.restart()
     }
 
+    /// Replaces the caps of a period while calls run: what is spent stays spent, and calls that wait
+    /// are looked at again. `false` where the layer counts no such period: add it with
+    /// [`per`](Self::per) before.
+    ///
+    /// ```
+    /// use tower_gemini::SpendingLayer;
+    /// use tower_gemini::spending::{Caps, Period};
+    ///
+    /// let spending = SpendingLayer::new().per_day(Caps::none().at_most_usd(2.0));
+    /// assert!(spending.set_caps(&Period::Day, Caps::none().at_most_usd(5.0)));
+    /// assert!(!spending.set_caps(&Period::Month, Caps::none()));
+    /// ```
+    pub fn set_caps(&self, period: &Period, caps: Caps) -> bool {
+        let account = self.shared.account.as_ref();
+        account.is_none_or(|account| account.set_caps(period, caps))
+            && self.shared.gate.set_caps(period, caps)
+    }
+
     /// Starts the total with what was spent before this process began.
     #[must_use]
     pub fn starting_balance(mut self, spent: Cost) -> Self {

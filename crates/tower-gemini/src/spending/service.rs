@@ -65,7 +65,9 @@ impl<S: AttemptService> Service<Request<AttemptBody>> for Spending<S> {
     }
 
     fn call(&mut self, request: Request<AttemptBody>) -> Self::Future {
-        match self.shared.clone() {
+        // What costs nothing needs no money: it neither waits for others' nor is refused for it.
+        let is_free = request.body().call().can_be_charged() == Some(false);
+        match self.shared.clone().filter(|_| !is_free) {
             Some(shared) => OptionalFuture::on(self.reserve(shared, request)),
             None => OptionalFuture::off(self.inner.call(request)),
         }

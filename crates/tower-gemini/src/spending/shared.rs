@@ -10,9 +10,9 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex as AsyncMutex, Notify, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use super::SpendAmounts;
-use super::account::{BlockedBy, CapReached, SpendReservation, Spent};
+use super::account::{BlockedBy, CapReached, Period, SpendReservation, Spent};
 use super::gate::{Asked, SpendGate};
+use super::{Caps, SpendAmounts};
 use crate::store::{
     SpendAsk, SpendReply, SpendSettlement, SpendingBooks, SpendingStore, StoreError, StoredPage,
 };
@@ -37,7 +37,7 @@ pub(super) enum NotReserved {
 /// What the services of a layer share of the store's account.
 pub(super) struct SharedAccount {
     store: Arc<dyn SpendingStore>,
-    books: Arc<SpendingBooks>,
+    books: Mutex<Arc<SpendingBooks>>,
     limit: Duration,
     /// The account of this process alone, where the layer goes on while the store fails.
     local: Option<SpendGate>,
@@ -79,7 +79,7 @@ impl SharedAccount {
     ) -> Self {
         Self {
             store,
-            books: Arc::new(books),
+            books: Mutex::new(Arc::new(books)),
             limit,
             local,
             turn: Arc::default(),
@@ -143,7 +143,7 @@ impl SharedAccount {
 
     async fn ask_store(self: Arc<Self>, amounts: SpendAmounts) -> Result<Claim, NotReserved> {
         let id = self.new_id();
-        let ask = self.store.reserve(SpendAsk::new(self.books.clone(), id, amounts));
+        let ask = self.store.reserve(SpendAsk::new(self.books(), id, amounts));
         // Armed before anything is known: what may have been reserved is given back.
         let mut claim = Claim { account: self.clone(), amounts, held: Some(ClaimIn::Store(id)) };
         let reply = match timeout(self.limit, ask).await {
@@ -176,7 +176,8 @@ impl SharedAccount {
         let is_new = heard.down_until.replace(Instant::now() + DOWN).is_none();
         if let Some(local) = self.local.as_ref().filter(|_| is_new) {
             // What others have reserved may be spent by now.
-            let pages: Vec<_> = heard.spent.iter().map(|spent| page(spent, &self.books)).collect();
+            let books = self.books();
+            let pages: Vec<_> = heard.spent.iter().map(|spent| page(spent, &books)).collect();
             local.look(|account| account.restore(&pages));
         }
         drop(heard);
@@ -237,6 +238,26 @@ impl SharedAccount {
         }
     }
 
+    fn books(&self) -> Arc<SpendingBooks> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the caps of a period, for what is asked from now on. `false` where no period is of
+    /// this kind.
+    pub(super) fn set_caps(&self, period: &Period, caps: Caps) -> bool {
+        let name = period.to_string();
+        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = SpendingBooks::clone(&books);
+        let mut of_kind = changed.periods.iter_mut().filter(|(known, _)| known.to_string() == name);
+        let Some((_, known)) = of_kind.next() else { return false };
+        if *known != caps {
+            *known = caps;
+            *books = Arc::new(changed);
+            self.freed.notify_waiters();
+        }
+        true
+    }
+
     fn count_refusal(&self, reached: &CapReached) {
         if let Some(period) = &reached.period {
             *self.heard().refused.entry(period.clone()).or_default() += 1;
@@ -255,7 +276,7 @@ impl SharedAccount {
     }
 
     fn settle(self: &Arc<Self>, id: Option<u128>, came_to: SpendAmounts, images: u64) {
-        let settlement = SpendSettlement::new(self.books.clone(), id, came_to, images);
+        let settlement = SpendSettlement::new(self.books(), id, came_to, images);
         // On its way now, whether or not there is a runtime to wait for it.
         let settling = self.store.settle(settlement.clone());
         let Ok(runtime) = Handle::try_current() else { return };
@@ -353,7 +374,6 @@ mod tests {
 
     use futures::future::join_all;
 
-    use super::super::{Caps, Period};
     use super::*;
     use crate::calendar::Zone;
     use crate::clock::RuntimeClock;
@@ -502,6 +522,17 @@ mod tests {
         account.all_settled().await;
         account.refresh().await.unwrap();
         assert_eq!(taken(&account), (1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn caps_that_change_hold_for_the_next_call_and_what_is_spent_stays() {
+        let account = process(&Moody::new(), 2, false);
+        account.reserve(attempts(2), soon()).await.unwrap().settle(attempts(2), 1);
+        assert!(account.reserve(attempts(1), soon()).await.is_err());
+        assert!(account.set_caps(&Period::Total, Caps::none().attempts(3)));
+        account.reserve(attempts(1), soon()).await.unwrap().settle(attempts(1), 1);
+        assert!(account.reserve(attempts(1), soon()).await.is_err());
+        assert!(!account.set_caps(&Period::Day, Caps::none()));
     }
 
     #[tokio::test(start_paused = true)]

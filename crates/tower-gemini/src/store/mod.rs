@@ -37,12 +37,17 @@ use tower_gemini_core::redact::redact;
 use crate::quota_guard::limits::{Limits, QuotaAmounts, QuotaKey};
 
 mod counts;
+mod journal;
 mod memory;
 mod spending;
 
 pub use crate::quota_guard::admission::Booking;
 pub use crate::spending::account::StoredPage;
 pub use counts::StoredCounts;
+pub use journal::{
+    CallFingerprint, Claim, Journal, JournalChange, JournalFuture, JournalRecord, JournalResponse,
+    JournalState, JournalTable, MemoryJournal, TableChange,
+};
 pub use memory::MemoryStore;
 pub use spending::{
     OpenSpend, SpendAsk, SpendReply, SpendSettlement, SpendingBooks, SpendingFuture, SpendingStore,

@@ -262,3 +262,24 @@ fn what_waits_for_the_next_image_has_a_bound() {
     assert_eq!(thoughts, 64);
     assert!(out.starts_with(image.as_bytes()), "it passes as it came");
 }
+
+// One event without an end took whatever an upstream sent, and a brace a byte thirty times as much.
+#[test]
+fn an_event_that_is_too_long_to_be_held_passes_as_it_comes() {
+    for filler in ["a".repeat(1 << 20), "}".repeat(1 << 20)] {
+        let mut stripper = StreamStripper::new(Framing::Sse);
+        let draft = format!("data: {}\r\n\r\n", event("d", false));
+        let mut sent = draft.len();
+        let mut out = stripper.push(Bytes::from(draft)).concat().len();
+        let begin = "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"";
+        let mut most_held = 0;
+        let chunks = std::iter::once(begin.to_owned()).chain(vec![filler; 99]);
+        for chunk in chunks {
+            sent += chunk.len();
+            out += stripper.push(Bytes::from(chunk)).concat().len();
+            most_held = most_held.max(stripper.held_bytes());
+        }
+        assert!(most_held <= (64 << 20) + 1000, "{most_held}");
+        assert!(out >= sent, "all of it is out, and the image that the draft may be");
+    }
+}

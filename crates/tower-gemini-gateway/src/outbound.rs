@@ -1,0 +1,127 @@
+//! Connections to the upstreams: directly or through an HTTP proxy, with public or private CAs.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use futures::future::BoxFuture;
+use http::{HeaderValue, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::crypto::ring::default_provider;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tower_gemini::body::WireBody;
+use tower_gemini::error::BoxError;
+use tower_service::Service;
+
+use crate::config::{ConfigError, Upstream};
+use crate::tls::certificates;
+
+/// The client of one upstream.
+pub(crate) type HttpClient = Client<HttpsConnector<Dial>, WireBody>;
+
+/// Opens connections.
+#[derive(Debug, Clone)]
+pub(crate) enum Dial {
+    Direct(HttpConnector),
+    /// With CONNECT, so that the proxy sees the upstream's name and no key or image.
+    Proxy(Tunnel<HttpConnector>),
+}
+
+impl Service<Uri> for Dial {
+    type Response = TokioIo<TcpStream>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        match self {
+            Self::Direct(direct) => direct.poll_ready(cx).map_err(Into::into),
+            Self::Proxy(tunnel) => tunnel.poll_ready(cx).map_err(Into::into),
+        }
+    }
+
+    fn call(&mut self, upstream: Uri) -> Self::Future {
+        match self {
+            Self::Direct(direct) => {
+                let connecting = direct.call(upstream);
+                Box::pin(async move { Ok(connecting.await?) })
+            }
+            Self::Proxy(tunnel) => {
+                let connecting = tunnel.call(upstream);
+                Box::pin(async move { Ok(connecting.await?) })
+            }
+        }
+    }
+}
+
+/// HTTP/1.1 only: over HTTP/2 long calls share one connection, and stall together when it does.
+pub(crate) fn client(
+    upstream: &Upstream,
+    connect_timeout: Duration,
+) -> Result<HttpClient, ConfigError> {
+    let mut http = HttpConnector::new();
+    http.set_connect_timeout(Some(connect_timeout));
+    http.set_nodelay(true);
+    http.enforce_http(false);
+    let dial = match &upstream.proxy {
+        None => Dial::Direct(http),
+        Some(proxy) => {
+            let tunnel = Tunnel::new(proxy.0.clone(), http);
+            Dial::Proxy(match credentials(&proxy.0) {
+                Some(credentials) => tunnel.with_auth(credentials),
+                None => tunnel,
+            })
+        }
+    };
+    let failed = |key: &str, error: String| {
+        let what = format!("upstream \"{}\": {error}", upstream.name);
+        ConfigError::at(key, what, "")
+    };
+    let builder = HttpsConnectorBuilder::new();
+    let cannot = |error: rustls::Error| {
+        failed("upstream", format!("the TLS client cannot be built: {error}"))
+    };
+    let builder = match &upstream.ca_file {
+        None => builder.with_provider_and_webpki_roots(default_provider()).map_err(cannot)?,
+        Some(file) => {
+            let key = "upstream.ca_file";
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(file).map_err(|error| failed(key, error))? {
+                roots.add(certificate).map_err(|error| failed(key, error.to_string()))?;
+            }
+            let tls = ClientConfig::builder_with_provider(default_provider().into());
+            let tls = tls.with_safe_default_protocol_versions().map_err(cannot)?;
+            builder.with_tls_config(tls.with_root_certificates(roots).with_no_client_auth())
+        }
+    };
+    let https = builder.https_or_http().enable_http1().wrap_connector(dial);
+    Ok(Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(https))
+}
+
+/// `user:password@` of a proxy's address.
+fn credentials(proxy: &Uri) -> Option<HeaderValue> {
+    let (user, _) = proxy.authority()?.as_str().rsplit_once('@')?;
+    let user = percent_encoding::percent_decode_str(user).decode_utf8().ok()?;
+    let mut value =
+        HeaderValue::try_from(format!("Basic {}", BASE64_STANDARD.encode(&*user))).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_password_of_a_proxy_is_sent_as_it_is_meant() {
+        let of = |proxy: &'static str| credentials(&Uri::from_static(proxy));
+        assert_eq!(of("http://proxy:3128"), None);
+        // `ann:p@ss`
+        assert_eq!(of("http://ann:p%40ss@proxy:3128").unwrap(), "Basic YW5uOnBAc3M=");
+    }
+}

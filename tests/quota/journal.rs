@@ -1,0 +1,227 @@
+//! The journal in a file and on a redis: what a killed process leaves, and what replicas share.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tower_gemini::store::{
+    Claim, Journal, JournalChange, JournalFuture, JournalRecord, JournalResponse, JournalState,
+    MemoryJournal,
+};
+use tower_gemini_store::{RedbStore, RedisStore};
+
+use crate::quota_redis::Server;
+
+const KEY: [u8; 32] = [7; 32];
+const KEEP: Duration = Duration::from_secs(600);
+
+fn record_of(call: u128, fingerprint: [u8; 32]) -> JournalRecord {
+    JournalRecord::new(call, fingerprint, KEEP)
+}
+
+fn begin(call: u128) -> JournalChange {
+    JournalChange::Begin(Box::new(record_of(call, KEY)))
+}
+
+fn stored(bytes: usize, taken: bool) -> JournalChange {
+    JournalChange::stored(response(bytes), taken, KEEP)
+}
+
+fn response(bytes: usize) -> JournalResponse {
+    let half = Bytes::from(vec![b'x'; bytes / 2]);
+    JournalResponse::new("the head".into(), vec![half.clone(), half])
+}
+
+/// What every journal must do, seen from the process that wrote it and from another.
+async fn keeps_the_rules(own: Arc<dyn Journal>, other: Arc<dyn Journal>) {
+    let write = |call, change| own.write(call, change);
+    assert!(matches!(own.claim(KEY).await.unwrap(), Claim::Nothing));
+    assert!(!write(1, JournalChange::Forget).await.unwrap(), "no such record");
+
+    // A call in flight is seen, and not taken over.
+    assert!(write(1, begin(1)).await.unwrap());
+    assert!(matches!(own.claim(KEY).await.unwrap(), Claim::Nothing), "its own");
+    let seen = other.claim(KEY).await.unwrap();
+    assert!(matches!(seen, Claim::InFlight { detached: false, .. }), "{seen:?}");
+    assert!(write(1, JournalChange::Detached(true)).await.unwrap());
+    let seen = other.claim(KEY).await.unwrap();
+    assert!(matches!(seen, Claim::InFlight { detached: true, .. }), "{seen:?}");
+    assert!(!other.write(1, JournalChange::Forget).await.unwrap(), "another's");
+
+    // A response that waits goes to whoever asks for it first.
+    assert!(write(1, stored(1_000, false)).await.unwrap());
+    let own_copy = own.read(1).await.unwrap().unwrap();
+    assert_eq!((own_copy.head.as_str(), own_copy.bytes()), ("the head", 1_000));
+    let Claim::Call(record, Some(copy)) = other.claim(KEY).await.unwrap() else { panic!() };
+    assert_eq!((record.call, copy.bytes()), (1, 1_000));
+    assert!(!write(1, JournalChange::Taken(true)).await.unwrap(), "given to another");
+    assert!(matches!(own.claim(KEY).await.unwrap(), Claim::InFlight { .. }), "it is taken");
+    assert!(other.write(1, JournalChange::Taken(false)).await.unwrap());
+    assert!(matches!(own.claim(KEY).await.unwrap(), Claim::Call(_, Some(_))), "and put back");
+    assert!(write(1, JournalChange::Forget).await.unwrap());
+    assert!(matches!(other.claim(KEY).await.unwrap(), Claim::Nothing));
+
+    // A loss is told wherever the client asks.
+    assert!(write(2, begin(2)).await.unwrap());
+    assert!(write(2, JournalChange::Lost(KEEP)).await.unwrap());
+    let Claim::Call(record, None) = other.claim(KEY).await.unwrap() else { panic!() };
+    assert_eq!((record.call, &record.state), (2, &JournalState::Lost));
+    assert!(other.write(2, JournalChange::Forget).await.unwrap());
+
+    // A key belongs to one process, and its result to all.
+    let keyed = |call| {
+        let mut record = record_of(call, KEY);
+        record.keyed_request = Some([9; 32]);
+        JournalChange::Begin(Box::new(record))
+    };
+    assert!(write(3, keyed(3)).await.unwrap());
+    assert!(!other.write(4, keyed(4)).await.unwrap(), "the key is taken");
+    assert!(write(3, stored(1_000, false)).await.unwrap());
+    for journal in [&other, &own, &other] {
+        let claim = journal.claim(KEY).await.unwrap();
+        assert!(matches!(&claim, Claim::Call(record, Some(_)) if record.call == 3), "{claim:?}");
+    }
+    assert!(other.write(3, JournalChange::Forget).await.unwrap());
+    assert!(matches!(own.claim(KEY).await.unwrap(), Claim::Nothing));
+}
+
+#[tokio::test]
+async fn the_journal_in_memory_keeps_the_rules() {
+    let journal = MemoryJournal::new();
+    let other = journal.replica();
+    keeps_the_rules(Arc::new(journal), Arc::new(other)).await;
+}
+
+#[tokio::test]
+async fn the_journal_on_redis_keeps_the_rules() {
+    let Some(server) = Server::start() else { return };
+    let store = || Arc::new(RedisStore::open(&server.url()).unwrap());
+    keeps_the_rules(store(), store()).await;
+}
+
+#[tokio::test]
+async fn responses_on_redis_stay_within_their_bytes_and_the_oldest_makes_room() {
+    let Some(server) = Server::start() else { return };
+    let store = || RedisStore::open(&server.url()).unwrap().max_response_bytes(10_000);
+    let (own, other) = (store(), store());
+    for call in 1..=4 {
+        let record = record_of(call, [call as u8; 32]);
+        assert!(own.write(call, JournalChange::Begin(Box::new(record))).await.unwrap());
+        let keep_for = KEEP + Duration::from_secs(call as u64);
+        let change = JournalChange::stored(response(4_000), false, keep_for);
+        assert!(own.write(call, change).await.unwrap());
+    }
+    let mut found = Vec::new();
+    for call in 1..=4 {
+        let Claim::Call(_, response) = other.claim([call; 32]).await.unwrap() else { panic!() };
+        found.push(response.is_some());
+    }
+    assert_eq!(found, [false, false, true, true], "what made room is lost, and said to be");
+    assert!(own.write(5, begin(5)).await.unwrap());
+    let error = own.write(5, stored(20_000, false)).await.unwrap_err().to_string();
+    assert!(error.contains("larger than"), "{error}");
+}
+
+// A process that is killed is not heard of any more: what it had in flight is lost, and what it had
+// stored is delivered.
+#[tokio::test]
+async fn what_a_killed_process_left_on_redis_is_taken_over() {
+    let Some(server) = Server::start() else { return };
+    let mut child = child("redis", Some(&server.url()), Path::new(""));
+    await_line(&mut child, "ready");
+    let other = RedisStore::open(&server.url()).unwrap();
+    let claim = other.claim(KEY).await.unwrap();
+    assert!(matches!(claim, Claim::InFlight { .. }), "{claim:?}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    taken_over(&other).await;
+}
+
+#[tokio::test]
+async fn what_a_killed_process_left_in_its_file_is_taken_over() {
+    let path =
+        std::env::temp_dir().join(format!("tower-gemini-journal-{}.redb", std::process::id()));
+    let mut child = child("redb", None, &path);
+    await_line(&mut child, "ready");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // What is claimed is written down too: a second process that is killed changes nothing.
+    for _ in 0..2 {
+        let store = RedbStore::open(&path).unwrap();
+        taken_over(&store).await;
+    }
+    let store = RedbStore::open(&path).unwrap();
+    taken_over(&store).await;
+    for call in [1, 2] {
+        assert!(store.write(call, JournalChange::Forget).await.unwrap());
+    }
+    drop(store);
+    let left = std::fs::read_dir(path.with_extension("responses")).unwrap().count();
+    assert_eq!(left, 0, "a response that was delivered leaves no file");
+    std::fs::remove_dir_all(path.with_extension("responses")).unwrap();
+    std::fs::remove_file(path).unwrap();
+}
+
+/// Takes over the two calls of the killed process: a response first, then the loss.
+async fn taken_over(journal: &dyn Journal) {
+    let mut found = Vec::new();
+    for _ in 0..200 {
+        match journal.claim(KEY).await.unwrap() {
+            Claim::Call(record, response) => {
+                found.push((record.call, response.map(|response| response.bytes())));
+            }
+            _ if found.len() == 2 => break,
+            _ => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+    assert_eq!(found, [(2, Some(1_000_000)), (1, None)]);
+}
+
+const WHERE: &str = "JOURNAL_TEST_STORE";
+const AT: &str = "JOURNAL_TEST_AT";
+
+/// Not a test of its own: the process that is killed.
+#[test]
+#[ignore = "started as another process, and killed"]
+fn child_that_is_killed() {
+    let (Ok(kind), Ok(at)) = (std::env::var(WHERE), std::env::var(AT)) else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let journal: Arc<dyn Journal> = match kind.as_str() {
+            "redis" => Arc::new(RedisStore::open(&at).unwrap()),
+            _ => Arc::new(RedbStore::open(&at).unwrap()),
+        };
+        let written: Vec<JournalFuture<bool>> = vec![
+            journal.write(1, begin(1)),
+            journal.write(2, begin(2)),
+            journal.write(3, begin(3)),
+            journal.write(2, stored(1_000_000, true)),
+            journal.write(3, JournalChange::Forget),
+        ];
+        for written in written {
+            assert!(written.await.unwrap());
+        }
+        println!("ready");
+        std::future::pending::<()>().await;
+    });
+}
+
+fn child(kind: &str, url: Option<&str>, path: &Path) -> Child {
+    let at = url.map_or_else(|| path.to_owned(), PathBuf::from);
+    Command::new(std::env::current_exe().unwrap())
+        .args(["journal::child_that_is_killed", "--exact", "--ignored", "--nocapture"])
+        .env(WHERE, kind)
+        .env(AT, at)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn await_line(child: &mut Child, line: &str) {
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|found| found.contains(line)), "the process ended");
+}
