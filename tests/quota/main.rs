@@ -1,4 +1,5 @@
-//! The quota guard over every store, under every interleaving, and against the simulator.
+//! The quota guard and the spending account over every store, under every interleaving, and against
+//! the simulator.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,3 +15,4 @@ mod quota_redis;
 mod quota_shuttle;
 mod quota_simulator;
 mod quota_stores;
+mod spending_stores;

@@ -100,7 +100,7 @@ impl Drop for Server {
 }
 
 /// A bounded wait for another process: no runtime's clock moves it.
-fn pause(wait: Duration) {
+pub(crate) fn pause(wait: Duration) {
     let (_sender, receiver) = std::sync::mpsc::channel::<()>();
     let _ = receiver.recv_timeout(wait);
 }
@@ -114,7 +114,7 @@ fn key() -> QuotaKey {
     QuotaKey::new("default", MODEL)
 }
 
-fn block_on<F: Future>(future: F) -> F::Output {
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 

@@ -10,7 +10,7 @@ use http::Request;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tower_gemini::QuotaGuardLayer;
+use tower_gemini::{QuotaGuardLayer, SpendingLayer};
 
 use crate::config::{Config, ConfigError};
 use crate::door::Connection;
@@ -84,6 +84,7 @@ impl Gateway {
         }
         let mut upkeep = JoinSet::new();
         upkeep.spawn(pages::upkeep(|| recorder.run_upkeep()));
+        upkeep.spawn(follow_spending(snapshot.layers().spending.clone()));
         let snapshot = watch::Sender::new(Arc::new(snapshot));
         upkeep.spawn(reload::watch_tokens(snapshot.subscribe()));
         Ok(Self { snapshot, started: Instant::now(), _upkeep: Arc::new(upkeep) })
@@ -180,10 +181,26 @@ impl Gateway {
     }
 
     /// Waits, for `within` at most, for the calls whose clients disconnected, and saves stored
-    /// responses to `keep.dir` and thought signatures to `signatures.file`. Call it after the
-    /// server has stopped. `false` where something that was or may have been paid for is lost.
+    /// responses to `keep.dir` and thought signatures to `signatures.file`, and closes the state
+    /// directory. Call it after the server has stopped. `false` where something that was or may have been paid for is lost.
     pub async fn finish(&self, within: Duration) -> bool {
         let snapshot = self.snapshot();
+        let whole = self.save(&snapshot, within).await;
+        // Last, when every call has ended: what is not settled counts as its worst case.
+        let settled = async {
+            snapshot.layers().spending.all_settled().await;
+            snapshot.door().all_settled().await;
+        };
+        if tokio::time::timeout(SETTLING, settled).await.is_err() {
+            tracing::warn!(
+                "the store did not take what the last calls cost: they count as their worst case"
+            );
+        }
+        snapshot.state().close();
+        whole
+    }
+
+    async fn save(&self, snapshot: &Snapshot, within: Duration) -> bool {
         if let Some(file) = &snapshot.config().signatures.file
             && let Err(error) = snapshot.layers().signatures.save_to(file)
         {
@@ -226,5 +243,18 @@ impl Gateway {
                 false
             }
         }
+    }
+}
+
+/// How long the end of the program waits for the store to take what the last calls cost.
+const SETTLING: Duration = Duration::from_secs(5);
+
+/// Asks the store now and then what others have spent, for the pages that show it.
+async fn follow_spending(spending: SpendingLayer) {
+    let mut every = tokio::time::interval(Duration::from_secs(30));
+    loop {
+        every.tick().await;
+        // A failure is logged where it refuses calls.
+        let _ = spending.refresh().await;
     }
 }

@@ -32,6 +32,8 @@ mod log;
 mod mask;
 mod memory;
 mod observations;
+#[cfg(test)]
+mod ops_tests;
 mod outbound;
 mod pages;
 mod program;

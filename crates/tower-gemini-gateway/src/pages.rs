@@ -10,13 +10,20 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::time::Instant;
 use tower_gemini::catalog::Catalog;
 use tower_gemini::observe;
+use tower_gemini::spending::{CapDimension, Spent};
 
 use crate::responses::{ErrorFormat, Rejection, json_response, page as text};
 use crate::snapshot::Snapshot;
 use crate::status::{self, Circuit, Quota, Spending, Status, Stored};
 
-const GAUGES: [(&str, &str); 4] = [
+const GAUGES: [(&str, &str); 10] = [
+    ("gateway_ready", "1 while /readyz answers 200, else 0"),
+    ("gateway_spent_ratio", "Spent and reserved share of the nearest cap, by period"),
     ("gateway_requests_in_flight", "Requests whose response has not ended"),
+    ("gateway_calls", "Calls of requests that have a place"),
+    ("gateway_requests_waiting", "Requests that wait for a place or for memory"),
+    ("gateway_callers", "Callers that have a place or wait for one"),
+    ("gateway_memory_bytes", "Bytes of the memory budget that are taken"),
     ("gateway_detached_calls", "Calls completed although their clients disconnected"),
     ("gateway_stored_responses", "Stored responses that wait for their clients"),
     ("gateway_stored_bytes", "Bytes of stored responses"),
@@ -34,13 +41,18 @@ pub(crate) fn recorder() -> &'static PrometheusHandle {
         let handle = recorder.handle();
         // Where the program has another recorder, that one gets the figures and this page is empty.
         let _ = metrics::set_global_recorder(recorder);
-        observe::describe_metrics();
-        crate::door::describe_metrics();
-        for (name, description) in GAUGES {
-            metrics::describe_gauge!(name, description);
-        }
+        describe_metrics();
         handle
     })
+}
+
+/// Describes every metric of the page.
+pub(crate) fn describe_metrics() {
+    observe::describe_metrics();
+    crate::door::describe_metrics();
+    for (name, description) in GAUGES {
+        metrics::describe_gauge!(name, description);
+    }
 }
 
 /// Aggregates samples, which otherwise pile up until somebody reads `/metrics`.
@@ -56,7 +68,7 @@ pub(crate) async fn upkeep(run: impl Fn()) {
 /// spending.
 pub(crate) fn is_page(path: &str) -> Option<bool> {
     match path {
-        "/healthz" => Some(false),
+        "/livez" | "/readyz" | "/healthz" => Some(false),
         "/metrics" | "/status" | "/status.json" => Some(true),
         _ => None,
     }
@@ -147,6 +159,10 @@ fn refresh(gateway: &Snapshot) {
     observe::record_circuits(&layers.fallback.circuits().snapshot());
     #[allow(clippy::cast_precision_loss, reason = "counts for people")]
     let set = |name: &'static str, value: usize| metrics::gauge!(name).set(value as f64);
+    set("gateway_ready", usize::from(gateway.not_ready().is_none()));
+    for (period, share) in layers.spending.spent().iter().filter_map(nearest_cap) {
+        metrics::gauge!("gateway_spent_ratio", "period" => period).set(share);
+    }
     let usage = gateway.queue().usage();
     set("gateway_requests_in_flight", usage.places);
     set("gateway_calls", usage.calls);
@@ -159,6 +175,18 @@ fn refresh(gateway: &Snapshot) {
         set("gateway_stored_responses", counts.stored);
         set("gateway_stored_bytes", counts.stored_bytes);
     }
+}
+
+/// A period, and the largest share of a cap that is spent or reserved in it.
+fn nearest_cap(spent: &Spent) -> Option<(String, f64)> {
+    let taken = spent.settled.plus(spent.reserved);
+    #[allow(clippy::cast_precision_loss, reason = "a share for people")]
+    let share = |dimension| match spent.caps.get(dimension)? {
+        0 => Some(1.0),
+        cap => Some(taken.get(dimension) as f64 / cap as f64),
+    };
+    let nearest = CapDimension::ALL.into_iter().filter_map(share).max_by(f64::total_cmp);
+    nearest.map(|share| (spent.period.clone(), share))
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ use crate::observations::ObservationFile;
 use crate::outbound;
 use crate::queue::Queue;
 use crate::stacks::{Layers, Stacks};
-use crate::state::State;
+use crate::state::{State, Store};
 use crate::stats::Stats;
 use crate::upstream::{Upstream, upstreams};
 
@@ -91,7 +91,7 @@ impl Snapshot {
     }
 
     /// Builds one over the client of each upstream.
-    fn assemble<C: WireClient<Future: 'static> + Sync>(
+    pub(crate) fn assemble<C: WireClient<Future: 'static> + Sync>(
         client: impl Fn(&config::Upstream) -> Result<C, ConfigError>,
         clock: impl Clock + Clone + 'static,
         config: &Config,
@@ -136,7 +136,10 @@ impl Snapshot {
         };
         let door = match before {
             Some(before) => before.door.clone(),
-            None => Arc::new(Door::new(config, Arc::new(clock))?),
+            None => {
+                let spending = state.store().map(Store::spending);
+                Arc::new(Door::new(config, Arc::new(clock), spending)?)
+            }
         };
         Ok(Self { config: config.clone(), auth, layers, routes, queue, state, stopping, door })
     }
@@ -182,7 +185,11 @@ impl Snapshot {
         &self.queue
     }
 
-    /// Why this gateway takes no paid work at present.
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Why this gateway takes no paid work at present: it lets nobody in, or could not record it.
     pub(crate) fn not_ready(&self) -> Option<String> {
         if self.stopping.load(Ordering::Relaxed) {
             return Some("this gateway is shutting down".to_owned());
@@ -261,7 +268,7 @@ fn layers(
         },
         spending: match kept {
             Some(kept) => kept.spending.clone(),
-            None => spending(config)?,
+            None => spending(config, state)?,
         },
         timeout: AttemptTimeoutLayer::new()
             .limit(config.timeouts.up_to_2k.0)
@@ -362,7 +369,7 @@ fn keep(config: &Config, state: &State) -> Option<KeepPaidLayer> {
 
 /// The spending layer. A cap that no attempt of a model can pass is an error where the file names
 /// the model, and a warning where it is one of the catalogue's.
-fn spending(config: &Config) -> Result<SpendingLayer, ConfigError> {
+fn spending(config: &Config, state: &State) -> Result<SpendingLayer, ConfigError> {
     let spending = &config.spending;
     if spending.caps().iter().all(|(_, usd)| *usd <= 0.0) {
         return Ok(SpendingLayer::off());
@@ -381,6 +388,10 @@ fn spending(config: &Config) -> Result<SpendingLayer, ConfigError> {
             config::SpendingMode::Expected => ReserveBy::Expected,
         },
     );
+    let layer = match state.store() {
+        Some(store) => layer.store(store.spending()),
+        None => layer,
+    };
     let layer = if spending.fall_back_when_capped { layer.fall_back_when_capped() } else { layer };
     let caps = spending.caps().into_iter().filter(|(_, usd)| *usd > 0.0);
     let layer = caps.fold(layer, |layer, (name, usd)| {

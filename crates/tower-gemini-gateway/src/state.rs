@@ -7,10 +7,11 @@ use std::fmt;
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tower_gemini::store::{Journal, QuotaStore, StoreError};
+use tower_gemini::store::{Journal, QuotaStore, SpendingStore, StoreError};
 #[cfg(feature = "redb")]
 use tower_gemini_store::RedbStore;
 #[cfg(feature = "redis")]
@@ -36,6 +37,7 @@ struct Inner {
     store: Store,
     secret: [u8; 16],
     problem: Mutex<Option<String>>,
+    is_closed: AtomicBool,
 }
 
 /// The store that a gateway uses. It has one of the features `redb` and `redis`, or both.
@@ -46,7 +48,7 @@ pub(crate) enum Store {
     Redb(RedbStore),
     /// A server that replicas share.
     #[cfg(feature = "redis")]
-    Redis(RedisStore),
+    Redis(Arc<RedisStore>),
 }
 
 impl fmt::Debug for Store {
@@ -75,7 +77,13 @@ impl State {
         let secret = tokio::time::timeout(PROBE_LIMIT, store.secret());
         let secret = secret.await.map_err(|_| unusable(too_slow(&store)))?;
         let secret = secret.map_err(|error| unusable(failed(&store, &error)))?;
-        let inner = Inner { dir, store, secret, problem: Mutex::default() };
+        let inner = Inner {
+            dir,
+            store,
+            secret,
+            problem: Mutex::default(),
+            is_closed: AtomicBool::new(false),
+        };
         if let Some(problem) = inner.probe().await {
             return Err(unusable(problem));
         }
@@ -90,6 +98,17 @@ impl State {
         let inner = self.0.as_deref()?;
         let probed = inner.problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
         probed.or_else(|| inner.store.problem())
+    }
+
+    /// Writes what waits and frees the directory for the next gateway. What is asked of it later
+    /// fails.
+    pub(crate) fn close(&self) {
+        let Some(inner) = self.0.as_deref() else { return };
+        inner.is_closed.store(true, Ordering::Relaxed);
+        inner.store.close();
+        if let Some(dir) = &inner.dir {
+            drop(dir.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+        }
     }
 
     /// The state directory.
@@ -117,6 +136,9 @@ async fn watch(state: Weak<Inner>) {
         tokio::time::sleep(pause).await;
         let Some(state) = state.upgrade() else { return };
         let found = state.probe().await;
+        if state.is_closed.load(Ordering::Relaxed) {
+            return;
+        }
         pause = if found.is_some() { PROBE_AGAIN } else { PROBE_EVERY };
         let mut problem = state.problem.lock().unwrap_or_else(PoisonError::into_inner);
         match (&*problem, &found) {
@@ -211,7 +233,7 @@ impl Store {
             };
             store = store.password(&std::env::var(name).map_err(|_| unset())?).map_err(wrong)?;
         }
-        Ok(Self::Redis(store))
+        Ok(Self::Redis(Arc::new(store)))
     }
 
     #[cfg(not(feature = "redis"))]
@@ -235,6 +257,15 @@ impl Store {
             Self::Redb(store) => store.probe().await,
             #[cfg(feature = "redis")]
             Self::Redis(store) => store.probe().await,
+        }
+    }
+
+    fn close(&self) {
+        match self {
+            #[cfg(feature = "redb")]
+            Self::Redb(store) => store.close(),
+            #[cfg(feature = "redis")]
+            Self::Redis(_) => {}
         }
     }
 
@@ -267,12 +298,23 @@ impl Store {
         }
     }
 
+    /// Counts of quotas.
     pub(crate) fn quota(&self) -> Arc<dyn QuotaStore> {
         match self.clone() {
             #[cfg(feature = "redb")]
             Self::Redb(store) => Arc::new(store),
             #[cfg(feature = "redis")]
-            Self::Redis(store) => Arc::new(store),
+            Self::Redis(store) => store,
+        }
+    }
+
+    /// What is spent.
+    pub(crate) fn spending(&self) -> Arc<dyn SpendingStore> {
+        match self.clone() {
+            #[cfg(feature = "redb")]
+            Self::Redb(store) => Arc::new(store),
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store,
         }
     }
 }
@@ -281,7 +323,7 @@ impl Store {
 #[derive(Debug)]
 struct Directory {
     path: PathBuf,
-    _lock: File,
+    lock: Mutex<Option<File>>,
 }
 
 impl Directory {
@@ -309,7 +351,7 @@ impl Directory {
             Err(TryLockError::Error(error)) => return Err(refused(error)),
         }
         Self::probe(&path).map_err(refused)?;
-        Ok(Self { path, _lock: lock })
+        Ok(Self { path, lock: Mutex::new(Some(lock)) })
     }
 
     /// Writes a new file to the disk and removes it.
@@ -345,20 +387,29 @@ fn private_dir(path: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+impl State {
+    /// As a probe would say it.
+    pub(crate) fn set_problem(&self, problem: Option<&str>) {
+        let inner = self.0.as_deref().unwrap();
+        *inner.problem.lock().unwrap() = problem.map(str::to_owned);
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
     use super::*;
     use crate::config::Config;
 
     /// A directory of this test's own, removed at the end.
-    struct Scratch(PathBuf);
+    pub(crate) struct Scratch(PathBuf);
 
     impl Scratch {
-        fn new(name: &str) -> Self {
+        pub(crate) fn new(name: &str) -> Self {
             let name = format!("gemini-gateway-state-{name}-{}", std::process::id());
             Self(std::env::temp_dir().join(name))
         }
 
-        fn config(&self) -> config::Server {
+        pub(crate) fn config(&self) -> config::Server {
             let toml = format!("[server]\nstate_dir = {:?}\n", self.0.join("deep/state"));
             Config::parse(&toml, "gateway.toml").unwrap().server
         }

@@ -20,6 +20,7 @@ use tower_gemini::error::Error;
 use tower_gemini::quota_guard::{self, QuotaGuardLayer, QuotaKey};
 use tower_gemini::spending::{Caps, Period};
 use tower_gemini::stage::AttemptService;
+use tower_gemini::store::SpendingStore;
 use tower_gemini::{Spending, SpendingLayer};
 use tower_service::Service;
 
@@ -54,9 +55,13 @@ pub(crate) enum UsedUp {
 }
 
 impl Allowance {
-    fn new(clock: Arc<dyn Clock>) -> Self {
+    fn new(name: &str, clock: Arc<dyn Clock>, store: Option<Arc<dyn SpendingStore>>) -> Self {
         let clock = SharedClock(clock);
         let spending = SpendingLayer::new().per_month(Caps::none()).clock(clock.clone());
+        let spending = match store {
+            Some(store) => spending.ledger(&format!("token {name}")).store(store),
+            None => spending,
+        };
         let calls = QuotaGuardLayer::new(quota_guard::Limits::unlimited()).clock(clock);
         let counts = Mutex::new(Counts { limits: Limits::default(), calls });
         Self { in_flight: Arc::default(), spending, counts }
@@ -147,11 +152,24 @@ pub(crate) struct Allowances {
     /// Grows with the operator's names only.
     by_name: Mutex<HashMap<String, Arc<Allowance>>>,
     clock: Arc<dyn Clock>,
+    /// Where budgets outlive the process.
+    store: Option<Arc<dyn SpendingStore>>,
 }
 
 impl Allowances {
-    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { by_name: Mutex::default(), clock }
+    pub(crate) fn new(clock: Arc<dyn Clock>, store: Option<Arc<dyn SpendingStore>>) -> Self {
+        Self { by_name: Mutex::default(), clock, store }
+    }
+
+    /// Completes when what has ended is settled in the store.
+    pub(crate) async fn all_settled(&self) {
+        let all: Vec<_> = {
+            let by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+            by_name.values().map(|allowance| allowance.spending.clone()).collect()
+        };
+        for spending in all {
+            spending.all_settled().await;
+        }
     }
 
     /// That of a token, with its limits as they are now.
@@ -160,7 +178,8 @@ impl Allowances {
         let allowance = match by_name.get(&token.name) {
             Some(known) => known.clone(),
             None => {
-                let new = Arc::new(Allowance::new(self.clock.clone()));
+                let new =
+                    Arc::new(Allowance::new(&token.name, self.clock.clone(), self.store.clone()));
                 by_name.entry(token.name.clone()).or_insert(new).clone()
             }
         };
@@ -227,7 +246,7 @@ mod tests {
     use tower_gemini::clock::{RuntimeClock, SystemClock};
 
     fn allowances() -> Allowances {
-        Allowances::new(Arc::new(RuntimeClock::starting_at(SystemClock.now())))
+        Allowances::new(Arc::new(RuntimeClock::starting_at(SystemClock.now())), None)
     }
 
     fn token(more: &str) -> Arc<Token> {

@@ -48,6 +48,7 @@ use tokio::time::Instant;
 use tower_gemini::call::Call;
 use tower_gemini::clock::Clock;
 use tower_gemini::keep_paid::CallerId;
+use tower_gemini::store::SpendingStore;
 use tower_gemini::verdict::{Charge, Verdict};
 
 pub(crate) use self::allowance::TokenSpendingLayer;
@@ -115,7 +116,11 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
+    pub(crate) fn new(
+        config: &Config,
+        clock: Arc<dyn Clock>,
+        spending: Option<Arc<dyn SpendingStore>>,
+    ) -> Result<Self, ConfigError> {
         let open = |path: &std::path::PathBuf| {
             AuditFile::open(path).map_err(|error| {
                 let what = format!("log.audit {} cannot be written: {error}", path.display());
@@ -124,7 +129,7 @@ impl Door {
         };
         Ok(Self {
             failures: Failures::default(),
-            allowances: Allowances::new(clock.clone()),
+            allowances: Allowances::new(clock.clone(), spending),
             owned: Mutex::default(),
             creating: Mutex::default(),
             audit: config.log.audit.as_ref().map(open).transpose()?,
@@ -132,6 +137,11 @@ impl Door {
             process: RandomState::new().hash_one(0_u8),
             next_anonymous: AtomicU64::new(0),
         })
+    }
+
+    /// Completes when what tokens have spent is settled in the store.
+    pub(crate) async fn all_settled(&self) {
+        self.allowances.all_settled().await;
     }
 
     fn owned(&self) -> MutexGuard<'_, Owned> {
@@ -201,7 +211,7 @@ pub(crate) async fn enter(
     };
     let server = &gateway.config().server;
     if connection.is_some_and(|one| one.is_loopback())
-        && path != "/healthz"
+        && pages::is_page(path) != Some(false)
         && !host::is_local(&parts.uri, &parts.headers, &server.hosts)
     {
         return Err(refuse(Rejection::new(

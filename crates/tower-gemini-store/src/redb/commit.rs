@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -35,8 +35,8 @@ const MOST_TOGETHER: usize = 1024;
 /// refuses everything after an error of the disk. Dropping the writer commits what waits.
 pub(crate) struct Writer {
     shared: Arc<Shared>,
-    queue: Option<Sender<Box<dyn Queued>>>,
-    thread: Option<JoinHandle<()>>,
+    queue: Mutex<Option<Sender<Box<dyn Queued>>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Shared {
@@ -46,6 +46,7 @@ struct Shared {
     problem: Mutex<Option<StoreError>>,
     /// Milliseconds; 0 flushes every transaction.
     flush_within_ms: AtomicU64,
+    is_closed: AtomicBool,
 }
 
 impl Writer {
@@ -56,6 +57,7 @@ impl Writer {
             failures: Arc::default(),
             problem: Mutex::default(),
             flush_within_ms: AtomicU64::new(0),
+            is_closed: AtomicBool::new(false),
         });
         let (queue, queued) = channel();
         let of_thread = shared.clone();
@@ -63,7 +65,8 @@ impl Writer {
             .name("redb-writer".to_owned())
             .spawn(move || of_thread.run(&queued))
             .map_err(StoreError::new)?;
-        Ok(Self { shared, queue: Some(queue), thread: Some(thread) })
+        let (queue, thread) = (Mutex::new(Some(queue)), Mutex::new(Some(thread)));
+        Ok(Self { shared, queue, thread })
     }
 
     /// Queues a change now. The future is ready when it is on the disk, or is not; without anybody
@@ -74,14 +77,12 @@ impl Writer {
     ) -> Committed<T> {
         let (reply, committed) = oneshot::channel();
         let queued = Pending { change: Some(change), made: None, reply };
-        if let Some(queue) = &self.queue {
+        if let Some(queue) = &*lock(&self.queue) {
             // Without the thread the reply is dropped, which is the error below.
             let _ = queue.send(Box::new(queued));
         }
         Box::pin(async move {
-            committed.await.unwrap_or_else(|_| {
-                Err(StoreError::new("the thread that writes the file has ended"))
-            })
+            committed.await.unwrap_or_else(|_| Err(StoreError::new("the file is closed")))
         })
     }
 
@@ -118,14 +119,24 @@ impl Writer {
     }
 }
 
-impl Drop for Writer {
-    fn drop(&mut self) {
-        drop(self.queue.take());
+impl Writer {
+    /// Commits what waits, and closes the file: it can be opened again at once. What comes later is
+    /// an error.
+    pub(crate) fn close(&self) {
+        drop(lock(&self.queue).take());
+        let thread = lock(&self.thread).take();
         let here = thread::current().id();
-        // Joined, so that the file can be opened again as soon as the store is dropped.
-        if let Some(thread) = self.thread.take().filter(|thread| thread.thread().id() != here) {
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != here) {
             let _ = thread.join();
         }
+        self.shared.is_closed.store(true, Ordering::Release);
+        *lock(&self.shared.database) = None;
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
@@ -207,6 +218,9 @@ impl Shared {
         if let Some(database) = &*database {
             return Ok(database.clone());
         }
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(StoreError::new("the file is closed"));
+        }
         let opened = Arc::new(Database::open(&self.path).map_err(StoreError::new)?);
         *database = Some(opened.clone());
         Ok(opened)
@@ -251,7 +265,6 @@ mod tests {
     use super::*;
     use redb::{ReadableTable, StorageBackend, TableDefinition};
     use std::io;
-    use std::sync::atomic::AtomicBool;
 
     const TABLE: TableDefinition<'_, u64, u64> = TableDefinition::new("table");
 
@@ -268,6 +281,15 @@ mod tests {
             Ok(table.iter().map_err(boxed)?.count() as u64)
         };
         writer.read(count).unwrap()
+    }
+
+    /// Keeps the thread busy with a change of its own until the sender sends: what is queued then
+    /// waits together.
+    fn hold(writer: &Writer) -> (Committed<bool>, Sender<()>) {
+        let ((begin, begun), (release, held)) = (channel(), channel());
+        let holds = writer.change(move |_| Ok(begin.send(()).is_ok() && held.recv().is_ok()));
+        begun.recv().unwrap();
+        (holds, release)
     }
 
     fn path(name: &str) -> PathBuf {
@@ -325,8 +347,7 @@ mod tests {
     async fn changes_that_wait_together_share_one_flush() {
         let disk = Disk::default();
         let writer = over(&disk, PathBuf::new());
-        let (release, held) = channel::<()>();
-        let holds = writer.change(move |_| Ok(held.recv().is_ok()));
+        let (holds, release) = hold(&writer);
         let waiting: Vec<_> = (0..100).map(|key| writer.change(put(key))).collect();
         let before = disk.0.1.load(Ordering::Relaxed);
         release.send(()).unwrap();
@@ -365,8 +386,7 @@ mod tests {
         let path = path("batch");
         let writer = Writer::start(path.clone(), Database::create(&path).unwrap()).unwrap();
         writer.change(put(0)).await.unwrap();
-        let (release, held) = channel::<()>();
-        let holds = writer.change(move |_| Ok(held.recv().is_ok()));
+        let (holds, release) = hold(&writer);
         let good = writer.change(put(1));
         let bad = writer.change(|_| Err::<(), _>(boxed(redb::StorageError::ValueTooLarge(1))));
         release.send(()).unwrap();
@@ -378,15 +398,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn dropping_the_writer_commits_what_waits_and_closes_the_file() {
+    async fn closing_the_writer_commits_what_waits_and_frees_the_file() {
         let path = path("drop");
         let writer = Writer::start(path.clone(), Database::create(&path).unwrap()).unwrap();
         writer.flush_within(Duration::from_secs(3600));
         let all: Vec<_> = (0..50).map(|key| writer.change(put(key))).collect();
-        drop(writer);
+        writer.close();
         for committed in all {
             committed.await.unwrap();
         }
+        assert!(writer.change(put(1)).await.unwrap_err().to_string().contains("closed"));
+        assert!(writer.read(|_| Ok(())).is_err());
         let writer = Writer::start(path.clone(), Database::open(&path).unwrap()).unwrap();
         assert_eq!(rows(&writer), 50);
         drop(writer);

@@ -15,8 +15,10 @@ use crate::random;
 mod commit;
 mod journal;
 mod quota;
+mod spending;
 
-/// Keeps counts in a file that outlives the process: after a kill -9 the day goes on where it was.
+/// Keeps counts of quotas and what is spent in a file that outlives the process: after a kill -9 the
+/// day goes on where it was.
 ///
 /// A grant is on the disk before it is used; grants that are asked for at the same time share one
 /// flush of the disk. One process at a time: a second is refused when it opens the file, with an
@@ -51,6 +53,7 @@ struct Inner {
     /// dated by.
     opened_ms: u64,
     quota: Arc<quota::Counts>,
+    spending: Arc<spending::Accounts>,
     journal: Arc<journal::Records>,
 }
 
@@ -83,8 +86,11 @@ impl RedbStore {
         let journal = Arc::new(journal::Records::open(path.as_ref(), &database, opened_ms)?);
         let writer = Writer::start(path.as_ref().to_owned(), database)?;
         let quota = Arc::new(quota::Counts::new(writer.failures()));
+        let run = u128::from_le_bytes(random()) as u64;
+        let spending = Arc::new(spending::Accounts::new(run, writer.failures()));
         let (clock, epoch) = (Arc::new(clock), Instant::now());
-        Ok(Self { inner: Arc::new(Inner { writer, clock, epoch, opened_ms, quota, journal }) })
+        let inner = Inner { writer, clock, epoch, opened_ms, quota, spending, journal };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Lets the disk lag behind by this much: a grant is used before it is on the disk, and a crash
@@ -100,6 +106,12 @@ impl RedbStore {
     #[must_use]
     pub fn problem(&self) -> Option<StoreError> {
         self.inner.writer.problem()
+    }
+
+    /// Writes what waits and closes the file, whoever has clones of the store: every later use of
+    /// them is an error, and the file can be opened again. It blocks on the disk.
+    pub fn close(&self) {
+        self.inner.writer.close();
     }
 
     /// Writes a row, to find out whether that is possible.

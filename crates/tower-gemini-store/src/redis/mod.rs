@@ -14,11 +14,13 @@ use tower_gemini::store::{CallFingerprint, StoreError};
 
 mod journal;
 mod quota;
+mod spending;
 
-/// Counts quota in Redis (6.2 or later) or Valkey, for every process that reaches the server.
+/// Counts quota and spending in Redis (6.2 or later) or Valkey, for every process that reaches the
+/// server.
 ///
-/// Each exchange is one script, run atomically over all keys of an (upstream, project, model), on
-/// the server's clock. Keys carry a hash tag, so that they share a slot of a cluster; they expire by
+/// Each change is one script, run atomically over all keys of an (upstream, project, model) or of an
+/// account, on the server's clock. Keys carry a hash tag, so that they share a slot of a cluster; they expire by
 /// themselves. Their names hold the project as it is configured, or its keyed fingerprint, never a
 /// credential.
 ///
@@ -42,18 +44,21 @@ mod quota;
 /// passed since its start ([`restart_hold`](Self::restart_hold)); meanwhile it grants nothing. The
 /// clients restore the day's count: each reports what it last received. What no client received is
 /// lost, so a server that must keep the day across its own crash should write an append-only file.
-/// A failover to a lagging replica loses what the replica had not received.
+/// A failover to a lagging replica loses what the replica had not received. What is spent is not
+/// restored by clients: a cap is as durable as the server is.
 ///
 /// # A client that dies
 ///
 /// What was left of its lease stays counted until it leaves the window; of the daily requests that
-/// is at most one lease.
+/// is at most one lease. Spending that it had reserved counts as spent at its worst case after
+/// [`give_up_after`](Self::give_up_after).
 #[derive(Clone)]
 pub struct RedisStore {
     client: Client,
     prefix: String,
     clock: Arc<dyn Clock>,
     restart_hold: Duration,
+    give_up_after: Duration,
     link: Arc<Mutex<Link>>,
     /// Names this process in a journal.
     owner: String,
@@ -95,6 +100,8 @@ impl RedisStore {
             clock: Arc::new(SystemClock),
             // The window, the longest margin and the longest lease.
             restart_hold: Duration::from_secs(65),
+            // No attempt takes longer than `AttemptTimeout`'s 20 minutes.
+            give_up_after: Duration::from_secs(30 * 60),
             link: Arc::default(),
             owner: crate::random().iter().map(|byte| format!("{byte:02x}")).collect(),
             max_response_bytes: 256 * 1024 * 1024,
@@ -119,6 +126,15 @@ impl RedisStore {
     pub fn restart_hold(mut self, hold: Duration) -> Self {
         self.restart_hold = hold;
         self.link = Arc::default();
+        self
+    }
+
+    /// Sets after which time a reservation of spending belongs to a process that is gone: it counts
+    /// as spent at its worst case then, and nobody waits for it any more. Default 30 min. One that
+    /// was only cut off can settle it for a day more.
+    #[must_use]
+    pub fn give_up_after(mut self, time: Duration) -> Self {
+        self.give_up_after = time;
         self
     }
 

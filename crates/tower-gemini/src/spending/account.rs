@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 use super::{CapDimension, Caps, SpendAmounts};
 use crate::calendar::{Zone, timestamp};
 
@@ -23,8 +25,9 @@ pub enum Period {
 }
 
 impl Period {
-    /// Where the period that holds a moment begins and ends, in seconds since 1970.
-    pub(super) fn holding(&self, at: SystemTime, zone: &Zone) -> (i64, i64) {
+    /// Returns where the period that holds a moment begins and ends, in seconds since 1970.
+    #[must_use]
+    pub fn holding(&self, at: SystemTime, zone: &Zone) -> (i64, i64) {
         let unix = at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let unix = i64::try_from(unix).unwrap_or(i64::MAX);
         let fixed = |length: i64| {
@@ -60,7 +63,7 @@ impl fmt::Display for Period {
 
 /// Sums of amounts. Wider than the amounts: an attempt that nothing bounds is `u64::MAX`, and two
 /// of them must come off again one by one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct Sums([u128; 5]);
 
 impl Sums {
@@ -82,7 +85,7 @@ impl Sums {
 }
 
 /// The account of one period.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct Page {
     start: i64,
     end: i64,
@@ -90,6 +93,36 @@ struct Page {
     reserved: Sums,
     images: u64,
     refused: u64,
+}
+
+/// What one period, and the one before it, came to: the part of an [`Account`] that a store keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredPage {
+    period: String,
+    page: Page,
+    last: Page,
+}
+
+impl StoredPage {
+    /// What one period came to, for stores that keep sums by themselves: the period's name, its
+    /// bounds in seconds since 1970, what is settled and what is reserved, and images delivered.
+    #[must_use]
+    pub fn new(
+        period: &str,
+        (start, end): (i64, i64),
+        settled: SpendAmounts,
+        reserved: SpendAmounts,
+        images: u64,
+    ) -> Self {
+        let sums = |amounts| {
+            let mut sums = Sums::default();
+            sums.add(amounts);
+            sums
+        };
+        let (settled, reserved) = (sums(settled), sums(reserved));
+        let page = Page { start, end, settled, reserved, images, refused: 0 };
+        Self { period: period.to_owned(), page, last: Page::default() }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -276,13 +309,17 @@ impl Account {
     }
 
     /// Starts new pages where periods have ended. A clock that was set back starts none: what was
-    /// counted stays counted.
+    /// counted stays counted, until the period that it shows now has ended. Were it to stay until
+    /// the clock is there again, a clock that was years ahead for a moment would lock a cap.
     fn turn(&mut self, now: SystemTime) {
         for book in &mut self.books {
             let (start, end) = book.period.holding(now, &self.zone);
-            if start > book.page.start || book.page.end == 0 {
+            let Page { start: began, end: ends, .. } = book.page;
+            if start > began || ends == 0 || (start < began && start >= ends) {
                 book.last = book.page;
                 book.page = Page { start, end, ..Page::default() };
+            } else {
+                book.page.end = end;
             }
         }
     }
@@ -314,6 +351,50 @@ impl Account {
         }
         let starts = self.books.iter().map(|book| book.page.start).collect();
         Ok(SpendReservation { amounts, starts })
+    }
+
+    /// What each period came to, for a store.
+    pub(crate) fn pages(&self) -> Vec<StoredPage> {
+        let page = |book: &Book| StoredPage {
+            period: book.period.to_string(),
+            page: book.page,
+            last: book.last,
+        };
+        self.books.iter().map(page).collect()
+    }
+
+    /// Takes over what a store has kept of these periods.
+    pub(crate) fn restore(&mut self, pages: &[StoredPage]) {
+        for book in &mut self.books {
+            let name = book.period.to_string();
+            if let Some(kept) = pages.iter().find(|kept| kept.period == name) {
+                (book.page, book.last) = (kept.page, kept.last);
+            }
+        }
+    }
+
+    /// The periods in which a reservation was made, by name.
+    pub(crate) fn starts(&self, reservation: &SpendReservation) -> Vec<(String, i64)> {
+        let periods = self.books.iter().map(|book| book.period.to_string());
+        periods.zip(reservation.starts.iter().copied()).collect()
+    }
+
+    /// The reservation that was made in the periods that begin there.
+    pub(crate) fn reservation_of(
+        &self,
+        amounts: SpendAmounts,
+        start: impl Fn(&str) -> Option<i64>,
+    ) -> SpendReservation {
+        // A period that had no cap then is none that this was reserved in.
+        let start = |book: &Book| start(&book.period.to_string()).unwrap_or(i64::MIN);
+        SpendReservation { amounts, starts: self.books.iter().map(start).collect() }
+    }
+
+    /// Stands for an attempt of the present periods that was sent without a reservation.
+    pub(crate) fn nothing_reserved(&mut self, now: SystemTime) -> SpendReservation {
+        self.turn(now);
+        let starts = self.books.iter().map(|book| book.page.start).collect();
+        SpendReservation { amounts: SpendAmounts::NONE, starts }
     }
 
     /// Counts an attempt that was not sent because of this cap.
@@ -581,6 +662,22 @@ mod tests {
         let spent = account.spent(at(NOW));
         assert_eq!(spent[0].settled, SpendAmounts::NONE, "the hour is new");
         assert_eq!((spent[1].settled, spent[0].refused, spent[1].refused), (dollars(4), 0, 1));
+    }
+
+    // A machine that starts with a wrong clock once counted the month of 2030 until 2030.
+    #[test]
+    fn a_clock_that_was_ahead_locks_no_cap_and_forgets_nothing() {
+        let mut account = daily(Caps::none().at_most_usd(5.0));
+        let years_ahead = NOW + 5 * 31_556_952;
+        let early = account.reserve(at(years_ahead), dollars(4)).unwrap();
+        let refused = account.reserve(at(NOW), dollars(2)).unwrap_err();
+        assert_eq!(refused.wait, Some(Duration::from_secs(86_400 - 1_800)), "until tonight");
+        account.settle(early, dollars(4), 1);
+        assert!(account.reserve(at(NOW), dollars(2)).is_err(), "it was spent");
+        let tomorrow = NOW + 86_400;
+        let held = account.reserve(at(tomorrow), dollars(5)).unwrap();
+        account.settle(held, dollars(1), 1);
+        assert_eq!(account.spent(at(tomorrow))[0].settled, dollars(1));
     }
 
     #[test]

@@ -65,7 +65,7 @@ impl fmt::Display for CapDimension {
 }
 
 /// An amount in each dimension.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct SpendAmounts {
     /// Micro-dollars that surely were paid.
@@ -95,12 +95,16 @@ impl SpendAmounts {
         }
     }
 
-    pub(super) fn to_array(self) -> [u64; 5] {
+    /// Returns the amounts in the order of [`CapDimension::ALL`].
+    #[must_use]
+    pub fn to_array(self) -> [u64; 5] {
         let Self { certain_microusd, at_most_microusd, attempts, quota_units, wall_ms } = self;
         [certain_microusd, at_most_microusd, attempts, quota_units, wall_ms]
     }
 
-    pub(super) fn from_array(amounts: [u64; 5]) -> Self {
+    /// Makes amounts of [`to_array`](Self::to_array)'s.
+    #[must_use]
+    pub fn from_array(amounts: [u64; 5]) -> Self {
         let [certain_microusd, at_most_microusd, attempts, quota_units, wall_ms] = amounts;
         Self { certain_microusd, at_most_microusd, attempts, quota_units, wall_ms }
     }

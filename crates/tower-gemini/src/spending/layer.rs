@@ -1,6 +1,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tower_gemini_core::call::{Call, ImageSize, ModelId, Verb};
 use tower_gemini_core::catalog::Catalog;
@@ -9,9 +10,11 @@ use tower_gemini_core::cost::{Cost, expected};
 use super::account::{Account, Period, Spent};
 use super::gate::SpendGate;
 use super::plan::worst_case;
+use super::shared::SharedAccount;
 use super::{CapDimension, Caps, Plan, SpendAmounts};
 use crate::calendar::Zone;
 use crate::clock::{Clock, SystemClock};
+use crate::store::{SpendingBooks, SpendingStore, StoreError};
 
 /// What is reserved for an attempt before it is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +39,10 @@ pub struct SpendingLayer {
     zone: Zone,
     periods: Vec<(Period, Caps)>,
     starting_balance: Cost,
+    store: Option<Arc<dyn SpendingStore>>,
+    ledger: String,
+    store_timeout: Duration,
+    goes_on: bool,
     pub(super) shared: Shared,
     pub(super) is_off: bool,
 }
@@ -51,6 +58,8 @@ pub(super) struct Shared {
     pub(super) catalog: Option<Arc<Catalog>>,
     /// Made anew with every change of the layer; shared by every service made of it.
     pub(super) gate: SpendGate,
+    /// The same in a store, which takes the gate's place.
+    pub(super) account: Option<Arc<SharedAccount>>,
 }
 
 impl Shared {
@@ -95,8 +104,19 @@ impl SpendingLayer {
             plan: None,
             catalog: None,
             gate: SpendGate::new(Arc::new(SystemClock), account),
+            account: None,
         };
-        Self { zone, periods, starting_balance: Cost::ZERO, shared, is_off: false }
+        Self {
+            zone,
+            periods,
+            starting_balance: Cost::ZERO,
+            store: None,
+            ledger: "default".to_owned(),
+            store_timeout: Duration::from_secs(2),
+            goes_on: false,
+            shared,
+            is_off: false,
+        }
     }
 
     /// Switches the layer off: every call passes, and nothing is counted.
@@ -106,9 +126,13 @@ impl SpendingLayer {
     }
 
     fn restart(mut self) -> Self {
-        let account = Account::new(self.zone.clone(), self.periods.clone())
-            .starting_balance(SpendAmounts::from_cost(self.starting_balance));
-        self.shared.gate = SpendGate::new(self.shared.gate.clock, account);
+        let mut books = SpendingBooks::new(&self.ledger, self.zone.clone(), self.periods.clone());
+        books.starting_balance = SpendAmounts::from_cost(self.starting_balance);
+        self.shared.gate = SpendGate::new(self.shared.gate.clock, books.account());
+        self.shared.account = self.store.clone().map(|store| {
+            let local = self.goes_on.then(|| self.shared.gate.clone());
+            Arc::new(SharedAccount::new(store, books, self.store_timeout, local))
+        });
         self
     }
 
@@ -166,7 +190,9 @@ impl SpendingLayer {
     /// assert!(!spending.set_caps(&Period::Month, Caps::none()));
     /// ```
     pub fn set_caps(&self, period: &Period, caps: Caps) -> bool {
-        self.shared.gate.set_caps(period, caps)
+        let account = self.shared.account.as_ref();
+        account.is_none_or(|account| account.set_caps(period, caps))
+            && self.shared.gate.set_caps(period, caps)
     }
 
     /// Starts the total with what was spent before this process began.
@@ -180,6 +206,53 @@ impl SpendingLayer {
     #[must_use]
     pub fn zone(mut self, zone: Zone) -> Self {
         self.zone = zone;
+        self.restart()
+    }
+
+    /// Keeps the account in this store: caps hold over restarts, and for all who share it. Default:
+    /// in this process alone. The store's clock starts periods.
+    ///
+    /// What a crash left unsettled counts as its worst case. While the store fails, calls are
+    /// refused, unless [`go_on_when_store_fails`](Self::go_on_when_store_fails) says otherwise.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use tower_gemini::SpendingLayer;
+    /// use tower_gemini::spending::Caps;
+    /// use tower_gemini::store::MemoryStore;
+    ///
+    /// let store = Arc::new(MemoryStore::new());
+    /// let layer = || SpendingLayer::new().per_month(Caps::none().at_most_usd(3.0)).store(store.clone());
+    /// // Three dollars a month for both together.
+    /// let (thumbnails, posters) = (layer(), layer());
+    /// # let _ = (thumbnails, posters);
+    /// ```
+    #[must_use]
+    pub fn store(mut self, store: Arc<dyn SpendingStore>) -> Self {
+        self.store = Some(store);
+        self.restart()
+    }
+
+    /// Names the account in the store. Default `default`. Layers with one name count together.
+    #[must_use]
+    pub fn ledger(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.ledger);
+        self.restart()
+    }
+
+    /// Limits the time that the store may take before it counts as failing. Default 2 s.
+    #[must_use]
+    pub fn store_timeout(mut self, limit: Duration) -> Self {
+        self.store_timeout = limit;
+        self.restart()
+    }
+
+    /// Goes on while the store fails, with an account of this process alone that starts with what
+    /// the store last said. Each process then may spend what was left of a cap. Default: calls are
+    /// refused, since a cap is a promise.
+    #[must_use]
+    pub fn go_on_when_store_fails(mut self) -> Self {
+        self.goes_on = true;
         self.restart()
     }
 
@@ -280,11 +353,35 @@ impl SpendingLayer {
         Ok(())
     }
 
-    /// Returns what each period came to so far, of all services of this layer.
+    /// Returns what each period came to so far, of all services of this layer. With a store, of all
+    /// who share it, as the store last said.
     #[must_use]
     pub fn spent(&self) -> Vec<Spent> {
         let gate = &self.shared.gate;
-        gate.look(|account| account.spent(gate.clock.now()))
+        let heard = self.shared.account.as_ref().and_then(|account| account.spent());
+        heard.unwrap_or_else(|| gate.look(|account| account.spent(gate.clock.now())))
+    }
+
+    /// Asks the store what is spent, for [`spent`](Self::spent). Without a store nothing is to be
+    /// asked.
+    ///
+    /// # Errors
+    ///
+    /// Where the store fails.
+    pub async fn refresh(&self) -> Result<(), StoreError> {
+        match &self.shared.account {
+            Some(account) => account.refresh().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Completes when everything that has ended so far is settled in the store: before a process
+    /// ends, so that it does not count as the worst case. It may never complete while the store
+    /// fails.
+    pub async fn all_settled(&self) {
+        if let Some(account) = &self.shared.account {
+            account.all_settled().await;
+        }
     }
 }
 

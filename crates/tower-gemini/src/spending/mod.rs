@@ -63,6 +63,14 @@
 //! that protects a budget. A cap below the price of one attempt lets nothing through:
 //! [`SpendingLayer::check`] reports it at start.
 //!
+//! # Restarts, and several processes
+//!
+//! Without a [store](SpendingLayer::store) an account ends with its process. With one, caps hold over
+//! restarts and for all who share it; each attempt asks the store before it is sent. An attempt that
+//! a crash left unsettled counts as its worst case. While only reservations of other processes are in
+//! the way, a call asks again every 500 ms. While the store fails, calls are refused with 503,
+//! `ErrorInfo.reason` `SPENDING_STORE`.
+//!
 //! # The worst case of a plan
 //!
 //! [`Plan::worst_case`] returns what a call can come to with all its attempts and targets, before
@@ -83,6 +91,7 @@
 //! | reserved | the worst case, with the drafts that the catalogue knows of | ours: a cap is a hard limit |
 //! | periods | the day | ours: an account without caps is still readable |
 //! | zone of days and months | Pacific | Google's quota days begin there (Gemini API documentation, rate limits, 2026-07) |
+//! | store | none; 2 s to answer; refused while it fails | ours: a cap is a promise |
 //! | time reserved, and the longest wait | the call's deadline, at most 600 s | the longest limit of [`AttemptTimeout`](crate::AttemptTimeout) |
 //!
 //! # Errors
@@ -98,12 +107,13 @@
 //! worst case. One that was not is given back. A call that is dropped while it waits leaves the
 //! queue. Nothing stays reserved.
 
-mod account;
+pub(crate) mod account;
 mod caps;
 mod gate;
 mod layer;
 mod plan;
 mod service;
+mod shared;
 
 pub use account::{Account, BlockedBy, CapReached, Period, SpendReservation, Spent};
 pub use caps::{CapDimension, Caps, SpendAmounts};

@@ -17,6 +17,7 @@ use tower_service::Service;
 use super::account::{BlockedBy, CapReached, SpendReservation};
 use super::gate::Asked;
 use super::layer::{Shared, SpendingLayer};
+use super::shared::{Claim, NotReserved};
 use super::{CapDimension, Caps, SpendAmounts};
 use crate::body::{AttemptBody, JudgedBody};
 use crate::call_state::{CallState, Place, SentAttempt};
@@ -27,6 +28,7 @@ use crate::ready::take_ready;
 use crate::refusal::{Refusal, retry_info};
 use crate::reservation::{AttemptOutcome, Reservation, send};
 use crate::stage::{AttemptService, UpstreamBody};
+use crate::store::StoreError;
 use crate::trail::{Step, StopReason, WaitReason};
 
 /// Keeps what is spent within caps. See the [module](super).
@@ -76,6 +78,9 @@ impl<S: AttemptService> Service<Request<AttemptBody>> for Spending<S> {
 /// nearer deadline, and the longest wait for a reservation then.
 const LONGEST_ATTEMPT: Duration = Duration::from_secs(600);
 
+/// Shorter waits for a store are not recorded: one that answers takes some milliseconds.
+const LEAST_WAIT: Duration = Duration::from_millis(100);
+
 impl<S: AttemptService> Spending<S> {
     fn reserve(
         &mut self,
@@ -88,24 +93,37 @@ impl<S: AttemptService> Spending<S> {
             Ok(amounts) => amounts,
             Err(reached) => return Box::pin(ready(Ok(asker.refuse(&reached)))),
         };
+        let deadline = asker.asked_at + Duration::from_millis(amounts.wall_ms);
+        if let Some(account) = asker.shared.account.clone() {
+            let mut inner = take_ready(&mut self.inner);
+            return Box::pin(async move {
+                match account.reserve(amounts, deadline).await {
+                    Ok(claim) => {
+                        asker.waited(LEAST_WAIT);
+                        let hold = asker.hold(Reserved::Shared(claim), &mut request);
+                        send(&mut inner, request, hold).await
+                    }
+                    Err(NotReserved::Cap(reached)) => Ok(asker.refuse(&reached)),
+                    Err(NotReserved::Store(error)) => Ok(asker.refuse_unrecorded(&error)),
+                }
+            });
+        }
         let queued = match asker.shared.gate.ask(amounts) {
             Asked::Refused(reached) => return Box::pin(ready(Ok(asker.refuse(&reached)))),
             Asked::Granted(reservation) => {
-                let hold = asker.hold(reservation, &mut request);
+                let hold = asker.hold(Reserved::Here(reservation), &mut request);
                 return Box::pin(send(&mut self.inner, request, hold));
             }
             Asked::Wait(queued) => queued,
         };
-        let deadline = asker.asked_at + Duration::from_millis(amounts.wall_ms);
         // The instance that was made ready waits with its request: calling a clone would exceed
         // limits below this layer.
         let mut inner = take_ready(&mut self.inner);
         Box::pin(async move {
             match queued.served(deadline).await {
                 Ok(reservation) => {
-                    let delay = asker.asked_at.elapsed();
-                    asker.state.record(Step::Waited { delay, why: WaitReason::SpendingCap });
-                    let hold = asker.hold(reservation, &mut request);
+                    asker.waited(Duration::ZERO);
+                    let hold = asker.hold(Reserved::Here(reservation), &mut request);
                     send(&mut inner, request, hold).await
                 }
                 Err(reached) => Ok(asker.refuse(&reached)),
@@ -157,14 +175,38 @@ impl Asker {
         Ok(asked)
     }
 
+    /// Records how long the reservation took, where that is worth a line.
+    fn waited(&self, least: Duration) {
+        let delay = self.asked_at.elapsed();
+        if delay >= least {
+            self.state.record(Step::Waited { delay, why: WaitReason::SpendingCap });
+        }
+    }
+
     /// Holds the reservation, and ends the attempt when the time that was granted is over.
-    fn hold(&self, reservation: SpendReservation, request: &mut Request<AttemptBody>) -> SpendHold {
+    fn hold(&self, reservation: Reserved, request: &mut Request<AttemptBody>) -> SpendHold {
         let (shared, call, started) = (self.shared.clone(), self.call.clone(), Instant::now());
         let granted = Duration::from_millis(reservation.amounts().wall_ms);
         if granted < self.wall {
             request.body_mut().limit_deadline(started + granted);
         }
         SpendHold { shared, call, reservation, started }
+    }
+
+    /// The refusal of an attempt that the store could not be asked for: a cap that is not counted
+    /// would be no cap.
+    fn refuse_unrecorded<B: UpstreamBody>(self, error: &StoreError) -> Response<JudgedBody<B>> {
+        self.state.record(Step::Stopped { why: StopReason::SpendingCap });
+        let refusal = Refusal {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            word: "UNAVAILABLE",
+            message: format!("Not sent: what is spent cannot be recorded: {error}."),
+            reason: "SPENDING_STORE",
+            metadata: json!({ "charge": "none" }),
+            details: Vec::new(),
+        };
+        let verdict = refusal.verdict(Outcome::NotSent, None, false);
+        refusal.into_response(verdict, self.call, &self.state)
     }
 
     /// The refusal of an attempt that might exceed a cap. 402 where no waiting helps, since clients
@@ -227,8 +269,23 @@ fn used(attempts: &[SentAttempt], price: u64) -> SpendAmounts {
 struct SpendHold {
     shared: Shared,
     call: Arc<Call>,
-    reservation: SpendReservation,
+    reservation: Reserved,
     started: Instant,
+}
+
+/// Where it is reserved.
+enum Reserved {
+    Here(SpendReservation),
+    Shared(Claim),
+}
+
+impl Reserved {
+    fn amounts(&self) -> SpendAmounts {
+        match self {
+            Self::Here(reservation) => reservation.amounts(),
+            Self::Shared(claim) => claim.amounts(),
+        }
+    }
 }
 
 impl Reservation for SpendHold {
@@ -255,6 +312,9 @@ impl Reservation for SpendHold {
             };
         }
         let images = if is_delivered { u64::from(call.images.max(1)) } else { 0 };
-        shared.gate.settle(reservation, came_to, images);
+        match reservation {
+            Reserved::Here(reservation) => shared.gate.settle(reservation, came_to, images),
+            Reserved::Shared(claim) => claim.settle(came_to, images),
+        }
     }
 }

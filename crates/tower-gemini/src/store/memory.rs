@@ -4,7 +4,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::Instant;
 
-use super::{Exchange, ExchangeFuture, QuotaStore, StoredCounts};
+use super::{
+    Exchange, ExchangeFuture, QuotaStore, SpendAsk, SpendReply, SpendSettlement, SpendingBooks,
+    SpendingFuture, SpendingStore, StoredCounts, StoredSpending,
+};
 use crate::calendar::unix_ms;
 use crate::clock::{Clock, SystemClock, millis};
 use crate::quota_guard::admission::Moment;
@@ -29,13 +32,15 @@ pub struct MemoryStore {
     epoch: Instant,
     clock: Arc<dyn Clock>,
     counts: Mutex<HashMap<QuotaKey, StoredCounts>>,
+    spending: Mutex<HashMap<String, StoredSpending>>,
 }
 
 impl MemoryStore {
     /// Starts empty, with the system's clock.
     #[must_use]
     pub fn new() -> Self {
-        Self { epoch: Instant::now(), clock: Arc::new(SystemClock), counts: Mutex::default() }
+        let (epoch, clock) = (Instant::now(), Arc::new(SystemClock));
+        Self { epoch, clock, counts: Mutex::default(), spending: Mutex::default() }
     }
 
     /// Reads days from this clock. Default: the system's.
@@ -77,5 +82,31 @@ impl QuotaStore for MemoryStore {
             .entry(exchange.key.clone())
             .or_insert_with(|| StoredCounts::new(now, exchange.margin));
         Box::pin(std::future::ready(Ok(counts.exchange(now, &exchange))))
+    }
+}
+
+impl MemoryStore {
+    fn spending<R>(
+        &self,
+        books: &Arc<SpendingBooks>,
+        change: impl FnOnce(&mut StoredSpending) -> R,
+    ) -> R {
+        let mut all = self.spending.lock().unwrap_or_else(PoisonError::into_inner);
+        let account = all.entry(books.ledger.clone());
+        change(account.or_insert_with(|| StoredSpending::new(books.clone())))
+    }
+}
+
+impl SpendingStore for MemoryStore {
+    fn reserve(&self, ask: SpendAsk) -> SpendingFuture<SpendReply> {
+        let now = self.clock.now();
+        let reply = self.spending(&ask.books, |account| account.reserve(now, &ask));
+        Box::pin(std::future::ready(Ok(reply)))
+    }
+
+    fn settle(&self, settlement: SpendSettlement) -> SpendingFuture<()> {
+        let now = self.clock.now();
+        self.spending(&settlement.books, |account| account.settle(now, &settlement));
+        Box::pin(std::future::ready(Ok(())))
     }
 }

@@ -14,6 +14,12 @@
 //! | `RedbStore` of `tower-gemini-store` | one process at a time | kill -9 and restart |
 //! | `RedisStore` of `tower-gemini-store` | every process that reaches the server | every client; what the server persists |
 //!
+//! # Spending
+//!
+//! A [`SpendingStore`] keeps what is spent in the same places, without leases: each attempt reserves
+//! its worst case, and replaces it by what it came to. Memory and redb keep [`StoredSpending`], which
+//! is the account that a layer has without a store; the script of `RedisStore` is tested against it.
+//!
 //! # Keys
 //!
 //! Everything is stored under a [`QuotaKey`]: the upstream's identity (name, kind, base URL and
@@ -33,14 +39,20 @@ use crate::quota_guard::limits::{Limits, QuotaAmounts, QuotaKey};
 mod counts;
 mod journal;
 mod memory;
+mod spending;
 
 pub use crate::quota_guard::admission::Booking;
+pub use crate::spending::account::StoredPage;
 pub use counts::StoredCounts;
 pub use journal::{
     CallFingerprint, Claim, Journal, JournalChange, JournalFuture, JournalRecord, JournalResponse,
     JournalState, JournalTable, MemoryJournal, TableChange,
 };
 pub use memory::MemoryStore;
+pub use spending::{
+    OpenSpend, SpendAsk, SpendReply, SpendSettlement, SpendingBooks, SpendingFuture, SpendingStore,
+    StoredSpending,
+};
 
 /// The future that [`QuotaStore::exchange`] returns.
 pub type ExchangeFuture = Pin<Box<dyn Future<Output = Result<Reply, StoreError>> + Send>>;

@@ -1,0 +1,180 @@
+//! What a gateway keeps over its own end: over a restart, and over a kill -9 of the program.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tower_gemini_sim::{ServeHandle, Sim, serve};
+
+/// A directory of this test's own, removed at the end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let dir = format!("gemini-gateway-{name}-{}", std::process::id());
+        let dir = std::env::temp_dir().join(dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        Self(dir)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+async fn upstream() -> (Sim, ServeHandle) {
+    let sim = Sim::quick([]);
+    (sim.clone(), serve(sim, ([127, 0, 0, 1], 0).into()).await.unwrap())
+}
+
+/// A cap a month that the worst case of three images reaches, with the drafts assumed away.
+fn config(upstream: &ServeHandle, server: &str) -> String {
+    format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\n{server}\n[[upstream]]\nname = \"sim\"\nkind = \"relay\"\n\
+         base_url = \"{}\"\ncharge_rules = \"google\"\n[spending]\nper_month = 0.5\nassume_drafts = 0\n",
+        upstream.url()
+    )
+}
+
+/// Asks for an image: the status, and the body.
+async fn ask(addr: &str, prompt: usize) -> (u16, String) {
+    let body = format!(r#"{{"contents":[{{"parts":[{{"text":"apple {prompt}"}}]}}]}}"#);
+    let request = format!(
+        "POST /v1beta/models/gemini-3-pro-image:generateContent HTTP/1.1\r\nhost: {addr}\r\n\
+         x-goog-api-key: AIzaSyA-state-key-0123456789abcdefghijk\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, answer)
+}
+
+/// Asks until the cap refuses, and says how many images came.
+async fn spend(addr: &str, first: usize) -> usize {
+    for n in 0..20 {
+        let (status, answer) = ask(addr, first + n).await;
+        if status != 200 {
+            assert!(answer.contains("SPENDING_CAP"), "{answer}");
+            return n;
+        }
+    }
+    panic!("the cap refuses nothing");
+}
+
+// Three restarts passed a monthly cap.
+#[tokio::test]
+async fn a_cap_holds_over_restarts() {
+    let (scratch, (sim, upstream)) = (Scratch::new("restart"), upstream().await);
+    let dir = scratch.0.join("state");
+    let config = config(&upstream, &format!("state_dir = {dir:?}"));
+    let mut images = Vec::new();
+    for start in 0..3 {
+        let gateway = tower_gemini_gateway::start(&config).await.unwrap();
+        let addr = gateway.url().trim_start_matches("http://").to_owned();
+        images.push(spend(&addr, 100 * start).await);
+        // Settled at the end: none of them counts as its worst case.
+        assert_eq!(gateway.shutdown().await, 0);
+    }
+    assert!(images[0] > 0, "{images:?}");
+    assert_eq!(images[1..], [0, 0], "{images:?}");
+    assert_eq!(sim.totals().charged, images[0]);
+}
+
+#[tokio::test]
+async fn a_second_gateway_on_the_same_directory_is_refused() {
+    let (scratch, (_, upstream)) = (Scratch::new("second"), upstream().await);
+    let config = config(&upstream, &format!("state_dir = {:?}", scratch.0));
+    let first = tower_gemini_gateway::start(&config).await.unwrap();
+    let error = tower_gemini_gateway::start(&config).await.unwrap_err().to_string();
+    assert!(error.contains("in use by another gateway"), "{error}");
+    first.shutdown().await;
+    tower_gemini_gateway::start(&config).await.unwrap().shutdown().await;
+}
+
+/// The program itself, to be killed.
+struct Program(Child, String);
+
+impl Program {
+    fn start(file: &PathBuf) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_gemini-gateway"))
+            .arg("--config")
+            .arg(file)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let addr = lines.map_while(Result::ok).find_map(|line| {
+            line.split_once("http://")?.1.strip_suffix("/status").map(str::to_owned)
+        });
+        Self(child, addr.expect("it says where it listens"))
+    }
+
+    fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn a_kill_passes_no_cap(scratch: &Scratch, server: &str) {
+    let (sim, upstream) = upstream().await;
+    let file = scratch.0.join("gateway.toml");
+    std::fs::write(&file, config(&upstream, server)).unwrap();
+    let program = Program::start(&file);
+    let (status, answer) = ask(&program.1, 0).await;
+    assert_eq!(status, 200, "{answer}");
+    program.kill();
+    let program = Program::start(&file);
+    let rest = spend(&program.1, 100).await;
+    program.kill();
+    let program = Program::start(&file);
+    assert_eq!(spend(&program.1, 200).await, 0);
+    // Whatever the kills left unsettled counts as more than it was, and never as less.
+    assert!((1.0 + rest as f64) * 0.134 <= 0.5, "{rest}");
+    assert_eq!(sim.totals().charged, 1 + rest);
+}
+
+#[tokio::test]
+async fn a_kill_passes_no_cap_with_redb() {
+    let scratch = Scratch::new("kill");
+    let dir = scratch.0.join("state");
+    a_kill_passes_no_cap(&scratch, &format!("state_dir = {dir:?}")).await;
+}
+
+#[tokio::test]
+async fn a_kill_passes_no_cap_with_redis() {
+    let Some(program) = test_programs::find(&["redis-server"], "redis-server") else { return };
+    let scratch = Scratch::new("kill-redis");
+    let socket = scratch.0.join("redis.sock");
+    let redis = Command::new(program)
+        .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
+        .arg(&socket)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let _redis = Program(redis, String::new());
+    while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+        tokio::task::yield_now().await;
+    }
+    let store = format!("unix://{}", socket.display());
+    a_kill_passes_no_cap(&scratch, &format!("store = {store:?}")).await;
+}
