@@ -70,6 +70,12 @@ impl Sums {
         }
     }
 
+    fn add_all(&mut self, other: &Self) {
+        for (sum, other) in self.0.iter_mut().zip(other.0) {
+            *sum = sum.saturating_add(other);
+        }
+    }
+
     fn remove(&mut self, amounts: SpendAmounts) {
         for (sum, amount) in self.0.iter_mut().zip(amounts.to_array()) {
             *sum = sum.saturating_sub(amount.into());
@@ -86,6 +92,9 @@ impl Sums {
 struct Page {
     start: i64,
     end: i64,
+    /// The numbers of the pages that it holds: more than one after a clock was set back.
+    first: u64,
+    number: u64,
     settled: Sums,
     reserved: Sums,
     images: u64,
@@ -99,14 +108,16 @@ struct Book {
     page: Page,
     /// The period before: what was reserved in it is settled in it.
     last: Page,
+    /// A later period, from which the clock was set back.
+    ahead: Option<Page>,
 }
 
 /// What was reserved for one attempt, to be settled once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpendReservation {
     amounts: SpendAmounts,
-    /// The start of each book's period when it was made.
-    starts: Vec<i64>,
+    /// The number of each book's page when it was made.
+    pages: Vec<u64>,
 }
 
 impl SpendReservation {
@@ -205,6 +216,17 @@ pub struct Account {
     books: Vec<Book>,
 }
 
+impl Page {
+    /// Takes in what was counted in an earlier page.
+    fn join(&mut self, earlier: Self) {
+        self.first = earlier.first;
+        self.settled.add_all(&earlier.settled);
+        self.reserved.add_all(&earlier.reserved);
+        self.images += earlier.images;
+        self.refused += earlier.refused;
+    }
+}
+
 impl Book {
     fn taken(&self) -> SpendAmounts {
         self.page.settled.amounts().plus(self.page.reserved.amounts())
@@ -248,8 +270,13 @@ impl Account {
     /// Starts with nothing spent. The zone is the one whose calendar days and months start periods.
     #[must_use]
     pub fn new(zone: Zone, periods: impl IntoIterator<Item = (Period, Caps)>) -> Self {
-        let book =
-            |(period, caps)| Book { period, caps, page: Page::default(), last: Page::default() };
+        let book = |(period, caps)| Book {
+            period,
+            caps,
+            page: Page::default(),
+            last: Page::default(),
+            ahead: None,
+        };
         Self { zone, books: periods.into_iter().map(book).collect() }
     }
 
@@ -275,14 +302,29 @@ impl Account {
         self
     }
 
-    /// Starts new pages where periods have ended. A clock that was set back starts none: what was
-    /// counted stays counted.
+    /// Starts new pages where periods have ended.
+    ///
+    /// A clock that was set back starts none: what was counted stays counted, in the period that it
+    /// says now, whose end it is that frees it. So a clock that jumps ahead and back neither forgets
+    /// what was spent nor keeps a cap closed until the far period ends.
     fn turn(&mut self, now: SystemTime) {
         for book in &mut self.books {
             let (start, end) = book.period.holding(now, &self.zone);
-            if start > book.page.start || book.page.end == 0 {
-                book.last = book.page;
-                book.page = Page { start, end, ..Page::default() };
+            let page = book.page;
+            if page.end == 0 {
+                book.page = Page { start, end, ..page };
+            } else if start > page.start {
+                // What was counted in it before the clock was set back.
+                let known = book.ahead.take_if(|ahead| ahead.start == start).unwrap_or_default();
+                let number = page.number + 1;
+                book.last = page;
+                book.page = Page { start, end, first: number, number, ..known };
+            } else if start < page.start {
+                book.ahead = Some(Page { reserved: Sums::default(), ..page });
+                book.page = Page { start, end, ..page };
+                if book.last.start == start && book.last.end != 0 {
+                    book.page.join(std::mem::take(&mut book.last));
+                }
             }
         }
     }
@@ -312,8 +354,8 @@ impl Account {
         for book in &mut self.books {
             book.page.reserved.add(amounts);
         }
-        let starts = self.books.iter().map(|book| book.page.start).collect();
-        Ok(SpendReservation { amounts, starts })
+        let pages = self.books.iter().map(|book| book.page.number).collect();
+        Ok(SpendReservation { amounts, pages })
     }
 
     /// Counts an attempt that was not sent because of this cap.
@@ -327,12 +369,11 @@ impl Account {
 
     /// Replaces what was reserved by what the attempt came to, in the periods in which it was sent.
     pub fn settle(&mut self, reservation: SpendReservation, came_to: SpendAmounts, images: u64) {
-        for (book, start) in self.books.iter_mut().zip(reservation.starts) {
+        for (book, number) in self.books.iter_mut().zip(reservation.pages) {
             // Periods before the last one are no longer reported.
-            let page = match start {
-                start if start == book.page.start => &mut book.page,
-                start if start == book.last.start => &mut book.last,
-                _ => continue,
+            let mut pages = [&mut book.page, &mut book.last].into_iter();
+            let Some(page) = pages.find(|page| (page.first..=page.number).contains(&number)) else {
+                continue;
             };
             page.reserved.remove(reservation.amounts);
             page.settled.add(came_to);
@@ -530,7 +571,41 @@ mod tests {
         let spent = &account.spent(at(tomorrow))[0];
         assert_eq!(spent.cost_per_image().unwrap().to_string(), "$2.0000");
         // The clock is set back by a day: nothing is forgotten.
-        assert_eq!(account.spent(at(NOW))[0].settled, dollars(2));
+        assert_eq!(account.spent(at(NOW))[0].settled, dollars(4).plus(dollars(2)));
+    }
+
+    // A clock that was a year ahead for a minute kept the day's cap closed for a year.
+    #[test]
+    fn a_clock_that_jumps_ahead_and_back_neither_locks_a_cap_nor_forgets_what_was_spent() {
+        let mut account = daily(Caps::none().at_most_usd(5.0));
+        let (far, tomorrow) = (NOW + 365 * 86_400, NOW + 86_400);
+        let before = account.reserve(at(NOW), dollars(1)).unwrap();
+        let ahead = account.reserve(at(far), dollars(4)).unwrap();
+        account.settle(before, dollars(1), 1);
+        // Back: both count today, whatever the clock said.
+        let refused = account.reserve(at(NOW), dollars(1)).unwrap_err();
+        assert!(refused.wait.is_some_and(|wait| wait < Duration::from_secs(86_400)), "{refused:?}");
+        account.settle(ahead, dollars(3), 1);
+        let spent = &account.spent(at(NOW))[0];
+        assert_eq!(
+            (spent.settled, spent.reserved),
+            (dollars(1).plus(dollars(3)), SpendAmounts::NONE)
+        );
+        assert!(account.reserve(at(NOW), dollars(1)).is_ok());
+        assert!(account.reserve(at(tomorrow), dollars(5)).is_ok(), "the next day is new");
+    }
+
+    #[test]
+    fn a_clock_that_jumps_back_and_is_corrected_grants_a_period_once() {
+        let mut account = daily(Caps::none().at_most_usd(5.0));
+        let yesterday = NOW - 86_400;
+        let today = account.reserve(at(NOW), dollars(4)).unwrap();
+        account.settle(today, dollars(4), 1);
+        assert!(account.reserve(at(yesterday), dollars(2)).is_err());
+        let held = account.reserve(at(yesterday), dollars(1)).unwrap();
+        assert!(account.reserve(at(NOW), dollars(2)).is_err());
+        account.settle(held, SpendAmounts::NONE, 0);
+        assert!(account.reserve(at(NOW), dollars(1)).is_ok());
     }
 
     #[test]
