@@ -82,7 +82,7 @@ impl Snapshot {
             Some(before) => before.auth.clone(),
             None => Auth::build(&config.auth, env)?,
         };
-        let layers = layers(config, before)?;
+        let layers = layers(config, before, &clock)?;
         let responses = &config.responses;
         let (strip_drafts, buffer_up_to) = (responses.strip_drafts, responses.buffer_up_to.0);
         let route = |(upstream, settings): (Upstream, &config::Upstream)| {
@@ -173,7 +173,11 @@ impl Snapshot {
 /// The layers of a configuration. Layers of `before` stay whose settings are the same, and always
 /// those whose state is worth more than new settings: stored responses, spending, quota usage
 /// (`reload::needs_restart`).
-fn layers(config: &Config, before: Option<&Snapshot>) -> Result<Layers, ConfigError> {
+fn layers(
+    config: &Config,
+    before: Option<&Snapshot>,
+    clock: &(impl Clock + Clone + 'static),
+) -> Result<Layers, ConfigError> {
     let kept = before.map(|before| &before.layers);
     let unchanged = |is_same: fn(&Config, &Config) -> bool| {
         before.filter(|before| is_same(&before.config, config)).map(|before| &before.layers)
@@ -189,7 +193,7 @@ fn layers(config: &Config, before: Option<&Snapshot>) -> Result<Layers, ConfigEr
         // accepted can also be replayed.
         collect: CollectRequestLayer::new()
             .max_held_bytes((config.server.max_body.0 / 3 + 1).saturating_mul(4) + 1024 * 1024),
-        keep: kept.map_or_else(|| keep(config), |kept| kept.keep.clone()),
+        keep: kept.map_or_else(|| keep(config, clock.clone()), |kept| kept.keep.clone()),
         signatures: match unchanged(|a, b| a.signatures.restore == b.signatures.restore) {
             Some(kept) => kept.signatures.clone(),
             None => signatures(&config.signatures)?,
@@ -215,7 +219,7 @@ fn layers(config: &Config, before: Option<&Snapshot>) -> Result<Layers, ConfigEr
         },
         spending: match kept {
             Some(kept) => kept.spending.clone(),
-            None => spending(config)?,
+            None => spending(config)?.clock(clock.clone()),
         },
         timeout: AttemptTimeoutLayer::new()
             .limit(config.timeouts.up_to_2k.0)
@@ -272,10 +276,11 @@ fn fallback(config: &config::Fallback) -> ModelFallbackLayer {
     })
 }
 
-fn keep(config: &Config) -> Option<KeepPaidLayer> {
+fn keep(config: &Config, clock: impl Clock + 'static) -> Option<KeepPaidLayer> {
     let keep = &config.keep;
     keep.enabled.then(|| {
         KeepPaidLayer::new()
+            .clock(clock)
             .max_detached(keep.max_detached)
             .max_stored_bytes(keep.max_bytes.0)
             .max_detached_time(keep.max_detached_time.0)

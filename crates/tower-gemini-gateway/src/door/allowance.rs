@@ -80,7 +80,9 @@ impl Allowance {
             let all = quota_guard::Limits::unlimited();
             let all = set(all, limits.rpm, quota_guard::Limits::rpm);
             let all = set(all, limits.rpd, quota_guard::Limits::rpd);
-            counts.calls = QuotaGuardLayer::new(all).clock(SharedClock(clock.clone()));
+            // A caller who reaches a limit is told, and is no alarm for the operator.
+            let calls = QuotaGuardLayer::new(all).alert_at([]);
+            counts.calls = calls.clock(SharedClock(clock.clone()));
         }
         let caps = |usd: Option<f64>| usd.map_or(Caps::none(), |usd| Caps::none().at_most_usd(usd));
         self.spending.set_caps(&Period::Day, caps(limits.usd_per_day));

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `tokens`, `source` | read the list of tokens, and keep it fresh |
 //! | `paths`, `pattern`, `heads`, `references` | say what a request asks for |
-//! | `owned` | remembers what was created through which token |
+//! | `owned`, `uploads` | remember what was created through which token |
 //! | `allowance` | counts what each token uses up |
 //! | `host`, `failures`, `files` | names on loopback, failed logins, files of secrets |
 //! | `audit` | writes a line a request |
@@ -25,6 +25,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod uploads;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -63,6 +64,7 @@ pub(crate) use self::source::TokenSource;
 pub(crate) use self::tokens::Token;
 #[cfg(test)]
 pub(crate) use self::tokens::hashed;
+use self::uploads::{Here, Uploads};
 use crate::auth::Caller;
 use crate::config::{Config, ConfigError};
 use crate::responses::{CHARGED, ErrorFormat, Rejection};
@@ -105,6 +107,7 @@ pub(crate) struct Door {
     failures: Failures,
     allowances: Allowances,
     owned: Mutex<Owned>,
+    uploads: Uploads,
     /// Requests that are creating an interaction, by token.
     creating: Mutex<HashMap<String, Vec<Weak<Visit>>>>,
     audit: Option<AuditFile>,
@@ -126,6 +129,7 @@ impl Door {
             failures: Failures::default(),
             allowances: Allowances::new(clock.clone()),
             owned: Mutex::default(),
+            uploads: Uploads::default(),
             creating: Mutex::default(),
             audit: config.log.audit.as_ref().map(open).transpose()?,
             clock,
@@ -181,6 +185,7 @@ pub(crate) struct Entry {
     access: Option<Access>,
     place: Option<Place>,
     anonymous: Option<String>,
+    here: Here,
 }
 
 /// Lets a request in, or responds to it: with a page of the gateway's own or a rejection.
@@ -237,7 +242,15 @@ pub(crate) async fn enter(
         parts.uri = uri;
     }
     // The key leaves the URI before anything can print it.
-    let caller = match gateway.auth().admit(&mut parts, door.clock.now()) {
+    let owner = decoded.is_upload().then(|| door.uploads.owner(&parts.uri)).flatten();
+    let here = Here::new(&parts.uri, &parts.headers, server.tls.is_some());
+    let now = door.clock.now();
+    let admitted = gateway.auth().admit(&mut parts, now).or_else(|rejection| {
+        // Clients go on with an upload without a credential.
+        let owner = owner.and_then(|name| gateway.auth().caller_named(&name, now));
+        owner.ok_or(rejection)
+    });
+    let caller = match admitted {
         Ok(caller) => caller,
         Err(rejection) => {
             if rejection.status == StatusCode::UNAUTHORIZED {
@@ -279,7 +292,7 @@ pub(crate) async fn enter(
         access = Some(asked);
     }
     parts.extensions.insert(visit.clone());
-    let entry = Entry { caller, door, visit, access, place, anonymous };
+    let entry = Entry { caller, door, visit, access, place, anonymous, here };
     Ok((Request::from_parts(parts, body), entry))
 }
 
@@ -326,7 +339,10 @@ impl Entry {
     }
 
     /// Remembers what a response says was created, and passes the response on.
-    pub(crate) async fn note(&self, response: Response<Body>) -> Response<Body> {
+    pub(crate) async fn note(&self, mut response: Response<Body>) -> Response<Body> {
+        if let Some(token) = self.caller.token_name() {
+            self.door.uploads.lead_back(&mut response, token, &self.here);
+        }
         let kind = match &self.access {
             Some(Access::Creates(kind) | Access::Owned(kind, _)) => *kind,
             _ => return response,

@@ -108,6 +108,11 @@ impl DecodedPath {
         &self.0
     }
 
+    /// Whether something is uploaded there.
+    pub(crate) fn is_upload(&self) -> bool {
+        self.0.first().is_some_and(|first| first == "upload")
+    }
+
     /// What a request for this path asks for. `raw` is the path as it came, by which the gateway
     /// decides what it translates; `project` is the one that pays on Vertex AI, where it is known.
     pub(crate) fn access(&self, method: &Method, raw: &str, project: Option<&str>) -> Access {
