@@ -206,7 +206,7 @@ pub(crate) async fn enter(
     };
     let server = &gateway.config().server;
     if connection.is_some_and(|one| one.is_loopback())
-        && path != "/healthz"
+        && pages::is_page(path) != Some(false)
         && !host::is_local(&parts.uri, &parts.headers, &server.hosts)
     {
         return Err(refuse(Rejection::new(
@@ -307,10 +307,14 @@ impl Entry {
         name.map(CallerId::new)
     }
 
-    /// Whether the body must be read before it is passed on.
+    /// Whether the body must be read before it is passed on. Not that of a file, nor where the list
+    /// of tokens allows the path itself.
     pub(crate) fn reads_body(&self, method: &Method) -> bool {
-        let is_upload = self.access == Some(Access::Creates(Kind::File));
-        self.access.is_some() && !is_upload && !method.is_safe() && *method != Method::DELETE
+        let is_checked = match &self.access {
+            None | Some(Access::OptIn | Access::Creates(Kind::File)) => false,
+            Some(_) => true,
+        };
+        is_checked && !method.is_safe() && *method != Method::DELETE
     }
 
     /// Refuses a body that refers to what was created through another token.

@@ -160,9 +160,15 @@ impl DecodedPath {
     }
 }
 
-/// `models`, `models/m`, `models/m:generateContent`. The names of models may have slashes.
+/// `models`, `models/m`, `models/m:generateContent`. The names of models may have slashes:
+/// `google/gemini-…`.
 fn models(method: &Method, rest: &[&str]) -> Access {
     let Some((&"models", rest)) = rest.split_first() else { return Access::OptIn };
+    // What is below a model is something else: `models/m/operations/o`.
+    let is_name = |segment: &&str| !matches!(*segment, "operations" | "permissions");
+    if rest.len() > 3 || !rest.iter().all(is_name) {
+        return Access::OptIn;
+    }
     let name = rest.join("/");
     let verb = name.rsplit_once(':').map(|(_, verb)| verb);
     match (method, verb) {
@@ -226,6 +232,7 @@ mod tests {
             ("DELETE", "/v1beta/tunedModels/company-model"),
             ("POST", "/v1beta/tunedModels/company-model:generateContent"),
             ("POST", "/v1beta/corpora"),
+            ("GET", "/v1beta/models/m/operations/o"),
             ("GET", "/v1beta/openai/files"),
             // Not what the gateway translates: this would be passed on as it is.
             ("POST", "/v1beta/corpora%2Fchat/completions"),

@@ -304,6 +304,25 @@ async fn a_body_that_cannot_be_read_is_not_sent_behind_the_gateways_key() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_bucket_is_read_with_the_gateways_rights_only_where_the_list_allows_it() {
+    let dir = Dir::new();
+    let config = dir.config("allow = [\"GET /gs:/mine/**\", \"* /v1beta/openai/**\"]", "");
+    let (gateway, sent) = over(&config, 200, "{}");
+    let names = |object: &'static str| match object {
+        "mine" => r#"{"contents":[{"parts":[{"fileData":{"fileUri":"gs://mine/a/b.png"}}]}]}"#,
+        _ => r#"{"contents":[{"parts":[{"fileData":{"fileUri":"gs://other/a/b.png"}}]}]}"#,
+    };
+    let count = "/v1beta/models/gemini-3-pro-image:countTokens";
+    assert_eq!(ask(&gateway, ANN, "POST", count, names("mine")).await, 200);
+    assert_eq!(ask(&gateway, ANN, "POST", count, names("other")).await, 403);
+    assert_eq!(ask(&gateway, BEN, "POST", count, names("mine")).await, 403);
+    // What the list allows may have any body.
+    assert_eq!(ask(&gateway, ANN, "POST", "/v1beta/openai/embeddings", "no JSON").await, 200);
+    assert_eq!(ask(&gateway, BEN, "POST", "/v1beta/openai/embeddings", "{}").await, 403);
+    assert_eq!(sent.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_token_spends_no_more_than_its_budget_and_takes_nothing_from_others() {
     let dir = Dir::new();
     let sim = Sim::builder().latency(Latency::none()).tiny_images(true).build();
