@@ -10,7 +10,7 @@ use tower_gemini::cost::Cost;
 use tower_gemini::model_fallback::{Chain, FallbackOrder};
 use tower_gemini::quota_guard::{OnExhausted, ProjectId, QuotaUsage};
 use tower_gemini::resolution_fallback::Ladder;
-use tower_gemini::spending::{Caps, ReserveBy};
+use tower_gemini::spending::Caps;
 use tower_gemini::stage::WireClient;
 use tower_gemini::target::{MustKeep, UpstreamId};
 use tower_gemini::thought_signatures::Missing;
@@ -302,14 +302,9 @@ fn spending(config: &Config) -> Result<SpendingLayer, ConfigError> {
         reason = "checked: a sum of money"
     )]
     let balance = (spending.starting_balance * 1e6).round() as u64;
-    let layer = SpendingLayer::new().starting_balance(Cost::exactly(balance)).reserve_by(
-        match spending.mode {
-            config::SpendingMode::WorstCase => {
-                ReserveBy::WorstCase { drafts: spending.assume_drafts }
-            }
-            config::SpendingMode::Expected => ReserveBy::Expected,
-        },
-    );
+    let layer = SpendingLayer::new()
+        .starting_balance(Cost::exactly(balance))
+        .reserve_by(spending.reserve_by());
     let layer = if spending.fall_back_when_capped { layer.fall_back_when_capped() } else { layer };
     let caps = spending.caps().into_iter().filter(|(_, usd)| *usd > 0.0);
     let layer = caps.fold(layer, |layer, (name, usd)| {

@@ -18,7 +18,7 @@ use tower_gemini::body::{AttemptBody, JudgedBody};
 use tower_gemini::clock::Clock;
 use tower_gemini::error::Error;
 use tower_gemini::quota_guard::{self, QuotaGuardLayer, QuotaKey};
-use tower_gemini::spending::{Caps, Period};
+use tower_gemini::spending::{Caps, Period, ReserveBy};
 use tower_gemini::stage::AttemptService;
 use tower_gemini::{Spending, SpendingLayer};
 use tower_service::Service;
@@ -54,9 +54,12 @@ pub(crate) enum UsedUp {
 }
 
 impl Allowance {
-    fn new(clock: Arc<dyn Clock>) -> Self {
+    fn new(clock: Arc<dyn Clock>, reserve_by: ReserveBy) -> Self {
         let clock = SharedClock(clock);
-        let spending = SpendingLayer::new().per_month(Caps::none()).clock(clock.clone());
+        let spending = SpendingLayer::new()
+            .reserve_by(reserve_by)
+            .per_month(Caps::none())
+            .clock(clock.clone());
         let calls = QuotaGuardLayer::new(quota_guard::Limits::unlimited()).clock(clock);
         let counts = Mutex::new(Counts { limits: Limits::default(), calls });
         Self { in_flight: Arc::default(), spending, counts }
@@ -149,11 +152,13 @@ pub(crate) struct Allowances {
     /// Grows with the operator's names only.
     by_name: Mutex<HashMap<String, Arc<Allowance>>>,
     clock: Arc<dyn Clock>,
+    reserve_by: ReserveBy,
 }
 
 impl Allowances {
-    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { by_name: Mutex::default(), clock }
+    /// What is reserved for an attempt is the same for budgets and for the caps of `[spending]`.
+    pub(crate) fn new(clock: Arc<dyn Clock>, reserve_by: ReserveBy) -> Self {
+        Self { by_name: Mutex::default(), clock, reserve_by }
     }
 
     /// That of a token, with its limits as they are now.
@@ -162,7 +167,7 @@ impl Allowances {
         let allowance = match by_name.get(&token.name) {
             Some(known) => known.clone(),
             None => {
-                let new = Arc::new(Allowance::new(self.clock.clone()));
+                let new = Arc::new(Allowance::new(self.clock.clone(), self.reserve_by));
                 by_name.entry(token.name.clone()).or_insert(new).clone()
             }
         };
@@ -229,7 +234,8 @@ mod tests {
     use tower_gemini::clock::{RuntimeClock, SystemClock};
 
     fn allowances() -> Allowances {
-        Allowances::new(Arc::new(RuntimeClock::starting_at(SystemClock.now())))
+        let clock = Arc::new(RuntimeClock::starting_at(SystemClock.now()));
+        Allowances::new(clock, ReserveBy::Expected)
     }
 
     fn token(more: &str) -> Arc<Token> {

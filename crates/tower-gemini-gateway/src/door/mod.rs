@@ -127,7 +127,7 @@ impl Door {
         };
         Ok(Self {
             failures: Failures::default(),
-            allowances: Allowances::new(clock.clone()),
+            allowances: Allowances::new(clock.clone(), config.spending.reserve_by()),
             owned: Mutex::default(),
             uploads: Uploads::default(),
             creating: Mutex::default(),
