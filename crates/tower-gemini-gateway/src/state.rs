@@ -294,7 +294,7 @@ impl Store {
             #[cfg(feature = "redb")]
             Self::Redb(store) => Arc::new(store),
             #[cfg(feature = "redis")]
-            Self::Redis(store) => Arc::new(store),
+            Self::Redis(store) => store,
         }
     }
 

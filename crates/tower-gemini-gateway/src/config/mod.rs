@@ -16,6 +16,7 @@ use tower_gemini::charge_rules::ChargeRules;
 use tower_gemini::jittered_retry::{OutagePolicy, RetryPolicy, presets};
 use tower_gemini::peak_hour_router::{Schedule, Window, Zone};
 use tower_gemini::quota_guard::Limits;
+use tower_gemini::spending::ReserveBy;
 use tower_gemini::target::{self, UpstreamId};
 
 pub use self::error::{ConfigError, ConfigProblem};
@@ -686,6 +687,16 @@ impl Spending {
             ("per_month", self.per_month),
             ("total", self.total),
         ]
+    }
+}
+
+impl Spending {
+    /// What is reserved for an attempt.
+    pub(crate) fn reserve_by(&self) -> ReserveBy {
+        match self.mode {
+            SpendingMode::WorstCase => ReserveBy::WorstCase { drafts: self.assume_drafts },
+            SpendingMode::Expected => ReserveBy::Expected,
+        }
     }
 }
 
