@@ -168,14 +168,18 @@ impl Drop for Gateway {
 }
 
 /// A bounded wait for another process.
-async fn until(mut done: impl AsyncFnMut() -> bool) {
-    for _ in 0..2_000 {
-        if done().await {
-            return;
+#[track_caller]
+fn until(mut done: impl AsyncFnMut() -> bool) -> impl Future<Output = ()> {
+    let asked = std::panic::Location::caller();
+    async move {
+        for _ in 0..2_000 {
+            if done().await {
+                return;
+            }
+            sleep(Duration::from_millis(10)).await;
         }
-        sleep(Duration::from_millis(10)).await;
+        panic!("it did not come to what {asked} waits for");
     }
-    panic!("it did not come to that");
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -304,18 +308,23 @@ async fn a_sigterm_followed_by_a_sigkill_loses_nothing_that_was_stored() {
     let server = format!("state_dir = {:?}", dir.0.join("state"));
     let gateway = Gateway::start(&dir, &server, &upstream.url(), "");
     let prompts = ["one", "two", "three", "four", "five"];
+    let mut gone = Vec::new();
     for prompt in &prompts[..4] {
-        drop(gateway.send(prompt, None).await);
+        gone.push(gateway.send(prompt, None).await);
     }
     until(async || sim.requests() == 4).await;
+    drop(gone);
     // Its caller waits, and keeps the process from ending by itself.
     sleep(DRAWING / 2).await;
     let waiting = gateway.send(prompts[4], None).await;
     until(async || sim.requests() == 5).await;
     gateway.signal("-TERM");
     until(async || sim.ledger().charges(TAG) >= 4).await;
-    let responses = dir.0.join("state/state.responses");
-    until(async || std::fs::read_dir(&responses).is_ok_and(|files| files.count() == 4)).await;
+    let stored = async || {
+        let log = std::fs::read_to_string(dir.0.join("log")).unwrap_or_default();
+        log.matches("response stored").count() == 4
+    };
+    until(stored).await;
     gateway.kill();
     drop(waiting);
     until(async || sim.ledger().charges(TAG) == 5).await;
@@ -334,11 +343,11 @@ async fn a_timeout_that_the_caller_states_detaches_and_its_resend_gets_the_image
     let (dir, sim) = (Scratch::new("stated"), sim());
     let upstream = serve(sim.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
     let gateway = Gateway::start(&dir, "", &upstream.url(), "");
-    let ask = async || {
+    let ask = async |stated: &str| {
         let body = r#"{"contents":[{"parts":[{"text":"a red apple"}]}]}"#;
         let head = format!(
             "POST {PRO} HTTP/1.1\r\nhost: localhost\r\nx-goog-api-key: k\r\nx-sim-call: {TAG}\r\n\
-             x-server-timeout: 1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+             {stated}connection: close\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
         let mut stream = TcpStream::connect(&gateway.addr).await.unwrap();
@@ -347,9 +356,9 @@ async fn a_timeout_that_the_caller_states_detaches_and_its_resend_gets_the_image
         stream.read_to_end(&mut all).await.unwrap();
         String::from_utf8_lossy(&all[..all.len().min(2_000)]).into_owned()
     };
-    let first = ask().await;
+    let first = ask("x-server-timeout: 1\r\n").await;
     assert!(first.starts_with("HTTP/1.1 424"), "{first}");
-    let second = ask().await;
+    let second = ask("").await;
     assert!(second.starts_with("HTTP/1.1 200"), "{second}");
     assert_eq!((sim.requests(), sim.ledger().charges(TAG)), (1, 1));
 }

@@ -33,6 +33,8 @@ pub struct ResponseBody<B: CompletableBody> {
     is_written: bool,
     has_ended: bool,
     trailers: Option<Frame<Bytes>>,
+    /// What the body ended with, after what is ready.
+    error: Option<Error>,
     /// Until the call's deadline.
     timer: Option<Timer>,
 }
@@ -49,6 +51,16 @@ enum Delivery {
         /// The client may ask once more.
         marks_resends: bool,
     },
+}
+
+impl Delivery {
+    /// Whether the response is written into a journal once it is whole.
+    fn is_recorded(&self) -> bool {
+        match self {
+            Self::Foreground(call) => call.0.has_journal() && call.1.holds_all(),
+            Self::Replay { .. } => false,
+        }
+    }
 }
 
 /// Long chunks are handed on in slices of this size. A server takes a chunk whole into its own
@@ -75,6 +87,7 @@ impl<B: CompletableBody> ResponseBody<B> {
             is_written: false,
             has_ended: false,
             trailers: None,
+            error: None,
             timer: None,
         }
     }
@@ -110,6 +123,7 @@ impl<B: CompletableBody> ResponseBody<B> {
     fn is_all_out(&self) -> bool {
         self.ready.is_empty()
             && self.trailers.is_none()
+            && self.error.is_none()
             && self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
@@ -196,8 +210,10 @@ impl<B: CompletableBody> Body for ResponseBody<B> {
         let this = &mut *self;
         while let Some(body) = this.body.as_mut().filter(|_| !this.has_ended) {
             // An empty chunk is not the end. Of what was announced, the end is asked for before the
-            // last chunk goes on.
-            if !this.ready.is_empty() && body.size_hint().exact() != Some(0) {
+            // last chunk goes on; what is here is written down before any of it does.
+            let is_all = body.size_hint().exact() == Some(0);
+            let looks_ahead = is_all || this.delivery.as_ref().is_some_and(Delivery::is_recorded);
+            if !this.ready.is_empty() && !looks_ahead {
                 break;
             }
             let frame = match Pin::new(body).poll_frame(cx) {
@@ -215,20 +231,23 @@ impl<B: CompletableBody> Body for ResponseBody<B> {
                 }
                 (Some(Ok(Ok(data))), _) => this.ready.push_back(data),
                 (Some(Ok(Err(trailers))), _) => this.trailers = Some(trailers),
-                (Some(Err(error)), delivery) => {
-                    if let Some(Delivery::Foreground(call)) = delivery.take() {
-                        call.0.fail(&error);
-                    }
-                    this.body = None;
-                    return Poll::Ready(Some(Err(error)));
-                }
+                (Some(Err(error)), _) => (this.body, this.error) = (None, Some(error)),
                 (None, _) => this.has_ended = true,
             }
         }
-        if this.has_ended || this.body.as_ref().is_none_or(Body::is_end_stream) {
+        let has_all = this.has_ended || this.body.as_ref().is_none_or(Body::is_end_stream);
+        if has_all && this.error.is_none() {
             ready!(this.poll_written(cx));
         }
         let data = this.ready.pop_front().map(Frame::data).or_else(|| this.trailers.take());
+        if data.is_none()
+            && let Some(error) = this.error.take()
+        {
+            if let Some(Delivery::Foreground(call)) = this.delivery.take() {
+                call.0.fail(&error);
+            }
+            return Poll::Ready(Some(Err(error)));
+        }
         // Servers do not poll again after this.
         if data.is_none() || this.is_all_out() {
             this.deliver();

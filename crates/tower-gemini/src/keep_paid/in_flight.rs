@@ -110,6 +110,10 @@ impl InFlight {
         });
     }
 
+    pub(super) fn has_journal(&self) -> bool {
+        self.registry.settings.journal.is_some()
+    }
+
     /// Writes a charged response into the journal, where there is one. `taken`: a client waits for
     /// it.
     pub(super) fn write_down(
@@ -407,6 +411,10 @@ impl Collected {
             chunks.push(chunk.clone());
         }
         self.bytes = bytes;
+    }
+
+    pub(super) fn holds_all(&self) -> bool {
+        self.chunks.is_some()
     }
 
     /// The whole response, where all of it is held.
