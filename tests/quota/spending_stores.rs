@@ -10,8 +10,9 @@ use tower_gemini::calendar::Zone;
 use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::spending::{BlockedBy, Caps, Period, SpendAmounts, Spent};
 use tower_gemini::store::{
-    SpendAsk, SpendSettlement, SpendingBooks, SpendingStore, StoredSpending,
+    Closure, ClosureStore, SpendAsk, SpendSettlement, SpendingBooks, SpendingStore, StoredSpending,
 };
+use tower_gemini::verdict::Outcome;
 use tower_gemini_store::{RedbStore, RedisStore};
 
 use crate::quota_redis::{Server, block_on, pause};
@@ -245,4 +246,38 @@ fn redis_counts_as_the_account_does() {
             }
         });
     }
+}
+
+#[test]
+fn closures_outlive_a_process_until_their_time_is_over_or_they_are_reopened() {
+    let path = file("closures");
+    let server = Server::start();
+    let redis = server.as_ref().map(|server| server.url());
+    for store in path.to_str().into_iter().chain(redis.as_deref()) {
+        let open = || -> Arc<dyn ClosureStore> {
+            match store.starts_with("redis:") {
+                true => Arc::new(RedisStore::open(store).unwrap()),
+                false => Arc::new(RedbStore::open(store).unwrap()),
+            }
+        };
+        let ms = |at: std::time::SystemTime| {
+            at.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis()
+        };
+        let now = SystemClock.now();
+        let hour = Duration::from_secs(3_600);
+        let closure = |name: &str, until| Closure::new(name.to_owned(), until, 3, Outcome::Auth);
+        block_on(async {
+            let before = open();
+            before.close(closure("account of {a} on x", now + hour)).await.unwrap();
+            before.close(closure("works again", now + hour)).await.unwrap();
+            before.close(closure("over", now)).await.unwrap();
+            before.reopen(vec!["works again".to_owned(), "unknown".to_owned()]).await.unwrap();
+            drop(before);
+            let closures = open().closures().await.unwrap();
+            let [one] = closures.as_slice() else { panic!("{store}: {closures:?}") };
+            assert_eq!((one.name.as_str(), one.trips), ("account of {a} on x", 3));
+            assert_eq!((ms(one.until), one.cause), (ms(now + hour), Outcome::Auth));
+        });
+    }
+    std::fs::remove_file(path).unwrap();
 }

@@ -10,7 +10,7 @@ use http::Request;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tower_gemini::{QuotaGuardLayer, SpendingLayer};
+use tower_gemini::QuotaGuardLayer;
 
 use crate::config::{Config, ConfigError};
 use crate::door::Connection;
@@ -82,11 +82,15 @@ impl Gateway {
                 tracing::info!(entries, "stored responses of the earlier process were loaded");
             }
         }
+        // What refusals closed before this start is not tried anew.
+        if let Err(error) = snapshot.layers().fallback.circuits().refresh().await {
+            tracing::warn!(%error, "models and accounts that rest are tried again");
+        }
         let mut upkeep = JoinSet::new();
         upkeep.spawn(pages::upkeep(|| recorder.run_upkeep()));
-        upkeep.spawn(follow_spending(snapshot.layers().spending.clone()));
         let snapshot = watch::Sender::new(Arc::new(snapshot));
         upkeep.spawn(reload::watch_tokens(snapshot.subscribe()));
+        upkeep.spawn(follow_others(snapshot.subscribe()));
         Ok(Self { snapshot, started: Instant::now(), _upkeep: Arc::new(upkeep) })
     }
 
@@ -249,12 +253,20 @@ impl Gateway {
 /// How long the end of the program waits for the store to take what the last calls cost.
 const SETTLING: Duration = Duration::from_secs(5);
 
-/// Asks the store now and then what others have spent, for the pages that show it.
-async fn follow_spending(spending: SpendingLayer) {
-    let mut every = tokio::time::interval(Duration::from_secs(30));
+/// How often the store is asked what others have spent and closed.
+const FOLLOW_EVERY: Duration = Duration::from_secs(15);
+
+/// Asks the store now and then what others have spent, for the pages that show it, and what
+/// refusals have closed for them.
+async fn follow_others(snapshot: watch::Receiver<Arc<Snapshot>>) {
+    let mut every = tokio::time::interval(FOLLOW_EVERY);
     loop {
         every.tick().await;
+        let layers = snapshot.borrow().layers().clone();
         // A failure is logged where it refuses calls.
-        let _ = spending.refresh().await;
+        let _ = layers.spending.refresh().await;
+        if let Ok(closed @ 1..) = layers.fallback.circuits().refresh().await {
+            tracing::info!(closed, "models or accounts that refused others are left alone");
+        }
     }
 }

@@ -254,7 +254,7 @@ fn layers(
         },
         fallback: match unchanged(|a, b| a.fallback == b.fallback) {
             Some(kept) => kept.fallback.clone(),
-            None => fallback(&config.fallback),
+            None => fallback(&config.fallback, state),
         },
         // With other models, sizes are part of the same walk.
         resolution: if config.fallback.sizes && config.fallback.models.is_empty() {
@@ -312,11 +312,20 @@ fn peak(config: &Config) -> Result<PeakHourRouterLayer, ConfigError> {
     Ok(prefer.fold(layer, |layer, (asked, preferred)| layer.in_peak(asked, preferred)))
 }
 
-fn fallback(config: &config::Fallback) -> ModelFallbackLayer {
+fn fallback(config: &config::Fallback, state: &State) -> ModelFallbackLayer {
     if config.models.is_empty() {
         return ModelFallbackLayer::off();
     }
     let layer = ModelFallbackLayer::new(Chain::new(config.models.iter().map(String::as_str)));
+    let layer = sized(config, layer);
+    if let Some(store) = state.store() {
+        layer.circuits().share(store.closures(), SystemClock);
+    }
+    layer
+}
+
+/// The layer with its sizes.
+fn sized(config: &config::Fallback, layer: ModelFallbackLayer) -> ModelFallbackLayer {
     if !config.sizes {
         return layer;
     }

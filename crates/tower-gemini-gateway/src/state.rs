@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tower_gemini::store::{Journal, QuotaStore, SpendingStore, StoreError};
+use tower_gemini::store::{ClosureStore, Journal, QuotaStore, SpendingStore, StoreError};
 #[cfg(feature = "redb")]
 use tower_gemini_store::RedbStore;
 #[cfg(feature = "redis")]
@@ -300,6 +300,16 @@ impl Store {
 
     /// Counts of quotas.
     pub(crate) fn quota(&self) -> Arc<dyn QuotaStore> {
+        match self.clone() {
+            #[cfg(feature = "redb")]
+            Self::Redb(store) => Arc::new(store),
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store,
+        }
+    }
+
+    /// What refusals closed.
+    pub(crate) fn closures(&self) -> Arc<dyn ClosureStore> {
         match self.clone() {
             #[cfg(feature = "redb")]
             Self::Redb(store) => Arc::new(store),

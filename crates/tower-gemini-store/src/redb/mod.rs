@@ -12,6 +12,7 @@ use tower_gemini::store::StoreError;
 use self::commit::{Writer, boxed};
 use crate::random;
 
+mod closures;
 mod commit;
 mod journal;
 mod quota;

@@ -12,6 +12,7 @@ use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::quota_guard::QuotaKey;
 use tower_gemini::store::{CallFingerprint, StoreError};
 
+mod closures;
 mod journal;
 mod quota;
 mod spending;

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::time::Instant;
 
 use super::{
-    Exchange, ExchangeFuture, QuotaStore, SpendAsk, SpendReply, SpendSettlement, SpendingBooks,
-    SpendingFuture, SpendingStore, StoredCounts, StoredSpending,
+    Closure, ClosureStore, Exchange, ExchangeFuture, QuotaStore, SpendAsk, SpendReply,
+    SpendSettlement, SpendingBooks, SpendingFuture, SpendingStore, StoredCounts, StoredSpending,
 };
 use crate::calendar::unix_ms;
 use crate::clock::{Clock, SystemClock, millis};
@@ -33,6 +33,7 @@ pub struct MemoryStore {
     clock: Arc<dyn Clock>,
     counts: Mutex<HashMap<QuotaKey, StoredCounts>>,
     spending: Mutex<HashMap<String, StoredSpending>>,
+    closures: Mutex<HashMap<String, Closure>>,
 }
 
 impl MemoryStore {
@@ -40,7 +41,8 @@ impl MemoryStore {
     #[must_use]
     pub fn new() -> Self {
         let (epoch, clock) = (Instant::now(), Arc::new(SystemClock));
-        Self { epoch, clock, counts: Mutex::default(), spending: Mutex::default() }
+        let (counts, spending, closures) = Default::default();
+        Self { epoch, clock, counts, spending, closures }
     }
 
     /// Reads days from this clock. Default: the system's.
@@ -108,5 +110,26 @@ impl SpendingStore for MemoryStore {
         let now = self.clock.now();
         self.spending(&settlement.books, |account| account.settle(now, &settlement));
         Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+impl ClosureStore for MemoryStore {
+    fn close(&self, closure: Closure) -> SpendingFuture<()> {
+        let mut closures = self.closures.lock().unwrap_or_else(PoisonError::into_inner);
+        closures.insert(closure.name.clone(), closure);
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn reopen(&self, names: Vec<String>) -> SpendingFuture<()> {
+        let mut closures = self.closures.lock().unwrap_or_else(PoisonError::into_inner);
+        closures.retain(|name, _| !names.contains(name));
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn closures(&self) -> SpendingFuture<Vec<Closure>> {
+        let now = self.clock.now();
+        let mut closures = self.closures.lock().unwrap_or_else(PoisonError::into_inner);
+        closures.retain(|_, closure| closure.until > now);
+        Box::pin(std::future::ready(Ok(closures.values().cloned().collect())))
     }
 }

@@ -36,6 +36,7 @@ use tower_gemini_core::redact::redact;
 
 use crate::quota_guard::limits::{Limits, QuotaAmounts, QuotaKey};
 
+mod closures;
 mod counts;
 mod journal;
 mod memory;
@@ -43,6 +44,7 @@ mod spending;
 
 pub use crate::quota_guard::admission::Booking;
 pub use crate::spending::account::StoredPage;
+pub use closures::{Closure, ClosureStore};
 pub use counts::StoredCounts;
 pub use journal::{
     CallFingerprint, Claim, Journal, JournalChange, JournalFuture, JournalRecord, JournalResponse,

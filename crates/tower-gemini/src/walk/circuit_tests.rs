@@ -21,21 +21,21 @@ fn judged(status: u16, body: &str) -> Verdict {
     classify(&call, status, &HeaderMap::new(), body.as_bytes())
 }
 
-fn overloaded() -> Verdict {
+pub(super) fn overloaded() -> Verdict {
     judged(
         503,
         r#"{"error":{"code":503,"message":"The model is overloaded. Please try again later.","status":"UNAVAILABLE"}}"#,
     )
 }
 
-fn bad_key() -> Verdict {
+pub(super) fn bad_key() -> Verdict {
     judged(
         401,
         r#"{"error":{"code":401,"message":"Request had invalid authentication credentials.","status":"UNAUTHENTICATED"}}"#,
     )
 }
 
-fn spent_day() -> Verdict {
+pub(super) fn spent_day() -> Verdict {
     judged(
         429,
         r#"{"error":{"code":429,"status":"RESOURCE_EXHAUSTED","message":"Quota exceeded.","details":[{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaId":"GenerateRequestsPerDayPerProjectPerModel","quotaValue":"100"}]},{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"2s"}]}}"#,
@@ -65,7 +65,7 @@ fn verdict(kind: u8) -> Verdict {
     }
 }
 
-fn at(size: ImageSize, payer: &str) -> Keys {
+pub(super) fn at(size: ImageSize, payer: &str) -> Keys {
     Keys::new("gemini-3-pro-image", Some(size), "", payer)
 }
 

@@ -4,7 +4,7 @@
 //! A pure state machine ([`States`]), and around it what all clones share ([`Circuits`]).
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tower_gemini_core::call::ImageSize;
 use tower_gemini_core::verdict::{Outcome, Scope, Verdict};
 
+use super::shared_circuits::{Publisher, is_shared};
 use crate::trail::SkipReason;
 
 /// After how many failures, and for how long, a target is left alone. See
@@ -301,7 +302,7 @@ impl States {
 
 /// Capacity can come back at any time; a quota, an account without credit and a model that is gone
 /// do not.
-fn can_recover_early(cause: Outcome) -> bool {
+pub(super) fn can_recover_early(cause: Outcome) -> bool {
     matches!(
         cause,
         Outcome::Overloaded
@@ -333,6 +334,7 @@ pub struct Circuits(Arc<Shared>);
 struct Shared {
     known: Mutex<Known>,
     changed: Notify,
+    publisher: OnceLock<Publisher>,
 }
 
 #[derive(Debug, Default)]
@@ -373,9 +375,31 @@ impl Circuits {
     /// Closes every circuit. For an operator who knows better. Returns how many were open.
     pub fn reset(&self) -> usize {
         let states = std::mem::take(&mut self.known().states.0);
+        if let Some(publisher) = self.publisher().get() {
+            let shared = states.iter().filter(|(_, state)| is_shared(state));
+            publisher.reopen(shared.map(|(name, _)| name.clone()).collect());
+        }
         self.0.changed.notify_waiters();
         let is_open = |state: &&CircuitState| !matches!(state, CircuitState::Failing { .. });
         states.values().filter(is_open).count()
+    }
+
+    pub(super) fn publisher(&self) -> &OnceLock<Publisher> {
+        &self.0.publisher
+    }
+
+    /// Takes over open circuits of others, where this process knows nothing of them.
+    pub(super) fn adopt(&self, others: impl Iterator<Item = (String, CircuitState)>) -> usize {
+        let mut known = self.known();
+        let mut adopted = 0;
+        for (name, state) in others {
+            let is_new = !known.states.0.get(&name).is_some_and(is_shared);
+            if is_new && known.states.0.len() < MAX_CIRCUITS {
+                known.states.0.insert(name, state);
+                adopted += 1;
+            }
+        }
+        adopted
     }
 
     /// Completes when a circuit closes or may be probed again: for those who wait. Made before the
@@ -439,12 +463,27 @@ impl Guard {
         cooldowns: &Cooldowns,
     ) {
         let mut known = self.circuits.known();
+        let publisher = self.circuits.publisher().get();
         if verdict.outcome().is_success() {
+            let is_known =
+                |known: &Known, key: &str| known.states.0.get(key).is_some_and(is_shared);
+            let of_call =
+                self.keys.0.iter().filter(|key| publisher.is_some() && is_known(&known, key));
+            let mut closed: Vec<String> = of_call.cloned().collect();
             known.states.succeed(&self.keys, &self.probed, now);
+            closed.retain(|key| !known.states.0.contains_key(key));
+            if let Some(publisher) = publisher {
+                publisher.reopen(closed);
+            }
         } else if let Some(failure) = cooldowns.failure(verdict, midnight) {
             let key = self.keys.part(failure.part);
             let probed = self.probed.iter().any(|probed| probed == key);
+            let before = known.states.0.get(key).copied();
             known.states.fail(key, probed, now, &failure);
+            let opened = known.states.0.get(key).copied().filter(|state| Some(*state) != before);
+            if let (Some(publisher), Some(state)) = (publisher, opened.filter(is_shared)) {
+                publisher.close(key, state, now);
+            }
         }
         // Dropped now: what it probed, and the response says nothing about, is released.
     }

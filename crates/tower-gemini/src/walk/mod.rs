@@ -4,7 +4,7 @@
 //!
 //! [`Chain`] and [`Ladder`] are the data, [`FallbackOrder`] says which of the two gives way first.
 //! `plan.rs` gives the next target, `policy.rs` decides whether there may be one, `circuits.rs`
-//! knows which targets are left alone, and `service.rs` is the loop.
+//! knows which targets are left alone, `shared_circuits.rs` shares that, and `service.rs` is the loop.
 
 mod chain;
 #[cfg(test)]
@@ -15,6 +15,7 @@ mod plan;
 mod policy;
 mod refusal;
 mod service;
+mod shared_circuits;
 #[cfg(test)]
 mod tests;
 
