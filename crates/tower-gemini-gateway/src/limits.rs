@@ -153,10 +153,9 @@ impl BoundedBody {
             if silent >= self.idle_timeout {
                 return Poll::Ready(BodyFault::TooSlow { limit: self.idle_timeout });
             }
-            match self.check_rate(self.waited + silent) {
-                Err(fault @ BodyFault::OthersWait) => return Poll::Ready(fault),
-                // The next frame is told.
-                _ => {}
+            // Another fault is the next frame's.
+            if let Err(fault @ BodyFault::OthersWait) = self.check_rate(self.waited + silent) {
+                return Poll::Ready(fault);
             }
             let next = looks_every.min(self.idle_timeout - silent);
             self.look.as_mut().reset(Instant::now() + next);

@@ -344,9 +344,11 @@ impl State {
         true
     }
 
-    /// Serves responses that wait for memory, then the requests that there is room for, those of
-    /// callers that hold least first.
+    /// Serves who waits: requests of callers that hold far less than their share, then responses
+    /// that wait for memory, then the other requests, those of callers that hold least first.
     fn serve(&mut self, queue: &Queue, told: &mut Told) {
+        // Responses have the reserve to get on with, one after another.
+        self.admit(queue, told, true);
         while let Some(first) = self.growing.front() {
             let (lease, bytes) = (first.lease, first.bytes);
             let has = self.leases.get(&lease).map_or(0, Leased::held);
@@ -356,8 +358,14 @@ impl State {
             }
             told.grown.extend(self.growing.pop_front().map(|first| first.granted));
         }
+        self.admit(queue, told, false);
+    }
+
+    /// Admits the requests that there is room for, or only those of callers that are `far_below`
+    /// their share.
+    fn admit(&mut self, queue: &Queue, told: &mut Told, far_below: bool) {
         while self.places < self.limits.places && self.calls < self.limits.calls {
-            let Some(number) = self.next_in_order() else { return };
+            let Some(number) = self.next_in_order(far_below) else { return };
             let Some(Waiting { caller, bytes, granted, .. }) = self.dequeue(number) else { return };
             self.places += 1;
             self.calls += 1;
@@ -373,12 +381,19 @@ impl State {
         }
     }
 
-    fn next_in_order(&self) -> Option<u64> {
+    fn next_in_order(&self, far_below: bool) -> Option<u64> {
+        let callers = self.callers.len();
+        if far_below && callers < 2 {
+            return None;
+        }
         for (_, number, caller) in self.order.iter().take(LOOKED_AT) {
             let (waiting, holder) = (self.waiting.get(number)?, self.callers.get(caller)?);
             // With its clients or without them, a caller has no more calls than all may have
             // clients: some are left for the others, whatever it does.
             let has_calls = holder.calls < self.limits.places;
+            if far_below && holder.bytes + waiting.bytes > self.limits.bytes / (2 * callers) {
+                return None;
+            }
             if has_calls && self.bytes + waiting.bytes <= self.limits.bytes {
                 return Some(*number);
             }
@@ -645,6 +660,23 @@ mod tests {
             assert!(call.await.unwrap());
         }
         assert!(is_empty(&queue));
+    }
+
+    // Forty clients that did not read had all memory, and the next of their responses came before
+    // another caller's request.
+    #[tokio::test(start_paused = true)]
+    async fn responses_that_wait_for_memory_do_not_keep_a_small_caller_out() {
+        let queue = Queue::new(LIMITS);
+        let greedy = [queue.admit(1, 50, LONG).await, queue.admit(1, 50, LONG).await];
+        let [first, second] = greedy.map(|admitted| admitted.unwrap().lease);
+        assert!(first.try_resize(100, true), "the reserve");
+        let more = second.grow(60);
+        let other = queue.admit(2, 10, LONG);
+        tokio::pin!(more, other);
+        assert!((&mut more).now_or_never().is_none() && (&mut other).now_or_never().is_none());
+        assert!(first.try_resize(40, true));
+        assert!(other.now_or_never().is_some_and(|admitted| admitted.is_ok()));
+        assert!(more.now_or_never().is_some_and(|grown| grown), "with the reserve");
     }
 
     #[derive(Debug, Clone)]

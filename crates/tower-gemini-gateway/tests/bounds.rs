@@ -381,6 +381,32 @@ async fn slow_bodies_give_way_to_those_who_wait() {
     );
 }
 
+// Of 256 hang-ups 192 paid calls were lost, because fewer calls might be detached than in flight.
+#[tokio::test]
+async fn no_call_whose_client_hangs_up_is_one_too_many() {
+    let sim = Sim::builder()
+        .latency(Latency::fixed(Duration::from_millis(700)))
+        .tiny_images(true)
+        .build();
+    let world = world(sim, "max_in_flight = 8", "[keep]\nmax_detached = 1\n").await;
+    let url = world.gateway.url();
+    let asked: Vec<_> = (0..8)
+        .map(|n| {
+            let url = url.clone();
+            tokio::spawn(async move { ask(&url, n, KEY).await })
+        })
+        .collect();
+    while world.sim.requests() < 8 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    asked.iter().for_each(tokio::task::JoinHandle::abort);
+    for n in 0..8 {
+        let said = ask(&url, n, KEY).await;
+        assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+    }
+    assert_eq!(world.sim.requests(), 8, "each was paid for once");
+}
+
 #[tokio::test]
 async fn a_place_in_flight_is_held_to_the_end_of_the_answer() {
     let sim = Sim::builder()

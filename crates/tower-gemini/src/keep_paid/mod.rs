@@ -87,6 +87,8 @@
 //! | --- | --- | --- |
 //! | calls completed without a client, at once | 64 | a fourth of the gateway's requests in flight |
 //! | bytes stored, and as many of responses in transit | 256 MiB | five 4K images with two drafts (54 MB of JSON each), a hundred of 1K |
+//! | who makes room | of the caller that holds most, the oldest | nobody pushes out what a smaller holder has |
+//! | requests that wait for one call | 32, further ones get a 429 | more than the workers that share one job |
 //! | time for a call without a client | 660 s, 15 min more in the flex tier | Google's own deadline of 600 s (gRPC service config), and the way back |
 //! | retention of a stored response | 10 minutes | the longest series of resends that was measured ends within 5 |
 //! | grace for an identical call to be disconnected | 100 ms | a closed socket is noticed within a few on loopback; 2 s for a request marked as a resend |
