@@ -169,6 +169,16 @@ mod tests {
     }
 
     #[test]
+    fn tokens_are_managed_by_a_subcommand_that_knows_the_configuration() {
+        for line in ["token new ann --usd-per-day 5 -c a.toml", "-c a.toml token revoke ann"] {
+            let Ok(Command::Token { config, .. }) = parsed(line) else { panic!("{line}") };
+            assert_eq!(config, Some("a.toml".into()), "{line}");
+        }
+        assert!(parsed("token new").unwrap_err().contains("<NAME>"));
+        assert!(parsed("token").unwrap_err().contains("revoke"));
+    }
+
+    #[test]
     fn errors_name_the_argument_and_what_to_write() {
         for (line, says) in [
             ("--port 1", "unexpected argument '--port'"),

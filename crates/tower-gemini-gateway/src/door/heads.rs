@@ -37,7 +37,8 @@ const PASSED: [&str; 21] = [
     "x-sim-call",
     "x-goog-api-version",
 ];
-const PASSED_BEGINNINGS: [&str; 2] = ["x-goog-upload-", "x-stainless-"];
+/// Of uploads, of what OpenAI's clients state, and of the service tier on Vertex AI.
+const PASSED_BEGINNINGS: [&str; 3] = ["x-goog-upload-", "x-stainless-", "x-vertex-ai-llm-"];
 
 /// What makes another method of the request, where something does.
 pub(crate) fn method_override(parts: &Parts) -> Option<&'static str> {
