@@ -64,6 +64,14 @@ impl Auth {
         }
     }
 
+    /// The caller whose token has this name, if it still opens.
+    pub(crate) fn caller_named(&self, name: &str, now: SystemTime) -> Option<Caller> {
+        let Self::Tokens(source) = self else { return None };
+        let list = source.list().ok()?;
+        let token = list.iter().find(|token| token.name == name && token.is_valid(now))?.clone();
+        Some(Caller { token: Some(token), is_googles: true, credential: None })
+    }
+
     /// Removes the credential from a request, also from its query, and identifies the caller.
     pub(crate) fn admit(&self, parts: &mut Parts, now: SystemTime) -> Result<Caller, Rejection> {
         let in_query = take_query_credential(&mut parts.uri);
@@ -108,7 +116,7 @@ impl Auth {
                  as x-goog-api-key or as a Bearer token.",
             )
         })?;
-        if token.grants.expires.is_some_and(|end| end <= now) {
+        if !token.is_valid(now) {
             return Err(unauthenticated("This token has expired. Ask for another one."));
         }
         Ok(Caller { token: Some(token), is_googles, credential: None })

@@ -217,6 +217,10 @@ impl Gateway {
                 "some calls of disconnected clients were not completed: what they cost is lost"
             );
         }
+        // The journal has everything already.
+        if snapshot.has_journal() {
+            return all;
+        }
         let counts = keep.counts();
         let Some(dir) = &snapshot.config().keep.dir else {
             if counts.stored == 0 && counts.losses == 0 {
@@ -225,8 +229,8 @@ impl Gateway {
             tracing::warn!(
                 responses = counts.stored,
                 losses = counts.losses,
-                "stored responses and records of lost ones end with this process; set keep.dir to \
-                 save them"
+                "stored responses and records of lost ones end with this process; set \
+                 server.state_dir to keep them"
             );
             return false;
         };

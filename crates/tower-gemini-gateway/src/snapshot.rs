@@ -12,7 +12,7 @@ use tower_gemini::cost::Cost;
 use tower_gemini::model_fallback::{Chain, FallbackOrder};
 use tower_gemini::quota_guard::{OnExhausted, ProjectId, QuotaUsage};
 use tower_gemini::resolution_fallback::Ladder;
-use tower_gemini::spending::{Caps, ReserveBy};
+use tower_gemini::spending::Caps;
 use tower_gemini::stage::WireClient;
 use tower_gemini::target::{MustKeep, UpstreamId};
 use tower_gemini::thought_signatures::Missing;
@@ -105,7 +105,7 @@ impl Snapshot {
             Some(before) => before.auth.clone(),
             None => Auth::build(&config.auth, env)?,
         };
-        let layers = layers(config, before, &state)?;
+        let layers = layers(config, before, &state, &clock)?;
         let responses = &config.responses;
         let (strip_drafts, buffer_up_to) = (responses.strip_drafts, responses.buffer_up_to.0);
         let route = |(upstream, settings): (Upstream, &config::Upstream)| {
@@ -197,6 +197,11 @@ impl Snapshot {
         self.state.problem().or_else(|| self.auth.problem())
     }
 
+    /// Whether paid calls are recorded outside of memory.
+    pub(crate) fn has_journal(&self) -> bool {
+        self.state.store().is_some()
+    }
+
     pub(crate) fn stop_being_ready(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
@@ -221,6 +226,7 @@ fn layers(
     config: &Config,
     before: Option<&Snapshot>,
     state: &State,
+    clock: &(impl Clock + Clone + 'static),
 ) -> Result<Layers, ConfigError> {
     let kept = before.map(|before| &before.layers);
     let unchanged = |is_same: fn(&Config, &Config) -> bool| {
@@ -237,7 +243,7 @@ fn layers(
         // accepted can also be replayed.
         collect: CollectRequestLayer::new()
             .max_held_bytes((config.server.max_body.0 / 3 + 1).saturating_mul(4) + 1024 * 1024),
-        keep: kept.map_or_else(|| keep(config), |kept| kept.keep.clone()),
+        keep: kept.map_or_else(|| keep(config, state, clock.clone()), |kept| kept.keep.clone()),
         signatures: match unchanged(|a, b| a.signatures.restore == b.signatures.restore) {
             Some(kept) => kept.signatures.clone(),
             None => signatures(&config.signatures)?,
@@ -263,7 +269,7 @@ fn layers(
         },
         spending: match kept {
             Some(kept) => kept.spending.clone(),
-            None => spending(config, state)?,
+            None => spending(config, state)?.clock(clock.clone()),
         },
         timeout: AttemptTimeoutLayer::new()
             .limit(config.timeouts.up_to_2k.0)
@@ -354,16 +360,21 @@ fn queue(config: &Config) -> Queue {
     Queue::new(limits)
 }
 
-fn keep(config: &Config) -> Option<KeepPaidLayer> {
+fn keep(config: &Config, state: &State, clock: impl Clock + 'static) -> Option<KeepPaidLayer> {
     let keep = &config.keep;
     keep.enabled.then(|| {
-        KeepPaidLayer::new()
+        let layer = KeepPaidLayer::new()
+            .clock(clock)
             // The gateway's queue counts them, by request; one for several images is as many calls.
             .max_detached(config.most_calls().saturating_mul(MOST_IMAGES))
             .max_stored_bytes(config.kept_bytes())
             .max_detached_time(keep.max_detached_time.0)
             .retention(keep.retention.0)
-            .loss_window(keep.loss_window.0)
+            .loss_window(keep.loss_window.0);
+        match state.store() {
+            Some(store) => layer.journal(store.journal()),
+            None => layer,
+        }
     })
 }
 
@@ -380,14 +391,9 @@ fn spending(config: &Config, state: &State) -> Result<SpendingLayer, ConfigError
         reason = "checked: a sum of money"
     )]
     let balance = (spending.starting_balance * 1e6).round() as u64;
-    let layer = SpendingLayer::new().starting_balance(Cost::exactly(balance)).reserve_by(
-        match spending.mode {
-            config::SpendingMode::WorstCase => {
-                ReserveBy::WorstCase { drafts: spending.assume_drafts }
-            }
-            config::SpendingMode::Expected => ReserveBy::Expected,
-        },
-    );
+    let layer = SpendingLayer::new()
+        .starting_balance(Cost::exactly(balance))
+        .reserve_by(spending.reserve_by());
     let layer = match state.store() {
         Some(store) => layer.store(store.spending()),
         None => layer,

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tower_gemini::store::{ClosureStore, QuotaStore, SpendingStore, StoreError};
+use tower_gemini::store::{ClosureStore, Journal, QuotaStore, SpendingStore, StoreError};
 #[cfg(feature = "redb")]
 use tower_gemini_store::RedbStore;
 #[cfg(feature = "redis")]
@@ -191,15 +191,16 @@ fn too_slow(store: &Store) -> String {
 impl Store {
     fn open(config: &config::Server, dir: Option<&Path>) -> Result<Option<Self>, ConfigError> {
         match &config.store {
-            StoreUrl::Redb => dir.map(Self::open_redb).transpose(),
+            StoreUrl::Redb => dir.map(|dir| Self::open_redb(dir, config)).transpose(),
             StoreUrl::Redis(url) => Self::open_redis(url, config).map(Some),
         }
     }
 
     #[cfg(feature = "redb")]
-    fn open_redb(dir: &Path) -> Result<Self, ConfigError> {
+    fn open_redb(dir: &Path, config: &config::Server) -> Result<Self, ConfigError> {
         let path = dir.join("state.redb");
-        RedbStore::open(&path).map(Self::Redb).map_err(|error| {
+        let opened = RedbStore::open(&path).map(|store| store.flush_within(config.flush_within.0));
+        opened.map(Self::Redb).map_err(|error| {
             let what = format!("{} cannot be opened: {error}", path.display());
             let remedy =
                 "restore it from a backup, or move it away: the state that it held is lost";
@@ -208,7 +209,7 @@ impl Store {
     }
 
     #[cfg(not(feature = "redb"))]
-    fn open_redb(_dir: &Path) -> Result<Self, ConfigError> {
+    fn open_redb(_dir: &Path, _config: &config::Server) -> Result<Self, ConfigError> {
         let what = "this gateway was built without the feature `redb`";
         Err(ConfigError::at("server.store", what, "write server.store = \"redis://…\""))
     }
@@ -220,7 +221,11 @@ impl Store {
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
         let wrong = |error: StoreError| ConfigError::at("server.store", error.to_string(), "");
-        let mut store = RedisStore::open(url).map_err(wrong)?.prefix(&config.store_prefix);
+        let mut store = RedisStore::open(url)
+            .map_err(wrong)?
+            .prefix(&config.store_prefix)
+            .replicas(config.store_replicas)
+            .max_response_bytes(config.store_bytes.0);
         if let Some(name) = &config.store_password_env {
             let unset = || {
                 let what = format!("the environment variable {name} is not set");
@@ -280,6 +285,16 @@ impl Store {
             Self::Redb(store) => store.shared_secret().await,
             #[cfg(feature = "redis")]
             Self::Redis(store) => store.shared_secret().await,
+        }
+    }
+
+    /// Records paid calls.
+    pub(crate) fn journal(&self) -> Arc<dyn Journal> {
+        match self.clone() {
+            #[cfg(feature = "redb")]
+            Self::Redb(store) => Arc::new(store),
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store,
         }
     }
 

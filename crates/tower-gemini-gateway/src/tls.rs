@@ -248,3 +248,37 @@ impl AsyncWrite for Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_changed_certificate_is_taken_and_one_that_does_not_work_changes_nothing() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls");
+        let dir = std::env::temp_dir().join(format!("certificate-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let files = config::Tls { cert: dir.join("cert.pem"), key: dir.join("key.pem") };
+        let copy = |name: &str, to: &Path| {
+            std::fs::write(to, std::fs::read(fixtures.join(name)).unwrap()).unwrap();
+        };
+        copy("first.pem", &files.cert);
+        copy("first.key", &files.key);
+        let certificate = Certificate::open(files.clone()).unwrap();
+        let shown = async || {
+            tokio::time::advance(EVERY).await;
+            certificate.refresh();
+            certificate.current.read().unwrap().end_entity_cert().unwrap().to_vec()
+        };
+        let first = shown().await;
+        std::fs::write(&files.cert, "half a certif").unwrap();
+        assert_eq!(shown().await, first);
+        copy("second.pem", &files.cert);
+        assert_eq!(shown().await, first, "its key is still the other one's");
+        // Of another length, and so seen on a file system with coarse dates too.
+        let key = std::fs::read_to_string(fixtures.join("second.key")).unwrap();
+        std::fs::write(&files.key, format!("{key}\n")).unwrap();
+        assert_ne!(shown().await, first);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

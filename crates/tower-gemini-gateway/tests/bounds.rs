@@ -671,6 +671,48 @@ async fn a_token_that_is_withdrawn_opens_nothing_and_a_new_one_does_without_a_re
     std::fs::remove_dir_all(dir).unwrap();
 }
 
+// The rest of the file was a valid file: on loopback everybody came in, and callers' tokens went to
+// Google as keys.
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_cut_short_changes_nothing_until_the_change_is_acknowledged() {
+    let sim = Sim::quick([]);
+    let upstream = serve(sim.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let dir = tempdir("cut");
+    let (key, tokens) = (dir.join("key"), dir.join("tokens"));
+    std::fs::write(&key, KEY).unwrap();
+    std::fs::write(&tokens, "alice:token-of-alice-0123456789\n").unwrap();
+    let open = |more: &str, of_upstream: &str| {
+        format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\n{more}[[upstream]]\nname = \"sim\"\nkind = \"gemini\"\nbase_url = \"{}\"\n{of_upstream}",
+            upstream.url()
+        )
+    };
+    let config = open("", &format!("api_key_file = {key:?}\n"))
+        + &format!("[auth]\nmode = \"tokens\"\ntokens_file = {tokens:?}\n");
+    let process = Process::start(&dir, &config);
+    let file = dir.join("gateway.toml");
+    std::fs::write(&file, open("", "")).unwrap();
+    process.signal("HUP");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(ask(&process.url, 0, "AIzaSyA-somebodys-key-0123456789").await.contains(" 401 "));
+    assert!(ask(&process.url, 1, "token-of-alice-0123456789").await.contains(" 200 "));
+    process.signal("TERM");
+    let (_, log) = tokio::task::spawn_blocking(move || process.end()).await.unwrap();
+    assert!(log.contains("auth.mode becomes \"passthrough\""), "{log}");
+    let code = log.split("accept_changes = \"").nth(1).unwrap().split('"').next().unwrap();
+
+    let process = Process::start(&dir, &config);
+    std::fs::write(&file, open(&format!("accept_changes = \"{code}\"\n"), "")).unwrap();
+    process.signal("HUP");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(ask(&process.url, 2, "AIzaSyA-somebodys-key-0123456789").await.contains(" 200 "));
+    process.signal("TERM");
+    let (_, log) = tokio::task::spawn_blocking(move || process.end()).await.unwrap();
+    assert!(log.contains("accepted by server.accept_changes"), "{log}");
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
 #[test]
 fn wrong_arguments_and_files_are_said_in_words_and_start_nothing() {
     for (args, says) in [

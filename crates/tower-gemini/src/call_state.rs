@@ -37,6 +37,8 @@ struct Inner {
 #[derive(Default)]
 struct Shared {
     deadline: Option<Instant>,
+    /// An attempt under way goes on when the deadline passes.
+    finishes_attempts: bool,
     /// How many more times the call may be sent after an attempt that may have been charged;
     /// `None` where neither the caller nor a layer said so.
     allowance: Option<u32>,
@@ -218,7 +220,7 @@ impl CallState {
     }
 
     /// When the call began.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "keep-paid"))]
     pub(crate) fn started(&self) -> Instant {
         self.0.started
     }
@@ -226,6 +228,31 @@ impl CallState {
     /// The moment at which the caller stops waiting for the whole call.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.shared().deadline
+    }
+
+    /// The moment at which an attempt under way ends, where the call's deadline ends it.
+    pub(crate) fn attempt_deadline(&self) -> Option<Instant> {
+        let shared = self.shared();
+        shared.deadline.filter(|_| !shared.finishes_attempts)
+    }
+
+    /// Lets an attempt under way go on when the deadline passes: its response is for whoever asks
+    /// again. Nothing is sent after it.
+    #[cfg(feature = "keep-paid")]
+    pub(crate) fn finish_attempts(&self) {
+        self.shared().finishes_attempts = true;
+    }
+
+    /// Whether an attempt under way goes on when the deadline passes.
+    pub(crate) fn finishes_attempts(&self) -> bool {
+        self.shared().finishes_attempts
+    }
+
+    /// Whether an attempt was begun that has not ended.
+    #[cfg(feature = "keep-paid")]
+    pub(crate) fn is_sending(&self) -> bool {
+        let shared = self.shared();
+        shared.attempts.last().is_some_and(|slot| slot.entry.is_some() && slot.end.is_none())
     }
 
     /// Gives the call a deadline this long after its start, unless it has one: a call has one

@@ -28,6 +28,7 @@ use tower_gemini_sim::{Fault, Latency, Sim, SimBody, SimService};
 
 use crate::harness::{Ask, Scenario, TAG, cases, faults, in_paused_time};
 
+mod deadlines;
 mod files;
 mod journal;
 mod keys;

@@ -16,6 +16,7 @@ use tower_gemini::charge_rules::ChargeRules;
 use tower_gemini::jittered_retry::{OutagePolicy, RetryPolicy, presets};
 use tower_gemini::peak_hour_router::{Schedule, Window, Zone};
 use tower_gemini::quota_guard::Limits;
+use tower_gemini::spending::ReserveBy;
 use tower_gemini::target::{self, UpstreamId};
 
 pub use self::error::{ConfigError, ConfigProblem};
@@ -87,6 +88,9 @@ section! { pub(crate) Server {
     store: StoreUrl = StoreUrl::redb(),
     store_password_env: Option<String> = None,
     store_prefix: String = "tower-gemini".to_owned(),
+    store_replicas: u32 = 0,
+    store_bytes: Size = Size::mib(256),
+    flush_within: Span = Span::secs(0),
     hosts: Vec<String> = Vec::new(),
     accept_changes: Option<String> = None,
     tls: Option<Tls> = None,
@@ -683,6 +687,16 @@ impl Spending {
             ("per_month", self.per_month),
             ("total", self.total),
         ]
+    }
+}
+
+impl Spending {
+    /// What is reserved for an attempt.
+    pub(crate) fn reserve_by(&self) -> ReserveBy {
+        match self.mode {
+            SpendingMode::WorstCase => ReserveBy::WorstCase { drafts: self.assume_drafts },
+            SpendingMode::Expected => ReserveBy::Expected,
+        }
     }
 }
 

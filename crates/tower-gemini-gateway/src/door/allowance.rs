@@ -18,7 +18,7 @@ use tower_gemini::body::{AttemptBody, JudgedBody};
 use tower_gemini::clock::Clock;
 use tower_gemini::error::Error;
 use tower_gemini::quota_guard::{self, QuotaGuardLayer, QuotaKey};
-use tower_gemini::spending::{Caps, Period};
+use tower_gemini::spending::{Caps, Period, ReserveBy};
 use tower_gemini::stage::AttemptService;
 use tower_gemini::store::SpendingStore;
 use tower_gemini::{Spending, SpendingLayer};
@@ -55,9 +55,17 @@ pub(crate) enum UsedUp {
 }
 
 impl Allowance {
-    fn new(name: &str, clock: Arc<dyn Clock>, store: Option<Arc<dyn SpendingStore>>) -> Self {
+    fn new(
+        name: &str,
+        clock: Arc<dyn Clock>,
+        reserve_by: ReserveBy,
+        store: Option<Arc<dyn SpendingStore>>,
+    ) -> Self {
         let clock = SharedClock(clock);
-        let spending = SpendingLayer::new().per_month(Caps::none()).clock(clock.clone());
+        let spending = SpendingLayer::new()
+            .reserve_by(reserve_by)
+            .per_month(Caps::none())
+            .clock(clock.clone());
         let spending = match store {
             Some(store) => spending.ledger(&format!("token {name}")).store(store),
             None => spending,
@@ -85,7 +93,9 @@ impl Allowance {
             let all = quota_guard::Limits::unlimited();
             let all = set(all, limits.rpm, quota_guard::Limits::rpm);
             let all = set(all, limits.rpd, quota_guard::Limits::rpd);
-            counts.calls = QuotaGuardLayer::new(all).clock(SharedClock(clock.clone()));
+            // A caller who reaches a limit is told, and is no alarm for the operator.
+            let calls = QuotaGuardLayer::new(all).alert_at([]);
+            counts.calls = calls.clock(SharedClock(clock.clone()));
         }
         let caps = |usd: Option<f64>| usd.map_or(Caps::none(), |usd| Caps::none().at_most_usd(usd));
         self.spending.set_caps(&Period::Day, caps(limits.usd_per_day));
@@ -152,13 +162,19 @@ pub(crate) struct Allowances {
     /// Grows with the operator's names only.
     by_name: Mutex<HashMap<String, Arc<Allowance>>>,
     clock: Arc<dyn Clock>,
+    reserve_by: ReserveBy,
     /// Where budgets outlive the process.
     store: Option<Arc<dyn SpendingStore>>,
 }
 
 impl Allowances {
-    pub(crate) fn new(clock: Arc<dyn Clock>, store: Option<Arc<dyn SpendingStore>>) -> Self {
-        Self { by_name: Mutex::default(), clock, store }
+    /// What is reserved for an attempt is the same for budgets and for the caps of `[spending]`.
+    pub(crate) fn new(
+        clock: Arc<dyn Clock>,
+        reserve_by: ReserveBy,
+        store: Option<Arc<dyn SpendingStore>>,
+    ) -> Self {
+        Self { by_name: Mutex::default(), clock, reserve_by, store }
     }
 
     /// Completes when what has ended is settled in the store.
@@ -178,8 +194,8 @@ impl Allowances {
         let allowance = match by_name.get(&token.name) {
             Some(known) => known.clone(),
             None => {
-                let new =
-                    Arc::new(Allowance::new(&token.name, self.clock.clone(), self.store.clone()));
+                let (clock, store) = (self.clock.clone(), self.store.clone());
+                let new = Arc::new(Allowance::new(&token.name, clock, self.reserve_by, store));
                 by_name.entry(token.name.clone()).or_insert(new).clone()
             }
         };
@@ -246,7 +262,8 @@ mod tests {
     use tower_gemini::clock::{RuntimeClock, SystemClock};
 
     fn allowances() -> Allowances {
-        Allowances::new(Arc::new(RuntimeClock::starting_at(SystemClock.now())), None)
+        let clock = Arc::new(RuntimeClock::starting_at(SystemClock.now()));
+        Allowances::new(clock, ReserveBy::Expected, None)
     }
 
     fn token(more: &str) -> Arc<Token> {

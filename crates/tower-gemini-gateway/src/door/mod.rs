@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `tokens`, `source` | read the list of tokens, and keep it fresh |
 //! | `paths`, `pattern`, `heads`, `references` | say what a request asks for |
-//! | `owned` | remembers what was created through which token |
+//! | `owned`, `uploads` | remember what was created through which token |
 //! | `allowance` | counts what each token uses up |
 //! | `host`, `failures`, `files` | names on loopback, failed logins, files of secrets |
 //! | `audit` | writes a line a request |
@@ -25,6 +25,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod uploads;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -64,6 +65,7 @@ pub(crate) use self::source::TokenSource;
 pub(crate) use self::tokens::Token;
 #[cfg(test)]
 pub(crate) use self::tokens::hashed;
+use self::uploads::{Here, Uploads};
 use crate::auth::Caller;
 use crate::config::{Config, ConfigError};
 use crate::responses::{CHARGED, ErrorFormat, Rejection};
@@ -106,6 +108,7 @@ pub(crate) struct Door {
     failures: Failures,
     allowances: Allowances,
     owned: Mutex<Owned>,
+    uploads: Uploads,
     /// Requests that are creating an interaction, by token.
     creating: Mutex<HashMap<String, Vec<Weak<Visit>>>>,
     audit: Option<AuditFile>,
@@ -129,8 +132,9 @@ impl Door {
         };
         Ok(Self {
             failures: Failures::default(),
-            allowances: Allowances::new(clock.clone(), spending),
+            allowances: Allowances::new(clock.clone(), config.spending.reserve_by(), spending),
             owned: Mutex::default(),
+            uploads: Uploads::default(),
             creating: Mutex::default(),
             audit: config.log.audit.as_ref().map(open).transpose()?,
             clock,
@@ -191,6 +195,7 @@ pub(crate) struct Entry {
     access: Option<Access>,
     place: Option<Place>,
     anonymous: Option<String>,
+    here: Here,
 }
 
 /// Lets a request in, or responds to it: with a page of the gateway's own or a rejection.
@@ -247,7 +252,15 @@ pub(crate) async fn enter(
         parts.uri = uri;
     }
     // The key leaves the URI before anything can print it.
-    let caller = match gateway.auth().admit(&mut parts, door.clock.now()) {
+    let owner = decoded.is_upload().then(|| door.uploads.owner(&parts.uri)).flatten();
+    let here = Here::new(&parts.uri, &parts.headers, server.tls.is_some());
+    let now = door.clock.now();
+    let admitted = gateway.auth().admit(&mut parts, now).or_else(|rejection| {
+        // Clients go on with an upload without a credential.
+        let owner = owner.and_then(|name| gateway.auth().caller_named(&name, now));
+        owner.ok_or(rejection)
+    });
+    let caller = match admitted {
         Ok(caller) => caller,
         Err(rejection) => {
             if rejection.status == StatusCode::UNAUTHORIZED {
@@ -289,7 +302,7 @@ pub(crate) async fn enter(
         access = Some(asked);
     }
     parts.extensions.insert(visit.clone());
-    let entry = Entry { caller, door, visit, access, place, anonymous };
+    let entry = Entry { caller, door, visit, access, place, anonymous, here };
     Ok((Request::from_parts(parts, body), entry))
 }
 
@@ -304,10 +317,14 @@ impl Entry {
         name.map(CallerId::new)
     }
 
-    /// Whether the body must be read before it is passed on.
+    /// Whether the body must be read before it is passed on. Not that of a file, nor where the list
+    /// of tokens allows the path itself.
     pub(crate) fn reads_body(&self, method: &Method) -> bool {
-        let is_upload = self.access == Some(Access::Creates(Kind::File));
-        self.access.is_some() && !is_upload && !method.is_safe() && *method != Method::DELETE
+        let is_checked = match &self.access {
+            None | Some(Access::OptIn | Access::Creates(Kind::File)) => false,
+            Some(_) => true,
+        };
+        is_checked && !method.is_safe() && *method != Method::DELETE
     }
 
     /// Refuses a body that refers to what was created through another token.
@@ -336,7 +353,10 @@ impl Entry {
     }
 
     /// Remembers what a response says was created, and passes the response on.
-    pub(crate) async fn note(&self, response: Response<Body>) -> Response<Body> {
+    pub(crate) async fn note(&self, mut response: Response<Body>) -> Response<Body> {
+        if let Some(token) = self.caller.token_name() {
+            self.door.uploads.lead_back(&mut response, token, &self.here);
+        }
         let kind = match &self.access {
             Some(Access::Creates(kind) | Access::Owned(kind, _)) => *kind,
             _ => return response,

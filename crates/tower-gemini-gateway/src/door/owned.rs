@@ -1,10 +1,11 @@
 //! Which files, caches, batches and interactions were created through which token.
 //!
 //! Google knows one project: whoever knows an id may read, change and delete what it stands for. So
-//! the gateway remembers whose it is, for as long as Google keeps it. A restart forgets: until this
+//! the gateway remembers whose it is, at least for as long as Google keeps it. A restart forgets: until this
 //! is stored, what was created before is open to nobody, or to tokens whose `allow` has it.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -35,50 +36,34 @@ impl Kind {
     }
 }
 
-/// The ids of all tokens. Plain data, so that it can be stored.
+/// Whose everything is. Plain data, so that it can be stored.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Vec<Record>", into = "Vec<Record>")]
 pub(crate) struct Owned {
-    by_token: HashMap<String, Ids>,
+    /// The token and when Google forgets it, in seconds since 1970.
+    owners: HashMap<(Kind, String), (Arc<str>, u64)>,
+    by_token: HashMap<Arc<str>, BTreeSet<(u64, Kind, String)>>,
 }
 
-/// The ids of one token.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(from = "Vec<(u64, Kind, String)>", into = "Vec<(u64, Kind, String)>")]
-struct Ids {
-    /// When Google forgets each, in seconds since 1970.
-    ends: HashMap<(Kind, String), u64>,
-    by_end: BTreeSet<(u64, Kind, String)>,
-}
+/// A token, when Google forgets it, what it is and its id.
+type Record = (String, u64, Kind, String);
 
-impl From<Vec<(u64, Kind, String)>> for Ids {
-    fn from(all: Vec<(u64, Kind, String)>) -> Self {
-        let mut ids = Self::default();
-        all.into_iter().for_each(|(end, kind, id)| ids.insert(kind, id, end));
-        ids
+impl From<Vec<Record>> for Owned {
+    fn from(records: Vec<Record>) -> Self {
+        let mut owned = Self::default();
+        for (token, end, kind, id) in records {
+            owned.insert(&token, kind, id, end);
+        }
+        owned
     }
 }
 
-impl From<Ids> for Vec<(u64, Kind, String)> {
-    fn from(ids: Ids) -> Self {
-        ids.by_end.into_iter().collect()
-    }
-}
-
-impl Ids {
-    fn insert(&mut self, kind: Kind, id: String, end: u64) {
-        if let Some(before) = self.ends.insert((kind, id.clone()), end) {
-            self.by_end.remove(&(before, kind, id.clone()));
-        }
-        self.by_end.insert((end, kind, id));
-        while self.by_end.len() > MAX_IDS {
-            self.forget_first();
-        }
-    }
-
-    fn forget_first(&mut self) {
-        if let Some((_, kind, id)) = self.by_end.pop_first() {
-            self.ends.remove(&(kind, id));
-        }
+impl From<Owned> for Vec<Record> {
+    fn from(owned: Owned) -> Self {
+        let of = |(token, ids): (Arc<str>, BTreeSet<(u64, Kind, String)>)| {
+            ids.into_iter().map(move |(end, kind, id)| (token.to_string(), end, kind, id))
+        };
+        owned.by_token.into_iter().flat_map(of).collect()
     }
 }
 
@@ -124,7 +109,8 @@ impl Created {
 }
 
 impl Owned {
-    /// Remembers whose something is.
+    /// Remembers whose something is. A name that callers choose may be created anew by another,
+    /// once Google has forgotten the one before: the last one has it.
     pub(crate) fn remember(&mut self, token: &str, created: Created, now: SystemTime) {
         let Created { kind, id, end } = created;
         if id.is_empty() || id.len() > MAX_ID_BYTES {
@@ -132,24 +118,33 @@ impl Owned {
         }
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let end = end.unwrap_or_else(|| now.saturating_add(kind.kept_for()).as_secs());
-        let ids = match self.by_token.get_mut(token) {
-            Some(ids) => ids,
-            None => self.by_token.entry(token.to_owned()).or_default(),
-        };
-        ids.insert(kind, id, end);
-        // Two at a time keep up with one that comes: each costs the same.
-        for _ in 0..2 {
-            if ids.by_end.first().is_some_and(|(end, ..)| *end < now.as_secs()) {
-                ids.forget_first();
+        self.insert(token, kind, id, end);
+    }
+
+    fn insert(&mut self, token: &str, kind: Kind, id: String, end: u64) {
+        let known = self.by_token.get_key_value(token).map(|(token, _)| token.clone());
+        let token = known.unwrap_or_else(|| Arc::from(token));
+        let key = (kind, id);
+        if let Some((owner, before)) = self.owners.insert(key.clone(), (token.clone(), end))
+            && let Some(ids) = self.by_token.get_mut(&owner)
+        {
+            ids.remove(&(before, kind, key.1.clone()));
+        }
+        let ids = self.by_token.entry(token).or_default();
+        ids.insert((end, kind, key.1));
+        // Nothing is forgotten by the clock, which may jump: only what ends first makes room.
+        while ids.len() > MAX_IDS {
+            if let Some((_, kind, id)) = ids.pop_first() {
+                self.owners.remove(&(kind, id));
             }
         }
     }
 
     /// Whether something was created through this token. Whether Google still has it is Google's to
-    /// say: a clock that jumps takes nothing from anybody.
+    /// say.
     pub(crate) fn is_of(&self, token: &str, kind: Kind, id: &str) -> bool {
-        let ids = self.by_token.get(token);
-        ids.is_some_and(|ids| ids.ends.contains_key(&(kind, id.to_owned())))
+        let owner = self.owners.get(&(kind, id.to_owned()));
+        owner.is_some_and(|(owner, _)| **owner == *token)
     }
 }
 
@@ -171,35 +166,40 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_kept_as_long_as_google_keeps_what_they_stand_for() {
+    fn a_clock_that_jumps_takes_nothing_from_anybody() {
         let mut owned = Owned::default();
         owned.remember("ann", Created::new(Kind::File, "old"), at(0));
-        owned.remember("ann", Created::new(Kind::File, "new"), at(48 * HOUR));
-        assert!(owned.is_of("ann", Kind::File, "old"));
-        owned.remember("ann", Created::new(Kind::File, "newer"), at(48 * HOUR + 1));
-        assert!(!owned.is_of("ann", Kind::File, "old"));
-        assert!(owned.is_of("ann", Kind::File, "new"));
-        // A cache says when it ends, and may be told to end later.
-        let cache = |end| format!(r#"{{"name":"cachedContents/c","expireTime":"{end}"}}"#);
-        for (end, seconds) in [("1970-01-01T01:00:00Z", HOUR), ("1970-01-02T00:00:00Z", 24 * HOUR)]
-        {
-            let created = Created::find(Kind::Cache, cache(end).as_bytes());
-            assert_eq!(created[0].end, Some(seconds));
-            owned.remember("ann", created[0].clone(), at(0));
-        }
-        assert_eq!(owned.by_token["ann"].ends[&(Kind::Cache, "c".into())], 24 * HOUR);
+        owned.remember("ann", Created::new(Kind::File, "new"), at(400 * 24 * HOUR));
+        assert!(owned.is_of("ann", Kind::File, "old") && owned.is_of("ann", Kind::File, "new"));
     }
 
     #[test]
-    fn the_ids_of_a_token_are_bounded() {
+    fn a_name_that_is_created_anew_is_of_the_one_who_created_it_last() {
         let mut owned = Owned::default();
+        owned.remember("ann", Created::new(Kind::File, "report"), at(0));
+        owned.remember("ben", Created::new(Kind::File, "report"), at(49 * HOUR));
+        assert!(owned.is_of("ben", Kind::File, "report"));
+        assert!(!owned.is_of("ann", Kind::File, "report"));
+    }
+
+    #[test]
+    fn the_ids_of_a_token_are_bounded_and_what_google_forgets_first_makes_room() {
+        let mut owned = Owned::default();
+        let cache = |id: &str, end| {
+            let text = format!(r#"{{"name":"cachedContents/{id}","expireTime":"{end}"}}"#);
+            Created::find(Kind::Cache, text.as_bytes()).remove(0)
+        };
+        // It says when it ends, and may be told to end later.
+        owned.remember("ann", cache("c", "1970-01-01T01:00:00Z"), at(0));
+        owned.remember("ann", cache("c", "2970-01-01T01:00:00Z"), at(0));
         for n in 0..MAX_IDS as u64 + 5 {
             owned.remember("ann", Created::new(Kind::File, &n.to_string()), at(n));
         }
         owned.remember("ann", Created::new(Kind::File, &"x".repeat(MAX_ID_BYTES + 1)), at(0));
-        assert_eq!(owned.by_token["ann"].ends.len(), MAX_IDS);
-        assert_eq!(owned.by_token["ann"].by_end.len(), MAX_IDS);
-        assert!(!owned.is_of("ann", Kind::File, "0"));
+        owned.remember("ben", Created::new(Kind::File, "b"), at(0));
+        assert_eq!(owned.by_token["ann"].len(), MAX_IDS);
+        assert_eq!(owned.owners.len(), MAX_IDS + 1);
+        assert!(owned.is_of("ann", Kind::Cache, "c") && !owned.is_of("ann", Kind::File, "0"));
     }
 
     #[test]

@@ -108,6 +108,11 @@ impl DecodedPath {
         &self.0
     }
 
+    /// Whether something is uploaded there.
+    pub(crate) fn is_upload(&self) -> bool {
+        self.0.first().is_some_and(|first| first == "upload")
+    }
+
     /// What a request for this path asks for. `raw` is the path as it came, by which the gateway
     /// decides what it translates; `project` is the one that pays on Vertex AI, where it is known.
     pub(crate) fn access(&self, method: &Method, raw: &str, project: Option<&str>) -> Access {
@@ -155,9 +160,15 @@ impl DecodedPath {
     }
 }
 
-/// `models`, `models/m`, `models/m:generateContent`. The names of models may have slashes.
+/// `models`, `models/m`, `models/m:generateContent`. The names of models may have slashes:
+/// `google/gemini-…`.
 fn models(method: &Method, rest: &[&str]) -> Access {
     let Some((&"models", rest)) = rest.split_first() else { return Access::OptIn };
+    // What is below a model is something else: `models/m/operations/o`.
+    let is_name = |segment: &&str| !matches!(*segment, "operations" | "permissions");
+    if rest.len() > 3 || !rest.iter().all(is_name) {
+        return Access::OptIn;
+    }
     let name = rest.join("/");
     let verb = name.rsplit_once(':').map(|(_, verb)| verb);
     match (method, verb) {
@@ -221,6 +232,7 @@ mod tests {
             ("DELETE", "/v1beta/tunedModels/company-model"),
             ("POST", "/v1beta/tunedModels/company-model:generateContent"),
             ("POST", "/v1beta/corpora"),
+            ("GET", "/v1beta/models/m/operations/o"),
             ("GET", "/v1beta/openai/files"),
             // Not what the gateway translates: this would be passed on as it is.
             ("POST", "/v1beta/corpora%2Fchat/completions"),

@@ -165,6 +165,86 @@ async fn what_was_created_through_one_token_is_no_other_tokens() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_upload_in_two_requests_is_of_the_token_that_began_it() {
+    let dir = Dir::new();
+    let client = tower::service_fn(|request: Request<WireBody>| {
+        let response = match request.uri().query() {
+            None => Response::builder()
+                .header(
+                    "x-goog-upload-url",
+                    "https://generativelanguage.googleapis.com/upload/v1beta/files?upload_id=u1",
+                )
+                .body(Full::default()),
+            Some(_) => {
+                Response::builder().body(Full::new(Bytes::from(r#"{"file":{"name":"files/f1"}}"#)))
+            }
+        };
+        std::future::ready(response)
+    });
+    let gateway = Snapshot::over(client, clock(), &dir.config("", ""), None).unwrap();
+    let gateway = Arc::new(gateway);
+    let mut begin = request("POST", "/upload/v1beta/files", ANN, "{}");
+    begin.headers_mut().insert("host", "gw:8787".parse().unwrap());
+    let response = handle(gateway.clone(), Instant::now(), begin).await;
+    let goes_on = response.headers()["x-goog-upload-url"].to_str().unwrap().to_owned();
+    assert_eq!(goes_on, "http://gw:8787/upload/v1beta/files?upload_id=u1");
+    let path = goes_on.trim_start_matches("http://gw:8787");
+    // As Google's clients do: without a credential.
+    assert_eq!(ask(&gateway, "", "POST", path, "the bytes of an image").await, 200);
+    let other = "/upload/v1beta/files?upload_id=u2";
+    assert_eq!(ask(&gateway, "", "POST", other, "the bytes of an image").await, 401);
+    assert_eq!(ask(&gateway, BEN, "GET", "/v1beta/files/f1", "").await, 403);
+    assert_ne!(ask(&gateway, ANN, "GET", "/v1beta/files/f1", "").await, 403);
+}
+
+/// A clock that is set at will.
+#[derive(Debug, Clone)]
+struct Settable(RuntimeClock, Arc<Mutex<(bool, Duration)>>);
+
+impl Settable {
+    fn set(&self, is_ahead: bool, by: Duration) {
+        *self.1.lock().unwrap() = (is_ahead, by);
+    }
+}
+
+impl Clock for Settable {
+    fn now(&self) -> std::time::SystemTime {
+        let (is_ahead, by) = *self.1.lock().unwrap();
+        if is_ahead { self.0.now() + by } else { self.0.now() - by }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn clock_jumps_neither_expire_stored_responses_nor_lock_caps() {
+    let sim =
+        Sim::builder().latency(Latency::fixed(Duration::from_secs(2))).tiny_images(true).build();
+    let clock = Settable(clock(), Arc::default());
+    let year = Duration::from_secs(365 * 86_400);
+    // Room for one worst case a day beside what was spent.
+    let config = Config::parse("[spending]\nper_day = 1.8\n", "gateway.toml").unwrap();
+    let gateway = Snapshot::over(sim.service(), clock.clone(), &config, None).unwrap();
+    let gateway = Arc::new(gateway);
+    for (is_ahead, sent) in [(true, 1), (false, 2)] {
+        let body = if is_ahead { APPLE } else { PEAR };
+        let handled =
+            handle(gateway.clone(), Instant::now(), request("POST", PRO, "AIza-key", body));
+        assert!(tokio::time::timeout(Duration::from_secs(1), handled).await.is_err());
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        clock.set(is_ahead, year);
+        // What was paid for is there, whatever the date.
+        assert_eq!(ask(&gateway, "AIza-key", "POST", PRO, body).await, 200);
+        assert_eq!(sim.requests(), sent);
+        clock.set(true, Duration::ZERO);
+    }
+    // The day is spent, and the next one is not.
+    let plum = r#"{"contents":[{"parts":[{"text":"a plum"}]}]}"#;
+    let fig = r#"{"contents":[{"parts":[{"text":"a fig"}]}]}"#;
+    assert_eq!(ask(&gateway, "AIza-key", "POST", PRO, plum).await, 429);
+    clock.set(true, Duration::from_secs(86_400));
+    assert_eq!(ask(&gateway, "AIza-key", "POST", PRO, fig).await, 200);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_interaction_is_of_the_token_that_began_it() {
     let dir = Dir::new();
     let body = r#"{"id":"v1_abc","status":"completed","model":"gemini-3.5-flash","outputs":[{"type":"text","text":"x"}]}"#;
@@ -221,6 +301,25 @@ async fn a_body_that_cannot_be_read_is_not_sent_behind_the_gateways_key() {
         assert_eq!(ask(&gateway, ANN, "POST", PRO, body).await, 400, "{body}");
     }
     assert_eq!(sent.count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bucket_is_read_with_the_gateways_rights_only_where_the_list_allows_it() {
+    let dir = Dir::new();
+    let config = dir.config("allow = [\"GET /gs:/mine/**\", \"* /v1beta/openai/**\"]", "");
+    let (gateway, sent) = over(&config, 200, "{}");
+    let names = |object: &'static str| match object {
+        "mine" => r#"{"contents":[{"parts":[{"fileData":{"fileUri":"gs://mine/a/b.png"}}]}]}"#,
+        _ => r#"{"contents":[{"parts":[{"fileData":{"fileUri":"gs://other/a/b.png"}}]}]}"#,
+    };
+    let count = "/v1beta/models/gemini-3-pro-image:countTokens";
+    assert_eq!(ask(&gateway, ANN, "POST", count, names("mine")).await, 200);
+    assert_eq!(ask(&gateway, ANN, "POST", count, names("other")).await, 403);
+    assert_eq!(ask(&gateway, BEN, "POST", count, names("mine")).await, 403);
+    // What the list allows may have any body.
+    assert_eq!(ask(&gateway, ANN, "POST", "/v1beta/openai/embeddings", "no JSON").await, 200);
+    assert_eq!(ask(&gateway, BEN, "POST", "/v1beta/openai/embeddings", "{}").await, 403);
+    assert_eq!(sent.count(), 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -58,6 +58,13 @@ impl fmt::Debug for Token {
     }
 }
 
+impl Token {
+    /// Whether it has not expired.
+    pub(crate) fn is_valid(&self, now: SystemTime) -> bool {
+        self.grants.expires.is_none_or(|end| now < end)
+    }
+}
+
 /// Why a list of tokens is refused. It never repeats a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TokenProblem {

@@ -57,10 +57,13 @@ impl<S: AttemptService> Service<Request<AttemptBody>> for AttemptTimeout<S> {
             .get(&X_SERVER_TIMEOUT)
             .and_then(|value| value.to_str().ok()?.trim().parse().ok());
         let usual = self.limits.attempt(slot);
+        // A client that leaves early gets the response of its attempt when it asks again.
+        let finishes = request.body().state().finishes_attempts();
+        let stated = stated.filter(|&stated| !finishes || Duration::from_secs(stated) > usual);
         let mut limit = self.limits.of(request.body().call(), stated.map(Duration::from_secs));
         let mut what = TimeLimit::Attempt;
         let now = Instant::now();
-        if let Some(deadline) = request.body().deadline() {
+        if let Some(deadline) = request.body().attempt_deadline() {
             let left = deadline.saturating_duration_since(now);
             if left < limit {
                 (limit, what) = (left, TimeLimit::Deadline);

@@ -215,6 +215,12 @@ impl AttemptBody {
         self.payload.context.state.deadline().into_iter().chain(self.deadline).min()
     }
 
+    /// The same, where an attempt under way ends at the call's deadline.
+    pub(crate) fn attempt_deadline(&self) -> Option<Instant> {
+        let state = &self.payload.context.state;
+        state.attempt_deadline().into_iter().chain(self.deadline).min()
+    }
+
     /// Gives this attempt alone an earlier deadline.
     pub(crate) fn limit_deadline(&mut self, at: Instant) {
         self.deadline = self.deadline.into_iter().chain([at]).min();

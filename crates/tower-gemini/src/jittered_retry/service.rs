@@ -120,7 +120,7 @@ async fn send_and_retry<S: AttemptService>(
     loop {
         let answer = {
             let mut attempt = pin!(inner.call(request));
-            match state.deadline() {
+            match state.attempt_deadline() {
                 None => attempt.await,
                 Some(deadline) => match timeout_at(deadline, attempt.as_mut()).await {
                     Ok(answer) => answer,

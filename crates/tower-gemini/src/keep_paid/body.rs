@@ -14,7 +14,9 @@ use super::in_flight::{Collected, CompletableBody, InFlight, Writing, read_body,
 use super::registry::Registry;
 use super::stored::{CallId, StoredResponse};
 use crate::body::{HasVerdict, and_held};
-use crate::error::Error;
+use crate::error::{Error, TimeLimit};
+use crate::timer::Timer;
+use tokio::time::Instant;
 
 /// The body of [`KeepPaid`](super::KeepPaid)'s responses. Dropped before its end, it is read to its
 /// end and stored if it was or may have been charged.
@@ -31,6 +33,8 @@ pub struct ResponseBody<B: CompletableBody> {
     is_written: bool,
     has_ended: bool,
     trailers: Option<Frame<Bytes>>,
+    /// Until the call's deadline.
+    timer: Option<Timer>,
 }
 
 /// What depends on the client's getting all of a body.
@@ -71,6 +75,7 @@ impl<B: CompletableBody> ResponseBody<B> {
             is_written: false,
             has_ended: false,
             trailers: None,
+            timer: None,
         }
     }
 
@@ -123,6 +128,39 @@ impl<B: CompletableBody> ResponseBody<B> {
         Poll::Ready(())
     }
 
+    /// The client's time is over: the rest is read without it.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        let Some(Delivery::Foreground(call)) = &self.delivery else { return Poll::Pending };
+        let state = call.0.state.clone();
+        let Some(deadline) = state.deadline() else { return Poll::Pending };
+        let now = Instant::now();
+        let left = deadline.saturating_duration_since(now);
+        ready!(self.timer.get_or_insert_with(|| Timer::after(now, left)).poll(cx));
+        self.leave();
+        let limit = deadline.saturating_duration_since(state.started());
+        let error = Error::timeout(TimeLimit::Deadline, limit, Verdict::interrupted());
+        Poll::Ready(error.with_trail(state.trail().clone()))
+    }
+
+    /// The client takes no more of it.
+    fn leave(&mut self) {
+        let is_free = self.verdict().is_some_and(|verdict| verdict.charge().is_surely_free());
+        match (self.delivery.take(), self.body.take()) {
+            (Some(Delivery::Foreground(call)), Some(body)) => {
+                let (call, seen) = *call;
+                if is_free {
+                    call.end_free();
+                } else {
+                    call.complete_detached(read_body(body, seen));
+                }
+            }
+            (Some(Delivery::Replay { registry, id, response, .. }), _) => {
+                registry.with(|calls, now| calls.put_back(id, response, now));
+            }
+            _ => {}
+        }
+    }
+
     /// The client has all of it, as far as can be seen from here.
     fn deliver(&mut self) {
         match self.delivery.take() {
@@ -164,7 +202,11 @@ impl<B: CompletableBody> Body for ResponseBody<B> {
             }
             let frame = match Pin::new(body).poll_frame(cx) {
                 Poll::Pending if !this.ready.is_empty() => break,
-                frame => ready!(frame),
+                Poll::Pending => {
+                    let error = ready!(this.poll_deadline(cx));
+                    return Poll::Ready(Some(Err(error)));
+                }
+                Poll::Ready(frame) => frame,
             };
             match (frame.map(|frame| frame.map(Frame::into_data)), &mut this.delivery) {
                 (Some(Ok(Ok(data))), Some(Delivery::Foreground(call))) => {
@@ -213,21 +255,7 @@ impl<B: CompletableBody> Drop for ResponseBody<B> {
         if is_all_out && self.writing.is_none() {
             return self.deliver();
         }
-        let is_free = self.verdict().is_some_and(|verdict| verdict.charge().is_surely_free());
-        match (self.delivery.take(), self.body.take()) {
-            (Some(Delivery::Foreground(call)), Some(body)) => {
-                let (call, seen) = *call;
-                if is_free {
-                    call.end_free();
-                } else {
-                    call.complete_detached(read_body(body, seen));
-                }
-            }
-            (Some(Delivery::Replay { registry, id, response, .. }), _) => {
-                registry.with(|calls, now| calls.put_back(id, response, now));
-            }
-            _ => {}
-        }
+        self.leave();
     }
 }
 
@@ -243,14 +271,57 @@ type InnerFuture<B> = Pin<Box<dyn Future<Output = Result<Response<B>, Error>> + 
 
 /// A call whose client waits for its response. Dropped before the response has come, it is
 /// completed without the client where it may be charged.
-pub(super) struct ForegroundCall<B: CompletableBody>(Option<(InnerFuture<B>, InFlight)>);
+pub(super) struct ForegroundCall<B: CompletableBody> {
+    /// `None` once it has come to something.
+    running: Option<(InnerFuture<B>, InFlight)>,
+    /// Until the call's deadline.
+    timer: Option<Timer>,
+}
 
 impl<B: CompletableBody> ForegroundCall<B> {
     pub(super) fn new(
         response: impl Future<Output = Result<Response<B>, Error>> + Send + 'static,
         call: InFlight,
     ) -> Self {
-        Self(Some((Box::pin(response), call)))
+        let running = Some((Box::pin(response) as InnerFuture<B>, call));
+        Self { running, timer: None }
+    }
+
+    /// The client's time is over while an attempt is under way: one that may be charged is
+    /// completed without the client, and the client is told.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        let Some((_, call)) = &self.running else { return Poll::Pending };
+        let Some(deadline) = call.state.deadline() else { return Poll::Pending };
+        let started = call.state.started();
+        let limit = deadline.saturating_duration_since(started);
+        let timer = self.timer.get_or_insert_with(|| Timer::after(started, limit));
+        ready!(timer.poll(cx));
+        // Between two attempts the layers below say why the call ends.
+        if !call.state.is_sending() {
+            return Poll::Pending;
+        }
+        let state = call.state.clone();
+        let may_be_charged = state.last_may_be_charged();
+        self.leave();
+        let verdict = match may_be_charged {
+            true => Verdict::interrupted(),
+            false => state.cut_off(),
+        };
+        let error = Error::timeout(TimeLimit::Deadline, limit, verdict);
+        Poll::Ready(error.with_trail(state.trail().clone()))
+    }
+
+    /// Nobody waits for the response any more.
+    fn leave(&mut self) {
+        let Some((response, call)) = self.running.take() else { return };
+        if call.state.last_may_be_charged() {
+            let room = call.registry.room(&call.state);
+            call.complete_detached(read_response(response, room));
+        } else {
+            // Dropped first: the request can go out until then.
+            drop(response);
+            call.abandon();
+        }
     }
 }
 
@@ -259,9 +330,11 @@ impl<B: CompletableBody> Future for ForegroundCall<B> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         // Only `KeepPaid`'s own future polls this, and not after completion.
-        let Some((response, _)) = &mut self.0 else { return Poll::Pending };
-        let response = ready!(response.as_mut().poll(cx));
-        let Some((_, call)) = self.0.take() else { return Poll::Pending };
+        let Some((response, _)) = &mut self.running else { return Poll::Pending };
+        let Poll::Ready(response) = response.as_mut().poll(cx) else {
+            return self.poll_deadline(cx).map(Err);
+        };
+        let Some((_, call)) = self.running.take() else { return Poll::Pending };
         Poll::Ready(match response {
             Ok(response) => {
                 let (mut parts, body) = response.into_parts();
@@ -282,14 +355,6 @@ impl<B: CompletableBody> Future for ForegroundCall<B> {
 
 impl<B: CompletableBody> Drop for ForegroundCall<B> {
     fn drop(&mut self) {
-        let Some((response, call)) = self.0.take() else { return };
-        if call.state.last_may_be_charged() {
-            let room = call.registry.room(&call.state);
-            call.complete_detached(read_response(response, room));
-        } else {
-            // Dropped first: the request can go out until then.
-            drop(response);
-            call.abandon();
-        }
+        self.leave();
     }
 }

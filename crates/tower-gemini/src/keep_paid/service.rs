@@ -148,6 +148,8 @@ impl<S: StorableService> Service<Request<CallBody>> for KeepPaid<S> {
             .headers()
             .get(RETRY_COUNT)
             .and_then(|count| count.to_str().ok()?.trim().parse::<u32>().ok());
+        // The client's time bounds how long it waits, and not what was paid for.
+        request.body().state().finish_attempts();
         let asked = Asked {
             registry,
             fingerprint,
@@ -339,6 +341,18 @@ impl Asked {
             .with_trail(self.state.trail().clone())
     }
 
+    /// Ends at the call's deadline while its attempt is under way, which goes on.
+    async fn client_deadline(&self) -> Error {
+        let deadline = self.state.deadline();
+        wait_until(deadline).await;
+        let limit = deadline.map_or(Duration::ZERO, |at| at - self.state.started());
+        let verdict = match self.state.may_be_charged() {
+            true => Verdict::interrupted(),
+            false => Verdict::not_sent(),
+        };
+        Error::timeout(TimeLimit::Deadline, limit, verdict).with_trail(self.state.trail().clone())
+    }
+
     fn record_replay(&self, response: &StoredResponse) {
         self.state.record(Step::Replayed {
             age: response.completed_at.elapsed(),
@@ -404,7 +418,11 @@ impl Asked {
                     call.complete_keyed(read_response(inner.call(request), room), reply);
                     // The task ends without a result where its runtime does.
                     let lost = |_| Err(Error::truncated(Verdict::interrupted()));
-                    let response = result.await.unwrap_or_else(lost)?;
+                    let response = tokio::select! {
+                        biased;
+                        result = result => result.unwrap_or_else(lost)?,
+                        error = self.client_deadline() => return Err(error),
+                    };
                     drop(client);
                     return Ok(self.with_head(&response, ResponseBody::whole(&response)));
                 }

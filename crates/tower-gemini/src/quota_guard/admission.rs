@@ -240,6 +240,9 @@ pub struct Admission {
     window: Slot,
     days: Vec<DayCount>,
     day: PacificDay,
+    /// What counts today although the clock said another day when it was taken. Only today: a clock
+    /// that was a year ahead for a minute locks none of the days to come.
+    carried: u64,
     rest: Option<(u64, RestReason)>,
     /// Google reported that this day is exhausted.
     closed_day: Option<i32>,
@@ -269,6 +272,7 @@ impl Admission {
             window: Slot::default(),
             days: Vec::with_capacity(DAYS_KEPT + 1),
             day: PacificDay::holding(0),
+            carried: 0,
             rest: None,
             closed_day: None,
             totals: Totals::default(),
@@ -314,7 +318,9 @@ impl Admission {
 
     fn advance(&mut self, now: Moment) {
         if !self.day.holds(now.wall_ms) {
-            self.day = PacificDay::holding(now.wall_ms);
+            let before = std::mem::replace(&mut self.day, PacificDay::holding(now.wall_ms));
+            let is_set_back = self.day.number() < before.number();
+            self.carried = if is_set_back { self.taken_ahead() } else { 0 };
         }
         let slot = now.steady_ms / SLOT_MS;
         if slot <= self.now_slot {
@@ -331,15 +337,25 @@ impl Admission {
         self.oldest = self.oldest.max(keep_from);
     }
 
-    /// What counts against the present day. Days after it count too: they were taken before the
-    /// clock was set back, and Google's clock was not.
-    fn day_sum(&self, of: impl Fn(&DayCount) -> u64) -> u64 {
-        self.days.iter().filter(|day| day.number >= self.day.number()).map(of).sum()
+    /// What was taken in days ahead of the present one: before the clock was set back, while
+    /// Google's was not.
+    fn taken_ahead(&self) -> u64 {
+        let ahead = self.days.iter().filter(|day| day.number > self.day.number());
+        ahead.map(|day| day.taken).sum()
+    }
+
+    /// What counts of the present day.
+    fn today(&self) -> Option<&DayCount> {
+        self.days.iter().find(|day| day.number == self.day.number())
     }
 
     /// What is taken of one dimension.
     fn used(&self, d: usize) -> u64 {
-        self.window.taken.get(d).copied().unwrap_or_else(|| self.day_sum(|day| day.taken))
+        self.window
+            .taken
+            .get(d)
+            .copied()
+            .unwrap_or_else(|| self.today().map_or(0, |day| day.taken).saturating_add(self.carried))
     }
 
     fn day_mut(&mut self, number: i32) -> Option<&mut DayCount> {
@@ -582,8 +598,12 @@ impl Admission {
         QuotaDimension::ALL.map(|dimension| {
             let d = dimension.index();
             let taken = self.used(d);
-            let open =
-                self.window.open.get(d).copied().unwrap_or_else(|| self.day_sum(|day| day.open));
+            let open = self
+                .window
+                .open
+                .get(d)
+                .copied()
+                .unwrap_or_else(|| self.today().map_or(0, |day| day.open));
             let resets_at_ms = match d {
                 DAY => self.midnight_steady(now),
                 _ if taken == 0 => now.steady_ms,
@@ -649,6 +669,7 @@ impl Admission {
         for &(number, taken) in &snapshot.days {
             self.day_is_at_least(number, taken);
         }
+        self.carried = self.taken_ahead();
         self.closed_day = snapshot.closed_day;
     }
 

@@ -216,6 +216,24 @@ fn a_clock_set_back_over_midnight_grants_the_day_once() {
     assert!(admission.take(Moment { steady_ms: 4, wall_ms: after }, one, 0).is_err());
 }
 
+// What was taken while a clock was a year ahead counted on each day of that year.
+#[test]
+fn a_clock_that_jumps_ahead_and_back_does_not_lock_the_days_to_come() {
+    let mut admission = Admission::new(Limits::unlimited().rpd(3), 0);
+    let one = QuotaAmounts::for_call(1, 1);
+    let day = 86_400_000;
+    let at = |steady_ms, wall_ms| Moment { steady_ms, wall_ms };
+    admission.take(at(0, NOON), one, 0).unwrap();
+    for _ in 0..3 {
+        admission.take(at(1, NOON + 365 * day), one, 0).unwrap();
+    }
+    assert!(admission.take(at(2, NOON), one, 0).is_err(), "they were taken today");
+    for _ in 0..3 {
+        admission.take(at(3, NOON + day), one, 0).unwrap();
+    }
+    assert!(admission.take(at(4, NOON + day), one, 0).is_err());
+}
+
 #[test]
 fn a_call_sent_at_midnight_counts_in_both_days() {
     let mut admission = Admission::new(Limits::unlimited().rpd(2), 500);

@@ -145,7 +145,8 @@ struct Asker {
 impl Asker {
     fn new(shared: Shared, body: &AttemptBody) -> Self {
         let asked_at = Instant::now();
-        let left = body.deadline().map(|deadline| deadline.saturating_duration_since(asked_at));
+        let left =
+            body.attempt_deadline().map(|deadline| deadline.saturating_duration_since(asked_at));
         let wall = left.unwrap_or(LONGEST_ATTEMPT).min(LONGEST_ATTEMPT);
         Self { shared, call: body.call().clone(), state: body.state().clone(), asked_at, wall }
     }
