@@ -92,6 +92,32 @@ async fn a_cap_holds_over_restarts() {
 }
 
 #[tokio::test]
+async fn the_budget_of_a_token_holds_over_restarts() {
+    let (scratch, (_, upstream)) = (Scratch::new("token"), upstream().await);
+    let (dir, tokens) = (scratch.0.join("state"), scratch.0.join("tokens"));
+    let key = scratch.0.join("key");
+    std::fs::write(&key, "AIzaSyA-key-of-the-gateway-0123456789ab").unwrap();
+    // The digest of `ask`'s key.
+    let hash = "sha256:24db363867ad4223a42f0aed8dfcd1cf6600a93ceae9376a1f48754b0335ee2b";
+    let token = format!("[[token]]\nname = \"ann\"\nhash = \"{hash}\"\nusd_per_month = 2.0\n");
+    std::fs::write(&tokens, token).unwrap();
+    let config = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\nstate_dir = {dir:?}\n[[upstream]]\nname = \"sim\"\n\
+         kind = \"relay\"\nbase_url = \"{}\"\ncharge_rules = \"google\"\napi_key_file = {key:?}\n\
+         [auth]\nmode = \"tokens\"\ntokens_file = {tokens:?}\n",
+        upstream.url()
+    );
+    let mut images = Vec::new();
+    for start in 0..2 {
+        let gateway = tower_gemini_gateway::start(&config).await.unwrap();
+        let addr = gateway.url().trim_start_matches("http://").to_owned();
+        images.push(spend(&addr, 100 * start).await);
+        assert_eq!(gateway.shutdown().await, 0);
+    }
+    assert!(images[0] > 0 && images[1] == 0, "{images:?}");
+}
+
+#[tokio::test]
 async fn a_second_gateway_on_the_same_directory_is_refused() {
     let (scratch, (_, upstream)) = (Scratch::new("second"), upstream().await);
     let config = config(&upstream, &format!("state_dir = {:?}", scratch.0));
