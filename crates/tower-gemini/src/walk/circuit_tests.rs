@@ -219,12 +219,12 @@ fn early_probes_are_a_first_cooldown_apart() {
         now += 4 * MINUTE;
         call(&circuits, now, &overloaded(), &cooldowns);
     }
+    let left = MINUTE;
     for _ in 0..3 {
+        assert_eq!(circuits.check(&keys(), now, true), Err(SkipReason::CircuitOpen { left }));
+        now += left;
         let guard = circuits.admit(keys(), now, true).unwrap();
         guard.settle(now, &overloaded(), Duration::ZERO, &cooldowns);
-        let left = MINUTE;
-        assert_eq!(circuits.check(&keys(), now, true), Err(SkipReason::CircuitOpen { left }));
-        now += MINUTE;
     }
 }
 
