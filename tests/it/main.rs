@@ -17,6 +17,7 @@ mod cuts;
 mod extract;
 mod fallback_invariants;
 mod fallback_stack;
+mod fallback_waits;
 mod harness;
 mod interactions;
 mod invariants;

@@ -117,6 +117,17 @@ async fn in_an_outage_one_request_a_minute_is_sent_for_all_callers_or_each_sends
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_models_all_fail_waits_unless_the_file_says_otherwise() {
+    let models = r#"models = ["gemini-3-pro-image", "gemini-3.1-flash-image"]"#;
+    for (more, status) in [("", 200), ("wait = false\n", 503)] {
+        let sim = Sim::quick((0..7).map(|_| Fault::Overloaded));
+        let gateway = gateway(&sim, &format!("[fallback]\n{models}\n{more}"));
+        let answer = handle(gateway, Instant::now(), request(0, 0)).await;
+        assert_eq!(answer.status().as_u16(), status, "{more}");
+    }
+}
+
 // The guard refused after a second, and the retry then waited a minute on the guard's own hint.
 #[tokio::test(start_paused = true)]
 async fn a_wait_that_the_file_does_not_allow_is_refused_and_not_waited_out() {

@@ -9,7 +9,7 @@ use tower_gemini::call::{ImageSize, ModelId};
 use tower_gemini::catalog::Catalog;
 use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::cost::Cost;
-use tower_gemini::model_fallback::{Chain, FallbackOrder};
+use tower_gemini::model_fallback::{Chain, FallbackOrder, FallbackPolicy};
 use tower_gemini::quota_guard::{OnExhausted, ProjectId, QuotaUsage};
 use tower_gemini::resolution_fallback::Ladder;
 use tower_gemini::spending::Caps;
@@ -254,7 +254,7 @@ fn layers(
         },
         fallback: match unchanged(|a, b| a.fallback == b.fallback) {
             Some(kept) => kept.fallback.clone(),
-            None => fallback(&config.fallback, state),
+            None => fallback(config, state),
         },
         // With other models, sizes are part of the same walk.
         resolution: if config.fallback.sizes && config.fallback.models.is_empty() {
@@ -312,11 +312,16 @@ fn peak(config: &Config) -> Result<PeakHourRouterLayer, ConfigError> {
     Ok(prefer.fold(layer, |layer, (asked, preferred)| layer.in_peak(asked, preferred)))
 }
 
-fn fallback(config: &config::Fallback, state: &State) -> ModelFallbackLayer {
+fn fallback(whole: &Config, state: &State) -> ModelFallbackLayer {
+    let config = &whole.fallback;
     if config.models.is_empty() {
         return ModelFallbackLayer::off();
     }
-    let layer = ModelFallbackLayer::new(Chain::new(config.models.iter().map(String::as_str)));
+    // The other half is for models that are well.
+    let policy = FallbackPolicy::recommended().most_waiting(whole.server.max_in_flight.div_ceil(2));
+    let policy = if config.wait { policy } else { policy.refuse_when_all_open() };
+    let layer = ModelFallbackLayer::new(Chain::new(config.models.iter().map(String::as_str)))
+        .policy(policy);
     let layer = sized(config, layer);
     if let Some(store) = state.store() {
         layer.circuits().share(store.closures(), SystemClock);

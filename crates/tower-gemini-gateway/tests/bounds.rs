@@ -39,7 +39,7 @@ async fn world(sim: Sim, server: &str, rest: &str) -> World {
 impl World {
     async fn in_flight(&self) -> f64 {
         let mut stream = self.connect().await;
-        let head = "GET /metrics HTTP/1.1\r\nhost: gw\r\nconnection: close\r\n\r\n";
+        let head = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         stream.write_all(head.as_bytes()).await.unwrap();
         let page = to_the_end(&mut stream).await;
         let gauge = page.lines().find_map(|line| line.strip_prefix("gateway_requests_in_flight "));
@@ -337,7 +337,7 @@ async fn without_a_token_not_a_byte_of_a_body_is_asked_for() {
         let addr = gateway.url().trim_start_matches("http://").to_owned();
         let mut stream = TcpStream::connect(addr).await.unwrap();
         let head = format!(
-            "POST {path} HTTP/1.1\r\nhost: gw\r\nauthorization: Bearer wrong\r\nexpect: 100-continue\r\ncontent-length: 100000000\r\n\r\n"
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer wrong\r\nexpect: 100-continue\r\ncontent-length: 100000000\r\n\r\n"
         );
         stream.write_all(head.as_bytes()).await.unwrap();
         let said = to_the_end(&mut stream).await;

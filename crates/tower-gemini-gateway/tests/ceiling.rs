@@ -120,7 +120,7 @@ impl Side {
     ) -> Option<TcpStream> {
         let mut stream = self.connect().await?;
         let head = format!(
-            "POST {path} HTTP/1.1\r\nhost: gw\r\nx-goog-api-key: {key}\r\nconnection: close\r\ncontent-type: application/json\r\n{more}content-length: {length}\r\n\r\n"
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\nx-goog-api-key: {key}\r\nconnection: close\r\ncontent-type: application/json\r\n{more}content-length: {length}\r\n\r\n"
         );
         stream.write_all(head.as_bytes()).await.ok()?;
         stream.write_all(body).await.ok()?;

@@ -59,9 +59,10 @@ impl Redis {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
+        let server = Self(child, port);
         for _ in 0..1_000 {
             if TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
-                return Some(Self(child, port));
+                return Some(server);
             }
             sleep(Duration::from_millis(10)).await;
         }

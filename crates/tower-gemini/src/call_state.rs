@@ -20,6 +20,7 @@ use tower_gemini_core::verdict::{Charge, QuotaCharge, Verdict};
 
 use crate::call_memory::CallMemory;
 use crate::error::Error;
+use crate::jittered_retry::ComeBack;
 use crate::trail::{AttemptId, Step, Trail};
 
 /// The state of one call. O(1) to clone; the clones share it.
@@ -49,6 +50,8 @@ struct Shared {
     deferred: Duration,
     preferred: Option<ModelId>,
     visited: Vec<String>,
+    /// The resend that the retry inside leaves to a fallback outside.
+    come_back: Option<Box<ComeBack>>,
     /// The layers that the first attempt came through, and what is wrong with their order.
     passed: u8,
     misplaced: Option<&'static str>,
@@ -348,6 +351,16 @@ impl CallState {
     /// Whether this was asked for before, in this call.
     pub(crate) fn has_visited(&self, target: &str) -> bool {
         self.shared().visited.iter().any(|visited| visited == target)
+    }
+
+    /// Leaves a resend to the fallback outside.
+    pub(crate) fn come_back(&self, resend: ComeBack) {
+        self.shared().come_back = Some(Box::new(resend));
+    }
+
+    /// The resend that the last target's retry left to a fallback.
+    pub(crate) fn take_come_back(&self) -> Option<Box<ComeBack>> {
+        self.shared().come_back.take()
     }
 
     /// Allows so many resends after attempts that may have been charged, unless the caller said

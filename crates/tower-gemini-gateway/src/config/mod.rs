@@ -175,6 +175,7 @@ section! { pub(crate) Fallback {
     models: Vec<String> = Vec::new(),
     sizes: bool = false,
     order: FallbackOrder = FallbackOrder::SizeFirst,
+    wait: bool = true,
     keep_size: bool = false,
     keep_aspect: bool = false,
 }}

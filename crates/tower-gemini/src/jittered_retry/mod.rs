@@ -37,8 +37,8 @@
 //! deadline (15 minutes where they have none), to be sent when it is, spread over three seconds. A
 //! call keeps its last attempt for the middle of the time that it has left. One that has no time to
 //! wait, or finds too many waiting, gets a 503 of ours (`MODEL_IN_OUTAGE`) that says when the next
-//! attempt is due. Calls with a chain of models do not wait here, since it has circuits of its own;
-//! calls with smaller sizes to go to wait at the smallest. [`RetryPolicy::outages`] sets this.
+//! attempt is due. Calls with a chain of models wait for all of them together, in
+//! [`model_fallback`](crate::model_fallback); calls with smaller sizes to go to wait at the smallest. [`RetryPolicy::outages`] sets this.
 //!
 //! # Clients that resend by themselves
 //!
@@ -89,6 +89,7 @@
 
 mod backoff;
 mod budget;
+mod come_back;
 mod layer;
 mod outages;
 mod policy;
@@ -99,6 +100,7 @@ mod service;
 
 pub use backoff::{Backoff, Jitter};
 pub use budget::RetryBudget;
+pub(crate) use come_back::{Before, ComeBack};
 pub use layer::JitteredRetryLayer;
 pub use outages::OutagePolicy;
 pub use policy::{Decision, OutcomePolicy, RetryPolicy, RetryState, Situation};

@@ -246,8 +246,9 @@ impl<'a> Gate<'a> {
     ) -> Result<Admission, Refused> {
         let mut known = self.outages.known();
         let admission = known.admit(key, (now, not_before), self.policy);
-        if let (Admission::Wait(_), probe_at) = (admission, known.probe_at(key, now)) {
-            let next = probe_at.saturating_duration_since(now);
+        // Only who comes or gives up asks when the next probe is due: those who wait look often.
+        if matches!(admission, Admission::Wait(_)) && (latest <= now || place.is_none()) {
+            let next = known.probe_at(key, now).saturating_duration_since(now);
             if latest <= now {
                 return Err(Refused::Late(next));
             }

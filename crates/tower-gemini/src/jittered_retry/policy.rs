@@ -378,8 +378,7 @@ impl RetryPolicy {
                 return Decision::Stop(Some(StopReason::DeadlineTooNear));
             }
         }
-        let is_blind = self.ignore_hints || verdict.wait().is_none();
-        if is_blind && self.budget.as_ref().is_some_and(|budget| !budget.withdraw()) {
+        if self.pays_for(verdict).is_some_and(|budget| !budget.withdraw()) {
             return Decision::Stop(Some(StopReason::BudgetSpent));
         }
         if is_empty {
@@ -387,6 +386,12 @@ impl RetryPolicy {
         }
         state.last_wait = Some(wait);
         Decision::Resend { wait, why }
+    }
+
+    /// What a resend after this takes tokens of: none for a wait that the service named.
+    pub(super) fn pays_for(&self, verdict: &Verdict) -> Option<&RetryBudget> {
+        let is_blind = self.ignore_hints || verdict.wait().is_none();
+        self.budget.as_ref().filter(|_| is_blind)
     }
 
     /// Puts back into the budget what a success earns.

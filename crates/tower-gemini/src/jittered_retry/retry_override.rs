@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::RetryPolicy;
+use super::{Before, RetryPolicy};
 
 /// How one call is to be retried by [`JitteredRetry`](crate::JitteredRetry): set by its caller with
 /// [`CallOptions::retry`](crate::CallOptions::retry), or by a fallback whose targets are tried a
@@ -15,6 +15,7 @@ pub struct RetryOverride {
     policy: Option<Arc<RetryPolicy>>,
     attempts: Option<u32>,
     has_elsewhere: bool,
+    comes_back: Option<Box<Before>>,
 }
 
 impl RetryOverride {
@@ -27,14 +28,14 @@ impl RetryOverride {
     /// Retries by this policy.
     #[must_use]
     pub fn policy(mut self, policy: Arc<RetryPolicy>) -> Self {
-        self.policy = Some(policy);
+        (self.policy, self.comes_back) = (Some(policy), None);
         self
     }
 
     /// At most so many sends in all.
     #[must_use]
     pub fn attempts(mut self, attempts: u32) -> Self {
-        self.attempts = Some(attempts);
+        (self.attempts, self.comes_back) = (Some(attempts), None);
         self
     }
 
@@ -46,6 +47,19 @@ impl RetryOverride {
 
     pub(crate) fn has_elsewhere(&self) -> bool {
         self.has_elsewhere
+    }
+
+    /// A fallback outside comes back for resends that have long to wait, and for all of them where
+    /// something else can be asked for at once. A number of attempts or a policy that is set after
+    /// this ends it.
+    pub(crate) fn comes_back(mut self, before: Before) -> Self {
+        self.comes_back = Some(Box::new(before));
+        self
+    }
+
+    /// What is remembered of the attempts made so far, where a fallback comes back for further ones.
+    pub(crate) fn before(&self) -> Option<&Before> {
+        self.comes_back.as_deref()
     }
 
     /// The policy that holds in place of the layer's own, where this changes anything.

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tower_gemini_core::verdict::Verdict;
 use tower_service::Service;
 
+use super::come_back::{Before, ComeBack, lasts};
 use super::outages::{Gate, Outages, Pass, Refused};
 use super::resend::Resends;
 use super::{Decision, RetryPolicy, RetryState, Situation};
@@ -61,6 +62,10 @@ async fn send_and_retry<S: AttemptService>(
     let (call, state) = (body.call().clone(), body.state().clone());
     let override_policy = body.retry().over(&shared.policy);
     let has_elsewhere = body.retry().has_elsewhere();
+    let before = body.retry().before().cloned();
+    let comes_back = before.is_some();
+    let Before { mut retries, started: began } = before.unwrap_or_default();
+    let began = began.unwrap_or(started);
     let policy = override_policy.as_ref().unwrap_or(&shared.policy);
     if let Some(within) = policy.call_deadline() {
         state.default_deadline(within.saturating_add(call.tier.queue_time()));
@@ -75,9 +80,10 @@ async fn send_and_retry<S: AttemptService>(
         return Err(timed_out(Verdict::not_sent()));
     }
     let template = RequestTemplate::new(&request);
-    let mut retries = RetryState::new();
     let resends = shared.resends.as_ref().zip(template.as_ref());
-    if let Some(failed) = resends.and_then(|(resends, template)| resends.find(template)) {
+    let is_first = retries.attempts() == 0;
+    let resent = resends.filter(|_| is_first);
+    if let Some(failed) = resent.and_then(|(resends, template)| resends.find(template)) {
         state.record(Step::Continued { attempts: failed.retries.attempts() });
         let (not_before, why) = failed.not_before;
         let left = not_before.saturating_duration_since(started);
@@ -146,13 +152,21 @@ async fn send_and_retry<S: AttemptService>(
             verdict,
             allowance: state.allowance_left(),
             now: Instant::now().into_std(),
-            started: started.into_std(),
+            started: began.into_std(),
             deadline: state.deadline().map(Instant::into_std),
             replayable: template.is_some(),
             random: random(&shared.random),
         };
         let stop = match policy.next(&mut retries, &now) {
             Decision::Stop(why) => why,
+            Decision::Resend { wait, why } if comes_back && (has_elsewhere || lasts(verdict)) => {
+                let (due, paid) = (Instant::now() + wait, policy.pays_for(verdict).cloned());
+                let latest = policy.latest_send(&call, state.deadline(), began);
+                let probes_from = due + share_kept(policy, &retries, due, latest);
+                let before = Before { retries, started: Some(began) };
+                state.come_back(ComeBack { before, due, why, probes_from, latest, paid });
+                return answer;
+            }
             Decision::Resend { wait, why } => match (&template, state.permit_after(verdict)) {
                 (Some(template), Some(permit)) => {
                     // What the caller allowed to be sent again is its own risk, and waits for nobody.
@@ -208,10 +222,19 @@ async fn enter<'a>(
     }
     let now = Instant::now();
     let latest = policy.latest_send(gate.request.call(), gate.request.state().deadline(), started);
-    // The last attempt is kept for the middle of the time that is left.
-    let is_last = retries.attempts() > 0 && policy.attempts_left(retries) <= 1;
-    let share = if is_last { latest.saturating_duration_since(now) / 2 } else { Duration::ZERO };
+    let share = share_kept(policy, retries, now, latest);
     gate.pass(now + share, latest, random(&shared.random)).await
+}
+
+/// The last attempt is kept for the middle of the time that is left.
+fn share_kept(
+    policy: &RetryPolicy,
+    retries: &RetryState,
+    now: Instant,
+    latest: Instant,
+) -> Duration {
+    let is_last = retries.attempts() > 0 && policy.attempts_left(retries) <= 1;
+    if is_last { latest.saturating_duration_since(now) / 2 } else { Duration::ZERO }
 }
 
 fn random(random: &Mutex<fastrand::Rng>) -> f64 {

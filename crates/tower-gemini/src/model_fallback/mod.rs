@@ -73,18 +73,29 @@
 //! A free failure that comes at once costs nothing, so a single one opens no circuit. Circuits open
 //! where that saves something: long outages, money, the quota of the day.
 //!
-//! When all circuits are open, one call probes a target whose capacity may be back before its
-//! cooldown ends. The others wait for the first circuit to close, within their deadline; the trail
-//! has the wait. Where none can close in time, the call is refused with a 503 in Google's form that
-//! says how long to wait. [`Circuits`] shows them all.
+//! # When every target fails
+//!
+//! A call has one deadline, and what failed for free may be tried again within it. So a call whose
+//! targets have all failed, or are left alone, waits for the first that is worth another attempt:
+//! one whose backoff is over, or whose circuit another call closes. While circuits are open, one
+//! call at a time probes each target before its cooldown ends, about once a minute, and all others
+//! wait for what comes of it. The trail has the wait. Where none can be tried in time, the call
+//! gets the last response, or after a wait a 503 in Google's form that says when to come back.
+//! [`Circuits`] shows them all.
+//!
+//! A target gets as many attempts of one call as the retry's policy makes (5), all visits together,
+//! and the last is kept for the middle of the time that is left. One with a number or a policy of
+//! its own is visited once, as that says. Sizes before the last are visited once too.
+//! [`FallbackPolicy::refuse_when_all_open`] waits for nothing.
 //!
 //! # Retries
 //!
 //! Are made by the [`JitteredRetry`](crate::JitteredRetry) inside, so that waits, hints, deadlines,
 //! allowance and budget are decided in one place. This layer sets how many attempts each target has
-//! and by which policy. A target without a number of its own is tried once while another can be
-//! tried at once, and by the retry's policy when none can. Without a retry inside, each is tried
-//! once.
+//! and by which policy. Where a target has no number of its own, the retry inside decides whether
+//! and when it is due again, and this layer comes back to it then: it goes on to another target at
+//! once, where there is one, and waits for all of them together in overloads and limits. Without a
+//! retry inside, each is tried once.
 //!
 //! # Order
 //!
@@ -101,6 +112,8 @@
 //! | failures that open a circuit | 3 in a row, after the retries inside | ours: one free failure says little and costs nothing |
 //! | refused credentials that open an account's | 2 in a row | ours |
 //! | spent days and accounts without credit that do | 1 | only time or money cures them |
+//! | calls that wait for a target | 1,000; in the gateway half of its places | ours, as the retry's |
+//! | early probes of one circuit | a first cooldown apart | as the retry's in an outage, one a minute |
 //! | cooldown of an overloaded model | 1 min, doubled to 5 min | measured, by the example `weather`: 5 to 120 min, as the guides have it, send calls to another model long after an outage is over |
 //! | 500, 502 | 1 min, doubled to 15 min | the same guide says 15 to 60 min; a first one is often alone |
 //! | quota of a minute | the hint, else 60 s | operators' guides, 2026-02 and 2026-03 |
@@ -114,7 +127,7 @@
 //! # Errors
 //!
 //! The inner service's own. When nothing is left to try, the last upstream response; where no target
-//! could be tried at all, a 503 in Google's form whose `ErrorInfo` says `domain: tower-gemini`.
+//! could be tried at all, or the call waited in vain, a 503 in Google's form whose `ErrorInfo` says `domain: tower-gemini`.
 //!
 //! # Cancel safety
 //!

@@ -198,13 +198,34 @@ fn an_early_probe_that_fails_leaves_the_cooldown_as_it_was_and_a_success_ends_it
     let later = now + 10 * MINUTE;
     let guard = circuits.admit(keys(), later, true).unwrap();
     assert_eq!(circuits.check(&keys(), later, true), Err(SkipReason::Probed));
-    guard.settle(later, &overloaded(), Duration::ZERO, &cooldowns);
-    assert_eq!(left(&circuits, &keys(), later), Some(20 * MINUTE));
-    drop(circuits.admit(keys(), later, true).unwrap());
+    drop(guard);
     assert_eq!(left(&circuits, &keys(), later), Some(20 * MINUTE), "a dropped one too");
     let guard = circuits.admit(keys(), later, true).unwrap();
     guard.settle(later, &Verdict::delivering(), Duration::ZERO, &cooldowns);
     assert!(circuits.snapshot().is_empty());
+    call(&circuits, now, &overloaded(), &cooldowns);
+    let guard = circuits.admit(keys(), later, true).unwrap();
+    guard.settle(later, &overloaded(), Duration::ZERO, &cooldowns);
+    assert_eq!(left(&circuits, &keys(), later), Some(20 * MINUTE));
+}
+
+// Every call that came probed anew: at a thousand calls a minute, a thousand requests of quota.
+#[test]
+fn early_probes_are_a_first_cooldown_apart() {
+    let cooldowns = Cooldowns::recommended().after_failures(1);
+    let (mut now, circuits) = (Instant::now(), Circuits::default());
+    // The circuit is open for 1, 2 and 4 minutes.
+    for _ in 0..3 {
+        now += 4 * MINUTE;
+        call(&circuits, now, &overloaded(), &cooldowns);
+    }
+    let left = MINUTE;
+    for _ in 0..3 {
+        assert_eq!(circuits.check(&keys(), now, true), Err(SkipReason::CircuitOpen { left }));
+        now += left;
+        let guard = circuits.admit(keys(), now, true).unwrap();
+        guard.settle(now, &overloaded(), Duration::ZERO, &cooldowns);
+    }
 }
 
 #[test]

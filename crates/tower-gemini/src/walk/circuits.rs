@@ -4,6 +4,7 @@
 //! A pure state machine ([`States`]), and around it what all clones share ([`Circuits`]).
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -196,9 +197,18 @@ pub enum CircuitState {
     },
 }
 
+/// A circuit that is not well.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    state: CircuitState,
+    /// When a call that has nowhere else to go may probe it, before its cooldown ends: at once, and
+    /// a cooldown of the first kind after each probe that failed.
+    early_at: Option<Instant>,
+}
+
 /// The states of all circuits that are not well. Pure: the time is handed in.
 #[derive(Debug, Default)]
-struct States(HashMap<String, CircuitState>);
+struct States(HashMap<String, Known>);
 
 /// No catalogue holds more models; callers may ask for anything.
 const MAX_MODELS: usize = 256;
@@ -207,12 +217,16 @@ const MAX_MODELS: usize = 256;
 const MAX_CIRCUITS: usize = 4096;
 
 impl States {
+    fn get(&self, key: &str) -> Option<CircuitState> {
+        self.0.get(key).map(|known| known.state)
+    }
+
     /// Admits a call to a target, or says why not. Returns the circuits that this call probes.
     fn admit(&mut self, keys: &Keys, now: Instant, early: bool) -> Result<Vec<String>, SkipReason> {
         self.check(keys, now, early)?;
         let mut probed = Vec::new();
         for key in &keys.0 {
-            if let Some(state) = self.0.get_mut(key) {
+            if let Some(Known { state, .. }) = self.0.get_mut(key) {
                 if let CircuitState::Open { until, trips, cause } = *state {
                     *state = CircuitState::HalfOpen { until, trips, cause };
                     probed.push(key.clone());
@@ -226,14 +240,16 @@ impl States {
     fn check(&self, keys: &Keys, now: Instant, early: bool) -> Result<(), SkipReason> {
         let mut left = Duration::ZERO;
         for key in &keys.0 {
-            match self.0.get(key) {
-                Some(CircuitState::HalfOpen { .. }) => return Err(SkipReason::Probed),
-                Some(CircuitState::Open { until, cause, .. })
-                    if !(early && can_recover_early(*cause)) =>
-                {
-                    left = left.max(until.saturating_duration_since(now));
+            let Some(Known { state, early_at }) = self.0.get(key) else { continue };
+            match *state {
+                CircuitState::HalfOpen { .. } => return Err(SkipReason::Probed),
+                CircuitState::Open { until, cause, .. } => {
+                    let is_early = early && can_recover_early(cause);
+                    let due =
+                        if is_early { early_at.map_or(now, |at| at.min(until)) } else { until };
+                    left = left.max(due.saturating_duration_since(now));
                 }
-                _ => {}
+                CircuitState::Failing { .. } => {}
             }
         }
         if left.is_zero() { Ok(()) } else { Err(SkipReason::CircuitOpen { left }) }
@@ -243,7 +259,7 @@ impl States {
     /// once, an early one as early.
     fn release(&mut self, probed: &[String]) {
         for key in probed {
-            if let Some(state) = self.0.get_mut(key) {
+            if let Some(Known { state, .. }) = self.0.get_mut(key) {
                 if let CircuitState::HalfOpen { until, trips, cause } = *state {
                     *state = CircuitState::Open { until, trips, cause };
                 }
@@ -253,7 +269,7 @@ impl States {
 
     fn succeed(&mut self, keys: &Keys, probed: &[String], now: Instant) {
         for key in &keys.0 {
-            match self.0.get(key) {
+            match self.0.get(key).map(|known| &known.state) {
                 // A success of a call that went out before the circuit opened is older news.
                 Some(CircuitState::Open { until, .. }) if *until > now => {}
                 Some(CircuitState::HalfOpen { .. }) if !probed.contains(key) => {}
@@ -265,8 +281,10 @@ impl States {
     }
 
     fn fail(&mut self, key: &str, probed: bool, now: Instant, failure: &Failure) {
-        let next = match self.0.get(key) {
+        let mut early_at = None;
+        let state = match self.0.get(key).map(|known| &known.state) {
             Some(&CircuitState::HalfOpen { until, trips, cause }) if probed => {
+                early_at = now.checked_add(failure.first);
                 // An early probe that failed leaves the circuit as it was: it cost nothing, and
                 // those who wait for it must not wait longer.
                 if until > now {
@@ -282,12 +300,18 @@ impl States {
         };
         if self.0.len() >= MAX_CIRCUITS {
             self.0.retain(
-                |_, state| !matches!(state, CircuitState::Open { until, .. } if *until <= now),
+                |_, known| !matches!(known.state, CircuitState::Open { until, .. } if until <= now),
             );
         }
         if self.0.len() < MAX_CIRCUITS || self.0.contains_key(key) {
-            self.0.insert(key.to_owned(), next);
+            self.0.insert(key.to_owned(), Known { state, early_at });
         }
+    }
+
+    /// Whether a call to this target would be a probe.
+    fn is_open(&self, keys: &Keys) -> bool {
+        let open = |known: &Known| !matches!(known.state, CircuitState::Failing { .. });
+        keys.0.iter().any(|key| self.0.get(key).is_some_and(open))
     }
 
     fn count(&self, before: u32, now: Instant, failure: &Failure) -> CircuitState {
@@ -332,13 +356,15 @@ pub struct Circuits(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    known: Mutex<Known>,
+    known: Mutex<Learned>,
     changed: Notify,
     publisher: OnceLock<Publisher>,
+    /// How many calls wait for a target.
+    waiting: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct Learned {
     states: States,
     /// What 404s taught: a model at an upstream, and the one that takes its place.
     successors: HashMap<String, String>,
@@ -357,7 +383,7 @@ pub struct Circuit {
 }
 
 impl Circuits {
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, Learned> {
         // A panic in another holder leaves a complete map: every write is one insertion or removal.
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -366,7 +392,7 @@ impl Circuits {
     #[must_use]
     pub fn snapshot(&self) -> Vec<Circuit> {
         let circuit =
-            |(name, state): (&String, &CircuitState)| Circuit { name: name.clone(), state: *state };
+            |(name, known): (&String, &Known)| Circuit { name: name.clone(), state: known.state };
         let mut all: Vec<_> = self.known().states.0.iter().map(circuit).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
@@ -376,11 +402,11 @@ impl Circuits {
     pub fn reset(&self) -> usize {
         let states = std::mem::take(&mut self.known().states.0);
         if let Some(publisher) = self.publisher().get() {
-            let shared = states.iter().filter(|(_, state)| is_shared(state));
+            let shared = states.iter().filter(|(_, known)| is_shared(&known.state));
             publisher.reopen(shared.map(|(name, _)| name.clone()).collect());
         }
         self.0.changed.notify_waiters();
-        let is_open = |state: &&CircuitState| !matches!(state, CircuitState::Failing { .. });
+        let is_open = |known: &&Known| !matches!(known.state, CircuitState::Failing { .. });
         states.values().filter(is_open).count()
     }
 
@@ -393,9 +419,9 @@ impl Circuits {
         let mut known = self.known();
         let mut adopted = 0;
         for (name, state) in others {
-            let is_new = !known.states.0.get(&name).is_some_and(is_shared);
+            let is_new = !known.states.get(&name).is_some_and(|state| is_shared(&state));
             if is_new && known.states.0.len() < MAX_CIRCUITS {
-                known.states.0.insert(name, state);
+                known.states.0.insert(name, Known { state, early_at: None });
                 adopted += 1;
             }
         }
@@ -416,6 +442,18 @@ impl Circuits {
 
     pub(super) fn check(&self, keys: &Keys, now: Instant, early: bool) -> Result<(), SkipReason> {
         self.known().states.check(keys, now, early)
+    }
+
+    pub(super) fn is_open(&self, keys: &Keys) -> bool {
+        self.known().states.is_open(keys)
+    }
+
+    /// A place among those who wait for a target, of so many at most.
+    pub(super) fn wait(&self, most: usize) -> Option<Waiting<'_>> {
+        let waiting = &self.0.waiting;
+        let more = |now: usize| (now < most).then_some(now + 1);
+        waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
+        Some(Waiting(waiting))
     }
 
     /// The model that an upstream's 404 named as another's successor.
@@ -443,6 +481,15 @@ impl Circuits {
     }
 }
 
+/// A call that waits for a target.
+pub(super) struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// A call's admission to a target. Dropped before [`settle`](Self::settle), its probes are free for
 /// the next call.
 #[derive(Debug)]
@@ -453,6 +500,11 @@ pub(super) struct Guard {
 }
 
 impl Guard {
+    /// Whether the call probes an open circuit.
+    pub(super) fn is_probe(&self) -> bool {
+        !self.probed.is_empty()
+    }
+
     /// Records what a response says about the target. `midnight` is the time until the quotas of
     /// the day begin anew.
     pub(super) fn settle(
@@ -466,7 +518,7 @@ impl Guard {
         let publisher = self.circuits.publisher().get();
         if verdict.outcome().is_success() {
             let is_known =
-                |known: &Known, key: &str| known.states.0.get(key).is_some_and(is_shared);
+                |known: &Learned, key: &str| known.states.get(key).is_some_and(|at| is_shared(&at));
             let of_call =
                 self.keys.0.iter().filter(|key| publisher.is_some() && is_known(&known, key));
             let mut closed: Vec<String> = of_call.cloned().collect();
@@ -478,9 +530,9 @@ impl Guard {
         } else if let Some(failure) = cooldowns.failure(verdict, midnight) {
             let key = self.keys.part(failure.part);
             let probed = self.probed.iter().any(|probed| probed == key);
-            let before = known.states.0.get(key).copied();
+            let before = known.states.get(key);
             known.states.fail(key, probed, now, &failure);
-            let opened = known.states.0.get(key).copied().filter(|state| Some(*state) != before);
+            let opened = known.states.get(key).filter(|state| Some(*state) != before);
             if let (Some(publisher), Some(state)) = (publisher, opened.filter(is_shared)) {
                 publisher.close(key, state, now);
             }

@@ -96,6 +96,11 @@ impl Ladder {
         self.outcomes.contains(&outcome)
     }
 
+    /// Whether it says how the last size is retried too.
+    pub(super) fn sets_retries(&self) -> bool {
+        self.retry.is_some()
+    }
+
     /// How one size is retried. `otherwise` holds for the last one.
     pub(super) fn retries(&self, otherwise: RetryOverride, is_last: bool) -> RetryOverride {
         match (&self.retry, is_last) {

@@ -19,8 +19,8 @@ use super::ladder::makes;
 use super::policy::Ways;
 use super::{FallbackOrder, Settings};
 use crate::body::RequestTemplate;
-use crate::jittered_retry::RetryOverride;
-use crate::trail::{SkipReason, Step};
+use crate::jittered_retry::{Before, ComeBack, RetryOverride};
+use crate::trail::{SkipReason, Step, WaitReason};
 
 /// One call's way along its targets.
 pub(super) struct Walk<'a> {
@@ -34,9 +34,9 @@ pub(super) struct Walk<'a> {
     upstreams: Vec<String>,
     queue: VecDeque<Candidate>,
     closed_accounts: Vec<String>,
-    /// Candidates whose circuits are open, for when nothing else is left.
-    open: Vec<Candidate>,
-    probed_early: bool,
+    /// Candidates whose circuits are open, and those that failed and are due again later: for when
+    /// nothing else is left.
+    later: Vec<Candidate>,
     has_sent: bool,
 }
 
@@ -48,6 +48,8 @@ struct Candidate {
     rewrite: Option<Rewrite>,
     /// The trail has why it was passed over.
     is_reported: bool,
+    /// The call was here before, and when it may come back.
+    come_back: Option<Box<ComeBack>>,
 }
 
 /// The next target, and the request for it.
@@ -63,6 +65,10 @@ pub(super) struct Visit {
     leg: usize,
     size: Option<ImageSize>,
     guard: Option<Guard>,
+    /// What the retry inside remembers of earlier visits.
+    before: Before,
+    /// Why the call waited before it, where it did.
+    pub(super) why: WaitReason,
     /// Other targets could be visited after it, now.
     more_targets: bool,
     /// So could smaller sizes of it.
@@ -105,25 +111,26 @@ impl<'a> Walk<'a> {
             upstreams: legs.iter().map(upstream).collect(),
             legs,
             closed_accounts: Vec::new(),
-            open: Vec::new(),
-            probed_early: false,
+            later: Vec::new(),
             has_sent: false,
         }
     }
 
-    /// The next target that may be used, or none. Records what it passes over.
-    pub(super) fn next(&mut self, now: Instant) -> Option<Next> {
+    /// The next target that may be used, or none. Records what it passes over. `early`: nothing else
+    /// is left, so a target whose capacity may be back is probed before its time.
+    pub(super) fn next(&mut self, now: Instant, early: bool) -> Option<Next> {
         while let Some(mut candidate) = self.take() {
             let admitted = self.prepare(&mut candidate);
-            match admitted.and_then(|()| self.admit(&candidate, now, false).map_err(Some)) {
+            match admitted.and_then(|()| self.admit(&candidate, now, early).map_err(Some)) {
                 Ok(guard) => return self.visit(candidate, guard, now),
                 Err(None) => {}
                 Err(Some(why)) => {
-                    if !std::mem::replace(&mut candidate.is_reported, true) {
+                    let is_known = std::mem::replace(&mut candidate.is_reported, true);
+                    if !is_known && candidate.come_back.is_none() {
                         self.skip(candidate.leg, why);
                     }
                     if matches!(why, SkipReason::CircuitOpen { .. } | SkipReason::Probed) {
-                        self.open.push(candidate);
+                        self.later.push(candidate);
                     } else {
                         // It fits at no other size either.
                         self.queue.retain(|other| other.leg != candidate.leg);
@@ -134,57 +141,81 @@ impl<'a> Walk<'a> {
         None
     }
 
-    /// Where all circuits are open: the target that is due first and whose capacity may be back is
-    /// probed before its time, by one call at a time and once per call.
-    pub(super) fn probe_early(&mut self, now: Instant) -> Option<Next> {
-        if !self.settings.policy.waits || std::mem::replace(&mut self.probed_early, true) {
-            return None;
-        }
-        let mut open = std::mem::take(&mut self.open);
-        open.sort_by_cached_key(|candidate| {
-            time_left(&self.keys(candidate), self.circuits, now).unwrap_or(Duration::MAX)
-        });
-        self.open = open;
-        let admitted = self.open.iter().enumerate().find_map(|(at, candidate)| {
-            self.admit(candidate, now, true).ok().map(|guard| (at, guard))
-        });
-        let (at, guard) = admitted?;
-        let candidate = self.open.remove(at);
-        self.visit(candidate, guard, now)
-    }
-
-    /// When to look again where all circuits are open: when the first of them is due, at the latest.
-    /// `None` where none can close before the deadline.
+    /// When to look again where nothing can be tried now: when the first target is due, at the
+    /// latest. `None` where none can be tried before the deadline.
     pub(super) fn wake_at(&self, now: Instant, deadline: Instant) -> Option<Instant> {
         if !self.settings.policy.waits || deadline <= now {
             return None;
         }
-        let due = self.open.iter().filter_map(|candidate| {
-            match time_left(&self.keys(candidate), self.circuits, now) {
-                Some(left) => now.checked_add(left).filter(|at| *at < deadline),
+        let due = self.later.iter().filter_map(|candidate| {
+            let latest = candidate.come_back.as_ref().map(|at| at.latest.min(deadline));
+            let latest = latest.unwrap_or(deadline);
+            let due = self.due(candidate);
+            match self.time_left(candidate, now, true) {
+                Some(left) => due.max(now.checked_add(left)).filter(|at| *at < latest),
                 // Another call is probing it: it closes when that succeeds.
-                None => Some(deadline),
+                None => (latest > now && due < Some(latest)).then_some(latest),
             }
         });
         due.min()
     }
 
-    /// Considers the targets with open circuits again.
-    pub(super) fn look_again(&mut self) {
-        self.queue.extend(self.open.drain(..));
+    /// Considers again what was left for later: the targets with open circuits, and what is due.
+    pub(super) fn look_again(&mut self, now: Instant) {
+        let later = std::mem::take(&mut self.later);
+        let (due, later) = later.into_iter().partition(|one| self.due(one) <= Some(now));
+        (self.later, self.queue) = (later, VecDeque::from_iter(due));
+        self.queue.make_contiguous().sort_by_key(|candidate: &Candidate| candidate.leg);
     }
 
-    /// How long until the first open circuit may be probed, for whoever is refused.
-    pub(super) fn shortest_cooldown(&self, now: Instant) -> Option<Duration> {
-        let left = |candidate| time_left(&self.keys(candidate), self.circuits, now);
-        self.open.iter().filter_map(left).min()
+    /// When a call may come back to a target; `None` where it has not been there.
+    fn due(&self, candidate: &Candidate) -> Option<Instant> {
+        let at = candidate.come_back.as_ref()?;
+        Some(if self.circuits.is_open(&self.keys(candidate)) { at.probes_from } else { at.due })
     }
 
-    /// How a visit is retried: as its link or its size says; once where something else can be tried
-    /// at once; by the retry's own policy at the end.
-    pub(super) fn retries(&self, visit: &Visit, own: RetryOverride) -> RetryOverride {
+    /// How long until the first target may be tried again, for whoever is refused.
+    pub(super) fn shortest_wait(&self, now: Instant) -> Option<Duration> {
+        let left = |candidate| {
+            let due = self.due(candidate).map(|due| due.saturating_duration_since(now));
+            Some(self.time_left(candidate, now, false)?.max(due.unwrap_or_default()))
+        };
+        self.later.iter().filter_map(left).min()
+    }
+
+    pub(super) fn most_waiting(&self) -> usize {
+        self.settings.policy.most_waiting
+    }
+
+    /// Whether anything was left for later.
+    pub(super) fn has_more(&self) -> bool {
+        !self.later.is_empty()
+    }
+
+    /// How long until a circuit may be probed; `None` while another call is probing it.
+    fn time_left(&self, candidate: &Candidate, now: Instant, early: bool) -> Option<Duration> {
+        match self.circuits.check(&self.keys(candidate), now, early) {
+            Ok(()) => Some(Duration::ZERO),
+            Err(SkipReason::CircuitOpen { left }) => Some(left),
+            Err(_) => None,
+        }
+    }
+
+    /// How a visit is retried: as its link or its size says, and by the retry's own policy otherwise.
+    /// For that, the call comes back where it may wait, and where not, the target is tried once while
+    /// something else can be tried at once.
+    pub(super) fn retries(&self, visit: &mut Visit, own: RetryOverride) -> RetryOverride {
+        let leg = &self.legs[visit.leg];
+        let by_size =
+            self.settings.ladder.as_ref().filter(|_| self.settings.may_shrink(self.template));
+        let is_set = leg.retry.is_some()
+            || leg.target.max_attempts().is_some()
+            || by_size.is_some_and(|ladder| visit.more_sizes || ladder.sets_retries());
+        let elsewhere = visit.more_targets || visit.more_sizes;
+        if self.settings.waits_after(&own) && !is_set {
+            return own.elsewhere(elsewhere).comes_back(std::mem::take(&mut visit.before));
+        }
         let by_link = |mut retries: RetryOverride| {
-            let leg = &self.legs[visit.leg];
             if let Some(policy) = &leg.retry {
                 retries = retries.policy(policy.clone());
             }
@@ -194,17 +225,15 @@ impl<'a> Walk<'a> {
                 None => retries,
             }
         };
-        let by_size = |retries| match &self.settings.ladder {
-            Some(ladder) if self.settings.may_shrink(self.template) => {
-                ladder.retries(retries, !visit.more_sizes)
-            }
-            _ => retries,
+        let by_size = |retries| match by_size {
+            Some(ladder) => ladder.retries(retries, !visit.more_sizes),
+            None => retries,
         };
         let retries = match self.settings.order {
             FallbackOrder::SizeFirst => by_size(by_link(own)),
             FallbackOrder::ModelFirst => by_link(by_size(own)),
         };
-        retries.elsewhere(visit.more_targets || visit.more_sizes)
+        retries.elsewhere(elsewhere)
     }
 
     /// Records in the circuits what came of a visit.
@@ -224,7 +253,9 @@ impl<'a> Walk<'a> {
         let is_gone = verdict.outcome() == Outcome::NotFound;
         let successor = if is_gone { named().or_else(known) } else { None };
         let sizes = ways.sizes || successor.is_some();
-        self.queue.retain(|next| if next.leg == from.leg { sizes } else { ways.targets });
+        let goes_on = |next: &Candidate| if next.leg == from.leg { sizes } else { ways.targets };
+        self.queue.retain(goes_on);
+        self.later.retain(goes_on);
         let target = &self.legs[from.leg].target;
         if ways.account_closed {
             self.closed_accounts.push(target.account().to_owned());
@@ -238,6 +269,12 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Leaves a visit for later, when the retry inside has a further attempt for it.
+    pub(super) fn come_back(&mut self, from: &Visit, at: Box<ComeBack>) {
+        let candidate = Candidate::new(from.leg, from.size);
+        self.later.push(Candidate { come_back: Some(at), ..candidate });
+    }
+
     /// The next candidate that is neither retired nor of a closed account. A retired model gives
     /// way to its successor.
     fn take(&mut self) -> Option<Candidate> {
@@ -248,7 +285,7 @@ impl<'a> Walk<'a> {
                 Some(Some(successor)) if successions < MAX_SUCCESSIONS => {
                     successions += 1;
                     self.succeed(candidate.leg, &successor);
-                    candidate.rewrite = None;
+                    (candidate.rewrite, candidate.come_back) = (None, None);
                     self.queue.push_front(candidate);
                     continue;
                 }
@@ -282,6 +319,7 @@ impl<'a> Walk<'a> {
         let is_old = match self.settings.chain {
             // The request as it came: another fallback above has visited it for this one.
             Some(_) if is_unchanged && !self.has_sent => false,
+            _ if candidate.come_back.is_some() => false,
             Some(_) => self.template.state().has_visited(&self.identity(candidate)),
             // A size that stands where it cannot be changed would be asked for again.
             None => candidate.size.is_some() && is_unchanged,
@@ -323,7 +361,12 @@ impl<'a> Walk<'a> {
         } else {
             target.to_string()
         };
-        let visit = Visit { label, leg: at.leg, size, guard, more_targets, more_sizes };
+        let is_probe = guard.as_ref().is_some_and(Guard::is_probe);
+        let back = at.come_back.as_ref().filter(|_| !is_probe);
+        let why = back.map_or(WaitReason::Cooldown, |back| back.why);
+        let before = at.come_back.map(|at| at.go()).unwrap_or_default();
+        let leg = at.leg;
+        let visit = Visit { label, leg, size, guard, before, why, more_targets, more_sizes };
         Some(Next { rewrite, visit })
     }
 
@@ -370,8 +413,9 @@ impl<'a> Walk<'a> {
         let model = leg.target.model().as_str().to_owned();
         leg.target = leg.target.with_model(successor);
         leg.is_named = false;
-        for other in self.queue.iter_mut().filter(|other| other.leg == at) {
-            other.rewrite = None;
+        let others = self.queue.iter_mut().chain(&mut self.later);
+        for other in others.filter(|other| other.leg == at) {
+            (other.rewrite, other.come_back) = (None, None);
         }
         if self.circuits.announce(&model) {
             tracing::warn!(
@@ -412,15 +456,6 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// How long until a circuit may be probed; `None` while another call is probing it.
-fn time_left(keys: &Keys, circuits: &Circuits, now: Instant) -> Option<Duration> {
-    match circuits.check(keys, now, false) {
-        Ok(()) => Some(Duration::ZERO),
-        Err(SkipReason::CircuitOpen { left }) => Some(left),
-        Err(_) => None,
-    }
-}
-
 /// Every leg at every size, in the order in which they are tried.
 fn plan(legs: usize, smaller: &[ImageSize], order: FallbackOrder) -> VecDeque<Candidate> {
     let sizes = || std::iter::once(None).chain(smaller.iter().copied().map(Some));
@@ -436,7 +471,7 @@ fn plan(legs: usize, smaller: &[ImageSize], order: FallbackOrder) -> VecDeque<Ca
 
 impl Candidate {
     fn new(leg: usize, size: Option<ImageSize>) -> Self {
-        Self { leg, size, rewrite: None, is_reported: false }
+        Self { leg, size, rewrite: None, is_reported: false, come_back: None }
     }
 }
 

@@ -31,6 +31,7 @@ pub struct FallbackPolicy {
     pub(super) maybe_charged: Option<u32>,
     pub(super) signatures: Signatures,
     pub(super) waits: bool,
+    pub(super) most_waiting: usize,
 }
 
 /// What follows a target's last response.
@@ -51,6 +52,11 @@ pub(super) struct Ways {
     pub(super) sizes: bool,
     /// The whole account was refused: to targets of other accounts only.
     pub(super) account_closed: bool,
+}
+
+impl Ways {
+    /// Nowhere else.
+    pub(super) const NONE: Self = Self { targets: false, sizes: false, account_closed: false };
 }
 
 /// Where a call stands when its last response has been judged.
@@ -78,6 +84,7 @@ impl FallbackPolicy {
             maybe_charged: None,
             signatures: Signatures::default(),
             waits: true,
+            most_waiting: 1_000,
         }
     }
 
@@ -118,12 +125,20 @@ impl FallbackPolicy {
         self
     }
 
-    /// Refuses a call at once while all circuits are open. By default one call probes a target whose
-    /// capacity may be back, and the others wait for the first circuit to close, within their
-    /// deadline.
+    /// Refuses a call at once while all circuits are open, and returns the last response when every
+    /// target has failed. By default one call probes a target whose capacity may be back, and the
+    /// others wait for the first circuit to close, within their deadline.
     #[must_use]
     pub fn refuse_when_all_open(mut self) -> Self {
         self.waits = false;
+        self
+    }
+
+    /// How many calls may wait for a target. Further ones get the last response, or are refused:
+    /// they would take the places of calls for other models.
+    #[must_use]
+    pub fn most_waiting(mut self, calls: usize) -> Self {
+        self.most_waiting = calls;
         self
     }
 

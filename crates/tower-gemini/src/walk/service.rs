@@ -6,16 +6,17 @@ use http::{Request, Response};
 use tokio::time::{Instant, timeout_at};
 use tower_gemini_core::call::Dialect;
 use tower_gemini_core::target::{Degradation, Served};
-use tower_gemini_core::verdict::Outcome;
+use tower_gemini_core::verdict::{Outcome, Verdict};
 use tower_service::Service;
 
 use super::plan::{Next, Walk};
-use super::policy::{Decision, Situation};
+use super::policy::{Decision, Situation, Ways};
 use super::refusal::refuse;
 use super::{Circuits, Settings};
 use crate::body::{CallBody, JudgedBody, RequestTemplate, instead_of, verdict_of};
 use crate::call_state::Place;
 use crate::error::Error;
+use crate::jittered_retry::RetryOverride;
 use crate::optional::OptionalFuture;
 use crate::stage::CallService;
 use crate::trail::{Step, StopReason, WaitReason};
@@ -88,35 +89,43 @@ async fn fall_back<S: CallService>(
     let own_retries = request.body().retry().clone();
     let mut walk = Walk::new(&settings, &circuits, &template, request.headers(), request.uri());
     let mut unsent = Some(request);
-    let mut last: Option<(Answer<S>, String)> = None;
+    let mut last: Option<Last<S>> = None;
+    let may_wait = settings.waits_after(&own_retries);
     let mut empty_answers = 0;
     let mut is_rewritten = false;
     loop {
-        let next = match walk.next(Instant::now()) {
-            None if last.is_none() => wait_for_target(&mut walk, &circuits, &template).await,
-            next => next,
-        };
-        let Some(Next { rewrite, mut visit }) = next else {
-            if settings.chain.is_some() {
-                state.record(Step::Stopped { why: StopReason::NoTargetLeft });
+        let next = match walk.next(Instant::now(), false) {
+            Some(next) => Ok(next),
+            None if policy.waits && (last.is_none() || may_wait) => {
+                wait_for_target(&mut walk, &circuits, &template, &mut last).await
             }
-            let refusal = || Ok(refuse(&template, walk.shortest_cooldown(Instant::now())));
-            return last.map_or_else(refusal, |(answer, _)| answer);
+            None => Err(StopReason::NoTargetLeft),
         };
-        let retries = walk.retries(&visit, own_retries.clone());
+        let Next { rewrite, mut visit } = match next {
+            Ok(next) => next,
+            Err(why) => {
+                if settings.chain.is_some() {
+                    state.record(Step::Stopped { why });
+                }
+                let refusal = || Ok(refuse(&template, walk.shortest_wait(Instant::now())));
+                return last.and_then(|last| last.answer).unwrap_or_else(refusal);
+            }
+        };
+        let retries = walk.retries(&mut visit, own_retries.clone());
         let given_up = rewrite.given_up().to_vec();
         let mut request = match (unsent.take(), last.take()) {
             (Some(request), _) => instead_of(request, rewrite),
-            (None, Some((answer, from))) => {
-                let verdict = verdict_of(&answer);
+            (None, Some(Last { answer, verdict, from })) => {
                 // Out of the caller's allowance where the last attempt may have been charged; never
                 // where it was.
-                let Some(permit) = state.permit_after(verdict) else {
+                let Some(permit) = state.permit_after(&verdict) else {
                     state.record(Step::Stopped { why: StopReason::MaybeCharged });
-                    return answer;
+                    return answer.unwrap_or_else(|| Ok(refuse(&template, None)));
                 };
-                let (to, why) = (visit.label.clone(), verdict.outcome());
-                state.record(Step::FellBack { from, to, why });
+                if from != visit.label {
+                    let (to, why) = (visit.label.clone(), verdict.outcome());
+                    state.record(Step::FellBack { from, to, why });
+                }
                 // The response is dropped before the next send: it holds a connection, and nobody
                 // will read it.
                 drop(answer);
@@ -133,6 +142,7 @@ async fn fall_back<S: CallService>(
         request.body_mut().set_retry(retries);
         let answer = send(&mut inner, request).await;
         let verdict = verdict_of(&answer).clone();
+        let resend = state.take_come_back();
         let now = Instant::now();
         walk.settle(&mut visit, now, &verdict);
         let decision = policy.next(&Situation {
@@ -145,50 +155,74 @@ async fn fall_back<S: CallService>(
             deadline: state.deadline(),
         });
         let answer = served(answer, given_up);
-        match decision {
+        let ways = match decision {
+            Decision::Continue(ways) => ways,
+            // No other target helps, and the retry inside would send again.
+            Decision::Stop(Some(StopReason::NotRetryable)) if resend.is_some() => Ways::NONE,
             Decision::Stop(why) => {
                 if let Some(why) = why {
                     state.record(Step::Stopped { why });
                 }
                 return answer;
             }
-            Decision::Continue(ways) => {
-                empty_answers += u32::from(verdict.outcome() == Outcome::NoImage);
-                walk.go_on(&visit, &verdict, ways);
-                last = Some((answer, visit.label));
-            }
+        };
+        empty_answers += u32::from(verdict.outcome() == Outcome::NoImage);
+        walk.go_on(&visit, &verdict, ways);
+        if let Some(resend) = resend {
+            walk.come_back(&visit, resend);
         }
+        last = Some(Last { answer: Some(answer), verdict, from: visit.label });
     }
 }
 
-/// Waits for a target where all circuits are open: one call probes early, the others wait for the
-/// first circuit that closes or is due. `None` where that does not fit the call's deadline.
-async fn wait_for_target(
+/// What became of the last visit.
+struct Last<S: CallService> {
+    /// `None` once the call has waited after it.
+    answer: Option<Answer<S>>,
+    verdict: Verdict,
+    from: String,
+}
+
+/// Waits for a target where none can be tried now: one call probes early, the others wait for the
+/// first circuit that closes, or for what is due again. `Err` where that does not fit the call's
+/// deadline, or too many wait.
+async fn wait_for_target<S: CallService>(
     walk: &mut Walk<'_>,
     circuits: &Circuits,
     template: &RequestTemplate,
-) -> Option<Next> {
+    last: &mut Option<Last<S>>,
+) -> Result<Next, StopReason> {
     let (state, began) = (template.state(), Instant::now());
-    if let Some(next) = walk.probe_early(began) {
-        return Some(next);
-    }
+    let mut place = None;
     let next = loop {
         // Made before the circuits are looked at, it misses no change.
         let changed = circuits.changed();
         let now = Instant::now();
-        walk.look_again();
-        if let Some(next) = walk.next(now) {
-            break Some(next);
+        walk.look_again(now);
+        if let Some(next) = walk.next(now, true) {
+            break Ok(next);
         }
-        let Some(wake_at) = state.deadline().and_then(|deadline| walk.wake_at(now, deadline))
-        else {
-            break None;
-        };
+        if !walk.has_more() {
+            break Err(StopReason::NoTargetLeft);
+        }
+        let wake_at = state.deadline().and_then(|deadline| walk.wake_at(now, deadline));
+        let Some(wake_at) = wake_at else { break Err(StopReason::DeadlineTooNear) };
+        if place.is_none() {
+            place = circuits.wait(walk.most_waiting());
+            if place.is_none() {
+                break Err(StopReason::TooManyWait);
+            }
+        }
+        // Its response holds a connection and a place in the layers below, and nobody will read it.
+        if let Some(last) = last {
+            last.answer = None;
+        }
         let _ = timeout_at(wake_at, changed).await;
     };
     let delay = began.elapsed();
     if !delay.is_zero() {
-        state.record(Step::Waited { delay, why: WaitReason::Cooldown });
+        let why = next.as_ref().map_or(WaitReason::Cooldown, |next| next.visit.why);
+        state.record(Step::Waited { delay, why });
     }
     next
 }
@@ -199,6 +233,12 @@ async fn send<S: CallService>(inner: &mut S, request: Request<CallBody>) -> Answ
 }
 
 impl Settings {
+    /// Whether a call waits, and comes back, when every target has failed. A fallback outside that
+    /// has something else to try goes first.
+    pub(super) fn waits_after(&self, own: &RetryOverride) -> bool {
+        self.policy.waits && self.chain.is_some() && !own.has_elsewhere()
+    }
+
     /// Whether another target could answer such a call.
     fn applies_to(&self, template: &RequestTemplate) -> bool {
         let call = template.call();

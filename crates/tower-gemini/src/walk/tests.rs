@@ -82,7 +82,7 @@ fn way(
     let circuits = Circuits::default();
     let mut walk = Walk::new(settings, &circuits, &template, &HeaderMap::new(), &uri);
     let (mut way, now) = (Vec::new(), Instant::now());
-    while let Some(mut next) = walk.next(now) {
+    while let Some(mut next) = walk.next(now, false) {
         way.push(model_and_size(&next));
         let (verdict, ways) = after(way.len());
         walk.settle(&mut next.visit, now, &verdict);
@@ -204,14 +204,17 @@ async fn upstreams_at_one_address_are_told_apart_by_name_kind_and_project() {
     let (template, uri) = template(PRO, "1K", CallOptions::new());
     let (circuits, now) = (Circuits::default(), Instant::now());
     let mut walk = Walk::new(&settings, &circuits, &template, &HeaderMap::new(), &uri);
-    let mut next = walk.next(now).unwrap();
+    let mut next = walk.next(now, false).unwrap();
     walk.settle(&mut next.visit, now, &overloaded());
     let names: Vec<_> = circuits.snapshot().into_iter().map(|circuit| circuit.name).collect();
     assert_eq!(
         names,
         ["gemini-3-pro-image at 1K on gemini-api https://gemini.example - gemini.example"]
     );
-    assert_eq!(walk.next(now).unwrap().visit.label, "gemini-3-pro-image on aiplatform.example");
+    assert_eq!(
+        walk.next(now, false).unwrap().visit.label,
+        "gemini-3-pro-image on aiplatform.example"
+    );
 }
 
 // A retired model of the caller's own was never asked, although its date was withdrawn.
@@ -242,16 +245,16 @@ async fn the_successor_of_a_model_is_tried_at_smaller_sizes_too_and_remembered()
     let gone = judged(404, "NOT_FOUND", "models/gemini-3-pro-image-preview is not found");
     let (first, uri) = template(preview, "2K", CallOptions::new());
     let mut walk = Walk::new(&settings, &circuits, &first, &HeaderMap::new(), &uri);
-    let next = walk.next(Instant::now()).unwrap();
+    let next = walk.next(Instant::now(), false).unwrap();
     walk.go_on(&next.visit, &gone, Ways { targets: true, sizes: false, account_closed: false });
-    let next = walk.next(Instant::now()).unwrap();
+    let next = walk.next(Instant::now(), false).unwrap();
     assert_eq!(model_and_size(&next), "gemini-3-pro-image 2K");
     walk.go_on(&next.visit, &overloaded(), EVERYWHERE);
-    assert_eq!(model_and_size(&walk.next(Instant::now()).unwrap()), "gemini-3-pro-image 1K");
+    assert_eq!(model_and_size(&walk.next(Instant::now(), false).unwrap()), "gemini-3-pro-image 1K");
 
     let (second, uri) = template(preview, "2K", CallOptions::new());
     let mut walk = Walk::new(&settings, &circuits, &second, &HeaderMap::new(), &uri);
-    assert_eq!(model_and_size(&walk.next(Instant::now()).unwrap()), "gemini-3-pro-image 2K");
+    assert_eq!(model_and_size(&walk.next(Instant::now(), false).unwrap()), "gemini-3-pro-image 2K");
     let succeeded = Step::Replaced { model: preview.to_owned(), successor: PRO.to_owned() };
     assert_eq!(second.state().trail().steps(), [succeeded]);
 }
@@ -259,14 +262,16 @@ async fn the_successor_of_a_model_is_tried_at_smaller_sizes_too_and_remembered()
 #[tokio::test(start_paused = true)]
 async fn each_target_is_retried_as_it_says_and_once_while_another_can_be_tried() {
     let own = RetryPolicy::recommended();
-    let attempts = |settings: &Settings, model: &str, size: &str| -> Vec<u32> {
+    // `None` where the call comes back for further attempts.
+    let attempts = |settings: &Settings, model: &str, size: &str| -> Vec<Option<u32>> {
         let (template, uri) = template(model, size, CallOptions::new());
         let circuits = Circuits::default();
         let mut walk = Walk::new(settings, &circuits, &template, &HeaderMap::new(), &uri);
         let mut attempts = Vec::new();
-        while let Some(next) = walk.next(Instant::now()) {
-            let retries = walk.retries(&next.visit, RetryOverride::none());
-            attempts.push(retries.over(&own).map_or(5, |policy| policy.max_attempts()));
+        while let Some(mut next) = walk.next(Instant::now(), false) {
+            let retries = walk.retries(&mut next.visit, RetryOverride::none());
+            let of_visit = retries.over(&own).map_or(5, |policy| policy.max_attempts());
+            attempts.push(Some(of_visit).filter(|_| retries.before().is_none()));
             walk.go_on(&next.visit, &overloaded(), EVERYWHERE);
         }
         attempts
@@ -277,15 +282,20 @@ async fn each_target_is_retried_as_it_says_and_once_while_another_can_be_tried()
             .then(Target::new(FLASH).attempts(3))
             .then_retried(Target::new(FLASH_25), RetryPolicy::recommended().attempts(4))
     };
-    assert_eq!(attempts(&settings(Some(chain()), None), PRO, "1K"), [1, 3, 4]);
-    assert_eq!(attempts(&settings(Some(Chain::new([PRO])), None), PRO, "1K"), [5]);
+    let all = settings(Some(chain()), None);
+    assert_eq!(attempts(&all, PRO, "1K"), [None, Some(3), Some(4)]);
+    assert_eq!(attempts(&settings(Some(Chain::new([PRO])), None), PRO, "1K"), [None]);
     let sizes = settings(Some(chain()), Some(Ladder::recommended().attempts(2)));
-    assert_eq!(attempts(&sizes, PRO, "2K"), [2, 1, 2, 3, 4]);
+    assert_eq!(attempts(&sizes, PRO, "2K"), [Some(2), None, Some(2), Some(3), Some(4)]);
     let mut sizes = sizes;
     sizes.order = FallbackOrder::ModelFirst;
-    assert_eq!(attempts(&sizes, PRO, "2K"), [1, 3, 4, 1, 3]);
+    assert_eq!(attempts(&sizes, PRO, "2K"), [Some(1), Some(3), Some(4), None, Some(3)]);
     let alone = settings(None, Some(Ladder::recommended().attempts(2)));
-    assert_eq!(attempts(&alone, PRO, "4K"), [2, 2, 5]);
+    assert_eq!(attempts(&alone, PRO, "4K"), [Some(2), Some(2), Some(5)]);
+    // Who does not wait tries once what is not the last.
+    let mut all = all;
+    all.policy = FallbackPolicy::recommended().refuse_when_all_open();
+    assert_eq!(attempts(&all, PRO, "1K"), [Some(1), Some(3), Some(4)]);
 }
 
 /// A chain of which all circuits are open: Flash's for 25 minutes, Pro's from now on.
@@ -295,7 +305,7 @@ fn all_open(settings: &Settings, verdict: &Verdict) -> (Circuits, Instant) {
     for (model, now) in [(FLASH, began), (PRO, later)] {
         let (template, uri) = template(model, "1K", CallOptions::new());
         let mut walk = Walk::new(settings, &circuits, &template, &HeaderMap::new(), &uri);
-        let mut next = walk.next(now).unwrap();
+        let mut next = walk.next(now, false).unwrap();
         walk.settle(&mut next.visit, now, verdict);
     }
     (circuits, later)
@@ -310,21 +320,24 @@ async fn where_all_circuits_are_open_a_call_wakes_when_the_first_is_due() {
     let (circuits, now) = all_open(&settings, &overloaded());
     let (template, uri) = template(PRO, "1K", CallOptions::new());
     let mut walk = Walk::new(&settings, &circuits, &template, &HeaderMap::new(), &uri);
-    assert!(walk.next(now).is_none());
-    assert_eq!(walk.shortest_cooldown(now), Some(minutes(5)), "Flash");
-    assert_eq!(walk.wake_at(now, now + minutes(6)), Some(now + minutes(5)));
-    assert_eq!(walk.wake_at(now, now + minutes(5)), None, "it would come too late");
-    assert_eq!(walk.wake_at(now, now), None);
-    // The one that is due first is probed early, by one call, once.
-    let probe = walk.probe_early(now).unwrap();
+    assert!(walk.next(now, false).is_none());
+    assert_eq!(walk.shortest_wait(now), Some(minutes(5)), "Flash");
+    // What may be probed early is probed by one call, the first of the chain first.
+    walk.look_again(now);
+    let mut probe = walk.next(now, true).unwrap();
+    assert_eq!(model_and_size(&probe), "gemini-3-pro-image 1K");
+    walk.settle(&mut probe.visit, now, &overloaded());
+    let probe = walk.next(now, true).unwrap();
     assert_eq!(model_and_size(&probe), "gemini-3.1-flash-image 1K");
-    assert!(walk.probe_early(now).is_none());
+    assert!(walk.next(now, true).is_none());
     // Another call waits for what comes of the probe.
     let (other, _) = self::template(PRO, "1K", CallOptions::new());
     let mut walk = Walk::new(&settings, &circuits, &other, &HeaderMap::new(), &uri);
-    assert!(walk.next(now).is_none());
+    assert!(walk.next(now, false).is_none());
+    walk.look_again(now);
+    assert!(walk.next(now, true).is_none());
     assert_eq!(walk.wake_at(now, now + minutes(2)), Some(now + minutes(2)));
-    assert_eq!(walk.shortest_cooldown(now), Some(minutes(30)), "Pro");
+    assert_eq!(walk.shortest_wait(now), Some(minutes(30)), "Pro");
     let skipped = |at: usize, target: &str, why| {
         assert_eq!(
             other.state().trail().steps()[at],
@@ -333,16 +346,27 @@ async fn where_all_circuits_are_open_a_call_wakes_when_the_first_is_due() {
     };
     skipped(0, PRO, SkipReason::CircuitOpen { left: minutes(30) });
     skipped(1, FLASH, SkipReason::Probed);
-    walk.look_again();
-    assert!(walk.next(now).is_none());
+    walk.look_again(now);
+    assert!(walk.next(now, true).is_none());
     assert_eq!(other.state().trail().steps().len(), 2, "said once");
-    walk.look_again();
-    let next = walk.next(now + minutes(30)).unwrap();
+    // The probe ends without saying anything: it is free for the next call, once a cooldown.
+    drop(probe);
+    assert_eq!(walk.wake_at(now, now + minutes(2)), Some(now), "at once");
+    walk.look_again(now);
+    let mut next = walk.next(now, true).unwrap();
+    assert_eq!(model_and_size(&next), "gemini-3.1-flash-image 1K");
+    walk.settle(&mut next.visit, now, &overloaded());
+    drop(next);
+    assert_eq!(walk.wake_at(now, now + minutes(40)), Some(now + minutes(30)), "Pro is due");
+    assert_eq!(walk.wake_at(now, now + minutes(30)), None, "it would come too late");
+    assert_eq!(walk.wake_at(now, now), None);
+    walk.look_again(now);
+    let next = walk.next(now + minutes(30), false).unwrap();
     assert_eq!(model_and_size(&next), "gemini-3-pro-image 1K");
     // Who does not want to wait does not.
     settings.policy = FallbackPolicy::recommended().refuse_when_all_open();
     let mut walk = Walk::new(&settings, &circuits, &template, &HeaderMap::new(), &uri);
-    assert!(walk.next(now).is_none() && walk.probe_early(now).is_none());
+    assert!(walk.next(now, false).is_none());
     assert_eq!(walk.wake_at(now, now + minutes(60)), None);
 }
 
