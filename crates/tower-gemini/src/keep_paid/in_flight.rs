@@ -473,7 +473,7 @@ mod tests {
         drop(long);
         assert_eq!(Arc::strong_count(&buffers), 2, "only the buffer that is used whole");
         let state = CallState::new(CallOptions::new());
-        let stored = seen.into_response(&state, None).unwrap();
+        let stored = seen.response(&state, None).unwrap();
         assert_eq!((stored.chunks.concat(), stored.bytes), (whole.clone(), whole.len()));
         assert_eq!(stored.chunks.last().map(Bytes::len), Some(1), "it is not all before its end");
     }
