@@ -1,12 +1,14 @@
-//! Shares the quota counts and the spending of [`tower_gemini`] between processes and machines.
+//! Shares the quota counts, the spending and the journal of paid calls of [`tower_gemini`] between
+//! processes and machines.
 //!
 //! | store | feature | shared by | survives |
 //! | --- | --- | --- | --- |
 //! | `RedbStore` | `redb` | one process at a time | kill -9 and restart |
 //! | `RedisStore` | `redis` | every process that reaches the server | every client; what the server persists |
 //!
-//! Both implement [`QuotaStore`](tower_gemini::store::QuotaStore) and
-//! [`SpendingStore`](tower_gemini::store::SpendingStore); the layers take either with
+//! Both implement [`QuotaStore`](tower_gemini::store::QuotaStore),
+//! [`SpendingStore`](tower_gemini::store::SpendingStore) and
+//! [`Journal`](tower_gemini::store::Journal); the layers take either with
 //! [`QuotaGuardLayer::store`](tower_gemini::QuotaGuardLayer::store) and
 //! [`SpendingLayer::store`](tower_gemini::SpendingLayer::store). No feature is on by default.
 

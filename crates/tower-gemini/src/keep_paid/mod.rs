@@ -106,6 +106,24 @@
 //! Dropping the future, or the body before its end, detaches the call. That needs a tokio runtime;
 //! without one the call ends with its client, and is lost.
 //!
+//! # A deadline
+//!
+//! The call's deadline bounds how long its client waits, and not what was paid for: an attempt that
+//! is under way then is completed, stored, and replayed to the next identical request, as after a
+//! disconnect. The client gets a timeout that is *maybe charged*, and nothing is sent after it.
+//!
+//! # A crash, and several processes
+//!
+//! With a [`Journal`] ([`KeepPaidLayer::journal`]) each attempt is recorded
+//! before its first byte, and what becomes of the call after that; a whole response is recorded before
+//! the last of it goes to its client. After a crash the next identical request, or the same
+//! `Idempotency-Key`, gets the response that had arrived, or the error of a loss. Where processes share
+//! a journal, a resend gets its response wherever it lands: one that is being made elsewhere is waited
+//! for, and each is given once. An attempt that cannot be recorded is not sent
+//! ([`Error::is_not_recorded`](crate::Error::is_not_recorded)).
+//!
+//! Recorded is what has a fingerprint: no continuation, and no body that is too large to hold.
+//!
 //! # The end of a process
 //!
 //! [`KeepPaidLayer::drain`] waits for detached calls, [`KeepPaidLayer::save_to`] saves what is

@@ -402,6 +402,7 @@ fn end_of(record: &JournalRecord) -> u64 {
 /// stacks that share one process.
 ///
 /// ```
+/// # #[cfg(feature = "keep-paid")] {
 /// use std::sync::Arc;
 /// use tower_gemini::KeepPaidLayer;
 /// use tower_gemini::store::MemoryJournal;
@@ -411,6 +412,7 @@ fn end_of(record: &JournalRecord) -> u64 {
 /// // A second stack of the same process: what the first one has stored is given by this one too.
 /// let second = KeepPaidLayer::new().journal(Arc::new(journal.replica()));
 /// # let _ = (first, second);
+/// # }
 /// ```
 #[derive(Clone)]
 pub struct MemoryJournal {
