@@ -53,6 +53,7 @@ enum Kind {
     /// The caller's writer failed while the image was written to it.
     Sink,
     /// Not sent: the journal could not record it first.
+    #[cfg_attr(not(feature = "keep-paid"), allow(dead_code, reason = "only a journal makes it"))]
     NotRecorded,
     /// Not sent: the layers of the stack stand in an order that does not work.
     Misplaced { why: &'static str },
