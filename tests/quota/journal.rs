@@ -64,6 +64,18 @@ async fn keeps_the_rules(own: Arc<dyn Journal>, other: Arc<dyn Journal>) {
     assert!(write(1, JournalChange::Forget).await.unwrap());
     assert!(matches!(other.claim(KEY).await.unwrap(), Claim::Nothing));
 
+    // Whatever else is in flight with it, one whose client is gone is waited for.
+    for call in [5, 6, 7] {
+        assert!(write(call, begin(call)).await.unwrap());
+    }
+    assert!(write(5, JournalChange::Detached(true)).await.unwrap());
+    assert!(write(7, JournalChange::Lost(KEEP)).await.unwrap());
+    let seen = other.claim(KEY).await.unwrap();
+    assert!(matches!(seen, Claim::InFlight { detached: true, .. }), "{seen:?}");
+    for call in [5, 6, 7] {
+        assert!(write(call, JournalChange::Forget).await.unwrap());
+    }
+
     // A loss is told wherever the client asks.
     assert!(write(2, begin(2)).await.unwrap());
     assert!(write(2, JournalChange::Lost(KEEP)).await.unwrap());

@@ -63,6 +63,31 @@ fn a_body_that_outlasts_the_clients_time_is_completed_without_it() {
     });
 }
 
+// The attempt has ended for a layer that reads the whole body before its head goes on.
+#[test]
+fn a_client_whose_time_is_over_while_a_layer_works_on_its_response_is_not_kept_waiting() {
+    in_paused_time(async {
+        let sim = Sim::builder().latency(Latency::fixed(Duration::from_secs(3))).build();
+        let works_on_it = tower::layer::layer_fn(|inner| {
+            tower::util::MapFuture::new(inner, |response| async {
+                let response = response.await;
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                response
+            })
+        });
+        let keep = KeepPaidLayer::new();
+        let service = GeminiStack::new().keep_paid(keep).call_layer(works_on_it).raw(sim.service());
+        let begun = tokio::time::Instant::now();
+        let error = whole(service.clone(), in_time(Ask::Whole, Duration::from_secs(5)));
+        let error = error.await.unwrap_err();
+        assert_eq!(begun.elapsed(), Duration::from_secs(5));
+        assert!(error.is_timeout() && error.charge() == Charge::Maybe, "{error}");
+        let (status, _) =
+            whole(service, in_time(Ask::Whole, Duration::from_secs(60))).await.unwrap();
+        assert_eq!((status, sim.ledger().charges(TAG)), (200, 1));
+    });
+}
+
 #[test]
 fn nothing_is_sent_after_the_clients_time_is_over() {
     in_paused_time(async {

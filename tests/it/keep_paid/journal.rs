@@ -350,3 +350,23 @@ fn a_client_that_leaves_while_its_response_is_written_down_gets_it() {
         assert!(journal.is_empty());
     });
 }
+
+// All that had come was read ahead, with the error behind it: a client that left in between counted
+// as served, and its resend was paid again.
+#[test]
+fn a_client_that_leaves_before_the_error_of_its_response_is_told_of_the_loss() {
+    in_paused_time(async {
+        let scenario = Scenario::new([Fault::CutBody { at: 200_000 }, Fault::None]);
+        let sim = Sim::builder().script(scenario.faults.clone()).latency(Latency::none()).build();
+        let journal = MemoryJournal::new();
+        let service = stack(&scenario, &sim, &layer(&journal));
+        let response = service.clone().oneshot(request(&scenario, &Trail::new())).await.unwrap();
+        let mut body = response.into_body();
+        while body.size_hint().exact() != Some(0) {
+            body.frame().await.unwrap().unwrap();
+        }
+        drop(body);
+        let error = whole(service, request(&scenario, &Trail::new())).await.unwrap_err();
+        assert_eq!((error.charge(), sim.ledger().charges(TAG)), (Charge::Maybe, 1), "{error}");
+    });
+}

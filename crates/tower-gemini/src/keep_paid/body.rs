@@ -209,10 +209,9 @@ impl<B: CompletableBody> Body for ResponseBody<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = &mut *self;
         while let Some(body) = this.body.as_mut().filter(|_| !this.has_ended) {
-            // An empty chunk is not the end. Of what was announced, the end is asked for before the
-            // last chunk goes on; what is here is written down before any of it does.
-            let is_all = body.size_hint().exact() == Some(0);
-            let looks_ahead = is_all || this.delivery.as_ref().is_some_and(Delivery::is_recorded);
+            // An empty chunk is not the end. What is here already is written down before any of it
+            // goes on.
+            let looks_ahead = this.delivery.as_ref().is_some_and(Delivery::is_recorded);
             if !this.ready.is_empty() && !looks_ahead {
                 break;
             }
@@ -269,9 +268,10 @@ impl<B: CompletableBody> Body for ResponseBody<B> {
 impl<B: CompletableBody> Drop for ResponseBody<B> {
     fn drop(&mut self) {
         // A server drops a body once it has as much as was announced, and does not ask for its end.
-        // Not while it is written down: the client has not seen its end.
         let is_all_out = self.is_all_out() || self.size_hint().exact() == Some(0);
-        if is_all_out && self.writing.is_none() {
+        // Not while it is written down, nor where it ended with an error: the client has seen
+        // neither.
+        if is_all_out && self.writing.is_none() && self.error.is_none() {
             return self.deliver();
         }
         self.leave();
@@ -315,12 +315,12 @@ impl<B: CompletableBody> ForegroundCall<B> {
         let limit = deadline.saturating_duration_since(started);
         let timer = self.timer.get_or_insert_with(|| Timer::after(started, limit));
         ready!(timer.poll(cx));
-        // Between two attempts the layers below say why the call ends.
-        if !call.state.is_sending() {
-            return Poll::Pending;
-        }
         let state = call.state.clone();
         let may_be_charged = state.last_may_be_charged();
+        // Between two attempts that are free the layers below say why the call ends.
+        if !may_be_charged && !state.is_sending() {
+            return Poll::Pending;
+        }
         self.leave();
         let verdict = match may_be_charged {
             true => Verdict::interrupted(),

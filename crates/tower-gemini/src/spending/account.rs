@@ -132,6 +132,8 @@ struct Book {
     page: Page,
     /// The period before: what was reserved in it is settled in it.
     last: Page,
+    /// The clock was set back into the period before: what was counted in both counts now.
+    both_count: bool,
 }
 
 /// What was reserved for one attempt, to be settled once.
@@ -240,7 +242,19 @@ pub struct Account {
 
 impl Book {
     fn taken(&self) -> SpendAmounts {
-        self.page.settled.amounts().plus(self.page.reserved.amounts())
+        self.settled().plus(self.reserved())
+    }
+
+    fn settled(&self) -> SpendAmounts {
+        self.of_both(|page| page.settled.amounts())
+    }
+
+    fn reserved(&self) -> SpendAmounts {
+        self.of_both(|page| page.reserved.amounts())
+    }
+
+    fn of_both(&self, of: impl Fn(&Page) -> SpendAmounts) -> SpendAmounts {
+        if self.both_count { of(&self.page).plus(of(&self.last)) } else { of(&self.page) }
     }
 
     /// The cap that these amounts would exceed, the most lasting one first.
@@ -251,7 +265,7 @@ impl Book {
             if taken.saturating_add(asked) <= cap {
                 return None;
             }
-            let settled = self.page.settled.amounts().get(dimension);
+            let settled = self.settled().get(dimension);
             // Time can be granted in part: what is left of it is enough.
             let least = if dimension == CapDimension::WallTime { asked.min(1) } else { asked };
             let blocked_by = if least > cap {
@@ -281,8 +295,13 @@ impl Account {
     /// Starts with nothing spent. The zone is the one whose calendar days and months start periods.
     #[must_use]
     pub fn new(zone: Zone, periods: impl IntoIterator<Item = (Period, Caps)>) -> Self {
-        let book =
-            |(period, caps)| Book { period, caps, page: Page::default(), last: Page::default() };
+        let book = |(period, caps)| Book {
+            period,
+            caps,
+            page: Page::default(),
+            last: Page::default(),
+            both_count: false,
+        };
         Self { zone, books: periods.into_iter().map(book).collect() }
     }
 
@@ -309,7 +328,7 @@ impl Account {
     }
 
     /// Starts new pages where periods have ended. A clock that was set back starts none: what was
-    /// counted stays counted, until the period that it shows now has ended. Were it to stay until
+    /// counted stays counted, beside what the period that it shows now came to, until that has ended. Were it to stay until
     /// the clock is there again, a clock that was years ahead for a moment would lock a cap.
     fn turn(&mut self, now: SystemTime) {
         for book in &mut self.books {
@@ -321,6 +340,7 @@ impl Account {
             } else {
                 book.page.end = end;
             }
+            book.both_count = start < book.page.start && start == book.last.start;
         }
     }
 
@@ -437,9 +457,9 @@ impl Account {
             period: book.period.to_string(),
             began_unix: book.page.start,
             caps: book.caps,
-            settled: book.page.settled.amounts(),
-            reserved: book.page.reserved.amounts(),
-            images: book.page.images,
+            settled: book.settled(),
+            reserved: book.reserved(),
+            images: book.page.images + if book.both_count { book.last.images } else { 0 },
             refused: book.page.refused,
         };
         self.books.iter().map(spent).collect()
@@ -611,7 +631,7 @@ mod tests {
         let spent = &account.spent(at(tomorrow))[0];
         assert_eq!(spent.cost_per_image().unwrap().to_string(), "$2.0000");
         // The clock is set back by a day: nothing is forgotten.
-        assert_eq!(account.spent(at(NOW))[0].settled, dollars(2));
+        assert_eq!(account.spent(at(NOW))[0].settled, dollars(4).plus(dollars(2)));
     }
 
     #[test]
@@ -678,6 +698,40 @@ mod tests {
         let held = account.reserve(at(tomorrow), dollars(5)).unwrap();
         account.settle(held, dollars(1), 1);
         assert_eq!(account.spent(at(tomorrow))[0].settled, dollars(1));
+    }
+
+    // A clock that was a year ahead for a minute forgot what the day had spent before.
+    #[test]
+    fn a_clock_that_jumps_ahead_and_back_neither_locks_a_cap_nor_forgets_what_was_spent() {
+        let mut account = daily(Caps::none().at_most_usd(5.0));
+        let (far, tomorrow) = (NOW + 365 * 86_400, NOW + 86_400);
+        let before = account.reserve(at(NOW), dollars(1)).unwrap();
+        let ahead = account.reserve(at(far), dollars(4)).unwrap();
+        account.settle(before, dollars(1), 1);
+        // Back: both count today, whatever the clock said.
+        let refused = account.reserve(at(NOW), dollars(1)).unwrap_err();
+        assert!(refused.wait.is_some_and(|wait| wait < Duration::from_secs(86_400)), "{refused:?}");
+        account.settle(ahead, dollars(3), 1);
+        let spent = &account.spent(at(NOW))[0];
+        assert_eq!(
+            (spent.settled, spent.reserved, spent.images),
+            (dollars(1).plus(dollars(3)), SpendAmounts::NONE, 2)
+        );
+        assert!(account.reserve(at(NOW), dollars(1)).is_ok());
+        assert!(account.reserve(at(tomorrow), dollars(5)).is_ok(), "the next day is new");
+    }
+
+    #[test]
+    fn a_clock_that_jumps_back_and_is_corrected_grants_a_period_once() {
+        let mut account = daily(Caps::none().at_most_usd(5.0));
+        let yesterday = NOW - 86_400;
+        let today = account.reserve(at(NOW), dollars(4)).unwrap();
+        account.settle(today, dollars(4), 1);
+        assert!(account.reserve(at(yesterday), dollars(2)).is_err());
+        let held = account.reserve(at(yesterday), dollars(1)).unwrap();
+        assert!(account.reserve(at(NOW), dollars(2)).is_err());
+        account.settle(held, SpendAmounts::NONE, 0);
+        assert!(account.reserve(at(NOW), dollars(1)).is_ok());
     }
 
     #[test]

@@ -334,8 +334,13 @@ impl JournalTable {
         fingerprint: CallFingerprint,
         heard: impl Fn(u64) -> Option<Duration>,
     ) -> Claim {
-        let mut elsewhere = Claim::Nothing;
         let (mut lost, mut free) = (None, None);
+        // Whether another process works on it without a client, and how long ago it was heard of.
+        let mut elsewhere: Option<(bool, Duration)> = None;
+        let mut works = |detached, heard| {
+            let before = elsewhere.is_some_and(|(detached, _)| detached);
+            elsewhere = Some((before || detached, heard));
+        };
         let calls = self.by_fingerprint.get(&fingerprint).map_or(&[][..], Vec::as_slice);
         for (call, row) in calls.iter().filter_map(|call| Some((*call, self.rows.get(call)?))) {
             if row.owner == owner {
@@ -344,9 +349,7 @@ impl JournalTable {
             let is_key = row.record.keyed_request.is_some();
             match (&row.record.state, heard(row.owner)) {
                 (JournalState::Waiting, None) => free = Some(call),
-                (JournalState::Waiting, Some(heard)) => {
-                    elsewhere = Claim::InFlight { detached: is_key, heard };
-                }
+                (JournalState::Waiting, Some(heard)) => works(is_key, heard),
                 (JournalState::Stored { taken, .. }, heard) if heard.is_none() || !taken => {
                     return self.take_over(owner, call);
                 }
@@ -354,22 +357,19 @@ impl JournalTable {
                     lost = lost.or(Some(call));
                 }
                 (JournalState::InFlight { detached }, Some(heard)) => {
-                    let detached = *detached || is_key;
-                    elsewhere = Claim::InFlight { detached, heard };
+                    works(*detached || is_key, heard);
                 }
-                (JournalState::Stored { .. }, heard) => {
-                    let heard = heard.unwrap_or_default();
-                    elsewhere = Claim::InFlight { detached: is_key, heard };
-                }
+                (JournalState::Stored { .. }, heard) => works(is_key, heard.unwrap_or_default()),
             }
         }
         if let Some(call) = free {
             self.remove(call);
         }
-        match (lost, &elsewhere) {
+        match (lost, elsewhere) {
+            (Some(call), None | Some((false, _))) => self.take_over(owner, call),
             // It may yet come to a response.
-            (_, Claim::InFlight { detached: true, .. }) | (None, _) => elsewhere,
-            (Some(call), _) => self.take_over(owner, call),
+            (_, Some((detached, heard))) => Claim::InFlight { detached, heard },
+            (None, None) => Claim::Nothing,
         }
     }
 
