@@ -16,7 +16,7 @@ use crate::config::{Config, ConfigError};
 use crate::door::Connection;
 use crate::snapshot::Snapshot;
 use crate::state::State;
-use crate::{guard, handler, pages, reload};
+use crate::{guard, handler, pages};
 
 /// A gateway without a socket: an [`axum::Router`] for somebody else's server. Clones share their
 /// state.
@@ -89,7 +89,7 @@ impl Gateway {
         let mut upkeep = JoinSet::new();
         upkeep.spawn(pages::upkeep(|| recorder.run_upkeep()));
         let snapshot = watch::Sender::new(Arc::new(snapshot));
-        upkeep.spawn(reload::watch_tokens(snapshot.subscribe()));
+        upkeep.spawn(watch_tokens(snapshot.subscribe()));
         upkeep.spawn(follow_others(snapshot.subscribe()));
         Ok(Self { snapshot, started: Instant::now(), _upkeep: Arc::new(upkeep) })
     }
@@ -253,8 +253,22 @@ impl Gateway {
 /// How long the end of the program waits for the store to take what the last calls cost.
 const SETTLING: Duration = Duration::from_secs(5);
 
+/// How often the list of tokens is looked at while nobody asks for it.
+const TOKENS_EVERY: Duration = Duration::from_secs(1);
+
 /// How often the store is asked what others have spent and closed.
 const FOLLOW_EVERY: Duration = Duration::from_secs(15);
+
+/// Keeps the list of tokens fresh while nobody asks, so that its problems are logged, and a file
+/// system that does not respond blocks no request.
+async fn watch_tokens(snapshot: watch::Receiver<Arc<Snapshot>>) {
+    loop {
+        tokio::time::sleep(TOKENS_EVERY).await;
+        let auth = snapshot.borrow().auth().clone();
+        // It ends by itself; a look that panics is followed by the next.
+        let _ = tokio::task::spawn_blocking(move || auth.problem()).await;
+    }
+}
 
 /// Asks the store now and then what others have spent, for the pages that show it, and what
 /// refusals have closed for them.

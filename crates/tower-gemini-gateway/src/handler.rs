@@ -21,9 +21,10 @@ use tower_gemini::verdict::Verdict;
 use tower_gemini::{CallOptions, Trail};
 use tower_gemini_openai::{Endpoint, ResponseTranslator, list_models, to_gemini};
 
-use crate::door::{self, Entry, Visit};
+use crate::body_fault::BodyFault;
+use crate::door::entry::{self, Entry, Visit};
 use crate::heartbeat::with_heartbeat;
-use crate::limits::{BodyFault, BoundedBody};
+use crate::limits::BoundedBody;
 use crate::memory::{Handling, RequestMemory};
 use crate::queue::Place;
 use crate::report::{self, Reported};
@@ -41,7 +42,7 @@ pub(crate) async fn handle(
     request: Request<Body>,
 ) -> Response<Body> {
     let path = wire::collapse_slashes(request.uri().path()).into_owned();
-    let (request, entry) = match door::enter(&gateway, &path, started, request).await {
+    let (request, entry) = match entry::enter(&gateway, &path, started, request).await {
         Ok(entered) => entered,
         Err(response) => return response,
     };

@@ -17,6 +17,7 @@
 //! [`start`] runs one on a socket of its own inside another program; [`app`] is the whole program.
 
 mod auth;
+mod body_fault;
 mod cli;
 pub mod config;
 mod door;

@@ -1,6 +1,5 @@
 //! Limits what the body of a request may take: bytes, memory, silence, and the time of others.
 
-use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,30 +13,9 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::body_fault::{BodyFault, LEAST_RATE, LONGEST};
 use crate::memory::{Pressure, RequestMemory};
 
-/// Why reading a request's body stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BodyFault {
-    /// Longer than this.
-    TooLarge { limit: usize },
-    /// No byte for this long.
-    TooSlow { limit: Duration },
-    /// Less than [`LEAST_RATE`] on average, or longer than [`LONGEST`] in all.
-    Trickles,
-    /// Slower than others can wait for what it holds.
-    OthersWait,
-    /// There is no memory for more of it now.
-    NoMemory,
-    /// It takes so many bytes, more than there are.
-    NeverFits { takes: usize },
-}
-
-/// Bytes a second that a body must arrive at on average, once the time that it may be silent for
-/// has passed: a client that sends a byte now and then would hold a slot forever.
-const LEAST_RATE: u64 = 1024;
-/// As long as Google takes for a whole call at most (600 s).
-const LONGEST: Duration = Duration::from_secs(600);
 /// How long a body may take while others wait, before it is looked at how fast it is.
 const UNHURRIED: Duration = Duration::from_secs(5);
 /// Bytes a second that it must arrive at then, if its caller has no more than its share: a picture
@@ -45,42 +23,6 @@ const UNHURRIED: Duration = Duration::from_secs(5);
 const LEAST_RATE_UNDER_PRESSURE: u64 = 64 * 1024;
 /// How often it is looked at whether others wait.
 const LOOKS_EVERY: Duration = Duration::from_secs(1);
-
-impl fmt::Display for BodyFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooLarge { limit } => {
-                write!(f, "The request's body is longer than the {limit} bytes of server.max_body.")
-            }
-            Self::TooSlow { limit } => write!(
-                f,
-                "No byte of the request's body arrived for {:.0} s (server.body_idle_timeout).",
-                limit.as_secs_f64()
-            ),
-            Self::Trickles => write!(
-                f,
-                "The request's body arrived at less than {LEAST_RATE} bytes a second, or not whole \
-                 within {} s.",
-                LONGEST.as_secs()
-            ),
-            Self::OthersWait => f.write_str(
-                "The request's body arrived too slowly while other requests waited for its place. \
-                 Nothing was sent; send it again.",
-            ),
-            Self::NoMemory => f.write_str(
-                "This gateway has no memory for the rest of the request's body now \
-                 (server.memory). Nothing was sent; send it again, with a Content-Length.",
-            ),
-            Self::NeverFits { takes } => write!(
-                f,
-                "The request's body and its response take {takes} bytes of memory, more than this \
-                 gateway has for requests (server.memory). Nothing was read or sent."
-            ),
-        }
-    }
-}
-
-impl std::error::Error for BodyFault {}
 
 /// A request's body within its limits.
 pub(crate) struct BoundedBody {

@@ -18,8 +18,8 @@ use http::request::Parts;
 use tower_gemini::call::{Call, Dialect};
 use tower_gemini_openai::Endpoint;
 
+use crate::body_fault::BodyFault;
 use crate::config::Config;
-use crate::limits::BodyFault;
 use crate::queue::{Admitted, Caller, Lease, Limits, Place, Queue, Refused};
 use crate::responses::Rejection;
 use crate::wire;

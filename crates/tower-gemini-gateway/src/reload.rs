@@ -3,15 +3,11 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-
-use tokio::sync::watch;
 
 use crate::config::{self, Config, ConfigError};
 use crate::gateway::Gateway;
 use crate::guard;
-use crate::snapshot::Snapshot;
 
 /// How often the files are checked.
 const EVERY: Duration = Duration::from_secs(1);
@@ -131,17 +127,6 @@ pub(crate) fn read(path: &Path) -> Result<FromFile, ConfigError> {
         ConfigError::at("--config", format!("{file} cannot be read: {error}"), "")
     })?;
     Ok(FromFile { config: Config::parse(&text, &file)?, text })
-}
-
-/// Keeps the list of tokens fresh while nobody asks, so that its problems are logged, and a file
-/// system that does not respond blocks no request.
-pub(crate) async fn watch_tokens(snapshot: watch::Receiver<Arc<Snapshot>>) {
-    loop {
-        tokio::time::sleep(EVERY).await;
-        let auth = snapshot.borrow().auth().clone();
-        // It ends by itself; a look that panics is followed by the next.
-        let _ = tokio::task::spawn_blocking(move || auth.problem()).await;
-    }
 }
 
 fn stamp(path: &Path) -> Option<Stamp> {

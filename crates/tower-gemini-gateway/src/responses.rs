@@ -15,7 +15,7 @@ use tower_gemini::error::Error;
 use tower_gemini::redact::redact;
 use tower_gemini_openai::{Endpoint, translate_error};
 
-use crate::limits::BodyFault;
+use crate::body_fault::BodyFault;
 
 /// The status of an error after which money is or may be gone: no measured client retries it.
 pub(crate) const CHARGED: StatusCode = StatusCode::FAILED_DEPENDENCY;

@@ -22,7 +22,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::{Accept, TlsAcceptor};
 
 use crate::config::{self, ConfigError};
-use crate::door::warn_if_readable_by_others;
+use crate::files::warn_if_readable_by_others;
 
 /// How often the files are looked at, when connections come.
 const EVERY: Duration = Duration::from_secs(10);

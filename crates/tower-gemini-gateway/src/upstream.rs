@@ -8,7 +8,7 @@ use tower_gemini::charge_rules::ChargeRules;
 use tower_gemini::target::UpstreamId;
 
 use crate::config::{self, AuthMode, Config, ConfigError, UpstreamKind};
-use crate::door::warn_if_readable_by_others;
+use crate::files::warn_if_readable_by_others;
 
 /// One `[[upstream]]` with its key.
 #[derive(Clone)]

@@ -72,7 +72,7 @@ impl TokenSource {
             .map_err(|problem| ConfigError::at(key, problem.to_string(), problem.remedy))?;
         let file = config.tokens_file.clone();
         if let Some(file) = &file {
-            super::files::warn_if_readable_by_others(file, "the list of tokens");
+            crate::files::warn_if_readable_by_others(file, "the list of tokens");
         }
         let current = Current {
             list: Ok(Arc::new(list)),

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::fingerprint::Fingerprint;
-use super::stored::{CallId, ResponseHead, StoredResponse};
+use super::stored::{self, CallId, ResponseHead, StoredResponse};
+use crate::store::{JournalRecord, JournalResponse};
 
 /// A call that is or was written to a file.
 #[derive(Debug)]
@@ -25,6 +26,26 @@ pub(super) struct SavedCall {
     /// `None`: it is lost. Whoever asks for it is told, and does not pay a second time.
     pub(super) response: Option<Arc<StoredResponse>>,
     pub(super) file: Option<CallFile>,
+}
+
+impl SavedCall {
+    /// A call of a journal that this process took over.
+    pub(super) fn taken_over(
+        record: &JournalRecord,
+        response: Option<JournalResponse>,
+        now_ms: i64,
+        steady: Instant,
+    ) -> Self {
+        let age = u64::try_from(now_ms).unwrap_or(0).saturating_sub(record.since_ms);
+        let since = steady.checked_sub(Duration::from_millis(age)).unwrap_or(steady);
+        Self {
+            id: CallId { fingerprint: Fingerprint(record.fingerprint), number: record.call },
+            keyed_request: record.keyed_request.map(Fingerprint),
+            since,
+            response: response.and_then(|response| stored::decode(response, since)),
+            file: None,
+        }
+    }
 }
 
 /// Where a call is written down.

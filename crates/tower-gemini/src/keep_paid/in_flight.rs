@@ -17,11 +17,10 @@ use tower_gemini_core::call::ServiceTier;
 use tower_gemini_core::verdict::{Outcome, Verdict};
 
 use super::calls::{Clients, after};
-use super::journal::encode;
 use super::progress::CallEvent;
 use super::registry::{Registry, TaskCount};
 use super::room::Room;
-use super::stored::{CallId, StoredResponse, is_worth_storing, last_byte_apart};
+use super::stored::{CallId, StoredResponse, encode, is_worth_storing, last_byte_apart};
 use crate::body::HasVerdict;
 use crate::call_state::CallState;
 use crate::headers::for_rebuilt_body;

@@ -4,24 +4,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::Request;
-use tokio::time::Instant;
 use tower_gemini_core::call::Call;
 use tower_gemini_core::catalog::Catalog;
 use tower_gemini_core::cost;
 
-use super::files::SavedCall;
 use super::fingerprint::Fingerprint;
 use super::registry::Registry;
-use super::stored::{CallId, ResponseHead, StoredResponse};
+use super::stored::CallId;
 use crate::body::CallBody;
 use crate::calendar::unix_ms;
 use crate::call_state::{AttemptEnd, Passing, SendGate};
 use crate::clock::millis;
 use crate::error::Error;
 use crate::store::{
-    Journal, JournalChange, JournalFuture, JournalRecord, JournalResponse, JournalState, StoreError,
+    Journal, JournalChange, JournalFuture, JournalRecord, JournalState, StoreError,
 };
 
 /// How long to wait between two looks at a call of another process.
@@ -118,39 +115,5 @@ impl SendGate for JournalGate {
             (false, _) => JournalChange::Charged(end.cost),
         };
         drop(self.write(change));
-    }
-}
-
-/// A response as a journal holds it.
-pub(super) fn encode(response: &StoredResponse) -> Result<JournalResponse, StoreError> {
-    let head = serde_json::to_string(&ResponseHead::of(response)).map_err(StoreError::new)?;
-    Ok(JournalResponse::new(head, response.chunks.clone()))
-}
-
-/// Reads what a journal holds. `None` where it is not whole.
-pub(super) fn decode(stored: JournalResponse, since: Instant) -> Option<Arc<StoredResponse>> {
-    let head: ResponseHead = serde_json::from_str(&stored.head).ok()?;
-    let body = match <[Bytes; 1]>::try_from(stored.chunks) {
-        Ok([body]) => body,
-        Err(chunks) => chunks.concat().into(),
-    };
-    (head.bytes == body.len()).then(|| Arc::new(head.with_body(body, since)))
-}
-
-/// A call that this process took over.
-pub(super) fn taken_over(
-    record: &JournalRecord,
-    response: Option<JournalResponse>,
-    now_ms: i64,
-    steady: Instant,
-) -> SavedCall {
-    let age = u64::try_from(now_ms).unwrap_or(0).saturating_sub(record.since_ms);
-    let since = steady.checked_sub(Duration::from_millis(age)).unwrap_or(steady);
-    SavedCall {
-        id: CallId { fingerprint: Fingerprint(record.fingerprint), number: record.call },
-        keyed_request: record.keyed_request.map(Fingerprint),
-        since,
-        response: response.and_then(|response| decode(response, since)),
-        file: None,
     }
 }

@@ -10,9 +10,8 @@ use tokio::time::{Instant, timeout};
 
 use super::calls::{Calls, Copy};
 use super::fingerprint::Fingerprint;
-use super::journal::{decode, taken_over};
 use super::room::Room;
-use super::stored::StoredResponse;
+use super::stored::{StoredResponse, decode};
 use super::{KeepCounts, Settings, files};
 use crate::calendar::unix_ms;
 use crate::call_state::CallState;
@@ -135,7 +134,10 @@ impl Registry {
             Claim::Call(record, response) => {
                 let now_ms = unix_ms(self.settings.clock.now());
                 self.with(|calls, now| {
-                    calls.take_over(taken_over(&record, response, now_ms, now), now)
+                    calls.take_over(
+                        files::SavedCall::taken_over(&record, response, now_ms, now),
+                        now,
+                    )
                 });
                 Ok(None)
             }

@@ -11,6 +11,7 @@ use tower_gemini_core::verdict::{Outcome, Verdict};
 
 use super::fingerprint::Fingerprint;
 use crate::refusal::clients_retry;
+use crate::store::{JournalResponse, StoreError};
 
 /// Names one call: what it is found by, and a number that no other call has, in any process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,6 +86,22 @@ impl ResponseHead {
             verdict: None,
         }
     }
+}
+
+/// A response as a journal holds it.
+pub(super) fn encode(response: &StoredResponse) -> Result<JournalResponse, StoreError> {
+    let head = serde_json::to_string(&ResponseHead::of(response)).map_err(StoreError::new)?;
+    Ok(JournalResponse::new(head, response.chunks.clone()))
+}
+
+/// Reads what a journal holds. `None` where it is not whole.
+pub(super) fn decode(stored: JournalResponse, since: Instant) -> Option<Arc<StoredResponse>> {
+    let head: ResponseHead = serde_json::from_str(&stored.head).ok()?;
+    let body = match <[Bytes; 1]>::try_from(stored.chunks) {
+        Ok([body]) => body,
+        Err(chunks) => chunks.concat().into(),
+    };
+    (head.bytes == body.len()).then(|| Arc::new(head.with_body(body, since)))
 }
 
 impl StoredResponse {

@@ -9,7 +9,8 @@ use tower_gemini_core::call::{Call, ImageSize};
 use tower_gemini_core::classify::classify;
 use tower_gemini_core::verdict::Verdict;
 
-use super::circuits::{CircuitState, Circuits, Cooldowns, Guard, Keys};
+use super::circuit_states::{CircuitState, Cooldowns, Keys};
+use super::circuits::{Circuits, Guard};
 use crate::trail::SkipReason;
 
 const MINUTE: Duration = Duration::from_secs(60);

@@ -4,9 +4,10 @@
 //!
 //! [`Chain`] and [`Ladder`] are the data, [`FallbackOrder`] says which of the two gives way first.
 //! `plan.rs` gives the next target, `policy.rs` decides whether there may be one, `circuits.rs`
-//! knows which targets are left alone, `shared_circuits.rs` shares that, and `service.rs` is the loop.
+//! knows by the states of `circuit_states.rs` which targets are left alone, `shared_circuits.rs` shares that, and `service.rs` is the loop.
 
 mod chain;
+mod circuit_states;
 #[cfg(test)]
 mod circuit_tests;
 mod circuits;
@@ -15,6 +16,8 @@ mod plan;
 mod policy;
 mod refusal;
 mod service;
+#[cfg(test)]
+mod shared_circuit_tests;
 mod shared_circuits;
 #[cfg(test)]
 mod tests;
@@ -25,7 +28,8 @@ use std::time::Duration;
 use tower_gemini_core::catalog::{Catalog, Date};
 
 pub use self::chain::Chain;
-pub use self::circuits::{Circuit, CircuitState, Circuits, Cooldowns};
+pub use self::circuit_states::{CircuitState, Cooldowns};
+pub use self::circuits::{Circuit, Circuits};
 pub use self::ladder::Ladder;
 pub use self::policy::{FallbackPolicy, Reaction};
 pub(crate) use self::service::Fallback;

@@ -14,7 +14,8 @@ use tower_gemini_core::target::{Rewrite, Rules, Target, UpstreamId};
 use tower_gemini_core::verdict::{Outcome, Verdict};
 
 use super::chain::{Leg, id_of};
-use super::circuits::{Circuits, Guard, Keys};
+use super::circuit_states::Keys;
+use super::circuits::{Circuits, Guard};
 use super::ladder::makes;
 use super::policy::Ways;
 use super::{FallbackOrder, Settings};
