@@ -15,7 +15,7 @@ use crate::responses::Rejection;
 use crate::upstream::Upstream;
 use crate::wire::with_path;
 
-const API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
+pub(crate) const API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
 
 /// How callers are admitted.
 #[derive(Debug, Clone)]

@@ -40,6 +40,9 @@ enum SubCommand {
     Serve(ServeArgs),
     /// Read the configuration, report what is wrong with it, and exit
     Check,
+    /// List the published chains, ladders, peak hours and retry policies that the configuration may
+    /// name, with their sources
+    Presets(PresetsArgs),
     /// Serve a scenario: a simulated Gemini in its weather, without a gateway
     Simulate(SimulateArgs),
     /// Make and revoke the tokens of callers
@@ -61,6 +64,13 @@ pub(crate) struct ServeArgs {
         default_missing_value = "calm"
     )]
     pub(crate) simulate: Option<SimWeather>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Args)]
+pub(crate) struct PresetsArgs {
+    /// For scripts
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
@@ -96,6 +106,7 @@ pub(crate) enum SimWeather {
 pub(crate) enum Command {
     Serve { config: Option<PathBuf>, args: ServeArgs },
     Check { config: Option<PathBuf>, listen: Option<SocketAddr> },
+    Presets(PresetsArgs),
     Simulate(SimulateArgs),
     Token { config: Option<PathBuf>, command: TokenCommand },
     PrintConfig,
@@ -113,6 +124,7 @@ pub(crate) fn parse(args: &[String]) -> Result<Command, clap::Error> {
     Ok(match cli.command {
         Some(SubCommand::Check) => Command::Check { config: cli.config, listen: before.listen },
         _ if cli.check => Command::Check { config: cli.config, listen: before.listen },
+        Some(SubCommand::Presets(args)) => Command::Presets(args),
         Some(SubCommand::Simulate(args)) => Command::Simulate(args),
         Some(SubCommand::Token(command)) => Command::Token { config: cli.config, command },
         Some(SubCommand::Serve(after)) => Command::Serve {

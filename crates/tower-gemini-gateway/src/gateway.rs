@@ -10,7 +10,6 @@ use http::Request;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tower_gemini::QuotaGuardLayer;
 
 use crate::config::{Config, ConfigError};
 use crate::door::Connection;
@@ -154,7 +153,7 @@ impl Gateway {
     /// operator who knows better, as after a change of tier.
     pub fn reopen(&self) {
         let snapshot = self.snapshot();
-        let days: usize = snapshot.quotas().map(QuotaGuardLayer::reopen).sum();
+        let days = snapshot.quota().reopen();
         let circuits = snapshot.layers().fallback.circuits().reset();
         tracing::info!(days, circuits, "what refusals closed is tried again");
     }

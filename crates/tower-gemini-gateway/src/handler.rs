@@ -316,7 +316,8 @@ async fn send(
     response
 }
 
-/// Adds the headers that report what happened to a call.
+/// Adds the headers that report what happened to a call: always where its response differs from
+/// what was asked for.
 fn reported(gateway: &Snapshot, response: Response<Body>) -> Response<Body> {
     let calls: Vec<_> = Reported::find(response.extensions()).into_iter().collect();
     with_report(gateway, response, &calls)
@@ -327,6 +328,11 @@ fn with_report(
     mut response: Response<Body>,
     calls: &[Reported],
 ) -> Response<Body> {
+    // Of one call they are there already, also of a stored one.
+    if calls.len() > 1 {
+        let served = calls.iter().filter_map(|call| call.served.as_ref());
+        report::add_differences(response.headers_mut(), served);
+    }
     if gateway.config().responses.report_headers {
         report::add(response.headers_mut(), calls);
     }

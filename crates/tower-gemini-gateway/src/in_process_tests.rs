@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tower_gemini::body::WireBody;
 use tower_gemini::calendar::PacificDay;
 use tower_gemini::clock::{Clock, RuntimeClock, SystemClock};
-use tower_gemini_sim::{Fault, Latency, Sim};
+use tower_gemini_sim::{Builder, Fault, Latency, Quota, Record, Sim};
 
 use crate::config::{Config, EXAMPLE};
 use crate::handler::handle;
@@ -290,4 +290,212 @@ async fn a_stream_that_begins_with_an_error_is_not_charged() {
     assert_eq!(response.headers()["x-gemini-charge"], "maybe");
     let body = response.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(body, error);
+}
+
+fn asking(call: usize, model: &str, size: &str) -> Request<Body> {
+    let body = format!(
+        r#"{{"contents":[{{"parts":[{{"text":"apple {call}"}}]}}],"generationConfig":{{"imageConfig":{{"imageSize":"{size}"}}}}}}"#
+    );
+    Request::post(format!("/v1beta/models/{model}:generateContent"))
+        .header("x-goog-api-key", "a-token-of-a-caller")
+        .header("x-sim-call", call.to_string())
+        .body(Body::from(body))
+        .unwrap()
+}
+
+// It got no fallback: it stands at the end of the list.
+#[tokio::test(start_paused = true)]
+async fn with_the_suggested_list_a_call_for_either_model_reaches_the_other_and_says_so() {
+    let models = EXAMPLE.lines().find(|line| line.starts_with("models = []")).unwrap();
+    let models = models.split_once(": [").unwrap().1;
+    let toml = format!("[fallback]\nmodels = [{models}\n");
+    let (pro, flash) = ("gemini-3-pro-image", "gemini-3.1-flash-image");
+    for (asked_for, other) in [(pro, flash), (flash, pro)] {
+        let sim = Sim::quick([Fault::Overloaded]);
+        let answer = handle(gateway(&sim, &toml), Instant::now(), asking(0, asked_for, "1K")).await;
+        assert_eq!(asked(&sim), [asked_for, other]);
+        assert_eq!(answer.headers()["x-gemini-model"], other);
+        assert_eq!(
+            answer.headers()["x-gemini-degraded"],
+            format!("model {asked_for} -> {other}").as_str()
+        );
+        let sim = Sim::quick([Fault::Overloaded]);
+        let toml = format!("{toml}wrap = false\nwait = false\n");
+        let answer = handle(gateway(&sim, &toml), Instant::now(), asking(0, flash, "1K")).await;
+        assert_eq!(answer.status(), 200, "retried at the end of the list");
+        assert!(!answer.headers().contains_key("x-gemini-model"));
+    }
+}
+
+// The stored response was given as though it were what had been asked for.
+#[tokio::test(start_paused = true)]
+async fn a_stored_response_says_too_what_was_given_up_for_it() {
+    let toml = "[fallback]\nmodels = [\"gemini-3-pro-image\", \"gemini-3.1-flash-image\"]\n";
+    let latency = Latency::fixed(Duration::from_secs(20));
+    let sim = Sim::builder().script([Fault::Overloaded]).latency(latency).tiny_images(true).build();
+    let gateway = gateway(&sim, toml);
+    let ask = || handle(gateway.clone(), Instant::now(), asking(0, "gemini-3-pro-image", "1K"));
+    assert!(tokio::time::timeout(Duration::from_secs(10), ask()).await.is_err(), "it hangs up");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let answer = ask().await;
+    assert_eq!(sim.requests(), 2, "nothing is sent again");
+    assert_eq!(answer.headers()["x-gemini-model"], "gemini-3.1-flash-image");
+}
+
+/// Upstreams with keys in files, and callers with a token.
+struct Tokens {
+    dir: std::path::PathBuf,
+    toml: String,
+}
+
+impl Tokens {
+    fn new(more: &str) -> Self {
+        static DIRS: AtomicUsize = AtomicUsize::new(0);
+        let number = DIRS.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("keys-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let tokens = dir.join("tokens");
+        std::fs::write(&tokens, "ann:a-token-of-a-caller\n").unwrap();
+        let toml =
+            format!("[auth]\nmode = \"tokens\"\ntokens_file = \"{}\"\n{more}", tokens.display());
+        Self { dir, toml }
+    }
+
+    fn upstream(mut self, name: &str, kind: &str, more: &str) -> Self {
+        let key = self.dir.join(name);
+        std::fs::write(&key, format!("key-of-{name}\n")).unwrap();
+        let base = match kind {
+            "relay" => format!("base_url = \"http://{name}.test\"\n"),
+            _ => String::new(),
+        };
+        self.toml += &format!(
+            "[[upstream]]\nname = \"{name}\"\nkind = \"{kind}\"\n{base}api_key_file = \"{}\"\n{more}\n",
+            key.display()
+        );
+        self
+    }
+}
+
+/// A simulated Google at which each of these keys has a project of its own.
+fn of_projects<const N: usize>(names: [&str; N]) -> Builder {
+    let sim = Sim::builder().tiny_images(true).latency(Latency::none());
+    names.into_iter().fold(sim, |sim, name| sim.project(format!("key-of-{name}"), name))
+}
+
+impl Drop for Tokens {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_names_its_upstream_attempts_cap_and_what_it_must_keep() {
+    let target =
+        |model: &str, more: &str| format!("[[fallback.target]]\nmodel = \"{model}\"\n{more}");
+    let (pro, flash) = ("gemini-3-pro-image", "gemini-3.1-flash-image");
+    let chain = [
+        target(pro, "attempts = 2\nretry = \"exponential_1s_x2\"\n"),
+        target(flash, "size_cap = \"1K\"\nmust_keep = [\"size\"]\n"),
+        target(pro, "upstream = \"vertex\"\nattempts = 1\n"),
+        target(flash, "upstream = \"relay\"\nsize_cap = \"2K\"\n"),
+    ];
+    let file = Tokens::new(&format!("[fallback]\nwait = false\n{}", chain.concat()))
+        .upstream("google", "gemini", "")
+        .upstream("vertex", "vertex", "")
+        .upstream("relay", "relay", "");
+    let overloads = (0..3).map(|_| Fault::Overloaded);
+    let sim = of_projects(["google", "vertex", "relay"]).script(overloads).build();
+    let answer = handle(gateway(&sim, &file.toml), Instant::now(), asking(0, pro, "4K")).await;
+    assert_eq!(answer.status(), 200);
+    let ledger = sim.ledger();
+    let sends: Vec<_> =
+        ledger.requests().iter().map(|sent| (&*sent.model, &*sent.project)).collect();
+    assert_eq!(
+        sends,
+        [(pro, "google"), (pro, "google"), (pro, "vertex"), (flash, "relay")],
+        "the second target would cost the size"
+    );
+    assert_eq!(answer.headers()["x-gemini-upstream"], "relay.test");
+    assert_eq!(
+        answer.headers()["x-gemini-degraded"],
+        "model gemini-3-pro-image -> gemini-3.1-flash-image, size 4K -> 2K"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_is_gone_is_followed_without_any_other_fallback_where_the_file_says_so() {
+    for (more, status) in [("", 404), ("[fallback]\nsuccessors = true\n", 200)] {
+        let sim = Sim::builder()
+            .tiny_images(true)
+            .retire("gemini-3-pro-image", "gemini-3.1-flash-image")
+            .build();
+        let answer =
+            handle(gateway(&sim, more), Instant::now(), asking(0, "gemini-3-pro-image", "1K"))
+                .await;
+        assert_eq!(answer.status().as_u16(), status, "{more}");
+    }
+}
+
+// Two keys of one project doubled its quota in silence.
+#[tokio::test(start_paused = true)]
+async fn keys_of_one_project_share_its_quota_and_projects_have_their_own() {
+    for (projects, admitted) in [(["p", "p"], 5), (["p", "q"], 10)] {
+        let of = |at: usize| format!("project = \"{}\"\n", projects[at]);
+        let file = Tokens::new("[quota]\nrpm = 5\nlongest_wait = \"1s\"\n")
+            .upstream("a", "gemini", &of(0))
+            .upstream("b", "gemini", &of(1));
+        let (sim, started) = (Sim::quick([]), Instant::now());
+        let gateway = gateway(&sim, &file.toml);
+        let calls = (0..20)
+            .map(|n| handle(gateway.clone(), started, asking(n, "gemini-3-pro-image", "1K")));
+        let minute = Duration::from_secs(59);
+        let _ = tokio::time::timeout(minute, futures::future::join_all(calls)).await;
+        assert_eq!(sim.requests(), admitted, "{projects:?}");
+    }
+}
+
+// Two projects with different quotas, one of which Google closes in the middle.
+#[tokio::test(start_paused = true)]
+async fn a_pool_uses_every_quota_passes_none_and_loses_nothing_when_a_project_is_closed() {
+    let quota = |rpm, rpd| Quota { rpm: Some(rpm), rpd: Some(rpd), ..Quota::UNLIMITED };
+    let file = Tokens::new("")
+        .upstream("small", "gemini", "quota = { rpm = 10, rpd = 200 }")
+        .upstream("large", "gemini", "quota = { rpm = 30, rpd = 600 }");
+    let closes = Duration::from_secs(15 * 60);
+    let sim = of_projects(["small", "large"])
+        .quota_of_project("small", quota(10, 200))
+        .quota_of_project("large", quota(30, 600))
+        .reject_key_from(closes, "key-of-small")
+        .build();
+    let (gateway, started) = (gateway(&sim, &file.toml), Instant::now());
+    // 40 a minute fill both minutes. What comes after a project is closed fits the other one.
+    let every = |second: u64| Duration::from_millis(if second < 15 * 60 { 1_490 } else { 2_100 });
+    let mut at = Duration::ZERO;
+    let calls = (0..680).map(|n| {
+        let (gateway, after) = (gateway.clone(), at);
+        at += every(at.as_secs());
+        async move {
+            tokio::time::sleep(after).await;
+            let answer = handle(gateway, started, asking(n, "gemini-3-pro-image", "1K")).await;
+            answer.status().as_u16()
+        }
+    });
+    let answers = futures::future::join_all(calls.collect::<Vec<_>>()).await;
+    let ledger = sim.ledger();
+    let of = |project: &'static str| {
+        ledger.requests().iter().filter(move |sent| &*sent.project == project)
+    };
+    let delivered = answers.iter().filter(|status| **status == 200).count();
+    let refused = ledger.requests().iter().filter(|sent| sent.status == Some(429)).count();
+    let before = |sent: &&Record| sent.received_at < closes;
+    let (small, large) = (of("small").filter(before).count(), of("large").filter(before).count());
+    println!(
+        "{delivered} of 680 delivered, {refused} refused by Google; until the project was closed: small {small} of 150, large {large} of 450"
+    );
+    assert_eq!((delivered, refused), (680, 0));
+    assert!(small >= 143 && large >= 428, "at least 95 % of both");
+    // Those that waited for its quota were on their way.
+    let rests = closes + Duration::from_secs(120);
+    let probes = of("small").filter(|sent| sent.received_at >= rests).count();
+    assert!(probes <= 3, "a project that is closed rests: {probes} were sent to it");
 }

@@ -37,6 +37,7 @@ mod observations;
 mod ops_tests;
 mod outbound;
 mod pages;
+mod presets;
 mod program;
 mod queue;
 mod reload;

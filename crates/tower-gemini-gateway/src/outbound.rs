@@ -1,12 +1,14 @@
 //! Connections to the upstreams: directly or through an HTTP proxy, with public or private CAs.
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use futures::future::BoxFuture;
-use http::{HeaderValue, Uri};
+use futures::future::{BoxFuture, Either};
+use http::uri::Authority;
+use http::{HeaderValue, Request, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -15,8 +17,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::crypto::ring::default_provider;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
+use tower::ServiceExt;
+use tower::util::Oneshot;
 use tower_gemini::body::WireBody;
 use tower_gemini::error::BoxError;
+use tower_gemini::stage::WireClient;
 use tower_service::Service;
 
 use crate::config::{ConfigError, Upstream};
@@ -55,6 +60,40 @@ impl Service<Uri> for Dial {
                 let connecting = tunnel.call(upstream);
                 Box::pin(async move { Ok(connecting.await?) })
             }
+        }
+    }
+}
+
+/// Sends each request by the client of the upstream that it is addressed to.
+#[derive(Debug, Clone)]
+pub(crate) struct ByAddress<C> {
+    /// For what is addressed to no other.
+    own: C,
+    others: Arc<[(Authority, C)]>,
+}
+
+impl<C> ByAddress<C> {
+    pub(crate) fn new(own: C, others: impl IntoIterator<Item = (Authority, C)>) -> Self {
+        Self { own, others: others.into_iter().collect() }
+    }
+}
+
+impl<C: WireClient> Service<Request<WireBody>> for ByAddress<C> {
+    type Response = C::Response;
+    type Error = C::Error;
+    type Future = Either<C::Future, Oneshot<C, Request<WireBody>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), C::Error>> {
+        self.own.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<WireBody>) -> Self::Future {
+        let other = request.uri().authority().and_then(|address| {
+            self.others.iter().find(|(known, _)| known == address).map(|(_, client)| client.clone())
+        });
+        match other {
+            Some(client) => Either::Right(client.oneshot(request)),
+            None => Either::Left(self.own.call(request)),
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::reload::{self, FromFile, Watched};
 use crate::running::{Bound, DONE, NOT_STARTED, Signal};
 use crate::simulate::{self, Simulation};
 use crate::snapshot::Snapshot;
-use crate::{log, pages, wire};
+use crate::{log, pages, presets, wire};
 
 /// Runs the program. `signals` are the operating system's.
 ///
@@ -44,6 +44,10 @@ pub async fn app(
                 }
                 Err(error) => refuse(&error),
             };
+        }
+        Ok(Command::Presets(args)) => {
+            print(&presets::list(args.json));
+            return DONE;
         }
         Ok(Command::Simulate(args)) => {
             return match Simulation::start(&args).await {

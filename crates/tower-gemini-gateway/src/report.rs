@@ -5,6 +5,7 @@
 //! | `x-gemini-attempts` | how many requests were sent |
 //! | `x-gemini-model`, `x-gemini-size` | which model responded, and at which size, where the request named one |
 //! | `x-gemini-degraded` | in what the response differs from the request, where it does: `size 4K -> 2K` |
+//! | `x-gemini-upstream` | which upstream responded, where it is not the one that gets the calls |
 //! | `x-gemini-charge` | `none`, `waived`, `maybe` or `charged`: the worst of all attempts |
 //! | `x-gemini-cost-usd` | from at least to at most, by list price: `0.1340-0.1352`, `0.0000-unknown` |
 //! | `x-gemini-waited-ms` | how long the call waited, all in all |
@@ -14,6 +15,9 @@
 //! the worst charge and how many images are redeemed. `x-gemini-missing` is always there where
 //! fewer images came than were asked for, and says why: `1 of 3: the image was refused`. A stream
 //! begins before that is known, and ends with the error.
+//!
+//! Where a response differs from what was asked for, `x-gemini-degraded`, `-model`, `-size` and
+//! `x-gemini-upstream` (which of several upstreams it came from) are always there.
 //!
 //! Three more are always there, since clients act on them: `x-should-retry`, `x-upstream-status`
 //! where the status is a 424 in place of one after which clients would resend what may have been
@@ -26,8 +30,9 @@
 use std::time::Duration;
 
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
+use tower_gemini::call::ImageSize;
 use tower_gemini::cost::Cost;
-use tower_gemini::target::Served;
+use tower_gemini::target::{Degradation, GivenUp, Served};
 use tower_gemini::trail::{Step, Trail};
 use tower_gemini::verdict::Charge;
 
@@ -65,7 +70,40 @@ pub(crate) fn add_interaction(headers: &mut HeaderMap, trail: &Trail) {
     }
 }
 
-/// Adds the headers for the calls that a response comes from.
+/// Adds the headers that say in what a response differs from what was asked for: `served` is what
+/// each of its calls got.
+pub(crate) fn add_differences<'a>(
+    headers: &mut HeaderMap,
+    served: impl Iterator<Item = &'a Served> + Clone,
+) {
+    let mut set = |name: &'static str, value: &str| {
+        headers.insert(HeaderName::from_static(name), header_value(value));
+    };
+    let given_up: Vec<&Degradation> = served.clone().flat_map(|one| &one.given_up).collect();
+    let Some(last) = served.last() else { return };
+    let given = |what| given_up.iter().rev().find(|one| one.what == what);
+    if let Some(model) = last.model.as_ref().filter(|_| given(GivenUp::Model).is_some()) {
+        set("x-gemini-model", model.as_str());
+    }
+    if given(GivenUp::Size).is_some() {
+        set("x-gemini-size", last.size.unwrap_or(ImageSize::K1).as_str());
+    }
+    if let Some(to) = given(GivenUp::Upstream).and_then(|one| one.to.as_deref()) {
+        set("x-gemini-upstream", to);
+    }
+    let mut degraded: Vec<String> = Vec::new();
+    for one in given_up.iter().filter(|one| one.is_loss()).map(ToString::to_string) {
+        if !degraded.contains(&one) {
+            degraded.push(one);
+        }
+    }
+    if !degraded.is_empty() {
+        // Headers are ASCII.
+        set("x-gemini-degraded", &degraded.join(", ").replace('→', "->"));
+    }
+}
+
+/// Adds the other headers for the calls that a response comes from.
 pub(crate) fn add(headers: &mut HeaderMap, calls: &[Reported]) {
     let mut set = |name: &'static str, value: &str| {
         headers.insert(HeaderName::from_static(name), header_value(value));
@@ -79,17 +117,6 @@ pub(crate) fn add(headers: &mut HeaderMap, calls: &[Reported]) {
         if let Some(size) = last.size {
             set("x-gemini-size", size.as_str());
         }
-    }
-    let given_up = calls.iter().filter_map(|call| call.served.as_ref());
-    let mut degraded: Vec<String> = Vec::new();
-    for one in given_up.flat_map(|served| &served.given_up).map(ToString::to_string) {
-        if !degraded.contains(&one) {
-            degraded.push(one);
-        }
-    }
-    if !degraded.is_empty() {
-        // Headers are ASCII.
-        set("x-gemini-degraded", &degraded.join(", ").replace('→', "->"));
     }
     set("x-gemini-charge", worst(attempts.iter().map(|attempt| attempt.charge)).as_str());
     let cost: Cost = calls.iter().map(|call| call.trail.cost()).sum();
@@ -121,8 +148,7 @@ fn worst(charges: impl Iterator<Item = Charge>) -> Charge {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tower_gemini::call::{ImageSize, ModelId};
-    use tower_gemini::target::{Degradation, GivenUp};
+    use tower_gemini::call::ModelId;
     use tower_gemini::trail::WaitReason;
     use tower_gemini::verdict::Verdict;
 
@@ -161,12 +187,10 @@ mod tests {
     #[test]
     fn the_degraded_header_is_about_the_response_that_is_delivered() {
         let smaller = Degradation { what: GivenUp::Size, from: "4K".into(), to: Some("2K".into()) };
-        let trail = Trail::new();
-        trail.push(Step::Degraded { given_up: vec![smaller.clone()] });
         for (given_up, header) in [(vec![], None), (vec![smaller], Some("size 4K -> 2K"))] {
             let mut headers = HeaderMap::new();
             let served = Some(Served::new(None, None, given_up));
-            add(&mut headers, &[Reported { trail: trail.clone(), served }]);
+            add_differences(&mut headers, served.iter());
             let degraded = headers.get("x-gemini-degraded").map(|value| value.to_str().unwrap());
             assert_eq!(degraded, header);
         }

@@ -9,27 +9,26 @@ use tower_gemini::call::{ImageSize, ModelId};
 use tower_gemini::catalog::Catalog;
 use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::cost::Cost;
-use tower_gemini::model_fallback::{Chain, FallbackOrder, FallbackPolicy};
-use tower_gemini::quota_guard::{OnExhausted, ProjectId, QuotaUsage};
-use tower_gemini::resolution_fallback::Ladder;
+use tower_gemini::model_fallback::{FallbackOrder, FallbackPolicy, Pool};
+use tower_gemini::quota_guard::{OnExhausted, ProjectId, QuotaKey, QuotaUsage};
 use tower_gemini::spending::Caps;
 use tower_gemini::stage::WireClient;
 use tower_gemini::target::{MustKeep, UpstreamId};
 use tower_gemini::thought_signatures::Missing;
 use tower_gemini::{
-    AttemptTimeoutLayer, CollectRequestLayer, JitteredRetryLayer, KeepPaidLayer,
-    ModelFallbackLayer, ObserveLayer, PeakHourRouterLayer, QuotaGuardLayer,
-    ResolutionFallbackLayer, ResumeInteractionsLayer, SpendingLayer, ThoughtSignaturesLayer,
+    AttemptTimeoutLayer, ClassifyGeminiErrorLayer, CollectRequestLayer, JitteredRetryLayer,
+    KeepPaidLayer, ModelFallbackLayer, ObserveLayer, QuotaGuardLayer, ResolutionFallbackLayer,
+    ResumeInteractionsLayer, SpendingLayer, ThoughtSignaturesLayer,
 };
 
 use crate::auth::Auth;
-use crate::config::{self, Config, ConfigError};
+use crate::config::{self, AuthMode, Config, ConfigError};
 use crate::door::Door;
 use crate::memory;
 use crate::observations::ObservationFile;
 use crate::outbound;
 use crate::queue::Queue;
-use crate::stacks::{Layers, Stacks};
+use crate::stacks::{Layers, RouteLayers, Stacks};
 use crate::state::{State, Store};
 use crate::stats::Stats;
 use crate::upstream::{Upstream, upstreams};
@@ -40,18 +39,20 @@ pub(crate) struct Snapshot {
     config: Config,
     auth: Auth,
     layers: Layers,
+    upstreams: Vec<Upstream>,
+    /// For the paths of Vertex AI and for all others, where there is an upstream for them.
     routes: Vec<Route>,
+    quota: QuotaGuardLayer,
     queue: Queue,
     state: State,
     stopping: Arc<AtomicBool>,
     door: Arc<Door>,
 }
 
-/// An upstream with its own quota and the stacks over it.
+/// The upstream that calls are addressed to, and the stacks over it and its pool.
 #[derive(Debug)]
 pub(crate) struct Route {
     pub(crate) upstream: Upstream,
-    quota: QuotaGuardLayer,
     pub(crate) stacks: Arc<Stacks>,
 }
 
@@ -105,30 +106,44 @@ impl Snapshot {
             Some(before) => before.auth.clone(),
             None => Auth::build(&config.auth, env)?,
         };
-        let layers = layers(config, before, &state, &clock)?;
-        let responses = &config.responses;
-        let (strip_drafts, buffer_up_to) = (responses.strip_drafts, responses.buffer_up_to.0);
-        let route = |(upstream, settings): (Upstream, &config::Upstream)| {
-            if upstream.is_unencrypted() {
-                tracing::warn!(
-                    upstream = upstream.id().name,
-                    base_url = %upstream.base(),
-                    "keys and images go to another machine unencrypted: base_url begins with http://"
-                );
-            }
-            let quota = quota(config, upstream.id(), before, &state, clock.clone());
-            let stacks = layers.stacks(
-                &state,
-                &quota,
-                upstream.classify(),
-                client(settings)?,
-                strip_drafts,
-                buffer_up_to,
+        let upstreams = upstreams(config, env)?;
+        for upstream in upstreams.iter().filter(|upstream| upstream.is_unencrypted()) {
+            tracing::warn!(
+                upstream = upstream.name(),
+                base_url = %upstream.base(),
+                "keys and images go to another machine unencrypted: base_url begins with http://"
             );
-            Ok(Route { upstream, quota, stacks: Arc::new(stacks) })
+        }
+        let layers = layers(config, &upstreams, before, &state, &clock)?;
+        let quota = match before {
+            Some(before) => before.quota.clone(),
+            None => quota(config, &upstreams, &state, clock.clone()),
         };
-        let upstreams = upstreams(config, env)?.into_iter().zip(&config.upstream);
-        let routes = upstreams.map(route).collect::<Result<_, ConfigError>>()?;
+        let clients = config.upstream.iter().zip(&upstreams).filter_map(|(settings, upstream)| {
+            Some((upstream.base().authority()?.clone(), client(settings)))
+        });
+        let clients = clients.map(|(address, client)| Ok((address, client?)));
+        let clients = clients.collect::<Result<Vec<_>, ConfigError>>()?;
+        let classify = upstreams
+            .iter()
+            .fold(ClassifyGeminiErrorLayer::new(), |layer, upstream| upstream.judge(layer));
+        let route = |leader: &config::Upstream| {
+            let (upstream, (_, client)) = upstreams
+                .iter()
+                .zip(&clients)
+                .find(|(upstream, _)| upstream.name() == leader.name)?;
+            let route = RouteLayers {
+                fallback: pooled(config, leader, &upstreams, &layers.fallback, &quota),
+                quota: quota_of(&quota, config, upstream, &upstreams),
+                classify: classify.clone(),
+                responses: &config.responses,
+            };
+            let client = outbound::ByAddress::new(client.clone(), clients.clone());
+            let stacks = Arc::new(layers.stacks(route, &state, client));
+            Some(Route { upstream: upstream.clone(), stacks })
+        };
+        let leaders = [true, false].into_iter().filter_map(|vertex| config.leader(vertex));
+        let routes = leaders.filter_map(route).collect();
         let stopping = before.map(|before| before.stopping.clone()).unwrap_or_default();
         let queue = match before {
             Some(before) => before.queue.clone(),
@@ -141,7 +156,8 @@ impl Snapshot {
                 Arc::new(Door::new(config, Arc::new(clock), spending)?)
             }
         };
-        Ok(Self { config: config.clone(), auth, layers, routes, queue, state, stopping, door })
+        let config = config.clone();
+        Ok(Self { config, auth, layers, upstreams, routes, quota, queue, state, stopping, door })
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -153,7 +169,7 @@ impl Snapshot {
     }
 
     pub(crate) fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
-        self.routes.iter().map(|route| &route.upstream)
+        self.upstreams.iter()
     }
 
     /// The gateway's own keys, which no caller may see.
@@ -163,13 +179,13 @@ impl Snapshot {
         keys
     }
 
-    pub(crate) fn quotas(&self) -> impl Iterator<Item = &QuotaGuardLayer> {
-        self.routes.iter().map(|route| &route.quota)
+    pub(crate) fn quota(&self) -> &QuotaGuardLayer {
+        &self.quota
     }
 
     /// The usage of every quota.
     pub(crate) fn quota_usages(&self) -> Vec<QuotaUsage> {
-        self.routes.iter().flat_map(|route| route.quota.usages()).collect()
+        self.quota.usages()
     }
 
     pub(crate) fn layers(&self) -> &Layers {
@@ -212,10 +228,7 @@ impl Snapshot {
 
     /// What no fallback may give up.
     pub(crate) fn must_keep(&self) -> MustKeep {
-        let fallback = &self.config.fallback;
-        let nothing = MustKeep::nothing();
-        let size = if fallback.keep_size { nothing.size() } else { nothing };
-        if fallback.keep_aspect { size.aspect() } else { size }
+        self.config.fallback.must_keep()
     }
 }
 
@@ -224,6 +237,7 @@ impl Snapshot {
 /// (`reload::needs_restart`).
 fn layers(
     config: &Config,
+    upstreams: &[Upstream],
     before: Option<&Snapshot>,
     state: &State,
     clock: &(impl Clock + Clone + 'static),
@@ -250,17 +264,13 @@ fn layers(
         },
         peak: match unchanged(|a, b| a.peak == b.peak) {
             Some(kept) => kept.peak.clone(),
-            None => peak(config)?,
+            None => config.peak.layer()?,
         },
-        fallback: match unchanged(|a, b| a.fallback == b.fallback) {
-            Some(kept) => kept.fallback.clone(),
-            None => fallback(config, state),
-        },
+        fallback: fallback(config, upstreams, kept.map(|kept| &kept.fallback), state)?,
         // With other models, sizes are part of the same walk.
-        resolution: if config.fallback.sizes && config.fallback.models.is_empty() {
-            ResolutionFallbackLayer::new()
-        } else {
-            ResolutionFallbackLayer::off()
+        resolution: match config.fallback.ladder()? {
+            Some(ladder) if !walks(config) => ResolutionFallbackLayer::by(ladder),
+            _ => ResolutionFallbackLayer::off(),
         },
         retry: match unchanged(|a, b| a.retry == b.retry) {
             Some(kept) => kept.retry.clone(),
@@ -305,39 +315,78 @@ fn signatures(config: &config::Signatures) -> Result<ThoughtSignaturesLayer, Con
     })
 }
 
-fn peak(config: &Config) -> Result<PeakHourRouterLayer, ConfigError> {
-    let Some(schedule) = config.schedule()? else { return Ok(PeakHourRouterLayer::off()) };
-    let layer = PeakHourRouterLayer::new(schedule);
-    let prefer = config.peak.prefer.iter();
-    Ok(prefer.fold(layer, |layer, (asked, preferred)| layer.in_peak(asked, preferred)))
+/// Whether calls may go to other models or upstreams.
+fn walks(config: &Config) -> bool {
+    let pools = [true, false].into_iter().filter_map(|vertex| config.leader(vertex));
+    config.fallback.has_models() || pools.into_iter().any(|one| config.pool(one).next().is_some())
 }
 
-fn fallback(whole: &Config, state: &State) -> ModelFallbackLayer {
-    let config = &whole.fallback;
-    if config.models.is_empty() {
-        return ModelFallbackLayer::off();
+/// The layer without a pool. What is known of the health of targets stays.
+fn fallback(
+    config: &Config,
+    upstreams: &[Upstream],
+    before: Option<&ModelFallbackLayer>,
+    state: &State,
+) -> Result<ModelFallbackLayer, ConfigError> {
+    let settings = &config.fallback;
+    let layer = if walks(config) {
+        let named = |name: &str| upstreams.iter().find(|one| one.name() == name);
+        let chain = settings.chain(|name| named(name).map(Upstream::target))?;
+        // The other half is for models that are well.
+        let most_waiting = config.server.max_in_flight.div_ceil(2);
+        let policy = FallbackPolicy::recommended().most_waiting(most_waiting);
+        let policy = if settings.wait { policy } else { policy.refuse_when_all_open() };
+        let layer = ModelFallbackLayer::new(chain).policy(policy).order(match settings.order {
+            config::FallbackOrder::SizeFirst => FallbackOrder::SizeFirst,
+            config::FallbackOrder::ModelFirst => FallbackOrder::ModelFirst,
+        });
+        settings.ladder()?.into_iter().fold(layer, ModelFallbackLayer::ladder)
+    } else if settings.successors {
+        ModelFallbackLayer::successors()
+    } else {
+        ModelFallbackLayer::off()
+    };
+    if let Some(before) = before {
+        return Ok(layer.circuits_of(before));
     }
-    // The other half is for models that are well.
-    let policy = FallbackPolicy::recommended().most_waiting(whole.server.max_in_flight.div_ceil(2));
-    let policy = if config.wait { policy } else { policy.refuse_when_all_open() };
-    let layer = ModelFallbackLayer::new(Chain::new(config.models.iter().map(String::as_str)))
-        .policy(policy);
-    let layer = sized(config, layer);
     if let Some(store) = state.store() {
         layer.circuits().share(store.closures(), SystemClock);
     }
-    layer
+    Ok(layer)
 }
 
-/// The layer with its sizes.
-fn sized(config: &config::Fallback, layer: ModelFallbackLayer) -> ModelFallbackLayer {
-    if !config.sizes {
-        return layer;
-    }
-    layer.ladder(Ladder::recommended()).order(match config.order {
-        config::FallbackOrder::SizeFirst => FallbackOrder::SizeFirst,
-        config::FallbackOrder::ModelFirst => FallbackOrder::ModelFirst,
-    })
+/// The layer of one route: over the pool of its leader, where there is one.
+fn pooled(
+    config: &Config,
+    leader: &config::Upstream,
+    upstreams: &[Upstream],
+    fallback: &ModelFallbackLayer,
+    quota: &QuotaGuardLayer,
+) -> ModelFallbackLayer {
+    let find = |settings: &config::Upstream| {
+        let upstream = upstreams.iter().find(|one| one.name() == settings.name)?;
+        Some((upstream, settings.weight()))
+    };
+    let members: Vec<_> = config.pool(leader).filter_map(find).collect();
+    let Some((own, weight)) = find(leader).filter(|_| !members.is_empty()) else {
+        return fallback.clone();
+    };
+    let pool = members.iter().fold(Pool::new(weight), |pool, (upstream, weight)| {
+        pool.member(upstream.target(), *weight)
+    });
+    let accounts: Vec<UpstreamId> = [own]
+        .into_iter()
+        .chain(members.iter().map(|(one, _)| *one))
+        .map(|one| one.id().clone())
+        .collect();
+    let quota = quota.clone();
+    fallback.clone().pool(pool.headroom(move |at, model| {
+        let usage = accounts.get(at).and_then(|account| {
+            let key = QuotaKey::new(&account.name, model.as_str()).at(account.clone());
+            quota.usage(&key)
+        });
+        usage.map_or(1.0, |usage| usage.share_left())
+    }))
 }
 
 /// As many calls is one request at most: `n` of OpenAI's API.
@@ -426,31 +475,22 @@ fn spending(config: &Config, state: &State) -> Result<SpendingLayer, ConfigError
     Ok(layer)
 }
 
-/// The guard of one upstream, which counts apart. That of `before` stays, whatever the settings.
+/// The guard of every upstream, each of which counts apart.
 fn quota(
     config: &Config,
-    upstream: &UpstreamId,
-    before: Option<&Snapshot>,
+    upstreams: &[Upstream],
     state: &State,
     clock: impl Clock + 'static,
 ) -> QuotaGuardLayer {
-    let mut known = before.into_iter().flat_map(|before| &before.routes);
-    if let Some(route) = known.find(|route| route.upstream.id() == upstream) {
-        return route.quota.clone();
-    }
     let quota = &config.quota;
     let layer = QuotaGuardLayer::new(quota.limits())
-        .upstream(upstream.clone())
         .clock(clock)
         .on_exhausted(OnExhausted::Wait { at_most: quota.longest_wait.0 })
         .alert_at([quota.warn_at_percent]);
-    let layer = match &upstream.project {
-        Some(project) => layer.project(ProjectId::new(project.as_str())),
-        // Which keys belong to one project is not known: each key counts as a project of its own.
-        None => match state.secret() {
-            Some(secret) => layer.project_by_credential(secret, []),
-            None => layer.project_by_credential_here(),
-        },
+    // Which keys belong to one project is not known: each key counts as a project of its own.
+    let layer = match state.secret() {
+        Some(secret) => layer.project_by_credential(secret, []),
+        None => layer.project_by_credential_here(),
     };
     // The longest that there are: a disk that is busy for a moment is no store that fails.
     let patience = Duration::from_secs(2);
@@ -458,10 +498,37 @@ fn quota(
         Some(store) => layer.store(store.quota()).lease(patience).store_timeout(patience),
         None => layer,
     };
-    quota
-        .model
-        .iter()
-        .fold(layer, |layer, (model, limits)| layer.limits_for(model, limits.limits()))
+    let by_model = quota.by_model().into_iter();
+    let layer = by_model.fold(layer, |layer, (model, limits)| layer.limits_for(model, limits));
+    let own = config.upstream.iter().zip(upstreams);
+    let own = own.filter_map(|(settings, upstream)| Some((settings.quota.as_ref()?, upstream)));
+    own.fold(layer, |layer, (quota, upstream)| {
+        layer.limits_for_project(project(upstream), None, quota.limits())
+    })
+}
+
+/// The project that the quota of an upstream is counted for.
+fn project(upstream: &Upstream) -> ProjectId {
+    ProjectId::new(upstream.id().name.as_str())
+}
+
+/// The guard for calls that are addressed to one upstream.
+fn quota_of(
+    quota: &QuotaGuardLayer,
+    config: &Config,
+    upstream: &Upstream,
+    upstreams: &[Upstream],
+) -> QuotaGuardLayer {
+    let layer = quota.clone().upstream(upstream.id().clone());
+    let keys = upstreams.iter().filter_map(|one| Some((one.key()?.to_str().ok()?, project(one))));
+    match config.auth.mode {
+        // Every key is one of ours, and which of them belong together is known.
+        AuthMode::Tokens => layer.project_by_credential([0; 16], keys),
+        AuthMode::Passthrough if upstream.id().project.is_some() => {
+            layer.project(project(upstream))
+        }
+        AuthMode::Passthrough => layer,
+    }
 }
 
 #[cfg(test)]

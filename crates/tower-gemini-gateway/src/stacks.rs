@@ -17,6 +17,7 @@ use tower_gemini::{
     ThoughtSignaturesLayer,
 };
 
+use crate::config::Responses;
 use crate::door::TokenSpendingLayer;
 use crate::state::State;
 use crate::state_guard::StateGuardLayer;
@@ -36,12 +37,22 @@ pub(crate) struct Layers {
     pub(crate) keep: Option<KeepPaidLayer>,
     pub(crate) signatures: ThoughtSignaturesLayer,
     pub(crate) peak: PeakHourRouterLayer,
+    /// Over its pool, in each route.
     pub(crate) fallback: ModelFallbackLayer,
     pub(crate) resolution: ResolutionFallbackLayer,
     pub(crate) retry: JitteredRetryLayer,
     pub(crate) spending: SpendingLayer,
     pub(crate) timeout: AttemptTimeoutLayer,
     pub(crate) resume: ResumeInteractionsLayer,
+}
+
+/// What differs from route to route.
+#[derive(Debug)]
+pub(crate) struct RouteLayers<'a> {
+    pub(crate) fallback: ModelFallbackLayer,
+    pub(crate) quota: QuotaGuardLayer,
+    pub(crate) classify: ClassifyGeminiErrorLayer,
+    pub(crate) responses: &'a Responses,
 }
 
 /// The three stacks.
@@ -57,27 +68,20 @@ pub(crate) struct Stacks {
 }
 
 impl Layers {
-    /// The stacks of one upstream over `client`. `strip_drafts` removes drafts from whole
-    /// responses, of which `buffer_up_to` bytes are buffered.
-    pub(crate) fn stacks<C>(
-        &self,
-        state: &State,
-        quota: &QuotaGuardLayer,
-        classify: ClassifyGeminiErrorLayer,
-        client: C,
-        strip_drafts: bool,
-        buffer_up_to: usize,
-    ) -> Stacks
+    /// The stacks of one route over `client`.
+    pub(crate) fn stacks<C>(&self, route: RouteLayers<'_>, state: &State, client: C) -> Stacks
     where
         C: WireClient<Future: 'static> + Sync,
     {
+        let RouteLayers { fallback, quota, classify, responses } = route;
+        let (strip_drafts, buffer_up_to) = (responses.strip_drafts, responses.buffer_up_to.0);
         let plain = GeminiStack::new()
             .observe(self.observe.clone())
             .collect(self.collect)
             .retry(JitteredRetryLayer::off())
             .attempt_layer(TokenSpendingLayer)
             .spending(self.spending.clone())
-            .quota(quota.clone())
+            .quota(quota)
             .timeout(self.timeout)
             .classify(classify)
             .resume(self.resume);
@@ -88,7 +92,7 @@ impl Layers {
             .extract_json(FinalImageJsonLayer::new().max_held_bytes(buffer_up_to))
             .signatures(self.signatures.clone())
             .peak_hours(self.peak.clone())
-            .fallback(self.fallback.clone())
+            .fallback(fallback)
             .resolution(self.resolution.clone())
             .retry(self.retry.clone());
         let layers = |transform| (transform, StateGuardLayer { state: state.clone() });

@@ -1,6 +1,6 @@
 //! Reads responses whole where that is asked for, so that a cut upstream never reaches a client
 //! that would retry, and transforms them for their callers: removes the drafts of a stream, or
-//! translates to OpenAI's format.
+//! translates to OpenAI's format. Says in the head what was given up for them.
 //!
 //! Stands below `KeepPaid`, so that what counts as delivered, and what is stored, are the bytes
 //! that the caller gets.
@@ -29,6 +29,7 @@ use tower_gemini_openai::{ResponseTranslator, StreamTranslator};
 use tower_service::Service;
 
 use crate::memory::ResponseMemory;
+use crate::report;
 use crate::responses::CHARGED;
 use crate::wire::now_unix;
 
@@ -97,7 +98,10 @@ where
         let limit = self.buffer_up_to.filter(|_| framing == Framing::Whole);
         let response = self.inner.call(request);
         Box::pin(async move {
-            let response = buffer(response.await?, limit, memory).await?;
+            let mut response = buffer(response.await?, limit, memory).await?;
+            if let Some(served) = response.extensions().get::<Served>().cloned() {
+                report::add_differences(response.headers_mut(), std::iter::once(&served));
+            }
             match transform {
                 None => Ok(response),
                 Some(transform) => transformed(response, transform, framing, makes_drafts).await,

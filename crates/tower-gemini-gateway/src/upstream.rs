@@ -5,17 +5,20 @@ use std::fmt;
 use http::{HeaderValue, Uri};
 use tower_gemini::ClassifyGeminiErrorLayer;
 use tower_gemini::charge_rules::ChargeRules;
-use tower_gemini::target::UpstreamId;
+use tower_gemini::target::{self, UpstreamId};
 
+use crate::auth::API_KEY;
 use crate::config::{self, AuthMode, Config, ConfigError, UpstreamKind};
 use crate::files::warn_if_readable_by_others;
 
 /// One `[[upstream]]` with its key.
 #[derive(Clone)]
 pub(crate) struct Upstream {
+    name: String,
     id: UpstreamId,
     is_vertex: bool,
     base: Uri,
+    target: target::Upstream,
     key: Option<HeaderValue>,
     charge_rules: ChargeRules,
 }
@@ -29,15 +32,34 @@ pub(crate) fn upstreams(
     let has_keys = config.auth.mode == AuthMode::Tokens;
     let upstreams = config.upstream.iter().map(|upstream| {
         let key = has_keys.then(|| read_key(upstream, &env)).transpose()?;
-        let (id, base) = (upstream.id(), upstream.base_url());
-        let is_vertex = upstream.kind == UpstreamKind::Vertex;
-        Ok(Upstream { id, is_vertex, base, key, charge_rules: upstream.charge_rules() })
+        let (id, base) = (config.identity(upstream), upstream.base_url());
+        let target = upstream.target(id.name.clone());
+        Ok(Upstream {
+            name: upstream.name.clone(),
+            id,
+            is_vertex: upstream.kind == UpstreamKind::Vertex,
+            base,
+            target: key.iter().cloned().fold(target, |target, key| target.auth(API_KEY, key)),
+            key,
+            charge_rules: upstream.charge_rules(),
+        })
     });
     upstreams.collect()
 }
 
 impl Upstream {
-    /// Its identity: part of the keys of stores and of the trail.
+    /// What the file calls it.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// As a target of calls that are addressed to another, with its key.
+    pub(crate) fn target(&self) -> target::Upstream {
+        self.target.clone()
+    }
+
+    /// Its identity: part of the keys of stores and of the trail. Several keys of one project have
+    /// one.
     pub(crate) fn id(&self) -> &UpstreamId {
         &self.id
     }
@@ -51,10 +73,10 @@ impl Upstream {
         &self.base
     }
 
-    /// Judges responses by what it charges for.
-    pub(crate) fn classify(&self) -> ClassifyGeminiErrorLayer {
+    /// Has responses judged by what it charges for.
+    pub(crate) fn judge(&self, classify: ClassifyGeminiErrorLayer) -> ClassifyGeminiErrorLayer {
         let host = self.base.host().unwrap_or_default();
-        ClassifyGeminiErrorLayer::new().charge_rules(host, self.charge_rules)
+        classify.charge_rules(host, self.charge_rules)
     }
 
     /// The gateway's own key for it, where callers have tokens.

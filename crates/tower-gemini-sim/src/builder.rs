@@ -33,6 +33,7 @@ pub struct Builder {
     pub(crate) latency: Latency,
     pub(crate) quota: Quota,
     pub(crate) quota_by_model: Vec<(String, Quota)>,
+    pub(crate) quota_by_project: Vec<(String, Quota)>,
     pub(crate) images: ImageOptions,
     pub(crate) chunk: usize,
     pub(crate) chunk_delay: Duration,
@@ -42,7 +43,8 @@ pub struct Builder {
     pub(crate) later_deadlines: Vec<(Duration, Duration)>,
     pub(crate) max_request_bytes: usize,
     pub(crate) accepted_keys: Option<HashSet<String>>,
-    pub(crate) rejected_keys: HashSet<String>,
+    /// Since when.
+    pub(crate) rejected_keys: HashMap<String, Duration>,
     pub(crate) projects: HashMap<String, String>,
     /// The successor of a model, and from when on after the start.
     pub(crate) retired: HashMap<String, (Duration, String)>,
@@ -69,6 +71,7 @@ impl Default for Builder {
             latency: Latency::default(),
             quota: Quota::UNLIMITED,
             quota_by_model: Vec::new(),
+            quota_by_project: Vec::new(),
             images: ImageOptions::default(),
             chunk: 64 * 1024,
             chunk_delay: Duration::ZERO,
@@ -77,7 +80,7 @@ impl Default for Builder {
             later_deadlines: Vec::new(),
             max_request_bytes: 100_000_000,
             accepted_keys: None,
-            rejected_keys: HashSet::new(),
+            rejected_keys: HashMap::new(),
             projects: HashMap::new(),
             retired: HashMap::new(),
             revived: HashSet::new(),
@@ -192,6 +195,13 @@ impl Builder {
         self
     }
 
+    /// Sets the limits of each model for one project.
+    #[must_use]
+    pub fn quota_of_project(mut self, project: impl Into<String>, quota: Quota) -> Self {
+        self.quota_by_project.push((project.into(), quota));
+        self
+    }
+
     /// Makes small pictures and signatures, so that answers have a few kilobytes. Keeps the other
     /// image options.
     #[must_use]
@@ -218,8 +228,14 @@ impl Builder {
 
     /// Rejects this key.
     #[must_use]
-    pub fn reject_key(mut self, key: impl Into<String>) -> Self {
-        self.rejected_keys.insert(key.into());
+    pub fn reject_key(self, key: impl Into<String>) -> Self {
+        self.reject_key_from(Duration::ZERO, key)
+    }
+
+    /// Rejects this key so long after the start, as when Google closes a project.
+    #[must_use]
+    pub fn reject_key_from(mut self, at: Duration, key: impl Into<String>) -> Self {
+        self.rejected_keys.insert(key.into(), at);
         self
     }
 

@@ -79,6 +79,7 @@ type ProjectAndModel = (Arc<str>, Arc<str>);
 pub(crate) struct Limits {
     general: Quota,
     by_model: Vec<(String, Quota)>,
+    by_project: Vec<(String, Quota)>,
     usage: Mutex<HashMap<ProjectAndModel, Usage>>,
 }
 
@@ -87,12 +88,17 @@ impl Limits {
         Self { general, by_model, ..Self::default() }
     }
 
-    fn of(&self, model: &str) -> Quota {
-        self.by_model
-            .iter()
-            .rev()
-            .find(|(id, _)| id == model)
-            .map_or(self.general, |(_, quota)| *quota)
+    /// With limits of each model for these projects, in place of the others.
+    pub(crate) fn of_projects(self, by_project: Vec<(String, Quota)>) -> Self {
+        Self { by_project, ..self }
+    }
+
+    fn of(&self, project: &str, model: &str) -> Quota {
+        let find = |known: &[(String, Quota)], name: &str| {
+            known.iter().rev().find(|(id, _)| id == name).map(|(_, quota)| *quota)
+        };
+        let own = find(&self.by_project, project).or_else(|| find(&self.by_model, model));
+        own.unwrap_or(self.general)
     }
 
     /// Counts one request, or returns the limits that refuse it and when the last window opens.
@@ -104,7 +110,7 @@ impl Limits {
         time_of_day: Duration,
         weight: Weight,
     ) -> Result<(), Over> {
-        let quota = self.of(model);
+        let quota = self.of(project, model);
         if quota == Quota::UNLIMITED {
             return Ok(());
         }

@@ -61,7 +61,8 @@ impl Builder {
         let inner = Inner {
             scripts: Mutex::new(self.scripts.clone()),
             weather: WeatherState::new(self.seed, self.weather.clone()),
-            limits: Limits::new(self.quota, self.quota_by_model.clone()),
+            limits: Limits::new(self.quota, self.quota_by_model.clone())
+                .of_projects(self.quota_by_project.clone()),
             pictures: PictureCache::default(),
             final_images: Mutex::default(),
             interactions: Interactions::default(),
@@ -502,7 +503,8 @@ impl Inner {
 
     fn authenticate(&self, caller: &Caller) -> Result<(), ApiError> {
         let secret = caller.credentials.secret();
-        let is_good = !self.settings.rejected_keys.contains(secret)
+        let since = self.settings.rejected_keys.get(secret);
+        let is_good = since.is_none_or(|since| *since > self.now())
             && self.settings.accepted_keys.as_ref().is_none_or(|keys| keys.contains(secret));
         let takes_tokens = matches!(caller.route.api, Api::OpenAiChat | Api::OpenAiImages);
         Err(caller.error(match (&caller.credentials.key, &caller.credentials.bearer) {

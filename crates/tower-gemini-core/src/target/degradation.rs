@@ -131,6 +131,16 @@ impl MustKeep {
         self
     }
 
+    /// Keeps what either of them keeps.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            size: self.size || other.size,
+            aspect: self.aspect || other.aspect,
+            vendor: self.vendor || other.vendor,
+        }
+    }
+
     /// Whether the size must be kept.
     #[must_use]
     pub fn keeps_size(self) -> bool {

@@ -59,6 +59,7 @@ pub struct Target {
     model: ModelId,
     size_cap: Option<ImageSize>,
     attempts: Option<u32>,
+    must_keep: MustKeep,
     upstream: Option<Arc<Upstream>>,
 }
 
@@ -66,7 +67,9 @@ impl Target {
     /// Creates a target for a model, at the upstream that the caller's request names.
     #[must_use]
     pub fn new(model: &str) -> Self {
-        Self { model: ModelId::new(model), size_cap: None, attempts: None, upstream: None }
+        let (size_cap, attempts, upstream) = (None, None, None);
+        let must_keep = MustKeep::nothing();
+        Self { model: ModelId::new(model), size_cap, attempts, must_keep, upstream }
     }
 
     /// Caps the size: a call for a larger one is sent with this.
@@ -80,6 +83,13 @@ impl Target {
     #[must_use]
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = Some(attempts.max(1));
+        self
+    }
+
+    /// Uses it only for calls of which it keeps this, beside what the call itself has to keep.
+    #[must_use]
+    pub fn must_keep(mut self, must_keep: MustKeep) -> Self {
+        self.must_keep = must_keep;
         self
     }
 
@@ -112,6 +122,12 @@ impl Target {
     #[must_use]
     pub fn max_attempts(&self) -> Option<u32> {
         self.attempts
+    }
+
+    /// Returns what it must keep of a call.
+    #[must_use]
+    pub fn keeps(&self) -> MustKeep {
+        self.must_keep
     }
 
     /// Returns its own upstream, where it has one.

@@ -205,7 +205,9 @@ pub fn rewrite(
         give_up(GivenUp::Model, asked, target.model.as_str());
     }
     if let Some(upstream) = upstream {
-        give_up(GivenUp::Upstream, parts.uri.host().unwrap_or(""), upstream.host());
+        let (from, to) = (parts.uri.host().unwrap_or(""), upstream.host());
+        let name = upstream.id().name;
+        give_up(GivenUp::Upstream, from, if from == to { &name } else { to });
     }
     if !is_readable(parts) {
         return Err(Unfit::Unreadable);

@@ -85,6 +85,13 @@ impl UpstreamId {
         }
     }
 
+    /// Whether both have the same host and port.
+    #[must_use]
+    pub fn has_address_of(&self, other: &Self) -> bool {
+        let address = |id: &Self| id.base_url.split('/').nth(2).map(str::to_owned);
+        address(self) == address(other)
+    }
+
     /// Returns the identity of the service that the caller's own request goes to, where no target
     /// names another: its host, and the project in a path of Vertex AI.
     ///
@@ -141,7 +148,7 @@ impl fmt::Display for UpstreamId {
 pub struct Upstream {
     base: Uri,
     kind: UpstreamKind,
-    /// Of Vertex AI, as is the location.
+    /// In the path of Vertex AI, with the location.
     project: Option<Cow<'static, str>>,
     location: Cow<'static, str>,
     name: Option<Cow<'static, str>>,
@@ -200,6 +207,13 @@ impl Upstream {
     #[must_use]
     pub fn same_api(base: Uri) -> Self {
         Self::new(base, UpstreamKind::SameApi)
+    }
+
+    /// Names the project that pays, where the address does not: a part of its identity.
+    #[must_use]
+    pub fn project(mut self, project: impl Into<Cow<'static, str>>) -> Self {
+        self.project = Some(project.into());
+        self
     }
 
     /// Sets the name under which it stands in trails, reports and keys. Default: the host.

@@ -1,26 +1,15 @@
 //! Reads the gateway's file: what it may contain, and what is wrong with it when it cannot work.
 
-mod error;
-mod renamed;
-mod values;
-
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use http::Uri;
 use serde::Deserialize;
 use toml::de::DeTable;
 use tower_gemini::catalog::Catalog;
-use tower_gemini::charge_rules::ChargeRules;
 use tower_gemini::jittered_retry::{OutagePolicy, RetryPolicy, presets};
-use tower_gemini::peak_hour_router::{Schedule, Window, Zone};
-use tower_gemini::quota_guard::Limits;
+use tower_gemini::quota_guard::{Limits, tiers};
 use tower_gemini::spending::ReserveBy;
-use tower_gemini::target::{self, UpstreamId};
-
-pub use self::error::{ConfigError, ConfigProblem};
-pub(crate) use self::values::{BaseUrl, Size, Span, StoreUrl};
 
 /// The documented example, which has every key with its default: `gemini-gateway --print-config`
 /// prints it.
@@ -40,6 +29,19 @@ macro_rules! section {
         }
     };
 }
+
+mod error;
+mod fallback;
+mod peak;
+mod renamed;
+mod upstream;
+mod values;
+
+pub use self::error::{ConfigError, ConfigProblem};
+pub(crate) use self::fallback::{Fallback, FallbackOrder};
+pub(crate) use self::peak::Peak;
+pub(crate) use self::upstream::{Upstream, UpstreamKind};
+pub(crate) use self::values::{BaseUrl, Size, Span, StoreUrl};
 
 section! {
     /// A configuration of the gateway. [`EXAMPLE`] documents every key with its default.
@@ -104,33 +106,6 @@ pub(crate) struct Tls {
     pub(crate) key: PathBuf,
 }
 
-/// One `[[upstream]]`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Upstream {
-    pub(crate) name: String,
-    pub(crate) kind: UpstreamKind,
-    base_url: Option<BaseUrl>,
-    pub(crate) project: Option<String>,
-    pub(crate) api_key_env: Option<String>,
-    pub(crate) api_key_file: Option<PathBuf>,
-    charge_rules: Option<String>,
-    pub(crate) ca_file: Option<PathBuf>,
-    pub(crate) proxy: Option<BaseUrl>,
-}
-
-/// Which API an upstream speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum UpstreamKind {
-    /// The Gemini Developer API.
-    Gemini,
-    /// Vertex AI.
-    Vertex,
-    /// Somebody else's server that speaks the Gemini Developer API.
-    Relay,
-}
-
 section! { pub(crate) Auth {
     mode: AuthMode = AuthMode::Passthrough,
     tokens_env: Option<String> = None,
@@ -171,25 +146,8 @@ section! { pub(crate) Retry {
     continue_resends: Span = Span::secs(60),
     maybe_charged_resends: u32 = 0,
 }}
-section! { pub(crate) Fallback {
-    models: Vec<String> = Vec::new(),
-    sizes: bool = false,
-    order: FallbackOrder = FallbackOrder::SizeFirst,
-    wait: bool = true,
-    keep_size: bool = false,
-    keep_aspect: bool = false,
-}}
-/// What is tried first: smaller sizes or other models.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum FallbackOrder {
-    /// A model is tried at smaller sizes before the next model.
-    SizeFirst,
-    /// Every model is tried at a size before a smaller size.
-    ModelFirst,
-}
-
 section! { pub(crate) Quota {
+    tier: Option<Tier> = None,
     rpm: u64 = 0,
     tpm: u64 = 0,
     ipm: u64 = 0,
@@ -198,6 +156,16 @@ section! { pub(crate) Quota {
     warn_at_percent: u8 = 70,
     model: BTreeMap<String, ModelQuota> = BTreeMap::new(),
 }}
+/// A tier whose published limits hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Tier {
+    Free,
+    Tier1,
+    Tier2,
+    Tier3,
+}
+
 section! { pub(crate) ModelQuota {
     rpm: u64 = 0,
     tpm: u64 = 0,
@@ -229,11 +197,6 @@ pub(crate) enum SpendingMode {
     Expected,
 }
 
-section! { pub(crate) Peak {
-    windows: Vec<String> = Vec::new(),
-    zone: String = "UTC".to_owned(),
-    prefer: BTreeMap<String, String> = BTreeMap::new(),
-}}
 section! { pub(crate) Signatures {
     restore: bool = true,
     file: Option<PathBuf> = None,
@@ -352,13 +315,7 @@ impl Config {
             ("retry.attempts = 0 sends nothing", "1 is a single attempt without retries");
         check(ensure(self.retry.attempts != Some(0), "retry.attempts", what, remedy));
         check(self.policy().map(drop));
-        let mut seen = BTreeSet::new();
-        for model in &self.fallback.models {
-            check(known_model("fallback.models", model));
-            let what = format!("fallback.models holds \"{model}\" twice");
-            let remedy = "a model that failed is not tried again; write it once";
-            check(ensure(seen.insert(model), "fallback.models", what, remedy));
-        }
+        self.fallback.check(self, &mut check);
         for model in self.quota.model.keys() {
             check(known_model("quota.model", model));
         }
@@ -371,13 +328,7 @@ impl Config {
             let what = format!("{key} = {usd} is not an amount of money");
             check(ensure(is_money, &key, what, "write US dollars, or 0 for none"));
         }
-        check(self.schedule().map(drop));
-        let has_choice = self.peak.windows.is_empty() || !self.fallback.models.is_empty();
-        let what = "[peak] has no other model to prefer";
-        check(ensure(has_choice, "peak.windows", what, "list the models in [fallback] models"));
-        for model in self.peak.prefer.iter().flat_map(|(asked, preferred)| [asked, preferred]) {
-            check(known_model("peak.prefer", model));
-        }
+        self.peak.check(self.fallback.has_models(), &mut check);
         check(self.log.filter().map(drop));
         problems
     }
@@ -409,58 +360,6 @@ impl Config {
         self.keep.max_detached.map_or(places.saturating_mul(2), |calls| calls.max(places))
     }
 
-    fn check_upstreams(&self) -> Check<()> {
-        let check =
-            |is_right, what: String, remedy: &str| ensure(is_right, "upstream", what, remedy);
-        let is_any = !self.upstream.is_empty();
-        check(is_any, "there is no upstream".into(), "write at least one [[upstream]]")?;
-        let mut names = BTreeSet::new();
-        for upstream in &self.upstream {
-            let name = &upstream.name;
-            let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-            check(
-                !name.is_empty() && name.chars().all(is_plain),
-                format!("\"{name}\" cannot be the name of an upstream"),
-                "use letters, digits, `-`, `_` and `.`",
-            )?;
-            let what = format!("two upstreams are called \"{name}\"");
-            check(names.insert(name), what, "rename one")?;
-            let rules = upstream.charge_rules.as_deref().unwrap_or("unknown");
-            let names: Vec<_> = ChargeRules::all().map(ChargeRules::name).collect();
-            check(
-                ChargeRules::named(rules).is_some(),
-                format!("upstream \"{name}\" has unknown charge_rules \"{rules}\""),
-                &format!("write one of {}", names.join(", ")),
-            )?;
-            check(
-                upstream.kind != UpstreamKind::Relay || upstream.base_url.is_some(),
-                format!("upstream \"{name}\" of kind \"relay\" has no base_url"),
-                "write base_url = \"https://…\"",
-            )?;
-            check(
-                upstream.api_key_env.is_none() || upstream.api_key_file.is_none(),
-                format!("upstream \"{name}\" has its key in two places"),
-                "write api_key_env or api_key_file, not both",
-            )?;
-            let is_http = |proxy: &BaseUrl| proxy.0.scheme_str() == Some("http");
-            check(
-                upstream.proxy.as_ref().is_none_or(is_http),
-                format!("the proxy of upstream \"{name}\" is reached by http:// only"),
-                "write proxy = \"http://host:port\": what goes through it is encrypted all the same",
-            )?;
-        }
-        for vertex in [true, false] {
-            let same = self.upstream.iter().filter(|one| one.kind.is_vertex() == vertex);
-            let same: Vec<_> = same.map(|one| format!("\"{}\"", one.name)).collect();
-            check(
-                same.len() < 2,
-                format!("{} would answer the same paths", same.join(" and ")),
-                "keep one of kind \"vertex\" and one of kind \"gemini\" or \"relay\"",
-            )?;
-        }
-        Ok(())
-    }
-
     fn check_auth(&self) -> Check<()> {
         let check =
             |is_right, what: String, remedy: &str| ensure(is_right, "auth.mode", what, remedy);
@@ -485,18 +384,7 @@ impl Config {
 
     /// How calls are retried.
     pub(crate) fn policy(&self) -> Check<RetryPolicy> {
-        let name = self.retry.policy.as_str();
-        let mut known = presets::all();
-        known.push(("recommended", RetryPolicy::recommended()));
-        let Some((_, policy)) = known.iter().find(|(preset, _)| *preset == name) else {
-            let nearest = nearest_name(name, known.iter().map(|(preset, _)| *preset));
-            return wrong(
-                "retry.policy",
-                format!("retry.policy = \"{name}\" is not known"),
-                nearest,
-            );
-        };
-        let mut policy = policy.clone();
+        let mut policy = retry_policy("retry.policy", &self.retry.policy)?;
         if let Some(attempts) = self.retry.attempts {
             policy = policy.attempts(attempts);
         }
@@ -516,26 +404,21 @@ impl Config {
 
     /// Every model that the file names.
     pub(crate) fn models(&self) -> impl Iterator<Item = &str> {
-        let peak = self.peak.prefer.values();
-        self.fallback.models.iter().chain(self.quota.model.keys()).chain(peak).map(String::as_str)
+        let quotas = self.quota.model.keys().map(String::as_str);
+        self.fallback.named_models().chain(quotas).chain(self.peak.preferred())
     }
+}
 
-    /// The hours in which other models are preferred.
-    pub(crate) fn schedule(&self) -> Check<Option<Schedule>> {
-        const REMEDY: &str = "write windows of the form \"10:00-14:00\"";
-        if self.peak.windows.is_empty() {
-            return Ok(None);
+/// A policy by its name.
+fn retry_policy(key: &str, name: &str) -> Check<RetryPolicy> {
+    let mut known = presets::all();
+    known.push(("recommended", RetryPolicy::recommended()));
+    match known.iter().find(|(preset, _)| *preset == name) {
+        Some((_, policy)) => Ok(policy.clone()),
+        None => {
+            let nearest = nearest_name(name, known.iter().map(|(preset, _)| *preset));
+            wrong(key, format!("{key} = \"{name}\" is not known"), nearest)
         }
-        let mut windows = Vec::new();
-        for text in &self.peak.windows {
-            match text.split_once('-') {
-                Some((start, end)) => windows.push(Window::daily(start.trim(), end.trim())),
-                None => return wrong("peak.windows", format!("peak.windows: \"{text}\""), REMEDY),
-            }
-        }
-        Schedule::new(zone(&self.peak.zone)?, windows)
-            .map(Some)
-            .or_else(|error| wrong("peak.windows", format!("peak.windows: {error}"), REMEDY))
     }
 }
 
@@ -545,26 +428,6 @@ fn ensure(is_right: bool, key: &str, what: impl Into<String>, remedy: &str) -> C
 
 fn wrong<T>(key: &str, what: impl Into<String>, remedy: impl Into<String>) -> Check<T> {
     Err(ConfigError::at(key, what, remedy))
-}
-
-fn zone(name: &str) -> Check<Zone> {
-    let offset = || {
-        let (sign, rest) = match name.strip_prefix('+') {
-            Some(rest) => (1, rest),
-            None => (-1, name.strip_prefix('-')?),
-        };
-        let (hours, minutes) = rest.split_once(':').unwrap_or((rest, "0"));
-        let hours: i8 = hours.parse().ok()?;
-        Zone::fixed(sign * hours, minutes.parse().ok()?).ok()
-    };
-    let zone = match name.to_ascii_lowercase().as_str() {
-        "utc" => Some(Zone::utc()),
-        "pacific" => Some(Zone::pacific()),
-        _ => offset(),
-    };
-    let what = || format!("peak.zone = \"{name}\" is not known");
-    let remedy = "write \"UTC\", \"Pacific\" or an offset such as \"+08:00\"";
-    zone.ok_or_else(|| ConfigError::at("peak.zone", what(), remedy))
 }
 
 impl AuthMode {
@@ -577,105 +440,53 @@ impl AuthMode {
     }
 }
 
-impl UpstreamKind {
-    pub(crate) fn is_vertex(self) -> bool {
-        self == Self::Vertex
-    }
-}
-
-impl Upstream {
-    const GEMINI: &str = "https://generativelanguage.googleapis.com";
-    const VERTEX: &str = "https://aiplatform.googleapis.com";
-
-    fn new(name: &str, kind: UpstreamKind, base_url: &str) -> Self {
-        let (name, base_url) = (name.to_owned(), BaseUrl::parse(base_url));
-        let (project, api_key_env, api_key_file, charge_rules) = (None, None, None, None);
-        let (ca_file, proxy) = (None, None);
-        Self {
-            name,
-            kind,
-            base_url,
-            project,
-            api_key_env,
-            api_key_file,
-            charge_rules,
-            ca_file,
-            proxy,
-        }
-    }
-
-    /// Google's own two.
-    fn google() -> Vec<Self> {
-        vec![
-            Self::new("google", UpstreamKind::Gemini, Self::GEMINI),
-            Self::new("vertex", UpstreamKind::Vertex, Self::VERTEX),
-        ]
-    }
-
-    /// One server for the paths of both APIs.
-    pub(crate) fn both_at(name: &str, url: &str) -> Vec<Self> {
-        let vertex = format!("{name}-vertex");
-        vec![
-            Self::new(name, UpstreamKind::Gemini, url),
-            Self::new(&vertex, UpstreamKind::Vertex, url),
-        ]
-    }
-
-    /// Its identity for stores and the trail.
-    pub(crate) fn id(&self) -> UpstreamId {
-        let base = self.base_url();
-        let upstream = match (self.kind, &self.project) {
-            (UpstreamKind::Gemini, _) => target::Upstream::gemini_api(base),
-            (UpstreamKind::Relay, _) => target::Upstream::same_api(base),
-            (UpstreamKind::Vertex, None) => target::Upstream::express(base),
-            (UpstreamKind::Vertex, Some(project)) => {
-                target::Upstream::vertex(base, project.clone(), "global")
-            }
-        };
-        let mut id = upstream.name(self.name.clone()).id();
-        id.project.clone_from(&self.project);
-        id
-    }
-
-    /// What it charges for where its responses do not say: as configured, else by its host.
-    pub(crate) fn charge_rules(&self) -> ChargeRules {
-        let configured = self.charge_rules.as_deref().and_then(ChargeRules::named);
-        configured.unwrap_or_else(|| {
-            self.base_url().host().map_or_else(ChargeRules::unknown, ChargeRules::for_host)
-        })
-    }
-
-    fn has_key(&self) -> bool {
-        self.api_key_env.is_some() || self.api_key_file.is_some()
-    }
-
-    pub(crate) fn base_url(&self) -> Uri {
-        match (&self.base_url, self.kind) {
-            (Some(base), _) => base.0.clone(),
-            (None, UpstreamKind::Vertex) => Uri::from_static(Self::VERTEX),
-            (None, _) => Uri::from_static(Self::GEMINI),
-        }
-    }
-}
-
 impl Quota {
+    /// The limits of every model without limits of its own.
     pub(crate) fn limits(&self) -> Limits {
-        limits([self.rpm, self.tpm, self.ipm, self.rpd])
+        self.over(Limits::unlimited())
+    }
+
+    /// The limits of models that have their own: from the file, or else of the tier.
+    pub(crate) fn by_model(&self) -> BTreeMap<&str, Limits> {
+        let published = |tier: Tier| {
+            let known = tiers::all().filter(move |row| row.tier == tier.published());
+            known.filter_map(|row| tiers::published(row.model, row.tier))
+        };
+        let of_tier = self.tier.into_iter().flat_map(published);
+        let of_tier = of_tier.map(|row| (row.model, self.over(row.limits)));
+        let written = self.model.iter().map(|(model, quota)| (model.as_str(), quota.limits()));
+        of_tier.chain(written).collect()
+    }
+
+    fn over(&self, limits: Limits) -> Limits {
+        over(limits, [self.rpm, self.tpm, self.ipm, self.rpd])
     }
 }
 
 impl ModelQuota {
     pub(crate) fn limits(&self) -> Limits {
-        limits([self.rpm, self.tpm, self.ipm, self.rpd])
+        over(Limits::unlimited(), [self.rpm, self.tpm, self.ipm, self.rpd])
     }
 }
 
-/// Nobody runs a gateway that lets nothing through: 0 is how the file says "no limit".
-fn limits(values: [u64; 4]) -> Limits {
+impl Tier {
+    fn published(self) -> tiers::Tier {
+        match self {
+            Self::Free => tiers::Tier::Free,
+            Self::Tier1 => tiers::Tier::Tier1,
+            Self::Tier2 => tiers::Tier::Tier2,
+            Self::Tier3 => tiers::Tier::Tier3,
+        }
+    }
+}
+
+/// Limits with those that are written. Nobody runs a gateway that lets nothing through: 0 is how the
+/// file says "no limit".
+fn over(limits: Limits, written: [u64; 4]) -> Limits {
     let setters: [fn(Limits, u64) -> Limits; 4] =
         [Limits::rpm, Limits::tpm, Limits::ipm, Limits::rpd];
-    let stated = values.into_iter().zip(setters).filter(|(value, _)| *value > 0);
-    stated.fold(Limits::unlimited(), |limits, (value, set)| set(limits, value))
+    let written = written.into_iter().zip(setters).filter(|(value, _)| *value > 0);
+    written.fold(limits, |limits, (value, set)| set(limits, value))
 }
 
 impl Spending {
@@ -794,6 +605,10 @@ fn line_at(text: &str, byte: usize) -> usize {
 mod tests {
     use super::*;
 
+    fn relay_at(name: &str) -> String {
+        format!("[[upstream]]\nname = \"{name}\"\nkind = \"relay\"\nbase_url = \"http://{name}\"\n")
+    }
+
     fn refusal(text: &str) -> String {
         Config::parse(text, "gateway.toml").unwrap_err().to_string()
     }
@@ -829,7 +644,7 @@ mod tests {
                 .split('`')
                 .skip(1)
                 .step_by(2)
-                .filter(|key| !matches!(*key, "__" | "model" | "tls"))
+                .filter(|key| !matches!(*key, "__" | "model" | "tls" | "target"))
                 .collect();
             assert!(!keys.is_empty(), "{error}");
             let start = EXAMPLE
@@ -849,6 +664,23 @@ mod tests {
     fn what_is_commented_out_can_be_commented_in() {
         for section in EXAMPLE.split("\n\n").skip(1) {
             let live = commented_in(section);
+            if live.starts_with("[fallback]") {
+                let (table, target) = live.split_at(live.find("[[fallback.target]]").unwrap());
+                let without = |text: &str, key: &str| {
+                    let lines = text.lines().filter(|line| !line.starts_with(key));
+                    lines.fold(String::new(), |all, line| all + line + "\n")
+                };
+                let target = without(table, "preset") + &without(target, "upstream");
+                for live in [table, &target] {
+                    Config::parse(live, "gateway.toml").unwrap_or_else(|error| panic!("{error}"));
+                }
+                continue;
+            }
+            if live.starts_with("[peak]") {
+                let live = format!("[fallback]\nmodels = [\"gemini-3-pro-image\"]\n{live}");
+                Config::parse(&live, "gateway.toml").unwrap_or_else(|error| panic!("{error}"));
+                continue;
+            }
             if live.starts_with("[auth]") || live.starts_with("[[upstream]]") {
                 continue; // Only together, and from one place each: below.
             }
@@ -898,6 +730,8 @@ mod tests {
         );
         let twice = "[[upstream]]\nname = \"a\"\nkind = \"gemini\"\n[[upstream]]\nname = \"a\"\nkind = \"vertex\"\n";
         let tokens = "[auth]\nmode = \"tokens\"\n";
+        let target = "[[fallback.target]]\nmodel = \"gemini-3-pro-image\"\n";
+        let second = format!("{}{}", relay_at("a"), relay_at("b"));
         for (text, says) in [
             ("[server]\nlisten = \"0.0.0.0:80\"\n", "line 2: server.listen"),
             ("[server]\nlisten = \"0.0.0.0:80\"\n", "allow_public"),
@@ -910,7 +744,7 @@ mod tests {
             ("upstream = []\n", "at least one [[upstream]]"),
             (&format!("{relay}base_url = \"generativelanguage\"\n"), "https://host"),
             (relay, "write base_url"),
-            (&two, "would answer the same paths"),
+            (&two, "upstream \"b\" is never used: these paths go to \"a\""),
             (
                 &format!("{relay}base_url = \"http://a\"\ncharge_rules = \"gogle\"\n"),
                 "write one of google, vertex, laozhang, apiyi, unknown",
@@ -940,6 +774,22 @@ mod tests {
             ("[peak]\nwindows = [\"ten to two\"]\n", "10:00-14:00"),
             ("[peak]\nwindows = [\"10:00-10:00\"]\n", "no minute"),
             ("[peak]\nwindows = [\"10:00-14:00\"]\nzone = \"Mars\"\n", "+08:00"),
+            ("[peak]\npreset = \"ten_to_fourteen\"\n", "did you mean `ten_to_fourteen_utc`?"),
+            ("[peak]\nwindows = [\"1:00-2:00\"]\npreset = \"three_peaks_utc\"\n", "hours twice"),
+            ("[fallback]\npreset = \"flash_to_prof\"\n", "did you mean `flash_to_pro`?"),
+            ("[fallback]\nladder = \"to_1k\"\n", "there is no ladder \"to_1k\""),
+            (
+                "[fallback]\nmodels = [\"gemini-3-pro-image\"]\npreset = \"flash_to_pro\"\n",
+                "write one of models, preset and [[fallback.target]]",
+            ),
+            (&format!("{target}upstream = \"nowhere\"\n"), "write an [[upstream]] of that name"),
+            (&format!("{target}upstream = \"vertex\"\n"), "set [auth] mode = \"tokens\""),
+            (&format!("{target}size_cap = \"3K\"\n"), "write one of 512, 1K, 2K, 4K"),
+            (&format!("{target}attempts = 0\n"), "write 1 or more"),
+            (&format!("{target}retry = \"openai_pyton\"\n"), "did you mean `openai_python`?"),
+            (&format!("{target}must_keep = [\"style\"]\n"), "`size`, `aspect`, `vendor`"),
+            (&second, "set [auth] mode = \"tokens\": a caller's key goes to no other upstream"),
+            ("[quota]\ntier = \"tier9\"\n", "`tier3`"),
             ("[log]\nlevel = \"lo=u=d\"\n", "debug or trace"),
             ("[log]\nformat = \"xml\"\n", "json"),
             ("[server]\nstore = \"postgres://u:secret@db\"\n", "redis://host:6379/0"),

@@ -52,6 +52,12 @@ macro_rules! presets {
         pub fn all() -> Vec<(&'static str, RetryPolicy)> {
             vec![$((stringify!($name), $name())),*]
         }
+
+        /// What each preset is of, and its numbers, by name: a sentence for lists.
+        #[must_use]
+        pub fn described() -> Vec<(&'static str, &'static str)> {
+            vec![$((stringify!($name), concat!($($doc),*).trim_ascii())),*]
+        }
     };
 }
 

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use tower_gemini_core::catalog::Catalog;
 use tower_layer::Layer;
 
-use super::{Chain, Circuits, Cooldowns, FallbackOrder, FallbackPolicy, ModelFallback};
+use super::{Chain, Circuits, Cooldowns, FallbackOrder, FallbackPolicy, ModelFallback, Pool};
 use crate::clock::Clock;
 use crate::stage::CallService;
 use crate::walk::{Fallback, Ladder, Settings};
@@ -27,6 +27,14 @@ impl ModelFallbackLayer {
     #[must_use]
     pub fn off() -> Self {
         Self { settings: None, circuits: Circuits::default() }
+    }
+
+    /// Asks no other model but the successor of one that the API says is gone. No target is left
+    /// alone, and no call waits for one.
+    #[must_use]
+    pub fn successors() -> Self {
+        let policy = FallbackPolicy::recommended().refuse_when_all_open();
+        Self::new(Chain::default()).policy(policy).with(|settings| settings.successors_only = true)
     }
 
     fn with(mut self, change: impl FnOnce(&mut Settings)) -> Self {
@@ -71,6 +79,22 @@ impl ModelFallbackLayer {
     #[must_use]
     pub fn clock(self, clock: impl Clock + 'static) -> Self {
         self.with(|settings| settings.clock = Arc::new(clock))
+    }
+
+    /// Shares the circuit breakers of another layer.
+    #[must_use]
+    pub fn circuits_of(mut self, other: &Self) -> Self {
+        self.circuits = other.circuits.clone();
+        self
+    }
+
+    /// Sends what goes to the upstream that calls are addressed to to one of these, also where there
+    /// is no other model.
+    #[must_use]
+    pub fn pool(self, pool: Pool) -> Self {
+        self.with(|settings| {
+            settings.chain = settings.chain.take().map(|chain| chain.pool(pool));
+        })
     }
 
     /// The circuit breakers, shared by every service made from this layer and by all their clones.

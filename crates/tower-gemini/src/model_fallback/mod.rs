@@ -149,7 +149,8 @@ use crate::optional::OptionalFuture;
 use crate::stage::CallService;
 use crate::walk::Fallback;
 pub use crate::walk::{
-    Chain, Circuit, CircuitState, Circuits, Cooldowns, FallbackOrder, FallbackPolicy, Reaction,
+    Chain, Circuit, CircuitState, Circuits, Cooldowns, FallbackOrder, FallbackPolicy, Pool,
+    Reaction,
 };
 
 /// Sends a call to another model when its own cannot answer. See the [module](self).

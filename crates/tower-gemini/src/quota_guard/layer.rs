@@ -56,11 +56,13 @@ fn credential<B>(request: &Request<B>) -> Option<&str> {
 /// over and however often they are cloned.
 ///
 /// The settings are fixed once the count exists: a layer that is changed after that begins a count
-/// of its own.
+/// of its own. [`project`](Self::project) and [`upstream`](Self::upstream) are no such settings:
+/// they say what the services of this layer count for.
 #[derive(Clone)]
 pub struct QuotaGuardLayer {
     settings: Settings,
     pub(crate) project: Arc<ProjectSource>,
+    pub(crate) upstream: Option<Arc<UpstreamId>>,
     shared: Arc<OnceLock<Arc<QuotaState>>>,
 }
 
@@ -84,10 +86,9 @@ impl QuotaGuardLayer {
             store_failure: StoreFailure::Closed,
             lease: Duration::from_secs(1),
             learns: true,
-            upstream: None,
         };
         let project = Arc::new(ProjectSource::Fixed(ProjectId::new("default")));
-        Self { settings, project, shared: Arc::default() }
+        Self { settings, project, upstream: None, shared: Arc::default() }
     }
 
     /// Passes every call on unchanged, at no cost: nothing is limited or remembered.
@@ -214,11 +215,13 @@ impl QuotaGuardLayer {
     }
 
     /// Names the upstream that requests are addressed to. Its identity is part of every key, so
-    /// that two upstreams with the same models are counted apart. Default: what the request's URI
-    /// says. Requests that a fallback sends elsewhere are counted there in any case.
+    /// that two upstreams with the same models are counted apart, also by clones of one layer.
+    /// Default: what the request's URI says. Requests that a fallback sends elsewhere are counted
+    /// there in any case.
     #[must_use]
-    pub fn upstream(self, upstream: UpstreamId) -> Self {
-        self.set(|settings| settings.upstream = Some(Arc::new(upstream)))
+    pub fn upstream(mut self, upstream: UpstreamId) -> Self {
+        self.upstream = Some(Arc::new(upstream));
+        self
     }
 
     /// Shares the count with every layer and process that uses the same store.

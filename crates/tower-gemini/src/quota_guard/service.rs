@@ -34,6 +34,7 @@ pub struct QuotaGuard<S> {
     inner: S,
     state: Arc<QuotaState>,
     project: Arc<ProjectSource>,
+    own: Option<Arc<UpstreamId>>,
 }
 
 impl<S> QuotaGuard<S> {
@@ -55,7 +56,7 @@ impl<S> QuotaGuard<S> {
         if let Some(target) = request.body().upstream() {
             return Some(target.clone());
         }
-        let own = &self.state.settings.upstream;
+        let own = &self.own;
         if request.uri().authority().is_none() {
             return own.clone();
         }
@@ -78,7 +79,8 @@ impl<S: AttemptService> Layer<S> for QuotaGuardLayer {
     type Service = QuotaGuard<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        QuotaGuard { inner, state: self.state().clone(), project: self.project.clone() }
+        let (project, own) = (self.project.clone(), self.upstream.clone());
+        QuotaGuard { inner, state: self.state().clone(), project, own }
     }
 }
 

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tower_gemini_core::target::UpstreamId;
-
 use super::alerts::QuotaAlert;
 use super::limits::{Limits, ProjectId, QuotaKey};
 use super::usage::QuotaWait;
@@ -79,5 +77,4 @@ pub(crate) struct Settings {
     pub(crate) store_failure: StoreFailure,
     pub(crate) lease: Duration,
     pub(crate) learns: bool,
-    pub(crate) upstream: Option<Arc<UpstreamId>>,
 }

@@ -46,11 +46,14 @@ const NANO_BANANA: (&str, &str) = ("2026-03", "APIYI, Nano Banana 2 limits");
 /// It gives the image model the row of the text model that it is built on; its IPM is shown in the
 /// dashboard only.
 const GUIDE_429: (&str, &str) = ("2026-02", "APIYI, guide to 429s, row Gemini 3 Pro");
+/// It gives 250,000 tokens a minute to free projects and 1 to 2 million to others, without saying
+/// which model has how many: too vague to be a limit here.
+const GUIDE_429_TEXT: (&str, &str) = ("2026-02", "APIYI, guide to 429s");
 
 /// Model, tier, RPM, IPM, RPD, source.
 type Row = (&'static str, Tier, u64, u64, u64, (&'static str, &'static str));
 
-const ROWS: [Row; 7] = [
+const ROWS: [Row; 17] = [
     (FLASH, Tier::Free, 0, 0, 0, NANO_BANANA),
     (FLASH, Tier::Tier1, 10, 10, 1_000, NANO_BANANA),
     (FLASH, Tier::Tier2, 30, 30, 5_000, NANO_BANANA),
@@ -58,6 +61,17 @@ const ROWS: [Row; 7] = [
     (PRO, Tier::Free, 0, 0, 0, NANO_BANANA),
     (PRO, Tier::Tier1, 150, NO_IPM, 1_000, GUIDE_429),
     (PRO, Tier::Tier2, 1_000, NO_IPM, 10_000, GUIDE_429),
+    // The other side on free projects: the row of the text model, which image models do not get.
+    (PRO, Tier::Free, 10, NO_IPM, 100, GUIDE_429),
+    ("gemini-2.5-pro", Tier::Free, 5, NO_IPM, 100, GUIDE_429_TEXT),
+    ("gemini-2.5-pro", Tier::Tier1, 150, NO_IPM, 1_000, GUIDE_429_TEXT),
+    ("gemini-2.5-pro", Tier::Tier2, 1_000, NO_IPM, 10_000, GUIDE_429_TEXT),
+    ("gemini-2.5-flash", Tier::Free, 10, NO_IPM, 250, GUIDE_429_TEXT),
+    ("gemini-2.5-flash", Tier::Tier1, 300, NO_IPM, 1_500, GUIDE_429_TEXT),
+    ("gemini-2.5-flash", Tier::Tier2, 2_000, NO_IPM, 10_000, GUIDE_429_TEXT),
+    ("gemini-2.5-flash-lite", Tier::Free, 15, NO_IPM, 1_000, GUIDE_429_TEXT),
+    ("gemini-2.5-flash-lite", Tier::Tier1, 300, NO_IPM, 1_500, GUIDE_429_TEXT),
+    ("gemini-2.5-flash-lite", Tier::Tier2, 2_000, NO_IPM, 10_000, GUIDE_429_TEXT),
 ];
 
 /// Returns every published row known to us.

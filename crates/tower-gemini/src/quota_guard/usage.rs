@@ -44,3 +44,17 @@ pub struct QuotaUsage {
     /// How many calls wait in the FIFO queue.
     pub waiting: usize,
 }
+
+impl QuotaUsage {
+    /// What is left of the scarcest dimension, from 0 (nothing) to 1 (all of it, or no limit).
+    #[must_use]
+    pub fn share_left(&self) -> f64 {
+        #[allow(clippy::cast_precision_loss, reason = "a share")]
+        let share = |entry: &DimensionUsage| match (entry.remaining, entry.limit) {
+            (Some(left), Some(limit)) if limit > 0 => left as f64 / limit as f64,
+            (Some(_), Some(_)) => 0.0,
+            _ => 1.0,
+        };
+        self.entries.iter().map(share).fold(1.0, f64::min)
+    }
+}

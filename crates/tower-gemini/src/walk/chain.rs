@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tower_gemini_core::catalog::Catalog;
 use tower_gemini_core::target::Target;
 
+use super::pool::Pool;
 use crate::jittered_retry::RetryPolicy;
 
 /// Targets in the order in which they are tried.
@@ -26,6 +27,7 @@ use crate::jittered_retry::RetryPolicy;
 pub struct Chain {
     links: Vec<(Target, Option<Arc<RetryPolicy>>)>,
     wraps: bool,
+    pool: Option<Pool>,
 }
 
 /// A target on one call's way.
@@ -35,6 +37,15 @@ pub(super) struct Leg {
     pub(super) retry: Option<Arc<RetryPolicy>>,
     /// Whether it is the model that the call names: only the API's own response retires it.
     pub(super) is_named: bool,
+    /// Whether it is one of several equal upstreams.
+    pub(super) is_pooled: bool,
+}
+
+impl Leg {
+    /// The model that the call names, and nothing else about it.
+    pub(super) fn named(target: Target) -> Self {
+        Self { target, retry: None, is_named: true, is_pooled: false }
+    }
 }
 
 impl Chain {
@@ -68,6 +79,13 @@ impl Chain {
         self
     }
 
+    /// Sends what goes to the upstream that calls are addressed to to one of these.
+    #[must_use]
+    pub fn pool(mut self, pool: Pool) -> Self {
+        self.pool = Some(pool);
+        self
+    }
+
     /// Its targets, in order.
     pub fn targets(&self) -> impl Iterator<Item = &Target> {
         self.links.iter().map(|(target, _)| target)
@@ -82,6 +100,7 @@ impl Chain {
             target: target.clone(),
             retry: retry.clone(),
             is_named: same(target, model),
+            is_pooled: false,
         };
         let legs = |links: &[(Target, Option<Arc<RetryPolicy>>)]| -> Vec<Leg> {
             links.iter().map(|(target, retry)| leg(target, retry)).collect()
@@ -104,6 +123,23 @@ impl Chain {
         }
         order
     }
+
+    /// These legs at every member of the pool, where there is one.
+    pub(super) fn at_pool(&self, legs: Vec<Leg>) -> Vec<Leg> {
+        match &self.pool {
+            Some(pool) => legs.into_iter().flat_map(|leg| pooled(pool, leg)).collect(),
+            None => legs,
+        }
+    }
+}
+
+/// A leg at every member of the pool, unless it names an upstream.
+fn pooled(pool: &Pool, leg: Leg) -> Vec<Leg> {
+    if leg.target.upstream().is_some() {
+        return vec![leg];
+    }
+    let targets = pool.targets(&leg.target).into_iter();
+    targets.map(|target| Leg { target, is_pooled: true, ..leg.clone() }).collect()
 }
 
 /// The one name that the catalogue gives a model; its own where the catalogue does not know it.

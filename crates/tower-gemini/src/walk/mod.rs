@@ -14,6 +14,7 @@ mod circuits;
 mod ladder;
 mod plan;
 mod policy;
+mod pool;
 mod refusal;
 mod service;
 #[cfg(test)]
@@ -32,6 +33,7 @@ pub use self::circuit_states::{CircuitState, Cooldowns};
 pub use self::circuits::{Circuit, Circuits};
 pub use self::ladder::Ladder;
 pub use self::policy::{FallbackPolicy, Reaction};
+pub use self::pool::Pool;
 pub(crate) use self::service::Fallback;
 use crate::calendar::{PacificDay, unix_ms};
 use crate::clock::{Clock, SystemClock};
@@ -55,6 +57,8 @@ pub(crate) struct Settings {
     pub(crate) ladder: Option<Ladder>,
     pub(crate) order: FallbackOrder,
     pub(crate) policy: FallbackPolicy,
+    /// Only the successor of a model that is gone is asked.
+    pub(crate) successors_only: bool,
     pub(crate) cooldowns: Cooldowns,
     pub(crate) catalog: Option<Arc<Catalog>>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -67,6 +71,7 @@ impl Settings {
             ladder,
             order: FallbackOrder::default(),
             policy: FallbackPolicy::recommended(),
+            successors_only: false,
             cooldowns: Cooldowns::recommended(),
             catalog: None,
             clock: Arc::new(SystemClock),

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use http::{HeaderMap, Uri};
 use tokio::time::Instant;
-use tower_gemini_core::call::{ImageSize, ModelId};
+use tower_gemini_core::call::{Dialect, ImageSize, ModelId};
 use tower_gemini_core::catalog::{Date, Model};
 use tower_gemini_core::redact::redact;
-use tower_gemini_core::target::{Rewrite, Rules, Target, UpstreamId};
+use tower_gemini_core::target::{Rewrite, Rules, Target, Upstream, UpstreamId};
 use tower_gemini_core::verdict::{Outcome, Verdict};
 
 use super::chain::{Leg, id_of};
@@ -92,13 +92,18 @@ impl<'a> Walk<'a> {
         let legs = match &settings.chain {
             Some(chain) => {
                 let lead = state.preferred();
-                chain.order(asked, lead.as_ref().map(ModelId::as_str), settings.catalog())
+                let lead = lead.as_ref().map(ModelId::as_str);
+                let legs = chain.order(asked, lead, settings.catalog());
+                // An interaction is continued in the project that it began in.
+                if call.dialect == Dialect::Interactions { legs } else { chain.at_pool(legs) }
             }
-            None => vec![Leg { target: Target::new(asked), retry: None, is_named: true }],
+            None => vec![Leg::named(Target::new(asked))],
         };
         let own = UpstreamId::from_request(uri, call);
-        let upstream = |leg: &Leg| {
-            leg.target.upstream().map_or_else(|| own.to_string(), |at| at.id().to_string())
+        let upstream = |leg: &Leg| match leg.target.upstream().map(Upstream::id) {
+            // One service has one capacity for all of its accounts.
+            Some(at) if !(leg.is_pooled && at.has_address_of(&own)) => at.to_string(),
+            _ => own.to_string(),
         };
         let sizes = settings.ladder.iter().filter(|_| settings.may_shrink(template));
         let sizes: Vec<_> = sizes.flat_map(|ladder| ladder.sizes_below(call.size)).collect();
@@ -254,7 +259,12 @@ impl<'a> Walk<'a> {
         let is_gone = verdict.outcome() == Outcome::NotFound;
         let successor = if is_gone { named().or_else(known) } else { None };
         let sizes = ways.sizes || successor.is_some();
-        let goes_on = |next: &Candidate| if next.leg == from.leg { sizes } else { ways.targets };
+        let (legs, upstreams) = (&self.legs, &self.upstreams);
+        let at = |leg: usize| (legs[leg].target.model(), &upstreams[leg]);
+        let goes_on = |next: &Candidate| match next.leg == from.leg {
+            true => sizes,
+            false => ways.targets && (ways.other_accounts || at(next.leg) != at(from.leg)),
+        };
         self.queue.retain(goes_on);
         self.later.retain(goes_on);
         let target = &self.legs[from.leg].target;
@@ -311,7 +321,7 @@ impl<'a> Walk<'a> {
                 target = target.size_cap(cap);
             }
             let rules = Rules::new(self.settings.catalog())
-                .must_keep(self.template.state().must_keep())
+                .must_keep(self.template.state().must_keep().and(target.keeps()))
                 .signatures(self.settings.policy.signatures);
             let rewrite = self.template.rewritten(&target, &rules);
             candidate.rewrite = Some(rewrite.map_err(|unfit| Some(SkipReason::Unfit(unfit)))?);
@@ -337,8 +347,10 @@ impl<'a> Walk<'a> {
         early: bool,
     ) -> Result<Option<Guard>, SkipReason> {
         match self.settings.chain {
-            Some(_) => self.circuits.admit(self.keys(at), now, early).map(Some),
-            None => Ok(None),
+            Some(_) if !self.settings.successors_only => {
+                self.circuits.admit(self.keys(at), now, early).map(Some)
+            }
+            _ => Ok(None),
         }
     }
 

@@ -52,11 +52,15 @@ pub(super) struct Ways {
     pub(super) sizes: bool,
     /// The whole account was refused: to targets of other accounts only.
     pub(super) account_closed: bool,
+    /// To the same model for another account of the same service: what failed is the account or its
+    /// quota.
+    pub(super) other_accounts: bool,
 }
 
 impl Ways {
     /// Nowhere else.
-    pub(super) const NONE: Self = Self { targets: false, sizes: false, account_closed: false };
+    pub(super) const NONE: Self =
+        Self { targets: false, sizes: false, account_closed: false, other_accounts: false };
 }
 
 /// Where a call stands when its last response has been judged.
@@ -170,8 +174,21 @@ impl FallbackPolicy {
         if let Some((_, why)) = reasons.into_iter().find(|(applies, _)| *applies) {
             return Decision::Stop(Some(why));
         }
-        Decision::Continue(Ways { targets, sizes, account_closed })
+        let other_accounts = account_closed || is_quota(outcome);
+        Decision::Continue(Ways { targets, sizes, account_closed, other_accounts })
     }
+}
+
+/// Whether another account would have a quota of its own for it.
+fn is_quota(outcome: Outcome) -> bool {
+    matches!(
+        outcome,
+        Outcome::RateLimitedMinute
+            | Outcome::RateLimited
+            | Outcome::RateLimitedDay
+            | Outcome::SpendRateLimited
+            | Outcome::QuotaZeroOrBilling
+    )
 }
 
 impl Default for FallbackPolicy {

@@ -75,7 +75,7 @@ async fn fall_back<S: CallService>(
     let policy = &settings.policy;
     let state = request.body().state().clone();
     state.check_order()?;
-    if settings.chain.is_some() {
+    if settings.chain.is_some() && !settings.successors_only {
         state.default_deadline(policy.deadline);
         if let Some(resends) = policy.maybe_charged {
             state.default_allowance(resends);
@@ -147,7 +147,7 @@ async fn fall_back<S: CallService>(
         walk.settle(&mut visit, now, &verdict);
         let decision = policy.next(&Situation {
             verdict: &verdict,
-            has_chain: settings.chain.is_some(),
+            has_chain: settings.follows(&verdict),
             ladder: settings.ladder.as_ref().filter(|_| settings.may_shrink(&template)),
             allowance_left: state.allowance_left(),
             empty_answers,
@@ -237,6 +237,12 @@ impl Settings {
     /// has something else to try goes first.
     pub(super) fn waits_after(&self, own: &RetryOverride) -> bool {
         self.policy.waits && self.chain.is_some() && !own.has_elsewhere()
+    }
+
+    /// Whether a response may lead to another target of the chain.
+    fn follows(&self, verdict: &Verdict) -> bool {
+        let is_gone = verdict.outcome() == Outcome::NotFound;
+        self.chain.is_some() && (is_gone || !self.successors_only)
     }
 
     /// Whether another target could answer such a call.

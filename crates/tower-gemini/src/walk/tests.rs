@@ -14,7 +14,7 @@ use tower_gemini_core::verdict::{Outcome, Verdict};
 use super::plan::{Next, Walk};
 use super::policy::{Decision, Situation, Ways};
 use super::{
-    Chain, Circuits, Cooldowns, FallbackOrder, FallbackPolicy, Ladder, Reaction, Settings,
+    Chain, Circuits, Cooldowns, FallbackOrder, FallbackPolicy, Ladder, Pool, Reaction, Settings,
 };
 use crate::CallOptions;
 use crate::body::{CallBody, RequestTemplate};
@@ -53,7 +53,8 @@ fn overloaded() -> Verdict {
     judged(503, "UNAVAILABLE", "The model is overloaded. Please try again later.")
 }
 
-const EVERYWHERE: Ways = Ways { targets: true, sizes: true, account_closed: false };
+const EVERYWHERE: Ways =
+    Ways { targets: true, sizes: true, account_closed: false, other_accounts: true };
 
 /// 2026-09-01, before 2.5 Flash is retired and after Imagen is.
 fn settings(chain: Option<Chain>, ladder: Option<Ladder>) -> Settings {
@@ -151,7 +152,7 @@ async fn a_ladder_alone_stays_with_the_model_and_without_one_the_size_stays() {
 async fn a_call_goes_on_only_where_the_policy_lets_it() {
     let settings = settings(Some(Chain::new([PRO, FLASH])), Some(Ladder::recommended()));
     let only = |targets, sizes| {
-        let ways = Ways { targets, sizes, account_closed: false };
+        let ways = Ways { targets, sizes, account_closed: false, other_accounts: true };
         way(&settings, PRO, "4K", CallOptions::new(), move |_| (overloaded(), ways))
     };
     let pro = ["gemini-3-pro-image 4K", "gemini-3-pro-image 2K", "gemini-3-pro-image 1K"];
@@ -164,7 +165,7 @@ async fn a_call_goes_on_only_where_the_policy_lets_it() {
 async fn a_closed_account_leaves_the_targets_of_the_others() {
     let rich = Upstream::gemini_api(Uri::from_static("https://rich.example")).account("rich");
     let settings = settings(Some(Chain::new([PRO, FLASH]).then(Target::new(PRO).on(rich))), None);
-    let closed = Ways { targets: true, sizes: false, account_closed: true };
+    let closed = Ways { targets: true, sizes: false, account_closed: true, other_accounts: true };
     let sent = way(&settings, PRO, "4K", CallOptions::new(), move |_| (overloaded(), closed));
     assert_eq!(sent, ["gemini-3-pro-image 4K", "gemini-3-pro-image 4K"]);
 }
@@ -230,7 +231,8 @@ async fn a_date_replaces_fallback_targets_and_never_the_model_that_the_call_name
     // Unless the API itself says so.
     let gone = judged(404, "NOT_FOUND", "models/gemini-3-pro-image-preview is not found");
     assert_eq!(gone.outcome(), Outcome::NotFound);
-    let after_404 = Ways { targets: true, sizes: false, account_closed: false };
+    let after_404 =
+        Ways { targets: true, sizes: false, account_closed: false, other_accounts: true };
     let sent = way(&settings, preview, "4K", CallOptions::new(), |sent| match sent {
         1 => (gone.clone(), after_404),
         _ => (overloaded(), after_404),
@@ -246,7 +248,11 @@ async fn the_successor_of_a_model_is_tried_at_smaller_sizes_too_and_remembered()
     let (first, uri) = template(preview, "2K", CallOptions::new());
     let mut walk = Walk::new(&settings, &circuits, &first, &HeaderMap::new(), &uri);
     let next = walk.next(Instant::now(), false).unwrap();
-    walk.go_on(&next.visit, &gone, Ways { targets: true, sizes: false, account_closed: false });
+    walk.go_on(
+        &next.visit,
+        &gone,
+        Ways { targets: true, sizes: false, account_closed: false, other_accounts: true },
+    );
     let next = walk.next(Instant::now(), false).unwrap();
     assert_eq!(model_and_size(&next), "gemini-3-pro-image 2K");
     walk.go_on(&next.visit, &overloaded(), EVERYWHERE);
@@ -387,7 +393,8 @@ async fn a_policy_decides_by_verdict_allowance_and_deadline() {
     let policy = FallbackPolicy::recommended();
     let stop = |why| Decision::Stop(Some(why));
     let go = |targets, sizes, account_closed| {
-        Decision::Continue(Ways { targets, sizes, account_closed })
+        let other_accounts = account_closed;
+        Decision::Continue(Ways { targets, sizes, account_closed, other_accounts })
     };
     let ladder = Ladder::recommended();
     let overloaded = overloaded();
@@ -464,7 +471,7 @@ proptest! {
         settings.order = if model_first { FallbackOrder::ModelFirst } else { FallbackOrder::SizeFirst };
         let sent = way(&settings, MODELS[asked], size, CallOptions::new(), |sent| {
             let (targets, sizes, account_closed) = ways[sent % ways.len()];
-            (overloaded(), Ways { targets, sizes, account_closed })
+            (overloaded(), Ways { targets, sizes, account_closed, other_accounts: true })
         });
         prop_assert!(!sent.is_empty());
         let mut once = sent.clone();
@@ -474,5 +481,26 @@ proptest! {
         if sizes.is_none() && links.iter().all(|(_, cap)| cap.is_none()) {
             prop_assert!(sent.iter().all(|at| at.ends_with(size) || at.ends_with(' ')), "{:?}", sent);
         }
+    }
+}
+
+// One service has one capacity for all of its accounts; a quota belongs to one.
+#[tokio::test(start_paused = true)]
+async fn another_account_of_a_pool_is_asked_after_a_quota_and_not_after_an_overload() {
+    let at = |url: &'static str, name: &'static str| {
+        Upstream::gemini_api(Uri::from_static(url)).name(name).account(name)
+    };
+    let same = at("https://gemini.example", "b");
+    let pool = Pool::new(1).member(same, 1).member(at("https://relay.example", "c"), 1);
+    let settings = settings(Some(Chain::default().pool(pool)), None);
+    let quota =
+        judged(429, "RESOURCE_EXHAUSTED", "Resource has been exhausted (e.g. check quota).");
+    for (failed, visited) in [(quota, 3), (overloaded(), 2)] {
+        let ways = match settings.policy.next(&situation(&failed)) {
+            Decision::Continue(ways) => ways,
+            Decision::Stop(why) => panic!("{why:?}"),
+        };
+        let sent = way(&settings, PRO, "1K", CallOptions::new(), |_| (failed.clone(), ways));
+        assert_eq!(sent.len(), visited, "{sent:?}");
     }
 }

@@ -1,0 +1,155 @@
+//! `[peak]`: in which hours another model is preferred.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use tower_gemini::PeakHourRouterLayer;
+use tower_gemini::peak_hour_router::presets;
+use tower_gemini::peak_hour_router::{Day, Schedule, Window, Zone};
+
+use super::{Check, ConfigError, ensure, known_model, nearest_name, wrong};
+
+section! { pub(crate) Peak {
+    preset: Option<String> = None,
+    windows: Vec<String> = Vec::new(),
+    zone: String = "UTC".to_owned(),
+    prefer: BTreeMap<String, String> = BTreeMap::new(),
+    prefer_off_peak: BTreeMap<String, String> = BTreeMap::new(),
+}}
+
+const REMEDY: &str = "write windows of the form \"10:00-14:00\" or \"Mon-Fri 10:00-14:00\"";
+
+impl Peak {
+    /// Whether any hour is a peak.
+    pub(super) fn is_on(&self) -> bool {
+        !self.windows.is_empty() || self.preset.is_some()
+    }
+
+    /// Every model that is preferred.
+    pub(super) fn preferred(&self) -> impl Iterator<Item = &str> {
+        self.prefer.values().chain(self.prefer_off_peak.values()).map(String::as_str)
+    }
+
+    /// The layer; off where no hour is a peak.
+    pub(crate) fn layer(&self) -> Check<PeakHourRouterLayer> {
+        let Some(schedule) = self.schedule()? else { return Ok(PeakHourRouterLayer::off()) };
+        let layer = PeakHourRouterLayer::new(schedule);
+        let layer =
+            self.prefer.iter().fold(layer, |layer, (asked, lead)| layer.in_peak(asked, lead));
+        let off_peak = self.prefer_off_peak.iter();
+        Ok(off_peak.fold(layer, |layer, (asked, lead)| layer.off_peak(asked, lead)))
+    }
+
+    /// The hours in which other models are preferred.
+    fn schedule(&self) -> Check<Option<Schedule>> {
+        if let Some(name) = &self.preset {
+            let what = "[peak] states its hours twice";
+            ensure(self.windows.is_empty(), "peak.preset", what, "write preset or windows")?;
+            let Some(preset) = presets::ALL.iter().find(|one| one.name == name.as_str()) else {
+                let nearest = nearest_name(name, presets::ALL.iter().map(|one| one.name));
+                return wrong("peak.preset", format!("there are no hours \"{name}\""), nearest);
+            };
+            return Ok(Some(preset.schedule()));
+        }
+        if self.windows.is_empty() {
+            return Ok(None);
+        }
+        let windows = self.windows.iter().map(|text| window(text)).collect::<Check<Vec<_>>>()?;
+        Schedule::new(zone(&self.zone)?, windows)
+            .map(Some)
+            .or_else(|error| wrong("peak.windows", format!("peak.windows: {error}"), REMEDY))
+    }
+
+    /// Every setting that cannot work.
+    pub(super) fn check(&self, has_models: bool, check: &mut impl FnMut(Check<()>)) {
+        check(self.schedule().map(drop));
+        check(ensure(
+            !self.is_on() || has_models,
+            "peak.windows",
+            "[peak] has no other model to prefer",
+            "list the models in [fallback] models",
+        ));
+        for model in self.prefer.keys().chain(self.prefer_off_peak.keys()).map(String::as_str) {
+            check(known_model("peak.prefer", model));
+        }
+        for model in self.preferred() {
+            check(known_model("peak.prefer", model));
+        }
+    }
+}
+
+/// `10:00-14:00`, or `Mon-Fri 10:00-14:00`, or `Sat,Sun 08:00-12:00`.
+fn window(text: &str) -> Check<Window> {
+    let malformed = || ConfigError::at("peak.windows", format!("peak.windows: \"{text}\""), REMEDY);
+    let text = text.trim();
+    let (on, hours) = text.rsplit_once(' ').unwrap_or(("", text));
+    let (start, end) = hours.split_once('-').ok_or_else(malformed)?;
+    if on.trim().is_empty() {
+        return Ok(Window::daily(start, end));
+    }
+    let mut days = Vec::new();
+    for part in on.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (day(first), day(last));
+        let (first, last) = first.zip(last).ok_or_else(malformed)?;
+        // A span may go over Sunday.
+        let from = Day::WEEK.into_iter().cycle().skip_while(|day| *day != first);
+        for day in from.take(Day::WEEK.len()) {
+            days.push(day);
+            if day == last {
+                break;
+            }
+        }
+    }
+    Ok(Window::on(&days, start, end))
+}
+
+/// A day by its first three letters.
+fn day(name: &str) -> Option<Day> {
+    let name = name.trim().to_ascii_lowercase();
+    Day::WEEK.into_iter().find(|day| {
+        let full = format!("{day:?}").to_ascii_lowercase();
+        full == name || full.get(..3) == Some(name.as_str())
+    })
+}
+
+fn zone(name: &str) -> Check<Zone> {
+    let offset = || {
+        let (sign, rest) = match name.strip_prefix('+') {
+            Some(rest) => (1, rest),
+            None => (-1, name.strip_prefix('-')?),
+        };
+        let (hours, minutes) = rest.split_once(':').unwrap_or((rest, "0"));
+        let hours: i8 = hours.parse().ok()?;
+        Zone::fixed(sign * hours, minutes.parse().ok()?).ok()
+    };
+    let zone = match name.to_ascii_lowercase().as_str() {
+        "utc" => Some(Zone::utc()),
+        "pacific" => Some(Zone::pacific()),
+        _ => offset().or_else(|| Zone::named(name).ok()),
+    };
+    let what = || format!("peak.zone = \"{name}\" is not known");
+    let remedy = "write \"UTC\", \"Pacific\", a name such as \"Asia/Shanghai\" or an offset such as \
+                  \"+08:00\"";
+    zone.ok_or_else(|| ConfigError::at("peak.zone", what(), remedy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_are_daily_or_on_days_and_spans_may_go_over_sunday() {
+        for (text, means) in [
+            ("10:00-14:00", "daily 10:00-14:00"),
+            ("Mon-Fri 10:00-14:00", "Mon,Tue,Wed,Thu,Fri 10:00-14:00"),
+            ("saturday,sun 8:00-12:00", "Sat,Sun 8:00-12:00"),
+            ("Fri-Mon 22:00-02:00", "Mon,Fri,Sat,Sun 22:00-02:00"),
+        ] {
+            assert_eq!(window(text).unwrap().to_string(), means, "{text}");
+        }
+        for text in ["ten to two", "Mon 10:00", "Someday 10:00-11:00"] {
+            assert!(window(text).unwrap_err().to_string().contains("Mon-Fri"), "{text}");
+        }
+    }
+}

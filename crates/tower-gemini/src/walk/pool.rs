@@ -1,0 +1,148 @@
+//! Equal upstreams (several keys, projects or addresses of one service), and which of them leads.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use tower_gemini_core::call::ModelId;
+use tower_gemini_core::target::{Target, Upstream};
+
+/// What is left of a member's quota for a model, from 0 (nothing) to 1 (all, or no limit).
+type Headroom = dyn Fn(usize, &ModelId) -> f64 + Send + Sync;
+
+/// Upstreams that stand for the one that calls are addressed to, each with an account of its own.
+///
+/// A call goes to the member with most quota left; of equals, to the one that had least calls for
+/// its weight. It goes on to the next where a quota is used up, an account is refused or an address
+/// cannot be reached: after an overload only to another address, since one service has one capacity
+/// for all of its accounts. Clones share what they count.
+///
+/// ```
+/// use http::Uri;
+/// use tower_gemini::model_fallback::{Chain, Pool};
+/// use tower_gemini::target::Upstream;
+///
+/// let base = Uri::from_static("https://generativelanguage.googleapis.com");
+/// let second = Upstream::gemini_api(base).api_key("key-of-another-project")?.account("second");
+/// // Calls are addressed to the first, with its key. Nothing is known of quotas here.
+/// let pool = Pool::new(2).member(second, 1).headroom(|_member, _model| 1.0);
+/// let chain = Chain::new(["gemini-3-pro-image"]).pool(pool);
+/// # let _ = chain;
+/// # Ok::<(), http::header::InvalidHeaderValue>(())
+/// ```
+#[derive(Clone)]
+pub struct Pool {
+    /// The first is the one that calls are addressed to.
+    members: Vec<Member>,
+    headroom: Option<Arc<Headroom>>,
+}
+
+#[derive(Clone)]
+struct Member {
+    upstream: Option<Upstream>,
+    weight: u32,
+    led: Arc<AtomicU64>,
+}
+
+impl Pool {
+    /// Only the upstream that calls are addressed to, which gets this share beside the others'
+    /// (at least 1).
+    #[must_use]
+    pub fn new(weight: u32) -> Self {
+        Self { members: vec![Member::new(None, weight)], headroom: None }
+    }
+
+    /// Adds an upstream, which gets this share of the calls (at least 1).
+    #[must_use]
+    pub fn member(mut self, upstream: Upstream, weight: u32) -> Self {
+        self.members.push(Member::new(Some(upstream), weight));
+        self
+    }
+
+    /// Tells what is left of a member's quota for a model: from 0 to 1, by the member's place; the
+    /// upstream that calls are addressed to has place 0. Called once a member and call.
+    #[must_use]
+    pub fn headroom(
+        mut self,
+        headroom: impl Fn(usize, &ModelId) -> f64 + Send + Sync + 'static,
+    ) -> Self {
+        self.headroom = Some(Arc::new(headroom));
+        self
+    }
+
+    /// The target at each member, the best first, and counts it as led.
+    pub(super) fn targets(&self, target: &Target) -> Vec<Target> {
+        let left = |at| self.headroom.as_ref().map_or(1.0, |of| of(at, target.model()));
+        let rank = |(at, member): (usize, _)| (left(at), member);
+        let mut members: Vec<(f64, &Member)> = self.members.iter().enumerate().map(rank).collect();
+        members.sort_by(|(a, one), (b, other)| b.total_cmp(a).then_with(|| one.by_turns(other)));
+        if let Some((_, first)) = members.first() {
+            first.led.fetch_add(1, Relaxed);
+        }
+        let at = |(_, member): (f64, &Member)| match &member.upstream {
+            Some(upstream) => target.clone().on(upstream.clone()),
+            None => target.clone(),
+        };
+        members.into_iter().map(at).collect()
+    }
+}
+
+impl Member {
+    fn new(upstream: Option<Upstream>, weight: u32) -> Self {
+        Self { upstream, weight: weight.max(1), led: Arc::default() }
+    }
+
+    /// Whose turn is first: whoever led least for its weight.
+    fn by_turns(&self, other: &Self) -> Ordering {
+        let share =
+            |one: &Self, of: &Self| u128::from(one.led.load(Relaxed) + 1) * u128::from(of.weight);
+        share(self, other).cmp(&share(other, self))
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let members = self.members.iter().map(|member| (&member.upstream, member.weight));
+        f.debug_list().entries(members).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Uri;
+    use proptest::prelude::*;
+
+    fn pool(weights: [u32; 3]) -> Pool {
+        let at = |name: &'static str| {
+            Upstream::gemini_api(Uri::from_static("https://g")).name(name).account(name)
+        };
+        Pool::new(weights[0]).member(at("b"), weights[1]).member(at("c"), weights[2])
+    }
+
+    fn order(pool: &Pool) -> Vec<String> {
+        let targets = pool.targets(&Target::new("m"));
+        targets.iter().map(|target| target.account().to_owned()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn members_with_the_same_quota_lead_by_their_weights(weights in prop::array::uniform3(1u32..6)) {
+            let pool = pool(weights);
+            let calls = weights.iter().sum::<u32>() * 4;
+            let mut led = [0u32; 3];
+            for _ in 0..calls {
+                let first = order(&pool).remove(0);
+                led[["", "b", "c"].iter().position(|name| *name == first).unwrap()] += 1;
+            }
+            prop_assert_eq!(led, weights.map(|weight| weight * 4));
+        }
+    }
+
+    #[test]
+    fn the_member_with_most_quota_left_leads_and_one_without_any_comes_last() {
+        let left = |at: usize, _: &ModelId| [0.2, 0.0, 0.9][at];
+        assert_eq!(order(&pool([1, 9, 1]).headroom(left)), ["c", "", "b"]);
+    }
+}
